@@ -1,0 +1,65 @@
+"""What every command of ours shares: exit codes, one-line errors, `--debug`, `--json`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+
+from .errors import FluxError, UsageError
+
+EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
+
+
+def new_parser(prog: str, description: str, example: str) -> argparse.ArgumentParser:
+    """Returns a parser whose `--help` ends with a real example."""
+    return argparse.ArgumentParser(
+        prog=prog,
+        description=description,
+        epilog=f"example:\n{example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+
+
+def run_cli(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> int:
+    """Parses `argv`, calls `args.handler(args)`, and turns a FluxError into one line on stderr.
+
+    Returns the exit code: 0, 1 (failed) or 2 (usage).
+    """
+    _add_debug(parser)
+    args = parser.parse_args(argv)
+    try:
+        return int(args.handler(args) or EXIT_OK)
+    except FluxError as error:
+        if args.debug:
+            traceback.print_exc()
+        else:
+            print(f"{parser.prog}: error: {error}", file=sys.stderr)
+        return EXIT_USAGE if isinstance(error, UsageError) else EXIT_FAILED
+    except KeyboardInterrupt:
+        print(f"{parser.prog}: interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+
+
+def print_json(report: Mapping[str, object]) -> None:
+    """Prints `report` as the one JSON object on stdout."""
+    print(json.dumps(report, ensure_ascii=False))
+
+
+def _add_debug(parser: argparse.ArgumentParser) -> None:
+    """Adds `--debug` to the parser and to each of its subcommands."""
+    if not any("--debug" in action.option_strings for action in parser._actions):
+        parser.add_argument(
+            "--debug",
+            action="store_true",
+            default=parser.get_default("debug") or False,
+            help="show the traceback of an error",
+        )
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for child in set(action.choices.values()):
+                child.set_defaults(debug=False)
+                _add_debug(child)
