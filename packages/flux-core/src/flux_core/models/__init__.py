@@ -1,0 +1,24 @@
+"""The networks, in plain PyTorch (needs the extra `flux-core[torch]`)."""
+
+from .conv_backbone import ConvBackbone
+from .gemma import ConditionGemmaModel
+from .layers import LinearProjector
+from .pi0 import PI0FlowMatching, PrefixCache
+from .pi05 import PI05FlowMatching
+from .sampling import FlowLoss, flow_matching_loss, sample_actions, sample_time
+from .siglip import SigLIPViTBackbone, SigLIPVisionConfig
+
+__all__ = [
+    "ConditionGemmaModel",
+    "ConvBackbone",
+    "FlowLoss",
+    "LinearProjector",
+    "PI05FlowMatching",
+    "PI0FlowMatching",
+    "PrefixCache",
+    "SigLIPViTBackbone",
+    "SigLIPVisionConfig",
+    "flow_matching_loss",
+    "sample_actions",
+    "sample_time",
+]

@@ -1,0 +1,133 @@
+"""The small parts every network here is made of: linear projector, norms, rotary angles, attention.
+
+Shape legend: B batch, T queries, S keys, N attention heads, K key/value heads, D head dimension,
+W width of a stream, H action steps.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+MASKED_SCORE = -2.3819763e38
+"""Score of a forbidden pair, as in openpi (`gemma.py`): the most negative bfloat16 but finite."""
+
+
+class LinearProjector(nn.Module):
+    """One linear layer with bias; its weights are called `projector`, as in FluxVLA."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        in_dim: int
+        out_dim: int
+
+        def build(self) -> LinearProjector:
+            return LinearProjector(self)
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.projector = nn.Linear(config.in_dim, config.out_dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.projector(x)
+
+
+class RMSNorm(nn.Module):
+    """`x * rsqrt(mean(x^2) + eps) * (1 + weight)`, variance and scale in float32."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.zeros(width))
+
+    def forward(self, x_BTW: Tensor, cond: Tensor | None = None) -> tuple[Tensor, None]:
+        """Returns the normalised stream and no gate, so that both norms answer alike."""
+        normed = _rms_normalize(x_BTW.float(), self.eps) * (1.0 + self.weight.float())
+        return normed.to(x_BTW.dtype), None
+
+
+class AdaRMSNorm(nn.Module):
+    """RMS norm whose scale, shift and gate come from a condition (pi0.5's time embedding)."""
+
+    def __init__(self, width: int, cond_dim: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.dense = nn.Linear(cond_dim, 3 * width)
+
+    def forward(self, x_BTW: Tensor, cond: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Returns `n * (1 + scale) + shift` and the gate of the residual.
+
+        Args:
+            x_BTW: the stream.
+            cond: (B, 1, cond_dim) for one time per sample, or (B, T, cond_dim).
+        """
+        assert cond is not None, "an adaRMS norm needs its condition"
+        scale, shift, gate = self.dense(cond).float().chunk(3, dim=-1)
+        normed = _rms_normalize(x_BTW.float(), self.eps) * (1.0 + scale) + shift
+        return normed.to(x_BTW.dtype), gate.to(x_BTW.dtype)
+
+
+def _rms_normalize(x: Tensor, eps: float) -> Tensor:
+    return x * torch.rsqrt(x.square().mean(dim=-1, keepdim=True) + eps)
+
+
+def rotary_angles(positions_BT: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
+    """Returns cos and sin, each (B, 1, T, D/2) float32. Angles never leave float32."""
+    exponent = torch.arange(0, head_dim, 2, device=positions_BT.device, dtype=torch.float32)
+    inverse_frequency = theta ** (-exponent / head_dim)
+    angles = positions_BT[:, None, :, None].float() * inverse_frequency
+    return angles.cos(), angles.sin()
+
+
+def rotate(x_BNTD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Applies the rotary embedding, first half of the head against the second."""
+    first, second = x_BNTD.float().chunk(2, dim=-1)
+    rotated = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+    return rotated.to(x_BNTD.dtype)
+
+
+def attend(q_BNTD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor, mask: Tensor) -> Tensor:
+    """Grouped-query attention with softmax in float32.
+
+    Args:
+        q_BNTD: queries; `N` a multiple of `K`.
+        k_BKSD: keys.
+        v_BKSD: values.
+        mask: bool, broadcastable to (B, T, S); True = may attend.
+
+    Returns:
+        (B, T, N * D) in the queries' dtype.
+    """
+    b, n, t, d = q_BNTD.shape
+    k_heads, s = k_BKSD.shape[1], k_BKSD.shape[2]
+    # All query heads of one key head side by side: one plain matmul each, no copies of K and V.
+    queries = q_BNTD.reshape(b, k_heads, (n // k_heads) * t, d) * d**-0.5
+    scores = (queries @ k_BKSD.transpose(-1, -2)).reshape(b, k_heads, n // k_heads, t, s)
+    scores = scores.float().masked_fill(~mask[:, None, None], MASKED_SCORE)
+    weights = scores.softmax(dim=-1).to(v_BKSD.dtype)
+    mixed = weights.reshape(b, k_heads, (n // k_heads) * t, s) @ v_BKSD
+    return mixed.reshape(b, n, t, d).transpose(1, 2).reshape(b, t, n * d)
+
+
+class TimeEmbedding(nn.Module):
+    """Sine and cosine features of the flow time (openpi `create_sinusoidal_pos_embedding`).
+
+    Period from 4e-3 to 4, computed in float64: at t = 1 the fastest angle is 1571 rad, where
+    float32 is already wrong in the fourth digit.
+    """
+
+    min_period, max_period = 4e-3, 4.0
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+
+    def forward(self, t: Tensor) -> Tensor:
+        """(B, H) float32 -> (B, H, width) float32."""
+        fraction = torch.linspace(0.0, 1.0, self.width // 2, dtype=torch.float64, device=t.device)
+        period = self.min_period * (self.max_period / self.min_period) ** fraction
+        angle = 2.0 * math.pi * t.double()[..., None] / period
+        return torch.cat((angle.sin(), angle.cos()), dim=-1).float()

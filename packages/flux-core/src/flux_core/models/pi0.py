@@ -1,0 +1,263 @@
+"""pi0: a vision-language prefix, an action expert, and flow matching between them.
+
+Two functions are the whole network, shared by training, export and every fast path:
+
+    prefix(images, image_masks, lang_tokens, lang_masks) -> PrefixCache
+    denoise(state, x_t, t, cache) -> velocity
+
+The prefix never attends to the suffix, so its keys and values are computed once per observation.
+Convention: t = 1 is noise, t = 0 is data, `x_t = t * noise + (1 - t) * actions`, and the velocity
+is `u_t = noise - actions`.
+
+Shape legend: B batch, C cameras, L prompt tokens, P prefix tokens, H action steps, A action
+dimensions, W stream width, K key heads, D head dimension.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ..errors import ConfigError
+from .conv_backbone import ConvBackbone
+from .gemma import ConditionGemmaModel
+from .initialization import init_from_scratch
+from .layers import LinearProjector, TimeEmbedding, attend, rotary_angles
+from .siglip import SigLIPViTBackbone
+
+
+class PrefixCache(NamedTuple):
+    """What the suffix needs to know of the prefix.
+
+    Attributes:
+        keys: one (B, K, P, D) tensor a layer, already rotated.
+        values: one (B, K, P, D) tensor a layer.
+        pad_masks: (B, P) bool, True = real token.
+    """
+
+    keys: Sequence[Tensor]
+    values: Sequence[Tensor]
+    pad_masks: Tensor
+
+    def repeat(self, times: int) -> PrefixCache:
+        """Returns the cache with each sample `times` times in a row along the batch."""
+        return PrefixCache(
+            [key.repeat_interleave(times, dim=0) for key in self.keys],
+            [value.repeat_interleave(times, dim=0) for value in self.values],
+            self.pad_masks.repeat_interleave(times, dim=0),
+        )
+
+
+class Suffix(NamedTuple):
+    """The expert's input: (B, T, W) tokens, their adaRMS condition, tokens before the actions."""
+
+    tokens: Tensor
+    cond: Tensor | None
+    num_state_tokens: int
+
+
+class PI0FlowMatching(nn.Module):
+    """The pi0 policy: state and time reach the expert as tokens."""
+
+    kind: ClassVar[str] = "pi0"
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        """The network. `n_action_steps` is the number of *predicted* steps (action_horizon)."""
+
+        vision_backbone: SigLIPViTBackbone.Config | ConvBackbone.Config
+        projector: LinearProjector.Config
+        llm_backbone: ConditionGemmaModel.Config
+        llm_expert: ConditionGemmaModel.Config
+        proj_width: int
+        n_action_steps: int
+        action_in_proj: LinearProjector.Config
+        action_out_proj: LinearProjector.Config
+        state_proj: LinearProjector.Config | None = None
+        max_action_dim: int | None = None
+        loss_action_dim: int | None = None
+        num_steps: int = 10
+        freeze_vision_backbone: bool = False
+        freeze_llm_backbone: bool = False
+        freeze_vlm_backbone: bool = False
+        freeze_projector: bool = False
+        pretrained_name_or_path: str | None = None
+
+        def __post_init__(self) -> None:
+            check_dimensions(self)
+
+        @property
+        def action_dim(self) -> int:
+            """Dimensions of x_t."""
+            return self.action_in_proj.in_dim
+
+        def build(self) -> PI0FlowMatching:
+            return PI0FlowMatching(self)
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        self.vision_backbone = config.vision_backbone.build()
+        self.projector = config.projector.build()
+        self.llm_backbone = config.llm_backbone.build(with_embedding=True)
+        self.llm_expert = config.llm_expert.build(with_embedding=False)
+        self.action_in_proj = config.action_in_proj.build()
+        self.action_out_proj = config.action_out_proj.build()
+        self.time_embedding = TimeEmbedding(config.proj_width)
+        self._build_time_mlp(config)
+        init_from_scratch(self)
+        freeze_parts(self)
+
+    def _build_time_mlp(self, config: Config) -> None:
+        if config.state_proj is None:
+            raise ConfigError("state_proj: pi0 needs a LinearProjector from the state, got None")
+        width = config.proj_width
+        self.state_proj = config.state_proj.build()
+        self.action_time_mlp_in = LinearProjector.Config(in_dim=2 * width, out_dim=width).build()
+        self.action_time_mlp_out = LinearProjector.Config(in_dim=width, out_dim=width).build()
+
+    def prefix(
+        self, images: Tensor, image_masks: Tensor, lang_tokens: Tensor, lang_masks: Tensor
+    ) -> PrefixCache:
+        """Encodes images and prompt.
+
+        Args:
+            images: (B, C, 3, height, width) float32, normalised as the backbone expects.
+            image_masks: (B, C) bool, False = this camera is missing.
+            lang_tokens: (B, L) int64, right-padded.
+            lang_masks: (B, L) bool, True = real token.
+        """
+        x, pad_masks = self.embed_prefix(images, image_masks, lang_tokens, lang_masks)
+        config = self.llm_backbone.config
+        cos, sin = rotary_angles(pad_masks.cumsum(1) - 1, config.head_dim, config.rope_theta)
+        mask = pad_masks[:, None, :]
+        keys: list[Tensor] = []
+        values: list[Tensor] = []
+        for index, layer in enumerate(self.llm_backbone.layers):
+            q, k, v, gate = layer.project(x, cos, sin, None)
+            keys.append(k)
+            values.append(v)
+            # Of the last layer only the keys and values are ever read.
+            if index + 1 < len(self.llm_backbone.layers):
+                x = layer.finish(x, attend(q, k, v, mask), gate, None)
+        return PrefixCache(keys, values, pad_masks)
+
+    def embed_prefix(
+        self, images: Tensor, image_masks: Tensor, lang_tokens: Tensor, lang_masks: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Returns the prefix tokens (B, P, W), cameras first, and their mask (B, P)."""
+        batch, cameras = images.shape[:2]
+        patches = self.projector(self.vision_backbone(images.flatten(0, 1)))
+        num_tokens = patches.shape[1]
+        patches = patches.unflatten(0, (batch, cameras)).flatten(1, 2)
+        words = self.llm_backbone.embed(lang_tokens).to(patches.dtype)
+        patch_masks = image_masks[:, :, None].expand(-1, -1, num_tokens).flatten(1)
+        return torch.cat((patches, words), dim=1), torch.cat((patch_masks, lang_masks), dim=1)
+
+    def denoise(
+        self, state: Tensor | None, x_t: Tensor, t: Tensor, cache: PrefixCache
+    ) -> Tensor:
+        """Predicts the velocity `noise - actions`.
+
+        Args:
+            state: (B, state_dim) float32, normalised; unused by pi0.5.
+            x_t: (B, H, A) float32; never written to.
+            t: (B, H) or (B, 1) float32, the time of each action step.
+            cache: the prefix.
+
+        Returns:
+            (B, H, A) float32.
+        """
+        suffix = self.embed_suffix(state, x_t, t)
+        config = self.llm_expert.config
+        num_tokens = suffix.tokens.shape[1]
+        prefix_length = cache.pad_masks.sum(dim=1, keepdim=True)
+        positions = prefix_length + torch.arange(num_tokens, device=x_t.device)
+        cos, sin = rotary_angles(positions, config.head_dim, config.rope_theta)
+        mask = self.suffix_mask(cache.pad_masks, num_tokens, suffix.num_state_tokens)
+        x = suffix.tokens
+        for layer, prefix_k, prefix_v in zip(
+            self.llm_expert.layers, cache.keys, cache.values, strict=True
+        ):
+            q, k, v, gate = layer.project(x, cos, sin, suffix.cond)
+            k, v = torch.cat((prefix_k, k), dim=2), torch.cat((prefix_v, v), dim=2)
+            x = layer.finish(x, attend(q, k, v, mask), gate, suffix.cond)
+        x, _ = self.llm_expert.norm(x, suffix.cond)
+        return self.velocity(x[:, suffix.num_state_tokens :])
+
+    def velocity(self, hidden: Tensor) -> Tensor:
+        """The last projection, always in float32."""
+        with torch.autocast(hidden.device.type, enabled=False):
+            return self.action_out_proj(hidden.float())
+
+    def embed_suffix(self, state: Tensor | None, x_t: Tensor, t: Tensor) -> Suffix:
+        """Returns the expert's input tokens and their condition."""
+        assert state is not None, "pi0 reads the state as a token"
+        actions = self.action_in_proj(x_t)
+        time = self.time_embedding(t).to(actions.dtype).expand(-1, actions.shape[1], -1)
+        hidden = self.action_time_mlp_in(torch.cat((actions, time), dim=-1))
+        actions = self.action_time_mlp_out(functional.silu(hidden))
+        return Suffix(torch.cat((self.state_proj(state)[:, None], actions), dim=1), None, 1)
+
+    @staticmethod
+    def suffix_mask(pad_masks: Tensor, num_tokens: int, num_state_tokens: int) -> Tensor:
+        """(B, num_tokens, P + num_tokens): the state sees itself, the actions see everything."""
+        batch = pad_masks.shape[0]
+        block = torch.arange(num_tokens, device=pad_masks.device) >= num_state_tokens
+        own = block[:, None] | ~block[None, :]
+        return torch.cat(
+            (
+                pad_masks[:, None, :].expand(batch, num_tokens, -1),
+                own[None].expand(batch, -1, -1),
+            ),
+            dim=2,
+        )
+
+
+def check_dimensions(config: PI0FlowMatching.Config) -> None:
+    """Refuses sizes that cannot meet, naming both ends."""
+    vlm, expert = config.llm_backbone, config.llm_expert
+    for field in ("num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim"):
+        if getattr(vlm, field) != getattr(expert, field):
+            raise ConfigError(
+                f"llm_expert.{field}: expected {getattr(vlm, field)} as in llm_backbone (both "
+                f"streams share one attention), got {getattr(expert, field)}"
+            )
+    expected = {
+        "projector.in_dim": (config.projector.in_dim, config.vision_backbone.out_dim),
+        "projector.out_dim": (config.projector.out_dim, vlm.hidden_size),
+        "proj_width": (config.proj_width, expert.hidden_size),
+        "action_in_proj.out_dim": (config.action_in_proj.out_dim, expert.hidden_size),
+        "action_out_proj.in_dim": (config.action_out_proj.in_dim, expert.hidden_size),
+        "action_out_proj.out_dim": (config.action_out_proj.out_dim, config.action_dim),
+    }
+    if config.max_action_dim is not None:
+        expected["max_action_dim"] = (config.max_action_dim, config.action_dim)
+    if config.state_proj is not None:
+        expected["state_proj.out_dim"] = (config.state_proj.out_dim, expert.hidden_size)
+    for field, (got, wanted) in expected.items():
+        if got != wanted:
+            raise ConfigError(f"{field}: expected {wanted} to fit its neighbours, got {got}")
+    if config.loss_action_dim is not None and config.loss_action_dim > config.action_dim:
+        raise ConfigError(
+            f"loss_action_dim: expected at most {config.action_dim} (action_in_proj.in_dim), "
+            f"got {config.loss_action_dim}"
+        )
+
+
+def freeze_parts(model: PI0FlowMatching) -> None:
+    """Turns off the gradient of every part the config freezes."""
+    config = model.config
+    frozen = {
+        model.vision_backbone: config.freeze_vision_backbone or config.freeze_vlm_backbone,
+        model.llm_backbone: config.freeze_llm_backbone or config.freeze_vlm_backbone,
+        model.projector: config.freeze_projector or config.freeze_vlm_backbone,
+    }
+    for part, is_frozen in frozen.items():
+        if is_frozen:
+            part.requires_grad_(False)
