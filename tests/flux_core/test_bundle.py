@@ -1,0 +1,499 @@
+"""The bundle format: what is written can be read, and every fault has its own line."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from flux_core.bundle import (
+    MANIFEST_NAME,
+    Bundle,
+    FileEntry,
+    GraphSignature,
+    Manifest,
+    TensorSignature,
+    parse_manifest,
+    write_manifest,
+)
+from flux_core.bundle_checks import MAX_JSON_BYTES, sha256_of
+from flux_core.errors import BundleError
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.numpy import save_file
+
+HORIZON, ACTION_DIM, TOKENS = 5, 3, 4
+ACTIONS = (1, HORIZON, ACTION_DIM)
+
+
+def a_manifest() -> Manifest:
+    return Manifest(
+        model="pi05",
+        robot="toy",
+        robots=("toy", "other"),
+        control_hz=50.0,
+        cameras=("cam_a", "cam_b"),
+        image_height=6,
+        image_width=8,
+        state_dim=ACTION_DIM,
+        action_dim=ACTION_DIM,
+        action_horizon=HORIZON,
+        execution_horizon=4,
+        num_inference_steps=3,
+        max_prompt_tokens=TOKENS,
+        prompt="pick up the cube ☕",
+        tasks={"0": "pick up the cube ☕"},
+        precision="fp32",
+        graphs={
+            "prefix": GraphSignature(
+                file="prefix.onnx",
+                inputs=(
+                    TensorSignature(name="images", dtype="uint8", shape=(1, 2, 6, 8, 3)),
+                    TensorSignature(name="image_masks", dtype="bool", shape=(1, 2)),
+                    TensorSignature(name="lang_tokens", dtype="int64", shape=(1, TOKENS)),
+                    TensorSignature(name="lang_masks", dtype="bool", shape=(1, TOKENS)),
+                ),
+                outputs=(TensorSignature(name="prefix_pad_masks", dtype="bool", shape=(1, 7)),),
+            ),
+            "denoise": GraphSignature(
+                file="denoise.onnx",
+                inputs=(
+                    TensorSignature(name="x_t", dtype="float32", shape=ACTIONS),
+                    TensorSignature(name="t", dtype="float32", shape=(1, HORIZON)),
+                    TensorSignature(name="prefix_pad_masks", dtype="bool", shape=(1, 7)),
+                ),
+                outputs=(TensorSignature(name="x_next", dtype="float32", shape=ACTIONS),),
+            ),
+        },
+        provenance={"seed": 1, "loss": 0.5, "note": None},
+    )
+
+
+def golden_tensors() -> dict[str, np.ndarray]:
+    return {
+        "input.images": np.zeros((1, 2, 6, 8, 3), np.uint8),
+        "input.image_masks": np.ones((1, 2), bool),
+        "input.lang_tokens": np.zeros((1, TOKENS), np.int64),
+        "input.lang_masks": np.ones((1, TOKENS), bool),
+        "input.noise": np.zeros(ACTIONS, np.float32),
+        "output.actions": np.zeros(ACTIONS, np.float32),
+        "output.x_next_first": np.zeros(ACTIONS, np.float32),
+    }
+
+
+def write_files(directory: Path) -> None:
+    (directory / "tokenizer").mkdir(parents=True)
+    (directory / "config.json").write_text('{"transforms": []}')
+    (directory / "norm_stats.json").write_text('{"toy": {}}')
+    (directory / "tokenizer" / "tokenizer.json").write_text("{}")
+    (directory / "model.safetensors").write_bytes(bytes(range(256)))
+    (directory / "prefix.onnx").write_bytes(b"prefix")
+    (directory / "denoise.onnx").write_bytes(b"denoise")
+    save_file(golden_tensors(), directory / "golden.safetensors")
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    path = tmp_path / "bundle"
+    write_files(path)
+    write_manifest(path, a_manifest())
+    return path
+
+
+def refusal(path: Path, *, verify: bool = True) -> str:
+    """Opens and returns the one line with which the bundle is refused."""
+    with pytest.raises(BundleError) as caught:
+        Bundle.open(path, verify=verify).golden()
+    message = str(caught.value)
+    assert message
+    assert "\n" not in message
+    return message
+
+
+def edit(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Changes the manifest in place."""
+    data = json.loads((path / MANIFEST_NAME).read_text())
+    change(data)
+    (path / MANIFEST_NAME).write_text(json.dumps(data))
+
+
+def test_a_written_bundle_opens_with_the_same_manifest(directory: Path) -> None:
+    bundle = Bundle.open(directory)
+    assert replace(bundle.manifest, files={}) == a_manifest()
+    assert bundle.config == {"transforms": []}
+    assert bundle.norm_stats == {"toy": {}}
+    assert bundle.golden().keys() == golden_tensors().keys()
+    entry = bundle.manifest.files["tokenizer/tokenizer.json"]
+    assert entry == FileEntry(sha256=sha256_of(bundle.path("tokenizer/tokenizer.json")), bytes=2)
+    assert bundle.path("tokenizer").is_dir()
+    assert not list(directory.glob("*.partial"))
+
+
+def test_writing_again_replaces_the_manifest(directory: Path) -> None:
+    (directory / "config.json").write_text('{"other": 1}')
+    write_manifest(directory, a_manifest())
+    assert Bundle.open(directory).config == {"other": 1}
+
+
+def test_graphs_may_be_given_as_plain_dicts(directory: Path) -> None:
+    plain = json.loads((directory / MANIFEST_NAME).read_text())["graphs"]
+    written = write_manifest(directory, replace(a_manifest(), graphs=plain))
+    assert written.graphs == a_manifest().graphs
+
+
+def test_a_manifest_that_could_not_be_opened_is_not_written(directory: Path) -> None:
+    before = (directory / MANIFEST_NAME).read_bytes()
+    with pytest.raises(BundleError, match="action_horizon: expected an integer from 1 to 4096"):
+        write_manifest(directory, replace(a_manifest(), action_horizon=0))
+    assert (directory / MANIFEST_NAME).read_bytes() == before
+
+
+def test_a_missing_weight_file_is_not_written_either(directory: Path) -> None:
+    (directory / "model.safetensors").unlink()
+    with pytest.raises(BundleError, match="model.safetensors is not listed"):
+        write_manifest(directory, a_manifest())
+
+
+def test_a_path_that_is_not_listed_is_refused(directory: Path) -> None:
+    with pytest.raises(BundleError, match="notes.txt: not in the bundle"):
+        Bundle.open(directory).path("notes.txt")
+
+
+def test_a_missing_directory_is_named(tmp_path: Path) -> None:
+    assert "no such directory" in refusal(tmp_path / "nowhere")
+
+
+def test_a_directory_without_manifest_is_not_a_bundle(directory: Path) -> None:
+    (directory / MANIFEST_NAME).unlink()
+    assert "no manifest.json, so this is not a bundle" in refusal(directory)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"{", "not valid JSON"),
+        (b"\xff\xfe", "not valid JSON"),
+        (b"[]", "expected a JSON object, got 'list'"),
+        (b'{"schema_version": NaN}', "NaN is not a JSON number"),
+        (b'{"a": 1, "a": 2}', "key 'a' appears twice"),
+        (b'{"a":' + b"[" * 100_000, "nested too deeply"),
+        (b'{"schema_version": ' + b"1" * 5000 + b"}", "not valid JSON"),
+    ],
+    ids=["cut", "not-utf8", "list", "nan", "repeated-key", "deep", "long-number"],
+)
+def test_a_manifest_that_is_not_json_is_refused(
+    directory: Path, content: bytes, expected: str
+) -> None:
+    (directory / MANIFEST_NAME).write_bytes(content)
+    assert expected in refusal(directory)
+
+
+def test_a_gigantic_manifest_is_not_even_read(directory: Path) -> None:
+    with (directory / MANIFEST_NAME).open("wb") as stream:
+        stream.truncate(MAX_JSON_BYTES + 1)  # sparse
+    assert "manifest.json: larger than" in refusal(directory)
+
+
+@pytest.mark.parametrize("version", [0, 2, "1", 1.0, True, 10**30])
+def test_an_unknown_schema_version_is_refused(directory: Path, version: object) -> None:
+    edit(directory, lambda data: data.update(schema_version=version))
+    message = refusal(directory)
+    assert "this version of flux reads 1, got" in message
+    assert "or install the flux that wrote it" in message
+
+
+@pytest.mark.parametrize("name", sorted(Manifest.__dataclass_fields__))
+def test_each_missing_key_is_named(directory: Path, name: str) -> None:
+    edit(directory, lambda data: data.pop(name))
+    assert refusal(directory).startswith(f"manifest.json: {name}: the key is missing.")
+
+
+def test_an_unknown_key_is_named(directory: Path) -> None:
+    edit(directory, lambda data: data.update(colour="red"))
+    assert refusal(directory).startswith("manifest.json: unknown key 'colour'.")
+
+
+def test_an_unknown_key_of_a_graph_is_named_with_its_path(directory: Path) -> None:
+    edit(directory, lambda data: data["graphs"]["prefix"]["inputs"][0].update(colour="red"))
+    assert "manifest.json: graphs.prefix.inputs[0]: unknown key 'colour'" in refusal(directory)
+
+
+@pytest.mark.parametrize("wrong", [None, [], {}, "text", -1, True, 1e300])
+@pytest.mark.parametrize(
+    "name",
+    ["control_hz", "image_height", "action_dim", "action_horizon", "num_inference_steps"],
+)
+def test_numbers_of_a_wrong_type_or_size_are_refused(
+    directory: Path, name: str, wrong: object
+) -> None:
+    edit(directory, lambda data: data.update({name: wrong}))
+    assert refusal(directory).startswith(f"manifest.json: {name}: expected ")
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "expected"),
+    [
+        ("model", "gpt", "expected one of pi0, pi05, got 'gpt'"),
+        ("precision", "fp8", "expected one of fp32, got 'fp8'"),
+        ("robot", "", "expected a text"),
+        ("robot", "stranger", "expected one of robots"),
+        ("robots", [], "expected a list of 1 to 64 items"),
+        ("cameras", "cam_a", "expected a list"),
+        ("cameras", ["cam_a", "cam_a"], "expected each name once, got 'cam_a'"),
+        ("cameras", ["cam_a"], "images must be uint8 [1, 1, 6, 8, 3] by the manifest's own"),
+        ("tasks", ["a"], "expected an object"),
+        ("tasks", {"0": 1}, "tasks['0']: expected a text"),
+        ("prompt", "\ud800", "expected valid Unicode text"),
+        ("action_dim", 10**9, "expected an integer from 1 to 1024, got 1000000000"),
+        ("action_dim", 4, "x_t must be float32 [1, 5, 4] by the manifest's own sizes"),
+        ("execution_horizon", 6, "expected at most action_horizon (5), got 6"),
+        ("rtc_valid_delays", [5], "expected delays below action_horizon (5)"),
+        ("provenance", [], "expected an object"),
+        ("graphs", {"prefix": {}}, "graphs.prefix.file: the key is missing"),
+        ("files", {}, "config.json is not listed"),
+    ],
+)
+def test_each_field_refuses_nonsense(
+    directory: Path, name: str, wrong: object, expected: str
+) -> None:
+    def change(data: dict[str, Any]) -> None:
+        if name == "graphs":
+            data["graphs"]["prefix"].pop("file")
+        else:
+            data[name] = wrong
+
+    edit(directory, change)
+    assert expected in refusal(directory)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"dtype": "object"}, "inputs[0].dtype: expected one of"),
+        ({"dtype": "float32"}, "images must be uint8"),
+        ({"shape": [1, -2]}, "inputs[0].shape[1]: expected an integer"),
+        ({"shape": [2**31, 2**31]}, "inputs[0].shape: expected at most"),
+        ({"shape": [1] * 9}, "inputs[0].shape: expected a list of 0 to 8 items"),
+        ({"name": "image_masks"}, "inputs: expected each name once"),
+        ({"name": "pictures"}, "inputs: no input 'images'"),
+    ],
+)
+def test_each_tensor_signature_refuses_nonsense(
+    directory: Path, change: dict[str, Any], expected: str
+) -> None:
+    edit(directory, lambda data: data["graphs"]["prefix"]["inputs"][0].update(change))
+    assert expected in refusal(directory)
+
+
+@pytest.mark.parametrize(
+    "name", ["../secret", "/etc/passwd", "a/../../b", "C:/x", "\\\\host\\share", ".."]
+)
+def test_names_that_leave_the_bundle_are_refused(directory: Path, name: str) -> None:
+    edit(directory, lambda data: data["files"].update({name: data["files"]["config.json"]}))
+    assert "points outside the bundle" in refusal(directory)
+
+
+@pytest.mark.parametrize("name", ["a b", "a//b", "./a", "", "a\n", "å", "\ud800", "x" * 300])
+def test_odd_names_are_refused(directory: Path, name: str) -> None:
+    edit(directory, lambda data: data["files"].update({name: data["files"]["config.json"]}))
+    assert "manifest.json: files: expected a" in refusal(directory)
+
+
+def test_a_graph_file_outside_the_bundle_is_refused(directory: Path) -> None:
+    edit(directory, lambda data: data["graphs"]["prefix"].update(file="../prefix.onnx"))
+    assert "graphs.prefix.file: '../prefix.onnx' points outside" in refusal(directory)
+
+
+def test_a_graph_file_that_is_not_listed_is_refused(directory: Path) -> None:
+    edit(directory, lambda data: data["graphs"]["prefix"].update(file="other.onnx"))
+    assert "files: other.onnx is not listed" in refusal(directory)
+
+
+def test_a_manifest_that_lists_itself_is_refused(directory: Path) -> None:
+    edit(
+        directory,
+        lambda data: data["files"].update({"manifest.json": {"sha256": "0" * 64, "bytes": 1}}),
+    )
+    assert "must not list itself" in refusal(directory)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        None,
+        {},
+        {"sha256": "0" * 64},
+        {"sha256": "XY", "bytes": 1},
+        {"sha256": "0" * 64, "bytes": -1},
+    ],
+)
+def test_a_malformed_file_entry_is_refused(directory: Path, entry: object) -> None:
+    edit(directory, lambda data: data["files"].update({"prefix.onnx": entry}))
+    assert "files['prefix.onnx']" in refusal(directory)
+
+
+def test_a_missing_file_is_named(directory: Path) -> None:
+    (directory / "prefix.onnx").unlink()
+    assert refusal(directory).startswith("prefix.onnx: listed in the manifest, not in the bundle.")
+
+
+def test_an_unlisted_file_is_named(directory: Path) -> None:
+    (directory / "tokenizer" / "évil\n").write_text("x")
+    message = refusal(directory)
+    assert message.startswith("tokenizer/\\xe9vil\\n: in the bundle, not listed")
+
+
+def test_a_cut_file_is_refused_by_its_size_even_without_verification(directory: Path) -> None:
+    (directory / "model.safetensors").write_bytes(b"short")
+    expected = "model.safetensors: size differs from the manifest (expected 256 bytes, found 5)."
+    assert refusal(directory, verify=False).startswith(expected)
+
+
+def test_a_changed_file_is_refused_by_its_hash(directory: Path) -> None:
+    (directory / "prefix.onnx").write_bytes(b"prefiy")
+    message = refusal(directory)
+    assert message.startswith("prefix.onnx: sha256 differs from the manifest (expected ")
+    assert message.endswith("The bundle is damaged: copy or export it again.")
+    assert Bundle.open(directory, verify=False).manifest.robot == "toy"
+
+
+@pytest.mark.parametrize("name", ["prefix.onnx", "manifest.json", "extra", "tokenizer"])
+def test_symbolic_links_are_refused(directory: Path, tmp_path: Path, name: str) -> None:
+    target = tmp_path / "elsewhere"
+    if (directory / name).exists():
+        shutil.move(directory / name, target)
+    (directory / name).symlink_to(target)
+    assert refusal(directory).startswith(f"{name}: is a symbolic link.")
+
+
+def test_special_files_are_refused(directory: Path) -> None:
+    os.mkfifo(directory / "pipe")
+    assert refusal(directory).startswith("pipe: not a plain file.")
+
+
+@pytest.mark.parametrize("name", ["config.json", "norm_stats.json"])
+def test_a_side_file_that_is_not_json_is_refused(directory: Path, name: str) -> None:
+    (directory / name).write_text("nonsense")
+    write_manifest(directory, a_manifest())
+    assert refusal(directory).startswith(f"{name}: not valid JSON")
+
+
+def golden_with(directory: Path, **changes: np.ndarray | None) -> str:
+    tensors = golden_tensors() | {name.replace("__", "."): value for name, value in changes.items()}
+    kept = {name: value for name, value in tensors.items() if value is not None}
+    save_file(kept, directory / "golden.safetensors")
+    write_manifest(directory, a_manifest())
+    return refusal(directory)
+
+
+def test_a_golden_is_checked_against_the_graphs(directory: Path) -> None:
+    float32 = np.float32
+    assert "no tensor 'input.noise'" in golden_with(directory, input__noise=None)
+    wrong = golden_with(directory, input__images=np.zeros((1, 2, 6, 8, 3), float32))
+    assert "input.images expected uint8 [1, 2, 6, 8, 3], got float32" in wrong
+    short = golden_with(directory, output__actions=np.zeros((1, 2, 3), float32))
+    assert "output.actions expected float32 [1, 5, 3], got float32 [1, 2, 3]" in short
+    nan = golden_with(directory, output__x_next_first=np.full(ACTIONS, np.nan, float32))
+    assert "output.x_next_first is not finite everywhere" in nan
+
+
+def test_a_golden_that_is_no_safetensors_file_is_refused(directory: Path) -> None:
+    (directory / "golden.safetensors").write_bytes(b"nonsense")
+    write_manifest(directory, a_manifest())
+    assert refusal(directory).startswith("golden.safetensors: cannot be read")
+
+
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    path = tmp_path_factory.mktemp("fuzz") / "bundle"
+    write_files(path)
+    write_manifest(path, a_manifest())
+    yield path
+
+
+FUZZ = settings(
+    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+@FUZZ
+@given(data=st.data())
+def test_a_flipped_byte_is_refused_or_changes_nothing(pristine: Path, data: st.DataObject) -> None:
+    before = Bundle.open(pristine)
+    name = data.draw(st.sampled_from([*before.manifest.files, MANIFEST_NAME]))
+    path = pristine / name
+    original = path.read_bytes()
+    position = data.draw(st.integers(0, len(original) - 1))
+    mask = data.draw(st.integers(1, 255))
+    changed = bytearray(original)
+    changed[position] ^= mask
+    path.write_bytes(changed)
+    try:
+        if name != MANIFEST_NAME:
+            assert name in refusal(pristine)
+        else:
+            opens_or_is_refused(pristine)
+    finally:
+        path.write_bytes(original)
+
+
+def opens_or_is_refused(path: Path) -> None:
+    """A changed manifest may still be valid (a letter of the prompt); it must never crash."""
+    try:
+        Bundle.open(path).golden()
+    except BundleError as error:
+        assert "\n" not in str(error)
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(codec=None), max_size=8),
+    lambda children: (
+        st.lists(children, max_size=3) | st.dictionaries(st.text(max_size=8), children, max_size=3)
+    ),
+    max_leaves=6,
+)
+
+
+def locations(value: Any, trail: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Yields the path of every value inside plain data."""
+    yield trail
+    items: Any = ()
+    if isinstance(value, dict):
+        items = value.items()
+    elif isinstance(value, list):
+        items = enumerate(value)
+    for key, entry in items:
+        yield from locations(entry, (*trail, key))
+
+
+@FUZZ
+@given(data=st.data())
+def test_a_mutated_manifest_is_refused_or_still_valid(pristine: Path, data: st.DataObject) -> None:
+    manifest = json.loads((pristine / MANIFEST_NAME).read_text())
+    *trail, last = data.draw(st.sampled_from([t for t in locations(manifest) if t]))
+    parent: Any = manifest
+    for key in trail:
+        parent = parent[key]
+    action = data.draw(st.sampled_from(["replace", "remove", "rename"]))
+    if action == "replace":
+        parent[last] = data.draw(JSON)
+    else:
+        value = parent.pop(last)
+        if action == "rename" and isinstance(parent, dict):
+            parent[data.draw(st.text(max_size=8))] = value
+    try:
+        parsed = parse_manifest(manifest)
+    except BundleError as error:
+        assert "\n" not in str(error)
+    else:
+        assert isinstance(parsed, Manifest)
