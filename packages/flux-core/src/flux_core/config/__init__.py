@@ -1,0 +1,24 @@
+"""One config tree, two spellings: `dict(type='X', a=1)` and `X.Config(a=1)` are the same node.
+
+tree = load_config("configs/run.py", ["runner.max_epochs=50"])   # plain data
+model = bind(component("PI05FlowMatching"), tree["model"], "model")   # frozen dataclasses
+model.build()                                                    # no dict, no lookup by name
+json.dumps(unbind(model))                                        # and back again
+"""
+
+from .binding import bind, unbind
+from .loading import load_config
+from .overrides import apply_overrides, read_overrides
+from .registry import component, config_class, register_components, type_name
+
+__all__ = [
+    "apply_overrides",
+    "bind",
+    "component",
+    "config_class",
+    "load_config",
+    "read_overrides",
+    "register_components",
+    "type_name",
+    "unbind",
+]

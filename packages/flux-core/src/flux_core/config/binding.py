@@ -1,0 +1,285 @@
+"""Turns a plain tree into frozen dataclasses by the declared type of each field, and back.
+
+Understood types: int, float, str, bool, Path, Literal, `X | Y`, `X | None`, tuple[X, ...],
+tuple[X, Y], list[X] and Sequence[X] (both bound to tuples), Mapping[str, X], dataclasses, base
+classes and protocols (any component whose config derives from them), Any and object.
+"""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, Field, fields, is_dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, Union
+
+from ..errors import ConfigError, FluxError
+from .compat import translate
+from .registry import (
+    component,
+    config_class,
+    did_you_mean,
+    dotted,
+    is_registered,
+    owner_name,
+    type_name,
+)
+
+_SCALARS: dict[object, tuple[type, ...]] = {
+    bool: (bool,),
+    int: (int,),
+    float: (float, int),
+    str: (str,),
+    Path: (str, Path),
+    type(None): (type(None),),
+}
+_ANYTHING = (Any, object)
+
+
+def bind(declared: Any, tree: object, path: str = "") -> Any:
+    """Returns `tree` as a value of the type `declared`.
+
+    Args:
+        declared: a dataclass, a component class, a base class, or any type named above.
+        tree: plain data, in which a config instance may stand for its own dict.
+        path: where `tree` stands, for messages: 'runner', 'model.projector'.
+
+    Raises:
+        ConfigError: a key, type or value is wrong; the message opens with its dotted path.
+    """
+    if declared in _ANYTHING:
+        return _bind_anything(tree, path)
+    if _is_union(declared):
+        return _bind_union(declared, tree, path)
+    if not _fits(declared, tree, path):
+        raise ConfigError(f"{path or 'config'}: expected {_describe(declared)}, got {_show(tree)}")
+    origin = typing.get_origin(declared)
+    if origin is Literal:
+        return tree
+    if declared in _SCALARS:
+        return declared(tree) if declared in (float, Path) else tree
+    if _is_sequence(declared):
+        return _bind_sequence(declared, typing.cast(Sequence[object], tree), path)
+    if _is_mapping(declared):
+        return _bind_mapping(declared, typing.cast(Mapping[object, object], tree), path)
+    return _bind_config(declared, tree, path)
+
+
+def unbind(value: object) -> Any:
+    """Returns a bound value as plain data that JSON can hold; `bind` reads it back as equal.
+
+    A config becomes a dict with its `type`. Only a nested dataclass that has no registered name
+    and that its field's type already names goes without.
+    """
+    return _unbind(value, None)
+
+
+def _unbind(value: object, declared: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        cls = type(value)
+        hints = _hints(cls)
+        data = {f.name: _unbind(getattr(value, f.name), hints[f.name]) for f in _inputs(cls)}
+        implied = _mentioned(declared) == {cls} and not is_registered(cls)
+        return data if implied else {"type": type_name(cls), **data}
+    if isinstance(value, Mapping):
+        return {key: _unbind(item, declared) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_unbind(item, declared) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _bind_config(declared: type, tree: object, path: str) -> Any:
+    """Binds a dict, or a config instance, to the dataclass it stands for."""
+    cls = _config_of(declared, tree, path)
+    assert cls is not None, "checked by _fits"
+    if isinstance(tree, Mapping):
+        section = {key: value for key, value in tree.items() if key != "type"}
+    else:
+        section = {field.name: getattr(tree, field.name) for field in _inputs(cls)}
+    known = {field.name: field for field in _inputs(cls)}
+    section = translate(section, _called(cls, tree, path), known, path or owner_name(cls))
+    _check_keys(cls, section, known, path)
+    hints = _hints(cls)
+    values = {key: bind(hints[key], item, dotted(path, key)) for key, item in section.items()}
+    try:
+        return cls(**values)
+    except (ValueError, FluxError) as error:
+        separator = "." if str(error).partition(":")[0] in known else ": "
+        raise ConfigError(f"{path or owner_name(cls)}{separator}{error}") from error
+
+
+def _check_keys(
+    cls: type, section: Mapping[Any, object], known: Mapping[str, Field[Any]], path: str
+) -> None:
+    name = owner_name(cls)
+    for key in section:
+        if key not in known:
+            hint = did_you_mean(str(key), known)
+            raise ConfigError(f"{dotted(path, key)}: {name} has no field {str(key)!r}.{hint}")
+    for key, field in known.items():
+        required = field.default is MISSING and field.default_factory is MISSING
+        if required and key not in section:
+            wanted = _describe(_hints(cls)[key])
+            raise ConfigError(f"{dotted(path, key)}: {name} needs {key!r} ({wanted})")
+
+
+def _bind_sequence(declared: Any, tree: Sequence[object], path: str) -> tuple[Any, ...]:
+    items = typing.get_args(declared) or (Any, ...)
+    fixed = typing.get_origin(declared) is tuple and items[-1] is not ...
+    if fixed and len(items) != len(tree):
+        raise ConfigError(f"{path}: expected {len(items)} values, got {len(tree)}")
+    kinds = items if fixed else (items[0],) * len(tree)
+    pairs = enumerate(zip(kinds, tree, strict=True))
+    return tuple(bind(kind, item, dotted(path, index)) for index, (kind, item) in pairs)
+
+
+def _bind_mapping(declared: Any, tree: Mapping[object, object], path: str) -> dict[str, Any]:
+    kind = (typing.get_args(declared) or (str, Any))[1]
+    return {_text(key, path): bind(kind, item, dotted(path, key)) for key, item in tree.items()}
+
+
+def _bind_anything(tree: object, path: str) -> Any:
+    """Binds the components inside a value that is declared Any; leaves the rest as it is."""
+    if is_dataclass(tree) or (isinstance(tree, Mapping) and "type" in tree):
+        return _bind_config(object, tree, path)
+    if isinstance(tree, Mapping):
+        return _bind_mapping(Mapping[str, Any], tree, path)
+    return _bind_sequence(tuple, tree, path) if isinstance(tree, list | tuple) else tree
+
+
+def _bind_union(declared: Any, tree: object, path: str) -> Any:
+    """Binds to the member that fits; among several, to an exact one, else to the first that binds."""
+    members = [member for member in typing.get_args(declared) if _fits(member, tree, path)]
+    if not members:
+        raise ConfigError(f"{path or 'config'}: expected {_describe(declared)}, got {_show(tree)}")
+    if len([m for m in members if _is_config(m)]) > 1 and _has_no_type(tree):
+        raise ConfigError(f"{dotted(path, 'type')}: missing; expected {_describe(declared)}")
+    members.sort(key=lambda member: member is not type(tree))
+    errors: list[ConfigError] = []
+    for member in members:
+        try:
+            return bind(member, tree, path)
+        except ConfigError as error:
+            errors.append(error)
+    raise errors[0]
+
+
+def _fits(declared: Any, tree: object, path: str) -> bool:
+    """Whether `tree` is of the declared kind, seen from outside."""
+    if declared in _ANYTHING:
+        return True
+    if declared in _SCALARS:
+        allowed = _SCALARS[declared]
+        return isinstance(tree, allowed) and (bool in allowed or not isinstance(tree, bool))
+    if typing.get_origin(declared) is Literal:
+        return any(tree == choice and type(tree) is type(choice) for choice in declared.__args__)
+    if _is_union(declared):
+        return any(_fits(member, tree, path) for member in typing.get_args(declared))
+    if _is_sequence(declared):
+        return isinstance(tree, list | tuple)
+    if _is_mapping(declared):
+        return isinstance(tree, Mapping)
+    if not isinstance(declared, type):
+        raise TypeError(f"{path}: a config field cannot be of type {declared!r}")
+    return _config_of(declared, tree, path) is not None
+
+
+def _config_of(declared: type, tree: object, path: str) -> type | None:
+    """The dataclass that `tree` asks for, or None where it is no such `declared`."""
+    base = declared if is_dataclass(declared) else vars(declared).get("Config", declared)
+    if isinstance(tree, Mapping):
+        if "type" not in tree:
+            return base if is_dataclass(base) else None
+        cls = config_class(component(_text(tree["type"], dotted(path, "type")), path))
+    elif is_dataclass(tree) and not isinstance(tree, type):
+        cls = type(tree)
+    else:
+        return None
+    return cls if _derives(cls, base) else None
+
+
+def _derives(cls: type, base: type) -> bool:
+    try:
+        return issubclass(cls, base)
+    except TypeError:  # a protocol that cannot be checked at run time
+        return True
+
+
+@cache
+def _hints(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
+
+
+def _inputs(cls: Any) -> list[Field[Any]]:
+    return [field for field in fields(cls) if field.init]
+
+
+def _called(cls: type, tree: object, path: str) -> list[str]:
+    """Every name under which the compatibility table may know a section; the nearest last."""
+    written = [str(tree["type"])] if isinstance(tree, Mapping) and "type" in tree else []
+    bases = [owner_name(base) for base in reversed(cls.__mro__)]
+    return [path.rpartition(".")[2], *bases, *written]
+
+
+def _mentioned(declared: Any) -> set[type]:
+    """The config classes that a type expression names."""
+    if _is_config(declared):
+        return {declared}
+    return {cls for argument in typing.get_args(declared) for cls in _mentioned(argument)}
+
+
+def _is_config(declared: Any) -> bool:
+    plain = declared in _SCALARS or declared in _ANYTHING or typing.get_origin(declared)
+    return isinstance(declared, type) and not plain
+
+
+def _is_union(declared: Any) -> bool:
+    return typing.get_origin(declared) in (Union, types.UnionType)
+
+
+def _is_sequence(declared: Any) -> bool:
+    return (typing.get_origin(declared) or declared) in (tuple, list, Sequence)
+
+
+def _is_mapping(declared: Any) -> bool:
+    return (typing.get_origin(declared) or declared) in (dict, Mapping)
+
+
+def _has_no_type(tree: object) -> bool:
+    return isinstance(tree, Mapping) and "type" not in tree
+
+
+def _text(key: object, path: str) -> str:
+    if not isinstance(key, str):
+        raise ConfigError(f"{path}: expected text, got {key!r}")
+    return key
+
+
+def _describe(declared: Any) -> str:
+    """'int or None', 'a list of LinearProjector', "'sync' or 'async'"."""
+    if declared is type(None):
+        return "None"
+    if declared in _ANYTHING:
+        return "anything"
+    arguments = typing.get_args(declared)
+    if typing.get_origin(declared) is Literal:
+        return " or ".join(map(repr, arguments))
+    if _is_union(declared):
+        return " or ".join(map(_describe, arguments))
+    if _is_sequence(declared):
+        return "a list of " + _describe((arguments or (Any,))[0])
+    if _is_mapping(declared):
+        return "a dict of " + _describe((arguments or (str, Any))[1])
+    return owner_name(declared)
+
+
+def _show(tree: object) -> str:
+    """The value as it was written, shortened; for a section its type."""
+    if is_dataclass(tree):
+        return owner_name(type(tree))
+    if isinstance(tree, Mapping):
+        return f"type {tree['type']!r}" if "type" in tree else "a dict without 'type'"
+    text = repr(tree)
+    return text if len(text) <= 60 else f"{text[:57]}..."

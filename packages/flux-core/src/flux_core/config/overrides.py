@@ -1,0 +1,102 @@
+"""`--cfg-options runner.max_epochs=50`: reading overrides and writing them into a tree."""
+
+from __future__ import annotations
+
+import ast
+import copy
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..errors import ConfigError
+from .registry import did_you_mean
+
+logger = logging.getLogger("flux.config")
+
+_WORDS = {"true": True, "false": False, "null": None, "none": None}
+
+
+def read_overrides(options: Sequence[str]) -> list[tuple[str, Any]]:
+    """Splits 'a.b=1' into ('a.b', 1). Values are Python literals, true/false/null, or text."""
+    pairs: list[tuple[str, Any]] = []
+    for option in options:
+        key, equals, text = option.partition("=")
+        if not equals or not all(key.split(".")):
+            raise ConfigError(
+                f"override {option!r}: expected KEY=VALUE, as in runner.max_epochs=50"
+            )
+        pairs.append((key, _read_value(text)))
+    return pairs
+
+
+def apply_overrides(tree: Mapping[str, Any], options: Sequence[str]) -> dict[str, Any]:
+    """Returns a copy of `tree` with the overrides in it.
+
+    A section that was an equal copy of another (`inference_model = model.copy()`) stays one: an
+    override of the original reaches it too, unless an override of its own says otherwise.
+
+    Raises:
+        ConfigError: the parent of a key does not exist. Whether the key itself is known is for
+            `bind` to say.
+    """
+    result = copy.deepcopy(dict(tree))
+    pairs = read_overrides(options)
+    explicit = {key for key, _ in pairs}
+    for key, value in pairs:
+        _set(result, key, value)
+        section, _, rest = key.partition(".")
+        for twin in _copies_of(section, tree) if rest else []:
+            if f"{twin}.{rest}" not in explicit:
+                _set(result, f"{twin}.{rest}", copy.deepcopy(value))
+                logger.info("%s=%r also reaches %s, a copy of %s", key, value, twin, section)
+    return result
+
+
+def _copies_of(section: str, tree: Mapping[str, Any]) -> list[str]:
+    original = tree.get(section)
+    if not isinstance(original, Mapping):
+        return []
+    return [name for name, other in tree.items() if name != section and other == original]
+
+
+def _set(tree: dict[str, Any], key: str, value: Any) -> None:
+    *parents, last = key.split(".")
+    node: Any = tree
+    for depth, part in enumerate(parents):
+        where = f"override {key!r}: {'.'.join(parents[:depth]) or 'the config'}"
+        node = node[_step(node, part, where)]
+    where = f"override {key!r}: {'.'.join(parents) or 'the config'}"
+    node[_step(node, last, where, new=True)] = value
+
+
+def _step(node: Any, part: str, where: str, *, new: bool = False) -> str | int:
+    """Returns `part` as a key or index of `node`; `new` allows a key that is not there yet."""
+    if isinstance(node, dict):
+        if part in node or new:
+            return part
+        raise ConfigError(f"{where} has no {part!r}.{did_you_mean(part, map(str, node))}")
+    if isinstance(node, list):
+        if part.isdecimal() and int(part) < len(node):
+            return int(part)
+        raise ConfigError(f"{where} is a list of {len(node)}: expected an index, got {part!r}")
+    raise ConfigError(f"{where} is {node!r}, which has nothing inside to set")
+
+
+def _read_value(text: str) -> Any:
+    if text.lower() in _WORDS:
+        return _WORDS[text.lower()]
+    try:
+        return _plain_literal(ast.literal_eval(text))
+    except (ValueError, SyntaxError, TypeError):
+        return text
+
+
+def _plain_literal(value: Any) -> Any:
+    """Turns tuples into lists; anything JSON does not know raises TypeError (so it stays text)."""
+    if isinstance(value, list | tuple):
+        return [_plain_literal(item) for item in value]
+    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+        return {key: _plain_literal(item) for key, item in value.items()}
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise TypeError(value)

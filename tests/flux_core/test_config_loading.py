@@ -1,0 +1,170 @@
+"""Reading config files and writing overrides into them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flux_core.config import apply_overrides, load_config, read_overrides
+from flux_core.errors import ConfigError
+
+TUTORIAL = """
+from __future__ import annotations
+import math
+from pathlib import Path
+_hidden = object()
+
+def helper(dim):
+    return dict(type='LinearProjector', in_dim=dim, out_dim=1024)
+
+model = dict(type='PI0FlowMatching', state_proj=helper(14), sizes=(1, 2), root=Path('/data'))
+inference_model = model.copy()
+runner = dict(type='FSDPTrainRunner', max_epochs=24, learning_rate=5e-5)
+train_dataloader = dict(dataset=dict(datasets=[dict(data_root_path='/path/to/data')]))
+seed = 7
+"""
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "config.py"
+    path.write_text(TUTORIAL)
+    return path
+
+
+def test_a_python_config_becomes_plain_data(config: Path) -> None:
+    tree = load_config(config)
+    sections = ["model", "inference_model", "runner", "train_dataloader", "seed"]
+    assert list(tree) == sections
+    assert tree["model"]["sizes"] == [1, 2]
+    assert tree["model"]["root"] == "/data"
+    assert json.loads(json.dumps(tree)) == tree
+
+
+def test_a_resolved_json_loads_as_the_same_tree(config: Path) -> None:
+    tree = load_config(config, ["runner.max_epochs=50"])
+    resolved = config.with_suffix(".json")
+    resolved.write_text(json.dumps(tree))
+    assert load_config(resolved) == tree
+    assert tree["runner"]["max_epochs"] == 50
+
+
+def test_a_config_instance_in_a_file_becomes_its_dict(tmp_path: Path) -> None:
+    path = tmp_path / "config.py"
+    path.write_text(
+        "from flux_core.config.compat import Dead\nrule = Dead(reason='x')\nrules = [rule]\n"
+    )
+    plain = {"type": "flux_core.config.compat:Dead", "reason": "x", "beside": None}
+    assert load_config(path) == {"rule": plain, "rules": [plain]}
+
+
+def test_overrides_of_the_model_reach_its_copy(config: Path) -> None:
+    tree = load_config(config, ["model.state_proj.in_dim=7", "model.n_action_steps=50"])
+    assert tree["inference_model"] == tree["model"]
+    assert tree["model"]["state_proj"]["in_dim"] == 7
+    tree = load_config(config, ["model.sizes=[3]", "inference_model.sizes=[4]"])
+    assert tree["model"]["sizes"] == [3]
+    assert tree["inference_model"]["sizes"] == [4]
+
+
+def test_overrides_leave_the_tree_they_are_given_alone() -> None:
+    tree = {"runner": {"steps": [1, 2]}}
+    assert apply_overrides(tree, ["runner.steps.1=9"]) == {"runner": {"steps": [1, 9]}}
+    assert tree == {"runner": {"steps": [1, 2]}}
+
+
+def test_an_override_reaches_into_lists(config: Path) -> None:
+    key = "train_dataloader.dataset.datasets.0.data_root_path"
+    tree = load_config(config, [f"{key}=/x"])
+    assert tree["train_dataloader"]["dataset"]["datasets"][0]["data_root_path"] == "/x"
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("50", 50),
+        ("1e-5", 1e-5),
+        ("-1", -1),
+        ("True", True),
+        ("false", False),
+        ("null", None),
+        ("None", None),
+        ("'1'", "1"),
+        ("[1, 2]", [1, 2]),
+        ("1,2", [1, 2]),
+        ("{'a': (1,)}", {"a": [1]}),
+        ("/path/with=sign", "/path/with=sign"),
+        ("no-shard", "no-shard"),
+        ("2025-06-01", "2025-06-01"),
+        ("007", "007"),
+        ("...", "..."),
+        ("{1, 2}", "{1, 2}"),
+        ("", ""),
+    ],
+)
+def test_the_value_of_an_override_is_read_as_a_literal_or_text(text: str, value: Any) -> None:
+    assert read_overrides([f"a.b={text}"]) == [("a.b", value)]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("runner", "override 'runner': expected KEY=VALUE, as in runner.max_epochs=50"),
+        (".x=1", "override '.x=1': expected KEY=VALUE, as in runner.max_epochs=50"),
+        (
+            "runer.max_epochs=1",
+            "override 'runer.max_epochs': the config has no 'runer'. Did you mean 'runner'?",
+        ),
+        (
+            "model.state_prj.in_dim=1",
+            "override 'model.state_prj.in_dim': model has no 'state_prj'. "
+            "Did you mean 'state_proj'?",
+        ),
+        (
+            "model.sizes.2=1",
+            "override 'model.sizes.2': model.sizes is a list of 2: expected an index, got '2'",
+        ),
+        ("seed.x=1", "override 'seed.x': seed is 7, which has nothing inside to set"),
+    ],
+)
+def test_an_override_without_a_place_is_refused(config: Path, override: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(config, [override])
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("x = 1\ny = 1 / 0\n", "{path}:2: ZeroDivisionError: division by zero"),
+        ("import json\n\njson.loads('{{')\n", "{path}:3: JSONDecodeError:"),
+        ("x = = 1\n", "{path}:1: SyntaxError: invalid syntax"),
+        ("_base_ = ['a.py']\n", "{path}: `_base_` is not supported"),
+        ("model = dict(a=[1, {{2}}])\n", "model.a.1: expected plain data or a component's config"),
+        ("model = {{1: 2}}\n", "model: expected text keys, got 1"),
+    ],
+)
+def test_a_broken_config_file_is_named_with_its_line(
+    tmp_path: Path, source: str, message: str
+) -> None:
+    path = tmp_path / "config.py"
+    path.write_text(source.format())
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    assert str(caught.value).startswith(message.format(path=path))
+
+
+def test_a_missing_or_foreign_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="there is no such config file"):
+        load_config(tmp_path / "none.py")
+    (tmp_path / "config.yaml").write_text("")
+    with pytest.raises(ConfigError, match=r"expected a .py or .json config, got '.yaml'"):
+        load_config(tmp_path / "config.yaml")
+    (tmp_path / "config.json").write_text("[1]")
+    with pytest.raises(ConfigError, match="expected an object of sections, got list"):
+        load_config(tmp_path / "config.json")
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ConfigError, match="not JSON"):
+        load_config(tmp_path / "config.json")
