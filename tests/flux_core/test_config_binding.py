@@ -12,13 +12,14 @@ from typing import Any, Literal, Protocol
 import pytest
 from flux_core.config import (
     bind,
+    compat,
     component,
     config_class,
     register_components,
+    registry,
     type_name,
     unbind,
 )
-from flux_core.config import compat, registry
 from flux_core.errors import ConfigError, FluxError, MissingDependencyError
 from hypothesis import given
 from hypothesis import strategies as st
@@ -172,11 +173,11 @@ def test_a_component_inside_anything_is_bound_too() -> None:
         ({"either": {"height": 1}}, "runner.either.type: missing; expected Resize or Rename or None"),
         (
             {"transforms": [{"type": "Rezise"}]},
-            "runner.transforms.0.type: no component is called 'Rezise'. Did you mean 'Resize'? "
-            "A class of your own is written 'my_package.my_module:MyClass'.",
+            ("runner.transforms.0.type: no component is called 'Rezise'. Did you mean 'Resize'? "
+            "A class of your own is written 'my_package.my_module:MyClass'."),
         ),
-        ({"transforms": [{"height": 1}]}, "runner.transforms.0: expected Transform, got a dict "
-         "without 'type'"),
+        ({"transforms": [{"height": 1}]}, ("runner.transforms.0: expected Transform, got a dict "
+         "without 'type'")),
         ({"more_limits": {1: {}}}, "runner.more_limits: expected text, got 1"),
         ({"projector": {"type": 3}}, "runner.projector.type: expected text, got 3"),
     ],
@@ -280,6 +281,20 @@ class NormalizeStatesAndActions:
     norm_type: Literal["mean_std", "quantile"] = "mean_std"
 
 
+@pytest.mark.parametrize("name", ["ConditionGemmaModel", "GemmaLLMBackbone"])
+def test_published_gemma_sections_lose_the_keys_that_mean_nothing(
+    name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    section = {"attention_dropout": 0.0, "bos_token_id": 2, "torch_dtype": "float32", "width": 64}
+    assert compat.translate(section, [name], ["width"], "model.llm_expert") == {"width": 64}
+    assert caplog.messages == [
+        "model.llm_expert: ignored 'attention_dropout', 'bos_token_id': "
+        "a Hugging Face setting that does not shape the network",
+        "model.llm_expert: ignored 'torch_dtype': "
+        "weights are fp32, and autocast picks the compute type",
+    ]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Loader:
     per_device_batch_size: int | None = None
@@ -308,7 +323,7 @@ def test_the_global_batch_size_is_dead_only_beside_the_one_per_device(
 ) -> None:
     tree = {"batch_size": 128, "per_device_batch_size": 8}
     assert bind(Loader, tree, "train_dataloader") == Loader(per_device_batch_size=8)
-    assert "'batch_size' has no effect: per_device_batch_size decides" in caplog.text
+    assert "ignored 'batch_size': per_device_batch_size decides" in caplog.text
     with pytest.raises(ConfigError, match="Loader has no field 'batch_size'"):
         bind(Loader, {"batch_size": 128}, "train_dataloader")
 
@@ -318,4 +333,4 @@ def test_a_dead_key_reaches_the_components_below_the_named_one(
 ) -> None:
     monkeypatch.setitem(compat.COMPAT, "Linear", {"torch_dtype": compat.Dead("we know better")})
     assert bind(Gated, {"in_dim": 1, "torch_dtype": "float32"}, "p") == Gated.Config(in_dim=1)
-    assert caplog.messages == ["p: 'torch_dtype' has no effect: we know better"]
+    assert caplog.messages == ["p: ignored 'torch_dtype': we know better"]

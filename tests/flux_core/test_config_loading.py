@@ -119,8 +119,10 @@ def test_the_value_of_an_override_is_read_as_a_literal_or_text(text: str, value:
         ),
         (
             "model.state_prj.in_dim=1",
-            "override 'model.state_prj.in_dim': model has no 'state_prj'. "
-            "Did you mean 'state_proj'?",
+            (
+                "override 'model.state_prj.in_dim': model has no 'state_prj'. "
+                "Did you mean 'state_proj'?"
+            ),
         ),
         (
             "model.sizes.2=1",

@@ -1,7 +1,7 @@
 """FluxVLA's keys that have another name here, or no meaning.
 
 One table, read by `bind` before it looks for unknown keys. A key that a component does have is
-never touched. Every use logs one warning.
+never touched. Every use is warned about once, in the log 'flux.config'.
 """
 
 from __future__ import annotations
@@ -53,6 +53,8 @@ _FLOW_MATCHING = {
     "params_to_change_dtype": _DTYPE,
     "name_mapping": Dead("the checkpoint's format is detected from its keys"),
     "ori_action_dim": Renamed("loss_action_dim"),
+    "action_time_mlp_in": Dead("its size follows from proj_width"),
+    "action_time_mlp_out": Dead("its size follows from proj_width"),
 }
 
 # Component, or the section's own key where a section needs no `type`.
@@ -84,13 +86,16 @@ def translate(
     """
     table = {old: rule for name in names for old, rule in COMPAT.get(name, {}).items()}
     result = dict(section)
+    dead: dict[str, list[str]] = {}
     for old in sorted((table.keys() & section.keys()) - set(fields)):
         rule = table[old]
         if isinstance(rule, Renamed):
             _rename(result, old, rule, path)
         elif rule.beside is None or rule.beside in section:
             del result[old]
-            _warn_once(f"{path}: {old!r} has no effect: {rule.reason}")
+            dead.setdefault(rule.reason, []).append(repr(old))
+    for reason, keys in dead.items():
+        _warn_once(f"{path}: ignored {', '.join(keys)}: {reason}")
     return result
 
 
