@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from flux_core.config import (
     bind,
     compat,
@@ -21,8 +24,6 @@ from flux_core.config import (
     unbind,
 )
 from flux_core.errors import ConfigError, FluxError, MissingDependencyError
-from hypothesis import given
-from hypothesis import strategies as st
 
 
 class Linear:
@@ -170,7 +171,10 @@ def test_a_component_inside_anything_is_bound_too() -> None:
         ({"limits": {"low": 2}}, "runner.limits: low 2.0 is above high 1.0"),
         ({"projector": {"type": "Linear"}}, "runner.projector.in_dim: Linear needs 'in_dim' (int)"),
         ({"projector": {"in_dim": 0}}, "runner.projector.in_dim: expected at least 1, got 0"),
-        ({"either": {"height": 1}}, "runner.either.type: missing; expected Resize or Rename or None"),
+        (
+            {"either": {"height": 1}},
+            "runner.either.type: missing; expected Resize or Rename or None",
+        ),
         (
             {"transforms": [{"type": "Rezise"}]},
             ("runner.transforms.0.type: no component is called 'Rezise'. Did you mean 'Resize'? "

@@ -150,7 +150,7 @@ def _bind_anything(tree: object, path: str) -> Any:
 
 
 def _bind_union(declared: Any, tree: object, path: str) -> Any:
-    """Binds to the member that fits; among several, to an exact one, else to the first that binds."""
+    """Binds to the member that fits; among several, to an exact one, else the first that binds."""
     members = [member for member in typing.get_args(declared) if _fits(member, tree, path)]
     if not members:
         raise ConfigError(f"{path or 'config'}: expected {_describe(declared)}, got {_show(tree)}")

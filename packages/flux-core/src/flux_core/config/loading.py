@@ -43,7 +43,7 @@ def _run(path: Path) -> dict[str, Any]:
     """Runs the file in a namespace of its own and keeps its public values."""
     namespace: dict[str, Any] = {"__name__": "__config__", "__file__": str(path)}
     try:
-        exec(compile(path.read_bytes(), str(path), "exec", dont_inherit=True), namespace)  # noqa: S102
+        exec(compile(path.read_bytes(), str(path), "exec", dont_inherit=True), namespace)
     except Exception as error:
         line = _line_of(error, path)
         message = error.msg if isinstance(error, SyntaxError) else error
