@@ -1,0 +1,36 @@
+# The same targets for people and for CI. `make` lists them.
+PYTHON ?= python3
+ARGS ?=
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint format typecheck bench sanitize
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+install: ## Make .venv with every package in it; quick when nothing has changed
+	@PYTHON="$(PYTHON)" bash scripts/setup_environment.sh
+
+demo: install ## Record demonstrations, train, export and drive the simulated robot
+	@$(BIN)/python scripts/demo.py $(ARGS)
+
+test: install ## Run the tests (ARGS="-k config" picks some)
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: install ## Check style and formatting
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+format: install ## Mend style and formatting
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+typecheck: install ## Check the types of flux-core and flux-runtime
+	@$(BIN)/pyright
+
+bench: install ## Time the runtime on this machine
+	@$(BIN)/python benchmarks/runtime.py $(ARGS)
+
+sanitize: install ## Run the C++ tests under the address, undefined and thread sanitizers
+	@bash scripts/sanitize.sh
