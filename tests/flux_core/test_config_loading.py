@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from flux_core.config import apply_overrides, load_config, read_overrides
 from flux_core.errors import ConfigError
 
