@@ -59,7 +59,7 @@ def bind(declared: Any, tree: object, path: str = "") -> Any:
     if origin is Literal:
         return tree
     if declared in _SCALARS:
-        return declared(tree) if declared in (float, Path) else tree
+        return typing.cast(Any, declared)(tree) if declared in (float, Path) else tree
     if _is_sequence(declared):
         return _bind_sequence(declared, typing.cast(Sequence[object], tree), path)
     if _is_mapping(declared):

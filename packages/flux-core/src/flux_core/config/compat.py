@@ -58,7 +58,7 @@ _FLOW_MATCHING = {
 }
 
 # Component, or the section's own key where a section needs no `type`.
-COMPAT: dict[str, dict[str, Renamed | Dead]] = {
+COMPAT: dict[str, Mapping[str, Renamed | Dead]] = {
     "ConditionGemmaModel": _GEMMA,
     "GemmaLLMBackbone": _GEMMA,
     "SigLIPViTBackbone": _SIGLIP,
