@@ -87,7 +87,7 @@ check_system() {
     echo "      missing and skipped: $missing"
     return
   fi
-  command="apt-get update && apt-get install -y --no-install-recommends $missing"
+  command="apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $missing"
   if ! command -v apt-get >/dev/null; then
     fail "this system lacks what Debian calls: $missing. Install them and run this again."
   fi
