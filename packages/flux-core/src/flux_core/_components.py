@@ -1,0 +1,25 @@
+"""Names a config may use as `type`, and where each one lives."""
+
+COMPONENTS: dict[str, str] = {
+    "PI0FlowMatching": "flux_core.models.pi0:PI0FlowMatching",
+    "PI05FlowMatching": "flux_core.models.pi05:PI05FlowMatching",
+    "LinearProjector": "flux_core.models.layers:LinearProjector",
+    "ConditionGemmaModel": "flux_core.models.gemma:ConditionGemmaModel",
+    "SigLIPViTBackbone": "flux_core.models.siglip:SigLIPViTBackbone",
+    "ConvBackbone": "flux_core.models.conv_backbone:ConvBackbone",
+    "ByteTokenizer": "flux_core.tokenizers:ByteTokenizer",
+    "PretrainedTokenizer": "flux_core.tokenizers:PretrainedTokenizer",
+    "RelativeActions": "flux_core.transforms:RelativeActions",
+    "NormalizeStatesAndActions": "flux_core.transforms:NormalizeStatesAndActions",
+    "DenormalizePrivateAction": "flux_core.transforms:DenormalizePrivateAction",
+    "PadKeyToDim": "flux_core.transforms:PadKeyToDim",
+    "ParquetPrompter": "flux_core.transforms:ParquetPrompter",
+    "PrivatePrompter": "flux_core.transforms:PrivatePrompter",
+    "PreparePromptWithState": "flux_core.transforms:PreparePromptWithState",
+    "ProcessPrompts": "flux_core.transforms:ProcessPrompts",
+    "ResizeImages": "flux_core.transforms:ResizeImages",
+    "SimpleNormalizeImages": "flux_core.transforms:SimpleNormalizeImages",
+    "NormalizeImages": "flux_core.transforms:NormalizeImages",
+    "PrivateInferenceDataset": "flux_core.inference:PrivateInferenceDataset",
+    "AlohaSimInferenceRunner": "flux_core.inference:AlohaSimInferenceRunner",
+}

@@ -1,0 +1,171 @@
+"""From words to token ids: a byte tokenizer that needs no file, and PaliGemma's from a local path.
+
+A tokenizer is a frozen dataclass, so it is written down in a config, a checkpoint and a bundle like
+every other part; `load` reads what it needs from disk.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from .errors import ConfigError, MissingDependencyError
+
+PAD_ID, EOS_ID, BOS_ID, UNK_ID = 0, 1, 2, 3
+"""Special ids, the same in Gemma's vocabulary and in the byte tokenizer."""
+
+TOKENIZER_FILES = ("tokenizer.model", "tokenizer.json")
+
+
+class Tokenizer(Protocol):
+    """Text to ids."""
+
+    @property
+    def vocab_size(self) -> int: ...
+
+    def encode(self, text: str) -> list[int]:
+        """Returns BOS and the ids of `text`."""
+        ...
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Returns the text of `ids`, special ids left out."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class ByteTokenizer:
+    """UTF-8 bytes, with one id for each ` 0` .. ` 255` so that a state bin is one token.
+
+    Ids: 4 special, 256 bytes, 256 numbers. Every text has an encoding and `decode` undoes it.
+    """
+
+    @property
+    def vocab_size(self) -> int:
+        return 4 + 256 + 256
+
+    def load(self, directory: Path | None = None) -> ByteTokenizer:
+        """Returns itself: there is nothing to read."""
+        return self
+
+    def encode(self, text: str) -> list[int]:
+        """Returns BOS, then the ids of `text`."""
+        ids = [BOS_ID]
+        start = 0
+        for match in _NUMBER.finditer(text):
+            ids += [4 + byte for byte in text[start : match.start()].encode()]
+            ids.append(4 + 256 + int(match.group(1)))
+            start = match.end()
+        return ids + [4 + byte for byte in text[start:].encode()]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Returns the text of `ids`, special ids left out."""
+        data = bytearray()
+        for token in ids:
+            if 4 <= token < 260:
+                data.append(token - 4)
+            elif 260 <= token < self.vocab_size:
+                data += f" {token - 260}".encode()
+        return data.decode(errors="replace")
+
+
+# A space and a canonical number 0..255 that no further digit follows.
+_NUMBER = re.compile(r" (25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9][0-9]|[0-9])(?![0-9])")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainedTokenizer:
+    """PaliGemma's SentencePiece vocabulary from a local file or directory.
+
+    `model_path` may be left out where the tokenizer lies beside a checkpoint or in a bundle.
+    """
+
+    model_path: str | None = None
+
+    def load(self, directory: Path | None = None) -> Tokenizer:
+        """Reads `tokenizer.model` or `tokenizer.json`.
+
+        Args:
+            directory: where to look when `model_path` is not given.
+        """
+        if self.model_path is None and directory is None:
+            raise ConfigError("tokenizer.model_path: expected a local file or directory, got None")
+        path = Path(self.model_path) if self.model_path is not None else Path(str(directory))
+        file = _find_tokenizer_file(path)
+        return _load_sentencepiece(file) if file.suffix == ".model" else _load_json(file)
+
+
+def _find_tokenizer_file(path: Path) -> Path:
+    candidates = [path] if path.is_file() else [path / name for name in TOKENIZER_FILES]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    raise ConfigError(
+        f"tokenizer.model_path: expected {' or '.join(TOKENIZER_FILES)} at {str(path)!r}, found "
+        "neither. Download PaliGemma's tokenizer there first"
+    )
+
+
+class _SentencePieceTokenizer:
+    def __init__(self, processor: Any) -> None:
+        self._processor = processor
+        self.vocab_size = int(processor.vocab_size())
+
+    def encode(self, text: str) -> list[int]:
+        return [BOS_ID, *self._processor.encode(text)]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return str(self._processor.decode([i for i in ids if i > UNK_ID]))
+
+
+class _JsonTokenizer:
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self.vocab_size = int(tokenizer.get_vocab_size())
+
+    def encode(self, text: str) -> list[int]:
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        return [BOS_ID, *ids]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return str(self._tokenizer.decode([i for i in ids if i > UNK_ID]))
+
+
+@functools.lru_cache(maxsize=4)
+def _load_sentencepiece(file: Path) -> Tokenizer:
+    try:
+        import sentencepiece
+    except ImportError as error:
+        raise MissingDependencyError(
+            "sentencepiece is needed to read tokenizer.model: pip install sentencepiece"
+        ) from error
+    return _SentencePieceTokenizer(sentencepiece.SentencePieceProcessor(model_file=str(file)))
+
+
+@functools.lru_cache(maxsize=4)
+def _load_json(file: Path) -> Tokenizer:
+    try:
+        import tokenizers
+    except ImportError as error:
+        raise MissingDependencyError(
+            "tokenizers is needed to read tokenizer.json: pip install tokenizers"
+        ) from error
+    return _JsonTokenizer(tokenizers.Tokenizer.from_file(str(file)))
+
+
+def save_tokenizer(config: ByteTokenizer | PretrainedTokenizer, directory: Path) -> None:
+    """Writes what `config` needs into `directory`, so that a work dir or bundle is self-contained."""
+    directory.mkdir(parents=True, exist_ok=True)
+    if isinstance(config, ByteTokenizer):
+        (directory / "byte_tokenizer.json").write_text(
+            json.dumps({"type": "ByteTokenizer", "vocab_size": config.vocab_size}) + "\n"
+        )
+        return
+    if config.model_path is None:
+        raise ConfigError("tokenizer.model_path: expected the tokenizer to save, got None")
+    source = _find_tokenizer_file(Path(config.model_path))
+    (directory / ("tokenizer" + source.suffix)).write_bytes(source.read_bytes())

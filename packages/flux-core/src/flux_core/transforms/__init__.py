@@ -1,0 +1,34 @@
+"""Transforms: frozen dataclasses `sample -> sample` on numpy, used in training and on the robot.
+
+A sample is a plain dict. The keys transforms speak of:
+
+    images      (C, height, width, 3) uint8, or (C, 3, height, width) float32 once normalised
+    img_masks   (C,) bool, False = this camera is missing
+    states      (state_dim,) float32         actions       (H, action_dim) float32
+    stats       {feature: FeatureStats}      action_masks  (H,) bool
+    task_description, prompt   str           lang_tokens, lang_masks   (L,)
+
+A transform returns a new dict and never writes into the arrays it was given.
+"""
+
+from .actions import DenormalizePrivateAction, NormalizeStatesAndActions, PadKeyToDim, RelativeActions
+from .base import Sample, Transform, apply
+from .images import NormalizeImages, ResizeImages, SimpleNormalizeImages
+from .prompts import ParquetPrompter, PreparePromptWithState, PrivatePrompter, ProcessPrompts
+
+__all__ = [
+    "DenormalizePrivateAction",
+    "NormalizeImages",
+    "NormalizeStatesAndActions",
+    "PadKeyToDim",
+    "ParquetPrompter",
+    "PreparePromptWithState",
+    "PrivatePrompter",
+    "ProcessPrompts",
+    "RelativeActions",
+    "ResizeImages",
+    "Sample",
+    "SimpleNormalizeImages",
+    "Transform",
+    "apply",
+]

@@ -1,0 +1,144 @@
+"""States and actions: relative, normalised, padded, and back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import ConfigError, DataError
+from ..norm_stats import FeatureStats, NormType
+from .base import Sample
+
+
+@dataclass(frozen=True, kw_only=True)
+class RelativeActions:
+    """Actions relative to the state at the chunk's start, where `mask` is True (openpi `DeltaActions`).
+
+    Statistics of the actions are taken after this transform.
+    """
+
+    mask: tuple[bool, ...]
+
+    def __call__(self, sample: Sample) -> Sample:
+        if "actions" not in sample:
+            return sample
+        return {**sample, "actions": self.forward(sample["actions"], sample["states"])}
+
+    def forward(
+        self, actions: NDArray[np.float32], state: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """(..., H, A) and (..., A) -> (..., H, A) relative."""
+        return actions - self._reference(actions, state)
+
+    def inverse(
+        self, actions: NDArray[np.float32], state: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """Undoes `forward`."""
+        return actions + self._reference(actions, state)
+
+    def _reference(self, actions: Any, state: Any) -> NDArray[np.float32]:
+        mask = np.asarray(self.mask, dtype=bool)
+        if actions.shape[-1] != len(mask) or state.shape[-1] < len(mask):
+            raise DataError(
+                f"RelativeActions.mask: expected {actions.shape[-1]} entries (the actions') and a "
+                f"state at least as long, got {len(mask)} and {state.shape[-1]}"
+            )
+        reference = np.where(mask, state[..., : len(mask)], 0.0).astype(np.float32)
+        return np.expand_dims(reference, -2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NormalizeStatesAndActions:
+    """Normalises `states` and `actions` with the sample's statistics, then zero-pads both.
+
+    `state_key` and `action_key` name the statistics; `state_dim` and `action_dim` the padded
+    sizes (None: as they are). `action_dim_masks` marks the real action dimensions.
+    """
+
+    norm_type: NormType = "mean_std"
+    state_key: str = "proprio"
+    action_key: str = "action"
+    state_dim: int | None = None
+    action_dim: int | None = None
+
+    def __call__(self, sample: Sample) -> Sample:
+        out = dict(sample)
+        state_stats = find_stats(sample, self.state_key)
+        state = normalize(sample["states"], state_stats, self.norm_type, "observation.state")
+        out["states"] = zero_pad(state, self.state_dim, "NormalizeStatesAndActions.state_dim")
+        out["num_state_dims"] = state.shape[-1]
+        if "actions" in sample:
+            stats = find_stats(sample, self.action_key)
+            actions = normalize(sample["actions"], stats, self.norm_type, "action")
+            padded = zero_pad(actions, self.action_dim, "NormalizeStatesAndActions.action_dim")
+            out["actions"] = padded
+            out["action_dim_masks"] = np.arange(padded.shape[-1]) < actions.shape[-1]
+        return out
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenormalizePrivateAction:
+    """Normalised actions back to robot units: cut to `action_dim`, then `x * scale + offset`."""
+
+    norm_type: NormType = "mean_std"
+    action_key: str = "action"
+    action_dim: int | None = None
+
+    def affine(self, stats: FeatureStats) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Returns (scale, offset), float32 (action_dim,)."""
+        scale, offset = stats.affine(self.norm_type)
+        dims = self.action_dim or len(scale)
+        if dims > len(scale):
+            raise ConfigError(
+                f"denormalize_action.action_dim: expected at most {len(scale)} (the statistics), "
+                f"got {dims}"
+            )
+        return scale[:dims], offset[:dims]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PadKeyToDim:
+    """Zero-pads the last axis of each key to `dim` (never tiles)."""
+
+    keys: tuple[str, ...]
+    dim: int
+
+    def __call__(self, sample: Sample) -> Sample:
+        padded = {k: zero_pad(sample[k], self.dim, "PadKeyToDim.dim") for k in self.keys if k in sample}
+        return {**sample, **padded}
+
+
+def find_stats(sample: Sample, key: str) -> FeatureStats:
+    """Returns the sample's statistics of `key`."""
+    stats = sample["stats"]
+    if key not in stats:
+        raise DataError(
+            f"stats: expected statistics of {key!r}, found {sorted(stats)}. "
+            "Add it to statistic_keys and name_mappings"
+        )
+    return stats[key]
+
+
+def normalize(
+    values: NDArray[np.float32], stats: FeatureStats, norm_type: NormType, where: str
+) -> NDArray[np.float32]:
+    """`(x - offset) / scale` on the last axis."""
+    if values.shape[-1] != stats.dim:
+        raise DataError(
+            f"{where}: expected {stats.dim} dimensions (the statistics), got {values.shape[-1]}"
+        )
+    scale, offset = stats.affine(norm_type)
+    return ((values - offset) / scale).astype(np.float32)
+
+
+def zero_pad(values: NDArray[np.float32], dim: int | None, where: str) -> NDArray[np.float32]:
+    """Appends zeros to the last axis until it is `dim` long."""
+    if dim is None or values.shape[-1] == dim:
+        return values
+    if values.shape[-1] > dim:
+        raise ConfigError(f"{where}: expected at least {values.shape[-1]} (the data), got {dim}")
+    padding = [(0, 0)] * (values.ndim - 1) + [(0, dim - values.shape[-1])]
+    return np.pad(values, padding)

@@ -1,0 +1,82 @@
+"""Image size and value range."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ..errors import ConfigError, DataError
+from .base import Sample
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResizeImages:
+    """Stretches every image to (height, width), antialiased bilinear as PIL does it."""
+
+    height: int
+    width: int
+
+    def __post_init__(self) -> None:
+        if self.height < 1 or self.width < 1:
+            raise ConfigError(f"ResizeImages: expected a positive size, got {self}")
+
+    def __call__(self, sample: Sample) -> Sample:
+        images = sample["images"]
+        return {**sample, "images": np.stack([self.resize(image) for image in images])}
+
+    def resize(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """(h, w, 3) uint8 -> (height, width, 3) uint8."""
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+            raise DataError(
+                f"images: expected (height, width, 3) uint8, got {image.shape} {image.dtype}"
+            )
+        if image.shape[:2] == (self.height, self.width):
+            return image
+        size = (self.width, self.height)
+        return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimpleNormalizeImages:
+    """uint8 to [-1, 1], what SigLIP was trained on: `x / 255 * 2 - 1`."""
+
+    def affine(self, num_cameras: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Returns (scale, offset), each (num_cameras, 3): `x * scale + offset`."""
+        shape = (num_cameras, 3)
+        return np.full(shape, 2.0 / 255.0, np.float32), np.full(shape, -1.0, np.float32)
+
+    def __call__(self, sample: Sample) -> Sample:
+        return normalize_images(self, sample)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NormalizeImages:
+    """`(x - mean) / std` per camera and channel, on the 0..255 scale."""
+
+    means: tuple[tuple[float, ...], ...]
+    stds: tuple[tuple[float, ...], ...]
+
+    def affine(self, num_cameras: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Returns (scale, offset), each (num_cameras, 3): `x * scale + offset`."""
+        means, stds = np.asarray(self.means), np.asarray(self.stds)
+        if means.shape != (num_cameras, 3) or stds.shape != means.shape:
+            raise ConfigError(
+                f"NormalizeImages.means: expected {num_cameras} cameras x 3 channels, "
+                f"got {means.shape} and stds {stds.shape}"
+            )
+        return (1.0 / stds).astype(np.float32), (-means / stds).astype(np.float32)
+
+    def __call__(self, sample: Sample) -> Sample:
+        return normalize_images(self, sample)
+
+
+def normalize_images(norm: Any, sample: Sample) -> Sample:
+    """Applies an image normalisation; (C, h, w, 3) uint8 -> (C, 3, h, w) float32."""
+    images = sample["images"]
+    scale, offset = norm.affine(len(images))
+    values = images.astype(np.float32) * scale[:, None, None, :] + offset[:, None, None, :]
+    return {**sample, "images": np.ascontiguousarray(values.transpose(0, 3, 1, 2))}

@@ -1,0 +1,82 @@
+"""Task text to prompt, prompt to tokens (openpi `tokenizer.py`)."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import DataError
+from ..tokenizers import PAD_ID, ByteTokenizer, PretrainedTokenizer, Tokenizer
+from .base import Sample
+
+logger = logging.getLogger("flux.prompts")
+NUM_BINS = 256
+
+
+def clean(task: str) -> str:
+    """Strips, and turns underscores and line breaks into spaces; keeps the case."""
+    return task.strip().replace("_", " ").replace("\n", " ")
+
+
+def state_bins(state: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Bins of a normalised state on [-1, 1]: below gives -1, 1 and above 255."""
+    edges = np.linspace(-1.0, 1.0, NUM_BINS + 1)[:-1]
+    return np.digitize(state, edges) - 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParquetPrompter:
+    """The pi0 prompt: the cleaned task and a line break."""
+
+    def __call__(self, sample: Sample) -> Sample:
+        return {**sample, "prompt": clean(sample["task_description"]) + "\n"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrivatePrompter(ParquetPrompter):
+    """The same prompt on the robot."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparePromptWithState:
+    """The pi0.5 prompt: task and the normalised state's bins, of its real dimensions only."""
+
+    def __call__(self, sample: Sample) -> Sample:
+        if "num_state_dims" not in sample:
+            raise DataError(
+                "PreparePromptWithState: expected a normalised state; put "
+                "NormalizeStatesAndActions before it"
+            )
+        bins = state_bins(sample["states"][: sample["num_state_dims"]])
+        words = " ".join(str(value) for value in bins)
+        prompt = f"Task: {clean(sample['task_description'])}, State: {words};\nAction: "
+        return {**sample, "prompt": prompt}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProcessPrompts:
+    """Tokenises the prompt, right-padded with 0 to `max_len`; a longer one is cut with a warning."""
+
+    tokenizer: ByteTokenizer | PretrainedTokenizer
+    max_len: int = 200
+
+    def __call__(self, sample: Sample) -> Sample:
+        return self.process(sample, self.tokenizer.load())
+
+    def process(self, sample: Sample, tokenizer: Tokenizer) -> Sample:
+        """As calling it, with a tokenizer that is loaded already."""
+        ids = tokenizer.encode(sample["prompt"])
+        if len(ids) > self.max_len:
+            logger.warning(
+                "prompt of %d tokens cut to max_len=%d; dropped: %r",
+                len(ids),
+                self.max_len,
+                tokenizer.decode(ids[self.max_len :]),
+            )
+            ids = ids[: self.max_len]
+        tokens = np.full(self.max_len, PAD_ID, dtype=np.int64)
+        tokens[: len(ids)] = ids
+        return {**sample, "lang_tokens": tokens, "lang_masks": np.arange(self.max_len) < len(ids)}

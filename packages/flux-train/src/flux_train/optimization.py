@@ -1,0 +1,57 @@
+"""Optimiser, learning rate and the moving average of the weights."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from .runner_config import TrainRunner
+
+
+def build_optimizer(model: nn.Module, config: TrainRunner) -> torch.optim.AdamW:
+    """AdamW; weight decay on matrices only (FluxVLA's groups)."""
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=True)
+
+
+def learning_rate_at(step: int, total_steps: int, config: TrainRunner) -> float:
+    """The learning rate of optimiser step `step` (from 0).
+
+    Warm-up starts at peak / (warm-up steps + 1) and the cosine ends at `min_lr_ratio`, as in openpi
+    (`optimizer.py`).
+    """
+    if config.lr_scheduler_type == "constant":
+        return config.learning_rate
+    warmup = round(config.warmup_ratio * total_steps)
+    if step < warmup:
+        start = 1.0 / (warmup + 1)
+        return config.learning_rate * (start + (1.0 - start) * step / warmup)
+    progress = min((step - warmup) / max(total_steps - warmup, 1), 1.0)
+    cosine = 0.5 * (1.0 + math.cos(math.pi * progress))
+    return config.learning_rate * (config.min_lr_ratio + (1.0 - config.min_lr_ratio) * cosine)
+
+
+class WeightAverage:
+    """Exponential moving average of a model's weights.
+
+    Early on the decay is min(decay, (1 + step) / (10 + step)), so that the random initial weights
+    are forgotten at once.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.weights = {k: v.detach().clone() for k, v in model.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, step: int) -> None:
+        """Moves the average towards the weights after optimiser step `step`."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        weights = model.state_dict()
+        averaged = [self.weights[k] for k in weights]
+        torch._foreach_lerp_(averaged, list(weights.values()), 1.0 - decay)

@@ -1,0 +1,119 @@
+"""A small pi0.5 for the simulated ALOHA: from scratch, in minutes, on two CPU cores.
+
+The classes are those of the 3.3 B model; only the sizes differ, and the image backbone is
+convolutional (see `flux_core.models.conv_backbone` for why).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+IMAGE_SIZE = {"height": 96, "width": 128}
+CAMERAS = ("cam_high",)
+# Joint angles relative to the state at the chunk's start; the grippers stay absolute.
+RELATIVE_MASK = (*(True,) * 6, False, *(True,) * 6, False)
+TASK = "transfer the cube from the right arm to the left arm"
+
+
+def small_pi05_model(*, action_horizon: int, width: int = 128, depth: int = 3) -> dict[str, Any]:
+    """The network: 14 action dimensions, `depth` joint layers of `width`."""
+    gemma = dict(
+        type="ConditionGemmaModel",
+        hidden_size=width,
+        intermediate_size=4 * width,
+        num_hidden_layers=depth,
+        num_attention_heads=4,
+        num_key_value_heads=1,
+        head_dim=32,
+    )
+    return dict(
+        type="PI05FlowMatching",
+        vision_backbone=dict(
+            type="ConvBackbone",
+            image_height=IMAGE_SIZE["height"],
+            image_width=IMAGE_SIZE["width"],
+            hidden_size=64,
+        ),
+        projector=dict(type="LinearProjector", in_dim=64, out_dim=width),
+        llm_backbone=dict(gemma, vocab_size=516),
+        llm_expert=dict(gemma, use_adarms=True, adarms_cond_dim=width),
+        proj_width=width,
+        n_action_steps=action_horizon,
+        action_in_proj=dict(type="LinearProjector", in_dim=14, out_dim=width),
+        action_out_proj=dict(type="LinearProjector", in_dim=width, out_dim=14),
+        max_action_dim=14,
+        num_steps=10,
+    )
+
+
+def shared_transforms() -> list[dict[str, Any]]:
+    """What training and the robot both do to an observation."""
+    return [
+        dict(type="RelativeActions", mask=RELATIVE_MASK),
+        dict(type="NormalizeStatesAndActions", norm_type="quantile"),
+        dict(type="PreparePromptWithState"),
+        dict(type="ProcessPrompts", tokenizer=dict(type="ByteTokenizer"), max_len=112),
+        dict(type="ResizeImages", **IMAGE_SIZE),
+        dict(type="SimpleNormalizeImages"),
+    ]
+
+
+def small_aloha_sim_data(
+    *, data_root_path: str, action_horizon: int, batch_size: int, num_workers: int = 1
+) -> dict[str, Any]:
+    """Batches from demonstrations of the simulated ALOHA."""
+    inputs = dict(
+        type="ProcessParquetInputs",
+        parquet_keys=["observation.state", "actions"],
+        video_keys=[f"observation.images.{camera}" for camera in CAMERAS],
+        name_mappings={"observation.state": ["states"]},
+    )
+    dataset = dict(
+        type="ParquetDataset",
+        data_root_path=data_root_path,
+        transforms=[inputs, *shared_transforms()],
+        action_window_size=action_horizon,
+        action_key="action",
+        window_start_idx=0,
+    )
+    return dict(
+        per_device_batch_size=batch_size,
+        per_device_num_workers=num_workers,
+        dataset=dict(
+            type="DistributedRepeatingDataset",
+            statistic_name="aloha-sim",
+            statistic_keys=["observation.state", "action"],
+            name_mappings={"observation.state": ["proprio"], "action": ["action"]},
+            datasets=dataset,
+        ),
+    )
+
+
+def small_runner(**settings: Any) -> dict[str, Any]:
+    """Optimisation of a small policy from scratch; `settings` override."""
+    keys = ["images", "img_masks", "lang_tokens", "lang_masks", "states", "actions"]
+    defaults = dict(
+        type="SingleTrainRunner",
+        learning_rate=1e-3,
+        weight_decay=1e-4,
+        warmup_ratio=0.03,
+        ema_decay=0.995,
+        num_noise_samples=4,
+        collator=dict(type="DictCollator", keys=[*keys, "action_masks", "action_dim_masks"]),
+    )
+    return {**defaults, **settings}
+
+
+def small_aloha_sim_inference(*, execute_horizon: int) -> dict[str, Any]:
+    """How the policy is run in simulation."""
+    return dict(
+        type="AlohaSimInferenceRunner",
+        task_descriptions={"1": TASK},
+        dataset=dict(
+            type="PrivateInferenceDataset",
+            img_keys=list(CAMERAS),
+            transforms=shared_transforms(),
+        ),
+        denormalize_action=dict(type="DenormalizePrivateAction", norm_type="quantile"),
+        execute_horizon=execute_horizon,
+    )

@@ -1,0 +1,60 @@
+"""Settings of a training run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from flux_core.errors import ConfigError
+from flux_data.collate import DictCollator
+
+Schedule = Literal["constant", "linear-warmup+cosine-decay"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainRunner:
+    """Exactly one of `max_epochs` and `max_steps` is given.
+
+    `num_noise_samples` noise and time draws are trained on per encoded observation; `ema_decay` 0
+    keeps no average; `warmup_ratio` is the share of all steps; the cosine ends at `min_lr_ratio`
+    of `learning_rate`.
+    """
+
+    collator: DictCollator
+    max_epochs: int | None = None
+    max_steps: int | None = None
+    learning_rate: float = 5e-5
+    weight_decay: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.95)
+    max_grad_norm: float = 1.0
+    lr_scheduler_type: Schedule = "linear-warmup+cosine-decay"
+    warmup_ratio: float = 0.03
+    min_lr_ratio: float = 0.1
+    ema_decay: float = 0.0
+    num_noise_samples: int = 1
+    enable_mixed_precision_training: bool = True
+    mixed_precision_dtype: Literal["bf16"] = "bf16"
+    save_epoch_interval: int = 1
+    max_checkpoints: int = 2
+    log_interval: int = 10
+    num_threads: int | None = None
+    seed: int = 42
+
+    def __post_init__(self) -> None:
+        if (self.max_epochs is None) == (self.max_steps is None):
+            raise ConfigError(
+                f"max_epochs: expected exactly one of max_epochs and max_steps, got "
+                f"{self.max_epochs} and {self.max_steps}"
+            )
+        if self.learning_rate <= 0:
+            raise ConfigError(f"learning_rate: expected a positive number, got {self.learning_rate}")
+        if not 0.0 <= self.ema_decay < 1.0:
+            raise ConfigError(f"ema_decay: expected 0 <= decay < 1, got {self.ema_decay}")
+        for name in ("num_noise_samples", "save_epoch_interval", "log_interval", "max_checkpoints"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name}: expected at least 1, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SingleTrainRunner(TrainRunner):
+    """One process, one device."""
