@@ -3,8 +3,8 @@
 An HTML comment on the line above a block says by whom:
 
     <!-- test: run -->    this module runs it in an empty folder, with .venv/bin on the PATH
-    <!-- test: demo -->   each of its command lines is one of `make` or of scripts/demo.py
-    <!-- test: make -->   each of its lines is `make TARGET` with a target of the Makefile
+    <!-- test: demo -->   each of its command lines is a target of the Makefile or one of COMMANDS
+                          in scripts/demo.py
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
 BLOCK = re.compile(
-    r"^(?:<!-- test: (?P<mark>\w+) -->\n)?```(?P<language>bash|python)\n(?P<code>.*?)^```$",
+    r"^(?:<!-- test: (?P<mark>\w+) -->\n)?"
+    r"```(?P<language>bash|sh|shell|console|python|py)\n(?P<code>.*?)^```$",
     re.MULTILINE | re.DOTALL,
 )
 
@@ -45,7 +46,7 @@ class Block:
 
 
 def read_blocks(text: str) -> list[Block]:
-    """Returns the bash and python blocks of a Markdown text."""
+    """Returns the shell and Python blocks of a Markdown text."""
     return [
         Block(
             line=text[: match.start("code")].count("\n") + 1,
@@ -63,15 +64,15 @@ NAMES = [f"line_{block.line}" for block in BLOCKS]
 
 @pytest.mark.parametrize("block", BLOCKS, ids=NAMES)
 def test_a_block_of_the_readme_does_what_it_says(block: Block, tmp_path: Path) -> None:
-    assert block.mark in {"run", "demo", "make"}, (
-        f"README.md:{block.line}: expected a line '<!-- test: run -->' (or demo, make) above it"
+    assert block.mark in {"run", "demo"}, (
+        f"README.md:{block.line}: expected a line '<!-- test: run -->' (or demo) above it"
     )
     if block.mark == "run":
         _run(block, tmp_path)
     else:
-        known = _make_commands() | (_demo_commands() if block.mark == "demo" else set())
+        known = _make_commands() | _demo_commands()
         unknown = [command for command in block.commands if _made(command) not in known]
-        assert not unknown, f"README.md:{block.line}: not run by `make demo`"
+        assert not unknown, f"README.md:{block.line}: `make demo` does not run {unknown}"
 
 
 def test_the_readme_exists_and_shows_code() -> None:
@@ -90,9 +91,8 @@ def test_reading_blocks_sees_marks_lines_and_commands() -> None:
 
 def _run(block: Block, folder: Path) -> None:
     shutil.copytree(ROOT / "configs", folder / "configs", dirs_exist_ok=True)
-    command = (
-        ["bash", "-euo", "pipefail", "-c"] if block.language == "bash" else [sys.executable, "-c"]
-    )
+    is_python = block.language.startswith("py")
+    command = [sys.executable, "-c"] if is_python else ["bash", "-euo", "pipefail", "-c"]
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
         [*command, block.code],
