@@ -12,6 +12,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.numpy import save_file
+
 from flux_core.bundle import (
     MANIFEST_NAME,
     Bundle,
@@ -24,9 +28,6 @@ from flux_core.bundle import (
 )
 from flux_core.bundle_checks import MAX_JSON_BYTES, sha256_of
 from flux_core.errors import BundleError
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-from safetensors.numpy import save_file
 
 HORIZON, ACTION_DIM, TOKENS = 5, 3, 4
 ACTIONS = (1, HORIZON, ACTION_DIM)

@@ -213,7 +213,7 @@ def _check_golden(tensors: Mapping[str, NDArray[Any]], manifest: Manifest) -> No
         for entry in graph.inputs
         if entry.name not in keys_and_values | {"x_t", "t"}
     }
-    expected |= {name: ("float32", actions) for name in ("input.noise", "output.actions")}
+    expected |= dict.fromkeys(("input.noise", "output.actions"), ("float32", actions))
     if "output.x_next_first" in tensors:
         expected["output.x_next_first"] = ("float32", actions)
     for name, (dtype, shape) in expected.items():

@@ -1,0 +1,170 @@
+"""The command `flux-runtime`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from flux_core.cli import EXIT_FAILED, EXIT_OK, new_parser, print_json, run_cli
+
+_EXAMPLE = """  flux-runtime doctor
+  flux-runtime check my_bundle
+  flux-runtime run --robot aloha-sim --bundle my_bundle --episodes 20 --report run.html"""
+_RUN_EXAMPLE = """  flux-runtime run --robot aloha-sim --episodes 20 --seed 10000 --report run.html
+  flux-runtime run --robot aloha-sim --policy hold --episodes 1 --max-steps 50 --json"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line and returns its exit code."""
+    return run_cli(build_parser(), argv)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Returns the parser of all subcommands."""
+    parser = new_parser("flux-runtime", "Runs a bundle on a robot.", _EXAMPLE)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_run(_add(commands, "run", "drives a robot, real or simulated", _RUN_EXAMPLE, _run))
+    check = _add(
+        commands,
+        "check",
+        "replays a bundle's golden on this machine",
+        "  flux-runtime check my_bundle",
+        _check,
+    )
+    check.add_argument("bundle", type=Path, metavar="BUNDLE", help="the bundle's directory")
+    _add_threads(check)
+    _add(commands, "doctor", "says what this machine can do", "  flux-runtime doctor", _doctor)
+    return parser
+
+
+def _add(
+    commands: Any,
+    name: str,
+    description: str,
+    example: str,
+    handler: Callable[[argparse.Namespace], int],
+) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=description,
+        description=f"{description[0].upper()}{description[1:]}.",
+        epilog=f"example:\n{example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.set_defaults(handler=handler)
+    parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")
+    return parser
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--robot", required=True, metavar="R", help="aloha-sim, aloha, ur3 or an installed one")
+    add("--bundle", type=Path, metavar="DIR", help="the policy (default: the one shipped for R)")
+    add("--task", metavar="T", help="what to do, in words (default: the bundle's task)")
+    add("--episodes", type=_count, default=10, metavar="N", help="how many (default: 10)")
+    add(
+        "--seed",
+        type=_natural,
+        default=10_000,
+        metavar="S0",
+        help="of episode 0; episode i takes S0 + i (default: 10000)",
+    )
+    add(
+        "--mode",
+        choices=("sync", "async"),
+        default="sync",
+        help="wait for each chunk, or infer while the last one runs (default: sync)",
+    )
+    add(
+        "--policy",
+        choices=("bundle", "hold"),
+        default="bundle",
+        help="hold keeps the start state and needs no bundle (default: bundle)",
+    )
+    add(
+        "--max-steps",
+        type=_count,
+        default=400,
+        metavar="N",
+        help="longest episode in control steps (default: 400)",
+    )
+    add("--realtime", action="store_true", help="keep to the wall clock in simulation too")
+    add(
+        "--inference-delay",
+        type=_natural,
+        default=5,
+        metavar="N",
+        help="with --mode async in "
+        "simulated time: control steps from observation to chunk (default: 5)",
+    )
+    add("--report", type=Path, metavar="FILE", help="write an HTML page with videos and figures")
+    add(
+        "--video-episodes",
+        type=_natural,
+        default=2,
+        metavar="N",
+        help="how many episodes the report shows in detail (default: 2)",
+    )
+    add("--record", type=Path, metavar="DIR", help="write states and commands of every episode")
+    add("--dry-run", action="store_true", help="only the checks before the first tick")
+    _add_threads(parser)
+
+
+def _add_threads(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--threads", type=_count, default=1, metavar="N", help="of the network (default: 1)"
+    )
+
+
+def _count(value: str) -> int:
+    number = int(value)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"expected at least 1, got {number}")
+    return number
+
+
+def _natural(value: str) -> int:
+    number = int(value)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"expected at least 0, got {number}")
+    return number
+
+
+def _run(args: argparse.Namespace) -> int:
+    from .run import RunOptions, run
+    from .run_console import RunConsole
+
+    fields = RunOptions.__dataclass_fields__
+    options = RunOptions(**{name: getattr(args, name) for name in fields})
+    with RunConsole(options, is_json=args.json) as console:
+        report = run(options, console.on_episode)
+    if args.json:
+        print_json(report)
+    else:
+        console.print_report(report)
+    return EXIT_FAILED if report.get("commands_out_of_limit") else EXIT_OK
+
+
+def _check(args: argparse.Namespace) -> int:
+    from .check import check, format_check
+
+    report = check(args.bundle, num_threads=args.threads)
+    if args.json:
+        print_json(report)
+    else:
+        print(format_check(report))
+    return EXIT_OK if report["ok"] else EXIT_FAILED
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from .doctor import diagnose, format_checks
+
+    checks = diagnose()
+    if args.json:
+        print_json({"checks": [check.to_json() for check in checks]})
+    else:
+        print(format_checks(checks))
+    return EXIT_OK if all(check.ok or not check.required for check in checks) else EXIT_FAILED

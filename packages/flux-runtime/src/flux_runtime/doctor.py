@@ -1,0 +1,266 @@
+"""`flux-runtime doctor`: what this machine can do, and how to mend what it cannot."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from flux_core.errors import FluxError
+
+from .engine import load_core
+
+OLDEST_PYTHON = (3, 11)
+OLDEST_NUMPY = (1, 26)
+OLDEST_ONNXRUNTIME = (1, 23)
+_RENDER_TIMEOUT_S = 60.0
+_RENDER_PROGRAM = """
+import mujoco
+model = mujoco.MjModel.from_xml_string('<mujoco><worldbody><light pos="0 0 3"/><geom size="1"/>'
+    '<camera name="c" pos="0 -4 0" xyaxes="1 0 0 0 0 1"/></worldbody></mujoco>')
+data = mujoco.MjData(model)
+mujoco.mj_forward(model, data)
+with mujoco.Renderer(model, 32, 32) as renderer:
+    renderer.update_scene(data, 'c')
+    assert renderer.render().max() > 0, 'the picture is black'
+print(mujoco.__version__)
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """One line of the doctor's report.
+
+    Attributes:
+        name: what was looked at.
+        ok: whether it is as it should be.
+        found: what was found.
+        fix: what to do about it, empty if there is nothing to do.
+        required: whether flux-runtime cannot work without it; others are for information.
+    """
+
+    name: str
+    ok: bool
+    found: str
+    fix: str = ""
+    required: bool = False
+
+    def to_json(self) -> dict[str, object]:
+        """Returns the check as plain data."""
+        return {
+            "name": self.name,
+            "ok": self.ok,
+            "found": self.found,
+            "fix": "" if self.ok else self.fix,
+            "required": self.required,
+        }
+
+
+def diagnose() -> list[Check]:
+    """Runs all checks; none of them changes anything on the machine."""
+    return [check() for check in CHECKS]
+
+
+def format_checks(checks: Sequence[Check]) -> str:
+    """Returns the checks as text, with what to do under each that is not ok."""
+    width = max(len(check.name) for check in checks)
+    lines: list[str] = []
+    for check in checks:
+        mark = "ok  " if check.ok else ("FAIL" if check.required else "note")
+        lines.append(f"{mark}  {check.name:<{width}}  {check.found}")
+        if not check.ok and check.fix:
+            lines.append(f"      {'':<{width}}  -> {check.fix}")
+    return "\n".join(lines)
+
+
+def check_python() -> Check:
+    """Looks at the interpreter."""
+    oldest = ".".join(map(str, OLDEST_PYTHON))
+    return Check(
+        name="python",
+        ok=sys.version_info[:2] >= OLDEST_PYTHON,
+        found=f"{platform.python_version()} ({platform.machine()})",
+        fix=f"Install Python {oldest} or newer.",
+        required=True,
+    )
+
+
+def check_numpy() -> Check:
+    """Looks at numpy."""
+    import numpy as np
+
+    return Check(
+        name="numpy",
+        ok=_version(np.__version__) >= OLDEST_NUMPY,
+        found=np.__version__,
+        fix="pip install --upgrade numpy",
+        required=True,
+    )
+
+
+def check_core() -> Check:
+    """Loads the C++ core."""
+    try:
+        core = load_core()
+    except FluxError as error:
+        fix = "Install flux-runtime with pip, which compiles it (needs a C++20 compiler)."
+        return Check(name="C++ core", ok=False, found=str(error), fix=fix, required=True)
+    return Check(name="C++ core", ok=True, found=Path(core.__file__ or "").name, required=True)
+
+
+def check_onnxruntime() -> Check:
+    """Looks for the shared library that the C++ core loads."""
+    name, fix = "libonnxruntime", "pip install 'onnxruntime>=1.23'"
+    try:
+        from .onnxruntime_library import find_library
+
+        library = find_library()
+    except (FluxError, ImportError) as error:
+        return Check(name=name, ok=False, found=str(error), fix=fix, required=True)
+    version = Path(library).name.partition(".so.")[2]
+    is_new = not version or _version(version) >= OLDEST_ONNXRUNTIME
+    return Check(name=name, ok=is_new, found=str(library), fix=fix, required=True)
+
+
+def check_cuda() -> Check:
+    """Says whether the installed ONNX Runtime could use an NVIDIA card."""
+    name = "CUDA provider"
+    spec = importlib.util.find_spec("onnxruntime")
+    folder = Path(spec.origin).parent / "capi" if spec and spec.origin else None
+    has_provider = bool(folder and list(folder.glob("*onnxruntime_providers_cuda*")))
+    has_card = Path("/dev/nvidia0").exists() or Path("/proc/driver/nvidia/version").exists()
+    found = (
+        f"{'an' if has_card else 'no'} NVIDIA card, ONNX Runtime "
+        f"{'with' if has_provider else 'without'} its CUDA provider"
+    )
+    fix = "Nothing to do to run on the CPU."
+    if has_card and not has_provider:
+        fix = "To use the card: pip install onnxruntime-gpu"
+    return Check(name=name, ok=has_provider and has_card, found=found, fix=fix)
+
+
+def check_rendering() -> Check:
+    """Renders one small picture in a process of its own, as broken drivers may crash."""
+    name = "headless rendering"
+    if importlib.util.find_spec("mujoco") is None:
+        fix = "For the simulated robots: pip install 'flux-core[sim]'"
+        return Check(name=name, ok=False, found="mujoco is not installed", fix=fix)
+    tried: list[str] = []
+    chosen = os.environ.get("MUJOCO_GL")
+    for backend in (chosen,) if chosen else ("egl", "osmesa", "glfw"):
+        reason = _render_with(backend)
+        if reason is None:
+            return Check(name=name, ok=True, found=f"MUJOCO_GL={backend}")
+        tried.append(f"{backend}: {reason}")
+    fix = "Install Mesa (Debian: apt-get install libegl1 libosmesa6) and set MUJOCO_GL=egl."
+    return Check(name=name, ok=False, found="; ".join(tried), fix=fix)
+
+
+def _render_with(backend: str) -> str | None:
+    """Returns None if rendering works, else the reason in one line."""
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", _RENDER_PROGRAM],
+            env=os.environ | {"MUJOCO_GL": backend},
+            capture_output=True,
+            text=True,
+            timeout=_RENDER_TIMEOUT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return f"no picture within {_RENDER_TIMEOUT_S:.0f} s"
+    if done.returncode == 0:
+        return None
+    lines = done.stderr.strip().splitlines()
+    return lines[-1][:100] if lines else f"exit code {done.returncode}"
+
+
+def check_cpu() -> Check:
+    """Says which vector instructions the network can use."""
+    flags = _proc_value(Path("/proc/cpuinfo"), ("flags", "Features")).split()
+    known = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "sve")
+    found = [flag for flag in known if flag in flags]
+    return Check(
+        name="CPU",
+        ok="avx2" in found or "asimd" in found,
+        found=f"{os.cpu_count()} threads, {' '.join(found) or 'no known vector instructions'}",
+        fix="Inference will be slow on this processor.",
+    )
+
+
+def check_realtime_priority() -> Check:
+    """Says whether this user may ask for real-time scheduling."""
+    name = "real-time priority"
+    fix = (
+        "For a real robot: add '@realtime - rtprio 90' to /etc/security/limits.conf, log in again."
+    )
+    try:
+        import resource
+
+        limit = resource.getrlimit(resource.RLIMIT_RTPRIO)[0]
+    except (ImportError, AttributeError):
+        return Check(name=name, ok=False, found="not known on this system", fix=fix)
+    return Check(name=name, ok=limit != 0, found=f"ulimit -r {limit}", fix=fix)
+
+
+def check_governor() -> Check:
+    """Says whether the processor may change its clock between ticks."""
+    path = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
+    try:
+        governor = path.read_text().strip()
+    except OSError:
+        return Check(name="CPU governor", ok=True, found="not shown by this system")
+    return Check(
+        name="CPU governor",
+        ok=governor == "performance",
+        found=governor,
+        fix="For a real robot: cpupower frequency-set -g performance",
+    )
+
+
+def check_report() -> Check:
+    """Looks for what `--report` needs."""
+    missing = [name for name in ("matplotlib", "av") if importlib.util.find_spec(name) is None]
+    return Check(
+        name="run reports",
+        ok=not missing,
+        found=f"missing: {', '.join(missing)}" if missing else "matplotlib, av",
+        fix="pip install 'flux-runtime[report]'",
+    )
+
+
+CHECKS: tuple[Callable[[], Check], ...] = (
+    check_python,
+    check_numpy,
+    check_core,
+    check_onnxruntime,
+    check_cuda,
+    check_rendering,
+    check_cpu,
+    check_realtime_priority,
+    check_governor,
+    check_report,
+)
+
+
+def _version(text: str) -> tuple[int, ...]:
+    """Returns (major, minor) of a version text."""
+    return tuple(int(part) if part.isdigit() else 0 for part in text.split(".")[:2])
+
+
+def _proc_value(path: Path, names: Sequence[str]) -> str:
+    """Returns the first value of a `name : value` file, empty if there is none."""
+    try:
+        lines = path.read_text().splitlines()
+    except OSError:
+        return ""
+    for line in lines:
+        name, _, value = line.partition(":")
+        if name.strip() in names:
+            return value
+    return ""

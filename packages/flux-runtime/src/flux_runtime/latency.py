@@ -1,0 +1,113 @@
+"""Latency histograms: those the C++ core counts, and those of stages timed in Python.
+
+A histogram is plain data: {count, p50_ms, p95_ms, p99_ms, max_ms, counts, edges_ms}. `counts[i]`
+values lie in [edges_ms[i], edges_ms[i + 1]); values beyond the ends are counted in the end bins.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+
+DEFAULT_EDGES_MS: NDArray[np.float64] = np.geomspace(1e-3, 1e4, 141)
+"""From 1 us to 10 s, 20 bins a decade."""
+
+
+class Histogram(TypedDict):
+    """Counts of one stage's latencies."""
+
+    count: int
+    p50_ms: float
+    p95_ms: float
+    p99_ms: float
+    max_ms: float
+    counts: list[int]
+    edges_ms: list[float]
+
+
+class StageTimes:
+    """Collects how long the stages that run in Python took."""
+
+    def __init__(self, now_s: Callable[[], float] = time.perf_counter) -> None:
+        self._now_s = now_s
+        self.samples_ms: dict[str, list[float]] = {}
+
+    @contextmanager
+    def measure(self, stage: str) -> Iterator[None]:
+        """Adds the time spent inside the `with` block to `stage`."""
+        begin = self._now_s()
+        yield
+        self.samples_ms.setdefault(stage, []).append((self._now_s() - begin) * 1e3)
+
+    def histograms(self) -> dict[str, Histogram]:
+        """Returns one histogram per stage, with exact percentiles."""
+        return {stage: histogram_of(samples) for stage, samples in self.samples_ms.items()}
+
+
+def histogram_of(samples_ms: Sequence[float]) -> Histogram:
+    """Counts samples; percentiles and maximum are those of the samples, 0 where there are none."""
+    samples = np.asarray(samples_ms, np.float64)
+    edges = DEFAULT_EDGES_MS
+    inside = np.clip(samples, edges[0], np.nextafter(edges[-1], 0.0))
+    counts, _ = np.histogram(inside, edges)
+    p50, p95, p99 = np.percentile(samples, [50, 95, 99]).tolist() if samples.size else (0.0,) * 3
+    return Histogram(
+        count=int(samples.size),
+        p50_ms=p50,
+        p95_ms=p95,
+        p99_ms=p99,
+        max_ms=float(samples.max(initial=0.0)),
+        counts=counts.tolist(),
+        edges_ms=edges.tolist(),
+    )
+
+
+def merge(histograms: Sequence[Histogram]) -> Histogram:
+    """Adds histograms with the same edges; percentiles are interpolated within a bin."""
+    first = histograms[0]
+    if len(histograms) == 1:
+        return first
+    if any(entry["edges_ms"] != first["edges_ms"] for entry in histograms):
+        raise ValueError("expected histograms with the same edges")
+    counts = np.sum([entry["counts"] for entry in histograms], axis=0)
+    maximum = max(entry["max_ms"] for entry in histograms)
+    edges = np.asarray(first["edges_ms"])
+    p50, p95, p99 = (percentile(counts, edges, share, maximum) for share in (0.5, 0.95, 0.99))
+    return Histogram(
+        count=int(counts.sum()),
+        p50_ms=p50,
+        p95_ms=p95,
+        p99_ms=p99,
+        max_ms=maximum,
+        counts=counts.tolist(),
+        edges_ms=first["edges_ms"],
+    )
+
+
+def percentile(
+    counts: NDArray[np.int64], edges_ms: NDArray[np.float64], share: float, maximum_ms: float
+) -> float:
+    """Returns the value below which `share` of the counts lie, never above `maximum_ms`."""
+    total = int(counts.sum())
+    if total == 0:
+        return 0.0
+    cumulative = np.cumsum(counts)
+    rank = share * total
+    index = int(np.searchsorted(cumulative, rank))
+    before = int(cumulative[index]) - int(counts[index])
+    inside = (rank - before) / max(int(counts[index]), 1)
+    value = edges_ms[index] + inside * (edges_ms[index + 1] - edges_ms[index])
+    return float(min(value, maximum_ms))
+
+
+def merge_stages(per_episode: Sequence[Mapping[str, Histogram]]) -> dict[str, Histogram]:
+    """Merges the histograms of several episodes stage by stage."""
+    stages = dict.fromkeys(stage for entry in per_episode for stage in entry)
+    return {
+        stage: merge([entry[stage] for entry in per_episode if stage in entry]) for stage in stages
+    }

@@ -1,0 +1,32 @@
+"""The HTML page that `flux-runtime run --report` writes: one file that needs nothing else."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+from flux_core.errors import MissingDependencyError, UsageError
+
+from .html import ReportData, render_report
+from .video import VideoRecorder
+
+__all__ = ["ReportData", "VideoRecorder", "require_report_dependencies", "write_report"]
+
+
+def require_report_dependencies(path: Path) -> None:
+    """Refuses a report that could not be written, before the run instead of after it."""
+    missing = [name for name in ("matplotlib", "av") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise MissingDependencyError(
+            f"--report: {' and '.join(missing)} not installed. Install them with "
+            f"'pip install flux-runtime[report]', or leave --report out."
+        )
+    if path.is_dir() or not path.resolve().parent.is_dir():
+        raise UsageError(f"--report {path}: expected a file in a directory that exists.")
+
+
+def write_report(path: Path, data: ReportData) -> None:
+    """Writes the page as UTF-8; a partly written page is never left at `path`."""
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(render_report(data), encoding="utf-8")
+    partial.replace(path)

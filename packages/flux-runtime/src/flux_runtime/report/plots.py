@@ -1,0 +1,156 @@
+"""Figures as inline SVG whose colours are the page's, so that they follow light and dark."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..latency import Histogram
+
+# matplotlib takes only real colours: these stand for the page's and are replaced afterwards.
+INK, MUTED, GRID = "#010203", "#010204", "#010205"
+COMMAND, STATE, LIMIT = "#010206", "#010207", "#010208"
+_VARIABLES = {
+    INK: "var(--ink)",
+    MUTED: "var(--muted)",
+    GRID: "var(--line)",
+    COMMAND: "var(--series-1)",
+    STATE: "var(--series-2)",
+    LIMIT: "var(--bad)",
+}
+_STYLE: dict[str, Any] = {
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.size": 9,
+    "text.color": INK,
+    "axes.edgecolor": GRID,
+    "axes.labelcolor": MUTED,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.8,
+    "path.simplify_threshold": 0.2,
+}
+_PADDING_SHARE = 0.08
+_LEAST_RANGE = 0.05
+
+
+def joint_figure(
+    *,
+    commands: NDArray[np.float32],
+    states: NDArray[np.float32],
+    chunk_starts: Sequence[int],
+    control_hz: float,
+    limits: tuple[float, float],
+    label: str,
+) -> str:
+    """Draws one joint over an episode.
+
+    Args:
+        commands, states: (T,) in joint units.
+        chunk_starts: ticks at which a chunk was asked for, drawn as thin lines.
+        control_hz: ticks per second.
+        limits: lowest and highest position, drawn where they are in view.
+        label: for the figure's accessible name.
+    """
+    seconds = np.arange(len(commands)) / control_hz
+    low, high = _view(np.concatenate([commands, states]))
+    with _figure(3.4, 1.35, label) as (axes, svg):
+        for start in chunk_starts:
+            axes.axvline(start / control_hz, color=GRID, linewidth=0.6)
+        for limit in limits:
+            if low <= limit <= high:
+                axes.axhline(limit, color=LIMIT, linewidth=0.9, linestyle=(0, (4, 3)))
+        axes.plot(seconds, states, color=STATE, linewidth=1.0)
+        axes.plot(seconds, commands, color=COMMAND, linewidth=1.2)
+        axes.set_xlim(0, max(float(seconds[-1]), 1 / control_hz))
+        axes.set_ylim(low, high)
+        axes.locator_params(axis="y", nbins=4)
+    return svg.getvalue()
+
+
+def latency_figure(histogram: Histogram, label: str) -> str:
+    """Draws one stage's histogram over a logarithmic axis of milliseconds, with p50 and p99."""
+    counts = np.asarray(histogram["counts"], np.float64)
+    edges = np.asarray(histogram["edges_ms"], np.float64)
+    used = np.flatnonzero(counts)
+    first, last = max(int(used[0]) - 2, 0), min(int(used[-1]) + 3, len(counts))
+    with _figure(3.4, 1.2, label) as (axes, svg):
+        left = np.maximum(edges[first:last], edges[1] / 2)
+        axes.bar(
+            left,
+            counts[first:last],
+            edges[first + 1 : last + 1] - left,
+            align="edge",
+            color=COMMAND,
+        )
+        for key, style in (("p50_ms", "-"), ("p99_ms", (0, (4, 3)))):
+            axes.axvline(max(histogram[key], left[0]), color=INK, linewidth=0.9, linestyle=style)
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(lambda value, position: f"{value:g}")
+        axes.xaxis.set_minor_formatter(lambda value, position: "")
+        axes.set_xlim(left[0], edges[last])
+        axes.locator_params(axis="y", nbins=3)
+    return svg.getvalue()
+
+
+def _view(values: NDArray[np.float32]) -> tuple[float, float]:
+    """Returns the range to show: that of the finite values and a little more."""
+    finite = values[np.isfinite(values)]
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+    middle, half = (low + high) / 2, max(high - low, _LEAST_RANGE) * (0.5 + _PADDING_SHARE)
+    return middle - half, middle + half
+
+
+class _Svg:
+    """Holds the finished figure once the `with` block has ended."""
+
+    def __init__(self) -> None:
+        self._text = ""
+
+    def set(self, text: str) -> None:
+        self._text = text
+
+    def getvalue(self) -> str:
+        return self._text
+
+
+@contextmanager
+def _figure(width_in: float, height_in: float, label: str) -> Iterator[tuple[Any, _Svg]]:
+    """Gives axes to draw on, and afterwards the figure as SVG. Uses no global state of pyplot."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    svg = _Svg()
+    # Ids are hashed with the label, so that figures of one page do not share any.
+    with mpl.rc_context(_STYLE | {"svg.hashsalt": label}):
+        figure = Figure(figsize=(width_in, height_in), layout="constrained")
+        axes: Any = figure.add_subplot()
+        yield axes, svg
+        buffer = io.StringIO()
+        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+        svg.set(_inline(buffer.getvalue(), label))
+
+
+def _inline(text: str, label: str) -> str:
+    """Cuts the file's head, lets the page choose size and colours, and names the figure."""
+    from html import escape
+
+    body = text[text.index("<svg") :]
+    body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
+    body = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", body, count=1)
+    body = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", body, count=1)
+    body = re.sub(r'<g id="[^"]*"', "<g", body)  # the same in every figure, and never referred to
+    name = escape(label, quote=True)
+    body = body.replace("<svg", f'<svg role="img" aria-label="{name}"', 1)
+    for placeholder, variable in _VARIABLES.items():
+        body = body.replace(placeholder, variable)
+    return body

@@ -1,0 +1,68 @@
+"""What the runtime asks of a robot, and what it asks more of a simulated one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flux_core.robots import RobotSpec
+from flux_core.types import Observation
+
+
+class Robot(Protocol):
+    """A robot. `connect` comes first and `close` last; `close` may be called at any time."""
+
+    @property
+    def spec(self) -> RobotSpec:
+        """Names, limits, cameras and control rate. Known before `connect`."""
+        ...
+
+    def connect(self) -> None:
+        """Makes the robot ready, or raises a RobotError or MissingDependencyError."""
+        ...
+
+    def state(self) -> NDArray[np.float32]:
+        """Returns the joint state, (action_dim,) float32 in the spec's units; takes no picture."""
+        ...
+
+    def observe(self, prompt: str) -> Observation:
+        """Returns the state and one picture of every camera of the spec."""
+        ...
+
+    def command(self, action: NDArray[np.float32]) -> None:
+        """Sends joint targets, (action_dim,) float32, for the next control step."""
+        ...
+
+    def close(self) -> None:
+        """Gives everything back."""
+        ...
+
+
+@runtime_checkable
+class SimulatedRobot(Robot, Protocol):
+    """A robot that can be put back to a start and knows how its task goes.
+
+    Attributes:
+        task: its task in words.
+        success_stage: the key of `stages()` that is sticky and counts as success.
+        end_state: the key of `stages()` that must still hold at the end for strict success.
+    """
+
+    task: str
+    success_stage: str
+    end_state: str
+
+    def reset(self, seed: int) -> None:
+        """Starts a new episode; the same seed gives the same start."""
+        ...
+
+    def stages(self) -> Mapping[str, bool]:
+        """Returns how far the task has come."""
+        ...
+
+    def render(self, cameras: Sequence[str]) -> Mapping[str, NDArray[np.uint8]]:
+        """Returns (height, width, 3) uint8 RGB pictures of some cameras."""
+        ...

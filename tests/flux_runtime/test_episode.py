@@ -1,0 +1,165 @@
+"""One episode, with a fake loop: who is called when, and when it ends."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from flux_core.errors import UsageError
+from flux_runtime.command_monitor import CommandMonitor
+from flux_runtime.episode import EpisodeResult, run_episode
+from flux_runtime.latency import StageTimes
+from flux_runtime.policy_source import BundleSource, HoldSource, chunk_noise
+from flux_runtime.recording import Recorder, prepare_recording
+from flux_runtime.success import STRICT_HOLD_TICKS
+
+
+def run(fakes: Any, robot: Any, loop: Any, **changes: Any) -> EpisodeResult:
+    fields = {"prompt": "wave", "seed": 7, "max_steps": 60, "source": HoldSource(robot.spec)}
+    return run_episode(robot=robot, loop=loop, **(fields | changes))
+
+
+def test_an_episode_ends_once_the_end_state_has_held(fakes: Any) -> None:
+    robot, loop = fakes.ToyRobot(transferred_at=5), fakes.FakeLoop()
+    result = run(fakes, robot, loop)
+    assert result.success
+    assert result.strict_success
+    assert result.steps == 5 + STRICT_HOLD_TICKS - 1
+    assert robot.calls[0] == "reset 7"
+    assert loop.stopped
+
+
+def test_a_dropped_cube_runs_to_the_end_and_is_no_strict_success(fakes: Any) -> None:
+    result = run(fakes, fakes.ToyRobot(transferred_at=5, dropped_at=20), fakes.FakeLoop())
+    assert result.steps == 60
+    assert result.success
+    assert not result.strict_success
+    assert result.stages["lifted"]
+    assert not result.stages["held_by_left_only"]
+
+
+def test_a_failure_takes_all_steps(fakes: Any) -> None:
+    result = run(fakes, fakes.ToyRobot(transferred_at=999), fakes.FakeLoop())
+    assert (result.success, result.strict_success, result.steps) == (False, False, 60)
+
+
+def test_holding_takes_no_picture_and_stays_at_the_start(fakes: Any) -> None:
+    robot = fakes.ToyRobot(transferred_at=999)
+    result = run(fakes, robot, fakes.FakeLoop())
+    assert "observe" not in robot.calls
+    start = np.array([0.1, -0.1, 0.5], np.float32)
+    assert all((command == start).all() for command in result.trace.commands)
+    assert result.commands_out_of_limit == 0
+    assert result.trace.chunk_starts == [0, 25, 50]
+
+
+def test_the_robot_is_looked_at_only_when_a_chunk_is_wanted(fakes: Any, toy_bundle: Path) -> None:
+    from flux_core.bundle import Bundle
+
+    robot, loop, times = fakes.ToyRobot(transferred_at=999), fakes.FakeLoop(4), StageTimes()
+    source = BundleSource(
+        bundle=Bundle.open(toy_bundle),
+        encoder=fakes.ToyEncoder(),
+        policy=None,
+        engine="fake",
+        times=times,
+    )
+    result = run(fakes, robot, loop, source=source, max_steps=10)
+    assert result.trace.chunk_starts == [0, 4, 8]
+    assert robot.calls.count("observe") == 3
+    assert times.histograms()["encode"]["count"] == times.histograms()["render"]["count"] == 3
+    states = [state for _, state, _ in loop.submitted]
+    assert np.allclose(states[1], result.trace.states[4])
+    noises = [noise for _, _, noise in loop.submitted]
+    assert [n.shape for n in noises] == [(6, 3)] * 3
+    assert (noises[1] == chunk_noise(7, 1, (6, 3))).all()
+
+
+def test_the_noise_depends_on_seed_and_chunk_alone() -> None:
+    first = chunk_noise(1, 2, (4, 3))
+    assert first.dtype == np.float32
+    assert (first == chunk_noise(1, 2, (4, 3))).all()
+    assert not (first == chunk_noise(2, 2, (4, 3))).any()
+    assert not (first == chunk_noise(1, 3, (4, 3))).any()
+
+
+def test_the_loop_is_stopped_when_the_robot_fails(fakes: Any) -> None:
+    robot, loop = fakes.ToyRobot(), fakes.FakeLoop()
+
+    def fail(action: np.ndarray) -> None:
+        raise OSError("cable")
+
+    robot.command = fail
+    with pytest.raises(OSError, match="cable"):
+        run(fakes, robot, loop)
+    assert loop.stopped
+
+
+def test_a_robot_that_cannot_judge_itself_is_not_judged(fakes: Any) -> None:
+    toy = fakes.ToyRobot()
+    methods = ("spec", "connect", "state", "observe", "command", "close")
+    robot = SimpleNamespace(**{name: getattr(toy, name) for name in methods})
+    result = run(fakes, robot, fakes.FakeLoop(), max_steps=8)
+    assert (result.success, result.strict_success, result.steps) == (None, None, 8)
+    assert result.stages == {}
+
+
+def test_every_tick_is_announced(fakes: Any) -> None:
+    steps: list[int] = []
+    run(fakes, fakes.ToyRobot(), fakes.FakeLoop(), max_steps=5, on_tick=steps.append)
+    assert steps == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize(
+    ("command", "is_fine"),
+    [
+        ([0.0, 0.0, 0.5], True),
+        ([0.1, 0.0, 0.5], True),
+        ([0.11, 0.0, 0.5], False),  # 5 rad/s at 50 Hz are 0.1 rad a tick
+        ([0.0, 0.0, 0.2], True),
+        ([np.nan, 0.0, 0.5], False),
+        ([0.0, np.inf, 0.5], False),
+    ],
+)
+def test_the_monitor_measures_each_command(fakes: Any, command: list[float], is_fine: bool) -> None:
+    monitor = CommandMonitor(fakes.toy_spec(), np.array([0.0, 0.0, 0.4], np.float32))
+    assert monitor.check(np.array(command, np.float32)) == is_fine
+    assert monitor.num_out_of_limit == (not is_fine)
+
+
+def test_the_monitor_sees_a_position_beyond_the_limit(fakes: Any) -> None:
+    monitor = CommandMonitor(fakes.toy_spec(), np.array([2.0, 0.0, 1.0], np.float32))
+    assert monitor.check(np.array([2.0, 0.0, 1.0], np.float32))
+    assert not monitor.check(np.array([2.0001, 0.0, 1.0], np.float32))
+
+
+def test_a_recording_holds_every_tick(fakes: Any, tmp_path: Path) -> None:
+    robot = fakes.ToyRobot()
+    result = run(fakes, robot, fakes.FakeLoop())
+    prepare_recording(tmp_path / "out")
+    recorder = Recorder(tmp_path / "out", robot.spec)
+    path = recorder.write(result, "wave")
+    recorder.write(result, "wave")
+    with np.load(path) as arrays:
+        assert arrays["state"].shape == arrays["command"].shape == (result.steps, 3)
+        assert (arrays["command"] == np.stack(result.trace.commands)).all()
+        assert arrays["chunk_starts"].tolist() == result.trace.chunk_starts
+        assert np.allclose(arrays["timestamp_s"] - arrays["lateness_s"], np.arange(29) / 50)
+        assert len(arrays["flags"]) == result.steps
+    lines = (tmp_path / "out" / "episodes.jsonl").read_text().splitlines()
+    assert [json.loads(line)["file"] for line in lines] == [
+        "episode_000000.npz",
+        "episode_000001.npz",
+    ]
+    assert json.loads(lines[0])["seed"] == 7
+
+
+def test_a_recording_is_never_written_over(tmp_path: Path) -> None:
+    (tmp_path / "episodes.jsonl").write_text("")
+    with pytest.raises(UsageError, match="already holds a recording"):
+        prepare_recording(tmp_path)

@@ -1,0 +1,146 @@
+"""What is refused before the first tick: a bundle for another robot, a blind or broken robot."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from flux_core.bundle import Bundle
+from flux_core.errors import BundleError, RobotError
+from flux_core.types import Observation
+from flux_runtime.golden import compare, replay_golden
+from flux_runtime.preflight import (
+    check_bundle_fits,
+    check_encoding,
+    check_golden,
+    check_observation,
+)
+
+
+class NumpyPolicy:
+    """Computes what the tiny graphs compute, plus an error."""
+
+    def __init__(self, fakes: Any, error: float = 0.0):
+        self.fakes, self.error = fakes, error
+
+    def infer(self, inputs: dict[str, np.ndarray], noise: np.ndarray) -> np.ndarray:
+        actions = self.fakes.reference_actions(inputs, noise, 4)
+        return actions[0] + np.float32(self.error)
+
+
+def test_a_bundle_of_the_robot_fits(fakes: Any) -> None:
+    check_bundle_fits(fakes.toy_manifest(), fakes.toy_spec())
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"name": "ur3"}, "robots: the bundle drives toy, got --robot ur3"),
+        ({"cameras": ("cam_a",)}, "cameras: the policy looks through cam_b, which robot toy"),
+        ({"joint_names": ("a", "b")}, "state_dim: robot toy has 2 joints, got 3"),
+        ({"control_hz": 30.0}, "control_hz: robot toy runs at 30 Hz, got 50"),
+    ],
+)
+def test_a_bundle_for_something_else_is_refused(
+    fakes: Any, changes: dict[str, Any], expected: str
+) -> None:
+    if "joint_names" in changes:
+        changes |= dict.fromkeys(("lower", "upper", "max_velocity"), (1.0, 1.0))
+        changes |= {"units": ("rad", "rad"), "lower": (0.0, 0.0)}
+    with pytest.raises(BundleError) as caught:
+        check_bundle_fits(fakes.toy_manifest(), replace(fakes.toy_spec(), **changes))
+    assert expected in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def observation(**changes: Any) -> Observation:
+    image = np.zeros((4, 4, 3), np.uint8)
+    fields = {
+        "images": {"cam_a": image, "cam_b": image},
+        "state": np.zeros(3, np.float32),
+        "prompt": "wave",
+        "timestamp_s": 0.0,
+    }
+    return Observation(**(fields | changes))
+
+
+def test_a_complete_observation_passes(fakes: Any) -> None:
+    check_observation(observation(), fakes.toy_spec(), ("cam_a", "cam_b"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"state": np.zeros(2, np.float32)}, "expected float32 (3,), got float32 (2,)"),
+        ({"state": np.zeros(3)}, "expected float32 (3,), got float64 (3,)"),
+        ({"state": np.array([0, np.nan, 0], np.float32)}, "joint left_b is nan"),
+        ({"images": {"cam_a": np.zeros((4, 4, 3), np.uint8)}}, "no picture of cam_b (got cam_a)"),
+        ({"images": {}}, "no picture of cam_a (got none)"),
+        (
+            {"images": dict.fromkeys(("cam_a", "cam_b"), np.zeros((4, 4), np.uint8))},
+            "images.cam_a: expected uint8 (height, width, 3), got uint8 (4, 4)",
+        ),
+    ],
+)
+def test_an_observation_that_no_policy_could_use_is_refused(
+    fakes: Any, changes: dict[str, Any], expected: str
+) -> None:
+    with pytest.raises(RobotError) as caught:
+        check_observation(observation(**changes), fakes.toy_spec(), ("cam_a", "cam_b"))
+    assert expected in str(caught.value)
+
+
+def test_the_reference_itself_passes_the_golden(fakes: Any, toy_bundle: Path) -> None:
+    result = check_golden(Bundle.open(toy_bundle), NumpyPolicy(fakes), "numpy")
+    assert result.ok
+    assert result.max_abs_error < 1e-6
+    assert result.cosine == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("error", [2e-4, -1.0, np.nan, np.inf])
+def test_an_engine_that_computes_something_else_is_refused(
+    fakes: Any, toy_bundle: Path, error: float
+) -> None:
+    with pytest.raises(BundleError, match="away from the reference, allowed 0.0001"):
+        check_golden(Bundle.open(toy_bundle), NumpyPolicy(fakes, error), "numpy")
+
+
+def test_an_engine_that_refuses_the_inputs_is_told_in_one_line(
+    fakes: Any, toy_bundle: Path
+) -> None:
+    class Refusing:
+        def infer(self, inputs: object, noise: object) -> np.ndarray:
+            raise ValueError("images: expected uint8,\ngot float32")
+
+    with pytest.raises(BundleError, match="images: expected uint8, got float32"):
+        replay_golden(Bundle.open(toy_bundle), Refusing())
+
+
+def test_actions_of_another_shape_are_infinitely_wrong() -> None:
+    golden = {"output.actions": np.ones((1, 2, 3), np.float32)}
+    assert not compare(np.ones((2, 2), np.float32), golden, 1e-4).ok
+    assert compare(np.ones((2, 3), np.float32), golden, 1e-4).ok
+    assert compare(np.zeros((2, 3), np.float32), golden, 1e-4).cosine == 0.0
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("images", np.zeros((1, 2, 3, 8, 3), np.uint8), "the graphs take uint8 [1, 2, 6, 8, 3]"),
+        ("images", np.zeros((1, 2, 6, 8, 3), np.float32), "the transforms give float32"),
+        ("lang_masks", None, "gives no input 'lang_masks'"),
+    ],
+)
+def test_inputs_that_the_graphs_do_not_take_are_refused(
+    fakes: Any, name: str, value: np.ndarray | None, expected: str
+) -> None:
+    inputs = fakes.golden_inputs()
+    check_encoding(inputs | {"state": np.zeros((1, 3))}, fakes.toy_manifest())
+    inputs.pop(name)
+    with pytest.raises(BundleError) as caught:
+        check_encoding(inputs | ({} if value is None else {name: value}), fakes.toy_manifest())
+    assert expected in str(caught.value)

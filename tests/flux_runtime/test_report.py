@@ -1,0 +1,173 @@
+"""The report: one file, complete, escaped, and a video that can be decoded."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from fractions import Fraction
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from flux_runtime.episode import EpisodeResult, run_episode
+from flux_runtime.latency import histogram_of
+from flux_runtime.policy_source import HoldSource
+from flux_runtime.report import ReportData, VideoRecorder, write_report
+from flux_runtime.report.plots import joint_figure, latency_figure
+from flux_runtime.report.video import H264Encoder, compose
+from flux_runtime.summary import collect_histograms, summarize
+
+pytest.importorskip("av", reason="reports need flux-runtime[report]")
+pytest.importorskip("matplotlib", reason="reports need flux-runtime[report]")
+
+
+def episode(
+    fakes: Any, seed: int, *, filmed: bool = False, **robot: int
+) -> tuple[EpisodeResult, bytes | None]:
+    toy = fakes.ToyRobot(**robot)
+    video = VideoRecorder(toy, control_hz=50.0) if filmed else None
+    result = run_episode(
+        robot=toy,
+        source=HoldSource(toy.spec),
+        loop=fakes.FakeLoop(),
+        prompt="wave",
+        seed=seed,
+        max_steps=40,
+        on_tick=video.on_tick if video else lambda step: None,
+    )
+    return result, video.finish() if video else None
+
+
+def write(fakes: Any, path: Path, **changes: Any) -> str:
+    first, video = episode(fakes, 1, filmed=True)
+    second, _ = episode(fakes, 2, transferred_at=999)
+    results = [first, second]
+    histograms = collect_histograms(results, {"encode": histogram_of([0.5, 0.7, 2.0])})
+    summary = summarize(results, histograms) | {
+        "robot": "toy",
+        "policy": "hold",
+        "engine": "none",
+        "mode": "sync",
+        "clock": "simulated",
+        "bundle": "bundles/<toy>",
+        "prompt": "wave <script>alert(1)</script>",
+        "golden_max_abs_error": 1e-7,
+    }
+    data = ReportData(
+        spec=fakes.toy_spec(),
+        summary=summary,
+        results=results,
+        videos=[video, None],
+        num_plotted=1,
+        histograms=histograms,
+        manifest=changes.get("manifest"),
+    )
+    write_report(path, data)
+    return path.read_text(encoding="utf-8")
+
+
+class Tags(HTMLParser):
+    """Collects what a browser would fetch, and checks that tags are closed in order."""
+
+    VOID = frozenset({"meta", "br", "path", "use", "image", "rect"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.addresses: list[str] = []
+        self.ids: list[str] = []
+        self.names: list[str] = []
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.names.append(tag)
+        for name, value in attributes:
+            if name in ("src", "href", "xlink:href"):
+                self.addresses.append(value or "")
+            if name == "id":
+                self.ids.append(value or "")
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        depth = len(self.open)
+        self.handle_starttag(tag, attributes)
+        del self.open[depth:]
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in self.VOID:
+            assert self.open.pop() == tag
+
+
+def test_the_page_is_whole_and_needs_nothing_else(fakes: Any, tmp_path: Path) -> None:
+    page = write(fakes, tmp_path / "run.html", manifest=fakes.toy_manifest())
+    tags = Tags()
+    tags.feed(page)
+    assert tags.open == []
+    assert "script" not in tags.names
+    assert all(address.startswith(("data:video/mp4", "#")) for address in tags.addresses)
+    assert len(tags.ids) == len(set(tags.ids))
+    assert not re.search(r"url\((?!#)", page)
+    assert list(tmp_path.iterdir()) == [tmp_path / "run.html"]
+
+
+def test_the_page_says_what_happened(fakes: Any, tmp_path: Path) -> None:
+    page = write(fakes, tmp_path / "run.html", manifest=fakes.toy_manifest())
+    assert "50%" in page
+    assert "1 of 2 episodes, 95% interval 9% to 91%" in page
+    assert "wave &lt;script&gt;alert(1)&lt;/script&gt;" in page
+    assert "bundles/&lt;toy&gt;" in page
+    assert "6 predicted, 4 executed" in page
+    assert "<h3>Left arm</h3>" not in page  # the toy has one arm only
+    assert "latency of encode" in page
+    assert page.count("<video") == 1
+
+
+def test_without_a_bundle_the_page_says_so(fakes: Any, tmp_path: Path) -> None:
+    assert "No bundle was used." in write(fakes, tmp_path / "run.html")
+
+
+def test_the_video_is_h264_that_browsers_play(fakes: Any, tmp_path: Path) -> None:
+    import av
+
+    page = write(fakes, tmp_path / "run.html")
+    found = re.search(r"data:video/mp4;base64,([^\"]+)", page)
+    assert found
+    with av.open(io.BytesIO(base64.b64decode(found[1]))) as container:
+        stream = container.streams.video[0]
+        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
+        assert stream.codec_context.name == "h264"
+        assert stream.codec_context.pix_fmt == "yuv420p"
+        assert stream.average_rate == 25
+    assert len(frames) == 29 // 2
+    assert frames[0].shape == (96, 192, 3)
+    assert abs(int(frames[0][10, 10, 0]) - 30) < 6  # after two ticks the toy's pictures are 30
+
+
+def test_an_encoder_without_pictures_gives_no_file() -> None:
+    assert H264Encoder(Fraction(25)).finish() == b""
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+def test_any_number_of_cameras_makes_an_even_picture(count: int) -> None:
+    image = np.full((9, 11, 3), 200, np.uint8)
+    height, width, _ = compose([image] * count).shape
+    assert (height % 2, width % 2) == (0, 0)
+
+
+def test_a_joint_that_never_moves_or_is_not_finite_can_be_drawn() -> None:
+    flat = np.zeros(5, np.float32)
+    figure = {"chunk_starts": [0], "control_hz": 50.0, "limits": (-1.0, 1.0), "label": "a & b"}
+    assert 'aria-label="a &amp; b"' in joint_figure(commands=flat, states=flat, **figure)
+    assert "<svg" in joint_figure(commands=flat * np.nan, states=flat * np.nan, **figure)
+    assert "<svg" in joint_figure(commands=flat[:1], states=flat[:1], **figure)
+
+
+def test_figures_take_their_colours_from_the_page() -> None:
+    svg = latency_figure(histogram_of([1.0, 2.0, 200.0]), "x")
+    assert "var(--series-1)" in svg
+    assert "#0102" not in svg
+    assert not re.search(r'<svg[^>]* width="', svg)

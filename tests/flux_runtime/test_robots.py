@@ -1,0 +1,100 @@
+"""Robots by name, and what the ones that need hardware say without it."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from importlib.metadata import EntryPoint
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+from flux_core.errors import MissingDependencyError, RobotError
+from flux_runtime import robots
+from flux_runtime.robots import SimulatedRobot, make_robot, robot_names
+
+
+def test_the_shipped_robots_have_names() -> None:
+    assert robot_names()[:3] == ("aloha-sim", "aloha", "ur3")
+    for name in ("aloha-sim", "aloha", "ur3"):
+        assert make_robot(name).spec.name == name
+
+
+def test_an_unknown_robot_is_answered_with_the_known_ones() -> None:
+    with pytest.raises(RobotError, match="r2d2: no such robot. Known robots: aloha-sim, aloha"):
+        make_robot("r2d2")
+
+
+@pytest.mark.parametrize("name", ["aloha", "ur3"])
+def test_a_real_robot_says_what_is_missing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda n: None if n == "rospy" else find_spec(n)
+    )
+    with pytest.raises(MissingDependencyError) as caught:
+        make_robot(name).connect()
+    assert str(caught.value).startswith(f"{name}: ROS 1 is not installed in this environment")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["aloha", "ur3"])
+def test_with_ros_a_real_robot_says_that_it_is_not_driven_yet(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda n: object())
+    with pytest.raises(RobotError, match="not part of this version of flux yet"):
+        make_robot(name).connect()
+    with pytest.raises(RobotError, match="not connected"):
+        make_robot(name).state()
+
+
+def register(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    point = EntryPoint(name="toy", value=value, group=robots.ENTRY_POINT_GROUP)
+    monkeypatch.setattr(robots, "entry_points", lambda *, group: [point])
+
+
+def test_another_package_can_register_a_robot(monkeypatch: pytest.MonkeyPatch, fakes: Any) -> None:
+    module = ModuleType("a_strangers_driver")
+    module.__dict__["Toy"] = fakes.ToyRobot
+    monkeypatch.setitem(sys.modules, "a_strangers_driver", module)
+    register(monkeypatch, "a_strangers_driver:Toy")
+    assert "toy" in robot_names()
+    assert isinstance(make_robot("toy"), SimulatedRobot)
+
+
+def test_a_registered_robot_that_cannot_be_loaded_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    register(monkeypatch, "no_such_module_anywhere:Toy")
+    with pytest.raises(RobotError, match="entry point 'no_such_module_anywhere:Toy' cannot be"):
+        make_robot("toy")
+
+
+def test_the_simulated_aloha_must_be_connected_first() -> None:
+    robot = make_robot("aloha-sim")
+    assert isinstance(robot, SimulatedRobot)
+    with pytest.raises(RobotError, match="aloha-sim: not connected"):
+        robot.state()
+    robot.close()
+
+
+def test_the_simulated_aloha_is_a_robot() -> None:
+    pytest.importorskip("gym_aloha", reason="the simulated ALOHA needs flux-core[sim]")
+    robot = make_robot("aloha-sim")
+    robot.connect()
+    try:
+        assert isinstance(robot, SimulatedRobot)
+        robot.reset(3)
+        start = robot.state()
+        assert (start.shape, start.dtype) == ((14,), np.float32)
+        seen = robot.observe("hand over the cube")
+        assert set(seen.images) == set(robot.spec.cameras)
+        robot.command(start)
+        stages = robot.stages()
+        assert {robot.success_stage, robot.end_state} <= set(stages)
+        assert not stages[robot.success_stage]
+        assert robot.render(["cam_high"])["cam_high"].shape == (192, 256, 3)
+    finally:
+        robot.close()

@@ -1,0 +1,215 @@
+"""`flux-runtime run`, end to end on a toy robot and on the simulated ALOHA."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from flux_core.bundle import MANIFEST_NAME
+from flux_runtime.cli import main
+
+TOY = ("run", "--robot", "toy")
+MINIMUM_KEYS = {
+    "robot",
+    "episodes",
+    "success_rate",
+    "ci95",
+    "strict_success_rate",
+    "ticks",
+    "deadline_misses",
+    "jitter_p99_ms",
+    "inference_p50_ms",
+    "violations",
+    "commands_out_of_limit",
+    "engine",
+    "policy",
+    "mode",
+    "bundle",
+}
+
+
+def run_json(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
+    """Runs a command that must succeed and print one JSON object and nothing else."""
+    code = main([*arguments, "--json"])
+    out, err = capsys.readouterr()
+    assert code == 0, err
+    assert out.count("\n") == 1
+    return json.loads(out)
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 1) -> str:
+    """Runs a command that must fail with one line on stderr and nothing on stdout."""
+    assert main(arguments) == code
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    return err
+
+
+def test_holding_needs_no_bundle(core: Any, toy: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    report = run_json(capsys, *TOY, "--policy", "hold", "--episodes", "2", "--max-steps", "40")
+    assert set(report) >= MINIMUM_KEYS
+    assert (report["policy"], report["engine"], report["bundle"]) == ("hold", "none", None)
+    assert [episode["seed"] for episode in report["episodes"]] == [10000, 10001]
+    assert set(report["episodes"][0]) >= {
+        "success",
+        "steps",
+        "touched",
+        "lifted",
+        "transferred",
+        "held_by_left_only",
+    }
+    assert report["success_rate"] == 1.0
+    assert report["ticks"] == sum(episode["steps"] for episode in report["episodes"])
+    assert report["commands_out_of_limit"] == 0
+    assert set(report["violations"]) >= {"non_finite", "position", "velocity", "stale"}
+    assert toy.calls[-1] == "close"
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_a_bundle_drives_the_robot(
+    core: Any, toy: Any, toy_bundle: Path, capsys: pytest.CaptureFixture[str], mode: str
+) -> None:
+    arguments = (
+        *TOY,
+        "--bundle",
+        str(toy_bundle),
+        "--episodes",
+        "2",
+        "--seed",
+        "5",
+        "--mode",
+        mode,
+    )
+    report = run_json(capsys, *arguments, "--inference-delay", "1")
+    assert report["mode"] == mode
+    assert report["bundle"] == str(toy_bundle)
+    assert report["prompt"] == "wave <b>both</b> hands"
+    assert report["inference_p50_ms"] > 0
+    assert report["golden_max_abs_error"] < 1e-4
+    assert report["chunks"] >= 2
+    assert report["commands_out_of_limit"] == 0
+
+
+def test_the_same_seed_gives_the_same_commands(
+    core: Any, toy: Any, toy_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recorded = []
+    for name, seed in (("a", "5"), ("b", "5"), ("c", "6")):
+        out = tmp_path / name
+        run_json(
+            capsys,
+            *(*TOY, "--bundle", str(toy_bundle), "--episodes", "1", "--seed", seed),
+            *("--record", str(out), "--task", "wave"),
+        )
+        with np.load(out / "episode_000000.npz") as arrays:
+            recorded.append(arrays["command"])
+        assert json.loads((out / "episodes.jsonl").read_text())["prompt"] == "wave"
+    assert (recorded[0] == recorded[1]).all()
+    assert not (recorded[0] == recorded[2]).all()
+
+
+def test_a_dry_run_moves_nothing(
+    core: Any, toy: Any, toy_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = run_json(capsys, *TOY, "--bundle", str(toy_bundle), "--dry-run")
+    assert report["ok"]
+    assert toy.calls == ["connect", "observe", "close"]
+    assert toy.commands == []
+
+
+def test_a_missing_camera_is_refused_before_anything_moves(
+    core: Any, toy: Any, toy_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    toy.missing_camera = "cam_b"
+    line = refused(capsys, *TOY, "--bundle", str(toy_bundle))
+    assert "toy: observation.images: no picture of cam_b (got cam_a)" in line
+    assert toy.commands == []
+    assert toy.calls[-1] == "close"
+
+
+def test_a_bundle_of_other_width_is_refused(
+    toy: Any, toy_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = json.loads((toy_bundle / MANIFEST_NAME).read_text())
+    data["state_dim"] = 4
+    (toy_bundle / MANIFEST_NAME).write_text(json.dumps(data))
+    assert "state_dim: robot toy has 3 joints, got 4" in refused(
+        capsys, *TOY, "--bundle", str(toy_bundle)
+    )
+    assert toy.calls == []
+
+
+@pytest.mark.parametrize("command", ["run", "check"])
+def test_a_flipped_byte_is_refused(
+    toy: Any, toy_bundle: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    path = toy_bundle / "denoise.onnx"
+    content = bytearray(path.read_bytes())
+    content[100] ^= 1
+    path.write_bytes(content)
+    arguments = (
+        (*TOY, "--bundle", str(toy_bundle)) if command == "run" else ("check", str(toy_bundle))
+    )
+    assert "denoise.onnx: sha256 differs from the manifest" in refused(capsys, *arguments)
+
+
+def test_an_engine_that_is_off_is_refused(
+    core: Any, toy: Any, fakes: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = fakes.write_toy_bundle(tmp_path / "off", golden_error=0.01)
+    line = refused(capsys, *TOY, "--bundle", str(bundle))
+    assert "onnxruntime is 0.01 away from the reference, allowed 0.0001" in line
+    assert toy.calls == []
+
+
+def test_a_robot_without_a_shipped_policy_needs_a_bundle(
+    toy: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "flux ships no policy for robot toy" in refused(capsys, *TOY, code=2)
+
+
+def test_holding_with_a_bundle_is_a_contradiction(
+    toy: Any, toy_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = refused(capsys, *TOY, "--policy", "hold", "--bundle", str(toy_bundle), code=2)
+    assert "--policy hold: takes no --bundle" in line
+
+
+def test_a_report_that_could_not_be_written_is_refused_before_the_run(
+    toy: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "nowhere" / "run.html"
+    line = refused(capsys, *TOY, "--policy", "hold", "--report", str(path), code=2)
+    assert "expected a file in a directory that exists" in line
+    assert toy.calls == []
+
+
+def test_an_unknown_robot_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "r2d2: no such robot" in refused(capsys, "run", "--robot", "r2d2", "--policy", "hold")
+
+
+def test_the_table_is_printed_without_json(
+    core: Any, toy: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*TOY, "--policy", "hold", "--episodes", "1"]) == 0
+    out = capsys.readouterr().out
+    assert "100.0%  (95% interval 20.7% to 100.0%)" in out
+    assert "commands sent out of limit: 0" in out
+
+
+def test_the_simulated_aloha_holds_still(core: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("gym_aloha", reason="the simulated ALOHA needs flux-core[sim]")
+    report = run_json(
+        capsys,
+        *("run", "--robot", "aloha-sim", "--policy", "hold"),
+        *("--episodes", "2", "--max-steps", "6"),
+    )
+    assert report["ticks"] == 12
+    assert report["success_rate"] == 0.0
+    assert report["commands_out_of_limit"] == 0
+    assert report["prompt"].startswith("pick up the cube")
