@@ -9,10 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from flux_core.errors import CheckpointError
+from flux_core.models.checkpoint_file import FORMAT, inference_weights
 from safetensors.torch import save_file
-
-FORMAT = "flux-checkpoint-1"
 
 
 def save_checkpoint(work_dir: Path, epoch: int, state: Mapping[str, Any], keep: int) -> Path:
@@ -38,19 +36,6 @@ def save_checkpoint(work_dir: Path, epoch: int, state: Mapping[str, Any], keep: 
     return path
 
 
-def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Reads a checkpoint of ours; anything else is a CheckpointError."""
-    if not path.is_file():
-        raise CheckpointError(f"{path}: not found")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise CheckpointError(f"{path}: cannot be read as a checkpoint ({error})") from error
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
-        raise CheckpointError(f"{path}: is not a checkpoint written by flux-train")
-    return state
-
-
 def checkpoints(work_dir: Path) -> list[Path]:
     """The run's checkpoints, oldest epoch first."""
     numbered = {
@@ -59,8 +44,3 @@ def checkpoints(work_dir: Path) -> list[Path]:
         if (match := re.fullmatch(r"checkpoint_epoch_(\d+)\.pt", path.name))
     }
     return [numbered[epoch] for epoch in sorted(numbered)]
-
-
-def inference_weights(state: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """The weights to deploy: the moving average where the run kept one."""
-    return state["ema"] if state.get("ema") is not None else state["model"]

@@ -13,13 +13,14 @@ import torch
 from flux_core.config import unbind
 from flux_core.errors import CheckpointError, FluxError
 from flux_core.models import flow_matching_loss
+from flux_core.models.checkpoint_file import load_checkpoint, load_weights
 from flux_core.norm_stats import save_stats, stats_to_json
 from flux_core.tokenizers import save_tokenizer
 from flux_core.transforms import ProcessPrompts
 from flux_data.repeating_dataset import EpochBatches
 from torch.utils.data import DataLoader
 
-from .checkpoints import load_checkpoint, save_checkpoint
+from .checkpoints import save_checkpoint
 from .config import TrainConfig
 from .metrics import MetricsLog, peak_memory_bytes, plot_loss, read_metrics
 from .optimization import WeightAverage, build_optimizer, learning_rate_at
@@ -175,7 +176,7 @@ class Trainer:
             raise CheckpointError(
                 f"{path}: was trained with another config; model.{', model.'.join(differing)} differ"
             )
-        self.model.load_state_dict(state["model"])
+        load_weights(self.model, state["model"], str(path))
         self.optimizer.load_state_dict(state["optimizer"])
         self.generator.set_state(state["generator"])
         if self.average is not None and state["ema"] is not None:

@@ -1,0 +1,55 @@
+"""The checkpoint file that training writes and export reads."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import CheckpointError
+
+FORMAT = "flux-checkpoint-1"
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Reads a checkpoint of ours; anything else is a CheckpointError.
+
+    Keys: `model` and `ema` (weights, `ema` may be None), `optimizer`, `generator`, `global_step`,
+    `epoch`, `config` (the resolved tree as plain data), `norm_stats`.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path}: not found")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"{path}: cannot be read as a checkpoint ({reason})") from error
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise CheckpointError(f"{path}: is not a checkpoint written by flux-train")
+    return state
+
+
+def inference_weights(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The weights to deploy: the moving average where the run kept one."""
+    return state["ema"] if state.get("ema") is not None else state["model"]
+
+
+def load_weights(model: torch.nn.Module, weights: Mapping[str, Tensor], where: str) -> None:
+    """Fills `model` strictly; the first missing, unexpected or mis-shaped tensor is named."""
+    expected = model.state_dict()
+    problems = [f"{name} is missing" for name in expected if name not in weights]
+    problems += [f"{name} is unexpected" for name in weights if name not in expected]
+    problems += [
+        f"{name}: expected shape {tuple(expected[name].shape)}, got {tuple(weights[name].shape)}"
+        for name in expected
+        if name in weights and expected[name].shape != weights[name].shape
+    ]
+    if problems:
+        raise CheckpointError(
+            f"{where}: {len(problems)} weights do not fit the config's network; first: {problems[0]}"
+        )
+    model.load_state_dict(dict(weights))

@@ -1,0 +1,194 @@
+"""An observation to the graphs' inputs, and the network's answer to robot units.
+
+Built from what training wrote, so that a policy is never deployed with other preprocessing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .bundle import Bundle
+from .config import bind
+from .errors import BundleError, ConfigError, DataError
+from .inference import InferenceRunner
+from .norm_stats import FeatureStats, NormStats, stats_from_json
+from .tokenizers import ByteTokenizer, PretrainedTokenizer, Tokenizer
+from .transforms import (
+    NormalizeImages,
+    NormalizeStatesAndActions,
+    ProcessPrompts,
+    RelativeActions,
+    Sample,
+    SimpleNormalizeImages,
+)
+from .types import Observation
+
+ImageNorm = SimpleNormalizeImages | NormalizeImages
+
+
+@dataclass(frozen=True)
+class PolicyIO:
+    """The transforms of one robot, with its statistics.
+
+    Image normalisation is left out: it is the first operation of the prefix graph.
+    """
+
+    inference: InferenceRunner
+    stats: NormStats
+    tokenizer: Tokenizer
+
+    @classmethod
+    def from_policy(cls, inference: InferenceRunner, norm_stats: Mapping[str, NormStats]) -> PolicyIO:
+        """From a training run's parts, the tokenizer where its config says."""
+        prompts = _only(inference, ProcessPrompts)
+        stats = _robot_stats(norm_stats, inference.robot)
+        return cls(inference, stats, prompts.tokenizer.load())
+
+    @classmethod
+    def from_bundle(cls, bundle: Bundle, robot: str | None = None) -> PolicyIO:
+        """From a bundle, with the statistics of `robot` (default: the bundle's)."""
+        try:
+            inference = bind(InferenceRunner, bundle.config.get("inference"), "inference")
+            norm_stats = stats_from_json(bundle.norm_stats)
+        except (ConfigError, DataError) as error:
+            raise BundleError(f"{bundle.directory}: {error}") from error
+        prompts = _only(inference, ProcessPrompts)
+        tokenizer = _load_bundled(prompts.tokenizer, bundle.directory / "tokenizer")
+        return cls(inference, _robot_stats(norm_stats, robot or inference.robot), tokenizer)
+
+    def encode(self, observation: Observation) -> dict[str, NDArray[Any]]:
+        """Returns the graphs' user inputs, each with a leading batch axis of 1.
+
+        Raises:
+            DataError: a camera is missing, or image or state do not fit.
+        """
+        sample: Sample = {
+            "images": self._images(observation),
+            "img_masks": np.ones(len(self.inference.dataset.img_keys), dtype=np.bool_),
+            "states": self._state(observation),
+            "task_description": observation.prompt,
+            "stats": self.stats,
+        }
+        for transform in self.inference.dataset.transforms:
+            if isinstance(transform, ProcessPrompts):
+                sample = transform.process(sample, self.tokenizer)
+            elif not isinstance(transform, ImageNorm):
+                sample = transform(sample)
+        return {
+            "images": np.asarray(sample["images"])[None],
+            "image_masks": sample["img_masks"][None],
+            "lang_tokens": sample["lang_tokens"][None],
+            "lang_masks": sample["lang_masks"][None],
+            "state": sample["states"][None].astype(np.float32),
+        }
+
+    def decode(
+        self, actions: NDArray[np.float32], state: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """Normalised actions (H, A) to robot units; `state` (A,) is the observation's."""
+        dims = len(self.scale)
+        reference = np.where(self.relative_mask, state[:dims], 0.0).astype(np.float32)
+        return actions[:, :dims] * self.scale + self.offset + reference
+
+    @property
+    def scale(self) -> NDArray[np.float32]:
+        """(A,) factor of the way back."""
+        return self._affine[0]
+
+    @property
+    def offset(self) -> NDArray[np.float32]:
+        """(A,) summand of the way back."""
+        return self._affine[1]
+
+    @cached_property
+    def relative_mask(self) -> NDArray[np.bool_]:
+        """(A,) True where an action is relative to the observed state."""
+        dims = len(self.scale)
+        relative = [t for t in self.inference.dataset.transforms if isinstance(t, RelativeActions)]
+        if not relative:
+            return np.zeros(dims, dtype=np.bool_)
+        mask = np.asarray(relative[0].mask, dtype=np.bool_)
+        if len(mask) != dims:
+            raise ConfigError(f"RelativeActions.mask: expected {dims} entries, got {len(mask)}")
+        return mask
+
+    @property
+    def state_stats(self) -> FeatureStats:
+        """Statistics of the state."""
+        return self.stats[_only(self.inference, NormalizeStatesAndActions).state_key]
+
+    @property
+    def image_affine(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """(C, 3) scale and offset of the image normalisation."""
+        norm = _only(self.inference, SimpleNormalizeImages, NormalizeImages)
+        return norm.affine(len(self.inference.dataset.img_keys))
+
+    @property
+    def tokenizer_config(self) -> ByteTokenizer | PretrainedTokenizer:
+        """The tokenizer as the config has it."""
+        return _only(self.inference, ProcessPrompts).tokenizer
+
+    @property
+    def max_prompt_tokens(self) -> int:
+        """Width of `lang_tokens`."""
+        return _only(self.inference, ProcessPrompts).max_len
+
+    @cached_property
+    def _affine(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        denormalize = self.inference.denormalize_action
+        if denormalize.action_key not in self.stats:
+            raise DataError(
+                f"norm_stats: expected statistics of {denormalize.action_key!r}, "
+                f"found {sorted(self.stats)}"
+            )
+        return denormalize.affine(self.stats[denormalize.action_key])
+
+    def _images(self, observation: Observation) -> list[NDArray[np.uint8]]:
+        keys = self.inference.dataset.img_keys
+        missing = [key for key in keys if key not in observation.images]
+        if missing:
+            raise DataError(
+                f"observation.images: the policy needs camera {missing[0]!r}; the robot gave "
+                f"{', '.join(observation.images) or 'none'}"
+            )
+        return [observation.images[key] for key in keys]
+
+    def _state(self, observation: Observation) -> NDArray[np.float32]:
+        state = np.asarray(observation.state, dtype=np.float32)
+        if state.shape != (self.state_stats.dim,):
+            raise DataError(
+                f"observation.state: expected shape ({self.state_stats.dim},), got {state.shape}"
+            )
+        if not np.isfinite(state).all():
+            raise DataError(f"observation.state: joint {int(np.argmin(np.isfinite(state)))} is not finite")
+        return state
+
+
+def _only(inference: InferenceRunner, *kinds: type[Any]) -> Any:
+    found = [t for t in inference.dataset.transforms if isinstance(t, kinds)]
+    if len(found) != 1:
+        names = " or ".join(kind.__name__ for kind in kinds)
+        raise ConfigError(f"inference.dataset.transforms: expected one {names}, got {len(found)}")
+    return found[0]
+
+
+def _robot_stats(norm_stats: Mapping[str, NormStats], robot: str) -> NormStats:
+    """The statistics of `robot`, or the only ones there are."""
+    if robot in norm_stats:
+        return norm_stats[robot]
+    if len(norm_stats) == 1:
+        return next(iter(norm_stats.values()))
+    raise DataError(f"norm_stats: expected statistics of {robot!r}, found {sorted(norm_stats)}")
+
+
+def _load_bundled(config: ByteTokenizer | PretrainedTokenizer, directory: Path) -> Tokenizer:
+    if isinstance(config, PretrainedTokenizer):
+        return PretrainedTokenizer().load(directory)
+    return config.load(directory)

@@ -1,0 +1,1 @@
+"""`flux-export`: from a training checkpoint to a verified bundle (extra `flux-runtime[export]`)."""

@@ -1,0 +1,57 @@
+"""The input that every engine must answer as PyTorch does, and PyTorch's answer."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from flux_core.models import sample_actions
+from flux_core.policy_io import PolicyIO
+from flux_core.types import Observation
+
+from .graphs import DenoiseGraph, PrefixGraph
+from .policy import TrainedPolicy
+
+GOLDEN_SEED = 20261122
+Arrays = dict[str, NDArray[np.generic]]
+
+
+def golden_inputs(policy: TrainedPolicy, io: PolicyIO) -> Arrays:
+    """An observation of noise images around the mean state, encoded, and a draw of noise."""
+    generator = np.random.default_rng(GOLDEN_SEED)
+    height, width = policy.model.config.vision_backbone.image_size
+    cameras = policy.inference.dataset.img_keys
+    images = {
+        name: generator.integers(0, 256, (height, width, 3), dtype=np.uint8) for name in cameras
+    }
+    state = np.asarray(io.state_stats.mean, dtype=np.float32)
+    prompt = next(iter(policy.inference.task_descriptions.values()))
+    observation = Observation(images=images, state=state, prompt=prompt, timestamp_s=0.0)
+    config = policy.model.config
+    noise = generator.standard_normal((1, config.n_action_steps, config.action_dim))
+    return {**io.encode(observation), "noise": noise.astype(np.float32)}
+
+
+@torch.no_grad()
+def reference_outputs(
+    policy: TrainedPolicy, prefix: PrefixGraph, denoise: DenoiseGraph, inputs: Arrays
+) -> Arrays:
+    """PyTorch's answers: the actions after all steps, x after the first, and the prefix tensors."""
+    from flux_core.models import PrefixCache
+
+    from .graphs import cache_names
+
+    tensors = {name: torch.from_numpy(np.array(value)) for name, value in inputs.items()}
+    names = ("images", "image_masks", "lang_tokens", "lang_masks")
+    outputs = prefix(*(tensors[name] for name in names))
+    cache = PrefixCache(outputs[1::2], outputs[2::2], outputs[0])
+    noise, state = tensors["noise"], tensors.get("state")
+    actions = sample_actions(policy.model, state, cache, noise, denoise.num_steps)
+    first, _ = denoise(state, noise, torch.ones(noise.shape[:2]), *outputs)
+    stages = dict(zip(cache_names(len(cache.keys)), outputs, strict=True))
+    return {
+        "actions": actions.numpy(),
+        "x_next_first": first.numpy(),
+        **{name: value.numpy() for name, value in stages.items()},
+    }
