@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from flux_core.bundle import Bundle
 from flux_core.errors import BundleError
 
+from .graph_inputs import user_inputs
+
 TOLERANCE = {"fp32": 1e-4}
 """Largest absolute error of the normalised actions, whose range is about [-1, 1].
 
@@ -57,12 +59,7 @@ def replay_golden(bundle: Bundle, policy: InferencePolicy) -> GoldenResult:
         BundleError: the policy refuses the golden's inputs.
     """
     tensors = bundle.golden()
-    prefix = "input."
-    inputs = {
-        name.removeprefix(prefix): value
-        for name, value in tensors.items()
-        if name.startswith(prefix) and name != "input.noise"
-    }
+    inputs = {name: tensors[f"input.{name}"] for name in user_inputs(bundle.manifest)}
     try:
         actions = policy.infer(inputs, tensors["input.noise"])
     except (ValueError, RuntimeError) as error:

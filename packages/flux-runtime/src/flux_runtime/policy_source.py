@@ -8,11 +8,12 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from flux_core.bundle import Bundle, Manifest, TensorSignature
+from flux_core.bundle import Bundle
 from flux_core.robots import RobotSpec
 from flux_core.types import Observation
 
 from .engine import load_core
+from .graph_inputs import user_inputs
 from .latency import StageTimes
 from .robots import Robot
 
@@ -20,9 +21,20 @@ from .robots import Robot
 class ObservationEncoder(Protocol):
     """What is needed of `flux_core.policy_io.PolicyIO`."""
 
-    scale: NDArray[np.float32]
-    offset: NDArray[np.float32]
-    relative_mask: NDArray[np.bool_]
+    @property
+    def scale(self) -> NDArray[np.float32]:
+        """(action_dim,): actual action = normalised action * scale + offset + ..."""
+        ...
+
+    @property
+    def offset(self) -> NDArray[np.float32]:
+        """(action_dim,), in robot units."""
+        ...
+
+    @property
+    def relative_mask(self) -> NDArray[np.bool_]:
+        """(action_dim,): ... + the observed state where this is true."""
+        ...
 
     def encode(self, observation: Observation) -> dict[str, NDArray[Any]]:
         """Turns an observation into the graphs' user inputs."""
@@ -137,14 +149,6 @@ class BundleSource:
             relative_mask=self._encoder.relative_mask,
         )
         return {"policy": self._policy, "decoder": decoder}
-
-
-def user_inputs(manifest: Manifest) -> dict[str, TensorSignature]:
-    """Returns the graph inputs that come from an observation, by name."""
-    prefix, denoise = manifest.graphs["prefix"], manifest.graphs["denoise"]
-    internal = {"x_t", "t", *(tensor.name for tensor in prefix.outputs)}
-    tensors = (*prefix.inputs, *denoise.inputs)
-    return {tensor.name: tensor for tensor in tensors if tensor.name not in internal}
 
 
 def chunk_noise(seed: int, chunk_index: int, shape: tuple[int, int]) -> NDArray[np.float32]:

@@ -14,7 +14,7 @@ from flux_core.robots import RobotSpec
 from flux_core.types import Observation
 
 from .golden import GoldenResult, InferencePolicy, replay_golden
-from .policy_source import user_inputs
+from .graph_inputs import user_inputs
 
 
 def check_bundle_fits(manifest: Manifest, spec: RobotSpec) -> None:

@@ -182,7 +182,8 @@ def _open_policy(
     """Loads the network and replays the golden."""
     from flux_core.policy_io import PolicyIO
 
-    encoder = PolicyIO.from_bundle(bundle, robot=spec.name)
+    # Any: to a type checker its cached property is not the protocol's property.
+    encoder: Any = PolicyIO.from_bundle(bundle, robot=spec.name)
     policy = open_flow_policy(bundle, num_threads=options.threads)
     golden = check_golden(bundle, policy, ENGINE)
     source = BundleSource(bundle=bundle, encoder=encoder, policy=policy, engine=ENGINE, times=times)

@@ -16,6 +16,7 @@ try:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
     from rich.table import Table
+    from rich.text import Text
 except ImportError as error:
     raise MissingDependencyError(
         "rich: not installed, and it draws the progress bar. Install it with 'pip install rich'."
@@ -64,9 +65,10 @@ class RunConsole:
         """Prints the final table on stdout."""
         console = Console()
         if report.get("dry_run"):
-            console.print(f"[bold]{report['robot']}[/]: ready to run ({report['engine']})")
+            console.print(f"{report['robot']}: ready to run ({report['engine']})", markup=False)
             return
-        table = Table(title=f"{report['robot']} · {report['policy']} · {report['prompt']}")
+        title = f"{report['robot']} · {report['policy']} · {report['prompt']}"
+        table = Table(title=Text(title))  # a Text, as a prompt may hold rich's markup
         columns = [name for name in report["episodes"][0] if name != "commands_out_of_limit"]
         for name in columns:
             table.add_column(name.replace("_", " "), justify="right")
@@ -74,12 +76,14 @@ class RunConsole:
             table.add_row(*(_cell(episode[name]) for name in columns))
         console.print(table)
         for line in summary_lines(report):
-            console.print(line, highlight=False)
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def summary_lines(report: Mapping[str, Any]) -> list[str]:
     """Returns the figures below the table."""
-    violations = ", ".join(f"{count} {kind}" for kind, count in report["violations"].items())
+    violations = ", ".join(
+        f"{count} {kind}" for kind, count in report["violations"].items() if count
+    )
     inference = report["inference_p50_ms"]
     lines = [
         _rate_line("success", report["success_rate"], report["ci95"]),

@@ -130,7 +130,8 @@ def _figure(width_in: float, height_in: float, label: str) -> Iterator[tuple[Any
 
     svg = _Svg()
     # Ids are hashed with the label, so that figures of one page do not share any.
-    with mpl.rc_context(_STYLE | {"svg.hashsalt": label}):
+    settings: Any = _STYLE | {"svg.hashsalt": label}
+    with mpl.rc_context(settings):
         figure = Figure(figsize=(width_in, height_in), layout="constrained")
         axes: Any = figure.add_subplot()
         yield axes, svg
