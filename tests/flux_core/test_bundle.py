@@ -498,3 +498,23 @@ def test_a_mutated_manifest_is_refused_or_still_valid(pristine: Path, data: st.D
         assert "\n" not in str(error)
     else:
         assert isinstance(parsed, Manifest)
+
+
+@FUZZ
+@given(data=st.data())
+def test_a_golden_of_any_bytes_is_refused_or_read(pristine: Path, data: st.DataObject) -> None:
+    path = pristine / "golden.safetensors"
+    original = path.read_bytes()
+    header = 8 + int.from_bytes(original[:8], "little")
+    position = data.draw(st.integers(0, header - 1))
+    length = data.draw(st.integers(0, 12))
+    patch = data.draw(
+        st.binary(max_size=12) | st.sampled_from([b"BF16", b"F64", b"I8", b"F8_E4M3"])
+    )
+    path.write_bytes(original[:position] + patch + original[position + length :])
+    try:
+        write_manifest(pristine, a_manifest())
+        opens_or_is_refused(pristine)
+    finally:
+        path.write_bytes(original)
+        write_manifest(pristine, a_manifest())

@@ -17,8 +17,8 @@ h3 { font-size: .95rem; margin: 1.5rem 0 .5rem; font-weight: 600; }
 p { margin: .25rem 0; } .muted, figcaption small { color: var(--muted); }
 .card { background: var(--card); border: 1px solid var(--line); border-radius: 10px;
   padding: 1rem 1.25rem; }
-.headline { display: grid; grid-template-columns: repeat(auto-fit, minmax(280px, 1fr)); gap: 1rem;
-  margin-top: 1.25rem; }
+.headline { display: grid; gap: 1rem; margin-top: 1.25rem;
+  grid-template-columns: repeat(auto-fit, minmax(min(380px, 100%), 1fr)); }
 .wide { grid-column: 1 / -1; }
 .rate { font-size: 3rem; line-height: 1.1; font-weight: 650; font-variant-numeric: tabular-nums; }
 .interval { position: relative; height: 10px; margin: .75rem 0 .35rem; border-radius: 5px;
