@@ -410,6 +410,17 @@ def test_a_golden_that_is_no_safetensors_file_is_refused(directory: Path) -> Non
     assert refusal(directory).startswith("golden.safetensors: cannot be read")
 
 
+@pytest.mark.parametrize(("dtype", "size"), [("BF16", 2), ("F8_E4M3", 1), ("nonsense", 1)])
+def test_a_golden_of_a_type_that_numpy_lacks_is_refused(
+    directory: Path, dtype: str, size: int
+) -> None:
+    header = json.dumps({"a": {"dtype": dtype, "shape": [1], "data_offsets": [0, size]}}).encode()
+    content = len(header).to_bytes(8, "little") + header + bytes(size)
+    (directory / "golden.safetensors").write_bytes(content)
+    write_manifest(directory, a_manifest())
+    assert refusal(directory).startswith("golden.safetensors: cannot be read")
+
+
 @pytest.fixture(scope="module")
 def pristine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     path = tmp_path_factory.mktemp("fuzz") / "bundle"

@@ -131,7 +131,8 @@ class Bundle:
 
         try:
             tensors = load_file(self.path(GOLDEN_NAME))
-        except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        # Type and attribute errors: safetensors' word for a dtype that numpy does not have.
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             reason = show(str(error))
             raise BundleError(f"{GOLDEN_NAME}: cannot be read ({reason}). {DAMAGED}") from error
         _check_golden(tensors, self.manifest)
