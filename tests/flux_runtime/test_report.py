@@ -171,3 +171,10 @@ def test_figures_take_their_colours_from_the_page() -> None:
     assert "var(--series-1)" in svg
     assert "#0102" not in svg
     assert not re.search(r'<svg[^>]* width="', svg)
+
+
+def test_a_histogram_of_many_narrow_bins_is_drawn_with_few_bars() -> None:
+    edges = np.geomspace(1e-4, 1e5, 433)
+    edges[0] = 0.0
+    histogram = histogram_of([1.0]) | {"counts": [1] * 432, "edges_ms": edges.tolist()}
+    assert latency_figure(histogram, "x").count("clip-path") < 60  # type: ignore[arg-type]

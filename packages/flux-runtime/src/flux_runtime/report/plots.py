@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -40,6 +41,7 @@ _STYLE: dict[str, Any] = {
 }
 _PADDING_SHARE = 0.08
 _LEAST_RANGE = 0.05
+_MAX_BARS = 48
 
 
 def joint_figure(
@@ -78,27 +80,31 @@ def joint_figure(
 
 def latency_figure(histogram: Histogram, label: str) -> str:
     """Draws one stage's histogram over a logarithmic axis of milliseconds, with p50 and p99."""
-    counts = np.asarray(histogram["counts"], np.float64)
-    edges = np.asarray(histogram["edges_ms"], np.float64)
-    used = np.flatnonzero(counts)
-    first, last = max(int(used[0]) - 2, 0), min(int(used[-1]) + 3, len(counts))
+    counts, edges = _visible_bins(histogram)
+    left, right = edges[:-1], edges[1:]
     with _figure(3.4, 1.2, label) as (axes, svg):
-        left = np.maximum(edges[first:last], edges[1] / 2)
-        axes.bar(
-            left,
-            counts[first:last],
-            edges[first + 1 : last + 1] - left,
-            align="edge",
-            color=COMMAND,
-        )
+        axes.bar(left, counts, right - left, align="edge", color=COMMAND)
         for key, style in (("p50_ms", "-"), ("p99_ms", (0, (4, 3)))):
             axes.axvline(max(histogram[key], left[0]), color=INK, linewidth=0.9, linestyle=style)
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter(lambda value, position: f"{value:g}")
         axes.xaxis.set_minor_formatter(lambda value, position: "")
-        axes.set_xlim(left[0], edges[last])
+        axes.set_xlim(edges[0], edges[-1])
         axes.locator_params(axis="y", nbins=3)
     return svg.getvalue()
+
+
+def _visible_bins(histogram: Histogram) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Returns the used bins with a little room, joined to at most `_MAX_BARS`, and their edges."""
+    counts = np.asarray(histogram["counts"], np.float64)
+    edges = np.asarray(histogram["edges_ms"], np.float64)
+    used = np.flatnonzero(counts)
+    first, last = max(int(used[0]) - 2, 0), min(int(used[-1]) + 3, len(counts))
+    joined = math.ceil((last - first) / _MAX_BARS)
+    starts = np.arange(first, last, joined)
+    bounds = edges[np.append(starts, last)]
+    bounds[0] = max(bounds[0], bounds[1] / 10)  # a logarithmic axis has no zero
+    return np.add.reduceat(counts[:last], starts), bounds
 
 
 def _view(values: NDArray[np.float32]) -> tuple[float, float]:
