@@ -1,0 +1,154 @@
+"""Windows and frames, against what the real LeRobotDataset returns for the same files."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from flux_core.errors import DataError
+from flux_core.transforms import RelativeActions
+from flux_data.collate import DictCollator
+from flux_data.lerobot_v21 import LeRobotV21
+from flux_data.parquet_dataset import ParquetDataset
+from flux_data.process_inputs import ProcessParquetInputs
+from flux_data.repeating_dataset import DistributedRepeatingDataset, EpochBatches
+from flux_data.video_reader import VideoReader
+from safetensors.numpy import load_file
+
+CAMERAS = ("cam_high", "cam_left_wrist", "cam_right_wrist")
+
+
+@pytest.fixture(scope="module")
+def v21(shared_data: Path) -> Path:
+    return shared_data / "lerobot" / "v21"
+
+
+@pytest.fixture(scope="module")
+def lerobot(shared_data: Path) -> dict[str, np.ndarray]:
+    return load_file(shared_data / "lerobot" / "dataset_v21_pyav.safetensors")
+
+
+def dataset_config(root: Path, **settings: object) -> ParquetDataset.Config:
+    inputs = ProcessParquetInputs(
+        parquet_keys=("observation.state", "actions", "timestamp"),
+        video_keys=tuple(f"observation.images.{name}" for name in CAMERAS),
+    )
+    defaults = {"action_window_size": 50, "action_key": "action", "window_start_idx": 0}
+    return ParquetDataset.Config(
+        data_root_path=str(root), transforms=(inputs,), **{**defaults, **settings}
+    )
+
+
+def barcode(image: np.ndarray) -> int:
+    """The number in the top 32 rows of a shared frame: (episode << 10) | (frame << 2) | camera."""
+    centres = image[8:24, :640].reshape(16, 20, 32, 3)[:, :, 8:24].mean(axis=(0, 2, 3))
+    return int(sum(int(bit) << i for i, bit in enumerate(centres > 127)))
+
+
+def test_samples_equal_lerobots(v21: Path, lerobot: dict) -> None:
+    dataset = dataset_config(v21).build()
+    for row, index in enumerate(lerobot["index"]):
+        sample = dataset[int(index)]
+        np.testing.assert_array_equal(sample["states"], lerobot["observation.state"][row])
+        np.testing.assert_array_equal(sample["actions"], lerobot["action"][row])
+        np.testing.assert_array_equal(sample["action_masks"], ~lerobot["action_is_pad"][row])
+        for camera, image in zip(CAMERAS, sample["images"], strict=True):
+            means = image.mean(axis=(0, 1)) / 255.0
+            name = next(n for n in lerobot if n.startswith("mean.") and n.endswith(camera))
+            np.testing.assert_allclose(means, lerobot[name][row], atol=2e-3)
+
+
+def test_every_decoded_frame_is_the_right_frame(v21: Path) -> None:
+    source = LeRobotV21(v21)
+    reader = VideoReader(max_open=4)
+    order = np.random.default_rng(0).permutation(len(source.episodes) * 150)[:120]
+    for number, camera in ((int(n), int(n) % 3) for n in order):
+        episode, frame = divmod(number, 150)
+        path = source.video_path(f"observation.images.{CAMERAS[camera]}", episode)
+        image = reader.frame(path, frame / source.fps, 0.5 / source.fps)
+        assert barcode(image) == (episode << 10) | (frame << 2) | camera
+
+
+def test_a_time_between_frames_or_past_the_end_is_an_error(v21: Path) -> None:
+    path = LeRobotV21(v21).video_path("observation.images.cam_high", 0)
+    with pytest.raises(DataError, match="no frame within"):
+        VideoReader().frame(path, 9.0, 0.01)
+    with pytest.raises(DataError, match="missing"):
+        VideoReader().frame(path.with_name("episode_999999.mp4"), 0.0, 0.01)
+
+
+def test_next_states_can_be_the_actions(v21: Path) -> None:
+    dataset = dataset_config(v21, action_key="observation.state", window_start_idx=1).build()
+    states = dataset.column("observation.state")
+    sample = dataset[10]
+    np.testing.assert_array_equal(sample["actions"], states[11:61])
+    last = dataset[149]
+    assert not last["action_masks"].any()
+    np.testing.assert_array_equal(last["actions"], np.repeat(states[149:150], 50, axis=0))
+
+
+def test_a_camera_that_the_dataset_lacks_is_named(v21: Path) -> None:
+    inputs = ProcessParquetInputs(
+        parquet_keys=("observation.state",), video_keys=("observation.images.cam_wrist",)
+    )
+    config = ParquetDataset.Config(data_root_path=str(v21), transforms=(inputs,))
+    with pytest.raises(DataError, match=r"no camera 'observation.images.cam_wrist'.*cam_high"):
+        config.build()
+
+
+def test_a_folder_that_is_no_dataset_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="Is .* a LeRobot dataset"):
+        LeRobotV21(tmp_path)
+
+
+def test_another_format_version_is_named(v21: Path, tmp_path: Path) -> None:
+    shutil.copytree(v21 / "meta", tmp_path / "meta")
+    info = json.loads((tmp_path / "meta" / "info.json").read_text())
+    info["codebase_version"] = "v1.6"
+    (tmp_path / "meta" / "info.json").chmod(0o644)
+    (tmp_path / "meta" / "info.json").write_text(json.dumps(info))
+    with pytest.raises(DataError, match=r"expected codebase_version v2\.1, got v1\.6"):
+        LeRobotV21(tmp_path)
+
+
+def test_an_epoch_shows_every_sample_once_over_all_ranks_in_a_new_order(v21: Path) -> None:
+    config = DistributedRepeatingDataset.Config(datasets=dataset_config(v21))
+    dataset = config.build()
+    ranks = [EpochBatches(dataset, 50, rank=rank, world_size=3) for rank in range(3)]
+    first = [index for rank in ranks for batch in rank for index in batch]
+    assert sorted(first) == list(range(1800))
+    for rank in ranks:
+        rank.epoch = 1
+    second = [index for rank in ranks for batch in rank for index in batch]
+    assert sorted(second) == list(range(1800)) and second != first
+
+
+def test_statistics_are_exact_and_follow_the_relative_transform(v21: Path) -> None:
+    plain = dataset_config(v21)
+    mask = RelativeActions(mask=(True,) * 14)
+    relative = ParquetDataset.Config(
+        **{**vars(plain), "transforms": (*plain.transforms, mask), "action_window_size": 8}
+    )
+    config = DistributedRepeatingDataset.Config(
+        datasets=relative,
+        statistic_name="aloha",
+        statistic_keys=("observation.state", "action"),
+        name_mappings={"observation.state": ("proprio",)},
+    )
+    dataset = config.build()
+    stats = dataset.stats["aloha"]
+    states = dataset.datasets[0].column("observation.state")
+    np.testing.assert_allclose(stats["proprio"].std, states.std(axis=0), rtol=1e-5)
+    windows = [s for s in (dataset.datasets[0].raw_sample(i) for i in range(0, 1800))]
+    values = [(s["actions"] - s["observation.state"])[s["action_masks"]] for s in windows]
+    expected = np.concatenate(values)
+    np.testing.assert_allclose(stats["action"].mean, expected.mean(axis=0), atol=1e-5)
+    np.testing.assert_allclose(stats["action"].max, expected.max(axis=0), atol=1e-6)
+
+
+def test_a_key_that_a_sample_lacks_is_named() -> None:
+    with pytest.raises(DataError, match="sample 1 of the batch has no 'states'; it has actions"):
+        DictCollator(keys=("states",))([{"states": 1}, {"actions": 2}])
