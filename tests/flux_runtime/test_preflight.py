@@ -15,6 +15,7 @@ from flux_core.types import Observation
 from flux_runtime.golden import compare, replay_golden
 from flux_runtime.preflight import (
     check_bundle_fits,
+    check_decoder,
     check_encoding,
     check_golden,
     check_observation,
@@ -41,20 +42,30 @@ def test_a_bundle_of_the_robot_fits(fakes: Any) -> None:
     [
         ({"name": "ur3"}, "robots: the bundle drives toy, got --robot ur3"),
         ({"cameras": ("cam_a",)}, "cameras: the policy looks through cam_b, which robot toy"),
-        ({"joint_names": ("a", "b")}, "state_dim: robot toy has 2 joints, got 3"),
         ({"control_hz": 30.0}, "control_hz: robot toy runs at 30 Hz, got 50"),
     ],
 )
 def test_a_bundle_for_something_else_is_refused(
     fakes: Any, changes: dict[str, Any], expected: str
 ) -> None:
-    if "joint_names" in changes:
-        changes |= dict.fromkeys(("lower", "upper", "max_velocity"), (1.0, 1.0))
-        changes |= {"units": ("rad", "rad"), "lower": (0.0, 0.0)}
     with pytest.raises(BundleError) as caught:
         check_bundle_fits(fakes.toy_manifest(), replace(fakes.toy_spec(), **changes))
     assert expected in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_network_may_be_wider_than_the_robot_but_not_narrower(fakes: Any) -> None:
+    check_bundle_fits(fakes.toy_manifest(action_dim=32), fakes.toy_spec())
+    with pytest.raises(BundleError, match="state_dim: robot toy has 3 joints, got 4"):
+        check_bundle_fits(fakes.toy_manifest(state_dim=4), fakes.toy_spec())
+    with pytest.raises(BundleError, match="action_dim: robot toy has 3 joints, got 2"):
+        check_bundle_fits(fakes.toy_manifest(action_dim=2), fakes.toy_spec())
+
+
+def test_statistics_of_another_robot_are_refused(fakes: Any) -> None:
+    check_decoder(np.ones(3, np.float32), fakes.toy_spec())
+    with pytest.raises(BundleError, match="has 3 joints, the statistics are of 14"):
+        check_decoder(np.ones(14, np.float32), fakes.toy_spec())
 
 
 def observation(**changes: Any) -> Observation:

@@ -30,17 +30,30 @@ def check_bundle_fits(manifest: Manifest, spec: RobotSpec) -> None:
                 f"manifest.json: cameras: the policy looks through {name}, which robot {spec.name} "
                 f"does not have (it has {', '.join(spec.cameras)})."
             )
-    for field in ("state_dim", "action_dim"):
-        found = getattr(manifest, field)
-        if found != spec.action_dim:
-            raise BundleError(
-                f"manifest.json: {field}: robot {spec.name} has {spec.action_dim} joints, got "
-                f"{found}. Name a bundle that was trained for this robot."
-            )
+    joints = f"robot {spec.name} has {spec.action_dim} joints"
+    if manifest.state_dim != spec.action_dim:
+        raise BundleError(
+            f"manifest.json: state_dim: {joints}, got {manifest.state_dim}. Name a bundle that was "
+            f"trained for this robot."
+        )
+    if manifest.action_dim < spec.action_dim:  # a wider network pads; its further columns are cut
+        raise BundleError(
+            f"manifest.json: action_dim: {joints}, got {manifest.action_dim}. Name a bundle that "
+            f"was trained for this robot."
+        )
     if abs(manifest.control_hz - spec.control_hz) > 1e-6:
         raise BundleError(
             f"manifest.json: control_hz: robot {spec.name} runs at {spec.control_hz:g} Hz, got "
             f"{manifest.control_hz:g}. Name a bundle that was trained at the robot's rate."
+        )
+
+
+def check_decoder(scale: NDArray[np.float32], spec: RobotSpec) -> None:
+    """Refuses statistics of another number of joints than the robot has."""
+    if scale.shape != (spec.action_dim,):
+        raise BundleError(
+            f"norm_stats.json: action: robot {spec.name} has {spec.action_dim} joints, the "
+            f"statistics are of {len(scale)}. Name a bundle that was trained for this robot."
         )
 
 

@@ -18,7 +18,13 @@ from .episode import EpisodeResult, run_episode
 from .golden import GoldenResult
 from .latency import Histogram, StageTimes
 from .policy_source import BundleSource, ChunkSource, HoldSource, ObservationEncoder
-from .preflight import check_bundle_fits, check_encoding, check_golden, check_observation
+from .preflight import (
+    check_bundle_fits,
+    check_decoder,
+    check_encoding,
+    check_golden,
+    check_observation,
+)
 from .recording import Recorder, prepare_recording
 from .report import ReportData, VideoRecorder, require_report_dependencies, write_report
 from .robots import Robot, SimulatedRobot, make_robot
@@ -184,6 +190,7 @@ def _open_policy(
 
     # Any: to a type checker its cached property is not the protocol's property.
     encoder: Any = PolicyIO.from_bundle(bundle, robot=spec.name)
+    check_decoder(encoder.scale, spec)
     policy = open_flow_policy(bundle, num_threads=options.threads)
     golden = check_golden(bundle, policy, ENGINE)
     source = BundleSource(bundle=bundle, encoder=encoder, policy=policy, engine=ENGINE, times=times)
@@ -240,10 +247,10 @@ def _run_one(session: Session, index: int) -> tuple[EpisodeResult, bytes | None]
             max_steps=options.max_steps,
             on_tick=video.on_tick if video else lambda step: None,
         )
-    except ValueError as error:
+    except (ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise RobotError(
-            f"{robot.spec.name}: the control loop refuses its inputs ({reason}). Does the bundle "
+            f"{robot.spec.name}: the control loop fails ({reason}). Does the bundle "
             f"fit the robot? See 'flux-runtime run --dry-run'."
         ) from error
     return result, video.finish() if video else None
