@@ -1,0 +1,172 @@
+#include "flux/control_loop.hpp"
+
+#include <stdexcept>
+#include <utility>
+
+#include "arrays.hpp"
+#include "histograms.hpp"
+#include "module.hpp"
+
+namespace flux::bindings {
+namespace {
+
+using LimitArray = py::array_t<double, py::array::c_style | py::array::forcecast>;
+using ScaleArray = py::array_t<float, py::array::c_style | py::array::forcecast>;
+using MaskArray = py::array_t<bool, py::array::c_style | py::array::forcecast>;
+
+template <typename T, int kFlags>
+std::span<const T> vector_of(const py::array_t<T, kFlags>& array, const char* name) {
+  if (array.ndim() != 1) {
+    throw std::invalid_argument(expected_got(name, "shape (A,)", describe_array(array)));
+  }
+  return {array.data(), static_cast<std::size_t>(array.size())};
+}
+
+SafetyLimits make_limits(const LimitArray& lower, const LimitArray& upper,
+                         const LimitArray& max_velocity) {
+  return {vector_of(lower, "lower"), vector_of(upper, "upper"),
+          vector_of(max_velocity, "max_velocity")};
+}
+
+ActionDecoder make_decoder(const ScaleArray& scale, const ScaleArray& offset,
+                           const MaskArray& relative_mask) {
+  const std::span<const bool> mask = vector_of(relative_mask, "relative_mask");
+  const std::vector<std::uint8_t> bytes(mask.begin(), mask.end());
+  return {vector_of(scale, "scale"), vector_of(offset, "offset"), bytes};
+}
+
+// The value that `name` stands for; `argument` is the parameter's name.
+template <typename Value>
+Value choose(const char* argument, const std::string& name, std::pair<const char*, Value> first,
+             std::pair<const char*, Value> second) {
+  if (name == first.first) return first.second;
+  if (name == second.first) return second.second;
+  throw std::invalid_argument(expected_got(
+      argument, std::string("'") + first.first + "' or '" + second.first + "'", "'" + name + "'"));
+}
+
+std::unique_ptr<ControlLoop> make_loop(std::shared_ptr<FlowPolicy> policy,
+                                       const ActionDecoder& decoder, const SafetyLimits& limits,
+                                       double control_hz, int execution_horizon,
+                                       const std::string& mode, const std::string& clock,
+                                       int inference_delay, double stale_after_s) {
+  const ControlLoopConfig config{
+      .control_hz = control_hz,
+      .execution_horizon = execution_horizon,
+      .mode = choose<Mode>("mode", mode, {"sync", Mode::kSync}, {"async", Mode::kAsync}),
+      .timing = choose<Timing>("clock", clock, {"simulated", Timing::kSimulated},
+                               {"monotonic", Timing::kMonotonic}),
+      .inference_delay = inference_delay,
+      .stale_after_s = stale_after_s,
+  };
+  std::unique_ptr<Clock> time = std::make_unique<SimulatedClock>();
+  if (config.timing == Timing::kMonotonic) time = std::make_unique<MonotonicClock>();
+  return std::make_unique<ControlLoop>(config, std::move(policy), decoder, limits,
+                                       std::move(time));
+}
+
+FloatArray require_row(const ControlLoop& loop, const py::handle& value, const char* name) {
+  return require_floats(value, name, {{static_cast<std::int64_t>(loop.action_dim())}});
+}
+
+void submit(ControlLoop& loop, const py::dict& inputs, const py::handle& state,
+            const py::handle& noise) {
+  if (loop.policy() == nullptr) {
+    throw std::logic_error("submit: the loop has no policy. Use submit_chunk.");
+  }
+  const NamedArrays named(inputs, loop.policy()->user_inputs());
+  const FloatArray state_array = require_row(loop, state, "state");
+  const FloatArray noise_array = require_noise(*loop.policy(), noise);
+  const std::span<const float> state_values = span_of(state_array);
+  const std::span<const float> noise_values = span_of(noise_array);
+  const py::gil_scoped_release release;
+  loop.submit(named.views(), state_values, noise_values);
+}
+
+void submit_chunk(ControlLoop& loop, const py::array& actions) {
+  const auto dim = static_cast<std::int64_t>(loop.action_dim());
+  const std::int64_t rows = actions.ndim() == 2 ? actions.shape(0) : 0;
+  if (rows == 0) {
+    throw std::invalid_argument(expected_got(
+        "actions", "float32 (H, " + std::to_string(dim) + ")", describe_array(actions)));
+  }
+  loop.submit_chunk(span_of(require_floats(actions, "actions", {{rows, dim}})));
+}
+
+py::tuple tick(ControlLoop& loop) {
+  if (!loop.is_started()) throw std::logic_error("tick: call start() first");
+  {
+    const py::gil_scoped_release release;
+    loop.wait_for_due_chunk();
+  }
+  const std::uint32_t flags = loop.tick();
+  const std::span<const float> command = loop.command();
+  return py::make_tuple(FloatArray(static_cast<py::ssize_t>(command.size()), command.data()),
+                        flags);
+}
+
+py::dict stats(const ControlLoop& loop) {
+  const ControlCounts& counts = loop.counts();
+  py::dict violations;
+  violations["non_finite"] = counts.non_finite;
+  violations["position"] = counts.position;
+  violations["velocity"] = counts.velocity;
+  violations["stale"] = counts.stale;
+  py::dict histograms;
+  histograms["tick"] = to_dict(loop.tick_times());
+  histograms["jitter"] = to_dict(loop.jitter());
+  if (loop.inference_times() != nullptr) {
+    histograms.attr("update")(to_dict(*loop.inference_times()));
+  }
+  py::dict result;
+  result["ticks"] = counts.ticks;
+  result["deadline_misses"] = counts.deadline_misses;
+  result["held_ticks"] = counts.held_ticks;
+  result["chunks"] = counts.chunks;
+  result["violations"] = violations;
+  result["histograms"] = histograms;
+  return result;
+}
+
+void bind_flags(py::module_& module) {
+  module.attr("HELD") = static_cast<int>(kHeld);
+  module.attr("CLIPPED_POSITION") = static_cast<int>(kClippedPosition);
+  module.attr("CLIPPED_VELOCITY") = static_cast<int>(kClippedVelocity);
+  module.attr("NON_FINITE") = static_cast<int>(kNonFinite);
+  module.attr("STALE") = static_cast<int>(kStale);
+  module.attr("NEW_CHUNK") = static_cast<int>(kNewChunk);
+}
+
+}  // namespace
+
+void bind_control_loop(py::module_& module) {
+  bind_flags(module);
+  py::class_<SafetyLimits>(module, "SafetyLimits", "Position and velocity limits per joint.")
+      .def(py::init(&make_limits), py::kw_only(), py::arg("lower"), py::arg("upper"),
+           py::arg("max_velocity"));
+  py::class_<ActionDecoder>(module, "ActionDecoder",
+                            "normalised * scale + offset + relative_mask * observed state.")
+      .def(py::init(&make_decoder), py::kw_only(), py::arg("scale"), py::arg("offset"),
+           py::arg("relative_mask"));
+  using Unlocked = py::call_guard<py::gil_scoped_release>;
+  py::class_<ControlLoop>(module, "ControlLoop", "Fixed-rate ticks; used by one thread at a time.")
+      .def(py::init(&make_loop), py::kw_only(), py::arg("policy").none(true), py::arg("decoder"),
+           py::arg("limits"), py::arg("control_hz"), py::arg("execution_horizon"),
+           py::arg("mode"), py::arg("clock"), py::arg("inference_delay") = 0,
+           py::arg("stale_after_s") = 1.0)
+      .def(
+          "start",
+          [](ControlLoop& loop, const py::handle& command) {
+            loop.start(span_of(require_row(loop, command, "command")));
+          },
+          py::arg("command"))
+      .def("needs_observation", &ControlLoop::needs_observation)
+      .def("submit", &submit, py::arg("inputs"), py::arg("state"), py::arg("noise"))
+      .def("submit_chunk", &submit_chunk, py::arg("actions"))
+      .def("wait_for_tick", &ControlLoop::wait_for_tick, Unlocked())
+      .def("tick", &tick)
+      .def("stats", &stats)
+      .def("stop", &ControlLoop::stop, Unlocked());
+}
+
+}  // namespace flux::bindings

@@ -1,0 +1,7 @@
+#include "module.hpp"
+
+PYBIND11_MODULE(_core, module) {
+  module.doc() = "The C++ core: flow-matching inference and the control loop.";
+  flux::bindings::bind_flow_policy(module);
+  flux::bindings::bind_control_loop(module);
+}

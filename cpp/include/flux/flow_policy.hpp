@@ -1,0 +1,116 @@
+// A flow-matching policy: one prefix pass, then N Euler steps of the denoise graph.
+//
+// Flow convention: t = 1 is noise, t = 0 is data, x_t = t * noise + (1 - t) * actions. The denoise
+// graph holds the Euler update, x_next = x_t + dt * u(x_t, t) with dt = -1 / N, so that the loop
+// here only alternates two sets of buffers.
+//
+// Letters in shapes: H action_horizon, A action_dim of the network.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "flux/engine.hpp"
+#include "flux/histogram.hpp"
+
+namespace flux {
+
+// How long the stages of an inference took.
+struct FlowHistograms {
+  Histogram copy_in;
+  Histogram prefix;
+  Histogram step;     // each Euler step
+  Histogram denoise;  // all steps
+  Histogram inference;
+
+  [[nodiscard]] std::array<std::pair<const char*, const Histogram*>, 5> stages() const noexcept {
+    return {{{"copy_in", &copy_in},
+             {"prefix", &prefix},
+             {"step", &step},
+             {"denoise", &denoise},
+             {"inference", &inference}}};
+  }
+};
+
+// Memory for one inference's inputs, filled by one thread and used by another.
+class StagedInputs {
+ public:
+  explicit StagedInputs(std::span<const TensorInfo> infos, std::size_t num_noise);
+
+  // Copies inputs and noise that FlowPolicy::check has accepted.
+  void copy(std::span<const TensorView> inputs, std::span<const float> noise) noexcept;
+  [[nodiscard]] std::span<const TensorView> views() const noexcept { return views_; }
+  [[nodiscard]] std::span<const float> noise() const noexcept { return noise_; }
+
+ private:
+  std::vector<TensorInfo> infos_;
+  std::vector<Buffer> buffers_;
+  std::vector<TensorView> views_;
+  std::vector<float> noise_;
+};
+
+class FlowPolicy {
+ public:
+  // Binds both graphs; all memory of an inference is allocated here. Prefix outputs that the
+  // denoise graph takes are the same memory on both sides. Throws std::invalid_argument, naming
+  // the tensor, if the graphs do not fit each other.
+  FlowPolicy(std::unique_ptr<Engine> prefix, std::unique_ptr<Engine> denoise,
+             int num_inference_steps);
+
+  // What a caller has to give: the prefix graph's inputs and those of the denoise graph that are
+  // neither x_t, t nor outputs of the prefix.
+  [[nodiscard]] std::span<const TensorInfo> user_inputs() const noexcept { return user_inputs_; }
+  [[nodiscard]] int action_horizon() const noexcept { return action_horizon_; }
+  [[nodiscard]] int action_dim() const noexcept { return action_dim_; }
+  [[nodiscard]] std::size_t num_action_values() const noexcept;
+
+  // Throws std::invalid_argument, naming the tensor, unless `inputs` are exactly the user inputs
+  // and `noise` holds (H, A) values.
+  void check(std::span<const TensorView> inputs, std::span<const float> noise) const;
+
+  // Writes (H, A) normalised actions. Inputs and noise are only read. Calls are serialised.
+  // `also` receives the stage times besides histograms(). Throws as `check` and Engine::run do.
+  void infer(std::span<const TensorView> inputs, std::span<const float> noise,
+             std::span<float> actions, FlowHistograms* also = nullptr);
+
+  [[nodiscard]] const FlowHistograms& histograms() const noexcept { return histograms_; }
+
+ private:
+  struct Tensor {
+    TensorInfo info;
+    Buffer buffer;
+    bool is_user_input = false;
+  };
+
+  void read_action_shape();
+  void add_tensor(const TensorInfo& info, bool is_user_input);
+  void bind_prefix();
+  void bind_steps();
+  void copy_in(std::span<const TensorView> inputs, std::span<const float> noise) noexcept;
+  // Returns which of the two halves holds the result.
+  [[nodiscard]] std::size_t run_steps(FlowHistograms* also);
+
+  std::map<std::string, Tensor, std::less<>> tensors_;  // outlives the engines bound to it
+  std::unique_ptr<Engine> prefix_;
+  std::unique_ptr<Engine> denoise_;
+  int num_inference_steps_;
+  int action_horizon_ = 0;
+  int action_dim_ = 0;
+  std::vector<TensorInfo> user_inputs_;
+  std::vector<Buffer> x_;  // two halves: a step reads one and writes the other
+  std::vector<Buffer> t_;
+  std::size_t prefix_binding_ = 0;
+  std::array<std::size_t, 2> step_bindings_{};
+  std::mutex mutex_;
+  FlowHistograms histograms_;
+};
+
+}  // namespace flux

@@ -1,0 +1,65 @@
+// Runs ONNX graphs through an ONNX Runtime that is loaded at run time.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "flux/engine.hpp"
+#include "flux/ort_abi.hpp"
+
+namespace flux {
+
+// A loaded libonnxruntime and its environment; engines share one. The library stays loaded until
+// the process ends, as its threads may outlive any owner.
+class OrtRuntime {
+ public:
+  // Throws std::runtime_error if `library` (a path) cannot be loaded, is no ONNX Runtime or is
+  // too old.
+  explicit OrtRuntime(const std::string& library);
+  OrtRuntime(const OrtRuntime&) = delete;
+  OrtRuntime& operator=(const OrtRuntime&) = delete;
+  ~OrtRuntime();
+
+  [[nodiscard]] const ort::Calls& calls() const noexcept { return calls_; }
+  [[nodiscard]] const ort::Env* env() const noexcept { return env_; }
+  [[nodiscard]] const std::string& version() const noexcept { return version_; }
+
+  // Frees `status` and throws std::runtime_error("what: message") unless it is null.
+  void check(ort::Status* status, const std::string& what) const;
+
+ private:
+  OrtRuntime(const ort::ApiBase& base, const std::string& library);
+
+  ort::Calls calls_;
+  std::string version_;
+  ort::Env* env_ = nullptr;
+};
+
+// One ONNX file on the CPU. Weights kept as external data are found beside the file.
+class OrtEngine final : public Engine {
+ public:
+  // Throws std::runtime_error if the runtime refuses the model, std::invalid_argument if an input
+  // or output is no tensor of static shape and a known type, or if num_threads < 1.
+  OrtEngine(std::shared_ptr<const OrtRuntime> runtime, const std::string& path, int num_threads);
+  ~OrtEngine() override;
+
+  [[nodiscard]] std::span<const TensorInfo> inputs() const noexcept override { return inputs_; }
+  [[nodiscard]] std::span<const TensorInfo> outputs() const noexcept override { return outputs_; }
+  [[nodiscard]] std::size_t bind(std::span<const BoundBuffer> buffers) override;
+  void run(std::size_t binding) override;
+
+ private:
+  class Binding;
+
+  std::shared_ptr<const OrtRuntime> runtime_;
+  std::string path_;
+  std::unique_ptr<ort::Session, void (*)(ort::Session*)> session_;
+  std::vector<TensorInfo> inputs_;
+  std::vector<TensorInfo> outputs_;
+  std::vector<std::unique_ptr<Binding>> bindings_;
+};
+
+}  // namespace flux

@@ -1,0 +1,317 @@
+#include "flux/control_loop.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <stdexcept>
+#include <utility>
+
+#include "flux/tensor.hpp"
+
+namespace flux {
+namespace {
+
+void require_at_least(const char* name, double value, double lowest) {
+  // Written so that a NaN fails.
+  if (std::isfinite(value) && value >= lowest) return;
+  throw std::invalid_argument(expected_got(
+      name, "a finite number of at least " + std::to_string(lowest), std::to_string(value)));
+}
+
+void check_dims(const ActionDecoder& decoder, const SafetyLimits& limits) {
+  if (decoder.action_dim() == limits.action_dim()) return;
+  throw std::invalid_argument(expected_got(
+      "limits", "the decoder's " + std::to_string(decoder.action_dim()) + " action dimensions",
+      std::to_string(limits.action_dim())));
+}
+
+// d <= s <= H - d: a chunk that takes over d ticks after its observation and is executed for s
+// ticks needs d + s rows, and its successor's observation lies d ticks before its end.
+void check_horizons(const ControlLoopConfig& config, const FlowPolicy* policy) {
+  const int executed = config.execution_horizon;
+  const int delay = config.inference_delay;
+  const int horizon = policy != nullptr ? policy->action_horizon() : executed + delay;
+  if (executed < 1 || executed > horizon) {
+    throw std::invalid_argument(expected_got(
+        "execution_horizon",
+        policy != nullptr ? "1 to the policy's action_horizon " + std::to_string(horizon)
+                          : std::string("at least 1"),
+        std::to_string(executed)));
+  }
+  const int longest = std::min(executed, horizon - executed);
+  if (delay < 0 || delay > longest) {
+    throw std::invalid_argument(expected_got(
+        "inference_delay",
+        "0 to " + std::to_string(longest) +
+            ", the smaller of execution_horizon " + std::to_string(executed) +
+            " and action_horizon " + std::to_string(horizon) + " - execution_horizon",
+        std::to_string(delay)));
+  }
+  if (delay > 0 && (config.mode != Mode::kAsync || config.timing != Timing::kSimulated)) {
+    throw std::invalid_argument(
+        expected_got("inference_delay",
+                     "0: only the async mode with the simulated clock takes one, elsewhere the "
+                     "delay is what it is",
+                     std::to_string(delay)));
+  }
+}
+
+ControlLoopConfig checked(const ControlLoopConfig& config, const FlowPolicy* policy,
+                          const ActionDecoder& decoder, const SafetyLimits& limits) {
+  check_dims(decoder, limits);
+  check_horizons(config, policy);
+  require_at_least("stale_after_s", config.stale_after_s, 0.0);
+  return config;
+}
+
+}  // namespace
+
+ControlLoop::ControlLoop(const ControlLoopConfig& config, std::shared_ptr<FlowPolicy> policy,
+                         const ActionDecoder& decoder, const SafetyLimits& limits,
+                         std::unique_ptr<Clock> clock, std::unique_ptr<Clock> wall)
+    : config_(checked(config, policy.get(), decoder, limits)),
+      filter_(limits, config.control_hz),
+      scheduler_(limits.action_dim(), config.execution_horizon),
+      clock_(std::move(clock)),
+      wall_(std::move(wall)) {
+  if (policy == nullptr) return;
+  scheduler_.set_lead(config.inference_delay);
+  worker_ = std::make_unique<InferenceWorker>(std::move(policy), decoder,
+                                              config.mode == Mode::kAsync);
+}
+
+const FlowPolicy* ControlLoop::policy() const noexcept {
+  return worker_ ? &worker_->policy() : nullptr;
+}
+
+const FlowHistograms* ControlLoop::inference_times() const noexcept {
+  return worker_ ? &worker_->histograms() : nullptr;
+}
+
+double ControlLoop::period_s() const noexcept { return 1.0 / config_.control_hz; }
+
+std::int64_t ControlLoop::index() const noexcept {
+  return config_.mode == Mode::kSync ? static_cast<std::int64_t>(counts_.ticks) : next_tick_;
+}
+
+bool ControlLoop::has_delay() const noexcept {
+  return config_.mode == Mode::kAsync && config_.timing == Timing::kSimulated;
+}
+
+void ControlLoop::start(std::span<const float> command) {
+  if (is_started_) throw std::logic_error("start: the loop has been started already");
+  if (command.size() != action_dim()) {
+    throw std::invalid_argument(expected_got("command", std::to_string(action_dim()) + " values",
+                                             std::to_string(command.size())));
+  }
+  for (std::size_t i = 0; i < command.size(); ++i) {
+    if (!std::isfinite(command[i])) {
+      throw std::invalid_argument(expected_got("command[" + std::to_string(i) + "]",
+                                               "a finite number", std::to_string(command[i])));
+    }
+  }
+  filter_.reset(command);
+  is_started_ = true;
+}
+
+void ControlLoop::require_running(const char* call) const {
+  if (!is_started_) throw std::logic_error(std::string(call) + ": call start() first");
+  if (is_stopped_) throw std::logic_error(std::string(call) + ": the loop has been stopped");
+}
+
+void ControlLoop::require_no_failure() {
+  if (!worker_ || worker_->status() != InferenceWorker::Status::kFailed) return;
+  // With the simulated clock the failure shows at the tick that the chunk was due at, whatever
+  // the speed of the machine.
+  if (has_delay() && !has_failed_) return;
+  has_failed_ = true;
+  const std::exception_ptr error = worker_->error();
+  worker_->release();
+  try {
+    std::rethrow_exception(error);
+  } catch (const std::exception& cause) {
+    throw std::runtime_error(std::string("inference failed: ") + cause.what());
+  } catch (...) {
+    throw std::runtime_error("inference failed: an unknown exception");
+  }
+}
+
+bool ControlLoop::needs_observation() {
+  require_running("needs_observation");
+  require_no_failure();
+  const bool is_idle = !worker_ || worker_->status() == InferenceWorker::Status::kIdle;
+  if (!is_idle || has_ready_chunk_) return false;
+  return has_failed_ || scheduler_.wants_chunk(index());
+}
+
+void ControlLoop::submit(std::span<const TensorView> inputs, std::span<const float> state,
+                         std::span<const float> noise) {
+  require_running("submit");
+  if (!worker_) throw std::logic_error("submit: the loop has no policy. Use submit_chunk.");
+  require_no_failure();
+  if (worker_->status() != InferenceWorker::Status::kIdle) {
+    throw std::logic_error("submit: a chunk is on its way. Ask needs_observation() first.");
+  }
+  if (state.size() != action_dim()) {
+    throw std::invalid_argument(expected_got("state", std::to_string(action_dim()) + " values",
+                                             std::to_string(state.size())));
+  }
+  worker_->policy().check(inputs, noise);
+  observed_tick_ = index();
+  observed_ns_ = clock_->now_ns();
+  due_tick_ = index() + config_.inference_delay;
+  if (config_.mode == Mode::kAsync) {
+    worker_->request(inputs, state, noise);
+  } else {
+    submit_now(inputs, state, noise);
+  }
+}
+
+void ControlLoop::submit_now(std::span<const TensorView> inputs, std::span<const float> state,
+                             std::span<const float> noise) {
+  const std::int64_t begin_ns = wall_->now_ns();
+  try {
+    worker_->infer(inputs, state, noise);
+  } catch (...) {
+    has_failed_ = true;
+    throw;
+  }
+  submit_seconds_ = to_seconds(wall_->now_ns() - begin_ns);
+}
+
+void ControlLoop::submit_chunk(std::span<const float> actions) {
+  require_running("submit_chunk");
+  const std::size_t rows = actions.size() / action_dim();
+  const auto fewest = static_cast<std::size_t>(config_.execution_horizon);
+  if (actions.size() % action_dim() != 0 || rows < fewest) {
+    throw std::invalid_argument(
+        expected_got("actions",
+                     "(H, " + std::to_string(action_dim()) + ") with H of at least execution_horizon " +
+                         std::to_string(fewest),
+                     std::to_string(actions.size()) + " values"));
+  }
+  ready_chunk_.actions.assign(actions.begin(), actions.end());
+  ready_chunk_.observed_ns = clock_->now_ns();
+  has_ready_chunk_ = true;
+}
+
+double ControlLoop::wait_for_tick() {
+  require_running("wait_for_tick");
+  if (!has_origin_) {
+    origin_ns_ = clock_->now_ns();
+    has_origin_ = true;
+  }
+  const double period_ns = period_s() * 1e9;
+  const auto since_origin = std::llround(static_cast<double>(next_tick_) * period_ns);
+  const std::int64_t deadline_ns = origin_ns_ + since_origin;
+  clock_->sleep_until_ns(deadline_ns);
+  const auto late_ns = static_cast<double>(clock_->now_ns() - deadline_ns);
+  if (config_.timing == Timing::kMonotonic && late_ns > period_ns) {
+    is_late_ = true;
+    next_tick_ += static_cast<std::int64_t>(late_ns / period_ns);
+  }
+  jitter_.record(late_ns * 1e-9);
+  wait_for_due_chunk();
+  return late_ns * 1e-9;
+}
+
+void ControlLoop::wait_for_due_chunk() noexcept {
+  if (has_delay() && worker_ && index() >= due_tick_) worker_->wait();
+}
+
+std::uint32_t ControlLoop::tick() noexcept {
+  const std::int64_t begin_ns = wall_->now_ns();
+  is_new_chunk_ = false;
+  take_chunk();
+  std::uint32_t flags = move();
+  if (is_new_chunk_) flags |= kNewChunk;
+  ++next_tick_;
+  count(flags);
+  const double seconds = to_seconds(wall_->now_ns() - begin_ns);
+  tick_times_.record(seconds);
+  count_miss(seconds, flags);
+  return flags;
+}
+
+void ControlLoop::take_chunk() noexcept {
+  if (has_ready_chunk_) {
+    ready_chunk_.first_tick = index();
+    activate(ready_chunk_);
+    has_ready_chunk_ = false;
+    return;
+  }
+  if (!worker_ || (has_delay() && index() < due_tick_)) return;
+  const InferenceWorker::Status status = worker_->status();
+  if (status == InferenceWorker::Status::kFailed) has_failed_ = true;
+  if (status != InferenceWorker::Status::kReady) return;
+  Chunk& chunk = worker_->chunk();
+  const bool is_sync = config_.mode == Mode::kSync;
+  chunk.first_tick = is_sync ? index() : observed_tick_;
+  chunk.observed_ns = observed_ns_;
+  if (config_.timing == Timing::kMonotonic && !is_sync) {
+    scheduler_.set_lead(index() - observed_tick_);
+  }
+  if (has_delay()) {
+    const double budget_s = std::max(config_.inference_delay, 1) * period_s();
+    if (worker_->inference_seconds() > budget_s) is_late_ = true;
+  }
+  activate(chunk);
+  worker_->release();
+}
+
+void ControlLoop::activate(Chunk& chunk) noexcept {
+  scheduler_.activate(chunk, index());
+  has_failed_ = false;
+  is_new_chunk_ = true;
+  ++counts_.chunks;
+}
+
+std::uint32_t ControlLoop::move() noexcept {
+  std::uint32_t flags = kHeld;
+  if (is_started_ && !is_stopped_ && !has_failed_ && scheduler_.has_chunk()) {
+    const std::span<const float> action = scheduler_.action(index());
+    if (is_stale()) {
+      flags |= kStale;
+    } else if (!action.empty()) {
+      return filter_.apply(action);
+    }
+  }
+  filter_.hold();
+  return flags;
+}
+
+bool ControlLoop::is_stale() const noexcept {
+  const double age_s = to_seconds(clock_->now_ns() - scheduler_.chunk().observed_ns);
+  const double duration_s = static_cast<double>(scheduler_.num_rows()) * period_s();
+  return age_s > config_.stale_after_s + duration_s;
+}
+
+void ControlLoop::count(std::uint32_t flags) noexcept {
+  const auto has = [flags](TickFlag flag) -> std::uint64_t { return (flags & flag) != 0 ? 1 : 0; };
+  counts_.ticks += 1;
+  counts_.held_ticks += has(kHeld);
+  counts_.non_finite += has(kNonFinite);
+  counts_.position += has(kClippedPosition);
+  counts_.velocity += has(kClippedVelocity);
+  counts_.stale += has(kStale);
+}
+
+void ControlLoop::count_miss(double tick_seconds, std::uint32_t flags) noexcept {
+  bool is_missed = is_late_;
+  if (config_.timing == Timing::kSimulated) {
+    is_missed = is_missed || submit_seconds_ + tick_seconds > period_s();
+  } else {
+    // Holding before the first chunk is no miss: nothing has been begun.
+    const bool is_starved = (flags & kHeld) != 0 && (flags & kNonFinite) == 0;
+    is_missed = is_missed || (is_starved && scheduler_.has_chunk() && !is_stopped_);
+  }
+  if (is_missed) ++counts_.deadline_misses;
+  is_late_ = false;
+  submit_seconds_ = 0.0;
+}
+
+void ControlLoop::stop() noexcept {
+  if (worker_) worker_->stop();
+  is_stopped_ = true;
+}
+
+}  // namespace flux

@@ -1,0 +1,229 @@
+#include "flux/flow_policy.hpp"
+
+#include <algorithm>
+#include <cstring>
+#include <stdexcept>
+
+#include "flux/clock.hpp"
+
+namespace flux {
+namespace {
+
+const TensorInfo* find(std::span<const TensorInfo> infos, std::string_view name) noexcept {
+  const auto found = std::ranges::find(infos, name, &TensorInfo::name);
+  return found == infos.end() ? nullptr : &*found;
+}
+
+const TensorInfo& require(std::span<const TensorInfo> infos, const char* name, const char* side) {
+  const TensorInfo* info = find(infos, name);
+  if (info == nullptr) {
+    throw std::invalid_argument(expected_got(name, std::string("an ") + side + " of the denoise graph",
+                                         "none of that name"));
+  }
+  return *info;
+}
+
+void require_layout(const TensorInfo& found, DType dtype, std::vector<std::int64_t> shape,
+                    const char* graph) {
+  const TensorInfo expected{.name = found.name, .dtype = dtype, .shape = std::move(shape)};
+  if (!found.has_layout_of(expected)) {
+    throw std::invalid_argument(
+        expected_got(found.name + " of the " + graph + " graph", describe(expected), describe(found)));
+  }
+}
+
+// Measures with the machine's clock and records in one or two places.
+class StageTimer {
+ public:
+  StageTimer() : begin_ns_(MonotonicClock().now_ns()) {}
+
+  void record(Histogram FlowHistograms::*stage, FlowHistograms& first, FlowHistograms* second) {
+    const double seconds = to_seconds(MonotonicClock().now_ns() - begin_ns_);
+    (first.*stage).record(seconds);
+    if (second != nullptr) (second->*stage).record(seconds);
+  }
+
+ private:
+  std::int64_t begin_ns_;
+};
+
+}  // namespace
+
+StagedInputs::StagedInputs(std::span<const TensorInfo> infos, std::size_t num_noise)
+    : infos_(infos.begin(), infos.end()), noise_(num_noise) {
+  for (const TensorInfo& info : infos_) {
+    const Buffer& buffer = buffers_.emplace_back(info.num_bytes());
+    views_.push_back({info.name, info.dtype, info.shape, buffer.data()});
+  }
+}
+
+void StagedInputs::copy(std::span<const TensorView> inputs,
+                        std::span<const float> noise) noexcept {
+  for (std::size_t i = 0; i < infos_.size(); ++i) {
+    const auto found = std::ranges::find(inputs, infos_[i].name, &TensorView::name);
+    std::memcpy(buffers_[i].data(), found->data, buffers_[i].num_bytes());
+  }
+  std::ranges::copy(noise, noise_.begin());
+}
+
+FlowPolicy::FlowPolicy(std::unique_ptr<Engine> prefix, std::unique_ptr<Engine> denoise,
+                       int num_inference_steps)
+    : prefix_(std::move(prefix)),
+      denoise_(std::move(denoise)),
+      num_inference_steps_(num_inference_steps) {
+  if (num_inference_steps < 1) {
+    throw std::invalid_argument(
+        expected_got("num_inference_steps", "at least 1", std::to_string(num_inference_steps)));
+  }
+  read_action_shape();
+  bind_prefix();
+  bind_steps();
+  for (const auto& [name, tensor] : tensors_) {
+    if (tensor.is_user_input) user_inputs_.push_back(tensor.info);
+  }
+}
+
+void FlowPolicy::read_action_shape() {
+  const TensorInfo& x_t = require(denoise_->inputs(), "x_t", "input");
+  if (x_t.dtype != DType::kFloat32 || x_t.shape.size() != 3 || x_t.shape[0] != 1) {
+    throw std::invalid_argument(
+        expected_got("x_t of the denoise graph", "float32 (1, H, A)", describe(x_t)));
+  }
+  const std::int64_t horizon = x_t.shape[1];
+  const auto float32 = DType::kFloat32;
+  require_layout(require(denoise_->inputs(), "t", "input"), float32, {1, horizon}, "denoise");
+  require_layout(require(denoise_->outputs(), "x_next", "output"), float32, x_t.shape, "denoise");
+  require_layout(require(denoise_->outputs(), "t_next", "output"), float32, {1, horizon},
+                 "denoise");
+  action_horizon_ = static_cast<int>(horizon);
+  action_dim_ = static_cast<int>(x_t.shape[2]);
+}
+
+std::size_t FlowPolicy::num_action_values() const noexcept {
+  return static_cast<std::size_t>(action_horizon_) * static_cast<std::size_t>(action_dim_);
+}
+
+void FlowPolicy::add_tensor(const TensorInfo& info, bool is_user_input) {
+  const auto found = tensors_.find(info.name);
+  if (found == tensors_.end()) {
+    tensors_.emplace(info.name, Tensor{info, Buffer(info.num_bytes()), is_user_input});
+  } else if (!found->second.info.has_layout_of(info)) {
+    throw std::invalid_argument(expected_got(info.name + " of the denoise graph",
+                                         describe(found->second.info) + " as the prefix graph has",
+                                         describe(info)));
+  }
+}
+
+void FlowPolicy::bind_prefix() {
+  for (const TensorInfo& info : prefix_->inputs()) add_tensor(info, true);
+  for (const TensorInfo& info : prefix_->outputs()) {
+    if (tensors_.contains(info.name)) {
+      throw std::invalid_argument(expected_got(info.name + " of the prefix graph",
+                                           "an input or an output", "both"));
+    }
+    add_tensor(info, false);
+  }
+  std::vector<BoundBuffer> bound;
+  for (auto& [name, tensor] : tensors_) bound.push_back({name, tensor.buffer.data()});
+  prefix_binding_ = prefix_->bind(bound);
+}
+
+void FlowPolicy::bind_steps() {
+  const std::size_t horizon = static_cast<std::size_t>(action_horizon_);
+  for (int half = 0; half < 2; ++half) {
+    x_.emplace_back(num_action_values() * sizeof(float));
+    t_.emplace_back(horizon * sizeof(float));
+  }
+  std::vector<BoundBuffer> shared;
+  for (const TensorInfo& info : denoise_->inputs()) {
+    if (info.name == "x_t" || info.name == "t") continue;
+    add_tensor(info, true);
+    shared.push_back({info.name, tensors_.find(info.name)->second.buffer.data()});
+  }
+  for (const TensorInfo& info : denoise_->outputs()) {
+    if (info.name == "x_next" || info.name == "t_next") continue;
+    throw std::invalid_argument(
+        expected_got(info.name + " of the denoise graph", "only the outputs x_next and t_next",
+                 describe(info)));
+  }
+  for (std::size_t from = 0; from < 2; ++from) {
+    const std::size_t to = 1 - from;
+    std::vector<BoundBuffer> bound = shared;
+    bound.push_back({"x_t", x_[from].data()});
+    bound.push_back({"t", t_[from].data()});
+    bound.push_back({"x_next", x_[to].data()});
+    bound.push_back({"t_next", t_[to].data()});
+    step_bindings_[from] = denoise_->bind(bound);
+  }
+}
+
+void FlowPolicy::check(std::span<const TensorView> inputs, std::span<const float> noise) const {
+  for (const TensorView& view : inputs) {
+    if (find(user_inputs_, view.name) == nullptr) {
+      std::string names;
+      for (const TensorInfo& info : user_inputs_) names += (names.empty() ? "" : ", ") + info.name;
+      throw std::invalid_argument(
+          expected_got(view.name, "one of the inputs " + names, "an unknown name"));
+    }
+  }
+  for (const TensorInfo& info : user_inputs_) {
+    const auto view = std::ranges::find(inputs, info.name, &TensorView::name);
+    if (view == inputs.end()) {
+      throw std::invalid_argument(expected_got(info.name, describe(info), "no such input"));
+    }
+    if (view->dtype != info.dtype || !std::ranges::equal(view->shape, info.shape)) {
+      throw std::invalid_argument(
+          expected_got(info.name, describe(info), describe(view->dtype, view->shape)));
+    }
+  }
+  if (noise.size() != num_action_values()) {
+    throw std::invalid_argument(expected_got("noise", std::to_string(num_action_values()) + " values",
+                                         std::to_string(noise.size())));
+  }
+}
+
+void FlowPolicy::copy_in(std::span<const TensorView> inputs,
+                         std::span<const float> noise) noexcept {
+  for (const TensorView& view : inputs) {
+    Buffer& buffer = tensors_.find(view.name)->second.buffer;
+    std::memcpy(buffer.data(), view.data, buffer.num_bytes());
+  }
+  std::ranges::copy(noise, x_[0].floats().begin());
+  std::ranges::fill(t_[0].floats(), 1.0F);
+}
+
+std::size_t FlowPolicy::run_steps(FlowHistograms* also) {
+  std::size_t from = 0;
+  for (int step = 0; step < num_inference_steps_; ++step) {
+    StageTimer timer;
+    denoise_->run(step_bindings_[from]);
+    timer.record(&FlowHistograms::step, histograms_, also);
+    from = 1 - from;
+  }
+  return from;
+}
+
+void FlowPolicy::infer(std::span<const TensorView> inputs, std::span<const float> noise,
+                       std::span<float> actions, FlowHistograms* also) {
+  check(inputs, noise);
+  if (actions.size() != num_action_values()) {
+    throw std::invalid_argument(expected_got("actions",
+                                         std::to_string(num_action_values()) + " values",
+                                         std::to_string(actions.size())));
+  }
+  const std::lock_guard lock(mutex_);
+  StageTimer whole;
+  StageTimer copying;
+  copy_in(inputs, noise);
+  copying.record(&FlowHistograms::copy_in, histograms_, also);
+  StageTimer prefix;
+  prefix_->run(prefix_binding_);
+  prefix.record(&FlowHistograms::prefix, histograms_, also);
+  StageTimer denoise;
+  const std::size_t last = run_steps(also);
+  denoise.record(&FlowHistograms::denoise, histograms_, also);
+  std::ranges::copy(x_[last].floats(), actions.begin());
+  whole.record(&FlowHistograms::inference, histograms_, also);
+}
+
+}  // namespace flux

@@ -1,0 +1,200 @@
+"""The C++ core: flow-matching inference and the control loop.
+
+Letters in shapes: H action_horizon, A the robot's action_dim, N the network's action_dim (at least
+A; a network trained on several robots is wider than most of them).
+
+A wrong name, type or shape raises ValueError, told as `name: expected X, got Y`; a failing engine
+or a call out of turn raises RuntimeError.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Literal, TypedDict
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+HELD: int
+"""The command repeats the last one: there was no usable action."""
+CLIPPED_POSITION: int
+"""The action lay outside the position limits."""
+CLIPPED_VELOCITY: int
+"""The action was further away than one tick may move."""
+NON_FINITE: int
+"""The action held a NaN or an infinity."""
+STALE: int
+"""The observation behind the running chunk is too old."""
+NEW_CHUNK: int
+"""The first tick of a chunk."""
+
+class _Histogram(TypedDict):
+    count: int
+    p50_ms: float
+    p95_ms: float
+    p99_ms: float
+    max_ms: float
+    counts: list[int]
+    edges_ms: list[float]
+
+class _Violations(TypedDict):
+    non_finite: int
+    position: int
+    velocity: int
+    stale: int
+
+class _Stats(TypedDict):
+    ticks: int
+    deadline_misses: int
+    held_ticks: int
+    chunks: int
+    violations: _Violations
+    histograms: dict[str, _Histogram]
+
+class FlowPolicy:
+    """A bundle's two graphs and the loop of Euler steps between them.
+
+    All memory of an inference is allocated here; the prefix graph writes its keys and values where
+    the denoise graph reads them. May be shared: inferences run one after the other.
+
+    Args:
+        prefix_path: ONNX file, weights beside it.
+        denoise_path: likewise.
+        ort_library: path of libonnxruntime; see `flux_runtime.onnxruntime_library`.
+        num_inference_steps: Euler steps; the denoise graph's dt is -1 / this.
+        num_threads: of each graph.
+
+    Raises:
+        ValueError: the graphs do not fit each other; the message names the tensor.
+        RuntimeError: ONNX Runtime cannot be loaded or refuses a graph.
+    """
+
+    def __init__(
+        self,
+        prefix_path: str,
+        denoise_path: str,
+        *,
+        ort_library: str,
+        num_inference_steps: int,
+        num_threads: int = 1,
+    ) -> None: ...
+    @property
+    def inputs(self) -> dict[str, tuple[str, tuple[int, ...]]]:
+        """Name -> (numpy type name, shape) of what `infer` takes."""
+
+    @property
+    def action_shape(self) -> tuple[int, int]:
+        """(H, N)."""
+
+    def infer(
+        self, inputs: Mapping[str, NDArray[Any]], noise: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """Returns (H, N) float32 normalised actions. Other threads run meanwhile.
+
+        Args:
+            inputs: exactly the tensors of `inputs`; only read.
+            noise: float32 (H, N) or (1, H, N); only read.
+        """
+
+    def histograms(self) -> dict[str, _Histogram]:
+        """Times of the stages copy_in, prefix, step, denoise and inference since construction."""
+
+class SafetyLimits:
+    """Limits per joint, each (A,): joint units, and joint units per second.
+
+    Raises:
+        ValueError: unless all are finite, lower < upper and max_velocity > 0.
+    """
+
+    def __init__(
+        self, *, lower: ArrayLike, upper: ArrayLike, max_velocity: ArrayLike
+    ) -> None: ...
+
+class ActionDecoder:
+    """normalised * scale + offset + relative_mask * observed state, each (A,), in float32."""
+
+    def __init__(
+        self, *, scale: ArrayLike, offset: ArrayLike, relative_mask: ArrayLike
+    ) -> None: ...
+
+class ControlLoop:
+    """Fixed-rate ticks, chunks that come and go, and a safety filter behind them.
+
+    One thread at a time may use it. Per control step: `submit` if `needs_observation()`, then
+    `wait_for_tick()`, then `tick()`, then send the command.
+
+    Args:
+        policy: None if only `submit_chunk` gives chunks.
+        decoder: from the policy's actions to robot units.
+        limits: of the same action_dim.
+        control_hz: ticks per second.
+        execution_horizon: ticks that a chunk is executed before the next takes over.
+        mode: 'sync': `submit` infers while the robot holds. 'async': on a thread of its own.
+        clock: 'simulated': ticks do not wait, and a chunk takes over exactly `inference_delay` ticks
+            after its observation. 'monotonic': ticks on an absolute grid, chunks as they come.
+        inference_delay: control steps, at most execution_horizon and H - execution_horizon; 0
+            unless mode is 'async' and clock 'simulated'.
+        stale_after_s: how much older than its own duration a chunk's observation may be.
+
+    Raises:
+        ValueError: an argument is out of its range; the message names the numbers.
+    """
+
+    def __init__(
+        self,
+        *,
+        policy: FlowPolicy | None,
+        decoder: ActionDecoder,
+        limits: SafetyLimits,
+        control_hz: float,
+        execution_horizon: int,
+        mode: Literal["sync", "async"],
+        clock: Literal["simulated", "monotonic"],
+        inference_delay: int = 0,
+        stale_after_s: float = 1.0,
+    ) -> None: ...
+    def start(self, command: NDArray[np.float32]) -> None:
+        """Holds `command`, (A,) finite, until the first chunk. Called once."""
+
+    def needs_observation(self) -> bool:
+        """Whether a chunk is wanted and none is on its way.
+
+        Raises:
+            RuntimeError: an inference has failed on its thread; raised once. Ticks hold from the
+                failure until the next chunk.
+        """
+
+    def submit(
+        self,
+        inputs: Mapping[str, NDArray[Any]],
+        state: NDArray[np.float32],
+        noise: NDArray[np.float32],
+    ) -> None:
+        """Gives the observation of the coming tick: the policy's inputs and noise, and state (A,).
+
+        Everything is copied. Other threads run meanwhile.
+        """
+
+    def submit_chunk(self, actions: NDArray[np.float32]) -> None:
+        """Schedules (rows, A) actions in robot units from the coming tick on.
+
+        There are at least execution_horizon rows.
+        """
+
+    def wait_for_tick(self) -> float:
+        """Waits for the next tick of the grid; returns how late it begins, in seconds.
+
+        Ticks that passed meanwhile are skipped. With the simulated clock this waits for nothing
+        but an inference whose chunk is due.
+        """
+
+    def tick(self) -> tuple[NDArray[np.float32], int]:
+        """Returns the next command, (A,), always finite and within the limits, and status flags."""
+
+    def stats(self) -> _Stats:
+        """Counts and histograms since construction.
+
+        Violations are ticks in which the policy asked for too much. Histograms are `tick` (the C++
+        work of a tick), `jitter` (how late ticks began) and the policy's stages for this loop.
+        """
+
+    def stop(self) -> None:
+        """Waits for the inference in flight and ends its thread. Ticks hold from now on."""
