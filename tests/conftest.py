@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -42,6 +43,54 @@ def tracked_files() -> list[Path]:
         pytest.skip("this is not a git checkout")
     files = (ROOT / name for name in listed.stdout.decode().split("\0") if name)
     return [path for path in files if path.is_file() and not path.is_symlink()]
+
+
+@pytest.fixture(scope="session")
+def one_episode(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The first episode of the shared v2.1 dataset as a dataset of its own."""
+    source, root = shared_data / "lerobot" / "v21", tmp_path_factory.mktemp("dataset")
+    shutil.copytree(source / "meta", root / "meta", copy_function=shutil.copyfile)
+    for folder in ("data", "videos"):
+        (root / folder).symlink_to(source / folder)
+    episodes = root / "meta" / "episodes.jsonl"
+    episodes.write_text(episodes.read_text().splitlines()[0] + "\n")
+    return root
+
+
+@pytest.fixture(scope="session")
+def tiny_options(one_episode: Path) -> list[str]:
+    """Overrides that make the small config a matter of seconds."""
+    dataset = "train_dataloader.dataset.datasets"
+    tiny = [f"model.{part}.{key}" for part in ("llm_backbone", "llm_expert") for key in
+            ("hidden_size=16", "intermediate_size=16", "num_hidden_layers=1", "head_dim=8")]
+    return [
+        *tiny,
+        "model.vision_backbone.hidden_size=8",
+        "model.vision_backbone.stem_channels=4",
+        "model.projector.in_dim=8",
+        "model.projector.out_dim=16",
+        "model.llm_expert.adarms_cond_dim=16",
+        "model.proj_width=16",
+        "model.action_in_proj.out_dim=16",
+        "model.action_out_proj.in_dim=16",
+        "runner.num_noise_samples=1",
+        "runner.log_interval=1",
+        "runner.max_steps=4",
+        "train_dataloader.per_device_batch_size=4",
+        "train_dataloader.per_device_num_workers=0",
+        f"{dataset}.data_root_path={one_episode}",
+    ]
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tiny_options: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The work dir of a run of four steps; read-only."""
+    from flux_train.cli import main
+
+    work_dir = tmp_path_factory.mktemp("run")
+    config = ROOT / "configs" / "pi05" / "pi05_small_aloha_sim.py"
+    assert main([str(config), str(work_dir), "--cfg-options", *tiny_options]) == 0
+    return work_dir
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

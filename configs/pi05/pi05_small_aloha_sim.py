@@ -11,7 +11,7 @@ model = recipes.small_pi05_model(action_horizon=32)
 train_dataloader = recipes.small_aloha_sim_data(
     data_root_path="demo_output/demonstrations",
     action_horizon=32,
-    batch_size=32,
+    batch_size=16,
 )
 
 runner = recipes.small_runner(max_steps=2000)

@@ -16,7 +16,7 @@ class TimeEmbeddingTable(nn.Module):
 
     def __init__(self, embedding: nn.Module, num_steps: int) -> None:
         super().__init__()
-        times = torch.arange(num_steps + 1, dtype=torch.float64) / num_steps
+        times = torch.arange(num_steps + 1, dtype=torch.float32) / num_steps
         self.num_steps = num_steps
         self.register_buffer("table", embedding(times[None])[0])
 

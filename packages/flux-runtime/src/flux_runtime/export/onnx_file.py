@@ -25,7 +25,7 @@ from flux_core.errors import ExportError
 OPSET = 20
 MODEL_PREFIX = "model."
 SMALL_BYTES = 1024
-"""Constants up to this size stay inside the graph."""
+"""Constants up to this size that are no weights (shapes, scales) stay inside the graph."""
 
 
 def export_graph(
@@ -46,27 +46,39 @@ def export_graph(
             output_names=list(output_names),
             opset_version=OPSET,
             dynamo=True,
+            # Unfolded: each weight stays the tensor the checkpoint knows. ONNX Runtime folds at load.
+            optimize=False,
             verbose=False,
         )
     assert program is not None
-    return program.model_proto
+    return without_traces(program.model_proto)
+
+
+def without_traces(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Drops the exporter's notes (stack traces, paths of this machine) from the graph."""
+    graph = model.graph
+    for noted in (model, graph, *graph.node, *graph.initializer, *graph.value_info, *graph.input):
+        noted.ClearField("metadata_props")
+        noted.ClearField("doc_string")
+    del graph.value_info[:]
+    return model
 
 
 def share_weights(graph: onnx.ModelProto, weights_file: Path) -> None:
-    """Points every large initializer of `graph` at its tensor in `weights_file`.
+    """Points every weight of `graph` at its tensor in `weights_file`.
 
     Raises:
         ExportError: a large constant of the graph is no weight of the model.
     """
     offsets = tensor_offsets(weights_file)
     for initializer in graph.graph.initializer:
-        data = onnx.numpy_helper.to_array(initializer).tobytes()
-        if len(data) <= SMALL_BYTES:
-            continue
+        num_bytes = onnx.numpy_helper.to_array(initializer).nbytes
         name = initializer.name.removeprefix(MODEL_PREFIX)
-        if name not in offsets or offsets[name][1] != len(data):
+        if name not in offsets and num_bytes <= SMALL_BYTES:
+            continue
+        if name not in offsets or offsets[name][1] != num_bytes:
             raise ExportError(
-                f"{initializer.name}: a constant of {len(data)} bytes in the graph is not a tensor "
+                f"{initializer.name}: a constant of {num_bytes} bytes in the graph is not a tensor "
                 f"of {weights_file.name}"
             )
         offset, length = offsets[name]

@@ -12,15 +12,15 @@ IMAGE_SIZE = {"height": 96, "width": 128}
 CAMERAS = ("cam_high",)
 # Joint angles relative to the state at the chunk's start; the grippers stay absolute.
 RELATIVE_MASK = (*(True,) * 6, False, *(True,) * 6, False)
-TASK = "transfer the cube from the right arm to the left arm"
+TASK = "transfer the cube"
 
 
-def small_pi05_model(*, action_horizon: int, width: int = 128, depth: int = 3) -> dict[str, Any]:
+def small_pi05_model(*, action_horizon: int, width: int = 128, depth: int = 2) -> dict[str, Any]:
     """The network: 14 action dimensions, `depth` joint layers of `width`."""
     gemma = dict(
         type="ConditionGemmaModel",
         hidden_size=width,
-        intermediate_size=4 * width,
+        intermediate_size=2 * width,
         num_hidden_layers=depth,
         num_attention_heads=4,
         num_key_value_heads=1,
@@ -52,7 +52,7 @@ def shared_transforms() -> list[dict[str, Any]]:
         dict(type="RelativeActions", mask=RELATIVE_MASK),
         dict(type="NormalizeStatesAndActions", norm_type="quantile"),
         dict(type="PreparePromptWithState"),
-        dict(type="ProcessPrompts", tokenizer=dict(type="ByteTokenizer"), max_len=112),
+        dict(type="ProcessPrompts", tokenizer=dict(type="ByteTokenizer"), max_len=64),
         dict(type="ResizeImages", **IMAGE_SIZE),
         dict(type="SimpleNormalizeImages"),
     ]
@@ -99,6 +99,8 @@ def small_runner(**settings: Any) -> dict[str, Any]:
         warmup_ratio=0.03,
         ema_decay=0.995,
         num_noise_samples=4,
+        # On CPUs without bf16 units half precision is an emulation, ten times slower.
+        enable_mixed_precision_training=False,
         collator=dict(type="DictCollator", keys=[*keys, "action_masks", "action_dim_masks"]),
     )
     return {**defaults, **settings}

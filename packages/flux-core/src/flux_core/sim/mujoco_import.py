@@ -1,0 +1,62 @@
+"""The one place that imports mujoco and finds gym-aloha's scenes."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import os
+import sys
+from pathlib import Path
+from types import ModuleType
+
+from ..errors import MissingDependencyError
+
+INSTALL_SIM = "pip install 'flux-core[sim]'"
+INSTALL_GL = "apt-get install libosmesa6 libegl1 libgl1-mesa-dri"
+# MUJOCO_GL backend -> the shared library it needs, the faster to start first
+_HEADLESS_BACKENDS = {"egl": "libEGL.so.1", "osmesa": "libOSMesa.so.8"}
+
+
+def import_mujoco() -> ModuleType:
+    """Imports mujoco, with a headless MUJOCO_GL unless the user has chosen one.
+
+    Raises:
+        MissingDependencyError: mujoco is not installed, or its OpenGL backend cannot be loaded.
+    """
+    if "mujoco" not in sys.modules:
+        _choose_backend()
+    try:
+        import mujoco
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError(f"the simulator needs {error.name}: {INSTALL_SIM}") from error
+    except (ImportError, AttributeError, RuntimeError) as error:
+        raise MissingDependencyError(opengl_message(error)) from error
+    return mujoco
+
+
+def scene_path(name: str) -> Path:
+    """Returns the path of one of gym-aloha's MJCF scenes, without importing gym-aloha."""
+    spec = importlib.util.find_spec("gym_aloha")
+    if spec is None or spec.origin is None:
+        raise MissingDependencyError(f"the simulator needs gym-aloha: {INSTALL_SIM}")
+    return Path(spec.origin).parent / "assets" / name
+
+
+def opengl_message(error: Exception) -> str:
+    """Returns one line saying that rendering is impossible, why, and what to install."""
+    backend = os.environ.get("MUJOCO_GL", "")
+    reason = " ".join(str(error).split())
+    return f"mujoco cannot render with MUJOCO_GL={backend!r} ({reason}): {INSTALL_GL}"
+
+
+def _choose_backend() -> None:
+    """Sets MUJOCO_GL to the first headless backend whose library loads (Linux only)."""
+    if os.environ.get("MUJOCO_GL") or sys.platform != "linux":
+        return
+    for backend, library in _HEADLESS_BACKENDS.items():
+        try:
+            ctypes.CDLL(library)
+        except OSError:
+            continue
+        os.environ["MUJOCO_GL"] = backend
+        return

@@ -1,0 +1,1 @@
+"""Scripted demonstrations in simulation: a policy that reads the simulator, and its recorder."""

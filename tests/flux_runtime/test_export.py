@@ -1,0 +1,149 @@
+"""flux-export: what it writes, and that it refuses what is not the checkpoint."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from flux_core.bundle import Bundle, write_manifest
+from flux_core.errors import BundleError, ExportError
+from flux_core.models.checkpoint_file import load_checkpoint
+from flux_runtime.export import writer
+from flux_runtime.export.cli import main
+from flux_runtime.export.graphs import DenoiseGraph, TimeEmbeddingTable
+from flux_runtime.export.onnx_file import tensor_offsets
+from flux_runtime.export.policy import load_policy
+from flux_runtime.export.verify import replay
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tiny_run: Path) -> Path:
+    return tiny_run / "checkpoint_epoch_1.pt"
+
+
+@pytest.fixture(scope="module")
+def bundle_dir(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("export") / "bundle"
+    assert main([str(checkpoint), "--out", str(out)]) == 0
+    return out
+
+
+def test_the_command_reports_what_it_verified(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(checkpoint), "--out", str(tmp_path / "b"), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["precision"] == "fp32" and report["max_abs_error"] < 1e-4
+    assert report["cosine"] > 0.9999 and "prefix.onnx" in report["files"]
+
+
+def test_the_bundle_opens_and_replays_its_golden(bundle_dir: Path) -> None:
+    bundle = Bundle.open(bundle_dir)
+    golden = bundle.golden()
+    found = replay(bundle)["actions"]
+    np.testing.assert_allclose(found, golden["output.actions"], atol=1e-4)
+    assert bundle.manifest.cameras == ("cam_high",)
+    assert bundle.manifest.robots == ("aloha-sim",)
+    assert bundle.manifest.action_horizon == 32
+
+
+def test_the_bundles_weights_are_the_checkpoints_averaged_weights(
+    bundle_dir: Path, checkpoint: Path
+) -> None:
+    exported = load_file(bundle_dir / "model.safetensors")
+    for name, value in load_checkpoint(checkpoint)["ema"].items():
+        assert torch.equal(exported[name], value), name
+
+
+def test_both_graphs_keep_their_weights_in_the_one_weight_file(bundle_dir: Path) -> None:
+    import onnx
+
+    offsets = tensor_offsets(bundle_dir / "model.safetensors")
+    for name in ("prefix.onnx", "denoise.onnx"):
+        graph = onnx.load(bundle_dir / name, load_external_data=False)
+        external = [i for i in graph.graph.initializer if i.external_data]
+        assert external
+        for initializer in external:
+            place = {entry.key: entry.value for entry in initializer.external_data}
+            assert place["location"] == "model.safetensors"
+            key = initializer.name.removeprefix("model.")
+            assert (int(place["offset"]), int(place["length"])) == offsets[key]
+        assert str(Path.cwd()).encode() not in (bundle_dir / name).read_bytes()
+
+
+def perturb(directory: Path) -> None:
+    """Changes one weight that the answer depends on by a little."""
+    weights = load_file(directory / "model.safetensors")
+    weights["action_out_proj.projector.weight"][0, 0] += 0.05
+    save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
+
+
+def test_a_weight_changed_between_writing_and_verifying_fails_the_export(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verify = writer.verify_bundle
+
+    def tampered(directory: Path, reference: dict) -> object:
+        perturb(directory)
+        write_manifest(directory, Bundle.open(directory, verify=False).manifest)
+        return verify(directory, reference)
+
+    monkeypatch.setattr(writer, "verify_bundle", tampered)
+    with pytest.raises(ExportError, match="differs from PyTorch by .*, allowed 1e-04"):
+        writer.export_bundle(load_policy(checkpoint), tmp_path / "bundle", lambda step: None)
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_a_weight_changed_after_the_export_is_refused_when_the_bundle_is_opened(
+    bundle_dir: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(bundle_dir, tmp_path / "b", dirs_exist_ok=True)
+    perturb(tmp_path / "b")
+    with pytest.raises(BundleError, match=r"model\.safetensors: sha256"):
+        Bundle.open(tmp_path / "b")
+
+
+def test_an_unrelated_directory_is_never_overwritten(checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("precious")
+    with pytest.raises(ExportError, match="exists and is not a bundle"):
+        writer.export_bundle(load_policy(checkpoint), tmp_path, lambda step: None)
+    assert (tmp_path / "thesis.txt").read_text() == "precious"
+
+
+def test_a_checkpoint_whose_weights_are_another_networks_is_one_line(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = torch.load(checkpoint, weights_only=True)
+    state["config"]["model"]["vision_backbone"]["num_keypoints"] = 4
+    torch.save(state, tmp_path / "checkpoint_epoch_1.pt")
+    assert main([str(tmp_path / "checkpoint_epoch_1.pt")]) == 1
+    error = capsys.readouterr().err
+    assert "weights do not fit the config's network" in error and "expected shape" in error
+
+
+def test_the_time_embedding_table_is_the_embedding_itself() -> None:
+    from flux_core.models.layers import TimeEmbedding
+
+    exact, table = TimeEmbedding(32), TimeEmbeddingTable(TimeEmbedding(32), 10)
+    t = torch.tensor([[k / 10 for k in range(11)]])
+    torch.testing.assert_close(table(t), exact(t), atol=1e-7, rtol=0.0)
+
+
+def test_a_step_of_the_denoise_graph_leaves_finished_positions_alone(checkpoint: Path) -> None:
+    policy = load_policy(checkpoint)
+    graph = DenoiseGraph(policy.model, 10)
+    config = policy.model.config
+    x_t = torch.randn(1, config.n_action_steps, config.action_dim)
+    t = torch.full((1, config.n_action_steps), 0.3)
+    t[0, :5] = 0.0
+    layers = config.llm_backbone.num_hidden_layers
+    cache = [torch.zeros(1, 1, 7, config.llm_backbone.head_dim) for _ in range(2 * layers)]
+    x_next, t_next = graph(None, x_t, t, torch.ones(1, 7, dtype=torch.bool), *cache)
+    assert torch.equal(x_next[0, :5], x_t[0, :5])
+    assert torch.equal(t_next[0, 5:], torch.full((27,), 0.2)) and not t_next[0, :5].any()

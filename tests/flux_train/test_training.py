@@ -1,0 +1,144 @@
+"""flux-train from the command line to the checkpoint, on real files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from flux_core.errors import CheckpointError
+from flux_core.models import sample_time
+from flux_core.models.checkpoint_file import load_checkpoint
+from flux_train.cli import main
+from flux_train.optimization import learning_rate_at
+from flux_train.runner_config import SingleTrainRunner
+from scipy import stats
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = str(ROOT / "configs" / "pi05" / "pi05_small_aloha_sim.py")
+
+
+def train(work_dir: Path, options: list[str], *more: str) -> int:
+    return main([SMALL, str(work_dir), *more, "--cfg-options", *options])
+
+
+def losses(work_dir: Path) -> list[float]:
+    lines = (work_dir / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line)["loss"] for line in lines]
+
+
+def test_the_work_dir_is_self_contained(tiny_run: Path) -> None:
+    names = {path.name for path in tiny_run.iterdir()}
+    assert {
+        "checkpoint_epoch_1.pt",
+        "checkpoint_epoch_1.safetensors",
+        "config.json",
+        "loss.png",
+        "metrics.jsonl",
+        "norm_stats.json",
+        "tokenizer",
+    } <= names
+    last = json.loads((tiny_run / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["step"] == 4 and np.isfinite(last["loss"])
+    assert {"samples_per_s", "data_wait_share", "peak_memory_bytes", "learning_rate"} <= set(last)
+
+
+def test_the_written_config_trains_to_the_same_losses(tiny_run: Path, tmp_path: Path) -> None:
+    assert main([str(tiny_run / "config.json"), str(tmp_path / "again")]) == 0
+    assert losses(tmp_path / "again") == losses(tiny_run)
+
+
+def test_a_resumed_run_gives_the_losses_of_an_uninterrupted_one(
+    tmp_path: Path, tiny_options: list[str]
+) -> None:
+    # Large batches, so that an epoch of 150 samples is three steps.
+    options = [*tiny_options, "train_dataloader.per_device_batch_size=50"]
+    thin = [*options, "runner.lr_scheduler_type=constant", "runner.ema_decay=0.9"]
+    whole = [*thin, "runner.max_steps=none", "runner.max_epochs=2"]
+    assert train(tmp_path / "whole", whole) == 0
+    first = [*thin, "runner.max_steps=none", "runner.max_epochs=1"]
+    assert train(tmp_path / "parts", first) == 0
+    checkpoint = tmp_path / "parts" / "checkpoint_epoch_1.pt"
+    assert train(tmp_path / "parts", whole, "--resume-from", str(checkpoint)) == 0
+    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
+    states = [load_checkpoint(tmp_path / d / "checkpoint_epoch_2.pt") for d in ("whole", "parts")]
+    for name, value in states[0]["ema"].items():
+        assert torch.equal(value, states[1]["ema"][name]), name
+
+
+def test_dry_run_writes_nothing(tmp_path: Path, tiny_options: list[str]) -> None:
+    assert train(tmp_path / "dry", tiny_options, "--dry-run") == 0
+    assert not (tmp_path / "dry").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("runner.max_step=5", "Did you mean 'max_steps'"),
+        ("model.n_action_steps=16", "model.n_action_steps: expected 32"),
+        ("model.max_action_dim=7", "max_action_dim: expected 14"),
+        ("inference.execute_horizon=40", "inference.execute_horizon: expected 1 to 32"),
+        ("model.llm_backbone.vocab_size=100", "vocab_size: expected at least 516"),
+        ("runner.learning_rate=fast", "runner.learning_rate: expected float"),
+        (
+            "train_dataloader.dataset.datasets.transforms.0.video_keys=['observation.images.cam_low']",
+            "no camera 'observation.images.cam_low'",
+        ),
+        ("train_dataloader.dataset.datasets.data_root_path=/nowhere", "Is '/nowhere' a LeRobot"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_1(
+    option: str,
+    message: str,
+    tmp_path: Path,
+    tiny_options: list[str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert train(tmp_path / "x", [*tiny_options, option]) == 1
+    error = capsys.readouterr().err.strip().splitlines()
+    assert len([line for line in error if "error:" in line]) == 1
+    assert message in error[-1]
+
+
+def test_a_checkpoint_of_another_config_is_refused(
+    tiny_run: Path, tmp_path: Path, tiny_options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = [*tiny_options, "model.vision_backbone.num_keypoints=4"]
+    checkpoint = str(tiny_run / "checkpoint_epoch_1.pt")
+    assert train(tmp_path / "x", options, "--resume-from", checkpoint) == 1
+    assert "trained with another config; model.vision_backbone" in capsys.readouterr().err
+
+
+def test_a_file_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint_epoch_1.pt"
+    path.write_bytes(b"not a checkpoint")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        load_checkpoint(path)
+    torch.save({"model": {}}, path)
+    with pytest.raises(CheckpointError, match="not a checkpoint written by flux-train"):
+        load_checkpoint(path)
+
+
+def test_times_follow_the_shifted_beta_distribution() -> None:
+    generator = torch.Generator().manual_seed(0)
+    times = sample_time(20000, generator=generator, device=torch.device("cpu")).numpy()
+    expected = stats.beta(1.5, 1.0, loc=0.001, scale=0.999)
+    assert stats.kstest(times, expected.cdf).pvalue > 1e-3
+    assert abs((times > 0.9).mean() - 0.146) < 0.01
+
+
+def test_the_learning_rate_warms_up_and_ends_at_its_floor_as_in_openpi() -> None:
+    from flux_data.collate import DictCollator
+
+    runner = SingleTrainRunner(
+        collator=DictCollator(keys=("images",)),
+        max_steps=1000,
+        learning_rate=1.0,
+        warmup_ratio=0.1,
+        min_lr_ratio=0.1,
+    )
+    assert learning_rate_at(0, 1000, runner) == pytest.approx(1.0 / 101)
+    assert learning_rate_at(100, 1000, runner) == pytest.approx(1.0)
+    assert learning_rate_at(1000, 1000, runner) == pytest.approx(0.1)
