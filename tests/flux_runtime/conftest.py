@@ -89,9 +89,9 @@ class ToyRobot:
     def state(self) -> np.ndarray:
         return self.position
 
-    def observe(self, prompt: str) -> Observation:
+    def observe(self, prompt: str, cameras: Sequence[str]) -> Observation:
         self.calls.append("observe")
-        names = [name for name in CAMERAS if name != self.missing_camera]
+        names = [name for name in cameras if name != self.missing_camera]
         return Observation(
             images=self.render(names), state=self.position, prompt=prompt, timestamp_s=0.0
         )

@@ -125,6 +125,7 @@ class BundleSource:
         self.engine = engine
         self.execution_horizon = bundle.manifest.execution_horizon
         self._action_shape = (bundle.manifest.action_horizon, bundle.manifest.action_dim)
+        self._cameras = bundle.manifest.cameras
         self._input_names = user_inputs(bundle.manifest).keys()
         self._encoder = encoder
         self._policy = policy
@@ -133,7 +134,7 @@ class BundleSource:
     def submit(self, loop: ChunkSink, robot: Robot, request: ChunkRequest) -> None:
         """Observes, encodes, draws the noise that (seed, chunk index) names, and submits."""
         with self._times.measure("render"):
-            observation = robot.observe(request.prompt)
+            observation = robot.observe(request.prompt, self._cameras)
         with self._times.measure("encode"):
             encoded = self._encoder.encode(observation)
         # Not every network takes the state beside the prompt: the graphs say what they take.

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
@@ -162,7 +161,7 @@ def shipped_policy(robot: str) -> Path:
     """Returns the bundle that comes with this package for `robot`."""
     if robot not in SHIPPED_POLICIES:
         raise UsageError(f"--bundle: flux ships no policy for robot {robot}. Name a bundle.")
-    path = Path(str(resources.files("flux_runtime") / "policies" / SHIPPED_POLICIES[robot]))
+    path = Path(__file__).parent / "policies" / SHIPPED_POLICIES[robot]
     if not path.is_dir():
         raise BundleError(
             f"{path}: this installation holds no shipped policy. Name one with --bundle DIR, or "
@@ -199,7 +198,7 @@ def _open_policy(
 
 def _check_first_look(robot: Robot, opened: _OpenedPolicy, prompt: str) -> None:
     """Takes one observation and refuses one that the network could not use."""
-    observation = robot.observe(prompt)
+    observation = robot.observe(prompt, opened.manifest.cameras)
     check_observation(observation, robot.spec, opened.manifest.cameras)
     check_encoding(opened.encoder.encode(observation), opened.manifest)
 

@@ -46,11 +46,11 @@ class AlohaSimRobot:
         """Returns (14,) float32: left arm, left gripper, right arm, right gripper."""
         return self._connected.state()
 
-    def observe(self, prompt: str) -> Observation:
-        """Renders the three cameras, each (192, 256, 3) uint8."""
+    def observe(self, prompt: str, cameras: Sequence[str]) -> Observation:
+        """Renders some of the three cameras, each (192, 256, 3) uint8."""
         simulation = self._connected
         return Observation(
-            images=simulation.render(),
+            images=simulation.render(cameras),
             state=simulation.state(),
             prompt=prompt,
             timestamp_s=simulation.time_s,

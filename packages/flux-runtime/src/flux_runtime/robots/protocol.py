@@ -28,8 +28,8 @@ class Robot(Protocol):
         """Returns the joint state, (action_dim,) float32 in the spec's units; takes no picture."""
         ...
 
-    def observe(self, prompt: str) -> Observation:
-        """Returns the state and one picture of every camera of the spec."""
+    def observe(self, prompt: str, cameras: Sequence[str]) -> Observation:
+        """Returns the state and one picture each of `cameras`, which are some of the spec's."""
         ...
 
     def command(self, action: NDArray[np.float32]) -> None:

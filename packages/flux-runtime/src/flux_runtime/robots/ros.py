@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 from typing import NoReturn
 
 import numpy as np
@@ -40,7 +41,7 @@ class RosRobot:
         """Refuses: never connected."""
         self._refuse()
 
-    def observe(self, prompt: str) -> Observation:
+    def observe(self, prompt: str, cameras: Sequence[str]) -> Observation:
         """Refuses: never connected."""
         self._refuse()
 
