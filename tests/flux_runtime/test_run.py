@@ -11,6 +11,7 @@ import pytest
 
 from flux_core.bundle import MANIFEST_NAME
 from flux_runtime.cli import main
+from flux_runtime.run import RunOptions, run
 
 TOY = ("run", "--robot", "toy")
 MINIMUM_KEYS = {
@@ -111,6 +112,23 @@ def test_the_same_seed_gives_the_same_commands(
         assert json.loads((out / "episodes.jsonl").read_text())["prompt"] == "wave"
     assert (recorded[0] == recorded[1]).all()
     assert not (recorded[0] == recorded[2]).all()
+
+
+def test_every_chunk_of_every_episode_is_timed(
+    core: Any, toy: Any, toy_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+    monkeypatch.setattr("flux_runtime.run.write_report", lambda path, data: seen.append(data))
+    toy.at["transferred"] = 999
+    report = run(
+        RunOptions(robot="toy", bundle=toy_bundle, episodes=3, max_steps=8, report=Path("x.html"))
+    )
+    histograms = seen[0].histograms
+    assert report["chunks"] == 6
+    for stage in ("encode", "copy_in", "prefix", "denoise", "inference"):
+        assert histograms[stage]["count"] == 6
+    assert histograms["step"]["count"] == 6 * 4
+    assert histograms["tick"]["count"] == 3 * 8
 
 
 def test_a_dry_run_moves_nothing(

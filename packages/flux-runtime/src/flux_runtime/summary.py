@@ -10,8 +10,6 @@ from .episode import EpisodeResult
 from .latency import Histogram, merge_stages
 from .success import wilson_interval
 
-LOOP_STAGES = ("tick", "jitter")
-
 
 def summarize(
     results: Sequence[EpisodeResult], histograms: Mapping[str, Histogram]
@@ -44,17 +42,9 @@ def violations_of(stats: Mapping[str, Any]) -> dict[str, int]:
 def collect_histograms(
     results: Sequence[EpisodeResult], python_stages: Mapping[str, Histogram]
 ) -> dict[str, Histogram]:
-    """Joins the stages of the loop, of the policy and of Python.
-
-    The policy outlives the episodes and counts all of them, so that its last histograms are the
-    sum; each episode's loop counts for itself and is added up here.
-    """
-    per_episode = [result.stats["histograms"] for result in results]
-    loop = merge_stages(
-        [{stage: h[stage] for stage in LOOP_STAGES if stage in h} for h in per_episode]
-    )
-    policy = {stage: h for stage, h in per_episode[-1].items() if stage not in LOOP_STAGES}
-    return {**policy, **loop, **python_stages}
+    """Adds up the stages of the episodes' loops and joins those timed in Python."""
+    loops = merge_stages([result.stats["histograms"] for result in results])
+    return {**loops, **python_stages}
 
 
 def _rates(rate_key: str, ci_key: str, outcomes: Sequence[bool | None]) -> dict[str, object]:
