@@ -418,7 +418,8 @@ def test_a_golden_of_a_type_that_numpy_lacks_is_refused(
     content = len(header).to_bytes(8, "little") + header + bytes(size)
     (directory / "golden.safetensors").write_bytes(content)
     write_manifest(directory, a_manifest())
-    assert refusal(directory).startswith("golden.safetensors: cannot be read")
+    # Another package may have taught numpy the type: then its tensor is the wrong one.
+    assert refusal(directory).startswith("golden.safetensors: ")
 
 
 @pytest.fixture(scope="module")
