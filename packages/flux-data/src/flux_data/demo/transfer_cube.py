@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from .ik import ArmIk, GripperPose, Side
 
-TASK = "transfer the cube from the right arm to the left arm"
+TASK = "transfer the cube"
 MAX_JOINT_STEP_RAD = 0.06  # per 20 ms; below the ViperX's 3.14 rad/s
 # A trained policy errs a little: inside these its commands stay inside [0, 1].
 GRIPPER_CLOSED, GRIPPER_OPEN, GRIPPER_START = 0.07, 0.95, 0.1

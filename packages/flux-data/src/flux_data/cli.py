@@ -1,0 +1,118 @@
+"""`flux-data`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from flux_core.cli import new_parser, print_json, run_cli
+from flux_core.errors import UsageError
+from rich.console import Console
+
+EXAMPLE = """\
+  flux-data demo aloha-sim --episodes 50 --out data/demonstrations
+  flux-data info data/demonstrations"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    parser = new_parser("flux-data", "Record and look at LeRobot datasets.", EXAMPLE)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_demo(commands)
+    _add_info(commands)
+    return run_cli(parser, argv)
+
+
+def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    demo = commands.add_parser(
+        "demo",
+        help="record scripted demonstrations in simulation",
+        description="Record scripted demonstrations as a LeRobot v2.1 dataset with three cameras.",
+        epilog="example:\n  flux-data demo aloha-sim --episodes 50 --out data/demonstrations",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    demo.add_argument("robot", choices=["aloha-sim"], help="the simulated robot")
+    demo.add_argument("--episodes", type=int, default=50, help="successful episodes to record")
+    demo.add_argument("--out", type=Path, required=True, help="a new directory")
+    demo.add_argument("--seed", type=int, default=0, help="of the first episode")
+    demo.add_argument("--workers", type=int, default=os.cpu_count(), help="processes")
+    demo.add_argument("--speed", type=float, default=1.5, help="1 is unhurried")
+    demo.add_argument(
+        "--noise", type=float, default=0.008, help="executed but not recorded joint noise, rad"
+    )
+    demo.add_argument("--size", default="192x256", help="image HEIGHTxWIDTH (192x256)")
+    demo.add_argument("--json", action="store_true", help="print one JSON object")
+    demo.set_defaults(handler=run_demo)
+
+
+def _add_info(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    info = commands.add_parser(
+        "info",
+        help="a dataset at a glance",
+        epilog="example:\n  flux-data info data/demonstrations",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    info.add_argument("dataset", type=Path, help="a LeRobot v2.1 directory")
+    info.add_argument("--json", action="store_true", help="print one JSON object")
+    info.set_defaults(handler=run_info)
+
+
+def run_demo(args: argparse.Namespace) -> None:
+    """Runs `flux-data demo`."""
+    from .demo.generate import DemoSettings, generate
+
+    size = re.fullmatch(r"(\d+)x(\d+)", args.size)
+    if size is None:
+        raise UsageError(f"--size: expected HEIGHTxWIDTH like 192x256, got {args.size!r}")
+    if min(args.episodes, args.workers) < 1 or args.speed <= 0 or args.noise < 0:
+        raise UsageError("--episodes and --workers must be at least 1, --speed above 0, --noise 0")
+    height, width = int(size.group(1)), int(size.group(2))
+    settings = DemoSettings(
+        out=args.out,
+        episodes=args.episodes,
+        seed=args.seed,
+        workers=args.workers,
+        speed=args.speed,
+        noise=args.noise,
+        height=height,
+        width=width,
+    )
+    facts = generate(settings)
+    _report_dataset(args, facts)
+
+
+def _report_dataset(args: argparse.Namespace, facts: dict[str, object]) -> None:
+    from .info import dataset_info
+
+    info = dataset_info(args.out)
+    Console(stderr=True).print(
+        f"wrote {args.out}: {info['num_episodes']} episodes, {info['num_frames']} frames "
+        f"({facts['successes']} of {facts['attempts']} scripted attempts succeeded)"
+    )
+    if args.json:
+        counts = {key: info[key] for key in ("num_episodes", "num_frames")}
+        print_json({"out": str(args.out), **counts, **facts})
+
+
+def run_info(args: argparse.Namespace) -> None:
+    """Runs `flux-data info`."""
+    from .info import dataset_info
+
+    info = dataset_info(args.dataset)
+    if args.json:
+        print_json(info)
+        return
+    console = Console()
+    console.print(
+        f"LeRobot {info['codebase_version']}, robot {info['robot_type']}: {info['num_episodes']} "
+        f"episodes, {info['num_frames']} frames at {info['fps']:g} Hz"
+    )
+    console.print(f"cameras: {', '.join(info['cameras']) or 'none'}")
+    console.print(f"tasks: {'; '.join(info['tasks'])}")
+    for key, feature in info["features"].items():
+        console.print(f"  {key}: {feature['dtype']} {tuple(feature['shape'])}")

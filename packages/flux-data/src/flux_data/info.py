@@ -1,0 +1,26 @@
+"""A dataset at a glance."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from .lerobot_v21 import LeRobotV21
+
+
+def dataset_info(root: Path) -> dict[str, Any]:
+    """What `flux-data info` tells."""
+    source = LeRobotV21(root)
+    return {
+        "codebase_version": source.info["codebase_version"],
+        "num_episodes": len(source.episodes),
+        "num_frames": int(source.episode_starts[-1]),
+        "fps": source.fps,
+        "robot_type": source.info.get("robot_type"),
+        "cameras": [key.removeprefix("observation.images.") for key in source.video_keys],
+        "features": {
+            key: {"dtype": feature["dtype"], "shape": feature["shape"]}
+            for key, feature in source.info["features"].items()
+        },
+        "tasks": list(source.tasks.values()),
+    }

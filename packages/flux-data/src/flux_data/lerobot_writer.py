@@ -1,0 +1,206 @@
+"""Writes LeRobot v2.1 datasets: an episode at a time, from any process, then the metadata."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from flux_core.robots import RobotSpec
+from numpy.typing import NDArray
+
+from .video_writer import VideoWriter
+
+CHUNKS_SIZE = 1000
+DATA_PATH = "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet"
+VIDEO_PATH = "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4"
+STATS_FRAMES = 100
+"""Frames of a video that its statistics are taken from, as LeRobot does."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """What all episodes of a dataset share."""
+
+    root: Path
+    spec: RobotSpec
+    cameras: tuple[str, ...]
+    height: int
+    width: int
+
+    @property
+    def fps(self) -> int:
+        """Frames a second: one a control tick."""
+        return round(self.spec.control_hz)
+
+    def features(self) -> dict[str, Any]:
+        """The `features` of info.json."""
+        joints = {
+            "dtype": "float32",
+            "shape": [self.spec.action_dim],
+            "names": list(self.spec.joint_names),
+        }
+        video = {
+            "dtype": "video",
+            "shape": [self.height, self.width, 3],
+            "names": ["height", "width", "channels"],
+            "info": {
+                "video.height": self.height,
+                "video.width": self.width,
+                "video.codec": "h264",
+                "video.pix_fmt": "yuv420p",
+                "video.is_depth_map": False,
+                "video.fps": self.fps,
+                "video.channels": 3,
+                "has_audio": False,
+            },
+        }
+        index = {"dtype": "int64", "shape": [1], "names": None}
+        counters = ("frame_index", "episode_index", "index", "task_index")
+        return {
+            "observation.state": joints,
+            "action": joints,
+            **{video_key(camera): video for camera in self.cameras},
+            "timestamp": {"dtype": "float32", "shape": [1], "names": None},
+            **dict.fromkeys(counters, index),
+        }
+
+    def path(self, template: str, episode: int, **names: str) -> Path:
+        """A file of one episode."""
+        chunk = episode // CHUNKS_SIZE
+        return self.root / template.format(episode_chunk=chunk, episode_index=episode, **names)
+
+
+def video_key(camera: str) -> str:
+    """The feature name of a camera."""
+    return f"observation.images.{camera}"
+
+
+class EpisodeWriter:
+    """Collects one episode; its videos are written on the way, its table at the end."""
+
+    def __init__(self, layout: Layout, episode: int, first_index: int) -> None:
+        """`first_index` is the number of frames in all episodes before."""
+        self._layout, self._episode, self._first_index = layout, episode, first_index
+        self._rows: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = []
+        self._images: dict[str, list[NDArray[np.uint8]]] = {name: [] for name in layout.cameras}
+        self._videos = {
+            name: VideoWriter(
+                layout.path(VIDEO_PATH, episode, video_key=video_key(name)),
+                layout.fps,
+                layout.height,
+                layout.width,
+            )
+            for name in layout.cameras
+        }
+
+    def add(
+        self,
+        state: NDArray[np.float32],
+        action: NDArray[np.float32],
+        images: Mapping[str, NDArray[np.uint8]],
+    ) -> None:
+        """Appends one frame: what was seen, and what was then commanded."""
+        self._rows.append((state, action))
+        for name, video in self._videos.items():
+            video.add(images[name])
+            self._images[name].append(images[name].copy())
+
+    def close(self) -> dict[str, Any]:
+        """Writes the table and returns the episode's statistics."""
+        for video in self._videos.values():
+            video.close()
+        columns = self._columns()
+        path = self._layout.path(DATA_PATH, self._episode)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        arrays = {key: to_arrow(value) for key, value in columns.items()}
+        pq.write_table(pa.table(arrays), path, compression="snappy")
+        stats = {key: column_stats(value) for key, value in columns.items()}
+        stats |= {video_key(name): image_stats(images) for name, images in self._images.items()}
+        return stats
+
+    def _columns(self) -> dict[str, NDArray[Any]]:
+        count = len(self._rows)
+        frames = np.arange(count, dtype=np.int64)
+        return {
+            "observation.state": np.stack([state for state, _ in self._rows]).astype(np.float32),
+            "action": np.stack([action for _, action in self._rows]).astype(np.float32),
+            "timestamp": (frames / self._layout.fps).astype(np.float32),
+            "frame_index": frames,
+            "episode_index": np.full(count, self._episode, dtype=np.int64),
+            "index": frames + self._first_index,
+            "task_index": np.zeros(count, dtype=np.int64),
+        }
+
+
+def write_metadata(
+    layout: Layout, task: str, episodes: Sequence[Mapping[str, Any]], stats: Sequence[Any]
+) -> None:
+    """Writes `meta/`; each of `episodes` has at least episode_index, tasks and length."""
+    meta = layout.root / "meta"
+    meta.mkdir(parents=True, exist_ok=True)
+    count = len(episodes)
+    info = {
+        "codebase_version": "v2.1",
+        "robot_type": layout.spec.name,
+        "total_episodes": count,
+        "total_frames": sum(int(episode["length"]) for episode in episodes),
+        "total_tasks": 1,
+        "total_videos": count * len(layout.cameras),
+        "total_chunks": -(-count // CHUNKS_SIZE),
+        "chunks_size": CHUNKS_SIZE,
+        "fps": layout.fps,
+        "splits": {"train": f"0:{count}"},
+        "data_path": DATA_PATH,
+        "video_path": VIDEO_PATH,
+        "features": layout.features(),
+    }
+    lines = [{"episode_index": e["episode_index"], "stats": s} for e, s in zip(episodes, stats, strict=True)]
+    write_lines(meta / "tasks.jsonl", [{"task_index": 0, "task": task}])
+    write_lines(meta / "episodes.jsonl", episodes)
+    write_lines(meta / "episodes_stats.jsonl", lines)
+    # Last, so that an interrupted dataset is not taken for a whole one.
+    (meta / "info.json").write_text(json.dumps(info, indent=4) + "\n")
+
+
+def write_lines(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
+    """Writes JSON lines."""
+    path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+
+
+def to_arrow(values: NDArray[Any]) -> pa.Array:
+    """(frames,) or (frames, dim) as LeRobot stores it."""
+    if values.ndim == 1:
+        return pa.array(values)
+    return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])
+
+
+def column_stats(values: NDArray[Any]) -> dict[str, list[Any]]:
+    """Statistics of a column over the episode, as lists of `dim` numbers."""
+    data = np.atleast_2d(values.T).T
+    return {
+        "min": data.min(axis=0).tolist(),
+        "max": data.max(axis=0).tolist(),
+        "mean": data.mean(axis=0, dtype=np.float64).tolist(),
+        "std": data.std(axis=0, dtype=np.float64).tolist(),
+        "count": [len(data)],
+    }
+
+
+def image_stats(images: Sequence[NDArray[np.uint8]]) -> dict[str, Any]:
+    """Per-channel statistics (3, 1, 1) in [0, 1] of up to `STATS_FRAMES` frames."""
+    chosen = np.linspace(0, len(images) - 1, min(STATS_FRAMES, len(images))).round().astype(int)
+    pixels = np.stack([images[i] for i in chosen]).reshape(-1, 3)
+    values = {
+        "min": pixels.min(axis=0),
+        "max": pixels.max(axis=0),
+        "mean": pixels.mean(axis=0),
+        "std": pixels.std(axis=0),
+    }
+    shaped = {name: (value / 255.0).reshape(3, 1, 1).tolist() for name, value in values.items()}
+    return {**shaped, "count": [len(chosen)]}
