@@ -215,7 +215,11 @@ double ControlLoop::wait_for_tick() {
 }
 
 void ControlLoop::wait_for_due_chunk() noexcept {
-  if (has_delay() && worker_ && index() >= due_tick_) worker_->wait();
+  if (has_delay() && index() >= due_tick_) wait_for_inference();
+}
+
+void ControlLoop::wait_for_inference() noexcept {
+  if (worker_) worker_->wait();
 }
 
 std::uint32_t ControlLoop::tick() noexcept {

@@ -102,6 +102,9 @@ class ControlLoop {
   // With the simulated clock: waits for the inference whose chunk is due at the coming tick.
   void wait_for_due_chunk() noexcept;
 
+  // Waits for the inference in flight, whenever its chunk is due.
+  void wait_for_inference() noexcept;
+
   // Makes the next command and returns its TickFlags. Never allocates, locks, throws or waits.
   [[nodiscard]] std::uint32_t tick() noexcept;
 

@@ -104,9 +104,7 @@ class SafetyLimits:
         ValueError: unless all are finite, lower < upper and max_velocity > 0.
     """
 
-    def __init__(
-        self, *, lower: ArrayLike, upper: ArrayLike, max_velocity: ArrayLike
-    ) -> None: ...
+    def __init__(self, *, lower: ArrayLike, upper: ArrayLike, max_velocity: ArrayLike) -> None: ...
 
 class ActionDecoder:
     """normalised * scale + offset + relative_mask * observed state, each (A,), in float32."""

@@ -1,0 +1,133 @@
+#include "flux/flow_policy.hpp"
+
+#include "allocations.hpp"
+#include "check.hpp"
+#include "toy_policy.hpp"
+
+namespace flux::test {
+namespace {
+
+using Error = std::invalid_argument;
+
+void actions_are_those_of_n_euler_steps() {
+  const auto policy = toy_policy();
+  const ToyInputs inputs;
+  std::vector<float> actions(policy->num_action_values());
+  policy->infer(inputs.views(), inputs.noise, actions);
+  for (std::size_t i = 0; i < actions.size(); ++i) {
+    CHECK_EQUAL(actions[i], toy_action(1.0F, inputs.observation[i % kDim]));
+  }
+  CHECK(inputs.noise == std::vector<float>(kHorizon * kDim, 1.0F));
+  CHECK_EQUAL(policy->histograms().step.count(), std::uint64_t{kSteps});
+  CHECK_EQUAL(policy->histograms().inference.count(), 1U);
+}
+
+void time_runs_from_one_towards_zero() {
+  std::vector<float> times;
+  Hooks hooks;
+  hooks.on_step = [&](const Memory& memory) { times.push_back(memory.find("t")->second[0]); };
+  const auto policy = toy_policy(hooks);
+  const ToyInputs inputs;
+  std::vector<float> actions(policy->num_action_values());
+  policy->infer(inputs.views(), inputs.noise, actions);
+  CHECK(times == (std::vector{1.0F, 0.75F, 0.5F, 0.25F}));
+}
+
+void keys_and_values_are_shared_and_the_halves_alternate() {
+  std::vector<const float*> keys;
+  std::vector<std::pair<const float*, const float*>> halves;
+  Hooks hooks;
+  hooks.on_step = [&](const Memory& memory) {
+    keys.push_back(memory.find("past_key_0")->second);
+    halves.emplace_back(memory.find("x_t")->second, memory.find("x_next")->second);
+  };
+  const auto policy = toy_policy(hooks);
+  const ToyInputs inputs;
+  std::vector<float> actions(policy->num_action_values());
+  policy->infer(inputs.views(), inputs.noise, actions);
+  CHECK_EQUAL(keys[0], keys[1]);
+  CHECK(halves[0].first != halves[0].second);
+  CHECK_EQUAL(halves[0].second, halves[1].first);
+  CHECK_EQUAL(halves[1].second, halves[0].first);
+}
+
+void inference_allocates_nothing() {
+  std::vector<std::size_t> at_step;
+  at_step.reserve(64);
+  Hooks hooks;
+  hooks.on_step = [&](const Memory&) { at_step.push_back(num_allocations()); };
+  const auto policy = toy_policy(hooks);
+  const ToyInputs inputs;
+  const std::vector<TensorView> views = inputs.views();
+  std::vector<float> actions(policy->num_action_values());
+  const std::size_t before = num_allocations();
+  policy->infer(views, inputs.noise, actions);
+  CHECK_EQUAL(num_allocations(), before);
+  CHECK(at_step == std::vector<std::size_t>(kSteps, before));
+}
+
+void wrong_inputs_are_named() {
+  const auto policy = toy_policy();
+  std::vector<float> actions(policy->num_action_values());
+  const auto message = [&](const ToyInputs& inputs, std::vector<TensorView> views) {
+    return message_of<Error>([&] { policy->infer(views, inputs.noise, actions); });
+  };
+  ToyInputs inputs;
+  CHECK_CONTAINS(message(inputs, {}), "observation: expected float32 (1, 2), got no such input");
+  std::vector<TensorView> views = inputs.views();
+  views[0].dtype = DType::kInt64;
+  CHECK_CONTAINS(message(inputs, views), "expected float32 (1, 2), got int64 (1, 2)");
+  views[0].name = "image";
+  CHECK_CONTAINS(message(inputs, views), "image: expected one of the inputs observation");
+  inputs.shape = {2};
+  CHECK_CONTAINS(message(inputs, inputs.views()), "got float32 (2,)");
+  inputs.shape = {1, 2};
+  inputs.noise.pop_back();
+  CHECK_CONTAINS(message(inputs, inputs.views()), "noise: expected 12 values, got 11");
+}
+
+void a_further_denoise_input_is_the_users() {
+  const FlowPolicy policy(toy_prefix(), toy_denoise({}, {floats("state", {1, 3})}), kSteps);
+  CHECK_EQUAL(policy.user_inputs().size(), 2U);
+  CHECK_EQUAL(policy.user_inputs()[1].name, "state");
+}
+
+void graphs_that_do_not_fit_are_refused() {
+  const auto message = [](std::unique_ptr<Engine> prefix, std::unique_ptr<Engine> denoise,
+                          int steps) {
+    return message_of<Error>(
+        [&] { FlowPolicy(std::move(prefix), std::move(denoise), steps); });
+  };
+  const auto none = [](const Memory&) {};
+  const auto engine = [&](std::vector<TensorInfo> inputs, std::vector<TensorInfo> outputs) {
+    return std::make_unique<FakeEngine>(std::move(inputs), std::move(outputs), none);
+  };
+  CHECK_CONTAINS(message(toy_prefix(), toy_denoise(), 0), "num_inference_steps");
+  CHECK_CONTAINS(message(toy_prefix(), engine({}, {}), 1), "x_t: expected an input");
+  CHECK_CONTAINS(message(toy_prefix(), engine({floats("x_t", {2, 3})}, {}), 1),
+                 "float32 (1, H, A), got float32 (2, 3)");
+  CHECK_CONTAINS(
+      message(toy_prefix(), engine({floats("x_t", {1, 6, 2}), floats("t", {1})}, {}), 1),
+      "t of the denoise graph: expected float32 (1, 6), got float32 (1,)");
+  CHECK_CONTAINS(message(engine({}, {floats("past_key_0", {1, 9})}), toy_denoise(), 1),
+                 "past_key_0 of the denoise graph: expected float32 (1, 9)");
+  CHECK_CONTAINS(message(engine({floats("a", {1})}, {floats("a", {1})}), toy_denoise(), 1),
+                 "a of the prefix graph");
+}
+
+}  // namespace
+
+std::vector<Case> flow_policy_cases() {
+  return {
+      {"actions are those of N Euler steps", actions_are_those_of_n_euler_steps},
+      {"time runs from one towards zero", time_runs_from_one_towards_zero},
+      {"keys and values are shared and the halves alternate",
+       keys_and_values_are_shared_and_the_halves_alternate},
+      {"inference allocates nothing", inference_allocates_nothing},
+      {"wrong inputs are named", wrong_inputs_are_named},
+      {"a further denoise input is the user's", a_further_denoise_input_is_the_users},
+      {"graphs that do not fit are refused", graphs_that_do_not_fit_are_refused},
+  };
+}
+
+}  // namespace flux::test

@@ -1,0 +1,81 @@
+// A ControlLoop over the toy policy with clocks in the test's hand.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "flux/control_loop.hpp"
+#include "toy_policy.hpp"
+
+namespace flux::test {
+
+inline constexpr double kHz = 50.0;
+inline constexpr std::int64_t kPeriodNs = 20'000'000;
+
+struct LoopRig {
+  explicit LoopRig(ControlLoopConfig config, const Hooks& hooks = {})
+      : LoopRig(config, toy_policy(hooks)) {}
+
+  LoopRig(ControlLoopConfig config, std::shared_ptr<FlowPolicy> policy) {
+    auto time_owner = std::make_unique<SimulatedClock>();
+    auto wall_owner = std::make_unique<SimulatedClock>();
+    time = time_owner.get();
+    wall = wall_owner.get();
+    const std::vector<double> far(kDim, 100.0);
+    const std::vector<double> low(kDim, -100.0);
+    const std::vector<double> fast(kDim, 1e6);
+    const std::vector<float> ones(kDim, 1.0F);
+    const std::vector<float> zeros(kDim, 0.0F);
+    const std::vector<std::uint8_t> absolute(kDim, 0);
+    config.control_hz = kHz;
+    loop = std::make_unique<ControlLoop>(config, std::move(policy),
+                                         ActionDecoder(ones, zeros, absolute),
+                                         SafetyLimits(low, far, fast), std::move(time_owner),
+                                         std::move(wall_owner));
+    loop->start(zeros);
+  }
+
+  // Submits noise whose rows are first + 0, first + 1, ...
+  void submit(float first) {
+    ToyInputs inputs;
+    inputs.observation = {0.0F, 0.0F};
+    for (int row = 0; row < kHorizon; ++row) {
+      for (int i = 0; i < kDim; ++i) {
+        inputs.noise[static_cast<std::size_t>(row * kDim + i)] = first + static_cast<float>(row);
+      }
+    }
+    loop->submit(inputs.views(), std::vector<float>(kDim, 0.0F), inputs.noise);
+  }
+
+  // Which row of the chunk submitted with `first` the last command is; may be no whole number.
+  [[nodiscard]] float row(float first) const {
+    return loop->command()[0] / toy_action(1.0F, 0.0F) - first;
+  }
+
+  std::uint32_t tick() {
+    loop->wait_for_tick();
+    return loop->tick();
+  }
+
+  SimulatedClock* time = nullptr;
+  SimulatedClock* wall = nullptr;
+  std::unique_ptr<ControlLoop> loop;
+};
+
+inline ControlLoopConfig sync_config(int execution_horizon) {
+  return {.execution_horizon = execution_horizon};
+}
+
+inline ControlLoopConfig async_config(int execution_horizon, int inference_delay) {
+  return {.execution_horizon = execution_horizon,
+          .mode = Mode::kAsync,
+          .inference_delay = inference_delay};
+}
+
+inline ControlLoopConfig async_monotonic(int execution_horizon) {
+  return {.execution_horizon = execution_horizon,
+          .mode = Mode::kAsync,
+          .timing = Timing::kMonotonic};
+}
+
+}  // namespace flux::test

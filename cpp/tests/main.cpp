@@ -1,0 +1,48 @@
+// flux_tests [GROUP]: runs all groups, or one; exit code 1 if a case failed.
+#include <cstring>
+#include <exception>
+
+#include "check.hpp"
+
+namespace {
+
+struct Group {
+  const char* name;
+  std::vector<flux::test::Case> (*cases)();
+};
+
+constexpr Group kGroups[] = {
+    {"histogram", flux::test::histogram_cases},
+    {"safety_filter", flux::test::safety_filter_cases},
+    {"scheduler", flux::test::scheduler_cases},
+    {"flow_policy", flux::test::flow_policy_cases},
+    {"control_loop", flux::test::control_loop_cases},
+    {"control_loop_faults", flux::test::control_loop_fault_cases},
+};
+
+bool passes(const flux::test::Case& test) {
+  try {
+    test.run();
+    std::printf("ok    %s\n", test.name);
+    return true;
+  } catch (const std::exception& error) {
+    std::printf("FAIL  %s\n      %s\n", test.name, error.what());
+    return false;
+  }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  int failed = 0;
+  int run = 0;
+  for (const Group& group : kGroups) {
+    if (argc > 1 && std::strcmp(argv[1], group.name) != 0) continue;
+    for (const flux::test::Case& test : group.cases()) {
+      ++run;
+      if (!passes(test)) ++failed;
+    }
+  }
+  std::printf("%d cases, %d failed\n", run, failed);
+  return failed > 0 || run == 0 ? 1 : 0;
+}

@@ -1,0 +1,250 @@
+"""The control loop through its binding: which action is sent at which tick."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from flux_runtime import _core
+from flux_runtime.onnxruntime_library import find_library
+
+CONTROL_HZ = 50.0
+
+
+@pytest.fixture(scope="module")
+def policy(tiny_policy: Path, tiny: Any) -> Any:
+    return _core.FlowPolicy(
+        str(tiny_policy / "prefix.onnx"),
+        str(tiny_policy / "denoise.onnx"),
+        ort_library=str(find_library()),
+        num_inference_steps=tiny.STEPS,
+    )
+
+
+SCALE = np.array([0.5, 2.0, 1.0], np.float32)
+OFFSET = np.array([0.1, -0.2, 0.3], np.float32)
+RELATIVE = np.array([True, False, True])
+START = np.array([0.01, 0.02, 0.03], np.float32)
+
+
+def make_loop(policy: Any, *, limit: float = 100.0, speed: float = 1e5, **options: Any) -> Any:
+    loop = _core.ControlLoop(
+        policy=policy,
+        decoder=_core.ActionDecoder(scale=SCALE, offset=OFFSET, relative_mask=RELATIVE),
+        limits=_core.SafetyLimits(lower=[-limit] * 3, upper=[limit] * 3, max_velocity=[speed] * 3),
+        **(
+            {"control_hz": CONTROL_HZ, "execution_horizon": 3, "mode": "sync"}
+            | {"clock": "simulated"}
+            | options
+        ),
+    )
+    loop.start(START)
+    return loop
+
+
+def decoded(policy: Any, tiny: Any, seed: int, state: np.ndarray) -> np.ndarray:
+    actions = policy.infer(tiny.inputs(seed), tiny.noise(seed))
+    return actions * SCALE + OFFSET + np.where(RELATIVE, state, np.float32(0))
+
+
+def test_sync_chunks_follow_each_other_without_a_gap(policy: Any, tiny: Any) -> None:
+    loop = make_loop(policy)
+    state = np.array([1.0, 2.0, 3.0], np.float32)
+    for chunk in range(3):
+        assert loop.needs_observation()
+        loop.submit(tiny.inputs(chunk), state, tiny.noise(chunk))
+        expected = decoded(policy, tiny, chunk, state)
+        for row in range(3):
+            assert not loop.needs_observation()
+            assert loop.wait_for_tick() == 0.0
+            command, flags = loop.tick()
+            np.testing.assert_array_equal(command, expected[row])
+            assert flags == (_core.NEW_CHUNK if row == 0 else 0)
+    stats = loop.stats()
+    assert (stats["ticks"], stats["chunks"], stats["held_ticks"]) == (9, 3, 0)
+    assert stats["histograms"]["inference"]["count"] == 3
+    assert stats["histograms"]["tick"]["count"] == stats["histograms"]["jitter"]["count"] == 9
+
+
+@pytest.mark.parametrize("delay", [0, 1, 2])
+def test_async_simulated_chunks_take_over_exactly_after_the_delay(
+    policy: Any, tiny: Any, delay: int
+) -> None:
+    loop = make_loop(policy, mode="async", inference_delay=delay)
+    sent, observed_at, expected = [], [], []
+    for tick in range(delay + 9):
+        if loop.needs_observation():
+            chunk = len(observed_at)
+            observed_at.append(tick)
+            expected.append(decoded(policy, tiny, chunk, START))
+            loop.submit(tiny.inputs(chunk), START, tiny.noise(chunk))
+        loop.wait_for_tick()
+        sent.append(loop.tick())
+    loop.stop()
+    assert observed_at[:3] == [0, 3, 6]
+    for command, flags in sent[:delay]:
+        np.testing.assert_array_equal(command, START)
+        assert flags == _core.HELD
+    for tick, (command, flags) in enumerate(sent[delay:], start=delay):
+        chunk, executed = divmod(tick - delay, 3)
+        np.testing.assert_array_equal(command, expected[chunk][tick - observed_at[chunk]])
+        assert flags == (_core.NEW_CHUNK if executed == 0 else 0)
+
+
+def test_a_late_chunk_runs_out_and_then_holds(policy: Any, tiny: Any) -> None:
+    loop = make_loop(policy)
+    loop.submit(tiny.inputs(), START, tiny.noise())
+    expected = decoded(policy, tiny, 0, START)
+    for row in range(tiny.HORIZON + 2):
+        command, flags = loop.tick()
+        np.testing.assert_array_equal(command, expected[min(row, tiny.HORIZON - 1)])
+        assert bool(flags & _core.HELD) == (row >= tiny.HORIZON)
+    assert loop.needs_observation()
+    assert loop.stats()["held_ticks"] == 2
+
+
+def test_what_the_policy_asks_too_much_is_clipped_flagged_and_counted() -> None:
+    loop = make_loop(None, limit=1.0, speed=5.0, execution_horizon=1)
+    rows = np.array([[0.05, 0.0, 0.0], [0.05, 9.0, 0.0], [np.nan, 0.0, 0.0]], np.float32)
+    loop.submit_chunk(rows)
+    first, flags = loop.tick()
+    np.testing.assert_array_equal(first, rows[0])
+    assert flags == _core.NEW_CHUNK
+    second, flags = loop.tick()
+    assert flags == _core.CLIPPED_POSITION | _core.CLIPPED_VELOCITY
+    np.testing.assert_allclose(second, [0.05, 0.1, 0.0], atol=1e-6)
+    third, flags = loop.tick()
+    assert flags == _core.NON_FINITE | _core.HELD
+    np.testing.assert_array_equal(third, second)
+    assert loop.stats()["violations"] == {
+        "non_finite": 1,
+        "position": 1,
+        "velocity": 1,
+        "stale": 0,
+    }
+
+
+def test_a_chunk_from_an_old_observation_is_not_executed() -> None:
+    loop = make_loop(None, stale_after_s=0.1)
+    loop.submit_chunk(np.ones((3, 3), np.float32))
+    flags = []
+    for _ in range(12):
+        loop.wait_for_tick()
+        flags.append(loop.tick()[1])
+    assert flags[-1] == _core.HELD | _core.STALE
+    assert loop.stats()["violations"]["stale"] == flags.count(_core.HELD | _core.STALE) > 0
+
+
+def test_monotonic_ticks_keep_their_grid(policy: Any) -> None:
+    import time
+
+    loop = make_loop(None, clock="monotonic", control_hz=500.0)
+    lateness = []
+    for step in range(50):
+        lateness.append(loop.wait_for_tick())
+        if step == 0:
+            begin = time.monotonic()
+        loop.tick()
+    # Sleeping to absolute times: 49 periods, whatever each tick's lateness was, unless one skipped.
+    assert time.monotonic() - begin >= 49 * 0.002 - 0.002
+    assert min(lateness) >= 0.0
+    assert loop.stats()["histograms"]["jitter"]["count"] == 50
+
+
+def test_async_monotonic_chunks_arrive_by_themselves(policy: Any, tiny: Any) -> None:
+    loop = make_loop(policy, mode="async", clock="monotonic", control_hz=200.0)
+    for tick in range(60):
+        if loop.needs_observation():
+            loop.submit(tiny.inputs(tick), START, tiny.noise(tick))
+        loop.wait_for_tick()
+        command, _ = loop.tick()
+        assert np.isfinite(command).all()
+    loop.stop()
+    assert loop.stats()["chunks"] > 3
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"execution_horizon": 0}, "execution_horizon: expected 1 to .* 5, got 0"),
+        ({"execution_horizon": 6}, "execution_horizon: .*action_horizon 5, got 6"),
+        ({"mode": "async", "inference_delay": 3}, "inference_delay: expected 0 to 2.*got 3"),
+        ({"inference_delay": 1}, "inference_delay: expected 0"),
+        ({"mode": "rtc"}, "mode: expected 'sync' or 'async', got 'rtc'"),
+        ({"clock": "wall"}, "clock: expected 'simulated' or 'monotonic', got 'wall'"),
+        ({"control_hz": 0.0}, "control_hz: expected a finite number above 0"),
+        ({"stale_after_s": -1.0}, "stale_after_s"),
+    ],
+)
+def test_an_argument_out_of_range_is_named(policy: Any, options: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_loop(policy, **options)
+
+
+def test_limits_and_decoders_check_their_arrays() -> None:
+    with pytest.raises(ValueError, match=r"lower\[1\]: expected a finite number below upper"):
+        _core.SafetyLimits(lower=[0, 1], upper=[1, 1], max_velocity=[1, 1])
+    with pytest.raises(ValueError, match=r"upper: expected shape \(A,\), got float64 \(1, 2\)"):
+        _core.SafetyLimits(lower=[0, 0], upper=[[1, 1]], max_velocity=[1, 1])
+    with pytest.raises(ValueError, match=r"max_velocity\[0\]"):
+        _core.SafetyLimits(lower=[0], upper=[1], max_velocity=[np.inf])
+    with pytest.raises(ValueError, match="one length"):
+        _core.ActionDecoder(scale=[1], offset=[0, 0], relative_mask=[False])
+
+
+def test_calls_with_wrong_arrays_or_out_of_turn_are_refused(policy: Any, tiny: Any) -> None:
+    loop = make_loop(policy)
+    with pytest.raises(ValueError, match=r"state: expected float32 \(3,\), got float64 \(3,\)"):
+        loop.submit(tiny.inputs(), np.zeros(3), tiny.noise())
+    with pytest.raises(ValueError, match="images"):
+        loop.submit(tiny.inputs() | {"images": np.zeros(3)}, START, tiny.noise())
+    with pytest.raises(
+        ValueError, match=r"actions: expected float32 \(4, 3\), got float32 \(4, 2\)"
+    ):
+        loop.submit_chunk(np.zeros((4, 2), np.float32))
+    with pytest.raises(ValueError, match="execution_horizon 3"):
+        loop.submit_chunk(np.zeros((2, 3), np.float32))
+    with pytest.raises(RuntimeError, match="already"):
+        loop.start(START)
+    loop.stop()
+    with pytest.raises(RuntimeError, match="stopped"):
+        loop.needs_observation()
+    command, flags = loop.tick()
+    np.testing.assert_array_equal(command, START)
+    assert flags == _core.HELD
+
+
+def test_a_loop_that_is_not_started_says_so() -> None:
+    loop = _core.ControlLoop(
+        policy=None,
+        decoder=_core.ActionDecoder(scale=[1], offset=[0], relative_mask=[False]),
+        limits=_core.SafetyLimits(lower=[0], upper=[1], max_velocity=[1]),
+        control_hz=CONTROL_HZ,
+        execution_horizon=1,
+        mode="sync",
+        clock="simulated",
+    )
+    for call in (loop.tick, loop.wait_for_tick, loop.needs_observation):
+        with pytest.raises(RuntimeError, match="call start"):
+            call()
+    with pytest.raises(ValueError, match=r"command\[0\]: expected a finite number"):
+        loop.start(np.array([np.nan], np.float32))
+
+
+def test_a_wider_network_drives_a_robot_of_fewer_joints(policy: Any, tiny: Any) -> None:
+    loop = _core.ControlLoop(
+        policy=policy,
+        decoder=_core.ActionDecoder(scale=[1, 1], offset=[0, 0], relative_mask=[0, 0]),
+        limits=_core.SafetyLimits(lower=[-9, -9], upper=[9, 9], max_velocity=[1e4, 1e4]),
+        control_hz=CONTROL_HZ,
+        execution_horizon=2,
+        mode="sync",
+        clock="simulated",
+    )
+    loop.start(np.zeros(2, np.float32))
+    loop.submit(tiny.inputs(), np.zeros(2, np.float32), tiny.noise())
+    expected = policy.infer(tiny.inputs(), tiny.noise())
+    np.testing.assert_array_equal(loop.tick()[0], expected[0, :2])
