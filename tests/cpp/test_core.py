@@ -82,12 +82,12 @@ def test_arrays_need_not_be_contiguous(policy: Any, tiny: Any) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"images": np.zeros((1, 2, 5), np.uint8)}, r"images: .*uint8 \(1, 2, 4\), got uint8 \(1, 2, 5\)"),
+        ({"images": np.zeros((1, 2, 5), np.uint8)}, r"images: .*got uint8 \(1, 2, 5\)"),
         ({"images": np.zeros((1, 2, 4), np.float32)}, r"images: .*got float32 \(1, 2, 4\)"),
         ({"images": np.zeros((1, 2, 4), np.float16)}, r"images: .*uint8 \(1, 2, 4\), got float16"),
         ({"state": np.zeros((1, 3), ">f4")}, r"state: .*float32 \(1, 3\), got >f4"),
         ({"images": [[1, 2]]}, r"images: .*uint8 \(1, 2, 4\), got <class 'list'>"),
-        ({"wrist": np.zeros(1, np.uint8)}, r"wrist: expected one of the inputs images, mask, state"),
+        ({"wrist": np.zeros(1, np.uint8)}, "wrist: expected one of the inputs images, mask"),
         ({"state": None}, r"state: expected float32 \(1, 3\), got <class 'NoneType'>"),
     ],
 )  # fmt: skip

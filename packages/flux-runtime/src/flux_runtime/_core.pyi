@@ -126,8 +126,9 @@ class ControlLoop:
         control_hz: ticks per second.
         execution_horizon: ticks that a chunk is executed before the next takes over.
         mode: 'sync': `submit` infers while the robot holds. 'async': on a thread of its own.
-        clock: 'simulated': ticks do not wait, and a chunk takes over exactly `inference_delay` ticks
-            after its observation. 'monotonic': ticks on an absolute grid, chunks as they come.
+        clock: 'simulated': ticks do not wait, and a chunk takes over exactly `inference_delay`
+            ticks after its observation. 'monotonic': ticks on an absolute grid, chunks as they
+            come.
         inference_delay: control steps, at most execution_horizon and H - execution_horizon; 0
             unless mode is 'async' and clock 'simulated'.
         stale_after_s: how much older than its own duration a chunk's observation may be.
