@@ -8,9 +8,10 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from rich.console import Console
+
 from flux_core.cli import new_parser, print_json, run_cli
 from flux_core.errors import UsageError
-from rich.console import Console
 
 EXAMPLE = """\
   flux-data demo aloha-sim --episodes 50 --out data/demonstrations
@@ -66,12 +67,8 @@ def run_demo(args: argparse.Namespace) -> None:
     """Runs `flux-data demo`."""
     from .demo.generate import DemoSettings, generate
 
-    size = re.fullmatch(r"(\d+)x(\d+)", args.size)
-    if size is None:
-        raise UsageError(f"--size: expected HEIGHTxWIDTH like 192x256, got {args.size!r}")
-    if min(args.episodes, args.workers) < 1 or args.speed <= 0 or args.noise < 0:
-        raise UsageError("--episodes and --workers must be at least 1, --speed above 0, --noise 0")
-    height, width = int(size.group(1)), int(size.group(2))
+    height, width = _checked_size(args.size)
+    _check_demo_options(args)
     settings = DemoSettings(
         out=args.out,
         episodes=args.episodes,
@@ -84,6 +81,27 @@ def run_demo(args: argparse.Namespace) -> None:
     )
     facts = generate(settings)
     _report_dataset(args, facts)
+
+
+def _checked_size(text: str) -> tuple[int, int]:
+    """Returns the height and width written as HEIGHTxWIDTH; video needs them even."""
+    size = re.fullmatch(r"(\d+)x(\d+)", text)
+    height, width = (int(side) for side in size.groups()) if size else (0, 0)
+    if min(height, width) < 16 or height % 2 or width % 2:
+        raise UsageError(
+            f"--size: expected HEIGHTxWIDTH, both even and at least 16, like 192x256, got {text!r}"
+        )
+    return height, width
+
+
+def _check_demo_options(args: argparse.Namespace) -> None:
+    """Refuses the first option whose number makes no sense."""
+    for option, least in (("episodes", 1), ("workers", 1), ("seed", 0), ("noise", 0)):
+        value = getattr(args, option)
+        if not value >= least:
+            raise UsageError(f"--{option}: expected at least {least}, got {value}")
+    if not args.speed > 0:
+        raise UsageError(f"--speed: expected more than 0, got {args.speed}")
 
 
 def _report_dataset(args: argparse.Namespace, facts: dict[str, object]) -> None:

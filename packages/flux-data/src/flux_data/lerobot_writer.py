@@ -11,16 +11,16 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from flux_core.robots import RobotSpec
 from numpy.typing import NDArray
+
+from flux_core.errors import DataError
+from flux_core.robots import RobotSpec
 
 from .video_writer import VideoWriter
 
 CHUNKS_SIZE = 1000
 DATA_PATH = "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet"
 VIDEO_PATH = "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4"
-STATS_FRAMES = 100
-"""Frames of a video that its statistics are taken from, as LeRobot does."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +88,7 @@ class EpisodeWriter:
         """`first_index` is the number of frames in all episodes before."""
         self._layout, self._episode, self._first_index = layout, episode, first_index
         self._rows: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = []
-        self._images: dict[str, list[NDArray[np.uint8]]] = {name: [] for name in layout.cameras}
+        self._image_stats = {name: ImageStats() for name in layout.cameras}
         self._videos = {
             name: VideoWriter(
                 layout.path(VIDEO_PATH, episode, video_key=video_key(name)),
@@ -105,11 +105,21 @@ class EpisodeWriter:
         action: NDArray[np.float32],
         images: Mapping[str, NDArray[np.uint8]],
     ) -> None:
-        """Appends one frame: what was seen, and what was then commanded."""
+        """Appends one frame: what was seen, and what was then commanded.
+
+        Raises:
+            DataError: a camera is missing, or a value has another shape than the layout's.
+        """
+        for name, values in (("observation.state", state), ("action", action)):
+            if values.shape != (self._layout.spec.action_dim,):
+                dim = self._layout.spec.action_dim
+                raise DataError(f"{name}: expected shape ({dim},), got {values.shape}")
         self._rows.append((state, action))
         for name, video in self._videos.items():
+            if name not in images:
+                raise DataError(f"no image of {name!r}. Given: {', '.join(images) or 'none'}")
             video.add(images[name])
-            self._images[name].append(images[name].copy())
+            self._image_stats[name].add(images[name])
 
     def close(self) -> dict[str, Any]:
         """Writes the table and returns the episode's statistics."""
@@ -119,10 +129,10 @@ class EpisodeWriter:
         path = self._layout.path(DATA_PATH, self._episode)
         path.parent.mkdir(parents=True, exist_ok=True)
         arrays = {key: to_arrow(value) for key, value in columns.items()}
-        pq.write_table(pa.table(arrays), path, compression="snappy")
+        table = pa.table(arrays).replace_schema_metadata(_huggingface_schema(columns))
+        pq.write_table(table, path, compression="snappy")
         stats = {key: column_stats(value) for key, value in columns.items()}
-        stats |= {video_key(name): image_stats(images) for name, images in self._images.items()}
-        return stats
+        return stats | {video_key(name): s.result() for name, s in self._image_stats.items()}
 
     def _columns(self) -> dict[str, NDArray[Any]]:
         count = len(self._rows)
@@ -160,7 +170,10 @@ def write_metadata(
         "video_path": VIDEO_PATH,
         "features": layout.features(),
     }
-    lines = [{"episode_index": e["episode_index"], "stats": s} for e, s in zip(episodes, stats, strict=True)]
+    lines = [
+        {"episode_index": episode["episode_index"], "stats": episode_stats}
+        for episode, episode_stats in zip(episodes, stats, strict=True)
+    ]
     write_lines(meta / "tasks.jsonl", [{"task_index": 0, "task": task}])
     write_lines(meta / "episodes.jsonl", episodes)
     write_lines(meta / "episodes_stats.jsonl", lines)
@@ -192,15 +205,41 @@ def column_stats(values: NDArray[Any]) -> dict[str, list[Any]]:
     }
 
 
-def image_stats(images: Sequence[NDArray[np.uint8]]) -> dict[str, Any]:
-    """Per-channel statistics (3, 1, 1) in [0, 1] of up to `STATS_FRAMES` frames."""
-    chosen = np.linspace(0, len(images) - 1, min(STATS_FRAMES, len(images))).round().astype(int)
-    pixels = np.stack([images[i] for i in chosen]).reshape(-1, 3)
-    values = {
-        "min": pixels.min(axis=0),
-        "max": pixels.max(axis=0),
-        "mean": pixels.mean(axis=0),
-        "std": pixels.std(axis=0),
-    }
-    shaped = {name: (value / 255.0).reshape(3, 1, 1).tolist() for name, value in values.items()}
-    return {**shaped, "count": [len(chosen)]}
+class ImageStats:
+    """Statistics of a video, frame by frame, so that no image is kept."""
+
+    def __init__(self) -> None:
+        self._frames = self._pixels = 0
+        self._sum = np.zeros(3)
+        self._sum_of_squares = np.zeros(3)
+        self._min = np.full(3, 255, dtype=np.uint8)
+        self._max = np.zeros(3, dtype=np.uint8)
+
+    def add(self, image: NDArray[np.uint8]) -> None:
+        """Counts one (height, width, 3) uint8 frame."""
+        pixels = image.reshape(-1, 3)
+        values = pixels.astype(np.float32)  # sums of whole numbers, rounded far below 1e-6
+        self._frames += 1
+        self._pixels += len(pixels)
+        self._sum += values.sum(axis=0, dtype=np.float64)
+        self._sum_of_squares += np.einsum("pc,pc->c", values, values, dtype=np.float64)
+        self._min = np.minimum(self._min, pixels.min(axis=0))
+        self._max = np.maximum(self._max, pixels.max(axis=0))
+
+    def result(self) -> dict[str, Any]:
+        """Returns per-channel statistics, (3, 1, 1) in [0, 1], and the number of frames."""
+        mean = self._sum / self._pixels
+        variance = np.maximum(self._sum_of_squares / self._pixels - mean**2, 0.0)
+        values = {"min": self._min, "max": self._max, "mean": mean, "std": np.sqrt(variance)}
+        shaped = {key: (value / 255.0).reshape(3, 1, 1).tolist() for key, value in values.items()}
+        return {**shaped, "count": [self._frames]}
+
+
+def _huggingface_schema(columns: Mapping[str, NDArray[Any]]) -> dict[str, str]:
+    """Returns the table's metadata by which Hugging Face `datasets` knows fixed-size rows."""
+    features: dict[str, Any] = {}
+    for key, values in columns.items():
+        scalar = {"dtype": str(values.dtype), "_type": "Value"}
+        row = {"feature": scalar, "length": values.shape[-1], "_type": "Sequence"}
+        features[key] = scalar if values.ndim == 1 else row
+    return {"huggingface": json.dumps({"info": {"features": features}})}

@@ -9,15 +9,27 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
+from flux_core.errors import DataError
+
 CODEC, PIXEL_FORMAT = "libx264", "yuv420p"
 # A keyframe every second frame and no B-frames: any frame is at most two decodes away.
-OPTIONS = {"crf": "18", "g": "2", "bf": "0", "threads": "1"}
+OPTIONS = {
+    "crf": "18",
+    "preset": "veryfast",
+    "g": "2",
+    "sc_threshold": "0",
+    "bf": "0",
+    "threads": "1",
+}
 
 
 class VideoWriter:
     """One video file; frame i is shown at i / fps exactly."""
 
     def __init__(self, path: Path, fps: int, height: int, width: int) -> None:
+        """Opens `path`, making its folder. Raises DataError for an odd size: 4:2:0 needs even."""
+        if height % 2 or width % 2:
+            raise DataError(f"video size: expected even height and width, got {height}x{width}")
         path.parent.mkdir(parents=True, exist_ok=True)
         self._container = av.open(str(path), "w")
         self._stream = self._container.add_stream(CODEC, rate=fps)
@@ -29,6 +41,10 @@ class VideoWriter:
 
     def add(self, image: NDArray[np.uint8]) -> None:
         """Appends one (height, width, 3) uint8 RGB frame."""
+        expected = (self._stream.height, self._stream.width, 3)
+        if image.shape != expected or image.dtype != np.uint8:
+            got = f"{image.shape} {image.dtype}"
+            raise DataError(f"video frame: expected {expected} uint8, got {got}")
         frame = av.VideoFrame.from_ndarray(image, format="rgb24")
         frame.pts = self._count
         self._count += 1

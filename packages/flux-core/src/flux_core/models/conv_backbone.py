@@ -16,6 +16,7 @@ from torch.nn import functional
 from ..errors import ConfigError
 
 STEM_STRIDE, GRID_STRIDE = 4, 4
+SHARPNESS = 4.0
 
 
 class ConvBackbone(nn.Module):
@@ -60,6 +61,7 @@ class ConvBackbone(nn.Module):
         super().__init__()
         self.stem = nn.Conv2d(3, config.stem_channels, 7, stride=STEM_STRIDE, padding=3)
         self.body = nn.Conv2d(config.stem_channels, config.hidden_size, 3, padding=1)
+        self.keypoint_norm = nn.LayerNorm(config.hidden_size)
         self.keypoint_maps = nn.Conv2d(config.hidden_size, config.num_keypoints, 1)
         self.keypoint_token = nn.Linear(2 * config.num_keypoints, config.hidden_size)
         self.grid = nn.Conv2d(config.hidden_size, config.hidden_size, GRID_STRIDE, GRID_STRIDE)
@@ -71,7 +73,11 @@ class ConvBackbone(nn.Module):
         features = functional.gelu(self.stem(images), approximate="tanh")
         features = functional.gelu(self.body(features), approximate="tanh")
         grid = self.grid(features).flatten(2).transpose(1, 2)
-        keypoints = self.keypoint_token(soft_argmax(self.keypoint_maps(features)))
+        # Normalised per pixel and sharpened: otherwise the softmax over hundreds of pixels starts
+        # flat, and a small object moves no keypoint (and so gives no gradient) for a long time.
+        salient = self.keypoint_norm(features.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        scores = SHARPNESS * self.keypoint_maps(salient)
+        keypoints = self.keypoint_token(soft_argmax(scores))
         tokens = torch.cat((grid, keypoints[:, None].to(grid.dtype)), dim=1)
         return self.norm(tokens + self.position_embedding.weight)
 

@@ -14,11 +14,18 @@ from numpy.typing import NDArray
 
 from ..errors import MissingDependencyError, RobotError
 from ..robots import robot_spec
-from .mujoco_import import import_mujoco, opengl_message, scene_path
+from .mujoco_import import (
+    close_at_exit,
+    import_mujoco,
+    opengl_message,
+    require_opengl,
+    scene_path,
+)
 
 SCENE = "bimanual_viperx_transfer_cube.xml"
 CAMERAS = {"cam_high": "top", "cam_left_wrist": "left_wrist", "cam_right_wrist": "right_wrist"}
 CONTROL_STEP_S = 0.02
+FLICKER_STEPS = 5  # for so long a finger without contact may still hold
 
 # gym_aloha/constants.py: the arms at reset (rad), and a finger's slide (m) at gripper 0 and 1.
 START_ARM_RAD = (0.0, -0.96, 1.16, 0.0, -0.3, 0.0)
@@ -63,6 +70,7 @@ class AlohaSim:
         self._cube, self._table = self._geom("red_box"), self._geom("table")
         self._left_finger, self._right_finger = self._geom(_LEFT_FINGER), self._geom(_RIGHT_FINGER)
         self._left_fingers = {self._left_finger, self._geom("vx300s_left/10_right_gripper_finger")}
+        self._left_arm = self._geoms_of("vx300s_left/")
         self.reset(0)
 
     @property
@@ -79,6 +87,8 @@ class AlohaSim:
         self.data.qpos[-7:] = (*sample_cube_position(seed), 1.0, 0.0, 0.0, 0.0)
         self._forward_as_the_stock_reset_does()
         self._touched = self._lifted = self._transferred = False
+        self._steps = 0
+        self._left_touch = dict.fromkeys(self._left_fingers, -FLICKER_STEPS - 1)
 
     def state(self) -> NDArray[np.float32]:
         """Returns the joints, (14,) float32: left arm first; rad, grippers 0 closed to 1 open."""
@@ -126,16 +136,16 @@ class AlohaSim:
         """Returns how far the episode has come.
 
         `touched`, `lifted` and `transferred` were reached at some step, by the contacts of the
-        stock reward; `held_by_left_only` is true now: a finger of the left gripper touches the
-        cube and nothing else in the scene does.
+        stock reward; `held_by_left_only` is about now: nothing but the left arm touches the
+        cube, and both fingers of its gripper do (or did 0.1 s ago: a held cube's contacts flicker).
         """
         touching = self._touching_cube()
-        left_only = bool(touching & self._left_fingers) and touching <= self._left_arm()
+        is_gripped = all(self._steps - step <= FLICKER_STEPS for step in self._left_touch.values())
         return {
             "touched": self._touched,
             "lifted": self._lifted,
             "transferred": self._transferred,
-            "held_by_left_only": left_only,
+            "held_by_left_only": is_gripped and set() < touching <= self._left_arm,
         }
 
     def cube_position(self) -> NDArray[np.float64]:
@@ -157,9 +167,9 @@ class AlohaSim:
     def _geom(self, name: str) -> int:
         return int(self.model.geom(name).id)
 
-    def _left_arm(self) -> set[int]:
-        names = ((geom, self.model.geom(geom).name) for geom in range(self.model.ngeom))
-        return {geom for geom, name in names if name.startswith("vx300s_left/")}
+    def _geoms_of(self, prefix: str) -> set[int]:
+        geoms = range(self.model.ngeom)
+        return {geom for geom in geoms if self.model.geom(geom).name.startswith(prefix)}
 
     def _touching_cube(self) -> set[int]:
         """Returns the geoms in contact with the cube."""
@@ -168,6 +178,8 @@ class AlohaSim:
         return {int(geom) for geom in with_cube.ravel()} - {self._cube}
 
     def _update_stages(self) -> None:
+        self._steps += 1
+        self._left_touch |= dict.fromkeys(self._touching_cube() & self._left_fingers, self._steps)
         reward = self.reward()
         self._transferred |= reward == 4
         self._lifted |= reward in (2, 4)
@@ -191,10 +203,13 @@ class AlohaSim:
             self.model.vis.quality.offsamples = 0
 
     def _new_renderer(self) -> Any:
+        require_opengl()
         try:
-            return self._mujoco.Renderer(self.model, height=self.height, width=self.width)
+            renderer = self._mujoco.Renderer(self.model, height=self.height, width=self.width)
         except Exception as error:  # each OpenGL backend raises its own kind
             raise MissingDependencyError(opengl_message(error)) from error
+        close_at_exit(renderer)
+        return renderer
 
 
 def sample_cube_position(seed: int) -> NDArray[np.float64]:

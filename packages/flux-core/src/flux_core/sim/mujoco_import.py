@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import importlib.util
 import os
 import sys
+import weakref
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from ..errors import MissingDependencyError
 
@@ -47,6 +50,41 @@ def opengl_message(error: Exception) -> str:
     backend = os.environ.get("MUJOCO_GL", "")
     reason = " ".join(str(error).split())
     return f"mujoco cannot render with MUJOCO_GL={backend!r} ({reason}): {INSTALL_GL}"
+
+
+def require_opengl() -> None:
+    """Refuses to render where mujoco would look for a window system that is not there.
+
+    mujoco reads MUJOCO_GL when it is imported; without it and a display it aborts the process.
+
+    Raises:
+        MissingDependencyError: on Linux, without MUJOCO_GL and without a display.
+    """
+    chosen = ("MUJOCO_GL", "DISPLAY", "WAYLAND_DISPLAY")
+    if sys.platform == "linux" and not any(os.environ.get(name) for name in chosen):
+        raise MissingDependencyError(
+            f"mujoco cannot render without a display: {INSTALL_GL}, "
+            "and set MUJOCO_GL=egl before mujoco is imported"
+        )
+
+
+def close_at_exit(renderer: Any) -> None:
+    """Closes a `mujoco.Renderer` that is still open at the end, before OpenGL is shut down.
+
+    mujoco shuts OpenGL down in an exit handler of its own, registered at its import; handlers run
+    last in, first out, and a renderer that is collected after it prints an ignored exception.
+    """
+    atexit.unregister(_close_renderers)
+    atexit.register(_close_renderers)
+    _open_renderers.add(renderer)
+
+
+_open_renderers: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+def _close_renderers() -> None:
+    for renderer in list(_open_renderers):
+        renderer.close()
 
 
 def _choose_backend() -> None:

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from flux_core.sim import import_mujoco
 from numpy.typing import NDArray
+
+from flux_core.sim import import_mujoco
 
 PINCH_M = 0.14  # from gripper_link along its x axis to between the fingertips
 MAX_ITERATIONS = 20

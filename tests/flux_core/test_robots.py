@@ -1,0 +1,51 @@
+"""The robots that policies know."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from flux_core.errors import RobotError
+from flux_core.robots import ROBOT_SPECS, robot_spec
+
+
+@pytest.mark.parametrize("name", ROBOT_SPECS)
+def test_every_joint_has_a_range_a_speed_and_a_unit(name: str) -> None:
+    spec = robot_spec(name)
+    assert spec.name == name
+    assert all(low < high for low, high in zip(spec.lower, spec.upper, strict=True))
+    assert all(speed > 0 for speed in spec.max_velocity)
+    assert set(spec.units) == {"rad", "normalized"}
+    assert len(set(spec.joint_names)) == spec.action_dim
+
+
+def test_grippers_are_normalized_and_close_each_arm() -> None:
+    spec = robot_spec("aloha-sim")
+    grippers = [i for i, unit in enumerate(spec.units) if unit == "normalized"]
+    assert grippers == [6, 13]
+    assert [spec.joint_names[i] for i in grippers] == ["left_gripper", "right_gripper"]
+    assert {(spec.lower[i], spec.upper[i]) for i in grippers} == {(0.0, 1.0)}
+
+
+def test_the_dimensions_and_rates_are_the_tutorials() -> None:
+    facts = {name: (s.action_dim, s.control_hz) for name, s in ROBOT_SPECS.items()}
+    assert facts == {"aloha-sim": (14, 50.0), "aloha": (14, 50.0), "ur3": (7, 30.0)}
+    assert robot_spec("ur3").cameras == ("cam_high", "cam_wrist")
+
+
+def test_aloha_joints_are_in_the_order_of_a_real_dataset(shared_data: Path) -> None:
+    info = json.loads((shared_data / "lerobot" / "v21" / "meta" / "info.json").read_text())
+    assert list(robot_spec("aloha").joint_names) == info["features"]["action"]["names"]
+
+
+def test_an_unknown_robot_is_told_with_the_known_ones() -> None:
+    with pytest.raises(RobotError, match=r"unknown robot 'alhoa'. Known robots: aloha, aloha-sim"):
+        robot_spec("alhoa")
+
+
+def test_a_forgotten_limit_is_an_error_that_counts() -> None:
+    with pytest.raises(RobotError, match=r"'ur3', upper: expected 7 values, got 6"):
+        dataclasses.replace(robot_spec("ur3"), upper=(1.0,) * 6)

@@ -1,0 +1,229 @@
+"""The scripted transfer: inverse kinematics, the script, and the dataset recorded of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from importlib.util import find_spec
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from flux_core.robots import robot_spec
+from flux_core.sim import AlohaSim
+from flux_core.sim.aloha import START_ARM_RAD, sample_cube_position
+from flux_data.cli import main
+from flux_data.demo.ik import ArmIk, GripperPose
+from flux_data.demo.transfer_cube import (
+    GRIPPER_CLOSED,
+    GRIPPER_OPEN,
+    MAX_JOINT_STEP_RAD,
+    TASK,
+    execute,
+    execution_noise,
+    plan_actions,
+    run_script,
+)
+from flux_data.lerobot_v21 import LeRobotV21
+
+pytestmark = pytest.mark.skipif(
+    not all(find_spec(name) for name in ("mujoco", "gym_aloha")),
+    reason="needs mujoco and gym-aloha: pip install 'flux-core[sim]'",
+)
+
+SEEDS = (0, 1, 2)
+
+
+@pytest.fixture(scope="module")
+def sim() -> AlohaSim:
+    return AlohaSim()
+
+
+def record(out: Path, *settings: str) -> int:
+    command = ["demo", "aloha-sim", "--episodes", "2", "--size", "32x48", "--out", str(out)]
+    return main([*command, *settings])
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("demo") / "set"
+    assert record(out, "--workers", "2", "--noise", "0.003", "--seed", "1") == 0
+    return out
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_ik_follows_a_path_within_a_millimetre(sim: AlohaSim, side: str) -> None:
+    ik = ArmIk(sim.model, side, np.array(START_ARM_RAD))
+    sign = 1.0 if side == "right" else -1.0
+    here, pitch = ik.pinch_point(), -0.1
+    for seed in range(8):
+        there = sample_cube_position(seed) * (sign, 1.0, 1.0)
+        for share in np.linspace(0, 1, 40):
+            position = here + share * (there - here)
+            pose = GripperPose(position=position, pitch=pitch + share * (1.05 - pitch), roll=0.0)
+            joints = ik.solve(pose)
+            assert ik.residual(pose) < 1e-3
+            np.testing.assert_allclose(ik.pinch_point(), position, atol=1e-3)
+            assert abs(joints[3]) < 1e-2  # the forearm does not roll: the yaw follows the arm
+        here, pitch = there, 1.05
+
+
+def test_ik_out_of_reach_stays_within_the_joints_range(sim: AlohaSim) -> None:
+    ik = ArmIk(sim.model, "left", np.array(START_ARM_RAD))
+    pose = GripperPose(position=np.array((3.0, 0.5, 0.2)), pitch=0.0, roll=0.0)
+    joints = ik.solve(pose)
+    spec = robot_spec("aloha-sim")
+    assert (joints >= spec.lower[:6]).all()
+    assert (joints <= spec.upper[:6]).all()
+    assert ik.residual(pose) > 1.0
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_script_hands_the_cube_over(sim: AlohaSim, seed: int) -> None:
+    result = run_script(seed, 1.5, 0.003, sim)
+    assert result.stages == dict.fromkeys(result.stages, True)
+    assert result.is_success
+
+
+@pytest.mark.parametrize("speed", [1.0, 1.5])
+def test_commands_are_calm_and_within_limits(sim: AlohaSim, speed: float) -> None:
+    spec = robot_spec("aloha-sim")
+    start = np.array([*START_ARM_RAD, 0.1] * 2, dtype=np.float32)
+    for seed in range(6):
+        actions = plan_actions(sim, seed, speed)
+        assert actions.dtype == np.float32
+        assert len(actions) == round(300 / speed)
+        assert (actions >= spec.lower).all()
+        assert (actions <= spec.upper).all()
+        steps = np.abs(np.diff(np.concatenate([start[None], actions]), axis=0))
+        assert (steps < np.array(spec.max_velocity) / spec.control_hz).all()
+        assert np.delete(steps, [6, 13], axis=1).max() < MAX_JOINT_STEP_RAD
+        grippers = actions[:, [6, 13]]
+        assert grippers.min() >= GRIPPER_CLOSED - 1e-6
+        assert grippers.max() <= GRIPPER_OPEN + 1e-6
+
+
+def test_the_arms_hold_still_at_the_end(sim: AlohaSim) -> None:
+    actions = plan_actions(sim, 0, 1.5)
+    assert np.abs(np.diff(actions[-25:], axis=0)).max() < 1e-3
+
+
+def test_noise_is_executed_but_not_recorded(sim: AlohaSim) -> None:
+    noisy, clean = (list(execute(sim, 4, noise=sigma)) for sigma in (0.003, 0.0))
+    np.testing.assert_array_equal(noisy, clean)
+
+
+def test_noise_has_the_asked_size_and_spares_the_grippers() -> None:
+    noise = execution_noise(0, 20_000, 0.01)
+    joints = np.delete(noise, [6, 13], axis=1)
+    np.testing.assert_allclose(joints.std(axis=0), 0.01, rtol=0.1)
+    assert np.abs(joints.mean(axis=0)).max() < 2e-3
+    assert not noise[:, [6, 13]].any()
+    assert np.corrcoef(joints[:-1, 0], joints[1:, 0])[0, 1] == pytest.approx(0.9, abs=0.02)
+    np.testing.assert_array_equal(noise, execution_noise(0, 20_000, 0.01))
+
+
+def test_a_recorded_episode_replays(dataset: Path, sim: AlohaSim) -> None:
+    source = LeRobotV21(dataset)
+    columns = source.columns(["observation.state", "action", "episode_index"])
+    seeds = json.loads((dataset / "meta" / "demo.json").read_text())["seeds"]
+    for index, seed in enumerate(seeds):
+        rows = columns["episode_index"] == index
+        states, actions = (columns[key][rows] for key in ("observation.state", "action"))
+        replayed = [(sim.state(), action) for action in execute(sim, seed, 1.5, 0.003)]
+        np.testing.assert_array_equal(states, [state for state, _ in replayed])
+        np.testing.assert_array_equal(actions, [action for _, action in replayed])
+
+
+def test_an_image_is_what_was_seen_before_the_action(dataset: Path) -> None:
+    source = LeRobotV21(dataset)
+    seed = json.loads((dataset / "meta" / "demo.json").read_text())["seeds"][0]
+    path = source.video_path("observation.images.cam_left_wrist", 0)
+    with av.open(str(path)) as video:
+        decoded = [frame.to_ndarray(format="rgb24").astype(int) for frame in video.decode(video=0)]
+    step = 50  # the left wrist is turning: neighbouring frames differ
+    with AlohaSim(cameras=("cam_left_wrist",), height=32, width=48) as sim:
+        seen = [
+            sim.render()["cam_left_wrist"]
+            for i, _ in zip(range(step + 2), execute(sim, seed, 1.5, 0.003), strict=False)
+            if i >= step - 1
+        ]
+    errors = [np.abs(decoded[step] - image).mean() for image in seen]
+    assert np.argmin(errors) == 1
+    assert errors[1] < 5.0
+
+
+def test_the_metadata_tell_how_the_demonstrations_came(dataset: Path) -> None:
+    facts = json.loads((dataset / "meta" / "demo.json").read_text())
+    assert facts["attempts"] >= facts["successes"] == 2
+    assert (facts["speed"], facts["noise"]) == (1.5, 0.003)
+    episodes = [
+        json.loads(x) for x in (dataset / "meta" / "episodes.jsonl").read_text().splitlines()
+    ]
+    assert [episode["seed"] for episode in episodes] == facts["seeds"]
+    assert all(episode["tasks"] == [TASK] for episode in episodes)
+
+
+def digests(root: Path) -> dict[str, str]:
+    files = sorted(path for path in root.rglob("*") if path.is_file())
+    return {
+        path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in files
+    }
+
+
+def test_the_number_of_workers_changes_no_byte(dataset: Path, tmp_path: Path) -> None:
+    assert record(tmp_path / "one", "--workers", "1", "--noise", "0.003", "--seed", "1") == 0
+    assert digests(tmp_path / "one") == digests(dataset)
+
+
+def test_a_directory_in_use_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mine.txt").write_text("keep")
+    assert record(tmp_path) == 2
+    message = capsys.readouterr().err
+    assert "is not empty. Choose another --out" in message
+    assert len(message.splitlines()) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--size", "huge"),
+        ("--size", "31x48"),
+        ("--episodes", "0"),
+        ("--speed", "0"),
+        ("--noise", "-1"),
+        ("--workers", "0"),
+        ("--seed", "-1"),
+    ],
+)
+def test_a_senseless_option_is_refused_by_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str, value: str
+) -> None:
+    assert record(tmp_path / "out", option, value) == 2
+    assert option in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_hopeless_speed_is_told_and_leaves_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert record(tmp_path / "out", "--speed", "8", "--workers", "2") == 1
+    assert "Lower them" in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "out" / "meta").exists()
+
+
+def test_info_tells_the_dataset(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", str(dataset), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["codebase_version"] == "v2.1"
+    assert (facts["num_episodes"], facts["num_frames"], facts["fps"]) == (2, 400, 50)
+    assert facts["robot_type"] == "aloha-sim"
+    assert facts["cameras"] == ["cam_high", "cam_left_wrist", "cam_right_wrist"]
+    assert facts["tasks"] == [TASK]
+    assert facts["features"]["action"] == {"dtype": "float32", "shape": [14]}
+    assert main(["info", str(dataset)]) == 0
+    assert "2 episodes, 400 frames at 50 Hz" in capsys.readouterr().out
