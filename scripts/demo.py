@@ -21,8 +21,9 @@ ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "demo_output"
 EVALUATION_SEED = 10000
 EPISODES = 20
+SCORED = ("transferred", "held_by_left_only")
 
-COMMANDS = {
+STAGES = {
     "demonstrations": "flux-data demo aloha-sim --episodes 50 --out demo_output/demonstrations",
     "training": "flux-train configs/pi05/pi05_small_aloha_sim.py demo_output/policy",
     "export": "flux-export demo_output/policy/checkpoint_epoch_N.pt --out demo_output/bundle",
@@ -30,6 +31,7 @@ COMMANDS = {
     "--report demo_output/report.html",
     "holding still": "flux-runtime run --robot aloha-sim --policy hold --episodes 20",
 }
+COMMANDS = tuple(STAGES.values())
 
 
 def main() -> int:
@@ -55,8 +57,8 @@ def main() -> int:
 
 
 def run(stage: str, *, checkpoint: str = "", capture: bool = False) -> dict[str, object]:
-    """Runs one command of `COMMANDS`; with `capture`, returns the JSON it reports."""
-    command = COMMANDS[stage].replace("demo_output/policy/checkpoint_epoch_N.pt", checkpoint)
+    """Runs one command of `STAGES`; with `capture`, returns the JSON it reports."""
+    command = STAGES[stage].replace("demo_output/policy/checkpoint_epoch_N.pt", checkpoint)
     print(f"\n== {stage}: {command}", flush=True)
     words = shlex.split(command) + (["--json"] if capture else [])
     words[0] = str(Path(sys.executable).parent / words[0])
@@ -83,9 +85,9 @@ def script_results() -> dict[str, int]:
     from flux_core.sim import AlohaSim
     from flux_data.demo.transfer_cube import run_script
 
-    sim = AlohaSim(cameras=())
-    stages = [run_script(sim, EVALUATION_SEED + i) for i in range(EPISODES)]
-    sim.close()
+    with AlohaSim(cameras=()) as sim:
+        seeds = range(EVALUATION_SEED, EVALUATION_SEED + EPISODES)
+        stages = [run_script(seed, sim=sim).stages for seed in seeds]
     return {name: sum(stage[name] for stage in stages) for name in stages[0]}
 
 
@@ -98,10 +100,8 @@ def print_results(
     for name, report in (("this policy", policy), ("holding still", hold)):
         episodes = report["episodes"]
         assert isinstance(episodes, list)
-        stages = [episode["stages"] for episode in episodes]
-        transferred = sum(stage["transferred"] for stage in stages)
-        print_row(name, transferred, sum(stage["held_by_left_only"] for stage in stages))
-    print_row("the script itself", script["transferred"], script["held_by_left_only"])
+        print_row(name, *(sum(e[stage] for e in episodes) for stage in SCORED))
+    print_row("the script itself", *(script[stage] for stage in SCORED))
     print(f"\nThe whole demo took {seconds / 60:.1f} minutes.")
     print(f"Look at the report: {OUT / 'report.html'}")
 
@@ -118,7 +118,9 @@ def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
     z = 1.959963984540054
     rate = successes / trials
     centre = (rate + z * z / (2 * trials)) / (1 + z * z / trials)
-    half = z * math.sqrt(rate * (1 - rate) / trials + z * z / (4 * trials**2)) / (1 + z * z / trials)
+    half = (
+        z * math.sqrt(rate * (1 - rate) / trials + z * z / (4 * trials**2)) / (1 + z * z / trials)
+    )
     return max(centre - half, 0.0), min(centre + half, 1.0)
 
 

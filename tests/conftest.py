@@ -61,8 +61,11 @@ def one_episode(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 def tiny_options(one_episode: Path) -> list[str]:
     """Overrides that make the small config a matter of seconds."""
     dataset = "train_dataloader.dataset.datasets"
-    tiny = [f"model.{part}.{key}" for part in ("llm_backbone", "llm_expert") for key in
-            ("hidden_size=16", "intermediate_size=16", "num_hidden_layers=1", "head_dim=8")]
+    tiny = [
+        f"model.{part}.{key}"
+        for part in ("llm_backbone", "llm_expert")
+        for key in ("hidden_size=16", "intermediate_size=16", "num_hidden_layers=1", "head_dim=8")
+    ]
     return [
         *tiny,
         "model.vision_backbone.hidden_size=8",

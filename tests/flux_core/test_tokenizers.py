@@ -7,12 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from flux_core.errors import ConfigError
 from flux_core.tokenizers import ByteTokenizer, PretrainedTokenizer
 from flux_core.transforms import ParquetPrompter, PreparePromptWithState, ProcessPrompts
 from flux_core.transforms.prompts import state_bins
-from hypothesis import given
-from hypothesis import strategies as st
 
 
 @pytest.fixture(scope="module")

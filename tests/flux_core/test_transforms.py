@@ -6,6 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from safetensors.numpy import load_file
+
 from flux_core.errors import ConfigError, DataError
 from flux_core.norm_stats import FeatureStats, compute_stats, load_stats, save_stats
 from flux_core.transforms import (
@@ -18,10 +23,6 @@ from flux_core.transforms import (
     SimpleNormalizeImages,
 )
 from flux_core.transforms.actions import normalize
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
-from safetensors.numpy import load_file
 
 ALOHA_MASK = (*(True,) * 6, False) * 2
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
+
 from flux_core.errors import DataError
 from flux_core.transforms import RelativeActions
 from flux_data.collate import DictCollator
@@ -16,7 +18,6 @@ from flux_data.parquet_dataset import ParquetDataset
 from flux_data.process_inputs import ProcessParquetInputs
 from flux_data.repeating_dataset import DistributedRepeatingDataset, EpochBatches
 from flux_data.video_reader import VideoReader
-from safetensors.numpy import load_file
 
 CAMERAS = ("cam_high", "cam_left_wrist", "cam_right_wrist")
 
@@ -142,7 +143,7 @@ def test_statistics_are_exact_and_follow_the_relative_transform(v21: Path) -> No
     stats = dataset.stats["aloha"]
     states = dataset.datasets[0].column("observation.state")
     np.testing.assert_allclose(stats["proprio"].std, states.std(axis=0), rtol=1e-5)
-    windows = [s for s in (dataset.datasets[0].raw_sample(i) for i in range(0, 1800))]
+    windows = [s for s in (dataset.datasets[0].raw_sample(i) for i in range(1800))]
     values = [(s["actions"] - s["observation.state"])[s["action_masks"]] for s in windows]
     expected = np.concatenate(values)
     np.testing.assert_allclose(stats["action"].mean, expected.mean(axis=0), atol=1e-5)

@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy import stats
+
 from flux_core.errors import CheckpointError
 from flux_core.models import sample_time
 from flux_core.models.checkpoint_file import load_checkpoint
 from flux_train.cli import main
 from flux_train.optimization import learning_rate_at
 from flux_train.runner_config import SingleTrainRunner
-from scipy import stats
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = str(ROOT / "configs" / "pi05" / "pi05_small_aloha_sim.py")

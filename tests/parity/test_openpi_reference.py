@@ -7,18 +7,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+
 from flux_core.models import (
     ConditionGemmaModel,
     LinearProjector,
     PI0FlowMatching,
     PI05FlowMatching,
-    SigLIPViTBackbone,
     SigLIPVisionConfig,
+    SigLIPViTBackbone,
     sample_actions,
 )
 from flux_core.models.openpi_keys import from_openpi, to_openpi
-from safetensors import safe_open
-from safetensors.torch import load_file
 
 
 def tiny_config(kind: str, spec: dict) -> PI0FlowMatching.Config:
@@ -40,7 +41,9 @@ def tiny_config(kind: str, spec: dict) -> PI0FlowMatching.Config:
     adarms = {"use_adarms": True, "adarms_cond_dim": width} if is_pi05 else {}
     cls = PI05FlowMatching if is_pi05 else PI0FlowMatching
     return cls.Config(
-        vision_backbone=SigLIPViTBackbone.Config(vision_config=SigLIPVisionConfig(**spec["vision"])),
+        vision_backbone=SigLIPViTBackbone.Config(
+            vision_config=SigLIPVisionConfig(**spec["vision"])
+        ),
         projector=LinearProjector.Config(in_dim=hidden, out_dim=vlm),
         llm_backbone=gemma("vlm", vocab_size=spec["vocab"]),
         llm_expert=gemma("expert", **adarms),

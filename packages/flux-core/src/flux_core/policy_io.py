@@ -45,7 +45,9 @@ class PolicyIO:
     tokenizer: Tokenizer
 
     @classmethod
-    def from_policy(cls, inference: InferenceRunner, norm_stats: Mapping[str, NormStats]) -> PolicyIO:
+    def from_policy(
+        cls, inference: InferenceRunner, norm_stats: Mapping[str, NormStats]
+    ) -> PolicyIO:
         """From a training run's parts, the tokenizer where its config says."""
         prompts = _only(inference, ProcessPrompts)
         stats = _robot_stats(norm_stats, inference.robot)
@@ -167,7 +169,9 @@ class PolicyIO:
                 f"observation.state: expected shape ({self.state_stats.dim},), got {state.shape}"
             )
         if not np.isfinite(state).all():
-            raise DataError(f"observation.state: joint {int(np.argmin(np.isfinite(state)))} is not finite")
+            raise DataError(
+                f"observation.state: joint {int(np.argmin(np.isfinite(state)))} is not finite"
+            )
         return state
 
 

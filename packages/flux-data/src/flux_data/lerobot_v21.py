@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from flux_core.errors import DataError
 from numpy.typing import NDArray
+
+from flux_core.errors import DataError
 
 SUPPORTED_VERSION = "v2.1"
 REQUIRED_INFO = ("fps", "features", "data_path", "chunks_size")

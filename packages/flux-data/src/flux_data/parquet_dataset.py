@@ -7,21 +7,22 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+
 from flux_core.errors import ConfigError, DataError
 from flux_core.norm_stats import FeatureStats
 from flux_core.transforms import (
+    NormalizeImages,
     NormalizeStatesAndActions,
-    ParquetPrompter,
     PadKeyToDim,
+    ParquetPrompter,
     PreparePromptWithState,
     ProcessPrompts,
     RelativeActions,
     ResizeImages,
-    NormalizeImages,
     SimpleNormalizeImages,
     apply,
 )
-from numpy.typing import NDArray
 
 from .lerobot_v21 import LeRobotV21
 from .process_inputs import ProcessParquetInputs

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
+
 from flux_core.errors import DataError
 from flux_core.transforms import Sample
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+
 from flux_core.errors import ConfigError, DataError
 from flux_core.norm_stats import FeatureStats, NormStats, compute_stats
-from numpy.typing import NDArray
 
 from .parquet_dataset import ParquetDataset
 
@@ -113,7 +114,9 @@ class EpochBatches:
             yield order[first : first + step][self.rank :: self.world_size].tolist()
 
 
-def group_stats(group: list[ParquetDataset], config: DistributedRepeatingDataset.Config) -> NormStats:
+def group_stats(
+    group: list[ParquetDataset], config: DistributedRepeatingDataset.Config
+) -> NormStats:
     """Exact statistics of a group under the names the transforms ask for."""
     stats: dict[str, FeatureStats] = {}
     for key in config.statistic_keys:

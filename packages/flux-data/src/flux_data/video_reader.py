@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from flux_core.errors import DataError
 from numpy.typing import NDArray
+
+from flux_core.errors import DataError
 
 
 class VideoReader:

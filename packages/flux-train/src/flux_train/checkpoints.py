@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from flux_core.models.checkpoint_file import FORMAT, inference_weights
 from safetensors.torch import save_file
+
+from flux_core.models.checkpoint_file import FORMAT, inference_weights
 
 
 def save_checkpoint(work_dir: Path, epoch: int, state: Mapping[str, Any], keep: int) -> Path:

@@ -47,7 +47,9 @@ class TrainRunner:
                 f"{self.max_epochs} and {self.max_steps}"
             )
         if self.learning_rate <= 0:
-            raise ConfigError(f"learning_rate: expected a positive number, got {self.learning_rate}")
+            raise ConfigError(
+                f"learning_rate: expected a positive number, got {self.learning_rate}"
+            )
         if not 0.0 <= self.ema_decay < 1.0:
             raise ConfigError(f"ema_decay: expected 0 <= decay < 1, got {self.ema_decay}")
         for name in ("num_noise_samples", "save_epoch_interval", "log_interval", "max_checkpoints"):

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.data import DataLoader
+
 from flux_core.config import unbind
 from flux_core.errors import CheckpointError, FluxError
 from flux_core.models import flow_matching_loss
@@ -18,7 +20,6 @@ from flux_core.norm_stats import save_stats, stats_to_json
 from flux_core.tokenizers import save_tokenizer
 from flux_core.transforms import ProcessPrompts
 from flux_data.repeating_dataset import EpochBatches
-from torch.utils.data import DataLoader
 
 from .checkpoints import save_checkpoint
 from .config import TrainConfig

@@ -6,7 +6,7 @@ from .layers import LinearProjector
 from .pi0 import PI0FlowMatching, PrefixCache
 from .pi05 import PI05FlowMatching
 from .sampling import FlowLoss, flow_matching_loss, sample_actions, sample_time
-from .siglip import SigLIPViTBackbone, SigLIPVisionConfig
+from .siglip import SigLIPVisionConfig, SigLIPViTBackbone
 
 __all__ = [
     "ConditionGemmaModel",

@@ -159,9 +159,7 @@ class PI0FlowMatching(nn.Module):
         patch_masks = image_masks[:, :, None].expand(-1, -1, num_tokens).flatten(1)
         return torch.cat((patches, words), dim=1), torch.cat((patch_masks, lang_masks), dim=1)
 
-    def denoise(
-        self, state: Tensor | None, x_t: Tensor, t: Tensor, cache: PrefixCache
-    ) -> Tensor:
+    def denoise(self, state: Tensor | None, x_t: Tensor, t: Tensor, cache: PrefixCache) -> Tensor:
         """Predicts the velocity `noise - actions`.
 
         Args:

@@ -74,7 +74,11 @@ class _VisionModel(nn.Module):
         vision = config.vision_config
         self.embeddings = _Embeddings(vision, config.num_tokens)
         self.encoder = nn.ModuleDict(
-            {"layers": nn.ModuleList(_EncoderLayer(vision) for _ in range(vision.num_hidden_layers))}
+            {
+                "layers": nn.ModuleList(
+                    _EncoderLayer(vision) for _ in range(vision.num_hidden_layers)
+                )
+            }
         )
         self.post_layernorm = nn.LayerNorm(vision.hidden_size, eps=vision.layer_norm_eps)
 

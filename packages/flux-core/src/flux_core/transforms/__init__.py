@@ -11,7 +11,12 @@ A sample is a plain dict. The keys transforms speak of:
 A transform returns a new dict and never writes into the arrays it was given.
 """
 
-from .actions import DenormalizePrivateAction, NormalizeStatesAndActions, PadKeyToDim, RelativeActions
+from .actions import (
+    DenormalizePrivateAction,
+    NormalizeStatesAndActions,
+    PadKeyToDim,
+    RelativeActions,
+)
 from .base import Sample, Transform, apply
 from .images import NormalizeImages, ResizeImages, SimpleNormalizeImages
 from .prompts import ParquetPrompter, PreparePromptWithState, PrivatePrompter, ProcessPrompts

@@ -107,7 +107,9 @@ class PadKeyToDim:
     dim: int
 
     def __call__(self, sample: Sample) -> Sample:
-        padded = {k: zero_pad(sample[k], self.dim, "PadKeyToDim.dim") for k in self.keys if k in sample}
+        padded = {
+            k: zero_pad(sample[k], self.dim, "PadKeyToDim.dim") for k in self.keys if k in sample
+        }
         return {**sample, **padded}
 
 
