@@ -54,7 +54,8 @@ def test_the_state_prompt_names_only_the_real_dimensions() -> None:
     state[0], state[13] = -1.0, 1.0
     sample = {"task_description": "Move_the_block", "states": state, "num_state_dims": 14}
     assert PreparePromptWithState()(sample)["prompt"] == (
-        "Task: Move the block, State: 0 128 128 128 128 128 128 128 128 128 128 128 128 255;\nAction: "
+        "Task: Move the block, State: 0 128 128 128 128 128 128 128 128 128 128 128 128 255;\n"
+        "Action: "
     )
 
 

@@ -158,7 +158,7 @@ def _load_json(file: Path) -> Tokenizer:
 
 
 def save_tokenizer(config: ByteTokenizer | PretrainedTokenizer, directory: Path) -> None:
-    """Writes what `config` needs into `directory`, so that a work dir or bundle is self-contained."""
+    """Writes what `config` needs into `directory`: a work dir or bundle is self-contained."""
     directory.mkdir(parents=True, exist_ok=True)
     if isinstance(config, ByteTokenizer):
         (directory / "byte_tokenizer.json").write_text(

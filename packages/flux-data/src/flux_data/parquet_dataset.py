@@ -146,7 +146,7 @@ class _Part:
         }
 
     def window(self, row: int, end: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Actions (H, A) from `row` on, and which of them lie inside the episode ending at `end`."""
+        """Actions (H, A) from `row` on, and which of them lie before the episode's `end`."""
         first = row + self.config.window_start_idx
         rows = np.arange(first, first + self.config.action_window_size)
         column = self.columns[self.config.action_key]

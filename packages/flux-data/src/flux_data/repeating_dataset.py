@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -139,7 +140,7 @@ def relative_windows(dataset: ParquetDataset) -> NDArray[np.float32]:
     for part in dataset.parts:
         states = part.columns["observation.state"]
         starts = part.source.episode_starts
-        for first, end in zip(starts[:-1], starts[1:], strict=True):
+        for first, end in pairwise(starts):
             windows = [part.window(row, int(end)) for row in range(int(first), int(end))]
             actions = np.stack([window for window, _ in windows])
             masks = np.stack([mask for _, mask in windows])

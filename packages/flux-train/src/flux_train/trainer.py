@@ -142,8 +142,8 @@ class Trainer:
         grad_norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), runner.max_grad_norm)
         if not torch.isfinite(grad_norm) or not torch.isfinite(loss):
             raise FluxError(
-                f"step {self.step + 1}: loss {loss.item()} and gradient norm {grad_norm.item()} are "
-                "not finite. Lower runner.learning_rate or look at the data of this step"
+                f"step {self.step + 1}: loss {loss.item()} and gradient norm {grad_norm.item()} "
+                "are not finite. Lower runner.learning_rate or look at the data of this step"
             )
         self.optimizer.step()
         self.step += 1
@@ -175,7 +175,8 @@ class Trainer:
                 if state["config"]["model"].get(key) != value
             )
             raise CheckpointError(
-                f"{path}: was trained with another config; model.{', model.'.join(differing)} differ"
+                f"{path}: was trained with another config; model.{', model.'.join(differing)} "
+                "differ"
             )
         load_weights(self.model, state["model"], str(path))
         self.optimizer.load_state_dict(state["optimizer"])

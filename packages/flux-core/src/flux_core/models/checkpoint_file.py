@@ -50,6 +50,7 @@ def load_weights(model: torch.nn.Module, weights: Mapping[str, Tensor], where: s
     ]
     if problems:
         raise CheckpointError(
-            f"{where}: {len(problems)} weights do not fit the config's network; first: {problems[0]}"
+            f"{where}: {len(problems)} weights do not fit the config's network; "
+            f"first: {problems[0]}"
         )
     model.load_state_dict(dict(weights))

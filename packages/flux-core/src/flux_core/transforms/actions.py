@@ -15,7 +15,9 @@ from .base import Sample
 
 @dataclass(frozen=True, kw_only=True)
 class RelativeActions:
-    """Actions relative to the state at the chunk's start, where `mask` is True (openpi `DeltaActions`).
+    """Actions relative to the state at the chunk's start where `mask` is True.
+
+    openpi calls this `DeltaActions`.
 
     Statistics of the actions are taken after this transform.
     """

@@ -58,7 +58,7 @@ class PreparePromptWithState:
 
 @dataclass(frozen=True, kw_only=True)
 class ProcessPrompts:
-    """Tokenises the prompt, right-padded with 0 to `max_len`; a longer one is cut with a warning."""
+    """Tokenises the prompt, right-padded with 0 to `max_len`; cuts a longer one with a warning."""
 
     tokenizer: ByteTokenizer | PretrainedTokenizer
     max_len: int = 200

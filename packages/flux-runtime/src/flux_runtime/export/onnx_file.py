@@ -46,7 +46,7 @@ def export_graph(
             output_names=list(output_names),
             opset_version=OPSET,
             dynamo=True,
-            # Unfolded: each weight stays the tensor the checkpoint knows. ONNX Runtime folds at load.
+            # Unfolded: each weight stays the checkpoint's tensor. ONNX Runtime folds at load.
             optimize=False,
             verbose=False,
         )

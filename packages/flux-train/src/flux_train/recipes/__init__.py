@@ -1,4 +1,4 @@
-"""Functions that return config sections, so that a config file stays as short as its differences."""
+"""Functions that return config sections: a config file is as short as its differences."""
 
 from .small import small_aloha_sim_data, small_aloha_sim_inference, small_pi05_model, small_runner
 
