@@ -24,6 +24,7 @@ class TrainedPolicy:
     config: Mapping[str, Any]
     norm_stats: Mapping[str, NormStats]
     provenance: Mapping[str, Any]
+    training_log: Path | None
 
 
 def load_policy(checkpoint: Path) -> TrainedPolicy:
@@ -47,4 +48,5 @@ def load_policy(checkpoint: Path) -> TrainedPolicy:
             "global_step": state["global_step"],
             "epoch": state["epoch"],
         },
+        training_log=log if (log := checkpoint.with_name("metrics.jsonl")).is_file() else None,
     )

@@ -61,6 +61,8 @@ def export_bundle(policy: TrainedPolicy, out: Path, report: Report) -> Verificat
     }
     (partial / "report.json").write_text(json.dumps(figures, indent=1) + "\n")
     write_manifest(partial, manifest)
+    for file in partial.rglob("*"):
+        file.chmod(0o755 if file.is_dir() else 0o644)
     shutil.rmtree(out, ignore_errors=True)
     os.replace(partial, out)
     return verification
@@ -83,6 +85,8 @@ def _write_files(
     save_stats(directory / "norm_stats.json", policy.norm_stats)
     (directory / "config.json").write_text(json.dumps(policy.config, indent=1) + "\n")
     save_tokenizer(io.tokenizer_config, directory / "tokenizer")
+    if policy.training_log is not None:
+        shutil.copyfile(policy.training_log, directory / "metrics.jsonl")
 
     report("tracing the prefix")
     names = cache_names(config.llm_backbone.num_hidden_layers)
