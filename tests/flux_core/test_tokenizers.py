@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -67,19 +68,45 @@ def test_a_long_prompt_is_cut_with_a_warning_that_shows_what_is_dropped(
     assert "'p it'" in caplog.text
 
 
-@given(st.text())
-def test_the_byte_tokenizer_loses_nothing(text: str) -> None:
-    encodable = text.encode(errors="ignore").decode()
-    tokenizer = ByteTokenizer()
+WORDS = ("State:", " State", "ab", "abc", " 7")
+
+
+@given(
+    st.lists(st.sampled_from([*WORDS, " -1", " 0", " 255", " 256", "7", " "]) | st.text()),
+    st.sampled_from([(), WORDS]),
+    st.integers(1, 3),
+)
+def test_the_byte_tokenizer_loses_nothing(
+    parts: list[str], words: tuple[str, ...], number_tables: int
+) -> None:
+    encodable = "".join(parts).encode(errors="ignore").decode()
+    tokenizer = ByteTokenizer(words=words, number_tables=number_tables)
     ids = tokenizer.encode(encodable)
     assert tokenizer.decode(ids) == encodable
     assert all(0 <= token < tokenizer.vocab_size for token in ids)
 
 
 def test_a_state_bin_is_one_token_of_the_byte_tokenizer() -> None:
-    assert ByteTokenizer().encode(" 0 128 255") == [2, 260, 388, 515]
+    assert ByteTokenizer().encode(" -1 0 128 255") == [2, 260, 261, 389, 516]
     # Not canonical numbers: left as bytes, so that decoding gives the text back.
-    assert len(ByteTokenizer().encode(" 007 256 -1")) == 1 + 4 + 4 + 3
+    assert len(ByteTokenizer().encode(" 007 256 -2")) == 1 + 4 + 4 + 3
+
+
+def test_each_joint_has_its_own_bins() -> None:
+    tokenizer = ByteTokenizer(number_tables=2)
+    assert tokenizer.encode(" -1 -1 -1") == [2, 260, 260 + 257, 260 + 257]
+    assert tokenizer.vocab_size == 260 + 2 * 257
+
+
+def test_a_word_is_one_token_and_the_longest_wins() -> None:
+    tokenizer = ByteTokenizer(words=("ab", "abc"))
+    assert tokenizer.encode("abcab") == [2, 518, 517]
+
+
+@pytest.mark.parametrize("fields", [{"words": ("a", "a")}, {"words": ("",)}, {"number_tables": 0}])
+def test_a_byte_tokenizer_without_meaning_is_refused(fields: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(fields))):
+        ByteTokenizer(**fields)
 
 
 def test_a_missing_tokenizer_names_the_path(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from flux_core.bundle import Bundle
 from flux_core.policy_io import PolicyIO
 from flux_core.types import Observation

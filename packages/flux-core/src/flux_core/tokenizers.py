@@ -6,6 +6,7 @@ every other part; `load` reads what it needs from disk.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import re
@@ -39,14 +40,34 @@ class Tokenizer(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class ByteTokenizer:
-    """UTF-8 bytes, with one id for each ` 0` .. ` 255` so that a state bin is one token.
+    """UTF-8 bytes, with one id for each state bin and for each of `words`.
 
-    Ids: 4 special, 256 bytes, 256 numbers. Every text has an encoding and `decode` undoes it.
+    Ids: 4 special, 256 bytes, `number_tables` tables of the numbers ` -1` .. ` 255`, the words. The
+    i-th number of a text is looked up in table i (those beyond the last table, in the last), so
+    that a token of a pi0.5 state says which joint it is about and not only where that joint is.
+    Every text has an encoding and `decode` undoes it.
+
+    Attributes:
+        words: pieces of text that are one token each, the longest that fits first.
+        number_tables: as many as the state has dimensions, or 1 for numbers without a place.
     """
+
+    words: tuple[str, ...] = ()
+    number_tables: int = 1
+
+    def __post_init__(self) -> None:
+        if self.number_tables < 1:
+            raise ConfigError(f"number_tables: expected at least 1, got {self.number_tables}")
+        if "" in self.words or len(set(self.words)) < len(self.words):
+            raise ConfigError(f"words: expected different, non-empty texts, got {self.words}")
 
     @property
     def vocab_size(self) -> int:
-        return 4 + 256 + 256
+        return self._first_word + len(self.words)
+
+    @property
+    def _first_word(self) -> int:
+        return FIRST_NUMBER_ID + self.number_tables * NUMBERS_PER_TABLE
 
     def load(self, directory: Path | None = None) -> ByteTokenizer:
         """Returns itself: there is nothing to read."""
@@ -55,26 +76,49 @@ class ByteTokenizer:
     def encode(self, text: str) -> list[int]:
         """Returns BOS, then the ids of `text`."""
         ids = [BOS_ID]
-        start = 0
-        for match in _NUMBER.finditer(text):
-            ids += [4 + byte for byte in text[start : match.start()].encode()]
-            ids.append(4 + 256 + int(match.group(1)))
+        start = numbers = 0
+        for match in _pieces(self.words).finditer(text):
+            ids += _byte_ids(text[start : match.start()])
             start = match.end()
-        return ids + [4 + byte for byte in text[start:].encode()]
+            if match["number"] is None:
+                ids.append(self._first_word + self.words.index(match[0]))
+                continue
+            table = min(numbers, self.number_tables - 1)
+            ids.append(FIRST_NUMBER_ID + table * NUMBERS_PER_TABLE + 1 + int(match["number"]))
+            numbers += 1
+        return ids + _byte_ids(text[start:])
 
     def decode(self, ids: Sequence[int]) -> str:
         """Returns the text of `ids`, special ids left out."""
         data = bytearray()
         for token in ids:
-            if 4 <= token < 260:
-                data.append(token - 4)
-            elif 260 <= token < self.vocab_size:
-                data += f" {token - 260}".encode()
+            if _FIRST_BYTE_ID <= token < FIRST_NUMBER_ID:
+                data.append(token - _FIRST_BYTE_ID)
+            elif FIRST_NUMBER_ID <= token < self._first_word:
+                data += f" {(token - FIRST_NUMBER_ID) % NUMBERS_PER_TABLE - 1}".encode()
+            elif self._first_word <= token < self.vocab_size:
+                data += self.words[token - self._first_word].encode()
         return data.decode(errors="replace")
 
 
-# A space and a canonical number 0..255 that no further digit follows.
-_NUMBER = re.compile(r" (25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9][0-9]|[0-9])(?![0-9])")
+_FIRST_BYTE_ID = 4
+FIRST_NUMBER_ID = _FIRST_BYTE_ID + 256
+NUMBERS_PER_TABLE = 257
+"""The state's bins: -1 (below the range) to 255."""
+
+# A space and a canonical number -1..255 that no further digit follows.
+_NUMBER = r" (?P<number>-1|25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9][0-9]|[0-9])(?![0-9])"
+
+
+@functools.lru_cache(maxsize=16)
+def _pieces(words: tuple[str, ...]) -> re.Pattern[str]:
+    """Matches a word or a number."""
+    longest_first = sorted(words, key=len, reverse=True)
+    return re.compile("|".join([*map(re.escape, longest_first), _NUMBER]))
+
+
+def _byte_ids(text: str) -> list[int]:
+    return [_FIRST_BYTE_ID + byte for byte in text.encode()]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,7 +206,7 @@ def save_tokenizer(config: ByteTokenizer | PretrainedTokenizer, directory: Path)
     directory.mkdir(parents=True, exist_ok=True)
     if isinstance(config, ByteTokenizer):
         (directory / "byte_tokenizer.json").write_text(
-            json.dumps({"type": "ByteTokenizer", "vocab_size": config.vocab_size}) + "\n"
+            json.dumps({"type": "ByteTokenizer", **dataclasses.asdict(config)}) + "\n"
         )
         return
     if config.model_path is None:

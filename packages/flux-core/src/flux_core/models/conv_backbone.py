@@ -1,8 +1,8 @@
 """A small convolutional image tokenizer for policies trained from scratch in minutes.
 
 A bare vision transformer of this size does not learn to find a three-pixel cube in a few thousand
-steps; a convolutional stem with one token of soft-argmax keypoints does (the "spatial softmax" of
-Levine et al. 2016, section 5.1).
+steps; two convolutions and soft-argmax keypoints (the "spatial softmax" of Levine et al. 2016,
+section 5.1) do in a few hundred.
 """
 
 from __future__ import annotations
@@ -15,27 +15,28 @@ from torch.nn import functional
 
 from ..errors import ConfigError
 
-STEM_STRIDE, GRID_STRIDE = 4, 4
+STRIDE = 4
 SHARPNESS = 4.0
 
 
 class ConvBackbone(nn.Module):
-    """Images to a coarse grid of tokens plus one token of keypoint coordinates."""
+    """Images to a few tokens of keypoint coordinates."""
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
         image_height: int = 96
         image_width: int = 128
         stem_channels: int = 32
-        hidden_size: int = 64
+        body_channels: int = 64
         num_keypoints: int = 32
+        num_tokens: int = 4
+        hidden_size: int = 64
 
         def __post_init__(self) -> None:
-            stride = STEM_STRIDE * GRID_STRIDE
             for name in ("image_height", "image_width"):
-                if getattr(self, name) % stride:
+                if getattr(self, name) % STRIDE:
                     raise ConfigError(
-                        f"{name}: expected a multiple of {stride}, got {getattr(self, name)}"
+                        f"{name}: expected a multiple of {STRIDE}, got {getattr(self, name)}"
                     )
 
         def build(self) -> ConvBackbone:
@@ -47,24 +48,17 @@ class ConvBackbone(nn.Module):
             return self.image_height, self.image_width
 
         @property
-        def num_tokens(self) -> int:
-            """Tokens an image becomes."""
-            stride = STEM_STRIDE * GRID_STRIDE
-            return (self.image_height // stride) * (self.image_width // stride) + 1
-
-        @property
         def out_dim(self) -> int:
             """Width of a token."""
             return self.hidden_size
 
     def __init__(self, config: Config) -> None:
         super().__init__()
-        self.stem = nn.Conv2d(3, config.stem_channels, 7, stride=STEM_STRIDE, padding=3)
-        self.body = nn.Conv2d(config.stem_channels, config.hidden_size, 3, padding=1)
-        self.keypoint_norm = nn.LayerNorm(config.hidden_size)
-        self.keypoint_maps = nn.Conv2d(config.hidden_size, config.num_keypoints, 1)
-        self.keypoint_token = nn.Linear(2 * config.num_keypoints, config.hidden_size)
-        self.grid = nn.Conv2d(config.hidden_size, config.hidden_size, GRID_STRIDE, GRID_STRIDE)
+        self.stem = nn.Conv2d(3, config.stem_channels, 7, stride=STRIDE, padding=3)
+        self.body = nn.Conv2d(config.stem_channels, config.body_channels, 3, padding=1)
+        self.keypoint_norm = nn.LayerNorm(config.body_channels)
+        self.keypoint_maps = nn.Conv2d(config.body_channels, config.num_keypoints, 1)
+        self.tokens = nn.Linear(2 * config.num_keypoints, config.num_tokens * config.hidden_size)
         self.position_embedding = nn.Embedding(config.num_tokens, config.hidden_size)
         self.norm = nn.LayerNorm(config.hidden_size)
 
@@ -72,14 +66,13 @@ class ConvBackbone(nn.Module):
         """(B, 3, height, width) in [-1, 1] -> (B, num_tokens, out_dim)."""
         features = functional.gelu(self.stem(images), approximate="tanh")
         features = functional.gelu(self.body(features), approximate="tanh")
-        grid = self.grid(features).flatten(2).transpose(1, 2)
         # Normalised per pixel and sharpened: otherwise the softmax over hundreds of pixels starts
         # flat, and a small object moves no keypoint (and so gives no gradient) for a long time.
         salient = self.keypoint_norm(features.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-        scores = SHARPNESS * self.keypoint_maps(salient)
-        keypoints = self.keypoint_token(soft_argmax(scores))
-        tokens = torch.cat((grid, keypoints[:, None].to(grid.dtype)), dim=1)
-        return self.norm(tokens + self.position_embedding.weight)
+        keypoints = soft_argmax(SHARPNESS * self.keypoint_maps(salient))
+        positions = self.position_embedding.weight
+        tokens = self.tokens(keypoints).unflatten(-1, positions.shape)
+        return self.norm(tokens + positions)
 
 
 def soft_argmax(maps: Tensor) -> Tensor:

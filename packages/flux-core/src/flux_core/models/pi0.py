@@ -26,7 +26,7 @@ from torch.nn import functional
 from ..errors import ConfigError
 from .conv_backbone import ConvBackbone
 from .gemma import ConditionGemmaModel
-from .initialization import init_from_scratch
+from .initialization import NumberTokens, init_from_scratch, init_number_embeddings
 from .layers import LinearProjector, TimeEmbedding, attend, rotary_angles
 from .siglip import SigLIPViTBackbone
 
@@ -68,7 +68,10 @@ class PI0FlowMatching(nn.Module):
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        """The network. `n_action_steps` is the number of *predicted* steps (action_horizon)."""
+        """The network. `n_action_steps` is the number of *predicted* steps (action_horizon).
+
+        `number_tokens` only matters from scratch: their embeddings start as smooth curves.
+        """
 
         vision_backbone: SigLIPViTBackbone.Config | ConvBackbone.Config
         projector: LinearProjector.Config
@@ -82,6 +85,7 @@ class PI0FlowMatching(nn.Module):
         max_action_dim: int | None = None
         loss_action_dim: int | None = None
         num_steps: int = 10
+        number_tokens: NumberTokens | None = None
         freeze_vision_backbone: bool = False
         freeze_llm_backbone: bool = False
         freeze_vlm_backbone: bool = False
@@ -111,6 +115,8 @@ class PI0FlowMatching(nn.Module):
         self.time_embedding = TimeEmbedding(config.proj_width)
         self._build_time_mlp(config)
         init_from_scratch(self)
+        if config.number_tokens is not None:
+            init_number_embeddings(self.llm_backbone.embed_tokens.weight, config.number_tokens)
         freeze_parts(self)
 
     def _build_time_mlp(self, config: Config) -> None:
@@ -241,6 +247,13 @@ def check_dimensions(config: PI0FlowMatching.Config) -> None:
     for field, (got, wanted) in expected.items():
         if got != wanted:
             raise ConfigError(f"{field}: expected {wanted} to fit its neighbours, got {got}")
+    if (numbers := config.number_tokens) is not None:
+        end, vocab_size = numbers.first + numbers.tables * numbers.size, vlm.vocab_size or 0
+        if end > vocab_size:
+            raise ConfigError(
+                f"number_tokens: expected ids below llm_backbone.vocab_size ({vocab_size}), got "
+                f"{end - 1}"
+            )
     if config.loss_action_dim is not None and config.loss_action_dim > config.action_dim:
         raise ConfigError(
             f"loss_action_dim: expected at most {config.action_dim} (action_in_proj.in_dim), "

@@ -59,10 +59,18 @@ def verify_bundle(directory: Path, reference: Mapping[str, NDArray[Any]]) -> Ver
 
 def replay(bundle: Bundle) -> dict[str, NDArray[Any]]:
     """Runs the golden input through both graphs with ONNX Runtime's Python session."""
+    golden = bundle.golden()
+    inputs = {name.removeprefix("input."): value for name, value in golden.items()}
+    return run_loop(*open_sessions(bundle), inputs, bundle.manifest.num_inference_steps)
+
+
+def open_sessions(bundle: Bundle, num_threads: int = 0) -> tuple[Any, Any]:
+    """The prefix and denoise graphs as Python sessions; 0 threads: ONNX Runtime decides."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    options.intra_op_num_threads = num_threads
     prefix, denoise = (
         onnxruntime.InferenceSession(
             str(bundle.path(bundle.manifest.graphs[name].file)),
@@ -71,8 +79,17 @@ def replay(bundle: Bundle) -> dict[str, NDArray[Any]]:
         )
         for name in ("prefix", "denoise")
     )
-    golden = bundle.golden()
-    inputs = {name.removeprefix("input."): value for name, value in golden.items()}
+    return prefix, denoise
+
+
+def run_loop(
+    prefix: Any, denoise: Any, inputs: Mapping[str, NDArray[Any]], num_steps: int
+) -> dict[str, NDArray[Any]]:
+    """One inference: the prefix once, then `num_steps` Euler steps.
+
+    Returns:
+        The prefix's outputs, `x_next_first` and `actions`.
+    """
     names = [value.name for value in prefix.get_inputs()]
     stages = dict(
         zip(
@@ -87,7 +104,7 @@ def replay(bundle: Bundle) -> dict[str, NDArray[Any]]:
         feeds["state"] = inputs["state"]
     wanted = {value.name for value in denoise.get_inputs()}
     first = None
-    for _ in range(bundle.manifest.num_inference_steps):
+    for _ in range(num_steps):
         feeds["x_t"] = x_t
         x_t, feeds["t"] = denoise.run(
             ["x_next", "t_next"], {name: feeds[name] for name in feeds if name in wanted}

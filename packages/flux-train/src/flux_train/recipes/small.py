@@ -8,15 +8,22 @@ from __future__ import annotations
 
 from typing import Any
 
+from flux_core.tokenizers import FIRST_NUMBER_ID, NUMBERS_PER_TABLE, ByteTokenizer
+
 IMAGE_SIZE = {"height": 96, "width": 128}
 CAMERAS = ("cam_high",)
 # Joint angles relative to the state at the chunk's start; the grippers stay absolute.
 RELATIVE_MASK = (*(True,) * 6, False, *(True,) * 6, False)
+ACTION_DIM = len(RELATIVE_MASK)
 TASK = "transfer the cube"
+# A prompt of few tokens: its fixed words are one each, and every joint's bins have their own.
+WORDS = ("Task:", " transfer", " the", " cube", ", State:", ";\nAction: ")
+PROMPT_LENGTH = 32
+TOKENIZER = ByteTokenizer(words=WORDS, number_tables=ACTION_DIM)
 
 
 def small_pi05_model(*, action_horizon: int, width: int = 128, depth: int = 2) -> dict[str, Any]:
-    """The network: 14 action dimensions, `depth` joint layers of `width`."""
+    """The network: `depth` joint layers of `width`."""
     gemma = dict(
         type="ConditionGemmaModel",
         hidden_size=width,
@@ -34,25 +41,29 @@ def small_pi05_model(*, action_horizon: int, width: int = 128, depth: int = 2) -
             image_width=IMAGE_SIZE["width"],
             hidden_size=64,
         ),
+        number_tokens=dict(
+            first=FIRST_NUMBER_ID, tables=TOKENIZER.number_tables, size=NUMBERS_PER_TABLE
+        ),
         projector=dict(type="LinearProjector", in_dim=64, out_dim=width),
-        llm_backbone=dict(gemma, vocab_size=516),
+        llm_backbone=dict(gemma, vocab_size=TOKENIZER.vocab_size),
         llm_expert=dict(gemma, use_adarms=True, adarms_cond_dim=width),
         proj_width=width,
         n_action_steps=action_horizon,
-        action_in_proj=dict(type="LinearProjector", in_dim=14, out_dim=width),
-        action_out_proj=dict(type="LinearProjector", in_dim=width, out_dim=14),
-        max_action_dim=14,
+        action_in_proj=dict(type="LinearProjector", in_dim=ACTION_DIM, out_dim=width),
+        action_out_proj=dict(type="LinearProjector", in_dim=width, out_dim=ACTION_DIM),
+        max_action_dim=ACTION_DIM,
         num_steps=10,
     )
 
 
 def shared_transforms() -> list[dict[str, Any]]:
     """What training and the robot both do to an observation."""
+    tokenizer = dict(type="ByteTokenizer", words=list(WORDS), number_tables=TOKENIZER.number_tables)
     return [
         dict(type="RelativeActions", mask=RELATIVE_MASK),
         dict(type="NormalizeStatesAndActions", norm_type="quantile"),
         dict(type="PreparePromptWithState"),
-        dict(type="ProcessPrompts", tokenizer=dict(type="ByteTokenizer"), max_len=64),
+        dict(type="ProcessPrompts", tokenizer=tokenizer, max_len=PROMPT_LENGTH),
         dict(type="ResizeImages", **IMAGE_SIZE),
         dict(type="SimpleNormalizeImages"),
     ]
@@ -94,7 +105,7 @@ def small_runner(**settings: Any) -> dict[str, Any]:
     keys = ["images", "img_masks", "lang_tokens", "lang_masks", "states", "actions"]
     defaults = dict(
         type="SingleTrainRunner",
-        learning_rate=1e-3,
+        learning_rate=3e-3,
         weight_decay=1e-4,
         warmup_ratio=0.03,
         ema_decay=0.995,
