@@ -11,9 +11,9 @@ model = recipes.small_pi05_model(action_horizon=32)
 train_dataloader = recipes.small_aloha_sim_data(
     data_root_path="demo_output/demonstrations",
     action_horizon=32,
-    batch_size=16,
+    batch_size=8,
 )
 
-runner = recipes.small_runner(max_steps=2000)
+runner = recipes.small_runner(max_steps=3000)
 
 inference = recipes.small_aloha_sim_inference(execute_horizon=16)

@@ -120,3 +120,15 @@ def test_imagenet_normalisation_is_per_camera() -> None:
     out = norm({"images": images})["images"]
     np.testing.assert_allclose(out[0], 0.0, atol=1e-5)
     np.testing.assert_allclose(out[1], 2.0, atol=1e-5)
+
+
+def test_a_joint_that_hardly_moves_is_not_blown_up() -> None:
+    values = np.stack([np.linspace(-1.0, 1.0, 200), np.linspace(0.5, 0.5001, 200)], axis=1)
+    stats = compute_stats(values)
+    widened = stats.widened(0.1)
+    for norm_type in ("quantile", "min_max"):
+        scale, offset = widened.affine(norm_type)
+        np.testing.assert_allclose([scale[1], offset[1]], [0.05, 0.50005], rtol=1e-4)
+        assert scale[0] == stats.affine(norm_type)[0][0]
+    assert widened.std[0] == stats.std[0] and widened.std[1] == pytest.approx(0.1 / 12**0.5)
+    assert stats.widened(0.0) == stats

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -52,6 +52,29 @@ class FeatureStats:
         lower = np.asarray(low, dtype=np.float64)
         scale = (np.asarray(high, dtype=np.float64) - lower + EPSILON) / 2.0
         return scale.astype(np.float32), (lower + scale).astype(np.float32)
+
+    def widened(self, min_range: float) -> FeatureStats:
+        """Takes a dimension that spans less than `min_range` to span that much.
+
+        A joint that hardly moves would otherwise have its jitter blown up to [-1, 1], and the
+        network would spend on it what it has for the others.
+        """
+        q01, q99 = _spread(self.q01, self.q99, min_range)
+        lowest, highest = _spread(self.min, self.max, min_range)
+        # Of a uniform distribution of that range.
+        std = tuple(max(x, min_range / 12**0.5) for x in self.std)
+        return replace(self, std=std, q01=q01, q99=q99, min=lowest, max=highest)
+
+
+def _spread(
+    lower: tuple[float, ...], upper: tuple[float, ...], min_range: float
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Moves both ends apart around their middle until `min_range` lies between them."""
+    missing = [max(min_range - (high - low), 0.0) for low, high in zip(lower, upper, strict=True)]
+    return (
+        tuple(low - gap / 2 for low, gap in zip(lower, missing, strict=True)),
+        tuple(high + gap / 2 for high, gap in zip(upper, missing, strict=True)),
+    )
 
 
 NormStats = Mapping[str, FeatureStats]

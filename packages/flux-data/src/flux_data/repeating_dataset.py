@@ -26,7 +26,10 @@ class DistributedRepeatingDataset:
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        """`statistic_keys` are dataset columns; `name_mappings` gives their names in `stats`."""
+        """`statistic_keys` are dataset columns; `name_mappings` gives their names in `stats`.
+
+        `min_range` (robot units): a dimension that spans less is normalised as if it spanned that.
+        """
 
         datasets: (
             ParquetDataset.Config
@@ -38,6 +41,7 @@ class DistributedRepeatingDataset:
             default_factory=lambda: {"observation.state": ("proprio", ACTION)}
         )
         statistic_name: str = "private"
+        min_range: float = 0.0
         shuffle: bool = True
         seed: int = 42
 
@@ -129,7 +133,7 @@ def group_stats(
         raise ConfigError("transforms: either all datasets of a group use RelativeActions or none")
     if relative:
         stats[ACTION] = compute_stats(np.concatenate([relative_windows(d) for d in relative]))
-    return stats
+    return {name: feature.widened(config.min_range) for name, feature in stats.items()}
 
 
 def relative_windows(dataset: ParquetDataset) -> NDArray[np.float32]:

@@ -17,6 +17,9 @@ from ..errors import ConfigError
 
 STRIDE = 4
 SHARPNESS = 4.0
+# Rows: brightness, red against green, blue against yellow. Most of a scene is grey, so that colour
+# is the faintest part of an image and the last to be learned; turned up, it is among the first.
+OPPONENT_COLOURS = ((1 / 3, 1 / 3, 1 / 3), (3.0, -3.0, 0.0), (-1.5, -1.5, 3.0))
 
 
 class ConvBackbone(nn.Module):
@@ -64,7 +67,9 @@ class ConvBackbone(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, height, width) in [-1, 1] -> (B, num_tokens, out_dim)."""
-        features = functional.gelu(self.stem(images), approximate="tanh")
+        weights = torch.tensor(OPPONENT_COLOURS, device=images.device, dtype=images.dtype)
+        colours = functional.conv2d(images, weights[:, :, None, None])
+        features = functional.gelu(self.stem(colours), approximate="tanh")
         features = functional.gelu(self.body(features), approximate="tanh")
         # Normalised per pixel and sharpened: otherwise the softmax over hundreds of pixels starts
         # flat, and a small object moves no keypoint (and so gives no gradient) for a long time.

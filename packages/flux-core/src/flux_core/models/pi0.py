@@ -71,6 +71,8 @@ class PI0FlowMatching(nn.Module):
         """The network. `n_action_steps` is the number of *predicted* steps (action_horizon).
 
         `number_tokens` only matters from scratch: their embeddings start as smooth curves.
+        `actions_per_token` is 1 in pi0 and pi0.5; a small policy has fewer tokens to work on with
+        more. The action projections then have `actions_per_token * action_dim` dimensions.
         """
 
         vision_backbone: SigLIPViTBackbone.Config | ConvBackbone.Config
@@ -86,6 +88,7 @@ class PI0FlowMatching(nn.Module):
         loss_action_dim: int | None = None
         num_steps: int = 10
         number_tokens: NumberTokens | None = None
+        actions_per_token: int = 1
         freeze_vision_backbone: bool = False
         freeze_llm_backbone: bool = False
         freeze_vlm_backbone: bool = False
@@ -98,7 +101,7 @@ class PI0FlowMatching(nn.Module):
         @property
         def action_dim(self) -> int:
             """Dimensions of x_t."""
-            return self.action_in_proj.in_dim
+            return self.action_in_proj.in_dim // self.actions_per_token
 
         def build(self) -> PI0FlowMatching:
             return PI0FlowMatching(self)
@@ -177,7 +180,10 @@ class PI0FlowMatching(nn.Module):
         Returns:
             (B, H, A) float32.
         """
-        suffix = self.embed_suffix(state, x_t, t)
+        if (group := self.config.actions_per_token) > 1:
+            # The steps of a token share its first one's time.
+            t = t[:, ::group]
+        suffix = self.embed_suffix(state, x_t.unflatten(1, (-1, group)).flatten(2), t)
         config = self.llm_expert.config
         num_tokens = suffix.tokens.shape[1]
         prefix_length = cache.pad_masks.sum(dim=1, keepdim=True)
@@ -192,7 +198,7 @@ class PI0FlowMatching(nn.Module):
             k, v = torch.cat((prefix_k, k), dim=2), torch.cat((prefix_v, v), dim=2)
             x = layer.finish(x, attend(q, k, v, mask), gate, suffix.cond)
         x, _ = self.llm_expert.norm(x, suffix.cond)
-        return self.velocity(x[:, suffix.num_state_tokens :])
+        return self.velocity(x[:, suffix.num_state_tokens :]).reshape(x_t.shape)
 
     def velocity(self, hidden: Tensor) -> Tensor:
         """The last projection, always in float32."""
@@ -238,8 +244,13 @@ def check_dimensions(config: PI0FlowMatching.Config) -> None:
         "proj_width": (config.proj_width, expert.hidden_size),
         "action_in_proj.out_dim": (config.action_in_proj.out_dim, expert.hidden_size),
         "action_out_proj.in_dim": (config.action_out_proj.in_dim, expert.hidden_size),
-        "action_out_proj.out_dim": (config.action_out_proj.out_dim, config.action_dim),
+        "action_out_proj.out_dim": (config.action_out_proj.out_dim, config.action_in_proj.in_dim),
     }
+    if config.actions_per_token < 1 or config.n_action_steps % config.actions_per_token:
+        raise ConfigError(
+            f"actions_per_token: expected a divisor of n_action_steps ({config.n_action_steps}), "
+            f"got {config.actions_per_token}"
+        )
     if config.max_action_dim is not None:
         expected["max_action_dim"] = (config.max_action_dim, config.action_dim)
     if config.state_proj is not None:

@@ -12,12 +12,12 @@ from flux_core.tokenizers import FIRST_NUMBER_ID, NUMBERS_PER_TABLE, ByteTokeniz
 
 IMAGE_SIZE = {"height": 96, "width": 128}
 CAMERAS = ("cam_high",)
-# Joint angles relative to the state at the chunk's start; the grippers stay absolute.
-RELATIVE_MASK = (*(True,) * 6, False, *(True,) * 6, False)
-ACTION_DIM = len(RELATIVE_MASK)
+ACTION_DIM = 14
+ACTIONS_PER_TOKEN = 4
 TASK = "transfer the cube"
 # A prompt of few tokens: its fixed words are one each, and every joint's bins have their own.
 WORDS = ("Task:", " transfer", " the", " cube", ", State:", ";\nAction: ")
+MIN_RANGE = 0.06  # rad: several joints hardly move in this task
 PROMPT_LENGTH = 32
 TOKENIZER = ByteTokenizer(words=WORDS, number_tables=ACTION_DIM)
 
@@ -49,8 +49,13 @@ def small_pi05_model(*, action_horizon: int, width: int = 128, depth: int = 2) -
         llm_expert=dict(gemma, use_adarms=True, adarms_cond_dim=width),
         proj_width=width,
         n_action_steps=action_horizon,
-        action_in_proj=dict(type="LinearProjector", in_dim=ACTION_DIM, out_dim=width),
-        action_out_proj=dict(type="LinearProjector", in_dim=width, out_dim=ACTION_DIM),
+        actions_per_token=ACTIONS_PER_TOKEN,
+        action_in_proj=dict(
+            type="LinearProjector", in_dim=ACTIONS_PER_TOKEN * ACTION_DIM, out_dim=width
+        ),
+        action_out_proj=dict(
+            type="LinearProjector", in_dim=width, out_dim=ACTIONS_PER_TOKEN * ACTION_DIM
+        ),
         max_action_dim=ACTION_DIM,
         num_steps=10,
     )
@@ -60,7 +65,6 @@ def shared_transforms() -> list[dict[str, Any]]:
     """What training and the robot both do to an observation."""
     tokenizer = dict(type="ByteTokenizer", words=list(WORDS), number_tables=TOKENIZER.number_tables)
     return [
-        dict(type="RelativeActions", mask=RELATIVE_MASK),
         dict(type="NormalizeStatesAndActions", norm_type="quantile"),
         dict(type="PreparePromptWithState"),
         dict(type="ProcessPrompts", tokenizer=tokenizer, max_len=PROMPT_LENGTH),
@@ -95,6 +99,7 @@ def small_aloha_sim_data(
             statistic_name="aloha-sim",
             statistic_keys=["observation.state", "action"],
             name_mappings={"observation.state": ["proprio"], "action": ["action"]},
+            min_range=MIN_RANGE,
             datasets=dataset,
         ),
     )
