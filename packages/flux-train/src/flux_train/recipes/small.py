@@ -115,6 +115,8 @@ def small_runner(**settings: Any) -> dict[str, Any]:
         warmup_ratio=0.03,
         ema_decay=0.995,
         num_noise_samples=4,
+        # The tensors are too small to share; the second core has the data loader.
+        num_threads=1,
         # On CPUs without bf16 units half precision is an emulation, ten times slower.
         enable_mixed_precision_training=False,
         collator=dict(type="DictCollator", keys=[*keys, "action_masks", "action_dim_masks"]),
