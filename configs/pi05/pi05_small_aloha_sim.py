@@ -14,6 +14,6 @@ train_dataloader = recipes.small_aloha_sim_data(
     batch_size=8,
 )
 
-runner = recipes.small_runner(max_steps=2000)
+runner = recipes.small_runner(max_steps=2400)
 
 inference = recipes.small_aloha_sim_inference(execute_horizon=16)

@@ -30,7 +30,7 @@ class ConvBackbone(nn.Module):
         image_height: int = 96
         image_width: int = 128
         stem_channels: int = 32
-        body_channels: int = 64
+        body_channels: int = 32
         num_keypoints: int = 32
         num_tokens: int = 4
         hidden_size: int = 64
@@ -67,10 +67,11 @@ class ConvBackbone(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, height, width) in [-1, 1] -> (B, num_tokens, out_dim)."""
-        weights = torch.tensor(OPPONENT_COLOURS, device=images.device, dtype=images.dtype)
-        colours = functional.conv2d(images, weights[:, :, None, None])
-        features = functional.gelu(self.stem(colours), approximate="tanh")
-        features = functional.gelu(self.body(features), approximate="tanh")
+        # Mixing the kernel's colours mixes the image's.
+        colours = torch.tensor(OPPONENT_COLOURS, device=images.device, dtype=images.dtype)
+        kernel = torch.einsum("kchw,ci->kihw", self.stem.weight.to(images.dtype), colours)
+        features = functional.conv2d(images, kernel, self.stem.bias, STRIDE, padding=3)
+        features = functional.relu(self.body(functional.relu(features)))
         # Normalised per pixel and sharpened: otherwise the softmax over hundreds of pixels starts
         # flat, and a small object moves no keypoint (and so gives no gradient) for a long time.
         salient = self.keypoint_norm(features.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
