@@ -81,7 +81,7 @@ def test_dry_run_writes_nothing(tmp_path: Path, tiny_options: list[str]) -> None
         ("model.n_action_steps=16", "model.n_action_steps: expected 32"),
         ("model.max_action_dim=7", "max_action_dim: expected 14"),
         ("inference.execute_horizon=40", "inference.execute_horizon: expected 1 to 32"),
-        ("model.llm_backbone.vocab_size=100", "vocab_size: expected at least 516"),
+        ("model.llm_backbone.vocab_size=3860", "vocab_size: expected at least 3864"),
         ("runner.learning_rate=fast", "runner.learning_rate: expected float"),
         (
             "train_dataloader.dataset.datasets.transforms.0.video_keys=['observation.images.cam_low']",

@@ -11,6 +11,9 @@ import numpy as np
 import pytest
 
 from flux_core.bundle import Bundle
+from flux_core.config import bind
+from flux_core.inference import InferenceRunner
+from flux_core.norm_stats import stats_from_json
 from flux_core.policy_io import PolicyIO
 from flux_core.types import Observation
 
@@ -90,7 +93,18 @@ def test_encoding_and_decoding_meet_the_training_transforms(bundle_dir: Path) ->
     signature = {tensor.name: tensor for tensor in bundle.manifest.graphs["prefix"].inputs}
     for name, tensor in signature.items():
         assert (inputs[name].shape, inputs[name].dtype.name) == (tensor.shape, tensor.dtype)
-    # Relative joints start from the state, grippers are absolute.
     centre = io.decode(np.zeros((1, 14), np.float32), state)[0]
-    np.testing.assert_allclose(centre, io.offset + io.relative_mask * state, atol=1e-6)
-    assert io.relative_mask.tolist() == [*[True] * 6, False, *[True] * 6, False]
+    np.testing.assert_allclose(centre, io.offset, atol=1e-6)
+
+
+def test_relative_joints_start_from_the_state_and_grippers_do_not(bundle_dir: Path) -> None:
+    bundle = Bundle.open(bundle_dir)
+    tree = json.loads(bundle.path("config.json").read_text())["inference"]
+    mask = [*[True] * 6, False, *[True] * 6, False]
+    tree["dataset"]["transforms"].insert(0, {"type": "RelativeActions", "mask": mask})
+    stats = stats_from_json(bundle.norm_stats)
+    io = PolicyIO.from_policy(bind(InferenceRunner, tree, "inference"), stats)
+    assert io.relative_mask.tolist() == mask
+    state = np.linspace(-0.5, 0.5, 14, dtype=np.float32)
+    centre = io.decode(np.zeros((1, 14), np.float32), state)[0]
+    np.testing.assert_allclose(centre, io.offset + np.array(mask) * state, atol=1e-6)

@@ -7,7 +7,7 @@ per layer (`flow_matching.py`), so a block offers its two halves instead of one 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -68,6 +68,11 @@ class ConditionGemmaModel(nn.Module):
             self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(GemmaBlock(config) for _ in range(config.num_hidden_layers))
         self.norm = build_norm(config)
+
+    @property
+    def blocks(self) -> list[GemmaBlock]:
+        """The layers, typed."""
+        return cast("list[GemmaBlock]", list(self.layers))
 
     def embed(self, tokens_BT: Tensor) -> Tensor:
         """(B, T) int64 -> (B, T, W), scaled by sqrt(W) as Gemma does."""

@@ -115,7 +115,7 @@ class PI0FlowMatching(nn.Module):
         self.llm_expert = config.llm_expert.build(with_embedding=False)
         self.action_in_proj = config.action_in_proj.build()
         self.action_out_proj = config.action_out_proj.build()
-        self.time_embedding = TimeEmbedding(config.proj_width)
+        self.time_embedding: nn.Module = TimeEmbedding(config.proj_width)
         self._build_time_mlp(config)
         init_from_scratch(self)
         if config.number_tokens is not None:
@@ -147,12 +147,12 @@ class PI0FlowMatching(nn.Module):
         mask = pad_masks[:, None, :]
         keys: list[Tensor] = []
         values: list[Tensor] = []
-        for index, layer in enumerate(self.llm_backbone.layers):
+        for index, layer in enumerate(self.llm_backbone.blocks):
             q, k, v, gate = layer.project(x, cos, sin, None)
             keys.append(k)
             values.append(v)
             # Of the last layer only the keys and values are ever read.
-            if index + 1 < len(self.llm_backbone.layers):
+            if index + 1 < config.num_hidden_layers:
                 x = layer.finish(x, attend(q, k, v, mask), gate, None)
         return PrefixCache(keys, values, pad_masks)
 
@@ -192,7 +192,7 @@ class PI0FlowMatching(nn.Module):
         mask = self.suffix_mask(cache.pad_masks, num_tokens, suffix.num_state_tokens)
         x = suffix.tokens
         for layer, prefix_k, prefix_v in zip(
-            self.llm_expert.layers, cache.keys, cache.values, strict=True
+            self.llm_expert.blocks, cache.keys, cache.values, strict=True
         ):
             q, k, v, gate = layer.project(x, cos, sin, suffix.cond)
             k, v = torch.cat((prefix_k, k), dim=2), torch.cat((prefix_v, v), dim=2)

@@ -44,7 +44,7 @@ class PI05FlowMatching(PI0FlowMatching):
             given = getattr(config, name) or square
             if given != square:
                 raise ConfigError(f"{name}: expected {square}, got {given}")
-            setattr(self, name, square.build())
+        self.time_mlp_in, self.time_mlp_out = square.build(), square.build()
 
     def embed_suffix(self, state: Tensor | None, x_t: Tensor, t: Tensor) -> Suffix:
         """Returns the action tokens and the adaRMS condition (B, 1 or H, W)."""

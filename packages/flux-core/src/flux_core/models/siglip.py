@@ -73,18 +73,13 @@ class _VisionModel(nn.Module):
         super().__init__()
         vision = config.vision_config
         self.embeddings = _Embeddings(vision, config.num_tokens)
-        self.encoder = nn.ModuleDict(
-            {
-                "layers": nn.ModuleList(
-                    _EncoderLayer(vision) for _ in range(vision.num_hidden_layers)
-                )
-            }
-        )
+        layers = nn.ModuleList(_EncoderLayer(vision) for _ in range(vision.num_hidden_layers))
+        self.encoder = nn.ModuleDict({"layers": layers})
         self.post_layernorm = nn.LayerNorm(vision.hidden_size, eps=vision.layer_norm_eps)
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.embeddings(images)
-        for layer in self.encoder["layers"]:
+        for layer in self.encoder["layers"].children():
             x = layer(x)
         return self.post_layernorm(x)
 

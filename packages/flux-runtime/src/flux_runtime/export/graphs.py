@@ -14,6 +14,8 @@ class TimeEmbeddingTable(nn.Module):
     Exact where a float32 sine would not be, and cheaper than a float64 one.
     """
 
+    table: Tensor
+
     def __init__(self, embedding: nn.Module, num_steps: int) -> None:
         super().__init__()
         times = torch.arange(num_steps + 1, dtype=torch.float32) / num_steps
@@ -27,6 +29,9 @@ class TimeEmbeddingTable(nn.Module):
 
 class PrefixGraph(nn.Module):
     """uint8 images, masks and tokens to the prefix's keys and values."""
+
+    image_scale: Tensor
+    image_offset: Tensor
 
     def __init__(self, model: PI0FlowMatching, scale: Tensor, offset: Tensor) -> None:
         """`scale` and `offset` (C, 3) are the image normalisation."""
