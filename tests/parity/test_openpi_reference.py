@@ -19,7 +19,8 @@ from flux_core.models import (
     SigLIPViTBackbone,
     sample_actions,
 )
-from flux_core.models.openpi_keys import from_openpi, to_openpi
+from flux_core.models.foreign_names import from_ours
+from flux_core.models.pretrained import load_pretrained
 
 
 def tiny_config(kind: str, spec: dict) -> PI0FlowMatching.Config:
@@ -62,8 +63,7 @@ def reference(request: pytest.FixtureRequest, shared_data: Path):
     with safe_open(folder / f"{kind}_caseA.safetensors", "pt") as file:
         spec = json.loads(file.metadata()["spec"])
     model = tiny_config(kind, spec).build()
-    weights = load_file(folder / f"{kind}_weights_openpi.safetensors")
-    model.load_state_dict(from_openpi(weights, list(model.state_dict())))
+    assert load_pretrained(model, folder / f"{kind}_weights_openpi.safetensors") == []
     return model, load_file(folder / f"{kind}_caseA.safetensors"), kind
 
 
@@ -136,7 +136,7 @@ def test_gradient_norms_agree_for_every_parameter(reference) -> None:
     velocity = model.denoise(case["input.state"], case["output.x_t"], t, encode(model, case))
     (velocity - case["output.u_t"]).square().mean().backward()
     for name, parameter in model.named_parameters():
-        expected = case.get(f"grad_norm.{to_openpi(name)}")
+        expected = case.get(f"grad_norm.{from_ours(name, 'openpi')}")
         if expected is None:  # the tied embedding is stored under its other name
             assert "embed_tokens" in name
             continue

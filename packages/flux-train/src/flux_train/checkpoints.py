@@ -28,7 +28,8 @@ def save_checkpoint(work_dir: Path, epoch: int, state: Mapping[str, Any], keep: 
     torch.save({"format": FORMAT, **state}, partial)
     weights = inference_weights(state)
     tensors = path.with_suffix(".safetensors.partial")
-    save_file({k: v.contiguous() for k, v in weights.items()}, tensors, metadata={"format": "pt"})
+    metadata = {"format": "pt", "project": "flux"}
+    save_file({k: v.contiguous() for k, v in weights.items()}, tensors, metadata=metadata)
     os.replace(tensors, path.with_suffix(".safetensors"))
     os.replace(partial, path)
     for old in checkpoints(work_dir)[:-keep]:

@@ -16,6 +16,7 @@ from flux_core.config import unbind
 from flux_core.errors import CheckpointError, FluxError
 from flux_core.models import flow_matching_loss
 from flux_core.models.checkpoint_file import load_checkpoint, load_weights
+from flux_core.models.pretrained import load_pretrained
 from flux_core.norm_stats import save_stats, stats_to_json
 from flux_core.tokenizers import save_tokenizer
 from flux_core.transforms import ProcessPrompts
@@ -51,7 +52,10 @@ class Trainer:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.dataset = config.train_dataloader.dataset.build()
         self.batches = EpochBatches(self.dataset, config.train_dataloader.per_device_batch_size)
-        self.model = config.model.build().to(self.device)
+        self.model = config.model.build()
+        if (pretrained := config.model.pretrained_name_or_path) is not None:
+            load_pretrained(self.model, Path(pretrained), adapt=config.model.pretrained_adapt)
+        self.model.to(self.device)
         self.optimizer = build_optimizer(self.model, runner)
         self.average = WeightAverage(self.model, runner.ema_decay) if runner.ema_decay else None
         self.generator = torch.Generator(self.device).manual_seed(runner.seed)

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -73,6 +73,8 @@ class PI0FlowMatching(nn.Module):
         `number_tokens` only matters from scratch: their embeddings start as smooth curves.
         `actions_per_token` is 1 in pi0 and pi0.5; a small policy has fewer tokens to work on with
         more. The action projections then have `actions_per_token * action_dim` dimensions.
+        `pretrained_name_or_path` is a local checkpoint that training starts from, of any project
+        (see `pretrained.py`, also for `pretrained_adapt`).
         """
 
         vision_backbone: SigLIPViTBackbone.Config | ConvBackbone.Config
@@ -94,6 +96,7 @@ class PI0FlowMatching(nn.Module):
         freeze_vlm_backbone: bool = False
         freeze_projector: bool = False
         pretrained_name_or_path: str | None = None
+        pretrained_adapt: Literal["slice", "reinit"] | None = None
 
         def __post_init__(self) -> None:
             check_dimensions(self)

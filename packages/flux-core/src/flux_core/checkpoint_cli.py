@@ -1,0 +1,112 @@
+"""The command `flux-core`: what a checkpoint is, and rewriting it for another project."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from .cli import new_parser, print_json, run_cli
+from .config import bind, load_config
+from .errors import MissingDependencyError
+
+FORMATS = ("openpi", "lerobot", "fluxvla", "huggingface", "flux")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs `flux-core`; returns the exit code."""
+    return run_cli(build_parser(), argv)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of the command and its two subcommands."""
+    inspect_example = "  flux-core inspect pi05_base/model.safetensors --json"
+    convert_example = "  flux-core convert checkpoint_epoch_9.pt --to lerobot --out pi05_mine"
+    parser = new_parser("flux-core", "Looks into checkpoints and rewrites them.", inspect_example)
+    commands = parser.add_subparsers(dest="command", required=True)
+    inspect = _add(commands, "inspect", "Says what a checkpoint is.", inspect_example)
+    inspect.add_argument("file", type=Path, help="file, index of shards, or folder")
+    inspect.add_argument("--config", type=Path, help="compare with this config's model")
+    inspect.set_defaults(handler=_inspect)
+    convert = _add(
+        commands, "convert", "Rewrites a checkpoint for another project.", convert_example
+    )
+    convert.add_argument("file", type=Path, help="file, index of shards, or folder")
+    convert.add_argument("--to", required=True, choices=FORMATS, help="whose format")
+    convert.add_argument("--out", required=True, type=Path, help=".safetensors file or folder")
+    convert.set_defaults(handler=_convert)
+    return parser
+
+
+def _add(commands: Any, name: str, text: str, example: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=text,
+        description=text,
+        epilog=f"example:\n{example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser
+
+
+def _inspect(args: argparse.Namespace) -> int:
+    torch = _require_torch()
+    from .models import PI0FlowMatching
+    from .models.pretrained import inspect_checkpoint
+
+    model = None
+    if args.config is not None:
+        config = bind(PI0FlowMatching.Config, load_config(args.config)["model"], "model")
+        with torch.device("meta"):
+            model = config.build()
+    report = inspect_checkpoint(args.file, model)
+    if args.json:
+        print_json(report)
+    else:
+        print(format_report(report))
+    fits = not (report["missing"] or report["unexpected"] or report["mismatched"])
+    return 0 if model is None or fits else 1
+
+
+def _convert(args: argparse.Namespace) -> int:
+    _require_torch()
+    from .models.pretrained import convert_checkpoint
+
+    count = convert_checkpoint(args.file, args.to, args.out)
+    if args.json:
+        print_json({"out": str(args.out), "num_tensors": count})
+    else:
+        print(f"wrote {args.out}: {count} tensors in the format of {args.to}")
+    return 0
+
+
+def format_report(report: dict[str, Any]) -> str:
+    """The report as text."""
+    lines = [
+        f"file        {report['file']}",
+        f"format      {report['format']}",
+        f"model       {report['model']}",
+        f"parameters  {report['num_parameters']:,}",
+        *(f"  {part:<22}{count:>16,}" for part, count in report["parts"].items()),
+        "types       " + ", ".join(f"{n:,} {name}" for name, n in report["dtypes"].items()),
+    ]
+    for key in ("missing", "unexpected", "mismatched"):
+        names = list(report[key])
+        if names:
+            more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+            lines.append(f"{key:<12}{len(names)}: {', '.join(names[:5])}{more}")
+    return "\n".join(lines)
+
+
+def _require_torch() -> Any:
+    try:
+        import torch
+    except ImportError as error:
+        raise MissingDependencyError(
+            "torch is needed to read checkpoints: pip install 'flux-core[torch]'"
+        ) from error
+    return torch

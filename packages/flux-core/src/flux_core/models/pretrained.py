@@ -1,0 +1,297 @@
+"""Everybody's checkpoints: what they are, how they fill our network, and ours for others."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ..errors import CheckpointError
+from .foreign_names import (
+    EMBEDDING,
+    EXPERT,
+    TIED,
+    UNUSED,
+    VLM_PARTS,
+    Format,
+    from_ours,
+    model_kind,
+    our_names,
+    recognise,
+)
+from .weight_files import StoredTensor, WeightFile, open_weights
+
+Adapt = Literal["slice", "reinit"]
+
+# Dimension of each weight that counts state or action dimensions.
+ROBOT_DIMENSION = {
+    "state_proj.projector.weight": 1,
+    "action_in_proj.projector.weight": 1,
+    "action_out_proj.projector.weight": 0,
+    "action_out_proj.projector.bias": 0,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A file's weights under our names.
+
+    Attributes:
+        form: the project that wrote it.
+        tensors: by our names.
+        unknown: names in the file that mean nothing to us.
+    """
+
+    file: WeightFile
+    form: Format
+    tensors: Mapping[str, StoredTensor]
+    unknown: tuple[str, ...]
+
+    @property
+    def model(self) -> str:
+        """`pi0`, `pi05` or `paligemma`."""
+        return model_kind(self.tensors)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """How a checkpoint and a network meet; every list of names is sorted.
+
+    Attributes:
+        missing: the network has it, the file does not.
+        unexpected: the file has it, the network does not.
+        mismatched: name -> (expected shape, found shape).
+    """
+
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    mismatched: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """Opens any known checkpoint; reads no tensor yet.
+
+    Raises:
+        CheckpointError: damaged, unknown, or tied copies that differ.
+    """
+    file = open_weights(path)
+    form = recognise(file.tensors, is_ours=file.is_ours, where=str(file.path))
+    names, unknown = our_names(file.tensors, form)
+    for copy in TIED.get(form, ()):
+        source = names.get(EMBEDDING)
+        if copy in file.tensors and source not in (None, copy):
+            _check_tied(file, str(source), copy)
+    tensors = {ours: file.tensors[theirs] for ours, theirs in names.items()}
+    return Checkpoint(file=file, form=form, tensors=tensors, unknown=tuple(sorted(unknown)))
+
+
+def _check_tied(file: WeightFile, name: str, copy: str) -> None:
+    first, second = file.tensors[name], file.tensors[copy]
+    if first.shape != second.shape or not torch.equal(first.read(), second.read()):
+        raise CheckpointError(f"{file.path}: {name} and {copy} are one weight, but differ")
+
+
+def compare(checkpoint: Checkpoint, model: nn.Module) -> Fit:
+    """Compares names and shapes; `model` may be on the meta device."""
+    expected = model.state_dict()
+    found = checkpoint.tensors
+    return Fit(
+        missing=tuple(sorted(set(expected) - set(found))),
+        unexpected=tuple(sorted({*(set(found) - set(expected)), *checkpoint.unknown})),
+        mismatched={
+            name: (tuple(expected[name].shape), found[name].shape)
+            for name in sorted(set(expected) & set(found))
+            if tuple(expected[name].shape) != found[name].shape
+        },
+    )
+
+
+def inspect_checkpoint(path: Path, model: nn.Module | None = None) -> dict[str, Any]:
+    """What a checkpoint is, as plain data: the report of `flux-core inspect`.
+
+    Args:
+        path: file, index or folder.
+        model: what to compare it with; may be on the meta device.
+    """
+    checkpoint = open_checkpoint(path)
+    sizes: Counter[str] = Counter()
+    dtypes: Counter[str] = Counter()
+    for name, tensor in checkpoint.tensors.items():
+        sizes[name.split(".")[0]] += tensor.num_elements
+        dtypes[str(tensor.dtype).removeprefix("torch.")] += tensor.num_elements
+    fit = compare(checkpoint, model) if model is not None else None
+    return {
+        "file": str(checkpoint.file.path),
+        "format": checkpoint.form,
+        "model": checkpoint.model,
+        "num_parameters": sum(sizes.values()),
+        "parts": dict(sizes),
+        "dtypes": dict(dtypes),
+        "missing": list(fit.missing) if fit else [],
+        "unexpected": list(fit.unexpected) if fit else list(checkpoint.unknown),
+        "mismatched": {
+            name: {"expected": list(expected), "found": list(found)}
+            for name, (expected, found) in (fit.mismatched if fit else {}).items()
+        },
+    }
+
+
+def load_pretrained(
+    model: nn.Module,
+    path: Path,
+    *,
+    adapt: Adapt | None = None,
+    progress: Callable[[str], None] = lambda name: None,
+) -> list[str]:
+    """Fills `model` from anybody's checkpoint, one tensor at a time.
+
+    Parameters on the meta device are made on the way, so that a model and its checkpoint need not
+    fit into memory together. A PaliGemma fills the vision-language part alone.
+
+    Args:
+        model: the network.
+        path: file, index or folder.
+        adapt: what to do with projections of another robot's width: `slice` takes the first
+            dimensions, `reinit` leaves the network's own values.
+        progress: called with each name.
+
+    Returns:
+        Names of the weights that keep the values they had.
+
+    Raises:
+        CheckpointError: a weight is missing, left over or of another shape; the first is named.
+    """
+    checkpoint = open_checkpoint(path)
+    fit = compare(checkpoint, model)
+    kept = [name for name in fit.missing if _may_be_missing(name, checkpoint)]
+    _require_fit(checkpoint, fit, kept, adapt)
+    parameters = model.state_dict(keep_vars=True)
+    for name, tensor in checkpoint.tensors.items():
+        progress(name)
+        if name in fit.mismatched:
+            if adapt == "reinit":
+                kept.append(name)
+                continue
+            wanted, _ = fit.mismatched[name]
+            _fill(model, name, tensor.read()[tuple(slice(0, n) for n in wanted)], parameters[name])
+        else:
+            _fill(model, name, tensor.read(), parameters[name])
+    lost = [name for name in kept if parameters[name].is_meta]
+    if lost:
+        raise CheckpointError(
+            f"{path}: {lost[0]} would have no values: the file does not fill it and the network "
+            "was built on the meta device. Build it on a real device"
+        )
+    return sorted(kept)
+
+
+def _may_be_missing(name: str, checkpoint: Checkpoint) -> bool:
+    return checkpoint.model == "paligemma" and not name.startswith(VLM_PARTS)
+
+
+def _require_fit(checkpoint: Checkpoint, fit: Fit, kept: list[str], adapt: Adapt | None) -> None:
+    path = checkpoint.file.path
+    missing = [name for name in fit.missing if name not in kept]
+    problems = [f"{name} is missing" for name in missing]
+    problems += [f"{name} is unexpected" for name in fit.unexpected]
+    for name, (expected, found) in fit.mismatched.items():
+        if adapt is not None and _differs_only_in_robot(name, expected, found, adapt):
+            continue
+        hint = ". Say adapt='slice' or adapt='reinit'" if name in ROBOT_DIMENSION else ""
+        problems.append(f"{name}: expected shape {expected}, got {found}{hint}")
+    if problems:
+        raise CheckpointError(
+            f"{path} ({checkpoint.form}, {checkpoint.model}): {len(problems)} weights do not fit "
+            f"the config's network; first: {problems[0]}"
+        )
+
+
+def _differs_only_in_robot(
+    name: str, expected: tuple[int, ...], found: tuple[int, ...], adapt: Adapt
+) -> bool:
+    dimension = ROBOT_DIMENSION.get(name)
+    if dimension is None or len(expected) != len(found):
+        return False
+    others = [i for i in range(len(expected)) if i != dimension]
+    fits = adapt == "reinit" or expected[dimension] < found[dimension]
+    return fits and all(expected[i] == found[i] for i in others)
+
+
+@torch.no_grad()
+def _fill(model: nn.Module, name: str, value: Tensor, old: Tensor) -> None:
+    """Copies into a real parameter; replaces one on the meta device."""
+    if not old.is_meta:
+        old.copy_(value)
+        return
+    owner, _, leaf = name.rpartition(".")
+    module = model.get_submodule(owner)
+    # A copy, so that nothing keeps the whole file in memory.
+    real = value.to(old.dtype) if value.dtype != old.dtype else value.clone()
+    if isinstance(old, nn.Parameter):
+        setattr(module, leaf, nn.Parameter(real, requires_grad=old.requires_grad))
+    else:
+        module.register_buffer(leaf, real)
+
+
+def convert_checkpoint(path: Path, to: Format, out: Path) -> int:
+    """Rewrites a checkpoint under another project's names; returns the number of tensors.
+
+    What nobody reads but their strict loaders ask for (the expert's lm_head) is passed on, and is
+    zeros where the source has none.
+
+    Args:
+        path: file, index or folder.
+        to: whose names.
+        out: a `.safetensors` file, or a folder that gets `model.safetensors`.
+    """
+    checkpoint = open_checkpoint(path)
+    if checkpoint.unknown:
+        raise CheckpointError(
+            f"{path}: {len(checkpoint.unknown)} tensors are not known, and would be lost; "
+            f"first: {checkpoint.unknown[0]}"
+        )
+    written = _renamed(checkpoint, to)
+    target = out if out.suffix == ".safetensors" else out / "model.safetensors"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    metadata = {"format": "pt", **({"project": "flux"} if to == "flux" else {})}
+    partial = target.with_suffix(".safetensors.partial")
+    save_file(written, partial, metadata=metadata)
+    partial.replace(target)
+    return len(written)
+
+
+def _renamed(checkpoint: Checkpoint, to: Format) -> dict[str, Tensor]:
+    """The tensors as `to` would write them."""
+    only_vlm = to == "huggingface"
+    written = {
+        from_ours(name, to): tensor.read().contiguous()
+        for name, tensor in checkpoint.tensors.items()
+        if not only_vlm or name.startswith(VLM_PARTS)
+    }
+    is_policy = checkpoint.model != "paligemma"
+    if to == "lerobot" and EMBEDDING in checkpoint.tensors:
+        # LeRobot writes both names of the tied embedding; safetensors takes no shared memory.
+        written[TIED["lerobot"][0]] = written[from_ours(EMBEDDING, "lerobot")].clone()
+    if is_policy and to in ("openpi", "lerobot", "flux"):
+        unused = _unused_head(checkpoint, required=to != "flux")
+        if unused is not None:
+            written[UNUSED[to][0]] = unused
+    return written
+
+
+def _unused_head(checkpoint: Checkpoint, *, required: bool) -> Tensor | None:
+    """The expert's lm_head, which openpi and LeRobot store and nobody reads."""
+    for name in UNUSED.get(checkpoint.form, ()):
+        if name in checkpoint.file.tensors and f"{EXPERT}.lm_head" in name:
+            return checkpoint.file.tensors[name].read().contiguous()
+    if not required:
+        return None
+    vocabulary = checkpoint.tensors[EMBEDDING].shape[0]
+    expert = checkpoint.tensors["action_in_proj.projector.weight"]
+    return torch.zeros(vocabulary, expert.shape[0], dtype=expert.dtype)
