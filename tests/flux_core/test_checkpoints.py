@@ -287,5 +287,11 @@ def test_the_command_line_says_what_a_checkpoint_is(
     assert json.loads(capsys.readouterr().out)["num_tensors"] == len(load_file(saved))
     assert main(["inspect", str(out)]) == 0
     assert "format      flux" in capsys.readouterr().out
+    config = str(Path(__file__).parents[2] / "configs/pi05/pi05_small_aloha_sim.py")
+    assert main(["inspect", str(out), "--config", config, "--json"]) == 1
+    report = json.loads(capsys.readouterr().out)
+    assert report["missing"] == [] and report["unexpected"] == []
+    mismatched = report["mismatched"]["action_in_proj.projector.bias"]
+    assert mismatched == {"expected": [128], "found": [32]}
     assert main(["inspect", str(tmp_path / "nothing.pt")]) == 1
     assert capsys.readouterr().err.startswith("flux-core: error: ")

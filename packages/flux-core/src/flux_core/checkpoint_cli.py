@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-from .cli import new_parser, print_json, run_cli
-from .config import bind, load_config
+from .cli import EXIT_FAILED, EXIT_OK, new_parser, print_json, run_cli
+from .config import load_config
 from .errors import MissingDependencyError
 
 FORMATS = ("openpi", "lerobot", "fluxvla", "huggingface", "flux")
@@ -54,34 +55,24 @@ def _add(commands: Any, name: str, text: str, example: str) -> argparse.Argument
 
 
 def _inspect(args: argparse.Namespace) -> int:
-    torch = _require_torch()
-    from .models import PI0FlowMatching
-    from .models.pretrained import inspect_checkpoint
-
-    model = None
-    if args.config is not None:
-        config = bind(PI0FlowMatching.Config, load_config(args.config)["model"], "model")
-        with torch.device("meta"):
-            model = config.build()
-    report = inspect_checkpoint(args.file, model)
+    pretrained = _import_pretrained()
+    tree = load_config(args.config)["model"] if args.config is not None else None
+    report = pretrained.inspect_checkpoint(args.file, tree)
     if args.json:
         print_json(report)
     else:
         print(format_report(report))
     fits = not (report["missing"] or report["unexpected"] or report["mismatched"])
-    return 0 if model is None or fits else 1
+    return EXIT_OK if tree is None or fits else EXIT_FAILED
 
 
 def _convert(args: argparse.Namespace) -> int:
-    _require_torch()
-    from .models.pretrained import convert_checkpoint
-
-    count = convert_checkpoint(args.file, args.to, args.out)
+    count = _import_pretrained().convert_checkpoint(args.file, args.to, args.out)
     if args.json:
         print_json({"out": str(args.out), "num_tensors": count})
     else:
         print(f"wrote {args.out}: {count} tensors in the format of {args.to}")
-    return 0
+    return EXIT_OK
 
 
 def format_report(report: dict[str, Any]) -> str:
@@ -102,11 +93,11 @@ def format_report(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _require_torch() -> Any:
+def _import_pretrained() -> ModuleType:
     try:
-        import torch
+        from .models import pretrained
     except ImportError as error:
         raise MissingDependencyError(
-            "torch is needed to read checkpoints: pip install 'flux-core[torch]'"
+            f"checkpoints cannot be read ({error}): pip install 'flux-core[torch]'"
         ) from error
-    return torch
+    return pretrained

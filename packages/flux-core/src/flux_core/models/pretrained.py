@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ..config import bind
 from ..errors import CheckpointError
 from .foreign_names import (
     EMBEDDING,
@@ -25,6 +26,7 @@ from .foreign_names import (
     our_names,
     recognise,
 )
+from .pi0 import PI0FlowMatching
 from .weight_files import StoredTensor, WeightFile, open_weights
 
 Adapt = Literal["slice", "reinit"]
@@ -112,12 +114,12 @@ def compare(checkpoint: Checkpoint, model: nn.Module) -> Fit:
     )
 
 
-def inspect_checkpoint(path: Path, model: nn.Module | None = None) -> dict[str, Any]:
+def inspect_checkpoint(path: Path, model: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """What a checkpoint is, as plain data: the report of `flux-core inspect`.
 
     Args:
         path: file, index or folder.
-        model: what to compare it with; may be on the meta device.
+        model: a config's `model` section to compare it with.
     """
     checkpoint = open_checkpoint(path)
     sizes: Counter[str] = Counter()
@@ -125,7 +127,11 @@ def inspect_checkpoint(path: Path, model: nn.Module | None = None) -> dict[str, 
     for name, tensor in checkpoint.tensors.items():
         sizes[name.split(".")[0]] += tensor.num_elements
         dtypes[str(tensor.dtype).removeprefix("torch.")] += tensor.num_elements
-    fit = compare(checkpoint, model) if model is not None else None
+    fit = None
+    if model is not None:
+        config = bind(PI0FlowMatching.Config, model, "model")
+        with torch.device("meta"):
+            fit = compare(checkpoint, config.build())
     return {
         "file": str(checkpoint.file.path),
         "format": checkpoint.form,
