@@ -95,6 +95,7 @@ class PI0FlowMatching(nn.Module):
         freeze_llm_backbone: bool = False
         freeze_vlm_backbone: bool = False
         freeze_projector: bool = False
+        freeze_llm_expert: bool = False
         pretrained_name_or_path: str | None = None
         pretrained_adapt: Literal["slice", "reinit"] | None = None
 
@@ -282,6 +283,7 @@ def freeze_parts(model: PI0FlowMatching) -> None:
         model.vision_backbone: config.freeze_vision_backbone or config.freeze_vlm_backbone,
         model.llm_backbone: config.freeze_llm_backbone or config.freeze_vlm_backbone,
         model.projector: config.freeze_projector or config.freeze_vlm_backbone,
+        model.llm_expert: config.freeze_llm_expert,
     }
     for part, is_frozen in frozen.items():
         if is_frozen:
