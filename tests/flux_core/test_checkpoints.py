@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 from flux_core.checkpoint_cli import main
 from flux_core.config import bind
 from flux_core.errors import CheckpointError
-from flux_core.models import PI05FlowMatching
+from flux_core.models import PI0FlowMatching, PI05FlowMatching
+from flux_core.models.foreign_names import our_names
 from flux_core.models.pretrained import (
     convert_checkpoint,
     inspect_checkpoint,
@@ -83,12 +84,14 @@ def test_lerobot_to_openpi_is_what_openpi_wrote(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_real_size_has_names_we_know(kind: str, shared_data: Path) -> None:
-    from flux_core.models.foreign_names import our_names
-
-    names = json.loads((shared_data / "parity" / f"full_{kind}_keys_openpi.json").read_text())
-    found, unknown = our_names(list(names), "openpi")
-    assert unknown == [] and len(found) >= len(names) - 2
+def test_the_real_size_is_openpis_to_the_last_name_and_shape(kind: str, shared_data: Path) -> None:
+    stored = json.loads((shared_data / "parity" / f"full_{kind}_keys_openpi.json").read_text())
+    found, unknown = our_names(list(stored), "openpi")
+    assert unknown == []
+    with torch.device("meta"):
+        model = bind(PI0FlowMatching.Config, getattr(recipes, f"{kind}_model")(), "model").build()
+    shapes = {name: list(value.shape) for name, value in model.state_dict().items()}
+    assert shapes == {ours: stored[theirs][0] for ours, theirs in found.items()}
 
 
 def test_paligemma_as_transformers_writes_it_fills_the_vision_language_part(tmp_path: Path) -> None:
