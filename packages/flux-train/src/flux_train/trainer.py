@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from flux_core.config import unbind
+from flux_core.config import bind, unbind
 from flux_core.errors import CheckpointError, FluxError
-from flux_core.models import flow_matching_loss
+from flux_core.models import PI0FlowMatching, flow_matching_loss
 from flux_core.models.checkpoint_file import load_checkpoint, load_weights
 from flux_core.models.pretrained import load_pretrained
 from flux_core.norm_stats import save_stats, stats_to_json
@@ -172,12 +172,11 @@ class Trainer:
     def resume(self, path: Path) -> None:
         """Continues a run from its checkpoint; one of another network is refused."""
         state = load_checkpoint(path)
-        if state["config"]["model"] != unbind(self.config.model):
-            differing = sorted(
-                key
-                for key, value in unbind(self.config.model).items()
-                if state["config"]["model"].get(key) != value
-            )
+        # Bound, so that fields newer than the checkpoint take their defaults.
+        trained = unbind(bind(PI0FlowMatching.Config, state["config"]["model"], "model"))
+        wanted = unbind(self.config.model)
+        differing = sorted(key for key, value in wanted.items() if trained.get(key) != value)
+        if differing:
             raise CheckpointError(
                 f"{path}: was trained with another config; model.{', model.'.join(differing)} "
                 "differ"
