@@ -8,14 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from scipy import stats
 
 from flux_core.errors import CheckpointError
 from flux_core.models import sample_time
 from flux_core.models.checkpoint_file import load_checkpoint
 from flux_train.cli import main
+from flux_train.config import read_train_config
 from flux_train.optimization import learning_rate_at
 from flux_train.runner_config import SingleTrainRunner
+from flux_train.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = str(ROOT / "configs" / "pi05" / "pi05_small_aloha_sim.py")
@@ -74,6 +77,19 @@ def test_dry_run_writes_nothing(tmp_path: Path, tiny_options: list[str]) -> None
     assert not (tmp_path / "dry").exists()
 
 
+def test_training_starts_from_another_projects_checkpoint(
+    tiny_run: Path, tmp_path: Path, tiny_options: list[str]
+) -> None:
+    source = tiny_run / "checkpoint_epoch_1.safetensors"
+    weights = load_file(source)
+    torch.save({"model": weights}, tmp_path / "fluxvla.pt")
+    options = [*tiny_options, f"model.pretrained_name_or_path={tmp_path / 'fluxvla.pt'}"]
+    config, _ = read_train_config(Path(SMALL), options)
+    model = Trainer(config, tmp_path / "x").model
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, weights[name]), name
+
+
 @pytest.mark.parametrize(
     ("option", "message"),
     [
@@ -82,6 +98,7 @@ def test_dry_run_writes_nothing(tmp_path: Path, tiny_options: list[str]) -> None
         ("model.max_action_dim=7", "max_action_dim: expected 14"),
         ("inference.execute_horizon=40", "inference.execute_horizon: expected 1 to 32"),
         ("model.llm_backbone.vocab_size=3860", "vocab_size: expected at least 3864"),
+        ("model.pretrained_name_or_path=/nowhere/model.safetensors", "not found"),
         ("runner.learning_rate=fast", "runner.learning_rate: expected float"),
         (
             "train_dataloader.dataset.datasets.transforms.0.video_keys=['observation.images.cam_low']",
