@@ -237,8 +237,7 @@ def _fill(model: nn.Module, name: str, value: Tensor, old: Tensor) -> None:
         return
     owner, _, leaf = name.rpartition(".")
     module = model.get_submodule(owner)
-    # A copy, so that nothing keeps the whole file in memory.
-    real = value.to(old.dtype) if value.dtype != old.dtype else value.clone()
+    real = value.to(old.dtype)
     if isinstance(old, nn.Parameter):
         setattr(module, leaf, nn.Parameter(real, requires_grad=old.requires_grad))
     else:

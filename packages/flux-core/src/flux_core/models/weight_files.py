@@ -81,21 +81,41 @@ def _file_of_folder(folder: Path) -> Path:
 
 def _safetensors(path: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
     try:
-        file = safe_open(path, "pt")
-        names, metadata = list(file.keys()), file.metadata() or {}
-        return {name: _stored(file, name, path) for name in names}, metadata
-    except (SafetensorError, OSError) as error:
+        # Opened by the library first, which checks header, offsets and file size.
+        with safe_open(path, "pt"):
+            pass
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(length))
+    except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{path}: is no intact safetensors file ({error})") from error
+    metadata = header.pop("__metadata__", {})
+    start = 8 + length
+    return {name: _stored(entry, name, path, start) for name, entry in header.items()}, metadata
 
 
-def _stored(file: Any, name: str, path: Path) -> StoredTensor:
-    piece = file.get_slice(name)
-    dtype = DTYPES.get(piece.get_dtype())
+def _stored(entry: Mapping[str, Any], name: str, path: Path, start: int) -> StoredTensor:
+    dtype = DTYPES.get(entry["dtype"])
     if dtype is None:
-        raise CheckpointError(f"{path}: {name} is of type {piece.get_dtype()}, which is not known")
+        raise CheckpointError(f"{path}: {name} is of type {entry['dtype']}, which is not known")
+    shape, first = tuple(entry["shape"]), start + entry["data_offsets"][0]
     return StoredTensor(
-        shape=tuple(piece.get_shape()), dtype=dtype, read=lambda: file.get_tensor(name)
+        shape=shape, dtype=dtype, read=lambda: _read_tensor(path, first, shape, dtype)
     )
+
+
+def _read_tensor(path: Path, first: int, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Reads without mapping the file, whose pages would count as memory of this process too."""
+    tensor = torch.empty(shape, dtype=dtype)
+    buffer = memoryview(tensor.reshape(-1).view(torch.uint8).numpy())
+    with path.open("rb", buffering=0) as file:
+        file.seek(first)
+        while buffer:
+            count = file.readinto(buffer)
+            if not count:
+                raise CheckpointError(f"{path}: ends early. Copy it again")
+            buffer = buffer[count:]
+    return tensor
 
 
 def _sharded(index: Path) -> dict[str, StoredTensor]:
