@@ -22,6 +22,7 @@ from flux_core.models.pretrained import (
     load_pretrained,
     open_checkpoint,
 )
+from flux_core.models.weight_files import open_weights
 from flux_train import recipes
 
 KINDS = ("pi0", "pi05")
@@ -158,6 +159,24 @@ def test_paligemma_as_transformers_writes_it_fills_the_vision_language_part(tmp_
     again = type(peer).from_pretrained(tmp_path / "back").state_dict()
     for name, value in peer.state_dict().items():
         assert torch.equal(again[name], value), name
+
+
+def test_every_type_and_shape_is_read_as_safetensors_reads_it(tmp_path: Path) -> None:
+    tensors = {
+        "llm_backbone.scalar": torch.tensor(3.5, dtype=torch.float64),
+        "llm_backbone.empty": torch.zeros(0, 4),
+        "llm_backbone.half": torch.randn(3, 5).half(),
+        "llm_backbone.bf16": torch.randn(2, 3, 4).bfloat16(),
+        "llm_backbone.mask": torch.tensor([True, False, True]),
+        "llm_backbone.ids": torch.arange(7),
+    }
+    path = tmp_path / "x.safetensors"
+    save_file(tensors, path)
+    expected = load_file(path)
+    for name, stored in open_weights(path).tensors.items():
+        value = stored.read()
+        assert (value.shape, value.dtype) == (stored.shape, stored.dtype)
+        assert value.dtype == expected[name].dtype and torch.equal(value, expected[name]), name
 
 
 def test_a_model_on_the_meta_device_is_filled(saved: Path) -> None:

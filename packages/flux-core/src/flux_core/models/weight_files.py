@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -106,16 +107,13 @@ def _stored(entry: Mapping[str, Any], name: str, path: Path, start: int) -> Stor
 
 def _read_tensor(path: Path, first: int, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """Reads without mapping the file, whose pages would count as memory of this process too."""
-    tensor = torch.empty(shape, dtype=dtype)
-    buffer = memoryview(tensor.reshape(-1).view(torch.uint8).numpy())
-    with path.open("rb", buffering=0) as file:
-        file.seek(first)
-        while buffer:
-            count = file.readinto(buffer)
-            if not count:
-                raise CheckpointError(f"{path}: ends early. Copy it again")
-            buffer = buffer[count:]
-    return tensor
+    size = torch.Size(shape).numel() * dtype.itemsize
+    if not size:
+        return torch.empty(shape, dtype=dtype)
+    data = np.fromfile(path, np.uint8, count=size, offset=first)
+    if len(data) < size:
+        raise CheckpointError(f"{path}: ends early. Copy it again")
+    return torch.from_numpy(data).view(dtype).reshape(shape)
 
 
 def _sharded(index: Path) -> dict[str, StoredTensor]:
