@@ -15,7 +15,7 @@ from flux_core.checkpoint_cli import main
 from flux_core.config import bind
 from flux_core.errors import CheckpointError
 from flux_core.models import PI0FlowMatching, PI05FlowMatching
-from flux_core.models.foreign_names import our_names
+from flux_core.models.foreign_names import FORMATS, our_names
 from flux_core.models.pretrained import (
     convert_checkpoint,
     inspect_checkpoint,
@@ -296,6 +296,23 @@ def test_weights_of_nobody_are_refused(tmp_path: Path) -> None:
     save_file({"encoder.weight": torch.ones(2)}, path)
     with pytest.raises(CheckpointError, match=r"got tensors like encoder\.weight"):
         open_checkpoint(path)
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_nothing_behind(
+    saved: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "taken").mkdir()
+    target = tmp_path / "taken" / "x.safetensors"
+    target.mkdir()
+    with pytest.raises(CheckpointError, match="cannot be written"):
+        convert_checkpoint(saved, "flux", target)
+    assert [path.name for path in target.parent.iterdir()] == ["x.safetensors"]
+
+
+def test_the_command_line_offers_every_format() -> None:
+    from flux_core.checkpoint_cli import FORMATS as OFFERED
+
+    assert OFFERED == FORMATS
 
 
 def test_the_command_line_says_what_a_checkpoint_is(

@@ -85,9 +85,26 @@ def test_training_starts_from_another_projects_checkpoint(
     torch.save({"model": weights}, tmp_path / "fluxvla.pt")
     options = [*tiny_options, f"model.pretrained_name_or_path={tmp_path / 'fluxvla.pt'}"]
     config, _ = read_train_config(Path(SMALL), options)
-    model = Trainer(config, tmp_path / "x").model
-    for name, value in model.state_dict().items():
+    trainer = Trainer(config, tmp_path / "x")
+    trainer.start()
+    assert trainer.average is not None
+    for name, value in trainer.model.state_dict().items():
         assert torch.equal(value, weights[name]), name
+        assert torch.equal(trainer.average.weights[name], weights[name]), name
+
+
+def test_a_resumed_run_does_not_need_what_it_started_from(
+    tiny_run: Path, tmp_path: Path, tiny_options: list[str]
+) -> None:
+    options = [*tiny_options, "runner.max_steps=5"]
+    weights = tmp_path / "start.safetensors"
+    weights.write_bytes((tiny_run / "checkpoint_epoch_1.safetensors").read_bytes())
+    begun = [*options, f"model.pretrained_name_or_path={weights}"]
+    assert train(tmp_path / "run", begun) == 0
+    weights.unlink()
+    checkpoint = str(tmp_path / "run" / "checkpoint_epoch_1.pt")
+    more = [*begun, "runner.max_steps=6"]
+    assert train(tmp_path / "run", more, "--resume-from", checkpoint) == 0
 
 
 @pytest.mark.parametrize(

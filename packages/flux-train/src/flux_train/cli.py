@@ -46,6 +46,8 @@ def train(args: argparse.Namespace) -> None:
     trainer = Trainer(config, args.work_dir)
     if args.resume_from is not None:
         trainer.resume(args.resume_from)
+    else:
+        trainer.start()
     progress = TrainProgress(trainer.total_steps, trainer.step)
     progress.console.print(parameter_table(trainer.model))
     progress.console.print(

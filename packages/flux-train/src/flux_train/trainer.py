@@ -52,10 +52,7 @@ class Trainer:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.dataset = config.train_dataloader.dataset.build()
         self.batches = EpochBatches(self.dataset, config.train_dataloader.per_device_batch_size)
-        self.model = config.model.build()
-        if (pretrained := config.model.pretrained_name_or_path) is not None:
-            load_pretrained(self.model, Path(pretrained), adapt=config.model.pretrained_adapt)
-        self.model.to(self.device)
+        self.model = config.model.build().to(self.device)
         self.optimizer = build_optimizer(self.model, runner)
         self.average = WeightAverage(self.model, runner.ema_decay) if runner.ema_decay else None
         self.generator = torch.Generator(self.device).manual_seed(runner.seed)
@@ -168,6 +165,16 @@ class Trainer:
             "norm_stats": stats_to_json(self.dataset.stats),
         }
         return save_checkpoint(self.work_dir, self.epoch, state, self.config.runner.max_checkpoints)
+
+    def start(self) -> None:
+        """Takes the weights that the config starts from; a resumed run has no need of that file."""
+        config = self.config.model
+        if config.pretrained_name_or_path is None:
+            return
+        path = Path(config.pretrained_name_or_path)
+        load_pretrained(self.model, path, adapt=config.pretrained_adapt)
+        if self.average is not None:
+            self.average = WeightAverage(self.model, self.average.decay)
 
     def resume(self, path: Path) -> None:
         """Continues a run from its checkpoint; one of another network is refused."""

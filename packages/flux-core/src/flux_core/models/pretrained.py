@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -77,7 +78,7 @@ class Fit:
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
-    """Opens any known checkpoint; reads no tensor yet.
+    """Opens any known checkpoint; of its tensors it reads only tied copies, to compare them.
 
     Raises:
         CheckpointError: damaged, unknown, or tied copies that differ.
@@ -153,7 +154,6 @@ def load_pretrained(
     path: Path,
     *,
     adapt: Adapt | None = None,
-    progress: Callable[[str], None] = lambda name: None,
 ) -> list[str]:
     """Fills `model` from anybody's checkpoint, one tensor at a time.
 
@@ -165,7 +165,6 @@ def load_pretrained(
         path: file, index or folder.
         adapt: what to do with projections of another robot's width: `slice` takes the first
             dimensions, `reinit` leaves the network's own values.
-        progress: called with each name.
 
     Returns:
         Names of the weights that keep the values they had.
@@ -179,7 +178,6 @@ def load_pretrained(
     _require_fit(checkpoint, fit, kept, adapt)
     parameters = model.state_dict(keep_vars=True)
     for name, tensor in checkpoint.tensors.items():
-        progress(name)
         if name in fit.mismatched:
             if adapt == "reinit":
                 kept.append(name)
@@ -247,7 +245,8 @@ def _fill(model: nn.Module, name: str, value: Tensor, old: Tensor) -> None:
 def convert_checkpoint(path: Path, to: Format, out: Path) -> int:
     """Rewrites a checkpoint under another project's names; returns the number of tensors.
 
-    What nobody reads but their strict loaders ask for (the expert's lm_head) is passed on, and is
+    Weights alone: a `config.json` that the other project wants beside them is not made. What nobody
+    reads but their strict loaders ask for (the expert's lm_head) is passed on, and is
     zeros where the source has none.
 
     Args:
@@ -263,11 +262,15 @@ def convert_checkpoint(path: Path, to: Format, out: Path) -> int:
         )
     written = _renamed(checkpoint, to)
     target = out if out.suffix == ".safetensors" else out / "model.safetensors"
-    target.parent.mkdir(parents=True, exist_ok=True)
     metadata = {"format": "pt", **({"project": "flux"} if to == "flux" else {})}
     partial = target.with_suffix(".safetensors.partial")
-    save_file(written, partial, metadata=metadata)
-    partial.replace(target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        save_file(written, partial, metadata=metadata)
+        partial.replace(target)
+    except (SafetensorError, OSError) as error:
+        partial.unlink(missing_ok=True)
+        raise CheckpointError(f"{target}: cannot be written ({error})") from error
     return len(written)
 
 
