@@ -82,6 +82,9 @@ def tiny_options(one_episode: Path) -> list[str]:
         "train_dataloader.per_device_batch_size=4",
         "train_dataloader.per_device_num_workers=0",
         f"{dataset}.data_root_path={one_episode}",
+        # The shared episode's task is longer than the simulated one's.
+        f"{dataset}.transforms.3.max_len=64",
+        "inference.dataset.transforms.2.max_len=64",
     ]
 
 

@@ -57,7 +57,7 @@ def test_a_config_instance_in_a_file_becomes_its_dict(tmp_path: Path) -> None:
     path.write_text(
         "from flux_core.config.compat import Dead\nrule = Dead(reason='x')\nrules = [rule]\n"
     )
-    plain = {"type": "flux_core.config.compat:Dead", "reason": "x", "beside": None}
+    plain = {"type": "flux_core.config.compat:Dead", "reason": "x", "beside": None, "only": None}
     assert load_config(path) == {"rule": plain, "rules": [plain]}
 
 

@@ -5,15 +5,20 @@ Written down at training time, carried by the checkpoint and the bundle, obeyed 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from .errors import ConfigError
+from .operators import AlohaOperator, UROperator
 from .robots import RobotSpec, robot_spec
+from .rtc import RTCConfig
 from .transforms import (
     DenormalizePrivateAction,
     NormalizeImages,
     NormalizeStatesAndActions,
+    PadKeyToDim,
+    ParquetPrompter,
     PreparePromptWithState,
     PrivatePrompter,
     ProcessPrompts,
@@ -22,9 +27,13 @@ from .transforms import (
     SimpleNormalizeImages,
 )
 
+logger = logging.getLogger("flux.inference")
+
 InferenceTransform = (
     RelativeActions
     | NormalizeStatesAndActions
+    | PadKeyToDim
+    | ParquetPrompter
     | PreparePromptWithState
     | PrivatePrompter
     | ProcessPrompts
@@ -46,14 +55,18 @@ class PrivateInferenceDataset:
 class InferenceRunner:
     """How a policy is run: robot, task texts, chunking.
 
-    `execute_horizon` is the number of steps executed before the next chunk.
+    Of each predicted chunk the first `action_chunk` steps count (None: all), and
+    `execute_horizon` of them are executed before the next chunk (None: all that count).
     """
 
     robot: str
     task_descriptions: Mapping[str, str]
     dataset: PrivateInferenceDataset
     denormalize_action: DenormalizePrivateAction
-    execute_horizon: int
+    action_chunk: int | None = None
+    execute_horizon: int | None = None
+    async_execution: bool = False
+    rtc_config: RTCConfig | None = None
     seed: int = 7
 
     def __post_init__(self) -> None:
@@ -71,9 +84,52 @@ class InferenceRunner:
         """The robot's description."""
         return robot_spec(self.robot)
 
+    def execution_horizon(self, action_horizon: int) -> int:
+        """Steps executed of a chunk of `action_horizon` before the next one.
+
+        Raises:
+            ConfigError: more than there are.
+        """
+        available = action_horizon
+        for name in ("action_chunk", "execute_horizon"):
+            steps = getattr(self, name)
+            if steps is None:
+                continue
+            if not 1 <= steps <= available:
+                raise ConfigError(
+                    f"inference.{name}: expected 1 to {available} (model.n_action_steps or "
+                    f"inference.action_chunk), got {steps}"
+                )
+            available = steps
+        return available
+
 
 @dataclass(frozen=True, kw_only=True)
 class AlohaSimInferenceRunner(InferenceRunner):
     """The simulated ALOHA."""
 
     robot: str = "aloha-sim"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlohaInferenceRunner(InferenceRunner):
+    """Two real ALOHA arms over ROS."""
+
+    robot: str = "aloha"
+    operator: AlohaOperator = field(default_factory=AlohaOperator)
+
+
+@dataclass(frozen=True, kw_only=True)
+class URInferenceRunner(InferenceRunner):
+    """One real UR3 over ROS."""
+
+    robot: str = "ur3"
+    operator: UROperator = field(default_factory=UROperator)
+
+    def __post_init__(self) -> None:
+        if "cam_left_wrist" in self.dataset.img_keys:
+            # FluxVLA's name for it on the robot, though its datasets say cam_wrist.
+            logger.warning("inference.dataset.img_keys: 'cam_left_wrist' is now 'cam_wrist'")
+            keys = tuple(k.replace("cam_left_wrist", "cam_wrist") for k in self.dataset.img_keys)
+            object.__setattr__(self, "dataset", replace(self.dataset, img_keys=keys))
+        super().__post_init__()

@@ -65,6 +65,19 @@ class FeatureStats:
         std = tuple(max(x, min_range / 12**0.5) for x in self.std)
         return replace(self, std=std, q01=q01, q99=q99, min=lowest, max=highest)
 
+    def padded(self, dim: int) -> FeatureStats:
+        """Statistics of `dim` dimensions, in which a padded zero is normalised to zero.
+
+        Raises:
+            DataError: there are more than `dim`.
+        """
+        missing = dim - self.dim
+        if missing < 0:
+            raise DataError(f"dim: expected at least {self.dim} (the statistics), got {dim}")
+        neutral = {"mean": 0.0, "std": 1.0, "min": -1.0, "max": 1.0, "q01": -1.0, "q99": 1.0}
+        columns = {name: (*getattr(self, name), *(x,) * missing) for name, x in neutral.items()}
+        return replace(self, **columns)
+
 
 def _spread(
     lower: tuple[float, ...], upper: tuple[float, ...], min_range: float

@@ -141,6 +141,7 @@ class _Part:
             "action_masks": mask,
             "task_description": self.source.tasks[task_index],
             "episode_index": episode_index,
+            "info": self.source.info,
             "video_paths": {k: self.source.video_path(k, episode_index) for k in self.video_keys},
             "fps": self.source.fps,
         }

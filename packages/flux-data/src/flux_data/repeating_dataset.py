@@ -29,6 +29,8 @@ class DistributedRepeatingDataset:
         """`statistic_keys` are dataset columns; `name_mappings` gives their names in `stats`.
 
         `min_range` (robot units): a dimension that spans less is normalised as if it spanned that.
+        `dim`: every statistic of a state or action is padded to that many dimensions, for robots
+        whose data PadKeyToDim pads.
         """
 
         datasets: (
@@ -42,6 +44,7 @@ class DistributedRepeatingDataset:
         )
         statistic_name: str = "private"
         min_range: float = 0.0
+        dim: int | None = None
         shuffle: bool = True
         seed: int = 42
 
@@ -133,7 +136,11 @@ def group_stats(
         raise ConfigError("transforms: either all datasets of a group use RelativeActions or none")
     if relative:
         stats[ACTION] = compute_stats(np.concatenate([relative_windows(d) for d in relative]))
-    return {name: feature.widened(config.min_range) for name, feature in stats.items()}
+    widened = {name: feature.widened(config.min_range) for name, feature in stats.items()}
+    if config.dim is None:
+        return widened
+    # A scalar, like the timestamp, is no state.
+    return {k: v.padded(config.dim) if v.dim > 1 else v for k, v in widened.items()}
 
 
 def relative_windows(dataset: ParquetDataset) -> NDArray[np.float32]:

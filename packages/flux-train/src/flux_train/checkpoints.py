@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ def save_checkpoint(work_dir: Path, epoch: int, state: Mapping[str, Any], keep: 
     for old in checkpoints(work_dir)[:-keep]:
         old.unlink()
         old.with_suffix(".safetensors").unlink(missing_ok=True)
+        shutil.rmtree(old.with_name(f"{old.stem}_adapter"), ignore_errors=True)
     return path
 
 

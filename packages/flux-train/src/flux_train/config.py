@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,11 @@ from flux_core.config import bind, load_config
 from flux_core.errors import ConfigError
 from flux_core.inference import InferenceRunner
 from flux_core.models import PI0FlowMatching
+from flux_core.tokenizers import PretrainedTokenizer
 from flux_core.transforms import (
     NormalizeImages,
     NormalizeStatesAndActions,
+    ParquetPrompter,
     ProcessPrompts,
     ResizeImages,
     SimpleNormalizeImages,
@@ -22,7 +25,7 @@ from flux_data.repeating_dataset import DistributedRepeatingDataset
 
 from .runner_config import TrainRunner
 
-SECTIONS = ("model", "train_dataloader", "runner", "inference")
+logger = logging.getLogger("flux.config")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +73,9 @@ def read_train_config(path: Path, overrides: Sequence[str]) -> tuple[TrainConfig
 
 def bind_train_config(tree: dict[str, Any]) -> TrainConfig:
     """Binds a plain tree; sections that training does not know are refused."""
-    sections = {key: value for key, value in tree.items() if key not in ("inference_model",)}
+    sections = dict(tree)
+    if sections.get("inference_model") == sections.get("model"):
+        sections.pop("inference_model", None)
     return bind(TrainConfig, sections)
 
 
@@ -91,8 +96,6 @@ def _check_transforms(model: PI0FlowMatching.Config, transforms: Sequence[Any], 
                     f"{where}: ResizeImages gives {size}, but model.vision_backbone eats "
                     f"{model.vision_backbone.image_size}"
                 )
-        elif isinstance(transform, ProcessPrompts):
-            _check_vocabulary(model, transform, where)
         elif isinstance(transform, NormalizeStatesAndActions):
             dim = transform.action_dim
             if dim is not None and dim != model.action_dim:
@@ -104,41 +107,68 @@ def _check_transforms(model: PI0FlowMatching.Config, transforms: Sequence[Any], 
         raise ConfigError(f"{where}: no SimpleNormalizeImages or NormalizeImages in the transforms")
 
 
-def _check_vocabulary(model: PI0FlowMatching.Config, prompts: ProcessPrompts, where: str) -> None:
-    if getattr(prompts.tokenizer, "model_path", "") is None:
-        raise ConfigError(f"{where}: ProcessPrompts.tokenizer.model_path is missing")
-    size = prompts.tokenizer.load().vocab_size
-    vocabulary = model.llm_backbone.vocab_size or 0
-    if size > vocabulary:
-        raise ConfigError(
-            f"model.llm_backbone.vocab_size: expected at least {size} (the tokenizer), "
-            f"got {vocabulary}"
-        )
-
-
 def _check_inference(config: TrainConfig) -> None:
-    inference = config.inference
+    inference, model = config.inference, config.model
     assert inference is not None
-    horizon = config.model.n_action_steps
-    if not 1 <= inference.execute_horizon <= horizon:
-        raise ConfigError(
-            f"inference.execute_horizon: expected 1 to {horizon} (model.n_action_steps), "
-            f"got {inference.execute_horizon}"
-        )
-    _check_transforms_of_inference(config)
-
-
-def _check_transforms_of_inference(config: TrainConfig) -> None:
-    """What the robot does to an observation must be what training did."""
-    assert config.inference is not None
-    robot_side = config.inference.dataset.transforms
+    inference.execution_horizon(model.n_action_steps)
+    robot_side = inference.dataset.transforms
+    for transform in robot_side:
+        dim = getattr(transform, "action_dim", None)
+        if isinstance(transform, NormalizeStatesAndActions) and dim not in (None, model.action_dim):
+            logger.warning(
+                "inference.dataset.transforms: NormalizeStatesAndActions.action_dim is %d beside a "
+                "model of %d (action_in_proj.in_dim); the model's counts",
+                dim,
+                model.action_dim,
+            )
     for group in config.train_dataloader.dataset.groups().values():
         for dataset in group:
-            for kind in (ResizeImages, SimpleNormalizeImages, NormalizeImages, ProcessPrompts):
-                trained = [t for t in dataset.transforms if type(t) is kind]
-                deployed = [t for t in robot_side if type(t) is kind]
-                if trained != deployed:
-                    raise ConfigError(
-                        f"inference.dataset.transforms: {kind.__name__} differs from training: "
-                        f"expected {trained}, got {deployed}"
-                    )
+            _check_same_view(dataset.transforms, robot_side)
+            _check_same_units(dataset.transforms, inference)
+
+
+def _check_same_view(trained: Sequence[Any], deployed: Sequence[Any]) -> None:
+    """What the robot does to an image and a prompt must be what training did."""
+    for kind in (ResizeImages, SimpleNormalizeImages, NormalizeImages, ProcessPrompts):
+        expected = [_comparable(t) for t in trained if type(t) is kind]
+        got = [_comparable(t) for t in deployed if type(t) is kind]
+        if expected != got:
+            raise ConfigError(
+                f"inference.dataset.transforms: {kind.__name__} differs from training: "
+                f"expected {expected}, got {got}"
+            )
+    prompters = [
+        [t for t in side if isinstance(t, ParquetPrompter)] for side in (trained, deployed)
+    ]
+    expected, got = [[(t.use_conversation, t.add_new_line) for t in side] for side in prompters]
+    if expected != got:
+        raise ConfigError(
+            f"inference.dataset.transforms: the prompt differs from training: expected "
+            f"{prompters[0]}, got {prompters[1]}"
+        )
+
+
+def _comparable(transform: Any) -> Any:
+    """The tokenizer's path left out: on the robot it lies in the bundle."""
+    if isinstance(transform, ProcessPrompts) and isinstance(
+        transform.tokenizer, PretrainedTokenizer
+    ):
+        return replace(transform, tokenizer=PretrainedTokenizer())
+    return transform
+
+
+def _check_same_units(trained: Sequence[Any], inference: InferenceRunner) -> None:
+    """States and actions must be normalised, and brought back, as they were in training."""
+    for expected in (t for t in trained if isinstance(t, NormalizeStatesAndActions)):
+        found = {"inference.denormalize_action": inference.denormalize_action.norm_type}
+        for transform in inference.dataset.transforms:
+            if isinstance(transform, NormalizeStatesAndActions):
+                found["inference.dataset.transforms.NormalizeStatesAndActions"] = (
+                    transform.norm_type
+                )
+        for path, norm_type in found.items():
+            if norm_type != expected.norm_type:
+                raise ConfigError(
+                    f"{path}.norm_type: expected {expected.norm_type!r} as in training, got "
+                    f"{norm_type!r}"
+                )

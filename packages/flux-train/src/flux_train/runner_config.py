@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from flux_core.errors import ConfigError
 from flux_data.collate import DictCollator
 
 Schedule = Literal["constant", "linear-warmup+cosine-decay"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class VLAMetric:
+    """Where metrics go besides `metrics.jsonl`, which is always written."""
+
+    active_trackers: tuple[Literal["jsonl", "wandb", "tensorboard"], ...] = ("jsonl",)
+    wandb_project: str = "flux"
+    wandb_entity: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +46,8 @@ class TrainRunner:
     save_epoch_interval: int = 1
     max_checkpoints: int = 2
     log_interval: int = 10
+    metric: VLAMetric = field(default_factory=VLAMetric)
+    enable_gradient_checkpointing: bool = False
     num_threads: int | None = None
     seed: int = 42
 
@@ -60,3 +71,17 @@ class TrainRunner:
 @dataclass(frozen=True, kw_only=True)
 class SingleTrainRunner(TrainRunner):
     """One process, one device."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DDPTrainRunner(TrainRunner):
+    """A copy of the network in every process."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FSDPTrainRunner(TrainRunner):
+    """The network spread over the processes; `no-shard` is a copy in each."""
+
+    sharding_strategy: Literal["no-shard", "full-shard", "hybrid-shard", "shard-grad-op"] = (
+        "hybrid-shard"
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,9 +14,10 @@ import torch
 from torch.utils.data import DataLoader
 
 from flux_core.config import bind, unbind
-from flux_core.errors import CheckpointError, FluxError
+from flux_core.errors import CheckpointError, ConfigError, DataError, FluxError
 from flux_core.models import PI0FlowMatching, flow_matching_loss
 from flux_core.models.checkpoint_file import load_checkpoint, load_weights
+from flux_core.models.lora import apply_lora, save_adapter
 from flux_core.models.pretrained import load_pretrained
 from flux_core.norm_stats import save_stats, stats_to_json
 from flux_core.tokenizers import save_tokenizer
@@ -24,9 +26,11 @@ from flux_data.repeating_dataset import EpochBatches
 
 from .checkpoints import save_checkpoint
 from .config import TrainConfig
+from .data_checks import check_data, check_vocabulary
 from .metrics import MetricsLog, peak_memory_bytes, plot_loss, read_metrics
 from .optimization import WeightAverage, build_optimizer, learning_rate_at
 from .progress import TrainProgress
+from .runner_config import TrainRunner
 
 MODEL_KEYS = (
     "images",
@@ -44,17 +48,19 @@ class Trainer:
     """Holds everything a run needs; `run` trains to the end."""
 
     def __init__(self, config: TrainConfig, work_dir: Path) -> None:
+        """Builds data and network; `start` or `resume` gives the network its weights."""
         runner = config.runner
+        check_available(runner)
         if runner.num_threads is not None:
             torch.set_num_threads(runner.num_threads)
         torch.manual_seed(runner.seed)
         self.config, self.work_dir = config, work_dir
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        check_vocabulary(config)
         self.dataset = config.train_dataloader.dataset.build()
+        check_data(config, self.dataset)
         self.batches = EpochBatches(self.dataset, config.train_dataloader.per_device_batch_size)
         self.model = config.model.build().to(self.device)
-        self.optimizer = build_optimizer(self.model, runner)
-        self.average = WeightAverage(self.model, runner.ema_decay) if runner.ema_decay else None
         self.generator = torch.Generator(self.device).manual_seed(runner.seed)
         self.step, self.epoch = 0, 0
 
@@ -128,6 +134,11 @@ class Trainer:
         self.learning_rate = learning_rate_at(self.step, self.total_steps, runner)
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate
+        if not np.any(batch["action_masks"]):
+            raise DataError(
+                f"step {self.step + 1}: no action of this batch lies inside its episode, so there "
+                "is nothing to learn. Lower window_start_idx or raise per_device_batch_size"
+            )
         tensors = {k: torch.as_tensor(batch[k]).to(self.device) for k in MODEL_KEYS if k in batch}
         with torch.autocast(
             self.device.type, torch.bfloat16, enabled=runner.enable_mixed_precision_training
@@ -164,20 +175,24 @@ class Trainer:
             "config": unbind(self.config),
             "norm_stats": stats_to_json(self.dataset.stats),
         }
-        return save_checkpoint(self.work_dir, self.epoch, state, self.config.runner.max_checkpoints)
+        path = save_checkpoint(self.work_dir, self.epoch, state, self.config.runner.max_checkpoints)
+        if self.config.model.use_lora:
+            save_adapter(self.model, path.with_name(f"{path.stem}_adapter"))
+        return path
 
     def start(self) -> None:
-        """Takes the weights that the config starts from; a resumed run has no need of that file."""
+        """Takes the weights that the config starts from."""
         config = self.config.model
-        if config.pretrained_name_or_path is None:
-            return
-        path = Path(config.pretrained_name_or_path)
-        load_pretrained(self.model, path, adapt=config.pretrained_adapt)
-        if self.average is not None:
-            self.average = WeightAverage(self.model, self.average.decay)
+        if config.pretrained_name_or_path is not None:
+            path = Path(config.pretrained_name_or_path)
+            load_pretrained(self.model, path, adapt=config.pretrained_adapt)
+        self._prepare_training()
 
     def resume(self, path: Path) -> None:
-        """Continues a run from its checkpoint; one of another network is refused."""
+        """Continues a run from its checkpoint; one of another network is refused.
+
+        The weights that the run once started from are not needed again.
+        """
         state = load_checkpoint(path)
         # Bound, so that fields newer than the checkpoint take their defaults.
         trained = unbind(bind(PI0FlowMatching.Config, state["config"]["model"], "model"))
@@ -188,12 +203,23 @@ class Trainer:
                 f"{path}: was trained with another config; model.{', model.'.join(differing)} "
                 "differ"
             )
+        self._prepare_training()
         load_weights(self.model, state["model"], str(path))
         self.optimizer.load_state_dict(state["optimizer"])
         self.generator.set_state(state["generator"])
         if self.average is not None and state["ema"] is not None:
             self.average.weights = {k: v.to(self.device) for k, v in state["ema"].items()}
         self.step, self.epoch = state["global_step"], state["epoch"]
+
+    def _prepare_training(self) -> None:
+        """Adapters, then the optimiser and the average of what they leave to train."""
+        runner = self.config.runner
+        if self.config.model.use_lora:
+            apply_lora(self.model)
+        if not any(p.requires_grad for p in self.model.parameters()):
+            raise ConfigError("model: every parameter is frozen, so there is nothing to train")
+        self.optimizer = build_optimizer(self.model, runner)
+        self.average = WeightAverage(self.model, runner.ema_decay) if runner.ema_decay else None
 
     def _timed_batches(self) -> Iterator[tuple[dict[str, Any], float]]:
         """Batches of this epoch, each with the seconds it was waited for."""
@@ -221,6 +247,20 @@ class Trainer:
         groups = self.config.train_dataloader.dataset.groups().values()
         transforms = [t for group in groups for dataset in group for t in dataset.transforms]
         return [t for t in transforms if isinstance(t, ProcessPrompts)][:1]
+
+
+def check_available(runner: TrainRunner) -> None:
+    """Refuses what a runner's config can ask for and this version cannot do."""
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if processes > 1:
+        raise ConfigError(f"runner: trains in one process, got WORLD_SIZE={processes}")
+    if runner.enable_gradient_checkpointing:
+        raise ConfigError("runner.enable_gradient_checkpointing: is not available; set it to False")
+    others = sorted(set(runner.metric.active_trackers) - {"jsonl"})
+    if others:
+        raise ConfigError(
+            f"runner.metric.active_trackers: {others[0]!r} is not available; use ('jsonl',)"
+        )
 
 
 def _one_thread(worker: int) -> None:

@@ -106,7 +106,8 @@ def _bind_config(declared: type, tree: object, path: str) -> Any:
     try:
         return cls(**values)
     except (ValueError, FluxError) as error:
-        separator = "." if str(error).partition(":")[0] in known else ": "
+        # 'max_delay: ...' and 'rtc.max_delay: ...' open with a field: the path goes on.
+        separator = "." if str(error).partition(":")[0].split(".")[0] in known else ": "
         raise ConfigError(f"{path or owner_name(cls)}{separator}{error}") from error
 
 

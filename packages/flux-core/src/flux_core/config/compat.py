@@ -10,6 +10,9 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
+
+from ..errors import ConfigError
 
 logger = logging.getLogger("flux.config")
 
@@ -24,11 +27,75 @@ class Renamed:
 
 @dataclass(frozen=True)
 class Dead:
-    """The key has no effect. With `beside`, only where that key is present too."""
+    """The key has no effect. With `beside`, only where that key is present too.
+
+    With `only`, any other value is an error: it asks for something that is not done here.
+    """
 
     reason: str
     beside: str | None = None
+    only: tuple[object, ...] | None = None
 
+
+@dataclass(frozen=True)
+class Expanded:
+    """The key's section stands for several of today's keys: `convert(section, path)` gives them."""
+
+    convert: Callable[[Mapping[str, Any], str], dict[str, Any]]
+
+
+def split_paligemma(vlm: Mapping[str, Any], path: str) -> dict[str, Any]:
+    """`vlm_backbone=dict(type='PaliGemma', ...)` as the three parts it is made of.
+
+    Sizes that are not given are PaliGemma-3B's.
+    """
+    _check_known(vlm, ("type", "vlm_backbone_id", "vlm_config", "use_llm"), path)
+    if vlm.get("type") != "PaliGemma":
+        raise ConfigError(f"{path}.type: expected 'PaliGemma', got {vlm.get('type')!r}")
+    config = vlm.get("vlm_config") or {}
+    _check_known(config, _PALIGEMMA_KEYS, f"{path}.vlm_config")
+    text = {**_GEMMA_2B, **(config.get("text_config") or {})}
+    vision = {"hidden_size": 1152, **(config.get("vision_config") or {})}
+    for key in ("projection_dim", "hidden_size"):
+        if config.get(key, text["hidden_size"]) != text["hidden_size"]:
+            raise ConfigError(
+                f"{path}.vlm_config.{key}: expected {text['hidden_size']} (text_config."
+                f"hidden_size), got {config[key]}"
+            )
+    return {
+        "vision_backbone": {"type": "SigLIPViTBackbone", "vision_config": vision},
+        "projector": {
+            "type": "LinearProjector",
+            "in_dim": vision["hidden_size"],
+            "out_dim": text["hidden_size"],
+        },
+        "llm_backbone": {"type": "ConditionGemmaModel", **text},
+    }
+
+
+def unwrap_gemma(config: Mapping[str, Any], path: str) -> dict[str, Any]:
+    """`llm_config` of a `GemmaLLMBackbone`: its keys belong to the stack itself."""
+    # transformers ignores Gemma's hidden_act in favour of the tanh approximation.
+    return {key: value for key, value in config.items() if key != "hidden_act"}
+
+
+def _check_known(section: Mapping[str, Any], known: Iterable[str], path: str) -> None:
+    for key in section:
+        if key not in known:
+            raise ConfigError(f"{path}.{key}: PaliGemma has no field {key!r}")
+
+
+_GEMMA_2B = {
+    "hidden_size": 2048,
+    "intermediate_size": 16384,
+    "num_hidden_layers": 18,
+    "vocab_size": 257152,
+}
+_PALIGEMMA_KEYS = (
+    *("vocab_size", "bos_token_id", "eos_token_id", "pad_token_id", "image_token_index"),
+    *("hidden_size", "projection_dim", "text_config", "vision_config", "model_type"),
+    *("transformers_version", "torch_dtype"),
+)
 
 _USE_QUANTILES = {
     "use_quantiles": Renamed("norm_type", lambda value: "quantile" if value else "mean_std")
@@ -36,37 +103,82 @@ _USE_QUANTILES = {
 _DTYPE = Dead("weights are fp32, and autocast picks the compute type")
 _HUGGING_FACE = Dead("a Hugging Face setting that does not shape the network")
 _HUGGING_FACE_KEYS = dict.fromkeys(
-    ("transformers_version", "use_cache", "model_type", "attention_dropout", "initializer_range"),
+    ("transformers_version", "use_cache", "model_type", "initializer_range", "num_image_tokens"),
     _HUGGING_FACE,
-) | {"torch_dtype": _DTYPE}
+) | {
+    "torch_dtype": _DTYPE,
+    "attention_dropout": Dead("attention has no dropout", only=(0.0, None)),
+}
 _GEMMA = _HUGGING_FACE_KEYS | dict.fromkeys(
-    ("bos_token_id", "eos_token_id", "pad_token_id", "max_position_embeddings", "attention_bias"),
-    _HUGGING_FACE,
+    ("bos_token_id", "eos_token_id", "pad_token_id", "max_position_embeddings"), _HUGGING_FACE
 )
-_GEMMA["hidden_activation"] = Dead("hidden_act says it")
+_GEMMA["attention_bias"] = Dead("Gemma's projections have no bias", only=(False, None))
+_GEMMA["hidden_activation"] = Dead("hidden_act says it", only=("gelu_pytorch_tanh", None))
+_GEMMA_LLM = {
+    "llm_config": Expanded(unwrap_gemma),
+    "tie_word_embeddings": _HUGGING_FACE,
+    "tokenizer_length": Dead("vocab_size says it"),
+    **dict.fromkeys(
+        ("llm_backbone_id", "llm_family", "llm_path", "llm_max_length", "hf_token"), _HUGGING_FACE
+    ),
+    **dict.fromkeys(("inference_mode", "use_flash_attention_2"), _HUGGING_FACE),
+}
 _SIGLIP = _HUGGING_FACE_KEYS | {
     "projection_dim": Dead("the projector's out_dim says it"),
     "projector_hidden_act": Dead("the projector is linear"),
     "vision_use_head": Dead("the pooling head is never used"),
+    "openpi_stem_fp32": _DTYPE,
 }
 _FLOW_MATCHING = {
+    "vlm_backbone": Expanded(split_paligemma),
     "params_to_change_dtype": _DTYPE,
+    "openpi_fp32_flow": _DTYPE,
     "name_mapping": Dead("the checkpoint's format is detected from its keys"),
     "ori_action_dim": Renamed("loss_action_dim"),
     "action_time_mlp_in": Dead("its size follows from proj_width"),
     "action_time_mlp_out": Dead("its size follows from proj_width"),
+    "time_sampler": Dead("times are always drawn from openpi's Beta", only=("beta",)),
+    "time_beta_alpha": Dead("times are always drawn from openpi's Beta", only=(1.5,)),
+    "time_beta_beta": Dead("times are always drawn from openpi's Beta", only=(1.0,)),
+}
+_TRAIN_RUNNER = {
+    "stage": Dead("the freeze flags of the model say what is trained"),
+    "tokenizer": Dead("the tokenizer of ProcessPrompts is written to the work dir"),
+    "sampler": Dead("the dataset makes the order", only=(None,)),
+    "change_key_name": Dead("the checkpoint's format is detected from its keys"),
 }
 
 # Component, or the section's own key where a section needs no `type`.
-COMPAT: dict[str, Mapping[str, Renamed | Dead]] = {
+COMPAT: dict[str, Mapping[str, Renamed | Dead | Expanded]] = {
     "ConditionGemmaModel": _GEMMA,
-    "GemmaLLMBackbone": _GEMMA,
+    "GemmaLLMBackbone": _GEMMA_LLM,
     "SigLIPViTBackbone": _SIGLIP,
     "vision_config": _SIGLIP,
     "PI0FlowMatching": _FLOW_MATCHING,
     "PI05FlowMatching": _FLOW_MATCHING,
     "NormalizeStatesAndActions": _USE_QUANTILES,
     "DenormalizePrivateAction": _USE_QUANTILES,
+    "PreparePromptWithState": {"max_state_dim": Dead("the prompt has the state's real dimensions")},
+    "ParquetDataset": {
+        "statistic_name": Dead("the dataset around it has one"),
+        "frame_window_size": Dead("a policy sees one frame", only=(1, None)),
+        "use_delta": Dead("row-to-row differences; use RelativeActions", only=(False, None)),
+    },
+    "DistributedRepeatingDataset": {
+        "reshuffle_each_epoch": Dead("every epoch has an order of its own"),
+        "dataset_statistics": Dead("statistics are computed from the data", only=(None,)),
+    },
+    "ProcessParquetInputs": {"embodiment_id": Dead("pi0 has no embodiments", only=(None,))},
+    "TrainRunner": _TRAIN_RUNNER,
+    "VLAMetric": {
+        "run_dir": Dead("metrics go to the work dir"),
+        "window_size": Dead("runner.log_interval says it"),
+        "grad_accumulation_steps": Dead("gradients are not accumulated", only=(1, None)),
+    },
+    "TrainConfig": {
+        "inference_model": Dead("the network that was trained is the one that is deployed"),
+        "eval": Dead("flux-eval takes its settings from the command line"),
+    },
     "train_dataloader": {
         "batch_size": Dead("per_device_batch_size decides", beside="per_device_batch_size"),
     },
@@ -85,18 +197,43 @@ def translate(
         path: where the node stands, for the warnings.
     """
     table = {old: rule for name in names for old, rule in COMPAT.get(name, {}).items()}
-    result = dict(section)
+    result = _expand(section, table, fields, path)
     dead: dict[str, list[str]] = {}
-    for old in sorted((table.keys() & section.keys()) - set(fields)):
+    for old in sorted((table.keys() & result.keys()) - set(fields)):
         rule = table[old]
         if isinstance(rule, Renamed):
             _rename(result, old, rule, path)
-        elif rule.beside is None or rule.beside in section:
-            del result[old]
+        elif isinstance(rule, Dead) and (rule.beside is None or rule.beside in section):
+            _check_ignorable(result.pop(old), old, rule, path)
             dead.setdefault(rule.reason, []).append(repr(old))
     for reason, keys in dead.items():
         _warn_once(f"{path}: ignored {', '.join(keys)}: {reason}")
     return result
+
+
+def _expand(
+    section: Mapping[str, object], table: Mapping[str, object], fields: Iterable[str], path: str
+) -> dict[str, object]:
+    """Replaces every key that stands for several; the dead ones among those come next."""
+    result = dict(section)
+    for old in sorted((table.keys() & section.keys()) - set(fields)):
+        rule = table[old]
+        if not isinstance(rule, Expanded):
+            continue
+        value = result.pop(old)
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{path}.{old}: expected a dict, got {value!r}")
+        parts = rule.convert(value, f"{path}.{old}")
+        if twice := sorted(parts.keys() & result.keys()):
+            raise ConfigError(f"{path}.{twice[0]}: is given too in {path}.{old}; remove one")
+        result.update(parts)
+        _warn_once(f"{path}: {old!r} is now {', '.join(map(repr, parts)) or 'nothing'}")
+    return result
+
+
+def _check_ignorable(value: object, old: str, rule: Dead, path: str) -> None:
+    if rule.only is not None and value not in rule.only:
+        raise ConfigError(f"{path}.{old}: {value!r} is not supported: {rule.reason}")
 
 
 def _rename(section: dict[str, object], old: str, rule: Renamed, path: str) -> None:

@@ -10,7 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..config import bind
 from ..errors import CheckpointError
+from .lora import merged_weights
+from .pi0 import PI0FlowMatching
 
 FORMAT = "flux-checkpoint-1"
 
@@ -34,8 +37,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def inference_weights(state: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The weights to deploy: the moving average where the run kept one."""
-    return state["ema"] if state.get("ema") is not None else state["model"]
+    """The plain network's weights to deploy: the moving average where the run kept one."""
+    weights = state["ema"] if state.get("ema") is not None else state["model"]
+    return merged_weights(weights, bind(PI0FlowMatching.Config, state["config"]["model"], "model"))
 
 
 def load_weights(model: torch.nn.Module, weights: Mapping[str, Tensor], where: str) -> None:

@@ -11,9 +11,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-
-MASKED_SCORE = -2.3819763e38
-"""Score of a forbidden pair, as in openpi (`gemma.py`): the most negative bfloat16 but finite."""
+from torch.nn import functional
 
 
 class LinearProjector(nn.Module):
@@ -90,25 +88,24 @@ def rotate(x_BNTD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def attend(q_BNTD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor, mask: Tensor) -> Tensor:
-    """Grouped-query attention with softmax in float32.
+    """Grouped-query attention in one fused call.
 
     Args:
         q_BNTD: queries; `N` a multiple of `K`.
         k_BKSD: keys.
         v_BKSD: values.
-        mask: bool, broadcastable to (B, T, S); True = may attend.
+        mask: bool, (B, 1, S) or (B, T, S); True = may attend. Each query may attend to something.
 
     Returns:
         (B, T, N * D) in the queries' dtype.
     """
     b, n, t, d = q_BNTD.shape
-    k_heads, s = k_BKSD.shape[1], k_BKSD.shape[2]
-    # All query heads of one key head side by side: one plain matmul each, no copies of K and V.
-    queries = q_BNTD.reshape(b, k_heads, (n // k_heads) * t, d) * d**-0.5
-    scores = (queries @ k_BKSD.transpose(-1, -2)).reshape(b, k_heads, n // k_heads, t, s)
-    scores = scores.float().masked_fill(~mask[:, None, None], MASKED_SCORE)
-    weights = scores.softmax(dim=-1).to(v_BKSD.dtype)
-    mixed = weights.reshape(b, k_heads, (n // k_heads) * t, s) @ v_BKSD
+    group = n // k_BKSD.shape[1]
+    # All query heads of one key head side by side, as more queries: no copies of K and V.
+    queries = q_BNTD.reshape(b, -1, group * t, d)
+    if mask.shape[1] > 1:
+        mask = mask.repeat(1, group, 1)
+    mixed = functional.scaled_dot_product_attention(queries, k_BKSD, v_BKSD, mask[:, None])
     return mixed.reshape(b, n, t, d).transpose(1, 2).reshape(b, t, n * d)
 
 

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..errors import ConfigError
+from ..rtc import RTCTrainingConfig
 from .conv_backbone import ConvBackbone
 from .gemma import ConditionGemmaModel
 from .initialization import NumberTokens, init_from_scratch, init_number_embeddings
@@ -54,17 +55,30 @@ class PrefixCache(NamedTuple):
 
 
 class Suffix(NamedTuple):
-    """The expert's input: (B, T, W) tokens, their adaRMS condition, tokens before the actions."""
+    """The expert's input: (B, T, W) tokens and their adaRMS condition."""
 
     tokens: Tensor
     cond: Tensor | None
-    num_state_tokens: int
+
+
+class SuffixContext(NamedTuple):
+    """What every denoising step of one observation needs alike: (B, 1 or T, P + T) bool `mask`,
+    and the rotary `cos` and `sin` of the suffix's positions."""
+
+    mask: Tensor
+    cos: Tensor
+    sin: Tensor
+
+
+# Every linear layer of a Gemma block.
+ATTENTION_AND_MLP = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
 class PI0FlowMatching(nn.Module):
     """The pi0 policy: state and time reach the expert as tokens."""
 
     kind: ClassVar[str] = "pi0"
+    num_state_tokens: ClassVar[int] = 1
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
@@ -74,7 +88,9 @@ class PI0FlowMatching(nn.Module):
         `actions_per_token` is 1 in pi0 and pi0.5; a small policy has fewer tokens to work on with
         more. The action projections then have `actions_per_token * action_dim` dimensions.
         `pretrained_name_or_path` is a local checkpoint that training starts from, of any project
-        (see `pretrained.py`, also for `pretrained_adapt`).
+        (see `pretrained.py`, also for `pretrained_adapt`). A freeze flag freezes its part, adapters
+        and all; `use_lora` trains adapters and `modules_to_save` alone (see `lora.py`).
+        `rtc_training_config` trains with random prefixes (see `flux_core.rtc`).
         """
 
         vision_backbone: SigLIPViTBackbone.Config | ConvBackbone.Config
@@ -96,6 +112,13 @@ class PI0FlowMatching(nn.Module):
         freeze_vlm_backbone: bool = False
         freeze_projector: bool = False
         freeze_llm_expert: bool = False
+        use_lora: bool = False
+        lora_rank: int = 16
+        lora_alpha: int = 16
+        lora_dropout: float = 0.0
+        lora_target_modules: tuple[str, ...] = ATTENTION_AND_MLP
+        modules_to_save: tuple[str, ...] = ()
+        rtc_training_config: RTCTrainingConfig | None = None
         pretrained_name_or_path: str | None = None
         pretrained_adapt: Literal["slice", "reinit"] | None = None
 
@@ -172,7 +195,14 @@ class PI0FlowMatching(nn.Module):
         patch_masks = image_masks[:, :, None].expand(-1, -1, num_tokens).flatten(1)
         return torch.cat((patches, words), dim=1), torch.cat((patch_masks, lang_masks), dim=1)
 
-    def denoise(self, state: Tensor | None, x_t: Tensor, t: Tensor, cache: PrefixCache) -> Tensor:
+    def denoise(
+        self,
+        state: Tensor | None,
+        x_t: Tensor,
+        t: Tensor,
+        cache: PrefixCache,
+        context: SuffixContext | None = None,
+    ) -> Tensor:
         """Predicts the velocity `noise - actions`.
 
         Args:
@@ -180,6 +210,7 @@ class PI0FlowMatching(nn.Module):
             x_t: (B, H, A) float32; never written to.
             t: (B, H) or (B, 1) float32, the time of each action step.
             cache: the prefix.
+            context: `suffix_context` of the cache, where several steps share it.
 
         Returns:
             (B, H, A) float32.
@@ -187,13 +218,10 @@ class PI0FlowMatching(nn.Module):
         if (group := self.config.actions_per_token) > 1:
             # The steps of a token share its first one's time.
             t = t[:, ::group]
+        if context is None:
+            context = self.suffix_context(cache, x_t.shape[1])
         suffix = self.embed_suffix(state, x_t.unflatten(1, (-1, group)).flatten(2), t)
-        config = self.llm_expert.config
-        num_tokens = suffix.tokens.shape[1]
-        prefix_length = cache.pad_masks.sum(dim=1, keepdim=True)
-        positions = prefix_length + torch.arange(num_tokens, device=x_t.device)
-        cos, sin = rotary_angles(positions, config.head_dim, config.rope_theta)
-        mask = self.suffix_mask(cache.pad_masks, num_tokens, suffix.num_state_tokens)
+        mask, cos, sin = context
         x = suffix.tokens
         for layer, prefix_k, prefix_v in zip(
             self.llm_expert.blocks, cache.keys, cache.values, strict=True
@@ -202,7 +230,17 @@ class PI0FlowMatching(nn.Module):
             k, v = torch.cat((prefix_k, k), dim=2), torch.cat((prefix_v, v), dim=2)
             x = layer.finish(x, attend(q, k, v, mask), gate, suffix.cond)
         x, _ = self.llm_expert.norm(x, suffix.cond)
-        return self.velocity(x[:, suffix.num_state_tokens :]).reshape(x_t.shape)
+        return self.velocity(x[:, self.num_state_tokens :]).reshape(x_t.shape)
+
+    def suffix_context(self, cache: PrefixCache, horizon: int) -> SuffixContext:
+        """Mask and positions of a suffix of `horizon` action steps behind this prefix."""
+        config = self.llm_expert.config
+        num_tokens = self.num_state_tokens + horizon // self.config.actions_per_token
+        prefix_length = cache.pad_masks.sum(dim=1, keepdim=True)
+        positions = prefix_length + torch.arange(num_tokens, device=cache.pad_masks.device)
+        cos, sin = rotary_angles(positions, config.head_dim, config.rope_theta)
+        mask = self.suffix_mask(cache.pad_masks, num_tokens, self.num_state_tokens)
+        return SuffixContext(mask, cos, sin)
 
     def velocity(self, hidden: Tensor) -> Tensor:
         """The last projection, always in float32."""
@@ -216,17 +254,21 @@ class PI0FlowMatching(nn.Module):
         time = self.time_embedding(t).to(actions.dtype).expand(-1, actions.shape[1], -1)
         hidden = self.action_time_mlp_in(torch.cat((actions, time), dim=-1))
         actions = self.action_time_mlp_out(functional.silu(hidden))
-        return Suffix(torch.cat((self.state_proj(state)[:, None], actions), dim=1), None, 1)
+        return Suffix(torch.cat((self.state_proj(state)[:, None], actions), dim=1), None)
 
     @staticmethod
     def suffix_mask(pad_masks: Tensor, num_tokens: int, num_state_tokens: int) -> Tensor:
-        """(B, num_tokens, P + num_tokens): the state sees itself, the actions see everything."""
+        """(B, T, P + T): the state sees itself, the actions see everything; T is 1 without state.
+
+        Without a state token all rows are alike, and one stands for all.
+        """
         batch = pad_masks.shape[0]
-        block = torch.arange(num_tokens, device=pad_masks.device) >= num_state_tokens
-        own = block[:, None] | ~block[None, :]
+        is_action = torch.arange(num_tokens, device=pad_masks.device) >= num_state_tokens
+        rows = is_action if num_state_tokens else is_action[:1]
+        own = rows[:, None] | ~is_action[None, :]
         return torch.cat(
             (
-                pad_masks[:, None, :].expand(batch, num_tokens, -1),
+                pad_masks[:, None, :].expand(batch, len(own), -1),
                 own[None].expand(batch, -1, -1),
             ),
             dim=2,
@@ -269,6 +311,7 @@ def check_dimensions(config: PI0FlowMatching.Config) -> None:
                 f"number_tokens: expected ids below llm_backbone.vocab_size ({vocab_size}), got "
                 f"{end - 1}"
             )
+    check_adaptation(config)
     if config.loss_action_dim is not None and config.loss_action_dim > config.action_dim:
         raise ConfigError(
             f"loss_action_dim: expected at most {config.action_dim} (action_in_proj.in_dim), "
@@ -276,15 +319,46 @@ def check_dimensions(config: PI0FlowMatching.Config) -> None:
         )
 
 
-def freeze_parts(model: PI0FlowMatching) -> None:
-    """Turns off the gradient of every part the config freezes."""
-    config = model.config
-    frozen = {
-        model.vision_backbone: config.freeze_vision_backbone or config.freeze_vlm_backbone,
-        model.llm_backbone: config.freeze_llm_backbone or config.freeze_vlm_backbone,
-        model.projector: config.freeze_projector or config.freeze_vlm_backbone,
-        model.llm_expert: config.freeze_llm_expert,
+def check_adaptation(config: PI0FlowMatching.Config) -> None:
+    """Refuses LoRA and RTC settings that contradict the rest."""
+    if config.lora_rank < 1 or config.lora_alpha < 1 or not 0.0 <= config.lora_dropout < 1.0:
+        raise ConfigError(
+            "lora_rank: expected lora_rank and lora_alpha of at least 1 and 0 <= lora_dropout < 1, "
+            f"got {config.lora_rank}, {config.lora_alpha} and {config.lora_dropout}"
+        )
+    frozen = [name for name in config.modules_to_save if name in frozen_parts(config)]
+    if frozen:
+        raise ConfigError(
+            f"modules_to_save: {frozen[0]!r} would be trained, but a freeze flag freezes it"
+        )
+    rtc = config.rtc_training_config
+    if rtc is not None and rtc.max_delay > config.n_action_steps:
+        raise ConfigError(
+            f"rtc_training_config.max_delay: expected at most {config.n_action_steps} "
+            f"(n_action_steps), got {rtc.max_delay}"
+        )
+
+
+def frozen_parts(config: PI0FlowMatching.Config) -> tuple[str, ...]:
+    """Names of the parts that the config freezes."""
+    flags = {
+        "vision_backbone": config.freeze_vision_backbone or config.freeze_vlm_backbone,
+        "projector": config.freeze_projector or config.freeze_vlm_backbone,
+        "llm_backbone": config.freeze_llm_backbone or config.freeze_vlm_backbone,
+        "llm_expert": config.freeze_llm_expert,
     }
-    for part, is_frozen in frozen.items():
-        if is_frozen:
-            part.requires_grad_(False)
+    return tuple(name for name, is_frozen in flags.items() if is_frozen)
+
+
+def freeze_parts(model: PI0FlowMatching) -> None:
+    """Turns off the gradient of every part the config freezes.
+
+    Raises:
+        ConfigError: a part that has nothing to freeze.
+    """
+    for name in frozen_parts(model.config):
+        parameters = list(model.get_submodule(name).parameters())
+        if not parameters:
+            raise ConfigError(f"freeze_{name}: {name} has no parameters, so nothing would freeze")
+        for parameter in parameters:
+            parameter.requires_grad_(False)

@@ -17,6 +17,7 @@ class PI05FlowMatching(PI0FlowMatching):
     """The pi0.5 policy: no state token, adaRMS norms in the expert."""
 
     kind: ClassVar[str] = "pi05"
+    num_state_tokens: ClassVar[int] = 0
 
     @dataclass(frozen=True, kw_only=True)
     class Config(PI0FlowMatching.Config):
@@ -52,4 +53,4 @@ class PI05FlowMatching(PI0FlowMatching):
         hidden = functional.silu(self.time_mlp_in(self.time_embedding(t).to(actions.dtype)))
         # A second silu after the last layer, as in openpi.
         cond = functional.silu(self.time_mlp_out(hidden))
-        return Suffix(actions, cond, 0)
+        return Suffix(actions, cond)

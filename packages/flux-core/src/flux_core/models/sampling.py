@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from ..errors import DataError
+from ..errors import ConfigError
+from ..rtc import RTCConfig, RTCTrainingConfig, guidance_weight, prefix_weights
 from .pi0 import PI0FlowMatching, PrefixCache
 
 
@@ -32,6 +35,20 @@ def sample_time(batch: int, *, generator: torch.Generator | None, device: torch.
     return uniform ** (1.0 / 1.5) * 0.999 + 0.001
 
 
+def sample_delays(
+    config: RTCTrainingConfig,
+    batch: int,
+    *,
+    stride: int,
+    generator: torch.Generator | None,
+    device: torch.device,
+) -> Tensor:
+    """Draws (batch,) int64 prefix lengths for training-time RTC, multiples of `stride`."""
+    probabilities = torch.tensor(config.probabilities(stride), device=device)
+    index = torch.multinomial(probabilities, batch, replacement=True, generator=generator)
+    return torch.tensor(config.delays(stride), device=device)[index]
+
+
 def flow_matching_loss(
     model: PI0FlowMatching,
     batch: dict[str, Tensor],
@@ -39,7 +56,7 @@ def flow_matching_loss(
     num_noise_samples: int = 1,
     generator: torch.Generator | None = None,
 ) -> FlowLoss:
-    """Computes the pi0 loss of a batch.
+    """Computes the pi0 loss of a batch, with training-time RTC if the model's config says so.
 
     Args:
         model: the policy.
@@ -57,10 +74,35 @@ def flow_matching_loss(
     state = batch["states"].repeat_interleave(num_noise_samples, dim=0)
     noise = torch.randn(actions.shape, generator=generator, device=actions.device)
     t = sample_time(len(actions), generator=generator, device=actions.device)[:, None]
+    mask = supervised(model, batch).repeat_interleave(num_noise_samples, dim=0)
+    rtc = model.config.rtc_training_config
+    if rtc is not None and rtc.enabled:
+        delays = sample_delays(
+            rtc,
+            len(actions),
+            stride=model.config.actions_per_token,
+            generator=generator,
+            device=actions.device,
+        )
+        t, mask = with_clean_prefix(t, mask, delays)
     x_t = t[..., None] * noise + (1.0 - t[..., None]) * actions
     error = (model.denoise(state, x_t, t, cache) - (noise - actions)).square()
-    mask = supervised(model, batch).repeat_interleave(num_noise_samples, dim=0)
     return masked_mean(error, mask)
+
+
+def with_clean_prefix(t: Tensor, mask: Tensor, delays: Tensor) -> tuple[Tensor, Tensor]:
+    """Gives the first `delays` (B,) steps of each sample time 0 and no loss.
+
+    Args:
+        t: (B, 1) time of the sample.
+        mask: (B, H, A) 1 where an action counts for the loss.
+        delays: (B,) int64.
+
+    Returns:
+        (B, H) times and the new mask.
+    """
+    is_prefix = torch.arange(mask.shape[1], device=t.device) < delays[:, None]
+    return torch.where(is_prefix, 0.0, t), mask * ~is_prefix[..., None]
 
 
 def supervised(model: PI0FlowMatching, batch: dict[str, Tensor]) -> Tensor:
@@ -77,12 +119,9 @@ def supervised(model: PI0FlowMatching, batch: dict[str, Tensor]) -> Tensor:
 
 def masked_mean(error: Tensor, mask: Tensor) -> FlowLoss:
     """Means of `error` where `mask` is 1, over everything and per dimension."""
-    total = mask.sum()
-    if not torch.any(mask > 0):
-        raise DataError("action_masks: expected at least one supervised action step, got none")
     with torch.no_grad():
         per_dim = (error * mask).sum(dim=(0, 1)) / mask.sum(dim=(0, 1)).clamp(min=1.0)
-    return FlowLoss((error * mask).sum() / total, per_dim)
+    return FlowLoss((error * mask).sum() / mask.sum().clamp(min=1.0), per_dim)
 
 
 @torch.no_grad()
@@ -92,6 +131,9 @@ def sample_actions(
     cache: PrefixCache,
     noise: Tensor,
     num_steps: int | None = None,
+    *,
+    rtc: RTCConfig | None = None,
+    previous: Tensor | None = None,
 ) -> Tensor:
     """Integrates the velocity from noise (t = 1) to actions (t = 0) in `num_steps` Euler steps.
 
@@ -101,14 +143,123 @@ def sample_actions(
         cache: the encoded observation.
         noise: (B, H, A) float32; left as it is.
         num_steps: default: the config's.
+        rtc: ties the chunk to `previous`; without either, or with a prefix of 0 steps, nothing is
+            tied, and the answer is the same to the last bit.
+        previous: (B, K, A) normalised, K <= H: what the chunk before says for this one's first K
+            steps.
 
     Returns:
         (B, H, A) float32 normalised actions.
+
+    Raises:
+        ConfigError: a prefix that is longer than `previous` or cuts a token in two.
     """
     steps = num_steps or model.config.num_steps
-    x_t = noise
-    for k in range(steps):
-        # From an integer, so that no rounding error gathers in t.
-        t = torch.full(noise.shape[:2], (steps - k) / steps, device=noise.device)
-        x_t = x_t - model.denoise(state, x_t, t, cache) / steps
-    return x_t
+    flow = EulerFlow(model, state, cache, noise.shape[1], steps)
+    if rtc is None or not rtc.enabled or previous is None or rtc.prefix_len == 0:
+        return flow.integrate(noise)
+    prefix_len = checked_prefix(rtc, previous, noise.shape, model.config.actions_per_token)
+    if rtc.method == "prefix":
+        return flow.integrate_behind(noise, previous[:, :prefix_len])
+    return flow.integrate_guided(noise, previous, prefix_len, rtc)
+
+
+class EulerFlow:
+    """The Euler loop of one observation, free or tied to the chunk before."""
+
+    def __init__(
+        self,
+        model: PI0FlowMatching,
+        state: Tensor | None,
+        cache: PrefixCache,
+        horizon: int,
+        num_steps: int,
+    ) -> None:
+        self.model, self.state, self.cache = model, state, cache
+        self.num_steps = num_steps
+        self.context = model.suffix_context(cache, horizon)
+
+    def velocity(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """The network's, at per-position times (B, H)."""
+        return self.model.denoise(self.state, x_t, t, self.cache, self.context)
+
+    def times(self, like: Tensor) -> Iterator[Tensor]:
+        """1, 1 - 1/N, ..., 1/N as (B, H): from an integer, so that no rounding error gathers."""
+        for k in range(self.num_steps):
+            time = (self.num_steps - k) / self.num_steps
+            yield torch.full(like.shape[:2], time, device=like.device)
+
+    def integrate(self, noise: Tensor) -> Tensor:
+        """From noise to actions."""
+        x_t = noise
+        for t in self.times(noise):
+            x_t = x_t - self.velocity(x_t, t) / self.num_steps
+        return x_t
+
+    def integrate_behind(self, noise: Tensor, prefix: Tensor) -> Tensor:
+        """The same with the first steps known: they stand there clean, at time 0, throughout."""
+        length = prefix.shape[1]
+        x_t = torch.cat((prefix, noise[:, length:]), dim=1)
+        for t in self.times(noise):
+            t[:, :length] = 0.0
+            moved = x_t - self.velocity(x_t, t) / self.num_steps
+            x_t = torch.cat((prefix, moved[:, length:]), dim=1)
+        return x_t
+
+    def integrate_guided(
+        self, noise: Tensor, previous: Tensor, prefix_len: int, rtc: RTCConfig
+    ) -> Tensor:
+        """The same, pulled towards `previous` as far as its weights say."""
+        horizon, known = noise.shape[1], previous.shape[1]
+        decay_end = min(2 * prefix_len if rtc.decay_end is None else rtc.decay_end, known)
+        weights = prefix_weights(prefix_len, decay_end, horizon, rtc.schedule)
+        w_H1 = torch.from_numpy(weights).to(noise.device)[:, None]
+        target = functional.pad(previous, (0, 0, 0, horizon - known))
+        x_t = noise
+        for t in self.times(noise):
+            estimated = self._jacobian_pull if rtc.use_vjp else self._plain_pull
+            velocity, pull = estimated(x_t, t, target, w_H1)
+            strength = guidance_weight(float(t[0, 0]), rtc.max_guidance_weight)
+            x_t = x_t - (velocity - strength * pull) / self.num_steps
+        return x_t
+
+    def _plain_pull(
+        self, x_t: Tensor, t: Tensor, target: Tensor, weights: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Velocity, and how far the actions it points at are from the target."""
+        velocity = self.velocity(x_t, t)
+        return velocity, (target - (x_t - t[..., None] * velocity)) * weights
+
+    def _jacobian_pull(
+        self, x_t: Tensor, t: Tensor, target: Tensor, weights: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The same error, taken back to x_t by the vector-Jacobian product of those actions."""
+        with torch.enable_grad():
+            x = x_t.detach().requires_grad_()
+            velocity = self.velocity(x, t)
+            actions = x - t[..., None] * velocity
+            error = (target - actions.detach()) * weights
+            (pull,) = torch.autograd.grad(actions, x, error)
+        return velocity.detach(), pull
+
+
+def checked_prefix(rtc: RTCConfig, previous: Tensor, shape: torch.Size, stride: int) -> int:
+    """The prefix's length, once everything about it fits."""
+    if rtc.prefix_len is None:
+        raise ConfigError("rtc_config.prefix_len: expected a number of steps, got None")
+    fits = previous.shape[0] == shape[0] and previous.shape[2] == shape[2]
+    if not fits or previous.shape[1] > shape[1]:
+        raise ConfigError(
+            f"previous: expected at most {tuple(shape)} actions, got {tuple(previous.shape)}"
+        )
+    if rtc.prefix_len > previous.shape[1]:
+        raise ConfigError(
+            f"rtc_config.prefix_len: expected at most {previous.shape[1]} (the steps left of the "
+            f"chunk before), got {rtc.prefix_len}"
+        )
+    if rtc.method == "prefix" and rtc.prefix_len % stride:
+        raise ConfigError(
+            f"rtc_config.prefix_len: expected a multiple of {stride} (actions_per_token), got "
+            f"{rtc.prefix_len}"
+        )
+    return rtc.prefix_len

@@ -71,13 +71,15 @@ class NormalizeStatesAndActions:
         state_stats = find_stats(sample, self.state_key)
         state = normalize(sample["states"], state_stats, self.norm_type, "observation.state")
         out["states"] = zero_pad(state, self.state_dim, "NormalizeStatesAndActions.state_dim")
-        out["num_state_dims"] = state.shape[-1]
+        # A PadKeyToDim before this one has counted the real dimensions already.
+        out.setdefault("num_state_dims", state.shape[-1])
         if "actions" in sample:
             stats = find_stats(sample, self.action_key)
             actions = normalize(sample["actions"], stats, self.norm_type, "action")
             padded = zero_pad(actions, self.action_dim, "NormalizeStatesAndActions.action_dim")
             out["actions"] = padded
-            out["action_dim_masks"] = np.arange(padded.shape[-1]) < actions.shape[-1]
+            real = np.asarray(sample.get("action_dim_masks", np.ones(actions.shape[-1], bool)))
+            out["action_dim_masks"] = np.arange(padded.shape[-1]) < real.sum()
         return out
 
 
@@ -103,16 +105,24 @@ class DenormalizePrivateAction:
 
 @dataclass(frozen=True, kw_only=True)
 class PadKeyToDim:
-    """Zero-pads the last axis of each key to `dim` (never tiles)."""
+    """Zero-pads the last axis of each key to `dim` (never tiles) and remembers what was real.
+
+    Padded action dimensions have no loss, and padded state dimensions are not in the prompt.
+    """
 
     keys: tuple[str, ...]
     dim: int
 
     def __call__(self, sample: Sample) -> Sample:
-        padded = {
-            k: zero_pad(sample[k], self.dim, "PadKeyToDim.dim") for k in self.keys if k in sample
-        }
-        return {**sample, **padded}
+        out = dict(sample)
+        for key in self.keys:
+            if key in sample:
+                out[key] = zero_pad(sample[key], self.dim, "PadKeyToDim.dim")
+        if "actions" in self.keys and "actions" in sample:
+            out["action_dim_masks"] = np.arange(self.dim) < sample["actions"].shape[-1]
+        if "states" in self.keys and "states" in sample:
+            out["num_state_dims"] = sample["states"].shape[-1]
+        return out
 
 
 def find_stats(sample: Sample, key: str) -> FeatureStats:

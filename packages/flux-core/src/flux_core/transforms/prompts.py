@@ -29,10 +29,22 @@ def state_bins(state: NDArray[np.float32]) -> NDArray[np.int64]:
 
 @dataclass(frozen=True, kw_only=True)
 class ParquetPrompter:
-    """The pi0 prompt: the cleaned task and a line break."""
+    """The pi0 prompt: the cleaned task and a line break.
+
+    `use_conversation` asks OpenVLA's question instead. It was FluxVLA's default in training, though
+    never on the robot; here the default is openpi's prompt on both sides.
+    """
+
+    use_conversation: bool = False
+    add_new_line: bool = True
 
     def __call__(self, sample: Sample) -> Sample:
-        return {**sample, "prompt": clean(sample["task_description"]) + "\n"}
+        task = clean(sample["task_description"])
+        if self.use_conversation:
+            prompt = f"In: What action should the robot take to {task}?\nOut:"
+        else:
+            prompt = task + "\n" * self.add_new_line
+        return {**sample, "prompt": prompt}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +70,11 @@ class PreparePromptWithState:
 
 @dataclass(frozen=True, kw_only=True)
 class ProcessPrompts:
-    """Tokenises the prompt, right-padded with 0 to `max_len`; cuts a longer one with a warning."""
+    """Tokenises the prompt, right-padded with 0 to `max_len`.
+
+    In training (the sample has `actions`) a longer prompt is an error; on the robot, where a policy
+    that answers is better than none, it is cut with a warning that shows the lost text.
+    """
 
     tokenizer: ByteTokenizer | PretrainedTokenizer
     max_len: int = 200
@@ -69,6 +85,11 @@ class ProcessPrompts:
     def process(self, sample: Sample, tokenizer: Tokenizer) -> Sample:
         """As calling it, with a tokenizer that is loaded already."""
         ids = tokenizer.encode(sample["prompt"])
+        if len(ids) > self.max_len and "actions" in sample:
+            raise DataError(
+                f"ProcessPrompts.max_len: the prompt {sample['prompt']!r} has {len(ids)} tokens, "
+                f"expected at most {self.max_len}. Raise max_len or shorten the task"
+            )
         if len(ids) > self.max_len:
             logger.warning(
                 "prompt of %d tokens cut to max_len=%d; dropped: %r",

@@ -141,7 +141,7 @@ def _manifest(policy: TrainedPolicy, io: PolicyIO, graphs: dict[str, onnx.ModelP
         state_dim=io.state_stats.dim,
         action_dim=config.action_dim,
         action_horizon=config.n_action_steps,
-        execution_horizon=inference.execute_horizon,
+        execution_horizon=inference.execution_horizon(config.n_action_steps),
         num_inference_steps=config.num_steps,
         max_prompt_tokens=io.max_prompt_tokens,
         prompt=next(iter(inference.task_descriptions.values())),
