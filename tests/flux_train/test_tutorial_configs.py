@@ -17,10 +17,10 @@ from flux_train.config import TrainConfig, read_train_config
 from flux_train.runner_config import FSDPTrainRunner
 
 GEMMA = """attention_bias=False, attention_dropout=0.0, bos_token_id=2, eos_token_id=1,
-    head_dim=256, hidden_act='gelu_pytorch_tanh', hidden_activation='gelu_pytorch_tanh', initializer_range=0.02,
-    max_position_embeddings=8192, model_type='gemma', num_attention_heads=8, num_hidden_layers=18,
-    num_key_value_heads=1, rms_norm_eps=1e-06, rope_theta=10000.0, torch_dtype='float32',
-    use_cache=True, vocab_size=257152"""
+    head_dim=256, hidden_act='gelu_pytorch_tanh', hidden_activation='gelu_pytorch_tanh',
+    initializer_range=0.02, max_position_embeddings=8192, model_type='gemma', num_attention_heads=8,
+    num_hidden_layers=18, num_key_value_heads=1, rms_norm_eps=1e-06, rope_theta=10000.0,
+    torch_dtype='float32', use_cache=True, vocab_size=257152"""
 SIGLIP = """attention_dropout=0.0, hidden_act='gelu_pytorch_tanh', hidden_size=1152, image_size=224,
     intermediate_size=4304, layer_norm_eps=1e-06, model_type='siglip_vision_model',
     num_attention_heads=16, num_channels=3, num_hidden_layers=27, patch_size=14,

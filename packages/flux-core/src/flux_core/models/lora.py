@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -107,7 +108,8 @@ def save_adapter(model: PI0FlowMatching, folder: Path) -> None:
     named = {f"base_model.model.{k}": v.detach().cpu().contiguous() for k, v in weights.items()}
     folder.mkdir(parents=True, exist_ok=True)
     save_file(named, folder / ADAPTER_FILE, metadata={"format": "pt"})
-    model.peft_config[ADAPTER].save_pretrained(str(folder))
+    configs: Any = model.peft_config
+    configs[ADAPTER].save_pretrained(str(folder))
 
 
 def load_adapter(model: PI0FlowMatching, folder: Path) -> None:
