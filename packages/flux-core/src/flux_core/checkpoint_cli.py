@@ -35,6 +35,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     convert.add_argument("file", type=Path, help="file, index of shards, or folder")
     convert.add_argument("--to", required=True, choices=FORMATS, help="whose format")
+    convert.add_argument("--pi05", action="store_true", help="turn a pi0 into a pi0.5")
     convert.add_argument("--out", required=True, type=Path, help=".safetensors file or folder")
     convert.set_defaults(handler=_convert)
     return parser
@@ -67,7 +68,7 @@ def _inspect(args: argparse.Namespace) -> int:
 
 
 def _convert(args: argparse.Namespace) -> int:
-    count = _import_pretrained().convert_checkpoint(args.file, args.to, args.out)
+    count = _import_pretrained().convert_checkpoint(args.file, args.to, args.out, pi05=args.pi05)
     if args.json:
         print_json({"out": str(args.out), "num_tensors": count})
     else:

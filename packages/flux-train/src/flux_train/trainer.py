@@ -185,7 +185,12 @@ class Trainer:
         config = self.config.model
         if config.pretrained_name_or_path is not None:
             path = Path(config.pretrained_name_or_path)
-            load_pretrained(self.model, path, adapt=config.pretrained_adapt)
+            load_pretrained(
+                self.model,
+                path,
+                adapt=config.pretrained_adapt,
+                from_pi0=config.pretrained_from_pi0,
+            )
         self._prepare_training()
 
     def resume(self, path: Path) -> None:

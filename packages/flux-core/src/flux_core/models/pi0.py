@@ -88,8 +88,9 @@ class PI0FlowMatching(nn.Module):
         `actions_per_token` is 1 in pi0 and pi0.5; a small policy has fewer tokens to work on with
         more. The action projections then have `actions_per_token * action_dim` dimensions.
         `pretrained_name_or_path` is a local checkpoint that training starts from, of any project
-        (see `pretrained.py`, also for `pretrained_adapt`). A freeze flag freezes its part, adapters
-        and all; `use_lora` trains adapters and `modules_to_save` alone (see `lora.py`).
+        (see `pretrained.py`, also for `pretrained_adapt` and `pretrained_from_pi0`). A freeze flag
+        freezes its part, adapters and all; `use_lora` trains adapters and `modules_to_save` alone
+        (see `lora.py`).
         `rtc_training_config` trains with random prefixes (see `flux_core.rtc`).
         """
 
@@ -121,6 +122,7 @@ class PI0FlowMatching(nn.Module):
         rtc_training_config: RTCTrainingConfig | None = None
         pretrained_name_or_path: str | None = None
         pretrained_adapt: Literal["slice", "reinit"] | None = None
+        pretrained_from_pi0: bool = False
 
         def __post_init__(self) -> None:
             check_dimensions(self)

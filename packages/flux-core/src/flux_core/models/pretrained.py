@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,6 +28,7 @@ from .foreign_names import (
     recognise,
 )
 from .pi0 import PI0FlowMatching
+from .pi0_to_pi05 import pi05_from_pi0
 from .weight_files import StoredTensor, WeightFile, open_weights
 
 Adapt = Literal["slice", "reinit"]
@@ -94,6 +95,19 @@ def open_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(file=file, form=form, tensors=tensors, unknown=tuple(sorted(unknown)))
 
 
+def as_pi05(checkpoint: Checkpoint) -> Checkpoint:
+    """A pi0 checkpoint as a pi0.5's (see `pi0_to_pi05.py`).
+
+    Raises:
+        CheckpointError: it is no pi0.
+    """
+    if checkpoint.model != "pi0":
+        raise CheckpointError(
+            f"{checkpoint.file.path}: expected a pi0 to turn into a pi0.5, got a {checkpoint.model}"
+        )
+    return replace(checkpoint, tensors=pi05_from_pi0(checkpoint.tensors))
+
+
 def _check_tied(file: WeightFile, name: str, copy: str) -> None:
     first, second = file.tensors[name], file.tensors[copy]
     if first.shape != second.shape or not torch.equal(first.read(), second.read()):
@@ -154,6 +168,7 @@ def load_pretrained(
     path: Path,
     *,
     adapt: Adapt | None = None,
+    from_pi0: bool = False,
 ) -> list[str]:
     """Fills `model` from anybody's checkpoint, one tensor at a time.
 
@@ -165,6 +180,7 @@ def load_pretrained(
         path: file, index or folder.
         adapt: what to do with projections of another robot's width: `slice` takes the first
             dimensions, `reinit` leaves the network's own values.
+        from_pi0: the file is a pi0 that a pi0.5 starts from.
 
     Returns:
         Names of the weights that keep the values they had.
@@ -173,6 +189,8 @@ def load_pretrained(
         CheckpointError: a weight is missing, left over or of another shape; the first is named.
     """
     checkpoint = open_checkpoint(path)
+    if from_pi0:
+        checkpoint = as_pi05(checkpoint)
     fit = compare(checkpoint, model)
     kept = [name for name in fit.missing if _may_be_missing(name, checkpoint)]
     _require_fit(checkpoint, fit, kept, adapt)
@@ -210,9 +228,11 @@ def _require_fit(checkpoint: Checkpoint, fit: Fit, kept: list[str], adapt: Adapt
         hint = ". Say adapt='slice' or adapt='reinit'" if name in ROBOT_DIMENSION else ""
         problems.append(f"{name}: expected shape {expected}, got {found}{hint}")
     if problems:
+        is_pi0_for_pi05 = checkpoint.model == "pi0" and "time_mlp_in.projector.bias" in missing
+        hint = ". To start a pi0.5 from a pi0, say from_pi0=True" if is_pi0_for_pi05 else ""
         raise CheckpointError(
             f"{path} ({checkpoint.form}, {checkpoint.model}): {len(problems)} weights do not fit "
-            f"the config's network; first: {problems[0]}"
+            f"the config's network; first: {problems[0]}{hint}"
         )
 
 
@@ -242,7 +262,7 @@ def _fill(model: nn.Module, name: str, value: Tensor, old: Tensor) -> None:
         module.register_buffer(leaf, real)
 
 
-def convert_checkpoint(path: Path, to: Format, out: Path) -> int:
+def convert_checkpoint(path: Path, to: Format, out: Path, *, pi05: bool = False) -> int:
     """Rewrites a checkpoint under another project's names; returns the number of tensors.
 
     Weights alone: a `config.json` that the other project wants beside them is not made. What nobody
@@ -253,8 +273,9 @@ def convert_checkpoint(path: Path, to: Format, out: Path) -> int:
         path: file, index or folder.
         to: whose names.
         out: a `.safetensors` file, or a folder that gets `model.safetensors`.
+        pi05: turn a pi0 into a pi0.5 on the way.
     """
-    checkpoint = open_checkpoint(path)
+    checkpoint = as_pi05(open_checkpoint(path)) if pi05 else open_checkpoint(path)
     if checkpoint.unknown:
         raise CheckpointError(
             f"{path}: {len(checkpoint.unknown)} tensors are not known, and would be lost; "
