@@ -117,14 +117,16 @@ class GemmaProjections(nn.Module):
         self.k_proj = nn.Linear(width, config.num_key_value_heads * config.head_dim, bias=False)
         self.v_proj = nn.Linear(width, config.num_key_value_heads * config.head_dim, bias=False)
         self.o_proj = nn.Linear(heads * config.head_dim, width, bias=False)
+        # In place of the first three, once `packing.pack_qkv` has been there.
+        self.packed: nn.Module | None = None
 
     def forward(self, x_BTW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Returns queries, keys and values, each (B, heads, T, D)."""
-        return (
-            self._split_heads(self.q_proj(x_BTW)),
-            self._split_heads(self.k_proj(x_BTW)),
-            self._split_heads(self.v_proj(x_BTW)),
-        )
+        if self.packed is not None:
+            queries, keys, values = self.packed(x_BTW)
+        else:
+            queries, keys, values = self.q_proj(x_BTW), self.k_proj(x_BTW), self.v_proj(x_BTW)
+        return self._split_heads(queries), self._split_heads(keys), self._split_heads(values)
 
     def _split_heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)

@@ -27,6 +27,7 @@ from .foreign_names import (
     our_names,
     recognise,
 )
+from .packing import pack_qkv
 from .pi0 import PI0FlowMatching
 from .pi0_to_pi05 import pi05_from_pi0
 from .weight_files import StoredTensor, WeightFile, open_weights
@@ -169,6 +170,7 @@ def load_pretrained(
     *,
     adapt: Adapt | None = None,
     from_pi0: bool = False,
+    packed: bool = False,
 ) -> list[str]:
     """Fills `model` from anybody's checkpoint, one tensor at a time.
 
@@ -181,6 +183,7 @@ def load_pretrained(
         adapt: what to do with projections of another robot's width: `slice` takes the first
             dimensions, `reinit` leaves the network's own values.
         from_pi0: the file is a pi0 that a pi0.5 starts from.
+        packed: make one matrix of each layer's query, key and value projections, for inference.
 
     Returns:
         Names of the weights that keep the values they had.
@@ -210,6 +213,8 @@ def load_pretrained(
             f"{path}: {lost[0]} would have no values: the file does not fill it and the network "
             "was built on the meta device. Build it on a real device"
         )
+    if packed:
+        pack_qkv(model)
     return sorted(kept)
 
 

@@ -101,7 +101,7 @@ class _EncoderLayer(nn.Module):
     def __init__(self, vision: SigLIPVisionConfig) -> None:
         super().__init__()
         self.layer_norm1 = nn.LayerNorm(vision.hidden_size, eps=vision.layer_norm_eps)
-        self.self_attn = _SelfAttention(vision)
+        self.self_attn = SelfAttention(vision)
         self.layer_norm2 = nn.LayerNorm(vision.hidden_size, eps=vision.layer_norm_eps)
         self.mlp = nn.ModuleDict(
             {
@@ -116,7 +116,9 @@ class _EncoderLayer(nn.Module):
         return x + self.mlp["fc2"](hidden)
 
 
-class _SelfAttention(nn.Module):
+class SelfAttention(nn.Module):
+    """Full attention over the patches of an image."""
+
     def __init__(self, vision: SigLIPVisionConfig) -> None:
         super().__init__()
         width = vision.hidden_size
@@ -125,11 +127,15 @@ class _SelfAttention(nn.Module):
         self.k_proj = nn.Linear(width, width)
         self.v_proj = nn.Linear(width, width)
         self.out_proj = nn.Linear(width, width)
+        # In place of the first three, once `packing.pack_qkv` has been there.
+        self.packed: nn.Module | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = (
-            projection(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-            for projection in (self.q_proj, self.k_proj, self.v_proj)
-        )
+        """(B, T, width) -> the same."""
+        if self.packed is not None:
+            projected = self.packed(x)
+        else:
+            projected = self.q_proj(x), self.k_proj(x), self.v_proj(x)
+        q, k, v = (part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in projected)
         mixed = functional.scaled_dot_product_attention(q, k, v)
         return self.out_proj(mixed.transpose(1, 2).flatten(2))
