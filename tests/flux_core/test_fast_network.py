@@ -1,4 +1,4 @@
-"""The network's fast paths: packed projections, one compiled graph, steps that share their masks."""
+"""The network's fast paths: packed projections, compiled graphs, masks that steps share."""
 
 from __future__ import annotations
 

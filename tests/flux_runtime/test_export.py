@@ -137,7 +137,7 @@ def test_the_time_embedding_table_is_the_embedding_itself() -> None:
 
 def test_a_step_of_the_denoise_graph_leaves_finished_positions_alone(checkpoint: Path) -> None:
     policy = load_policy(checkpoint)
-    graph = DenoiseGraph(policy.model, 10)
+    graph = DenoiseGraph(policy.model, 10, action_dims=14)
     config = policy.model.config
     x_t = torch.randn(1, config.n_action_steps, config.action_dim)
     t = torch.full((1, config.n_action_steps), 0.3)

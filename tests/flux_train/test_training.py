@@ -14,6 +14,8 @@ from scipy import stats
 from flux_core.errors import CheckpointError
 from flux_core.models import sample_time
 from flux_core.models.checkpoint_file import load_checkpoint
+from flux_core.models.lora import apply_lora, load_adapter, merged_weights
+from flux_core.models.pretrained import load_pretrained
 from flux_train.cli import main
 from flux_train.config import read_train_config
 from flux_train.optimization import learning_rate_at
@@ -54,11 +56,20 @@ def test_the_written_config_trains_to_the_same_losses(tiny_run: Path, tmp_path: 
     assert losses(tmp_path / "again") == losses(tiny_run)
 
 
+LORA = [
+    "model.use_lora=true",
+    "model.lora_rank=2",
+    "model.lora_dropout=0.1",
+    "model.modules_to_save=['action_in_proj','action_out_proj']",
+]
+
+
+@pytest.mark.parametrize("more", [[], LORA], ids=["full", "lora"])
 def test_a_resumed_run_gives_the_losses_of_an_uninterrupted_one(
-    tmp_path: Path, tiny_options: list[str]
+    tmp_path: Path, tiny_options: list[str], more: list[str]
 ) -> None:
     # Large batches, so that an epoch of 150 samples is three steps.
-    options = [*tiny_options, "train_dataloader.per_device_batch_size=50"]
+    options = [*tiny_options, *more, "train_dataloader.per_device_batch_size=50"]
     thin = [*options, "runner.lr_scheduler_type=constant", "runner.ema_decay=0.9"]
     whole = [*thin, "runner.max_steps=none", "runner.max_epochs=2"]
     assert train(tmp_path / "whole", whole) == 0
@@ -70,6 +81,28 @@ def test_a_resumed_run_gives_the_losses_of_an_uninterrupted_one(
     states = [load_checkpoint(tmp_path / d / "checkpoint_epoch_2.pt") for d in ("whole", "parts")]
     for name, value in states[0]["ema"].items():
         assert torch.equal(value, states[1]["ema"][name]), name
+
+
+def test_a_lora_run_leaves_merged_weights_and_the_adapter(
+    tmp_path: Path, tiny_options: list[str], tiny_run: Path
+) -> None:
+    work_dir = tmp_path / "lora"
+    options = [*tiny_options, *LORA, "runner.ema_decay=0"]
+    options.append(f"model.pretrained_name_or_path={tiny_run / 'checkpoint_epoch_1.safetensors'}")
+    assert train(work_dir, options) == 0
+    merged = load_file(work_dir / "checkpoint_epoch_1.safetensors")
+    config, _ = read_train_config(Path(SMALL), options)
+    plain = config.model.build()
+    plain.load_state_dict(merged)
+    start = load_file(tiny_run / "checkpoint_epoch_1.safetensors")
+    changed = {name.split(".")[0] for name, value in merged.items() if not value.equal(start[name])}
+    assert changed == {"llm_backbone", "llm_expert", "action_in_proj", "action_out_proj"}
+    model = config.model.build()
+    load_pretrained(model, tiny_run / "checkpoint_epoch_1.safetensors")
+    apply_lora(model)
+    load_adapter(model, work_dir / "checkpoint_epoch_1_adapter")
+    for name, value in merged_weights(model.state_dict(), config.model).items():
+        assert torch.equal(value, merged[name]), name
 
 
 def test_dry_run_writes_nothing(tmp_path: Path, tiny_options: list[str]) -> None:

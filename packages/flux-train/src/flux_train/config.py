@@ -11,7 +11,7 @@ from typing import Any
 from flux_core.config import bind, load_config
 from flux_core.errors import ConfigError
 from flux_core.inference import InferenceRunner
-from flux_core.models import PI0FlowMatching
+from flux_core.models import PI0FlowMatching, SigLIPViTBackbone
 from flux_core.tokenizers import PretrainedTokenizer
 from flux_core.transforms import (
     NormalizeImages,
@@ -103,6 +103,13 @@ def _check_transforms(model: PI0FlowMatching.Config, transforms: Sequence[Any], 
                     f"{where}: NormalizeStatesAndActions pads actions to {dim}, but "
                     f"model.action_in_proj.in_dim is {model.action_dim}"
                 )
+    is_siglip = isinstance(model.vision_backbone, SigLIPViTBackbone.Config)
+    if is_siglip and any(isinstance(t, NormalizeImages) for t in transforms):
+        logger.warning(
+            "%s: NormalizeImages gives pixels outside [-1, 1], the range that SigLIP and openpi's "
+            "checkpoints were trained on; SimpleNormalizeImages gives that",
+            where,
+        )
     if not any(isinstance(t, SimpleNormalizeImages | NormalizeImages) for t in transforms):
         raise ConfigError(f"{where}: no SimpleNormalizeImages or NormalizeImages in the transforms")
 

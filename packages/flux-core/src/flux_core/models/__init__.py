@@ -5,7 +5,13 @@ from .gemma import ConditionGemmaModel
 from .layers import LinearProjector
 from .pi0 import PI0FlowMatching, PrefixCache
 from .pi05 import PI05FlowMatching
-from .sampling import FlowLoss, flow_matching_loss, sample_actions, sample_time
+from .sampling import (
+    FlowLoss,
+    flow_matching_loss,
+    padding_to_zero,
+    sample_actions,
+    sample_time,
+)
 from .siglip import SigLIPVisionConfig, SigLIPViTBackbone
 
 __all__ = [
@@ -19,6 +25,7 @@ __all__ = [
     "SigLIPViTBackbone",
     "SigLIPVisionConfig",
     "flow_matching_loss",
+    "padding_to_zero",
     "sample_actions",
     "sample_time",
 ]

@@ -134,6 +134,7 @@ def sample_actions(
     *,
     rtc: RTCConfig | None = None,
     previous: Tensor | None = None,
+    action_dims: int | None = None,
 ) -> Tensor:
     """Integrates the velocity from noise (t = 1) to actions (t = 0) in `num_steps` Euler steps.
 
@@ -147,6 +148,8 @@ def sample_actions(
             tied, and the answer is the same to the last bit.
         previous: (B, K, A) normalised, K <= H: what the chunk before says for this one's first K
             steps.
+        action_dims: the dimensions that training supervised (default: the config's
+            `loss_action_dim`); those behind them are padding, and come out as 0.
 
     Returns:
         (B, H, A) float32 normalised actions.
@@ -155,7 +158,8 @@ def sample_actions(
         ConfigError: a prefix that is longer than `previous` or cuts a token in two.
     """
     steps = num_steps or model.config.num_steps
-    flow = EulerFlow(model, state, cache, noise.shape[1], steps)
+    action_dims = action_dims or model.config.loss_action_dim or noise.shape[2]
+    flow = EulerFlow(model, state, cache, noise.shape[1], steps, action_dims)
     if rtc is None or not rtc.enabled or previous is None or rtc.prefix_len == 0:
         return flow.integrate(noise)
     prefix_len = checked_prefix(rtc, previous, noise.shape, model.config.actions_per_token)
@@ -174,14 +178,16 @@ class EulerFlow:
         cache: PrefixCache,
         horizon: int,
         num_steps: int,
+        action_dims: int,
     ) -> None:
         self.model, self.state, self.cache = model, state, cache
-        self.num_steps = num_steps
+        self.num_steps, self.action_dims = num_steps, action_dims
         self.context = model.suffix_context(cache, horizon)
 
     def velocity(self, x_t: Tensor, t: Tensor) -> Tensor:
         """The network's, at per-position times (B, H)."""
-        return self.model.denoise(self.state, x_t, t, self.cache, self.context)
+        velocity = self.model.denoise(self.state, x_t, t, self.cache, self.context)
+        return padding_to_zero(velocity, x_t, t, self.action_dims)
 
     def times(self, like: Tensor) -> Iterator[Tensor]:
         """1, 1 - 1/N, ..., 1/N as (B, H): from an integer, so that no rounding error gathers."""
@@ -241,6 +247,20 @@ class EulerFlow:
             error = (target - actions.detach()) * weights
             (pull,) = torch.autograd.grad(actions, x, error)
         return velocity.detach(), pull
+
+
+def padding_to_zero(velocity: Tensor, x_t: Tensor, t: Tensor, action_dims: int) -> Tensor:
+    """Puts in, for the dimensions from `action_dims` on, the velocity of actions that are zero.
+
+    In training these dimensions of x_t were t * noise, and the network's velocity there had no
+    loss: integrated, it would lead x_t to where the network has never been. With data at zero the
+    velocity is the noise itself, x_t / t.
+    """
+    if action_dims >= x_t.shape[-1]:
+        return velocity
+    # A known prefix is at t = 0, and so is its padding: 0 / tiny stays 0.
+    time = t[..., None].clamp(min=torch.finfo(torch.float32).tiny)
+    return torch.cat((velocity[..., :action_dims], x_t[..., action_dims:] / time), dim=-1)
 
 
 def checked_prefix(rtc: RTCConfig, previous: Tensor, shape: torch.Size, stride: int) -> int:

@@ -47,7 +47,9 @@ def reference_outputs(
     outputs = prefix(*(tensors[name] for name in names))
     cache = PrefixCache(outputs[1::2], outputs[2::2], outputs[0])
     noise, state = tensors["noise"], tensors.get("state")
-    actions = sample_actions(policy.model, state, cache, noise, denoise.num_steps)
+    actions = sample_actions(
+        policy.model, state, cache, noise, denoise.num_steps, action_dims=denoise.action_dims
+    )
     first, _ = denoise(state, noise, torch.ones(noise.shape[:2]), *outputs)
     stages = dict(zip(cache_names(len(cache.keys)), outputs, strict=True))
     return {

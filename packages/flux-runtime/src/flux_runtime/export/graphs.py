@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from flux_core.models import PI0FlowMatching, PrefixCache
+from flux_core.models import PI0FlowMatching, PrefixCache, padding_to_zero
 
 
 class TimeEmbeddingTable(nn.Module):
@@ -56,13 +56,14 @@ class DenoiseGraph(nn.Module):
     """One Euler step: velocity and update in one graph, time per position.
 
     `t_next` is rounded to a multiple of 1 / N, so that no error gathers over the steps; a position
-    already at t = 0 stays where it is.
+    already at t = 0 stays where it is. Dimensions from `action_dims` on are padding (see
+    `padding_to_zero`).
     """
 
-    def __init__(self, model: PI0FlowMatching, num_steps: int) -> None:
+    def __init__(self, model: PI0FlowMatching, num_steps: int, action_dims: int) -> None:
         super().__init__()
         self.model = model
-        self.num_steps = num_steps
+        self.num_steps, self.action_dims = num_steps, action_dims
 
     def forward(
         self, state: Tensor | None, x_t: Tensor, t: Tensor, pad_masks: Tensor, *cache: Tensor
@@ -71,6 +72,7 @@ class DenoiseGraph(nn.Module):
         velocity = self.model.denoise(
             state, x_t, t, PrefixCache(cache[0::2], cache[1::2], pad_masks)
         )
+        velocity = padding_to_zero(velocity, x_t, t, self.action_dims)
         t_next = ((t * self.num_steps - 1.0).round() / self.num_steps).clamp(min=0.0)
         return x_t + (t_next - t)[..., None] * velocity, t_next
 

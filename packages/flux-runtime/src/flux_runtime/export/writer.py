@@ -75,7 +75,7 @@ def _write_files(
     scale, offset = io.image_affine
     model.time_embedding = TimeEmbeddingTable(model.time_embedding, config.num_steps)
     prefix = PrefixGraph(model, torch.from_numpy(scale), torch.from_numpy(offset))
-    denoise = DenoiseGraph(model, config.num_steps)
+    denoise = DenoiseGraph(model, config.num_steps, action_dims=len(io.scale))
     inputs = golden_inputs(policy, io)
     reference = reference_outputs(policy, prefix, denoise, inputs)
 
