@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from scipy import stats
 
 from flux_core.errors import CheckpointError
@@ -66,10 +66,14 @@ LORA = [
 
 @pytest.mark.parametrize("more", [[], LORA], ids=["full", "lora"])
 def test_a_resumed_run_gives_the_losses_of_an_uninterrupted_one(
-    tmp_path: Path, tiny_options: list[str], more: list[str]
+    tmp_path: Path, tiny_options: list[str], tiny_run: Path, more: list[str]
 ) -> None:
+    # From random weights, whose gates let adapters and dropout reach the loss.
+    random = {k: torch.randn_like(v) * 0.2 for k, v in load_file(_weights_of(tiny_run)).items()}
+    save_file(random, tmp_path / "random.safetensors")
     # Large batches, so that an epoch of 150 samples is three steps.
     options = [*tiny_options, *more, "train_dataloader.per_device_batch_size=50"]
+    options.append(f"model.pretrained_name_or_path={tmp_path / 'random.safetensors'}")
     thin = [*options, "runner.lr_scheduler_type=constant", "runner.ema_decay=0.9"]
     whole = [*thin, "runner.max_steps=none", "runner.max_epochs=2"]
     assert train(tmp_path / "whole", whole) == 0
@@ -81,6 +85,10 @@ def test_a_resumed_run_gives_the_losses_of_an_uninterrupted_one(
     states = [load_checkpoint(tmp_path / d / "checkpoint_epoch_2.pt") for d in ("whole", "parts")]
     for name, value in states[0]["ema"].items():
         assert torch.equal(value, states[1]["ema"][name]), name
+
+
+def _weights_of(work_dir: Path) -> Path:
+    return work_dir / "checkpoint_epoch_1.safetensors"
 
 
 def test_a_lora_run_leaves_merged_weights_and_the_adapter(

@@ -170,6 +170,8 @@ class Trainer:
             "ema": self.average.weights if self.average is not None else None,
             "optimizer": self.optimizer.state_dict(),
             "generator": self.generator.get_state(),
+            # Dropout draws from torch's own generators.
+            "dropout_rng": _dropout_rng(),
             "global_step": self.step,
             "epoch": self.epoch,
             "config": unbind(self.config),
@@ -212,6 +214,7 @@ class Trainer:
         load_weights(self.model, state["model"], str(path))
         self.optimizer.load_state_dict(state["optimizer"])
         self.generator.set_state(state["generator"])
+        _set_dropout_rng(state.get("dropout_rng"))
         if self.average is not None and state["ema"] is not None:
             self.average.weights = {k: v.to(self.device) for k, v in state["ema"].items()}
         self.step, self.epoch = state["global_step"], state["epoch"]
@@ -252,6 +255,21 @@ class Trainer:
         groups = self.config.train_dataloader.dataset.groups().values()
         transforms = [t for group in groups for dataset in group for t in dataset.transforms]
         return [t for t in transforms if isinstance(t, ProcessPrompts)][:1]
+
+
+def _dropout_rng() -> dict[str, torch.Tensor]:
+    states = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states["cuda"] = torch.cuda.get_rng_state()
+    return states
+
+
+def _set_dropout_rng(states: dict[str, torch.Tensor] | None) -> None:
+    if states is None:  # a checkpoint from before dropout was possible
+        return
+    torch.set_rng_state(states["cpu"])
+    if "cuda" in states and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states["cuda"])
 
 
 def check_available(runner: TrainRunner) -> None:
