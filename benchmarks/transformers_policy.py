@@ -293,6 +293,8 @@ def _gemma(ours: PI0FlowMatching, part: str) -> GemmaModel:
         head_dim=sizes.head_dim,
         rms_norm_eps=sizes.rms_norm_eps,
         pad_token_id=0,
+        bos_token_id=None,
+        eos_token_id=None,
         attn_implementation="eager",
     )
     with torch.device("meta"):
