@@ -85,6 +85,36 @@ def test_lerobot_to_openpi_is_what_openpi_wrote(
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_names_of_lerobot_before_0_4_are_read(
+    kind: str, shared_data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = load_file(shared_data / "parity" / f"{kind}_lerobot_pretrained" / "model.safetensors")
+    old: dict[str, torch.Tensor] = {}
+    vlm = "model.paligemma_with_expert.paligemma"
+    for name, value in now.items():
+        for new, before in (
+            (f"{vlm}.model.vision_tower.", f"{vlm}.vision_tower."),
+            (f"{vlm}.model.multi_modal_projector.", f"{vlm}.multi_modal_projector."),
+            (f"{vlm}.model.language_model.", f"{vlm}.language_model.model."),
+            (f"{vlm}.lm_head.", f"{vlm}.language_model.lm_head."),
+        ):
+            if name.startswith(new):
+                name = name.replace(new, before)
+                break
+        if not name.endswith("language_model.model.embed_tokens.weight"):
+            old[name] = value
+    old["normalize_inputs.buffer_observation_state.mean"] = torch.zeros(14)
+    save_file(old, tmp_path / "old.safetensors")
+    found = open_checkpoint(tmp_path / "old.safetensors")
+    again = open_checkpoint(shared_data / "parity" / f"{kind}_lerobot_pretrained")
+    assert found.form == "lerobot" and not found.unknown
+    assert "1 statistics of LeRobot's training data are left out" in caplog.text
+    assert found.tensors.keys() == again.tensors.keys()
+    for name, tensor in found.tensors.items():
+        assert torch.equal(tensor.read(), again.tensors[name].read()), name
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_real_size_is_openpis_to_the_last_name_and_shape(kind: str, shared_data: Path) -> None:
     stored = json.loads((shared_data / "parity" / f"full_{kind}_keys_openpi.json").read_text())
     found, unknown = our_names(list(stored), "openpi")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Mapping
 from typing import Literal, get_args
 
 from ..errors import CheckpointError
+
+logger = logging.getLogger("flux.checkpoint")
 
 Format = Literal["openpi", "lerobot", "fluxvla", "huggingface", "flux"]
 FORMATS: tuple[Format, ...] = get_args(Format)
@@ -15,7 +18,7 @@ EXPERT = "paligemma_with_expert.gemma_expert"
 EMBEDDING = "llm_backbone.embed_tokens.weight"
 VLM_PARTS = ("vision_backbone.", "projector.", "llm_backbone.")
 
-# Our prefix, openpi's. The first that fits counts.
+# Our prefix, openpi's. The first that fits counts, and is the one we write.
 OPENPI = (
     ("vision_backbone.vision.", f"{VLM}.model.vision_tower."),
     ("projector.projector.", f"{VLM}.model.multi_modal_projector.linear."),
@@ -29,6 +32,11 @@ OPENPI = (
     ("action_time_mlp_out.projector.", "action_time_mlp_out."),
     ("time_mlp_in.projector.", "time_mlp_in."),
     ("time_mlp_out.projector.", "time_mlp_out."),
+    # As LeRobot wrote them up to 0.3.3, with the module names of transformers before 4.52.
+    ("vision_backbone.vision.", f"{VLM}.vision_tower."),
+    ("projector.projector.", f"{VLM}.multi_modal_projector.linear."),
+    ("llm_backbone.embed_tokens.", f"{VLM}.language_model.lm_head."),
+    ("llm_backbone.", f"{VLM}.language_model.model."),
 )
 # PaliGemma as the hub has it, and as versions of transformers have written it since. Of several
 # names the first is the one we write.
@@ -56,6 +64,10 @@ UNUSED = {
     "fluxvla": ("llm_expert.embed_tokens.weight",),
     "flux": (f"unused.{EXPERT}.lm_head.weight",),
 }
+
+
+# LeRobot up to 0.3.3 kept the statistics of its training data among the weights.
+STATISTICS = ("normalize_inputs.", "normalize_targets.", "unnormalize_outputs.")
 
 
 def recognise(names: Collection[str], *, is_ours: bool, where: str) -> Format:
@@ -120,6 +132,15 @@ def our_names(names: Collection[str], form: Format) -> tuple[dict[str, str], lis
     skipped = {*TIED.get(form, ()), *UNUSED.get(form, ())}
     found: dict[str, str] = {}
     unknown: list[str] = []
+    statistics = [name for name in names if form == "lerobot" and name.startswith(STATISTICS)]
+    if statistics:
+        logger.warning(
+            "%d statistics of LeRobot's training data are left out (%s, ...): flux computes its "
+            "own from the dataset",
+            len(statistics),
+            statistics[0],
+        )
+    skipped |= set(statistics)
     for name in names:
         ours = None if name in skipped else to_ours(name, form)
         if ours is not None:
