@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
 from scipy.stats import chisquare
+from torch import nn
 
 from flux_core.config import bind
 from flux_core.errors import ConfigError
@@ -248,3 +254,52 @@ def test_a_prefix_that_does_not_fit_is_refused(
 def test_impossible_settings_are_refused(kind: Any, settings: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         bind(kind, settings, "rtc_config")
+
+
+class Formula(nn.Module):
+    """The velocity that LeRobot's guided answers were made with; see tests/golden."""
+
+    def __init__(self, golden: dict[str, torch.Tensor]) -> None:
+        super().__init__()
+        self.golden = golden
+        self.config = SimpleNamespace(num_steps=10, loss_action_dim=None, actions_per_token=1)
+
+    def suffix_context(self, cache: object, horizon: int) -> None:
+        """Nothing to prepare."""
+
+    def denoise(self, state: object, x: torch.Tensor, t: torch.Tensor, *more: object) -> Any:
+        mixed = self.golden["mix"] @ x @ self.golden["w_in"]
+        return torch.tanh(mixed + t[..., None]) @ self.golden["w_out"]
+
+
+@pytest.fixture(scope="module")
+def lerobot(repo_root: Path) -> tuple[dict[str, torch.Tensor], list[list[float]]]:
+    path = repo_root / "tests" / "golden" / "rtc_lerobot.safetensors"
+    with safe_open(path, "pt") as file:
+        return load_file(path), json.loads(file.metadata()["cases"])
+
+
+@pytest.mark.parametrize("schedule", ["linear", "exp", "ones", "zeros"])
+@pytest.mark.parametrize("case", range(5))
+@pytest.mark.parametrize("use_vjp", [False, True])
+def test_guidance_is_lerobots(lerobot, schedule: Any, case: int, use_vjp: bool) -> None:
+    golden, cases = lerobot
+    delay, horizon, left, weight = cases[case]
+    end = int(min(horizon, left))
+    key = f"{schedule}.{case}"
+    weights = prefix_weights(int(delay), end, 16, schedule)
+    np.testing.assert_allclose(weights, golden[f"{key}.weights"].numpy(), atol=1e-6)
+    rtc = RTCConfig(
+        method="guidance",
+        prefix_len=int(delay),
+        decay_end=end,
+        schedule=schedule,
+        max_guidance_weight=weight,
+        use_vjp=use_vjp,
+    )
+    model: Any = Formula(golden)
+    previous = golden["previous"][:, : int(left)]
+    cache: Any = None
+    found = sample_actions(model, None, cache, golden["noise"], 10, rtc=rtc, previous=previous)
+    expected = golden[f"{key}.actions_vjp" if use_vjp else f"{key}.actions"]
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
