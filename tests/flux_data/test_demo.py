@@ -26,7 +26,7 @@ from flux_data.demo.transfer_cube import (
     plan_actions,
     run_script,
 )
-from flux_data.lerobot_v21 import LeRobotV21
+from flux_data.lerobot import open_lerobot
 
 pytestmark = pytest.mark.skipif(
     not all(find_spec(name) for name in ("mujoco", "gym_aloha")),
@@ -126,7 +126,7 @@ def test_noise_has_the_asked_size_and_spares_the_grippers() -> None:
 
 
 def test_a_recorded_episode_replays(dataset: Path, sim: AlohaSim) -> None:
-    source = LeRobotV21(dataset)
+    source = open_lerobot(dataset)
     columns = source.columns(["observation.state", "action", "episode_index"])
     seeds = json.loads((dataset / "meta" / "demo.json").read_text())["seeds"]
     for index, seed in enumerate(seeds):
@@ -138,9 +138,9 @@ def test_a_recorded_episode_replays(dataset: Path, sim: AlohaSim) -> None:
 
 
 def test_an_image_is_what_was_seen_before_the_action(dataset: Path) -> None:
-    source = LeRobotV21(dataset)
+    source = open_lerobot(dataset)
     seed = json.loads((dataset / "meta" / "demo.json").read_text())["seeds"][0]
-    path = source.video_path("observation.images.cam_left_wrist", 0)
+    path = source.video("observation.images.cam_left_wrist", 0).path
     with av.open(str(path)) as video:
         decoded = [frame.to_ndarray(format="rgb24").astype(int) for frame in video.decode(video=0)]
     step = 50  # the left wrist is turning: neighbouring frames differ

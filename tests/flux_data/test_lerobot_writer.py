@@ -13,7 +13,7 @@ import pytest
 
 from flux_core.errors import DataError
 from flux_core.robots import robot_spec
-from flux_data.lerobot_v21 import LeRobotV21
+from flux_data.lerobot import open_lerobot
 from flux_data.lerobot_writer import EpisodeWriter, ImageStats, Layout, write_metadata
 from flux_data.video_writer import VideoWriter
 
@@ -108,7 +108,7 @@ def test_episodes_and_tasks_have_the_keys_of_real_ones(written: Path, real: Path
 
 
 def test_counters_run_on_over_the_episodes(written: Path) -> None:
-    columns = LeRobotV21(written).columns(["index", "frame_index", "episode_index", "timestamp"])
+    columns = open_lerobot(written).columns(["index", "frame_index", "episode_index", "timestamp"])
     np.testing.assert_array_equal(columns["index"], np.arange(sum(LENGTHS)))
     frames = np.concatenate([np.arange(length) for length in LENGTHS])
     np.testing.assert_array_equal(columns["frame_index"], frames)
@@ -123,17 +123,17 @@ def test_the_totals_are_counted(written: Path) -> None:
 
 
 def test_frame_times_are_exact(written: Path) -> None:
-    source = LeRobotV21(written)
+    source = open_lerobot(written)
     for index, length in enumerate(LENGTHS):
         for key in source.video_keys:
-            with av.open(str(source.video_path(key, index))) as video:
+            with av.open(str(source.video(key, index).path)) as video:
                 times = [frame.pts * frame.time_base for frame in video.decode(video=0)]
             assert [time * 50 for time in times] == list(range(length))
 
 
 def test_every_second_frame_is_a_keyframe_and_order_is_kept(written: Path) -> None:
-    source = LeRobotV21(written)
-    with av.open(str(source.video_path(source.video_keys[0], 0))) as video:
+    source = open_lerobot(written)
+    with av.open(str(source.video(source.video_keys[0], 0).path)) as video:
         packets = [packet for packet in video.demux(video=0) if packet.size]
     assert [packet.is_keyframe for packet in packets] == [i % 2 == 0 for i in range(7)]
     assert all(packet.pts == packet.dts for packet in packets)

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 from flux_core.errors import DataError
 from flux_core.transforms import RelativeActions
 from flux_data.collate import DictCollator
-from flux_data.lerobot_v21 import LeRobotV21
+from flux_data.lerobot import open_lerobot
 from flux_data.parquet_dataset import ParquetDataset
 from flux_data.process_inputs import ProcessParquetInputs
 from flux_data.repeating_dataset import DistributedRepeatingDataset, EpochBatches
@@ -27,9 +27,11 @@ def v21(shared_data: Path) -> Path:
     return shared_data / "lerobot" / "v21"
 
 
-@pytest.fixture(scope="module")
-def lerobot(shared_data: Path) -> dict[str, np.ndarray]:
-    return load_file(shared_data / "lerobot" / "dataset_v21_pyav.safetensors")
+@pytest.fixture(scope="module", params=["v21", "v30c"])
+def lerobot(request: pytest.FixtureRequest, shared_data: Path) -> tuple[Path, dict]:
+    """A dataset and what the real LeRobotDataset returns for it."""
+    folder = shared_data / "lerobot"
+    return folder / request.param, load_file(folder / f"dataset_{request.param}_pyav.safetensors")
 
 
 def dataset_config(root: Path, **settings: object) -> ParquetDataset.Config:
@@ -49,8 +51,9 @@ def barcode(image: np.ndarray) -> int:
     return int(sum(int(bit) << i for i, bit in enumerate(centres > 127)))
 
 
-def test_samples_equal_lerobots(v21: Path, lerobot: dict) -> None:
-    dataset = dataset_config(v21).build()
+def test_samples_equal_lerobots(lerobot: tuple[Path, dict]) -> None:
+    root, lerobot = lerobot
+    dataset = dataset_config(root).build()
     for row, index in enumerate(lerobot["index"]):
         sample = dataset[int(index)]
         np.testing.assert_array_equal(sample["states"], lerobot["observation.state"][row])
@@ -63,18 +66,18 @@ def test_samples_equal_lerobots(v21: Path, lerobot: dict) -> None:
 
 
 def test_every_decoded_frame_is_the_right_frame(v21: Path) -> None:
-    source = LeRobotV21(v21)
+    source = open_lerobot(v21)
     reader = VideoReader(max_open=4)
-    order = np.random.default_rng(0).permutation(len(source.episodes) * 150)[:120]
+    order = np.random.default_rng(0).permutation(source.num_episodes * 150)[:120]
     for number, camera in ((int(n), int(n) % 3) for n in order):
         episode, frame = divmod(number, 150)
-        path = source.video_path(f"observation.images.{CAMERAS[camera]}", episode)
+        path = source.video(f"observation.images.{CAMERAS[camera]}", episode).path
         image = reader.frame(path, frame / source.fps, 0.5 / source.fps)
         assert barcode(image) == (episode << 10) | (frame << 2) | camera
 
 
 def test_a_time_between_frames_or_past_the_end_is_an_error(v21: Path) -> None:
-    path = LeRobotV21(v21).video_path("observation.images.cam_high", 0)
+    path = open_lerobot(v21).video("observation.images.cam_high", 0).path
     with pytest.raises(DataError, match="no frame within"):
         VideoReader().frame(path, 9.0, 0.01)
     with pytest.raises(DataError, match="missing"):
@@ -86,9 +89,12 @@ def test_next_states_can_be_the_actions(v21: Path) -> None:
     states = dataset.column("observation.state")
     sample = dataset[10]
     np.testing.assert_array_equal(sample["actions"], states[11:61])
-    last = dataset[149]
-    assert not last["action_masks"].any()
+    # The last frame of an episode has no next state: it is no sample.
+    assert len(dataset) == 12 * 149
+    last = dataset[148]
+    assert last["action_masks"].sum() == 1
     np.testing.assert_array_equal(last["actions"], np.repeat(states[149:150], 50, axis=0))
+    np.testing.assert_array_equal(dataset[149]["states"], states[150])
 
 
 def test_a_camera_that_the_dataset_lacks_is_named(v21: Path) -> None:
@@ -102,7 +108,7 @@ def test_a_camera_that_the_dataset_lacks_is_named(v21: Path) -> None:
 
 def test_a_folder_that_is_no_dataset_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="Is .* a LeRobot dataset"):
-        LeRobotV21(tmp_path)
+        open_lerobot(tmp_path)
 
 
 def test_another_format_version_is_named(v21: Path, tmp_path: Path) -> None:
@@ -111,8 +117,10 @@ def test_another_format_version_is_named(v21: Path, tmp_path: Path) -> None:
     info["codebase_version"] = "v1.6"
     (tmp_path / "meta" / "info.json").chmod(0o644)
     (tmp_path / "meta" / "info.json").write_text(json.dumps(info))
-    with pytest.raises(DataError, match=r"expected codebase_version v2\.1, got v1\.6"):
-        LeRobotV21(tmp_path)
+    with pytest.raises(
+        DataError, match=r"expected codebase_version v2\.0, v2\.1, v3\.0, got v1\.6"
+    ):
+        open_lerobot(tmp_path)
 
 
 def test_an_epoch_shows_every_sample_once_over_all_ranks_in_a_new_order(v21: Path) -> None:

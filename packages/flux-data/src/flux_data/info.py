@@ -5,19 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from .lerobot_v21 import LeRobotV21
+from .lerobot import open_lerobot
 
 
 def dataset_info(root: Path) -> dict[str, Any]:
     """What `flux-data info` tells."""
-    source = LeRobotV21(root)
+    source = open_lerobot(root)
     return {
         "codebase_version": source.info["codebase_version"],
-        "num_episodes": len(source.episodes),
-        "num_frames": int(source.episode_starts[-1]),
+        "num_episodes": source.num_episodes,
+        "num_frames": source.num_frames,
         "fps": source.fps,
         "robot_type": source.info.get("robot_type"),
-        "cameras": [key.removeprefix("observation.images.") for key in source.video_keys],
+        "cameras": [
+            key.removeprefix("observation.images.")
+            for key in (*source.video_keys, *source.image_keys)
+        ],
         "features": {
             key: {"dtype": feature["dtype"], "shape": feature["shape"]}
             for key, feature in source.info["features"].items()

@@ -24,7 +24,7 @@ from flux_core.transforms import (
     apply,
 )
 
-from .lerobot_v21 import LeRobotV21
+from .lerobot import Columns, LeRobotDataset, open_lerobot
 from .process_inputs import ProcessParquetInputs
 
 TrainingTransform = (
@@ -41,23 +41,31 @@ TrainingTransform = (
 )
 
 
-class ParquetDataset:
-    """Samples of one or several LeRobot v2.1 directories of the same robot.
+SKIPPED_TASKS = ("empty", "static")
+"""Tasks that label frames in which there is nothing to learn (FluxVLA's datasets)."""
 
-    The sample of row t holds actions `action_key[t + window_start_idx + k]` for k = 0 .. H-1. A
-    window never leaves its episode: past the end it repeats the last action with mask 0.
+
+class ParquetDataset:
+    """Samples of one or several LeRobot directories of the same robot.
+
+    The sample of frame t holds actions `action_key[t + window_start_idx + k]` for k = 0 .. H-1. A
+    window never leaves its episode, nor enters a frame whose task is `empty` or `static`: from
+    there on it repeats the last action with mask 0. A frame without any action of its own is no
+    sample.
     """
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
         """`action_window_size` is H; real robots without recorded actions use the next states
-        (`action_key='observation.state'`, `window_start_idx=1`)."""
+        (`action_key='observation.state'`, `window_start_idx=1`). With `supervise_terminal_padding`
+        the repeated actions at an episode's end count for the loss, as in LeRobot."""
 
         data_root_path: str | tuple[str, ...]
         transforms: tuple[TrainingTransform, ...]
         action_window_size: int = 9
         action_key: str = "observation.state"
         window_start_idx: int = 1
+        supervise_terminal_padding: bool = False
 
         def __post_init__(self) -> None:
             if self.action_window_size < 1 or self.window_start_idx < 0:
@@ -77,7 +85,7 @@ class ParquetDataset:
 
     def __init__(self, config: Config, statistic_keys: Sequence[str] = ()) -> None:
         self.config = config
-        self.parts = [_Part(LeRobotV21(root), config, statistic_keys) for root in config.roots]
+        self.parts = [DatasetPart(open_lerobot(r), config, statistic_keys) for r in config.roots]
         self._ends = np.cumsum([len(part) for part in self.parts])
         self.stats: Mapping[str, FeatureStats] = {}
 
@@ -99,8 +107,8 @@ class ParquetDataset:
         return apply(self.transforms, self.raw_sample(index))
 
     def column(self, key: str) -> NDArray[Any]:
-        """One feature over all frames."""
-        return np.concatenate([part.columns[key] for part in self.parts])
+        """One feature over all frames, those that are no samples included."""
+        return np.concatenate([part.source.columns([key])[key] for part in self.parts])
 
     def relative_transform(self) -> RelativeActions | None:
         """The transform that makes the actions relative, if there is one."""
@@ -108,58 +116,119 @@ class ParquetDataset:
         return found[0] if found else None
 
 
-class _Part:
-    """One directory."""
+class DatasetPart:
+    """One directory: which of its frames are samples, and what they hold."""
 
     def __init__(
-        self, source: LeRobotV21, config: ParquetDataset.Config, statistic_keys: Sequence[str]
+        self, source: LeRobotDataset, config: ParquetDataset.Config, statistic_keys: Sequence[str]
     ) -> None:
         self.source, self.config = source, config
         inputs = next((t for t in config.transforms if isinstance(t, ProcessParquetInputs)), None)
         if inputs is None:
             raise ConfigError("transforms: expected ProcessParquetInputs first, found none")
         self.video_keys = check_cameras(source, inputs)
-        keys = {"timestamp", "task_index", config.action_key, "observation.state", *statistic_keys}
+        keys = {"timestamp", "task_index", config.action_key, "observation.state"}
         keys |= {k for k in inputs.parquet_keys if k in source.info["features"]}
-        self.columns = source.columns(sorted(keys))
+        keys |= {k for k in self.video_keys if k in source.image_keys}
+        self.keys = sorted(keys)
+        source.check_features([*self.keys, *statistic_keys])
+        self._skipped = {i for i, task in source.tasks.items() if task in SKIPPED_TASKS}
+        self._frames = [self._frames_to_skip_around(i) for i in range(source.num_episodes)]
+        counts = [self._count(position) for position in range(source.num_episodes)]
+        self._starts = np.concatenate(([0], np.cumsum(counts)))
+
+    def _frames_to_skip_around(self, position: int) -> NDArray[np.int64] | None:
+        """The frames that are samples; None where they are simply all up to the last actions."""
+        if not self._skipped:
+            return None
+        is_good = self._good_frames(position)
+        shift = self.config.window_start_idx
+        frames = np.arange(max(len(is_good) - shift, 0))
+        return frames[is_good[frames] & is_good[frames + shift]]
+
+    def _good_frames(self, position: int) -> NDArray[np.bool_]:
+        tasks = self.source.episode(position, ["task_index"])["task_index"]
+        return ~np.isin(tasks, list(self._skipped))
+
+    def _count(self, position: int) -> int:
+        frames = self._frames[position]
+        if frames is not None:
+            return len(frames)
+        return max(int(self.source.lengths[position]) - self.config.window_start_idx, 0)
 
     def __len__(self) -> int:
-        return int(self.source.episode_starts[-1])
+        return int(self._starts[-1])
 
-    def sample(self, row: int) -> dict[str, Any]:
-        starts = self.source.episode_starts
-        episode = int(np.searchsorted(starts, row, side="right")) - 1
-        actions, mask = self.window(row, int(starts[episode + 1]))
-        task_index = int(self.columns["task_index"][row])
-        if task_index not in self.source.tasks:
-            raise DataError(f"{self.source.root}: task_index {task_index} is not in tasks.jsonl")
-        values = {key: column[row] for key, column in self.columns.items()}
-        episode_index = self.source.episodes[episode].index
+    def sample(self, index: int) -> dict[str, Any]:
+        """What the files say of one sample; videos as their places."""
+        position = int(np.searchsorted(self._starts, index, side="right")) - 1
+        frames = self._frames[position]
+        within = index - int(self._starts[position])
+        frame = within if frames is None else int(frames[within])
+        columns = self.source.episode(position, self.keys)
+        actions, mask = self.window(columns, position, frame)
         return {
-            **values,
+            **{key: column[frame] for key, column in columns.items()},
             "actions": actions,
             "action_masks": mask,
-            "task_description": self.source.tasks[task_index],
-            "episode_index": episode_index,
+            "task_description": self._task(int(columns["task_index"][frame]), position, frame),
+            "episode_index": int(self.source.episode_indices[position]),
             "info": self.source.info,
-            "video_paths": {k: self.source.video_path(k, episode_index) for k in self.video_keys},
+            "videos": {
+                k: self.source.video(k, position)
+                for k in self.video_keys
+                if k in self.source.video_keys
+            },
             "fps": self.source.fps,
         }
 
-    def window(self, row: int, end: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Actions (H, A) from `row` on, and which of them lie before the episode's `end`."""
-        first = row + self.config.window_start_idx
+    def _task(self, task_index: int, position: int, frame: int) -> str:
+        if task_index not in self.source.tasks:
+            raise DataError(
+                f"{self.source.data_file(position)}: frame {frame}: task_index {task_index} is "
+                "not among the dataset's tasks"
+            )
+        return self.source.tasks[task_index]
+
+    def window(
+        self, columns: Columns, position: int, frame: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Actions (H, A) of a frame, and which of them count."""
+        column = columns[self.config.action_key]
+        first = frame + self.config.window_start_idx
         rows = np.arange(first, first + self.config.action_window_size)
-        column = self.columns[self.config.action_key]
-        return column[np.minimum(rows, end - 1)].astype(np.float32), rows < end
+        end = len(column)
+        if self._skipped:
+            bad = np.flatnonzero(~self._good_frames(position)[first:])
+            end = first + int(bad[0]) if len(bad) else end
+        mask = rows < end
+        if self.config.supervise_terminal_padding:
+            mask = np.ones_like(mask)
+        return column[np.minimum(rows, end - 1)].astype(np.float32), mask
+
+    def relative_windows(self, transform: RelativeActions) -> NDArray[np.float32]:
+        """All supervised actions, relative to the state they start from, (windows x steps, A)."""
+        rows: list[NDArray[np.float32]] = []
+        for position in range(self.source.num_episodes):
+            columns = self.source.episode(position, self.keys)
+            frames = self._frames[position]
+            frames = np.arange(self._count(position)) if frames is None else frames
+            if len(frames):
+                windows = [self.window(columns, position, int(frame)) for frame in frames]
+                actions = np.stack([window for window, _ in windows])
+                masks = np.stack([mask for _, mask in windows])
+                states = columns["observation.state"][frames]
+                rows.append(transform.forward(actions, states)[masks])
+        return np.concatenate(rows)
 
 
-def check_cameras(source: LeRobotV21, inputs: ProcessParquetInputs) -> tuple[str, ...]:
+def check_cameras(source: LeRobotDataset, inputs: ProcessParquetInputs) -> tuple[str, ...]:
     """Returns the cameras the config asks for; a missing one is an error."""
+    available = (*source.video_keys, *source.image_keys)
     for key in inputs.video_keys:
-        if key not in source.video_keys:
+        if key not in available:
             raise DataError(
                 f"{source.root}: no camera {key!r} in the dataset. "
-                f"It has: {', '.join(source.video_keys) or 'none'}"
+                f"It has: {', '.join(available) or 'none'}"
             )
     return tuple(inputs.video_keys)

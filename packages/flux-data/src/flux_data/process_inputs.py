@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 
 from flux_core.errors import DataError
 from flux_core.transforms import Sample
@@ -38,13 +41,26 @@ class ProcessParquetInputs:
                 raise DataError(f"ProcessParquetInputs.parquet_keys: the sample has no {key!r}")
             for name in self.name_mappings.get(key, (key,)):
                 out[name] = sample[key]
-        # A frame may be off by half a period at most: anything else is another frame.
-        tolerance_s = 0.5 / sample["fps"]
-        frames = [
-            _reader.frame(sample["video_paths"][key], float(sample["timestamp"]), tolerance_s)
-            for key in self.video_keys
-        ]
+        frames = [self._image(sample, key) for key in self.video_keys]
         padding = [np.zeros_like(frames[0])] * self.num_padding_imgs
         out["images"] = np.stack(frames + padding)
         out["img_masks"] = np.arange(len(frames) + len(padding)) < len(frames)
         return out
+
+    def _image(self, sample: Sample, key: str) -> NDArray[np.uint8]:
+        segment = sample["videos"].get(key)
+        if segment is None:
+            return decode_image(sample[key], key)
+        # A frame may be off by half a period at most: anything else is another frame.
+        tolerance_s = 0.5 / sample["fps"]
+        time_s = segment.start_s + float(sample["timestamp"])
+        return _reader.frame(segment.path, time_s, tolerance_s)
+
+
+def decode_image(data: bytes, where: str) -> NDArray[np.uint8]:
+    """A PNG or JPEG from a parquet column, (height, width, 3) uint8 RGB."""
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return np.asarray(image.convert("RGB"))
+    except (OSError, TypeError) as error:
+        raise DataError(f"{where}: the image cannot be decoded ({error})") from error

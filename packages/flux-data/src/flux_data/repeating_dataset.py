@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -135,25 +134,15 @@ def group_stats(
     if relative and len(relative) != len(group):
         raise ConfigError("transforms: either all datasets of a group use RelativeActions or none")
     if relative:
-        stats[ACTION] = compute_stats(np.concatenate([relative_windows(d) for d in relative]))
+        windows = [
+            part.relative_windows(transform)
+            for dataset in relative
+            if (transform := dataset.relative_transform()) is not None
+            for part in dataset.parts
+        ]
+        stats[ACTION] = compute_stats(np.concatenate(windows))
     widened = {name: feature.widened(config.min_range) for name, feature in stats.items()}
     if config.dim is None:
         return widened
     # A scalar, like the timestamp, is no state.
     return {k: v.padded(config.dim) if v.dim > 1 else v for k, v in widened.items()}
-
-
-def relative_windows(dataset: ParquetDataset) -> NDArray[np.float32]:
-    """All supervised relative actions of a dataset, (frames x window, A)."""
-    transform = dataset.relative_transform()
-    assert transform is not None
-    rows: list[NDArray[np.float32]] = []
-    for part in dataset.parts:
-        states = part.columns["observation.state"]
-        starts = part.source.episode_starts
-        for first, end in pairwise(starts):
-            windows = [part.window(row, int(end)) for row in range(int(first), int(end))]
-            actions = np.stack([window for window, _ in windows])
-            masks = np.stack([mask for _, mask in windows])
-            rows.append(transform.forward(actions, states[first:end])[masks])
-    return np.concatenate(rows)
