@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -65,15 +66,49 @@ def test_samples_equal_lerobots(lerobot: tuple[Path, dict]) -> None:
             np.testing.assert_allclose(means, lerobot[name][row], atol=2e-3)
 
 
-def test_every_decoded_frame_is_the_right_frame(v21: Path) -> None:
-    source = open_lerobot(v21)
+@pytest.mark.parametrize("version", ["v21", "v30c"])
+def test_every_frame_decodes_to_the_right_frame(version: str, shared_data: Path) -> None:
+    """In order, camera by camera: each next frame is decoded without a seek."""
+    source = open_lerobot(shared_data / "lerobot" / version)
+    reader = VideoReader(max_open=3)
+    for position in range(source.num_episodes):
+        for camera, name in enumerate(CAMERAS):
+            segment = source.video(f"observation.images.{name}", position)
+            for frame in range(int(source.lengths[position])):
+                time_s = segment.start_s + frame / source.fps
+                image = reader.frame(segment.path, time_s, 0.5 / source.fps)
+                assert barcode(image) == (position << 10) | (frame << 2) | camera
+
+
+@pytest.mark.parametrize("version", ["v21", "v30c"])
+def test_frames_in_any_order_are_the_right_frames(version: str, shared_data: Path) -> None:
+    source = open_lerobot(shared_data / "lerobot" / version)
     reader = VideoReader(max_open=4)
-    order = np.random.default_rng(0).permutation(source.num_episodes * 150)[:120]
-    for number, camera in ((int(n), int(n) % 3) for n in order):
-        episode, frame = divmod(number, 150)
-        path = source.video(f"observation.images.{CAMERAS[camera]}", episode).path
-        image = reader.frame(path, frame / source.fps, 0.5 / source.fps)
-        assert barcode(image) == (episode << 10) | (frame << 2) | camera
+    generator = np.random.default_rng(0)
+    for row in generator.permutation(source.num_frames)[:60]:
+        position, frame = source.locate(int(row))
+        camera = int(row) % 3
+        segment = source.video(f"observation.images.{CAMERAS[camera]}", position)
+        # A frame, the same again, one and two after it, one and three before.
+        for shift in (0, 0, 1, 3, 2, -1):
+            wanted = min(max(frame + shift, 0), 149)
+            time_s = segment.start_s + wanted / source.fps
+            image = reader.frame(segment.path, time_s, 0.5 / source.fps)
+            assert barcode(image) == (position << 10) | (wanted << 2) | camera
+
+
+def test_a_recording_of_a_real_robot_reads_through(shared_data: Path) -> None:
+    source = open_lerobot(shared_data / "lerobot" / "g1_real")
+    config = dataset_config(source.root)
+    inputs = ProcessParquetInputs(
+        parquet_keys=("observation.state", "actions"), video_keys=source.video_keys
+    )
+    dataset = dataclasses.replace(config, transforms=(inputs,)).build()
+    assert len(dataset) == source.num_frames == 3027
+    for index in (0, 392, 393, 3026):
+        sample = dataset[index]
+        assert sample["states"].shape == (26,) and sample["images"].shape == (1, 480, 640, 3)
+        assert sample["images"].std() > 10
 
 
 def test_a_time_between_frames_or_past_the_end_is_an_error(v21: Path) -> None:

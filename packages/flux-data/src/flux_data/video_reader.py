@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flux_core.errors import DataError
+
+MAX_FRAMES_AHEAD = 2
+"""Decoding on is quicker than seeking for so few frames, however far apart the keyframes are."""
 
 
 class VideoReader:
@@ -46,46 +50,83 @@ class VideoReader:
 
 
 class _Decoder:
-    """One open file."""
+    """One open file, which remembers where it is: the next frame costs no seek."""
 
     def __init__(self, path: Path) -> None:
         import av
 
-        self._path = path
+        self._path, self._error = path, av.FFmpegError
         if not path.is_file():
             raise DataError(f"{path}: the video file is missing")
         try:
             self._container = av.open(str(path))
         except av.FFmpegError as error:
             raise DataError(f"{path}: cannot be opened as a video ({error})") from error
+        if not self._container.streams.video:
+            raise DataError(f"{path}: has no video stream")
         self._stream = self._container.streams.video[0]
         # One thread a decoder: the loader's workers are the parallelism.
         self._stream.codec_context.thread_count = 1
+        assert self._stream.time_base is not None
+        self._time_base = float(self._stream.time_base)
+        self._start = self._stream.start_time or 0
+        rate = float(self._stream.average_rate or 30)
+        self._max_ahead = MAX_FRAMES_AHEAD / rate / self._time_base
+        self._frames: Iterator[Any] = iter(())
+        self._current: Any = None
+        self._pending: Any = None
 
     def frame(self, timestamp_s: float, tolerance_s: float) -> NDArray[np.uint8]:
-        """Seeks to the keyframe before and decodes up to the nearest frame."""
-        time_base = self._stream.time_base
-        assert time_base is not None
-        target = timestamp_s / float(time_base)
-        start = self._stream.start_time or 0
-        self._container.seek(
-            max(int(target + 0.5), 0) + start, stream=self._stream, backward=True, any_frame=False
-        )
-        best, best_distance = None, float("inf")
-        for frame in self._container.decode(self._stream):
-            if frame.pts is None:
-                continue
-            distance = abs(frame.pts - start - target)
-            if distance >= best_distance:
-                break
-            best, best_distance = frame, distance
-        found_s = best_distance * float(time_base)
+        """Decodes up to the nearest frame, from where it is or from the keyframe before."""
+        target = timestamp_s / self._time_base
+        try:
+            if not self._is_close_before(target):
+                self._seek(target)
+            best = self._nearest(target)
+        except self._error as error:
+            self._current = None
+            raise DataError(
+                f"{self._path}: cannot be decoded near {timestamp_s:.4f} s ({error})"
+            ) from error
+        found_s = float("inf") if best is None else self._distance(best, target) * self._time_base
         if best is None or found_s > tolerance_s:
             raise DataError(
                 f"{self._path}: no frame within {tolerance_s:.4f} s of {timestamp_s:.4f} s "
                 f"(nearest is {found_s:.4f} s away)"
             )
         return best.to_ndarray(format="rgb24")
+
+    def _is_close_before(self, target: float) -> bool:
+        if self._current is None:
+            return False
+        ahead = target - (self._current.pts - self._start)
+        return -0.5 < ahead <= self._max_ahead
+
+    def _seek(self, target: float) -> None:
+        self._current = self._pending = None
+        self._container.seek(
+            max(int(target + 0.5), 0) + self._start,
+            stream=self._stream,
+            backward=True,
+            any_frame=False,
+        )
+        self._frames = self._container.decode(self._stream)
+
+    def _nearest(self, target: float) -> Any:
+        """Moves on while the frames come closer; the one after stays pending."""
+        while True:
+            if self._pending is None:
+                self._pending = next((f for f in self._frames if f.pts is not None), None)
+            candidate = self._pending
+            if candidate is None or (
+                self._current is not None
+                and self._distance(candidate, target) >= self._distance(self._current, target)
+            ):
+                return self._current
+            self._current, self._pending = candidate, None
+
+    def _distance(self, frame: Any, target: float) -> float:
+        return abs(frame.pts - self._start - target)
 
     def close(self) -> None:
         """Frees the file."""
