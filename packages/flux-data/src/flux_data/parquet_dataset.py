@@ -104,7 +104,11 @@ class ParquetDataset:
         return {**self.parts[part].sample(index - start), "stats": self.stats}
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return apply(self.transforms, self.raw_sample(index))
+        return self.sample(index, np.random.default_rng(index))
+
+    def sample(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
+        """The sample after all transforms; what is random in them is drawn from `rng`."""
+        return apply(self.transforms, {**self.raw_sample(index), "rng": rng})
 
     def column(self, key: str) -> NDArray[Any]:
         """One feature over all frames, those that are no samples included."""

@@ -19,6 +19,10 @@ _reader = VideoReader()
 """Open decoders of this process, shared by all its datasets."""
 
 
+KEPT = ("stats", "task_description", "action_masks", "rng")
+"""What later transforms may need, whatever the config asks for."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ProcessParquetInputs:
     """Copies `parquet_keys` (renamed by `name_mappings`) and decodes the frame of each video key.
@@ -35,7 +39,7 @@ class ProcessParquetInputs:
     num_padding_imgs: int = 0
 
     def __call__(self, sample: Sample) -> Sample:
-        out: Sample = {key: sample[key] for key in ("stats", "task_description", "action_masks")}
+        out: Sample = {key: sample[key] for key in KEPT if key in sample}
         for key in self.parquet_keys:
             if key not in sample:
                 raise DataError(f"ProcessParquetInputs.parquet_keys: the sample has no {key!r}")

@@ -20,7 +20,9 @@ ACTION = "action"
 class DistributedRepeatingDataset:
     """Concatenates datasets and computes their statistics.
 
-    A dict of lists groups the datasets by robot, each group with statistics of its own.
+    A dict of lists groups the datasets by robot, each group with statistics of its own. Samples are
+    asked for by draw: `epoch * len(dataset) + index`, so that what is random in a sample is a
+    function of (seed, epoch, index) alone, in whichever worker it is made.
     """
 
     @dataclass(frozen=True, kw_only=True)
@@ -29,7 +31,8 @@ class DistributedRepeatingDataset:
 
         `min_range` (robot units): a dimension that spans less is normalised as if it spanned that.
         `dim`: every statistic of a state or action is padded to that many dimensions, for robots
-        whose data PadKeyToDim pads.
+        whose data PadKeyToDim pads. `sampling_weights` are each group's share of an epoch's draws
+        (default: its share of the samples).
         """
 
         datasets: (
@@ -44,8 +47,21 @@ class DistributedRepeatingDataset:
         statistic_name: str = "private"
         min_range: float = 0.0
         dim: int | None = None
+        sampling_weights: Mapping[str, float] | None = None
         shuffle: bool = True
         seed: int = 42
+
+        def __post_init__(self) -> None:
+            weights = self.sampling_weights
+            if weights is None:
+                return
+            if set(weights) != set(self.groups()):
+                raise ConfigError(
+                    f"sampling_weights: expected a weight for each of {', '.join(self.groups())}, "
+                    f"got {', '.join(weights)}"
+                )
+            if min(weights.values()) < 0 or sum(weights.values()) <= 0:
+                raise ConfigError(f"sampling_weights: expected positive numbers, got {weights}")
 
         def groups(self) -> dict[str, tuple[ParquetDataset.Config, ...]]:
             """The datasets by robot."""
@@ -63,6 +79,7 @@ class DistributedRepeatingDataset:
         self.config = config
         self.datasets: list[ParquetDataset] = []
         self.stats: dict[str, NormStats] = {}
+        self._groups: dict[str, tuple[int, int]] = {}
         for name, members in config.groups().items():
             if not members:
                 raise ConfigError(f"datasets.{name}: expected at least one dataset, got none")
@@ -70,28 +87,55 @@ class DistributedRepeatingDataset:
             self.stats[name] = group_stats(group, config)
             for dataset in group:
                 dataset.stats = self.stats[name]
+            first = sum(len(dataset) for dataset in self.datasets)
+            self._groups[name] = (first, first + sum(len(dataset) for dataset in group))
             self.datasets += group
         self._ends = np.cumsum([len(dataset) for dataset in self.datasets])
 
     def __len__(self) -> int:
         return int(self._ends[-1])
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, draw: int) -> dict[str, Any]:
+        epoch, index = divmod(draw, len(self))
         part = int(np.searchsorted(self._ends, index, side="right"))
         start = int(self._ends[part - 1]) if part else 0
-        return self.datasets[part][index - start]
+        rng = np.random.default_rng((self.config.seed, epoch, index))
+        return self.datasets[part].sample(index - start, rng)
 
     def order(self, epoch: int) -> NDArray[np.int64]:
-        """Every index once; a function of (seed, epoch) alone."""
-        if not self.config.shuffle:
-            return np.arange(len(self))
-        return np.random.default_rng((self.config.seed, epoch)).permutation(len(self))
+        """The draws of an epoch; a function of (seed, epoch) alone.
+
+        Every sample once, or, with `sampling_weights`, as often as its group's weight says.
+        """
+        rng = np.random.default_rng((self.config.seed, epoch))
+        if self.config.sampling_weights is not None:
+            order = self._weighted(rng)
+        else:
+            order = np.arange(len(self))
+        if self.config.shuffle:
+            order = rng.permutation(order)
+        return order + epoch * len(self)
+
+    def _weighted(self, rng: np.random.Generator) -> NDArray[np.int64]:
+        """As many indices as there are samples; each group's are drawn round by round."""
+        weights = self.config.sampling_weights
+        assert weights is not None
+        shares = np.asarray([weights[name] for name in self._groups])
+        ends = np.round(np.cumsum(shares / shares.sum()) * len(self)).astype(int)
+        counts = np.diff(ends, prepend=0)
+        drawn: list[NDArray[np.int64]] = []
+        for (first, last), count in zip(self._groups.values(), counts, strict=True):
+            rounds = -(-int(count) // max(last - first, 1))
+            laps = [first + rng.permutation(last - first) for _ in range(rounds)]
+            drawn.append(np.concatenate([*laps, np.zeros(0, np.int64)])[:count].astype(np.int64))
+        return np.concatenate(drawn)
 
 
 class EpochBatches:
-    """Batches of indices for one rank: all ranks together see every sample of an epoch once.
+    """Batches of draws for one rank: all ranks together see every draw of an epoch once.
 
-    The last incomplete batch of an epoch is left out, on every rank alike.
+    The last incomplete batch of an epoch is left out, on every rank alike. Set `epoch` and
+    `first_batch` to go on where a run stopped; how many workers read ahead makes no difference.
     """
 
     def __init__(
@@ -104,21 +148,46 @@ class EpochBatches:
     ) -> None:
         self.dataset, self.batch_size = dataset, batch_size
         self.rank, self.world_size = rank, world_size
-        self.epoch = 0
-        if len(self) == 0:
+        self.epoch = self.first_batch = 0
+        if self.batches_an_epoch == 0:
             raise DataError(
                 f"train_dataloader: {len(dataset)} samples make no batch of "
                 f"{batch_size} x {world_size} ranks. Lower per_device_batch_size or add episodes"
             )
 
-    def __len__(self) -> int:
+    @property
+    def batches_an_epoch(self) -> int:
+        """Batches of a whole epoch on each rank."""
         return len(self.dataset) // (self.batch_size * self.world_size)
+
+    def __len__(self) -> int:
+        """Batches left of this epoch."""
+        return self.batches_an_epoch - self.first_batch
 
     def __iter__(self) -> Iterator[list[int]]:
         order = self.dataset.order(self.epoch)
         step = self.batch_size * self.world_size
-        for first in range(0, len(self) * step, step):
+        for batch in range(self.first_batch, self.batches_an_epoch):
+            first = batch * step
             yield order[first : first + step][self.rank :: self.world_size].tolist()
+
+    def state_dict(self, consumed: int) -> dict[str, int]:
+        """Where the next batch is, after `consumed` batches of this epoch were trained on."""
+        epochs, batch = divmod(consumed, self.batches_an_epoch)
+        return {"epoch": self.epoch + epochs, "first_batch": batch, "world_size": self.world_size}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Goes to a saved place.
+
+        Raises:
+            DataError: it was saved with another number of ranks, which divide the draws otherwise.
+        """
+        if state["world_size"] != self.world_size:
+            raise DataError(
+                f"train_dataloader: the saved position is of {state['world_size']} ranks, this run "
+                f"has {self.world_size}"
+            )
+        self.epoch, self.first_batch = state["epoch"], state["first_batch"]
 
 
 def group_stats(

@@ -71,7 +71,7 @@ class Trainer:
         if runner.max_steps is not None:
             return runner.max_steps
         assert runner.max_epochs is not None
-        return runner.max_epochs * len(self.batches)
+        return runner.max_epochs * self.batches.batches_an_epoch
 
     def prepare_work_dir(self) -> None:
         """Writes all that makes the work dir self-contained, before the first step."""

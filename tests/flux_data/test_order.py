@@ -1,0 +1,211 @@
+"""The order of samples: deterministic, shared by ranks, resumable to the sample, weighted."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from torch.utils.data import DataLoader
+
+from flux_core.errors import ConfigError, DataError
+from flux_data.lerobot import open_lerobot
+from flux_data.parquet_dataset import ParquetDataset
+from flux_data.process_inputs import ProcessParquetInputs
+from flux_data.repeating_dataset import DistributedRepeatingDataset, EpochBatches
+
+BATCH = 7
+
+
+def config_of(root: Path, **settings: Any) -> ParquetDataset.Config:
+    inputs = ProcessParquetInputs(
+        parquet_keys=("observation.state", "actions", "timestamp"),
+        video_keys=("observation.images.cam_high",),
+    )
+    defaults = {"action_window_size": 8, "action_key": "action", "window_start_idx": 0}
+    return ParquetDataset.Config(
+        data_root_path=str(root), transforms=(inputs,), **{**defaults, **settings}
+    )
+
+
+class NoVideo(DistributedRepeatingDataset):
+    """Real order and real rows; no frame is decoded."""
+
+    def __getitem__(self, draw: int) -> dict[str, Any]:
+        epoch, index = divmod(draw, len(self))
+        rng = np.random.default_rng((self.config.seed, epoch, index))
+        raw = self.datasets[0].raw_sample(index % len(self.datasets[0]))
+        return {"draw": draw, "state": raw["observation.state"], "noise": rng.normal(size=3)}
+
+
+@pytest.fixture(scope="module")
+def dataset(shared_data: Path) -> NoVideo:
+    root = shared_data / "lerobot" / "v21"
+    return NoVideo(DistributedRepeatingDataset.Config(datasets=config_of(root)))
+
+
+def collate(samples: list[dict[str, Any]]) -> dict[str, np.ndarray]:
+    return {key: np.stack([np.asarray(sample[key]) for sample in samples]) for key in samples[0]}
+
+
+def batches(sampler: EpochBatches, workers: int) -> list[dict[str, np.ndarray]]:
+    return list(
+        DataLoader(
+            sampler.dataset,  # type: ignore[arg-type]
+            batch_sampler=sampler,
+            num_workers=workers,
+            collate_fn=collate,
+        )
+    )
+
+
+@pytest.mark.parametrize("workers", [0, 1, 4])
+@pytest.mark.parametrize("world_size", [1, 3])
+def test_a_resumed_loader_yields_exactly_what_was_left(
+    dataset: NoVideo, workers: int, world_size: int
+) -> None:
+    for rank in range(world_size):
+        whole = EpochBatches(dataset, BATCH, rank=rank, world_size=world_size)
+        whole.epoch = 2
+        expected = batches(whole, 0)
+        stopped = EpochBatches(dataset, BATCH, rank=rank, world_size=world_size)
+        stopped.epoch = 2
+        consumed = len(expected) - 9
+        # The loader reads ahead; what counts is what was trained on.
+        loader = iter(DataLoader(dataset, batch_sampler=stopped, num_workers=workers))  # type: ignore[arg-type]
+        for _ in range(3):
+            next(loader)
+        state = stopped.state_dict(consumed)
+        again = EpochBatches(dataset, BATCH, rank=rank, world_size=world_size)
+        again.load_state_dict(state)
+        found = batches(again, workers)
+        assert len(found) == len(again) == 9
+        for left, right in zip(found, expected[consumed:], strict=True):
+            for key in right:
+                np.testing.assert_array_equal(left[key], right[key])
+
+
+def test_a_position_at_an_epochs_end_is_the_next_ones_start(dataset: NoVideo) -> None:
+    sampler = EpochBatches(dataset, BATCH)
+    state = sampler.state_dict(sampler.batches_an_epoch)
+    assert state == {"epoch": 1, "first_batch": 0, "world_size": 1}
+
+
+def test_a_position_of_other_ranks_is_refused(dataset: NoVideo) -> None:
+    state = EpochBatches(dataset, BATCH, world_size=2).state_dict(5)
+    with pytest.raises(DataError, match="the saved position is of 2 ranks, this run has 1"):
+        EpochBatches(dataset, BATCH).load_state_dict(state)
+
+
+def test_what_is_random_in_a_sample_depends_on_its_draw_alone(dataset: NoVideo) -> None:
+    first, again = dataset[5], dataset[5]
+    other = dataset[5 + len(dataset)]
+    np.testing.assert_array_equal(first["noise"], again["noise"])
+    np.testing.assert_array_equal(first["state"], other["state"])
+    assert not np.array_equal(first["noise"], other["noise"])
+
+
+@pytest.fixture(scope="module")
+def groups(shared_data: Path) -> dict[str, tuple[ParquetDataset.Config, ...]]:
+    folder = shared_data / "lerobot"
+    return {
+        "aloha": (config_of(folder / "v21"), config_of(folder / "v30c")),
+        "g1": (config_of(folder / "g1_real"),),
+    }
+
+
+def test_weights_are_each_groups_share_of_an_epoch(groups: dict) -> None:
+    weights = {"aloha": 1.0, "g1": 3.0}
+    config = DistributedRepeatingDataset.Config(datasets=groups, sampling_weights=weights)
+    dataset = config.build()
+    assert len(dataset) == 1800 + 1800 + 3027
+    for epoch in (0, 1):
+        order = dataset.order(epoch) - epoch * len(dataset)
+        assert len(order) == len(dataset)
+        is_g1 = order >= 3600
+        assert is_g1.mean() == pytest.approx(0.75, abs=1e-3)
+        # Drawn in rounds: no sample is met twice more often than another of its group.
+        counts = Counter(order[is_g1].tolist())
+        assert max(counts.values()) - min(counts.values()) <= 1
+        assert len(set(order[~is_g1].tolist())) == (~is_g1).sum()
+    assert not np.array_equal(dataset.order(0), dataset.order(1) - len(dataset))
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ({"aloha": 1.0}, "expected a weight for each of aloha, g1, got aloha"),
+        ({"aloha": -1.0, "g1": 1.0}, "expected positive numbers"),
+    ],
+)
+def test_weights_must_fit_the_groups(groups: dict, weights: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        DistributedRepeatingDataset.Config(datasets=groups, sampling_weights=weights)
+
+
+def labelled(shared_data: Path, folder: Path, labels: dict[int, str]) -> Path:
+    """The first shared episode with some of its frames labelled as another task."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    source = shared_data / "lerobot" / "v21"
+    shutil.copytree(source / "meta", folder / "meta", copy_function=shutil.copyfile)
+    (folder / "videos").symlink_to(source / "videos")
+    episodes = folder / "meta" / "episodes.jsonl"
+    episodes.write_text(episodes.read_text().splitlines()[0] + "\n")
+    (folder / "meta" / "tasks.jsonl").write_text(
+        '{"task_index": 0, "task": "fold"}\n{"task_index": 7, "task": "empty"}\n'
+        '{"task_index": 9, "task": "static"}\n'
+    )
+    numbers = {"empty": 7, "static": 9}
+    name = "data/chunk-000/episode_000000.parquet"
+    table = pq.read_table(source / name)
+    tasks = np.zeros(150, dtype=np.int64)
+    for frame, label in labels.items():
+        tasks[frame] = numbers[label]
+    at = table.schema.get_field_index("task_index")
+    (folder / name).parent.mkdir(parents=True)
+    pq.write_table(table.set_column(at, "task_index", pa.array(tasks)), folder / name)
+    return folder
+
+
+def test_empty_and_static_frames_are_no_samples_and_end_windows(
+    shared_data: Path, tmp_path: Path
+) -> None:
+    labels = {50: "empty", 51: "empty", 100: "static"}
+    root = labelled(shared_data, tmp_path, labels)
+    actions = open_lerobot(root).columns(["action"])["action"]
+    part = config_of(root).build().parts[0]
+    assert len(part) == 147
+    sample = part.sample(47)  # three frames before the empty ones
+    assert sample["action_masks"].tolist() == [True] * 3 + [False] * 5
+    np.testing.assert_array_equal(sample["actions"][:3], actions[47:50])
+    np.testing.assert_array_equal(sample["actions"][3:], np.repeat(actions[49:50], 5, axis=0))
+    # Behind them the frames go on where they are, without a jump in time.
+    after = part.sample(50)
+    np.testing.assert_array_equal(after["actions"], actions[52:60])
+    assert after["task_description"] == "fold"
+    following = config_of(root, window_start_idx=1).build().parts[0]
+    assert len(following) == 150 - 3 - 3  # nor the frame before a label, nor the last
+
+
+def test_a_dataset_that_is_all_empty_has_no_samples_and_does_not_hang(
+    shared_data: Path, tmp_path: Path
+) -> None:
+    root = labelled(shared_data, tmp_path, dict.fromkeys(range(150), "empty"))
+    config = DistributedRepeatingDataset.Config(datasets=config_of(root))
+    with pytest.raises(DataError, match="0 samples make no batch"):
+        EpochBatches(config.build(), 4)
+
+
+def test_padding_at_the_end_counts_only_when_asked(shared_data: Path) -> None:
+    root = shared_data / "lerobot" / "v21"
+    plain, padded = (
+        config_of(root).build(),
+        config_of(root, supervise_terminal_padding=True).build(),
+    )
+    assert plain.parts[0].sample(147)["action_masks"].sum() == 3
+    assert padded.parts[0].sample(147)["action_masks"].all()
