@@ -20,6 +20,7 @@ COMPONENTS: dict[str, str] = {
     "PreparePromptWithState": "flux_core.transforms:PreparePromptWithState",
     "ProcessPrompts": "flux_core.transforms:ProcessPrompts",
     "ResizeImages": "flux_core.transforms:ResizeImages",
+    "ResizeImagesWithPad": "flux_core.transforms:ResizeImagesWithPad",
     "SimpleNormalizeImages": "flux_core.transforms:SimpleNormalizeImages",
     "NormalizeImages": "flux_core.transforms:NormalizeImages",
     "PrivateInferenceDataset": "flux_core.inference:PrivateInferenceDataset",

@@ -24,6 +24,7 @@ from .transforms import (
     ProcessPrompts,
     RelativeActions,
     ResizeImages,
+    ResizeImagesWithPad,
     SimpleNormalizeImages,
 )
 
@@ -38,6 +39,7 @@ InferenceTransform = (
     | PrivatePrompter
     | ProcessPrompts
     | ResizeImages
+    | ResizeImagesWithPad
     | SimpleNormalizeImages
     | NormalizeImages
 )

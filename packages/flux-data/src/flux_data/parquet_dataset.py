@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,11 +21,13 @@ from flux_core.transforms import (
     ProcessPrompts,
     RelativeActions,
     ResizeImages,
+    ResizeImagesWithPad,
     SimpleNormalizeImages,
     apply,
 )
 
-from .lerobot import Columns, LeRobotDataset, open_lerobot
+from .frame_cache import CachedFrame, find_cache
+from .lerobot import Columns, LeRobotDataset, VideoSegment, open_lerobot
 from .process_inputs import ProcessParquetInputs
 
 TrainingTransform = (
@@ -36,6 +39,7 @@ TrainingTransform = (
     | PreparePromptWithState
     | ProcessPrompts
     | ResizeImages
+    | ResizeImagesWithPad
     | SimpleNormalizeImages
     | NormalizeImages
 )
@@ -58,7 +62,8 @@ class ParquetDataset:
     class Config:
         """`action_window_size` is H; real robots without recorded actions use the next states
         (`action_key='observation.state'`, `window_start_idx=1`). With `supervise_terminal_padding`
-        the repeated actions at an episode's end count for the loss, as in LeRobot."""
+        the repeated actions at an episode's end count for the loss, as in LeRobot.
+        `frame_cache` is where `flux-data pack --out` wrote; default: beside the dataset."""
 
         data_root_path: str | tuple[str, ...]
         transforms: tuple[TrainingTransform, ...]
@@ -66,6 +71,7 @@ class ParquetDataset:
         action_key: str = "observation.state"
         window_start_idx: int = 1
         supervise_terminal_padding: bool = False
+        frame_cache: str | None = None
 
         def __post_init__(self) -> None:
             if self.action_window_size < 1 or self.window_start_idx < 0:
@@ -136,6 +142,10 @@ class DatasetPart:
         keys |= {k for k in self.video_keys if k in source.image_keys}
         self.keys = sorted(keys)
         source.check_features([*self.keys, *statistic_keys])
+        resize = next((t for t in config.transforms if isinstance(t, ResizeImages)), None)
+        videos = [key for key in self.video_keys if key in source.video_keys]
+        folder = Path(config.frame_cache) if config.frame_cache is not None else None
+        self._cache = find_cache(source, videos, resize, folder)
         self._skipped = {i for i, task in source.tasks.items() if task in SKIPPED_TASKS}
         self._frames = [self._frames_to_skip_around(i) for i in range(source.num_episodes)]
         counts = [self._count(position) for position in range(source.num_episodes)]
@@ -179,12 +189,18 @@ class DatasetPart:
             "episode_index": int(self.source.episode_indices[position]),
             "info": self.source.info,
             "videos": {
-                k: self.source.video(k, position)
+                k: self._video(k, position, frame)
                 for k in self.video_keys
                 if k in self.source.video_keys
             },
             "fps": self.source.fps,
         }
+
+    def _video(self, key: str, position: int, frame: int) -> VideoSegment | CachedFrame:
+        if self._cache is None:
+            return self.source.video(key, position)
+        episode = int(self.source.episode_indices[position])
+        return CachedFrame(cache=self._cache, key=key, episode=episode, frame=frame)
 
     def _task(self, task_index: int, position: int, frame: int) -> str:
         if task_index not in self.source.tasks:

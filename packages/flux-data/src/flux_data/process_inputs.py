@@ -13,6 +13,7 @@ from PIL import Image
 from flux_core.errors import DataError
 from flux_core.transforms import Sample
 
+from .frame_cache import CachedFrame
 from .video_reader import VideoReader
 
 _reader = VideoReader()
@@ -55,6 +56,8 @@ class ProcessParquetInputs:
         segment = sample["videos"].get(key)
         if segment is None:
             return decode_image(sample[key], key)
+        if isinstance(segment, CachedFrame):
+            return segment.read()
         # A frame may be off by half a period at most: anything else is another frame.
         tolerance_s = 0.5 / sample["fps"]
         time_s = segment.start_s + float(sample["timestamp"])

@@ -19,6 +19,7 @@ from flux_core.transforms import (
     ParquetPrompter,
     ProcessPrompts,
     ResizeImages,
+    ResizeImagesWithPad,
     SimpleNormalizeImages,
 )
 from flux_data.repeating_dataset import DistributedRepeatingDataset
@@ -136,7 +137,13 @@ def _check_inference(config: TrainConfig) -> None:
 
 def _check_same_view(trained: Sequence[Any], deployed: Sequence[Any]) -> None:
     """What the robot does to an image and a prompt must be what training did."""
-    for kind in (ResizeImages, SimpleNormalizeImages, NormalizeImages, ProcessPrompts):
+    for kind in (
+        ResizeImages,
+        ResizeImagesWithPad,
+        SimpleNormalizeImages,
+        NormalizeImages,
+        ProcessPrompts,
+    ):
         expected = [_comparable(t) for t in trained if type(t) is kind]
         got = [_comparable(t) for t in deployed if type(t) is kind]
         if expected != got:

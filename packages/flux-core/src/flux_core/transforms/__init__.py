@@ -18,7 +18,7 @@ from .actions import (
     RelativeActions,
 )
 from .base import Sample, Transform, apply
-from .images import NormalizeImages, ResizeImages, SimpleNormalizeImages
+from .images import NormalizeImages, ResizeImages, ResizeImagesWithPad, SimpleNormalizeImages
 from .prompts import ParquetPrompter, PreparePromptWithState, PrivatePrompter, ProcessPrompts
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "ProcessPrompts",
     "RelativeActions",
     "ResizeImages",
+    "ResizeImagesWithPad",
     "Sample",
     "SimpleNormalizeImages",
     "Transform",

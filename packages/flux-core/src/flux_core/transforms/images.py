@@ -30,14 +30,29 @@ class ResizeImages:
 
     def resize(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """(h, w, 3) uint8 -> (height, width, 3) uint8."""
-        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-            raise DataError(
-                f"images: expected (height, width, 3) uint8, got {image.shape} {image.dtype}"
-            )
+        check_image(image)
         if image.shape[:2] == (self.height, self.width):
             return image
         size = (self.width, self.height)
         return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResizeImagesWithPad(ResizeImages):
+    """Keeps the aspect: as large as fits, centred, black around (openpi `resize_with_pad`)."""
+
+    def resize(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """(h, w, 3) uint8 -> (height, width, 3) uint8."""
+        check_image(image)
+        height, width = image.shape[:2]
+        if (height, width) == (self.height, self.width):
+            return image
+        ratio = max(width / self.width, height / self.height)
+        inner = int(width / ratio), int(height / ratio)
+        resized = Image.fromarray(image).resize(inner, Image.Resampling.BILINEAR)
+        canvas = Image.new("RGB", (self.width, self.height))
+        canvas.paste(resized, ((self.width - inner[0]) // 2, (self.height - inner[1]) // 2))
+        return np.asarray(canvas)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +87,14 @@ class NormalizeImages:
 
     def __call__(self, sample: Sample) -> Sample:
         return normalize_images(self, sample)
+
+
+def check_image(image: NDArray[np.uint8]) -> None:
+    """Refuses anything but (height, width, 3) uint8."""
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        raise DataError(
+            f"images: expected (height, width, 3) uint8, got {image.shape} {image.dtype}"
+        )
 
 
 def normalize_images(norm: Any, sample: Sample) -> Sample:

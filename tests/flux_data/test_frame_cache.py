@@ -1,0 +1,186 @@
+"""The frame cache: the pixels of the videos, faster; stale, damaged or half-written never used."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from flux_core.errors import DataError
+from flux_core.transforms import ResizeImages, ResizeImagesWithPad
+from flux_data import pack as packing
+from flux_data.cli import main
+from flux_data.frame_cache import cache_folder
+from flux_data.lerobot import open_lerobot
+from flux_data.pack import pack, verify_cache
+from flux_data.parquet_dataset import ParquetDataset
+from flux_data.process_inputs import ProcessParquetInputs
+
+RESIZE = ResizeImages(height=24, width=32)
+
+
+@pytest.fixture
+def root(shared_data: Path, tmp_path: Path) -> Path:
+    """Two short episodes' videos as files of their own, so that they can be changed."""
+    source, root = shared_data / "lerobot" / "v21", tmp_path / "dataset"
+    shutil.copytree(source / "meta", root / "meta", copy_function=shutil.copyfile)
+    episodes = root / "meta" / "episodes.jsonl"
+    episodes.write_text("\n".join(episodes.read_text().splitlines()[:2]) + "\n")
+    (root / "data").symlink_to(source / "data")
+    for camera in ("cam_high", "cam_left_wrist"):
+        folder = f"videos/chunk-000/observation.images.{camera}"
+        (root / folder).mkdir(parents=True)
+        for episode in range(2):
+            name = f"{folder}/episode_{episode:06d}.mp4"
+            shutil.copyfile(source / name, root / name)
+    return root
+
+
+CAMERAS = ("observation.images.cam_high", "observation.images.cam_left_wrist")
+
+
+def dataset_of(root: Path, resize: ResizeImages = RESIZE, **settings: str) -> ParquetDataset:
+    inputs = ProcessParquetInputs(parquet_keys=("observation.state", "actions"), video_keys=CAMERAS)
+    config = ParquetDataset.Config(
+        data_root_path=str(root),
+        transforms=(inputs, resize),
+        action_key="action",
+        window_start_idx=0,
+        **settings,
+    )
+    return config.build()
+
+
+@pytest.mark.parametrize("kind", [ResizeImages, ResizeImagesWithPad])
+def test_cached_frames_are_the_videos_to_the_last_bit(
+    kind: type[ResizeImages], root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resize = kind(height=24, width=24)
+    live = dataset_of(root, resize)
+    expected = {index: live[index]["images"] for index in (0, 77, 149, 150, 299)}
+    report = pack(root, resize, cameras=CAMERAS, workers=2)
+    assert report["frames"] == 600 and report["bytes"] == 4 * (150 * 24 * 24 * 3 + 128)
+    cached = dataset_of(root, resize)
+    monkeypatch.setattr("flux_data.process_inputs._reader", None)  # no video may be opened
+    for index, images in expected.items():
+        np.testing.assert_array_equal(cached[index]["images"], images)
+
+
+def test_jpeg_is_smaller_and_looks_the_same(root: Path) -> None:
+    resize = ResizeImages(height=96, width=128)
+    live = dataset_of(root, resize)[5]["images"].astype(float)
+    announced: list[tuple[int, int, int]] = []
+    report = pack(
+        root,
+        resize,
+        encoding="jpeg",
+        cameras=CAMERAS,
+        announce=lambda *numbers: announced.append(numbers),
+    )
+    assert announced[0][:2] == (600, 600)
+    assert announced[0][2] == pytest.approx(report["bytes"], rel=0.5)
+    assert report["bytes"] < 0.4 * 600 * 96 * 128 * 3
+    difference = np.abs(dataset_of(root, resize)[5]["images"] - live)
+    assert difference.mean() < 2.0
+
+
+def test_a_cache_of_another_size_or_camera_is_not_used(root: Path) -> None:
+    pack(root, RESIZE, cameras=CAMERAS[:1])
+    assert dataset_of(root).parts[0]._cache is None
+    pack(root, RESIZE, cameras=CAMERAS)
+    assert dataset_of(root).parts[0]._cache is not None
+    assert dataset_of(root, ResizeImages(height=48, width=64)).parts[0]._cache is None
+    assert dataset_of(root, ResizeImagesWithPad(height=24, width=32)).parts[0]._cache is None
+
+
+def test_a_changed_video_makes_the_cache_stale(
+    root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "flux.data")
+    pack(root, RESIZE, cameras=CAMERAS)
+    assert dataset_of(root).parts[0]._cache is not None
+    assert "frames come from this cache, not from the videos" in caplog.text
+    video = open_lerobot(root).video(CAMERAS[1], 1).path
+    os.utime(video, ns=(1, 1))
+    assert dataset_of(root).parts[0]._cache is None
+    assert f"the videos of {CAMERAS[1]} have changed. Run `flux-data pack` again" in caplog.text
+    pack(root, RESIZE, cameras=CAMERAS)
+    assert dataset_of(root).parts[0]._cache is not None
+
+
+def test_an_interrupted_pack_goes_on_where_it_was(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, made = packing.pack_shard, []
+
+    def dies_at_the_third(job: packing.PackJob) -> object:
+        if len(made) == 2:
+            raise KeyboardInterrupt
+        made.append(job.name)
+        return original(job)
+
+    monkeypatch.setattr(packing, "pack_shard", dies_at_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        pack(root, RESIZE, cameras=CAMERAS)
+    assert dataset_of(root).parts[0]._cache is None  # without a manifest it is no cache
+    monkeypatch.setattr(packing, "pack_shard", original)
+    with (cache_folder(root, RESIZE, "raw") / "progress.jsonl").open("a") as file:
+        file.write('{"name": "observation.ima')  # killed in the middle of a line
+    left: list[int] = []
+    pack(root, RESIZE, cameras=CAMERAS, announce=lambda frames, todo, size: left.append(todo))
+    assert left == [300]
+    assert verify_cache(root, RESIZE)["frames"] == 600
+
+
+def test_a_full_disk_leaves_no_half_shard(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(packing.os, "fsync", full)
+    with pytest.raises(DataError, match="cannot be written .*No space left"):
+        pack(root, RESIZE, cameras=CAMERAS)
+    written = [path.name for path in cache_folder(root, RESIZE, "raw").rglob("*.*")]
+    assert not any(name.endswith((".npy", ".partial")) for name in written)
+
+
+def test_damage_is_found(root: Path) -> None:
+    pack(root, RESIZE, cameras=CAMERAS)
+    shard = next(cache_folder(root, RESIZE, "raw").rglob("episode_000001.npy"))
+    content = bytearray(shard.read_bytes())
+    content[500] ^= 1
+    shard.write_bytes(content)
+    with pytest.raises(DataError, match="episode_000001.npy: is damaged"):
+        verify_cache(root, RESIZE)
+    shard.write_bytes(content[:1000])
+    camera = CAMERAS.index(shard.parent.name)
+    del camera
+    with pytest.raises(DataError, match="expected .* bytes, got 1000. Run `flux-data pack` again"):
+        dataset_of(root)[200]
+
+
+def test_the_cache_may_lie_elsewhere(root: Path, tmp_path: Path) -> None:
+    pack(root, RESIZE, cameras=CAMERAS, out=tmp_path / "fast")
+    dataset = dataset_of(root, frame_cache=str(tmp_path / "fast"))
+    assert dataset.parts[0]._cache is not None
+    assert dataclasses.replace(dataset.config, frame_cache=None).build().parts[0]._cache is None
+
+
+def test_the_command_packs_and_verifies(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    info = root / "meta" / "info.json"
+    content = json.loads(info.read_text())
+    del content["features"]["observation.images.cam_right_wrist"]
+    info.write_text(json.dumps(content))
+    arguments = ["pack", str(root), "--size", "24x32", "--workers", "1", "--json"]
+    assert main(arguments) == 0
+    captured = capsys.readouterr()
+    report = json.loads(captured.out)
+    assert report["frames"] == 600 and "600 to be written" in captured.err
+    assert main([*arguments, "--verify"]) == 0
+    assert json.loads(capsys.readouterr().out) == report
+    assert main(["pack", str(root), "--size", "big"]) == 2
