@@ -1,0 +1,276 @@
+"""Times random access through our data loader beside the real LeRobotDataset, in one run.
+
+    python benchmarks/dataloader.py DATASET --lerobot ENV/bin/python --out dataloader.json
+
+ENV is an environment with LeRobot 0.4 and torchcodec (0.4 reads format v3.0 only). All contestants
+give the same batches: every camera at 224x224, the state, and 50 actions, from the same random
+frames, through torch's DataLoader with as many workers. They take turns, each turn in a process of
+its own; starting the workers is not timed.
+
+  lerobot       LeRobotDataset, torchcodec, torchvision's antialiased resize
+  flux          ParquetDataset from the videos
+  flux packed   the same from a frame cache that `flux-data pack` made
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+SIZE, HORIZON, BATCH = 224, 50, 8
+
+
+def main() -> int:
+    """Runs the contestants in turns, or, with --stage, one turn of one."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("dataset", type=Path, help="a LeRobot directory")
+    parser.add_argument("--lerobot", type=Path, help="python with lerobot; left out without")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--batches", type=int, default=25, help="of 8 samples, a turn")
+    parser.add_argument("--workers", type=int, nargs="+", default=[0, 2])
+    parser.add_argument("--out", type=Path, help="write the figures as JSON")
+    parser.add_argument("--stage", choices=("lerobot", "flux"), help=argparse.SUPPRESS)
+    parser.add_argument("--cache", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.stage is not None:
+        print(json.dumps(turn(args)))
+        return 0
+    with tempfile.TemporaryDirectory() as folder:
+        pack(args.dataset, Path(folder))
+        report = compare(args, folder)
+    print_table(report)
+    if args.out:
+        args.out.write_text(json.dumps(report, indent=1) + "\n")
+    return 0
+
+
+def compare(args: argparse.Namespace, cache: str) -> dict[str, Any]:
+    """All turns of all contestants."""
+    contestants = {"flux": [sys.executable], "flux packed": [sys.executable]}
+    if args.lerobot is not None:
+        contestants = {"lerobot": [str(args.lerobot)], **contestants}
+    turns: dict[str, list[dict[str, float]]] = {}
+    for _ in range(args.rounds):
+        for workers in args.workers:
+            for name, python in contestants.items():
+                command = [*python, __file__, str(args.dataset), "--workers", str(workers)]
+                command += ["--stage", name.split()[0], "--batches", str(args.batches)]
+                command += ["--cache", cache] if name == "flux packed" else []
+                done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
+                answer = json.loads(done.stdout.decode().splitlines()[-1])
+                turns.setdefault(f"{name}, {workers} workers", []).append(answer)
+                print(f"{name}, {workers} workers: {answer}", file=sys.stderr, flush=True)
+    return {
+        "machine": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "dataset": args.dataset.name,
+        "settings": {"size": SIZE, "horizon": HORIZON, "batch": BATCH, "batches": args.batches},
+        "turns": turns,
+        "best": {
+            name: {
+                "samples_per_s": max(t["samples_per_s"] for t in found),
+                "cpu_ms_per_sample": min(t["cpu_ms_per_sample"] for t in found),
+                "worker_mib": max(t["worker_mib"] for t in found),
+            }
+            for name, found in turns.items()
+        },
+    }
+
+
+def turn(args: argparse.Namespace) -> dict[str, Any]:
+    """One contestant once: warm-up, then `batches` timed batches."""
+    import torch
+    from torch.utils.data import DataLoader
+
+    torch.set_num_threads(1)
+    workers = args.workers[0]
+    dataset, collate = (lerobot if args.stage == "lerobot" else flux)(args)
+    generator = torch.Generator().manual_seed(0)
+    total = (args.batches + 2) * BATCH
+    order = torch.randint(len(dataset), (total,), generator=generator).tolist()
+    loader = DataLoader(
+        dataset,
+        batch_size=BATCH,
+        sampler=order,
+        num_workers=workers,
+        collate_fn=collate,
+        prefetch_factor=2 if workers else None,
+    )
+    batches = iter(loader)
+    first = [next(batches) for _ in range(2)]
+    check(first[0])
+    cpu = cpu_seconds(workers)
+    begin = time.perf_counter()
+    count = consume(batches)
+    elapsed = time.perf_counter() - begin
+    return {
+        "samples_per_s": round(count * BATCH / elapsed, 2),
+        "cpu_ms_per_sample": round((cpu_seconds(workers) - cpu) / (count * BATCH) * 1e3, 2),
+        "worker_mib": worker_mib(workers),
+        "first_state": round(float(first[0]["state"][0][0]), 6),
+    }
+
+
+def consume(batches: Iterator[Any]) -> int:
+    """Takes what is left; the memory of workers is looked at while they live."""
+    count = 0
+    for _ in batches:
+        count += 1
+        worker_mib.peak = max(worker_mib.peak, _children_mib())  # type: ignore[attr-defined]
+    return count
+
+
+def worker_mib(workers: int) -> float:
+    """Peak memory of a worker (or of the one process), MiB."""
+    if workers:
+        return round(worker_mib.peak, 1)  # type: ignore[attr-defined]
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
+
+
+worker_mib.peak = 0.0  # type: ignore[attr-defined]
+
+
+def _children_mib() -> float:
+    """The largest private and shared resident size among child processes."""
+    peak = 0.0
+    for task in Path("/proc/self/task").iterdir():
+        for child in (task / "children").read_text().split():
+            status = Path(f"/proc/{child}/status").read_text()
+            line = next(line for line in status.splitlines() if line.startswith("VmHWM"))
+            peak = max(peak, int(line.split()[1]) / 1024)
+    return peak
+
+
+def cpu_seconds(workers: int) -> float:
+    """Processor time of this process and, at exit, its children."""
+    own = resource.getrusage(resource.RUSAGE_SELF)
+    seconds = own.ru_utime + own.ru_stime
+    if workers:
+        children = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds += children.ru_utime + children.ru_stime
+    return seconds
+
+
+def check(batch: dict[str, Any]) -> None:
+    """Everybody gives the same shapes."""
+    shapes = {name: tuple(value.shape) for name, value in batch.items()}
+    cameras = shapes["images"][1]
+    expected = {
+        "images": (BATCH, cameras, 3, SIZE, SIZE),
+        "state": (BATCH, shapes["state"][1]),
+        "actions": (BATCH, HORIZON, shapes["actions"][2]),
+    }
+    if shapes != expected:
+        raise SystemExit(f"benchmark: error: expected {expected}, got {shapes}")
+
+
+def lerobot(args: argparse.Namespace) -> tuple[Any, Any]:
+    """The real thing."""
+    import torch
+
+    # torchvision's wheel from PyPI wants CUDA operators to exist; nothing here calls them.
+    library = torch.library.Library("torchvision", "DEF")
+    for name in ("nms", "qnms"):
+        library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    from lerobot.datasets.lerobot_dataset import LeRobotDataset
+    from torchvision.transforms import v2
+
+    info = json.loads((args.dataset / "meta" / "info.json").read_text())
+    steps = [i / info["fps"] for i in range(HORIZON)]
+    dataset = LeRobotDataset(
+        "local/benchmark",
+        root=args.dataset,
+        delta_timestamps={"action": steps},
+        video_backend="torchcodec",
+        image_transforms=v2.Resize((SIZE, SIZE), antialias=True),
+    )
+    cameras = [key for key, f in info["features"].items() if f["dtype"] == "video"]
+
+    def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
+        images = [torch.stack([sample[key] for key in cameras]) for sample in samples]
+        return {
+            "images": torch.stack(images),
+            "state": torch.stack([sample["observation.state"] for sample in samples]),
+            "actions": torch.stack([sample["action"] for sample in samples]),
+        }
+
+    return dataset, collate
+
+
+def flux_config(dataset: Path, cache: str | None) -> Any:
+    """Our dataset, as a training config describes it."""
+    from flux_core.transforms import ResizeImages, SimpleNormalizeImages
+    from flux_data.lerobot import open_lerobot
+    from flux_data.parquet_dataset import ParquetDataset
+    from flux_data.process_inputs import ProcessParquetInputs
+
+    inputs = ProcessParquetInputs(
+        parquet_keys=("observation.state", "actions"),
+        video_keys=open_lerobot(dataset).video_keys,
+    )
+    resize = ResizeImages(height=SIZE, width=SIZE)
+    return ParquetDataset.Config(
+        data_root_path=str(dataset),
+        transforms=(inputs, resize, SimpleNormalizeImages()),
+        action_window_size=HORIZON,
+        action_key="action",
+        window_start_idx=0,
+        frame_cache=cache or str(dataset / "no-cache"),
+    )
+
+
+def flux(args: argparse.Namespace) -> tuple[Any, Any]:
+    """Ours."""
+    import numpy as np
+    import torch
+
+    def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
+        names = {"images": "images", "state": "states", "actions": "actions"}
+        return {
+            name: torch.from_numpy(np.stack([sample[key] for sample in samples]))
+            for name, key in names.items()
+        }
+
+    return flux_config(args.dataset, args.cache).build(), collate
+
+
+def pack(dataset: Path, folder: Path) -> None:
+    """The frame cache."""
+    from flux_core.transforms import ResizeImages
+    from flux_data.pack import pack
+
+    begin = time.perf_counter()
+    report = pack(dataset, ResizeImages(height=SIZE, width=SIZE), out=folder, workers=2)
+    seconds = time.perf_counter() - begin
+    size = report["bytes"] / 1e6
+    print(f"packed {report['frames']} frames, {size:.0f} MB, in {seconds:.1f} s", file=sys.stderr)
+
+
+def print_table(report: dict[str, Any]) -> None:
+    """One row a contestant and number of workers."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("", "samples/s", "CPU ms/sample", "worker MiB", "over lerobot")
+    for name, row in report["best"].items():
+        peer = report["best"].get("lerobot," + name.split(",")[1])
+        ratio = f"{row['samples_per_s'] / peer['samples_per_s']:.1f}x" if peer else ""
+        cells = (f"{row[k]:.1f}" for k in ("samples_per_s", "cpu_ms_per_sample", "worker_mib"))
+        table.add_row(name, *cells, ratio)
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
