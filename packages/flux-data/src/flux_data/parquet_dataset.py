@@ -143,6 +143,7 @@ class DatasetPart:
         self.keys = sorted(keys)
         source.check_features([*self.keys, *statistic_keys])
         resize = next((t for t in config.transforms if isinstance(t, ResizeImages)), None)
+        self._resize = resize
         videos = [key for key in self.video_keys if key in source.video_keys]
         folder = Path(config.frame_cache) if config.frame_cache is not None else None
         self._cache = find_cache(source, videos, resize, folder)
@@ -193,6 +194,7 @@ class DatasetPart:
                 for k in self.video_keys
                 if k in self.source.video_keys
             },
+            "resize": self._resize,
             "fps": self.source.fps,
         }
 

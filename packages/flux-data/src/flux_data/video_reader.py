@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,13 +21,15 @@ MAX_FRAMES_AHEAD = 2
 class VideoReader:
     """Decodes single frames by timestamp; holds at most `max_open` decoders, oldest closed first.
 
-    Not shared between processes: after a fork the child opens its own decoders.
+    Several threads may ask at once. Not shared between processes: after a fork the child opens its
+    own decoders.
     """
 
     def __init__(self, max_open: int = 64) -> None:
         self._max_open = max_open
         self._decoders: OrderedDict[Path, _Decoder] = OrderedDict()
         self._pid = os.getpid()
+        self._lock = threading.Lock()
 
     def frame(self, path: Path, timestamp_s: float, tolerance_s: float) -> NDArray[np.uint8]:
         """Returns the frame shown at `timestamp_s`, (height, width, 3) uint8 RGB.
@@ -39,14 +42,17 @@ class VideoReader:
     def _decoder(self, path: Path) -> _Decoder:
         if self._pid != os.getpid():
             self._decoders, self._pid = OrderedDict(), os.getpid()
-        decoder = self._decoders.pop(path, None) or _Decoder(path)
-        self._decoders[path] = decoder
-        if len(self._decoders) > self._max_open:
-            self._decoders.popitem(last=False)[1].close()
+            self._lock = threading.Lock()
+        with self._lock:
+            decoder = self._decoders.pop(path, None) or _Decoder(path)
+            self._decoders[path] = decoder
+            if len(self._decoders) > self._max_open:
+                # Freed when the last thread that uses it is done.
+                self._decoders.popitem(last=False)
         return decoder
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_max_open": self._max_open, "_decoders": OrderedDict(), "_pid": -1}
+        return {"_max_open": self._max_open, "_decoders": OrderedDict(), "_pid": -1, "_lock": None}
 
 
 class _Decoder:
@@ -70,14 +76,19 @@ class _Decoder:
         assert self._stream.time_base is not None
         self._time_base = float(self._stream.time_base)
         self._start = self._stream.start_time or 0
-        rate = float(self._stream.average_rate or 30)
-        self._max_ahead = MAX_FRAMES_AHEAD / rate / self._time_base
+        period = 1.0 / float(self._stream.average_rate or 30) / self._time_base
+        self._max_ahead, self._surely_nearest = MAX_FRAMES_AHEAD * period, 0.1 * period
+        self._lock = threading.Lock()
         self._frames: Iterator[Any] = iter(())
         self._current: Any = None
         self._pending: Any = None
 
     def frame(self, timestamp_s: float, tolerance_s: float) -> NDArray[np.uint8]:
         """Decodes up to the nearest frame, from where it is or from the keyframe before."""
+        with self._lock:
+            return self._frame(timestamp_s, tolerance_s)
+
+    def _frame(self, timestamp_s: float, tolerance_s: float) -> NDArray[np.uint8]:
         target = timestamp_s / self._time_base
         try:
             if not self._is_close_before(target):
@@ -115,6 +126,10 @@ class _Decoder:
     def _nearest(self, target: float) -> Any:
         """Moves on while the frames come closer; the one after stays pending."""
         while True:
+            current = self._current
+            # Not a frame more than needed: each costs milliseconds.
+            if current is not None and self._distance(current, target) <= self._surely_nearest:
+                return current
             if self._pending is None:
                 self._pending = next((f for f in self._frames if f.pts is not None), None)
             candidate = self._pending
@@ -127,7 +142,3 @@ class _Decoder:
 
     def _distance(self, frame: Any, target: float) -> float:
         return abs(frame.pts - self._start - target)
-
-    def close(self) -> None:
-        """Frees the file."""
-        self._container.close()

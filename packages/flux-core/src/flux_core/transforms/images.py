@@ -101,5 +101,8 @@ def normalize_images(norm: Any, sample: Sample) -> Sample:
     """Applies an image normalisation; (C, h, w, 3) uint8 -> (C, 3, h, w) float32."""
     images = sample["images"]
     scale, offset = norm.affine(len(images))
-    values = images.astype(np.float32) * scale[:, None, None, :] + offset[:, None, None, :]
-    return {**sample, "images": np.ascontiguousarray(values.transpose(0, 3, 1, 2))}
+    # Channels first while a pixel is one byte, not four.
+    planes = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+    values = np.multiply(planes, scale[:, :, None, None], dtype=np.float32)
+    values += offset[:, :, None, None]
+    return {**sample, "images": values}
