@@ -6,17 +6,19 @@ import argparse
 import os
 import re
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
 
-from flux_core.cli import new_parser, print_json, run_cli
+from flux_core.cli import EXIT_FAILED, EXIT_OK, new_parser, print_json, run_cli
 from flux_core.errors import UsageError
 from flux_core.transforms import ResizeImages, ResizeImagesWithPad
 
 EXAMPLE = """\
   flux-data demo aloha-sim --episodes 50 --out data/demonstrations
-  flux-data info data/demonstrations"""
+  flux-data info data/demonstrations
+  flux-data validate data/demonstrations"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -26,6 +28,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     _add_demo(commands)
     _add_info(commands)
     _add_pack(commands)
+    _add_validate(commands)
+    _add_stats(commands)
     return run_cli(parser, argv)
 
 
@@ -124,6 +128,75 @@ def run_pack(args: argparse.Namespace) -> None:
         console.print(
             f"{report['out']}: {report['frames']} frames, {report['bytes'] / 1e6:,.1f} MB"
         )
+
+
+def _add_validate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    validate = commands.add_parser(
+        "validate",
+        help="list every fault of a dataset",
+        description="Check every file, count, time, frame and number; exit code 1 if any is wrong.",
+        epilog="example:\n  flux-data validate data/demonstrations",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    validate.add_argument("dataset", type=Path, help="a LeRobot directory")
+    validate.add_argument("--no-decode", action="store_true", help="only the times of frames")
+    validate.add_argument("--json", action="store_true", help="print one JSON object")
+    validate.set_defaults(handler=run_validate)
+
+
+def run_validate(args: argparse.Namespace) -> int:
+    """Runs `flux-data validate`."""
+    from rich.progress import Progress
+
+    from .validate import validate
+
+    console = Console(stderr=True)
+    with Progress(console=console) as progress:
+        task = progress.add_task("episodes", total=None)
+        faults = validate(
+            args.dataset,
+            decode=not args.no_decode,
+            advance=lambda done, total: progress.update(task, completed=done, total=total),
+        )
+    if args.json:
+        print_json({"ok": not faults, "faults": [asdict(fault) for fault in faults]})
+    else:
+        out = Console(soft_wrap=True, highlight=False)
+        for fault in faults:
+            where = f" ({fault.where})" if fault.where else ""
+            out.print(f"{fault.kind}: {fault.file}{where}: {fault.message}", markup=False)
+        out.print(f"{len(faults)} faults" if faults else "no faults")
+    return EXIT_FAILED if faults else EXIT_OK
+
+
+def _add_stats(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    stats = commands.add_parser(
+        "stats",
+        help="statistics of every number",
+        description="Exact mean, standard deviation, range and quantiles, computed from the data.",
+        epilog="example:\n  flux-data stats data/demonstrations --json",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    stats.add_argument("dataset", type=Path, help="a LeRobot directory")
+    stats.add_argument("--json", action="store_true", help="print one JSON object")
+    stats.set_defaults(handler=run_stats)
+
+
+def run_stats(args: argparse.Namespace) -> None:
+    """Runs `flux-data stats`."""
+    from .info import dataset_stats
+
+    stats = dataset_stats(args.dataset)
+    if args.json:
+        print_json(stats)
+        return
+    out = Console(soft_wrap=True, highlight=False)
+    for key, feature in stats.items():
+        out.print(f"{key} ({feature['count']} frames)", markup=False)
+        for name in ("mean", "std", "min", "max", "q01", "q99"):
+            out.print(f"  {name:<5}" + " ".join(f"{x:10.4g}" for x in feature[name]))
 
 
 def _resize_of(args: argparse.Namespace) -> ResizeImages:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+from flux_core.norm_stats import compute_stats
 
 from .lerobot import open_lerobot
 
@@ -27,3 +30,18 @@ def dataset_info(root: Path) -> dict[str, Any]:
         },
         "tasks": list(source.tasks.values()),
     }
+
+
+def dataset_stats(root: Path) -> dict[str, dict[str, Any]]:
+    """Exact statistics of every feature that is a number or a vector."""
+    source = open_lerobot(root)
+    keys = [
+        key
+        for key, feature in source.info["features"].items()
+        if feature["dtype"] not in ("video", "image", "string", "bool")
+    ]
+    stats: dict[str, dict[str, Any]] = {}
+    for key in keys:
+        values = source.columns([key])[key]
+        stats[key] = asdict(compute_stats(values.reshape(len(values), -1)))
+    return stats

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,39 @@ from flux_core.errors import DataError
 
 MAX_FRAMES_AHEAD = 2
 """Decoding on is quicker than seeking for so few frames, however far apart the keyframes are."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoFacts:
+    """A video's size, and the times of its frames in ascending order."""
+
+    height: int
+    width: int
+    times_s: NDArray[np.float64]
+
+
+@functools.lru_cache(maxsize=16)
+def video_facts(path: Path) -> VideoFacts:
+    """Reads a video's packets; nothing is decoded.
+
+    Raises:
+        DataError: it cannot be opened, has no frames, or breaks off.
+    """
+    import av
+
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.video:
+                raise DataError(f"{path}: has no video stream")
+            stream = container.streams.video[0]
+            start, base = stream.start_time or 0, float(stream.time_base or 0)
+            ticks = sorted(p.pts - start for p in container.demux(stream) if p.pts is not None)
+            height, width = stream.height, stream.width
+    except av.FFmpegError as error:
+        raise DataError(f"{path}: cannot be read as a video ({error})") from error
+    if not ticks:
+        raise DataError(f"{path}: has no frames")
+    return VideoFacts(height=height, width=width, times_s=np.asarray(ticks) * base)
 
 
 class VideoReader:
