@@ -20,6 +20,7 @@ from flux_core.transforms import (
     PadKeyToDim,
     RelativeActions,
     ResizeImages,
+    ResizeImagesWithPad,
     SimpleNormalizeImages,
 )
 from flux_core.transforms.actions import normalize
@@ -132,3 +133,15 @@ def test_a_joint_that_hardly_moves_is_not_blown_up() -> None:
         assert scale[0] == stats.affine(norm_type)[0][0]
     assert widened.std[0] == stats.std[0] and widened.std[1] == pytest.approx(0.1 / 12**0.5)
     assert stats.widened(0.0) == stats
+
+
+@pytest.mark.parametrize("name", ["landscape", "portrait", "square", "up"])
+def test_resizing_with_padding_is_openpis(name: str, openpi: dict) -> None:
+    """To the last bit of its robot client, which is what its training data goes through."""
+    images = openpi[f"resize.{name}.input_uint8_hwc"]
+    sample = ResizeImagesWithPad(height=56, width=56)({"images": images})
+    np.testing.assert_array_equal(
+        sample["images"], openpi[f"resize.{name}.openpi_client_pil_uint8"]
+    )
+    again = ResizeImagesWithPad(height=56, width=56)(sample)
+    np.testing.assert_array_equal(again["images"], sample["images"])
