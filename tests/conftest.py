@@ -20,6 +20,12 @@ settings.register_profile("flux", deadline=None, print_blob=True)
 settings.load_profile("flux")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Nothing of the user's cache is read or written."""
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture(scope="session")
 def repo_root() -> Path:
     """The checkout."""

@@ -13,6 +13,7 @@ from flux_core.errors import ConfigError, DataError
 from flux_core.norm_stats import FeatureStats, NormStats, compute_stats
 
 from .parquet_dataset import ParquetDataset
+from .stats_cache import cached_stats
 
 ACTION = "action"
 
@@ -193,10 +194,29 @@ class EpochBatches:
 def group_stats(
     group: list[ParquetDataset], config: DistributedRepeatingDataset.Config
 ) -> NormStats:
-    """Exact statistics of a group under the names the transforms ask for."""
+    """Statistics of a group under the names the transforms ask for; computed once for its data."""
+    sources = [part.source for dataset in group for part in dataset.parts]
+    settings = {
+        "statistic_keys": config.statistic_keys,
+        "name_mappings": config.name_mappings,
+        "min_range": config.min_range,
+        "dim": config.dim,
+        # Relative actions depend on the windows.
+        "datasets": [dataset.config for dataset in group if dataset.relative_transform()],
+    }
+    return cached_stats(sources, settings, lambda: exact_stats(group, config))
+
+
+def exact_stats(
+    group: list[ParquetDataset], config: DistributedRepeatingDataset.Config
+) -> NormStats:
+    """Exact statistics of a group, from every frame."""
     stats: dict[str, FeatureStats] = {}
+    columns = [
+        part.source.columns(config.statistic_keys) for dataset in group for part in dataset.parts
+    ]
     for key in config.statistic_keys:
-        values = np.concatenate([np.atleast_2d(dataset.column(key).T).T for dataset in group])
+        values = np.concatenate([part[key].reshape(len(part[key]), -1) for part in columns])
         for name in config.name_mappings.get(key, (key,)):
             stats[name] = compute_stats(values)
     relative = [dataset for dataset in group if dataset.relative_transform() is not None]
