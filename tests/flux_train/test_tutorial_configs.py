@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,6 +14,8 @@ from flux_core.config.compat import _warn_once
 from flux_core.errors import ConfigError
 from flux_core.inference import AlohaInferenceRunner, URInferenceRunner
 from flux_core.models import PI0FlowMatching
+from flux_core.robots import robot_spec
+from flux_data.lerobot_writer import EpisodeWriter, Layout, write_metadata
 from flux_train.cli import main
 from flux_train.config import TrainConfig, read_train_config
 from flux_train.runner_config import FSDPTrainRunner
@@ -400,6 +404,74 @@ def test_the_aloha_file_trains_at_a_tiny_size(
     assert run(aloha(tutorial, "split"), tmp_path, *tiny_options(shared_data, one_episode)) == 0
     assert (tmp_path / "run" / "checkpoint_epoch_1.pt").is_file()
     assert (tmp_path / "run" / "tokenizer" / "tokenizer.model").is_file()
+
+
+@pytest.fixture(scope="module")
+def ur3_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two short episodes of a UR3: seven dimensions, two cameras, 30 Hz."""
+    spec = robot_spec("ur3")
+    root = tmp_path_factory.mktemp("ur3") / "dataset"
+    layout = Layout(root=root, spec=spec, cameras=spec.cameras, height=48, width=64)
+    rng = np.random.default_rng(0)
+    stats, episodes = [], []
+    for index in range(2):
+        writer = EpisodeWriter(layout, index, index * 12)
+        for _ in range(12):
+            state, action = rng.normal(0.5, 0.3, (2, 7)).astype(np.float32)
+            images = rng.integers(0, 256, (2, 48, 64, 3), dtype=np.uint8)
+            writer.add(state, action, dict(zip(spec.cameras, images, strict=True)))
+        stats.append(writer.close())
+        episodes.append({"episode_index": index, "tasks": ["pour"], "length": 12})
+    write_metadata(layout, "pour", episodes, stats)
+    return root
+
+
+def test_aloha_and_ur3_train_together(
+    tutorial: str, shared_data: Path, one_episode: Path, ur3_dataset: Path, tmp_path: Path
+) -> None:
+    """Section 4 on real files: each robot its own statistics, cameras and dimensions."""
+    tokenizer = shared_data / "tokenizer" / "paligemma_rebuilt.model"
+    options = [option for option in TINY if not option.startswith("train_dataloader.dataset")]
+    collator = "'states','images','img_masks','lang_tokens','lang_masks','actions','action_masks'"
+    options.append(f"runner.collator.keys=[{collator},'action_dim_masks']")
+    keys = "['observation.state','timestamp','actions','info','stats','action_masks']"
+    for group, number, prompts in (
+        ("aloha_4090", 0, 2),
+        ("aloha_4060", 0, 2),
+        ("aloha_4060", 1, 2),
+        ("ur3", 0, 3),
+    ):
+        member = f"train_dataloader.dataset.datasets.{group}.{number}"
+        root = ur3_dataset if group == "ur3" else one_episode
+        options += [
+            f"{member}.data_root_path={root}",
+            f"{member}.transforms.0.parquet_keys={keys}",
+            f"{member}.transforms.{prompts}.tokenizer.model_path={tokenizer}",
+            f"{member}.transforms.{prompts}.max_len=24",
+        ]
+    text = mixed(tutorial)
+    config = bound(text, tmp_path, *options)
+    dataset = config.train_dataloader.dataset.build()
+    assert {name: stats["proprio"].dim for name, stats in dataset.stats.items()} == {
+        "aloha_4090": 14,
+        "aloha_4060": 14,
+        "ur3": 14,
+    }
+    # Of UR3's statistics only the first seven dimensions are its own.
+    assert dataset.stats["ur3"]["proprio"].mean[7:] == (0.0,) * 7
+    assert (
+        dataset.stats["ur3"]["proprio"].mean[:7] != dataset.stats["aloha_4090"]["proprio"].mean[:7]
+    )
+    aloha_sample, ur3_sample = dataset[0], dataset[len(dataset) - 1]
+    assert aloha_sample["img_masks"].tolist() == [True, True, True]
+    assert ur3_sample["img_masks"].tolist() == [True, True, False]
+    assert ur3_sample["action_dim_masks"].tolist() == [True] * 7 + [False] * 7
+    assert aloha_sample["action_dim_masks"].all()
+    assert ur3_sample["images"].shape == aloha_sample["images"].shape
+    np.testing.assert_allclose(ur3_sample["actions"][:, 7:], 0.0, atol=1e-6)
+    assert run(text, tmp_path, *options) == 0
+    saved = json.loads((tmp_path / "run" / "norm_stats.json").read_text())
+    assert set(saved) == {"aloha_4090", "aloha_4060", "ur3"}
 
 
 @pytest.mark.parametrize(
