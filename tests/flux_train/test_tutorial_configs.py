@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from flux_core.bundle import Bundle
 from flux_core.config import bind, unbind
 from flux_core.config.compat import _warn_once
 from flux_core.errors import ConfigError
 from flux_core.inference import AlohaInferenceRunner, URInferenceRunner
 from flux_core.models import PI0FlowMatching
+from flux_core.policy_io import PolicyIO
 from flux_core.robots import robot_spec
+from flux_core.types import Observation
 from flux_data.lerobot_writer import EpisodeWriter, Layout, write_metadata
+from flux_data.repeating_dataset import DistributedRepeatingDataset
+from flux_runtime.engine import open_flow_policy
+from flux_runtime.export.cli import main as export_main
+from flux_runtime.golden import replay_golden
+from flux_runtime.preflight import check_bundle_fits
 from flux_train.cli import main
 from flux_train.config import TrainConfig, read_train_config
 from flux_train.runner_config import FSDPTrainRunner
@@ -69,6 +78,22 @@ runner = dict(type='FSDPTrainRunner', stage='vla-full-train', max_epochs=3, lear
         grad_accumulation_steps=1, window_size=1),
     sharding_strategy='no-shard', warmup_ratio=0.0, enable_gradient_checkpointing=False,
     enable_mixed_precision_training=True, mixed_precision_dtype='bf16', change_key_name=False)
+"""
+
+
+# The tutorial shows one robot's section; a mixed checkpoint drives several, each by its own.
+BOTH_ROBOTS = """
+_aloha = inference
+_aloha['statistic_name'] = 'aloha_4090'
+_ur3_runner = _copy.deepcopy(inference)
+_ur3_runner.update(type='URInferenceRunner', statistic_name='ur3',
+    operator=dict(type='UROperator', use_depth_image=False))
+_ur3_runner['dataset']['img_keys'] = ['cam_high', 'cam_wrist']
+_ur3_transforms = _ur3_runner['dataset']['transforms']
+for _key in ('means', 'stds'):
+    _ur3_transforms[3][_key] = _ur3_transforms[3][_key][:2]
+_ur3_transforms.insert(0, dict(type='PadKeyToDim', keys=['states'], dim=14))
+inference = dict(aloha=_aloha, ur3=_ur3_runner)
 """
 
 
@@ -171,7 +196,7 @@ def mixed(tutorial: str) -> str:
             "_ur3['transforms'][0]['num_padding_imgs'] = 1",
             f"_ur3['transforms'].insert(1, {pad})",
             dataloader,
-            "inference = None",
+            BOTH_ROBOTS,
         ]
     )
 
@@ -449,6 +474,10 @@ def test_aloha_and_ur3_train_together(
             f"{member}.transforms.{prompts}.tokenizer.model_path={tokenizer}",
             f"{member}.transforms.{prompts}.max_len=24",
         ]
+    options += [
+        "inference.aloha.dataset.transforms.1.max_len=24",
+        "inference.ur3.dataset.transforms.2.max_len=24",
+    ]
     text = mixed(tutorial)
     config = bound(text, tmp_path, *options)
     dataset = config.train_dataloader.dataset.build()
@@ -472,6 +501,37 @@ def test_aloha_and_ur3_train_together(
     assert run(text, tmp_path, *options) == 0
     saved = json.loads((tmp_path / "run" / "norm_stats.json").read_text())
     assert set(saved) == {"aloha_4090", "aloha_4060", "ur3"}
+    checkpoint = tmp_path / "run" / "checkpoint_epoch_1.pt"
+    assert export_main([str(checkpoint), "--out", str(tmp_path / "no")]) == 1
+    for robot, raw in (("aloha", aloha_sample), ("ur3", ur3_sample)):
+        out = tmp_path / robot
+        arguments = [str(checkpoint), "--robot", robot, "--out", str(out)]
+        assert export_main(arguments) == 0
+        check_units(Bundle.open(out), robot, raw, dataset)
+
+
+def check_units(
+    bundle: Bundle, robot: str, sample: dict[str, Any], dataset: DistributedRepeatingDataset
+) -> None:
+    """What the robot sees is what training saw, and actions come back in its own units."""
+    io, spec = PolicyIO.from_bundle(bundle), robot_spec(robot)
+    check_bundle_fits(bundle.manifest, spec)
+    source = dataset.datasets[0 if robot == "aloha" else -1]
+    raw = source.raw_sample(0 if robot == "aloha" else len(source) - 1)
+    cameras = bundle.manifest.cameras
+    images = {name: np.zeros((48, 64, 3), np.uint8) for name in cameras}
+    encoded = io.encode(
+        Observation(images=images, state=raw["observation.state"], prompt="pour", timestamp_s=0.0)
+    )
+    np.testing.assert_allclose(encoded["state"][0], sample["states"], atol=1e-5)
+    found = io.decode(sample["actions"], raw["observation.state"])
+    assert found.shape == (32, spec.action_dim)
+    np.testing.assert_allclose(found, raw["actions"], atol=1e-4)
+    policy = open_flow_policy(bundle, num_threads=1)
+    assert replay_golden(bundle, policy).ok
+    answered = policy.infer(encoded, bundle.golden()["input.noise"])
+    if robot == "ur3":  # padding stays where training had it, and ends at zero
+        np.testing.assert_allclose(answered[..., 7:], 0.0, atol=1e-5)
 
 
 @pytest.mark.parametrize(

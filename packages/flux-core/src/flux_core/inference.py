@@ -6,7 +6,7 @@ Written down at training time, carried by the checkpoint and the bundle, obeyed 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 from .errors import ConfigError
@@ -59,6 +59,8 @@ class InferenceRunner:
 
     Of each predicted chunk the first `action_chunk` steps count (None: all), and
     `execute_horizon` of them are executed before the next chunk (None: all that count).
+    `statistic_name` is the group of datasets whose statistics the robot uses, where there are
+    several.
     """
 
     robot: str
@@ -69,6 +71,7 @@ class InferenceRunner:
     execute_horizon: int | None = None
     async_execution: bool = False
     rtc_config: RTCConfig | None = None
+    statistic_name: str | None = None
     seed: int = 7
 
     def __post_init__(self) -> None:
@@ -85,6 +88,28 @@ class InferenceRunner:
     def spec(self) -> RobotSpec:
         """The robot's description."""
         return robot_spec(self.robot)
+
+    def statistics_group(self, groups: Collection[str]) -> str:
+        """Which of the groups of statistics is this robot's.
+
+        `statistic_name`, or the group called like the robot, or the only one, or the only one whose
+        name begins with the robot's ('aloha_4090').
+
+        Raises:
+            ConfigError: none, or several that it could be.
+        """
+        if self.statistic_name is not None:
+            fitting = [name for name in groups if name == self.statistic_name]
+        elif self.robot in groups or len(groups) == 1:
+            fitting = [self.robot] if self.robot in groups else list(groups)
+        else:
+            fitting = [name for name in groups if name.startswith(self.robot)]
+        if len(fitting) != 1:
+            raise ConfigError(
+                f"inference.statistic_name: expected one of {', '.join(sorted(groups))} for robot "
+                f"{self.robot!r}, got {self.statistic_name!r}"
+            )
+        return fitting[0]
 
     def execution_horizon(self, action_horizon: int) -> int:
         """Steps executed of a chunk of `action_horizon` before the next one.
@@ -135,3 +160,24 @@ class URInferenceRunner(InferenceRunner):
             keys = tuple(k.replace("cam_left_wrist", "cam_wrist") for k in self.dataset.img_keys)
             object.__setattr__(self, "dataset", replace(self.dataset, img_keys=keys))
         super().__post_init__()
+
+
+InferenceSections = InferenceRunner | Mapping[str, InferenceRunner]
+"""One robot's section, or several by any name."""
+
+
+def inference_sections(section: InferenceSections | None) -> dict[str, InferenceRunner]:
+    """A config's bound `inference` as robot -> how it is run: one runner, or a dict of several.
+
+    Raises:
+        ConfigError: two runners for the same robot.
+    """
+    if section is None:
+        return {}
+    runners = list(section.values()) if isinstance(section, Mapping) else [section]
+    by_robot = {runner.robot: runner for runner in runners}
+    if len(by_robot) != len(runners):
+        raise ConfigError(
+            f"inference: expected one section a robot, got {', '.join(r.robot for r in runners)}"
+        )
+    return by_robot

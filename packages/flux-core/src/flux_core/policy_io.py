@@ -23,6 +23,7 @@ from .tokenizers import ByteTokenizer, PretrainedTokenizer, Tokenizer
 from .transforms import (
     NormalizeImages,
     NormalizeStatesAndActions,
+    PadKeyToDim,
     ProcessPrompts,
     RelativeActions,
     Sample,
@@ -50,12 +51,12 @@ class PolicyIO:
     ) -> PolicyIO:
         """From a training run's parts, the tokenizer where its config says."""
         prompts = _only(inference, ProcessPrompts)
-        stats = _robot_stats(norm_stats, inference.robot)
+        stats = _robot_stats(norm_stats, inference)
         return cls(inference, stats, prompts.tokenizer.load())
 
     @classmethod
-    def from_bundle(cls, bundle: Bundle, robot: str | None = None) -> PolicyIO:
-        """From a bundle, with the statistics of `robot` (default: the bundle's)."""
+    def from_bundle(cls, bundle: Bundle) -> PolicyIO:
+        """From a bundle, with the statistics of its robot."""
         try:
             inference = bind(InferenceRunner, bundle.config.get("inference"), "inference")
             norm_stats = stats_from_json(bundle.norm_stats)
@@ -63,7 +64,7 @@ class PolicyIO:
             raise BundleError(f"{bundle.directory}: {error}") from error
         prompts = _only(inference, ProcessPrompts)
         tokenizer = _load_bundled(prompts.tokenizer, bundle.directory / "tokenizer")
-        return cls(inference, _robot_stats(norm_stats, robot or inference.robot), tokenizer)
+        return cls(inference, _robot_stats(norm_stats, inference), tokenizer)
 
     def encode(self, observation: Observation) -> dict[str, NDArray[Any]]:
         """Returns the graphs' user inputs, each with a leading batch axis of 1.
@@ -142,6 +143,13 @@ class PolicyIO:
         """Width of `lang_tokens`."""
         return _only(self.inference, ProcessPrompts).max_len
 
+    @property
+    def state_dim(self) -> int:
+        """Dimensions the robot's state has, before PadKeyToDim fills it up."""
+        is_padded = any(isinstance(t, PadKeyToDim) for t in self.inference.dataset.transforms)
+        real = self.inference.spec.action_dim
+        return min(real, self.state_stats.dim) if is_padded else self.state_stats.dim
+
     @cached_property
     def _affine(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         denormalize = self.inference.denormalize_action
@@ -150,7 +158,10 @@ class PolicyIO:
                 f"norm_stats: expected statistics of {denormalize.action_key!r}, "
                 f"found {sorted(self.stats)}"
             )
-        return denormalize.affine(self.stats[denormalize.action_key])
+        scale, offset = denormalize.affine(self.stats[denormalize.action_key])
+        # Statistics of a padded robot go on behind its joints.
+        dims = min(len(scale), self.inference.spec.action_dim)
+        return scale[:dims], offset[:dims]
 
     def _images(self, observation: Observation) -> list[NDArray[np.uint8]]:
         keys = self.inference.dataset.img_keys
@@ -164,9 +175,9 @@ class PolicyIO:
 
     def _state(self, observation: Observation) -> NDArray[np.float32]:
         state = np.asarray(observation.state, dtype=np.float32)
-        if state.shape != (self.state_stats.dim,):
+        if state.shape != (self.state_dim,):
             raise DataError(
-                f"observation.state: expected shape ({self.state_stats.dim},), got {state.shape}"
+                f"observation.state: expected shape ({self.state_dim},), got {state.shape}"
             )
         if not np.isfinite(state).all():
             raise DataError(
@@ -183,13 +194,12 @@ def _only(inference: InferenceRunner, *kinds: type[Any]) -> Any:
     return found[0]
 
 
-def _robot_stats(norm_stats: Mapping[str, NormStats], robot: str) -> NormStats:
-    """The statistics of `robot`, or the only ones there are."""
-    if robot in norm_stats:
-        return norm_stats[robot]
-    if len(norm_stats) == 1:
-        return next(iter(norm_stats.values()))
-    raise DataError(f"norm_stats: expected statistics of {robot!r}, found {sorted(norm_stats)}")
+def _robot_stats(norm_stats: Mapping[str, NormStats], inference: InferenceRunner) -> NormStats:
+    """The statistics of the inference's robot."""
+    try:
+        return norm_stats[inference.statistics_group(norm_stats)]
+    except ConfigError as error:
+        raise DataError(f"norm_stats: {error}") from error
 
 
 def _load_bundled(config: ByteTokenizer | PretrainedTokenizer, directory: Path) -> Tokenizer:

@@ -188,7 +188,7 @@ def _open_policy(
     from flux_core.policy_io import PolicyIO
 
     # Any: to a type checker its cached property is not the protocol's property.
-    encoder: Any = PolicyIO.from_bundle(bundle, robot=spec.name)
+    encoder: Any = PolicyIO.from_bundle(bundle)
     check_decoder(encoder.scale, spec)
     policy = open_flow_policy(bundle, num_threads=options.threads)
     golden = check_golden(bundle, policy, ENGINE)

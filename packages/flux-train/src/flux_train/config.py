@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from flux_core.config import bind, load_config
 from flux_core.errors import ConfigError
-from flux_core.inference import InferenceRunner
+from flux_core.inference import InferenceRunner, inference_sections
 from flux_core.models import PI0FlowMatching, SigLIPViTBackbone
 from flux_core.tokenizers import PretrainedTokenizer
 from flux_core.transforms import (
@@ -51,15 +51,15 @@ class TrainConfig:
     model: PI0FlowMatching.Config
     train_dataloader: TrainDataloader
     runner: TrainRunner
-    inference: InferenceRunner | None = None
+    inference: InferenceRunner | Mapping[str, InferenceRunner] | None = None
 
     def __post_init__(self) -> None:
         for group in self.train_dataloader.dataset.groups().values():
             for dataset in group:
                 _check_window(self.model, dataset.action_window_size)
                 _check_transforms(self.model, dataset.transforms, "train_dataloader.dataset")
-        if self.inference is not None:
-            _check_inference(self)
+        for inference in inference_sections(self.inference).values():
+            _check_inference(self, inference)
 
 
 def read_train_config(path: Path, overrides: Sequence[str]) -> tuple[TrainConfig, dict[str, Any]]:
@@ -115,9 +115,8 @@ def _check_transforms(model: PI0FlowMatching.Config, transforms: Sequence[Any], 
         raise ConfigError(f"{where}: no SimpleNormalizeImages or NormalizeImages in the transforms")
 
 
-def _check_inference(config: TrainConfig) -> None:
-    inference, model = config.inference, config.model
-    assert inference is not None
+def _check_inference(config: TrainConfig, inference: InferenceRunner) -> None:
+    model, groups = config.model, config.train_dataloader.dataset.groups()
     inference.execution_horizon(model.n_action_steps)
     robot_side = inference.dataset.transforms
     for transform in robot_side:
@@ -129,10 +128,9 @@ def _check_inference(config: TrainConfig) -> None:
                 dim,
                 model.action_dim,
             )
-    for group in config.train_dataloader.dataset.groups().values():
-        for dataset in group:
-            _check_same_view(dataset.transforms, robot_side)
-            _check_same_units(dataset.transforms, inference)
+    for dataset in groups[inference.statistics_group(groups)]:
+        _check_same_view(dataset.transforms, robot_side)
+        _check_same_units(dataset.transforms, inference)
 
 
 def _check_same_view(trained: Sequence[Any], deployed: Sequence[Any]) -> None:
@@ -145,6 +143,8 @@ def _check_same_view(trained: Sequence[Any], deployed: Sequence[Any]) -> None:
         ProcessPrompts,
     ):
         expected = [_comparable(t) for t in trained if type(t) is kind]
+        if kind is NormalizeImages:
+            expected = [_first_cameras(t, deployed) for t in expected]
         got = [_comparable(t) for t in deployed if type(t) is kind]
         if expected != got:
             raise ConfigError(
@@ -160,6 +160,12 @@ def _check_same_view(trained: Sequence[Any], deployed: Sequence[Any]) -> None:
             f"inference.dataset.transforms: the prompt differs from training: expected "
             f"{prompters[0]}, got {prompters[1]}"
         )
+
+
+def _first_cameras(trained: NormalizeImages, deployed: Sequence[Any]) -> NormalizeImages:
+    """Without the padded cameras of training, which the robot does not have."""
+    count = min((len(t.means) for t in deployed if isinstance(t, NormalizeImages)), default=None)
+    return replace(trained, means=trained.means[:count], stds=trained.stds[:count])
 
 
 def _comparable(transform: Any) -> Any:

@@ -107,8 +107,9 @@ def _bind_config(declared: type, tree: object, path: str) -> Any:
         return cls(**values)
     except (ValueError, FluxError) as error:
         # 'max_delay: ...' and 'rtc.max_delay: ...' open with a field: the path goes on.
-        separator = "." if str(error).partition(":")[0].split(".")[0] in known else ": "
-        raise ConfigError(f"{path or owner_name(cls)}{separator}{error}") from error
+        if str(error).partition(":")[0].split(".")[0] in known:
+            raise ConfigError(dotted(path, error)) from error
+        raise ConfigError(f"{path or owner_name(cls)}: {error}") from error
 
 
 def _check_keys(

@@ -24,6 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--out", type=Path, help="the bundle's directory (default: CKPT's name without .pt)"
     )
+    parser.add_argument("--robot", help="which of the checkpoint's robots (where it has several)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(handler=export)
     return run_cli(parser, argv)
@@ -43,7 +44,7 @@ def export(args: argparse.Namespace) -> None:
     console = Console(stderr=True)
     out = args.out or args.checkpoint.with_suffix("")
     with console.status("reading the checkpoint") as status:
-        policy = load_policy(args.checkpoint)
+        policy = load_policy(args.checkpoint, args.robot)
         verification = export_bundle(policy, out, lambda step: status.update(step))
     console.print(
         f"wrote {out}: ONNX Runtime equals PyTorch to {verification.max_abs_error:.1e} "
