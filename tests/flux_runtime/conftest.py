@@ -171,8 +171,7 @@ class ToyEncoder:
     relative_mask = np.array([True, True, False])
 
     @classmethod
-    def from_bundle(cls, bundle: Any, robot: str | None = None) -> ToyEncoder:
-        assert robot == "toy"
+    def from_bundle(cls, bundle: Any) -> ToyEncoder:
         return cls()
 
     def encode(self, observation: Observation) -> dict[str, np.ndarray]:
