@@ -8,7 +8,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from .cli import EXIT_FAILED, EXIT_OK, new_parser, print_json, run_cli
+from .cli import EXIT_FAILED, EXIT_OK, add_command, new_parser, print_json, run_cli
 from .config import load_config
 from .errors import MissingDependencyError
 
@@ -26,11 +26,11 @@ def build_parser() -> argparse.ArgumentParser:
     convert_example = "  flux-core convert checkpoint_epoch_9.pt --to lerobot --out pi05_mine"
     parser = new_parser("flux-core", "Looks into checkpoints and rewrites them.", inspect_example)
     commands = parser.add_subparsers(dest="command", required=True)
-    inspect = _add(commands, "inspect", "Says what a checkpoint is.", inspect_example)
+    inspect = add_command(commands, "inspect", "Says what a checkpoint is.", inspect_example)
     inspect.add_argument("file", type=Path, help="file, index of shards, or folder")
     inspect.add_argument("--config", type=Path, help="compare with this config's model")
     inspect.set_defaults(handler=_inspect)
-    convert = _add(
+    convert = add_command(
         commands, "convert", "Rewrites a checkpoint for another project.", convert_example
     )
     convert.add_argument("file", type=Path, help="file, index of shards, or folder")
@@ -38,20 +38,6 @@ def build_parser() -> argparse.ArgumentParser:
     convert.add_argument("--pi05", action="store_true", help="turn a pi0 into a pi0.5")
     convert.add_argument("--out", required=True, type=Path, help=".safetensors file or folder")
     convert.set_defaults(handler=_convert)
-    return parser
-
-
-def _add(commands: Any, name: str, text: str, example: str) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = commands.add_parser(
-        name,
-        help=text,
-        description=text,
-        epilog=f"example:\n{example}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
 
 

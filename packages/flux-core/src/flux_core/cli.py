@@ -7,6 +7,7 @@ import json
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from .errors import FluxError, UsageError
 
@@ -22,6 +23,20 @@ def new_parser(prog: str, description: str, example: str) -> argparse.ArgumentPa
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+
+
+def add_command(commands: Any, name: str, text: str, example: str) -> argparse.ArgumentParser:
+    """Adds a subcommand whose `--help` says `text` and ends with a real example; has `--json`."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=text,
+        description=text,
+        epilog=f"example:\n{example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    return parser
 
 
 def run_cli(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> int:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from flux_core.cli import EXIT_FAILED, EXIT_OK, new_parser, print_json, run_cli
+from flux_core.cli import EXIT_FAILED, EXIT_OK, add_command, new_parser, print_json, run_cli
 from flux_core.errors import UsageError
 from flux_core.transforms import ResizeImages, ResizeImagesWithPad
 
@@ -34,13 +34,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    demo = commands.add_parser(
+    demo = add_command(
+        commands,
         "demo",
-        help="record scripted demonstrations in simulation",
-        description="Record scripted demonstrations as a LeRobot v2.1 dataset with three cameras.",
-        epilog="example:\n  flux-data demo aloha-sim --episodes 50 --out data/demonstrations",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+        "Record scripted demonstrations as a LeRobot v2.1 dataset with three cameras.",
+        "  flux-data demo aloha-sim --episodes 50 --out data/demonstrations",
     )
     demo.add_argument("robot", choices=["aloha-sim"], help="the simulated robot")
     demo.add_argument("--episodes", type=int, default=50, help="successful episodes to record")
@@ -52,31 +50,26 @@ def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         "--noise", type=float, default=0.008, help="executed but not recorded joint noise, rad"
     )
     demo.add_argument("--size", default="192x256", help="image HEIGHTxWIDTH (192x256)")
-    demo.add_argument("--json", action="store_true", help="print one JSON object")
     demo.set_defaults(handler=run_demo)
 
 
 def _add_info(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    info = commands.add_parser(
+    info = add_command(
+        commands,
         "info",
-        help="a dataset at a glance",
-        epilog="example:\n  flux-data info data/demonstrations",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+        "Say what a dataset holds.",
+        "  flux-data info data/demonstrations",
     )
     info.add_argument("dataset", type=Path, help="a LeRobot v2.1 directory")
-    info.add_argument("--json", action="store_true", help="print one JSON object")
     info.set_defaults(handler=run_info)
 
 
 def _add_pack(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    pack = commands.add_parser(
+    pack = add_command(
+        commands,
         "pack",
-        help="decode and resize all videos once",
-        description="Write a frame cache that training then reads instead of the videos.",
-        epilog="example:\n  flux-data pack data/demonstrations --size 224 --workers 8",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+        "Write a frame cache that training then reads instead of the videos.",
+        "  flux-data pack data/demonstrations --size 224 --workers 8",
     )
     pack.add_argument("dataset", type=Path, help="a LeRobot directory")
     pack.add_argument("--size", default="224", help="SIDE or HEIGHTxWIDTH of ResizeImages (224)")
@@ -90,7 +83,6 @@ def _add_pack(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     pack.add_argument("--workers", type=int, default=os.cpu_count(), help="processes")
     pack.add_argument("--out", type=Path, help="where (default: beside the dataset)")
     pack.add_argument("--verify", action="store_true", help="check the checksums of a cache")
-    pack.add_argument("--json", action="store_true", help="print one JSON object")
     pack.set_defaults(handler=run_pack)
 
 
@@ -131,17 +123,14 @@ def run_pack(args: argparse.Namespace) -> None:
 
 
 def _add_validate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    validate = commands.add_parser(
+    validate = add_command(
+        commands,
         "validate",
-        help="list every fault of a dataset",
-        description="Check every file, count, time, frame and number; exit code 1 if any is wrong.",
-        epilog="example:\n  flux-data validate data/demonstrations",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+        "Check every file, count, time, frame and number; exit code 1 if any is wrong.",
+        "  flux-data validate data/demonstrations",
     )
     validate.add_argument("dataset", type=Path, help="a LeRobot directory")
     validate.add_argument("--no-decode", action="store_true", help="only the times of frames")
-    validate.add_argument("--json", action="store_true", help="print one JSON object")
     validate.set_defaults(handler=run_validate)
 
 
@@ -171,16 +160,13 @@ def run_validate(args: argparse.Namespace) -> int:
 
 
 def _add_stats(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    stats = commands.add_parser(
+    stats = add_command(
+        commands,
         "stats",
-        help="statistics of every number",
-        description="Exact mean, standard deviation, range and quantiles, computed from the data.",
-        epilog="example:\n  flux-data stats data/demonstrations --json",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+        "Exact mean, standard deviation, range and quantiles, computed from the data.",
+        "  flux-data stats data/demonstrations --json",
     )
     stats.add_argument("dataset", type=Path, help="a LeRobot directory")
-    stats.add_argument("--json", action="store_true", help="print one JSON object")
     stats.set_defaults(handler=run_stats)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from flux_core.cli import EXIT_FAILED, EXIT_OK, new_parser, print_json, run_cli
+from flux_core.cli import EXIT_FAILED, EXIT_OK, add_command, new_parser, print_json, run_cli
 
 _EXAMPLE = """  flux-runtime doctor
   flux-runtime check my_bundle
@@ -46,16 +46,9 @@ def _add(
     example: str,
     handler: Callable[[argparse.Namespace], int],
 ) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = commands.add_parser(
-        name,
-        help=description,
-        description=f"{description[0].upper()}{description[1:]}.",
-        epilog=f"example:\n{example}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    text = f"{description[0].upper()}{description[1:]}."
+    parser = add_command(commands, name, text, example)
     parser.set_defaults(handler=handler)
-    parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")
     return parser
 
 
