@@ -1,7 +1,4 @@
-"""Faults that public implementations of pi0 have had, each with a test that ours does not.
-
-The numbers (M1, ...) are those of the list this project was built from; see docs/architecture.md.
-"""
+"""Faults that public implementations of pi0 have had, each with a test that ours does not."""
 
 from __future__ import annotations
 
@@ -65,7 +62,7 @@ def seven_dimensions(pad_first: bool) -> Sample:
 
 
 @pytest.mark.parametrize("pad_first", [False, True])
-def test_m2_the_prompt_has_the_real_state_alone(pad_first: bool) -> None:
+def test_the_prompt_has_the_real_state_alone(pad_first: bool) -> None:
     numbers = seven_dimensions(pad_first)["prompt"].partition("State: ")[2].partition(";")[0]
     assert len(numbers.split()) == 7
 
@@ -80,7 +77,7 @@ def test_padded_dimensions_are_zero_and_have_no_loss(pad_first: bool) -> None:
 
 
 @pytest.mark.parametrize("kind", [0, 1], ids=["pi0", "pi05"])
-def test_m3_padded_dimensions_are_seen_as_in_training(
+def test_padded_dimensions_are_seen_as_in_training(
     kind: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """x_t there is t * noise at every step, and the actions there are 0."""
@@ -103,7 +100,7 @@ def test_m3_padded_dimensions_are_seen_as_in_training(
 
 
 @pytest.mark.parametrize("kind", [0, 1], ids=["pi0", "pi05"])
-def test_m7_the_callers_noise_stays_as_it_is(kind: int) -> None:
+def test_the_callers_noise_stays_as_it_is(kind: int) -> None:
     model, noise = built(configs()[kind]), torch.randn(2, 6, 7)
     copy = noise.clone()
     actions = sample_actions(model, torch.randn(2, 7), encode(model), noise)
@@ -111,7 +108,7 @@ def test_m7_the_callers_noise_stays_as_it_is(kind: int) -> None:
 
 
 @pytest.mark.parametrize("kind", [0, 1], ids=["pi0", "pi05"])
-def test_m8_the_expert_has_no_embedding_and_m9_no_weight_is_half_and_all_print(kind: int) -> None:
+def test_the_expert_has_no_embedding_and_no_weight_is_half_and_all_print(kind: int) -> None:
     model = built(configs()[kind])
     assert not any(name.startswith("llm_expert.embed") for name in model.state_dict())
     assert {p.dtype for p in model.parameters()} == {torch.float32}
@@ -119,7 +116,7 @@ def test_m8_the_expert_has_no_embedding_and_m9_no_weight_is_half_and_all_print(k
 
 
 @pytest.mark.parametrize("kind", [0, 1], ids=["pi0", "pi05"])
-def test_m10_the_masks_follow_the_actual_horizon(kind: int) -> None:
+def test_the_masks_follow_the_actual_horizon(kind: int) -> None:
     model = built(configs()[kind])
     cache, state = encode(model), torch.randn(2, 7)
     x_t, t = torch.randn(2, 3, 7), torch.full((2, 1), 0.5)
@@ -129,7 +126,7 @@ def test_m10_the_masks_follow_the_actual_horizon(kind: int) -> None:
     assert model.config.n_action_steps == 6
 
 
-def test_m12_training_and_robot_ask_with_the_same_words() -> None:
+def test_training_and_robot_ask_with_the_same_words() -> None:
     sample = {"task_description": "Pick_up the cup\n"}
     assert ParquetPrompter()(sample)["prompt"] == "Pick up the cup\n"
     assert PrivatePrompter()(sample) == ParquetPrompter()(sample)
