@@ -62,6 +62,7 @@ def batches(sampler: EpochBatches, workers: int) -> list[dict[str, np.ndarray]]:
     )
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker")
 @pytest.mark.parametrize("workers", [0, 1, 4])
 @pytest.mark.parametrize("world_size", [1, 3])
 def test_a_resumed_loader_yields_exactly_what_was_left(
@@ -75,9 +76,15 @@ def test_a_resumed_loader_yields_exactly_what_was_left(
         stopped.epoch = 2
         consumed = len(expected) - 9
         # The loader reads ahead; what counts is what was trained on.
-        loader = iter(DataLoader(dataset, batch_sampler=stopped, num_workers=workers))  # type: ignore[arg-type]
+        loader = DataLoader(
+            dataset,  # type: ignore[arg-type]
+            batch_sampler=stopped,
+            num_workers=workers,
+            collate_fn=collate,
+        )
+        reading = iter(loader)
         for _ in range(3):
-            next(loader)
+            next(reading)
         state = stopped.state_dict(consumed)
         again = EpochBatches(dataset, BATCH, rank=rank, world_size=world_size)
         again.load_state_dict(state)

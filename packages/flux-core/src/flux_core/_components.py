@@ -11,6 +11,7 @@ COMPONENTS: dict[str, str] = {
     "ByteTokenizer": "flux_core.tokenizers:ByteTokenizer",
     "PretrainedTokenizer": "flux_core.tokenizers:PretrainedTokenizer",
     "PaligemmaTokenizer": "flux_core.tokenizers:PretrainedTokenizer",
+    "AugmentImages": "flux_core.transforms:AugmentImages",
     "RelativeActions": "flux_core.transforms:RelativeActions",
     "NormalizeStatesAndActions": "flux_core.transforms:NormalizeStatesAndActions",
     "DenormalizePrivateAction": "flux_core.transforms:DenormalizePrivateAction",

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from flux_core.errors import ConfigError, DataError
 from flux_core.norm_stats import FeatureStats
 from flux_core.transforms import (
+    AugmentImages,
     NormalizeImages,
     NormalizeStatesAndActions,
     PadKeyToDim,
@@ -38,6 +39,7 @@ TrainingTransform = (
     | PadKeyToDim
     | PreparePromptWithState
     | ProcessPrompts
+    | AugmentImages
     | ResizeImages
     | ResizeImagesWithPad
     | SimpleNormalizeImages

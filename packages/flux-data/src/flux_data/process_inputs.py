@@ -55,6 +55,7 @@ class ProcessParquetInputs:
                 out[name] = sample[key]
         frames = self._decode(sample)
         padding = [np.zeros_like(frames[0])] * self.num_padding_imgs
+        out["camera_names"] = self.video_keys
         out["images"] = np.stack(frames + padding)
         out["img_masks"] = np.arange(len(frames) + len(padding)) < len(frames)
         return out

@@ -7,6 +7,7 @@ A sample is a plain dict. The keys transforms speak of:
     states      (state_dim,) float32         actions       (H, action_dim) float32
     stats       {feature: FeatureStats}      action_masks  (H,) bool
     task_description, prompt   str           lang_tokens, lang_masks   (L,)
+    rng         the sample's own random generator, in training alone
 
 A transform returns a new dict and never writes into the arrays it was given.
 """
@@ -17,11 +18,13 @@ from .actions import (
     PadKeyToDim,
     RelativeActions,
 )
+from .augmentation import AugmentImages
 from .base import Sample, Transform, apply
 from .images import NormalizeImages, ResizeImages, ResizeImagesWithPad, SimpleNormalizeImages
 from .prompts import ParquetPrompter, PreparePromptWithState, PrivatePrompter, ProcessPrompts
 
 __all__ = [
+    "AugmentImages",
     "DenormalizePrivateAction",
     "NormalizeImages",
     "NormalizeStatesAndActions",

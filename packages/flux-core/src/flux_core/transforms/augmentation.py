@@ -1,0 +1,72 @@
+"""Random changes of training images (openpi `model.py`, `preprocess_observation`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageEnhance
+
+from ..errors import ConfigError, DataError
+from .base import Sample
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentImages:
+    """Crops, turns and colours the images of a training sample; put it after the resize.
+
+    Every camera's brightness, contrast and saturation are multiplied by up to 1 +- the setting.
+    Cameras whose name does not say `wrist` are also cropped to `crop` of their sides at a random
+    place, brought back to size, and turned by up to `max_rotation_deg`. Padded cameras stay black.
+    What is drawn depends on the sample's seed, epoch and index alone.
+    """
+
+    crop: float = 0.95
+    max_rotation_deg: float = 5.0
+    brightness: float = 0.3
+    contrast: float = 0.4
+    saturation: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.crop <= 1.0:
+            raise ConfigError(f"crop: expected a share of the side in (0, 1], got {self.crop}")
+        for name in ("brightness", "contrast", "saturation"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise ConfigError(f"{name}: expected 0 <= {name} < 1, got {getattr(self, name)}")
+
+    def __call__(self, sample: Sample) -> Sample:
+        if "rng" not in sample or "camera_names" not in sample:
+            raise DataError(
+                "AugmentImages: expected a training sample with its random generator; on the robot "
+                "images are left as they are"
+            )
+        images = np.array(sample["images"])
+        for index, name in enumerate(sample["camera_names"]):
+            images[index] = self.augment(images[index], sample["rng"], is_wrist="wrist" in name)
+        return {**sample, "images": images}
+
+    def augment(
+        self, image: NDArray[np.uint8], rng: np.random.Generator, *, is_wrist: bool
+    ) -> NDArray[np.uint8]:
+        """(height, width, 3) uint8 -> the same."""
+        picture = Image.fromarray(image)
+        if not is_wrist:
+            picture = self._moved(picture, rng)
+        for kind, spread in (
+            (ImageEnhance.Brightness, self.brightness),
+            (ImageEnhance.Contrast, self.contrast),
+            (ImageEnhance.Color, self.saturation),
+        ):
+            picture = kind(picture).enhance(rng.uniform(1.0 - spread, 1.0 + spread))
+        return np.asarray(picture)
+
+    def _moved(self, picture: Image.Image, rng: np.random.Generator) -> Image.Image:
+        width, height = picture.size
+        inner = int(width * self.crop), int(height * self.crop)
+        left = int(rng.integers(0, width - inner[0] + 1))
+        top = int(rng.integers(0, height - inner[1] + 1))
+        box = (left, top, left + inner[0], top + inner[1])
+        picture = picture.resize((width, height), Image.Resampling.BILINEAR, box=box)
+        angle = rng.uniform(-self.max_rotation_deg, self.max_rotation_deg)
+        return picture.rotate(angle, Image.Resampling.BILINEAR)
