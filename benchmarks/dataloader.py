@@ -4,12 +4,13 @@
 
 ENV is an environment with LeRobot 0.4 and torchcodec (0.4 reads format v3.0 only). All contestants
 give the same batches: every camera at 224x224, the state, and 50 actions, from the same random
-frames, through torch's DataLoader with as many workers. They take turns, each turn in a process of
-its own; starting the workers is not timed.
+frames, made by as many workers. They take turns, each turn in a process of its own; starting the
+workers is not timed.
 
-  lerobot       LeRobotDataset, torchcodec, torchvision's antialiased resize
-  flux          ParquetDataset from the videos
-  flux packed   the same from a frame cache that `flux-data pack` made
+  lerobot         LeRobotDataset, torchcodec, torchvision's antialiased resize, torch's DataLoader
+  flux            ParquetDataset from the videos, through `read_ahead`: its workers are threads
+  flux processes  the same through torch's DataLoader
+  flux packed     as flux, from a frame cache that `flux-data pack` made
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="write the figures as JSON")
     parser.add_argument("--stage", choices=("lerobot", "flux"), help=argparse.SUPPRESS)
     parser.add_argument("--cache", help=argparse.SUPPRESS)
+    parser.add_argument("--processes", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.stage is not None:
         print(json.dumps(turn(args)))
@@ -58,16 +60,20 @@ def main() -> int:
 
 def compare(args: argparse.Namespace, cache: str) -> dict[str, Any]:
     """All turns of all contestants."""
-    contestants = {"flux": [sys.executable], "flux packed": [sys.executable]}
+    ours = ("flux", "flux processes", "flux packed")
+    contestants = {name: [sys.executable] for name in ours}
     if args.lerobot is not None:
         contestants = {"lerobot": [str(args.lerobot)], **contestants}
     turns: dict[str, list[dict[str, float]]] = {}
     for _ in range(args.rounds):
         for workers in args.workers:
             for name, python in contestants.items():
+                if name == "flux processes" and not workers:
+                    continue
                 command = [*python, __file__, str(args.dataset), "--workers", str(workers)]
                 command += ["--stage", name.split()[0], "--batches", str(args.batches)]
                 command += ["--cache", cache] if name == "flux packed" else []
+                command += ["--processes"] if name in ("lerobot", "flux processes") else []
                 done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
                 answer = json.loads(done.stdout.decode().splitlines()[-1])
                 turns.setdefault(f"{name}, {workers} workers", []).append(answer)
@@ -92,23 +98,14 @@ def compare(args: argparse.Namespace, cache: str) -> dict[str, Any]:
 def turn(args: argparse.Namespace) -> dict[str, Any]:
     """One contestant once: warm-up, then `batches` timed batches."""
     import torch
-    from torch.utils.data import DataLoader
 
     torch.set_num_threads(1)
-    workers = args.workers[0]
+    workers = args.workers[0] if args.processes else 0
     dataset, collate = (lerobot if args.stage == "lerobot" else flux)(args)
     generator = torch.Generator().manual_seed(0)
     total = (args.batches + 2) * BATCH
     order = torch.randint(len(dataset), (total,), generator=generator).tolist()
-    loader = DataLoader(
-        dataset,
-        batch_size=BATCH,
-        sampler=order,
-        num_workers=workers,
-        collate_fn=collate,
-        prefetch_factor=2 if workers else None,
-    )
-    batches = iter(loader)
+    batches = load(args, dataset, order, collate)
     first = [next(batches) for _ in range(2)]
     check(first[0])
     cpu = cpu_seconds(workers)
@@ -121,6 +118,28 @@ def turn(args: argparse.Namespace) -> dict[str, Any]:
         "worker_mib": worker_mib(workers),
         "first_state": round(float(first[0]["state"][0][0]), 6),
     }
+
+
+def load(args: argparse.Namespace, dataset: Any, order: list[int], collate: Any) -> Iterator[Any]:
+    """The batches of `order`, made by threads or processes."""
+    from torch.utils.data import DataLoader
+
+    workers = args.workers[0]
+    batches = [order[first : first + BATCH] for first in range(0, len(order), BATCH)]
+    if workers and not args.processes:
+        from flux_data.read_ahead import read_ahead
+
+        return read_ahead(dataset, batches, collate, workers)
+    ahead = 2 if workers else None
+    return iter(
+        DataLoader(
+            dataset,
+            batch_sampler=batches,
+            num_workers=workers,
+            collate_fn=collate,
+            prefetch_factor=ahead,
+        )
+    )
 
 
 def consume(batches: Iterator[Any]) -> int:

@@ -67,7 +67,7 @@ def test_cached_frames_are_the_videos_to_the_last_bit(
     report = pack(root, resize, cameras=CAMERAS, workers=2)
     assert report["frames"] == 600 and report["bytes"] == 4 * (150 * 24 * 24 * 3 + 128)
     cached = dataset_of(root, resize)
-    monkeypatch.setattr("flux_data.process_inputs._reader", None)  # no video may be opened
+    monkeypatch.setattr("flux_data.process_inputs._shared_reader", None)  # no video may be opened
     for index, images in expected.items():
         np.testing.assert_array_equal(cached[index]["images"], images)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from flux_core.errors import ConfigError, DataError
 from flux_data.lerobot import open_lerobot
 from flux_data.parquet_dataset import ParquetDataset
 from flux_data.process_inputs import ProcessParquetInputs
+from flux_data.read_ahead import read_ahead
 from flux_data.repeating_dataset import DistributedRepeatingDataset, EpochBatches
 
 BATCH = 7
@@ -51,8 +53,10 @@ def collate(samples: list[dict[str, Any]]) -> dict[str, np.ndarray]:
     return {key: np.stack([np.asarray(sample[key]) for sample in samples]) for key in samples[0]}
 
 
-def batches(sampler: EpochBatches, workers: int) -> list[dict[str, np.ndarray]]:
-    return list(
+def loader(sampler: EpochBatches, workers: int, worker_type: str = "process") -> Iterator[Any]:
+    if workers and worker_type == "thread":
+        return read_ahead(sampler.dataset, sampler, collate, workers)
+    return iter(
         DataLoader(
             sampler.dataset,  # type: ignore[arg-type]
             batch_sampler=sampler,
@@ -65,30 +69,25 @@ def batches(sampler: EpochBatches, workers: int) -> list[dict[str, np.ndarray]]:
 @pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker")
 @pytest.mark.parametrize("workers", [0, 1, 4])
 @pytest.mark.parametrize("world_size", [1, 3])
+@pytest.mark.parametrize("worker_type", ["process", "thread"])
 def test_a_resumed_loader_yields_exactly_what_was_left(
-    dataset: NoVideo, workers: int, world_size: int
+    dataset: NoVideo, workers: int, world_size: int, worker_type: str
 ) -> None:
     for rank in range(world_size):
         whole = EpochBatches(dataset, BATCH, rank=rank, world_size=world_size)
         whole.epoch = 2
-        expected = batches(whole, 0)
+        expected = list(loader(whole, 0))
         stopped = EpochBatches(dataset, BATCH, rank=rank, world_size=world_size)
         stopped.epoch = 2
         consumed = len(expected) - 9
         # The loader reads ahead; what counts is what was trained on.
-        loader = DataLoader(
-            dataset,  # type: ignore[arg-type]
-            batch_sampler=stopped,
-            num_workers=workers,
-            collate_fn=collate,
-        )
-        reading = iter(loader)
+        reading = loader(stopped, workers, worker_type)
         for _ in range(3):
             next(reading)
         state = stopped.state_dict(consumed)
         again = EpochBatches(dataset, BATCH, rank=rank, world_size=world_size)
         again.load_state_dict(state)
-        found = batches(again, workers)
+        found = list(loader(again, workers, worker_type))
         assert len(found) == len(again) == 9
         for left, right in zip(found, expected[consumed:], strict=True):
             for key in right:

@@ -1,8 +1,8 @@
 """Frames decoded and resized once, kept beside a dataset and read without a video decoder.
 
-A cache is a folder: `manifest.json`, and for every camera and episode one shard, either raw pixels
-(a `.npy` that is memory-mapped) or JPEGs one after the other. It is as good as the videos only for
-the resize it was made with, and only while the videos are the same.
+A cache is a folder: `manifest.json`, and for every camera and episode one shard, either raw planes
+(a `.npy` of (frames, 3, height, width) that is memory-mapped) or JPEGs one after the other. It is
+as good as the videos only for the resize it was made with, and only while the videos are the same.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from .lerobot import LeRobotDataset
 
 logger = logging.getLogger("flux.data")
 
-VERSION = 1
+VERSION = 2
 FOLDER = "flux_frames"
 MAX_OPEN_SHARDS = 512
 
@@ -65,7 +65,7 @@ class FrameCache:
         data = self._shard(name)
         offsets = self.shards[name].offsets
         if offsets is None:
-            return data[frame]
+            return data[frame].transpose(1, 2, 0)
         jpeg = data[offsets[frame] : offsets[frame + 1]].tobytes()
         with Image.open(io.BytesIO(jpeg)) as image:
             return np.asarray(image.convert("RGB"))

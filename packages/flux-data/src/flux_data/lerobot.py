@@ -7,6 +7,7 @@ kept as arrays; there are no dictionaries of single rows.
 from __future__ import annotations
 
 import json
+import threading
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -53,6 +54,7 @@ class LeRobotDataset(ABC):
         self.episode_starts = np.concatenate(([0], np.cumsum(self.lengths)))
         self._cache: OrderedDict[tuple[int, tuple[str, ...]], Columns] = OrderedDict()
         self._cached_bytes = 0
+        self._lock = threading.Lock()
 
     @abstractmethod
     def _read_tasks(self) -> dict[int, str]:
@@ -112,7 +114,11 @@ class LeRobotDataset(ABC):
 
     def episode(self, position: int, keys: Sequence[str]) -> Columns:
         """Columns of one episode, (length,) or (length, dim); kept for the next time."""
-        key = (position, tuple(keys))
+        with self._lock:
+            return self._episode(position, tuple(keys))
+
+    def _episode(self, position: int, keys: tuple[str, ...]) -> Columns:
+        key = (position, keys)
         if key in self._cache:
             self._cache.move_to_end(key)
             return self._cache[key]
@@ -143,7 +149,10 @@ class LeRobotDataset(ABC):
 
     def __getstate__(self) -> dict[str, Any]:
         """A worker process starts with an empty cache."""
-        return {**self.__dict__, "_cache": OrderedDict(), "_cached_bytes": 0}
+        return {**self.__dict__, "_cache": OrderedDict(), "_cached_bytes": 0, "_lock": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ = {**state, "_lock": threading.Lock()}
 
 
 def _num_bytes(columns: Columns) -> int:

@@ -30,6 +30,7 @@ from .frame_cache import (
     shard_path,
 )
 from .lerobot import LeRobotDataset, VideoSegment, open_lerobot
+from .resize import resize_frame
 from .video_reader import VideoReader
 
 JPEG_QUALITY = 95
@@ -165,7 +166,11 @@ def pack_shard(job: PackJob) -> Shard:
     try:
         with partial.open("wb") as file:
             if job.encoding == "raw":
-                np.save(file, np.stack(list(_resized(job))))
+                shape = (job.frames, 3, job.resize.height, job.resize.width)
+                header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+                np.lib.format.write_array_header_1_0(file, header)
+                for image in _resized(job):
+                    file.write(image.transpose(2, 0, 1).tobytes())
             else:
                 offsets = [0]
                 for image in _resized(job):
@@ -191,7 +196,8 @@ def _resized(job: PackJob, every: int = 1) -> Iterator[NDArray[np.uint8]]:
     reader = VideoReader(max_open=1)
     for frame in range(0, job.frames, every):
         time_s = job.segment.start_s + frame / job.fps
-        yield job.resize.resize(reader.frame(job.segment.path, time_s, 0.5 / job.fps))
+        frame = reader.frame(job.segment.path, time_s, 0.5 / job.fps)
+        yield resize_frame(frame, job.resize)
 
 
 def encode_jpeg(image: NDArray[np.uint8]) -> bytes:

@@ -30,6 +30,7 @@ from flux_core.transforms import (
 from .frame_cache import CachedFrame, find_cache
 from .lerobot import Columns, LeRobotDataset, VideoSegment, open_lerobot
 from .process_inputs import ProcessParquetInputs
+from .read_ahead import make_samples
 
 TrainingTransform = (
     ProcessParquetInputs
@@ -113,6 +114,10 @@ class ParquetDataset:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         return self.sample(index, np.random.default_rng(index))
+
+    def __getitems__(self, indexs: Sequence[int]) -> list[dict[str, Any]]:
+        """The samples of a batch; torch's DataLoader asks for them so."""
+        return make_samples(self.__getitem__, indexs)
 
     def sample(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
         """The sample after all transforms; what is random in them is drawn from `rng`."""

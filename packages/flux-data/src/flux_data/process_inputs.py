@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import io
-import multiprocessing
-import os
+import threading
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,10 +15,18 @@ from flux_core.errors import DataError
 from flux_core.transforms import Sample
 
 from .frame_cache import CachedFrame
+from .resize import resize_frame
 from .video_reader import VideoReader
 
-_reader = VideoReader()
+_shared_reader = VideoReader()
 """Open decoders of this process, shared by all its datasets."""
+
+_thread = threading.local()
+
+
+def use_own_decoders() -> None:
+    """Gives this thread decoders of its own: two threads would wait for each other at one file."""
+    _thread.reader = VideoReader()
 
 
 KEPT = ("stats", "task_description", "action_masks", "rng")
@@ -33,9 +38,8 @@ class ProcessParquetInputs:
     """Copies `parquet_keys` (renamed by `name_mappings`) and decodes the frame of each video key.
 
     `images` is (C, height, width, 3) uint8 in the order of `video_keys`, `img_masks` is True for
-    each; `num_padding_imgs` adds black images with mask False. Cameras are decoded by
-    `decode_threads` threads (default: one a camera, but one in all in a loader's worker process).
-    Where a resize follows, each thread does it too, and the transform finds nothing left to do.
+    each; `num_padding_imgs` adds black images with mask False. Where a resize follows it is done at
+    once, and the transform finds nothing left to do.
     """
 
     parquet_keys: tuple[str, ...]
@@ -44,7 +48,6 @@ class ProcessParquetInputs:
         default_factory=lambda: {"observation.state": ("states",)}
     )
     num_padding_imgs: int = 0
-    decode_threads: int | None = None
 
     def __call__(self, sample: Sample) -> Sample:
         out: Sample = {key: sample[key] for key in KEPT if key in sample}
@@ -61,19 +64,9 @@ class ProcessParquetInputs:
         return out
 
     def _decode(self, sample: Sample) -> list[NDArray[np.uint8]]:
-        threads = self.decode_threads
-        if threads is None:
-            is_worker = multiprocessing.parent_process() is not None
-            threads = 1 if is_worker else min(len(self.video_keys), os.cpu_count() or 1)
         resize = sample.get("resize")
-
-        def image(key: str) -> NDArray[np.uint8]:
-            frame = self._image(sample, key)
-            return frame if resize is None else resize.resize(frame)
-
-        if threads <= 1:
-            return [image(key) for key in self.video_keys]
-        return list(_pool(threads, os.getpid()).map(image, self.video_keys))
+        frames = [self._image(sample, key) for key in self.video_keys]
+        return frames if resize is None else [resize_frame(frame, resize) for frame in frames]
 
     def _image(self, sample: Sample, key: str) -> NDArray[np.uint8]:
         segment = sample["videos"].get(key)
@@ -84,14 +77,8 @@ class ProcessParquetInputs:
         # A frame may be off by half a period at most: anything else is another frame.
         tolerance_s = 0.5 / sample["fps"]
         time_s = segment.start_s + float(sample["timestamp"])
-        return _reader.frame(segment.path, time_s, tolerance_s)
-
-
-@functools.lru_cache(maxsize=1)
-def _pool(threads: int, pid: int) -> ThreadPoolExecutor:
-    """One pool a process: `pid` makes a forked child start its own."""
-    del pid
-    return ThreadPoolExecutor(threads, thread_name_prefix="decode")
+        reader = getattr(_thread, "reader", _shared_reader)
+        return reader.frame(segment.path, time_s, tolerance_s)
 
 
 def decode_image(data: bytes, where: str) -> NDArray[np.uint8]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,7 @@ from flux_core.errors import ConfigError, DataError
 from flux_core.norm_stats import FeatureStats, NormStats, compute_stats
 
 from .parquet_dataset import ParquetDataset
+from .read_ahead import make_samples
 from .stats_cache import cached_stats
 
 ACTION = "action"
@@ -102,6 +103,10 @@ class DistributedRepeatingDataset:
         start = int(self._ends[part - 1]) if part else 0
         rng = np.random.default_rng((self.config.seed, epoch, index))
         return self.datasets[part].sample(index - start, rng)
+
+    def __getitems__(self, draws: Sequence[int]) -> list[dict[str, Any]]:
+        """The samples of a batch; torch's DataLoader asks for them so."""
+        return make_samples(self.__getitem__, draws)
 
     def order(self, epoch: int) -> NDArray[np.int64]:
         """The draws of an epoch; a function of (seed, epoch) alone.

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from flux_core.config import bind, load_config
 from flux_core.errors import ConfigError
@@ -31,11 +31,16 @@ logger = logging.getLogger("flux.config")
 
 @dataclass(frozen=True, kw_only=True)
 class TrainDataloader:
-    """`per_device_batch_size` samples a step and process, made by that many workers."""
+    """`per_device_batch_size` samples a step and process, made by that many workers.
+
+    Workers are threads, which copy nothing, or processes, where a transform of one's own holds the
+    interpreter's lock. Without any, each batch is made when it is asked for.
+    """
 
     dataset: DistributedRepeatingDataset.Config
     per_device_batch_size: int
     per_device_num_workers: int = 0
+    worker_type: Literal["thread", "process"] = "thread"
 
     def __post_init__(self) -> None:
         if self.per_device_batch_size < 1 or self.per_device_num_workers < 0:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from flux_core.models.pretrained import load_pretrained
 from flux_core.norm_stats import save_stats, stats_to_json
 from flux_core.tokenizers import save_tokenizer
 from flux_core.transforms import ProcessPrompts
+from flux_data.read_ahead import read_ahead
 from flux_data.repeating_dataset import EpochBatches
 
 from .checkpoints import save_checkpoint
@@ -240,12 +241,15 @@ class Trainer:
                 return
             yield batch, time.perf_counter() - started
 
-    def _loader(self) -> DataLoader[Any]:
-        workers = self.config.train_dataloader.per_device_num_workers
+    def _loader(self) -> Iterable[dict[str, Any]]:
+        settings, collate = self.config.train_dataloader, self.config.runner.collator
+        workers = settings.per_device_num_workers
+        if workers and settings.worker_type == "thread":
+            return read_ahead(self.dataset, self.batches, collate, workers)
         return DataLoader(
             self.dataset,  # type: ignore[arg-type]  # has __len__ and __getitem__
             batch_sampler=self.batches,
-            collate_fn=self.config.runner.collator,
+            collate_fn=collate,
             num_workers=workers,
             worker_init_fn=_one_thread if workers else None,
             prefetch_factor=4 if workers else None,

@@ -75,8 +75,8 @@ def _rms_normalize(x: Tensor, eps: float) -> Tensor:
 def rotary_angles(positions_BT: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
     """Returns cos and sin, each (B, 1, T, D/2) float32.
 
-    Angles are made in float64, once a chunk: at position 800 float32 is off by 5e-5 rad. An exported
-    graph makes them in float32, because TensorRT has no float64.
+    Angles are made in float64, once a chunk: at position 800 float32 is off by 5e-5 rad. An
+    exported graph makes them in float32, because TensorRT has no float64.
     """
     dtype = torch.float32 if torch.compiler.is_exporting() else torch.float64
     exponent = torch.arange(0, head_dim, 2, device=positions_BT.device, dtype=dtype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,14 @@ from PIL import Image
 
 from ..errors import ConfigError, DataError
 from .base import Sample
+
+Stretch = Callable[[NDArray[np.uint8], int, int], NDArray[np.uint8]]
+"""(h, w, 3) uint8, height, width -> (height, width, 3) uint8."""
+
+
+def pil_stretch(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    """The resize of openpi, and of the robot: PIL's antialiased bilinear filter."""
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,31 +37,32 @@ class ResizeImages:
         images = sample["images"]
         return {**sample, "images": np.stack([self.resize(image) for image in images])}
 
-    def resize(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    def resize(self, image: NDArray[np.uint8], stretch: Stretch = pil_stretch) -> NDArray[np.uint8]:
         """(h, w, 3) uint8 -> (height, width, 3) uint8."""
         check_image(image)
         if image.shape[:2] == (self.height, self.width):
             return image
-        size = (self.width, self.height)
-        return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
+        return stretch(image, self.height, self.width)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ResizeImagesWithPad(ResizeImages):
     """Keeps the aspect: as large as fits, centred, black around (openpi `resize_with_pad`)."""
 
-    def resize(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    def resize(self, image: NDArray[np.uint8], stretch: Stretch = pil_stretch) -> NDArray[np.uint8]:
         """(h, w, 3) uint8 -> (height, width, 3) uint8."""
         check_image(image)
         height, width = image.shape[:2]
         if (height, width) == (self.height, self.width):
             return image
         ratio = max(width / self.width, height / self.height)
-        inner = int(width / ratio), int(height / ratio)
-        resized = Image.fromarray(image).resize(inner, Image.Resampling.BILINEAR)
-        canvas = Image.new("RGB", (self.width, self.height))
-        canvas.paste(resized, ((self.width - inner[0]) // 2, (self.height - inner[1]) // 2))
-        return np.asarray(canvas)
+        inner_width, inner_height = int(width / ratio), int(height / ratio)
+        top, left = (self.height - inner_height) // 2, (self.width - inner_width) // 2
+        canvas = np.zeros((self.height, self.width, 3), np.uint8)
+        canvas[top : top + inner_height, left : left + inner_width] = stretch(
+            image, inner_height, inner_width
+        )
+        return canvas
 
 
 @dataclass(frozen=True, kw_only=True)
