@@ -30,6 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _add_pack(commands)
     _add_validate(commands)
     _add_stats(commands)
+    _add_view(commands)
     return run_cli(parser, argv)
 
 
@@ -183,6 +184,50 @@ def run_stats(args: argparse.Namespace) -> None:
         out.print(f"{key} ({feature['count']} frames)", markup=False)
         for name in ("mean", "std", "min", "max", "q01", "q99"):
             out.print(f"  {name:<5}" + " ".join(f"{x:10.4g}" for x in feature[name]))
+
+
+def _add_view(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    view = add_command(
+        commands,
+        "view",
+        "Write one HTML file with a dataset's pictures, curves and histograms.",
+        "  flux-data view data/demonstrations --out view.html --episodes 0-3",
+    )
+    view.add_argument("dataset", type=Path, help="a LeRobot directory")
+    view.add_argument("--out", type=Path, required=True, help="the HTML file, replaced if present")
+    view.add_argument(
+        "--episodes",
+        help="which get pictures and curves: N-M (first and last), or how many, evenly spread "
+        "(8, fewer if they are long)",
+    )
+    view.add_argument("--size", type=int, default=192, help="height of the pictures in pixels")
+    view.set_defaults(handler=run_view)
+
+
+def run_view(args: argparse.Namespace) -> None:
+    """Runs `flux-data view`."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    from .view import write_view
+
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as progress:
+        steps = {name: progress.add_task(name, total=None) for name in ("numbers", "pictures")}
+        report = write_view(
+            args.dataset,
+            args.out,
+            episodes=args.episodes,
+            height=args.size,
+            announce=lambda line: console.print(line, markup=False),
+            advance=lambda step, done, total: progress.update(
+                steps[step], completed=done, total=total
+            ),
+        )
+    if args.json:
+        print_json(report)
+    else:
+        console.print(f"{report['out']}: {report['bytes'] / 1e6:,.1f} MB", markup=False)
 
 
 def _resize_of(args: argparse.Namespace) -> ResizeImages:

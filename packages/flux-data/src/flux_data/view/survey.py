@@ -1,0 +1,167 @@
+"""Reads the numbers of a whole dataset, an episode at a time: what the page says of all of it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flux_core.errors import DataError
+from flux_core.norm_stats import FeatureStats
+
+from ..lerobot import Columns, LeRobotDataset
+from .distribution import Histograms, Panel, RunningStats, pair_dimensions, panel_range
+
+STATE, ACTION = "observation.state", "action"
+Advance = Callable[[str, int, int], None]
+"""Called with what is being done, how much of it is done, and how much there is."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskCount:
+    """One task's text and how often it occurs."""
+
+    text: str
+    num_episodes: int
+    num_frames: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Survey:
+    """What all episodes together hold.
+
+    Attributes:
+        episode_tasks: the texts of each episode's tasks, by position.
+        tasks: every task, those of the metadata first.
+        panels: the quantities, state and action of one name together.
+        ranges: smallest and largest value of each panel.
+        stats: feature key -> statistics of its finite values.
+        num_not_finite: feature key -> values left out of them, (dim,).
+        counts: feature key -> histogram between the ends of `ranges`, (panels, bins).
+    """
+
+    episode_tasks: tuple[tuple[str, ...], ...]
+    tasks: tuple[TaskCount, ...]
+    panels: tuple[Panel, ...]
+    ranges: tuple[tuple[float, float], ...]
+    stats: Mapping[str, FeatureStats]
+    num_not_finite: Mapping[str, NDArray[np.int64]]
+    counts: Mapping[str, NDArray[np.int64]]
+
+
+def number_keys(source: LeRobotDataset) -> tuple[str, ...]:
+    """State and action, as far as the dataset has them."""
+    return tuple(key for key in (STATE, ACTION) if key in source.info["features"])
+
+
+def read_numbers(source: LeRobotDataset, position: int) -> dict[str, NDArray[np.float64]]:
+    """State and action of one episode, (frames, dim) each.
+
+    Raises:
+        DataError: they have not as many dimensions as info.json says, or cannot be read.
+    """
+    numbers = {}
+    columns = _read(source, position)
+    for key in number_keys(source):
+        values = columns[key].reshape(len(columns[key]), -1).astype(np.float64)
+        if len(values) and values.shape[1] != _dim(source, key):
+            raise DataError(
+                f"{source.data_file(position)}: {key}: expected {_dim(source, key)} dimensions "
+                f"(info.json), got {values.shape[1]}"
+            )
+        numbers[key] = values.reshape(len(values), _dim(source, key))
+    return numbers
+
+
+def _read(source: LeRobotDataset, position: int) -> Columns:
+    return source.episode(position, [*number_keys(source), "task_index"])
+
+
+def read_survey(source: LeRobotDataset, advance: Advance) -> Survey:
+    """Reads every episode twice: for the statistics, then for the histograms between their ends."""
+    running = {
+        key: RunningStats(_dim(source, key), source.num_frames) for key in number_keys(source)
+    }
+    tasks = _Tasks(source.tasks)
+    for position in range(source.num_episodes):
+        for key, values in read_numbers(source, position).items():
+            running[key].add(values)
+        tasks.add(_read(source, position)["task_index"])
+        advance("numbers", position + 1, 2 * source.num_episodes)
+    stats = {key: each.result() for key, each in running.items()}
+    panels = pair_dimensions(dimension_names(source.info["features"]))
+    ranges = tuple(panel_range(panel, stats) for panel in panels)
+    histograms = Histograms(panels, ranges)
+    for position in range(source.num_episodes):
+        histograms.add(read_numbers(source, position))
+        advance("numbers", source.num_episodes + position + 1, 2 * source.num_episodes)
+    return Survey(
+        episode_tasks=tuple(tasks.of_episodes),
+        tasks=tasks.counts(),
+        panels=panels,
+        ranges=ranges,
+        stats=stats,
+        num_not_finite={key: each.num_not_finite for key, each in running.items()},
+        counts=histograms.counts,
+    )
+
+
+class _Tasks:
+    """Counts tasks; one that the metadata lacks is told apart by its number."""
+
+    def __init__(self, texts: Mapping[int, str]) -> None:
+        self._texts = {index: str(text) for index, text in texts.items()}
+        self._frames: Counter[int] = Counter(dict.fromkeys(texts, 0))
+        self._episodes: Counter[int] = Counter()
+        self.of_episodes: list[tuple[str, ...]] = []
+
+    def add(self, task_index: NDArray[np.int64]) -> None:
+        indices, frames = np.unique(task_index, return_counts=True)
+        for index, count in zip(indices.tolist(), frames.tolist(), strict=True):
+            self._frames[index] += count
+            self._episodes[index] += 1
+        self.of_episodes.append(tuple(self._text(index) for index in indices.tolist()))
+
+    def counts(self) -> tuple[TaskCount, ...]:
+        return tuple(
+            TaskCount(text=self._text(i), num_episodes=self._episodes[i], num_frames=frames)
+            for i, frames in self._frames.items()
+        )
+
+    def _text(self, index: int) -> str:
+        return self._texts.get(index, f"task_index {index}, which the metadata does not list")
+
+
+def dimension_names(features: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    """The names in info.json; a feature without takes the other's or is numbered."""
+    keys = [key for key in (STATE, ACTION) if key in features]
+    dims = {key: int(np.prod(features[key]["shape"])) for key in keys}
+    given = {key: tuple(_flat(features[key].get("names"))) for key in keys}
+    given = {key: labels for key, labels in given.items() if len(labels) == dims[key]}
+    names = {}
+    for key in keys:
+        others = [labels for labels in given.values() if len(labels) == dims[key]]
+        are_alike = len(set(dims.values())) == 1
+        word = "" if are_alike else f"{key.removeprefix('observation.')} "
+        numbered = tuple(f"{word}{dim}" for dim in range(dims[key]))
+        names[key] = given.get(key) or next(iter(others), numbered)
+    return names
+
+
+def _flat(names: Any) -> list[str]:
+    """Names as LeRobot writes them: a list, lists in a list, or a dictionary of either kind."""
+    if isinstance(names, Mapping):
+        if all(isinstance(value, int) for value in names.values()):
+            return sorted(names, key=lambda name: names[name])
+        names = list(names.values())
+    if isinstance(names, list):
+        return [label for part in names for label in _flat(part)]
+    return [] if names is None else [str(names)]
+
+
+def _dim(source: LeRobotDataset, key: str) -> int:
+    return int(np.prod(source.info["features"][key]["shape"]))
