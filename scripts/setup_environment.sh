@@ -14,7 +14,7 @@ STAMP="$VENV/.flux-stamp"
 TORCH="$(grep '^torch==' constraints.txt)"
 PACKAGES=(
   -e "packages/flux-core[torch,sim]"
-  -e packages/flux-data
+  -e "packages/flux-data[hdf5]"
   -e packages/flux-train
   -e "packages/flux-runtime[cpu,sim,report,export]"
 )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,45 +13,50 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from flux_core.errors import DataError
+from flux_core.errors import DataError, UsageError
 from flux_core.robots import robot_spec
+from flux_data.episode_recorder import EpisodeRecorder, robot_features, video_key
+from flux_data.episode_stats import ImageStats
 from flux_data.lerobot import open_lerobot
-from flux_data.lerobot_writer import EpisodeWriter, ImageStats, Layout, write_metadata
+from flux_data.lerobot_writer import DatasetWriter, WriterV21, WriterV30
+from flux_data.validate import validate
 from flux_data.video_writer import VideoWriter
 
 HEIGHT, WIDTH, LENGTHS = 32, 48, (7, 5)
 EPISODE = "data/chunk-000/episode_000000.parquet"
 
 
-def layout(root: Path) -> Layout:
-    spec = robot_spec("aloha")
-    return Layout(root=root, spec=spec, cameras=spec.cameras, height=HEIGHT, width=WIDTH)
+SPEC = robot_spec("aloha")
+FEATURES = robot_features(SPEC, HEIGHT, WIDTH)
 
 
-def frame(seed: int) -> dict[str, np.ndarray]:
+def images_of(seed: int) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(seed)
     shape = (HEIGHT, WIDTH, 3)
-    return {
-        name: rng.integers(0, 256, shape, dtype=np.uint8) for name in robot_spec("aloha").cameras
-    }
+    return {video_key(name): rng.integers(0, 256, shape, dtype=np.uint8) for name in SPEC.cameras}
+
+
+def write(root: Path, kind: type[DatasetWriter], lengths: tuple[int, ...] = LENGTHS) -> Path:
+    """Short episodes of noise."""
+    rng = np.random.default_rng(0)
+    with kind(root, fps=50.0, robot_type="aloha", features=FEATURES) as writer:
+        for index, length in enumerate(lengths):
+            with EpisodeRecorder(writer.staging(str(index)), 50.0, FEATURES) as recorder:
+                for step in range(length):
+                    state, action = rng.standard_normal((2, 14)).astype(np.float32)
+                    recorder.add({"observation.state": state, "action": action, **images_of(step)})
+                writer.add(recorder.close("stir"))
+    return root
 
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two short episodes of noise."""
-    target = layout(tmp_path_factory.mktemp("data") / "set")
-    rng = np.random.default_rng(0)
-    stats, episodes, first = [], [], 0
-    for index, length in enumerate(LENGTHS):
-        writer = EpisodeWriter(target, index, first)
-        for step in range(length):
-            state, action = rng.standard_normal((2, 14)).astype(np.float32)
-            writer.add(state, action, frame(step))
-        stats.append(writer.close())
-        episodes.append({"episode_index": index, "tasks": ["stir"], "length": length})
-        first += length
-    write_metadata(target, "stir", episodes, stats)
-    return target.root
+    return write(tmp_path_factory.mktemp("data") / "set", WriterV21)
+
+
+@pytest.fixture(scope="module")
+def written_v30(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(tmp_path_factory.mktemp("data") / "set", WriterV30)
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +160,7 @@ def test_a_smooth_video_comes_back_nearly_as_it_was(tmp_path: Path) -> None:
 
 
 def test_image_statistics_are_numpys() -> None:
-    images = np.stack([frame(seed)["cam_high"] for seed in range(4)])
+    images = np.stack([images_of(seed)[video_key("cam_high")] for seed in range(4)])
     stats = ImageStats()
     for image in images:
         stats.add(image)
@@ -165,18 +172,23 @@ def test_image_statistics_are_numpys() -> None:
 
 
 def test_a_state_of_another_robot_is_refused(tmp_path: Path) -> None:
-    writer = EpisodeWriter(layout(tmp_path), 0, 0)
     short, full = np.zeros(7, dtype=np.float32), np.zeros(14, dtype=np.float32)
-    with pytest.raises(DataError, match=r"observation.state: expected shape \(14,\), got \(7,\)"):
-        writer.add(short, full, frame(0))
+    with (
+        EpisodeRecorder(tmp_path, 50.0, FEATURES) as recorder,
+        pytest.raises(DataError, match=r"observation.state: expected shape \(14,\), got \(7,\)"),
+    ):
+        recorder.add({"observation.state": short, "action": full, **images_of(0)})
 
 
 def test_a_missing_camera_is_named(tmp_path: Path) -> None:
-    images = frame(0)
-    del images["cam_left_wrist"]
+    images = images_of(0)
+    del images[video_key("cam_left_wrist")]
     zeros = np.zeros(14, dtype=np.float32)
-    with pytest.raises(DataError, match="no image of 'cam_left_wrist'. Given: cam_high, cam_right"):
-        EpisodeWriter(layout(tmp_path), 0, 0).add(zeros, zeros, images)
+    with (
+        EpisodeRecorder(tmp_path, 50.0, FEATURES) as recorder,
+        pytest.raises(DataError, match="no 'observation.images.cam_left_wrist' in the frame"),
+    ):
+        recorder.add({"observation.state": zeros, "action": zeros, **images})
 
 
 def test_an_odd_size_is_refused_before_recording(tmp_path: Path) -> None:
@@ -190,3 +202,114 @@ def test_an_image_of_another_size_is_refused(tmp_path: Path) -> None:
         DataError, match=r"video frame: expected \(32, 48, 3\) uint8, got \(8, 8, 3"
     ):
         writer.add(np.zeros((8, 8, 3), dtype=np.uint8))
+
+
+def test_a_v30_dataset_holds_what_the_v21_one_does(written: Path, written_v30: Path) -> None:
+    old, new = open_lerobot(written), open_lerobot(written_v30)
+    assert new.info["codebase_version"] == "v3.0" and new.tasks == old.tasks
+    keys = ["observation.state", "action", "timestamp", "index", "episode_index", "frame_index"]
+    for key, column in new.columns(keys).items():
+        np.testing.assert_array_equal(column, old.columns([key])[key])
+
+
+def test_v30_metadata_has_the_form_of_real_one(written_v30: Path, shared_data: Path) -> None:
+    real = shared_data / "lerobot" / "v30c"
+    ours, theirs = info(written_v30), info(real)
+    assert set(ours) == set(theirs)
+    for key in ("data_path", "video_path", "chunks_size", "fps", "codebase_version"):
+        assert ours[key] == theirs[key]
+    name = "meta/episodes/chunk-000/file-000.parquet"
+    ours, theirs = pq.read_schema(written_v30 / name), pq.read_schema(real / name)
+    quantiles = ("/q01", "/q10", "/q50", "/q90", "/q99")
+    assert {n for n in ours.names if not n.endswith(quantiles)} == set(theirs.names)
+    for column in set(ours.names) & set(theirs.names):
+        assert ours.field(column).type == theirs.field(column).type, column
+    name = "data/chunk-000/file-000.parquet"
+    assert pq.read_schema(written_v30 / name).names == pq.read_schema(real / name).names
+
+
+def test_v30_statistics_are_exact_quantiles_included(written_v30: Path) -> None:
+    stats = json.loads((written_v30 / "meta" / "stats.json").read_text())
+    values = open_lerobot(written_v30).columns(["action"])["action"].astype(np.float64)
+    for name, expected in {
+        "mean": values.mean(axis=0),
+        "std": values.std(axis=0),
+        "q01": np.quantile(values, 0.01, axis=0),
+        "q99": np.quantile(values, 0.99, axis=0),
+    }.items():
+        np.testing.assert_allclose(stats["action"][name], expected, rtol=1e-6, err_msg=name)
+    pixels = stats["observation.images.cam_high"]
+    assert np.shape(pixels["mean"]) == (3, 1, 1) and pixels["count"] == [sum(LENGTHS)]
+
+
+def test_full_files_are_followed_by_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(WriterV30, "max_data_bytes", 2000)
+    monkeypatch.setattr(WriterV30, "max_video_bytes", 14_000)
+    monkeypatch.setattr(WriterV30, "max_episode_lines", 3)
+    root = write(tmp_path / "set", WriterV30, (6, 5, 4, 3, 7, 5, 6))
+    assert len(list(root.glob("data/chunk-000/*.parquet"))) > 2
+    assert len(list(root.glob("videos/observation.images.cam_high/chunk-000/*.mp4"))) > 2
+    assert len(list(root.glob("meta/episodes/chunk-000/*.parquet"))) == 3
+    source = open_lerobot(root)
+    assert source.lengths.tolist() == [6, 5, 4, 3, 7, 5, 6]
+    assert validate(root) == []
+
+
+def files_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("kind", [WriterV21, WriterV30])
+def test_what_is_interrupted_leaves_nothing(tmp_path: Path, kind: type[DatasetWriter]) -> None:
+    with (
+        pytest.raises(KeyboardInterrupt),
+        kind(tmp_path / "set", fps=50.0, robot_type="aloha", features=FEATURES) as writer,
+    ):
+        (writer.staging("0")).mkdir(parents=True)
+        raise KeyboardInterrupt
+    assert files_in(tmp_path) == []
+
+
+FULL_DISK = """
+import resource, signal, sys
+from pathlib import Path
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), int(sys.argv[2])))
+from flux_data.cli import main
+sys.exit(main(sys.argv[3:]))
+"""
+
+
+@pytest.mark.parametrize("version", ["v2.1", "v3.0"])
+@pytest.mark.parametrize("limit", [3_000, 7_000])
+def test_a_disk_that_fills_is_one_line_and_leaves_nothing(
+    written: Path, tmp_path: Path, version: str, limit: int
+) -> None:
+    """No file may grow beyond `limit` bytes: a table's end, or a video's."""
+    command = [sys.executable, "-c", FULL_DISK, "", str(limit), "convert", str(written)]
+    done = subprocess.run(
+        [*command, "--to", version, "--out", str(tmp_path / "set")], capture_output=True, text=True
+    )
+    assert done.returncode == 1, done.stderr
+    assert "flux-data: error:" in done.stderr and "Traceback" not in done.stderr
+    assert "File too large" in done.stderr
+    assert files_in(tmp_path) == []
+
+
+def test_a_place_that_is_taken_is_refused(written: Path, tmp_path: Path) -> None:
+    (tmp_path / "note").touch()
+    with pytest.raises(UsageError, match="is not empty. Choose another --out"):
+        WriterV21(tmp_path, fps=50.0, robot_type="aloha", features=FEATURES)
+    with pytest.raises(UsageError, match="is a file"):
+        WriterV21(tmp_path / "note", fps=50.0, robot_type="aloha", features=FEATURES)
+
+
+def test_an_episode_must_have_the_features_of_the_dataset(tmp_path: Path) -> None:
+    features = {key: value for key, value in FEATURES.items() if key != "action"}
+    with (
+        pytest.raises(DataError, match="episode 0: expected the columns"),
+        WriterV21(tmp_path / "set", fps=50.0, robot_type="aloha", features=FEATURES) as writer,
+        EpisodeRecorder(writer.staging("0"), 50.0, features) as recorder,
+    ):
+        recorder.add({"observation.state": np.zeros(14, np.float32), **images_of(0)})
+        writer.add(recorder.close("stir"))

@@ -1,11 +1,22 @@
-"""Real LeRobot opens what we write. It needs an environment of its own (its torch is another):
+"""Real LeRobot opens what we write and convert: 0.3 reads v2.1, 0.4 reads v3.0.
+
+Each needs an environment of its own (its torch is another), and the system's ffmpeg:
 
     python -m venv lerobot03 && lerobot03/bin/pip install torch==2.13.0
     lerobot03/bin/pip install --no-deps lerobot==0.3.3 torchvision==0.28.0
     lerobot03/bin/pip install "datasets<=3.6.0" "huggingface_hub<1" "gymnasium<1.0" "av>=15,<16" \
         "numpy<2.3" draccus==0.10.0 einops jsonlines packaging pandas pyarrow safetensors pillow \
         imageio termcolor deepdiff torchcodec==0.13.0 accelerate opencv-python-headless pyserial
-    FLUX_LEROBOT_03=lerobot03/bin/python python -m pytest tests/flux_data/test_real_lerobot.py
+
+    python -m venv lerobot04 && lerobot04/bin/pip install torch==2.13.0
+    lerobot04/bin/pip install --no-deps lerobot==0.4.4 torchvision==0.28.0
+    lerobot04/bin/pip install "datasets>=4,<5" "huggingface_hub>=0.34" "gymnasium>=1.1.1,<2" \
+        "av>=15,<16" "numpy<2.3" draccus==0.10.0 einops jsonlines packaging pandas pyarrow \
+        safetensors pillow imageio termcolor deepdiff torchcodec==0.13.0 accelerate \
+        "opencv-python-headless<4.13"
+
+    FLUX_LEROBOT_03=lerobot03/bin/python FLUX_LEROBOT_04=lerobot04/bin/python \
+        python -m pytest tests/flux_data/test_real_lerobot.py
 """
 
 from __future__ import annotations
@@ -14,14 +25,16 @@ import json
 import os
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from flux_data.convert import convert
 from flux_data.lerobot import open_lerobot
+from flux_data.lerobot_writer import WriterV21, WriterV30
 
-from .test_lerobot_writer import LENGTHS
-from .test_lerobot_writer import written as written  # a fixture
+from .test_lerobot_writer import write
 
 PROBE = """
 import json, sys
@@ -38,7 +51,7 @@ dataset = LeRobotDataset(
     video_backend="torchcodec",
 )
 rows = []
-for index in range(len(dataset)):
+for index in range(0, len(dataset), int(sys.argv[2])):
     sample = dataset[index]
     rows.append({
         "state": sample["observation.state"].tolist(),
@@ -51,26 +64,27 @@ print(json.dumps({"episodes": dataset.num_episodes, "rows": rows}))
 """
 
 
-@pytest.fixture(scope="module")
-def lerobot_python() -> str:
-    python = os.environ.get("FLUX_LEROBOT_03", "")
+PYTHON_OF = {"v2.1": "FLUX_LEROBOT_03", "v3.0": "FLUX_LEROBOT_04"}
+
+
+def read_with_lerobot(root: Path, version: str, every: int) -> dict[str, Any]:
+    """What LeRobot of that version says of the samples."""
+    python = os.environ.get(PYTHON_OF[version], "")
     if not python:
-        pytest.skip("FLUX_LEROBOT_03 names no python with lerobot 0.3.3")
-    return python
-
-
-def test_lerobot_reads_every_sample_of_a_dataset_we_wrote(
-    lerobot_python: str, written: Path
-) -> None:
-    command = [lerobot_python, "-c", PROBE, str(written)]
+        pytest.skip(f"{PYTHON_OF[version]} names no python with LeRobot for {version}")
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    command = [python, "-c", PROBE, str(root), str(every)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr[-2000:]
-    report = json.loads(done.stdout.splitlines()[-1])
-    source = open_lerobot(written)
-    columns = source.columns(["observation.state", "action"])
-    assert report["episodes"] == len(LENGTHS) and len(report["rows"]) == source.num_frames
-    for row, theirs in enumerate(report["rows"]):
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def assert_lerobot_reads_the_same(root: Path, version: str, every: int = 1) -> None:
+    report, source = read_with_lerobot(root, version, every), open_lerobot(root)
+    columns = source.columns(["observation.state", "action", "task_index"])
+    assert report["episodes"] == source.num_episodes
+    sampled = range(0, source.num_frames, every)
+    for row, theirs in zip(sampled, report["rows"], strict=True):
         position, _ = source.locate(row)
         last = int(source.episode_starts[position + 1]) - 1
         rows = np.arange(row, row + 3)
@@ -81,4 +95,26 @@ def test_lerobot_reads_every_sample_of_a_dataset_we_wrote(
             np.float32(theirs["actions"]), columns["action"][np.minimum(rows, last)]
         )
         assert theirs["is_pad"] == (rows > last).tolist()
-        assert theirs["task"] == "stir" and 0.2 < theirs["image_mean"] < 0.8
+        assert theirs["task"] == source.tasks[int(columns["task_index"][row])]
+        assert 0.2 < theirs["image_mean"] < 0.8
+
+
+@pytest.mark.parametrize("kind", [WriterV21, WriterV30])
+def test_lerobot_reads_every_sample_of_a_dataset_we_wrote(
+    tmp_path: Path, kind: type[WriterV21 | WriterV30]
+) -> None:
+    assert_lerobot_reads_the_same(write(tmp_path / "set", kind), kind.version)
+
+
+@pytest.mark.parametrize(("name", "version"), [("v30c", "v2.1"), ("v21", "v3.0")])
+def test_lerobot_reads_a_dataset_we_converted(
+    shared_data: Path, tmp_path: Path, name: str, version: str
+) -> None:
+    convert([shared_data / "lerobot" / name], tmp_path / "set", version)
+    assert_lerobot_reads_the_same(tmp_path / "set", version, every=7)
+
+
+def test_lerobot_reads_a_mixture_of_both_versions(shared_data: Path, tmp_path: Path) -> None:
+    roots = [shared_data / "lerobot" / name for name in ("v21", "v30c")]
+    convert(roots, tmp_path / "set", "v3.0")
+    assert_lerobot_reads_the_same(tmp_path / "set", "v3.0", every=7)

@@ -19,7 +19,8 @@ from flux_core.models import PI0FlowMatching
 from flux_core.policy_io import PolicyIO
 from flux_core.robots import robot_spec
 from flux_core.types import Observation
-from flux_data.lerobot_writer import EpisodeWriter, Layout, write_metadata
+from flux_data.episode_recorder import EpisodeRecorder, robot_features, video_key
+from flux_data.lerobot_writer import WriterV21
 from flux_data.repeating_dataset import DistributedRepeatingDataset
 from flux_runtime.engine import open_flow_policy
 from flux_runtime.export.cli import main as export_main
@@ -436,18 +437,18 @@ def ur3_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two short episodes of a UR3: seven dimensions, two cameras, 30 Hz."""
     spec = robot_spec("ur3")
     root = tmp_path_factory.mktemp("ur3") / "dataset"
-    layout = Layout(root=root, spec=spec, cameras=spec.cameras, height=48, width=64)
+    features = robot_features(spec, 48, 64)
     rng = np.random.default_rng(0)
-    stats, episodes = [], []
-    for index in range(2):
-        writer = EpisodeWriter(layout, index, index * 12)
-        for _ in range(12):
-            state, action = rng.normal(0.5, 0.3, (2, 7)).astype(np.float32)
-            images = rng.integers(0, 256, (2, 48, 64, 3), dtype=np.uint8)
-            writer.add(state, action, dict(zip(spec.cameras, images, strict=True)))
-        stats.append(writer.close())
-        episodes.append({"episode_index": index, "tasks": ["pour"], "length": 12})
-    write_metadata(layout, "pour", episodes, stats)
+    with WriterV21(root, fps=30.0, robot_type="ur3", features=features) as writer:
+        for index in range(2):
+            with EpisodeRecorder(writer.staging(str(index)), 30.0, features) as recorder:
+                for _ in range(12):
+                    state, action = rng.normal(0.5, 0.3, (2, 7)).astype(np.float32)
+                    images = rng.integers(0, 256, (2, 48, 64, 3), dtype=np.uint8)
+                    keys = [video_key(camera) for camera in spec.cameras]
+                    cameras = dict(zip(keys, images, strict=True))
+                    recorder.add({"observation.state": state, "action": action, **cameras})
+                writer.add(recorder.close("pour"))
     return root
 
 

@@ -15,6 +15,8 @@ from flux_core.cli import EXIT_FAILED, EXIT_OK, add_command, new_parser, print_j
 from flux_core.errors import UsageError
 from flux_core.transforms import ResizeImages, ResizeImagesWithPad
 
+from .cli_write import add_writing_commands
+
 EXAMPLE = """\
   flux-data demo aloha-sim --episodes 50 --out data/demonstrations
   flux-data info data/demonstrations
@@ -23,7 +25,7 @@ EXAMPLE = """\
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
-    parser = new_parser("flux-data", "Record and look at LeRobot datasets.", EXAMPLE)
+    parser = new_parser("flux-data", "Record, check, convert and look at LeRobot datasets.", EXAMPLE)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_demo(commands)
     _add_info(commands)
@@ -31,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _add_validate(commands)
     _add_stats(commands)
     _add_view(commands)
+    add_writing_commands(commands)
     return run_cli(parser, argv)
 
 

@@ -1,189 +1,441 @@
-"""Writes LeRobot v2.1 datasets: an episode at a time, from any process, then the metadata."""
+"""Writes LeRobot datasets, v2.1 or v3.0, an episode at a time.
+
+Everything goes to a hidden folder beside the dataset, which gets its name when it is whole: what
+is interrupted, or finds the disk full, leaves nothing behind.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import os
+import shutil
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from flux_core.errors import DataError
-from flux_core.robots import RobotSpec
+from flux_core.errors import DataError, UsageError
 
-from .video_writer import VideoWriter
+from .arrow import to_array
+from .episode_stats import column_stats, pooled, sampled_image_stats
+from .lerobot import VideoSegment
+from .video_copy import JoinedVideo, copy_episode, encoding_of
 
 CHUNKS_SIZE = 1000
-DATA_PATH = "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet"
-VIDEO_PATH = "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4"
+COUNTERS = ("frame_index", "episode_index", "index", "task_index")
+"""The columns that number frames; written anew."""
+
+Features = Mapping[str, Mapping[str, Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Layout:
-    """What all episodes of a dataset share."""
+class Episode:
+    """One episode to be written.
 
-    root: Path
-    spec: RobotSpec
-    cameras: tuple[str, ...]
-    height: int
-    width: int
+    Attributes:
+        table: every feature that is no video and no counter, `timestamp` included.
+        tasks: the text of each frame's task.
+        videos: where each camera's video lies.
+        image_stats: of the cameras; those of a video that are absent are taken from its frames.
+        is_temporary: the videos are files that the writer may take away.
+        facts: what else is known of the episode; kept with its length.
+    """
+
+    table: pa.Table
+    tasks: Sequence[str]
+    videos: Mapping[str, VideoSegment] = field(default_factory=dict)
+    image_stats: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    is_temporary: bool = False
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def fps(self) -> int:
-        """Frames a second: one a control tick."""
-        return round(self.spec.control_hz)
-
-    def features(self) -> dict[str, Any]:
-        """The `features` of info.json."""
-        joints = {
-            "dtype": "float32",
-            "shape": [self.spec.action_dim],
-            "names": list(self.spec.joint_names),
-        }
-        video = {
-            "dtype": "video",
-            "shape": [self.height, self.width, 3],
-            "names": ["height", "width", "channels"],
-            "info": {
-                "video.height": self.height,
-                "video.width": self.width,
-                "video.codec": "h264",
-                "video.pix_fmt": "yuv420p",
-                "video.is_depth_map": False,
-                "video.fps": self.fps,
-                "video.channels": 3,
-                "has_audio": False,
-            },
-        }
-        index = {"dtype": "int64", "shape": [1], "names": None}
-        counters = ("frame_index", "episode_index", "index", "task_index")
-        return {
-            "observation.state": joints,
-            "action": joints,
-            **{video_key(camera): video for camera in self.cameras},
-            "timestamp": {"dtype": "float32", "shape": [1], "names": None},
-            **dict.fromkeys(counters, index),
-        }
-
-    def path(self, template: str, episode: int, **names: str) -> Path:
-        """A file of one episode."""
-        chunk = episode // CHUNKS_SIZE
-        return self.root / template.format(episode_chunk=chunk, episode_index=episode, **names)
+    def length(self) -> int:
+        """Number of frames."""
+        return self.table.num_rows
 
 
-def video_key(camera: str) -> str:
-    """The feature name of a camera."""
-    return f"observation.images.{camera}"
+class DatasetWriter(ABC):
+    """Writes one dataset; use it in a `with`, which finishes it, or on an error removes it."""
 
+    version: ClassVar[str]
 
-class EpisodeWriter:
-    """Collects one episode; its videos are written on the way, its table at the end."""
-
-    def __init__(self, layout: Layout, episode: int, first_index: int) -> None:
-        """`first_index` is the number of frames in all episodes before."""
-        self._layout, self._episode, self._first_index = layout, episode, first_index
-        self._rows: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = []
-        self._image_stats = {name: ImageStats() for name in layout.cameras}
-        self._videos = {
-            name: VideoWriter(
-                layout.path(VIDEO_PATH, episode, video_key=video_key(name)),
-                layout.fps,
-                layout.height,
-                layout.width,
-            )
-            for name in layout.cameras
-        }
-
-    def add(
-        self,
-        state: NDArray[np.float32],
-        action: NDArray[np.float32],
-        images: Mapping[str, NDArray[np.uint8]],
+    def __init__(
+        self, root: Path, *, fps: float, robot_type: str | None, features: Features
     ) -> None:
-        """Appends one frame: what was seen, and what was then commanded.
+        """`features` are those of info.json, without the counters.
 
         Raises:
-            DataError: a camera is missing, or a value has another shape than the layout's.
+            UsageError: `root` is there and not empty.
         """
-        for name, values in (("observation.state", state), ("action", action)):
-            if values.shape != (self._layout.spec.action_dim,):
-                dim = self._layout.spec.action_dim
-                raise DataError(f"{name}: expected shape ({dim},), got {values.shape}")
-        self._rows.append((state, action))
-        for name, video in self._videos.items():
-            if name not in images:
-                raise DataError(f"no image of {name!r}. Given: {', '.join(images) or 'none'}")
-            video.add(images[name])
-            self._image_stats[name].add(images[name])
+        check_new(root)
+        self.root, self.fps, self.robot_type = root, fps, robot_type
+        self.folder = root.with_name(f".{root.name}.partial-{os.getpid()}")
+        counter = {"dtype": "int64", "shape": [1], "names": None}
+        timestamp = {"dtype": "float32", "shape": [1], "names": None}
+        own = {"timestamp": timestamp, **dict.fromkeys(COUNTERS, counter)}
+        self.features = {**{k: dict(v) for k, v in features.items() if k not in own}, **own}
+        self.tasks: dict[str, int] = {}
+        self.episodes: list[dict[str, Any]] = []
+        self.stats: list[dict[str, Any]] = []
+        self._num_frames = 0
 
-    def close(self) -> dict[str, Any]:
-        """Writes the table and returns the episode's statistics."""
-        for video in self._videos.values():
-            video.close()
-        columns = self._columns()
-        path = self._layout.path(DATA_PATH, self._episode)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        arrays = {key: to_arrow(value) for key, value in columns.items()}
-        table = pa.table(arrays).replace_schema_metadata(_huggingface_schema(columns))
-        pq.write_table(table, path, compression="snappy")
-        stats = {key: column_stats(value) for key, value in columns.items()}
-        return stats | {video_key(name): s.result() for name, s in self._image_stats.items()}
+    def staging(self, name: str) -> Path:
+        """A folder for files that become part of the dataset, or nothing."""
+        return self.folder / "staging" / name
 
-    def _columns(self) -> dict[str, NDArray[Any]]:
-        count = len(self._rows)
-        frames = np.arange(count, dtype=np.int64)
+    def add(self, episode: Episode) -> None:
+        """Appends an episode.
+
+        Raises:
+            DataError: it has other features than the dataset, or cannot be written.
+        """
+        self._check(episode)
+        with _disk_errors(self.root):
+            table = self._numbered(episode)
+            stats = self._stats_of(episode, table)
+            line = {
+                "episode_index": len(self.episodes),
+                "tasks": list(dict.fromkeys(episode.tasks)),
+                "length": episode.length,
+                **episode.facts,
+            }
+            self._write_episode(episode, table, line)
+        self.episodes.append(line)
+        self.stats.append(stats)
+        self._num_frames += episode.length
+
+    @abstractmethod
+    def _write_episode(self, episode: Episode, table: pa.Table, line: dict[str, Any]) -> None:
+        """Writes rows and videos; may add to the episode's line."""
+
+    def _open_files(self) -> Sequence[_OpenFile]:
+        """What has an end to be written."""
+        return ()
+
+    @abstractmethod
+    def _write_metadata(self) -> None:
+        """Writes all of `meta/` but info.json."""
+
+    @abstractmethod
+    def _more_info(self) -> dict[str, Any]:
+        """What this version's info.json has beside the common keys."""
+
+    def __enter__(self) -> DatasetWriter:
+        with _disk_errors(self.root):
+            shutil.rmtree(self.folder, ignore_errors=True)
+            (self.folder / "meta").mkdir(parents=True)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        try:
+            if error is None:
+                with _disk_errors(self.root):
+                    self._finish()
+        finally:
+            for file in self._open_files():
+                with contextlib.suppress(OSError, pa.ArrowException, DataError):
+                    file.close()
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _finish(self) -> None:
+        if not self.episodes:
+            raise DataError(f"{self.root}: no episode to write")
+        shutil.rmtree(self.folder / "staging", ignore_errors=True)
+        for file in self._open_files():
+            file.close()
+        self._write_metadata()
+        write_json(self.folder / "meta" / "info.json", self._info())
+        for path in self.folder.rglob("*"):
+            _sync(path)
+        if self.root.is_dir():
+            self.root.rmdir()  # it is empty
+        os.replace(self.folder, self.root)
+        _sync(self.root.parent)
+
+    def _info(self) -> dict[str, Any]:
+        count = len(self.episodes)
         return {
-            "observation.state": np.stack([state for state, _ in self._rows]).astype(np.float32),
-            "action": np.stack([action for _, action in self._rows]).astype(np.float32),
-            "timestamp": (frames / self._layout.fps).astype(np.float32),
+            "codebase_version": self.version,
+            "robot_type": self.robot_type,
+            "total_episodes": count,
+            "total_frames": self._num_frames,
+            "total_tasks": len(self.tasks),
+            **self._more_info(),
+            "chunks_size": CHUNKS_SIZE,
+            "fps": int(self.fps) if float(self.fps).is_integer() else self.fps,
+            "splits": {"train": f"0:{count}"},
+            "data_path": self.data_path,
+            "video_path": self.video_path if self.video_keys else None,
+            "features": self.features,
+        }
+
+    data_path: ClassVar[str]
+    video_path: ClassVar[str]
+
+    @property
+    def video_keys(self) -> tuple[str, ...]:
+        """Features stored as video."""
+        return tuple(k for k, feature in self.features.items() if feature["dtype"] == "video")
+
+    def _check(self, episode: Episode) -> None:
+        wanted = [k for k in self.features if k not in COUNTERS and k not in self.video_keys]
+        if not episode.length or len(episode.tasks) != episode.length:
+            raise DataError(
+                f"episode {len(self.episodes)}: expected frames, each with a task, got "
+                f"{episode.length} and {len(episode.tasks)} tasks"
+            )
+        for kind, expected, found in (
+            ("columns", set(wanted), set(episode.table.column_names)),
+            ("videos", set(self.video_keys), set(episode.videos)),
+        ):
+            if expected != found:
+                raise DataError(
+                    f"episode {len(self.episodes)}: expected the {kind} {sorted(expected)}, got "
+                    f"{sorted(found)}"
+                )
+
+    def _numbered(self, episode: Episode) -> pa.Table:
+        """The episode's rows with their counters, in the order of the features."""
+        for task in episode.tasks:
+            self.tasks.setdefault(task, len(self.tasks))
+        frames = np.arange(episode.length, dtype=np.int64)
+        counters = {
             "frame_index": frames,
-            "episode_index": np.full(count, self._episode, dtype=np.int64),
-            "index": frames + self._first_index,
-            "task_index": np.zeros(count, dtype=np.int64),
+            "episode_index": np.full_like(frames, len(self.episodes)),
+            "index": frames + self._num_frames,
+            "task_index": np.asarray([self.tasks[task] for task in episode.tasks], dtype=np.int64),
+        }
+        columns: dict[str, Any] = {}
+        for key, feature in self.features.items():
+            if feature["dtype"] == "video":
+                continue
+            if key in counters:
+                columns[key] = pa.array(counters[key])
+            else:
+                columns[key] = _stored(episode.table.column(key), key, feature)
+        return pa.table(columns).replace_schema_metadata(huggingface_schema(self.features))
+
+    def _stats_of(self, episode: Episode, table: pa.Table) -> dict[str, Any]:
+        stats: dict[str, Any] = {}
+        for key, feature in self.features.items():
+            if feature["dtype"] in ("video", "image"):
+                if key in episode.image_stats:
+                    stats[key] = dict(episode.image_stats[key])
+                elif key in episode.videos:
+                    segment = episode.videos[key]
+                    stats[key] = sampled_image_stats(segment, episode.length, self.fps)
+            elif is_numeric(feature):
+                values = to_array(table.column(key), key)
+                stats[key] = column_stats(values, quantiles=self.version == "v3.0")
+        return stats
+
+
+class WriterV21(DatasetWriter):
+    """One parquet file and one video a camera for every episode."""
+
+    version = "v2.1"
+    data_path = "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet"
+    video_path = "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4"
+
+    def _write_episode(self, episode: Episode, table: pa.Table, line: dict[str, Any]) -> None:
+        index = len(self.episodes)
+        place = {"episode_chunk": index // CHUNKS_SIZE, "episode_index": index}
+        path = self.folder / self.data_path.format(**place)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(table, path, compression="snappy")
+        for key in self.video_keys:
+            video = self.folder / self.video_path.format(video_key=key, **place)
+            if episode.is_temporary:
+                video.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(episode.videos[key].path, video)
+            else:
+                copy_episode(episode.videos[key], episode.length, self.fps, video)
+
+    def _write_metadata(self) -> None:
+        meta = self.folder / "meta"
+        tasks = [{"task_index": index, "task": task} for task, index in self.tasks.items()]
+        stats = [{"episode_index": i, "stats": stats} for i, stats in enumerate(self.stats)]
+        for name, lines in (
+            ("tasks", tasks),
+            ("episodes", self.episodes),
+            ("episodes_stats", stats),
+        ):
+            text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+            (meta / f"{name}.jsonl").write_text(text, encoding="utf-8")
+
+    def _more_info(self) -> dict[str, Any]:
+        count = len(self.episodes)
+        return {
+            "total_videos": count * len(self.video_keys),
+            "total_chunks": -(-count // CHUNKS_SIZE),
         }
 
 
-def write_metadata(
-    layout: Layout, task: str, episodes: Sequence[Mapping[str, Any]], stats: Sequence[Any]
-) -> None:
-    """Writes `meta/`; each of `episodes` has at least episode_index, tasks and length."""
-    meta = layout.root / "meta"
-    meta.mkdir(parents=True, exist_ok=True)
-    count = len(episodes)
-    info = {
-        "codebase_version": "v2.1",
-        "robot_type": layout.spec.name,
-        "total_episodes": count,
-        "total_frames": sum(int(episode["length"]) for episode in episodes),
-        "total_tasks": 1,
-        "total_videos": count * len(layout.cameras),
-        "total_chunks": -(-count // CHUNKS_SIZE),
-        "chunks_size": CHUNKS_SIZE,
-        "fps": layout.fps,
-        "splits": {"train": f"0:{count}"},
-        "data_path": DATA_PATH,
-        "video_path": VIDEO_PATH,
-        "features": layout.features(),
-    }
-    lines = [
-        {"episode_index": episode["episode_index"], "stats": episode_stats}
-        for episode, episode_stats in zip(episodes, stats, strict=True)
-    ]
-    write_lines(meta / "tasks.jsonl", [{"task_index": 0, "task": task}])
-    write_lines(meta / "episodes.jsonl", episodes)
-    write_lines(meta / "episodes_stats.jsonl", lines)
-    # Last, so that an interrupted dataset is not taken for a whole one.
-    (meta / "info.json").write_text(json.dumps(info, indent=4) + "\n")
+@dataclass
+class _OpenFile:
+    """The file that episodes are being appended to, by its number."""
+
+    number: int = -1
+    writer: Any = None
+    num_bytes: int = 0
+
+    @property
+    def place(self) -> dict[str, int]:
+        """Its chunk and its number in it."""
+        return {
+            "chunk_index": self.number // CHUNKS_SIZE,
+            "file_index": self.number % CHUNKS_SIZE,
+        }
+
+    def close(self) -> None:
+        """Writes the file's end."""
+        writer, self.writer = self.writer, None
+        if writer is not None:
+            writer.close()
 
 
-def write_lines(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
-    """Writes JSON lines."""
-    path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+class WriterV30(DatasetWriter):
+    """Many episodes a parquet file, many a video file."""
+
+    version = "v3.0"
+    data_path = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
+    video_path = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
+    episodes_path = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
+    max_data_bytes = 100_000_000
+    max_video_bytes = 200_000_000
+    max_episode_lines = 5000
+
+    def __init__(self, root: Path, **settings: Any) -> None:
+        super().__init__(root, **settings)
+        self._data = _OpenFile()
+        self._videos = {key: _OpenFile() for key in self.video_keys}
+        self._columns: dict[str, list[NDArray[Any]]] = {}
+
+    def _write_episode(self, episode: Episode, table: pa.Table, line: dict[str, Any]) -> None:
+        line |= {
+            "dataset_from_index": self._num_frames,
+            "dataset_to_index": self._num_frames + episode.length,
+        }
+        line |= {f"data/{name}": value for name, value in self._write_rows(table).items()}
+        for key, segment in episode.videos.items():
+            found = self._write_video(key, segment, episode.length)
+            line |= {f"videos/{key}/{name}": value for name, value in found.items()}
+        for key, feature in self.features.items():
+            if is_numeric(feature):
+                values = to_array(table.column(key), key)
+                self._columns.setdefault(key, []).append(values)
+
+    def _write_rows(self, table: pa.Table) -> dict[str, int]:
+        file = self._data
+        if file.writer is None or file.num_bytes + table.nbytes > self.max_data_bytes:
+            file.close()
+            self._data = file = _OpenFile(number=file.number + 1)
+            path = self.folder / self.data_path.format(**file.place)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file.writer = pq.ParquetWriter(path, table.schema, compression="snappy")
+        file.writer.write_table(table)
+        file.num_bytes += table.nbytes
+        return file.place
+
+    def _write_video(self, key: str, segment: VideoSegment, length: int) -> dict[str, Any]:
+        file, encoding = self._videos[key], encoding_of(segment.path)
+        size = segment.path.stat().st_size
+        is_full = file.num_bytes + size > self.max_video_bytes
+        if file.writer is None or is_full or file.writer.encoding != encoding:
+            file.close()
+            self._videos[key] = file = _OpenFile(number=file.number + 1)
+            path = self.folder / self.video_path.format(video_key=key, **file.place)
+            file.writer = JoinedVideo(path, segment.path)
+        start_s = file.writer.append(segment, length, self.fps)
+        # An upper bound: the whole source, though only an episode of it is taken.
+        file.num_bytes += size if segment.start_s == 0 else 0
+        return {**file.place, "from_timestamp": start_s, "to_timestamp": file.writer.duration_s}
+
+    def _open_files(self) -> Sequence[_OpenFile]:
+        return (self._data, *self._videos.values())
+
+    def _write_metadata(self) -> None:
+        tasks = pa.table(
+            {
+                "task_index": pa.array(list(self.tasks.values()), pa.int64()),
+                "task": pa.array(list(self.tasks), pa.string()),
+            }
+        )
+        index = {"pandas": json.dumps(pandas_index("task", "task_index"))}
+        pq.write_table(tasks.replace_schema_metadata(index), self.folder / "meta/tasks.parquet")
+        write_json(self.folder / "meta" / "stats.json", self._dataset_stats())
+        self._write_episode_lines()
+
+    def _write_episode_lines(self) -> None:
+        keys = list(dict.fromkeys(key for line in self.episodes for key in line))
+        rows = [
+            {key: line.get(key) for key in keys}
+            | {f"stats/{k}/{name}": v for k, s in stats.items() for name, v in s.items()}
+            for line, stats in zip(self.episodes, self.stats, strict=True)
+        ]
+        for number, first in enumerate(range(0, len(rows), self.max_episode_lines)):
+            place = _OpenFile(number=number).place
+            part = [
+                row | {f"meta/episodes/{name}": value for name, value in place.items()}
+                for row in rows[first : first + self.max_episode_lines]
+            ]
+            path = self.folder / self.episodes_path.format(**place)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            pq.write_table(pa.Table.from_pylist(part), path)
+
+    def _dataset_stats(self) -> dict[str, Any]:
+        """Exact ones of the numbers, quantiles included; the cameras' from those of the episodes.
+
+        LeRobot averages the episodes' quantiles, which puts half of the values outside of them.
+        """
+        stats: dict[str, Any] = {}
+        for key in self.features:
+            if key in self._columns:
+                stats[key] = column_stats(np.concatenate(self._columns[key]), quantiles=True)
+            elif all(key in episode for episode in self.stats):
+                stats[key] = pooled([episode[key] for episode in self.stats])
+        return stats
+
+    def _more_info(self) -> dict[str, Any]:
+        return {
+            "data_files_size_in_mb": self.max_data_bytes // 1_000_000,
+            "video_files_size_in_mb": self.max_video_bytes // 1_000_000,
+        }
+
+
+WRITERS: dict[str, type[DatasetWriter]] = {
+    writer.version: writer for writer in (WriterV21, WriterV30)
+}
+
+
+def check_new(root: Path) -> None:
+    """Refuses a place where there is something already."""
+    if root.is_dir() and any(root.iterdir()):
+        raise UsageError(f"{root}: is not empty. Choose another --out or remove it")
+    if root.exists() and not root.is_dir():
+        raise UsageError(f"{root}: is a file. Choose another --out")
+
+
+def is_numeric(feature: Mapping[str, Any]) -> bool:
+    """Whether a feature is a number or a vector, and so has statistics."""
+    return (
+        feature["dtype"] not in ("video", "image", "string", "bool") and len(feature["shape"]) == 1
+    )
+
+
+def write_json(path: Path, value: object) -> None:
+    """Writes JSON as LeRobot indents it."""
+    path.write_text(json.dumps(value, indent=4, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def to_arrow(values: NDArray[Any]) -> pa.Array:
@@ -193,53 +445,69 @@ def to_arrow(values: NDArray[Any]) -> pa.Array:
     return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])
 
 
-def column_stats(values: NDArray[Any]) -> dict[str, list[Any]]:
-    """Statistics of a column over the episode, as lists of `dim` numbers."""
-    data = np.atleast_2d(values.T).T
+def _stored(column: pa.ChunkedArray, key: str, feature: Mapping[str, Any]) -> pa.Array:
+    """A column in the one form that LeRobot writes: vectors as lists of fixed size."""
+    shape, dtype = list(feature["shape"]), feature["dtype"]
+    if not is_numeric(feature) and not (dtype == "bool" and len(shape) == 1):
+        return column
+    values = to_array(column, key).astype(np.dtype(dtype), copy=False)
+    width = 1 if values.ndim == 1 else values.shape[1]
+    if width != shape[0]:
+        raise DataError(f"{key}: expected {shape[0]} dimensions (info.json), got {width}")
+    return to_arrow(values.reshape(-1) if shape == [1] else values.reshape(len(values), width))
+
+
+def huggingface_schema(features: Features) -> dict[str, str]:
+    """The table's metadata by which Hugging Face `datasets` knows fixed-size rows and images."""
+    found: dict[str, Any] = {}
+    for key, feature in features.items():
+        shape, dtype = list(feature["shape"]), feature["dtype"]
+        if dtype == "video":
+            continue
+        scalar = {"dtype": dtype, "_type": "Value"}
+        if dtype == "image":
+            found[key] = {"_type": "Image"}
+        elif shape == [1] or dtype == "string":
+            found[key] = scalar
+        elif len(shape) == 1:
+            found[key] = {"feature": scalar, "length": shape[0], "_type": "Sequence"}
+        else:
+            found[key] = {"shape": shape, "dtype": dtype, "_type": f"Array{len(shape)}D"}
+    return {"huggingface": json.dumps({"info": {"features": found}})}
+
+
+def pandas_index(index: str, column: str) -> dict[str, Any]:
+    """The table's metadata by which pandas makes the text column the index."""
+
+    def described(name: str, kind: str, numpy_type: str) -> dict[str, Any]:
+        return {
+            "name": name,
+            "field_name": name,
+            "pandas_type": kind,
+            "numpy_type": numpy_type,
+            "metadata": None,
+        }
+
     return {
-        "min": data.min(axis=0).tolist(),
-        "max": data.max(axis=0).tolist(),
-        "mean": data.mean(axis=0, dtype=np.float64).tolist(),
-        "std": data.std(axis=0, dtype=np.float64).tolist(),
-        "count": [len(data)],
+        "index_columns": [index],
+        "column_indexes": [],
+        "columns": [described(column, "int64", "int64"), described(index, "unicode", "object")],
+        "pandas_version": "2.0.0",
     }
 
 
-class ImageStats:
-    """Statistics of a video, frame by frame, so that no image is kept."""
-
-    def __init__(self) -> None:
-        self._frames = self._pixels = 0
-        self._sum = np.zeros(3)
-        self._sum_of_squares = np.zeros(3)
-        self._min = np.full(3, 255, dtype=np.uint8)
-        self._max = np.zeros(3, dtype=np.uint8)
-
-    def add(self, image: NDArray[np.uint8]) -> None:
-        """Counts one (height, width, 3) uint8 frame."""
-        pixels = image.reshape(-1, 3)
-        values = pixels.astype(np.float32)  # sums of whole numbers, rounded far below 1e-6
-        self._frames += 1
-        self._pixels += len(pixels)
-        self._sum += values.sum(axis=0, dtype=np.float64)
-        self._sum_of_squares += np.einsum("pc,pc->c", values, values, dtype=np.float64)
-        self._min = np.minimum(self._min, pixels.min(axis=0))
-        self._max = np.maximum(self._max, pixels.max(axis=0))
-
-    def result(self) -> dict[str, Any]:
-        """Returns per-channel statistics, (3, 1, 1) in [0, 1], and the number of frames."""
-        mean = self._sum / self._pixels
-        variance = np.maximum(self._sum_of_squares / self._pixels - mean**2, 0.0)
-        values = {"min": self._min, "max": self._max, "mean": mean, "std": np.sqrt(variance)}
-        shaped = {key: (value / 255.0).reshape(3, 1, 1).tolist() for key, value in values.items()}
-        return {**shaped, "count": [self._frames]}
+@contextlib.contextmanager
+def _disk_errors(root: Path) -> Iterator[None]:
+    """A full disk or a missing right, in one line."""
+    try:
+        yield
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{root}: cannot be written ({error}). Nothing was left there") from error
 
 
-def _huggingface_schema(columns: Mapping[str, NDArray[Any]]) -> dict[str, str]:
-    """Returns the table's metadata by which Hugging Face `datasets` knows fixed-size rows."""
-    features: dict[str, Any] = {}
-    for key, values in columns.items():
-        scalar = {"dtype": str(values.dtype), "_type": "Value"}
-        row = {"feature": scalar, "length": values.shape[-1], "_type": "Sequence"}
-        features[key] = scalar if values.ndim == 1 else row
-    return {"huggingface": json.dumps({"info": {"features": features}})}
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

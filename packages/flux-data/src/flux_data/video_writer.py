@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from numpy.typing import NDArray
 
 from flux_core.errors import DataError
 
-CODEC, PIXEL_FORMAT = "libx264", "yuv420p"
+CODEC, CODEC_NAME, PIXEL_FORMAT = "libx264", "h264", "yuv420p"
 # A keyframe every second frame and no B-frames: any frame is at most two decodes away.
 OPTIONS = {
     "crf": "18",
@@ -26,16 +28,18 @@ OPTIONS = {
 class VideoWriter:
     """One video file; frame i is shown at i / fps exactly."""
 
-    def __init__(self, path: Path, fps: int, height: int, width: int) -> None:
+    def __init__(self, path: Path, fps: float, height: int, width: int) -> None:
         """Opens `path`, making its folder. Raises DataError for an odd size: 4:2:0 needs even."""
         if height % 2 or width % 2:
             raise DataError(f"video size: expected even height and width, got {height}x{width}")
+        self._path, self._error = path, av.FFmpegError
         path.parent.mkdir(parents=True, exist_ok=True)
         self._container = av.open(str(path), "w")
-        self._stream = self._container.add_stream(CODEC, rate=fps)
+        rate = Fraction(fps).limit_denominator(1001)
+        self._stream = self._container.add_stream(CODEC, rate=rate)
         self._stream.height, self._stream.width = height, width
         self._stream.pix_fmt = PIXEL_FORMAT
-        self._stream.codec_context.time_base = Fraction(1, fps)
+        self._stream.codec_context.time_base = 1 / rate
         self._stream.options = dict(OPTIONS)
         self._count = 0
 
@@ -48,9 +52,23 @@ class VideoWriter:
         frame = av.VideoFrame.from_ndarray(image, format="rgb24")
         frame.pts = self._count
         self._count += 1
-        self._container.mux(self._stream.encode(frame))
+        with self._told():
+            self._container.mux(self._stream.encode(frame))
 
     def close(self) -> None:
         """Writes what is left and closes the file."""
-        self._container.mux(self._stream.encode())
-        self._container.close()
+        with self._told():
+            self._container.mux(self._stream.encode())
+            self._container.close()
+
+    def abandon(self) -> None:
+        """Closes the file, however it is then; nothing is done if it is closed already."""
+        with contextlib.suppress(self._error, OSError):
+            self._container.close()
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except (self._error, OSError) as error:
+            raise DataError(f"{self._path}: cannot be written ({error})") from error

@@ -1,12 +1,11 @@
 """Records scripted demonstrations of the simulated ALOHA as a LeRobot v2.1 dataset.
 
-The script is first played without images, a fraction of the work, to find the seeds that succeed.
-Their places in the dataset are then known, and any process may render any episode.
+The script is first played without images, a fraction of the work, to find the seeds that succeed;
+any process may then render any of them.
 """
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import signal
 from collections.abc import Iterator
@@ -19,11 +18,12 @@ from rich.console import Console
 from rich.progress import Progress
 
 from flux_core import __version__
-from flux_core.errors import DataError, UsageError
+from flux_core.errors import DataError
 from flux_core.robots import robot_spec
 from flux_core.sim import AlohaSim
 
-from ..lerobot_writer import EpisodeWriter, Layout, write_metadata
+from ..episode_recorder import EpisodeRecorder, robot_features, video_key
+from ..lerobot_writer import Episode, WriterV21, check_new, write_json
 from .transfer_cube import TASK, ScriptResult, execute, run_script
 
 MAX_FAILURE_SHARE = 0.5
@@ -56,23 +56,13 @@ class DemoSettings:
     height: int
     width: int
 
-    @property
-    def layout(self) -> Layout:
-        """The dataset's layout."""
-        spec = robot_spec("aloha-sim")
-        return Layout(
-            root=self.out, spec=spec, cameras=spec.cameras, height=self.height, width=self.width
-        )
-
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedEpisode:
-    """A seed whose script succeeds, and its place in the dataset."""
+    """A seed whose script succeeds, and where its videos are rendered."""
 
-    index: int
     seed: int
-    length: int
-    first_index: int
+    folder: Path
 
 
 def generate(settings: DemoSettings) -> dict[str, Any]:
@@ -84,29 +74,26 @@ def generate(settings: DemoSettings) -> dict[str, Any]:
         UsageError: `out` is not a new or empty directory.
         DataError: the script fails too often at this speed and noise.
     """
-    _check_out(settings.out)
+    check_new(settings.out)
     AlohaSim(cameras=()).close()  # what is missing is said here, once, not by every worker
-    settings.out.mkdir(parents=True, exist_ok=True)
+    spec = robot_spec("aloha-sim")
+    settings.out.parent.mkdir(parents=True, exist_ok=True)
+    features = robot_features(spec, settings.height, settings.width)
+    writer = WriterV21(settings.out, fps=spec.control_hz, robot_type=spec.name, features=features)
     workers = min(settings.workers, settings.episodes)
     context = multiprocessing.get_context("spawn")
-    with context.Pool(workers, _ignore_interrupt) as pool, _progress() as progress:
-        planned, attempts = plan_episodes(settings, pool, progress)
+    with writer, context.Pool(workers, _ignore_interrupt) as pool, _progress() as progress:
+        planned, attempts = plan_episodes(settings, writer, pool, progress)
         recorded = pool.imap(_record, [(settings, episode) for episode in planned])
-        stats = list(progress.track(recorded, len(planned), description="recording episodes"))
-    episodes = [
-        {"episode_index": e.index, "tasks": [TASK], "length": e.length, "seed": e.seed}
-        for e in planned
-    ]
-    facts = _facts(settings, planned, attempts)
-    meta = settings.out / "meta"
-    meta.mkdir(exist_ok=True)
-    (meta / "demo.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-    write_metadata(settings.layout, TASK, episodes, stats)
+        for episode in progress.track(recorded, len(planned), description="recording episodes"):
+            writer.add(episode)
+        facts = _facts(settings, planned, attempts)
+        write_json(writer.folder / "meta" / "demo.json", facts)
     return facts
 
 
 def plan_episodes(
-    settings: DemoSettings, pool: Pool, progress: Progress
+    settings: DemoSettings, writer: WriterV21, pool: Pool, progress: Progress
 ) -> tuple[list[PlannedEpisode], int]:
     """Finds the first `episodes` seeds that succeed; returns them and the number of attempts."""
     planned: list[PlannedEpisode] = []
@@ -116,12 +103,8 @@ def plan_episodes(
         attempts += 1
         if result.is_success:
             progress.advance(bar)
-            last = planned[-1] if planned else None
-            first_index = last.first_index + last.length if last else 0
-            episode = PlannedEpisode(
-                index=len(planned), seed=seed, length=result.steps, first_index=first_index
-            )
-            planned.append(episode)
+            folder = writer.staging(f"seed_{seed}")
+            planned.append(PlannedEpisode(seed=seed, folder=folder))
         elif attempts >= MIN_ATTEMPTS and len(planned) < (1 - MAX_FAILURE_SHARE) * attempts:
             raise DataError(
                 f"demo aloha-sim: only {len(planned)} of {attempts} scripted episodes succeed "
@@ -152,13 +135,6 @@ def _facts(settings: DemoSettings, planned: list[PlannedEpisode], attempts: int)
     }
 
 
-def _check_out(out: Path) -> None:
-    if out.is_dir() and any(out.iterdir()):
-        raise UsageError(f"{out}: is not empty. Choose another --out or remove it")
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"{out}: is a file. Choose another --out")
-
-
 def _progress() -> Progress:
     return Progress(console=Console(stderr=True))
 
@@ -185,14 +161,15 @@ def _attempt(job: tuple[DemoSettings, int]) -> ScriptResult:
     return run_script(seed, settings.speed, settings.noise, _worker_sim(settings))
 
 
-def _record(job: tuple[DemoSettings, PlannedEpisode]) -> dict[str, Any]:
-    """Renders and writes one episode; returns its statistics."""
+def _record(job: tuple[DemoSettings, PlannedEpisode]) -> Episode:
+    """Renders one episode."""
     settings, episode = job
-    sim = _worker_sim(settings)
-    writer = EpisodeWriter(settings.layout, episode.index, episode.first_index)
-    for action in execute(sim, episode.seed, settings.speed, settings.noise):
-        writer.add(sim.state(), action, sim.render())
-    stats = writer.close()
-    if not sim.stages()["held_by_left_only"]:
-        raise DataError(f"seed {episode.seed}: succeeded without rendering and failed with it")
-    return stats
+    sim, spec = _worker_sim(settings), robot_spec("aloha-sim")
+    features = robot_features(spec, settings.height, settings.width)
+    with EpisodeRecorder(episode.folder, spec.control_hz, features) as recorder:
+        for action in execute(sim, episode.seed, settings.speed, settings.noise):
+            images = {video_key(camera): image for camera, image in sim.render().items()}
+            recorder.add({"observation.state": sim.state(), "action": action, **images})
+        if not sim.stages()["held_by_left_only"]:
+            raise DataError(f"seed {episode.seed}: succeeded without rendering and failed with it")
+        return recorder.close(TASK, seed=episode.seed)
