@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from flux_core.transforms import (
     ResizeImages,
     ResizeImagesWithPad,
     SimpleNormalizeImages,
+    apply,
 )
 from flux_core.transforms.actions import normalize
 
@@ -69,6 +71,35 @@ def test_denormalising_undoes_normalising(norm_type: str, values: np.ndarray) ->
     assert out["action_dim_masks"].tolist() == [True] * 7 + [False] * 2
     scale, offset = DenormalizePrivateAction(norm_type=norm_type).affine(stats)
     np.testing.assert_allclose(out["actions"][:, :7] * scale + offset, values, atol=1e-4)
+
+
+@pytest.mark.parametrize("norm_type", ["mean_std", "quantile", "min_max"])
+@given(data=st.data())
+def test_every_transform_of_actions_is_undone_by_its_inverse(norm_type: str, data: Any) -> None:
+    """Alone and together, as the decoder does it: relative, padded, normalised, and back."""
+    dims, elements = data.draw(st.integers(2, 8)), st.floats(-5, 5, width=32)
+    frames = data.draw(arrays(np.float32, (12, dims), elements=elements))
+    state = data.draw(arrays(np.float32, dims, elements=elements))
+    actions = data.draw(arrays(np.float32, (5, dims), elements=elements))
+    width = data.draw(st.integers(dims, 10))
+    mask = data.draw(st.lists(st.booleans(), min_size=dims, max_size=dims))
+    relative = RelativeActions(mask=tuple(mask))
+    stats = compute_stats(frames).padded(width)
+    transforms = [
+        relative,
+        PadKeyToDim(keys=("states", "actions"), dim=width),
+        NormalizeStatesAndActions(norm_type=norm_type),
+    ]
+    sample = {"states": state, "actions": actions, "stats": {"proprio": stats, "action": stats}}
+    out = apply(transforms, sample)
+    assert out["actions"].shape == (5, width) and out["states"].shape == (width,)
+    # In padded dimensions zero stays zero, whatever the statistics.
+    np.testing.assert_allclose(out["actions"][:, dims:], 0.0, atol=1e-6)
+    assert out["action_dim_masks"].tolist() == [True] * dims + [False] * (width - dims)
+    scale, offset = DenormalizePrivateAction(norm_type=norm_type, action_dim=dims).affine(stats)
+    found = relative.inverse(out["actions"][:, :dims] * scale + offset, state)
+    # Four roundings of numbers below 32.
+    np.testing.assert_allclose(found, actions, atol=4 * 32 * 2.0**-24)
 
 
 def test_pooled_statistics_are_those_of_all_frames_together() -> None:

@@ -16,6 +16,7 @@ from PIL import Image
 from flux_core.errors import DataError
 from flux_data.aloha_hdf5 import AlohaHdf5, convert_aloha_hdf5, hdf5_files
 from flux_data.cli import main
+from flux_data.convert import convert
 from flux_data.lerobot import open_lerobot
 from flux_data.validate import validate
 from flux_data.video_reader import VideoReader
@@ -177,6 +178,14 @@ def test_depth_is_kept_to_the_last_of_its_16_bits(tmp_path: Path, folder: str) -
     info = open_lerobot(tmp_path / "set").info["features"]
     assert info["observation.images.cam_high_depth"]["shape"] == [HEIGHT, WIDTH, 1]
     assert info["observation.velocity"]["names"][7] == "right_waist"
+    # It is no camera, and goes along when the dataset is converted.
+    assert "observation.images.cam_high_depth" not in open_lerobot(tmp_path / "set").image_keys
+    assert validate(tmp_path / "set") == []
+    convert([tmp_path / "set"], tmp_path / "v30", "v3.0")
+    again = pq.read_table(tmp_path / "v30/data/chunk-000/file-000.parquet")
+    assert again.column("observation.images.cam_high_depth").to_pylist()[LENGTH:] == rows
+    stats = json.loads((tmp_path / "v30" / "meta" / "stats.json").read_text())
+    assert stats["observation.images.cam_high_depth"]["count"] == [2 * LENGTH]
 
 
 def test_files_are_taken_in_the_order_of_their_numbers(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import logging
 import os
 import shutil
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -184,3 +185,27 @@ def test_the_command_packs_and_verifies(root: Path, capsys: pytest.CaptureFixtur
     assert main([*arguments, "--verify"]) == 0
     assert json.loads(capsys.readouterr().out) == report
     assert main(["pack", str(root), "--size", "big"]) == 2
+
+
+def test_a_damaged_manifest_is_named(root: Path) -> None:
+    pack(root, RESIZE, cameras=CAMERAS)
+    path = cache_folder(root, RESIZE, "raw") / "manifest.json"
+    content = path.read_text()
+    for damaged, message in (
+        (content[:100], "not JSON"),
+        ("[]", r"expected an object, got \[\]"),
+        (json.dumps({"version": 2, "encoding": "raw"}), "the key 'fingerprints' is missing. Run"),
+    ):
+        path.write_text(damaged)
+        with pytest.raises(DataError, match=f"{path}: {message}"):
+            dataset_of(root)
+
+
+@pytest.mark.parametrize("encoding", ["raw", "jpeg"])
+def test_a_damaged_frame_names_its_shard(encoding: Literal["raw", "jpeg"], root: Path) -> None:
+    pack(root, RESIZE, cameras=CAMERAS, encoding=encoding)
+    shards = cache_folder(root, RESIZE, encoding).rglob("episode_000001.*")
+    shard = next(path for path in shards if path.parent.name == CAMERAS[0])
+    shard.write_bytes(bytes(100) + shard.read_bytes()[100:])
+    with pytest.raises(DataError, match=f"{shard}: .*damaged .*run `flux-data pack` again"):
+        dataset_of(root)[150]

@@ -97,13 +97,28 @@ def test_a_resumed_loader_yields_exactly_what_was_left(
 def test_a_position_at_an_epochs_end_is_the_next_ones_start(dataset: NoVideo) -> None:
     sampler = EpochBatches(dataset, BATCH)
     state = sampler.state_dict(sampler.batches_an_epoch)
-    assert state == {"epoch": 1, "first_batch": 0, "world_size": 1}
+    assert state == {"epoch": 1, "samples": 0, "global_batch_size": BATCH}
 
 
-def test_a_position_of_other_ranks_is_refused(dataset: NoVideo) -> None:
-    state = EpochBatches(dataset, BATCH, world_size=2).state_dict(5)
-    with pytest.raises(DataError, match="the saved position is of 2 ranks, this run has 1"):
-        EpochBatches(dataset, BATCH).load_state_dict(state)
+def test_another_number_of_ranks_goes_on_at_the_same_sample(dataset: NoVideo) -> None:
+    state = EpochBatches(dataset, 6, world_size=2).state_dict(5)
+    alone = EpochBatches(dataset, 12)
+    alone.load_state_dict(state)
+    order = dataset.order(0)[60:72]
+    assert next(iter(alone)) == order.tolist()
+    threes = [EpochBatches(dataset, 4, rank=rank, world_size=3) for rank in range(3)]
+    for rank, batches in enumerate(threes):
+        batches.load_state_dict(state)
+        assert next(iter(batches)) == order[rank::3].tolist()
+
+
+def test_another_global_batch_goes_on_behind_the_place_and_says_so(
+    dataset: NoVideo, caplog: pytest.LogCaptureFixture
+) -> None:
+    batches = EpochBatches(dataset, 7)
+    batches.load_state_dict(EpochBatches(dataset, 6, world_size=2).state_dict(5))
+    assert "batches of 12 samples over all processes, this run has 7" in caplog.text
+    assert next(iter(batches)) == dataset.order(0)[63:70].tolist()
 
 
 def test_what_is_random_in_a_sample_depends_on_its_draw_alone(dataset: NoVideo) -> None:

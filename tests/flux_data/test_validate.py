@@ -132,7 +132,7 @@ PLANTED: dict[str, tuple[Callable[[Path], object], set[str], str]] = {
     ),
     "wrong dimensions": (
         edit_feature("action", shape=[7]),
-        {"shape"},
+        {"shape", "stats"},
         "action: expected 7 dimensions (info.json), got 14",
     ),
     "wrong length": (

@@ -12,6 +12,7 @@ COMPONENTS: dict[str, str] = {
     "PretrainedTokenizer": "flux_core.tokenizers:PretrainedTokenizer",
     "PaligemmaTokenizer": "flux_core.tokenizers:PretrainedTokenizer",
     "AugmentImages": "flux_core.transforms:AugmentImages",
+    "AlohaToPi": "flux_core.transforms:AlohaToPi",
     "RelativeActions": "flux_core.transforms:RelativeActions",
     "NormalizeStatesAndActions": "flux_core.transforms:NormalizeStatesAndActions",
     "DenormalizePrivateAction": "flux_core.transforms:DenormalizePrivateAction",

@@ -14,6 +14,7 @@ from .operators import AlohaOperator, UROperator
 from .robots import RobotSpec, robot_spec
 from .rtc import RTCConfig
 from .transforms import (
+    AlohaToPi,
     DenormalizePrivateAction,
     NormalizeImages,
     NormalizeStatesAndActions,
@@ -26,12 +27,15 @@ from .transforms import (
     ResizeImages,
     ResizeImagesWithPad,
     SimpleNormalizeImages,
+    check_order,
 )
+from .transforms.aloha import DIMS as ALOHA_DIMS
 
 logger = logging.getLogger("flux.inference")
 
 InferenceTransform = (
-    RelativeActions
+    AlohaToPi
+    | RelativeActions
     | NormalizeStatesAndActions
     | PadKeyToDim
     | ParquetPrompter
@@ -51,6 +55,9 @@ class PrivateInferenceDataset:
 
     img_keys: tuple[str, ...]
     transforms: tuple[InferenceTransform, ...]
+
+    def __post_init__(self) -> None:
+        check_order(self.transforms, "transforms")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +89,12 @@ class InferenceRunner:
             raise ConfigError(
                 f"dataset.img_keys: {self.robot} has no camera {unknown[0]!r}; "
                 f"it has {', '.join(self.spec.cameras)}"
+            )
+        adapts = any(isinstance(t, AlohaToPi) for t in self.dataset.transforms)
+        if adapts and self.spec.action_dim != ALOHA_DIMS:
+            raise ConfigError(
+                f"dataset.transforms: AlohaToPi expected a robot of {ALOHA_DIMS} joints (two Aloha "
+                f"arms), got {self.robot} of {self.spec.action_dim}"
             )
 
     @property

@@ -21,6 +21,7 @@ from .inference import InferenceRunner
 from .norm_stats import FeatureStats, NormStats, stats_from_json
 from .tokenizers import ByteTokenizer, PretrainedTokenizer, Tokenizer
 from .transforms import (
+    AlohaToPi,
     NormalizeImages,
     NormalizeStatesAndActions,
     PadKeyToDim,
@@ -128,6 +129,12 @@ class PolicyIO:
         return self.stats[_only(self.inference, NormalizeStatesAndActions).state_key]
 
     @property
+    def mean_state(self) -> NDArray[np.float32]:
+        """(state_dim,) the mean of training, in robot units."""
+        mean = np.asarray(self.state_stats.mean, dtype=np.float32)[: self.state_dim]
+        return self._adapt.state_inverse(mean) if self._adapt else mean
+
+    @property
     def image_affine(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """(C, 3) scale and offset of the image normalisation."""
         norm = _only(self.inference, SimpleNormalizeImages, NormalizeImages)
@@ -147,7 +154,7 @@ class PolicyIO:
     def state_dim(self) -> int:
         """Dimensions the robot's state has, before PadKeyToDim fills it up."""
         is_padded = any(isinstance(t, PadKeyToDim) for t in self.inference.dataset.transforms)
-        real = self.inference.spec.action_dim
+        real = self.inference.spec.state_dim
         return min(real, self.state_stats.dim) if is_padded else self.state_stats.dim
 
     @cached_property
@@ -161,7 +168,25 @@ class PolicyIO:
         scale, offset = denormalize.affine(self.stats[denormalize.action_key])
         # Statistics of a padded robot go on behind its joints.
         dims = min(len(scale), self.inference.spec.action_dim)
-        return scale[:dims], offset[:dims]
+        scale, offset = scale[:dims], offset[:dims]
+        if self._adapt is None:
+            return scale, offset
+        # Of a relative joint this is a sign, as of its state: the observed state stays as it is.
+        factor, summand = self._adapt.action_affine
+        if len(factor) != len(scale):
+            raise ConfigError(
+                f"AlohaToPi: expected statistics of {len(factor)} action dimensions, got "
+                f"{len(scale)}"
+            )
+        return (
+            (factor * scale).astype(np.float32),
+            (factor * offset + summand).astype(np.float32),
+        )
+
+    @property
+    def _adapt(self) -> AlohaToPi | None:
+        found = (t for t in self.inference.dataset.transforms if isinstance(t, AlohaToPi))
+        return next(found, None)
 
     def _images(self, observation: Observation) -> list[NDArray[np.uint8]]:
         keys = self.inference.dataset.img_keys

@@ -21,38 +21,67 @@ def read_columns(path: Path, keys: Sequence[str]) -> dict[str, NDArray[Any]]:
         DataError: the file is damaged, or lacks a column.
     """
     try:
-        table = pq.read_table(path, columns=list(keys), memory_map=True)
+        with pq.ParquetFile(path, memory_map=True) as file:
+            names = file.schema_arrow.names
+            table = file.read([key for key in keys if key in names])
     except (OSError, pa.ArrowException) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(f"{path}: cannot be read as parquet ({reason})") from error
+        raise DataError(f"{path}: cannot be read as parquet ({first_line(error)})") from error
     for key in keys:
-        if key not in table.schema.names:
-            raise DataError(f"{path}: has no column {key!r}; it has {_names(path)}")
+        if key not in names:
+            raise DataError(f"{path}: has no column {key!r}; it has {', '.join(names)}")
     return {key: to_array(table.column(key), f"{path}: {key}") for key in keys}
 
 
-def _names(path: Path) -> str:
-    return ", ".join(pq.read_schema(path).names)
-
-
 def to_array(column: pa.ChunkedArray, where: str) -> NDArray[Any]:
-    """A column as (rows,) or, for lists of equal length, (rows, dim)."""
+    """A column as (rows,) or, for lists of equal length, (rows, dim).
+
+    An image is its bytes, or the path of its file where it has none.
+    """
     chunk = column.combine_chunks()
     if isinstance(chunk, pa.ChunkedArray):  # several chunks, or none
         chunk = pa.concat_arrays(chunk.chunks) if chunk.num_chunks else pa.array([], chunk.type)
-    if pa.types.is_struct(chunk.type):  # an image: {bytes, path}
-        chunk = chunk.field("bytes")
-    if not (pa.types.is_fixed_size_list(chunk.type) or pa.types.is_list(chunk.type)):
+    if pa.types.is_struct(chunk.type):
+        return _images(chunk, where)
+    if not _is_list(chunk.type):
         return chunk.to_numpy(zero_copy_only=False)
-    values = chunk.flatten().to_numpy(zero_copy_only=False)
-    if len(chunk) == 0:
-        return values.reshape(0, 0)
-    if len(values) % len(chunk) or not _is_even(chunk, len(values) // len(chunk)):
+    rows, values = len(chunk), chunk
+    while _is_list(values.type):  # a matrix is a list of lists
+        values = _inner(values, where)
+    return values.to_numpy(zero_copy_only=False).reshape(rows, len(values) // max(rows, 1))
+
+
+def _images(chunk: pa.Array, where: str) -> NDArray[Any]:
+    """Of structs {bytes, path}, as `datasets` writes them."""
+    names = [field.name for field in chunk.type]
+    if "bytes" not in names:
+        raise DataError(f"{where}: expected an image {{bytes, path}}, got {{{', '.join(names)}}}")
+    images = chunk.field("bytes").to_numpy(zero_copy_only=False)
+    if "path" in names and chunk.field("bytes").null_count:
+        paths = chunk.field("path").to_numpy(zero_copy_only=False)
+        images = np.where(chunk.field("bytes").is_null(), paths, images)
+    return images
+
+
+def _inner(chunk: pa.Array, where: str) -> pa.Array:
+    """The values of all rows, one after the other."""
+    values = chunk.flatten()
+    if chunk.null_count or (len(chunk) and not _is_even(chunk, len(values) / len(chunk))):
         raise DataError(f"{where}: its rows differ in length")
-    return values.reshape(len(chunk), -1)
+    return values
 
 
-def _is_even(chunk: pa.Array, length: int) -> bool:
+def _is_list(kind: pa.DataType) -> bool:
+    return (
+        pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind) or pa.types.is_large_list(kind)
+    )
+
+
+def _is_even(chunk: pa.Array, length: float) -> bool:
     if pa.types.is_fixed_size_list(chunk.type):
-        return chunk.null_count == 0
+        return True
     return bool(np.all(np.diff(chunk.offsets.to_numpy()) == length))
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, for a message of one line."""
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

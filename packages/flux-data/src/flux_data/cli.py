@@ -25,7 +25,9 @@ EXAMPLE = """\
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
-    parser = new_parser("flux-data", "Record, check, convert and look at LeRobot datasets.", EXAMPLE)
+    parser = new_parser(
+        "flux-data", "Record, check, convert and look at LeRobot datasets.", EXAMPLE
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_demo(commands)
     _add_info(commands)

@@ -13,7 +13,10 @@ from flux_core.errors import DataError
 
 @dataclass(frozen=True, kw_only=True)
 class DictCollator:
-    """Stacks `keys` into arrays with a leading batch axis and lists `meta_keys`."""
+    """Stacks `keys` into arrays with a leading batch axis and lists `meta_keys`.
+
+    The number of each sample's `group` always comes along: the trainer tells robots apart by it.
+    """
 
     keys: tuple[str, ...]
     meta_keys: tuple[str, ...] = ()
@@ -28,6 +31,8 @@ class DictCollator:
                     f"it has {', '.join(sorted(samples[missing[0]]))}"
                 )
             batch[key] = np.stack([np.asarray(sample[key]) for sample in samples])
+        if all("group" in sample for sample in samples):
+            batch["group"] = np.asarray([sample["group"] for sample in samples], dtype=np.int64)
         for key in self.meta_keys:
             batch[key] = [sample.get(key) for sample in samples]
         return batch

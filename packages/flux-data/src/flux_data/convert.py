@@ -182,7 +182,7 @@ def read_episodes(source: LeRobotDataset, positions: Sequence[int]) -> Iterator[
         table = _rows(tables[path], source, position)
         tasks = [_task(source, position, i) for i in table.column("task_index").to_pylist()]
         kept = [k for k in source.info["features"] if k in table.column_names]
-        table = table.select([key for key in kept if key not in COUNTERS])
+        table = _with_own_images(table.select([k for k in kept if k not in COUNTERS]), source)
         yield Episode(
             table=table,
             tasks=tasks,
@@ -213,7 +213,8 @@ def _task(source: LeRobotDataset, position: int, task_index: int) -> str:
 
 def _image_stats(source: LeRobotDataset) -> dict[int, dict[str, Any]]:
     """Episode index -> what the dataset says of its cameras."""
-    cameras = (*source.video_keys, *source.image_keys)
+    features = source.info["features"]
+    cameras = [key for key, feature in features.items() if feature["dtype"] in ("video", "image")]
     if isinstance(source, LeRobotV3):
         return {
             int(row["episode_index"]): {
@@ -260,6 +261,22 @@ def _facts(source: LeRobotDataset) -> dict[int, dict[str, Any]]:
         }
         for row in rows
     }
+
+
+def _with_own_images(table: pa.Table, source: LeRobotDataset) -> pa.Table:
+    """The table with the bytes of every image, also of those that lie in files beside it."""
+    struct = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    for key, feature in source.info["features"].items():
+        if feature["dtype"] != "image":
+            continue
+        rows = []
+        for row in table.column(key).to_pylist():
+            data, path = (None, row) if isinstance(row, str) else (row["bytes"], row["path"])
+            if data is None and path is not None:
+                data = (source.root / path).read_bytes()
+            rows.append({"bytes": data, "path": path})
+        table = table.set_column(table.column_names.index(key), key, pa.array(rows, struct))
+    return table
 
 
 def _picture_stats(source: LeRobotDataset, table: pa.Table, position: int) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import logging
 import zlib
 from collections import OrderedDict
@@ -26,6 +25,7 @@ from flux_core.errors import DataError
 from flux_core.transforms import ResizeImages, ResizeImagesWithPad
 
 from .lerobot import LeRobotDataset
+from .metadata import json_object
 
 logger = logging.getLogger("flux.data")
 
@@ -67,8 +67,15 @@ class FrameCache:
         if offsets is None:
             return data[frame].transpose(1, 2, 0)
         jpeg = data[offsets[frame] : offsets[frame + 1]].tobytes()
-        with Image.open(io.BytesIO(jpeg)) as image:
-            return np.asarray(image.convert("RGB"))
+        try:
+            with Image.open(io.BytesIO(jpeg)) as image:
+                return np.asarray(image.convert("RGB"))
+        except (OSError, ValueError, SyntaxError) as error:
+            path = shard_path(self.folder, name, self.encoding)
+            raise DataError(
+                f"{path}: frame {frame} is damaged ({error}). Delete it and run `flux-data pack` "
+                "again"
+            ) from error
 
     def _shard(self, name: str) -> NDArray[np.uint8]:
         data = self._open.pop(name, None)
@@ -123,7 +130,7 @@ def find_cache(
         path = cache_folder(folder or source.root, resize, encoding) / "manifest.json"
         if not path.is_file():
             continue
-        manifest = json.loads(path.read_text())
+        manifest = read_manifest(path)
         reason = _stale(manifest, source, video_keys)
         if reason:
             logger.warning("%s: not used: %s. Run `flux-data pack` again", path.parent, reason)
@@ -131,6 +138,20 @@ def find_cache(
         logger.info("%s: frames come from this cache, not from the videos", path.parent)
         return FrameCache(path.parent, manifest)
     return None
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """What `manifest.json` holds.
+
+    Raises:
+        DataError: it is damaged.
+    """
+    manifest = json_object(path)
+    if manifest.get("version") == VERSION:
+        for key in ("encoding", "fingerprints", "shards"):
+            if key not in manifest:
+                raise DataError(f"{path}: the key {key!r} is missing. Run `flux-data pack` again")
+    return manifest
 
 
 def _stale(manifest: Mapping[str, Any], source: LeRobotDataset, video_keys: Sequence[str]) -> str:
@@ -210,5 +231,10 @@ def _map(path: Path, shard: Shard) -> NDArray[np.uint8]:
             f"{path}: expected {shard.num_bytes} bytes, got {found}. Run `flux-data pack` again"
         )
     if shard.offsets is None:
-        return np.load(path, mmap_mode="r")
+        try:
+            return np.load(path, mmap_mode="r")
+        except (OSError, ValueError) as error:
+            raise DataError(
+                f"{path}: is damaged ({error}). Delete it and run `flux-data pack` again"
+            ) from error
     return np.memmap(path, dtype=np.uint8, mode="r")

@@ -6,7 +6,6 @@ kept as arrays; there are no dictionaries of single rows.
 
 from __future__ import annotations
 
-import json
 import threading
 from abc import ABC, abstractmethod
 from collections import OrderedDict
@@ -17,19 +16,29 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from flux_core.errors import DataError
 
 from .arrow import read_columns
 from .locations import local_root
+from .metadata import (
+    check_info,
+    json_rows,
+    order_of_episodes,
+    read_info,
+    read_table,
+    table_rows,
+    tasks_of,
+)
 
-REQUIRED_INFO = ("fps", "features", "data_path")
 MAX_CACHED_BYTES = 512 << 20
+NO_NUMBERS = ("video", "image", "string")
+"""The dtypes of features that are no numbers."""
 
 Columns = Mapping[str, NDArray[Any]]
+EpisodeKey = tuple[int, tuple[str, ...]]
+"""Position and names of the columns."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,15 +53,19 @@ class LeRobotDataset(ABC):
     """One dataset directory; episodes are counted by their position, 0 .. num_episodes - 1."""
 
     versions: ClassVar[tuple[str, ...]]
+    places: ClassVar[dict[str, object]]
+    """An example of each name in the templates of `info.json`'s paths."""
 
     def __init__(self, root: Path, info: dict[str, Any]) -> None:
+        check_info(root / "meta" / "info.json", info, self.places)
         self.root, self.info = root, info
         self.tasks: dict[int, str] = self._read_tasks()
         self.episode_indices, self.lengths = self._read_episodes()
         if not len(self.lengths):
             raise DataError(f"{root}: the dataset has no episodes")
         self.episode_starts = np.concatenate(([0], np.cumsum(self.lengths)))
-        self._cache: OrderedDict[tuple[int, tuple[str, ...]], Columns] = OrderedDict()
+        self._cache: OrderedDict[EpisodeKey, Columns] = OrderedDict()
+        self._good: set[EpisodeKey] = set()
         self._cached_bytes = 0
         self._lock = threading.Lock()
 
@@ -98,8 +111,9 @@ class LeRobotDataset(ABC):
 
     @property
     def image_keys(self) -> tuple[str, ...]:
-        """Features stored as single images in the parquet files."""
-        return self._features_of("image")
+        """Features stored as single images in the parquet files; no depth maps."""
+        features = self.info["features"]
+        return tuple(k for k in self._features_of("image") if not is_depth_map(features[k]))
 
     def _features_of(self, dtype: str) -> tuple[str, ...]:
         features = self.info["features"]
@@ -113,33 +127,69 @@ class LeRobotDataset(ABC):
                 raise DataError(f"{self.root}: no feature {key!r}. It has: {available}")
 
     def episode(self, position: int, keys: Sequence[str]) -> Columns:
-        """Columns of one episode, (length,) or (length, dim); kept for the next time."""
-        with self._lock:
-            return self._episode(position, tuple(keys))
+        """Columns of one episode, (length,) or (length, dim); kept for the next time.
 
-    def _episode(self, position: int, keys: tuple[str, ...]) -> Columns:
-        key = (position, keys)
+        Raises:
+            DataError: a file cannot be read, a value is not finite or missing, times do not
+                ascend, or rows or dimensions are not as many as the metadata says.
+        """
+        key = (position, tuple(keys))
+        with self._lock:
+            columns = self._kept(key)
+            if key not in self._good:
+                self._check(position, columns)
+                self._good.add(key)
+        return columns
+
+    def read_episode(self, position: int, keys: Sequence[str]) -> Columns:
+        """As `episode`, with whatever values the file has: for those who look for faults."""
+        with self._lock:
+            return self._kept((position, tuple(keys)))
+
+    def _kept(self, key: EpisodeKey) -> Columns:
         if key in self._cache:
             self._cache.move_to_end(key)
             return self._cache[key]
+        columns = self._cache[key] = self._rows(*key)
+        self._cached_bytes += _num_bytes(columns)
+        while self._cached_bytes > MAX_CACHED_BYTES and len(self._cache) > 1:
+            oldest, dropped = self._cache.popitem(last=False)
+            self._cached_bytes -= _num_bytes(dropped)
+            self._good.discard(oldest)
+        return columns
+
+    def _rows(self, position: int, keys: Sequence[str]) -> Columns:
         columns = self._read_episode(position, keys)
         for name, values in columns.items():
             if len(values) != self.lengths[position]:
                 raise DataError(
-                    f"{self.data_file(position)}: episode {self.episode_indices[position]}, "
-                    f"{name}: expected {self.lengths[position]} rows (the metadata), "
-                    f"got {len(values)}"
+                    f"{self.where(position)}, {name}: expected {self.lengths[position]} rows (the "
+                    f"metadata), got {len(values)}"
                 )
-        self._cache[key] = columns
-        self._cached_bytes += _num_bytes(columns)
-        while self._cached_bytes > MAX_CACHED_BYTES and len(self._cache) > 1:
-            self._cached_bytes -= _num_bytes(self._cache.popitem(last=False)[1])
         return columns
 
+    def _check(self, position: int, columns: Columns) -> None:
+        for name, values in columns.items():
+            check_values(values, self.info["features"].get(name), f"{self.where(position)}, {name}")
+        if "timestamp" in columns:
+            check_ascending(columns["timestamp"], f"{self.where(position)}, timestamp")
+
+    def where(self, position: int) -> str:
+        """File and episode, for messages."""
+        return f"{self.data_file(position)}: episode {self.episode_indices[position]}"
+
     def columns(self, keys: Sequence[str]) -> dict[str, NDArray[Any]]:
-        """Whole columns, (frames,) or (frames, dim), in the order of the episodes."""
+        """Whole columns, (frames,) or (frames, dim), in the order of the episodes.
+
+        Raises:
+            DataError: as `episode`.
+        """
         self.check_features(keys)
-        parts = [self._read_episode(i, keys) for i in range(self.num_episodes)]
+        parts: list[Columns] = []
+        for position in range(self.num_episodes):
+            with self._lock:
+                parts.append(self._rows(position, keys))
+            self._check(position, parts[-1])
         return {key: np.concatenate([part[key] for part in parts]) for key in keys}
 
     def locate(self, row: int) -> tuple[int, int]:
@@ -149,29 +199,64 @@ class LeRobotDataset(ABC):
 
     def __getstate__(self) -> dict[str, Any]:
         """A worker process starts with an empty cache."""
-        return {**self.__dict__, "_cache": OrderedDict(), "_cached_bytes": 0, "_lock": None}
+        empty = {"_cache": OrderedDict(), "_good": set(), "_cached_bytes": 0, "_lock": None}
+        return {**self.__dict__, **empty}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__ = {**state, "_lock": threading.Lock()}
 
 
+def is_depth_map(feature: Mapping[str, Any]) -> bool:
+    """Whether an image holds distances, which are no camera's picture."""
+    return bool((feature.get("info") or {}).get("is_depth_map"))
+
+
 def _num_bytes(columns: Columns) -> int:
-    return sum(values.nbytes for values in columns.values())
+    """Of an array of images numpy counts the references alone."""
+    return sum(
+        sum(len(value) for value in values if value is not None)
+        if values.dtype == object
+        else values.nbytes
+        for values in columns.values()
+    )
+
+
+def check_values(values: NDArray[Any], feature: Mapping[str, Any] | None, where: str) -> None:
+    """Refuses a column of other dimensions than `feature` states, or the first bad value.
+
+    Images and texts are checked where they are used.
+    """
+    if feature is None or feature["dtype"] in NO_NUMBERS:
+        return
+    if not np.issubdtype(values.dtype, np.number) and values.dtype != np.bool_:
+        raise DataError(f"{where}: expected {feature['dtype']}, got {type(values[0]).__name__}")
+    expected, dims = int(np.prod(feature["shape"])), values[0].size
+    if dims != expected:
+        raise DataError(f"{where}: expected {expected} dimensions (info.json), got {dims}")
+    for place in np.argwhere(~np.isfinite(values))[:1]:
+        raise DataError(f"{where}: frame {place[0]} holds {values[tuple(place)]}")
+
+
+def check_ascending(times: NDArray[Any], where: str) -> None:
+    """Refuses the first time that is not later than the one before."""
+    for frame in np.flatnonzero(np.diff(times.ravel()) <= 0)[:1]:
+        raise DataError(f"{where}: frame {frame + 1} is not later than the one before")
 
 
 class LeRobotV2(LeRobotDataset):
     """One parquet file and one video a camera for every episode."""
 
     versions = ("v2.0", "v2.1")
+    places: ClassVar = {"episode_chunk": 0, "episode_index": 0, "video_key": "key"}
 
     def _read_tasks(self) -> dict[int, str]:
-        return {line["task_index"]: line["task"] for line in _json_lines(self.root, "tasks.jsonl")}
+        return tasks_of(json_rows(self.root, "tasks.jsonl"))
 
     def _read_episodes(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        lines = _json_lines(self.root, "episodes.jsonl")
-        pairs = [(line["episode_index"], line["length"]) for line in lines]
-        index_and_length = np.asarray(pairs, dtype=np.int64).reshape(-1, 2)
-        return index_and_length[:, 0], index_and_length[:, 1]
+        rows = json_rows(self.root, "episodes.jsonl")
+        order = order_of_episodes(rows)
+        lengths = np.asarray([row["length"] for _, row in rows], dtype=np.int64)
+        return np.arange(len(order)), lengths[order]
 
     def data_file(self, position: int) -> Path:
         """The episode's own file."""
@@ -198,6 +283,7 @@ class LeRobotV3(LeRobotDataset):
     """Many episodes a parquet file, many a video file."""
 
     versions = ("v3.0",)
+    places: ClassVar = {"chunk_index": 0, "file_index": 0, "video_key": "key"}
     max_open_tables = 2
 
     def __init__(self, root: Path, info: dict[str, Any]) -> None:
@@ -207,12 +293,13 @@ class LeRobotV3(LeRobotDataset):
 
     def _read_tasks(self) -> dict[int, str]:
         path = self.root / "meta" / "tasks.parquet"
-        table = _read_table(path)
+        table = read_table(path)
         names = [name for name in table.schema.names if name != "task_index"]
         if "task_index" not in table.schema.names or not names:
             raise DataError(f"{path}: expected task_index and the task's text, got {names}")
         # The text is pandas' index: a nameless one in LeRobot 0.4, 'task' in 0.6.
-        return dict(zip(table["task_index"].to_pylist(), table[names[0]].to_pylist(), strict=True))
+        indices, texts = table["task_index"].to_pylist(), table[names[0]].to_pylist()
+        return tasks_of(table_rows(path, {"task_index": indices, "task": texts}))
 
     def _read_episodes(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         folder = self.root / "meta" / "episodes"
@@ -225,8 +312,15 @@ class LeRobotV3(LeRobotDataset):
             parts = ("chunk_index", "file_index", "from_timestamp")
             names += [f"videos/{key}/{part}" for part in parts]
         columns = [read_columns(file, names) for file in files]
+        for file, part in zip(files, columns, strict=True):
+            _check_places(file, part)
+        rows = [
+            row
+            for file, part in zip(files, columns, strict=True)
+            for row in table_rows(file, {key: part[key] for key in ("episode_index", "length")})
+        ]
+        order = order_of_episodes(rows)
         meta = {name: np.concatenate([part[name] for part in columns]) for name in names}
-        order = np.argsort(meta["episode_index"], kind="stable")
         self._meta = {name: values[order] for name, values in meta.items()}
         return self._meta["episode_index"], self._meta["length"]
 
@@ -258,6 +352,9 @@ class LeRobotV3(LeRobotDataset):
 
     def _read_episode(self, position: int, keys: Sequence[str]) -> Columns:
         path = self.data_file(position)
+        if not path.is_file():
+            index = self.episode_indices[position]
+            raise DataError(f"{path}: the parquet file of episode {index} is missing")
         table = self._table(path, tuple(keys))
         start = int(self._meta["dataset_from_index"][position]) - self._first_rows[path]
         rows = slice(start, start + int(self.lengths[position]))
@@ -266,8 +363,6 @@ class LeRobotV3(LeRobotDataset):
     def _table(self, path: Path, keys: tuple[str, ...]) -> Columns:
         """A whole file's columns; the newest few stay."""
         if (path, keys) not in self._tables:
-            if not path.is_file():
-                raise DataError(f"{path}: the parquet file is missing")
             self._tables[path, keys] = read_columns(path, keys)
             while len(self._tables) > self.max_open_tables:
                 self._tables.popitem(last=False)
@@ -275,6 +370,18 @@ class LeRobotV3(LeRobotDataset):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_tables": OrderedDict()}
+
+
+def _check_places(path: Path, columns: Columns) -> None:
+    """Refuses the first number of where an episode lies that is missing or negative."""
+    for name, values in columns.items():
+        is_time = name.endswith("from_timestamp")
+        if not np.issubdtype(values.dtype, np.number) or (
+            not is_time and values.dtype.kind not in "iu" and np.isfinite(values).all()
+        ):
+            raise DataError(f"{path}: {name}: expected whole numbers, got {values.dtype}")
+        for row in np.flatnonzero(~(np.isfinite(values) & (values >= 0)))[:1]:
+            raise DataError(f"{path}: row {row}: {name}: expected 0 or more, got {values[row]}")
 
 
 LAYOUTS: tuple[type[LeRobotDataset], ...] = (LeRobotV2, LeRobotV3)
@@ -287,7 +394,7 @@ def open_lerobot(root: str | Path) -> LeRobotDataset:
         DataError: it is no dataset, of an unknown version, or its metadata is damaged.
     """
     folder = local_root(root)
-    info = _read_info(folder)
+    info = read_info(folder)
     version = info.get("codebase_version")
     for layout in LAYOUTS:
         if version in layout.versions:
@@ -296,42 +403,3 @@ def open_lerobot(root: str | Path) -> LeRobotDataset:
     raise DataError(
         f"{folder / 'meta' / 'info.json'}: expected codebase_version {known}, got {version}"
     )
-
-
-def _read_info(root: Path) -> dict[str, Any]:
-    path = root / "meta" / "info.json"
-    if not path.is_file():
-        raise DataError(f"{path}: not found. Is {str(root)!r} a LeRobot dataset?")
-    try:
-        info = json.loads(path.read_text())
-    except ValueError as error:
-        raise DataError(f"{path}: not JSON: {error}") from error
-    absent = [key for key in REQUIRED_INFO if key not in info]
-    if absent:
-        raise DataError(f"{path}: the key {absent[0]!r} is missing")
-    return info
-
-
-def _json_lines(root: Path, name: str) -> list[dict[str, Any]]:
-    path = root / "meta" / name
-    if not path.is_file():
-        raise DataError(f"{path}: not found")
-    lines = []
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
-        if line.strip():
-            try:
-                lines.append(json.loads(line))
-            except ValueError as error:
-                raise DataError(f"{path}:{number}: not JSON: {error}") from error
-    return lines
-
-
-def _read_table(path: Path) -> pa.Table:
-    try:
-        return pq.read_table(path)
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{path}: cannot be read as parquet ({_first_line(error)})") from error
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -26,6 +26,7 @@ from .frame_cache import (
     checksum,
     fingerprint,
     manifest_of,
+    read_manifest,
     shard_name,
     shard_path,
 )
@@ -112,7 +113,7 @@ def verify_cache(
     path = folder / "manifest.json"
     if not path.is_file():
         raise DataError(f"{path}: not found. Run `flux-data pack` first")
-    cache = FrameCache(folder, json.loads(path.read_text()))
+    cache = FrameCache(folder, read_manifest(path))
     if damaged := cache.verify():
         raise DataError(
             f"{shard_path(folder, damaged[0], encoding)}: is damaged ({len(damaged)} shards of "

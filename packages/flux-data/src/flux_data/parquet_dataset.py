@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from flux_core.errors import ConfigError, DataError
 from flux_core.norm_stats import FeatureStats
 from flux_core.transforms import (
+    AlohaToPi,
     AugmentImages,
     NormalizeImages,
     NormalizeStatesAndActions,
@@ -25,16 +26,18 @@ from flux_core.transforms import (
     ResizeImagesWithPad,
     SimpleNormalizeImages,
     apply,
+    check_order,
 )
 
 from .frame_cache import CachedFrame, find_cache
 from .lerobot import Columns, LeRobotDataset, VideoSegment, open_lerobot
-from .process_inputs import ProcessParquetInputs
+from .process_inputs import ProcessParquetInputs, StoredImage
 from .read_ahead import make_samples
 
 TrainingTransform = (
     ProcessParquetInputs
     | ParquetPrompter
+    | AlohaToPi
     | RelativeActions
     | NormalizeStatesAndActions
     | PadKeyToDim
@@ -82,6 +85,7 @@ class ParquetDataset:
                     "action_window_size must be at least 1 and window_start_idx at least 0, got "
                     f"{self.action_window_size} and {self.window_start_idx}"
                 )
+            check_order(self.transforms, "transforms")
 
         @property
         def roots(self) -> tuple[str, ...]:
@@ -127,10 +131,34 @@ class ParquetDataset:
         """One feature over all frames, those that are no samples included."""
         return np.concatenate([part.source.columns([key])[key] for part in self.parts])
 
-    def relative_transform(self) -> RelativeActions | None:
-        """The transform that makes the actions relative, if there is one."""
-        found = [t for t in self.transforms if isinstance(t, RelativeActions)]
-        return found[0] if found else None
+    @property
+    def unit_transforms(self) -> tuple[AlohaToPi | RelativeActions, ...]:
+        """What gives states and actions the units that they are normalised in."""
+        return tuple(t for t in self.transforms if isinstance(t, AlohaToPi | RelativeActions))
+
+    @property
+    def statistic_names(self) -> tuple[str, str]:
+        """What the statistics of the states and those of the actions are called."""
+        found = (t for t in self.transforms if isinstance(t, NormalizeStatesAndActions))
+        normalize = next(found, NormalizeStatesAndActions())
+        return normalize.state_key, normalize.action_key
+
+    @property
+    def has_relative_actions(self) -> bool:
+        """Whether actions are relative to the state they start from."""
+        return any(isinstance(t, RelativeActions) for t in self.unit_transforms)
+
+    def in_own_units(self, name: str, values: NDArray[Any]) -> NDArray[Any]:
+        """A column (frames, dim), absolute actions among them, as it is when it is normalised.
+
+        Args:
+            name: what its statistics are called.
+        """
+        adapt = next((t for t in self.unit_transforms if isinstance(t, AlohaToPi)), None)
+        if adapt is None or name not in self.statistic_names:
+            return values
+        state_name, _ = self.statistic_names
+        return adapt.state(values) if name == state_name else adapt.actions(values)
 
 
 class DatasetPart:
@@ -141,8 +169,9 @@ class DatasetPart:
     ) -> None:
         self.source, self.config = source, config
         inputs = next((t for t in config.transforms if isinstance(t, ProcessParquetInputs)), None)
-        if inputs is None:
-            raise ConfigError("transforms: expected ProcessParquetInputs first, found none")
+        if inputs is None or inputs is not config.transforms[0]:
+            found = "none" if inputs is None else type(config.transforms[0]).__name__
+            raise ConfigError(f"transforms: expected ProcessParquetInputs first, found {found}")
         self.video_keys = check_cameras(source, inputs)
         keys = {"timestamp", "task_index", config.action_key, "observation.state"}
         keys |= {k for k in inputs.parquet_keys if k in source.info["features"]}
@@ -197,13 +226,18 @@ class DatasetPart:
             "episode_index": int(self.source.episode_indices[position]),
             "info": self.source.info,
             "videos": {
-                k: self._video(k, position, frame)
+                k: self._stored(k, columns, position, frame)
+                if k in self.source.image_keys
+                else self._video(k, position, frame)
                 for k in self.video_keys
-                if k in self.source.video_keys
             },
             "resize": self._resize,
             "fps": self.source.fps,
         }
+
+    def _stored(self, key: str, columns: Columns, position: int, frame: int) -> StoredImage:
+        where = f"{self.source.where(position)}, {key}, frame {frame}"
+        return StoredImage(data=columns[key][frame], root=self.source.root, where=where)
 
     def _video(self, key: str, position: int, frame: int) -> VideoSegment | CachedFrame:
         if self._cache is None:
@@ -235,8 +269,10 @@ class DatasetPart:
             mask = np.ones_like(mask)
         return column[np.minimum(rows, end - 1)].astype(np.float32), mask
 
-    def relative_windows(self, transform: RelativeActions) -> NDArray[np.float32]:
-        """All supervised actions, relative to the state they start from, (windows x steps, A)."""
+    def relative_windows(
+        self, transforms: Sequence[AlohaToPi | RelativeActions]
+    ) -> NDArray[np.float32]:
+        """All supervised actions after `transforms`, (windows x steps, A)."""
         rows: list[NDArray[np.float32]] = []
         for position in range(self.source.num_episodes):
             columns = self.source.episode(position, self.keys)
@@ -247,7 +283,8 @@ class DatasetPart:
                 actions = np.stack([window for window, _ in windows])
                 masks = np.stack([mask for _, mask in windows])
                 states = columns["observation.state"][frames]
-                rows.append(transform.forward(actions, states)[masks])
+                sample = apply(transforms, {"states": states, "actions": actions})
+                rows.append(sample["actions"][masks])
         return np.concatenate(rows)
 
 

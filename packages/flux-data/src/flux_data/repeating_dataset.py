@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +16,8 @@ from flux_core.norm_stats import FeatureStats, NormStats, compute_stats
 from .parquet_dataset import ParquetDataset
 from .read_ahead import make_samples
 from .stats_cache import cached_stats
+
+logger = logging.getLogger("flux.data")
 
 ACTION = "action"
 
@@ -31,7 +34,8 @@ class DistributedRepeatingDataset:
     class Config:
         """`statistic_keys` are dataset columns; `name_mappings` gives their names in `stats`.
 
-        `min_range` (robot units): a dimension that spans less is normalised as if it spanned that.
+        `min_range`: a dimension that spans less is normalised as if it spanned that. It is in the
+        unit of the statistics: the robot's, or pi's after AlohaToPi.
         `dim`: every statistic of a state or action is padded to that many dimensions, for robots
         whose data PadKeyToDim pads. `sampling_weights` are each group's share of an epoch's draws
         (default: its share of the samples).
@@ -82,6 +86,7 @@ class DistributedRepeatingDataset:
         self.datasets: list[ParquetDataset] = []
         self.stats: dict[str, NormStats] = {}
         self._groups: dict[str, tuple[int, int]] = {}
+        self._group_of: list[int] = []
         for name, members in config.groups().items():
             if not members:
                 raise ConfigError(f"datasets.{name}: expected at least one dataset, got none")
@@ -90,6 +95,7 @@ class DistributedRepeatingDataset:
             for dataset in group:
                 dataset.stats = self.stats[name]
             first = sum(len(dataset) for dataset in self.datasets)
+            self._group_of += [len(self._groups)] * len(group)
             self._groups[name] = (first, first + sum(len(dataset) for dataset in group))
             self.datasets += group
         self._ends = np.cumsum([len(dataset) for dataset in self.datasets])
@@ -102,7 +108,13 @@ class DistributedRepeatingDataset:
         part = int(np.searchsorted(self._ends, index, side="right"))
         start = int(self._ends[part - 1]) if part else 0
         rng = np.random.default_rng((self.config.seed, epoch, index))
-        return self.datasets[part].sample(index - start, rng)
+        sample = self.datasets[part].sample(index - start, rng)
+        return {**sample, "group": self._group_of[part]}
+
+    @property
+    def group_names(self) -> tuple[str, ...]:
+        """What a sample's `group` counts."""
+        return tuple(self._groups)
 
     def __getitems__(self, draws: Sequence[int]) -> list[dict[str, Any]]:
         """The samples of a batch; torch's DataLoader asks for them so."""
@@ -164,7 +176,7 @@ class EpochBatches:
     @property
     def batches_an_epoch(self) -> int:
         """Batches of a whole epoch on each rank."""
-        return len(self.dataset) // (self.batch_size * self.world_size)
+        return len(self.dataset) // self.global_batch_size
 
     def __len__(self) -> int:
         """Batches left of this epoch."""
@@ -172,28 +184,41 @@ class EpochBatches:
 
     def __iter__(self) -> Iterator[list[int]]:
         order = self.dataset.order(self.epoch)
-        step = self.batch_size * self.world_size
+        step = self.global_batch_size
         for batch in range(self.first_batch, self.batches_an_epoch):
             first = batch * step
             yield order[first : first + step][self.rank :: self.world_size].tolist()
 
+    @property
+    def global_batch_size(self) -> int:
+        """Samples of one batch on all ranks."""
+        return self.batch_size * self.world_size
+
     def state_dict(self, consumed: int) -> dict[str, int]:
         """Where the next batch is, after `consumed` batches of this epoch were trained on."""
         epochs, batch = divmod(consumed, self.batches_an_epoch)
-        return {"epoch": self.epoch + epochs, "first_batch": batch, "world_size": self.world_size}
+        samples = batch * self.global_batch_size
+        return {
+            "epoch": self.epoch + epochs,
+            "samples": samples,
+            "global_batch_size": self.global_batch_size,
+        }
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Goes to a saved place.
+        """Goes to a saved place; any number of ranks and batch size of the same product will do.
 
-        Raises:
-            DataError: it was saved with another number of ranks, which divide the draws otherwise.
+        With another product the epoch goes on at the first whole batch after that place: fewer
+        samples than one batch are left out, and the batches are other ones.
         """
-        if state["world_size"] != self.world_size:
-            raise DataError(
-                f"train_dataloader: the saved position is of {state['world_size']} ranks, this run "
-                f"has {self.world_size}"
+        if state["global_batch_size"] != self.global_batch_size:
+            logger.warning(
+                "the saved position is of batches of %d samples over all processes, this run has "
+                "%d: its batches are not those of an uninterrupted run",
+                state["global_batch_size"],
+                self.global_batch_size,
             )
-        self.epoch, self.first_batch = state["epoch"], state["first_batch"]
+        self.epoch = state["epoch"]
+        self.first_batch = -(-state["samples"] // self.global_batch_size)
 
 
 def group_stats(
@@ -207,7 +232,7 @@ def group_stats(
         "min_range": config.min_range,
         "dim": config.dim,
         # Relative actions depend on the windows.
-        "datasets": [dataset.config for dataset in group if dataset.relative_transform()],
+        "datasets": [dataset.config for dataset in group if dataset.unit_transforms],
     }
     return cached_stats(sources, settings, lambda: exact_stats(group, config))
 
@@ -218,23 +243,28 @@ def exact_stats(
     """Exact statistics of a group, from every frame."""
     stats: dict[str, FeatureStats] = {}
     columns = [
-        part.source.columns(config.statistic_keys) for dataset in group for part in dataset.parts
+        (dataset, part.source.columns(config.statistic_keys))
+        for dataset in group
+        for part in dataset.parts
     ]
     for key in config.statistic_keys:
-        values = np.concatenate([part[key].reshape(len(part[key]), -1) for part in columns])
         for name in config.name_mappings.get(key, (key,)):
-            stats[name] = compute_stats(values)
-    relative = [dataset for dataset in group if dataset.relative_transform() is not None]
+            values = [
+                dataset.in_own_units(name, part[key].reshape(len(part[key]), -1))
+                for dataset, part in columns
+            ]
+            stats[name] = compute_stats(np.concatenate(values))
+    relative = [dataset for dataset in group if dataset.has_relative_actions]
     if relative and len(relative) != len(group):
         raise ConfigError("transforms: either all datasets of a group use RelativeActions or none")
     if relative:
         windows = [
-            part.relative_windows(transform)
+            part.relative_windows(dataset.unit_transforms)
             for dataset in relative
-            if (transform := dataset.relative_transform()) is not None
             for part in dataset.parts
         ]
-        stats[ACTION] = compute_stats(np.concatenate(windows))
+        _, name = relative[0].statistic_names
+        stats[name] = compute_stats(np.concatenate(windows))
     widened = {name: feature.widened(config.min_range) for name, feature in stats.items()}
     if config.dim is None:
         return widened

@@ -8,12 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from flux_core.errors import DataError
 
-from .lerobot import LeRobotDataset, open_lerobot
+from .arrow import first_line
+from .lerobot import NO_NUMBERS, LeRobotDataset, open_lerobot
+from .metadata import image_size
+from .process_inputs import StoredImage
+from .stated_stats import stats_faults
 from .video_reader import VideoReader, video_facts
 
 INDEX_COLUMNS = ("timestamp", "frame_index", "episode_index", "index", "task_index")
@@ -46,13 +51,14 @@ def validate(
     except DataError as error:
         file, _, message = str(error).partition(": ")
         return [Fault(kind="metadata", file=file, where="", message=message)]
-    faults = [*_check_totals(source), *_check_episodes(source)]
+    faults = [*_check_totals(source), *_check_stats(source)]
     usual = _UsualSteps(source)
     reader = VideoReader(max_open=len(source.video_keys) or 1) if decode else None
     rows = 0
     for position in range(source.num_episodes):
         faults += _check_table(source, position, rows, usual)
         faults += _check_videos(source, position, reader)
+        faults += _check_images(source, position) if decode else ()
         rows += int(source.lengths[position])
         advance(position + 1, source.num_episodes)
     return [*faults, *_check_strangers(source)]
@@ -76,22 +82,9 @@ def _check_totals(source: LeRobotDataset) -> Iterator[Fault]:
             yield Fault(kind="task_text", file=path, where=str(task_index), message=message)
 
 
-def _check_episodes(source: LeRobotDataset) -> Iterator[Fault]:
-    expected = np.arange(source.num_episodes)
-    for position in np.flatnonzero(source.episode_indices != expected)[:1]:
-        yield Fault(
-            kind="episode_order",
-            file=str(source.root / "meta"),
-            where=f"episode {position}",
-            message=f"expected episode_index {position}, got {source.episode_indices[position]}",
-        )
-    for position in np.flatnonzero(source.lengths < 1):
-        yield Fault(
-            kind="episode_empty",
-            file=str(source.root / "meta"),
-            where=f"episode {source.episode_indices[position]}",
-            message=f"expected at least one frame, got {source.lengths[position]}",
-        )
+def _check_stats(source: LeRobotDataset) -> Iterator[Fault]:
+    for file, message in stats_faults(source):
+        yield Fault(kind="stats", file=file, where="", message=message)
 
 
 def _check_table(
@@ -104,25 +97,24 @@ def _check_table(
         return
     try:
         names = set(pq.read_schema(path).names)
-    except (OSError, ValueError) as error:
-        message = f"cannot be read as parquet ({_first_line(error)})"
+    except (OSError, pa.ArrowException) as error:
+        message = f"cannot be read as parquet ({first_line(error)})"
         yield _fault(source, position, "data_damaged", path, message)
         return
-    wanted = [
-        key
-        for key, feature in source.info["features"].items()
-        if feature["dtype"] not in ("video", "image")
-    ]
+    wanted = [key for key in source.info["features"] if key not in source.video_keys]
     for key in (key for key in wanted if key not in names):
         yield _fault(source, position, "column_missing", path, f"has no column {key!r}")
     try:
-        columns = source.episode(position, [key for key in wanted if key in names])
+        columns = source.read_episode(
+            position, [key for key in wanted if key in names and key not in source.image_keys]
+        )
     except DataError as error:
-        kind = "length" if "rows" in str(error) else "data_damaged"
+        kind = "length" if "rows (the metadata)" in str(error) else "data_damaged"
         yield _fault(source, position, kind, path, str(error).partition(": ")[2])
         return
     for key, values in columns.items():
         yield from _check_values(source, position, path, key, values)
+    columns = {key: v for key, v in columns.items() if np.issubdtype(v.dtype, np.number)}
     yield from _check_counters(source, position, path, columns, first_row)
     yield from usual.jumps(position, path, columns)
 
@@ -130,10 +122,16 @@ def _check_table(
 def _check_values(
     source: LeRobotDataset, position: int, path: Path, key: str, values: NDArray[Any]
 ) -> Iterator[Fault]:
-    shape = source.info["features"][key]["shape"]
-    width = values.shape[1] if values.ndim > 1 else 1
-    if width != int(np.prod(shape)):
-        message = f"{key}: expected {shape[0]} dimensions (info.json), got {width}"
+    feature = source.info["features"][key]
+    if feature["dtype"] in NO_NUMBERS:
+        return
+    if not np.issubdtype(values.dtype, np.number) and values.dtype != np.bool_:
+        message = f"{key}: expected {feature['dtype']}, got {type(values[0]).__name__}"
+        yield _fault(source, position, "type", path, message)
+        return
+    expected, width = int(np.prod(feature["shape"])), values[0].size
+    if width != expected:
+        message = f"{key}: expected {expected} dimensions (info.json), got {width}"
         yield _fault(source, position, "shape", path, message)
     if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all():
         place = tuple(np.argwhere(~np.isfinite(values))[0])
@@ -152,7 +150,7 @@ def _check_counters(
     length = int(source.lengths[position])
     frames = np.arange(length)
     if "timestamp" in columns:
-        times = columns["timestamp"].astype(np.float64)
+        times = columns["timestamp"].astype(np.float64).ravel()
         for frame in np.flatnonzero(np.diff(times) <= 0)[:1]:
             message = f"timestamp: frame {frame + 1} is not later than the one before"
             yield _fault(source, position, "time_order", path, message, int(frame) + 1)
@@ -169,10 +167,11 @@ def _check_counters(
         "index": frames + first_row,
     }
     for key, values in expected.items():
-        for frame in np.flatnonzero(columns.get(key, values) != values)[:1]:
-            message = f"{key}: frame {frame}: expected {values[frame]}, got {columns[key][frame]}"
+        found = columns.get(key, values).ravel()
+        for frame in np.flatnonzero(found != values)[:1]:
+            message = f"{key}: frame {frame}: expected {values[frame]}, got {found[frame]}"
             yield _fault(source, position, key, path, message, int(frame))
-    tasks = columns.get("task_index", np.zeros(0, np.int64))
+    tasks = columns.get("task_index", np.zeros(0, np.int64)).ravel()
     for frame in np.flatnonzero(~np.isin(tasks, list(source.tasks)))[:1]:
         message = f"task_index: frame {frame}: {tasks[frame]} is not among the tasks"
         yield _fault(source, position, "task_index", path, message, int(frame))
@@ -195,10 +194,11 @@ class _UsualSteps:
         if key not in self.source.info["features"]:
             return None
         try:
-            values = self.source.episode(position, [key])[key]
+            values = self.source.read_episode(position, [key])[key]
         except DataError:  # told where the episode itself is checked
             return None
-        return values if values.ndim == 2 and np.isfinite(values).all() else None
+        is_good = values.ndim == 2 and np.issubdtype(values.dtype, np.number)
+        return values if is_good and np.isfinite(values).all() else None
 
     @staticmethod
     def _limit(values: list[NDArray[Any]]) -> NDArray[np.float64]:
@@ -241,7 +241,7 @@ def _check_videos(
             message = str(error).partition(": ")[2]
             yield _fault(source, position, "video_damaged", path, message)
             continue
-        height, width = source.info["features"][key]["shape"][:2]
+        height, width = image_size(source.info["features"][key])
         if (facts.height, facts.width) != (height, width):
             message = f"expected {height}x{width} (info.json), got {facts.height}x{facts.width}"
             yield _fault(source, position, "video_size", path, message)
@@ -279,6 +279,34 @@ def _check_pictures(
             return
 
 
+def _check_images(source: LeRobotDataset, position: int) -> Iterator[Fault]:
+    """Decodes an episode's images; the first of each camera that is wrong is told."""
+    path = source.data_file(position)
+    for key in source.image_keys:
+        try:
+            images = source.read_episode(position, [key])[key]
+        except DataError as error:
+            message = str(error).partition(": ")[2]
+            yield _fault(source, position, "image", path, message)
+            continue
+        for frame, data in enumerate(images):
+            message = _image_fault(source, key, StoredImage(data=data, root=source.root, where=key))
+            if message:
+                yield _fault(source, position, "image", path, message, frame)
+                break
+
+
+def _image_fault(source: LeRobotDataset, key: str, image: StoredImage) -> str:
+    try:
+        height, width = image.read().shape[:2]
+    except DataError as error:
+        return str(error)
+    expected = image_size(source.info["features"][key])
+    if (height, width) == expected:
+        return ""
+    return f"{key}: expected {expected[0]}x{expected[1]} (info.json), got {height}x{width}"
+
+
 def _check_strangers(source: LeRobotDataset) -> Iterator[Fault]:
     """Data files that no episode names."""
     known = {source.data_file(position) for position in range(source.num_episodes)}
@@ -300,7 +328,3 @@ def _fault(
     if frame is not None:
         where += f", frame {frame}"
     return Fault(kind=kind, file=str(path), where=where, message=message)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

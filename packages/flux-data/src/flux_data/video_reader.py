@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import math
 import os
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +20,16 @@ from flux_core.errors import DataError
 
 MAX_FRAMES_AHEAD = 2
 """Decoding on is quicker than seeking for so few frames, however far apart the keyframes are."""
+
+MAX_REORDERED = 16
+"""H.264 and HEVC store a frame at most so many frames before it is shown."""
+
+MAX_TICKS = float(1 << 60)
+"""FFmpeg's times are 64-bit integers."""
+
+BT601 = 5
+SWS_MATRIX = {1: 1, 4: 4, 5: BT601, 6: BT601, 7: 7, 9: 9, 10: 9}
+"""AVColorSpace of a frame -> SWS_CS of libswscale; an untagged frame is BT.601, as in FFmpeg."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +56,8 @@ def video_facts(path: Path) -> VideoFacts:
                 raise DataError(f"{path}: has no video stream")
             stream = container.streams.video[0]
             start, base = stream.start_time or 0, float(stream.time_base or 0)
-            ticks = sorted(p.pts - start for p in container.demux(stream) if p.pts is not None)
+            packets = (p for p in container.demux(stream) if p.pts is not None)
+            ticks = sorted(p.pts - start for p in packets if not p.is_discard)
             height, width = stream.height, stream.width
     except av.FFmpegError as error:
         raise DataError(f"{path}: cannot be read as a video ({error})") from error
@@ -76,8 +89,9 @@ class VideoReader:
 
     def _decoder(self, path: Path) -> _Decoder:
         if self._pid != os.getpid():
-            self._decoders, self._pid = OrderedDict(), os.getpid()
-            self._lock = threading.Lock()
+            # The old lock may be held for ever, by a thread that the child does not have.
+            self._decoders, self._lock = OrderedDict(), threading.Lock()
+            self._pid = os.getpid()
         with self._lock:
             decoder = self._decoders.pop(path, None) or _Decoder(path)
             self._decoders[path] = decoder
@@ -103,6 +117,8 @@ class _Decoder:
             self._container = av.open(str(path))
         except av.FFmpegError as error:
             raise DataError(f"{path}: cannot be opened as a video ({error})") from error
+        # PyAV's containers are reference cycles: left to the garbage collector, files stay open.
+        weakref.finalize(self, self._container.close)
         if not self._container.streams.video:
             raise DataError(f"{path}: has no video stream")
         self._stream = self._container.streams.video[0]
@@ -111,8 +127,10 @@ class _Decoder:
         assert self._stream.time_base is not None
         self._time_base = float(self._stream.time_base)
         self._start = self._stream.start_time or 0
-        period = 1.0 / float(self._stream.average_rate or 30) / self._time_base
-        self._max_ahead, self._surely_nearest = MAX_FRAMES_AHEAD * period, 0.1 * period
+        # Of frames that come unevenly, `base_rate` is the rate of the closest.
+        rate = max(self._stream.average_rate or 0, self._stream.base_rate or 0) or 30
+        self._period = 1.0 / float(rate) / self._time_base
+        self._surely_nearest = 0.1 * self._period
         self._lock = threading.Lock()
         self._frames: Iterator[Any] = iter(())
         self._current: Any = None
@@ -125,6 +143,8 @@ class _Decoder:
 
     def _frame(self, timestamp_s: float, tolerance_s: float) -> NDArray[np.uint8]:
         target = timestamp_s / self._time_base
+        if not abs(target) < MAX_TICKS:
+            raise DataError(f"{self._path}: expected a time within the video, got {timestamp_s} s")
         try:
             if not self._is_close_before(target):
                 self._seek(target)
@@ -134,29 +154,56 @@ class _Decoder:
             raise DataError(
                 f"{self._path}: cannot be decoded near {timestamp_s:.4f} s ({error})"
             ) from error
-        found_s = float("inf") if best is None else self._distance(best, target) * self._time_base
-        if best is None or found_s > tolerance_s:
+        if best is None:
+            raise DataError(f"{self._path}: has no frame that can be decoded")
+        found_s = self._time(best) * self._time_base
+        if abs(found_s - timestamp_s) > tolerance_s:
             raise DataError(
                 f"{self._path}: no frame within {tolerance_s:.4f} s of {timestamp_s:.4f} s "
-                f"(nearest is {found_s:.4f} s away)"
+                f"(the nearest is at {found_s:.4f} s)"
             )
-        return best.to_ndarray(format="rgb24")
+        return _to_rgb(best)
 
     def _is_close_before(self, target: float) -> bool:
         if self._current is None:
             return False
-        ahead = target - (self._current.pts - self._start)
-        return -0.5 < ahead <= self._max_ahead
+        ahead = target - self._time(self._current)
+        return -self._surely_nearest <= ahead <= MAX_FRAMES_AHEAD * self._period
 
     def _seek(self, target: float) -> None:
+        """Goes to a keyframe so that the first frame to come is shown at `target` or before.
+
+        Containers seek by the time a keyframe is stored, not shown, and after a keyframe come
+        frames that are shown before it but need the one before: the first may be too late.
+        """
+        target += self._surely_nearest
+        earliest, back = -MAX_REORDERED * self._period, 0.0
+        while True:
+            goal = max(target - back, earliest)
+            self._go_to(goal)
+            if goal == earliest or (self._pending and self._time(self._pending) <= target):
+                return
+            back = 4.0 * back or MAX_REORDERED / 4 * self._period
+
+    def _go_to(self, goal: float) -> None:
+        """Seeks, and decodes the first frame there is from there on."""
         self._current = self._pending = None
-        self._container.seek(
-            max(int(target + 0.5), 0) + self._start,
-            stream=self._stream,
-            backward=True,
-            any_frame=False,
-        )
+        offset = math.floor(goal) + self._start
+        self._container.seek(offset, stream=self._stream, backward=True, any_frame=False)
         self._frames = self._container.decode(self._stream)
+        self._pending = self._next()
+
+    def _next(self) -> Any:
+        """The next frame, None after the last.
+
+        A damaged one is refused: those that follow are made from it, up to the next keyframe.
+        """
+        frame = next((frame for frame in self._frames if frame.pts is not None), None)
+        if frame is not None and frame.is_corrupt:
+            self._current = None
+            found_s = self._time(frame) * self._time_base
+            raise DataError(f"{self._path}: the frame at {found_s:.4f} s is damaged")
+        return frame
 
     def _nearest(self, target: float) -> Any:
         """Moves on while the frames come closer; the one after stays pending."""
@@ -166,14 +213,28 @@ class _Decoder:
             if current is not None and self._distance(current, target) <= self._surely_nearest:
                 return current
             if self._pending is None:
-                self._pending = next((f for f in self._frames if f.pts is not None), None)
+                self._pending = self._next()
             candidate = self._pending
             if candidate is None or (
-                self._current is not None
-                and self._distance(candidate, target) >= self._distance(self._current, target)
+                current is not None
+                and self._distance(candidate, target) >= self._distance(current, target)
             ):
-                return self._current
+                return current
             self._current, self._pending = candidate, None
 
+    def _time(self, frame: Any) -> int:
+        """Ticks since the first frame of the video."""
+        return frame.pts - self._start
+
     def _distance(self, frame: Any, target: float) -> float:
-        return abs(frame.pts - self._start - target)
+        return abs(self._time(frame) - target)
+
+
+def _to_rgb(frame: Any) -> NDArray[np.uint8]:
+    """With the frame's own matrix and range: PyAV by itself takes BT.601 for everything."""
+    return frame.to_ndarray(
+        format="rgb24",
+        src_colorspace=SWS_MATRIX.get(frame.colorspace, BT601),
+        dst_colorspace=BT601,
+        src_color_range=frame.color_range,
+    )

@@ -18,12 +18,15 @@ from .actions import (
     PadKeyToDim,
     RelativeActions,
 )
+from .aloha import AlohaToPi
 from .augmentation import AugmentImages
 from .base import Sample, Transform, apply
 from .images import NormalizeImages, ResizeImages, ResizeImagesWithPad, SimpleNormalizeImages
+from .order import check_order
 from .prompts import ParquetPrompter, PreparePromptWithState, PrivatePrompter, ProcessPrompts
 
 __all__ = [
+    "AlohaToPi",
     "AugmentImages",
     "DenormalizePrivateAction",
     "NormalizeImages",
@@ -40,4 +43,5 @@ __all__ = [
     "SimpleNormalizeImages",
     "Transform",
     "apply",
+    "check_order",
 ]

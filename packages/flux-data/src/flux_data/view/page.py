@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from html import escape
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from flux_core.errors import UsageError
 
 from ..lerobot import LeRobotDataset, open_lerobot
+from .document import Document, data_block, definitions, floats
 from .figures import decimals, histogram_figure, number, short, stats_table
 from .pictures import PictureReader, cameras_of, check_videos, choose_episodes
 from .survey import Advance, Survey, number_keys, read_numbers, read_survey
@@ -90,14 +84,9 @@ def _page(
     height: int,
     advance: Advance,
 ) -> Iterator[str]:
-    style, script = (_own_text(name) for name in ("view.css", "view.js"))
+    document = Document("flux_data.view", "view")
     title = source.root.resolve().name
-    yield (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{_policy(style, script)}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{style}</style></head>\n<body>\n"
-    )
+    yield document.head(title)
     yield _header(title, source)
     yield _tasks(survey)
     yield '<p id="error" class="bad" hidden></p><main class="bench">'
@@ -106,9 +95,9 @@ def _page(
     yield "</main>"
     yield _curves(source)
     yield from _distributions(survey)
-    yield _data("page-data", _page_data(source, survey))
+    yield data_block("page-data", _page_data(source, survey))
     yield from _episodes(source, positions, height, advance)
-    yield f"<script>{script}</script>\n</body></html>\n"
+    yield document.end()
 
 
 def _listed(indices: Sequence[int]) -> str:
@@ -126,22 +115,6 @@ def _shown_things(source: LeRobotDataset) -> str:
     return "pictures and curves" if cameras_of(source) else "curves"
 
 
-def _own_text(name: str) -> str:
-    return files("flux_data.view").joinpath(name).read_text(encoding="utf-8")
-
-
-def _policy(style: str, script: str) -> str:
-    """Lets the browser run and load only what this module wrote."""
-
-    def digest(text: str) -> str:
-        return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
-
-    return (
-        f"default-src 'none'; img-src data:; style-src 'sha256-{digest(style)}'; "
-        f"script-src 'sha256-{digest(script)}'"
-    )
-
-
 def _header(title: str, source: LeRobotDataset) -> str:
     seconds = source.num_frames / source.fps
     values = {
@@ -153,8 +126,7 @@ def _header(title: str, source: LeRobotDataset) -> str:
         "Cameras": len(cameras_of(source)),
         "LeRobot": source.info["codebase_version"],
     }
-    items = (f"<div><dt>{k}</dt><dd>{escape(str(v))}</dd></div>" for k, v in values.items())
-    return f'<header><h1>{escape(title)}</h1><dl class="card">{"".join(items)}</dl></header>\n'
+    return f"<header><h1>{escape(title)}</h1>{definitions(values)}</header>\n"
 
 
 def _tasks(survey: Survey) -> str:
@@ -283,22 +255,11 @@ def _episodes(
     done, total = 0, int(source.lengths[list(positions)].sum())
     for position in positions:
         index = int(source.episode_indices[position])
-        numbers = {short(k): _floats(v) for k, v in read_numbers(source, position).items()}
-        yield _data(f"episode-{index}", {"frames": int(source.lengths[position]), **numbers})
+        numbers = {short(k): floats(v) for k, v in read_numbers(source, position).items()}
+        yield data_block(f"episode-{index}", {"frames": int(source.lengths[position]), **numbers})
         yield f'<script type="text/plain" id="pictures-{index}">'
         for frame, pictures in enumerate(reader.episode(position)):
             yield ("\n" if frame else "") + " ".join(pictures)
             done += 1
             advance("pictures", done, total)
         yield "</script>\n"
-
-
-def _floats(values: NDArray[np.float64]) -> str:
-    """Rows of 32-bit little-endian floats, as base64."""
-    return base64.b64encode(values.astype("<f4").tobytes()).decode("ascii")
-
-
-def _data(name: str, content: dict[str, Any]) -> str:
-    """JSON in which no text can end the block."""
-    text = json.dumps(content).replace("<", "\\u003c")
-    return f'<script type="application/json" id="{name}">{text}</script>\n'

@@ -15,7 +15,7 @@ from PIL import Image
 from flux_core.errors import DataError, UsageError
 
 from ..lerobot import LeRobotDataset
-from ..process_inputs import decode_image
+from ..process_inputs import StoredImage
 from ..video_reader import VideoReader
 
 DEFAULT_EPISODES = 8
@@ -95,12 +95,13 @@ class PictureReader:
         """Yields for each frame the WebP pictures of all cameras, as base64."""
         source = self._source
         keys = cameras_of(source)
-        stored = source.episode(position, ["timestamp", *source.image_keys])
+        stored = source.read_episode(position, ["timestamp", *source.image_keys])
 
         def picture(key: str, frame: int) -> str:
             if key in source.image_keys:
                 where = f"{source.data_file(position)}: {key}, frame {frame}"
-                return self._encode(decode_image(stored[key][frame], where))
+                image = StoredImage(data=stored[key][frame], root=source.root, where=where)
+                return self._encode(image.read())
             segment = source.video(key, position)
             time_s = segment.start_s + float(stored["timestamp"][frame])
             return self._encode(self._videos.frame(segment.path, time_s, 0.5 / source.fps))

@@ -78,7 +78,7 @@ def read_numbers(source: LeRobotDataset, position: int) -> dict[str, NDArray[np.
 
 
 def _read(source: LeRobotDataset, position: int) -> Columns:
-    return source.episode(position, [*number_keys(source), "task_index"])
+    return source.read_episode(position, [*number_keys(source), "task_index"])
 
 
 def read_survey(source: LeRobotDataset, advance: Advance) -> Survey:

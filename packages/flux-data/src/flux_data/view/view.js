@@ -1,5 +1,4 @@
 
-"use strict";
 (() => {
   const MAX_DECODED = 240; // frames kept as pictures
   const AHEAD = 8; // frames decoded before they are due
@@ -7,38 +6,7 @@
   const PADDING = 0.06; // of a curve's range, above and below
   const LEAST_SHARE = 0.02; // of the dataset's range: less than that is not blown up
 
-  const byId = (id) => document.getElementById(id);
-  const root = document.documentElement;
-  // What is shown, for whoever drives the page from outside.
-  const shown = root.dataset;
-  shown.errors = "0";
-
-  const complain = (message) => {
-    shown.errors = String(Number(shown.errors) + 1);
-    byId("error").hidden = false;
-    byId("error").textContent = `This page has failed: ${message}`;
-  };
-  addEventListener("error", (event) => complain(event.message));
-  addEventListener("unhandledrejection", (event) => complain(String(event.reason)));
-
-  const make = (tag, attributes = {}, ...children) => {
-    const isSvg = ["svg", "path", "line"].includes(tag);
-    const node = isSvg
-      ? document.createElementNS("http://www.w3.org/2000/svg", tag)
-      : document.createElement(tag);
-    for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
-    node.append(...children);
-    return node;
-  };
-  const readJson = (id) => JSON.parse(byId(id).textContent);
-  const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
-  const written = (value, span) => {
-    if (!Number.isFinite(value)) return "–";
-    const places = span > 0 ? clamp(2 - Math.floor(Math.log10(span)), 0, 8) : 3;
-    const text = value.toFixed(places);
-    return (Number(text) === 0 ? text.replace("-", "") : text).replace("-", "−");
-  };
-
+  const { byId, root, shown, make, readJson, clamp, written, floats } = flux;
   const page = readJson("page-data");
   const canvases = [...document.querySelectorAll("#cameras canvas")];
   const scrubber = byId("scrubber");
@@ -156,12 +124,6 @@
   const step = (count) => seek(asked + count);
 
   // ---- Curves
-
-  const floats = (text) => {
-    const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
-    const view = new DataView(bytes.buffer);
-    return Float32Array.from({ length: bytes.length / 4 }, (_, i) => view.getFloat32(4 * i, true));
-  };
 
   const valueAt = (kind, dim, index) => {
     const values = episode[kind];

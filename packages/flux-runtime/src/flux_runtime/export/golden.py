@@ -25,9 +25,8 @@ def golden_inputs(policy: TrainedPolicy, io: PolicyIO) -> Arrays:
     images = {
         name: generator.integers(0, 256, (height, width, 3), dtype=np.uint8) for name in cameras
     }
-    state = np.asarray(io.state_stats.mean, dtype=np.float32)[: io.state_dim]
     prompt = next(iter(policy.inference.task_descriptions.values()))
-    observation = Observation(images=images, state=state, prompt=prompt, timestamp_s=0.0)
+    observation = Observation(images=images, state=io.mean_state, prompt=prompt, timestamp_s=0.0)
     config = policy.model.config
     noise = generator.standard_normal((1, config.n_action_steps, config.action_dim))
     return {**io.encode(observation), "noise": noise.astype(np.float32)}

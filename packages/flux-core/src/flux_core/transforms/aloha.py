@@ -1,0 +1,109 @@
+"""Aloha's joints and grippers in the units of pi's pretraining data.
+
+Source of the numbers: openpi, src/openpi/policies/aloha_policy.py, as it is since its pull request
+557 (July 2025). Until then it took 0.4 to 1.5 rad for the gripper's range, in both directions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import ConfigError
+from .base import Sample
+
+DIMS = 14
+GRIPPERS = (6, 13)
+SIGNS = np.tile(np.array([1, -1, -1, 1, 1, 1, 1], np.float32), 2)
+"""openpi's `_joint_flip_mask`: shoulder and elbow turn the other way."""
+
+CLOSED_M, OPEN_M = 0.01844, 0.05800
+"""The finger's way at 0 and 1 (ALOHA's PUPPET_GRIPPER_POSITION_CLOSE and _OPEN)."""
+HORN_M, ARM_M = 0.022, 0.036
+"""The crank that the motor turns, and the arm between it and the finger (Interbotix)."""
+MOTOR_CLOSED_RAD, MOTOR_OPEN_RAD = -0.6213, 1.4910
+"""The motor's angle at a command of 0 and 1 (ALOHA's PUPPET_GRIPPER_JOINT_CLOSE and _OPEN)."""
+PI_CLOSED_RAD, PI_OPEN_RAD = 0.5476, 1.6296
+"""pi's range: counts 2405 to 3110 of 4096, with zero at 2048 (which would give 1.6291)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlohaToPi:
+    """States and actions of two Aloha arms in pi's units; openpi calls this `adapt_to_pi`.
+
+    Shoulder and elbow change their sign. A gripper's state, its normalised opening, becomes the
+    normalised angle of its motor. A gripper's action is a normalised angle to begin with and
+    becomes pi's, in rad above `PI_CLOSED_RAD`; openpi has the two in different units too. Where the
+    data has openings for actions (the simulated ALOHA, or next states) they come back as they were,
+    but are not what pi was trained with.
+
+    The inverses are `_decode_state`'s and `_encode_actions` of openpi. It stands before
+    RelativeActions, and statistics are taken after it. Every array is (..., 14).
+    """
+
+    def __call__(self, sample: Sample) -> Sample:
+        out = {**sample, "states": self.state(sample["states"])}
+        if "actions" in sample:
+            out["actions"] = self.actions(sample["actions"])
+        return out
+
+    def state(self, states: NDArray[Any]) -> NDArray[np.float32]:
+        """Robot units to pi's; an opening beyond the crank's ends counts as its end."""
+        return _convert(states, _angle)
+
+    def state_inverse(self, states: NDArray[Any]) -> NDArray[np.float32]:
+        """Undoes `state` between the crank's ends: openings from -0.11 to 1."""
+        return _convert(states, _opening)
+
+    def actions(self, actions: NDArray[Any]) -> NDArray[np.float32]:
+        """Robot units to pi's."""
+        scale, offset = self.action_affine
+        return ((_checked(actions) - offset) / scale).astype(np.float32)
+
+    def actions_inverse(self, actions: NDArray[Any]) -> NDArray[np.float32]:
+        """Undoes `actions`."""
+        scale, offset = self.action_affine
+        return (_checked(actions) * scale + offset).astype(np.float32)
+
+    @property
+    def action_affine(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """(scale, offset), each (14,), of `actions_inverse`; a joint's is its sign and 0."""
+        scale, offset = SIGNS.astype(np.float64), np.zeros(DIMS)
+        scale[list(GRIPPERS)] = 1.0 / (MOTOR_OPEN_RAD - MOTOR_CLOSED_RAD)
+        offset[list(GRIPPERS)] = (PI_CLOSED_RAD - MOTOR_CLOSED_RAD) * scale[GRIPPERS[0]]
+        return scale, offset
+
+
+def _convert(
+    values: NDArray[Any], gripper: Callable[[NDArray[np.float64]], NDArray[np.float64]]
+) -> NDArray[np.float32]:
+    out = (_checked(values) * SIGNS).astype(np.float32)
+    out[..., GRIPPERS] = gripper(values[..., GRIPPERS].astype(np.float64))
+    return out
+
+
+def _angle(opening: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The law of cosines in the triangle of horn, arm and the finger's way."""
+    way = np.clip(opening * (OPEN_M - CLOSED_M) + CLOSED_M, ARM_M - HORN_M, ARM_M + HORN_M)
+    sine = (HORN_M**2 + way**2 - ARM_M**2) / (2.0 * HORN_M * way)
+    angle = np.arcsin(np.clip(sine, -1.0, 1.0))
+    return (angle - PI_CLOSED_RAD) / (PI_OPEN_RAD - PI_CLOSED_RAD)
+
+
+def _opening(angle: NDArray[np.float64]) -> NDArray[np.float64]:
+    motor = angle * (PI_OPEN_RAD - PI_CLOSED_RAD) + PI_CLOSED_RAD
+    way = HORN_M * np.sin(motor) + np.sqrt(ARM_M**2 - (HORN_M * np.cos(motor)) ** 2)
+    return (way - CLOSED_M) / (OPEN_M - CLOSED_M)
+
+
+def _checked(values: NDArray[Any]) -> NDArray[Any]:
+    if values.shape[-1] != DIMS:
+        raise ConfigError(
+            f"AlohaToPi: expected {DIMS} dimensions (two arms of six joints and a gripper), got "
+            f"{values.shape[-1]}. It is for Aloha alone, before PadKeyToDim"
+        )
+    return values

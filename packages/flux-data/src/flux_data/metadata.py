@@ -1,0 +1,198 @@
+"""Reads a dataset's metadata; what it hands out has the types and ranges that readers count on."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from flux_core.errors import DataError
+
+from .arrow import first_line
+
+REQUIRED_INFO = ("fps", "features", "data_path")
+CHANNELS = (1, 3, 4)
+
+Row = tuple[str, Mapping[str, Any]]
+"""Where a row of metadata stands, and what it holds."""
+
+
+def read_info(root: Path) -> dict[str, Any]:
+    """`meta/info.json`, of any version.
+
+    Raises:
+        DataError: it is missing or is no JSON object.
+    """
+    path = root / "meta" / "info.json"
+    if not path.is_file():
+        raise DataError(f"{path}: not found. Is {str(root)!r} a LeRobot dataset?")
+    return json_object(path)
+
+
+def json_object(path: Path) -> dict[str, Any]:
+    """A file that holds one JSON object.
+
+    Raises:
+        DataError: it holds something else.
+    """
+    value = _parse(path.read_bytes(), str(path))
+    if not isinstance(value, dict):
+        raise DataError(f"{path}: expected an object, got {_short(value)}")
+    return value
+
+
+def check_info(path: Path, info: Mapping[str, Any], places: Mapping[str, object]) -> None:
+    """Refuses the first key of `info` that is missing, or not what a reader can use.
+
+    Args:
+        path: the file, for the message.
+        info: what it holds.
+        places: an example of each name that the path templates may use.
+    """
+    for key in REQUIRED_INFO:
+        if key not in info:
+            raise DataError(f"{path}: the key {key!r} is missing")
+    if not _is_number(info["fps"]) or not 0 < info["fps"] < math.inf:
+        raise DataError(f"{path}: fps: expected a number above 0, got {_short(info['fps'])}")
+    if not isinstance(info["features"], dict) or not info["features"]:
+        raise DataError(f"{path}: features: expected an object, got {_short(info['features'])}")
+    for key, feature in info["features"].items():
+        _check_feature(f"{path}: features.{key}", feature)
+    has_videos = any(feature["dtype"] == "video" for feature in info["features"].values())
+    templates = ("data_path", "video_path") if has_videos else ("data_path",)
+    for key in templates:
+        _check_template(f"{path}: {key}", info.get(key), places)
+    if "episode_chunk" in places and not _is_count(info.get("chunks_size"), 1):
+        got = _short(info.get("chunks_size"))
+        raise DataError(f"{path}: chunks_size: expected a whole number above 0, got {got}")
+
+
+def _check_feature(where: str, feature: object) -> None:
+    if not isinstance(feature, dict) or not isinstance(feature.get("dtype"), str):
+        raise DataError(f"{where}: expected an object with a dtype, got {_short(feature)}")
+    shape = feature.get("shape")
+    is_shape = isinstance(shape, list) and all(_is_count(size, 1) for size in shape)
+    if not is_shape:
+        raise DataError(f"{where}.shape: expected a list of whole numbers, got {_short(shape)}")
+    if feature["dtype"] in ("video", "image") and len(shape) != 3:
+        raise DataError(f"{where}.shape: expected [height, width, channels], got {_short(shape)}")
+
+
+def _check_template(where: str, template: object, places: Mapping[str, object]) -> None:
+    try:
+        if isinstance(template, str) and template.format(**places):
+            return
+    except (LookupError, ValueError, AttributeError):
+        pass
+    names = ", ".join(places)
+    raise DataError(f"{where}: expected a path with some of {names}, got {_short(template)}")
+
+
+def image_size(feature: Mapping[str, Any]) -> tuple[int, int]:
+    """Height and width of a camera; some datasets state (channels, height, width)."""
+    shape = feature["shape"]
+    return tuple(shape[:2]) if shape[2] in CHANNELS else tuple(shape[1:])
+
+
+def json_rows(root: Path, name: str) -> list[Row]:
+    """The lines of a file in `meta`.
+
+    Raises:
+        DataError: it is missing, or a line is no JSON object.
+    """
+    path = root / "meta" / name
+    if not path.is_file():
+        raise DataError(f"{path}: not found")
+    rows: list[Row] = []
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+        if line.strip():
+            row = _parse(line, f"{path}:{number}")
+            if not isinstance(row, dict):
+                raise DataError(f"{path}:{number}: expected an object, got {_short(row)}")
+            rows.append((f"{path}:{number}", row))
+    return rows
+
+
+def table_rows(path: Path, columns: Mapping[str, Iterable[Any]]) -> list[Row]:
+    """The rows of a parquet file, from its columns."""
+    rows = zip(*columns.values(), strict=True)
+    return [
+        (f"{path}: row {number}", dict(zip(columns, row, strict=True)))
+        for number, row in enumerate(rows)
+    ]
+
+
+def read_table(path: Path) -> pa.Table:
+    """A whole parquet file.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    try:
+        return pq.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{path}: cannot be read as parquet ({first_line(error)})") from error
+
+
+def tasks_of(rows: Sequence[Row]) -> dict[int, str]:
+    """task_index -> text."""
+    tasks: dict[int, str] = {}
+    for where, row in rows:
+        index, text = row.get("task_index"), row.get("task")
+        if not _is_count(index, 0) or not isinstance(text, str):
+            raise DataError(f"{where}: expected a task_index and a text, got {_short(row)}")
+        if index in tasks:
+            raise DataError(f"{where}: task_index {index} is there already: {tasks[index]!r}")
+        tasks[int(index)] = text
+    return tasks
+
+
+def order_of_episodes(rows: Sequence[Row]) -> NDArray[np.int64]:
+    """Which row is episode 0, 1, 2 and so on.
+
+    Raises:
+        DataError: one is missing, there twice, or without a frame.
+    """
+    row_of: dict[int, int] = {}
+    for number, (where, row) in enumerate(rows):
+        index, length = row.get("episode_index"), row.get("length")
+        if not _is_count(index, 0) or not _is_count(length, 1):
+            raise DataError(
+                f"{where}: expected an episode_index and a length of at least 1, got "
+                f"{_short({'episode_index': index, 'length': length})}"
+            )
+        if index in row_of:
+            raise DataError(f"{where}: episode_index {index} is there already")
+        row_of[int(index)] = number
+    for expected, index in enumerate(sorted(row_of)):
+        if index != expected:
+            where = rows[row_of[index]][0]
+            raise DataError(f"{where}: episode {expected} is missing; after it comes {index}")
+    return np.asarray([row_of[index] for index in range(len(row_of))], dtype=np.int64)
+
+
+def _parse(data: bytes, where: str) -> Any:
+    try:
+        return json.loads(data)
+    except ValueError as error:
+        raise DataError(f"{where}: not JSON: {error}") from error
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_count(value: object, least: int) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= least
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
