@@ -171,6 +171,15 @@ def test_paligemma_as_transformers_writes_it_fills_the_vision_language_part(tmp_
         "number_tokens": None,
     }
     model = bind(PI05FlowMatching.Config, tree, "model").build()
+    # The published file has 64 embeddings more than there are tokens.
+    peer.resize_token_embeddings(364, mean_resizing=False)
+    peer.save_pretrained(tmp_path / "padded")
+    for adapt in (None, "slice", "reinit"):
+        padded = bind(PI05FlowMatching.Config, tree, "model").build()
+        load_pretrained(padded, tmp_path / "padded", adapt=adapt)
+        embedding = padded.llm_backbone.embed_tokens.weight
+        assert torch.equal(embedding, peer.get_input_embeddings().weight[:300])
+    peer.resize_token_embeddings(300)
     kept = load_pretrained(model, tmp_path)
     assert all(name.startswith(("llm_expert", "action_", "time_mlp")) for name in kept) and kept
     images = torch.randn(2, 3, 28, 28)

@@ -6,8 +6,13 @@ import argparse
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from flux_core.cli import new_parser, run_cli
+from flux_core.cli import EXIT_INTERRUPTED, EXIT_OK, new_parser, run_cli
+
+if TYPE_CHECKING:
+    from .config import TrainConfig
+    from .ranks import Ranks
 
 # Before torch starts its pool: spinning threads starve the data loader's workers.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -22,7 +27,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = new_parser("flux-train", "Train a policy from a config file.", EXAMPLE)
     parser.add_argument("config", type=Path, metavar="CONFIG", help="a config file (.py or .json)")
     parser.add_argument("work_dir", type=Path, metavar="WORK_DIR", help="where everything goes")
-    parser.add_argument("--resume-from", type=Path, metavar="F", help="a checkpoint to go on from")
+    parser.add_argument(
+        "--resume-from",
+        metavar="F|auto",
+        help="a checkpoint to go on from; auto takes the newest intact one in WORK_DIR, if any",
+    )
     parser.add_argument(
         "--cfg-options", nargs="+", default=[], metavar="K=V", help="override config values"
     )
@@ -33,33 +42,63 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_cli(parser, argv)
 
 
-def train(args: argparse.Namespace) -> None:
-    """Runs the command."""
+def train(args: argparse.Namespace) -> int:
+    """Runs the command, as one process of those that torchrun started, or as the only one."""
     from .config import read_train_config
 
     config, _ = read_train_config(args.config, args.cfg_options)
 
+    from .ranks import joined_ranks
+
+    with joined_ranks() as ranks:
+        return _train(args, config, ranks)
+
+
+def _train(args: argparse.Namespace, config: TrainConfig, ranks: Ranks) -> int:
     from .parameters import parameter_table
     from .progress import TrainProgress
     from .trainer import Trainer
 
-    trainer = Trainer(config, args.work_dir)
-    if args.resume_from is not None:
-        trainer.resume(args.resume_from)
+    trainer = Trainer(config, args.work_dir, ranks)
+    checkpoint = _checkpoint_to_resume(args)
+    if checkpoint is not None:
+        trainer.resume(checkpoint)
     else:
         trainer.start()
-    progress = TrainProgress(trainer.total_steps, trainer.step)
-    progress.console.print(parameter_table(trainer.model))
-    progress.console.print(
-        f"{len(trainer.dataset)} samples, {len(trainer.batches)} steps an epoch, "
-        f"{trainer.total_steps} steps in all, on {trainer.device}"
+    progress = TrainProgress(trainer.total_steps, trainer.step, is_quiet=not ranks.is_main)
+    say = progress.console.print
+    if checkpoint is not None:
+        say(f"going on from {checkpoint} at step {trainer.step}")
+    say(parameter_table(trainer.model))
+    say(
+        f"{len(trainer.dataset)} samples, {trainer.steps_an_epoch} steps of "
+        f"{trainer.samples_a_step} samples an epoch, {trainer.total_steps} steps in all, on "
+        f"{ranks.world_size} x {ranks.device.type}"
     )
     if args.dry_run:
-        batch, _ = next(iter(trainer._timed_batches()))
-        loss, grad_norm = trainer.train_step(batch)
-        progress.console.print(f"dry run: loss {loss:.4f}, gradient norm {grad_norm:.4f}")
-        return
+        micro_batches, _ = next(iter(trainer._steps()))
+        result = trainer.train_step(micro_batches)
+        say(f"dry run: loss {result.loss:.4f}, gradient norm {result.grad_norm:.4f}")
+        return EXIT_OK
     trainer.prepare_work_dir()
     with progress:
         path = trainer.run(progress)
-    progress.console.print(f"wrote {path}")
+    if path is None:
+        say(
+            f"stopped at step {trainer.step} of {trainer.total_steps}; go on with "
+            f"flux-train {args.config} {args.work_dir} --resume-from auto"
+        )
+        return EXIT_INTERRUPTED
+    say(f"wrote {path}")
+    return EXIT_OK
+
+
+def _checkpoint_to_resume(args: argparse.Namespace) -> Path | None:
+    """What `--resume-from` names; `auto` is the newest intact one, if the run has any."""
+    if args.resume_from is None:
+        return None
+    if args.resume_from == "auto":
+        from .checkpoints import newest_intact
+
+        return newest_intact(args.work_dir)
+    return Path(args.resume_from)

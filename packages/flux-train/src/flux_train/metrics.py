@@ -6,6 +6,7 @@ import json
 import resource
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -24,11 +25,12 @@ class MetricsLog:
             file.write(json.dumps(values) + "\n")
 
 
-def read_metrics(path: Path) -> list[dict[str, float]]:
-    """All lines of a metrics file, none if there is no file."""
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """All lines of a metrics file, none if there is no file; the last may have been cut off."""
     if not path.is_file():
         return []
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    lines = path.read_text().splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 def peak_memory_bytes() -> int:
@@ -38,13 +40,14 @@ def peak_memory_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def plot_loss(metrics: list[dict[str, float]], path: Path) -> None:
+def plot_loss(metrics: list[dict[str, Any]], path: Path) -> None:
     """Draws loss and learning rate over steps into a PNG."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
+    metrics = [line for line in metrics if "loss" in line]
     steps = [line["step"] for line in metrics]
     figure, loss_axis = pyplot.subplots(figsize=(8, 4.5), layout="constrained")
     loss_axis.plot(steps, [line["loss"] for line in metrics], color="tab:blue", linewidth=1.2)

@@ -28,6 +28,9 @@ def learning_rate_at(step: int, total_steps: int, config: TrainRunner) -> float:
     """
     if config.lr_scheduler_type == "constant":
         return config.learning_rate
+    if config.lr_scheduler_type == "step-based":
+        passed = [rate for share, rate in config.learning_rate_steps if step >= share * total_steps]
+        return passed[-1]
     warmup = round(config.warmup_ratio * total_steps)
     if step < warmup:
         start = 1.0 / (warmup + 1)
@@ -38,7 +41,7 @@ def learning_rate_at(step: int, total_steps: int, config: TrainRunner) -> float:
 
 
 class WeightAverage:
-    """Exponential moving average of a model's weights.
+    """Exponential moving average of a model's trained weights.
 
     Early on the decay is min(decay, (1 + step) / (10 + step)), so that the random initial weights
     are forgotten at once.
@@ -46,12 +49,16 @@ class WeightAverage:
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
-        self.weights = {k: v.detach().clone() for k, v in model.state_dict().items()}
+        self.weights = {name: p.detach().clone() for name, p in trained(model).items()}
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
         """Moves the average towards the weights after optimiser step `step`."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        weights = model.state_dict()
-        averaged = [self.weights[k] for k in weights]
-        torch._foreach_lerp_(averaged, list(weights.values()), 1.0 - decay)
+        parameters = [p.detach() for p in trained(model).values()]
+        torch._foreach_lerp_(list(self.weights.values()), parameters, 1.0 - decay)
+
+
+def trained(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that are not frozen, by name."""
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}

@@ -20,8 +20,8 @@ from rich.progress import (
 class TrainProgress:
     """A rich bar on stderr; without a terminal, a line every tenth of the run."""
 
-    def __init__(self, total_steps: int, first_step: int = 0) -> None:
-        self.console = Console(stderr=True)
+    def __init__(self, total_steps: int, first_step: int = 0, *, is_quiet: bool = False) -> None:
+        self.console = Console(stderr=True, quiet=is_quiet)
         self._total = total_steps
         self._next_line = first_step
         self._bar = Progress(
@@ -30,6 +30,7 @@ class TrainProgress:
             MofNCompleteColumn(),
             TextColumn("loss {task.fields[loss]:.4f}"),
             TextColumn("{task.fields[samples_per_s]:.0f} samples/s"),
+            TextColumn("{task.fields[memory]}"),
             TextColumn("waiting for data {task.fields[data_wait_share]:.0%}"),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
@@ -43,12 +44,15 @@ class TrainProgress:
             loss=float("nan"),
             samples_per_s=0.0,
             data_wait_share=0.0,
+            memory="",
         )
 
     def update(self, values: Mapping[str, Any]) -> None:
         """Shows the newest metrics."""
         shown = {key: values[key] for key in ("loss", "samples_per_s", "data_wait_share")}
-        self._bar.update(self._task, completed=values["step"], **shown)
+        mfu = "" if values["mfu"] is None else f"MFU {values['mfu']:.0%}, "
+        memory = f"{mfu}{values['peak_memory_bytes'] / 2**30:.1f} GiB"
+        self._bar.update(self._task, completed=values["step"], memory=memory, **shown)
         if not self.console.is_terminal and values["step"] >= self._next_line:
             self._next_line = values["step"] + max(self._total // 10, 1)
             self.console.print(

@@ -8,7 +8,17 @@ from typing import Literal
 from flux_core.errors import ConfigError
 from flux_data.collate import DictCollator
 
-Schedule = Literal["constant", "linear-warmup+cosine-decay"]
+Schedule = Literal["constant", "linear-warmup+cosine-decay", "step-based"]
+
+AT_LEAST_ONE = (
+    "num_noise_samples",
+    "gradient_accumulation_steps",
+    "save_epoch_interval",
+    "save_iter_interval",
+    "log_interval",
+    "max_checkpoints",
+    "max_skipped_steps",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +36,10 @@ class TrainRunner:
 
     `num_noise_samples` noise and time draws are trained on per encoded observation; `ema_decay` 0
     keeps no average; `warmup_ratio` is the share of all steps; the cosine ends at `min_lr_ratio`
-    of `learning_rate`.
+    of `learning_rate`; `learning_rate_steps` ((0.0, rate), (0.5, rate), ...) are what 'step-based'
+    takes from those shares of the run on. An optimiser step takes `gradient_accumulation_steps`
+    batches of every process. `save_iter_interval` saves between the epochs' ends too. After
+    `max_skipped_steps` steps in a row whose gradient is not finite, the run stops.
     """
 
     collator: DictCollator
@@ -39,15 +52,20 @@ class TrainRunner:
     lr_scheduler_type: Schedule = "linear-warmup+cosine-decay"
     warmup_ratio: float = 0.03
     min_lr_ratio: float = 0.1
+    learning_rate_steps: tuple[tuple[float, float], ...] = ()
+    gradient_accumulation_steps: int = 1
     ema_decay: float = 0.0
     num_noise_samples: int = 1
     enable_mixed_precision_training: bool = True
     mixed_precision_dtype: Literal["bf16"] = "bf16"
     save_epoch_interval: int = 1
+    save_iter_interval: int | None = None
     max_checkpoints: int = 2
     log_interval: int = 10
     metric: VLAMetric = field(default_factory=VLAMetric)
     enable_gradient_checkpointing: bool = False
+    compile: bool = False
+    max_skipped_steps: int = 10
     num_threads: int | None = None
     seed: int = 42
 
@@ -63,9 +81,17 @@ class TrainRunner:
             )
         if not 0.0 <= self.ema_decay < 1.0:
             raise ConfigError(f"ema_decay: expected 0 <= decay < 1, got {self.ema_decay}")
-        for name in ("num_noise_samples", "save_epoch_interval", "log_interval", "max_checkpoints"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        for name in AT_LEAST_ONE:
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ConfigError(f"{name}: expected at least 1, got {value}")
+        steps = self.learning_rate_steps
+        is_stepped = self.lr_scheduler_type == "step-based"
+        if is_stepped != bool(steps) or (steps and (steps[0][0] != 0 or sorted(steps) != [*steps])):
+            raise ConfigError(
+                "learning_rate_steps: expected ((0.0, rate), (share, rate), ...) in ascending "
+                f"order with lr_scheduler_type='step-based' and () without, got {steps} with "
+                f"{self.lr_scheduler_type!r}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,21 +1,26 @@
-"""The training loop of one process."""
+"""The training loop, of one process or of one among many."""
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
+import logging
+import math
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from flux_core.config import bind, unbind
 from flux_core.errors import CheckpointError, ConfigError, DataError, FluxError
-from flux_core.models import PI0FlowMatching, flow_matching_loss
+from flux_core.models import PI0FlowMatching, flow_mask, without_effect
 from flux_core.models.checkpoint_file import load_checkpoint, load_weights
 from flux_core.models.lora import apply_lora, save_adapter
 from flux_core.models.pretrained import load_pretrained
@@ -28,10 +33,26 @@ from flux_data.repeating_dataset import EpochBatches
 from .checkpoints import save_checkpoint
 from .config import TrainConfig
 from .data_checks import check_data, check_vocabulary
+from .log_window import LogWindow
 from .metrics import MetricsLog, peak_memory_bytes, plot_loss, read_metrics
-from .optimization import WeightAverage, build_optimizer, learning_rate_at
+from .optimization import WeightAverage, build_optimizer, learning_rate_at, trained
+from .parallel import (
+    clip_gradients,
+    full_state,
+    full_tensors,
+    gradients_kept_local,
+    is_sharded,
+    load_full_state,
+    wrap,
+)
+from .policy_loss import PolicyLoss, rows_of, seed_of, step_draws
 from .progress import TrainProgress
-from .runner_config import TrainRunner
+from .provenance import provenance
+from .ranks import Ranks
+from .stop_signals import StopSignals
+from .throughput import counted_flops, peak_flops
+
+logger = logging.getLogger("flux.train")
 
 MODEL_KEYS = (
     "images",
@@ -42,28 +63,71 @@ MODEL_KEYS = (
     "actions",
     "action_masks",
     "action_dim_masks",
+    "group",
 )
+
+Batch = dict[str, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepResult:
+    """One optimiser step, over all processes; skipped where the gradient was not finite."""
+
+    loss: float
+    grad_norm: float
+    is_skipped: bool
+    wants_stop: bool
 
 
 class Trainer:
     """Holds everything a run needs; `run` trains to the end."""
 
-    def __init__(self, config: TrainConfig, work_dir: Path) -> None:
+    def __init__(self, config: TrainConfig, work_dir: Path, ranks: Ranks | None = None) -> None:
         """Builds data and network; `start` or `resume` gives the network its weights."""
         runner = config.runner
-        check_available(runner)
         if runner.num_threads is not None:
             torch.set_num_threads(runner.num_threads)
         torch.manual_seed(runner.seed)
-        self.config, self.work_dir = config, work_dir
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        default = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.ranks = ranks or Ranks(device=default)
+        self.config, self.work_dir, self.device = config, work_dir, self.ranks.device
         check_vocabulary(config)
         self.dataset = config.train_dataloader.dataset.build()
         check_data(config, self.dataset)
-        self.batches = EpochBatches(self.dataset, config.train_dataloader.per_device_batch_size)
+        self.batches = EpochBatches(
+            self.dataset,
+            config.train_dataloader.per_device_batch_size,
+            rank=self.ranks.rank,
+            world_size=self.ranks.world_size,
+        )
+        if self.steps_an_epoch == 0:
+            raise ConfigError(
+                f"runner.gradient_accumulation_steps: expected at most "
+                f"{self.batches.batches_an_epoch} (the batches of an epoch), got "
+                f"{runner.gradient_accumulation_steps}"
+            )
         self.model = config.model.build().to(self.device)
-        self.generator = torch.Generator(self.device).manual_seed(runner.seed)
-        self.step, self.epoch = 0, 0
+        groups = len(self.dataset.group_names)
+        self.window = LogWindow(groups, config.model.action_dim, self.device)
+        self.step = self.skipped_steps = self.skipped_in_a_row = 0
+        self.signals = StopSignals()
+        self.flops_a_step: int | None = None
+        self.failed_saves: list[str] = []
+
+    @property
+    def accumulation(self) -> int:
+        """Batches of this process in an optimiser step."""
+        return self.config.runner.gradient_accumulation_steps
+
+    @property
+    def steps_an_epoch(self) -> int:
+        """Optimiser steps of a whole epoch."""
+        return self.batches.batches_an_epoch // self.accumulation
+
+    @property
+    def samples_a_step(self) -> int:
+        """Samples of an optimiser step, over all processes."""
+        return self.batches.global_batch_size * self.accumulation
 
     @property
     def total_steps(self) -> int:
@@ -72,125 +136,238 @@ class Trainer:
         if runner.max_steps is not None:
             return runner.max_steps
         assert runner.max_epochs is not None
-        return runner.max_epochs * self.batches.batches_an_epoch
+        return runner.max_epochs * self.steps_an_epoch
 
     def prepare_work_dir(self) -> None:
         """Writes all that makes the work dir self-contained, before the first step."""
-        self.work_dir.mkdir(parents=True, exist_ok=True)
-        tree = unbind(self.config)
-        (self.work_dir / "config.json").write_text(json.dumps(tree, indent=1) + "\n")
-        save_stats(self.work_dir / "norm_stats.json", self.dataset.stats)
-        for prompts in self._prompt_transforms():
-            save_tokenizer(prompts.tokenizer, self.work_dir / "tokenizer")
+        if self.ranks.is_main:
+            self.work_dir.mkdir(parents=True, exist_ok=True)
+            tree = unbind(self.config)
+            (self.work_dir / "config.json").write_text(json.dumps(tree, indent=1) + "\n")
+            (self.work_dir / "environment.json").write_text(
+                json.dumps(provenance(), indent=1) + "\n"
+            )
+            save_stats(self.work_dir / "norm_stats.json", self.dataset.stats)
+            for prompts in self._prompt_transforms():
+                save_tokenizer(prompts.tokenizer, self.work_dir / "tokenizer")
+        self.ranks.barrier()
 
-    def run(self, progress: TrainProgress) -> Path:
-        """Trains to the last step and returns the last checkpoint."""
-        log = MetricsLog(self.work_dir / "metrics.jsonl", self.step)
-        path = None
-        while self.step < self.total_steps:
-            self.train_epoch(log, progress)
-            self.epoch += 1
-            is_last = self.step >= self.total_steps
-            if is_last or self.epoch % self.config.runner.save_epoch_interval == 0:
-                path = self.save()
-        if path is None:
+    def run(self, progress: TrainProgress) -> Path | None:
+        """Trains to the last step; returns the last checkpoint, or None if a signal stopped it.
+
+        Raises:
+            CheckpointError: nothing is left to train, or a checkpoint could not be written.
+            FluxError: too many steps in a row had no finite gradient, or memory ran out.
+        """
+        if self.step >= self.total_steps:
             raise CheckpointError(
                 f"{self.work_dir}: step {self.step} of {self.total_steps} is already trained; "
                 "raise runner.max_epochs or runner.max_steps to go on"
             )
-        plot_loss(read_metrics(log.path), self.work_dir / "loss.png")
+        log = MetricsLog(self.work_dir / "metrics.jsonl", self.step) if self.ranks.is_main else None
+        path: Path | None = None
+        with self.signals, _memory_errors(self):
+            while self.step < self.total_steps:
+                wants_stop = self._train_epoch(log, progress)
+                if wants_stop and self.step < self.total_steps:
+                    self.save(f"checkpoint_step_{self.step}", must=True)
+                    return None
+                is_last = self.step >= self.total_steps
+                epochs = math.ceil(self.step / self.steps_an_epoch)
+                if is_last or epochs % self.config.runner.save_epoch_interval == 0:
+                    path = self.save(f"checkpoint_epoch_{epochs}", must=is_last)
+        if log is not None:
+            plot_loss(read_metrics(log.path), self.work_dir / "loss.png")
+        if self.failed_saves:
+            raise CheckpointError(
+                f"{len(self.failed_saves)} checkpoints could not be written, the last one could; "
+                f"first: {self.failed_saves[0]}"
+            )
         return path
 
-    def train_epoch(self, log: MetricsLog, progress: TrainProgress) -> None:
-        """One pass over the data, or what is left of the steps."""
-        runner, batch_size = self.config.runner, self.batches.batch_size
-        waited_s, losses, started = 0.0, [], time.perf_counter()
-        window_start = started
-        for batch, wait_s in self._timed_batches():
-            waited_s += wait_s
-            loss, grad_norm = self.train_step(batch)
-            losses.append(loss)
-            if self.step % runner.log_interval == 0 or self.step == self.total_steps:
-                now = time.perf_counter()
-                elapsed = now - window_start
-                values = {
-                    "step": self.step,
-                    "epoch": self.epoch + 1,
-                    "loss": sum(losses) / len(losses),
-                    "learning_rate": self.learning_rate,
-                    "grad_norm": grad_norm,
-                    "samples_per_s": len(losses) * batch_size / elapsed,
-                    "data_wait_share": waited_s / elapsed,
-                    "peak_memory_bytes": peak_memory_bytes(),
-                }
-                log.write(values)
-                progress.update(values)
-                waited_s, losses, window_start = 0.0, [], now
-            if self.step >= self.total_steps:
-                return
-
-    def train_step(self, batch: dict[str, Any]) -> tuple[float, float]:
-        """One optimiser step; returns the loss and the gradient norm before clipping."""
+    def _train_epoch(self, log: MetricsLog | None, progress: TrainProgress) -> bool:
+        """What is left of an epoch, or of the steps; returns whether to stop."""
         runner = self.config.runner
-        self.learning_rate = learning_rate_at(self.step, self.total_steps, runner)
+        waited_s, window_start, first_step = 0.0, time.perf_counter(), self.step
+        for micro_batches, wait_s in self._steps():
+            waited_s += wait_s
+            result = self.train_step(micro_batches)
+            is_last = self.step >= self.total_steps
+            if self.step % runner.log_interval == 0 or is_last:
+                elapsed, steps = time.perf_counter() - window_start, self.step - first_step
+                values = self._metrics(result, elapsed / steps, waited_s / elapsed)
+                if log is not None:
+                    log.write(values)
+                    progress.update(values)
+                waited_s, window_start, first_step = 0.0, time.perf_counter(), self.step
+            if self.skipped_in_a_row > runner.max_skipped_steps:
+                self._give_up(result)
+            if is_last or result.wants_stop:
+                return result.wants_stop
+            interval = runner.save_iter_interval
+            if interval and self.step % interval == 0 and self.step % self.steps_an_epoch:
+                self.save(f"checkpoint_step_{self.step}")
+        return False
+
+    def _metrics(self, result: StepResult, step_s: float, wait_share: float) -> dict[str, Any]:
+        """A line of metrics.jsonl; called by all processes."""
+        peak = peak_flops(self.device)
+        mfu = self.flops_a_step / step_s / peak if self.flops_a_step and peak else None
+        values = {
+            "step": self.step,
+            "epoch": math.ceil(self.step / self.steps_an_epoch),
+            **self.window.means(self.dataset.group_names, self.ranks),
+            "learning_rate": learning_rate_at(self.step - 1, self.total_steps, self.config.runner),
+            "grad_norm": result.grad_norm,
+            "samples_per_s": self.samples_a_step / step_s,
+            "data_wait_share": wait_share,
+            "mfu": mfu,
+            "peak_memory_bytes": peak_memory_bytes(),
+            "skipped_steps": self.skipped_steps,
+        }
+        self.window.clear()
+        return values
+
+    def train_step(self, micro_batches: list[dict[str, Any]]) -> StepResult:
+        """One optimiser step on the batches of this process."""
+        runner, config = self.config.runner, self.config.model
+        rate = learning_rate_at(self.step, self.total_steps, runner)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate
-        if not np.any(batch["action_masks"]):
+            group["lr"] = rate
+        # What is random depends on the step alone, so that a resumed run draws the same.
+        torch.manual_seed(seed_of(runner.seed, self.step, self.ranks.rank, 1))
+        draws = step_draws(
+            config,
+            seed=runner.seed,
+            step=self.step,
+            samples=self.samples_a_step,
+            draws_a_sample=runner.num_noise_samples,
+        )
+        batches = [self._on_device(batch) for batch in micro_batches]
+        rows = [
+            draws.rows(rows_of(self._samples_of(number), runner.num_noise_samples)).to(self.device)
+            for number in range(len(batches))
+        ]
+        counted = [
+            flow_mask(self.model, batch, part).sum()
+            for batch, part in zip(batches, rows, strict=True)
+        ]
+        total = self.ranks.sum(torch.stack(counted).sum())
+        if total == 0:
             raise DataError(
                 f"step {self.step + 1}: no action of this batch lies inside its episode, so there "
                 "is nothing to learn. Lower window_start_idx or raise per_device_batch_size"
             )
-        tensors = {k: torch.as_tensor(batch[k]).to(self.device) for k in MODEL_KEYS if k in batch}
-        with torch.autocast(
-            self.device.type, torch.bfloat16, enabled=runner.enable_mixed_precision_training
-        ):
-            loss = flow_matching_loss(
-                self.model,
-                tensors,
-                num_noise_samples=runner.num_noise_samples,
-                generator=self.generator,
-            ).loss
+        # The processes' gradients are averaged: every one counts for its share of the errors.
+        denominator = total / self.ranks.world_size
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        grad_norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), runner.max_grad_norm)
-        if not torch.isfinite(grad_norm) or not torch.isfinite(loss):
-            raise FluxError(
-                f"step {self.step + 1}: loss {loss.item()} and gradient norm {grad_norm.item()} "
-                "are not finite. Lower runner.learning_rate or look at the data of this step"
-            )
-        self.optimizer.step()
+        loss = torch.zeros((), device=self.device)
+        sums, counts = (torch.zeros_like(self.window.sums) for _ in range(2))
+        for number, (batch, part) in enumerate(zip(batches, rows, strict=True)):
+            with gradients_kept_local(self.wrapped, number + 1 == len(batches)):
+                answer = self._forward_and_backward(batch, part, denominator)
+            loss += answer.loss.detach()
+            sums += answer.sums
+            counts += answer.counts
+        norm = clip_gradients(list(self.trained.values()), runner.max_grad_norm)
+        wish = torch.tensor(float(self.signals.received is not None), device=self.device)
+        shared = self.ranks.sum(torch.stack((loss, wish)))
+        mean_loss = float(shared[0]) / self.ranks.world_size
+        is_skipped = not (math.isfinite(mean_loss) and bool(torch.isfinite(norm)))
         self.step += 1
-        if self.average is not None:
-            self.average.update(self.model, self.step)
-        return loss.item(), grad_norm.item()
+        self.consumed += len(batches)
+        if is_skipped:
+            self.skipped_steps += 1
+            self.skipped_in_a_row += 1
+            logger.warning(
+                "step %d: loss %s and gradient norm %s are not finite; the step is skipped",
+                self.step,
+                mean_loss,
+                float(norm),
+            )
+        else:
+            self.skipped_in_a_row = 0
+            self.optimizer.step()
+            if self.average is not None:
+                self.average.update(self.model, self.step)
+            self.window.add(mean_loss, sums, counts)
+        return StepResult(
+            loss=mean_loss,
+            grad_norm=float(norm),
+            is_skipped=is_skipped,
+            wants_stop=bool(shared[1] > 0),
+        )
 
-    def save(self) -> Path:
-        """Writes the checkpoint of the epochs completed."""
-        state = {
-            "model": self.model.state_dict(),
-            "ema": self.average.weights if self.average is not None else None,
-            "optimizer": self.optimizer.state_dict(),
-            "generator": self.generator.get_state(),
-            # Dropout draws from torch's own generators.
-            "dropout_rng": _dropout_rng(),
-            "global_step": self.step,
-            "epoch": self.epoch,
-            "config": unbind(self.config),
-            "norm_stats": stats_to_json(self.dataset.stats),
-        }
-        path = save_checkpoint(self.work_dir, self.epoch, state, self.config.runner.max_checkpoints)
-        if self.config.model.use_lora:
-            save_adapter(self.model, path.with_name(f"{path.stem}_adapter"))
-        return path
+    def _forward_and_backward(self, batch: Batch, draws: Any, denominator: Tensor) -> Any:
+        runner = self.config.runner
+
+        def work() -> Any:
+            with torch.autocast(
+                self.device.type, torch.bfloat16, enabled=runner.enable_mixed_precision_training
+            ):
+                answer = self.wrapped(batch, draws, denominator)
+            answer.loss.backward()
+            return answer
+
+        if self.flops_a_step is None and not runner.compile and peak_flops(self.device):
+            answer, flops = counted_flops(work)
+            self.flops_a_step = flops * self.accumulation
+            return answer
+        return work()
+
+    def _samples_of(self, micro_batch: int) -> Tensor:
+        """Which samples of the step, over all processes, a micro-batch of this one holds."""
+        own = torch.arange(self.batches.batch_size) * self.ranks.world_size + self.ranks.rank
+        return own + micro_batch * self.batches.global_batch_size
+
+    def _on_device(self, batch: dict[str, Any]) -> Batch:
+        return {k: torch.as_tensor(batch[k]).to(self.device) for k in MODEL_KEYS if k in batch}
+
+    def save(self, name: str, *, must: bool = False) -> Path | None:
+        """Writes a checkpoint; called by all processes.
+
+        A disk that is full does not stop training, unless the checkpoint is one that `must` be.
+        """
+        weights, optimizer = full_state(self.model, self.optimizer)
+        average = full_tensors(self.average.weights) if self.average is not None else None
+        window = self.window.state_dict(self.ranks)
+        problem: str | None = None
+        if self.ranks.is_main:
+            state = {
+                "model": weights,
+                "ema": average,
+                "optimizer": optimizer,
+                "global_step": self.step,
+                "epoch": self.step // self.steps_an_epoch,
+                "position": self._position(),
+                "window": window,
+                "skipped_steps": self.skipped_steps,
+                "config": unbind(self.config),
+                "norm_stats": stats_to_json(self.dataset.stats),
+            }
+            keep = self.config.runner.max_checkpoints
+            try:
+                path = save_checkpoint(self.work_dir, name, state, keep)
+                if self.config.model.use_lora and not is_sharded(self.config.runner, self.ranks):
+                    save_adapter(self.model, path.with_name(f"{path.stem}_adapter"))
+            except CheckpointError as error:
+                problem = str(error)
+        problem = self.ranks.from_main(problem)  # type: ignore[assignment]
+        if problem is None:
+            return self.work_dir / f"{name}.pt"
+        if must:
+            raise CheckpointError(problem)
+        self.failed_saves.append(problem)
+        logger.error("%s. Training goes on; the checkpoint before it is untouched", problem)
+        return None
 
     def start(self) -> None:
         """Takes the weights that the config starts from."""
         config = self.config.model
         if config.pretrained_name_or_path is not None:
-            path = Path(config.pretrained_name_or_path)
             load_pretrained(
                 self.model,
-                path,
+                Path(config.pretrained_name_or_path),
                 adapt=config.pretrained_adapt,
                 from_pi0=config.pretrained_from_pi0,
             )
@@ -203,43 +380,72 @@ class Trainer:
         """
         state = load_checkpoint(path)
         # Bound, so that fields newer than the checkpoint take their defaults.
-        trained = unbind(bind(PI0FlowMatching.Config, state["config"]["model"], "model"))
+        trained_config = unbind(bind(PI0FlowMatching.Config, state["config"]["model"], "model"))
         wanted = unbind(self.config.model)
-        differing = sorted(key for key, value in wanted.items() if trained.get(key) != value)
+        differing = sorted(k for k, value in wanted.items() if trained_config.get(k) != value)
         if differing:
             raise CheckpointError(
                 f"{path}: was trained with another config; model.{', model.'.join(differing)} "
                 "differ"
             )
-        self._prepare_training()
-        load_weights(self.model, state["model"], str(path))
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.generator.set_state(state["generator"])
-        _set_dropout_rng(state.get("dropout_rng"))
-        if self.average is not None and state["ema"] is not None:
-            self.average.weights = {k: v.to(self.device) for k, v in state["ema"].items()}
-        self.step, self.epoch = state["global_step"], state["epoch"]
-
-    def _prepare_training(self) -> None:
-        """Adapters, then the optimiser and the average of what they leave to train."""
-        runner = self.config.runner
+        if "position" not in state:
+            raise CheckpointError(
+                f"{path}: was written by an older flux-train; start from it with "
+                "model.pretrained_name_or_path instead"
+            )
         if self.config.model.use_lora:
             apply_lora(self.model)
-        if not any(p.requires_grad for p in self.model.parameters()):
+        # Before anything is sharded: what does not fit is named, and the average needs its place.
+        load_weights(self.model, state["model"], str(path))
+        average = state["ema"]
+        if average is not None:
+            self.model.load_state_dict(average, strict=False)
+        self._prepare_training(has_adapters=True)
+        load_full_state(self.model, self.optimizer, state["model"], state["optimizer"], self.ranks)
+        self.step, self.skipped_steps = state["global_step"], state["skipped_steps"]
+        self.window.load_state_dict(state["window"], self.ranks)
+        self.batches.load_state_dict(state["position"])
+        self.consumed = self.batches.first_batch
+
+    def _prepare_training(self, *, has_adapters: bool = False) -> None:
+        """Adapters, sharding, then the optimiser and the average of what is left to train."""
+        runner = self.config.runner
+        if self.config.model.use_lora and not has_adapters:
+            apply_lora(self.model)
+        idle = set(without_effect(self.model))
+        for name, parameter in self.model.named_parameters():
+            parameter.requires_grad_(parameter.requires_grad and name not in idle)
+        if not trained(self.model):
             raise ConfigError("model: every parameter is frozen, so there is nothing to train")
+        loss = PolicyLoss(self.model, len(self.dataset.group_names))
+        self.wrapped = wrap(loss, runner, self.ranks)
+        self.trained = trained(self.model)
         self.optimizer = build_optimizer(self.model, runner)
         self.average = WeightAverage(self.model, runner.ema_decay) if runner.ema_decay else None
+        self.consumed = self.batches.first_batch
 
-    def _timed_batches(self) -> Iterator[tuple[dict[str, Any], float]]:
-        """Batches of this epoch, each with the seconds it was waited for."""
-        self.batches.epoch = self.epoch
-        iterator = iter(self._loader())
-        while True:
-            started = time.perf_counter()
-            batch = next(iterator, None)
-            if batch is None:
-                return
-            yield batch, time.perf_counter() - started
+    def _steps(self) -> Iterator[tuple[list[dict[str, Any]], float]]:
+        """The micro-batches of each step left of this epoch, and the seconds waited for them."""
+        steps = len(self.batches) // self.accumulation
+        with contextlib.closing(self._epoch_batches()) as iterator:
+            for _ in range(steps):
+                started = time.perf_counter()
+                micro_batches = list(islice(iterator, self.accumulation))
+                yield micro_batches, time.perf_counter() - started
+        self.batches.epoch, self.batches.first_batch = self.batches.epoch + 1, 0
+        self.consumed = 0
+
+    def _epoch_batches(self) -> Iterator[dict[str, Any]]:
+        try:
+            yield from self._loader()
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            reason = str(error).splitlines()[0]
+            raise DataError(
+                f"after step {self.step} of epoch {self.batches.epoch + 1}: {reason}. Lower "
+                "train_dataloader.per_device_num_workers, or use worker_type='thread'"
+            ) from error
 
     def _loader(self) -> Iterable[dict[str, Any]]:
         settings, collate = self.config.train_dataloader, self.config.runner.collator
@@ -255,39 +461,39 @@ class Trainer:
             prefetch_factor=4 if workers else None,
         )
 
+    def _position(self) -> dict[str, int]:
+        """Where in the data the next step begins."""
+        whole = self.consumed + self.accumulation > self.batches.batches_an_epoch
+        return self.batches.state_dict(self.batches.batches_an_epoch if whole else self.consumed)
+
     def _prompt_transforms(self) -> list[ProcessPrompts]:
         groups = self.config.train_dataloader.dataset.groups().values()
         transforms = [t for group in groups for dataset in group for t in dataset.transforms]
         return [t for t in transforms if isinstance(t, ProcessPrompts)][:1]
 
-
-def _dropout_rng() -> dict[str, torch.Tensor]:
-    states = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        states["cuda"] = torch.cuda.get_rng_state()
-    return states
-
-
-def _set_dropout_rng(states: dict[str, torch.Tensor] | None) -> None:
-    if states is None:  # a checkpoint from before dropout was possible
-        return
-    torch.set_rng_state(states["cpu"])
-    if "cuda" in states and torch.cuda.is_available():
-        torch.cuda.set_rng_state(states["cuda"])
-
-
-def check_available(runner: TrainRunner) -> None:
-    """Refuses what a runner's config can ask for and this version cannot do."""
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    if processes > 1:
-        raise ConfigError(f"runner: trains in one process, got WORLD_SIZE={processes}")
-    if runner.enable_gradient_checkpointing:
-        raise ConfigError("runner.enable_gradient_checkpointing: is not available; set it to False")
-    others = sorted(set(runner.metric.active_trackers) - {"jsonl"})
-    if others:
-        raise ConfigError(
-            f"runner.metric.active_trackers: {others[0]!r} is not available; use ('jsonl',)"
+    def _give_up(self, result: StepResult) -> None:
+        path = self.save(f"checkpoint_step_{self.step}")
+        raise FluxError(
+            f"step {self.step}: {self.skipped_in_a_row} steps in a row without a finite gradient "
+            f"(loss {result.loss}, gradient norm {result.grad_norm}); saved {path}. Lower "
+            "runner.learning_rate or look at the data"
         )
+
+
+@contextlib.contextmanager
+def _memory_errors(trainer: Trainer) -> Iterator[None]:
+    """Says in one line what to change when a GPU's memory is full."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        batch = trainer.config.train_dataloader.per_device_batch_size
+        total = torch.cuda.get_device_properties(trainer.device).total_memory
+        raise FluxError(
+            f"step {trainer.step + 1}: the GPU's {total / 2**30:.0f} GiB are full. Lower "
+            f"train_dataloader.per_device_batch_size (now {batch}) and raise "
+            "runner.gradient_accumulation_steps, set runner.enable_gradient_checkpointing=True, "
+            "or shard with runner.type=FSDPTrainRunner"
+        ) from error
 
 
 def _one_thread(worker: int) -> None:

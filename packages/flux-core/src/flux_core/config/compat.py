@@ -173,7 +173,9 @@ COMPAT: dict[str, Mapping[str, Renamed | Dead | Expanded]] = {
     "VLAMetric": {
         "run_dir": Dead("metrics go to the work dir"),
         "window_size": Dead("runner.log_interval says it"),
-        "grad_accumulation_steps": Dead("gradients are not accumulated", only=(1, None)),
+        "grad_accumulation_steps": Dead(
+            "runner.gradient_accumulation_steps says it", only=(1, None)
+        ),
     },
     "TrainConfig": {
         "inference_model": Dead("the network that was trained is the one that is deployed"),

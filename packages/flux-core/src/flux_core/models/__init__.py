@@ -3,10 +3,14 @@
 from .conv_backbone import ConvBackbone
 from .gemma import ConditionGemmaModel
 from .layers import LinearProjector
-from .pi0 import PI0FlowMatching, PrefixCache
+from .pi0 import PI0FlowMatching, PrefixCache, without_effect
 from .pi05 import PI05FlowMatching
 from .sampling import (
+    FlowDraws,
     FlowLoss,
+    draw_flow,
+    flow_errors,
+    flow_mask,
     flow_matching_loss,
     padding_to_zero,
     sample_actions,
@@ -17,6 +21,7 @@ from .siglip import SigLIPVisionConfig, SigLIPViTBackbone
 __all__ = [
     "ConditionGemmaModel",
     "ConvBackbone",
+    "FlowDraws",
     "FlowLoss",
     "LinearProjector",
     "PI05FlowMatching",
@@ -24,8 +29,12 @@ __all__ = [
     "PrefixCache",
     "SigLIPViTBackbone",
     "SigLIPVisionConfig",
+    "draw_flow",
+    "flow_errors",
+    "flow_mask",
     "flow_matching_loss",
     "padding_to_zero",
     "sample_actions",
     "sample_time",
+    "without_effect",
 ]

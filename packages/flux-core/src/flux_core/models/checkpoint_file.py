@@ -21,8 +21,8 @@ FORMAT = "flux-checkpoint-1"
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Reads a checkpoint of ours; anything else is a CheckpointError.
 
-    Keys: `model` and `ema` (weights, `ema` may be None), `optimizer`, `generator`, `global_step`,
-    `epoch`, `config` (the resolved tree as plain data), `norm_stats`.
+    Keys: `model` and `ema` (weights, `ema` of those that are trained, or None), `optimizer`,
+    `global_step`, `position` in the data, `config` (the resolved tree as plain data), `norm_stats`.
     """
     if not path.is_file():
         raise CheckpointError(f"{path}: not found")
@@ -38,7 +38,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 def inference_weights(state: Mapping[str, Any]) -> dict[str, Tensor]:
     """The plain network's weights to deploy: the moving average where the run kept one."""
-    weights = state["ema"] if state.get("ema") is not None else state["model"]
+    # The average is of what was trained; the rest is as it was.
+    weights = {**state["model"], **(state.get("ema") or {})}
     return merged_weights(weights, bind(PI0FlowMatching.Config, state["config"]["model"], "model"))
 
 

@@ -1,7 +1,7 @@
-"""The Gemma decoder as pi0 uses it: a stack of blocks whose attention is done by the caller.
+"""The Gemma decoder as pi0 uses it: a stack of blocks.
 
-The vision-language stream and the action expert are both such stacks; they meet in one attention
-per layer (`flow_matching.py`), so a block offers its two halves instead of one `forward`.
+The vision-language stream and the action expert are both such stacks; the expert's blocks also see
+the keys and values of the other stream's, layer by layer.
 """
 
 from __future__ import annotations
@@ -9,11 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, cast
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from ..errors import ConfigError
-from .layers import AdaRMSNorm, RMSNorm, rotate
+from .layers import AdaRMSNorm, RMSNorm, attend, rotate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +81,7 @@ class ConditionGemmaModel(nn.Module):
 
 
 class GemmaBlock(nn.Module):
-    """One decoder layer, cut open at its attention."""
+    """One decoder layer; `project` and `finish` are its halves around the attention."""
 
     def __init__(self, config: GemmaConfig) -> None:
         super().__init__()
@@ -88,6 +89,41 @@ class GemmaBlock(nn.Module):
         self.self_attn = GemmaProjections(config)
         self.post_attention_layernorm = build_norm(config)
         self.mlp = GemmaMLP(config)
+
+    def forward(
+        self,
+        x_BTW: Tensor,
+        angles: tuple[Tensor, Tensor],
+        mask: Tensor,
+        *,
+        cond: Tensor | None = None,
+        past: tuple[Tensor, Tensor] | None = None,
+        only_keys: bool = False,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """One layer of one stream.
+
+        Args:
+            x_BTW: the stream.
+            angles: rotary cos and sin of its positions.
+            mask: (B, 1 or T, S) bool, what each position sees.
+            cond: (B, W) or (B, T, W) adaRMS condition.
+            past: keys and values, each (B, K, P, D), of what lies before the stream.
+            only_keys: the stream comes back as it was, which spares the rest of the layer.
+
+        Returns:
+            The stream, and its own rotated keys and values, each (B, K, T, D).
+        """
+        if only_keys:
+            normed, _ = self.input_layernorm(x_BTW, cond)
+            keys, values = self.self_attn.keys_and_values(normed)
+            return x_BTW, rotate(keys, *angles), values
+        queries, keys, values, gate = self.project(x_BTW, *angles, cond)
+        seen_keys, seen_values = keys, values
+        if past is not None:
+            seen_keys = torch.cat((past[0], keys), dim=2)
+            seen_values = torch.cat((past[1], values), dim=2)
+        mixed = attend(queries, seen_keys, seen_values, mask)
+        return self.finish(x_BTW, mixed, gate, cond), keys, values
 
     def project(
         self, x_BTW: Tensor, cos: Tensor, sin: Tensor, cond: Tensor | None
@@ -127,6 +163,14 @@ class GemmaProjections(nn.Module):
         else:
             queries, keys, values = self.q_proj(x_BTW), self.k_proj(x_BTW), self.v_proj(x_BTW)
         return self._split_heads(queries), self._split_heads(keys), self._split_heads(values)
+
+    def keys_and_values(self, x_BTW: Tensor) -> tuple[Tensor, Tensor]:
+        """Without the queries."""
+        if self.packed is not None:
+            _, keys, values = self.packed(x_BTW)
+        else:
+            keys, values = self.k_proj(x_BTW), self.v_proj(x_BTW)
+        return self._split_heads(keys), self._split_heads(values)
 
     def _split_heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)

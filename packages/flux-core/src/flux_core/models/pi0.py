@@ -28,7 +28,7 @@ from ..rtc import RTCTrainingConfig
 from .conv_backbone import ConvBackbone
 from .gemma import ConditionGemmaModel
 from .initialization import NumberTokens, init_from_scratch, init_number_embeddings
-from .layers import LinearProjector, TimeEmbedding, attend, rotary_angles
+from .layers import LinearProjector, TimeEmbedding, rotary_angles
 from .siglip import SigLIPViTBackbone
 
 
@@ -47,6 +47,8 @@ class PrefixCache(NamedTuple):
 
     def repeat(self, times: int) -> PrefixCache:
         """Returns the cache with each sample `times` times in a row along the batch."""
+        if times == 1:
+            return self
         return PrefixCache(
             [key.repeat_interleave(times, dim=0) for key in self.keys],
             [value.repeat_interleave(times, dim=0) for value in self.values],
@@ -177,12 +179,11 @@ class PI0FlowMatching(nn.Module):
         keys: list[Tensor] = []
         values: list[Tensor] = []
         for index, layer in enumerate(self.llm_backbone.blocks):
-            q, k, v, gate = layer.project(x, cos, sin, None)
+            # Of the last layer only the keys and values are ever read.
+            is_last = index + 1 == config.num_hidden_layers
+            x, k, v = layer(x, (cos, sin), mask, only_keys=is_last)
             keys.append(k)
             values.append(v)
-            # Of the last layer only the keys and values are ever read.
-            if index + 1 < config.num_hidden_layers:
-                x = layer.finish(x, attend(q, k, v, mask), gate, None)
         return PrefixCache(keys, values, pad_masks)
 
     def embed_prefix(
@@ -225,12 +226,9 @@ class PI0FlowMatching(nn.Module):
         suffix = self.embed_suffix(state, x_t.unflatten(1, (-1, group)).flatten(2), t)
         mask, cos, sin = context
         x = suffix.tokens
-        for layer, prefix_k, prefix_v in zip(
-            self.llm_expert.blocks, cache.keys, cache.values, strict=True
-        ):
-            q, k, v, gate = layer.project(x, cos, sin, suffix.cond)
-            k, v = torch.cat((prefix_k, k), dim=2), torch.cat((prefix_v, v), dim=2)
-            x = layer.finish(x, attend(q, k, v, mask), gate, suffix.cond)
+        prefixes = zip(cache.keys, cache.values, strict=True)
+        for layer, past in zip(self.llm_expert.blocks, prefixes, strict=True):
+            x, _, _ = layer(x, (cos, sin), mask, cond=suffix.cond, past=past)
         x, _ = self.llm_expert.norm(x, suffix.cond)
         return self.velocity(x[:, self.num_state_tokens :]).reshape(x_t.shape)
 
@@ -350,6 +348,14 @@ def frozen_parts(config: PI0FlowMatching.Config) -> tuple[str, ...]:
         "llm_expert": config.freeze_llm_expert,
     }
     return tuple(name for name, is_frozen in flags.items() if is_frozen)
+
+
+def without_effect(model: PI0FlowMatching) -> list[str]:
+    """The parameters that can change no action: of the prefix's last layer only keys are read."""
+    last = f"llm_backbone.layers.{model.config.llm_backbone.num_hidden_layers - 1}"
+    idle = ("self_attn.q_proj", "self_attn.o_proj", "post_attention_layernorm", "mlp")
+    prefixes = (*(f"{last}.{part}." for part in idle), "llm_backbone.norm.")
+    return [name for name, _ in model.named_parameters() if name.startswith(prefixes)]
 
 
 def freeze_parts(model: PI0FlowMatching) -> None:

@@ -200,7 +200,7 @@ def load_pretrained(
     parameters = model.state_dict(keep_vars=True)
     for name, tensor in checkpoint.tensors.items():
         if name in fit.mismatched:
-            if adapt == "reinit":
+            if adapt == "reinit" and not _has_spare_rows(checkpoint, name, fit):
                 kept.append(name)
                 continue
             wanted, _ = fit.mismatched[name]
@@ -228,6 +228,8 @@ def _require_fit(checkpoint: Checkpoint, fit: Fit, kept: list[str], adapt: Adapt
     problems = [f"{name} is missing" for name in missing]
     problems += [f"{name} is unexpected" for name in fit.unexpected]
     for name, (expected, found) in fit.mismatched.items():
+        if _has_spare_rows(checkpoint, name, fit):
+            continue
         if adapt is not None and _differs_only_in_robot(name, expected, found, adapt):
             continue
         hint = ". Say adapt='slice' or adapt='reinit'" if name in ROBOT_DIMENSION else ""
@@ -239,6 +241,14 @@ def _require_fit(checkpoint: Checkpoint, fit: Fit, kept: list[str], adapt: Adapt
             f"{path} ({checkpoint.form}, {checkpoint.model}): {len(problems)} weights do not fit "
             f"the config's network; first: {problems[0]}{hint}"
         )
+
+
+def _has_spare_rows(checkpoint: Checkpoint, name: str, fit: Fit) -> bool:
+    """Hugging Face's PaliGemma has 64 embeddings that no token uses; they are left out."""
+    if name != EMBEDDING or checkpoint.form != "huggingface":
+        return False
+    (rows, width), (found_rows, found_width) = fit.mismatched[name]
+    return found_width == width and found_rows > rows
 
 
 def _differs_only_in_robot(

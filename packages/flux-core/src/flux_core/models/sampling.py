@@ -49,6 +49,82 @@ def sample_delays(
     return torch.tensor(config.delays(stride), device=device)[index]
 
 
+class FlowDraws(NamedTuple):
+    """What is random in the loss of a batch, by row: (B * draws an observation, ...).
+
+    Attributes:
+        noise: (rows, H, A) float32.
+        t: (rows,) float32 times.
+        delays: (rows,) int64 steps of training-time RTC; None without it.
+    """
+
+    noise: Tensor
+    t: Tensor
+    delays: Tensor | None
+
+    def rows(self, index: Tensor) -> FlowDraws:
+        """Some of the rows."""
+        delays = None if self.delays is None else self.delays[index]
+        return FlowDraws(self.noise[index], self.t[index], delays)
+
+    def to(self, device: torch.device) -> FlowDraws:
+        """The same on another device."""
+        delays = None if self.delays is None else self.delays.to(device)
+        return FlowDraws(self.noise.to(device), self.t.to(device), delays)
+
+
+def draw_flow(
+    config: PI0FlowMatching.Config,
+    rows: int,
+    action_dim: int,
+    *,
+    generator: torch.Generator | None = None,
+    device: torch.device | None = None,
+) -> FlowDraws:
+    """Draws noise, times and, with training-time RTC, prefix lengths."""
+    device = device or torch.device("cpu")
+    noise = torch.randn(
+        (rows, config.n_action_steps, action_dim), generator=generator, device=device
+    )
+    t = sample_time(rows, generator=generator, device=device)
+    rtc = config.rtc_training_config
+    if rtc is None or not rtc.enabled:
+        return FlowDraws(noise, t, None)
+    stride = config.actions_per_token
+    delays = sample_delays(rtc, rows, stride=stride, generator=generator, device=device)
+    return FlowDraws(noise, t, delays)
+
+
+def flow_mask(model: PI0FlowMatching, batch: dict[str, Tensor], draws: FlowDraws) -> Tensor:
+    """(rows, H, A) float32: 1 where the error counts for the loss."""
+    repeats = len(draws.t) // len(batch["actions"])
+    mask = supervised(model, batch).repeat_interleave(repeats, dim=0)
+    if draws.delays is None:
+        return mask
+    return with_clean_prefix(draws.t[:, None], mask, draws.delays)[1]
+
+
+def flow_errors(model: PI0FlowMatching, batch: dict[str, Tensor], draws: FlowDraws) -> Tensor:
+    """Squared error of the velocity, (rows, H, A) float32.
+
+    Args:
+        model: the policy.
+        batch: as `flow_matching_loss` takes it; B divides the number of rows.
+        draws: the rows of an observation one after the other.
+    """
+    repeats = len(draws.t) // len(batch["actions"])
+    cache = model.prefix(
+        batch["images"], batch["img_masks"], batch["lang_tokens"], batch["lang_masks"]
+    ).repeat(repeats)
+    actions = batch["actions"].repeat_interleave(repeats, dim=0)
+    state = batch["states"].repeat_interleave(repeats, dim=0)
+    t = draws.t[:, None]
+    if draws.delays is not None:
+        t, _ = with_clean_prefix(t, torch.ones_like(actions), draws.delays)
+    x_t = t[..., None] * draws.noise + (1.0 - t[..., None]) * actions
+    return (model.denoise(state, x_t, t, cache) - (draws.noise - actions)).square()
+
+
 def flow_matching_loss(
     model: PI0FlowMatching,
     batch: dict[str, Tensor],
@@ -67,27 +143,14 @@ def flow_matching_loss(
             cheap expert learn more from each expensive prefix.
         generator: source of noise and time.
     """
-    cache = model.prefix(
-        batch["images"], batch["img_masks"], batch["lang_tokens"], batch["lang_masks"]
-    ).repeat(num_noise_samples)
-    actions = batch["actions"].repeat_interleave(num_noise_samples, dim=0)
-    state = batch["states"].repeat_interleave(num_noise_samples, dim=0)
-    noise = torch.randn(actions.shape, generator=generator, device=actions.device)
-    t = sample_time(len(actions), generator=generator, device=actions.device)[:, None]
-    mask = supervised(model, batch).repeat_interleave(num_noise_samples, dim=0)
-    rtc = model.config.rtc_training_config
-    if rtc is not None and rtc.enabled:
-        delays = sample_delays(
-            rtc,
-            len(actions),
-            stride=model.config.actions_per_token,
-            generator=generator,
-            device=actions.device,
-        )
-        t, mask = with_clean_prefix(t, mask, delays)
-    x_t = t[..., None] * noise + (1.0 - t[..., None]) * actions
-    error = (model.denoise(state, x_t, t, cache) - (noise - actions)).square()
-    return masked_mean(error, mask)
+    draws = draw_flow(
+        model.config,
+        len(batch["actions"]) * num_noise_samples,
+        batch["actions"].shape[-1],
+        generator=generator,
+        device=batch["actions"].device,
+    )
+    return masked_mean(flow_errors(model, batch, draws), flow_mask(model, batch, draws))
 
 
 def with_clean_prefix(t: Tensor, mask: Tensor, delays: Tensor) -> tuple[Tensor, Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -62,6 +62,12 @@ class SigLIPViTBackbone(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.vision = nn.ModuleDict({"vision_model": _VisionModel(config)})
+
+    @property
+    def layers(self) -> list[nn.Module]:
+        """The transformer's layers."""
+        encoder = cast(_VisionModel, self.vision["vision_model"]).encoder
+        return list(encoder["layers"].children())
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, height, width) in [-1, 1] -> (B, num_tokens, out_dim)."""

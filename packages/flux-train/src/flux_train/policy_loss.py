@@ -1,0 +1,81 @@
+"""The loss as a module: what is wrapped, sharded, compiled, and called once a micro-batch."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from flux_core.models import FlowDraws, PI0FlowMatching, draw_flow, flow_errors, flow_mask
+
+
+class LossParts(NamedTuple):
+    """A micro-batch's answer.
+
+    Attributes:
+        loss: its share of the step's loss, with gradient.
+        sums: (groups, A) squared errors that count, added up; without gradient.
+        counts: (groups, A) how many they are.
+    """
+
+    loss: Tensor
+    sums: Tensor
+    counts: Tensor
+
+
+class PolicyLoss(nn.Module):
+    """A policy and its flow-matching loss, robot by robot."""
+
+    def __init__(self, model: PI0FlowMatching, num_groups: int) -> None:
+        super().__init__()
+        self.model, self.num_groups = model, num_groups
+
+    def forward(self, batch: dict[str, Tensor], draws: FlowDraws, denominator: Tensor) -> LossParts:
+        """`batch` as `flow_matching_loss` takes it, and `group` (B,) int64.
+
+        Args:
+            batch: the micro-batch.
+            draws: noise and times of its rows.
+            denominator: what the sum of its errors is divided by.
+        """
+        error = flow_errors(self.model, batch, draws)
+        mask = flow_mask(self.model, batch, draws)
+        counted = error * mask
+        with torch.no_grad():
+            group = batch["group"].repeat_interleave(len(error) // len(batch["group"]))
+            shape = (self.num_groups, error.shape[-1])
+            sums = torch.zeros(shape, device=error.device).index_add_(0, group, counted.sum(dim=1))
+            counts = torch.zeros(shape, device=error.device).index_add_(0, group, mask.sum(dim=1))
+        return LossParts(counted.sum() / denominator, sums, counts)
+
+
+def step_draws(
+    config: PI0FlowMatching.Config,
+    *,
+    seed: int,
+    step: int,
+    samples: int,
+    draws_a_sample: int,
+) -> FlowDraws:
+    """The draws of all samples of an optimiser step, a function of (seed, step) alone.
+
+    Made on the CPU for the whole step, so that a sample has the same noise on whichever process,
+    in whichever micro-batch, and after a resume. A sample's rows follow each other.
+    """
+    generator = torch.Generator().manual_seed(seed_of(seed, step))
+    return draw_flow(config, samples * draws_a_sample, config.action_dim, generator=generator)
+
+
+def rows_of(samples: Tensor, draws_a_sample: int) -> Tensor:
+    """The rows of samples among the draws of a step."""
+    return (samples[:, None] * draws_a_sample + torch.arange(draws_a_sample)).flatten()
+
+
+def seed_of(*parts: int) -> int:
+    """One seed of several whole numbers, without collisions that matter."""
+    value = 0
+    for part in parts:
+        # Constants of a 64-bit linear congruential generator (Knuth's MMIX).
+        value = ((value ^ part) * 6364136223846793005 + 1442695040888963407) % 2**63
+    return value

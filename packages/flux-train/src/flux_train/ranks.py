@@ -1,0 +1,88 @@
+"""The processes of a run: one, or as many as torchrun started."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from flux_core.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranks:
+    """This process among those of the run.
+
+    Attributes:
+        rank: its number, over all nodes.
+        world_size: how many there are.
+        per_node: how many there are on each node.
+        device: what it trains on.
+    """
+
+    rank: int = 0
+    world_size: int = 1
+    per_node: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes files and talks."""
+        return self.rank == 0
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Adds `values` of all processes, in place."""
+        if self.world_size > 1:
+            dist.all_reduce(values)
+        return values
+
+    def barrier(self) -> None:
+        """Waits for the others."""
+        if self.world_size > 1:
+            dist.barrier()
+
+    def from_main(self, value: object) -> object:
+        """The main process's value, in every process."""
+        if self.world_size == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]
+
+
+@contextlib.contextmanager
+def joined_ranks() -> Iterator[Ranks]:
+    """This process's place; joins the others for as long as the context lasts.
+
+    Raises:
+        ConfigError: torchrun started more processes on the node than it has GPUs.
+    """
+    if not dist.is_torchelastic_launched():
+        yield Ranks(device=torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+        return
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+    rank, world_size, local, per_node = (int(os.environ[name]) for name in names)
+    device = torch.device("cpu")
+    if torch.cuda.is_available():
+        if per_node > torch.cuda.device_count():
+            raise ConfigError(
+                f"torchrun: expected at most {torch.cuda.device_count()} processes on this node "
+                f"(its GPUs), got {per_node}. Lower --nproc-per-node"
+            )
+        device = torch.device("cuda", local)
+        torch.cuda.set_device(device)
+    if world_size > 1:
+        is_cuda = device.type == "cuda"
+        dist.init_process_group(
+            "nccl" if is_cuda else "gloo", device_id=device if is_cuda else None
+        )
+    try:
+        yield Ranks(rank=rank, world_size=world_size, per_node=per_node, device=device)
+    finally:
+        if world_size > 1:
+            dist.destroy_process_group()

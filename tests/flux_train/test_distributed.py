@@ -1,0 +1,135 @@
+"""Two processes train what one does: copies and shards, accumulation, resume across them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from flux_core.models.checkpoint_file import load_checkpoint
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = str(ROOT / "configs" / "pi05" / "pi05_small_aloha_sim.py")
+STEPS = 20
+
+
+@pytest.fixture(scope="module")
+def options(tiny_options: list[str]) -> list[str]:
+    """Twenty steps with everything on that a step can have, in float32."""
+    return [
+        *tiny_options,
+        f"runner.max_steps={STEPS}",
+        "runner.enable_mixed_precision_training=false",
+        "runner.num_noise_samples=2",
+        "runner.ema_decay=0.9",
+        "runner.learning_rate=1e-3",
+        "model.llm_backbone.num_hidden_layers=2",
+        "model.llm_expert.num_hidden_layers=2",
+    ]
+
+
+def run(work_dir: Path, options: list[str], *more: str, ranks: int = 1) -> None:
+    command = [sys.executable, "-m"]
+    if ranks > 1:
+        command += ["torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", "-m"]
+    command += ["flux_train", SMALL, str(work_dir), *more, "--cfg-options", *options]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def losses(work_dir: Path) -> list[float]:
+    lines = (work_dir / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line)["loss"] for line in lines]
+
+
+@pytest.fixture(scope="module")
+def alone(options: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    work_dir = tmp_path_factory.mktemp("alone")
+    run(work_dir, options)
+    return work_dir
+
+
+DDP = ["runner.type=DDPTrainRunner"]
+FSDP = ["runner.type=FSDPTrainRunner"]
+HALF = "train_dataloader.per_device_batch_size=2"
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        DDP,
+        [*FSDP, "runner.sharding_strategy=full-shard"],
+        [*FSDP, "runner.sharding_strategy=shard-grad-op"],
+        [*DDP, "runner.enable_gradient_checkpointing=true"],
+        [*FSDP, "runner.enable_gradient_checkpointing=true"],
+    ],
+    ids=["ddp", "full-shard", "shard-grad-op", "ddp-recompute", "fsdp-recompute"],
+)
+def test_two_processes_give_the_losses_of_one(
+    alone: Path, options: list[str], tmp_path: Path, kind: list[str]
+) -> None:
+    run(tmp_path, [*options, *kind, HALF], ranks=2)
+    torch.testing.assert_close(losses(tmp_path), losses(alone), atol=1e-5, rtol=0)
+    ours, theirs = (
+        load_file(folder / "checkpoint_epoch_1.safetensors") for folder in (tmp_path, alone)
+    )
+    for name, value in theirs.items():
+        torch.testing.assert_close(ours[name], value, atol=2e-5, rtol=1e-4, msg=name)
+
+
+def test_accumulated_batches_give_the_losses_of_a_large_one(
+    alone: Path, options: list[str], tmp_path: Path
+) -> None:
+    quarter = "train_dataloader.per_device_batch_size=1"
+    more = [*DDP, quarter, "runner.gradient_accumulation_steps=2"]
+    run(tmp_path, [*options, *more], ranks=2)
+    torch.testing.assert_close(losses(tmp_path), losses(alone), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("kind", [DDP, FSDP], ids=["ddp", "fsdp"])
+def test_a_resumed_run_of_two_processes_is_exact(
+    options: list[str], tmp_path: Path, kind: list[str]
+) -> None:
+    """Digit for digit; in the middle of an epoch and of a line of the metrics."""
+    options = [*options, *kind, HALF, "runner.save_iter_interval=7", "runner.log_interval=3"]
+    options += ["runner.max_checkpoints=9", "runner.lr_scheduler_type=constant"]
+    run(tmp_path / "whole", options, ranks=2)
+    run(tmp_path / "parts", [*options, "runner.max_steps=10"], ranks=2)
+    checkpoint = tmp_path / "parts" / "checkpoint_step_7.pt"
+    run(tmp_path / "parts", options, "--resume-from", str(checkpoint), ranks=2)
+    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
+    ours, theirs = (
+        load_checkpoint(tmp_path / folder / "checkpoint_epoch_1.pt")
+        for folder in ("parts", "whole")
+    )
+    for part in ("model", "ema"):
+        for name, value in theirs[part].items():
+            assert torch.equal(ours[part][name], value), name
+
+
+def test_shards_are_resumed_by_one_process(alone: Path, options: list[str], tmp_path: Path) -> None:
+    sharded = [*options, *FSDP, HALF, "runner.save_iter_interval=7"]
+    run(tmp_path, [*sharded, "runner.max_steps=10", "runner.lr_scheduler_type=constant"], ranks=2)
+    checkpoint = str(tmp_path / "checkpoint_step_7.pt")
+    run(tmp_path, [*options, "runner.lr_scheduler_type=constant"], "--resume-from", checkpoint)
+    assert len(losses(tmp_path)) == STEPS
+    assert load_checkpoint(tmp_path / "checkpoint_epoch_1.pt")["global_step"] == STEPS
+
+
+def test_more_processes_than_gpus_is_one_line(options: list[str], tmp_path: Path) -> None:
+    """A mistake in every process is told by torchrun, and each tells it in one line."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
+    command += ["--standalone", "-m", "flux_train", SMALL, str(tmp_path)]
+    bad = [*options, "runner.max_step=3"]
+    done = subprocess.run(
+        [*command, "--cfg-options", *bad], capture_output=True, text=True, env={**os.environ}
+    )
+    assert done.returncode == 1
+    assert "Did you mean 'max_steps'" in done.stderr
