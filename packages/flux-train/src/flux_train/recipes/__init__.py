@@ -1,11 +1,31 @@
-"""Functions that return config sections: a config file is as short as its differences."""
+"""Functions that return config sections: a config file is as short as its differences.
 
-from .full import pi0_model, pi05_model
+full        pi0 and pi0.5 at their real size; LoRA
+small       a small pi0.5 for the simulated ALOHA
+libero      LIBERO's suites
+private     Aloha, UR3, and both in one run
+pretrained  what datasets and robots of openpi's weights have in common
+runners     how a network is trained
+"""
+
+from .full import lora, pi0_model, pi05_model
+from .libero import libero_data, libero_inference, libero_model, libero_runner
+from .private import robot_data, robot_inference
+from .runners import full_runner, lora_runner
 from .small import small_aloha_sim_data, small_aloha_sim_inference, small_pi05_model, small_runner
 
 __all__ = [
+    "full_runner",
+    "libero_data",
+    "libero_inference",
+    "libero_model",
+    "libero_runner",
+    "lora",
+    "lora_runner",
     "pi05_model",
     "pi0_model",
+    "robot_data",
+    "robot_inference",
     "small_aloha_sim_data",
     "small_aloha_sim_inference",
     "small_pi05_model",

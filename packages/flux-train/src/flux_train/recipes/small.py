@@ -10,6 +10,8 @@ from typing import Any
 
 from flux_core.tokenizers import FIRST_NUMBER_ID, NUMBERS_PER_TABLE, ByteTokenizer
 
+from .runners import collator
+
 IMAGE_SIZE = {"height": 96, "width": 128}
 CAMERAS = ("cam_high",)
 ACTION_DIM = 14
@@ -107,7 +109,6 @@ def small_aloha_sim_data(
 
 def small_runner(**settings: Any) -> dict[str, Any]:
     """Optimisation of a small policy from scratch; `settings` override."""
-    keys = ["images", "img_masks", "lang_tokens", "lang_masks", "states", "actions"]
     defaults = dict(
         type="SingleTrainRunner",
         learning_rate=3e-3,
@@ -119,7 +120,7 @@ def small_runner(**settings: Any) -> dict[str, Any]:
         num_threads=1,
         # On CPUs without bf16 units half precision is an emulation, ten times slower.
         enable_mixed_precision_training=False,
-        collator=dict(type="DictCollator", keys=[*keys, "action_masks", "action_dim_masks"]),
+        collator=collator(),
     )
     return {**defaults, **settings}
 

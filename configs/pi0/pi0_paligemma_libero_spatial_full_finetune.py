@@ -1,0 +1,21 @@
+"""pi0 on LIBERO-Spatial: every weight, from openpi's pi0_base.
+
+bash scripts/train.sh configs/pi0/pi0_paligemma_libero_spatial_full_finetune.py work_dirs/spatial
+"""
+
+from flux_train import recipes
+
+model = recipes.libero_model(
+    "pi0",
+    pretrained_name_or_path="checkpoints/pi0_base/model.safetensors",
+)
+
+train_dataloader = recipes.libero_data(
+    "pi0",
+    data_root_path="datasets/libero_spatial_no_noops_lerobotv2.1",
+    tokenizer_path="checkpoints/pi0_base",
+)
+
+runner = recipes.libero_runner()
+
+inference = recipes.libero_inference("pi0", suite="libero_spatial")

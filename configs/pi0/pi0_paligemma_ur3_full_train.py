@@ -1,0 +1,31 @@
+"""pi0 on a UR3: one's own data, the vision-language model left as it is.
+
+bash scripts/train.sh configs/pi0/pi0_paligemma_ur3_full_train.py work_dirs/pi0_ur3
+"""
+
+from flux_train import recipes
+
+model = recipes.pi0_model(
+    action_horizon=32,
+    action_dim=7,
+    freeze_vlm_backbone=True,
+    pretrained_name_or_path="checkpoints/pi0_base/model.safetensors",
+)
+
+train_dataloader = recipes.robot_data(
+    "pi0",
+    ur3=["datasets/RealRobot_UR3_lerobot_v2"],
+    tokenizer_path="checkpoints/pi0_base",
+)
+
+runner = recipes.full_runner(
+    sharding_strategy="no-shard",
+    learning_rate=2e-5,
+    max_epochs=3,
+    warmup_ratio=0.1,
+)
+
+inference = recipes.robot_inference(
+    "pi0",
+    ur3={"1": "grasp the measuring cylinder"},
+)

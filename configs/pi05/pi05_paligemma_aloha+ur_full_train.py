@@ -1,0 +1,37 @@
+"""pi0.5 on Aloha and UR3 together, each robot with its own statistics.
+
+bash scripts/train.sh configs/pi05/pi05_paligemma_aloha+ur_full_train.py work_dirs/pi05_aloha+ur
+"""
+
+from flux_train import recipes
+
+model = recipes.pi05_model(
+    action_horizon=32,
+    action_dim=14,
+    freeze_vlm_backbone=True,
+    pretrained_name_or_path="checkpoints/pi05_base/model.safetensors",
+)
+
+train_dataloader = recipes.robot_data(
+    "pi05",
+    aloha=["datasets/RealRobot_AgileX_aloha_lerobot_v2"],
+    ur3=["datasets/RealRobot_UR3_lerobot_v2"],
+    tokenizer_path="checkpoints/pi05_base",
+)
+
+runner = recipes.full_runner(
+    sharding_strategy="no-shard",
+    learning_rate=5e-5,
+    weight_decay=0.01,
+    max_epochs=24,
+    warmup_ratio=0.03,
+)
+
+inference = recipes.robot_inference(
+    "pi05",
+    aloha={
+        "1": "pick up the yellow chicken toy with left arm",
+        "2": "place it in the brown flat cardboard box with right arm",
+    },
+    ur3={"1": "grasp the measuring cylinder"},
+)

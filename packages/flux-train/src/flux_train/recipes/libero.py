@@ -1,0 +1,76 @@
+"""LIBERO's simulated Franka arm: hand movements from two cameras, in LeRobot v2.1.
+
+The datasets are the usual ones without pauses (`libero_10_no_noops` and the like): state of 8,
+action of 7 (six relative hand coordinates and the gripper), 256 x 256 pictures, 20 Hz. As in
+openpi's `pi05_libero`, pi0.5's prompt has no state.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from . import pretrained
+from .full import pi0_model, pi05_model
+from .pretrained import Policy, Section
+from .runners import full_runner
+
+ACTION_HORIZON = 10
+STATE_DIM, ACTION_DIM = 8, 7
+CAMERAS = ("image", "wrist_image")
+EXECUTION_HORIZON = 5  # openpi's `examples/libero/main.py`, replan_steps
+
+Suite = Literal["libero_10", "libero_90", "libero_spatial", "libero_object", "libero_goal"]
+# One of each suite's tasks; the benchmark asks for all of them by itself.
+TASKS: dict[Suite, str] = {
+    "libero_10": "put both moka pots on the stove",
+    "libero_90": "close the top drawer of the cabinet",
+    "libero_spatial": (
+        "pick up the black bowl between the plate and the ramekin and place it on the plate"
+    ),
+    "libero_object": "pick up the alphabet soup and place it in the basket",
+    "libero_goal": "open the middle drawer of the cabinet",
+}
+
+
+def libero_model(policy: Policy, **settings: Any) -> Section:
+    """The network in LIBERO's dimensions; `settings` override and add keys."""
+    sizes = dict(action_horizon=ACTION_HORIZON, action_dim=ACTION_DIM, max_action_dim=None)
+    if policy == "pi0":
+        return pi0_model(**sizes, state_dim=STATE_DIM, **settings)
+    return pi05_model(**sizes, **settings)
+
+
+def libero_data(policy: Policy, *, data_root_path: str | list[str], tokenizer_path: str) -> Section:
+    """Batches from one suite's demonstrations, or several suites'."""
+    dataset = pretrained.dataset(
+        policy,
+        data_root_path=data_root_path,
+        tokenizer_path=tokenizer_path,
+        cameras=CAMERAS,
+        action_horizon=ACTION_HORIZON,
+        state_in_prompt=False,
+        action_key="action",
+        window_start_idx=0,
+    )
+    return pretrained.dataloader(
+        {"libero": dataset},
+        name_mappings={"observation.state": ("proprio",), "action": ("action",)},
+    )
+
+
+def libero_runner(**settings: Any) -> Section:
+    """Full training as FluxVLA has it for every suite; `settings` override."""
+    schedule = dict(max_epochs=24, learning_rate=5e-5, warmup_ratio=0.03)
+    return full_runner(**{**schedule, **settings})
+
+
+def libero_inference(policy: Policy, *, suite: Suite) -> Section:
+    """The simulated arm runs the policy."""
+    return pretrained.inference_runner(
+        policy,
+        type="LiberoInferenceRunner",
+        task_descriptions={"1": TASKS[suite]},
+        cameras=CAMERAS,
+        state_in_prompt=False,
+        execute_horizon=EXECUTION_HORIZON,
+    )

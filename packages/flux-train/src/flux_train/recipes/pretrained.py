@@ -1,0 +1,139 @@
+"""Datasets and robots of policies that start from openpi's weights.
+
+Images, prompts and normalisation are openpi's, and the same in training and on the robot:
+
+            states and actions    prompt                          tokens
+    pi0     mean and deviation    the task                        48
+    pi0.5   quantiles             the task and the state's bins   200
+            quantiles             the task                        48
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+Policy = Literal["pi0", "pi05"]
+Section = dict[str, Any]
+
+IMAGE_SIZE = {"height": 224, "width": 224}
+NORM_TYPES = {"pi0": "mean_std", "pi05": "quantile"}
+# openpi's max_token_len. The prefix's padding changes no action, but costs as much as its words.
+TASK_LENGTH, TASK_AND_STATE_LENGTH = 48, 200
+
+
+def dataset(
+    policy: Policy,
+    *,
+    data_root_path: str | list[str],
+    tokenizer_path: str,
+    cameras: Sequence[str],
+    action_horizon: int,
+    units: Sequence[Section] = (),
+    state_in_prompt: bool = True,
+    num_padding_cameras: int = 0,
+    **windows: Any,
+) -> Section:
+    """One robot's LeRobot directories.
+
+    Args:
+        policy: whose prompt and normalisation.
+        data_root_path: one directory or several.
+        tokenizer_path: a file or folder with PaliGemma's tokenizer.
+        cameras: in the network's order: base, left wrist, right wrist.
+        action_horizon: steps of a chunk.
+        units: what comes before the normalisation, the same as on the robot.
+        state_in_prompt: whether pi0.5's prompt has the state.
+        num_padding_cameras: black cameras with mask False, for robots with fewer than others.
+        windows: what else `ParquetDataset` takes.
+    """
+    inputs = dict(
+        type="ProcessParquetInputs",
+        parquet_keys=["observation.state", "actions"],
+        video_keys=[f"observation.images.{camera}" for camera in cameras],
+        name_mappings={"observation.state": ["states"]},
+        num_padding_imgs=num_padding_cameras,
+    )
+    tokenizer = dict(type="PretrainedTokenizer", model_path=tokenizer_path)
+    *before, normalize_images = observation_transforms(
+        policy, tokenizer=tokenizer, units=units, state_in_prompt=state_in_prompt
+    )
+    return dict(
+        type="ParquetDataset",
+        data_root_path=data_root_path,
+        transforms=[inputs, *before, dict(type="AugmentImages"), normalize_images],
+        action_window_size=action_horizon,
+        **windows,
+    )
+
+
+def observation_transforms(
+    policy: Policy,
+    *,
+    tokenizer: Section,
+    units: Sequence[Section] = (),
+    state_in_prompt: bool = True,
+) -> list[Section]:
+    """What training and the robot both do to an observation."""
+    has_bins = policy == "pi05" and state_in_prompt
+    length = TASK_AND_STATE_LENGTH if has_bins else TASK_LENGTH
+    return [
+        *units,
+        dict(type="NormalizeStatesAndActions", norm_type=NORM_TYPES[policy]),
+        dict(type="PreparePromptWithState" if has_bins else "ParquetPrompter"),
+        dict(type="ProcessPrompts", tokenizer=tokenizer, max_len=length),
+        dict(type="ResizeImagesWithPad", **IMAGE_SIZE),
+        dict(type="SimpleNormalizeImages"),
+    ]
+
+
+def inference_runner(
+    policy: Policy,
+    *,
+    type: str,
+    task_descriptions: Mapping[str, str],
+    cameras: Sequence[str],
+    units: Sequence[Section] = (),
+    state_in_prompt: bool = True,
+    **settings: Any,
+) -> Section:
+    """How one robot runs the policy; the tokenizer is the one beside the checkpoint."""
+    transforms = observation_transforms(
+        policy,
+        tokenizer=dict(type="PretrainedTokenizer"),
+        units=units,
+        state_in_prompt=state_in_prompt,
+    )
+    return dict(
+        type=type,
+        task_descriptions=dict(task_descriptions),
+        dataset=dict(type="PrivateInferenceDataset", img_keys=list(cameras), transforms=transforms),
+        denormalize_action=dict(type="DenormalizePrivateAction", norm_type=NORM_TYPES[policy]),
+        **settings,
+    )
+
+
+def dataloader(
+    groups: Mapping[str, Section],
+    *,
+    name_mappings: Mapping[str, Sequence[str]],
+    **settings: Any,
+) -> Section:
+    """Batches of 8 a GPU from datasets, each with statistics of its own.
+
+    Args:
+        groups: robot -> its dataset.
+        name_mappings: dataset column -> what its statistics are called.
+        settings: what else `DistributedRepeatingDataset` takes.
+    """
+    return dict(
+        per_device_batch_size=8,
+        per_device_num_workers=4,
+        dataset=dict(
+            type="DistributedRepeatingDataset",
+            statistic_keys=list(name_mappings),
+            name_mappings={key: list(names) for key, names in name_mappings.items()},
+            datasets={robot: [section] for robot, section in groups.items()},
+            **settings,
+        ),
+    )

@@ -1,0 +1,152 @@
+"""Runs a trained policy on its robot, from the config and the checkpoint of its training."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+try:
+    from flux_core.cli import EXIT_FAILED, EXIT_USAGE
+    from flux_core.config import bind, load_config, unbind
+    from flux_core.errors import ConfigError, FluxError, UsageError
+    from flux_core.inference import InferenceRunner, InferenceSections, inference_sections
+except ImportError as error:
+    sys.exit(f"inference_real_robot.py: error: {error}. Run it with .venv/bin/python")
+
+EXAMPLE = """\
+example:
+  python scripts/inference_real_robot.py \\
+      --config configs/pi0/pi0_paligemma_aloha_full_train.py \\
+      --ckpt-path work_dirs/pi0_aloha/checkpoint_epoch_3.pt \\
+      --task "pick up the yellow chicken toy with left arm" --record recordings --dry-run
+
+Two commands do the work and are printed: `flux-export`, where the bundle beside the checkpoint is
+missing or older, and `flux-runtime run`, which gets every argument not listed above. See
+`flux-runtime run --help` for those."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns an exit code only where `flux-runtime` was not reached."""
+    args, more = build_parser().parse_known_args(argv)
+    try:
+        return deploy(args, more)
+    except FluxError as error:
+        print(f"inference_real_robot.py: error: {error}", file=sys.stderr)
+        return EXIT_USAGE if isinstance(error, UsageError) else EXIT_FAILED
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Returns the parser of the arguments that are not passed on."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--config", type=Path, required=True, metavar="CONFIG", help="the config it was trained by")
+    add("--ckpt-path", type=Path, required=True, metavar="CKPT", help="checkpoint_epoch_N.pt")
+    add("--robot", metavar="R", help="which robot of the config (where it has several)")
+    add("--bundle", type=Path, metavar="DIR", help="where the bundle is (default: beside CKPT)")
+    add("--dry-run", action="store_true", help="export and check everything, but move nothing")
+    return parser
+
+
+def deploy(args: argparse.Namespace, more: Sequence[str]) -> int:
+    """Exports where it must, then becomes `flux-runtime run`."""
+    inference, is_only = read_inference(args.config, args.robot)
+    checkpoint: Path = args.ckpt_path
+    if not checkpoint.is_file():
+        raise UsageError(f"--ckpt-path: there is no file {str(checkpoint)!r}")
+    bundle = args.bundle or bundle_beside(checkpoint, None if is_only else inference.robot)
+    if is_older(bundle, checkpoint):
+        robot = [] if is_only else ["--robot", inference.robot]
+        command = ["flux-export", str(checkpoint), "--out", str(bundle), *robot]
+        if code := subprocess.run(announced(command), check=False).returncode:
+            return code
+    warn_of_changes(bundle, inference)
+    dry_run = ["--dry-run"] if args.dry_run else []
+    run = ["flux-runtime", "run", "--robot", inference.robot, "--bundle", str(bundle)]
+    command = announced([*run, *dry_run, *more])
+    # In its place, so that Ctrl-C reaches the robot's own loop and nothing else.
+    os.execv(command[0], command)
+
+
+def read_inference(config: Path, robot: str | None) -> tuple[InferenceRunner, bool]:
+    """The section of the robot, and whether it is the only one.
+
+    Raises:
+        ConfigError: the config has no such section.
+        UsageError: it has several and none is named.
+    """
+    tree = load_config(config)
+    if not tree.get("inference"):
+        raise ConfigError(f"{config}: has no `inference` section, so it is of no robot")
+    runners = inference_sections(bind(InferenceSections, tree["inference"], "inference"))
+    names = ", ".join(runners)
+    if robot is None and len(runners) > 1:
+        raise UsageError(f"--robot: {config} has several robots. Name one of {names}")
+    if robot is not None and robot not in runners:
+        raise UsageError(f"--robot: {config} has no robot {robot!r}. It has: {names}")
+    return runners[robot or next(iter(runners))], len(runners) == 1
+
+
+def bundle_beside(checkpoint: Path, robot: str | None) -> Path:
+    """Where `flux-export` writes by itself; of several robots each has its own."""
+    name = checkpoint.stem if robot is None else f"{checkpoint.stem}-{robot}"
+    return checkpoint.with_name(name)
+
+
+def is_older(bundle: Path, checkpoint: Path) -> bool:
+    """Whether the bundle is missing or was made before the checkpoint."""
+    manifest = bundle / "manifest.json"
+    return not manifest.is_file() or manifest.stat().st_mtime < checkpoint.stat().st_mtime
+
+
+def warn_of_changes(bundle: Path, inference: InferenceRunner) -> None:
+    """Says what the config has otherwise than the bundle, which is what the robot obeys."""
+    try:
+        bundled = json.loads((bundle / "config.json").read_text(encoding="utf-8"))["inference"]
+        trained = without_paths(unbind(bind(InferenceRunner, bundled, "inference")))
+    except (OSError, ValueError, KeyError, TypeError, FluxError):
+        return  # flux-runtime will say what is wrong with the bundle.
+    wanted = without_paths(unbind(inference))
+    for key in sorted(key for key in wanted if wanted[key] != trained.get(key)):
+        print(
+            f"inference_real_robot.py: warning: inference.{key} of the config differs from the "
+            "training's, which counts: the bundle was made from the checkpoint",
+            file=sys.stderr,
+        )
+
+
+def without_paths(section: Any) -> Any:
+    """Without the place of a tokenizer, which in a bundle is the bundle."""
+    if isinstance(section, dict):
+        return {k: without_paths(v) for k, v in section.items() if k != "model_path"}
+    return [without_paths(v) for v in section] if isinstance(section, list) else section
+
+
+def announced(command: Sequence[str]) -> list[str]:
+    """Prints the command, and returns it with the program's path: of PATH, or of this Python.
+
+    Raises:
+        UsageError: it is not installed.
+    """
+    print("+", shlex.join(command), file=sys.stderr, flush=True)
+    beside = Path(sys.executable).with_name(command[0])
+    program = shutil.which(command[0]) or (str(beside) if beside.is_file() else None)
+    if program is None:
+        raise UsageError(f"there is no command {command[0]!r}. Run `make install`")
+    return [program, *command[1:]]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

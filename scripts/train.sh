@@ -1,0 +1,119 @@
+#!/usr/bin/env bash
+# Trains on all GPUs of one or several nodes: torchrun, once on each node. See --help.
+set -euo pipefail
+
+usage() {
+  cat <<'TEXT'
+usage: bash scripts/train.sh CONFIG WORK_DIR [--resume-from CKPT|auto] [--cfg-options KEY=VALUE ...]
+
+Runs `torchrun -m flux_train CONFIG WORK_DIR ...`, once on each node. How many processes on how many
+nodes is read from the environment; of each line the first variable that is set counts:
+
+  processes per node   NPROC_PER_NODE  MLP_WORKER_GPU     SLURM_GPUS_ON_NODE               1
+  nodes                WORLD_SIZE      MLP_WORKER_NUM     SLURM_NNODES                     1
+  this node's rank     RANK            MLP_ROLE_INDEX     SLURM_NODEID                     0
+  address of rank 0    MASTER_ADDR     MLP_WORKER_0_HOST  first of SLURM_JOB_NODELIST      localhost
+  its port             MASTER_PORT     MLP_WORKER_0_PORT                                   29500
+
+example:
+  MLP_WORKER_GPU=8 bash scripts/train.sh \
+      configs/pi0/pi0_paligemma_aloha_full_train.py work_dirs/pi0_aloha \
+      --cfg-options runner.max_epochs=50 runner.learning_rate=1e-5
+
+On Slurm: scripts/slurm/train.sbatch. Two runs on one machine need two values of MASTER_PORT.
+TEXT
+}
+
+fail() {
+  echo "train.sh: error: $*" >&2
+  exit 2
+}
+
+# first_set FALLBACK NAME...: sets `found` and `source` to the first variable that is not empty.
+first_set() {
+  found="$1" source="the default"
+  shift
+  local name
+  for name in "$@"; do
+    if [ -n "${!name:-}" ]; then
+      found="${!name}" source="$name"
+      return
+    fi
+  done
+}
+
+# number LEAST WHAT: checks what first_set has found.
+number() {
+  if ! [[ "$found" =~ ^[0-9]{1,9}$ ]] || ((10#$found < $1)); then
+    fail "$source: expected $2, a whole number of at least $1, got '$found'"
+  fi
+  found="$((10#$found))"
+}
+
+first_slurm_node() {
+  command -v scontrol >/dev/null || fail "SLURM_JOB_NODELIST is set, but there is no scontrol to" \
+    "read it. Set MASTER_ADDR to the first node's name"
+  scontrol show hostnames "$SLURM_JOB_NODELIST" | sed -n 1p
+}
+
+case "${1:-}" in
+  -h | --help)
+    usage
+    exit 0
+    ;;
+  "") fail "expected CONFIG and WORK_DIR, got none. See: bash scripts/train.sh --help" ;;
+  -*) fail "expected CONFIG and WORK_DIR first, got '$1'. See: bash scripts/train.sh --help" ;;
+esac
+[ -f "$1" ] || fail "CONFIG: there is no file '$1'"
+case "${2:-}" in
+  "" | -*) fail "expected WORK_DIR after CONFIG, got '${2:-}'. See: bash scripts/train.sh --help" ;;
+esac
+
+first_set 1 NPROC_PER_NODE MLP_WORKER_GPU SLURM_GPUS_ON_NODE
+number 1 "the processes per node"
+processes="$found"
+
+first_set 1 WORLD_SIZE MLP_WORKER_NUM SLURM_NNODES
+number 1 "the number of nodes"
+nodes="$found" nodes_source="$source"
+
+first_set 0 RANK MLP_ROLE_INDEX SLURM_NODEID
+number 0 "this node's rank"
+rank="$found"
+((rank < nodes)) || fail "$source: expected this node's rank, below $nodes ($nodes_source), got $rank"
+if [ "$source" = SLURM_NODEID ] && [ "${SLURM_LOCALID:-0}" != 0 ]; then
+  fail "SLURM_LOCALID is $SLURM_LOCALID: expected one task on each node, which starts all" \
+    "processes there. Use --ntasks-per-node=1"
+fi
+
+first_set "" MASTER_ADDR MLP_WORKER_0_HOST
+address="$found"
+if [ -z "$address" ] && [ -n "${SLURM_JOB_NODELIST:-}" ]; then
+  address="$(first_slurm_node)"
+  [ -n "$address" ] || fail "SLURM_JOB_NODELIST: scontrol found no node in '$SLURM_JOB_NODELIST'"
+fi
+address="${address:-localhost}"
+
+first_set 29500 MASTER_PORT MLP_WORKER_0_PORT
+number 1 "the port of rank 0"
+((found < 65536)) || fail "$source: expected a port below 65536, got $found"
+port="$found"
+
+if ! command -v torchrun >/dev/null; then
+  PATH="$PATH:$(dirname "${BASH_SOURCE[0]}")/../.venv/bin"
+  command -v torchrun >/dev/null || fail "no torchrun. Run 'make install', or activate the" \
+    "environment that has it"
+fi
+
+command=(
+  torchrun
+  --nnodes="$nodes" --node-rank="$rank" --nproc-per-node="$processes"
+  --master-addr="$address" --master-port="$port"
+  -m flux_train "$@"
+)
+{
+  printf 'train.sh:'
+  printf ' %q' "${command[@]}"
+  printf '\n'
+} >&2
+exec "${command[@]}"

@@ -1,0 +1,415 @@
+"""The tutorial's two commands: scripts/train.sh and scripts/inference_real_robot.py."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPTS = ROOT / "scripts"
+TRAIN = SCRIPTS / "train.sh"
+DEPLOY = SCRIPTS / "inference_real_robot.py"
+SMALL = ROOT / "configs" / "pi05" / "pi05_small_aloha_sim.py"
+ALOHA = ROOT / "configs" / "pi0" / "pi0_paligemma_aloha_full_train.py"
+MIXED = ROOT / "configs" / "pi0" / "pi0_paligemma_aloha+ur_full_train.py"
+
+Done = subprocess.CompletedProcess[str]
+
+
+class FakeCommands:
+    """Programs first in PATH that only write down how they were called."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir()
+
+    def add(self, name: str, body: str = "") -> None:
+        path = self.folder / name
+        note = f'printf "%s\\0" "$(basename "$0")" "$@" >>"{self.folder}/calls"'
+        path.write_text(f"#!/bin/bash\n{note}\n{body}\n")
+        path.chmod(0o755)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {"PATH": f"{self.folder}:/usr/bin:/bin"}
+
+    @property
+    def words(self) -> list[str]:
+        """Everything that was called, one word after the other."""
+        calls = self.folder / "calls"
+        return calls.read_text().split("\0")[:-1] if calls.is_file() else []
+
+
+@pytest.fixture
+def fake(tmp_path: Path) -> FakeCommands:
+    commands = FakeCommands(tmp_path / "fake bin")
+    commands.add("torchrun")
+    return commands
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "a config.py"
+    path.write_text("")
+    return path
+
+
+def train(
+    fake: FakeCommands, *arguments: object, cwd: Path | None = None, **variables: str
+) -> Done:
+    return subprocess.run(
+        ["bash", str(TRAIN), *map(str, arguments)],
+        env=fake.environment | variables,
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+MLP = {
+    "MLP_WORKER_GPU": "8",
+    "MLP_WORKER_NUM": "4",
+    "MLP_ROLE_INDEX": "3",
+    "MLP_WORKER_0_HOST": "worker-0",
+    "MLP_WORKER_0_PORT": "2222",
+}
+SLURM = {
+    "SLURM_GPUS_ON_NODE": "4",
+    "SLURM_NNODES": "2",
+    "SLURM_NODEID": "1",
+    "SLURM_LOCALID": "0",
+    "SLURM_JOB_NODELIST": "gpu[07-08]",
+}
+OWN = {
+    "NPROC_PER_NODE": "2",
+    "WORLD_SIZE": "3",
+    "RANK": "2",
+    "MASTER_ADDR": "10.0.0.1",
+    "MASTER_PORT": "1234",
+}
+# Environment -> nodes, rank, processes a node, address, port.
+ENVIRONMENTS: dict[str, tuple[dict[str, str], tuple[str, str, str, str, str]]] = {
+    "nothing": ({}, ("1", "0", "1", "localhost", "29500")),
+    "the tutorial's": (
+        {
+            "MLP_WORKER_GPU": "8",
+            "MLP_WORKER_NUM": "1",
+            "MLP_ROLE_INDEX": "0",
+            "MLP_WORKER_0_HOST": "localhost",
+            "MLP_WORKER_0_PORT": "29500",
+        },
+        ("1", "0", "8", "localhost", "29500"),
+    ),
+    "a cluster's": (MLP, ("4", "3", "8", "worker-0", "2222")),
+    "Slurm's": (SLURM, ("2", "1", "4", "gpu07", "29500")),
+    "one's own": (OWN, ("3", "2", "2", "10.0.0.1", "1234")),
+    "one's own before all others": (
+        OWN | MLP | SLURM,
+        ("3", "2", "2", "10.0.0.1", "1234"),
+    ),
+    "a cluster's before Slurm's": (MLP | SLURM, ("4", "3", "8", "worker-0", "2222")),
+    "some of each": (
+        SLURM | {"MASTER_PORT": "777", "MLP_WORKER_GPU": "6"},
+        ("2", "1", "6", "gpu07", "777"),
+    ),
+    "an empty variable is none": (
+        {"NPROC_PER_NODE": "", "MLP_WORKER_GPU": "5", "MASTER_ADDR": ""},
+        ("1", "0", "5", "localhost", "29500"),
+    ),
+    "leading zeros are no octal": ({"NPROC_PER_NODE": "08"}, ("1", "0", "8", "localhost", "29500")),
+}
+
+
+@pytest.mark.parametrize("name", ENVIRONMENTS)
+def test_the_environment_says_how_many_processes_run_where(
+    name: str, fake: FakeCommands, config: Path
+) -> None:
+    variables, (nodes, rank, processes, address, port) = ENVIRONMENTS[name]
+    fake.add("scontrol", 'printf "gpu07\\ngpu08\\n"')
+    done = train(fake, config, "work", **variables)
+    assert done.returncode == 0, done.stderr
+    called = fake.words[fake.words.index("torchrun") :]
+    assert called == [
+        "torchrun",
+        f"--nnodes={nodes}",
+        f"--node-rank={rank}",
+        f"--nproc-per-node={processes}",
+        f"--master-addr={address}",
+        f"--master-port={port}",
+        *("-m", "flux_train", str(config), "work"),
+    ]
+    if fake.words[0] != "torchrun":
+        assert fake.words[:4] == ["scontrol", "show", "hostnames", "gpu[07-08]"]
+
+
+def test_arguments_arrive_as_they_were_written(fake: FakeCommands, config: Path) -> None:
+    more = [
+        *("--resume-from", "runs/my run/checkpoint_epoch_2.pt"),
+        *("--cfg-options", "runner.max_epochs=50", "inference.task={'1': 'a $HOME \"b\" *'}", ""),
+    ]
+    done = train(fake, config, "work dir/1", *more)
+    assert done.returncode == 0, done.stderr
+    assert fake.words[-len(more) - 2 :] == [str(config), "work dir/1", *more]
+    assert fake.words[-len(more) - 4 : -len(more) - 2] == ["-m", "flux_train"]
+    # What is printed can be pasted.
+    shown = done.stderr.removeprefix("train.sh:")
+    assert subprocess.check_output(
+        ["bash", "-c", f'printf "%s\\0" {shown}'], text=True
+    ) == "\0".join([*fake.words, ""])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables", "message"),
+    [
+        ([], {}, "expected CONFIG and WORK_DIR, got none"),
+        (["--cfg-options", "a=b"], {}, "expected CONFIG and WORK_DIR first, got '--cfg-options'"),
+        (["configs/no_such.py", "work"], {}, "CONFIG: there is no file 'configs/no_such.py'"),
+        (["CONFIG"], {}, "expected WORK_DIR after CONFIG, got ''"),
+        (["CONFIG", "--resume-from"], {}, "expected WORK_DIR after CONFIG, got '--resume-from'"),
+        (
+            ["CONFIG", "work"],
+            {"NPROC_PER_NODE": "gpu"},
+            "NPROC_PER_NODE: expected the processes per node, a whole number of at least 1, "
+            "got 'gpu'",
+        ),
+        (["CONFIG", "work"], {"MLP_WORKER_GPU": "0"}, "MLP_WORKER_GPU: expected the processes"),
+        (["CONFIG", "work"], {"WORLD_SIZE": "-2"}, "WORLD_SIZE: expected the number of nodes"),
+        (["CONFIG", "work"], {"MLP_WORKER_NUM": "1; ls"}, "MLP_WORKER_NUM: expected the number"),
+        (["CONFIG", "work"], {"RANK": "1.5"}, "RANK: expected this node's rank"),
+        (
+            ["CONFIG", "work"],
+            {"MLP_ROLE_INDEX": "2", "WORLD_SIZE": "2"},
+            "MLP_ROLE_INDEX: expected this node's rank, below 2 (WORLD_SIZE), got 2",
+        ),
+        (["CONFIG", "work"], {"MASTER_PORT": "70000"}, "MASTER_PORT: expected a port below 65536"),
+        (["CONFIG", "work"], {"MLP_WORKER_0_PORT": "http"}, "MLP_WORKER_0_PORT: expected the port"),
+        (
+            ["CONFIG", "work"],
+            {"SLURM_JOB_NODELIST": "gpu07"},
+            "there is no scontrol to read it. Set MASTER_ADDR",
+        ),
+        (
+            ["CONFIG", "work"],
+            SLURM | {"SLURM_LOCALID": "3", "MASTER_ADDR": "gpu07"},
+            "SLURM_LOCALID is 3: expected one task on each node",
+        ),
+    ],
+)
+def test_a_mistake_is_told_before_anything_starts(
+    arguments: list[str], variables: dict[str, str], message: str, fake: FakeCommands, config: Path
+) -> None:
+    done = train(fake, *(str(config) if a == "CONFIG" else a for a in arguments), **variables)
+    assert done.returncode == 2
+    assert done.stderr.startswith("train.sh: error: ") and message in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert fake.words == []
+
+
+def test_the_exit_code_is_torchruns(fake: FakeCommands, config: Path) -> None:
+    fake.add("torchrun", "exit 7")
+    assert train(fake, config, "work").returncode == 7
+
+
+@pytest.mark.parametrize("option", ["-h", "--help"])
+def test_help_shows_an_example_and_every_variable(option: str, fake: FakeCommands) -> None:
+    done = train(fake, option)
+    assert done.returncode == 0 and "example:\n" in done.stdout
+    assert all(name in done.stdout for name in [*MLP, *OWN, *SLURM] if name != "SLURM_LOCALID")
+    example = next(word for word in done.stdout.split() if word.startswith("configs/"))
+    assert (ROOT / example).is_file()
+
+
+def test_it_trains(tiny_options: list[str], tmp_path: Path) -> None:
+    """The real torchrun, from another directory."""
+    bin_dir = Path(sys.executable).parent
+    environment = {**os.environ, "PATH": f"{bin_dir}:{os.environ['PATH']}", "MASTER_PORT": "29617"}
+    for name in ("NPROC_PER_NODE", "WORLD_SIZE", "RANK", "MASTER_ADDR", *MLP, *SLURM):
+        environment.pop(name, None)
+    done = subprocess.run(
+        ["bash", str(TRAIN), str(SMALL), "work dir", "--cfg-options", *tiny_options],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "work dir" / "checkpoint_epoch_1.pt").is_file()
+
+
+def test_the_slurm_example_calls_it_on_every_node(fake: FakeCommands, tmp_path: Path) -> None:
+    fake.add("srun")
+    script = SCRIPTS / "slurm" / "train.sbatch"
+    done = subprocess.run(
+        ["bash", str(script), "my config.py", "work", "--cfg-options", "a=b c"],
+        env=fake.environment | {"SLURM_JOB_ID": "123456"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    launched = fake.words[fake.words.index("bash") :]
+    assert launched == [
+        *("bash", "scripts/train.sh", "my config.py", "work", "--resume-from", "auto"),
+        *("--cfg-options", "a=b c"),
+    ]
+    settings = [line for line in script.read_text().splitlines() if line.startswith("#SBATCH")]
+    assert "#SBATCH --nodes=2" in settings and "#SBATCH --ntasks-per-node=1" in settings
+    assert subprocess.run(["bash", str(script)], capture_output=True, check=False).returncode == 2
+
+
+@pytest.mark.parametrize(
+    "script", [TRAIN, SCRIPTS / "slurm" / "train.sbatch"], ids=lambda p: p.name
+)
+def test_shellcheck_finds_nothing(script: Path) -> None:
+    if shutil.which("shellcheck") is None:
+        pytest.skip("shellcheck is not installed")
+    done = subprocess.run(["shellcheck", str(script)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+def deploy(fake: FakeCommands, *arguments: object) -> Done:
+    return subprocess.run(
+        [sys.executable, str(DEPLOY), *map(str, arguments)],
+        env=fake.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture
+def robot_pc(tmp_path: Path) -> FakeCommands:
+    commands = FakeCommands(tmp_path / "bin")
+    for name in ("flux-export", "flux-runtime"):
+        commands.add(name)
+    return commands
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    path = tmp_path / "my run" / "checkpoint_epoch_3.pt"
+    path.parent.mkdir()
+    path.write_bytes(b"")
+    return path
+
+
+def make_bundle(folder: Path, age_s: float) -> None:
+    """A manifest that is so much older than now."""
+    folder.mkdir()
+    manifest = folder / "manifest.json"
+    manifest.write_text("{}")
+    time_s = manifest.stat().st_mtime - age_s
+    os.utime(manifest, (time_s, time_s))
+
+
+def test_the_tutorials_call_exports_and_runs(robot_pc: FakeCommands, checkpoint: Path) -> None:
+    more = ["--task", "pick up the toy", "--mode", "async", "--dry-run"]
+    done = deploy(robot_pc, "--config", ALOHA, "--ckpt-path", checkpoint, *more)
+    assert done.returncode == 0, done.stderr
+    bundle = str(checkpoint.with_suffix(""))
+    assert robot_pc.words == [
+        *("flux-export", str(checkpoint), "--out", bundle),
+        *("flux-runtime", "run", "--robot", "aloha", "--bundle", bundle),
+        *("--dry-run", "--task", "pick up the toy", "--mode", "async"),
+    ]
+    assert "+ flux-runtime run --robot aloha" in done.stderr
+
+
+def test_a_bundle_is_made_again_only_where_it_is_older(
+    robot_pc: FakeCommands, checkpoint: Path
+) -> None:
+    call = ["--config", ALOHA, "--ckpt-path", checkpoint]
+    make_bundle(checkpoint.with_suffix(""), age_s=-60)
+    assert deploy(robot_pc, *call).returncode == 0
+    assert "flux-export" not in robot_pc.words and "flux-runtime" in robot_pc.words
+    make_bundle(checkpoint.with_name("elsewhere"), age_s=60)
+    elsewhere = checkpoint.with_name("elsewhere")
+    assert deploy(robot_pc, *call, "--bundle", elsewhere).returncode == 0
+    assert robot_pc.words.count("flux-export") == 1 and str(elsewhere) in robot_pc.words
+
+
+def test_of_several_robots_each_has_a_bundle(robot_pc: FakeCommands, checkpoint: Path) -> None:
+    call = ["--config", MIXED, "--ckpt-path", checkpoint]
+    done = deploy(robot_pc, *call)
+    assert done.returncode == 2 and "Name one of aloha, ur3" in done.stderr
+    assert robot_pc.words == []
+    assert deploy(robot_pc, *call, "--robot", "ur3").returncode == 0
+    bundle = str(checkpoint.with_name("checkpoint_epoch_3-ur3"))
+    assert robot_pc.words == [
+        *("flux-export", str(checkpoint), "--out", bundle, "--robot", "ur3"),
+        *("flux-runtime", "run", "--robot", "ur3", "--bundle", bundle),
+    ]
+
+
+def test_a_failed_export_starts_nothing(robot_pc: FakeCommands, checkpoint: Path) -> None:
+    robot_pc.add("flux-export", "exit 1")
+    assert deploy(robot_pc, "--config", ALOHA, "--ckpt-path", checkpoint).returncode == 1
+    assert "flux-runtime" not in robot_pc.words
+    robot_pc.add("flux-export")
+    robot_pc.add("flux-runtime", "exit 3")
+    assert deploy(robot_pc, "--config", ALOHA, "--ckpt-path", checkpoint).returncode == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--config", ALOHA], 2, "--ckpt-path"),
+        (["--config", ALOHA, "--ckpt-path", "no.pt"], 2, "--ckpt-path: there is no file 'no.pt'"),
+        (["--config", "no.py", "--ckpt-path", "no.pt"], 1, "no.py: there is no such config file"),
+        (
+            ["--config", ALOHA, "--ckpt-path", "no.pt", "--robot", "ur3"],
+            2,
+            "has no robot 'ur3'. It has: aloha",
+        ),
+    ],
+)
+def test_a_wrong_call_is_one_line(
+    arguments: list[object], code: int, message: str, robot_pc: FakeCommands
+) -> None:
+    done = deploy(robot_pc, *arguments)
+    assert done.returncode == code
+    assert message in done.stderr and "Traceback" not in done.stderr
+    assert robot_pc.words == []
+
+
+def test_help_shows_a_real_example(robot_pc: FakeCommands) -> None:
+    done = deploy(robot_pc, "--help")
+    assert done.returncode == 0 and "example:\n" in done.stdout
+    example = next(word for word in done.stdout.split() if word.startswith("configs/"))
+    assert (ROOT / example).is_file()
+
+
+def test_the_small_policy_moves_its_robot(
+    tiny_run: Path, tiny_options: list[str], tmp_path: Path
+) -> None:
+    """Everything real: export, checks, and a few steps in simulation."""
+    config, bundle = tmp_path / "config.json", tmp_path / "bundle"
+    tree = json.loads((tiny_run / "config.json").read_text())
+    tree["inference"]["task_descriptions"] = {"1": "wave"}
+    config.write_text(json.dumps(tree))
+    call = [
+        *("--config", config, "--ckpt-path", tiny_run / "checkpoint_epoch_1.pt"),
+        *("--bundle", bundle, "--episodes", "1", "--max-steps", "10", "--json"),
+    ]
+    done = subprocess.run(
+        [sys.executable, str(DEPLOY), *map(str, call)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert (report["robot"], report["ticks"]) == ("aloha-sim", 10)
+    # The config was changed after training; the robot does what was trained.
+    assert "warning: inference.task_descriptions of the config differs" in done.stderr
+    assert done.stderr.count("warning: inference.") == 1
