@@ -544,7 +544,6 @@ def check_units(
         ),
         ("model.loss_action_dim=7", "dimensions 7 to 13 would never be trained"),
         ("model.llm_backbone.vocab_size=100", "vocab_size: expected at least 257152"),
-        ("runner.enable_gradient_checkpointing=true", "is not available; set it to False"),
         ("model.freeze_llm_expert=true", None),
     ],
 )

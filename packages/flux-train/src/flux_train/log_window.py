@@ -32,7 +32,12 @@ class LogWindow:
         self.counts += counts
 
     def means(self, groups: Sequence[str], ranks: Ranks) -> dict[str, Any]:
-        """The mean loss, by robot, and by the dimensions that robot has; called by all ranks."""
+        """The mean loss, by robot, and by the dimensions that robot has; called by all ranks.
+
+        Nothing if every step was skipped.
+        """
+        if not self.steps:
+            return {}
         sums, counts = ranks.sum(self.sums.clone()).cpu(), ranks.sum(self.counts.clone()).cpu()
         by_robot: dict[str, float] = {}
         by_dimension: dict[str, list[float]] = {}

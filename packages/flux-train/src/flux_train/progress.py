@@ -49,14 +49,15 @@ class TrainProgress:
 
     def update(self, values: Mapping[str, Any]) -> None:
         """Shows the newest metrics."""
-        shown = {key: values[key] for key in ("loss", "samples_per_s", "data_wait_share")}
+        shown = {key: values[key] for key in ("samples_per_s", "data_wait_share")}
+        shown["loss"] = values.get("loss", float("nan"))
         mfu = "" if values["mfu"] is None else f"MFU {values['mfu']:.0%}, "
         memory = f"{mfu}{values['peak_memory_bytes'] / 2**30:.1f} GiB"
         self._bar.update(self._task, completed=values["step"], memory=memory, **shown)
         if not self.console.is_terminal and values["step"] >= self._next_line:
             self._next_line = values["step"] + max(self._total // 10, 1)
             self.console.print(
-                f"step {values['step']}/{self._total} loss {values['loss']:.4f} "
+                f"step {values['step']}/{self._total} loss {shown['loss']:.4f} "
                 f"{values['samples_per_s']:.0f} samples/s, "
                 f"waiting for data {values['data_wait_share']:.0%}"
             )

@@ -83,6 +83,8 @@ def joined_ranks() -> Iterator[Ranks]:
         )
     try:
         yield Ranks(rank=rank, world_size=world_size, per_node=per_node, device=device)
+        if world_size > 1:
+            dist.barrier()  # nobody hangs up while another still talks
     finally:
         if world_size > 1:
             dist.destroy_process_group()
