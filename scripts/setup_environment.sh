@@ -15,7 +15,7 @@ TORCH="$(grep '^torch==' constraints.txt)"
 PACKAGES=(
   -e "packages/flux-core[torch,sim]"
   -e "packages/flux-data[hdf5]"
-  -e packages/flux-train
+  -e "packages/flux-train[tensorboard,wandb]"
   -e "packages/flux-runtime[cpu,sim,report,export]"
 )
 STEPS=5

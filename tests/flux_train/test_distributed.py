@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from flux_core.models.checkpoint_file import load_checkpoint
+from flux_train.cli import main
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = str(ROOT / "configs" / "pi05" / "pi05_small_aloha_sim.py")
@@ -34,11 +35,13 @@ def options(tiny_options: list[str]) -> list[str]:
     ]
 
 
-def run(work_dir: Path, options: list[str], *more: str, ranks: int = 1) -> None:
+def run(
+    work_dir: Path, options: list[str], *more: str, ranks: int = 1, config: str = SMALL
+) -> None:
     command = [sys.executable, "-m"]
     if ranks > 1:
         command += ["torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", "-m"]
-    command += ["flux_train", SMALL, str(work_dir), *more, "--cfg-options", *options]
+    command += ["flux_train", config, str(work_dir), *more, "--cfg-options", *options]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -123,7 +126,43 @@ def test_shards_are_resumed_by_one_process(alone: Path, options: list[str], tmp_
     assert load_checkpoint(tmp_path / "checkpoint_epoch_1.pt")["global_step"] == STEPS
 
 
-def test_more_processes_than_gpus_is_one_line(options: list[str], tmp_path: Path) -> None:
+def test_held_out_data_is_looked_at_by_copies_and_shards_alike(
+    alone: Path, options: list[str], tmp_path: Path
+) -> None:
+    tree = json.loads((alone / "config.json").read_text())
+    # The same episode under another name: what is compared is who looks, not at what.
+    held_out = tmp_path / "held_out"
+    member = tree["train_dataloader"]["dataset"]["datasets"]
+    held_out.symlink_to(member["data_root_path"])
+    dataset = {**tree["train_dataloader"]["dataset"]}
+    dataset["datasets"] = {**member, "data_root_path": str(held_out)}
+    tree["validation"] = {
+        "dataset": dataset,
+        "interval_steps": 4,
+        "num_batches": 2,
+        "num_action_samples": 3,
+    }
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(tree))
+    found = {}
+    for name, kind, ranks in (("one", [], 1), ("ddp", [*DDP, HALF], 2), ("fsdp", [*FSDP, HALF], 2)):
+        work_dir = tmp_path / name
+        # The same samples in batches of half the size.
+        batches = f"validation.num_batches={2 * ranks}"
+        more = ["runner.max_steps=6", batches, *kind]
+        run(work_dir, more, ranks=ranks, config=str(config))
+        lines = [json.loads(line) for line in (work_dir / "metrics.jsonl").open()]
+        found[name] = [line for line in lines if "validation" in line]
+        assert [line["step"] for line in found[name]] == [4, 6]
+        assert (work_dir / "validation" / "step_6.npz").is_file()
+    for name in ("ddp", "fsdp"):
+        for ours, theirs in zip(found[name], found["one"], strict=True):
+            assert ours["validation"]["loss"] == pytest.approx(theirs["validation"]["loss"], 1e-4)
+    assert main(["report", str(tmp_path / "fsdp")]) == 0
+    assert (tmp_path / "fsdp" / "report.html").stat().st_size > 10_000
+
+
+def test_a_mistake_is_told_by_every_process_in_one_line(options: list[str], tmp_path: Path) -> None:
     """A mistake in every process is told by torchrun, and each tells it in one line."""
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
     command += ["--standalone", "-m", "flux_train", SMALL, str(tmp_path)]

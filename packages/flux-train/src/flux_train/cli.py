@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flux_core.cli import EXIT_INTERRUPTED, EXIT_OK, new_parser, run_cli
+from flux_core.cli import EXIT_INTERRUPTED, EXIT_OK, new_parser, print_json, run_cli
 
 if TYPE_CHECKING:
     from .config import TrainConfig
@@ -19,11 +20,15 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 EXAMPLE = """\
   flux-train configs/pi05/pi05_small_aloha_sim.py work_dirs/small \\
-      --cfg-options runner.max_epochs=20 runner.learning_rate=1e-3"""
+      --cfg-options runner.max_epochs=20 runner.learning_rate=1e-3
+  flux-train report work_dirs/small"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] == ["report"]:
+        return _report(arguments[1:])
     parser = new_parser("flux-train", "Train a policy from a config file.", EXAMPLE)
     parser.add_argument("config", type=Path, metavar="CONFIG", help="a config file (.py or .json)")
     parser.add_argument("work_dir", type=Path, metavar="WORK_DIR", help="where everything goes")
@@ -39,7 +44,31 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--dry-run", action="store_true", help="build everything, train one step, write nothing"
     )
     parser.set_defaults(handler=train)
-    return run_cli(parser, argv)
+    return run_cli(parser, arguments)
+
+
+def _report(arguments: list[str]) -> int:
+    parser = new_parser(
+        "flux-train report",
+        "Write one HTML file that shows a run, finished or not.",
+        "  flux-train report work_dirs/small --out report.html",
+    )
+    parser.add_argument("work_dir", type=Path, metavar="WORK_DIR", help="a run's directory")
+    parser.add_argument("--out", type=Path, help="the HTML file (WORK_DIR/report.html)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.set_defaults(handler=report)
+    return run_cli(parser, arguments)
+
+
+def report(args: argparse.Namespace) -> None:
+    """Runs `flux-train report`."""
+    from .report import write_report
+
+    found = write_report(args.work_dir, args.out)
+    if args.json:
+        print_json(found)
+    else:
+        print(f"wrote {found['out']}", file=sys.stderr)
 
 
 def train(args: argparse.Namespace) -> int:

@@ -14,10 +14,12 @@ from flux_core.inference import InferenceRunner, inference_sections
 from flux_core.models import PI0FlowMatching, SigLIPViTBackbone
 from flux_core.tokenizers import PretrainedTokenizer
 from flux_core.transforms import (
+    AlohaToPi,
     NormalizeImages,
     NormalizeStatesAndActions,
     ParquetPrompter,
     ProcessPrompts,
+    RelativeActions,
     ResizeImages,
     ResizeImagesWithPad,
     SimpleNormalizeImages,
@@ -25,6 +27,7 @@ from flux_core.transforms import (
 from flux_data.repeating_dataset import DistributedRepeatingDataset
 
 from .runner_config import TrainRunner
+from .validation import Validation, check_validation
 
 logger = logging.getLogger("flux.config")
 
@@ -57,8 +60,11 @@ class TrainConfig:
     train_dataloader: TrainDataloader
     runner: TrainRunner
     inference: InferenceRunner | Mapping[str, InferenceRunner] | None = None
+    validation: Validation | None = None
 
     def __post_init__(self) -> None:
+        if self.validation is not None:
+            check_validation(self.validation, self.train_dataloader.dataset)
         for group in self.train_dataloader.dataset.groups().values():
             for dataset in group:
                 _check_window(self.model, dataset.action_window_size)
@@ -182,8 +188,26 @@ def _comparable(transform: Any) -> Any:
     return transform
 
 
+def _first_joints(transform: Any, count: int) -> Any:
+    """Without the padded joints of training, which the robot does not have."""
+    if isinstance(transform, RelativeActions):
+        return replace(transform, mask=transform.mask[:count])
+    return transform
+
+
 def _check_same_units(trained: Sequence[Any], inference: InferenceRunner) -> None:
-    """States and actions must be normalised, and brought back, as they were in training."""
+    """States and actions must be adapted, normalised and brought back as they were in training."""
+    dims = inference.spec.action_dim
+    for kind in (AlohaToPi, RelativeActions):
+        wanted, got = (
+            [_first_joints(t, dims) for t in side if type(t) is kind]
+            for side in (trained, inference.dataset.transforms)
+        )
+        if wanted != got:
+            raise ConfigError(
+                f"inference.dataset.transforms: {kind.__name__} differs from training: expected "
+                f"{wanted}, got {got}"
+            )
     for expected in (t for t in trained if isinstance(t, NormalizeStatesAndActions)):
         found = {"inference.denormalize_action": inference.denormalize_action.norm_type}
         for transform in inference.dataset.transforms:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,19 @@ import torch
 PACKAGES = ("flux-core", "flux-data", "flux-train", "torch", "numpy", "av", "peft", "transformers")
 
 
+def write_provenance(path: Path, facts: Mapping[str, Any], step: int) -> None:
+    """Writes `environment.json` of a work dir; where it was resumed is kept over all resumes."""
+    resumed: list[int] = []
+    if path.is_file() and step:
+        known = json.loads(path.read_text()).get("resumed_steps", [])
+        resumed = [earlier for earlier in known if earlier < step]
+    resumed += [step] if step else []
+    found = {**provenance(), **facts, "resumed_steps": resumed}
+    path.write_text(json.dumps(found, indent=1) + "\n")
+
+
 def provenance() -> dict[str, Any]:
-    """What `environment.json` of a work dir holds."""
+    """Command, versions, device and commit."""
     return {
         "command": sys.argv,
         "python": platform.python_version(),

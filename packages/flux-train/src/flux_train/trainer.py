@@ -34,8 +34,9 @@ from .checkpoints import save_checkpoint
 from .config import TrainConfig
 from .data_checks import check_data, check_vocabulary
 from .log_window import LogWindow
-from .metrics import MetricsLog, peak_memory_bytes, plot_loss, read_metrics
+from .metrics import peak_memory_bytes, plot_loss, read_metrics
 from .optimization import WeightAverage, build_optimizer, learning_rate_at, trained
+from .outputs import Outputs
 from .parallel import (
     clip_gradients,
     full_state,
@@ -43,14 +44,17 @@ from .parallel import (
     gradients_kept_local,
     is_sharded,
     load_full_state,
+    whole,
     wrap,
 )
 from .policy_loss import PolicyLoss, rows_of, seed_of, step_draws
 from .progress import TrainProgress
-from .provenance import provenance
+from .provenance import write_provenance
 from .ranks import Ranks
 from .stop_signals import StopSignals
 from .throughput import counted_flops, peak_flops
+from .trackers import check_trackers
+from .validation import Validator
 
 logger = logging.getLogger("flux.train")
 
@@ -85,6 +89,7 @@ class Trainer:
     def __init__(self, config: TrainConfig, work_dir: Path, ranks: Ranks | None = None) -> None:
         """Builds data and network; `start` or `resume` gives the network its weights."""
         runner = config.runner
+        check_trackers(runner.metric)
         if runner.num_threads is not None:
             torch.set_num_threads(runner.num_threads)
         torch.manual_seed(runner.seed)
@@ -109,7 +114,18 @@ class Trainer:
         self.model = config.model.build().to(self.device)
         groups = len(self.dataset.group_names)
         self.window = LogWindow(groups, config.model.action_dim, self.device)
+        self.validator: Validator | None = None
+        if config.validation is not None:
+            self.validator = Validator(
+                config.validation,
+                self.dataset.stats,
+                runner.collator,
+                self.device,
+                batch_size=self.batches.batch_size,
+                work_dir=work_dir,
+            )
         self.step = self.skipped_steps = self.skipped_in_a_row = 0
+        self.outputs: Outputs | None = None
         self.signals = StopSignals()
         self.flops_a_step: int | None = None
         self.failed_saves: list[str] = []
@@ -144,9 +160,12 @@ class Trainer:
             self.work_dir.mkdir(parents=True, exist_ok=True)
             tree = unbind(self.config)
             (self.work_dir / "config.json").write_text(json.dumps(tree, indent=1) + "\n")
-            (self.work_dir / "environment.json").write_text(
-                json.dumps(provenance(), indent=1) + "\n"
-            )
+            facts = {
+                "total_steps": self.total_steps,
+                "num_parameters": sum(p.numel() for p in self.model.parameters()),
+                "processes": self.ranks.world_size,
+            }
+            write_provenance(self.work_dir / "environment.json", facts, self.step)
             save_stats(self.work_dir / "norm_stats.json", self.dataset.stats)
             for prompts in self._prompt_transforms():
                 save_tokenizer(prompts.tokenizer, self.work_dir / "tokenizer")
@@ -164,11 +183,10 @@ class Trainer:
                 f"{self.work_dir}: step {self.step} of {self.total_steps} is already trained; "
                 "raise runner.max_epochs or runner.max_steps to go on"
             )
-        log = MetricsLog(self.work_dir / "metrics.jsonl", self.step) if self.ranks.is_main else None
         path: Path | None = None
-        with self.signals, _memory_errors(self):
+        with self._open_outputs(progress), self.signals, _memory_errors(self):
             while self.step < self.total_steps:
-                wants_stop = self._train_epoch(log, progress)
+                wants_stop = self._train_epoch()
                 if wants_stop and self.step < self.total_steps:
                     self.save(f"checkpoint_step_{self.step}", must=True)
                     return None
@@ -176,8 +194,8 @@ class Trainer:
                 epochs = math.ceil(self.step / self.steps_an_epoch)
                 if is_last or epochs % self.config.runner.save_epoch_interval == 0:
                     path = self.save(f"checkpoint_epoch_{epochs}", must=is_last)
-        if log is not None:
-            plot_loss(read_metrics(log.path), self.work_dir / "loss.png")
+        if self.ranks.is_main:
+            plot_loss(read_metrics(self.work_dir / "metrics.jsonl"), self.work_dir / "loss.png")
         if self.failed_saves:
             raise CheckpointError(
                 f"{len(self.failed_saves)} checkpoints could not be written, the last one could; "
@@ -185,7 +203,20 @@ class Trainer:
             )
         return path
 
-    def _train_epoch(self, log: MetricsLog | None, progress: TrainProgress) -> bool:
+    @contextlib.contextmanager
+    def _open_outputs(self, progress: TrainProgress) -> Iterator[None]:
+        """Where metrics go, for as long as the run lasts; the main process's alone."""
+        if not self.ranks.is_main:
+            yield
+            return
+        tree = unbind(self.config)
+        self.outputs = Outputs(self.config.runner.metric, self.work_dir, tree, self.step, progress)
+        try:
+            yield
+        finally:
+            self.outputs.close()
+
+    def _train_epoch(self) -> bool:
         """What is left of an epoch, or of the steps; returns whether to stop."""
         runner = self.config.runner
         waited_s, window_start, first_step = 0.0, time.perf_counter(), self.step
@@ -196,9 +227,10 @@ class Trainer:
             if self.step % runner.log_interval == 0 or is_last:
                 elapsed, steps = time.perf_counter() - window_start, self.step - first_step
                 values = self._metrics(result, elapsed / steps, waited_s / elapsed)
-                if log is not None:
-                    log.write(values)
-                    progress.update(values)
+                if self.outputs is not None:
+                    self.outputs.write(values)
+                waited_s, window_start, first_step = 0.0, time.perf_counter(), self.step
+            if self._validate(is_last):
                 waited_s, window_start, first_step = 0.0, time.perf_counter(), self.step
             if self.skipped_in_a_row > runner.max_skipped_steps:
                 self._give_up(result)
@@ -227,6 +259,26 @@ class Trainer:
         }
         self.window.clear()
         return values
+
+    def _validate(self, is_last: bool) -> bool:
+        """Looks at the held-out data when it is time to; called by all processes."""
+        settings = self.config.validation
+        if self.validator is None or settings is None:
+            return False
+        if self.step % settings.interval_steps and not is_last:
+            return False
+        if self.ranks.is_main or is_sharded(self.config.runner, self.ranks):
+            with whole(self.wrapped), self._autocast():
+                found = self.validator.run(self.model, self.step, write=self.ranks.is_main)
+            if self.outputs is not None:
+                epoch = math.ceil(self.step / self.steps_an_epoch)
+                self.outputs.write({"step": self.step, "epoch": epoch, "validation": found})
+        self.ranks.barrier()
+        return True
+
+    def _autocast(self) -> torch.autocast:
+        enabled = self.config.runner.enable_mixed_precision_training
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
 
     def train_step(self, micro_batches: list[dict[str, Any]]) -> StepResult:
         """One optimiser step on the batches of this process."""
@@ -302,9 +354,7 @@ class Trainer:
         runner = self.config.runner
 
         def work() -> Any:
-            with torch.autocast(
-                self.device.type, torch.bfloat16, enabled=runner.enable_mixed_precision_training
-            ):
+            with self._autocast():
                 answer = self.wrapped(batch, draws, denominator)
             answer.loss.backward()
             return answer

@@ -17,16 +17,11 @@ from numpy.typing import NDArray
 class Document:
     """The head and end of a page, with the style sheet and script that all our pages share."""
 
-    def __init__(self, package: str, name: str) -> None:
-        """`name`.css and `name`.js of a package follow what is shared."""
-        parts = [("flux_data.view", "base"), (package, name)]
-        self._style, self._script = (
-            "".join(
-                files(where).joinpath(f"{stem}.{kind}").read_text(encoding="utf-8")
-                for where, stem in parts
-            )
-            for kind in ("css", "js")
-        )
+    def __init__(self, package: str, style: str, *scripts: str) -> None:
+        """`style`.css and each of `scripts`.js of a package follow what is shared."""
+        self._style = _text("flux_data.view", "base.css") + _text(package, f"{style}.css")
+        own = (_text(package, f"{script}.js") for script in scripts)
+        self._script = _text("flux_data.view", "base.js") + "".join(own)
 
     def head(self, title: str) -> str:
         """Everything up to the body."""
@@ -47,6 +42,10 @@ class Document:
             f"default-src 'none'; img-src data:; style-src 'sha256-{_digest(self._style)}'; "
             f"script-src 'sha256-{_digest(self._script)}'"
         )
+
+
+def _text(package: str, name: str) -> str:
+    return files(package).joinpath(name).read_text(encoding="utf-8")
 
 
 def _digest(text: str) -> str:

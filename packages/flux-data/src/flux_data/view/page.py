@@ -84,7 +84,7 @@ def _page(
     height: int,
     advance: Advance,
 ) -> Iterator[str]:
-    document = Document("flux_data.view", "view")
+    document = Document("flux_data.view", "view", "view")
     title = source.root.resolve().name
     yield document.head(title)
     yield _header(title, source)
