@@ -349,3 +349,66 @@ def core() -> Any:
 def one_json_object(text: str) -> dict[str, Any]:
     assert text.count("\n") == 1
     return json.loads(text)
+
+
+@pytest.fixture(scope="session")
+def libero_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny pi0.5 with random weights, exported for the robot `libero`."""
+    import torch
+
+    from flux_core.config import bind, unbind
+    from flux_core.inference import InferenceRunner
+    from flux_core.models import PI0FlowMatching
+    from flux_core.norm_stats import compute_stats
+    from flux_core.robots import robot_spec
+    from flux_core.tokenizers import ByteTokenizer
+    from flux_runtime.export.policy import TrainedPolicy
+    from flux_runtime.export.writer import export_bundle
+    from flux_train import recipes
+
+    spec = robot_spec("libero")
+    tokenizer = ByteTokenizer(words=("Task:",), number_tables=spec.state_dim)
+    size = recipes.small_pi05_model(action_horizon=8, width=16, depth=1)
+    size["number_tokens"] |= {"tables": spec.state_dim}
+    size["llm_backbone"] |= {"vocab_size": tokenizer.vocab_size}
+    size |= {"max_action_dim": spec.action_dim, "n_action_steps": 8, "num_steps": 2}
+    size["action_in_proj"] |= {"in_dim": 4 * spec.action_dim}
+    size["action_out_proj"] |= {"out_dim": 4 * spec.action_dim}
+    size["vision_backbone"] |= {"hidden_size": 8, "stem_channels": 4}
+    size["projector"] |= {"in_dim": 8}
+    transforms = [
+        {"type": "NormalizeStatesAndActions", "norm_type": "quantile"},
+        {"type": "PreparePromptWithState"},
+        {"type": "ProcessPrompts", "tokenizer": unbind(tokenizer), "max_len": 128},
+        {"type": "ResizeImages", "height": 96, "width": 128},
+        {"type": "SimpleNormalizeImages"},
+    ]
+    section = {
+        "type": "LiberoInferenceRunner",
+        "task_descriptions": {"0": "do something"},
+        "dataset": {
+            "type": "PrivateInferenceDataset",
+            "img_keys": list(spec.cameras),
+            "transforms": transforms,
+        },
+        "denormalize_action": {"type": "DenormalizePrivateAction", "norm_type": "quantile"},
+    }
+    torch.manual_seed(0)
+    inference = bind(InferenceRunner, section, "inference")
+    random = np.random.default_rng(0)
+    policy = TrainedPolicy(
+        model=bind(PI0FlowMatching.Config, size, "model").build().eval(),
+        inference=inference,
+        config={"model": size, "inference": unbind(inference)},
+        norm_stats={
+            "libero": {
+                "proprio": compute_stats(random.uniform(-1, 1, (100, spec.state_dim))),
+                "action": compute_stats(random.uniform(-1, 1, (100, spec.action_dim))),
+            }
+        },
+        provenance={"weights": "random"},
+        training_log=None,
+    )
+    out = tmp_path_factory.mktemp("libero") / "bundle"
+    export_bundle(policy, out, lambda step: None)
+    return out

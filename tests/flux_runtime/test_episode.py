@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -56,6 +57,36 @@ def test_holding_takes_no_picture_and_stays_at_the_start(fakes: Any) -> None:
     assert all((command == start).all() for command in result.trace.commands)
     assert result.commands_out_of_limit == 0
     assert result.trace.chunk_starts == [0, 25, 50]
+
+
+def difference_robot(fakes: Any) -> Any:
+    """A toy whose commands are changes and whose state has one number more."""
+    robot = fakes.ToyRobot(transferred_at=999)
+    robot.spec = replace(
+        robot.spec,
+        rest_command=(0.0, 0.0, 1.0),
+        state_names=("x", "y", "finger_left", "finger_right"),
+        state_units=("m", "m", "m", "m"),
+    )
+    robot.state = lambda: np.array([0.3, 0.4, 0.0, 0.0], np.float32)
+    return robot
+
+
+def test_a_robot_of_differences_starts_and_rests_with_its_rest_command(
+    fakes: Any, tmp_path: Path
+) -> None:
+    robot = difference_robot(fakes)
+    result = run(fakes, robot, fakes.FakeLoop(), max_steps=5)
+    assert [command.tolist() for command in robot.commands] == [[0.0, 0.0, 1.0]] * 5
+    assert result.commands_out_of_limit == 0
+    prepare_recording(tmp_path)
+    with np.load(Recorder(tmp_path, robot.spec).write(result, "rest")) as recorded:
+        assert (recorded["state"].shape, recorded["command"].shape) == ((5, 4), (5, 3))
+
+
+def test_a_success_may_end_an_episode_at_once(fakes: Any) -> None:
+    result = run(fakes, fakes.ToyRobot(transferred_at=5), fakes.FakeLoop(), hold_ticks=1)
+    assert (result.steps, result.success, result.strict_success) == (5, True, True)
 
 
 def test_the_robot_is_looked_at_only_when_a_chunk_is_wanted(fakes: Any, toy_bundle: Path) -> None:

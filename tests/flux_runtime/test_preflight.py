@@ -11,10 +11,12 @@ import pytest
 
 from flux_core.bundle import Bundle
 from flux_core.errors import BundleError, RobotError
+from flux_core.robots import robot_spec
 from flux_core.types import Observation
 from flux_runtime.golden import compare, replay_golden
 from flux_runtime.preflight import (
     check_bundle_fits,
+    check_can_be_held,
     check_decoder,
     check_encoding,
     check_golden,
@@ -60,6 +62,25 @@ def test_a_network_may_be_wider_than_the_robot_but_not_narrower(fakes: Any) -> N
         check_bundle_fits(fakes.toy_manifest(state_dim=4), fakes.toy_spec())
     with pytest.raises(BundleError, match="action_dim: robot toy has 3 joints, got 2"):
         check_bundle_fits(fakes.toy_manifest(action_dim=2), fakes.toy_spec())
+
+
+def test_a_robot_of_differences_has_states_of_their_own_number(fakes: Any) -> None:
+    spec = replace(
+        fakes.toy_spec(), rest_command=(0, 0, 1), state_names=tuple("wxyz"), state_units=("m",) * 4
+    )
+    check_bundle_fits(fakes.toy_manifest(state_dim=4), spec)
+    with pytest.raises(BundleError, match="has 3 joints and 4 states, got 3"):
+        check_bundle_fits(fakes.toy_manifest(), spec)
+    check_observation(observation(state=np.zeros(4, np.float32)), spec, ())
+    with pytest.raises(RobotError, match="joint y is nan"):
+        check_observation(observation(state=np.array([0, 0, np.nan, 0], np.float32)), spec, ())
+
+
+def test_a_real_robot_that_holding_would_keep_moving_is_refused(fakes: Any) -> None:
+    check_can_be_held(fakes.toy_spec(), is_simulated=False)
+    check_can_be_held(robot_spec("libero"), is_simulated=True)
+    with pytest.raises(RobotError, match="holding the last one would go on moving it"):
+        check_can_be_held(robot_spec("libero"), is_simulated=False)
 
 
 def test_statistics_of_another_robot_are_refused(fakes: Any) -> None:

@@ -17,12 +17,16 @@ import torch
 
 from flux_core.errors import CheckpointError, FluxError
 from flux_core.models.checkpoint_file import load_checkpoint
+from flux_data.collate import DictCollator
 from flux_train import checkpoints as checkpoint_files
 from flux_train import trainer as training
 from flux_train.cli import main
 from flux_train.config import read_train_config
 from flux_train.parallel import layers_of, recompute
 from flux_train.progress import TrainProgress
+from flux_train.ranks import Ranks
+from flux_train.runner_config import FSDPTrainRunner, SingleTrainRunner
+from flux_train.summary import state_bytes
 from flux_train.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -253,7 +257,7 @@ def test_a_video_that_breaks_while_training_is_named(
 def _missing_video(*_: Any) -> Any:
     from flux_data.lerobot import VideoSegment
 
-    return VideoSegment(path=Path("/tmp/gone.mp4"))
+    return VideoSegment(path=Path("gone.mp4"))
 
 
 def test_recomputation_really_computes_again(options: list[str], tmp_path: Path) -> None:
@@ -302,3 +306,20 @@ def test_the_noise_of_a_sample_does_not_depend_on_who_draws_it() -> None:
     part = whole.rows(training.rows_of(torch.tensor([3, 7]), 2))
     assert torch.equal(part.noise, whole.noise[[6, 7, 14, 15]])
     assert recompute([]) is None
+
+
+@pytest.mark.parametrize(
+    ("average", "strategy", "expected"),
+    [(0.0, None, 4.0), (0.9, None, 5.0), (0.0, "full-shard", 1.0), (0.0, "hybrid-shard", 2.0)],
+)
+def test_the_certain_memory_is_counted(
+    average: float, strategy: str | None, expected: float
+) -> None:
+    """Weights, gradients, two moments, average: four bytes each, divided by the shards."""
+    kind = FSDPTrainRunner if strategy else SingleTrainRunner
+    more = {"sharding_strategy": strategy} if strategy else {}
+    collator = DictCollator(keys=("images",))
+    runner = kind(collator=collator, max_steps=1, ema_decay=average, **more)
+    ranks = Ranks(rank=0, world_size=4 if strategy else 1, per_node=2 if strategy else 1)
+    model = torch.nn.Linear(1000, 1000, bias=False)
+    assert state_bytes(model, runner, ranks) == expected * 4e6

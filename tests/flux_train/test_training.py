@@ -113,9 +113,14 @@ def test_a_lora_run_leaves_merged_weights_and_the_adapter(
         assert torch.equal(value, merged[name]), name
 
 
-def test_dry_run_writes_nothing(tmp_path: Path, tiny_options: list[str]) -> None:
+def test_dry_run_tells_everything_and_writes_nothing(
+    tmp_path: Path, tiny_options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert train(tmp_path / "dry", tiny_options, "--dry-run") == 0
     assert not (tmp_path / "dry").exists()
+    told = capsys.readouterr().err
+    for part in ("Data", "aloha-sim", "Parameters", "llm_expert", "GiB a process", "dry run: loss"):
+        assert part in told, told
 
 
 def test_training_starts_from_another_projects_checkpoint(

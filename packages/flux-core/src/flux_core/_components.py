@@ -29,6 +29,7 @@ COMPONENTS: dict[str, str] = {
     "AlohaSimInferenceRunner": "flux_core.inference:AlohaSimInferenceRunner",
     "AlohaInferenceRunner": "flux_core.inference:AlohaInferenceRunner",
     "AlohaRTCInferenceRunner": "flux_core.inference:AlohaInferenceRunner",
+    "LiberoInferenceRunner": "flux_core.inference:LiberoInferenceRunner",
     "URInferenceRunner": "flux_core.inference:URInferenceRunner",
     "URRTCInferenceRunner": "flux_core.inference:URInferenceRunner",
     "AlohaOperator": "flux_core.operators:AlohaOperator",

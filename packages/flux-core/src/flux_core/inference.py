@@ -96,6 +96,12 @@ class InferenceRunner:
                 f"dataset.transforms: AlohaToPi expected a robot of {ALOHA_DIMS} joints (two Aloha "
                 f"arms), got {self.robot} of {self.spec.action_dim}"
             )
+        is_relative = any(isinstance(t, RelativeActions) for t in self.dataset.transforms)
+        if is_relative and self.spec.is_commanded_by_differences:
+            raise ConfigError(
+                f"dataset.transforms: RelativeActions expected a robot whose commands are states, "
+                f"got {self.robot}, whose commands are differences already. Leave it out"
+            )
 
     @property
     def spec(self) -> RobotSpec:
@@ -149,6 +155,13 @@ class AlohaSimInferenceRunner(InferenceRunner):
     """The simulated ALOHA."""
 
     robot: str = "aloha-sim"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LiberoInferenceRunner(InferenceRunner):
+    """The Panda of the LIBERO benchmark, in simulation."""
+
+    robot: str = "libero"
 
 
 @dataclass(frozen=True, kw_only=True)

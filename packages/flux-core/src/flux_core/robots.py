@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from .errors import RobotError
 
 
@@ -12,15 +15,21 @@ from .errors import RobotError
 class RobotSpec:
     """One robot as policies see it. Joint tuples have one entry per action dimension.
 
+    The last three are of a robot that is commanded by differences, whose states are therefore
+    something else than its commands; left empty, a state is a command that asks for no motion.
+
     Attributes:
         name: how commands and datasets call it.
-        joint_names: the order of states and actions.
+        joint_names: the order of actions, and of states unless `state_names` says otherwise.
         lower: least command, in the joint's unit.
         upper: greatest command, in the joint's unit.
-        max_velocity: greatest speed, in the joint's unit per second.
-        units: 'rad', or 'normalized' (a gripper: 0 closed, 1 open).
+        max_velocity: greatest change of the command, in the joint's unit per second.
+        units: 'rad', or 'normalized' (a gripper: 0 closed, 1 open; LIBERO's: see there).
         cameras: the cameras a policy may use.
         control_hz: commands per second.
+        rest_command: the command that asks for no motion.
+        state_names: the order of states.
+        state_units: 'm' or 'rad', one per dimension of the state.
     """
 
     name: str
@@ -31,13 +40,19 @@ class RobotSpec:
     units: tuple[str, ...]
     cameras: tuple[str, ...]
     control_hz: float
+    rest_command: tuple[float, ...] = ()
+    state_names: tuple[str, ...] = ()
+    state_units: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for field in ("lower", "upper", "max_velocity", "units"):
+        lengths = dict.fromkeys(("lower", "upper", "max_velocity", "units"), self.action_dim)
+        if self.is_commanded_by_differences:
+            lengths |= {"rest_command": self.action_dim, "state_units": len(self.state_names)}
+        for field, expected in lengths.items():
             values = getattr(self, field)
-            if len(values) != self.action_dim:
+            if len(values) != expected:
                 raise RobotError(
-                    f"robot {self.name!r}, {field}: expected {self.action_dim} values, "
+                    f"robot {self.name!r}, {field}: expected {expected} values, "
                     f"got {len(values)}. Give one per joint"
                 )
 
@@ -45,6 +60,22 @@ class RobotSpec:
     def action_dim(self) -> int:
         """Number of joints, grippers included."""
         return len(self.joint_names)
+
+    @property
+    def state_dim(self) -> int:
+        """Dimensions of a state."""
+        return len(self.state_names) if self.is_commanded_by_differences else self.action_dim
+
+    @property
+    def is_commanded_by_differences(self) -> bool:
+        """Whether commands are changes and states are something else."""
+        return bool(self.rest_command or self.state_names)
+
+    def hold(self, state: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Returns the command, (action_dim,) float32, that keeps the robot in `state`."""
+        if self.is_commanded_by_differences:
+            return np.asarray(self.rest_command, np.float32)
+        return state
 
 
 def robot_spec(name: str) -> RobotSpec:
@@ -96,6 +127,29 @@ def _ur3() -> RobotSpec:
     )
 
 
+def _libero() -> RobotSpec:
+    """Returns LIBERO's Panda under robosuite's OSC_POSE controller.
+
+    An action is a change of the gripper's pose: 1 is 0.05 m or 0.5 rad (robosuite's
+    osc_pose.json), and of the gripper itself 1 closes and -1 opens. Any command may follow any.
+    """
+    axes = ("x", "y", "z", "rotation_x", "rotation_y", "rotation_z")
+    control_hz, reach = 20.0, 1.0
+    return RobotSpec(
+        name="libero",
+        joint_names=(*(f"delta_{axis}" for axis in axes), "gripper"),
+        lower=(-reach,) * 7,
+        upper=(reach,) * 7,
+        max_velocity=(2 * reach * control_hz,) * 7,
+        units=("normalized",) * 7,
+        cameras=("image", "wrist_image"),
+        control_hz=control_hz,
+        rest_command=(*(0.0,) * 6, -1.0),
+        state_names=(*axes, "finger_left", "finger_right"),
+        state_units=("m", "m", "m", "rad", "rad", "rad", "m", "m"),
+    )
+
+
 ROBOT_SPECS: dict[str, RobotSpec] = {
-    spec.name: spec for spec in (_aloha("aloha-sim"), _aloha("aloha"), _ur3())
+    spec.name: spec for spec in (_aloha("aloha-sim"), _aloha("aloha"), _ur3(), _libero())
 }

@@ -112,6 +112,11 @@ class DistributedRepeatingDataset:
         return {**sample, "group": self._group_of[part]}
 
     @property
+    def group_of_datasets(self) -> tuple[str, ...]:
+        """The group that each of `datasets` is in."""
+        return tuple(self.group_names[index] for index in self._group_of)
+
+    @property
     def group_names(self) -> tuple[str, ...]:
         """What a sample's `group` counts."""
         return tuple(self._groups)

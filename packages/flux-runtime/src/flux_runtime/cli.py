@@ -9,6 +9,8 @@ from typing import Any
 
 from flux_core.cli import EXIT_FAILED, EXIT_OK, add_command, new_parser, print_json, run_cli
 
+from .arguments import count, natural
+
 _EXAMPLE = """  flux-runtime doctor
   flux-runtime check my_bundle
   flux-runtime run --robot aloha-sim --bundle my_bundle --episodes 20 --report run.html"""
@@ -57,10 +59,10 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     add("--robot", required=True, metavar="R", help="aloha-sim, aloha, ur3 or an installed one")
     add("--bundle", type=Path, metavar="DIR", help="the policy (default: the one shipped for R)")
     add("--task", metavar="T", help="what to do, in words (default: the bundle's task)")
-    add("--episodes", type=_count, default=10, metavar="N", help="how many (default: 10)")
+    add("--episodes", type=count, default=10, metavar="N", help="how many (default: 10)")
     add(
         "--seed",
-        type=_natural,
+        type=natural,
         default=10_000,
         metavar="S0",
         help="of episode 0; episode i takes S0 + i (default: 10000)",
@@ -79,7 +81,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--max-steps",
-        type=_count,
+        type=count,
         default=400,
         metavar="N",
         help="longest episode in control steps (default: 400)",
@@ -87,7 +89,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     add("--realtime", action="store_true", help="keep to the wall clock in simulation too")
     add(
         "--inference-delay",
-        type=_natural,
+        type=natural,
         default=5,
         metavar="N",
         help="with --mode async in "
@@ -96,7 +98,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     add("--report", type=Path, metavar="FILE", help="write an HTML page with videos and figures")
     add(
         "--video-episodes",
-        type=_natural,
+        type=natural,
         default=2,
         metavar="N",
         help="how many episodes the report shows in detail (default: 2)",
@@ -108,22 +110,8 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
 
 def _add_threads(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--threads", type=_count, default=1, metavar="N", help="of the network (default: 1)"
+        "--threads", type=count, default=1, metavar="N", help="of the network (default: 1)"
     )
-
-
-def _count(value: str) -> int:
-    number = int(value)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"expected at least 1, got {number}")
-    return number
-
-
-def _natural(value: str) -> int:
-    number = int(value)
-    if number < 0:
-        raise argparse.ArgumentTypeError(f"expected at least 0, got {number}")
-    return number
 
 
 def _run(args: argparse.Namespace) -> int:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from .command_monitor import CommandMonitor
 from .policy_source import ChunkRequest, ChunkSink, ChunkSource
 from .robots import Robot, SimulatedRobot
-from .success import SuccessWatch
+from .success import STRICT_HOLD_TICKS, SuccessWatch
 
 
 class TickLoop(ChunkSink, Protocol):
@@ -56,7 +56,7 @@ class EpisodeTrace:
     """What happened at each tick.
 
     Attributes:
-        states: (action_dim,) float32 before the command.
+        states: (state_dim,) float32 before the command.
         commands: (action_dim,) float32 as sent.
         flags: status bits of the tick.
         lateness_s: how late the tick began.
@@ -104,6 +104,7 @@ def run_episode(
     seed: int,
     max_steps: int,
     on_tick: Callable[[int], None] = lambda step: None,
+    hold_ticks: int = STRICT_HOLD_TICKS,
 ) -> EpisodeResult:
     """Drives `robot` until its task is done for good or `max_steps` have passed.
 
@@ -115,12 +116,15 @@ def run_episode(
         seed: of the start and of the noise.
         max_steps: longest episode, in control steps.
         on_tick: called after each command with the number of commands sent so far.
+        hold_ticks: for so long the end state must hold before the task is done for good.
     """
     watch = None
     if isinstance(robot, SimulatedRobot):
         robot.reset(seed)
-        watch = SuccessWatch(success_stage=robot.success_stage, end_state=robot.end_state)
-    start = robot.state()
+        watch = SuccessWatch(
+            success_stage=robot.success_stage, end_state=robot.end_state, hold_ticks=hold_ticks
+        )
+    start = robot.spec.hold(robot.state())
     monitor = CommandMonitor(robot.spec, start)
     trace = EpisodeTrace()
     try:

@@ -81,7 +81,7 @@ class ChunkSource(Protocol):
 
 
 class HoldSource:
-    """Holds the state in which the episode began. Needs no bundle and no cameras."""
+    """Stays where the episode began. Needs no bundle and no cameras."""
 
     name = "hold"
     engine = "none"
@@ -92,9 +92,9 @@ class HoldSource:
         self._start: NDArray[np.float32] = np.zeros(spec.action_dim, np.float32)
 
     def submit(self, loop: ChunkSink, robot: Robot, request: ChunkRequest) -> None:
-        """Gives a chunk of copies of the episode's first state."""
+        """Gives a chunk of copies of the command that keeps the episode's first state."""
         if request.chunk_index == 0:
-            self._start = robot.state()
+            self._start = robot.spec.hold(robot.state())
         loop.submit_chunk(np.tile(self._start, (self.execution_horizon, 1)))
 
     def loop_arguments(self) -> dict[str, Any]:
@@ -140,7 +140,8 @@ class BundleSource:
         # Not every network takes the state beside the prompt: the graphs say what they take.
         inputs = {name: encoded[name] for name in self._input_names}
         noise = chunk_noise(request.seed, request.chunk_index, self._action_shape)
-        loop.submit(inputs, observation.state, noise)
+        # What relative actions are relative to; a robot of differences has none.
+        loop.submit(inputs, robot.spec.hold(observation.state), noise)
 
     def loop_arguments(self) -> dict[str, Any]:
         """Returns the network and the way back to robot units."""

@@ -17,6 +17,19 @@ from .golden import GoldenResult, InferencePolicy, replay_golden
 from .graph_inputs import user_inputs
 
 
+def check_can_be_held(spec: RobotSpec, *, is_simulated: bool) -> None:
+    """Refuses a real robot that holding would keep in motion.
+
+    The control loop holds, on a miss or an action that is not finite, by sending the last command
+    again. Where commands are differences that is no rest.
+    """
+    if spec.is_commanded_by_differences and not is_simulated:
+        raise RobotError(
+            f"{spec.name}: is commanded by differences, and holding the last one would go on "
+            f"moving it. Only simulated robots may be; command this one by positions."
+        )
+
+
 def check_bundle_fits(manifest: Manifest, spec: RobotSpec) -> None:
     """Refuses a bundle that was trained for another robot, camera set, width or rate."""
     if spec.name not in manifest.robots:
@@ -31,9 +44,10 @@ def check_bundle_fits(manifest: Manifest, spec: RobotSpec) -> None:
                 f"does not have (it has {', '.join(spec.cameras)})."
             )
     joints = f"robot {spec.name} has {spec.action_dim} joints"
-    if manifest.state_dim != spec.action_dim:
+    if manifest.state_dim != spec.state_dim:
+        has = f"{joints} and {spec.state_dim} states" if spec.state_names else joints
         raise BundleError(
-            f"manifest.json: state_dim: {joints}, got {manifest.state_dim}. Name a bundle that was "
+            f"manifest.json: state_dim: {has}, got {manifest.state_dim}. Name a bundle that was "
             f"trained for this robot."
         )
     if manifest.action_dim < spec.action_dim:  # a wider network pads; its further columns are cut
@@ -89,12 +103,12 @@ def check_encoding(inputs: Mapping[str, NDArray[Any]], manifest: Manifest) -> No
 def check_observation(observation: Observation, spec: RobotSpec, cameras: Sequence[str]) -> None:
     """Refuses a first observation that a policy could not use."""
     state = observation.state
-    if state.shape != (spec.action_dim,) or state.dtype != np.float32:
+    if state.shape != (spec.state_dim,) or state.dtype != np.float32:
         raise RobotError(
-            f"{spec.name}: observation.state: expected float32 ({spec.action_dim},), got "
+            f"{spec.name}: observation.state: expected float32 ({spec.state_dim},), got "
             f"{state.dtype} {state.shape}. Is the driver made for this robot?"
         )
-    for name, value in zip(spec.joint_names, state, strict=True):
+    for name, value in zip(spec.state_names or spec.joint_names, state, strict=True):
         if not np.isfinite(value):
             raise RobotError(
                 f"{spec.name}: observation.state: joint {name} is {value}. Check the joint's "

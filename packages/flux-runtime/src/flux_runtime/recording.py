@@ -32,10 +32,10 @@ def prepare_recording(directory: Path) -> None:
 class Recorder:
     """Records episodes into a directory that `prepare_recording` has made.
 
-    Each `episode_000000.npz` holds, for T ticks and A joints: `state` and `command` (T, A) float32
-    in robot units, `timestamp_s` (T,) float64 since the episode's first tick, `lateness_s` (T,)
-    float64, `flags` (T,) int64 and `chunk_starts` (C,) int64, the ticks at which a chunk was asked
-    for.
+    Each `episode_000000.npz` holds, for T ticks, A joints and S states (mostly as many): `state`
+    (T, S) and `command` (T, A) float32 in robot units, `timestamp_s` (T,) float64 since the
+    episode's first tick, `lateness_s` (T,) float64, `flags` (T,) int64 and `chunk_starts` (C,)
+    int64, the ticks at which a chunk was asked for.
     """
 
     def __init__(self, directory: Path, spec: RobotSpec) -> None:
@@ -46,11 +46,12 @@ class Recorder:
     def write(self, result: EpisodeResult, prompt: str) -> Path:
         """Writes one episode and returns its file."""
         trace, width = result.trace, self._spec.action_dim
+        states = np.asarray(trace.states, np.float32).reshape(-1, self._spec.state_dim)
         path = self._directory / f"episode_{self._num_episodes:06d}.npz"
         steps = np.arange(result.steps, dtype=np.float64)
         np.savez_compressed(
             path,
-            state=np.asarray(trace.states, np.float32).reshape(-1, width),
+            state=states,
             command=np.asarray(trace.commands, np.float32).reshape(-1, width),
             timestamp_s=steps / self._spec.control_hz + np.asarray(trace.lateness_s, np.float64),
             lateness_s=np.asarray(trace.lateness_s, np.float64),

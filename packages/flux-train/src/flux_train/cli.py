@@ -86,6 +86,7 @@ def train(args: argparse.Namespace) -> int:
 def _train(args: argparse.Namespace, config: TrainConfig, ranks: Ranks) -> int:
     from .parameters import parameter_table
     from .progress import TrainProgress
+    from .summary import data_table, state_bytes
     from .trainer import Trainer
 
     trainer = Trainer(config, args.work_dir, ranks)
@@ -98,7 +99,10 @@ def _train(args: argparse.Namespace, config: TrainConfig, ranks: Ranks) -> int:
     say = progress.console.print
     if checkpoint is not None:
         say(f"going on from {checkpoint} at step {trainer.step}")
+    say(data_table(trainer.dataset))
     say(parameter_table(trainer.model))
+    size = state_bytes(trainer.model, config.runner, ranks) / 2**30
+    say(f"{size:.2f} GiB a process for weights, gradients and optimiser; activations on top")
     say(
         f"{len(trainer.dataset)} samples, {trainer.steps_an_epoch} steps of "
         f"{trainer.samples_a_step} samples an epoch, {trainer.total_steps} steps in all, on "

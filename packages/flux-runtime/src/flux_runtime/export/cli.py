@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flux_core.cli import new_parser, print_json, run_cli
 from flux_core.errors import MissingDependencyError
+
+if TYPE_CHECKING:
+    from .verify import Verification
 
 EXAMPLE = """\
   flux-export work_dirs/small/checkpoint_epoch_8.pt --out bundles/small"""
@@ -30,8 +34,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_cli(parser, argv)
 
 
-def export(args: argparse.Namespace) -> None:
-    """Runs the command."""
+def export_checkpoint(
+    checkpoint: Path, out: Path, robot: str | None, report: Callable[[str], None]
+) -> Verification:
+    """Writes `checkpoint` as a verified bundle; see `load_policy` and `export_bundle`.
+
+    Raises:
+        MissingDependencyError: without the extra that exporting needs.
+    """
     try:
         from .policy import load_policy
         from .writer import export_bundle
@@ -39,13 +49,18 @@ def export(args: argparse.Namespace) -> None:
         raise MissingDependencyError(
             f"{error.name} is needed to export: pip install 'flux-runtime[export]'"
         ) from error
+    report("reading the checkpoint")
+    return export_bundle(load_policy(checkpoint, robot), out, report)
+
+
+def export(args: argparse.Namespace) -> None:
+    """Runs the command."""
     from rich.console import Console
 
     console = Console(stderr=True)
     out = args.out or args.checkpoint.with_suffix("")
-    with console.status("reading the checkpoint") as status:
-        policy = load_policy(args.checkpoint, args.robot)
-        verification = export_bundle(policy, out, lambda step: status.update(step))
+    with console.status("starting") as status:
+        verification = export_checkpoint(args.checkpoint, out, args.robot, status.update)
     console.print(
         f"wrote {out}: ONNX Runtime equals PyTorch to {verification.max_abs_error:.1e} "
         f"(cosine {verification.cosine:.8f})"

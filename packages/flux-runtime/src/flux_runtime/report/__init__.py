@@ -1,4 +1,4 @@
-"""The HTML page that `flux-runtime run --report` writes: one file that needs nothing else."""
+"""The HTML pages of runs and evaluations: each one file that needs nothing else."""
 
 from __future__ import annotations
 
@@ -10,7 +10,13 @@ from flux_core.errors import MissingDependencyError, UsageError
 from .html import ReportData, render_report
 from .video import VideoRecorder
 
-__all__ = ["ReportData", "VideoRecorder", "require_report_dependencies", "write_report"]
+__all__ = [
+    "ReportData",
+    "VideoRecorder",
+    "require_report_dependencies",
+    "write_report",
+    "write_text",
+]
 
 
 def require_report_dependencies(path: Path) -> None:
@@ -26,7 +32,12 @@ def require_report_dependencies(path: Path) -> None:
 
 
 def write_report(path: Path, data: ReportData) -> None:
-    """Writes the page as UTF-8; a partly written page is never left at `path`."""
+    """Writes the page of a run; see `write_text`."""
+    write_text(path, render_report(data))
+
+
+def write_text(path: Path, page: str) -> None:
+    """Writes a page as UTF-8; a partly written page is never left at `path`."""
     partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(render_report(data), encoding="utf-8")
+    partial.write_text(page, encoding="utf-8")
     partial.replace(path)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -16,8 +14,17 @@ from flux_core.robots import RobotSpec
 
 from ..episode import EpisodeResult
 from ..latency import Histogram
+from .parts import (
+    cell,
+    definitions,
+    heading,
+    page,
+    provenance,
+    rate_card,
+    table,
+    video_figure,
+)
 from .plots import joint_figure, latency_figure
-from .style import STYLE
 
 _ARMS = ("left", "right")
 _STAGE_NOTES = {
@@ -65,14 +72,9 @@ def render_report(data: ReportData) -> str:
         _episode_table(data),
         _joints(data),
         _latencies(data),
-        _provenance(data),
+        provenance(data.manifest, data.summary),
     ]
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title>\n<style>\n{STYLE}\n</style></head>\n<body>\n"
-        f"{_header(data)}\n" + "\n".join(sections) + "\n</body></html>\n"
-    )
+    return page(title, _header(data), sections)
 
 
 def _header(data: ReportData) -> str:
@@ -81,8 +83,7 @@ def _header(data: ReportData) -> str:
         f"{data.spec.name} · policy {summary['policy']} · {summary['mode']} · "
         f"{summary['clock']} clock · engine {summary['engine']}"
     )
-    prompt = escape(str(summary["prompt"] or "No task given"))
-    return f'<header><h1>{prompt}</h1><p class="muted">{escape(words)}</p></header>'
+    return heading(str(summary["prompt"] or "No task given"), words)
 
 
 def _headline(data: ReportData) -> str:
@@ -90,9 +91,9 @@ def _headline(data: ReportData) -> str:
     count = len(data.results)
     cards: list[str] = []
     if summary["success_rate"] is not None:
-        cards.append(_rate_card("Success", summary["success_rate"], summary["ci95"], count))
+        cards.append(rate_card("Success", summary["success_rate"], summary["ci95"], count))
         cards.append(
-            _rate_card(
+            rate_card(
                 "Strict success, held at the end",
                 summary["strict_success_rate"],
                 summary["strict_ci95"],
@@ -100,18 +101,6 @@ def _headline(data: ReportData) -> str:
             )
         )
     return f'<section class="headline">{"".join(cards)}{_figures_card(summary)}</section>'
-
-
-def _rate_card(title: str, rate: float, interval: Sequence[float], count: int) -> str:
-    low, high = interval
-    return (
-        f'<div class="card"><div class="muted">{escape(title)}</div>'
-        f'<div class="rate">{rate:.0%}</div>'
-        f'<div class="interval"><i style="left:{low:.2%};right:{1 - high:.2%}"></i>'
-        f'<b style="left:{rate:.2%}"></b></div>'
-        f'<div class="muted">{round(rate * count)} of {count} episodes, 95% interval '
-        f"{low:.0%} to {high:.0%}</div></div>"
-    )
 
 
 def _figures_card(summary: Mapping[str, Any]) -> str:
@@ -131,17 +120,12 @@ def _figures_card(summary: Mapping[str, Any]) -> str:
         "Policy beyond limits": violations or "never",
         "Sent beyond limits": summary["commands_out_of_limit"],
     }
-    return f'<div class="card wide">{_definitions(values)}</div>'
-
-
-def _definitions(values: Mapping[str, object]) -> str:
-    items = (f"<div><dt>{escape(k)}</dt><dd>{escape(str(v))}</dd></div>" for k, v in values.items())
-    return f"<dl>{''.join(items)}</dl>"
+    return f'<div class="card wide">{definitions(values)}</div>'
 
 
 def _videos(data: ReportData) -> str:
     figures = [
-        _video(video, result, str(data.summary["prompt"]))
+        video_figure(video, result, str(data.summary["prompt"]))
         for video, result in zip(data.videos, data.results, strict=True)
         if video
     ]
@@ -150,46 +134,11 @@ def _videos(data: ReportData) -> str:
     return f'<h2>Videos</h2><section class="videos">{"".join(figures)}</section>'
 
 
-def _video(video: bytes, result: EpisodeResult, prompt: str) -> str:
-    encoded = base64.b64encode(video).decode("ascii")
-    return (
-        '<figure><video controls muted loop playsinline preload="metadata" '
-        f'src="data:video/mp4;base64,{encoded}"></video><figcaption>{escape(prompt)}<br>'
-        f"<small>seed {result.seed}, {result.steps} steps:</small> {_outcome(result)}"
-        "</figcaption></figure>"
-    )
-
-
-def _outcome(result: EpisodeResult) -> str:
-    if result.success is None:
-        return '<span class="off">not judged</span>'
-    if result.strict_success:
-        return '<span class="yes">success</span>'
-    if result.success:
-        return '<span class="no">success, but not held at the end</span>'
-    reached = [stage.replace("_", " ") for stage, is_reached in result.stages.items() if is_reached]
-    return (
-        f'<span class="no">failed</span> <small>(reached: {", ".join(reached) or "none"})</small>'
-    )
-
-
 def _episode_table(data: ReportData) -> str:
     rows = data.summary["episodes"]
     columns = list(rows[0])
-    head = "".join(f"<th>{escape(column.replace('_', ' '))}</th>" for column in columns)
-    body = "".join(f"<tr>{''.join(_cell(row[column]) for column in columns)}</tr>" for row in rows)
-    return (
-        f'<h2>Episodes</h2><div class="card scroll"><table><thead><tr>{head}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div>"
-    )
-
-
-def _cell(value: object) -> str:
-    if value is None:
-        return '<td class="off">-</td>'
-    if isinstance(value, bool):
-        return '<td class="yes">yes</td>' if value else '<td class="off">no</td>'
-    return f"<td>{escape(str(value))}</td>"
+    cells = ("".join(cell(row[column]) for column in columns) for row in rows)
+    return f"<h2>Episodes</h2>{table(columns, cells)}"
 
 
 def _joints(data: ReportData) -> str:
@@ -224,9 +173,10 @@ def _arm_blocks(spec: RobotSpec, result: EpisodeResult) -> Iterator[str]:
 def _joint(spec: RobotSpec, result: EpisodeResult, joint: int, arm: str) -> str:
     name = spec.joint_names[joint].removeprefix(f"{arm}_").replace("_", " ")
     limits = spec.lower[joint], spec.upper[joint]
+    is_state = not spec.is_commanded_by_differences
     svg = joint_figure(
         commands=np.asarray(result.trace.commands)[:, joint],
-        states=np.asarray(result.trace.states)[:, joint],
+        states=np.asarray(result.trace.states)[:, joint] if is_state else None,
         chunk_starts=result.trace.chunk_starts,
         control_hz=spec.control_hz,
         limits=limits,
@@ -268,29 +218,3 @@ def _latency_row(stage: str, histogram: Histogram) -> str:
     values = (histogram[key] for key in ("p50_ms", "p95_ms", "p99_ms", "max_ms"))
     cells = "".join(f"<td>{value:.3g}</td>" for value in values)
     return f"<tr><td>{escape(stage)}</td><td>{histogram['count']}</td>{cells}</tr>"
-
-
-def _provenance(data: ReportData) -> str:
-    manifest = data.manifest
-    if manifest is None:
-        return "<h2>Policy</h2><div class='card'>The start state, held. No bundle was used.</div>"
-    error = data.summary["golden_max_abs_error"]
-    values = {
-        "Bundle": data.summary["bundle"],
-        "Model": f"{manifest.model}, {manifest.precision}",
-        "Chunk": f"{manifest.action_horizon} predicted, {manifest.execution_horizon} executed",
-        "Euler steps": manifest.num_inference_steps,
-        "Cameras": ", ".join(manifest.cameras),
-        "Pictures": f"{manifest.image_width} x {manifest.image_height}",
-        "Control rate": f"{manifest.control_hz:g} Hz",
-        "Golden replay": "-" if error is None else f"{error:.2g} from the reference",
-    }
-    files = {
-        name: f"{entry.bytes} bytes, sha256 {entry.sha256}"
-        for name, entry in manifest.files.items()
-    }
-    text = json.dumps({"provenance": manifest.provenance, "files": files}, indent=2, default=str)
-    return (
-        f'<h2>Policy</h2><div class="card">{_definitions(values)}<details><summary>Provenance and '
-        f"files</summary><pre>{escape(text)}</pre></details></div>"
-    )

@@ -47,7 +47,7 @@ _MAX_BARS = 48
 def joint_figure(
     *,
     commands: NDArray[np.float32],
-    states: NDArray[np.float32],
+    states: NDArray[np.float32] | None,
     chunk_starts: Sequence[int],
     control_hz: float,
     limits: tuple[float, float],
@@ -56,21 +56,22 @@ def joint_figure(
     """Draws one joint over an episode.
 
     Args:
-        commands, states: (T,) in joint units.
+        commands, states: (T,) in joint units; None of a robot whose commands are differences.
         chunk_starts: ticks at which a chunk was asked for, drawn as thin lines.
         control_hz: ticks per second.
         limits: lowest and highest position, drawn where they are in view.
         label: for the figure's accessible name.
     """
     seconds = np.arange(len(commands)) / control_hz
-    low, high = _view(np.concatenate([commands, states]))
+    low, high = _view(commands if states is None else np.concatenate([commands, states]))
     with _figure(3.4, 1.35, label) as (axes, svg):
         for start in chunk_starts:
             axes.axvline(start / control_hz, color=GRID, linewidth=0.6)
         for limit in limits:
             if low <= limit <= high:
                 axes.axhline(limit, color=LIMIT, linewidth=0.9, linestyle=(0, (4, 3)))
-        axes.plot(seconds, states, color=STATE, linewidth=1.0)
+        if states is not None:
+            axes.plot(seconds, states, color=STATE, linewidth=1.0)
         axes.plot(seconds, commands, color=COMMAND, linewidth=1.2)
         axes.set_xlim(0, max(float(seconds[-1]), 1 / control_hz))
         axes.set_ylim(low, high)

@@ -30,7 +30,7 @@ p { margin: .25rem 0; } .muted, figcaption small { color: var(--muted); }
 dl { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: .9rem 1.25rem;
   margin: 0; } dt { color: var(--muted); font-size: .85rem; }
 dd { margin: 0; font-weight: 550; font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
-.scroll { overflow-x: auto; }
+.scroll { overflow-x: auto; } .bar { min-width: 140px; } .bar .interval { margin: .2rem 0; }
 table { border-collapse: collapse; width: 100%; font-size: .92rem;
   font-variant-numeric: tabular-nums; }
 th, td { padding: .35rem .75rem; text-align: right; white-space: nowrap;

@@ -1,4 +1,4 @@
-"""`aloha-sim`: the simulated two-armed ALOHA that hands a cube from the right arm to the left."""
+"""`aloha-sim`: the simulated two-armed ALOHA, with gym-aloha's two tasks."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from flux_core.robots import RobotSpec, robot_spec
 from flux_core.types import Observation
 
 if TYPE_CHECKING:
-    from flux_core.sim.aloha import AlohaSim
+    from flux_core.sim.aloha_arms import AlohaArms
 
 
 class AlohaSimRobot:
-    """A `SimulatedRobot` on `flux_core.sim.aloha.AlohaSim`; MuJoCo is loaded by `connect`."""
+    """Hands a cube from the right arm to the left one; MuJoCo is loaded by `connect`."""
 
     task = "pick up the cube with the right arm and transfer it to the left arm"
     success_stage = "transferred"
     end_state = "held_by_left_only"
 
     def __init__(self) -> None:
-        self._simulation: AlohaSim | None = None
+        self._simulation: AlohaArms | None = None
 
     @property
     def spec(self) -> RobotSpec:
@@ -33,13 +33,10 @@ class AlohaSimRobot:
 
     def connect(self) -> None:
         """Builds the simulation."""
-        from flux_core.sim.aloha import AlohaSim
-
-        self._simulation = AlohaSim()
-        self._simulation.reset(0)
+        self._simulation = self._make_simulation()
 
     def reset(self, seed: int) -> None:
-        """Puts arms and cube to the start that `seed` draws."""
+        """Puts arms and objects to the start that `seed` draws."""
         self._connected.reset(seed)
 
     def state(self) -> NDArray[np.float32]:
@@ -61,7 +58,7 @@ class AlohaSimRobot:
         self._connected.step(action)
 
     def stages(self) -> Mapping[str, bool]:
-        """Returns touched, lifted, transferred (sticky) and held_by_left_only (now)."""
+        """Returns the stages reached (sticky), and the end state (now)."""
         return self._connected.stages()
 
     def render(self, cameras: Sequence[str]) -> Mapping[str, NDArray[np.uint8]]:
@@ -74,8 +71,26 @@ class AlohaSimRobot:
             self._simulation.close()
             self._simulation = None
 
+    def _make_simulation(self) -> AlohaArms:
+        from flux_core.sim.aloha import AlohaSim
+
+        return AlohaSim()
+
     @property
-    def _connected(self) -> AlohaSim:
+    def _connected(self) -> AlohaArms:
         if self._simulation is None:
             raise RobotError("aloha-sim: not connected. Call connect() first.")
         return self._simulation
+
+
+class AlohaInsertionRobot(AlohaSimRobot):
+    """Puts the peg of the right arm into the socket of the left one."""
+
+    task = "insert the peg into the socket"
+    success_stage = "inserted"
+    end_state = "inserted_and_held"
+
+    def _make_simulation(self) -> AlohaArms:
+        from flux_core.sim.aloha_insertion import AlohaInsertionSim
+
+        return AlohaInsertionSim()

@@ -25,7 +25,7 @@ class Robot(Protocol):
         ...
 
     def state(self) -> NDArray[np.float32]:
-        """Returns the joint state, (action_dim,) float32 in the spec's units; takes no picture."""
+        """Returns the state, (state_dim,) float32 in the spec's units; takes no picture."""
         ...
 
     def observe(self, prompt: str, cameras: Sequence[str]) -> Observation:
@@ -33,7 +33,7 @@ class Robot(Protocol):
         ...
 
     def command(self, action: NDArray[np.float32]) -> None:
-        """Sends joint targets, (action_dim,) float32, for the next control step."""
+        """Sends a command, (action_dim,) float32, for the next control step."""
         ...
 
     def close(self) -> None:

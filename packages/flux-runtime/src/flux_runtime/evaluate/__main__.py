@@ -1,0 +1,7 @@
+"""`python -m flux_runtime.evaluate`."""
+
+from __future__ import annotations
+
+from .cli import main
+
+raise SystemExit(main())

@@ -1,0 +1,50 @@
+"""What `flux-eval` is asked for."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+
+from flux_core.errors import MissingDependencyError, UsageError
+
+from ..engine import DEFAULT_THREADS
+from ..report import require_report_dependencies
+
+DEFAULT_EPISODES = 50
+"""Of each task, as in the published LIBERO and ALOHA protocols."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationOptions:
+    """The command line, checked; see `flux-eval --help`. A None takes the suite's own value."""
+
+    suite: str
+    bundle: Path
+    episodes: int = DEFAULT_EPISODES
+    seed: int | None = None
+    tasks: tuple[str, ...] = ()
+    max_steps: int | None = None
+    workers: int = 1
+    threads: int = DEFAULT_THREADS
+    video: Path | None = None
+    report: Path | None = None
+
+
+def check_outputs(options: EvaluationOptions) -> None:
+    """Refuses what could not be written, before the first episode instead of after the last."""
+    if options.report is not None:
+        require_report_dependencies(options.report)
+    if options.video is None:
+        return
+    if importlib.util.find_spec("av") is None:
+        raise MissingDependencyError(
+            "--video: av not installed. Install it with 'pip install flux-runtime[report]', or "
+            "leave --video out."
+        )
+    try:
+        options.video.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"--video {options.video}: cannot be made ({error.strerror}). Name another directory."
+        ) from error

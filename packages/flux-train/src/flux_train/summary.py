@@ -1,0 +1,45 @@
+"""What a run is about to do: its data, and the memory that is certain."""
+
+from __future__ import annotations
+
+from rich.table import Table
+from torch import nn
+
+from flux_data.repeating_dataset import DistributedRepeatingDataset
+
+from .optimization import trained
+from .parallel import is_sharded
+from .ranks import Ranks
+from .runner_config import TrainRunner
+
+
+def data_table(dataset: DistributedRepeatingDataset) -> Table:
+    """A row for every directory: robot, episodes, samples, hours, cameras."""
+    columns = ("robot", "dataset", "episodes", "samples", "hours", "cameras")
+    table = Table(*columns, title="Data")
+    for name, member in zip(dataset.group_of_datasets, dataset.datasets, strict=True):
+        for part in member.parts:
+            source = part.source
+            table.add_row(
+                name,
+                source.root.name,
+                f"{source.num_episodes:,}",
+                f"{len(part):,}",
+                f"{source.num_frames / source.fps / 3600:.2f}",
+                str(len(part.video_keys)),
+            )
+    return table
+
+
+def state_bytes(model: nn.Module, runner: TrainRunner, ranks: Ranks) -> int:
+    """Weights, gradients, Adam's two moments and the average in one process, float32.
+
+    Activations come on top; they grow with per_device_batch_size.
+    """
+    everything = sum(p.numel() for p in model.parameters())
+    learned = sum(p.numel() for p in trained(model).values())
+    numbers = everything + learned * (4 if runner.ema_decay else 3)
+    if is_sharded(runner, ranks):
+        is_hybrid = getattr(runner, "sharding_strategy", "") != "full-shard"
+        numbers //= ranks.per_node if is_hybrid else ranks.world_size
+    return numbers * 4
