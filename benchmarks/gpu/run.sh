@@ -1,0 +1,50 @@
+#!/usr/bin/env bash
+# Times everything that needs a GPU, in one call; figures go to OUT as JSON, output as logs.
+#
+#   bash benchmarks/gpu/run.sh OUT [BATCH]
+#
+# Needs one GPU of 80 GB and the packages of this repository with a CUDA build of torch. A step that
+# fails does not stop the others; the exit code is 1 if any did.
+set -uo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+
+if [ $# -lt 1 ]; then
+  sed -n '2,7s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+  exit 2
+fi
+OUT="$1"
+BATCH="${2:-32}"
+PYTHON="${PYTHON:-python}"
+mkdir -p "$OUT"
+
+"$PYTHON" -c 'import sys, torch
+if not torch.cuda.is_available():
+    sys.exit("run.sh: error: torch sees no GPU")
+print(torch.__version__, torch.cuda.get_device_name())' | tee "$OUT/device.txt" || exit 1
+
+failed=()
+step() {
+  local name="$1"
+  shift
+  echo "== $name: $*"
+  "$@" >"$OUT/$name.log" 2>&1 || failed+=("$name")
+  tail -n 12 "$OUT/$name.log"
+}
+
+step model "$PYTHON" benchmarks/model.py --size full --dtype bfloat16 --device cuda --compile \
+  --rounds 20 --out "$OUT/model.json"
+for finetune in frozen lora full; do
+  # The optimiser of a full finetune takes 53 GB: its layers are recomputed and the batch is small.
+  extra=(--batch "$BATCH")
+  if [ "$finetune" = full ]; then extra=(--batch 8 --recompute); fi
+  step "train_$finetune" "$PYTHON" benchmarks/train.py --size full --finetune "$finetune" --bf16 \
+    --device cuda --rounds 1 --steps 10 "${extra[@]}" --out "$OUT/train_$finetune.json"
+done
+step train_compiled "$PYTHON" benchmarks/train.py --size full --finetune frozen --bf16 --compile \
+  --device cuda --rounds 1 --steps 10 --batch "$BATCH" --out "$OUT/train_compiled.json"
+
+if [ ${#failed[@]} -gt 0 ]; then
+  echo "failed: ${failed[*]}; see $OUT" >&2
+  exit 1
+fi
+echo "figures in $OUT"
