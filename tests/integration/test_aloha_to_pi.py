@@ -15,6 +15,7 @@ from flux_core.errors import ConfigError
 from flux_core.models import sample_actions
 from flux_core.models.checkpoint_file import load_checkpoint
 from flux_core.policy_io import PolicyIO
+from flux_core.robots import robot_spec
 from flux_core.transforms import apply
 from flux_core.types import Observation
 from flux_runtime.engine import load_core, open_flow_policy
@@ -101,6 +102,8 @@ def observation() -> Observation:
 
 class StandingRobot:
     """Sees the same thing every time."""
+
+    spec = robot_spec("aloha-sim")
 
     def observe(self, prompt: str, cameras: Any) -> Observation:
         return observation()
