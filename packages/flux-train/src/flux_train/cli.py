@@ -109,7 +109,7 @@ def _train(args: argparse.Namespace, config: TrainConfig, ranks: Ranks) -> int:
         f"{ranks.world_size} x {ranks.device.type}"
     )
     if args.dry_run:
-        micro_batches, _ = next(iter(trainer._steps()))
+        micro_batches, _ = next(iter(trainer.steps()))
         result = trainer.train_step(micro_batches)
         say(f"dry run: loss {result.loss:.4f}, gradient norm {result.grad_norm:.4f}")
         return EXIT_OK

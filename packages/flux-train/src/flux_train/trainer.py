@@ -220,7 +220,7 @@ class Trainer:
         """What is left of an epoch, or of the steps; returns whether to stop."""
         runner = self.config.runner
         waited_s, window_start, first_step = 0.0, time.perf_counter(), self.step
-        for micro_batches, wait_s in self._steps():
+        for micro_batches, wait_s in self.steps():
             waited_s += wait_s
             result = self.train_step(micro_batches)
             is_last = self.step >= self.total_steps
@@ -474,7 +474,7 @@ class Trainer:
         self.average = WeightAverage(self.model, runner.ema_decay) if runner.ema_decay else None
         self.consumed = self.batches.first_batch
 
-    def _steps(self) -> Iterator[tuple[list[dict[str, Any]], float]]:
+    def steps(self) -> Iterator[tuple[list[dict[str, Any]], float]]:
         """The micro-batches of each step left of this epoch, and the seconds waited for them."""
         steps = len(self.batches) // self.accumulation
         with contextlib.closing(self._epoch_batches()) as iterator:
