@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -66,7 +67,7 @@ def _add_info(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         "Say what a dataset holds.",
         "  flux-data info data/demonstrations",
     )
-    info.add_argument("dataset", type=Path, help="a LeRobot v2.1 directory")
+    info.add_argument("dataset", type=Path, help="a LeRobot directory")
     info.set_defaults(handler=run_info)
 
 
@@ -94,23 +95,19 @@ def _add_pack(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 
 def run_pack(args: argparse.Namespace) -> None:
     """Runs `flux-data pack`."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
     from .pack import pack, verify_cache
+    from .progress import progress_bars
 
     resize = _resize_of(args)
     console = Console(stderr=True)
     if args.verify:
         report = verify_cache(args.dataset, resize, encoding=args.encoding, out=args.out)
     else:
-        columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress("frames", *columns, console=console) as progress:
-            task = progress.add_task("frames", total=None)
 
-            def announce(frames: int, todo: int, size: int) -> None:
-                console.print(f"{frames} frames, about {size / 1e6:,.1f} MB; {todo} to be written")
-                progress.update(task, total=todo)
+        def announce(frames: int, todo: int, size: int) -> None:
+            console.print(f"{frames} frames, about {size / 1e6:,.1f} MB; {todo} to be written")
 
+        with progress_bars(console, "frames") as advance:
             report = pack(
                 args.dataset,
                 resize,
@@ -118,7 +115,7 @@ def run_pack(args: argparse.Namespace) -> None:
                 out=args.out,
                 workers=max(args.workers, 1),
                 announce=announce,
-                advance=lambda frames: progress.advance(task, frames),
+                advance=partial(advance, "frames"),
             )
     if args.json:
         print_json(report)
@@ -142,17 +139,12 @@ def _add_validate(commands: argparse._SubParsersAction[argparse.ArgumentParser])
 
 def run_validate(args: argparse.Namespace) -> int:
     """Runs `flux-data validate`."""
-    from rich.progress import Progress
-
+    from .progress import progress_bars
     from .validate import validate
 
-    console = Console(stderr=True)
-    with Progress(console=console) as progress:
-        task = progress.add_task("episodes", total=None)
+    with progress_bars(Console(stderr=True), "episodes") as advance:
         faults = validate(
-            args.dataset,
-            decode=not args.no_decode,
-            advance=lambda done, total: progress.update(task, completed=done, total=total),
+            args.dataset, decode=not args.no_decode, advance=partial(advance, "episodes")
         )
     if args.json:
         print_json({"ok": not faults, "faults": [asdict(fault) for fault in faults]})
@@ -211,23 +203,18 @@ def _add_view(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 
 def run_view(args: argparse.Namespace) -> None:
     """Runs `flux-data view`."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
+    from .progress import progress_bars
     from .view import write_view
 
     console = Console(stderr=True, highlight=False, soft_wrap=True)
-    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as progress:
-        steps = {name: progress.add_task(name, total=None) for name in ("numbers", "pictures")}
+    with progress_bars(console, "numbers", "pictures") as advance:
         report = write_view(
             args.dataset,
             args.out,
             episodes=args.episodes,
             height=args.size,
             announce=lambda line: console.print(line, markup=False),
-            advance=lambda step, done, total: progress.update(
-                steps[step], completed=done, total=total
-            ),
+            advance=advance,
         )
     if args.json:
         print_json(report)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
-from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from flux_core.cli import add_command, print_json
 from flux_core.errors import UsageError
+
+from .progress import progress_bars
 
 VERSIONS = ("v2.1", "v3.0")
 ALOHA = "aloha-hdf5"
@@ -78,8 +78,8 @@ def run_convert(args: argparse.Namespace) -> None:
         raise UsageError("convert: expected one dataset. To join several: flux-data merge")
     if args.to is None:
         raise UsageError(f"convert: --to is missing. Give one of {', '.join(VERSIONS)}")
-    with _progress("episodes") as advance:
-        report = convert([Path(args.source[0])], args.out, args.to, advance)
+    with progress_bars(Console(stderr=True), "episodes") as advance:
+        report = convert([Path(args.source[0])], args.out, args.to, partial(advance, "episodes"))
     _tell(args, report)
 
 
@@ -107,14 +107,14 @@ def _convert_aloha(args: argparse.Namespace) -> None:
         bgr=args.bgr,
         robot_type=args.robot_type,
     )
-    with _progress("episodes") as advance:
+    with progress_bars(Console(stderr=True), "episodes") as advance:
         report = convert_aloha_hdf5(
             Path(args.source[1]),
             args.out,
             settings,
             version=args.to or VERSIONS[0],
             workers=args.workers,
-            advance=advance,
+            advance=partial(advance, "episodes"),
         )
     _tell(args, report)
 
@@ -138,8 +138,8 @@ def run_merge(args: argparse.Namespace) -> None:
     from .lerobot import open_lerobot
 
     version = args.to or version_of(open_lerobot(args.datasets[0]))
-    with _progress("episodes") as advance:
-        report = convert(args.datasets, args.out, version, advance)
+    with progress_bars(Console(stderr=True), "episodes") as advance:
+        report = convert(args.datasets, args.out, version, partial(advance, "episodes"))
     _tell(args, report)
 
 
@@ -170,8 +170,10 @@ def run_split(args: argparse.Namespace) -> None:
         if not equals or not name or "/" in name or name in parts:
             raise UsageError(f"{text}: expected NAME=PART, each name once, like train=0.9")
         parts[name] = part
-    with _progress("episodes") as advance:
-        reports = split(args.dataset, args.out, parts, seed=args.seed, advance=advance)
+    with progress_bars(Console(stderr=True), "episodes") as advance:
+        reports = split(
+            args.dataset, args.out, parts, seed=args.seed, advance=partial(advance, "episodes")
+        )
     totals = {
         key: sum(report[key] for report in reports.values())
         for key in ("num_episodes", "num_frames")
@@ -181,15 +183,6 @@ def run_split(args: argparse.Namespace) -> None:
         return
     for report in reports.values():
         _tell(args, report)
-
-
-@contextlib.contextmanager
-def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on stderr; the function takes what is done, and all of it."""
-    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task(what, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
 def _tell(args: argparse.Namespace, report: dict[str, Any]) -> None:

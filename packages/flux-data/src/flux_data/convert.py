@@ -273,6 +273,8 @@ def _with_own_images(table: pa.Table, source: LeRobotDataset) -> pa.Table:
         for row in table.column(key).to_pylist():
             data, path = (None, row) if isinstance(row, str) else (row["bytes"], row["path"])
             if data is None and path is not None:
+                if not (source.root / path).is_file():
+                    raise DataError(f"{source.root / path}: the image file of {key} is missing")
                 data = (source.root / path).read_bytes()
             rows.append({"bytes": data, "path": path})
         table = table.set_column(table.column_names.index(key), key, pa.array(rows, struct))

@@ -60,7 +60,7 @@ def pack(
     workers: int = 1,
     cameras: Sequence[str] | None = None,
     announce: Callable[[int, int, int], None] = lambda frames, todo, size: None,
-    advance: Callable[[int], None] = lambda frames: None,
+    advance: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
     """Writes the cache of a dataset; an interrupted one is gone on with.
 
@@ -73,7 +73,7 @@ def pack(
         cameras: default: all.
         announce: called once before anything is written, with all frames, those still to be
             written, and the expected bytes of the whole cache.
-        advance: called with the frames of every shard that is done.
+        advance: called with the frames written so far, and those to be written.
 
     Returns:
         `out`, `bytes` and `frames`.
@@ -87,7 +87,8 @@ def pack(
     done = _finished(folder, fingerprints)
     jobs = [job for job in _jobs(source, keys, folder, resize, encoding) if job.name not in done]
     frames = source.num_frames * len(keys)
-    announce(frames, sum(job.frames for job in jobs), frames * _frame_bytes(source, keys, jobs))
+    todo, written = sum(job.frames for job in jobs), 0
+    announce(frames, todo, frames * _frame_bytes(source, keys, jobs))
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "progress.jsonl").open("a") as progress:
         progress.write(json.dumps({"fingerprints": fingerprints}) + "\n")
@@ -95,7 +96,8 @@ def pack(
             done[job.name] = shard
             progress.write(json.dumps({"name": job.name, **asdict(shard)}) + "\n")
             progress.flush()
-            advance(job.frames)
+            written += job.frames
+            advance(written, todo)
     _write_manifest(folder, manifest_of(resize, encoding, fingerprints, done))
     size = sum(shard.num_bytes for shard in done.values())
     return {"out": str(folder), "bytes": size, "frames": frames}
