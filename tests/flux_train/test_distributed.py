@@ -87,6 +87,34 @@ def test_two_processes_give_the_losses_of_one(
         torch.testing.assert_close(ours[name], value, atol=2e-5, rtol=1e-4, msg=name)
 
 
+LORA = [
+    "model.use_lora=true",
+    "model.lora_rank=2",
+    "model.modules_to_save=['action_in_proj','action_out_proj']",
+]
+
+
+@pytest.mark.parametrize("kind", [DDP, FSDP], ids=["ddp", "fsdp"])
+def test_adapters_train_in_copies_and_shards(
+    alone: Path, options: list[str], tmp_path: Path, kind: list[str]
+) -> None:
+    more = [*options, *LORA, "runner.max_steps=6"]
+    more.append(f"model.pretrained_name_or_path={alone / 'checkpoint_epoch_1.safetensors'}")
+    run(tmp_path / "one", more)
+    run(tmp_path / "two", [*more, *kind, HALF], ranks=2)
+    torch.testing.assert_close(
+        losses(tmp_path / "two"), losses(tmp_path / "one"), atol=1e-5, rtol=0
+    )
+    for name in (
+        "checkpoint_epoch_1.safetensors",
+        "checkpoint_epoch_1_adapter/adapter_model.safetensors",
+    ):
+        ours, theirs = (load_file(tmp_path / folder / name) for folder in ("two", "one"))
+        assert ours.keys() == theirs.keys()
+        for key, value in theirs.items():
+            torch.testing.assert_close(ours[key], value, atol=2e-5, rtol=1e-4, msg=key)
+
+
 def test_accumulated_batches_give_the_losses_of_a_large_one(
     alone: Path, options: list[str], tmp_path: Path
 ) -> None:

@@ -398,8 +398,8 @@ class Trainer:
             keep = self.config.runner.max_checkpoints
             try:
                 path = save_checkpoint(self.work_dir, name, state, keep)
-                if self.config.model.use_lora and not is_sharded(self.config.runner, self.ranks):
-                    save_adapter(self.model, path.with_name(f"{path.stem}_adapter"))
+                if self.config.model.use_lora:
+                    save_adapter(self.model, path.with_name(f"{path.stem}_adapter"), weights)
             except CheckpointError as error:
                 problem = str(error)
         problem = self.ranks.from_main(problem)  # type: ignore[assignment]

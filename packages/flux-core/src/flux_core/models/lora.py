@@ -101,11 +101,20 @@ def merged_weights(
     return merged
 
 
-def save_adapter(model: PI0FlowMatching, folder: Path) -> None:
-    """Writes the adapters alone, as `peft` writes them: a few MB that `PeftModel` also loads."""
-    weights = _peft().get_peft_model_state_dict(model, adapter_name=ADAPTER)
+def save_adapter(
+    model: PI0FlowMatching, folder: Path, weights: Mapping[str, Tensor] | None = None
+) -> None:
+    """Writes the adapters alone, as `peft` writes them: a few MB that `PeftModel` also loads.
+
+    Args:
+        model: the network with its adapters.
+        folder: where they go.
+        weights: its state dict, where the network holds shards of it.
+    """
+    state = None if weights is None else dict(weights)
+    found = _peft().get_peft_model_state_dict(model, state_dict=state, adapter_name=ADAPTER)
     # As if the network were inside a PeftModel, which is what the file's readers expect.
-    named = {f"base_model.model.{k}": v.detach().cpu().contiguous() for k, v in weights.items()}
+    named = {f"base_model.model.{k}": v.detach().cpu().contiguous() for k, v in found.items()}
     folder.mkdir(parents=True, exist_ok=True)
     save_file(named, folder / ADAPTER_FILE, metadata={"format": "pt"})
     configs: Any = model.peft_config
