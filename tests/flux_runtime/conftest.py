@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -18,6 +18,9 @@ from safetensors.numpy import save_file
 from flux_core.bundle import GraphSignature, Manifest, TensorSignature, write_manifest
 from flux_core.robots import RobotSpec
 from flux_core.types import Observation
+
+if TYPE_CHECKING:
+    from flux_runtime.export.policy import TrainedPolicy
 
 HORIZON, ACTION_DIM, TOKENS, CAMERAS, HEIGHT, WIDTH = 6, 3, 4, ("cam_a", "cam_b"), 6, 8
 NUM_STEPS, PREFIX = 4, len(CAMERAS) + TOKENS
@@ -352,6 +355,78 @@ def one_json_object(text: str) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
+def small_policy() -> Callable[[str], TrainedPolicy]:
+    """Makes a pi0 or pi0.5 of SigLIP and Gemma blocks, tiny, with random weights, for `ur3`."""
+    from flux_core.config import bind, unbind
+    from flux_core.inference import InferenceRunner
+    from flux_core.models import PI0FlowMatching
+    from flux_core.norm_stats import compute_stats
+    from flux_core.robots import robot_spec
+    from flux_core.tokenizers import ByteTokenizer
+    from flux_runtime.export.policy import TrainedPolicy
+    from flux_train import recipes
+
+    spec, tokenizer = robot_spec("ur3"), ByteTokenizer()
+
+    def make(kind: str) -> TrainedPolicy:
+        size = getattr(recipes, f"{kind}_model")(action_horizon=8)
+        vision = {"hidden_size": 36, "intermediate_size": 48, "num_hidden_layers": 2}
+        vision |= {"num_attention_heads": 2, "image_size": 28}
+        size["vision_backbone"]["vision_config"] = vision
+        block = {"num_hidden_layers": 2, "num_attention_heads": 4, "head_dim": 32}
+        size["llm_backbone"] |= {**block, "hidden_size": 48, "intermediate_size": 96}
+        size["llm_backbone"]["vocab_size"] = tokenizer.vocab_size
+        size["llm_expert"] |= {**block, "hidden_size": 32, "intermediate_size": 64}
+        if kind == "pi05":
+            size["llm_expert"]["adarms_cond_dim"] = 32
+        else:
+            size["state_proj"]["out_dim"] = 32
+        size["projector"] |= {"in_dim": 36, "out_dim": 48}
+        size["action_in_proj"]["out_dim"] = size["action_out_proj"]["in_dim"] = 32
+        size |= {"proj_width": 32, "num_steps": 4}
+        prompt = {"pi0": ["PrivatePrompter"], "pi05": ["PreparePromptWithState"]}[kind]
+        section = {
+            "type": "URInferenceRunner",
+            "task_descriptions": {"0": "push the box"},
+            "dataset": {
+                "type": "PrivateInferenceDataset",
+                "img_keys": list(spec.cameras),
+                "transforms": [
+                    {"type": "NormalizeStatesAndActions", "norm_type": "mean_std"},
+                    *({"type": name} for name in prompt),
+                    {"type": "ProcessPrompts", "tokenizer": unbind(tokenizer), "max_len": 96},
+                    {"type": "PadKeyToDim", "keys": ["states"], "dim": 32},
+                    {"type": "ResizeImagesWithPad", "height": 28, "width": 28},
+                    {"type": "SimpleNormalizeImages"},
+                ],
+            },
+            "denormalize_action": {"type": "DenormalizePrivateAction", "norm_type": "mean_std"},
+        }
+        torch.manual_seed(0)
+        model = bind(PI0FlowMatching.Config, size, "model").build().eval()
+        for parameter in model.parameters():
+            parameter.data += 0.01 * torch.randn_like(parameter)
+        inference = bind(InferenceRunner, section, "inference")
+        random = np.random.default_rng(0)
+        numbers = {
+            name: compute_stats(random.uniform(-1, 1, (100, width)))
+            for name, width in (("proprio", spec.state_dim), ("action", spec.action_dim))
+        }
+        return TrainedPolicy(
+            model=model,
+            inference=inference,
+            config={"model": size, "inference": unbind(inference)},
+            norm_stats={"ur3": numbers},
+            provenance={"weights": "random"},
+            training_log=None,
+        )
+
+    import torch
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def libero_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny pi0.5 with random weights, exported for the robot `libero`."""
     import torch
@@ -410,5 +485,5 @@ def libero_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
         training_log=None,
     )
     out = tmp_path_factory.mktemp("libero") / "bundle"
-    export_bundle(policy, out, lambda step: None)
+    export_bundle(policy, out, lambda *step: None)
     return out

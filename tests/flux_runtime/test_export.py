@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,10 +14,11 @@ from safetensors.torch import load_file, save_file
 
 from flux_core.bundle import Bundle, write_manifest
 from flux_core.errors import BundleError, ExportError
+from flux_core.models import PrefixCache
 from flux_core.models.checkpoint_file import load_checkpoint
 from flux_runtime.export import writer
 from flux_runtime.export.cli import main
-from flux_runtime.export.graphs import DenoiseGraph, TimeEmbeddingTable
+from flux_runtime.export.graphs import DenoiseGraph, precompute_times
 from flux_runtime.export.onnx_file import tensor_offsets
 from flux_runtime.export.policy import load_policy
 from flux_runtime.export.verify import replay
@@ -89,14 +91,14 @@ def test_a_weight_changed_between_writing_and_verifying_fails_the_export(
 ) -> None:
     verify = writer.verify_bundle
 
-    def tampered(directory: Path, reference: dict) -> object:
+    def tampered(directory: Path, *answers: Any) -> object:
         perturb(directory)
         write_manifest(directory, Bundle.open(directory, verify=False).manifest)
-        return verify(directory, reference)
+        return verify(directory, *answers)
 
     monkeypatch.setattr(writer, "verify_bundle", tampered)
     with pytest.raises(ExportError, match="differs from PyTorch by .*, allowed 1e-04"):
-        writer.export_bundle(load_policy(checkpoint), tmp_path / "bundle", lambda step: None)
+        writer.export_bundle(load_policy(checkpoint), tmp_path / "bundle", lambda *step: None)
     assert not (tmp_path / "bundle").exists()
 
 
@@ -112,7 +114,7 @@ def test_a_weight_changed_after_the_export_is_refused_when_the_bundle_is_opened(
 def test_an_unrelated_directory_is_never_overwritten(checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("precious")
     with pytest.raises(ExportError, match="exists and is not a bundle"):
-        writer.export_bundle(load_policy(checkpoint), tmp_path, lambda step: None)
+        writer.export_bundle(load_policy(checkpoint), tmp_path, lambda *step: None)
     assert (tmp_path / "thesis.txt").read_text() == "precious"
 
 
@@ -127,12 +129,24 @@ def test_a_checkpoint_whose_weights_are_another_networks_is_one_line(
     assert "weights do not fit the config's network" in error and "expected shape" in error
 
 
-def test_the_time_embedding_table_is_the_embedding_itself() -> None:
-    from flux_core.models.layers import TimeEmbedding
-
-    exact, table = TimeEmbedding(32), TimeEmbeddingTable(TimeEmbedding(32), 10)
-    t = torch.tensor([[k / 10 for k in range(11)]])
-    torch.testing.assert_close(table(t), exact(t), atol=1e-7, rtol=0.0)
+@pytest.mark.parametrize("kind", ["pi0", "pi05"])
+def test_tables_of_the_times_change_nothing(kind: str, small_policy: Any) -> None:
+    model = small_policy(kind).model
+    config = model.config
+    cache = PrefixCache(
+        [torch.randn(1, 1, 7, config.llm_expert.head_dim) for _ in range(4)][:2],
+        [torch.randn(1, 1, 7, config.llm_expert.head_dim) for _ in range(4)][:2],
+        torch.ones(1, 7, dtype=torch.bool),
+    )
+    state = torch.randn(1, config.action_dim)
+    x_t = torch.randn(1, config.n_action_steps, config.action_dim)
+    # Of a known prefix the time is 0, and every other step has its own.
+    t = torch.arange(config.n_action_steps)[None] % 11 / 10
+    with torch.no_grad():
+        before = model.denoise(state, x_t, t, cache)
+        precompute_times(model, 10)
+        after = model.denoise(state, x_t, t, cache)
+    torch.testing.assert_close(after, before, atol=1e-6, rtol=0.0)
 
 
 def test_a_step_of_the_denoise_graph_leaves_finished_positions_alone(checkpoint: Path) -> None:

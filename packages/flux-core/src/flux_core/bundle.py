@@ -120,6 +120,20 @@ class Bundle:
                 raise BundleError(f"{name}: not in the bundle {self.directory}. {AGAIN}")
         return self.directory / name
 
+    def for_prompts(self, prompt_tokens: int) -> Bundle:
+        """The same bundle with its shortest graphs that prompts of so many tokens fit."""
+        return self.with_bucket(self.manifest.bucket_for(prompt_tokens))
+
+    def with_bucket(self, prompt_tokens: int | None) -> Bundle:
+        """The same bundle with the graphs of a bucket; None: with those for any prompt."""
+        if prompt_tokens is None:
+            return self
+        graphs = self.manifest.prompt_buckets[prompt_tokens]
+        manifest = replace(
+            self.manifest, graphs=graphs, max_prompt_tokens=prompt_tokens, prompt_buckets={}
+        )
+        return replace(self, manifest=manifest)
+
     def golden(self) -> dict[str, NDArray[Any]]:
         """Returns the reference's inputs and outputs, checked against the graphs' signatures.
 
@@ -135,6 +149,10 @@ class Bundle:
         except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             reason = show(str(error))
             raise BundleError(f"{GOLDEN_NAME}: cannot be read ({reason}). {DAMAGED}") from error
+        for name in ("input.lang_tokens", "input.lang_masks"):
+            if name in tensors and tensors[name].ndim == 2:
+                shortened = tensors[name][:, : self.manifest.max_prompt_tokens]
+                tensors[name] = np.ascontiguousarray(shortened)
         _check_golden(tensors, self.manifest)
         return tensors
 

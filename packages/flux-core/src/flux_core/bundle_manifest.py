@@ -26,8 +26,12 @@ from .bundle_checks import (
 )
 from .errors import BundleError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MANIFEST_NAME = "manifest.json"
+FP32_TOLERANCE = 1e-4
+"""float32 rounding (6e-8) grows over the layers and the Euler steps; another order of summation
+moves actions by about 1e-6 to 1e-5, a wrong graph or transform by 1e-2 and more."""
+MAX_TOLERANCE = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,8 +79,11 @@ class Manifest:
         max_prompt_tokens: width of lang_tokens.
         prompt: the task it does when none is given.
         tasks: id -> task in words.
-        precision: 'fp32'.
+        precision: what the network is computed in: 'fp32', 'bf16', 'fp16', or 'int8' (its weights).
+        tolerance: largest error of normalised actions, against PyTorch in float32, with which an
+            engine may drive a robot; 1e-4 in float32, measured at export otherwise.
         graphs: 'prefix' and 'denoise'.
+        prompt_buckets: number of tokens -> graphs for prompts of at most that many.
         rtc_valid_delays: inference delays, in control steps, the policy was trained for.
         files: relative name -> size and hash, of every file but manifest.json.
         provenance: where the bundle comes from, free form.
@@ -99,10 +106,18 @@ class Manifest:
     prompt: str
     tasks: Mapping[str, str]
     precision: str
+    tolerance: float = FP32_TOLERANCE
     graphs: Mapping[str, GraphSignature]
+    prompt_buckets: Mapping[int, Mapping[str, GraphSignature]] = field(
+        default_factory=dict[int, Mapping[str, GraphSignature]]
+    )
     rtc_valid_delays: tuple[int, ...] = (0,)
     files: Mapping[str, FileEntry] = field(default_factory=dict[str, FileEntry])
     provenance: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    def bucket_for(self, prompt_tokens: int) -> int | None:
+        """The smallest bucket that so many tokens fit; None: only the graphs for any prompt do."""
+        return min((size for size in self.prompt_buckets if size >= prompt_tokens), default=None)
 
 
 def parse_manifest(data: object) -> Manifest:
@@ -172,6 +187,14 @@ def _graphs(where: str, value: Any) -> dict[str, GraphSignature]:
     return record(where, value, {"prefix": _graph_signature, "denoise": _graph_signature})
 
 
+def _buckets(where: str, value: Any) -> dict[int, dict[str, GraphSignature]]:
+    entries = mapping(_graphs)(where, value)
+    for name in entries:
+        if not (name.isascii() and name.isdigit() and len(name) < 6 and name == str(int(name))):
+            fail(where, "numbers of tokens", name)
+    return {int(name): graphs for name, graphs in entries.items()}
+
+
 def _free_object(where: str, value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
         fail(where, "an object", value)
@@ -196,8 +219,10 @@ _MANIFEST_CHECKERS: dict[str, Checker[Any]] = {
     "max_prompt_tokens": integer(1, 65536),
     "prompt": text(allow_empty=True),
     "tasks": mapping(text()),
-    "precision": one_of("fp32"),
+    "precision": one_of("fp32", "bf16", "fp16", "int8"),
+    "tolerance": number(0.0, MAX_TOLERANCE),
     "graphs": _graphs,
+    "prompt_buckets": _buckets,
     "rtc_valid_delays": sequence(integer(0, 4096), low=1, high=4096),
     "files": _files,
     "provenance": _free_object,
@@ -229,8 +254,19 @@ def _check_consistency(manifest: Manifest) -> None:
 
 def _check_graph_shapes(manifest: Manifest) -> None:
     """Refuses graphs whose tensors do not have the manifest's sizes."""
+    where, most = MANIFEST_NAME, manifest.max_prompt_tokens
+    _check_shapes(manifest, f"{where}: graphs", manifest.graphs, most)
+    for tokens, graphs in manifest.prompt_buckets.items():
+        if not 1 <= tokens < most:
+            fail(f"{where}: prompt_buckets", f"1 to {most - 1} tokens (max_prompt_tokens)", tokens)
+        _check_shapes(manifest, f"{where}: prompt_buckets.{tokens}", graphs, tokens)
+
+
+def _check_shapes(
+    manifest: Manifest, place: str, graphs: Mapping[str, GraphSignature], tokens: int
+) -> None:
     size = (manifest.image_height, manifest.image_width, 3)
-    cameras, tokens = len(manifest.cameras), manifest.max_prompt_tokens
+    cameras = len(manifest.cameras)
     actions = (1, manifest.action_horizon, manifest.action_dim)
     expected = {
         "prefix": {
@@ -245,9 +281,9 @@ def _check_graph_shapes(manifest: Manifest) -> None:
         },
     }
     for graph_name, tensors in expected.items():
-        found = {entry.name: entry for entry in manifest.graphs[graph_name].inputs}
+        found = {entry.name: entry for entry in graphs[graph_name].inputs}
         for name, (dtype, shape) in tensors.items():
-            where = f"{MANIFEST_NAME}: graphs.{graph_name}.inputs"
+            where = f"{place}.{graph_name}.inputs"
             if name not in found:
                 raise BundleError(f"{where}: no input {name!r}. {AGAIN}")
             if (found[name].dtype, found[name].shape) != (dtype, shape):

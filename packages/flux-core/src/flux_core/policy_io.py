@@ -6,7 +6,7 @@ Built from what training wrote, so that a policy is never deployed with other pr
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,14 +25,19 @@ from .transforms import (
     NormalizeImages,
     NormalizeStatesAndActions,
     PadKeyToDim,
+    ParquetPrompter,
+    PreparePromptWithState,
     ProcessPrompts,
     RelativeActions,
     Sample,
     SimpleNormalizeImages,
 )
+from .transforms.prompts import NUM_BINS
 from .types import Observation
 
 ImageNorm = SimpleNormalizeImages | NormalizeImages
+STATES = np.linspace(-1.0, 1.0, NUM_BINS + 1) - 0.5 / NUM_BINS
+"""A normalised state in each bin of the prompt."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,22 @@ class PolicyIO:
             raise BundleError(f"{bundle.directory}: {error}") from error
         prompts = _only(inference, ProcessPrompts)
         tokenizer = _load_bundled(prompts.tokenizer, bundle.directory / "tokenizer")
+        inference = _with_max_len(inference, bundle.manifest.max_prompt_tokens)
         return cls(inference, _robot_stats(norm_stats, inference), tokenizer)
+
+    def most_tokens(self, prompt: str) -> int:
+        """Tokens that a task becomes, in whatever state the robot is."""
+        transforms = self.inference.dataset.transforms
+        prompter = next(
+            t for t in transforms if isinstance(t, ParquetPrompter | PreparePromptWithState)
+        )
+        sample: Sample = {"task_description": prompt, "num_state_dims": self.state_dim}
+        states = STATES if isinstance(prompter, PreparePromptWithState) else STATES[:1]
+        texts = [
+            prompter({**sample, "states": np.full(self.state_dim, value, np.float32)})["prompt"]
+            for value in states
+        ]
+        return max(len(self.tokenizer.encode(text)) for text in texts)
 
     def encode(self, observation: Observation) -> dict[str, NDArray[Any]]:
         """Returns the graphs' user inputs, each with a leading batch axis of 1.
@@ -217,6 +237,15 @@ def _only(inference: InferenceRunner, *kinds: type[Any]) -> Any:
         names = " or ".join(kind.__name__ for kind in kinds)
         raise ConfigError(f"inference.dataset.transforms: expected one {names}, got {len(found)}")
     return found[0]
+
+
+def _with_max_len(inference: InferenceRunner, max_len: int) -> InferenceRunner:
+    """The graphs may be for shorter prompts than training's."""
+    transforms = tuple(
+        replace(t, max_len=max_len) if isinstance(t, ProcessPrompts) else t
+        for t in inference.dataset.transforms
+    )
+    return replace(inference, dataset=replace(inference.dataset, transforms=transforms))
 
 
 def _robot_stats(norm_stats: Mapping[str, NormStats], inference: InferenceRunner) -> NormStats:

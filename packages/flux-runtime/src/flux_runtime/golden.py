@@ -14,13 +14,6 @@ from flux_core.errors import BundleError
 
 from .graph_inputs import user_inputs
 
-TOLERANCE = {"fp32": 1e-4}
-"""Largest absolute error of the normalised actions, whose range is about [-1, 1].
-
-fp32 rounding (6e-8) grows over the layers and the Euler steps; another order of summation moves
-actions by about 1e-6 to 1e-5, a wrong graph or transform by 1e-2 and more.
-"""
-
 
 class InferencePolicy(Protocol):
     """What the golden needs of `flux_runtime._core.FlowPolicy`."""
@@ -52,8 +45,18 @@ class GoldenResult:
         return self.max_abs_error <= self.tolerance
 
 
-def replay_golden(bundle: Bundle, policy: InferencePolicy) -> GoldenResult:
+def replay_golden(
+    bundle: Bundle,
+    policy: InferencePolicy,
+    *,
+    tolerance: float | None = None,
+) -> GoldenResult:
     """Runs the golden's inputs through `policy` and compares.
+
+    Args:
+        bundle: what the policy was opened from.
+        policy: an engine with the bundle's graphs.
+        tolerance: largest error that passes; None for the bundle's.
 
     Raises:
         BundleError: the policy refuses the golden's inputs.
@@ -67,7 +70,7 @@ def replay_golden(bundle: Bundle, policy: InferencePolicy) -> GoldenResult:
         raise BundleError(
             f"golden.safetensors: the engine refuses the inputs ({reason}). Export it again."
         ) from error
-    return compare(actions, tensors, TOLERANCE[bundle.manifest.precision])
+    return compare(actions, tensors, tolerance or bundle.manifest.tolerance)
 
 
 def compare(

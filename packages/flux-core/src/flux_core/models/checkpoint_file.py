@@ -18,8 +18,10 @@ from .pi0 import PI0FlowMatching
 FORMAT = "flux-checkpoint-1"
 
 
-def load_checkpoint(path: Path) -> dict[str, Any]:
+def load_checkpoint(path: Path, *, mmap: bool = False) -> dict[str, Any]:
     """Reads a checkpoint of ours; anything else is a CheckpointError.
+
+    With `mmap` a tensor is read from the file when it is used.
 
     Keys: `model` and `ema` (weights, `ema` of those that are trained, or None), `optimizer`,
     `global_step`, `position` in the data, `config` (the resolved tree as plain data), `norm_stats`.
@@ -27,7 +29,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"{path}: not found")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{path}: cannot be read as a checkpoint ({reason})") from error
@@ -43,8 +45,13 @@ def inference_weights(state: Mapping[str, Any]) -> dict[str, Tensor]:
     return merged_weights(weights, bind(PI0FlowMatching.Config, state["config"]["model"], "model"))
 
 
-def load_weights(model: torch.nn.Module, weights: Mapping[str, Tensor], where: str) -> None:
-    """Fills `model` strictly; the first missing, unexpected or mis-shaped tensor is named."""
+def load_weights(
+    model: torch.nn.Module, weights: Mapping[str, Tensor], where: str, *, assign: bool = False
+) -> None:
+    """Fills `model` strictly; the first missing, unexpected or mis-shaped tensor is named.
+
+    With `assign` the model takes the tensors themselves, so that it may be on the meta device.
+    """
     expected = model.state_dict()
     problems = [f"{name} is missing" for name in expected if name not in weights]
     problems += [f"{name} is unexpected" for name in weights if name not in expected]
@@ -58,4 +65,4 @@ def load_weights(model: torch.nn.Module, weights: Mapping[str, Tensor], where: s
             f"{where}: {len(problems)} weights do not fit the config's network; "
             f"first: {problems[0]}"
         )
-    model.load_state_dict(dict(weights))
+    model.load_state_dict(dict(weights), assign=assign)

@@ -225,7 +225,8 @@ class PI0FlowMatching(nn.Module):
             context = self.suffix_context(cache, x_t.shape[1])
         suffix = self.embed_suffix(state, x_t.unflatten(1, (-1, group)).flatten(2), t)
         mask, cos, sin = context
-        x = suffix.tokens
+        # In a half-precision network the stream begins behind the float32 projections.
+        x = suffix.tokens.to(cache.keys[0].dtype)
         prefixes = zip(cache.keys, cache.values, strict=True)
         for layer, past in zip(self.llm_expert.blocks, prefixes, strict=True):
             x, _, _ = layer(x, (cos, sin), mask, cond=suffix.cond, past=past)

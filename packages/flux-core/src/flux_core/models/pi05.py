@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 from torch.nn import functional
 
 from ..errors import ConfigError
@@ -46,11 +47,18 @@ class PI05FlowMatching(PI0FlowMatching):
             if given != square:
                 raise ConfigError(f"{name}: expected {square}, got {given}")
         self.time_mlp_in, self.time_mlp_out = square.build(), square.build()
+        # In place of both and of the norms' projections, once an exporter has made tables of them.
+        self.step_index: nn.Module | None = None
 
     def embed_suffix(self, state: Tensor | None, x_t: Tensor, t: Tensor) -> Suffix:
         """Returns the action tokens and the adaRMS condition (B, 1 or H, W)."""
         actions = self.action_in_proj(x_t)
-        hidden = functional.silu(self.time_mlp_in(self.time_embedding(t).to(actions.dtype)))
+        if self.step_index is not None:
+            return Suffix(actions, self.step_index(t))
+        return Suffix(actions, self.condition(t, actions.dtype))
+
+    def condition(self, t: Tensor, dtype: torch.dtype) -> Tensor:
+        """What the norms are told of the times (B, 1 or H): (B, 1 or H, W)."""
+        hidden = functional.silu(self.time_mlp_in(self.time_embedding(t).to(dtype)))
         # A second silu after the last layer, as in openpi.
-        cond = functional.silu(self.time_mlp_out(hidden))
-        return Suffix(actions, cond)
+        return functional.silu(self.time_mlp_out(hidden))

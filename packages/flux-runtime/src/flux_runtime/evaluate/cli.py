@@ -121,7 +121,7 @@ def _bundle(args: argparse.Namespace, suite: Suite, say: Callable[[str], None]) 
         from ..export.cli import export_checkpoint
 
         out = args.checkpoint.with_suffix("")
-        export_checkpoint(args.checkpoint, out, suite.robot, say)
+        export_checkpoint(args.checkpoint, out, suite.robot, lambda what, *_: say(what))
         return out
     if not suite.has_shipped_policy:
         raise UsageError(

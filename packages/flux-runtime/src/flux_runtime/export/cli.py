@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from flux_core.cli import new_parser, print_json, run_cli
 from flux_core.errors import MissingDependencyError
@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from .verify import Verification
 
 EXAMPLE = """\
-  flux-export work_dirs/small/checkpoint_epoch_8.pt --out bundles/small"""
+  flux-export work_dirs/small/checkpoint_epoch_8.pt --out bundles/small
+  flux-export CKPT --precision bf16 --prompt-tokens 64 128 --cameras cam_high cam_wrist"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,47 +30,97 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--out", type=Path, help="the bundle's directory (default: CKPT's name without .pt)"
     )
     parser.add_argument("--robot", help="which of the checkpoint's robots (where it has several)")
+    parser.add_argument(
+        "--precision",
+        default="fp32",
+        help="fp32, bf16 or fp16 for GPUs, or int8 for smaller weights (default: fp32)",
+    )
+    parser.add_argument(
+        "--opset", type=int, help="20, 22 or 24 (default: 20; 22 for half precision)"
+    )
+    parser.add_argument(
+        "--num-steps", type=int, metavar="N", help="Euler steps (default: the checkpoint's)"
+    )
+    parser.add_argument(
+        "--cameras", nargs="+", metavar="NAME", help="the robot's, if it lacks some of training's"
+    )
+    parser.add_argument(
+        "--prompt-tokens",
+        nargs="+",
+        type=int,
+        default=(),
+        metavar="N",
+        help="graphs for prompts of at most N tokens too; the runtime takes the shortest that fit",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(handler=export)
     return run_cli(parser, argv)
 
 
 def export_checkpoint(
-    checkpoint: Path, out: Path, robot: str | None, report: Callable[[str], None]
+    checkpoint: Path,
+    out: Path,
+    robot: str | None,
+    report: Callable[[str, int, int], None],
+    **options: Any,
 ) -> Verification:
     """Writes `checkpoint` as a verified bundle; see `load_policy` and `export_bundle`.
+
+    Args:
+        checkpoint: `checkpoint_epoch_N.pt`.
+        out: the bundle's directory.
+        robot: which one, where the checkpoint has several.
+        report: is told what is being done, and which of how many steps that is.
+        options: the fields of `ExportOptions`.
 
     Raises:
         MissingDependencyError: without the extra that exporting needs.
     """
     try:
+        from .options import ExportOptions
         from .policy import load_policy
         from .writer import export_bundle
     except ImportError as error:
         raise MissingDependencyError(
             f"{error.name} is needed to export: pip install 'flux-runtime[export]'"
         ) from error
-    report("reading the checkpoint")
-    return export_bundle(load_policy(checkpoint, robot), out, report)
+    chosen = ExportOptions(**options)
+    return export_bundle(load_policy(checkpoint, robot), out, report, chosen)
 
 
 def export(args: argparse.Namespace) -> None:
     """Runs the command."""
     from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 
     console = Console(stderr=True)
     out = args.out or args.checkpoint.with_suffix("")
-    with console.status("starting") as status:
-        verification = export_checkpoint(args.checkpoint, out, args.robot, status.update)
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), "{task.description}")
+    with Progress(*columns, console=console, transient=True) as progress:
+        bar = progress.add_task("reading the checkpoint", total=None)
+        verification = export_checkpoint(
+            args.checkpoint,
+            out,
+            args.robot,
+            lambda what, done, total: progress.update(
+                bar, description=what, completed=done, total=total
+            ),
+            precision=args.precision,
+            opset=args.opset,
+            num_steps=args.num_steps,
+            cameras=None if args.cameras is None else tuple(args.cameras),
+            prompt_tokens=tuple(args.prompt_tokens),
+        )
     console.print(
-        f"wrote {out}: ONNX Runtime equals PyTorch to {verification.max_abs_error:.1e} "
-        f"(cosine {verification.cosine:.8f})"
+        f"wrote {out} ({args.precision}): {verification.engine} equals PyTorch in float32 to "
+        f"{verification.max_abs_error:.1e} (cosine {verification.cosine:.8f})"
     )
     if args.json:
         report = {
             "out": str(out),
-            "precision": "fp32",
+            "precision": args.precision,
             "max_abs_error": verification.max_abs_error,
+            "tolerance": verification.tolerance,
             "cosine": verification.cosine,
             "files": sorted(p.name for p in out.iterdir()),
         }

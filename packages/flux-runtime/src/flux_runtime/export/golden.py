@@ -6,14 +6,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from flux_core.models import sample_actions
+from flux_core.models import PrefixCache, sample_actions
 from flux_core.policy_io import PolicyIO
 from flux_core.types import Observation
 
-from .graphs import DenoiseGraph, PrefixGraph
+from .graphs import DenoiseGraph, PrefixGraph, cache_names
 from .policy import TrainedPolicy
 
 GOLDEN_SEED = 20261122
+PREFIX_INPUTS = ("images", "image_masks", "lang_tokens", "lang_masks")
 Arrays = dict[str, NDArray[np.generic]]
 
 
@@ -33,26 +34,25 @@ def golden_inputs(policy: TrainedPolicy, io: PolicyIO) -> Arrays:
 
 
 @torch.no_grad()
-def reference_outputs(
-    policy: TrainedPolicy, prefix: PrefixGraph, denoise: DenoiseGraph, inputs: Arrays
-) -> Arrays:
-    """PyTorch's answers: the actions after all steps, x after the first, and the prefix tensors."""
-    from flux_core.models import PrefixCache
+def pytorch_outputs(prefix: PrefixGraph, denoise: DenoiseGraph, inputs: Arrays) -> Arrays:
+    """PyTorch's answers: the actions after all steps, x after the first, and the prefix tensors.
 
-    from .graphs import cache_names
-
+    All in float32, or bool, whatever the network's precision.
+    """
     tensors = {name: torch.from_numpy(np.array(value)) for name, value in inputs.items()}
-    names = ("images", "image_masks", "lang_tokens", "lang_masks")
-    outputs = prefix(*(tensors[name] for name in names))
+    outputs = prefix(*(tensors[name] for name in PREFIX_INPUTS))
     cache = PrefixCache(outputs[1::2], outputs[2::2], outputs[0])
     noise, state = tensors["noise"], tensors.get("state")
     actions = sample_actions(
-        policy.model, state, cache, noise, denoise.num_steps, action_dims=denoise.action_dims
+        denoise.model, state, cache, noise, denoise.num_steps, action_dims=denoise.action_dims
     )
     first, _ = denoise(state, noise, torch.ones(noise.shape[:2]), *outputs)
     stages = dict(zip(cache_names(len(cache.keys)), outputs, strict=True))
     return {
         "actions": actions.numpy(),
         "x_next_first": first.numpy(),
-        **{name: value.numpy() for name, value in stages.items()},
+        **{
+            name: (value if value.dtype == torch.bool else value.float()).numpy()
+            for name, value in stages.items()
+        },
     }

@@ -10,22 +10,24 @@ import json
 import logging
 import struct
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
+import onnx_ir
 import torch
+from onnxscript.optimizer import optimize_ir
 from torch import Tensor, nn
 
 from flux_core.errors import ExportError
 
-OPSET = 20
 MODEL_PREFIX = "model."
-SMALL_BYTES = 1024
-"""Constants up to this size that are no weights (shapes, scales) stay inside the graph."""
+MAX_CONSTANT_BYTES = 1 << 20
+"""Constants up to this size that are no weights (shapes, masks, scales) stay inside the graph."""
 
 
 def export_graph(
@@ -33,8 +35,15 @@ def export_graph(
     inputs: tuple[Tensor | None, ...],
     input_names: Sequence[str],
     output_names: Sequence[str],
+    *,
+    opset: int,
+    weights_file: Path,
 ) -> onnx.ModelProto:
-    """Traces `module` at static shapes."""
+    """Traces `module` at static shapes; its weights are references into `weights_file`.
+
+    Raises:
+        ExportError: a large constant of the graph is no tensor of the file.
+    """
     module.eval()
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings(), redirect_stdout(StringIO()), torch.no_grad():
@@ -44,14 +53,39 @@ def export_graph(
             inputs,
             input_names=list(input_names),
             output_names=list(output_names),
-            opset_version=OPSET,
+            opset_version=opset,
             dynamo=True,
-            # Unfolded: each weight stays the checkpoint's tensor. ONNX Runtime folds at load.
+            # Below, so that each weight stays the checkpoint's tensor. ONNX Runtime folds what
+            # is left when it loads a graph.
             optimize=False,
             verbose=False,
         )
     assert program is not None
-    return without_traces(program.model_proto)
+    offsets = tensor_offsets(weights_file)
+    # TensorRT wants axes and shapes to be constants.
+    optimize_ir(program.model, should_fold=lambda node: None if _is_free(node, offsets) else False)
+    expand_attention_masks(program.model)
+    share_weights(program.model, weights_file, offsets)
+    return without_traces(onnx_ir.to_proto(program.model))
+
+
+def expand_attention_masks(model: onnx_ir.Model) -> None:
+    """Gives every Attention operator (from opset 23 on) a mask of its own size.
+
+    The standard lets a mask be broadcast; ONNX Runtime does not.
+    """
+    for node in list(model.graph):
+        if node.op_type != "Attention" or node.domain != "" or len(node.inputs) < 4:
+            continue
+        queries, keys, _, mask = node.inputs[:4]
+        assert queries is not None and keys is not None and mask is not None
+        assert queries.shape is not None and keys.shape is not None
+        shape = np.array([queries.shape[0], 1, queries.shape[2], keys.shape[2]], np.int64)
+        size = onnx_ir.val(f"{node.name}_mask_shape", const_value=onnx_ir.tensor(shape))
+        model.graph.register_initializer(size)
+        expand = onnx_ir.node("Expand", [mask, size])
+        node.prepend(expand)
+        node.replace_input_with(3, expand.outputs[0])
 
 
 def without_traces(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -64,31 +98,44 @@ def without_traces(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-def share_weights(graph: onnx.ModelProto, weights_file: Path) -> None:
-    """Points every weight of `graph` at its tensor in `weights_file`.
+def _is_free(node: onnx_ir.Node, weights: Collection[str]) -> bool:
+    """Whether nothing that the node computes from is a weight."""
+    return not any(_weight_name(value) in weights for value in node.inputs if value is not None)
+
+
+def _weight_name(value: onnx_ir.Value) -> str:
+    return (value.name or "").removeprefix(MODEL_PREFIX)
+
+
+def share_weights(
+    model: onnx_ir.Model, weights_file: Path, offsets: Mapping[str, tuple[int, int]]
+) -> None:
+    """Points every weight of the graph at its tensor in `weights_file`; none is copied.
 
     Raises:
         ExportError: a large constant of the graph is no weight of the model.
     """
-    offsets = tensor_offsets(weights_file)
-    for initializer in graph.graph.initializer:
-        num_bytes = onnx.numpy_helper.to_array(initializer).nbytes
-        name = initializer.name.removeprefix(MODEL_PREFIX)
-        if name not in offsets and num_bytes <= SMALL_BYTES:
+    for initializer in model.graph.initializers.values():
+        value = initializer.const_value
+        assert value is not None and initializer.name is not None
+        name = _weight_name(initializer)
+        if name not in offsets and value.nbytes <= MAX_CONSTANT_BYTES:
             continue
-        if name not in offsets or offsets[name][1] != num_bytes:
+        if name not in offsets or offsets[name][1] != value.nbytes:
             raise ExportError(
-                f"{initializer.name}: a constant of {num_bytes} bytes in the graph is not a tensor "
-                f"of {weights_file.name}"
+                f"{initializer.name}: a constant of {value.nbytes} bytes in the graph is not a "
+                f"tensor of {weights_file.name}"
             )
         offset, length = offsets[name]
-        initializer.ClearField("raw_data")
-        initializer.ClearField("float_data")
-        initializer.data_location = onnx.TensorProto.EXTERNAL
-        place = {"location": weights_file.name, "offset": offset, "length": length}
-        del initializer.external_data[:]
-        for key, value in place.items():
-            initializer.external_data.add(key=key, value=str(value))
+        initializer.const_value = onnx_ir.ExternalTensor(
+            weights_file.name,
+            offset,
+            length,
+            value.dtype,
+            name=initializer.name,
+            shape=onnx_ir.Shape([int(dim) for dim in value.shape.numpy()]),
+            base_dir=weights_file.parent,
+        )
 
 
 def tensor_offsets(file: Path) -> dict[str, tuple[int, int]]:

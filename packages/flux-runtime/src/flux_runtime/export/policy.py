@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from flux_core.config import bind, unbind
 from flux_core.errors import ExportError
 from flux_core.inference import InferenceRunner, InferenceSections, inference_sections
@@ -35,7 +37,8 @@ def load_policy(checkpoint: Path, robot: str | None = None) -> TrainedPolicy:
     Raises:
         ExportError: it says nothing of that robot, or of several and none is named.
     """
-    state = load_checkpoint(checkpoint)
+    # Read where it is needed: a full-size checkpoint with its optimiser is larger than memory.
+    state = load_checkpoint(checkpoint, mmap=True)
     config = state["config"]
     if not config.get("inference"):
         raise ExportError(
@@ -48,8 +51,10 @@ def load_policy(checkpoint: Path, robot: str | None = None) -> TrainedPolicy:
     inference = runners.get(robot or next(iter(runners)))
     if inference is None:
         raise ExportError(f"{checkpoint}: has no robot {robot!r}. It has: {', '.join(runners)}")
-    model = bind(PI0FlowMatching.Config, config["model"], "model").build().eval()
-    load_weights(model, inference_weights(state), str(checkpoint))
+    with torch.device("meta"):
+        model = bind(PI0FlowMatching.Config, config["model"], "model").build().eval()
+    weights = {name: value.float() for name, value in inference_weights(state).items()}
+    load_weights(model, weights, str(checkpoint), assign=True)
     return TrainedPolicy(
         model=model,
         inference=with_tokenizer_beside(inference, checkpoint.with_name("tokenizer")),

@@ -2,88 +2,166 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flux_core.bundle import Bundle
-from flux_core.errors import ExportError
-
-TOLERANCE = 1e-4
-"""Largest absolute difference of normalised actions in float32."""
+from flux_core.errors import ExportError, MissingDependencyError
 
 PREFIX_MASK = "prefix_pad_masks"
+
+TOLERANCE = 1e-4
+"""Largest absolute difference of normalised actions in float32. Keys and values, which may be
+larger than 1, have this part of their largest one."""
+OWN_ERROR_FACTOR = 3.0
+"""An engine may be this much further from float32 than PyTorch is in the same precision: another
+order of summation rounds elsewhere, but no worse."""
+LARGEST_TOLERANCE = 0.05
+"""A precision whose tolerance for actions, whose range is about [-1, 1], were larger is refused."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verification:
-    """How far ONNX Runtime is from PyTorch."""
+    """How far the engine is from PyTorch in float32.
 
+    Attributes:
+        engine: what ran the graphs.
+        max_abs_error: of the normalised actions.
+        tolerance: largest error of theirs that passes, here and on every other machine.
+        own_error: PyTorch's own, computing in the bundle's precision.
+        cosine: of the two answers as vectors.
+        stages: the error of each stage.
+    """
+
+    engine: str
     max_abs_error: float
+    tolerance: float
+    own_error: float
     cosine: float
     stages: Mapping[str, float]
 
 
-def verify_bundle(directory: Path, reference: Mapping[str, NDArray[Any]]) -> Verification:
-    """Replays the golden input of the bundle in `directory` on ONNX Runtime.
+class Session(Protocol):
+    """The part of an `onnxruntime.InferenceSession` that is used here."""
 
-    Args:
-        directory: a complete bundle.
-        reference: PyTorch's `actions`, `x_next_first` and prefix tensors.
+    def get_inputs(self) -> Sequence[Any]: ...
 
-    Raises:
-        ExportError: a stage differs by more than `TOLERANCE`; names the first one.
-    """
-    bundle = Bundle.open(directory)
-    found = replay(bundle)
+    def get_outputs(self) -> Sequence[Any]: ...
+
+    def run(self, names: Sequence[str] | None, feeds: Mapping[str, NDArray[Any]], /) -> Any: ...
+
+
+def stage_errors(
+    found: Mapping[str, NDArray[Any]], reference: Mapping[str, NDArray[Any]]
+) -> dict[str, float]:
+    """Largest difference of each stage that both have, where the prefix tokens are real."""
     valid = reference[PREFIX_MASK]
-    stages = {
+    return {
         name: _max_abs(found[name], expected, valid)
         for name, expected in reference.items()
         if name in found
     }
+
+
+def tolerances(
+    reference: Mapping[str, NDArray[Any]], own: Mapping[str, NDArray[Any]] | None
+) -> dict[str, float]:
+    """Largest difference of each stage that passes.
+
+    Args:
+        reference: PyTorch's answers in float32.
+        own: PyTorch's answers in the bundle's precision; None if that is float32.
+
+    Raises:
+        ExportError: the precision is too coarse for this policy.
+    """
+    allowed = {
+        name: TOLERANCE * (max(1.0, float(np.abs(value).max())) if value.ndim == 4 else 1.0)
+        for name, value in reference.items()
+    }
+    if own is None:
+        return allowed
+    errors = stage_errors(own, reference)
+    allowed = {name: max(allowed[name], OWN_ERROR_FACTOR * errors[name]) for name in allowed}
+    most = LARGEST_TOLERANCE / OWN_ERROR_FACTOR
+    if not errors["actions"] <= most:
+        raise ExportError(
+            "the precision is too coarse for this policy: PyTorch's own actions move by "
+            f"{errors['actions']:.3g}, expected at most {most:.3g}. Choose another --precision"
+        )
+    return allowed
+
+
+def verify_bundle(
+    directory: Path, reference: Mapping[str, NDArray[Any]], own: Mapping[str, NDArray[Any]] | None
+) -> Verification:
+    """Replays the golden input of the bundle in `directory`, with all graphs that it has.
+
+    Args:
+        directory: a complete bundle.
+        reference: PyTorch's `actions`, `x_next_first` and prefix tensors in float32.
+        own: the same in the bundle's precision; None if that is float32.
+
+    Raises:
+        ExportError: a stage differs by more than its tolerance; names the first one.
+        MissingDependencyError: no engine that is installed runs this precision.
+    """
+    bundle = Bundle.open(directory)
+    allowed = tolerances(reference, own)
+    engine = verifying_engine(bundle)
+    found = replay(bundle)
+    stages = stage_errors(found, reference)
+    for tokens in bundle.manifest.prompt_buckets:
+        answers = replay(bundle.with_bucket(tokens))
+        for name in ("x_next_first", "actions"):
+            stages[f"{name}_{tokens}"] = _max_abs(answers[name], reference[name], None)
+            allowed[f"{name}_{tokens}"] = allowed[name]
     for name, error in stages.items():
-        if not error <= TOLERANCE:
+        if not error <= allowed[name]:
             raise ExportError(
-                f"{directory}: {name} of ONNX Runtime differs from PyTorch by {error:.3g}, allowed "
-                f"{TOLERANCE:.0e}. The exported weights are not the checkpoint's; export again"
+                f"{directory}: {name} of {engine} differs from PyTorch by {error:.3g}, allowed "
+                f"{allowed[name]:.0e}. The exported weights are not the checkpoint's; export again"
             )
     expected, actions = reference["actions"].ravel(), found["actions"].ravel()
-    cosine = float(expected @ actions / (np.linalg.norm(expected) * np.linalg.norm(actions)))
-    return Verification(max_abs_error=stages["actions"], cosine=cosine, stages=stages)
+    return Verification(
+        engine=engine,
+        max_abs_error=stages["actions"],
+        tolerance=allowed["actions"],
+        own_error=0.0 if own is None else stage_errors(own, reference)["actions"],
+        cosine=float(expected @ actions / (np.linalg.norm(expected) * np.linalg.norm(actions))),
+        stages=stages,
+    )
+
+
+def verifying_engine(bundle: Bundle) -> str:
+    """Which engine replays this bundle at export: ONNX Runtime on the CPU has no bfloat16."""
+    return "OpenVINO" if bundle.manifest.precision == "bf16" else "ONNX Runtime"
 
 
 def replay(bundle: Bundle) -> dict[str, NDArray[Any]]:
-    """Runs the golden input through both graphs with ONNX Runtime's Python session."""
-    golden = bundle.golden()
-    inputs = {name.removeprefix("input."): value for name, value in golden.items()}
+    """Runs the golden input through both graphs."""
+    inputs = {name.removeprefix("input."): value for name, value in bundle.golden().items()}
     return run_loop(*open_sessions(bundle), inputs, bundle.manifest.num_inference_steps)
 
 
-def open_sessions(bundle: Bundle, num_threads: int = 0) -> tuple[Any, Any]:
-    """The prefix and denoise graphs as Python sessions; 0 threads: ONNX Runtime decides."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = num_threads
+def open_sessions(bundle: Bundle, num_threads: int = 0) -> tuple[Session, Session]:
+    """The prefix and denoise graphs as Python sessions; 0 threads: the engine decides."""
+    is_openvino = verifying_engine(bundle) == "OpenVINO"
+    opener = OpenVINOSession if is_openvino else _onnxruntime_session
     prefix, denoise = (
-        onnxruntime.InferenceSession(
-            str(bundle.path(bundle.manifest.graphs[name].file)),
-            options,
-            providers=["CPUExecutionProvider"],
-        )
+        opener(bundle.path(bundle.manifest.graphs[name].file), num_threads)
         for name in ("prefix", "denoise")
     )
     return prefix, denoise
 
 
 def run_loop(
-    prefix: Any, denoise: Any, inputs: Mapping[str, NDArray[Any]], num_steps: int
+    prefix: Session, denoise: Session, inputs: Mapping[str, NDArray[Any]], num_steps: int
 ) -> dict[str, NDArray[Any]]:
     """One inference: the prefix once, then `num_steps` Euler steps.
 
@@ -114,7 +192,70 @@ def run_loop(
     return {**stages, "x_next_first": first, "actions": x_t}
 
 
-def _max_abs(found: NDArray[Any], expected: NDArray[Any], valid: NDArray[np.bool_]) -> float:
+def _onnxruntime_session(path: Path, num_threads: int) -> Session:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = num_threads
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+class OpenVINOSession:
+    """A graph in OpenVINO, called as ONNX Runtime's are; bfloat16 stays bfloat16 (`ml_dtypes`)."""
+
+    def __init__(self, path: Path, num_threads: int) -> None:
+        try:
+            import openvino
+        except ImportError as error:
+            raise MissingDependencyError(
+                "openvino is needed to verify bf16 graphs: pip install openvino"
+            ) from error
+        self._openvino = openvino
+        settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": num_threads}
+        model = openvino.Core().compile_model(str(path), "CPU", settings)
+        self._request = model.create_infer_request()
+        self._inputs, self._outputs = (
+            [_Name(p.any_name) for p in side] for side in (model.inputs, model.outputs)
+        )
+
+    def get_inputs(self) -> Sequence[Any]:
+        """Objects with a `name`."""
+        return self._inputs
+
+    def get_outputs(self) -> Sequence[Any]:
+        """Objects with a `name`."""
+        return self._outputs
+
+    def run(self, names: Sequence[str] | None, feeds: Mapping[str, NDArray[Any]]) -> Any:
+        """The outputs `names`, all of them without."""
+        for name, value in feeds.items():
+            self._request.set_tensor(name, self._tensor(np.ascontiguousarray(value)))
+        self._request.infer()
+        wanted = names or [output.name for output in self._outputs]
+        return [self._array(self._request.get_tensor(name)) for name in wanted]
+
+    def _tensor(self, value: NDArray[Any]) -> Any:
+        if value.dtype.name == "bfloat16":
+            bits = value.view(np.uint16)
+            return self._openvino.Tensor(bits, value.shape, self._openvino.Type.bf16)
+        return self._openvino.Tensor(value)
+
+    def _array(self, tensor: Any) -> NDArray[Any]:
+        value = np.array(tensor.data)
+        if tensor.element_type == self._openvino.Type.bf16:
+            import ml_dtypes
+
+            return value.view(ml_dtypes.bfloat16)
+        return value
+
+
+@dataclass(frozen=True)
+class _Name:
+    name: str
+
+
+def _max_abs(found: NDArray[Any], expected: NDArray[Any], valid: NDArray[np.bool_] | None) -> float:
     """Largest difference; keys and values only count where the prefix token is real."""
     if expected.dtype == np.bool_:
         return 0.0 if np.array_equal(found, expected) else float("inf")

@@ -6,8 +6,8 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,51 +16,56 @@ import onnx
 import torch
 from safetensors.numpy import save_file as save_numpy
 from safetensors.torch import save_file as save_torch
+from torch import Tensor
 
 from flux_core import __version__
 from flux_core.bundle import GraphSignature, Manifest, TensorSignature, write_manifest
-from flux_core.errors import ExportError
+from flux_core.errors import ExportError, UsageError
+from flux_core.models import PI0FlowMatching
 from flux_core.norm_stats import save_stats
 from flux_core.policy_io import PolicyIO
 from flux_core.tokenizers import save_tokenizer
 
-from .golden import Arrays, golden_inputs, reference_outputs
-from .graphs import DenoiseGraph, PrefixGraph, TimeEmbeddingTable, cache_names
-from .onnx_file import export_graph, share_weights, signature
+from .golden import PREFIX_INPUTS, Arrays, golden_inputs, pytorch_outputs
+from .graphs import DenoiseGraph, PrefixGraph, cache_names, precompute_times
+from .onnx_file import export_graph, signature
+from .options import ExportOptions, apply_options
 from .policy import TrainedPolicy
-from .verify import TOLERANCE, Verification, verify_bundle
+from .precision import compute_dtype, set_precision
+from .verify import Verification, tolerances, verify_bundle
 
 WEIGHTS = "model.safetensors"
-IMAGE_INPUTS = ("images", "image_masks", "lang_tokens", "lang_masks")
-Report = Callable[[str], None]
+Report = Callable[[str, int, int], None]
+"""Is told what is being done, and which of how many steps that is."""
+
+Graphs = dict[str, onnx.ModelProto]
 
 
-def export_bundle(policy: TrainedPolicy, out: Path, report: Report) -> Verification:
+def export_bundle(
+    policy: TrainedPolicy,
+    out: Path,
+    report: Report,
+    options: ExportOptions | None = None,
+) -> Verification:
     """Writes and verifies a bundle; `out` appears only once the verification has passed.
 
     Args:
-        policy: the checkpoint.
+        policy: the checkpoint. Its network is used up: memory for one is enough.
         out: the directory to create, or an older bundle to replace.
         report: is told what is being done.
+        options: precision and the like.
     """
     if out.exists() and not (out / "manifest.json").is_file() and any(out.iterdir()):
         raise ExportError(f"{out}: exists and is not a bundle. Choose another --out")
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    io = PolicyIO.from_policy(policy.inference, policy.norm_stats)
-    manifest, reference = _write_files(policy, io, partial, report)
-    write_manifest(partial, manifest)
-    report("replaying the bundle against PyTorch")
-    verification = verify_bundle(partial, reference)
-    figures = {
-        "tolerance": TOLERANCE,
-        "max_abs_error": verification.max_abs_error,
-        "cosine": verification.cosine,
-        "stages": dict(verification.stages),
-    }
-    (partial / "report.json").write_text(json.dumps(figures, indent=1) + "\n")
-    write_manifest(partial, manifest)
+    try:
+        verification = _write_and_verify(policy, partial, report, options or ExportOptions())
+    except BaseException:
+        # Full size, a broken one is 13 GB that nobody looks at.
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
     for file in partial.rglob("*"):
         file.chmod(0o755 if file.is_dir() else 0o644)
     shutil.rmtree(out, ignore_errors=True)
@@ -68,68 +73,179 @@ def export_bundle(policy: TrainedPolicy, out: Path, report: Report) -> Verificat
     return verification
 
 
-def _write_files(
-    policy: TrainedPolicy, io: PolicyIO, directory: Path, report: Report
-) -> tuple[Manifest, Arrays]:
-    model, config = policy.model, policy.model.config
-    scale, offset = io.image_affine
-    model.time_embedding = TimeEmbeddingTable(model.time_embedding, config.num_steps)
-    prefix = PrefixGraph(model, torch.from_numpy(scale), torch.from_numpy(offset))
-    denoise = DenoiseGraph(model, config.num_steps, action_dims=len(io.scale))
-    inputs = golden_inputs(policy, io)
-    reference = reference_outputs(policy, prefix, denoise, inputs)
+def _write_and_verify(
+    policy: TrainedPolicy, directory: Path, report: Report, options: ExportOptions
+) -> Verification:
+    steps = _Steps(report, total=6 + 2 * len(options.prompt_tokens))
+    policy = apply_options(policy, options)
+    manifest, reference, own = _write_files(policy, directory, steps, options)
+    # The engine needs the memory for its own copy of the weights.
+    policy.model.to("meta")
+    write_manifest(directory, manifest)
+    steps.begin("replaying the bundle against PyTorch")
+    verification = verify_bundle(directory, reference, own)
+    figures = json.dumps(asdict(verification), indent=1)
+    (directory / "report.json").write_text(figures + "\n")
+    write_manifest(directory, manifest)
+    return verification
 
-    report("writing weights, statistics and tokenizer")
-    weights = {name: value.contiguous() for name, value in model.state_dict().items()}
-    save_torch(weights, directory / WEIGHTS, metadata={"format": "pt"})
+
+class _Steps:
+    def __init__(self, report: Report, total: int) -> None:
+        self._report, self._total, self._done = report, total, 0
+
+    def begin(self, what: str) -> None:
+        self._report(what, self._done, self._total)
+        self._done += 1
+
+
+def _write_files(
+    policy: TrainedPolicy, directory: Path, steps: _Steps, options: ExportOptions
+) -> tuple[Manifest, Arrays, Arrays | None]:
+    """Everything but the manifest file; with PyTorch's answers, in the bundle's precision too."""
+    model = policy.model
+    io = PolicyIO.from_policy(policy.inference, policy.norm_stats)
+    inputs = golden_inputs(policy, io)
+    buckets = _checked_buckets(options, inputs)
+
+    steps.begin("asking PyTorch")
+    graphs = _modules(model, io, torch.float32)
+    reference = pytorch_outputs(*graphs, inputs)
+    everything = set_up_network(model, options)
+    graphs = _modules(model, io, compute_dtype(options.precision))
+    own = None if options.precision == "fp32" else pytorch_outputs(*graphs, inputs)
+    tolerance = tolerances(reference, own)["actions"]
+
+    steps.begin("writing weights, statistics and tokenizer")
+    save_torch(everything, directory / WEIGHTS, metadata={"format": "pt"})
+    del everything
     save_stats(directory / "norm_stats.json", policy.norm_stats)
     (directory / "config.json").write_text(json.dumps(policy.config, indent=1) + "\n")
     save_tokenizer(io.tokenizer_config, directory / "tokenizer")
     if policy.training_log is not None:
         shutil.copyfile(policy.training_log, directory / "metrics.jsonl")
-
-    report("tracing the prefix")
-    names = cache_names(config.llm_backbone.num_hidden_layers)
-    tensors = {name: torch.from_numpy(np.array(value)) for name, value in inputs.items()}
-    prefix_graph = export_graph(
-        prefix, tuple(tensors[name] for name in IMAGE_INPUTS), IMAGE_INPUTS, names
-    )
-    report("tracing the denoising step")
-    denoise_graph = _export_denoise(denoise, tensors, reference, names)
-    graphs = {"prefix": prefix_graph, "denoise": denoise_graph}
-    for name, graph in graphs.items():
-        share_weights(graph, directory / WEIGHTS)
-        (directory / f"{name}.onnx").write_bytes(graph.SerializeToString())
-
     golden = {f"input.{name}": value for name, value in inputs.items()}
     golden |= {f"output.{name}": reference[name] for name in ("actions", "x_next_first")}
     save_numpy(
         {k: np.ascontiguousarray(v) for k, v in golden.items()}, directory / "golden.safetensors"
     )
-    return _manifest(policy, io, graphs), reference
+
+    signatures: dict[int | None, dict[str, GraphSignature]] = {}
+    for tokens in (None, *buckets):
+        files = {
+            name: f"{name}.onnx" if tokens is None else f"{name}_{tokens}.onnx"
+            for name in ("prefix", "denoise")
+        }
+        traced = _trace(*graphs, _shortened(inputs, tokens), directory, files, steps, options)
+        signatures[tokens] = {
+            name: GraphSignature(
+                file=files[name],
+                inputs=tuple(_signatures(graph.graph.input)),
+                outputs=tuple(_signatures(graph.graph.output)),
+            )
+            for name, graph in traced.items()
+        }
+    manifest = _manifest(policy, io, signatures.pop(None))
+    return (
+        replace(
+            manifest,
+            precision=options.precision,
+            tolerance=tolerance,
+            prompt_buckets={tokens: signatures[tokens] for tokens in buckets},
+        ),
+        reference,
+        own,
+    )
 
 
-def _export_denoise(
-    denoise: DenoiseGraph, tensors: dict[str, Any], reference: Arrays, names: list[str]
-) -> onnx.ModelProto:
-    noise, state = tensors["noise"], tensors.get("state")
-    cache = [torch.from_numpy(reference[name]) for name in names]
-    inputs = (state, noise, torch.ones(noise.shape[:2]), *cache)
-    input_names = ["x_t", "t", *names] if state is None else ["state", "x_t", "t", *names]
-    return export_graph(denoise, inputs, input_names, ["x_next", "t_next"])
+def set_up_network(model: PI0FlowMatching, options: ExportOptions) -> dict[str, Tensor]:
+    """Brings a float32 network into the form that is exported, in place.
+
+    Returns:
+        Its weights, with those too that tables have taken the place of: whoever reads the file as a
+        checkpoint finds all of them.
+    """
+    before = model.state_dict()
+    precompute_times(model, model.config.num_steps)
+    replaced = {name: before[name] for name in before.keys() - model.state_dict().keys()}
+    del before
+    set_precision(model, options.precision)
+    weights = {**replaced, **model.state_dict()}
+    return {name: value.contiguous() for name, value in weights.items()}
 
 
-def _manifest(policy: TrainedPolicy, io: PolicyIO, graphs: dict[str, onnx.ModelProto]) -> Manifest:
+def _modules(
+    model: PI0FlowMatching, io: PolicyIO, dtype: torch.dtype
+) -> tuple[PrefixGraph, DenoiseGraph]:
+    scale, offset = io.image_affine
+    prefix = PrefixGraph(model, torch.from_numpy(scale), torch.from_numpy(offset), dtype)
+    return prefix, DenoiseGraph(model, model.config.num_steps, action_dims=len(io.scale))
+
+
+def _trace(
+    prefix: PrefixGraph,
+    denoise: DenoiseGraph,
+    inputs: Mapping[str, Any],
+    directory: Path,
+    files: Mapping[str, str],
+    steps: _Steps,
+    options: ExportOptions,
+) -> Graphs:
+    """Writes both graphs for inputs of these shapes."""
+    names = cache_names(denoise.model.config.llm_backbone.num_hidden_layers)
+    tensors = {name: torch.from_numpy(np.array(value)) for name, value in inputs.items()}
+
+    def trace(name: str, *call: Any) -> onnx.ModelProto:
+        steps.begin(f"tracing {files[name]}")
+        weights = directory / WEIGHTS
+        graph = export_graph(*call, opset=options.graph_opset, weights_file=weights)
+        (directory / files[name]).write_bytes(graph.SerializeToString())
+        return graph
+
+    images = tuple(tensors[name] for name in PREFIX_INPUTS)
+    prefix_graph = trace("prefix", prefix, images, PREFIX_INPUTS, names)
+    cache = [
+        torch.zeros(shape, dtype=getattr(torch, dtype))
+        for _, dtype, shape in signature(prefix_graph.graph.output)
+    ]
+    state, noise = tensors.get("state"), tensors["noise"]
+    state_name = [] if state is None else ["state"]
+    step = (state, noise, torch.ones(noise.shape[:2]), *cache)
+    step_names = [*state_name, "x_t", "t", *names]
+    denoise_graph = trace("denoise", denoise, step, step_names, ["x_next", "t_next"])
+    return {"prefix": prefix_graph, "denoise": denoise_graph}
+
+
+def _checked_buckets(options: ExportOptions, inputs: Arrays) -> tuple[int, ...]:
+    """The lengths of prompts with graphs of their own, shortest first.
+
+    Raises:
+        UsageError: the golden's prompt does not fit one, so that it could not be verified, or the
+            graphs for any prompt are no longer.
+    """
+    least, most = int(inputs["lang_masks"].sum()), inputs["lang_masks"].shape[1]
+    for tokens in options.prompt_tokens:
+        if not least <= tokens < most:
+            raise UsageError(
+                f"--prompt-tokens: expected {least} (the prompt of the first task) to {most - 1} "
+                f"(max_len of the policy is {most}), got {tokens}"
+            )
+    return tuple(sorted(set(options.prompt_tokens)))
+
+
+def _shortened(inputs: Arrays, tokens: int | None) -> Arrays:
+    """The inputs for prompts of at most so many tokens."""
+    return {
+        name: value[:, :tokens] if name in ("lang_tokens", "lang_masks") else value
+        for name, value in inputs.items()
+    }
+
+
+def _manifest(
+    policy: TrainedPolicy, io: PolicyIO, graphs: Mapping[str, GraphSignature]
+) -> Manifest:
     config, inference = policy.model.config, policy.inference
     height, width = config.vision_backbone.image_size
-    signatures = {
-        name: GraphSignature(
-            file=f"{name}.onnx",
-            inputs=tuple(_signatures(graph.graph.input)),
-            outputs=tuple(_signatures(graph.graph.output)),
-        )
-        for name, graph in graphs.items()
-    }
     manifest = Manifest(
         model=policy.model.kind,
         robot=inference.robot,
@@ -147,7 +263,7 @@ def _manifest(policy: TrainedPolicy, io: PolicyIO, graphs: dict[str, onnx.ModelP
         prompt=next(iter(inference.task_descriptions.values())),
         tasks=dict(inference.task_descriptions),
         precision="fp32",
-        graphs=signatures,
+        graphs=graphs,
     )
     versions = {"flux": __version__, "torch": torch.__version__, "onnx": onnx.__version__}
     versions["python"] = platform.python_version()

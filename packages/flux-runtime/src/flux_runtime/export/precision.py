@@ -1,0 +1,84 @@
+"""What a network is computed in: float32, half precision, or float32 with int8 weights.
+
+Whatever the precision, the actions under way (x_t), the times and the projections from and to
+actions stay float32: rounded there, the errors of the Euler steps would add up.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from flux_core.models import PI0FlowMatching
+from flux_core.models.layers import AdaRMSNorm, RMSNorm
+
+Precision = Literal["fp32", "bf16", "fp16", "int8"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+# Opset 22 is the first with a bfloat16 convolution. From 23 on attention is one operator, which
+# TensorRT builds for few shapes only and ONNX Runtime has fast kernels for on CUDA.
+DEFAULT_OPSETS: dict[str, int] = {"fp32": 20, "int8": 20, "bf16": 22, "fp16": 22}
+OPSETS = (20, 22, 24)
+
+STREAMS = ("vision_backbone", "projector", "llm_backbone", "llm_expert")
+"""The parts that a precision changes; all others are projections from and to float32."""
+
+
+class Int8Linear(nn.Module):
+    """A linear layer whose weight is int8 times a float32 scale of each output."""
+
+    weight: Tensor
+    scale: Tensor
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        largest = linear.weight.detach().abs().amax(dim=1, keepdim=True)
+        scale = (largest / 127).clamp(min=torch.finfo(torch.float32).tiny)
+        self.register_buffer("weight", (linear.weight.detach() / scale).round().to(torch.int8))
+        self.register_buffer("scale", scale)
+        self.bias = linear.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.linear(x, self.weight.to(x.dtype) * self.scale, self.bias)
+
+
+def compute_dtype(precision: Precision) -> torch.dtype:
+    """The type of the streams' values."""
+    return DTYPES.get(precision, torch.float32)
+
+
+@torch.no_grad()
+def set_precision(model: PI0FlowMatching, precision: Precision) -> None:
+    """Changes the streams of a float32 network in place, tensor by tensor.
+
+    The norms' own weights stay float32, as their variance is; so do pi0.5's projections of the time
+    inside them, of which tables are made.
+    """
+    for part in (getattr(model, name) for name in STREAMS):
+        if precision == "int8":
+            _quantize(part)
+        elif precision in DTYPES:
+            _cast(part, DTYPES[precision])
+
+
+def _cast(module: nn.Module, dtype: torch.dtype) -> None:
+    if isinstance(module, RMSNorm | AdaRMSNorm):
+        return
+    for parameter in module.parameters(recurse=False):
+        parameter.data = parameter.data.to(dtype)
+    for child in module.children():
+        _cast(child, dtype)
+
+
+def _quantize(module: nn.Module) -> None:
+    if isinstance(module, AdaRMSNorm):
+        return
+    for name, child in module.named_children():
+        if isinstance(child, nn.Linear):
+            setattr(module, name, Int8Linear(child))
+        else:
+            _quantize(child)

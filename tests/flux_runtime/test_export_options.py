@@ -1,0 +1,203 @@
+"""Precisions, opsets, steps, cameras and prompt lengths of an exported bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from flux_core.bundle import Bundle
+from flux_core.errors import ExportError, UsageError
+from flux_core.models import sample_actions
+from flux_core.policy_io import PolicyIO
+from flux_core.types import Observation
+from flux_runtime.export import verify
+from flux_runtime.export.options import ExportOptions
+from flux_runtime.export.policy import TrainedPolicy
+from flux_runtime.export.writer import export_bundle
+
+MakePolicy = Callable[[str], TrainedPolicy]
+
+
+def export(policy: TrainedPolicy, out: Path, **options: Any) -> tuple[Bundle, verify.Verification]:
+    if options.get("precision") == "bf16":
+        pytest.importorskip("openvino", reason="openvino, which verifies bf16, is not installed")
+    figures = export_bundle(policy, out, lambda *step: None, ExportOptions(**options))
+    return Bundle.open(out), figures
+
+
+def graph(bundle: Bundle, name: str = "denoise") -> onnx.ModelProto:
+    file = bundle.path(bundle.manifest.graphs[name].file)
+    return onnx.load(file, load_external_data=False)
+
+
+@pytest.mark.parametrize(
+    ("kind", "precision"),
+    [("pi0", "fp32"), ("pi0", "bf16"), ("pi05", "bf16"), ("pi05", "fp16"), ("pi0", "int8")],
+)
+def test_every_precision_is_exported_and_verified_against_float32(
+    kind: str, precision: str, small_policy: MakePolicy, tmp_path: Path
+) -> None:
+    policy = small_policy(kind)
+    # Actions of a size that training gives, not random weights.
+    policy.model.action_out_proj.projector.weight.data *= 0.2
+    bundle, figures = export(policy, tmp_path / "b", precision=precision)
+    assert bundle.manifest.precision == precision
+    assert figures.max_abs_error <= figures.tolerance == bundle.manifest.tolerance
+    if precision == "fp32":
+        assert figures.tolerance == 1e-4 and figures.own_error == 0.0
+    else:
+        assert 0 < figures.own_error <= figures.tolerance <= verify.LARGEST_TOLERANCE
+    ends = {
+        t.name: t.dtype
+        for t in (
+            *bundle.manifest.graphs["denoise"].inputs,
+            *bundle.manifest.graphs["denoise"].outputs,
+        )
+    }
+    half = {"bf16": "bfloat16", "fp16": "float16"}.get(precision, "float32")
+    assert ends["past_key_0"] == ends["past_value_1"] == half
+    assert {ends[name] for name in ("x_t", "t", "x_next", "t_next")} == {"float32"}
+    opsets = {entry.domain: entry.version for entry in graph(bundle).opset_import}
+    assert opsets[""] == (22 if precision in ("bf16", "fp16") else 20)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_opset_24_has_attention_as_one_operator(
+    precision: str, small_policy: MakePolicy, tmp_path: Path
+) -> None:
+    bundle, _ = export(small_policy("pi0"), tmp_path / "b", precision=precision, opset=24)
+    for name in ("prefix", "denoise"):
+        assert any(node.op_type == "Attention" for node in graph(bundle, name).graph.node)
+        onnx.checker.check_model(bundle.path(f"{name}.onnx"), full_check=True)
+
+
+def test_nothing_in_the_step_of_pi05_computes_what_the_time_decides(
+    small_policy: MakePolicy, tmp_path: Path
+) -> None:
+    bundle, _ = export(small_policy("pi05"), tmp_path / "b")
+    names = {entry.name for entry in graph(bundle).graph.initializer}
+    assert any(name.endswith("input_layernorm.dense.table") for name in names)
+    assert not any("dense.weight" in name or "time_mlp" in name for name in names)
+    assert "llm_expert.norm.dense.weight" in verify_names(bundle)
+
+
+def verify_names(bundle: Bundle) -> set[str]:
+    from safetensors import safe_open
+
+    with safe_open(bundle.path("model.safetensors"), "pt") as file:
+        return set(file.keys())
+
+
+def test_the_number_of_steps_can_be_chosen(small_policy: MakePolicy, tmp_path: Path) -> None:
+    bundle, _ = export(small_policy("pi05"), tmp_path / "b", num_steps=2)
+    assert bundle.manifest.num_inference_steps == bundle.config["model"]["num_steps"] == 2
+
+
+def test_leaving_a_camera_out_is_masking_it(small_policy: MakePolicy, tmp_path: Path) -> None:
+    policy = small_policy("pi0")
+    kept = policy.inference.dataset.img_keys[0]
+    io = PolicyIO.from_policy(policy.inference, policy.norm_stats)
+    generator = np.random.default_rng(1)
+    images = {
+        name: generator.integers(0, 256, (28, 28, 3), np.uint8)
+        for name in policy.inference.dataset.img_keys
+    }
+    state = np.zeros(policy.inference.spec.state_dim, np.float32)
+    observation = Observation(images=images, state=state, prompt="push it", timestamp_s=0.0)
+    encoded = {k: torch.from_numpy(np.array(v)) for k, v in io.encode(observation).items()}
+    noise = torch.randn(1, 8, 32)
+    with torch.no_grad():
+        pixels = encoded["images"].movedim(-1, 2).float() * 2 / 255 - 1
+        masks = torch.tensor([[True, *[False] * (len(images) - 1)]])
+        cache = policy.model.prefix(pixels, masks, encoded["lang_tokens"], encoded["lang_masks"])
+        dims = policy.inference.spec.action_dim
+        expected = sample_actions(policy.model, encoded["state"], cache, noise, action_dims=dims)
+    bundle, _ = export(policy, tmp_path / "b", cameras=(kept,))
+    assert bundle.manifest.cameras == (kept,)
+    one = PolicyIO.from_bundle(bundle).encode(replace(observation, images={kept: images[kept]}))
+    found = verify.run_loop(*verify.open_sessions(bundle), {**one, "noise": noise.numpy()}, 4)
+    np.testing.assert_allclose(found["actions"], expected, atol=1e-5)
+
+
+def test_graphs_for_short_prompts_answer_as_those_for_any(
+    small_policy: MakePolicy, tmp_path: Path
+) -> None:
+    bundle, figures = export(small_policy("pi0"), tmp_path / "b", prompt_tokens=(48, 16))
+    manifest = bundle.manifest
+    assert list(manifest.prompt_buckets) == [16, 48]
+    short = bundle.for_prompts(15)
+    assert short.manifest.graphs["prefix"].file == "prefix_16.onnx"
+    assert PolicyIO.from_bundle(short).max_prompt_tokens == 16
+    assert [manifest.bucket_for(n) for n in (3, 16, 17, 48, 49)] == [16, 16, 48, 48, None]
+    assert {"actions_16", "x_next_first_48"} <= figures.stages.keys()
+    full = verify.replay(bundle)["actions"]
+    np.testing.assert_allclose(verify.replay(short)["actions"], full, atol=1e-5)
+
+
+def test_the_longest_prompt_is_found_over_all_states_of_the_robot(small_policy: MakePolicy) -> None:
+    policy = small_policy("pi05")
+    io = PolicyIO.from_policy(policy.inference, policy.norm_stats)
+    io = replace(io, tokenizer=_Characters())
+    longest = f"Task: push, State: {' '.join(['255'] * io.state_dim)};\nAction: "
+    assert io.most_tokens("push") == len(longest)
+    flat = small_policy("pi0")
+    io = PolicyIO.from_policy(flat.inference, flat.norm_stats)
+    assert replace(io, tokenizer=_Characters()).most_tokens("push_it") == len("push it\n")
+
+
+class _Characters:
+    vocab_size = 0x110000
+
+    def encode(self, text: str) -> list[int]:
+        return [ord(c) for c in text]
+
+    def decode(self, ids: Any) -> str:
+        return "".join(map(chr, ids))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"precision": "fp8"}, "--precision: expected one of fp32, bf16, fp16, int8, got 'fp8'"),
+        ({"opset": 23}, "--opset: expected one of 20, 22, 24, got 23"),
+        ({"opset": 20, "precision": "bf16"}, "--opset: bf16 needs 22 or later, got 20"),
+        ({"num_steps": 0}, "--num-steps: expected 1 to 1000, got 0"),
+        ({"cameras": ("cam_moon",)}, "--cameras: expected some of .*, got cam_moon"),
+        ({"prompt_tokens": (4,)}, r"--prompt-tokens: expected \d+ .* to 95 .*, got 4"),
+        ({"prompt_tokens": (96,)}, r"--prompt-tokens: expected .* got 96"),
+    ],
+)
+def test_an_option_that_cannot_be_is_named(
+    options: dict[str, Any], message: str, small_policy: MakePolicy, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        export(small_policy("pi0"), tmp_path / "b", **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_precision_that_is_too_coarse_for_the_policy_is_refused_with_the_figures(
+    small_policy: MakePolicy, tmp_path: Path
+) -> None:
+    policy = small_policy("pi05")
+    for layer in policy.model.llm_expert.blocks:
+        layer.mlp.down_proj.weight.data *= 300.0
+    policy.model.action_out_proj.projector.weight.data *= 30.0
+    with pytest.raises(ExportError, match=r"too coarse .* move by [\d.]+, expected at most 0.0167"):
+        export_bundle(policy, tmp_path / "b", lambda *s: None, ExportOptions(precision="int8"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_bundle_that_fails_its_check_leaves_nothing_behind(
+    small_policy: MakePolicy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verify, "TOLERANCE", 0.0)
+    with pytest.raises(ExportError, match="differs from PyTorch"):
+        export(small_policy("pi0"), tmp_path / "b")
+    assert not list(tmp_path.iterdir())
