@@ -19,7 +19,7 @@ from flux_core.policy_io import PolicyIO
 from flux_core.types import Observation
 from flux_runtime.export import verify
 from flux_runtime.export.options import ExportOptions
-from flux_runtime.export.policy import TrainedPolicy
+from flux_runtime.export.policy import TrainedPolicy, load_policy
 from flux_runtime.export.writer import export_bundle
 
 MakePolicy = Callable[[str], TrainedPolicy]
@@ -100,6 +100,20 @@ def test_the_number_of_steps_can_be_chosen(small_policy: MakePolicy, tmp_path: P
     assert bundle.manifest.num_inference_steps == bundle.config["model"]["num_steps"] == 2
 
 
+def test_a_bundle_can_be_exported_again_in_another_way(
+    small_policy: MakePolicy, tmp_path: Path
+) -> None:
+    first, _ = export(small_policy("pi05"), tmp_path / "first")
+    again, _ = export(load_policy(first.directory), tmp_path / "again", precision="fp16")
+    assert again.manifest.precision == "fp16"
+    for name, value in first.golden().items():
+        np.testing.assert_array_equal(again.golden()[name], value)
+    with pytest.raises(ExportError, match="bundle in fp32; got one in fp16"):
+        load_policy(again.directory)
+    with pytest.raises(ExportError, match="of robot ur3, got --robot aloha"):
+        load_policy(first.directory, "aloha")
+
+
 def test_leaving_a_camera_out_is_masking_it(small_policy: MakePolicy, tmp_path: Path) -> None:
     policy = small_policy("pi0")
     kept = policy.inference.dataset.img_keys[0]
@@ -122,7 +136,7 @@ def test_leaving_a_camera_out_is_masking_it(small_policy: MakePolicy, tmp_path: 
     bundle, _ = export(policy, tmp_path / "b", cameras=(kept,))
     assert bundle.manifest.cameras == (kept,)
     one = PolicyIO.from_bundle(bundle).encode(replace(observation, images={kept: images[kept]}))
-    found = verify.run_loop(*verify.open_sessions(bundle), {**one, "noise": noise.numpy()}, 4)
+    found = verify.run_loop(*verify.open_sessions(bundle, 1), {**one, "noise": noise.numpy()}, 4)
     np.testing.assert_allclose(found["actions"], expected, atol=1e-5)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flux_core.cli import new_parser, print_json, run_cli
-from flux_core.errors import MissingDependencyError
+from flux_core.errors import MissingDependencyError, UsageError
 
 if TYPE_CHECKING:
     from .verify import Verification
@@ -25,7 +25,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "Write a checkpoint as a bundle (ONNX graphs, statistics, golden) and verify it.",
         EXAMPLE,
     )
-    parser.add_argument("checkpoint", type=Path, metavar="CKPT", help="checkpoint_epoch_N.pt")
+    parser.add_argument(
+        "checkpoint", type=Path, metavar="CKPT", help="checkpoint_epoch_N.pt, or a bundle in fp32"
+    )
     parser.add_argument(
         "--out", type=Path, help="the bundle's directory (default: CKPT's name without .pt)"
     )
@@ -67,7 +69,7 @@ def export_checkpoint(
     """Writes `checkpoint` as a verified bundle; see `load_policy` and `export_bundle`.
 
     Args:
-        checkpoint: `checkpoint_epoch_N.pt`.
+        checkpoint: `checkpoint_epoch_N.pt`, or the directory of a bundle in fp32.
         out: the bundle's directory.
         robot: which one, where the checkpoint has several.
         report: is told what is being done, and which of how many steps that is.
@@ -94,6 +96,8 @@ def export(args: argparse.Namespace) -> None:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 
     console = Console(stderr=True)
+    if args.out is None and args.checkpoint.is_dir():
+        raise UsageError("--out: expected where to write the bundle, got none")
     out = args.out or args.checkpoint.with_suffix("")
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), "{task.description}")
     with Progress(*columns, console=console, transient=True) as progress:

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 
+from flux_core.bundle import Bundle
 from flux_core.config import bind, unbind
 from flux_core.errors import ExportError
 from flux_core.inference import InferenceRunner, InferenceSections, inference_sections
@@ -17,6 +19,10 @@ from flux_core.models.checkpoint_file import inference_weights, load_checkpoint,
 from flux_core.norm_stats import NormStats, stats_from_json
 from flux_core.tokenizers import PretrainedTokenizer
 from flux_core.transforms import ProcessPrompts
+
+WEIGHTS = "model.safetensors"
+TABLE = ".table"
+"""How the names of what was precomputed for a bundle's graphs end."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,11 +38,19 @@ class TrainedPolicy:
 
 
 def load_policy(checkpoint: Path, robot: str | None = None) -> TrainedPolicy:
-    """Reads `checkpoint_epoch_N.pt` for one robot.
+    """Reads `checkpoint_epoch_N.pt`, or the directory of a bundle, for one robot.
 
     Raises:
         ExportError: it says nothing of that robot, or of several and none is named.
     """
+    if checkpoint.is_dir():
+        policy = load_bundled_policy(checkpoint)
+        if robot not in (None, policy.inference.robot):
+            raise ExportError(
+                f"{checkpoint}: the bundle is of robot {policy.inference.robot}, got --robot "
+                f"{robot}. Export the checkpoint"
+            )
+        return policy
     # Read where it is needed: a full-size checkpoint with its optimiser is larger than memory.
     state = load_checkpoint(checkpoint, mmap=True)
     config = state["config"]
@@ -67,6 +81,37 @@ def load_policy(checkpoint: Path, robot: str | None = None) -> TrainedPolicy:
             "epoch": state["epoch"],
         },
         training_log=log if (log := checkpoint.with_name("metrics.jsonl")).is_file() else None,
+    )
+
+
+def load_bundled_policy(directory: Path) -> TrainedPolicy:
+    """Reads a bundle in fp32 back as what it was made of, to write it again in another way.
+
+    Raises:
+        BundleError: it is damaged.
+        ExportError: it is in another precision, and its weights are rounded.
+    """
+    bundle = Bundle.open(directory)
+    manifest, config = bundle.manifest, bundle.config
+    if manifest.precision != "fp32":
+        raise ExportError(
+            f"{directory}: expected a checkpoint, or a bundle in fp32; got one in "
+            f"{manifest.precision}, whose weights are rounded"
+        )
+    with torch.device("meta"):
+        model = bind(PI0FlowMatching.Config, config["model"], "model").build().eval()
+    stored = load_file(bundle.path(WEIGHTS))
+    weights = {name: value for name, value in stored.items() if not name.endswith(TABLE)}
+    load_weights(model, weights, str(directory), assign=True)
+    log = directory / "metrics.jsonl"
+    inference = bind(InferenceRunner, config["inference"], "inference")
+    return TrainedPolicy(
+        model=model,
+        inference=with_tokenizer_beside(inference, directory / "tokenizer"),
+        config=config,
+        norm_stats=stats_from_json(bundle.norm_stats),
+        provenance={k: v for k, v in manifest.provenance.items() if k != "versions"},
+        training_log=log if log.is_file() else None,
     )
 
 

@@ -144,38 +144,46 @@ def verifying_engine(bundle: Bundle) -> str:
 
 
 def replay(bundle: Bundle) -> dict[str, NDArray[Any]]:
-    """Runs the golden input through both graphs."""
+    """Runs the golden input through both graphs, of which only one is open at a time.
+
+    Returns:
+        The prefix's outputs, `x_next_first` and `actions`.
+    """
     inputs = {name.removeprefix("input."): value for name, value in bundle.golden().items()}
-    return run_loop(*open_sessions(bundle), inputs, bundle.manifest.num_inference_steps)
+    stages = run_prefix(_open_session(bundle, "prefix", 0), inputs)
+    denoise = _open_session(bundle, "denoise", 0)
+    return stages | run_steps(denoise, inputs, stages, bundle.manifest.num_inference_steps)
 
 
-def open_sessions(bundle: Bundle, num_threads: int = 0) -> tuple[Session, Session]:
-    """The prefix and denoise graphs as Python sessions; 0 threads: the engine decides."""
-    is_openvino = verifying_engine(bundle) == "OpenVINO"
-    opener = OpenVINOSession if is_openvino else _onnxruntime_session
-    prefix, denoise = (
-        opener(bundle.path(bundle.manifest.graphs[name].file), num_threads)
-        for name in ("prefix", "denoise")
+def open_sessions(bundle: Bundle, num_threads: int) -> tuple[Session, Session]:
+    """The prefix and denoise graphs as Python sessions."""
+    return _open_session(bundle, "prefix", num_threads), _open_session(
+        bundle, "denoise", num_threads
     )
-    return prefix, denoise
 
 
 def run_loop(
     prefix: Session, denoise: Session, inputs: Mapping[str, NDArray[Any]], num_steps: int
 ) -> dict[str, NDArray[Any]]:
-    """One inference: the prefix once, then `num_steps` Euler steps.
+    """One inference; returns what `replay` does."""
+    stages = run_prefix(prefix, inputs)
+    return stages | run_steps(denoise, inputs, stages, num_steps)
 
-    Returns:
-        The prefix's outputs, `x_next_first` and `actions`.
-    """
-    names = [value.name for value in prefix.get_inputs()]
-    stages = dict(
-        zip(
-            [value.name for value in prefix.get_outputs()],
-            prefix.run(None, {name: inputs[name] for name in names}),
-            strict=True,
-        )
-    )
+
+def run_prefix(prefix: Session, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """The prefix graph's outputs by name."""
+    feeds = {value.name: inputs[value.name] for value in prefix.get_inputs()}
+    names = [value.name for value in prefix.get_outputs()]
+    return dict(zip(names, prefix.run(None, feeds), strict=True))
+
+
+def run_steps(
+    denoise: Session,
+    inputs: Mapping[str, NDArray[Any]],
+    stages: Mapping[str, NDArray[Any]],
+    num_steps: int,
+) -> dict[str, NDArray[Any]]:
+    """The Euler steps; returns `x_next_first` and `actions`."""
     x_t = inputs["noise"]
     feeds: dict[str, Any] = {**stages, "t": np.ones(x_t.shape[:2], np.float32)}
     if "state" in inputs:
@@ -189,7 +197,15 @@ def run_loop(
         )
         first = x_t if first is None else first
     assert first is not None
-    return {**stages, "x_next_first": first, "actions": x_t}
+    return {"x_next_first": first, "actions": x_t}
+
+
+def _open_session(bundle: Bundle, graph: str, num_threads: int) -> Session:
+    """A graph in the engine that verifies; 0 threads: the engine decides."""
+    file = bundle.path(bundle.manifest.graphs[graph].file)
+    if verifying_engine(bundle) == "OpenVINO":
+        return OpenVINOSession(file, num_threads)
+    return _onnxruntime_session(file, num_threads)
 
 
 def _onnxruntime_session(path: Path, num_threads: int) -> Session:

@@ -30,11 +30,10 @@ from .golden import PREFIX_INPUTS, Arrays, golden_inputs, pytorch_outputs
 from .graphs import DenoiseGraph, PrefixGraph, cache_names, precompute_times
 from .onnx_file import export_graph, signature
 from .options import ExportOptions, apply_options
-from .policy import TrainedPolicy
+from .policy import WEIGHTS, TrainedPolicy
 from .precision import compute_dtype, set_precision
 from .verify import Verification, tolerances, verify_bundle
 
-WEIGHTS = "model.safetensors"
 Report = Callable[[str, int, int], None]
 """Is told what is being done, and which of how many steps that is."""
 
