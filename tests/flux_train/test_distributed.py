@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from flux_core.models.checkpoint_file import load_checkpoint
+from flux_train.checkpoints import checkpoints, newest_intact
 from flux_train.cli import main
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -113,6 +114,62 @@ def test_adapters_train_in_copies_and_shards(
         assert ours.keys() == theirs.keys()
         for key, value in theirs.items():
             torch.testing.assert_close(ours[key], value, atol=2e-5, rtol=1e-4, msg=key)
+
+
+SHARDS = [*FSDP, "runner.sharded_checkpoints=true", "runner.save_iter_interval=5"]
+
+
+def test_a_run_in_shards_goes_on_from_them_and_ends_with_one_file(
+    alone: Path, options: list[str], tmp_path: Path
+) -> None:
+    more = [*options, *SHARDS, HALF]
+    run(tmp_path / "whole", more, ranks=2)
+    torch.testing.assert_close(losses(tmp_path / "whole"), losses(alone), atol=1e-5, rtol=0)
+    names = sorted(path.name for path in (tmp_path / "whole").glob("checkpoint_*"))
+    assert names == [
+        "checkpoint_epoch_1.pt",
+        "checkpoint_epoch_1.safetensors",
+        "checkpoint_epoch_1.shards",
+        "checkpoint_step_15.shards",
+    ]
+    # Export and every other reader take the file; it is what a gathered one would have been.
+    ours = load_checkpoint(tmp_path / "whole" / names[0])
+    theirs = load_checkpoint(alone / "checkpoint_epoch_1.pt")
+    assert ours.keys() == theirs.keys()
+    for name, value in theirs["ema"].items():
+        torch.testing.assert_close(ours["ema"][name], value, atol=2e-5, rtol=1e-4, msg=name)
+
+    # On as many processes, digit for digit; on one, and after consolidation, to rounding.
+    shards = tmp_path / "whole" / "checkpoint_step_15.shards"
+    for ranks, kind in ((2, [*SHARDS, HALF]), (1, [])):
+        again = tmp_path / f"on_{ranks}"
+        run(again, [*options, *kind], "--resume-from", str(shards), ranks=ranks)
+        exact = {"atol": 0.0 if ranks == 2 else 1e-5, "rtol": 0.0}
+        torch.testing.assert_close(losses(again), losses(tmp_path / "whole")[15:], **exact)
+    assert main(["consolidate", str(shards)]) == 0
+    once_more = tmp_path / "once_more"
+    run(once_more, options, "--resume-from", str(shards.with_suffix(".pt")))
+    assert losses(once_more) == losses(tmp_path / "on_1")
+
+
+def test_damaged_shards_are_passed_over(
+    alone: Path, options: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run(tmp_path / "run", [*options, *SHARDS, HALF, "runner.max_steps=12"], ranks=2)
+    folders = sorted((tmp_path / "run").glob("*.shards"))
+    assert len(folders) == 2
+    newest = max(checkpoints(tmp_path / "run"), key=lambda path: path.stat().st_mtime_ns)
+    assert newest_intact(tmp_path / "run") == newest
+    for path in checkpoints(tmp_path / "run"):
+        if (path != folders[-1] and path.suffix == ".shards") or path.suffix == ".pt":
+            file = path if path.is_file() else max(path.glob("*.distcp"))
+            with file.open("r+b") as stream:
+                stream.seek(file.stat().st_size // 2)
+                stream.write(b"\xff\x00\xff\x00")
+    assert newest_intact(tmp_path / "run") == folders[-1]
+    assert "is damaged" in caplog.text
+    (folders[-1] / "files.json").unlink()
+    assert main(["consolidate", str(folders[-1])]) == 1
 
 
 def test_accumulated_batches_give_the_losses_of_a_large_one(

@@ -17,9 +17,11 @@ from safetensors.torch import save_file
 from flux_core.errors import CheckpointError
 from flux_core.models.checkpoint_file import FORMAT, inference_weights
 
+from .sharded_checkpoints import SUFFIX, is_whole
+
 logger = logging.getLogger("flux.train")
 
-NAME = re.compile(r"checkpoint_(?:epoch|step)_\d+\.pt")
+NAME = re.compile(r"checkpoint_(?:epoch|step)_\d+\.(?:pt|shards)")
 
 
 def save_checkpoint(work_dir: Path, name: str, state: Mapping[str, Any], keep: int) -> Path:
@@ -54,21 +56,30 @@ def save_checkpoint(work_dir: Path, name: str, state: Mapping[str, Any], keep: i
     finally:
         partial.unlink(missing_ok=True)
         tensors.unlink(missing_ok=True)
-    for old in checkpoints(work_dir)[:-keep]:
-        old.unlink()
-        old.with_suffix(".safetensors").unlink(missing_ok=True)
-        shutil.rmtree(old.with_name(f"{old.stem}_adapter"), ignore_errors=True)
+    remove_old(work_dir, keep)
     return path
 
 
+def remove_old(work_dir: Path, keep: int) -> None:
+    """Leaves the newest `keep` checkpoints, each a file, a folder of shards or both."""
+    stems = list(dict.fromkeys(path.stem for path in checkpoints(work_dir)))
+    for stem in stems[:-keep]:
+        for suffix in (".pt", ".safetensors"):
+            (work_dir / f"{stem}{suffix}").unlink(missing_ok=True)
+        for suffix in (SUFFIX, "_adapter"):
+            shutil.rmtree(work_dir / f"{stem}{suffix}", ignore_errors=True)
+
+
 def checkpoints(work_dir: Path) -> list[Path]:
-    """The run's checkpoints, the oldest first."""
-    found = [path for path in work_dir.glob("checkpoint_*.pt") if NAME.fullmatch(path.name)]
+    """The run's checkpoints, files and folders of shards, the oldest first."""
+    found = [path for path in work_dir.glob("checkpoint_*") if NAME.fullmatch(path.name)]
     return sorted(found, key=lambda path: (path.stat().st_mtime_ns, path.name))
 
 
 def is_intact(path: Path) -> bool:
     """Whether the file ends as it should and every byte in it has its checksum."""
+    if path.is_dir():
+        return is_whole(path)
     try:
         with zipfile.ZipFile(path) as file:
             return file.testzip() is None

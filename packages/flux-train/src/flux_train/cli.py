@@ -29,6 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] == ["report"]:
         return _report(arguments[1:])
+    if arguments[:1] == ["consolidate"]:
+        return _consolidate(arguments[1:])
     parser = new_parser("flux-train", "Train a policy from a config file.", EXAMPLE)
     parser.add_argument("config", type=Path, metavar="CONFIG", help="a config file (.py or .json)")
     parser.add_argument("work_dir", type=Path, metavar="WORK_DIR", help="where everything goes")
@@ -69,6 +71,33 @@ def report(args: argparse.Namespace) -> None:
         print_json(found)
     else:
         print(f"wrote {found['out']}", file=sys.stderr)
+
+
+def _consolidate(arguments: list[str]) -> int:
+    parser = new_parser(
+        "flux-train consolidate",
+        "Make one file, as flux-export takes it, of a checkpoint in shards.",
+        "  flux-train consolidate work_dirs/private/checkpoint_step_2000.shards",
+    )
+    parser.add_argument("folder", type=Path, metavar="SHARDS", help="checkpoint_step_N.shards")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.set_defaults(handler=consolidate)
+    return run_cli(parser, arguments)
+
+
+def consolidate(args: argparse.Namespace) -> None:
+    """Runs `flux-train consolidate`; no checkpoint is removed."""
+    from .checkpoints import checkpoints, save_checkpoint
+    from .sharded_checkpoints import consolidate as read_all
+
+    folder: Path = args.folder
+    state = read_all(folder)
+    keep = len(checkpoints(folder.parent)) + 1
+    path = save_checkpoint(folder.parent, folder.stem, state, keep)
+    if args.json:
+        print_json({"out": str(path), "bytes": path.stat().st_size})
+    else:
+        print(f"wrote {path}", file=sys.stderr)
 
 
 def train(args: argparse.Namespace) -> int:

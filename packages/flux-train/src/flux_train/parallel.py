@@ -135,6 +135,22 @@ def full_state(
     )
 
 
+def sharded_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Weights and optimiser state by parameter name, in shards as they are."""
+    return {
+        "model": dict(get_model_state_dict(model)),
+        "optimizer": dict(get_optimizer_state_dict(model, optimizer)),
+    }
+
+
+def load_sharded_state(
+    model: nn.Module, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]
+) -> None:
+    """Undoes `sharded_state`."""
+    set_model_state_dict(model, state["model"])
+    set_optimizer_state_dict(model, optimizer, state["optimizer"])
+
+
 def load_full_state(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,

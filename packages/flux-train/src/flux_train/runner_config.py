@@ -106,8 +106,13 @@ class DDPTrainRunner(TrainRunner):
 
 @dataclass(frozen=True, kw_only=True)
 class FSDPTrainRunner(TrainRunner):
-    """The network spread over the processes; `no-shard` is a copy in each."""
+    """The network spread over the processes; `no-shard` is a copy in each.
+
+    With `sharded_checkpoints` every process writes its own part of a checkpoint, into a folder
+    (see `sharded_checkpoints.py`); the last one of a run is put together into one file too.
+    """
 
     sharding_strategy: Literal["no-shard", "full-shard", "hybrid-shard", "shard-grad-op"] = (
         "hybrid-shard"
     )
+    sharded_checkpoints: bool = False

@@ -30,7 +30,7 @@ from flux_core.transforms import ProcessPrompts
 from flux_data.read_ahead import read_ahead
 from flux_data.repeating_dataset import EpochBatches
 
-from .checkpoints import save_checkpoint
+from .checkpoints import remove_old, save_checkpoint
 from .config import TrainConfig
 from .data_checks import check_data, check_vocabulary
 from .log_window import LogWindow
@@ -44,6 +44,8 @@ from .parallel import (
     gradients_kept_local,
     is_sharded,
     load_full_state,
+    load_sharded_state,
+    sharded_state,
     whole,
     wrap,
 )
@@ -51,6 +53,8 @@ from .policy_loss import PolicyLoss, rows_of, seed_of, step_draws
 from .progress import TrainProgress
 from .provenance import write_provenance
 from .ranks import Ranks
+from .runner_config import FSDPTrainRunner
+from .sharded_checkpoints import SUFFIX, consolidate, fill_from_shards, load_plain, save_shards
 from .stop_signals import StopSignals
 from .throughput import counted_flops, peak_flops
 from .trackers import check_trackers
@@ -378,37 +382,69 @@ class Trainer:
 
         A disk that is full does not stop training, unless the checkpoint is one that `must` be.
         """
-        weights, optimizer = full_state(self.model, self.optimizer)
-        average = full_tensors(self.average.weights) if self.average is not None else None
-        window = self.window.state_dict(self.ranks)
-        problem: str | None = None
-        if self.ranks.is_main:
-            state = {
-                "model": weights,
-                "ema": average,
-                "optimizer": optimizer,
-                "global_step": self.step,
-                "epoch": self.step // self.steps_an_epoch,
-                "position": self._position(),
-                "window": window,
-                "skipped_steps": self.skipped_steps,
-                "config": unbind(self.config),
-                "norm_stats": stats_to_json(self.dataset.stats),
-            }
-            keep = self.config.runner.max_checkpoints
-            try:
-                path = save_checkpoint(self.work_dir, name, state, keep)
-                if self.config.model.use_lora:
-                    save_adapter(self.model, path.with_name(f"{path.stem}_adapter"), weights)
-            except CheckpointError as error:
-                problem = str(error)
+        plain = self._plain_state()
+        if self._has_sharded_checkpoints:
+            problem = self._save_shards(name, plain, is_last=must)
+        else:
+            problem = self._save_whole(name, plain)
         problem = self.ranks.from_main(problem)  # type: ignore[assignment]
         if problem is None:
-            return self.work_dir / f"{name}.pt"
+            is_folder = self._has_sharded_checkpoints and not must
+            return self.work_dir / f"{name}{SUFFIX if is_folder else '.pt'}"
         if must:
             raise CheckpointError(problem)
         self.failed_saves.append(problem)
         logger.error("%s. Training goes on; the checkpoint before it is untouched", problem)
+        return None
+
+    @property
+    def _has_sharded_checkpoints(self) -> bool:
+        runner = self.config.runner
+        wanted = isinstance(runner, FSDPTrainRunner) and runner.sharded_checkpoints
+        return wanted and is_sharded(runner, self.ranks)
+
+    def _plain_state(self) -> dict[str, Any]:
+        """What a checkpoint holds besides weights, their average and the optimiser."""
+        return {
+            "global_step": self.step,
+            "epoch": self.step // self.steps_an_epoch,
+            "position": self._position(),
+            "window": self.window.state_dict(self.ranks),
+            "skipped_steps": self.skipped_steps,
+            "config": unbind(self.config),
+            "norm_stats": stats_to_json(self.dataset.stats),
+        }
+
+    def _save_whole(self, name: str, plain: dict[str, Any]) -> str | None:
+        """One file, by the main process; returns what went wrong there."""
+        weights, optimizer = full_state(self.model, self.optimizer)
+        average = full_tensors(self.average.weights) if self.average is not None else None
+        if not self.ranks.is_main:
+            return None
+        return self._write(name, {"model": weights, "ema": average, "optimizer": optimizer} | plain)
+
+    def _save_shards(self, name: str, plain: dict[str, Any], *, is_last: bool) -> str | None:
+        """A folder, by all processes, and of the last one a file; returns what went wrong."""
+        folder = self.work_dir / f"{name}{SUFFIX}"
+        tensors = sharded_state(self.model, self.optimizer)
+        if self.average is not None:
+            tensors["ema"] = dict(self.average.weights)
+        try:
+            save_shards(folder, tensors, plain, self.ranks)
+            if not self.ranks.is_main:
+                return None
+            remove_old(self.work_dir, self.config.runner.max_checkpoints)
+            return self._write(name, consolidate(folder)) if is_last else None
+        except CheckpointError as error:
+            return str(error)
+
+    def _write(self, name: str, state: dict[str, Any]) -> str | None:
+        try:
+            path = save_checkpoint(self.work_dir, name, state, self.config.runner.max_checkpoints)
+            if self.config.model.use_lora:
+                save_adapter(self.model, path.with_name(f"{path.stem}_adapter"), state["model"])
+        except CheckpointError as error:
+            return str(error)
         return None
 
     def start(self) -> None:
@@ -428,7 +464,8 @@ class Trainer:
 
         The weights that the run once started from are not needed again.
         """
-        state = load_checkpoint(path)
+        is_folder = path.is_dir()
+        state = load_plain(path) if is_folder else load_checkpoint(path)
         # Bound, so that fields newer than the checkpoint take their defaults.
         trained_config = unbind(bind(PI0FlowMatching.Config, state["config"]["model"], "model"))
         wanted = unbind(self.config.model)
@@ -445,17 +482,29 @@ class Trainer:
             )
         if self.config.model.use_lora:
             apply_lora(self.model)
-        # Before anything is sharded: what does not fit is named, and the average needs its place.
-        load_weights(self.model, state["model"], str(path))
-        average = state["ema"]
-        if average is not None:
-            self.model.load_state_dict(average, strict=False)
-        self._prepare_training(has_adapters=True)
-        load_full_state(self.model, self.optimizer, state["model"], state["optimizer"], self.ranks)
+        if is_folder:
+            self._prepare_training(has_adapters=True)
+            self._fill_from_shards(path)
+        else:
+            # Before anything is sharded: what does not fit is named, and the average needs its
+            # place.
+            load_weights(self.model, state["model"], str(path))
+            if (average := state["ema"]) is not None:
+                self.model.load_state_dict(average, strict=False)
+            self._prepare_training(has_adapters=True)
+            weights, optimizer = state["model"], state["optimizer"]
+            load_full_state(self.model, self.optimizer, weights, optimizer, self.ranks)
         self.step, self.skipped_steps = state["global_step"], state["skipped_steps"]
         self.window.load_state_dict(state["window"], self.ranks)
         self.batches.load_state_dict(state["position"])
         self.consumed = self.batches.first_batch
+
+    def _fill_from_shards(self, folder: Path) -> None:
+        tensors = sharded_state(self.model, self.optimizer)
+        if self.average is not None:
+            tensors["ema"] = self.average.weights
+        fill_from_shards(folder, tensors, self.ranks)
+        load_sharded_state(self.model, self.optimizer, tensors)
 
     def _prepare_training(self, *, has_adapters: bool = False) -> None:
         """Adapters, sharding, then the optimiser and the average of what is left to train."""
