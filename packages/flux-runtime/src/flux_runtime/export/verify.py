@@ -22,7 +22,8 @@ OWN_ERROR_FACTOR = 3.0
 """An engine may be this much further from float32 than PyTorch is in the same precision: another
 order of summation rounds elsewhere, but no worse."""
 LARGEST_TOLERANCE = 0.05
-"""A precision whose tolerance for actions, whose range is about [-1, 1], were larger is refused."""
+"""A precision whose tolerance for actions were larger than this part of the largest one (or of 1, as
+normalised actions are about that large) is refused."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +89,9 @@ def tolerances(
         return allowed
     errors = stage_errors(own, reference)
     allowed = {name: max(allowed[name], OWN_ERROR_FACTOR * errors[name]) for name in allowed}
-    most = LARGEST_TOLERANCE / OWN_ERROR_FACTOR
+    most = (
+        LARGEST_TOLERANCE / OWN_ERROR_FACTOR * max(1.0, float(np.abs(reference["actions"]).max()))
+    )
     if not errors["actions"] <= most:
         raise ExportError(
             "the precision is too coarse for this policy: PyTorch's own actions move by "
