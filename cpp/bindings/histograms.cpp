@@ -12,6 +12,7 @@ py::dict to_dict(const Histogram& histogram) {
   for (const double edge : Histogram::edges()) edges.append(edge * kMsPerSecond);
   py::dict result;
   result["count"] = histogram.count();
+  result["sum_ms"] = histogram.sum_seconds() * kMsPerSecond;
   result["p50_ms"] = histogram.percentile(0.50) * kMsPerSecond;
   result["p95_ms"] = histogram.percentile(0.95) * kMsPerSecond;
   result["p99_ms"] = histogram.percentile(0.99) * kMsPerSecond;

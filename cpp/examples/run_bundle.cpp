@@ -18,9 +18,10 @@ namespace {
 
 void run(const std::string& bundle, const std::string& library, int num_inference_steps) {
   const auto runtime = std::make_shared<const flux::OrtRuntime>(library);
+  const flux::OrtEngineOptions options;
   flux::FlowPolicy policy(
-      std::make_unique<flux::OrtEngine>(runtime, bundle + "/prefix.onnx", 1),
-      std::make_unique<flux::OrtEngine>(runtime, bundle + "/denoise.onnx", 1),
+      std::make_unique<flux::OrtEngine>(runtime, bundle + "/prefix.onnx", options),
+      std::make_unique<flux::OrtEngine>(runtime, bundle + "/denoise.onnx", options),
       num_inference_steps);
 
   std::vector<flux::Buffer> memory;

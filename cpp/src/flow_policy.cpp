@@ -70,7 +70,7 @@ FlowPolicy::FlowPolicy(std::unique_ptr<Engine> prefix, std::unique_ptr<Engine> d
                        int num_inference_steps)
     : prefix_(std::move(prefix)),
       denoise_(std::move(denoise)),
-      num_inference_steps_(num_inference_steps) {
+      num_inference_steps_(static_cast<std::size_t>(num_inference_steps)) {
   if (num_inference_steps < 1) {
     throw std::invalid_argument(
         expected_got("num_inference_steps", "at least 1", std::to_string(num_inference_steps)));
@@ -106,7 +106,10 @@ std::size_t FlowPolicy::num_action_values() const noexcept {
 void FlowPolicy::add_tensor(const TensorInfo& info, bool is_user_input) {
   const auto found = tensors_.find(info.name);
   if (found == tensors_.end()) {
-    tensors_.emplace(info.name, Tensor{info, Buffer(info.num_bytes()), is_user_input});
+    const TensorMemory memory =
+        is_user_input ? TensorMemory{.data = host_memory_.emplace_back(info.num_bytes()).data()}
+                      : prefix_->allocate(info.num_bytes());
+    tensors_.emplace(info.name, Tensor{info, memory, is_user_input});
   } else if (!found->second.info.has_layout_of(info)) {
     throw std::invalid_argument(expected_got(info.name + " of the denoise graph",
                                          describe(found->second.info) + " as the prefix graph has",
@@ -124,21 +127,26 @@ void FlowPolicy::bind_prefix() {
     add_tensor(info, false);
   }
   std::vector<BoundBuffer> bound;
-  for (auto& [name, tensor] : tensors_) bound.push_back({name, tensor.buffer.data()});
+  for (const auto& [name, tensor] : tensors_) bound.push_back({name, tensor.memory});
   prefix_binding_ = prefix_->bind(bound);
 }
 
 void FlowPolicy::bind_steps() {
-  const std::size_t horizon = static_cast<std::size_t>(action_horizon_);
-  for (int half = 0; half < 2; ++half) {
-    x_.emplace_back(num_action_values() * sizeof(float));
-    t_.emplace_back(horizon * sizeof(float));
+  const std::size_t num_x_bytes = num_action_values() * sizeof(float);
+  const std::size_t num_t_bytes = static_cast<std::size_t>(action_horizon_) * sizeof(float);
+  noise_ = Buffer(num_x_bytes);
+  actions_ = Buffer(num_x_bytes);
+  ones_ = Buffer(num_t_bytes);
+  std::ranges::fill(ones_.floats(), 1.0F);
+  std::array<Flow, 2> halves;
+  for (Flow& half : halves) {
+    half = {.x = denoise_->allocate(num_x_bytes), .t = denoise_->allocate(num_t_bytes)};
   }
   std::vector<BoundBuffer> shared;
   for (const TensorInfo& info : denoise_->inputs()) {
     if (info.name == "x_t" || info.name == "t") continue;
     add_tensor(info, true);
-    shared.push_back({info.name, tensors_.find(info.name)->second.buffer.data()});
+    shared.push_back({info.name, tensors_.find(info.name)->second.memory});
   }
   for (const TensorInfo& info : denoise_->outputs()) {
     if (info.name == "x_next" || info.name == "t_next") continue;
@@ -146,15 +154,30 @@ void FlowPolicy::bind_steps() {
         expected_got(info.name + " of the denoise graph", "only the outputs x_next and t_next",
                  describe(info)));
   }
-  for (std::size_t from = 0; from < 2; ++from) {
-    const std::size_t to = 1 - from;
-    std::vector<BoundBuffer> bound = shared;
-    bound.push_back({"x_t", x_[from].data()});
-    bound.push_back({"t", t_[from].data()});
-    bound.push_back({"x_next", x_[to].data()});
-    bound.push_back({"t_next", t_[to].data()});
-    step_bindings_[from] = denoise_->bind(bound);
+  for (std::size_t step = 0; step < num_inference_steps_; ++step) {
+    step_bindings_.push_back(has_binding_of_its_own(step) ? bind_step(step, shared, halves)
+                                                          : step_bindings_[step - 2]);
   }
+}
+
+// Between the first step, which reads the noise, and the last, which writes the actions, only two
+// kinds of step take turns.
+bool FlowPolicy::has_binding_of_its_own(std::size_t step) const noexcept {
+  return step <= 2 || step + 1 == num_inference_steps_;
+}
+
+std::size_t FlowPolicy::bind_step(std::size_t step, std::span<const BoundBuffer> shared,
+                                  const std::array<Flow, 2>& halves) {
+  Flow from = halves[(step + 1) % 2];
+  Flow to = halves[step % 2];
+  if (step == 0) from = {.x = {.data = noise_.data()}, .t = {.data = ones_.data()}};
+  if (step + 1 == num_inference_steps_) to.x = {.data = actions_.data()};
+  std::vector<BoundBuffer> bound(shared.begin(), shared.end());
+  bound.push_back({"x_t", from.x});
+  bound.push_back({"t", from.t});
+  bound.push_back({"x_next", to.x});
+  bound.push_back({"t_next", to.t});
+  return denoise_->bind(bound);
 }
 
 void FlowPolicy::check(std::span<const TensorView> inputs, std::span<const float> noise) const {
@@ -182,25 +205,27 @@ void FlowPolicy::check(std::span<const TensorView> inputs, std::span<const float
   }
 }
 
-void FlowPolicy::copy_in(std::span<const TensorView> inputs,
-                         std::span<const float> noise) noexcept {
+void FlowPolicy::copy_in(std::span<const TensorView> inputs, std::span<const float> noise) {
   for (const TensorView& view : inputs) {
-    Buffer& buffer = tensors_.find(view.name)->second.buffer;
-    std::memcpy(buffer.data(), view.data, buffer.num_bytes());
+    const Tensor& tensor = tensors_.find(view.name)->second;
+    std::memcpy(tensor.memory.data, view.data, tensor.info.num_bytes());
   }
-  std::ranges::copy(noise, x_[0].floats().begin());
-  std::ranges::fill(t_[0].floats(), 1.0F);
+  std::ranges::copy(noise, noise_.floats().begin());
+  prefix_->upload(prefix_binding_);
 }
 
-std::size_t FlowPolicy::run_steps(FlowHistograms* also) {
-  std::size_t from = 0;
-  for (int step = 0; step < num_inference_steps_; ++step) {
-    StageTimer timer;
-    denoise_->run(step_bindings_[from]);
-    timer.record(&FlowHistograms::step, histograms_, also);
-    from = 1 - from;
+void FlowPolicy::upload_steps() {
+  for (std::size_t step = 0; step < num_inference_steps_; ++step) {
+    if (has_binding_of_its_own(step)) denoise_->upload(step_bindings_[step]);
   }
-  return from;
+}
+
+void FlowPolicy::run_steps(FlowHistograms* also) {
+  for (const std::size_t binding : step_bindings_) {
+    StageTimer timer;
+    denoise_->run(binding);
+    timer.record(&FlowHistograms::step, histograms_, also);
+  }
 }
 
 void FlowPolicy::infer(std::span<const TensorView> inputs, std::span<const float> noise,
@@ -219,10 +244,11 @@ void FlowPolicy::infer(std::span<const TensorView> inputs, std::span<const float
   StageTimer prefix;
   prefix_->run(prefix_binding_);
   prefix.record(&FlowHistograms::prefix, histograms_, also);
+  upload_steps();  // behind the prefix, which may have written to the host's memory
   StageTimer denoise;
-  const std::size_t last = run_steps(also);
+  run_steps(also);
   denoise.record(&FlowHistograms::denoise, histograms_, also);
-  std::ranges::copy(x_[last].floats(), actions.begin());
+  std::ranges::copy(actions_.floats(), actions.begin());
   whole.record(&FlowHistograms::inference, histograms_, also);
 }
 

@@ -33,6 +33,7 @@ void Histogram::record(double seconds) noexcept {
   auto& bucket = counts_[bucket_of(seconds)];
   // Plain load and store: there is one writer.
   bucket.store(bucket.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
+  sum_.store(sum_.load(std::memory_order_relaxed) + seconds, std::memory_order_relaxed);
   if (seconds > max_.load(std::memory_order_relaxed)) {
     max_.store(seconds, std::memory_order_relaxed);
   }
@@ -43,6 +44,8 @@ std::uint64_t Histogram::count() const noexcept {
   for (const auto& bucket : counts_) total += bucket.load(std::memory_order_relaxed);
   return total;
 }
+
+double Histogram::sum_seconds() const noexcept { return sum_.load(std::memory_order_relaxed); }
 
 double Histogram::max_seconds() const noexcept { return max_.load(std::memory_order_relaxed); }
 

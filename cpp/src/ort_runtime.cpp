@@ -12,12 +12,12 @@ const ort::ApiBase& load(const std::string& library) {
   void* handle = ::dlopen(library.c_str(), RTLD_NOW | RTLD_LOCAL);
   if (handle == nullptr) {
     const char* reason = ::dlerror();
-    throw std::runtime_error(library + ": cannot be loaded (" + (reason ? reason : "?") + ")");
+    throw EngineUnavailable(library + ": cannot be loaded (" + (reason ? reason : "?") + ")");
   }
   auto* get_base = reinterpret_cast<const ort::ApiBase* (*)()>(::dlsym(handle, "OrtGetApiBase"));
   if (get_base == nullptr) {
-    throw std::runtime_error(expected_got(library, "a library with OrtGetApiBase (ONNX Runtime)",
-                                      "one without. Install onnxruntime>=1.23"));
+    throw EngineUnavailable(expected_got(library, "a library with OrtGetApiBase (ONNX Runtime)",
+                                         "one without. Install onnxruntime>=1.23"));
   }
   return *get_base();
 }
@@ -25,8 +25,8 @@ const ort::ApiBase& load(const std::string& library) {
 const ort::Api* api_of(const ort::ApiBase& base, const std::string& library) {
   const ort::Api* api = base.get_api(ort::kApiVersion);
   if (api == nullptr) {
-    throw std::runtime_error(expected_got(library, "ONNX Runtime 1.19 or newer",
-                                      std::string(base.get_version_string())));
+    throw EngineUnavailable(expected_got(library, "ONNX Runtime 1.19 or newer",
+                                         std::string(base.get_version_string())));
   }
   return api;
 }

@@ -12,6 +12,9 @@ std::size_t item_size(DType dtype) noexcept {
     case DType::kFloat32:
     case DType::kInt32:
       return 4;
+    case DType::kFloat16:
+    case DType::kBfloat16:
+      return 2;
     case DType::kUint8:
     case DType::kBool:
       return 1;
@@ -25,6 +28,10 @@ std::string_view dtype_name(DType dtype) noexcept {
       return "float32";
     case DType::kFloat64:
       return "float64";
+    case DType::kFloat16:
+      return "float16";
+    case DType::kBfloat16:
+      return "bfloat16";
     case DType::kInt32:
       return "int32";
     case DType::kInt64:

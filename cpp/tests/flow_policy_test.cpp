@@ -10,16 +10,70 @@ namespace {
 using Error = std::invalid_argument;
 
 void actions_are_those_of_n_euler_steps() {
-  const auto policy = toy_policy();
-  const ToyInputs inputs;
-  std::vector<float> actions(policy->num_action_values());
-  policy->infer(inputs.views(), inputs.noise, actions);
-  for (std::size_t i = 0; i < actions.size(); ++i) {
-    CHECK_EQUAL(actions[i], toy_action(1.0F, inputs.observation[i % kDim]));
+  for (const int num_steps : {1, 2, 3, 4, 10}) {
+    const auto policy = toy_policy({}, num_steps);
+    const ToyInputs inputs;
+    std::vector<float> actions(policy->num_action_values());
+    policy->infer(inputs.views(), inputs.noise, actions);
+    for (std::size_t i = 0; i < actions.size(); ++i) {
+      CHECK_EQUAL(actions[i], toy_action(1.0F, inputs.observation[i % kDim], num_steps));
+    }
+    CHECK(inputs.noise == std::vector<float>(kHorizon * kDim, 1.0F));
+    CHECK_EQUAL(policy->histograms().step.count(), static_cast<std::uint64_t>(num_steps));
+    CHECK_EQUAL(policy->histograms().inference.count(), 1U);
   }
-  CHECK(inputs.noise == std::vector<float>(kHorizon * kDim, 1.0F));
-  CHECK_EQUAL(policy->histograms().step.count(), std::uint64_t{kSteps});
-  CHECK_EQUAL(policy->histograms().inference.count(), 1U);
+}
+
+struct DevicePolicy {
+  explicit DevicePolicy(int num_steps) {
+    const auto on_device = [this](std::unique_ptr<FakeEngine> graph) {
+      return std::make_unique<FakeDeviceEngine>(device, std::move(graph), transfers);
+    };
+    policy = std::make_unique<FlowPolicy>(
+        on_device(toy_prefix()),
+        on_device(toy_denoise({}, {floats("state", {1, 3})}, num_steps)), num_steps);
+  }
+
+  std::shared_ptr<FakeDevice> device = std::make_shared<FakeDevice>();
+  std::shared_ptr<FakeDeviceEngine::Transfers> transfers =
+      std::make_shared<FakeDeviceEngine::Transfers>();
+  std::unique_ptr<FlowPolicy> policy;
+};
+
+void on_a_device_the_host_touches_only_inputs_and_actions() {
+  for (const int num_steps : {1, 2, 3, 10}) {
+    const DevicePolicy on_device(num_steps);
+    const auto on_host = toy_policy({}, num_steps);
+    std::vector<float> actions(on_host->num_action_values());
+    std::vector<float> expected(on_host->num_action_values());
+    ToyInputs inputs;
+    const std::vector<float> state(3);
+    const std::vector<std::int64_t> state_shape{1, 3};
+    for (int inference = 0; inference < 3; ++inference) {
+      inputs.observation[0] += 1.0F;
+      inputs.noise[3] -= 0.5F;
+      *on_device.transfers = {};
+      std::vector<TensorView> views = inputs.views();
+      on_host->infer(views, inputs.noise, expected);
+      views.push_back({"state", DType::kFloat32, state_shape, state.data()});
+      on_device.policy->infer(views, inputs.noise, actions);
+      CHECK(actions == expected);
+      // The observation, the first step's noise and times, and the state of up to four bindings;
+      // never more for more steps.
+      CHECK_EQUAL(on_device.transfers->to_device, 3 + std::min(num_steps, 4));
+      CHECK_EQUAL(on_device.transfers->to_host, 1);
+    }
+  }
+}
+
+void memory_of_a_device_is_refused_by_an_engine_of_the_host() {
+  const auto device = std::make_shared<FakeDevice>();
+  const auto transfers = std::make_shared<FakeDeviceEngine::Transfers>();
+  CHECK_CONTAINS(message_of<Error>([&] {
+                   FlowPolicy(std::make_unique<FakeDeviceEngine>(device, toy_prefix(), transfers),
+                              toy_denoise(), kSteps);
+                 }),
+                 "past_key_0: expected memory of the host, got an accelerator's");
 }
 
 void time_runs_from_one_towards_zero() {
@@ -46,24 +100,27 @@ void keys_and_values_are_shared_and_the_halves_alternate() {
   std::vector<float> actions(policy->num_action_values());
   policy->infer(inputs.views(), inputs.noise, actions);
   CHECK_EQUAL(keys[0], keys[1]);
-  CHECK(halves[0].first != halves[0].second);
-  CHECK_EQUAL(halves[0].second, halves[1].first);
-  CHECK_EQUAL(halves[1].second, halves[0].first);
+  for (std::size_t step = 0; step + 1 < kSteps; ++step) {
+    CHECK(halves[step].first != halves[step].second);
+    CHECK_EQUAL(halves[step].second, halves[step + 1].first);
+  }
 }
 
 void inference_allocates_nothing() {
-  std::vector<std::size_t> at_step;
-  at_step.reserve(64);
-  Hooks hooks;
-  hooks.on_step = [&](const Memory&) { at_step.push_back(num_allocations()); };
-  const auto policy = toy_policy(hooks);
-  const ToyInputs inputs;
-  const std::vector<TensorView> views = inputs.views();
-  std::vector<float> actions(policy->num_action_values());
-  const std::size_t before = num_allocations();
-  policy->infer(views, inputs.noise, actions);
-  CHECK_EQUAL(num_allocations(), before);
-  CHECK(at_step == std::vector<std::size_t>(kSteps, before));
+  for (const int num_steps : {1, 2, 3, 10}) {
+    std::vector<std::size_t> at_step;
+    at_step.reserve(64);
+    Hooks hooks;
+    hooks.on_step = [&](const Memory&) { at_step.push_back(num_allocations()); };
+    const auto policy = toy_policy(hooks, num_steps);
+    const ToyInputs inputs;
+    const std::vector<TensorView> views = inputs.views();
+    std::vector<float> actions(policy->num_action_values());
+    const std::size_t before = num_allocations();
+    policy->infer(views, inputs.noise, actions);
+    CHECK_EQUAL(num_allocations(), before);
+    CHECK(at_step == std::vector<std::size_t>(static_cast<std::size_t>(num_steps), before));
+  }
 }
 
 void wrong_inputs_are_named() {
@@ -100,7 +157,7 @@ void graphs_that_do_not_fit_are_refused() {
   };
   const auto none = [](const Memory&) {};
   const auto engine = [&](std::vector<TensorInfo> inputs, std::vector<TensorInfo> outputs) {
-    return std::make_unique<FakeEngine>(std::move(inputs), std::move(outputs), none);
+    return std::make_unique<FakeEngine>(Graph{std::move(inputs), std::move(outputs), none});
   };
   CHECK_CONTAINS(message(toy_prefix(), toy_denoise(), 0), "num_inference_steps");
   CHECK_CONTAINS(message(toy_prefix(), engine({}, {}), 1), "x_t: expected an input");
@@ -123,6 +180,10 @@ std::vector<Case> flow_policy_cases() {
       {"time runs from one towards zero", time_runs_from_one_towards_zero},
       {"keys and values are shared and the halves alternate",
        keys_and_values_are_shared_and_the_halves_alternate},
+      {"on a device the host touches only inputs and actions",
+       on_a_device_the_host_touches_only_inputs_and_actions},
+      {"memory of a device is refused by an engine of the host",
+       memory_of_a_device_is_refused_by_an_engine_of_the_host},
       {"inference allocates nothing", inference_allocates_nothing},
       {"wrong inputs are named", wrong_inputs_are_named},
       {"a further denoise input is the user's", a_further_denoise_input_is_the_users},

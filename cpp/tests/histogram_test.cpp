@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <numeric>
 #include <random>
 
 #include "allocations.hpp"
@@ -23,6 +24,7 @@ void percentiles_are_within_five_percent_of_the_sorted_samples() {
     CHECK_NEAR(histogram.percentile(share), exact, 0.05 * exact);
   }
   CHECK_EQUAL(histogram.count(), 20000U);
+  CHECK_NEAR(histogram.sum_seconds(), std::accumulate(samples.begin(), samples.end(), 0.0), 1e-6);
   CHECK_EQUAL(histogram.max_seconds(), samples.back());
   CHECK_EQUAL(histogram.percentile(1.0), samples.back());
 }

@@ -103,13 +103,39 @@ def write_policy(
     denoise_inputs: Tensors = DENOISE_INPUTS,
     denoise_outputs: Tensors = DENOISE_OUTPUTS,
     nodes: Callable[[], list[Any]] = denoise_nodes,
+    key_dtype: str = "float32",
 ) -> Path:
-    """Writes prefix.onnx, denoise.onnx and their weights."""
+    """Writes prefix.onnx, denoise.onnx and their weights.
+
+    A key of half precision is cast on its way out of the prefix and into the denoise graph.
+    """
+    prefix, denoise, outputs = prefix_nodes(), nodes(), dict(PREFIX_OUTPUTS)
+    if key_dtype != "float32":
+        outputs["past_key_0"] = (key_dtype, PREFIX_OUTPUTS["past_key_0"][1])
+        denoise_inputs = dict(denoise_inputs, past_key_0=outputs["past_key_0"])
+        prefix, denoise = cast_key(prefix, denoise, key_dtype)
     directory.mkdir(parents=True, exist_ok=True)
     (directory / WEIGHTS_FILE).write_bytes(b"\0" * WEIGHT_OFFSET + WEIGHT.tobytes())
-    write_graph(directory / "prefix.onnx", prefix_nodes(), prefix_inputs, PREFIX_OUTPUTS)
-    write_graph(directory / "denoise.onnx", nodes(), denoise_inputs, denoise_outputs)
+    write_graph(directory / "prefix.onnx", prefix, prefix_inputs, outputs)
+    write_graph(directory / "denoise.onnx", denoise, denoise_inputs, denoise_outputs)
     return directory
+
+
+def cast_key(prefix: list[Any], denoise: list[Any], dtype: str) -> tuple[list[Any], list[Any]]:
+    """The same nodes with a past_key_0 of another type between the two graphs."""
+    import ml_dtypes
+    from onnx import TensorProto, helper
+
+    assert np.dtype(dtype) in (np.float16, ml_dtypes.bfloat16)
+    half = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    for node in prefix:
+        node.output[:] = ["key" if name == "past_key_0" else name for name in node.output]
+    for node in denoise:
+        node.input[:] = ["key" if name == "past_key_0" else name for name in node.input]
+    return (
+        [*prefix, helper.make_node("Cast", ["key"], ["past_key_0"], to=half)],
+        [helper.make_node("Cast", ["past_key_0"], ["key"], to=TensorProto.FLOAT), *denoise],
+    )
 
 
 def make_inputs(seed: int = 0) -> dict[str, np.ndarray]:

@@ -19,7 +19,7 @@ def policy(tiny_policy: Path, tiny: Any) -> Any:
     return _core.FlowPolicy(
         str(tiny_policy / "prefix.onnx"),
         str(tiny_policy / "denoise.onnx"),
-        ort_library=str(find_library()),
+        library=str(find_library()),
         num_inference_steps=tiny.STEPS,
     )
 

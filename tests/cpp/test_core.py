@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import threading
 from pathlib import Path
 from typing import Any
@@ -11,16 +12,29 @@ import onnxruntime
 import pytest
 
 from flux_core.errors import MissingDependencyError
-from flux_runtime import _core, onnxruntime_library
+from flux_runtime import _core, onnxruntime_library, openvino_library
 
 
-def open_policy(directory: Path, steps: int = 4, library: str = "") -> Any:
+def open_policy(
+    directory: Path, steps: int = 4, library: str = "", engine: Any = "onnxruntime", **options: str
+) -> Any:
+    finder = openvino_library if engine == "openvino" else onnxruntime_library
     return _core.FlowPolicy(
         str(directory / "prefix.onnx"),
         str(directory / "denoise.onnx"),
-        ort_library=library or str(onnxruntime_library.find_library()),
+        engine=engine,
+        library=library or str(finder.find_library()),
         num_inference_steps=steps,
+        options=options,
     )
+
+
+@pytest.fixture(scope="module", params=["onnxruntime", "openvino"])
+def engine(request: pytest.FixtureRequest) -> str:
+    """The engines of the processor; a skip says which one is not installed."""
+    if request.param == "openvino":
+        pytest.importorskip("openvino", reason="pip install 'flux-runtime[openvino]'")
+    return request.param
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +42,9 @@ def policy(tiny_policy: Path) -> Any:
     return open_policy(tiny_policy)
 
 
-def python_actions(directory: Path, tiny: Any, inputs: dict[str, Any], noise: Any) -> np.ndarray:
+def python_actions(
+    directory: Path, tiny: Any, inputs: dict[str, Any], noise: Any, steps: int = 4
+) -> np.ndarray:
     """The same loop over Python's sessions."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
@@ -37,7 +53,7 @@ def python_actions(directory: Path, tiny: Any, inputs: dict[str, Any], noise: An
     denoise = onnxruntime.InferenceSession(directory / "denoise.onnx", options, providers)
     (key,) = prefix.run(["past_key_0"], {name: inputs[name] for name in tiny.PREFIX_INPUTS})
     x, t = noise[None], np.ones((1, tiny.HORIZON), np.float32)
-    for _ in range(tiny.STEPS):
+    for _ in range(steps):
         feeds = {"x_t": x, "t": t, "past_key_0": key, "state": inputs["state"]}
         x, t = denoise.run(["x_next", "t_next"], feeds)
     return x[0]
@@ -58,6 +74,36 @@ def test_actions_equal_pythons_onnxruntime_bit_for_bit(
     assert actions.dtype == np.float32 and actions.shape == (tiny.HORIZON, tiny.DIM)
     np.testing.assert_array_equal(actions, python_actions(tiny_policy, tiny, inputs, noise))
     np.testing.assert_allclose(actions, tiny.numpy_actions(inputs, noise), atol=1e-6)
+
+
+def test_every_engine_gives_numpys_actions(tiny_policy: Path, tiny: Any, engine: str) -> None:
+    policy = open_policy(tiny_policy, engine=engine)
+    assert policy.inputs == open_policy(tiny_policy).inputs
+    for seed in range(3):
+        inputs, noise = tiny.inputs(seed), tiny.noise(seed)
+        actions = policy.infer(inputs, noise)
+        np.testing.assert_allclose(actions, tiny.numpy_actions(inputs, noise), atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_keys_of_half_precision_pass_between_the_graphs(
+    tmp_path: Path, tiny: Any, engine: str, dtype: str
+) -> None:
+    policy = open_policy(tiny.write_policy(tmp_path, key_dtype=dtype), engine=engine)
+    inputs, noise = tiny.inputs(), tiny.noise()
+    expected = tiny.numpy_actions(inputs, noise)
+    np.testing.assert_allclose(policy.infer(inputs, noise), expected, atol=2**-8)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 10])
+def test_any_number_of_steps_equals_pythons_loop_bit_for_bit(
+    tiny_policy: Path, tiny: Any, steps: int
+) -> None:
+    policy = open_policy(tiny_policy, steps)
+    for seed in range(2):
+        inputs, noise = tiny.inputs(seed), tiny.noise(seed)
+        expected = python_actions(tiny_policy, tiny, inputs, noise, steps)
+        np.testing.assert_array_equal(policy.infer(inputs, noise), expected)
 
 
 def test_noise_and_inputs_are_never_written(policy: Any, tiny: Any) -> None:
@@ -125,6 +171,8 @@ def test_every_stage_is_timed(tiny_policy: Path, tiny: Any) -> None:
         "denoise": 3,
         "inference": 3,
     }
+    for entry in histograms.values():
+        assert 0 < entry["max_ms"] <= entry["sum_ms"] <= entry["count"] * entry["max_ms"]
     whole = histograms["inference"]
     assert 0 < whole["p50_ms"] <= whole["p95_ms"] <= whole["p99_ms"] <= whole["max_ms"]
     assert sum(whole["counts"]) == 3 and len(whole["edges_ms"]) == len(whole["counts"]) + 1
@@ -190,6 +238,68 @@ def test_a_library_that_is_no_onnxruntime_is_refused(tiny_policy: Path, tmp_path
         open_policy(tiny_policy, library=str(tmp_path / "libonnxruntime.so"))
     with pytest.raises(RuntimeError, match="OrtGetApiBase"):
         open_policy(tiny_policy, library=_core.__file__)
+
+
+def test_a_library_that_is_no_openvino_is_refused(tiny_policy: Path, tmp_path: Path) -> None:
+    with pytest.raises(_core.EngineUnavailable, match="cannot be loaded"):
+        open_policy(tiny_policy, library=str(tmp_path / "libopenvino_c.so"), engine="openvino")
+    with pytest.raises(_core.EngineUnavailable, match="expected OpenVINO's C library, got one wit"):
+        open_policy(tiny_policy, library=_core.__file__, engine="openvino")
+
+
+def test_properties_that_openvino_does_not_know_are_refused(tiny_policy: Path) -> None:
+    pytest.importorskip("openvino", reason="pip install 'flux-runtime[openvino]'")
+    with pytest.raises(RuntimeError, match="Unsupported property COLOUR"):
+        open_policy(tiny_policy, engine="openvino", COLOUR="RED")
+
+
+def test_an_unknown_engine_and_options_of_the_processor_are_refused(tiny_policy: Path) -> None:
+    with pytest.raises(ValueError, match="engine: expected 'onnxruntime', .*, got 'tpu'"):
+        open_policy(tiny_policy, engine="tpu")
+    with pytest.raises(ValueError, match="provider_options: expected none .*, got use_tf32"):
+        open_policy(tiny_policy, use_tf32="0")
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime-cuda", "onnxruntime-tensorrt"])
+def test_a_provider_that_the_library_lacks_is_no_fault_of_the_graph(
+    tiny_policy: Path, engine: str
+) -> None:
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this onnxruntime has the providers")
+    with pytest.raises(_core.EngineUnavailable, match="provider: .* not enabled in this build"):
+        open_policy(tiny_policy, engine=engine)
+
+
+def test_the_slots_of_an_accelerators_memory_are_what_they_are_called(tiny_policy: Path) -> None:
+    """Asks for the processor's memory in the way in which a card's is asked for."""
+    library = ctypes.CDLL(str(onnxruntime_library.find_library()))
+    library.OrtGetApiBase.restype = ctypes.POINTER(ctypes.c_void_p)
+    get_api = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_uint32)(library.OrtGetApiBase()[0])
+    table = (ctypes.c_void_p * 138).from_address(get_api(19))
+
+    def call(slot: int, *arguments: Any) -> None:
+        function = ctypes.CFUNCTYPE(ctypes.c_void_p, *map(type, arguments))(table[slot])
+        assert function(*arguments) is None
+
+    def make(slot: int, *arguments: Any) -> ctypes.c_void_p:
+        handle = ctypes.c_void_p()
+        function = ctypes.CFUNCTYPE(ctypes.c_void_p, *map(type, arguments), ctypes.c_void_p)(
+            table[slot]
+        )
+        assert function(*arguments, ctypes.addressof(handle)) is None
+        return handle
+
+    text, number, size = ctypes.c_char_p, ctypes.c_int, ctypes.c_size_t
+    path = text(str(tiny_policy / "prefix.onnx").encode())
+    session = make(7, make(3, number(3), text(b"test")), path, make(10))
+    memory_info = make(68, text(b"Cpu"), number(0), number(0), number(0))  # CreateMemoryInfo
+    allocator = make(131, session, memory_info)  # CreateAllocator
+    memory = make(75, allocator, size(64))  # AllocatorAlloc
+    assert memory.value is not None
+    ctypes.memset(memory, 7, 64)
+    call(76, allocator, memory)  # AllocatorFree
+    for slot, handle in ((132, allocator), (94, memory_info), (95, session)):
+        ctypes.CFUNCTYPE(None, ctypes.c_void_p)(table[slot])(handle)
 
 
 def test_the_library_is_found_without_importing_onnxruntime() -> None:

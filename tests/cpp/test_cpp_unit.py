@@ -73,3 +73,15 @@ def test_the_installed_cpp_library_can_be_found_and_linked(build: Path, tmp_path
     _run(cmake, "-S", str(user), "-B", str(user / "build"), prefix)
     _run(cmake, "--build", str(user / "build"))
     _run(str(user / "build" / "user"))
+
+
+def test_the_declarations_are_those_of_openvinos_own_header() -> None:
+    """The pip package holds the header that `flux/openvino_abi.hpp` does without."""
+    openvino = pytest.importorskip("openvino", reason="pip install 'flux-runtime[openvino]'")
+    compiler = _tool(os.environ.get("CXX", "c++"))
+    if compiler is None:
+        pytest.skip("no C++ compiler")
+    source = ROOT / "cpp" / "src" / "openvino_engine.cpp"
+    include = Path(openvino.__file__).parent / "include"
+    options = ["-std=c++20", "-fsyntax-only", "-DFLUX_HAS_OPENVINO_HEADER"]
+    _run(compiler, *options, f"-I{ROOT / 'cpp' / 'include'}", f"-I{include}", str(source))

@@ -43,13 +43,14 @@ def test_check_refuses_what_is_no_bundle(
     assert "so this is not a bundle" in capsys.readouterr().err
 
 
-def test_check_tells_in_one_line_that_a_graph_is_no_graph(
+def test_check_tells_in_one_line_that_the_engine_does_not_know_an_operator(
     core: Any, toy_bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from flux_core.bundle import Bundle, write_manifest
 
     manifest = Bundle.open(toy_bundle).manifest
-    (toy_bundle / "prefix.onnx").write_bytes(b"not a graph")
+    graph = toy_bundle / "prefix.onnx"
+    graph.write_bytes(graph.read_bytes().replace(b"Neg", b"Nag"))
     write_manifest(toy_bundle, manifest)
     assert main(["check", str(toy_bundle)]) == 1
     err = capsys.readouterr().err

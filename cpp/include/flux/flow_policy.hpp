@@ -2,7 +2,8 @@
 //
 // Flow convention: t = 1 is noise, t = 0 is data, x_t = t * noise + (1 - t) * actions. The denoise
 // graph holds the Euler update, x_next = x_t + dt * u(x_t, t) with dt = -1 / N, so that the loop
-// here only alternates two sets of buffers.
+// here only alternates two sets of buffers. Those, and the keys and values, are memory that the
+// engines allocate: on an accelerator nothing of them passes through the host.
 //
 // Letters in shapes: H action_horizon, A action_dim of the network.
 #pragma once
@@ -60,7 +61,8 @@ class StagedInputs {
 class FlowPolicy {
  public:
   // Binds both graphs; all memory of an inference is allocated here. Prefix outputs that the
-  // denoise graph takes are the same memory on both sides. Throws std::invalid_argument, naming
+  // denoise graph takes are the same memory on both sides. Only the user's inputs, the noise and
+  // the last step's actions are memory of the host. Throws std::invalid_argument, naming
   // the tensor, if the graphs do not fit each other.
   FlowPolicy(std::unique_ptr<Engine> prefix, std::unique_ptr<Engine> denoise,
              int num_inference_steps);
@@ -86,29 +88,39 @@ class FlowPolicy {
  private:
   struct Tensor {
     TensorInfo info;
-    Buffer buffer;
+    TensorMemory memory;
     bool is_user_input = false;
+  };
+  // What a step reads or writes: actions under way and their times.
+  struct Flow {
+    TensorMemory x;
+    TensorMemory t;
   };
 
   void read_action_shape();
   void add_tensor(const TensorInfo& info, bool is_user_input);
   void bind_prefix();
   void bind_steps();
-  void copy_in(std::span<const TensorView> inputs, std::span<const float> noise) noexcept;
-  // Returns which of the two halves holds the result.
-  [[nodiscard]] std::size_t run_steps(FlowHistograms* also);
+  [[nodiscard]] std::size_t bind_step(std::size_t step, std::span<const BoundBuffer> shared,
+                                      const std::array<Flow, 2>& halves);
+  [[nodiscard]] bool has_binding_of_its_own(std::size_t step) const noexcept;
+  void copy_in(std::span<const TensorView> inputs, std::span<const float> noise);
+  void upload_steps();
+  void run_steps(FlowHistograms* also);
 
-  std::map<std::string, Tensor, std::less<>> tensors_;  // outlives the engines bound to it
+  std::vector<Buffer> host_memory_;  // of the user's inputs; outlives the engines bound to it
+  Buffer noise_{0};
+  Buffer ones_{0};  // the first step's times
+  Buffer actions_{0};
   std::unique_ptr<Engine> prefix_;
-  std::unique_ptr<Engine> denoise_;
-  int num_inference_steps_;
+  std::unique_ptr<Engine> denoise_;  // bound to memory of the prefix engine
+  std::size_t num_inference_steps_;
   int action_horizon_ = 0;
   int action_dim_ = 0;
+  std::map<std::string, Tensor, std::less<>> tensors_;
   std::vector<TensorInfo> user_inputs_;
-  std::vector<Buffer> x_;  // two halves: a step reads one and writes the other
-  std::vector<Buffer> t_;
   std::size_t prefix_binding_ = 0;
-  std::array<std::size_t, 2> step_bindings_{};
+  std::vector<std::size_t> step_bindings_;  // one for each step
   std::mutex mutex_;
   FlowHistograms histograms_;
 };

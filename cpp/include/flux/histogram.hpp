@@ -12,7 +12,7 @@ namespace flux {
 
 // Counts durations in buckets that grow by 4.9 % (48 a decade) from 100 ns to 100 s. Values beyond
 // the ends are counted in the end buckets. Percentiles are therefore within 5 % of the samples';
-// count and maximum are exact.
+// count, sum and maximum are exact.
 class Histogram {
  public:
   static constexpr int kBucketsPerDecade = 48;
@@ -28,6 +28,7 @@ class Histogram {
   void record(double seconds) noexcept;
 
   [[nodiscard]] std::uint64_t count() const noexcept;
+  [[nodiscard]] double sum_seconds() const noexcept;
   [[nodiscard]] double max_seconds() const noexcept;
   // The duration that `share` (0..1) of the samples do not exceed; 0 without samples.
   [[nodiscard]] double percentile(double share) const noexcept;
@@ -38,6 +39,7 @@ class Histogram {
 
  private:
   std::array<std::atomic<std::uint64_t>, kNumBuckets> counts_{};
+  std::atomic<double> sum_{0.0};
   std::atomic<double> max_{0.0};
 };
 

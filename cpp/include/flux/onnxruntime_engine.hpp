@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <map>
 #include <memory>
 #include <span>
 #include <string>
@@ -16,8 +17,8 @@ namespace flux {
 // the process ends, as its threads may outlive any owner.
 class OrtRuntime {
  public:
-  // Throws std::runtime_error if `library` (a path) cannot be loaded, is no ONNX Runtime or is
-  // too old.
+  // Throws EngineUnavailable if `library` (a path) cannot be loaded, is no ONNX Runtime or is too
+  // old.
   explicit OrtRuntime(const std::string& library);
   OrtRuntime(const OrtRuntime&) = delete;
   OrtRuntime& operator=(const OrtRuntime&) = delete;
@@ -38,25 +39,42 @@ class OrtRuntime {
   ort::Env* env_ = nullptr;
 };
 
-// One ONNX file on the CPU. Weights kept as external data are found beside the file.
+// What computes the graph: the processor, or an NVIDIA card through CUDA's or TensorRT's kernels.
+enum class OrtProvider { kCpu, kCuda, kTensorRt };
+
+struct OrtEngineOptions {
+  OrtProvider provider = OrtProvider::kCpu;
+  int num_threads = 1;  // of the processor
+  // Names and values as ONNX Runtime documents them for the provider; none for kCpu.
+  std::map<std::string, std::string> provider_options = {};
+};
+
+// One ONNX file. Weights kept as external data are found beside the file. The whole graph runs on
+// the provider asked for: one that would leave a part of it to the processor is refused.
 class OrtEngine final : public Engine {
  public:
-  // Throws std::runtime_error if the runtime refuses the model, std::invalid_argument if an input
-  // or output is no tensor of static shape and a known type, or if num_threads < 1.
-  OrtEngine(std::shared_ptr<const OrtRuntime> runtime, const std::string& path, int num_threads);
+  // Throws EngineUnavailable if the runtime or this machine has no such provider,
+  // std::runtime_error if the runtime refuses the model, std::invalid_argument if an input or
+  // output is no tensor of static shape and a known type, or if an option is out of its range.
+  OrtEngine(std::shared_ptr<const OrtRuntime> runtime, const std::string& path,
+            const OrtEngineOptions& options);
   ~OrtEngine() override;
 
   [[nodiscard]] std::span<const TensorInfo> inputs() const noexcept override { return inputs_; }
   [[nodiscard]] std::span<const TensorInfo> outputs() const noexcept override { return outputs_; }
+  [[nodiscard]] TensorMemory allocate(std::size_t num_bytes) override;
   [[nodiscard]] std::size_t bind(std::span<const BoundBuffer> buffers) override;
+  void upload(std::size_t binding) override;
   void run(std::size_t binding) override;
 
  private:
   class Binding;
+  class DeviceMemory;
 
   std::shared_ptr<const OrtRuntime> runtime_;
   std::string path_;
   std::unique_ptr<ort::Session, void (*)(ort::Session*)> session_;
+  std::unique_ptr<DeviceMemory> device_memory_;  // null on the processor
   std::vector<TensorInfo> inputs_;
   std::vector<TensorInfo> outputs_;
   std::vector<std::unique_ptr<Binding>> bindings_;

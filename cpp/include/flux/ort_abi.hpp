@@ -28,6 +28,8 @@ struct IoBinding;
 struct Allocator;
 struct TypeInfo;
 struct TensorTypeAndShapeInfo;
+struct CudaOptions;
+struct TensorRtOptions;
 
 struct ApiBase {
   const Api* (*get_api)(std::uint32_t version);
@@ -47,7 +49,13 @@ inline constexpr int kElementUint8 = 2;
 inline constexpr int kElementInt32 = 6;
 inline constexpr int kElementInt64 = 7;
 inline constexpr int kElementBool = 9;
+inline constexpr int kElementFloat16 = 10;
 inline constexpr int kElementDouble = 11;
+inline constexpr int kElementBfloat16 = 16;
+
+// ONNX Runtime's name of an NVIDIA card's memory.
+inline constexpr const char* kCudaMemory = "Cuda";
+inline constexpr int kFirstDevice = 0;
 
 // X(name, slot, result, arguments)
 #define FLUX_ORT_SLOTS(X)                                                                         \
@@ -71,7 +79,10 @@ inline constexpr int kElementDouble = 11;
   X(GetDimensionsCount, 61, Status*, (const TensorTypeAndShapeInfo*, std::size_t*))               \
   X(GetDimensions, 62, Status*,                                                                   \
     (const TensorTypeAndShapeInfo*, std::int64_t* shape, std::size_t num_dims))                   \
+  X(CreateMemoryInfo, 68, Status*,                                                                \
+    (const char* name, int allocator_type, int device, int memory_type, MemoryInfo**))            \
   X(CreateCpuMemoryInfo, 69, Status*, (int allocator_type, int memory_type, MemoryInfo**))        \
+  X(AllocatorAlloc, 75, Status*, (Allocator*, std::size_t num_bytes, void**))                     \
   X(AllocatorFree, 76, Status*, (Allocator*, void*))                                              \
   X(GetAllocatorWithDefaultOptions, 78, Status*, (Allocator**))                                   \
   X(ReleaseEnv, 92, void, (Env*))                                                                 \
@@ -82,11 +93,25 @@ inline constexpr int kElementDouble = 11;
   X(ReleaseTypeInfo, 98, void, (TypeInfo*))                                                       \
   X(ReleaseSessionOptions, 100, void, (SessionOptions*))                                          \
   X(AddSessionConfigEntry, 130, Status*, (SessionOptions*, const char* key, const char* value))   \
+  X(CreateAllocator, 131, Status*, (const Session*, const MemoryInfo*, Allocator**))              \
+  X(ReleaseAllocator, 132, void, (Allocator*))                                                    \
   X(RunWithBinding, 133, Status*, (Session*, const RunOptions*, const IoBinding*))                \
   X(CreateIoBinding, 134, Status*, (Session*, IoBinding**))                                       \
   X(ReleaseIoBinding, 135, void, (IoBinding*))                                                    \
   X(BindInput, 136, Status*, (IoBinding*, const char* name, const Value*))                        \
-  X(BindOutput, 137, Status*, (IoBinding*, const char* name, const Value*))
+  X(BindOutput, 137, Status*, (IoBinding*, const char* name, const Value*))                       \
+  X(SessionOptionsAppendExecutionProvider_TensorRT_V2, 170, Status*,                              \
+    (SessionOptions*, const TensorRtOptions*))                                                    \
+  X(CreateTensorRTProviderOptions, 171, Status*, (TensorRtOptions**))                             \
+  X(UpdateTensorRTProviderOptions, 172, Status*,                                                  \
+    (TensorRtOptions*, const char* const* names, const char* const* values, std::size_t count))   \
+  X(ReleaseTensorRTProviderOptions, 174, void, (TensorRtOptions*))                                \
+  X(SessionOptionsAppendExecutionProvider_CUDA_V2, 204, Status*,                                  \
+    (SessionOptions*, const CudaOptions*))                                                        \
+  X(CreateCUDAProviderOptions, 205, Status*, (CudaOptions**))                                     \
+  X(UpdateCUDAProviderOptions, 206, Status*,                                                      \
+    (CudaOptions*, const char* const* names, const char* const* values, std::size_t count))       \
+  X(ReleaseCUDAProviderOptions, 208, void, (CudaOptions*))
 
 // The functions above, read out of a runtime's table.
 struct Calls {
@@ -111,6 +136,8 @@ static_assert(kElementUint8 == ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8);
 static_assert(kElementInt32 == ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32);
 static_assert(kElementInt64 == ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64);
 static_assert(kElementBool == ONNX_TENSOR_ELEMENT_DATA_TYPE_BOOL);
+static_assert(kElementFloat16 == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16);
+static_assert(kElementBfloat16 == ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16);
 static_assert(kElementDouble == ONNX_TENSOR_ELEMENT_DATA_TYPE_DOUBLE);
 #endif
 

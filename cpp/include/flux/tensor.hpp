@@ -12,7 +12,8 @@
 
 namespace flux {
 
-enum class DType { kFloat32, kFloat64, kInt32, kInt64, kUint8, kBool };
+// The half types pass between two graphs only: nobody here looks into them.
+enum class DType { kFloat32, kFloat64, kFloat16, kBfloat16, kInt32, kInt64, kUint8, kBool };
 
 [[nodiscard]] std::size_t item_size(DType dtype) noexcept;
 // numpy's name: "float32", "bool", ...

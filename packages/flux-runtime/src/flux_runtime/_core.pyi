@@ -26,8 +26,12 @@ STALE: int
 NEW_CHUNK: int
 """The first tick of a chunk."""
 
+class EngineUnavailable(RuntimeError):
+    """The machine lacks what an engine needs. The graph is not to blame."""
+
 class _Histogram(TypedDict):
     count: int
+    sum_ms: float
     p50_ms: float
     p95_ms: float
     p99_ms: float
@@ -53,18 +57,23 @@ class FlowPolicy:
     """A bundle's two graphs and the loop of Euler steps between them.
 
     All memory of an inference is allocated here; the prefix graph writes its keys and values where
-    the denoise graph reads them. May be shared: inferences run one after the other.
+    the denoise graph reads them, on an accelerator without passing through the host. May be
+    shared: inferences run one after the other.
 
     Args:
         prefix_path: ONNX file, weights beside it.
         denoise_path: likewise.
-        ort_library: path of libonnxruntime; see `flux_runtime.onnxruntime_library`.
+        engine: what runs the graphs. All of a graph runs there; nothing is left to another one.
+        library: path of the engine's library; see `flux_runtime.onnxruntime_library` and
+            `flux_runtime.openvino_library`.
         num_inference_steps: Euler steps; the denoise graph's dt is -1 / this.
-        num_threads: of each graph.
+        num_threads: of the processor, for each graph.
+        options: of ONNX Runtime's provider, or properties of OpenVINO's CPU device.
 
     Raises:
         ValueError: the graphs do not fit each other; the message names the tensor.
-        RuntimeError: ONNX Runtime cannot be loaded or refuses a graph.
+        EngineUnavailable: the library cannot be loaded, or this machine lacks what it needs.
+        RuntimeError: the engine refuses a graph.
     """
 
     def __init__(
@@ -72,9 +81,13 @@ class FlowPolicy:
         prefix_path: str,
         denoise_path: str,
         *,
-        ort_library: str,
+        engine: Literal[
+            "onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt", "openvino"
+        ] = "onnxruntime",
+        library: str,
         num_inference_steps: int,
         num_threads: int = 1,
+        options: Mapping[str, str] = ...,
     ) -> None: ...
     @property
     def inputs(self) -> dict[str, tuple[str, tuple[int, ...]]]:
@@ -95,7 +108,11 @@ class FlowPolicy:
         """
 
     def histograms(self) -> dict[str, _Histogram]:
-        """Times of the stages copy_in, prefix, step, denoise and inference since construction."""
+        """Times of the stages copy_in, prefix, step, denoise and inference since construction.
+
+        `step` is each call of the denoise graph, `denoise` the loop around all of an inference's:
+        the sum of the one over the sum of the other says what the loop itself costs.
+        """
 
 class SafetyLimits:
     """Limits per joint, each (A,): joint units, and joint units per second.

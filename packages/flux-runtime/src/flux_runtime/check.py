@@ -9,22 +9,28 @@ from typing import Any
 
 from flux_core.bundle import Bundle
 
-from .engine import ENGINE, open_flow_policy
+from .engine import choose_engine, engine_tolerance, open_flow_policy
+from .engine_names import AUTO
 from .golden import replay_golden
 
 
-def check(directory: Path, *, num_threads: int = 1) -> dict[str, object]:
+def check(directory: Path, *, engine: str = AUTO, num_threads: int = 1) -> dict[str, object]:
     """Opens the bundle with all its checks, replays the golden, and returns the JSON report.
 
     Raises:
         BundleError: the bundle is damaged or its graphs cannot be loaded.
+        MissingDependencyError: this machine lacks something that the engine needs.
     """
     bundle = Bundle.open(directory)
-    result = replay_golden(bundle, open_flow_policy(bundle, num_threads=num_threads))
+    choice = choose_engine(engine)
+    policy = open_flow_policy(bundle, engine=choice.name, num_threads=num_threads)
+    tolerance = engine_tolerance(bundle.manifest, choice.name)
+    result = replay_golden(bundle, policy, tolerance=tolerance)
     return {
         "ok": result.ok,
         "bundle": str(directory),
-        "engine": ENGINE,
+        "engine": choice.name,
+        "engine_reason": choice.reason,
         # JSON has no infinity: null says that the answer was not finite.
         "max_abs_error": result.max_abs_error if math.isfinite(result.max_abs_error) else None,
         "cosine": result.cosine,
@@ -43,7 +49,7 @@ def format_check(report: Mapping[str, Any]) -> str:
     return "\n".join(
         [
             f"bundle         {report['bundle']}",
-            f"engine         {report['engine']}",
+            f"engine         {report['engine']} ({report['engine_reason']})",
             f"cosine         {report['cosine']:.9f}",
             f"max abs error  {'not finite' if error is None else f'{error:.3g}'} (allowed "
             f"{report['tolerance']:g})",

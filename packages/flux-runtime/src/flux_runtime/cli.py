@@ -9,7 +9,7 @@ from typing import Any
 
 from flux_core.cli import EXIT_FAILED, EXIT_OK, add_command, new_parser, print_json, run_cli
 
-from .arguments import count, natural
+from .arguments import add_engine, count, natural
 
 _EXAMPLE = """  flux-runtime doctor
   flux-runtime check my_bundle
@@ -32,10 +32,11 @@ def build_parser() -> argparse.ArgumentParser:
         commands,
         "check",
         "replays a bundle's golden on this machine",
-        "  flux-runtime check my_bundle",
+        "  flux-runtime check my_bundle\n  flux-runtime check my_bundle --engine openvino",
         _check,
     )
     check.add_argument("bundle", type=Path, metavar="BUNDLE", help="the bundle's directory")
+    add_engine(check)
     _add_threads(check)
     _add(commands, "doctor", "says what this machine can do", "  flux-runtime doctor", _doctor)
     return parser
@@ -105,6 +106,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     )
     add("--record", type=Path, metavar="DIR", help="write states and commands of every episode")
     add("--dry-run", action="store_true", help="only the checks before the first tick")
+    add_engine(parser)
     _add_threads(parser)
 
 
@@ -132,7 +134,7 @@ def _run(args: argparse.Namespace) -> int:
 def _check(args: argparse.Namespace) -> int:
     from .check import check, format_check
 
-    report = check(args.bundle, num_threads=args.threads)
+    report = check(args.bundle, engine=args.engine, num_threads=args.threads)
     if args.json:
         print_json(report)
     else:

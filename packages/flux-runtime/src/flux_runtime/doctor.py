@@ -9,11 +9,14 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from flux_core.errors import FluxError
 
 from .engine import load_core
+from .engine_names import ENGINES, EngineName
+from .engine_status import engine_status
 
 OLDEST_PYTHON = (3, 11)
 OLDEST_NUMPY = (1, 26)
@@ -129,21 +132,10 @@ def check_onnxruntime() -> Check:
     return Check(name=name, ok=is_new, found=str(library), fix=fix, required=True)
 
 
-def check_cuda() -> Check:
-    """Says whether the installed ONNX Runtime could use an NVIDIA card."""
-    name = "CUDA provider"
-    spec = importlib.util.find_spec("onnxruntime")
-    folder = Path(spec.origin).parent / "capi" if spec and spec.origin else None
-    has_provider = bool(folder and list(folder.glob("*onnxruntime_providers_cuda*")))
-    has_card = Path("/dev/nvidia0").exists() or Path("/proc/driver/nvidia/version").exists()
-    found = (
-        f"{'an' if has_card else 'no'} NVIDIA card, ONNX Runtime "
-        f"{'with' if has_provider else 'without'} its CUDA provider"
-    )
-    fix = "Nothing to do: the network runs on the CPU."
-    if has_card:
-        fix = "To use the card: pip install onnxruntime-gpu"
-    return Check(name=name, ok=has_provider and has_card, found=found, fix=fix)
+def check_engine(name: EngineName) -> Check:
+    """Says whether this machine has what an engine needs, or what it lacks."""
+    status = engine_status(name)
+    return Check(name=f"engine {name}", ok=status.ok, found=status.found, fix=status.fix)
 
 
 def check_rendering() -> Check:
@@ -228,7 +220,7 @@ CHECKS: tuple[Callable[[], Check], ...] = (
     check_numpy,
     check_core,
     check_onnxruntime,
-    check_cuda,
+    *(partial(check_engine, name) for name in ENGINES),
     check_rendering,
     check_cpu,
     check_realtime_priority,

@@ -1,7 +1,8 @@
 """Latency histograms: those the C++ core counts, and those of stages timed in Python.
 
-A histogram is plain data: {count, p50_ms, p95_ms, p99_ms, max_ms, counts, edges_ms}. `counts[i]`
-values lie in [edges_ms[i], edges_ms[i + 1]); values beyond the ends are counted in the end bins.
+A histogram is plain data: {count, sum_ms, p50_ms, p95_ms, p99_ms, max_ms, counts, edges_ms}.
+`counts[i]` values lie in [edges_ms[i], edges_ms[i + 1]); values beyond the ends are counted in the
+end bins.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ class Histogram(TypedDict):
     """Counts of one stage's latencies."""
 
     count: int
+    sum_ms: float
     p50_ms: float
     p95_ms: float
     p99_ms: float
@@ -58,6 +60,7 @@ def histogram_of(samples_ms: Sequence[float]) -> Histogram:
     p50, p95, p99 = np.percentile(samples, [50, 95, 99]).tolist() if samples.size else (0.0,) * 3
     return Histogram(
         count=int(samples.size),
+        sum_ms=float(samples.sum()),
         p50_ms=p50,
         p95_ms=p95,
         p99_ms=p99,
@@ -80,6 +83,7 @@ def merge(histograms: Sequence[Histogram]) -> Histogram:
     p50, p95, p99 = (percentile(counts, edges, share, maximum) for share in (0.5, 0.95, 0.99))
     return Histogram(
         count=int(counts.sum()),
+        sum_ms=sum(entry["sum_ms"] for entry in histograms),
         p50_ms=p50,
         p95_ms=p95,
         p99_ms=p99,

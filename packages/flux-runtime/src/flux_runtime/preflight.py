@@ -71,9 +71,11 @@ def check_decoder(scale: NDArray[np.float32], spec: RobotSpec) -> None:
         )
 
 
-def check_golden(bundle: Bundle, policy: InferencePolicy, engine: str) -> GoldenResult:
-    """Replays the golden and refuses a machine that does not reproduce it."""
-    result = replay_golden(bundle, policy)
+def check_golden(
+    bundle: Bundle, policy: InferencePolicy, engine: str, tolerance: float | None = None
+) -> GoldenResult:
+    """Replays the golden and refuses an engine that does not reproduce it on this machine."""
+    result = replay_golden(bundle, policy, tolerance=tolerance)
     if not result.ok:
         raise BundleError(
             f"golden.safetensors: {engine} is {result.max_abs_error:.3g} away from the reference, "

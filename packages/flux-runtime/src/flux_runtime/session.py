@@ -12,7 +12,14 @@ from flux_core.bundle import Bundle, Manifest
 from flux_core.errors import BundleError, RobotError, UsageError
 from flux_core.robots import RobotSpec
 
-from .engine import DEFAULT_THREADS, ENGINE, load_core, open_flow_policy
+from .engine import (
+    DEFAULT_THREADS,
+    choose_engine,
+    engine_tolerance,
+    load_core,
+    open_flow_policy,
+)
+from .engine_names import AUTO
 from .episode import EpisodeResult, run_episode
 from .golden import GoldenResult
 from .latency import StageTimes
@@ -47,6 +54,7 @@ class RunOptions:
     max_steps: int = DEFAULT_MAX_STEPS
     realtime: bool = False
     inference_delay: int = 5
+    engine: str = AUTO
     threads: int = DEFAULT_THREADS
     report: Path | None = None
     video_episodes: int = 2
@@ -110,9 +118,11 @@ def open_policy(options: RunOptions, spec: RobotSpec, times: StageTimes) -> Open
     # Any: to a type checker its cached property is not the protocol's property.
     encoder: Any = PolicyIO.from_bundle(bundle)
     check_decoder(encoder.scale, spec)
-    policy = open_flow_policy(bundle, num_threads=options.threads)
-    golden = check_golden(bundle, policy, ENGINE)
-    source = BundleSource(bundle=bundle, encoder=encoder, policy=policy, engine=ENGINE, times=times)
+    engine = choose_engine(options.engine).name
+    policy = open_flow_policy(bundle, engine=engine, num_threads=options.threads)
+    tolerance = engine_tolerance(bundle.manifest, engine)
+    golden = check_golden(bundle, policy, engine, tolerance)
+    source = BundleSource(bundle=bundle, encoder=encoder, policy=policy, engine=engine, times=times)
     return OpenedPolicy(bundle=bundle, encoder=encoder, source=source, golden=golden)
 
 

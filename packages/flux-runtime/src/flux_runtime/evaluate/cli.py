@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from flux_core.cli import EXIT_FAILED, EXIT_OK, new_parser, print_json, run_cli
 from flux_core.errors import UsageError
 
-from ..arguments import count, natural
+from ..arguments import add_engine, count, natural
 
 if TYPE_CHECKING:
     from .suites import Suite
@@ -71,6 +71,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--video", type=Path, metavar="DIR", help="write a video of every episode")
     add("--report", type=Path, metavar="FILE", help="write an HTML page with rates and videos")
     add("--workers", type=count, default=1, metavar="N", help="processes (default: 1)")
+    add_engine(parser)
     add(
         "--threads",
         type=count,
@@ -100,6 +101,7 @@ def _evaluate(args: argparse.Namespace) -> int:
             tasks=tuple(args.task),
             max_steps=args.max_steps,
             workers=min(args.workers, total),
+            engine=args.engine,
             threads=args.threads,
             video=args.video,
             report=args.report,

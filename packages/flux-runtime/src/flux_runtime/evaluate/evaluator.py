@@ -105,6 +105,7 @@ class Evaluator:
             robot=self._suite.robot,
             bundle=self._options.bundle,
             max_steps=self._options.max_steps or self._suite.max_steps,
+            engine=self._options.engine,
             threads=self._options.threads,
         )
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from flux_core.errors import MissingDependencyError, UsageError
 
 from ..engine import DEFAULT_THREADS
+from ..engine_names import AUTO
 from ..report import require_report_dependencies
 
 DEFAULT_EPISODES = 50
@@ -26,6 +27,7 @@ class EvaluationOptions:
     tasks: tuple[str, ...] = ()
     max_steps: int | None = None
     workers: int = 1
+    engine: str = AUTO
     threads: int = DEFAULT_THREADS
     video: Path | None = None
     report: Path | None = None

@@ -1,0 +1,15 @@
+"""The engines by name."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+EngineName = Literal[
+    "onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt", "openvino", "openvino-bf16"
+]
+"""What runs a bundle's graphs: ONNX Runtime on the processor, or on an NVIDIA card with CUDA's or
+TensorRT's kernels; OpenVINO on the processor, as precisely as it can or in bfloat16."""
+
+ENGINES: tuple[EngineName, ...] = get_args(EngineName)
+AUTO = "auto"
+"""An NVIDIA card if there is one that the installed ONNX Runtime can use, else the processor."""

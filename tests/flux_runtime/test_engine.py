@@ -1,0 +1,426 @@
+"""Engines: which one is taken, what another lacks, and that all of them give the same actions."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flux_core.bundle import Bundle
+from flux_core.errors import BundleError, MissingDependencyError
+from flux_runtime import engine_status, nvidia, openvino_library
+from flux_runtime.cli import main
+from flux_runtime.engine import (
+    ENGINE_TOLERANCE,
+    choose_engine,
+    engine_tolerance,
+    open_flow_policy,
+    tensorrt_options,
+)
+from flux_runtime.engine_cache import content_digest, engine_cache_key, make_engine_cache
+from flux_runtime.engine_names import ENGINES
+from flux_runtime.golden import replay_golden
+from flux_runtime.graph_inputs import user_inputs
+from flux_runtime.run import shipped_policy
+
+CARD = nvidia.Card(name="NVIDIA H100 80GB HBM3", driver="580.65.06")
+KEY = {
+    "gpu": CARD.name,
+    "driver": CARD.driver,
+    "tensorrt": "10.16.1",
+    "precision": "bf16",
+    "content": "0123456789abcdef",
+}
+
+
+@pytest.fixture(scope="module")
+def openvino() -> None:
+    """OpenVINO, or a skip that names what is missing."""
+    pytest.importorskip("flux_runtime._core", reason="the C++ core was not built")
+    status = engine_status.engine_status("openvino")
+    if not status.ok:
+        pytest.skip(f"{status.found}. {status.fix}")
+
+
+@pytest.fixture(scope="module")
+def shipped() -> Bundle:
+    return Bundle.open(shipped_policy("aloha-sim"))
+
+
+@pytest.fixture
+def card(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """An NVIDIA card and an ONNX Runtime with both providers, as far as files can tell."""
+    folder = tmp_path / "capi"
+    folder.mkdir()
+    for name in ("libonnxruntime.so.1.31.1", "libonnxruntime_providers_cuda.so"):
+        (folder / name).touch()
+    monkeypatch.setattr(nvidia, "has_card", lambda: True)
+    monkeypatch.setattr(nvidia, "read_card", lambda: CARD)
+    monkeypatch.setattr(nvidia, "tensorrt_version", lambda: "10.16.1")
+    library = folder / "libonnxruntime.so.1.31.1"
+    monkeypatch.setattr(engine_status.onnxruntime_library, "find_library", lambda: library)
+    return folder
+
+
+def golden_inputs(bundle: Bundle) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    golden = bundle.golden()
+    names = user_inputs(bundle.manifest)
+    return {name: golden[f"input.{name}"] for name in names}, golden["input.noise"]
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """Runs a command that must fail with one line on stderr and nothing on stdout."""
+    assert main(arguments) == 1
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1
+    return err
+
+
+# --- which engine -------------------------------------------------------------------------------
+
+
+def test_auto_takes_the_processor_where_there_is_no_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nvidia, "has_card", lambda: False)
+    choice = choose_engine()
+    assert (choice.name, choice.reason) == ("onnxruntime", "auto: no NVIDIA card with a driver")
+
+
+def test_auto_takes_the_card_that_onnxruntime_can_use(card: Path) -> None:
+    assert choose_engine().name == "onnxruntime-cuda"
+    (card / "libonnxruntime_providers_cuda.so").unlink()
+    choice = choose_engine("auto")
+    assert choice.name == "onnxruntime"
+    assert "no libonnxruntime_providers_cuda.so" in choice.reason
+
+
+def test_an_engine_that_is_asked_for_is_taken_or_refused(card: Path) -> None:
+    assert choose_engine("onnxruntime-cuda").reason == "asked for"
+    with pytest.raises(MissingDependencyError, match=r"no libonnxruntime_providers_tensorrt\.so"):
+        choose_engine("onnxruntime-tensorrt")
+    (card / "libonnxruntime_providers_tensorrt.so").touch()
+    assert choose_engine("onnxruntime-tensorrt").name == "onnxruntime-tensorrt"
+    with pytest.raises(MissingDependencyError, match="engine 'tpu': expected one of auto, onnx"):
+        choose_engine("tpu")
+
+
+def test_tensorrt_without_its_library_names_the_extra(
+    card: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing() -> str:
+        raise MissingDependencyError("libnvinfer.so.10: cannot be loaded (no such file). Get it.")
+
+    monkeypatch.setattr(nvidia, "tensorrt_version", missing)
+    (card / "libonnxruntime_providers_tensorrt.so").touch()
+    with pytest.raises(MissingDependencyError, match=r"no libnvinfer.*flux-runtime\[tensorrt\]"):
+        choose_engine("onnxruntime-tensorrt")
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime-cuda", "onnxruntime-tensorrt"])
+@pytest.mark.parametrize("command", ["check", "run"])
+def test_a_missing_card_is_told_in_one_line(
+    core: Any,
+    toy: Any,
+    toy_bundle: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    engine: str,
+    command: str,
+) -> None:
+    monkeypatch.setattr(nvidia, "has_card", lambda: False)
+    run = ("run", "--robot", "toy", "--bundle", str(toy_bundle))
+    arguments = run if command == "run" else ("check", str(toy_bundle))
+    line = refused(capsys, *arguments, "--engine", engine)
+    assert f"engine {engine}: no NVIDIA card with a driver. Install" in line
+    assert toy.calls == []
+
+
+def test_a_provider_that_does_not_load_is_told_in_one_line_and_nothing_else_is_taken(
+    core: Any, toy_bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(
+        engine_status,
+        "engine_status",
+        lambda name: engine_status.EngineStatus(name=name, found="all that can be seen"),
+    )
+    if nvidia.has_card():
+        pytest.skip("this machine has a card")
+    line = refused(capsys, "check", str(toy_bundle), "--engine", "onnxruntime-cuda")
+    assert "engine onnxruntime-cuda: cannot be used on this machine (CUDA provider: " in line
+    assert "flux-runtime doctor" in line
+
+
+def test_an_unknown_engine_is_a_usage_error(toy_bundle: Path) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["check", str(toy_bundle), "--engine", "tpu"])
+    assert caught.value.code == 2
+
+
+def test_the_doctor_lists_every_engine_and_what_it_lacks(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(nvidia, "has_card", lambda: False)
+    main(["doctor", "--json"])
+    checks = {check["name"]: check for check in json.loads(capsys.readouterr().out)["checks"]}
+    assert {f"engine {name}" for name in ENGINES} <= set(checks)
+    cuda = checks["engine onnxruntime-cuda"]
+    assert (cuda["ok"], cuda["found"]) == (False, "no NVIDIA card with a driver")
+    assert cuda["fix"] and not cuda["required"]
+
+
+def test_a_missing_openvino_names_the_extra(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(MissingDependencyError, match=r"engine openvino: openvino: not installed"):
+        choose_engine("openvino")
+    with pytest.raises(MissingDependencyError, match=r"pip install 'flux-runtime\[openvino\]'"):
+        openvino_library.find_library()
+
+
+# --- the same actions ---------------------------------------------------------------------------
+
+
+def test_openvino_reproduces_the_shipped_golden(openvino: None, shipped: Bundle) -> None:
+    result = replay_golden(shipped, open_flow_policy(shipped, engine="openvino"))
+    assert result.max_abs_error < 1e-5
+
+
+@pytest.mark.parametrize("which", ["shipped", "toy"])
+def test_openvino_and_onnxruntime_agree(
+    openvino: None, shipped: Bundle, toy_bundle: Path, which: str
+) -> None:
+    bundle = shipped if which == "shipped" else Bundle.open(toy_bundle)
+    inputs, noise = golden_inputs(bundle)
+    ours = open_flow_policy(bundle, engine="onnxruntime")
+    theirs = open_flow_policy(bundle, engine="openvino", num_threads=2)
+    assert ours.inputs == theirs.inputs
+    generator = np.random.default_rng(0)
+    for _ in range(5):
+        image = inputs["images"]
+        inputs["images"] = generator.integers(0, 256, image.shape, np.uint8)
+        noise = generator.standard_normal(noise.shape, np.float32)
+        difference = ours.infer(inputs, noise) - theirs.infer(inputs, noise)
+        assert np.abs(difference).max() < 1e-4
+
+
+def test_openvino_in_bfloat16_is_refused_where_the_processor_has_none(
+    openvino: None, shipped: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OpenVINO itself takes float32 there and does not say so."""
+    if openvino_library.has_bfloat16(openvino_library.find_library()):
+        pytest.skip("this processor has bfloat16")
+    with pytest.raises(MissingDependencyError, match="no bfloat16 instructions"):
+        choose_engine("openvino-bf16")
+    monkeypatch.setattr(openvino_library, "has_bfloat16", lambda library: True)
+    with pytest.raises(MissingDependencyError, match="HINT: expected bf16, got f32"):
+        open_flow_policy(shipped, engine="openvino-bf16")
+
+
+def test_openvino_in_bfloat16_is_within_its_tolerance(openvino: None, shipped: Bundle) -> None:
+    if not openvino_library.has_bfloat16(openvino_library.find_library()):
+        pytest.skip("this processor has no bfloat16 instructions (AVX-512 or newer)")
+    policy = open_flow_policy(shipped, engine="openvino-bf16")
+    tolerance = engine_tolerance(shipped.manifest, "openvino-bf16")
+    result = replay_golden(shipped, policy, tolerance=tolerance)
+    assert result.ok
+    assert result.max_abs_error > 1e-4  # it did compute in bfloat16
+
+
+def test_an_engine_may_not_be_finer_than_its_bundle(shipped: Bundle) -> None:
+    assert engine_tolerance(shipped.manifest, "openvino") == 1e-4
+    assert engine_tolerance(shipped.manifest, "openvino-bf16") == ENGINE_TOLERANCE["openvino-bf16"]
+    coarse = replace(shipped.manifest, tolerance=0.05)
+    assert engine_tolerance(coarse, "openvino-bf16") == 0.05
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16", "int8"])
+def test_every_coarser_precision_of_a_bundle_is_reproduced(
+    openvino: None, small_policy: Any, tmp_path: Path, precision: Any
+) -> None:
+    from flux_runtime.export.options import ExportOptions
+    from flux_runtime.export.writer import export_bundle
+
+    options = ExportOptions(precision=precision)
+    export_bundle(small_policy("pi05"), tmp_path / "b", lambda *step: None, options)
+    bundle = Bundle.open(tmp_path / "b")
+    assert replay_golden(bundle, open_flow_policy(bundle, engine="openvino")).ok
+    if precision == "bf16":
+        with pytest.raises(BundleError, match=r"onnxruntime: .*NOT_IMPLEMENTED|Could not find an"):
+            open_flow_policy(bundle, engine="onnxruntime")
+    else:
+        assert replay_golden(bundle, open_flow_policy(bundle, engine="onnxruntime")).ok
+
+
+def test_check_and_run_say_which_engine_they_took(
+    openvino: None, toy: Any, toy_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["check", str(toy_bundle), "--engine", "openvino", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["engine"], report["engine_reason"]) == ("openvino", "asked for")
+    assert main(["check", str(toy_bundle)]) == 0
+    assert "engine         onnxruntime (auto: no NVIDIA card" in capsys.readouterr().out
+    run = ["run", "--robot", "toy", "--bundle", str(toy_bundle), "--episodes", "1", "--json"]
+    assert main([*run, "--max-steps", "8", "--engine", "openvino"]) == 0
+    assert json.loads(capsys.readouterr().out)["engine"] == "openvino"
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_run_refuses_an_engine_that_is_off_and_gives_the_figures(
+    openvino: None,
+    toy: Any,
+    fakes: Any,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    engine: str,
+) -> None:
+    bundle = fakes.write_toy_bundle(tmp_path / "off", golden_error=0.01)
+    line = refused(capsys, "run", "--robot", "toy", "--bundle", str(bundle), "--engine", engine)
+    assert f"{engine} is 0.01 away from the reference, allowed 0.0001 (cosine 0.99" in line
+    assert toy.calls == []
+
+
+def test_an_operator_that_openvino_does_not_know_is_told_in_one_line(
+    openvino: None, toy_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from flux_core.bundle import write_manifest
+
+    manifest = Bundle.open(toy_bundle).manifest
+    graph = toy_bundle / "prefix.onnx"
+    graph.write_bytes(graph.read_bytes().replace(b"Neg", b"Nag"))
+    write_manifest(toy_bundle, manifest)
+    line = refused(capsys, "check", str(toy_bundle), "--engine", "openvino")
+    assert "the engine refuses the graphs (openvino: " in line
+
+
+def test_the_loop_costs_next_to_nothing_beside_its_engine_calls(core: Any, shipped: Bundle) -> None:
+    policy = open_flow_policy(shipped, engine="onnxruntime")
+    inputs, noise = golden_inputs(shipped)
+    for _ in range(20):
+        policy.infer(inputs, noise)
+    histograms = policy.histograms()
+    assert histograms["step"]["count"] == 20 * shipped.manifest.num_inference_steps
+    ratio = histograms["denoise"]["sum_ms"] / histograms["step"]["sum_ms"]
+    print(f"ten steps take {ratio:.5f} times their engine calls")
+    assert 1.0 <= ratio < 1.02
+
+
+# --- TensorRT's engines -------------------------------------------------------------------------
+
+
+@given(name=st.sampled_from(sorted(KEY)), value=st.text(min_size=1, max_size=30))
+def test_another_key_is_another_folder(name: str, value: str) -> None:
+    key = engine_cache_key(**KEY)
+    assert (engine_cache_key(**KEY | {name: value}) == key) == (KEY[name] == value)
+
+
+@given(st.fixed_dictionaries(dict.fromkeys(KEY, st.text(max_size=30))))
+def test_a_key_is_a_folders_name(values: dict[str, str]) -> None:
+    key = engine_cache_key(**values)
+    assert key == engine_cache_key(**values)
+    assert key == Path(key).name and key.isascii() and not set(key) & set(" /\\:\0")
+
+
+def test_a_key_says_what_it_is_for() -> None:
+    assert engine_cache_key(**KEY).startswith(
+        "nvidia-h100-80gb-hbm3_580.65.06_tensorrt-10.16.1_bf16_0123456789ab_"
+    )
+
+
+def test_engines_are_kept_beside_the_bundle_and_never_in_it(card: Path, toy_bundle: Path) -> None:
+    bundle = Bundle.open(toy_bundle)
+    options = tensorrt_options(bundle)
+    folder = Path(options["trt_engine_cache_path"])
+    assert folder.is_dir() and folder.parent == toy_bundle.with_name("bundle.engines")
+    assert options["trt_timing_cache_path"] == str(folder)
+    assert (options["trt_fp16_enable"], options["trt_bf16_enable"]) == ("0", "0")
+    (folder / "engine").write_bytes(b"built")
+    Bundle.open(toy_bundle)
+    bf16 = replace(bundle, manifest=replace(bundle.manifest, precision="bf16"))
+    other = tensorrt_options(bf16)
+    assert (other["trt_fp16_enable"], other["trt_bf16_enable"]) == ("0", "1")
+    assert other["trt_engine_cache_path"] != str(folder)
+
+
+def test_other_weights_at_the_same_place_are_another_content(
+    fakes: Any, toy_bundle: Path, tmp_path: Path
+) -> None:
+    from safetensors.numpy import save_file
+
+    from flux_core.bundle import write_manifest
+
+    before = content_digest(Bundle.open(toy_bundle))
+    save_file({"weight": np.ones(2, np.float32)}, toy_bundle / "model.safetensors")
+    write_manifest(toy_bundle, Bundle.open(toy_bundle, verify=False).manifest)
+    assert content_digest(Bundle.open(toy_bundle)) != before
+
+
+def test_a_place_that_cannot_be_written_is_told(toy_bundle: Path) -> None:
+    toy_bundle.with_name("bundle.engines").write_text("a file")
+    with pytest.raises(BundleError, match=r"bundle\.engines.*cannot be made for TensorRT's"):
+        make_engine_cache(Bundle.open(toy_bundle), "key")
+
+
+# --- NVIDIA's libraries -------------------------------------------------------------------------
+
+
+def test_a_card_is_read_from_nvidia_smi() -> None:
+    assert nvidia.parse_card("NVIDIA H100 80GB HBM3, 580.65.06\n") == CARD
+    with pytest.raises(MissingDependencyError, match="expected 'NAME, DRIVER', got 'No devices'"):
+        nvidia.parse_card("No devices\n")
+
+
+def test_a_card_is_seen_by_its_device_file(tmp_path: Path) -> None:
+    (tmp_path / "dev").mkdir()
+    (tmp_path / "dev" / "nvidiactl").touch()
+    assert not nvidia.has_card(tmp_path)
+    (tmp_path / "dev" / "nvidia3").touch()
+    assert nvidia.has_card(tmp_path)
+
+
+def test_pips_libraries_are_loaded_before_those_that_need_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "nvidia" / "cu13" / "lib"
+    folder.mkdir(parents=True)
+    for name in ("libcublas.so.13", "libcublasLt.so.13", "libcudart.so.13", "libother.so.1"):
+        (folder / name).touch()
+    monkeypatch.setattr(nvidia, "pip_folders", lambda: [tmp_path, folder])
+    loaded: list[str] = []
+    nvidia.preload(nvidia.CUDA_LIBRARIES, lambda path: loaded.append(Path(path).name))
+    assert loaded == ["libcudart.so.13", "libcublasLt.so.13", "libcublas.so.13"]
+
+    def broken(path: str) -> None:
+        raise OSError("wrong ELF class")
+
+    with pytest.raises(MissingDependencyError, match=r"libcudart\.so\.13: cannot be loaded"):
+        nvidia.preload(nvidia.CUDA_LIBRARIES, broken)
+
+
+# --- on a card ----------------------------------------------------------------------------------
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("engine", ["onnxruntime-cuda", "onnxruntime-tensorrt"])
+def test_a_card_reproduces_the_shipped_golden(
+    core: Any, shipped: Bundle, tmp_path: Path, engine: Any
+) -> None:
+    import shutil
+
+    status = engine_status.engine_status(engine)
+    if not status.ok:
+        pytest.skip(f"{status.found}. {status.fix}")
+    bundle = Bundle.open(shutil.copytree(shipped.directory, tmp_path / "bundle"))
+    policy = open_flow_policy(bundle, engine=engine)
+    tolerance = engine_tolerance(bundle.manifest, engine)
+    for _ in range(2):  # the second inference must read the second inputs
+        assert replay_golden(bundle, policy, tolerance=tolerance).ok
+    inputs, noise = golden_inputs(bundle)
+    inputs["images"] = 255 - inputs["images"]
+    expected = open_flow_policy(bundle, engine="onnxruntime").infer(inputs, -noise)
+    np.testing.assert_allclose(policy.infer(inputs, -noise), expected, atol=tolerance)
