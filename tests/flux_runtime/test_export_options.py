@@ -18,9 +18,12 @@ from flux_core.models import sample_actions
 from flux_core.policy_io import PolicyIO
 from flux_core.types import Observation
 from flux_runtime.export import verify
+from flux_runtime.export.cli import main
 from flux_runtime.export.options import ExportOptions
 from flux_runtime.export.policy import TrainedPolicy, load_policy
 from flux_runtime.export.writer import export_bundle
+from flux_runtime.latency import StageTimes
+from flux_runtime.session import RunOptions, open_policy
 
 MakePolicy = Callable[[str], TrainedPolicy]
 
@@ -151,6 +154,38 @@ def test_graphs_for_short_prompts_answer_as_those_for_any(
     assert {"actions_16", "x_next_first_48"} <= figures.stages.keys()
     full = verify.replay(bundle)["actions"]
     np.testing.assert_allclose(verify.replay(short)["actions"], full, atol=1e-5)
+
+
+def test_the_runtime_opens_the_shortest_graphs_that_its_tasks_fit(
+    small_policy: MakePolicy, tmp_path: Path
+) -> None:
+    policy = small_policy("pi0")
+    bundle, _ = export(policy, tmp_path / "b", prompt_tokens=(16, 32))
+    spec = policy.inference.spec
+    lengths = {}
+    for task in (None, "push the box there", "push " * 10):
+        options = RunOptions(robot="ur3", bundle=bundle.directory, task=task)
+        opened = open_policy(options, spec, StageTimes())
+        assert opened is not None and opened.golden.ok
+        images = {name: np.zeros((28, 28, 3), np.uint8) for name in bundle.manifest.cameras}
+        state = np.zeros(spec.state_dim, np.float32)
+        observation = Observation(images=images, state=state, prompt=task or "", timestamp_s=0.0)
+        lengths[task] = opened.encoder.encode(observation)["lang_tokens"].shape[1]
+    assert lengths == {None: 16, "push the box there": 32, "push " * 10: 96}
+    options = RunOptions(robot="ur3", bundle=bundle.directory)
+    opened = open_policy(options, spec, StageTimes(), ("push the box there",))
+    assert opened is not None and opened.manifest.max_prompt_tokens == 32
+
+
+def test_the_export_can_check_an_engine_of_this_machine(
+    small_policy: MakePolicy, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, _ = export(small_policy("pi0"), tmp_path / "first")
+    arguments = [str(first.directory), "--out", str(tmp_path / "again"), "--num-steps", "2"]
+    assert main([*arguments, "--engine", "onnxruntime"]) == 0
+    assert "this machine reproduces the reference" in capsys.readouterr().err
+    assert main([str(first.directory)]) == 2
+    assert "--out: expected where to write the bundle" in capsys.readouterr().err
 
 
 def test_the_longest_prompt_is_found_over_all_states_of_the_robot(small_policy: MakePolicy) -> None:

@@ -22,7 +22,7 @@ def check(directory: Path, *, engine: str = AUTO, num_threads: int = 1) -> dict[
         MissingDependencyError: this machine lacks something that the engine needs.
     """
     bundle = Bundle.open(directory)
-    choice = choose_engine(engine)
+    choice = choose_engine(engine, bundle.manifest.precision)
     policy = open_flow_policy(bundle, engine=choice.name, num_threads=num_threads)
     tolerance = engine_tolerance(bundle.manifest, choice.name)
     result = replay_golden(bundle, policy, tolerance=tolerance)

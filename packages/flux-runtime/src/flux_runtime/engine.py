@@ -70,7 +70,7 @@ def open_flow_policy(
         BundleError: the engine refuses a graph.
         MissingDependencyError: the C++ core is missing, or something that the engine needs.
     """
-    name = choose_engine(engine).name
+    name = choose_engine(engine, bundle.manifest.precision).name
     core = load_core()
     graphs = bundle.manifest.graphs
     library, options = _settings(bundle, name)

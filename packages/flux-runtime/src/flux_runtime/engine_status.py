@@ -85,8 +85,12 @@ def _provider_status(name: EngineName, folder: Path) -> EngineStatus:
     return EngineStatus(name=name, found=str(provider))
 
 
-def choose_engine(wanted: str = AUTO) -> EngineChoice:
+def choose_engine(wanted: str = AUTO, precision: str = "fp32") -> EngineChoice:
     """Takes the engine asked for; `auto` takes the card if ONNX Runtime can use it.
+
+    Args:
+        wanted: one of `engine_names.ENGINES`, or `auto`.
+        precision: of the bundle; ONNX Runtime has no bfloat16 on the processor, OpenVINO has.
 
     Raises:
         MissingDependencyError: the engine lacks something; nothing else is taken instead.
@@ -95,6 +99,9 @@ def choose_engine(wanted: str = AUTO) -> EngineChoice:
         status = engine_status("onnxruntime-cuda")
         if status.ok:
             return EngineChoice(name="onnxruntime-cuda", reason=f"auto: {status.found}")
+        if precision == "bf16":
+            require_engine("openvino")
+            return EngineChoice(name="openvino", reason=f"auto: bf16, and {status.found}")
         return EngineChoice(name="onnxruntime", reason=f"auto: {status.found}")
     for name in ENGINES:
         if name == wanted:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,6 +84,7 @@ class Session:
             "mode": self.options.mode,
             "clock": self.clock,
             "bundle": str(self.bundle.directory) if self.bundle else None,
+            "prompt_tokens": self.bundle.manifest.max_prompt_tokens if self.bundle else None,
             "prompt": self.prompt,
             "golden_max_abs_error": self.golden_max_abs_error,
         }
@@ -104,8 +105,16 @@ class OpenedPolicy:
         return self.bundle.manifest
 
 
-def open_policy(options: RunOptions, spec: RobotSpec, times: StageTimes) -> OpenedPolicy | None:
+def open_policy(
+    options: RunOptions, spec: RobotSpec, times: StageTimes, tasks: Sequence[str] = ()
+) -> OpenedPolicy | None:
     """Opens the bundle of `options` for a robot and replays its golden; None if none is wanted.
+
+    Args:
+        options: which bundle, engine and task.
+        spec: the robot.
+        times: where the stages' times go.
+        tasks: what else the policy may be told than the task of `options`, or its bundle's.
 
     Raises:
         FluxError: it does not fit the robot, or does not reproduce its golden here.
@@ -115,10 +124,14 @@ def open_policy(options: RunOptions, spec: RobotSpec, times: StageTimes) -> Open
         return None
     from flux_core.policy_io import PolicyIO
 
+    words = (options.task or bundle.manifest.prompt, *tasks)
+    if bundle.manifest.prompt_buckets and all(words):
+        io = PolicyIO.from_bundle(bundle)
+        bundle = bundle.for_prompts(max(io.most_tokens(text) for text in words))
     # Any: to a type checker its cached property is not the protocol's property.
     encoder: Any = PolicyIO.from_bundle(bundle)
     check_decoder(encoder.scale, spec)
-    engine = choose_engine(options.engine).name
+    engine = choose_engine(options.engine, bundle.manifest.precision).name
     policy = open_flow_policy(bundle, engine=engine, num_threads=options.threads)
     tolerance = engine_tolerance(bundle.manifest, engine)
     golden = check_golden(bundle, policy, engine, tolerance)

@@ -92,7 +92,8 @@ class Evaluator:
             robot = task.make_robot()
             options = self._run_options(task)
             if self._policy is None:
-                self._policy = open_policy(options, robot.spec, self._times)
+                words = tuple(task.words for task in self._tasks)
+                self._policy = open_policy(options, robot.spec, self._times, words)
             options = replace(options, task=self._words(task))
             session = self._stack.enter_context(
                 connected(options, robot, self._policy, self._times)

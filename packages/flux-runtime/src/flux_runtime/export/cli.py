@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flux_core.cli import new_parser, print_json, run_cli
-from flux_core.errors import MissingDependencyError, UsageError
+from flux_core.errors import ExportError, MissingDependencyError, UsageError
+
+from ..engine_names import AUTO, ENGINES
 
 if TYPE_CHECKING:
     from .verify import Verification
@@ -53,6 +55,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         default=(),
         metavar="N",
         help="graphs for prompts of at most N tokens too; the runtime takes the shortest that fit",
+    )
+    parser.add_argument(
+        "--engine",
+        choices=(AUTO, *ENGINES),
+        help="then check the bundle on this machine with the robot's loop and this engine, which "
+        "builds and keeps what it needs (onnxruntime-tensorrt: beside the bundle)",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(handler=export)
@@ -119,6 +127,8 @@ def export(args: argparse.Namespace) -> None:
         f"wrote {out} ({args.precision}): {verification.engine} equals PyTorch in float32 to "
         f"{verification.max_abs_error:.1e} (cosine {verification.cosine:.8f})"
     )
+    if args.engine is not None:
+        console.print(_check_with(args.engine, out))
     if args.json:
         report = {
             "out": str(out),
@@ -129,3 +139,21 @@ def export(args: argparse.Namespace) -> None:
             "files": sorted(p.name for p in out.iterdir()),
         }
         print_json(report)
+
+
+def _check_with(engine: str, out: Path) -> str:
+    """Replays the golden as the robot will.
+
+    Raises:
+        ExportError: the engine answers otherwise.
+    """
+    from ..check import check, format_check
+
+    report = check(out, engine=engine)
+    if not report["ok"]:
+        raise ExportError(
+            f"{out}: was written, but engine {report['engine']} is {report['max_abs_error']} away "
+            f"from PyTorch, allowed {report['tolerance']:g} (cosine {report['cosine']:.6f}). Take "
+            "another --engine or --precision"
+        )
+    return format_check(report)
