@@ -1,4 +1,4 @@
-"""The exported graphs in TensorRT's own parser and builder, which TensorRT-RTX has without a GPU."""
+"""The exported graphs in TensorRT's parser and builder, which TensorRT-RTX has without a GPU."""
 
 from __future__ import annotations
 

@@ -22,8 +22,8 @@ OWN_ERROR_FACTOR = 3.0
 """An engine may be this much further from float32 than PyTorch is in the same precision: another
 order of summation rounds elsewhere, but no worse."""
 LARGEST_TOLERANCE = 0.05
-"""A precision whose tolerance for actions were larger than this part of the largest one (or of 1, as
-normalised actions are about that large) is refused."""
+"""A precision whose tolerance for actions were larger than this part of the largest one (at least of
+1: normalised actions are about that large) is refused."""
 
 
 @dataclass(frozen=True, kw_only=True)
