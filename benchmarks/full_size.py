@@ -28,7 +28,7 @@ from flux_core.config import bind
 from flux_core.models import PI0FlowMatching, sample_actions
 from flux_core.models.foreign_names import from_ours
 from flux_core.models.pretrained import load_pretrained
-from flux_train import recipes
+from flux_core.models.sizes import sized_model
 
 CAMERAS, PROMPT_LENGTH = 3, {"pi0": 48, "pi05": 200}
 GIB = 1 << 30
@@ -105,7 +105,7 @@ def infer(kind: str, file: Path) -> dict[str, Any]:
 
 def build(kind: str, dtype: torch.dtype) -> PI0FlowMatching:
     """The network on the meta device: no memory yet."""
-    tree = getattr(recipes, f"{kind}_model")()
+    tree = sized_model(kind)
     with torch.device("meta"):
         return bind(PI0FlowMatching.Config, tree, "model").build().to(dtype)
 

@@ -33,7 +33,7 @@ from torch import Tensor
 
 from flux_core.config import bind
 from flux_core.models import PI0FlowMatching, sample_actions
-from flux_train import recipes
+from flux_core.models.sizes import sized_model
 
 sys.path.insert(0, str(Path(__file__).parent))
 from transformers_policy import TransformersPolicy
@@ -93,24 +93,7 @@ def run(kind: str, args: argparse.Namespace) -> dict[str, Any]:
 
 def build(kind: str, args: argparse.Namespace, layers: int | None) -> PI0FlowMatching:
     """Our network with weights drawn at random, `layers` of each stack or all."""
-    recipe = recipes.pi0_model if kind == "pi0" else recipes.pi05_model
-    tree = recipe(action_horizon=50)
-    if args.size == "small":
-        for part, width, mlp in (("llm_backbone", 256, 1024), ("llm_expert", 128, 512)):
-            tree[part] |= dict(hidden_size=width, intermediate_size=mlp, num_hidden_layers=6)
-            tree[part] |= dict(num_attention_heads=8, head_dim=32)
-        sizes = dict(hidden_size=128, intermediate_size=512, num_hidden_layers=4)
-        tree["vision_backbone"]["vision_config"] = sizes | dict(
-            num_attention_heads=4, image_size=112
-        )
-        tree["projector"] |= dict(in_dim=128, out_dim=256)
-        tree["proj_width"] = 128
-        for name in ("action_in_proj", "state_proj"):
-            if name in tree:
-                tree[name]["out_dim"] = 128
-        tree["action_out_proj"]["in_dim"] = 128
-        if kind == "pi05":
-            tree["llm_expert"]["adarms_cond_dim"] = 128
+    tree = sized_model(kind, args.size, action_horizon=50)
     if layers is not None:
         for part in ("llm_backbone", "llm_expert"):
             tree[part]["num_hidden_layers"] = layers

@@ -29,11 +29,6 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).parent))
 
 CONTESTANTS = ("openpi's structure", "flux")
-SIZES: dict[str, dict[str, int]] = {
-    # width, mlp, layers and head of the prefix; of the expert; of the vision tower
-    "small": dict(width=256, mlp=1024, layers=6, head=32, expert=128, vision=128, tower=4),
-    "medium": dict(width=512, mlp=2048, layers=8, head=64, expert=256, vision=256, tower=6),
-}
 HORIZON, CAMERAS = 50, 3
 
 
@@ -42,7 +37,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--size", nargs="+", choices=(*SIZES, "full"), default=["small", "medium"])
+    parser.add_argument(
+        "--size", nargs="+", choices=("small", "medium", "full"), default=["small", "medium"]
+    )
     parser.add_argument("--model", nargs="+", choices=("pi0", "pi05"), default=["pi0", "pi05"])
     parser.add_argument("--finetune", nargs="+", choices=("frozen", "full", "lora"))
     parser.add_argument("--batch", type=int, default=4)
@@ -191,12 +188,9 @@ def network(args: argparse.Namespace, device: torch.device) -> Any:
     """The policy with random weights."""
     from flux_core.config import bind
     from flux_core.models import PI0FlowMatching
-    from flux_train import recipes
+    from flux_core.models.sizes import sized_model
 
-    recipe = recipes.pi0_model if args.model[0] == "pi0" else recipes.pi05_model
-    tree = recipe(action_horizon=HORIZON)
-    if args.size[0] != "full":
-        shrink(tree, **SIZES[args.size[0]])
+    tree = sized_model(args.model[0], args.size[0], action_horizon=HORIZON)
     if args.finetune[0] == "frozen":
         tree["freeze_vlm_backbone"] = True
     if args.finetune[0] == "lora":
@@ -209,40 +203,6 @@ def network(args: argparse.Namespace, device: torch.device) -> Any:
             std = parameter[0].numel() ** -0.5 if parameter.ndim > 1 else 0.1
             parameter.normal_(std=std)
     return model.train()
-
-
-def shrink(
-    tree: dict[str, Any],
-    *,
-    width: int,
-    mlp: int,
-    layers: int,
-    head: int,
-    expert: int,
-    vision: int,
-    tower: int,
-) -> None:
-    """Makes a recipe's tree smaller, in place."""
-    for part, hidden in (("llm_backbone", width), ("llm_expert", expert)):
-        tree[part] |= dict(hidden_size=hidden, intermediate_size=mlp * hidden // width)
-        tree[part] |= dict(num_hidden_layers=layers, num_attention_heads=8, head_dim=head)
-    tree["vision_backbone"]["vision_config"] = dict(
-        hidden_size=vision,
-        intermediate_size=4 * vision,
-        num_hidden_layers=tower,
-        num_attention_heads=4,
-        image_size=112,
-    )
-    # The embedding's share of the parameters is about that of full size.
-    tree["llm_backbone"]["vocab_size"] = 8192
-    tree["projector"] |= dict(in_dim=vision, out_dim=width)
-    tree["proj_width"] = expert
-    for name in ("action_in_proj", "state_proj"):
-        if name in tree:
-            tree[name]["out_dim"] = expert
-    tree["action_out_proj"]["in_dim"] = expert
-    if "adarms_cond_dim" in tree["llm_expert"]:
-        tree["llm_expert"]["adarms_cond_dim"] = expert
 
 
 def batch_of(model: Any, args: argparse.Namespace, device: torch.device) -> dict[str, Tensor]:
