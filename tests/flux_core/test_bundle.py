@@ -5,123 +5,30 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from flux_core.bundle import (
     MANIFEST_NAME,
     Bundle,
     FileEntry,
-    GraphSignature,
     Manifest,
-    TensorSignature,
-    parse_manifest,
     write_manifest,
 )
-from flux_core.bundle_checks import MAX_JSON_BYTES, sha256_of
+from flux_core.bundle_files import MAX_JSON_BYTES, sha256_of
 from flux_core.errors import BundleError
 
-HORIZON, ACTION_DIM, TOKENS = 5, 3, 4
-ACTIONS = (1, HORIZON, ACTION_DIM)
-
-
-def a_manifest() -> Manifest:
-    return Manifest(
-        model="pi05",
-        robot="toy",
-        robots=("toy", "other"),
-        control_hz=50.0,
-        cameras=("cam_a", "cam_b"),
-        image_height=6,
-        image_width=8,
-        state_dim=ACTION_DIM,
-        action_dim=ACTION_DIM,
-        action_horizon=HORIZON,
-        execution_horizon=4,
-        num_inference_steps=3,
-        max_prompt_tokens=TOKENS,
-        prompt="pick up the cube ☕",
-        tasks={"0": "pick up the cube ☕"},
-        precision="fp32",
-        graphs={
-            "prefix": GraphSignature(
-                file="prefix.onnx",
-                inputs=(
-                    TensorSignature(name="images", dtype="uint8", shape=(1, 2, 6, 8, 3)),
-                    TensorSignature(name="image_masks", dtype="bool", shape=(1, 2)),
-                    TensorSignature(name="lang_tokens", dtype="int64", shape=(1, TOKENS)),
-                    TensorSignature(name="lang_masks", dtype="bool", shape=(1, TOKENS)),
-                ),
-                outputs=(TensorSignature(name="prefix_pad_masks", dtype="bool", shape=(1, 7)),),
-            ),
-            "denoise": GraphSignature(
-                file="denoise.onnx",
-                inputs=(
-                    TensorSignature(name="x_t", dtype="float32", shape=ACTIONS),
-                    TensorSignature(name="t", dtype="float32", shape=(1, HORIZON)),
-                    TensorSignature(name="prefix_pad_masks", dtype="bool", shape=(1, 7)),
-                ),
-                outputs=(TensorSignature(name="x_next", dtype="float32", shape=ACTIONS),),
-            ),
-        },
-        provenance={"seed": 1, "loss": 0.5, "note": None},
-    )
-
-
-def golden_tensors() -> dict[str, np.ndarray]:
-    return {
-        "input.images": np.zeros((1, 2, 6, 8, 3), np.uint8),
-        "input.image_masks": np.ones((1, 2), bool),
-        "input.lang_tokens": np.zeros((1, TOKENS), np.int64),
-        "input.lang_masks": np.ones((1, TOKENS), bool),
-        "input.noise": np.zeros(ACTIONS, np.float32),
-        "output.actions": np.zeros(ACTIONS, np.float32),
-        "output.x_next_first": np.zeros(ACTIONS, np.float32),
-    }
-
-
-def write_files(directory: Path) -> None:
-    (directory / "tokenizer").mkdir(parents=True)
-    (directory / "config.json").write_text('{"transforms": []}')
-    (directory / "norm_stats.json").write_text('{"toy": {}}')
-    (directory / "tokenizer" / "tokenizer.json").write_text("{}")
-    (directory / "model.safetensors").write_bytes(bytes(range(256)))
-    (directory / "prefix.onnx").write_bytes(b"prefix")
-    (directory / "denoise.onnx").write_bytes(b"denoise")
-    save_file(golden_tensors(), directory / "golden.safetensors")
+from .toy_bundle import ACTIONS, a_manifest, edit, golden_tensors, refusal, write_bundle
 
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
-    path = tmp_path / "bundle"
-    write_files(path)
-    write_manifest(path, a_manifest())
-    return path
-
-
-def refusal(path: Path, *, verify: bool = True) -> str:
-    """Opens and returns the one line with which the bundle is refused."""
-    with pytest.raises(BundleError) as caught:
-        Bundle.open(path, verify=verify).golden()
-    message = str(caught.value)
-    assert message
-    assert "\n" not in message
-    return message
-
-
-def edit(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    """Changes the manifest in place."""
-    data = json.loads((path / MANIFEST_NAME).read_text())
-    change(data)
-    (path / MANIFEST_NAME).write_text(json.dumps(data))
+    return write_bundle(tmp_path / "bundle")
 
 
 def test_a_written_bundle_opens_with_the_same_manifest(directory: Path) -> None:
@@ -352,14 +259,14 @@ def test_an_unlisted_file_is_named(directory: Path) -> None:
 
 def test_a_cut_file_is_refused_by_its_size_even_without_verification(directory: Path) -> None:
     (directory / "model.safetensors").write_bytes(b"short")
-    expected = "model.safetensors: size differs from the manifest (expected 256 bytes, found 5)."
+    expected = "model.safetensors: size differs from the manifest (expected "
     assert refusal(directory, verify=False).startswith(expected)
 
 
 def test_a_changed_file_is_refused_by_its_hash(directory: Path) -> None:
-    (directory / "prefix.onnx").write_bytes(b"prefiy")
+    (directory / "tokenizer" / "tokenizer.json").write_text("[]")
     message = refusal(directory)
-    assert message.startswith("prefix.onnx: sha256 differs from the manifest (expected ")
+    assert message.startswith("tokenizer/tokenizer.json: sha256 differs from the manifest (expe")
     assert message.endswith("The bundle is damaged: copy or export it again.")
     assert Bundle.open(directory, verify=False).manifest.robot == "toy"
 
@@ -407,7 +314,7 @@ def test_a_golden_is_checked_against_the_graphs(directory: Path) -> None:
 def test_a_golden_that_is_no_safetensors_file_is_refused(directory: Path) -> None:
     (directory / "golden.safetensors").write_bytes(b"nonsense")
     write_manifest(directory, a_manifest())
-    assert refusal(directory).startswith("golden.safetensors: cannot be read")
+    assert refusal(directory).startswith("golden.safetensors: ends within its header")
 
 
 @pytest.mark.parametrize(("dtype", "size"), [("BF16", 2), ("F8_E4M3", 1), ("nonsense", 1)])
@@ -420,113 +327,3 @@ def test_a_golden_of_a_type_that_numpy_lacks_is_refused(
     write_manifest(directory, a_manifest())
     # Another package may have taught numpy the type: then its tensor is the wrong one.
     assert refusal(directory).startswith("golden.safetensors: ")
-
-
-@pytest.fixture(scope="module")
-def pristine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    path = tmp_path_factory.mktemp("fuzz") / "bundle"
-    write_files(path)
-    write_manifest(path, a_manifest())
-    yield path
-
-
-FUZZ = settings(
-    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-
-
-@FUZZ
-@given(data=st.data())
-def test_a_flipped_byte_is_refused_or_changes_nothing(pristine: Path, data: st.DataObject) -> None:
-    before = Bundle.open(pristine)
-    name = data.draw(st.sampled_from([*before.manifest.files, MANIFEST_NAME]))
-    path = pristine / name
-    original = path.read_bytes()
-    position = data.draw(st.integers(0, len(original) - 1))
-    mask = data.draw(st.integers(1, 255))
-    changed = bytearray(original)
-    changed[position] ^= mask
-    path.write_bytes(changed)
-    try:
-        if name != MANIFEST_NAME:
-            assert name in refusal(pristine)
-        else:
-            opens_or_is_refused(pristine)
-    finally:
-        path.write_bytes(original)
-
-
-def opens_or_is_refused(path: Path) -> None:
-    """A changed manifest may still be valid (a letter of the prompt); it must never crash."""
-    try:
-        Bundle.open(path).golden()
-    except BundleError as error:
-        assert "\n" not in str(error)
-
-
-JSON = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.floats(allow_nan=False, allow_infinity=False)
-    | st.text(st.characters(codec=None), max_size=8),
-    lambda children: (
-        st.lists(children, max_size=3) | st.dictionaries(st.text(max_size=8), children, max_size=3)
-    ),
-    max_leaves=6,
-)
-
-
-def locations(value: Any, trail: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Yields the path of every value inside plain data."""
-    yield trail
-    items: Any = ()
-    if isinstance(value, dict):
-        items = value.items()
-    elif isinstance(value, list):
-        items = enumerate(value)
-    for key, entry in items:
-        yield from locations(entry, (*trail, key))
-
-
-@FUZZ
-@given(data=st.data())
-def test_a_mutated_manifest_is_refused_or_still_valid(pristine: Path, data: st.DataObject) -> None:
-    manifest = json.loads((pristine / MANIFEST_NAME).read_text())
-    *trail, last = data.draw(st.sampled_from([t for t in locations(manifest) if t]))
-    parent: Any = manifest
-    for key in trail:
-        parent = parent[key]
-    action = data.draw(st.sampled_from(["replace", "remove", "rename"]))
-    if action == "replace":
-        parent[last] = data.draw(JSON)
-    else:
-        value = parent.pop(last)
-        if action == "rename" and isinstance(parent, dict):
-            parent[data.draw(st.text(max_size=8))] = value
-    try:
-        parsed = parse_manifest(manifest)
-    except BundleError as error:
-        assert "\n" not in str(error)
-    else:
-        assert isinstance(parsed, Manifest)
-
-
-@FUZZ
-@given(data=st.data())
-def test_a_golden_of_any_bytes_is_refused_or_read(pristine: Path, data: st.DataObject) -> None:
-    path = pristine / "golden.safetensors"
-    original = path.read_bytes()
-    header = 8 + int.from_bytes(original[:8], "little")
-    position = data.draw(st.integers(0, header - 1))
-    length = data.draw(st.integers(0, 12))
-    patch = data.draw(
-        st.binary(max_size=12) | st.sampled_from([b"BF16", b"F64", b"I8", b"F8_E4M3"])
-    )
-    path.write_bytes(original[:position] + patch + original[position + length :])
-    try:
-        write_manifest(pristine, a_manifest())
-        opens_or_is_refused(pristine)
-    finally:
-        path.write_bytes(original)
-        write_manifest(pristine, a_manifest())

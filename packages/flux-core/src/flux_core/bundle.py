@@ -18,25 +18,16 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
-from .bundle_checks import (
-    AGAIN,
-    DAMAGED,
-    check_sha256,
-    check_size,
-    file_name,
-    list_files,
-    read_json_object,
-    sha256_of,
-    show,
-)
+from .bundle_checks import AGAIN, DAMAGED, file_name
+from .bundle_files import check_sha256, check_size, list_files, read_json_object, sha256_of
+from .bundle_golden import GOLDEN_NAME, read_golden
+from .bundle_graphs import WEIGHTS_NAME, check_bundle_graphs
 from .bundle_manifest import (
     MANIFEST_NAME,
     SCHEMA_VERSION,
@@ -47,10 +38,10 @@ from .bundle_manifest import (
     parse_manifest,
     to_plain,
 )
+from .bundle_settings import check_config, check_norm_stats
 from .errors import BundleError
 
-GOLDEN_NAME = "golden.safetensors"
-REQUIRED_FILES = ("config.json", "norm_stats.json", "model.safetensors", GOLDEN_NAME)
+REQUIRED_FILES = ("config.json", "norm_stats.json", WEIGHTS_NAME, GOLDEN_NAME)
 
 __all__ = [
     "GOLDEN_NAME",
@@ -94,6 +85,8 @@ class Bundle:
             BundleError: the first fault found, in one line.
         """
         root = Path(directory)
+        if root.exists() and not root.is_dir():
+            raise BundleError(f"{root}: not a directory. Name the directory of a bundle.")
         if not root.is_dir():
             raise BundleError(f"{root}: no such directory. Write a bundle with flux-export.")
         try:
@@ -105,10 +98,13 @@ class Bundle:
                 )
             manifest = parse_manifest(read_json_object(root / MANIFEST_NAME, MANIFEST_NAME))
             _check_files(root, names, manifest, verify=verify)
+            check_bundle_graphs(root, manifest)
+            config = read_json_object(root / "config.json", "config.json")
+            norm_stats = read_json_object(root / "norm_stats.json", "norm_stats.json")
         except OSError as error:
-            raise BundleError(f"{root}: cannot be read ({error.strerror}). {AGAIN}") from error
-        config = read_json_object(root / "config.json", "config.json")
-        norm_stats = read_json_object(root / "norm_stats.json", "norm_stats.json")
+            raise _unreadable(root, error) from error
+        check_config(config)
+        check_norm_stats(norm_stats)
         return cls(directory=root, manifest=manifest, config=config, norm_stats=norm_stats)
 
     def path(self, name: str) -> Path:
@@ -140,21 +136,10 @@ class Bundle:
         Keys: `input.<name>` for each user input, `input.noise` and `output.actions` (1, H, A)
         float32, `output.x_next_first` (1, H, A) float32 where the exporter wrote it.
         """
-        from safetensors import SafetensorError
-        from safetensors.numpy import load_file
-
         try:
-            tensors = load_file(self.path(GOLDEN_NAME))
-        # Type and attribute errors: safetensors' word for a dtype that numpy does not have.
-        except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            reason = show(str(error))
-            raise BundleError(f"{GOLDEN_NAME}: cannot be read ({reason}). {DAMAGED}") from error
-        for name in ("input.lang_tokens", "input.lang_masks"):
-            if name in tensors and tensors[name].ndim == 2:
-                shortened = tensors[name][:, : self.manifest.max_prompt_tokens]
-                tensors[name] = np.ascontiguousarray(shortened)
-        _check_golden(tensors, self.manifest)
-        return tensors
+            return read_golden(self.path(GOLDEN_NAME), self.manifest)
+        except OSError as error:
+            raise _unreadable(self.directory, error) from error
 
 
 def write_manifest(directory: str | os.PathLike[str], manifest: Manifest) -> Manifest:
@@ -207,6 +192,8 @@ def _check_files(root: Path, names: list[str], manifest: Manifest, *, verify: bo
     if MANIFEST_NAME in listed:
         raise BundleError(f"{MANIFEST_NAME}: files: must not list itself. {AGAIN}")
     for name in listed:
+        if (root / name).is_dir():
+            raise BundleError(f"{name}: expected a file, got a directory. {DAMAGED}")
         if name not in names:
             raise BundleError(f"{name}: listed in the manifest, not in the bundle. {DAMAGED}")
     for name in names:
@@ -222,27 +209,9 @@ def _check_files(root: Path, names: list[str], manifest: Manifest, *, verify: bo
             check_sha256(root / name, name, entry.sha256)
 
 
-def _check_golden(tensors: Mapping[str, NDArray[Any]], manifest: Manifest) -> None:
-    """Refuses a golden whose tensors the graphs could not have taken or given."""
-    actions = (1, manifest.action_horizon, manifest.action_dim)
-    keys_and_values = {entry.name for entry in manifest.graphs["prefix"].outputs}
-    expected = {
-        f"input.{entry.name}": (entry.dtype, entry.shape)
-        for graph in manifest.graphs.values()
-        for entry in graph.inputs
-        if entry.name not in keys_and_values | {"x_t", "t"}
-    }
-    expected |= dict.fromkeys(("input.noise", "output.actions"), ("float32", actions))
-    if "output.x_next_first" in tensors:
-        expected["output.x_next_first"] = ("float32", actions)
-    for name, (dtype, shape) in expected.items():
-        if name not in tensors:
-            raise BundleError(f"{GOLDEN_NAME}: no tensor {name!r}. {AGAIN}")
-        found = tensors[name]
-        if (found.dtype.name, found.shape) != (dtype, shape):
-            raise BundleError(
-                f"{GOLDEN_NAME}: {name} expected {dtype} {list(shape)}, got {found.dtype.name} "
-                f"{list(found.shape)}. {AGAIN}"
-            )
-        if found.dtype.kind == "f" and not np.isfinite(found).all():
-            raise BundleError(f"{GOLDEN_NAME}: {name} is not finite everywhere. {AGAIN}")
+def _unreadable(root: Path, error: OSError) -> BundleError:
+    """Names the file that the operating system does not give."""
+    where = ascii(os.fspath(error.filename or root))[1:-1]
+    return BundleError(
+        f"{where}: cannot be read ({error.strerror}). Check the permissions and the disk."
+    )

@@ -8,18 +8,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .bundle import Bundle
+from .bundle import Bundle, Manifest
+from .bundle_checks import AGAIN, one_line, show
 from .config import bind
 from .errors import BundleError, ConfigError, DataError
 from .inference import InferenceRunner
 from .norm_stats import FeatureStats, NormStats, stats_from_json
-from .tokenizers import ByteTokenizer, PretrainedTokenizer, Tokenizer
+from .tokenizers import (
+    BYTE_TOKENIZER_FILE,
+    TOKENIZER_FILES,
+    ByteTokenizer,
+    PretrainedTokenizer,
+    Tokenizer,
+)
 from .transforms import (
     AlohaToPi,
     NormalizeImages,
@@ -62,16 +68,23 @@ class PolicyIO:
 
     @classmethod
     def from_bundle(cls, bundle: Bundle) -> PolicyIO:
-        """From a bundle, with the statistics of its robot."""
+        """From a bundle, with the statistics of its robot.
+
+        Raises:
+            BundleError: config, statistics, tokenizer or manifest contradict each other.
+        """
         try:
             inference = bind(InferenceRunner, bundle.config.get("inference"), "inference")
-            norm_stats = stats_from_json(bundle.norm_stats)
+            stats = _robot_stats(stats_from_json(bundle.norm_stats), inference)
+            prompts = _only(inference, ProcessPrompts)
+            tokenizer = _load_bundled(prompts.tokenizer, bundle)
+            inference = _with_max_len(inference, bundle.manifest.max_prompt_tokens)
+            io = cls(inference, stats, tokenizer)
+            _check_manifest(io, bundle.manifest)
         except (ConfigError, DataError) as error:
-            raise BundleError(f"{bundle.directory}: {error}") from error
-        prompts = _only(inference, ProcessPrompts)
-        tokenizer = _load_bundled(prompts.tokenizer, bundle.directory / "tokenizer")
-        inference = _with_max_len(inference, bundle.manifest.max_prompt_tokens)
-        return cls(inference, _robot_stats(norm_stats, inference), tokenizer)
+            reason = one_line(str(error)).rstrip(". ")
+            raise BundleError(f"{bundle.directory}: {reason}. {AGAIN}") from error
+        return io
 
     def most_tokens(self, prompt: str) -> int:
         """Tokens that a task becomes, in whatever state the robot is."""
@@ -146,7 +159,7 @@ class PolicyIO:
     @property
     def state_stats(self) -> FeatureStats:
         """Statistics of the state."""
-        return self.stats[_only(self.inference, NormalizeStatesAndActions).state_key]
+        return self._feature(_only(self.inference, NormalizeStatesAndActions).state_key)
 
     @property
     def mean_state(self) -> NDArray[np.float32]:
@@ -180,12 +193,7 @@ class PolicyIO:
     @cached_property
     def _affine(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         denormalize = self.inference.denormalize_action
-        if denormalize.action_key not in self.stats:
-            raise DataError(
-                f"norm_stats: expected statistics of {denormalize.action_key!r}, "
-                f"found {sorted(self.stats)}"
-            )
-        scale, offset = denormalize.affine(self.stats[denormalize.action_key])
+        scale, offset = denormalize.affine(self._feature(denormalize.action_key))
         # Statistics of a padded robot go on behind its joints.
         dims = min(len(scale), self.inference.spec.action_dim)
         scale, offset = scale[:dims], offset[:dims]
@@ -207,6 +215,12 @@ class PolicyIO:
     def _adapt(self) -> AlohaToPi | None:
         found = (t for t in self.inference.dataset.transforms if isinstance(t, AlohaToPi))
         return next(found, None)
+
+    def _feature(self, key: str) -> FeatureStats:
+        if key not in self.stats:
+            found = sorted(self.stats)
+            raise DataError(f"norm_stats: expected statistics of {key!r}, found {found}")
+        return self.stats[key]
 
     def _images(self, observation: Observation) -> list[NDArray[np.uint8]]:
         keys = self.inference.dataset.img_keys
@@ -256,7 +270,32 @@ def _robot_stats(norm_stats: Mapping[str, NormStats], inference: InferenceRunner
         raise DataError(f"norm_stats: {error}") from error
 
 
-def _load_bundled(config: ByteTokenizer | PretrainedTokenizer, directory: Path) -> Tokenizer:
-    if isinstance(config, PretrainedTokenizer):
-        return PretrainedTokenizer().load(directory)
-    return config.load(directory)
+def _load_bundled(config: ByteTokenizer | PretrainedTokenizer, bundle: Bundle) -> Tokenizer:
+    files = TOKENIZER_FILES if isinstance(config, PretrainedTokenizer) else (BYTE_TOKENIZER_FILE,)
+    names = [f"tokenizer/{name}" for name in files if f"tokenizer/{name}" in bundle.manifest.files]
+    if not names:
+        raise BundleError(
+            f"tokenizer: the bundle has no tokenizer/{' or '.join(files)}, which config.json's "
+            f"{type(config).__name__} needs. Export the bundle again."
+        )
+    if isinstance(config, ByteTokenizer):
+        return config.load()
+    return PretrainedTokenizer().load(bundle.path(names[0]))
+
+
+def _check_manifest(io: PolicyIO, manifest: Manifest) -> None:
+    """Refuses a config and statistics that are not those of the manifest's robot and graphs."""
+    dataset, joints = io.inference.dataset, io.inference.spec.action_dim
+    for where, expected, found in (
+        ("config.json: inference: robot", manifest.robot, io.inference.robot),
+        ("config.json: inference: cameras", manifest.cameras, dataset.img_keys),
+        ("norm_stats.json: dimensions of the state", manifest.state_dim, io.state_dim),
+        ("norm_stats.json: dimensions of actions", joints, len(io.scale)),
+        ("config.json: entries of relative actions", joints, len(io.relative_mask)),
+        ("manifest.json: action_dim", max(joints, manifest.action_dim), manifest.action_dim),
+    ):
+        if expected != found:
+            raise BundleError(
+                f"{where}: expected {show(expected)} by manifest and robot, got {show(found)}. "
+                f"{AGAIN}"
+            )

@@ -21,6 +21,7 @@ PAD_ID, EOS_ID, BOS_ID, UNK_ID = 0, 1, 2, 3
 """Special ids, the same in Gemma's vocabulary and in the byte tokenizer."""
 
 TOKENIZER_FILES = ("tokenizer.model", "tokenizer.json")
+BYTE_TOKENIZER_FILE = "byte_tokenizer.json"
 
 
 class Tokenizer(Protocol):
@@ -187,7 +188,10 @@ def _load_sentencepiece(file: Path) -> Tokenizer:
         raise MissingDependencyError(
             "sentencepiece is needed to read tokenizer.model: pip install sentencepiece"
         ) from error
-    return _SentencePieceTokenizer(sentencepiece.SentencePieceProcessor(model_file=str(file)))
+    try:
+        return _SentencePieceTokenizer(sentencepiece.SentencePieceProcessor(model_file=str(file)))
+    except (RuntimeError, OSError) as error:
+        raise _not_a_tokenizer(file, "SentencePiece vocabulary", error) from error
 
 
 @functools.lru_cache(maxsize=4)
@@ -198,14 +202,23 @@ def _load_json(file: Path) -> Tokenizer:
         raise MissingDependencyError(
             "tokenizers is needed to read tokenizer.json: pip install tokenizers"
         ) from error
-    return _JsonTokenizer(tokenizers.Tokenizer.from_file(str(file)))
+    try:
+        return _JsonTokenizer(tokenizers.Tokenizer.from_file(str(file)))
+    # The library raises the base class itself.
+    except Exception as error:
+        raise _not_a_tokenizer(file, "tokenizer of the tokenizers library", error) from error
+
+
+def _not_a_tokenizer(file: Path, expected: str, error: Exception) -> ConfigError:
+    reason = " ".join(str(error).split())[:120]
+    return ConfigError(f"{file}: expected a {expected}, got something else ({reason})")
 
 
 def save_tokenizer(config: ByteTokenizer | PretrainedTokenizer, directory: Path) -> None:
     """Writes what `config` needs into `directory`: a work dir or bundle is self-contained."""
     directory.mkdir(parents=True, exist_ok=True)
     if isinstance(config, ByteTokenizer):
-        (directory / "byte_tokenizer.json").write_text(
+        (directory / BYTE_TOKENIZER_FILE).write_text(
             json.dumps({"type": "ByteTokenizer", **dataclasses.asdict(config)}) + "\n"
         )
         return

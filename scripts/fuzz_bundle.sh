@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# Damages bundles at random, for longer than the tests do, and counts the examples:
+#
+#   bash scripts/fuzz_bundle.sh [MINUTES]    10 by default
+#
+# FLUX_FUZZ_EXAMPLES is how many each test tries before all of them begin again with another seed.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+if [ -d .venv/bin ]; then PATH="$PWD/.venv/bin:$PATH"; fi
+minutes="${1:-10}"
+export FLUX_FUZZ_EXAMPLES="${FLUX_FUZZ_EXAMPLES:-500}"
+log="$(mktemp)"
+trap 'rm -f "$log"' EXIT
+
+end=$((SECONDS + minutes * 60))
+total=0
+while [ "$SECONDS" -lt "$end" ]; do
+  python -m pytest -q -s --hypothesis-seed="$RANDOM" tests/flux_core/test_bundle_fuzz.py >"$log" || {
+    cat "$log"
+    exit 1
+  }
+  examples="$(sed -n 's/^examples: \([0-9]*\).*/\1/p' "$log")"
+  total=$((total + examples))
+  echo "fuzz_bundle: $total examples in $SECONDS s"
+done
+grep '^examples: ' "$log"
+echo "fuzz_bundle: no faults found in $total examples"
