@@ -8,7 +8,9 @@ pretrained  what datasets and robots of openpi's weights have in common
 runners     how a network is trained
 """
 
-from .full import lora, pi0_model, pi05_model
+from flux_core.models.sizes import pi0_model, pi05_model
+
+from .full import lora
 from .libero import libero_data, libero_inference, libero_model, libero_runner
 from .private import robot_data, robot_inference
 from .runners import full_runner, lora_runner

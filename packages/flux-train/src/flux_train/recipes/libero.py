@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from flux_core.models.sizes import pi0_model, pi05_model
+
 from . import pretrained
-from .full import pi0_model, pi05_model
 from .pretrained import Policy, Section
 from .runners import full_runner
 
