@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Makes an environment with the LIBERO benchmark in which all of flux-eval runs.
+# Makes an environment with the LIBERO benchmark in which all of flux-eval and flux-data demo run.
 #
 #   bash scripts/setup_libero.sh [VENV]
 #   .venv-libero/bin/flux-eval --suite libero-object --bundle my_bundle --episodes 5
+#   .venv-libero/bin/flux-data demo libero-object --task 0 --episodes 40 --out datasets/libero_scripted
 #
 # An environment of its own, because LIBERO needs another MuJoCo than the simulated ALOHA is tested
-# with. 450 MB are downloaded, and VENV (.venv-libero by default) takes 2.5 GB. It holds no torch:
+# with. 500 MB are downloaded, and VENV (.venv-libero by default) takes 2.6 GB. It holds no torch:
 # export a checkpoint in .venv, with flux-export.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -34,7 +35,7 @@ sed "s/^mujoco==.*/$MUJOCO/" constraints.txt >"$VENV/constraints.txt"
 # build directory of its own, because .venv's build has compiled for another environment.
 "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check -c "$VENV/constraints.txt" \
   --config-settings=build-dir="$VENV/build-flux" \
-  -e "packages/flux-core[libero]" -e "packages/flux-runtime[cpu,report]"
+  -e "packages/flux-core[libero]" -e packages/flux-data -e "packages/flux-runtime[cpu,report]"
 
 echo "[3/3] Checking: every suite opens, one task resets and renders"
 "$VENV/bin/python" - <<'EOF' || fail "LIBERO does not run. Debian and Ubuntu need: apt-get install libegl1 libgl1 libgl1-mesa-dri libglib2.0-0"
@@ -46,4 +47,4 @@ with LiberoSim(libero_tasks("libero-object")[0]) as sim:
     assert all(image.std() > 10 for image in sim.render().values()), "the images are empty"
 print("      tasks:", ", ".join(f"{suite} {count}" for suite, count in counts.items()))
 EOF
-echo "setup_libero: done. Use $VENV/bin/flux-eval --suite libero-..."
+echo "setup_libero: done. Use $VENV/bin/flux-eval --suite libero-..., flux-data demo libero-object"

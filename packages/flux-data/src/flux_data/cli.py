@@ -16,6 +16,8 @@ from flux_core.cli import EXIT_FAILED, EXIT_OK, add_command, new_parser, print_j
 from flux_core.errors import UsageError
 from flux_core.transforms import ResizeImages, ResizeImagesWithPad
 
+from .cli_demo import add_demo_command
+from .cli_observations import add_observations
 from .cli_write import add_writing_commands
 
 EXAMPLE = """\
@@ -30,34 +32,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         "flux-data", "Record, check, convert and look at LeRobot datasets.", EXAMPLE
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    _add_demo(commands)
+    add_demo_command(commands)
     _add_info(commands)
     _add_pack(commands)
     _add_validate(commands)
     _add_stats(commands)
     _add_view(commands)
+    add_observations(commands)
     add_writing_commands(commands)
     return run_cli(parser, argv)
-
-
-def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    demo = add_command(
-        commands,
-        "demo",
-        "Record scripted demonstrations as a LeRobot v2.1 dataset with three cameras.",
-        "  flux-data demo aloha-sim --episodes 50 --out data/demonstrations",
-    )
-    demo.add_argument("robot", choices=["aloha-sim"], help="the simulated robot")
-    demo.add_argument("--episodes", type=int, default=50, help="successful episodes to record")
-    demo.add_argument("--out", type=Path, required=True, help="a new directory")
-    demo.add_argument("--seed", type=int, default=0, help="of the first episode")
-    demo.add_argument("--workers", type=int, default=os.cpu_count(), help="processes")
-    demo.add_argument("--speed", type=float, default=1.5, help="1 is unhurried")
-    demo.add_argument(
-        "--noise", type=float, default=0.008, help="executed but not recorded joint noise, rad"
-    )
-    demo.add_argument("--size", default="192x256", help="image HEIGHTxWIDTH (192x256)")
-    demo.set_defaults(handler=run_demo)
 
 
 def _add_info(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -228,60 +211,6 @@ def _resize_of(args: argparse.Namespace) -> ResizeImages:
         raise UsageError(f"--size: expected 224 or 192x256, got {args.size!r}")
     kind = ResizeImagesWithPad if args.pad else ResizeImages
     return kind(height=int(size[1]), width=int(size[2] or size[1]))
-
-
-def run_demo(args: argparse.Namespace) -> None:
-    """Runs `flux-data demo`."""
-    from .demo.generate import DemoSettings, generate
-
-    height, width = _checked_size(args.size)
-    _check_demo_options(args)
-    settings = DemoSettings(
-        out=args.out,
-        episodes=args.episodes,
-        seed=args.seed,
-        workers=args.workers,
-        speed=args.speed,
-        noise=args.noise,
-        height=height,
-        width=width,
-    )
-    facts = generate(settings)
-    _report_dataset(args, facts)
-
-
-def _checked_size(text: str) -> tuple[int, int]:
-    """Returns the height and width written as HEIGHTxWIDTH; video needs them even."""
-    size = re.fullmatch(r"(\d+)x(\d+)", text)
-    height, width = (int(side) for side in size.groups()) if size else (0, 0)
-    if min(height, width) < 16 or height % 2 or width % 2:
-        raise UsageError(
-            f"--size: expected HEIGHTxWIDTH, both even and at least 16, like 192x256, got {text!r}"
-        )
-    return height, width
-
-
-def _check_demo_options(args: argparse.Namespace) -> None:
-    """Refuses the first option whose number makes no sense."""
-    for option, least in (("episodes", 1), ("workers", 1), ("seed", 0), ("noise", 0)):
-        value = getattr(args, option)
-        if not value >= least:
-            raise UsageError(f"--{option}: expected at least {least}, got {value}")
-    if not args.speed > 0:
-        raise UsageError(f"--speed: expected more than 0, got {args.speed}")
-
-
-def _report_dataset(args: argparse.Namespace, facts: dict[str, object]) -> None:
-    from .info import dataset_info
-
-    info = dataset_info(args.out)
-    Console(stderr=True).print(
-        f"wrote {args.out}: {info['num_episodes']} episodes, {info['num_frames']} frames "
-        f"({facts['successes']} of {facts['attempts']} scripted attempts succeeded)"
-    )
-    if args.json:
-        counts = {key: info[key] for key in ("num_episodes", "num_frames")}
-        print_json({"out": str(args.out), **counts, **facts})
 
 
 def run_info(args: argparse.Namespace) -> None:

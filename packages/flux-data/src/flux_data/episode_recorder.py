@@ -50,11 +50,10 @@ def video_feature(height: int, width: int, fps: float) -> dict[str, Any]:
 
 def robot_features(spec: RobotSpec, height: int, width: int) -> dict[str, Any]:
     """State, action and cameras of a robot, as info.json describes them."""
-    joints = vector_feature(spec.joint_names)
     video = video_feature(height, width, spec.control_hz)
     return {
-        "observation.state": joints,
-        "action": joints,
+        "observation.state": vector_feature(spec.state_names or spec.joint_names),
+        "action": vector_feature(spec.joint_names),
         **{video_key(camera): video for camera in spec.cameras},
     }
 

@@ -8,6 +8,7 @@ from types import ModuleType
 import numpy as np
 from numpy.typing import NDArray
 
+from flux_core.errors import MissingDependencyError
 from flux_core.transforms import ResizeImages
 
 
@@ -30,6 +31,10 @@ def torch_stretch(image: NDArray[np.uint8], height: int, width: int) -> NDArray[
 @functools.cache
 def _torch() -> ModuleType:
     """Torch takes a second to import, and only frames need it."""
-    import torch
-
+    try:
+        import torch
+    except ImportError as error:
+        raise MissingDependencyError(
+            "resizing frames needs torch: pip install 'flux-data[torch]'"
+        ) from error
     return torch

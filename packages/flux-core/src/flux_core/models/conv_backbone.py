@@ -75,7 +75,7 @@ class ConvBackbone(nn.Module):
         # Normalised per pixel and sharpened: otherwise the softmax over hundreds of pixels starts
         # flat, and a small object moves no keypoint (and so gives no gradient) for a long time.
         salient = self.keypoint_norm(features.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-        keypoints = soft_argmax(SHARPNESS * self.keypoint_maps(salient))
+        keypoints = soft_argmax(SHARPNESS * self.keypoint_maps(salient)).to(images.dtype)
         positions = self.position_embedding.weight
         tokens = self.tokens(keypoints).unflatten(-1, positions.shape)
         return self.norm(tokens + positions)

@@ -12,6 +12,7 @@ import copy
 import importlib
 import importlib.util
 import io
+import itertools
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -37,7 +38,10 @@ MAX_STEPS = {
     "libero-90": 400,
 }
 SETTLE_STEPS = 10
+COLLISION_GROUP = 0  # of MuJoCo's geoms, in robosuite
 IMAGE_SIZE = 256
+# robosuite's own, which the benchmark's start states were drawn with.
+START_NOISE = {"magnitude": 0.02, "type": "gaussian"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,17 +92,40 @@ class LiberoSim:
         Furniture that no start state holds is placed by `seed`; then the robot waits until the
         objects have settled.
         """
+        self._scatter(seed)
+        state = self._init_states[seed % len(self._init_states)]
+        self._observation = self._env.set_init_state(state)
+        self._settle()
+
+    def draw(self, seed: int) -> None:
+        """Starts from a state drawn by `seed` in the way in which the benchmark's were drawn.
+
+        Objects lie in the task's regions, and the arm's joints are off by 0.02 rad: none of the
+        states that policies are scored on.
+        """
+        robot = self._env.robots[0]
+        exact, robot.initialization_noise = robot.initialization_noise, START_NOISE
+        try:
+            self._observation = self._scatter(seed)
+        finally:
+            robot.initialization_noise = exact
+        self._settle()
+
+    def _scatter(self, seed: int) -> Any:
+        """Places all that the task leaves open, and returns the observation."""
         env = self._env
         env.robots[0].gripper.current_action = np.zeros(env.robots[0].gripper.dof)
         for observable in env.env._observables.values():
             observable._sampled = False
         with _numpy_seed(seed), _quiet():
-            env.reset()
+            return env.reset()
+
+    def _settle(self) -> None:
+        """Waits until the objects lie still; the episode begins then."""
         self._success = False
-        self._observation = env.set_init_state(self._init_states[seed % len(self._init_states)])
         rest = np.asarray(self.spec.rest_command)
         for _ in range(SETTLE_STEPS):
-            self._observation, *_ = env.step(rest)
+            self._observation, *_ = self._env.step(rest)
         self._steps = 0
 
     def state(self) -> NDArray[np.float32]:
@@ -146,9 +173,26 @@ class LiberoSim:
         """Returns whether the benchmark's goal holds now."""
         return bool(self._env.check_success())
 
-    def body_position(self, name: str) -> NDArray[np.float64]:
-        """Returns where the body `name` is in the world, (3,) m. Policies do not get this."""
-        return np.array(self._env.sim.data.get_body_xpos(name))
+    def goal_objects(self) -> tuple[str, ...]:
+        """Returns the objects that the task is about, the one to be moved first."""
+        return tuple(self._env.env.obj_of_interest)
+
+    def bounds(self, name: str) -> NDArray[np.float64]:
+        """Returns the lowest and the highest corner, (2, 3) m, of the box around an object.
+
+        The box is along the world's axes, around what collides. Policies do not get this.
+        """
+        model, data = self._model, self._env.sim.data._data
+        body = int(model.body(f"{name}_main").id)
+        corners = np.array(list(itertools.product((-1.0, 1.0), repeat=3)))
+        points = [
+            data.geom_xpos[geom]
+            + (model.geom_aabb[geom, :3] + corners * model.geom_aabb[geom, 3:])
+            @ data.geom_xmat[geom].reshape(3, 3).T
+            for geom in range(model.ngeom)
+            if model.geom_bodyid[geom] == body and model.geom_group[geom] == COLLISION_GROUP
+        ]
+        return np.stack([np.min(points, axis=(0, 1)), np.max(points, axis=(0, 1))])
 
     def close(self) -> None:
         """Frees the renderer and the scene."""
@@ -186,7 +230,7 @@ class LiberoSim:
         require_opengl()
         mujoco, size = self._mujoco, self.size
         self._options = mujoco.MjvOption()
-        self._options.geomgroup[0] = 0  # collision shapes; robosuite hides them, too
+        self._options.geomgroup[COLLISION_GROUP] = 0  # robosuite hides them, too
         try:
             renderer = mujoco.Renderer(self._model, height=size, width=size)
         except Exception as error:  # each OpenGL backend raises its own kind

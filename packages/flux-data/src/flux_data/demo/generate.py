@@ -82,7 +82,7 @@ def generate(settings: DemoSettings) -> dict[str, Any]:
     writer = WriterV21(settings.out, fps=spec.control_hz, robot_type=spec.name, features=features)
     workers = min(settings.workers, settings.episodes)
     context = multiprocessing.get_context("spawn")
-    with writer, context.Pool(workers, _ignore_interrupt) as pool, _progress() as progress:
+    with writer, context.Pool(workers, ignore_interrupt) as pool, new_progress() as progress:
         planned, attempts = plan_episodes(settings, writer, pool, progress)
         recorded = pool.imap(_record, [(settings, episode) for episode in planned])
         for episode in progress.track(recorded, len(planned), description="recording episodes"):
@@ -135,11 +135,12 @@ def _facts(settings: DemoSettings, planned: list[PlannedEpisode], attempts: int)
     }
 
 
-def _progress() -> Progress:
+def new_progress() -> Progress:
+    """Bars on stderr."""
     return Progress(console=Console(stderr=True))
 
 
-def _ignore_interrupt() -> None:
+def ignore_interrupt() -> None:
     """Leaves Ctrl-C to the parent, which ends its workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 

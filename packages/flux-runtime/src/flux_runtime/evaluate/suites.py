@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from flux_core.errors import UsageError
+from flux_core.sim.task_choice import choose_tasks
 
 from ..robots import SimulatedRobot
 from ..robots.aloha_sim import AlohaInsertionRobot, AlohaSimRobot
@@ -84,22 +85,8 @@ def select_tasks(suite: Suite, wanted: Sequence[str]) -> tuple[SuiteTask, ...]:
         UsageError: one of `wanted` is no task, or may be several.
     """
     tasks = suite.list_tasks()
-    indices = {index for text in wanted for index in [_find_task(suite, tasks, text)]}
-    return tuple(task for i, task in enumerate(tasks) if not wanted or i in indices)
-
-
-def _find_task(suite: Suite, tasks: Sequence[SuiteTask], text: str) -> int:
-    if text.isdecimal() and int(text) < len(tasks):
-        return int(text)
-    exact = [i for i, task in enumerate(tasks) if text in (task.name, task.words)]
-    found = exact or [i for i, task in enumerate(tasks) if text in task.name or text in task.words]
-    if len(found) != 1:
-        those = "no such task" if not found else f"{len(found)} tasks have that in their names"
-        raise UsageError(
-            f"--task {text}: {those}. Name one of {suite.name}'s by its number, 0 to "
-            f"{len(tasks) - 1}, or by its name, such as {tasks[found[0] if found else 0].name}"
-        )
-    return found[0]
+    chosen = choose_tasks(suite.name, [(task.name, task.words) for task in tasks], wanted)
+    return tuple(tasks[i] for i in chosen)
 
 
 def _aloha(

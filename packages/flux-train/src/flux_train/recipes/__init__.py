@@ -1,7 +1,7 @@
 """Functions that return config sections: a config file is as short as its differences.
 
-full        pi0 and pi0.5 at their real size; LoRA
-small       a small pi0.5 for the simulated ALOHA
+full        adapters for pi0 and pi0.5 of real size (which are in `flux_core.models.sizes`)
+small       a small pi0.5 for a simulated robot: ALOHA, LIBERO-Object
 libero      LIBERO's suites
 private     Aloha, UR3, and both in one run
 pretrained  what datasets and robots of openpi's weights have in common
@@ -14,9 +14,18 @@ from .full import lora
 from .libero import libero_data, libero_inference, libero_model, libero_runner
 from .private import robot_data, robot_inference
 from .runners import full_runner, lora_runner
-from .small import small_aloha_sim_data, small_aloha_sim_inference, small_pi05_model, small_runner
+from .small import (
+    LIBERO_OBJECT,
+    small_aloha_sim_data,
+    small_aloha_sim_inference,
+    small_libero_object_data,
+    small_libero_object_inference,
+    small_pi05_model,
+    small_runner,
+)
 
 __all__ = [
+    "LIBERO_OBJECT",
     "full_runner",
     "libero_data",
     "libero_inference",
@@ -30,6 +39,8 @@ __all__ = [
     "robot_inference",
     "small_aloha_sim_data",
     "small_aloha_sim_inference",
+    "small_libero_object_data",
+    "small_libero_object_inference",
     "small_pi05_model",
     "small_runner",
 ]

@@ -1,4 +1,4 @@
-"""A small pi0.5 for the simulated ALOHA: from scratch, in minutes, on two CPU cores.
+"""A small pi0.5 for a simulated robot: from scratch, in minutes, on two CPU cores.
 
 The classes are those of the 3.3 B model; only the sizes differ, and the image backbone is
 convolutional (see `flux_core.models.conv_backbone` for why).
@@ -6,26 +6,90 @@ convolutional (see `flux_core.models.conv_backbone` for why).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
+from flux_core.robots import robot_spec
 from flux_core.tokenizers import FIRST_NUMBER_ID, NUMBERS_PER_TABLE, ByteTokenizer
 
 from .runners import collator
 
-IMAGE_SIZE = {"height": 96, "width": 128}
-CAMERAS = ("cam_high",)
-ACTION_DIM = 14
 ACTIONS_PER_TOKEN = 4
-TASK = "transfer the cube"
-# A prompt of few tokens: its fixed words are one each, and every joint's bins have their own.
-WORDS = ("Task:", " transfer", " the", " cube", ", State:", ";\nAction: ")
-MIN_RANGE = 0.06  # rad: several joints hardly move in this task
-PROMPT_LENGTH = 32
-TOKENIZER = ByteTokenizer(words=WORDS, number_tables=ACTION_DIM)
+MIN_RANGE = 0.06  # rad, m or 1: several joints hardly move in these tasks
+LIBERO_OBJECTS = (
+    *("alphabet soup", "cream cheese", "salad dressing", "bbq sauce", "ketchup"),
+    *("tomato sauce", "butter", "milk", "chocolate pudding", "orange juice"),
+)
 
 
-def small_pi05_model(*, action_horizon: int, width: int = 128, depth: int = 2) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class SmallRobot:
+    """What the recipes need to know of a simulated robot.
+
+    Attributes:
+        name: of its description and of its statistics.
+        runner: its inference runner.
+        cameras: what the network sees, each at `image_size`.
+        image_size: height and width, pixels.
+        tasks: what it is told to do, by the key that picks one.
+        words: a prompt of few tokens: its fixed words are one each, and every dimension of the
+            state has its own bins.
+        prompt_length: tokens.
+    """
+
+    name: str
+    runner: str
+    cameras: tuple[str, ...]
+    image_size: tuple[int, int]
+    tasks: Mapping[str, str]
+    words: tuple[str, ...]
+    prompt_length: int
+
+    @property
+    def action_dim(self) -> int:
+        """Dimensions of an action."""
+        return robot_spec(self.name).action_dim
+
+    @property
+    def tokenizer(self) -> ByteTokenizer:
+        """Of its prompts."""
+        return ByteTokenizer(words=self.words, number_tables=robot_spec(self.name).state_dim)
+
+
+ALOHA_SIM = SmallRobot(
+    name="aloha-sim",
+    runner="AlohaSimInferenceRunner",
+    cameras=("cam_high",),
+    image_size=(96, 128),
+    tasks={"1": "transfer the cube"},
+    words=("Task:", " transfer", " the", " cube", ", State:", ";\nAction: "),
+    prompt_length=32,
+)
+LIBERO_OBJECT = SmallRobot(
+    name="libero",
+    runner="LiberoInferenceRunner",
+    cameras=("image", "wrist_image"),
+    image_size=(96, 96),
+    tasks={
+        str(number): f"pick up the {thing} and place it in the basket"
+        for number, thing in enumerate(LIBERO_OBJECTS)
+    },
+    words=(
+        "Task: pick up the",
+        *(f" {thing}" for thing in LIBERO_OBJECTS),
+        *(" and place it in the basket", ", State:", ";\nAction: "),
+    ),
+    prompt_length=24,
+)
+
+
+def small_pi05_model(
+    *, action_horizon: int, width: int = 128, depth: int = 2, robot: SmallRobot = ALOHA_SIM
+) -> dict[str, Any]:
     """The network: `depth` joint layers of `width`."""
+    height_px, width_px = robot.image_size
+    tokenizer = robot.tokenizer
     gemma = dict(
         type="ConditionGemmaModel",
         hidden_size=width,
@@ -35,42 +99,41 @@ def small_pi05_model(*, action_horizon: int, width: int = 128, depth: int = 2) -
         num_key_value_heads=1,
         head_dim=32,
     )
+    token_dim = ACTIONS_PER_TOKEN * robot.action_dim
     return dict(
         type="PI05FlowMatching",
         vision_backbone=dict(
-            type="ConvBackbone",
-            image_height=IMAGE_SIZE["height"],
-            image_width=IMAGE_SIZE["width"],
-            hidden_size=64,
+            type="ConvBackbone", image_height=height_px, image_width=width_px, hidden_size=64
         ),
         number_tokens=dict(
-            first=FIRST_NUMBER_ID, tables=TOKENIZER.number_tables, size=NUMBERS_PER_TABLE
+            first=FIRST_NUMBER_ID, tables=tokenizer.number_tables, size=NUMBERS_PER_TABLE
         ),
         projector=dict(type="LinearProjector", in_dim=64, out_dim=width),
-        llm_backbone=dict(gemma, vocab_size=TOKENIZER.vocab_size),
+        llm_backbone=dict(gemma, vocab_size=tokenizer.vocab_size),
         llm_expert=dict(gemma, use_adarms=True, adarms_cond_dim=width),
         proj_width=width,
         n_action_steps=action_horizon,
         actions_per_token=ACTIONS_PER_TOKEN,
-        action_in_proj=dict(
-            type="LinearProjector", in_dim=ACTIONS_PER_TOKEN * ACTION_DIM, out_dim=width
-        ),
-        action_out_proj=dict(
-            type="LinearProjector", in_dim=width, out_dim=ACTIONS_PER_TOKEN * ACTION_DIM
-        ),
-        max_action_dim=ACTION_DIM,
+        action_in_proj=dict(type="LinearProjector", in_dim=token_dim, out_dim=width),
+        action_out_proj=dict(type="LinearProjector", in_dim=width, out_dim=token_dim),
+        max_action_dim=robot.action_dim,
         num_steps=10,
     )
 
 
-def shared_transforms() -> list[dict[str, Any]]:
+def shared_transforms(robot: SmallRobot) -> list[dict[str, Any]]:
     """What training and the robot both do to an observation."""
-    tokenizer = dict(type="ByteTokenizer", words=list(WORDS), number_tables=TOKENIZER.number_tables)
+    height, width = robot.image_size
+    tokenizer = dict(
+        type="ByteTokenizer",
+        words=list(robot.words),
+        number_tables=robot.tokenizer.number_tables,
+    )
     return [
         dict(type="NormalizeStatesAndActions", norm_type="quantile"),
         dict(type="PreparePromptWithState"),
-        dict(type="ProcessPrompts", tokenizer=tokenizer, max_len=PROMPT_LENGTH),
-        dict(type="ResizeImages", **IMAGE_SIZE),
+        dict(type="ProcessPrompts", tokenizer=tokenizer, max_len=robot.prompt_length),
+        dict(type="ResizeImages", height=height, width=width),
         dict(type="SimpleNormalizeImages"),
     ]
 
@@ -79,16 +142,29 @@ def small_aloha_sim_data(
     *, data_root_path: str, action_horizon: int, batch_size: int, num_workers: int = 1
 ) -> dict[str, Any]:
     """Batches from demonstrations of the simulated ALOHA."""
+    return _data(ALOHA_SIM, data_root_path, action_horizon, batch_size, num_workers)
+
+
+def small_libero_object_data(
+    *, data_root_path: str, action_horizon: int, batch_size: int, num_workers: int = 1
+) -> dict[str, Any]:
+    """Batches from demonstrations of LIBERO-Object's tasks, or some of them."""
+    return _data(LIBERO_OBJECT, data_root_path, action_horizon, batch_size, num_workers)
+
+
+def _data(
+    robot: SmallRobot, data_root_path: str, action_horizon: int, batch_size: int, num_workers: int
+) -> dict[str, Any]:
     inputs = dict(
         type="ProcessParquetInputs",
         parquet_keys=["observation.state", "actions"],
-        video_keys=[f"observation.images.{camera}" for camera in CAMERAS],
+        video_keys=[f"observation.images.{camera}" for camera in robot.cameras],
         name_mappings={"observation.state": ["states"]},
     )
     dataset = dict(
         type="ParquetDataset",
         data_root_path=data_root_path,
-        transforms=[inputs, *shared_transforms()],
+        transforms=[inputs, *shared_transforms(robot)],
         action_window_size=action_horizon,
         action_key="action",
         window_start_idx=0,
@@ -98,7 +174,7 @@ def small_aloha_sim_data(
         per_device_num_workers=num_workers,
         dataset=dict(
             type="DistributedRepeatingDataset",
-            statistic_name="aloha-sim",
+            statistic_name=robot.name,
             statistic_keys=["observation.state", "action"],
             name_mappings={"observation.state": ["proprio"], "action": ["action"]},
             min_range=MIN_RANGE,
@@ -126,14 +202,23 @@ def small_runner(**settings: Any) -> dict[str, Any]:
 
 
 def small_aloha_sim_inference(*, execute_horizon: int) -> dict[str, Any]:
-    """How the policy is run in simulation."""
+    """How the policy is run by the simulated ALOHA."""
+    return _inference(ALOHA_SIM, execute_horizon)
+
+
+def small_libero_object_inference(*, execute_horizon: int) -> dict[str, Any]:
+    """How the policy is run by LIBERO's Panda."""
+    return _inference(LIBERO_OBJECT, execute_horizon)
+
+
+def _inference(robot: SmallRobot, execute_horizon: int) -> dict[str, Any]:
     return dict(
-        type="AlohaSimInferenceRunner",
-        task_descriptions={"1": TASK},
+        type=robot.runner,
+        task_descriptions=dict(robot.tasks),
         dataset=dict(
             type="PrivateInferenceDataset",
-            img_keys=list(CAMERAS),
-            transforms=shared_transforms(),
+            img_keys=list(robot.cameras),
+            transforms=shared_transforms(robot),
         ),
         denormalize_action=dict(type="DenormalizePrivateAction", norm_type="quantile"),
         execute_horizon=execute_horizon,

@@ -1,0 +1,167 @@
+"""Records scripted demonstrations of LIBERO-Object as a LeRobot v2.1 dataset."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import count
+from multiprocessing.pool import Pool
+from pathlib import Path
+from typing import Any
+
+from rich.progress import Progress
+
+from flux_core import __version__
+from flux_core.errors import DataError
+from flux_core.robots import robot_spec
+from flux_core.sim import LiberoSim, libero_tasks
+from flux_core.sim.libero import IMAGE_SIZE, LiberoTask
+from flux_core.sim.task_choice import choose_tasks
+
+from ..episode_recorder import EpisodeRecorder, robot_features, video_key
+from ..lerobot_writer import Episode, WriterV21, check_new, write_json
+from .generate import MAX_FAILURE_SHARE, MIN_ATTEMPTS, ignore_interrupt, new_progress
+from .libero_object import SUITE, execute
+
+NOTE = "scripted, with the simulator's knowledge; not the human demonstrations of LIBERO"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LiberoDemoSettings:
+    """What is recorded.
+
+    Attributes:
+        out: a new or empty directory.
+        tasks: by number, name or a part of the name; none stands for all ten.
+        episodes: successful ones to record of each task.
+        seed: of each task's first attempt; the next ones count up from it.
+        workers: processes.
+        noise: of the executed, not of the recorded movements; 1 is 0.05 m.
+    """
+
+    out: Path
+    tasks: tuple[str, ...]
+    episodes: int
+    seed: int
+    workers: int
+    noise: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """One start to be played, and where its videos go."""
+
+    task: LiberoTask
+    seed: int
+    noise: float
+    folder: Path
+
+
+def generate_libero(settings: LiberoDemoSettings) -> dict[str, Any]:
+    """Writes the dataset and returns what `meta/demo.json` says of it.
+
+    Only episodes after which the benchmark's goal holds are kept. The same settings, whatever the
+    number of workers, write the same dataset.
+
+    Raises:
+        UsageError: `out` is not a new or empty directory, or a task is none.
+        MissingDependencyError: LIBERO is not installed here.
+        DataError: the script fails too often at this noise.
+    """
+    check_new(settings.out)
+    every = libero_tasks(SUITE)
+    labels = [(task.name, task.language) for task in every]
+    tasks = [every[i] for i in choose_tasks(SUITE, labels, settings.tasks)]
+    spec = robot_spec("libero")
+    settings.out.parent.mkdir(parents=True, exist_ok=True)
+    features = robot_features(spec, IMAGE_SIZE, IMAGE_SIZE)
+    writer = WriterV21(settings.out, fps=spec.control_hz, robot_type=spec.name, features=features)
+    context = multiprocessing.get_context("spawn")
+    by_task: dict[str, dict[str, Any]] = {}
+    with writer, new_progress() as progress:
+        for task in tasks:
+            # A pool for each task: its workers hold that task's scene, and end with it.
+            with context.Pool(settings.workers, ignore_interrupt) as pool:
+                by_task[task.name] = _record_task(settings, task, writer, pool, progress)
+        facts = _facts(settings, by_task)
+        write_json(writer.folder / "meta" / "demo.json", facts)
+    return facts
+
+
+def _record_task(
+    settings: LiberoDemoSettings,
+    task: LiberoTask,
+    writer: WriterV21,
+    pool: Pool,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Adds the task's first `episodes` successes to the dataset; returns how it went."""
+    seeds: list[int] = []
+    attempts = 0
+    bar = progress.add_task(task.language, total=settings.episodes)
+    for seed, episode in _attempts(settings, task, writer, pool):
+        attempts += 1
+        if episode is not None:
+            writer.add(episode)
+            seeds.append(seed)
+            progress.advance(bar)
+        elif attempts >= MIN_ATTEMPTS and len(seeds) < (1 - MAX_FAILURE_SHARE) * attempts:
+            raise DataError(
+                f"demo {SUITE}: only {len(seeds)} of {attempts} scripted episodes of "
+                f"{task.name} succeed at --noise {settings.noise:g}. Lower it"
+            )
+        if len(seeds) == settings.episodes:
+            break
+    return {"attempts": attempts, "successes": len(seeds), "seeds": seeds}
+
+
+def _attempts(
+    settings: LiberoDemoSettings, task: LiberoTask, writer: WriterV21, pool: Pool
+) -> Iterator[tuple[int, Episode | None]]:
+    """Plays one seed after the other, without end; None stands for a failure.
+
+    A batch is as many as there are workers, so that none plays long after the last one needed.
+    """
+    for first in count(settings.seed, settings.workers):
+        seeds = range(first, first + settings.workers)
+        jobs = [
+            Attempt(
+                task=task,
+                seed=seed,
+                noise=settings.noise,
+                folder=writer.staging(f"{task.name}_{seed}"),
+            )
+            for seed in seeds
+        ]
+        yield from zip(seeds, pool.imap(_record, jobs), strict=True)
+
+
+def _facts(settings: LiberoDemoSettings, by_task: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "note": NOTE,
+        "attempts": sum(task["attempts"] for task in by_task.values()),
+        "successes": sum(task["successes"] for task in by_task.values()),
+        "tasks": by_task,
+        "noise": settings.noise,
+        "flux": __version__,
+    }
+
+
+_sims: dict[LiberoTask, LiberoSim] = {}
+"""The simulator of this worker process."""
+
+
+def _record(attempt: Attempt) -> Episode | None:
+    """Plays and films one episode; None if the goal does not hold at its end."""
+    if attempt.task not in _sims:
+        _sims[attempt.task] = LiberoSim(attempt.task)
+    sim = _sims[attempt.task]
+    features = robot_features(sim.spec, sim.size, sim.size)
+    with EpisodeRecorder(attempt.folder, sim.spec.control_hz, features) as recorder:
+        for action in execute(sim, attempt.seed, attempt.noise):
+            images = {video_key(camera): image for camera, image in sim.render().items()}
+            recorder.add({"observation.state": sim.state(), "action": action, **images})
+        if not sim.check_success():
+            return None
+        return recorder.close(attempt.task.language, seed=attempt.seed)

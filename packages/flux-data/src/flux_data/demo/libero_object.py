@@ -1,0 +1,150 @@
+"""A scripted policy for LIBERO-Object: pick one of seven things up, and put it into the basket.
+
+It commands what a policy commands, changes of the hand's pose, and knows of the hand what a policy
+is told. Where the things are it reads from the simulator; a policy must see it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flux_core.sim import LiberoSim
+from flux_core.sim.libero import MAX_STEPS
+
+SUITE = "libero-object"
+POSITION_GAIN = 16.0  # of a command (1 is 0.05 m), per metre that is missing
+ROTATION_GAIN = 2.0  # of a command (1 is 0.5 rad), per radian that is missing
+OPEN, CLOSED = -1.0, 1.0
+# From the fingertips' frame down along the fingers, m: what is deeper in the hand touches its palm.
+FINGER_DEPTH_M = 0.024
+LOWEST_GRASP_M = 0.012  # above the floor
+GRASP_DEPTH_M = 0.025  # from the thing's near end: what stands behind it is in the hand's way
+TRAVEL_M = 0.18  # the open hand passes over everything: the tallest bottle has 0.146 m
+CLEARANCE_M = 0.03  # of what is carried, over the basket's rim
+RELEASE_M = 0.02  # so far it is lowered before the hand opens
+SLOPE = 3.0  # the hand comes down 3 m per metre that it comes nearer
+NEAR_M, GRASP_M, OVER_BASKET_M = 0.01, 0.012, 0.03  # what counts as there
+CLOSING_STEPS = 6
+END_STEPS = 5  # after the goal is reached
+NOISE_MEMORY = 0.8  # of one step's execution noise, the share that stays for the next
+
+Phase = Literal["reach", "close", "carry", "release"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Places:
+    """Where the script's hand has to go, m in the world.
+
+    Attributes:
+        grasp: (3,) between the fingers when they close.
+        release: (3,) when they open.
+        carry_z: height on the way.
+    """
+
+    grasp: NDArray[np.float64]
+    release: NDArray[np.float64]
+    carry_z: float
+
+    @classmethod
+    def of(cls, thing: NDArray[np.float64], basket: NDArray[np.float64]) -> Places:
+        """Takes the boxes, (2, 3) m, around the thing and around the basket."""
+        low, high = thing[:, 2]
+        x = thing[0, 0] + min(np.ptp(thing[:, 0]) / 2, GRASP_DEPTH_M)
+        y = thing[:, 1].mean()
+        grasp_z = max(low + LOWEST_GRASP_M, high - FINGER_DEPTH_M)
+        carry_z = basket[1, 2] + (grasp_z - low) + CLEARANCE_M
+        over = basket.mean(axis=0)
+        return cls(
+            grasp=np.array((x, y, grasp_z)),
+            release=np.array((over[0], over[1], carry_z - RELEASE_M)),
+            carry_z=carry_z,
+        )
+
+
+class ObjectScript:
+    """The commands of one episode, a step at a time."""
+
+    def __init__(self, places: Places) -> None:
+        self._places = places
+        self.phase: Phase = "reach"
+        self._closed_for = 0
+
+    def command(self, state: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Returns the command, (7,) of -1 to 1, that answers the state (8,) of `LiberoSim`."""
+        hand = state[:3].astype(np.float64)
+        target = self._target(hand)
+        action = np.zeros(7)
+        action[:3] = POSITION_GAIN * (target - hand)
+        action[3:6] = ROTATION_GAIN * tilt(state[3:6])
+        action[6] = OPEN if self.phase in ("reach", "release") else CLOSED
+        return np.clip(action, -1.0, 1.0).astype(np.float32)
+
+    def _target(self, hand: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Goes on to the next phase where this one is done; returns where the hand should be."""
+        grasp, release, carry_z = self._places.grasp, self._places.release, self._places.carry_z
+        if self.phase == "reach":
+            missing = float(np.linalg.norm(grasp[:2] - hand[:2]))
+            if missing >= GRASP_M or hand[2] - grasp[2] >= GRASP_M:
+                height = np.clip(SLOPE * (missing - NEAR_M), 0.0, TRAVEL_M - grasp[2])
+                return grasp + np.array((0.0, 0.0, height))
+            self.phase = "close"
+        if self.phase == "close":
+            self._closed_for += 1
+            if self._closed_for <= CLOSING_STEPS:
+                return grasp
+            self.phase = "carry"
+        if self.phase == "carry":
+            if np.linalg.norm(release[:2] - hand[:2]) >= OVER_BASKET_M:
+                # Straight up first: what is between the fingers must not meet what stands around.
+                share = np.clip((hand[2] - carry_z) / (2 * CLEARANCE_M) + 1.2, 0.0, 1.0)
+                return np.array([*(hand + share * (release - hand))[:2], carry_z])
+            self.phase = "release"
+        return release
+
+
+def tilt(rotation: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Returns the turn, (3,) rad, from a hand at `rotation`, (3,) rad, to one straight down.
+
+    Straight down is half a turn about x; of nearby rotations this is their difference.
+    """
+    angle = float(np.linalg.norm(rotation))
+    x, y, z = np.sin(angle / 2) * np.asarray(rotation, np.float64) / angle
+    return 2.0 * np.sign(x) * np.array((np.cos(angle / 2), z, -y))
+
+
+def execute(sim: LiberoSim, seed: int, noise: float) -> Iterator[NDArray[np.float32]]:
+    """Draws a start of the task and runs the script, yielding each clean command before its step.
+
+    What the consumer reads from `sim` when it gets a command is the observation it answers. The
+    executed command is off by noise that is not in the yielded one, so that the data shows how to
+    come back from small errors. Ends soon after the goal is reached, or where policies have to end.
+
+    Args:
+        sim: the simulator; after the last item it holds the end of the episode.
+        seed: of the start and of the noise.
+        noise: standard deviation of the executed movement's error, 1 being 0.05 m.
+    """
+    rng = np.random.default_rng([seed, 0xF1])
+    sim.draw(seed)
+    script = ObjectScript(Places.of(*(sim.bounds(name) for name in sim.goal_objects())))
+    fresh = noise * np.sqrt(1 - NOISE_MEMORY**2)
+    error, steps_after = np.zeros(7), 0
+    for _ in range(MAX_STEPS[SUITE]):
+        action = script.command(sim.state())
+        yield action
+        error[:3] = NOISE_MEMORY * error[:3] + fresh * rng.standard_normal(3)
+        sim.step(np.clip(action + error, -1.0, 1.0))
+        steps_after += sim.stages()["success"]
+        if steps_after > END_STEPS:
+            return
+
+
+def run_script(sim: LiberoSim, seed: int, noise: float) -> tuple[bool, int]:
+    """Plays the script without rendering; returns whether the goal holds at the end, and steps."""
+    steps = sum(1 for _ in execute(sim, seed, noise))
+    return sim.check_success(), steps

@@ -1,0 +1,54 @@
+"""Observations out of a dataset, as a robot would have them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flux_core.errors import DataError
+
+from .episode_recorder import video_key
+from .lerobot import open_lerobot
+from .parquet_dataset import DatasetPart, ParquetDataset
+from .process_inputs import ProcessParquetInputs
+
+STATE = "observation.state"
+
+
+def observations(dataset: str, cameras: Sequence[str], count: int) -> dict[str, NDArray[Any]]:
+    """Reads `count` samples, evenly spread over those of training, so over all episodes.
+
+    Args:
+        dataset: a LeRobot directory.
+        cameras: names without `observation.images.`.
+        count: how many.
+
+    Returns:
+        `images.CAMERA` (count, height, width, 3) uint8 RGB as recorded, `state` (count, state_dim)
+        float32 (the feature `observation.state`), and `task` (count,) text.
+
+    Raises:
+        DataError: a camera is missing, there are fewer samples, or a file cannot be read.
+    """
+    readers = {
+        camera: ProcessParquetInputs(parquet_keys=(), video_keys=(video_key(camera),))
+        for camera in cameras
+    }
+    keys = tuple(video_key(camera) for camera in cameras)
+    inputs = ProcessParquetInputs(parquet_keys=(STATE,), video_keys=keys)
+    config = ParquetDataset.Config(data_root_path=dataset, transforms=(inputs,), action_key=STATE)
+    part = DatasetPart(open_lerobot(dataset), config, ())
+    if not 1 <= count <= len(part):
+        raise DataError(f"{dataset}: expected 1 to {len(part)} samples, as it has, got {count}")
+    samples = [part.sample(int((i + 0.5) * len(part) / count)) for i in range(count)]
+    return {
+        **{
+            f"images.{camera}": np.stack([reader(sample)["images"][0] for sample in samples])
+            for camera, reader in readers.items()
+        },
+        "state": np.stack([sample[STATE] for sample in samples]).astype(np.float32),
+        "task": np.array([sample["task_description"] for sample in samples]),
+    }
