@@ -1,110 +1,219 @@
-"""Times one action chunk of a bundle on this machine, our loop beside its peers, in one run.
+"""Times one action chunk on this machine, our loop beside its peers, in one run.
 
-    make bench
-    python benchmarks/runtime.py --bundle demo_output/bundle --repeat 200 --out bench.json
+    python benchmarks/runtime.py --model pi0 pi05 --size small --threads 2 --out bench.json
+    make bench ARGS="--bundle demo_output/bundle"
 
-The contestants take turns, chunk by chunk, so that a busy machine slows all of them alike:
+The contestants have the same weights and inputs, are compared with the golden first, and take
+turns, chunk by chunk, so that a busy machine slows all of them alike:
 
-  flux         the C++ loop on ONNX Runtime's C API
-  onnxruntime  the same two graphs, looped over from Python
-  pytorch      the same network in PyTorch, eager (random weights: they do not change the time)
+  flux                the C++ loop on ONNX Runtime's C API
+  flux, openvino      the same loop on OpenVINO, where it is installed
+  onnxruntime         the same two graphs, looped over from Python
+  openpi's structure  PyTorch, eager, re-created from `transformers` modules (SigLIP only)
+  pytorch             our network in PyTorch, eager
+  torch.compile       our network, compiled
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import platform
 import sys
+import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 from flux_core.bundle import Bundle
+from flux_core.models import PI0FlowMatching, sample_actions
+from flux_core.policy_io import PolicyIO
 from flux_runtime.engine import open_flow_policy
+from flux_runtime.engine_status import engine_status
+from flux_runtime.export.options import ExportOptions
+from flux_runtime.export.policy import load_bundled_policy
+from flux_runtime.export.random_policy import random_policy
 from flux_runtime.export.verify import open_sessions, run_loop
+from flux_runtime.export.writer import export_bundle
 from flux_runtime.golden import replay_golden
 from flux_runtime.graph_inputs import user_inputs
-from flux_runtime.run import shipped_policy
+from flux_runtime.roofline import hardware
 
+sys.path.insert(0, str(Path(__file__).parent))
+
+Infer = Callable[[], NDArray[np.float32]]
+PEER = "openpi's structure"
 WARM_UP = 10
+TOLERANCE = 1e-3
 
 
 def main() -> int:
-    """Prints the table, writes the JSON."""
+    """Prints the tables, writes the JSON."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--bundle", type=Path, help="default: the shipped aloha-sim policy")
+    parser.add_argument("--bundle", type=Path, help="instead of networks of random weights")
+    parser.add_argument("--model", nargs="+", choices=("pi0", "pi05"), default=["pi0", "pi05"])
+    parser.add_argument("--size", choices=("small", "medium", "full"), default="small")
     parser.add_argument("--repeat", type=int, default=100, help="chunks of each (default: 100)")
     parser.add_argument("--threads", type=int, default=1, help="of the network (default: 1)")
+    parser.add_argument("--no-compile", action="store_true", help="leave out torch.compile")
     parser.add_argument("--out", type=Path, help="write the figures as JSON")
     args = parser.parse_args()
-    bundle = Bundle.open(args.bundle or shipped_policy("aloha-sim"))
-    contestants = {
-        "flux": flux_loop(bundle, args.threads),
-        "onnxruntime": onnxruntime_loop(bundle, args.threads),
-        "pytorch": pytorch_loop(bundle, args.threads),
-    }
-    report = {
-        "bundle": str(bundle.directory),
-        "machine": platform.processor() or platform.machine(),
+    torch.set_num_threads(args.threads)
+    report: dict[str, Any] = {
+        "hardware": hardware(),
         "threads": args.threads,
         "repeat": args.repeat,
-        "milliseconds": measure(contestants, args.repeat),
+        "milliseconds": {},
     }
-    print_table(report)
+    with tempfile.TemporaryDirectory(prefix="flux-bench-") as folder:
+        for name, directory in bundles(args, Path(folder)):
+            contestants = make_contestants(Bundle.open(directory), args)
+            report["milliseconds"][name] = found = measure(contestants, args.repeat)
+            print_table(name, args.threads, found)
     if args.out:
         args.out.write_text(json.dumps(report, indent=1) + "\n")
     return 0
 
 
-def flux_loop(bundle: Bundle, threads: int) -> Callable[[], Any]:
+def bundles(args: argparse.Namespace, folder: Path) -> list[tuple[str, Path]]:
+    """The bundles to measure by name; those of random weights are written to `folder`."""
+    if args.bundle is not None:
+        return [(args.bundle.name, args.bundle)]
+    found = [(f"{model} {args.size}", folder / model) for model in args.model]
+    for (_, directory), model in zip(found, args.model, strict=True):
+        policy = random_policy(model, args.size)
+        export_bundle(policy, directory, lambda *_: None, ExportOptions())
+    return found
+
+
+def make_contestants(bundle: Bundle, args: argparse.Namespace) -> dict[str, Infer]:
+    """Everybody, by name; who is not installed is left out, aloud."""
+    contestants = {"flux": flux_loop(bundle, "onnxruntime", args.threads)}
+    status = engine_status("openvino")
+    if status.ok:
+        contestants["flux, openvino"] = flux_loop(bundle, "openvino", args.threads)
+    else:
+        print(f"without openvino: {status.found}", file=sys.stderr)
+    contestants["onnxruntime"] = onnxruntime_loop(bundle, args.threads)
+    network = Network.of(bundle)
+    if network.has_siglip:
+        contestants[PEER] = network.openpi()
+    contestants["pytorch"] = network.eager()
+    if not args.no_compile:
+        contestants["torch.compile"] = network.compiled()
+    return contestants
+
+
+def flux_loop(bundle: Bundle, engine: str, threads: int) -> Infer:
     """The runtime as the robot uses it, checked against the golden first."""
-    policy = open_flow_policy(bundle, num_threads=threads)
+    policy = open_flow_policy(bundle, engine=engine, num_threads=threads)
     if not replay_golden(bundle, policy).ok:
-        raise SystemExit(f"benchmark: error: {bundle.directory}: the golden is not reproduced")
+        raise SystemExit(f"benchmark: error: {bundle.directory}: {engine} misses the golden")
     golden = bundle.golden()
     inputs = {name: golden[f"input.{name}"] for name in user_inputs(bundle.manifest)}
     return lambda: policy.infer(inputs, golden["input.noise"])
 
 
-def onnxruntime_loop(bundle: Bundle, threads: int) -> Callable[[], Any]:
+def onnxruntime_loop(bundle: Bundle, threads: int) -> Infer:
     """The same graphs through ONNX Runtime's Python session."""
     sessions = open_sessions(bundle, threads)
-    inputs = {name.removeprefix("input."): value for name, value in bundle.golden().items()}
-    return lambda: run_loop(*sessions, inputs, bundle.manifest.num_inference_steps)
+    golden = bundle.golden()
+    inputs = {name.removeprefix("input."): value for name, value in golden.items()}
+    steps = bundle.manifest.num_inference_steps
+    return agreeing(
+        "onnxruntime",
+        lambda: run_loop(*sessions, inputs, steps)["actions"],
+        golden["output.actions"],
+    )
 
 
-def pytorch_loop(bundle: Bundle, threads: int) -> Callable[[], Any]:
-    """The same network in PyTorch, eager."""
-    import torch
-
-    from flux_core.config import bind
-    from flux_core.models import PI0FlowMatching, sample_actions
-
-    torch.set_num_threads(threads)
-    config = json.loads(bundle.path("config.json").read_text())
-    model = bind(PI0FlowMatching.Config, config["model"], "model").build().eval()
-    golden = {name: torch.from_numpy(value) for name, value in bundle.golden().items()}
-    images = golden["input.images"].movedim(-1, 2).float() / 127.5 - 1.0
-
-    @torch.no_grad()
-    def infer() -> torch.Tensor:
-        names = ("image_masks", "lang_tokens", "lang_masks")
-        cache = model.prefix(images, *(golden[f"input.{name}"] for name in names))
-        return sample_actions(model, golden.get("input.state"), cache, golden["input.noise"])
-
+def agreeing(name: str, infer: Infer, expected: NDArray[np.float32]) -> Infer:
+    """`infer`, once its answer is the expected one."""
+    error = float(np.abs(infer() - expected).max())
+    if not error <= TOLERANCE:
+        raise SystemExit(f"benchmark: error: {name} is {error:.3g} away from what is expected")
     return infer
 
 
-def measure(contestants: dict[str, Callable[[], Any]], repeat: int) -> dict[str, dict[str, float]]:
+@dataclass(frozen=True)
+class Network:
+    """A bundle's network in PyTorch, and the golden's observation as it takes it."""
+
+    model: PI0FlowMatching
+    observation: tuple[torch.Tensor, ...]
+    state: torch.Tensor | None
+    noise: torch.Tensor
+    expected: NDArray[np.float32]
+    action_dims: int
+
+    @classmethod
+    def of(cls, bundle: Bundle) -> Network:
+        """With the bundle's weights."""
+        policy = load_bundled_policy(bundle.directory)
+        golden = {name: torch.from_numpy(array) for name, array in bundle.golden().items()}
+        images = golden["input.images"].movedim(-1, 2).float() / 127.5 - 1.0
+        names = ("image_masks", "lang_tokens", "lang_masks")
+        return cls(
+            model=policy.model.eval(),
+            observation=(images, *(golden[f"input.{name}"] for name in names)),
+            state=golden.get("input.state"),
+            noise=golden["input.noise"],
+            expected=golden["output.actions"].numpy(),
+            action_dims=len(PolicyIO.from_bundle(bundle).scale),
+        )
+
+    @property
+    def has_siglip(self) -> bool:
+        """Whether openpi's structure has the same eyes."""
+        return hasattr(self.model.config.vision_backbone, "vision_config")
+
+    def sample(self, action_dims: int) -> torch.Tensor:
+        """Observation to chunk."""
+        cache = self.model.prefix(*self.observation)
+        steps = self.model.config.num_steps
+        return sample_actions(
+            self.model, self.state, cache, self.noise, steps, action_dims=action_dims
+        )
+
+    def eager(self) -> Infer:
+        """Our network, eager."""
+        return agreeing("pytorch", self._as_infer(self._own), self.expected)
+
+    def compiled(self) -> Infer:
+        """Our network, compiled as a whole."""
+        call = torch.compile(self._own, fullgraph=True)
+        return agreeing("torch.compile", self._as_infer(call), self.expected)
+
+    def openpi(self) -> Infer:
+        """openpi's structure. It lets padded dimensions drift, so ours does when compared."""
+        from transformers_policy import TransformersPolicy
+
+        peer, steps = TransformersPolicy(self.model), self.model.config.num_steps
+        call = self._as_infer(
+            lambda: peer.sample_actions(*self.observation, self.state, self.noise, steps)
+        )
+        drifting = self._as_infer(lambda: self.sample(self.noise.shape[2]))
+        return agreeing(PEER, call, drifting())
+
+    def _own(self) -> torch.Tensor:
+        return self.sample(self.action_dims)
+
+    @staticmethod
+    def _as_infer(call: Callable[[], torch.Tensor]) -> Infer:
+        return lambda: torch.no_grad()(call)().numpy()
+
+
+def measure(contestants: dict[str, Infer], repeat: int) -> dict[str, dict[str, float]]:
     """Times every contestant `repeat` times, taking turns."""
     for infer in contestants.values():
         for _ in range(WARM_UP):
@@ -126,15 +235,15 @@ def measure(contestants: dict[str, Callable[[], Any]], repeat: int) -> dict[str,
     }
 
 
-def print_table(report: dict[str, Any]) -> None:
+def print_table(name: str, threads: int, rows: dict[str, dict[str, float]]) -> None:
     """One row a contestant; the last column is the median of the ratios, turn by turn."""
-    table = Table(title=f"One action chunk of {report['bundle']}, {report['threads']} thread(s)")
+    table = Table(title=f"One action chunk of {name}, {threads} thread(s)")
     table.add_column("")
     columns = ("p50", "p95", "p99", "max", "over_flux")
     for column in columns:
         table.add_column("times flux" if column == "over_flux" else f"{column} ms", justify="right")
-    for name, row in report["milliseconds"].items():
-        table.add_row(name, *(f"{row[column]:.2f}" for column in columns))
+    for contestant, row in rows.items():
+        table.add_row(contestant, *(f"{row[column]:.2f}" for column in columns))
     Console().print(table)
 
 

@@ -43,6 +43,15 @@ done
 step train_compiled "$PYTHON" benchmarks/train.py --size full --finetune frozen --bf16 --compile \
   --device cuda --rounds 1 --steps 10 --batch "$BATCH" --out "$OUT/train_compiled.json"
 
+# Exports each network in bf16, and times the engines that reproduce its golden; one that does not is
+# refused, and the step fails. TensorRT builds its engines within.
+step gpu_tests "$PYTHON" -m pytest -q -m gpu tests
+for model in pi0 pi05; do
+  step "runtime_$model" flux-runtime bench --model "$model" --size full --random-weights \
+    --precision bf16 --engine onnxruntime-cuda onnxruntime-tensorrt --repeat 50 \
+    --out "$OUT/runtime_$model.json"
+done
+
 if [ ${#failed[@]} -gt 0 ]; then
   echo "failed: ${failed[*]}; see $OUT" >&2
   exit 1

@@ -296,7 +296,7 @@ def entry(header: dict[str, Any]) -> dict[str, Any]:
 
 weights(
     f"model.safetensors: tensor '{WEIGHT}'.dtype: expected one of BOOL, I8",
-    lambda h: entry(h).update(dtype="F8_E4M3"),
+    lambda h: entry(h).update(dtype="F8_E5M2"),
     "a_weight_of_an_unknown_type",
 )
 weights(

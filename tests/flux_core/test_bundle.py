@@ -148,7 +148,7 @@ def test_numbers_of_a_wrong_type_or_size_are_refused(
     ("name", "wrong", "expected"),
     [
         ("model", "gpt", "expected one of pi0, pi05, got 'gpt'"),
-        ("precision", "fp8", "expected one of fp32, bf16, fp16, int8, got 'fp8'"),
+        ("precision", "fp4", "expected one of fp32, bf16, fp16, int8, fp8, got 'fp4'"),
         ("robot", "", "expected a text"),
         ("robot", "stranger", "expected one of robots"),
         ("robots", [], "expected a list of 1 to 64 items"),

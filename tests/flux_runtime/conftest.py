@@ -487,3 +487,27 @@ def libero_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("libero") / "bundle"
     export_bundle(policy, out, lambda *step: None)
     return out
+
+
+@pytest.fixture(scope="session")
+def ur3_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A LeRobot dataset of `ur3`: one episode of 12 frames of noise."""
+    from flux_core.robots import robot_spec
+    from flux_data.episode_recorder import EpisodeRecorder, robot_features, video_key
+    from flux_data.lerobot_writer import WriterV21
+
+    root, spec = tmp_path_factory.mktemp("ur3") / "set", robot_spec("ur3")
+    features, random = robot_features(spec, 64, 64), np.random.default_rng(0)
+    with (
+        WriterV21(root, fps=spec.control_hz, robot_type=spec.name, features=features) as writer,
+        EpisodeRecorder(writer.staging("0"), spec.control_hz, features) as recorder,
+    ):
+        for _ in range(12):
+            numbers = {"observation.state": spec.state_dim, "action": spec.action_dim}
+            images = (random.integers(0, 256, (64, 64, 3), np.uint8) for _ in spec.cameras)
+            recorder.add(
+                {key: random.uniform(-1, 1, n).astype(np.float32) for key, n in numbers.items()}
+                | dict(zip(map(video_key, spec.cameras), images, strict=True))
+            )
+        writer.add(recorder.close("push the box"))
+    return root

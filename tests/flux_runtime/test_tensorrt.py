@@ -52,3 +52,16 @@ def test_the_graphs_of_the_shipped_policy_are_built_by_tensorrt() -> None:
     bundle = Bundle.open(shipped_policy("aloha-sim"))
     for name in ("prefix", "denoise"):
         assert build(bundle.path(bundle.manifest.graphs[name].file)) > 10_000
+
+
+def test_float8_graphs_are_built_by_tensorrt(
+    small_policy: Callable[[str], TrainedPolicy], ur3_dataset: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("openvino", reason="openvino, which verifies fp8, is not installed")
+    policy = small_policy("pi05")
+    policy.model.action_out_proj.projector.weight.data *= 0.25  # untrained, and too coarse
+    options = ExportOptions(precision="fp8", calibrate=str(ur3_dataset), calibration_samples=2)
+    export_bundle(policy, tmp_path / "b", lambda *step: None, options)
+    bundle = Bundle.open(tmp_path / "b")
+    for name in ("prefix", "denoise"):
+        assert build(bundle.path(bundle.manifest.graphs[name].file)) > 10_000

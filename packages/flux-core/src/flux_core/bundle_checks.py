@@ -25,6 +25,7 @@ MAX_TENSOR_ELEMENTS = 2**28
 ITEM_BYTES = {
     "bool": 1,
     "int8": 1,
+    "float8_e4m3fn": 1,
     "uint8": 1,
     "int16": 2,
     "uint16": 2,

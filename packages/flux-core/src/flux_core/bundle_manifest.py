@@ -79,7 +79,8 @@ class Manifest:
         max_prompt_tokens: width of lang_tokens.
         prompt: the task it does when none is given.
         tasks: id -> task in words.
-        precision: what the network is computed in: 'fp32', 'bf16', 'fp16', or 'int8' (its weights).
+        precision: what the network is computed in: 'fp32', 'bf16', 'fp16', 'fp8', or 'int8'
+            (its weights).
         tolerance: largest error of normalised actions, against PyTorch in float32, with which an
             engine may drive a robot; 1e-4 in float32, measured at export otherwise.
         graphs: 'prefix' and 'denoise'.
@@ -219,7 +220,7 @@ _MANIFEST_CHECKERS: dict[str, Checker[Any]] = {
     "max_prompt_tokens": integer(1, 65536),
     "prompt": text(allow_empty=True),
     "tasks": mapping(text()),
-    "precision": one_of("fp32", "bf16", "fp16", "int8"),
+    "precision": one_of("fp32", "bf16", "fp16", "int8", "fp8"),
     "tolerance": number(0.0, MAX_TOLERANCE),
     "graphs": _graphs,
     "prompt_buckets": _buckets,

@@ -37,6 +37,7 @@ DTYPES = {
     12: "uint32",
     13: "uint64",
     16: "bfloat16",
+    17: "float8_e4m3fn",
 }
 _EXTERNAL = 1  # TensorProto.DataLocation
 

@@ -27,6 +27,7 @@ from .errors import BundleError
 _DTYPES = {
     "BOOL": "bool",
     "I8": "int8",
+    "F8_E4M3": "float8_e4m3fn",
     "U8": "uint8",
     "I16": "int16",
     "U16": "uint16",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from flux_core.cli import EXIT_FAILED, EXIT_OK, add_command, new_parser, print_json, run_cli
 
 from .arguments import add_engine, count, natural
+from .engine_names import AUTO, ENGINES
 
 _EXAMPLE = """  flux-runtime doctor
   flux-runtime check my_bundle
@@ -38,6 +40,16 @@ def build_parser() -> argparse.ArgumentParser:
     check.add_argument("bundle", type=Path, metavar="BUNDLE", help="the bundle's directory")
     add_engine(check)
     _add_threads(check)
+    _add_bench(
+        _add(
+            commands,
+            "bench",
+            "times an inference on this machine, stage by stage and engine beside engine",
+            "  flux-runtime bench my_bundle --engine onnxruntime openvino --threads 2\n"
+            "  flux-runtime bench --model pi05 --size small --random-weights",
+            _bench,
+        )
+    )
     _add(commands, "doctor", "says what this machine can do", "  flux-runtime doctor", _doctor)
     return parser
 
@@ -53,6 +65,33 @@ def _add(
     parser = add_command(commands, name, text, example)
     parser.set_defaults(handler=handler)
     return parser
+
+
+def _add_bench(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    bundle = add("bundle", type=Path, metavar="BUNDLE", help="the bundle's directory")
+
+    class InsteadOfBundle(argparse.Action):
+        """An optional BUNDLE (nargs='?') would be found before the first option only."""
+
+        def __call__(self, _: Any, namespace: argparse.Namespace, values: Any, __: Any = None):
+            bundle.required = False
+            setattr(namespace, self.dest, values)
+
+    add("--engine", nargs="+", choices=(AUTO, *ENGINES), default=[AUTO], help="those to compare")
+    _add_threads(parser)
+    add("--repeat", type=count, default=100, metavar="N", help="chunks of each (default: 100)")
+    add("--warm-up", type=count, default=10, metavar="N", help="chunks before (default: 10)")
+    add("--out", type=Path, help="write the figures as JSON")
+    add(
+        "--model",
+        choices=("pi0", "pi05"),
+        action=InsteadOfBundle,
+        help="instead of a bundle: a network of this kind",
+    )
+    add("--size", choices=("small", "medium", "full"), default="small", help="(default: small)")
+    add("--random-weights", action="store_true", help="what --model has; 13 GB on disk if full")
+    add("--precision", default="fp32", help="of --model's bundle, as for flux-export")
 
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
@@ -140,6 +179,34 @@ def _check(args: argparse.Namespace) -> int:
     else:
         print(format_check(report))
     return EXIT_OK if report["ok"] else EXIT_FAILED
+
+
+def _bench(args: argparse.Namespace) -> int:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from .bench import BenchOptions, bench, format_bench
+    from .bench_bundle import bundle_to_bench
+
+    console = Console(stderr=True)
+    options = BenchOptions(
+        engines=tuple(args.engine), threads=args.threads, repeat=args.repeat, warm_up=args.warm_up
+    )
+    with bundle_to_bench(args) as bundle, Progress(console=console, transient=True) as progress:
+        bar = progress.add_task("chunks", total=None)
+        report = bench(
+            bundle,
+            options,
+            lambda done, total: progress.update(bar, completed=done, total=total),
+        )
+    if args.out is not None:
+        args.out.write_text(json.dumps(report, indent=1) + "\n")
+    if args.json:
+        print_json(report)
+    else:
+        for part in format_bench(report):
+            Console(soft_wrap=isinstance(part, str), highlight=False).print(part)
+    return EXIT_OK if all(engine["ok"] for engine in report["engines"].values()) else EXIT_FAILED
 
 
 def _doctor(args: argparse.Namespace) -> int:

@@ -11,5 +11,7 @@ EngineName = Literal[
 TensorRT's kernels; OpenVINO on the processor, as precisely as it can or in bfloat16."""
 
 ENGINES: tuple[EngineName, ...] = get_args(EngineName)
+CARD_ENGINES: tuple[EngineName, ...] = ("onnxruntime-cuda", "onnxruntime-tensorrt")
+"""Those that run on an NVIDIA card."""
 AUTO = "auto"
 """An NVIDIA card if there is one that the installed ONNX Runtime can use, else the processor."""

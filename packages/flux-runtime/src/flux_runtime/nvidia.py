@@ -13,12 +13,15 @@ import subprocess
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from flux_core.errors import MissingDependencyError
 
 CUDA_LIBRARIES = ("cudart", "nvrtc", "cublasLt", "cublas", "curand", "cufft", "cudnn")
 TENSORRT_LIBRARIES = ("nvinfer", "nvonnxparser")
 _TIMEOUT_S = 30.0
+_MEMORY_CLOCK_RATE, _MEMORY_BUS_WIDTH = 36, 37
+"""CUdevice_attribute of the driver: kHz and bits; memory is written or read twice a cycle."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +64,36 @@ def parse_card(line: str) -> Card:
             f"nvidia-smi: expected 'NAME, DRIVER', got {line.strip()!r}. Reinstall NVIDIA's driver."
         )
     return Card(name=name, driver=driver)
+
+
+def memory_bytes_per_s(load: Callable[[str], Any] = ctypes.CDLL) -> float:
+    """How fast the first card's memory is by its clock and width, which its driver knows.
+
+    Raises:
+        MissingDependencyError: the driver does not say.
+    """
+    try:
+        driver = load("libcuda.so.1")
+    except OSError as error:
+        raise MissingDependencyError(
+            f"libcuda.so.1: cannot be loaded ({error}). Install NVIDIA's driver."
+        ) from error
+    _require_success("cuInit", driver.cuInit(0))
+    values: list[int] = []
+    for attribute in (_MEMORY_CLOCK_RATE, _MEMORY_BUS_WIDTH):
+        value = ctypes.c_int()
+        done = driver.cuDeviceGetAttribute(ctypes.byref(value), attribute, 0)
+        _require_success("cuDeviceGetAttribute", done)
+        values.append(value.value)
+    clock_khz, width_bits = values
+    return 2.0 * clock_khz * 1e3 * width_bits / 8
+
+
+def _require_success(function: str, code: int) -> None:
+    if code:
+        raise MissingDependencyError(
+            f"libcuda.so.1: {function} answers {code}, expected 0. Reinstall NVIDIA's driver."
+        )
 
 
 def pip_folders(packages: Iterable[str] = ("nvidia", "tensorrt_libs")) -> list[Path]:

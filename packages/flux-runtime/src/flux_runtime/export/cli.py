@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 EXAMPLE = """\
   flux-export work_dirs/small/checkpoint_epoch_8.pt --out bundles/small
-  flux-export CKPT --precision bf16 --prompt-tokens 64 128 --cameras cam_high cam_wrist"""
+  flux-export CKPT --precision bf16 --prompt-tokens 64 128 --cameras cam_high cam_wrist
+  flux-export CKPT --precision fp8 --calibrate data/demonstrations"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -37,10 +38,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--precision",
         default="fp32",
-        help="fp32, bf16 or fp16 for GPUs, or int8 for smaller weights (default: fp32)",
+        help="fp32, bf16, fp16 or fp8 for GPUs, or int8 for smaller weights (default: fp32)",
     )
     parser.add_argument(
-        "--opset", type=int, help="20, 22 or 24 (default: 20; 22 for half precision)"
+        "--opset", type=int, help="20, 22 or 24 (default: 20; 22 for bf16, fp16 and fp8)"
     )
     parser.add_argument(
         "--num-steps", type=int, metavar="N", help="Euler steps (default: the checkpoint's)"
@@ -55,6 +56,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         default=(),
         metavar="N",
         help="graphs for prompts of at most N tokens too; the runtime takes the shortest that fit",
+    )
+    parser.add_argument(
+        "--calibrate",
+        metavar="DATASET",
+        help="for fp8: the LeRobot dataset, read by flux-data, that gives each layer its range",
+    )
+    parser.add_argument(
+        "--calibration-samples",
+        type=int,
+        default=32,
+        metavar="N",
+        help="observations of DATASET that are looked at (default: 32)",
     )
     parser.add_argument(
         "--engine",
@@ -101,27 +114,26 @@ def export_checkpoint(
 def export(args: argparse.Namespace) -> None:
     """Runs the command."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
+
+    from .progress import shown_progress
 
     console = Console(stderr=True)
     if args.out is None and args.checkpoint.is_dir():
         raise UsageError("--out: expected where to write the bundle, got none")
     out = args.out or args.checkpoint.with_suffix("")
-    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), "{task.description}")
-    with Progress(*columns, console=console, transient=True) as progress:
-        bar = progress.add_task("reading the checkpoint", total=None)
+    with shown_progress() as report:
         verification = export_checkpoint(
             args.checkpoint,
             out,
             args.robot,
-            lambda what, done, total: progress.update(
-                bar, description=what, completed=done, total=total
-            ),
+            report,
             precision=args.precision,
             opset=args.opset,
             num_steps=args.num_steps,
             cameras=None if args.cameras is None else tuple(args.cameras),
             prompt_tokens=tuple(args.prompt_tokens),
+            calibrate=args.calibrate,
+            calibration_samples=args.calibration_samples,
         )
     console.print(
         f"wrote {out} ({args.precision}): {verification.engine} equals PyTorch in float32 to "
@@ -130,7 +142,7 @@ def export(args: argparse.Namespace) -> None:
     if args.engine is not None:
         console.print(_check_with(args.engine, out))
     if args.json:
-        report = {
+        found = {
             "out": str(out),
             "precision": args.precision,
             "max_abs_error": verification.max_abs_error,
@@ -138,7 +150,7 @@ def export(args: argparse.Namespace) -> None:
             "cosine": verification.cosine,
             "files": sorted(p.name for p in out.iterdir()),
         }
-        print_json(report)
+        print_json(found)
 
 
 def _check_with(engine: str, out: Path) -> str:

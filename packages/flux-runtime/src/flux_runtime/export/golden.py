@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -18,16 +20,30 @@ PREFIX_INPUTS = ("images", "image_masks", "lang_tokens", "lang_masks")
 Arrays = dict[str, NDArray[np.generic]]
 
 
-def golden_inputs(policy: TrainedPolicy, io: PolicyIO) -> Arrays:
-    """An observation of noise images around the mean state, encoded, and a draw of noise."""
+def golden_inputs(
+    policy: TrainedPolicy, io: PolicyIO, observation: Observation | None = None
+) -> Arrays:
+    """`observation`, by default noise images around the mean state, encoded; and a draw of noise.
+
+    The prompt is that of the robot's first task.
+    """
     generator = np.random.default_rng(GOLDEN_SEED)
-    height, width = policy.model.config.vision_backbone.image_size
-    cameras = policy.inference.dataset.img_keys
-    images = {
-        name: generator.integers(0, 256, (height, width, 3), dtype=np.uint8) for name in cameras
-    }
     prompt = next(iter(policy.inference.task_descriptions.values()))
-    observation = Observation(images=images, state=io.mean_state, prompt=prompt, timestamp_s=0.0)
+    if observation is None:
+        height, width = policy.model.config.vision_backbone.image_size
+        images = {
+            name: generator.integers(0, 256, (height, width, 3), dtype=np.uint8)
+            for name in policy.inference.dataset.img_keys
+        }
+        state = io.mean_state
+        observation = Observation(images=images, state=state, prompt=prompt, timestamp_s=0.0)
+    return encoded(policy, io, replace(observation, prompt=prompt), generator)
+
+
+def encoded(
+    policy: TrainedPolicy, io: PolicyIO, observation: Observation, generator: np.random.Generator
+) -> Arrays:
+    """Everything that the graphs take: the observation, and noise drawn from `generator`."""
     config = policy.model.config
     noise = generator.standard_normal((1, config.n_action_steps, config.action_dim))
     return {**io.encode(observation), "noise": noise.astype(np.float32)}

@@ -25,6 +25,8 @@ from torch import Tensor, nn
 
 from flux_core.errors import ExportError
 
+from .float8 import ONNX_OPERATORS
+
 MODEL_PREFIX = "model."
 MAX_CONSTANT_BYTES = 1 << 20
 """Constants up to this size that are no weights (shapes, masks, scales) stay inside the graph."""
@@ -55,6 +57,7 @@ def export_graph(
             output_names=list(output_names),
             opset_version=opset,
             dynamo=True,
+            custom_translation_table=ONNX_OPERATORS,
             # Below, so that each weight stays the checkpoint's tensor. ONNX Runtime folds what
             # is left when it loads a graph.
             optimize=False,

@@ -27,6 +27,8 @@ class ExportOptions:
             which is the same as leaving them out: that is what is exported.
         prompt_tokens: lengths of prompts for which the bundle gets graphs of their own. A shorter
             prefix is cheaper; the runtime takes the shortest graphs that its task fits.
+        calibrate: the LeRobot dataset that fp8 takes its ranges from.
+        calibration_samples: how many of its observations are looked at.
     """
 
     precision: Precision = "fp32"
@@ -34,6 +36,8 @@ class ExportOptions:
     num_steps: int | None = None
     cameras: tuple[str, ...] | None = None
     prompt_tokens: tuple[int, ...] = ()
+    calibrate: str | None = None
+    calibration_samples: int = 32
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
@@ -53,6 +57,15 @@ class ExportOptions:
             raise UsageError(f"--num-steps: expected 1 to 1000, got {self.num_steps}")
         if any(tokens < 1 for tokens in self.prompt_tokens):
             raise UsageError(f"--prompt-tokens: expected at least 1, got {self.prompt_tokens}")
+        if (self.precision == "fp8") != (self.calibrate is not None):
+            raise UsageError(
+                "--calibrate: expected a dataset with --precision fp8, and none without; got "
+                f"{self.calibrate or 'none'} with {self.precision}"
+            )
+        if self.calibration_samples < 1:
+            raise UsageError(
+                f"--calibration-samples: expected at least 1, got {self.calibration_samples}"
+            )
 
     @property
     def graph_opset(self) -> int:

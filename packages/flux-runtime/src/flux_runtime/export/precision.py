@@ -1,4 +1,4 @@
-"""What a network is computed in: float32, half precision, or float32 with int8 weights.
+"""What a network is computed in: float32, half precision, float8, or float32 with int8 weights.
 
 Whatever the precision, the actions under way (x_t), the times and the projections from and to
 actions stay float32: rounded there, the errors of the Euler steps would add up.
@@ -6,6 +6,7 @@ actions stay float32: rounded there, the errors of the Euler steps would add up.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Literal, get_args
 
 import torch
@@ -15,13 +16,16 @@ from torch.nn import functional
 from flux_core.models import PI0FlowMatching
 from flux_core.models.layers import AdaRMSNorm, RMSNorm
 
-Precision = Literal["fp32", "bf16", "fp16", "int8"]
+from .float8 import Float8Linear
+
+Precision = Literal["fp32", "bf16", "fp16", "int8", "fp8"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.bfloat16}
+"""Of the streams' values; fp8 is bfloat16 but for the products of linear layers."""
 
 # Opset 22 is the first with a bfloat16 convolution. From 23 on attention is one operator, which
 # TensorRT builds for few shapes only and ONNX Runtime has fast kernels for on CUDA.
-DEFAULT_OPSETS: dict[str, int] = {"fp32": 20, "int8": 20, "bf16": 22, "fp16": 22}
+DEFAULT_OPSETS: dict[str, int] = {"fp32": 20, "int8": 20, "bf16": 22, "fp16": 22, "fp8": 22}
 OPSETS = (20, 22, 24)
 
 STREAMS = ("vision_backbone", "projector", "llm_backbone", "llm_expert")
@@ -52,16 +56,33 @@ def compute_dtype(precision: Precision) -> torch.dtype:
 
 
 @torch.no_grad()
-def set_precision(model: PI0FlowMatching, precision: Precision) -> None:
+def set_precision(
+    model: PI0FlowMatching, precision: Precision, largest_inputs: Mapping[str, float] | None = None
+) -> None:
     """Changes the streams of a float32 network in place, tensor by tensor.
 
     The norms' own weights stay float32, as their variance is; so do pi0.5's projections of the time
     inside them, of which tables are made.
+
+    Args:
+        model: the network.
+        precision: the new one.
+        largest_inputs: of the linear layers by name, for fp8; those without are never run.
     """
-    for part in (getattr(model, name) for name in STREAMS):
+
+    def float8(name: str, linear: nn.Linear) -> nn.Module:
+        assert largest_inputs is not None
+        if name not in largest_inputs:
+            return linear
+        return Float8Linear(linear, largest_inputs[name], DTYPES["fp8"])
+
+    for name in STREAMS:
+        part = getattr(model, name)
         if precision == "int8":
-            _quantize(part)
-        elif precision in DTYPES:
+            _replace_linears(part, name, lambda _, linear: Int8Linear(linear))
+        elif precision == "fp8":
+            _replace_linears(part, name, float8)
+        if precision in DTYPES:
             _cast(part, DTYPES[precision])
 
 
@@ -74,11 +95,14 @@ def _cast(module: nn.Module, dtype: torch.dtype) -> None:
         _cast(child, dtype)
 
 
-def _quantize(module: nn.Module) -> None:
+def _replace_linears(
+    module: nn.Module, prefix: str, replacement: Callable[[str, nn.Linear], nn.Module]
+) -> None:
     if isinstance(module, AdaRMSNorm):
         return
-    for name, child in module.named_children():
+    for key, child in module.named_children():
+        name = f"{prefix}.{key}"
         if isinstance(child, nn.Linear):
-            setattr(module, name, Int8Linear(child))
+            setattr(module, key, replacement(name, child))
         else:
-            _quantize(child)
+            _replace_linears(child, name, replacement)

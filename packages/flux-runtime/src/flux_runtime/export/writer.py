@@ -6,7 +6,7 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -25,17 +25,25 @@ from flux_core.models import PI0FlowMatching
 from flux_core.norm_stats import save_stats
 from flux_core.policy_io import PolicyIO
 from flux_core.tokenizers import save_tokenizer
+from flux_core.types import Observation
 
-from .golden import PREFIX_INPUTS, Arrays, golden_inputs, pytorch_outputs
+from .calibration import read_observations, recorded_inputs
+from .costs import graph_costs
+from .golden import (
+    GOLDEN_SEED,
+    PREFIX_INPUTS,
+    Arrays,
+    encoded,
+    golden_inputs,
+    pytorch_outputs,
+)
 from .graphs import DenoiseGraph, PrefixGraph, cache_names, precompute_times
 from .onnx_file import export_graph, signature
 from .options import ExportOptions, apply_options
 from .policy import WEIGHTS, TrainedPolicy
 from .precision import compute_dtype, set_precision
+from .progress import Report
 from .verify import Verification, tolerances, verify_bundle
-
-Report = Callable[[str, int, int], None]
-"""Is told what is being done, and which of how many steps that is."""
 
 Graphs = dict[str, onnx.ModelProto]
 
@@ -75,15 +83,16 @@ def export_bundle(
 def _write_and_verify(
     policy: TrainedPolicy, directory: Path, report: Report, options: ExportOptions
 ) -> Verification:
-    steps = _Steps(report, total=6 + 2 * len(options.prompt_tokens))
+    samples = options.calibration_samples if options.calibrate else 0
+    steps = _Steps(report, total=6 + 2 * len(options.prompt_tokens) + samples)
     policy = apply_options(policy, options)
-    manifest, reference, own = _write_files(policy, directory, steps, options)
+    manifest, reference, own, costs = _write_files(policy, directory, steps, options)
     # The engine needs the memory for its own copy of the weights.
     policy.model.to("meta")
     write_manifest(directory, manifest)
     steps.begin("replaying the bundle against PyTorch")
     verification = verify_bundle(directory, reference, own)
-    figures = json.dumps(asdict(verification), indent=1)
+    figures = json.dumps({**asdict(verification), "costs": costs}, indent=1)
     (directory / "report.json").write_text(figures + "\n")
     write_manifest(directory, manifest)
     return verification
@@ -100,20 +109,24 @@ class _Steps:
 
 def _write_files(
     policy: TrainedPolicy, directory: Path, steps: _Steps, options: ExportOptions
-) -> tuple[Manifest, Arrays, Arrays | None]:
-    """Everything but the manifest file; with PyTorch's answers, in the bundle's precision too."""
+) -> tuple[Manifest, Arrays, Arrays | None, dict[str, dict[str, int]]]:
+    """Everything but manifest and report: the manifest, PyTorch's answers in float32 and in the
+    bundle's precision, and what the stages cost."""
     model = policy.model
     io = PolicyIO.from_policy(policy.inference, policy.norm_stats)
-    inputs = golden_inputs(policy, io)
+    observations = _calibration_observations(policy, options)
+    # Noise images go beyond the ranges of what a camera sees.
+    inputs = golden_inputs(policy, io, observations[0] if observations else None)
     buckets = _checked_buckets(options, inputs)
 
     steps.begin("asking PyTorch")
     graphs = _modules(model, io, torch.float32)
     reference = pytorch_outputs(*graphs, inputs)
-    everything = set_up_network(model, options)
+    calibration = _calibrate(policy, io, graphs, observations, steps)
+    everything = set_up_network(model, options, calibration)
     graphs = _modules(model, io, compute_dtype(options.precision))
     own = None if options.precision == "fp32" else pytorch_outputs(*graphs, inputs)
-    tolerance = tolerances(reference, own)["actions"]
+    tolerance = tolerances(reference, own, options.precision)["actions"]
 
     steps.begin("writing weights, statistics and tokenizer")
     save_torch(everything, directory / WEIGHTS, metadata={"format": "pt"})
@@ -129,6 +142,7 @@ def _write_files(
         {k: np.ascontiguousarray(v) for k, v in golden.items()}, directory / "golden.safetensors"
     )
 
+    costs: dict[str, dict[str, int]] = {}
     signatures: dict[int | None, dict[str, GraphSignature]] = {}
     for tokens in (None, *buckets):
         files = {
@@ -136,6 +150,9 @@ def _write_files(
             for name in ("prefix", "denoise")
         }
         traced = _trace(*graphs, _shortened(inputs, tokens), directory, files, steps, options)
+        if tokens is None:
+            stages = {"prefix": traced["prefix"], "step": traced["denoise"]}
+            costs = {stage: graph_costs(graph) for stage, graph in stages.items()}
         signatures[tokens] = {
             name: GraphSignature(
                 file=files[name],
@@ -154,11 +171,44 @@ def _write_files(
         ),
         reference,
         own,
+        costs,
     )
 
 
-def set_up_network(model: PI0FlowMatching, options: ExportOptions) -> dict[str, Tensor]:
+def _calibration_observations(
+    policy: TrainedPolicy, options: ExportOptions
+) -> Sequence[Observation]:
+    if options.calibrate is None:
+        return ()
+    cameras = policy.inference.dataset.img_keys
+    return read_observations(options.calibrate, cameras, options.calibration_samples)
+
+
+def _calibrate(
+    policy: TrainedPolicy,
+    io: PolicyIO,
+    graphs: tuple[PrefixGraph, DenoiseGraph],
+    observations: Sequence[Observation],
+    steps: _Steps,
+) -> dict[str, float]:
+    """The largest input of each linear layer, in the prefix and all denoise steps."""
+    generator = np.random.default_rng(GOLDEN_SEED)
+    with recorded_inputs(policy.model) as largest:
+        for number, observation in enumerate(observations, 1):
+            steps.begin(f"calibrating: sample {number} of {len(observations)}")
+            pytorch_outputs(*graphs, encoded(policy, io, observation, generator))
+    return largest
+
+
+def set_up_network(
+    model: PI0FlowMatching, options: ExportOptions, largest_inputs: Mapping[str, float]
+) -> dict[str, Tensor]:
     """Brings a float32 network into the form that is exported, in place.
+
+    Args:
+        model: the network.
+        options: its precision.
+        largest_inputs: of its linear layers, from calibration; empty but for fp8.
 
     Returns:
         Its weights, with those too that tables have taken the place of: whoever reads the file as a
@@ -168,7 +218,7 @@ def set_up_network(model: PI0FlowMatching, options: ExportOptions) -> dict[str, 
     precompute_times(model, model.config.num_steps)
     replaced = {name: before[name] for name in before.keys() - model.state_dict().keys()}
     del before
-    set_precision(model, options.precision)
+    set_precision(model, options.precision, largest_inputs)
     weights = {**replaced, **model.state_dict()}
     return {name: value.contiguous() for name, value in weights.items()}
 

@@ -1,0 +1,78 @@
+"""What goes into each linear layer, looked up on samples of a dataset: the range of float8.
+
+flux-data reads the dataset, in a process of its own: what runs on a robot does not depend on it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from flux_core.errors import ExportError, MissingDependencyError
+from flux_core.types import Observation
+
+
+def read_observations(dataset: str, cameras: Sequence[str], count: int) -> list[Observation]:
+    """Observations of a LeRobot dataset, evenly spread over it.
+
+    Args:
+        dataset: its directory.
+        cameras: the policy's; `cam_high` is the feature `observation.images.cam_high`.
+        count: how many.
+
+    Raises:
+        ExportError: the dataset cannot be read, lacks a camera, or has fewer samples.
+        MissingDependencyError: flux-data is not installed.
+    """
+    if importlib.util.find_spec("flux_data") is None:
+        raise MissingDependencyError(
+            "--calibrate: flux-data, which reads the dataset, is not installed. Install it beside "
+            "flux-runtime: pip install packages/flux-core packages/flux-data"
+        )
+    with TemporaryDirectory(prefix="flux-calibration-") as folder:
+        file = Path(folder) / "observations.npz"
+        command = [sys.executable, "-m", "flux_data", "observations", dataset]
+        command += ["--cameras", *cameras, "--count", str(count), "--out", str(file)]
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        if result.returncode:
+            reason = (result.stderr.strip() or "flux-data failed").splitlines()[-1]
+            raise ExportError(f"--calibrate: {reason.removeprefix('flux-data: error: ')}")
+        with np.load(file, allow_pickle=False) as stored:
+            arrays = dict(stored)
+    return [
+        Observation(
+            images={camera: arrays[f"images.{camera}"][index] for camera in cameras},
+            state=arrays["state"][index],
+            prompt=str(arrays["task"][index]),
+            timestamp_s=0.0,
+        )
+        for index in range(count)
+    ]
+
+
+@contextmanager
+def recorded_inputs(model: nn.Module) -> Iterator[dict[str, float]]:
+    """Yields a dict that learns the largest absolute input of each linear layer that is run."""
+    largest: dict[str, float] = {}
+
+    def watch(name: str, layer: nn.Linear) -> RemovableHandle:
+        def record(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            largest[name] = max(largest.get(name, 0.0), float(inputs[0].abs().max()))
+
+        return layer.register_forward_pre_hook(record)
+
+    handles = [watch(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear)]
+    try:
+        yield largest
+    finally:
+        for handle in handles:
+            handle.remove()
