@@ -17,6 +17,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+import sysconfig
 import tarfile
 import tempfile
 import time
@@ -90,7 +91,9 @@ def compiler_only(folder: Path) -> dict[str, str]:
     """An environment whose PATH holds a C++ compiler and nothing else: no CMake, no Ninja."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    for name in TOOLS:
+    # Debian's Python names its compilers in full; they are the same package's.
+    names = {(sysconfig.get_config_var(kind) or "g++").split()[0] for kind in ("CC", "CXX")}
+    for name in (*TOOLS, *sorted(names - set(TOOLS))):
         if (found := shutil.which(name)) is not None:
             (folder / name).symlink_to(found)
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
