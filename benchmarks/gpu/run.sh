@@ -48,7 +48,7 @@ step train_compiled "$PYTHON" benchmarks/train.py --size full --finetune frozen 
 step gpu_tests "$PYTHON" -m pytest -q -m gpu tests
 for model in pi0 pi05; do
   step "runtime_$model" flux-runtime bench --model "$model" --size full --random-weights \
-    --precision bf16 --engine onnxruntime-cuda onnxruntime-tensorrt --repeat 50 \
+    --precision bf16 --engine onnxruntime-cuda onnxruntime-tensorrt tensorrt --repeat 50 \
     --out "$OUT/runtime_$model.json"
 done
 

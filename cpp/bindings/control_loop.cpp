@@ -45,7 +45,7 @@ Value choose(const char* argument, const std::string& name, std::pair<const char
       argument, std::string("'") + first.first + "' or '" + second.first + "'", "'" + name + "'"));
 }
 
-std::unique_ptr<ControlLoop> make_loop(std::shared_ptr<FlowPolicy> policy,
+std::unique_ptr<ControlLoop> make_loop(std::shared_ptr<Policy> policy,
                                        const ActionDecoder& decoder, const SafetyLimits& limits,
                                        double control_hz, int execution_horizon,
                                        const std::string& mode, const std::string& clock,

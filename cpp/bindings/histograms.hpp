@@ -2,8 +2,8 @@
 
 #include <pybind11/pybind11.h>
 
-#include "flux/flow_policy.hpp"
 #include "flux/histogram.hpp"
+#include "flux/policy.hpp"
 
 namespace flux::bindings {
 

@@ -2,6 +2,6 @@
 
 PYBIND11_MODULE(_core, module) {
   module.doc() = "The C++ core: flow-matching inference and the control loop.";
-  flux::bindings::bind_flow_policy(module);
+  flux::bindings::bind_policies(module);
   flux::bindings::bind_control_loop(module);
 }

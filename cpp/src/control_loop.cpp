@@ -26,7 +26,7 @@ void check_dims(const ActionDecoder& decoder, const SafetyLimits& limits) {
 
 // d <= s <= H - d: a chunk that takes over d ticks after its observation and is executed for s
 // ticks needs d + s rows, and its successor's observation lies d ticks before its end.
-void check_horizons(const ControlLoopConfig& config, const FlowPolicy* policy) {
+void check_horizons(const ControlLoopConfig& config, const Policy* policy) {
   const int executed = config.execution_horizon;
   const int delay = config.inference_delay;
   const int horizon = policy != nullptr ? policy->action_horizon() : executed + delay;
@@ -55,7 +55,7 @@ void check_horizons(const ControlLoopConfig& config, const FlowPolicy* policy) {
   }
 }
 
-ControlLoopConfig checked(const ControlLoopConfig& config, const FlowPolicy* policy,
+ControlLoopConfig checked(const ControlLoopConfig& config, const Policy* policy,
                           const ActionDecoder& decoder, const SafetyLimits& limits) {
   check_dims(decoder, limits);
   check_horizons(config, policy);
@@ -65,7 +65,7 @@ ControlLoopConfig checked(const ControlLoopConfig& config, const FlowPolicy* pol
 
 }  // namespace
 
-ControlLoop::ControlLoop(const ControlLoopConfig& config, std::shared_ptr<FlowPolicy> policy,
+ControlLoop::ControlLoop(const ControlLoopConfig& config, std::shared_ptr<Policy> policy,
                          const ActionDecoder& decoder, const SafetyLimits& limits,
                          std::unique_ptr<Clock> clock, std::unique_ptr<Clock> wall)
     : config_(checked(config, policy.get(), decoder, limits)),
@@ -79,7 +79,7 @@ ControlLoop::ControlLoop(const ControlLoopConfig& config, std::shared_ptr<FlowPo
                                               config.mode == Mode::kAsync);
 }
 
-const FlowPolicy* ControlLoop::policy() const noexcept {
+const Policy* ControlLoop::policy() const noexcept {
   return worker_ ? &worker_->policy() : nullptr;
 }
 

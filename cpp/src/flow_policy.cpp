@@ -4,8 +4,6 @@
 #include <cstring>
 #include <stdexcept>
 
-#include "flux/clock.hpp"
-
 namespace flux {
 namespace {
 
@@ -32,39 +30,7 @@ void require_layout(const TensorInfo& found, DType dtype, std::vector<std::int64
   }
 }
 
-// Measures with the machine's clock and records in one or two places.
-class StageTimer {
- public:
-  StageTimer() : begin_ns_(MonotonicClock().now_ns()) {}
-
-  void record(Histogram FlowHistograms::*stage, FlowHistograms& first, FlowHistograms* second) {
-    const double seconds = to_seconds(MonotonicClock().now_ns() - begin_ns_);
-    (first.*stage).record(seconds);
-    if (second != nullptr) (second->*stage).record(seconds);
-  }
-
- private:
-  std::int64_t begin_ns_;
-};
-
 }  // namespace
-
-StagedInputs::StagedInputs(std::span<const TensorInfo> infos, std::size_t num_noise)
-    : infos_(infos.begin(), infos.end()), noise_(num_noise) {
-  for (const TensorInfo& info : infos_) {
-    const Buffer& buffer = buffers_.emplace_back(info.num_bytes());
-    views_.push_back({info.name, info.dtype, info.shape, buffer.data()});
-  }
-}
-
-void StagedInputs::copy(std::span<const TensorView> inputs,
-                        std::span<const float> noise) noexcept {
-  for (std::size_t i = 0; i < infos_.size(); ++i) {
-    const auto found = std::ranges::find(inputs, infos_[i].name, &TensorView::name);
-    std::memcpy(buffers_[i].data(), found->data, buffers_[i].num_bytes());
-  }
-  std::ranges::copy(noise, noise_.begin());
-}
 
 FlowPolicy::FlowPolicy(std::unique_ptr<Engine> prefix, std::unique_ptr<Engine> denoise,
                        int num_inference_steps)
@@ -78,9 +44,11 @@ FlowPolicy::FlowPolicy(std::unique_ptr<Engine> prefix, std::unique_ptr<Engine> d
   read_action_shape();
   bind_prefix();
   bind_steps();
+  std::vector<TensorInfo> user_inputs;
   for (const auto& [name, tensor] : tensors_) {
-    if (tensor.is_user_input) user_inputs_.push_back(tensor.info);
+    if (tensor.is_user_input) user_inputs.push_back(tensor.info);
   }
+  set_user_inputs(std::move(user_inputs));
 }
 
 void FlowPolicy::read_action_shape() {
@@ -95,12 +63,7 @@ void FlowPolicy::read_action_shape() {
   require_layout(require(denoise_->outputs(), "x_next", "output"), float32, x_t.shape, "denoise");
   require_layout(require(denoise_->outputs(), "t_next", "output"), float32, {1, horizon},
                  "denoise");
-  action_horizon_ = static_cast<int>(horizon);
-  action_dim_ = static_cast<int>(x_t.shape[2]);
-}
-
-std::size_t FlowPolicy::num_action_values() const noexcept {
-  return static_cast<std::size_t>(action_horizon_) * static_cast<std::size_t>(action_dim_);
+  set_action_shape(static_cast<int>(horizon), static_cast<int>(x_t.shape[2]));
 }
 
 void FlowPolicy::add_tensor(const TensorInfo& info, bool is_user_input) {
@@ -133,7 +96,7 @@ void FlowPolicy::bind_prefix() {
 
 void FlowPolicy::bind_steps() {
   const std::size_t num_x_bytes = num_action_values() * sizeof(float);
-  const std::size_t num_t_bytes = static_cast<std::size_t>(action_horizon_) * sizeof(float);
+  const std::size_t num_t_bytes = static_cast<std::size_t>(action_horizon()) * sizeof(float);
   noise_ = Buffer(num_x_bytes);
   actions_ = Buffer(num_x_bytes);
   ones_ = Buffer(num_t_bytes);
@@ -180,31 +143,6 @@ std::size_t FlowPolicy::bind_step(std::size_t step, std::span<const BoundBuffer>
   return denoise_->bind(bound);
 }
 
-void FlowPolicy::check(std::span<const TensorView> inputs, std::span<const float> noise) const {
-  for (const TensorView& view : inputs) {
-    if (find(user_inputs_, view.name) == nullptr) {
-      std::string names;
-      for (const TensorInfo& info : user_inputs_) names += (names.empty() ? "" : ", ") + info.name;
-      throw std::invalid_argument(
-          expected_got(view.name, "one of the inputs " + names, "an unknown name"));
-    }
-  }
-  for (const TensorInfo& info : user_inputs_) {
-    const auto view = std::ranges::find(inputs, info.name, &TensorView::name);
-    if (view == inputs.end()) {
-      throw std::invalid_argument(expected_got(info.name, describe(info), "no such input"));
-    }
-    if (view->dtype != info.dtype || !std::ranges::equal(view->shape, info.shape)) {
-      throw std::invalid_argument(
-          expected_got(info.name, describe(info), describe(view->dtype, view->shape)));
-    }
-  }
-  if (noise.size() != num_action_values()) {
-    throw std::invalid_argument(expected_got("noise", std::to_string(num_action_values()) + " values",
-                                         std::to_string(noise.size())));
-  }
-}
-
 void FlowPolicy::copy_in(std::span<const TensorView> inputs, std::span<const float> noise) {
   for (const TensorView& view : inputs) {
     const Tensor& tensor = tensors_.find(view.name)->second;
@@ -222,34 +160,25 @@ void FlowPolicy::upload_steps() {
 
 void FlowPolicy::run_steps(FlowHistograms* also) {
   for (const std::size_t binding : step_bindings_) {
-    StageTimer timer;
+    const StageTimer timer;
     denoise_->run(binding);
     timer.record(&FlowHistograms::step, histograms_, also);
   }
 }
 
-void FlowPolicy::infer(std::span<const TensorView> inputs, std::span<const float> noise,
-                       std::span<float> actions, FlowHistograms* also) {
-  check(inputs, noise);
-  if (actions.size() != num_action_values()) {
-    throw std::invalid_argument(expected_got("actions",
-                                         std::to_string(num_action_values()) + " values",
-                                         std::to_string(actions.size())));
-  }
-  const std::lock_guard lock(mutex_);
-  StageTimer whole;
-  StageTimer copying;
+void FlowPolicy::compute(std::span<const TensorView> inputs, std::span<const float> noise,
+                         std::span<float> actions, FlowHistograms* also) {
+  const StageTimer copying;
   copy_in(inputs, noise);
   copying.record(&FlowHistograms::copy_in, histograms_, also);
-  StageTimer prefix;
+  const StageTimer prefix;
   prefix_->run(prefix_binding_);
   prefix.record(&FlowHistograms::prefix, histograms_, also);
   upload_steps();  // behind the prefix, which may have written to the host's memory
-  StageTimer denoise;
+  const StageTimer denoise;
   run_steps(also);
   denoise.record(&FlowHistograms::denoise, histograms_, also);
   std::ranges::copy(actions_.floats(), actions.begin());
-  whole.record(&FlowHistograms::inference, histograms_, also);
 }
 
 }  // namespace flux

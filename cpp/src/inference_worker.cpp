@@ -15,7 +15,7 @@ constexpr int kEnd = -1;
 
 }  // namespace
 
-InferenceWorker::InferenceWorker(std::shared_ptr<FlowPolicy> policy, ActionDecoder decoder,
+InferenceWorker::InferenceWorker(std::shared_ptr<Policy> policy, ActionDecoder decoder,
                                  bool has_thread)
     : policy_(std::move(policy)),
       decoder_(std::move(decoder)),

@@ -53,6 +53,7 @@ std::string message_of(Call&& call) {
   return {};
 }
 
+std::vector<Case> captured_policy_cases();
 std::vector<Case> control_loop_cases();
 std::vector<Case> control_loop_fault_cases();
 std::vector<Case> flow_policy_cases();

@@ -16,6 +16,7 @@ constexpr Group kGroups[] = {
     {"safety_filter", flux::test::safety_filter_cases},
     {"scheduler", flux::test::scheduler_cases},
     {"flow_policy", flux::test::flow_policy_cases},
+    {"captured_policy", flux::test::captured_policy_cases},
     {"onnxruntime_engine", flux::test::onnxruntime_engine_cases},
     {"control_loop", flux::test::control_loop_cases},
     {"control_loop_faults", flux::test::control_loop_fault_cases},

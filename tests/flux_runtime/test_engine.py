@@ -24,7 +24,7 @@ from flux_runtime.engine import (
     tensorrt_options,
 )
 from flux_runtime.engine_cache import content_digest, engine_cache_key, make_engine_cache
-from flux_runtime.engine_names import ENGINES
+from flux_runtime.engine_names import CARD_ENGINES, ENGINES
 from flux_runtime.golden import replay_golden
 from flux_runtime.graph_inputs import user_inputs
 from flux_runtime.run import shipped_policy
@@ -406,7 +406,7 @@ def test_pips_libraries_are_loaded_before_those_that_need_them(
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("engine", ["onnxruntime-cuda", "onnxruntime-tensorrt"])
+@pytest.mark.parametrize("engine", CARD_ENGINES)
 def test_a_card_reproduces_the_shipped_golden(
     core: Any, shipped: Bundle, tmp_path: Path, engine: Any
 ) -> None:

@@ -19,7 +19,7 @@
 #include "flux/action_decoder.hpp"
 #include "flux/chunk_scheduler.hpp"
 #include "flux/clock.hpp"
-#include "flux/flow_policy.hpp"
+#include "flux/policy.hpp"
 #include "flux/inference_worker.hpp"
 #include "flux/safety_filter.hpp"
 
@@ -69,14 +69,14 @@ class ControlLoop {
   // Throws std::invalid_argument, naming the numbers, unless control_hz > 0, stale_after_s >= 0,
   // decoder and limits have one action_dim, 1 <= execution_horizon <= H and
   // 0 <= inference_delay <= min(execution_horizon, H - execution_horizon).
-  ControlLoop(const ControlLoopConfig& config, std::shared_ptr<FlowPolicy> policy,
+  ControlLoop(const ControlLoopConfig& config, std::shared_ptr<Policy> policy,
               const ActionDecoder& decoder, const SafetyLimits& limits,
               std::unique_ptr<Clock> clock,
               std::unique_ptr<Clock> wall = std::make_unique<MonotonicClock>());
 
   [[nodiscard]] std::size_t action_dim() const noexcept { return filter_.action_dim(); }
   // Null if the loop was built without.
-  [[nodiscard]] const FlowPolicy* policy() const noexcept;
+  [[nodiscard]] const Policy* policy() const noexcept;
 
   // Holds `command`, (A), until the first chunk. Throws std::invalid_argument unless it is finite
   // and of length A, std::logic_error if called twice.
@@ -86,7 +86,7 @@ class ControlLoop {
   // ticks hold from the failure until the next chunk.
   [[nodiscard]] bool needs_observation();
 
-  // Gives the observation of the coming tick. Throws as needs_observation() and FlowPolicy::check
+  // Gives the observation of the coming tick. Throws as needs_observation() and Policy::check
   // do, and std::logic_error if a chunk is on its way already.
   void submit(std::span<const TensorView> inputs, std::span<const float> state,
               std::span<const float> noise);

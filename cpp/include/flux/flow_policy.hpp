@@ -13,77 +13,24 @@
 #include <cstdint>
 #include <map>
 #include <memory>
-#include <mutex>
 #include <span>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "flux/engine.hpp"
-#include "flux/histogram.hpp"
+#include "flux/policy.hpp"
 
 namespace flux {
 
-// How long the stages of an inference took.
-struct FlowHistograms {
-  Histogram copy_in;
-  Histogram prefix;
-  Histogram step;     // each Euler step
-  Histogram denoise;  // all steps
-  Histogram inference;
-
-  [[nodiscard]] std::array<std::pair<const char*, const Histogram*>, 5> stages() const noexcept {
-    return {{{"copy_in", &copy_in},
-             {"prefix", &prefix},
-             {"step", &step},
-             {"denoise", &denoise},
-             {"inference", &inference}}};
-  }
-};
-
-// Memory for one inference's inputs, filled by one thread and used by another.
-class StagedInputs {
- public:
-  explicit StagedInputs(std::span<const TensorInfo> infos, std::size_t num_noise);
-
-  // Copies inputs and noise that FlowPolicy::check has accepted.
-  void copy(std::span<const TensorView> inputs, std::span<const float> noise) noexcept;
-  [[nodiscard]] std::span<const TensorView> views() const noexcept { return views_; }
-  [[nodiscard]] std::span<const float> noise() const noexcept { return noise_; }
-
- private:
-  std::vector<TensorInfo> infos_;
-  std::vector<Buffer> buffers_;
-  std::vector<TensorView> views_;
-  std::vector<float> noise_;
-};
-
-class FlowPolicy {
+class FlowPolicy final : public Policy {
  public:
   // Binds both graphs; all memory of an inference is allocated here. Prefix outputs that the
   // denoise graph takes are the same memory on both sides. Only the user's inputs, the noise and
   // the last step's actions are memory of the host. Throws std::invalid_argument, naming
-  // the tensor, if the graphs do not fit each other.
+  // the tensor, if the graphs do not fit each other. The user's inputs are the prefix graph's and
+  // those of the denoise graph that are neither x_t, t nor outputs of the prefix.
   FlowPolicy(std::unique_ptr<Engine> prefix, std::unique_ptr<Engine> denoise,
              int num_inference_steps);
-
-  // What a caller has to give: the prefix graph's inputs and those of the denoise graph that are
-  // neither x_t, t nor outputs of the prefix.
-  [[nodiscard]] std::span<const TensorInfo> user_inputs() const noexcept { return user_inputs_; }
-  [[nodiscard]] int action_horizon() const noexcept { return action_horizon_; }
-  [[nodiscard]] int action_dim() const noexcept { return action_dim_; }
-  [[nodiscard]] std::size_t num_action_values() const noexcept;
-
-  // Throws std::invalid_argument, naming the tensor, unless `inputs` are exactly the user inputs
-  // and `noise` holds (H, A) values.
-  void check(std::span<const TensorView> inputs, std::span<const float> noise) const;
-
-  // Writes (H, A) normalised actions. Inputs and noise are only read. Calls are serialised.
-  // `also` receives the stage times besides histograms(). Throws as `check` and Engine::run do.
-  void infer(std::span<const TensorView> inputs, std::span<const float> noise,
-             std::span<float> actions, FlowHistograms* also = nullptr);
-
-  [[nodiscard]] const FlowHistograms& histograms() const noexcept { return histograms_; }
 
  private:
   struct Tensor {
@@ -97,6 +44,8 @@ class FlowPolicy {
     TensorMemory t;
   };
 
+  void compute(std::span<const TensorView> inputs, std::span<const float> noise,
+               std::span<float> actions, FlowHistograms* also) override;
   void read_action_shape();
   void add_tensor(const TensorInfo& info, bool is_user_input);
   void bind_prefix();
@@ -115,14 +64,9 @@ class FlowPolicy {
   std::unique_ptr<Engine> prefix_;
   std::unique_ptr<Engine> denoise_;  // bound to memory of the prefix engine
   std::size_t num_inference_steps_;
-  int action_horizon_ = 0;
-  int action_dim_ = 0;
   std::map<std::string, Tensor, std::less<>> tensors_;
-  std::vector<TensorInfo> user_inputs_;
   std::size_t prefix_binding_ = 0;
   std::vector<std::size_t> step_bindings_;  // one for each step
-  std::mutex mutex_;
-  FlowHistograms histograms_;
 };
 
 }  // namespace flux

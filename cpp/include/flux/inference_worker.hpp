@@ -11,7 +11,7 @@
 
 #include "flux/action_decoder.hpp"
 #include "flux/chunk_scheduler.hpp"
-#include "flux/flow_policy.hpp"
+#include "flux/policy.hpp"
 
 namespace flux {
 
@@ -27,7 +27,7 @@ class InferenceWorker {
 
   // Allocates all memory of a request and starts the thread if `has_thread`. Throws
   // std::invalid_argument if the decoder has more dimensions than the policy.
-  InferenceWorker(std::shared_ptr<FlowPolicy> policy, ActionDecoder decoder, bool has_thread);
+  InferenceWorker(std::shared_ptr<Policy> policy, ActionDecoder decoder, bool has_thread);
   InferenceWorker(const InferenceWorker&) = delete;
   InferenceWorker& operator=(const InferenceWorker&) = delete;
   ~InferenceWorker();
@@ -56,7 +56,7 @@ class InferenceWorker {
   // Waits for the inference in flight and ends the thread.
   void stop() noexcept;
 
-  [[nodiscard]] const FlowPolicy& policy() const noexcept { return *policy_; }
+  [[nodiscard]] const Policy& policy() const noexcept { return *policy_; }
   // Of the inferences asked for here; the policy's own count everybody's.
   [[nodiscard]] const FlowHistograms& histograms() const noexcept { return histograms_; }
 
@@ -64,7 +64,7 @@ class InferenceWorker {
   void run(std::span<const TensorView> inputs, std::span<const float> noise);
   void serve() noexcept;
 
-  std::shared_ptr<FlowPolicy> policy_;
+  std::shared_ptr<Policy> policy_;
   ActionDecoder decoder_;
   StagedInputs staged_;
   std::vector<float> normalised_;  // (H, A of the network)

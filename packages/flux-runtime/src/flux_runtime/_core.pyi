@@ -53,7 +53,35 @@ class _Stats(TypedDict):
     violations: _Violations
     histograms: dict[str, _Histogram]
 
-class FlowPolicy:
+class Policy:
+    """An observation and noise in, a chunk of actions out."""
+
+    @property
+    def inputs(self) -> dict[str, tuple[str, tuple[int, ...]]]:
+        """Name -> (numpy type name, shape) of what `infer` takes."""
+
+    @property
+    def action_shape(self) -> tuple[int, int]:
+        """(H, N)."""
+
+    def infer(
+        self, inputs: Mapping[str, NDArray[Any]], noise: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """Returns (H, N) float32 normalised actions. Other threads run meanwhile.
+
+        Args:
+            inputs: exactly the tensors of `inputs`; only read.
+            noise: float32 (H, N) or (1, H, N); only read.
+        """
+
+    def histograms(self) -> dict[str, _Histogram]:
+        """Times of the stages copy_in, prefix, step, denoise and inference since construction.
+
+        `step` is each call of the denoise graph, `denoise` the loop around all of an inference's:
+        the sum of the one over the sum of the other says what the loop itself costs.
+        """
+
+class FlowPolicy(Policy):
     """A bundle's two graphs and the loop of Euler steps between them.
 
     All memory of an inference is allocated here; the prefix graph writes its keys and values where
@@ -89,30 +117,41 @@ class FlowPolicy:
         num_threads: int = 1,
         options: Mapping[str, str] = ...,
     ) -> None: ...
-    @property
-    def inputs(self) -> dict[str, tuple[str, tuple[int, ...]]]:
-        """Name -> (numpy type name, shape) of what `infer` takes."""
 
-    @property
-    def action_shape(self) -> tuple[int, int]:
-        """(H, N)."""
+class CapturedPolicy(Policy):
+    """A bundle's whole inference as one CUDA graph; see `flux_runtime.tensorrt_engine`.
 
-    def infer(
-        self, inputs: Mapping[str, NDArray[Any]], noise: NDArray[np.float32]
-    ) -> NDArray[np.float32]:
-        """Returns (H, N) float32 normalised actions. Other threads run meanwhile.
+    Its histograms count `copy_in` and `inference` only.
 
-        Args:
-            inputs: exactly the tensors of `inputs`; only read.
-            noise: float32 (H, N) or (1, H, N); only read.
-        """
+    Args:
+        driver: the driver's library.
+        context: a handle, as `stream` and `graph` are; the graph can be launched.
+        stream: where it is launched.
+        graph: reads the inputs and the noise, and writes the actions, in page-locked memory.
+        inputs: name -> (numpy type name, shape, address).
+        noise: address of float32 `action_shape`.
+        actions: likewise.
+        action_shape: (H, A).
+        owner: of everything; kept alive.
 
-    def histograms(self) -> dict[str, _Histogram]:
-        """Times of the stages copy_in, prefix, step, denoise and inference since construction.
+    Raises:
+        EngineUnavailable: the driver cannot be loaded.
+        ValueError: a handle or an address is null.
+    """
 
-        `step` is each call of the denoise graph, `denoise` the loop around all of an inference's:
-        the sum of the one over the sum of the other says what the loop itself costs.
-        """
+    def __init__(
+        self,
+        *,
+        driver: str,
+        context: int,
+        stream: int,
+        graph: int,
+        inputs: Mapping[str, tuple[str, tuple[int, ...], int]],
+        noise: int,
+        actions: int,
+        action_shape: tuple[int, ...],
+        owner: object,
+    ) -> None: ...
 
 class SafetyLimits:
     """Limits per joint, each (A,): joint units, and joint units per second.
@@ -157,7 +196,7 @@ class ControlLoop:
     def __init__(
         self,
         *,
-        policy: FlowPolicy | None,
+        policy: Policy | None,
         decoder: ActionDecoder,
         limits: SafetyLimits,
         control_hz: float,

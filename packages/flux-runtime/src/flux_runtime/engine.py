@@ -58,7 +58,7 @@ def engine_tolerance(manifest: Manifest, engine: EngineName) -> float:
 
 def open_flow_policy(
     bundle: Bundle, *, engine: str = AUTO, num_threads: int = DEFAULT_THREADS
-) -> _core.FlowPolicy:
+) -> _core.Policy:
     """Loads both graphs of a bundle into an engine.
 
     Args:
@@ -72,6 +72,10 @@ def open_flow_policy(
     """
     name = choose_engine(engine, bundle.manifest.precision).name
     core = load_core()
+    if name == "tensorrt":
+        from .tensorrt_engine import open_captured_policy
+
+        return open_captured_policy(bundle)
     graphs = bundle.manifest.graphs
     library, options = _settings(bundle, name)
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,6 +52,8 @@ def engine_status(name: EngineName) -> EngineStatus:
     try:
         if name in ("openvino", "openvino-bf16"):
             return _openvino_status(name)
+        if name == "tensorrt":
+            return _tensorrt_status()
         library = onnxruntime_library.find_library()
     except MissingDependencyError as error:
         found, _, fix = str(error).partition(". ")
@@ -66,6 +69,16 @@ def _openvino_status(name: EngineName) -> EngineStatus:
         found = "this processor has no bfloat16 instructions that OpenVINO uses"
         return EngineStatus(name=name, found=found, fix="Take the engine openvino.")
     return EngineStatus(name=name, found=str(library))
+
+
+def _tensorrt_status() -> EngineStatus:
+    if not nvidia.has_card():
+        return EngineStatus(name="tensorrt", found="no NVIDIA card with a driver", fix=_NO_CARD)
+    package = importlib.util.find_spec("tensorrt")
+    if package is None:
+        found = "no package tensorrt"
+        return EngineStatus(name="tensorrt", found=found, fix=_TENSORRT_PACKAGE)
+    return EngineStatus(name="tensorrt", found=str(package.origin))
 
 
 def _provider_status(name: EngineName, folder: Path) -> EngineStatus:

@@ -1,0 +1,166 @@
+#include <pybind11/stl.h>
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <optional>
+#include <tuple>
+#include <utility>
+
+#include "arrays.hpp"
+#include "flux/captured_policy.hpp"
+#include "flux/flow_policy.hpp"
+#include "flux/onnxruntime_engine.hpp"
+#include "flux/openvino_engine.hpp"
+#include "histograms.hpp"
+#include "module.hpp"
+
+namespace flux::bindings {
+namespace {
+
+using Options = std::map<std::string, std::string>;
+using MakeEngine = std::function<std::unique_ptr<Engine>(const std::string& path)>;
+
+std::optional<OrtProvider> provider_of(const std::string& engine) {
+  if (engine == "onnxruntime") return OrtProvider::kCpu;
+  if (engine == "onnxruntime-cuda") return OrtProvider::kCuda;
+  if (engine == "onnxruntime-tensorrt") return OrtProvider::kTensorRt;
+  return std::nullopt;
+}
+
+MakeEngine engine_maker(const std::string& engine, const std::string& library, int num_threads,
+                        const Options& options) {
+  if (engine == "openvino") {
+    const auto runtime = std::make_shared<const OpenVinoRuntime>(library, num_threads, options);
+    return [=](const std::string& path) { return std::make_unique<OpenVinoEngine>(runtime, path); };
+  }
+  const std::optional<OrtProvider> provider = provider_of(engine);
+  if (!provider) {
+    throw std::invalid_argument(expected_got(
+        "engine", "'onnxruntime', 'onnxruntime-cuda', 'onnxruntime-tensorrt' or 'openvino'",
+        "'" + engine + "'"));
+  }
+  const auto runtime = std::make_shared<const OrtRuntime>(library);
+  const OrtEngineOptions engine_options{
+      .provider = *provider, .num_threads = num_threads, .provider_options = options};
+  return [=](const std::string& path) {
+    return std::make_unique<OrtEngine>(runtime, path, engine_options);
+  };
+}
+
+std::shared_ptr<FlowPolicy> open_policy(const std::string& prefix_path,
+                                        const std::string& denoise_path,
+                                        const std::string& engine, const std::string& library,
+                                        int num_inference_steps, int num_threads,
+                                        const Options& options) {
+  const py::gil_scoped_release release;
+  const MakeEngine make = engine_maker(engine, library, num_threads, options);
+  return std::make_shared<FlowPolicy>(make(prefix_path), make(denoise_path), num_inference_steps);
+}
+
+// Name -> (numpy's type name, shape, address).
+using HostInputs = std::map<std::string, std::tuple<std::string, std::vector<std::int64_t>,
+                                                    std::uintptr_t>>;
+
+DType dtype_named(const std::string& name) {
+  for (const DType dtype : {DType::kFloat32, DType::kInt32, DType::kInt64, DType::kUint8,
+                            DType::kBool}) {
+    if (dtype_name(dtype) == name) return dtype;
+  }
+  throw std::invalid_argument(
+      expected_got("an input's type", "float32, int32, int64, uint8 or bool", name));
+}
+
+template <typename T>
+T* pointer(std::uintptr_t address) {
+  return reinterpret_cast<T*>(address);
+}
+
+// Any thread may drop the last reference; Python's objects are let go with its lock.
+std::shared_ptr<void> keep_alive(py::object owner) {
+  auto* held = new py::object(std::move(owner));
+  return {held, [](void* object) {
+            const py::gil_scoped_acquire acquire;
+            delete static_cast<py::object*>(object);
+          }};
+}
+
+std::shared_ptr<CapturedPolicy> open_captured(const std::string& driver, std::uintptr_t context,
+                                              std::uintptr_t stream, std::uintptr_t graph,
+                                              const HostInputs& inputs, std::uintptr_t noise,
+                                              std::uintptr_t actions,
+                                              std::pair<int, int> action_shape,
+                                              py::object owner) {
+  CapturedGraph captured{.driver = driver,
+                         .context = pointer<cuda::Context>(context),
+                         .stream = pointer<cuda::Stream>(stream),
+                         .exec = pointer<cuda::GraphExec>(graph),
+                         .noise = pointer<float>(noise),
+                         .actions = pointer<const float>(actions),
+                         .action_horizon = action_shape.first,
+                         .action_dim = action_shape.second,
+                         .owner = keep_alive(std::move(owner))};
+  for (const auto& [name, input] : inputs) {
+    const auto& [dtype, shape, address] = input;
+    captured.inputs.push_back(
+        {.info = {.name = name, .dtype = dtype_named(dtype), .shape = shape},
+         .host = pointer<void>(address)});
+  }
+  return std::make_shared<CapturedPolicy>(std::move(captured));
+}
+
+py::dict inputs_of(const Policy& policy) {
+  py::dict inputs;
+  for (const TensorInfo& info : policy.user_inputs()) {
+    inputs[py::str(info.name)] =
+        py::make_tuple(std::string(dtype_name(info.dtype)), py::tuple(py::cast(info.shape)));
+  }
+  return inputs;
+}
+
+FloatArray infer(Policy& policy, const py::dict& inputs, const py::handle& noise) {
+  const NamedArrays named(inputs, policy.user_inputs());
+  const FloatArray noise_array = require_noise(policy, noise);
+  FloatArray actions({policy.action_horizon(), policy.action_dim()});
+  const std::span<float> out{actions.mutable_data(), policy.num_action_values()};
+  const std::span<const float> noise_values = span_of(noise_array);
+  {
+    const py::gil_scoped_release release;
+    policy.infer(named.views(), noise_values, out);
+  }
+  return actions;
+}
+
+}  // namespace
+
+FloatArray require_noise(const Policy& policy, const py::handle& noise) {
+  const std::int64_t horizon = policy.action_horizon();
+  const std::int64_t dim = policy.action_dim();
+  return require_floats(noise, "noise", {{horizon, dim}, {1, horizon, dim}});
+}
+
+void bind_policies(py::module_& module) {
+  py::register_exception<EngineUnavailable>(module, "EngineUnavailable", PyExc_RuntimeError);
+  py::class_<Policy, std::shared_ptr<Policy>>(module, "Policy",
+                                              "An observation and noise in, a chunk out.")
+      .def_property_readonly("inputs", &inputs_of)
+      .def_property_readonly(
+          "action_shape",
+          [](const Policy& policy) {
+            return py::make_tuple(policy.action_horizon(), policy.action_dim());
+          })
+      .def("infer", &infer, py::arg("inputs"), py::arg("noise"))
+      .def("histograms", [](const Policy& policy) { return to_dict(policy.histograms()); });
+  py::class_<FlowPolicy, Policy, std::shared_ptr<FlowPolicy>>(
+      module, "FlowPolicy", "A bundle's two graphs and the loop of Euler steps between them.")
+      .def(py::init(&open_policy), py::arg("prefix_path"), py::arg("denoise_path"), py::kw_only(),
+           py::arg("engine") = "onnxruntime", py::arg("library"), py::arg("num_inference_steps"),
+           py::arg("num_threads") = 1, py::arg("options") = Options{});
+  py::class_<CapturedPolicy, Policy, std::shared_ptr<CapturedPolicy>>(
+      module, "CapturedPolicy", "A bundle's whole inference as one CUDA graph.")
+      .def(py::init(&open_captured), py::kw_only(), py::arg("driver"), py::arg("context"),
+           py::arg("stream"), py::arg("graph"), py::arg("inputs"), py::arg("noise"),
+           py::arg("actions"), py::arg("action_shape"), py::arg("owner"));
+}
+
+}  // namespace flux::bindings

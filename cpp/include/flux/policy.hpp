@@ -1,0 +1,109 @@
+// What the control loop needs of a policy: one observation and noise in, one chunk of actions out.
+//
+// Letters in shapes: H action_horizon, A action_dim of the network.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <mutex>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "flux/histogram.hpp"
+#include "flux/tensor.hpp"
+
+namespace flux {
+
+// How long the stages of an inference took. A policy that cannot tell them apart counts only what
+// it can.
+struct FlowHistograms {
+  Histogram copy_in;
+  Histogram prefix;
+  Histogram step;     // each Euler step
+  Histogram denoise;  // all steps
+  Histogram inference;
+
+  [[nodiscard]] std::array<std::pair<const char*, const Histogram*>, 5> stages() const noexcept {
+    return {{{"copy_in", &copy_in},
+             {"prefix", &prefix},
+             {"step", &step},
+             {"denoise", &denoise},
+             {"inference", &inference}}};
+  }
+};
+
+// Measures with the machine's clock and records in one or two places.
+class StageTimer {
+ public:
+  StageTimer() noexcept;
+
+  void record(Histogram FlowHistograms::*stage, FlowHistograms& first,
+              FlowHistograms* second) const noexcept;
+
+ private:
+  std::int64_t begin_ns_;
+};
+
+// Memory for one inference's inputs, filled by one thread and used by another.
+class StagedInputs {
+ public:
+  explicit StagedInputs(std::span<const TensorInfo> infos, std::size_t num_noise);
+
+  // Copies inputs and noise that Policy::check has accepted.
+  void copy(std::span<const TensorView> inputs, std::span<const float> noise) noexcept;
+  [[nodiscard]] std::span<const TensorView> views() const noexcept { return views_; }
+  [[nodiscard]] std::span<const float> noise() const noexcept { return noise_; }
+
+ private:
+  std::vector<TensorInfo> infos_;
+  std::vector<Buffer> buffers_;
+  std::vector<TensorView> views_;
+  std::vector<float> noise_;
+};
+
+class Policy {
+ public:
+  Policy() = default;
+  Policy(const Policy&) = delete;
+  Policy& operator=(const Policy&) = delete;
+  virtual ~Policy() = default;
+
+  // What a caller has to give.
+  [[nodiscard]] std::span<const TensorInfo> user_inputs() const noexcept { return user_inputs_; }
+  [[nodiscard]] int action_horizon() const noexcept { return action_horizon_; }
+  [[nodiscard]] int action_dim() const noexcept { return action_dim_; }
+  [[nodiscard]] std::size_t num_action_values() const noexcept;
+
+  // Throws std::invalid_argument, naming the tensor, unless `inputs` are exactly the user inputs
+  // and `noise` holds (H, A) values.
+  void check(std::span<const TensorView> inputs, std::span<const float> noise) const;
+
+  // Writes (H, A) normalised actions. Inputs and noise are only read. Calls are serialised.
+  // `also` receives the stage times besides histograms(). Throws as `check` does, and
+  // std::runtime_error if the engine fails.
+  void infer(std::span<const TensorView> inputs, std::span<const float> noise,
+             std::span<float> actions, FlowHistograms* also = nullptr);
+
+  [[nodiscard]] const FlowHistograms& histograms() const noexcept { return histograms_; }
+
+ protected:
+  // To be called once each, by the constructor.
+  void set_user_inputs(std::vector<TensorInfo> infos) { user_inputs_ = std::move(infos); }
+  void set_action_shape(int horizon, int dim) noexcept;
+
+  // Does what `infer` says, with checked arguments and one thread at a time.
+  virtual void compute(std::span<const TensorView> inputs, std::span<const float> noise,
+                       std::span<float> actions, FlowHistograms* also) = 0;
+
+  FlowHistograms histograms_;
+
+ private:
+  std::vector<TensorInfo> user_inputs_;
+  int action_horizon_ = 0;
+  int action_dim_ = 0;
+  std::mutex mutex_;
+};
+
+}  // namespace flux

@@ -1,0 +1,86 @@
+#include "flux/policy.hpp"
+
+#include <algorithm>
+#include <cstring>
+#include <stdexcept>
+#include <string>
+
+#include "flux/clock.hpp"
+
+namespace flux {
+
+StageTimer::StageTimer() noexcept : begin_ns_(MonotonicClock().now_ns()) {}
+
+void StageTimer::record(Histogram FlowHistograms::*stage, FlowHistograms& first,
+                        FlowHistograms* second) const noexcept {
+  const double seconds = to_seconds(MonotonicClock().now_ns() - begin_ns_);
+  (first.*stage).record(seconds);
+  if (second != nullptr) (second->*stage).record(seconds);
+}
+
+StagedInputs::StagedInputs(std::span<const TensorInfo> infos, std::size_t num_noise)
+    : infos_(infos.begin(), infos.end()), noise_(num_noise) {
+  for (const TensorInfo& info : infos_) {
+    const Buffer& buffer = buffers_.emplace_back(info.num_bytes());
+    views_.push_back({info.name, info.dtype, info.shape, buffer.data()});
+  }
+}
+
+void StagedInputs::copy(std::span<const TensorView> inputs,
+                        std::span<const float> noise) noexcept {
+  for (std::size_t i = 0; i < infos_.size(); ++i) {
+    const auto found = std::ranges::find(inputs, infos_[i].name, &TensorView::name);
+    std::memcpy(buffers_[i].data(), found->data, buffers_[i].num_bytes());
+  }
+  std::ranges::copy(noise, noise_.begin());
+}
+
+std::size_t Policy::num_action_values() const noexcept {
+  return static_cast<std::size_t>(action_horizon_) * static_cast<std::size_t>(action_dim_);
+}
+
+void Policy::set_action_shape(int horizon, int dim) noexcept {
+  action_horizon_ = horizon;
+  action_dim_ = dim;
+}
+
+void Policy::check(std::span<const TensorView> inputs, std::span<const float> noise) const {
+  for (const TensorView& view : inputs) {
+    if (std::ranges::find(user_inputs_, view.name, &TensorInfo::name) == user_inputs_.end()) {
+      std::string names;
+      for (const TensorInfo& info : user_inputs_) names += (names.empty() ? "" : ", ") + info.name;
+      throw std::invalid_argument(
+          expected_got(view.name, "one of the inputs " + names, "an unknown name"));
+    }
+  }
+  for (const TensorInfo& info : user_inputs_) {
+    const auto view = std::ranges::find(inputs, info.name, &TensorView::name);
+    if (view == inputs.end()) {
+      throw std::invalid_argument(expected_got(info.name, describe(info), "no such input"));
+    }
+    if (view->dtype != info.dtype || !std::ranges::equal(view->shape, info.shape)) {
+      throw std::invalid_argument(
+          expected_got(info.name, describe(info), describe(view->dtype, view->shape)));
+    }
+  }
+  if (noise.size() != num_action_values()) {
+    throw std::invalid_argument(expected_got("noise", std::to_string(num_action_values()) + " values",
+                                         std::to_string(noise.size())));
+  }
+}
+
+void Policy::infer(std::span<const TensorView> inputs, std::span<const float> noise,
+                   std::span<float> actions, FlowHistograms* also) {
+  check(inputs, noise);
+  if (actions.size() != num_action_values()) {
+    throw std::invalid_argument(expected_got("actions",
+                                         std::to_string(num_action_values()) + " values",
+                                         std::to_string(actions.size())));
+  }
+  const std::lock_guard lock(mutex_);
+  const StageTimer whole;
+  compute(inputs, noise, actions, also);
+  whole.record(&FlowHistograms::inference, histograms_, also);
+}
+
+}  // namespace flux
