@@ -15,8 +15,8 @@ install: ## Make .venv with every package in it; quick when nothing has changed
 demo: install ## Record demonstrations, train, export and drive the simulated robot
 	@$(BIN)/python scripts/demo.py $(ARGS)
 
-test: install ## Run the tests (ARGS="-k config" picks some)
-	@$(BIN)/python -m pytest $(ARGS)
+test: install ## Run the tests, two files at a time (ARGS="-k config" picks some)
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
 
 lint: install ## Check style and formatting
 	@$(BIN)/ruff check .

@@ -9,7 +9,7 @@ from pathlib import Path
 
 # Before torch or onnxruntime starts its threads: tests share small machines with other work.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 
 import pytest
 from hypothesis import settings
