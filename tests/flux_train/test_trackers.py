@@ -135,6 +135,9 @@ def wandb_records(file: Path) -> list[Any]:
 
 def wandb_runs(work_dir: Path) -> list[tuple[Any, list[dict[str, Any]]]]:
     """Each offline run: how it began, and its lines."""
+    import wandb
+
+    wandb.teardown()  # as at the end of a process: its service may still be writing
     runs = []
     for file in sorted((work_dir / "wandb").glob("offline-run-*/*.wandb")):
         records = wandb_records(file)
