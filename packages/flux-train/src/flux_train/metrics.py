@@ -42,14 +42,12 @@ def peak_memory_bytes() -> int:
 
 def plot_loss(metrics: list[dict[str, Any]], path: Path) -> None:
     """Draws loss and learning rate over steps into a PNG."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib.figure import Figure
 
     metrics = [line for line in metrics if "loss" in line]
     steps = [line["step"] for line in metrics]
-    figure, loss_axis = pyplot.subplots(figsize=(8, 4.5), layout="constrained")
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    loss_axis = figure.subplots()
     loss_axis.plot(steps, [line["loss"] for line in metrics], color="tab:blue", linewidth=1.2)
     loss_axis.set(xlabel="step", ylabel="flow matching loss", yscale="log")
     rate_axis = loss_axis.twinx()
@@ -58,4 +56,3 @@ def plot_loss(metrics: list[dict[str, Any]], path: Path) -> None:
     )
     rate_axis.set_ylabel("learning rate")
     figure.savefig(path, dpi=120)
-    pyplot.close(figure)

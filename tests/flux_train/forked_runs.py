@@ -1,0 +1,52 @@
+"""Runs flux-train again and again with torch imported once: a run's processes are forks of this.
+
+A line of JSON on stdin, {"argv": [...], "ranks": 2, "log": FILE}, is a run; the line that answers
+on stdout lists the exit code of each process. What they print is in FILE.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+
+import torch
+import torch._dynamo  # each optimiser imports it
+
+import flux_train.trainer  # noqa: F401
+from flux_train.cli import main
+
+torch.set_num_threads(1)
+
+
+def start(argv: list[str], log: str, environment: dict[str, str]) -> int:
+    """Forks a process that runs flux-train; returns its number."""
+    pid = os.fork()
+    if pid:
+        return pid
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.environ.update(environment)
+    sys.exit(main(argv))
+
+
+def rank_environment(ranks: int) -> list[dict[str, str]]:
+    """What torchrun would tell each of the processes; nothing to a single one."""
+    if ranks == 1:
+        return [{}]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    together = {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks)}
+    together |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": port}
+    return [{"RANK": str(i), "LOCAL_RANK": str(i), **together} for i in range(ranks)]
+
+
+for line in sys.stdin:
+    request = json.loads(line)
+    environments = rank_environment(request["ranks"])
+    children = [start(request["argv"], request["log"], each) for each in environments]
+    codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children]
+    print(json.dumps(codes), flush=True)
