@@ -48,6 +48,8 @@ OpenVinoRuntime::OpenVinoRuntime(const std::string& library, int num_threads,
     throw std::invalid_argument(
         expected_got("num_threads", "at least 1", std::to_string(num_threads)));
   }
+  // Left alone, OpenVINO computes in bfloat16 wherever the processor can.
+  properties_.try_emplace("INFERENCE_PRECISION_HINT", "f32");
   require_known_elements(library);
   check(calls_.ov_core_create(&core_), library);
   try {
@@ -55,7 +57,7 @@ OpenVinoRuntime::OpenVinoRuntime(const std::string& library, int num_threads,
     set_property("PERFORMANCE_HINT", "LATENCY");
     // Threads tied to a core would get into the control thread's way.
     set_property("ENABLE_CPU_PINNING", "NO");
-    for (const auto& [name, value] : properties) set_property(name, value);
+    for (const auto& [name, value] : properties_) set_property(name, value);
   } catch (...) {
     calls_.ov_core_free(core_);
     throw;

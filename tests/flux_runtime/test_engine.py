@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -225,11 +228,49 @@ def test_openvino_in_bfloat16_is_refused_where_the_processor_has_none(
 def test_openvino_in_bfloat16_is_within_its_tolerance(openvino: None, shipped: Bundle) -> None:
     if not openvino_library.has_bfloat16(openvino_library.find_library()):
         pytest.skip("this processor has no bfloat16 instructions (AVX-512 or newer)")
-    policy = open_flow_policy(shipped, engine="openvino-bf16")
+    try:
+        policy = open_flow_policy(shipped, engine="openvino-bf16")
+    except MissingDependencyError as error:
+        assert "crashes on this processor" in str(error)
+        pytest.skip(str(error))
     tolerance = engine_tolerance(shipped.manifest, "openvino-bf16")
     result = replay_golden(shipped, policy, tolerance=tolerance)
     assert result.ok
     assert result.max_abs_error > 1e-4  # it did compute in bfloat16
+
+
+def test_openvino_in_bfloat16_without_amx_is_within_its_tolerance(
+    openvino: None, shipped: Bundle
+) -> None:
+    """OpenVINO's other kernels, in a process of their own: it reads the variable only once."""
+    if not openvino_library.has_bfloat16(openvino_library.find_library()):
+        pytest.skip("this processor has no bfloat16 instructions (AVX-512 or newer)")
+    command = str(Path(sys.executable).with_name("flux-runtime")), "check", str(shipped.directory)
+    environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX512_CORE_BF16"}
+    done = subprocess.run(
+        [*command, "--json", "--engine", "openvino-bf16"],
+        capture_output=True,
+        text=True,
+        env=environment,
+    )
+    result = json.loads(done.stdout)
+    assert result["ok"] and result["max_abs_error"] > 1e-4
+
+
+def test_a_library_that_crashes_is_told_in_one_line(
+    openvino: None,
+    shipped: Bundle,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    crashing = tmp_path / "python"
+    crashing.write_text("#!/bin/sh\nkill -FPE $$\n")
+    crashing.chmod(0o755)
+    monkeypatch.setattr(openvino_library, "has_bfloat16", lambda library: True)
+    monkeypatch.setattr("flux_runtime.trial_run.sys.executable", str(crashing))
+    line = refused(capsys, "check", str(shipped.directory), "--engine", "openvino-bf16")
+    assert "engine openvino-bf16: its library crashes on this processor (SIGFPE" in line
 
 
 def test_an_engine_may_not_be_finer_than_its_bundle(shipped: Bundle) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -18,7 +19,7 @@ from flux_core.models import PrefixCache
 from flux_core.models.checkpoint_file import load_checkpoint
 from flux_runtime.export import writer
 from flux_runtime.export.cli import main
-from flux_runtime.export.graphs import DenoiseGraph, precompute_times
+from flux_runtime.export.graphs import DenoiseGraph, precompute_angles, precompute_times
 from flux_runtime.export.onnx_file import tensor_offsets
 from flux_runtime.export.policy import load_policy
 from flux_runtime.export.verify import replay
@@ -147,6 +148,29 @@ def test_tables_of_the_times_change_nothing(kind: str, small_policy: Any) -> Non
         precompute_times(model, 10)
         after = model.denoise(state, x_t, t, cache)
     torch.testing.assert_close(after, before, atol=1e-6, rtol=0.0)
+
+
+@torch.no_grad()
+def test_tables_of_the_angles_change_no_bit(small_policy: Any) -> None:
+    model = small_policy("pi0").model
+    tokens = torch.randint(0, 20, (1, 9))
+    # Behind padding, positions begin at -1.
+    masks = torch.arange(9)[None] >= 2
+    images = torch.randn(1, 1, 3, *model.config.vision_backbone.image_size)
+    inputs = images, torch.zeros(1, 1, dtype=torch.bool), tokens, masks
+    before = model.prefix(*inputs)
+    precompute_angles(model, before.pad_masks.shape[1])
+    after = model.prefix(*inputs)
+    for found, expected in zip(after.keys, before.keys, strict=True):
+        valid = before.pad_masks[0]
+        assert torch.equal(found[0, :, valid], expected[0, :, valid])
+
+
+@pytest.mark.parametrize("name", ["prefix.onnx", "denoise.onnx"])
+def test_no_graph_makes_angles_from_positions(bundle_dir: Path, name: str) -> None:
+    """OpenVINO's bfloat16 would round the positions: 0.08 instead of 0.01 away from PyTorch."""
+    graph = onnx.load(bundle_dir / name, load_external_data=False).graph
+    assert not {"Cos", "Sin"} & {node.op_type for node in graph.node}
 
 
 def test_a_step_of_the_denoise_graph_leaves_finished_positions_alone(checkpoint: Path) -> None:

@@ -21,7 +21,7 @@ from flux_core.models import (
     SigLIPViTBackbone,
     sample_actions,
 )
-from flux_core.models.layers import attend, rotary_angles
+from flux_core.models.layers import attend
 
 HORIZON, DIM = 6, 9
 OBSERVATION = ("images", "img_masks", "lang_tokens", "lang_masks")
@@ -198,8 +198,7 @@ def joint_velocity(
     suffix = model.embed_suffix(batch["states"], x_t, t)
     length, tokens = prefix.shape[1], suffix.tokens.shape[1]
     valid = torch.cat((pad, torch.ones(2, tokens, dtype=torch.bool)), dim=1)
-    config = model.llm_expert.config
-    cos, sin = rotary_angles(valid.cumsum(1) - 1, config.head_dim, config.rope_theta)
+    cos, sin = model.llm_expert.angles(valid.cumsum(1) - 1)
     order = torch.cat((torch.zeros(length), torch.ones(tokens)))
     if model.num_state_tokens:
         order[length + 1 :] = 2

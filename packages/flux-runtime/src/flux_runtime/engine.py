@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from flux_core.bundle import Bundle, Manifest
 from flux_core.errors import BundleError, MissingDependencyError
 
 from .engine_names import AUTO, EngineName
 from .engine_status import EngineChoice, choose_engine
+from .trial_run import require_survival
 
 if TYPE_CHECKING:
     from . import _core
@@ -68,7 +69,8 @@ def open_flow_policy(
 
     Raises:
         BundleError: the engine refuses a graph.
-        MissingDependencyError: the C++ core is missing, or something that the engine needs.
+        MissingDependencyError: the C++ core is missing, or something that the engine needs; or the
+            engine crashes.
     """
     name = choose_engine(engine, bundle.manifest.precision).name
     core = load_core()
@@ -78,16 +80,19 @@ def open_flow_policy(
         return open_captured_policy(bundle)
     graphs = bundle.manifest.graphs
     library, options = _settings(bundle, name)
+    arguments: dict[str, Any] = {
+        "prefix_path": str(bundle.path(graphs["prefix"].file)),
+        "denoise_path": str(bundle.path(graphs["denoise"].file)),
+        "engine": "openvino" if name == "openvino-bf16" else name,
+        "library": library,
+        "num_inference_steps": bundle.manifest.num_inference_steps,
+        "num_threads": num_threads,
+        "options": options,
+    }
+    if name == "openvino-bf16":
+        require_survival(name, arguments)
     try:
-        return core.FlowPolicy(
-            str(bundle.path(graphs["prefix"].file)),
-            str(bundle.path(graphs["denoise"].file)),
-            engine="openvino" if name == "openvino-bf16" else name,
-            library=library,
-            num_inference_steps=bundle.manifest.num_inference_steps,
-            num_threads=num_threads,
-            options=options,
-        )
+        return core.FlowPolicy(**arguments)
     except core.EngineUnavailable as error:
         reason = " ".join(str(error).split())
         raise MissingDependencyError(

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..errors import ConfigError
-from .layers import AdaRMSNorm, RMSNorm, attend, rotate
+from .layers import AdaRMSNorm, RMSNorm, RotaryAngles, attend, rotate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,7 @@ class GemmaConfig:
 
 
 class ConditionGemmaModel(nn.Module):
-    """Embedding (optional), blocks and final norm of one stream."""
+    """Embedding (optional), blocks, final norm and rotary angles of one stream."""
 
     @dataclass(frozen=True, kw_only=True)
     class Config(GemmaConfig):
@@ -69,6 +69,7 @@ class ConditionGemmaModel(nn.Module):
             self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(GemmaBlock(config) for _ in range(config.num_hidden_layers))
         self.norm = build_norm(config)
+        self.angles: nn.Module = RotaryAngles(config.head_dim, config.rope_theta)
 
     @property
     def blocks(self) -> list[GemmaBlock]:

@@ -72,17 +72,24 @@ def _rms_normalize(x: Tensor, eps: float) -> Tensor:
     return x * torch.rsqrt(x.square().mean(dim=-1, keepdim=True) + eps)
 
 
-def rotary_angles(positions_BT: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
-    """Returns cos and sin, each (B, 1, T, D/2) float32.
+class RotaryAngles(nn.Module):
+    """Cos and sin of the rotary embedding; a module, so that an exporter can make a table of it.
 
-    Angles are made in float64, once a chunk: at position 800 float32 is off by 5e-5 rad. An
-    exported graph makes them in float32, because TensorRT has no float64.
+    Angles are made in float64, once a chunk: at position 800 float32 is off by 5e-5 rad.
     """
-    dtype = torch.float32 if torch.compiler.is_exporting() else torch.float64
-    exponent = torch.arange(0, head_dim, 2, device=positions_BT.device, dtype=dtype)
-    inverse_frequency = theta ** (-exponent / head_dim)
-    angles = positions_BT[:, None, :, None].to(dtype) * inverse_frequency
-    return angles.cos().float(), angles.sin().float()
+
+    def __init__(self, head_dim: int, theta: float) -> None:
+        super().__init__()
+        self.head_dim, self.theta = head_dim, theta
+
+    def forward(self, positions_BT: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns cos and sin, each (B, 1, T, D/2) float32."""
+        exponent = torch.arange(
+            0, self.head_dim, 2, device=positions_BT.device, dtype=torch.float64
+        )
+        inverse_frequency = self.theta ** (-exponent / self.head_dim)
+        angles = positions_BT[:, None, :, None].double() * inverse_frequency
+        return angles.cos().float(), angles.sin().float()
 
 
 def rotate(x_BNTD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

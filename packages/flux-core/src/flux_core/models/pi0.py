@@ -28,7 +28,7 @@ from ..rtc import RTCTrainingConfig
 from .conv_backbone import ConvBackbone
 from .gemma import ConditionGemmaModel
 from .initialization import NumberTokens, init_from_scratch, init_number_embeddings
-from .layers import LinearProjector, TimeEmbedding, rotary_angles
+from .layers import LinearProjector, TimeEmbedding
 from .siglip import SigLIPViTBackbone
 
 
@@ -174,7 +174,7 @@ class PI0FlowMatching(nn.Module):
         """
         x, pad_masks = self.embed_prefix(images, image_masks, lang_tokens, lang_masks)
         config = self.llm_backbone.config
-        cos, sin = rotary_angles(pad_masks.cumsum(1) - 1, config.head_dim, config.rope_theta)
+        cos, sin = self.llm_backbone.angles(pad_masks.cumsum(1) - 1)
         mask = pad_masks[:, None, :]
         keys: list[Tensor] = []
         values: list[Tensor] = []
@@ -233,13 +233,16 @@ class PI0FlowMatching(nn.Module):
         x, _ = self.llm_expert.norm(x, suffix.cond)
         return self.velocity(x[:, self.num_state_tokens :]).reshape(x_t.shape)
 
+    def num_suffix_tokens(self, horizon: int) -> int:
+        """How many tokens stand for the state and `horizon` action steps."""
+        return self.num_state_tokens + horizon // self.config.actions_per_token
+
     def suffix_context(self, cache: PrefixCache, horizon: int) -> SuffixContext:
         """Mask and positions of a suffix of `horizon` action steps behind this prefix."""
-        config = self.llm_expert.config
-        num_tokens = self.num_state_tokens + horizon // self.config.actions_per_token
+        num_tokens = self.num_suffix_tokens(horizon)
         prefix_length = cache.pad_masks.sum(dim=1, keepdim=True)
         positions = prefix_length + torch.arange(num_tokens, device=cache.pad_masks.device)
-        cos, sin = rotary_angles(positions, config.head_dim, config.rope_theta)
+        cos, sin = self.llm_expert.angles(positions)
         mask = self.suffix_mask(cache.pad_masks, num_tokens, self.num_state_tokens)
         return SuffixContext(mask, cos, sin)
 

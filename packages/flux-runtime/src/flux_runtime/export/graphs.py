@@ -38,6 +38,37 @@ class StepTable(nn.Module):
         return functional.embedding(index, self.table)
 
 
+class AngleTable(nn.Module):
+    """The rotary embedding's cos and sin, looked up instead of computed: one row a position."""
+
+    table: Tensor
+
+    def __init__(self, table: Tensor) -> None:
+        """`table` is (positions, D), cos beside sin."""
+        super().__init__()
+        self.register_buffer("table", table)
+
+    def forward(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, T) int64 -> cos and sin, each (B, 1, T, D/2)."""
+        # Padding before the first token is at position -1, which nothing attends to.
+        rows = functional.embedding(positions.clamp(min=0), self.table)
+        cos, sin = rows[:, None].chunk(2, dim=-1)
+        return cos, sin
+
+
+@torch.no_grad()
+def precompute_angles(model: PI0FlowMatching, num_positions: int) -> None:
+    """Makes tables of the rotary angles of all positions that there are.
+
+    That is as exact as PyTorch where float32, all that TensorRT has, would not be; and an engine
+    that computes in bfloat16 rounds cos and sin, instead of the positions that they are made from.
+    """
+    positions = torch.arange(num_positions)[None]
+    for stream in (model.llm_backbone, model.llm_expert):
+        cos, sin = stream.angles(positions)
+        stream.angles = AngleTable(torch.cat((cos, sin), dim=-1)[0, 0])
+
+
 @torch.no_grad()
 def precompute_times(model: PI0FlowMatching, num_steps: int) -> None:
     """Makes tables of everything in the expert that the time decides, for the times k / N.

@@ -37,7 +37,13 @@ from .golden import (
     golden_inputs,
     pytorch_outputs,
 )
-from .graphs import DenoiseGraph, PrefixGraph, cache_names, precompute_times
+from .graphs import (
+    DenoiseGraph,
+    PrefixGraph,
+    cache_names,
+    precompute_angles,
+    precompute_times,
+)
 from .onnx_file import export_graph, signature
 from .options import ExportOptions, apply_options
 from .policy import WEIGHTS, TrainedPolicy
@@ -123,7 +129,8 @@ def _write_files(
     graphs = _modules(model, io, torch.float32)
     reference = pytorch_outputs(*graphs, inputs)
     calibration = _calibrate(policy, io, graphs, observations, steps)
-    everything = set_up_network(model, options, calibration)
+    prefix_tokens = reference["prefix_pad_masks"].shape[1]
+    everything = set_up_network(model, options, prefix_tokens, calibration)
     graphs = _modules(model, io, compute_dtype(options.precision))
     own = None if options.precision == "fp32" else pytorch_outputs(*graphs, inputs)
     tolerance = tolerances(reference, own, options.precision)["actions"]
@@ -201,13 +208,17 @@ def _calibrate(
 
 
 def set_up_network(
-    model: PI0FlowMatching, options: ExportOptions, largest_inputs: Mapping[str, float]
+    model: PI0FlowMatching,
+    options: ExportOptions,
+    prefix_tokens: int,
+    largest_inputs: Mapping[str, float],
 ) -> dict[str, Tensor]:
     """Brings a float32 network into the form that is exported, in place.
 
     Args:
         model: the network.
         options: its precision.
+        prefix_tokens: of all cameras and the longest prompt.
         largest_inputs: of its linear layers, from calibration; empty but for fp8.
 
     Returns:
@@ -216,6 +227,8 @@ def set_up_network(
     """
     before = model.state_dict()
     precompute_times(model, model.config.num_steps)
+    suffix_tokens = model.num_suffix_tokens(model.config.n_action_steps)
+    precompute_angles(model, prefix_tokens + suffix_tokens)
     replaced = {name: before[name] for name in before.keys() - model.state_dict().keys()}
     del before
     set_precision(model, options.precision, largest_inputs)
