@@ -16,7 +16,7 @@ demo: install ## Record demonstrations, train, export and drive the simulated ro
 	@$(BIN)/python scripts/demo.py $(ARGS)
 
 test: install ## Run the tests, two files at a time (ARGS="-k config" picks some)
-	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --max-worker-restart 0 $(ARGS)
 
 lint: install ## Check style and formatting
 	@$(BIN)/ruff check .

@@ -39,6 +39,12 @@ def losses(work_dir: Path) -> list[float]:
     return [json.loads(line)["loss"] for line in lines]
 
 
+def logged(work_dir: Path) -> list[str]:
+    """The lines of a log that may not exist yet."""
+    log = work_dir / "metrics.jsonl"
+    return log.read_text().splitlines() if log.is_file() else []
+
+
 @pytest.fixture
 def options(tiny_options: list[str]) -> list[str]:
     return [*tiny_options, "runner.lr_scheduler_type=constant", "runner.ema_decay=0.9"]
@@ -66,8 +72,13 @@ def test_killed_again_and_again_a_run_gives_the_losses_of_an_undisturbed_one(
         if child == 0:
             code = main([SMALL, str(work_dir), "--resume-from", "auto", "--cfg-options", *options])
             os._exit(code)
-        time.sleep(rng.uniform(0.3, 1.5))
-        assert os.waitpid(child, os.WNOHANG) == (0, 0), "the run was quicker than the kills"
+        # While it starts, or after some steps of it: never so late that it would be done before.
+        lines = len(logged(work_dir)) + rng.randint(1, 3)
+        moment = time.monotonic() + rng.choice([rng.uniform(0.0, 0.5), 60.0])
+        while time.monotonic() < moment and len(logged(work_dir)) < lines:
+            time.sleep(0.005)
+        time.sleep(rng.uniform(0.0, 0.1))
+        assert os.waitpid(child, os.WNOHANG) == (0, 0), "the run ended by itself"
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         kills += 1
