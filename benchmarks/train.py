@@ -138,6 +138,7 @@ def contestant(args: argparse.Namespace, device: torch.device) -> tuple[Callable
     """A function that does one optimiser step and answers the loss, and its samples."""
     from flux_core.models import FlowDraws, without_effect
     from flux_core.models.lora import apply_lora
+    from flux_train.micro_batch import trim_prompts
     from flux_train.parallel import layers_of, recompute
     from flux_train.policy_loss import PolicyLoss
 
@@ -145,7 +146,8 @@ def contestant(args: argparse.Namespace, device: torch.device) -> tuple[Callable
     if args.finetune[0] == "lora":
         apply_lora(model)
         model.to(device)
-    batch = batch_of(model, args, device)
+    batch_on_cpu = batch_of(model, args)
+    batch = {name: part.to(device) for name, part in batch_on_cpu.items()}
     noise, t = torch.randn_like(batch["actions"]), torch.full((args.batch,), 0.7, device=device)
     is_ours = args.stage == CONTESTANTS[1]
     if is_ours:
@@ -157,10 +159,12 @@ def contestant(args: argparse.Namespace, device: torch.device) -> tuple[Callable
         module = PolicyLoss(model, num_groups=1)
         if args.compile:
             module.compile()
+        trimmed = {name: part.to(device) for name, part in trim_prompts(batch_on_cpu).items()}
         draws, count = FlowDraws(noise, t, None), torch.tensor(noise.numel(), device=device)
 
         def loss() -> Tensor:
-            return module(batch, draws, count).loss
+            # As the trainer: before the batch goes to the device, which is not timed of either.
+            return module(batch if args.compile else trimmed, draws, count).loss
     else:
         from transformers_policy import TransformersPolicy
 
@@ -205,22 +209,22 @@ def network(args: argparse.Namespace, device: torch.device) -> Any:
     return model.train()
 
 
-def batch_of(model: Any, args: argparse.Namespace, device: torch.device) -> dict[str, Tensor]:
+def batch_of(model: Any, args: argparse.Namespace) -> dict[str, Tensor]:
     """Three cameras and a half-full prompt; every action counts."""
     config, size = model.config, args.batch
     prompt = 48 if args.model[0] == "pi0" else 200
     height, width = config.vision_backbone.image_size
-    lengths = torch.arange(prompt, device=device) < prompt // 2
+    lengths = torch.arange(prompt) < prompt // 2
     shape = (size, config.n_action_steps, config.action_dim)
     return {
-        "images": torch.rand(size, CAMERAS, 3, height, width, device=device) * 2 - 1,
-        "img_masks": torch.ones(size, CAMERAS, dtype=torch.bool, device=device),
-        "lang_tokens": torch.randint(0, 1000, (size, prompt), device=device),
+        "images": torch.rand(size, CAMERAS, 3, height, width) * 2 - 1,
+        "img_masks": torch.ones(size, CAMERAS, dtype=torch.bool),
+        "lang_tokens": torch.randint(0, 1000, (size, prompt)),
         "lang_masks": lengths.expand(size, -1).clone(),
-        "states": torch.randn(size, config.action_dim, device=device),
-        "actions": torch.randn(shape, device=device),
-        "action_masks": torch.ones(shape[:2], dtype=torch.bool, device=device),
-        "group": torch.zeros(size, dtype=torch.int64, device=device),
+        "states": torch.randn(size, config.action_dim),
+        "actions": torch.randn(shape),
+        "action_masks": torch.ones(shape[:2], dtype=torch.bool),
+        "group": torch.zeros(size, dtype=torch.int64),
     }
 
 

@@ -35,6 +35,7 @@ from .config import TrainConfig
 from .data_checks import check_data, check_vocabulary
 from .log_window import LogWindow
 from .metrics import peak_memory_bytes, plot_loss, read_metrics
+from .micro_batch import Batch, to_device, trim_prompts
 from .optimization import WeightAverage, build_optimizer, learning_rate_at, trained
 from .outputs import Outputs
 from .parallel import (
@@ -61,20 +62,6 @@ from .trackers import check_trackers
 from .validation import Validator
 
 logger = logging.getLogger("flux.train")
-
-MODEL_KEYS = (
-    "images",
-    "img_masks",
-    "lang_tokens",
-    "lang_masks",
-    "states",
-    "actions",
-    "action_masks",
-    "action_dim_masks",
-    "group",
-)
-
-Batch = dict[str, Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -375,7 +362,8 @@ class Trainer:
         return own + micro_batch * self.batches.global_batch_size
 
     def _on_device(self, batch: dict[str, Any]) -> Batch:
-        return {k: torch.as_tensor(batch[k]).to(self.device) for k in MODEL_KEYS if k in batch}
+        # A compiled network would be compiled again for every width.
+        return to_device(batch if self.config.runner.compile else trim_prompts(batch), self.device)
 
     def save(self, name: str, *, must: bool = False) -> Path | None:
         """Writes a checkpoint; called by all processes.
