@@ -84,6 +84,11 @@ def test_an_engine_that_answers_wrong_is_refused_and_not_timed(
         ((SHIPPED, "--model", "pi0"), "expected BUNDLE or --model"),
         (("--model", "pi0"), "say so with --random-weights"),
         (("--model", "pi0", "--random-weights", "--precision", "fp4"), "--precision"),
+        (("--model", "pi0", "--random-weights", "--precision", "fp8"), "fp8 is calibrated"),
+        ((SHIPPED, "--precision", "bf16"), "--precision: only with --model"),
+        ((SHIPPED, "--size", "full"), "--size: only with --model"),
+        ((SHIPPED, "--out", "/nowhere/figures.json"), "/nowhere: expected an existing folder"),
+        ((SHIPPED, "--threads", "100000"), "expected at most"),
     ],
 )
 def test_what_is_measured_is_said_once(
@@ -110,6 +115,31 @@ def test_percentiles_between_two_looks_are_numpys_within_a_bin(
         )
         assert below / 1.13 <= found[f"p{share}_ms"] <= above * 1.13
     assert max(since) / 1.13 <= found["max_ms"] <= max(since) * 1.13
+
+
+@pytest.mark.parametrize("report", ["no JSON", '{"costs": 5}', "[]"])
+def test_a_foreign_report_is_refused_before_anything_is_timed(
+    report: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    bundle = Path(shutil.copytree(SHIPPED, tmp_path / "b"))
+    manifest = Bundle.open(bundle).manifest
+    (bundle / "report.json").write_text(report)
+    write_manifest(bundle, manifest)
+    assert main(["bench", str(bundle)]) == 1
+    error = capsys.readouterr().err
+    assert "report.json: expected the report of flux-export" in error and error.count("\n") == 1
+
+
+def test_a_bundle_without_a_report_is_timed_without_a_floor(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    bundle = Path(shutil.copytree(SHIPPED, tmp_path / "b"))
+    manifest = Bundle.open(bundle).manifest
+    (bundle / "report.json").unlink()
+    write_manifest(bundle, manifest)
+    code, report = bench(capsys, str(bundle), "--engine", "onnxruntime")
+    assert code == 0 and report["costs"] is None
+    assert "floor_ms" not in report["engines"]["onnxruntime"]
 
 
 def test_the_floor_is_the_slower_of_arithmetic_and_memory() -> None:

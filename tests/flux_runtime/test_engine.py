@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -100,6 +102,24 @@ def test_auto_takes_the_card_that_onnxruntime_can_use(card: Path) -> None:
     choice = choose_engine("auto")
     assert choice.name == "onnxruntime"
     assert "no libonnxruntime_providers_cuda.so" in choice.reason
+
+
+def test_auto_takes_what_can_run_half_precision_and_float8(
+    card: Path, monkeypatch: pytest.MonkeyPatch, openvino: None
+) -> None:
+    assert choose_engine("auto", "bf16").name == "onnxruntime-cuda"
+    # ONNX Runtime has no float8 of bfloat16, on the card neither.
+    assert choose_engine("auto", "fp8").name == "openvino"
+    find = importlib.util.find_spec
+    package = SimpleNamespace(origin="tensorrt/__init__.py")
+    monkeypatch.setattr(
+        "importlib.util.find_spec", lambda name: package if name == "tensorrt" else find(name)
+    )
+    assert choose_engine("auto", "fp8").name == "tensorrt"
+    monkeypatch.setattr(nvidia, "has_card", lambda: False)
+    for precision in ("bf16", "fp8"):
+        choice = choose_engine("auto", precision)
+        assert choice.name == "openvino" and choice.reason.startswith(f"auto: {precision}, and ")
 
 
 def test_an_engine_that_is_asked_for_is_taken_or_refused(card: Path) -> None:
@@ -379,12 +399,12 @@ def test_engines_are_kept_beside_the_bundle_and_never_in_it(card: Path, toy_bund
     folder = Path(options["trt_engine_cache_path"])
     assert folder.is_dir() and folder.parent == toy_bundle.with_name("bundle.engines")
     assert options["trt_timing_cache_path"] == str(folder)
-    assert (options["trt_fp16_enable"], options["trt_bf16_enable"]) == ("0", "0")
+    assert not {"trt_fp16_enable", "trt_bf16_enable"} & set(options)
     (folder / "engine").write_bytes(b"built")
     Bundle.open(toy_bundle)
     bf16 = replace(bundle, manifest=replace(bundle.manifest, precision="bf16"))
     other = tensorrt_options(bf16)
-    assert (other["trt_fp16_enable"], other["trt_bf16_enable"]) == ("0", "1")
+    assert "trt_fp16_enable" not in other and other["trt_bf16_enable"] == "1"
     assert other["trt_engine_cache_path"] != str(folder)
 
 
@@ -410,18 +430,51 @@ def test_a_place_that_cannot_be_written_is_told(toy_bundle: Path) -> None:
 # --- NVIDIA's libraries -------------------------------------------------------------------------
 
 
-def test_a_card_is_read_from_nvidia_smi() -> None:
-    assert nvidia.parse_card("NVIDIA H100 80GB HBM3, 580.65.06\n") == CARD
-    with pytest.raises(MissingDependencyError, match="expected 'NAME, DRIVER', got 'No devices'"):
-        nvidia.parse_card("No devices\n")
+class CardsDriver:
+    """libcuda of one card."""
+
+    cuInit = staticmethod(lambda flags: 0)
+
+    @staticmethod
+    def cuDeviceGet(out: Any, ordinal: int) -> int:
+        assert ordinal == 0
+        out._obj.value = 5
+        return 0
+
+    @staticmethod
+    def cuDeviceGetName(out: Any, size: Any, device: Any) -> int:
+        assert device.value == 5 and len(CARD.name) < size.value
+        out.value = CARD.name.encode()
+        return 0
+
+    @staticmethod
+    def cuDriverGetVersion(out: Any) -> int:
+        out._obj.value = 13010
+        return 0
 
 
-def test_a_card_is_seen_by_its_device_file(tmp_path: Path) -> None:
+def test_a_card_is_read_from_its_driver(tmp_path: Path) -> None:
+    load = lambda _: CardsDriver()  # noqa: E731
+    unnamed = nvidia.read_card(load, tmp_path)
+    assert unnamed == nvidia.Card(name=CARD.name, driver="CUDA 13.1")
+    folder = tmp_path / "proc" / "driver" / "nvidia"
+    folder.mkdir(parents=True)
+    (folder / "version").write_text(
+        "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.65.06  Release Build\n"
+        "GCC version:  gcc version 13.3.0\n"
+    )
+    assert nvidia.read_card(load, tmp_path) == CARD
+
+
+def test_a_card_is_seen_by_its_device_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "dev").mkdir()
     (tmp_path / "dev" / "nvidiactl").touch()
     assert not nvidia.has_card(tmp_path)
     (tmp_path / "dev" / "nvidia3").touch()
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert nvidia.has_card(tmp_path)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert not nvidia.has_card(tmp_path)
 
 
 def test_pips_libraries_are_loaded_before_those_that_need_them(

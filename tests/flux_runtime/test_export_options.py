@@ -12,11 +12,12 @@ import onnx
 import pytest
 import torch
 
-from flux_core.bundle import Bundle
+from flux_core.bundle import Bundle, write_manifest
 from flux_core.errors import ExportError, UsageError
 from flux_core.models import sample_actions
 from flux_core.policy_io import PolicyIO
 from flux_core.types import Observation
+from flux_runtime.check import check
 from flux_runtime.export import verify
 from flux_runtime.export.cli import main
 from flux_runtime.export.options import ExportOptions
@@ -154,6 +155,58 @@ def test_graphs_for_short_prompts_answer_as_those_for_any(
     assert {"actions_16", "x_next_first_48"} <= figures.stages.keys()
     full = verify.replay(bundle)["actions"]
     np.testing.assert_allclose(verify.replay(short)["actions"], full, atol=1e-5)
+
+
+def test_check_replays_the_graphs_for_short_prompts_too(
+    small_policy: MakePolicy, tmp_path: Path
+) -> None:
+    bundle, _ = export(small_policy("pi0"), tmp_path / "b", prompt_tokens=(16,))
+    report = check(bundle.directory)
+    assert report["ok"] and list(report["graphs"]) == [96, 16]
+    # The Euler update of one graph now goes the wrong way.
+    graph = bundle.directory / "denoise_16.onnx"
+    model = onnx.load(graph, load_external_data=False)
+    update = next(node for node in model.graph.node if "x_next" in node.output)
+    update.op_type = {"Add": "Sub"}[update.op_type]
+    graph.write_bytes(model.SerializeToString())
+    write_manifest(bundle.directory, bundle.manifest)
+    report = check(bundle.directory)
+    assert not report["ok"] and report["graphs"][96]["max_abs_error"] < 1e-4
+
+
+def test_no_graph_in_half_precision_has_what_onnxruntime_lacks_on_a_card(
+    small_policy: MakePolicy, tmp_path: Path, tiny_run: Path
+) -> None:
+    """Its CUDA provider has no Einsum of bfloat16."""
+    out = tmp_path / "b"
+    checkpoint = str(tiny_run / "checkpoint_epoch_1.pt")
+    assert main([checkpoint, "--out", str(out), "--precision", "bf16"]) == 0
+    for name in ("prefix.onnx", "denoise.onnx"):
+        graph = onnx.load(out / name, load_external_data=False).graph
+        assert not {"Einsum", "Cos", "Sin"} & {node.op_type for node in graph.node}
+
+
+def test_an_export_cannot_replace_what_it_is_made_from(
+    small_policy: MakePolicy, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle, _ = export(small_policy("pi0"), tmp_path / "b")
+    place = str(bundle.directory)
+    assert main([place, "--out", f"{place}/../b", "--precision", "fp16"]) == 2
+    assert "is what is exported" in capsys.readouterr().err
+    (tmp_path / "file").touch()
+    assert main([place, "--out", str(tmp_path / "file")]) == 1
+    assert "expected a folder to write, got a file" in capsys.readouterr().err
+    assert Bundle.open(bundle.directory).manifest.precision == "fp32"
+
+
+def test_an_engine_that_this_machine_lacks_is_told_before_anything_is_written(
+    small_policy: MakePolicy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle, _ = export(small_policy("pi0"), tmp_path / "b")
+    monkeypatch.setattr("flux_runtime.nvidia.has_card", lambda: False)
+    out = tmp_path / "again"
+    assert main([str(bundle.directory), "--out", str(out), "--engine", "tensorrt"]) == 1
+    assert not out.exists()
 
 
 def test_the_runtime_opens_the_shortest_graphs_that_its_tasks_fit(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import ctypes
 import gc
 from collections.abc import Callable
@@ -138,7 +139,13 @@ def fake_tensorrt(contexts: dict[bytes, Any]) -> Any:
         def __init__(self, level: int) -> None: ...
 
     def deserialize(plan: bytes) -> Any:
-        return SimpleNamespace(create_execution_context=lambda: contexts.get(plan))
+        return SimpleNamespace(create_execution_context=lambda: another(contexts.get(plan)))
+
+    def another(context: Any) -> Any:
+        made = copy.copy(context)
+        if made is not None:
+            made.addresses = {}  # what was run, and by whom, all of them tell together
+        return made
 
     runtime = SimpleNamespace(deserialize_cuda_engine=deserialize)
     return SimpleNamespace(Logger=Logger, Runtime=lambda logger: runtime)

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from .errors import FluxError, UsageError
@@ -40,28 +44,64 @@ def add_command(commands: Any, name: str, text: str, example: str) -> argparse.A
 
 
 def run_cli(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> int:
-    """Parses `argv`, calls `args.handler(args)`, and turns a FluxError into one line on stderr.
+    """Parses `argv`, calls `args.handler(args)`, and turns an error that a user can mend (ours, or
+    the system's about a file) into one line on stderr.
 
     Returns the exit code: 0, 1 (failed) or 2 (usage).
     """
     _add_debug(parser)
     args = parser.parse_args(argv)
     try:
-        return int(args.handler(args) or EXIT_OK)
-    except FluxError as error:
+        with _cleaning_up_on_sigterm():
+            return int(args.handler(args) or EXIT_OK)
+    except (FluxError, OSError) as error:
         if args.debug:
             traceback.print_exc()
         else:
-            print(f"{parser.prog}: error: {error}", file=sys.stderr)
+            print(f"{parser.prog}: error: {_one_line(error)}", file=sys.stderr)
         return EXIT_USAGE if isinstance(error, UsageError) else EXIT_FAILED
     except KeyboardInterrupt:
         print(f"{parser.prog}: interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
 
 
+@contextmanager
+def _cleaning_up_on_sigterm() -> Iterator[None]:
+    """SIGTERM ends the command as Ctrl-C does: what is half written is removed on the way out."""
+
+    def leave(number: int, _: object) -> None:
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return ": ".join(str(part) for part in (error.filename, error.strerror) if part)
+    return str(error)
+
+
 def print_json(report: Mapping[str, object]) -> None:
-    """Prints `report` as the one JSON object on stdout."""
-    print(json.dumps(report, ensure_ascii=False))
+    """Prints `report` as the one JSON object on stdout; what is not finite becomes null."""
+    print(json.dumps(finite(report), ensure_ascii=False, allow_nan=False))
+
+
+def finite(value: object) -> object:
+    """Plain data with None for each number that JSON does not have."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: finite(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(part) for part in value]
+    return value
 
 
 def _add_debug(parser: argparse.ArgumentParser) -> None:

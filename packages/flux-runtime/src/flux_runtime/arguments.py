@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 
 from .engine_names import AUTO, ENGINES
 
@@ -15,6 +16,16 @@ def count(value: str) -> int:
 def natural(value: str) -> int:
     """Returns a whole number of at least 0."""
     return _at_least(0, value)
+
+
+def threads(value: str) -> int:
+    """Returns a number of threads that this machine can start."""
+    number, most = count(value), 4 * (os.cpu_count() or 1)
+    if number > most:
+        raise argparse.ArgumentTypeError(
+            f"expected at most {most} ({os.cpu_count()} processors), got {number}"
+        )
+    return number
 
 
 def add_engine(parser: argparse.ArgumentParser) -> None:

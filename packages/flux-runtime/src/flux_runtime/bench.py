@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +97,7 @@ def bench(
         `p95_ms`, `p99_ms`, `max_ms` and `count` each, and `floor_ms` of some), `preprocess`,
         `speeds` and `hardware`.
     """
+    costs = costs_of(bundle)
     engines: dict[str, dict[str, Any]] = {}
     contestants: dict[str, Contestant] = {}
     for wanted in options.engines:
@@ -119,13 +120,16 @@ def bench(
         for contestant in contestants.values():
             contestant.infer()
         advance(done + 1, options.repeat)
-    costs, speeds = costs_of(bundle), _speeds(contestants, options.threads)
+    speeds = _speeds(contestants, options.threads, costs)
     for name, contestant in contestants.items():
         engines[name]["stages"] = contestant.stages()
         engines[name]["loop_over_steps"] = contestant.loop_over_steps()
         if costs is not None:
             steps = bundle.manifest.num_inference_steps
-            engines[name]["floor_ms"] = floor_ms(costs, speeds[_place(name)], steps)
+            found = speeds[_place(name)]
+            if name == "openvino-bf16":
+                found = replace(found, flops_per_s=None)  # it was measured in float32
+            engines[name]["floor_ms"] = floor_ms(costs, found, steps)
     return {
         "bundle": str(bundle.directory),
         "precision": bundle.manifest.precision,
@@ -143,10 +147,15 @@ def _place(engine: str) -> str:
     return "card" if engine in CARD_ENGINES else "processor"
 
 
-def _speeds(engines: Iterable[str], num_threads: int) -> dict[str, Speeds]:
+def _speeds(
+    engines: Iterable[str], num_threads: int, costs: Mapping[str, Mapping[str, float]] | None
+) -> dict[str, Speeds]:
     """Of what the engines run on."""
     places = {_place(engine) for engine in engines}
-    found = {"processor": processor_speeds(num_threads)} if "processor" in places else {}
+    found: dict[str, Speeds] = {}
+    if "processor" in places:
+        sizes = [cost["bytes"] for cost in costs.values()] if costs else []
+        found["processor"] = processor_speeds(num_threads, min(sizes, default=math.inf))
     return found | ({"card": card_speeds()} if "card" in places else {})
 
 

@@ -23,17 +23,26 @@ def bundle_to_bench(args: argparse.Namespace) -> Iterator[Bundle]:
         MissingDependencyError: without the extra that exporting needs.
     """
     if args.model is None:
+        for option in ("size", "precision", "keep"):
+            if getattr(args, option) is not None:
+                raise UsageError(f"--{option}: only with --model; a bundle is measured as it is")
         yield Bundle.open(args.bundle)
         return
     if args.bundle is not None:
         raise UsageError(f"bench: expected BUNDLE or --model, got {args.bundle} and {args.model}")
     if not args.random_weights:
         raise UsageError("--model: has random weights; say so with --random-weights")
-    with tempfile.TemporaryDirectory(prefix="flux-bench-") as folder:
-        out = Path(folder) / f"{args.model}_{args.size}"
+    size, precision = args.size or "small", args.precision or "fp32"
+    if precision == "fp8":
+        raise UsageError("--precision: fp8 is calibrated on a dataset, which --model has not")
+    name = f"{args.model}_{size}_{precision}"
+    with tempfile.TemporaryDirectory(prefix="flux-bench-", dir=args.keep) as folder:
+        out = Path(folder) / name
         # In a process of its own: what it has used is the engines' to use.
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-            pool.submit(_export, args.model, args.size, args.precision, out).result()
+            pool.submit(_export, args.model, size, precision, out).result()
+        if args.keep is not None:
+            out = out.replace(args.keep / name)
         yield Bundle.open(out)
 
 

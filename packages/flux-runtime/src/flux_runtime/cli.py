@@ -8,9 +8,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from flux_core.cli import EXIT_FAILED, EXIT_OK, add_command, new_parser, print_json, run_cli
+from flux_core.cli import (
+    EXIT_FAILED,
+    EXIT_OK,
+    add_command,
+    finite,
+    new_parser,
+    print_json,
+    run_cli,
+)
+from flux_core.errors import UsageError
 
-from .arguments import add_engine, count, natural
+from .arguments import add_engine, count, natural, threads
 from .engine_names import AUTO, ENGINES
 
 _EXAMPLE = """  flux-runtime doctor
@@ -89,9 +98,10 @@ def _add_bench(parser: argparse.ArgumentParser) -> None:
         action=InsteadOfBundle,
         help="instead of a bundle: a network of this kind",
     )
-    add("--size", choices=("small", "medium", "full"), default="small", help="(default: small)")
+    add("--size", choices=("small", "medium", "full"), help="of --model (default: small)")
     add("--random-weights", action="store_true", help="what --model has; 13 GB on disk if full")
-    add("--precision", default="fp32", help="of --model's bundle, as for flux-export")
+    add("--precision", help="of --model's bundle, as for flux-export (default: fp32)")
+    add("--keep", type=Path, metavar="DIR", help="an existing folder that keeps --model's bundle")
 
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
@@ -151,7 +161,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
 
 def _add_threads(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--threads", type=count, default=1, metavar="N", help="of the network (default: 1)"
+        "--threads", type=threads, default=1, metavar="N", help="of the network (default: 1)"
     )
 
 
@@ -189,6 +199,9 @@ def _bench(args: argparse.Namespace) -> int:
     from .bench_bundle import bundle_to_bench
 
     console = Console(stderr=True)
+    for folder in (args.out and args.out.absolute().parent, args.keep):
+        if folder is not None and not folder.is_dir():
+            raise UsageError(f"{folder}: expected an existing folder to write to")
     options = BenchOptions(
         engines=tuple(args.engine), threads=args.threads, repeat=args.repeat, warm_up=args.warm_up
     )
@@ -199,13 +212,13 @@ def _bench(args: argparse.Namespace) -> int:
             options,
             lambda done, total: progress.update(bar, completed=done, total=total),
         )
-    if args.out is not None:
-        args.out.write_text(json.dumps(report, indent=1) + "\n")
     if args.json:
         print_json(report)
     else:
         for part in format_bench(report):
             Console(soft_wrap=isinstance(part, str), highlight=False).print(part)
+    if args.out is not None:
+        args.out.write_text(json.dumps(finite(report), indent=1) + "\n")
     return EXIT_OK if all(engine["ok"] for engine in report["engines"].values()) else EXIT_FAILED
 
 

@@ -61,8 +61,9 @@ class CudaDriver:
         return address.value
 
     def host_memory(self, num_bytes: int) -> int:
-        """Page-locked memory of the host, which a graph may copy from and to."""
+        """Zeros in page-locked memory of the host, which a graph may copy from and to."""
         address = self._new("cuMemHostAlloc", ctypes.c_size_t(num_bytes), ctypes.c_uint(0))
+        ctypes.memset(address, 0, num_bytes)
         self._give_back("cuMemFreeHost", address)
         return address
 

@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from flux_core.bundle import Bundle
 from flux_core.errors import FluxError
 
-from .engine import load_core
+from .engine import load_core, open_flow_policy
 from .engine_names import ENGINES, EngineName
 from .engine_status import engine_status
+from .session import shipped_policy
 
 OLDEST_PYTHON = (3, 11)
 OLDEST_NUMPY = (1, 26)
@@ -135,7 +137,14 @@ def check_onnxruntime() -> Check:
 def check_engine(name: EngineName) -> Check:
     """Says whether this machine has what an engine needs, or what it lacks."""
     status = engine_status(name)
-    return Check(name=f"engine {name}", ok=status.ok, found=status.found, fix=status.fix)
+    title = f"engine {name}"
+    if status.ok and name == "openvino-bf16":
+        # What it needs is there, and yet it may crash.
+        try:
+            open_flow_policy(Bundle.open(shipped_policy("aloha-sim")), engine=name)
+        except FluxError as error:
+            return Check(name=title, ok=False, found=str(error), fix="Take the engine openvino.")
+    return Check(name=title, ok=status.ok, found=status.found, fix=status.fix)
 
 
 def check_rendering() -> Check:

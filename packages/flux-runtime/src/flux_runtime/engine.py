@@ -142,11 +142,12 @@ def tensorrt_options(bundle: Bundle) -> dict[str, str]:
         content=content_digest(bundle),
     )
     folder = str(make_engine_cache(bundle, key))
+    # Older providers do not know every name: only what is asked for is sent.
+    halves = {"fp16": {"trt_fp16_enable": "1"}, "bf16": {"trt_bf16_enable": "1"}}
     return {
         "trt_engine_cache_enable": "1",
         "trt_engine_cache_path": folder,
         "trt_timing_cache_enable": "1",
         "trt_timing_cache_path": folder,
-        "trt_fp16_enable": str(int(precision == "fp16")),
-        "trt_bf16_enable": str(int(precision == "bf16")),
+        **halves.get(precision, {}),
     }

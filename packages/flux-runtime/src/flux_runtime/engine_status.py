@@ -99,22 +99,25 @@ def _provider_status(name: EngineName, folder: Path) -> EngineStatus:
 
 
 def choose_engine(wanted: str = AUTO, precision: str = "fp32") -> EngineChoice:
-    """Takes the engine asked for; `auto` takes the card if ONNX Runtime can use it.
+    """Takes the engine asked for; `auto` takes the card where it can be used.
 
     Args:
         wanted: one of `engine_names.ENGINES`, or `auto`.
-        precision: of the bundle; ONNX Runtime has no bfloat16 on the processor, OpenVINO has.
+        precision: of the bundle; on the processor OpenVINO has bfloat16 and float8, ONNX Runtime
+            has not.
 
     Raises:
         MissingDependencyError: the engine lacks something; nothing else is taken instead.
     """
     if wanted == AUTO:
-        status = engine_status("onnxruntime-cuda")
+        # ONNX Runtime cannot round bfloat16 to float8, on no device.
+        on_card: EngineName = "tensorrt" if precision == "fp8" else "onnxruntime-cuda"
+        status = engine_status(on_card)
         if status.ok:
-            return EngineChoice(name="onnxruntime-cuda", reason=f"auto: {status.found}")
-        if precision == "bf16":
+            return EngineChoice(name=on_card, reason=f"auto: {status.found}")
+        if precision in ("bf16", "fp8"):
             require_engine("openvino")
-            return EngineChoice(name="openvino", reason=f"auto: bf16, and {status.found}")
+            return EngineChoice(name="openvino", reason=f"auto: {precision}, and {status.found}")
         return EngineChoice(name="onnxruntime", reason=f"auto: {status.found}")
     for name in ENGINES:
         if name == wanted:

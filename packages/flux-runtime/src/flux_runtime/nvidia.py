@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
-import subprocess
+import os
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,51 +20,45 @@ from flux_core.errors import MissingDependencyError
 
 CUDA_LIBRARIES = ("cudart", "nvrtc", "cublasLt", "cublas", "curand", "cufft", "cudnn")
 TENSORRT_LIBRARIES = ("nvinfer", "nvonnxparser")
-_TIMEOUT_S = 30.0
 _MEMORY_CLOCK_RATE, _MEMORY_BUS_WIDTH = 36, 37
 """CUdevice_attribute of the driver: kHz and bits; memory is written or read twice a cycle."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """The first NVIDIA card, as nvidia-smi names it, and the version of its driver."""
+    """The first NVIDIA card, as its driver names it, and the version of its driver."""
 
     name: str
     driver: str
 
 
 def has_card(root: Path = Path("/")) -> bool:
-    """Whether this machine has an NVIDIA card with a driver."""
-    return any((root / "dev").glob("nvidia[0-9]*"))
+    """Whether this machine has an NVIDIA card with a driver, and this process may see it."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return visible not in ("", "-1") and any((root / "dev").glob("nvidia[0-9]*"))
 
 
-def read_card() -> Card:
-    """Asks nvidia-smi.
+def read_card(load: Callable[[str], Any] = ctypes.CDLL, root: Path = Path("/")) -> Card:
+    """Asks the driver, which counts cards as the engines do.
 
     Raises:
         MissingDependencyError: it is not there or does not answer.
     """
-    query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader", "--id=0"]
-    try:
-        answer = subprocess.run(
-            query, capture_output=True, text=True, timeout=_TIMEOUT_S, check=True
-        )
-    except (OSError, subprocess.SubprocessError) as error:
-        raise MissingDependencyError(
-            f"nvidia-smi: expected the card's name and driver, got no answer ({error}). Install "
-            f"NVIDIA's driver."
-        ) from error
-    return parse_card(answer.stdout)
+    driver, device, name = _load_driver(load), ctypes.c_int(), ctypes.create_string_buffer(256)
+    _require_success("cuDeviceGet", driver.cuDeviceGet(ctypes.byref(device), 0))
+    done = driver.cuDeviceGetName(name, ctypes.c_int(len(name)), device)
+    _require_success("cuDeviceGetName", done)
+    return Card(name=name.value.decode(), driver=_driver_version(driver, root))
 
 
-def parse_card(line: str) -> Card:
-    """Reads `NAME, DRIVER`."""
-    name, _, driver = line.strip().rpartition(", ")
-    if not name or not driver:
-        raise MissingDependencyError(
-            f"nvidia-smi: expected 'NAME, DRIVER', got {line.strip()!r}. Reinstall NVIDIA's driver."
-        )
-    return Card(name=name, driver=driver)
+def _driver_version(driver: Any, root: Path) -> str:
+    """Such as '580.65.06'; where the system does not show it, the newest CUDA it serves."""
+    file = root / "proc" / "driver" / "nvidia" / "version"
+    if file.is_file() and (found := re.search(r"\d+\.\d+(\.\d+)?", file.read_text())):
+        return found[0]
+    number = ctypes.c_int()
+    _require_success("cuDriverGetVersion", driver.cuDriverGetVersion(ctypes.byref(number)))
+    return f"CUDA {number.value // 1000}.{number.value % 1000 // 10}"
 
 
 def memory_bytes_per_s(load: Callable[[str], Any] = ctypes.CDLL) -> float:
@@ -72,13 +67,7 @@ def memory_bytes_per_s(load: Callable[[str], Any] = ctypes.CDLL) -> float:
     Raises:
         MissingDependencyError: the driver does not say.
     """
-    try:
-        driver = load("libcuda.so.1")
-    except OSError as error:
-        raise MissingDependencyError(
-            f"libcuda.so.1: cannot be loaded ({error}). Install NVIDIA's driver."
-        ) from error
-    _require_success("cuInit", driver.cuInit(0))
+    driver = _load_driver(load)
     values: list[int] = []
     for attribute in (_MEMORY_CLOCK_RATE, _MEMORY_BUS_WIDTH):
         value = ctypes.c_int()
@@ -87,6 +76,17 @@ def memory_bytes_per_s(load: Callable[[str], Any] = ctypes.CDLL) -> float:
         values.append(value.value)
     clock_khz, width_bits = values
     return 2.0 * clock_khz * 1e3 * width_bits / 8
+
+
+def _load_driver(load: Callable[[str], Any]) -> Any:
+    try:
+        driver = load("libcuda.so.1")
+    except OSError as error:
+        raise MissingDependencyError(
+            f"libcuda.so.1: cannot be loaded ({error}). Install NVIDIA's driver."
+        ) from error
+    _require_success("cuInit", driver.cuInit(0))
+    return driver
 
 
 def _require_success(function: str, code: int) -> None:
@@ -108,11 +108,14 @@ def pip_folders(packages: Iterable[str] = ("nvidia", "tensorrt_libs")) -> list[P
 
 
 def find_libraries(names: Iterable[str], folders: Iterable[Path]) -> list[Path]:
-    """The files lib<name>.so.<version> among `folders`, in the order of `names`."""
+    """The files lib<name>.so.<version> among `folders`, in the order of `names`.
+
+    All versions: another package may have brought one that is not the provider's.
+    """
     places = list(folders)
     found = [sorted(path for place in places for path in place.glob(f"lib{name}.so.*"))
              for name in names]  # fmt: skip
-    return [paths[0] for paths in found if paths]
+    return [path for paths in found for path in paths]
 
 
 def preload(names: Iterable[str], load: Callable[[str], object] = ctypes.CDLL) -> list[Path]:

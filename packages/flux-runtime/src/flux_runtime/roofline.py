@@ -1,7 +1,8 @@
 """What this machine could do at best: its speed in arithmetic and memory, and a floor from it.
 
 A stage takes at least the longer of its arithmetic at the processor's speed and of its weights at
-the memory's. The processor's speeds are measured, in float32. Of an NVIDIA card only the memory's
+the memory's. The processor's speeds are measured, in float32, and on as much memory as the smaller
+stage reads: weights that stay in a cache are read faster. Of an NVIDIA card only the memory's
 is known, from its clock: its floor is that of the weights alone.
 """
 
@@ -19,12 +20,14 @@ from pathlib import Path
 from typing import Any
 
 from flux_core.bundle import Bundle
+from flux_core.errors import BundleError, MissingDependencyError
 
 from . import nvidia
 
 _THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+_LEAST_COPIED, _MOST_COPIED = 1 << 18, 1 << 29
 _SPEEDS_PROGRAM = """
-import json, time
+import json, sys, time
 import numpy as np
 
 def best(work, amount, repeat=5):
@@ -37,10 +40,17 @@ def best(work, amount, repeat=5):
 
 a = np.ones((1536, 1536), np.float32)
 out = np.empty_like(a)
-source, target = np.ones(1 << 26, np.float32), np.empty(1 << 26, np.float32)
+source = np.ones(int(sys.argv[1]) // 8, np.float32)
+target = np.empty_like(source)
+copies = max(1, (1 << 26) // source.size)
+
+def copy():
+    for _ in range(copies):
+        np.copyto(target, source)
+
 print(json.dumps({
     'flops_per_s': best(lambda: np.matmul(a, a, out=out), 2 * 1536**3),
-    'bytes_per_s': best(lambda: np.copyto(target, source), 2 * source.nbytes),
+    'bytes_per_s': best(copy, 2 * copies * source.nbytes),
 }))
 """
 
@@ -58,10 +68,14 @@ def card_speeds() -> Speeds:
     return Speeds(flops_per_s=None, bytes_per_s=nvidia.memory_bytes_per_s())
 
 
-def processor_speeds(num_threads: int) -> Speeds:
-    """Multiplies and copies large arrays, in a process of its own with so many threads."""
+def processor_speeds(num_threads: int, num_bytes: float = _MOST_COPIED) -> Speeds:
+    """Multiplies large arrays and copies some of `num_bytes` together, which may fit a cache.
+
+    In a process of its own, with so many threads.
+    """
     environment = os.environ | dict.fromkeys(_THREAD_VARIABLES, str(num_threads))
-    command = [sys.executable, "-c", _SPEEDS_PROGRAM]
+    size = int(min(max(num_bytes, _LEAST_COPIED), _MOST_COPIED))
+    command = [sys.executable, "-c", _SPEEDS_PROGRAM, str(size)]
     done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE)
     return Speeds(**json.loads(done.stdout))
 
@@ -70,9 +84,26 @@ def costs_of(bundle: Bundle) -> dict[str, dict[str, float]] | None:
     """`flops` and `bytes` of the stages `prefix` and `step`, as the export counted them.
 
     None for a bundle whose report has none.
+
+    Raises:
+        BundleError: the report is damaged.
     """
-    report = json.loads(bundle.path("report.json").read_text())
-    return report.get("costs")
+    file = bundle.directory / "report.json"
+    if not file.is_file():
+        return None
+    try:
+        costs = json.loads(file.read_text()).get("costs")
+        if not costs:
+            return None
+        return {
+            stage: {key: float(costs[stage][key]) for key in ("flops", "bytes")}
+            for stage in ("prefix", "step")
+        }
+    except (ValueError, AttributeError, LookupError, TypeError) as error:
+        raise BundleError(
+            f"{file}: expected the report of flux-export, got something else ({error}). Export "
+            "the bundle again."
+        ) from error
 
 
 def floor_ms(
@@ -97,7 +128,10 @@ def hardware() -> dict[str, Any]:
             versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    card = asdict(nvidia.read_card()) if nvidia.has_card() else None
+    try:
+        card = asdict(nvidia.read_card()) if nvidia.has_card() else None
+    except MissingDependencyError as error:
+        card = str(error)
     return {
         "processor": _processor(),
         "cores": os.cpu_count(),

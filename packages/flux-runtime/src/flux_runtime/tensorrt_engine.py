@@ -21,7 +21,7 @@ from flux_core.errors import BundleError
 from . import nvidia
 from .cuda_driver import CudaDriver
 from .graph_inputs import user_inputs
-from .tensorrt_plans import import_tensorrt, open_plans
+from .tensorrt_plans import import_tensorrt, open_plans, started
 
 if TYPE_CHECKING:
     from . import _core
@@ -73,6 +73,7 @@ class CapturedInference:
         self._x, self._t = denoise["x_t"], denoise["t"]
         self._allocate()
         self._contexts = _open_contexts(bundle, plans, trt, resources)
+        self._bind()
         self._enqueue()
         driver.synchronize()
         self._graph = driver.capture(self._enqueue)
@@ -119,39 +120,49 @@ class CapturedInference:
         x, t = self._halves[0]
         driver.copy_to_device(x, self._host["noise"], _bytes(self._x))
         driver.copy_to_device(t, self._host["ones"], _bytes(self._t))
-        self._execute("prefix", self._device)
+        self._execute("prefix", 0)
         for step in range(steps):
-            (x, t), (x_next, t_next) = self._halves[step % 2], self._halves[(step + 1) % 2]
-            under_way = {"x_t": x, "t": t, "x_next": x_next, "t_next": t_next}
-            self._execute("denoise", self._device | under_way)
+            self._execute("denoise", step % 2)
         driver.copy_to_host(self._host["actions"], self._halves[steps % 2][0], _bytes(self._x))
 
-    def _execute(self, graph: str, addresses: Mapping[str, int]) -> None:
-        context, signature = self._contexts[graph], self._manifest.graphs[graph]
+    def _bind(self) -> None:
+        """Gives every context its memory for good: nothing changes from first run to replay."""
+        self._bind_context("prefix", 0, self._device)
+        for half in range(2):
+            (x, t), (x_next, t_next) = self._halves[half], self._halves[1 - half]
+            under_way = {"x_t": x, "t": t, "x_next": x_next, "t_next": t_next}
+            self._bind_context("denoise", half, self._device | under_way)
+
+    def _bind_context(self, graph: str, number: int, addresses: Mapping[str, int]) -> None:
+        context, signature = self._contexts[graph][number], self._manifest.graphs[graph]
         for tensor in (*signature.inputs, *signature.outputs):
             if not context.set_tensor_address(tensor.name, addresses[tensor.name]):
                 raise _refusal(signature.file, f"the memory of {tensor.name}")
-        if not context.execute_async_v3(self._driver.stream):
-            raise _refusal(signature.file, "to run")
+
+    def _execute(self, graph: str, number: int) -> None:
+        if not self._contexts[graph][number].execute_async_v3(self._driver.stream):
+            raise _refusal(self._manifest.graphs[graph].file, "to run")
 
 
 def _open_contexts(
     bundle: Bundle, plans: Mapping[str, bytes], trt: Any, resources: ExitStack
-) -> dict[str, Any]:
-    runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
+) -> dict[str, list[Any]]:
+    """One context of the prefix, and one of the step for each half of x_t's and t's memory."""
+    runtime = started(trt.Runtime, trt.Logger(trt.Logger.ERROR))
     parents, contexts = [runtime], {}
     resources.callback(parents.clear)
     resources.callback(contexts.clear)
     for name, plan in plans.items():
         engine = runtime.deserialize_cuda_engine(plan)
-        context = None if engine is None else engine.create_execution_context()
-        if context is None:
+        number = 2 if name == "denoise" else 1
+        made = [engine and engine.create_execution_context() for _ in range(number)]
+        if not all(made):
             raise BundleError(
                 f"{bundle.manifest.graphs[name].file}: TensorRT cannot open what it has built. "
                 f"Remove {bundle.directory}.engines, and see with nvidia-smi that the card has room"
             )
         parents.append(engine)
-        contexts[name] = context
+        contexts[name] = made
     return contexts
 
 

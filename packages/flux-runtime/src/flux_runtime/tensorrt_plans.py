@@ -18,6 +18,8 @@ from flux_core.errors import BundleError, MissingDependencyError
 from . import nvidia
 from .engine_cache import content_digest, engine_cache_key, make_engine_cache
 
+MAJOR_VERSION = 10
+
 DTYPES = {
     "FLOAT": "float32",
     "HALF": "float16",
@@ -44,7 +46,27 @@ def import_tensorrt() -> ModuleType:
             f"tensorrt: cannot be imported ({error}). Install it with: pip install "
             f"'flux-runtime[tensorrt]'"
         ) from error
+    if not tensorrt.__version__.startswith(f"{MAJOR_VERSION}."):
+        raise MissingDependencyError(
+            f"tensorrt: expected version {MAJOR_VERSION}, got {tensorrt.__version__}. Install it "
+            f"with: pip install 'flux-runtime[tensorrt]'"
+        )
     return tensorrt
+
+
+def started(kind: Any, *arguments: Any) -> Any:
+    """Returns `kind(*arguments)`: TensorRT's builder or runtime, each of which starts CUDA.
+
+    Raises:
+        MissingDependencyError: CUDA does not start.
+    """
+    try:
+        return kind(*arguments)
+    except TypeError as error:  # what its binding makes of a null pointer
+        reason = " ".join(str(error).split())
+        raise MissingDependencyError(
+            f"tensorrt: does not start on this card ({reason}). See nvidia-smi."
+        ) from error
 
 
 def open_plans(bundle: Bundle, trt: Any, card: nvidia.Card) -> dict[str, bytes]:
@@ -96,7 +118,7 @@ def build_plan(graph: Path, signature: GraphSignature, trt: Any, setup: Any = No
         BundleError: TensorRT refuses it; or reads other inputs and outputs than the manifest's.
     """
     logger = _logger(trt)
-    builder = trt.Builder(logger)
+    builder = started(trt.Builder, logger)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger)
     if not parser.parse_from_file(str(graph)):

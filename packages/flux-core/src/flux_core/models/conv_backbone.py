@@ -69,7 +69,8 @@ class ConvBackbone(nn.Module):
         """(B, 3, height, width) in [-1, 1] -> (B, num_tokens, out_dim)."""
         # Mixing the kernel's colours mixes the image's.
         colours = torch.tensor(OPPONENT_COLOURS, device=images.device, dtype=images.dtype)
-        kernel = torch.einsum("kchw,ci->kihw", self.stem.weight.to(images.dtype), colours)
+        weight = self.stem.weight.to(images.dtype)
+        kernel = (weight.permute(0, 2, 3, 1) @ colours).permute(0, 3, 1, 2)
         features = functional.conv2d(images, kernel, self.stem.bias, STRIDE, padding=3)
         features = functional.relu(self.body(functional.relu(features)))
         # Normalised per pixel and sharpened: otherwise the softmax over hundreds of pixels starts

@@ -11,6 +11,7 @@ from flux_core.cli import new_parser, print_json, run_cli
 from flux_core.errors import ExportError, MissingDependencyError, UsageError
 
 from ..engine_names import AUTO, ENGINES
+from ..engine_status import choose_engine
 
 if TYPE_CHECKING:
     from .verify import Verification
@@ -118,9 +119,13 @@ def export(args: argparse.Namespace) -> None:
     from .progress import shown_progress
 
     console = Console(stderr=True)
-    if args.out is None and args.checkpoint.is_dir():
+    if args.out is None and (args.checkpoint.is_dir() or not args.checkpoint.suffix):
         raise UsageError("--out: expected where to write the bundle, got none")
     out = args.out or args.checkpoint.with_suffix("")
+    if out.resolve() == args.checkpoint.resolve():
+        raise UsageError(f"--out: {out} is what is exported. Choose another folder")
+    if args.engine is not None:
+        choose_engine(args.engine, args.precision)  # rather than when all is written
     with shown_progress() as report:
         verification = export_checkpoint(
             args.checkpoint,
@@ -164,8 +169,8 @@ def _check_with(engine: str, out: Path) -> str:
     report = check(out, engine=engine)
     if not report["ok"]:
         raise ExportError(
-            f"{out}: was written, but engine {report['engine']} is {report['max_abs_error']} away "
-            f"from PyTorch, allowed {report['tolerance']:g} (cosine {report['cosine']:.6f}). Take "
-            "another --engine or --precision"
+            f"{out}: was written and verified, but engine {report['engine']} is "
+            f"{report['max_abs_error']} away from PyTorch, allowed {report['tolerance']:g} "
+            f"(cosine {report['cosine']:.6f}). Take another --engine or --precision"
         )
     return format_check(report)

@@ -41,6 +41,7 @@ class Verification:
         own_error: PyTorch's own, computing in the bundle's precision.
         cosine: of the two answers as vectors.
         stages: the error of each stage.
+        allowed: the largest error of each stage that passes.
     """
 
     engine: str
@@ -49,6 +50,7 @@ class Verification:
     own_error: float
     cosine: float
     stages: Mapping[str, float]
+    allowed: Mapping[str, float]
 
 
 class Session(Protocol):
@@ -133,8 +135,9 @@ def verify_bundle(
     for name, error in stages.items():
         if not error <= allowed[name]:
             raise ExportError(
-                f"{directory}: {name} of {engine} differs from PyTorch by {error:.3g}, allowed "
-                f"{allowed[name]:.0e}. The exported weights are not the checkpoint's; export again"
+                f"{directory.stem}: {name} of {engine} differs from PyTorch by {error:.3g}, "
+                f"allowed {allowed[name]:.0e}, and nothing was written. Choose another --precision "
+                "or --opset"
             )
     expected, actions = reference["actions"].ravel(), found["actions"].ravel()
     return Verification(
@@ -144,6 +147,7 @@ def verify_bundle(
         own_error=0.0 if own is None else stage_errors(own, reference)["actions"],
         cosine=float(expected @ actions / (np.linalg.norm(expected) * np.linalg.norm(actions))),
         stages=stages,
+        allowed={name: allowed[name] for name in stages},
     )
 
 

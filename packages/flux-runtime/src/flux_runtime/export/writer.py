@@ -68,6 +68,8 @@ def export_bundle(
         report: is told what is being done.
         options: precision and the like.
     """
+    if out.exists() and not out.is_dir():
+        raise ExportError(f"{out}: expected a folder to write, got a file. Choose another --out")
     if out.exists() and not (out / "manifest.json").is_file() and any(out.iterdir()):
         raise ExportError(f"{out}: exists and is not a bundle. Choose another --out")
     partial = out.with_name(out.name + ".partial")
@@ -98,7 +100,12 @@ def _write_and_verify(
     write_manifest(directory, manifest)
     steps.begin("replaying the bundle against PyTorch")
     verification = verify_bundle(directory, reference, own)
-    figures = json.dumps({**asdict(verification), "costs": costs}, indent=1)
+    settings = {
+        "precision": manifest.precision,
+        "opset": options.graph_opset,
+        "num_inference_steps": manifest.num_inference_steps,
+    }
+    figures = json.dumps({**settings, **asdict(verification), "costs": costs}, indent=1)
     (directory / "report.json").write_text(figures + "\n")
     write_manifest(directory, manifest)
     return verification
