@@ -73,6 +73,12 @@ def ragged(parts: dict[str, Any]) -> None:
         parts[key] = [jpeg(image) for image in parts[key]]
 
 
+def fixed_length(parts: dict[str, Any]) -> None:
+    """JPEGs as np.array([jpeg, ...]) has them."""
+    for key in [k for k in parts if "/images/" in k]:
+        parts[key] = np.array([jpeg(image).tobytes() for image in parts[key]])
+
+
 def write_files(
     folder: Path, edit: Edit = lambda _: None, *, width: int = 14, episodes: int = 2
 ) -> Path:
@@ -99,7 +105,11 @@ def settings(**changes: Any) -> AlohaHdf5:
 
 
 @pytest.mark.parametrize("version", ["v2.1", "v3.0"])
-@pytest.mark.parametrize("edit", [lambda _: None, compressed, ragged], ids=["raw", "jpeg", "vlen"])
+@pytest.mark.parametrize(
+    "edit",
+    [lambda _: None, compressed, ragged, fixed_length],
+    ids=["raw", "jpeg", "vlen", "fixed"],
+)
 def test_rows_and_pictures_arrive(tmp_path: Path, edit: Edit, version: str) -> None:
     folder = write_files(tmp_path / "in", edit)
     report = convert_aloha_hdf5(folder, tmp_path / "set", settings(), version=version)
@@ -214,6 +224,22 @@ def with_nan(values: np.ndarray) -> np.ndarray:
     return values
 
 
+def nested(key: str) -> Edit:
+    """The array one level deeper than it should be."""
+
+    def edit(parts: dict[str, Any]) -> None:
+        parts[f"{key}/color"] = parts.pop(key)
+
+    return edit
+
+
+def replace(parts: dict[str, Any], key: str, values: Any) -> None:
+    """Puts an array where a group was."""
+    for inner in [k for k in parts if k.startswith(key)]:
+        del parts[inner]
+    parts[key] = values
+
+
 HIGH = "observations/images/cam_high"
 FAULTS: dict[str, tuple[Edit, str]] = {
     "no state": (drop("observations/qpos"), r"has no /observations/qpos; /observations has"),
@@ -225,6 +251,14 @@ FAULTS: dict[str, tuple[Edit, str]] = {
     "fewer pictures": (put(HIGH, lambda p: p[:5]), r"cam_high: expected 6 frames \(qpos\), got 5"),
     "float pictures": (put(HIGH, lambda p: p / 255), r"expected \(height, width, 3\) uint8 or a"),
     "broken jpeg": (put(HIGH, lambda p: p[:, 0, :, 0]), r"the image cannot be decoded"),
+    "no frames": (put("observations/qpos", lambda q: q[:0]), r"qpos: expected frames, got none"),
+    "text": (put("action", lambda a: a.astype("S4")), r"cannot be read \("),
+    "a group of joints": (nested("action"), r"/action: expected an array, got a group of color"),
+    "a group of pictures": (nested(HIGH), r"cam_high: expected an array, got a group of color"),
+    "pictures without names": (
+        lambda parts: replace(parts, "observations/images", np.zeros((LENGTH, 2, 48, 64, 3))),
+        r"/observations/images: expected a group with an array for each camera, got an array",
+    ),
     "odd size": (put(HIGH, lambda p: p[:, :47]), r"expected even height and width, got 47x64"),
 }
 
@@ -250,6 +284,94 @@ def test_a_later_file_that_differs_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"episode_1.hdf5: .*expected \(48, 64, 3\) uint8"):
         convert_aloha_hdf5(folder, tmp_path / "set", settings(), workers=2)
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+DEPTH = "observations/images_depth/cam_high"
+
+
+@pytest.mark.parametrize(
+    ("value", "message"), [(70000, "got 70000 to 70000"), (-1, "got -1 to -1")]
+)
+def test_depth_beyond_16_bits_is_refused(tmp_path: Path, value: int, message: str) -> None:
+    folder = write_files(
+        tmp_path / "in",
+        lambda parts: parts.update({DEPTH: np.full((LENGTH, HEIGHT, WIDTH), value, np.int32)}),
+    )
+    with pytest.raises(DataError, match=f"episode_0.hdf5: .*expected 0 to 65535, {message}"):
+        convert_aloha_hdf5(folder, tmp_path / "set", settings(extras=("depth",)))
+
+
+@pytest.mark.parametrize(
+    ("camera", "size", "message"),
+    [
+        ("cam_low", (HEIGHT, WIDTH), r"expected the cameras .*cam_high_depth.*, got .*cam_low"),
+        (
+            "cam_high",
+            (24, 32),
+            r"frame 0: expected \(48, 64\) as in the first file, got \(24, 32\)",
+        ),
+    ],
+)
+def test_later_depth_that_differs_is_named(
+    tmp_path: Path, camera: str, size: tuple[int, int], message: str
+) -> None:
+    depth = np.zeros((LENGTH, HEIGHT, WIDTH), np.uint16)
+    folder = write_files(tmp_path / "in", lambda parts: parts.update({DEPTH: depth}))
+    with h5py.File(folder / "episode_1.hdf5", "a") as file:
+        del file[DEPTH]
+        file[f"observations/images_depth/{camera}"] = np.zeros((LENGTH, *size), np.uint16)
+    with pytest.raises(DataError, match=f"episode_1.hdf5: .*{message}"):
+        convert_aloha_hdf5(folder, tmp_path / "set", settings(extras=("depth",)))
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+def test_depth_may_be_pngs_in_strings(tmp_path: Path) -> None:
+    def png(frame: int) -> bytes:
+        data = io.BytesIO()
+        Image.fromarray(np.full((HEIGHT, WIDTH), 1000 + frame, np.uint16)).save(data, "PNG")
+        return data.getvalue()
+
+    pngs = np.array([png(frame) for frame in range(LENGTH)])
+    folder = write_files(tmp_path / "in", lambda parts: parts.update({DEPTH: pngs}))
+    convert_aloha_hdf5(folder, tmp_path / "set", settings(extras=("depth",)))
+    table = pq.read_table(tmp_path / "set/data/chunk-000/episode_000000.parquet")
+    row = table.column("observation.images.cam_high_depth").to_pylist()[4]
+    with Image.open(io.BytesIO(row["bytes"])) as image:
+        assert np.asarray(image).max() == 1004
+
+
+def test_a_later_file_without_frames_is_named(tmp_path: Path) -> None:
+    folder = write_files(tmp_path / "in")
+    with h5py.File(folder / "episode_1.hdf5", "a") as file:
+        del file["observations/qpos"]
+        file["observations/qpos"] = np.zeros((0, 14))
+    with pytest.raises(DataError, match=r"episode_1.hdf5: observations/qpos: expected frames"):
+        convert_aloha_hdf5(folder, tmp_path / "set", settings())
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--fps", "nan", "--fps: expected 0.1 to 1000, got nan"),
+        ("--fps", "inf", "--fps: expected 0.1 to 1000, got inf"),
+        ("--fps", "0.02", "--fps: expected 0.1 to 1000, got 0.02"),
+        ("--task", "  ", "--task: expected what the robot does, got a blank text"),
+        ("--workers", "0", "--workers: expected at least 1, got 0"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(
+    tmp_path: Path, option: str, value: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = {"--task": "fold", "--order": "left-right", "--fps": "30", option: value}
+    command = ["convert", "aloha-hdf5", str(tmp_path), "--out", str(tmp_path / "set")]
+    assert main([*command, *(word for pair in options.items() for word in pair)]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_one_file_is_a_dataset_of_one_episode(tmp_path: Path) -> None:
+    folder = write_files(tmp_path / "in")
+    report = convert_aloha_hdf5(folder / "episode_1.hdf5", tmp_path / "set", settings())
+    assert report["num_episodes"] == 1
 
 
 def test_a_truncated_file_is_named(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import av
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -19,6 +20,24 @@ from flux_data.lerobot import LeRobotDataset, open_lerobot
 from flux_data.validate import validate
 from flux_data.video_reader import VideoReader
 
+from .small_dataset import (
+    ACTION,
+    DATA,
+    STATE,
+    WRIST,
+    Plant,
+    cut,
+    edit_column,
+    edit_feature,
+    edit_info,
+    edit_lines,
+    edit_table,
+    put,
+    remove,
+    write,
+    write_v21,
+)
+from .small_dataset import LENGTHS as SMALL_LENGTHS
 from .test_lerobot_writer import FEATURES, LENGTHS, images_of, lines, structure
 from .test_lerobot_writer import written as written  # a fixture
 from .test_lerobot_writer import written_v30 as written_v30  # a fixture
@@ -187,6 +206,8 @@ def test_shares_are_drawn_and_every_episode_is_in_one_part(
         ({"a": "0-12"}, "the dataset has no episode 12"),
         ({"a": "most"}, "a=most: expected a share like 0.9 or episodes like 0-39,45"),
         ({"a": "5-2"}, "a=5-2: names no episode"),
+        ({"a": "0-99999999999"}, "the dataset has no episode 99999999999; its last is 11"),
+        ({"a": "0.5", "b": "1"}, "b=1: expected a share like 0.9, as other parts have"),
     ],
 )
 def test_parts_that_make_no_sense_are_refused(
@@ -247,7 +268,6 @@ def test_image_columns_go_along(tmp_path: Path) -> None:
     """Pictures in the tables instead of videos: bytes unchanged, statistics taken."""
     import io
 
-    import pyarrow as pa
     from PIL import Image
 
     from flux_data.lerobot_writer import Episode, WriterV21
@@ -275,3 +295,149 @@ def test_image_columns_go_along(tmp_path: Path) -> None:
     pixels = np.stack([images_of(seed)[key] for seed in range(4)]).reshape(-1, 3) / 255
     np.testing.assert_allclose(np.ravel(stats["mean"]), pixels.mean(axis=0), rtol=1e-6)
     assert validate(tmp_path / "b") == []
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("small") / "set"
+    write_v21(root)
+    return root
+
+
+def planted(small: Path, folder: Path, *plants: Plant) -> Path:
+    shutil.copytree(small, folder)
+    for plant in plants:
+        plant(folder)
+    return folder
+
+
+def named(*names: str) -> Plant:
+    return edit_feature(STATE, {"dtype": "float32", "shape": [3], "names": {"motors": [*names]}})
+
+
+def test_joints_of_other_names_are_not_joined(small: Path, tmp_path: Path) -> None:
+    left = planted(small, tmp_path / "left", named("left_a", "left_b", "grip"))
+    right = planted(small, tmp_path / "right", named("left_a", "right_b", "grip"))
+    message = r"right: features.observation.state: dimension 1: expected 'left_b' as in .*left, got"
+    with pytest.raises(DataError, match=message):
+        convert([left, right], tmp_path / "set", "v2.1")
+    convert([left, small], tmp_path / "set", "v2.1")  # one names none
+
+
+STATS = "meta/episodes_stats.jsonl"
+TABLE = DATA["v21"]
+
+
+def number_of(column: list[Any]) -> list[Any]:
+    return [5] * len(column)
+
+
+DAMAGE: dict[str, tuple[Plant, str]] = {
+    "no table": (remove(TABLE), "the parquet file of episode 1 is missing"),
+    "a cut table": (cut(TABLE), "cannot be read as parquet"),
+    "an empty table": (write(TABLE, b""), "cannot be read as parquet"),
+    "a pointer": (write(TABLE, "version https://git-lfs"), "cannot be read as parquet"),
+    "cut stats": (cut(STATS), r"episodes_stats.jsonl:2: not JSON"),
+    "no tasks": (edit_table(TABLE, lambda t: t.drop(["task_index"])), "no column 'task_index'"),
+    "no index": (edit_table(TABLE, lambda t: t.drop(["episode_index"])), "column 'episode_index'"),
+    "numbers as images": (
+        edit_column(TABLE, WRIST, number_of, pa.int64()),
+        r"wrist, frame 0: expected an image \{bytes, path\}, got 5",
+    ),
+    "nan": (edit_column(TABLE, ACTION, put(4, 0, np.nan)), "action: frame 4 holds nan"),
+    "text": (
+        edit_column(TABLE, ACTION, lambda rows: ["a"] * len(rows), pa.string()),
+        "action: expected float32, got",
+    ),
+    "time goes back": (
+        edit_column(TABLE, "timestamp", put(3, 0.0)),
+        "timestamp: frame 3 is not later than the one before",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_damage_is_named_and_nothing_is_written(small: Path, tmp_path: Path, name: str) -> None:
+    plant, message = DAMAGE[name]
+    root = planted(small, tmp_path / "bad", plant)
+    with pytest.raises(DataError, match=message) as caught:
+        convert([root], tmp_path / "a" / "set", "v3.0")
+    assert str(root) in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["bad"]
+
+
+def test_statistics_without_a_count_are_taken_anew(small: Path, tmp_path: Path) -> None:
+    """Those of the small dataset have none; and a blank line at the end is legal."""
+    root = planted(small, tmp_path / "in")
+    with (root / STATS).open("a") as file:
+        file.write("\n")
+    convert([root], tmp_path / "set", "v3.0")
+    stats = json.loads((tmp_path / "set/meta/stats.json").read_text())
+    assert stats["observation.images.top"]["count"] == [sum(SMALL_LENGTHS)]
+    assert stats["observation.images.top"]["max"] != [[[0.0]]] * 3
+
+
+def test_facts_of_more_than_one_type_become_json(small: Path, tmp_path: Path) -> None:
+    def say(**facts: Any) -> Plant:
+        return edit_lines("meta/episodes.jsonl", lambda rows: [row.update(facts) for row in rows])
+
+    roots = [
+        planted(small, tmp_path / "a", say(source="x", note={}, late=3)),
+        planted(small, tmp_path / "b", say(source=5)),
+    ]
+    convert(roots, tmp_path / "set", "v3.0")
+    table = pq.read_table(tmp_path / "set/meta/episodes/chunk-000/file-000.parquet")
+    assert table["source"].to_pylist() == ['"x"'] * 3 + ["5"] * 3
+    assert table["note"].to_pylist() == ["{}"] * 3 + [None] * 3
+    assert table["late"].to_pylist() == [3] * 3 + [None] * 3
+
+
+@pytest.mark.parametrize("version", ["v2.1", "v3.0"])
+def test_what_lerobot_does_not_know_goes_along(
+    small: Path, tmp_path: Path, version: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    splits = {"train": "0:2", "val": "2:3"}
+    reward = [1.0] * SMALL_LENGTHS[1]
+    root = planted(
+        small,
+        tmp_path / "in",
+        edit_info(splits=splits, robot_serial="A7"),
+        write("meta/modality.json", "{}"),
+        write("README.md", "hello"),
+        edit_table(TABLE, lambda t: t.append_column("next.reward", pa.array(reward))),
+    )
+    convert([root], tmp_path / "set", version)
+    info = json.loads((tmp_path / "set/meta/info.json").read_text())
+    assert info["splits"] == splits and info["robot_serial"] == "A7"
+    assert info["codebase_version"] == version and info["total_episodes"] == 3
+    assert (tmp_path / "set/meta/modality.json").read_text() == "{}"
+    assert (tmp_path / "set/README.md").read_text() == "hello"
+    assert caplog.messages == [
+        f"{root / TABLE}: not copied, as info.json's features do not list it: next.reward"
+    ]
+    assert validate(tmp_path / "set") == []
+
+
+def test_a_split_that_fails_leaves_no_part(small: Path, tmp_path: Path) -> None:
+    root = planted(small, tmp_path / "in", DAMAGE["nan"][0])
+    with pytest.raises(DataError, match="holds nan"):
+        split(root, tmp_path / "out" / "parts", {"a": "0", "b": "1"})
+    (tmp_path / "taken" / "b" / "mine").mkdir(parents=True)
+    with pytest.raises(UsageError, match="is not empty"):
+        split(small, tmp_path / "taken", {"a": "0", "b": "1"})
+    assert [path.name for path in (tmp_path / "taken").iterdir()] == ["b"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "taken"]
+
+
+def test_a_whole_number_is_an_episode(small: Path) -> None:
+    source = open_lerobot(small)
+    assert choose_parts(source, {"a": "1"}, 0) == {"a": [1]}
+    assert choose_parts(source, {"a": "1.0"}, 0) == {"a": [0, 1, 2]}
+
+
+@pytest.mark.parametrize("name", [".", ".."])
+def test_a_part_is_a_folder_of_its_own(
+    small: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["split", str(small), "--out", str(tmp_path / "out"), f"{name}=1"]) == 2
+    assert "expected NAME=PART" in capsys.readouterr().err

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any
 
 import av
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -19,7 +22,9 @@ from flux_data.episode_recorder import EpisodeRecorder, robot_features, video_ke
 from flux_data.episode_stats import ImageStats
 from flux_data.lerobot import open_lerobot
 from flux_data.lerobot_writer import DatasetWriter, WriterV21, WriterV30
+from flux_data.new_folder import disk_errors
 from flux_data.validate import validate
+from flux_data.video_copy import JoinedVideo
 from flux_data.video_writer import VideoWriter
 
 HEIGHT, WIDTH, LENGTHS = 32, 48, (7, 5)
@@ -293,7 +298,37 @@ def test_a_disk_that_fills_is_one_line_and_leaves_nothing(
     assert done.returncode == 1, done.stderr
     assert "flux-data: error:" in done.stderr and "Traceback" not in done.stderr
     assert "File too large" in done.stderr
+    assert f"error: {tmp_path}" in done.stderr  # it is no fault of the source
     assert files_in(tmp_path) == []
+
+
+class Refusing:
+    """In the place of a container: every packet fails."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def mux(self, _: object) -> None:
+        raise av.error.FFmpegError(self.number, os.strerror(self.number))
+
+
+@pytest.mark.parametrize(
+    ("number", "message"),
+    [
+        (errno.ENOSPC, r"joined.mp4: cannot be written \(No space left on device\)"),
+        (errno.EINVAL, r"episode_000000.mp4: the episode at 0.0000 s cannot be copied: its first"),
+    ],
+)
+def test_a_joined_video_tells_a_full_disk_from_a_bad_source(
+    written: Path, tmp_path: Path, number: int, message: str
+) -> None:
+    segment = open_lerobot(written).video(video_key("cam_high"), 0)
+    with JoinedVideo(tmp_path / "joined.mp4", segment.path) as video:
+        container = video._container
+        video._container = Refusing(number)
+        with pytest.raises(DataError, match=message):
+            video.append(segment, LENGTHS[0], 50.0)
+        video._container = container
 
 
 def test_a_place_that_is_taken_is_refused(written: Path, tmp_path: Path) -> None:
@@ -302,6 +337,42 @@ def test_a_place_that_is_taken_is_refused(written: Path, tmp_path: Path) -> None
         WriterV21(tmp_path, fps=50.0, robot_type="aloha", features=FEATURES)
     with pytest.raises(UsageError, match="is a file"):
         WriterV21(tmp_path / "note", fps=50.0, robot_type="aloha", features=FEATURES)
+
+
+@pytest.mark.parametrize("place", ["/dev/null/x/y", "/proc/no/set", "/proc/set"])
+def test_a_place_that_cannot_be_written_is_named(place: str) -> None:
+    with (
+        pytest.raises(DataError, match=f"{place}: cannot be written"),
+        WriterV21(Path(place), fps=50.0, robot_type="aloha", features=FEATURES),
+    ):
+        pass
+
+
+def test_a_link_to_an_empty_folder_is_followed(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    write(tmp_path / "link", WriterV21, (2,))
+    assert (tmp_path / "link").is_symlink() and files_in(tmp_path) == ["link", "real"]
+    assert open_lerobot(tmp_path / "real").lengths.tolist() == [2]
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+    with subprocess.Popen(["true"]) as ended:
+        ended.wait()
+    alive = f".set.partial-{os.getppid()}"
+    for name in (f".set.partial-{ended.pid}", alive, ".set.partial-mine", ".other.partial-1"):
+        (tmp_path / name / "meta").mkdir(parents=True)
+    write(tmp_path / "set", WriterV21, (2,))
+    expected = [".other.partial-1", ".set.partial-mine", alive, "set"]
+    assert files_in(tmp_path) == sorted(expected)
+
+
+def test_values_that_fit_no_table_are_no_fault_of_the_disk(tmp_path: Path) -> None:
+    with (
+        pytest.raises(DataError, match="expected values that fit the table, got"),
+        disk_errors(tmp_path),
+    ):
+        pa.array(["x", 5])
 
 
 def test_an_episode_must_have_the_features_of_the_dataset(tmp_path: Path) -> None:

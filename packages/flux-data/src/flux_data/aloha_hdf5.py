@@ -9,6 +9,7 @@ and, when asked for, /observations/qvel, effort, eepose and images_depth/CAMERA 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import re
@@ -27,10 +28,11 @@ from PIL import Image
 from flux_core.errors import DataError, FluxError, MissingDependencyError
 from flux_core.robots import robot_spec
 
+from .arrow import first_line
 from .episode_recorder import EpisodeRecorder, vector_feature, video_feature, video_key
 from .episode_stats import ImageStats
 from .lerobot_writer import WRITERS, Episode
-from .process_inputs import decode_image
+from .process_inputs import BROKEN, decode_image
 
 INSTALL = "pip install 'flux-data[hdf5]'"
 ArmOrder = Literal["left-right", "right-left"]
@@ -42,8 +44,10 @@ FEATURE_OF = {
     "effort": "observation.effort",
     "eepose": "observation.eepose",
 }
+SUFFIXES = (".hdf5", ".h5")
 DEPTH_FOLDERS = ("images_depth", "depths")
 ARM_DIM, FINGERS_DIM = 7, 8
+MAX_DEPTH = 65535
 FINGER_TRAVEL_M, GRIPPER_SCALE = 0.07, 0.1
 """Two fingers move 0.07 m apart; FluxVLA's converter calls that opening 0.1."""
 
@@ -79,7 +83,7 @@ def convert_aloha_hdf5(
     workers: int = 1,
     advance: Callable[[int, int], None] = lambda *_: None,
 ) -> dict[str, Any]:
-    """Writes every `*.hdf5` of a folder, in natural order, as one dataset.
+    """Writes every `*.hdf5` of a folder, in natural order, as one dataset; or one such file.
 
     Raises:
         DataError: a file is damaged, lacks something, or differs from the first.
@@ -89,7 +93,6 @@ def convert_aloha_hdf5(
     writer = WRITERS[version](
         out, fps=settings.fps, robot_type=settings.robot_type, features=features
     )
-    out.parent.mkdir(parents=True, exist_ok=True)
     frames = 0
     with writer:
         jobs = [
@@ -114,11 +117,12 @@ class Job:
 
 
 def hdf5_files(folder: Path) -> list[Path]:
-    """The recordings: episode_2 before episode_10."""
-    paths = [p for p in folder.iterdir() if p.suffix in (".hdf5", ".h5")] if folder.is_dir() else []
-    if not paths:
+    """The recordings of a folder, episode_2 before episode_10; or the one that is given."""
+    paths = folder.iterdir() if folder.is_dir() else [folder] if folder.is_file() else []
+    found = [path for path in paths if path.suffix in SUFFIXES]
+    if not found:
         raise DataError(f"{folder}: found no *.hdf5")
-    return sorted(paths, key=lambda path: [_number(p) for p in re.split(r"(\d+)", path.name)])
+    return sorted(found, key=lambda path: [_number(p) for p in re.split(r"(\d+)", path.name)])
 
 
 def _number(part: str) -> tuple[int, str]:
@@ -136,7 +140,7 @@ def _episodes(jobs: list[Job], workers: int) -> Iterator[Episode]:
 def read_features(path: Path, settings: AlohaHdf5) -> dict[str, Any]:
     """The features of info.json, as the first file has them."""
     joints = robot_spec("aloha").joint_names
-    with _opened(path) as file:
+    with _told(path), _opened(path) as file:
         features: dict[str, Any] = {}
         for name in ("qpos", "action", *(e for e in settings.extras if e != "depth")):
             values = _vectors(file, name, settings)
@@ -167,15 +171,25 @@ def depth_key(camera: str) -> str:
 
 def read_episode(job: Job) -> Episode:
     """Reads a file; its pictures become videos in the job's folder."""
+    with _told(job.path), _opened(job.path) as file:
+        return _read_episode(file, job)
+
+
+@contextlib.contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """Names the file in whatever h5py, numpy or we say of it."""
     try:
-        with _opened(job.path) as file:
-            return _read_episode(file, job)
+        yield
+    except MissingDependencyError:
+        raise
     except FluxError as error:
         text = str(error)
-        raise type(error)(text if str(job.path) in text else f"{job.path}: {text}") from error
-    except (OSError, RuntimeError, KeyError) as error:
-        # h5py says so of a file that breaks off.
-        raise DataError(f"{job.path}: cannot be read ({error})") from error
+        raise type(error)(text if str(path) in text else f"{path}: {text}") from error
+    except (OSError, RuntimeError, KeyError, TypeError, ValueError, IndexError) as error:
+        if isinstance(error, OSError) and error.filename not in (None, str(path)):
+            raise  # of a video that cannot be written
+        # h5py says so of a file that breaks off, or holds something else than it should.
+        raise DataError(f"{path}: cannot be read ({first_line(error)})") from error
 
 
 def _read_episode(file: Any, job: Job) -> Episode:
@@ -183,11 +197,14 @@ def _read_episode(file: Any, job: Job) -> Episode:
     names = ["qpos", "action", *(e for e in settings.extras if e != "depth")]
     vectors = {FEATURE_OF[name]: _vectors(file, name, settings) for name in names}
     cameras = {video_key(camera): pictures for camera, pictures in _cameras(file).items()}
-    depths = _depth_cameras(file) if "depth" in settings.extras else {}
+    depths = {}
+    if "depth" in settings.extras:
+        depths = {depth_key(camera): pictures for camera, pictures in _depth_cameras(file).items()}
     length = len(vectors["observation.state"])
-    expected = {k for k, feature in job.features.items() if feature["dtype"] == "video"}
-    if set(cameras) != expected:
-        raise DataError(f"expected the cameras {sorted(expected)}, got {sorted(cameras)}")
+    for dtype, found in (("video", cameras), ("image", depths)):
+        expected = sorted(k for k, feature in job.features.items() if feature["dtype"] == dtype)
+        if sorted(found) != expected:
+            raise DataError(f"expected the cameras {expected}, got {sorted(found)}")
     for key, rows in {**vectors, **cameras, **depths}.items():
         if len(rows) != length:
             raise DataError(f"{key}: expected {length} frames (qpos), got {len(rows)}")
@@ -200,16 +217,22 @@ def _read_episode(file: Any, job: Job) -> Episode:
             }
             recorder.add({**{key: rows[frame] for key, rows in vectors.items()}, **images})
         episode = recorder.close(settings.task, source=path.name)
-    for camera, pictures in depths.items():
-        episode = _with_depth(episode, depth_key(camera), pictures, path)
+    for key, pictures in depths.items():
+        size = tuple(job.features[key]["shape"][:2])
+        episode = _with_depth(episode, key, pictures, size, path)
     return episode
 
 
-def _with_depth(episode: Episode, key: str, pictures: Any, path: Path) -> Episode:
-    """The episode with a column of 16-bit PNG files."""
+def _with_depth(
+    episode: Episode, key: str, pictures: Any, size: tuple[int, ...], path: Path
+) -> Episode:
+    """The episode with a column of 16-bit PNG files, each of `size`, (height, width)."""
     stats, rows = ImageStats(), []
     for frame in range(episode.length):
-        depth = _depth(pictures, frame, f"{path}: {key}, frame {frame}")
+        where = f"{path}: {key}, frame {frame}"
+        depth = _depth(pictures, frame, where)
+        if depth.shape != size:
+            raise DataError(f"{where}: expected {size} as in the first file, got {depth.shape}")
         data = io.BytesIO()
         Image.fromarray(depth).save(data, "PNG")
         rows.append({"bytes": data.getvalue(), "path": None})
@@ -242,6 +265,8 @@ def _vectors(file: Any, name: str, settings: AlohaHdf5) -> NDArray[np.float32]:
         raise DataError(
             f"{file.filename}: {place}: expected (T, 14) or (T, 16), got {values.shape}"
         )
+    if not len(values):
+        raise DataError(f"{file.filename}: {place}: expected frames, got none")
     bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
     if len(bad):
         raise DataError(f"{file.filename}: {place}: frame {bad[0]} is not finite")
@@ -263,35 +288,68 @@ def _one_gripper(arm: NDArray[np.float32], where: str) -> NDArray[np.float32]:
     return np.concatenate([arm[:, :6], opening], axis=1)
 
 
-def _dataset(file: Any, place: str) -> Any:
+def _is_group(item: Any) -> bool:
+    import h5py
+
+    return isinstance(item, h5py.Group)
+
+
+def _item(file: Any, place: str) -> Any:
+    parent = place.rpartition("/")[0]
+    group = file.get(parent, file) if parent else file
+    if not _is_group(group):
+        raise DataError(f"{file.filename}: /{parent}: expected a group, got an array")
     if place not in file:
-        parent = place.rpartition("/")[0]
-        there = file[parent] if parent and parent in file else file
-        raise DataError(
-            f"{file.filename}: has no /{place}; /{parent} has {', '.join(there) or 'nothing'}"
-        )
+        there = ", ".join(group) or "nothing"
+        raise DataError(f"{file.filename}: has no /{place}; {group.name} has {there}")
     return file[place]
 
 
+def _dataset(file: Any, place: str) -> Any:
+    """An array, which is left in the file."""
+    item = _item(file, place)
+    if _is_group(item) or not item.shape:
+        got = f"a group of {', '.join(item) or 'nothing'}" if _is_group(item) else "one value"
+        raise DataError(f"{file.filename}: /{place}: expected an array, got {got}")
+    return item
+
+
+def _arrays(file: Any, place: str) -> dict[str, Any]:
+    """The arrays of a group by their names."""
+    group = _item(file, place)
+    if not _is_group(group):
+        raise DataError(
+            f"{file.filename}: /{place}: expected a group with an array for each camera, got an "
+            f"array {group.shape}"
+        )
+    return {camera: _dataset(file, f"{place}/{camera}") for camera in sorted(group)}
+
+
 def _cameras(file: Any) -> dict[str, Any]:
-    group = _dataset(file, "observations/images")
-    return {camera: group[camera] for camera in sorted(group)}
+    return _arrays(file, "observations/images")
 
 
 def _depth_cameras(file: Any) -> dict[str, Any]:
     for name in DEPTH_FOLDERS:
         if f"observations/{name}" in file:
-            group = file[f"observations/{name}"]
-            return {camera: group[camera] for camera in sorted(group)}
+            return _arrays(file, f"observations/{name}")
     raise DataError(f"{file.filename}: has no /observations/{' or '.join(DEPTH_FOLDERS)}")
+
+
+def _pixels_or_file(item: Any) -> NDArray[Any] | bytes:
+    """What a camera has of a frame: pixels, or the bytes of an image file."""
+    if isinstance(item, bytes):  # np.array([jpeg, ...]): fixed-length strings
+        return item
+    data = np.asarray(item)
+    # What was padded to the longest JPEG ends in zeros, which decoders pass over.
+    return data.astype(np.uint8).tobytes() if data.ndim == 1 else data
 
 
 def _picture(pictures: Any, frame: int, settings: AlohaHdf5, where: str) -> NDArray[np.uint8]:
     """(height, width, 3) uint8 RGB, from pixels or a JPEG."""
-    data = np.asarray(pictures[frame])
-    if data.ndim == 1:
-        # What was padded to the longest JPEG ends in zeros, which decoders pass over.
-        data = decode_image(data.astype(np.uint8).tobytes(), where)
+    data = _pixels_or_file(pictures[frame])
+    if isinstance(data, bytes):
+        data = decode_image(data, where)
     if data.ndim != 3 or data.shape[2] != 3 or data.dtype != np.uint8:
         raise DataError(
             f"{where}: expected (height, width, 3) uint8 or a JPEG, got {data.shape} {data.dtype}"
@@ -301,13 +359,16 @@ def _picture(pictures: Any, frame: int, settings: AlohaHdf5, where: str) -> NDAr
 
 def _depth(pictures: Any, frame: int, where: str) -> NDArray[np.uint16]:
     """(height, width) uint16, from pixels or a PNG."""
-    data = np.asarray(pictures[frame])
-    if data.ndim == 1:
+    data = _pixels_or_file(pictures[frame])
+    if isinstance(data, bytes):
         try:
-            with Image.open(io.BytesIO(data.astype(np.uint8).tobytes())) as image:
+            with Image.open(io.BytesIO(data)) as image:
                 data = np.asarray(image)
-        except OSError as error:
+        except (*BROKEN, Image.DecompressionBombError) as error:
             raise DataError(f"{where}: the image cannot be decoded ({error})") from error
     if data.ndim != 2 or not np.issubdtype(data.dtype, np.integer):
         raise DataError(f"{where}: expected (height, width) uint16, got {data.shape} {data.dtype}")
+    least, most = (int(data.min()), int(data.max())) if data.size else (0, 0)
+    if least < 0 or most > MAX_DEPTH:
+        raise DataError(f"{where}: expected 0 to {MAX_DEPTH}, got {least} to {most}")
     return data.astype(np.uint16)

@@ -17,6 +17,8 @@ from .progress import progress_bars
 
 VERSIONS = ("v2.1", "v3.0")
 ALOHA = "aloha-hdf5"
+MIN_FPS, MAX_FPS = 0.1, 1000.0
+"""What a camera may record at; anything else is a slip, like a period instead of a rate."""
 
 Commands = argparse._SubParsersAction
 
@@ -42,7 +44,7 @@ def _add_convert(commands: Commands[argparse.ArgumentParser]) -> None:
         "source",
         nargs="+",
         metavar="DATASET | aloha-hdf5 FOLDER",
-        help="a LeRobot directory, or aloha-hdf5 and the folder of its episode_*.hdf5",
+        help="a LeRobot directory, or aloha-hdf5 and the folder of its episode_*.hdf5 (or one)",
     )
     convert.add_argument("--out", type=Path, required=True, help="a new directory")
     convert.add_argument("--to", choices=VERSIONS, help="version (aloha-hdf5: v2.1)")
@@ -95,10 +97,12 @@ def _convert_aloha(args: argparse.Namespace) -> None:
     ):
         if getattr(args, option) is None:
             raise UsageError(f"convert aloha-hdf5: --{option} is missing: {why}")
-    if not args.fps > 0 or args.workers < 1:
-        raise UsageError(
-            f"--fps and --workers: expected more than 0, got {args.fps:g} and {args.workers}"
-        )
+    if not args.task.strip():
+        raise UsageError("--task: expected what the robot does, got a blank text")
+    if not MIN_FPS <= args.fps <= MAX_FPS:  # nor is nan
+        raise UsageError(f"--fps: expected {MIN_FPS:g} to {MAX_FPS:g}, got {args.fps:g}")
+    if args.workers < 1:
+        raise UsageError(f"--workers: expected at least 1, got {args.workers}")
     settings = AlohaHdf5(
         task=args.task,
         order=args.order,
@@ -167,7 +171,7 @@ def run_split(args: argparse.Namespace) -> None:
     parts: dict[str, str] = {}
     for text in args.parts:
         name, equals, part = text.partition("=")
-        if not equals or not name or "/" in name or name in parts:
+        if not equals or name in ("", ".", "..", *parts) or "/" in name:
             raise UsageError(f"{text}: expected NAME=PART, each name once, like train=0.9")
         parts[name] = part
     with progress_bars(Console(stderr=True), "episodes") as advance:

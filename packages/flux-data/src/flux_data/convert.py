@@ -5,22 +5,38 @@ Videos are copied, not encoded again: every pixel stays what it was.
 
 from __future__ import annotations
 
-import json
+import contextlib
 import re
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from flux_core.errors import DataError, UsageError
 
-from .episode_stats import ImageStats
 from .lerobot import LeRobotDataset, LeRobotV3, open_lerobot
-from .lerobot_writer import COUNTERS, WRITERS, Episode
-from .process_inputs import decode_image
+from .lerobot_writer import WRITERS, is_numeric
+from .metadata import flat_names
+from .new_folder import check_new, missing_folders, remove_empty
+from .source_episodes import read_episodes
+
+INFO_KEYS = (
+    *("codebase_version", "robot_type", "fps", "features", "data_path", "video_path"),
+    *("total_episodes", "total_frames", "total_tasks", "total_videos", "total_chunks"),
+    *("chunks_size", "data_files_size_in_mb", "video_files_size_in_mb"),
+)
+"""The keys of info.json that a writer finds out for itself."""
+
+META_FILES = ("info.json", "stats.json", "episodes_stats.jsonl")
+META_FILES += ("tasks.jsonl", "tasks.parquet", "episodes.jsonl", "episodes")
+"""What lies in `meta/` of one version or another, and is written anew."""
+
+ROOT_FILES = ("README.md", "LICENSE")
+
+SHARE = r"0?\.\d+|1\.0*"
+"""With a point: a whole number is an episode."""
 
 Advance = Callable[[int, int], None]
 """Called with the episodes that are written, and all of them."""
@@ -31,13 +47,16 @@ def convert(
 ) -> dict[str, Any]:
     """Writes the episodes of one or several datasets, in their order, as one of `version`.
 
+    What else one dataset has in info.json, `meta/` and its README goes along.
+
     Raises:
         DataError: they differ in rate, robot or features, or one is damaged.
     """
     sources = [open_lerobot(root) for root in roots]
     _check_alike(sources)
     chosen = [(source, range(source.num_episodes)) for source in sources]
-    return _write(chosen, out, version, advance)
+    whole = sources[0] if len(sources) == 1 else None
+    return _write(chosen, out, version, advance, whole)
 
 
 def split(
@@ -48,7 +67,7 @@ def split(
     seed: int = 0,
     advance: Advance = lambda *_: None,
 ) -> dict[str, dict[str, Any]]:
-    """Writes disjoint sets of a dataset's episodes to `out`/name.
+    """Writes disjoint sets of a dataset's episodes to `out`/name: all of them, or none.
 
     Args:
         root: the dataset.
@@ -61,15 +80,21 @@ def split(
     source = open_lerobot(root)
     positions = choose_parts(source, parts, seed)
     total, done = sum(len(chosen) for chosen in positions.values()), 0
+    for name in positions:
+        check_new(out / name)
     reports: dict[str, dict[str, Any]] = {}
-    for name, chosen in positions.items():
-        before = done
+    with contextlib.ExitStack() as undo:
+        undo.callback(remove_empty, missing_folders(out))
+        for name, chosen in positions.items():
+            before = done
 
-        def count(part: int, _: int, before: int = before) -> None:
-            advance(before + part, total)
+            def count(part: int, _: int, before: int = before) -> None:
+                advance(before + part, total)
 
-        reports[name] = _write([(source, chosen)], out / name, version_of(source), count)
-        done += len(chosen)
+            reports[name] = _write([(source, chosen)], out / name, version_of(source), count)
+            undo.callback(shutil.rmtree, out / name, ignore_errors=True)
+            done += len(chosen)
+        undo.pop_all()
     return reports
 
 
@@ -86,28 +111,42 @@ def choose_parts(
     Raises:
         UsageError: a part cannot be read, is empty, or the parts overlap.
     """
-    if all(re.fullmatch(r"0?\.\d+|1(\.0*)?", share) for share in parts.values()):
+    others = [name for name, text in parts.items() if not re.fullmatch(SHARE, text)]
+    if not others:
         return _drawn(source.num_episodes, {k: float(v) for k, v in parts.items()}, seed)
+    if len(others) < len(parts):
+        text = f"{others[0]}={parts[others[0]]}"
+        raise UsageError(f"{text}: expected a share like 0.9, as other parts have")
     position_of = {int(index): i for i, index in enumerate(source.episode_indices)}
     chosen: dict[str, Sequence[int]] = {}
     taken: dict[int, str] = {}
     for name, text in parts.items():
-        if not re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", text):
-            raise UsageError(f"{name}={text}: expected a share like 0.9 or episodes like 0-39,45")
-        indices: list[int] = []
-        for piece in text.split(","):
-            first, _, last = piece.partition("-")
-            indices += range(int(first), int(last or first) + 1)
+        indices = _indices(f"{name}={text}", text, max(position_of))
         for index in indices:
             if index not in position_of:
                 raise UsageError(f"{name}={text}: the dataset has no episode {index}")
             if index in taken:
                 raise UsageError(f"{name}={text}: episode {index} is in {taken[index]!r} too")
             taken[index] = name
-        if not indices:
-            raise UsageError(f"{name}={text}: names no episode")
         chosen[name] = [position_of[index] for index in indices]
     return chosen
+
+
+def _indices(where: str, text: str, largest: int) -> list[int]:
+    """The episodes that a text like '3,7,10-12' names, at least one."""
+    if not re.fullmatch(r"\d{1,18}(-\d{1,18})?(,\d{1,18}(-\d{1,18})?)*", text):
+        raise UsageError(f"{where}: expected a share like 0.9 or episodes like 0-39,45")
+    indices: list[int] = []
+    for piece in text.split(","):
+        first, _, last = piece.partition("-")
+        if int(last or first) > largest:  # before a list of them all is made
+            raise UsageError(
+                f"{where}: the dataset has no episode {int(last or first)}; its last is {largest}"
+            )
+        indices += range(int(first), int(last or first) + 1)
+    if not indices:
+        raise UsageError(f"{where}: names no episode")
+    return indices
 
 
 def _drawn(num_episodes: int, shares: Mapping[str, float], seed: int) -> dict[str, Sequence[int]]:
@@ -128,7 +167,9 @@ def _write(
     out: Path,
     version: str,
     advance: Advance,
+    whole: LeRobotDataset | None = None,
 ) -> dict[str, Any]:
+    """`whole` is the dataset whose episodes these are, all of them and no others."""
     first = chosen[0][0]
     total, done = sum(len(positions) for _, positions in chosen), 0
     writer = WRITERS[version](
@@ -136,9 +177,11 @@ def _write(
         fps=first.fps,
         robot_type=first.info.get("robot_type"),
         features=first.info["features"],
+        more_info=_more_info(whole) if whole else None,
     )
-    out.parent.mkdir(parents=True, exist_ok=True)
     with writer:
+        for name, path in _more_files(whole.root) if whole else ():
+            writer.keep(path, name)
         for source, positions in chosen:
             for episode in read_episodes(source, positions):
                 writer.add(episode)
@@ -146,6 +189,21 @@ def _write(
                 advance(done, total)
     frames = sum(int(source.lengths[list(positions)].sum()) for source, positions in chosen)
     return {"out": str(out), "num_episodes": total, "num_frames": frames}
+
+
+def _more_info(source: LeRobotDataset) -> dict[str, Any]:
+    """What info.json says beside that, `splits` included: they name episodes, which stay."""
+    return {key: value for key, value in source.info.items() if key not in INFO_KEYS}
+
+
+def _more_files(root: Path) -> Iterator[tuple[str, Path]]:
+    """Name and path of the files that LeRobot knows nothing of."""
+    meta = root / "meta"
+    paths = [root / name for name in ROOT_FILES]
+    paths += [p for p in sorted(meta.rglob("*")) if p.relative_to(meta).parts[0] not in META_FILES]
+    for path in paths:
+        if path.is_file():
+            yield str(path.relative_to(root)), path
 
 
 def _check_alike(sources: Sequence[LeRobotDataset]) -> None:
@@ -163,6 +221,8 @@ def _check_alike(sources: Sequence[LeRobotDataset]) -> None:
                 raise DataError(
                     f"{other.root}: {name}: expected {expected} as in {first.root}, got {found}"
                 )
+        for key in keys:
+            _check_names(first, other, key)
 
 
 def _kind(source: LeRobotDataset, key: str) -> tuple[Any, ...] | None:
@@ -170,125 +230,19 @@ def _kind(source: LeRobotDataset, key: str) -> tuple[Any, ...] | None:
     return None if feature is None else (feature["dtype"], tuple(feature["shape"]))
 
 
-def read_episodes(source: LeRobotDataset, positions: Sequence[int]) -> Iterator[Episode]:
-    """Yields episodes as a writer takes them, with what the dataset says of them."""
-    stats, facts = _image_stats(source), _facts(source)
-    tables: dict[Path, pa.Table] = {}
-    for position in positions:
-        path = source.data_file(position)
-        if path not in tables:
-            tables = {path: pq.read_table(path)}  # one file at a time
-        index = int(source.episode_indices[position])
-        table = _rows(tables[path], source, position)
-        tasks = [_task(source, position, i) for i in table.column("task_index").to_pylist()]
-        kept = [k for k in source.info["features"] if k in table.column_names]
-        table = _with_own_images(table.select([k for k in kept if k not in COUNTERS]), source)
-        yield Episode(
-            table=table,
-            tasks=tasks,
-            videos={key: source.video(key, position) for key in source.video_keys},
-            image_stats=stats.get(index, {}) | _picture_stats(source, table, position),
-            facts=facts.get(index, {}),
-        )
+def _check_names(first: LeRobotDataset, other: LeRobotDataset, key: str) -> None:
+    """Refuses joints of other names; a dataset may have none."""
+    expected, found = _names(first, key), _names(other, key)
+    for dim, (ours, theirs) in enumerate(zip(expected, found, strict=False)):
+        if ours != theirs:
+            raise DataError(
+                f"{other.root}: features.{key}: dimension {dim}: expected {ours!r} as in "
+                f"{first.root}, got {theirs!r}. If they are the same, rename it in meta/info.json"
+            )
 
 
-def _rows(table: pa.Table, source: LeRobotDataset, position: int) -> pa.Table:
-    index, length = int(source.episode_indices[position]), int(source.lengths[position])
-    rows = np.flatnonzero(table.column("episode_index").to_numpy() == index)
-    if len(rows) != length:
-        raise DataError(
-            f"{source.data_file(position)}: episode {index}: expected {length} rows (the "
-            f"metadata), got {len(rows)}"
-        )
-    return table.slice(int(rows[0]), length)
-
-
-def _task(source: LeRobotDataset, position: int, task_index: int) -> str:
-    if task_index not in source.tasks:
-        raise DataError(
-            f"{source.data_file(position)}: task_index {task_index} is not among the tasks"
-        )
-    return source.tasks[task_index]
-
-
-def _image_stats(source: LeRobotDataset) -> dict[int, dict[str, Any]]:
-    """Episode index -> what the dataset says of its cameras."""
-    features = source.info["features"]
-    cameras = [key for key, feature in features.items() if feature["dtype"] in ("video", "image")]
-    if isinstance(source, LeRobotV3):
-        return {
-            int(row["episode_index"]): {
-                key: found
-                for key in cameras
-                if (found := _nested(row, f"stats/{key}/")) is not None
-            }
-            for row in _episode_rows(source)
-        }
-    path = source.root / "meta" / "episodes_stats.jsonl"
-    if not path.is_file():  # v2.0
-        return {}
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return {
-        line["episode_index"]: {key: line["stats"][key] for key in cameras if key in line["stats"]}
-        for line in lines
-    }
-
-
-def _nested(row: Mapping[str, Any], prefix: str) -> dict[str, Any] | None:
-    found = {k.removeprefix(prefix): v for k, v in row.items() if k.startswith(prefix)}
-    return found or None
-
-
-def _episode_rows(source: LeRobotDataset) -> list[dict[str, Any]]:
-    files = sorted((source.root / "meta" / "episodes").glob("chunk-*/file-*.parquet"))
-    return [row for file in files for row in pq.read_table(file).to_pylist()]
-
-
-OWN_KEYS = ("episode_index", "tasks", "length", "dataset_from_index", "dataset_to_index")
-OWN_PREFIXES = ("stats/", "videos/", "data/", "meta/")
-
-
-def _facts(source: LeRobotDataset) -> dict[int, dict[str, Any]]:
-    """Episode index -> what else its line says."""
-    if isinstance(source, LeRobotV3):
-        rows = _episode_rows(source)
-    else:
-        text = (source.root / "meta" / "episodes.jsonl").read_text(encoding="utf-8")
-        rows = [json.loads(line) for line in text.splitlines() if line.strip()]
-    return {
-        int(row["episode_index"]): {
-            k: v for k, v in row.items() if k not in OWN_KEYS and not k.startswith(OWN_PREFIXES)
-        }
-        for row in rows
-    }
-
-
-def _with_own_images(table: pa.Table, source: LeRobotDataset) -> pa.Table:
-    """The table with the bytes of every image, also of those that lie in files beside it."""
-    struct = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    for key, feature in source.info["features"].items():
-        if feature["dtype"] != "image":
-            continue
-        rows = []
-        for row in table.column(key).to_pylist():
-            data, path = (None, row) if isinstance(row, str) else (row["bytes"], row["path"])
-            if data is None and path is not None:
-                if not (source.root / path).is_file():
-                    raise DataError(f"{source.root / path}: the image file of {key} is missing")
-                data = (source.root / path).read_bytes()
-            rows.append({"bytes": data, "path": path})
-        table = table.set_column(table.column_names.index(key), key, pa.array(rows, struct))
-    return table
-
-
-def _picture_stats(source: LeRobotDataset, table: pa.Table, position: int) -> dict[str, Any]:
-    """Statistics of the cameras whose pictures lie in the table."""
-    found: dict[str, Any] = {}
-    for key in source.image_keys:
-        stats = ImageStats()
-        column = table.column(key).to_pylist()
-        for frame in np.unique(np.linspace(0, len(column) - 1, 100).round().astype(int)):
-            where = f"{source.data_file(position)}: {key}, frame {frame}"
-            stats.add(decode_image(column[frame]["bytes"], where))
-        found[key] = stats.result()
-    return found
+def _names(source: LeRobotDataset, key: str) -> list[str]:
+    """The name of each dimension; none of a camera, nor where they are not as many."""
+    feature = source.info["features"][key]
+    names = flat_names(feature.get("names"))
+    return names if is_numeric(feature) and [len(names)] == feature["shape"] else []

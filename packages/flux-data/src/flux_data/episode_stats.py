@@ -74,6 +74,19 @@ def sampled_image_stats(segment: VideoSegment, frames: int, fps: float) -> dict[
     return stats.result()
 
 
+def is_complete(stats: object, channels: int) -> bool:
+    """Whether these are a camera's statistics with all that `pooled` takes, in LeRobot's form."""
+    if not isinstance(stats, Mapping):
+        return False
+    try:
+        values = [np.asarray(stats[name], np.float64) for name in ("min", "max", "mean", "std")]
+        count = np.asarray(stats["count"], np.float64)
+    except (KeyError, TypeError, ValueError):
+        return False
+    are_whole = all(v.shape == (channels, 1, 1) and np.isfinite(v).all() for v in values)
+    return are_whole and count.shape == (1,) and bool(count[0] > 0)
+
+
 def pooled(parts: Sequence[Stats]) -> dict[str, Any]:
     """The statistics of several episodes together, from those of each.
 

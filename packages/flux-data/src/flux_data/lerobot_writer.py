@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -22,11 +22,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from flux_core.errors import DataError, UsageError
+from flux_core.errors import DataError
 
 from .arrow import to_array
 from .episode_stats import column_stats, pooled, sampled_image_stats
 from .lerobot import VideoSegment
+from .new_folder import (
+    check_new,
+    disk_errors,
+    missing_folders,
+    partial_folder,
+    real_place,
+    remove_abandoned,
+    remove_empty,
+    sync,
+)
 from .video_copy import JoinedVideo, copy_episode, encoding_of
 
 CHUNKS_SIZE = 1000
@@ -68,16 +78,22 @@ class DatasetWriter(ABC):
     version: ClassVar[str]
 
     def __init__(
-        self, root: Path, *, fps: float, robot_type: str | None, features: Features
+        self,
+        root: Path,
+        *,
+        fps: float,
+        robot_type: str | None,
+        features: Features,
+        more_info: Mapping[str, Any] | None = None,
     ) -> None:
-        """`features` are those of info.json, without the counters.
+        """`features` are those of info.json, without the counters; `more_info` is put over it.
 
         Raises:
             UsageError: `root` is there and not empty.
         """
         check_new(root)
-        self.root, self.fps, self.robot_type = root, fps, robot_type
-        self.folder = root.with_name(f".{root.name}.partial-{os.getpid()}")
+        self.root, self.fps, self.robot_type = real_place(root), fps, robot_type
+        self.folder = partial_folder(self.root)
         counter = {"dtype": "int64", "shape": [1], "names": None}
         timestamp = {"dtype": "float32", "shape": [1], "names": None}
         own = {"timestamp": timestamp, **dict.fromkeys(COUNTERS, counter)}
@@ -85,11 +101,20 @@ class DatasetWriter(ABC):
         self.tasks: dict[str, int] = {}
         self.episodes: list[dict[str, Any]] = []
         self.stats: list[dict[str, Any]] = []
+        self._more_info = dict(more_info or {})
+        self._fact_names: set[str] = set()
+        self._missing: list[Path] = []
         self._num_frames = 0
 
     def staging(self, name: str) -> Path:
         """A folder for files that become part of the dataset, or nothing."""
         return self.folder / "staging" / name
+
+    def keep(self, path: Path, name: str) -> None:
+        """Copies a file that no episode needs to `name` below the dataset."""
+        with disk_errors(self.root):
+            (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, self.folder / name)
 
     def add(self, episode: Episode) -> None:
         """Appends an episode.
@@ -98,7 +123,7 @@ class DatasetWriter(ABC):
             DataError: it has other features than the dataset, or cannot be written.
         """
         self._check(episode)
-        with _disk_errors(self.root):
+        with disk_errors(self.root):
             table = self._numbered(episode)
             stats = self._stats_of(episode, table)
             line = {
@@ -110,6 +135,7 @@ class DatasetWriter(ABC):
             self._write_episode(episode, table, line)
         self.episodes.append(line)
         self.stats.append(stats)
+        self._fact_names |= set(episode.facts)
         self._num_frames += episode.length
 
     @abstractmethod
@@ -125,27 +151,39 @@ class DatasetWriter(ABC):
         """Writes all of `meta/` but info.json."""
 
     @abstractmethod
-    def _more_info(self) -> dict[str, Any]:
+    def _own_info(self) -> dict[str, Any]:
         """What this version's info.json has beside the common keys."""
 
     def __enter__(self) -> DatasetWriter:
-        with _disk_errors(self.root):
-            shutil.rmtree(self.folder, ignore_errors=True)
-            (self.folder / "meta").mkdir(parents=True)
+        try:
+            with disk_errors(self.root):
+                self._missing = missing_folders(self.root.parent)
+                self.root.parent.mkdir(parents=True, exist_ok=True)
+                remove_abandoned(self.root)
+                shutil.rmtree(self.folder, ignore_errors=True)
+                (self.folder / "meta").mkdir(parents=True)
+        except BaseException:
+            self._remove()
+            raise
         return self
+
+    def _remove(self) -> None:
+        """Takes away what is not part of a whole dataset."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        remove_empty(self._missing)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
     ) -> None:
         try:
             if error is None:
-                with _disk_errors(self.root):
+                with disk_errors(self.root):
                     self._finish()
         finally:
             for file in self._open_files():
                 with contextlib.suppress(OSError, pa.ArrowException, DataError):
                     file.close()
-            shutil.rmtree(self.folder, ignore_errors=True)
+            self._remove()
 
     def _finish(self) -> None:
         if not self.episodes:
@@ -156,11 +194,11 @@ class DatasetWriter(ABC):
         self._write_metadata()
         write_json(self.folder / "meta" / "info.json", self._info())
         for path in self.folder.rglob("*"):
-            _sync(path)
+            sync(path)
         if self.root.is_dir():
             self.root.rmdir()  # it is empty
         os.replace(self.folder, self.root)
-        _sync(self.root.parent)
+        sync(self.root.parent)
 
     def _info(self) -> dict[str, Any]:
         count = len(self.episodes)
@@ -170,13 +208,14 @@ class DatasetWriter(ABC):
             "total_episodes": count,
             "total_frames": self._num_frames,
             "total_tasks": len(self.tasks),
-            **self._more_info(),
+            **self._own_info(),
             "chunks_size": CHUNKS_SIZE,
             "fps": int(self.fps) if float(self.fps).is_integer() else self.fps,
             "splits": {"train": f"0:{count}"},
             "data_path": self.data_path,
             "video_path": self.video_path if self.video_keys else None,
             "features": self.features,
+            **self._more_info,
         }
 
     data_path: ClassVar[str]
@@ -270,10 +309,12 @@ class WriterV21(DatasetWriter):
             ("episodes", self.episodes),
             ("episodes_stats", stats),
         ):
-            text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+            text = "".join(
+                json.dumps(line, ensure_ascii=False, default=str) + "\n" for line in lines
+            )
             (meta / f"{name}.jsonl").write_text(text, encoding="utf-8")
 
-    def _more_info(self) -> dict[str, Any]:
+    def _own_info(self) -> dict[str, Any]:
         count = len(self.episodes)
         return {
             "total_videos": count * len(self.video_keys),
@@ -343,7 +384,8 @@ class WriterV30(DatasetWriter):
             path = self.folder / self.data_path.format(**file.place)
             path.parent.mkdir(parents=True, exist_ok=True)
             file.writer = pq.ParquetWriter(path, table.schema, compression="snappy")
-        file.writer.write_table(table)
+        # Sources write one feature in more than one way: text as string or large_string.
+        file.writer.write_table(table.cast(file.writer.schema))
         file.num_bytes += table.nbytes
         return file.place
 
@@ -377,21 +419,29 @@ class WriterV30(DatasetWriter):
         self._write_episode_lines()
 
     def _write_episode_lines(self) -> None:
-        keys = list(dict.fromkeys(key for line in self.episodes for key in line))
         rows = [
-            {key: line.get(key) for key in keys}
-            | {f"stats/{k}/{name}": v for k, s in stats.items() for name, v in s.items()}
+            line | {f"stats/{k}/{name}": v for k, s in stats.items() for name, v in s.items()}
             for line, stats in zip(self.episodes, self.stats, strict=True)
         ]
+        columns = {
+            key: [row.get(key) for row in rows]
+            for key in dict.fromkeys(key for row in (*self.episodes, *rows) for key in row)
+        }
+        table = pa.table(
+            {
+                key: fact_column(values) if key in self._fact_names else pa.array(values)
+                for key, values in columns.items()
+            }
+        )
         for number, first in enumerate(range(0, len(rows), self.max_episode_lines)):
             place = _OpenFile(number=number).place
-            part = [
-                row | {f"meta/episodes/{name}": value for name, value in place.items()}
-                for row in rows[first : first + self.max_episode_lines]
-            ]
+            part = table.slice(first, self.max_episode_lines)
+            for name, value in place.items():
+                column = pa.array([value] * len(part))
+                part = part.append_column(f"meta/episodes/{name}", column)
             path = self.folder / self.episodes_path.format(**place)
             path.parent.mkdir(parents=True, exist_ok=True)
-            pq.write_table(pa.Table.from_pylist(part), path)
+            pq.write_table(part, path)
 
     def _dataset_stats(self) -> dict[str, Any]:
         """Exact ones of the numbers, quantiles included; the cameras' from those of the episodes.
@@ -406,7 +456,7 @@ class WriterV30(DatasetWriter):
                 stats[key] = pooled([episode[key] for episode in self.stats])
         return stats
 
-    def _more_info(self) -> dict[str, Any]:
+    def _own_info(self) -> dict[str, Any]:
         return {
             "data_files_size_in_mb": self.max_data_bytes // 1_000_000,
             "video_files_size_in_mb": self.max_video_bytes // 1_000_000,
@@ -416,14 +466,6 @@ class WriterV30(DatasetWriter):
 WRITERS: dict[str, type[DatasetWriter]] = {
     writer.version: writer for writer in (WriterV21, WriterV30)
 }
-
-
-def check_new(root: Path) -> None:
-    """Refuses a place where there is something already."""
-    if root.is_dir() and any(root.iterdir()):
-        raise UsageError(f"{root}: is not empty. Choose another --out or remove it")
-    if root.exists() and not root.is_dir():
-        raise UsageError(f"{root}: is a file. Choose another --out")
 
 
 def is_numeric(feature: Mapping[str, Any]) -> bool:
@@ -436,6 +478,19 @@ def is_numeric(feature: Mapping[str, Any]) -> bool:
 def write_json(path: Path, value: object) -> None:
     """Writes JSON as LeRobot indents it."""
     path.write_text(json.dumps(value, indent=4, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def fact_column(values: Sequence[Any]) -> pa.Array:
+    """Facts of episodes as a column; as JSON where no column holds them: 'x' and 5, or {}."""
+    try:
+        column = pa.array(values)
+        pq.write_table(pa.table({"fact": column}), pa.BufferOutputStream())
+    except (pa.ArrowException, OverflowError):
+        texts = [
+            None if v is None else json.dumps(v, ensure_ascii=False, default=str) for v in values
+        ]
+        return pa.array(texts, pa.string())
+    return column
 
 
 def to_arrow(values: NDArray[Any]) -> pa.Array:
@@ -494,20 +549,3 @@ def pandas_index(index: str, column: str) -> dict[str, Any]:
         "columns": [described(column, "int64", "int64"), described(index, "unicode", "object")],
         "pandas_version": "2.0.0",
     }
-
-
-@contextlib.contextmanager
-def _disk_errors(root: Path) -> Iterator[None]:
-    """A full disk or a missing right, in one line."""
-    try:
-        yield
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{root}: cannot be written ({error}). Nothing was left there") from error
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -101,6 +101,17 @@ def image_size(feature: Mapping[str, Any]) -> tuple[int, int]:
     return tuple(shape[:2]) if shape[2] in CHANNELS else tuple(shape[1:])
 
 
+def flat_names(names: Any) -> list[str]:
+    """Names as LeRobot writes them: a list, lists in a list, or a dictionary of either kind."""
+    if isinstance(names, Mapping):
+        if all(isinstance(value, int) for value in names.values()):
+            return sorted(names, key=lambda name: names[name])
+        names = list(names.values())
+    if isinstance(names, list):
+        return [label for part in names for label in flat_names(part)]
+    return [] if names is None else [str(names)]
+
+
 def json_rows(root: Path, name: str) -> list[Row]:
     """The lines of a file in `meta`.
 

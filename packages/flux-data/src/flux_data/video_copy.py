@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,7 +39,7 @@ class JoinedVideo:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path, self.duration_s = path, 0.0
         self.encoding = encoding_of(like)
-        with _opened(like) as source:
+        with _opened(like) as source, self._told():
             # The index at the beginning, as LeRobot writes it.
             self._container = av.open(str(path), "w", options={"movflags": "faststart"})
             self._stream = self._container.add_stream_from_template(source, opaque=True)
@@ -54,16 +55,33 @@ class JoinedVideo:
                 packet.pts += shift
                 packet.dts += shift
                 packet.stream = self._stream
-                self._container.mux(packet)
+                self._mux(packet, segment)
         self.duration_s += frames / fps
         return start_s
 
+    def _mux(self, packet: Any, segment: VideoSegment) -> None:
+        with self._told():
+            try:
+                self._container.mux(packet)
+            except av.FFmpegError as error:
+                if error.errno != errno.EINVAL:  # which is no fault of the disk
+                    raise
+                raise DataError(
+                    f"{segment.path}: the episode at {segment.start_s:.4f} s cannot be copied: its "
+                    "first frames are due before the last ones of the episode before it"
+                ) from error
+
     def close(self) -> None:
         """Writes the index."""
-        try:
+        with self._told():
             self._container.close()
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
         except av.FFmpegError as error:
-            raise DataError(f"{self.path}: cannot be written ({error})") from error
+            raise DataError(f"{self.path}: cannot be written ({error.strerror})") from error
 
     def __enter__(self) -> JoinedVideo:
         return self

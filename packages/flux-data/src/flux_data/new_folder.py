@@ -1,0 +1,93 @@
+"""A folder that gets its name when it is whole, so that what fails leaves nothing behind."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+
+from flux_core.errors import DataError, UsageError
+
+from .arrow import first_line
+
+
+def check_new(root: Path) -> None:
+    """Refuses a place where there is something already."""
+    if root.is_dir() and any(root.iterdir()):
+        raise UsageError(f"{root}: is not empty. Choose another --out or remove it")
+    if root.exists() and not root.is_dir():
+        raise UsageError(f"{root}: is a file. Choose another --out")
+
+
+def real_place(root: Path) -> Path:
+    """Where a folder called `root` is to be; itself, but for a link, `.` and `..`."""
+    return root.resolve() if root.is_symlink() or root.name in ("", "..") else root
+
+
+def partial_folder(root: Path) -> Path:
+    """The hidden folder beside `root` that this process writes to."""
+    return root.with_name(f"{_partial_prefix(root)}{os.getpid()}")
+
+
+def _partial_prefix(root: Path) -> str:
+    return f".{root.name}.partial-"
+
+
+def remove_abandoned(root: Path) -> None:
+    """Removes the hidden folders of `root` whose processes were killed."""
+    prefix = _partial_prefix(root)
+    with contextlib.suppress(PermissionError):  # a folder may be written to and yet not listed
+        for path in root.parent.iterdir():
+            number = path.name.removeprefix(prefix)
+            is_partial = path.name.startswith(prefix) and number.isdecimal()
+            if is_partial and not _is_alive(int(number)):
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)  # 0 is no signal: it only asks
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True
+
+
+def missing_folders(folder: Path) -> list[Path]:
+    """Those of a folder and its parents that are not there, the innermost first."""
+    return [path for path in (folder, *folder.parents) if not path.exists()]
+
+
+def remove_empty(folders: Sequence[Path]) -> None:
+    """Removes those of the folders that hold nothing."""
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+
+
+@contextlib.contextmanager
+def disk_errors(root: Path) -> Iterator[None]:
+    """A full disk, a missing right or a value that a table cannot hold, in one line."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"{root}: cannot be written ({error}). Nothing was left there") from error
+    except pa.ArrowException as error:  # no fault of the disk: of types that do not fit
+        raise DataError(
+            f"{root}: expected values that fit the table, got {first_line(error)}. Nothing was "
+            "left there"
+        ) from error
+
+
+def sync(path: Path) -> None:
+    """Waits until a file or folder is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
