@@ -17,11 +17,22 @@ from flux_core.errors import DataError
 from flux_core.transforms import ResizeImages, ResizeImagesWithPad
 from flux_data import pack as packing
 from flux_data.cli import main
-from flux_data.frame_cache import cache_folder
+from flux_data.frame_cache import VERSION, cache_folder
 from flux_data.lerobot import open_lerobot
 from flux_data.pack import pack, verify_cache
 from flux_data.parquet_dataset import ParquetDataset
 from flux_data.process_inputs import ProcessParquetInputs
+
+from .small_dataset import (
+    ACTION,
+    LENGTHS,
+    STATE,
+    TOP,
+    Plant,
+    edit_column,
+    edit_info,
+    write_v21,
+)
 
 RESIZE = ResizeImages(height=24, width=32)
 
@@ -110,7 +121,8 @@ def test_a_changed_video_makes_the_cache_stale(
     video = open_lerobot(root).video(CAMERAS[1], 1).path
     os.utime(video, ns=(1, 1))
     assert dataset_of(root).parts[0]._cache is None
-    assert f"the videos of {CAMERAS[1]} have changed. Run `flux-data pack` again" in caplog.text
+    assert f"the videos of {CAMERAS[1]}, the data files or the fps have changed" in caplog.text
+    assert "Run `flux-data pack` again" in caplog.text
     pack(root, RESIZE, cameras=CAMERAS)
     assert dataset_of(root).parts[0]._cache is not None
 
@@ -143,11 +155,11 @@ def test_a_full_disk_leaves_no_half_shard(root: Path, monkeypatch: pytest.Monkey
     def full(*args: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(packing.os, "fsync", full)
+    monkeypatch.setattr("os.fsync", full)
     with pytest.raises(DataError, match="cannot be written .*No space left"):
         pack(root, RESIZE, cameras=CAMERAS)
     written = [path.name for path in cache_folder(root, RESIZE, "raw").rglob("*.*")]
-    assert not any(name.endswith((".npy", ".partial")) for name in written)
+    assert not any(".npy" in name or ".partial" in name for name in written)
 
 
 def test_damage_is_found(root: Path) -> None:
@@ -194,7 +206,10 @@ def test_a_damaged_manifest_is_named(root: Path) -> None:
     for damaged, message in (
         (content[:100], "not JSON"),
         ("[]", r"expected an object, got \[\]"),
-        (json.dumps({"version": 2, "encoding": "raw"}), "the key 'fingerprints' is missing. Run"),
+        (
+            json.dumps({"version": VERSION, "encoding": "raw"}),
+            "the key 'fingerprints' is missing. Run",
+        ),
     ):
         path.write_text(damaged)
         with pytest.raises(DataError, match=f"{path}: {message}"):
@@ -209,3 +224,114 @@ def test_a_damaged_frame_names_its_shard(encoding: Literal["raw", "jpeg"], root:
     shard.write_bytes(bytes(100) + shard.read_bytes()[100:])
     with pytest.raises(DataError, match=f"{shard}: .*damaged .*run `flux-data pack` again"):
         dataset_of(root)[150]
+
+
+SMALL = ResizeImages(height=16, width=16)
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    """One camera, three short episodes."""
+    write_v21(tmp_path / "small")
+    return tmp_path / "small"
+
+
+def small_dataset(root: Path) -> ParquetDataset:
+    inputs = ProcessParquetInputs(parquet_keys=(STATE,), video_keys=(TOP,))
+    config = ParquetDataset.Config(
+        data_root_path=str(root), transforms=(inputs, SMALL), action_key=ACTION, window_start_idx=0
+    )
+    return config.build()
+
+
+def images_of(root: Path) -> np.ndarray:
+    dataset = small_dataset(root)
+    return np.stack([dataset[index]["images"] for index in range(len(dataset))])
+
+
+def shift_times(root: Path) -> None:
+    """Every row but an episode's last speaks of the frame after its own."""
+    for episode in range(len(LENGTHS)):
+        name = f"data/chunk-000/episode_{episode:06d}.parquet"
+        later = lambda times: [t + 0.1 for t in times[:-1]] + [times[-1] + 0.04]  # noqa: E731
+        edit_column(name, "timestamp", later)(root)
+
+
+def damage(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def small_cache(root: Path) -> Path:
+    return cache_folder(root, SMALL, "raw")
+
+
+def test_a_cached_frame_is_the_one_at_its_rows_time(small: Path) -> None:
+    unshifted = images_of(small)
+    shift_times(small)
+    expected = images_of(small)
+    assert not np.array_equal(expected, unshifted)
+    pack(small, SMALL)
+    assert small_dataset(small).parts[0]._cache is not None
+    np.testing.assert_array_equal(images_of(small), expected)
+
+
+@pytest.mark.parametrize("change", [shift_times, edit_info(fps=10.01)])
+def test_changed_rows_or_rate_make_the_cache_stale(
+    change: Plant, small: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pack(small, SMALL)
+    assert small_dataset(small).parts[0].frames_from == "cache 16x16"
+    change(small)
+    assert small_dataset(small).parts[0].frames_from == "videos"
+    assert main(["pack", str(small), "--size", "16", "--verify"]) == 1
+    assert "is stale: the videos of" in capsys.readouterr().err
+    expected = images_of(small)
+    pack(small, SMALL)  # of the frames as they are now, not the shards that are there
+    assert small_dataset(small).parts[0].frames_from == "cache 16x16"
+    np.testing.assert_array_equal(images_of(small), expected)
+
+
+def test_a_damaged_or_deleted_shard_is_found_and_written_again(small: Path) -> None:
+    pack(small, SMALL)
+    first, second, _ = sorted(small_cache(small).rglob("*.npy"))
+    damage(first)
+    second.unlink()
+    with pytest.raises(DataError, match=r"000000.npy: is damaged \(2 shards of 3\). Run"):
+        verify_cache(small, SMALL)
+    announced: list[tuple[int, int, int]] = []
+    report = pack(small, SMALL, announce=lambda *numbers: announced.append(numbers))
+    assert announced[0][:2] == (sum(LENGTHS), LENGTHS[0] + LENGTHS[1])
+    assert verify_cache(small, SMALL) == report
+    pack(small, SMALL, announce=lambda *numbers: announced.append(numbers))
+    assert announced[1] == (sum(LENGTHS), 0, report["bytes"])
+
+
+def test_lines_that_are_not_ours_and_leftovers_do_not_matter(small: Path) -> None:
+    pack(small, SMALL)
+    folder, left = small_cache(small), list[int]()
+    (folder / TOP / ".episode_000000.npy.partial-1").touch()
+    with (folder / "progress.jsonl").open("a") as file:
+        file.write('5\n[]\nnull\n{"a": 1}\n{"name": 3}\n{"name": "x/y"}\n{"fingerprints": 7}\n')
+    pack(small, SMALL, announce=lambda frames, todo, size: left.append(todo))
+    assert left == [0] and not list(folder.rglob("*.partial*"))
+
+
+def test_where_a_cache_cannot_be_written_out_is_suggested(
+    small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(DataError, match=r"/dev/null/.*: cannot be written \(Not a dir.*Choose --o"):
+        pack(small, SMALL, out=Path("/dev/null/x"))
+    usage = shutil.disk_usage(small)._replace(free=1000)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
+    with pytest.raises(DataError, match="expected 0.0 MB of free space, got 0.0. Choose --out, a"):
+        pack(small, SMALL)
+    assert not list(small_cache(small).rglob("*.npy"))
+
+
+@pytest.mark.parametrize("name", ["progress.jsonl", "manifest.json"])
+def test_a_disk_that_is_full_for_the_last_files_is_told(name: str, small: Path) -> None:
+    (small_cache(small) / name).mkdir(parents=True)  # as unwritable as on a full disk
+    with pytest.raises(DataError, match=rf"{name}: cannot be written \(.*Choose --out"):
+        pack(small, SMALL)

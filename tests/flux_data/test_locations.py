@@ -86,3 +86,10 @@ def test_a_url_survives_being_made_a_path(
     for url in (f"file://{folder}", filecache):
         assert main(["info", url]) == 0
         assert "12 episodes" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("make", [str, Path])
+def test_another_cache_of_fsspecs_is_refused_by_name(make: type, no_caches: None) -> None:
+    for url in ("simplecache::s3://bucket/towel", "filecache::blockcache::s3://bucket/towel"):
+        with pytest.raises(DataError, match=r"expected filecache::, .* got (simple|block)cache::"):
+            local_root(make(url))

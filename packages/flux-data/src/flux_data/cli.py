@@ -154,8 +154,10 @@ def _add_stats(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def run_stats(args: argparse.Namespace) -> None:
     """Runs `flux-data stats`."""
     from .info import dataset_stats
+    from .progress import progress_bars
 
-    stats = dataset_stats(args.dataset)
+    with progress_bars(Console(stderr=True), "episodes") as advance:
+        stats = dataset_stats(args.dataset, advance=partial(advance, "episodes"))
     if args.json:
         print_json(stats)
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import re
 from pathlib import Path
@@ -15,6 +16,9 @@ from flux_core.errors import UsageError
 
 ALOHA_EXAMPLE = "  flux-data demo aloha-sim --episodes 50 --out data/demonstrations"
 LIBERO_EXAMPLE = "  .venv-libero/bin/flux-data demo libero-object --task 0 --out data/soup"
+
+SLOWEST, FASTEST = 0.01, 100.0
+"""Of the script: episodes of 30,000 steps, and of 3."""
 
 Commands = argparse._SubParsersAction
 
@@ -83,8 +87,8 @@ def run_aloha_sim(args: argparse.Namespace) -> None:
 
     height, width = _checked_size(args.size)
     _check_options(args)
-    if not args.speed > 0:
-        raise UsageError(f"--speed: expected more than 0, got {args.speed}")
+    if not SLOWEST <= args.speed <= FASTEST:
+        raise UsageError(f"--speed: expected {SLOWEST:g} to {FASTEST:g}, got {args.speed}")
     facts = generate(
         DemoSettings(
             out=args.out,
@@ -135,6 +139,8 @@ def _check_options(args: argparse.Namespace) -> None:
         value = getattr(args, option)
         if not value >= least:
             raise UsageError(f"--{option}: expected at least {least}, got {value}")
+        if value == math.inf:
+            raise UsageError(f"--{option}: expected a finite number, got {value}")
 
 
 def _report(args: argparse.Namespace, facts: dict[str, Any]) -> None:

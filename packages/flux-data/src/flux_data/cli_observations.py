@@ -10,6 +10,8 @@ from rich.console import Console
 
 from flux_core.cli import add_command, print_json
 
+from .whole_file import whole_file
+
 
 def add_observations(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Adds it to the parser."""
@@ -37,7 +39,7 @@ def run_observations(args: argparse.Namespace) -> None:
     from .observations import observations
 
     arrays = observations(args.dataset, args.cameras, args.count)
-    with args.out.open("wb") as file:
+    with whole_file(args.out) as file:
         np.savez(file, **arrays)
     if args.json:
         print_json({"out": str(args.out), "num_observations": args.count})

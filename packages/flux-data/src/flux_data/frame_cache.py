@@ -2,7 +2,8 @@
 
 A cache is a folder: `manifest.json`, and for every camera and episode one shard, either raw planes
 (a `.npy` of (frames, 3, height, width) that is memory-mapped) or JPEGs one after the other. It is
-as good as the videos only for the resize it was made with, and only while the videos are the same.
+as good as the videos only for the resize it was made with, and only while the videos, and the times
+of the rows that say which of their frames are meant, are the same.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from .metadata import json_object
 
 logger = logging.getLogger("flux.data")
 
-VERSION = 2
+VERSION = 3
 FOLDER = "flux_frames"
 MAX_OPEN_SHARDS = 512
 
@@ -88,11 +89,11 @@ class FrameCache:
         return data
 
     def verify(self) -> list[str]:
-        """Reads everything; returns the shards whose checksum is wrong."""
+        """Reads everything; returns the shards that are missing or whose checksum is wrong."""
         return [
             name
             for name, shard in self.shards.items()
-            if checksum(shard_path(self.folder, name, self.encoding)) != shard.crc32
+            if not is_whole(shard_path(self.folder, name, self.encoding), shard)
         ]
 
     def __getstate__(self) -> dict[str, Any]:
@@ -131,7 +132,7 @@ def find_cache(
         if not path.is_file():
             continue
         manifest = read_manifest(path)
-        reason = _stale(manifest, source, video_keys)
+        reason = why_stale(manifest, source, video_keys)
         if reason:
             logger.warning("%s: not used: %s. Run `flux-data pack` again", path.parent, reason)
             continue
@@ -154,15 +155,18 @@ def read_manifest(path: Path) -> dict[str, Any]:
     return manifest
 
 
-def _stale(manifest: Mapping[str, Any], source: LeRobotDataset, video_keys: Sequence[str]) -> str:
+def why_stale(
+    manifest: Mapping[str, Any], source: LeRobotDataset, video_keys: Sequence[str]
+) -> str:
+    """Why the cache is not one of these cameras, as they are now; '' if it is."""
     if manifest.get("version") != VERSION:
         return f"it has version {manifest.get('version')}, expected {VERSION}"
     missing = [key for key in video_keys if key not in manifest["fingerprints"]]
     if missing:
         return f"it has no {missing[0]}"
-    for key in video_keys:
-        if manifest["fingerprints"][key] != fingerprint(source, key):
-            return f"the videos of {key} have changed"
+    for key, now in fingerprints(source, video_keys).items():
+        if manifest["fingerprints"][key] != now:
+            return f"the videos of {key}, the data files or the fps have changed"
     return ""
 
 
@@ -182,17 +186,48 @@ def shard_path(folder: Path, name: str, encoding: Encoding) -> Path:
     return folder / f"{name}{'.npy' if encoding == 'raw' else '.jpegs'}"
 
 
-def fingerprint(source: LeRobotDataset, key: str) -> str:
-    """Changes when a camera's videos do: names, sizes, times, and where each episode begins."""
-    digest = hashlib.sha256()
+def fingerprints(source: LeRobotDataset, video_keys: Sequence[str]) -> dict[str, str]:
+    """What each camera's frames depend on, hashed: name, size and time of its videos and of the
+    data files (which hold the frames' times), where in them each episode lies, and the fps.
+
+    Raises:
+        DataError: a file is missing.
+    """
+    data = _state_of_data(source)
+    return {key: _fingerprint(source, key, data) for key in video_keys}
+
+
+def _state_of_data(source: LeRobotDataset) -> bytes:
+    digest = hashlib.sha256(repr((VERSION, source.fps)).encode())
+    # In the order of the episodes: it says which file holds which.
+    files = dict.fromkeys(source.data_file(i) for i in range(source.num_episodes))
+    for path in files:
+        digest.update(repr(_state_of(path, "parquet")).encode())
+    return digest.digest()
+
+
+def _fingerprint(source: LeRobotDataset, key: str, data: bytes) -> str:
+    digest = hashlib.sha256(data)
     for position in range(source.num_episodes):
         segment = source.video(key, position)
-        if not segment.path.is_file():
-            raise DataError(f"{segment.path}: the video file is missing")
-        stat = segment.path.stat()
-        facts = (segment.path.name, stat.st_size, stat.st_mtime_ns, segment.start_s)
+        facts = (*_state_of(segment.path, "video"), segment.start_s)
         digest.update(repr((*facts, int(source.lengths[position]))).encode())
     return digest.hexdigest()
+
+
+def _state_of(path: Path, kind: str) -> tuple[str, int, int]:
+    """Name, size and time of a file."""
+    if not path.is_file():
+        raise DataError(f"{path}: the {kind} file is missing")
+    stat = path.stat()
+    return path.name, stat.st_size, stat.st_mtime_ns
+
+
+def is_whole(path: Path, shard: Shard) -> bool:
+    """Whether a shard's file is there, as it was written."""
+    if not path.is_file() or path.stat().st_size != shard.num_bytes:
+        return False
+    return checksum(path) == shard.crc32
 
 
 def checksum(path: Path) -> int:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from flux_core.norm_stats import compute_stats
+import numpy as np
 
-from .lerobot import open_lerobot
+from .lerobot import NO_NUMBERS, open_lerobot
+from .view.distribution import RunningStats
 
 
 def dataset_info(root: Path) -> dict[str, Any]:
@@ -32,16 +34,23 @@ def dataset_info(root: Path) -> dict[str, Any]:
     }
 
 
-def dataset_stats(root: Path) -> dict[str, dict[str, Any]]:
-    """Exact statistics of every feature that is a number or a vector."""
+def dataset_stats(
+    root: Path, advance: Callable[[int, int], None] = lambda done, total: None
+) -> dict[str, dict[str, Any]]:
+    """Exact statistics of every feature that is a number or a vector.
+
+    Args:
+        root: the dataset.
+        advance: called with the episodes read so far, and all of them.
+    """
     source = open_lerobot(root)
-    keys = [
-        key
+    running = {
+        key: RunningStats(int(np.prod(feature["shape"])), source.num_frames)
         for key, feature in source.info["features"].items()
-        if feature["dtype"] not in ("video", "image", "string", "bool")
-    ]
-    stats: dict[str, dict[str, Any]] = {}
-    for key in keys:
-        values = source.columns([key])[key]
-        stats[key] = asdict(compute_stats(values.reshape(len(values), -1)))
-    return stats
+        if feature["dtype"] not in (*NO_NUMBERS, "bool")
+    }
+    for done, columns in enumerate(source.episodes(list(running)), start=1):
+        for key, values in columns.items():
+            running[key].add(values.reshape(len(values), -1).astype(np.float64))
+        advance(done, source.num_episodes)
+    return {key: asdict(each.result()) for key, each in running.items()}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -184,13 +184,21 @@ class LeRobotDataset(ABC):
         Raises:
             DataError: as `episode`.
         """
+        parts = list(self.episodes(keys))
+        return {key: np.concatenate([part[key] for part in parts]) for key in keys}
+
+    def episodes(self, keys: Sequence[str]) -> Iterator[Columns]:
+        """The columns of one episode after the other; none is kept for the next time.
+
+        Raises:
+            DataError: as `episode`.
+        """
         self.check_features(keys)
-        parts: list[Columns] = []
         for position in range(self.num_episodes):
             with self._lock:
-                parts.append(self._rows(position, keys))
-            self._check(position, parts[-1])
-        return {key: np.concatenate([part[key] for part in parts]) for key in keys}
+                columns = self._rows(position, keys)
+            self._check(position, columns)
+            yield columns
 
     def locate(self, row: int) -> tuple[int, int]:
         """Episode position and frame within it of a row of the whole dataset."""

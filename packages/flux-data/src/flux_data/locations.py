@@ -15,6 +15,9 @@ from .metadata import json_object
 # A Path made of a URL has lost its second slash.
 URL = re.compile(r"(?:filecache::)?(?P<scheme>[a-z][a-z0-9+.-]+):/(?P<rest>/?.*)", re.DOTALL)
 
+CHAIN = re.compile(r"(?:filecache::)*(?!filecache::)(?P<protocol>[a-z][a-z0-9+.-]*)::.*", re.DOTALL)
+"""One of fsspec's chained URLs of another protocol than `filecache`."""
+
 
 def local_root(root: str | Path) -> Path:
     """Returns the directory of a path, a `file://` URL, or a URL that is on this machine already.
@@ -24,9 +27,16 @@ def local_root(root: str | Path) -> Path:
     names. Nothing is downloaded.
 
     Raises:
-        DataError: a URL whose data is not on this machine.
+        DataError: a URL whose data is not on this machine, or of a cache that cannot be read.
     """
     text = str(root)
+    chain = CHAIN.fullmatch(text)
+    if chain is not None and not Path(root).exists():
+        raise DataError(
+            f"{text}: expected filecache::, the one cache of fsspec's that can be read here, got "
+            f"{chain['protocol']}::. Read all of it once through filecache::, or copy it to a "
+            "directory"
+        )
     url = URL.fullmatch(text)
     if url is None or Path(root).is_dir():
         return Path(root)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import io
 import json
-import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,31 +24,41 @@ from .frame_cache import (
     Shard,
     cache_folder,
     checksum,
-    fingerprint,
+    fingerprints,
+    is_whole,
     manifest_of,
     read_manifest,
     shard_name,
     shard_path,
+    why_stale,
 )
 from .lerobot import LeRobotDataset, VideoSegment, open_lerobot
 from .resize import resize_frame
 from .video_reader import VideoReader
+from .whole_file import cannot_be_written, whole_file
 
 JPEG_QUALITY = 95
 SAMPLED_FRAMES = 8
+CHOOSE = "Choose --out"
+"""What to do where a cache cannot be written."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class PackJob:
-    """One shard to be made."""
+    """One shard to be made; `times_s` (frames,) is each frame's `timestamp`."""
 
     name: str
     segment: VideoSegment
-    frames: int
+    times_s: NDArray[np.float64]
     fps: float
     folder: Path
     resize: Resize
     encoding: Encoding
+
+    @property
+    def frames(self) -> int:
+        """How many."""
+        return len(self.times_s)
 
 
 def pack(
@@ -77,30 +87,32 @@ def pack(
 
     Returns:
         `out`, `bytes` and `frames`.
+
+    Raises:
+        DataError: there are no videos, one is missing or damaged, or the cache cannot be written or
+            would not fit on the disk.
     """
     source = open_lerobot(root)
     keys = tuple(cameras or source.video_keys)
     if not keys:
         raise DataError(f"{root}: has no videos to pack")
     folder = cache_folder(out or source.root, resize, encoding)
-    fingerprints = {key: fingerprint(source, key) for key in keys}
-    done = _finished(folder, fingerprints)
-    jobs = [job for job in _jobs(source, keys, folder, resize, encoding) if job.name not in done]
-    frames = source.num_frames * len(keys)
-    todo, written = sum(job.frames for job in jobs), 0
-    announce(frames, todo, frames * _frame_bytes(source, keys, jobs))
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "progress.jsonl").open("a") as progress:
-        progress.write(json.dumps({"fingerprints": fingerprints}) + "\n")
-        for job, shard in _run(jobs, workers):
-            done[job.name] = shard
-            progress.write(json.dumps({"name": job.name, **asdict(shard)}) + "\n")
-            progress.flush()
-            written += job.frames
-            advance(written, todo)
-    _write_manifest(folder, manifest_of(resize, encoding, fingerprints, done))
-    size = sum(shard.num_bytes for shard in done.values())
-    return {"out": str(folder), "bytes": size, "frames": frames}
+    current = fingerprints(source, keys)
+    done = _finished(source, keys, folder, encoding, current, workers)
+    jobs = list(_jobs(source, keys, folder, resize, encoding, done))
+    frames, todo, written = source.num_frames * len(keys), sum(job.frames for job in jobs), 0
+    missing = todo * _frame_bytes(jobs)
+    announce(frames, todo, _num_bytes(done) + missing)
+    _prepare(folder, missing if encoding == "raw" else 0)
+    # The line of a run that was killed may have no end.
+    _note(folder, "\n" + json.dumps({"fingerprints": current}))
+    for job, shard in _run(jobs, workers):
+        done[job.name] = shard
+        _note(folder, json.dumps({"name": job.name, **asdict(shard)}))
+        written += job.frames
+        advance(written, todo)
+    _write_manifest(folder, manifest_of(resize, encoding, current, done))
+    return {"out": str(folder), "bytes": _num_bytes(done), "frames": frames}
 
 
 def verify_cache(
@@ -109,21 +121,26 @@ def verify_cache(
     """Reads a whole cache and compares its checksums.
 
     Raises:
-        DataError: there is no cache, or a shard that is not what was written.
+        DataError: there is no cache, it is not one of the dataset as it is now, or a shard is
+            missing or not what was written.
     """
-    folder = cache_folder(out or open_lerobot(root).root, resize, encoding)
+    source = open_lerobot(root)
+    folder = cache_folder(out or source.root, resize, encoding)
     path = folder / "manifest.json"
     if not path.is_file():
         raise DataError(f"{path}: not found. Run `flux-data pack` first")
-    cache = FrameCache(folder, read_manifest(path))
+    manifest = read_manifest(path)
+    keys = [key for key in source.video_keys if key in manifest.get("fingerprints", ())]
+    if reason := why_stale(manifest, source, keys or source.video_keys):
+        raise DataError(f"{folder}: is stale: {reason}. Run `flux-data pack` again")
+    cache = FrameCache(folder, manifest)
     if damaged := cache.verify():
         raise DataError(
             f"{shard_path(folder, damaged[0], encoding)}: is damaged ({len(damaged)} shards of "
-            f"{len(cache.shards)}). Delete it and run `flux-data pack` again"
+            f"{len(cache.shards)}). Run `flux-data pack` again"
         )
-    shards = cache.shards.values()
-    frames, size = (sum(getattr(s, name) for s in shards) for name in ("frames", "num_bytes"))
-    return {"out": str(folder), "bytes": size, "frames": frames}
+    frames = sum(shard.frames for shard in cache.shards.values())
+    return {"out": str(folder), "bytes": _num_bytes(cache.shards), "frames": frames}
 
 
 def _jobs(
@@ -132,18 +149,50 @@ def _jobs(
     folder: Path,
     resize: Resize,
     encoding: Encoding,
+    done: Mapping[str, Shard],
 ) -> Iterator[PackJob]:
-    for position in range(source.num_episodes):
+    """Those that are not `done`."""
+    # The frame of a row is the one at its `timestamp`, in training too.
+    for position, columns in enumerate(source.episodes(["timestamp"])):
+        times_s = columns["timestamp"].ravel().astype(np.float64)
         for key in keys:
-            yield PackJob(
-                name=shard_name(key, int(source.episode_indices[position])),
-                segment=source.video(key, position),
-                frames=int(source.lengths[position]),
-                fps=source.fps,
-                folder=folder,
-                resize=resize,
-                encoding=encoding,
-            )
+            name = shard_name(key, int(source.episode_indices[position]))
+            if name not in done:
+                yield PackJob(
+                    name=name,
+                    segment=source.video(key, position),
+                    times_s=times_s,
+                    fps=source.fps,
+                    folder=folder,
+                    resize=resize,
+                    encoding=encoding,
+                )
+
+
+def _prepare(folder: Path, num_bytes: int) -> None:
+    """Makes the folder, without what a killed run left, and sees that so many bytes fit there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for leftover in folder.rglob("*.partial*"):
+            leftover.unlink()
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        raise cannot_be_written(folder, error, CHOOSE) from error
+    if free < num_bytes:
+        raise DataError(
+            f"{folder}: expected {num_bytes / 1e6:,.1f} MB of free space, got {free / 1e6:,.1f}. "
+            f"{CHOOSE}, a smaller --size or --encoding jpeg"
+        )
+
+
+def _note(folder: Path, line: str) -> None:
+    """Appends to the list of what is done."""
+    path = folder / "progress.jsonl"
+    try:
+        with path.open("a") as file:
+            file.write(line + "\n")
+    except OSError as error:
+        raise cannot_be_written(path, error, CHOOSE) from error
 
 
 def _run(jobs: Sequence[PackJob], workers: int) -> Iterator[tuple[PackJob, Shard]]:
@@ -163,43 +212,39 @@ def _run(jobs: Sequence[PackJob], workers: int) -> Iterator[tuple[PackJob, Shard
 def pack_shard(job: PackJob) -> Shard:
     """Decodes, resizes and writes one shard; under its own name only when it is whole."""
     path = shard_path(job.folder, job.name, job.encoding)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    offsets = None
     try:
-        with partial.open("wb") as file:
-            if job.encoding == "raw":
-                shape = (job.frames, 3, job.resize.height, job.resize.width)
-                header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-                np.lib.format.write_array_header_1_0(file, header)
-                for image in _resized(job):
-                    file.write(image.transpose(2, 0, 1).tobytes())
-            else:
-                offsets = [0]
-                for image in _resized(job):
-                    file.write(encode_jpeg(image))
-                    offsets.append(file.tell())
-            file.flush()
-            os.fsync(file.fileno())
-        crc32, size = checksum(partial), partial.stat().st_size
-        os.replace(partial, path)
+        path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DataError(f"{path}: cannot be written ({error})") from error
-    finally:
-        partial.unlink(missing_ok=True)
+        raise cannot_be_written(path, error, CHOOSE) from error
+    with whole_file(path, CHOOSE) as file:
+        offsets = _write_planes(file, job) if job.encoding == "raw" else _write_jpegs(file, job)
     return Shard(
-        frames=job.frames,
-        num_bytes=size,
-        crc32=crc32,
-        offsets=None if offsets is None else tuple(offsets),
+        frames=job.frames, num_bytes=path.stat().st_size, crc32=checksum(path), offsets=offsets
     )
+
+
+def _write_planes(file: BinaryIO, job: PackJob) -> None:
+    shape = (job.frames, 3, job.resize.height, job.resize.width)
+    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
+    for image in _resized(job):
+        file.write(image.transpose(2, 0, 1).tobytes())
+
+
+def _write_jpegs(file: BinaryIO, job: PackJob) -> tuple[int, ...]:
+    """Returns where each begins, and the last one's end."""
+    offsets = [0]
+    for image in _resized(job):
+        file.write(encode_jpeg(image))
+        offsets.append(file.tell())
+    return tuple(offsets)
 
 
 def _resized(job: PackJob, every: int = 1) -> Iterator[NDArray[np.uint8]]:
     reader = VideoReader(max_open=1)
-    for frame in range(0, job.frames, every):
-        time_s = job.segment.start_s + frame / job.fps
-        frame = reader.frame(job.segment.path, time_s, 0.5 / job.fps)
+    for time_s in job.times_s[::every]:
+        at_s = job.segment.start_s + float(time_s)
+        frame = reader.frame(job.segment.path, at_s, 0.5 / job.fps)
         yield resize_frame(frame, job.resize)
 
 
@@ -210,7 +255,11 @@ def encode_jpeg(image: NDArray[np.uint8]) -> bytes:
     return buffer.getvalue()
 
 
-def _frame_bytes(source: LeRobotDataset, keys: Sequence[str], jobs: Sequence[PackJob]) -> int:
+def _num_bytes(shards: Mapping[str, Shard]) -> int:
+    return sum(shard.num_bytes for shard in shards.values())
+
+
+def _frame_bytes(jobs: Sequence[PackJob]) -> int:
     """Bytes a frame: known for raw pixels, measured on a few frames for JPEG."""
     if not jobs:
         return 0
@@ -222,35 +271,84 @@ def _frame_bytes(source: LeRobotDataset, keys: Sequence[str], jobs: Sequence[Pac
     return round(sum(sizes) / len(sizes))
 
 
-def _finished(folder: Path, fingerprints: dict[str, str]) -> dict[str, Shard]:
-    """Shards of an earlier run over the same videos that are still whole."""
-    path = folder / "progress.jsonl"
-    if not path.is_file():
-        return {}
-    done: dict[str, Shard] = {}
-    for line in path.read_text().splitlines():
-        try:
-            entry = json.loads(line)
-        except ValueError:  # the last line of a run that was killed
-            continue
-        if "fingerprints" in entry:
-            stale = [k for k, v in entry["fingerprints"].items() if fingerprints.get(k, v) != v]
-            done = {} if stale else done
-            continue
-        name = entry.pop("name")
-        offsets = entry["offsets"]
-        entry["offsets"] = None if offsets is None else tuple(offsets)
-        done[name] = Shard(**entry)
-    encoding: Encoding = "raw" if folder.name.endswith("raw") else "jpeg"
-    return {
-        name: shard
-        for name, shard in done.items()
-        if (file := shard_path(folder, name, encoding)).is_file()
-        and file.stat().st_size == shard.num_bytes
+def _finished(
+    source: LeRobotDataset,
+    keys: Sequence[str],
+    folder: Path,
+    encoding: Encoding,
+    current: Mapping[str, str],
+    workers: int,
+) -> dict[str, Shard]:
+    """Shards of earlier runs over the same videos and rows that are still what was written."""
+    frames = {
+        shard_name(key, int(index)): int(length)
+        for index, length in zip(source.episode_indices, source.lengths, strict=True)
+        for key in keys
     }
+    noted = {
+        name: shard
+        for name, shard in _noted(folder, current).items()
+        if shard.frames == frames.get(name)
+    }
+    paths = [shard_path(folder, name, encoding) for name in noted]
+    # Reading lets go of the interpreter's lock.
+    with ThreadPoolExecutor(max(workers, 1)) as pool:
+        whole = pool.map(is_whole, paths, noted.values())
+        return {name: noted[name] for name, is_good in zip(noted, whole, strict=True) if is_good}
 
 
-def _write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
-    partial = folder / "manifest.json.partial"
-    partial.write_text(json.dumps(manifest, indent=1) + "\n")
-    os.replace(partial, folder / "manifest.json")
+def _noted(folder: Path, current: Mapping[str, str]) -> dict[str, Shard]:
+    """What `progress.jsonl` says of the cameras whose fingerprints were the `current` ones."""
+    path = folder / "progress.jsonl"
+    noted: dict[str, Shard] = {}
+    if not path.is_file():
+        return noted
+    are_valid: set[str] = set()
+    for line in path.read_text(errors="replace").splitlines():
+        entry = _entry(line)
+        if isinstance(entry.get("fingerprints"), dict):
+            # What follows was made of these; of other videos, it has replaced what was before.
+            found = entry["fingerprints"]
+            are_valid = {key for key, value in current.items() if found.get(key) == value}
+            stale = {key for key in found if key not in are_valid}
+            noted = {n: shard for n, shard in noted.items() if _camera(n) not in stale}
+            continue
+        shard = _shard_of(entry)
+        if shard is not None and _camera(entry["name"]) in are_valid:
+            noted[entry["name"]] = shard
+    return noted
+
+
+def _camera(name: str) -> str:
+    """Whose frames the shard of that name holds."""
+    return name.rpartition("/")[0]
+
+
+def _entry(line: str) -> dict[str, Any]:
+    """A line's object; an empty one for a line that is none, like the last of a killed run."""
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        return {}
+    return entry if isinstance(entry, dict) else {}
+
+
+def _shard_of(entry: Mapping[str, Any]) -> Shard | None:
+    """The shard of a line; None if the line is not one of ours."""
+    numbers = [entry.get(name) for name in ("frames", "num_bytes", "crc32")]
+    offsets = entry.get("offsets")
+    numbers += offsets if isinstance(offsets, list) else []
+    are_whole = all(isinstance(number, int) for number in numbers)
+    if not are_whole or not isinstance(entry.get("name"), str):
+        return None
+    return Shard(
+        frames=entry["frames"],
+        num_bytes=entry["num_bytes"],
+        crc32=entry["crc32"],
+        offsets=tuple(offsets) if isinstance(offsets, list) else None,
+    )
+
+
+def _write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
+    with whole_file(folder / "manifest.json", CHOOSE) as file:
+        file.write((json.dumps(manifest, indent=1) + "\n").encode())

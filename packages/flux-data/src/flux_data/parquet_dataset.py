@@ -30,7 +30,7 @@ from flux_core.transforms import (
 )
 
 from .frame_cache import CachedFrame, find_cache
-from .lerobot import Columns, LeRobotDataset, VideoSegment, open_lerobot
+from .lerobot import NO_NUMBERS, Columns, LeRobotDataset, VideoSegment, open_lerobot
 from .process_inputs import ProcessParquetInputs, StoredImage
 from .read_ahead import make_samples
 
@@ -50,6 +50,9 @@ TrainingTransform = (
     | NormalizeImages
 )
 
+
+BOOKKEEPING = ("timestamp", "frame_index", "episode_index", "index", "task_index")
+"""LeRobot's own features: one number a frame, in its samples too."""
 
 SKIPPED_TASKS = ("empty", "static")
 """Tasks that label frames in which there is nothing to learn (FluxVLA's datasets)."""
@@ -85,6 +88,8 @@ class ParquetDataset:
                     "action_window_size must be at least 1 and window_start_idx at least 0, got "
                     f"{self.action_window_size} and {self.window_start_idx}"
                 )
+            if not self.roots:
+                raise ConfigError("data_root_path: expected at least one directory, got none")
             check_order(self.transforms, "transforms")
 
         @property
@@ -111,12 +116,22 @@ class ParquetDataset:
         return self.config.transforms
 
     def raw_sample(self, index: int) -> dict[str, Any]:
-        """The sample before any transform."""
+        """The sample before any transform.
+
+        Raises:
+            IndexError: there is none of that number; they are not counted from the end.
+        """
+        self._check_index(index)
         part = int(np.searchsorted(self._ends, index, side="right"))
         start = int(self._ends[part - 1]) if part else 0
         return {**self.parts[part].sample(index - start), "stats": self.stats}
 
+    def _check_index(self, index: int) -> None:
+        if not 0 <= index < len(self):
+            raise IndexError(f"sample {index}: expected one of {len(self)}, counted from 0")
+
     def __getitem__(self, index: int) -> dict[str, Any]:
+        self._check_index(index)
         return self.sample(index, np.random.default_rng(index))
 
     def __getitems__(self, indexs: Sequence[int]) -> list[dict[str, Any]]:
@@ -177,6 +192,9 @@ class DatasetPart:
         keys |= {k for k in inputs.parquet_keys if k in source.info["features"]}
         keys |= {k for k in self.video_keys if k in source.image_keys}
         self.keys = sorted(keys)
+        self._scalars = {
+            k for k in self.keys if is_scalar_vector(source.info["features"].get(k), k)
+        }
         source.check_features([*self.keys, *statistic_keys])
         resize = next((t for t in config.transforms if isinstance(t, ResizeImages)), None)
         self._resize = resize
@@ -216,7 +234,7 @@ class DatasetPart:
         frames = self._frames[position]
         within = index - int(self._starts[position])
         frame = within if frames is None else int(frames[within])
-        columns = self.source.episode(position, self.keys)
+        columns = self._columns(position)
         actions, mask = self.window(columns, position, frame)
         return {
             **{key: column[frame] for key, column in columns.items()},
@@ -234,6 +252,21 @@ class DatasetPart:
             "resize": self._resize,
             "fps": self.source.fps,
         }
+
+    def _columns(self, position: int) -> Columns:
+        """Of one episode; a state or action of one dimension is (frames, 1)."""
+        columns = self.source.episode(position, self.keys)
+        return {k: v[:, None] if k in self._scalars else v for k, v in columns.items()}
+
+    @property
+    def frames_from(self) -> str:
+        """What is read for the cameras' pictures: videos, images, or a cache of some size."""
+        if self._cache is not None and self._resize is not None:
+            videos = f"cache {self._resize.height}x{self._resize.width}"
+        else:
+            videos = "videos"
+        kinds = ["images" if key in self.source.image_keys else videos for key in self.video_keys]
+        return " and ".join(dict.fromkeys(kinds)) or "none"
 
     def _stored(self, key: str, columns: Columns, position: int, frame: int) -> StoredImage:
         where = f"{self.source.where(position)}, {key}, frame {frame}"
@@ -272,10 +305,14 @@ class DatasetPart:
     def relative_windows(
         self, transforms: Sequence[AlohaToPi | RelativeActions]
     ) -> NDArray[np.float32]:
-        """All supervised actions after `transforms`, (windows x steps, A)."""
+        """All supervised actions after `transforms`, (windows x steps, A).
+
+        Raises:
+            DataError: no frame has a window.
+        """
         rows: list[NDArray[np.float32]] = []
         for position in range(self.source.num_episodes):
-            columns = self.source.episode(position, self.keys)
+            columns = self._columns(position)
             frames = self._frames[position]
             frames = np.arange(self._count(position)) if frames is None else frames
             if len(frames):
@@ -285,7 +322,20 @@ class DatasetPart:
                 states = columns["observation.state"][frames]
                 sample = apply(transforms, {"states": states, "actions": actions})
                 rows.append(sample["actions"][masks])
+        if not rows:
+            raise DataError(
+                f"{self.source.root}: no frame has an action of its own (window_start_idx "
+                f"{self.config.window_start_idx}, tasks {' and '.join(SKIPPED_TASKS)} left out), "
+                "so RelativeActions has no statistics. Leave the dataset out"
+            )
         return np.concatenate(rows)
+
+
+def is_scalar_vector(feature: Mapping[str, Any] | None, key: str) -> bool:
+    """Whether a feature is a vector of one number, which LeRobot stores as a number a row."""
+    if feature is None or key in BOOKKEEPING or feature["dtype"] in NO_NUMBERS:
+        return False
+    return list(feature["shape"]) == [1]
 
 
 def check_cameras(source: LeRobotDataset, inputs: ProcessParquetInputs) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from flux_core.errors import DataError
+from flux_core.errors import ConfigError, DataError
 from flux_core.transforms import Sample
 
 from .frame_cache import CachedFrame
@@ -66,6 +66,8 @@ class ProcessParquetInputs:
             for name in self.name_mappings.get(key, (key,)):
                 out[name] = sample[key]
         frames = self._decode(sample)
+        if not frames:
+            raise ConfigError("ProcessParquetInputs.video_keys: expected at least one, got none")
         if len({frame.shape for frame in frames}) > 1:
             sizes = [f"{k} {_size(f)}" for k, f in zip(self.video_keys, frames, strict=True)]
             raise DataError(f"images: expected one size, got {', '.join(sizes)}. Resize them")

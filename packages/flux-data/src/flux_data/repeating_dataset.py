@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,11 +13,10 @@ from numpy.typing import NDArray
 from flux_core.errors import ConfigError, DataError
 from flux_core.norm_stats import FeatureStats, NormStats, compute_stats
 
-from .parquet_dataset import ParquetDataset
+from .lerobot import NO_NUMBERS
+from .parquet_dataset import DatasetPart, ParquetDataset
 from .read_ahead import make_samples
 from .stats_cache import cached_stats
-
-logger = logging.getLogger("flux.data")
 
 ACTION = "action"
 
@@ -66,8 +65,11 @@ class DistributedRepeatingDataset:
                     f"sampling_weights: expected a weight for each of {', '.join(self.groups())}, "
                     f"got {', '.join(weights)}"
                 )
-            if min(weights.values()) < 0 or sum(weights.values()) <= 0:
-                raise ConfigError(f"sampling_weights: expected positive numbers, got {weights}")
+            are_positive = all(weight >= 0 for weight in weights.values())  # NaN is not
+            if not are_positive or not 0 < sum(weights.values()) < math.inf:
+                raise ConfigError(
+                    f"sampling_weights: expected positive numbers, got {dict(weights)}"
+                )
 
         def groups(self) -> dict[str, tuple[ParquetDataset.Config, ...]]:
             """The datasets by robot."""
@@ -91,6 +93,7 @@ class DistributedRepeatingDataset:
             if not members:
                 raise ConfigError(f"datasets.{name}: expected at least one dataset, got none")
             group = [member.build(config.statistic_keys) for member in members]
+            check_alike(group, config.statistic_keys)
             self.stats[name] = group_stats(group, config)
             for dataset in group:
                 dataset.stats = self.stats[name]
@@ -99,11 +102,24 @@ class DistributedRepeatingDataset:
             self._groups[name] = (first, first + sum(len(dataset) for dataset in group))
             self.datasets += group
         self._ends = np.cumsum([len(dataset) for dataset in self.datasets])
+        self._check_weighted_groups()
+
+    def _check_weighted_groups(self) -> None:
+        """Refuses a share of the draws for a group that has nothing to draw."""
+        for name, weight in (self.config.sampling_weights or {}).items():
+            first, last = self._groups[name]
+            if weight and first == last:
+                raise ConfigError(
+                    f"sampling_weights.{name}: expected 0, as the group has no samples, got "
+                    f"{weight}. Leave it out"
+                )
 
     def __len__(self) -> int:
         return int(self._ends[-1])
 
     def __getitem__(self, draw: int) -> dict[str, Any]:
+        if draw < 0 or not len(self):
+            raise IndexError(f"draw {draw}: expected at least 0, of {len(self)} samples an epoch")
         epoch, index = divmod(draw, len(self))
         part = int(np.searchsorted(self._ends, index, side="right"))
         start = int(self._ends[part - 1]) if part else 0
@@ -172,6 +188,8 @@ class EpochBatches:
         self.dataset, self.batch_size = dataset, batch_size
         self.rank, self.world_size = rank, world_size
         self.epoch = self.first_batch = 0
+        if batch_size < 1:
+            raise ConfigError(f"per_device_batch_size: expected at least 1, got {batch_size}")
         if self.batches_an_epoch == 0:
             raise DataError(
                 f"train_dataloader: {len(dataset)} samples make no batch of "
@@ -215,15 +233,43 @@ class EpochBatches:
         With another product the epoch goes on at the first whole batch after that place: fewer
         samples than one batch are left out, and the batches are other ones.
         """
-        if state["global_batch_size"] != self.global_batch_size:
-            logger.warning(
-                "the saved position is of batches of %d samples over all processes, this run has "
-                "%d: its batches are not those of an uninterrupted run",
-                state["global_batch_size"],
-                self.global_batch_size,
-            )
         self.epoch = state["epoch"]
         self.first_batch = -(-state["samples"] // self.global_batch_size)
+
+
+def check_alike(group: Sequence[ParquetDataset], statistic_keys: Sequence[str]) -> None:
+    """Refuses datasets that cannot share statistics, and statistics of what is no number.
+
+    Raises:
+        ConfigError: two have different rates, so that their steps are not equally long, or
+            different dimensions; or one of `statistic_keys` is a camera or a text.
+    """
+    first, *others = [part for dataset in group for part in dataset.parts]
+    expected = _shared_facts(first, statistic_keys)
+    for part in others:
+        for name, value in _shared_facts(part, statistic_keys).items():
+            # 29.97 is 30.
+            if not math.isclose(value, expected[name], rel_tol=0.01):
+                raise ConfigError(
+                    f"datasets: {name}: expected the same in all of a group, got "
+                    f"{expected[name]:g} ({first.source.root}) and {value:g} ({part.source.root}). "
+                    "Give each a group of its own: datasets={name: [...], other_name: [...]}"
+                )
+
+
+def _shared_facts(part: DatasetPart, statistic_keys: Sequence[str]) -> dict[str, float]:
+    """What all datasets of a group must agree in."""
+    features = part.source.info["features"]
+    for key in statistic_keys:
+        if features[key]["dtype"] in NO_NUMBERS:
+            raise ConfigError(
+                f"statistic_keys: {key!r}: expected a feature of numbers, got "
+                f"{features[key]['dtype']} ({part.source.root}). Leave it out"
+            )
+    keys = {f"dimensions of {key}": key for key in statistic_keys}
+    keys["dimensions of the actions"] = part.config.action_key
+    dims = {name: float(np.prod(features[key]["shape"])) for name, key in keys.items()}
+    return {"fps": part.source.fps, **dims}
 
 
 def group_stats(

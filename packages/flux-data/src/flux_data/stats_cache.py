@@ -10,13 +10,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from flux_core.config import unbind
+from flux_core.errors import DataError
 from flux_core.norm_stats import NormStats, stats_from_json, stats_to_json
 
 from .lerobot import LeRobotDataset
+from .whole_file import whole_file
 
 logger = logging.getLogger("flux.data")
 
-VERSION = 1
+VERSION = 2
 
 
 def cached_stats(
@@ -30,18 +32,29 @@ def cached_stats(
         compute: makes them.
     """
     path = cache_directory() / f"{fingerprint(sources, settings)}.json"
-    if path.is_file():
-        return stats_from_json(json.loads(path.read_text()))["stats"]
+    kept = _read(path)
+    if kept is not None:
+        return kept
     stats = compute()
-    partial = path.with_suffix(f".partial-{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps(stats_to_json({"stats": stats})))
-        os.replace(partial, path)
-    except OSError as error:
+        with whole_file(path, "Set XDG_CACHE_HOME") as file:
+            file.write(json.dumps(stats_to_json({"stats": stats})).encode())
+    except (OSError, DataError) as error:
         # They are at hand; only the next run has to compute them again.
-        logger.warning("%s: statistics cannot be kept (%s)", path, error)
+        logger.warning("the statistics cannot be kept for the next run: %s", error)
     return stats
+
+
+def _read(path: Path) -> NormStats | None:
+    """What is kept at `path`; None if there is nothing, or nothing that can be read."""
+    if not path.is_file():
+        return None
+    try:
+        return stats_from_json(json.loads(path.read_text()))["stats"]
+    except (OSError, ValueError, TypeError, AttributeError, LookupError, DataError) as error:
+        logger.warning("%s: is damaged (%s). Computing the statistics again", path, error)
+        return None
 
 
 def cache_directory() -> Path:
@@ -50,13 +63,17 @@ def cache_directory() -> Path:
 
 
 def fingerprint(sources: Sequence[LeRobotDataset], settings: object) -> str:
-    """Name, size and time of every metadata and data file, and the settings."""
+    """Name, size and time of every metadata and data file, the tasks, and the settings."""
     digest = hashlib.sha256(json.dumps([VERSION, unbind(settings)], sort_keys=True).encode())
     for source in sources:
-        files = sorted({source.data_file(i) for i in range(source.num_episodes)})
-        for path in (source.root / "meta" / "info.json", *files):
+        metadata = sorted((source.root / "meta").rglob("*"))
+        # In the order of the episodes: it says which file holds which.
+        files = dict.fromkeys(source.data_file(i) for i in range(source.num_episodes))
+        for path in (*metadata, *files):
             if path.is_file():
                 stat = path.stat()
                 digest.update(f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+        # A task called `empty` leaves its frames out; a copied file may keep its size and time.
+        digest.update(repr(sorted(source.tasks.items())).encode())
         digest.update(source.lengths.tobytes())
     return digest.hexdigest()

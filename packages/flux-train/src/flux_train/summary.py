@@ -14,8 +14,8 @@ from .runner_config import TrainRunner
 
 
 def data_table(dataset: DistributedRepeatingDataset) -> Table:
-    """A row for every directory: robot, episodes, samples, hours, cameras."""
-    columns = ("robot", "dataset", "episodes", "samples", "hours", "cameras")
+    """A row for every directory; `frames from` says whether a frame cache is used."""
+    columns = ("robot", "dataset", "episodes", "samples", "hours", "cameras", "frames from")
     table = Table(*columns, title="Data")
     for name, member in zip(dataset.group_of_datasets, dataset.datasets, strict=True):
         for part in member.parts:
@@ -27,6 +27,7 @@ def data_table(dataset: DistributedRepeatingDataset) -> Table:
                 f"{len(part):,}",
                 f"{source.num_frames / source.fps / 3600:.2f}",
                 str(len(part.video_keys)),
+                part.frames_from,
             )
     return table
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from html import escape
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from flux_core.errors import UsageError
 
 from ..lerobot import LeRobotDataset, open_lerobot
+from ..whole_file import whole_file
 from .document import Document, data_block, definitions, floats
 from .figures import decimals, histogram_figure, number, short, stats_table
 from .pictures import PictureReader, cameras_of, check_videos, choose_episodes
@@ -44,7 +44,8 @@ def write_view(
 
     Raises:
         UsageError: `out`, `episodes` or `height` make no sense.
-        DataError: the dataset, or a video of these episodes, is missing or damaged.
+        DataError: the dataset, or a video of these episodes, is missing or damaged, or `out` cannot
+            be written.
     """
     if not SMALLEST <= height <= LARGEST:
         raise UsageError(f"--size: expected {SMALLEST} to {LARGEST} pixels, got {height}")
@@ -59,15 +60,10 @@ def write_view(
         f"{_listed(indices)}"
     )
     survey = read_survey(source, advance)
-    partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
-    try:
-        with partial.open("w", encoding="utf-8") as file:
-            for piece in _page(source, survey, positions, height, advance):
-                file.write(piece)
-        size = partial.stat().st_size
-        os.replace(partial, out)
-    finally:
-        partial.unlink(missing_ok=True)
+    size = 0
+    with whole_file(out) as file:
+        for piece in _page(source, survey, positions, height, advance):
+            size += file.write(piece.encode())
     return {
         "out": str(out),
         "bytes": size,

@@ -1,0 +1,39 @@
+"""The table of what a run trains on."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from flux_core.transforms import ResizeImages
+from flux_data.pack import pack
+from flux_data.parquet_dataset import ParquetDataset
+from flux_data.process_inputs import ProcessParquetInputs
+from flux_data.repeating_dataset import DistributedRepeatingDataset
+from flux_train.summary import data_table
+
+from ..flux_data.small_dataset import STATE, TOP, write_v21
+
+RESIZE = ResizeImages(height=16, width=16)
+
+
+def table_of(root: Path) -> str:
+    inputs = ProcessParquetInputs(parquet_keys=(STATE,), video_keys=(TOP,))
+    member = ParquetDataset.Config(data_root_path=str(root), transforms=(inputs, RESIZE))
+    console = Console(file=io.StringIO(), width=120)
+    console.print(data_table(DistributedRepeatingDataset.Config(datasets=member).build()))
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_a_frame_cache_that_is_used_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    write_v21(tmp_path / "set")
+    table = table_of(tmp_path / "set")
+    assert "frames from" in table and "videos" in table
+    pack(tmp_path / "set", RESIZE)
+    assert "cache 16x16" in table_of(tmp_path / "set")
