@@ -14,6 +14,7 @@ from flux_core.errors import DataError
 from flux_core.norm_stats import FeatureStats
 
 from ..lerobot import Columns, LeRobotDataset
+from ..metadata import flat_names
 from .distribution import Histograms, Panel, RunningStats, pair_dimensions, panel_range
 
 STATE, ACTION = "observation.state", "action"
@@ -140,7 +141,7 @@ def dimension_names(features: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
     """The names in info.json; a feature without takes the other's or is numbered."""
     keys = [key for key in (STATE, ACTION) if key in features]
     dims = {key: int(np.prod(features[key]["shape"])) for key in keys}
-    given = {key: tuple(_flat(features[key].get("names"))) for key in keys}
+    given = {key: tuple(flat_names(features[key].get("names"))) for key in keys}
     given = {key: labels for key, labels in given.items() if len(labels) == dims[key]}
     names = {}
     for key in keys:
@@ -150,17 +151,6 @@ def dimension_names(features: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
         numbered = tuple(f"{word}{dim}" for dim in range(dims[key]))
         names[key] = given.get(key) or next(iter(others), numbered)
     return names
-
-
-def _flat(names: Any) -> list[str]:
-    """Names as LeRobot writes them: a list, lists in a list, or a dictionary of either kind."""
-    if isinstance(names, Mapping):
-        if all(isinstance(value, int) for value in names.values()):
-            return sorted(names, key=lambda name: names[name])
-        names = list(names.values())
-    if isinstance(names, list):
-        return [label for part in names for label in _flat(part)]
-    return [] if names is None else [str(names)]
 
 
 def _dim(source: LeRobotDataset, key: str) -> int:
