@@ -47,6 +47,8 @@ def main() -> int:
         run("demonstrations")
     checkpoint = newest_checkpoint()
     if checkpoint is None:
+        # With --keep, of a run that was stopped half-way.
+        shutil.rmtree(OUT / "policy", ignore_errors=True)
         run("training")
         checkpoint = newest_checkpoint()
     run("export", checkpoint=str(checkpoint))

@@ -68,6 +68,7 @@ def deploy(args: argparse.Namespace, more: Sequence[str]) -> int:
         raise UsageError(f"--ckpt-path: there is no file {str(checkpoint)!r}")
     bundle = args.bundle or bundle_beside(checkpoint, None if is_only else inference.robot)
     if is_older(bundle, checkpoint):
+        check_robot(args.config, inference, checkpoint)
         robot = [] if is_only else ["--robot", inference.robot]
         command = ["flux-export", str(checkpoint), "--out", str(bundle), *robot]
         if code := subprocess.run(announced(command), check=False).returncode:
@@ -97,6 +98,27 @@ def read_inference(config: Path, robot: str | None) -> tuple[InferenceRunner, bo
     if robot is not None and robot not in runners:
         raise UsageError(f"--robot: {config} has no robot {robot!r}. It has: {names}")
     return runners[robot or next(iter(runners))], len(runners) == 1
+
+
+def check_robot(config: Path, inference: InferenceRunner, checkpoint: Path) -> None:
+    """Compares the config with the checkpoint's own, before minutes go into a bundle for nothing.
+
+    Raises:
+        ConfigError: the checkpoint was not trained for this robot.
+    """
+    try:
+        from flux_core.models.checkpoint_file import load_checkpoint
+
+        trained = load_checkpoint(checkpoint, mmap=True)["config"]["inference"]
+        runners = inference_sections(bind(InferenceSections, trained, "inference"))
+    except (ImportError, KeyError, FluxError):
+        return  # flux-export will say what is wrong with the checkpoint.
+    robots = sorted({runner.robot for runner in runners.values()})
+    if inference.robot not in robots:
+        raise ConfigError(
+            f"{config}: is of the robot {inference.robot!r}, but {checkpoint} was trained for "
+            f"{', '.join(robots) or 'none'}. Give the config of its training"
+        )
 
 
 def bundle_beside(checkpoint: Path, robot: str | None) -> Path:

@@ -12,7 +12,7 @@ nodes is read from the environment; of each line the first variable that is set 
   processes per node   NPROC_PER_NODE  MLP_WORKER_GPU     SLURM_GPUS_ON_NODE               1
   nodes                WORLD_SIZE      MLP_WORKER_NUM     SLURM_NNODES                     1
   this node's rank     RANK            MLP_ROLE_INDEX     SLURM_NODEID                     0
-  address of rank 0    MASTER_ADDR     MLP_WORKER_0_HOST  first of SLURM_JOB_NODELIST      localhost
+  address of rank 0    MASTER_ADDR     MLP_WORKER_0_HOST  first of SLURM_JOB_NODELIST      localhost (of one node)
   its port             MASTER_PORT     MLP_WORKER_0_PORT                                   29500
 
 example:
@@ -20,6 +20,7 @@ example:
       configs/pi0/pi0_paligemma_aloha_full_train.py work_dirs/pi0_aloha \
       --cfg-options runner.max_epochs=50 runner.learning_rate=1e-5
 
+Told to stop, it waits FLUX_SHUTDOWN_TIMEOUT seconds (3600) for the checkpoint to be written.
 On Slurm: scripts/slurm/train.sbatch. Two runs on one machine need two values of MASTER_PORT.
 TEXT
 }
@@ -92,12 +93,21 @@ if [ -z "$address" ] && [ -n "${SLURM_JOB_NODELIST:-}" ]; then
   address="$(first_slurm_node)"
   [ -n "$address" ] || fail "SLURM_JOB_NODELIST: scontrol found no node in '$SLURM_JOB_NODELIST'"
 fi
+if [ -z "$address" ] && ((nodes > 1)); then
+  fail "MASTER_ADDR: expected the address of the node of rank 0, which all $nodes nodes" \
+    "($nodes_source) meet at, got none"
+fi
 address="${address:-localhost}"
 
 first_set 29500 MASTER_PORT MLP_WORKER_0_PORT
 number 1 "the port of rank 0"
 ((found < 65536)) || fail "$source: expected a port below 65536, got $found"
 port="$found"
+
+# torchrun kills what has not ended after 30 s by itself: too soon for a checkpoint of 50 GB.
+first_set 3600 FLUX_SHUTDOWN_TIMEOUT
+number 1 "the seconds to wait for the last checkpoint"
+shutdown="$found"
 
 if ! command -v torchrun >/dev/null; then
   PATH="$PATH:$(dirname "${BASH_SOURCE[0]}")/../.venv/bin"
@@ -109,6 +119,7 @@ command=(
   torchrun
   --nnodes="$nodes" --node-rank="$rank" --nproc-per-node="$processes"
   --master-addr="$address" --master-port="$port"
+  --shutdown-timeout="$shutdown"
   -m flux_train "$@"
 )
 {

@@ -76,6 +76,13 @@ def test_overrides_leave_the_tree_they_are_given_alone() -> None:
     assert tree == {"runner": {"steps": [1, 2]}}
 
 
+def test_an_override_reaches_into_a_section_that_is_left_to_its_defaults(config: Path) -> None:
+    tree = load_config(config, ["runner.metric.active_trackers=['jsonl']"])
+    assert tree["runner"]["metric"] == {"active_trackers": ["jsonl"]}
+    with pytest.raises(ConfigError, match=r"the config has no 'metric'"):
+        load_config(config, ["metric.active_trackers=[]"])
+
+
 def test_an_override_reaches_into_lists(config: Path) -> None:
     key = "train_dataloader.dataset.datasets.0.data_root_path"
     tree = load_config(config, [f"{key}=/x"])
@@ -127,7 +134,8 @@ def test_the_value_of_an_override_is_read_as_a_literal_or_text(text: str, value:
         ),
         (
             "model.sizes.2=1",
-            "override 'model.sizes.2': model.sizes is a list of 2: expected an index, got '2'",
+            "override 'model.sizes.2': model.sizes is a list of 2: expected an index, 0 to 1, "
+            "got '2'",
         ),
         ("seed.x=1", "override 'seed.x': seed is 7, which has nothing inside to set"),
     ],

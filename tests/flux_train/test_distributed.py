@@ -51,15 +51,23 @@ class ForkedRuns:
         )
 
     def __call__(
-        self, work_dir: Path, options: list[str], *more: str, ranks: int = 1, config: str = SMALL
-    ) -> None:
+        self,
+        work_dir: Path,
+        options: list[str],
+        *more: str,
+        ranks: int = 1,
+        config: str = SMALL,
+        code: int = 0,
+    ) -> str:
+        """Runs to the exit code `code` of each process; returns what they print."""
         log = Path(f"{work_dir}.log")
         argv = [config, str(work_dir), *more, "--cfg-options", *options]
         assert self._parent.stdin and self._parent.stdout
         self._parent.stdin.write(json.dumps({"argv": argv, "ranks": ranks, "log": str(log)}) + "\n")
         self._parent.stdin.flush()
         codes = json.loads(self._parent.stdout.readline())
-        assert codes == [0] * ranks, log.read_text()[-3000:]
+        assert codes == [code] * ranks, log.read_text()[-3000:]
+        return log.read_text()
 
     def close(self) -> None:
         assert self._parent.stdin and self._parent.stdout
@@ -180,7 +188,8 @@ def test_a_run_in_shards_goes_on_from_them_and_ends_with_one_file(
     shards = tmp_path / "whole" / "checkpoint_step_15.shards"
     for ranks, kind in ((2, [*SHARDS, HALF]), (1, [])):
         again = tmp_path / f"on_{ranks}"
-        run(again, [*options, *kind], "--resume-from", str(shards), ranks=ranks)
+        told = run(again, [*options, *kind], "--resume-from", str(shards), ranks=ranks)
+        assert told.count("goes on otherwise than it was: processes: 1 instead of 2") == 2 - ranks
         exact = {"atol": 0.0 if ranks == 2 else 1e-5, "rtol": 0.0}
         torch.testing.assert_close(losses(again), losses(tmp_path / "whole")[15:], **exact)
     assert main(["consolidate", str(shards)]) == 0
@@ -211,6 +220,39 @@ def test_damaged_shards_are_passed_over(
     assert "is damaged" in caplog.text
     (folders[-1] / "files.json").unlink()
     assert main(["consolidate", str(folders[-1])]) == 1
+
+
+def test_an_average_that_shards_lack_starts_from_the_weights(
+    run: ForkedRuns, options: list[str], tmp_path: Path
+) -> None:
+    more = [*options, *SHARDS, HALF, "runner.max_steps=6", "runner.max_checkpoints=9"]
+    run(tmp_path, [*more, "runner.ema_decay=0"], ranks=2)
+    shards = str(tmp_path / "checkpoint_step_5.shards")
+    told = run(tmp_path, more, "--resume-from", shards, ranks=2)
+    assert told.count("the average starts from the weights") == 1
+    assert "settings were changed" not in told
+    state = load_checkpoint(tmp_path / "checkpoint_epoch_1.pt")
+    assert state["ema"] is not None and state["rewinds"] == 1
+
+
+def test_what_the_main_process_refuses_ends_all(
+    run: ForkedRuns, options: list[str], tmp_path: Path
+) -> None:
+    more = [*options, *DDP, HALF]
+    run(tmp_path, [*more, "runner.max_steps=1"], ranks=2)
+    told = run(tmp_path, more, ranks=2, code=1)
+    assert told.count("holds a run of 1 steps. Add --resume-from auto") == 2
+    path = tmp_path / "checkpoint_epoch_1.pt"
+    path.write_bytes(path.read_bytes()[:-1000])
+    for wanted, problem in (
+        (str(path), "one that is damaged or none at all"),
+        ("auto", "none of its 1 checkpoints can be read"),
+        (str(tmp_path / "gone.pt"), "gone.pt: not found"),
+    ):
+        told = run(tmp_path, more, "--resume-from", wanted, ranks=2, code=1)
+        assert told.count(problem) == 2
+    told = run(tmp_path / "new", [*options, HALF], ranks=2, code=1)
+    assert told.count("runner.type: expected DDPTrainRunner") == 2
 
 
 def test_accumulated_batches_give_the_losses_of_a_large_one(
@@ -290,8 +332,8 @@ def test_held_out_data_is_looked_at_by_copies_and_shards_alike(
     assert (tmp_path / "fsdp" / "report.html").stat().st_size > 10_000
 
 
-def test_a_mistake_is_told_by_every_process_in_one_line(options: list[str], tmp_path: Path) -> None:
-    """A mistake in every process is told by torchrun, and each tells it in one line."""
+def test_a_mistake_in_the_config_is_told_once(options: list[str], tmp_path: Path) -> None:
+    """Every process finds it; the first of the node tells it, in one line."""
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
     command += ["--standalone", "-m", "flux_train", SMALL, str(tmp_path)]
     bad = [*options, "runner.max_step=3"]
@@ -299,4 +341,4 @@ def test_a_mistake_is_told_by_every_process_in_one_line(options: list[str], tmp_
         [*command, "--cfg-options", *bad], capture_output=True, text=True, env={**os.environ}
     )
     assert done.returncode == 1
-    assert "Did you mean 'max_steps'" in done.stderr
+    assert done.stderr.count("Did you mean 'max_steps'") == 1

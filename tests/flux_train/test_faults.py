@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -15,13 +16,15 @@ from typing import Any
 import pytest
 import torch
 
-from flux_core.errors import CheckpointError, FluxError
+from flux_core.errors import CheckpointError, DataError, FluxError
 from flux_core.models.checkpoint_file import load_checkpoint
 from flux_data.collate import DictCollator
 from flux_train import checkpoints as checkpoint_files
 from flux_train import trainer as training
 from flux_train.cli import main
 from flux_train.config import read_train_config
+from flux_train.dry_run import dry_run
+from flux_train.metrics import MetricsLog, read_metrics
 from flux_train.parallel import layers_of
 from flux_train.progress import TrainProgress
 from flux_train.ranks import Ranks
@@ -217,9 +220,127 @@ def test_a_last_checkpoint_that_cannot_be_written_is_an_error(
 ) -> None:
     trainer = built(options, tmp_path)
     monkeypatch.setattr(checkpoint_files, "is_intact", lambda path: False)
-    with pytest.raises(CheckpointError, match="cannot be read back"):
+    trainer.failed.add_checkpoint("an earlier one")
+    found = "cannot be read back.*; 1 checkpoints before it could not be written either"
+    with pytest.raises(CheckpointError, match=found):
         run(trainer)
     assert not list(tmp_path.glob("checkpoint_*"))
+
+
+def test_a_disk_without_space_is_told_in_plain_words(
+    options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = built(options, tmp_path)
+    usage = type("Usage", (), {"free": 400 * 1024})
+    monkeypatch.setattr(checkpoint_files.shutil, "disk_usage", lambda _: usage)
+    found = r"checkpoint_step_0.pt: the disk is full: it needs [\d.]+ MiB, and 400 KiB are free"
+    with pytest.raises(CheckpointError, match=found):
+        trainer.save("checkpoint_step_0", must=True)
+    assert not list(tmp_path.glob("checkpoint_*"))
+
+
+class FullDisk:
+    """Refuses what is written to a path, as a disk does, while `is_full`."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+        self.is_full, self._name, self._open = False, name, Path.open
+        monkeypatch.setattr(Path, "open", lambda path, *a, **k: self.opened(path, *a, **k))
+
+    def opened(self, path: Path, *arguments: Any, **more: Any) -> Any:
+        if self.is_full and self._name in path.name:
+            raise OSError(28, "No space left on device")
+        return self._open(path, *arguments, **more)
+
+
+def test_metrics_that_a_full_disk_refused_are_written_later(
+    options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    trainer = built([*options, "runner.max_steps=6"], tmp_path)
+    disk, step = FullDisk(monkeypatch, "metrics.jsonl"), trainer.train_step
+
+    def train_step(micro_batches: Any) -> Any:
+        disk.is_full = trainer.step in (1, 2, 3)
+        return step(micro_batches)
+
+    monkeypatch.setattr(trainer, "train_step", train_step)
+    run(trainer)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
+    assert caplog.text.count("metrics.jsonl: cannot be written (No space left on device)") == 1
+    assert "metrics.jsonl: is written again, with what was missing" in caplog.text
+
+
+def test_metrics_that_are_lost_end_a_whole_run_with_an_error(
+    options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = built([*options, "runner.max_steps=2"], tmp_path)
+    disk, step = FullDisk(monkeypatch, "metrics.jsonl"), trainer.train_step
+
+    def train_step(micro_batches: Any) -> Any:
+        disk.is_full = True
+        return step(micro_batches)
+
+    monkeypatch.setattr(trainer, "train_step", train_step)
+    with pytest.raises(CheckpointError, match=r"metrics.jsonl: could not be written 3 times"):
+        run(trainer)
+    assert load_checkpoint(tmp_path / "checkpoint_epoch_1.pt")["global_step"] == 2
+
+
+def test_a_line_that_a_full_disk_broke_off_is_not_left_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "metrics.jsonl"
+    log = MetricsLog(path, 0)
+    log.write({"step": 1, "grad_norm": float("nan")})
+    real = Path.open
+
+    class Half:
+        def __enter__(self) -> Half:
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+
+        def write(self, text: bytes) -> None:
+            with real(path, "ab") as file:
+                file.write(text[:5])
+            raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="No space"):
+        patched.setattr(Path, "open", lambda *_: Half())
+        log.write({"step": 2})
+    assert path.read_text() == '{"step": 1, "grad_norm": null}\n'
+    log.write({"step": 3})
+    assert [line["step"] for line in read_metrics(path)] == [1, 2, 3]
+
+
+def test_damaged_lines_of_the_metrics_are_passed_over_when_a_run_goes_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(
+        b'{"step": 1}\n\x00\x00\xff\n{"loss": 1.0}\n[2]\n{"step": 3}\n{"step": 4}\n{"st'
+    )
+    MetricsLog(path, 3)
+    assert path.read_text() == '{"step": 1}\n{"step": 3}\n'
+    assert "metrics.jsonl: 3 of its lines are damaged and left out" in caplog.text
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_adapter_that_cannot_be_written_is_a_failed_save(
+    options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lora = ["model.use_lora=true", "model.lora_rank=2", "runner.save_iter_interval=2"]
+    trainer = built([*options, *lora], tmp_path)
+    real = training.save_adapter
+
+    def full(*args: Any) -> None:
+        if trainer.step == 2:
+            raise OSError(28, "No space left on device")
+        real(*args)
+
+    monkeypatch.setattr(training, "save_adapter", full)
+    with pytest.raises(CheckpointError, match=r"1 checkpoints could not .*checkpoint_step_2_adapt"):
+        run(trainer)
 
 
 def test_a_gpu_that_is_full_is_one_line_that_says_what_to_change(
@@ -235,23 +356,74 @@ def test_a_gpu_that_is_full_is_one_line_that_says_what_to_change(
 
     monkeypatch.setattr(trainer, "train_step", out_of_memory)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: Properties)
-    with pytest.raises(FluxError, match=r"80 GiB are full. Lower .*per_device_batch_size \(now 4"):
-        run(trainer)
+    for work in (run, dry_run):
+        found = r"80 GiB are full. Lower .*per_device_batch_size \(now 4"
+        with pytest.raises(FluxError, match=found):
+            work(trainer)
 
 
-def test_a_worker_that_is_killed_is_named(
+PROCESSES = [
+    "train_dataloader.per_device_num_workers=1",
+    "train_dataloader.worker_type=process",
+]
+
+
+def fail_in_batch(
+    trainer: Trainer, monkeypatch: pytest.MonkeyPatch, batch: int, fail: Any
+) -> tuple[int, ...]:
+    """Calls `fail` for each sample of a batch of the first epoch; returns the batch's draws."""
+    draws = tuple(list(trainer.batches)[batch])
+    dataset = type(trainer.dataset)
+    real = dataset.__getitem__
+
+    def sample(self: Any, draw: int) -> Any:
+        return fail() if draw in draws else real(self, draw)
+
+    monkeypatch.setattr(dataset, "__getitem__", sample)
+    return draws
+
+
+def test_a_worker_that_is_killed_is_named_and_costs_no_step(
     options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    processes = [
-        "train_dataloader.per_device_num_workers=1",
-        "train_dataloader.worker_type=process",
-    ]
-    trainer = built([*options, *processes], tmp_path)
-    dataset = type(trainer.dataset)
-    monkeypatch.setattr(dataset, "__getitem__", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
-    monkeypatch.setattr(dataset, "__getitems__", None)
-    with pytest.raises(FluxError, match=r"after step 0 of epoch 1: DataLoader worker \(pid"):
+    trainer = built([*options, *PROCESSES], tmp_path)
+    kill = lambda: os.kill(os.getpid(), signal.SIGKILL)  # noqa: E731
+    batches = list(trainer.batches)
+    fail_in_batch(trainer, monkeypatch, 2, kill)
+    with pytest.raises(DataError) as caught:
         run(trainer)
+    found = re.fullmatch(
+        r"after step (\d) of epoch 1: DataLoader worker \(pid.*; the batch that was waited for "
+        r"begins with sample (\d+) \(episode \d+, frame \d+ of .*; saved (.*)",
+        str(caught.value),
+    )
+    assert found
+    # A worker that is killed takes along what it had made and not yet handed over.
+    step = int(found[1])
+    assert step in (1, 2) and int(found[2]) == batches[step][0]
+    assert load_checkpoint(Path(found[3]))["global_step"] == step
+
+
+@pytest.mark.parametrize("how", [[], ["train_dataloader.per_device_num_workers=2"], PROCESSES])
+def test_a_sample_that_breaks_while_training_is_named_and_costs_no_step(
+    options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: list[str]
+) -> None:
+    trainer = built([*options, *how], tmp_path)
+
+    def broken() -> Any:
+        raise DataError("episode.mp4: is damaged")
+
+    draws = fail_in_batch(trainer, monkeypatch, 1, broken)
+    with pytest.raises(DataError) as caught:
+        run(trainer)
+    told = str(caught.value)
+    found = re.fullmatch(
+        r"after step 1 of epoch 1: sample (\d+) \(episode \d+, frame \d+ of [^)]+\): "
+        r"episode.mp4: is damaged; saved (.*)",
+        told,
+    )
+    assert found and int(found[1]) in draws
+    assert load_checkpoint(Path(found[2]))["global_step"] == 1
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -343,6 +343,8 @@ def test_a_run_that_has_just_begun_has_a_page(tmp_path: Path) -> None:
 
 
 def test_senseless_places_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"gone: expected the work dir of a run, got a path"):
+        write_report(tmp_path / "gone")
     with pytest.raises(DataError, match=r"metrics.jsonl: not found. Is '.*' the work dir of a run"):
         write_report(tmp_path)
     (tmp_path / "metrics.jsonl").write_text("")

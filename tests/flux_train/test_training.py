@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from scipy import stats
 
-from flux_core.errors import CheckpointError
+from flux_core.errors import CheckpointError, ConfigError
 from flux_core.models import sample_time
 from flux_core.models.checkpoint_file import load_checkpoint
 from flux_core.models.lora import apply_lora, load_adapter, merged_weights
@@ -19,7 +21,9 @@ from flux_core.models.pretrained import load_pretrained
 from flux_train.cli import main
 from flux_train.config import read_train_config
 from flux_train.optimization import learning_rate_at
+from flux_train.provenance import provenance
 from flux_train.runner_config import SingleTrainRunner
+from flux_train.sharded_checkpoints import consolidate
 from flux_train.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -49,6 +53,28 @@ def test_the_work_dir_is_self_contained(tiny_run: Path) -> None:
     last = json.loads((tiny_run / "metrics.jsonl").read_text().splitlines()[-1])
     assert last["step"] == 4 and np.isfinite(last["loss"])
     assert {"samples_per_s", "data_wait_share", "peak_memory_bytes", "learning_rate"} <= set(last)
+
+
+def test_the_work_dir_says_where_the_run_comes_from(tiny_run: Path) -> None:
+    assert (tiny_run / "original_config.py").read_bytes() == Path(SMALL).read_bytes()
+    packages = json.loads((tiny_run / "environment.json").read_text())["packages"]
+    assert {"flux-core", "flux-data", "flux-train", "flux-runtime", "torch", "numpy"} <= set(
+        packages
+    )
+    assert {"safetensors", "pyarrow", "av", "transformers", "matplotlib"} <= set(packages)
+
+
+def test_the_code_is_that_of_flux_wherever_it_is_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    head = subprocess.run(
+        ["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+    )
+    if head.returncode:
+        pytest.skip("this is no git checkout")
+    assert provenance()["git"]["commit"] == head.stdout.strip()
 
 
 def test_the_written_config_trains_to_the_same_losses(tiny_run: Path, tmp_path: Path) -> None:
@@ -119,8 +145,41 @@ def test_dry_run_tells_everything_and_writes_nothing(
     assert train(tmp_path / "dry", tiny_options, "--dry-run") == 0
     assert not (tmp_path / "dry").exists()
     told = capsys.readouterr().err
-    for part in ("Data", "aloha-sim", "Parameters", "llm_expert", "GiB a process", "dry run: loss"):
+    for part in ("Data", "aloha-sim", "Parameters", "llm_expert", "MiB a process", "dry run: loss"):
         assert part in told, told
+    assert re.search(r"at most [\d.]+ [MG]iB of memory in use", told.replace("\n", " "))
+
+
+def test_a_dry_run_at_an_epochs_end_takes_the_next_one(
+    tmp_path: Path, tiny_options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    # An epoch of 150 samples is one step of them.
+    options = [*tiny_options, "train_dataloader.per_device_batch_size=100"]
+    assert train(tmp_path, [*options, "runner.max_steps=1"]) == 0
+    newest = ["--resume-from", str(tmp_path / "checkpoint_epoch_1.pt"), "--dry-run"]
+    assert train(tmp_path, [*options, "runner.max_steps=2"], *newest) == 0
+    assert "dry run: loss" in capsys.readouterr().err
+
+
+def test_a_run_that_is_finished_is_told_and_no_failure(
+    tmp_path: Path, tiny_options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = [*tiny_options, "runner.max_steps=2"]
+    assert train(tmp_path, options) == 0
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    for more in ([], ["--dry-run"]):
+        assert train(tmp_path, options, "--resume-from", "auto", *more) == 0
+        assert "already trained to step 2 of 2" in capsys.readouterr().err
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
+
+
+def test_the_overrides_of_every_option_count(
+    tmp_path: Path, tiny_options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = ["--dry-run", "--cfg-options", "runner.max_steps=7", "runner.learning_rate=1e-3"]
+    last = ["--cfg-options", *tiny_options, "runner.max_steps=9"]
+    assert main([SMALL, str(tmp_path / "dry"), *more, *last]) == 0
+    assert "9 steps in all" in capsys.readouterr().err
 
 
 def test_training_starts_from_another_projects_checkpoint(
@@ -164,6 +223,8 @@ def test_a_resumed_run_does_not_need_what_it_started_from(
         ("model.llm_backbone.vocab_size=3860", "vocab_size: expected at least 3864"),
         ("model.pretrained_name_or_path=/nowhere/model.safetensors", "not found"),
         ("runner.learning_rate=fast", "runner.learning_rate: expected float"),
+        ("runner.metrics.wandb_project=x", "has no field 'metrics'. Did you mean 'metric'"),
+        ("runner.metric.project=x", "runner.metric.project: VLAMetric has no field"),
         (
             "train_dataloader.dataset.datasets.transforms.0.video_keys=['observation.images.cam_low']",
             "no camera 'observation.images.cam_low'",
@@ -184,6 +245,29 @@ def test_a_mistake_is_one_line_and_exit_code_1(
     assert message in error[-1]
 
 
+@pytest.mark.parametrize(
+    ("option", "expected"),
+    [
+        ("betas=[0.9,1.0]", "two numbers 0 <= beta < 1, got (0.9, 1.0)"),
+        ("betas=[-0.1,0.9]", "two numbers 0 <= beta < 1"),
+        ("num_threads=0", "at least 1, got 0"),
+        ("max_steps=0", "at least 1, got 0"),
+        ("max_grad_norm=0", "a positive number, got 0"),
+        ("max_grad_norm=1e999", "a positive number, got inf"),
+        ("learning_rate=-1", "a positive number, got -1"),
+        ("weight_decay=-0.1", "at least 0, got -0.1"),
+        ("warmup_ratio=3", "a share, 0 to 1, got 3"),
+        ("min_lr_ratio=-0.5", "a share, 0 to 1, got -0.5"),
+    ],
+)
+def test_a_number_that_makes_no_sense_is_refused_with_its_path(option: str, expected: str) -> None:
+    name = option.partition("=")[0]
+    with pytest.raises(ConfigError, match=rf"^runner\.{name}: expected {re.escape(expected)}"):
+        read_train_config(
+            Path(SMALL), ["runner.max_epochs=none", "runner.max_steps=9", f"runner.{option}"]
+        )
+
+
 def test_a_checkpoint_of_another_config_is_refused(
     tiny_run: Path, tmp_path: Path, tiny_options: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -201,6 +285,33 @@ def test_a_file_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
     torch.save({"model": {}}, path)
     with pytest.raises(CheckpointError, match="not a checkpoint written by flux-train"):
         load_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "gone.shards",
+            r"expected a folder checkpoint_\*.shards, got a path that does not exist",
+        ),
+        ("checkpoint_epoch_1.pt", r"got a file. A .pt file is whole already"),
+        ("", r"got a folder that is none"),
+    ],
+)
+def test_what_is_no_folder_of_shards_is_told_what_it_is(
+    tiny_run: Path, name: str, message: str
+) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        consolidate(tiny_run / name)
+
+
+def test_a_work_dir_is_no_checkpoint_to_resume_from(
+    tiny_run: Path, tiny_options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(tmp_path / "x", tiny_options, "--resume-from", str(tiny_run)) == 1
+    assert "got another folder. Of a work dir, name one of its checkpoints or give" in (
+        capsys.readouterr().err
+    )
 
 
 def test_times_follow_the_shifted_beta_distribution() -> None:

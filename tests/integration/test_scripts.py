@@ -143,6 +143,7 @@ def test_the_environment_says_how_many_processes_run_where(
         f"--nproc-per-node={processes}",
         f"--master-addr={address}",
         f"--master-port={port}",
+        "--shutdown-timeout=3600",
         *("-m", "flux_train", str(config), "work"),
     ]
     if fake.words[0] != "torchrun":
@@ -200,6 +201,18 @@ def test_arguments_arrive_as_they_were_written(fake: FakeCommands, config: Path)
             SLURM | {"SLURM_LOCALID": "3", "MASTER_ADDR": "gpu07"},
             "SLURM_LOCALID is 3: expected one task on each node",
         ),
+        (
+            ["CONFIG", "work"],
+            {"MLP_WORKER_NUM": "2"},
+            "MASTER_ADDR: expected the address of the node of rank 0, which all 2 nodes "
+            "(MLP_WORKER_NUM) meet at, got none",
+        ),
+        (["CONFIG", "work"], {"SLURM_NNODES": "2"}, "MASTER_ADDR: expected the address"),
+        (
+            ["CONFIG", "work"],
+            {"FLUX_SHUTDOWN_TIMEOUT": "long"},
+            "FLUX_SHUTDOWN_TIMEOUT: expected the seconds",
+        ),
     ],
 )
 def test_a_mistake_is_told_before_anything_starts(
@@ -210,6 +223,11 @@ def test_a_mistake_is_told_before_anything_starts(
     assert done.stderr.startswith("train.sh: error: ") and message in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert fake.words == []
+
+
+def test_how_long_a_last_checkpoint_may_take_can_be_said(fake: FakeCommands, config: Path) -> None:
+    assert train(fake, config, "work", FLUX_SHUTDOWN_TIMEOUT="7200").returncode == 0
+    assert "--shutdown-timeout=7200" in fake.words
 
 
 def test_the_exit_code_is_torchruns(fake: FakeCommands, config: Path) -> None:
@@ -357,6 +375,18 @@ def test_a_failed_export_starts_nothing(robot_pc: FakeCommands, checkpoint: Path
     robot_pc.add("flux-export")
     robot_pc.add("flux-runtime", "exit 3")
     assert deploy(robot_pc, "--config", ALOHA, "--ckpt-path", checkpoint).returncode == 3
+
+
+def test_another_robots_config_is_refused_before_the_export(
+    robot_pc: FakeCommands, tiny_run: Path
+) -> None:
+    checkpoint = tiny_run / "checkpoint_epoch_1.pt"
+    bundle = ["--bundle", tiny_run / "no such bundle"]
+    done = deploy(robot_pc, "--config", ALOHA, "--ckpt-path", checkpoint, *bundle)
+    assert done.returncode == 1
+    assert "is of the robot 'aloha', but" in done.stderr
+    assert "was trained for aloha-sim. Give the config of its training" in done.stderr
+    assert robot_pc.words == []
 
 
 @pytest.mark.parametrize(

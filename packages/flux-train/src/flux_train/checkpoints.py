@@ -9,19 +9,34 @@ import shutil
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from flux_core.errors import CheckpointError
-from flux_core.models.checkpoint_file import FORMAT, inference_weights
+from flux_core.models.checkpoint_file import FORMAT, inference_weights, load_checkpoint
 
-from .sharded_checkpoints import SUFFIX, is_whole
+from .byte_sizes import readable_bytes, tensor_bytes
+from .sharded_checkpoints import PLAIN, SUFFIX, is_whole
 
 logger = logging.getLogger("flux.train")
 
 NAME = re.compile(r"checkpoint_(?:epoch|step)_\d+\.(?:pt|shards)")
+
+
+class Place(NamedTuple):
+    """Where in its run a checkpoint was saved; of two, the later one is the greater.
+
+    Attributes:
+        rewinds: how often the run had gone back to an older checkpoint by then; what was saved
+            before that, at later steps, is not its past.
+        step: how many steps were trained.
+    """
+
+    rewinds: int = 0
+    step: int = 0
 
 
 def save_checkpoint(work_dir: Path, name: str, state: Mapping[str, Any], keep: int) -> Path:
@@ -40,17 +55,18 @@ def save_checkpoint(work_dir: Path, name: str, state: Mapping[str, Any], keep: i
     partial = path.with_suffix(".pt.partial")
     tensors = path.with_suffix(".safetensors.partial")
     weights = {k: v.contiguous() for k, v in inference_weights(state).items()}
+    check_space(path, tensor_bytes(state) + sum(w.nbytes for w in weights.values()))
     try:
         with partial.open("wb") as file:
             torch.save({"format": FORMAT, **state}, file)
             file.flush()
             os.fsync(file.fileno())
-        save_file(weights, tensors, metadata={"format": "pt", "project": "flux"})
+        save_file(weights, tensors, metadata=_metadata(state))
         if not is_intact(partial):
             raise CheckpointError(f"{path}: what was written cannot be read back; look at the disk")
         os.replace(tensors, path.with_suffix(".safetensors"))
         os.replace(partial, path)
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, SafetensorError) as error:
         reason = str(error).splitlines()[0]
         raise CheckpointError(f"{path}: cannot be written ({reason})") from error
     finally:
@@ -60,8 +76,22 @@ def save_checkpoint(work_dir: Path, name: str, state: Mapping[str, Any], keep: i
     return path
 
 
+def check_space(path: Path, needed: int) -> None:
+    """Refuses what does not fit on the disk, before torch begins and says it in its own words.
+
+    Raises:
+        CheckpointError: there are fewer than `needed` bytes.
+    """
+    free = shutil.disk_usage(path.parent).free
+    if free < needed:
+        raise CheckpointError(
+            f"{path}: the disk is full: it needs {readable_bytes(needed)}, and "
+            f"{readable_bytes(free)} are free. Free some, or lower runner.max_checkpoints"
+        )
+
+
 def remove_old(work_dir: Path, keep: int) -> None:
-    """Leaves the newest `keep` checkpoints, each a file, a folder of shards or both."""
+    """Leaves the latest `keep` checkpoints, each a file, a folder of shards or both."""
     stems = list(dict.fromkeys(path.stem for path in checkpoints(work_dir)))
     for stem in stems[:-keep]:
         for suffix in (".pt", ".safetensors"):
@@ -71,9 +101,60 @@ def remove_old(work_dir: Path, keep: int) -> None:
 
 
 def checkpoints(work_dir: Path) -> list[Path]:
-    """The run's checkpoints, files and folders of shards, the oldest first."""
+    """The run's checkpoints, files and folders of shards, in the order of their steps."""
+    return [path for _, path in placed(work_dir)]
+
+
+def placed(work_dir: Path) -> list[tuple[Place, Path]]:
+    """The run's checkpoints, each with its place, in the order of places.
+
+    The order of files' times would be that of copying them. It counts only between checkpoints of
+    the same step, and for one that does not tell its step (it is damaged, or an older flux-train
+    has written it), which is taken to be as late as the one before it.
+    """
     found = [path for path in work_dir.glob("checkpoint_*") if NAME.fullmatch(path.name)]
-    return sorted(found, key=lambda path: (path.stat().st_mtime_ns, path.name))
+    place, answer = Place(), []
+    for path in sorted(found, key=lambda path: (path.stat().st_mtime_ns, path.name)):
+        place = _place_of(path) or place
+        answer.append((place, path))
+    return sorted(answer, key=lambda each: each[0])
+
+
+def rewinds_after(work_dir: Path, place: Place) -> int:
+    """How often the run has gone back, once it goes on from `place`.
+
+    One more if `work_dir` has later checkpoints: what is saved from now on outranks them.
+    """
+    beyond = [other.rewinds for other, _ in placed(work_dir) if other > place]
+    return max(beyond) + 1 if beyond else place.rewinds
+
+
+def remove_partial(work_dir: Path) -> None:
+    """Removes what processes that were killed while saving have left."""
+    for path in work_dir.glob("checkpoint_*.partial"):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _metadata(state: Mapping[str, Any]) -> dict[str, str]:
+    """Of the weights beside a checkpoint; `_place_of` reads it back without any tensor."""
+    place = {"global_step": state["global_step"], "rewinds": state.get("rewinds", 0)}
+    return {"format": "pt", "project": "flux", **{k: str(v) for k, v in place.items()}}
+
+
+def _place_of(path: Path) -> Place | None:
+    """As the checkpoint tells it; None if it does not."""
+    try:
+        if path.is_dir():
+            found: Mapping[str, Any] = load_checkpoint(path / PLAIN)
+        else:
+            with safe_open(path.with_suffix(".safetensors"), "pt") as file:
+                found = file.metadata() or {}
+        return Place(int(found.get("rewinds", 0)), int(found["global_step"]))
+    except (CheckpointError, SafetensorError, OSError, KeyError, ValueError):
+        return None
 
 
 def is_intact(path: Path) -> bool:
@@ -88,7 +169,7 @@ def is_intact(path: Path) -> bool:
 
 
 def newest_intact(work_dir: Path) -> Path | None:
-    """The newest checkpoint that can be read; None if the run has not saved any.
+    """The latest checkpoint that can be read; None if the run has not saved any.
 
     Raises:
         CheckpointError: there are checkpoints, and none can be read.

@@ -5,11 +5,21 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flux_core.cli import EXIT_INTERRUPTED, EXIT_OK, new_parser, print_json, run_cli
+from flux_core.cli import (
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    EXIT_USAGE,
+    new_parser,
+    print_json,
+    run_cli,
+)
+from flux_core.errors import FluxError, UsageError
 
 if TYPE_CHECKING:
     from .config import TrainConfig
@@ -17,6 +27,9 @@ if TYPE_CHECKING:
 
 # Before torch starts its pool: spinning threads starve the data loader's workers.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+QUIET_S = 10.0
+"""Longer than the processes of a node are apart when they read their config."""
 
 EXAMPLE = """\
   flux-train configs/pi05/pi05_small_aloha_sim.py work_dirs/small \\
@@ -40,7 +53,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="a checkpoint to go on from; auto takes the newest intact one in WORK_DIR, if any",
     )
     parser.add_argument(
-        "--cfg-options", nargs="+", default=[], metavar="K=V", help="override config values"
+        "--cfg-options",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="K=V",
+        help="override config values; may be repeated",
     )
     parser.add_argument(
         "--dry-run", action="store_true", help="build everything, train one step, write nothing"
@@ -104,7 +122,12 @@ def train(args: argparse.Namespace) -> int:
     """Runs the command, as one process of those that torchrun started, or as the only one."""
     from .config import read_train_config
 
-    config, _ = read_train_config(args.config, args.cfg_options)
+    try:
+        config, _ = read_train_config(args.config, args.cfg_options)
+    except FluxError as error:
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            raise
+        return _quiet_failure(error)
 
     from .ranks import joined_ranks
 
@@ -112,14 +135,31 @@ def train(args: argparse.Namespace) -> int:
         return _train(args, config, ranks)
 
 
+def _quiet_failure(error: FluxError) -> int:
+    """The exit code of a mistake that every process finds, and the first of a node tells.
+
+    That one goes first: torchrun ends the others as soon as any has ended.
+    """
+    time.sleep(QUIET_S)
+    return EXIT_USAGE if isinstance(error, UsageError) else EXIT_FAILED
+
+
 def _train(args: argparse.Namespace, config: TrainConfig, ranks: Ranks) -> int:
+    from .byte_sizes import readable_bytes
+    from .dry_run import dry_run
+    from .parallel import check_kind
     from .parameters import parameter_table
     from .progress import TrainProgress
+    from .provenance import keep_config
+    from .resume_choice import check_nothing_is_lost, checkpoint_to_resume
     from .summary import data_table, state_bytes
     from .trainer import Trainer
 
+    check_kind(config.runner, ranks)
+    checkpoint = checkpoint_to_resume(args.resume_from, args.work_dir, ranks)
+    if args.resume_from is None and not args.dry_run:
+        check_nothing_is_lost(args.work_dir, ranks)
     trainer = Trainer(config, args.work_dir, ranks)
-    checkpoint = _checkpoint_to_resume(args)
     if checkpoint is not None:
         trainer.resume(checkpoint)
     else:
@@ -130,19 +170,23 @@ def _train(args: argparse.Namespace, config: TrainConfig, ranks: Ranks) -> int:
         say(f"going on from {checkpoint} at step {trainer.step}")
     say(data_table(trainer.dataset))
     say(parameter_table(trainer.model))
-    size = state_bytes(trainer.model, config.runner, ranks) / 2**30
-    say(f"{size:.2f} GiB a process for weights, gradients and optimiser; activations on top")
+    size = readable_bytes(state_bytes(trainer.model, config.runner, ranks))
+    say(f"{size} a process for weights, gradients and optimiser; activations on top")
     say(
         f"{len(trainer.dataset)} samples, {trainer.steps_an_epoch} steps of "
         f"{trainer.samples_a_step} samples an epoch, {trainer.total_steps} steps in all, on "
         f"{ranks.world_size} x {ranks.device.type}"
     )
+    # A finished job that is put back into the queue has not failed.
+    if trainer.step >= trainer.total_steps and (args.dry_run or args.resume_from == "auto"):
+        say(f"already trained to step {trainer.step} of {trainer.total_steps}")
+        return EXIT_OK
     if args.dry_run:
-        micro_batches, _ = next(iter(trainer.steps()))
-        result = trainer.train_step(micro_batches)
-        say(f"dry run: loss {result.loss:.4f}, gradient norm {result.grad_norm:.4f}")
+        say(dry_run(trainer))
         return EXIT_OK
     trainer.prepare_work_dir()
+    if ranks.is_main:
+        keep_config(args.config, args.work_dir)
     with progress:
         path = trainer.run(progress)
     if path is None:
@@ -153,14 +197,3 @@ def _train(args: argparse.Namespace, config: TrainConfig, ranks: Ranks) -> int:
         return EXIT_INTERRUPTED
     say(f"wrote {path}")
     return EXIT_OK
-
-
-def _checkpoint_to_resume(args: argparse.Namespace) -> Path | None:
-    """What `--resume-from` names; `auto` is the newest intact one, if the run has any."""
-    if args.resume_from is None:
-        return None
-    if args.resume_from == "auto":
-        from .checkpoints import newest_intact
-
-        return newest_intact(args.work_dir)
-    return Path(args.resume_from)

@@ -26,11 +26,25 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
+from flux_core.errors import ConfigError
 from flux_core.models import PI0FlowMatching, SigLIPViTBackbone
 
 from .policy_loss import PolicyLoss
 from .ranks import Ranks
-from .runner_config import FSDPTrainRunner, TrainRunner
+from .runner_config import FSDPTrainRunner, SingleTrainRunner, TrainRunner
+
+
+def check_kind(runner: TrainRunner, ranks: Ranks) -> None:
+    """Refuses a runner of one process where torchrun has started several.
+
+    Raises:
+        ConfigError: names the runners that take them.
+    """
+    if isinstance(runner, SingleTrainRunner) and ranks.world_size > 1:
+        raise ConfigError(
+            f"runner.type: expected DDPTrainRunner (copies) or FSDPTrainRunner (shards) with the "
+            f"{ranks.world_size} processes of torchrun, got SingleTrainRunner"
+        )
 
 
 def wrap(loss: PolicyLoss, runner: TrainRunner, ranks: Ranks) -> nn.Module:

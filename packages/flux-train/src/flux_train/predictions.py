@@ -69,9 +69,12 @@ def save_predictions(path: Path, predictions: Sequence[EpisodePrediction]) -> No
                 arrays[f"{number}.picture.{frame}.{camera}"] = np.frombuffer(jpeg, np.uint8)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as file:
-        np.savez_compressed(file, about=np.array(json.dumps(about)), **arrays)
-    os.replace(partial, path)
+    try:
+        with partial.open("wb") as file:
+            np.savez_compressed(file, about=np.array(json.dumps(about)), **arrays)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def load_predictions(path: Path) -> list[EpisodePrediction]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import platform
+import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -13,7 +15,7 @@ from typing import Any
 
 import torch
 
-PACKAGES = ("flux-core", "flux-data", "flux-train", "torch", "numpy", "av", "peft", "transformers")
+OURS = ("flux-core", "flux-data", "flux-train", "flux-runtime")
 
 
 def write_provenance(path: Path, facts: Mapping[str, Any], step: int) -> None:
@@ -32,11 +34,39 @@ def provenance() -> dict[str, Any]:
     return {
         "command": sys.argv,
         "python": platform.python_version(),
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": versions(),
         "cuda": torch.version.cuda,
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "git": _git_state(Path.cwd()),
+        "git": _git_state(Path(__file__)),
     }
+
+
+def keep_config(config: Path, work_dir: Path) -> None:
+    """Copies the config file as it was given: its comments are not in config.json."""
+    kept = work_dir / f"original_config{config.suffix}"
+    if config.resolve() != kept.resolve():
+        shutil.copyfile(config, kept)
+
+
+def versions() -> dict[str, str | None]:
+    """Of our packages, and of those that they ask for and that are installed."""
+    needed = {_name(text) for ours in OURS for text in _requirements(ours)}
+    found = {name: _version(name) for name in sorted(needed - set(OURS))}
+    ours = {name: _version(name) for name in OURS}
+    return ours | {name: version for name, version in found.items() if version is not None}
+
+
+def _requirements(package: str) -> list[str]:
+    try:
+        return importlib.metadata.requires(package) or []
+    except importlib.metadata.PackageNotFoundError:
+        return []
+
+
+def _name(requirement: str) -> str:
+    """'numpy' of 'numpy>=1.26; extra == "x"'."""
+    found = re.match(r"[\w.-]+", requirement)
+    return found[0].lower() if found else requirement
 
 
 def _version(package: str) -> str | None:
@@ -46,14 +76,18 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _git_state(folder: Path) -> dict[str, Any] | None:
-    """The commit that is checked out, and whether files differ from it; None without git."""
+def _git_state(file: Path) -> dict[str, Any] | None:
+    """The commit that a file of ours is of, and whether files differ from it; None without git.
+
+    An installed package may lie inside of another project's checkout, and is none of its files.
+    """
 
     def git(*arguments: str) -> str:
-        command = ["git", "-C", str(folder), *arguments]
+        command = ["git", "-C", str(file.parent), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
+        git("ls-files", "--error-unmatch", file.name)
         return {
             "commit": git("rev-parse", "HEAD"),
             "is_dirty": bool(git("status", "--porcelain", "--untracked-files=no")),

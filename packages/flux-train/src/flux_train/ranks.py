@@ -6,12 +6,19 @@ import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from flux_core.errors import ConfigError
+
+PATIENCE = timedelta(hours=2)
+"""How long a process waits for another. Torch's 10 minutes (NCCL) end a run whose main process
+writes, or reads back before resuming, a checkpoint of 50 GB on a slow disk while the others wait. A
+process that dies is noticed by torchrun at once, whatever this is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,13 +53,21 @@ class Ranks:
         if self.world_size > 1:
             dist.barrier()
 
-    def from_main(self, value: object) -> object:
+    def from_main(self, value: Any) -> Any:
         """The main process's value, in every process."""
         if self.world_size == 1:
             return value
         box = [value]
         dist.broadcast_object_list(box, src=0)
         return box[0]
+
+    def gathered(self, value: object) -> list[object]:
+        """The values of all processes by rank, in every process."""
+        if self.world_size == 1:
+            return [value]
+        values: list[object] = [None] * self.world_size
+        dist.all_gather_object(values, value)
+        return values
 
 
 @contextlib.contextmanager
@@ -79,7 +94,9 @@ def joined_ranks() -> Iterator[Ranks]:
     if world_size > 1:
         is_cuda = device.type == "cuda"
         dist.init_process_group(
-            "nccl" if is_cuda else "gloo", device_id=device if is_cuda else None
+            "nccl" if is_cuda else "gloo",
+            timeout=PATIENCE,
+            device_id=device if is_cuda else None,
         )
     try:
         yield Ranks(rank=rank, world_size=world_size, per_node=per_node, device=device)

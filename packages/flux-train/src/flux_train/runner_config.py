@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -18,7 +19,12 @@ AT_LEAST_ONE = (
     "log_interval",
     "max_checkpoints",
     "max_skipped_steps",
+    "max_epochs",
+    "max_steps",
+    "num_threads",
 )
+POSITIVE = ("learning_rate", "max_grad_norm")
+SHARES = ("warmup_ratio", "min_lr_ratio")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,15 +81,28 @@ class TrainRunner:
                 f"max_epochs: expected exactly one of max_epochs and max_steps, got "
                 f"{self.max_epochs} and {self.max_steps}"
             )
-        if self.learning_rate <= 0:
-            raise ConfigError(
-                f"learning_rate: expected a positive number, got {self.learning_rate}"
-            )
-        if not 0.0 <= self.ema_decay < 1.0:
-            raise ConfigError(f"ema_decay: expected 0 <= decay < 1, got {self.ema_decay}")
+        self._check_numbers()
         for name in AT_LEAST_ONE:
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ConfigError(f"{name}: expected at least 1, got {value}")
+        self._check_schedule()
+
+    def _check_numbers(self) -> None:
+        """Written so that NaN, of which no comparison is true, is refused too."""
+        for name in POSITIVE:
+            if not 0.0 < (value := getattr(self, name)) < math.inf:
+                raise ConfigError(f"{name}: expected a positive number, got {value}")
+        if not 0.0 <= self.weight_decay < math.inf:
+            raise ConfigError(f"weight_decay: expected at least 0, got {self.weight_decay}")
+        for name in SHARES:
+            if not 0.0 <= (value := getattr(self, name)) <= 1.0:
+                raise ConfigError(f"{name}: expected a share, 0 to 1, got {value}")
+        if not 0.0 <= self.ema_decay < 1.0:
+            raise ConfigError(f"ema_decay: expected 0 <= decay < 1, got {self.ema_decay}")
+        if not all(0.0 <= beta < 1.0 for beta in self.betas):
+            raise ConfigError(f"betas: expected two numbers 0 <= beta < 1, got {self.betas}")
+
+    def _check_schedule(self) -> None:
         steps = self.learning_rate_steps
         is_stepped = self.lr_scheduler_type == "step-based"
         if is_stepped != bool(steps) or (steps and (steps[0][0] != 0 or sorted(steps) != [*steps])):

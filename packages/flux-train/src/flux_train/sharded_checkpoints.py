@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import shutil
 import zlib
 from collections.abc import Mapping
@@ -70,11 +71,22 @@ def load_plain(folder: Path) -> dict[str, Any]:
     """What is no tensor of the network, its average or its optimiser.
 
     Raises:
-        CheckpointError: the folder is no checkpoint, or is damaged.
+        CheckpointError: the folder is no checkpoint.
     """
-    if not is_whole(folder):
-        raise CheckpointError(f"{folder}: is damaged or not complete; take an older checkpoint")
     return load_checkpoint(folder / PLAIN)
+
+
+def holds_average(folder: Path) -> bool:
+    """Whether a checkpoint has a moving average of its weights.
+
+    Raises:
+        CheckpointError: the folder is no checkpoint.
+    """
+    try:
+        saved = dcp.FileSystemReader(folder).read_metadata().state_dict_metadata
+    except (OSError, pickle.UnpicklingError) as error:
+        raise CheckpointError(f"{folder}: cannot be read ({_first_line(error)})") from error
+    return any(name.startswith("ema.") for name in saved)
 
 
 def fill_from_shards(folder: Path, tensors: dict[str, Any], ranks: Ranks) -> None:
@@ -95,6 +107,9 @@ def consolidate(folder: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: the folder is no checkpoint, or is damaged.
     """
+    _check_is_shards(folder)
+    if not is_whole(folder):
+        raise CheckpointError(f"{folder}: is damaged or not complete; take an older checkpoint")
     plain = load_plain(folder)
     whole = folder.with_name(f"{folder.stem}.whole.partial")
     try:
@@ -106,6 +121,20 @@ def consolidate(folder: Path) -> dict[str, Any]:
         whole.unlink(missing_ok=True)
     del plain["format"]
     return {"ema": None, **tensors, **plain}
+
+
+def _check_is_shards(folder: Path) -> None:
+    wanted = f"expected a folder checkpoint_*{SUFFIX}"
+    if not folder.exists():
+        raise CheckpointError(f"{folder}: {wanted}, got a path that does not exist")
+    if not folder.is_dir():
+        raise CheckpointError(
+            f"{folder}: {wanted}, got a file. A .pt file is whole already: flux-export takes it"
+        )
+    if not (folder / SUMS).is_file() and not (folder / PLAIN).is_file():
+        inside = sorted(path.name for path in folder.glob(f"*{SUFFIX}"))
+        hint = f". It holds {', '.join(inside)}" if inside else ""
+        raise CheckpointError(f"{folder}: {wanted}, got a folder that is none{hint}")
 
 
 def is_whole(folder: Path) -> bool:

@@ -16,7 +16,9 @@ from .runner_config import VLAMetric
 
 
 class Tracker(Protocol):
-    """Takes a run's metrics as they come."""
+    """Takes a run's metrics as they come; `folder` is where, in the work dir."""
+
+    folder: str
 
     def log(self, step: int, values: Mapping[str, Any]) -> None:
         """Takes one line of metrics, nested as in `metrics.jsonl`."""
@@ -84,6 +86,8 @@ def _numbers(path: str, value: Any) -> Iterator[tuple[str, float]]:
 class TensorBoardTracker:
     """Writes event files into `$TENSORBOARD_LOG_PATH`, or WORK_DIR/tensorboard."""
 
+    folder = "tensorboard"
+
     def __init__(self, work_dir: Path, config_tree: Mapping[str, Any], resume_step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
@@ -110,6 +114,8 @@ class WandbTracker:
     `WANDB_PROJECT` and `WANDB_ENTITY` count more than the config; `WANDB_MODE=offline` sends
     nothing. WORK_DIR/wandb_run_id holds the run's id, so that a resumed run is the same one.
     """
+
+    folder = "wandb"
 
     def __init__(
         self,

@@ -7,38 +7,40 @@ import json
 import logging
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
-from torch.utils.data import DataLoader
 
-from flux_core.config import bind, unbind
+from flux_core.config import unbind
 from flux_core.errors import CheckpointError, ConfigError, DataError, FluxError
-from flux_core.models import PI0FlowMatching, flow_mask, without_effect
+from flux_core.models import flow_mask, without_effect
 from flux_core.models.checkpoint_file import load_checkpoint, load_weights
 from flux_core.models.lora import apply_lora, save_adapter
 from flux_core.models.pretrained import load_pretrained
 from flux_core.norm_stats import save_stats, stats_to_json
 from flux_core.tokenizers import save_tokenizer
 from flux_core.transforms import ProcessPrompts
-from flux_data.read_ahead import read_ahead
 from flux_data.repeating_dataset import EpochBatches
 
-from .checkpoints import remove_old, save_checkpoint
+from .checkpoints import Place, remove_old, remove_partial, rewinds_after, save_checkpoint
 from .config import TrainConfig
 from .data_checks import check_data, check_vocabulary
+from .failed_writes import FailedWrites
+from .loading import LostDataError, PeerLostDataError, batches_left, told_to_all
 from .log_window import LogWindow
 from .metrics import peak_memory_bytes, plot_loss, read_metrics
 from .micro_batch import Batch, to_device, trim_prompts
 from .optimization import WeightAverage, build_optimizer, learning_rate_at, trained
+from .out_of_memory import memory_errors
 from .outputs import Outputs
 from .parallel import (
+    check_kind,
     clip_gradients,
     full_state,
     full_tensors,
@@ -54,8 +56,16 @@ from .policy_loss import PolicyLoss, rows_of, seed_of, step_draws
 from .progress import TrainProgress
 from .provenance import write_provenance
 from .ranks import Ranks
+from .resume_checks import Setup, check_resumable, warn_of_changes
 from .runner_config import FSDPTrainRunner
-from .sharded_checkpoints import SUFFIX, consolidate, fill_from_shards, load_plain, save_shards
+from .sharded_checkpoints import (
+    SUFFIX,
+    consolidate,
+    fill_from_shards,
+    holds_average,
+    load_plain,
+    save_shards,
+)
 from .stop_signals import StopSignals
 from .throughput import counted_flops, peak_flops
 from .trackers import check_trackers
@@ -86,6 +96,7 @@ class Trainer:
         torch.manual_seed(runner.seed)
         default = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.ranks = ranks or Ranks(device=default)
+        check_kind(runner, self.ranks)
         self.config, self.work_dir, self.device = config, work_dir, self.ranks.device
         check_vocabulary(config)
         self.dataset = config.train_dataloader.dataset.build()
@@ -105,6 +116,7 @@ class Trainer:
         self.model = config.model.build().to(self.device)
         groups = len(self.dataset.group_names)
         self.window = LogWindow(groups, config.model.action_dim, self.device)
+        self.failed = FailedWrites()
         self.validator: Validator | None = None
         if config.validation is not None:
             self.validator = Validator(
@@ -114,12 +126,12 @@ class Trainer:
                 self.device,
                 batch_size=self.batches.batch_size,
                 work_dir=work_dir,
+                failed=self.failed,
             )
-        self.step = self.skipped_steps = self.skipped_in_a_row = 0
+        self.step = self.skipped_steps = self.skipped_in_a_row = self.rewinds = 0
         self.outputs: Outputs | None = None
         self.signals = StopSignals()
         self.flops_a_step: int | None = None
-        self.failed_saves: list[str] = []
 
     @property
     def accumulation(self) -> int:
@@ -149,6 +161,7 @@ class Trainer:
         """Writes all that makes the work dir self-contained, before the first step."""
         if self.ranks.is_main:
             self.work_dir.mkdir(parents=True, exist_ok=True)
+            remove_partial(self.work_dir)
             tree = unbind(self.config)
             (self.work_dir / "config.json").write_text(json.dumps(tree, indent=1) + "\n")
             facts = {
@@ -166,7 +179,8 @@ class Trainer:
         """Trains to the last step; returns the last checkpoint, or None if a signal stopped it.
 
         Raises:
-            CheckpointError: nothing is left to train, or a checkpoint could not be written.
+            CheckpointError: nothing is left to train, or something could not be written.
+            DataError: a sample could not be made; what was trained until then is saved.
             FluxError: too many steps in a row had no finite gradient, or memory ran out.
         """
         if self.step >= self.total_steps:
@@ -175,7 +189,7 @@ class Trainer:
                 "raise runner.max_epochs or runner.max_steps to go on"
             )
         path: Path | None = None
-        with self._open_outputs(progress), self.signals, _memory_errors(self):
+        with self._open_outputs(progress), self.signals, memory_errors(self), self._saved_data():
             while self.step < self.total_steps:
                 wants_stop = self._train_epoch()
                 if wants_stop and self.step < self.total_steps:
@@ -186,12 +200,10 @@ class Trainer:
                 if is_last or epochs % self.config.runner.save_epoch_interval == 0:
                     path = self.save(f"checkpoint_epoch_{epochs}", must=is_last)
         if self.ranks.is_main:
-            plot_loss(read_metrics(self.work_dir / "metrics.jsonl"), self.work_dir / "loss.png")
-        if self.failed_saves:
-            raise CheckpointError(
-                f"{len(self.failed_saves)} checkpoints could not be written, the last one could; "
-                f"first: {self.failed_saves[0]}"
-            )
+            with self.failed.tolerated(self.work_dir / "loss.png"):
+                plot_loss(read_metrics(self.work_dir / "metrics.jsonl"), self.work_dir / "loss.png")
+        if problems := self.ranks.from_main(self.failed.summary()):
+            raise CheckpointError(str(problems))
         return path
 
     @contextlib.contextmanager
@@ -201,7 +213,8 @@ class Trainer:
             yield
             return
         tree = unbind(self.config)
-        self.outputs = Outputs(self.config.runner.metric, self.work_dir, tree, self.step, progress)
+        metric = self.config.runner.metric
+        self.outputs = Outputs(metric, self.work_dir, tree, self.step, progress, self.failed)
         try:
             yield
         finally:
@@ -215,14 +228,15 @@ class Trainer:
             waited_s += wait_s
             result = self.train_step(micro_batches)
             is_last = self.step >= self.total_steps
+            values: dict[str, Any] | None = None
             if self.step % runner.log_interval == 0 or is_last:
                 elapsed, steps = time.perf_counter() - window_start, self.step - first_step
                 values = self._metrics(result, elapsed / steps, waited_s / elapsed)
-                if self.outputs is not None:
-                    self.outputs.write(values)
+            # Its line comes first, so that the last one of a run is of training.
+            if self._validate(is_last) or values is not None:
                 waited_s, window_start, first_step = 0.0, time.perf_counter(), self.step
-            if self._validate(is_last):
-                waited_s, window_start, first_step = 0.0, time.perf_counter(), self.step
+            if self.outputs is not None and values is not None:
+                self.outputs.write(values)
             if self.skipped_in_a_row > runner.max_skipped_steps:
                 self._give_up(result)
             if is_last or result.wants_stop:
@@ -296,6 +310,8 @@ class Trainer:
             for batch, part in zip(batches, rows, strict=True)
         ]
         total = self.ranks.sum(torch.stack(counted).sum())
+        if torch.isnan(total):  # see `_saved_data`
+            raise PeerLostDataError
         if total == 0:
             raise DataError(
                 f"step {self.step + 1}: no action of this batch lies inside its episode, so there "
@@ -375,14 +391,15 @@ class Trainer:
             problem = self._save_shards(name, plain, is_last=must)
         else:
             problem = self._save_whole(name, plain)
-        problem = self.ranks.from_main(problem)  # type: ignore[assignment]
+        problem = self.ranks.from_main(problem)
         if problem is None:
             is_folder = self._has_sharded_checkpoints and not must
             return self.work_dir / f"{name}{SUFFIX if is_folder else '.pt'}"
         if must:
-            raise CheckpointError(problem)
-        self.failed_saves.append(problem)
-        logger.error("%s. Training goes on; the checkpoint before it is untouched", problem)
+            earlier = len(self.failed.checkpoints)
+            more = f"; {earlier} checkpoints before it could not be written either"
+            raise CheckpointError(f"{problem}{more if earlier else ''}")
+        self.failed.add_checkpoint(problem)
         return None
 
     @property
@@ -395,6 +412,8 @@ class Trainer:
         """What a checkpoint holds besides weights, their average and the optimiser."""
         return {
             "global_step": self.step,
+            "rewinds": self.rewinds,
+            "setup": self._setup().as_data(),
             "epoch": self.step // self.steps_an_epoch,
             "position": self._position(),
             "window": self.window.state_dict(self.ranks),
@@ -427,12 +446,15 @@ class Trainer:
             return str(error)
 
     def _write(self, name: str, state: dict[str, Any]) -> str | None:
+        adapter = self.work_dir / f"{name}_adapter"
         try:
-            path = save_checkpoint(self.work_dir, name, state, self.config.runner.max_checkpoints)
+            save_checkpoint(self.work_dir, name, state, self.config.runner.max_checkpoints)
             if self.config.model.use_lora:
-                save_adapter(self.model, path.with_name(f"{path.stem}_adapter"), state["model"])
+                save_adapter(self.model, adapter, state["model"])
         except CheckpointError as error:
             return str(error)
+        except (OSError, SafetensorError) as error:
+            return f"{adapter}: cannot be written ({str(error).splitlines()[0]})"
         return None
 
     def start(self) -> None:
@@ -454,45 +476,49 @@ class Trainer:
         """
         is_folder = path.is_dir()
         state = load_plain(path) if is_folder else load_checkpoint(path)
-        # Bound, so that fields newer than the checkpoint take their defaults.
-        trained_config = unbind(bind(PI0FlowMatching.Config, state["config"]["model"], "model"))
-        wanted = unbind(self.config.model)
-        differing = sorted(k for k, value in wanted.items() if trained_config.get(k) != value)
-        if differing:
-            raise CheckpointError(
-                f"{path}: was trained with another config; model.{', model.'.join(differing)} "
-                "differ"
-            )
-        if "position" not in state:
-            raise CheckpointError(
-                f"{path}: was written by an older flux-train; start from it with "
-                "model.pretrained_name_or_path instead"
-            )
+        check_resumable(path, state, self.config, self.dataset.stats)
+        has_average = holds_average(path) if is_folder else state["ema"] is not None
+        if self.ranks.is_main:
+            warn_of_changes(path, state, self.config, self._setup(), has_average=has_average)
+            place = Place(state.get("rewinds", 0), state["global_step"])
+            self.rewinds = rewinds_after(self.work_dir, place)
         if self.config.model.use_lora:
             apply_lora(self.model)
         if is_folder:
             self._prepare_training(has_adapters=True)
-            self._fill_from_shards(path)
+            self._fill_from_shards(path, has_average=has_average)
         else:
             # Before anything is sharded: what does not fit is named, and the average needs its
             # place.
             load_weights(self.model, state["model"], str(path))
-            if (average := state["ema"]) is not None:
-                self.model.load_state_dict(average, strict=False)
+            if has_average:
+                self.model.load_state_dict(state["ema"], strict=False)
             self._prepare_training(has_adapters=True)
             weights, optimizer = state["model"], state["optimizer"]
             load_full_state(self.model, self.optimizer, weights, optimizer, self.ranks)
         self.step, self.skipped_steps = state["global_step"], state["skipped_steps"]
-        self.window.load_state_dict(state["window"], self.ranks)
+        if tuple(state["norm_stats"]) == self.dataset.group_names:
+            self.window.load_state_dict(state["window"], self.ranks)
         self.batches.load_state_dict(state["position"])
         self.consumed = self.batches.first_batch
 
-    def _fill_from_shards(self, folder: Path) -> None:
+    def _fill_from_shards(self, folder: Path, *, has_average: bool) -> None:
         tensors = sharded_state(self.model, self.optimizer)
-        if self.average is not None:
+        if self.average is not None and has_average:
             tensors["ema"] = self.average.weights
         fill_from_shards(folder, tensors, self.ranks)
         load_sharded_state(self.model, self.optimizer, tensors)
+        if self.average is not None and not has_average:
+            self.average = WeightAverage(self.model, self.average.decay)
+
+    def _setup(self) -> Setup:
+        return Setup(
+            runner=type(self.config.runner).__name__,
+            world_size=self.ranks.world_size,
+            accumulation=self.accumulation,
+            samples_a_step=self.samples_a_step,
+            total_steps=self.total_steps,
+        )
 
     def _prepare_training(self, *, has_adapters: bool = False) -> None:
         """Adapters, sharding, then the optimiser and the average of what is left to train."""
@@ -524,29 +550,26 @@ class Trainer:
 
     def _epoch_batches(self) -> Iterator[dict[str, Any]]:
         try:
-            yield from self._loader()
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
-                raise
-            reason = str(error).splitlines()[0]
-            raise DataError(
-                f"after step {self.step} of epoch {self.batches.epoch + 1}: {reason}. Lower "
-                "train_dataloader.per_device_num_workers, or use worker_type='thread'"
-            ) from error
+            settings, collate = self.config.train_dataloader, self.config.runner.collator
+            yield from batches_left(settings, self.dataset, self.batches, collate)
+        except FluxError as error:
+            where = f"after step {self.step} of epoch {self.batches.epoch + 1}"
+            raise LostDataError(f"{where}: {error}") from error
 
-    def _loader(self) -> Iterable[dict[str, Any]]:
-        settings, collate = self.config.train_dataloader, self.config.runner.collator
-        workers = settings.per_device_num_workers
-        if workers and settings.worker_type == "thread":
-            return read_ahead(self.dataset, self.batches, collate, workers)
-        return DataLoader(
-            self.dataset,  # type: ignore[arg-type]  # has __len__ and __getitem__
-            batch_sampler=self.batches,
-            collate_fn=collate,
-            num_workers=workers,
-            worker_init_fn=_one_thread if workers else None,
-            prefetch_factor=4 if workers else None,
-        )
+    @contextlib.contextmanager
+    def _saved_data(self) -> Iterator[None]:
+        """Saves what was trained until a step's data was lost, in this process or another.
+
+        A process without data takes part in the first sum of the step with NaN: so the others,
+        which wait for it there, know and come to save too.
+        """
+        try:
+            yield
+        except LostDataError as error:
+            reason = told_to_all(error, self.ranks, self.device)
+            saved = self.save(f"checkpoint_step_{self.step}") if self.step else None
+            more = f"; saved {saved}" if saved else ""
+            raise DataError(f"{reason}{more}") from error
 
     def _position(self) -> dict[str, int]:
         """Where in the data the next step begins."""
@@ -565,24 +588,3 @@ class Trainer:
             f"(loss {result.loss}, gradient norm {result.grad_norm}); saved {path}. Lower "
             "runner.learning_rate or look at the data"
         )
-
-
-@contextlib.contextmanager
-def _memory_errors(trainer: Trainer) -> Iterator[None]:
-    """Says in one line what to change when a GPU's memory is full."""
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        batch = trainer.config.train_dataloader.per_device_batch_size
-        total = torch.cuda.get_device_properties(trainer.device).total_memory
-        raise FluxError(
-            f"step {trainer.step + 1}: the GPU's {total / 2**30:.0f} GiB are full. Lower "
-            f"train_dataloader.per_device_batch_size (now {batch}) and raise "
-            "runner.gradient_accumulation_steps, set runner.enable_gradient_checkpointing=True, "
-            "or shard with runner.type=FSDPTrainRunner"
-        ) from error
-
-
-def _one_thread(worker: int) -> None:
-    torch.set_num_threads(1)
-    np.random.seed(worker)

@@ -23,6 +23,7 @@ from flux_data.parquet_dataset import ParquetDataset
 from flux_data.read_ahead import read_ahead
 from flux_data.repeating_dataset import DistributedRepeatingDataset
 
+from .failed_writes import FailedWrites
 from .held_out import HeldOutGroup, plain
 from .predictions import EpisodePrediction, prediction_path, save_predictions
 
@@ -128,8 +129,10 @@ class Validator:
         *,
         batch_size: int,
         work_dir: Path,
+        failed: FailedWrites | None = None,
     ) -> None:
         """`stats` are training's, by group; `batch_size` samples go through the network at once."""
+        self._failed = failed or FailedWrites()
         self.config, self.device = config, device
         self._collator, self._batch_size, self._work_dir = collator, batch_size, work_dir
         keys = config.dataset.statistic_keys
@@ -169,7 +172,9 @@ class Validator:
             action_error = {group.name: self._action_error(model, group) for group in self.groups}
             predictions = [self._prediction(model, group) for group in self.groups]
         if write:
-            save_predictions(prediction_path(self._work_dir, step), predictions)
+            path = prediction_path(self._work_dir, step)
+            with self._failed.tolerated(path.parent):
+                save_predictions(path, predictions)
         return {
             "loss": self._overall(sums),
             "loss_by_robot": {name: each.loss for name, each in sums.items()},

@@ -36,8 +36,8 @@ def apply_overrides(tree: Mapping[str, Any], options: Sequence[str]) -> dict[str
     override of the original reaches it too, unless an override of its own says otherwise.
 
     Raises:
-        ConfigError: the parent of a key does not exist. Whether the key itself is known is for
-            `bind` to say.
+        ConfigError: a key is inside of nothing, or of a section that looks misspelt. Whether a key
+            is known, and a section that the tree leaves to its defaults, is for `bind` to say.
     """
     result = copy.deepcopy(dict(tree))
     pairs = read_overrides(options)
@@ -64,9 +64,20 @@ def _set(tree: dict[str, Any], key: str, value: Any) -> None:
     node: Any = tree
     for depth, part in enumerate(parents):
         where = f"override {key!r}: {'.'.join(parents[:depth]) or 'the config'}"
-        node = node[_step(node, part, where)]
+        step = _step(node, part, where, new=_may_be_new(node, part, depth))
+        if isinstance(node, dict):
+            node.setdefault(step, {})
+        node = node[step]
     where = f"override {key!r}: {'.'.join(parents) or 'the config'}"
     node[_step(node, last, where, new=True)] = value
+
+
+def _may_be_new(node: Any, part: str, depth: int) -> bool:
+    """Whether a section may be one that is not written down; `bind` knows those of a component.
+
+    The config's own are all written down, and what resembles a key that is there is a slip.
+    """
+    return depth > 0 and isinstance(node, dict) and not did_you_mean(part, map(str, node))
 
 
 def _step(node: Any, part: str, where: str, *, new: bool = False) -> str | int:
@@ -78,7 +89,10 @@ def _step(node: Any, part: str, where: str, *, new: bool = False) -> str | int:
     if isinstance(node, list):
         if part.isdecimal() and int(part) < len(node):
             return int(part)
-        raise ConfigError(f"{where} is a list of {len(node)}: expected an index, got {part!r}")
+        indices = f"0 to {len(node) - 1}" if node else "none, for it is empty"
+        raise ConfigError(
+            f"{where} is a list of {len(node)}: expected an index, {indices}, got {part!r}"
+        )
     raise ConfigError(f"{where} is {node!r}, which has nothing inside to set")
 
 

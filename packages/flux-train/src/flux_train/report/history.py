@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from array import array
 from collections.abc import Mapping
@@ -14,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flux_core.errors import DataError
+
+from ..metrics_lines import parsed_line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +77,7 @@ def read_history(path: Path) -> History:
     train, validation, num_broken = _Columns(), _Columns(), 0
     with path.open("rb") as file:
         for line in file:
-            values = _parsed(line)
+            values = parsed_line(line)
             if values is None:
                 num_broken += bool(line.strip())
             elif isinstance(values.get("validation"), dict):
@@ -84,16 +85,6 @@ def read_history(path: Path) -> History:
             else:
                 train.add(values)
     return History(train=train.table(), validation=validation.table(), num_broken=num_broken)
-
-
-def _parsed(line: bytes) -> dict[str, Any] | None:
-    """A line with a step; None if it is none, as the last may be that a run was writing."""
-    try:
-        values = json.loads(line)
-    except ValueError:
-        return None
-    step = values.get("step") if isinstance(values, dict) else None
-    return values if isinstance(step, int | float) and math.isfinite(step) else None
 
 
 @dataclass

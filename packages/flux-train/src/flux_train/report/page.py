@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from flux_core.errors import UsageError
+from flux_core.errors import DataError, UsageError
 from flux_data.view.document import Document, data_block, definitions
 
 from .curves import group_names, page_data, recent
@@ -33,8 +33,10 @@ def write_report(work_dir: Path, out: Path | None = None) -> dict[str, Any]:
 
     Raises:
         UsageError: `out` is no place for a file.
-        DataError: `work_dir` has no metrics.jsonl.
+        DataError: there is no `work_dir`, or it has no metrics.jsonl.
     """
+    if not work_dir.is_dir():
+        raise DataError(f"{work_dir}: expected the work dir of a run, got a path that is no folder")
     out = out or work_dir / "report.html"
     if out.is_dir() or not out.resolve().parent.is_dir():
         raise UsageError(f"--out {out}: expected a file in a directory that exists")

@@ -1,0 +1,171 @@
+"""Batches for the training loop, and what is said when one does not come."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from flux_core.errors import DataError, FluxError
+from flux_data.read_ahead import make_samples, read_ahead
+from flux_data.repeating_dataset import DistributedRepeatingDataset, EpochBatches
+
+from .config import TrainDataloader
+from .ranks import Ranks
+
+Collate = Callable[[list[dict[str, Any]]], dict[str, Any]]
+
+
+class LostDataError(DataError):
+    """A step has no data in this process; what was trained until then can be saved."""
+
+
+class PeerLostDataError(LostDataError):
+    """A step has no data in another process, which says why."""
+
+
+def told_to_all(error: LostDataError, ranks: Ranks, device: torch.device) -> str:
+    """Tells the others of the run; called by all processes. Returns the first's reason.
+
+    Those that have data wait for it in the first sum of the step. They find NaN there, raise
+    PeerLostDataError, and come here.
+    """
+    is_peer = isinstance(error, PeerLostDataError)
+    if not is_peer:
+        ranks.sum(torch.full((), torch.nan, device=device))
+    reasons = ranks.gathered(None if is_peer else str(error))
+    return next(str(reason) for reason in reasons if reason is not None)
+
+
+def batches_left(
+    settings: TrainDataloader,
+    dataset: DistributedRepeatingDataset,
+    batches: EpochBatches,
+    collate: Collate,
+) -> Iterator[dict[str, Any]]:
+    """What is left of an epoch, made by threads, by processes, or when it is asked for.
+
+    Raises:
+        DataError: a sample cannot be made, or a process that makes them has died.
+    """
+    samples, workers = NamedSamples(dataset), settings.per_device_num_workers
+    if workers and settings.worker_type == "thread":
+        return read_ahead(samples, batches, collate, workers)
+    if not workers:
+        return (collate(samples.__getitems__(draws)) for draws in batches)
+    return _from_processes(samples, batches, collate, workers)
+
+
+class NamedSamples:
+    """Samples of a dataset; an error says which one it is of."""
+
+    def __init__(self, dataset: DistributedRepeatingDataset) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, draw: int) -> dict[str, Any]:
+        try:
+            return self.dataset[draw]
+        except FluxError as error:
+            raise DataError(f"{sample_name(self.dataset, draw)}: {error}") from error
+
+    def __getitems__(self, draws: Sequence[int]) -> list[dict[str, Any]]:
+        return make_samples(self.__getitem__, draws)
+
+
+def sample_name(dataset: DistributedRepeatingDataset, draw: int) -> str:
+    """'sample 12 (episode 3, frame 40 of recordings)', or less where its data cannot be read."""
+    index = within = draw % len(dataset)
+    for part in itertools.chain.from_iterable(member.parts for member in dataset.datasets):
+        if within < len(part):
+            break
+        within -= len(part)
+    root = part.source.root.name
+    try:
+        raw = part.sample(within)
+    except FluxError:
+        return f"sample {index} (of {root})"
+    frame = round(float(np.ravel(raw["timestamp"])[0]) * raw["fps"])
+    return f"sample {index} (episode {raw['episode_index']}, frame {frame} of {root})"
+
+
+class _ErrorsAsValues:
+    """Hands an error over as a value: torch would make a traceback of many lines of it."""
+
+    def __init__(self, samples: NamedSamples) -> None:
+        self._samples = samples
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def __getitems__(self, draws: Sequence[int]) -> list[dict[str, Any]] | FluxError:
+        try:
+            return self._samples.__getitems__(draws)
+        except FluxError as error:
+            return error
+
+
+def _collated(
+    collate: Collate, samples: list[dict[str, Any]] | FluxError
+) -> dict[str, Any] | FluxError:
+    if isinstance(samples, FluxError):
+        return samples
+    try:
+        return collate(samples)
+    except FluxError as error:
+        return error
+
+
+def _from_processes(
+    samples: NamedSamples, batches: EpochBatches, collate: Collate, workers: int
+) -> Iterator[dict[str, Any]]:
+    loader = DataLoader(
+        _ErrorsAsValues(samples),  # type: ignore[arg-type]  # torch asks it for whole batches
+        batch_sampler=batches,
+        collate_fn=functools.partial(_collated, collate),
+        num_workers=workers,
+        worker_init_fn=_one_thread,
+        prefetch_factor=4,
+    )
+    found = _without_interruption(loader)
+    for draws in batches:
+        try:
+            batch = next(found)
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            reason = str(error).splitlines()[0].rstrip(".")
+            raise DataError(
+                f"{reason}; the batch that was waited for begins with "
+                f"{sample_name(samples.dataset, draws[0])}. Was memory full? Lower "
+                "train_dataloader.per_device_num_workers, or use worker_type='thread'"
+            ) from error
+        if isinstance(batch, FluxError):
+            raise batch
+        yield batch
+
+
+def _without_interruption(loader: DataLoader[Any]) -> Iterator[Any]:
+    """The loader's batches; a worker's death shows when its batch is asked for, and not before.
+
+    torch lets the death of a worker interrupt whatever runs, be it half of an optimiser's step.
+    """
+    before = signal.getsignal(signal.SIGCHLD)
+    found = iter(loader)
+    if before is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, before)
+    return found
+
+
+def _one_thread(worker: int) -> None:
+    torch.set_num_threads(1)
+    np.random.seed(worker)
