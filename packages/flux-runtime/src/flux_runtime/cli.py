@@ -205,7 +205,8 @@ def _bench(args: argparse.Namespace) -> int:
     options = BenchOptions(
         engines=tuple(args.engine), threads=args.threads, repeat=args.repeat, warm_up=args.warm_up
     )
-    with bundle_to_bench(args) as bundle, Progress(console=console, transient=True) as progress:
+    bars = Progress(console=console, transient=True, disable=not console.is_terminal)
+    with bundle_to_bench(args) as bundle, bars as progress:
         bar = progress.add_task("chunks", total=None)
         report = bench(
             bundle,

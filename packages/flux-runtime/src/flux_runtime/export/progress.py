@@ -16,7 +16,9 @@ Report = Callable[[str, int, int], None]
 def shown_progress() -> Iterator[Report]:
     """Shows on stderr what the yielded function is told."""
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), "{task.description}")
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    is_off = not console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=is_off) as progress:
         bar = progress.add_task("reading the checkpoint", total=None)
         yield lambda what, done, total: progress.update(
             bar, description=what, completed=done, total=total
