@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import onnx
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
 from flux_core.bundle import Bundle, write_manifest
 from flux_core.errors import BundleError, ExportError
@@ -21,7 +24,7 @@ from flux_runtime.export import writer
 from flux_runtime.export.cli import main
 from flux_runtime.export.graphs import DenoiseGraph, precompute_angles, precompute_times
 from flux_runtime.export.onnx_file import tensor_offsets
-from flux_runtime.export.policy import load_policy
+from flux_runtime.export.policy import TrainedPolicy, load_policy
 from flux_runtime.export.verify import replay
 
 
@@ -101,6 +104,25 @@ def test_a_weight_changed_between_writing_and_verifying_fails_the_export(
     with pytest.raises(ExportError, match="differs from PyTorch by .*, allowed 1e-04"):
         writer.export_bundle(load_policy(checkpoint), tmp_path / "bundle", lambda *step: None)
     assert not (tmp_path / "bundle").exists()
+
+
+def test_nothing_holds_the_networks_weights_while_the_bundle_is_replayed(
+    small_policy: Callable[[str], TrainedPolicy], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy, verify = small_policy("pi0"), writer.verify_bundle
+    weights = {p.untyped_storage().data_ptr(): p.nbytes for p in policy.model.parameters()}
+    held: list[int] = []
+
+    def look(*args: Any) -> object:
+        tensors = [o for o in gc.get_objects() if type(o) in (Tensor, nn.Parameter)]
+        tensors = [t for t in tensors if t.device.type == "cpu" and t.layout == torch.strided]
+        pointers = {t.untyped_storage().data_ptr() for t in tensors}
+        held.append(sum(size for pointer, size in weights.items() if pointer in pointers))
+        return verify(*args)
+
+    monkeypatch.setattr(writer, "verify_bundle", look)
+    writer.export_bundle(policy, tmp_path / "b", lambda *step: None)
+    assert len(held) == 1 and held[0] < 0.02 * sum(weights.values())
 
 
 def test_a_weight_changed_after_the_export_is_refused_when_the_bundle_is_opened(

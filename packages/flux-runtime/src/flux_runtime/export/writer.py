@@ -16,7 +16,7 @@ import onnx
 import torch
 from safetensors.numpy import save_file as save_numpy
 from safetensors.torch import save_file as save_torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from flux_core import __version__
 from flux_core.bundle import GraphSignature, Manifest, TensorSignature, write_manifest
@@ -96,7 +96,7 @@ def _write_and_verify(
     policy = apply_options(policy, options)
     manifest, reference, own, costs = _write_files(policy, directory, steps, options)
     # The engine needs the memory for its own copy of the weights.
-    policy.model.to("meta")
+    release_weights(policy.model)
     write_manifest(directory, manifest)
     steps.begin("replaying the bundle against PyTorch")
     verification = verify_bundle(directory, reference, own)
@@ -109,6 +109,15 @@ def _write_and_verify(
     (directory / "report.json").write_text(figures + "\n")
     write_manifest(directory, manifest)
     return verification
+
+
+def release_weights(model: nn.Module) -> None:
+    """Frees the memory of the weights, whoever else still holds these tensors: what traces a graph
+    keeps them in references that end nobody knows when."""
+    weights = [*model.parameters(), *model.buffers()]
+    model.to("meta")
+    for weight in weights:
+        weight.data = weight.new_empty(0)
 
 
 class _Steps:
