@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import random
 import re
 import signal
+import struct
 import subprocess
 import sys
 import time
+from multiprocessing.queues import Queue
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,7 @@ from flux_core.errors import CheckpointError, DataError, FluxError
 from flux_core.models.checkpoint_file import load_checkpoint
 from flux_data.collate import DictCollator
 from flux_train import checkpoints as checkpoint_files
+from flux_train import loading
 from flux_train import trainer as training
 from flux_train.cli import main
 from flux_train.config import read_train_config
@@ -402,6 +406,23 @@ def test_a_worker_that_is_killed_is_named_and_costs_no_step(
     step = int(found[1])
     assert step in (1, 2) and int(found[2]) == batches[step][0]
     assert load_checkpoint(Path(found[3]))["global_step"] == step
+
+
+def test_a_worker_that_is_killed_within_a_message_is_not_waited_for_forever(
+    options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def begin_a_message_and_die() -> None:
+        time.sleep(1)  # The batch before is on its way.
+        for queue in [each for each in gc.get_objects() if isinstance(each, Queue)]:
+            # A length of 1000 bytes, and two of them.
+            os.write(queue._writer.fileno(), struct.pack("!i", 1000) + b"ab")  # type: ignore[attr-defined]
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    trainer = built([*options, *PROCESSES], tmp_path)
+    monkeypatch.setattr(loading, "GRACE_S", 2.0)
+    fail_in_batch(trainer, monkeypatch, 1, begin_a_message_and_die)
+    with pytest.raises(DataError, match=r"DataLoader worker \(pid .*; saved "):
+        run(trainer)
 
 
 @pytest.mark.parametrize("how", [[], ["train_dataloader.per_device_num_workers=2"], PROCESSES])

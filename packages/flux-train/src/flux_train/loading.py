@@ -7,6 +7,9 @@ import itertools
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from multiprocessing import active_children
+from multiprocessing.process import BaseProcess
+from queue import Empty, SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -19,6 +22,9 @@ from flux_data.repeating_dataset import DistributedRepeatingDataset, EpochBatche
 
 from .config import TrainDataloader
 from .ranks import Ranks
+
+GRACE_S = 10.0
+"""How long a batch is waited for before looking whether its worker lives; torch looks after 5."""
 
 Collate = Callable[[list[dict[str, Any]]], dict[str, Any]]
 
@@ -136,10 +142,12 @@ def _from_processes(
         worker_init_fn=_one_thread,
         prefetch_factor=4,
     )
+    others = active_children()
     found = _without_interruption(loader)
+    processes = [process for process in active_children() if process not in others]
     for draws in batches:
         try:
-            batch = next(found)
+            batch = _next_or_death(found, processes)
         except RuntimeError as error:
             if "DataLoader worker" not in str(error):
                 raise
@@ -164,6 +172,40 @@ def _without_interruption(loader: DataLoader[Any]) -> Iterator[Any]:
     if before is not None and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGCHLD, before)
     return found
+
+
+def _next_or_death(found: Iterator[Any], processes: Sequence[BaseProcess]) -> Any:
+    """The next batch, asked for in a thread of its own, which may be left behind.
+
+    torch looks for dead workers while nothing comes. Of a worker that died within a message it
+    would wait for the rest forever.
+
+    Raises:
+        RuntimeError: a worker has died.
+    """
+    answers: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
+
+    def ask() -> None:
+        try:
+            answers.put((next(found), None))
+        except BaseException as error:  # noqa: BLE001  # raised by who waits
+            answers.put((None, error))
+
+    threading.Thread(target=ask, daemon=True).start()
+    while True:
+        try:
+            batch, error = answers.get(timeout=GRACE_S)
+        except Empty:
+            for process in processes:
+                if process.exitcode:
+                    raise RuntimeError(
+                        f"DataLoader worker (pid {process.pid}) exited with {process.exitcode}, "
+                        "in the middle of a batch"
+                    ) from None
+        else:
+            if error is not None:
+                raise error
+            return batch
 
 
 def _one_thread(worker: int) -> None:
