@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 try:
-    from flux_core.cli import EXIT_FAILED, EXIT_USAGE
+    from flux_core.command_line import EXIT_FAILED, EXIT_USAGE
     from flux_core.config import bind, load_config, unbind
     from flux_core.errors import ConfigError, FluxError, UsageError
     from flux_core.inference import InferenceRunner, InferenceSections, inference_sections

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from flux_core.cli import finite, new_parser, print_json, run_cli
+from flux_core.command_line import finite, new_parser, print_json, run_cli
 
 
 def run(handler: Callable[[argparse.Namespace], None], *argv: str) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from .cli import EXIT_FAILED, EXIT_OK, add_command, new_parser, print_json, run_cli
+from .command_line import EXIT_FAILED, EXIT_OK, add_command, new_parser, print_json, run_cli
 from .config import load_config
 from .errors import MissingDependencyError
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from flux_core.cli import EXIT_FAILED, EXIT_OK, add_command, new_parser, print_json, run_cli
+from flux_core.command_line import EXIT_FAILED, EXIT_OK, add_command, new_parser, print_json, run_cli
 from flux_core.errors import UsageError
 from flux_core.transforms import ResizeImages, ResizeImagesWithPad
 

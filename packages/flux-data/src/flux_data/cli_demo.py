@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
-from flux_core.cli import add_command, print_json
+from flux_core.command_line import add_command, print_json
 from flux_core.errors import UsageError
 
 ALOHA_EXAMPLE = "  flux-data demo aloha-sim --episodes 50 --out data/demonstrations"

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from flux_core.cli import add_command, print_json
+from flux_core.command_line import add_command, print_json
 
 from .whole_file import whole_file
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from flux_core.cli import (
+from flux_core.command_line import (
     EXIT_FAILED,
     EXIT_OK,
     add_command,

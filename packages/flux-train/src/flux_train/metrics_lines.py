@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from flux_core.cli import finite
+from flux_core.command_line import finite
 
 
 def line_of(values: Mapping[str, object]) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flux_core.cli import EXIT_FAILED, EXIT_OK, new_parser, print_json, run_cli
+from flux_core.command_line import EXIT_FAILED, EXIT_OK, new_parser, print_json, run_cli
 from flux_core.errors import UsageError
 
 from ..arguments import add_engine, count, natural

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flux_core.cli import new_parser, print_json, run_cli
+from flux_core.command_line import new_parser, print_json, run_cli
 from flux_core.errors import ExportError, MissingDependencyError, UsageError
 
 from ..engine_names import AUTO, ENGINES
