@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from flux_core.checkpoint_cli import main
+from flux_core.cli import main
 from flux_core.config import bind
 from flux_core.errors import CheckpointError
 from flux_core.models import PI0FlowMatching, PI05FlowMatching
@@ -349,7 +349,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_nothing_behind(
 
 
 def test_the_command_line_offers_every_format() -> None:
-    from flux_core.checkpoint_cli import FORMATS as OFFERED
+    from flux_core.cli import FORMATS as OFFERED
 
     assert OFFERED == FORMATS
 

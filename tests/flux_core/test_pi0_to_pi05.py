@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from flux_core.checkpoint_cli import main
+from flux_core.cli import main
 from flux_core.errors import CheckpointError
 from flux_core.models import (
     ConditionGemmaModel,
