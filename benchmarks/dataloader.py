@@ -133,7 +133,7 @@ def load(args: argparse.Namespace, dataset: Any, order: list[int], collate: Any)
     workers = args.workers[0]
     batches = [order[first : first + BATCH] for first in range(0, len(order), BATCH)]
     if workers and not args.processes:
-        from flux_data.read_ahead import read_ahead
+        from flux_data.samples.read_ahead import read_ahead
 
         return read_ahead(dataset, batches, collate, workers)
     ahead = 2 if workers else None
@@ -237,9 +237,9 @@ def lerobot(args: argparse.Namespace) -> tuple[Any, Any]:
 def flux_config(dataset: Path, cache: str | None) -> Any:
     """Our dataset, as a training config describes it."""
     from flux_core.transforms import ResizeImages, SimpleNormalizeImages
-    from flux_data.lerobot import open_lerobot
-    from flux_data.parquet_dataset import ParquetDataset
-    from flux_data.process_inputs import ProcessParquetInputs
+    from flux_data.lerobot.dataset import open_lerobot
+    from flux_data.samples.process_inputs import ProcessParquetInputs
+    from flux_data.samples.windows import ParquetDataset
 
     inputs = ProcessParquetInputs(
         parquet_keys=("observation.state", "actions"),
@@ -274,7 +274,7 @@ def flux(args: argparse.Namespace) -> tuple[Any, Any]:
 def pack(dataset: Path, folder: Path) -> None:
     """The frame cache."""
     from flux_core.transforms import ResizeImages
-    from flux_data.pack import pack
+    from flux_data.samples.pack import pack
 
     begin = time.perf_counter()
     report = pack(dataset, ResizeImages(height=SIZE, width=SIZE), out=folder, workers=2)

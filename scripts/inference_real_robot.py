@@ -16,8 +16,8 @@ from typing import Any
 try:
     from flux_core.command_line import EXIT_FAILED, EXIT_USAGE
     from flux_core.config import bind, load_config, unbind
+    from flux_core.deployment import InferenceRunner, InferenceSections, inference_sections
     from flux_core.errors import ConfigError, FluxError, UsageError
-    from flux_core.inference import InferenceRunner, InferenceSections, inference_sections
 except ImportError as error:
     sys.exit(f"inference_real_robot.py: error: {error}. Run it with .venv/bin/python")
 
@@ -107,7 +107,7 @@ def check_robot(config: Path, inference: InferenceRunner, checkpoint: Path) -> N
         ConfigError: the checkpoint was not trained for this robot.
     """
     try:
-        from flux_core.models.checkpoint_file import load_checkpoint
+        from flux_core.models.weights.checkpoint_file import load_checkpoint
 
         trained = load_checkpoint(checkpoint, mmap=True)["config"]["inference"]
         runners = inference_sections(bind(InferenceSections, trained, "inference"))

@@ -25,7 +25,7 @@ ALLOWED: dict[str, set[str]] = {
 # The parts of a package that may need torch; `()` is none, and "" the whole package.
 MAY_NEED_TORCH: dict[str, tuple[str, ...]] = {
     "flux_core": ("models/",),
-    "flux_data": ("resize.py",),
+    "flux_data": ("samples/resize.py",),
     "flux_train": ("",),
     "flux_runtime": ("export",),
 }

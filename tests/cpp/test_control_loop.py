@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from flux_runtime import _core
-from flux_runtime.onnxruntime_library import find_library
+from flux_runtime.engines.onnxruntime_library import find_library
 
 CONTROL_HZ = 50.0
 

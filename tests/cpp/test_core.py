@@ -12,7 +12,8 @@ import onnxruntime
 import pytest
 
 from flux_core.errors import MissingDependencyError
-from flux_runtime import _core, onnxruntime_library, openvino_library
+from flux_runtime import _core
+from flux_runtime.engines import onnxruntime_library, openvino_library
 
 
 def open_policy(

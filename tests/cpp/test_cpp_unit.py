@@ -48,7 +48,7 @@ def test_the_cpp_unit_tests_pass(build: Path) -> None:
 
 
 def test_the_cpp_example_runs_a_bundle(build: Path, tiny_policy: Path) -> None:
-    library = pytest.importorskip("flux_runtime.onnxruntime_library").find_library()
+    library = pytest.importorskip("flux_runtime.engines.onnxruntime_library").find_library()
     example = build / "examples" / "run_bundle"
     printed = _run(str(example), str(tiny_policy), str(library), "4")
     assert "first of 5 actions: 0 0 0" in printed

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from flux_core.bundle import MANIFEST_NAME
-from flux_core.bundle_files import MAX_FILES, MAX_JSON_BYTES
+from flux_core.bundle.bundle import MANIFEST_NAME
+from flux_core.bundle.files import MAX_FILES, MAX_JSON_BYTES
 
 from .damage_table import CASES, Case, Damage, altered, case, cut, json_file, removed, rows
 from .toy_bundle import edit, hash_again

@@ -13,8 +13,8 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import save_file
 
-from flux_core.bundle_files import MAX_JSON_BYTES
-from flux_core.onnx_header import MAX_GRAPH_BYTES
+from flux_core.bundle.files import MAX_JSON_BYTES
+from flux_core.bundle.onnx_header import MAX_GRAPH_BYTES
 
 from .damage_table import CASES, Case, Damage, case, hash_again_sparse
 from .toy_bundle import change_graph, edit, hash_again

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from flux_core.config import bind, unbind
+from flux_core.deployment import AlohaInferenceRunner, InferenceRunner, InferenceTransform
 from flux_core.errors import ConfigError
-from flux_core.inference import AlohaInferenceRunner, InferenceRunner, InferenceTransform
 from flux_core.norm_stats import compute_stats
 from flux_core.policy_io import PolicyIO
 from flux_core.transforms import (

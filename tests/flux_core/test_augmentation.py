@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from flux_core.config import bind
+from flux_core.deployment import PrivateInferenceDataset
 from flux_core.errors import ConfigError, DataError
-from flux_core.inference import PrivateInferenceDataset
 from flux_core.transforms import AugmentImages
 
 CAMERAS = ("observation.images.cam_high", "observation.images.cam_left_wrist")

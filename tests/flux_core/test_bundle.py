@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from flux_core.bundle import (
+from flux_core.bundle.bundle import (
     MANIFEST_NAME,
     Bundle,
     FileEntry,
     Manifest,
     write_manifest,
 )
-from flux_core.bundle_files import MAX_JSON_BYTES, sha256_of
+from flux_core.bundle.files import MAX_JSON_BYTES, sha256_of
 from flux_core.errors import BundleError
 
 from .toy_bundle import ACTIONS, a_manifest, edit, golden_tensors, refusal, write_bundle

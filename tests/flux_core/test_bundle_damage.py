@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from flux_core.bundle import MANIFEST_NAME, Bundle
+from flux_core.bundle.bundle import MANIFEST_NAME, Bundle
 from flux_core.errors import BundleError
 from flux_core.policy_io import PolicyIO
 from flux_runtime.cli import main
-from flux_runtime.run import shipped_policy
+from flux_runtime.run.command import shipped_policy
 
 from . import damaged_files, forged_graphs
 from .damage_table import CASES, Case

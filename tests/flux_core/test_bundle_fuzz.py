@@ -24,13 +24,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors import SafetensorError, safe_open
 
-from flux_core.bundle import MANIFEST_NAME, Bundle, Manifest, parse_manifest
-from flux_core.bundle_files import parse_json_object
+from flux_core.bundle.bundle import MANIFEST_NAME, Bundle, Manifest, parse_manifest
+from flux_core.bundle.files import parse_json_object
+from flux_core.bundle.onnx_header import parse_graph_header
+from flux_core.bundle.safetensors_header import read_safetensors_header
 from flux_core.errors import BundleError, MissingDependencyError
-from flux_core.onnx_header import parse_graph_header
 from flux_core.policy_io import PolicyIO
-from flux_core.safetensors_header import read_safetensors_header
-from flux_runtime.run import shipped_policy
+from flux_runtime.run.command import shipped_policy
 
 from .test_onnx_header import header_by_onnx
 from .toy_bundle import hash_again, locations, write_bundle
@@ -364,7 +364,7 @@ def test_statistics_of_any_values_make_a_policy_or_are_refused(
 
 
 def become_a_policy(changed: Bundle, count_as: str) -> None:
-    from flux_core.bundle_settings import check_config, check_norm_stats
+    from flux_core.bundle.settings import check_config, check_norm_stats
 
     with cheap(count_as):
         check_config(changed.config)

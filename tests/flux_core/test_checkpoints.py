@@ -15,14 +15,14 @@ from flux_core.cli import main
 from flux_core.config import bind
 from flux_core.errors import CheckpointError
 from flux_core.models import PI0FlowMatching, PI05FlowMatching
-from flux_core.models.foreign_names import FORMATS, our_names
-from flux_core.models.pretrained import (
+from flux_core.models.weights.foreign_names import FORMATS, our_names
+from flux_core.models.weights.pretrained import (
     convert_checkpoint,
     inspect_checkpoint,
     load_pretrained,
     open_checkpoint,
 )
-from flux_core.models.weight_files import open_weights
+from flux_core.models.weights.weight_files import open_weights
 from flux_train import recipes
 
 KINDS = ("pi0", "pi05")

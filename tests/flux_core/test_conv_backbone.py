@@ -8,8 +8,8 @@ import scipy.special
 import torch
 
 from flux_core.errors import ConfigError
-from flux_core.models.conv_backbone import ConvBackbone, soft_argmax
-from flux_core.models.initialization import NumberTokens, init_number_embeddings
+from flux_core.models.layers.conv_backbone import ConvBackbone, soft_argmax
+from flux_core.models.layers.initialization import NumberTokens, init_number_embeddings
 
 
 def test_soft_argmax_is_the_expected_pixel() -> None:

@@ -10,10 +10,10 @@ from safetensors.torch import save_file
 
 from flux_core.errors import CheckpointError
 from flux_core.models import PI0FlowMatching, flow_matching_loss, sample_actions
-from flux_core.models.layers import attend
-from flux_core.models.lora import apply_lora
-from flux_core.models.packing import pack_qkv
-from flux_core.models.pretrained import load_pretrained
+from flux_core.models.layers.basic import attend
+from flux_core.models.pi.packing import pack_qkv
+from flux_core.models.weights.lora import apply_lora
+from flux_core.models.weights.pretrained import load_pretrained
 
 from .test_lora import built as built_with_lora_config
 from .test_lora import lora_config

@@ -13,7 +13,7 @@ import torch
 from flux_core.config import bind
 from flux_core.errors import CheckpointError, ConfigError
 from flux_core.models import PI05FlowMatching, flow_matching_loss
-from flux_core.models.lora import apply_lora, load_adapter, merged_weights, save_adapter
+from flux_core.models.weights.lora import apply_lora, load_adapter, merged_weights, save_adapter
 from flux_train import recipes
 
 # As in FluxVLA's LoRA config of LIBERO, for the parts that the small network has.

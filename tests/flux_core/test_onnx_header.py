@@ -9,11 +9,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from flux_core import protobuf_wire
-from flux_core.bundle_manifest import TensorSignature
+from flux_core.bundle import protobuf_wire
+from flux_core.bundle.manifest import TensorSignature
+from flux_core.bundle.onnx_header import ExternalTensor, GraphHeader, parse_graph_header
 from flux_core.errors import BundleError
-from flux_core.onnx_header import ExternalTensor, GraphHeader, parse_graph_header
-from flux_runtime.run import shipped_policy
+from flux_runtime.run.command import shipped_policy
 
 from .toy_bundle import write_bundle
 

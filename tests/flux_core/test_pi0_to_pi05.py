@@ -19,7 +19,7 @@ from flux_core.models import (
     SigLIPVisionConfig,
     SigLIPViTBackbone,
 )
-from flux_core.models.pretrained import load_pretrained
+from flux_core.models.weights.pretrained import load_pretrained
 
 WIDTH = 24
 

@@ -19,7 +19,7 @@ from torch import nn
 from flux_core.config import bind
 from flux_core.errors import ConfigError
 from flux_core.models import PI0FlowMatching, PrefixCache, flow_matching_loss, sample_actions
-from flux_core.models.sampling import sample_delays, with_clean_prefix
+from flux_core.models.pi.sampling import sample_delays, with_clean_prefix
 from flux_core.rtc import RTCConfig, RTCTrainingConfig, guidance_weight, prefix_weights
 from flux_train import recipes
 

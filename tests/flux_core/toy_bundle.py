@@ -14,7 +14,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import save_file
 
-from flux_core.bundle import (
+from flux_core.bundle.bundle import (
     MANIFEST_NAME,
     Bundle,
     GraphSignature,

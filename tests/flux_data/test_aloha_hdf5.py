@@ -14,12 +14,12 @@ import pytest
 from PIL import Image
 
 from flux_core.errors import DataError
-from flux_data.aloha_hdf5 import AlohaHdf5, convert_aloha_hdf5, hdf5_files
-from flux_data.cli import main
-from flux_data.convert import convert
-from flux_data.lerobot import open_lerobot
-from flux_data.validate import validate
-from flux_data.video_reader import VideoReader
+from flux_data.commands.main import main
+from flux_data.convert.aloha_hdf5 import AlohaHdf5, convert_aloha_hdf5, hdf5_files
+from flux_data.convert.lerobot import convert
+from flux_data.lerobot.dataset import open_lerobot
+from flux_data.validate.rows import validate
+from flux_data.video.reader import VideoReader
 
 h5py = pytest.importorskip("h5py")
 

@@ -21,11 +21,11 @@ from PIL import Image
 
 from flux_core.errors import DataError
 from flux_core.transforms import ResizeImages
-from flux_data.cli import main
-from flux_data.lerobot import open_lerobot
-from flux_data.parquet_dataset import ParquetDataset
-from flux_data.process_inputs import ProcessParquetInputs
-from flux_data.repeating_dataset import DistributedRepeatingDataset
+from flux_data.commands.main import main
+from flux_data.lerobot.dataset import open_lerobot
+from flux_data.samples.mixture import DistributedRepeatingDataset
+from flux_data.samples.process_inputs import ProcessParquetInputs
+from flux_data.samples.windows import ParquetDataset
 
 from .small_dataset import (
     ACTION,

@@ -14,11 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from flux_core.errors import DataError, UsageError
-from flux_data.cli import main
-from flux_data.convert import choose_parts, convert, split
-from flux_data.lerobot import LeRobotDataset, open_lerobot
-from flux_data.validate import validate
-from flux_data.video_reader import VideoReader
+from flux_data.commands.main import main
+from flux_data.convert.lerobot import choose_parts, convert, split
+from flux_data.lerobot.dataset import LeRobotDataset, open_lerobot
+from flux_data.validate.rows import validate
+from flux_data.video.reader import VideoReader
 
 from .small_dataset import (
     ACTION,
@@ -270,7 +270,7 @@ def test_image_columns_go_along(tmp_path: Path) -> None:
 
     from PIL import Image
 
-    from flux_data.lerobot_writer import Episode, WriterV21
+    from flux_data.lerobot.writer import Episode, WriterV21
 
     key = "observation.images.cam_high"
     features = {

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from flux_core.norm_stats import compute_stats
-from flux_data.cli import main
-from flux_data.lerobot import LeRobotDataset, open_lerobot
+from flux_data.commands.main import main
+from flux_data.lerobot.dataset import LeRobotDataset, open_lerobot
 
 from .small_dataset import ACTION, LENGTHS, STATE, write_v21, write_v30
 

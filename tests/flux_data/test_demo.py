@@ -11,10 +11,10 @@ import av
 import numpy as np
 import pytest
 
-from flux_core.robots import robot_spec
+from flux_core.robots.spec import robot_spec
 from flux_core.sim import AlohaSim
 from flux_core.sim.aloha import START_ARM_RAD, sample_cube_position
-from flux_data.cli import main
+from flux_data.commands.main import main
 from flux_data.demo.ik import ArmIk, GripperPose
 from flux_data.demo.transfer_cube import (
     GRIPPER_CLOSED,
@@ -26,7 +26,7 @@ from flux_data.demo.transfer_cube import (
     plan_actions,
     run_script,
 )
-from flux_data.lerobot import open_lerobot
+from flux_data.lerobot.dataset import open_lerobot
 
 pytestmark = pytest.mark.skipif(
     not all(find_spec(name) for name in ("mujoco", "gym_aloha")),

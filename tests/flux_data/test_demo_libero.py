@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flux_core.robots import robot_spec
+from flux_core.robots.spec import robot_spec
 from flux_core.sim.libero import IMAGE_SIZE
-from flux_data.cli import main
+from flux_data.commands.main import main
 from flux_data.demo.generate_libero import NOTE
 from flux_data.demo.libero_object import (
     CLEARANCE_M,
@@ -29,11 +29,11 @@ from flux_data.demo.libero_object import (
     Places,
     tilt,
 )
-from flux_data.episode_recorder import EpisodeRecorder, robot_features, video_key
-from flux_data.lerobot import open_lerobot
-from flux_data.lerobot_writer import WriterV21
-from flux_data.validate import validate
-from flux_train.config import TrainConfig, read_train_config
+from flux_data.lerobot.dataset import open_lerobot
+from flux_data.lerobot.recorder import EpisodeRecorder, robot_features, video_key
+from flux_data.lerobot.writer import WriterV21
+from flux_data.validate.rows import validate
+from flux_train.config.tree import TrainConfig, read_train_config
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 OBJECT_CONFIGS = sorted(CONFIGS.rglob("*libero_object*.py"))
@@ -220,7 +220,7 @@ with LiberoSim(libero_tasks("libero-object")[3]) as sim:
 @needs_libero
 def test_the_command_records_a_dataset_that_says_what_it_is(tmp_path: Path) -> None:
     out = tmp_path / "set"
-    program = "import sys; from flux_data.cli import main; sys.exit(main(sys.argv[1:]))"
+    program = "import sys; from flux_data.commands.main import main; sys.exit(main(sys.argv[1:]))"
     options = ("--task", "bbq", "--episodes", "1", "--out", str(out), "--json")
     found = run_in_libero("-c", program, "demo", "libero-object", *options)
     name = "pick_up_the_bbq_sauce_and_place_it_in_the_basket"

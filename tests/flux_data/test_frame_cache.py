@@ -15,13 +15,13 @@ import pytest
 
 from flux_core.errors import DataError
 from flux_core.transforms import ResizeImages, ResizeImagesWithPad
-from flux_data import pack as packing
-from flux_data.cli import main
-from flux_data.frame_cache import VERSION, cache_folder
-from flux_data.lerobot import open_lerobot
-from flux_data.pack import pack, verify_cache
-from flux_data.parquet_dataset import ParquetDataset
-from flux_data.process_inputs import ProcessParquetInputs
+from flux_data.commands.main import main
+from flux_data.lerobot.dataset import open_lerobot
+from flux_data.samples import pack as packing
+from flux_data.samples.frame_cache import VERSION, cache_folder
+from flux_data.samples.pack import pack, verify_cache
+from flux_data.samples.process_inputs import ProcessParquetInputs
+from flux_data.samples.windows import ParquetDataset
 
 from .small_dataset import (
     ACTION,
@@ -79,7 +79,9 @@ def test_cached_frames_are_the_videos_to_the_last_bit(
     report = pack(root, resize, cameras=CAMERAS, workers=2)
     assert report["frames"] == 600 and report["bytes"] == 4 * (150 * 24 * 24 * 3 + 128)
     cached = dataset_of(root, resize)
-    monkeypatch.setattr("flux_data.process_inputs._shared_reader", None)  # no video may be opened
+    monkeypatch.setattr(
+        "flux_data.samples.process_inputs._shared_reader", None
+    )  # no video may be opened
     for index, images in expected.items():
         np.testing.assert_array_equal(cached[index]["images"], images)
 

@@ -17,15 +17,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from flux_core.errors import DataError, UsageError
-from flux_core.robots import robot_spec
-from flux_data.episode_recorder import EpisodeRecorder, robot_features, video_key
-from flux_data.episode_stats import ImageStats
-from flux_data.lerobot import open_lerobot
-from flux_data.lerobot_writer import DatasetWriter, WriterV21, WriterV30
-from flux_data.new_folder import disk_errors
-from flux_data.validate import validate
-from flux_data.video_copy import JoinedVideo
-from flux_data.video_writer import VideoWriter
+from flux_core.robots.spec import robot_spec
+from flux_data.lerobot.dataset import open_lerobot
+from flux_data.lerobot.episode_stats import ImageStats
+from flux_data.lerobot.new_folder import disk_errors
+from flux_data.lerobot.recorder import EpisodeRecorder, robot_features, video_key
+from flux_data.lerobot.video_copy import JoinedVideo
+from flux_data.lerobot.writer import DatasetWriter, WriterV21, WriterV30
+from flux_data.validate.rows import validate
+from flux_data.video.writer import VideoWriter
 
 HEIGHT, WIDTH, LENGTHS = 32, 48, (7, 5)
 EPISODE = "data/chunk-000/episode_000000.parquet"

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from flux_core.errors import DataError
-from flux_data.cli import main
-from flux_data.lerobot import open_lerobot
-from flux_data.locations import local_root
+from flux_data.commands.main import main
+from flux_data.lerobot.dataset import open_lerobot
+from flux_data.lerobot.locations import local_root
 
 STATE = "observation.state"
 

@@ -13,11 +13,11 @@ import pytest
 from torch.utils.data import DataLoader
 
 from flux_core.errors import ConfigError, DataError
-from flux_data.lerobot import open_lerobot
-from flux_data.parquet_dataset import ParquetDataset
-from flux_data.process_inputs import ProcessParquetInputs
-from flux_data.read_ahead import read_ahead
-from flux_data.repeating_dataset import DistributedRepeatingDataset, EpochBatches
+from flux_data.lerobot.dataset import open_lerobot
+from flux_data.samples.mixture import DistributedRepeatingDataset, EpochBatches
+from flux_data.samples.process_inputs import ProcessParquetInputs
+from flux_data.samples.read_ahead import read_ahead
+from flux_data.samples.windows import ParquetDataset
 
 BATCH = 7
 

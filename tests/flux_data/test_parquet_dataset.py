@@ -13,12 +13,12 @@ from safetensors.numpy import load_file
 
 from flux_core.errors import DataError
 from flux_core.transforms import RelativeActions
-from flux_data.collate import DictCollator
-from flux_data.lerobot import open_lerobot
-from flux_data.parquet_dataset import ParquetDataset
-from flux_data.process_inputs import ProcessParquetInputs
-from flux_data.repeating_dataset import DistributedRepeatingDataset, EpochBatches
-from flux_data.video_reader import VideoReader
+from flux_data.lerobot.dataset import open_lerobot
+from flux_data.samples.collate import DictCollator
+from flux_data.samples.mixture import DistributedRepeatingDataset, EpochBatches
+from flux_data.samples.process_inputs import ProcessParquetInputs
+from flux_data.samples.windows import ParquetDataset
+from flux_data.video.reader import VideoReader
 
 CAMERAS = ("cam_high", "cam_left_wrist", "cam_right_wrist")
 

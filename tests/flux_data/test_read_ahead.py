@@ -12,10 +12,10 @@ from PIL import Image
 
 from flux_core.errors import DataError
 from flux_core.transforms import ResizeImages, ResizeImagesWithPad
-from flux_data.parquet_dataset import ParquetDataset
-from flux_data.process_inputs import ProcessParquetInputs
-from flux_data.read_ahead import BATCHES_AHEAD, read_ahead
-from flux_data.resize import resize_frame, torch_stretch
+from flux_data.samples.process_inputs import ProcessParquetInputs
+from flux_data.samples.read_ahead import BATCHES_AHEAD, read_ahead
+from flux_data.samples.resize import resize_frame, torch_stretch
+from flux_data.samples.windows import ParquetDataset
 
 CAMERAS = tuple(f"observation.images.cam_{name}" for name in ("high", "left_wrist", "right_wrist"))
 

@@ -30,9 +30,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flux_data.convert import convert
-from flux_data.lerobot import open_lerobot
-from flux_data.lerobot_writer import WriterV21, WriterV30
+from flux_data.convert.lerobot import convert
+from flux_data.lerobot.dataset import open_lerobot
+from flux_data.lerobot.writer import WriterV21, WriterV30
 
 from .test_lerobot_writer import write
 

@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from flux_core.transforms import RelativeActions
-from flux_data import repeating_dataset
-from flux_data.repeating_dataset import DistributedRepeatingDataset
+from flux_data.samples import mixture as repeating_dataset
+from flux_data.samples.mixture import DistributedRepeatingDataset
 
 from .test_order import config_of
 

@@ -11,9 +11,9 @@ import pytest
 from flux_core.errors import ConfigError
 from flux_core.norm_stats import FeatureStats
 from flux_core.transforms import AlohaToPi, NormalizeStatesAndActions, RelativeActions
-from flux_data import repeating_dataset
-from flux_data.parquet_dataset import TrainingTransform
-from flux_data.repeating_dataset import DistributedRepeatingDataset
+from flux_data.samples import mixture as repeating_dataset
+from flux_data.samples.mixture import DistributedRepeatingDataset
+from flux_data.samples.windows import TrainingTransform
 
 from .test_order import config_of
 

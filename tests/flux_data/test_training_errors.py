@@ -13,11 +13,11 @@ import pytest
 
 from flux_core.errors import ConfigError, DataError
 from flux_core.transforms import NormalizeStatesAndActions, RelativeActions, ResizeImages
-from flux_data import stats_cache
-from flux_data.collate import DictCollator
-from flux_data.parquet_dataset import ParquetDataset
-from flux_data.process_inputs import ProcessParquetInputs
-from flux_data.repeating_dataset import DistributedRepeatingDataset, EpochBatches
+from flux_data.samples import stats_cache
+from flux_data.samples.collate import DictCollator
+from flux_data.samples.mixture import DistributedRepeatingDataset, EpochBatches
+from flux_data.samples.process_inputs import ProcessParquetInputs
+from flux_data.samples.windows import ParquetDataset
 
 from .small_dataset import (
     ACTION,

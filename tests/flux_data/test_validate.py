@@ -13,10 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from flux_data.cli import main
-from flux_data.episode_stats import column_stats
-from flux_data.validate import validate
-from flux_data.video_writer import VideoWriter
+from flux_data.commands.main import main
+from flux_data.lerobot.episode_stats import column_stats
+from flux_data.validate.rows import validate
+from flux_data.video.writer import VideoWriter
 
 from . import small_dataset as small
 from .small_dataset import ACTION, EPISODES_V3, STATE, TOP, WRIST, WRIST_SIZE

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from flux_core.errors import DataError
-from flux_data import video_reader
-from flux_data.video_reader import VideoReader, video_facts
+from flux_data.video import reader as video_reader
+from flux_data.video.reader import VideoReader, video_facts
 
 SIDE, BLOCK = 64, 16
 NTSC = Fraction(30_000, 1001)

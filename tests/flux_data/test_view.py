@@ -20,8 +20,8 @@ from PIL import Image
 
 from flux_core.errors import DataError, UsageError
 from flux_core.norm_stats import compute_stats
-from flux_data.cli import main
-from flux_data.lerobot import open_lerobot
+from flux_data.commands.main import main
+from flux_data.lerobot.dataset import open_lerobot
 from flux_data.view import write_view
 from flux_data.view.distribution import NUM_BINS, RunningStats, pair_dimensions
 from flux_data.view.pictures import choose_episodes

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from flux_core.errors import DataError
-from flux_data.cli import main
+from flux_data.commands.main import main
 from flux_data.whole_file import whole_file
 
 from .small_dataset import write_v21

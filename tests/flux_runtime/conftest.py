@@ -15,8 +15,8 @@ import pytest
 from onnx import TensorProto, helper
 from safetensors.numpy import save_file
 
-from flux_core.bundle import GraphSignature, Manifest, TensorSignature, write_manifest
-from flux_core.robots import RobotSpec
+from flux_core.bundle.bundle import GraphSignature, Manifest, TensorSignature, write_manifest
+from flux_core.robots.spec import RobotSpec
 from flux_core.types import Observation
 
 if TYPE_CHECKING:
@@ -321,7 +321,7 @@ def toy_bundle(tmp_path: Path) -> Path:
 def toy(monkeypatch: pytest.MonkeyPatch) -> ToyRobot:
     """Makes `flux-runtime run --robot toy` drive a toy robot through a toy encoder."""
     robot = ToyRobot()
-    monkeypatch.setattr("flux_runtime.run.make_robot", lambda name: robot)
+    monkeypatch.setattr("flux_runtime.run.command.make_robot", lambda name: robot)
     module = ModuleType("flux_core.policy_io")
     module.__dict__["PolicyIO"] = ToyEncoder
     monkeypatch.setitem(sys.modules, "flux_core.policy_io", module)
@@ -358,10 +358,10 @@ def one_json_object(text: str) -> dict[str, Any]:
 def small_policy() -> Callable[[str], TrainedPolicy]:
     """Makes a pi0 or pi0.5 of SigLIP and Gemma blocks, tiny, with random weights, for `ur3`."""
     from flux_core.config import bind, unbind
-    from flux_core.inference import InferenceRunner
+    from flux_core.deployment import InferenceRunner
     from flux_core.models import PI0FlowMatching
     from flux_core.norm_stats import compute_stats
-    from flux_core.robots import robot_spec
+    from flux_core.robots.spec import robot_spec
     from flux_core.tokenizers import ByteTokenizer
     from flux_runtime.export.policy import TrainedPolicy
     from flux_train import recipes
@@ -432,10 +432,10 @@ def libero_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
 
     from flux_core.config import bind, unbind
-    from flux_core.inference import InferenceRunner
+    from flux_core.deployment import InferenceRunner
     from flux_core.models import PI0FlowMatching
     from flux_core.norm_stats import compute_stats
-    from flux_core.robots import robot_spec
+    from flux_core.robots.spec import robot_spec
     from flux_core.tokenizers import ByteTokenizer
     from flux_runtime.export.policy import TrainedPolicy
     from flux_runtime.export.writer import export_bundle
@@ -492,9 +492,9 @@ def libero_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def ur3_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A LeRobot dataset of `ur3`: one episode of 12 frames of noise."""
-    from flux_core.robots import robot_spec
-    from flux_data.episode_recorder import EpisodeRecorder, robot_features, video_key
-    from flux_data.lerobot_writer import WriterV21
+    from flux_core.robots.spec import robot_spec
+    from flux_data.lerobot.recorder import EpisodeRecorder, robot_features, video_key
+    from flux_data.lerobot.writer import WriterV21
 
     root, spec = tmp_path_factory.mktemp("ur3") / "set", robot_spec("ur3")
     features, random = robot_features(spec, 64, 64), np.random.default_rng(0)

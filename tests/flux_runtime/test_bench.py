@@ -14,14 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
-from flux_core.bundle import GOLDEN_NAME, Bundle, write_manifest
+from flux_core.bundle.bundle import GOLDEN_NAME, Bundle, write_manifest
 from flux_core.errors import MissingDependencyError
-from flux_runtime import nvidia
-from flux_runtime.bench import STAGES, histogram_between
+from flux_runtime.bench.measure import STAGES, histogram_between
+from flux_runtime.bench.roofline import Speeds, floor_ms, processor_speeds
 from flux_runtime.cli import main
-from flux_runtime.latency import histogram_of
-from flux_runtime.roofline import Speeds, floor_ms, processor_speeds
-from flux_runtime.run import shipped_policy
+from flux_runtime.control.latency import histogram_of
+from flux_runtime.engines import nvidia
+from flux_runtime.run.command import shipped_policy
 
 pytest.importorskip("flux_runtime._core", reason="the C++ core was not built")
 

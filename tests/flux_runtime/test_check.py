@@ -46,7 +46,7 @@ def test_check_refuses_what_is_no_bundle(
 def test_check_tells_in_one_line_that_the_engine_does_not_know_an_operator(
     core: Any, toy_bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from flux_core.bundle import Bundle, write_manifest
+    from flux_core.bundle.bundle import Bundle, write_manifest
 
     manifest = Bundle.open(toy_bundle).manifest
     graph = toy_bundle / "prefix.onnx"
@@ -104,7 +104,7 @@ def test_a_command_line_that_cannot_be_obeyed_is_a_usage_error(arguments: list[s
     assert caught.value.code == 2
 
 
-@pytest.mark.parametrize("module", ["flux_runtime", "flux_runtime.cli", "flux_runtime.run"])
+@pytest.mark.parametrize("module", ["flux_runtime", "flux_runtime.cli", "flux_runtime.run.command"])
 def test_importing_the_runtime_loads_nothing_heavy(module: str) -> None:
     heavy = "torch mujoco onnxruntime onnx av matplotlib transformers"
     program = (

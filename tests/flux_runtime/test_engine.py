@@ -17,22 +17,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flux_core.bundle import Bundle
+from flux_core.bundle.bundle import Bundle
 from flux_core.errors import BundleError, MissingDependencyError
-from flux_runtime import engine_status, nvidia, openvino_library
 from flux_runtime.cli import main
-from flux_runtime.engine import (
+from flux_runtime.engines import nvidia, openvino_library
+from flux_runtime.engines import status as engine_status
+from flux_runtime.engines.cache import content_digest, engine_cache_key, make_engine_cache
+from flux_runtime.engines.golden import replay_golden
+from flux_runtime.engines.graph_inputs import user_inputs
+from flux_runtime.engines.names import CARD_ENGINES, ENGINES
+from flux_runtime.engines.opening import (
     ENGINE_TOLERANCE,
     choose_engine,
     engine_tolerance,
     open_flow_policy,
     tensorrt_options,
 )
-from flux_runtime.engine_cache import content_digest, engine_cache_key, make_engine_cache
-from flux_runtime.engine_names import CARD_ENGINES, ENGINES
-from flux_runtime.golden import replay_golden
-from flux_runtime.graph_inputs import user_inputs
-from flux_runtime.run import shipped_policy
+from flux_runtime.run.command import shipped_policy
 
 CARD = nvidia.Card(name="NVIDIA H100 80GB HBM3", driver="580.65.06")
 KEY = {
@@ -288,7 +289,7 @@ def test_a_library_that_crashes_is_told_in_one_line(
     crashing.write_text("#!/bin/sh\nkill -FPE $$\n")
     crashing.chmod(0o755)
     monkeypatch.setattr(openvino_library, "has_bfloat16", lambda library: True)
-    monkeypatch.setattr("flux_runtime.trial_run.sys.executable", str(crashing))
+    monkeypatch.setattr("flux_runtime.engines.trial_run.sys.executable", str(crashing))
     line = refused(capsys, "check", str(shipped.directory), "--engine", "openvino-bf16")
     assert "engine openvino-bf16: its library crashes on this processor (SIGFPE" in line
 
@@ -349,7 +350,7 @@ def test_run_refuses_an_engine_that_is_off_and_gives_the_figures(
 def test_an_operator_that_openvino_does_not_know_is_told_in_one_line(
     openvino: None, toy_bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from flux_core.bundle import write_manifest
+    from flux_core.bundle.bundle import write_manifest
 
     manifest = Bundle.open(toy_bundle).manifest
     graph = toy_bundle / "prefix.onnx"
@@ -413,7 +414,7 @@ def test_other_weights_at_the_same_place_are_another_content(
 ) -> None:
     from safetensors.numpy import save_file
 
-    from flux_core.bundle import write_manifest
+    from flux_core.bundle.bundle import write_manifest
 
     before = content_digest(Bundle.open(toy_bundle))
     save_file({"weight": np.ones(2, np.float32)}, toy_bundle / "model.safetensors")

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 from flux_core.errors import UsageError
-from flux_runtime.command_monitor import CommandMonitor
-from flux_runtime.episode import EpisodeResult, run_episode
-from flux_runtime.latency import StageTimes
-from flux_runtime.policy_source import BundleSource, HoldSource, chunk_noise
-from flux_runtime.recording import Recorder, prepare_recording
-from flux_runtime.success import STRICT_HOLD_TICKS
+from flux_runtime.control.command_monitor import CommandMonitor
+from flux_runtime.control.episode import EpisodeResult, run_episode
+from flux_runtime.control.latency import StageTimes
+from flux_runtime.control.policy_source import BundleSource, HoldSource, chunk_noise
+from flux_runtime.control.success import STRICT_HOLD_TICKS
+from flux_runtime.run.recording import Recorder, prepare_recording
 
 
 def run(fakes: Any, robot: Any, loop: Any, **changes: Any) -> EpisodeResult:
@@ -90,7 +90,7 @@ def test_a_success_may_end_an_episode_at_once(fakes: Any) -> None:
 
 
 def test_the_robot_is_looked_at_only_when_a_chunk_is_wanted(fakes: Any, toy_bundle: Path) -> None:
-    from flux_core.bundle import Bundle
+    from flux_core.bundle.bundle import Bundle
 
     robot, loop, times = fakes.ToyRobot(transferred_at=999), fakes.FakeLoop(4), StageTimes()
     source = BundleSource(

@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 
 from flux_core.errors import MissingDependencyError, UsageError
-from flux_core.robots import robot_spec
+from flux_core.robots.spec import robot_spec
 from flux_core.sim.libero import LiberoTask
-from flux_runtime.episode import EpisodeResult, EpisodeTrace
+from flux_runtime.control.episode import EpisodeResult, EpisodeTrace
 from flux_runtime.evaluate import EvaluationOptions, evaluate
 from flux_runtime.evaluate.cli import main
 from flux_runtime.evaluate.evaluation import pick_shown
@@ -29,7 +29,7 @@ from flux_runtime.evaluate.suites import find_suite, select_tasks, suite_names
 from flux_runtime.robots import SimulatedRobot
 from flux_runtime.robots.aloha_sim import AlohaInsertionRobot
 from flux_runtime.robots.libero import LiberoRobot
-from flux_runtime.run import RunOptions, run, shipped_policy
+from flux_runtime.run.command import RunOptions, run, shipped_policy
 
 ALOHA = ("--suite", "aloha-sim")
 needs_sim = pytest.mark.skipif(

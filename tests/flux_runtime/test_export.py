@@ -16,10 +16,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from flux_core.bundle import Bundle, write_manifest
+from flux_core.bundle.bundle import Bundle, write_manifest
 from flux_core.errors import BundleError, ExportError
 from flux_core.models import PrefixCache
-from flux_core.models.checkpoint_file import load_checkpoint
+from flux_core.models.weights.checkpoint_file import load_checkpoint
 from flux_runtime.export import writer
 from flux_runtime.export.cli import main
 from flux_runtime.export.graphs import DenoiseGraph, precompute_angles, precompute_times

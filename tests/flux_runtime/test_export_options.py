@@ -12,19 +12,19 @@ import onnx
 import pytest
 import torch
 
-from flux_core.bundle import Bundle, write_manifest
+from flux_core.bundle.bundle import Bundle, write_manifest
 from flux_core.errors import ExportError, UsageError
 from flux_core.models import sample_actions
 from flux_core.policy_io import PolicyIO
 from flux_core.types import Observation
 from flux_runtime.check import check
+from flux_runtime.control.latency import StageTimes
+from flux_runtime.control.session import RunOptions, open_policy
 from flux_runtime.export import verify
 from flux_runtime.export.cli import main
 from flux_runtime.export.options import ExportOptions
 from flux_runtime.export.policy import TrainedPolicy, load_policy
 from flux_runtime.export.writer import export_bundle
-from flux_runtime.latency import StageTimes
-from flux_runtime.session import RunOptions, open_policy
 
 MakePolicy = Callable[[str], TrainedPolicy]
 
@@ -203,7 +203,7 @@ def test_an_engine_that_this_machine_lacks_is_told_before_anything_is_written(
     small_policy: MakePolicy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundle, _ = export(small_policy("pi0"), tmp_path / "b")
-    monkeypatch.setattr("flux_runtime.nvidia.has_card", lambda: False)
+    monkeypatch.setattr("flux_runtime.engines.nvidia.has_card", lambda: False)
     out = tmp_path / "again"
     assert main([str(bundle.directory), "--out", str(out), "--engine", "tensorrt"]) == 1
     assert not out.exists()

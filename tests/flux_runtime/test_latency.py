@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flux_runtime.latency import StageTimes, histogram_of, merge, merge_stages
+from flux_runtime.control.latency import StageTimes, histogram_of, merge, merge_stages
 
 
 def test_the_percentiles_of_samples_are_numpys() -> None:

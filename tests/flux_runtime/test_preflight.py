@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flux_core.bundle import Bundle
+from flux_core.bundle.bundle import Bundle
 from flux_core.errors import BundleError, RobotError
-from flux_core.robots import robot_spec
+from flux_core.robots.spec import robot_spec
 from flux_core.types import Observation
-from flux_runtime.golden import compare, replay_golden
-from flux_runtime.preflight import (
+from flux_runtime.control.preflight import (
     check_bundle_fits,
     check_can_be_held,
     check_decoder,
@@ -22,6 +21,7 @@ from flux_runtime.preflight import (
     check_golden,
     check_observation,
 )
+from flux_runtime.engines.golden import compare, replay_golden
 
 
 class NumpyPolicy:

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flux_runtime.episode import EpisodeResult, run_episode
-from flux_runtime.latency import histogram_of
-from flux_runtime.policy_source import HoldSource
+from flux_runtime.control.episode import EpisodeResult, run_episode
+from flux_runtime.control.latency import histogram_of
+from flux_runtime.control.policy_source import HoldSource
 from flux_runtime.report import ReportData, VideoRecorder, write_report
 from flux_runtime.report.plots import joint_figure, latency_figure
 from flux_runtime.report.video import H264Encoder, compose
-from flux_runtime.summary import collect_histograms, summarize
+from flux_runtime.run.summary import collect_histograms, summarize
 
 pytest.importorskip("av", reason="reports need flux-runtime[report]")
 pytest.importorskip("matplotlib", reason="reports need flux-runtime[report]")

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flux_core.bundle import MANIFEST_NAME
+from flux_core.bundle.bundle import MANIFEST_NAME
 from flux_runtime.cli import main
-from flux_runtime.run import RunOptions, run
+from flux_runtime.run.command import RunOptions, run
 
 TOY = ("run", "--robot", "toy")
 MINIMUM_KEYS = {
@@ -119,7 +119,9 @@ def test_every_chunk_of_every_episode_is_timed(
     core: Any, toy: Any, toy_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[Any] = []
-    monkeypatch.setattr("flux_runtime.run.write_report", lambda path, data: seen.append(data))
+    monkeypatch.setattr(
+        "flux_runtime.run.command.write_report", lambda path, data: seen.append(data)
+    )
     toy.at["transferred"] = 999
     report = run(
         RunOptions(robot="toy", bundle=toy_bundle, episodes=3, max_steps=8, report=Path("x.html"))
@@ -213,7 +215,7 @@ def test_a_robot_that_is_no_simulation_keeps_to_the_wall_clock(
 ) -> None:
     methods = ("spec", "connect", "state", "observe", "command", "close")
     real = SimpleNamespace(**{name: getattr(toy, name) for name in methods})
-    monkeypatch.setattr("flux_runtime.run.make_robot", lambda name: real)
+    monkeypatch.setattr("flux_runtime.run.command.make_robot", lambda name: real)
     report: Any = run(RunOptions(robot="real", policy="hold", episodes=1, max_steps=3))
     assert report["clock"] == "monotonic"
     assert (report["success_rate"], report["ci95"]) == (None, None)

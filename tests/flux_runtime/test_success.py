@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from flux_runtime.success import STRICT_HOLD_TICKS, SuccessWatch, wilson_interval
+from flux_runtime.control.success import STRICT_HOLD_TICKS, SuccessWatch, wilson_interval
 
 
 @pytest.mark.parametrize(

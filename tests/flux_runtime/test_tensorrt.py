@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from flux_core.bundle import Bundle
+from flux_core.bundle.bundle import Bundle
 from flux_runtime.export.options import ExportOptions
 from flux_runtime.export.policy import TrainedPolicy
 from flux_runtime.export.writer import export_bundle
@@ -47,7 +47,7 @@ def test_exported_graphs_are_built_by_tensorrt(
 
 
 def test_the_graphs_of_the_shipped_policy_are_built_by_tensorrt() -> None:
-    from flux_runtime.session import shipped_policy
+    from flux_runtime.control.session import shipped_policy
 
     bundle = Bundle.open(shipped_policy("aloha-sim"))
     for name in ("prefix", "denoise"):

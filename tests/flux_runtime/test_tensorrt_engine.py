@@ -15,13 +15,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flux_core.bundle import Bundle
+from flux_core.bundle.bundle import Bundle
 from flux_core.errors import BundleError, MissingDependencyError
-from flux_runtime import engine_status, nvidia
-from flux_runtime.cuda_driver import CudaDriver
-from flux_runtime.engine import open_flow_policy
-from flux_runtime.tensorrt_engine import CapturedInference
-from flux_runtime.tensorrt_plans import build_plan, open_plans
+from flux_runtime.engines import nvidia
+from flux_runtime.engines import status as engine_status
+from flux_runtime.engines.cuda_driver import CudaDriver
+from flux_runtime.engines.opening import open_flow_policy
+from flux_runtime.engines.tensorrt import CapturedInference
+from flux_runtime.engines.tensorrt_plans import build_plan, open_plans
 
 CARD = nvidia.Card(name="NVIDIA H100 80GB HBM3", driver="580.65.06")
 STEPS = 4  # of the toy bundle
@@ -262,7 +263,7 @@ class TestPlans:
 
     @pytest.fixture
     def shipped(self) -> Bundle:
-        from flux_runtime.session import shipped_policy
+        from flux_runtime.control.session import shipped_policy
 
         return Bundle.open(shipped_policy("aloha-sim"))
 
@@ -308,7 +309,7 @@ def test_plans_are_built_once_and_again_when_the_driver_changes(
         built.append(graph.name)
         return graph.name.encode()
 
-    monkeypatch.setattr("flux_runtime.tensorrt_plans.build_plan", build)
+    monkeypatch.setattr("flux_runtime.engines.tensorrt_plans.build_plan", build)
     bundle, trt = Bundle.open(toy_bundle), SimpleNamespace(__version__="10.16.1")
     for _ in range(2):
         plans = open_plans(bundle, trt, CARD)

@@ -13,8 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from flux_core.models.checkpoint_file import load_checkpoint
-from flux_train.checkpoints import checkpoints, newest_intact
+from flux_core.models.weights.checkpoint_file import load_checkpoint
+from flux_train.checkpoints.files import checkpoints, newest_intact
 from flux_train.cli import main
 
 ROOT = Path(__file__).resolve().parents[2]

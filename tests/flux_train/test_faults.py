@@ -20,19 +20,19 @@ import pytest
 import torch
 
 from flux_core.errors import CheckpointError, DataError, FluxError
-from flux_core.models.checkpoint_file import load_checkpoint
-from flux_data.collate import DictCollator
-from flux_train import checkpoints as checkpoint_files
+from flux_core.models.weights.checkpoint_file import load_checkpoint
+from flux_data.samples.collate import DictCollator
 from flux_train import loading
 from flux_train import trainer as training
+from flux_train.checkpoints import files as checkpoint_files
 from flux_train.cli import main
-from flux_train.config import read_train_config
+from flux_train.config.runner import FSDPTrainRunner, SingleTrainRunner
+from flux_train.config.tree import read_train_config
+from flux_train.distributed.parallel import layers_of
+from flux_train.distributed.ranks import Ranks
 from flux_train.dry_run import dry_run
-from flux_train.metrics import MetricsLog, read_metrics
-from flux_train.parallel import layers_of
-from flux_train.progress import TrainProgress
-from flux_train.ranks import Ranks
-from flux_train.runner_config import FSDPTrainRunner, SingleTrainRunner
+from flux_train.metrics.log import MetricsLog, read_metrics
+from flux_train.metrics.progress import TrainProgress
 from flux_train.summary import state_bytes
 from flux_train.trainer import Trainer
 
@@ -459,7 +459,7 @@ def test_a_video_that_breaks_while_training_is_named(
 
 
 def _missing_video(*_: Any) -> Any:
-    from flux_data.lerobot import VideoSegment
+    from flux_data.lerobot.dataset import VideoSegment
 
     return VideoSegment(path=Path("gone.mp4"))
 

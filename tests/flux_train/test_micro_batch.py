@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flux_core.models import draw_flow
-from flux_train.config import read_train_config
+from flux_train.config.tree import read_train_config
 from flux_train.micro_batch import PROMPT_MULTIPLE, to_device, trim_prompts
 from flux_train.policy_loss import PolicyLoss
 

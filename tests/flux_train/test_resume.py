@@ -13,12 +13,12 @@ import pytest
 import torch
 
 from flux_core.errors import CheckpointError, ConfigError
-from flux_core.models.checkpoint_file import load_checkpoint
-from flux_train.checkpoints import Place, checkpoints, newest_intact, placed, remove_old
+from flux_core.models.weights.checkpoint_file import load_checkpoint
+from flux_train.checkpoints.choice import checkpoint_to_resume
+from flux_train.checkpoints.files import Place, checkpoints, newest_intact, placed, remove_old
 from flux_train.cli import main
-from flux_train.config import read_train_config
-from flux_train.ranks import Ranks
-from flux_train.resume_choice import checkpoint_to_resume
+from flux_train.config.tree import read_train_config
+from flux_train.distributed.ranks import Ranks
 from flux_train.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parents[2]

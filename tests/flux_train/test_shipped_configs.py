@@ -15,18 +15,18 @@ import pytest
 import torch
 
 from flux_core.config import load_config
-from flux_core.inference import inference_sections
+from flux_core.deployment import inference_sections
 from flux_core.models import PI05FlowMatching, SigLIPViTBackbone, flow_matching_loss
-from flux_core.models.foreign_names import our_names
-from flux_core.models.lora import apply_lora
+from flux_core.models.weights.foreign_names import our_names
+from flux_core.models.weights.lora import apply_lora
 from flux_core.policy_io import PolicyIO
-from flux_core.robots import ROBOT_SPECS
+from flux_core.robots.spec import ROBOT_SPECS
 from flux_core.types import Observation
-from flux_data.episode_recorder import EpisodeRecorder, vector_feature, video_feature, video_key
-from flux_data.lerobot_writer import WriterV21
-from flux_data.repeating_dataset import EpochBatches
+from flux_data.lerobot.recorder import EpisodeRecorder, vector_feature, video_feature, video_key
+from flux_data.lerobot.writer import WriterV21
+from flux_data.samples.mixture import EpochBatches
 from flux_train.cli import main
-from flux_train.config import TrainConfig, bind_train_config, read_train_config
+from flux_train.config.tree import TrainConfig, bind_train_config, read_train_config
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = sorted((ROOT / "configs").rglob("*.py"))

@@ -9,10 +9,10 @@ import pytest
 from rich.console import Console
 
 from flux_core.transforms import ResizeImages
-from flux_data.pack import pack
-from flux_data.parquet_dataset import ParquetDataset
-from flux_data.process_inputs import ProcessParquetInputs
-from flux_data.repeating_dataset import DistributedRepeatingDataset
+from flux_data.samples.mixture import DistributedRepeatingDataset
+from flux_data.samples.pack import pack
+from flux_data.samples.process_inputs import ProcessParquetInputs
+from flux_data.samples.windows import ParquetDataset
 from flux_train.summary import data_table
 
 from ..flux_data.small_dataset import STATE, TOP, write_v21

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from flux_core.errors import FluxError, MissingDependencyError
-from flux_train.runner_config import VLAMetric
-from flux_train.trackers import check_trackers, flat_numbers, make_trackers
+from flux_train.config.runner import VLAMetric
+from flux_train.metrics.trackers import check_trackers, flat_numbers, make_trackers
 
 LINE = {
     "step": 10,

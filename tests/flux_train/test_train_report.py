@@ -19,10 +19,10 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from flux_core.errors import DataError, UsageError
-from flux_train.predictions import EpisodePrediction, prediction_path, save_predictions
 from flux_train.report import write_report
 from flux_train.report.curves import MAX_POINTS
 from flux_train.report.history import edges, read_history, steps_an_epoch, thin
+from flux_train.validation.predictions import EpisodePrediction, prediction_path, save_predictions
 
 from ..browser import Browser, data_of, open_browser, parse
 

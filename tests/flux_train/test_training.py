@@ -15,15 +15,15 @@ from scipy import stats
 
 from flux_core.errors import CheckpointError, ConfigError
 from flux_core.models import sample_time
-from flux_core.models.checkpoint_file import load_checkpoint
-from flux_core.models.lora import apply_lora, load_adapter, merged_weights
-from flux_core.models.pretrained import load_pretrained
+from flux_core.models.weights.checkpoint_file import load_checkpoint
+from flux_core.models.weights.lora import apply_lora, load_adapter, merged_weights
+from flux_core.models.weights.pretrained import load_pretrained
+from flux_train.checkpoints.sharded import consolidate
 from flux_train.cli import main
-from flux_train.config import read_train_config
+from flux_train.config.runner import SingleTrainRunner
+from flux_train.config.tree import read_train_config
 from flux_train.optimization import learning_rate_at
 from flux_train.provenance import provenance
-from flux_train.runner_config import SingleTrainRunner
-from flux_train.sharded_checkpoints import consolidate
 from flux_train.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -323,7 +323,7 @@ def test_times_follow_the_shifted_beta_distribution() -> None:
 
 
 def test_the_learning_rate_warms_up_and_ends_at_its_floor_as_in_openpi() -> None:
-    from flux_data.collate import DictCollator
+    from flux_data.samples.collate import DictCollator
 
     runner = SingleTrainRunner(
         collator=DictCollator(keys=("images",)),

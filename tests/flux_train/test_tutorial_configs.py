@@ -10,25 +10,25 @@ import numpy as np
 import pytest
 import torch
 
-from flux_core.bundle import Bundle
+from flux_core.bundle.bundle import Bundle
 from flux_core.config import bind, unbind
 from flux_core.config.compat import _warn_once
+from flux_core.deployment import AlohaInferenceRunner, URInferenceRunner
 from flux_core.errors import ConfigError
-from flux_core.inference import AlohaInferenceRunner, URInferenceRunner
 from flux_core.models import PI0FlowMatching
 from flux_core.policy_io import PolicyIO
-from flux_core.robots import robot_spec
+from flux_core.robots.spec import robot_spec
 from flux_core.types import Observation
-from flux_data.episode_recorder import EpisodeRecorder, robot_features, video_key
-from flux_data.lerobot_writer import WriterV21
-from flux_data.repeating_dataset import DistributedRepeatingDataset
-from flux_runtime.engine import open_flow_policy
+from flux_data.lerobot.recorder import EpisodeRecorder, robot_features, video_key
+from flux_data.lerobot.writer import WriterV21
+from flux_data.samples.mixture import DistributedRepeatingDataset
+from flux_runtime.control.preflight import check_bundle_fits
+from flux_runtime.engines.golden import replay_golden
+from flux_runtime.engines.opening import open_flow_policy
 from flux_runtime.export.cli import main as export_main
-from flux_runtime.golden import replay_golden
-from flux_runtime.preflight import check_bundle_fits
 from flux_train.cli import main
-from flux_train.config import TrainConfig, read_train_config
-from flux_train.runner_config import FSDPTrainRunner
+from flux_train.config.runner import FSDPTrainRunner
+from flux_train.config.tree import TrainConfig, read_train_config
 
 GEMMA = """attention_bias=False, attention_dropout=0.0, bos_token_id=2, eos_token_id=1,
     head_dim=256, hidden_act='gelu_pytorch_tanh', hidden_activation='gelu_pytorch_tanh',

@@ -14,19 +14,19 @@ import torch
 from PIL import Image
 
 from flux_core.config import bind
+from flux_core.deployment import InferenceRunner
 from flux_core.errors import ConfigError, DataError
-from flux_core.inference import InferenceRunner
 from flux_core.models import PI0FlowMatching, draw_flow, flow_errors, flow_mask
 from flux_core.policy_io import PolicyIO
-from flux_core.robots import robot_spec
-from flux_data.collate import DictCollator
-from flux_data.episode_recorder import EpisodeRecorder, robot_features, video_key
-from flux_data.lerobot_writer import WriterV21
-from flux_data.parquet_dataset import ParquetDataset
-from flux_data.repeating_dataset import DistributedRepeatingDataset
-from flux_train import validation
-from flux_train.predictions import load_predictions, prediction_files, save_predictions
-from flux_train.validation import Validation, Validator, check_validation
+from flux_core.robots.spec import robot_spec
+from flux_data.lerobot.recorder import EpisodeRecorder, robot_features, video_key
+from flux_data.lerobot.writer import WriterV21
+from flux_data.samples.collate import DictCollator
+from flux_data.samples.mixture import DistributedRepeatingDataset
+from flux_data.samples.windows import ParquetDataset
+from flux_train.validation import validator as validation
+from flux_train.validation.predictions import load_predictions, prediction_files, save_predictions
+from flux_train.validation.validator import Validation, Validator, check_validation
 
 HORIZON, ACTION_DIM = 8, 16
 KEYS = ("images", "img_masks", "lang_tokens", "lang_masks", "states", "actions", "action_masks")

@@ -10,23 +10,23 @@ import numpy as np
 import pytest
 import torch
 
-from flux_core.bundle import Bundle
+from flux_core.bundle.bundle import Bundle
 from flux_core.errors import ConfigError
 from flux_core.models import sample_actions
-from flux_core.models.checkpoint_file import load_checkpoint
+from flux_core.models.weights.checkpoint_file import load_checkpoint
 from flux_core.policy_io import PolicyIO
-from flux_core.robots import robot_spec
+from flux_core.robots.spec import robot_spec
 from flux_core.transforms import apply
 from flux_core.types import Observation
-from flux_runtime.engine import load_core, open_flow_policy
+from flux_runtime.control.latency import StageTimes
+from flux_runtime.control.policy_source import BundleSource, ChunkRequest, chunk_noise
+from flux_runtime.engines.golden import replay_golden
+from flux_runtime.engines.graph_inputs import user_inputs
+from flux_runtime.engines.opening import load_core, open_flow_policy
 from flux_runtime.export.cli import main as export_main
 from flux_runtime.export.policy import load_policy
-from flux_runtime.golden import replay_golden
-from flux_runtime.graph_inputs import user_inputs
-from flux_runtime.latency import StageTimes
-from flux_runtime.policy_source import BundleSource, ChunkRequest, chunk_noise
 from flux_train.cli import main as train_main
-from flux_train.config import read_train_config
+from flux_train.config.tree import read_train_config
 
 from ..flux_data.test_statistics_in_pi_units import GRIPPERS, MASK, SIGNS, pi_states
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from flux_runtime.check import check
-from flux_runtime.run import RunOptions, run, shipped_policy
+from flux_runtime.run.command import RunOptions, run, shipped_policy
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -39,7 +39,7 @@ def test_it_is_small_and_holds_its_config_statistics_and_training_log(bundle_dir
 
 def test_it_was_trained_with_the_config_of_the_demo(bundle_dir: Path) -> None:
     from flux_core.config import load_config
-    from flux_train.config import bind_train_config
+    from flux_train.config.tree import bind_train_config
 
     config = ROOT / "configs" / "pi05" / "pi05_small_aloha_sim.py"
     now = bind_train_config(load_config(config))

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flux_core.bundle import Bundle
+from flux_core.bundle.bundle import Bundle
 from flux_core.config import bind
-from flux_core.inference import InferenceRunner
+from flux_core.deployment import InferenceRunner
 from flux_core.norm_stats import stats_from_json
 from flux_core.policy_io import PolicyIO
 from flux_core.types import Observation

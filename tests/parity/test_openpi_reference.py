@@ -19,8 +19,8 @@ from flux_core.models import (
     SigLIPViTBackbone,
     sample_actions,
 )
-from flux_core.models.foreign_names import from_ours
-from flux_core.models.pretrained import load_pretrained
+from flux_core.models.weights.foreign_names import from_ours
+from flux_core.models.weights.pretrained import load_pretrained
 
 
 def tiny_config(kind: str, spec: dict) -> PI0FlowMatching.Config:

@@ -21,7 +21,7 @@ from flux_core.models import (
     SigLIPViTBackbone,
     sample_actions,
 )
-from flux_core.models.layers import attend
+from flux_core.models.layers.basic import attend
 
 HORIZON, DIM = 6, 9
 OBSERVATION = ("images", "img_masks", "lang_tokens", "lang_masks")

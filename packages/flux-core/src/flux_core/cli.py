@@ -82,7 +82,7 @@ def format_report(report: dict[str, Any]) -> str:
 
 def _import_pretrained() -> ModuleType:
     try:
-        from .models import pretrained
+        from .models.weights import pretrained
     except ImportError as error:
         raise MissingDependencyError(
             f"checkpoints cannot be read ({error}): pip install 'flux-core[torch]'"

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .bundle import Bundle, Manifest
-from .bundle_checks import AGAIN, one_line, show
+from .bundle.bundle import Bundle, Manifest
+from .bundle.checks import AGAIN, one_line, show
 from .config import bind
+from .deployment import InferenceRunner
 from .errors import BundleError, ConfigError, DataError
-from .inference import InferenceRunner
 from .norm_stats import FeatureStats, NormStats, stats_from_json
 from .tokenizers import (
     BYTE_TOKENIZER_FILE,

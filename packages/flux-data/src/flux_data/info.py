@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .lerobot import NO_NUMBERS, open_lerobot
+from .lerobot.dataset import NO_NUMBERS, open_lerobot
 from .view.distribution import RunningStats
 
 

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from flux_core.errors import DataError
 
-from .episode_recorder import video_key
-from .lerobot import open_lerobot
-from .parquet_dataset import DatasetPart, ParquetDataset
-from .process_inputs import ProcessParquetInputs
+from .lerobot.dataset import open_lerobot
+from .lerobot.recorder import video_key
+from .samples.process_inputs import ProcessParquetInputs
+from .samples.windows import DatasetPart, ParquetDataset
 
 STATE = "observation.state"
 

@@ -92,8 +92,8 @@ class FlowPolicy(Policy):
         prefix_path: ONNX file, weights beside it.
         denoise_path: likewise.
         engine: what runs the graphs. All of a graph runs there; nothing is left to another one.
-        library: path of the engine's library; see `flux_runtime.onnxruntime_library` and
-            `flux_runtime.openvino_library`.
+        library: path of the engine's library; see `flux_runtime.engines.onnxruntime_library` and
+            `flux_runtime.engines.openvino_library`.
         num_inference_steps: Euler steps; the denoise graph's dt is -1 / this.
         num_threads: of the processor, for each graph.
         options: of ONNX Runtime's provider, or properties of OpenVINO's CPU device.
@@ -119,7 +119,7 @@ class FlowPolicy(Policy):
     ) -> None: ...
 
 class CapturedPolicy(Policy):
-    """A bundle's whole inference as one CUDA graph; see `flux_runtime.tensorrt_engine`.
+    """A bundle's whole inference as one CUDA graph; see `flux_runtime.engines.tensorrt`.
 
     Its histograms count `copy_in` and `inference` only.
 

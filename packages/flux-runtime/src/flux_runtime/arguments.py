@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 
-from .engine_names import AUTO, ENGINES
+from .engines.names import AUTO, ENGINES
 
 
 def count(value: str) -> int:

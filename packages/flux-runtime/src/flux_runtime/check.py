@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from flux_core.bundle import Bundle
+from flux_core.bundle.bundle import Bundle
 
-from .engine import choose_engine, engine_tolerance, open_flow_policy
-from .engine_names import AUTO
-from .golden import GoldenResult, replay_golden
+from .engines.golden import GoldenResult, replay_golden
+from .engines.names import AUTO
+from .engines.opening import choose_engine, engine_tolerance, open_flow_policy
 
 
 def check(directory: Path, *, engine: str = AUTO, num_threads: int = 1) -> dict[str, object]:

@@ -20,7 +20,7 @@ from flux_core.command_line import (
 from flux_core.errors import UsageError
 
 from .arguments import add_engine, count, natural, threads
-from .engine_names import AUTO, ENGINES
+from .engines.names import AUTO, ENGINES
 
 _EXAMPLE = """  flux-runtime doctor
   flux-runtime check my_bundle
@@ -166,8 +166,8 @@ def _add_threads(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from .run import RunOptions, run
-    from .run_console import RunConsole
+    from .run.command import RunOptions, run
+    from .run.console import RunConsole
 
     fields = RunOptions.__dataclass_fields__
     options = RunOptions(**{name: getattr(args, name) for name in fields})
@@ -195,8 +195,8 @@ def _bench(args: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.progress import Progress
 
-    from .bench import BenchOptions, bench, format_bench
-    from .bench_bundle import bundle_to_bench
+    from .bench.bundle import bundle_to_bench
+    from .bench.measure import BenchOptions, bench, format_bench
 
     console = Console(stderr=True)
     for folder in (args.out and args.out.absolute().parent, args.keep):

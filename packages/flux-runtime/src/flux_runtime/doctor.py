@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from flux_core.bundle import Bundle
+from flux_core.bundle.bundle import Bundle
 from flux_core.errors import FluxError
 
-from .engine import load_core, open_flow_policy
-from .engine_names import ENGINES, EngineName
-from .engine_status import engine_status
-from .session import shipped_policy
+from .control.session import shipped_policy
+from .engines.names import ENGINES, EngineName
+from .engines.opening import load_core, open_flow_policy
+from .engines.status import engine_status
 
 OLDEST_PYTHON = (3, 11)
 OLDEST_NUMPY = (1, 26)
@@ -124,7 +124,7 @@ def check_onnxruntime() -> Check:
     """Looks for the shared library that the C++ core loads."""
     name, fix = "libonnxruntime", "pip install 'onnxruntime>=1.23'"
     try:
-        from .onnxruntime_library import find_library
+        from .engines.onnxruntime_library import find_library
 
         library = find_library()
     except (FluxError, ImportError) as error:

@@ -22,8 +22,8 @@ from flux_core.command_line import (
 from flux_core.errors import FluxError, UsageError
 
 if TYPE_CHECKING:
-    from .config import TrainConfig
-    from .ranks import Ranks
+    from .config.tree import TrainConfig
+    from .distributed.ranks import Ranks
 
 # Before torch starts its pool: spinning threads starve the data loader's workers.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -105,8 +105,8 @@ def _consolidate(arguments: list[str]) -> int:
 
 def consolidate(args: argparse.Namespace) -> None:
     """Runs `flux-train consolidate`; no checkpoint is removed."""
-    from .checkpoints import checkpoints, save_checkpoint
-    from .sharded_checkpoints import consolidate as read_all
+    from .checkpoints.files import checkpoints, save_checkpoint
+    from .checkpoints.sharded import consolidate as read_all
 
     folder: Path = args.folder
     state = read_all(folder)
@@ -120,7 +120,7 @@ def consolidate(args: argparse.Namespace) -> None:
 
 def train(args: argparse.Namespace) -> int:
     """Runs the command, as one process of those that torchrun started, or as the only one."""
-    from .config import read_train_config
+    from .config.tree import read_train_config
 
     try:
         config, _ = read_train_config(args.config, args.cfg_options)
@@ -129,7 +129,7 @@ def train(args: argparse.Namespace) -> int:
             raise
         return _quiet_failure(error)
 
-    from .ranks import joined_ranks
+    from .distributed.ranks import joined_ranks
 
     with joined_ranks() as ranks:
         return _train(args, config, ranks)
@@ -146,12 +146,12 @@ def _quiet_failure(error: FluxError) -> int:
 
 def _train(args: argparse.Namespace, config: TrainConfig, ranks: Ranks) -> int:
     from .byte_sizes import readable_bytes
+    from .checkpoints.choice import check_nothing_is_lost, checkpoint_to_resume
+    from .distributed.parallel import check_kind
     from .dry_run import dry_run
-    from .parallel import check_kind
+    from .metrics.progress import TrainProgress
     from .parameters import parameter_table
-    from .progress import TrainProgress
     from .provenance import keep_config
-    from .resume_choice import check_nothing_is_lost, checkpoint_to_resume
     from .summary import data_table, state_bytes
     from .trainer import Trainer
 

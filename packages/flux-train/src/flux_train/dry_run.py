@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .byte_sizes import readable_bytes
-from .metrics import peak_memory_bytes
+from .metrics.log import peak_memory_bytes
 from .out_of_memory import memory_errors
 from .trainer import Trainer
 

@@ -17,11 +17,11 @@ import torch
 from torch.utils.data import DataLoader
 
 from flux_core.errors import DataError, FluxError
-from flux_data.read_ahead import make_samples, read_ahead
-from flux_data.repeating_dataset import DistributedRepeatingDataset, EpochBatches
+from flux_data.samples.mixture import DistributedRepeatingDataset, EpochBatches
+from flux_data.samples.read_ahead import make_samples, read_ahead
 
-from .config import TrainDataloader
-from .ranks import Ranks
+from .config.tree import TrainDataloader
+from .distributed.ranks import Ranks
 
 GRACE_S = 10.0
 """How long a batch is waited for before looking whether its worker lives; torch looks after 5."""

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import nn
 
-from .runner_config import TrainRunner
+from .config.runner import TrainRunner
 
 
 def build_optimizer(model: nn.Module, config: TrainRunner) -> torch.optim.AdamW:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from rich.table import Table
 from torch import nn
 
-from flux_data.repeating_dataset import DistributedRepeatingDataset
+from flux_data.samples.mixture import DistributedRepeatingDataset
 
+from .config.runner import TrainRunner
+from .distributed.parallel import is_sharded
+from .distributed.ranks import Ranks
 from .optimization import trained
-from .parallel import is_sharded
-from .ranks import Ranks
-from .runner_config import TrainRunner
 
 
 def data_table(dataset: DistributedRepeatingDataset) -> Table:

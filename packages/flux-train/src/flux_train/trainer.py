@@ -20,26 +20,28 @@ from torch import Tensor
 from flux_core.config import unbind
 from flux_core.errors import CheckpointError, ConfigError, DataError, FluxError
 from flux_core.models import flow_mask, without_effect
-from flux_core.models.checkpoint_file import load_checkpoint, load_weights
-from flux_core.models.lora import apply_lora, save_adapter
-from flux_core.models.pretrained import load_pretrained
+from flux_core.models.weights.checkpoint_file import load_checkpoint, load_weights
+from flux_core.models.weights.lora import apply_lora, save_adapter
+from flux_core.models.weights.pretrained import load_pretrained
 from flux_core.norm_stats import save_stats, stats_to_json
 from flux_core.tokenizers import save_tokenizer
 from flux_core.transforms import ProcessPrompts
-from flux_data.repeating_dataset import EpochBatches
+from flux_data.samples.mixture import EpochBatches
 
-from .checkpoints import Place, remove_old, remove_partial, rewinds_after, save_checkpoint
-from .config import TrainConfig
-from .data_checks import check_data, check_vocabulary
-from .failed_writes import FailedWrites
-from .loading import LostDataError, PeerLostDataError, batches_left, told_to_all
-from .log_window import LogWindow
-from .metrics import peak_memory_bytes, plot_loss, read_metrics
-from .micro_batch import Batch, to_device, trim_prompts
-from .optimization import WeightAverage, build_optimizer, learning_rate_at, trained
-from .out_of_memory import memory_errors
-from .outputs import Outputs
-from .parallel import (
+from .checkpoints.checks import Setup, check_resumable, warn_of_changes
+from .checkpoints.files import Place, remove_old, remove_partial, rewinds_after, save_checkpoint
+from .checkpoints.sharded import (
+    SUFFIX,
+    consolidate,
+    fill_from_shards,
+    holds_average,
+    load_plain,
+    save_shards,
+)
+from .config.data_checks import check_data, check_vocabulary
+from .config.runner import FSDPTrainRunner
+from .config.tree import TrainConfig
+from .distributed.parallel import (
     check_kind,
     clip_gradients,
     full_state,
@@ -52,24 +54,22 @@ from .parallel import (
     whole,
     wrap,
 )
+from .distributed.ranks import Ranks
+from .failed_writes import FailedWrites
+from .loading import LostDataError, PeerLostDataError, batches_left, told_to_all
+from .metrics.log import peak_memory_bytes, plot_loss, read_metrics
+from .metrics.outputs import Outputs
+from .metrics.progress import TrainProgress
+from .metrics.throughput import counted_flops, peak_flops
+from .metrics.trackers import check_trackers
+from .metrics.window import LogWindow
+from .micro_batch import Batch, to_device, trim_prompts
+from .optimization import WeightAverage, build_optimizer, learning_rate_at, trained
+from .out_of_memory import memory_errors
 from .policy_loss import PolicyLoss, rows_of, seed_of, step_draws
-from .progress import TrainProgress
 from .provenance import write_provenance
-from .ranks import Ranks
-from .resume_checks import Setup, check_resumable, warn_of_changes
-from .runner_config import FSDPTrainRunner
-from .sharded_checkpoints import (
-    SUFFIX,
-    consolidate,
-    fill_from_shards,
-    holds_average,
-    load_plain,
-    save_shards,
-)
 from .stop_signals import StopSignals
-from .throughput import counted_flops, peak_flops
-from .trackers import check_trackers
-from .validation import Validator
+from .validation.validator import Validator
 
 logger = logging.getLogger("flux.train")
 

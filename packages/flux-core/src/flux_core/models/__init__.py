@@ -1,11 +1,12 @@
 """The networks, in plain PyTorch (needs the extra `flux-core[torch]`)."""
 
-from .conv_backbone import ConvBackbone
-from .gemma import ConditionGemmaModel
-from .layers import LinearProjector
-from .pi0 import PI0FlowMatching, PrefixCache, without_effect
-from .pi05 import PI05FlowMatching
-from .sampling import (
+from .layers.basic import LinearProjector
+from .layers.conv_backbone import ConvBackbone
+from .layers.siglip import SigLIPVisionConfig, SigLIPViTBackbone
+from .pi.gemma import ConditionGemmaModel
+from .pi.pi0 import PI0FlowMatching, PrefixCache, without_effect
+from .pi.pi05 import PI05FlowMatching
+from .pi.sampling import (
     FlowDraws,
     FlowLoss,
     draw_flow,
@@ -16,7 +17,6 @@ from .sampling import (
     sample_actions,
     sample_time,
 )
-from .siglip import SigLIPVisionConfig, SigLIPViTBackbone
 
 __all__ = [
     "ConditionGemmaModel",

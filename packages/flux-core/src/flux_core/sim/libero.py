@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import MissingDependencyError, RobotError
-from ..robots import robot_spec
+from ..robots.spec import robot_spec
 from .mujoco_import import close_at_exit, import_mujoco, opengl_message, require_opengl
 
 INSTALL_LIBERO = "bash scripts/setup_libero.sh"

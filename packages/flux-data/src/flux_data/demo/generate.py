@@ -19,11 +19,11 @@ from rich.progress import Progress
 
 from flux_core import __version__
 from flux_core.errors import DataError
-from flux_core.robots import robot_spec
+from flux_core.robots.spec import robot_spec
 from flux_core.sim import AlohaSim
 
-from ..episode_recorder import EpisodeRecorder, robot_features, video_key
-from ..lerobot_writer import Episode, WriterV21, check_new, write_json
+from ..lerobot.recorder import EpisodeRecorder, robot_features, video_key
+from ..lerobot.writer import Episode, WriterV21, check_new, write_json
 from .transfer_cube import TASK, ScriptResult, execute, run_script
 
 MAX_FAILURE_SHARE = 0.5

@@ -14,13 +14,13 @@ from rich.progress import Progress
 
 from flux_core import __version__
 from flux_core.errors import DataError
-from flux_core.robots import robot_spec
+from flux_core.robots.spec import robot_spec
 from flux_core.sim import LiberoSim, libero_tasks
 from flux_core.sim.libero import IMAGE_SIZE, LiberoTask
 from flux_core.sim.task_choice import choose_tasks
 
-from ..episode_recorder import EpisodeRecorder, robot_features, video_key
-from ..lerobot_writer import Episode, WriterV21, check_new, write_json
+from ..lerobot.recorder import EpisodeRecorder, robot_features, video_key
+from ..lerobot.writer import Episode, WriterV21, check_new, write_json
 from .generate import MAX_FAILURE_SHARE, MIN_ATTEMPTS, ignore_interrupt, new_progress
 from .libero_object import SUITE, execute
 

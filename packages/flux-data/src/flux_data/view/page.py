@@ -9,7 +9,7 @@ from typing import Any
 
 from flux_core.errors import UsageError
 
-from ..lerobot import LeRobotDataset, open_lerobot
+from ..lerobot.dataset import LeRobotDataset, open_lerobot
 from ..whole_file import whole_file
 from .document import Document, data_block, definitions, floats
 from .figures import decimals, histogram_figure, number, short, stats_table

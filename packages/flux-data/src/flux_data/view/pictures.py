@@ -14,9 +14,9 @@ from PIL import Image
 
 from flux_core.errors import DataError, UsageError
 
-from ..lerobot import LeRobotDataset
-from ..process_inputs import StoredImage
-from ..video_reader import VideoReader
+from ..lerobot.dataset import LeRobotDataset
+from ..samples.process_inputs import StoredImage
+from ..video.reader import VideoReader
 
 DEFAULT_EPISODES = 8
 MAX_DEFAULT_PICTURES = 12_000

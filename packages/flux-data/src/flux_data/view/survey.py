@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from flux_core.errors import DataError
 from flux_core.norm_stats import FeatureStats
 
-from ..lerobot import Columns, LeRobotDataset
-from ..metadata import flat_names
+from ..lerobot.dataset import Columns, LeRobotDataset
+from ..lerobot.metadata import flat_names
 from .distribution import Histograms, Panel, RunningStats, pair_dimensions, panel_range
 
 STATE, ACTION = "observation.state", "action"

@@ -4,7 +4,7 @@
                          |
                          └──played──> score ──> console, page
 
-An episode is one `flux_runtime.session.drive`, as in `flux-runtime run`: the same engine,
+An episode is one `flux_runtime.control.session.drive`, as in `flux-runtime run`: the same engine,
 scheduler and safety filter. Videos are made afterwards, by playing the commands sent once more.
 """
 

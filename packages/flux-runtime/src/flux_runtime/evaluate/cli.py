@@ -130,6 +130,6 @@ def _bundle(args: argparse.Namespace, suite: Suite, say: Callable[[str], None]) 
             f"--suite {args.suite}: flux ships no policy for it. Name one with --bundle DIR or "
             f"--checkpoint F"
         )
-    from ..session import shipped_policy
+    from ..control.session import shipped_policy
 
     return shipped_policy(suite.robot)

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from ..success import wilson_interval
+from ..control.success import wilson_interval
 from .evaluator import Played
 
 

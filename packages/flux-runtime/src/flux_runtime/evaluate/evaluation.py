@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from flux_core.bundle import Bundle
-from flux_core.robots import robot_spec
+from flux_core.bundle.bundle import Bundle
+from flux_core.robots.spec import robot_spec
 
-from ..preflight import check_bundle_fits
+from ..control.preflight import check_bundle_fits
 from .evaluator import Job, Played
 from .options import EvaluationOptions, check_outputs
 from .page import PageData, write_page

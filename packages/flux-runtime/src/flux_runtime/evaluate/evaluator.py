@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
-from ..episode import EpisodeResult
-from ..latency import StageTimes
+from ..control.episode import EpisodeResult
+from ..control.latency import StageTimes
+from ..control.session import OpenedPolicy, RunOptions, Session, connected, drive, open_policy
 from ..report import VideoRecorder
 from ..robots import SimulatedRobot
-from ..session import OpenedPolicy, RunOptions, Session, connected, drive, open_policy
 from .options import EvaluationOptions
 from .suites import Suite, SuiteTask, find_suite, select_tasks
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from flux_core.errors import MissingDependencyError, UsageError
 
-from ..engine import DEFAULT_THREADS
-from ..engine_names import AUTO
+from ..engines.names import AUTO
+from ..engines.opening import DEFAULT_THREADS
 from ..report import require_report_dependencies
 
 DEFAULT_EPISODES = 50

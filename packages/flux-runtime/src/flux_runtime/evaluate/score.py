@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..episode import EpisodeResult
-from ..success import wilson_interval
-from ..summary import collect_histograms, summarize
+from ..control.episode import EpisodeResult
+from ..control.success import wilson_interval
+from ..run.summary import collect_histograms, summarize
 from .evaluator import Played
 from .suites import Suite, SuiteTask
 

@@ -9,11 +9,11 @@ from functools import partial
 from flux_core.errors import UsageError
 from flux_core.sim.task_choice import choose_tasks
 
+from ..control.session import DEFAULT_MAX_STEPS, DEFAULT_SEED
+from ..control.success import STRICT_HOLD_TICKS
 from ..robots import SimulatedRobot
 from ..robots.aloha_sim import AlohaInsertionRobot, AlohaSimRobot
 from ..robots.libero import LiberoRobot
-from ..session import DEFAULT_MAX_STEPS, DEFAULT_SEED
-from ..success import STRICT_HOLD_TICKS
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from flux_core.command_line import new_parser, print_json, run_cli
 from flux_core.errors import ExportError, MissingDependencyError, UsageError
 
-from ..engine_names import AUTO, ENGINES
-from ..engine_status import choose_engine
+from ..engines.names import AUTO, ENGINES
+from ..engines.status import choose_engine
 
 if TYPE_CHECKING:
     from .verify import Verification

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from flux_core.config import unbind
+from flux_core.deployment import InferenceRunner
 from flux_core.errors import UsageError
-from flux_core.inference import InferenceRunner
 from flux_core.transforms import NormalizeImages
 
 from .policy import TrainedPolicy

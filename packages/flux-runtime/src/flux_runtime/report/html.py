@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from flux_core.bundle import Manifest
-from flux_core.robots import RobotSpec
+from flux_core.bundle.bundle import Manifest
+from flux_core.robots.spec import RobotSpec
 
-from ..episode import EpisodeResult
-from ..latency import Histogram
+from ..control.episode import EpisodeResult
+from ..control.latency import Histogram
 from .parts import (
     cell,
     definitions,

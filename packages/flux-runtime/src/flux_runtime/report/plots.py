@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..latency import Histogram
+from ..control.latency import Histogram
 
 # matplotlib takes only real colours: these stand for the page's and are replaced afterwards.
 INK, MUTED, GRID = "#010203", "#010204", "#010205"

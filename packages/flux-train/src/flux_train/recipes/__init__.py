@@ -1,6 +1,6 @@
 """Functions that return config sections: a config file is as short as its differences.
 
-full        adapters for pi0 and pi0.5 of real size (which are in `flux_core.models.sizes`)
+full        adapters for pi0 and pi0.5 of real size (which are in `flux_core.models.pi.sizes`)
 small       a small pi0.5 for a simulated robot: ALOHA, LIBERO-Object
 libero      LIBERO's suites
 private     Aloha, UR3, and both in one run
@@ -8,7 +8,7 @@ pretrained  what datasets and robots of openpi's weights have in common
 runners     how a network is trained
 """
 
-from flux_core.models.sizes import pi0_model, pi05_model
+from flux_core.models.pi.sizes import pi0_model, pi05_model
 
 from .full import lora
 from .libero import libero_data, libero_inference, libero_model, libero_runner

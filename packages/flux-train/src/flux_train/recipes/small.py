@@ -1,7 +1,7 @@
 """A small pi0.5 for a simulated robot: from scratch, in minutes, on two CPU cores.
 
 The classes are those of the 3.3 B model; only the sizes differ, and the image backbone is
-convolutional (see `flux_core.models.conv_backbone` for why).
+convolutional (see `flux_core.models.layers.conv_backbone` for why).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from flux_core.robots import robot_spec
+from flux_core.robots.spec import robot_spec
 from flux_core.tokenizers import FIRST_NUMBER_ID, NUMBERS_PER_TABLE, ByteTokenizer
 
 from .runners import collator

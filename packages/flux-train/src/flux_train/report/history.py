@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from flux_core.errors import DataError
 
-from ..metrics_lines import parsed_line
+from ..metrics.lines import parsed_line
 
 
 @dataclass(frozen=True, kw_only=True)

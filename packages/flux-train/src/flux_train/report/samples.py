@@ -13,7 +13,7 @@ import numpy as np
 from flux_core.errors import DataError
 from flux_data.view.document import data_block, floats
 
-from ..predictions import EpisodePrediction, load_predictions, prediction_files
+from ..validation.predictions import EpisodePrediction, load_predictions, prediction_files
 from .history import History
 
 logger = logging.getLogger("flux.report")

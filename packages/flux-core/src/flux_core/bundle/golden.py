@@ -1,0 +1,83 @@
+"""The golden of a bundle: inputs, noise and the reference's answer, for replaying on a robot."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import BundleError
+from .checks import AGAIN, DAMAGED, show
+from .manifest import Manifest
+from .safetensors_header import StoredTensor, read_safetensors_header
+
+GOLDEN_NAME = "golden.safetensors"
+_PROMPT = ("input.lang_tokens", "input.lang_masks")
+_FIRST_STEP = "output.x_next_first"
+
+
+def read_golden(path: Path, manifest: Manifest) -> dict[str, NDArray[Any]]:
+    """Reads the tensors that the graphs take and give, once the header says that they fit.
+
+    Prompts are cut to the width that the graphs take.
+
+    Raises:
+        BundleError: not such a file, or a tensor is missing, of another layout or not finite.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    stored = read_safetensors_header(path, GOLDEN_NAME)
+    names = _check_layouts(stored, manifest)
+    try:
+        with safe_open(path, framework="numpy") as file:
+            tensors: dict[str, NDArray[Any]] = {name: file.get_tensor(name) for name in names}
+    except (SafetensorError, OSError) as error:
+        raise BundleError(
+            f"{GOLDEN_NAME}: cannot be read ({show(str(error))}). {DAMAGED}"
+        ) from error
+    width = manifest.max_prompt_tokens
+    if tensors[_PROMPT[1]][:, width:].any():
+        raise BundleError(
+            f"{GOLDEN_NAME}: input.lang_masks: its prompt is longer than {width} tokens. {AGAIN}"
+        )
+    for name in _PROMPT:
+        tensors[name] = np.ascontiguousarray(tensors[name][:, :width])
+    for name, tensor in tensors.items():
+        if tensor.dtype.kind == "f" and not np.isfinite(tensor).all():
+            raise BundleError(f"{GOLDEN_NAME}: {name} is not finite everywhere. {AGAIN}")
+    return tensors
+
+
+def _check_layouts(stored: Mapping[str, StoredTensor], manifest: Manifest) -> list[str]:
+    """Refuses tensors the graphs could not have taken or given; returns the names of the others."""
+    expected = _expected_layouts(manifest)
+    if _FIRST_STEP in stored:
+        expected[_FIRST_STEP] = expected["output.actions"]
+    for name, (dtype, shape) in expected.items():
+        if name not in stored:
+            raise BundleError(f"{GOLDEN_NAME}: no tensor {name!r}. {AGAIN}")
+        found = stored[name]
+        fits = found.shape == shape
+        if name in _PROMPT and len(found.shape) == 2:
+            fits = found.shape[0] == 1 and found.shape[1] >= shape[1]
+        if found.dtype != dtype or not fits:
+            raise BundleError(
+                f"{GOLDEN_NAME}: {name} expected {dtype} {list(shape)}, got {found.dtype} "
+                f"{list(found.shape)}. {AGAIN}"
+            )
+    return list(expected)
+
+
+def _expected_layouts(manifest: Manifest) -> dict[str, tuple[str, tuple[int, ...]]]:
+    actions = (1, manifest.action_horizon, manifest.action_dim)
+    internal = {entry.name for entry in manifest.graphs["prefix"].outputs} | {"x_t", "t"}
+    expected = {
+        f"input.{entry.name}": (entry.dtype, entry.shape)
+        for graph in manifest.graphs.values()
+        for entry in graph.inputs
+        if entry.name not in internal
+    }
+    return expected | dict.fromkeys(("input.noise", "output.actions"), ("float32", actions))

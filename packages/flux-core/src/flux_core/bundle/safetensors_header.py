@@ -1,0 +1,111 @@
+"""The header of a safetensors file, checked before anything maps or reads what it points to.
+
+The engine finds the weights by the offsets in its graphs and never reads this header, so that it is
+here that the two are compared. https://github.com/huggingface/safetensors#format
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import BundleError
+from .checks import (
+    DAMAGED,
+    ITEM_BYTES,
+    MAX_TENSOR_RANK,
+    fail,
+    integer,
+    one_of,
+    record,
+    sequence,
+    show,
+)
+from .files import MAX_JSON_BYTES, parse_json_object
+
+_DTYPES = {
+    "BOOL": "bool",
+    "I8": "int8",
+    "F8_E4M3": "float8_e4m3fn",
+    "U8": "uint8",
+    "I16": "int16",
+    "U16": "uint16",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "I32": "int32",
+    "U32": "uint32",
+    "F32": "float32",
+    "I64": "int64",
+    "U64": "uint64",
+    "F64": "float64",
+}
+_LENGTH_BYTES = 8
+_OFFSET = integer(0, 2**50)
+_ENTRY = {
+    "dtype": one_of(*_DTYPES),
+    "shape": sequence(integer(0, 2**31), low=0, high=MAX_TENSOR_RANK),
+    "data_offsets": sequence(_OFFSET, low=2, high=2),
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoredTensor:
+    """A tensor of a safetensors file: numpy's name of its type, and its bytes within the file."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+
+def read_safetensors_header(path: Path, name: str) -> dict[str, StoredTensor]:
+    """Returns the file's tensors by name; reads nothing but the header.
+
+    Raises:
+        BundleError: no such file, a tensor that does not fit its bytes, or bytes without a tensor.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as stream:
+        prefix = stream.read(_LENGTH_BYTES)
+        num_header_bytes = int.from_bytes(prefix, "little")
+        if len(prefix) < _LENGTH_BYTES or num_header_bytes > size - _LENGTH_BYTES:
+            raise BundleError(f"{name}: ends within its header. {DAMAGED}")
+        if num_header_bytes > MAX_JSON_BYTES:
+            fail(name, f"a header of at most {MAX_JSON_BYTES} bytes", num_header_bytes)
+        header = parse_json_object(stream.read(num_header_bytes), f"{name}: header")
+    data = _LENGTH_BYTES + num_header_bytes
+    header.pop("__metadata__", None)
+    tensors = {
+        key: _stored(f"{name}: tensor {show(key)}", entry, data) for key, entry in header.items()
+    }
+    _check_cover(tensors, name, data, size)
+    return tensors
+
+
+def _stored(where: str, entry: object, data: int) -> StoredTensor:
+    fields = record(where, entry, _ENTRY)
+    dtype, shape = _DTYPES[fields["dtype"]], fields["shape"]
+    begin, end = fields["data_offsets"]
+    if end - begin != math.prod(shape) * ITEM_BYTES[dtype]:
+        raise BundleError(
+            f"{where}: {dtype} {list(shape)} has {math.prod(shape) * ITEM_BYTES[dtype]} bytes, "
+            f"data_offsets hold {end - begin}. {DAMAGED}"
+        )
+    return StoredTensor(dtype=dtype, shape=shape, begin=data + begin, end=data + end)
+
+
+def _check_cover(tensors: dict[str, StoredTensor], name: str, data: int, size: int) -> None:
+    """Refuses tensors that overlap or leave a gap, and a file that is longer or shorter."""
+    at = data
+    for key, tensor in sorted(tensors.items(), key=lambda item: (item[1].begin, item[1].end)):
+        if tensor.begin != at:
+            raise BundleError(
+                f"{name}: tensor {show(key)}: expected to begin at byte {at}, where the one before "
+                f"it ends, got {tensor.begin}. {DAMAGED}"
+            )
+        at = tensor.end
+    if at != size:
+        raise BundleError(
+            f"{name}: its tensors end at byte {at}, the file at byte {size}. {DAMAGED}"
+        )

@@ -1,0 +1,1 @@
+"""What the networks are built from: projectors, norms, attention, image encoders."""

@@ -1,0 +1,62 @@
+"""Query, key and value projections as one matrix: fewer, larger products at run time."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ...errors import CheckpointError
+from ..layers.siglip import SelfAttention
+from .gemma import GemmaProjections
+
+PACKED = ("q_proj", "k_proj", "v_proj")
+
+
+class PackedProjections(nn.Module):
+    """Stands for three linear layers of the same input; answers their three outputs."""
+
+    def __init__(self, layers: list[nn.Linear]) -> None:
+        super().__init__()
+        self.sizes = [layer.out_features for layer in layers]
+        self.qkv_proj = nn.Linear(
+            layers[0].in_features,
+            sum(self.sizes),
+            bias=layers[0].bias is not None,
+            device="meta",
+        )
+        with torch.no_grad():
+            for name, parameter in layers[0].named_parameters():
+                parts = [getattr(layer, name) for layer in layers]
+                packed = nn.Parameter(torch.cat(parts), requires_grad=parameter.requires_grad)
+                setattr(self.qkv_proj, name, packed)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """(B, T, W) -> queries, keys and values, (B, T, heads * D) each."""
+        return self.qkv_proj(x).split(self.sizes, dim=-1)
+
+
+def pack_qkv(model: nn.Module) -> int:
+    """Packs every attention layer of a network, in place, one at a time.
+
+    For inference: the weights then have other names, which no checkpoint has.
+
+    Returns:
+        The number of layers packed.
+
+    Raises:
+        CheckpointError: a projection that is no plain linear layer (an adapter not merged yet).
+    """
+    packed = 0
+    for name, module in model.named_modules():
+        if not isinstance(module, GemmaProjections | SelfAttention) or module.packed is not None:
+            continue
+        layers = [getattr(module, part) for part in PACKED]
+        if any(type(layer) is not nn.Linear for layer in layers):
+            raise CheckpointError(
+                f"{name}: only plain linear layers can be packed; merge LoRA first"
+            )
+        module.packed = PackedProjections(layers)
+        for part in PACKED:
+            delattr(module, part)
+        packed += 1
+    return packed

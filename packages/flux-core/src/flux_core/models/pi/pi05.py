@@ -1,0 +1,64 @@
+"""pi0.5: the state is words in the prompt, the time conditions every norm of the expert."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ...errors import ConfigError
+from ..layers.basic import LinearProjector
+from .pi0 import PI0FlowMatching, Suffix
+
+
+class PI05FlowMatching(PI0FlowMatching):
+    """The pi0.5 policy: no state token, adaRMS norms in the expert."""
+
+    kind: ClassVar[str] = "pi05"
+    num_state_tokens: ClassVar[int] = 0
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(PI0FlowMatching.Config):
+        """As pi0, without `state_proj`; the expert needs `use_adarms=True`."""
+
+        time_mlp_in: LinearProjector.Config | None = None
+        time_mlp_out: LinearProjector.Config | None = None
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            if self.state_proj is not None:
+                raise ConfigError("state_proj: pi0.5 reads the state from the prompt; remove it")
+            if self.llm_expert.cond_dim != self.proj_width:
+                raise ConfigError(
+                    f"llm_expert: pi0.5 expects use_adarms=True and adarms_cond_dim="
+                    f"{self.proj_width} (proj_width), got {self.llm_expert.cond_dim}"
+                )
+
+        def build(self) -> PI05FlowMatching:
+            return PI05FlowMatching(self)
+
+    def _build_time_mlp(self, config: PI0FlowMatching.Config) -> None:
+        square = LinearProjector.Config(in_dim=config.proj_width, out_dim=config.proj_width)
+        for name in ("time_mlp_in", "time_mlp_out"):
+            given = getattr(config, name) or square
+            if given != square:
+                raise ConfigError(f"{name}: expected {square}, got {given}")
+        self.time_mlp_in, self.time_mlp_out = square.build(), square.build()
+        # In place of both and of the norms' projections, once an exporter has made tables of them.
+        self.step_index: nn.Module | None = None
+
+    def embed_suffix(self, state: Tensor | None, x_t: Tensor, t: Tensor) -> Suffix:
+        """Returns the action tokens and the adaRMS condition (B, 1 or H, W)."""
+        actions = self.action_in_proj(x_t)
+        if self.step_index is not None:
+            return Suffix(actions, self.step_index(t))
+        return Suffix(actions, self.condition(t, actions.dtype))
+
+    def condition(self, t: Tensor, dtype: torch.dtype) -> Tensor:
+        """What the norms are told of the times (B, 1 or H): (B, 1 or H, W)."""
+        hidden = functional.silu(self.time_mlp_in(self.time_embedding(t).to(dtype)))
+        # A second silu after the last layer, as in openpi.
+        return functional.silu(self.time_mlp_out(hidden))

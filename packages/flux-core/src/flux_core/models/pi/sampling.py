@@ -1,0 +1,348 @@
+"""The flow: times to train at, the training loss, and the Euler loop that answers actions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ...errors import ConfigError
+from ...rtc import RTCConfig, RTCTrainingConfig, guidance_weight, prefix_weights
+from .pi0 import PI0FlowMatching, PrefixCache
+
+
+class FlowLoss(NamedTuple):
+    """A training step's answer.
+
+    Attributes:
+        loss: the mean over supervised steps and dimensions, with gradient.
+        per_dim: (A,) mean squared error of each action dimension, without gradient.
+    """
+
+    loss: Tensor
+    per_dim: Tensor
+
+
+def sample_time(batch: int, *, generator: torch.Generator | None, device: torch.device) -> Tensor:
+    """Draws (batch,) float32 times from Beta(1.5, 1) * 0.999 + 0.001 (openpi `sample_beta`).
+
+    Beta(a, 1) has the distribution function t^a, so the inverse is exact: U^(1/a).
+    """
+    uniform = torch.rand(batch, generator=generator, device=device)
+    return uniform ** (1.0 / 1.5) * 0.999 + 0.001
+
+
+def sample_delays(
+    config: RTCTrainingConfig,
+    batch: int,
+    *,
+    stride: int,
+    generator: torch.Generator | None,
+    device: torch.device,
+) -> Tensor:
+    """Draws (batch,) int64 prefix lengths for training-time RTC, multiples of `stride`."""
+    probabilities = torch.tensor(config.probabilities(stride), device=device)
+    index = torch.multinomial(probabilities, batch, replacement=True, generator=generator)
+    return torch.tensor(config.delays(stride), device=device)[index]
+
+
+class FlowDraws(NamedTuple):
+    """What is random in the loss of a batch, by row: (B * draws an observation, ...).
+
+    Attributes:
+        noise: (rows, H, A) float32.
+        t: (rows,) float32 times.
+        delays: (rows,) int64 steps of training-time RTC; None without it.
+    """
+
+    noise: Tensor
+    t: Tensor
+    delays: Tensor | None
+
+    def rows(self, index: Tensor) -> FlowDraws:
+        """Some of the rows."""
+        delays = None if self.delays is None else self.delays[index]
+        return FlowDraws(self.noise[index], self.t[index], delays)
+
+    def to(self, device: torch.device) -> FlowDraws:
+        """The same on another device."""
+        delays = None if self.delays is None else self.delays.to(device)
+        return FlowDraws(self.noise.to(device), self.t.to(device), delays)
+
+
+def draw_flow(
+    config: PI0FlowMatching.Config,
+    rows: int,
+    action_dim: int,
+    *,
+    generator: torch.Generator | None = None,
+    device: torch.device | None = None,
+) -> FlowDraws:
+    """Draws noise, times and, with training-time RTC, prefix lengths."""
+    device = device or torch.device("cpu")
+    noise = torch.randn(
+        (rows, config.n_action_steps, action_dim), generator=generator, device=device
+    )
+    t = sample_time(rows, generator=generator, device=device)
+    rtc = config.rtc_training_config
+    if rtc is None or not rtc.enabled:
+        return FlowDraws(noise, t, None)
+    stride = config.actions_per_token
+    delays = sample_delays(rtc, rows, stride=stride, generator=generator, device=device)
+    return FlowDraws(noise, t, delays)
+
+
+def flow_mask(model: PI0FlowMatching, batch: dict[str, Tensor], draws: FlowDraws) -> Tensor:
+    """(rows, H, A) float32: 1 where the error counts for the loss."""
+    repeats = len(draws.t) // len(batch["actions"])
+    mask = supervised(model, batch).repeat_interleave(repeats, dim=0)
+    if draws.delays is None:
+        return mask
+    return with_clean_prefix(draws.t[:, None], mask, draws.delays)[1]
+
+
+def flow_errors(model: PI0FlowMatching, batch: dict[str, Tensor], draws: FlowDraws) -> Tensor:
+    """Squared error of the velocity, (rows, H, A) float32.
+
+    Args:
+        model: the policy.
+        batch: as `flow_matching_loss` takes it; B divides the number of rows.
+        draws: the rows of an observation one after the other.
+    """
+    repeats = len(draws.t) // len(batch["actions"])
+    cache = model.prefix(
+        batch["images"], batch["img_masks"], batch["lang_tokens"], batch["lang_masks"]
+    ).repeat(repeats)
+    actions = batch["actions"].repeat_interleave(repeats, dim=0)
+    state = batch["states"].repeat_interleave(repeats, dim=0)
+    t = draws.t[:, None]
+    if draws.delays is not None:
+        t, _ = with_clean_prefix(t, torch.ones_like(actions), draws.delays)
+    x_t = t[..., None] * draws.noise + (1.0 - t[..., None]) * actions
+    return (model.denoise(state, x_t, t, cache) - (draws.noise - actions)).square()
+
+
+def flow_matching_loss(
+    model: PI0FlowMatching,
+    batch: dict[str, Tensor],
+    *,
+    num_noise_samples: int = 1,
+    generator: torch.Generator | None = None,
+) -> FlowLoss:
+    """Computes the pi0 loss of a batch, with training-time RTC if the model's config says so.
+
+    Args:
+        model: the policy.
+        batch: `images` (B, C, 3, h, w) float32, `img_masks` (B, C) bool, `lang_tokens` (B, L)
+            int64, `lang_masks` (B, L) bool, `states` (B, S) float32, `actions` (B, H, A) float32
+            normalised, `action_masks` (B, H) bool; optionally `action_dim_masks` (B, A) bool.
+        num_noise_samples: noise and time draws per encoded observation; more draws make the
+            cheap expert learn more from each expensive prefix.
+        generator: source of noise and time.
+    """
+    draws = draw_flow(
+        model.config,
+        len(batch["actions"]) * num_noise_samples,
+        batch["actions"].shape[-1],
+        generator=generator,
+        device=batch["actions"].device,
+    )
+    return masked_mean(flow_errors(model, batch, draws), flow_mask(model, batch, draws))
+
+
+def with_clean_prefix(t: Tensor, mask: Tensor, delays: Tensor) -> tuple[Tensor, Tensor]:
+    """Gives the first `delays` (B,) steps of each sample time 0 and no loss.
+
+    Args:
+        t: (B, 1) time of the sample.
+        mask: (B, H, A) 1 where an action counts for the loss.
+        delays: (B,) int64.
+
+    Returns:
+        (B, H) times and the new mask.
+    """
+    is_prefix = torch.arange(mask.shape[1], device=t.device) < delays[:, None]
+    return torch.where(is_prefix, 0.0, t), mask * ~is_prefix[..., None]
+
+
+def supervised(model: PI0FlowMatching, batch: dict[str, Tensor]) -> Tensor:
+    """(B, H, A) float32: 1 where an action is real and counts for the loss."""
+    actions = batch["actions"]
+    mask = batch["action_masks"][..., None].expand_as(actions).float()
+    if "action_dim_masks" in batch:
+        mask = mask * batch["action_dim_masks"][:, None, :]
+    if model.config.loss_action_dim is not None:
+        dims = torch.arange(actions.shape[-1], device=actions.device)
+        mask = mask * (dims < model.config.loss_action_dim)
+    return mask
+
+
+def masked_mean(error: Tensor, mask: Tensor) -> FlowLoss:
+    """Means of `error` where `mask` is 1, over everything and per dimension."""
+    with torch.no_grad():
+        per_dim = (error * mask).sum(dim=(0, 1)) / mask.sum(dim=(0, 1)).clamp(min=1.0)
+    return FlowLoss((error * mask).sum() / mask.sum().clamp(min=1.0), per_dim)
+
+
+@torch.no_grad()
+def sample_actions(
+    model: PI0FlowMatching,
+    state: Tensor | None,
+    cache: PrefixCache,
+    noise: Tensor,
+    num_steps: int | None = None,
+    *,
+    rtc: RTCConfig | None = None,
+    previous: Tensor | None = None,
+    action_dims: int | None = None,
+) -> Tensor:
+    """Integrates the velocity from noise (t = 1) to actions (t = 0) in `num_steps` Euler steps.
+
+    Args:
+        model: the policy.
+        state: (B, S) normalised state, None for pi0.5.
+        cache: the encoded observation.
+        noise: (B, H, A) float32; left as it is.
+        num_steps: default: the config's.
+        rtc: ties the chunk to `previous`; without either, or with a prefix of 0 steps, nothing is
+            tied, and the answer is the same to the last bit.
+        previous: (B, K, A) normalised, K <= H: what the chunk before says for this one's first K
+            steps.
+        action_dims: the dimensions that training supervised (default: the config's
+            `loss_action_dim`); those behind them are padding, and come out as 0.
+
+    Returns:
+        (B, H, A) float32 normalised actions.
+
+    Raises:
+        ConfigError: a prefix that is longer than `previous` or cuts a token in two.
+    """
+    steps = num_steps or model.config.num_steps
+    action_dims = action_dims or model.config.loss_action_dim or noise.shape[2]
+    flow = EulerFlow(model, state, cache, noise.shape[1], steps, action_dims)
+    if rtc is None or not rtc.enabled or previous is None or rtc.prefix_len == 0:
+        return flow.integrate(noise)
+    prefix_len = checked_prefix(rtc, previous, noise.shape, model.config.actions_per_token)
+    if rtc.method == "prefix":
+        return flow.integrate_behind(noise, previous[:, :prefix_len])
+    return flow.integrate_guided(noise, previous, prefix_len, rtc)
+
+
+class EulerFlow:
+    """The Euler loop of one observation, free or tied to the chunk before."""
+
+    def __init__(
+        self,
+        model: PI0FlowMatching,
+        state: Tensor | None,
+        cache: PrefixCache,
+        horizon: int,
+        num_steps: int,
+        action_dims: int,
+    ) -> None:
+        self.model, self.state, self.cache = model, state, cache
+        self.num_steps, self.action_dims = num_steps, action_dims
+        self.context = model.suffix_context(cache, horizon)
+
+    def velocity(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """The network's, at per-position times (B, H)."""
+        velocity = self.model.denoise(self.state, x_t, t, self.cache, self.context)
+        return padding_to_zero(velocity, x_t, t, self.action_dims)
+
+    def times(self, like: Tensor) -> Iterator[Tensor]:
+        """1, 1 - 1/N, ..., 1/N as (B, H): from an integer, so that no rounding error gathers."""
+        for k in range(self.num_steps):
+            time = (self.num_steps - k) / self.num_steps
+            yield torch.full(like.shape[:2], time, device=like.device)
+
+    def integrate(self, noise: Tensor) -> Tensor:
+        """From noise to actions."""
+        x_t = noise
+        for t in self.times(noise):
+            x_t = x_t - self.velocity(x_t, t) / self.num_steps
+        return x_t
+
+    def integrate_behind(self, noise: Tensor, prefix: Tensor) -> Tensor:
+        """The same with the first steps known: they stand there clean, at time 0, throughout."""
+        length = prefix.shape[1]
+        x_t = torch.cat((prefix, noise[:, length:]), dim=1)
+        for t in self.times(noise):
+            t[:, :length] = 0.0
+            moved = x_t - self.velocity(x_t, t) / self.num_steps
+            x_t = torch.cat((prefix, moved[:, length:]), dim=1)
+        return x_t
+
+    def integrate_guided(
+        self, noise: Tensor, previous: Tensor, prefix_len: int, rtc: RTCConfig
+    ) -> Tensor:
+        """The same, pulled towards `previous` as far as its weights say."""
+        horizon, known = noise.shape[1], previous.shape[1]
+        decay_end = min(2 * prefix_len if rtc.decay_end is None else rtc.decay_end, known)
+        weights = prefix_weights(prefix_len, decay_end, horizon, rtc.schedule)
+        w_H1 = torch.from_numpy(weights).to(noise.device)[:, None]
+        target = functional.pad(previous, (0, 0, 0, horizon - known))
+        x_t = noise
+        for t in self.times(noise):
+            estimated = self._jacobian_pull if rtc.use_vjp else self._plain_pull
+            velocity, pull = estimated(x_t, t, target, w_H1)
+            strength = guidance_weight(float(t[0, 0]), rtc.max_guidance_weight)
+            x_t = x_t - (velocity - strength * pull) / self.num_steps
+        return x_t
+
+    def _plain_pull(
+        self, x_t: Tensor, t: Tensor, target: Tensor, weights: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Velocity, and how far the actions it points at are from the target."""
+        velocity = self.velocity(x_t, t)
+        return velocity, (target - (x_t - t[..., None] * velocity)) * weights
+
+    def _jacobian_pull(
+        self, x_t: Tensor, t: Tensor, target: Tensor, weights: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The same error, taken back to x_t by the vector-Jacobian product of those actions."""
+        with torch.enable_grad():
+            x = x_t.detach().requires_grad_()
+            velocity = self.velocity(x, t)
+            actions = x - t[..., None] * velocity
+            error = (target - actions.detach()) * weights
+            (pull,) = torch.autograd.grad(actions, x, error)
+        return velocity.detach(), pull
+
+
+def padding_to_zero(velocity: Tensor, x_t: Tensor, t: Tensor, action_dims: int) -> Tensor:
+    """Puts in, for the dimensions from `action_dims` on, the velocity of actions that are zero.
+
+    In training these dimensions of x_t were t * noise, and the network's velocity there had no
+    loss: integrated, it would lead x_t to where the network has never been. With data at zero the
+    velocity is the noise itself, x_t / t.
+    """
+    if action_dims >= x_t.shape[-1]:
+        return velocity
+    # A known prefix is at t = 0, and so is its padding: 0 / tiny stays 0.
+    time = t[..., None].clamp(min=torch.finfo(torch.float32).tiny)
+    return torch.cat((velocity[..., :action_dims], x_t[..., action_dims:] / time), dim=-1)
+
+
+def checked_prefix(rtc: RTCConfig, previous: Tensor, shape: torch.Size, stride: int) -> int:
+    """The prefix's length, once everything about it fits."""
+    if rtc.prefix_len is None:
+        raise ConfigError("rtc_config.prefix_len: expected a number of steps, got None")
+    fits = previous.shape[0] == shape[0] and previous.shape[2] == shape[2]
+    if not fits or previous.shape[1] > shape[1]:
+        raise ConfigError(
+            f"previous: expected at most {tuple(shape)} actions, got {tuple(previous.shape)}"
+        )
+    if rtc.prefix_len > previous.shape[1]:
+        raise ConfigError(
+            f"rtc_config.prefix_len: expected at most {previous.shape[1]} (the steps left of the "
+            f"chunk before), got {rtc.prefix_len}"
+        )
+    if rtc.method == "prefix" and rtc.prefix_len % stride:
+        raise ConfigError(
+            f"rtc_config.prefix_len: expected a multiple of {stride} (actions_per_token), got "
+            f"{rtc.prefix_len}"
+        )
+    return rtc.prefix_len

@@ -1,0 +1,1 @@
+"""Weights: checkpoints of other projects and our own, and LoRA adapters."""

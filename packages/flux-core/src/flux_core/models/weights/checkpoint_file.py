@@ -1,0 +1,68 @@
+"""The checkpoint file that training writes and export reads."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...config import bind
+from ...errors import CheckpointError
+from ..pi.pi0 import PI0FlowMatching
+from .lora import merged_weights
+
+FORMAT = "flux-checkpoint-1"
+
+
+def load_checkpoint(path: Path, *, mmap: bool = False) -> dict[str, Any]:
+    """Reads a checkpoint of ours; anything else is a CheckpointError.
+
+    With `mmap` a tensor is read from the file when it is used.
+
+    Keys: `model` and `ema` (weights, `ema` of those that are trained, or None), `optimizer`,
+    `global_step`, `position` in the data, `config` (the resolved tree as plain data), `norm_stats`.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path}: not found")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"{path}: cannot be read as a checkpoint ({reason})") from error
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise CheckpointError(f"{path}: is not a checkpoint written by flux-train")
+    return state
+
+
+def inference_weights(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The plain network's weights to deploy: the moving average where the run kept one."""
+    # The average is of what was trained; the rest is as it was.
+    weights = {**state["model"], **(state.get("ema") or {})}
+    return merged_weights(weights, bind(PI0FlowMatching.Config, state["config"]["model"], "model"))
+
+
+def load_weights(
+    model: torch.nn.Module, weights: Mapping[str, Tensor], where: str, *, assign: bool = False
+) -> None:
+    """Fills `model` strictly; the first missing, unexpected or mis-shaped tensor is named.
+
+    With `assign` the model takes the tensors themselves, so that it may be on the meta device.
+    """
+    expected = model.state_dict()
+    problems = [f"{name} is missing" for name in expected if name not in weights]
+    problems += [f"{name} is unexpected" for name in weights if name not in expected]
+    problems += [
+        f"{name}: expected shape {tuple(expected[name].shape)}, got {tuple(weights[name].shape)}"
+        for name in expected
+        if name in weights and expected[name].shape != weights[name].shape
+    ]
+    if problems:
+        raise CheckpointError(
+            f"{where}: {len(problems)} weights do not fit the config's network; "
+            f"first: {problems[0]}"
+        )
+    model.load_state_dict(dict(weights), assign=assign)

@@ -1,0 +1,1 @@
+"""Robots as policies see them: joints, limits, cameras, units."""

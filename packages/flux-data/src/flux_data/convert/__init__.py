@@ -1,0 +1,1 @@
+"""LeRobot to LeRobot: versions, merge, split; and ALOHA's HDF5 to LeRobot."""

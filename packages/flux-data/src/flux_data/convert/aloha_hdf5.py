@@ -1,0 +1,374 @@
+"""ALOHA's HDF5 recordings, an episode a file, as a LeRobot dataset.
+
+    /observations/qpos            (T, 14), or (T, 16) with both fingers of each gripper
+    /observations/images/CAMERA   (T, height, width, 3) uint8, or JPEGs: (T, bytes) or a list
+    /action                       (T, 14) or (T, 16)
+
+and, when asked for, /observations/qvel, effort, eepose and images_depth/CAMERA (16 bits).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import re
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from PIL import Image
+
+from flux_core.errors import DataError, FluxError, MissingDependencyError
+from flux_core.robots.spec import robot_spec
+
+from ..lerobot.arrow import first_line
+from ..lerobot.episode_stats import ImageStats
+from ..lerobot.recorder import EpisodeRecorder, vector_feature, video_feature, video_key
+from ..lerobot.writer import WRITERS, Episode
+from ..samples.process_inputs import BROKEN, decode_image
+
+INSTALL = "pip install 'flux-data[hdf5]'"
+ArmOrder = Literal["left-right", "right-left"]
+EXTRAS = ("qvel", "effort", "eepose", "depth")
+FEATURE_OF = {
+    "qpos": "observation.state",
+    "action": "action",
+    "qvel": "observation.velocity",
+    "effort": "observation.effort",
+    "eepose": "observation.eepose",
+}
+SUFFIXES = (".hdf5", ".h5")
+DEPTH_FOLDERS = ("images_depth", "depths")
+ARM_DIM, FINGERS_DIM = 7, 8
+MAX_DEPTH = 65535
+FINGER_TRAVEL_M, GRIPPER_SCALE = 0.07, 0.1
+"""Two fingers move 0.07 m apart; FluxVLA's converter calls that opening 0.1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlohaHdf5:
+    """How the files are to be read.
+
+    Attributes:
+        task: what the episodes show.
+        order: which arm comes first in the files. The dataset always has the left one first, as
+            the runner does; nothing in a file tells, and a wrong order swaps the arms.
+        fps: of the recording.
+        extras: of EXTRAS, what is taken beside state, action and cameras.
+        bgr: the files hold blue first (pictures look blue where they should be orange).
+        robot_type: what info.json says.
+    """
+
+    task: str
+    order: ArmOrder
+    fps: float
+    extras: tuple[str, ...] = ()
+    bgr: bool = False
+    robot_type: str = "aloha"
+
+
+def convert_aloha_hdf5(
+    folder: Path,
+    out: Path,
+    settings: AlohaHdf5,
+    *,
+    version: str = "v2.1",
+    workers: int = 1,
+    advance: Callable[[int, int], None] = lambda *_: None,
+) -> dict[str, Any]:
+    """Writes every `*.hdf5` of a folder, in natural order, as one dataset; or one such file.
+
+    Raises:
+        DataError: a file is damaged, lacks something, or differs from the first.
+    """
+    paths = hdf5_files(folder)
+    features = read_features(paths[0], settings)
+    writer = WRITERS[version](
+        out, fps=settings.fps, robot_type=settings.robot_type, features=features
+    )
+    frames = 0
+    with writer:
+        jobs = [
+            Job(path=path, folder=writer.staging(str(i)), settings=settings, features=features)
+            for i, path in enumerate(paths)
+        ]
+        for done, episode in enumerate(_episodes(jobs, workers), start=1):
+            writer.add(episode)
+            frames += episode.length
+            advance(done, len(jobs))
+    return {"out": str(out), "num_episodes": len(paths), "num_frames": frames}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One file to be read, and where its videos go."""
+
+    path: Path
+    folder: Path
+    settings: AlohaHdf5
+    features: Mapping[str, Any]
+
+
+def hdf5_files(folder: Path) -> list[Path]:
+    """The recordings of a folder, episode_2 before episode_10; or the one that is given."""
+    paths = folder.iterdir() if folder.is_dir() else [folder] if folder.is_file() else []
+    found = [path for path in paths if path.suffix in SUFFIXES]
+    if not found:
+        raise DataError(f"{folder}: found no *.hdf5")
+    return sorted(found, key=lambda path: [_number(p) for p in re.split(r"(\d+)", path.name)])
+
+
+def _number(part: str) -> tuple[int, str]:
+    return (int(part), "") if part.isdigit() else (-1, part)
+
+
+def _episodes(jobs: list[Job], workers: int) -> Iterator[Episode]:
+    if workers <= 1:
+        yield from map(read_episode, jobs)
+        return
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        yield from pool.map(read_episode, jobs)
+
+
+def read_features(path: Path, settings: AlohaHdf5) -> dict[str, Any]:
+    """The features of info.json, as the first file has them."""
+    joints = robot_spec("aloha").joint_names
+    with _told(path), _opened(path) as file:
+        features: dict[str, Any] = {}
+        for name in ("qpos", "action", *(e for e in settings.extras if e != "depth")):
+            values = _vectors(file, name, settings)
+            width = values.shape[1]
+            names = joints if width == len(joints) else tuple(f"dim_{i}" for i in range(width))
+            if name == "eepose":
+                names = tuple(f"eepose_{i}" for i in range(width))
+            features[FEATURE_OF[name]] = vector_feature(names)
+        for camera, pictures in _cameras(file).items():
+            height, width, _ = _picture(pictures, 0, settings, f"{path}: {camera}").shape
+            features[video_key(camera)] = video_feature(height, width, settings.fps)
+        if "depth" in settings.extras:
+            for camera, pictures in _depth_cameras(file).items():
+                height, width = _depth(pictures, 0, f"{path}: depth of {camera}").shape
+                features[depth_key(camera)] = {
+                    "dtype": "image",
+                    "shape": [height, width, 1],
+                    "names": ["height", "width", "channels"],
+                    "info": {"is_depth_map": True},
+                }
+    return features
+
+
+def depth_key(camera: str) -> str:
+    """The feature name of a depth camera."""
+    return f"{video_key(camera)}_depth"
+
+
+def read_episode(job: Job) -> Episode:
+    """Reads a file; its pictures become videos in the job's folder."""
+    with _told(job.path), _opened(job.path) as file:
+        return _read_episode(file, job)
+
+
+@contextlib.contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """Names the file in whatever h5py, numpy or we say of it."""
+    try:
+        yield
+    except MissingDependencyError:
+        raise
+    except FluxError as error:
+        text = str(error)
+        raise type(error)(text if str(path) in text else f"{path}: {text}") from error
+    except (OSError, RuntimeError, KeyError, TypeError, ValueError, IndexError) as error:
+        if isinstance(error, OSError) and error.filename not in (None, str(path)):
+            raise  # of a video that cannot be written
+        # h5py says so of a file that breaks off, or holds something else than it should.
+        raise DataError(f"{path}: cannot be read ({first_line(error)})") from error
+
+
+def _read_episode(file: Any, job: Job) -> Episode:
+    settings, path = job.settings, job.path
+    names = ["qpos", "action", *(e for e in settings.extras if e != "depth")]
+    vectors = {FEATURE_OF[name]: _vectors(file, name, settings) for name in names}
+    cameras = {video_key(camera): pictures for camera, pictures in _cameras(file).items()}
+    depths = {}
+    if "depth" in settings.extras:
+        depths = {depth_key(camera): pictures for camera, pictures in _depth_cameras(file).items()}
+    length = len(vectors["observation.state"])
+    for dtype, found in (("video", cameras), ("image", depths)):
+        expected = sorted(k for k, feature in job.features.items() if feature["dtype"] == dtype)
+        if sorted(found) != expected:
+            raise DataError(f"expected the cameras {expected}, got {sorted(found)}")
+    for key, rows in {**vectors, **cameras, **depths}.items():
+        if len(rows) != length:
+            raise DataError(f"{key}: expected {length} frames (qpos), got {len(rows)}")
+    flat = {key: feature for key, feature in job.features.items() if feature["dtype"] != "image"}
+    with EpisodeRecorder(job.folder, settings.fps, flat) as recorder:
+        for frame in range(length):
+            images = {
+                key: _picture(pictures, frame, settings, f"{path}: {key}, frame {frame}")
+                for key, pictures in cameras.items()
+            }
+            recorder.add({**{key: rows[frame] for key, rows in vectors.items()}, **images})
+        episode = recorder.close(settings.task, source=path.name)
+    for key, pictures in depths.items():
+        size = tuple(job.features[key]["shape"][:2])
+        episode = _with_depth(episode, key, pictures, size, path)
+    return episode
+
+
+def _with_depth(
+    episode: Episode, key: str, pictures: Any, size: tuple[int, ...], path: Path
+) -> Episode:
+    """The episode with a column of 16-bit PNG files, each of `size`, (height, width)."""
+    stats, rows = ImageStats(), []
+    for frame in range(episode.length):
+        where = f"{path}: {key}, frame {frame}"
+        depth = _depth(pictures, frame, where)
+        if depth.shape != size:
+            raise DataError(f"{where}: expected {size} as in the first file, got {depth.shape}")
+        data = io.BytesIO()
+        Image.fromarray(depth).save(data, "PNG")
+        rows.append({"bytes": data.getvalue(), "path": None})
+        stats.add(depth[..., None])
+    column = pa.array(rows, pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
+    white = float(np.iinfo(np.uint16).max)
+    return dataclasses.replace(
+        episode,
+        table=episode.table.append_column(key, column),
+        image_stats={**episode.image_stats, key: stats.result(white)},
+    )
+
+
+def _opened(path: Path) -> Any:
+    try:
+        import h5py
+    except ImportError:
+        raise MissingDependencyError(f"reading HDF5 needs h5py: {INSTALL}") from None
+    try:
+        return h5py.File(path, "r")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be opened as HDF5 ({error})") from error
+
+
+def _vectors(file: Any, name: str, settings: AlohaHdf5) -> NDArray[np.float32]:
+    """(T, 14) with the left arm first; other widths only for what is no joint vector."""
+    place = "action" if name == "action" else f"observations/{name}"
+    values = np.asarray(_dataset(file, place), dtype=np.float32)
+    if values.ndim != 2 or values.shape[1] % 2:
+        raise DataError(
+            f"{file.filename}: {place}: expected (T, 14) or (T, 16), got {values.shape}"
+        )
+    if not len(values):
+        raise DataError(f"{file.filename}: {place}: expected frames, got none")
+    bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
+    if len(bad):
+        raise DataError(f"{file.filename}: {place}: frame {bad[0]} is not finite")
+    arms = np.split(values, 2, axis=1)
+    if name in ("qpos", "action"):
+        arms = [_one_gripper(arm, f"{file.filename}: {place}") for arm in arms]
+    if settings.order == "right-left":
+        arms.reverse()
+    return np.concatenate(arms, axis=1)
+
+
+def _one_gripper(arm: NDArray[np.float32], where: str) -> NDArray[np.float32]:
+    """Six joints and a gripper; of two fingers, how far they are apart."""
+    if arm.shape[1] == ARM_DIM:
+        return arm
+    if arm.shape[1] != FINGERS_DIM:
+        raise DataError(f"{where}: expected 14 or 16 dimensions, got {2 * arm.shape[1]}")
+    opening = (arm[:, 6:7] - arm[:, 7:8]) * (GRIPPER_SCALE / FINGER_TRAVEL_M)
+    return np.concatenate([arm[:, :6], opening], axis=1)
+
+
+def _is_group(item: Any) -> bool:
+    import h5py
+
+    return isinstance(item, h5py.Group)
+
+
+def _item(file: Any, place: str) -> Any:
+    parent = place.rpartition("/")[0]
+    group = file.get(parent, file) if parent else file
+    if not _is_group(group):
+        raise DataError(f"{file.filename}: /{parent}: expected a group, got an array")
+    if place not in file:
+        there = ", ".join(group) or "nothing"
+        raise DataError(f"{file.filename}: has no /{place}; {group.name} has {there}")
+    return file[place]
+
+
+def _dataset(file: Any, place: str) -> Any:
+    """An array, which is left in the file."""
+    item = _item(file, place)
+    if _is_group(item) or not item.shape:
+        got = f"a group of {', '.join(item) or 'nothing'}" if _is_group(item) else "one value"
+        raise DataError(f"{file.filename}: /{place}: expected an array, got {got}")
+    return item
+
+
+def _arrays(file: Any, place: str) -> dict[str, Any]:
+    """The arrays of a group by their names."""
+    group = _item(file, place)
+    if not _is_group(group):
+        raise DataError(
+            f"{file.filename}: /{place}: expected a group with an array for each camera, got an "
+            f"array {group.shape}"
+        )
+    return {camera: _dataset(file, f"{place}/{camera}") for camera in sorted(group)}
+
+
+def _cameras(file: Any) -> dict[str, Any]:
+    return _arrays(file, "observations/images")
+
+
+def _depth_cameras(file: Any) -> dict[str, Any]:
+    for name in DEPTH_FOLDERS:
+        if f"observations/{name}" in file:
+            return _arrays(file, f"observations/{name}")
+    raise DataError(f"{file.filename}: has no /observations/{' or '.join(DEPTH_FOLDERS)}")
+
+
+def _pixels_or_file(item: Any) -> NDArray[Any] | bytes:
+    """What a camera has of a frame: pixels, or the bytes of an image file."""
+    if isinstance(item, bytes):  # np.array([jpeg, ...]): fixed-length strings
+        return item
+    data = np.asarray(item)
+    # What was padded to the longest JPEG ends in zeros, which decoders pass over.
+    return data.astype(np.uint8).tobytes() if data.ndim == 1 else data
+
+
+def _picture(pictures: Any, frame: int, settings: AlohaHdf5, where: str) -> NDArray[np.uint8]:
+    """(height, width, 3) uint8 RGB, from pixels or a JPEG."""
+    data = _pixels_or_file(pictures[frame])
+    if isinstance(data, bytes):
+        data = decode_image(data, where)
+    if data.ndim != 3 or data.shape[2] != 3 or data.dtype != np.uint8:
+        raise DataError(
+            f"{where}: expected (height, width, 3) uint8 or a JPEG, got {data.shape} {data.dtype}"
+        )
+    return np.ascontiguousarray(data[..., ::-1]) if settings.bgr else data
+
+
+def _depth(pictures: Any, frame: int, where: str) -> NDArray[np.uint16]:
+    """(height, width) uint16, from pixels or a PNG."""
+    data = _pixels_or_file(pictures[frame])
+    if isinstance(data, bytes):
+        try:
+            with Image.open(io.BytesIO(data)) as image:
+                data = np.asarray(image)
+        except (*BROKEN, Image.DecompressionBombError) as error:
+            raise DataError(f"{where}: the image cannot be decoded ({error})") from error
+    if data.ndim != 2 or not np.issubdtype(data.dtype, np.integer):
+        raise DataError(f"{where}: expected (height, width) uint16, got {data.shape} {data.dtype}")
+    least, most = (int(data.min()), int(data.max())) if data.size else (0, 0)
+    if least < 0 or most > MAX_DEPTH:
+        raise DataError(f"{where}: expected 0 to {MAX_DEPTH}, got {least} to {most}")
+    return data.astype(np.uint16)

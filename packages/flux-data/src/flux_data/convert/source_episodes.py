@@ -1,0 +1,215 @@
+"""The episodes of a LeRobot dataset as a writer takes them, checked as the loader checks them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from flux_core.errors import DataError
+
+from ..lerobot.arrow import to_array
+from ..lerobot.dataset import NO_NUMBERS, LeRobotDataset, LeRobotV3, check_ascending, check_values
+from ..lerobot.episode_stats import ImageStats, is_complete
+from ..lerobot.metadata import json_rows, read_table
+from ..lerobot.writer import COUNTERS, Episode
+from ..samples.process_inputs import decode_image
+
+logger = logging.getLogger("flux.data")
+
+OWN_KEYS = ("episode_index", "tasks", "length", "dataset_from_index", "dataset_to_index")
+OWN_PREFIXES = ("stats/", "videos/", "data/", "meta/")
+IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+
+
+def read_episodes(source: LeRobotDataset, positions: Sequence[int]) -> Iterator[Episode]:
+    """Yields episodes as a writer takes them, with what the dataset says of them.
+
+    Raises:
+        DataError: a file or column is missing or damaged, a value is not finite, or times do not
+            ascend.
+    """
+    stats, facts = _image_stats(source), _facts(source)
+    tables: dict[Path, pa.Table] = {}
+    told: set[str] = set()
+    for position in positions:
+        path = source.data_file(position)
+        if path not in tables:
+            tables = {path: _read_table(source, position)}  # one file at a time
+            _tell_of_unlisted(source, path, tables[path], told)
+        index = int(source.episode_indices[position])
+        rows = _rows(tables[path], source, position)
+        table = rows.select([k for k in _stored_keys(source) if k not in COUNTERS])
+        _check_numbers(table, source, position)
+        table = _with_own_images(table, source, position)
+        yield Episode(
+            table=table,
+            tasks=_tasks(rows, source, position),
+            videos={key: source.video(key, position) for key in source.video_keys},
+            image_stats=stats.get(index, {}) | _picture_stats(source, table, position),
+            facts=facts.get(index, {}),
+        )
+
+
+def _stored_keys(source: LeRobotDataset) -> list[str]:
+    """The columns that the files must have; `frame_index` and `index` are written anew."""
+    keys = [key for key in source.info["features"] if key not in (*COUNTERS, *source.video_keys)]
+    return list(dict.fromkeys([*keys, "timestamp", "episode_index", "task_index"]))
+
+
+def _read_table(source: LeRobotDataset, position: int) -> pa.Table:
+    path = source.data_file(position)
+    if not path.is_file():
+        index = source.episode_indices[position]
+        raise DataError(f"{path}: the parquet file of episode {index} is missing")
+    table = read_table(path)
+    for key in _stored_keys(source):
+        if key not in table.column_names:
+            names = ", ".join(table.column_names)
+            raise DataError(f"{path}: has no column {key!r}; it has {names}")
+    return table
+
+
+def _tell_of_unlisted(source: LeRobotDataset, path: Path, table: pa.Table, told: set[str]) -> None:
+    """Warns, once a dataset, of columns that have no place in another one."""
+    known = {*source.info["features"], *COUNTERS, "timestamp", *told}
+    unlisted = [name for name in table.column_names if name not in known]
+    if unlisted:
+        names = ", ".join(unlisted)
+        logger.warning("%s: not copied, as info.json's features do not list it: %s", path, names)
+    told.update(unlisted)
+
+
+def _rows(table: pa.Table, source: LeRobotDataset, position: int) -> pa.Table:
+    index, length = int(source.episode_indices[position]), int(source.lengths[position])
+    where = f"{source.data_file(position)}: episode_index"
+    rows = np.flatnonzero(to_array(table.column("episode_index"), where).ravel() == index)
+    if len(rows) != length:
+        raise DataError(
+            f"{source.where(position)}: expected {length} rows (the metadata), got {len(rows)}"
+        )
+    if rows[-1] - rows[0] + 1 != length:
+        raise DataError(f"{source.where(position)}: its rows do not follow each other")
+    return table.slice(int(rows[0]), length)
+
+
+def _check_numbers(table: pa.Table, source: LeRobotDataset, position: int) -> None:
+    """As the loader does, so that nothing is copied that it would refuse."""
+    for key in table.column_names:
+        feature = source.info["features"].get(key)
+        if feature is None or feature["dtype"] in NO_NUMBERS:
+            continue
+        where = f"{source.where(position)}, {key}"
+        values = to_array(table.column(key), where)
+        check_values(values, feature, where)
+        if key == "timestamp":
+            check_ascending(values, where)
+
+
+def _tasks(rows: pa.Table, source: LeRobotDataset, position: int) -> list[str]:
+    """The text of each frame's task."""
+    path = source.data_file(position)
+    indices = to_array(rows.column("task_index"), f"{path}: task_index").ravel().tolist()
+    for index in indices:
+        if index not in source.tasks:
+            raise DataError(f"{path}: task_index {index} is not among the tasks")
+    return [source.tasks[index] for index in indices]
+
+
+def _image_stats(source: LeRobotDataset) -> dict[int, dict[str, Any]]:
+    """Episode index -> what the dataset says of its cameras; what it says in part is left out."""
+    channels = {
+        key: min(feature["shape"][0], feature["shape"][2])
+        for key, feature in source.info["features"].items()
+        if feature["dtype"] in ("video", "image")
+    }
+    found: dict[int, dict[str, Any]] = {}
+    for index, stats in _stated_stats(source, tuple(channels)):
+        found[index] = {
+            key: stats[key] for key in channels if is_complete(stats.get(key), channels[key])
+        }
+    return found
+
+
+def _stated_stats(
+    source: LeRobotDataset, cameras: Sequence[str]
+) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    if isinstance(source, LeRobotV3):
+        for row in _episode_rows(source):
+            yield int(row["episode_index"]), {k: _nested(row, f"stats/{k}/") for k in cameras}
+        return
+    if not (source.root / "meta" / "episodes_stats.jsonl").is_file():  # v2.0
+        return
+    for where, row in json_rows(source.root, "episodes_stats.jsonl"):
+        index, stats = row.get("episode_index"), row.get("stats")
+        if not isinstance(index, int):
+            raise DataError(f"{where}: expected an episode_index, got {index!r}")
+        yield index, stats if isinstance(stats, Mapping) else {}
+
+
+def _nested(row: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    return {k.removeprefix(prefix): v for k, v in row.items() if k.startswith(prefix)}
+
+
+def _episode_rows(source: LeRobotDataset) -> list[dict[str, Any]]:
+    files = sorted((source.root / "meta" / "episodes").glob("chunk-*/file-*.parquet"))
+    return [row for file in files for row in read_table(file).to_pylist()]
+
+
+def _facts(source: LeRobotDataset) -> dict[int, dict[str, Any]]:
+    """Episode index -> what else its line says."""
+    if isinstance(source, LeRobotV3):
+        rows: list[Mapping[str, Any]] = [*_episode_rows(source)]
+    else:
+        rows = [row for _, row in json_rows(source.root, "episodes.jsonl")]
+    return {
+        int(row["episode_index"]): {
+            k: v for k, v in row.items() if k not in OWN_KEYS and not k.startswith(OWN_PREFIXES)
+        }
+        for row in rows
+    }
+
+
+def _with_own_images(table: pa.Table, source: LeRobotDataset, position: int) -> pa.Table:
+    """The table with the bytes of every image, also of those that lie in files beside it."""
+    for key, feature in source.info["features"].items():
+        if feature["dtype"] != "image":
+            continue
+        rows = [
+            _image(row, source.root, f"{source.where(position)}, {key}, frame {frame}")
+            for frame, row in enumerate(table.column(key).to_pylist())
+        ]
+        table = table.set_column(table.column_names.index(key), key, pa.array(rows, IMAGE))
+    return table
+
+
+def _image(row: object, root: Path, where: str) -> dict[str, Any]:
+    """One image as {bytes, path}, from that, from bytes alone or from a path alone."""
+    data, path = (row.get("bytes"), row.get("path")) if isinstance(row, Mapping) else (row, None)
+    if isinstance(data, str):
+        data, path = None, data
+    path = path if isinstance(path, str) else None
+    if data is None and path is not None:
+        if not (root / path).is_file():
+            raise DataError(f"{where}: the image file {root / path} is missing")
+        data = (root / path).read_bytes()
+    if not isinstance(data, bytes):
+        raise DataError(f"{where}: expected an image {{bytes, path}}, got {row!r:.80}")
+    return {"bytes": data, "path": path}
+
+
+def _picture_stats(source: LeRobotDataset, table: pa.Table, position: int) -> dict[str, Any]:
+    """Statistics of the cameras whose pictures lie in the table."""
+    found: dict[str, Any] = {}
+    for key in source.image_keys:
+        stats = ImageStats()
+        column = table.column(key).to_pylist()
+        for frame in np.unique(np.linspace(0, len(column) - 1, 100).round().astype(int)):
+            where = f"{source.data_file(position)}: {key}, frame {frame}"
+            stats.add(decode_image(column[frame]["bytes"], where))
+        found[key] = stats.result()
+    return found

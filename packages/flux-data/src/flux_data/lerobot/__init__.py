@@ -1,0 +1,1 @@
+"""LeRobot datasets on disk: reading, and writing an episode at a time."""

@@ -1,0 +1,106 @@
+"""Statistics of one episode, as LeRobot writes them beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..video.reader import VideoReader
+from .dataset import VideoSegment
+
+QUANTILES = {"q01": 0.01, "q10": 0.10, "q50": 0.50, "q90": 0.90, "q99": 0.99}
+"""What LeRobot v3.0 adds."""
+
+MAX_SAMPLED_FRAMES = 100
+"""As many as LeRobot looks at for the statistics of a video."""
+
+Stats = Mapping[str, list[Any]]
+
+
+def column_stats(values: NDArray[Any], quantiles: bool = False) -> dict[str, list[Any]]:
+    """Statistics of a column, (frames,) or (frames, dim), as lists of `dim` numbers."""
+    data = values.reshape(len(values), -1)
+    stats = {
+        "min": data.min(axis=0).tolist(),
+        "max": data.max(axis=0).tolist(),
+        "mean": data.mean(axis=0, dtype=np.float64).tolist(),
+        "std": data.std(axis=0, dtype=np.float64).tolist(),
+        "count": [len(data)],
+    }
+    if quantiles:
+        found = np.quantile(data.astype(np.float64), list(QUANTILES.values()), axis=0)
+        stats |= dict(zip(QUANTILES, found.tolist(), strict=True))
+    return stats
+
+
+class ImageStats:
+    """Statistics of a camera, frame by frame, so that no image is kept."""
+
+    def __init__(self) -> None:
+        self._frames = self._pixels = 0
+        self._sum: Any = 0.0
+        self._sum_of_squares: Any = 0.0
+        self._min: Any = np.inf
+        self._max: Any = -np.inf
+
+    def add(self, image: NDArray[Any]) -> None:
+        """Counts one (height, width, channels) frame, uint8 or uint16."""
+        pixels = image.reshape(-1, image.shape[-1])
+        values = pixels.astype(np.float32)  # sums of whole numbers, rounded far below 1e-6
+        self._frames += 1
+        self._pixels += len(pixels)
+        self._sum += values.sum(axis=0, dtype=np.float64)
+        self._sum_of_squares += np.einsum("pc,pc->c", values, values, dtype=np.float64)
+        self._min = np.minimum(self._min, pixels.min(axis=0))
+        self._max = np.maximum(self._max, pixels.max(axis=0))
+
+    def result(self, white: float = 255.0) -> dict[str, Any]:
+        """Returns per-channel statistics, (channels, 1, 1), `white` being 1, and the frames."""
+        mean = self._sum / self._pixels
+        variance = np.maximum(self._sum_of_squares / self._pixels - mean**2, 0.0)
+        values = {"min": self._min, "max": self._max, "mean": mean, "std": np.sqrt(variance)}
+        shaped = {key: (value / white).reshape(-1, 1, 1).tolist() for key, value in values.items()}
+        return {**shaped, "count": [self._frames]}
+
+
+def sampled_image_stats(segment: VideoSegment, frames: int, fps: float) -> dict[str, Any]:
+    """Statistics of evenly spread frames of a video."""
+    stats, reader = ImageStats(), VideoReader(max_open=1)
+    for frame in np.unique(np.linspace(0, frames - 1, MAX_SAMPLED_FRAMES).round().astype(int)):
+        stats.add(reader.frame(segment.path, segment.start_s + frame / fps, 0.5 / fps))
+    return stats.result()
+
+
+def is_complete(stats: object, channels: int) -> bool:
+    """Whether these are a camera's statistics with all that `pooled` takes, in LeRobot's form."""
+    if not isinstance(stats, Mapping):
+        return False
+    try:
+        values = [np.asarray(stats[name], np.float64) for name in ("min", "max", "mean", "std")]
+        count = np.asarray(stats["count"], np.float64)
+    except (KeyError, TypeError, ValueError):
+        return False
+    are_whole = all(v.shape == (channels, 1, 1) and np.isfinite(v).all() for v in values)
+    return are_whole and count.shape == (1,) and bool(count[0] > 0)
+
+
+def pooled(parts: Sequence[Stats]) -> dict[str, Any]:
+    """The statistics of several episodes together, from those of each.
+
+    Not the quantiles, which cannot be had from those of the parts.
+    """
+    counts = np.asarray([part["count"][0] for part in parts], dtype=np.float64)
+    arrays = {k: np.asarray([p[k] for p in parts], float) for k in ("min", "max", "mean", "std")}
+    weights = (counts / counts.sum()).reshape(-1, *[1] * (arrays["mean"].ndim - 1))
+    mean = (weights * arrays["mean"]).sum(axis=0)
+    square = (weights * (arrays["std"] ** 2 + arrays["mean"] ** 2)).sum(axis=0)
+    return {
+        "min": arrays["min"].min(axis=0).tolist(),
+        "max": arrays["max"].max(axis=0).tolist(),
+        "mean": mean.tolist(),
+        "std": np.sqrt(np.maximum(square - mean**2, 0.0)).tolist(),
+        "count": [int(counts.sum())],
+    }

@@ -1,0 +1,121 @@
+"""Collects an episode frame by frame: videos are encoded on the way, numbers kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from flux_core.errors import DataError
+from flux_core.robots.spec import RobotSpec
+
+from ..video.writer import CODEC_NAME, PIXEL_FORMAT, VideoWriter
+from .dataset import VideoSegment
+from .episode_stats import ImageStats
+from .writer import Episode, Features, to_arrow
+
+
+def video_key(camera: str) -> str:
+    """The feature name of a camera."""
+    return f"observation.images.{camera}"
+
+
+def vector_feature(names: tuple[str, ...]) -> dict[str, Any]:
+    """The entry of a vector in info.json's features."""
+    return {"dtype": "float32", "shape": [len(names)], "names": list(names)}
+
+
+def video_feature(height: int, width: int, fps: float) -> dict[str, Any]:
+    """The entry of a camera whose video `VideoWriter` writes."""
+    return {
+        "dtype": "video",
+        "shape": [height, width, 3],
+        "names": ["height", "width", "channels"],
+        "info": {
+            "video.height": height,
+            "video.width": width,
+            "video.codec": CODEC_NAME,
+            "video.pix_fmt": PIXEL_FORMAT,
+            "video.is_depth_map": False,
+            "video.fps": int(fps) if float(fps).is_integer() else fps,
+            "video.channels": 3,
+            "has_audio": False,
+        },
+    }
+
+
+def robot_features(spec: RobotSpec, height: int, width: int) -> dict[str, Any]:
+    """State, action and cameras of a robot, as info.json describes them."""
+    video = video_feature(height, width, spec.control_hz)
+    return {
+        "observation.state": vector_feature(spec.state_names or spec.joint_names),
+        "action": vector_feature(spec.joint_names),
+        **{video_key(camera): video for camera in spec.cameras},
+    }
+
+
+class EpisodeRecorder:
+    """One episode; its videos lie in `folder`, for a writer to take. Use it in a `with`."""
+
+    def __init__(self, folder: Path, fps: float, features: Features) -> None:
+        """`features` are vectors and videos, as info.json describes them."""
+        self._fps = fps
+        self._rows: dict[str, list[NDArray[np.float32]]] = {}
+        self._videos: dict[str, VideoWriter] = {}
+        self._paths: dict[str, Path] = {}
+        for key, feature in features.items():
+            if feature["dtype"] == "video":
+                self._paths[key] = folder / f"{key}.mp4"
+                height, width, _ = feature["shape"]
+                self._videos[key] = VideoWriter(self._paths[key], fps, height, width)
+            else:
+                self._rows[key] = []
+        self._shapes = {key: tuple(features[key]["shape"]) for key in self._rows}
+        self._stats = {key: ImageStats() for key in self._videos}
+
+    def add(self, frame: Mapping[str, NDArray[Any]]) -> None:
+        """Appends a frame: vectors, and images (height, width, 3) uint8.
+
+        Raises:
+            DataError: a feature is missing, or has another shape than it should.
+        """
+        for key in (*self._rows, *self._videos):
+            if key not in frame:
+                raise DataError(f"no {key!r} in the frame. Given: {', '.join(frame) or 'nothing'}")
+        for key, rows in self._rows.items():
+            if frame[key].shape != self._shapes[key]:
+                raise DataError(
+                    f"{key}: expected shape {self._shapes[key]}, got {frame[key].shape}"
+                )
+            rows.append(frame[key])
+        for key, video in self._videos.items():
+            video.add(frame[key])
+            self._stats[key].add(frame[key])
+
+    def __enter__(self) -> EpisodeRecorder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for video in self._videos.values():
+            video.abandon()
+
+    def close(self, task: str, **facts: Any) -> Episode:
+        """Ends the videos and returns the episode."""
+        for video in self._videos.values():
+            video.close()
+        columns = {key: np.stack(rows).astype(np.float32) for key, rows in self._rows.items()}
+        length = len(next(iter(columns.values())))
+        timestamp = (np.arange(length) / self._fps).astype(np.float32)
+        arrays = {key: to_arrow(values) for key, values in columns.items()}
+        return Episode(
+            table=pa.table({**arrays, "timestamp": pa.array(timestamp)}),
+            tasks=(task,) * length,
+            videos={key: VideoSegment(path=path) for key, path in self._paths.items()},
+            image_stats={key: stats.result() for key, stats in self._stats.items()},
+            is_temporary=True,
+            facts=facts,
+        )

@@ -1,0 +1,551 @@
+"""Writes LeRobot datasets, v2.1 or v3.0, an episode at a time.
+
+Everything goes to a hidden folder beside the dataset, which gets its name when it is whole: what
+is interrupted, or finds the disk full, leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from flux_core.errors import DataError
+
+from .arrow import to_array
+from .dataset import VideoSegment
+from .episode_stats import column_stats, pooled, sampled_image_stats
+from .new_folder import (
+    check_new,
+    disk_errors,
+    missing_folders,
+    partial_folder,
+    real_place,
+    remove_abandoned,
+    remove_empty,
+    sync,
+)
+from .video_copy import JoinedVideo, copy_episode, encoding_of
+
+CHUNKS_SIZE = 1000
+COUNTERS = ("frame_index", "episode_index", "index", "task_index")
+"""The columns that number frames; written anew."""
+
+Features = Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Episode:
+    """One episode to be written.
+
+    Attributes:
+        table: every feature that is no video and no counter, `timestamp` included.
+        tasks: the text of each frame's task.
+        videos: where each camera's video lies.
+        image_stats: of the cameras; those of a video that are absent are taken from its frames.
+        is_temporary: the videos are files that the writer may take away.
+        facts: what else is known of the episode; kept with its length.
+    """
+
+    table: pa.Table
+    tasks: Sequence[str]
+    videos: Mapping[str, VideoSegment] = field(default_factory=dict)
+    image_stats: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    is_temporary: bool = False
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def length(self) -> int:
+        """Number of frames."""
+        return self.table.num_rows
+
+
+class DatasetWriter(ABC):
+    """Writes one dataset; use it in a `with`, which finishes it, or on an error removes it."""
+
+    version: ClassVar[str]
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        fps: float,
+        robot_type: str | None,
+        features: Features,
+        more_info: Mapping[str, Any] | None = None,
+    ) -> None:
+        """`features` are those of info.json, without the counters; `more_info` is put over it.
+
+        Raises:
+            UsageError: `root` is there and not empty.
+        """
+        check_new(root)
+        self.root, self.fps, self.robot_type = real_place(root), fps, robot_type
+        self.folder = partial_folder(self.root)
+        counter = {"dtype": "int64", "shape": [1], "names": None}
+        timestamp = {"dtype": "float32", "shape": [1], "names": None}
+        own = {"timestamp": timestamp, **dict.fromkeys(COUNTERS, counter)}
+        self.features = {**{k: dict(v) for k, v in features.items() if k not in own}, **own}
+        self.tasks: dict[str, int] = {}
+        self.episodes: list[dict[str, Any]] = []
+        self.stats: list[dict[str, Any]] = []
+        self._more_info = dict(more_info or {})
+        self._fact_names: set[str] = set()
+        self._missing: list[Path] = []
+        self._num_frames = 0
+
+    def staging(self, name: str) -> Path:
+        """A folder for files that become part of the dataset, or nothing."""
+        return self.folder / "staging" / name
+
+    def keep(self, path: Path, name: str) -> None:
+        """Copies a file that no episode needs to `name` below the dataset."""
+        with disk_errors(self.root):
+            (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, self.folder / name)
+
+    def add(self, episode: Episode) -> None:
+        """Appends an episode.
+
+        Raises:
+            DataError: it has other features than the dataset, or cannot be written.
+        """
+        self._check(episode)
+        with disk_errors(self.root):
+            table = self._numbered(episode)
+            stats = self._stats_of(episode, table)
+            line = {
+                "episode_index": len(self.episodes),
+                "tasks": list(dict.fromkeys(episode.tasks)),
+                "length": episode.length,
+                **episode.facts,
+            }
+            self._write_episode(episode, table, line)
+        self.episodes.append(line)
+        self.stats.append(stats)
+        self._fact_names |= set(episode.facts)
+        self._num_frames += episode.length
+
+    @abstractmethod
+    def _write_episode(self, episode: Episode, table: pa.Table, line: dict[str, Any]) -> None:
+        """Writes rows and videos; may add to the episode's line."""
+
+    def _open_files(self) -> Sequence[_OpenFile]:
+        """What has an end to be written."""
+        return ()
+
+    @abstractmethod
+    def _write_metadata(self) -> None:
+        """Writes all of `meta/` but info.json."""
+
+    @abstractmethod
+    def _own_info(self) -> dict[str, Any]:
+        """What this version's info.json has beside the common keys."""
+
+    def __enter__(self) -> DatasetWriter:
+        try:
+            with disk_errors(self.root):
+                self._missing = missing_folders(self.root.parent)
+                self.root.parent.mkdir(parents=True, exist_ok=True)
+                remove_abandoned(self.root)
+                shutil.rmtree(self.folder, ignore_errors=True)
+                (self.folder / "meta").mkdir(parents=True)
+        except BaseException:
+            self._remove()
+            raise
+        return self
+
+    def _remove(self) -> None:
+        """Takes away what is not part of a whole dataset."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        remove_empty(self._missing)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        try:
+            if error is None:
+                with disk_errors(self.root):
+                    self._finish()
+        finally:
+            for file in self._open_files():
+                with contextlib.suppress(OSError, pa.ArrowException, DataError):
+                    file.close()
+            self._remove()
+
+    def _finish(self) -> None:
+        if not self.episodes:
+            raise DataError(f"{self.root}: no episode to write")
+        shutil.rmtree(self.folder / "staging", ignore_errors=True)
+        for file in self._open_files():
+            file.close()
+        self._write_metadata()
+        write_json(self.folder / "meta" / "info.json", self._info())
+        for path in self.folder.rglob("*"):
+            sync(path)
+        if self.root.is_dir():
+            self.root.rmdir()  # it is empty
+        os.replace(self.folder, self.root)
+        sync(self.root.parent)
+
+    def _info(self) -> dict[str, Any]:
+        count = len(self.episodes)
+        return {
+            "codebase_version": self.version,
+            "robot_type": self.robot_type,
+            "total_episodes": count,
+            "total_frames": self._num_frames,
+            "total_tasks": len(self.tasks),
+            **self._own_info(),
+            "chunks_size": CHUNKS_SIZE,
+            "fps": int(self.fps) if float(self.fps).is_integer() else self.fps,
+            "splits": {"train": f"0:{count}"},
+            "data_path": self.data_path,
+            "video_path": self.video_path if self.video_keys else None,
+            "features": self.features,
+            **self._more_info,
+        }
+
+    data_path: ClassVar[str]
+    video_path: ClassVar[str]
+
+    @property
+    def video_keys(self) -> tuple[str, ...]:
+        """Features stored as video."""
+        return tuple(k for k, feature in self.features.items() if feature["dtype"] == "video")
+
+    def _check(self, episode: Episode) -> None:
+        wanted = [k for k in self.features if k not in COUNTERS and k not in self.video_keys]
+        if not episode.length or len(episode.tasks) != episode.length:
+            raise DataError(
+                f"episode {len(self.episodes)}: expected frames, each with a task, got "
+                f"{episode.length} and {len(episode.tasks)} tasks"
+            )
+        for kind, expected, found in (
+            ("columns", set(wanted), set(episode.table.column_names)),
+            ("videos", set(self.video_keys), set(episode.videos)),
+        ):
+            if expected != found:
+                raise DataError(
+                    f"episode {len(self.episodes)}: expected the {kind} {sorted(expected)}, got "
+                    f"{sorted(found)}"
+                )
+
+    def _numbered(self, episode: Episode) -> pa.Table:
+        """The episode's rows with their counters, in the order of the features."""
+        for task in episode.tasks:
+            self.tasks.setdefault(task, len(self.tasks))
+        frames = np.arange(episode.length, dtype=np.int64)
+        counters = {
+            "frame_index": frames,
+            "episode_index": np.full_like(frames, len(self.episodes)),
+            "index": frames + self._num_frames,
+            "task_index": np.asarray([self.tasks[task] for task in episode.tasks], dtype=np.int64),
+        }
+        columns: dict[str, Any] = {}
+        for key, feature in self.features.items():
+            if feature["dtype"] == "video":
+                continue
+            if key in counters:
+                columns[key] = pa.array(counters[key])
+            else:
+                columns[key] = _stored(episode.table.column(key), key, feature)
+        return pa.table(columns).replace_schema_metadata(huggingface_schema(self.features))
+
+    def _stats_of(self, episode: Episode, table: pa.Table) -> dict[str, Any]:
+        stats: dict[str, Any] = {}
+        for key, feature in self.features.items():
+            if feature["dtype"] in ("video", "image"):
+                if key in episode.image_stats:
+                    stats[key] = dict(episode.image_stats[key])
+                elif key in episode.videos:
+                    segment = episode.videos[key]
+                    stats[key] = sampled_image_stats(segment, episode.length, self.fps)
+            elif is_numeric(feature):
+                values = to_array(table.column(key), key)
+                stats[key] = column_stats(values, quantiles=self.version == "v3.0")
+        return stats
+
+
+class WriterV21(DatasetWriter):
+    """One parquet file and one video a camera for every episode."""
+
+    version = "v2.1"
+    data_path = "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet"
+    video_path = "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4"
+
+    def _write_episode(self, episode: Episode, table: pa.Table, line: dict[str, Any]) -> None:
+        index = len(self.episodes)
+        place = {"episode_chunk": index // CHUNKS_SIZE, "episode_index": index}
+        path = self.folder / self.data_path.format(**place)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(table, path, compression="snappy")
+        for key in self.video_keys:
+            video = self.folder / self.video_path.format(video_key=key, **place)
+            if episode.is_temporary:
+                video.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(episode.videos[key].path, video)
+            else:
+                copy_episode(episode.videos[key], episode.length, self.fps, video)
+
+    def _write_metadata(self) -> None:
+        meta = self.folder / "meta"
+        tasks = [{"task_index": index, "task": task} for task, index in self.tasks.items()]
+        stats = [{"episode_index": i, "stats": stats} for i, stats in enumerate(self.stats)]
+        for name, lines in (
+            ("tasks", tasks),
+            ("episodes", self.episodes),
+            ("episodes_stats", stats),
+        ):
+            text = "".join(
+                json.dumps(line, ensure_ascii=False, default=str) + "\n" for line in lines
+            )
+            (meta / f"{name}.jsonl").write_text(text, encoding="utf-8")
+
+    def _own_info(self) -> dict[str, Any]:
+        count = len(self.episodes)
+        return {
+            "total_videos": count * len(self.video_keys),
+            "total_chunks": -(-count // CHUNKS_SIZE),
+        }
+
+
+@dataclass
+class _OpenFile:
+    """The file that episodes are being appended to, by its number."""
+
+    number: int = -1
+    writer: Any = None
+    num_bytes: int = 0
+
+    @property
+    def place(self) -> dict[str, int]:
+        """Its chunk and its number in it."""
+        return {
+            "chunk_index": self.number // CHUNKS_SIZE,
+            "file_index": self.number % CHUNKS_SIZE,
+        }
+
+    def close(self) -> None:
+        """Writes the file's end."""
+        writer, self.writer = self.writer, None
+        if writer is not None:
+            writer.close()
+
+
+class WriterV30(DatasetWriter):
+    """Many episodes a parquet file, many a video file."""
+
+    version = "v3.0"
+    data_path = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
+    video_path = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
+    episodes_path = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
+    max_data_bytes = 100_000_000
+    max_video_bytes = 200_000_000
+    max_episode_lines = 5000
+
+    def __init__(self, root: Path, **settings: Any) -> None:
+        super().__init__(root, **settings)
+        self._data = _OpenFile()
+        self._videos = {key: _OpenFile() for key in self.video_keys}
+        self._columns: dict[str, list[NDArray[Any]]] = {}
+
+    def _write_episode(self, episode: Episode, table: pa.Table, line: dict[str, Any]) -> None:
+        line |= {
+            "dataset_from_index": self._num_frames,
+            "dataset_to_index": self._num_frames + episode.length,
+        }
+        line |= {f"data/{name}": value for name, value in self._write_rows(table).items()}
+        for key, segment in episode.videos.items():
+            found = self._write_video(key, segment, episode.length)
+            line |= {f"videos/{key}/{name}": value for name, value in found.items()}
+        for key, feature in self.features.items():
+            if is_numeric(feature):
+                values = to_array(table.column(key), key)
+                self._columns.setdefault(key, []).append(values)
+
+    def _write_rows(self, table: pa.Table) -> dict[str, int]:
+        file = self._data
+        if file.writer is None or file.num_bytes + table.nbytes > self.max_data_bytes:
+            file.close()
+            self._data = file = _OpenFile(number=file.number + 1)
+            path = self.folder / self.data_path.format(**file.place)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file.writer = pq.ParquetWriter(path, table.schema, compression="snappy")
+        # Sources write one feature in more than one way: text as string or large_string.
+        file.writer.write_table(table.cast(file.writer.schema))
+        file.num_bytes += table.nbytes
+        return file.place
+
+    def _write_video(self, key: str, segment: VideoSegment, length: int) -> dict[str, Any]:
+        file, encoding = self._videos[key], encoding_of(segment.path)
+        size = segment.path.stat().st_size
+        is_full = file.num_bytes + size > self.max_video_bytes
+        if file.writer is None or is_full or file.writer.encoding != encoding:
+            file.close()
+            self._videos[key] = file = _OpenFile(number=file.number + 1)
+            path = self.folder / self.video_path.format(video_key=key, **file.place)
+            file.writer = JoinedVideo(path, segment.path)
+        start_s = file.writer.append(segment, length, self.fps)
+        # An upper bound: the whole source, though only an episode of it is taken.
+        file.num_bytes += size if segment.start_s == 0 else 0
+        return {**file.place, "from_timestamp": start_s, "to_timestamp": file.writer.duration_s}
+
+    def _open_files(self) -> Sequence[_OpenFile]:
+        return (self._data, *self._videos.values())
+
+    def _write_metadata(self) -> None:
+        tasks = pa.table(
+            {
+                "task_index": pa.array(list(self.tasks.values()), pa.int64()),
+                "task": pa.array(list(self.tasks), pa.string()),
+            }
+        )
+        index = {"pandas": json.dumps(pandas_index("task", "task_index"))}
+        pq.write_table(tasks.replace_schema_metadata(index), self.folder / "meta/tasks.parquet")
+        write_json(self.folder / "meta" / "stats.json", self._dataset_stats())
+        self._write_episode_lines()
+
+    def _write_episode_lines(self) -> None:
+        rows = [
+            line | {f"stats/{k}/{name}": v for k, s in stats.items() for name, v in s.items()}
+            for line, stats in zip(self.episodes, self.stats, strict=True)
+        ]
+        columns = {
+            key: [row.get(key) for row in rows]
+            for key in dict.fromkeys(key for row in (*self.episodes, *rows) for key in row)
+        }
+        table = pa.table(
+            {
+                key: fact_column(values) if key in self._fact_names else pa.array(values)
+                for key, values in columns.items()
+            }
+        )
+        for number, first in enumerate(range(0, len(rows), self.max_episode_lines)):
+            place = _OpenFile(number=number).place
+            part = table.slice(first, self.max_episode_lines)
+            for name, value in place.items():
+                column = pa.array([value] * len(part))
+                part = part.append_column(f"meta/episodes/{name}", column)
+            path = self.folder / self.episodes_path.format(**place)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            pq.write_table(part, path)
+
+    def _dataset_stats(self) -> dict[str, Any]:
+        """Exact ones of the numbers, quantiles included; the cameras' from those of the episodes.
+
+        LeRobot averages the episodes' quantiles, which puts half of the values outside of them.
+        """
+        stats: dict[str, Any] = {}
+        for key in self.features:
+            if key in self._columns:
+                stats[key] = column_stats(np.concatenate(self._columns[key]), quantiles=True)
+            elif all(key in episode for episode in self.stats):
+                stats[key] = pooled([episode[key] for episode in self.stats])
+        return stats
+
+    def _own_info(self) -> dict[str, Any]:
+        return {
+            "data_files_size_in_mb": self.max_data_bytes // 1_000_000,
+            "video_files_size_in_mb": self.max_video_bytes // 1_000_000,
+        }
+
+
+WRITERS: dict[str, type[DatasetWriter]] = {
+    writer.version: writer for writer in (WriterV21, WriterV30)
+}
+
+
+def is_numeric(feature: Mapping[str, Any]) -> bool:
+    """Whether a feature is a number or a vector, and so has statistics."""
+    return (
+        feature["dtype"] not in ("video", "image", "string", "bool") and len(feature["shape"]) == 1
+    )
+
+
+def write_json(path: Path, value: object) -> None:
+    """Writes JSON as LeRobot indents it."""
+    path.write_text(json.dumps(value, indent=4, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def fact_column(values: Sequence[Any]) -> pa.Array:
+    """Facts of episodes as a column; as JSON where no column holds them: 'x' and 5, or {}."""
+    try:
+        column = pa.array(values)
+        pq.write_table(pa.table({"fact": column}), pa.BufferOutputStream())
+    except (pa.ArrowException, OverflowError):
+        texts = [
+            None if v is None else json.dumps(v, ensure_ascii=False, default=str) for v in values
+        ]
+        return pa.array(texts, pa.string())
+    return column
+
+
+def to_arrow(values: NDArray[Any]) -> pa.Array:
+    """(frames,) or (frames, dim) as LeRobot stores it."""
+    if values.ndim == 1:
+        return pa.array(values)
+    return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])
+
+
+def _stored(column: pa.ChunkedArray, key: str, feature: Mapping[str, Any]) -> pa.Array:
+    """A column in the one form that LeRobot writes: vectors as lists of fixed size."""
+    shape, dtype = list(feature["shape"]), feature["dtype"]
+    if not is_numeric(feature) and not (dtype == "bool" and len(shape) == 1):
+        return column
+    values = to_array(column, key).astype(np.dtype(dtype), copy=False)
+    width = 1 if values.ndim == 1 else values.shape[1]
+    if width != shape[0]:
+        raise DataError(f"{key}: expected {shape[0]} dimensions (info.json), got {width}")
+    return to_arrow(values.reshape(-1) if shape == [1] else values.reshape(len(values), width))
+
+
+def huggingface_schema(features: Features) -> dict[str, str]:
+    """The table's metadata by which Hugging Face `datasets` knows fixed-size rows and images."""
+    found: dict[str, Any] = {}
+    for key, feature in features.items():
+        shape, dtype = list(feature["shape"]), feature["dtype"]
+        if dtype == "video":
+            continue
+        scalar = {"dtype": dtype, "_type": "Value"}
+        if dtype == "image":
+            found[key] = {"_type": "Image"}
+        elif shape == [1] or dtype == "string":
+            found[key] = scalar
+        elif len(shape) == 1:
+            found[key] = {"feature": scalar, "length": shape[0], "_type": "Sequence"}
+        else:
+            found[key] = {"shape": shape, "dtype": dtype, "_type": f"Array{len(shape)}D"}
+    return {"huggingface": json.dumps({"info": {"features": found}})}
+
+
+def pandas_index(index: str, column: str) -> dict[str, Any]:
+    """The table's metadata by which pandas makes the text column the index."""
+
+    def described(name: str, kind: str, numpy_type: str) -> dict[str, Any]:
+        return {
+            "name": name,
+            "field_name": name,
+            "pandas_type": kind,
+            "numpy_type": numpy_type,
+            "metadata": None,
+        }
+
+    return {
+        "index_columns": [index],
+        "column_indexes": [],
+        "columns": [described(column, "int64", "int64"), described(index, "unicode", "object")],
+        "pandas_version": "2.0.0",
+    }

@@ -1,0 +1,275 @@
+"""Frames decoded and resized once, kept beside a dataset and read without a video decoder.
+
+A cache is a folder: `manifest.json`, and for every camera and episode one shard, either raw planes
+(a `.npy` of (frames, 3, height, width) that is memory-mapped) or JPEGs one after the other. It is
+as good as the videos only for the resize it was made with, and only while the videos, and the times
+of the rows that say which of their frames are meant, are the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+import zlib
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from flux_core.errors import DataError
+from flux_core.transforms import ResizeImages, ResizeImagesWithPad
+
+from ..lerobot.dataset import LeRobotDataset
+from ..lerobot.metadata import json_object
+
+logger = logging.getLogger("flux.data")
+
+VERSION = 3
+FOLDER = "flux_frames"
+MAX_OPEN_SHARDS = 512
+
+Encoding = Literal["raw", "jpeg"]
+Resize = ResizeImages | ResizeImagesWithPad
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """One camera of one episode: `offsets` (frames + 1) of its JPEGs, None for raw pixels."""
+
+    frames: int
+    num_bytes: int
+    crc32: int
+    offsets: tuple[int, ...] | None = None
+
+
+class FrameCache:
+    """The frames of one dataset at one size."""
+
+    def __init__(self, folder: Path, manifest: Mapping[str, Any]) -> None:
+        self.folder = folder
+        self.encoding: Encoding = manifest["encoding"]
+        self.shards = {
+            name: Shard(**{**shard, "offsets": _offsets(shard)})
+            for name, shard in manifest["shards"].items()
+        }
+        self._open: OrderedDict[str, NDArray[np.uint8]] = OrderedDict()
+
+    def frame(self, key: str, episode: int, frame: int) -> NDArray[np.uint8]:
+        """(height, width, 3) uint8, as resizing the decoded frame would give it."""
+        name = shard_name(key, episode)
+        data = self._shard(name)
+        offsets = self.shards[name].offsets
+        if offsets is None:
+            return data[frame].transpose(1, 2, 0)
+        jpeg = data[offsets[frame] : offsets[frame + 1]].tobytes()
+        try:
+            with Image.open(io.BytesIO(jpeg)) as image:
+                return np.asarray(image.convert("RGB"))
+        except (OSError, ValueError, SyntaxError) as error:
+            path = shard_path(self.folder, name, self.encoding)
+            raise DataError(
+                f"{path}: frame {frame} is damaged ({error}). Delete it and run `flux-data pack` "
+                "again"
+            ) from error
+
+    def _shard(self, name: str) -> NDArray[np.uint8]:
+        data = self._open.pop(name, None)
+        if data is None:
+            path = shard_path(self.folder, name, self.encoding)
+            data = _map(path, self.shards[name])
+        self._open[name] = data
+        if len(self._open) > MAX_OPEN_SHARDS:
+            self._open.popitem(last=False)
+        return data
+
+    def verify(self) -> list[str]:
+        """Reads everything; returns the shards that are missing or whose checksum is wrong."""
+        return [
+            name
+            for name, shard in self.shards.items()
+            if not is_whole(shard_path(self.folder, name, self.encoding), shard)
+        ]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_open": OrderedDict()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CachedFrame:
+    """One frame of a cache, to be read where it is needed."""
+
+    cache: FrameCache
+    key: str
+    episode: int
+    frame: int
+
+    def read(self) -> NDArray[np.uint8]:
+        """(height, width, 3) uint8."""
+        return self.cache.frame(self.key, self.episode, self.frame)
+
+
+def find_cache(
+    source: LeRobotDataset, video_keys: Sequence[str], resize: Resize | None, folder: Path | None
+) -> FrameCache | None:
+    """The dataset's cache for this resize, if there is a valid one.
+
+    Args:
+        source: the dataset.
+        video_keys: the cameras that are wanted.
+        resize: the first resize of the transforms.
+        folder: where to look; default: beside the dataset.
+    """
+    if resize is None or not video_keys:
+        return None
+    for encoding in ("raw", "jpeg"):
+        path = cache_folder(folder or source.root, resize, encoding) / "manifest.json"
+        if not path.is_file():
+            continue
+        manifest = read_manifest(path)
+        reason = why_stale(manifest, source, video_keys)
+        if reason:
+            logger.warning("%s: not used: %s. Run `flux-data pack` again", path.parent, reason)
+            continue
+        logger.info("%s: frames come from this cache, not from the videos", path.parent)
+        return FrameCache(path.parent, manifest)
+    return None
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """What `manifest.json` holds.
+
+    Raises:
+        DataError: it is damaged.
+    """
+    manifest = json_object(path)
+    if manifest.get("version") == VERSION:
+        for key in ("encoding", "fingerprints", "shards"):
+            if key not in manifest:
+                raise DataError(f"{path}: the key {key!r} is missing. Run `flux-data pack` again")
+    return manifest
+
+
+def why_stale(
+    manifest: Mapping[str, Any], source: LeRobotDataset, video_keys: Sequence[str]
+) -> str:
+    """Why the cache is not one of these cameras, as they are now; '' if it is."""
+    if manifest.get("version") != VERSION:
+        return f"it has version {manifest.get('version')}, expected {VERSION}"
+    missing = [key for key in video_keys if key not in manifest["fingerprints"]]
+    if missing:
+        return f"it has no {missing[0]}"
+    for key, now in fingerprints(source, video_keys).items():
+        if manifest["fingerprints"][key] != now:
+            return f"the videos of {key}, the data files or the fps have changed"
+    return ""
+
+
+def cache_folder(root: Path, resize: Resize, encoding: Encoding) -> Path:
+    """Where the cache of a resize lies."""
+    name = f"{type(resize).__name__}_{resize.height}x{resize.width}_{encoding}"
+    return root / FOLDER / name
+
+
+def shard_name(key: str, episode: int) -> str:
+    """'observation.images.cam_high/episode_000003'."""
+    return f"{key}/episode_{episode:06d}"
+
+
+def shard_path(folder: Path, name: str, encoding: Encoding) -> Path:
+    """The file of a shard."""
+    return folder / f"{name}{'.npy' if encoding == 'raw' else '.jpegs'}"
+
+
+def fingerprints(source: LeRobotDataset, video_keys: Sequence[str]) -> dict[str, str]:
+    """What each camera's frames depend on, hashed: name, size and time of its videos and of the
+    data files (which hold the frames' times), where in them each episode lies, and the fps.
+
+    Raises:
+        DataError: a file is missing.
+    """
+    data = _state_of_data(source)
+    return {key: _fingerprint(source, key, data) for key in video_keys}
+
+
+def _state_of_data(source: LeRobotDataset) -> bytes:
+    digest = hashlib.sha256(repr((VERSION, source.fps)).encode())
+    # In the order of the episodes: it says which file holds which.
+    files = dict.fromkeys(source.data_file(i) for i in range(source.num_episodes))
+    for path in files:
+        digest.update(repr(_state_of(path, "parquet")).encode())
+    return digest.digest()
+
+
+def _fingerprint(source: LeRobotDataset, key: str, data: bytes) -> str:
+    digest = hashlib.sha256(data)
+    for position in range(source.num_episodes):
+        segment = source.video(key, position)
+        facts = (*_state_of(segment.path, "video"), segment.start_s)
+        digest.update(repr((*facts, int(source.lengths[position]))).encode())
+    return digest.hexdigest()
+
+
+def _state_of(path: Path, kind: str) -> tuple[str, int, int]:
+    """Name, size and time of a file."""
+    if not path.is_file():
+        raise DataError(f"{path}: the {kind} file is missing")
+    stat = path.stat()
+    return path.name, stat.st_size, stat.st_mtime_ns
+
+
+def is_whole(path: Path, shard: Shard) -> bool:
+    """Whether a shard's file is there, as it was written."""
+    if not path.is_file() or path.stat().st_size != shard.num_bytes:
+        return False
+    return checksum(path) == shard.crc32
+
+
+def checksum(path: Path) -> int:
+    """CRC-32 of a file."""
+    value = 0
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            value = zlib.crc32(block, value)
+    return value
+
+
+def manifest_of(
+    resize: Resize,
+    encoding: Encoding,
+    fingerprints: Mapping[str, str],
+    shards: Mapping[str, Shard],
+) -> dict[str, Any]:
+    """What `manifest.json` holds."""
+    return {
+        "version": VERSION,
+        "resize": {"type": type(resize).__name__, **asdict(resize)},
+        "encoding": encoding,
+        "fingerprints": dict(fingerprints),
+        "shards": {name: asdict(shard) for name, shard in sorted(shards.items())},
+    }
+
+
+def _offsets(shard: Mapping[str, Any]) -> tuple[int, ...] | None:
+    return None if shard["offsets"] is None else tuple(shard["offsets"])
+
+
+def _map(path: Path, shard: Shard) -> NDArray[np.uint8]:
+    if not path.is_file() or path.stat().st_size != shard.num_bytes:
+        found = path.stat().st_size if path.is_file() else "no file"
+        raise DataError(
+            f"{path}: expected {shard.num_bytes} bytes, got {found}. Run `flux-data pack` again"
+        )
+    if shard.offsets is None:
+        try:
+            return np.load(path, mmap_mode="r")
+        except (OSError, ValueError) as error:
+            raise DataError(
+                f"{path}: is damaged ({error}). Delete it and run `flux-data pack` again"
+            ) from error
+    return np.memmap(path, dtype=np.uint8, mode="r")

@@ -1,0 +1,323 @@
+"""One stream of samples over one or many datasets, in a new order every epoch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flux_core.errors import ConfigError, DataError
+from flux_core.norm_stats import FeatureStats, NormStats, compute_stats
+
+from ..lerobot.dataset import NO_NUMBERS
+from .read_ahead import make_samples
+from .stats_cache import cached_stats
+from .windows import DatasetPart, ParquetDataset
+
+ACTION = "action"
+
+
+class DistributedRepeatingDataset:
+    """Concatenates datasets and computes their statistics.
+
+    A dict of lists groups the datasets by robot, each group with statistics of its own. Samples are
+    asked for by draw: `epoch * len(dataset) + index`, so that what is random in a sample is a
+    function of (seed, epoch, index) alone, in whichever worker it is made.
+    """
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        """`statistic_keys` are dataset columns; `name_mappings` gives their names in `stats`.
+
+        `min_range`: a dimension that spans less is normalised as if it spanned that. It is in the
+        unit of the statistics: the robot's, or pi's after AlohaToPi.
+        `dim`: every statistic of a state or action is padded to that many dimensions, for robots
+        whose data PadKeyToDim pads. `sampling_weights` are each group's share of an epoch's draws
+        (default: its share of the samples).
+        """
+
+        datasets: (
+            ParquetDataset.Config
+            | tuple[ParquetDataset.Config, ...]
+            | Mapping[str, tuple[ParquetDataset.Config, ...]]
+        )
+        statistic_keys: tuple[str, ...] = ("observation.state",)
+        name_mappings: Mapping[str, tuple[str, ...]] = field(
+            default_factory=lambda: {"observation.state": ("proprio", ACTION)}
+        )
+        statistic_name: str = "private"
+        min_range: float = 0.0
+        dim: int | None = None
+        sampling_weights: Mapping[str, float] | None = None
+        shuffle: bool = True
+        seed: int = 42
+
+        def __post_init__(self) -> None:
+            weights = self.sampling_weights
+            if weights is None:
+                return
+            if set(weights) != set(self.groups()):
+                raise ConfigError(
+                    f"sampling_weights: expected a weight for each of {', '.join(self.groups())}, "
+                    f"got {', '.join(weights)}"
+                )
+            are_positive = all(weight >= 0 for weight in weights.values())  # NaN is not
+            if not are_positive or not 0 < sum(weights.values()) < math.inf:
+                raise ConfigError(
+                    f"sampling_weights: expected positive numbers, got {dict(weights)}"
+                )
+
+        def groups(self) -> dict[str, tuple[ParquetDataset.Config, ...]]:
+            """The datasets by robot."""
+            datasets = self.datasets
+            if isinstance(datasets, ParquetDataset.Config):
+                return {self.statistic_name: (datasets,)}
+            if isinstance(datasets, Mapping):
+                return dict(datasets)
+            return {self.statistic_name: tuple(datasets)}
+
+        def build(self) -> DistributedRepeatingDataset:
+            return DistributedRepeatingDataset(self)
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.datasets: list[ParquetDataset] = []
+        self.stats: dict[str, NormStats] = {}
+        self._groups: dict[str, tuple[int, int]] = {}
+        self._group_of: list[int] = []
+        for name, members in config.groups().items():
+            if not members:
+                raise ConfigError(f"datasets.{name}: expected at least one dataset, got none")
+            group = [member.build(config.statistic_keys) for member in members]
+            check_alike(group, config.statistic_keys)
+            self.stats[name] = group_stats(group, config)
+            for dataset in group:
+                dataset.stats = self.stats[name]
+            first = sum(len(dataset) for dataset in self.datasets)
+            self._group_of += [len(self._groups)] * len(group)
+            self._groups[name] = (first, first + sum(len(dataset) for dataset in group))
+            self.datasets += group
+        self._ends = np.cumsum([len(dataset) for dataset in self.datasets])
+        self._check_weighted_groups()
+
+    def _check_weighted_groups(self) -> None:
+        """Refuses a share of the draws for a group that has nothing to draw."""
+        for name, weight in (self.config.sampling_weights or {}).items():
+            first, last = self._groups[name]
+            if weight and first == last:
+                raise ConfigError(
+                    f"sampling_weights.{name}: expected 0, as the group has no samples, got "
+                    f"{weight}. Leave it out"
+                )
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def __getitem__(self, draw: int) -> dict[str, Any]:
+        if draw < 0 or not len(self):
+            raise IndexError(f"draw {draw}: expected at least 0, of {len(self)} samples an epoch")
+        epoch, index = divmod(draw, len(self))
+        part = int(np.searchsorted(self._ends, index, side="right"))
+        start = int(self._ends[part - 1]) if part else 0
+        rng = np.random.default_rng((self.config.seed, epoch, index))
+        sample = self.datasets[part].sample(index - start, rng)
+        return {**sample, "group": self._group_of[part]}
+
+    @property
+    def group_of_datasets(self) -> tuple[str, ...]:
+        """The group that each of `datasets` is in."""
+        return tuple(self.group_names[index] for index in self._group_of)
+
+    @property
+    def group_names(self) -> tuple[str, ...]:
+        """What a sample's `group` counts."""
+        return tuple(self._groups)
+
+    def __getitems__(self, draws: Sequence[int]) -> list[dict[str, Any]]:
+        """The samples of a batch; torch's DataLoader asks for them so."""
+        return make_samples(self.__getitem__, draws)
+
+    def order(self, epoch: int) -> NDArray[np.int64]:
+        """The draws of an epoch; a function of (seed, epoch) alone.
+
+        Every sample once, or, with `sampling_weights`, as often as its group's weight says.
+        """
+        rng = np.random.default_rng((self.config.seed, epoch))
+        if self.config.sampling_weights is not None:
+            order = self._weighted(rng)
+        else:
+            order = np.arange(len(self))
+        if self.config.shuffle:
+            order = rng.permutation(order)
+        return order + epoch * len(self)
+
+    def _weighted(self, rng: np.random.Generator) -> NDArray[np.int64]:
+        """As many indices as there are samples; each group's are drawn round by round."""
+        weights = self.config.sampling_weights
+        assert weights is not None
+        shares = np.asarray([weights[name] for name in self._groups])
+        ends = np.round(np.cumsum(shares / shares.sum()) * len(self)).astype(int)
+        counts = np.diff(ends, prepend=0)
+        drawn: list[NDArray[np.int64]] = []
+        for (first, last), count in zip(self._groups.values(), counts, strict=True):
+            rounds = -(-int(count) // max(last - first, 1))
+            laps = [first + rng.permutation(last - first) for _ in range(rounds)]
+            drawn.append(np.concatenate([*laps, np.zeros(0, np.int64)])[:count].astype(np.int64))
+        return np.concatenate(drawn)
+
+
+class EpochBatches:
+    """Batches of draws for one rank: all ranks together see every draw of an epoch once.
+
+    The last incomplete batch of an epoch is left out, on every rank alike. Set `epoch` and
+    `first_batch` to go on where a run stopped; how many workers read ahead makes no difference.
+    """
+
+    def __init__(
+        self,
+        dataset: DistributedRepeatingDataset,
+        batch_size: int,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.dataset, self.batch_size = dataset, batch_size
+        self.rank, self.world_size = rank, world_size
+        self.epoch = self.first_batch = 0
+        if batch_size < 1:
+            raise ConfigError(f"per_device_batch_size: expected at least 1, got {batch_size}")
+        if self.batches_an_epoch == 0:
+            raise DataError(
+                f"train_dataloader: {len(dataset)} samples make no batch of "
+                f"{batch_size} x {world_size} ranks. Lower per_device_batch_size or add episodes"
+            )
+
+    @property
+    def batches_an_epoch(self) -> int:
+        """Batches of a whole epoch on each rank."""
+        return len(self.dataset) // self.global_batch_size
+
+    def __len__(self) -> int:
+        """Batches left of this epoch."""
+        return self.batches_an_epoch - self.first_batch
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = self.dataset.order(self.epoch)
+        step = self.global_batch_size
+        for batch in range(self.first_batch, self.batches_an_epoch):
+            first = batch * step
+            yield order[first : first + step][self.rank :: self.world_size].tolist()
+
+    @property
+    def global_batch_size(self) -> int:
+        """Samples of one batch on all ranks."""
+        return self.batch_size * self.world_size
+
+    def state_dict(self, consumed: int) -> dict[str, int]:
+        """Where the next batch is, after `consumed` batches of this epoch were trained on."""
+        epochs, batch = divmod(consumed, self.batches_an_epoch)
+        samples = batch * self.global_batch_size
+        return {
+            "epoch": self.epoch + epochs,
+            "samples": samples,
+            "global_batch_size": self.global_batch_size,
+        }
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Goes to a saved place; any number of ranks and batch size of the same product will do.
+
+        With another product the epoch goes on at the first whole batch after that place: fewer
+        samples than one batch are left out, and the batches are other ones.
+        """
+        self.epoch = state["epoch"]
+        self.first_batch = -(-state["samples"] // self.global_batch_size)
+
+
+def check_alike(group: Sequence[ParquetDataset], statistic_keys: Sequence[str]) -> None:
+    """Refuses datasets that cannot share statistics, and statistics of what is no number.
+
+    Raises:
+        ConfigError: two have different rates, so that their steps are not equally long, or
+            different dimensions; or one of `statistic_keys` is a camera or a text.
+    """
+    first, *others = [part for dataset in group for part in dataset.parts]
+    expected = _shared_facts(first, statistic_keys)
+    for part in others:
+        for name, value in _shared_facts(part, statistic_keys).items():
+            # 29.97 is 30.
+            if not math.isclose(value, expected[name], rel_tol=0.01):
+                raise ConfigError(
+                    f"datasets: {name}: expected the same in all of a group, got "
+                    f"{expected[name]:g} ({first.source.root}) and {value:g} ({part.source.root}). "
+                    "Give each a group of its own: datasets={name: [...], other_name: [...]}"
+                )
+
+
+def _shared_facts(part: DatasetPart, statistic_keys: Sequence[str]) -> dict[str, float]:
+    """What all datasets of a group must agree in."""
+    features = part.source.info["features"]
+    for key in statistic_keys:
+        if features[key]["dtype"] in NO_NUMBERS:
+            raise ConfigError(
+                f"statistic_keys: {key!r}: expected a feature of numbers, got "
+                f"{features[key]['dtype']} ({part.source.root}). Leave it out"
+            )
+    keys = {f"dimensions of {key}": key for key in statistic_keys}
+    keys["dimensions of the actions"] = part.config.action_key
+    dims = {name: float(np.prod(features[key]["shape"])) for name, key in keys.items()}
+    return {"fps": part.source.fps, **dims}
+
+
+def group_stats(
+    group: list[ParquetDataset], config: DistributedRepeatingDataset.Config
+) -> NormStats:
+    """Statistics of a group under the names the transforms ask for; computed once for its data."""
+    sources = [part.source for dataset in group for part in dataset.parts]
+    settings = {
+        "statistic_keys": config.statistic_keys,
+        "name_mappings": config.name_mappings,
+        "min_range": config.min_range,
+        "dim": config.dim,
+        # Relative actions depend on the windows.
+        "datasets": [dataset.config for dataset in group if dataset.unit_transforms],
+    }
+    return cached_stats(sources, settings, lambda: exact_stats(group, config))
+
+
+def exact_stats(
+    group: list[ParquetDataset], config: DistributedRepeatingDataset.Config
+) -> NormStats:
+    """Exact statistics of a group, from every frame."""
+    stats: dict[str, FeatureStats] = {}
+    columns = [
+        (dataset, part.source.columns(config.statistic_keys))
+        for dataset in group
+        for part in dataset.parts
+    ]
+    for key in config.statistic_keys:
+        for name in config.name_mappings.get(key, (key,)):
+            values = [
+                dataset.in_own_units(name, part[key].reshape(len(part[key]), -1))
+                for dataset, part in columns
+            ]
+            stats[name] = compute_stats(np.concatenate(values))
+    relative = [dataset for dataset in group if dataset.has_relative_actions]
+    if relative and len(relative) != len(group):
+        raise ConfigError("transforms: either all datasets of a group use RelativeActions or none")
+    if relative:
+        windows = [
+            part.relative_windows(dataset.unit_transforms)
+            for dataset in relative
+            for part in dataset.parts
+        ]
+        _, name = relative[0].statistic_names
+        stats[name] = compute_stats(np.concatenate(windows))
+    widened = {name: feature.widened(config.min_range) for name, feature in stats.items()}
+    if config.dim is None:
+        return widened
+    # A scalar, like the timestamp, is no state.
+    return {k: v.padded(config.dim) if v.dim > 1 else v for k, v in widened.items()}

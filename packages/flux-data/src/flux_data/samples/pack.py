@@ -1,0 +1,354 @@
+"""Makes a frame cache: every video decoded once, resized as training would, written to shards."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from flux_core.errors import DataError
+
+from ..lerobot.dataset import LeRobotDataset, VideoSegment, open_lerobot
+from ..video.reader import VideoReader
+from ..whole_file import cannot_be_written, whole_file
+from .frame_cache import (
+    Encoding,
+    FrameCache,
+    Resize,
+    Shard,
+    cache_folder,
+    checksum,
+    fingerprints,
+    is_whole,
+    manifest_of,
+    read_manifest,
+    shard_name,
+    shard_path,
+    why_stale,
+)
+from .resize import resize_frame
+
+JPEG_QUALITY = 95
+SAMPLED_FRAMES = 8
+CHOOSE = "Choose --out"
+"""What to do where a cache cannot be written."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PackJob:
+    """One shard to be made; `times_s` (frames,) is each frame's `timestamp`."""
+
+    name: str
+    segment: VideoSegment
+    times_s: NDArray[np.float64]
+    fps: float
+    folder: Path
+    resize: Resize
+    encoding: Encoding
+
+    @property
+    def frames(self) -> int:
+        """How many."""
+        return len(self.times_s)
+
+
+def pack(
+    root: Path,
+    resize: Resize,
+    *,
+    encoding: Encoding = "raw",
+    out: Path | None = None,
+    workers: int = 1,
+    cameras: Sequence[str] | None = None,
+    announce: Callable[[int, int, int], None] = lambda frames, todo, size: None,
+    advance: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, Any]:
+    """Writes the cache of a dataset; an interrupted one is gone on with.
+
+    Args:
+        root: the dataset.
+        resize: the transform that training uses.
+        encoding: raw pixels, or JPEG at quality 95 (4:4:4).
+        out: where the cache goes; default: beside the dataset.
+        workers: processes.
+        cameras: default: all.
+        announce: called once before anything is written, with all frames, those still to be
+            written, and the expected bytes of the whole cache.
+        advance: called with the frames written so far, and those to be written.
+
+    Returns:
+        `out`, `bytes` and `frames`.
+
+    Raises:
+        DataError: there are no videos, one is missing or damaged, or the cache cannot be written or
+            would not fit on the disk.
+    """
+    source = open_lerobot(root)
+    keys = tuple(cameras or source.video_keys)
+    if not keys:
+        raise DataError(f"{root}: has no videos to pack")
+    folder = cache_folder(out or source.root, resize, encoding)
+    current = fingerprints(source, keys)
+    done = _finished(source, keys, folder, encoding, current, workers)
+    jobs = list(_jobs(source, keys, folder, resize, encoding, done))
+    frames, todo, written = source.num_frames * len(keys), sum(job.frames for job in jobs), 0
+    missing = todo * _frame_bytes(jobs)
+    announce(frames, todo, _num_bytes(done) + missing)
+    _prepare(folder, missing if encoding == "raw" else 0)
+    # The line of a run that was killed may have no end.
+    _note(folder, "\n" + json.dumps({"fingerprints": current}))
+    for job, shard in _run(jobs, workers):
+        done[job.name] = shard
+        _note(folder, json.dumps({"name": job.name, **asdict(shard)}))
+        written += job.frames
+        advance(written, todo)
+    _write_manifest(folder, manifest_of(resize, encoding, current, done))
+    return {"out": str(folder), "bytes": _num_bytes(done), "frames": frames}
+
+
+def verify_cache(
+    root: Path, resize: Resize, *, encoding: Encoding = "raw", out: Path | None = None
+) -> dict[str, Any]:
+    """Reads a whole cache and compares its checksums.
+
+    Raises:
+        DataError: there is no cache, it is not one of the dataset as it is now, or a shard is
+            missing or not what was written.
+    """
+    source = open_lerobot(root)
+    folder = cache_folder(out or source.root, resize, encoding)
+    path = folder / "manifest.json"
+    if not path.is_file():
+        raise DataError(f"{path}: not found. Run `flux-data pack` first")
+    manifest = read_manifest(path)
+    keys = [key for key in source.video_keys if key in manifest.get("fingerprints", ())]
+    if reason := why_stale(manifest, source, keys or source.video_keys):
+        raise DataError(f"{folder}: is stale: {reason}. Run `flux-data pack` again")
+    cache = FrameCache(folder, manifest)
+    if damaged := cache.verify():
+        raise DataError(
+            f"{shard_path(folder, damaged[0], encoding)}: is damaged ({len(damaged)} shards of "
+            f"{len(cache.shards)}). Run `flux-data pack` again"
+        )
+    frames = sum(shard.frames for shard in cache.shards.values())
+    return {"out": str(folder), "bytes": _num_bytes(cache.shards), "frames": frames}
+
+
+def _jobs(
+    source: LeRobotDataset,
+    keys: Sequence[str],
+    folder: Path,
+    resize: Resize,
+    encoding: Encoding,
+    done: Mapping[str, Shard],
+) -> Iterator[PackJob]:
+    """Those that are not `done`."""
+    # The frame of a row is the one at its `timestamp`, in training too.
+    for position, columns in enumerate(source.episodes(["timestamp"])):
+        times_s = columns["timestamp"].ravel().astype(np.float64)
+        for key in keys:
+            name = shard_name(key, int(source.episode_indices[position]))
+            if name not in done:
+                yield PackJob(
+                    name=name,
+                    segment=source.video(key, position),
+                    times_s=times_s,
+                    fps=source.fps,
+                    folder=folder,
+                    resize=resize,
+                    encoding=encoding,
+                )
+
+
+def _prepare(folder: Path, num_bytes: int) -> None:
+    """Makes the folder, without what a killed run left, and sees that so many bytes fit there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for leftover in folder.rglob("*.partial*"):
+            leftover.unlink()
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        raise cannot_be_written(folder, error, CHOOSE) from error
+    if free < num_bytes:
+        raise DataError(
+            f"{folder}: expected {num_bytes / 1e6:,.1f} MB of free space, got {free / 1e6:,.1f}. "
+            f"{CHOOSE}, a smaller --size or --encoding jpeg"
+        )
+
+
+def _note(folder: Path, line: str) -> None:
+    """Appends to the list of what is done."""
+    path = folder / "progress.jsonl"
+    try:
+        with path.open("a") as file:
+            file.write(line + "\n")
+    except OSError as error:
+        raise cannot_be_written(path, error, CHOOSE) from error
+
+
+def _run(jobs: Sequence[PackJob], workers: int) -> Iterator[tuple[PackJob, Shard]]:
+    if workers <= 1:
+        yield from ((job, pack_shard(job)) for job in jobs)
+        return
+    with ProcessPoolExecutor(workers) as pool:
+        futures = {pool.submit(pack_shard, job): job for job in jobs}
+        try:
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def pack_shard(job: PackJob) -> Shard:
+    """Decodes, resizes and writes one shard; under its own name only when it is whole."""
+    path = shard_path(job.folder, job.name, job.encoding)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_be_written(path, error, CHOOSE) from error
+    with whole_file(path, CHOOSE) as file:
+        offsets = _write_planes(file, job) if job.encoding == "raw" else _write_jpegs(file, job)
+    return Shard(
+        frames=job.frames, num_bytes=path.stat().st_size, crc32=checksum(path), offsets=offsets
+    )
+
+
+def _write_planes(file: BinaryIO, job: PackJob) -> None:
+    shape = (job.frames, 3, job.resize.height, job.resize.width)
+    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
+    for image in _resized(job):
+        file.write(image.transpose(2, 0, 1).tobytes())
+
+
+def _write_jpegs(file: BinaryIO, job: PackJob) -> tuple[int, ...]:
+    """Returns where each begins, and the last one's end."""
+    offsets = [0]
+    for image in _resized(job):
+        file.write(encode_jpeg(image))
+        offsets.append(file.tell())
+    return tuple(offsets)
+
+
+def _resized(job: PackJob, every: int = 1) -> Iterator[NDArray[np.uint8]]:
+    reader = VideoReader(max_open=1)
+    for time_s in job.times_s[::every]:
+        at_s = job.segment.start_s + float(time_s)
+        frame = reader.frame(job.segment.path, at_s, 0.5 / job.fps)
+        yield resize_frame(frame, job.resize)
+
+
+def encode_jpeg(image: NDArray[np.uint8]) -> bytes:
+    """Quality 95 without colour subsampling: no difference is seen."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0)
+    return buffer.getvalue()
+
+
+def _num_bytes(shards: Mapping[str, Shard]) -> int:
+    return sum(shard.num_bytes for shard in shards.values())
+
+
+def _frame_bytes(jobs: Sequence[PackJob]) -> int:
+    """Bytes a frame: known for raw pixels, measured on a few frames for JPEG."""
+    if not jobs:
+        return 0
+    job = jobs[0]
+    if job.encoding == "raw":
+        return job.resize.height * job.resize.width * 3
+    images = _resized(job, every=max(job.frames // SAMPLED_FRAMES, 1))
+    sizes = [len(encode_jpeg(image)) for image in images]
+    return round(sum(sizes) / len(sizes))
+
+
+def _finished(
+    source: LeRobotDataset,
+    keys: Sequence[str],
+    folder: Path,
+    encoding: Encoding,
+    current: Mapping[str, str],
+    workers: int,
+) -> dict[str, Shard]:
+    """Shards of earlier runs over the same videos and rows that are still what was written."""
+    frames = {
+        shard_name(key, int(index)): int(length)
+        for index, length in zip(source.episode_indices, source.lengths, strict=True)
+        for key in keys
+    }
+    noted = {
+        name: shard
+        for name, shard in _noted(folder, current).items()
+        if shard.frames == frames.get(name)
+    }
+    paths = [shard_path(folder, name, encoding) for name in noted]
+    # Reading lets go of the interpreter's lock.
+    with ThreadPoolExecutor(max(workers, 1)) as pool:
+        whole = pool.map(is_whole, paths, noted.values())
+        return {name: noted[name] for name, is_good in zip(noted, whole, strict=True) if is_good}
+
+
+def _noted(folder: Path, current: Mapping[str, str]) -> dict[str, Shard]:
+    """What `progress.jsonl` says of the cameras whose fingerprints were the `current` ones."""
+    path = folder / "progress.jsonl"
+    noted: dict[str, Shard] = {}
+    if not path.is_file():
+        return noted
+    are_valid: set[str] = set()
+    for line in path.read_text(errors="replace").splitlines():
+        entry = _entry(line)
+        if isinstance(entry.get("fingerprints"), dict):
+            # What follows was made of these; of other videos, it has replaced what was before.
+            found = entry["fingerprints"]
+            are_valid = {key for key, value in current.items() if found.get(key) == value}
+            stale = {key for key in found if key not in are_valid}
+            noted = {n: shard for n, shard in noted.items() if _camera(n) not in stale}
+            continue
+        shard = _shard_of(entry)
+        if shard is not None and _camera(entry["name"]) in are_valid:
+            noted[entry["name"]] = shard
+    return noted
+
+
+def _camera(name: str) -> str:
+    """Whose frames the shard of that name holds."""
+    return name.rpartition("/")[0]
+
+
+def _entry(line: str) -> dict[str, Any]:
+    """A line's object; an empty one for a line that is none, like the last of a killed run."""
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        return {}
+    return entry if isinstance(entry, dict) else {}
+
+
+def _shard_of(entry: Mapping[str, Any]) -> Shard | None:
+    """The shard of a line; None if the line is not one of ours."""
+    numbers = [entry.get(name) for name in ("frames", "num_bytes", "crc32")]
+    offsets = entry.get("offsets")
+    numbers += offsets if isinstance(offsets, list) else []
+    are_whole = all(isinstance(number, int) for number in numbers)
+    if not are_whole or not isinstance(entry.get("name"), str):
+        return None
+    return Shard(
+        frames=entry["frames"],
+        num_bytes=entry["num_bytes"],
+        crc32=entry["crc32"],
+        offsets=tuple(offsets) if isinstance(offsets, list) else None,
+    )
+
+
+def _write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
+    with whole_file(folder / "manifest.json", CHOOSE) as file:
+        file.write((json.dumps(manifest, indent=1) + "\n").encode())

@@ -1,0 +1,79 @@
+"""Statistics kept between runs, under a fingerprint of everything they depend on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from flux_core.config import unbind
+from flux_core.errors import DataError
+from flux_core.norm_stats import NormStats, stats_from_json, stats_to_json
+
+from ..lerobot.dataset import LeRobotDataset
+from ..whole_file import whole_file
+
+logger = logging.getLogger("flux.data")
+
+VERSION = 2
+
+
+def cached_stats(
+    sources: Sequence[LeRobotDataset], settings: object, compute: Callable[[], NormStats]
+) -> NormStats:
+    """Returns the statistics of an earlier run, or computes and keeps them.
+
+    Args:
+        sources: the datasets; a changed file of theirs is another fingerprint.
+        settings: what else the statistics depend on, as plain data or configs.
+        compute: makes them.
+    """
+    path = cache_directory() / f"{fingerprint(sources, settings)}.json"
+    kept = _read(path)
+    if kept is not None:
+        return kept
+    stats = compute()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(path, "Set XDG_CACHE_HOME") as file:
+            file.write(json.dumps(stats_to_json({"stats": stats})).encode())
+    except (OSError, DataError) as error:
+        # They are at hand; only the next run has to compute them again.
+        logger.warning("the statistics cannot be kept for the next run: %s", error)
+    return stats
+
+
+def _read(path: Path) -> NormStats | None:
+    """What is kept at `path`; None if there is nothing, or nothing that can be read."""
+    if not path.is_file():
+        return None
+    try:
+        return stats_from_json(json.loads(path.read_text()))["stats"]
+    except (OSError, ValueError, TypeError, AttributeError, LookupError, DataError) as error:
+        logger.warning("%s: is damaged (%s). Computing the statistics again", path, error)
+        return None
+
+
+def cache_directory() -> Path:
+    """`$XDG_CACHE_HOME/flux/stats`, by default in ~/.cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "flux" / "stats"
+
+
+def fingerprint(sources: Sequence[LeRobotDataset], settings: object) -> str:
+    """Name, size and time of every metadata and data file, the tasks, and the settings."""
+    digest = hashlib.sha256(json.dumps([VERSION, unbind(settings)], sort_keys=True).encode())
+    for source in sources:
+        metadata = sorted((source.root / "meta").rglob("*"))
+        # In the order of the episodes: it says which file holds which.
+        files = dict.fromkeys(source.data_file(i) for i in range(source.num_episodes))
+        for path in (*metadata, *files):
+            if path.is_file():
+                stat = path.stat()
+                digest.update(f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+        # A task called `empty` leaves its frames out; a copied file may keep its size and time.
+        digest.update(repr(sorted(source.tasks.items())).encode())
+        digest.update(source.lengths.tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,71 @@
+"""Checks a dataset's files as wholes: their rows, their types, and whether they belong to it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..lerobot.dataset import LeRobotDataset, LeRobotV3
+from .fault import Fault
+
+NUMBERS = {"bool", *(f"float{bits}" for bits in (16, 32, 64))}
+NUMBERS |= {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
+"""The dtypes of info.json that are an arrow type; others are not judged."""
+
+
+def file_faults(source: LeRobotDataset) -> Iterator[Fault]:
+    """Yields what is wrong with data files, each opened once, and with files of no episode."""
+    rows: Counter[Path] = Counter()
+    for position, length in enumerate(source.lengths):
+        rows[source.data_file(position)] += int(length)
+    for path, expected in rows.items():
+        try:
+            metadata = pq.read_metadata(path)
+            schema = metadata.schema.to_arrow_schema()
+        except (OSError, pa.ArrowException):  # told where the episode is checked
+            continue
+        yield from _check_types(source, path, schema)
+        # A file of one episode is measured where the episode is checked.
+        if isinstance(source, LeRobotV3) and metadata.num_rows != expected:
+            message = f"expected {expected} rows (its episodes' lengths), got {metadata.num_rows}"
+            yield Fault(kind="rows", file=str(path), where="", message=message)
+    yield from _check_strangers(source.root / "data", "*.parquet", set(rows))
+    yield from _check_strangers(source.root / "videos", "*.mp4", _videos(source))
+
+
+def _videos(source: LeRobotDataset) -> set[Path]:
+    positions = range(source.num_episodes)
+    return {source.video(key, position).path for key in source.video_keys for position in positions}
+
+
+def _check_strangers(folder: Path, pattern: str, known: set[Path]) -> Iterator[Fault]:
+    for path in sorted(folder.rglob(pattern)):
+        if path not in known:
+            message = "belongs to no episode of the metadata"
+            yield Fault(kind="unknown_file", file=str(path), where="", message=message)
+
+
+def _check_types(source: LeRobotDataset, path: Path, schema: pa.Schema) -> Iterator[Fault]:
+    """Numbers of another type than info.json states; texts in their place are told by value."""
+    for key, feature in source.info["features"].items():
+        if feature["dtype"] not in NUMBERS or key not in schema.names:
+            continue
+        found = _number_type(schema.field(key).type)
+        if found not in (None, feature["dtype"]):
+            message = f"{key}: expected {feature['dtype']} (info.json), got {found}"
+            yield Fault(kind="dtype", file=str(path), where=key, message=message)
+
+
+def _number_type(kind: pa.DataType) -> str | None:
+    """numpy's name of the numbers in a column of numbers, of lists or of lists of lists."""
+    if isinstance(kind, pa.BaseExtensionType):
+        kind = kind.storage_type
+    while pa.types.is_nested(kind) and kind.num_fields == 1:
+        kind = kind.field(0).type
+    is_number = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
+    return np.dtype(kind.to_pandas_dtype()).name if is_number else None

@@ -1,0 +1,1 @@
+"""Video files: frames by time, and writing."""

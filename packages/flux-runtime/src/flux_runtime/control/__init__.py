@@ -1,0 +1,1 @@
+"""Episodes: a robot, a policy and the C++ control loop."""

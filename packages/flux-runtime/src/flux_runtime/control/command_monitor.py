@@ -1,0 +1,33 @@
+"""An independent look at every command sent: not the safety filter's word, but the numbers."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flux_core.robots.spec import RobotSpec
+
+POSITION_TOLERANCE = 1e-5
+"""In joint units: float32 rounding of limits and of previous + change is below 1e-6."""
+
+
+class CommandMonitor:
+    """Counts the commands that were not finite, outside the limits or too fast."""
+
+    def __init__(self, spec: RobotSpec, start: NDArray[np.float32]) -> None:
+        self._lower = np.asarray(spec.lower, np.float64) - POSITION_TOLERANCE
+        self._upper = np.asarray(spec.upper, np.float64) + POSITION_TOLERANCE
+        self._max_change = np.asarray(spec.max_velocity) / spec.control_hz + POSITION_TOLERANCE
+        self._previous = np.asarray(start, np.float64)
+        self.num_out_of_limit = 0
+
+    def check(self, command: NDArray[np.float32]) -> bool:
+        """Takes the next command, (action_dim,), and returns whether it was within all limits."""
+        now = np.asarray(command, np.float64)
+        change = np.abs(now - self._previous)
+        # Written so that a NaN fails every comparison.
+        within = (now >= self._lower) & (now <= self._upper) & (change <= self._max_change)
+        is_fine = bool(within.all())
+        self.num_out_of_limit += not is_fine
+        self._previous = now
+        return is_fine

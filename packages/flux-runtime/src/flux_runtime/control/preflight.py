@@ -1,0 +1,131 @@
+"""Everything that can be known to be wrong before the first control tick."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flux_core.bundle.bundle import Bundle, Manifest
+from flux_core.errors import BundleError, RobotError
+from flux_core.robots.spec import RobotSpec
+from flux_core.types import Observation
+
+from ..engines.golden import GoldenResult, InferencePolicy, replay_golden
+from ..engines.graph_inputs import user_inputs
+
+
+def check_can_be_held(spec: RobotSpec, *, is_simulated: bool) -> None:
+    """Refuses a real robot that holding would keep in motion.
+
+    The control loop holds, on a miss or an action that is not finite, by sending the last command
+    again. Where commands are differences that is no rest.
+    """
+    if spec.is_commanded_by_differences and not is_simulated:
+        raise RobotError(
+            f"{spec.name}: is commanded by differences, and holding the last one would go on "
+            f"moving it. Only simulated robots may be; command this one by positions."
+        )
+
+
+def check_bundle_fits(manifest: Manifest, spec: RobotSpec) -> None:
+    """Refuses a bundle that was trained for another robot, camera set, width or rate."""
+    if spec.name not in manifest.robots:
+        raise BundleError(
+            f"manifest.json: robots: the bundle drives {', '.join(manifest.robots)}, got --robot "
+            f"{spec.name}. Train with data of that robot, or name another bundle."
+        )
+    for name in manifest.cameras:
+        if name not in spec.cameras:
+            raise BundleError(
+                f"manifest.json: cameras: the policy looks through {name}, which robot {spec.name} "
+                f"does not have (it has {', '.join(spec.cameras)})."
+            )
+    joints = f"robot {spec.name} has {spec.action_dim} joints"
+    if manifest.state_dim != spec.state_dim:
+        has = f"{joints} and {spec.state_dim} states" if spec.state_names else joints
+        raise BundleError(
+            f"manifest.json: state_dim: {has}, got {manifest.state_dim}. Name a bundle that was "
+            f"trained for this robot."
+        )
+    if manifest.action_dim < spec.action_dim:  # a wider network pads; its further columns are cut
+        raise BundleError(
+            f"manifest.json: action_dim: {joints}, got {manifest.action_dim}. Name a bundle that "
+            f"was trained for this robot."
+        )
+    if abs(manifest.control_hz - spec.control_hz) > 1e-6:
+        raise BundleError(
+            f"manifest.json: control_hz: robot {spec.name} runs at {spec.control_hz:g} Hz, got "
+            f"{manifest.control_hz:g}. Name a bundle that was trained at the robot's rate."
+        )
+
+
+def check_decoder(scale: NDArray[np.float32], spec: RobotSpec) -> None:
+    """Refuses statistics of another number of joints than the robot has."""
+    if scale.shape != (spec.action_dim,):
+        raise BundleError(
+            f"norm_stats.json: action: robot {spec.name} has {spec.action_dim} joints, the "
+            f"statistics are of {len(scale)}. Name a bundle that was trained for this robot."
+        )
+
+
+def check_golden(
+    bundle: Bundle, policy: InferencePolicy, engine: str, tolerance: float | None = None
+) -> GoldenResult:
+    """Replays the golden and refuses an engine that does not reproduce it on this machine."""
+    result = replay_golden(bundle, policy, tolerance=tolerance)
+    if not result.ok:
+        raise BundleError(
+            f"golden.safetensors: {engine} is {result.max_abs_error:.3g} away from the reference, "
+            f"allowed {result.tolerance:g} (cosine {result.cosine:.6f}). Do not drive a robot with "
+            f"this bundle on this machine; see 'flux-runtime check'."
+        )
+    return result
+
+
+def check_encoding(inputs: Mapping[str, NDArray[Any]], manifest: Manifest) -> None:
+    """Refuses network inputs that do not have the graphs' names, types and shapes."""
+    for name, tensor in user_inputs(manifest).items():
+        if name not in inputs:
+            raise BundleError(
+                f"config.json: inference: gives no input {name!r} to the graphs (gives "
+                f"{', '.join(sorted(inputs))}). Export the bundle again."
+            )
+        found = inputs[name]
+        if (found.dtype.name, found.shape) != (tensor.dtype, tensor.shape):
+            raise BundleError(
+                f"config.json: inference: {name}: the graphs take {tensor.dtype} "
+                f"{list(tensor.shape)}, the transforms give {found.dtype.name} "
+                f"{list(found.shape)}. Export the bundle again."
+            )
+
+
+def check_observation(observation: Observation, spec: RobotSpec, cameras: Sequence[str]) -> None:
+    """Refuses a first observation that a policy could not use."""
+    state = observation.state
+    if state.shape != (spec.state_dim,) or state.dtype != np.float32:
+        raise RobotError(
+            f"{spec.name}: observation.state: expected float32 ({spec.state_dim},), got "
+            f"{state.dtype} {state.shape}. Is the driver made for this robot?"
+        )
+    for name, value in zip(spec.state_names or spec.joint_names, state, strict=True):
+        if not np.isfinite(value):
+            raise RobotError(
+                f"{spec.name}: observation.state: joint {name} is {value}. Check the joint's "
+                f"encoder and that the driver publishes all joints."
+            )
+    for name in cameras:
+        if name not in observation.images:
+            have = ", ".join(sorted(observation.images)) or "none"
+            raise RobotError(
+                f"{spec.name}: observation.images: no picture of {name} (got {have}). Check that "
+                f"the camera is connected and publishes."
+            )
+        image = observation.images[name]
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+            raise RobotError(
+                f"{spec.name}: observation.images.{name}: expected uint8 (height, width, 3), got "
+                f"{image.dtype} {image.shape}."
+            )

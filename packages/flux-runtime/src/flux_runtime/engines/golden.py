@@ -1,0 +1,89 @@
+"""Replays a bundle's golden on this machine: the same inputs must give the reference's actions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flux_core.bundle.bundle import Bundle
+from flux_core.errors import BundleError
+
+from .graph_inputs import user_inputs
+
+
+class InferencePolicy(Protocol):
+    """What the golden needs of `flux_runtime._core.FlowPolicy`."""
+
+    def infer(
+        self, inputs: dict[str, NDArray[Any]], noise: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """Returns (H, A) normalised actions."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class GoldenResult:
+    """How far this machine's answer is from the reference's.
+
+    Attributes:
+        max_abs_error: of the normalised actions; infinite if any is not finite.
+        cosine: of the two answers as vectors.
+        tolerance: largest error that passes.
+    """
+
+    max_abs_error: float
+    cosine: float
+    tolerance: float
+
+    @property
+    def ok(self) -> bool:
+        """Whether the bundle may drive a robot from this machine."""
+        return self.max_abs_error <= self.tolerance
+
+
+def replay_golden(
+    bundle: Bundle,
+    policy: InferencePolicy,
+    *,
+    tolerance: float | None = None,
+) -> GoldenResult:
+    """Runs the golden's inputs through `policy` and compares.
+
+    Args:
+        bundle: what the policy was opened from.
+        policy: an engine with the bundle's graphs.
+        tolerance: largest error that passes; None for the bundle's.
+
+    Raises:
+        BundleError: the policy refuses the golden's inputs.
+    """
+    tensors = bundle.golden()
+    inputs = {name: tensors[f"input.{name}"] for name in user_inputs(bundle.manifest)}
+    try:
+        actions = policy.infer(inputs, tensors["input.noise"])
+    except (ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise BundleError(
+            f"golden.safetensors: the engine refuses the inputs ({reason}). Export it again."
+        ) from error
+    return compare(actions, tensors, tolerance or bundle.manifest.tolerance)
+
+
+def compare(
+    actions: NDArray[np.float32], golden: Mapping[str, NDArray[Any]], tolerance: float
+) -> GoldenResult:
+    """Compares (H, A) actions with `output.actions` of the golden."""
+    reference = golden["output.actions"].astype(np.float64).reshape(-1)
+    found = np.asarray(actions, np.float64).reshape(-1)
+    if found.shape != reference.shape or not np.isfinite(found).all():
+        return GoldenResult(max_abs_error=float("inf"), cosine=0.0, tolerance=tolerance)
+    lengths = float(np.linalg.norm(found) * np.linalg.norm(reference))
+    return GoldenResult(
+        max_abs_error=float(np.abs(found - reference).max()),
+        cosine=float(found @ reference) / lengths if lengths else float((found == reference).all()),
+        tolerance=tolerance,
+    )

@@ -1,0 +1,153 @@
+"""Opens the C++ core and a bundle's graphs in one of its engines."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from flux_core.bundle.bundle import Bundle, Manifest
+from flux_core.errors import BundleError, MissingDependencyError
+
+from .names import AUTO, EngineName
+from .status import EngineChoice, choose_engine
+from .trial_run import require_survival
+
+if TYPE_CHECKING:
+    from .. import _core
+
+DEFAULT_THREADS = 1
+
+_BF16_TOLERANCE = 0.032
+ENGINE_TOLERANCE: dict[EngineName, float] = {
+    "openvino-bf16": _BF16_TOLERANCE,
+    "onnxruntime-tensorrt": _BF16_TOLERANCE / 8,
+}
+"""Largest error of engines that compute more coarsely than the bundle says.
+
+Twice what PyTorch's own bfloat16 does: under autocast, the shipped policy's normalised actions move
+by 0.0056 to 0.0161 over 24 inputs. TensorRT multiplies float32 as TF32 and has no switch that ONNX
+Runtime could turn; TF32 has 10 bits of mantissa where bfloat16 has 7.
+"""
+
+__all__ = [
+    "DEFAULT_THREADS",
+    "ENGINE_TOLERANCE",
+    "EngineChoice",
+    "choose_engine",
+    "engine_tolerance",
+    "load_core",
+    "open_flow_policy",
+]
+
+
+def load_core() -> ModuleType:
+    """Returns the compiled module `flux_runtime._core`."""
+    try:
+        from .. import _core
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"flux_runtime._core: the C++ core cannot be loaded ({error}). Install flux-runtime "
+            f"with pip, which compiles it."
+        ) from error
+    return _core
+
+
+def engine_tolerance(manifest: Manifest, engine: EngineName) -> float:
+    """Largest error of normalised actions with which `engine` may drive a robot."""
+    return max(manifest.tolerance, ENGINE_TOLERANCE.get(engine, 0.0))
+
+
+def open_flow_policy(
+    bundle: Bundle, *, engine: str = AUTO, num_threads: int = DEFAULT_THREADS
+) -> _core.Policy:
+    """Loads both graphs of a bundle into an engine.
+
+    Args:
+        bundle: an opened bundle.
+        engine: one of `engine_names.ENGINES`, or `auto`; see `choose_engine`.
+        num_threads: of the processor, for each graph.
+
+    Raises:
+        BundleError: the engine refuses a graph.
+        MissingDependencyError: the C++ core is missing, or something that the engine needs; or the
+            engine crashes.
+    """
+    name = choose_engine(engine, bundle.manifest.precision).name
+    core = load_core()
+    if name == "tensorrt":
+        from .tensorrt import open_captured_policy
+
+        return open_captured_policy(bundle)
+    graphs = bundle.manifest.graphs
+    library, options = _settings(bundle, name)
+    arguments: dict[str, Any] = {
+        "prefix_path": str(bundle.path(graphs["prefix"].file)),
+        "denoise_path": str(bundle.path(graphs["denoise"].file)),
+        "engine": "openvino" if name == "openvino-bf16" else name,
+        "library": library,
+        "num_inference_steps": bundle.manifest.num_inference_steps,
+        "num_threads": num_threads,
+        "options": options,
+    }
+    if name == "openvino-bf16":
+        require_survival(name, arguments)
+    try:
+        return core.FlowPolicy(**arguments)
+    except core.EngineUnavailable as error:
+        reason = " ".join(str(error).split())
+        raise MissingDependencyError(
+            f"engine {name}: cannot be used on this machine ({reason}). See 'flux-runtime doctor', "
+            f"or take another engine."
+        ) from error
+    except (RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise BundleError(
+            f"{bundle.directory}: the engine refuses the graphs ({name}: {reason}). Export it "
+            f"again, or take another engine."
+        ) from error
+
+
+def _settings(bundle: Bundle, name: EngineName) -> tuple[str, dict[str, str]]:
+    """The engine's library, and its options under the names that its makers gave them."""
+    from . import nvidia, onnxruntime_library, openvino_library
+
+    if name in ("openvino", "openvino-bf16"):
+        return str(openvino_library.find_library()), {
+            "INFERENCE_PRECISION_HINT": "bf16" if name == "openvino-bf16" else "f32",
+            # Activations would be rounded to int8 where the weights are.
+            "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0",
+        }
+    library = str(onnxruntime_library.find_library())
+    if name == "onnxruntime-cuda":
+        nvidia.preload(nvidia.CUDA_LIBRARIES)
+        # TF32 has 10 bits of mantissa: too few to reproduce a golden of float32.
+        return library, {"use_tf32": "0"}
+    if name == "onnxruntime-tensorrt":
+        nvidia.preload((*nvidia.CUDA_LIBRARIES, *nvidia.TENSORRT_LIBRARIES))
+        return library, tensorrt_options(bundle)
+    return library, {}
+
+
+def tensorrt_options(bundle: Bundle) -> dict[str, str]:
+    """The provider's options: engines are built once and kept, in the graph's own precision."""
+    from . import nvidia
+    from .cache import content_digest, engine_cache_key, make_engine_cache
+
+    card, precision = nvidia.read_card(), bundle.manifest.precision
+    key = engine_cache_key(
+        gpu=card.name,
+        driver=card.driver,
+        tensorrt=nvidia.tensorrt_version(),
+        precision=precision,
+        content=content_digest(bundle),
+    )
+    folder = str(make_engine_cache(bundle, key))
+    # Older providers do not know every name: only what is asked for is sent.
+    halves = {"fp16": {"trt_fp16_enable": "1"}, "bf16": {"trt_bf16_enable": "1"}}
+    return {
+        "trt_engine_cache_enable": "1",
+        "trt_engine_cache_path": folder,
+        "trt_timing_cache_enable": "1",
+        "trt_timing_cache_path": folder,
+        **halves.get(precision, {}),
+    }

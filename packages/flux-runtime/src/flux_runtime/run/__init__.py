@@ -1,0 +1,1 @@
+"""The command `flux-runtime run`."""

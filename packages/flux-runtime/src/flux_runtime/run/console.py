@@ -1,0 +1,112 @@
+"""What `flux-runtime run` shows in the terminal: a progress bar on stderr, a table on stdout."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from flux_core.errors import MissingDependencyError
+
+if TYPE_CHECKING:
+    from ..control.episode import EpisodeResult
+    from .command import RunOptions
+
+try:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.table import Table
+    from rich.text import Text
+except ImportError as error:
+    raise MissingDependencyError(
+        "rich: not installed, and it draws the progress bar. Install it with 'pip install rich'."
+    ) from error
+
+
+class RunConsole:
+    """Shows progress over episodes with the running success rate."""
+
+    def __init__(self, options: RunOptions, *, is_json: bool) -> None:
+        self._num_successes = 0
+        self._num_done = 0
+        self._console = Console(stderr=True)
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeElapsedColumn(),
+            console=self._console,
+            transient=not is_json,
+            disable=options.dry_run or not self._console.is_terminal,
+        )
+        self._task = self._progress.add_task("preflight", total=options.episodes, rate="")
+
+    def __enter__(self) -> RunConsole:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._progress.stop()
+
+    def on_episode(self, result: EpisodeResult) -> None:
+        """Advances the bar."""
+        self._num_done += 1
+        self._num_successes += bool(result.success)
+        rate = "" if result.success is None else f"{self._num_successes}/{self._num_done} done"
+        self._progress.update(self._task, advance=1, description="episodes", rate=rate)
+
+    def print_report(self, report: Mapping[str, Any]) -> None:
+        """Prints the final table on stdout."""
+        console = Console()
+        if report.get("dry_run"):
+            console.print(f"{report['robot']}: ready to run ({report['engine']})", markup=False)
+            return
+        title = f"{report['robot']} · {report['policy']} · {report['prompt']}"
+        table = Table(title=Text(title))  # a Text, as a prompt may hold rich's markup
+        columns = [name for name in report["episodes"][0] if name != "commands_out_of_limit"]
+        for name in columns:
+            table.add_column(name.replace("_", " "), justify="right")
+        for episode in report["episodes"]:
+            table.add_row(*(_cell(episode[name]) for name in columns))
+        console.print(table)
+        for line in summary_lines(report):
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def summary_lines(report: Mapping[str, Any]) -> list[str]:
+    """Returns the figures below the table."""
+    violations = ", ".join(
+        f"{count} {kind}" for kind, count in report["violations"].items() if count
+    )
+    inference = report["inference_p50_ms"]
+    lines = [
+        _rate_line("success", report["success_rate"], report["ci95"]),
+        _rate_line("strict", report["strict_success_rate"], report["strict_ci95"]),
+        f"ticks       {report['ticks']}, deadline misses {report['deadline_misses']}, jitter p99 "
+        f"{report['jitter_p99_ms']:.3f} ms ({report['clock']} clock)",
+        f"inference   {'-' if inference is None else f'p50 {inference:.1f} ms'} "
+        f"({report['engine']}, {report['mode']})",
+        f"violations  {violations or 'none'}; commands sent out of limit: "
+        f"{report['commands_out_of_limit']}",
+    ]
+    if "report" in report:
+        lines.append(f"report      {report['report']}")
+    return lines
+
+
+def _rate_line(name: str, rate: float | None, interval: Sequence[float] | None) -> str:
+    if rate is None or interval is None:
+        return f"{name:<12}unknown: the robot cannot tell"
+    return f"{name:<12}{rate:.1%}  (95% interval {interval[0]:.1%} to {interval[1]:.1%})"
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "-"
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)

@@ -1,0 +1,61 @@
+"""Adds up episodes into what `flux-runtime run --json` prints."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..control.episode import EpisodeResult
+from ..control.latency import Histogram, merge_stages
+from ..control.success import wilson_interval
+
+
+def summarize(
+    results: Sequence[EpisodeResult], histograms: Mapping[str, Histogram]
+) -> dict[str, object]:
+    """Returns the figures over all episodes; rates are None on a robot that cannot tell."""
+    violations: Counter[str] = Counter()
+    for result in results:
+        violations.update(violations_of(result.stats))
+    inference = histograms.get("inference")
+    return {
+        "episodes": [result.summary() for result in results],
+        **_rates("success_rate", "ci95", [result.success for result in results]),
+        **_rates("strict_success_rate", "strict_ci95", [r.strict_success for r in results]),
+        "ticks": _total(results, "ticks"),
+        "deadline_misses": _total(results, "deadline_misses"),
+        "held_ticks": _total(results, "held_ticks"),
+        "chunks": _total(results, "chunks"),
+        "jitter_p99_ms": histograms["jitter"]["p99_ms"] if "jitter" in histograms else 0.0,
+        "inference_p50_ms": inference["p50_ms"] if inference and inference["count"] else None,
+        "violations": dict(violations),
+        "commands_out_of_limit": sum(result.commands_out_of_limit for result in results),
+    }
+
+
+def violations_of(stats: Mapping[str, Any]) -> dict[str, int]:
+    """Returns the violations by kind of a ControlLoop's statistics."""
+    return {str(kind): int(count) for kind, count in stats["violations"].items()}
+
+
+def collect_histograms(
+    results: Sequence[EpisodeResult], python_stages: Mapping[str, Histogram]
+) -> dict[str, Histogram]:
+    """Adds up the stages of the episodes' loops and joins those timed in Python."""
+    loops = merge_stages([result.stats["histograms"] for result in results])
+    return {**loops, **python_stages}
+
+
+def _rates(rate_key: str, ci_key: str, outcomes: Sequence[bool | None]) -> dict[str, object]:
+    known = [outcome for outcome in outcomes if outcome is not None]
+    if not known:
+        return {rate_key: None, ci_key: None}
+    return {
+        rate_key: sum(known) / len(known),
+        ci_key: list(wilson_interval(sum(known), len(known))),
+    }
+
+
+def _total(results: Sequence[EpisodeResult], key: str) -> int:
+    return sum(int(result.stats[key]) for result in results)

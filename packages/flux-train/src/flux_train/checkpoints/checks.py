@@ -1,0 +1,216 @@
+"""Whether a checkpoint fits the run that goes on from it, and what is then not as it was."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flux_core.config import bind, unbind
+from flux_core.errors import CheckpointError, ConfigError
+from flux_core.models import PI0FlowMatching
+from flux_core.norm_stats import NormStats, stats_to_json
+
+from ..config.runner import TrainRunner
+from ..config.tree import TrainConfig, TrainDataloader
+
+logger = logging.getLogger("flux.train")
+
+NO_WARNING = {
+    "train_dataloader": {"per_device_num_workers", "worker_type"},
+    "runner": {
+        "max_epochs",
+        "max_steps",
+        "save_epoch_interval",
+        "save_iter_interval",
+        "max_checkpoints",
+        "sharded_checkpoints",
+        "log_interval",
+        "metric",
+        "num_threads",
+    },
+}
+"""Keys of which no step depends."""
+TOLD_AS_SETUP = {
+    "train_dataloader": {"per_device_batch_size"},
+    "runner": {"type", "sharding_strategy", "gradient_accumulation_steps"},
+}
+MAX_SHOWN = 8
+"""Changes that a warning lists."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """How a run's steps are spread over processes and batches, as its checkpoints remember it."""
+
+    runner: str
+    world_size: int
+    accumulation: int
+    samples_a_step: int
+    total_steps: int
+
+    def as_data(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        return asdict(self)
+
+
+def check_resumable(
+    path: Path, state: Mapping[str, Any], config: TrainConfig, stats: Mapping[str, NormStats]
+) -> None:
+    """Refuses a checkpoint of another network, of other statistics or without a place in the data.
+
+    Raises:
+        CheckpointError: says which.
+    """
+    # Bound, so that fields newer than the checkpoint take their defaults.
+    trained = unbind(bind(PI0FlowMatching.Config, state["config"]["model"], "model"))
+    wanted = unbind(config.model)
+    differing = sorted(k for k, value in wanted.items() if trained.get(k) != value)
+    if differing:
+        raise CheckpointError(
+            f"{path}: was trained with another config; model.{', model.'.join(differing)} differ"
+        )
+    if "position" not in state:
+        raise CheckpointError(
+            f"{path}: was written by an older flux-train; start from it with "
+            "model.pretrained_name_or_path instead"
+        )
+    _check_stats(path, state["norm_stats"], stats_to_json(stats))
+
+
+def _check_stats(path: Path, trained: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """The weights know only the units that they were trained in."""
+    for robot in (name for name in trained if name in now):
+        for feature in (name for name in trained[robot] if name in now[robot]):
+            found = _first_difference(trained[robot][feature], now[robot][feature])
+            if found is not None:
+                raise CheckpointError(
+                    f"{path}: the statistics of {robot}.{feature} are not those of the data: "
+                    f"expected {found}. Go on with the data and the train_dataloader.dataset of "
+                    f"its config.json, or begin in another WORK_DIR with "
+                    f"model.pretrained_name_or_path={path.with_suffix('.safetensors')}"
+                )
+
+
+def _first_difference(trained: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
+    for name in ("mean", "std", "min", "max", "q01", "q99"):
+        ours, theirs = np.asarray(now[name]), np.asarray(trained[name])
+        if ours.shape != theirs.shape:
+            return f"{len(theirs)} dimensions, got {len(ours)}"
+        # Transforms round both to float32, so that closer ones are the same to the network.
+        different = ~np.isclose(ours, theirs, rtol=1e-6, atol=1e-9)
+        if different.any():
+            dim = int(np.argmax(different))
+            return f"{name}[{dim}] {theirs[dim]:.6g}, got {ours[dim]:.6g}"
+    return None
+
+
+def warn_of_changes(
+    path: Path,
+    state: Mapping[str, Any],
+    config: TrainConfig,
+    setup: Setup,
+    *,
+    has_average: bool,
+) -> None:
+    """Says what differs from the run so far; called by the main process.
+
+    Args:
+        path: the checkpoint.
+        state: what it holds.
+        config: the run that goes on.
+        setup: of the run that goes on.
+        has_average: whether it holds an average of the weights.
+    """
+    saved = state.get("setup")
+    # Older checkpoints do not have it.
+    parts = [] if saved is None else _setup_changes(Setup(**saved), setup, config.runner)
+    if parts:
+        logger.warning("%s: goes on otherwise than it was: %s", path, ", ".join(parts))
+    starts_average = config.runner.ema_decay > 0 and not has_average
+    if starts_average:
+        logger.warning(
+            "%s: holds no average of the weights, and runner.ema_decay is %s: the average starts "
+            "from the weights",
+            path,
+            config.runner.ema_decay,
+        )
+    changes = [
+        change
+        for section, kind in (("train_dataloader", TrainDataloader), ("runner", TrainRunner))
+        for change in _section_changes(section, kind, state["config"], unbind(config))
+        if not (starts_average and change.startswith("runner.ema_decay:"))
+    ]
+    if changes:
+        more = f" and {len(changes) - MAX_SHOWN} more" if len(changes) > MAX_SHOWN else ""
+        logger.warning(
+            "%s: settings were changed and the new ones count: %s%s",
+            path,
+            ", ".join(changes[:MAX_SHOWN]),
+            more,
+        )
+
+
+def _setup_changes(old: Setup, new: Setup, runner: TrainRunner) -> list[str]:
+    """What is not bit for bit as in a run without a break, and why."""
+
+    def changed(name: str, called: str) -> list[str]:
+        before, now = getattr(old, name), getattr(new, name)
+        return [] if before == now else [f"{called} {now} instead of {before}"]
+
+    rounding = [
+        *changed("world_size", "processes:"),
+        *changed("accumulation", "batches of each in a step:"),
+        *changed("runner", "runner"),
+    ]
+    batches = changed("samples_a_step", "samples a step:")
+    schedule = changed("total_steps", "steps in all:")
+    if runner.lr_scheduler_type == "constant":
+        schedule = []
+    effects = (
+        (rounding, "sums are rounded in another order"),
+        (batches, "batches and noise are other ones"),
+        (schedule, "the learning rate follows the new schedule from here on"),
+    )
+    return [f"{', '.join(found)} ({effect})" for found, effect in effects if found]
+
+
+def _section_changes(
+    section: str, kind: type, old: Mapping[str, Any], new: Mapping[str, Any]
+) -> list[str]:
+    """Lines `path: old -> new` of a section's keys that steps depend on."""
+    skipped = NO_WARNING[section] | TOLD_AS_SETUP[section]
+    before, after = (
+        {k: v for k, v in _with_defaults(kind, tree[section], section).items() if k not in skipped}
+        for tree in (old, new)
+    )
+    return list(_differences(section, before, after))
+
+
+def _with_defaults(kind: type, tree: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+    """Fields newer than the checkpoint take their defaults, if it still fits the fields of now."""
+    try:
+        data: Mapping[str, Any] = unbind(bind(kind, tree, where))
+    except ConfigError:
+        return tree
+    return data
+
+
+def _differences(path: str, old: object, new: object) -> Iterator[str]:
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        for key in dict.fromkeys((*old, *new)):
+            yield from _differences(f"{path}.{key}", old.get(key), new.get(key))
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        for index, (before, after) in enumerate(zip(old, new, strict=True)):
+            yield from _differences(f"{path}.{index}", before, after)
+    elif old != new:
+        yield f"{path}: {_short(old)} -> {_short(new)}"
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,1 @@
+"""The config of a training run, and its checks."""

@@ -1,0 +1,97 @@
+"""What only the data and the tokenizer on disk can tell, checked before the first step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from flux_core.errors import ConfigError, DataError
+from flux_core.tokenizers import PretrainedTokenizer
+from flux_core.transforms import (
+    ParquetPrompter,
+    PreparePromptWithState,
+    ProcessPrompts,
+    Sample,
+    apply,
+)
+from flux_data.lerobot.dataset import LeRobotDataset
+from flux_data.samples.mixture import DistributedRepeatingDataset
+from flux_data.samples.windows import ParquetDataset
+
+from .tree import TrainConfig
+
+
+def check_vocabulary(config: TrainConfig) -> None:
+    """The network needs an embedding for every id the tokenizer can give."""
+    for group, members in config.train_dataloader.dataset.groups().items():
+        for dataset in members:
+            for prompts in _prompt_transforms(dataset):
+                where = f"train_dataloader.dataset.datasets.{group}"
+                tokenizer = prompts.tokenizer
+                if isinstance(tokenizer, PretrainedTokenizer) and tokenizer.model_path is None:
+                    raise ConfigError(
+                        f"{where}: ProcessPrompts.tokenizer.model_path: expected a local file or "
+                        "directory with PaliGemma's tokenizer, got None"
+                    )
+                size = tokenizer.load().vocab_size
+                vocabulary = config.model.llm_backbone.vocab_size or 0
+                if size > vocabulary:
+                    raise ConfigError(
+                        f"model.llm_backbone.vocab_size: expected at least {size} (the tokenizer "
+                        f"of {where}), got {vocabulary}"
+                    )
+
+
+def check_data(config: TrainConfig, dataset: DistributedRepeatingDataset) -> None:
+    """Prompts that would not fit, and action dimensions that would never be trained."""
+    for member in dataset.datasets:
+        _check_prompts(member)
+        _check_action_dims(config, member)
+
+
+def _check_prompts(dataset: ParquetDataset) -> None:
+    transforms = [
+        t
+        for t in dataset.transforms
+        if isinstance(t, ParquetPrompter | PreparePromptWithState | ProcessPrompts)
+    ]
+    for root, task, state_dim in _tasks(dataset):
+        # The longest numbers a state can print: every joint beyond its range.
+        sample: Sample = {
+            "task_description": task,
+            "states": np.full(state_dim, 2.0, np.float32),
+            "num_state_dims": state_dim,
+            "actions": None,
+        }
+        try:
+            apply(transforms, sample)
+        except DataError as error:
+            raise DataError(f"{root}: {error}") from error
+
+
+def _tasks(dataset: ParquetDataset) -> Iterator[tuple[str, str, int]]:
+    """Directory, task and state dimensions of everything that can be asked."""
+    for part in dataset.parts:
+        for task in part.source.tasks.values():
+            yield str(part.source.root), task, _width(part.source, "observation.state")
+
+
+def _check_action_dims(config: TrainConfig, dataset: ParquetDataset) -> None:
+    trained = config.model.loss_action_dim
+    dims = max(_width(part.source, dataset.config.action_key) for part in dataset.parts)
+    if trained is not None and trained < dims:
+        raise ConfigError(
+            f"model.loss_action_dim: expected at least {dims} (the actions of "
+            f"{dataset.config.roots[0]}), got {trained}: dimensions {trained} to {dims - 1} would "
+            "never be trained"
+        )
+
+
+def _prompt_transforms(dataset: ParquetDataset.Config) -> list[ProcessPrompts]:
+    return [t for t in dataset.transforms if isinstance(t, ProcessPrompts)]
+
+
+def _width(source: LeRobotDataset, key: str) -> int:
+    """Dimensions of a feature, as the metadata has them."""
+    return int(source.info["features"][key]["shape"][0])

@@ -1,0 +1,137 @@
+"""Settings of a training run."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+from flux_core.errors import ConfigError
+from flux_data.samples.collate import DictCollator
+
+Schedule = Literal["constant", "linear-warmup+cosine-decay", "step-based"]
+
+AT_LEAST_ONE = (
+    "num_noise_samples",
+    "gradient_accumulation_steps",
+    "save_epoch_interval",
+    "save_iter_interval",
+    "log_interval",
+    "max_checkpoints",
+    "max_skipped_steps",
+    "max_epochs",
+    "max_steps",
+    "num_threads",
+)
+POSITIVE = ("learning_rate", "max_grad_norm")
+SHARES = ("warmup_ratio", "min_lr_ratio")
+
+
+@dataclass(frozen=True, kw_only=True)
+class VLAMetric:
+    """Where metrics go besides `metrics.jsonl`, which is always written."""
+
+    active_trackers: tuple[Literal["jsonl", "wandb", "tensorboard"], ...] = ("jsonl",)
+    wandb_project: str = "flux"
+    wandb_entity: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainRunner:
+    """Exactly one of `max_epochs` and `max_steps` is given.
+
+    `num_noise_samples` noise and time draws are trained on per encoded observation; `ema_decay` 0
+    keeps no average; `warmup_ratio` is the share of all steps; the cosine ends at `min_lr_ratio`
+    of `learning_rate`; `learning_rate_steps` ((0.0, rate), (0.5, rate), ...) are what 'step-based'
+    takes from those shares of the run on. An optimiser step takes `gradient_accumulation_steps`
+    batches of every process. `save_iter_interval` saves between the epochs' ends too. After
+    `max_skipped_steps` steps in a row whose gradient is not finite, the run stops.
+    """
+
+    collator: DictCollator
+    max_epochs: int | None = None
+    max_steps: int | None = None
+    learning_rate: float = 5e-5
+    weight_decay: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.95)
+    max_grad_norm: float = 1.0
+    lr_scheduler_type: Schedule = "linear-warmup+cosine-decay"
+    warmup_ratio: float = 0.03
+    min_lr_ratio: float = 0.1
+    learning_rate_steps: tuple[tuple[float, float], ...] = ()
+    gradient_accumulation_steps: int = 1
+    ema_decay: float = 0.0
+    num_noise_samples: int = 1
+    enable_mixed_precision_training: bool = True
+    mixed_precision_dtype: Literal["bf16"] = "bf16"
+    save_epoch_interval: int = 1
+    save_iter_interval: int | None = None
+    max_checkpoints: int = 2
+    log_interval: int = 10
+    metric: VLAMetric = field(default_factory=VLAMetric)
+    enable_gradient_checkpointing: bool = False
+    compile: bool = False
+    max_skipped_steps: int = 10
+    num_threads: int | None = None
+    seed: int = 42
+
+    def __post_init__(self) -> None:
+        if (self.max_epochs is None) == (self.max_steps is None):
+            raise ConfigError(
+                f"max_epochs: expected exactly one of max_epochs and max_steps, got "
+                f"{self.max_epochs} and {self.max_steps}"
+            )
+        self._check_numbers()
+        for name in AT_LEAST_ONE:
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ConfigError(f"{name}: expected at least 1, got {value}")
+        self._check_schedule()
+
+    def _check_numbers(self) -> None:
+        """Written so that NaN, of which no comparison is true, is refused too."""
+        for name in POSITIVE:
+            if not 0.0 < (value := getattr(self, name)) < math.inf:
+                raise ConfigError(f"{name}: expected a positive number, got {value}")
+        if not 0.0 <= self.weight_decay < math.inf:
+            raise ConfigError(f"weight_decay: expected at least 0, got {self.weight_decay}")
+        for name in SHARES:
+            if not 0.0 <= (value := getattr(self, name)) <= 1.0:
+                raise ConfigError(f"{name}: expected a share, 0 to 1, got {value}")
+        if not 0.0 <= self.ema_decay < 1.0:
+            raise ConfigError(f"ema_decay: expected 0 <= decay < 1, got {self.ema_decay}")
+        if not all(0.0 <= beta < 1.0 for beta in self.betas):
+            raise ConfigError(f"betas: expected two numbers 0 <= beta < 1, got {self.betas}")
+
+    def _check_schedule(self) -> None:
+        steps = self.learning_rate_steps
+        is_stepped = self.lr_scheduler_type == "step-based"
+        if is_stepped != bool(steps) or (steps and (steps[0][0] != 0 or sorted(steps) != [*steps])):
+            raise ConfigError(
+                "learning_rate_steps: expected ((0.0, rate), (share, rate), ...) in ascending "
+                f"order with lr_scheduler_type='step-based' and () without, got {steps} with "
+                f"{self.lr_scheduler_type!r}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SingleTrainRunner(TrainRunner):
+    """One process, one device."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DDPTrainRunner(TrainRunner):
+    """A copy of the network in every process."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FSDPTrainRunner(TrainRunner):
+    """The network spread over the processes; `no-shard` is a copy in each.
+
+    With `sharded_checkpoints` every process writes its own part of a checkpoint, into a folder
+    (see `sharded_checkpoints.py`); the last one of a run is put together into one file too.
+    """
+
+    sharding_strategy: Literal["no-shard", "full-shard", "hybrid-shard", "shard-grad-op"] = (
+        "hybrid-shard"
+    )
+    sharded_checkpoints: bool = False

@@ -1,0 +1,181 @@
+"""Held-out data of one robot: samples as the network sees them, actions as the robot does."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from flux_core.errors import ConfigError, DataError
+from flux_core.norm_stats import NormStats
+from flux_core.transforms import (
+    AlohaToPi,
+    AugmentImages,
+    NormalizeStatesAndActions,
+    RelativeActions,
+)
+from flux_data.samples.process_inputs import ProcessParquetInputs
+from flux_data.samples.windows import ParquetDataset
+from flux_data.view.survey import dimension_names
+
+STATE = "observation.state"
+PICTURE_HEIGHT = 180
+JPEG_QUALITY = 80
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOutEpisode:
+    """An episode to look at.
+
+    Attributes:
+        index: (F,) the frames as samples of the group.
+        episode: its index in the dataset.
+        frames: (F,) the frames within the episode.
+        first_step: how far behind its frame a chunk begins.
+        actions: (T, A) of the whole episode, in robot units.
+        cameras: their names.
+        pictures: a JPEG of each camera, for each frame.
+    """
+
+    index: NDArray[np.int64]
+    episode: int
+    frames: NDArray[np.int64]
+    first_step: int
+    actions: NDArray[np.float32]
+    cameras: tuple[str, ...]
+    pictures: Sequence[Sequence[bytes]]
+
+
+class HeldOutGroup:
+    """One robot's held-out frames, normalised with the statistics of training.
+
+    Images are never augmented: the robot does not augment its own.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        members: Sequence[ParquetDataset.Config],
+        statistic_keys: Sequence[str],
+        stats: NormStats,
+    ) -> None:
+        """`stats` are training's, of the group of this name."""
+        self.name = name
+        self._datasets = [plain(member).build(statistic_keys) for member in members]
+        for dataset in self._datasets:
+            dataset.stats = stats
+        self._stats = stats
+        self._ends = np.cumsum([len(dataset) for dataset in self._datasets])
+        if not len(self):
+            raise DataError(f"validation.dataset.datasets.{name}: expected samples, found none")
+        source, key = self._datasets[0].parts[0].source, self._datasets[0].config.action_key
+        self.action_dim = int(source.info["features"][key]["shape"][0])
+        self.fps = source.fps
+        names = dimension_names(source.info["features"])
+        self.dimensions = names.get(key, tuple(map(str, range(self.action_dim))))
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """The sample as the network is trained on it; the same each time."""
+        dataset, within = self._place(index)
+        return dataset[within]
+
+    def spread(self, count: int, seed: int) -> NDArray[np.int64]:
+        """`count` indices all over the group, one at random from each of as many equal parts."""
+        if count >= len(self):
+            return np.arange(len(self))
+        parts = np.arange(count) + np.random.default_rng(seed).random(count)
+        return (parts * len(self) / count).astype(np.int64)
+
+    def recorded(
+        self, index: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]:
+        """States (N, S), actions (N, H, A) in robot units, and which steps are real (N, H)."""
+        samples = [self._raw(int(i)) for i in index]
+        states, actions, masks = (
+            np.stack([np.asarray(sample[key]) for sample in samples])
+            for key in (STATE, "actions", "action_masks")
+        )
+        return states, actions, masks
+
+    def in_robot_units(
+        self, actions: NDArray[np.float32], states: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """Undoes what the transforms do to actions.
+
+        Args:
+            actions: (N, H, at least A) normalised.
+            states: (N, S) in robot units.
+
+        Returns:
+            (N, H, A).
+        """
+        dataset, dims = self._datasets[0], self.action_dim
+        _, action_name = dataset.statistic_names
+        normalize = [t for t in dataset.transforms if isinstance(t, NormalizeStatesAndActions)]
+        if not normalize:
+            raise ConfigError(
+                f"validation.dataset.datasets.{self.name}: expected NormalizeStatesAndActions in "
+                "the transforms, found none"
+            )
+        scale, offset = self._stats[action_name].affine(normalize[0].norm_type)
+        values = actions[..., :dims] * scale[:dims] + offset[:dims]
+        adapt = next((t for t in dataset.unit_transforms if isinstance(t, AlohaToPi)), None)
+        reference = adapt.state(states) if adapt is not None else states
+        for relative in (t for t in dataset.unit_transforms if isinstance(t, RelativeActions)):
+            values = replace(relative, mask=relative.mask[:dims]).inverse(values, reference)
+        return adapt.actions_inverse(values) if adapt is not None else values
+
+    def episode(self, num_frames: int) -> HeldOutEpisode:
+        """The first one, with `num_frames` of its frames evenly spread."""
+        dataset = next(each for each in self._datasets if len(each))
+        part = next(each for each in dataset.parts if len(each))
+        first, length = self._raw(0)["episode_index"], 1
+        while length < len(part) and self._raw(length)["episode_index"] == first:
+            length += 1
+        index = np.linspace(0, length - 1, min(num_frames, length)).round().astype(np.int64)
+        samples = [self._raw(int(i)) for i in index]
+        source, key = part.source, dataset.config.action_key
+        position = int(np.flatnonzero(source.episode_indices == first)[0])
+        inputs = dataset.transforms[0]
+        assert isinstance(inputs, ProcessParquetInputs)  # DatasetPart has seen to it
+        return HeldOutEpisode(
+            index=index,
+            episode=int(first),
+            frames=np.array([round(float(s["timestamp"]) * source.fps) for s in samples]),
+            first_step=dataset.config.window_start_idx,
+            actions=np.asarray(source.episode(position, [key])[key], np.float32),
+            cameras=tuple(k.removeprefix("observation.images.") for k in inputs.video_keys),
+            pictures=[[_jpeg(inputs, key, s) for key in inputs.video_keys] for s in samples],
+        )
+
+    def _raw(self, index: int) -> dict[str, Any]:
+        dataset, within = self._place(index)
+        return dataset.raw_sample(within)
+
+    def _place(self, index: int) -> tuple[ParquetDataset, int]:
+        part = int(np.searchsorted(self._ends, index, side="right"))
+        return self._datasets[part], index - (int(self._ends[part - 1]) if part else 0)
+
+
+def plain(dataset: ParquetDataset.Config) -> ParquetDataset.Config:
+    """Without augmentation."""
+    kept = tuple(t for t in dataset.transforms if not isinstance(t, AugmentImages))
+    return replace(dataset, transforms=kept)
+
+
+def _jpeg(inputs: ProcessParquetInputs, key: str, sample: dict[str, Any]) -> bytes:
+    """One camera's picture as it was recorded, made small."""
+    alone = replace(inputs, video_keys=(key,), parquet_keys=(), num_padding_imgs=0)
+    image = Image.fromarray(alone({**sample, "resize": None})["images"][0])
+    image.thumbnail((4 * PICTURE_HEIGHT, PICTURE_HEIGHT), Image.Resampling.BILINEAR)
+    data = io.BytesIO()
+    image.save(data, "JPEG", quality=JPEG_QUALITY)
+    return data.getvalue()

@@ -1,0 +1,306 @@
+"""Held-out validation: the loss with fixed draws, and how far sampled actions are from recorded."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from flux_core.errors import ConfigError
+from flux_core.models import PI0FlowMatching, draw_flow, flow_errors, flow_mask, sample_actions
+from flux_core.norm_stats import NormStats
+from flux_data.samples.collate import DictCollator
+from flux_data.samples.mixture import DistributedRepeatingDataset
+from flux_data.samples.read_ahead import read_ahead
+from flux_data.samples.windows import ParquetDataset
+
+from ..failed_writes import FailedWrites
+from .held_out import HeldOutGroup, plain
+from .predictions import EpisodePrediction, prediction_path, save_predictions
+
+logger = logging.getLogger("flux.validation")
+
+NUM_SHOWN_FRAMES = 8
+"""Of the episode in the report, for each robot."""
+MAX_THREADS = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Validation:
+    """Every `interval_steps` steps, `num_batches` held-out batches for the loss.
+
+    They are shared evenly by the groups of `dataset`, which are named as in training and normalised
+    with its statistics. From `num_action_samples` frames of each group actions are sampled. `seed`
+    gives frames, noise and times, the same each time.
+    """
+
+    dataset: DistributedRepeatingDataset.Config
+    interval_steps: int = 500
+    num_batches: int = 16
+    num_action_samples: int = 32
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("interval_steps", "num_batches", "num_action_samples"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name}: expected at least 1, got {getattr(self, name)}")
+
+
+def check_validation(validation: Validation, training: DistributedRepeatingDataset.Config) -> None:
+    """Refuses held-out data that is made otherwise than what the network is trained on.
+
+    Raises:
+        ConfigError: a group that training lacks, or a window or transform that differs.
+    """
+    trained = training.groups()
+    for group, members in validation.dataset.groups().items():
+        where = f"validation.dataset.datasets.{group}"
+        if group not in trained:
+            raise ConfigError(
+                f"{where}: expected a group of training, one of {', '.join(trained)}, whose "
+                "statistics normalise it. The name is the key in `datasets`, or statistic_name"
+            )
+        for member in members:
+            if _made(member) not in [_made(other) for other in trained[group]]:
+                name = _difference(member, trained[group][0])
+                raise ConfigError(
+                    f"{where}.{name}: expected the same as in training, "
+                    f"{getattr(plain(trained[group][0]), name)}, got {getattr(plain(member), name)}"
+                )
+        roots = {root for other in trained[group] for root in other.roots}
+        for root in (root for member in members for root in member.roots if root in roots):
+            logger.warning("%s: %s is trained on too, so it is not held out", where, root)
+
+
+MAKING = (
+    "action_window_size",
+    "action_key",
+    "window_start_idx",
+    "supervise_terminal_padding",
+    "transforms",
+)
+
+
+def _made(dataset: ParquetDataset.Config) -> list[Any]:
+    """Everything a sample depends on but where it lies."""
+    return [getattr(plain(dataset), name) for name in MAKING]
+
+
+def _difference(one: ParquetDataset.Config, other: ParquetDataset.Config) -> str:
+    pairs = zip(MAKING, _made(one), _made(other), strict=True)
+    return next(name for name, a, b in pairs if a != b)
+
+
+class ErrorSums(NamedTuple):
+    """Squared errors that count, added up by action dimension, and how many they are; (A,)."""
+
+    errors: NDArray[np.float64]
+    counts: NDArray[np.float64]
+
+    @property
+    def loss(self) -> float:
+        """Their mean."""
+        return float(self.errors.sum() / max(self.counts.sum(), 1.0))
+
+    @property
+    def by_dimension(self) -> NDArray[np.float64]:
+        """Their mean by dimension."""
+        return _ratio(self.errors, self.counts)
+
+
+class Validator:
+    """Holds the held-out data and which of it is looked at."""
+
+    def __init__(
+        self,
+        config: Validation,
+        stats: Mapping[str, NormStats],
+        collator: DictCollator,
+        device: torch.device,
+        *,
+        batch_size: int,
+        work_dir: Path,
+        failed: FailedWrites | None = None,
+    ) -> None:
+        """`stats` are training's, by group; `batch_size` samples go through the network at once."""
+        self._failed = failed or FailedWrites()
+        self.config, self.device = config, device
+        self._collator, self._batch_size, self._work_dir = collator, batch_size, work_dir
+        keys = config.dataset.statistic_keys
+        configs = config.dataset.groups()
+        unknown = [name for name in configs if name not in stats]
+        if unknown:
+            raise ConfigError(
+                f"validation.dataset.datasets.{unknown[0]}: training has no statistics of it, "
+                f"only of {', '.join(stats)}"
+            )
+        self.groups = [
+            HeldOutGroup(name, members, keys, stats[name]) for name, members in configs.items()
+        ]
+        count = max(config.num_batches * batch_size // len(self.groups), 1)
+        self._of_loss = {g.name: g.spread(count, config.seed) for g in self.groups}
+        count = config.num_action_samples
+        self._of_actions = {g.name: g.spread(count, config.seed + 1) for g in self.groups}
+        self._episodes = {g.name: g.episode(NUM_SHOWN_FRAMES) for g in self.groups}
+
+    @torch.no_grad()
+    def run(self, model: PI0FlowMatching, step: int, *, write: bool = True) -> dict[str, Any]:
+        """Validates the network as it stands, under whatever autocast the caller has entered.
+
+        Nothing that training draws from is touched, and the network is left in the mode it was in.
+
+        Args:
+            model: the plain network, also where DDP wraps it.
+            step: of training.
+            write: whether this process writes WORK_DIR/validation/step_N.npz.
+
+        Returns:
+            `loss`, `loss_by_robot`, `loss_by_dimension` and `action_error`: the value of
+            `validation` in metrics.jsonl.
+        """
+        with evaluation(model):
+            sums = {group.name: self._errors(model, group) for group in self.groups}
+            action_error = {group.name: self._action_error(model, group) for group in self.groups}
+            predictions = [self._prediction(model, group) for group in self.groups]
+        if write:
+            path = prediction_path(self._work_dir, step)
+            with self._failed.tolerated(path.parent):
+                save_predictions(path, predictions)
+        return {
+            "loss": self._overall(sums),
+            "loss_by_robot": {name: each.loss for name, each in sums.items()},
+            "loss_by_dimension": {
+                group.name: _numbers(sums[group.name].by_dimension[: group.action_dim])
+                for group in self.groups
+            },
+            "action_error": action_error,
+        }
+
+    def _errors(self, model: PI0FlowMatching, group: HeldOutGroup) -> ErrorSums:
+        index, dims = self._of_loss[group.name], model.config.action_dim
+        generator = torch.Generator().manual_seed(self.config.seed)
+        draws = draw_flow(model.config, len(index), dims, generator=generator)
+        total = torch.zeros(2, dims, dtype=torch.float64, device=self.device)
+        for rows, batch in self._batches(group, index):
+            part = draws.rows(rows).to(self.device)
+            mask = flow_mask(model, batch, part)
+            error = flow_errors(model, batch, part).float() * mask
+            total += torch.stack([error.double().sum(dim=(0, 1)), mask.double().sum(dim=(0, 1))])
+        return ErrorSums(*total.cpu().numpy())
+
+    def _overall(self, sums: Mapping[str, ErrorSums]) -> float:
+        """What the loss would be of batches that mix the groups as in training, not evenly."""
+        weights = self.config.dataset.sampling_weights
+        total = count = 0.0
+        for group in self.groups:
+            share = weights[group.name] if weights else len(group)
+            scale = share / len(self._of_loss[group.name])
+            total += scale * sums[group.name].errors.sum()
+            count += scale * sums[group.name].counts.sum()
+        return float(total / max(count, 1e-12))
+
+    def _action_error(
+        self, model: PI0FlowMatching, group: HeldOutGroup
+    ) -> dict[str, list[float | None]]:
+        """Mean absolute errors by dimension, in robot units, where there are recorded actions."""
+        index = self._of_actions[group.name]
+        _, recorded, masks = group.recorded(index)
+        error = np.abs(self._predict(model, group, index) - recorded)
+        parts = {
+            "mean_abs": slice(None),
+            "first_step": slice(0, 1),
+            "last_step": slice(-1, None),
+        }
+        return {
+            name: _numbers(
+                _ratio(
+                    (error * masks[..., None])[:, steps].sum(axis=(0, 1)),
+                    np.full(group.action_dim, masks[:, steps].sum()),
+                )
+            )
+            for name, steps in parts.items()
+        }
+
+    def _predict(
+        self, model: PI0FlowMatching, group: HeldOutGroup, index: NDArray[np.int64]
+    ) -> NDArray[np.float32]:
+        """Sampled chunks (N, H, A) in robot units."""
+        shape = (len(index), model.config.n_action_steps, model.config.action_dim)
+        noise = torch.randn(shape, generator=torch.Generator().manual_seed(self.config.seed + 2))
+        dims = min(group.action_dim, model.config.loss_action_dim or group.action_dim)
+        chunks: list[NDArray[np.float32]] = []
+        for rows, batch in self._batches(group, index):
+            cache = model.prefix(
+                batch["images"], batch["img_masks"], batch["lang_tokens"], batch["lang_masks"]
+            )
+            start = noise[rows].to(self.device)
+            actions = sample_actions(model, batch["states"], cache, start, action_dims=dims)
+            chunks.append(actions.float().cpu().numpy())
+        states, _, _ = group.recorded(index)
+        return group.in_robot_units(np.concatenate(chunks), states)
+
+    def _prediction(self, model: PI0FlowMatching, group: HeldOutGroup) -> EpisodePrediction:
+        episode = self._episodes[group.name]
+        _, recorded, masks = group.recorded(episode.index)
+        return EpisodePrediction(
+            group=group.name,
+            episode=episode.episode,
+            fps=group.fps,
+            dimensions=group.dimensions,
+            cameras=episode.cameras,
+            first_step=episode.first_step,
+            frames=episode.frames,
+            predicted=self._predict(model, group, episode.index),
+            recorded=recorded,
+            masks=masks,
+            actions=episode.actions,
+            pictures=episode.pictures,
+        )
+
+    def _batches(
+        self, group: HeldOutGroup, index: NDArray[np.int64]
+    ) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+        """Places in `index` and the samples there, on the device, `batch_size` at a time."""
+        starts = range(0, len(index), self._batch_size)
+        draws = [index[start : start + self._batch_size].tolist() for start in starts]
+        threads = min(len(os.sched_getaffinity(0)), MAX_THREADS)
+        batches = read_ahead(group, draws, self._collator, threads)
+        for start, batch in zip(starts, batches, strict=True):
+            tensors = {
+                key: torch.as_tensor(values).to(self.device)
+                for key, values in batch.items()
+                if isinstance(values, np.ndarray) and values.dtype.kind in "bfiu"
+            }
+            yield torch.arange(start, start + len(tensors["actions"])), tensors
+
+
+@contextlib.contextmanager
+def evaluation(model: nn.Module) -> Iterator[None]:
+    """Within it no module is in training mode; afterwards each is in the mode it was in."""
+    trained = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in trained:
+            module.training = True
+
+
+def _ratio(total: NDArray[Any], count: NDArray[Any]) -> NDArray[np.float64]:
+    """The mean; NaN of nothing."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(total, np.float64) / count
+
+
+def _numbers(values: NDArray[np.float64]) -> list[float | None]:
+    """As JSON has them: null where there is none."""
+    return [float(value) if np.isfinite(value) else None for value in values]
