@@ -16,7 +16,7 @@ trap 'rm -f "$log"' EXIT
 end=$((SECONDS + minutes * 60))
 total=0
 while [ "$SECONDS" -lt "$end" ]; do
-  python -m pytest -q -s --hypothesis-seed="$RANDOM" tests/flux_core/test_bundle_fuzz.py >"$log" || {
+  python -m pytest -q -s --hypothesis-seed="$RANDOM" tests/flux_core/bundle/test_bundle_fuzz.py >"$log" || {
     cat "$log"
     exit 1
   }

@@ -23,7 +23,7 @@ from flux_core.transforms import (
     apply,
 )
 
-from .test_pi0_to_pi05 import configs
+from .models.test_pi0_to_pi05 import configs
 
 
 def built(config: PI0FlowMatching.Config) -> PI0FlowMatching:

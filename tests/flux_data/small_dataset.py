@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from .test_video_codecs import SIDE, Video, write_video, x264
+from .video.test_video_codecs import SIDE, Video, write_video, x264
 
 FPS, LENGTHS, DIM = 10, (8, 6, 7), 3
 STATE, ACTION = "observation.state", "action"

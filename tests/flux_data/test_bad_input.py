@@ -53,7 +53,7 @@ from .small_dataset import (
     write_v21,
     write_v30,
 )
-from .test_video_codecs import SIDE, write_sound
+from .video.test_video_codecs import SIDE, write_sound
 
 
 @pytest.fixture(scope="module")

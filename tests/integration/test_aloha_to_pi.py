@@ -28,7 +28,7 @@ from flux_runtime.export.policy import load_policy
 from flux_train.cli import main as train_main
 from flux_train.config.tree import read_train_config
 
-from ..flux_data.test_statistics_in_pi_units import GRIPPERS, MASK, SIGNS, pi_states
+from ..flux_data.samples.test_statistics_in_pi_units import GRIPPERS, MASK, SIGNS, pi_states
 
 CONFIG = """
 from flux_train import recipes

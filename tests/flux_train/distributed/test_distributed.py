@@ -17,7 +17,7 @@ from flux_core.models.weights.checkpoint_file import load_checkpoint
 from flux_train.checkpoints.files import checkpoints, newest_intact
 from flux_train.cli import main
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 SMALL = str(ROOT / "configs" / "pi05" / "pi05_small_aloha_sim.py")
 STEPS = 20
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}

@@ -19,7 +19,7 @@ from flux_data.samples.mixture import DistributedRepeatingDataset, EpochBatches
 from flux_data.samples.process_inputs import ProcessParquetInputs
 from flux_data.samples.windows import ParquetDataset
 
-from .small_dataset import (
+from ..small_dataset import (
     ACTION,
     DIM,
     LENGTHS,

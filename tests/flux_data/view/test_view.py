@@ -27,7 +27,7 @@ from flux_data.view.distribution import NUM_BINS, RunningStats, pair_dimensions
 from flux_data.view.pictures import choose_episodes
 from flux_data.view.survey import dimension_names, read_survey
 
-from ..browser import data_of, parse
+from ...browser import data_of, parse
 from .view_pages import (
     ACTION,
     CAMERAS,

@@ -365,7 +365,7 @@ def test_the_command_line_says_what_a_checkpoint_is(
     assert json.loads(capsys.readouterr().out)["num_tensors"] == len(load_file(saved))
     assert main(["inspect", str(out)]) == 0
     assert "format      flux" in capsys.readouterr().out
-    config = str(Path(__file__).parents[2] / "configs/pi05/pi05_small_aloha_sim.py")
+    config = str(Path(__file__).parents[3] / "configs/pi05/pi05_small_aloha_sim.py")
     assert main(["inspect", str(out), "--config", config, "--json"]) == 1
     report = json.loads(capsys.readouterr().out)
     assert report["missing"] == [] and report["unexpected"] == []

@@ -18,9 +18,9 @@ from flux_data.lerobot.episode_stats import column_stats
 from flux_data.validate.rows import validate
 from flux_data.video.writer import VideoWriter
 
-from . import small_dataset as small
-from .small_dataset import ACTION, EPISODES_V3, STATE, TOP, WRIST, WRIST_SIZE
-from .test_bad_input import depth_map
+from .. import small_dataset as small
+from ..small_dataset import ACTION, EPISODES_V3, STATE, TOP, WRIST, WRIST_SIZE
+from ..test_bad_input import depth_map
 
 CAMERA = "observation.images.cam_high"
 DATA = "data/chunk-000/episode_000001.parquet"

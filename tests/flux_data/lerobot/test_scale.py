@@ -17,7 +17,7 @@ from flux_core.transforms import RelativeActions
 from flux_data.samples import mixture as repeating_dataset
 from flux_data.samples.mixture import DistributedRepeatingDataset
 
-from .test_order import config_of
+from ..samples.test_order import config_of
 
 EPISODES, LENGTH = 10_000, 150
 OPEN = """

@@ -20,7 +20,10 @@ from flux_data.lerobot.dataset import LeRobotDataset, open_lerobot
 from flux_data.validate.rows import validate
 from flux_data.video.reader import VideoReader
 
-from .small_dataset import (
+from ..lerobot.test_lerobot_writer import FEATURES, LENGTHS, images_of, lines, structure
+from ..lerobot.test_lerobot_writer import written as written  # a fixture
+from ..lerobot.test_lerobot_writer import written_v30 as written_v30  # a fixture
+from ..small_dataset import (
     ACTION,
     DATA,
     STATE,
@@ -37,10 +40,7 @@ from .small_dataset import (
     write,
     write_v21,
 )
-from .small_dataset import LENGTHS as SMALL_LENGTHS
-from .test_lerobot_writer import FEATURES, LENGTHS, images_of, lines, structure
-from .test_lerobot_writer import written as written  # a fixture
-from .test_lerobot_writer import written_v30 as written_v30  # a fixture
+from ..small_dataset import LENGTHS as SMALL_LENGTHS
 
 KEYS = ("observation.state", "action", "timestamp")
 

@@ -13,7 +13,7 @@ from flux_core.norm_stats import compute_stats
 from flux_data.commands.main import main
 from flux_data.lerobot.dataset import LeRobotDataset, open_lerobot
 
-from .small_dataset import ACTION, LENGTHS, STATE, write_v21, write_v30
+from ..small_dataset import ACTION, LENGTHS, STATE, write_v21, write_v30
 
 
 @pytest.mark.parametrize("write", [write_v21, write_v30])

@@ -23,7 +23,7 @@ from flux_data.samples.pack import pack, verify_cache
 from flux_data.samples.process_inputs import ProcessParquetInputs
 from flux_data.samples.windows import ParquetDataset
 
-from .small_dataset import (
+from ..small_dataset import (
     ACTION,
     LENGTHS,
     STATE,

@@ -17,7 +17,7 @@ from PIL import Image
 
 from flux_data.view import write_view
 
-from ..browser import Node, data_of
+from ...browser import Node, data_of
 
 STATE, ACTION = "observation.state", "action"
 CAMERAS = {"top": (24, 32), "wrist": (48, 40)}

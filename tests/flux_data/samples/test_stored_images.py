@@ -19,7 +19,7 @@ from flux_data.lerobot.arrow import to_array
 from flux_data.samples.process_inputs import ProcessParquetInputs, StoredImage, decode_image
 from flux_data.samples.windows import ParquetDataset
 
-from .small_dataset import ACTION, LENGTHS, STATE, WRIST, WRIST_SIZE, png, write_v21
+from ..small_dataset import ACTION, LENGTHS, STATE, WRIST, WRIST_SIZE, png, write_v21
 
 COLOURS = np.random.default_rng(0).integers(0, 256, (16, 24, 3), dtype=np.uint8)
 GREY = COLOURS[:, :, 0]

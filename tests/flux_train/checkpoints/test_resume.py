@@ -21,7 +21,7 @@ from flux_train.config.tree import read_train_config
 from flux_train.distributed.ranks import Ranks
 from flux_train.trainer import Trainer
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 SMALL = str(ROOT / "configs" / "pi05" / "pi05_small_aloha_sim.py")
 DATA = "train_dataloader.dataset.datasets.data_root_path"
 

@@ -10,7 +10,7 @@ import pytest
 
 from flux_data.view import write_view
 
-from ..browser import Browser, Node, Tree, open_browser, parse
+from ...browser import Browser, Node, Tree, open_browser, parse
 from .view_pages import ACTION, EVIL, LEVEL, curves_of, real_page, write_dataset
 
 PRELUDE = """

@@ -24,7 +24,7 @@ from flux_train.report.curves import MAX_POINTS
 from flux_train.report.history import edges, read_history, steps_an_epoch, thin
 from flux_train.validation.predictions import EpisodePrediction, prediction_path, save_predictions
 
-from ..browser import Browser, data_of, open_browser, parse
+from ...browser import Browser, data_of, open_browser, parse
 
 EVIL = "</script><script>alert(1)</script><!-- \"arm\" 'x' & <b>"
 DIMS = {"aloha": 14, "ur3": 3}

@@ -35,7 +35,7 @@ from flux_data.lerobot.writer import WriterV21
 from flux_data.validate.rows import validate
 from flux_train.config.tree import TrainConfig, read_train_config
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+CONFIGS = Path(__file__).resolve().parents[3] / "configs"
 OBJECT_CONFIGS = sorted(CONFIGS.rglob("*libero_object*.py"))
 SMALL = CONFIGS / "pi05" / "pi05_small_libero_object.py"
 PYTHON = os.environ.get("FLUX_LIBERO_PYTHON")

@@ -28,7 +28,7 @@ from flux_data.samples.mixture import EpochBatches
 from flux_train.cli import main
 from flux_train.config.tree import TrainConfig, bind_train_config, read_train_config
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 CONFIGS = sorted((ROOT / "configs").rglob("*.py"))
 NAMES = [path.stem for path in CONFIGS]
 FULL_SIZE = [path for path in CONFIGS if "small" not in path.stem]
