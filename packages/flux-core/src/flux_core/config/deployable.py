@@ -1,0 +1,119 @@
+"""Whether a config can be deployed: each `type` in it is registered, and allowed in its field.
+
+A bundle or a checkpoint is data from elsewhere. Everything is decided here by names, before any
+class is imported: see `installed` for who registers them and `kinds` for where they may stand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import ConfigError
+from .installed import ENTRY_POINT_GROUP, Registration, installed, registration
+from .kinds import Place, field_kind, show_place
+from .registry import did_you_mean, todays_name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Use:
+    """One `type` of a config.
+
+    Attributes:
+        place: keys and indices of the section that has it.
+        name: what is written.
+    """
+
+    place: Place
+    name: object
+
+    @property
+    def where(self) -> str:
+        """'inference.dataset.transforms[2].type'."""
+        return show_place((*self.place, "type"))
+
+    def registration(self) -> Registration:
+        """Returns who registers the name.
+
+        Raises:
+            ConfigError: it is not registered, or not allowed here; nothing was imported.
+        """
+        if not isinstance(self.name, str):
+            raise ConfigError(f"{self.where}: expected the name of a component, got {self._shown}")
+        wanted = field_kind(self.place)
+        if wanted is None:
+            raise ConfigError(f"{self.where}: no component is expected here, got {self._shown}")
+        found = registration(todays_name(self.name), self.where)
+        if found is None:
+            raise ConfigError(f"{self.where}: {self._shown} {_why_not(self.name)}")
+        if found.kind != wanted:
+            raise ConfigError(
+                f"{self.where}: expected a component of kind {wanted!r}, got {self._shown}, which "
+                f"{found.distribution} registers as {found.kind!r}"
+            )
+        return found
+
+    @property
+    def _shown(self) -> str:
+        text = ascii(self.name)
+        return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def uses(config: Mapping[str, Any]) -> Iterator[Use]:
+    """Yields every `type` of plain data, in its order, at any depth."""
+    pending: list[tuple[Place, object]] = [((), config)]
+    while pending:
+        place, value = pending.pop()
+        inner: list[tuple[str | int, object]] = []
+        if isinstance(value, Mapping):
+            if "type" in value:
+                yield Use(place=place, name=value["type"])
+            inner = [(str(key), entry) for key, entry in value.items() if key != "type"]
+        elif isinstance(value, list | tuple):
+            inner = list(enumerate(value))
+        pending += [((*place, key), entry) for key, entry in reversed(inner)]
+
+
+def registrations(config: Mapping[str, Any]) -> dict[str, Registration]:
+    """Returns who registers each name of a config, by the name as it is written.
+
+    Raises:
+        ConfigError: the first name that is not registered, or not allowed in its field.
+    """
+    return {str(use.name): use.registration() for use in uses(config)}
+
+
+def obstacles(config: Mapping[str, Any]) -> list[str]:
+    """Returns one line for each `type` that a bundle could not carry."""
+    found: list[str] = []
+    for use in uses(config):
+        try:
+            use.registration()
+        except ConfigError as error:
+            found.append(str(error))
+    return found
+
+
+def with_todays_names(value: Any) -> Any:
+    """Returns plain data with today's name for each class that an older version wrote."""
+    if isinstance(value, Mapping):
+        return {
+            key: todays_name(entry)
+            if key == "type" and isinstance(entry, str)
+            else with_todays_names(entry)
+            for key, entry in value.items()
+        }
+    return [with_todays_names(entry) for entry in value] if isinstance(value, list) else value
+
+
+def _why_not(name: str) -> str:
+    if ":" in name:
+        return (
+            "is the path of a class, not a registered name. Register it as an entry point of "
+            f"{ENTRY_POINT_GROUP}"
+        )
+    return (
+        f"has no entry point of its own in {ENTRY_POINT_GROUP}.{did_you_mean(name, installed())} "
+        "Install the distribution that registers it"
+    )
