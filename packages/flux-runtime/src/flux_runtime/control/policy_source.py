@@ -12,8 +12,8 @@ from flux_core.bundle.bundle import Bundle
 from flux_core.robots.spec import RobotSpec
 from flux_core.types import Observation
 
+from ..engines.core import load_core
 from ..engines.graph_inputs import user_inputs
-from ..engines.opening import load_core
 from ..robots import Robot
 from .latency import StageTimes
 

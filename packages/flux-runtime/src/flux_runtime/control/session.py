@@ -12,13 +12,13 @@ from flux_core.bundle.bundle import Bundle, Manifest
 from flux_core.errors import BundleError, RobotError, UsageError
 from flux_core.robots.spec import RobotSpec
 
+from ..engines.core import load_core
 from ..engines.golden import GoldenResult
 from ..engines.names import AUTO
 from ..engines.opening import (
     DEFAULT_THREADS,
     choose_engine,
     engine_tolerance,
-    load_core,
     open_flow_policy,
 )
 from ..robots import Robot, SimulatedRobot
