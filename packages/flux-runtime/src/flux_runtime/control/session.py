@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from flux_core.bundle.bundle import Bundle, Manifest
+from flux_core.bundle import Bundle, Manifest
 from flux_core.errors import BundleError, RobotError, UsageError
-from flux_core.robots.spec import RobotSpec
+from flux_core.robots import RobotSpec
 
 from ..engines.core import load_core
 from ..engines.golden import GoldenResult

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from flux_core.bundle.bundle import Bundle, Manifest
+from flux_core.bundle import Bundle, Manifest
 from flux_core.errors import BundleError, MissingDependencyError
 
 from .core import load_core

@@ -14,8 +14,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
-from flux_core.bundle.bundle import Bundle, TensorSignature
-from flux_core.bundle.checks import ITEM_BYTES
+from flux_core.bundle import ITEM_BYTES, Bundle, TensorSignature
 from flux_core.errors import BundleError
 
 from . import nvidia
