@@ -22,7 +22,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
 from flux_core.errors import CheckpointError
-from flux_core.models.weights.checkpoint_file import FORMAT, load_checkpoint
+from flux_core.models.weights import FORMAT, load_checkpoint
 
 from ..distributed.ranks import Ranks
 
