@@ -220,9 +220,10 @@ def test_names_round_trip() -> None:
 
 
 def test_every_installed_name_has_a_place() -> None:
-    for name, target in registry._installed().items():
-        module, _, attribute = target.partition(":")
-        assert name.isidentifier() and module and attribute
+    for name, registrations in registry.installed().items():
+        for each in registrations:
+            module, _, attribute = each.target.partition(":")
+            assert name.isidentifier() and module and attribute
 
 
 def test_a_class_without_a_config_of_its_own_is_no_component() -> None:

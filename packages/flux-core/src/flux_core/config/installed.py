@@ -86,7 +86,7 @@ def only(found: tuple[Registration, ...], where: str) -> Registration | None:
 
 def installed() -> Mapping[str, tuple[Registration, ...]]:
     """Returns every name of our packages and of other distributions' entry points."""
-    return _installed(tuple(sys.path))
+    return _installed(tuple(sys.path))  # what is found depends on it
 
 
 def tables(package: str | None = None) -> Mapping[str, tuple[Registration, ...]]:
@@ -99,7 +99,7 @@ def tables(package: str | None = None) -> Mapping[str, tuple[Registration, ...]]
 
 
 @lru_cache(maxsize=4)
-def _installed(_: tuple[str, ...]) -> dict[str, tuple[Registration, ...]]:
+def _installed(path: tuple[str, ...]) -> dict[str, tuple[Registration, ...]]:
     found = [
         Registration(
             name=name,
@@ -119,7 +119,7 @@ def _installed(_: tuple[str, ...]) -> dict[str, tuple[Registration, ...]]:
 
 
 @lru_cache(maxsize=16)
-def _tables(_: tuple[str, ...], package: str | None) -> dict[str, tuple[Registration, ...]]:
+def _tables(path: tuple[str, ...], package: str | None) -> dict[str, tuple[Registration, ...]]:
     found: list[Registration] = []
     for entry in entry_points(group=ENTRY_POINT_GROUP):
         is_wanted = package is None or _target(entry).partition(":")[0].split(".")[0] == package

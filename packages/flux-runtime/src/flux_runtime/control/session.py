@@ -60,6 +60,7 @@ class RunOptions:
     video_episodes: int = 2
     record: Path | None = None
     dry_run: bool = False
+    accept_versions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,7 +233,9 @@ def _open_bundle(options: RunOptions, spec: RobotSpec) -> Bundle | None:
         if options.bundle is not None:
             raise UsageError("--policy hold: takes no --bundle. Leave one of them out.")
         return None
-    bundle = Bundle.open(options.bundle or shipped_policy(options.robot))
+    bundle = Bundle.open(
+        options.bundle or shipped_policy(options.robot), accept_versions=options.accept_versions
+    )
     check_bundle_fits(bundle.manifest, spec)
     return bundle
 

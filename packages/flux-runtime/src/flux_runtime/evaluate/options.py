@@ -31,6 +31,7 @@ class EvaluationOptions:
     threads: int = DEFAULT_THREADS
     video: Path | None = None
     report: Path | None = None
+    accept_versions: tuple[str, ...] = ()
 
 
 def check_outputs(options: EvaluationOptions) -> None:

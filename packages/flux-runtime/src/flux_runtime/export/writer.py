@@ -19,7 +19,14 @@ from safetensors.torch import save_file as save_torch
 from torch import Tensor, nn
 
 from flux_core import __version__
-from flux_core.bundle import GraphSignature, Manifest, TensorSignature, write_manifest
+from flux_core.bundle import (
+    ComponentSource,
+    GraphSignature,
+    Manifest,
+    TensorSignature,
+    write_manifest,
+)
+from flux_core.config import registrations
 from flux_core.errors import ExportError, UsageError
 from flux_core.models import PI0FlowMatching
 from flux_core.norm_stats import save_stats
@@ -342,6 +349,10 @@ def _manifest(
         tasks=dict(inference.task_descriptions),
         precision="fp32",
         graphs=graphs,
+        components={
+            name: ComponentSource(distribution=found.distribution, version=found.version)
+            for name, found in registrations(policy.config).items()
+        },
     )
     versions = {"flux": __version__, "torch": torch.__version__, "onnx": onnx.__version__}
     versions["python"] = platform.python_version()
