@@ -48,7 +48,7 @@ def check_config(
             raise BundleError(
                 f"config.json: {use.where}: {found.name!r} is of {found.distribution} "
                 f"{found.version}, but a bundle of schema_version 2 does not say its version. "
-                f"Export the checkpoint again, or add --accept-version {found.distribution}"
+                f"Export the checkpoint again, or add --accept-version {found.distribution}."
             )
 
 
@@ -65,13 +65,13 @@ def _check_source(
     if normalized(found.distribution) != normalized(source.distribution):
         raise BundleError(
             f"{where}: expected {show(name)} of {show(source.distribution)} as in the manifest, "
-            f"got that of {found.distribution}. Install the distribution that it was trained with"
+            f"got that of {found.distribution}. Install the distribution that it was trained with."
         )
     if found.version != source.version and normalized(found.distribution) not in accepted:
         raise BundleError(
             f"{where}: expected {show(name)} of {found.distribution} {show(source.version)[1:-1]} "
             f"as in the manifest, got {found.version}. Install that version, or add "
-            f"--accept-version {found.distribution}"
+            f"--accept-version {found.distribution}."
         )
 
 

@@ -40,17 +40,17 @@ class Use:
             ConfigError: it is not registered, or not allowed here; nothing was imported.
         """
         if not isinstance(self.name, str):
-            raise ConfigError(f"{self.where}: expected the name of a component, got {self._shown}")
+            raise ConfigError(f"{self.where}: expected the name of a component, got {self._shown}.")
         wanted = field_kind(self.place)
         if wanted is None:
-            raise ConfigError(f"{self.where}: no component is expected here, got {self._shown}")
+            raise ConfigError(f"{self.where}: no component is expected here, got {self._shown}.")
         found = registration(todays_name(self.name), self.where)
         if found is None:
             raise ConfigError(f"{self.where}: {self._shown} {_why_not(self.name)}")
         if found.kind != wanted:
             raise ConfigError(
                 f"{self.where}: expected a component of kind {wanted!r}, got {self._shown}, which "
-                f"{found.distribution} registers as {found.kind!r}"
+                f"{found.distribution} registers as {found.kind!r}."
             )
         return found
 
@@ -111,9 +111,9 @@ def _why_not(name: str) -> str:
     if ":" in name:
         return (
             "is the path of a class, not a registered name. Register it as an entry point of "
-            f"{ENTRY_POINT_GROUP}"
+            f"{ENTRY_POINT_GROUP}."
         )
     return (
         f"has no entry point of its own in {ENTRY_POINT_GROUP}.{did_you_mean(name, installed())} "
-        "Install the distribution that registers it"
+        "Install the distribution that registers it."
     )

@@ -79,7 +79,7 @@ def only(found: tuple[Registration, ...], where: str) -> Registration | None:
         who = " and ".join(f"{each.distribution} ({each.target})" for each in found)
         raise ConfigError(
             f"{where}: {found[0].name!r} is registered by {who}. Uninstall one of them, or have "
-            "it choose another name"
+            "it choose another name."
         )
     return found[0] if found else None
 
