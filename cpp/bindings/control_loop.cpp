@@ -45,11 +45,11 @@ Value choose(const char* argument, const std::string& name, std::pair<const char
       argument, std::string("'") + first.first + "' or '" + second.first + "'", "'" + name + "'"));
 }
 
-std::unique_ptr<ControlLoop> make_loop(std::shared_ptr<Policy> policy,
-                                       const ActionDecoder& decoder, const SafetyLimits& limits,
-                                       double control_hz, int execution_horizon,
-                                       const std::string& mode, const std::string& clock,
-                                       int inference_delay, double stale_after_s) {
+std::unique_ptr<ControlLoop> make_loop(std::shared_ptr<Policy> policy, const ActionDecoder& decoder,
+                                       const SafetyLimits& limits, double control_hz,
+                                       int execution_horizon, const std::string& mode,
+                                       const std::string& clock, int inference_delay,
+                                       double stale_after_s) {
   const ControlLoopConfig config{
       .control_hz = control_hz,
       .execution_horizon = execution_horizon,
@@ -61,8 +61,7 @@ std::unique_ptr<ControlLoop> make_loop(std::shared_ptr<Policy> policy,
   };
   std::unique_ptr<Clock> time = std::make_unique<SimulatedClock>();
   if (config.timing == Timing::kMonotonic) time = std::make_unique<MonotonicClock>();
-  return std::make_unique<ControlLoop>(config, std::move(policy), decoder, limits,
-                                       std::move(time));
+  return std::make_unique<ControlLoop>(config, std::move(policy), decoder, limits, std::move(time));
 }
 
 FloatArray require_row(const ControlLoop& loop, const py::handle& value, const char* name) {
@@ -87,8 +86,8 @@ void submit_chunk(ControlLoop& loop, const py::array& actions) {
   const auto dim = static_cast<std::int64_t>(loop.action_dim());
   const std::int64_t rows = actions.ndim() == 2 ? actions.shape(0) : 0;
   if (rows == 0) {
-    throw std::invalid_argument(expected_got(
-        "actions", "float32 (H, " + std::to_string(dim) + ")", describe_array(actions)));
+    throw std::invalid_argument(expected_got("actions", "float32 (H, " + std::to_string(dim) + ")",
+                                             describe_array(actions)));
   }
   loop.submit_chunk(span_of(require_floats(actions, "actions", {{rows, dim}})));
 }
@@ -151,9 +150,8 @@ void bind_control_loop(py::module_& module) {
   using Unlocked = py::call_guard<py::gil_scoped_release>;
   py::class_<ControlLoop>(module, "ControlLoop", "Fixed-rate ticks; used by one thread at a time.")
       .def(py::init(&make_loop), py::kw_only(), py::arg("policy").none(true), py::arg("decoder"),
-           py::arg("limits"), py::arg("control_hz"), py::arg("execution_horizon"),
-           py::arg("mode"), py::arg("clock"), py::arg("inference_delay") = 0,
-           py::arg("stale_after_s") = 1.0)
+           py::arg("limits"), py::arg("control_hz"), py::arg("execution_horizon"), py::arg("mode"),
+           py::arg("clock"), py::arg("inference_delay") = 0, py::arg("stale_after_s") = 1.0)
       .def(
           "start",
           [](ControlLoop& loop, const py::handle& command) {

@@ -49,22 +49,21 @@ MakeEngine engine_maker(const std::string& engine, const std::string& library, i
 }
 
 std::shared_ptr<FlowPolicy> open_policy(const std::string& prefix_path,
-                                        const std::string& denoise_path,
-                                        const std::string& engine, const std::string& library,
-                                        int num_inference_steps, int num_threads,
-                                        const Options& options) {
+                                        const std::string& denoise_path, const std::string& engine,
+                                        const std::string& library, int num_inference_steps,
+                                        int num_threads, const Options& options) {
   const py::gil_scoped_release release;
   const MakeEngine make = engine_maker(engine, library, num_threads, options);
   return std::make_shared<FlowPolicy>(make(prefix_path), make(denoise_path), num_inference_steps);
 }
 
 // Name -> (numpy's type name, shape, address).
-using HostInputs = std::map<std::string, std::tuple<std::string, std::vector<std::int64_t>,
-                                                    std::uintptr_t>>;
+using HostInputs =
+    std::map<std::string, std::tuple<std::string, std::vector<std::int64_t>, std::uintptr_t>>;
 
 DType dtype_named(const std::string& name) {
-  for (const DType dtype : {DType::kFloat32, DType::kInt32, DType::kInt64, DType::kUint8,
-                            DType::kBool}) {
+  for (const DType dtype :
+       {DType::kFloat32, DType::kInt32, DType::kInt64, DType::kUint8, DType::kBool}) {
     if (dtype_name(dtype) == name) return dtype;
   }
   throw std::invalid_argument(
@@ -89,8 +88,7 @@ std::shared_ptr<CapturedPolicy> open_captured(const std::string& driver, std::ui
                                               std::uintptr_t stream, std::uintptr_t graph,
                                               const HostInputs& inputs, std::uintptr_t noise,
                                               std::uintptr_t actions,
-                                              std::pair<int, int> action_shape,
-                                              py::object owner) {
+                                              std::pair<int, int> action_shape, py::object owner) {
   CapturedGraph captured{.driver = driver,
                          .context = pointer<cuda::Context>(context),
                          .stream = pointer<cuda::Stream>(stream),
@@ -102,9 +100,8 @@ std::shared_ptr<CapturedPolicy> open_captured(const std::string& driver, std::ui
                          .owner = keep_alive(std::move(owner))};
   for (const auto& [name, input] : inputs) {
     const auto& [dtype, shape, address] = input;
-    captured.inputs.push_back(
-        {.info = {.name = name, .dtype = dtype_named(dtype), .shape = shape},
-         .host = pointer<void>(address)});
+    captured.inputs.push_back({.info = {.name = name, .dtype = dtype_named(dtype), .shape = shape},
+                               .host = pointer<void>(address)});
   }
   return std::make_shared<CapturedPolicy>(std::move(captured));
 }
@@ -144,11 +141,10 @@ void bind_policies(py::module_& module) {
   py::class_<Policy, std::shared_ptr<Policy>>(module, "Policy",
                                               "An observation and noise in, a chunk out.")
       .def_property_readonly("inputs", &inputs_of)
-      .def_property_readonly(
-          "action_shape",
-          [](const Policy& policy) {
-            return py::make_tuple(policy.action_horizon(), policy.action_dim());
-          })
+      .def_property_readonly("action_shape",
+                             [](const Policy& policy) {
+                               return py::make_tuple(policy.action_horizon(), policy.action_dim());
+                             })
       .def("infer", &infer, py::arg("inputs"), py::arg("noise"))
       .def("histograms", [](const Policy& policy) { return to_dict(policy.histograms()); });
   py::class_<FlowPolicy, Policy, std::shared_ptr<FlowPolicy>>(

@@ -17,9 +17,9 @@ cuda::Calls load(const std::string& library) {
     throw EngineUnavailable(library + ": cannot be loaded (" + (reason ? reason : "?") + ")");
   }
   cuda::Calls calls;
-#define FLUX_CUDA_LOAD(name, arguments)                                                \
-  calls.name = reinterpret_cast<int(*) arguments>(::dlsym(handle, #name));             \
-  if (calls.name == nullptr) {                                                         \
+#define FLUX_CUDA_LOAD(name, arguments)                                                    \
+  calls.name = reinterpret_cast<int(*) arguments>(::dlsym(handle, #name));                 \
+  if (calls.name == nullptr) {                                                             \
     throw EngineUnavailable(expected_got(library, "a driver with " #name, "one without")); \
   }
   using namespace cuda;
@@ -43,8 +43,8 @@ CapturedPolicy::CapturedPolicy(CapturedGraph graph)
   }
   if (!is_complete) {
     throw std::invalid_argument(expected_got("captured graph",
-                                         "a context, stream, graph and memory of everything",
-                                         "none of at least one"));
+                                             "a context, stream, graph and memory of everything",
+                                             "none of at least one"));
   }
   set_user_inputs(std::move(infos));
   set_action_shape(graph_.action_horizon, graph_.action_dim);

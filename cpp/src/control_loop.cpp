@@ -39,12 +39,12 @@ void check_horizons(const ControlLoopConfig& config, const Policy* policy) {
   }
   const int longest = std::min(executed, horizon - executed);
   if (delay < 0 || delay > longest) {
-    throw std::invalid_argument(expected_got(
-        "inference_delay",
-        "0 to " + std::to_string(longest) +
-            ", the smaller of execution_horizon " + std::to_string(executed) +
-            " and action_horizon " + std::to_string(horizon) + " - execution_horizon",
-        std::to_string(delay)));
+    throw std::invalid_argument(expected_got("inference_delay",
+                                             "0 to " + std::to_string(longest) +
+                                                 ", the smaller of execution_horizon " +
+                                                 std::to_string(executed) + " and action_horizon " +
+                                                 std::to_string(horizon) + " - execution_horizon",
+                                             std::to_string(delay)));
   }
   if (delay > 0 && (config.mode != Mode::kAsync || config.timing != Timing::kSimulated)) {
     throw std::invalid_argument(
@@ -75,8 +75,8 @@ ControlLoop::ControlLoop(const ControlLoopConfig& config, std::shared_ptr<Policy
       wall_(std::move(wall)) {
   if (policy == nullptr) return;
   scheduler_.set_lead(config.inference_delay);
-  worker_ = std::make_unique<InferenceWorker>(std::move(policy), decoder,
-                                              config.mode == Mode::kAsync);
+  worker_ =
+      std::make_unique<InferenceWorker>(std::move(policy), decoder, config.mode == Mode::kAsync);
 }
 
 const Policy* ControlLoop::policy() const noexcept {
@@ -183,11 +183,11 @@ void ControlLoop::submit_chunk(std::span<const float> actions) {
   const std::size_t rows = actions.size() / action_dim();
   const auto fewest = static_cast<std::size_t>(config_.execution_horizon);
   if (actions.size() % action_dim() != 0 || rows < fewest) {
-    throw std::invalid_argument(
-        expected_got("actions",
-                     "(H, " + std::to_string(action_dim()) + ") with H of at least execution_horizon " +
-                         std::to_string(fewest),
-                     std::to_string(actions.size()) + " values"));
+    throw std::invalid_argument(expected_got("actions",
+                                             "(H, " + std::to_string(action_dim()) +
+                                                 ") with H of at least execution_horizon " +
+                                                 std::to_string(fewest),
+                                             std::to_string(actions.size()) + " values"));
   }
   ready_chunk_.actions.assign(actions.begin(), actions.end());
   ready_chunk_.observed_ns = clock_->now_ns();

@@ -15,8 +15,8 @@ const TensorInfo* find(std::span<const TensorInfo> infos, std::string_view name)
 const TensorInfo& require(std::span<const TensorInfo> infos, const char* name, const char* side) {
   const TensorInfo* info = find(infos, name);
   if (info == nullptr) {
-    throw std::invalid_argument(expected_got(name, std::string("an ") + side + " of the denoise graph",
-                                         "none of that name"));
+    throw std::invalid_argument(expected_got(
+        name, std::string("an ") + side + " of the denoise graph", "none of that name"));
   }
   return *info;
 }
@@ -25,8 +25,8 @@ void require_layout(const TensorInfo& found, DType dtype, std::vector<std::int64
                     const char* graph) {
   const TensorInfo expected{.name = found.name, .dtype = dtype, .shape = std::move(shape)};
   if (!found.has_layout_of(expected)) {
-    throw std::invalid_argument(
-        expected_got(found.name + " of the " + graph + " graph", describe(expected), describe(found)));
+    throw std::invalid_argument(expected_got(found.name + " of the " + graph + " graph",
+                                             describe(expected), describe(found)));
   }
 }
 
@@ -74,9 +74,9 @@ void FlowPolicy::add_tensor(const TensorInfo& info, bool is_user_input) {
                       : prefix_->allocate(info.num_bytes());
     tensors_.emplace(info.name, Tensor{info, memory, is_user_input});
   } else if (!found->second.info.has_layout_of(info)) {
-    throw std::invalid_argument(expected_got(info.name + " of the denoise graph",
-                                         describe(found->second.info) + " as the prefix graph has",
-                                         describe(info)));
+    throw std::invalid_argument(
+        expected_got(info.name + " of the denoise graph",
+                     describe(found->second.info) + " as the prefix graph has", describe(info)));
   }
 }
 
@@ -84,8 +84,8 @@ void FlowPolicy::bind_prefix() {
   for (const TensorInfo& info : prefix_->inputs()) add_tensor(info, true);
   for (const TensorInfo& info : prefix_->outputs()) {
     if (tensors_.contains(info.name)) {
-      throw std::invalid_argument(expected_got(info.name + " of the prefix graph",
-                                           "an input or an output", "both"));
+      throw std::invalid_argument(
+          expected_got(info.name + " of the prefix graph", "an input or an output", "both"));
     }
     add_tensor(info, false);
   }
@@ -113,9 +113,8 @@ void FlowPolicy::bind_steps() {
   }
   for (const TensorInfo& info : denoise_->outputs()) {
     if (info.name == "x_next" || info.name == "t_next") continue;
-    throw std::invalid_argument(
-        expected_got(info.name + " of the denoise graph", "only the outputs x_next and t_next",
-                 describe(info)));
+    throw std::invalid_argument(expected_got(info.name + " of the denoise graph",
+                                             "only the outputs x_next and t_next", describe(info)));
   }
   for (std::size_t step = 0; step < num_inference_steps_; ++step) {
     step_bindings_.push_back(has_binding_of_its_own(step) ? bind_step(step, shared, halves)

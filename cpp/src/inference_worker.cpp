@@ -24,10 +24,9 @@ InferenceWorker::InferenceWorker(std::shared_ptr<Policy> policy, ActionDecoder d
       state_(decoder_.action_dim()) {
   const auto network_dim = static_cast<std::size_t>(policy_->action_dim());
   if (decoder_.action_dim() > network_dim) {
-    throw std::invalid_argument(
-        expected_got("decoder", "at most the policy's " + std::to_string(network_dim) +
-                                    " action dimensions",
-                     std::to_string(decoder_.action_dim())));
+    throw std::invalid_argument(expected_got(
+        "decoder", "at most the policy's " + std::to_string(network_dim) + " action dimensions",
+        std::to_string(decoder_.action_dim())));
   }
   chunk_.actions.resize(static_cast<std::size_t>(policy_->action_horizon()) *
                         decoder_.action_dim());

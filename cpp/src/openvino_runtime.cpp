@@ -21,8 +21,7 @@ openvino::Calls load(const std::string& library) {
   const openvino::Calls calls(handle, missing);
   if (!missing.empty()) {
     throw EngineUnavailable(expected_got(library, "OpenVINO's C library",
-                                         "one without " + missing +
-                                             ". Install openvino>=2025.4"));
+                                         "one without " + missing + ". Install openvino>=2025.4"));
   }
   return calls;
 }
@@ -32,8 +31,8 @@ openvino::Calls load(const std::string& library) {
 namespace openvino {
 
 Calls::Calls(void* handle, std::string& missing) {
-#define FLUX_OPENVINO_LOAD(name, result, arguments)                              \
-  name = reinterpret_cast<result(*) arguments>(::dlsym(handle, #name));          \
+#define FLUX_OPENVINO_LOAD(name, result, arguments)                     \
+  name = reinterpret_cast<result(*) arguments>(::dlsym(handle, #name)); \
   if (name == nullptr) missing = #name;
   FLUX_OPENVINO_FUNCTIONS(FLUX_OPENVINO_LOAD)
 #undef FLUX_OPENVINO_LOAD
@@ -68,10 +67,10 @@ OpenVinoRuntime::~OpenVinoRuntime() { calls_.ov_core_free(core_); }
 
 void OpenVinoRuntime::require_known_elements(const std::string& library) const {
   constexpr std::pair<unsigned, std::size_t> kSizes[] = {
-      {openvino::kElementBoolean, 1},  {openvino::kElementBfloat16, 2},
-      {openvino::kElementFloat16, 2},  {openvino::kElementFloat, 4},
-      {openvino::kElementDouble, 8},   {openvino::kElementInt32, 4},
-      {openvino::kElementInt64, 8},    {openvino::kElementUint8, 1}};
+      {openvino::kElementBoolean, 1}, {openvino::kElementBfloat16, 2},
+      {openvino::kElementFloat16, 2}, {openvino::kElementFloat, 4},
+      {openvino::kElementDouble, 8},  {openvino::kElementInt32, 4},
+      {openvino::kElementInt64, 8},   {openvino::kElementUint8, 1}};
   for (const auto& [element, size] : kSizes) {
     std::int64_t one = 1;
     openvino::Tensor* tensor = nullptr;

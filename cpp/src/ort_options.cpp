@@ -51,7 +51,7 @@ void append_provider(const OrtRuntime& runtime, SessionOptions* session_options,
 }  // namespace
 
 Owner<SessionOptions> make_options(const OrtRuntime& runtime, const std::string& path,
-                                        const OrtEngineOptions& options) {
+                                   const OrtEngineOptions& options) {
   if (options.num_threads < 1) {
     throw std::invalid_argument(
         expected_got("num_threads", "at least 1", std::to_string(options.num_threads)));
@@ -76,13 +76,12 @@ Owner<SessionOptions> make_options(const OrtRuntime& runtime, const std::string&
 }
 
 Owner<MemoryInfo> make_memory_info(const OrtRuntime& runtime, bool is_on_device,
-                                        const std::string& where) {
+                                   const std::string& where) {
   const Calls& calls = runtime.calls();
   MemoryInfo* raw = nullptr;
-  runtime.check(is_on_device
-                    ? calls.CreateMemoryInfo(kCudaMemory, kDeviceAllocator,
-                                             kFirstDevice, kDefaultMemory, &raw)
-                    : calls.CreateCpuMemoryInfo(kDeviceAllocator, kDefaultMemory, &raw),
+  runtime.check(is_on_device ? calls.CreateMemoryInfo(kCudaMemory, kDeviceAllocator, kFirstDevice,
+                                                      kDefaultMemory, &raw)
+                             : calls.CreateCpuMemoryInfo(kDeviceAllocator, kDefaultMemory, &raw),
                 where);
   return {raw, calls.ReleaseMemoryInfo};
 }

@@ -13,8 +13,7 @@ template <typename Handle>
 using Owner = std::unique_ptr<Handle, void (*)(Handle*)>;
 
 // Throws as OrtEngine's constructor does; `path` opens the message.
-[[nodiscard]] Owner<SessionOptions> make_options(const OrtRuntime& runtime,
-                                                 const std::string& path,
+[[nodiscard]] Owner<SessionOptions> make_options(const OrtRuntime& runtime, const std::string& path,
                                                  const OrtEngineOptions& options);
 
 // The inputs, or the outputs, of a session, in the graph's order.

@@ -101,7 +101,8 @@ void each_error_names_its_call_and_code() {
     CapturedPolicy policy(card.graph());
     Call call;
     const std::string message = message_of<std::runtime_error>([&] { call.infer(policy); });
-    CHECK_EQUAL(message, wanted + ": expected success, got CUDA error 700 (CUDA_ERROR_ILLEGAL_ADDRESS)");
+    CHECK_EQUAL(message,
+                wanted + ": expected success, got CUDA error 700 (CUDA_ERROR_ILLEGAL_ADDRESS)");
     CHECK_EQUAL(call.actions[0], 0.0F);
   }
 }
@@ -147,11 +148,13 @@ void the_owner_lives_as_long_as_the_policy() {
 
 std::vector<Case> captured_policy_cases() {
   return {
-      {"a launch answers with the inputs of this call", a_launch_answers_with_the_inputs_of_this_call},
+      {"a launch answers with the inputs of this call",
+       a_launch_answers_with_the_inputs_of_this_call},
       {"each thread makes the context its own", each_thread_makes_the_context_its_own},
       {"nothing is allocated in an inference", nothing_is_allocated_in_an_inference},
       {"each error names its call and code", each_error_names_its_call_and_code},
-      {"an input of another shape is refused by name", an_input_of_another_shape_is_refused_by_name},
+      {"an input of another shape is refused by name",
+       an_input_of_another_shape_is_refused_by_name},
       {"a graph without memory or driver is refused", a_graph_without_memory_or_driver_is_refused},
       {"the owner lives as long as the policy", the_owner_lives_as_long_as_the_policy},
   };

@@ -69,7 +69,7 @@ std::vector<Case> scheduler_cases();
   ::flux::test::check_equal((left), (right), #left " == " #right, __FILE__, __LINE__)
 #define CHECK_NEAR(left, right, tolerance) \
   ::flux::test::check_near((left), (right), (tolerance), #left " ~ " #right, __FILE__, __LINE__)
-#define CHECK_CONTAINS(text, part)                                                          \
-  ::flux::test::check_true(std::string(text).find(part) != std::string::npos,               \
+#define CHECK_CONTAINS(text, part)                                                              \
+  ::flux::test::check_true(std::string(text).find(part) != std::string::npos,                   \
                            (std::string("'") + (text) + "' contains '" + (part) + "'").c_str(), \
                            __FILE__, __LINE__)

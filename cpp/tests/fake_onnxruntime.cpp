@@ -73,9 +73,9 @@ Status* CreateSession(const Env*, const char* path, const SessionOptions* option
   if (name.ends_with("partly_on_cpu.onnx") && options->is_on_device && !options->may_use_cpu) {
     return error("nodes are assigned to the CPU, but fallback is disabled");
   }
-  *out = new Session{name.ends_with("prefix.onnx") ? test::toy_prefix_graph()
-                                                   : test::toy_denoise_graph(),
-                     options->is_on_device};
+  *out = new Session{
+      name.ends_with("prefix.onnx") ? test::toy_prefix_graph() : test::toy_denoise_graph(),
+      options->is_on_device};
   return nullptr;
 }
 
@@ -196,20 +196,18 @@ Status* update(const char* const* names, const char* const* values, std::size_t 
   }
   return nullptr;
 }
-Status* UpdateCUDAProviderOptions(CudaOptions*, const char* const* names,
-                                  const char* const* values, std::size_t count) {
+Status* UpdateCUDAProviderOptions(CudaOptions*, const char* const* names, const char* const* values,
+                                  std::size_t count) {
   return update(names, values, count);
 }
 Status* UpdateTensorRTProviderOptions(TensorRtOptions*, const char* const* names,
                                       const char* const* values, std::size_t count) {
   return update(names, values, count);
 }
-Status* SessionOptionsAppendExecutionProvider_CUDA_V2(SessionOptions* options,
-                                                      const CudaOptions*) {
+Status* SessionOptionsAppendExecutionProvider_CUDA_V2(SessionOptions* options, const CudaOptions*) {
   return options->is_on_device = true, nullptr;
 }
-Status* SessionOptionsAppendExecutionProvider_TensorRT_V2(SessionOptions*,
-                                                          const TensorRtOptions*) {
+Status* SessionOptionsAppendExecutionProvider_TensorRT_V2(SessionOptions*, const TensorRtOptions*) {
   return error("libnvinfer.so.10: cannot open shared object file");
 }
 

@@ -30,8 +30,8 @@ struct DevicePolicy {
       return std::make_unique<FakeDeviceEngine>(device, std::move(graph), transfers);
     };
     policy = std::make_unique<FlowPolicy>(
-        on_device(toy_prefix()),
-        on_device(toy_denoise({}, {floats("state", {1, 3})}, num_steps)), num_steps);
+        on_device(toy_prefix()), on_device(toy_denoise({}, {floats("state", {1, 3})}, num_steps)),
+        num_steps);
   }
 
   std::shared_ptr<FakeDevice> device = std::make_shared<FakeDevice>();
@@ -152,8 +152,7 @@ void a_further_denoise_input_is_the_users() {
 void graphs_that_do_not_fit_are_refused() {
   const auto message = [](std::unique_ptr<Engine> prefix, std::unique_ptr<Engine> denoise,
                           int steps) {
-    return message_of<Error>(
-        [&] { FlowPolicy(std::move(prefix), std::move(denoise), steps); });
+    return message_of<Error>([&] { FlowPolicy(std::move(prefix), std::move(denoise), steps); });
   };
   const auto none = [](const Memory&) {};
   const auto engine = [&](std::vector<TensorInfo> inputs, std::vector<TensorInfo> outputs) {
@@ -163,9 +162,8 @@ void graphs_that_do_not_fit_are_refused() {
   CHECK_CONTAINS(message(toy_prefix(), engine({}, {}), 1), "x_t: expected an input");
   CHECK_CONTAINS(message(toy_prefix(), engine({floats("x_t", {2, 3})}, {}), 1),
                  "float32 (1, H, A), got float32 (2, 3)");
-  CHECK_CONTAINS(
-      message(toy_prefix(), engine({floats("x_t", {1, 6, 2}), floats("t", {1})}, {}), 1),
-      "t of the denoise graph: expected float32 (1, 6), got float32 (1,)");
+  CHECK_CONTAINS(message(toy_prefix(), engine({floats("x_t", {1, 6, 2}), floats("t", {1})}, {}), 1),
+                 "t of the denoise graph: expected float32 (1, 6), got float32 (1,)");
   CHECK_CONTAINS(message(engine({}, {floats("past_key_0", {1, 9})}), toy_denoise(), 1),
                  "past_key_0 of the denoise graph: expected float32 (1, 9)");
   CHECK_CONTAINS(message(engine({floats("a", {1})}, {floats("a", {1})}), toy_denoise(), 1),

@@ -1,10 +1,11 @@
+#include "flux/histogram.hpp"
+
 #include <algorithm>
 #include <numeric>
 #include <random>
 
 #include "allocations.hpp"
 #include "check.hpp"
-#include "flux/histogram.hpp"
 
 namespace flux::test {
 namespace {

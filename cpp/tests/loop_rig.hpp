@@ -28,10 +28,9 @@ struct LoopRig {
     const std::vector<float> zeros(kDim, 0.0F);
     const std::vector<std::uint8_t> absolute(kDim, 0);
     config.control_hz = kHz;
-    loop = std::make_unique<ControlLoop>(config, std::move(policy),
-                                         ActionDecoder(ones, zeros, absolute),
-                                         SafetyLimits(low, far, fast), std::move(time_owner),
-                                         std::move(wall_owner));
+    loop = std::make_unique<ControlLoop>(
+        config, std::move(policy), ActionDecoder(ones, zeros, absolute),
+        SafetyLimits(low, far, fast), std::move(time_owner), std::move(wall_owner));
     loop->start(zeros);
   }
 
@@ -73,9 +72,8 @@ inline ControlLoopConfig async_config(int execution_horizon, int inference_delay
 }
 
 inline ControlLoopConfig async_monotonic(int execution_horizon) {
-  return {.execution_horizon = execution_horizon,
-          .mode = Mode::kAsync,
-          .timing = Timing::kMonotonic};
+  return {
+      .execution_horizon = execution_horizon, .mode = Mode::kAsync, .timing = Timing::kMonotonic};
 }
 
 }  // namespace flux::test

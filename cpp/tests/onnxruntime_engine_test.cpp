@@ -54,7 +54,9 @@ void what_passes_between_the_graphs_is_allocated_on_the_device() {
 }
 
 void memory_of_the_device_is_freed_with_the_engine() {
-  { const auto on_device = policy(OrtProvider::kCuda, OrtProvider::kCuda); }
+  {
+    const auto on_device = policy(OrtProvider::kCuda, OrtProvider::kCuda);
+  }
   CHECK_EQUAL(num_allocated_on_device(), 0U);
 }
 
@@ -70,19 +72,17 @@ void a_provider_that_cannot_be_had_is_told_apart_from_a_graph_that_is_refused() 
   CHECK_CONTAINS(
       message_of<Unavailable>([] { engine("p.onnx", {.provider = OrtProvider::kTensorRt}); }),
       "TensorRT provider: libnvinfer.so.10");
-  CHECK_CONTAINS(message_of<Unavailable>([] {
-                   engine("p.onnx", {.provider = OrtProvider::kCuda,
-                                     .provider_options = {{"colour", "red"}}});
-                 }),
-                 "CUDA provider: unknown provider option");
+  CHECK_CONTAINS(
+      message_of<Unavailable>([] {
+        engine("p.onnx", {.provider = OrtProvider::kCuda, .provider_options = {{"colour", "red"}}});
+      }),
+      "CUDA provider: unknown provider option");
   engine("p.onnx", {.provider = OrtProvider::kCuda, .provider_options = {{"known", "1"}}});
-  CHECK_CONTAINS(message_of<std::runtime_error>([] {
-                   engine("partly_on_cpu.onnx", {.provider = OrtProvider::kCuda});
-                 }),
+  CHECK_CONTAINS(message_of<std::runtime_error>(
+                     [] { engine("partly_on_cpu.onnx", {.provider = OrtProvider::kCuda}); }),
                  "partly_on_cpu.onnx: nodes are assigned to the CPU");
-  CHECK_CONTAINS(message_of<std::invalid_argument>([] {
-                   engine("p.onnx", {.provider_options = {{"known", "1"}}});
-                 }),
+  CHECK_CONTAINS(message_of<std::invalid_argument>(
+                     [] { engine("p.onnx", {.provider_options = {{"known", "1"}}}); }),
                  "provider_options: expected none on the processor, got known");
   CHECK_CONTAINS(message_of<std::invalid_argument>([] { engine("p.onnx", {.num_threads = 0}); }),
                  "num_threads: expected at least 1, got 0");

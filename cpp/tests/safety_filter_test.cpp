@@ -108,7 +108,8 @@ void senseless_limits_are_refused() {
                  "upper nan");
   CHECK_CONTAINS(message_of<Error>([] { (void)limits_of({0.0}, {1.0}, {0.0}); }),
                  "max_velocity[0]: expected a finite number above 0");
-  CHECK_CONTAINS(message_of<Error>([] { (void)limits_of({0.0}, {1.0, 2.0}, {1.0}); }), "1, 2 and 1");
+  CHECK_CONTAINS(message_of<Error>([] { (void)limits_of({0.0}, {1.0, 2.0}, {1.0}); }),
+                 "1, 2 and 1");
   CHECK_CONTAINS(message_of<Error>([] { (void)limits_of({}, {}, {}); }), "0, 0 and 0");
   CHECK_CONTAINS(
       message_of<Error>([] { SafetyFilter filter(limits_of({0.0}, {1.0}, {1.0}), 0.0); }),

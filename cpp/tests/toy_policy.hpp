@@ -176,8 +176,7 @@ inline std::unique_ptr<FakeEngine> toy_prefix(const Hooks& hooks = {}) {
 inline std::unique_ptr<FakeEngine> toy_denoise(const Hooks& hooks = {},
                                                std::vector<TensorInfo> more_inputs = {},
                                                int num_steps = kSteps) {
-  return std::make_unique<FakeEngine>(
-      toy_denoise_graph(hooks, std::move(more_inputs), num_steps));
+  return std::make_unique<FakeEngine>(toy_denoise_graph(hooks, std::move(more_inputs), num_steps));
 }
 
 inline std::shared_ptr<FlowPolicy> toy_policy(const Hooks& hooks = {}, int num_steps = kSteps) {

@@ -19,8 +19,8 @@
 #include "flux/action_decoder.hpp"
 #include "flux/chunk_scheduler.hpp"
 #include "flux/clock.hpp"
-#include "flux/policy.hpp"
 #include "flux/inference_worker.hpp"
+#include "flux/policy.hpp"
 #include "flux/safety_filter.hpp"
 
 namespace flux {

@@ -13,10 +13,10 @@ struct GraphExec;
 inline constexpr int kSuccess = 0;
 
 // X(name, arguments); each returns an error code.
-#define FLUX_CUDA_FUNCTIONS(X)                  \
-  X(cuCtxSetCurrent, (Context*))                \
-  X(cuGraphLaunch, (GraphExec*, Stream*))       \
-  X(cuStreamSynchronize, (Stream*))             \
+#define FLUX_CUDA_FUNCTIONS(X)            \
+  X(cuCtxSetCurrent, (Context*))          \
+  X(cuGraphLaunch, (GraphExec*, Stream*)) \
+  X(cuStreamSynchronize, (Stream*))       \
   X(cuGetErrorName, (int code, const char**))
 
 struct Calls {

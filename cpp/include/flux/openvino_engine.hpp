@@ -18,8 +18,9 @@ namespace flux {
 class OpenVinoRuntime {
  public:
   // `properties` are names and values as OpenVINO documents them for the CPU device; it looks at
-  // them when the first model is compiled. Computes in float32 unless they say otherwise. Throws EngineUnavailable if `library` (a path) cannot
-  // be loaded, is no OpenVINO or too old; std::invalid_argument if num_threads < 1.
+  // them when the first model is compiled. Computes in float32 unless they say otherwise. Throws
+  // EngineUnavailable if `library` (a path) cannot be loaded, is no OpenVINO or too old;
+  // std::invalid_argument if num_threads < 1.
   OpenVinoRuntime(const std::string& library, int num_threads,
                   const std::map<std::string, std::string>& properties);
   OpenVinoRuntime(const OpenVinoRuntime&) = delete;

@@ -39,7 +39,7 @@ class StageTimer {
  public:
   StageTimer() noexcept;
 
-  void record(Histogram FlowHistograms::*stage, FlowHistograms& first,
+  void record(Histogram FlowHistograms::* stage, FlowHistograms& first,
               FlowHistograms* second) const noexcept;
 
  private:

@@ -36,7 +36,7 @@ struct TensorInfo {
 
 // "name: expected X, got Y"
 [[nodiscard]] std::string expected_got(std::string_view name, std::string_view expected,
-                                   std::string_view got);
+                                       std::string_view got);
 
 // Contiguous row-major values that somebody else owns.
 struct TensorView {
