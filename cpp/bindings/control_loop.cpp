@@ -35,7 +35,7 @@ ActionDecoder make_decoder(const ScaleArray& scale, const ScaleArray& offset,
   return {vector_of(scale, "scale"), vector_of(offset, "offset"), bytes};
 }
 
-// The value that `name` stands for; `argument` is the parameter's name.
+// Returns the value for `name`; `argument` is the parameter's name in the error message.
 template <typename Value>
 Value choose(const char* argument, const std::string& name, std::pair<const char*, Value> first,
              std::pair<const char*, Value> second) {

@@ -75,7 +75,7 @@ T* pointer(std::uintptr_t address) {
   return reinterpret_cast<T*>(address);
 }
 
-// Any thread may drop the last reference; Python's objects are let go with its lock.
+// Any thread may drop the last reference, but releasing a Python object requires the GIL.
 std::shared_ptr<void> keep_alive(py::object owner) {
   auto* held = new py::object(std::move(owner));
   return {held, [](void* object) {

@@ -2,8 +2,8 @@
 //
 //   run_bundle BUNDLE_DIR LIBONNXRUNTIME NUM_INFERENCE_STEPS
 //
-// LIBONNXRUNTIME is libonnxruntime.so of any ONNX Runtime from 1.19 on; the pip package holds one
-// in onnxruntime/capi/.
+// LIBONNXRUNTIME is libonnxruntime.so of any ONNX Runtime from 1.19 on; the pip package contains
+// one in onnxruntime/capi/.
 #include <cstdlib>
 #include <exception>
 #include <iostream>

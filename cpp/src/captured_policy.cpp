@@ -59,7 +59,7 @@ void CapturedPolicy::compute(std::span<const TensorView> inputs, std::span<const
   }
   std::ranges::copy(noise, graph_.noise);
   copying.record(&FlowHistograms::copy_in, histograms_, also);
-  // Each thread has a context of its own.
+  // The current context is a property of the calling thread.
   require_success(calls_.cuCtxSetCurrent(graph_.context), "cuCtxSetCurrent");
   require_success(calls_.cuGraphLaunch(graph_.exec, graph_.stream), "cuGraphLaunch");
   require_success(calls_.cuStreamSynchronize(graph_.stream), "cuStreamSynchronize");

@@ -24,8 +24,9 @@ void check_dims(const ActionDecoder& decoder, const SafetyLimits& limits) {
       std::to_string(limits.action_dim())));
 }
 
-// d <= s <= H - d: a chunk that takes over d ticks after its observation and is executed for s
-// ticks needs d + s rows, and its successor's observation lies d ticks before its end.
+// With inference delay d, execution horizon s and action horizon H: d <= s <= H - d. A chunk that
+// takes over d ticks after its observation and is executed for s ticks needs d + s rows, and the
+// next observation is taken d ticks before the chunk ends.
 void check_horizons(const ControlLoopConfig& config, const Policy* policy) {
   const int executed = config.execution_horizon;
   const int delay = config.inference_delay;
@@ -120,8 +121,8 @@ void ControlLoop::require_running(const char* call) const {
 
 void ControlLoop::require_no_failure() {
   if (!worker_ || worker_->status() != InferenceWorker::Status::kFailed) return;
-  // With the simulated clock the failure shows at the tick that the chunk was due at, whatever
-  // the speed of the machine.
+  // With the simulated clock the failure is reported at the tick at which the chunk was due,
+  // however fast the machine is.
   if (has_delay() && !has_failed_) return;
   has_failed_ = true;
   const std::exception_ptr error = worker_->error();
@@ -304,7 +305,7 @@ void ControlLoop::count_miss(double tick_seconds, std::uint32_t flags) noexcept 
   if (config_.timing == Timing::kSimulated) {
     is_missed = is_missed || submit_seconds_ + tick_seconds > period_s();
   } else {
-    // Holding before the first chunk is no miss: nothing has been begun.
+    // Holding before the first chunk is not a miss, because no chunk has started yet.
     const bool is_starved = (flags & kHeld) != 0 && (flags & kNonFinite) == 0;
     is_missed = is_missed || (is_starved && scheduler_.has_chunk() && !is_stopped_);
   }

@@ -122,8 +122,8 @@ void FlowPolicy::bind_steps() {
   }
 }
 
-// Between the first step, which reads the noise, and the last, which writes the actions, only two
-// kinds of step take turns.
+// The first step reads the noise and the last one writes the actions; the steps between them
+// alternate between two bindings.
 bool FlowPolicy::has_binding_of_its_own(std::size_t step) const noexcept {
   return step <= 2 || step + 1 == num_inference_steps_;
 }
@@ -173,7 +173,7 @@ void FlowPolicy::compute(std::span<const TensorView> inputs, std::span<const flo
   const StageTimer prefix;
   prefix_->run(prefix_binding_);
   prefix.record(&FlowHistograms::prefix, histograms_, also);
-  upload_steps();  // behind the prefix, which may have written to the host's memory
+  upload_steps();  // after the prefix, which may have written to host memory
   const StageTimer denoise;
   run_steps(also);
   denoise.record(&FlowHistograms::denoise, histograms_, also);

@@ -31,7 +31,7 @@ std::size_t bucket_of(double seconds) noexcept {
 void Histogram::record(double seconds) noexcept {
   if (!(seconds >= 0.0)) seconds = 0.0;
   auto& bucket = counts_[bucket_of(seconds)];
-  // Plain load and store: there is one writer.
+  // A plain load and store are enough, as there is only one writer.
   bucket.store(bucket.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
   sum_.store(sum_.load(std::memory_order_relaxed) + seconds, std::memory_order_relaxed);
   if (seconds > max_.load(std::memory_order_relaxed)) {

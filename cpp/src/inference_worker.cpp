@@ -69,7 +69,7 @@ void InferenceWorker::run(std::span<const TensorView> inputs, std::span<const fl
   const MonotonicClock clock;
   const std::int64_t begin_ns = clock.now_ns();
   policy_->infer(inputs, noise, normalised_, &histograms_);
-  // Memory taken back from the scheduler may be that of a ready chunk of another length.
+  // The scheduler may have swapped in the memory of a submitted chunk of another length.
   chunk_.actions.resize(static_cast<std::size_t>(policy_->action_horizon()) *
                         decoder_.action_dim());
   decoder_.decode(normalised_, static_cast<std::size_t>(policy_->action_dim()), state_,

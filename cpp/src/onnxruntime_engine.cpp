@@ -6,7 +6,7 @@
 
 namespace flux {
 
-// Memory of the accelerator, from the session's own allocator.
+// Accelerator memory from the session's own allocator.
 class OrtEngine::DeviceMemory {
  public:
   DeviceMemory(const OrtRuntime& runtime, const ort::Session* session, const std::string& path)
@@ -72,7 +72,7 @@ class OrtEngine::Binding {
     if (is_input && !memory.is_on_device) host_inputs_.emplace_back(info.name, values_.back());
   }
 
-  // ONNX Runtime copies a host's tensor to the device when it is bound, not when the graph runs.
+  // ONNX Runtime copies a host tensor to the device when it is bound, not when the graph runs.
   void bind_host_inputs_again() {
     for (const auto& [name, value] : host_inputs_) {
       ort::Status* status = runtime_.calls().BindInput(binding_, name.c_str(), value);

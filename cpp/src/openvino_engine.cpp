@@ -78,7 +78,7 @@ std::vector<TensorInfo> tensor_infos(const OpenVinoRuntime& runtime,
 
 }  // namespace
 
-// An infer request and the tensors that it refers to.
+// An inference request and the tensors that it refers to.
 class OpenVinoEngine::Binding {
  public:
   Binding(const OpenVinoRuntime& runtime, const openvino::CompiledModel* model,

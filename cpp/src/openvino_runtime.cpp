@@ -11,7 +11,7 @@ namespace {
 constexpr const char* kDevice = "CPU";
 
 openvino::Calls load(const std::string& library) {
-  // Never closed: see the class.
+  // Never closed; see OpenVinoRuntime.
   void* handle = ::dlopen(library.c_str(), RTLD_NOW | RTLD_LOCAL);
   if (handle == nullptr) {
     const char* reason = ::dlerror();
@@ -47,14 +47,14 @@ OpenVinoRuntime::OpenVinoRuntime(const std::string& library, int num_threads,
     throw std::invalid_argument(
         expected_got("num_threads", "at least 1", std::to_string(num_threads)));
   }
-  // Left alone, OpenVINO computes in bfloat16 wherever the processor can.
+  // By default, OpenVINO computes in bfloat16 wherever the CPU supports it.
   properties_.try_emplace("INFERENCE_PRECISION_HINT", "f32");
   require_known_elements(library);
   check(calls_.ov_core_create(&core_), library);
   try {
     set_property("INFERENCE_NUM_THREADS", std::to_string(num_threads));
     set_property("PERFORMANCE_HINT", "LATENCY");
-    // Threads tied to a core would get into the control thread's way.
+    // Threads pinned to a core would get in the way of the control thread.
     set_property("ENABLE_CPU_PINNING", "NO");
     for (const auto& [name, value] : properties_) set_property(name, value);
   } catch (...) {

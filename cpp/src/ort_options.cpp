@@ -14,7 +14,7 @@ void check_available(const OrtRuntime& runtime, Status* status, const std::strin
   }
 }
 
-// Both providers have the same four functions under names of their own.
+// Both providers have the same four functions under different names.
 template <typename Options, typename Create, typename Update, typename Append>
 void append_provider(const OrtRuntime& runtime, SessionOptions* session_options,
                      const std::map<std::string, std::string>& values, const std::string& name,
@@ -62,7 +62,7 @@ Owner<SessionOptions> make_options(const OrtRuntime& runtime, const std::string&
   Owner<SessionOptions> owner(raw, calls.ReleaseSessionOptions);
   runtime.check(calls.SetSessionGraphOptimizationLevel(raw, kEnableAllOptimizations), path);
   runtime.check(calls.SetIntraOpNumThreads(raw, options.num_threads), path);
-  // Threads that spin after a run would take the processor from the control thread and from the
+  // Threads that keep spinning after a run would take CPU time from the control thread and from the
   // other graph.
   runtime.check(calls.AddSessionConfigEntry(raw, "session.force_spinning_stop", "1"), path);
   if (options.provider != OrtProvider::kCpu) {

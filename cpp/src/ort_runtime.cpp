@@ -8,7 +8,7 @@ namespace flux {
 namespace {
 
 const ort::ApiBase& load(const std::string& library) {
-  // Never closed: see the class. Local: two ONNX Runtimes may share a process.
+  // Never closed; see OrtRuntime. RTLD_LOCAL, because two ONNX Runtimes may share a process.
   void* handle = ::dlopen(library.c_str(), RTLD_NOW | RTLD_LOCAL);
   if (handle == nullptr) {
     const char* reason = ::dlerror();

@@ -1,4 +1,4 @@
-// A policy captured as one CUDA graph, on a driver that is none.
+// A policy captured as one CUDA graph, on a fake driver.
 #include "flux/captured_policy.hpp"
 
 #include <array>

@@ -1,4 +1,4 @@
-// What the loop does when the network, the clock or the caller lets it down.
+// How the loop behaves when the network, the clock or the caller fails.
 #include <atomic>
 #include <chrono>
 #include <limits>
@@ -59,7 +59,7 @@ void starving_on_the_monotonic_clock_is_a_missed_deadline() {
   config.timing = Timing::kMonotonic;
   LoopRig rig(config);
   rig.tick();
-  CHECK_EQUAL(rig.loop->counts().deadline_misses, 0U);  // nothing has been begun
+  CHECK_EQUAL(rig.loop->counts().deadline_misses, 0U);  // no chunk has started yet
   rig.submit(0.0F);
   for (int step = 0; step < kHorizon + 2; ++step) rig.tick();
   CHECK_EQUAL(rig.loop->counts().deadline_misses, 2U);
@@ -126,7 +126,7 @@ void stopping_during_inference_waits_for_it() {
   rig.loop->stop();
 }
 
-void a_failing_inference_holds_and_is_told_once() {
+void a_failing_inference_holds_and_is_reported_once() {
   std::atomic<bool> is_broken = true;
   Hooks hooks;
   hooks.on_prefix = [&] {
@@ -135,7 +135,7 @@ void a_failing_inference_holds_and_is_told_once() {
   LoopRig rig(async_config(3, 1), hooks);
   rig.submit(0.0F);
   rig.loop->wait_for_inference();
-  CHECK(!rig.loop->needs_observation());  // told at the tick it was due, however fast it failed
+  CHECK(!rig.loop->needs_observation());  // reported only once the chunk is due
   CHECK_EQUAL(rig.tick(), std::uint32_t{kHeld});
   CHECK_EQUAL(rig.tick(), std::uint32_t{kHeld});
   const auto ask = [&] { (void)rig.loop->needs_observation(); };
@@ -209,7 +209,8 @@ std::vector<Case> control_loop_fault_cases() {
       {"a stale observation is held and counted", a_stale_observation_is_held_and_counted},
       {"a chunk exhausted for too long is stale", a_chunk_exhausted_for_too_long_is_stale},
       {"stopping during inference waits for it", stopping_during_inference_waits_for_it},
-      {"a failing inference holds and is told once", a_failing_inference_holds_and_is_told_once},
+      {"a failing inference holds and is reported once",
+       a_failing_inference_holds_and_is_reported_once},
       {"a failing inference in submit holds", a_failing_inference_in_submit_holds},
       {"a start that is not finite is refused", a_start_that_is_not_finite_is_refused},
       {"real-time ticks survive a real thread", real_time_ticks_survive_a_real_thread},

@@ -112,12 +112,13 @@ void a_monotonic_async_chunk_skips_the_ticks_that_have_passed() {
   rig.loop->wait_for_inference();
   CHECK_EQUAL(rig.tick(), std::uint32_t{kNewChunk});
   CHECK_NEAR(rig.row(0.0F), 2.0, 1e-4);
-  // Two ticks of delay were measured: the next of 3 ticks is wanted after one.
+  // A delay of two ticks was measured, so with 3 ticks per chunk the next one is needed after one
+  // tick.
   CHECK(rig.loop->needs_observation());
   CHECK_EQUAL(rig.loop->counts().deadline_misses, 0U);
 }
 
-void senseless_arguments_are_refused_with_the_numbers() {
+void invalid_arguments_are_refused_with_their_values() {
   using Error = std::invalid_argument;
   const auto message = [](const ControlLoopConfig& config) {
     return message_of<Error>([&] { LoopRig rig(config); });
@@ -166,8 +167,8 @@ std::vector<Case> control_loop_cases() {
       {"monotonic ticks lie on an absolute grid", monotonic_ticks_lie_on_an_absolute_grid},
       {"a monotonic async chunk skips the ticks that have passed",
        a_monotonic_async_chunk_skips_the_ticks_that_have_passed},
-      {"senseless arguments are refused with the numbers",
-       senseless_arguments_are_refused_with_the_numbers},
+      {"invalid arguments are refused with their values",
+       invalid_arguments_are_refused_with_their_values},
       {"calls out of turn are refused", calls_out_of_turn_are_refused},
   };
 }

@@ -1,6 +1,6 @@
-// A library with ONNX Runtime's C interface that knows two graphs, the toy policy's, and has an
-// accelerator that is none: its memory must not be touched by the host, and a host's input is
-// copied there when it is bound, as ONNX Runtime does. It stands in for a card where there is none.
+// A library with ONNX Runtime's C API, the two graphs of the toy policy and a fake accelerator: the
+// host must not access its memory, and host inputs are copied there when they are bound, as ONNX
+// Runtime does. It stands in for a GPU on machines without one.
 #include <algorithm>
 #include <string>
 
@@ -150,7 +150,7 @@ Status* CreateTensorWithDataAsOrtValue(const MemoryInfo* info, void* data, std::
 Status* CreateIoBinding(Session* session, IoBinding** out) {
   return *out = new IoBinding{.is_on_device = session->is_on_device}, nullptr;
 }
-// Where the graph finds the values: on the device for a session there.
+// Where the graph reads or writes a tensor: on the device if the session runs there.
 float* place(IoBinding* binding, const char* name, const Value* value) {
   if (!binding->is_on_device) return value->data;
   if (value->is_on_device) return device().values(value->data);
@@ -242,7 +242,7 @@ extern "C" [[gnu::visibility("default")]] const flux::ort::ApiBase* OrtGetApiBas
   return &base;
 }
 
-// How much of the device's memory is in use.
+// Number of allocations in use on the device.
 extern "C" [[gnu::visibility("default")]] std::size_t flux_fake_num_allocated() {
   return flux::ort::fake::device().num_allocated();
 }

@@ -58,15 +58,15 @@ void on_a_device_the_host_touches_only_inputs_and_actions() {
       views.push_back({"state", DType::kFloat32, state_shape, state.data()});
       on_device.policy->infer(views, inputs.noise, actions);
       CHECK(actions == expected);
-      // The observation, the first step's noise and times, and the state of up to four bindings;
-      // never more for more steps.
+      // The observation, the first step's noise and times, and the state for up to four bindings,
+      // however many steps there are.
       CHECK_EQUAL(on_device.transfers->to_device, 3 + std::min(num_steps, 4));
       CHECK_EQUAL(on_device.transfers->to_host, 1);
     }
   }
 }
 
-void memory_of_a_device_is_refused_by_an_engine_of_the_host() {
+void a_host_engine_refuses_device_memory() {
   const auto device = std::make_shared<FakeDevice>();
   const auto transfers = std::make_shared<FakeDeviceEngine::Transfers>();
   CHECK_CONTAINS(message_of<Error>([&] {
@@ -143,7 +143,7 @@ void wrong_inputs_are_named() {
   CHECK_CONTAINS(message(inputs, inputs.views()), "noise: expected 12 values, got 11");
 }
 
-void a_further_denoise_input_is_the_users() {
+void an_extra_denoise_input_is_a_user_input() {
   const FlowPolicy policy(toy_prefix(), toy_denoise({}, {floats("state", {1, 3})}), kSteps);
   CHECK_EQUAL(policy.user_inputs().size(), 2U);
   CHECK_EQUAL(policy.user_inputs()[1].name, "state");
@@ -180,11 +180,10 @@ std::vector<Case> flow_policy_cases() {
        keys_and_values_are_shared_and_the_halves_alternate},
       {"on a device the host touches only inputs and actions",
        on_a_device_the_host_touches_only_inputs_and_actions},
-      {"memory of a device is refused by an engine of the host",
-       memory_of_a_device_is_refused_by_an_engine_of_the_host},
+      {"a host engine refuses device memory", a_host_engine_refuses_device_memory},
       {"inference allocates nothing", inference_allocates_nothing},
       {"wrong inputs are named", wrong_inputs_are_named},
-      {"a further denoise input is the user's", a_further_denoise_input_is_the_users},
+      {"an extra denoise input is a user input", an_extra_denoise_input_is_a_user_input},
       {"graphs that do not fit are refused", graphs_that_do_not_fit_are_refused},
   };
 }

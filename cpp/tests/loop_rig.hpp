@@ -1,4 +1,4 @@
-// A ControlLoop over the toy policy with clocks in the test's hand.
+// A ControlLoop with the toy policy and with clocks that the test controls.
 #pragma once
 
 #include <memory>
@@ -46,7 +46,7 @@ struct LoopRig {
     loop->submit(inputs.views(), std::vector<float>(kDim, 0.0F), inputs.noise);
   }
 
-  // Which row of the chunk submitted with `first` the last command is; may be no whole number.
+  // The row that the last command has in the chunk submitted with `first`; may be fractional.
   [[nodiscard]] float row(float first) const {
     return loop->command()[0] / toy_action(1.0F, 0.0F) - first;
   }

@@ -1,4 +1,4 @@
-// A FlowPolicy over two engines written in C++, small enough to work out by hand.
+// A FlowPolicy over two engines written in C++, small enough to calculate by hand.
 //
 // prefix:  past_key_0 (1, A) = 2 * observation (1, A)
 // denoise: x_next = x_t + dt * (x_t - past_key_0), t_next = t + dt
@@ -53,7 +53,7 @@ class FakeEngine final : public Engine {
   std::vector<Memory> bindings_;
 };
 
-// A FakeEngine on a device: it reads host inputs when they are uploaded, and at no other time.
+// A FakeEngine on a device; it reads host inputs only when they are uploaded.
 class FakeDeviceEngine final : public Engine {
  public:
   struct Transfers {
@@ -184,7 +184,7 @@ inline std::shared_ptr<FlowPolicy> toy_policy(const Hooks& hooks = {}, int num_s
                                       num_steps);
 }
 
-// What the policy gives for one value of noise and observation.
+// The policy's action for one value of noise and observation.
 inline float toy_action(float noise, float observation, int num_steps = kSteps) {
   const float dt = -1.0F / static_cast<float>(num_steps);
   float x = noise;
@@ -192,7 +192,7 @@ inline float toy_action(float noise, float observation, int num_steps = kSteps) 
   return x;
 }
 
-// The policy's inputs, for as long as it lives.
+// The memory of the policy's inputs; must outlive their views.
 struct ToyInputs {
   std::vector<float> observation = {0.25F, -0.5F};
   std::vector<std::int64_t> shape = {1, kDim};

@@ -10,9 +10,9 @@
 
 namespace flux {
 
-// Counts durations in buckets that grow by 4.9 % (48 a decade) from 100 ns to 100 s. Values beyond
-// the ends are counted in the end buckets. Percentiles are therefore within 5 % of the samples';
-// count, sum and maximum are exact.
+// Counts durations in buckets that grow by 4.9 % (48 per decade) from 100 ns to 100 s. Values
+// outside this range are counted in the first or last bucket. Percentiles are therefore within 5 %
+// of the samples' own; count, sum and maximum are exact.
 class Histogram {
  public:
   static constexpr int kBucketsPerDecade = 48;
@@ -30,7 +30,7 @@ class Histogram {
   [[nodiscard]] std::uint64_t count() const noexcept;
   [[nodiscard]] double sum_seconds() const noexcept;
   [[nodiscard]] double max_seconds() const noexcept;
-  // The duration that `share` (0..1) of the samples do not exceed; 0 without samples.
+  // The duration that a fraction `share` (0..1) of the samples does not exceed; 0 without samples.
   [[nodiscard]] double percentile(double share) const noexcept;
   [[nodiscard]] std::vector<std::uint64_t> counts() const;
 

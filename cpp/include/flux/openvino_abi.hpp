@@ -1,8 +1,8 @@
-// The part of OpenVINO's C interface that flux calls, declared here so that no header is needed to
-// compile and the library of any installed OpenVINO from 2025.4 on can be loaded.
+// The part of OpenVINO's C API that flux calls, declared here so that compiling needs no OpenVINO
+// header and the library of any installed OpenVINO from 2025.4 on can be loaded.
 //
 // Configure with -DOPENVINO_INCLUDE_DIR=DIR, the folder that holds openvino/c/openvino.h (the pip
-// package has one), to have the compiler check all of it against the original.
+// package has one), to let the compiler check everything here against the original.
 #pragma once
 
 #include <cstddef>
@@ -17,7 +17,7 @@
 
 namespace flux::openvino {
 
-// Handles whose insides belong to OpenVINO.
+// Opaque handles of OpenVINO.
 #ifdef FLUX_HAS_OPENVINO_HEADER
 using Core = ::ov_core_t;
 using Model = ::ov_model_t;
@@ -45,7 +45,8 @@ enum Element : unsigned {};
 
 inline constexpr int kOk = 0;
 
-// Before 2025.4 the numbers were others; Runtime compares their sizes with the library's.
+// Before 2025.4 the numbers were different; OpenVinoRuntime compares the element sizes with the
+// library's.
 inline constexpr unsigned kElementBoolean = 1;
 inline constexpr unsigned kElementBfloat16 = 2;
 inline constexpr unsigned kElementFloat16 = 3;
@@ -96,8 +97,8 @@ inline constexpr unsigned kElementUint8 = 16;
 
 // The functions above, looked up by name.
 struct Calls {
-  // `handle` is dlopen's. `missing` is set to the name of a function that the library lacks, if
-  // any.
+  // `handle` comes from dlopen. `missing` is set to the name of a function that the library lacks,
+  // if any.
   Calls(void* handle, std::string& missing);
 
 #define FLUX_OPENVINO_MEMBER(name, result, arguments) result(*name) arguments;

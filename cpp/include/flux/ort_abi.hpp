@@ -1,9 +1,10 @@
-// The part of ONNX Runtime's C interface that flux calls, declared here so that no header is
-// needed to compile and any runtime from 1.19 on can be loaded.
+// The part of ONNX Runtime's C API that flux calls, declared here so that compiling needs no ONNX
+// Runtime header and any runtime from 1.19 on can be loaded.
 //
-// OrtApi is a table of function pointers that only ever grows at its end, so a function is its
-// slot number and its signature. Configure with -DORT_INCLUDE_DIR=DIR, the folder that holds
-// onnxruntime_c_api.h, to have the compiler check the numbers and constants against the original.
+// OrtApi is a table of function pointers that only ever grows at the end, so a slot number and a
+// signature are enough to call a function. Configure with -DORT_INCLUDE_DIR=DIR, the folder that
+// holds onnxruntime_c_api.h, to let the compiler check the numbers and constants against the
+// original.
 #pragma once
 
 #include <cstddef>
@@ -15,7 +16,7 @@
 
 namespace flux::ort {
 
-// Handles whose insides belong to ONNX Runtime.
+// Opaque handles of ONNX Runtime.
 struct Api;
 struct Status;
 struct Env;
@@ -36,7 +37,7 @@ struct ApiBase {
   const char* (*get_version_string)();
 };
 
-// Every runtime serves older numbers too, and all slots below are in this one.
+// Every runtime also provides older API versions, and this version has all slots below.
 inline constexpr std::uint32_t kApiVersion = 19;
 
 inline constexpr int kLogError = 3;
@@ -53,7 +54,7 @@ inline constexpr int kElementFloat16 = 10;
 inline constexpr int kElementDouble = 11;
 inline constexpr int kElementBfloat16 = 16;
 
-// ONNX Runtime's name of an NVIDIA card's memory.
+// ONNX Runtime's name for the memory of an NVIDIA GPU.
 inline constexpr const char* kCudaMemory = "Cuda";
 inline constexpr int kFirstDevice = 0;
 
@@ -113,7 +114,7 @@ inline constexpr int kFirstDevice = 0;
     (CudaOptions*, const char* const* names, const char* const* values, std::size_t count))      \
   X(ReleaseCUDAProviderOptions, 208, void, (CudaOptions*))
 
-// The functions above, read out of a runtime's table.
+// The functions above, read from a runtime's table.
 struct Calls {
   explicit Calls(const Api* api) noexcept;
 
