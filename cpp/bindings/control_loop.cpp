@@ -71,7 +71,8 @@ FloatArray require_row(const ControlLoop& loop, const py::handle& value, const c
 void submit(ControlLoop& loop, const py::dict& inputs, const py::handle& state,
             const py::handle& noise) {
   if (loop.policy() == nullptr) {
-    throw std::logic_error("submit: the loop has no policy. Use submit_chunk.");
+    throw std::logic_error(
+        expected_got("submit", "a loop with a policy", "one without. Use submit_chunk()."));
   }
   const NamedArrays named(inputs, loop.policy()->user_inputs());
   const FloatArray state_array = require_row(loop, state, "state");
@@ -93,7 +94,10 @@ void submit_chunk(ControlLoop& loop, const py::array& actions) {
 }
 
 py::tuple tick(ControlLoop& loop) {
-  if (!loop.is_started()) throw std::logic_error("tick: call start() first");
+  if (!loop.is_started()) {
+    throw std::logic_error(
+        expected_got("tick", "a started loop", "one that has not started. Call start() first."));
+  }
   {
     const py::gil_scoped_release release;
     loop.wait_for_due_chunk();

@@ -61,13 +61,12 @@ std::shared_ptr<FlowPolicy> open_policy(const std::string& prefix_path,
 using HostInputs =
     std::map<std::string, std::tuple<std::string, std::vector<std::int64_t>, std::uintptr_t>>;
 
-DType dtype_named(const std::string& name) {
+DType dtype_named(const std::string& name, const std::string& input) {
   for (const DType dtype :
        {DType::kFloat32, DType::kInt32, DType::kInt64, DType::kUint8, DType::kBool}) {
     if (dtype_name(dtype) == name) return dtype;
   }
-  throw std::invalid_argument(
-      expected_got("an input's type", "float32, int32, int64, uint8 or bool", name));
+  throw std::invalid_argument(expected_got(input, "float32, int32, int64, uint8 or bool", name));
 }
 
 template <typename T>
@@ -100,8 +99,9 @@ std::shared_ptr<CapturedPolicy> open_captured(const std::string& driver, std::ui
                          .owner = keep_alive(std::move(owner))};
   for (const auto& [name, input] : inputs) {
     const auto& [dtype, shape, address] = input;
-    captured.inputs.push_back({.info = {.name = name, .dtype = dtype_named(dtype), .shape = shape},
-                               .host = pointer<void>(address)});
+    captured.inputs.push_back(
+        {.info = {.name = name, .dtype = dtype_named(dtype, name), .shape = shape},
+         .host = pointer<void>(address)});
   }
   return std::make_shared<CapturedPolicy>(std::move(captured));
 }

@@ -42,17 +42,17 @@ void check_horizons(const ControlLoopConfig& config, const Policy* policy) {
   if (delay < 0 || delay > longest) {
     throw std::invalid_argument(expected_got("inference_delay",
                                              "0 to " + std::to_string(longest) +
-                                                 ", the smaller of execution_horizon " +
+                                                 " (the smaller of execution_horizon " +
                                                  std::to_string(executed) + " and action_horizon " +
-                                                 std::to_string(horizon) + " - execution_horizon",
+                                                 std::to_string(horizon) + " - execution_horizon)",
                                              std::to_string(delay)));
   }
   if (delay > 0 && (config.mode != Mode::kAsync || config.timing != Timing::kSimulated)) {
-    throw std::invalid_argument(
-        expected_got("inference_delay",
-                     "0: only the async mode with the simulated clock takes one, elsewhere the "
-                     "delay is what it is",
-                     std::to_string(delay)));
+    throw std::invalid_argument(expected_got(
+        "inference_delay", "0",
+        std::to_string(delay) +
+            ". Only mode 'async' with the simulated clock takes a delay; otherwise it is 0 or "
+            "measured."));
   }
 }
 
@@ -99,7 +99,9 @@ bool ControlLoop::has_delay() const noexcept {
 }
 
 void ControlLoop::start(std::span<const float> command) {
-  if (is_started_) throw std::logic_error("start: the loop has been started already");
+  if (is_started_) {
+    throw std::logic_error(expected_got("start", "a loop that has not started", "a started one"));
+  }
   if (command.size() != action_dim()) {
     throw std::invalid_argument(expected_got("command", std::to_string(action_dim()) + " values",
                                              std::to_string(command.size())));
@@ -115,8 +117,11 @@ void ControlLoop::start(std::span<const float> command) {
 }
 
 void ControlLoop::require_running(const char* call) const {
-  if (!is_started_) throw std::logic_error(std::string(call) + ": call start() first");
-  if (is_stopped_) throw std::logic_error(std::string(call) + ": the loop has been stopped");
+  if (!is_started_) {
+    throw std::logic_error(
+        expected_got(call, "a started loop", "one that has not started. Call start() first."));
+  }
+  if (is_stopped_) throw std::logic_error(expected_got(call, "a running loop", "a stopped one"));
 }
 
 void ControlLoop::require_no_failure() {
@@ -147,10 +152,14 @@ bool ControlLoop::needs_observation() {
 void ControlLoop::submit(std::span<const TensorView> inputs, std::span<const float> state,
                          std::span<const float> noise) {
   require_running("submit");
-  if (!worker_) throw std::logic_error("submit: the loop has no policy. Use submit_chunk.");
+  if (!worker_) {
+    throw std::logic_error(
+        expected_got("submit", "a loop with a policy", "one without. Use submit_chunk()."));
+  }
   require_no_failure();
   if (worker_->status() != InferenceWorker::Status::kIdle) {
-    throw std::logic_error("submit: a chunk is on its way. Ask needs_observation() first.");
+    throw std::logic_error(
+        expected_got("submit", "no pending chunk", "one. Call needs_observation() first."));
   }
   if (state.size() != action_dim()) {
     throw std::invalid_argument(expected_got("state", std::to_string(action_dim()) + " values",

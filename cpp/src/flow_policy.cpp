@@ -16,7 +16,7 @@ const TensorInfo& require(std::span<const TensorInfo> infos, const char* name, c
   const TensorInfo* info = find(infos, name);
   if (info == nullptr) {
     throw std::invalid_argument(expected_got(
-        name, std::string("an ") + side + " of the denoise graph", "none of that name"));
+        name, std::string("an ") + side + " of the denoise graph", std::string("no such ") + side));
   }
   return *info;
 }
@@ -76,7 +76,7 @@ void FlowPolicy::add_tensor(const TensorInfo& info, bool is_user_input) {
   } else if (!found->second.info.has_layout_of(info)) {
     throw std::invalid_argument(
         expected_got(info.name + " of the denoise graph",
-                     describe(found->second.info) + " as the prefix graph has", describe(info)));
+                     describe(found->second.info) + " as in the prefix graph", describe(info)));
   }
 }
 
@@ -113,8 +113,8 @@ void FlowPolicy::bind_steps() {
   }
   for (const TensorInfo& info : denoise_->outputs()) {
     if (info.name == "x_next" || info.name == "t_next") continue;
-    throw std::invalid_argument(expected_got(info.name + " of the denoise graph",
-                                             "only the outputs x_next and t_next", describe(info)));
+    throw std::invalid_argument(expected_got("outputs of the denoise graph",
+                                             "only x_next and t_next", "also " + info.name));
   }
   for (std::size_t step = 0; step < num_inference_steps_; ++step) {
     step_bindings_.push_back(has_binding_of_its_own(step) ? bind_step(step, shared, halves)

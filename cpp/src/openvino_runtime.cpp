@@ -15,7 +15,8 @@ openvino::Calls load(const std::string& library) {
   void* handle = ::dlopen(library.c_str(), RTLD_NOW | RTLD_LOCAL);
   if (handle == nullptr) {
     const char* reason = ::dlerror();
-    throw EngineUnavailable(library + ": cannot be loaded (" + (reason ? reason : "?") + ")");
+    throw EngineUnavailable(library + ": cannot be loaded (" +
+                            (reason ? reason : "no reason given") + "). Reinstall openvino");
   }
   std::string missing;
   const openvino::Calls calls(handle, missing);
@@ -81,8 +82,9 @@ void OpenVinoRuntime::require_known_elements(const std::string& library) const {
     calls_.ov_tensor_free(tensor);
     check(status, library);
     if (num_bytes != size) {
-      throw EngineUnavailable(expected_got(library, "OpenVINO 2025.4 or newer",
-                                           "one that numbers its types otherwise"));
+      throw EngineUnavailable(
+          expected_got(library, "OpenVINO 2025.4 or newer",
+                       "one with other element type numbers. Install openvino>=2025.4"));
     }
   }
 }
@@ -99,7 +101,8 @@ void OpenVinoRuntime::require_properties(const openvino::CompiledModel* model) c
     const std::string got(value);
     calls_.ov_free(value);
     if (got != wanted) {
-      throw EngineUnavailable(expected_got(name, wanted, got + ": this processor has no other"));
+      throw EngineUnavailable(
+          expected_got(name, wanted, got + ". This CPU supports no other value"));
     }
   }
 }
@@ -107,7 +110,7 @@ void OpenVinoRuntime::require_properties(const openvino::CompiledModel* model) c
 void OpenVinoRuntime::check(openvino::Status status, const std::string& what) const {
   if (static_cast<int>(status) == openvino::kOk) return;
   const char* message = calls_.ov_get_last_err_msg();
-  const std::string text = message != nullptr ? message : "?";
+  const std::string text = message != nullptr ? message : "no reason given";
   calls_.ov_free(message);
   throw std::runtime_error(what + ": " + text);
 }

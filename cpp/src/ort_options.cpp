@@ -69,7 +69,7 @@ Owner<SessionOptions> make_options(const OrtRuntime& runtime, const std::string&
     append_provider(runtime, raw, options);
     runtime.check(calls.AddSessionConfigEntry(raw, "session.disable_cpu_ep_fallback", "1"), path);
   } else if (!options.provider_options.empty()) {
-    throw std::invalid_argument(expected_got("provider_options", "none on the processor",
+    throw std::invalid_argument(expected_got("provider_options", "none on the CPU",
                                              options.provider_options.begin()->first));
   }
   return owner;

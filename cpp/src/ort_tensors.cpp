@@ -54,8 +54,9 @@ TensorInfo tensor_info(const OrtRuntime& runtime, const Session* session, std::s
   const Owner<TypeInfo> type(raw, calls.ReleaseTypeInfo);
   const TensorTypeAndShapeInfo* tensor = nullptr;
   runtime.check(calls.CastTypeInfoToTensorInfo(raw, &tensor), where);
-  if (tensor == nullptr)
-    throw std::invalid_argument(expected_got(where, "a tensor", "another type"));
+  if (tensor == nullptr) {
+    throw std::invalid_argument(expected_got(where, "a tensor", "another ONNX type"));
+  }
 
   int element_type = 0;
   runtime.check(calls.GetTensorElementType(tensor, &element_type), where);

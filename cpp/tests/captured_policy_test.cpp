@@ -128,7 +128,8 @@ void a_graph_without_memory_or_driver_is_refused() {
   CHECK_CONTAINS(message, "cannot be loaded");
   graph.driver = FLUX_FAKE_ONNXRUNTIME;
   message = message_of<EngineUnavailable>([&] { CapturedPolicy policy(graph); });
-  CHECK_CONTAINS(message, "a driver with cuCtxSetCurrent");
+  CHECK_CONTAINS(message,
+                 "a driver with cuCtxSetCurrent, got one without it. Update NVIDIA's driver");
 }
 
 void the_owner_lives_as_long_as_the_policy() {

@@ -130,7 +130,7 @@ void invalid_arguments_are_refused_with_their_values() {
   CHECK_CONTAINS(message(async_config(4, -1)), "got -1");
   ControlLoopConfig config = sync_config(4);
   config.inference_delay = 1;
-  CHECK_CONTAINS(message(config), "only the async mode");
+  CHECK_CONTAINS(message(config), "expected 0, got 1. Only mode 'async'");
   config = sync_config(4);
   config.stale_after_s = std::nan("");
   CHECK_CONTAINS(message(config), "stale_after_s");
@@ -139,17 +139,19 @@ void invalid_arguments_are_refused_with_their_values() {
 void calls_out_of_turn_are_refused() {
   LoopRig rig(sync_config(4));
   CHECK_CONTAINS(message_of<std::logic_error>([&] { rig.loop->start(std::vector<float>(kDim)); }),
-                 "already");
+                 "start: expected a loop that has not started");
   CHECK_CONTAINS(
       message_of<std::invalid_argument>([&] { rig.loop->submit_chunk(std::vector{1.0F, 1.0F}); }),
       "execution_horizon 4");
   rig.submit(0.0F);
-  CHECK_CONTAINS(message_of<std::logic_error>([&] { rig.submit(0.0F); }), "on its way");
+  CHECK_CONTAINS(message_of<std::logic_error>([&] { rig.submit(0.0F); }),
+                 "submit: expected no pending chunk");
   LoopRig without(sync_config(4), nullptr);
-  CHECK_CONTAINS(message_of<std::logic_error>([&] { without.submit(0.0F); }), "no policy");
+  CHECK_CONTAINS(message_of<std::logic_error>([&] { without.submit(0.0F); }),
+                 "submit: expected a loop with a policy");
   without.loop->stop();
   CHECK_CONTAINS(message_of<std::logic_error>([&] { (void)without.loop->needs_observation(); }),
-                 "stopped");
+                 "expected a running loop, got a stopped one");
 }
 
 }  // namespace

@@ -73,7 +73,7 @@ void a_host_engine_refuses_device_memory() {
                    FlowPolicy(std::make_unique<FakeDeviceEngine>(device, toy_prefix(), transfers),
                               toy_denoise(), kSteps);
                  }),
-                 "past_key_0: expected memory of the host, got an accelerator's");
+                 "past_key_0: expected host memory, got device memory");
 }
 
 void time_runs_from_one_towards_zero() {

@@ -63,7 +63,7 @@ void memory_of_the_device_is_freed_with_the_engine() {
 void a_denoise_graph_on_the_cpu_needs_a_prefix_on_the_cpu() {
   CHECK_CONTAINS(
       message_of<std::invalid_argument>([] { policy(OrtProvider::kCuda, OrtProvider::kCpu); }),
-      "denoise.onnx: past_key_0: expected memory of the host, got an accelerator's");
+      "denoise.onnx: past_key_0: expected host memory, got device memory");
   require_right_actions(*policy(OrtProvider::kCpu, OrtProvider::kCuda));
 }
 
@@ -83,7 +83,7 @@ void an_unavailable_provider_differs_from_a_refused_graph() {
                  "partly_on_cpu.onnx: nodes are assigned to the CPU");
   CHECK_CONTAINS(message_of<std::invalid_argument>(
                      [] { engine("p.onnx", {.provider_options = {{"known", "1"}}}); }),
-                 "provider_options: expected none on the processor, got known");
+                 "provider_options: expected none on the CPU, got known");
   CHECK_CONTAINS(message_of<std::invalid_argument>([] { engine("p.onnx", {.num_threads = 0}); }),
                  "num_threads: expected at least 1, got 0");
 }
