@@ -84,13 +84,13 @@ void submit(ControlLoop& loop, const py::dict& inputs, const py::handle& state,
 }
 
 void submit_chunk(ControlLoop& loop, const py::array& actions) {
-  const auto dim = static_cast<std::int64_t>(loop.action_dim());
+  const auto action_dim = static_cast<std::int64_t>(loop.action_dim());
   const std::int64_t rows = actions.ndim() == 2 ? actions.shape(0) : 0;
   if (rows == 0) {
-    throw std::invalid_argument(expected_got("actions", "float32 (H, " + std::to_string(dim) + ")",
-                                             describe_array(actions)));
+    throw std::invalid_argument(expected_got(
+        "actions", "float32 (H, " + std::to_string(action_dim) + ")", describe_array(actions)));
   }
-  loop.submit_chunk(span_of(require_floats(actions, "actions", {{rows, dim}})));
+  loop.submit_chunk(span_of(require_floats(actions, "actions", {{rows, action_dim}})));
 }
 
 py::tuple tick(ControlLoop& loop) {

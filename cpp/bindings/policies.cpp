@@ -131,9 +131,10 @@ FloatArray infer(Policy& policy, const py::dict& inputs, const py::handle& noise
 }  // namespace
 
 FloatArray require_noise(const Policy& policy, const py::handle& noise) {
-  const std::int64_t horizon = policy.action_horizon();
-  const std::int64_t dim = policy.action_dim();
-  return require_floats(noise, "noise", {{horizon, dim}, {1, horizon, dim}});
+  const std::int64_t action_horizon = policy.action_horizon();
+  const std::int64_t action_dim = policy.action_dim();
+  return require_floats(noise, "noise",
+                        {{action_horizon, action_dim}, {1, action_horizon, action_dim}});
 }
 
 void bind_policies(py::module_& module) {

@@ -39,7 +39,7 @@ void run(const std::string& bundle, const std::string& library, int num_inferenc
   for (int i = 0; i < policy.action_dim(); ++i) {
     std::cout << ' ' << actions[static_cast<std::size_t>(i)];
   }
-  std::cout << "\ninference took " << policy.histograms().inference.max_seconds() * 1e3 << " ms\n";
+  std::cout << "\ninference took " << policy.histograms().inference.max_s() * 1e3 << " ms\n";
 }
 
 }  // namespace

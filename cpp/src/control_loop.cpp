@@ -28,29 +28,30 @@ void check_dims(const ActionDecoder& decoder, const SafetyLimits& limits) {
 // takes over d ticks after its observation and is executed for s ticks needs d + s rows, and the
 // next observation is taken d ticks before the chunk ends.
 void check_horizons(const ControlLoopConfig& config, const Policy* policy) {
-  const int executed = config.execution_horizon;
-  const int delay = config.inference_delay;
-  const int horizon = policy != nullptr ? policy->action_horizon() : executed + delay;
-  if (executed < 1 || executed > horizon) {
+  const int execution_horizon = config.execution_horizon;
+  const int inference_delay = config.inference_delay;
+  const int action_horizon =
+      policy != nullptr ? policy->action_horizon() : execution_horizon + inference_delay;
+  if (execution_horizon < 1 || execution_horizon > action_horizon) {
     throw std::invalid_argument(expected_got(
         "execution_horizon",
-        policy != nullptr ? "1 to the policy's action_horizon " + std::to_string(horizon)
+        policy != nullptr ? "1 to the policy's action_horizon " + std::to_string(action_horizon)
                           : std::string("at least 1"),
-        std::to_string(executed)));
+        std::to_string(execution_horizon)));
   }
-  const int longest = std::min(executed, horizon - executed);
-  if (delay < 0 || delay > longest) {
-    throw std::invalid_argument(expected_got("inference_delay",
-                                             "0 to " + std::to_string(longest) +
-                                                 " (the smaller of execution_horizon " +
-                                                 std::to_string(executed) + " and action_horizon " +
-                                                 std::to_string(horizon) + " - execution_horizon)",
-                                             std::to_string(delay)));
+  const int max_delay = std::min(execution_horizon, action_horizon - execution_horizon);
+  if (inference_delay < 0 || inference_delay > max_delay) {
+    throw std::invalid_argument(
+        expected_got("inference_delay",
+                     "0 to " + std::to_string(max_delay) + " (the smaller of execution_horizon " +
+                         std::to_string(execution_horizon) + " and action_horizon " +
+                         std::to_string(action_horizon) + " - execution_horizon)",
+                     std::to_string(inference_delay)));
   }
-  if (delay > 0 && (config.mode != Mode::kAsync || config.timing != Timing::kSimulated)) {
+  if (inference_delay > 0 && (config.mode != Mode::kAsync || config.timing != Timing::kSimulated)) {
     throw std::invalid_argument(expected_got(
         "inference_delay", "0",
-        std::to_string(delay) +
+        std::to_string(inference_delay) +
             ". Only mode 'async' with the simulated clock takes a delay; otherwise it is 0 or "
             "measured."));
   }
@@ -185,7 +186,7 @@ void ControlLoop::submit_now(std::span<const TensorView> inputs, std::span<const
     has_failed_ = true;
     throw;
   }
-  submit_seconds_ = to_seconds(wall_->now_ns() - begin_ns);
+  submit_s_ = to_seconds(wall_->now_ns() - begin_ns);
 }
 
 void ControlLoop::submit_chunk(std::span<const float> actions) {
@@ -240,9 +241,9 @@ std::uint32_t ControlLoop::tick() noexcept {
   if (is_new_chunk_) flags |= kNewChunk;
   ++next_tick_;
   count(flags);
-  const double seconds = to_seconds(wall_->now_ns() - begin_ns);
-  tick_times_.record(seconds);
-  count_miss(seconds, flags);
+  const double tick_s = to_seconds(wall_->now_ns() - begin_ns);
+  tick_times_.record(tick_s);
+  count_miss(tick_s, flags);
   return flags;
 }
 
@@ -266,7 +267,7 @@ void ControlLoop::take_chunk() noexcept {
   }
   if (has_delay()) {
     const double budget_s = std::max(config_.inference_delay, 1) * period_s();
-    if (worker_->inference_seconds() > budget_s) is_late_ = true;
+    if (worker_->inference_s() > budget_s) is_late_ = true;
   }
   activate(chunk);
   worker_->release();
@@ -309,10 +310,10 @@ void ControlLoop::count(std::uint32_t flags) noexcept {
   counts_.stale += has(kStale);
 }
 
-void ControlLoop::count_miss(double tick_seconds, std::uint32_t flags) noexcept {
+void ControlLoop::count_miss(double tick_s, std::uint32_t flags) noexcept {
   bool is_missed = is_late_;
   if (config_.timing == Timing::kSimulated) {
-    is_missed = is_missed || submit_seconds_ + tick_seconds > period_s();
+    is_missed = is_missed || submit_s_ + tick_s > period_s();
   } else {
     // Holding before the first chunk is not a miss, because no chunk has started yet.
     const bool is_starved = (flags & kHeld) != 0 && (flags & kNonFinite) == 0;
@@ -320,7 +321,7 @@ void ControlLoop::count_miss(double tick_seconds, std::uint32_t flags) noexcept 
   }
   if (is_missed) ++counts_.deadline_misses;
   is_late_ = false;
-  submit_seconds_ = 0.0;
+  submit_s_ = 0.0;
 }
 
 void ControlLoop::stop() noexcept {

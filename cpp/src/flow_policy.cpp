@@ -57,13 +57,14 @@ void FlowPolicy::read_action_shape() {
     throw std::invalid_argument(
         expected_got("x_t of the denoise graph", "float32 (1, H, A)", describe(x_t)));
   }
-  const std::int64_t horizon = x_t.shape[1];
+  const std::int64_t action_horizon = x_t.shape[1];
   const auto float32 = DType::kFloat32;
-  require_layout(require(denoise_->inputs(), "t", "input"), float32, {1, horizon}, "denoise");
-  require_layout(require(denoise_->outputs(), "x_next", "output"), float32, x_t.shape, "denoise");
-  require_layout(require(denoise_->outputs(), "t_next", "output"), float32, {1, horizon},
+  require_layout(require(denoise_->inputs(), "t", "input"), float32, {1, action_horizon},
                  "denoise");
-  set_action_shape(static_cast<int>(horizon), static_cast<int>(x_t.shape[2]));
+  require_layout(require(denoise_->outputs(), "x_next", "output"), float32, x_t.shape, "denoise");
+  require_layout(require(denoise_->outputs(), "t_next", "output"), float32, {1, action_horizon},
+                 "denoise");
+  set_action_shape(static_cast<int>(action_horizon), static_cast<int>(x_t.shape[2]));
 }
 
 void FlowPolicy::add_tensor(const TensorInfo& info, bool is_user_input) {
@@ -117,14 +118,14 @@ void FlowPolicy::bind_steps() {
                                              "only x_next and t_next", "also " + info.name));
   }
   for (std::size_t step = 0; step < num_inference_steps_; ++step) {
-    step_bindings_.push_back(has_binding_of_its_own(step) ? bind_step(step, shared, halves)
-                                                          : step_bindings_[step - 2]);
+    step_bindings_.push_back(has_own_binding(step) ? bind_step(step, shared, halves)
+                                                   : step_bindings_[step - 2]);
   }
 }
 
 // The first step reads the noise and the last one writes the actions; the steps between them
 // alternate between two bindings.
-bool FlowPolicy::has_binding_of_its_own(std::size_t step) const noexcept {
+bool FlowPolicy::has_own_binding(std::size_t step) const noexcept {
   return step <= 2 || step + 1 == num_inference_steps_;
 }
 
@@ -153,7 +154,7 @@ void FlowPolicy::copy_in(std::span<const TensorView> inputs, std::span<const flo
 
 void FlowPolicy::upload_steps() {
   for (std::size_t step = 0; step < num_inference_steps_; ++step) {
-    if (has_binding_of_its_own(step)) denoise_->upload(step_bindings_[step]);
+    if (has_own_binding(step)) denoise_->upload(step_bindings_[step]);
   }
 }
 

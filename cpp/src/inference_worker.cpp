@@ -74,7 +74,7 @@ void InferenceWorker::run(std::span<const TensorView> inputs, std::span<const fl
                         decoder_.action_dim());
   decoder_.decode(normalised_, static_cast<std::size_t>(policy_->action_dim()), state_,
                   chunk_.actions);
-  inference_seconds_ = to_seconds(clock.now_ns() - begin_ns);
+  inference_s_ = to_seconds(clock.now_ns() - begin_ns);
 }
 
 void InferenceWorker::serve() noexcept {

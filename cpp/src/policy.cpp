@@ -13,9 +13,9 @@ StageTimer::StageTimer() noexcept : begin_ns_(MonotonicClock().now_ns()) {}
 
 void StageTimer::record(Histogram FlowHistograms::* stage, FlowHistograms& first,
                         FlowHistograms* second) const noexcept {
-  const double seconds = to_seconds(MonotonicClock().now_ns() - begin_ns_);
-  (first.*stage).record(seconds);
-  if (second != nullptr) (second->*stage).record(seconds);
+  const double duration_s = to_seconds(MonotonicClock().now_ns() - begin_ns_);
+  (first.*stage).record(duration_s);
+  if (second != nullptr) (second->*stage).record(duration_s);
 }
 
 StagedInputs::StagedInputs(std::span<const TensorInfo> infos, std::size_t num_noise)
@@ -38,9 +38,9 @@ std::size_t Policy::num_action_values() const noexcept {
   return static_cast<std::size_t>(action_horizon_) * static_cast<std::size_t>(action_dim_);
 }
 
-void Policy::set_action_shape(int horizon, int dim) noexcept {
-  action_horizon_ = horizon;
-  action_dim_ = dim;
+void Policy::set_action_shape(int action_horizon, int action_dim) noexcept {
+  action_horizon_ = action_horizon;
+  action_dim_ = action_dim;
 }
 
 void Policy::check(std::span<const TensorView> inputs, std::span<const float> noise) const {

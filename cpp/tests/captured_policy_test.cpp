@@ -11,14 +11,14 @@
 namespace flux::test {
 namespace {
 
-constexpr int kHorizon = 2;
-constexpr int kDim = 3;
+constexpr int kActionHorizon = 2;
+constexpr int kActionDim = 3;
 
 // actions = noise + state, computed when the graph runs.
 struct Card {
-  std::array<float, kDim> state{};
-  std::array<float, kHorizon * kDim> noise{};
-  std::array<float, kHorizon * kDim> actions{};
+  std::array<float, kActionDim> state{};
+  std::array<float, kActionHorizon * kActionDim> noise{};
+  std::array<float, kActionHorizon * kActionDim> actions{};
   cuda::Context context;
   cuda::Stream stream;
   cuda::GraphExec exec;
@@ -28,7 +28,7 @@ struct Card {
     exec.run = [](void* data) {
       auto& card = *static_cast<Card*>(data);
       for (std::size_t i = 0; i < card.actions.size(); ++i) {
-        card.actions[i] = card.noise[i] + card.state[i % kDim];
+        card.actions[i] = card.noise[i] + card.state[i % kActionDim];
       }
     };
   }
@@ -38,19 +38,19 @@ struct Card {
             .context = &context,
             .stream = &stream,
             .exec = &exec,
-            .inputs = {{.info = {.name = "state", .shape = {1, kDim}}, .host = state.data()}},
+            .inputs = {{.info = {.name = "state", .shape = {1, kActionDim}}, .host = state.data()}},
             .noise = noise.data(),
             .actions = actions.data(),
-            .action_horizon = kHorizon,
-            .action_dim = kDim};
+            .action_horizon = kActionHorizon,
+            .action_dim = kActionDim};
   }
 };
 
 struct Call {
-  std::array<float, kDim> state{1, 2, 3};
-  std::array<std::int64_t, 2> shape{1, kDim};
-  std::array<float, kHorizon * kDim> noise{10, 20, 30, 40, 50, 60};
-  std::array<float, kHorizon * kDim> actions{};
+  std::array<float, kActionDim> state{1, 2, 3};
+  std::array<std::int64_t, 2> shape{1, kActionDim};
+  std::array<float, kActionHorizon * kActionDim> noise{10, 20, 30, 40, 50, 60};
+  std::array<float, kActionHorizon * kActionDim> actions{};
   std::array<TensorView, 1> inputs{
       TensorView{.name = "state", .dtype = DType::kFloat32, .shape = shape, .data = state.data()}};
 
@@ -111,7 +111,7 @@ void an_input_of_another_shape_is_refused_by_name() {
   Card card;
   CapturedPolicy policy(card.graph());
   Call call;
-  call.shape = {kDim, 1};
+  call.shape = {kActionDim, 1};
   const auto message = message_of<std::invalid_argument>([&] { call.infer(policy); });
   CHECK_EQUAL(message, "state: expected float32 (1, 3), got float32 (3, 1)");
 }

@@ -22,7 +22,7 @@ void a_tick_that_begins_a_period_late_is_a_missed_deadline() {
   (void)rig.loop->tick();
   CHECK_EQUAL(rig.loop->counts().deadline_misses, 1U);
   CHECK_NEAR(rig.row(0.0F), 1.0, 1e-4);  // in sync mode no action is skipped
-  CHECK_NEAR(rig.loop->jitter().max_seconds(), 0.030, 1e-9);
+  CHECK_NEAR(rig.loop->jitter().max_s(), 0.030, 1e-9);
 }
 
 void slow_inference_in_submit_is_a_missed_deadline() {
@@ -41,13 +41,13 @@ void slow_inference_in_submit_is_a_missed_deadline() {
 void a_late_chunk_lets_the_old_one_run_on_and_then_holds() {
   LoopRig rig(sync_config(4));
   rig.submit(0.0F);
-  for (int row = 0; row < kHorizon; ++row) {
+  for (int row = 0; row < kActionHorizon; ++row) {
     CHECK_EQUAL(rig.tick() & kHeld, 0U);
     CHECK_NEAR(rig.row(0.0F), row, 1e-4);
   }
   CHECK(rig.loop->needs_observation());
   CHECK_EQUAL(rig.tick(), std::uint32_t{kHeld});
-  CHECK_NEAR(rig.row(0.0F), kHorizon - 1, 1e-4);
+  CHECK_NEAR(rig.row(0.0F), kActionHorizon - 1, 1e-4);
   CHECK_EQUAL(rig.loop->counts().held_ticks, 1U);
   rig.submit(20.0F);
   CHECK_EQUAL(rig.tick(), std::uint32_t{kNewChunk});
@@ -61,14 +61,14 @@ void starving_on_the_monotonic_clock_is_a_missed_deadline() {
   rig.tick();
   CHECK_EQUAL(rig.loop->counts().deadline_misses, 0U);  // no chunk has started yet
   rig.submit(0.0F);
-  for (int step = 0; step < kHorizon + 2; ++step) rig.tick();
+  for (int step = 0; step < kActionHorizon + 2; ++step) rig.tick();
   CHECK_EQUAL(rig.loop->counts().deadline_misses, 2U);
 }
 
 void a_nan_from_the_network_is_held_and_counted() {
   Hooks hooks;
   hooks.on_step = [](const Memory& memory) {
-    memory.find("x_next")->second[kDim + 1] = std::numeric_limits<float>::quiet_NaN();
+    memory.find("x_next")->second[kActionDim + 1] = std::numeric_limits<float>::quiet_NaN();
   };
   LoopRig rig(sync_config(3), hooks);
   rig.submit(1.0F);
@@ -86,7 +86,7 @@ void a_stale_observation_is_held_and_counted() {
   LoopRig rig(config);
   rig.submit(0.0F);
   rig.tick();
-  rig.time->advance_ns(kHorizon * kPeriodNs + 100'000'000 + 1);
+  rig.time->advance_ns(kActionHorizon * kPeriodNs + 100'000'000 + 1);
   CHECK_EQUAL(rig.tick(), std::uint32_t{kStale} | std::uint32_t{kHeld});
   CHECK_EQUAL(rig.loop->counts().stale, 1U);
   rig.submit(0.0F);
@@ -170,7 +170,7 @@ void a_start_that_is_not_finite_is_refused() {
   const std::vector<double> high(1, 1.0);
   const std::vector<float> one(1, 1.0F);
   const std::vector<std::uint8_t> mask(1, 0);
-  ControlLoop loop({.control_hz = kHz}, nullptr, ActionDecoder(one, one, mask),
+  ControlLoop loop({.control_hz = kControlHz}, nullptr, ActionDecoder(one, one, mask),
                    SafetyLimits(low, high, high), std::make_unique<SimulatedClock>());
   CHECK_CONTAINS(message_of<std::logic_error>([&] { (void)loop.needs_observation(); }), "start()");
   CHECK_CONTAINS(message_of<std::invalid_argument>(

@@ -138,8 +138,9 @@ void invalid_arguments_are_refused_with_their_values() {
 
 void calls_out_of_turn_are_refused() {
   LoopRig rig(sync_config(4));
-  CHECK_CONTAINS(message_of<std::logic_error>([&] { rig.loop->start(std::vector<float>(kDim)); }),
-                 "start: expected a loop that has not started");
+  CHECK_CONTAINS(
+      message_of<std::logic_error>([&] { rig.loop->start(std::vector<float>(kActionDim)); }),
+      "start: expected a loop that has not started");
   CHECK_CONTAINS(
       message_of<std::invalid_argument>([&] { rig.loop->submit_chunk(std::vector{1.0F, 1.0F}); }),
       "execution_horizon 4");

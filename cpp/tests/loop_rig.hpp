@@ -9,7 +9,7 @@
 
 namespace flux::test {
 
-inline constexpr double kHz = 50.0;
+inline constexpr double kControlHz = 50.0;
 inline constexpr std::int64_t kPeriodNs = 20'000'000;
 
 struct LoopRig {
@@ -21,13 +21,13 @@ struct LoopRig {
     auto wall_owner = std::make_unique<SimulatedClock>();
     time = time_owner.get();
     wall = wall_owner.get();
-    const std::vector<double> far(kDim, 100.0);
-    const std::vector<double> low(kDim, -100.0);
-    const std::vector<double> fast(kDim, 1e6);
-    const std::vector<float> ones(kDim, 1.0F);
-    const std::vector<float> zeros(kDim, 0.0F);
-    const std::vector<std::uint8_t> absolute(kDim, 0);
-    config.control_hz = kHz;
+    const std::vector<double> far(kActionDim, 100.0);
+    const std::vector<double> low(kActionDim, -100.0);
+    const std::vector<double> fast(kActionDim, 1e6);
+    const std::vector<float> ones(kActionDim, 1.0F);
+    const std::vector<float> zeros(kActionDim, 0.0F);
+    const std::vector<std::uint8_t> absolute(kActionDim, 0);
+    config.control_hz = kControlHz;
     loop = std::make_unique<ControlLoop>(
         config, std::move(policy), ActionDecoder(ones, zeros, absolute),
         SafetyLimits(low, far, fast), std::move(time_owner), std::move(wall_owner));
@@ -38,12 +38,13 @@ struct LoopRig {
   void submit(float first) {
     ToyInputs inputs;
     inputs.observation = {0.0F, 0.0F};
-    for (int row = 0; row < kHorizon; ++row) {
-      for (int i = 0; i < kDim; ++i) {
-        inputs.noise[static_cast<std::size_t>(row * kDim + i)] = first + static_cast<float>(row);
+    for (int row = 0; row < kActionHorizon; ++row) {
+      for (int i = 0; i < kActionDim; ++i) {
+        inputs.noise[static_cast<std::size_t>(row * kActionDim + i)] =
+            first + static_cast<float>(row);
       }
     }
-    loop->submit(inputs.views(), std::vector<float>(kDim, 0.0F), inputs.noise);
+    loop->submit(inputs.views(), std::vector<float>(kActionDim, 0.0F), inputs.noise);
   }
 
   // The row that the last command has in the chunk submitted with `first`; may be fractional.

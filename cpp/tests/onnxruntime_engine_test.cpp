@@ -24,7 +24,8 @@ std::unique_ptr<OrtEngine> engine(const std::string& path, const OrtEngineOption
 
 std::unique_ptr<FlowPolicy> policy(OrtProvider prefix, OrtProvider denoise) {
   return std::make_unique<FlowPolicy>(engine("prefix.onnx", {.provider = prefix}),
-                                      engine("denoise.onnx", {.provider = denoise}), kSteps);
+                                      engine("denoise.onnx", {.provider = denoise}),
+                                      kNumInferenceSteps);
 }
 
 void require_right_actions(FlowPolicy& opened) {
@@ -35,7 +36,7 @@ void require_right_actions(FlowPolicy& opened) {
     inputs.noise[0] += 1.0F;
     opened.infer(inputs.views(), inputs.noise, actions);
     for (std::size_t i = 0; i < actions.size(); ++i) {
-      CHECK_EQUAL(actions[i], toy_action(inputs.noise[i], inputs.observation[i % kDim]));
+      CHECK_EQUAL(actions[i], toy_action(inputs.noise[i], inputs.observation[i % kActionDim]));
     }
   }
 }

@@ -8,7 +8,7 @@
 namespace flux::test {
 namespace {
 
-constexpr double kHz = 50.0;
+constexpr double kControlHz = 50.0;
 constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
@@ -18,7 +18,7 @@ SafetyLimits limits_of(std::vector<double> lower, std::vector<double> upper,
 }
 
 SafetyFilter one_joint(double lower, double upper, double max_velocity, float start) {
-  SafetyFilter filter(limits_of({lower}, {upper}, {max_velocity}), kHz);
+  SafetyFilter filter(limits_of({lower}, {upper}, {max_velocity}), kControlHz);
   filter.reset(std::vector{start});
   return filter;
 }
@@ -46,7 +46,7 @@ void whatever_the_policy_asks_the_command_stays_within_all_limits() {
     const std::vector lower{-bound(generator), -bound(generator)};
     const std::vector upper{bound(generator), bound(generator)};
     const std::vector velocity{bound(generator), 20.0 * bound(generator)};
-    SafetyFilter filter(limits_of(lower, upper, velocity), kHz);
+    SafetyFilter filter(limits_of(lower, upper, velocity), kControlHz);
     std::vector<float> last{0.0F, 0.0F};
     filter.reset(last);
     for (int step = 0; step < 200; ++step) {
@@ -57,7 +57,7 @@ void whatever_the_policy_asks_the_command_stays_within_all_limits() {
       for (std::size_t i = 0; i < 2; ++i) {
         const double now = static_cast<double>(filter.command()[i]);
         CHECK(now >= lower[i] && now <= upper[i]);
-        CHECK(std::abs(now - static_cast<double>(last[i])) <= velocity[i] / kHz);
+        CHECK(std::abs(now - static_cast<double>(last[i])) <= velocity[i] / kControlHz);
         if (flags == 0) CHECK_NEAR(now, static_cast<double>(action[i]), 1.01e-6);
         last[i] = filter.command()[i];
       }

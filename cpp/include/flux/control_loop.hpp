@@ -139,7 +139,7 @@ class ControlLoop {
   [[nodiscard]] std::uint32_t move() noexcept;
   [[nodiscard]] bool is_stale() const noexcept;
   void count(std::uint32_t flags) noexcept;
-  void count_miss(double tick_seconds, std::uint32_t flags) noexcept;
+  void count_miss(double tick_s, std::uint32_t flags) noexcept;
 
   ControlLoopConfig config_;
   SafetyFilter filter_;
@@ -166,7 +166,7 @@ class ControlLoop {
   std::int64_t origin_ns_ = 0;
   bool has_origin_ = false;
   // Time that submit() spent on inference; counted towards the coming tick.
-  double submit_seconds_ = 0.0;
+  double submit_s_ = 0.0;
 
   ControlCounts counts_;
   Histogram tick_times_;

@@ -52,7 +52,7 @@ class FlowPolicy final : public Policy {
   void bind_steps();
   [[nodiscard]] std::size_t bind_step(std::size_t step, std::span<const BoundBuffer> shared,
                                       const std::array<Flow, 2>& halves);
-  [[nodiscard]] bool has_binding_of_its_own(std::size_t step) const noexcept;
+  [[nodiscard]] bool has_own_binding(std::size_t step) const noexcept;
   void copy_in(std::span<const TensorView> inputs, std::span<const float> noise);
   void upload_steps();
   void run_steps(FlowHistograms* also);

@@ -51,7 +51,7 @@ class InferenceWorker {
   // The exception that the inference threw; valid in kFailed.
   [[nodiscard]] std::exception_ptr error() const noexcept { return error_; }
   // How long the last inference took.
-  [[nodiscard]] double inference_seconds() const noexcept { return inference_seconds_; }
+  [[nodiscard]] double inference_s() const noexcept { return inference_s_; }
 
   // Waits for the inference in flight and stops the thread.
   void stop() noexcept;
@@ -71,7 +71,7 @@ class InferenceWorker {
   std::vector<float> state_;       // (A)
   Chunk chunk_;
   std::exception_ptr error_;
-  double inference_seconds_ = 0.0;
+  double inference_s_ = 0.0;
   FlowHistograms histograms_;
   std::atomic<Status> status_{Status::kIdle};
   // Number of requests; the thread waits on it. A negative value ends the thread.

@@ -92,7 +92,7 @@ class Policy {
  protected:
   // The subclass's constructor must call each of these once.
   void set_user_inputs(std::vector<TensorInfo> infos) { user_inputs_ = std::move(infos); }
-  void set_action_shape(int horizon, int dim) noexcept;
+  void set_action_shape(int action_horizon, int action_dim) noexcept;
 
   // Implements `infer`; called with checked arguments, by one thread at a time.
   virtual void compute(std::span<const TensorView> inputs, std::span<const float> noise,
