@@ -37,7 +37,7 @@ from flux_core.bundle.bundle import Bundle
 from flux_core.models import PI0FlowMatching, sample_actions
 from flux_core.policy_io import PolicyIO
 from flux_runtime.bench.roofline import hardware
-from flux_runtime.engines.golden import replay_golden
+from flux_runtime.engines.golden_replay import replay_golden
 from flux_runtime.engines.graph_inputs import user_inputs
 from flux_runtime.engines.opening import open_flow_policy
 from flux_runtime.engines.status import engine_status

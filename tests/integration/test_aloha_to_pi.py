@@ -20,7 +20,7 @@ from flux_core.transforms import apply
 from flux_core.types import Observation
 from flux_runtime.control.latency import StageTimes
 from flux_runtime.control.policy_source import BundleSource, ChunkRequest, chunk_noise
-from flux_runtime.engines.golden import replay_golden
+from flux_runtime.engines.golden_replay import replay_golden
 from flux_runtime.engines.graph_inputs import user_inputs
 from flux_runtime.engines.opening import load_core, open_flow_policy
 from flux_runtime.export.cli import main as export_main

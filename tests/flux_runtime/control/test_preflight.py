@@ -21,7 +21,7 @@ from flux_runtime.control.preflight import (
     check_golden,
     check_observation,
 )
-from flux_runtime.engines.golden import compare, replay_golden
+from flux_runtime.engines.golden_replay import compare, replay_golden
 
 
 class NumpyPolicy:

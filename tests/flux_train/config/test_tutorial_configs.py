@@ -23,7 +23,7 @@ from flux_data.lerobot.recorder import EpisodeRecorder, robot_features, video_ke
 from flux_data.lerobot.writer import WriterV21
 from flux_data.samples.mixture import DistributedRepeatingDataset
 from flux_runtime.control.preflight import check_bundle_fits
-from flux_runtime.engines.golden import replay_golden
+from flux_runtime.engines.golden_replay import replay_golden
 from flux_runtime.engines.opening import open_flow_policy
 from flux_runtime.export.cli import main as export_main
 from flux_train.cli import main

@@ -149,10 +149,10 @@ def _train(args: argparse.Namespace, config: TrainConfig, ranks: Ranks) -> int:
     from .checkpoints.choice import check_nothing_is_lost, checkpoint_to_resume
     from .distributed.parallel import check_kind
     from .dry_run import dry_run
-    from .metrics.progress import TrainProgress
+    from .metrics.train_progress import TrainProgress
     from .parameters import parameter_table
     from .provenance import keep_config
-    from .summary import data_table, state_bytes
+    from .run_plan import data_table, state_bytes
     from .trainer import Trainer
 
     check_kind(config.runner, ranks)

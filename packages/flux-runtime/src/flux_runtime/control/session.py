@@ -12,7 +12,7 @@ from flux_core.bundle.bundle import Bundle, Manifest
 from flux_core.errors import BundleError, RobotError, UsageError
 from flux_core.robots.spec import RobotSpec
 
-from ..engines.golden import GoldenResult
+from ..engines.golden_replay import GoldenResult
 from ..engines.names import AUTO
 from ..engines.opening import (
     DEFAULT_THREADS,

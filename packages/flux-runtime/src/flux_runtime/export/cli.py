@@ -116,7 +116,7 @@ def export(args: argparse.Namespace) -> None:
     """Runs the command."""
     from rich.console import Console
 
-    from .progress import shown_progress
+    from .export_progress import shown_progress
 
     console = Console(stderr=True)
     if args.out is None and (args.checkpoint.is_dir() or not args.checkpoint.suffix):

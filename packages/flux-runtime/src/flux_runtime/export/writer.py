@@ -29,7 +29,8 @@ from flux_core.types import Observation
 
 from .calibration import read_observations, recorded_inputs
 from .costs import graph_costs
-from .golden import (
+from .export_progress import Report
+from .golden_inputs import (
     GOLDEN_SEED,
     PREFIX_INPUTS,
     Arrays,
@@ -48,7 +49,6 @@ from .onnx_file import export_graph, signature
 from .options import ExportOptions, apply_options
 from .policy import WEIGHTS, TrainedPolicy
 from .precision import compute_dtype, set_precision
-from .progress import Report
 from .verify import Verification, tolerances, verify_bundle
 
 Graphs = dict[str, onnx.ModelProto]
