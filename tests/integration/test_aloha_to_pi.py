@@ -38,7 +38,7 @@ train_dataloader = recipes.small_aloha_sim_data(
     data_root_path="elsewhere", action_horizon=32, batch_size=8
 )
 runner = recipes.small_runner(max_steps=2)
-inference = recipes.small_aloha_sim_inference(execute_horizon=16)
+inference = recipes.small_aloha_sim_inference(execution_horizon=16)
 units = [dict(type="AlohaToPi"), dict(type="RelativeActions", mask=[*[True] * 6, False] * 2)]
 train_dataloader["dataset"]["datasets"]["transforms"][1:1] = TRAINED
 inference["dataset"]["transforms"][:0] = DEPLOYED
@@ -130,13 +130,13 @@ def pytorch_actions(checkpoint: Path, io: PolicyIO, noise: np.ndarray) -> np.nda
         transforms[2:],
         {
             "images": [seen.images["cam_high"]],
-            "img_masks": np.ones(1, bool),
+            "image_masks": np.ones(1, bool),
             "states": pi_states(seen.state).astype(np.float32),
             "task_description": seen.prompt,
             "stats": io.stats,
         },
     )
-    names = ("images", "img_masks", "lang_tokens", "lang_masks")
+    names = ("images", "image_masks", "lang_tokens", "lang_masks")
     with torch.no_grad():
         cache = policy.model.prefix(*(torch.from_numpy(sample[name])[None] for name in names))
         state, start = (torch.from_numpy(x)[None] for x in (sample["states"], noise))

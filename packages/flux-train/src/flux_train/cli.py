@@ -95,21 +95,21 @@ def _consolidate(arguments: list[str]) -> int:
     parser = new_parser(
         "flux-train consolidate",
         "Make one file, as flux-export takes it, of a checkpoint in shards.",
-        "  flux-train consolidate work_dirs/private/checkpoint_step_2000.shards",
+        "  flux-train consolidate work_dirs/my_robot/checkpoint_step_2000.shards",
     )
     parser.add_argument("folder", type=Path, metavar="SHARDS", help="checkpoint_step_N.shards")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.set_defaults(handler=consolidate)
+    parser.set_defaults(handler=consolidate_shards)
     return run_cli(parser, arguments)
 
 
-def consolidate(args: argparse.Namespace) -> None:
+def consolidate_shards(args: argparse.Namespace) -> None:
     """Runs `flux-train consolidate`; no checkpoint is removed."""
     from .checkpoints.files import checkpoints, save_checkpoint
-    from .checkpoints.sharded import consolidate as read_all
+    from .checkpoints.sharded import consolidate
 
     folder: Path = args.folder
-    state = read_all(folder)
+    state = consolidate(folder)
     keep = len(checkpoints(folder.parent)) + 1
     path = save_checkpoint(folder.parent, folder.stem, state, keep)
     if args.json:
