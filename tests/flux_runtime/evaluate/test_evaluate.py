@@ -23,7 +23,7 @@ from flux_runtime.control.episode import EpisodeResult, EpisodeTrace
 from flux_runtime.evaluate import EvaluationOptions, evaluate
 from flux_runtime.evaluate.cli import main
 from flux_runtime.evaluate.evaluation import pick_shown
-from flux_runtime.evaluate.evaluator import Evaluator, Job, Played
+from flux_runtime.evaluate.evaluator import EpisodeJob, Evaluator, Played
 from flux_runtime.evaluate.score import rate
 from flux_runtime.evaluate.suites import find_suite, select_tasks, suite_names
 from flux_runtime.robots import SimulatedRobot
@@ -288,7 +288,7 @@ def played(task: int, seed: int, success: bool) -> Played:
         stats={},
         trace=EpisodeTrace(commands=[np.zeros(14, np.float32)]),
     )
-    return Played(job=Job(task=task, seed=seed), result=result, facts={})
+    return Played(job=EpisodeJob(task=task, seed=seed), result=result, facts={})
 
 
 def test_the_page_shows_failures_of_different_tasks_first() -> None:

@@ -19,7 +19,7 @@ from flux_runtime.control.policy_source import HoldSource
 from flux_runtime.report import ReportData, VideoRecorder, write_report
 from flux_runtime.report.plots import joint_figure, latency_figure
 from flux_runtime.report.video import H264Encoder, compose
-from flux_runtime.run.summary import collect_histograms, summarize
+from flux_runtime.run.episode_totals import collect_histograms, summarize
 
 pytest.importorskip("av", reason="reports need flux-runtime[report]")
 pytest.importorskip("matplotlib", reason="reports need flux-runtime[report]")

@@ -31,8 +31,7 @@ TRANSFORMS = {
     "RelativeActions": "flux_core.transforms:RelativeActions",
     "NormalizeStatesAndActions": "flux_core.transforms:NormalizeStatesAndActions",
     "PadKeyToDim": "flux_core.transforms:PadKeyToDim",
-    "ParquetPrompter": "flux_core.transforms:ParquetPrompter",
-    "PrivatePrompter": "flux_core.transforms:PrivatePrompter",
+    "TaskPrompter": "flux_core.transforms:TaskPrompter",
     "PreparePromptWithState": "flux_core.transforms:PreparePromptWithState",
     "ProcessPrompts": "flux_core.transforms:ProcessPrompts",
     "ResizeImages": "flux_core.transforms:ResizeImages",
@@ -63,8 +62,8 @@ DEPLOYMENTS = {
     "URInferenceRunner": "flux_core.deployment:URInferenceRunner",
     "URRTCInferenceRunner": "flux_core.deployment:URInferenceRunner",
 }
-OBSERVATIONS = {"PrivateInferenceDataset": "flux_core.deployment:PrivateInferenceDataset"}
-DENORMALIZATIONS = {"DenormalizePrivateAction": "flux_core.transforms:DenormalizePrivateAction"}
+OBSERVATIONS = {"ObservationTransforms": "flux_core.deployment:ObservationTransforms"}
+DENORMALIZATIONS = {"DenormalizeActions": "flux_core.transforms:DenormalizeActions"}
 OPERATORS = {
     "AlohaOperator": "flux_core.robots.operators:AlohaOperator",
     "UROperator": "flux_core.robots.operators:UROperator",

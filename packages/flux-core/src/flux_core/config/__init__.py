@@ -7,9 +7,9 @@ json.dumps(unbind(model))                                        # and back agai
 """
 
 from .binding import bind, unbind
-from .deployable import obstacles, registrations, with_todays_names
+from .deployable import obstacles, registrations, with_current_types
 from .loading import load_config
-from .overrides import apply_overrides, read_overrides
+from .overrides import apply_overrides, read_overrides, with_settings
 from .registry import component, config_class, register_components, type_name
 
 __all__ = [
@@ -24,5 +24,6 @@ __all__ = [
     "registrations",
     "type_name",
     "unbind",
-    "with_todays_names",
+    "with_current_types",
+    "with_settings",
 ]

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import ConfigError
+from .compat import current_type
 from .installed import ENTRY_POINT_GROUP, Registration, installed, registration
 from .kinds import Place, field_kind, show_place
-from .registry import did_you_mean, todays_name
+from .registry import did_you_mean
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +45,7 @@ class Use:
         wanted = field_kind(self.place)
         if wanted is None:
             raise ConfigError(f"{self.where}: no component is expected here, got {self._shown}.")
-        found = registration(todays_name(self.name), self.where)
+        found = registration(current_type(self.name), self.where)
         if found is None:
             raise ConfigError(f"{self.where}: {self._shown} {_why_not(self.name)}")
         if found.kind != wanted:
@@ -95,16 +96,16 @@ def obstacles(config: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def with_todays_names(value: Any) -> Any:
+def with_current_types(value: Any) -> Any:
     """Returns plain data with today's name for each class that an older version wrote."""
     if isinstance(value, Mapping):
         return {
-            key: todays_name(entry)
+            key: current_type(entry)
             if key == "type" and isinstance(entry, str)
-            else with_todays_names(entry)
+            else with_current_types(entry)
             for key, entry in value.items()
         }
-    return [with_todays_names(entry) for entry in value] if isinstance(value, list) else value
+    return [with_current_types(entry) for entry in value] if isinstance(value, list) else value
 
 
 def _why_not(name: str) -> str:

@@ -48,7 +48,7 @@ _WRITTEN_BY_HAND = {
     "ConvBackbone": ("flux_core.models.conv_backbone:ConvBackbone",),
     "AlohaOperator": ("flux_core.operators:AlohaOperator",),
     "UROperator": ("flux_core.operators:UROperator",),
-    "PrivateInferenceDataset": ("flux_core.inference:PrivateInferenceDataset",),
+    "ObservationTransforms": ("flux_core.inference:PrivateInferenceDataset",),
     "AlohaSimInferenceRunner": ("flux_core.inference:AlohaSimInferenceRunner",),
     "AlohaInferenceRunner": ("flux_core.inference:AlohaInferenceRunner",),
     "LiberoInferenceRunner": ("flux_core.inference:LiberoInferenceRunner",),

@@ -15,8 +15,8 @@ from dataclasses import is_dataclass
 from difflib import get_close_matches
 
 from ..errors import ConfigError, MissingDependencyError
+from .compat import current_type
 from .installed import installed, only, registration, tables
-from .old_paths import OLD_PATHS
 
 _registered: dict[str, str | type] = {}
 
@@ -33,11 +33,6 @@ def register_components(components: Mapping[str, str | type]) -> None:
     _registered.update(components)
 
 
-def todays_name(name: str) -> str:
-    """Returns the name by which a class of ours goes today, for one that older versions wrote."""
-    return OLD_PATHS.get(name, name)
-
-
 def component(name: str, path: str = "") -> type:
     """Returns the class a `type` names.
 
@@ -46,7 +41,7 @@ def component(name: str, path: str = "") -> type:
             stands in the tree.
         MissingDependencyError: the class needs a package that is not installed.
     """
-    where, name = dotted(path, "type"), todays_name(name)
+    where, name = dotted(path, "type"), current_type(name)
     target = _registered.get(name) or _target(name, where)
     if target is None:
         hint = did_you_mean(name, {*installed(), *_registered})

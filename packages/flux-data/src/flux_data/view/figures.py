@@ -76,7 +76,7 @@ def decimals(span: float) -> int:
     return min(max(2 - math.floor(math.log10(span)), 0), 8)
 
 
-def number(value: float, places: int) -> str:
+def formatted_number(value: float, places: int) -> str:
     """A number with a true minus sign, of equal width in a column."""
     if not math.isfinite(value):
         return "–"
@@ -92,7 +92,7 @@ def stats_table(panel: Panel, survey: Survey, ends: Sequence[float]) -> str:
     rows = []
     for key, dim in panel.dims.items():
         values = [getattr(survey.stats[key], name)[dim] for name in COLUMNS]
-        cells = "".join(f'<td title="{x:.9g}">{number(x, places)}</td>' for x in values)
+        cells = "".join(f'<td title="{x:.9g}">{formatted_number(x, places)}</td>' for x in values)
         missing = int(survey.num_not_finite[key][dim])
         if missing:
             cells += f'<td class="bad">{missing} not finite</td>'

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from flux_core.errors import UsageError
+from flux_core.html.document import Document, data_block, definitions, floats
 
 from ..lerobot.dataset import LeRobotDataset, open_lerobot
 from ..whole_file import whole_file
-from .document import Document, data_block, definitions, floats
-from .figures import decimals, histogram_figure, number, short, stats_table
+from .figures import decimals, formatted_number, histogram_figure, short, stats_table
 from .pictures import PictureReader, cameras_of, check_videos, choose_episodes
 from .survey import Advance, Survey, number_keys, read_numbers, read_survey
 
@@ -222,7 +222,7 @@ def _distributions(survey: Survey) -> Iterator[str]:
     )
     for row, (panel, ends) in enumerate(zip(survey.panels, survey.ranges, strict=True)):
         places = decimals(ends[1] - ends[0])
-        low, high = (number(end, places) for end in ends)
+        low, high = (formatted_number(end, places) for end in ends)
         yield (
             f'<figure class="distribution"><figcaption>{escape(panel.name)}</figcaption>'
             f'{histogram_figure(survey, row)}<div class="row ends"><span>{low}</span>'

@@ -12,17 +12,17 @@ from flux_core.bundle import Manifest
 
 from ..report import write_text
 from ..report.parts import (
+    bundle_provenance,
     cell,
     definitions,
     heading,
     interval_bar,
     page,
-    provenance,
     rate_card,
     table,
     video_figure,
 )
-from .evaluator import Job, Played
+from .evaluator import EpisodeJob, Played
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +39,7 @@ class PageData:
 
     report: Mapping[str, Any]
     played: Sequence[Played]
-    videos: Mapping[Job, bytes | None]
+    videos: Mapping[EpisodeJob, bytes | None]
     robot: str
     manifest: Manifest
 
@@ -63,7 +63,7 @@ def render_page(data: PageData) -> str:
         _tasks(report),
         _videos(data),
         _episodes(report),
-        provenance(data.manifest, report),
+        bundle_provenance(data.manifest, report),
     ]
     return page(f"{title}: evaluation", heading(title, words), filter(None, sections))
 

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from flux_core.bundle import Bundle
-from flux_core.config import bind, registrations, unbind, with_todays_names
+from flux_core.config import bind, registrations, unbind, with_current_types
 from flux_core.deployment import InferenceRunner, InferenceSections, inference_sections
 from flux_core.errors import ConfigError, ExportError
 from flux_core.models import PI0FlowMatching
@@ -60,7 +60,7 @@ def load_policy(
         return policy
     # Read where it is needed: a full-size checkpoint with its optimiser is larger than memory.
     state = load_checkpoint(checkpoint, mmap=True)
-    config = with_todays_names(state["config"])
+    config = with_current_types(state["config"])
     try:
         registrations(config)
     except ConfigError as error:
@@ -103,7 +103,7 @@ def load_bundled_policy(directory: Path, accept_versions: Collection[str] = ()) 
         ExportError: it is in another precision, and its weights are rounded.
     """
     bundle = Bundle.open(directory, accept_versions=accept_versions)
-    manifest, config = bundle.manifest, with_todays_names(bundle.config)
+    manifest, config = bundle.manifest, with_current_types(bundle.config)
     if manifest.precision != "fp32":
         raise ExportError(
             f"{directory}: expected a checkpoint, or a bundle in fp32; got one in "

@@ -15,11 +15,11 @@ from flux_core.robots import RobotSpec
 from ..control.episode import EpisodeResult
 from ..control.latency import Histogram
 from .parts import (
+    bundle_provenance,
     cell,
     definitions,
     heading,
     page,
-    provenance,
     rate_card,
     table,
     video_figure,
@@ -72,7 +72,7 @@ def render_report(data: ReportData) -> str:
         _episode_table(data),
         _joints(data),
         _latencies(data),
-        provenance(data.manifest, data.summary),
+        bundle_provenance(data.manifest, data.summary),
     ]
     return page(title, _header(data), sections)
 

@@ -102,7 +102,7 @@ def cell(value: object) -> str:
     return f"<td>{escape(str(value))}</td>"
 
 
-def provenance(manifest: Manifest | None, summary: Mapping[str, Any]) -> str:
+def bundle_provenance(manifest: Manifest | None, summary: Mapping[str, Any]) -> str:
     """Returns what the bundle is, and what it was made from."""
     if manifest is None:
         return "<h2>Policy</h2><div class='card'>The start state, held. No bundle was used.</div>"

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flux_data.view.document import floats
+from flux_core.html.document import floats
 
-from .facts import RunFacts, dimension_names
+from .facts import RunFacts, names_of_dimensions
 from .history import History, Table, edges, steps_an_epoch, thin
 from .samples import SampleBlocks
 
@@ -105,7 +105,7 @@ def _dimensions(
     count = max((values.shape[1] for values in known), default=0)
     names = samples.dimensions(group)
     if count and len(names) != count:
-        names = dimension_names(facts.config, group, count, only_group)
+        names = names_of_dimensions(facts.config, group, count, only_group)
     return {
         "names": list(names),
         "train": _first_last_trend(losses, count),

@@ -185,7 +185,7 @@ def _command(command: object) -> str | None:
     return shlex.join(map(str, command)) if isinstance(command, list) else None
 
 
-def dimension_names(config: Tree, group: str, count: int, only_group: bool) -> tuple[str, ...]:
+def names_of_dimensions(config: Tree, group: str, count: int, only_group: bool) -> tuple[str, ...]:
     """The joints of the robot that a group of datasets is of, as far as the config tells it."""
     inference = section(config, "inference")
     runners = [inference] if "robot" in inference else list(inference.values())
