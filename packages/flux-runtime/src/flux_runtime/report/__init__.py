@@ -7,7 +7,7 @@ from pathlib import Path
 
 from flux_core.errors import MissingDependencyError, UsageError
 
-from .html import ReportData, render_report
+from .page import ReportData, render_report
 from .video import VideoRecorder
 
 __all__ = [

@@ -7,10 +7,13 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from html import escape
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from flux_core.html import Html
 
 from ..control.latency import Histogram
 
@@ -21,8 +24,8 @@ _VARIABLES = {
     INK: "var(--ink)",
     MUTED: "var(--muted)",
     GRID: "var(--line)",
-    COMMAND: "var(--series-1)",
-    STATE: "var(--series-2)",
+    COMMAND: "var(--action)",
+    STATE: "var(--state)",
     LIMIT: "var(--bad)",
 }
 _STYLE: dict[str, Any] = {
@@ -52,7 +55,7 @@ def joint_figure(
     control_hz: float,
     limits: tuple[float, float],
     label: str,
-) -> str:
+) -> Html:
     """Draws one joint over an episode.
 
     Args:
@@ -76,10 +79,10 @@ def joint_figure(
         axes.set_xlim(0, max(float(seconds[-1]), 1 / control_hz))
         axes.set_ylim(low, high)
         axes.locator_params(axis="y", nbins=4)
-    return svg.getvalue()
+    return svg.html
 
 
-def latency_figure(histogram: Histogram, label: str) -> str:
+def latency_figure(histogram: Histogram, label: str) -> Html:
     """Draws one stage's histogram over a logarithmic axis of milliseconds, with p50 and p99."""
     counts, edges = _visible_bins(histogram)
     left, right = edges[:-1], edges[1:]
@@ -92,7 +95,7 @@ def latency_figure(histogram: Histogram, label: str) -> str:
         axes.xaxis.set_minor_formatter(lambda value, position: "")
         axes.set_xlim(edges[0], edges[-1])
         axes.locator_params(axis="y", nbins=3)
-    return svg.getvalue()
+    return svg.html
 
 
 def _visible_bins(histogram: Histogram) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -120,13 +123,7 @@ class _Svg:
     """Holds the finished figure once the `with` block has ended."""
 
     def __init__(self) -> None:
-        self._text = ""
-
-    def set(self, text: str) -> None:
-        self._text = text
-
-    def getvalue(self) -> str:
-        return self._text
+        self.html = Html()
 
 
 @contextmanager
@@ -145,20 +142,32 @@ def _figure(width_in: float, height_in: float, label: str) -> Iterator[tuple[Any
         buffer = io.StringIO()
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
-        svg.set(_inline(buffer.getvalue(), label))
+        svg.html = _inline(buffer.getvalue(), label)
 
 
-def _inline(text: str, label: str) -> str:
-    """Cuts the file's head, lets the page choose size and colours, and names the figure."""
-    from html import escape
+def _inline(text: str, label: str) -> Html:
+    """Takes the drawing out of matplotlib's file and names it for who cannot see it.
 
-    body = text[text.index("<svg") :]
-    body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
-    body = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", body, count=1)
-    body = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", body, count=1)
+    Size and colours are the page's, and styles become attributes: the content policy of our pages
+    allows no style inside the body.
+    """
+    found = re.search(r'<svg[^>]* viewBox="([^"]*)"[^>]*>', text)
+    assert found, "matplotlib wrote no <svg> with a viewBox"
+    body = text[found.end() :]
+    body = re.sub(r"<(metadata|style)\b.*?</\1>", "", body, flags=re.DOTALL)
+    body = re.sub(r' style="([^"]*)"', lambda style: _attributes(style[1]), body)
     body = re.sub(r'<g id="[^"]*"', "<g", body)  # the same in every figure, and never referred to
-    name = escape(label, quote=True)
-    body = body.replace("<svg", f'<svg role="img" aria-label="{name}"', 1)
+    body = body.replace("xlink:href=", "href=")
     for placeholder, variable in _VARIABLES.items():
         body = body.replace(placeholder, variable)
-    return body
+    name = escape(label, quote=True)
+    # matplotlib's own style sheet says the same of joins and caps.
+    start = f'<svg viewBox="{found[1]}" role="img" aria-label="{name}"'
+    return Html(f'{start} stroke-linejoin="round" stroke-linecap="butt">{body}')
+
+
+def _attributes(style: str) -> str:
+    """Returns a style's declarations as attributes; the page chooses the font."""
+    pairs = (declaration.split(":", 1) for declaration in style.split(";") if declaration.strip())
+    named = ((name.strip(), value.strip()) for name, value in pairs)
+    return "".join(f' {name}="{value}"' for name, value in named if not name.startswith("font"))

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from flux_core.errors import DataError
-from flux_core.html.document import data_block, floats
+from flux_core.html import Html, data_block, floats
 
 from ..validation.predictions import EpisodePrediction, load_predictions, prediction_files
 from .history import History
@@ -66,7 +66,7 @@ class SampleBlocks:
             for number, (group, each) in enumerate(self._newest.items())
         }
 
-    def blocks(self) -> Iterator[str]:
+    def blocks(self) -> Iterator[Html]:
         """The predicted chunks of every step, and the pictures, as blocks of data."""
         for number, (group, newest) in enumerate(self._newest.items()):
             chunks = {
