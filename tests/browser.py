@@ -1,4 +1,4 @@
-"""Pages as a browser has them: parsed strictly, or opened in a real one without a window."""
+"""Pages as a browser sees them: parsed strictly, or opened in a real headless browser."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PRELUDE = """
   const until = async (isTrue) => {
     const begin = performance.now();
     while (!isTrue()) {
-      if (performance.now() - begin > 20000) throw new Error(`waited in vain for ${isTrue}`);
+      if (performance.now() - begin > 20000) throw new Error(`timed out waiting for ${isTrue}`);
       await new Promise((go) => setTimeout(go, 1));
     }
   };
@@ -45,7 +45,7 @@ class Node:
         return "".join(child if isinstance(child, str) else child.text for child in self.children)
 
     def all(self, tag: str, **attributes: str) -> list[Node]:
-        """Every element below with this tag and these attributes; `class_` may be one of many."""
+        """Returns every element below with this tag and attributes; `class_` may be one of many."""
         wanted = {key.rstrip("_"): value for key, value in attributes.items()}
         nodes = [child for child in self.children if isinstance(child, Node)]
         own = [
@@ -147,7 +147,7 @@ def _source(text: str) -> str:
 
 
 class Browser:
-    """A real browser without a window, driven over its DevTools pipe."""
+    """A real headless browser, driven over its DevTools pipe."""
 
     def __init__(self, program: str, profile: Path) -> None:
         browser_reads, self._writes = os.pipe()
@@ -235,7 +235,7 @@ class Browser:
 
 @contextmanager
 def open_browser(profile: Path) -> Iterator[Browser]:
-    """Chromium or Chrome; without one the test is skipped."""
+    """Opens Chromium or Chrome; skips the test if there is none."""
     names = ("chromium", "chromium-browser", "google-chrome")
     found = next((path for name in names if (path := shutil.which(name))), None)
     if found is None:

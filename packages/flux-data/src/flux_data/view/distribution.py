@@ -1,4 +1,4 @@
-"""Exact statistics and histograms of a dataset's numbers, an episode at a time."""
+"""Computes exact statistics and histograms of a dataset, one episode at a time."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ MIN_TAIL_BUFFER = 4096
 
 
 class RunningStats:
-    """What `compute_stats` returns, of values that come in parts; any number of them.
+    """Computes what `compute_stats` does, from any number of values that arrive in parts.
 
     Only the outermost hundredth of each dimension is kept: it holds the two quantiles. Values that
     are not finite are counted and left out.
     """
 
     def __init__(self, dim: int, max_count: int) -> None:
-        """`max_count` is the number of rows that will come at most."""
+        """`max_count` is the largest number of rows that can be added."""
         keep = min(math.ceil(TAIL * max_count) + 3, max_count)
         self._low, self._high = _Smallest(dim, keep), _Smallest(dim, keep)
         self._rows = 0
@@ -50,11 +50,11 @@ class RunningStats:
 
     @property
     def num_not_finite(self) -> NDArray[np.int64]:
-        """How many values of each dimension were left out, (dim,)."""
+        """The number of values of each dimension that were left out, (dim,)."""
         return (self._rows - self._count).astype(np.int64)
 
     def result(self) -> FeatureStats:
-        """The statistics; those of a dimension without any finite value are NaN."""
+        """Returns the statistics; they are NaN for a dimension without any finite value."""
         low, high = self._low.sorted(), -self._high.sorted()
         is_empty = self._count == 0
         columns = {
@@ -76,7 +76,7 @@ class RunningStats:
     def _quantile(
         self, tail: NDArray[np.float64], share: float, *, from_top: bool
     ) -> NDArray[np.float64]:
-        """numpy's: linear between the two values around `share` of the way."""
+        """Returns numpy's quantile: linear between the two values around `share`."""
         last = np.maximum(self._count.astype(np.int64) - 1, 0)
         place = share * last
         below = np.floor(place).astype(np.int64)
@@ -109,7 +109,7 @@ class _Smallest:
                 self._used = self._keep
 
     def sorted(self) -> NDArray[np.float64]:
-        """(keep, dim), ascending; infinity where fewer values came."""
+        """Returns (keep, dim) values, ascending; infinity where fewer values were added."""
         return np.sort(self._buffer[: self._used], axis=0)[: self._keep]
 
 
@@ -123,7 +123,7 @@ class Panel:
 
 
 def pair_dimensions(names: Mapping[str, tuple[str, ...]]) -> tuple[Panel, ...]:
-    """Joins equally named dimensions of different features, in the order in which they come."""
+    """Pairs dimensions of the same name in different features, in order of first appearance."""
     panels: dict[tuple[str, int], dict[str, int]] = {}
     for key, labels in names.items():
         for dim, label in enumerate(labels):
@@ -132,7 +132,7 @@ def pair_dimensions(names: Mapping[str, tuple[str, ...]]) -> tuple[Panel, ...]:
 
 
 class Histograms:
-    """Counts in `NUM_BINS` equal bins between the ends of each panel, (panels, bins) a feature."""
+    """Counts in `NUM_BINS` equal bins over each panel's range: (panels, bins) per feature."""
 
     def __init__(self, panels: Iterable[Panel], ranges: Iterable[tuple[float, float]]) -> None:
         self._panels, self._ranges = tuple(panels), tuple(ranges)
@@ -149,7 +149,7 @@ class Histograms:
 
 
 def panel_range(panel: Panel, stats: Mapping[str, FeatureStats]) -> tuple[float, float]:
-    """Smallest and largest value of a panel; (0, 1) if it has no finite ones."""
+    """Returns the smallest and largest value of a panel; (0, 1) if none is finite."""
     low = min(_finite(stats[key].min[dim], math.inf) for key, dim in panel.dims.items())
     high = max(_finite(stats[key].max[dim], -math.inf) for key, dim in panel.dims.items())
     return (low, high) if low <= high else (0.0, 1.0)

@@ -1,4 +1,4 @@
-"""Histograms as inline SVG whose colours are the page's, and numbers as text."""
+"""Draws histograms as inline SVG in the page's colours, and writes numbers as text."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from .survey import ACTION, STATE, Survey
 
 WIDTH, HEIGHT = 480, 100
 ROW = 16
-"""Height of the strip under the bars that shows mean and quantiles of one feature."""
+"""Height of the strip under the bars that shows the mean and quantiles of one feature."""
 COLUMNS = ("mean", "std", "min", "max", "q01", "q99")
 
 
 def short(key: str) -> str:
-    """What a feature is called on the page and in its style sheet."""
+    """Returns the name of a feature on the page and in its style sheet."""
     return {STATE: "state", ACTION: "action"}[key]
 
 
 def histogram_figure(survey: Survey, position: int) -> Html:
-    """Draws one panel's histograms over each other; heights are square roots of the counts."""
+    """Draws one panel's histograms on top of each other; heights are square roots of counts."""
     panel, (low, high) = survey.panels[position], survey.ranges[position]
     counts = {key: survey.counts[key][position] for key in panel.dims}
     most = max(max(int(each.max()) for each in counts.values()), 1)
@@ -46,7 +46,7 @@ def histogram_figure(survey: Survey, position: int) -> Html:
 
 
 def _bars(name: str, shares: NDArray[np.float64]) -> Html:
-    """The outline of the bars as one path."""
+    """Returns the outline of the bars as one path."""
     step = WIDTH / len(shares)
     path = [f"M0 {HEIGHT}"]
     for index, share in enumerate(np.sqrt(shares)):
@@ -57,12 +57,12 @@ def _bars(name: str, shares: NDArray[np.float64]) -> Html:
 def _spread(
     stats: FeatureStats, dim: int, ends: tuple[float, float], name: str, line: int
 ) -> list[Html]:
-    """q01 to q99 as a line, the mean as a tick; nothing if no value is finite."""
+    """Returns q01 to q99 as a line and the mean as a tick; nothing if no value is finite."""
     if not math.isfinite(stats.mean[dim]):
         return []
     low, high = ends
     width = (high - low) or 1.0
-    # A constant lies in the middle, as in numpy's histogram of it.
+    # A constant is drawn in the middle, where numpy's histogram puts it.
     shift = 0.0 if high > low else 0.5
     q01, mean, q99 = (
         WIDTH * ((column[dim] - low) / width + shift)
@@ -77,14 +77,14 @@ def _spread(
 
 
 def decimals(span: float) -> int:
-    """How many decimals tell apart the thousandths of a range."""
+    """Returns how many decimals distinguish thousandths of a range."""
     if not (span > 0 and math.isfinite(span)):
         return 3
     return min(max(2 - math.floor(math.log10(span)), 0), 8)
 
 
 def number(value: float, places: int) -> str:
-    """A number with a true minus sign, of equal width in a column."""
+    """Returns a number with a true minus sign, which is as wide as a digit."""
     if not math.isfinite(value):
         return "–"
     text = f"{value:.{places}f}"
@@ -93,7 +93,7 @@ def number(value: float, places: int) -> str:
 
 
 def stats_table(panel: Panel, survey: Survey, ends: Sequence[float]) -> Html:
-    """Exact statistics of one panel's features; hovering shows nine digits."""
+    """Returns exact statistics of one panel's features; hovering shows nine digits."""
     places = decimals(ends[1] - ends[0])
     rows = (_stats_row(survey, key, dim, places) for key, dim in panel.dims.items())
     return table(("", *COLUMNS), rows, class_="stats")

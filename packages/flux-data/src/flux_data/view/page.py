@@ -1,4 +1,4 @@
-"""Lays out the page and writes it piece by piece, so that no more than a frame is held."""
+"""Lays out the page and writes it piece by piece, so that only one frame is in memory."""
 
 from __future__ import annotations
 
@@ -51,16 +51,16 @@ def write_view(
     Args:
         root: the dataset.
         out: the file; an older one is replaced.
-        episodes: which have pictures and curves: 'N-M', 'N' of them evenly spread, or None.
+        episodes: which get pictures and curves: 'N-M', 'N' evenly spread, or None for a default.
         height: of the pictures, in pixels.
         announce: called with a line that says which episodes get pictures.
-        advance: called with 'numbers' or 'pictures', what is done of them, and all of them.
+        advance: called with 'numbers' or 'pictures', how many are done, and how many there are.
 
     Returns:
         `out`, `bytes`, `episodes` (the indices with pictures), `num_episodes` and `num_pictures`.
 
     Raises:
-        UsageError: `out`, `episodes` or `height` make no sense.
+        UsageError: `out`, `episodes` or `height` is not valid.
         DataError: the dataset, or a video of these episodes, is missing or damaged, or `out` cannot
             be written.
     """

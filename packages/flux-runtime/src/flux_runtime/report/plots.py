@@ -1,4 +1,4 @@
-"""Figures as inline SVG whose colours are the page's, so that they follow light and dark."""
+"""Draws figures as inline SVG in the page's colours, so that they follow light and dark."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from flux_core.html import Html
 
 from ..control.latency import Histogram
 
-# matplotlib takes only real colours: these stand for the page's and are replaced afterwards.
+# matplotlib accepts only real colours: these are placeholders for the page's colours.
 INK, MUTED, GRID = "#010203", "#010204", "#010205"
 COMMAND, STATE, LIMIT = "#010206", "#010207", "#010208"
 _VARIABLES = {
@@ -59,10 +59,10 @@ def joint_figure(
     """Draws one joint over an episode.
 
     Args:
-        commands, states: (T,) in joint units; None of a robot whose commands are differences.
-        chunk_starts: ticks at which a chunk was asked for, drawn as thin lines.
+        commands, states: (T,) in joint units; states are None if commands are differences.
+        chunk_starts: ticks at which a new chunk was requested, drawn as thin lines.
         control_hz: ticks per second.
-        limits: lowest and highest position, drawn where they are in view.
+        limits: lowest and highest position; drawn if they are in view.
         label: for the figure's accessible name.
     """
     seconds = np.arange(len(commands)) / control_hz
@@ -99,7 +99,7 @@ def latency_figure(histogram: Histogram, label: str) -> Html:
 
 
 def _visible_bins(histogram: Histogram) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Returns the used bins with a little room, joined to at most `_MAX_BARS`, and their edges."""
+    """Returns the used bins and a margin, merged into at most `_MAX_BARS`, and their edges."""
     counts = np.asarray(histogram["counts"], np.float64)
     edges = np.asarray(histogram["edges_ms"], np.float64)
     used = np.flatnonzero(counts)
@@ -107,12 +107,12 @@ def _visible_bins(histogram: Histogram) -> tuple[NDArray[np.float64], NDArray[np
     joined = math.ceil((last - first) / _MAX_BARS)
     starts = np.arange(first, last, joined)
     bounds = edges[np.append(starts, last)]
-    bounds[0] = max(bounds[0], bounds[1] / 10)  # a logarithmic axis has no zero
+    bounds[0] = max(bounds[0], bounds[1] / 10)  # zero is not on a logarithmic axis
     return np.add.reduceat(counts[:last], starts), bounds
 
 
 def _view(values: NDArray[np.float32]) -> tuple[float, float]:
-    """Returns the range to show: that of the finite values and a little more."""
+    """Returns the range to show: that of the finite values plus a margin."""
     finite = values[np.isfinite(values)]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
     middle, half = (low + high) / 2, max(high - low, _LEAST_RANGE) * (0.5 + _PADDING_SHARE)
@@ -128,12 +128,12 @@ class _Svg:
 
 @contextmanager
 def _figure(width_in: float, height_in: float, label: str) -> Iterator[tuple[Any, _Svg]]:
-    """Gives axes to draw on, and afterwards the figure as SVG. Uses no global state of pyplot."""
+    """Yields axes to draw on, then holds the figure as SVG. Uses no global state of pyplot."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
     svg = _Svg()
-    # Ids are hashed with the label, so that figures of one page do not share any.
+    # The label salts the ids, so that no two figures of a page share one.
     settings: Any = _STYLE | {"svg.hashsalt": label}
     with mpl.rc_context(settings):
         figure = Figure(figsize=(width_in, height_in), layout="constrained")

@@ -1,4 +1,4 @@
-"""Lays out the training report: how a run is doing, robot by robot, and what it was."""
+"""Lays out the training report: how a run is doing, robot by robot, and how it was set up."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from .samples import SampleBlocks, read_samples
 
 
 def write_report(work_dir: Path, out: Path | None = None) -> dict[str, Any]:
-    """Writes one HTML file about a run, finished or not; none is left half written.
+    """Writes one HTML file about a run, finished or not; never leaves a partly written one.
 
     Args:
         work_dir: the run's directory.
@@ -44,11 +44,13 @@ def write_report(work_dir: Path, out: Path | None = None) -> dict[str, Any]:
         `num_lines`, `num_validations` and `num_broken_lines`.
 
     Raises:
-        UsageError: `out` is no place for a file.
+        UsageError: `out` is a folder, or its folder does not exist.
         DataError: there is no `work_dir`, or it has no metrics.jsonl.
     """
     if not work_dir.is_dir():
-        raise DataError(f"{work_dir}: expected the work dir of a run, got a path that is no folder")
+        raise DataError(
+            f"{work_dir}: expected the work dir of a run, got a path that is not a folder"
+        )
     out = out or work_dir / "report.html"
     if out.is_dir() or not out.resolve().parent.is_dir():
         raise UsageError(f"--out {out}: expected a file in a directory that exists")
@@ -107,7 +109,7 @@ def _sections(
 
 
 def _state(facts: RunFacts) -> Html:
-    """Whether the run is done, as far as its files can tell."""
+    """Returns whether the run has finished, as far as its files show."""
     if facts.is_finished:
         return element("span", "finished", class_="pill done")
     return element("span", "running or stopped", class_="pill")
@@ -125,7 +127,7 @@ def _headline(history: History, facts: RunFacts) -> dict[str, str]:
         values["Held-out loss"] = _short(validation.last("loss"))
         best = int(np.nanargmin(losses))
         values["Best held-out"] = f"{losses[best]:.3g} at step {int(validation.steps[best]):,}"
-    values["Samples a second"] = _short(recent(train, "samples_per_s"), ",.3g")
+    values["Samples per second"] = _short(recent(train, "samples_per_s"), ",.3g")
     values["Waiting for data"] = _short(recent(train, "data_wait_share"), ".0%")
     values["MFU"] = _short(recent(train, "mfu"), ".0%")
     peak = train.last("peak_memory_bytes")
@@ -138,7 +140,7 @@ def _headline(history: History, facts: RunFacts) -> dict[str, str]:
 
 
 def _count(number: int) -> str:
-    """'3.35 B', '12.4 M'."""
+    """Returns a number in short: '3.35 B', '12.4 M'."""
     for name, size in (("B", 1e9), ("M", 1e6)):
         if number >= size:
             return f"{number / size:.3g} {name}"
@@ -150,7 +152,7 @@ def _short(value: float | None, pattern: str = ".3g") -> str | None:
 
 
 def _choice(id: str, label: str, *options: str) -> Html:
-    """Buttons of which one is pressed; the script finds them by `id`."""
+    """Returns buttons of which one is pressed; the script finds them by `id`."""
     buttons = (
         element(
             "button",
