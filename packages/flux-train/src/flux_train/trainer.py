@@ -7,7 +7,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -548,7 +548,7 @@ class Trainer:
         self.batches.epoch, self.batches.first_batch = self.batches.epoch + 1, 0
         self.consumed = 0
 
-    def _epoch_batches(self) -> Iterator[dict[str, Any]]:
+    def _epoch_batches(self) -> Generator[dict[str, Any]]:
         try:
             settings, collate = self.config.train_dataloader, self.config.runner.collator
             yield from batches_left(settings, self.dataset, self.batches, collate)

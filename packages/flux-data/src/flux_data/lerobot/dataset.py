@@ -211,7 +211,7 @@ class LeRobotDataset(ABC):
         return {**self.__dict__, **empty}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__ = {**state, "_lock": threading.Lock()}
+        vars(self).update(state, _lock=threading.Lock())
 
 
 def is_depth_map(feature: Mapping[str, Any]) -> bool:

@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import pyarrow as pa
@@ -78,8 +78,7 @@ def _check_feature(where: str, feature: object) -> None:
     if not isinstance(feature, dict) or not isinstance(feature.get("dtype"), str):
         raise DataError(f"{where}: expected an object with a dtype, got {_short(feature)}")
     shape = feature.get("shape")
-    is_shape = isinstance(shape, list) and all(_is_count(size, 1) for size in shape)
-    if not is_shape:
+    if not isinstance(shape, list) or not all(_is_count(size, 1) for size in shape):
         raise DataError(f"{where}.shape: expected a list of whole numbers, got {_short(shape)}")
     if feature["dtype"] in ("video", "image") and len(shape) != 3:
         raise DataError(f"{where}.shape: expected [height, width, channels], got {_short(shape)}")
@@ -160,7 +159,7 @@ def tasks_of(rows: Sequence[Row]) -> dict[int, str]:
         if not _is_count(index, 0) or not isinstance(text, str):
             raise DataError(f"{where}: expected a task_index and a text, got {_short(row)}")
         if index in tasks:
-            raise DataError(f"{where}: task_index {index} is there already: {tasks[index]!r}")
+            raise DataError(f"{where}: task_index {index} is there already: {tasks[int(index)]!r}")
         tasks[int(index)] = text
     return tasks
 
@@ -200,8 +199,10 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _is_count(value: object, least: int) -> bool:
-    return isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= least
+def _is_count(value: object, least: int) -> TypeGuard[int | np.integer[Any]]:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        return False
+    return bool(value >= least)
 
 
 def _short(value: object) -> str:
