@@ -9,7 +9,7 @@ start of the workers is timed nor what they made before the clock starts. (Their
 known only at their end, and includes both.)
 
   lerobot         LeRobotDataset, torchcodec, torchvision's antialiased resize, torch's DataLoader
-  flux            ParquetDataset from the videos, through `read_ahead`: its workers are threads
+  flux            ParquetDataset from the videos, through `batches_ahead`: its workers are threads
   flux processes  the same through torch's DataLoader
   flux packed     as flux, from a frame cache that `flux-data pack` made
 """
@@ -133,9 +133,9 @@ def load(args: argparse.Namespace, dataset: Any, order: list[int], collate: Any)
     workers = args.workers[0]
     batches = [order[first : first + BATCH] for first in range(0, len(order), BATCH)]
     if workers and not args.processes:
-        from flux_data.samples.read_ahead import read_ahead
+        from flux_data.samples import batches_ahead
 
-        return read_ahead(dataset, batches, collate, workers)
+        return batches_ahead(dataset, batches, collate, workers)
     ahead = 2 if workers else None
     return iter(
         DataLoader(
@@ -237,9 +237,8 @@ def lerobot(args: argparse.Namespace) -> tuple[Any, Any]:
 def flux_config(dataset: Path, cache: str | None) -> Any:
     """Our dataset, as a training config describes it."""
     from flux_core.transforms import ResizeImages, SimpleNormalizeImages
-    from flux_data.lerobot.dataset import open_lerobot
-    from flux_data.samples.process_inputs import ProcessParquetInputs
-    from flux_data.samples.windows import ParquetDataset
+    from flux_data.lerobot import open_lerobot
+    from flux_data.samples import ParquetDataset, ProcessParquetInputs
 
     inputs = ProcessParquetInputs(
         parquet_keys=("observation.state", "actions"),
@@ -274,10 +273,10 @@ def flux(args: argparse.Namespace) -> tuple[Any, Any]:
 def pack(dataset: Path, folder: Path) -> None:
     """The frame cache."""
     from flux_core.transforms import ResizeImages
-    from flux_data.samples.pack import pack
+    from flux_data.samples import pack_dataset
 
     begin = time.perf_counter()
-    report = pack(dataset, ResizeImages(height=SIZE, width=SIZE), out=folder, workers=2)
+    report = pack_dataset(dataset, ResizeImages(height=SIZE, width=SIZE), out=folder, workers=2)
     seconds = time.perf_counter() - begin
     size = report["bytes"] / 1e6
     print(f"packed {report['frames']} frames, {size:.0f} MB, in {seconds:.1f} s", file=sys.stderr)

@@ -26,9 +26,8 @@ from safetensors.torch import save_file
 
 from flux_core.config import bind
 from flux_core.models import PI0FlowMatching, sample_actions
-from flux_core.models.pi.sizes import sized_model
-from flux_core.models.weights.foreign_names import from_ours
-from flux_core.models.weights.pretrained import load_pretrained
+from flux_core.models.pi import sized_model
+from flux_core.models.weights import from_ours, load_pretrained
 
 CAMERAS, PROMPT_LENGTH = 3, {"pi0": 48, "pi05": 200}
 GIB = 1 << 30

@@ -33,7 +33,7 @@ from torch import Tensor
 
 from flux_core.config import bind
 from flux_core.models import PI0FlowMatching, sample_actions
-from flux_core.models.pi.sizes import sized_model
+from flux_core.models.pi import sized_model
 
 sys.path.insert(0, str(Path(__file__).parent))
 from transformers_policy import TransformersPolicy

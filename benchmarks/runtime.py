@@ -33,19 +33,19 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from flux_core.bundle.bundle import Bundle
+from flux_core.bundle import Bundle
 from flux_core.models import PI0FlowMatching, sample_actions
 from flux_core.policy_io import PolicyIO
-from flux_runtime.bench.roofline import hardware
-from flux_runtime.engines.golden import replay_golden
-from flux_runtime.engines.graph_inputs import user_inputs
-from flux_runtime.engines.opening import open_flow_policy
-from flux_runtime.engines.status import engine_status
-from flux_runtime.export.options import ExportOptions
-from flux_runtime.export.policy import load_bundled_policy
-from flux_runtime.export.random_policy import random_policy
-from flux_runtime.export.verify import open_sessions, run_loop
-from flux_runtime.export.writer import export_bundle
+from flux_runtime.bench import hardware
+from flux_runtime.engines import engine_status, open_flow_policy, replay_golden, user_inputs
+from flux_runtime.export import (
+    ExportOptions,
+    export_bundle,
+    load_bundled_policy,
+    open_sessions,
+    random_policy,
+    run_loop,
+)
 
 sys.path.insert(0, str(Path(__file__).parent))
 

@@ -102,7 +102,7 @@ def in_own_process(
 
 def turn(args: argparse.Namespace) -> dict[str, Any]:
     """One contestant once: two steps to warm up, then the timed ones."""
-    from flux_train.metrics.throughput import counted_flops, peak_flops
+    from flux_train.metrics import counted_flops, peak_flops
 
     torch.manual_seed(0)
     device = torch.device(args.device)
@@ -137,8 +137,8 @@ def turn(args: argparse.Namespace) -> dict[str, Any]:
 def contestant(args: argparse.Namespace, device: torch.device) -> tuple[Callable[[], Tensor], int]:
     """A function that does one optimiser step and answers the loss, and its samples."""
     from flux_core.models import FlowDraws, without_effect
-    from flux_core.models.weights.lora import apply_lora
-    from flux_train.distributed.parallel import layers_of, recompute
+    from flux_core.models.weights import apply_lora
+    from flux_train.distributed import layers_of, recompute
     from flux_train.micro_batch import trim_prompts
     from flux_train.policy_loss import PolicyLoss
 
@@ -192,7 +192,7 @@ def network(args: argparse.Namespace, device: torch.device) -> Any:
     """The policy with random weights."""
     from flux_core.config import bind
     from flux_core.models import PI0FlowMatching
-    from flux_core.models.pi.sizes import sized_model
+    from flux_core.models.pi import sized_model
 
     tree = sized_model(args.model[0], args.size[0], action_horizon=HORIZON)
     if args.finetune[0] == "frozen":

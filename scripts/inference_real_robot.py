@@ -107,7 +107,7 @@ def check_robot(config: Path, inference: InferenceRunner, checkpoint: Path) -> N
         ConfigError: the checkpoint was not trained for this robot.
     """
     try:
-        from flux_core.models.weights.checkpoint_file import load_checkpoint
+        from flux_core.models.weights import load_checkpoint
 
         trained = load_checkpoint(checkpoint, mmap=True)["config"]["inference"]
         runners = inference_sections(bind(InferenceSections, trained, "inference"))

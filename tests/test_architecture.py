@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ROOT / "packages"
 MAX_LINES = 600
+MAX_MODULES = 15
 
 # package -> the siblings it may import
 ALLOWED: dict[str, set[str]] = {
@@ -28,6 +33,30 @@ MAY_NEED_TORCH: dict[str, tuple[str, ...]] = {
     "flux_data": ("samples/resize.py",),
     "flux_train": ("",),
     "flux_runtime": ("export",),
+}
+
+# The rooms of each package, the lowest first: a room imports only rooms that stand before it.
+ROOMS: dict[str, tuple[str, ...]] = {
+    "flux_core": (
+        *("errors", "lazy", "types", "command_line", "rtc"),
+        *("config", "bundle", "robots", "norm_stats", "tokenizers", "transforms"),
+        *("deployment", "policy_io", "sim"),
+        *("models.layers", "models.pi", "models.weights", "models", "cli"),
+    ),
+    "flux_data": (
+        *("progress", "video", "lerobot", "whole_file", "samples"),
+        *("validate", "convert", "demo", "view", "info", "observations", "commands"),
+    ),
+    "flux_train": (
+        *("failed_writes", "validation", "config", "policy_loss"),
+        *("distributed", "metrics", "optimization", "summary", "checkpoints"),
+        *("loading", "micro_batch", "out_of_memory", "provenance", "stop_signals"),
+        *("trainer", "recipes", "report", "cli"),
+    ),
+    "flux_runtime": (
+        *("engines", "robots", "control", "arguments", "check", "export", "bench"),
+        *("doctor", "report", "run", "cli", "evaluate"),
+    ),
 }
 
 
@@ -49,6 +78,109 @@ def _imports(tree: ast.AST) -> Iterator[tuple[str, int]]:
             yield from ((alias.name.split(".")[0], node.lineno) for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
             yield node.module.split(".")[0], node.lineno
+
+
+def _targets(package: str) -> Iterator[tuple[str, str, int]]:
+    """Yields (importer, imported module, line) of the imports within a package, dotted and without
+    the package's own name; a package's `__init__` goes by the folder's name ('' for the top)."""
+    source = _source(package)
+    for path, tree in _modules(package):
+        importer = path.removesuffix(".py").removesuffix("__init__").strip("/").replace("/", ".")
+        folder = path.split("/")[:-1]
+        for node in ast.walk(tree):
+            if not isinstance(node, ast.ImportFrom) or not node.level:
+                continue
+            base = folder[: len(folder) - node.level + 1]
+            for alias in node.names:
+                steps = [*base, *(node.module or "").split(".")] if node.module else base
+                deeper = source.joinpath(*steps, alias.name)
+                if deeper.is_dir() or deeper.with_suffix(".py").is_file():
+                    steps = [*steps, alias.name]
+                yield importer, ".".join(steps), node.lineno
+
+
+def _room(package: str, module: str) -> str | None:
+    """The room a module stands in; None for the package's own face and `__main__`."""
+    rooms = [name for name in ROOMS[package] if f"{module}.".startswith(f"{name}.")]
+    return max(rooms, key=len, default=None)
+
+
+@pytest.mark.parametrize("package", ROOMS)
+def test_every_module_stands_in_a_room(package: str) -> None:
+    private = {"", "__main__", "_components", "_core"}
+    modules = {path.removesuffix(".py").replace("/", ".") for path, _ in _modules(package)}
+    outside = {
+        name
+        for name in (module.removesuffix("__init__").strip(".") for module in modules)
+        if name not in private and _room(package, name) is None
+    }
+    assert not outside
+
+
+@pytest.mark.parametrize("package", ROOMS)
+def test_imports_between_rooms_point_down(package: str) -> None:
+    order = {name: place for place, name in enumerate(ROOMS[package])}
+    found = []
+    for importer, imported, line in _targets(package):
+        upper, lower = _room(package, importer), _room(package, imported)
+        if upper and lower and upper != lower and order[lower] > order[upper]:
+            found.append(f"{package}.{importer}:{line} imports {imported}, a room above it")
+    assert not found
+
+
+@pytest.mark.parametrize("package", ROOMS)
+def test_no_modules_import_each_other_in_a_circle(package: str) -> None:
+    graph: dict[str, set[str]] = {}
+    for importer, imported, _ in _targets(package):
+        # A face imports its own room's modules; those import each other directly.
+        if not imported.startswith(f"{importer}." if importer else ""):
+            graph.setdefault(importer, set()).add(imported)
+    try:
+        tuple(TopologicalSorter(graph).static_order())
+    except CycleError as error:
+        pytest.fail(f"{package}: {' -> '.join(error.args[1])}")
+
+
+@pytest.mark.parametrize("package", ALLOWED)
+def test_other_packages_are_imported_through_their_rooms(package: str) -> None:
+    found = []
+    for path, tree in _modules(package):
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and not node.level and node.module:
+                other, *steps = node.module.split(".")
+                depth = 2 if steps[:1] == ["models"] else 1
+                if other in ALLOWED and other != package and len(steps) > depth:
+                    found.append(f"{package}/{path}:{node.lineno} imports {node.module}")
+    assert not found
+
+
+@pytest.mark.parametrize("package", ALLOWED)
+def test_no_folder_holds_more_modules_than_the_limit(package: str) -> None:
+    folders = Counter(str(Path(path).parent) for path, _ in _modules(package))
+    assert {name: count for name, count in folders.items() if count > MAX_MODULES} == {}
+
+
+@pytest.mark.parametrize("package", ALLOWED)
+def test_a_face_exports_what_it_lists_for_the_type_checker(package: str) -> None:
+    """Both lists of a lazy face agree, and every name is there."""
+    for path, tree in _modules(package):
+        if not path.endswith("__init__.py") or "lazy_exports" not in ast.dump(tree):
+            continue
+        listed = {
+            alias.asname or alias.name
+            for block in tree.body
+            if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING"
+            for node in block.body
+            if isinstance(node, ast.ImportFrom)
+            for alias in node.names
+        }
+        dotted = ".".join([package, *path.split("/")[:-1]])
+        face = importlib.import_module(dotted)
+        assert set(dir(face)) == listed, dotted
+        for name in listed:
+            found = getattr(face, name)
+            assert not isinstance(found, ModuleType), f"{dotted}.{name} is hidden by a module"
+        assert listed | {"__version__"} >= set(getattr(face, "__all__", ())), dotted
 
 
 @pytest.mark.parametrize("package", ALLOWED)

@@ -25,12 +25,11 @@ from flux_data.samples.collate import DictCollator
 from flux_train import loading
 from flux_train import trainer as training
 from flux_train.checkpoints import files as checkpoint_files
-from flux_train.cli import main
+from flux_train.cli import dry_run, main
 from flux_train.config.runner import FSDPTrainRunner, SingleTrainRunner
 from flux_train.config.tree import read_train_config
 from flux_train.distributed.parallel import layers_of
 from flux_train.distributed.ranks import Ranks
-from flux_train.dry_run import dry_run
 from flux_train.metrics.log import MetricsLog, read_metrics
 from flux_train.metrics.progress import TrainProgress
 from flux_train.summary import state_bytes

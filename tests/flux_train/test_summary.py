@@ -10,7 +10,7 @@ from rich.console import Console
 
 from flux_core.transforms import ResizeImages
 from flux_data.samples.mixture import DistributedRepeatingDataset
-from flux_data.samples.pack import pack
+from flux_data.samples.pack import pack_dataset
 from flux_data.samples.process_inputs import ProcessParquetInputs
 from flux_data.samples.windows import ParquetDataset
 from flux_train.summary import data_table
@@ -35,5 +35,5 @@ def test_a_frame_cache_that_is_used_is_told(
     write_v21(tmp_path / "set")
     table = table_of(tmp_path / "set")
     assert "frames from" in table and "videos" in table
-    pack(tmp_path / "set", RESIZE)
+    pack_dataset(tmp_path / "set", RESIZE)
     assert "cache 16x16" in table_of(tmp_path / "set")

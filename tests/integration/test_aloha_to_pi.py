@@ -20,9 +20,10 @@ from flux_core.transforms import apply
 from flux_core.types import Observation
 from flux_runtime.control.latency import StageTimes
 from flux_runtime.control.policy_source import BundleSource, ChunkRequest, chunk_noise
+from flux_runtime.engines.core import load_core
 from flux_runtime.engines.golden import replay_golden
 from flux_runtime.engines.graph_inputs import user_inputs
-from flux_runtime.engines.opening import load_core, open_flow_policy
+from flux_runtime.engines.opening import open_flow_policy
 from flux_runtime.export.cli import main as export_main
 from flux_runtime.export.policy import load_policy
 from flux_train.cli import main as train_main

@@ -19,7 +19,7 @@ from flux_data.commands.main import main
 from flux_data.lerobot.dataset import open_lerobot
 from flux_data.samples import pack as packing
 from flux_data.samples.frame_cache import VERSION, cache_folder
-from flux_data.samples.pack import pack, verify_cache
+from flux_data.samples.pack import pack_dataset, verify_cache
 from flux_data.samples.process_inputs import ProcessParquetInputs
 from flux_data.samples.windows import ParquetDataset
 
@@ -76,7 +76,7 @@ def test_cached_frames_are_the_videos_to_the_last_bit(
     resize = kind(height=24, width=24)
     live = dataset_of(root, resize)
     expected = {index: live[index]["images"] for index in (0, 77, 149, 150, 299)}
-    report = pack(root, resize, cameras=CAMERAS, workers=2)
+    report = pack_dataset(root, resize, cameras=CAMERAS, workers=2)
     assert report["frames"] == 600 and report["bytes"] == 4 * (150 * 24 * 24 * 3 + 128)
     cached = dataset_of(root, resize)
     monkeypatch.setattr(
@@ -90,7 +90,7 @@ def test_jpeg_is_smaller_and_looks_the_same(root: Path) -> None:
     resize = ResizeImages(height=96, width=128)
     live = dataset_of(root, resize)[5]["images"].astype(float)
     announced: list[tuple[int, int, int]] = []
-    report = pack(
+    report = pack_dataset(
         root,
         resize,
         encoding="jpeg",
@@ -105,9 +105,9 @@ def test_jpeg_is_smaller_and_looks_the_same(root: Path) -> None:
 
 
 def test_a_cache_of_another_size_or_camera_is_not_used(root: Path) -> None:
-    pack(root, RESIZE, cameras=CAMERAS[:1])
+    pack_dataset(root, RESIZE, cameras=CAMERAS[:1])
     assert dataset_of(root).parts[0]._cache is None
-    pack(root, RESIZE, cameras=CAMERAS)
+    pack_dataset(root, RESIZE, cameras=CAMERAS)
     assert dataset_of(root).parts[0]._cache is not None
     assert dataset_of(root, ResizeImages(height=48, width=64)).parts[0]._cache is None
     assert dataset_of(root, ResizeImagesWithPad(height=24, width=32)).parts[0]._cache is None
@@ -117,7 +117,7 @@ def test_a_changed_video_makes_the_cache_stale(
     root: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "flux.data")
-    pack(root, RESIZE, cameras=CAMERAS)
+    pack_dataset(root, RESIZE, cameras=CAMERAS)
     assert dataset_of(root).parts[0]._cache is not None
     assert "frames come from this cache, not from the videos" in caplog.text
     video = open_lerobot(root).video(CAMERAS[1], 1).path
@@ -125,7 +125,7 @@ def test_a_changed_video_makes_the_cache_stale(
     assert dataset_of(root).parts[0]._cache is None
     assert f"the videos of {CAMERAS[1]}, the data files or the fps have changed" in caplog.text
     assert "Run `flux-data pack` again" in caplog.text
-    pack(root, RESIZE, cameras=CAMERAS)
+    pack_dataset(root, RESIZE, cameras=CAMERAS)
     assert dataset_of(root).parts[0]._cache is not None
 
 
@@ -142,13 +142,15 @@ def test_an_interrupted_pack_goes_on_where_it_was(
 
     monkeypatch.setattr(packing, "pack_shard", dies_at_the_third)
     with pytest.raises(KeyboardInterrupt):
-        pack(root, RESIZE, cameras=CAMERAS)
+        pack_dataset(root, RESIZE, cameras=CAMERAS)
     assert dataset_of(root).parts[0]._cache is None  # without a manifest it is no cache
     monkeypatch.setattr(packing, "pack_shard", original)
     with (cache_folder(root, RESIZE, "raw") / "progress.jsonl").open("a") as file:
         file.write('{"name": "observation.ima')  # killed in the middle of a line
     left: list[int] = []
-    pack(root, RESIZE, cameras=CAMERAS, announce=lambda frames, todo, size: left.append(todo))
+    pack_dataset(
+        root, RESIZE, cameras=CAMERAS, announce=lambda frames, todo, size: left.append(todo)
+    )
     assert left == [300]
     assert verify_cache(root, RESIZE)["frames"] == 600
 
@@ -159,13 +161,13 @@ def test_a_full_disk_leaves_no_half_shard(root: Path, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(DataError, match="cannot be written .*No space left"):
-        pack(root, RESIZE, cameras=CAMERAS)
+        pack_dataset(root, RESIZE, cameras=CAMERAS)
     written = [path.name for path in cache_folder(root, RESIZE, "raw").rglob("*.*")]
     assert not any(".npy" in name or ".partial" in name for name in written)
 
 
 def test_damage_is_found(root: Path) -> None:
-    pack(root, RESIZE, cameras=CAMERAS)
+    pack_dataset(root, RESIZE, cameras=CAMERAS)
     shard = next(cache_folder(root, RESIZE, "raw").rglob("episode_000001.npy"))
     content = bytearray(shard.read_bytes())
     content[500] ^= 1
@@ -180,7 +182,7 @@ def test_damage_is_found(root: Path) -> None:
 
 
 def test_the_cache_may_lie_elsewhere(root: Path, tmp_path: Path) -> None:
-    pack(root, RESIZE, cameras=CAMERAS, out=tmp_path / "fast")
+    pack_dataset(root, RESIZE, cameras=CAMERAS, out=tmp_path / "fast")
     dataset = dataset_of(root, frame_cache=str(tmp_path / "fast"))
     assert dataset.parts[0]._cache is not None
     assert dataclasses.replace(dataset.config, frame_cache=None).build().parts[0]._cache is None
@@ -202,7 +204,7 @@ def test_the_command_packs_and_verifies(root: Path, capsys: pytest.CaptureFixtur
 
 
 def test_a_damaged_manifest_is_named(root: Path) -> None:
-    pack(root, RESIZE, cameras=CAMERAS)
+    pack_dataset(root, RESIZE, cameras=CAMERAS)
     path = cache_folder(root, RESIZE, "raw") / "manifest.json"
     content = path.read_text()
     for damaged, message in (
@@ -220,7 +222,7 @@ def test_a_damaged_manifest_is_named(root: Path) -> None:
 
 @pytest.mark.parametrize("encoding", ["raw", "jpeg"])
 def test_a_damaged_frame_names_its_shard(encoding: Literal["raw", "jpeg"], root: Path) -> None:
-    pack(root, RESIZE, cameras=CAMERAS, encoding=encoding)
+    pack_dataset(root, RESIZE, cameras=CAMERAS, encoding=encoding)
     shards = cache_folder(root, RESIZE, encoding).rglob("episode_000001.*")
     shard = next(path for path in shards if path.parent.name == CAMERAS[0])
     shard.write_bytes(bytes(100) + shard.read_bytes()[100:])
@@ -274,7 +276,7 @@ def test_a_cached_frame_is_the_one_at_its_rows_time(small: Path) -> None:
     shift_times(small)
     expected = images_of(small)
     assert not np.array_equal(expected, unshifted)
-    pack(small, SMALL)
+    pack_dataset(small, SMALL)
     assert small_dataset(small).parts[0]._cache is not None
     np.testing.assert_array_equal(images_of(small), expected)
 
@@ -283,40 +285,40 @@ def test_a_cached_frame_is_the_one_at_its_rows_time(small: Path) -> None:
 def test_changed_rows_or_rate_make_the_cache_stale(
     change: Plant, small: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pack(small, SMALL)
+    pack_dataset(small, SMALL)
     assert small_dataset(small).parts[0].frames_from == "cache 16x16"
     change(small)
     assert small_dataset(small).parts[0].frames_from == "videos"
     assert main(["pack", str(small), "--size", "16", "--verify"]) == 1
     assert "is stale: the videos of" in capsys.readouterr().err
     expected = images_of(small)
-    pack(small, SMALL)  # of the frames as they are now, not the shards that are there
+    pack_dataset(small, SMALL)  # of the frames as they are now, not the shards that are there
     assert small_dataset(small).parts[0].frames_from == "cache 16x16"
     np.testing.assert_array_equal(images_of(small), expected)
 
 
 def test_a_damaged_or_deleted_shard_is_found_and_written_again(small: Path) -> None:
-    pack(small, SMALL)
+    pack_dataset(small, SMALL)
     first, second, _ = sorted(small_cache(small).rglob("*.npy"))
     damage(first)
     second.unlink()
     with pytest.raises(DataError, match=r"000000.npy: is damaged \(2 shards of 3\). Run"):
         verify_cache(small, SMALL)
     announced: list[tuple[int, int, int]] = []
-    report = pack(small, SMALL, announce=lambda *numbers: announced.append(numbers))
+    report = pack_dataset(small, SMALL, announce=lambda *numbers: announced.append(numbers))
     assert announced[0][:2] == (sum(LENGTHS), LENGTHS[0] + LENGTHS[1])
     assert verify_cache(small, SMALL) == report
-    pack(small, SMALL, announce=lambda *numbers: announced.append(numbers))
+    pack_dataset(small, SMALL, announce=lambda *numbers: announced.append(numbers))
     assert announced[1] == (sum(LENGTHS), 0, report["bytes"])
 
 
 def test_lines_that_are_not_ours_and_leftovers_do_not_matter(small: Path) -> None:
-    pack(small, SMALL)
+    pack_dataset(small, SMALL)
     folder, left = small_cache(small), list[int]()
     (folder / TOP / ".episode_000000.npy.partial-1").touch()
     with (folder / "progress.jsonl").open("a") as file:
         file.write('5\n[]\nnull\n{"a": 1}\n{"name": 3}\n{"name": "x/y"}\n{"fingerprints": 7}\n')
-    pack(small, SMALL, announce=lambda frames, todo, size: left.append(todo))
+    pack_dataset(small, SMALL, announce=lambda frames, todo, size: left.append(todo))
     assert left == [0] and not list(folder.rglob("*.partial*"))
 
 
@@ -324,11 +326,11 @@ def test_where_a_cache_cannot_be_written_out_is_suggested(
     small: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(DataError, match=r"/dev/null/.*: cannot be written \(Not a dir.*Choose --o"):
-        pack(small, SMALL, out=Path("/dev/null/x"))
+        pack_dataset(small, SMALL, out=Path("/dev/null/x"))
     usage = shutil.disk_usage(small)._replace(free=1000)
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
     with pytest.raises(DataError, match="expected 0.0 MB of free space, got 0.0. Choose --out, a"):
-        pack(small, SMALL)
+        pack_dataset(small, SMALL)
     assert not list(small_cache(small).rglob("*.npy"))
 
 
@@ -336,4 +338,4 @@ def test_where_a_cache_cannot_be_written_out_is_suggested(
 def test_a_disk_that_is_full_for_the_last_files_is_told(name: str, small: Path) -> None:
     (small_cache(small) / name).mkdir(parents=True)  # as unwritable as on a full disk
     with pytest.raises(DataError, match=rf"{name}: cannot be written \(.*Choose --out"):
-        pack(small, SMALL)
+        pack_dataset(small, SMALL)

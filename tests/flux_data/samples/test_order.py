@@ -16,7 +16,7 @@ from flux_core.errors import ConfigError, DataError
 from flux_data.lerobot.dataset import open_lerobot
 from flux_data.samples.mixture import DistributedRepeatingDataset, EpochBatches
 from flux_data.samples.process_inputs import ProcessParquetInputs
-from flux_data.samples.read_ahead import read_ahead
+from flux_data.samples.read_ahead import batches_ahead
 from flux_data.samples.windows import ParquetDataset
 
 BATCH = 7
@@ -55,7 +55,7 @@ def collate(samples: list[dict[str, Any]]) -> dict[str, np.ndarray]:
 
 def loader(sampler: EpochBatches, workers: int, worker_type: str = "process") -> Iterator[Any]:
     if workers and worker_type == "thread":
-        return read_ahead(sampler.dataset, sampler, collate, workers)
+        return batches_ahead(sampler.dataset, sampler, collate, workers)
     return iter(
         DataLoader(
             sampler.dataset,  # type: ignore[arg-type]

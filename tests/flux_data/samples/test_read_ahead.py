@@ -13,7 +13,7 @@ from PIL import Image
 from flux_core.errors import DataError
 from flux_core.transforms import ResizeImages, ResizeImagesWithPad
 from flux_data.samples.process_inputs import ProcessParquetInputs
-from flux_data.samples.read_ahead import BATCHES_AHEAD, read_ahead
+from flux_data.samples.read_ahead import BATCHES_AHEAD, batches_ahead
 from flux_data.samples.resize import resize_frame, torch_stretch
 from flux_data.samples.windows import ParquetDataset
 
@@ -36,7 +36,7 @@ def test_threads_decode_the_same_frames_as_one(shared_data: Path, name: str) -> 
     draws = np.random.default_rng(0).integers(0, len(dataset), (6, 5)).tolist()
     alone = [[dataset[draw] for draw in batch] for batch in draws]
     side_by_side = [dataset.__getitems__(batch) for batch in draws]
-    for found in (list(read_ahead(dataset, draws, list, 4)), side_by_side):
+    for found in (list(batches_ahead(dataset, draws, list, 4)), side_by_side):
         for left, right in zip(chain(*found), chain(*alone), strict=True):
             np.testing.assert_array_equal(left["images"], right["images"])
             np.testing.assert_array_equal(left["actions"], right["actions"])
@@ -57,7 +57,7 @@ class Counting:
 
 
 def test_an_error_is_raised_when_its_batch_comes() -> None:
-    batches = read_ahead(Counting(bad=5), [[0, 1], [2, 3], [4, 5], [6, 7]], list, 3)
+    batches = batches_ahead(Counting(bad=5), [[0, 1], [2, 3], [4, 5], [6, 7]], list, 3)
     assert [sample["draw"] for sample in next(batches)] == [0, 1]
     assert [sample["draw"] for sample in next(batches)] == [2, 3]
     with pytest.raises(DataError, match="draw 5: broken"):
@@ -66,7 +66,7 @@ def test_an_error_is_raised_when_its_batch_comes() -> None:
 
 def test_no_more_is_read_than_a_few_batches_ahead() -> None:
     source = Counting()
-    batches = read_ahead(source, ([i] for i in range(1000)), list, 2)
+    batches = batches_ahead(source, ([i] for i in range(1000)), list, 2)
     next(batches)
     batches.close()
     assert max(source.asked) <= BATCHES_AHEAD

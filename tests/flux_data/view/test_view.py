@@ -22,10 +22,11 @@ from flux_core.errors import DataError, UsageError
 from flux_core.norm_stats import compute_stats
 from flux_data.commands.main import main
 from flux_data.lerobot.dataset import open_lerobot
+from flux_data.lerobot.statistics import RunningStats, dimension_names
 from flux_data.view import write_view
-from flux_data.view.distribution import NUM_BINS, RunningStats, pair_dimensions
+from flux_data.view.distribution import NUM_BINS, pair_dimensions
 from flux_data.view.pictures import choose_episodes
-from flux_data.view.survey import dimension_names, read_survey
+from flux_data.view.survey import read_survey
 
 from ...browser import data_of, parse
 from .view_pages import (

@@ -187,7 +187,7 @@ def random_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A network made for the occasion."""
     pytest.importorskip("onnxscript", reason="needs the extra flux-runtime[export]")
     from flux_runtime.export.options import ExportOptions
-    from flux_runtime.export.random_policy import random_policy
+    from flux_runtime.export.random_weights import random_policy
     from flux_runtime.export.writer import export_bundle
 
     out = tmp_path_factory.mktemp("random") / "pi05_small"
@@ -215,7 +215,7 @@ def test_the_operations_are_those_that_pytorch_counts(random_bundle: Path) -> No
 
     from flux_core.models import sample_actions
     from flux_runtime.export.graphs import precompute_times
-    from flux_runtime.export.random_policy import random_policy
+    from flux_runtime.export.random_weights import random_policy
 
     model = random_policy("pi05", "small").model
     precompute_times(model, model.config.num_steps)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from .lerobot.dataset import NO_NUMBERS, open_lerobot
-from .view.distribution import RunningStats
+from .lerobot.statistics import RunningStats
 
 
 def dataset_info(root: Path) -> dict[str, Any]:

@@ -4,5 +4,31 @@ Importing this package loads nothing heavy: the C++ core, the simulators and the
 libraries are imported where they are used.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from flux_core.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from .control import open_policy as open_policy
+    from .robots import Robot as Robot
+    from .robots import SimulatedRobot as SimulatedRobot
+    from .robots import make_robot as make_robot
+
 __version__ = "2026.11.0"
-__all__ = ["__version__"]
+__all__ = [
+    "Robot",
+    "SimulatedRobot",
+    "make_robot",
+    "open_policy",
+    "__version__",
+]
+
+__getattr__, __dir__ = lazy_exports(
+    __name__,
+    {
+        "control": ("open_policy",),
+        "robots": ("Robot", "SimulatedRobot", "make_robot"),
+    },
+)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from flux_core.bundle.bundle import Bundle
+from flux_core.bundle import Bundle
 
 from .engines.golden import GoldenResult, replay_golden
 from .engines.names import AUTO

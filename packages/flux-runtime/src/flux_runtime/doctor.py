@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from flux_core.bundle.bundle import Bundle
+from flux_core.bundle import Bundle
 from flux_core.errors import FluxError
 
 from .control.session import shipped_policy
+from .engines.core import load_core
 from .engines.names import ENGINES, EngineName
-from .engines.opening import load_core, open_flow_policy
+from .engines.opening import open_flow_policy
 from .engines.status import engine_status
 
 OLDEST_PYTHON = (3, 11)

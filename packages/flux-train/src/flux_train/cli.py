@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from flux_core.command_line import (
     EXIT_FAILED,
@@ -24,6 +24,7 @@ from flux_core.errors import FluxError, UsageError
 if TYPE_CHECKING:
     from .config.tree import TrainConfig
     from .distributed.ranks import Ranks
+    from .trainer import Trainer
 
 # Before torch starts its pool: spinning threads starve the data loader's workers.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -145,14 +146,11 @@ def _quiet_failure(error: FluxError) -> int:
 
 
 def _train(args: argparse.Namespace, config: TrainConfig, ranks: Ranks) -> int:
-    from .byte_sizes import readable_bytes
     from .checkpoints.choice import check_nothing_is_lost, checkpoint_to_resume
     from .distributed.parallel import check_kind
-    from .dry_run import dry_run
     from .metrics.progress import TrainProgress
-    from .parameters import parameter_table
     from .provenance import keep_config
-    from .summary import data_table, state_bytes
+    from .summary import data_table, parameter_table, readable_bytes, state_bytes
     from .trainer import Trainer
 
     check_kind(config.runner, ranks)
@@ -197,3 +195,28 @@ def _train(args: argparse.Namespace, config: TrainConfig, ranks: Ranks) -> int:
         return EXIT_INTERRUPTED
     say(f"wrote {path}")
     return EXIT_OK
+
+
+def dry_run(trainer: Trainer) -> str:
+    """Trains one step and writes nothing; returns what is to be told.
+
+    Raises:
+        FluxError: a sample cannot be made, or a GPU's memory is full.
+    """
+    from .metrics.log import peak_memory_bytes
+    from .out_of_memory import memory_errors
+    from .summary import readable_bytes
+
+    with memory_errors(trainer):
+        result = trainer.train_step(_next_step(trainer))
+    return (
+        f"dry run: loss {result.loss:.4f}, gradient norm {result.grad_norm:.4f}; at most "
+        f"{readable_bytes(peak_memory_bytes())} of memory in use by this process"
+    )
+
+
+def _next_step(trainer: Trainer) -> list[dict[str, Any]]:
+    """The micro-batches of the next step, which is in the next epoch if this one is at its end."""
+    while True:
+        for micro_batches, _ in trainer.steps():
+            return micro_batches

@@ -17,9 +17,13 @@ import torch
 from torch.utils.data import DataLoader
 
 from flux_core.errors import DataError, FluxError
-from flux_data.samples.mixture import DistributedRepeatingDataset, EpochBatches
-from flux_data.samples.read_ahead import make_samples, read_ahead
-from flux_data.samples.windows import DatasetPart
+from flux_data.samples import (
+    DatasetPart,
+    DistributedRepeatingDataset,
+    EpochBatches,
+    batches_ahead,
+    make_samples,
+)
 
 from .config.tree import TrainDataloader
 from .distributed.ranks import Ranks
@@ -64,7 +68,7 @@ def batches_left(
     """
     samples, workers = NamedSamples(dataset), settings.per_device_num_workers
     if workers and settings.worker_type == "thread":
-        return read_ahead(samples, batches, collate, workers)
+        return batches_ahead(samples, batches, collate, workers)
     if not workers:
         return (collate(samples.__getitems__(draws)) for draws in batches)
     return _from_processes(samples, batches, collate, workers)

@@ -1,16 +1,21 @@
-"""What a run is about to do: its data, and the memory that is certain."""
+"""What a run is about to do: its data, its parameters, and the memory that is certain."""
 
 from __future__ import annotations
 
-from rich.table import Table
-from torch import nn
+from collections.abc import Mapping
+from typing import Any
 
-from flux_data.samples.mixture import DistributedRepeatingDataset
+from rich.table import Table
+from torch import Tensor, nn
+
+from flux_data.samples import DistributedRepeatingDataset
 
 from .config.runner import TrainRunner
 from .distributed.parallel import is_sharded
 from .distributed.ranks import Ranks
 from .optimization import trained
+
+UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
 def data_table(dataset: DistributedRepeatingDataset) -> Table:
@@ -44,3 +49,42 @@ def state_bytes(model: nn.Module, runner: TrainRunner, ranks: Ranks) -> int:
         is_hybrid = getattr(runner, "sharding_strategy", "") != "full-shard"
         numbers //= ranks.per_node if is_hybrid else ranks.world_size
     return numbers * 4
+
+
+def parameter_table(model: nn.Module) -> Table:
+    """Parameters and trainable parameters of every part of the network."""
+    table = Table("part", "parameters", "trainable", title="Parameters")
+    totals = [0, 0]
+    for name, part in model.named_children():
+        count = sum(p.numel() for p in part.parameters())
+        trained = sum(p.numel() for p in part.parameters() if p.requires_grad)
+        if count:
+            table.add_row(name, f"{count:,}", f"{trained:,}")
+        totals = [totals[0] + count, totals[1] + trained]
+    table.add_section()
+    table.add_row("all", f"{totals[0]:,}", f"{totals[1]:,}")
+    return table
+
+
+def readable_bytes(count: float) -> str:
+    """In the unit that fits: '512 B', '1.3 MiB', '40 GiB'."""
+    unit = 0
+    while count >= 1000 and unit + 1 < len(UNITS):
+        count, unit = count / 1024, unit + 1
+    return f"{count:.{1 if 0 < count < 10 and unit else 0}f} {UNITS[unit]}"
+
+
+def tensor_bytes(state: Mapping[str, Any]) -> int:
+    """Of all tensors in nested dicts and lists, as `torch.save` writes them: shared memory once."""
+    found: dict[int, int] = {}
+    waiting: list[Any] = [state]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, Tensor):
+            storage = value.untyped_storage()
+            found[storage.data_ptr()] = storage.nbytes()
+        elif isinstance(value, Mapping):
+            waiting += value.values()
+        elif isinstance(value, list | tuple):
+            waiting += value
+    return sum(found.values())

@@ -20,13 +20,17 @@ from torch import Tensor
 from flux_core.config import unbind
 from flux_core.errors import CheckpointError, ConfigError, DataError, FluxError
 from flux_core.models import flow_mask, without_effect
-from flux_core.models.weights.checkpoint_file import load_checkpoint, load_weights
-from flux_core.models.weights.lora import apply_lora, save_adapter
-from flux_core.models.weights.pretrained import load_pretrained
+from flux_core.models.weights import (
+    apply_lora,
+    load_checkpoint,
+    load_pretrained,
+    load_weights,
+    save_adapter,
+)
 from flux_core.norm_stats import save_stats, stats_to_json
 from flux_core.tokenizers import save_tokenizer
 from flux_core.transforms import ProcessPrompts
-from flux_data.samples.mixture import EpochBatches
+from flux_data.samples import EpochBatches
 
 from .checkpoints.checks import Setup, check_resumable, warn_of_changes
 from .checkpoints.files import Place, remove_old, remove_partial, rewinds_after, save_checkpoint

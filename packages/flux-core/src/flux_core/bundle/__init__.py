@@ -1,1 +1,25 @@
 """The bundle: what training hands to the robot, and the checks that it passes before it is used."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from .bundle import Bundle as Bundle
+    from .bundle import write_manifest as write_manifest
+    from .checks import ITEM_BYTES as ITEM_BYTES
+    from .manifest import FileEntry as FileEntry
+    from .manifest import GraphSignature as GraphSignature
+    from .manifest import Manifest as Manifest
+    from .manifest import TensorSignature as TensorSignature
+
+__getattr__, __dir__ = lazy_exports(
+    __name__,
+    {
+        "bundle": ("Bundle", "write_manifest"),
+        "checks": ("ITEM_BYTES",),
+        "manifest": ("FileEntry", "GraphSignature", "Manifest", "TensorSignature"),
+    },
+)

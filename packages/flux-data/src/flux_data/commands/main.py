@@ -86,7 +86,7 @@ def _add_pack(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 def run_pack(args: argparse.Namespace) -> None:
     """Runs `flux-data pack`."""
     from ..progress import progress_bars
-    from ..samples.pack import pack, verify_cache
+    from ..samples.pack import pack_dataset, verify_cache
 
     resize = _resize_of(args)
     console = Console(stderr=True)
@@ -98,7 +98,7 @@ def run_pack(args: argparse.Namespace) -> None:
             console.print(f"{frames} frames, about {size / 1e6:,.1f} MB; {todo} to be written")
 
         with progress_bars(console, "frames") as advance:
-            report = pack(
+            report = pack_dataset(
                 args.dataset,
                 resize,
                 encoding=args.encoding,

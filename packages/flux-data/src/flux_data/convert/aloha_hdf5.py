@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from flux_core.errors import DataError, FluxError, MissingDependencyError
-from flux_core.robots.spec import robot_spec
+from flux_core.robots import robot_spec
 
 from ..lerobot.arrow import first_line
 from ..lerobot.episode_stats import ImageStats

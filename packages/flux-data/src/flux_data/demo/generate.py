@@ -19,7 +19,7 @@ from rich.progress import Progress
 
 from flux_core import __version__
 from flux_core.errors import DataError
-from flux_core.robots.spec import robot_spec
+from flux_core.robots import robot_spec
 from flux_core.sim import AlohaSim
 
 from ..lerobot.recorder import EpisodeRecorder, robot_features, video_key

@@ -14,10 +14,8 @@ from rich.progress import Progress
 
 from flux_core import __version__
 from flux_core.errors import DataError
-from flux_core.robots.spec import robot_spec
-from flux_core.sim import LiberoSim, libero_tasks
-from flux_core.sim.libero import IMAGE_SIZE, LiberoTask
-from flux_core.sim.task_choice import choose_tasks
+from flux_core.robots import robot_spec
+from flux_core.sim import LIBERO_IMAGE_SIZE, LiberoSim, LiberoTask, choose_tasks, libero_tasks
 
 from ..lerobot.recorder import EpisodeRecorder, robot_features, video_key
 from ..lerobot.writer import Episode, WriterV21, check_new, write_json
@@ -75,7 +73,7 @@ def generate_libero(settings: LiberoDemoSettings) -> dict[str, Any]:
     tasks = [every[i] for i in choose_tasks(SUITE, labels, settings.tasks)]
     spec = robot_spec("libero")
     settings.out.parent.mkdir(parents=True, exist_ok=True)
-    features = robot_features(spec, IMAGE_SIZE, IMAGE_SIZE)
+    features = robot_features(spec, LIBERO_IMAGE_SIZE, LIBERO_IMAGE_SIZE)
     writer = WriterV21(settings.out, fps=spec.control_hz, robot_type=spec.name, features=features)
     context = multiprocessing.get_context("spawn")
     by_task: dict[str, dict[str, Any]] = {}

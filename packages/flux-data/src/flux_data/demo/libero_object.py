@@ -13,8 +13,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from flux_core.sim import LiberoSim
-from flux_core.sim.libero import MAX_STEPS
+from flux_core.sim import LIBERO_MAX_STEPS, LiberoSim
 
 SUITE = "libero-object"
 POSITION_GAIN = 16.0  # of a command (1 is 0.05 m), per metre that is missing
@@ -134,7 +133,7 @@ def execute(sim: LiberoSim, seed: int, noise: float) -> Iterator[NDArray[np.floa
     script = ObjectScript(Places.of(*(sim.bounds(name) for name in sim.goal_objects())))
     fresh = noise * np.sqrt(1 - NOISE_MEMORY**2)
     error, steps_after = np.zeros(7), 0
-    for _ in range(MAX_STEPS[SUITE]):
+    for _ in range(LIBERO_MAX_STEPS[SUITE]):
         action = script.command(sim.state())
         yield action
         error[:3] = NOISE_MEMORY * error[:3] + fresh * rng.standard_normal(3)

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from flux_core.sim import AlohaSim
-from flux_core.sim.aloha import START_ARM_RAD, sample_cube_position
+from flux_core.sim import START_ARM_RAD, AlohaSim, sample_cube_position
 
 from .ik import ArmIk, GripperPose, Side
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from flux_core.errors import DataError
-from flux_core.robots.spec import RobotSpec
+from flux_core.robots import RobotSpec
 
 from ..video.writer import CODEC_NAME, PIXEL_FORMAT, VideoWriter
 from .dataset import VideoSegment

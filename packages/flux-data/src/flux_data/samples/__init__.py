@@ -1,1 +1,30 @@
 """Training samples: windows of actions, frames, mixtures, batches."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from flux_core.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from .collate import DictCollator as DictCollator
+    from .mixture import DistributedRepeatingDataset as DistributedRepeatingDataset
+    from .mixture import EpochBatches as EpochBatches
+    from .pack import pack_dataset as pack_dataset
+    from .process_inputs import ProcessParquetInputs as ProcessParquetInputs
+    from .read_ahead import batches_ahead as batches_ahead
+    from .read_ahead import make_samples as make_samples
+    from .windows import DatasetPart as DatasetPart
+    from .windows import ParquetDataset as ParquetDataset
+
+__getattr__, __dir__ = lazy_exports(
+    __name__,
+    {
+        "collate": ("DictCollator",),
+        "mixture": ("DistributedRepeatingDataset", "EpochBatches"),
+        "pack": ("pack_dataset",),
+        "process_inputs": ("ProcessParquetInputs",),
+        "read_ahead": ("batches_ahead", "make_samples"),
+        "windows": ("DatasetPart", "ParquetDataset"),
+    },
+)

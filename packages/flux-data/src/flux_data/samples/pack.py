@@ -61,7 +61,7 @@ class PackJob:
         return len(self.times_s)
 
 
-def pack(
+def pack_dataset(
     root: Path,
     resize: Resize,
     *,

@@ -32,7 +32,7 @@ class SampleSource(Protocol):
     def __getitem__(self, draw: int, /) -> dict[str, Any]: ...
 
 
-def read_ahead(
+def batches_ahead(
     dataset: SampleSource,
     batches: Iterable[Sequence[int]],
     collate: Callable[[list[dict[str, Any]]], Batch],

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from flux_core.norm_stats import FeatureStats
 
+from ..lerobot.statistics import ACTION, STATE
 from .distribution import Panel
-from .survey import ACTION, STATE, Survey
+from .survey import Survey
 
 WIDTH, HEIGHT = 480, 100
 ROW = 16

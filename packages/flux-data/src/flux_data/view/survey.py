@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,10 +13,9 @@ from flux_core.errors import DataError
 from flux_core.norm_stats import FeatureStats
 
 from ..lerobot.dataset import Columns, LeRobotDataset
-from ..lerobot.metadata import flat_names
-from .distribution import Histograms, Panel, RunningStats, pair_dimensions, panel_range
+from ..lerobot.statistics import ACTION, STATE, RunningStats, dimension_names
+from .distribution import Histograms, Panel, pair_dimensions, panel_range
 
-STATE, ACTION = "observation.state", "action"
 Advance = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is."""
 
@@ -135,22 +133,6 @@ class _Tasks:
 
     def _text(self, index: int) -> str:
         return self._texts.get(index, f"task_index {index}, which the metadata does not list")
-
-
-def dimension_names(features: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
-    """The names in info.json; a feature without takes the other's or is numbered."""
-    keys = [key for key in (STATE, ACTION) if key in features]
-    dims = {key: int(np.prod(features[key]["shape"])) for key in keys}
-    given = {key: tuple(flat_names(features[key].get("names"))) for key in keys}
-    given = {key: labels for key, labels in given.items() if len(labels) == dims[key]}
-    names = {}
-    for key in keys:
-        others = [labels for labels in given.values() if len(labels) == dims[key]]
-        are_alike = len(set(dims.values())) == 1
-        word = "" if are_alike else f"{key.removeprefix('observation.')} "
-        numbered = tuple(f"{word}{dim}" for dim in range(dims[key]))
-        names[key] = given.get(key) or next(iter(others), numbered)
-    return names
 
 
 def _dim(source: LeRobotDataset, key: str) -> int:

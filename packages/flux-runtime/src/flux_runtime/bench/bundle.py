@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
 
-from flux_core.bundle.bundle import Bundle
+from flux_core.bundle import Bundle
 from flux_core.errors import MissingDependencyError, UsageError
 
 
@@ -50,7 +50,7 @@ def _export(model: str, size: str, precision: str, out: Path) -> None:
     try:
         from ..export.options import ExportOptions
         from ..export.progress import shown_progress
-        from ..export.random_policy import random_policy
+        from ..export.random_weights import random_policy
         from ..export.writer import export_bundle
     except ImportError as error:
         raise MissingDependencyError(

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flux_core.bundle.bundle import Bundle
+from flux_core.bundle import Bundle
 from flux_core.errors import FluxError
-from flux_core.robots.spec import robot_spec
+from flux_core.robots import robot_spec
 from flux_core.types import Observation
 
 from ..control.latency import Histogram, histogram_of, percentile

@@ -19,7 +19,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from flux_core.bundle.bundle import Bundle
+from flux_core.bundle import Bundle
 from flux_core.errors import BundleError, MissingDependencyError
 
 from ..engines import nvidia

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from flux_core.robots.spec import RobotSpec
+from flux_core.robots import RobotSpec
 
 POSITION_TOLERANCE = 1e-5
 """In joint units: float32 rounding of limits and of previous + change is below 1e-6."""

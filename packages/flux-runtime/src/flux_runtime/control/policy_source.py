@@ -8,12 +8,12 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from flux_core.bundle.bundle import Bundle
-from flux_core.robots.spec import RobotSpec
+from flux_core.bundle import Bundle
+from flux_core.robots import RobotSpec
 from flux_core.types import Observation
 
+from ..engines.core import load_core
 from ..engines.graph_inputs import user_inputs
-from ..engines.opening import load_core
 from ..robots import Robot
 from .latency import StageTimes
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flux_core.bundle.bundle import Bundle, Manifest
+from flux_core.bundle import Bundle, Manifest
 from flux_core.errors import BundleError, RobotError
-from flux_core.robots.spec import RobotSpec
+from flux_core.robots import RobotSpec
 from flux_core.types import Observation
 
 from ..engines.golden import GoldenResult, InferencePolicy, replay_golden

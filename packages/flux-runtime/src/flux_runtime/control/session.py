@@ -8,17 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from flux_core.bundle.bundle import Bundle, Manifest
+from flux_core.bundle import Bundle, Manifest
 from flux_core.errors import BundleError, RobotError, UsageError
-from flux_core.robots.spec import RobotSpec
+from flux_core.robots import RobotSpec
 
+from ..engines.core import load_core
 from ..engines.golden import GoldenResult
 from ..engines.names import AUTO
 from ..engines.opening import (
     DEFAULT_THREADS,
     choose_engine,
     engine_tolerance,
-    load_core,
     open_flow_policy,
 )
 from ..robots import Robot, SimulatedRobot

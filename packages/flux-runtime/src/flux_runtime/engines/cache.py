@@ -11,7 +11,7 @@ import hashlib
 import re
 from pathlib import Path
 
-from flux_core.bundle.bundle import Bundle
+from flux_core.bundle import Bundle
 from flux_core.errors import BundleError
 
 _DIGITS = 12

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flux_core.bundle.bundle import Manifest, TensorSignature
+from flux_core.bundle import Manifest, TensorSignature
 
 
 def user_inputs(manifest: Manifest) -> dict[str, TensorSignature]:

@@ -1,13 +1,13 @@
-"""Opens the C++ core and a bundle's graphs in one of its engines."""
+"""Opens a bundle's graphs in one of the engines."""
 
 from __future__ import annotations
 
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from flux_core.bundle.bundle import Bundle, Manifest
+from flux_core.bundle import Bundle, Manifest
 from flux_core.errors import BundleError, MissingDependencyError
 
+from .core import load_core
 from .names import AUTO, EngineName
 from .status import EngineChoice, choose_engine
 from .trial_run import require_survival
@@ -35,21 +35,8 @@ __all__ = [
     "EngineChoice",
     "choose_engine",
     "engine_tolerance",
-    "load_core",
     "open_flow_policy",
 ]
-
-
-def load_core() -> ModuleType:
-    """Returns the compiled module `flux_runtime._core`."""
-    try:
-        from .. import _core
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"flux_runtime._core: the C++ core cannot be loaded ({error}). Install flux-runtime "
-            f"with pip, which compiles it."
-        ) from error
-    return _core
 
 
 def engine_tolerance(manifest: Manifest, engine: EngineName) -> float:

@@ -14,11 +14,11 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
-from flux_core.bundle.bundle import Bundle, TensorSignature
-from flux_core.bundle.checks import ITEM_BYTES
+from flux_core.bundle import ITEM_BYTES, Bundle, TensorSignature
 from flux_core.errors import BundleError
 
 from . import nvidia
+from .core import load_core
 from .cuda_driver import CudaDriver
 from .graph_inputs import user_inputs
 from .tensorrt_plans import import_tensorrt, open_plans, started
@@ -34,8 +34,6 @@ def open_captured_policy(bundle: Bundle) -> _core.CapturedPolicy:
         BundleError: TensorRT refuses a graph.
         MissingDependencyError: the card, its driver or the package is missing, or the card is full.
     """
-    from .opening import load_core
-
     trt = import_tensorrt()
     plans = open_plans(bundle, trt, nvidia.read_card())
     resources = ExitStack()

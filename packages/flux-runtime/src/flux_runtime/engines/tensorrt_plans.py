@@ -12,7 +12,7 @@ from typing import Any
 
 from rich.console import Console
 
-from flux_core.bundle.bundle import Bundle, GraphSignature
+from flux_core.bundle import Bundle, GraphSignature
 from flux_core.errors import BundleError, MissingDependencyError
 
 from . import nvidia

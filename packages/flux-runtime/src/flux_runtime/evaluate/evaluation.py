@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from flux_core.bundle.bundle import Bundle
-from flux_core.robots.spec import robot_spec
+from flux_core.bundle import Bundle
+from flux_core.robots import robot_spec
 
 from ..control.preflight import check_bundle_fits
 from .evaluator import Job, Played

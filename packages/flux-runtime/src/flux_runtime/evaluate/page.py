@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from flux_core.bundle.bundle import Manifest
+from flux_core.bundle import Manifest
 
 from ..report import write_text
 from ..report.parts import (

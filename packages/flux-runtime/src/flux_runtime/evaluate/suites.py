@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from flux_core.errors import UsageError
-from flux_core.sim.task_choice import choose_tasks
+from flux_core.sim import choose_tasks
 
 from ..control.session import DEFAULT_MAX_STEPS, DEFAULT_SEED
 from ..control.success import STRICT_HOLD_TICKS
@@ -120,7 +120,7 @@ def _libero(name: str, max_steps: int) -> Suite:
 
 
 def _libero_tasks(suite: str) -> tuple[SuiteTask, ...]:
-    from flux_core.sim.libero import libero_tasks
+    from flux_core.sim import libero_tasks
 
     return tuple(
         SuiteTask(name=task.name, words=task.language, make_robot=partial(LiberoRobot, task))
@@ -129,7 +129,7 @@ def _libero_tasks(suite: str) -> tuple[SuiteTask, ...]:
 
 
 def _suites() -> dict[str, Suite]:
-    from flux_core.sim.libero import MAX_STEPS
+    from flux_core.sim import LIBERO_MAX_STEPS
 
     aloha = (
         _aloha(
@@ -140,7 +140,7 @@ def _suites() -> dict[str, Suite]:
         ),
         _aloha("aloha-insertion", AlohaInsertionRobot, "touched", "lifted", "met", "inserted"),
     )
-    libero = (_libero(name, max_steps) for name, max_steps in MAX_STEPS.items())
+    libero = (_libero(name, max_steps) for name, max_steps in LIBERO_MAX_STEPS.items())
     return {suite.name: suite for suite in (*aloha, *libero)}
 
 

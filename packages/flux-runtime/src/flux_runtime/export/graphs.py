@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from flux_core.models import PI0FlowMatching, PrefixCache, padding_to_zero
-from flux_core.models.layers.basic import AdaRMSNorm
-from flux_core.models.pi.pi05 import PI05FlowMatching
+from flux_core.models.layers import AdaRMSNorm
+from flux_core.models.pi import PI05FlowMatching
 
 
 class StepIndex(nn.Module):

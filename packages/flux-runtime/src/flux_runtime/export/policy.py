@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from flux_core.bundle.bundle import Bundle
+from flux_core.bundle import Bundle
 from flux_core.config import bind, unbind
 from flux_core.deployment import InferenceRunner, InferenceSections, inference_sections
 from flux_core.errors import ExportError
 from flux_core.models import PI0FlowMatching
-from flux_core.models.weights.checkpoint_file import (
+from flux_core.models.weights import (
     inference_weights,
     load_checkpoint,
     load_weights,

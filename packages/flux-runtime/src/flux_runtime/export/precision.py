@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from flux_core.models import PI0FlowMatching
-from flux_core.models.layers.basic import AdaRMSNorm, RMSNorm
+from flux_core.models.layers import AdaRMSNorm, RMSNorm
 
 from .float8 import Float8Linear
 

@@ -19,7 +19,7 @@ from safetensors.torch import save_file as save_torch
 from torch import Tensor, nn
 
 from flux_core import __version__
-from flux_core.bundle.bundle import GraphSignature, Manifest, TensorSignature, write_manifest
+from flux_core.bundle import GraphSignature, Manifest, TensorSignature, write_manifest
 from flux_core.errors import ExportError, UsageError
 from flux_core.models import PI0FlowMatching
 from flux_core.norm_stats import save_stats

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from flux_core.bundle.bundle import Manifest
-from flux_core.robots.spec import RobotSpec
+from flux_core.bundle import Manifest
+from flux_core.robots import RobotSpec
 
 from ..control.episode import EpisodeResult
 from ..control.latency import Histogram

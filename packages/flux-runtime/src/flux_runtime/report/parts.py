@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from flux_core.bundle.bundle import Manifest
+from flux_core.bundle import Manifest
 
 from ..control.episode import EpisodeResult
 from .style import STYLE

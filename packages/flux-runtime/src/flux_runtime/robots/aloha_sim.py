@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from .simulation import RobotInSimulation
 
 if TYPE_CHECKING:
-    from flux_core.sim.aloha_arms import AlohaArms
+    from flux_core.sim import AlohaArms
 
 
 class AlohaSimRobot(RobotInSimulation):
@@ -19,7 +19,7 @@ class AlohaSimRobot(RobotInSimulation):
     end_state = "held_by_left_only"
 
     def _make_simulation(self) -> AlohaArms:
-        from flux_core.sim.aloha import AlohaSim
+        from flux_core.sim import AlohaSim
 
         return AlohaSim()
 
@@ -32,6 +32,6 @@ class AlohaInsertionRobot(AlohaSimRobot):
     end_state = "inserted_and_held"
 
     def _make_simulation(self) -> AlohaArms:
-        from flux_core.sim.aloha_insertion import AlohaInsertionSim
+        from flux_core.sim import AlohaInsertionSim
 
         return AlohaInsertionSim()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from .simulation import RobotInSimulation
 
 if TYPE_CHECKING:
-    from flux_core.sim.libero import LiberoSim, LiberoTask
+    from flux_core.sim import LiberoSim, LiberoTask
 
 
 class LiberoRobot(RobotInSimulation):
@@ -22,6 +22,6 @@ class LiberoRobot(RobotInSimulation):
         self._task = task
 
     def _make_simulation(self) -> LiberoSim:
-        from flux_core.sim.libero import LiberoSim
+        from flux_core.sim import LiberoSim
 
         return LiberoSim(self._task)

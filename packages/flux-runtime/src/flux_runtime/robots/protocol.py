@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from flux_core.robots.spec import RobotSpec
+from flux_core.robots import RobotSpec
 from flux_core.types import Observation
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flux_core.errors import MissingDependencyError, RobotError
-from flux_core.robots.spec import RobotSpec, robot_spec
+from flux_core.robots import RobotSpec, robot_spec
 from flux_core.types import Observation
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from flux_core.errors import UsageError
-from flux_core.robots.spec import RobotSpec
+from flux_core.robots import RobotSpec
 
 from ..control.episode import EpisodeResult
 

@@ -16,9 +16,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from flux_core.errors import CheckpointError
-from flux_core.models.weights.checkpoint_file import FORMAT, inference_weights, load_checkpoint
+from flux_core.models.weights import FORMAT, inference_weights, load_checkpoint
 
-from ..byte_sizes import readable_bytes, tensor_bytes
+from ..summary import readable_bytes, tensor_bytes
 from .sharded import PLAIN, SUFFIX, is_whole
 
 logger = logging.getLogger("flux.train")

@@ -24,7 +24,7 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
 from flux_core.errors import CheckpointError
-from flux_core.models.weights.checkpoint_file import FORMAT, load_checkpoint
+from flux_core.models.weights import FORMAT, load_checkpoint
 
 from ..distributed.ranks import Ranks
 

@@ -15,9 +15,8 @@ from flux_core.transforms import (
     Sample,
     apply,
 )
-from flux_data.lerobot.dataset import LeRobotDataset
-from flux_data.samples.mixture import DistributedRepeatingDataset
-from flux_data.samples.windows import ParquetDataset
+from flux_data.lerobot import LeRobotDataset
+from flux_data.samples import DistributedRepeatingDataset, ParquetDataset
 
 from .tree import TrainConfig
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from flux_core.errors import ConfigError
-from flux_data.samples.collate import DictCollator
+from flux_data.samples import DictCollator
 
 Schedule = Literal["constant", "linear-warmup+cosine-decay", "step-based"]
 

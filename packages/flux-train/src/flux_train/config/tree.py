@@ -24,7 +24,7 @@ from flux_core.transforms import (
     ResizeImagesWithPad,
     SimpleNormalizeImages,
 )
-from flux_data.samples.mixture import DistributedRepeatingDataset
+from flux_data.samples import DistributedRepeatingDataset
 
 from ..validation.validator import Validation, check_validation
 from .runner import TrainRunner

@@ -8,7 +8,7 @@ pretrained  what datasets and robots of openpi's weights have in common
 runners     how a network is trained
 """
 
-from flux_core.models.pi.sizes import pi0_model, pi05_model
+from flux_core.models.pi import pi0_model, pi05_model
 
 from .full import lora
 from .libero import libero_data, libero_inference, libero_model, libero_runner

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from flux_core.models.pi.sizes import pi0_model, pi05_model
+from flux_core.models.pi import pi0_model, pi05_model
 
 from . import pretrained
 from .pretrained import Policy, Section

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from flux_core.robots.spec import robot_spec
+from flux_core.robots import robot_spec
 from flux_core.tokenizers import FIRST_NUMBER_ID, NUMBERS_PER_TABLE, ByteTokenizer
 
 from .runners import collator

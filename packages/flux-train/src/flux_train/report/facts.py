@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from flux_core.errors import RobotError
-from flux_core.robots.spec import robot_spec
+from flux_core.robots import robot_spec
 
 from .history import History, steps_an_epoch
 

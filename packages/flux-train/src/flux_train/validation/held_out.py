@@ -19,9 +19,8 @@ from flux_core.transforms import (
     NormalizeStatesAndActions,
     RelativeActions,
 )
-from flux_data.samples.process_inputs import ProcessParquetInputs
-from flux_data.samples.windows import ParquetDataset
-from flux_data.view.survey import dimension_names
+from flux_data.lerobot import dimension_names
+from flux_data.samples import ParquetDataset, ProcessParquetInputs
 
 STATE = "observation.state"
 PICTURE_HEIGHT = 180

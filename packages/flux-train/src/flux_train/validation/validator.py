@@ -18,10 +18,12 @@ from torch import Tensor, nn
 from flux_core.errors import ConfigError
 from flux_core.models import PI0FlowMatching, draw_flow, flow_errors, flow_mask, sample_actions
 from flux_core.norm_stats import NormStats
-from flux_data.samples.collate import DictCollator
-from flux_data.samples.mixture import DistributedRepeatingDataset
-from flux_data.samples.read_ahead import read_ahead
-from flux_data.samples.windows import ParquetDataset
+from flux_data.samples import (
+    DictCollator,
+    DistributedRepeatingDataset,
+    ParquetDataset,
+    batches_ahead,
+)
 
 from ..failed_writes import FailedWrites
 from .held_out import HeldOutGroup, plain
@@ -273,7 +275,7 @@ class Validator:
         starts = range(0, len(index), self._batch_size)
         draws = [index[start : start + self._batch_size].tolist() for start in starts]
         threads = min(len(os.sched_getaffinity(0)), MAX_THREADS)
-        batches = read_ahead(group, draws, self._collator, threads)
+        batches = batches_ahead(group, draws, self._collator, threads)
         for start, batch in zip(starts, batches, strict=True):
             tensors = {
                 key: torch.as_tensor(values).to(self.device)

@@ -1,1 +1,24 @@
 """What the networks are built from: projectors, norms, attention, image encoders."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ...lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from .basic import AdaRMSNorm as AdaRMSNorm
+    from .basic import LinearProjector as LinearProjector
+    from .basic import RMSNorm as RMSNorm
+    from .conv_backbone import ConvBackbone as ConvBackbone
+    from .siglip import SigLIPVisionConfig as SigLIPVisionConfig
+    from .siglip import SigLIPViTBackbone as SigLIPViTBackbone
+
+__getattr__, __dir__ = lazy_exports(
+    __name__,
+    {
+        "basic": ("AdaRMSNorm", "LinearProjector", "RMSNorm"),
+        "conv_backbone": ("ConvBackbone",),
+        "siglip": ("SigLIPVisionConfig", "SigLIPViTBackbone"),
+    },
+)

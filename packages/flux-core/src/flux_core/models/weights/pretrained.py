@@ -17,7 +17,6 @@ from ...config import bind
 from ...errors import CheckpointError
 from ..pi.packing import pack_qkv
 from ..pi.pi0 import PI0FlowMatching
-from ..pi.pi0_to_pi05 import pi05_from_pi0
 from .foreign_names import (
     EMBEDDING,
     EXPERT,
@@ -30,6 +29,7 @@ from .foreign_names import (
     our_names,
     recognise,
 )
+from .pi0_to_pi05 import pi05_from_pi0
 from .weight_files import StoredTensor, WeightFile, open_weights
 
 Adapt = Literal["slice", "reinit"]

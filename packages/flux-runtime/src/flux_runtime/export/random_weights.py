@@ -8,9 +8,9 @@ import torch
 from flux_core.config import bind, unbind
 from flux_core.deployment import AlohaInferenceRunner, InferenceRunner
 from flux_core.models import PI0FlowMatching
-from flux_core.models.pi.sizes import Kind, Size, sized_model
+from flux_core.models.pi import Kind, Size, sized_model
 from flux_core.norm_stats import compute_stats
-from flux_core.robots.spec import robot_spec
+from flux_core.robots import robot_spec
 from flux_core.tokenizers import ByteTokenizer
 
 from .policy import TrainedPolicy
