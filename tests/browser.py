@@ -168,8 +168,9 @@ class Browser:
 
 @contextmanager
 def open_browser(profile: Path) -> Iterator[Browser]:
-    """Chromium or Chrome; without one the test is skipped."""
-    names = ("chromium", "chromium-browser", "google-chrome")
+    """Chromium or Chrome, or $FLUX_BROWSER; without one the test is skipped."""
+    named = os.environ.get("FLUX_BROWSER")
+    names = (named,) if named else ("chromium", "chromium-browser", "google-chrome")
     found = next((path for name in names if (path := shutil.which(name))), None)
     if found is None:
         pytest.skip(f"needs a browser, found none of {', '.join(names)}")
