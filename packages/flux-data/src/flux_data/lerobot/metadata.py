@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any, Required, TypedDict, TypeGuard, cast
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +22,35 @@ CHANNELS = (1, 3, 4)
 
 Row = tuple[str, Mapping[str, Any]]
 """Where a row of metadata stands, and what it holds."""
+
+
+class Feature(TypedDict, total=False):
+    """A feature as `info.json` describes it; other keys are kept as they are.
+
+    `shape` is that of one frame's value; `names` holds a list, lists in a list, or a dictionary.
+    """
+
+    dtype: Required[str]
+    shape: Required[Sequence[int]]
+    names: object
+    fps: float
+    info: Mapping[str, object] | None
+
+
+class Info(TypedDict, total=False):
+    """The keys of `info.json` that are read; a dataset may have more.
+
+    `check_info` refuses a dataset without `video_path` or `chunks_size` if it needs them.
+    """
+
+    codebase_version: Required[str]
+    fps: Required[float]
+    features: Required[dict[str, Feature]]
+    data_path: Required[str]
+    video_path: Required[str]
+    robot_type: str | None
+    chunks_size: Required[int]
+    splits: Mapping[str, str]
 
 
 def read_info(root: Path) -> dict[str, Any]:
@@ -48,8 +77,8 @@ def json_object(path: Path) -> dict[str, Any]:
     return value
 
 
-def check_info(path: Path, info: Mapping[str, Any], places: Mapping[str, object]) -> None:
-    """Refuses the first key of `info` that is missing, or not what a reader can use.
+def check_info(path: Path, info: Mapping[str, Any], places: Mapping[str, object]) -> Info:
+    """Returns `info`; refuses the first key that is missing, or not what a reader can use.
 
     Args:
         path: the file, for the message.
@@ -72,6 +101,7 @@ def check_info(path: Path, info: Mapping[str, Any], places: Mapping[str, object]
     if "episode_chunk" in places and not _is_count(info.get("chunks_size"), 1):
         got = _short(info.get("chunks_size"))
         raise DataError(f"{path}: chunks_size: expected a whole number above 0, got {got}")
+    return cast(Info, info)
 
 
 def _check_feature(where: str, feature: object) -> None:
