@@ -235,8 +235,9 @@ class Browser:
 
 @contextmanager
 def open_browser(profile: Path) -> Iterator[Browser]:
-    """Opens Chromium or Chrome; skips the test if there is none."""
-    names = ("chromium", "chromium-browser", "google-chrome")
+    """Opens $FLUX_BROWSER, or Chromium or Chrome; skips the test if there is none."""
+    named = os.environ.get("FLUX_BROWSER")
+    names = (named,) if named else ("chromium", "chromium-browser", "google-chrome")
     found = next((path for name in names if (path := shutil.which(name))), None)
     if found is None:
         pytest.skip(f"needs a browser, found none of {', '.join(names)}")
