@@ -72,8 +72,8 @@ class Bundle:
 
     directory: Path
     manifest: Manifest
-    config: dict[str, Any]
-    norm_stats: dict[str, Any]
+    config: dict[str, object]
+    norm_stats: dict[str, dict[str, dict[str, object]]]
 
     @classmethod
     def open(

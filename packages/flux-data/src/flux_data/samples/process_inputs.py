@@ -141,9 +141,13 @@ def decode_image(data: bytes | None, where: str) -> NDArray[np.uint8]:
         raise DataError(f"{where}: the image cannot be decoded ({error})") from error
     if image.mode[0] in "IF":
         raise DataError(f"{where}: expected 8 bits a channel, got mode {image.mode} (a depth map?)")
-    if image.has_transparency_data and image.convert("RGBA").getextrema()[3] != (255, 255):
+    if image.has_transparency_data and not _is_opaque(image):
         raise DataError(f"{where}: expected an opaque image, got a transparent one ({image.mode})")
     return np.array(image.convert("RGB"))
+
+
+def _is_opaque(image: Image.Image) -> bool:
+    return image.convert("RGBA").getchannel("A").getextrema() == (255, 255)
 
 
 def _size(image: NDArray[np.uint8]) -> str:

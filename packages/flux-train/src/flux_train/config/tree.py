@@ -73,7 +73,9 @@ class TrainConfig:
             _check_inference(self, inference)
 
 
-def read_train_config(path: Path, overrides: Sequence[str]) -> tuple[TrainConfig, dict[str, Any]]:
+def read_train_config(
+    path: Path, overrides: Sequence[str]
+) -> tuple[TrainConfig, dict[str, object]]:
     """Loads, overrides and binds a config file.
 
     Returns:
