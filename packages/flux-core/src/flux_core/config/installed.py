@@ -123,10 +123,21 @@ def _tables(path: tuple[str, ...], package: str | None) -> dict[str, tuple[Regis
     found: list[Registration] = []
     for entry in entry_points(group=ENTRY_POINT_GROUP):
         is_wanted = package is None or _target(entry).partition(":")[0].split(".")[0] == package
-        table = entry.load() if is_wanted and _may_be_table(entry) else None
+        table = _loaded(entry) if is_wanted and _may_be_table(entry) else None
         if isinstance(table, Mapping):
             found += [_registration(entry, str(name), "", str(t)) for name, t in table.items()]
     return _by_name(found)
+
+
+def _loaded(entry: EntryPoint) -> object:
+    try:
+        return entry.load()
+    except (ImportError, AttributeError) as error:
+        who = _registration(entry, entry.name, "", _target(entry))
+        raise ConfigError(
+            f"{who.distribution} {who.version}: its entry point {entry.name!r} ({who.target}) in "
+            f"{ENTRY_POINT_GROUP} cannot be loaded: {error}. Repair it, or uninstall it."
+        ) from error
 
 
 def _may_be_table(entry: EntryPoint) -> bool:

@@ -1,0 +1,70 @@
+"""The kinds by which a bundle's fields are checked, compared with the fields' declared types."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from flux_core.config import component, config_class
+from flux_core.config.binding import _hints, _inputs, _is_mapping, _is_sequence, _is_union
+from flux_core.config.installed import installed
+from flux_core.config.kinds import Place, field_kind
+from flux_train.config import TrainConfig
+
+
+def places(declared: Any, place: Place) -> Iterator[tuple[Place, type]]:
+    """Yields every field that takes a component, with the class that its type names."""
+    if _is_union(declared):
+        for member in typing.get_args(declared):
+            yield from places(member, place)
+    elif _is_mapping(declared):
+        yield from places((typing.get_args(declared) or (str, Any))[1], (*place, "any_name"))
+    elif _is_sequence(declared):
+        for item in set(typing.get_args(declared)) - {...}:
+            yield from places(item, (*place, 0))
+    elif isinstance(declared, type):
+        base = declared if dataclasses.is_dataclass(declared) else vars(declared).get("Config")
+        if base is not None or getattr(declared, "_is_protocol", False):
+            yield place, base or declared
+
+
+def registered() -> dict[str, type]:
+    return {name: config_class(component(name)) for name in installed()}
+
+
+def fits(cls: type, base: type) -> bool:
+    try:
+        return issubclass(cls, base)
+    except TypeError:
+        return False
+
+
+def walk() -> Mapping[Place, set[type]]:
+    """Every field of a training config that takes a component, with the classes it declares."""
+    classes, found = set(registered().values()), dict[Place, set[type]]()
+    pending: list[tuple[Place, type]] = [((), TrainConfig)]
+    while pending:
+        place, base = pending.pop()
+        if base in found.setdefault(place, set()):
+            continue
+        found[place].add(base)
+        for cls in {base, *(c for c in classes if fits(c, base))}:
+            if dataclasses.is_dataclass(cls):
+                for field in _inputs(cls):
+                    pending += places(_hints(cls)[field.name], (*place, field.name))
+    return found
+
+
+def test_every_field_declares_components_of_its_kind_only() -> None:
+    names: Sequence[tuple[str, type]] = list(registered().items())
+    kinds = {name: each[0].kind for name, each in installed().items()}
+    seen: set[str] = set()
+    for place, bases in walk().items():
+        kind = field_kind(place)
+        declared = {name for name, cls in names if any(fits(cls, base) for base in bases)}
+        assert declared <= {name for name in kinds if kinds[name] == kind}, (place, kind)
+        seen |= declared
+    # A config names its robot, and does not write it out yet.
+    assert {name for name, cls in names if name not in seen} <= {"RobotSpec"}
