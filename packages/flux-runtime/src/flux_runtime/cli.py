@@ -175,8 +175,7 @@ def _run(args: argparse.Namespace) -> int:
     from .run.console import RunConsole
 
     fields = RunOptions.__dataclass_fields__
-    given = {name: getattr(args, name) for name in fields}
-    options = RunOptions(**{**given, "accept_versions": tuple(args.accept_versions)})
+    options = RunOptions(**{name: getattr(args, name) for name in fields})
     with RunConsole(options, is_json=args.json) as console:
         report = run(options, console.on_episode)
     if args.json:

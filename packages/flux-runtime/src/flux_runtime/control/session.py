@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,7 +60,7 @@ class RunOptions:
     video_episodes: int = 2
     record: Path | None = None
     dry_run: bool = False
-    accept_versions: tuple[str, ...] = ()
+    accept_versions: Collection[str] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -114,7 +114,7 @@ def _evaluate(args: argparse.Namespace) -> int:
             threads=args.threads,
             video=args.video,
             report=args.report,
-            accept_versions=tuple(args.accept_versions),
+            accept_versions=args.accept_versions,
         )
         report = evaluate(options, lambda played: console.on_episode(played, total))
     report["suite"] = args.suite
