@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -146,3 +148,13 @@ def test_pictures_are_small_and_shown() -> None:
     shown = "".join(_text(document) for document in DOCUMENTS)
     script = _text(ROOT / "scripts" / "make_images.py")
     assert [p.name for p in pictures if p.name not in shown or p.name not in script] == []
+
+
+def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
+    pytest.importorskip("sphinx")
+    pytest.importorskip("myst_parser")
+    command = [sys.executable, "-m", "sphinx", "--quiet", "--fail-on-warning"]
+    places = ["-c", "docs/site", "-d", str(tmp_path / "trees"), ".", str(tmp_path / "site")]
+    done = subprocess.run([*command, *places], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "site" / "index.html").is_file()
