@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -158,3 +159,14 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     done = subprocess.run([*command, *places], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "site" / "index.html").is_file()
+
+
+def test_the_documented_installations_name_packages_and_extras_that_exist() -> None:
+    commands = [s for s in SPAN.findall(_text(ROOT / "README.md")) if s.startswith("pip install")]
+    assert len(commands) == 2
+    for command in commands:
+        named = re.findall(r"\./(packages/[\w-]+)(?:\[(\w+)\])?", command)
+        assert named
+        for folder, extra in named:
+            project = tomllib.loads(_text(ROOT / folder / "pyproject.toml"))["project"]
+            assert not extra or extra in project["optional-dependencies"], command
