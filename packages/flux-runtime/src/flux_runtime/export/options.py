@@ -13,7 +13,7 @@ from flux_core.models import PI0FlowMatching
 from flux_core.transforms import NormalizeImages
 
 from .policy import TrainedPolicy
-from .precision import DEFAULT_OPSETS, OPSETS, PRECISIONS, Precision
+from .precision.network import DEFAULT_OPSETS, OPSETS, PRECISIONS, Precision
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,13 +16,13 @@ from flux_core.models import PI0FlowMatching
 from flux_core.policy_io import PolicyIO
 from flux_core.types import Observation
 
-from .calibration import read_observations, recorded_inputs
 from .export_progress import ExportSteps
 from .golden_inputs import GOLDEN_SEED, Arrays, encoded, golden_inputs, pytorch_outputs
 from .graphs import DenoiseGraph, PrefixGraph, precompute_angles, precompute_times
 from .options import ExportOptions
 from .policy import WEIGHTS, TrainedPolicy
-from .precision import compute_dtype, set_precision
+from .precision.calibration import read_observations, recorded_inputs
+from .precision.network import compute_dtype, set_precision
 from .verify import tolerances
 
 

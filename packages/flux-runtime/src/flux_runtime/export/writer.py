@@ -24,7 +24,7 @@ from flux_core.tokenizers import save_tokenizer
 from .export_progress import ExportSteps, Report
 from .options import ExportOptions, apply_options
 from .policy import TrainedPolicy
-from .precision import Precision
+from .precision.network import Precision
 from .prepare import PreparedNetwork, prepare
 from .trace import TracedGraphs, trace
 from .verify import Verification, verify_bundle
