@@ -16,7 +16,7 @@ from onnx import TensorProto, helper
 from safetensors.numpy import save_file
 
 from flux_core.bundle.bundle import GraphSignature, Manifest, TensorSignature, write_manifest
-from flux_core.robots.spec import RobotSpec
+from flux_core.robots import RobotSpec
 from flux_core.types import Observation
 
 if TYPE_CHECKING:
@@ -361,7 +361,7 @@ def small_policy() -> Callable[[str], TrainedPolicy]:
     from flux_core.deployment import InferenceRunner
     from flux_core.models import PI0FlowMatching
     from flux_core.norm_stats import compute_stats
-    from flux_core.robots.spec import robot_spec
+    from flux_core.robots import robot_spec
     from flux_core.tokenizers import ByteTokenizer
     from flux_runtime.export.policy import TrainedPolicy
     from flux_train import recipes
@@ -435,7 +435,7 @@ def libero_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from flux_core.deployment import InferenceRunner
     from flux_core.models import PI0FlowMatching
     from flux_core.norm_stats import compute_stats
-    from flux_core.robots.spec import robot_spec
+    from flux_core.robots import robot_spec
     from flux_core.tokenizers import ByteTokenizer
     from flux_runtime.export.policy import TrainedPolicy
     from flux_runtime.export.writer import export_bundle
@@ -492,7 +492,7 @@ def libero_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def ur3_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A LeRobot dataset of `ur3`: one episode of 12 frames of noise."""
-    from flux_core.robots.spec import robot_spec
+    from flux_core.robots import robot_spec
     from flux_data.lerobot.recorder import EpisodeRecorder, robot_features, video_key
     from flux_data.lerobot.writer import WriterV21
 

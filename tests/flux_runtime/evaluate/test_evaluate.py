@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from flux_core.errors import MissingDependencyError, UsageError
-from flux_core.robots.spec import robot_spec
+from flux_core.robots import robot_spec
 from flux_core.sim.libero import LiberoTask
 from flux_runtime.control.episode import EpisodeResult, EpisodeTrace
 from flux_runtime.evaluate import EvaluationOptions, evaluate

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flux_core.errors import MissingDependencyError, RobotError
-from flux_core.robots import RobotSpec, robot_spec
+from flux_core.robots import ROBOT_SPECS, RobotSpec
 from flux_core.types import Observation
 
 
@@ -23,7 +23,7 @@ class RosRobot:
     @property
     def spec(self) -> RobotSpec:
         """Names, limits, cameras and control rate of the robot."""
-        return robot_spec(self.name)
+        return ROBOT_SPECS[self.name]
 
     def connect(self) -> None:
         """Refuses, in one line."""

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flux_core.errors import RobotError
-from flux_core.robots import RobotSpec, robot_spec
+from flux_core.robots import ROBOT_SPECS, RobotSpec
 from flux_core.types import Observation
 
 
@@ -45,7 +45,7 @@ class RobotInSimulation(ABC):
     @property
     def spec(self) -> RobotSpec:
         """The robot that is simulated."""
-        return robot_spec(self.name)
+        return ROBOT_SPECS[self.name]
 
     def connect(self) -> None:
         """Builds the simulation."""

@@ -38,7 +38,7 @@ def run(
     with open_session(options) as session:
         if options.dry_run:
             return session.describe() | {"dry_run": True, "ok": True}
-        recorder = Recorder(options.record, session.robot.spec) if options.record else None
+        recorder = Recorder(options.record, session.spec) if options.record else None
         results: list[EpisodeResult] = []
         videos: list[bytes | None] = []
         for index in range(options.episodes):
@@ -85,7 +85,7 @@ def _write_report(
 ) -> None:
     assert session.options.report is not None
     data = ReportData(
-        spec=session.robot.spec,
+        spec=session.spec,
         summary=report,
         results=results,
         videos=videos,
