@@ -290,10 +290,16 @@ def toy_manifest(**changes: Any) -> Manifest:
     return Manifest(**(fields | changes))
 
 
-def write_toy_bundle(directory: Path, *, golden_error: float = 0.0, **changes: Any) -> Path:
+def write_toy_bundle(
+    directory: Path,
+    *,
+    golden_error: float = 0.0,
+    config: Mapping[str, object] | None = None,
+    **changes: Any,
+) -> Path:
     directory.mkdir(parents=True)
     write_graphs(directory)
-    (directory / "config.json").write_text("{}")
+    (directory / "config.json").write_text(json.dumps(config or {}))
     (directory / "norm_stats.json").write_text("{}")
     save_file({"weight": np.zeros(2, np.float32)}, directory / "model.safetensors")
     inputs = golden_inputs()
