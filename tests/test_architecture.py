@@ -38,7 +38,7 @@ MAY_NEED_TORCH: dict[str, tuple[str, ...]] = {
 # The rooms of each package, the lowest first: a room imports only rooms that stand before it.
 ROOMS: dict[str, tuple[str, ...]] = {
     "flux_core": (
-        *("errors", "lazy", "types", "command_line", "rtc"),
+        *("errors", "lazy", "types", "command_line", "html", "rtc"),
         *("config", "bundle", "robots", "norm_stats", "tokenizers", "transforms"),
         *("deployment", "policy_io", "sim"),
         *("models.layers", "models.pi", "models.weights", "models", "cli"),

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from flux_core.errors import UsageError
+from flux_core.html.document import Document, data_block, definitions, floats
 
 from ..lerobot.dataset import LeRobotDataset, open_lerobot
 from ..whole_file import whole_file
-from .document import Document, data_block, definitions, floats
 from .figures import decimals, histogram_figure, number, short, stats_table
 from .pictures import PictureReader, cameras_of, check_videos, choose_episodes
 from .survey import Advance, Survey, number_keys, read_numbers, read_survey

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flux_data.view.document import floats
+from flux_core.html.document import floats
 
 from .facts import RunFacts, dimension_names
 from .history import History, Table, edges, steps_an_epoch, thin

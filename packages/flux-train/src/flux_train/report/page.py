@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from flux_core.errors import DataError, UsageError
-from flux_data.view.document import Document, data_block, definitions
+from flux_core.html.document import Document, data_block, definitions
 
 from .curves import group_names, page_data, recent
 from .facts import RunFacts, read_facts, summary

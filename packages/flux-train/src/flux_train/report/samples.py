@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from flux_core.errors import DataError
-from flux_data.view.document import data_block, floats
+from flux_core.html.document import data_block, floats
 
 from ..validation.predictions import EpisodePrediction, load_predictions, prediction_files
 from .history import History

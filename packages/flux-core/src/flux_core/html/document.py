@@ -19,9 +19,9 @@ class Document:
 
     def __init__(self, package: str, style: str, *scripts: str) -> None:
         """`style`.css and each of `scripts`.js of a package follow what is shared."""
-        self._style = _text("flux_data.view", "base.css") + _text(package, f"{style}.css")
+        self._style = _text("flux_core.html", "base.css") + _text(package, f"{style}.css")
         own = (_text(package, f"{script}.js") for script in scripts)
-        self._script = _text("flux_data.view", "base.js") + "".join(own)
+        self._script = _text("flux_core.html", "base.js") + "".join(own)
 
     def head(self, title: str) -> str:
         """Everything up to the body."""
