@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -14,8 +15,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from flux_core.bundle import Bundle
+from flux_core.config import unbind
+from flux_core.deployment import InferenceRunner
 from flux_core.errors import RobotError
-from flux_core.robots import DRIVER_GROUP, SPEC_GROUP, robot_spec
+from flux_core.robots import DRIVER_GROUP, ROBOT_SPECS, SPEC_GROUP, robot_spec
 from flux_runtime.cli import main
 from flux_runtime.doctor import check_python, diagnose
 from flux_runtime.robots import SimulatedRobot, make_robot, robot_names
@@ -187,4 +191,81 @@ def test_a_robot_that_is_described_but_not_driven_is_told_so(installed: Installe
         make_robot("my-arm")
     assert str(caught.value).startswith(
         "my-arm: the robot is described, but no driver of that name"
+    )
+
+
+THEIRS = dataclasses.replace(ROBOT_SPECS["ur3"], name="their-arm", max_jerk=(500.0,) * 7)
+RUNNING = """
+import numpy as np
+from flux_core.robots import Kinematics, RobotSpec
+from flux_core.types import Observation
+class Driver:
+    spec = {spec}
+    def connect(self): self.position = np.zeros(self.spec.action_dim, np.float32)
+    def state(self): return self.position
+    def observe(self, prompt, cameras):
+        images = {{name: np.full((64, 64, 3), 90, np.uint8) for name in cameras}}
+        return Observation(images=images, state=self.position, prompt=prompt, timestamp_s=0.0)
+    def command(self, action): self.position = action
+    def close(self): ...
+"""
+
+
+@pytest.fixture(scope="module")
+def their_bundle(small_policy: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of a robot that flux does not know, written out in its config."""
+    from flux_runtime.export.writer import export_bundle
+
+    policy = small_policy("pi05")
+    fields = {
+        f.name: getattr(policy.inference, f.name) for f in dataclasses.fields(InferenceRunner)
+    }
+    inference = InferenceRunner(**fields | {"robot": THEIRS})
+    config = {**policy.config, "inference": unbind(inference)}
+    stats = {THEIRS.name: policy.norm_stats["ur3"]}
+    theirs = dataclasses.replace(policy, inference=inference, config=config, norm_stats=stats)
+    out = tmp_path_factory.mktemp("theirs") / "bundle"
+    export_bundle(theirs, out, lambda *step: None)
+    return out
+
+
+def test_a_bundle_is_read_where_nobody_knows_its_robot(core: Any, their_bundle: Path) -> None:
+    from flux_core.policy_io import PolicyIO
+    from flux_runtime.bench.measure import preprocess_times
+
+    bundle = Bundle.open(their_bundle)
+    assert bundle.config["inference"]["type"] == "InferenceRunner"
+    assert bundle.config["inference"]["robot"] == json.loads(json.dumps(unbind(THEIRS)))
+    assert bundle.manifest.robot == "their-arm"
+    assert PolicyIO.from_bundle(bundle).inference.spec == THEIRS
+    assert preprocess_times(bundle)["count"] > 0
+    assert main(["check", str(their_bundle)]) == 0
+    with pytest.raises(RobotError, match="unknown robot 'their-arm'"):
+        robot_spec("their-arm")
+
+
+def test_a_robot_with_a_driver_alone_runs_a_bundle_that_carries_its_description(
+    core: Any, installed: Installer, their_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    installed("theirs", {"their-arm": "d:Driver"}, {"d": RUNNING.format(spec=repr(THEIRS))})
+    command = ["run", "--robot", "their-arm", "--bundle", str(their_bundle), "--json"]
+    assert main([*command, "--episodes", "1", "--max-steps", "6"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["robot"], report["ticks"], report["commands_out_of_limit"]) == (
+        "their-arm",
+        6,
+        0,
+    )
+
+
+def test_a_driver_of_tighter_limits_refuses_that_bundle_and_names_both(
+    core: Any, installed: Installer, their_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    slow = dataclasses.replace(THEIRS, max_velocity=(0.1,) * 7)
+    installed("theirs", {"their-arm": "d:Driver"}, {"d": RUNNING.format(spec=repr(slow))})
+    command = ["run", "--robot", "their-arm", "--bundle", str(their_bundle), "--dry-run"]
+    assert main(command) == 1
+    assert (
+        "config.json: inference.robot.max_velocity: shoulder_pan: the driver allows at most 0.1, "
+        "the bundle asks for 3.14159" in capsys.readouterr().err
     )
