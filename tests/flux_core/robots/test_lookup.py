@@ -60,14 +60,14 @@ def section(robot: object, **changes: Any) -> dict[str, Any]:
         "robot": robot,
         "task_descriptions": {"1": "reach"},
         "dataset": {
-            "type": "PrivateInferenceDataset",
+            "type": "ObservationTransforms",
             "img_keys": ["top"],
             "transforms": [
                 {"type": "NormalizeStatesAndActions", "norm_type": "quantile"},
                 {"type": "SimpleNormalizeImages"},
             ],
         },
-        "denormalize_action": {"type": "DenormalizePrivateAction", "norm_type": "quantile"},
+        "denormalize_action": {"type": "DenormalizeActions", "norm_type": "quantile"},
         **changes,
     }
 

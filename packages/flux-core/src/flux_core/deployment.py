@@ -16,18 +16,17 @@ from .robots.spec import RobotSpec
 from .rtc import RTCConfig
 from .transforms import (
     AlohaToPi,
-    DenormalizePrivateAction,
+    DenormalizeActions,
     NormalizeImages,
     NormalizeStatesAndActions,
     PadKeyToDim,
-    ParquetPrompter,
     PreparePromptWithState,
-    PrivatePrompter,
     ProcessPrompts,
     RelativeActions,
     ResizeImages,
     ResizeImagesWithPad,
     SimpleNormalizeImages,
+    TaskPrompter,
     check_order,
 )
 from .transforms.aloha import DIMS as ALOHA_DIMS
@@ -39,9 +38,8 @@ InferenceTransform = (
     | RelativeActions
     | NormalizeStatesAndActions
     | PadKeyToDim
-    | ParquetPrompter
+    | TaskPrompter
     | PreparePromptWithState
-    | PrivatePrompter
     | ProcessPrompts
     | ResizeImages
     | ResizeImagesWithPad
@@ -51,7 +49,7 @@ InferenceTransform = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class PrivateInferenceDataset:
+class ObservationTransforms:
     """Cameras in the order of training, and the transforms of an observation."""
 
     img_keys: tuple[str, ...]
@@ -69,17 +67,17 @@ class InferenceRunner:
     that checkpoints and bundles carry the description.
 
     Of each predicted chunk the first `action_chunk` steps count (None: all), and
-    `execute_horizon` of them are executed before the next chunk (None: all that count).
+    `execution_horizon` of them are executed before the next chunk (None: all that count).
     `statistic_name` is the group of datasets whose statistics the robot uses, where there are
     several.
     """
 
     robot: str | RobotSpec
     task_descriptions: Mapping[str, str]
-    dataset: PrivateInferenceDataset
-    denormalize_action: DenormalizePrivateAction
+    dataset: ObservationTransforms
+    denormalize_action: DenormalizeActions
     action_chunk: int | None = None
-    execute_horizon: int | None = None
+    execution_horizon: int | None = None
     async_execution: bool = False
     rtc_config: RTCConfig | None = None
     statistic_name: str | None = None
@@ -141,14 +139,14 @@ class InferenceRunner:
             )
         return fitting[0]
 
-    def execution_horizon(self, action_horizon: int) -> int:
+    def steps_executed(self, action_horizon: int) -> int:
         """Steps executed of a chunk of `action_horizon` before the next one.
 
         Raises:
             ConfigError: more than there are.
         """
         available = action_horizon
-        for name in ("action_chunk", "execute_horizon"):
+        for name in ("action_chunk", "execution_horizon"):
             steps = getattr(self, name)
             if steps is None:
                 continue

@@ -14,7 +14,7 @@ from flux_core.errors import BundleError, ConfigError, RobotError
 from flux_core.robots import RobotSpec, carried_robot, limits_in_force
 from flux_core.types import Observation
 
-from ..engines.golden import GoldenResult, InferencePolicy, replay_golden
+from ..engines.golden_replay import GoldenResult, InferencePolicy, replay_golden
 from ..engines.graph_inputs import user_inputs
 
 logger = logging.getLogger("flux.runtime")
