@@ -99,6 +99,17 @@ def test_my_arm_runs_in_a_process_of_its_own_with_a_report(core: Any, tmp_path: 
     assert "shoulder" in report.read_text()
 
 
+def test_a_simulated_robot_without_cameras_has_a_report_without_a_film(
+    core: Any, my_arm: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pytest.importorskip("matplotlib", reason="reports need flux-runtime[report]")
+    robot = make_robot("my-arm")
+    blind = dataclasses.replace(robot.spec, cameras=())
+    monkeypatch.setattr(type(robot), "spec", blind)
+    command = "run --robot my-arm --policy hold --episodes 1 --max-steps 5 --json --report"
+    assert main([*command.split(), str(tmp_path / "report.html")]) == 0
+
+
 def test_help_and_doctor_list_my_arm(
     my_arm: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

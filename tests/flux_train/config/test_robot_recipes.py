@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,19 @@ def test_a_tightened_aloha_keeps_its_operator() -> None:
     assert inference["type"] == "AlohaInferenceRunner"
     assert inference["operator"]["type"] == "AlohaOperator"
     assert inference["robot"]["max_velocity"] == [0.5] * 14
+
+
+@pytest.mark.parametrize("scale", [0.5, 2.0])
+def test_training_says_that_a_robots_driver_will_refuse_wider_limits(
+    scale: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    speeds = tuple(scale * speed for speed in ROBOT_SPECS["ur3"].max_velocity)
+    ur3 = replace(ROBOT_SPECS["ur3"], max_velocity=speeds)
+    with caplog.at_level(logging.WARNING, "flux.config"):
+        train_config(*of({"ur3": TASKS}, specs=[ur3]))
+    told = [message for message in caplog.messages if message.startswith("inference.robot: ")]
+    assert len(told) == (scale > 1)
+    assert all("max_velocity: shoulder_pan: the driver allows at most 3.14" in m for m in told)
 
 
 def test_sections_share_nothing_that_a_config_could_change() -> None:

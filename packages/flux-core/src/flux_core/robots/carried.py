@@ -17,7 +17,7 @@ def carried_robot(config: Mapping[str, Any]) -> RobotSpec | None:
         config: a bundle's config.json as plain data.
 
     Raises:
-        ConfigError: it is not the description of a robot; the message opens with the place.
+        ConfigError: it does not describe a robot; the message begins with the field.
     """
     section = config.get("inference")
     robot = section.get("robot") if isinstance(section, Mapping) else None

@@ -1,4 +1,4 @@
-"""A robot's geometry as plain data: where it is described, or its Denavit-Hartenberg table."""
+"""A robot's geometry as plain data: a reference to a URDF, or a Denavit-Hartenberg table."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class DHJoint:
     """One row of a Denavit-Hartenberg table (the classic convention).
 
     Attributes:
-        joint: which of the robot's joints it is of.
+        joint: the name of the robot's joint.
         a: length of the link, metres.
         alpha: twist of the link, radians.
         d: offset along the joint's axis, metres.
@@ -42,12 +42,12 @@ class DHJoint:
 
 @dataclass(frozen=True, kw_only=True)
 class Kinematics:
-    """Where a robot's links are, for those who want to know the pose of its hand.
+    """A robot's geometry, from which the pose of its tip can be computed.
 
     Attributes:
-        urdf: name of a URDF file or package, as its author publishes it; nothing opens it.
-        base_link: the URDF's link that stands still.
-        tip_link: the URDF's link that poses are given of.
+        urdf: the name of a URDF file, as its author publishes it; flux does not open it.
+        base_link: the URDF's fixed link.
+        tip_link: the URDF's link whose pose is the robot's.
         dh: a Denavit-Hartenberg table, from the base to the tip.
     """
 
@@ -63,7 +63,7 @@ class Kinematics:
             raise RobotError("kinematics.urdf: base_link and tip_link are its links; got no urdf")
 
     def check_joints(self, joint_names: tuple[str, ...]) -> None:
-        """Refuses a table of other joints than the robot's.
+        """Refuses a table whose joints are not the robot's.
 
         Raises:
             RobotError: a row's joint is unknown or has two rows.

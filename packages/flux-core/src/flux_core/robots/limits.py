@@ -19,14 +19,13 @@ def limits_in_force(driver: RobotSpec, carried: RobotSpec) -> RobotSpec:
     """Returns the driver's description with each limit the tighter of both.
 
     Args:
-        driver: what the robot's driver says of the robot.
-        carried: what a bundle or config says of it. Its cameras and kinematics are not looked at;
-            an acceleration or jerk that it does not state is the driver's.
+        driver: the description that the robot's driver gives.
+        carried: the one in a bundle or config. Its cameras and kinematics are ignored; where it
+            states no acceleration or jerk limits, the driver's apply.
 
     Raises:
-        RobotError: the names, their order, units, dimensions or rate differ, or one of the carried
-            limits is wider than the driver's. The message has both values and begins with the
-            field.
+        RobotError: names, their order, units, dimensions or rate differ, or a carried limit is
+            wider than the driver's. The message begins with the field and states both values.
     """
     _check_equal(driver, carried)
     joints = driver.joint_names

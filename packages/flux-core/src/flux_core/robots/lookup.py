@@ -1,7 +1,7 @@
 """Robots by name: those that flux describes, and those that other packages register.
 
-A package adds the description of a robot with an entry point of the group `flux.robots`, whose
-value is a `RobotSpec` or a callable without arguments that returns one:
+A package describes a robot with an entry point in the group `flux.robots`; its value is a
+`RobotSpec`, or a callable that takes no arguments and returns one:
 
     [project.entry-points."flux.robots"]
     my-arm = "my_package.robot:SPEC"
@@ -30,7 +30,7 @@ def robot_spec(name: str) -> RobotSpec:
     """Returns the description of the robot called `name`.
 
     Raises:
-        RobotError: nobody knows it, two do, or the one who does gives no such description.
+        RobotError: no package describes it, two do, or what one gives is not its description.
     """
     point = provider(SPEC_GROUP, name, built_in=ROBOT_SPECS)
     if point is not None:

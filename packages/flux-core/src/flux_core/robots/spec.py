@@ -1,4 +1,4 @@
-"""What is known of a robot: joint order, limits, cameras and control rate."""
+"""What is known about a robot: joint order, limits, cameras and control rate."""
 
 from __future__ import annotations
 
@@ -31,27 +31,27 @@ class RobotSpec:
     """One robot as policies see it. Joint tuples have one entry per action dimension.
 
     `rest_command`, `state_names` and `state_units` belong to a robot that is commanded by
-    differences, whose states are therefore something else than its commands. Without them a state
-    is a command that asks for no motion. All values are checked; a RobotError names the field.
+    differences, so its states are not commands. Where they are empty, sending a state as a command
+    asks for no motion. All values are checked; a RobotError names the field.
 
     Attributes:
-        name: how commands, configs and datasets call it: letters, digits and `_.-`.
+        name: used in commands, configs and datasets: letters, digits and `_.-`.
         joint_names: the order of actions, and of states unless `state_names` says otherwise.
         lower: least command, in the joint's unit.
         upper: greatest command, in the joint's unit.
         max_velocity: greatest change of the command, in the joint's unit per second.
         units: 'rad', 'm', or 'normalized' (a gripper: 0 closed, 1 open; LIBERO's: see there).
-        cameras: the cameras a policy may use. Recipes show them to the network in this order: the
-            one that sees the scene first, then the wrists'.
+        cameras: the cameras a policy may use, in the order in which recipes give them to the
+            network: first the one that sees the scene, then those on the wrists.
         control_hz: commands per second.
         rest_command: the command that asks for no motion.
         state_names: the order of states.
         state_units: one of the units above per dimension of the state.
         max_acceleration: greatest change of velocity, in the joint's unit per second squared;
-            empty if it is not known. Carried and compared, not yet enforced.
-        max_jerk: greatest change of acceleration, per second cubed; likewise.
-        kinematics: where its links are, if that is known.
-        schema_version: of this description's fields.
+            empty if unknown. Carried and compared, but not enforced yet.
+        max_jerk: greatest change of acceleration, in the joint's unit per second cubed; likewise.
+        kinematics: the robot's geometry, if known.
+        schema_version: version of this description's format.
     """
 
     name: str

@@ -21,10 +21,10 @@ logger = logging.getLogger("flux.runtime")
 
 
 def check_can_be_held(spec: RobotSpec, *, is_simulated: bool) -> None:
-    """Refuses a real robot that holding would keep in motion.
+    """Refuses a real robot that would keep moving while it is held.
 
-    The control loop holds, on a miss or an action that is not finite, by sending the last command
-    again. Where commands are differences that is no rest.
+    After a missed deadline or a non-finite action the control loop holds the robot by repeating the
+    last command. Where commands are differences, repeating one keeps the robot moving.
     """
     if spec.is_commanded_by_differences and not is_simulated:
         raise RobotError(

@@ -1,7 +1,7 @@
 """Robots by name: those shipped here, and those that other packages register.
 
-A third-party package adds a robot's driver with an entry point of the group `flux_runtime.robots`
-whose value is a callable without arguments that returns a `Robot`:
+A third-party package adds a robot's driver with an entry point in the group `flux_runtime.robots`;
+its value is a callable that takes no arguments and returns a `Robot`:
 
     [project.entry-points."flux_runtime.robots"]
     my-arm = "my_package.driver:MyArm"

@@ -1,4 +1,4 @@
-"""A robot in simulation: what `SimulatedRobot` asks for, on one of `flux_core.sim`."""
+"""A robot in simulation: implements `SimulatedRobot` with a simulation of `flux_core.sim`."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class RobotInSimulation(ABC):
         self._simulation = self._make_simulation()
 
     def reset(self, seed: int) -> None:
-        """Goes to the start that `seed` draws or counts."""
+        """Starts a new episode from the start state that `seed` selects."""
         self._connected.reset(seed)
 
     def state(self) -> NDArray[np.float32]:

@@ -69,7 +69,8 @@ def open_session(options: RunOptions) -> Iterator[Session]:
 def _run_one(session: Session, index: int) -> tuple[EpisodeResult, bytes | None]:
     """Runs episode `index`, filming it when the report shall show it."""
     options, robot = session.options, session.robot
-    if options.report and index < options.video_episodes and isinstance(robot, SimulatedRobot):
+    has_video = options.report and index < options.video_episodes and session.spec.cameras
+    if has_video and isinstance(robot, SimulatedRobot):
         video = VideoRecorder(robot, control_hz=robot.spec.control_hz)
         result = drive(session, options.seed + index, on_tick=video.on_tick)
         return result, video.finish()

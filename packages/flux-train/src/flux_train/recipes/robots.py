@@ -1,10 +1,10 @@
-"""One's own robots: two Aloha arms, a UR3, any that is described, or several in one run.
+"""Your own robots: two Aloha arms, a UR3, any other with a `RobotSpec`, or several in one run.
 
 Joints, cameras and dimensions come from the robot's `RobotSpec`. Actions are the next states, as
 the tutorial's recordings have none of their own, or the recorded ones. Joints are relative to the
-state that a chunk starts from, grippers are not: what openpi's base checkpoints were trained with.
+state that a chunk starts from, grippers are not, as in the training of openpi's base checkpoints.
 In a run of several robots the smaller ones are padded to the dimensions and cameras of the largest,
-and what is padding is masked.
+and the padding is masked.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ DEPLOYMENTS: Mapping[str, Section] = {
     ),
     "ur3": dict(type="URInferenceRunner", operator=dict(type="UROperator")),
 }
-"""What else is needed to drive a robot over ROS."""
+"""How robots with a runner of their own are deployed; the operator names the ROS topics."""
 
 
 def robot_data(
@@ -80,8 +80,8 @@ def robot_data(
         tokenizer_path: a file or folder with PaliGemma's tokenizer.
         actions: the next states, or those of the column `action`. A robot that is commanded by
             differences needs the recorded ones.
-        relative: whether joints are relative to the chunk's start; never those of a robot that is
-            commanded by differences, nor what is normalized (grippers).
+        relative: whether joints are relative to the chunk's start. Grippers (normalized) and robots
+            that are commanded by differences never are.
         adapt_to_pi: turns ViperX arms (Trossen's ALOHA) into pi's joint signs and gripper angles.
 
     Raises:

@@ -199,7 +199,8 @@ def _joints(robot: object) -> tuple[str, tuple[str, ...]]:
     """The name and the joints of a robot that is written out, or only named; else nothing."""
     if isinstance(robot, Mapping):
         name, joints = robot.get("name"), robot.get("joint_names")
-        is_told = isinstance(name, str) and isinstance(joints, list)
-        return (str(name), tuple(map(str, joints))) if is_told else ("", ())
+        if isinstance(name, str) and isinstance(joints, list):
+            return name, tuple(map(str, joints))
+        return "", ()
     spec = ROBOT_SPECS.get(robot) if isinstance(robot, str) else None
     return (spec.name, spec.joint_names) if spec else ("", ())
