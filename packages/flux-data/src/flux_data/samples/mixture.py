@@ -283,7 +283,7 @@ def group_stats(
         "min_range": config.min_range,
         "dim": config.dim,
         # Relative actions depend on the windows.
-        "datasets": [dataset.config for dataset in group if dataset.unit_transforms],
+        "datasets": [dataset.config for dataset in group if dataset.pipeline.unit_steps],
     }
     return cached_stats(sources, settings, lambda: exact_stats(group, config))
 
@@ -305,16 +305,16 @@ def exact_stats(
                 for dataset, part in columns
             ]
             stats[name] = compute_stats(np.concatenate(values))
-    relative = [dataset for dataset in group if dataset.has_relative_actions]
+    relative = [dataset for dataset in group if dataset.pipeline.is_relative]
     if relative and len(relative) != len(group):
         raise ConfigError("transforms: either all datasets of a group use RelativeActions or none")
     if relative:
         windows = [
-            part.relative_windows(dataset.unit_transforms)
+            part.converted_windows(dataset.pipeline.unit_steps)
             for dataset in relative
             for part in dataset.parts
         ]
-        _, name = relative[0].statistic_names
+        _, name = relative[0].pipeline.statistic_names
         stats[name] = compute_stats(np.concatenate(windows))
     widened = {name: feature.widened(config.min_range) for name, feature in stats.items()}
     if config.dim is None:
