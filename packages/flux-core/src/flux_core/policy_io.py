@@ -104,7 +104,7 @@ class PolicyIO:
         """
         sample: Sample = {
             "images": self._images(observation),
-            "img_masks": np.ones(len(self.inference.dataset.img_keys), dtype=np.bool_),
+            "image_masks": np.ones(len(self.inference.dataset.img_keys), dtype=np.bool_),
             "states": self._state(observation),
             "task_description": observation.prompt,
             "stats": self.stats,
@@ -112,7 +112,7 @@ class PolicyIO:
         sample = self.pipeline.encode(sample, self.tokenizer)
         return {
             "images": np.asarray(sample["images"])[None],
-            "image_masks": sample["img_masks"][None],
+            "image_masks": sample["image_masks"][None],
             "lang_tokens": sample["lang_tokens"][None],
             "lang_masks": sample["lang_masks"][None],
             "state": sample["states"][None].astype(np.float32),

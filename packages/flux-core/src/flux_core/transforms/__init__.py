@@ -2,18 +2,18 @@
 
 A sample is a plain dict. The keys transforms speak of:
 
-    images      (C, height, width, 3) uint8, or (C, 3, height, width) float32 once normalised
-    img_masks   (C,) bool, False = this camera is missing
-    states      (state_dim,) float32         actions       (H, action_dim) float32
-    stats       {feature: FeatureStats}      action_masks  (H,) bool
+    images       (C, height, width, 3) uint8, or (C, 3, height, width) float32 once normalised
+    image_masks  (C,) bool, False = this camera is missing
+    states       (state_dim,) float32         actions       (H, action_dim) float32
+    stats        {feature: FeatureStats}      action_masks  (H,) bool
     task_description, prompt   str           lang_tokens, lang_masks   (L,)
-    rng         the sample's own random generator, in training alone
+    rng          the sample's own random generator, in training alone
 
 A transform returns a new dict and never writes into the arrays it was given.
 """
 
 from .actions import (
-    DenormalizePrivateAction,
+    DenormalizeActions,
     NormalizeStatesAndActions,
     PadKeyToDim,
     RelativeActions,
@@ -30,7 +30,7 @@ from .images import (
     resize_to,
 )
 from .pipeline import Pipeline
-from .prompts import ParquetPrompter, PreparePromptWithState, PrivatePrompter, ProcessPrompts
+from .prompts import PreparePromptWithState, ProcessPrompts, TaskPrompter
 from .roles import (
     Augmentation,
     DatasetInputs,
@@ -49,7 +49,7 @@ __all__ = [
     "AugmentImages",
     "Augmentation",
     "DatasetInputs",
-    "DenormalizePrivateAction",
+    "DenormalizeActions",
     "Difference",
     "ImageNormalization",
     "ImageResize",
@@ -59,10 +59,8 @@ __all__ = [
     "NormalizeStatesAndActions",
     "PadKeyToDim",
     "Padding",
-    "ParquetPrompter",
     "Pipeline",
     "PreparePromptWithState",
-    "PrivatePrompter",
     "ProcessPrompts",
     "Prompter",
     "RelativeActions",
@@ -71,6 +69,7 @@ __all__ = [
     "Sample",
     "SimpleNormalizeImages",
     "Tokenization",
+    "TaskPrompter",
     "Transform",
     "UnitStep",
     "apply",

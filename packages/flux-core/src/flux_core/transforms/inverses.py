@@ -202,7 +202,7 @@ def _sample(dims: int) -> Sample:
         "stats": _SameForAll(values(20, dims)),
         "num_state_dims": dims,
         "images": random.integers(0, 256, (CAMERAS, SIDE, SIDE, 3), dtype=np.uint8),
-        "img_masks": np.ones(CAMERAS, np.bool_),
+        "image_masks": np.ones(CAMERAS, np.bool_),
         "camera_names": tuple(f"camera_{i}" for i in range(CAMERAS)),
         "task_description": "fold the towel",
         "prompt": "fold the towel\n",

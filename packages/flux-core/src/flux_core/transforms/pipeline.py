@@ -15,7 +15,7 @@ from ..errors import ConfigError, DataError
 from ..norm_stats import FeatureStats, NormStats
 from ..robots.spec import RobotSpec
 from ..tokenizers import Tokenizer
-from .actions import DenormalizePrivateAction, NormalizeStatesAndActions
+from .actions import DenormalizeActions, NormalizeStatesAndActions
 from .base import ModelInputs, Sample, Transform, apply
 from .difference import Difference, differences
 from .inverses import check_inverses, check_undone
@@ -37,7 +37,7 @@ class Pipeline:
     """
 
     transforms: tuple[Transform, ...]
-    denormalize: DenormalizePrivateAction | None = field(default=None, kw_only=True)
+    denormalize: DenormalizeActions | None = field(default=None, kw_only=True)
     where: str = field(default="transforms", compare=False, kw_only=True)
 
     def __call__(self, sample: Sample) -> Sample:

@@ -29,8 +29,8 @@ def state_bins(state: NDArray[np.float32]) -> NDArray[np.int64]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ParquetPrompter(Prompter):
-    """The pi0 prompt: the cleaned task and a line break.
+class TaskPrompter(Prompter):
+    """The pi0 prompt, in training and on the robot: the cleaned task and a line break.
 
     `use_conversation` asks OpenVLA's question instead. It was FluxVLA's default in training, though
     never on the robot; here the default is openpi's prompt on both sides.
@@ -46,16 +46,6 @@ class ParquetPrompter(Prompter):
         else:
             prompt = task + "\n" * self.add_new_line
         return {**sample, "prompt": prompt}
-
-
-@dataclass(frozen=True, kw_only=True)
-class PrivatePrompter(ParquetPrompter):
-    """The same prompt on the robot."""
-
-    def for_robot(self, cameras: int, dims: int) -> ParquetPrompter:
-        return ParquetPrompter(
-            use_conversation=self.use_conversation, add_new_line=self.add_new_line
-        )
 
 
 @dataclass(frozen=True, kw_only=True)

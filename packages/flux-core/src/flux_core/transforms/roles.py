@@ -147,7 +147,7 @@ class Prompter(Transform):
         uses_state: whether the prompt depends on the state too.
     """
 
-    example = "ParquetPrompter"
+    example = "TaskPrompter"
     needs_recorded_images = False
     uses_state: ClassVar[bool] = False
 

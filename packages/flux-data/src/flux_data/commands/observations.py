@@ -40,7 +40,7 @@ def run_observations(args: argparse.Namespace) -> None:
 
     arrays = observations(args.dataset, args.cameras, args.count)
     with whole_file(args.out) as file:
-        np.savez(file, **arrays)
+        np.savez(file, **arrays)  # type: ignore[arg-type]  # none is named allow_pickle
     if args.json:
         print_json({"out": str(args.out), "num_observations": args.count})
     else:

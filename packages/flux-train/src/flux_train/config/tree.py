@@ -63,7 +63,9 @@ class TrainConfig:
             _check_inference(self, inference)
 
 
-def read_train_config(path: Path, overrides: Sequence[str]) -> tuple[TrainConfig, dict[str, Any]]:
+def read_train_config(
+    path: Path, overrides: Sequence[str]
+) -> tuple[TrainConfig, dict[str, object]]:
     """Loads, overrides and binds a config file.
 
     Returns:
@@ -100,7 +102,7 @@ def _model_inputs(model: PI0FlowMatching.Config) -> ModelInputs:
 
 def _check_inference(config: TrainConfig, inference: InferenceRunner) -> None:
     model, groups = config.model, config.train_dataloader.dataset.groups()
-    inference.execution_horizon(model.n_action_steps)
+    inference.steps_executed(model.n_action_steps)
     for normalize in inference.pipeline.steps(Normalization):
         if normalize.action_dim not in (None, model.action_dim):
             logger.warning(
