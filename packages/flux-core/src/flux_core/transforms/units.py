@@ -143,9 +143,7 @@ def masked(mask: ArrayLike, state: NDArray[Any]) -> NDArray[np.float32]:
     return np.where(kept, state[..., : len(kept)], 0.0).astype(np.float32)
 
 
-def compose(
-    steps: Sequence[UnitStep], scale: NDArray[np.float32], offset: NDArray[np.float32]
-) -> ActionInverse:
+def compose(steps: Sequence[UnitStep], scale: NDArray[Any], offset: NDArray[Any]) -> ActionInverse:
     """The inverse of `steps`, followed by a normalisation that `x * scale + offset` undoes.
 
     A step before a relative one leaves the reference to the observed state as it is: it converts a
