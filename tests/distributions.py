@@ -1,4 +1,4 @@
-"""Distributions as pip leaves them in a folder, whose modules leave a mark when imported."""
+"""Installed distributions without pip: a folder on sys.path with `.dist-info` and modules."""
 
 from __future__ import annotations
 
@@ -9,19 +9,17 @@ MODULE = '''
 from dataclasses import dataclass
 from pathlib import Path
 
+from flux_core.transforms import Transform
+
 Path(__file__).with_suffix(".imported").touch()
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recorder:
+class Recorder(Transform):
     """Changes nothing."""
 
     def __call__(self, sample):
         return sample
-
-
-class Unconfigured:
-    pass
 
 
 NAMES = {"Tabled": f"{__name__}:Recorder"}
@@ -48,9 +46,33 @@ def write_distribution(
     """
     module = name.replace("-", "_")
     mark = write_module(folder, module)
-    info = folder / f"{module}-{version}.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
-    lines = [f"{key} = {value}" for key, value in entry_points.items()]
-    (info / "entry_points.txt").write_text("\n".join(["[flux.components]", *lines, ""]))
+    install(folder, name, {"flux.components": entry_points}, version=version)
     return mark
+
+
+def install(
+    site: Path,
+    name: str,
+    entry_points: Mapping[str, Mapping[str, str]],
+    modules: Mapping[str, str] | None = None,
+    version: str = "1.0",
+) -> Path:
+    """Writes what pip would leave in `site`, and returns `site`; put it on sys.path.
+
+    Args:
+        site: the folder; made if it is missing.
+        name: of the distribution.
+        entry_points: group -> name -> 'module:object'.
+        modules: module -> its source.
+        version: of the distribution.
+    """
+    info = site / f"{name.replace('-', '_')}-{version}.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+    lines: list[str] = []
+    for group, points in entry_points.items():
+        lines += [f"[{group}]", *(f"{point} = {value}" for point, value in points.items()), ""]
+    (info / "entry_points.txt").write_text("\n".join(lines))
+    for module, source in (modules or {}).items():
+        (site / f"{module}.py").write_text(source)
+    return site

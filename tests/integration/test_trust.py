@@ -24,7 +24,7 @@ from flux_runtime.control.session import shipped_policy
 from flux_runtime.evaluate.cli import main as evaluate
 from flux_runtime.export.cli import main as export
 
-from ..distributions import write_distribution, write_module
+from ..distributions import install, write_distribution, write_module
 
 Change = Callable[[dict[str, Any]], object]
 PLACES: dict[str, Change] = {
@@ -142,6 +142,35 @@ def test_an_accepted_version_is_used(
     accept = ["--accept-version", "other", "--accept-version", "ACME_parts"]
     assert runtime([*options, *accept]) == 0, capsys.readouterr().err
     assert not mark.exists(), "only what is used is imported"
+
+
+def test_a_transform_of_another_distribution_runs_on_the_robot(
+    site: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mark = write_distribution(site, "acme-waves", "1.0", {"Waves": "acme_waves:Recorder"})
+    source = ComponentSource(distribution="acme-waves", version="1.0")
+
+    def change(config: dict[str, Any]) -> None:
+        for section in (config["inference"]["dataset"], config["train_dataloader"]["dataset"]):
+            section.get("datasets", section)["transforms"].insert(1, {"type": "Waves"})
+
+    bundle = forged(tmp_path / "bundle", change, {"Waves": source})
+    command = ["run", "--robot", "aloha-sim", "--bundle", str(bundle), "--dry-run"]
+    assert runtime(command) == 0, capsys.readouterr().err
+    assert mark.exists()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_robot_that_flux_does_not_describe_is_not_looked_up(
+    command: str, site: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mark = write_module(site, "acme_robot")
+    install(site, "acme-robot", {"flux.robots": {"my-arm": "acme_robot:SPEC"}})
+    change: Change = lambda c: c["inference"].update(robot="my-arm")  # noqa: E731
+    bundle = forged(tmp_path / "bundle", change)
+    assert COMMANDS[command](bundle, tmp_path / "out") == 1
+    assert "config.json: inference.robot: expected the description of a robot" in refusal(capsys)
+    assert not mark.exists()
 
 
 def test_what_is_exported_again_has_the_version_that_was_verified(

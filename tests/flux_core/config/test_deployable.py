@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
-from flux_core.config import component, obstacles, registrations, with_current_types
+from flux_core.config import component, obstacles, registrations, unbind, with_current_types
 from flux_core.config.deployable import uses
 from flux_core.config.installed import installed
-from flux_core.config.kinds import FIELD_KINDS, field_kind
+from flux_core.config.kinds import FIELD_KINDS, ROBOT_NAMES, field_kind
 from flux_core.config.old_paths import OLD_PATHS
 from flux_core.errors import ConfigError
+from flux_core.robots import ROBOT_SPECS
 from flux_runtime.control.session import shipped_policy
 
 from ...distributions import write_distribution
@@ -73,10 +74,21 @@ def test_transforms_may_hold_transforms() -> None:
 
 def test_every_kind_of_ours_has_a_field_and_every_field_a_kind_of_ours() -> None:
     ours = {each.kind for found in installed().values() for each in found if each.is_ours}
-    assert set(FIELD_KINDS.values()) == ours
+    assert set(FIELD_KINDS.values()) == ours | {None}
     assert field_kind(("inference", "dataset", "transforms", 3)) == "transform"
     assert field_kind(("inference", "dataset", "transforms")) is None
     assert field_kind(("inference", 0)) is None
+
+
+def test_a_robot_is_one_that_flux_describes_or_is_written_out() -> None:
+    assert set(ROBOT_NAMES) == ROBOT_SPECS.keys()
+    for where in ({"robot": "my-arm"}, {"left": {"robot": "my-arm"}}):
+        (line,) = obstacles({"inference": where})
+        assert "robot: expected the description of a robot (type 'RobotSpec'), or one of" in line
+    assert obstacles({"inference": {"robot": unbind(ROBOT_SPECS["ur3"])}}) == []
+    assert obstacles({"inference": {"robot": "ur3"}}) == []
+    assert registrations({"inference": {"robot": "ur3"}})["ur3"].distribution == "flux-core"
+    assert obstacles({"inference": {"task_descriptions": {"robot": "wave"}}}) == []
 
 
 def test_the_shipped_policy_names_what_is_registered() -> None:

@@ -18,7 +18,7 @@ from torch import nn
 
 from flux_core.bundle.bundle import Bundle
 from flux_core.errors import ExportError, UsageError
-from flux_core.robots.spec import robot_spec
+from flux_core.robots import robot_spec
 from flux_runtime.export.cli import main
 from flux_runtime.export.options import ExportOptions
 from flux_runtime.export.policy import TrainedPolicy

@@ -7,8 +7,15 @@ import typing
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from flux_core.config import component, config_class
-from flux_core.config.binding import _hints, _inputs, _is_mapping, _is_sequence, _is_union
+from flux_core.config import component, config_class, type_name
+from flux_core.config.binding import (
+    _hints,
+    _inputs,
+    _is_config,
+    _is_mapping,
+    _is_sequence,
+    _is_union,
+)
 from flux_core.config.installed import installed
 from flux_core.config.kinds import Place, field_kind
 from flux_train.config import TrainConfig
@@ -24,10 +31,11 @@ def places(declared: Any, place: Place) -> Iterator[tuple[Place, type]]:
     elif _is_sequence(declared):
         for item in set(typing.get_args(declared)) - {...}:
             yield from places(item, (*place, 0))
-    elif isinstance(declared, type):
-        base = declared if dataclasses.is_dataclass(declared) else vars(declared).get("Config")
-        if base is not None or getattr(declared, "_is_protocol", False):
-            yield place, base or declared
+    elif _is_config(declared):
+        base: Any = declared
+        if not dataclasses.is_dataclass(declared):
+            base = vars(declared).get("Config", declared)
+        yield place, base
 
 
 def registered() -> dict[str, type]:
@@ -66,5 +74,12 @@ def test_every_field_declares_components_of_its_kind_only() -> None:
         declared = {name for name, cls in names if any(fits(cls, base) for base in bases)}
         assert declared <= {name for name in kinds if kinds[name] == kind}, (place, kind)
         seen |= declared
-    # A config names its robot, and does not write it out yet.
-    assert {name for name, cls in names if name not in seen} <= {"RobotSpec"}
+    assert seen == {name for name, _ in names}
+
+
+def test_no_class_of_a_config_is_written_by_its_path() -> None:
+    classes = {
+        base for bases in walk().values() for base in bases if dataclasses.is_dataclass(base)
+    }
+    assert len(classes) > 20
+    assert [name for name in map(type_name, classes) if ":" in name] == []

@@ -70,6 +70,8 @@ OPERATORS = {
 }
 RTC = {"RTCConfig": "flux_core.rtc:RTCConfig"}
 ROBOTS = {"RobotSpec": "flux_core.robots.spec:RobotSpec"}
+KINEMATICS = {"Kinematics": "flux_core.robots.kinematics:Kinematics"}
+DH_JOINTS = {"DHJoint": "flux_core.robots.kinematics:DHJoint"}
 
 COMPONENTS: dict[str, dict[str, str]] = {
     "config": CONFIG,
@@ -95,4 +97,6 @@ COMPONENTS: dict[str, dict[str, str]] = {
     "operator": OPERATORS,
     "rtc": RTC,
     "robot": ROBOTS,
+    "kinematics": KINEMATICS,
+    "dh_joint": DH_JOINTS,
 }

@@ -7,32 +7,34 @@ class is imported: see `installed` for who registers them and `kinds` for where 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import ConfigError
 from .compat import current_type
 from .installed import ENTRY_POINT_GROUP, Registration, installed, registration
-from .kinds import Place, field_kind, show_place
+from .kinds import ROBOT_NAMES, Place, field_kind, show_place
 from .registry import did_you_mean
 
 
 @dataclass(frozen=True, kw_only=True)
 class Use:
-    """One `type` of a config.
+    """One name in a config that stands for code: a `type`, or a robot's name.
 
     Attributes:
-        place: keys and indices of the section that has it.
+        place: keys and indices of the section, or of the robot.
         name: what is written.
+        is_robot: whether it is a robot's name, which stands in place of a section.
     """
 
     place: Place
     name: object
+    is_robot: bool = False
 
     @property
     def where(self) -> str:
-        """'inference.dataset.transforms[2].type'."""
-        return show_place((*self.place, "type"))
+        """'inference.dataset.transforms[2].type', 'inference.robot'."""
+        return show_place(self.place if self.is_robot else (*self.place, "type"))
 
     def registration(self) -> Registration:
         """Returns who registers the name.
@@ -45,6 +47,8 @@ class Use:
         wanted = field_kind(self.place)
         if wanted is None:
             raise ConfigError(f"{self.where}: no component is expected here, got {self._shown}.")
+        if self.is_robot:
+            return self._robot(self.name)
         found = registration(current_type(self.name), self.where)
         if found is None:
             raise ConfigError(f"{self.where}: {self._shown} {_why_not(self.name)}")
@@ -55,6 +59,16 @@ class Use:
             )
         return found
 
+    def _robot(self, name: str) -> Registration:
+        """Of a robot that flux describes; the code of others would have to be imported for it."""
+        found = registration("RobotSpec", self.where)
+        if name not in ROBOT_NAMES or found is None:
+            raise ConfigError(
+                f"{self.where}: expected the description of a robot (type 'RobotSpec'), or one of "
+                f"{', '.join(ROBOT_NAMES)}, got {self._shown}. Train or export it again."
+            )
+        return replace(found, name=name)
+
     @property
     def _shown(self) -> str:
         text = ascii(self.name)
@@ -62,7 +76,7 @@ class Use:
 
 
 def uses(config: Mapping[str, Any]) -> Iterator[Use]:
-    """Yields every `type` of plain data, in its order, at any depth."""
+    """Yields every name that stands for code, in its order, at any depth of plain data."""
     pending: list[tuple[Place, object]] = [((), config)]
     while pending:
         place, value = pending.pop()
@@ -73,6 +87,8 @@ def uses(config: Mapping[str, Any]) -> Iterator[Use]:
             inner = [(str(key), entry) for key, entry in value.items() if key != "type"]
         elif isinstance(value, list | tuple):
             inner = list(enumerate(value))
+        elif isinstance(value, str) and place[-1:] == ("robot",) and field_kind(place) == "robot":
+            yield Use(place=place, name=value, is_robot=True)
         pending += [((*place, key), entry) for key, entry in reversed(inner)]
 
 

@@ -13,7 +13,7 @@ DEFAULT_KIND = "transform"
 """The kind of a name that another distribution registers without saying its kind."""
 
 # Field -> kind; the first that matches counts. '*' is any key, '#' any index, '**' any path.
-FIELD_KINDS: dict[str, str] = {
+FIELD_KINDS: dict[str, str | None] = {
     "": "config",
     "model": "model",
     "model.vision_backbone": "vision_backbone",
@@ -43,6 +43,7 @@ FIELD_KINDS: dict[str, str] = {
     "validation.dataset.datasets.#": "dataset",
     "validation.dataset.datasets.*.#": "dataset",
     "inference": "deployment",
+    "inference.task_descriptions.**": None,  # the words of a user, by any name
     "inference.dataset": "observation",
     "inference.dataset.**.transforms.#": "transform",
     "inference.dataset.**.transforms.#.tokenizer": "tokenizer",
@@ -50,6 +51,8 @@ FIELD_KINDS: dict[str, str] = {
     "inference.operator": "operator",
     "inference.rtc_config": "rtc",
     "inference.robot": "robot",
+    "inference.robot.kinematics": "kinematics",
+    "inference.robot.kinematics.dh.#": "dh_joint",
     # Or a dict of several deployments, by any name.
     "inference.*": "deployment",
     "inference.*.dataset": "observation",
@@ -59,7 +62,12 @@ FIELD_KINDS: dict[str, str] = {
     "inference.*.operator": "operator",
     "inference.*.rtc_config": "rtc",
     "inference.*.robot": "robot",
+    "inference.*.robot.kinematics": "kinematics",
+    "inference.*.robot.kinematics.dh.#": "dh_joint",
 }
+
+ROBOT_NAMES = ("aloha-sim", "aloha", "ur3", "libero")
+"""Robots that a deployed config may name: flux describes them. Others are written out in it."""
 
 Place = tuple[str | int, ...]
 """Keys and indices from the root of a config to a value in it."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from flux_core.models.weights import (
 )
 from flux_core.norm_stats import NormStats, stats_from_json
 from flux_core.tokenizers import PretrainedTokenizer
-from flux_core.transforms import ProcessPrompts
+from flux_core.transforms import Tokenization
 
 WEIGHTS = "model.safetensors"
 TABLE = ".table"
@@ -52,9 +52,9 @@ def load_policy(
     """
     if checkpoint.is_dir():
         policy = load_bundled_policy(checkpoint, accept_versions)
-        if robot not in (None, policy.inference.robot):
+        if robot not in (None, policy.inference.spec.name):
             raise ExportError(
-                f"{checkpoint}: the bundle is of robot {policy.inference.robot}, got --robot "
+                f"{checkpoint}: the bundle is of robot {policy.inference.spec.name}, got --robot "
                 f"{robot}. Export the checkpoint"
             )
         return policy
@@ -128,10 +128,8 @@ def load_bundled_policy(directory: Path, accept_versions: Collection[str] = ()) 
 
 def with_tokenizer_beside(inference: InferenceRunner, directory: Path) -> InferenceRunner:
     """A tokenizer without a path is the one that training wrote beside the checkpoint."""
-    transforms = tuple(
-        replace(t, tokenizer=PretrainedTokenizer(model_path=str(directory)))
-        if isinstance(t, ProcessPrompts) and t.tokenizer == PretrainedTokenizer()
-        else t
-        for t in inference.dataset.transforms
-    )
-    return replace(inference, dataset=replace(inference.dataset, transforms=transforms))
+    prompts = inference.pipeline.maybe(Tokenization)
+    if prompts is None or prompts.tokenizer != PretrainedTokenizer():
+        return inference
+    tokenizer = PretrainedTokenizer(model_path=str(directory))
+    return inference.with_pipeline(inference.pipeline.replace(Tokenization, tokenizer=tokenizer))

@@ -129,8 +129,8 @@ def _manifest(
     height, width = config.vision_backbone.image_size
     manifest = Manifest(
         model=policy.model.kind,
-        robot=inference.robot,
-        robots=(inference.robot,),
+        robot=inference.spec.name,
+        robots=(inference.spec.name,),
         control_hz=inference.spec.control_hz,
         cameras=inference.dataset.img_keys,
         image_height=height,
