@@ -24,6 +24,8 @@ GLOSSARY = {
     "DenormalizePrivateAction": "DenormalizeActions",
 }
 TRANSLATOR = "packages/flux-core/src/flux_core/config/compat.py"
+# Paths of modules and classes of before, which checkpoints and configs may hold.
+OLD_PATHS = "packages/flux-core/src/flux_core/config/old_paths.py"
 # Written before the names changed; that they still open is the proof that old bundles do.
 OLD_BUNDLES = "packages/flux-runtime/src/flux_runtime/policies/"
 # Dataclasses nested as `Config`: each belongs to the class around it.
@@ -38,7 +40,7 @@ def _sources(tracked_files: list[Path]) -> dict[str, str]:
         if name.startswith(SOURCES)
         and path.suffix in SUFFIXES
         and "/tests/" not in name
-        and name != TRANSLATOR
+        and name not in (TRANSLATOR, OLD_PATHS)
         and not name.startswith(OLD_BUNDLES)
     }
 
