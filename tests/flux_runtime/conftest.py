@@ -15,6 +15,7 @@ import pytest
 from onnx import TensorProto, helper
 from safetensors.numpy import save_file
 
+from flux_core.bundle import component_sources
 from flux_core.bundle.bundle import GraphSignature, Manifest, TensorSignature, write_manifest
 from flux_core.robots import RobotSpec
 from flux_core.types import Observation
@@ -318,7 +319,8 @@ def write_toy_bundle(
         },
         directory / "golden.safetensors",
     )
-    write_manifest(directory, toy_manifest(**changes))
+    components = component_sources(config or {})
+    write_manifest(directory, toy_manifest(**{"components": components, **changes}))
     return directory
 
 

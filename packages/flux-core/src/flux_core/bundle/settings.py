@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
-from ..config.deployable import Use, uses
+from ..config.deployable import Use, registrations, uses
 from ..config.installed import Registration, is_ours, normalized
 from ..errors import BundleError, ConfigError
 from .checks import AGAIN, LARGEST, fail, integer, mapping, number, record, sequence, show
-from .manifest import Manifest
+from .manifest import ComponentSource, Manifest
 
 _MAX_DIMS = 1024
 _VALUES = sequence(number(-LARGEST, LARGEST), low=1, high=_MAX_DIMS)
@@ -18,6 +18,18 @@ _FEATURE = {
     "std": sequence(number(0.0, LARGEST), low=1, high=_MAX_DIMS),
     "count": integer(0, 2**63),
 }
+
+
+def component_sources(config: Mapping[str, Any]) -> dict[str, ComponentSource]:
+    """Returns the manifest's `components` for a config, from what is installed here.
+
+    Raises:
+        ConfigError: it names something that a bundle may not.
+    """
+    return {
+        name: ComponentSource(distribution=found.distribution, version=found.version)
+        for name, found in registrations(config).items()
+    }
 
 
 def check_config(
