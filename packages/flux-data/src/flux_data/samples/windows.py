@@ -157,7 +157,7 @@ class DatasetPart:
             k for k in self.keys if is_scalar_vector(source.info["features"].get(k), k)
         }
         source.check_features([*self.keys, *statistic_keys])
-        resize = config.pipeline.decoded_size
+        resize = config.pipeline.resize_at_decode
         self._resize = resize
         videos = [key for key in self.video_keys if key in source.video_keys]
         folder = Path(config.frame_cache) if config.frame_cache is not None else None
