@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +60,7 @@ class ParquetDataset:
                 raise ConfigError("data_root_path: expected at least one directory, got none")
             self.pipeline.check()
 
-        @cached_property
+        @property
         def pipeline(self) -> Pipeline:
             """What is done to a raw sample."""
             return Pipeline(self.transforms)
@@ -76,18 +75,13 @@ class ParquetDataset:
             return ParquetDataset(self, statistic_keys)
 
     def __init__(self, config: Config, statistic_keys: Sequence[str] = ()) -> None:
-        self.config = config
+        self.config, self.pipeline = config, config.pipeline
         self.parts = [DatasetPart(open_lerobot(r), config, statistic_keys) for r in config.roots]
         self._ends = np.cumsum([len(part) for part in self.parts])
         self.stats: Mapping[str, FeatureStats] = {}
 
     def __len__(self) -> int:
         return int(self._ends[-1])
-
-    @property
-    def pipeline(self) -> Pipeline:
-        """What is done to a raw sample."""
-        return self.config.pipeline
 
     @property
     def transforms(self) -> tuple[Transform, ...]:
