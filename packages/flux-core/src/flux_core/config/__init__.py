@@ -9,13 +9,14 @@ json.dumps(unbind(model))                                        # and back agai
 from .binding import bind, unbind
 from .loading import load_config
 from .overrides import apply_overrides, read_overrides
-from .registry import component, config_class, register_components, type_name
+from .registry import component, config_class, did_you_mean, register_components, type_name
 
 __all__ = [
     "apply_overrides",
     "bind",
     "component",
     "config_class",
+    "did_you_mean",
     "load_config",
     "read_overrides",
     "register_components",

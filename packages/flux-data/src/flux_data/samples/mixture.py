@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from flux_core.errors import ConfigError, DataError
 from flux_core.norm_stats import FeatureStats, NormStats, compute_stats
 
-from ..lerobot.dataset import NO_NUMBERS
+from ..lerobot.metadata import NO_NUMBERS
 from .read_ahead import make_samples
 from .stats_cache import cached_stats
 from .windows import DatasetPart, ParquetDataset

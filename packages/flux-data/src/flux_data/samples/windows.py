@@ -29,7 +29,8 @@ from flux_core.transforms import (
     check_order,
 )
 
-from ..lerobot.dataset import NO_NUMBERS, Columns, LeRobotDataset, VideoSegment, open_lerobot
+from ..lerobot.dataset import Columns, LeRobotDataset, VideoSegment, open_lerobot
+from ..lerobot.metadata import NO_NUMBERS
 from .frame_cache import CachedFrame, find_cache
 from .process_inputs import ProcessParquetInputs, StoredImage
 from .read_ahead import make_samples

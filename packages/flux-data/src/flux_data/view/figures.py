@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from flux_core.norm_stats import FeatureStats
 
-from ..lerobot.statistics import ACTION, STATE
+from ..lerobot.state_action import ACTION, STATE
 from .distribution import Panel
 from .survey import Survey
 
