@@ -58,12 +58,31 @@ class ProcessParquetInputs:
     )
     num_padding_imgs: int = 0
 
+    def __post_init__(self) -> None:
+        columns: dict[str, str] = {}
+        for key in dict.fromkeys(self.parquet_keys):
+            for name in self._names(key):
+                if columns.setdefault(name, key) != key:
+                    raise ConfigError(
+                        f"ProcessParquetInputs.name_mappings: expected one column called {name!r}, "
+                        f"got {columns[name]!r} and {key!r}. Let state_key or action_key of the "
+                        "ParquetDataset join them"
+                    )
+
+    def _names(self, key: str) -> tuple[str, ...]:
+        return self.name_mappings.get(key, (key,))
+
+    def column_of(self, name: str) -> str | None:
+        """The dataset's column that is called `name`; None if there is none."""
+        columns = (key for key in self.parquet_keys if name in self._names(key))
+        return next((key for key in columns if key != name), None)
+
     def __call__(self, sample: Sample) -> Sample:
         out: Sample = {key: sample[key] for key in KEPT if key in sample}
         for key in self.parquet_keys:
             if key not in sample:
                 raise DataError(f"ProcessParquetInputs.parquet_keys: the sample has no {key!r}")
-            for name in self.name_mappings.get(key, (key,)):
+            for name in self._names(key):
                 out[name] = sample[key]
         frames = self._decode(sample)
         if not frames:

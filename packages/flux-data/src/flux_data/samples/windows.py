@@ -31,6 +31,15 @@ from flux_core.transforms import (
 
 from ..lerobot.dataset import Columns, LeRobotDataset, VideoSegment, open_lerobot
 from ..lerobot.metadata import NO_NUMBERS
+from ..lerobot.state_action import (
+    ACTION,
+    STATE,
+    check_columns,
+    check_known,
+    dimension_names,
+    joined,
+    width_of,
+)
 from .frame_cache import CachedFrame, find_cache
 from .process_inputs import ProcessParquetInputs, StoredImage
 from .read_ahead import make_samples
@@ -55,6 +64,9 @@ TrainingTransform = (
 BOOKKEEPING = ("timestamp", "frame_index", "episode_index", "index", "task_index")
 """LeRobot's own features: one number a frame, in its samples too."""
 
+MADE = ("states", "actions", "action_masks", "task_description", "episode_index", "stats", "info")
+"""What a raw sample has beside the dataset's columns."""
+
 SKIPPED_TASKS = ("empty", "static")
 """Tasks that label frames in which there is nothing to learn (FluxVLA's datasets)."""
 
@@ -62,7 +74,7 @@ SKIPPED_TASKS = ("empty", "static")
 class ParquetDataset:
     """Samples of one or several LeRobot directories of the same robot.
 
-    The sample of frame t holds actions `action_key[t + window_start_idx + k]` for k = 0 .. H-1. A
+    The sample of frame t holds the actions of frames `t + window_start_idx + k`, k = 0 .. H-1. A
     window never leaves its episode, nor enters a frame whose task is `empty` or `static`: from
     there on it repeats the last action with mask 0. A frame without any action of its own is no
     sample.
@@ -70,15 +82,28 @@ class ParquetDataset:
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        """`action_window_size` is H; real robots without recorded actions use the next states
-        (`action_key='observation.state'`, `window_start_idx=1`). With `supervise_terminal_padding`
-        the repeated actions at an episode's end count for the loss, as in LeRobot.
-        `frame_cache` is where `flux-data pack --out` wrote; default: beside the dataset."""
+        """Where the samples come from, and how long their windows are.
+
+        Attributes:
+            data_root_path: one LeRobot directory or several.
+            transforms: what is done to a sample, ProcessParquetInputs first.
+            action_window_size: H, the steps of a window.
+            action_key: the column of the actions, or several that are concatenated in this order.
+                Robots without recorded actions use the next states: the state's columns with
+                `window_start_idx=1`.
+            state_key: the same for the state; `ProcessParquetInputs` then calls it `states`.
+                Default: the column to which `ProcessParquetInputs.name_mappings` gives that name.
+            window_start_idx: how many frames behind the state the window begins.
+            supervise_terminal_padding: whether the repeated actions at an episode's end count for
+                the loss, as in LeRobot.
+            frame_cache: where `flux-data pack --out` wrote; default: beside the dataset.
+        """
 
         data_root_path: str | tuple[str, ...]
         transforms: tuple[TrainingTransform, ...]
         action_window_size: int = 9
-        action_key: str = "observation.state"
+        action_key: str | tuple[str, ...] = STATE
+        state_key: str | tuple[str, ...] | None = None
         window_start_idx: int = 1
         supervise_terminal_padding: bool = False
         frame_cache: str | None = None
@@ -92,6 +117,37 @@ class ParquetDataset:
             if not self.roots:
                 raise ConfigError("data_root_path: expected at least one directory, got none")
             check_order(self.transforms, "transforms")
+            self._check_columns()
+
+        def _check_columns(self) -> None:
+            for name in ("action_key", "state_key"):
+                columns = _as_tuple(getattr(self, name))
+                if columns is not None and (not columns or len(set(columns)) < len(columns)):
+                    raise ConfigError(
+                        f"{name}: expected one column or several different ones, got {columns}"
+                    )
+            state = _as_tuple(self.state_key)
+            other = self._mapped_states()
+            if None not in (state, other) and state != (other,):
+                raise ConfigError(
+                    f"state_key: expected {other!r}, which ProcessParquetInputs calls 'states', "
+                    f"got {', '.join(state or ())}. Put 'states' into its parquet_keys instead"
+                )
+
+        def _mapped_states(self) -> str | None:
+            """The column that is renamed to `states`."""
+            inputs = next((t for t in self.transforms if isinstance(t, ProcessParquetInputs)), None)
+            return None if inputs is None else inputs.column_of("states")
+
+        @property
+        def action_columns(self) -> tuple[str, ...]:
+            """The columns of the actions, in order."""
+            return _as_tuple(self.action_key) or ()
+
+        @property
+        def state_columns(self) -> tuple[str, ...]:
+            """The columns of the state, in order."""
+            return _as_tuple(self.state_key) or (self._mapped_states() or STATE,)
 
         @property
         def roots(self) -> tuple[str, ...]:
@@ -189,13 +245,16 @@ class DatasetPart:
             found = "none" if inputs is None else type(config.transforms[0]).__name__
             raise ConfigError(f"transforms: expected ProcessParquetInputs first, found {found}")
         self.video_keys = check_cameras(source, inputs)
-        keys = {"timestamp", "task_index", config.action_key, "observation.state"}
-        keys |= {k for k in inputs.parquet_keys if k in source.info["features"]}
+        features = source.info["features"]
+        check_columns(features, config.action_columns, f"{source.root}: action_key")
+        check_columns(features, config.state_columns, f"{source.root}: state_key")
+        keys = {"timestamp", "task_index", *config.action_columns, *config.state_columns}
+        asked = [key for key in inputs.parquet_keys if key not in MADE]
+        check_known(features, asked, f"{source.root}: ProcessParquetInputs.parquet_keys")
+        keys |= {key for key in inputs.parquet_keys if key in features}
         keys |= {k for k in self.video_keys if k in source.image_keys}
         self.keys = sorted(keys)
-        self._scalars = {
-            k for k in self.keys if is_scalar_vector(source.info["features"].get(k), k)
-        }
+        self._scalars = {k for k in self.keys if is_scalar_vector(features.get(k), k)}
         source.check_features([*self.keys, *statistic_keys])
         resize = next((t for t in config.transforms if isinstance(t, ResizeImages)), None)
         self._resize = resize
@@ -239,6 +298,7 @@ class DatasetPart:
         actions, mask = self.window(columns, position, frame)
         return {
             **{key: column[frame] for key, column in columns.items()},
+            "states": joined(columns, self.config.state_columns, frame),
             "actions": actions,
             "action_masks": mask,
             "task_description": self._task(int(columns["task_index"][frame]), position, frame),
@@ -253,6 +313,26 @@ class DatasetPart:
             "resize": self._resize,
             "fps": self.source.fps,
         }
+
+    @property
+    def state_dim(self) -> int:
+        """Dimensions of the state, as the metadata has them."""
+        return width_of(self.source.info["features"], self.config.state_columns)
+
+    @property
+    def action_dim(self) -> int:
+        """Dimensions of the actions, as the metadata has them."""
+        return width_of(self.source.info["features"], self.config.action_columns)
+
+    @property
+    def action_names(self) -> tuple[str, ...]:
+        """What each dimension of the actions is called."""
+        columns = {STATE: self.config.state_columns, ACTION: self.config.action_columns}
+        return dimension_names(self.source.info["features"], columns)[ACTION]
+
+    def actions(self, position: int) -> NDArray[np.float32]:
+        """(frames, A) all actions of an episode."""
+        return joined(self._columns(position), self.config.action_columns).astype(np.float32)
 
     def _columns(self, position: int) -> Columns:
         """Of one episode; a state or action of one dimension is (frames, 1)."""
@@ -291,17 +371,17 @@ class DatasetPart:
         self, columns: Columns, position: int, frame: int
     ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """Actions (H, A) of a frame, and which of them count."""
-        column = columns[self.config.action_key]
         first = frame + self.config.window_start_idx
         rows = np.arange(first, first + self.config.action_window_size)
-        end = len(column)
+        end = int(self.source.lengths[position])
         if self._skipped:
             bad = np.flatnonzero(~self._good_frames(position)[first:])
             end = first + int(bad[0]) if len(bad) else end
         mask = rows < end
         if self.config.supervise_terminal_padding:
             mask = np.ones_like(mask)
-        return column[np.minimum(rows, end - 1)].astype(np.float32), mask
+        rows = np.minimum(rows, end - 1)
+        return joined(columns, self.config.action_columns, rows).astype(np.float32), mask
 
     def relative_windows(
         self, transforms: Sequence[AlohaToPi | RelativeActions]
@@ -320,7 +400,7 @@ class DatasetPart:
                 windows = [self.window(columns, position, int(frame)) for frame in frames]
                 actions = np.stack([window for window, _ in windows])
                 masks = np.stack([mask for _, mask in windows])
-                states = columns["observation.state"][frames]
+                states = joined(columns, self.config.state_columns, frames)
                 sample = apply(transforms, {"states": states, "actions": actions})
                 rows.append(sample["actions"][masks])
         if not rows:
@@ -330,6 +410,10 @@ class DatasetPart:
                 "so RelativeActions has no statistics. Leave the dataset out"
             )
         return np.concatenate(rows)
+
+
+def _as_tuple(columns: str | tuple[str, ...] | None) -> tuple[str, ...] | None:
+    return (columns,) if isinstance(columns, str) else columns
 
 
 def is_scalar_vector(feature: Mapping[str, Any] | None, key: str) -> bool:

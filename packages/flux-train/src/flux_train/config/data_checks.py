@@ -15,7 +15,6 @@ from flux_core.transforms import (
     Sample,
     apply,
 )
-from flux_data.lerobot import LeRobotDataset
 from flux_data.samples import DistributedRepeatingDataset, ParquetDataset
 
 from .tree import TrainConfig
@@ -73,12 +72,12 @@ def _tasks(dataset: ParquetDataset) -> Iterator[tuple[str, str, int]]:
     """Directory, task and state dimensions of everything that can be asked."""
     for part in dataset.parts:
         for task in part.source.tasks.values():
-            yield str(part.source.root), task, _width(part.source, "observation.state")
+            yield str(part.source.root), task, part.state_dim
 
 
 def _check_action_dims(config: TrainConfig, dataset: ParquetDataset) -> None:
     trained = config.model.loss_action_dim
-    dims = max(_width(part.source, dataset.config.action_key) for part in dataset.parts)
+    dims = max(part.action_dim for part in dataset.parts)
     if trained is not None and trained < dims:
         raise ConfigError(
             f"model.loss_action_dim: expected at least {dims} (the actions of "
@@ -89,8 +88,3 @@ def _check_action_dims(config: TrainConfig, dataset: ParquetDataset) -> None:
 
 def _prompt_transforms(dataset: ParquetDataset.Config) -> list[ProcessPrompts]:
     return [t for t in dataset.transforms if isinstance(t, ProcessPrompts)]
-
-
-def _width(source: LeRobotDataset, key: str) -> int:
-    """Dimensions of a feature, as the metadata has them."""
-    return int(source.info["features"][key]["shape"][0])

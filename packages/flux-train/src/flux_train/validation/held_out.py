@@ -19,10 +19,8 @@ from flux_core.transforms import (
     NormalizeStatesAndActions,
     RelativeActions,
 )
-from flux_data.lerobot import dimension_names
 from flux_data.samples import ParquetDataset, ProcessParquetInputs
 
-STATE = "observation.state"
 PICTURE_HEIGHT = 180
 JPEG_QUALITY = 80
 
@@ -72,11 +70,9 @@ class HeldOutGroup:
         self._ends = np.cumsum([len(dataset) for dataset in self._datasets])
         if not len(self):
             raise DataError(f"validation.dataset.datasets.{name}: expected samples, found none")
-        source, key = self._datasets[0].parts[0].source, self._datasets[0].config.action_key
-        self.action_dim = int(source.info["features"][key]["shape"][0])
-        self.fps = source.fps
-        names = dimension_names(source.info["features"])
-        self.dimensions = names.get(key, tuple(map(str, range(self.action_dim))))
+        part = self._datasets[0].parts[0]
+        self.action_dim, self.fps = part.action_dim, part.source.fps
+        self.dimensions = part.action_names
 
     def __len__(self) -> int:
         return int(self._ends[-1])
@@ -100,7 +96,7 @@ class HeldOutGroup:
         samples = [self._raw(int(i)) for i in index]
         states, actions, masks = (
             np.stack([np.asarray(sample[key]) for sample in samples])
-            for key in (STATE, "actions", "action_masks")
+            for key in ("states", "actions", "action_masks")
         )
         return states, actions, masks
 
@@ -141,7 +137,7 @@ class HeldOutGroup:
             length += 1
         index = np.linspace(0, length - 1, min(num_frames, length)).round().astype(np.int64)
         samples = [self._raw(int(i)) for i in index]
-        source, key = part.source, dataset.config.action_key
+        source = part.source
         position = int(np.flatnonzero(source.episode_indices == first)[0])
         inputs = dataset.transforms[0]
         assert isinstance(inputs, ProcessParquetInputs)  # DatasetPart has seen to it
@@ -150,7 +146,7 @@ class HeldOutGroup:
             episode=int(first),
             frames=np.array([round(float(s["timestamp"]) * source.fps) for s in samples]),
             first_step=dataset.config.window_start_idx,
-            actions=np.asarray(source.episode(position, [key])[key], np.float32),
+            actions=part.actions(position),
             cameras=tuple(k.removeprefix("observation.images.") for k in inputs.video_keys),
             pictures=[[_jpeg(inputs, key, s) for key in inputs.video_keys] for s in samples],
         )
