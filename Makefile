@@ -4,10 +4,10 @@ ARGS ?=
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format typecheck bench sanitize
+.PHONY: help install demo test test-slow test-peers lint format typecheck bench sanitize
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: ## Make .venv with every package in it; quick when nothing has changed
 	@PYTHON="$(PYTHON)" bash scripts/setup_environment.sh
@@ -18,15 +18,21 @@ demo: install ## Record demonstrations, train, export and drive the simulated ro
 test: install ## Run the tests, two files at a time (ARGS="-k config" picks some)
 	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --max-worker-restart 0 $(ARGS)
 
-lint: install ## Check style and formatting
-	@$(BIN)/ruff check .
-	@$(BIN)/ruff format --check .
+test-slow: install ## Run the slow tests: soaks, many seeds, full widths (ARGS as above)
+	@FLUX_SLOW=1 $(BIN)/python -m pytest -m slow --numprocesses 2 --max-worker-restart 0 $(ARGS)
+
+test-peers: install ## Run what needs a peer (ARGS picks some of: lerobot-0.3 lerobot-0.4 libero browser)
+	@bash scripts/test_peers.sh $(ARGS)
+
+lint: install ## Check style, types, shell scripts, links and spelling
+	@bash scripts/lint.sh
 
 format: install ## Mend style and formatting
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
+	@find cpp -name '*.[ch]pp' -exec $(BIN)/clang-format -i {} +
 
-typecheck: install ## Check the types of flux-core and flux-runtime
+typecheck: install ## Check the types of the four packages
 	@$(BIN)/pyright
 
 bench: install ## Time the runtime on this machine

@@ -35,13 +35,15 @@ pip_install() {
   "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check "$@"
 }
 
-# Everything that decides what is in .venv. Python sources do not: the packages are editable.
+# Everything that decides what is in .venv. The text of Python sources does not: the packages are
+# editable. flux-runtime's installation holds a table of its files, so their names do.
 fingerprint() {
   {
     "$PYTHON" -VV
     find packages/*/pyproject.toml constraints.txt requirements-dev.txt \
       scripts/setup_environment.sh -type f
     find cpp -type f \( -name '*.?pp' -o -name '*.h' -o -name 'CMake*' \)
+    find packages/flux-runtime/src -type f ! -path '*/__pycache__/*' | sed 's/^/installed /'
   } | LC_ALL=C sort | while IFS= read -r line; do
     echo "$line"
     if [ -f "$line" ]; then cat "$line"; fi

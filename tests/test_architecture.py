@@ -44,12 +44,12 @@ ROOMS: dict[str, tuple[str, ...]] = {
         *("models.layers", "models.pi", "models.weights", "models", "cli"),
     ),
     "flux_data": (
-        *("progress", "video", "lerobot", "whole_file", "samples"),
+        *("progress_bars", "video", "lerobot", "whole_file", "samples"),
         *("validate", "convert", "demo", "view", "info", "observations", "commands"),
     ),
     "flux_train": (
         *("failed_writes", "validation", "config", "policy_loss"),
-        *("distributed", "metrics", "optimization", "summary", "checkpoints"),
+        *("distributed", "metrics", "optimization", "run_plan", "checkpoints"),
         *("loading", "micro_batch", "out_of_memory", "provenance", "stop_signals"),
         *("trainer", "recipes", "report", "cli"),
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import tomllib
@@ -22,6 +23,8 @@ MAKE_TARGETS = {
     "lint",
     "sanitize",
     "test",
+    "test-peers",
+    "test-slow",
     "typecheck",
 }
 
@@ -104,6 +107,37 @@ def test_the_scripts_parse_and_may_be_run() -> None:
     for script in scripts:
         subprocess.run(["bash", "-n", str(script)], check=True)
     assert (ROOT / ".ci" / "run").stat().st_mode & 0o111
+
+
+@pytest.mark.parametrize(
+    ("lint", "test", "status", "said"),
+    [
+        (0, 0, 0, []),
+        (2, 0, 2, ["ci: error: make lint failed"]),
+        (0, 5, 5, ["ci: error: make test failed"]),
+        (2, 1, 1, ["ci: error: make lint failed", "ci: error: make test failed"]),
+        (0, 124, 124, ["ci: error: make test was stopped: the limit is 2400 s for everything"]),
+    ],
+)
+def test_ci_fails_if_lint_or_the_tests_fail_and_closes_with_pytests_line(
+    tmp_path: Path, lint: int, test: int, status: int, said: list[str]
+) -> None:
+    closing = "= 2 passed, 1 skipped in 3.45s ="
+    make = tmp_path / "make"
+    make.write_text(
+        f'#!/bin/sh\nif [ "$1" = lint ]; then exit {lint}; fi\necho "{closing}"\n'
+        f"echo 'make: Error' >&2\nexit {test}\n"
+    )
+    make.chmod(0o755)
+    done = subprocess.run(
+        [ROOT / ".ci" / "run"],
+        env={**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == status
+    assert done.stdout.splitlines() == [closing, "make: Error", *said, closing]
 
 
 def _lines(path: Path) -> list[str]:

@@ -6,7 +6,7 @@
 # Needs one GPU of 80 GB and the packages of this repository with a CUDA build of torch. A step that
 # fails does not stop the others; the exit code is 1 if any did.
 set -uo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+cd "$(dirname "${BASH_SOURCE[0]}")/../.." || exit
 
 if [ $# -lt 1 ]; then
   sed -n '2,7s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"

@@ -17,7 +17,13 @@ import torch
 from torch.utils.data import DataLoader
 
 from flux_core.errors import DataError, FluxError
-from flux_data.samples import DistributedRepeatingDataset, EpochBatches, batches_ahead, make_samples
+from flux_data.samples import (
+    DatasetPart,
+    DistributedRepeatingDataset,
+    EpochBatches,
+    batches_ahead,
+    make_samples,
+)
 
 from .config.tree import TrainDataloader
 from .distributed.ranks import Ranks
@@ -89,11 +95,8 @@ class NamedSamples:
 
 def sample_name(dataset: DistributedRepeatingDataset, draw: int) -> str:
     """'sample 12 (episode 3, frame 40 of recordings)', or less where its data cannot be read."""
-    index = within = draw % len(dataset)
-    for part in itertools.chain.from_iterable(member.parts for member in dataset.datasets):
-        if within < len(part):
-            break
-        within -= len(part)
+    index = draw % len(dataset)
+    part, within = _locate(dataset, index)
     root = part.source.root.name
     try:
         raw = part.sample(within)
@@ -101,6 +104,15 @@ def sample_name(dataset: DistributedRepeatingDataset, draw: int) -> str:
         return f"sample {index} (of {root})"
     frame = round(float(np.ravel(raw["timestamp"])[0]) * raw["fps"])
     return f"sample {index} (episode {raw['episode_index']}, frame {frame} of {root})"
+
+
+def _locate(dataset: DistributedRepeatingDataset, index: int) -> tuple[DatasetPart, int]:
+    """The part of the dataset that holds a sample, and the sample's index in that part."""
+    for part in itertools.chain.from_iterable(member.parts for member in dataset.datasets):
+        if index < len(part):
+            return part, index
+        index -= len(part)
+    raise IndexError(f"sample {index} is after the last one")
 
 
 class _ErrorsAsValues:

@@ -56,7 +56,10 @@ class WeightAverage:
         """Moves the average towards the weights after optimiser step `step`."""
         decay = min(self.decay, (1 + step) / (10 + step))
         parameters = [p.detach() for p in trained(model).values()]
-        torch._foreach_lerp_(list(self.weights.values()), parameters, 1.0 - decay)
+        # The public names for this (`torch.optim.swa_utils`) take one decay for all steps.
+        torch._foreach_lerp_(  # type: ignore[attr-defined]
+            list(self.weights.values()), parameters, 1.0 - decay
+        )
 
 
 def trained(model: nn.Module) -> dict[str, nn.Parameter]:

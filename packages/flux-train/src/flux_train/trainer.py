@@ -7,7 +7,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -63,9 +63,9 @@ from .failed_writes import FailedWrites
 from .loading import LostDataError, PeerLostDataError, batches_left, told_to_all
 from .metrics.log import peak_memory_bytes, plot_loss, read_metrics
 from .metrics.outputs import Outputs
-from .metrics.progress import TrainProgress
 from .metrics.throughput import counted_flops, peak_flops
 from .metrics.trackers import check_trackers
+from .metrics.train_progress import TrainProgress
 from .metrics.window import LogWindow
 from .micro_batch import Batch, to_device, trim_prompts
 from .optimization import WeightAverage, build_optimizer, learning_rate_at, trained
@@ -289,7 +289,7 @@ class Trainer:
         enabled = self.config.runner.enable_mixed_precision_training
         return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
 
-    def train_step(self, micro_batches: list[dict[str, Any]]) -> StepResult:
+    def train_step(self, micro_batches: list[dict[str, object]]) -> StepResult:
         """One optimiser step on the batches of this process."""
         runner, config = self.config.runner, self.config.model
         rate = learning_rate_at(self.step, self.total_steps, runner)
@@ -381,7 +381,7 @@ class Trainer:
         own = torch.arange(self.batches.batch_size) * self.ranks.world_size + self.ranks.rank
         return own + micro_batch * self.batches.global_batch_size
 
-    def _on_device(self, batch: dict[str, Any]) -> Batch:
+    def _on_device(self, batch: dict[str, object]) -> Batch:
         # A compiled network would be compiled again for every width.
         return to_device(batch if self.config.runner.compile else trim_prompts(batch), self.device)
 
@@ -541,7 +541,7 @@ class Trainer:
         self.average = WeightAverage(self.model, runner.ema_decay) if runner.ema_decay else None
         self.consumed = self.batches.first_batch
 
-    def steps(self) -> Iterator[tuple[list[dict[str, Any]], float]]:
+    def steps(self) -> Iterator[tuple[list[dict[str, object]], float]]:
         """The micro-batches of each step left of this epoch, and the seconds waited for them."""
         steps = len(self.batches) // self.accumulation
         with contextlib.closing(self._epoch_batches()) as iterator:
@@ -552,7 +552,7 @@ class Trainer:
         self.batches.epoch, self.batches.first_batch = self.batches.epoch + 1, 0
         self.consumed = 0
 
-    def _epoch_batches(self) -> Iterator[dict[str, Any]]:
+    def _epoch_batches(self) -> Generator[dict[str, object]]:
         try:
             settings, collate = self.config.train_dataloader, self.config.runner.collator
             yield from batches_left(settings, self.dataset, self.batches, collate)

@@ -1,46 +1,69 @@
-"""A page that needs nothing else: its head, its end, and data that no text can break out of."""
+"""A page in one file: its head with style sheet and content policy, its body, its script."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
-import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 from importlib.resources import files
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
+from .markup import Html, join
 
 
 class Document:
-    """The head and end of a page, with the style sheet and script that all our pages share."""
+    """A page that loads nothing: what it shows is inside it.
 
-    def __init__(self, package: str, style: str, *scripts: str) -> None:
-        """`style`.css and each of `scripts`.js of a package follow what is shared."""
-        self._style = _text("flux_core.html", "base.css") + _text(package, f"{style}.css")
-        own = (_text(package, f"{script}.js") for script in scripts)
-        self._script = _text("flux_core.html", "base.js") + "".join(own)
+    Every page has the shared style sheet, `base.css`, and one content policy, by which a browser
+    runs and loads only what this class wrote. A page with scripts has the shared `base.js` too.
+    """
 
-    def head(self, title: str) -> str:
-        """Everything up to the body."""
+    def __init__(
+        self, title: str, package: str, *, style: str, scripts: Sequence[str] = ()
+    ) -> None:
+        """Reads style sheets and scripts.
+
+        Args:
+            title: of the browser's tab.
+            package: whose files are `style` and `scripts`.
+            style: name of the style sheet that follows the shared one, as 'view.css'.
+            scripts: names of the scripts that follow the shared one, in their order.
+        """
+        self._title = title
+        self._style = _text("flux_core.html", "base.css") + _text(package, style)
+        own = "".join(_text(package, script) for script in scripts)
+        self._script = _text("flux_core.html", "base.js") + own if scripts else ""
+
+    def pieces(self, body: Iterable[Html]) -> Iterator[str]:
+        """Yields the page piece by piece; whatever of `body` is not `Html` is escaped."""
+        yield self._head()
+        for piece in body:
+            yield join([piece])
+        yield self._end()
+
+    def render(self, body: Iterable[Html]) -> str:
+        """Returns the page."""
+        return "".join(self.pieces(body))
+
+    def _head(self) -> str:
         return (
             '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
             f'<meta http-equiv="Content-Security-Policy" content="{self._policy()}">\n'
             '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-            f"<title>{escape(title)}</title>\n<style>{self._style}</style></head>\n<body>\n"
+            f"<title>{escape(self._title)}</title>\n<style>{self._style}</style></head>\n<body>\n"
         )
 
-    def end(self) -> str:
-        """The script, which finds all the page's data before it."""
-        return f"<script>{self._script}</script>\n</body></html>\n"
+    def _end(self) -> str:
+        """The script comes last: it finds all of the page's data before it."""
+        script = f"<script>{self._script}</script>\n" if self._script else ""
+        return f"{script}</body></html>\n"
 
     def _policy(self) -> str:
-        """Lets the browser run and load only what this class wrote."""
+        """Lets a browser run and load only what is in this file."""
+        script = _hash(self._script) if self._script else "'none'"
         return (
-            f"default-src 'none'; img-src data:; style-src 'sha256-{_digest(self._style)}'; "
-            f"script-src 'sha256-{_digest(self._script)}'"
+            f"default-src 'none'; img-src data:; media-src data:; style-src {_hash(self._style)}; "
+            f"script-src {script}; base-uri 'none'; form-action 'none'"
         )
 
 
@@ -48,22 +71,7 @@ def _text(package: str, name: str) -> str:
     return files(package).joinpath(name).read_text(encoding="utf-8")
 
 
-def _digest(text: str) -> str:
-    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
-
-
-def definitions(values: Mapping[str, object]) -> str:
-    """Names and values side by side, as a card."""
-    items = (f"<div><dt>{escape(k)}</dt><dd>{escape(str(v))}</dd></div>" for k, v in values.items())
-    return f'<dl class="card">{"".join(items)}</dl>'
-
-
-def floats(values: NDArray[Any]) -> str:
-    """Rows of 32-bit little-endian floats, as base64."""
-    return base64.b64encode(np.asarray(values, "<f4").tobytes()).decode("ascii")
-
-
-def data_block(name: str, content: Mapping[str, Any]) -> str:
-    """JSON in which no text can end the block."""
-    text = json.dumps(content).replace("<", "\\u003c")
-    return f'<script type="application/json" id="{name}">{text}</script>\n'
+def _hash(text: str) -> str:
+    """The source expression that allows exactly this style sheet or script."""
+    digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
+    return f"'sha256-{digest}'"

@@ -49,7 +49,7 @@ def run_observations(args: argparse.Namespace) -> None:
     cameras = {camera: column or None for camera, _, column in named}
     arrays = observations(args.dataset, cameras, args.count, args.state)
     with whole_file(args.out) as file:
-        np.savez(file, **arrays)
+        np.savez(file, **arrays)  # type: ignore[arg-type]  # none is named allow_pickle
     if args.json:
         print_json({"out": str(args.out), "num_observations": args.count})
     else:

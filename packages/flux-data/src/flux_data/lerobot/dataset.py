@@ -56,9 +56,9 @@ class LeRobotDataset(ABC):
     places: ClassVar[dict[str, object]]
     """An example of each name in the templates of `info.json`'s paths."""
 
-    def __init__(self, root: Path, info: dict[str, Any]) -> None:
-        check_info(root / "meta" / "info.json", info, self.places)
-        self.root, self.info = root, info
+    def __init__(self, root: Path, info: Mapping[str, object]) -> None:
+        self.root = root
+        self.info = check_info(root / "meta" / "info.json", info, self.places)
         self.tasks: dict[int, str] = self._read_tasks()
         self.episode_indices, self.lengths = self._read_episodes()
         if not len(self.lengths):
@@ -208,7 +208,7 @@ class LeRobotDataset(ABC):
         return {**self.__dict__, **empty}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__ = {**state, "_lock": threading.Lock()}
+        vars(self).update(state, _lock=threading.Lock())
 
 
 def is_depth_map(feature: Mapping[str, Any]) -> bool:
@@ -291,7 +291,7 @@ class LeRobotV3(LeRobotDataset):
     places: ClassVar = {"chunk_index": 0, "file_index": 0, "video_key": "key"}
     max_open_tables = 2
 
-    def __init__(self, root: Path, info: dict[str, Any]) -> None:
+    def __init__(self, root: Path, info: Mapping[str, object]) -> None:
         self._meta: dict[str, NDArray[Any]] = {}
         self._tables: OrderedDict[tuple[Path, tuple[str, ...]], Columns] = OrderedDict()
         super().__init__(root, info)

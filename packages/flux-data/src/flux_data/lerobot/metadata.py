@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Required, TypedDict, TypeGuard, cast
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +24,35 @@ NO_NUMBERS = ("video", "image", "string")
 
 Row = tuple[str, Mapping[str, Any]]
 """Where a row of metadata stands, and what it holds."""
+
+
+class Feature(TypedDict, total=False):
+    """A feature as `info.json` describes it; other keys are kept as they are.
+
+    `shape` is that of one frame's value; `names` holds a list, lists in a list, or a dictionary.
+    """
+
+    dtype: Required[str]
+    shape: Required[Sequence[int]]
+    names: object
+    fps: float
+    info: Mapping[str, object] | None
+
+
+class Info(TypedDict, total=False):
+    """The keys of `info.json` that are read; a dataset may have more.
+
+    `check_info` refuses a dataset without `video_path` or `chunks_size` if it needs them.
+    """
+
+    codebase_version: Required[str]
+    fps: Required[float]
+    features: Required[dict[str, Feature]]
+    data_path: Required[str]
+    video_path: Required[str]
+    robot_type: str | None
+    chunks_size: Required[int]
+    splits: Mapping[str, str]
 
 
 def read_info(root: Path) -> dict[str, Any]:
@@ -50,8 +79,8 @@ def json_object(path: Path) -> dict[str, Any]:
     return value
 
 
-def check_info(path: Path, info: Mapping[str, Any], places: Mapping[str, object]) -> None:
-    """Refuses the first key of `info` that is missing, or not what a reader can use.
+def check_info(path: Path, info: Mapping[str, Any], places: Mapping[str, object]) -> Info:
+    """Returns `info`; refuses the first key that is missing, or not what a reader can use.
 
     Args:
         path: the file, for the message.
@@ -74,14 +103,14 @@ def check_info(path: Path, info: Mapping[str, Any], places: Mapping[str, object]
     if "episode_chunk" in places and not _is_count(info.get("chunks_size"), 1):
         got = _short(info.get("chunks_size"))
         raise DataError(f"{path}: chunks_size: expected a whole number above 0, got {got}")
+    return cast(Info, info)
 
 
 def _check_feature(where: str, feature: object) -> None:
     if not isinstance(feature, dict) or not isinstance(feature.get("dtype"), str):
         raise DataError(f"{where}: expected an object with a dtype, got {_short(feature)}")
     shape = feature.get("shape")
-    is_shape = isinstance(shape, list) and all(_is_count(size, 1) for size in shape)
-    if not is_shape:
+    if not isinstance(shape, list) or not all(_is_count(size, 1) for size in shape):
         raise DataError(f"{where}.shape: expected a list of whole numbers, got {_short(shape)}")
     if feature["dtype"] in ("video", "image") and len(shape) != 3:
         raise DataError(f"{where}.shape: expected [height, width, channels], got {_short(shape)}")
@@ -162,7 +191,7 @@ def tasks_of(rows: Sequence[Row]) -> dict[int, str]:
         if not _is_count(index, 0) or not isinstance(text, str):
             raise DataError(f"{where}: expected a task_index and a text, got {_short(row)}")
         if index in tasks:
-            raise DataError(f"{where}: task_index {index} is there already: {tasks[index]!r}")
+            raise DataError(f"{where}: task_index {index} is there already: {tasks[int(index)]!r}")
         tasks[int(index)] = text
     return tasks
 
@@ -202,8 +231,10 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _is_count(value: object, least: int) -> bool:
-    return isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= least
+def _is_count(value: object, least: int) -> TypeGuard[int | np.integer[Any]]:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        return False
+    return bool(value >= least)
 
 
 def _short(value: object) -> str:

@@ -103,7 +103,7 @@ class EpisodeRecorder:
         for video in self._videos.values():
             video.abandon()
 
-    def close(self, task: str, **facts: Any) -> Episode:
+    def close(self, task: str, **facts: object) -> Episode:
         """Ends the videos and returns the episode."""
         for video in self._videos.values():
             video.close()

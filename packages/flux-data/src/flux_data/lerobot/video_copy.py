@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import av
+from av.error import FFmpegError
 
 from flux_core.errors import DataError
 
@@ -63,7 +64,7 @@ class JoinedVideo:
         with self._told():
             try:
                 self._container.mux(packet)
-            except av.FFmpegError as error:
+            except FFmpegError as error:
                 if error.errno != errno.EINVAL:  # which is no fault of the disk
                     raise
                 raise DataError(
@@ -80,7 +81,7 @@ class JoinedVideo:
     def _told(self) -> Iterator[None]:
         try:
             yield
-        except av.FFmpegError as error:
+        except FFmpegError as error:
             raise DataError(f"{self.path}: cannot be written ({error.strerror})") from error
 
     def __enter__(self) -> JoinedVideo:
@@ -111,7 +112,7 @@ def _opened(path: Path) -> Iterator[Any]:
             if not container.streams.video:
                 raise DataError(f"{path}: has no video stream")
             yield container.streams.video[0]
-    except av.FFmpegError as error:
+    except FFmpegError as error:
         raise DataError(f"{path}: cannot be copied ({error})") from error
 
 

@@ -27,6 +27,7 @@ from flux_core.errors import DataError
 from .arrow import to_array
 from .dataset import VideoSegment
 from .episode_stats import column_stats, pooled, sampled_image_stats
+from .metadata import Feature
 from .new_folder import (
     check_new,
     disk_errors,
@@ -43,7 +44,7 @@ CHUNKS_SIZE = 1000
 COUNTERS = ("frame_index", "episode_index", "index", "task_index")
 """The columns that number frames; written anew."""
 
-Features = Mapping[str, Mapping[str, Any]]
+Features = Mapping[str, Feature]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +65,7 @@ class Episode:
     videos: Mapping[str, VideoSegment] = field(default_factory=dict)
     image_stats: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     is_temporary: bool = False
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    facts: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def length(self) -> int:
@@ -84,7 +85,7 @@ class DatasetWriter(ABC):
         fps: float,
         robot_type: str | None,
         features: Features,
-        more_info: Mapping[str, Any] | None = None,
+        more_info: Mapping[str, object] | None = None,
     ) -> None:
         """`features` are those of info.json, without the counters; `more_info` is put over it.
 
@@ -94,10 +95,13 @@ class DatasetWriter(ABC):
         check_new(root)
         self.root, self.fps, self.robot_type = real_place(root), fps, robot_type
         self.folder = partial_folder(self.root)
-        counter = {"dtype": "int64", "shape": [1], "names": None}
-        timestamp = {"dtype": "float32", "shape": [1], "names": None}
+        counter: Feature = {"dtype": "int64", "shape": [1], "names": None}
+        timestamp: Feature = {"dtype": "float32", "shape": [1], "names": None}
         own = {"timestamp": timestamp, **dict.fromkeys(COUNTERS, counter)}
-        self.features = {**{k: dict(v) for k, v in features.items() if k not in own}, **own}
+        self.features: dict[str, Feature] = {
+            **{key: Feature(**feature) for key, feature in features.items() if key not in own},
+            **own,
+        }
         self.tasks: dict[str, int] = {}
         self.episodes: list[dict[str, Any]] = []
         self.stats: list[dict[str, Any]] = []

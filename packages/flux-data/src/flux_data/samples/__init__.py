@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .process_inputs import ProcessParquetInputs as ProcessParquetInputs
     from .read_ahead import batches_ahead as batches_ahead
     from .read_ahead import make_samples as make_samples
+    from .windows import DatasetPart as DatasetPart
     from .windows import ParquetDataset as ParquetDataset
 
 __getattr__, __dir__ = lazy_exports(
@@ -24,6 +25,6 @@ __getattr__, __dir__ = lazy_exports(
         "pack": ("pack_dataset",),
         "process_inputs": ("ProcessParquetInputs",),
         "read_ahead": ("batches_ahead", "make_samples"),
-        "windows": ("ParquetDataset",),
+        "windows": ("DatasetPart", "ParquetDataset"),
     },
 )

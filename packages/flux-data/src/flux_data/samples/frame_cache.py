@@ -54,10 +54,7 @@ class FrameCache:
     def __init__(self, folder: Path, manifest: Mapping[str, Any]) -> None:
         self.folder = folder
         self.encoding: Encoding = manifest["encoding"]
-        self.shards = {
-            name: Shard(**{**shard, "offsets": _offsets(shard)})
-            for name, shard in manifest["shards"].items()
-        }
+        self.shards = {name: _shard(shard) for name, shard in manifest["shards"].items()}
         self._open: OrderedDict[str, NDArray[np.uint8]] = OrderedDict()
 
     def frame(self, key: str, episode: int, frame: int) -> NDArray[np.uint8]:
@@ -255,8 +252,15 @@ def manifest_of(
     }
 
 
-def _offsets(shard: Mapping[str, Any]) -> tuple[int, ...] | None:
-    return None if shard["offsets"] is None else tuple(shard["offsets"])
+def _shard(stated: Mapping[str, Any]) -> Shard:
+    """A shard as the manifest states it."""
+    offsets = stated["offsets"]
+    return Shard(
+        frames=stated["frames"],
+        num_bytes=stated["num_bytes"],
+        crc32=stated["crc32"],
+        offsets=None if offsets is None else tuple(offsets),
+    )
 
 
 def _map(path: Path, shard: Shard) -> NDArray[np.uint8]:

@@ -46,7 +46,7 @@ KEPT = ("stats", "task_description", "action_masks", "rng")
 class ProcessParquetInputs:
     """Copies `parquet_keys` (renamed by `name_mappings`) and decodes the frame of each video key.
 
-    `images` is (C, height, width, 3) uint8 in the order of `video_keys`, `img_masks` is True for
+    `images` is (C, height, width, 3) uint8 in the order of `video_keys`, `image_masks` is True for
     each; `num_padding_imgs` adds black images with mask False. Where a resize follows it is done at
     once, and the transform finds nothing left to do.
     """
@@ -93,7 +93,7 @@ class ProcessParquetInputs:
         padding = [np.zeros_like(frames[0])] * self.num_padding_imgs
         out["camera_names"] = self.video_keys
         out["images"] = np.stack(frames + padding)
-        out["img_masks"] = np.arange(len(frames) + len(padding)) < len(frames)
+        out["image_masks"] = np.arange(len(frames) + len(padding)) < len(frames)
         return out
 
     def _decode(self, sample: Sample) -> list[NDArray[np.uint8]]:
@@ -160,9 +160,13 @@ def decode_image(data: bytes | None, where: str) -> NDArray[np.uint8]:
         raise DataError(f"{where}: the image cannot be decoded ({error})") from error
     if image.mode[0] in "IF":
         raise DataError(f"{where}: expected 8 bits a channel, got mode {image.mode} (a depth map?)")
-    if image.has_transparency_data and image.convert("RGBA").getextrema()[3] != (255, 255):
+    if image.has_transparency_data and not _is_opaque(image):
         raise DataError(f"{where}: expected an opaque image, got a transparent one ({image.mode})")
     return np.array(image.convert("RGB"))
+
+
+def _is_opaque(image: Image.Image) -> bool:
+    return image.convert("RGBA").getchannel("A").getextrema() == (255, 255)
 
 
 def _size(image: NDArray[np.uint8]) -> str:

@@ -18,13 +18,13 @@ from flux_core.transforms import (
     NormalizeImages,
     NormalizeStatesAndActions,
     PadKeyToDim,
-    ParquetPrompter,
     PreparePromptWithState,
     ProcessPrompts,
     RelativeActions,
     ResizeImages,
     ResizeImagesWithPad,
     SimpleNormalizeImages,
+    TaskPrompter,
     apply,
     check_order,
 )
@@ -46,7 +46,7 @@ from .read_ahead import make_samples
 
 TrainingTransform = (
     ProcessParquetInputs
-    | ParquetPrompter
+    | TaskPrompter
     | AlohaToPi
     | RelativeActions
     | NormalizeStatesAndActions
@@ -172,7 +172,7 @@ class ParquetDataset:
         """What is done to a raw sample, in order."""
         return self.config.transforms
 
-    def raw_sample(self, index: int) -> dict[str, Any]:
+    def raw_sample(self, index: int) -> dict[str, object]:
         """The sample before any transform.
 
         Raises:
@@ -187,15 +187,15 @@ class ParquetDataset:
         if not 0 <= index < len(self):
             raise IndexError(f"sample {index}: expected one of {len(self)}, counted from 0")
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, index: int) -> dict[str, object]:
         self._check_index(index)
         return self.sample(index, np.random.default_rng(index))
 
-    def __getitems__(self, indexs: Sequence[int]) -> list[dict[str, Any]]:
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, object]]:
         """The samples of a batch; torch's DataLoader asks for them so."""
-        return make_samples(self.__getitem__, indexs)
+        return make_samples(self.__getitem__, indices)
 
-    def sample(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
+    def sample(self, index: int, rng: np.random.Generator) -> dict[str, object]:
         """The sample after all transforms; what is random in them is drawn from `rng`."""
         return apply(self.transforms, {**self.raw_sample(index), "rng": rng})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import os
@@ -49,21 +50,22 @@ def video_facts(path: Path) -> VideoFacts:
         DataError: it cannot be opened, has no frames, or breaks off.
     """
     import av
+    from av.error import FFmpegError
 
     try:
-        with av.open(str(path)) as container:
+        with contextlib.closing(av.open(str(path))) as container:
             if not container.streams.video:
                 raise DataError(f"{path}: has no video stream")
             stream = container.streams.video[0]
             start, base = stream.start_time or 0, float(stream.time_base or 0)
-            packets = (p for p in container.demux(stream) if p.pts is not None)
-            ticks = sorted(p.pts - start for p in packets if not p.is_discard)
-            height, width = stream.height, stream.width
-    except av.FFmpegError as error:
+            shown = (p.pts for p in container.demux(stream) if not p.is_discard)
+            ticks = sorted(pts - start for pts in shown if pts is not None)
+            if not ticks:
+                raise DataError(f"{path}: has no frames")
+            times_s = np.asarray(ticks) * base
+            return VideoFacts(height=stream.height, width=stream.width, times_s=times_s)
+    except FFmpegError as error:
         raise DataError(f"{path}: cannot be read as a video ({error})") from error
-    if not ticks:
-        raise DataError(f"{path}: has no frames")
-    return VideoFacts(height=height, width=width, times_s=np.asarray(ticks) * base)
 
 
 class VideoReader:
@@ -109,13 +111,14 @@ class _Decoder:
 
     def __init__(self, path: Path) -> None:
         import av
+        from av.error import FFmpegError
 
-        self._path, self._error = path, av.FFmpegError
+        self._path, self._error = path, FFmpegError
         if not path.is_file():
             raise DataError(f"{path}: the video file is missing")
         try:
             self._container = av.open(str(path))
-        except av.FFmpegError as error:
+        except FFmpegError as error:
             raise DataError(f"{path}: cannot be opened as a video ({error})") from error
         # PyAV's containers are reference cycles: left to the garbage collector, files stay open.
         weakref.finalize(self, self._container.close)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.error import FFmpegError
 from numpy.typing import NDArray
 
 from flux_core.errors import DataError
@@ -32,7 +33,7 @@ class VideoWriter:
         """Opens `path`, making its folder. Raises DataError for an odd size: 4:2:0 needs even."""
         if height % 2 or width % 2:
             raise DataError(f"video size: expected even height and width, got {height}x{width}")
-        self._path, self._error = path, av.FFmpegError
+        self._path, self._error = path, FFmpegError
         path.parent.mkdir(parents=True, exist_ok=True)
         self._container = av.open(str(path), "w")
         rate = Fraction(fps).limit_denominator(1001)

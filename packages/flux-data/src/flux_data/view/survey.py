@@ -1,4 +1,4 @@
-"""Reads the numbers of a whole dataset, an episode at a time: what the page says of all of it."""
+"""Reads the numbers of a whole dataset, one episode at a time, for the page's statistics."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ..lerobot.statistics import RunningStats
 from .distribution import Histograms, Panel, pair_dimensions, panel_range
 
 Advance = Callable[[str, int, int], None]
-"""Called with what is being done, how much of it is done, and how much there is."""
+"""Called with the name of the work, how much of it is done, and how much there is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,7 @@ class TaskCount:
 
 @dataclass(frozen=True, kw_only=True)
 class Survey:
-    """What all episodes together hold.
+    """The numbers and tasks of all episodes together.
 
     Attributes:
         episode_tasks: the texts of each episode's tasks, by position.
@@ -41,8 +41,8 @@ class Survey:
         panels: the quantities, state and action of one name together.
         ranges: smallest and largest value of each panel.
         stats: feature key -> statistics of its finite values.
-        num_not_finite: feature key -> values left out of them, (dim,).
-        counts: feature key -> histogram between the ends of `ranges`, (panels, bins).
+        num_not_finite: feature key -> number of values left out as not finite, (dim,).
+        counts: feature key -> histogram over each panel's range, (panels, bins).
     """
 
     episode_tasks: tuple[tuple[str, ...], ...]
@@ -55,15 +55,15 @@ class Survey:
 
 
 def number_keys(source: LeRobotDataset) -> tuple[str, ...]:
-    """State and action, as far as the dataset has them."""
+    """Returns those of state and action that the dataset has."""
     return tuple(usual_columns(source.info["features"]))
 
 
 def read_numbers(source: LeRobotDataset, position: int) -> dict[str, NDArray[np.float64]]:
-    """State and action of one episode, (frames, dim) each, whatever their columns are called.
+    """Returns state and action of one episode, (frames, dim) each, whatever their columns' names.
 
     Raises:
-        DataError: they have not as many dimensions as info.json says, or cannot be read.
+        DataError: the number of dimensions differs from info.json's, or the file cannot be read.
     """
     columns = usual_columns(source.info["features"])
     read = _read(source, position)
@@ -74,7 +74,7 @@ def read_numbers(source: LeRobotDataset, position: int) -> dict[str, NDArray[np.
 def _vectors(
     source: LeRobotDataset, position: int, key: str, values: NDArray[Any]
 ) -> NDArray[np.float64]:
-    """(frames, dim) of a column."""
+    """Returns a column as (frames, dim)."""
     dims = width_of(source.info["features"], [key])
     numbers = values.reshape(len(values), -1).astype(np.float64)
     if len(values) and numbers.shape[1] != dims:
@@ -95,7 +95,7 @@ def _flat(columns: Mapping[str, Sequence[str]]) -> list[str]:
 
 
 def read_survey(source: LeRobotDataset, advance: Advance) -> Survey:
-    """Reads every episode twice: for the statistics, then for the histograms between their ends."""
+    """Reads every episode twice: for the statistics, then for histograms over their ranges."""
     features = source.info["features"]
     running = {
         what: RunningStats(width_of(features, columns), source.num_frames)
@@ -126,7 +126,7 @@ def read_survey(source: LeRobotDataset, advance: Advance) -> Survey:
 
 
 class _Tasks:
-    """Counts tasks; one that the metadata lacks is told apart by its number."""
+    """Counts tasks; a task that the metadata lacks is identified by its number."""
 
     def __init__(self, texts: Mapping[int, str]) -> None:
         self._texts = {index: str(text) for index, text in texts.items()}

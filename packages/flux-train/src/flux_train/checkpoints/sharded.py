@@ -17,9 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 
 from flux_core.errors import CheckpointError
 from flux_core.models.weights import FORMAT, load_checkpoint
@@ -51,8 +53,8 @@ def save_shards(
         partial.mkdir(parents=True)
     ranks.barrier()
     try:
-        writer = dcp.FileSystemWriter(partial, sync_files=True)
-        dcp.save(dict(tensors), storage_writer=writer, no_dist=ranks.world_size == 1)
+        writer = FileSystemWriter(partial, sync_files=True)
+        save(dict(tensors), storage_writer=writer, no_dist=ranks.world_size == 1)
         if ranks.is_main:
             torch.save({"format": FORMAT, **plain}, partial / PLAIN)
             _write_sums(partial)
@@ -60,7 +62,7 @@ def save_shards(
             os.replace(partial, folder)
     except (OSError, RuntimeError, CheckpointException) as error:
         problem = f"{folder}: cannot be written ({_first_line(error)})"
-    problem = ranks.from_main(problem) or problem  # type: ignore[assignment]
+    problem = ranks.from_main(problem) or problem
     if problem is not None:
         if ranks.is_main:
             shutil.rmtree(partial, ignore_errors=True)
@@ -83,7 +85,7 @@ def holds_average(folder: Path) -> bool:
         CheckpointError: the folder is no checkpoint.
     """
     try:
-        saved = dcp.FileSystemReader(folder).read_metadata().state_dict_metadata
+        saved = FileSystemReader(folder).read_metadata().state_dict_metadata
     except (OSError, pickle.UnpicklingError) as error:
         raise CheckpointError(f"{folder}: cannot be read ({_first_line(error)})") from error
     return any(name.startswith("ema.") for name in saved)
@@ -96,7 +98,7 @@ def fill_from_shards(folder: Path, tensors: dict[str, Any], ranks: Ranks) -> Non
         CheckpointError: a tensor is missing in the checkpoint, or has another shape.
     """
     try:
-        dcp.load(tensors, checkpoint_id=folder, no_dist=ranks.world_size == 1)
+        load(tensors, checkpoint_id=folder, no_dist=ranks.world_size == 1)
     except (CheckpointException, RuntimeError, ValueError, OSError) as error:
         raise CheckpointError(f"{folder}: cannot be read ({_first_line(error)})") from error
 

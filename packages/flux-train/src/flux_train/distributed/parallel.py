@@ -85,7 +85,7 @@ def recompute(layers: list[nn.Module]) -> None:
     """Keeps only the layers' inputs for the backward pass, which computes the rest again."""
     for layer in layers:
         forward = functools.partial(checkpoint, layer.forward, use_reentrant=False)
-        layer.forward = forward  # type: ignore[method-assign]
+        layer.forward = forward
 
 
 def shard(loss: PolicyLoss, layers: list[nn.Module], runner: FSDPTrainRunner, ranks: Ranks) -> None:

@@ -1,0 +1,148 @@
+"""Checks every relative link, anchor and path in the Markdown files; needs no network.
+
+    python scripts/check_links.py [ROOT]
+
+A link's target must exist, and so must the heading that its anchor names. A path in inline code
+(`scripts/demo.py`, `flux_core/transforms`) must exist if its first folder does: seen from the
+file's own folder, from the root, or from the folder of a package's sources. A pattern
+(`docs/*.md`) must match something; a path with a placeholder (`configs/NAME.py`) is left alone.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote
+
+FENCE = re.compile(r"^ {0,3}(```+|~~~+)")
+CODE = re.compile(r"(`+)(.+?)\1")
+LINKS = (
+    re.compile(r"\]\(\s*<?([^)\s>]+)>?(?:\s+\"[^\"]*\")?\s*\)"),  # [text](target "title")
+    re.compile(r"^ {0,3}\[[^\]]+\]:\s*<?(\S+?)>?(?:\s|$)"),  # [name]: target
+    re.compile(r"<(?:img|a|source)\b[^>]*?\b(?:src|href|srcset)=\"([^\"]+)\""),
+)
+HEADING = re.compile(r"^ {0,3}#{1,6}\s+(.*?)\s*#*\s*$")
+ANCHOR = re.compile(r"<[a-z0-9]+\b[^>]*?\b(?:id|name)=\"([^\"]+)\"")
+EXTERNAL = re.compile(r"^(?:[a-z][a-z0-9+.-]*:|//)", re.IGNORECASE)
+REAL_NAMES = "README|CHANGELOG|CONTRIBUTING|LICENSE"
+PLACEHOLDER = re.compile(rf"\.\.\.|(?:^|/)(?!(?:{REAL_NAMES})\b)[A-Z][A-Z_]+(?:[/.]|$)")
+PATH = re.compile(r"[\w.+*-]+(?:/[\w.+*-]*)+")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """One line of Markdown outside of fenced code."""
+
+    number: int
+    text: str
+
+    @property
+    def prose(self) -> str:
+        """The line without its inline code."""
+        return CODE.sub("", self.text)
+
+    @property
+    def code(self) -> list[str]:
+        """The words of its inline code."""
+        return [word for match in CODE.finditer(self.text) for word in match[2].split()]
+
+
+def lines_of(path: Path) -> Iterator[Line]:
+    """Yields the lines outside of fenced code blocks."""
+    fence = ""
+    for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        if match := FENCE.match(text):
+            if not fence:
+                fence = match[1]
+            elif match[1].startswith(fence):
+                fence = ""
+            continue
+        if not fence:
+            yield Line(number=number, text=text)
+
+
+def anchors_of(path: Path) -> set[str]:
+    """The anchors that GitHub makes of a file's headings, and those written as HTML."""
+    anchors: set[str] = set()
+    for line in lines_of(path):
+        anchors.update(ANCHOR.findall(line.text))
+        if heading := HEADING.match(line.text):
+            name = slug = _slug(heading[1])
+            count = 0
+            while name in anchors:
+                count += 1
+                name = f"{slug}-{count}"
+            anchors.add(name)
+    return anchors
+
+
+def _slug(heading: str) -> str:
+    text = re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", heading)  # a link shows its text
+    text = re.sub(r"[^\w\- ]", "", text.strip().lower())
+    return text.replace(" ", "-")
+
+
+def faults_of(path: Path, root: Path) -> Iterator[str]:
+    """Yields 'FILE:LINE: what is wrong' of one Markdown file."""
+    for line in lines_of(path):
+        where = f"{path.relative_to(root)}:{line.number}"
+        for pattern in LINKS:
+            for target in pattern.findall(line.prose):
+                if problem := _problem_of_link(target, path, root):
+                    yield f"{where}: {problem}"
+        for word in line.code:
+            if _is_missing_path(word, path, root):
+                yield f"{where}: there is no '{word}' in the repository"
+
+
+def _problem_of_link(target: str, path: Path, root: Path) -> str | None:
+    if EXTERNAL.match(target):
+        return None
+    name, _, anchor = target.partition("#")
+    found = (path.parent / unquote(name)).resolve() if name else path
+    if not found.exists():
+        return f"the link '{target}' leads to no file"
+    if not found.is_relative_to(root):
+        return f"the link '{target}' leads out of the repository"
+    if anchor and found.suffix == ".md" and unquote(anchor) not in anchors_of(found):
+        return f"the link '{target}' names no heading of {found.relative_to(root)}"
+    return None
+
+
+def _is_missing_path(word: str, path: Path, root: Path) -> bool:
+    """Whether a word of inline code is a path whose first folder is ours, and which is missing."""
+    word = re.sub(r"(?:::\w+|:\d+)$", "", word.strip(",;()'\""))  # a test's or a line's name
+    if not PATH.fullmatch(word) or PLACEHOLDER.search(word):
+        return False
+    folders = [path.parent, root, *sorted((root / "packages").glob("*/src"))]
+    ours = [folder for folder in folders if (folder / word.split("/")[0]).is_dir()]
+    return bool(ours) and not any(_is_there(folder, word) for folder in ours)
+
+
+def _is_there(folder: Path, word: str) -> bool:
+    return any(folder.glob(word.rstrip("/"))) if "*" in word else (folder / word).exists()
+
+
+def markdown_files(root: Path) -> list[Path]:
+    """The Markdown files that git tracks, or would if they were added."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "*.md"]
+    listed = subprocess.run(command, cwd=root, capture_output=True, check=True)
+    paths = (root / name for name in listed.stdout.decode().split("\0") if name)
+    return sorted(path for path in paths if path.is_file())
+
+
+def main(arguments: list[str]) -> int:
+    """Prints every fault; returns 1 if there is one."""
+    root = Path(arguments[0] if arguments else Path(__file__).parents[1]).resolve()
+    files = markdown_files(root)
+    faults = [fault for path in files for fault in faults_of(path, root)]
+    print("\n".join(faults) or f"check_links: no faults found in {len(files)} files")
+    return int(bool(faults))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,147 @@
+#!/usr/bin/env bash
+# Runs the tests that `make test` skips for want of a peer: real LeRobot, LIBERO, a browser.
+#
+#   bash scripts/test_peers.sh [PEER ...]    of: lerobot-0.3 lerobot-0.4 libero browser (all)
+#
+# Each peer but the browser gets an environment of its own, .venv-PEER, which is kept; together they
+# take about 6 GB. What the system lacks (ffmpeg, chromium) is installed when run as root on Debian
+# or Ubuntu, and named otherwise. FLUX_BROWSER names another Chromium or Chrome.
+#
+# LeRobot is installed without its pins: they would replace torch, whose version is ours.
+set -uo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
+
+PYTHON="${PYTHON:-python3}"
+TORCH="$(grep '^torch==' constraints.txt)"
+TORCHVISION="torchvision==0.28.0" # the one made for that torch
+LEROBOT_NEEDS=(
+  "av>=15,<16" "numpy<2.3" "opencv-python-headless<4.13" "torchcodec==0.13.0" "draccus==0.10.0"
+  accelerate deepdiff einops imageio jsonlines packaging pandas pillow pyarrow safetensors termcolor
+)
+LEROBOT_03=("datasets>=2.19,<=3.6.0" "huggingface_hub<1" "gymnasium<1.0" pyserial)
+LEROBOT_04=("datasets>=4,<5" "huggingface_hub>=0.34,<2" "gymnasium>=1.1.1,<2")
+
+error() { echo "test_peers: error: $*" >&2; }
+
+# need_system PACKAGE: installs a Debian package, or says that it is missing.
+need_system() {
+  if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    echo "      installing $1"
+    if { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y \
+      --no-install-recommends "$1"; } >/dev/null 2>&1; then return; fi
+  fi
+  error "$2 is missing. Run: sudo apt-get install $1"
+  return 1
+}
+
+need_ffmpeg() {
+  { ldconfig -p 2>/dev/null || /sbin/ldconfig -p; } | grep -F libavcodec.so >/dev/null ||
+    need_system ffmpeg "ffmpeg, which torchcodec loads,"
+}
+
+# make_lerobot VENV VERSION REQUIREMENT...: makes the environment unless it is there already.
+make_lerobot() {
+  local venv="$1" version="$2" wanted
+  shift 2
+  wanted="$("$PYTHON" -VV) $TORCH lerobot==$version $* ${LEROBOT_NEEDS[*]}"
+  if [ "$(cat "$venv/.flux-stamp" 2>/dev/null)" = "$wanted" ]; then return; fi
+  echo "      making $venv"
+  local install=("$venv/bin/python" -m pip install --quiet --disable-pip-version-check)
+  "$PYTHON" -m venv --clear "$venv" &&
+    "${install[@]}" "$TORCH" &&
+    "${install[@]}" --no-deps "lerobot==$version" "$TORCHVISION" &&
+    "${install[@]}" "$TORCH" "$@" "${LEROBOT_NEEDS[@]}" &&
+    echo "$wanted" >"$venv/.flux-stamp" && return
+  error "$venv could not be made: pip says why above"
+  return 1
+}
+
+make_libero() {
+  local venv=.venv-libero wanted
+  wanted="$({ "$PYTHON" -VV && cat scripts/setup_libero.sh constraints.txt packages/*/pyproject.toml &&
+    find packages/flux-runtime/src -type f ! -path '*/__pycache__/*' | LC_ALL=C sort; } | sha256sum)"
+  if [ "$(cat "$venv/.flux-stamp" 2>/dev/null)" = "$wanted" ]; then return; fi
+  bash scripts/setup_libero.sh "$venv" && echo "$wanted" >"$venv/.flux-stamp"
+}
+
+find_browser() {
+  local name found names=(chromium chromium-browser google-chrome)
+  if [ -n "${FLUX_BROWSER:-}" ]; then names=("$FLUX_BROWSER"); fi
+  for name in "${names[@]}"; do
+    if found="$(command -v "$name")"; then
+      export FLUX_BROWSER="$found"
+      return
+    fi
+  done
+  if [ -n "${FLUX_BROWSER:-}" ]; then
+    error "FLUX_BROWSER: there is no program '$FLUX_BROWSER'"
+    return 1
+  fi
+  need_system chromium "a browser (Chromium or Chrome)" && export FLUX_BROWSER=chromium
+}
+
+# prepare PEER: makes a peer's environment and names it to the tests.
+prepare() {
+  case "$1" in
+    lerobot-0.3)
+      need_ffmpeg && make_lerobot .venv-lerobot-0.3 0.3.3 "${LEROBOT_03[@]}" &&
+        export FLUX_LEROBOT_03="$PWD/.venv-lerobot-0.3/bin/python"
+      ;;
+    lerobot-0.4)
+      need_ffmpeg && make_lerobot .venv-lerobot-0.4 0.4.4 "${LEROBOT_04[@]}" &&
+        export FLUX_LEROBOT_04="$PWD/.venv-lerobot-0.4/bin/python"
+      ;;
+    libero) make_libero && export FLUX_LIBERO_PYTHON="$PWD/.venv-libero/bin/python" ;;
+    browser) find_browser ;;
+  esac
+}
+
+# What only a peer's tests name, and what they say when they are skipped for want of it.
+mark_of() {
+  case "$1" in
+    lerobot-0.3) echo FLUX_LEROBOT_03 ;;
+    lerobot-0.4) echo FLUX_LEROBOT_04 ;;
+    libero) echo FLUX_LIBERO_PYTHON ;;
+    browser) echo open_browser ;;
+  esac
+}
+
+reason_of() {
+  case "$1" in
+    browser) echo "needs a browser" ;;
+    *) mark_of "$1" ;;
+  esac
+}
+
+if [ $# -eq 0 ]; then set -- lerobot-0.3 lerobot-0.4 libero browser; fi
+for peer in "$@"; do
+  if [ -z "$(mark_of "$peer")" ]; then
+    error "PEER: expected some of lerobot-0.3, lerobot-0.4, libero, browser, got '$peer'"
+    exit 2
+  fi
+done
+
+log="$(mktemp)"
+trap 'rm -f "$log"' EXIT
+failed=()
+for peer in "$@"; do
+  echo "== $peer"
+  prepare "$peer" || {
+    failed+=("$peer")
+    continue
+  }
+  mapfile -t files < <(grep -rl --include='test_*.py' "$(mark_of "$peer")" tests)
+  .venv/bin/python -m pytest -q "${files[@]}" 2>&1 | tee "$log"
+  if [ "${PIPESTATUS[0]}" != 0 ]; then
+    failed+=("$peer")
+  elif grep -E '^SKIPPED' "$log" | grep -F "$(reason_of "$peer")" >/dev/null; then
+    error "$peer: its tests were skipped, see above"
+    failed+=("$peer")
+  fi
+done
+
+if [ ${#failed[@]} -gt 0 ]; then
+  error "failed: ${failed[*]}"
+  exit 1
+fi
+echo "test_peers: no faults found with: $*"
