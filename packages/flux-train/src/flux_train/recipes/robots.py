@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from . import pretrained
+from .columns import Columns
 from .pretrained import Policy, Section
 
 ACTION_HORIZON = 32
@@ -115,7 +116,7 @@ def robot_data(
     }
     return pretrained.dataloader(
         groups,
-        name_mappings={"observation.state": ("proprio", "action")},
+        **Columns().statistics(next_states=True),
         dim=width if len(groups) > 1 else None,
     )
 
