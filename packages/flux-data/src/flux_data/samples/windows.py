@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from flux_core.config import did_you_mean
 from flux_core.errors import ConfigError, DataError
 from flux_core.norm_stats import FeatureStats
 from flux_core.transforms import (
@@ -429,7 +430,7 @@ def check_cameras(source: LeRobotDataset, inputs: ProcessParquetInputs) -> tuple
     for key in inputs.video_keys:
         if key not in available:
             raise DataError(
-                f"{source.root}: no camera {key!r} in the dataset. "
+                f"{source.root}: no camera {key!r} in the dataset.{did_you_mean(key, available)} "
                 f"It has: {', '.join(available) or 'none'}"
             )
     return tuple(inputs.video_keys)
