@@ -10,10 +10,14 @@ import pytest
 
 from flux_core.errors import ConfigError
 from flux_core.norm_stats import FeatureStats
-from flux_core.transforms import AlohaToPi, NormalizeStatesAndActions, RelativeActions
+from flux_core.transforms import (
+    AlohaToPi,
+    NormalizeStatesAndActions,
+    RelativeActions,
+    Transform,
+)
 from flux_data.samples import mixture as repeating_dataset
 from flux_data.samples.mixture import DistributedRepeatingDataset
-from flux_data.samples.windows import TrainingTransform
 
 from .test_order import config_of
 
@@ -37,7 +41,7 @@ def pi_actions(actions: np.ndarray) -> np.ndarray:
 
 
 def dataset_of(
-    root: Path, *transforms: TrainingTransform, **settings: object
+    root: Path, *transforms: Transform, **settings: object
 ) -> DistributedRepeatingDataset.Config:
     plain = config_of(root)
     return DistributedRepeatingDataset.Config(

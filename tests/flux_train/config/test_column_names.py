@@ -81,10 +81,13 @@ def test_held_out_data_is_validated_in_the_robots_units(
     (shown,) = load_predictions(prediction_path(tmp_path / "run", 2))
     assert shown.actions[:, 0].tolist() == [0.5] * 40
     np.testing.assert_allclose(shown.actions[:, 1], np.arange(40) + 0.5)
-    assert shown.dimensions == {
-        "case01": tuple(f"{number}" for number in range(8)),
-        "case02": (*(f"joint {number}" for number in range(14)), "effector 0", "effector 1"),
-    }[case]
+    assert (
+        shown.dimensions
+        == {
+            "case01": tuple(f"{number}" for number in range(8)),
+            "case02": (*(f"joint {number}" for number in range(14)), "effector 0", "effector 1"),
+        }[case]
+    )
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -8,43 +8,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Self
 
 from .errors import ConfigError
 from .robots.operators import AlohaOperator, UROperator
 from .robots.spec import RobotSpec, robot_spec
 from .rtc import RTCConfig
-from .transforms import (
-    AlohaToPi,
-    DenormalizeActions,
-    NormalizeImages,
-    NormalizeStatesAndActions,
-    PadKeyToDim,
-    PreparePromptWithState,
-    ProcessPrompts,
-    RelativeActions,
-    ResizeImages,
-    ResizeImagesWithPad,
-    SimpleNormalizeImages,
-    TaskPrompter,
-    check_order,
-)
-from .transforms.aloha import DIMS as ALOHA_DIMS
+from .transforms import DenormalizeActions, Pipeline, Transform
 
 logger = logging.getLogger("flux.inference")
-
-InferenceTransform = (
-    AlohaToPi
-    | RelativeActions
-    | NormalizeStatesAndActions
-    | PadKeyToDim
-    | TaskPrompter
-    | PreparePromptWithState
-    | ProcessPrompts
-    | ResizeImages
-    | ResizeImagesWithPad
-    | SimpleNormalizeImages
-    | NormalizeImages
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,10 +25,12 @@ class ObservationTransforms:
     """Cameras in the order of training, and the transforms of an observation."""
 
     img_keys: tuple[str, ...]
-    transforms: tuple[InferenceTransform, ...]
+    transforms: tuple[Transform, ...]
 
     def __post_init__(self) -> None:
-        check_order(self.transforms, "transforms")
+        pipeline = Pipeline(self.transforms)
+        pipeline.check_on_robot()
+        pipeline.check()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,18 +63,20 @@ class InferenceRunner:
                 f"dataset.img_keys: {self.robot} has no camera {unknown[0]!r}; "
                 f"it has {', '.join(self.spec.cameras)}"
             )
-        adapts = any(isinstance(t, AlohaToPi) for t in self.dataset.transforms)
-        if adapts and self.spec.action_dim != ALOHA_DIMS:
-            raise ConfigError(
-                f"dataset.transforms: AlohaToPi expected a robot of {ALOHA_DIMS} joints (two Aloha "
-                f"arms), got {self.robot} of {self.spec.action_dim}"
-            )
-        is_relative = any(isinstance(t, RelativeActions) for t in self.dataset.transforms)
-        if is_relative and self.spec.is_commanded_by_differences:
-            raise ConfigError(
-                f"dataset.transforms: RelativeActions expected a robot whose commands are states, "
-                f"got {self.robot}, whose commands are differences already. Leave it out"
-            )
+        Pipeline(self.dataset.transforms, where="dataset.transforms").check_robot(self.spec)
+
+    @cached_property
+    def pipeline(self) -> Pipeline:
+        """The transforms of an observation, and the way back to the robot's units."""
+        return Pipeline(
+            self.dataset.transforms,
+            denormalize=self.denormalize_action,
+            where="inference.dataset.transforms",
+        )
+
+    def with_pipeline(self, pipeline: Pipeline) -> Self:
+        """The same with other transforms."""
+        return replace(self, dataset=replace(self.dataset, transforms=pipeline.transforms))
 
     @property
     def spec(self) -> RobotSpec:

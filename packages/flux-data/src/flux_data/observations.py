@@ -13,7 +13,7 @@ from flux_core.errors import DataError
 from .lerobot.dataset import LeRobotDataset, open_lerobot
 from .lerobot.recorder import video_key
 from .lerobot.state_action import STATE, usual_columns
-from .samples.process_inputs import ProcessParquetInputs
+from .samples.process_inputs import dataset_inputs
 from .samples.windows import DatasetPart, ParquetDataset
 
 
@@ -41,12 +41,8 @@ def observations(
     """
     source = open_lerobot(dataset)
     columns = {camera: key or camera_column(source, camera) for camera, key in cameras.items()}
-    readers = {
-        camera: ProcessParquetInputs(parquet_keys=(), video_keys=(key,))
-        for camera, key in columns.items()
-    }
     state = tuple(state or usual_columns(source.info["features"]).get(STATE, (STATE,)))
-    inputs = ProcessParquetInputs(parquet_keys=("states",), video_keys=tuple(columns.values()))
+    inputs = dataset_inputs(("states",), tuple(columns.values()))
     config = ParquetDataset.Config(
         data_root_path=dataset, transforms=(inputs,), action_key=state, state_key=state
     )
@@ -56,8 +52,8 @@ def observations(
     samples = [part.sample(int((i + 0.5) * len(part) / count)) for i in range(count)]
     return {
         **{
-            f"images.{camera}": np.stack([reader(sample)["images"][0] for sample in samples])
-            for camera, reader in readers.items()
+            f"images.{camera}": np.stack([inputs.picture(s, key) for s in samples])
+            for camera, key in columns.items()
         },
         "state": np.stack([sample["states"] for sample in samples]).astype(np.float32),
         "task": np.array([sample["task_description"] for sample in samples]),

@@ -14,7 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ConfigError
-from .base import Sample
+from ..robots.spec import RobotSpec
+from .actions import RelativeActions
+from .roles import Normalization, Padding
+from .units import UnitStep
 
 DIMS = 14
 GRIPPERS = (6, 13)
@@ -32,7 +35,7 @@ PI_CLOSED_RAD, PI_OPEN_RAD = 0.5476, 1.6296
 
 
 @dataclass(frozen=True, kw_only=True)
-class AlohaToPi:
+class AlohaToPi(UnitStep):
     """States and actions of two Aloha arms in pi's units; openpi calls this `adapt_to_pi`.
 
     Shoulder and elbow change their sign. A gripper's state, its normalised opening, becomes the
@@ -45,11 +48,8 @@ class AlohaToPi:
     RelativeActions, and statistics are taken after it. Every array is (..., 14).
     """
 
-    def __call__(self, sample: Sample) -> Sample:
-        out = {**sample, "states": self.state(sample["states"])}
-        if "actions" in sample:
-            out["actions"] = self.actions(sample["actions"])
-        return out
+    once = True
+    before = (RelativeActions, Padding, Normalization)
 
     def state(self, states: NDArray[Any]) -> NDArray[np.float32]:
         """Robot units to pi's; an opening beyond the crank's ends counts as its end."""
@@ -61,13 +61,11 @@ class AlohaToPi:
 
     def actions(self, actions: NDArray[Any]) -> NDArray[np.float32]:
         """Robot units to pi's."""
-        scale, offset = self.action_affine
-        return ((_checked(actions) - offset) / scale).astype(np.float32)
+        return super().actions(_checked(actions))
 
     def actions_inverse(self, actions: NDArray[Any]) -> NDArray[np.float32]:
         """Undoes `actions`."""
-        scale, offset = self.action_affine
-        return (_checked(actions) * scale + offset).astype(np.float32)
+        return super().actions_inverse(_checked(actions))
 
     @property
     def action_affine(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -76,6 +74,13 @@ class AlohaToPi:
         scale[list(GRIPPERS)] = 1.0 / (MOTOR_OPEN_RAD - MOTOR_CLOSED_RAD)
         offset[list(GRIPPERS)] = (PI_CLOSED_RAD - MOTOR_CLOSED_RAD) * scale[GRIPPERS[0]]
         return scale, offset
+
+    def check_robot(self, robot: RobotSpec, where: str) -> None:
+        if robot.action_dim != DIMS:
+            raise ConfigError(
+                f"{where}: AlohaToPi expected a robot of {DIMS} joints (two Aloha arms), got "
+                f"{robot.name} of {robot.action_dim}"
+            )
 
 
 def _convert(

@@ -100,7 +100,7 @@ class DistributedRepeatingDataset:
                     for key in self.statistic_keys
                     for name in self.name_mappings.get(key, (key,))
                 }
-            state_name, action_name = dataset.statistic_names
+            state_name, action_name = dataset.pipeline.statistic_names
             return {
                 state_name: dataset.config.state_columns,
                 action_name: dataset.config.action_columns,
@@ -323,7 +323,7 @@ def group_stats(
         "min_range": config.min_range,
         "dim": config.dim,
         # Relative actions depend on the windows.
-        "datasets": [dataset.config for dataset in group if dataset.unit_transforms],
+        "datasets": [dataset.config for dataset in group if dataset.pipeline.unit_steps],
     }
     if config.statistic_keys is None:
         settings["measured"] = [config.measured(dataset) for dataset in group]
@@ -339,16 +339,16 @@ def exact_stats(
         name: compute_stats(np.concatenate([values[name] for values in measured]))
         for name in config.measured(group[0])
     }
-    relative = [dataset for dataset in group if dataset.has_relative_actions]
+    relative = [dataset for dataset in group if dataset.pipeline.is_relative]
     if relative and len(relative) != len(group):
         raise ConfigError("transforms: either all datasets of a group use RelativeActions or none")
     if relative:
         windows = [
-            part.relative_windows(dataset.unit_transforms)
+            part.converted_windows(dataset.pipeline.unit_steps)
             for dataset in relative
             for part in dataset.parts
         ]
-        _, name = relative[0].statistic_names
+        _, name = relative[0].pipeline.statistic_names
         stats[name] = compute_stats(np.concatenate(windows))
     widened = {name: feature.widened(config.min_range) for name, feature in stats.items()}
     if config.dim is None:

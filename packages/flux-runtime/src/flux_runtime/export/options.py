@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from flux_core.config import bind, unbind
 from flux_core.deployment import InferenceRunner
 from flux_core.errors import UsageError
 from flux_core.models import PI0FlowMatching
-from flux_core.transforms import NormalizeImages
 
 from .policy import TrainedPolicy
 from .precision import DEFAULT_OPSETS, OPSETS, PRECISIONS, Precision
@@ -102,17 +100,9 @@ def with_cameras(inference: InferenceRunner, cameras: Sequence[str]) -> Inferenc
         raise UsageError(
             f"--cameras: expected some of {', '.join(known)}, got {', '.join(cameras) or 'none'}"
         )
-    kept = [index for index, name in enumerate(known) if name in cameras]
-
-    def changed(transform: Any) -> Any:
-        if not isinstance(transform, NormalizeImages):
-            return transform
-        means, stds = (tuple(rows[i] for i in kept) for rows in (transform.means, transform.stds))
-        return replace(transform, means=means, stds=stds)
-
     dataset = replace(
         inference.dataset,
-        img_keys=tuple(known[index] for index in kept),
-        transforms=tuple(changed(t) for t in inference.dataset.transforms),
+        img_keys=tuple(name for name in known if name in cameras),
+        transforms=inference.pipeline.with_cameras(cameras, known).transforms,
     )
     return replace(inference, dataset=dataset)

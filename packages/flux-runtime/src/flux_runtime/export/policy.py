@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from flux_core.models.weights import (
 )
 from flux_core.norm_stats import NormStats, stats_from_json
 from flux_core.tokenizers import PretrainedTokenizer
-from flux_core.transforms import ProcessPrompts
+from flux_core.transforms import Tokenization
 
 WEIGHTS = "model.safetensors"
 TABLE = ".table"
@@ -121,10 +121,8 @@ def load_bundled_policy(directory: Path) -> TrainedPolicy:
 
 def with_tokenizer_beside(inference: InferenceRunner, directory: Path) -> InferenceRunner:
     """A tokenizer without a path is the one that training wrote beside the checkpoint."""
-    transforms = tuple(
-        replace(t, tokenizer=PretrainedTokenizer(model_path=str(directory)))
-        if isinstance(t, ProcessPrompts) and t.tokenizer == PretrainedTokenizer()
-        else t
-        for t in inference.dataset.transforms
-    )
-    return replace(inference, dataset=replace(inference.dataset, transforms=transforms))
+    prompts = inference.pipeline.maybe(Tokenization)
+    if prompts is None or prompts.tokenizer != PretrainedTokenizer():
+        return inference
+    tokenizer = PretrainedTokenizer(model_path=str(directory))
+    return inference.with_pipeline(inference.pipeline.replace(Tokenization, tokenizer=tokenizer))

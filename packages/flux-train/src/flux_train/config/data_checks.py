@@ -8,13 +8,7 @@ import numpy as np
 
 from flux_core.errors import ConfigError, DataError
 from flux_core.tokenizers import PretrainedTokenizer
-from flux_core.transforms import (
-    PreparePromptWithState,
-    ProcessPrompts,
-    Sample,
-    TaskPrompter,
-    apply,
-)
+from flux_core.transforms import Prompter, Sample, Tokenization, apply
 from flux_data.samples import DistributedRepeatingDataset, ParquetDataset
 
 from .tree import TrainConfig
@@ -24,13 +18,13 @@ def check_vocabulary(config: TrainConfig) -> None:
     """The network needs an embedding for every id the tokenizer can give."""
     for group, members in config.train_dataloader.dataset.groups().items():
         for dataset in members:
-            for prompts in _prompt_transforms(dataset):
+            for prompts in dataset.pipeline.steps(Tokenization):
                 where = f"train_dataloader.dataset.datasets.{group}"
                 tokenizer = prompts.tokenizer
                 if isinstance(tokenizer, PretrainedTokenizer) and tokenizer.model_path is None:
                     raise ConfigError(
-                        f"{where}: ProcessPrompts.tokenizer.model_path: expected a local file or "
-                        "directory with PaliGemma's tokenizer, got None"
+                        f"{where}: {type(prompts).__name__}.tokenizer.model_path: expected a local "
+                        "file or directory with PaliGemma's tokenizer, got None"
                     )
                 size = tokenizer.load().vocab_size
                 vocabulary = config.model.llm_backbone.vocab_size or 0
@@ -49,11 +43,8 @@ def check_data(config: TrainConfig, dataset: DistributedRepeatingDataset) -> Non
 
 
 def _check_prompts(dataset: ParquetDataset) -> None:
-    transforms = [
-        t
-        for t in dataset.transforms
-        if isinstance(t, TaskPrompter | PreparePromptWithState | ProcessPrompts)
-    ]
+    pipeline = dataset.pipeline
+    prompt_steps = [*pipeline.steps(Prompter), *pipeline.steps(Tokenization)]
     for root, task, state_dim in _tasks(dataset):
         # The longest numbers a state can print: every joint beyond its range.
         sample: Sample = {
@@ -63,7 +54,7 @@ def _check_prompts(dataset: ParquetDataset) -> None:
             "actions": None,
         }
         try:
-            apply(transforms, sample)
+            apply(prompt_steps, sample)
         except DataError as error:
             raise DataError(f"{root}: {error}") from error
 
@@ -84,7 +75,3 @@ def _check_action_dims(config: TrainConfig, dataset: ParquetDataset) -> None:
             f"{dataset.config.roots[0]}), got {trained}: dimensions {trained} to {dims - 1} would "
             "never be trained"
         )
-
-
-def _prompt_transforms(dataset: ParquetDataset.Config) -> list[ProcessPrompts]:
-    return [t for t in dataset.transforms if isinstance(t, ProcessPrompts)]
