@@ -40,7 +40,7 @@ class NoVideo(DistributedRepeatingDataset):
         epoch, index = divmod(draw, len(self))
         rng = np.random.default_rng((self.config.seed, epoch, index))
         raw = self.datasets[0].raw_sample(index % len(self.datasets[0]))
-        return {"draw": draw, "state": raw["observation.state"], "noise": rng.normal(size=3)}
+        return {"draw": draw, "state": raw.state, "noise": rng.normal(size=3)}
 
 
 @pytest.fixture(scope="module")

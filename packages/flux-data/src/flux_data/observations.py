@@ -52,11 +52,11 @@ def observations(
     samples = [part.sample(int((i + 0.5) * len(part) / count)) for i in range(count)]
     return {
         **{
-            f"images.{camera}": np.stack([inputs.picture(s, key) for s in samples])
+            f"images.{camera}": np.stack([part.frames.picture(s, key) for s in samples])
             for camera, key in columns.items()
         },
-        "state": np.stack([sample["states"] for sample in samples]).astype(np.float32),
-        "task": np.array([sample["task_description"] for sample in samples]),
+        "state": np.stack([sample.state for sample in samples]).astype(np.float32),
+        "task": np.array([sample.task for sample in samples]),
     }
 
 

@@ -46,10 +46,6 @@ class DatasetInputs(Transform):
         """The column that is renamed to `name`; None if there is none."""
         return None
 
-    def picture(self, sample: Sample, key: str) -> NDArray[np.uint8]:
-        """One camera's frame as it was recorded, (height, width, 3) uint8."""
-        raise NotImplementedError
-
 
 class ImageResize(Transform):
     """Brings every image to one size."""

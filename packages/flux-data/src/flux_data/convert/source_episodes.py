@@ -17,7 +17,7 @@ from ..lerobot.dataset import LeRobotDataset, LeRobotV3, check_ascending, check_
 from ..lerobot.episode_stats import ImageStats, is_complete
 from ..lerobot.metadata import NO_NUMBERS, json_rows, read_table
 from ..lerobot.writer import COUNTERS, Episode
-from ..samples.process_inputs import decode_image
+from ..samples.stored_image import decode_image
 
 logger = logging.getLogger("flux.data")
 

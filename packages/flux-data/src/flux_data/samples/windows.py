@@ -11,12 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flux_core.config import did_you_mean
 from flux_core.errors import ConfigError, DataError
 from flux_core.norm_stats import FeatureStats
 from flux_core.transforms import DatasetInputs, Pipeline, Transform, UnitStep, apply
 
-from ..lerobot.dataset import Columns, LeRobotDataset, VideoSegment, open_lerobot
+from ..lerobot.dataset import Columns, LeRobotDataset, open_lerobot
 from ..lerobot.metadata import NO_NUMBERS
 from ..lerobot.state_action import (
     ACTION,
@@ -27,8 +26,8 @@ from ..lerobot.state_action import (
     joined,
     width_of,
 )
-from .frame_cache import CachedFrame, find_cache
-from .process_inputs import StoredImage
+from .frame_source import FrameSource
+from .raw_sample import RawSample
 from .read_ahead import make_samples
 
 BOOKKEEPING = ("timestamp", "frame_index", "episode_index", "index", "task_index")
@@ -152,16 +151,20 @@ class ParquetDataset:
         """What is done to a raw sample, in order."""
         return self.config.transforms
 
-    def raw_sample(self, index: int) -> dict[str, object]:
-        """The sample before any transform.
+    def raw_sample(self, index: int) -> RawSample:
+        """The sample before any transform, without the cameras' frames.
 
         Raises:
             IndexError: there is none of that number; they are not counted from the end.
         """
+        part, within = self._locate(index)
+        return part.sample(within)
+
+    def _locate(self, index: int) -> tuple[DatasetPart, int]:
+        """The part that holds a sample, and the sample's number there."""
         self._check_index(index)
         part = int(np.searchsorted(self._ends, index, side="right"))
-        start = int(self._ends[part - 1]) if part else 0
-        return {**self.parts[part].sample(index - start), "stats": self.stats}
+        return self.parts[part], index - (int(self._ends[part - 1]) if part else 0)
 
     def _check_index(self, index: int) -> None:
         if not 0 <= index < len(self):
@@ -177,7 +180,10 @@ class ParquetDataset:
 
     def sample(self, index: int, rng: np.random.Generator) -> dict[str, object]:
         """The sample after all transforms; what is random in them is drawn from `rng`."""
-        return self.pipeline({**self.raw_sample(index), "rng": rng})
+        part, within = self._locate(index)
+        raw = part.sample(within)
+        sample = {**raw.named(), "images": part.frames.read(raw)}
+        return self.pipeline({**sample, "info": part.source.info, "stats": self.stats, "rng": rng})
 
     def column(self, key: str) -> NDArray[Any]:
         """One feature over all frames, those that are no samples included."""
@@ -206,7 +212,12 @@ class DatasetPart:
         if inputs is None or inputs is not config.transforms[0]:
             found = "none" if inputs is None else type(config.transforms[0]).__name__
             raise ConfigError(f"transforms: expected {DatasetInputs.example} first, found {found}")
-        self.video_keys = check_cameras(source, inputs)
+        self.frames = FrameSource(
+            source,
+            inputs.video_keys,
+            config.pipeline.decoded_size,
+            cache_folder=Path(config.frame_cache) if config.frame_cache is not None else None,
+        )
         features = source.info["features"]
         check_columns(features, config.action_columns, f"{source.root}: action_key")
         check_columns(features, config.state_columns, f"{source.root}: state_key")
@@ -214,17 +225,12 @@ class DatasetPart:
         asked = [key for key in inputs.parquet_keys if key not in MADE]
         check_known(features, asked, f"{source.root}: {DatasetInputs.example}.parquet_keys")
         keys |= {key for key in inputs.parquet_keys if key in features}
-        keys |= {k for k in self.video_keys if k in source.image_keys}
+        keys |= {key for key in inputs.video_keys if key in source.image_keys}
         self.keys = sorted(keys)
         self._scalars = {k for k in self.keys if is_scalar_vector(features.get(k), k)}
         source.check_features([*self.keys, *statistic_keys])
-        resize = config.pipeline.decoded_size
-        self._resize = resize
-        videos = [key for key in self.video_keys if key in source.video_keys]
-        folder = Path(config.frame_cache) if config.frame_cache is not None else None
-        self._cache = find_cache(source, videos, resize, folder)
         self._skipped = {i for i, task in source.tasks.items() if task in SKIPPED_TASKS}
-        self._frames = [self._frames_to_skip_around(i) for i in range(source.num_episodes)]
+        self._kept_frames = [self._frames_to_skip_around(i) for i in range(source.num_episodes)]
         counts = [self._count(position) for position in range(source.num_episodes)]
         self._starts = np.concatenate(([0], np.cumsum(counts)))
 
@@ -242,7 +248,7 @@ class DatasetPart:
         return ~np.isin(tasks, list(self._skipped))
 
     def _count(self, position: int) -> int:
-        frames = self._frames[position]
+        frames = self._kept_frames[position]
         if frames is not None:
             return len(frames)
         return max(int(self.source.lengths[position]) - self.config.window_start_idx, 0)
@@ -250,31 +256,24 @@ class DatasetPart:
     def __len__(self) -> int:
         return int(self._starts[-1])
 
-    def sample(self, index: int) -> dict[str, Any]:
-        """What the files say of one sample; videos as their places."""
+    def sample(self, index: int) -> RawSample:
+        """What the files say of one sample, but for the cameras' frames."""
         position = int(np.searchsorted(self._starts, index, side="right")) - 1
-        frames = self._frames[position]
+        frames = self._kept_frames[position]
         within = index - int(self._starts[position])
         frame = within if frames is None else int(frames[within])
         columns = self._columns(position)
         actions, mask = self.window(columns, position, frame)
-        return {
-            **{key: column[frame] for key, column in columns.items()},
-            "states": joined(columns, self.config.state_columns, frame),
-            "actions": actions,
-            "action_masks": mask,
-            "task_description": self._task(int(columns["task_index"][frame]), position, frame),
-            "episode_index": int(self.source.episode_indices[position]),
-            "info": self.source.info,
-            "videos": {
-                k: self._stored(k, columns, position, frame)
-                if k in self.source.image_keys
-                else self._video(k, position, frame)
-                for k in self.video_keys
-            },
-            "resize": self._resize,
-            "fps": self.source.fps,
-        }
+        return RawSample(
+            position=position,
+            episode_index=int(self.source.episode_indices[position]),
+            frame=frame,
+            columns={key: column[frame] for key, column in columns.items()},
+            state=joined(columns, self.config.state_columns, frame),
+            actions=actions,
+            action_masks=mask,
+            task=self._task(int(columns["task_index"][frame]), position, frame),
+        )
 
     @property
     def state_dim(self) -> int:
@@ -300,26 +299,6 @@ class DatasetPart:
         """Of one episode; a state or action of one dimension is (frames, 1)."""
         columns = self.source.episode(position, self.keys)
         return {k: v[:, None] if k in self._scalars else v for k, v in columns.items()}
-
-    @property
-    def frames_from(self) -> str:
-        """What is read for the cameras' pictures: videos, images, or a cache of some size."""
-        if self._cache is not None and self._resize is not None:
-            videos = f"cache {self._resize.height}x{self._resize.width}"
-        else:
-            videos = "videos"
-        kinds = ["images" if key in self.source.image_keys else videos for key in self.video_keys]
-        return " and ".join(dict.fromkeys(kinds)) or "none"
-
-    def _stored(self, key: str, columns: Columns, position: int, frame: int) -> StoredImage:
-        where = f"{self.source.where(position)}, {key}, frame {frame}"
-        return StoredImage(data=columns[key][frame], root=self.source.root, where=where)
-
-    def _video(self, key: str, position: int, frame: int) -> VideoSegment | CachedFrame:
-        if self._cache is None:
-            return self.source.video(key, position)
-        episode = int(self.source.episode_indices[position])
-        return CachedFrame(cache=self._cache, key=key, episode=episode, frame=frame)
 
     def _task(self, task_index: int, position: int, frame: int) -> str:
         if task_index not in self.source.tasks:
@@ -354,7 +333,7 @@ class DatasetPart:
         rows: list[NDArray[np.float32]] = []
         for position in range(self.source.num_episodes):
             columns = self._columns(position)
-            frames = self._frames[position]
+            frames = self._kept_frames[position]
             frames = np.arange(self._count(position)) if frames is None else frames
             if len(frames):
                 windows = [self.window(columns, position, int(frame)) for frame in frames]
@@ -381,15 +360,3 @@ def is_scalar_vector(feature: Mapping[str, Any] | None, key: str) -> bool:
     if feature is None or key in BOOKKEEPING or feature["dtype"] in NO_NUMBERS:
         return False
     return list(feature["shape"]) == [1]
-
-
-def check_cameras(source: LeRobotDataset, inputs: DatasetInputs) -> tuple[str, ...]:
-    """Returns the cameras the config asks for; a missing one is an error."""
-    available = (*source.video_keys, *source.image_keys)
-    for key in inputs.video_keys:
-        if key not in available:
-            raise DataError(
-                f"{source.root}: no camera {key!r} in the dataset.{did_you_mean(key, available)} "
-                f"It has: {', '.join(available) or 'none'}"
-            )
-    return tuple(inputs.video_keys)
