@@ -174,8 +174,8 @@ def test_an_epoch_shows_every_sample_once_over_all_ranks_in_a_new_order(v21: Pat
 def test_statistics_are_exact_and_follow_the_relative_transform(v21: Path) -> None:
     plain = dataset_config(v21)
     mask = RelativeActions(mask=(True,) * 14)
-    relative = ParquetDataset.Config(
-        **{**vars(plain), "transforms": (*plain.transforms, mask), "action_window_size": 8}
+    relative = dataclasses.replace(
+        plain, transforms=(*plain.transforms, mask), action_window_size=8
     )
     config = DistributedRepeatingDataset.Config(
         datasets=relative,
