@@ -11,9 +11,10 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Self
 
-from .errors import ConfigError
+from .errors import ConfigError, RobotError
+from .robots.lookup import robot_spec
 from .robots.operators import AlohaOperator, UROperator
-from .robots.spec import RobotSpec, robot_spec
+from .robots.spec import RobotSpec
 from .rtc import RTCConfig
 from .transforms import DenormalizeActions, Pipeline, Transform
 
@@ -37,13 +38,16 @@ class ObservationTransforms:
 class InferenceRunner:
     """How a policy is run: robot, task texts, chunking.
 
+    `robot` is a name or a description; a name is replaced by the description it stands for, so
+    that checkpoints and bundles carry the description.
+
     Of each predicted chunk the first `action_chunk` steps count (None: all), and
     `execution_horizon` of them are executed before the next chunk (None: all that count).
     `statistic_name` is the group of datasets whose statistics the robot uses, where there are
     several.
     """
 
-    robot: str
+    robot: str | RobotSpec
     task_descriptions: Mapping[str, str]
     dataset: ObservationTransforms
     denormalize_action: DenormalizeActions
@@ -55,12 +59,17 @@ class InferenceRunner:
     seed: int = 7
 
     def __post_init__(self) -> None:
+        if isinstance(self.robot, str):
+            try:
+                object.__setattr__(self, "robot", robot_spec(self.robot))
+            except RobotError as error:
+                raise ConfigError(f"robot: {error}") from error
         if not self.task_descriptions:
             raise ConfigError("task_descriptions: expected at least one task, got none")
         unknown = [k for k in self.dataset.img_keys if k not in self.spec.cameras]
         if unknown:
             raise ConfigError(
-                f"dataset.img_keys: {self.robot} has no camera {unknown[0]!r}; "
+                f"dataset.img_keys: {self.spec.name} has no camera {unknown[0]!r}; "
                 f"it has {', '.join(self.spec.cameras)}"
             )
         Pipeline(self.dataset.transforms, where="dataset.transforms").check_robot(self.spec)
@@ -81,7 +90,8 @@ class InferenceRunner:
     @property
     def spec(self) -> RobotSpec:
         """The robot's description."""
-        return robot_spec(self.robot)
+        assert isinstance(self.robot, RobotSpec), "__post_init__ looks names up"
+        return self.robot
 
     def statistics_group(self, groups: Collection[str]) -> str:
         """Which of the groups of statistics is this robot's.
@@ -92,16 +102,17 @@ class InferenceRunner:
         Raises:
             ConfigError: none, or several that it could be.
         """
+        robot = self.spec.name
         if self.statistic_name is not None:
             fitting = [name for name in groups if name == self.statistic_name]
-        elif self.robot in groups or len(groups) == 1:
-            fitting = [self.robot] if self.robot in groups else list(groups)
+        elif robot in groups or len(groups) == 1:
+            fitting = [robot] if robot in groups else list(groups)
         else:
-            fitting = [name for name in groups if name.startswith(self.robot)]
+            fitting = [name for name in groups if name.startswith(robot)]
         if len(fitting) != 1:
             raise ConfigError(
                 f"inference.statistic_name: expected one of {', '.join(sorted(groups))} for robot "
-                f"{self.robot!r}, got {self.statistic_name!r}"
+                f"{robot!r}, got {self.statistic_name!r}"
             )
         return fitting[0]
 
@@ -129,21 +140,21 @@ class InferenceRunner:
 class AlohaSimInferenceRunner(InferenceRunner):
     """The simulated ALOHA."""
 
-    robot: str = "aloha-sim"
+    robot: str | RobotSpec = "aloha-sim"
 
 
 @dataclass(frozen=True, kw_only=True)
 class LiberoInferenceRunner(InferenceRunner):
     """The Panda of the LIBERO benchmark, in simulation."""
 
-    robot: str = "libero"
+    robot: str | RobotSpec = "libero"
 
 
 @dataclass(frozen=True, kw_only=True)
 class AlohaInferenceRunner(InferenceRunner):
     """Two real ALOHA arms over ROS."""
 
-    robot: str = "aloha"
+    robot: str | RobotSpec = "aloha"
     operator: AlohaOperator = field(default_factory=AlohaOperator)
 
 
@@ -151,7 +162,7 @@ class AlohaInferenceRunner(InferenceRunner):
 class URInferenceRunner(InferenceRunner):
     """One real UR3 over ROS."""
 
-    robot: str = "ur3"
+    robot: str | RobotSpec = "ur3"
     operator: UROperator = field(default_factory=UROperator)
 
     def __post_init__(self) -> None:
@@ -176,9 +187,10 @@ def inference_sections(section: InferenceSections | None) -> dict[str, Inference
     if section is None:
         return {}
     runners = list(section.values()) if isinstance(section, Mapping) else [section]
-    by_robot = {runner.robot: runner for runner in runners}
+    by_robot = {runner.spec.name: runner for runner in runners}
     if len(by_robot) != len(runners):
         raise ConfigError(
-            f"inference: expected one section a robot, got {', '.join(r.robot for r in runners)}"
+            f"inference: expected one section per robot, got "
+            f"{', '.join(runner.spec.name for runner in runners)}"
         )
     return by_robot

@@ -230,7 +230,7 @@ def _check_manifest(io: PolicyIO, manifest: Manifest) -> None:
     """Refuses a config and statistics that are not those of the manifest's robot and graphs."""
     dataset, joints = io.inference.dataset, io.inference.spec.action_dim
     for where, expected, found in (
-        ("config.json: inference: robot", manifest.robot, io.inference.robot),
+        ("config.json: inference: robot", manifest.robot, io.inference.spec.name),
         ("config.json: inference: cameras", manifest.cameras, dataset.img_keys),
         ("norm_stats.json: dimensions of the state", manifest.state_dim, io.state_dim),
         ("norm_stats.json: dimensions of actions", joints, len(io.scale)),

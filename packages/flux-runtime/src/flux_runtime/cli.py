@@ -18,6 +18,7 @@ from flux_core.command_line import (
     run_cli,
 )
 from flux_core.errors import UsageError
+from flux_core.robots import DRIVER_GROUP, provided_names
 
 from .arguments import add_engine, count, natural, threads
 from .engines.names import AUTO, ENGINES
@@ -106,7 +107,8 @@ def _add_bench(parser: argparse.ArgumentParser) -> None:
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--robot", required=True, metavar="R", help="aloha-sim, aloha, ur3 or an installed one")
+    known = ", ".join(("aloha-sim", "aloha", "ur3", *provided_names(DRIVER_GROUP)))
+    add("--robot", required=True, metavar="R", help=f"one of {known.replace('%', '%%')}")
     add("--bundle", type=Path, metavar="DIR", help="the policy (default: the one shipped for R)")
     add("--task", metavar="T", help="what to do, in words (default: the bundle's task)")
     add("--episodes", type=count, default=10, metavar="N", help="how many (default: 10)")

@@ -30,6 +30,7 @@ from .images import (
     resize_to,
 )
 from .pipeline import Pipeline
+from .presets import pi_observation
 from .prompts import PreparePromptWithState, ProcessPrompts, TaskPrompter
 from .roles import (
     Augmentation,
@@ -73,5 +74,6 @@ __all__ = [
     "Transform",
     "UnitStep",
     "apply",
+    "pi_observation",
     "resize_to",
 ]

@@ -33,6 +33,12 @@ MOTOR_CLOSED_RAD, MOTOR_OPEN_RAD = -0.6213, 1.4910
 PI_CLOSED_RAD, PI_OPEN_RAD = 0.5476, 1.6296
 """pi's range: counts 2405 to 3110 of 4096, with zero at 2048 (which would give 1.6291)."""
 
+_ACTION_SCALE, _ACTION_OFFSET = SIGNS.astype(np.float64), np.zeros(DIMS)
+_ACTION_SCALE[list(GRIPPERS)] = 1.0 / (MOTOR_OPEN_RAD - MOTOR_CLOSED_RAD)
+_ACTION_OFFSET[list(GRIPPERS)] = (PI_CLOSED_RAD - MOTOR_CLOSED_RAD) * _ACTION_SCALE[GRIPPERS[0]]
+for _constant in (_ACTION_SCALE, _ACTION_OFFSET):
+    _constant.setflags(write=False)
+
 
 @dataclass(frozen=True, kw_only=True)
 class AlohaToPi(UnitStep):
@@ -70,10 +76,7 @@ class AlohaToPi(UnitStep):
     @property
     def action_affine(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """(scale, offset), each (14,), of `actions_inverse`; a joint's is its sign and 0."""
-        scale, offset = SIGNS.astype(np.float64), np.zeros(DIMS)
-        scale[list(GRIPPERS)] = 1.0 / (MOTOR_OPEN_RAD - MOTOR_CLOSED_RAD)
-        offset[list(GRIPPERS)] = (PI_CLOSED_RAD - MOTOR_CLOSED_RAD) * scale[GRIPPERS[0]]
-        return scale, offset
+        return _ACTION_SCALE, _ACTION_OFFSET
 
     def check_robot(self, robot: RobotSpec, where: str) -> None:
         if robot.action_dim != DIMS:

@@ -58,6 +58,11 @@ class Transform:
         raise NotImplementedError(f"{type(self).__name__} does not say what it does")
 
     @property
+    def is_ours(self) -> bool:
+        """Whether flux itself ships it."""
+        return type(self).__module__.partition(".")[0] in ("flux_core", "flux_data")
+
+    @property
     def compared_as(self) -> str:
         """What it is called where training and robot are compared; one name, one comparison."""
         return type(self).__name__

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from ..errors import ConfigError
 from ..norm_stats import FeatureStats, NormStats, compute_stats
 from .base import Sample, Transform
-from .roles import Normalization, Padding
+from .roles import ImageNormalization, ImageResize, Normalization, Padding
 from .units import ActionInverse, UnitStep, way_back
 
 logger = logging.getLogger("flux.config")
@@ -21,21 +21,29 @@ REACH = 10.0
 """States and actions are tried between -10 and 10."""
 TOLERANCE = 1e-5
 """Some hundred roundings of float32, relative to the largest number on the way."""
+CHANGING_IMAGES_ALONE = (ImageResize.__call__, ImageNormalization.__call__)
 
 
-def check_inverses(transforms: Sequence[Transform], where: str) -> None:
+def check_inverses(transforms: Sequence[Transform], where: str) -> tuple[Transform, ...]:
     """Refuses transforms whose effect on actions is not undone by what they say of themselves.
 
-    Every transform that reads no files is called with random states and actions. One that needs a
-    sample of another kind, and so fails, is checked with the first sample of the data instead.
+    Every transform that reads no files is called with random states and actions.
+
+    Returns:
+        Those that could not be tried: they read files, or failed because they need a sample of
+        another kind. Only a sample of the data can tell.
 
     Raises:
         ConfigError: it names the transform, and the dimension that does not come back.
     """
+    untried: list[Transform] = []
     earlier: list[tuple[Transform, Sample, Sample]] = []
     for transform in transforms:
+        if type(transform).__call__ in CHANGING_IMAGES_ALONE:
+            continue
         tried = None if transform.reads_files else _try(transform, where)
         if tried is None:
+            untried.append(transform)
             continue
         before, after = tried
         name, claimed = type(transform).__name__, _claimed(transform, before["stats"])
@@ -46,6 +54,7 @@ def check_inverses(transforms: Sequence[Transform], where: str) -> None:
                 _check_reference(name, transform.relative_mask, earlier, where)
         if not transform.training_only:
             earlier.append((transform, before, after))
+    return tuple(untried)
 
 
 def check_undone(before: Sample, after: Sample, inverse: ActionInverse | None, where: str) -> None:
@@ -69,7 +78,8 @@ def check_undone(before: Sample, after: Sample, inverse: ActionInverse | None, w
         raise ConfigError(
             f"{where}: expected actions of shape {expected.shape} or wider, got {found.shape}"
         )
-    back = inverse(found, before["states"])
+    with np.errstate(all="ignore"):
+        back = inverse(found, before["states"])
     largest = max(REACH, *(float(np.abs(x).max()) for x in (expected, inverse.offset)))
     is_back = np.abs(back - expected) <= TOLERANCE * largest  # NaN is not
     if not is_back.all():
@@ -95,7 +105,7 @@ def _try(transform: Transform, where: str) -> tuple[Sample, Sample] | None:
                 f"{where}: {name}: cannot be tried with states and actions of {fixed} dimensions, "
                 f"which it is for: {error}"
             ) from error
-        logger.debug("%s: %s has to be tried with the data: %s", where, name, error)
+        logger.debug("%s: %s can only be tried with data: %s", where, name, error)
         return None
     if "actions" not in after:
         raise ConfigError(f"{where}: {name} loses the sample's actions")

@@ -20,7 +20,14 @@ from .base import ModelInputs, Sample, Transform, apply
 from .difference import Difference, differences
 from .inverses import check_inverses, check_undone
 from .order import check_order
-from .roles import ImageNormalization, ImageResize, Normalization, Prompter, Tokenization
+from .roles import (
+    DatasetInputs,
+    ImageNormalization,
+    ImageResize,
+    Normalization,
+    Prompter,
+    Tokenization,
+)
 from .units import ActionInverse, UnitStep, compose
 
 Kind = TypeVar("Kind", bound=Transform)
@@ -221,21 +228,28 @@ class Pipeline:
         check_order(self.transforms, self.where)
         check_inverses(self.transforms, self.where)
 
-    def check_sample(
-        self, actions: NDArray[Any], state: NDArray[Any], after: Sample, stats: NormStats
-    ) -> None:
-        """Refuses a sample of the data whose actions do not come back.
+    @property
+    def needs_sample(self) -> bool:
+        """Whether `check` leaves something open that only `check_sample` can tell: whether a
+        foreign transform that needs real data leaves actions alone."""
+        return any(not step.is_ours for step in check_inverses(self.transforms, self.where))
+
+    def check_sample(self, before: Sample, stats: NormStats) -> None:
+        """Refuses transforms that do not bring the actions of a sample back.
 
         Args:
-            actions: (H, A) as recorded.
-            state: (S,) as recorded.
-            after: the sample that they became.
-            stats: that it was normalised with.
+            before: a sample of the data as the first transform gets it.
+            stats: that it is normalised with.
         """
-        before = {"states": state, "actions": actions}
-        is_normalized = self.denormalize is not None or self.maybe(Normalization) is not None
-        inverse = self.action_inverse(stats, actions.shape[-1]) if is_normalized else None
-        check_undone(before, after, inverse, f"{self.where}: all transforms together")
+        before = apply(self.steps(DatasetInputs), before)
+        recorded = {key: np.array(before[key]) for key in ("states", "actions")}
+        dims = recorded["actions"].shape[-1]
+        if self.maybe(Normalization) is None:
+            inverse = compose(self.unit_steps, np.ones(dims), np.zeros(dims))
+        else:
+            inverse = self.action_inverse(stats, dims)
+        after = self.without(DatasetInputs)(before)
+        check_undone(recorded, after, inverse, f"{self.where}: all of them together")
 
     def check_on_robot(self) -> None:
         """Refuses a transform that is for training only."""

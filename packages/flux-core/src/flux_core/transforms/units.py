@@ -48,7 +48,8 @@ class UnitStep(Transform):
         if self.relative_mask is not None:
             return len(self.relative_mask)
         affine = way_back(self)
-        return affine[0].shape[-1] if affine is not None and affine[0].ndim else None
+        shape = () if affine is None else np.broadcast(*affine).shape
+        return shape[-1] if shape else None
 
     def state(self, states: NDArray[Any]) -> NDArray[Any]:
         """(..., S) states in the step's units."""
@@ -108,11 +109,11 @@ class UnitStep(Transform):
 
 
 def way_back(step: UnitStep) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
-    """(scale, offset) of a step's `action_affine`, as arrays of one shape."""
-    if step.action_affine is None:
+    """(scale, offset) of a step's `action_affine` as arrays, each () or (A,)."""
+    affine = step.action_affine
+    if affine is None:
         return None
-    scale, offset = np.broadcast_arrays(*(np.asarray(x, np.float64) for x in step.action_affine))
-    return scale, offset
+    return np.asarray(affine[0], np.float64), np.asarray(affine[1], np.float64)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -143,9 +144,7 @@ def masked(mask: ArrayLike, state: NDArray[Any]) -> NDArray[np.float32]:
     return np.where(kept, state[..., : len(kept)], 0.0).astype(np.float32)
 
 
-def compose(
-    steps: Sequence[UnitStep], scale: NDArray[np.float32], offset: NDArray[np.float32]
-) -> ActionInverse:
+def compose(steps: Sequence[UnitStep], scale: NDArray[Any], offset: NDArray[Any]) -> ActionInverse:
     """The inverse of `steps`, followed by a normalisation that `x * scale + offset` undoes.
 
     A step before a relative one leaves the reference to the observed state as it is: it converts a

@@ -16,7 +16,7 @@ from flux_core.norm_stats import FeatureStats, NormStats, compute_stats
 from ..lerobot.metadata import NO_NUMBERS
 from ..lerobot.state_action import STATE, joined, width_of
 from .read_ahead import make_samples
-from .stats_cache import cached_stats
+from .stats_cache import cached_stats, code_of
 from .windows import DatasetPart, ParquetDataset
 
 
@@ -39,9 +39,9 @@ class DistributedRepeatingDataset:
             name_mappings: column -> the names of its statistics.
             statistic_name: the group of datasets that are not given by group.
             min_range: a dimension that spans less is normalised as if it spanned this, in the unit
-                of the statistics: the robot's, or pi's after AlohaToPi.
+                of the statistics: the robot's, or what a unit step has made of it.
             dim: the size to which statistics of states and actions are padded, for robots whose
-                data PadKeyToDim pads.
+                data is padded.
             sampling_weights: each group's share of an epoch's draws; default: its share of the
                 samples.
             shuffle: whether the order is random.
@@ -317,7 +317,7 @@ def group_stats(
 ) -> NormStats:
     """Statistics of a group under the names the transforms ask for; computed once for its data."""
     sources = [part.source for dataset in group for part in dataset.parts]
-    settings: dict[str, Any] = {
+    settings: dict[str, object] = {
         "statistic_keys": config.statistic_keys,
         "name_mappings": config.name_mappings,
         "min_range": config.min_range,
@@ -327,6 +327,8 @@ def group_stats(
     }
     if config.statistic_keys is None:
         settings["measured"] = [config.measured(dataset) for dataset in group]
+    if code := code_of([step for dataset in group for step in dataset.pipeline.unit_steps]):
+        settings["code"] = code
     return cached_stats(sources, settings, lambda: exact_stats(group, config))
 
 
@@ -341,7 +343,9 @@ def exact_stats(
     }
     relative = [dataset for dataset in group if dataset.pipeline.is_relative]
     if relative and len(relative) != len(group):
-        raise ConfigError("transforms: either all datasets of a group use RelativeActions or none")
+        raise ConfigError(
+            "transforms: expected relative actions in all datasets of a group, or in none"
+        )
     if relative:
         windows = [
             part.converted_windows(dataset.pipeline.unit_steps)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from flux_core.errors import ConfigError, DataError
 from flux_core.norm_stats import FeatureStats
-from flux_core.transforms import DatasetInputs, Pipeline, Transform, UnitStep, apply
+from flux_core.transforms import DatasetInputs, Pipeline, Sample, Transform, UnitStep, apply
 
 from ..lerobot.dataset import Columns, LeRobotDataset, open_lerobot
 from ..lerobot.metadata import NO_NUMBERS
@@ -180,10 +180,14 @@ class ParquetDataset:
 
     def sample(self, index: int, rng: np.random.Generator) -> dict[str, object]:
         """The sample after all transforms; what is random in them is drawn from `rng`."""
+        return self.pipeline(self.untransformed(index, rng))
+
+    def untransformed(self, index: int, rng: np.random.Generator) -> Sample:
+        """The sample as the first transform gets it, with the cameras' frames."""
         part, within = self._locate(index)
         raw = part.sample(within)
         sample = {**raw.named(), "images": part.frames.read(raw)}
-        return self.pipeline({**sample, "info": part.source.info, "stats": self.stats, "rng": rng})
+        return {**sample, "info": part.source.info, "stats": self.stats, "rng": rng}
 
     def column(self, key: str) -> NDArray[Any]:
         """One feature over all frames, those that are no samples included."""

@@ -11,7 +11,7 @@ from flux_core.errors import UsageError
 from flux_core.models import PI0FlowMatching
 
 from .policy import TrainedPolicy
-from .precision import DEFAULT_OPSETS, OPSETS, PRECISIONS, Precision
+from .precision.network import DEFAULT_OPSETS, OPSETS, PRECISIONS, Precision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +19,7 @@ class ExportOptions:
     """How a bundle is written.
 
     Attributes:
-        precision: what the network is computed in; see `precision.py`.
+        precision: what the network is computed in; see `precision/network.py`.
         opset: of the graphs; None for the one that suits the precision.
         num_inference_steps: Euler steps from noise to actions; None for the checkpoint's.
         cameras: those that the robot has, None for all of the checkpoint's. The others are masked,

@@ -49,9 +49,9 @@ def load_policy(checkpoint: Path, robot: str | None = None) -> TrainedPolicy:
     """
     if checkpoint.is_dir():
         policy = load_bundled_policy(checkpoint)
-        if robot not in (None, policy.inference.robot):
+        if robot not in (None, policy.inference.spec.name):
             raise ExportError(
-                f"{checkpoint}: the bundle is of robot {policy.inference.robot}, got --robot "
+                f"{checkpoint}: the bundle is of robot {policy.inference.spec.name}, got --robot "
                 f"{robot}. Export the checkpoint"
             )
         return policy

@@ -8,7 +8,7 @@ import numpy as np
 
 from flux_core.errors import ConfigError, DataError
 from flux_core.tokenizers import PretrainedTokenizer
-from flux_core.transforms import Prompter, Sample, Tokenization, apply
+from flux_core.transforms import Pipeline, Prompter, Sample, Tokenization, apply
 from flux_data.samples import DistributedRepeatingDataset, ParquetDataset
 
 from .tree import TrainConfig
@@ -40,6 +40,7 @@ def check_data(config: TrainConfig, dataset: DistributedRepeatingDataset) -> Non
     for member in dataset.datasets:
         _check_prompts(member)
         _check_action_dims(config, member)
+    _check_way_back(dataset)
 
 
 def _check_prompts(dataset: ParquetDataset) -> None:
@@ -57,6 +58,18 @@ def _check_prompts(dataset: ParquetDataset) -> None:
             apply(prompt_steps, sample)
         except DataError as error:
             raise DataError(f"{root}: {error}") from error
+
+
+def _check_way_back(dataset: DistributedRepeatingDataset) -> None:
+    """Tries foreign transforms that need real data with a sample of each kind of dataset."""
+    tried: list[Pipeline] = []
+    for name, member in zip(dataset.group_of_datasets, dataset.datasets, strict=True):
+        if not len(member) or member.pipeline in tried or not member.pipeline.needs_sample:
+            continue
+        tried.append(member.pipeline)
+        where = f"train_dataloader.dataset.datasets.{name}.transforms"
+        sample = member.untransformed(0, np.random.default_rng(0))
+        Pipeline(member.transforms, where=where).check_sample(sample, member.stats)
 
 
 def _tasks(dataset: ParquetDataset) -> Iterator[tuple[str, str, int]]:

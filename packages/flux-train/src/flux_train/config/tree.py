@@ -10,8 +10,9 @@ from typing import Any, Literal
 
 from flux_core.config import bind, load_config
 from flux_core.deployment import InferenceRunner, inference_sections
-from flux_core.errors import ConfigError
+from flux_core.errors import ConfigError, RobotError
 from flux_core.models import PI0FlowMatching, SigLIPViTBackbone
+from flux_core.robots import RobotSpec, limits_in_force, robot_spec, robot_spec_names
 from flux_core.transforms import ModelInputs, Normalization, Pipeline
 from flux_data.samples import DistributedRepeatingDataset
 
@@ -103,6 +104,7 @@ def _model_inputs(model: PI0FlowMatching.Config) -> ModelInputs:
 def _check_inference(config: TrainConfig, inference: InferenceRunner) -> None:
     model, groups = config.model, config.train_dataloader.dataset.groups()
     inference.steps_executed(model.n_action_steps)
+    _warn_of_wider_limits(inference.spec)
     for normalize in inference.pipeline.steps(Normalization):
         if normalize.action_dim not in (None, model.action_dim):
             logger.warning(
@@ -112,6 +114,20 @@ def _check_inference(config: TrainConfig, inference: InferenceRunner) -> None:
             )
     for dataset in groups[inference.statistics_group(groups)]:
         _check_same_as_training(dataset.pipeline, inference)
+
+
+def _warn_of_wider_limits(spec: RobotSpec) -> None:
+    """Says at the start of training what the robot's driver is going to refuse."""
+    if spec.name in robot_spec_names():
+        try:
+            limits_in_force(robot_spec(spec.name), spec)
+        except RobotError as error:
+            logger.warning(
+                "inference.robot: it is not the %r that is known here, whose driver will refuse "
+                "the bundle: %s",
+                spec.name,
+                error,
+            )
 
 
 def _check_same_as_training(trained: Pipeline, inference: InferenceRunner) -> None:
