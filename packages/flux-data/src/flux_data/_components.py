@@ -1,4 +1,4 @@
-"""Names a config may use as `type`, and where each one lives."""
+"""The names that a config may use as `type`, and the class of each."""
 
 COMPONENTS: dict[str, str] = {
     "ParquetDataset": "flux_data.samples.windows:ParquetDataset",
