@@ -94,8 +94,8 @@ NormStats = Mapping[str, FeatureStats]
 """Feature key ('proprio', 'action') -> statistics, of one robot."""
 
 
-def compute_stats(values: NDArray[np.floating]) -> FeatureStats:
-    """Exact statistics of `values` (frames, dim)."""
+def compute_stats(values: NDArray[np.generic]) -> FeatureStats:
+    """Exact statistics of `values` (frames, dim), numbers of any type."""
     if values.ndim != 2 or not len(values):
         raise DataError(f"statistics: expected a non-empty (frames, dim) array, got {values.shape}")
     data = values.astype(np.float64)

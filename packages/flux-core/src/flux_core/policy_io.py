@@ -100,7 +100,7 @@ class PolicyIO:
         ]
         return max(len(self.tokenizer.encode(text)) for text in texts)
 
-    def encode(self, observation: Observation) -> dict[str, NDArray[Any]]:
+    def encode(self, observation: Observation) -> dict[str, NDArray[np.generic]]:
         """Returns the graphs' user inputs, each with a leading batch axis of 1.
 
         Raises:

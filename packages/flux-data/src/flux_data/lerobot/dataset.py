@@ -36,7 +36,7 @@ MAX_CACHED_BYTES = 512 << 20
 NO_NUMBERS = ("video", "image", "string")
 """The dtypes of features that are no numbers."""
 
-Columns = Mapping[str, NDArray[Any]]
+Columns = Mapping[str, NDArray[np.generic]]
 EpisodeKey = tuple[int, tuple[str, ...]]
 """Position and names of the columns."""
 
@@ -178,7 +178,7 @@ class LeRobotDataset(ABC):
         """File and episode, for messages."""
         return f"{self.data_file(position)}: episode {self.episode_indices[position]}"
 
-    def columns(self, keys: Sequence[str]) -> dict[str, NDArray[Any]]:
+    def columns(self, keys: Sequence[str]) -> dict[str, NDArray[np.generic]]:
         """Whole columns, (frames,) or (frames, dim), in the order of the episodes.
 
         Raises:
@@ -380,7 +380,7 @@ class LeRobotV3(LeRobotDataset):
         return {**super().__getstate__(), "_tables": OrderedDict()}
 
 
-def _check_places(path: Path, columns: Columns) -> None:
+def _check_places(path: Path, columns: Mapping[str, NDArray[Any]]) -> None:
     """Refuses the first number of where an episode lies that is missing or negative."""
     for name, values in columns.items():
         is_time = name.endswith("from_timestamp")

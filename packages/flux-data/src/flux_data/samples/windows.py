@@ -142,7 +142,7 @@ class ParquetDataset:
         """The sample after all transforms; what is random in them is drawn from `rng`."""
         return apply(self.transforms, {**self.raw_sample(index), "rng": rng})
 
-    def column(self, key: str) -> NDArray[Any]:
+    def column(self, key: str) -> NDArray[np.generic]:
         """One feature over all frames, those that are no samples included."""
         return np.concatenate([part.source.columns([key])[key] for part in self.parts])
 
@@ -163,7 +163,7 @@ class ParquetDataset:
         """Whether actions are relative to the state they start from."""
         return any(isinstance(t, RelativeActions) for t in self.unit_transforms)
 
-    def in_own_units(self, name: str, values: NDArray[Any]) -> NDArray[Any]:
+    def in_own_units(self, name: str, values: NDArray[np.generic]) -> NDArray[np.generic]:
         """A column (frames, dim), absolute actions among them, as it is when it is normalised.
 
         Args:
