@@ -38,9 +38,9 @@ from flux_core.models.pi import sized_model
 sys.path.insert(0, str(Path(__file__).parent))
 from transformers_policy import TransformersPolicy
 
-OBSERVATION = ("images", "img_masks", "lang_tokens", "lang_masks")
+OBSERVATION = ("images", "image_masks", "lang_tokens", "lang_masks")
 PROMPT_LENGTH = {"pi0": 48, "pi05": 200}
-CAMERAS, NUM_STEPS = 3, 10
+CAMERAS, NUM_INFERENCE_STEPS = 3, 10
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.2}
 Contestants = dict[str, Callable[[], Any]]
 
@@ -122,7 +122,7 @@ def batch_of(model: PI0FlowMatching, kind: str, args: argparse.Namespace) -> dic
     actions = torch.randn(size, config.n_action_steps, config.action_dim, device=device)
     return {
         "images": torch.rand(size, CAMERAS, 3, height, width, device=device, dtype=dtype) * 2 - 1,
-        "img_masks": masks,
+        "image_masks": masks,
         "lang_tokens": torch.randint(0, 1000, (size, prompt), device=device),
         "lang_masks": lengths.expand(size, -1).clone(),
         "states": torch.randn(size, config.action_dim, device=device, dtype=dtype),
@@ -183,10 +183,12 @@ def sample(model: PI0FlowMatching, batch: dict[str, Tensor], args: Any) -> Conte
 
     def ours() -> Tensor:
         cache = model.prefix(*observation)
-        return sample_actions(model, batch["states"], cache, batch["noise"], NUM_STEPS)
+        return sample_actions(model, batch["states"], cache, batch["noise"], NUM_INFERENCE_STEPS)
 
     def theirs() -> Tensor:
-        return peer.sample_actions(*observation, batch["states"], batch["noise"], NUM_STEPS)
+        return peer.sample_actions(
+            *observation, batch["states"], batch["noise"], NUM_INFERENCE_STEPS
+        )
 
     contestants = {"openpi's structure": theirs, "flux": ours}
     if args.compile:

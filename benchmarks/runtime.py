@@ -180,7 +180,7 @@ class Network:
     def sample(self, action_dims: int) -> torch.Tensor:
         """Observation to chunk."""
         cache = self.model.prefix(*self.observation)
-        steps = self.model.config.num_steps
+        steps = self.model.config.num_inference_steps
         return sample_actions(
             self.model, self.state, cache, self.noise, steps, action_dims=action_dims
         )
@@ -198,7 +198,7 @@ class Network:
         """openpi's structure. It lets padded dimensions drift, so ours does when compared."""
         from transformers_policy import TransformersPolicy
 
-        peer, steps = TransformersPolicy(self.model), self.model.config.num_steps
+        peer, steps = TransformersPolicy(self.model), self.model.config.num_inference_steps
         call = self._as_infer(
             lambda: peer.sample_actions(*self.observation, self.state, self.noise, steps)
         )

@@ -218,7 +218,7 @@ def batch_of(model: Any, args: argparse.Namespace) -> dict[str, Tensor]:
     shape = (size, config.n_action_steps, config.action_dim)
     return {
         "images": torch.rand(size, CAMERAS, 3, height, width) * 2 - 1,
-        "img_masks": torch.ones(size, CAMERAS, dtype=torch.bool),
+        "image_masks": torch.ones(size, CAMERAS, dtype=torch.bool),
         "lang_tokens": torch.randint(0, 1000, (size, prompt)),
         "lang_masks": lengths.expand(size, -1).clone(),
         "states": torch.randn(size, config.action_dim),

@@ -101,7 +101,7 @@ class TransformersPolicy(nn.Module):
         """Mean squared error of the velocity over all steps and dimensions."""
         actions = batch["actions"]
         x_t = t[:, None, None] * noise + (1 - t[:, None, None]) * actions
-        observation = (batch[k] for k in ("images", "img_masks", "lang_tokens", "lang_masks"))
+        observation = (batch[k] for k in ("images", "image_masks", "lang_tokens", "lang_masks"))
         velocity = self.velocity(*observation, batch["states"], x_t, t)
         return functional.mse_loss(velocity, noise - actions)
 
@@ -114,11 +114,11 @@ class TransformersPolicy(nn.Module):
         lang_masks: Tensor,
         state: Tensor,
         noise: Tensor,
-        num_steps: int,
+        num_inference_steps: int,
     ) -> Tensor:
         """Ten (or so) Euler steps behind one cached prefix."""
         cache, pad = self.encode(images, image_masks, lang_tokens, lang_masks)
-        x_t, time, dt = noise, 1.0, -1.0 / num_steps
+        x_t, time, dt = noise, 1.0, -1.0 / num_inference_steps
         while time >= -dt / 2:
             t = torch.full((len(noise),), time, device=noise.device)
             x_t = x_t + dt * self._denoise(state, x_t, t, cache, pad)

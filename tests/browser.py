@@ -1,9 +1,12 @@
-"""Pages as a browser has them: parsed strictly, or opened in a real one without a window."""
+"""Pages as a browser sees them: parsed strictly, or opened in a real headless browser."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import os
+import re
 import select
 import shutil
 import subprocess
@@ -15,12 +18,15 @@ from typing import Any
 
 import pytest
 
+import flux_core.html
+
+STYLE = Path(flux_core.html.__file__).with_name("base.css")
 PRELUDE = """
   const shown = document.documentElement.dataset;
   const until = async (isTrue) => {
     const begin = performance.now();
     while (!isTrue()) {
-      if (performance.now() - begin > 20000) throw new Error(`waited in vain for ${isTrue}`);
+      if (performance.now() - begin > 20000) throw new Error(`timed out waiting for ${isTrue}`);
       await new Promise((go) => setTimeout(go, 1));
     }
   };
@@ -39,7 +45,7 @@ class Node:
         return "".join(child if isinstance(child, str) else child.text for child in self.children)
 
     def all(self, tag: str, **attributes: str) -> list[Node]:
-        """Every element below with this tag and these attributes; `class_` may be one of many."""
+        """Returns every element below with this tag and attributes; `class_` may be one of many."""
         wanted = {key.rstrip("_"): value for key, value in attributes.items()}
         nodes = [child for child in self.children if isinstance(child, Node)]
         own = [
@@ -50,6 +56,13 @@ class Node:
         ]
         return own + [found for node in nodes for found in node.all(tag, **attributes)]
 
+    def below(self) -> Iterator[Node]:
+        """Every element below, in the order of the page."""
+        for child in self.children:
+            if isinstance(child, Node):
+                yield child
+                yield from child.below()
+
     def one(self, tag: str, **attributes: str) -> Node:
         (found,) = self.all(tag, **attributes)
         return found
@@ -58,7 +71,7 @@ class Node:
 class Tree(HTMLParser):
     """Parses a page, and checks that tags are closed in order."""
 
-    VOID = frozenset({"meta", "input"})
+    VOID = frozenset({"br", "input", "meta"})
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -95,8 +108,46 @@ def data_of(page: Node, name: str) -> Any:
     return json.loads(page.one("script", id=name).text)
 
 
+def policy_of(page: Node) -> dict[str, list[str]]:
+    """What its content policy lets a browser load: kind ('img', 'style', ...) -> sources."""
+    (policy,) = [node for node in page.all("meta") if "http-equiv" in node.attributes]
+    directives = (each.split() for each in policy.attributes["content"].split(";"))
+    return {name.removesuffix("-src"): sources for name, *sources in directives}
+
+
+def assert_nothing_is_loaded(path: Path) -> None:
+    """The page has our policy and style sheet, and names nothing that lies outside of it."""
+    text, page = path.read_text(encoding="utf-8"), parse(path)
+    (style,), scripts = page.all("style"), [s for s in page.all("script") if not s.attributes]
+    assert style.text.startswith(STYLE.read_text(encoding="utf-8"))
+    assert policy_of(page) == {
+        "default": ["'none'"],
+        "img": ["data:"],
+        "media": ["data:"],
+        "style": [_source(style.text)],
+        "script": [_source(script.text) for script in scripts] or ["'none'"],
+        "base-uri": ["'none'"],
+        "form-action": ["'none'"],
+    }
+    nodes = list(page.below())
+    names = {name for node in nodes for name in node.attributes}
+    assert not [name for name in names if name == "style" or name.startswith("on")]
+    addresses = [node.attributes.get(name, "#") for node in nodes for name in ("src", "href")]
+    assert [each for each in addresses if not each.startswith(("data:", "#"))] == []
+    loading = {"link", "iframe", "frame", "object", "embed", "base", "source"}
+    assert not loading & {node.tag for node in nodes}
+    assert not re.search(r"@import|url\((?!#)", text)
+    # The name of SVG, which scripts need to draw, is no address.
+    assert set(re.findall(r"\bhttps?://[^\s\"']+", text)) <= {"http://www.w3.org/2000/svg"}
+
+
+def _source(text: str) -> str:
+    """How a content policy names this style sheet or script."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
 class Browser:
-    """A real browser without a window, driven over its DevTools pipe."""
+    """A real headless browser, driven over its DevTools pipe."""
 
     def __init__(self, program: str, profile: Path) -> None:
         browser_reads, self._writes = os.pipe()
@@ -111,6 +162,7 @@ class Browser:
         os.close(browser_reads)
         os.close(browser_writes)
         self._pending, self._last_id = b"", 0
+        self._complaints: list[str] = []
 
     def close(self) -> None:
         self.command("Browser.close")
@@ -139,19 +191,34 @@ class Browser:
                 self._pending += data
             text, _, self._pending = self._pending.partition(b"\0")
             message = json.loads(text)
+            if message.get("method") == "Log.entryAdded":
+                entry = message["params"]["entry"]
+                if entry["level"] == "error":
+                    self._complaints.append(entry["text"])
             if is_wanted(message):
                 return message
 
     def run(self, page: Path, program: str, fragment: str = "", *, dark: bool = False) -> Any:
         """Opens the page and returns what `program`, an async function's body, returns.
 
-        It may use `shown`, the root element's data, and `await until(isTrue)`.
+        It may use `shown`, the root element's data, and `await until(isTrue)`. The browser must
+        not complain about the page: of something that the content policy refuses, for example.
         """
+        result, complaints = self.open(page, program, fragment, dark=dark)
+        assert complaints == []
+        return result
+
+    def open(
+        self, page: Path, program: str, fragment: str = "", *, dark: bool = False
+    ) -> tuple[Any, list[str]]:
+        """Does what `run` does, and returns the browser's complaints as well."""
         target = self.command("Target.createTarget", url="about:blank")["targetId"]
         session = self.command("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.command("Emulation.setEmulatedMedia", session, features=[scheme])
+        self._complaints = []
         self.command("Page.enable", session)
+        self.command("Log.enable", session)
         self.command("Page.navigate", session, url=f"{page.as_uri()}#{fragment}")
         self._next(lambda message: message.get("method") == "Page.loadEventFired")
         answer = self.command(
@@ -163,12 +230,12 @@ class Browser:
         )
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         self.command("Target.closeTarget", targetId=target)
-        return answer["result"].get("value")
+        return answer["result"].get("value"), self._complaints
 
 
 @contextmanager
 def open_browser(profile: Path) -> Iterator[Browser]:
-    """Chromium or Chrome, or $FLUX_BROWSER; without one the test is skipped."""
+    """Opens $FLUX_BROWSER, or Chromium or Chrome; skips the test if there is none."""
     named = os.environ.get("FLUX_BROWSER")
     names = (named,) if named else ("chromium", "chromium-browser", "google-chrome")
     found = next((path for name in names if (path := shutil.which(name))), None)

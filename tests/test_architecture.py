@@ -38,18 +38,18 @@ MAY_NEED_TORCH: dict[str, tuple[str, ...]] = {
 # The rooms of each package, the lowest first: a room imports only rooms that stand before it.
 ROOMS: dict[str, tuple[str, ...]] = {
     "flux_core": (
-        *("errors", "lazy", "types", "command_line", "rtc"),
+        *("errors", "lazy", "types", "command_line", "html", "rtc"),
         *("config", "bundle", "robots", "norm_stats", "tokenizers", "transforms"),
         *("deployment", "policy_io", "sim"),
         *("models.layers", "models.pi", "models.weights", "models", "cli"),
     ),
     "flux_data": (
-        *("progress", "video", "lerobot", "whole_file", "samples"),
+        *("progress_bars", "video", "lerobot", "whole_file", "samples"),
         *("validate", "convert", "demo", "view", "info", "observations", "commands"),
     ),
     "flux_train": (
         *("failed_writes", "validation", "config", "policy_loss"),
-        *("distributed", "metrics", "optimization", "summary", "checkpoints"),
+        *("distributed", "metrics", "optimization", "run_plan", "checkpoints"),
         *("loading", "micro_batch", "out_of_memory", "provenance", "stop_signals"),
         *("trainer", "recipes", "report", "cli"),
     ),

@@ -16,4 +16,4 @@ train_dataloader = recipes.small_aloha_sim_data(
 
 runner = recipes.small_runner(max_steps=2400)
 
-inference = recipes.small_aloha_sim_inference(execute_horizon=16)
+inference = recipes.small_aloha_sim_inference(execution_horizon=16)

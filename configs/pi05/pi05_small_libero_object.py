@@ -16,4 +16,4 @@ train_dataloader = recipes.small_libero_object_data(
 
 runner = recipes.small_runner(max_steps=2400)
 
-inference = recipes.small_libero_object_inference(execute_horizon=8)
+inference = recipes.small_libero_object_inference(execution_horizon=8)

@@ -55,12 +55,12 @@ NamedArrays::NamedArrays(const py::dict& arrays, std::span<const TensorInfo> exp
     const auto name = py::str(key).cast<std::string>();
     if (!py::isinstance<py::array>(value)) {
       throw std::invalid_argument(expected_got(name, expected_text(name, expected),
-                                           py::str(py::type::of(value)).cast<std::string>()));
+                                               py::str(py::type::of(value)).cast<std::string>()));
     }
     const auto array = py::array::ensure(value, py::array::c_style);
     if (!array || !dtype_of(array)) {
       throw std::invalid_argument(expected_got(name, expected_text(name, expected),
-                                           describe_array(py::cast<py::array>(value))));
+                                               describe_array(py::cast<py::array>(value))));
     }
     names_.push_back(name);
     shapes_.push_back(shape_of(array));

@@ -1,4 +1,4 @@
-// Between numpy arrays and the core's spans. Everything here needs the GIL.
+// Converts numpy arrays to the core's spans. Everything here requires the GIL.
 #pragma once
 
 #include <pybind11/numpy.h>
@@ -20,8 +20,8 @@ using FloatArray = py::array_t<float, py::array::c_style>;
 // "float32 (14,)"
 std::string describe_array(const py::array& array);
 
-// Takes a float32 array as it is; converting silently would hide a mistake of the caller.
-// Throws ValueError unless its type is float32 and its shape one of `shapes`.
+// Accepts only float32 arrays, because a silent conversion would hide a mistake of the caller.
+// Throws ValueError unless the type is float32 and the shape is one of `shapes`.
 FloatArray require_floats(const py::handle& value, std::string_view name,
                           const std::vector<std::vector<std::int64_t>>& shapes);
 
@@ -29,10 +29,10 @@ inline std::span<const float> span_of(const FloatArray& array) {
   return {array.data(), static_cast<std::size_t>(array.size())};
 }
 
-// A dict of arrays as views, with the arrays that they refer to.
+// Views of the arrays in a dict; keeps the arrays alive.
 class NamedArrays {
  public:
-  // Throws ValueError, naming the entry, if a value is no array or of an unsupported type.
+  // Throws ValueError, naming the entry, if a value is not an array or has an unsupported type.
   NamedArrays(const py::dict& arrays, std::span<const TensorInfo> expected);
 
   [[nodiscard]] std::span<const TensorView> views() const noexcept { return views_; }

@@ -35,7 +35,7 @@ ActionDecoder make_decoder(const ScaleArray& scale, const ScaleArray& offset,
   return {vector_of(scale, "scale"), vector_of(offset, "offset"), bytes};
 }
 
-// The value that `name` stands for; `argument` is the parameter's name.
+// Returns the value for `name`; `argument` is the parameter's name in the error message.
 template <typename Value>
 Value choose(const char* argument, const std::string& name, std::pair<const char*, Value> first,
              std::pair<const char*, Value> second) {
@@ -45,11 +45,11 @@ Value choose(const char* argument, const std::string& name, std::pair<const char
       argument, std::string("'") + first.first + "' or '" + second.first + "'", "'" + name + "'"));
 }
 
-std::unique_ptr<ControlLoop> make_loop(std::shared_ptr<Policy> policy,
-                                       const ActionDecoder& decoder, const SafetyLimits& limits,
-                                       double control_hz, int execution_horizon,
-                                       const std::string& mode, const std::string& clock,
-                                       int inference_delay, double stale_after_s) {
+std::unique_ptr<ControlLoop> make_loop(std::shared_ptr<Policy> policy, const ActionDecoder& decoder,
+                                       const SafetyLimits& limits, double control_hz,
+                                       int execution_horizon, const std::string& mode,
+                                       const std::string& clock, int inference_delay,
+                                       double stale_after_s) {
   const ControlLoopConfig config{
       .control_hz = control_hz,
       .execution_horizon = execution_horizon,
@@ -61,8 +61,7 @@ std::unique_ptr<ControlLoop> make_loop(std::shared_ptr<Policy> policy,
   };
   std::unique_ptr<Clock> time = std::make_unique<SimulatedClock>();
   if (config.timing == Timing::kMonotonic) time = std::make_unique<MonotonicClock>();
-  return std::make_unique<ControlLoop>(config, std::move(policy), decoder, limits,
-                                       std::move(time));
+  return std::make_unique<ControlLoop>(config, std::move(policy), decoder, limits, std::move(time));
 }
 
 FloatArray require_row(const ControlLoop& loop, const py::handle& value, const char* name) {
@@ -72,7 +71,8 @@ FloatArray require_row(const ControlLoop& loop, const py::handle& value, const c
 void submit(ControlLoop& loop, const py::dict& inputs, const py::handle& state,
             const py::handle& noise) {
   if (loop.policy() == nullptr) {
-    throw std::logic_error("submit: the loop has no policy. Use submit_chunk.");
+    throw std::logic_error(
+        expected_got("submit", "a loop with a policy", "one without. Use submit_chunk()."));
   }
   const NamedArrays named(inputs, loop.policy()->user_inputs());
   const FloatArray state_array = require_row(loop, state, "state");
@@ -84,17 +84,20 @@ void submit(ControlLoop& loop, const py::dict& inputs, const py::handle& state,
 }
 
 void submit_chunk(ControlLoop& loop, const py::array& actions) {
-  const auto dim = static_cast<std::int64_t>(loop.action_dim());
+  const auto action_dim = static_cast<std::int64_t>(loop.action_dim());
   const std::int64_t rows = actions.ndim() == 2 ? actions.shape(0) : 0;
   if (rows == 0) {
     throw std::invalid_argument(expected_got(
-        "actions", "float32 (H, " + std::to_string(dim) + ")", describe_array(actions)));
+        "actions", "float32 (H, " + std::to_string(action_dim) + ")", describe_array(actions)));
   }
-  loop.submit_chunk(span_of(require_floats(actions, "actions", {{rows, dim}})));
+  loop.submit_chunk(span_of(require_floats(actions, "actions", {{rows, action_dim}})));
 }
 
 py::tuple tick(ControlLoop& loop) {
-  if (!loop.is_started()) throw std::logic_error("tick: call start() first");
+  if (!loop.is_started()) {
+    throw std::logic_error(
+        expected_got("tick", "a started loop", "one that has not started. Call start() first."));
+  }
   {
     const py::gil_scoped_release release;
     loop.wait_for_due_chunk();
@@ -151,9 +154,8 @@ void bind_control_loop(py::module_& module) {
   using Unlocked = py::call_guard<py::gil_scoped_release>;
   py::class_<ControlLoop>(module, "ControlLoop", "Fixed-rate ticks; used by one thread at a time.")
       .def(py::init(&make_loop), py::kw_only(), py::arg("policy").none(true), py::arg("decoder"),
-           py::arg("limits"), py::arg("control_hz"), py::arg("execution_horizon"),
-           py::arg("mode"), py::arg("clock"), py::arg("inference_delay") = 0,
-           py::arg("stale_after_s") = 1.0)
+           py::arg("limits"), py::arg("control_hz"), py::arg("execution_horizon"), py::arg("mode"),
+           py::arg("clock"), py::arg("inference_delay") = 0, py::arg("stale_after_s") = 1.0)
       .def(
           "start",
           [](ControlLoop& loop, const py::handle& command) {

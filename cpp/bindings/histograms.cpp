@@ -12,11 +12,11 @@ py::dict to_dict(const Histogram& histogram) {
   for (const double edge : Histogram::edges()) edges.append(edge * kMsPerSecond);
   py::dict result;
   result["count"] = histogram.count();
-  result["sum_ms"] = histogram.sum_seconds() * kMsPerSecond;
-  result["p50_ms"] = histogram.percentile(0.50) * kMsPerSecond;
-  result["p95_ms"] = histogram.percentile(0.95) * kMsPerSecond;
-  result["p99_ms"] = histogram.percentile(0.99) * kMsPerSecond;
-  result["max_ms"] = histogram.max_seconds() * kMsPerSecond;
+  result["sum_ms"] = histogram.sum_s() * kMsPerSecond;
+  result["p50_ms"] = histogram.percentile_s(0.50) * kMsPerSecond;
+  result["p95_ms"] = histogram.percentile_s(0.95) * kMsPerSecond;
+  result["p99_ms"] = histogram.percentile_s(0.99) * kMsPerSecond;
+  result["max_ms"] = histogram.max_s() * kMsPerSecond;
   result["counts"] = counts;
   result["edges_ms"] = edges;
   return result;

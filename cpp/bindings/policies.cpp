@@ -49,26 +49,24 @@ MakeEngine engine_maker(const std::string& engine, const std::string& library, i
 }
 
 std::shared_ptr<FlowPolicy> open_policy(const std::string& prefix_path,
-                                        const std::string& denoise_path,
-                                        const std::string& engine, const std::string& library,
-                                        int num_inference_steps, int num_threads,
-                                        const Options& options) {
+                                        const std::string& denoise_path, const std::string& engine,
+                                        const std::string& library, int num_inference_steps,
+                                        int num_threads, const Options& options) {
   const py::gil_scoped_release release;
   const MakeEngine make = engine_maker(engine, library, num_threads, options);
   return std::make_shared<FlowPolicy>(make(prefix_path), make(denoise_path), num_inference_steps);
 }
 
 // Name -> (numpy's type name, shape, address).
-using HostInputs = std::map<std::string, std::tuple<std::string, std::vector<std::int64_t>,
-                                                    std::uintptr_t>>;
+using HostInputs =
+    std::map<std::string, std::tuple<std::string, std::vector<std::int64_t>, std::uintptr_t>>;
 
-DType dtype_named(const std::string& name) {
-  for (const DType dtype : {DType::kFloat32, DType::kInt32, DType::kInt64, DType::kUint8,
-                            DType::kBool}) {
+DType dtype_named(const std::string& name, const std::string& input) {
+  for (const DType dtype :
+       {DType::kFloat32, DType::kInt32, DType::kInt64, DType::kUint8, DType::kBool}) {
     if (dtype_name(dtype) == name) return dtype;
   }
-  throw std::invalid_argument(
-      expected_got("an input's type", "float32, int32, int64, uint8 or bool", name));
+  throw std::invalid_argument(expected_got(input, "float32, int32, int64, uint8 or bool", name));
 }
 
 template <typename T>
@@ -76,7 +74,7 @@ T* pointer(std::uintptr_t address) {
   return reinterpret_cast<T*>(address);
 }
 
-// Any thread may drop the last reference; Python's objects are let go with its lock.
+// Any thread may drop the last reference, but releasing a Python object requires the GIL.
 std::shared_ptr<void> keep_alive(py::object owner) {
   auto* held = new py::object(std::move(owner));
   return {held, [](void* object) {
@@ -89,8 +87,7 @@ std::shared_ptr<CapturedPolicy> open_captured(const std::string& driver, std::ui
                                               std::uintptr_t stream, std::uintptr_t graph,
                                               const HostInputs& inputs, std::uintptr_t noise,
                                               std::uintptr_t actions,
-                                              std::pair<int, int> action_shape,
-                                              py::object owner) {
+                                              std::pair<int, int> action_shape, py::object owner) {
   CapturedGraph captured{.driver = driver,
                          .context = pointer<cuda::Context>(context),
                          .stream = pointer<cuda::Stream>(stream),
@@ -103,7 +100,7 @@ std::shared_ptr<CapturedPolicy> open_captured(const std::string& driver, std::ui
   for (const auto& [name, input] : inputs) {
     const auto& [dtype, shape, address] = input;
     captured.inputs.push_back(
-        {.info = {.name = name, .dtype = dtype_named(dtype), .shape = shape},
+        {.info = {.name = name, .dtype = dtype_named(dtype, name), .shape = shape},
          .host = pointer<void>(address)});
   }
   return std::make_shared<CapturedPolicy>(std::move(captured));
@@ -134,9 +131,10 @@ FloatArray infer(Policy& policy, const py::dict& inputs, const py::handle& noise
 }  // namespace
 
 FloatArray require_noise(const Policy& policy, const py::handle& noise) {
-  const std::int64_t horizon = policy.action_horizon();
-  const std::int64_t dim = policy.action_dim();
-  return require_floats(noise, "noise", {{horizon, dim}, {1, horizon, dim}});
+  const std::int64_t action_horizon = policy.action_horizon();
+  const std::int64_t action_dim = policy.action_dim();
+  return require_floats(noise, "noise",
+                        {{action_horizon, action_dim}, {1, action_horizon, action_dim}});
 }
 
 void bind_policies(py::module_& module) {
@@ -144,11 +142,10 @@ void bind_policies(py::module_& module) {
   py::class_<Policy, std::shared_ptr<Policy>>(module, "Policy",
                                               "An observation and noise in, a chunk out.")
       .def_property_readonly("inputs", &inputs_of)
-      .def_property_readonly(
-          "action_shape",
-          [](const Policy& policy) {
-            return py::make_tuple(policy.action_horizon(), policy.action_dim());
-          })
+      .def_property_readonly("action_shape",
+                             [](const Policy& policy) {
+                               return py::make_tuple(policy.action_horizon(), policy.action_dim());
+                             })
       .def("infer", &infer, py::arg("inputs"), py::arg("noise"))
       .def("histograms", [](const Policy& policy) { return to_dict(policy.histograms()); });
   py::class_<FlowPolicy, Policy, std::shared_ptr<FlowPolicy>>(

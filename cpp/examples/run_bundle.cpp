@@ -2,8 +2,8 @@
 //
 //   run_bundle BUNDLE_DIR LIBONNXRUNTIME NUM_INFERENCE_STEPS
 //
-// LIBONNXRUNTIME is libonnxruntime.so of any ONNX Runtime from 1.19 on; the pip package holds one in
-// onnxruntime/capi/.
+// LIBONNXRUNTIME is libonnxruntime.so of any ONNX Runtime from 1.19 on; the pip package contains
+// one in onnxruntime/capi/.
 #include <cstdlib>
 #include <exception>
 #include <iostream>
@@ -34,12 +34,12 @@ void run(const std::string& bundle, const std::string& library, int num_inferenc
   std::vector<float> actions(policy.num_action_values());
   policy.infer(inputs, noise, actions);
 
-  std::cout << "ONNX Runtime " << runtime->version() << ", first of "
-            << policy.action_horizon() << " actions:";
+  std::cout << "ONNX Runtime " << runtime->version() << ", first of " << policy.action_horizon()
+            << " actions:";
   for (int i = 0; i < policy.action_dim(); ++i) {
     std::cout << ' ' << actions[static_cast<std::size_t>(i)];
   }
-  std::cout << "\ninference took " << policy.histograms().inference.max_seconds() * 1e3 << " ms\n";
+  std::cout << "\ninference took " << policy.histograms().inference.max_s() * 1e3 << " ms\n";
 }
 
 }  // namespace

@@ -14,7 +14,7 @@ void require_finite(const char* name, std::span<const float> values) {
   for (std::size_t i = 0; i < values.size(); ++i) {
     if (!std::isfinite(values[i])) {
       throw std::invalid_argument(expected_got(std::string(name) + "[" + std::to_string(i) + "]",
-                                           "a finite number", std::to_string(values[i])));
+                                               "a finite number", std::to_string(values[i])));
     }
   }
 }
@@ -29,16 +29,15 @@ ActionDecoder::ActionDecoder(std::span<const float> scale, std::span<const float
   if (scale.empty() || offset.size() != scale.size() || relative_mask.size() != scale.size()) {
     throw std::invalid_argument(
         expected_got("ActionDecoder", "scale, offset and relative_mask of one length above 0",
-                 std::to_string(scale.size()) + ", " + std::to_string(offset.size()) + " and " +
-                     std::to_string(relative_mask.size())));
+                     std::to_string(scale.size()) + ", " + std::to_string(offset.size()) + " and " +
+                         std::to_string(relative_mask.size())));
   }
   require_finite("scale", scale);
   require_finite("offset", offset);
 }
 
 void ActionDecoder::decode(std::span<const float> normalised, std::size_t network_dim,
-                           std::span<const float> state,
-                           std::span<float> actions) const noexcept {
+                           std::span<const float> state, std::span<float> actions) const noexcept {
   const std::size_t dim = action_dim();
   const std::size_t rows = normalised.size() / network_dim;
   for (std::size_t row = 0; row < rows; ++row) {

@@ -14,13 +14,15 @@ cuda::Calls load(const std::string& library) {
   void* handle = ::dlopen(library.c_str(), RTLD_NOW | RTLD_LOCAL);
   if (handle == nullptr) {
     const char* reason = ::dlerror();
-    throw EngineUnavailable(library + ": cannot be loaded (" + (reason ? reason : "?") + ")");
+    throw EngineUnavailable(library + ": cannot be loaded (" +
+                            (reason ? reason : "no reason given") + "). Install NVIDIA's driver");
   }
   cuda::Calls calls;
-#define FLUX_CUDA_LOAD(name, arguments)                                                \
-  calls.name = reinterpret_cast<int(*) arguments>(::dlsym(handle, #name));             \
-  if (calls.name == nullptr) {                                                         \
-    throw EngineUnavailable(expected_got(library, "a driver with " #name, "one without")); \
+#define FLUX_CUDA_LOAD(name, arguments)                                                           \
+  calls.name = reinterpret_cast<int(*) arguments>(::dlsym(handle, #name));                        \
+  if (calls.name == nullptr) {                                                                    \
+    throw EngineUnavailable(                                                                      \
+        expected_got(library, "a driver with " #name, "one without it. Update NVIDIA's driver")); \
   }
   using namespace cuda;
   FLUX_CUDA_FUNCTIONS(FLUX_CUDA_LOAD)
@@ -42,9 +44,10 @@ CapturedPolicy::CapturedPolicy(CapturedGraph graph)
     infos.push_back(input.info);
   }
   if (!is_complete) {
-    throw std::invalid_argument(expected_got("captured graph",
-                                         "a context, stream, graph and memory of everything",
-                                         "none of at least one"));
+    throw std::invalid_argument(expected_got(
+        "captured graph",
+        "a context, a stream, a graph, an address for every tensor and a non-empty action shape",
+        "an incomplete one"));
   }
   set_user_inputs(std::move(infos));
   set_action_shape(graph_.action_horizon, graph_.action_dim);
@@ -59,7 +62,7 @@ void CapturedPolicy::compute(std::span<const TensorView> inputs, std::span<const
   }
   std::ranges::copy(noise, graph_.noise);
   copying.record(&FlowHistograms::copy_in, histograms_, also);
-  // Each thread has a context of its own.
+  // The current context is a property of the calling thread.
   require_success(calls_.cuCtxSetCurrent(graph_.context), "cuCtxSetCurrent");
   require_success(calls_.cuGraphLaunch(graph_.exec, graph_.stream), "cuGraphLaunch");
   require_success(calls_.cuStreamSynchronize(graph_.stream), "cuStreamSynchronize");

@@ -26,8 +26,8 @@ bool ChunkScheduler::wants_chunk(std::int64_t tick) const noexcept {
 std::span<const float> ChunkScheduler::action(std::int64_t tick) const noexcept {
   const std::int64_t row = tick - chunk_.first_tick;
   if (!has_chunk_ || row < 0 || row >= num_rows()) return {};
-  return std::span(chunk_.actions).subspan(static_cast<std::size_t>(row) * action_dim_,
-                                           action_dim_);
+  return std::span(chunk_.actions)
+      .subspan(static_cast<std::size_t>(row) * action_dim_, action_dim_);
 }
 
 }  // namespace flux

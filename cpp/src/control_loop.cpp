@@ -24,34 +24,36 @@ void check_dims(const ActionDecoder& decoder, const SafetyLimits& limits) {
       std::to_string(limits.action_dim())));
 }
 
-// d <= s <= H - d: a chunk that takes over d ticks after its observation and is executed for s
-// ticks needs d + s rows, and its successor's observation lies d ticks before its end.
+// With inference delay d, execution horizon s and action horizon H: d <= s <= H - d. A chunk that
+// takes over d ticks after its observation and is executed for s ticks needs d + s rows, and the
+// next observation is taken d ticks before the chunk ends.
 void check_horizons(const ControlLoopConfig& config, const Policy* policy) {
-  const int executed = config.execution_horizon;
-  const int delay = config.inference_delay;
-  const int horizon = policy != nullptr ? policy->action_horizon() : executed + delay;
-  if (executed < 1 || executed > horizon) {
+  const int execution_horizon = config.execution_horizon;
+  const int inference_delay = config.inference_delay;
+  const int action_horizon =
+      policy != nullptr ? policy->action_horizon() : execution_horizon + inference_delay;
+  if (execution_horizon < 1 || execution_horizon > action_horizon) {
     throw std::invalid_argument(expected_got(
         "execution_horizon",
-        policy != nullptr ? "1 to the policy's action_horizon " + std::to_string(horizon)
+        policy != nullptr ? "1 to the policy's action_horizon " + std::to_string(action_horizon)
                           : std::string("at least 1"),
-        std::to_string(executed)));
+        std::to_string(execution_horizon)));
   }
-  const int longest = std::min(executed, horizon - executed);
-  if (delay < 0 || delay > longest) {
-    throw std::invalid_argument(expected_got(
-        "inference_delay",
-        "0 to " + std::to_string(longest) +
-            ", the smaller of execution_horizon " + std::to_string(executed) +
-            " and action_horizon " + std::to_string(horizon) + " - execution_horizon",
-        std::to_string(delay)));
-  }
-  if (delay > 0 && (config.mode != Mode::kAsync || config.timing != Timing::kSimulated)) {
+  const int max_delay = std::min(execution_horizon, action_horizon - execution_horizon);
+  if (inference_delay < 0 || inference_delay > max_delay) {
     throw std::invalid_argument(
         expected_got("inference_delay",
-                     "0: only the async mode with the simulated clock takes one, elsewhere the "
-                     "delay is what it is",
-                     std::to_string(delay)));
+                     "0 to " + std::to_string(max_delay) + " (the smaller of execution_horizon " +
+                         std::to_string(execution_horizon) + " and action_horizon " +
+                         std::to_string(action_horizon) + " - execution_horizon)",
+                     std::to_string(inference_delay)));
+  }
+  if (inference_delay > 0 && (config.mode != Mode::kAsync || config.timing != Timing::kSimulated)) {
+    throw std::invalid_argument(expected_got(
+        "inference_delay", "0",
+        std::to_string(inference_delay) +
+            ". Only mode 'async' with the simulated clock takes a delay; otherwise it is 0 or "
+            "measured."));
   }
 }
 
@@ -75,8 +77,8 @@ ControlLoop::ControlLoop(const ControlLoopConfig& config, std::shared_ptr<Policy
       wall_(std::move(wall)) {
   if (policy == nullptr) return;
   scheduler_.set_lead(config.inference_delay);
-  worker_ = std::make_unique<InferenceWorker>(std::move(policy), decoder,
-                                              config.mode == Mode::kAsync);
+  worker_ =
+      std::make_unique<InferenceWorker>(std::move(policy), decoder, config.mode == Mode::kAsync);
 }
 
 const Policy* ControlLoop::policy() const noexcept {
@@ -98,7 +100,9 @@ bool ControlLoop::has_delay() const noexcept {
 }
 
 void ControlLoop::start(std::span<const float> command) {
-  if (is_started_) throw std::logic_error("start: the loop has been started already");
+  if (is_started_) {
+    throw std::logic_error(expected_got("start", "a loop that has not started", "a started one"));
+  }
   if (command.size() != action_dim()) {
     throw std::invalid_argument(expected_got("command", std::to_string(action_dim()) + " values",
                                              std::to_string(command.size())));
@@ -114,14 +118,17 @@ void ControlLoop::start(std::span<const float> command) {
 }
 
 void ControlLoop::require_running(const char* call) const {
-  if (!is_started_) throw std::logic_error(std::string(call) + ": call start() first");
-  if (is_stopped_) throw std::logic_error(std::string(call) + ": the loop has been stopped");
+  if (!is_started_) {
+    throw std::logic_error(
+        expected_got(call, "a started loop", "one that has not started. Call start() first."));
+  }
+  if (is_stopped_) throw std::logic_error(expected_got(call, "a running loop", "a stopped one"));
 }
 
 void ControlLoop::require_no_failure() {
   if (!worker_ || worker_->status() != InferenceWorker::Status::kFailed) return;
-  // With the simulated clock the failure shows at the tick that the chunk was due at, whatever
-  // the speed of the machine.
+  // With the simulated clock the failure is reported at the tick at which the chunk was due,
+  // however fast the machine is.
   if (has_delay() && !has_failed_) return;
   has_failed_ = true;
   const std::exception_ptr error = worker_->error();
@@ -146,10 +153,14 @@ bool ControlLoop::needs_observation() {
 void ControlLoop::submit(std::span<const TensorView> inputs, std::span<const float> state,
                          std::span<const float> noise) {
   require_running("submit");
-  if (!worker_) throw std::logic_error("submit: the loop has no policy. Use submit_chunk.");
+  if (!worker_) {
+    throw std::logic_error(
+        expected_got("submit", "a loop with a policy", "one without. Use submit_chunk()."));
+  }
   require_no_failure();
   if (worker_->status() != InferenceWorker::Status::kIdle) {
-    throw std::logic_error("submit: a chunk is on its way. Ask needs_observation() first.");
+    throw std::logic_error(
+        expected_got("submit", "no pending chunk", "one. Call needs_observation() first."));
   }
   if (state.size() != action_dim()) {
     throw std::invalid_argument(expected_got("state", std::to_string(action_dim()) + " values",
@@ -175,7 +186,7 @@ void ControlLoop::submit_now(std::span<const TensorView> inputs, std::span<const
     has_failed_ = true;
     throw;
   }
-  submit_seconds_ = to_seconds(wall_->now_ns() - begin_ns);
+  submit_s_ = to_seconds(wall_->now_ns() - begin_ns);
 }
 
 void ControlLoop::submit_chunk(std::span<const float> actions) {
@@ -183,11 +194,11 @@ void ControlLoop::submit_chunk(std::span<const float> actions) {
   const std::size_t rows = actions.size() / action_dim();
   const auto fewest = static_cast<std::size_t>(config_.execution_horizon);
   if (actions.size() % action_dim() != 0 || rows < fewest) {
-    throw std::invalid_argument(
-        expected_got("actions",
-                     "(H, " + std::to_string(action_dim()) + ") with H of at least execution_horizon " +
-                         std::to_string(fewest),
-                     std::to_string(actions.size()) + " values"));
+    throw std::invalid_argument(expected_got("actions",
+                                             "(H, " + std::to_string(action_dim()) +
+                                                 ") with H of at least execution_horizon " +
+                                                 std::to_string(fewest),
+                                             std::to_string(actions.size()) + " values"));
   }
   ready_chunk_.actions.assign(actions.begin(), actions.end());
   ready_chunk_.observed_ns = clock_->now_ns();
@@ -230,9 +241,9 @@ std::uint32_t ControlLoop::tick() noexcept {
   if (is_new_chunk_) flags |= kNewChunk;
   ++next_tick_;
   count(flags);
-  const double seconds = to_seconds(wall_->now_ns() - begin_ns);
-  tick_times_.record(seconds);
-  count_miss(seconds, flags);
+  const double tick_s = to_seconds(wall_->now_ns() - begin_ns);
+  tick_times_.record(tick_s);
+  count_miss(tick_s, flags);
   return flags;
 }
 
@@ -256,7 +267,7 @@ void ControlLoop::take_chunk() noexcept {
   }
   if (has_delay()) {
     const double budget_s = std::max(config_.inference_delay, 1) * period_s();
-    if (worker_->inference_seconds() > budget_s) is_late_ = true;
+    if (worker_->inference_s() > budget_s) is_late_ = true;
   }
   activate(chunk);
   worker_->release();
@@ -299,18 +310,18 @@ void ControlLoop::count(std::uint32_t flags) noexcept {
   counts_.stale += has(kStale);
 }
 
-void ControlLoop::count_miss(double tick_seconds, std::uint32_t flags) noexcept {
+void ControlLoop::count_miss(double tick_s, std::uint32_t flags) noexcept {
   bool is_missed = is_late_;
   if (config_.timing == Timing::kSimulated) {
-    is_missed = is_missed || submit_seconds_ + tick_seconds > period_s();
+    is_missed = is_missed || submit_s_ + tick_s > period_s();
   } else {
-    // Holding before the first chunk is no miss: nothing has been begun.
+    // Holding before the first chunk is not a miss, because no chunk has started yet.
     const bool is_starved = (flags & kHeld) != 0 && (flags & kNonFinite) == 0;
     is_missed = is_missed || (is_starved && scheduler_.has_chunk() && !is_stopped_);
   }
   if (is_missed) ++counts_.deadline_misses;
   is_late_ = false;
-  submit_seconds_ = 0.0;
+  submit_s_ = 0.0;
 }
 
 void ControlLoop::stop() noexcept {

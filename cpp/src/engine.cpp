@@ -16,7 +16,7 @@ TensorMemory require_memory(std::span<const BoundBuffer> buffers, std::string_vi
     throw std::invalid_argument(expected_got(tensor, "a bound buffer", "none"));
   }
   if (found->memory.is_on_device && !takes_device_memory) {
-    throw std::invalid_argument(expected_got(tensor, "memory of the host", "an accelerator's"));
+    throw std::invalid_argument(expected_got(tensor, "host memory", "device memory"));
   }
   return found->memory;
 }

@@ -15,8 +15,8 @@ const TensorInfo* find(std::span<const TensorInfo> infos, std::string_view name)
 const TensorInfo& require(std::span<const TensorInfo> infos, const char* name, const char* side) {
   const TensorInfo* info = find(infos, name);
   if (info == nullptr) {
-    throw std::invalid_argument(expected_got(name, std::string("an ") + side + " of the denoise graph",
-                                         "none of that name"));
+    throw std::invalid_argument(expected_got(
+        name, std::string("an ") + side + " of the denoise graph", std::string("no such ") + side));
   }
   return *info;
 }
@@ -25,8 +25,8 @@ void require_layout(const TensorInfo& found, DType dtype, std::vector<std::int64
                     const char* graph) {
   const TensorInfo expected{.name = found.name, .dtype = dtype, .shape = std::move(shape)};
   if (!found.has_layout_of(expected)) {
-    throw std::invalid_argument(
-        expected_got(found.name + " of the " + graph + " graph", describe(expected), describe(found)));
+    throw std::invalid_argument(expected_got(found.name + " of the " + graph + " graph",
+                                             describe(expected), describe(found)));
   }
 }
 
@@ -57,13 +57,14 @@ void FlowPolicy::read_action_shape() {
     throw std::invalid_argument(
         expected_got("x_t of the denoise graph", "float32 (1, H, A)", describe(x_t)));
   }
-  const std::int64_t horizon = x_t.shape[1];
+  const std::int64_t action_horizon = x_t.shape[1];
   const auto float32 = DType::kFloat32;
-  require_layout(require(denoise_->inputs(), "t", "input"), float32, {1, horizon}, "denoise");
-  require_layout(require(denoise_->outputs(), "x_next", "output"), float32, x_t.shape, "denoise");
-  require_layout(require(denoise_->outputs(), "t_next", "output"), float32, {1, horizon},
+  require_layout(require(denoise_->inputs(), "t", "input"), float32, {1, action_horizon},
                  "denoise");
-  set_action_shape(static_cast<int>(horizon), static_cast<int>(x_t.shape[2]));
+  require_layout(require(denoise_->outputs(), "x_next", "output"), float32, x_t.shape, "denoise");
+  require_layout(require(denoise_->outputs(), "t_next", "output"), float32, {1, action_horizon},
+                 "denoise");
+  set_action_shape(static_cast<int>(action_horizon), static_cast<int>(x_t.shape[2]));
 }
 
 void FlowPolicy::add_tensor(const TensorInfo& info, bool is_user_input) {
@@ -74,9 +75,9 @@ void FlowPolicy::add_tensor(const TensorInfo& info, bool is_user_input) {
                       : prefix_->allocate(info.num_bytes());
     tensors_.emplace(info.name, Tensor{info, memory, is_user_input});
   } else if (!found->second.info.has_layout_of(info)) {
-    throw std::invalid_argument(expected_got(info.name + " of the denoise graph",
-                                         describe(found->second.info) + " as the prefix graph has",
-                                         describe(info)));
+    throw std::invalid_argument(
+        expected_got(info.name + " of the denoise graph",
+                     describe(found->second.info) + " as in the prefix graph", describe(info)));
   }
 }
 
@@ -84,8 +85,8 @@ void FlowPolicy::bind_prefix() {
   for (const TensorInfo& info : prefix_->inputs()) add_tensor(info, true);
   for (const TensorInfo& info : prefix_->outputs()) {
     if (tensors_.contains(info.name)) {
-      throw std::invalid_argument(expected_got(info.name + " of the prefix graph",
-                                           "an input or an output", "both"));
+      throw std::invalid_argument(
+          expected_got(info.name + " of the prefix graph", "an input or an output", "both"));
     }
     add_tensor(info, false);
   }
@@ -113,19 +114,18 @@ void FlowPolicy::bind_steps() {
   }
   for (const TensorInfo& info : denoise_->outputs()) {
     if (info.name == "x_next" || info.name == "t_next") continue;
-    throw std::invalid_argument(
-        expected_got(info.name + " of the denoise graph", "only the outputs x_next and t_next",
-                 describe(info)));
+    throw std::invalid_argument(expected_got("outputs of the denoise graph",
+                                             "only x_next and t_next", "also " + info.name));
   }
   for (std::size_t step = 0; step < num_inference_steps_; ++step) {
-    step_bindings_.push_back(has_binding_of_its_own(step) ? bind_step(step, shared, halves)
-                                                          : step_bindings_[step - 2]);
+    step_bindings_.push_back(has_own_binding(step) ? bind_step(step, shared, halves)
+                                                   : step_bindings_[step - 2]);
   }
 }
 
-// Between the first step, which reads the noise, and the last, which writes the actions, only two
-// kinds of step take turns.
-bool FlowPolicy::has_binding_of_its_own(std::size_t step) const noexcept {
+// The first step reads the noise and the last one writes the actions; the steps between them
+// alternate between two bindings.
+bool FlowPolicy::has_own_binding(std::size_t step) const noexcept {
   return step <= 2 || step + 1 == num_inference_steps_;
 }
 
@@ -154,7 +154,7 @@ void FlowPolicy::copy_in(std::span<const TensorView> inputs, std::span<const flo
 
 void FlowPolicy::upload_steps() {
   for (std::size_t step = 0; step < num_inference_steps_; ++step) {
-    if (has_binding_of_its_own(step)) denoise_->upload(step_bindings_[step]);
+    if (has_own_binding(step)) denoise_->upload(step_bindings_[step]);
   }
 }
 
@@ -174,7 +174,7 @@ void FlowPolicy::compute(std::span<const TensorView> inputs, std::span<const flo
   const StageTimer prefix;
   prefix_->run(prefix_binding_);
   prefix.record(&FlowHistograms::prefix, histograms_, also);
-  upload_steps();  // behind the prefix, which may have written to the host's memory
+  upload_steps();  // after the prefix, which may have written to host memory
   const StageTimer denoise;
   run_steps(also);
   denoise.record(&FlowHistograms::denoise, histograms_, also);

@@ -24,10 +24,9 @@ InferenceWorker::InferenceWorker(std::shared_ptr<Policy> policy, ActionDecoder d
       state_(decoder_.action_dim()) {
   const auto network_dim = static_cast<std::size_t>(policy_->action_dim());
   if (decoder_.action_dim() > network_dim) {
-    throw std::invalid_argument(
-        expected_got("decoder", "at most the policy's " + std::to_string(network_dim) +
-                                    " action dimensions",
-                     std::to_string(decoder_.action_dim())));
+    throw std::invalid_argument(expected_got(
+        "decoder", "at most the policy's " + std::to_string(network_dim) + " action dimensions",
+        std::to_string(decoder_.action_dim())));
   }
   chunk_.actions.resize(static_cast<std::size_t>(policy_->action_horizon()) *
                         decoder_.action_dim());
@@ -70,12 +69,12 @@ void InferenceWorker::run(std::span<const TensorView> inputs, std::span<const fl
   const MonotonicClock clock;
   const std::int64_t begin_ns = clock.now_ns();
   policy_->infer(inputs, noise, normalised_, &histograms_);
-  // Memory taken back from the scheduler may be that of a ready chunk of another length.
+  // The scheduler may have swapped in the memory of a submitted chunk of another length.
   chunk_.actions.resize(static_cast<std::size_t>(policy_->action_horizon()) *
                         decoder_.action_dim());
   decoder_.decode(normalised_, static_cast<std::size_t>(policy_->action_dim()), state_,
                   chunk_.actions);
-  inference_seconds_ = to_seconds(clock.now_ns() - begin_ns);
+  inference_s_ = to_seconds(clock.now_ns() - begin_ns);
 }
 
 void InferenceWorker::serve() noexcept {

@@ -6,7 +6,7 @@
 
 namespace flux {
 
-// Memory of the accelerator, from the session's own allocator.
+// Accelerator memory from the session's own allocator.
 class OrtEngine::DeviceMemory {
  public:
   DeviceMemory(const OrtRuntime& runtime, const ort::Session* session, const std::string& path)
@@ -29,8 +29,8 @@ class OrtEngine::DeviceMemory {
 
   void* allocate(std::size_t num_bytes) {
     allocated_.push_back(nullptr);
-    runtime_.check(
-        runtime_.calls().AllocatorAlloc(allocator_.get(), num_bytes, &allocated_.back()), path_);
+    runtime_.check(runtime_.calls().AllocatorAlloc(allocator_.get(), num_bytes, &allocated_.back()),
+                   path_);
     return allocated_.back();
   }
 
@@ -60,7 +60,8 @@ class OrtEngine::Binding {
   void add(const TensorInfo& info, TensorMemory memory, bool is_input) {
     const ort::Calls& calls = runtime_.calls();
     const std::string where = path_ + ": " + info.name;
-    const ort::Owner<ort::MemoryInfo> place = ort::make_memory_info(runtime_, memory.is_on_device, where);
+    const ort::Owner<ort::MemoryInfo> place =
+        ort::make_memory_info(runtime_, memory.is_on_device, where);
     values_.push_back(nullptr);
     runtime_.check(calls.CreateTensorWithDataAsOrtValue(
                        place.get(), memory.data, info.num_bytes(), info.shape.data(),
@@ -71,7 +72,7 @@ class OrtEngine::Binding {
     if (is_input && !memory.is_on_device) host_inputs_.emplace_back(info.name, values_.back());
   }
 
-  // ONNX Runtime copies a host's tensor to the device when it is bound, not when the graph runs.
+  // ONNX Runtime copies a host tensor to the device when it is bound, not when the graph runs.
   void bind_host_inputs_again() {
     for (const auto& [name, value] : host_inputs_) {
       ort::Status* status = runtime_.calls().BindInput(binding_, name.c_str(), value);
@@ -94,7 +95,8 @@ OrtEngine::OrtEngine(std::shared_ptr<const OrtRuntime> runtime, const std::strin
     : runtime_(std::move(runtime)),
       path_(path),
       session_(nullptr, runtime_->calls().ReleaseSession) {
-  const ort::Owner<ort::SessionOptions> session_options = ort::make_options(*runtime_, path, options);
+  const ort::Owner<ort::SessionOptions> session_options =
+      ort::make_options(*runtime_, path, options);
   ort::Session* session = nullptr;
   runtime_->check(runtime_->calls().CreateSession(runtime_->env(), path.c_str(),
                                                   session_options.get(), &session),

@@ -13,10 +13,10 @@ template <typename Handle>
 using Owner = std::unique_ptr<Handle, void (*)(Handle*)>;
 
 constexpr std::pair<unsigned, DType> kElements[] = {
-    {openvino::kElementFloat, DType::kFloat32},     {openvino::kElementDouble, DType::kFloat64},
-    {openvino::kElementFloat16, DType::kFloat16},   {openvino::kElementBfloat16, DType::kBfloat16},
-    {openvino::kElementInt32, DType::kInt32},       {openvino::kElementInt64, DType::kInt64},
-    {openvino::kElementUint8, DType::kUint8},       {openvino::kElementBoolean, DType::kBool}};
+    {openvino::kElementFloat, DType::kFloat32},   {openvino::kElementDouble, DType::kFloat64},
+    {openvino::kElementFloat16, DType::kFloat16}, {openvino::kElementBfloat16, DType::kBfloat16},
+    {openvino::kElementInt32, DType::kInt32},     {openvino::kElementInt64, DType::kInt64},
+    {openvino::kElementUint8, DType::kUint8},     {openvino::kElementBoolean, DType::kBool}};
 
 std::optional<DType> dtype_of(Element element) noexcept {
   for (const auto& [number, dtype] : kElements) {
@@ -78,7 +78,7 @@ std::vector<TensorInfo> tensor_infos(const OpenVinoRuntime& runtime,
 
 }  // namespace
 
-// An infer request and the tensors that it refers to.
+// An inference request and the tensors that it refers to.
 class OpenVinoEngine::Binding {
  public:
   Binding(const OpenVinoRuntime& runtime, const openvino::CompiledModel* model,
@@ -100,9 +100,9 @@ class OpenVinoEngine::Binding {
     std::vector<std::int64_t> dims = info.shape;
     const openvino::Shape shape{static_cast<std::int64_t>(dims.size()), dims.data()};
     tensors_.push_back(nullptr);
-    runtime_.check(calls.ov_tensor_create_from_host_ptr(element_of(info.dtype), shape, data,
-                                                        &tensors_.back()),
-                   where);
+    runtime_.check(
+        calls.ov_tensor_create_from_host_ptr(element_of(info.dtype), shape, data, &tensors_.back()),
+        where);
     const auto attach = is_input ? calls.ov_infer_request_set_input_tensor_by_index
                                  : calls.ov_infer_request_set_output_tensor_by_index;
     runtime_.check(attach(request_, index, tensors_.back()), where);

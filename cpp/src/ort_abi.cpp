@@ -11,7 +11,8 @@ Function* function_at(const Api* api, std::size_t slot) noexcept {
 }  // namespace
 
 Calls::Calls(const Api* api) noexcept {
-#define FLUX_ORT_LOAD(name, slot, result, arguments) name = function_at<result arguments>(api, slot);
+#define FLUX_ORT_LOAD(name, slot, result, arguments) \
+  name = function_at<result arguments>(api, slot);
   FLUX_ORT_SLOTS(FLUX_ORT_LOAD)
 #undef FLUX_ORT_LOAD
 }

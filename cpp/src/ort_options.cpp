@@ -14,7 +14,7 @@ void check_available(const OrtRuntime& runtime, Status* status, const std::strin
   }
 }
 
-// Both providers have the same four functions under names of their own.
+// Both providers have the same four functions under different names.
 template <typename Options, typename Create, typename Update, typename Append>
 void append_provider(const OrtRuntime& runtime, SessionOptions* session_options,
                      const std::map<std::string, std::string>& values, const std::string& name,
@@ -51,7 +51,7 @@ void append_provider(const OrtRuntime& runtime, SessionOptions* session_options,
 }  // namespace
 
 Owner<SessionOptions> make_options(const OrtRuntime& runtime, const std::string& path,
-                                        const OrtEngineOptions& options) {
+                                   const OrtEngineOptions& options) {
   if (options.num_threads < 1) {
     throw std::invalid_argument(
         expected_got("num_threads", "at least 1", std::to_string(options.num_threads)));
@@ -62,27 +62,26 @@ Owner<SessionOptions> make_options(const OrtRuntime& runtime, const std::string&
   Owner<SessionOptions> owner(raw, calls.ReleaseSessionOptions);
   runtime.check(calls.SetSessionGraphOptimizationLevel(raw, kEnableAllOptimizations), path);
   runtime.check(calls.SetIntraOpNumThreads(raw, options.num_threads), path);
-  // Threads that spin after a run would take the processor from the control thread and from the
+  // Threads that keep spinning after a run would take CPU time from the control thread and from the
   // other graph.
   runtime.check(calls.AddSessionConfigEntry(raw, "session.force_spinning_stop", "1"), path);
   if (options.provider != OrtProvider::kCpu) {
     append_provider(runtime, raw, options);
     runtime.check(calls.AddSessionConfigEntry(raw, "session.disable_cpu_ep_fallback", "1"), path);
   } else if (!options.provider_options.empty()) {
-    throw std::invalid_argument(expected_got("provider_options", "none on the processor",
+    throw std::invalid_argument(expected_got("provider_options", "none on the CPU",
                                              options.provider_options.begin()->first));
   }
   return owner;
 }
 
 Owner<MemoryInfo> make_memory_info(const OrtRuntime& runtime, bool is_on_device,
-                                        const std::string& where) {
+                                   const std::string& where) {
   const Calls& calls = runtime.calls();
   MemoryInfo* raw = nullptr;
-  runtime.check(is_on_device
-                    ? calls.CreateMemoryInfo(kCudaMemory, kDeviceAllocator,
-                                             kFirstDevice, kDefaultMemory, &raw)
-                    : calls.CreateCpuMemoryInfo(kDeviceAllocator, kDefaultMemory, &raw),
+  runtime.check(is_on_device ? calls.CreateMemoryInfo(kCudaMemory, kDeviceAllocator, kFirstDevice,
+                                                      kDefaultMemory, &raw)
+                             : calls.CreateCpuMemoryInfo(kDeviceAllocator, kDefaultMemory, &raw),
                 where);
   return {raw, calls.ReleaseMemoryInfo};
 }

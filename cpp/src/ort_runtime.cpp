@@ -8,16 +8,17 @@ namespace flux {
 namespace {
 
 const ort::ApiBase& load(const std::string& library) {
-  // Never closed: see the class. Local: two ONNX Runtimes may share a process.
+  // Never closed; see OrtRuntime. RTLD_LOCAL, because two ONNX Runtimes may share a process.
   void* handle = ::dlopen(library.c_str(), RTLD_NOW | RTLD_LOCAL);
   if (handle == nullptr) {
     const char* reason = ::dlerror();
-    throw EngineUnavailable(library + ": cannot be loaded (" + (reason ? reason : "?") + ")");
+    throw EngineUnavailable(library + ": cannot be loaded (" +
+                            (reason ? reason : "no reason given") + "). Reinstall onnxruntime");
   }
   auto* get_base = reinterpret_cast<const ort::ApiBase* (*)()>(::dlsym(handle, "OrtGetApiBase"));
   if (get_base == nullptr) {
     throw EngineUnavailable(expected_got(library, "a library with OrtGetApiBase (ONNX Runtime)",
-                                         "one without. Install onnxruntime>=1.23"));
+                                         "one without it. Install onnxruntime>=1.23"));
   }
   return *get_base();
 }
@@ -25,8 +26,9 @@ const ort::ApiBase& load(const std::string& library) {
 const ort::Api* api_of(const ort::ApiBase& base, const std::string& library) {
   const ort::Api* api = base.get_api(ort::kApiVersion);
   if (api == nullptr) {
-    throw EngineUnavailable(expected_got(library, "ONNX Runtime 1.19 or newer",
-                                         std::string(base.get_version_string())));
+    throw EngineUnavailable(
+        expected_got(library, "ONNX Runtime 1.19 or newer",
+                     std::string(base.get_version_string()) + ". Install onnxruntime>=1.23"));
   }
   return api;
 }

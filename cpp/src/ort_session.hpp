@@ -1,4 +1,4 @@
-// What an OrtEngine needs around a session: its options, its tensors, and where memory lies.
+// The parts around an OrtEngine's session: its options, its tensors and the location of its memory.
 #pragma once
 
 #include <memory>
@@ -12,12 +12,11 @@ namespace flux::ort {
 template <typename Handle>
 using Owner = std::unique_ptr<Handle, void (*)(Handle*)>;
 
-// Throws as OrtEngine's constructor does; `path` opens the message.
-[[nodiscard]] Owner<SessionOptions> make_options(const OrtRuntime& runtime,
-                                                 const std::string& path,
+// Throws like OrtEngine's constructor; the message starts with `path`.
+[[nodiscard]] Owner<SessionOptions> make_options(const OrtRuntime& runtime, const std::string& path,
                                                  const OrtEngineOptions& options);
 
-// The inputs, or the outputs, of a session, in the graph's order.
+// The inputs or the outputs of a session, in the graph's order.
 [[nodiscard]] std::vector<TensorInfo> tensor_infos(const OrtRuntime& runtime,
                                                    const Session* session, bool is_input,
                                                    const std::string& path);

@@ -54,14 +54,16 @@ TensorInfo tensor_info(const OrtRuntime& runtime, const Session* session, std::s
   const Owner<TypeInfo> type(raw, calls.ReleaseTypeInfo);
   const TensorTypeAndShapeInfo* tensor = nullptr;
   runtime.check(calls.CastTypeInfoToTensorInfo(raw, &tensor), where);
-  if (tensor == nullptr) throw std::invalid_argument(expected_got(where, "a tensor", "another type"));
+  if (tensor == nullptr) {
+    throw std::invalid_argument(expected_got(where, "a tensor", "another ONNX type"));
+  }
 
   int element_type = 0;
   runtime.check(calls.GetTensorElementType(tensor, &element_type), where);
   const std::optional<DType> dtype = dtype_of(element_type);
   if (!dtype) {
     throw std::invalid_argument(expected_got(where, "a float, int32, int64, uint8 or bool",
-                                         "ONNX element type " + std::to_string(element_type)));
+                                             "ONNX element type " + std::to_string(element_type)));
   }
   info.dtype = *dtype;
   std::size_t num_dims = 0;

@@ -11,11 +11,11 @@ namespace flux {
 
 StageTimer::StageTimer() noexcept : begin_ns_(MonotonicClock().now_ns()) {}
 
-void StageTimer::record(Histogram FlowHistograms::*stage, FlowHistograms& first,
+void StageTimer::record(Histogram FlowHistograms::* stage, FlowHistograms& first,
                         FlowHistograms* second) const noexcept {
-  const double seconds = to_seconds(MonotonicClock().now_ns() - begin_ns_);
-  (first.*stage).record(seconds);
-  if (second != nullptr) (second->*stage).record(seconds);
+  const double duration_s = to_seconds(MonotonicClock().now_ns() - begin_ns_);
+  (first.*stage).record(duration_s);
+  if (second != nullptr) (second->*stage).record(duration_s);
 }
 
 StagedInputs::StagedInputs(std::span<const TensorInfo> infos, std::size_t num_noise)
@@ -26,8 +26,7 @@ StagedInputs::StagedInputs(std::span<const TensorInfo> infos, std::size_t num_no
   }
 }
 
-void StagedInputs::copy(std::span<const TensorView> inputs,
-                        std::span<const float> noise) noexcept {
+void StagedInputs::copy(std::span<const TensorView> inputs, std::span<const float> noise) noexcept {
   for (std::size_t i = 0; i < infos_.size(); ++i) {
     const auto found = std::ranges::find(inputs, infos_[i].name, &TensorView::name);
     std::memcpy(buffers_[i].data(), found->data, buffers_[i].num_bytes());
@@ -39,9 +38,9 @@ std::size_t Policy::num_action_values() const noexcept {
   return static_cast<std::size_t>(action_horizon_) * static_cast<std::size_t>(action_dim_);
 }
 
-void Policy::set_action_shape(int horizon, int dim) noexcept {
-  action_horizon_ = horizon;
-  action_dim_ = dim;
+void Policy::set_action_shape(int action_horizon, int action_dim) noexcept {
+  action_horizon_ = action_horizon;
+  action_dim_ = action_dim;
 }
 
 void Policy::check(std::span<const TensorView> inputs, std::span<const float> noise) const {
@@ -64,8 +63,8 @@ void Policy::check(std::span<const TensorView> inputs, std::span<const float> no
     }
   }
   if (noise.size() != num_action_values()) {
-    throw std::invalid_argument(expected_got("noise", std::to_string(num_action_values()) + " values",
-                                         std::to_string(noise.size())));
+    throw std::invalid_argument(expected_got(
+        "noise", std::to_string(num_action_values()) + " values", std::to_string(noise.size())));
   }
 }
 
@@ -74,8 +73,8 @@ void Policy::infer(std::span<const TensorView> inputs, std::span<const float> no
   check(inputs, noise);
   if (actions.size() != num_action_values()) {
     throw std::invalid_argument(expected_got("actions",
-                                         std::to_string(num_action_values()) + " values",
-                                         std::to_string(actions.size())));
+                                             std::to_string(num_action_values()) + " values",
+                                             std::to_string(actions.size())));
   }
   const std::lock_guard lock(mutex_);
   const StageTimer whole;

@@ -37,8 +37,8 @@ SafetyLimits::SafetyLimits(std::span<const double> lower, std::span<const double
   if (lower.empty() || upper.size() != lower.size() || max_velocity.size() != lower.size()) {
     throw std::invalid_argument(
         expected_got("SafetyLimits", "lower, upper and max_velocity of one length above 0",
-                 std::to_string(lower.size()) + ", " + std::to_string(upper.size()) + " and " +
-                     std::to_string(max_velocity.size())));
+                     std::to_string(lower.size()) + ", " + std::to_string(upper.size()) + " and " +
+                         std::to_string(max_velocity.size())));
   }
   for (std::size_t i = 0; i < lower.size(); ++i) {
     lower_.push_back(round_up(lower[i]));
@@ -47,12 +47,12 @@ SafetyLimits::SafetyLimits(std::span<const double> lower, std::span<const double
     if (!std::isfinite(lower_[i]) || !std::isfinite(upper_[i]) || !(lower_[i] < upper_[i])) {
       throw std::invalid_argument(
           expected_got(joint_name("lower", i), "a finite number below upper",
-                   std::to_string(lower[i]) + " and upper " + std::to_string(upper[i])));
+                       std::to_string(lower[i]) + " and upper " + std::to_string(upper[i])));
     }
     if (!std::isfinite(max_velocity[i]) || !(max_velocity[i] > 0.0)) {
       throw std::invalid_argument(expected_got(joint_name("max_velocity", i),
-                                           "a finite number above 0",
-                                           std::to_string(max_velocity[i])));
+                                               "a finite number above 0",
+                                               std::to_string(max_velocity[i])));
     }
   }
 }
@@ -91,8 +91,7 @@ std::uint32_t SafetyFilter::apply(std::span<const float> action) noexcept {
     const float inside = std::clamp(action[i], limits_.lower()[i], limits_.upper()[i]);
     const double excess = std::abs(static_cast<double>(action[i]) - static_cast<double>(inside));
     if (excess > kTolerance) flags |= kClippedPosition;
-    const double change =
-        std::abs(static_cast<double>(inside) - static_cast<double>(command_[i]));
+    const double change = std::abs(static_cast<double>(inside) - static_cast<double>(command_[i]));
     if (change > max_change_[i] + kTolerance) flags |= kClippedVelocity;
     command_[i] = limit_change(i, inside);
   }
@@ -101,8 +100,7 @@ std::uint32_t SafetyFilter::apply(std::span<const float> action) noexcept {
 
 void SafetyFilter::hold() noexcept {
   for (std::size_t i = 0; i < command_.size(); ++i) {
-    command_[i] =
-        limit_change(i, std::clamp(command_[i], limits_.lower()[i], limits_.upper()[i]));
+    command_[i] = limit_change(i, std::clamp(command_[i], limits_.lower()[i], limits_.upper()[i]));
   }
 }
 

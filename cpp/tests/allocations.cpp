@@ -29,7 +29,7 @@ std::size_t num_allocations() noexcept { return allocations; }
 
 }  // namespace flux::test
 
-// Replaces the program's operator new and all its forms that do not call these.
+// Replaces the program's operator new and delete; the other standard forms call these.
 void* operator new(std::size_t num_bytes) { return allocate(num_bytes); }
 void* operator new[](std::size_t num_bytes) { return allocate(num_bytes); }
 void* operator new(std::size_t num_bytes, std::align_val_t alignment) {

@@ -4,8 +4,8 @@
 
 namespace flux::test {
 
-// How often this thread has called operator new. An engine that lives in a shared library of its
-// own allocates unseen; what is counted is flux's code.
+// How often this thread has called operator new. Only flux's own code is counted: allocations
+// inside an engine's shared library are not seen.
 [[nodiscard]] std::size_t num_allocations() noexcept;
 
 }  // namespace flux::test

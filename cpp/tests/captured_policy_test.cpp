@@ -1,4 +1,4 @@
-// A policy captured as one CUDA graph, on a driver that is none.
+// A policy captured as one CUDA graph, on a fake driver.
 #include "flux/captured_policy.hpp"
 
 #include <array>
@@ -11,14 +11,14 @@
 namespace flux::test {
 namespace {
 
-constexpr int kHorizon = 2;
-constexpr int kDim = 3;
+constexpr int kActionHorizon = 2;
+constexpr int kActionDim = 3;
 
 // actions = noise + state, computed when the graph runs.
 struct Card {
-  std::array<float, kDim> state{};
-  std::array<float, kHorizon * kDim> noise{};
-  std::array<float, kHorizon * kDim> actions{};
+  std::array<float, kActionDim> state{};
+  std::array<float, kActionHorizon * kActionDim> noise{};
+  std::array<float, kActionHorizon * kActionDim> actions{};
   cuda::Context context;
   cuda::Stream stream;
   cuda::GraphExec exec;
@@ -28,7 +28,7 @@ struct Card {
     exec.run = [](void* data) {
       auto& card = *static_cast<Card*>(data);
       for (std::size_t i = 0; i < card.actions.size(); ++i) {
-        card.actions[i] = card.noise[i] + card.state[i % kDim];
+        card.actions[i] = card.noise[i] + card.state[i % kActionDim];
       }
     };
   }
@@ -38,19 +38,19 @@ struct Card {
             .context = &context,
             .stream = &stream,
             .exec = &exec,
-            .inputs = {{.info = {.name = "state", .shape = {1, kDim}}, .host = state.data()}},
+            .inputs = {{.info = {.name = "state", .shape = {1, kActionDim}}, .host = state.data()}},
             .noise = noise.data(),
             .actions = actions.data(),
-            .action_horizon = kHorizon,
-            .action_dim = kDim};
+            .action_horizon = kActionHorizon,
+            .action_dim = kActionDim};
   }
 };
 
 struct Call {
-  std::array<float, kDim> state{1, 2, 3};
-  std::array<std::int64_t, 2> shape{1, kDim};
-  std::array<float, kHorizon * kDim> noise{10, 20, 30, 40, 50, 60};
-  std::array<float, kHorizon * kDim> actions{};
+  std::array<float, kActionDim> state{1, 2, 3};
+  std::array<std::int64_t, 2> shape{1, kActionDim};
+  std::array<float, kActionHorizon * kActionDim> noise{10, 20, 30, 40, 50, 60};
+  std::array<float, kActionHorizon * kActionDim> actions{};
   std::array<TensorView, 1> inputs{
       TensorView{.name = "state", .dtype = DType::kFloat32, .shape = shape, .data = state.data()}};
 
@@ -101,7 +101,8 @@ void each_error_names_its_call_and_code() {
     CapturedPolicy policy(card.graph());
     Call call;
     const std::string message = message_of<std::runtime_error>([&] { call.infer(policy); });
-    CHECK_EQUAL(message, wanted + ": expected success, got CUDA error 700 (CUDA_ERROR_ILLEGAL_ADDRESS)");
+    CHECK_EQUAL(message,
+                wanted + ": expected success, got CUDA error 700 (CUDA_ERROR_ILLEGAL_ADDRESS)");
     CHECK_EQUAL(call.actions[0], 0.0F);
   }
 }
@@ -110,7 +111,7 @@ void an_input_of_another_shape_is_refused_by_name() {
   Card card;
   CapturedPolicy policy(card.graph());
   Call call;
-  call.shape = {kDim, 1};
+  call.shape = {kActionDim, 1};
   const auto message = message_of<std::invalid_argument>([&] { call.infer(policy); });
   CHECK_EQUAL(message, "state: expected float32 (1, 3), got float32 (3, 1)");
 }
@@ -127,7 +128,8 @@ void a_graph_without_memory_or_driver_is_refused() {
   CHECK_CONTAINS(message, "cannot be loaded");
   graph.driver = FLUX_FAKE_ONNXRUNTIME;
   message = message_of<EngineUnavailable>([&] { CapturedPolicy policy(graph); });
-  CHECK_CONTAINS(message, "a driver with cuCtxSetCurrent");
+  CHECK_CONTAINS(message,
+                 "a driver with cuCtxSetCurrent, got one without it. Update NVIDIA's driver");
 }
 
 void the_owner_lives_as_long_as_the_policy() {
@@ -147,11 +149,13 @@ void the_owner_lives_as_long_as_the_policy() {
 
 std::vector<Case> captured_policy_cases() {
   return {
-      {"a launch answers with the inputs of this call", a_launch_answers_with_the_inputs_of_this_call},
+      {"a launch answers with the inputs of this call",
+       a_launch_answers_with_the_inputs_of_this_call},
       {"each thread makes the context its own", each_thread_makes_the_context_its_own},
       {"nothing is allocated in an inference", nothing_is_allocated_in_an_inference},
       {"each error names its call and code", each_error_names_its_call_and_code},
-      {"an input of another shape is refused by name", an_input_of_another_shape_is_refused_by_name},
+      {"an input of another shape is refused by name",
+       an_input_of_another_shape_is_refused_by_name},
       {"a graph without memory or driver is refused", a_graph_without_memory_or_driver_is_refused},
       {"the owner lives as long as the policy", the_owner_lives_as_long_as_the_policy},
   };

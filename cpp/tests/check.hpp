@@ -1,4 +1,4 @@
-// The little that unit tests need: checks that say where they failed, and a list of cases.
+// A minimal unit test framework: checks that say where they failed, and lists of cases.
 #pragma once
 
 #include <cmath>
@@ -42,7 +42,7 @@ inline void check_true(bool value, const char* text, const char* file, int line)
   throw Failure(std::string(file) + ":" + std::to_string(line) + ": " + text);
 }
 
-// Returns what a call threw, empty if nothing.
+// Returns the message of the exception that a call threw; empty if it threw none.
 template <typename Exception, typename Call>
 std::string message_of(Call&& call) {
   try {
@@ -69,7 +69,7 @@ std::vector<Case> scheduler_cases();
   ::flux::test::check_equal((left), (right), #left " == " #right, __FILE__, __LINE__)
 #define CHECK_NEAR(left, right, tolerance) \
   ::flux::test::check_near((left), (right), (tolerance), #left " ~ " #right, __FILE__, __LINE__)
-#define CHECK_CONTAINS(text, part)                                                          \
-  ::flux::test::check_true(std::string(text).find(part) != std::string::npos,               \
+#define CHECK_CONTAINS(text, part)                                                              \
+  ::flux::test::check_true(std::string(text).find(part) != std::string::npos,                   \
                            (std::string("'") + (text) + "' contains '" + (part) + "'").c_str(), \
                            __FILE__, __LINE__)

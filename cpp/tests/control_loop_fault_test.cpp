@@ -1,4 +1,4 @@
-// What the loop does when the network, the clock or the caller lets it down.
+// How the loop behaves when the network, the clock or the caller fails.
 #include <atomic>
 #include <chrono>
 #include <limits>
@@ -22,7 +22,7 @@ void a_tick_that_begins_a_period_late_is_a_missed_deadline() {
   (void)rig.loop->tick();
   CHECK_EQUAL(rig.loop->counts().deadline_misses, 1U);
   CHECK_NEAR(rig.row(0.0F), 1.0, 1e-4);  // in sync mode no action is skipped
-  CHECK_NEAR(rig.loop->jitter().max_seconds(), 0.030, 1e-9);
+  CHECK_NEAR(rig.loop->jitter().max_s(), 0.030, 1e-9);
 }
 
 void slow_inference_in_submit_is_a_missed_deadline() {
@@ -41,13 +41,13 @@ void slow_inference_in_submit_is_a_missed_deadline() {
 void a_late_chunk_lets_the_old_one_run_on_and_then_holds() {
   LoopRig rig(sync_config(4));
   rig.submit(0.0F);
-  for (int row = 0; row < kHorizon; ++row) {
+  for (int row = 0; row < kActionHorizon; ++row) {
     CHECK_EQUAL(rig.tick() & kHeld, 0U);
     CHECK_NEAR(rig.row(0.0F), row, 1e-4);
   }
   CHECK(rig.loop->needs_observation());
   CHECK_EQUAL(rig.tick(), std::uint32_t{kHeld});
-  CHECK_NEAR(rig.row(0.0F), kHorizon - 1, 1e-4);
+  CHECK_NEAR(rig.row(0.0F), kActionHorizon - 1, 1e-4);
   CHECK_EQUAL(rig.loop->counts().held_ticks, 1U);
   rig.submit(20.0F);
   CHECK_EQUAL(rig.tick(), std::uint32_t{kNewChunk});
@@ -59,16 +59,16 @@ void starving_on_the_monotonic_clock_is_a_missed_deadline() {
   config.timing = Timing::kMonotonic;
   LoopRig rig(config);
   rig.tick();
-  CHECK_EQUAL(rig.loop->counts().deadline_misses, 0U);  // nothing has been begun
+  CHECK_EQUAL(rig.loop->counts().deadline_misses, 0U);  // no chunk has started yet
   rig.submit(0.0F);
-  for (int step = 0; step < kHorizon + 2; ++step) rig.tick();
+  for (int step = 0; step < kActionHorizon + 2; ++step) rig.tick();
   CHECK_EQUAL(rig.loop->counts().deadline_misses, 2U);
 }
 
 void a_nan_from_the_network_is_held_and_counted() {
   Hooks hooks;
   hooks.on_step = [](const Memory& memory) {
-    memory.find("x_next")->second[kDim + 1] = std::numeric_limits<float>::quiet_NaN();
+    memory.find("x_next")->second[kActionDim + 1] = std::numeric_limits<float>::quiet_NaN();
   };
   LoopRig rig(sync_config(3), hooks);
   rig.submit(1.0F);
@@ -86,7 +86,7 @@ void a_stale_observation_is_held_and_counted() {
   LoopRig rig(config);
   rig.submit(0.0F);
   rig.tick();
-  rig.time->advance_ns(kHorizon * kPeriodNs + 100'000'000 + 1);
+  rig.time->advance_ns(kActionHorizon * kPeriodNs + 100'000'000 + 1);
   CHECK_EQUAL(rig.tick(), std::uint32_t{kStale} | std::uint32_t{kHeld});
   CHECK_EQUAL(rig.loop->counts().stale, 1U);
   rig.submit(0.0F);
@@ -126,7 +126,7 @@ void stopping_during_inference_waits_for_it() {
   rig.loop->stop();
 }
 
-void a_failing_inference_holds_and_is_told_once() {
+void a_failing_inference_holds_and_is_reported_once() {
   std::atomic<bool> is_broken = true;
   Hooks hooks;
   hooks.on_prefix = [&] {
@@ -135,7 +135,7 @@ void a_failing_inference_holds_and_is_told_once() {
   LoopRig rig(async_config(3, 1), hooks);
   rig.submit(0.0F);
   rig.loop->wait_for_inference();
-  CHECK(!rig.loop->needs_observation());  // told at the tick it was due, however fast it failed
+  CHECK(!rig.loop->needs_observation());  // reported only once the chunk is due
   CHECK_EQUAL(rig.tick(), std::uint32_t{kHeld});
   CHECK_EQUAL(rig.tick(), std::uint32_t{kHeld});
   const auto ask = [&] { (void)rig.loop->needs_observation(); };
@@ -170,7 +170,7 @@ void a_start_that_is_not_finite_is_refused() {
   const std::vector<double> high(1, 1.0);
   const std::vector<float> one(1, 1.0F);
   const std::vector<std::uint8_t> mask(1, 0);
-  ControlLoop loop({.control_hz = kHz}, nullptr, ActionDecoder(one, one, mask),
+  ControlLoop loop({.control_hz = kControlHz}, nullptr, ActionDecoder(one, one, mask),
                    SafetyLimits(low, high, high), std::make_unique<SimulatedClock>());
   CHECK_CONTAINS(message_of<std::logic_error>([&] { (void)loop.needs_observation(); }), "start()");
   CHECK_CONTAINS(message_of<std::invalid_argument>(
@@ -209,7 +209,8 @@ std::vector<Case> control_loop_fault_cases() {
       {"a stale observation is held and counted", a_stale_observation_is_held_and_counted},
       {"a chunk exhausted for too long is stale", a_chunk_exhausted_for_too_long_is_stale},
       {"stopping during inference waits for it", stopping_during_inference_waits_for_it},
-      {"a failing inference holds and is told once", a_failing_inference_holds_and_is_told_once},
+      {"a failing inference holds and is reported once",
+       a_failing_inference_holds_and_is_reported_once},
       {"a failing inference in submit holds", a_failing_inference_in_submit_holds},
       {"a start that is not finite is refused", a_start_that_is_not_finite_is_refused},
       {"real-time ticks survive a real thread", real_time_ticks_survive_a_real_thread},

@@ -112,12 +112,13 @@ void a_monotonic_async_chunk_skips_the_ticks_that_have_passed() {
   rig.loop->wait_for_inference();
   CHECK_EQUAL(rig.tick(), std::uint32_t{kNewChunk});
   CHECK_NEAR(rig.row(0.0F), 2.0, 1e-4);
-  // Two ticks of delay were measured: the next of 3 ticks is wanted after one.
+  // A delay of two ticks was measured, so with 3 ticks per chunk the next one is needed after one
+  // tick.
   CHECK(rig.loop->needs_observation());
   CHECK_EQUAL(rig.loop->counts().deadline_misses, 0U);
 }
 
-void senseless_arguments_are_refused_with_the_numbers() {
+void invalid_arguments_are_refused_with_their_values() {
   using Error = std::invalid_argument;
   const auto message = [](const ControlLoopConfig& config) {
     return message_of<Error>([&] { LoopRig rig(config); });
@@ -129,7 +130,7 @@ void senseless_arguments_are_refused_with_the_numbers() {
   CHECK_CONTAINS(message(async_config(4, -1)), "got -1");
   ControlLoopConfig config = sync_config(4);
   config.inference_delay = 1;
-  CHECK_CONTAINS(message(config), "only the async mode");
+  CHECK_CONTAINS(message(config), "expected 0, got 1. Only mode 'async'");
   config = sync_config(4);
   config.stale_after_s = std::nan("");
   CHECK_CONTAINS(message(config), "stale_after_s");
@@ -138,17 +139,20 @@ void senseless_arguments_are_refused_with_the_numbers() {
 void calls_out_of_turn_are_refused() {
   LoopRig rig(sync_config(4));
   CHECK_CONTAINS(
-      message_of<std::logic_error>([&] { rig.loop->start(std::vector<float>(kDim)); }), "already");
-  CHECK_CONTAINS(message_of<std::invalid_argument>(
-                     [&] { rig.loop->submit_chunk(std::vector{1.0F, 1.0F}); }),
-                 "execution_horizon 4");
+      message_of<std::logic_error>([&] { rig.loop->start(std::vector<float>(kActionDim)); }),
+      "start: expected a loop that has not started");
+  CHECK_CONTAINS(
+      message_of<std::invalid_argument>([&] { rig.loop->submit_chunk(std::vector{1.0F, 1.0F}); }),
+      "execution_horizon 4");
   rig.submit(0.0F);
-  CHECK_CONTAINS(message_of<std::logic_error>([&] { rig.submit(0.0F); }), "on its way");
+  CHECK_CONTAINS(message_of<std::logic_error>([&] { rig.submit(0.0F); }),
+                 "submit: expected no pending chunk");
   LoopRig without(sync_config(4), nullptr);
-  CHECK_CONTAINS(message_of<std::logic_error>([&] { without.submit(0.0F); }), "no policy");
+  CHECK_CONTAINS(message_of<std::logic_error>([&] { without.submit(0.0F); }),
+                 "submit: expected a loop with a policy");
   without.loop->stop();
   CHECK_CONTAINS(message_of<std::logic_error>([&] { (void)without.loop->needs_observation(); }),
-                 "stopped");
+                 "expected a running loop, got a stopped one");
 }
 
 }  // namespace
@@ -166,8 +170,8 @@ std::vector<Case> control_loop_cases() {
       {"monotonic ticks lie on an absolute grid", monotonic_ticks_lie_on_an_absolute_grid},
       {"a monotonic async chunk skips the ticks that have passed",
        a_monotonic_async_chunk_skips_the_ticks_that_have_passed},
-      {"senseless arguments are refused with the numbers",
-       senseless_arguments_are_refused_with_the_numbers},
+      {"invalid arguments are refused with their values",
+       invalid_arguments_are_refused_with_their_values},
       {"calls out of turn are refused", calls_out_of_turn_are_refused},
   };
 }

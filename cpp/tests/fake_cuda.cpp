@@ -1,4 +1,4 @@
-// A library with the functions of NVIDIA's driver that flux calls; there is no card.
+// A library with the functions of NVIDIA's driver that flux calls; needs no GPU.
 #include "fake_cuda.hpp"
 
 #include "flux/cuda_abi.hpp"

@@ -1,4 +1,4 @@
-// An accelerator's memory as the host sees it: addresses that must not be touched.
+// An accelerator's memory as the host sees it: addresses that it must not access.
 #pragma once
 
 #include <sys/mman.h>
@@ -10,8 +10,8 @@
 
 namespace flux::test {
 
-// Hands out addresses whose use by the host ends the program, with values behind them that only
-// the device knows.
+// Hands out addresses that crash the program if the host accesses them; only the device can look up
+// the values behind them.
 class FakeDevice {
  public:
   FakeDevice() = default;
@@ -35,7 +35,7 @@ class FakeDevice {
     memory_.erase(found);
   }
 
-  // What lies behind an address; throws std::out_of_range if the device did not give it.
+  // The values behind an address; throws std::out_of_range if the device did not allocate it.
   [[nodiscard]] float* values(void* address) { return memory_.at(address).data(); }
   [[nodiscard]] std::size_t num_allocated() const noexcept { return memory_.size(); }
 

@@ -1,6 +1,6 @@
-// A library with ONNX Runtime's C interface that knows two graphs, the toy policy's, and has an
-// accelerator that is none: its memory must not be touched by the host, and a host's input is
-// copied there when it is bound, as ONNX Runtime does. It stands in for a card where there is none.
+// A library with ONNX Runtime's C API, the two graphs of the toy policy and a fake accelerator: the
+// host must not access its memory, and host inputs are copied there when they are bound, as ONNX
+// Runtime does. It stands in for a GPU on machines without one.
 #include <algorithm>
 #include <string>
 
@@ -73,9 +73,9 @@ Status* CreateSession(const Env*, const char* path, const SessionOptions* option
   if (name.ends_with("partly_on_cpu.onnx") && options->is_on_device && !options->may_use_cpu) {
     return error("nodes are assigned to the CPU, but fallback is disabled");
   }
-  *out = new Session{name.ends_with("prefix.onnx") ? test::toy_prefix_graph()
-                                                   : test::toy_denoise_graph(),
-                     options->is_on_device};
+  *out = new Session{
+      name.ends_with("prefix.onnx") ? test::toy_prefix_graph() : test::toy_denoise_graph(),
+      options->is_on_device};
   return nullptr;
 }
 
@@ -150,7 +150,7 @@ Status* CreateTensorWithDataAsOrtValue(const MemoryInfo* info, void* data, std::
 Status* CreateIoBinding(Session* session, IoBinding** out) {
   return *out = new IoBinding{.is_on_device = session->is_on_device}, nullptr;
 }
-// Where the graph finds the values: on the device for a session there.
+// Where the graph reads or writes a tensor: on the device if the session runs there.
 float* place(IoBinding* binding, const char* name, const Value* value) {
   if (!binding->is_on_device) return value->data;
   if (value->is_on_device) return device().values(value->data);
@@ -196,20 +196,18 @@ Status* update(const char* const* names, const char* const* values, std::size_t 
   }
   return nullptr;
 }
-Status* UpdateCUDAProviderOptions(CudaOptions*, const char* const* names,
-                                  const char* const* values, std::size_t count) {
+Status* UpdateCUDAProviderOptions(CudaOptions*, const char* const* names, const char* const* values,
+                                  std::size_t count) {
   return update(names, values, count);
 }
 Status* UpdateTensorRTProviderOptions(TensorRtOptions*, const char* const* names,
                                       const char* const* values, std::size_t count) {
   return update(names, values, count);
 }
-Status* SessionOptionsAppendExecutionProvider_CUDA_V2(SessionOptions* options,
-                                                      const CudaOptions*) {
+Status* SessionOptionsAppendExecutionProvider_CUDA_V2(SessionOptions* options, const CudaOptions*) {
   return options->is_on_device = true, nullptr;
 }
-Status* SessionOptionsAppendExecutionProvider_TensorRT_V2(SessionOptions*,
-                                                          const TensorRtOptions*) {
+Status* SessionOptionsAppendExecutionProvider_TensorRT_V2(SessionOptions*, const TensorRtOptions*) {
   return error("libnvinfer.so.10: cannot open shared object file");
 }
 
@@ -244,7 +242,7 @@ extern "C" [[gnu::visibility("default")]] const flux::ort::ApiBase* OrtGetApiBas
   return &base;
 }
 
-// How much of the device's memory is in use.
+// Number of allocations in use on the device.
 extern "C" [[gnu::visibility("default")]] std::size_t flux_fake_num_allocated() {
   return flux::ort::fake::device().num_allocated();
 }

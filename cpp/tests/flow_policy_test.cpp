@@ -10,28 +10,30 @@ namespace {
 using Error = std::invalid_argument;
 
 void actions_are_those_of_n_euler_steps() {
-  for (const int num_steps : {1, 2, 3, 4, 10}) {
-    const auto policy = toy_policy({}, num_steps);
+  for (const int num_inference_steps : {1, 2, 3, 4, 10}) {
+    const auto policy = toy_policy({}, num_inference_steps);
     const ToyInputs inputs;
     std::vector<float> actions(policy->num_action_values());
     policy->infer(inputs.views(), inputs.noise, actions);
     for (std::size_t i = 0; i < actions.size(); ++i) {
-      CHECK_EQUAL(actions[i], toy_action(1.0F, inputs.observation[i % kDim], num_steps));
+      CHECK_EQUAL(actions[i],
+                  toy_action(1.0F, inputs.observation[i % kActionDim], num_inference_steps));
     }
-    CHECK(inputs.noise == std::vector<float>(kHorizon * kDim, 1.0F));
-    CHECK_EQUAL(policy->histograms().step.count(), static_cast<std::uint64_t>(num_steps));
+    CHECK(inputs.noise == std::vector<float>(kActionHorizon * kActionDim, 1.0F));
+    CHECK_EQUAL(policy->histograms().step.count(), static_cast<std::uint64_t>(num_inference_steps));
     CHECK_EQUAL(policy->histograms().inference.count(), 1U);
   }
 }
 
 struct DevicePolicy {
-  explicit DevicePolicy(int num_steps) {
+  explicit DevicePolicy(int num_inference_steps) {
     const auto on_device = [this](std::unique_ptr<FakeEngine> graph) {
       return std::make_unique<FakeDeviceEngine>(device, std::move(graph), transfers);
     };
     policy = std::make_unique<FlowPolicy>(
         on_device(toy_prefix()),
-        on_device(toy_denoise({}, {floats("state", {1, 3})}, num_steps)), num_steps);
+        on_device(toy_denoise({}, {floats("state", {1, 3})}, num_inference_steps)),
+        num_inference_steps);
   }
 
   std::shared_ptr<FakeDevice> device = std::make_shared<FakeDevice>();
@@ -41,9 +43,9 @@ struct DevicePolicy {
 };
 
 void on_a_device_the_host_touches_only_inputs_and_actions() {
-  for (const int num_steps : {1, 2, 3, 10}) {
-    const DevicePolicy on_device(num_steps);
-    const auto on_host = toy_policy({}, num_steps);
+  for (const int num_inference_steps : {1, 2, 3, 10}) {
+    const DevicePolicy on_device(num_inference_steps);
+    const auto on_host = toy_policy({}, num_inference_steps);
     std::vector<float> actions(on_host->num_action_values());
     std::vector<float> expected(on_host->num_action_values());
     ToyInputs inputs;
@@ -58,22 +60,22 @@ void on_a_device_the_host_touches_only_inputs_and_actions() {
       views.push_back({"state", DType::kFloat32, state_shape, state.data()});
       on_device.policy->infer(views, inputs.noise, actions);
       CHECK(actions == expected);
-      // The observation, the first step's noise and times, and the state of up to four bindings;
-      // never more for more steps.
-      CHECK_EQUAL(on_device.transfers->to_device, 3 + std::min(num_steps, 4));
+      // The observation, the first step's noise and times, and the state for up to four bindings,
+      // however many steps there are.
+      CHECK_EQUAL(on_device.transfers->to_device, 3 + std::min(num_inference_steps, 4));
       CHECK_EQUAL(on_device.transfers->to_host, 1);
     }
   }
 }
 
-void memory_of_a_device_is_refused_by_an_engine_of_the_host() {
+void a_host_engine_refuses_device_memory() {
   const auto device = std::make_shared<FakeDevice>();
   const auto transfers = std::make_shared<FakeDeviceEngine::Transfers>();
   CHECK_CONTAINS(message_of<Error>([&] {
                    FlowPolicy(std::make_unique<FakeDeviceEngine>(device, toy_prefix(), transfers),
-                              toy_denoise(), kSteps);
+                              toy_denoise(), kNumInferenceSteps);
                  }),
-                 "past_key_0: expected memory of the host, got an accelerator's");
+                 "past_key_0: expected host memory, got device memory");
 }
 
 void time_runs_from_one_towards_zero() {
@@ -100,26 +102,27 @@ void keys_and_values_are_shared_and_the_halves_alternate() {
   std::vector<float> actions(policy->num_action_values());
   policy->infer(inputs.views(), inputs.noise, actions);
   CHECK_EQUAL(keys[0], keys[1]);
-  for (std::size_t step = 0; step + 1 < kSteps; ++step) {
+  for (std::size_t step = 0; step + 1 < kNumInferenceSteps; ++step) {
     CHECK(halves[step].first != halves[step].second);
     CHECK_EQUAL(halves[step].second, halves[step + 1].first);
   }
 }
 
 void inference_allocates_nothing() {
-  for (const int num_steps : {1, 2, 3, 10}) {
+  for (const int num_inference_steps : {1, 2, 3, 10}) {
     std::vector<std::size_t> at_step;
     at_step.reserve(64);
     Hooks hooks;
     hooks.on_step = [&](const Memory&) { at_step.push_back(num_allocations()); };
-    const auto policy = toy_policy(hooks, num_steps);
+    const auto policy = toy_policy(hooks, num_inference_steps);
     const ToyInputs inputs;
     const std::vector<TensorView> views = inputs.views();
     std::vector<float> actions(policy->num_action_values());
     const std::size_t before = num_allocations();
     policy->infer(views, inputs.noise, actions);
     CHECK_EQUAL(num_allocations(), before);
-    CHECK(at_step == std::vector<std::size_t>(static_cast<std::size_t>(num_steps), before));
+    CHECK(at_step ==
+          std::vector<std::size_t>(static_cast<std::size_t>(num_inference_steps), before));
   }
 }
 
@@ -143,17 +146,18 @@ void wrong_inputs_are_named() {
   CHECK_CONTAINS(message(inputs, inputs.views()), "noise: expected 12 values, got 11");
 }
 
-void a_further_denoise_input_is_the_users() {
-  const FlowPolicy policy(toy_prefix(), toy_denoise({}, {floats("state", {1, 3})}), kSteps);
+void an_extra_denoise_input_is_a_user_input() {
+  const FlowPolicy policy(toy_prefix(), toy_denoise({}, {floats("state", {1, 3})}),
+                          kNumInferenceSteps);
   CHECK_EQUAL(policy.user_inputs().size(), 2U);
   CHECK_EQUAL(policy.user_inputs()[1].name, "state");
 }
 
 void graphs_that_do_not_fit_are_refused() {
   const auto message = [](std::unique_ptr<Engine> prefix, std::unique_ptr<Engine> denoise,
-                          int steps) {
+                          int num_inference_steps) {
     return message_of<Error>(
-        [&] { FlowPolicy(std::move(prefix), std::move(denoise), steps); });
+        [&] { FlowPolicy(std::move(prefix), std::move(denoise), num_inference_steps); });
   };
   const auto none = [](const Memory&) {};
   const auto engine = [&](std::vector<TensorInfo> inputs, std::vector<TensorInfo> outputs) {
@@ -163,9 +167,8 @@ void graphs_that_do_not_fit_are_refused() {
   CHECK_CONTAINS(message(toy_prefix(), engine({}, {}), 1), "x_t: expected an input");
   CHECK_CONTAINS(message(toy_prefix(), engine({floats("x_t", {2, 3})}, {}), 1),
                  "float32 (1, H, A), got float32 (2, 3)");
-  CHECK_CONTAINS(
-      message(toy_prefix(), engine({floats("x_t", {1, 6, 2}), floats("t", {1})}, {}), 1),
-      "t of the denoise graph: expected float32 (1, 6), got float32 (1,)");
+  CHECK_CONTAINS(message(toy_prefix(), engine({floats("x_t", {1, 6, 2}), floats("t", {1})}, {}), 1),
+                 "t of the denoise graph: expected float32 (1, 6), got float32 (1,)");
   CHECK_CONTAINS(message(engine({}, {floats("past_key_0", {1, 9})}), toy_denoise(), 1),
                  "past_key_0 of the denoise graph: expected float32 (1, 9)");
   CHECK_CONTAINS(message(engine({floats("a", {1})}, {floats("a", {1})}), toy_denoise(), 1),
@@ -182,11 +185,10 @@ std::vector<Case> flow_policy_cases() {
        keys_and_values_are_shared_and_the_halves_alternate},
       {"on a device the host touches only inputs and actions",
        on_a_device_the_host_touches_only_inputs_and_actions},
-      {"memory of a device is refused by an engine of the host",
-       memory_of_a_device_is_refused_by_an_engine_of_the_host},
+      {"a host engine refuses device memory", a_host_engine_refuses_device_memory},
       {"inference allocates nothing", inference_allocates_nothing},
       {"wrong inputs are named", wrong_inputs_are_named},
-      {"a further denoise input is the user's", a_further_denoise_input_is_the_users},
+      {"an extra denoise input is a user input", an_extra_denoise_input_is_a_user_input},
       {"graphs that do not fit are refused", graphs_that_do_not_fit_are_refused},
   };
 }

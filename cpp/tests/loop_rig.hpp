@@ -1,4 +1,4 @@
-// A ControlLoop over the toy policy with clocks in the test's hand.
+// A ControlLoop with the toy policy and with clocks that the test controls.
 #pragma once
 
 #include <memory>
@@ -9,7 +9,7 @@
 
 namespace flux::test {
 
-inline constexpr double kHz = 50.0;
+inline constexpr double kControlHz = 50.0;
 inline constexpr std::int64_t kPeriodNs = 20'000'000;
 
 struct LoopRig {
@@ -21,17 +21,16 @@ struct LoopRig {
     auto wall_owner = std::make_unique<SimulatedClock>();
     time = time_owner.get();
     wall = wall_owner.get();
-    const std::vector<double> far(kDim, 100.0);
-    const std::vector<double> low(kDim, -100.0);
-    const std::vector<double> fast(kDim, 1e6);
-    const std::vector<float> ones(kDim, 1.0F);
-    const std::vector<float> zeros(kDim, 0.0F);
-    const std::vector<std::uint8_t> absolute(kDim, 0);
-    config.control_hz = kHz;
-    loop = std::make_unique<ControlLoop>(config, std::move(policy),
-                                         ActionDecoder(ones, zeros, absolute),
-                                         SafetyLimits(low, far, fast), std::move(time_owner),
-                                         std::move(wall_owner));
+    const std::vector<double> far(kActionDim, 100.0);
+    const std::vector<double> low(kActionDim, -100.0);
+    const std::vector<double> fast(kActionDim, 1e6);
+    const std::vector<float> ones(kActionDim, 1.0F);
+    const std::vector<float> zeros(kActionDim, 0.0F);
+    const std::vector<std::uint8_t> absolute(kActionDim, 0);
+    config.control_hz = kControlHz;
+    loop = std::make_unique<ControlLoop>(
+        config, std::move(policy), ActionDecoder(ones, zeros, absolute),
+        SafetyLimits(low, far, fast), std::move(time_owner), std::move(wall_owner));
     loop->start(zeros);
   }
 
@@ -39,15 +38,16 @@ struct LoopRig {
   void submit(float first) {
     ToyInputs inputs;
     inputs.observation = {0.0F, 0.0F};
-    for (int row = 0; row < kHorizon; ++row) {
-      for (int i = 0; i < kDim; ++i) {
-        inputs.noise[static_cast<std::size_t>(row * kDim + i)] = first + static_cast<float>(row);
+    for (int row = 0; row < kActionHorizon; ++row) {
+      for (int i = 0; i < kActionDim; ++i) {
+        inputs.noise[static_cast<std::size_t>(row * kActionDim + i)] =
+            first + static_cast<float>(row);
       }
     }
-    loop->submit(inputs.views(), std::vector<float>(kDim, 0.0F), inputs.noise);
+    loop->submit(inputs.views(), std::vector<float>(kActionDim, 0.0F), inputs.noise);
   }
 
-  // Which row of the chunk submitted with `first` the last command is; may be no whole number.
+  // The row that the last command has in the chunk submitted with `first`; may be fractional.
   [[nodiscard]] float row(float first) const {
     return loop->command()[0] / toy_action(1.0F, 0.0F) - first;
   }
@@ -73,9 +73,8 @@ inline ControlLoopConfig async_config(int execution_horizon, int inference_delay
 }
 
 inline ControlLoopConfig async_monotonic(int execution_horizon) {
-  return {.execution_horizon = execution_horizon,
-          .mode = Mode::kAsync,
-          .timing = Timing::kMonotonic};
+  return {
+      .execution_horizon = execution_horizon, .mode = Mode::kAsync, .timing = Timing::kMonotonic};
 }
 
 }  // namespace flux::test

@@ -24,7 +24,8 @@ std::unique_ptr<OrtEngine> engine(const std::string& path, const OrtEngineOption
 
 std::unique_ptr<FlowPolicy> policy(OrtProvider prefix, OrtProvider denoise) {
   return std::make_unique<FlowPolicy>(engine("prefix.onnx", {.provider = prefix}),
-                                      engine("denoise.onnx", {.provider = denoise}), kSteps);
+                                      engine("denoise.onnx", {.provider = denoise}),
+                                      kNumInferenceSteps);
 }
 
 void require_right_actions(FlowPolicy& opened) {
@@ -35,12 +36,12 @@ void require_right_actions(FlowPolicy& opened) {
     inputs.noise[0] += 1.0F;
     opened.infer(inputs.views(), inputs.noise, actions);
     for (std::size_t i = 0; i < actions.size(); ++i) {
-      CHECK_EQUAL(actions[i], toy_action(inputs.noise[i], inputs.observation[i % kDim]));
+      CHECK_EQUAL(actions[i], toy_action(inputs.noise[i], inputs.observation[i % kActionDim]));
     }
   }
 }
 
-void actions_are_the_same_on_the_processor_and_on_a_device() {
+void actions_are_the_same_on_the_cpu_and_on_a_device() {
   for (const OrtProvider provider : {OrtProvider::kCpu, OrtProvider::kCuda}) {
     require_right_actions(*policy(provider, provider));
   }
@@ -49,46 +50,46 @@ void actions_are_the_same_on_the_processor_and_on_a_device() {
 void what_passes_between_the_graphs_is_allocated_on_the_device() {
   const auto on_device = policy(OrtProvider::kCuda, OrtProvider::kCuda);
   CHECK_EQUAL(num_allocated_on_device(), 5U);  // past_key_0, and x and t twice
-  const auto on_processor = policy(OrtProvider::kCpu, OrtProvider::kCpu);
+  const auto on_cpu = policy(OrtProvider::kCpu, OrtProvider::kCpu);
   CHECK_EQUAL(num_allocated_on_device(), 5U);
 }
 
 void memory_of_the_device_is_freed_with_the_engine() {
-  { const auto on_device = policy(OrtProvider::kCuda, OrtProvider::kCuda); }
+  {
+    const auto on_device = policy(OrtProvider::kCuda, OrtProvider::kCuda);
+  }
   CHECK_EQUAL(num_allocated_on_device(), 0U);
 }
 
-void a_denoise_graph_on_the_processor_needs_the_prefix_there() {
+void a_denoise_graph_on_the_cpu_needs_a_prefix_on_the_cpu() {
   CHECK_CONTAINS(
       message_of<std::invalid_argument>([] { policy(OrtProvider::kCuda, OrtProvider::kCpu); }),
-      "denoise.onnx: past_key_0: expected memory of the host, got an accelerator's");
+      "denoise.onnx: past_key_0: expected host memory, got device memory");
   require_right_actions(*policy(OrtProvider::kCpu, OrtProvider::kCuda));
 }
 
-void a_provider_that_cannot_be_had_is_told_apart_from_a_graph_that_is_refused() {
+void an_unavailable_provider_differs_from_a_refused_graph() {
   using Unavailable = EngineUnavailable;
   CHECK_CONTAINS(
       message_of<Unavailable>([] { engine("p.onnx", {.provider = OrtProvider::kTensorRt}); }),
       "TensorRT provider: libnvinfer.so.10");
-  CHECK_CONTAINS(message_of<Unavailable>([] {
-                   engine("p.onnx", {.provider = OrtProvider::kCuda,
-                                     .provider_options = {{"colour", "red"}}});
-                 }),
-                 "CUDA provider: unknown provider option");
+  CHECK_CONTAINS(
+      message_of<Unavailable>([] {
+        engine("p.onnx", {.provider = OrtProvider::kCuda, .provider_options = {{"colour", "red"}}});
+      }),
+      "CUDA provider: unknown provider option");
   engine("p.onnx", {.provider = OrtProvider::kCuda, .provider_options = {{"known", "1"}}});
-  CHECK_CONTAINS(message_of<std::runtime_error>([] {
-                   engine("partly_on_cpu.onnx", {.provider = OrtProvider::kCuda});
-                 }),
+  CHECK_CONTAINS(message_of<std::runtime_error>(
+                     [] { engine("partly_on_cpu.onnx", {.provider = OrtProvider::kCuda}); }),
                  "partly_on_cpu.onnx: nodes are assigned to the CPU");
-  CHECK_CONTAINS(message_of<std::invalid_argument>([] {
-                   engine("p.onnx", {.provider_options = {{"known", "1"}}});
-                 }),
-                 "provider_options: expected none on the processor, got known");
+  CHECK_CONTAINS(message_of<std::invalid_argument>(
+                     [] { engine("p.onnx", {.provider_options = {{"known", "1"}}}); }),
+                 "provider_options: expected none on the CPU, got known");
   CHECK_CONTAINS(message_of<std::invalid_argument>([] { engine("p.onnx", {.num_threads = 0}); }),
                  "num_threads: expected at least 1, got 0");
 }
 
-// Of our own code: what the runtime allocates in its library is its own affair.
+// Counts flux's own code only; allocations inside the runtime's library are not seen.
 void a_step_allocates_nothing() {
   for (const OrtProvider provider : {OrtProvider::kCpu, OrtProvider::kCuda}) {
     const auto denoise = engine("denoise.onnx", {.provider = provider});
@@ -110,16 +111,16 @@ void a_step_allocates_nothing() {
 
 std::vector<Case> onnxruntime_engine_cases() {
   return {
-      {"actions are the same on the processor and on a device",
-       actions_are_the_same_on_the_processor_and_on_a_device},
+      {"actions are the same on the CPU and on a device",
+       actions_are_the_same_on_the_cpu_and_on_a_device},
       {"what passes between the graphs is allocated on the device",
        what_passes_between_the_graphs_is_allocated_on_the_device},
       {"memory of the device is freed with the engine",
        memory_of_the_device_is_freed_with_the_engine},
-      {"a denoise graph on the processor needs the prefix there",
-       a_denoise_graph_on_the_processor_needs_the_prefix_there},
-      {"a provider that cannot be had is told apart from a graph that is refused",
-       a_provider_that_cannot_be_had_is_told_apart_from_a_graph_that_is_refused},
+      {"a denoise graph on the CPU needs a prefix on the CPU",
+       a_denoise_graph_on_the_cpu_needs_a_prefix_on_the_cpu},
+      {"an unavailable provider differs from a refused graph",
+       an_unavailable_provider_differs_from_a_refused_graph},
       {"a step allocates nothing", a_step_allocates_nothing},
   };
 }

@@ -8,7 +8,7 @@
 namespace flux::test {
 namespace {
 
-constexpr double kHz = 50.0;
+constexpr double kControlHz = 50.0;
 constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
@@ -18,7 +18,7 @@ SafetyLimits limits_of(std::vector<double> lower, std::vector<double> upper,
 }
 
 SafetyFilter one_joint(double lower, double upper, double max_velocity, float start) {
-  SafetyFilter filter(limits_of({lower}, {upper}, {max_velocity}), kHz);
+  SafetyFilter filter(limits_of({lower}, {upper}, {max_velocity}), kControlHz);
   filter.reset(std::vector{start});
   return filter;
 }
@@ -46,7 +46,7 @@ void whatever_the_policy_asks_the_command_stays_within_all_limits() {
     const std::vector lower{-bound(generator), -bound(generator)};
     const std::vector upper{bound(generator), bound(generator)};
     const std::vector velocity{bound(generator), 20.0 * bound(generator)};
-    SafetyFilter filter(limits_of(lower, upper, velocity), kHz);
+    SafetyFilter filter(limits_of(lower, upper, velocity), kControlHz);
     std::vector<float> last{0.0F, 0.0F};
     filter.reset(last);
     for (int step = 0; step < 200; ++step) {
@@ -57,7 +57,7 @@ void whatever_the_policy_asks_the_command_stays_within_all_limits() {
       for (std::size_t i = 0; i < 2; ++i) {
         const double now = static_cast<double>(filter.command()[i]);
         CHECK(now >= lower[i] && now <= upper[i]);
-        CHECK(std::abs(now - static_cast<double>(last[i])) <= velocity[i] / kHz);
+        CHECK(std::abs(now - static_cast<double>(last[i])) <= velocity[i] / kControlHz);
         if (flags == 0) CHECK_NEAR(now, static_cast<double>(action[i]), 1.01e-6);
         last[i] = filter.command()[i];
       }
@@ -71,7 +71,7 @@ void an_action_within_the_limits_passes_unchanged() {
   CHECK_EQUAL(filter.command()[0], 0.2F);
 }
 
-void too_far_and_too_fast_are_told_apart() {
+void position_and_velocity_violations_have_separate_flags() {
   SafetyFilter filter = one_joint(-1.0, 1.0, 5.0, 0.95F);
   CHECK_EQUAL(filter.apply(std::vector{1.5F}), std::uint32_t{kClippedPosition});
   CHECK_EQUAL(filter.command()[0], 1.0F);
@@ -87,13 +87,13 @@ void a_nan_holds_the_last_command() {
   CHECK_EQUAL(filter.command()[0], 0.25F);
 }
 
-void an_excess_of_rounding_is_no_violation() {
+void a_rounding_error_is_not_a_violation() {
   SafetyFilter filter = one_joint(-0.1, 0.1, 5.0, 0.1F);
   CHECK_EQUAL(filter.apply(std::vector{0.1F + 5e-7F}), 0U);
   CHECK(static_cast<double>(filter.command()[0]) <= 0.1);
 }
 
-void a_start_outside_the_limits_is_led_back_slowly() {
+void a_start_outside_the_limits_moves_back_slowly() {
   SafetyFilter filter = one_joint(-1.0, 1.0, 5.0, 1.25F);
   filter.hold();
   CHECK_NEAR(filter.command()[0], 1.15, 1e-6);
@@ -101,14 +101,15 @@ void a_start_outside_the_limits_is_led_back_slowly() {
   CHECK_EQUAL(filter.command()[0], 1.0F);
 }
 
-void senseless_limits_are_refused() {
+void invalid_limits_are_refused() {
   using Error = std::invalid_argument;
   CHECK_CONTAINS(message_of<Error>([] { (void)limits_of({1.0}, {1.0}, {1.0}); }), "lower[0]");
   CHECK_CONTAINS(message_of<Error>([] { (void)limits_of({0.0}, {std::nan("")}, {1.0}); }),
                  "upper nan");
   CHECK_CONTAINS(message_of<Error>([] { (void)limits_of({0.0}, {1.0}, {0.0}); }),
                  "max_velocity[0]: expected a finite number above 0");
-  CHECK_CONTAINS(message_of<Error>([] { (void)limits_of({0.0}, {1.0, 2.0}, {1.0}); }), "1, 2 and 1");
+  CHECK_CONTAINS(message_of<Error>([] { (void)limits_of({0.0}, {1.0, 2.0}, {1.0}); }),
+                 "1, 2 and 1");
   CHECK_CONTAINS(message_of<Error>([] { (void)limits_of({}, {}, {}); }), "0, 0 and 0");
   CHECK_CONTAINS(
       message_of<Error>([] { SafetyFilter filter(limits_of({0.0}, {1.0}, {1.0}), 0.0); }),
@@ -123,12 +124,13 @@ std::vector<Case> safety_filter_cases() {
        whatever_the_policy_asks_the_command_stays_within_all_limits},
       {"an action within the limits passes unchanged",
        an_action_within_the_limits_passes_unchanged},
-      {"too far and too fast are told apart", too_far_and_too_fast_are_told_apart},
+      {"position and velocity violations have separate flags",
+       position_and_velocity_violations_have_separate_flags},
       {"a NaN holds the last command", a_nan_holds_the_last_command},
-      {"an excess of rounding is no violation", an_excess_of_rounding_is_no_violation},
-      {"a start outside the limits is led back slowly",
-       a_start_outside_the_limits_is_led_back_slowly},
-      {"senseless limits are refused", senseless_limits_are_refused},
+      {"a rounding error is not a violation", a_rounding_error_is_not_a_violation},
+      {"a start outside the limits moves back slowly",
+       a_start_outside_the_limits_moves_back_slowly},
+      {"invalid limits are refused", invalid_limits_are_refused},
   };
 }
 

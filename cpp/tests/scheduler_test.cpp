@@ -61,13 +61,11 @@ void decoding_scales_shifts_and_adds_the_state_where_relative() {
   std::vector<float> actions(4);
   decoder.decode(normalised, 3, state, actions);
   CHECK(actions == (std::vector{13.0F, 0.0F, 9.0F, -1.0F}));
-  CHECK_CONTAINS(message_of<std::invalid_argument>([&] {
-                   ActionDecoder(scale, std::vector{1.0F}, mask);
-                 }),
-                 "2, 1 and 2");
-  CHECK_CONTAINS(message_of<std::invalid_argument>([&] {
-                   ActionDecoder(std::vector{1.0F, std::nanf("")}, offset, mask);
-                 }),
+  CHECK_CONTAINS(
+      message_of<std::invalid_argument>([&] { ActionDecoder(scale, std::vector{1.0F}, mask); }),
+      "2, 1 and 2");
+  CHECK_CONTAINS(message_of<std::invalid_argument>(
+                     [&] { ActionDecoder(std::vector{1.0F, std::nanf("")}, offset, mask); }),
                  "scale[1]");
 }
 

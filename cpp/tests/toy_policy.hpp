@@ -1,4 +1,4 @@
-// A FlowPolicy over two engines written in C++, small enough to work out by hand.
+// A FlowPolicy over two engines written in C++, small enough to calculate by hand.
 //
 // prefix:  past_key_0 (1, A) = 2 * observation (1, A)
 // denoise: x_next = x_t + dt * (x_t - past_key_0), t_next = t + dt
@@ -53,7 +53,7 @@ class FakeEngine final : public Engine {
   std::vector<Memory> bindings_;
 };
 
-// A FakeEngine on a device: it reads host inputs when they are uploaded, and at no other time.
+// A FakeEngine on a device; it reads host inputs only when they are uploaded.
 class FakeDeviceEngine final : public Engine {
  public:
   struct Transfers {
@@ -125,9 +125,9 @@ class FakeDeviceEngine final : public Engine {
   std::vector<Binding> bindings_;
 };
 
-inline constexpr int kHorizon = 6;
-inline constexpr int kDim = 2;
-inline constexpr int kSteps = 4;
+inline constexpr int kActionHorizon = 6;
+inline constexpr int kActionDim = 2;
+inline constexpr int kNumInferenceSteps = 4;
 
 struct Hooks {
   std::function<void()> on_prefix = [] {};
@@ -139,30 +139,32 @@ inline TensorInfo floats(std::string name, std::vector<std::int64_t> shape) {
 }
 
 inline Graph toy_prefix_graph(const Hooks& hooks = {}) {
-  return {.inputs = {floats("observation", {1, kDim})},
-          .outputs = {floats("past_key_0", {1, kDim})},
+  return {.inputs = {floats("observation", {1, kActionDim})},
+          .outputs = {floats("past_key_0", {1, kActionDim})},
           .compute = [hooks](const Memory& memory) {
             hooks.on_prefix();
-            for (int i = 0; i < kDim; ++i) {
+            for (int i = 0; i < kActionDim; ++i) {
               memory.find("past_key_0")->second[i] = 2.0F * memory.find("observation")->second[i];
             }
           }};
 }
 
 inline Graph toy_denoise_graph(const Hooks& hooks = {}, std::vector<TensorInfo> more_inputs = {},
-                               int num_steps = kSteps) {
-  std::vector inputs{floats("x_t", {1, kHorizon, kDim}), floats("t", {1, kHorizon}),
-                     floats("past_key_0", {1, kDim})};
+                               int num_inference_steps = kNumInferenceSteps) {
+  std::vector inputs{floats("x_t", {1, kActionHorizon, kActionDim}),
+                     floats("t", {1, kActionHorizon}), floats("past_key_0", {1, kActionDim})};
   inputs.insert(inputs.end(), more_inputs.begin(), more_inputs.end());
   return {.inputs = std::move(inputs),
-          .outputs = {floats("x_next", {1, kHorizon, kDim}), floats("t_next", {1, kHorizon})},
-          .compute = [hooks, dt = -1.0F / static_cast<float>(num_steps)](const Memory& memory) {
+          .outputs = {floats("x_next", {1, kActionHorizon, kActionDim}),
+                      floats("t_next", {1, kActionHorizon})},
+          .compute = [hooks,
+                      dt = -1.0F / static_cast<float>(num_inference_steps)](const Memory& memory) {
             const float* x = memory.find("x_t")->second;
             const float* key = memory.find("past_key_0")->second;
-            for (int i = 0; i < kHorizon * kDim; ++i) {
-              memory.find("x_next")->second[i] = x[i] + dt * (x[i] - key[i % kDim]);
+            for (int i = 0; i < kActionHorizon * kActionDim; ++i) {
+              memory.find("x_next")->second[i] = x[i] + dt * (x[i] - key[i % kActionDim]);
             }
-            for (int i = 0; i < kHorizon; ++i) {
+            for (int i = 0; i < kActionHorizon; ++i) {
               memory.find("t_next")->second[i] = memory.find("t")->second[i] + dt;
             }
             hooks.on_step(memory);
@@ -175,29 +177,31 @@ inline std::unique_ptr<FakeEngine> toy_prefix(const Hooks& hooks = {}) {
 
 inline std::unique_ptr<FakeEngine> toy_denoise(const Hooks& hooks = {},
                                                std::vector<TensorInfo> more_inputs = {},
-                                               int num_steps = kSteps) {
+                                               int num_inference_steps = kNumInferenceSteps) {
   return std::make_unique<FakeEngine>(
-      toy_denoise_graph(hooks, std::move(more_inputs), num_steps));
+      toy_denoise_graph(hooks, std::move(more_inputs), num_inference_steps));
 }
 
-inline std::shared_ptr<FlowPolicy> toy_policy(const Hooks& hooks = {}, int num_steps = kSteps) {
-  return std::make_shared<FlowPolicy>(toy_prefix(hooks), toy_denoise(hooks, {}, num_steps),
-                                      num_steps);
+inline std::shared_ptr<FlowPolicy> toy_policy(const Hooks& hooks = {},
+                                              int num_inference_steps = kNumInferenceSteps) {
+  return std::make_shared<FlowPolicy>(
+      toy_prefix(hooks), toy_denoise(hooks, {}, num_inference_steps), num_inference_steps);
 }
 
-// What the policy gives for one value of noise and observation.
-inline float toy_action(float noise, float observation, int num_steps = kSteps) {
-  const float dt = -1.0F / static_cast<float>(num_steps);
+// The policy's action for one value of noise and observation.
+inline float toy_action(float noise, float observation,
+                        int num_inference_steps = kNumInferenceSteps) {
+  const float dt = -1.0F / static_cast<float>(num_inference_steps);
   float x = noise;
-  for (int step = 0; step < num_steps; ++step) x = x + dt * (x - 2.0F * observation);
+  for (int step = 0; step < num_inference_steps; ++step) x = x + dt * (x - 2.0F * observation);
   return x;
 }
 
-// The policy's inputs, for as long as it lives.
+// The memory of the policy's inputs; must outlive their views.
 struct ToyInputs {
   std::vector<float> observation = {0.25F, -0.5F};
-  std::vector<std::int64_t> shape = {1, kDim};
-  std::vector<float> noise = std::vector<float>(kHorizon * kDim, 1.0F);
+  std::vector<std::int64_t> shape = {1, kActionDim};
+  std::vector<float> noise = std::vector<float>(kActionHorizon * kActionDim, 1.0F);
 
   [[nodiscard]] std::vector<TensorView> views() const {
     return {{"observation", DType::kFloat32, shape, observation.data()}};

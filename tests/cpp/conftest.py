@@ -171,7 +171,7 @@ def tiny_policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny() -> SimpleNamespace:
-    """What the tests need of this module."""
+    """The parts of this module that the tests use."""
     return SimpleNamespace(
         HORIZON=HORIZON,
         DIM=DIM,

@@ -106,7 +106,7 @@ def test_a_late_chunk_runs_out_and_then_holds(policy: Any, tiny: Any) -> None:
     assert loop.stats()["held_ticks"] == 2
 
 
-def test_what_the_policy_asks_too_much_is_clipped_flagged_and_counted() -> None:
+def test_actions_outside_the_limits_are_clipped_flagged_and_counted() -> None:
     loop = make_loop(None, limit=1.0, speed=5.0, execution_horizon=1)
     rows = np.array([[0.05, 0.0, 0.0], [0.05, 9.0, 0.0], [np.nan, 0.0, 0.0]], np.float32)
     loop.submit_chunk(rows)
@@ -148,13 +148,13 @@ def test_monotonic_ticks_keep_their_grid(policy: Any) -> None:
         if step == 0:
             begin = time.monotonic()
         loop.tick()
-    # Sleeping to absolute times: 49 periods, whatever each tick's lateness was, unless one skipped.
+    # Sleeps until absolute times: 49 periods, however late each tick was, unless one was skipped.
     assert time.monotonic() - begin >= 49 * 0.002 - 0.002
     assert min(lateness) >= 0.0
     assert loop.stats()["histograms"]["jitter"]["count"] == 50
 
 
-def test_async_monotonic_chunks_arrive_by_themselves(policy: Any, tiny: Any) -> None:
+def test_async_monotonic_chunks_arrive_without_waiting_for_them(policy: Any, tiny: Any) -> None:
     loop = make_loop(policy, mode="async", clock="monotonic", control_hz=200.0)
     for tick in range(60):
         if loop.needs_observation():
@@ -207,10 +207,10 @@ def test_calls_with_wrong_arrays_or_out_of_turn_are_refused(policy: Any, tiny: A
         loop.submit_chunk(np.zeros((4, 2), np.float32))
     with pytest.raises(ValueError, match="execution_horizon 3"):
         loop.submit_chunk(np.zeros((2, 3), np.float32))
-    with pytest.raises(RuntimeError, match="already"):
+    with pytest.raises(RuntimeError, match="start: expected a loop that has not started"):
         loop.start(START)
     loop.stop()
-    with pytest.raises(RuntimeError, match="stopped"):
+    with pytest.raises(RuntimeError, match="expected a running loop, got a stopped one"):
         loop.needs_observation()
     command, flags = loop.tick()
     np.testing.assert_array_equal(command, START)
@@ -228,7 +228,7 @@ def test_a_loop_that_is_not_started_says_so() -> None:
         clock="simulated",
     )
     for call in (loop.tick, loop.wait_for_tick, loop.needs_observation):
-        with pytest.raises(RuntimeError, match="call start"):
+        with pytest.raises(RuntimeError, match="expected a started loop.* Call start"):
             call()
     with pytest.raises(ValueError, match=r"command\[0\]: expected a finite number"):
         loop.start(np.array([np.nan], np.float32))

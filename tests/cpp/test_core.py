@@ -32,7 +32,7 @@ def open_policy(
 
 @pytest.fixture(scope="module", params=["onnxruntime", "openvino"])
 def engine(request: pytest.FixtureRequest) -> str:
-    """The engines of the processor; a skip says which one is not installed."""
+    """The CPU engines; a skip says which one is not installed."""
     if request.param == "openvino":
         pytest.importorskip("openvino", reason="pip install 'flux-runtime[openvino]'")
     return request.param
@@ -227,34 +227,34 @@ def test_a_symbolic_shape_is_refused(tmp_path: Path, tiny: Any) -> None:
         open_policy(tiny.write_policy(tmp_path, prefix_inputs=inputs))
 
 
-def test_a_file_that_is_no_model_is_refused(tmp_path: Path, tiny: Any) -> None:
+def test_a_file_that_is_not_a_model_is_refused(tmp_path: Path, tiny: Any) -> None:
     directory = tiny.write_policy(tmp_path)
     (directory / "denoise.onnx").write_bytes(b"no model")
     with pytest.raises(RuntimeError, match=r"denoise\.onnx"):
         open_policy(directory)
 
 
-def test_a_library_that_is_no_onnxruntime_is_refused(tiny_policy: Path, tmp_path: Path) -> None:
+def test_a_library_that_is_not_onnxruntime_is_refused(tiny_policy: Path, tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="cannot be loaded"):
         open_policy(tiny_policy, library=str(tmp_path / "libonnxruntime.so"))
     with pytest.raises(RuntimeError, match="OrtGetApiBase"):
         open_policy(tiny_policy, library=_core.__file__)
 
 
-def test_a_library_that_is_no_openvino_is_refused(tiny_policy: Path, tmp_path: Path) -> None:
+def test_a_library_that_is_not_openvino_is_refused(tiny_policy: Path, tmp_path: Path) -> None:
     with pytest.raises(_core.EngineUnavailable, match="cannot be loaded"):
         open_policy(tiny_policy, library=str(tmp_path / "libopenvino_c.so"), engine="openvino")
     with pytest.raises(_core.EngineUnavailable, match="expected OpenVINO's C library, got one wit"):
         open_policy(tiny_policy, library=_core.__file__, engine="openvino")
 
 
-def test_properties_that_openvino_does_not_know_are_refused(tiny_policy: Path) -> None:
+def test_properties_unknown_to_openvino_are_refused(tiny_policy: Path) -> None:
     pytest.importorskip("openvino", reason="pip install 'flux-runtime[openvino]'")
     with pytest.raises(RuntimeError, match="Unsupported property COLOUR"):
         open_policy(tiny_policy, engine="openvino", COLOUR="RED")
 
 
-def test_an_unknown_engine_and_options_of_the_processor_are_refused(tiny_policy: Path) -> None:
+def test_an_unknown_engine_and_options_for_the_cpu_are_refused(tiny_policy: Path) -> None:
     with pytest.raises(ValueError, match="engine: expected 'onnxruntime', .*, got 'tpu'"):
         open_policy(tiny_policy, engine="tpu")
     with pytest.raises(ValueError, match="provider_options: expected none .*, got use_tf32"):
@@ -262,7 +262,7 @@ def test_an_unknown_engine_and_options_of_the_processor_are_refused(tiny_policy:
 
 
 @pytest.mark.parametrize("engine", ["onnxruntime-cuda", "onnxruntime-tensorrt"])
-def test_a_provider_that_the_library_lacks_is_no_fault_of_the_graph(
+def test_a_provider_missing_from_the_library_is_not_blamed_on_the_graph(
     tiny_policy: Path, engine: str
 ) -> None:
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
@@ -271,8 +271,8 @@ def test_a_provider_that_the_library_lacks_is_no_fault_of_the_graph(
         open_policy(tiny_policy, engine=engine)
 
 
-def test_the_slots_of_an_accelerators_memory_are_what_they_are_called(tiny_policy: Path) -> None:
-    """Asks for the processor's memory in the way in which a card's is asked for."""
+def test_the_slots_for_accelerator_memory_match_their_names(tiny_policy: Path) -> None:
+    """Allocates CPU memory through the same functions as GPU memory."""
     library = ctypes.CDLL(str(onnxruntime_library.find_library()))
     library.OrtGetApiBase.restype = ctypes.POINTER(ctypes.c_void_p)
     get_api = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_uint32)(library.OrtGetApiBase()[0])

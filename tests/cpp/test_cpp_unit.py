@@ -1,4 +1,4 @@
-"""The C++ unit tests, built and run as a C++ project would: CMake, the compiler and ctest."""
+"""The C++ unit tests, built and run like any C++ project: with CMake, the compiler and ctest."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def build() -> Path:
         pytest.skip("no cmake: pip install cmake")
     if not (_tool(os.environ.get("CXX", "c++")) or _tool("g++") or _tool("clang++")):
         pytest.skip("no C++ compiler")
-    # Unoptimised: compiling takes longer than the tests do.
+    # Unoptimised, because compiling takes longer than running the tests.
     options = ["-DCMAKE_BUILD_TYPE=Debug", "-DFLUX_BUILD_TESTS=ON", "-DFLUX_BUILD_EXAMPLES=ON"]
     _run(cmake, "-S", str(ROOT / "cpp"), "-B", str(BUILD), *options)
     _run(cmake, "--build", str(BUILD), "--parallel", "2")
@@ -76,7 +76,7 @@ def test_the_installed_cpp_library_can_be_found_and_linked(build: Path, tmp_path
 
 
 def test_the_declarations_are_those_of_openvinos_own_header() -> None:
-    """The pip package holds the header that `flux/openvino_abi.hpp` does without."""
+    """The pip package contains the header that `flux/openvino_abi.hpp` replaces."""
     openvino = pytest.importorskip("openvino", reason="pip install 'flux-runtime[openvino]'")
     compiler = _tool(os.environ.get("CXX", "c++"))
     if compiler is None:

@@ -10,16 +10,16 @@ import pytest
 import torch
 from torch import nn
 
+from flux_core.config import bind
 from flux_core.errors import ConfigError
 from flux_core.models import PI0FlowMatching, PI05FlowMatching, PrefixCache, sample_actions
 from flux_core.norm_stats import compute_stats
 from flux_core.transforms import (
     NormalizeStatesAndActions,
     PadKeyToDim,
-    ParquetPrompter,
     PreparePromptWithState,
-    PrivatePrompter,
     Sample,
+    TaskPrompter,
     apply,
 )
 
@@ -128,9 +128,12 @@ def test_the_masks_follow_the_actual_horizon(kind: int) -> None:
 
 def test_training_and_robot_ask_with_the_same_words() -> None:
     sample = {"task_description": "Pick_up the cup\n"}
-    assert ParquetPrompter()(sample)["prompt"] == "Pick up the cup\n"
-    assert PrivatePrompter()(sample) == ParquetPrompter()(sample)
-    asked = ParquetPrompter(use_conversation=True)(sample)["prompt"]
+    assert TaskPrompter()(sample)["prompt"] == "Pick up the cup\n"
+    in_training, on_robot = (
+        bind(object, {"type": name}) for name in ("ParquetPrompter", "PrivatePrompter")
+    )
+    assert in_training == on_robot == TaskPrompter()
+    asked = TaskPrompter(use_conversation=True)(sample)["prompt"]
     assert asked == "In: What action should the robot take to Pick up the cup?\nOut:"
 
 

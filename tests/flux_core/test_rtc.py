@@ -177,7 +177,7 @@ def batch_of(model: PI0FlowMatching) -> dict[str, torch.Tensor]:
     torch.manual_seed(3)
     return {
         "images": torch.randn(2, 1, 3, *model.config.vision_backbone.image_size),
-        "img_masks": torch.ones(2, 1, dtype=torch.bool),
+        "image_masks": torch.ones(2, 1, dtype=torch.bool),
         "lang_tokens": torch.randint(4, 200, (2, 6)),
         "lang_masks": torch.ones(2, 6, dtype=torch.bool),
         "states": torch.randn(2, DIM),
@@ -262,7 +262,9 @@ class Formula(nn.Module):
     def __init__(self, golden: dict[str, torch.Tensor]) -> None:
         super().__init__()
         self.golden = golden
-        self.config = SimpleNamespace(num_steps=10, loss_action_dim=None, actions_per_token=1)
+        self.config = SimpleNamespace(
+            num_inference_steps=10, loss_action_dim=None, actions_per_token=1
+        )
 
     def suffix_context(self, cache: object, horizon: int) -> None:
         """Nothing to prepare."""

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from flux_core.errors import ConfigError
 from flux_core.tokenizers import ByteTokenizer, PretrainedTokenizer
-from flux_core.transforms import ParquetPrompter, PreparePromptWithState, ProcessPrompts
+from flux_core.transforms import PreparePromptWithState, ProcessPrompts, TaskPrompter
 from flux_core.transforms.prompts import state_bins
 
 
@@ -35,7 +35,7 @@ def test_state_bins_equal_openpis(cases: dict) -> None:
 def test_pi0_prompts_give_openpis_tokens(cases: dict, paligemma: PretrainedTokenizer) -> None:
     process = ProcessPrompts(tokenizer=paligemma, max_len=cases["max_len"]["pi0"])
     for case in cases["cases"]:
-        sample = process(ParquetPrompter()({"task_description": case["prompt"]}))
+        sample = process(TaskPrompter()({"task_description": case["prompt"]}))
         assert sample["lang_tokens"].tolist() == case["pi0_tokens"], case["prompt"]
         assert sample["lang_masks"].tolist() == case["pi0_mask"]
 

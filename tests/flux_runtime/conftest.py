@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from flux_runtime.export.policy import TrainedPolicy
 
 HORIZON, ACTION_DIM, TOKENS, CAMERAS, HEIGHT, WIDTH = 6, 3, 4, ("cam_a", "cam_b"), 6, 8
-NUM_STEPS, PREFIX = 4, len(CAMERAS) + TOKENS
+NUM_INFERENCE_STEPS, PREFIX = 4, len(CAMERAS) + TOKENS
 ACTIONS = (1, HORIZON, ACTION_DIM)
 CONTROL_HZ = 50.0
 DTYPES = {
@@ -198,8 +198,8 @@ def reference_actions(inputs: Mapping[str, np.ndarray], noise: np.ndarray, steps
     key = inputs["images"].mean() / 255 + inputs["lang_tokens"].mean() / 10
     x, t = noise.astype(np.float64), 1.0
     for _ in range(steps):
-        x = x - (0.5 * x + key * t) / NUM_STEPS
-        t -= 1 / NUM_STEPS
+        x = x - (0.5 * x + key * t) / NUM_INFERENCE_STEPS
+        t -= 1 / NUM_INFERENCE_STEPS
     return x.astype(np.float32)
 
 
@@ -252,7 +252,11 @@ def write_graphs(directory: Path) -> None:
         node("Add", ["x_t", "change"], ["x_next"]),
         node("Add", ["t", "dt"], ["t_next"]),
     ]
-    constants = {"half": f32(0.5), "dt": f32(-1 / NUM_STEPS), "last": np.array([2], np.int64)}
+    constants = {
+        "half": f32(0.5),
+        "dt": f32(-1 / NUM_INFERENCE_STEPS),
+        "last": np.array([2], np.int64),
+    }
     save_graph(directory / "denoise.onnx", denoise, DENOISE_INPUTS, DENOISE_OUTPUTS, constants)
 
 
@@ -276,7 +280,7 @@ def toy_manifest(**changes: Any) -> Manifest:
         "action_dim": ACTION_DIM,
         "action_horizon": HORIZON,
         "execution_horizon": 4,
-        "num_inference_steps": NUM_STEPS,
+        "num_inference_steps": NUM_INFERENCE_STEPS,
         "max_prompt_tokens": TOKENS,
         "prompt": "wave <b>both</b> hands",
         "tasks": {"0": "wave"},
@@ -302,7 +306,7 @@ def write_toy_bundle(directory: Path, *, golden_error: float = 0.0, **changes: A
         {f"input.{name}": value for name, value in inputs.items()}
         | {
             "input.noise": noise,
-            "output.actions": reference_actions(inputs, noise, NUM_STEPS)
+            "output.actions": reference_actions(inputs, noise, NUM_INFERENCE_STEPS)
             + np.float32(golden_error),
             "output.x_next_first": reference_actions(inputs, noise, 1),
         },
@@ -383,13 +387,13 @@ def small_policy() -> Callable[[str], TrainedPolicy]:
             size["state_proj"]["out_dim"] = 32
         size["projector"] |= {"in_dim": 36, "out_dim": 48}
         size["action_in_proj"]["out_dim"] = size["action_out_proj"]["in_dim"] = 32
-        size |= {"proj_width": 32, "num_steps": 4}
-        prompt = {"pi0": ["PrivatePrompter"], "pi05": ["PreparePromptWithState"]}[kind]
+        size |= {"proj_width": 32, "num_inference_steps": 4}
+        prompt = {"pi0": ["TaskPrompter"], "pi05": ["PreparePromptWithState"]}[kind]
         section = {
             "type": "URInferenceRunner",
             "task_descriptions": {"0": "push the box"},
             "dataset": {
-                "type": "PrivateInferenceDataset",
+                "type": "ObservationTransforms",
                 "img_keys": list(spec.cameras),
                 "transforms": [
                     {"type": "NormalizeStatesAndActions", "norm_type": "mean_std"},
@@ -400,7 +404,7 @@ def small_policy() -> Callable[[str], TrainedPolicy]:
                     {"type": "SimpleNormalizeImages"},
                 ],
             },
-            "denormalize_action": {"type": "DenormalizePrivateAction", "norm_type": "mean_std"},
+            "denormalize_action": {"type": "DenormalizeActions", "norm_type": "mean_std"},
         }
         torch.manual_seed(0)
         model = bind(PI0FlowMatching.Config, size, "model").build().eval()
@@ -446,7 +450,7 @@ def libero_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     size = recipes.small_pi05_model(action_horizon=8, width=16, depth=1)
     size["number_tokens"] |= {"tables": spec.state_dim}
     size["llm_backbone"] |= {"vocab_size": tokenizer.vocab_size}
-    size |= {"max_action_dim": spec.action_dim, "n_action_steps": 8, "num_steps": 2}
+    size |= {"max_action_dim": spec.action_dim, "n_action_steps": 8, "num_inference_steps": 2}
     size["action_in_proj"] |= {"in_dim": 4 * spec.action_dim}
     size["action_out_proj"] |= {"out_dim": 4 * spec.action_dim}
     size["vision_backbone"] |= {"hidden_size": 8, "stem_channels": 4}
@@ -462,11 +466,11 @@ def libero_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "type": "LiberoInferenceRunner",
         "task_descriptions": {"0": "do something"},
         "dataset": {
-            "type": "PrivateInferenceDataset",
+            "type": "ObservationTransforms",
             "img_keys": list(spec.cameras),
             "transforms": transforms,
         },
-        "denormalize_action": {"type": "DenormalizePrivateAction", "norm_type": "quantile"},
+        "denormalize_action": {"type": "DenormalizeActions", "norm_type": "quantile"},
     }
     torch.manual_seed(0)
     inference = bind(InferenceRunner, section, "inference")

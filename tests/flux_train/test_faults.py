@@ -31,8 +31,8 @@ from flux_train.config.tree import read_train_config
 from flux_train.distributed.parallel import layers_of
 from flux_train.distributed.ranks import Ranks
 from flux_train.metrics.log import MetricsLog, read_metrics
-from flux_train.metrics.progress import TrainProgress
-from flux_train.summary import state_bytes
+from flux_train.metrics.train_progress import TrainProgress
+from flux_train.run_plan import state_bytes
 from flux_train.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parents[2]

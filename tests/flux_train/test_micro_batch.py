@@ -44,7 +44,7 @@ def test_loss_and_gradients_stay_the_same(tiny_options: list[str]) -> None:
     masks = np.arange(64) < np.array([[9], [20]])
     batch = {
         "images": np.random.default_rng(0).random((2, 1, 3, *backbone.image_size), np.float32),
-        "img_masks": np.array([[True], [False]]),
+        "image_masks": np.array([[True], [False]]),
         "lang_tokens": np.where(masks, 5, 0),
         "lang_masks": masks,
         "states": np.ones((2, config.model.action_dim), np.float32),

@@ -21,7 +21,7 @@ from flux_core.types import Observation
 from flux_runtime.control.latency import StageTimes
 from flux_runtime.control.policy_source import BundleSource, ChunkRequest, chunk_noise
 from flux_runtime.engines.core import load_core
-from flux_runtime.engines.golden import replay_golden
+from flux_runtime.engines.golden_replay import replay_golden
 from flux_runtime.engines.graph_inputs import user_inputs
 from flux_runtime.engines.opening import open_flow_policy
 from flux_runtime.export.cli import main as export_main
@@ -39,7 +39,7 @@ train_dataloader = recipes.small_aloha_sim_data(
     data_root_path="elsewhere", action_horizon=32, batch_size=8
 )
 runner = recipes.small_runner(max_steps=2)
-inference = recipes.small_aloha_sim_inference(execute_horizon=16)
+inference = recipes.small_aloha_sim_inference(execution_horizon=16)
 units = [dict(type="AlohaToPi"), dict(type="RelativeActions", mask=[*[True] * 6, False] * 2)]
 train_dataloader["dataset"]["datasets"]["transforms"][1:1] = TRAINED
 inference["dataset"]["transforms"][:0] = DEPLOYED
@@ -131,13 +131,13 @@ def pytorch_actions(checkpoint: Path, io: PolicyIO, noise: np.ndarray) -> np.nda
         transforms[2:],
         {
             "images": [seen.images["cam_high"]],
-            "img_masks": np.ones(1, bool),
+            "image_masks": np.ones(1, bool),
             "states": pi_states(seen.state).astype(np.float32),
             "task_description": seen.prompt,
             "stats": io.stats,
         },
     )
-    names = ("images", "img_masks", "lang_tokens", "lang_masks")
+    names = ("images", "image_masks", "lang_tokens", "lang_masks")
     with torch.no_grad():
         cache = policy.model.prefix(*(torch.from_numpy(sample[name])[None] for name in names))
         state, start = (torch.from_numpy(x)[None] for x in (sample["states"], noise))

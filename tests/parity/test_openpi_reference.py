@@ -120,13 +120,17 @@ def test_velocity_and_loss_agree(reference) -> None:
     close((velocity - case["output.u_t"]).square(), case["output.loss"], 1e-4)
 
 
-@pytest.mark.parametrize("num_steps", [4, 10])
-def test_sampled_actions_agree_and_leave_the_noise_alone(reference, num_steps: int) -> None:
+@pytest.mark.parametrize("num_inference_steps", [4, 10])
+def test_sampled_actions_agree_and_leave_the_noise_alone(
+    reference, num_inference_steps: int
+) -> None:
     model, case, _ = reference
     noise = case["input.noise"]
     before = noise.clone()
-    actions = sample_actions(model, case["input.state"], encode(model, case), noise, num_steps)
-    close(actions, case[f"output.sampled_actions_{num_steps}"], 1e-4)
+    actions = sample_actions(
+        model, case["input.state"], encode(model, case), noise, num_inference_steps
+    )
+    close(actions, case[f"output.sampled_actions_{num_inference_steps}"], 1e-4)
     assert torch.equal(noise, before)
 
 

@@ -24,7 +24,7 @@ from flux_core.models import (
 from flux_core.models.layers.basic import attend
 
 HORIZON, DIM = 6, 9
-OBSERVATION = ("images", "img_masks", "lang_tokens", "lang_masks")
+OBSERVATION = ("images", "image_masks", "lang_tokens", "lang_masks")
 
 
 @pytest.fixture(scope="session")
@@ -89,7 +89,7 @@ def batch() -> dict[str, torch.Tensor]:
     torch.manual_seed(1)
     return {
         "images": torch.rand(2, 3, 3, 42, 42) * 2 - 1,
-        "img_masks": torch.tensor([[True, False, True], [True, True, True]]),
+        "image_masks": torch.tensor([[True, False, True], [True, True, True]]),
         "lang_tokens": torch.randint(0, 200, (2, 7)),
         "lang_masks": torch.tensor([[True] * 7, [True] * 4 + [False] * 3]),
         "states": torch.randn(2, DIM),
@@ -157,16 +157,16 @@ def test_gradients_agree_for_every_parameter(model, batch, reference) -> None:
         assert difference < 1e-4, f"{name}: {difference}"
 
 
-@pytest.mark.parametrize("num_steps", [1, 10])
-def test_sampled_actions_agree(model, batch, reference, num_steps: int) -> None:
+@pytest.mark.parametrize("num_inference_steps", [1, 10])
+def test_sampled_actions_agree(model, batch, reference, num_inference_steps: int) -> None:
     noise = torch.randn(2, HORIZON, DIM)
     peer = reference.TransformersPolicy(model)
     expected = peer.sample_actions(
-        *(batch[k] for k in OBSERVATION), batch["states"], noise, num_steps
+        *(batch[k] for k in OBSERVATION), batch["states"], noise, num_inference_steps
     )
     with torch.no_grad():
         cache = model.prefix(*(batch[name] for name in OBSERVATION))
-    close(sample_actions(model, batch["states"], cache, noise, num_steps), expected, 1e-4)
+    close(sample_actions(model, batch["states"], cache, noise, num_inference_steps), expected, 1e-4)
 
 
 @torch.no_grad()

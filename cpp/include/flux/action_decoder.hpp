@@ -1,4 +1,4 @@
-// From the network's normalised actions to robot units.
+// Converts the network's normalised actions to robot units.
 #pragma once
 
 #include <cstddef>
@@ -12,16 +12,16 @@ namespace flux {
 // and in this order, so that numpy gives the same bits.
 class ActionDecoder {
  public:
-  // All of length A, the robot's action_dim. Throws std::invalid_argument if the lengths differ or
-  // a number is not finite.
+  // All arguments have length A, the robot's action_dim. Throws std::invalid_argument if the
+  // lengths differ or if a scale or offset is not finite.
   ActionDecoder(std::span<const float> scale, std::span<const float> offset,
                 std::span<const std::uint8_t> relative_mask);
 
   [[nodiscard]] std::size_t action_dim() const noexcept { return scale_.size(); }
 
   // Args:
-  //   normalised: (H, network_dim) with network_dim >= A; further columns are padding.
-  //   state: (A) at the observation, in robot units.
+  //   normalised: (H, network_dim) with network_dim >= A; extra columns are padding.
+  //   state: (A), the observed state in robot units.
   //   actions: (H, A), written.
   void decode(std::span<const float> normalised, std::size_t network_dim,
               std::span<const float> state, std::span<float> actions) const noexcept;

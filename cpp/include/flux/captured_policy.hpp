@@ -1,5 +1,6 @@
-// A policy that lies on an NVIDIA card as one CUDA graph: inputs in, prefix, all Euler steps,
-// actions out. Whoever builds the graph owns it and its memory; an inference is one launch.
+// A policy captured as one CUDA graph on an NVIDIA GPU: copy the inputs in, run the prefix and all
+// Euler steps, copy the actions out. Whoever builds the graph owns it and its memory; an inference
+// is a single launch.
 #pragma once
 
 #include <memory>
@@ -12,15 +13,15 @@
 
 namespace flux {
 
-// What was captured. The graph's first nodes copy the inputs and the noise from the host's memory
-// that is named here, which is page-locked; its last node copies the actions there.
+// A captured graph and the page-locked host memory that it uses. Its first nodes copy the inputs
+// and the noise from that memory; its last node copies the actions back to it.
 struct CapturedGraph {
   struct Input {
     TensorInfo info;
     void* host = nullptr;
   };
 
-  std::string driver = "libcuda.so.1";  // the library
+  std::string driver = "libcuda.so.1";  // the driver's library
   cuda::Context* context = nullptr;
   cuda::Stream* stream = nullptr;
   cuda::GraphExec* exec = nullptr;
@@ -29,13 +30,13 @@ struct CapturedGraph {
   const float* actions = nullptr;  // (H, A)
   int action_horizon = 0;
   int action_dim = 0;
-  std::shared_ptr<void> owner = nullptr;  // kept alive; owns all of the above
+  std::shared_ptr<void> owner = nullptr;  // owns all of the above; kept alive with the policy
 };
 
 class CapturedPolicy final : public Policy {
  public:
   // Throws EngineUnavailable if the driver's library cannot be loaded, std::invalid_argument if a
-  // handle or memory is missing.
+  // handle or an address is null or the action shape is empty.
   explicit CapturedPolicy(CapturedGraph graph);
 
  private:

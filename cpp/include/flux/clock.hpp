@@ -1,4 +1,4 @@
-// Time, so that tests and simulators need not wait for it.
+// An interface to time, so that tests and simulations do not have to wait.
 #pragma once
 
 #include <atomic>
@@ -13,20 +13,20 @@ class Clock {
   Clock& operator=(const Clock&) = delete;
   virtual ~Clock() = default;
 
-  // Nanoseconds since an arbitrary moment; never goes back.
+  // Nanoseconds since an arbitrary starting point; never decreases.
   [[nodiscard]] virtual std::int64_t now_ns() const noexcept = 0;
   // Returns when now_ns() >= deadline_ns.
   virtual void sleep_until_ns(std::int64_t deadline_ns) noexcept = 0;
 };
 
-// The machine's monotonic clock. Sleeps to absolute times, so that lateness does not add up.
+// The machine's monotonic clock. Sleeps until absolute times, so that delays do not accumulate.
 class MonotonicClock final : public Clock {
  public:
   [[nodiscard]] std::int64_t now_ns() const noexcept override;
   void sleep_until_ns(std::int64_t deadline_ns) noexcept override;
 };
 
-// Time that passes only when somebody waits for it.
+// A clock that advances only when it is slept on or advanced explicitly.
 class SimulatedClock final : public Clock {
  public:
   [[nodiscard]] std::int64_t now_ns() const noexcept override { return now_ns_.load(); }

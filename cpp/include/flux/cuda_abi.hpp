@@ -1,11 +1,11 @@
-// The part of the NVIDIA driver's interface that flux calls, declared here so that no header is
-// needed to compile. The driver keeps these functions' names and signatures; names that it has
-// replaced end in _v2.
+// The part of the NVIDIA driver API that flux calls, declared here so that compiling needs no CUDA
+// header. The driver never changes the name or signature of a function; a replacement gets a name
+// that ends in _v2.
 #pragma once
 
 namespace flux::cuda {
 
-// Handles whose insides belong to the driver.
+// Opaque handles of the driver.
 struct Context;
 struct Stream;
 struct GraphExec;
@@ -13,10 +13,10 @@ struct GraphExec;
 inline constexpr int kSuccess = 0;
 
 // X(name, arguments); each returns an error code.
-#define FLUX_CUDA_FUNCTIONS(X)                  \
-  X(cuCtxSetCurrent, (Context*))                \
-  X(cuGraphLaunch, (GraphExec*, Stream*))       \
-  X(cuStreamSynchronize, (Stream*))             \
+#define FLUX_CUDA_FUNCTIONS(X)            \
+  X(cuCtxSetCurrent, (Context*))          \
+  X(cuGraphLaunch, (GraphExec*, Stream*)) \
+  X(cuStreamSynchronize, (Stream*))       \
   X(cuGetErrorName, (int code, const char**))
 
 struct Calls {

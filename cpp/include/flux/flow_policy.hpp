@@ -1,9 +1,9 @@
 // A flow-matching policy: one prefix pass, then N Euler steps of the denoise graph.
 //
 // Flow convention: t = 1 is noise, t = 0 is data, x_t = t * noise + (1 - t) * actions. The denoise
-// graph holds the Euler update, x_next = x_t + dt * u(x_t, t) with dt = -1 / N, so that the loop
-// here only alternates two sets of buffers. Those, and the keys and values, are memory that the
-// engines allocate: on an accelerator nothing of them passes through the host.
+// graph contains the Euler update, x_next = x_t + dt * u(x_t, t) with dt = -1 / N, so the loop here
+// only alternates between two sets of buffers. The engines allocate these buffers and the keys and
+// values; on an accelerator they never pass through the host.
 //
 // Letters in shapes: H action_horizon, A action_dim of the network.
 #pragma once
@@ -24,11 +24,11 @@ namespace flux {
 
 class FlowPolicy final : public Policy {
  public:
-  // Binds both graphs; all memory of an inference is allocated here. Prefix outputs that the
-  // denoise graph takes are the same memory on both sides. Only the user's inputs, the noise and
-  // the last step's actions are memory of the host. Throws std::invalid_argument, naming
-  // the tensor, if the graphs do not fit each other. The user's inputs are the prefix graph's and
-  // those of the denoise graph that are neither x_t, t nor outputs of the prefix.
+  // Binds both graphs and allocates all memory for an inference. A prefix output that the denoise
+  // graph reads is the same memory in both graphs. Only the user's inputs, the noise and the last
+  // step's actions are in host memory. The user's inputs are all inputs of the prefix graph, and
+  // those of the denoise graph except x_t, t and the outputs of the prefix graph. Throws
+  // std::invalid_argument, naming the tensor, if the graphs do not fit together.
   FlowPolicy(std::unique_ptr<Engine> prefix, std::unique_ptr<Engine> denoise,
              int num_inference_steps);
 
@@ -38,7 +38,7 @@ class FlowPolicy final : public Policy {
     TensorMemory memory;
     bool is_user_input = false;
   };
-  // What a step reads or writes: actions under way and their times.
+  // What a step reads or writes: partly denoised actions and their flow times.
   struct Flow {
     TensorMemory x;
     TensorMemory t;
@@ -52,21 +52,21 @@ class FlowPolicy final : public Policy {
   void bind_steps();
   [[nodiscard]] std::size_t bind_step(std::size_t step, std::span<const BoundBuffer> shared,
                                       const std::array<Flow, 2>& halves);
-  [[nodiscard]] bool has_binding_of_its_own(std::size_t step) const noexcept;
+  [[nodiscard]] bool has_own_binding(std::size_t step) const noexcept;
   void copy_in(std::span<const TensorView> inputs, std::span<const float> noise);
   void upload_steps();
   void run_steps(FlowHistograms* also);
 
-  std::vector<Buffer> host_memory_;  // of the user's inputs; outlives the engines bound to it
+  std::vector<Buffer> host_memory_;  // for the user's inputs; outlives the engines bound to it
   Buffer noise_{0};
-  Buffer ones_{0};  // the first step's times
+  Buffer ones_{0};  // flow times of the first step
   Buffer actions_{0};
   std::unique_ptr<Engine> prefix_;
   std::unique_ptr<Engine> denoise_;  // bound to memory of the prefix engine
   std::size_t num_inference_steps_;
   std::map<std::string, Tensor, std::less<>> tensors_;
   std::size_t prefix_binding_ = 0;
-  std::vector<std::size_t> step_bindings_;  // one for each step
+  std::vector<std::size_t> step_bindings_;  // one per step
 };
 
 }  // namespace flux

@@ -1,4 +1,4 @@
-// Turns observations into chunks: at once, or on a thread of its own.
+// Turns observations into chunks, on the calling thread or on its own thread.
 #pragma once
 
 #include <atomic>
@@ -19,21 +19,21 @@ namespace flux {
 //
 //   kIdle --request--> kBusy --(thread)--> kReady or kFailed --release--> kIdle
 //
-// The requesting thread owns the chunk and the error in every state but kBusy, the inference
-// thread in kBusy. status(), chunk() and release() neither lock nor allocate.
+// The inference thread owns the chunk and the error in kBusy, the requesting thread in all other
+// states. status(), chunk() and release() neither lock nor allocate.
 class InferenceWorker {
  public:
   enum class Status : int { kIdle, kBusy, kReady, kFailed };
 
-  // Allocates all memory of a request and starts the thread if `has_thread`. Throws
+  // Allocates all memory for a request, and starts the thread if `has_thread`. Throws
   // std::invalid_argument if the decoder has more dimensions than the policy.
   InferenceWorker(std::shared_ptr<Policy> policy, ActionDecoder decoder, bool has_thread);
   InferenceWorker(const InferenceWorker&) = delete;
   InferenceWorker& operator=(const InferenceWorker&) = delete;
   ~InferenceWorker();
 
-  // Infers now. Afterwards the status is kReady; if inference throws, so does this, and the
-  // status is kIdle.
+  // Runs the inference on the calling thread. Afterwards the status is kReady; if the inference
+  // throws, so does this function, and the status stays kIdle.
   void infer(std::span<const TensorView> inputs, std::span<const float> state,
              std::span<const float> noise);
   // Copies the arguments and wakes the thread. The status must be kIdle. Throws
@@ -44,20 +44,20 @@ class InferenceWorker {
   [[nodiscard]] Status status() const noexcept { return status_.load(std::memory_order_acquire); }
   // Returns as soon as the status is not kBusy.
   void wait() const noexcept;
-  // Ends kReady or kFailed.
+  // Goes from kReady or kFailed to kIdle.
   void release() noexcept { status_.store(Status::kIdle, std::memory_order_release); }
-  // The result in kReady. Only the actions are set here; the rest is the requester's.
+  // The result, valid in kReady. The worker sets only the actions; the requester sets the rest.
   [[nodiscard]] Chunk& chunk() noexcept { return chunk_; }
-  // What the inference threw, in kFailed.
+  // The exception that the inference threw; valid in kFailed.
   [[nodiscard]] std::exception_ptr error() const noexcept { return error_; }
   // How long the last inference took.
-  [[nodiscard]] double inference_seconds() const noexcept { return inference_seconds_; }
+  [[nodiscard]] double inference_s() const noexcept { return inference_s_; }
 
-  // Waits for the inference in flight and ends the thread.
+  // Waits for the inference in flight and stops the thread.
   void stop() noexcept;
 
   [[nodiscard]] const Policy& policy() const noexcept { return *policy_; }
-  // Of the inferences asked for here; the policy's own count everybody's.
+  // Times of this worker's inferences only; policy().histograms() includes those of other callers.
   [[nodiscard]] const FlowHistograms& histograms() const noexcept { return histograms_; }
 
  private:
@@ -71,10 +71,10 @@ class InferenceWorker {
   std::vector<float> state_;       // (A)
   Chunk chunk_;
   std::exception_ptr error_;
-  double inference_seconds_ = 0.0;
+  double inference_s_ = 0.0;
   FlowHistograms histograms_;
   std::atomic<Status> status_{Status::kIdle};
-  // Number of requests; the thread sleeps on it. Negative: end.
+  // Number of requests; the thread waits on it. A negative value ends the thread.
   std::atomic<int> requests_{0};
   std::thread thread_;
 };

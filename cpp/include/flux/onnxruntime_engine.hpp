@@ -1,4 +1,4 @@
-// Runs ONNX graphs through an ONNX Runtime that is loaded at run time.
+// Runs ONNX graphs with an ONNX Runtime library that is loaded at run time.
 #pragma once
 
 #include <cstddef>
@@ -14,10 +14,10 @@
 namespace flux {
 
 // A loaded libonnxruntime and its environment; engines share one. The library stays loaded until
-// the process ends, as its threads may outlive any owner.
+// the process ends, because its threads may outlive any owner.
 class OrtRuntime {
  public:
-  // Throws EngineUnavailable if `library` (a path) cannot be loaded, is no ONNX Runtime or is too
+  // Throws EngineUnavailable if `library` (a path) cannot be loaded, is not ONNX Runtime or is too
   // old.
   explicit OrtRuntime(const std::string& library);
   OrtRuntime(const OrtRuntime&) = delete;
@@ -39,23 +39,24 @@ class OrtRuntime {
   ort::Env* env_ = nullptr;
 };
 
-// What computes the graph: the processor, or an NVIDIA card through CUDA's or TensorRT's kernels.
+// What runs the graph: the CPU, or an NVIDIA GPU with CUDA's or TensorRT's kernels.
 enum class OrtProvider { kCpu, kCuda, kTensorRt };
 
 struct OrtEngineOptions {
   OrtProvider provider = OrtProvider::kCpu;
-  int num_threads = 1;  // of the processor
-  // Names and values as ONNX Runtime documents them for the provider; none for kCpu.
+  int num_threads = 1;  // CPU threads
+  // Names and values as documented by ONNX Runtime for the provider; must be empty for kCpu.
   std::map<std::string, std::string> provider_options = {};
 };
 
-// One ONNX file. Weights kept as external data are found beside the file. The whole graph runs on
-// the provider asked for: one that would leave a part of it to the processor is refused.
+// One ONNX file. External weights are loaded from the same folder. The whole graph runs on the
+// requested provider; a graph that would run partly on the CPU is refused.
 class OrtEngine final : public Engine {
  public:
   // Throws EngineUnavailable if the runtime or this machine has no such provider,
   // std::runtime_error if the runtime refuses the model, std::invalid_argument if an input or
-  // output is no tensor of static shape and a known type, or if an option is out of its range.
+  // output is not a tensor with a static shape and a supported type, or if an option is out of
+  // range.
   OrtEngine(std::shared_ptr<const OrtRuntime> runtime, const std::string& path,
             const OrtEngineOptions& options);
   ~OrtEngine() override;
@@ -74,7 +75,7 @@ class OrtEngine final : public Engine {
   std::shared_ptr<const OrtRuntime> runtime_;
   std::string path_;
   std::unique_ptr<ort::Session, void (*)(ort::Session*)> session_;
-  std::unique_ptr<DeviceMemory> device_memory_;  // null on the processor
+  std::unique_ptr<DeviceMemory> device_memory_;  // null on the CPU
   std::vector<TensorInfo> inputs_;
   std::vector<TensorInfo> outputs_;
   std::vector<std::unique_ptr<Binding>> bindings_;

@@ -1,8 +1,8 @@
-// The part of OpenVINO's C interface that flux calls, declared here so that no header is needed to
-// compile and the library of any installed OpenVINO from 2025.4 on can be loaded.
+// The part of OpenVINO's C API that flux calls, declared here so that compiling needs no OpenVINO
+// header and the library of any installed OpenVINO from 2025.4 on can be loaded.
 //
 // Configure with -DOPENVINO_INCLUDE_DIR=DIR, the folder that holds openvino/c/openvino.h (the pip
-// package has one), to have the compiler check all of it against the original.
+// package has one), to let the compiler check everything here against the original.
 #pragma once
 
 #include <cstddef>
@@ -17,7 +17,7 @@
 
 namespace flux::openvino {
 
-// Handles whose insides belong to OpenVINO.
+// Opaque handles of OpenVINO.
 #ifdef FLUX_HAS_OPENVINO_HEADER
 using Core = ::ov_core_t;
 using Model = ::ov_model_t;
@@ -45,7 +45,8 @@ enum Element : unsigned {};
 
 inline constexpr int kOk = 0;
 
-// Before 2025.4 the numbers were others; Runtime compares their sizes with the library's.
+// Before 2025.4 the numbers were different; OpenVinoRuntime compares the element sizes with the
+// library's.
 inline constexpr unsigned kElementBoolean = 1;
 inline constexpr unsigned kElementBfloat16 = 2;
 inline constexpr unsigned kElementFloat16 = 3;
@@ -56,48 +57,48 @@ inline constexpr unsigned kElementInt64 = 10;
 inline constexpr unsigned kElementUint8 = 16;
 
 // X(name, result, arguments)
-#define FLUX_OPENVINO_FUNCTIONS(X)                                                                \
-  X(ov_get_last_err_msg, const char*, ())                                                         \
-  X(ov_free, void, (const char*))                                                                 \
-  X(ov_core_create, Status, (Core**))                                                             \
-  X(ov_core_free, void, (Core*))                                                                  \
-  X(ov_core_set_property, Status, (const Core*, const char* device, ...))                         \
-  X(ov_core_read_model, Status,                                                                   \
-    (const Core*, const char* path, const char* weights_path, Model**))                           \
-  X(ov_model_free, void, (Model*))                                                                \
-  X(ov_core_compile_model, Status,                                                                \
-    (const Core*, const Model*, const char* device, const std::size_t num_properties,             \
-     CompiledModel**, ...))                                                                       \
-  X(ov_compiled_model_free, void, (CompiledModel*))                                               \
-  X(ov_compiled_model_get_property, Status,                                                       \
-    (const CompiledModel*, const char* name, char** value))                                       \
-  X(ov_compiled_model_inputs_size, Status, (const CompiledModel*, std::size_t*))                  \
-  X(ov_compiled_model_outputs_size, Status, (const CompiledModel*, std::size_t*))                 \
-  X(ov_compiled_model_input_by_index, Status,                                                     \
-    (const CompiledModel*, const std::size_t index, Port**))                                      \
-  X(ov_compiled_model_output_by_index, Status,                                                    \
-    (const CompiledModel*, const std::size_t index, Port**))                                      \
-  X(ov_output_const_port_free, void, (Port*))                                                     \
-  X(ov_port_get_any_name, Status, (const Port*, char**))                                          \
-  X(ov_port_get_element_type, Status, (const Port*, Element*))                                    \
-  X(ov_const_port_get_shape, Status, (const Port*, Shape*))                                       \
-  X(ov_shape_free, Status, (Shape*))                                                              \
-  X(ov_tensor_create, Status, (const Element, const Shape, Tensor**))                             \
-  X(ov_tensor_create_from_host_ptr, Status, (const Element, const Shape, void* data, Tensor**))   \
-  X(ov_tensor_get_byte_size, Status, (const Tensor*, std::size_t*))                               \
-  X(ov_tensor_free, void, (Tensor*))                                                              \
-  X(ov_compiled_model_create_infer_request, Status, (const CompiledModel*, InferRequest**))       \
-  X(ov_infer_request_set_input_tensor_by_index, Status,                                           \
-    (InferRequest*, const std::size_t index, const Tensor*))                                      \
-  X(ov_infer_request_set_output_tensor_by_index, Status,                                          \
-    (InferRequest*, const std::size_t index, const Tensor*))                                      \
-  X(ov_infer_request_infer, Status, (InferRequest*))                                              \
+#define FLUX_OPENVINO_FUNCTIONS(X)                                                              \
+  X(ov_get_last_err_msg, const char*, ())                                                       \
+  X(ov_free, void, (const char*))                                                               \
+  X(ov_core_create, Status, (Core**))                                                           \
+  X(ov_core_free, void, (Core*))                                                                \
+  X(ov_core_set_property, Status, (const Core*, const char* device, ...))                       \
+  X(ov_core_read_model, Status,                                                                 \
+    (const Core*, const char* path, const char* weights_path, Model**))                         \
+  X(ov_model_free, void, (Model*))                                                              \
+  X(ov_core_compile_model, Status,                                                              \
+    (const Core*, const Model*, const char* device, const std::size_t num_properties,           \
+     CompiledModel**, ...))                                                                     \
+  X(ov_compiled_model_free, void, (CompiledModel*))                                             \
+  X(ov_compiled_model_get_property, Status,                                                     \
+    (const CompiledModel*, const char* name, char** value))                                     \
+  X(ov_compiled_model_inputs_size, Status, (const CompiledModel*, std::size_t*))                \
+  X(ov_compiled_model_outputs_size, Status, (const CompiledModel*, std::size_t*))               \
+  X(ov_compiled_model_input_by_index, Status,                                                   \
+    (const CompiledModel*, const std::size_t index, Port**))                                    \
+  X(ov_compiled_model_output_by_index, Status,                                                  \
+    (const CompiledModel*, const std::size_t index, Port**))                                    \
+  X(ov_output_const_port_free, void, (Port*))                                                   \
+  X(ov_port_get_any_name, Status, (const Port*, char**))                                        \
+  X(ov_port_get_element_type, Status, (const Port*, Element*))                                  \
+  X(ov_const_port_get_shape, Status, (const Port*, Shape*))                                     \
+  X(ov_shape_free, Status, (Shape*))                                                            \
+  X(ov_tensor_create, Status, (const Element, const Shape, Tensor**))                           \
+  X(ov_tensor_create_from_host_ptr, Status, (const Element, const Shape, void* data, Tensor**)) \
+  X(ov_tensor_get_byte_size, Status, (const Tensor*, std::size_t*))                             \
+  X(ov_tensor_free, void, (Tensor*))                                                            \
+  X(ov_compiled_model_create_infer_request, Status, (const CompiledModel*, InferRequest**))     \
+  X(ov_infer_request_set_input_tensor_by_index, Status,                                         \
+    (InferRequest*, const std::size_t index, const Tensor*))                                    \
+  X(ov_infer_request_set_output_tensor_by_index, Status,                                        \
+    (InferRequest*, const std::size_t index, const Tensor*))                                    \
+  X(ov_infer_request_infer, Status, (InferRequest*))                                            \
   X(ov_infer_request_free, void, (InferRequest*))
 
 // The functions above, looked up by name.
 struct Calls {
-  // `handle` is dlopen's. `missing` is set to the name of a function that the library lacks, if
-  // any.
+  // `handle` comes from dlopen. `missing` is set to the name of a function that the library lacks,
+  // if any.
   Calls(void* handle, std::string& missing);
 
 #define FLUX_OPENVINO_MEMBER(name, result, arguments) result(*name) arguments;

@@ -1,4 +1,4 @@
-// Runs ONNX graphs on the processor through an OpenVINO that is loaded at run time.
+// Runs ONNX graphs on the CPU with an OpenVINO library that is loaded at run time.
 #pragma once
 
 #include <cstddef>
@@ -14,12 +14,13 @@
 namespace flux {
 
 // A loaded libopenvino_c with the settings of its CPU device; engines share one. The library stays
-// loaded until the process ends, as its threads may outlive any owner.
+// loaded until the process ends, because its threads may outlive any owner.
 class OpenVinoRuntime {
  public:
-  // `properties` are names and values as OpenVINO documents them for the CPU device; it looks at
-  // them when the first model is compiled. Computes in float32 unless they say otherwise. Throws EngineUnavailable if `library` (a path) cannot
-  // be loaded, is no OpenVINO or too old; std::invalid_argument if num_threads < 1.
+  // `properties` are names and values as documented by OpenVINO for the CPU device; OpenVINO checks
+  // them when the first model is compiled. Computes in float32 unless a property says otherwise.
+  // Throws EngineUnavailable if `library` (a path) cannot be loaded, is not OpenVINO or is too old;
+  // std::invalid_argument if num_threads < 1.
   OpenVinoRuntime(const std::string& library, int num_threads,
                   const std::map<std::string, std::string>& properties);
   OpenVinoRuntime(const OpenVinoRuntime&) = delete;
@@ -29,11 +30,12 @@ class OpenVinoRuntime {
   [[nodiscard]] const openvino::Calls& calls() const noexcept { return calls_; }
   [[nodiscard]] const openvino::Core* core() const noexcept { return core_; }
 
-  // Throws EngineUnavailable if `model` was not compiled with one of the properties asked for, as
-  // OpenVINO computes in float32 where the processor has no bfloat16, and says so only here.
+  // Throws EngineUnavailable unless `model` was compiled with all requested properties. OpenVINO
+  // falls back to float32 on a CPU without bfloat16, and only the compiled model's properties show
+  // it.
   void require_properties(const openvino::CompiledModel* model) const;
 
-  // Throws std::runtime_error("what: message") unless `status` says that all is well.
+  // Throws std::runtime_error("what: message") unless `status` is success.
   void check(openvino::Status status, const std::string& what) const;
 
  private:
@@ -45,12 +47,12 @@ class OpenVinoRuntime {
   openvino::Core* core_ = nullptr;
 };
 
-// One ONNX file. Weights kept as external data are found beside the file.
+// One ONNX file. External weights are loaded from the same folder.
 class OpenVinoEngine final : public Engine {
  public:
-  // Throws EngineUnavailable if OpenVINO does not keep to the runtime's properties,
-  // std::runtime_error if it refuses the model, std::invalid_argument if an input or output is of
-  // no known type.
+  // Throws EngineUnavailable if OpenVINO does not apply the runtime's properties,
+  // std::runtime_error if it refuses the model, std::invalid_argument if an input or output has an
+  // unsupported type.
   OpenVinoEngine(std::shared_ptr<const OpenVinoRuntime> runtime, const std::string& path);
   ~OpenVinoEngine() override;
 

@@ -1,4 +1,5 @@
-// What the control loop needs of a policy: one observation and noise in, one chunk of actions out.
+// The interface between the control loop and a policy: one observation and noise in, one chunk of
+// actions out.
 //
 // Letters in shapes: H action_horizon, A action_dim of the network.
 #pragma once
@@ -16,8 +17,8 @@
 
 namespace flux {
 
-// How long the stages of an inference took. A policy that cannot tell them apart counts only what
-// it can.
+// How long the stages of an inference took. A policy that cannot time a stage separately leaves its
+// histogram empty.
 struct FlowHistograms {
   Histogram copy_in;
   Histogram prefix;
@@ -34,12 +35,12 @@ struct FlowHistograms {
   }
 };
 
-// Measures with the machine's clock and records in one or two places.
+// Measures a stage with the machine's clock and records it in one or two histograms.
 class StageTimer {
  public:
   StageTimer() noexcept;
 
-  void record(Histogram FlowHistograms::*stage, FlowHistograms& first,
+  void record(Histogram FlowHistograms::* stage, FlowHistograms& first,
               FlowHistograms* second) const noexcept;
 
  private:
@@ -70,7 +71,7 @@ class Policy {
   Policy& operator=(const Policy&) = delete;
   virtual ~Policy() = default;
 
-  // What a caller has to give.
+  // The inputs that a caller must provide.
   [[nodiscard]] std::span<const TensorInfo> user_inputs() const noexcept { return user_inputs_; }
   [[nodiscard]] int action_horizon() const noexcept { return action_horizon_; }
   [[nodiscard]] int action_dim() const noexcept { return action_dim_; }
@@ -80,20 +81,20 @@ class Policy {
   // and `noise` holds (H, A) values.
   void check(std::span<const TensorView> inputs, std::span<const float> noise) const;
 
-  // Writes (H, A) normalised actions. Inputs and noise are only read. Calls are serialised.
-  // `also` receives the stage times besides histograms(). Throws as `check` does, and
-  // std::runtime_error if the engine fails.
+  // Writes (H, A) normalised actions. Inputs and noise are not modified. Calls are serialised.
+  // `also`, if not null, receives the stage times in addition to histograms(). Throws like `check`,
+  // and std::runtime_error if the engine fails.
   void infer(std::span<const TensorView> inputs, std::span<const float> noise,
              std::span<float> actions, FlowHistograms* also = nullptr);
 
   [[nodiscard]] const FlowHistograms& histograms() const noexcept { return histograms_; }
 
  protected:
-  // To be called once each, by the constructor.
+  // The subclass's constructor must call each of these once.
   void set_user_inputs(std::vector<TensorInfo> infos) { user_inputs_ = std::move(infos); }
-  void set_action_shape(int horizon, int dim) noexcept;
+  void set_action_shape(int action_horizon, int action_dim) noexcept;
 
-  // Does what `infer` says, with checked arguments and one thread at a time.
+  // Implements `infer`; called with checked arguments, by one thread at a time.
   virtual void compute(std::span<const TensorView> inputs, std::span<const float> noise,
                        std::span<float> actions, FlowHistograms* also) = 0;
 

@@ -1,4 +1,4 @@
-// The last thing between a policy and a robot.
+// The last stage between a policy and a robot: keeps every command within the limits.
 #pragma once
 
 #include <cstddef>
@@ -8,12 +8,13 @@
 
 namespace flux {
 
-// Why a command is not exactly the policy's next action; bits of a tick's status.
+// Bits of a tick's status: why the command is not exactly the policy's next action, and whether a
+// chunk starts.
 enum TickFlag : std::uint32_t {
-  kHeld = 1U << 0,             // no usable action: the last command again
+  kHeld = 1U << 0,             // no usable action: the last command is repeated
   kClippedPosition = 1U << 1,  // the action was outside the position limits
-  kClippedVelocity = 1U << 2,  // the action was further away than one tick may move
-  kNonFinite = 1U << 3,        // the action held a NaN or an infinity
+  kClippedVelocity = 1U << 2,  // the action was farther away than a joint may move in one tick
+  kNonFinite = 1U << 3,        // the action contained a NaN or an infinity
   kStale = 1U << 4,            // the observation behind the chunk is too old
   kNewChunk = 1U << 5,         // the first tick of a chunk
 };
@@ -27,7 +28,7 @@ class SafetyLimits {
                std::span<const double> max_velocity);
 
   [[nodiscard]] std::size_t action_dim() const noexcept { return lower_.size(); }
-  // The outermost float32 numbers inside the limits.
+  // The limits, rounded inwards to float32.
   [[nodiscard]] std::span<const float> lower() const noexcept { return lower_; }
   [[nodiscard]] std::span<const float> upper() const noexcept { return upper_; }
   [[nodiscard]] std::span<const double> max_velocity() const noexcept { return max_velocity_; }
@@ -39,11 +40,11 @@ class SafetyLimits {
 };
 
 // Keeps every command finite, within the position limits and within max_velocity / control_hz of
-// the command before it. A robot that starts outside its position limits is led back at no more
+// the previous command. A robot that starts outside its position limits is moved back at no more
 // than max_velocity. Nothing here allocates, locks or throws after construction.
 class SafetyFilter {
  public:
-  // An excess up to this much, in joint units, is rounding and no violation.
+  // An excess of up to this much, in joint units, counts as rounding and not as a violation.
   static constexpr double kTolerance = 1e-6;
 
   SafetyFilter(SafetyLimits limits, double control_hz);
@@ -56,7 +57,7 @@ class SafetyFilter {
   void reset(std::span<const float> command) noexcept;
   // Moves the last command to `action`, (A), as far as the limits allow; returns TickFlags.
   [[nodiscard]] std::uint32_t apply(std::span<const float> action) noexcept;
-  // Keeps the last command, or leads it back into the limits.
+  // Repeats the last command, moved towards the limits if it is outside them.
   void hold() noexcept;
 
  private:

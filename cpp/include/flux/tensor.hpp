@@ -1,4 +1,4 @@
-// Tensors as names, types, shapes and bytes. Nothing here knows of an engine.
+// Tensors as names, types, shapes and bytes. Nothing here depends on an engine.
 #pragma once
 
 #include <cstddef>
@@ -12,7 +12,8 @@
 
 namespace flux {
 
-// The half types pass between two graphs only: nobody here looks into them.
+// float16 and bfloat16 tensors only pass from one graph to the other; flux does not read their
+// values.
 enum class DType { kFloat32, kFloat64, kFloat16, kBfloat16, kInt32, kInt64, kUint8, kBool };
 
 [[nodiscard]] std::size_t item_size(DType dtype) noexcept;
@@ -36,9 +37,9 @@ struct TensorInfo {
 
 // "name: expected X, got Y"
 [[nodiscard]] std::string expected_got(std::string_view name, std::string_view expected,
-                                   std::string_view got);
+                                       std::string_view got);
 
-// Contiguous row-major values that somebody else owns.
+// Contiguous row-major values that are owned by someone else.
 struct TensorView {
   std::string_view name;
   DType dtype = DType::kFloat32;
@@ -46,7 +47,7 @@ struct TensorView {
   const void* data = nullptr;
 };
 
-// Zeroed memory aligned for vector loads, of a fixed size.
+// Zero-initialised memory of a fixed size, aligned for vector loads.
 class Buffer {
  public:
   explicit Buffer(std::size_t num_bytes);

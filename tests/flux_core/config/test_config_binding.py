@@ -23,6 +23,8 @@ from flux_core.config import (
     type_name,
     unbind,
 )
+from flux_core.config.registry import known_components
+from flux_core.deployment import InferenceRunner
 from flux_core.errors import ConfigError, FluxError, MissingDependencyError
 
 
@@ -339,3 +341,56 @@ def test_a_dead_key_reaches_the_components_below_the_named_one(
     monkeypatch.setitem(compat.COMPAT, "Linear", {"torch_dtype": compat.Dead("we know better")})
     assert bind(Gated, {"in_dim": 1, "torch_dtype": "float32"}, "p") == Gated.Config(in_dim=1)
     assert caplog.messages == ["p: ignored 'torch_dtype': we know better"]
+
+
+OLD_RUNNER = {
+    "type": "AlohaSimInferenceRunner",
+    "task_descriptions": {"1": "transfer the cube"},
+    "dataset": {
+        "type": "PrivateInferenceDataset",
+        "img_keys": ["cam_high"],
+        "transforms": [{"type": "PrivatePrompter", "add_new_line": False}],
+    },
+    "denormalize_action": {"type": "DenormalizePrivateAction", "norm_type": "quantile"},
+    "execute_horizon": 16,
+}
+
+
+def test_the_spellings_of_before_are_read_silently_and_written_as_todays(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    runner = bind(InferenceRunner, OLD_RUNNER, "inference")
+    written = unbind(runner)
+    assert written["execution_horizon"] == 16 and "execute_horizon" not in written
+    assert written["dataset"]["type"] == "ObservationTransforms"
+    assert written["dataset"]["transforms"] == [
+        {"type": "TaskPrompter", "use_conversation": False, "add_new_line": False}
+    ]
+    assert written["denormalize_action"]["type"] == "DenormalizeActions"
+    assert bind(InferenceRunner, written, "inference") == runner
+    assert caplog.messages == []
+
+
+def test_the_sample_keys_of_before_are_read_as_todays(caplog: pytest.LogCaptureFixture) -> None:
+    tree = {"type": "DictCollator", "keys": ["images", "img_masks"], "meta_keys": ("img_masks",)}
+    collator = unbind(bind(object, tree, "runner.collator"))
+    assert collator["keys"] == ["images", "image_masks"]
+    assert collator["meta_keys"] == ["image_masks"]
+    assert caplog.messages == []
+
+
+def test_every_old_type_stands_for_a_component_and_is_no_component_itself() -> None:
+    names = known_components()
+    assert set(compat.TYPE_NAMES.values()) <= names.keys()
+    assert not compat.TYPE_NAMES.keys() & names.keys()
+
+
+def test_the_table_names_every_inference_runner() -> None:
+    """Overrides know a section by its `type` alone, without importing its class."""
+    runners = [
+        name
+        for name in known_components()
+        if name.endswith("InferenceRunner") and issubclass(component(name), InferenceRunner)
+    ]
+    assert len(runners) > 3
+    assert all("execute_horizon" in compat.COMPAT[name] for name in runners)

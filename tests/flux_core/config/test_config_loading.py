@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from flux_core.config import apply_overrides, load_config, read_overrides
+from flux_core.config import apply_overrides, load_config, read_overrides, with_settings
 from flux_core.errors import ConfigError
 
 TUTORIAL = """
@@ -179,3 +179,56 @@ def test_a_missing_or_foreign_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(ConfigError, match="not JSON"):
         load_config(tmp_path / "config.json")
+
+
+@pytest.mark.parametrize(
+    ("section", "override", "key", "value"),
+    [
+        (
+            {"type": "PI05FlowMatching", "num_inference_steps": 10},
+            "num_steps=5",
+            "num_inference_steps",
+            5,
+        ),
+        (
+            {"type": "URRTCInferenceRunner", "execution_horizon": 16},
+            "execute_horizon=8",
+            "execution_horizon",
+            8,
+        ),
+        (
+            {"type": "DenormalizePrivateAction", "norm_type": "mean_std"},
+            "use_quantiles=True",
+            "norm_type",
+            "quantile",
+        ),
+        (
+            {"type": "PI0FlowMatching", "num_steps": 10},
+            "num_inference_steps=5",
+            "num_inference_steps",
+            5,
+        ),
+        ({"type": "PI0FlowMatching", "num_steps": 10}, "num_steps=5", "num_steps", 5),
+    ],
+)
+def test_an_override_takes_effect_whichever_spelling_it_and_the_section_have(
+    section: dict[str, Any], override: str, key: str, value: Any
+) -> None:
+    tree = {"sections": [section]}
+    [changed] = apply_overrides(tree, [f"sections.0.{override}"])["sections"]
+    assert changed == {"type": section["type"], key: value}
+
+
+def test_of_two_spellings_in_overrides_the_last_counts() -> None:
+    tree = {"model": {"type": "PI0FlowMatching", "num_inference_steps": 10}}
+    options = ["model.num_inference_steps=4", "model.num_steps=5"]
+    assert apply_overrides(tree, options)["model"]["num_inference_steps"] == 5
+
+
+def test_settings_replace_keys_in_either_spelling() -> None:
+    model = {"type": "PI0FlowMatching", "num_inference_steps": 10}
+    assert with_settings(model, {"num_steps": 5, "dim": 1}) == {
+        **model,
+        "num_inference_steps": 5,
+        "dim": 1,
+    }

@@ -33,7 +33,7 @@ def batch_of() -> dict[str, torch.Tensor]:
     torch.manual_seed(1)
     return {
         "images": torch.randn(2, 3, 3, 28, 28),
-        "img_masks": torch.tensor([[True, True, True], [True, False, True]]),
+        "image_masks": torch.tensor([[True, True, True], [True, False, True]]),
         "lang_tokens": torch.randint(0, 50, (2, 5)),
         "lang_masks": torch.tensor([[True] * 5, [True] * 3 + [False] * 2]),
         "states": torch.randn(2, 7),
@@ -47,7 +47,7 @@ def chunk_of(model: PI0FlowMatching) -> torch.Tensor:
     noise = torch.randn(2, 6, 7, generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
         cache = model.prefix(
-            batch["images"], batch["img_masks"], batch["lang_tokens"], batch["lang_masks"]
+            batch["images"], batch["image_masks"], batch["lang_tokens"], batch["lang_masks"]
         )
     return sample_actions(model, batch["states"], cache, noise, 4)
 
@@ -111,7 +111,7 @@ def test_a_whole_chunk_compiles_into_one_graph(model: PI0FlowMatching) -> None:
 
     def chunk(noise: torch.Tensor) -> torch.Tensor:
         cache = model.prefix(
-            batch["images"], batch["img_masks"], batch["lang_tokens"], batch["lang_masks"]
+            batch["images"], batch["image_masks"], batch["lang_tokens"], batch["lang_masks"]
         )
         return sample_actions(model, batch["states"], cache, noise, 4)
 

@@ -22,7 +22,7 @@ def batch_for(model: PI05FlowMatching) -> dict[str, torch.Tensor]:
     config = model.config
     return {
         "images": torch.randn(2, 1, 3, *config.vision_backbone.image_size),
-        "img_masks": torch.ones(2, 1, dtype=torch.bool),
+        "image_masks": torch.ones(2, 1, dtype=torch.bool),
         "lang_tokens": torch.randint(4, 200, (2, 6)),
         "lang_masks": torch.ones(2, 6, dtype=torch.bool),
         "states": torch.zeros(2, config.action_dim),

@@ -51,7 +51,7 @@ def batch_for(config: PI05FlowMatching.Config) -> dict[str, torch.Tensor]:
     size = config.vision_backbone.image_size
     return {
         "images": torch.randn(2, 1, 3, *size, generator=generator),
-        "img_masks": torch.ones(2, 1, dtype=torch.bool),
+        "image_masks": torch.ones(2, 1, dtype=torch.bool),
         "lang_tokens": torch.randint(4, 200, (2, 6), generator=generator),
         "lang_masks": torch.ones(2, 6, dtype=torch.bool),
         "states": torch.zeros(2, dims),

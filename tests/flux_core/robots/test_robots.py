@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flux_core.deployment import LiberoInferenceRunner, PrivateInferenceDataset
+from flux_core.deployment import LiberoInferenceRunner, ObservationTransforms
 from flux_core.errors import ConfigError, RobotError
 from flux_core.robots.spec import ROBOT_SPECS, robot_spec
-from flux_core.transforms import DenormalizePrivateAction, RelativeActions
+from flux_core.transforms import DenormalizeActions, RelativeActions
 
 
 @pytest.mark.parametrize("name", ROBOT_SPECS)
@@ -62,14 +62,14 @@ def test_libero_is_commanded_by_differences_and_rests_with_an_open_gripper() -> 
 
 
 def test_differences_cannot_be_relative_to_a_state() -> None:
-    dataset = PrivateInferenceDataset(
+    dataset = ObservationTransforms(
         img_keys=("image",), transforms=(RelativeActions(mask=(True,) * 6 + (False,)),)
     )
     with pytest.raises(ConfigError, match="libero, whose commands are differences already"):
         LiberoInferenceRunner(
             task_descriptions={"0": "open the drawer"},
             dataset=dataset,
-            denormalize_action=DenormalizePrivateAction(norm_type="quantile"),
+            denormalize_action=DenormalizeActions(norm_type="quantile"),
         )
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from flux_core.config import bind
-from flux_core.deployment import PrivateInferenceDataset
+from flux_core.deployment import ObservationTransforms
 from flux_core.errors import ConfigError, DataError
 from flux_core.transforms import AugmentImages
 
@@ -63,7 +63,7 @@ def test_the_robot_has_no_augmentation() -> None:
         AugmentImages()({"images": sample()["images"]})
     tree = {"img_keys": ["cam_high"], "transforms": [{"type": "AugmentImages"}]}
     with pytest.raises(ConfigError, match=r"inference\.dataset\.transforms\.0: expected"):
-        bind(PrivateInferenceDataset, tree, "inference.dataset")
+        bind(ObservationTransforms, tree, "inference.dataset")
 
 
 @pytest.mark.parametrize("settings", [dict(crop=0.0), dict(crop=1.5), dict(contrast=1.0)])

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 from flux_core.errors import ConfigError, DataError
 from flux_core.norm_stats import FeatureStats, compute_stats, load_stats, save_stats
 from flux_core.transforms import (
-    DenormalizePrivateAction,
+    DenormalizeActions,
     NormalizeImages,
     NormalizeStatesAndActions,
     PadKeyToDim,
@@ -69,7 +69,7 @@ def test_denormalising_undoes_normalising(norm_type: str, values: np.ndarray) ->
     assert out["actions"].shape == (20, 9) and out["states"].shape == (8,)
     assert not out["actions"][:, 7:].any()
     assert out["action_dim_masks"].tolist() == [True] * 7 + [False] * 2
-    scale, offset = DenormalizePrivateAction(norm_type=norm_type).affine(stats)
+    scale, offset = DenormalizeActions(norm_type=norm_type).affine(stats)
     np.testing.assert_allclose(out["actions"][:, :7] * scale + offset, values, atol=1e-4)
 
 
@@ -96,7 +96,7 @@ def test_every_transform_of_actions_is_undone_by_its_inverse(norm_type: str, dat
     # In padded dimensions zero stays zero, whatever the statistics.
     np.testing.assert_allclose(out["actions"][:, dims:], 0.0, atol=1e-6)
     assert out["action_dim_masks"].tolist() == [True] * dims + [False] * (width - dims)
-    scale, offset = DenormalizePrivateAction(norm_type=norm_type, action_dim=dims).affine(stats)
+    scale, offset = DenormalizeActions(norm_type=norm_type, action_dim=dims).affine(stats)
     found = relative.inverse(out["actions"][:, :dims] * scale + offset, state)
     # Four roundings of numbers below 32.
     np.testing.assert_allclose(found, actions, atol=4 * 32 * 2.0**-24)

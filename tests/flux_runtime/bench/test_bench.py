@@ -218,7 +218,7 @@ def test_the_operations_are_those_that_pytorch_counts(random_bundle: Path) -> No
     from flux_runtime.export.random_weights import random_policy
 
     model = random_policy("pi05", "small").model
-    precompute_times(model, model.config.num_steps)
+    precompute_times(model, model.config.num_inference_steps)
     golden = {
         name: torch.from_numpy(a) for name, a in load_file(random_bundle / GOLDEN_NAME).items()
     }
@@ -231,7 +231,7 @@ def test_the_operations_are_those_that_pytorch_counts(random_bundle: Path) -> No
             sample_actions(model, None, cache, golden["input.noise"])
     costs = json.loads((random_bundle / "report.json").read_text())["costs"]
     assert costs["prefix"]["flops"] == pytest.approx(prefix.get_total_flops(), rel=0.01)
-    steps = loop.get_total_flops() / model.config.num_steps
+    steps = loop.get_total_flops() / model.config.num_inference_steps
     assert costs["step"]["flops"] == pytest.approx(steps, rel=0.01)
 
 

@@ -21,7 +21,7 @@ from flux_runtime.control.preflight import (
     check_golden,
     check_observation,
 )
-from flux_runtime.engines.golden import compare, replay_golden
+from flux_runtime.engines.golden_replay import compare_actions, replay_golden
 
 
 class NumpyPolicy:
@@ -154,9 +154,9 @@ def test_an_engine_that_refuses_the_inputs_is_told_in_one_line(
 
 def test_actions_of_another_shape_are_infinitely_wrong() -> None:
     golden = {"output.actions": np.ones((1, 2, 3), np.float32)}
-    assert not compare(np.ones((2, 2), np.float32), golden, 1e-4).ok
-    assert compare(np.ones((2, 3), np.float32), golden, 1e-4).ok
-    assert compare(np.zeros((2, 3), np.float32), golden, 1e-4).cosine == 0.0
+    assert not compare_actions(np.ones((2, 2), np.float32), golden, 1e-4).ok
+    assert compare_actions(np.ones((2, 3), np.float32), golden, 1e-4).ok
+    assert compare_actions(np.zeros((2, 3), np.float32), golden, 1e-4).cosine == 0.0
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from flux_runtime.cli import main
 from flux_runtime.engines import nvidia, openvino_library
 from flux_runtime.engines import status as engine_status
 from flux_runtime.engines.cache import content_digest, engine_cache_key, make_engine_cache
-from flux_runtime.engines.golden import replay_golden
+from flux_runtime.engines.golden_replay import replay_golden
 from flux_runtime.engines.graph_inputs import user_inputs
 from flux_runtime.engines.names import CARD_ENGINES, ENGINES
 from flux_runtime.engines.opening import (

@@ -17,19 +17,23 @@ import numpy as np
 import pytest
 
 from flux_core.errors import MissingDependencyError, UsageError
-from flux_core.robots.spec import robot_spec
+from flux_core.robots import robot_spec
 from flux_core.sim.libero import LiberoTask
-from flux_runtime.control.episode import EpisodeResult, EpisodeTrace
+from flux_runtime.control.episode import EpisodeResult, EpisodeTrace, run_episode
+from flux_runtime.control.policy_source import HoldSource
 from flux_runtime.evaluate import EvaluationOptions, evaluate
 from flux_runtime.evaluate.cli import main
 from flux_runtime.evaluate.evaluation import pick_shown
-from flux_runtime.evaluate.evaluator import Evaluator, Job, Played
-from flux_runtime.evaluate.score import rate
-from flux_runtime.evaluate.suites import find_suite, select_tasks, suite_names
+from flux_runtime.evaluate.evaluator import EpisodeJob, Evaluator, Played
+from flux_runtime.evaluate.page import PageData, write_page
+from flux_runtime.evaluate.score import rate, score
+from flux_runtime.evaluate.suites import SuiteTask, find_suite, select_tasks, suite_names
 from flux_runtime.robots import SimulatedRobot
 from flux_runtime.robots.aloha_sim import AlohaInsertionRobot
 from flux_runtime.robots.libero import LiberoRobot
 from flux_runtime.run.command import RunOptions, run, shipped_policy
+
+from ...browser import assert_nothing_is_loaded, parse
 
 ALOHA = ("--suite", "aloha-sim")
 needs_sim = pytest.mark.skipif(
@@ -128,6 +132,52 @@ def test_the_page_shows_rates_with_intervals_and_videos(report: dict[str, Any]) 
     for text in ("<h2>Stages</h2>", "<td>34% to 100%</td>", "seed 10003", "<td>10004</td>"):
         assert text in page
     assert "http://" not in page and "https://" not in page
+
+
+def test_the_page_of_hostile_tasks_loads_nothing_and_keeps_them_text(
+    fakes: Any, tmp_path: Path
+) -> None:
+    evil = "</p><script>alert(1)</script> & 'it'"
+    facts: dict[str, object] = {"prompt": evil, "bundle": evil, "engine": evil, "mode": "sync"}
+    facts["golden_max_abs_error"] = None
+    toy = fakes.ToyRobot()
+    episodes = [
+        Played(
+            job=EpisodeJob(task=task, seed=1),
+            result=run_episode(
+                robot=toy,
+                source=HoldSource(toy.spec),
+                loop=fakes.FakeLoop(),
+                prompt=evil,
+                seed=1,
+                max_steps=40,
+            ),
+            facts=facts,
+        )
+        for task in range(2)
+    ]
+    stages = tuple(episodes[0].result.stages)
+    suite = dataclasses.replace(find_suite("aloha-sim"), stages=stages)
+    tasks = [
+        SuiteTask(name=f"{evil} {i}", words=evil, make_robot=AlohaInsertionRobot) for i in range(2)
+    ]
+    data = PageData(
+        report=score(suite, tasks, episodes),
+        played=episodes,
+        videos={episodes[0].job: b"a film", episodes[1].job: None},
+        robot=evil,
+        manifest=fakes.toy_manifest(),
+    )
+    write_page(tmp_path / "page.html", data)
+    assert_nothing_is_loaded(tmp_path / "page.html")
+    page = parse(tmp_path / "page.html")
+    assert not page.all("script")
+    assert page.one("p", class_="muted").text.startswith(evil)
+    assert page.one("figcaption").text.startswith(evil)
+    assert page.one("video").attributes["src"] == "data:video/mp4;base64,YSBmaWxt"
+    cells = [cell.text for cell in page.all("td")]
+    assert cells.count(evil) == 2 and cells.count(f"{evil} 1") == 1
+    assert list(tmp_path.iterdir()) == [tmp_path / "page.html"]
 
 
 @needs_sim
@@ -288,7 +338,7 @@ def played(task: int, seed: int, success: bool) -> Played:
         stats={},
         trace=EpisodeTrace(commands=[np.zeros(14, np.float32)]),
     )
-    return Played(job=Job(task=task, seed=seed), result=result, facts={})
+    return Played(job=EpisodeJob(task=task, seed=seed), result=result, facts={})
 
 
 def test_the_page_shows_failures_of_different_tasks_first() -> None:

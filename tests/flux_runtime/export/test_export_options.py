@@ -98,8 +98,8 @@ def verify_names(bundle: Bundle) -> set[str]:
 
 
 def test_the_number_of_steps_can_be_chosen(small_policy: MakePolicy, tmp_path: Path) -> None:
-    bundle, _ = export(small_policy("pi05"), tmp_path / "b", num_steps=2)
-    assert bundle.manifest.num_inference_steps == bundle.config["model"]["num_steps"] == 2
+    bundle, _ = export(small_policy("pi05"), tmp_path / "b", num_inference_steps=2)
+    assert bundle.manifest.num_inference_steps == bundle.config["model"]["num_inference_steps"] == 2
 
 
 def test_a_bundle_can_be_exported_again_in_another_way(
@@ -268,7 +268,7 @@ class _Characters:
         ({"precision": "fp7"}, "--precision: expected one of .*fp8.*, got 'fp7'"),
         ({"opset": 23}, "--opset: expected one of 20, 22, 24, got 23"),
         ({"opset": 20, "precision": "bf16"}, "--opset: bf16 needs 22 or later, got 20"),
-        ({"num_steps": 0}, "--num-steps: expected 1 to 1000, got 0"),
+        ({"num_inference_steps": 0}, "--num-steps: expected 1 to 1000, got 0"),
         ({"cameras": ("cam_moon",)}, "--cameras: expected some of .*, got cam_moon"),
         ({"prompt_tokens": (4,)}, r"--prompt-tokens: expected \d+ .* to 95 .*, got 4"),
         ({"prompt_tokens": (96,)}, r"--prompt-tokens: expected .* got 96"),

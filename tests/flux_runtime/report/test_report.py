@@ -19,7 +19,9 @@ from flux_runtime.control.policy_source import HoldSource
 from flux_runtime.report import ReportData, VideoRecorder, write_report
 from flux_runtime.report.plots import joint_figure, latency_figure
 from flux_runtime.report.video import H264Encoder, compose
-from flux_runtime.run.summary import collect_histograms, summarize
+from flux_runtime.run.episode_totals import collect_histograms, summarize
+
+from ...browser import assert_nothing_is_loaded, open_browser, parse
 
 pytest.importorskip("av", reason="reports need flux-runtime[report]")
 pytest.importorskip("matplotlib", reason="reports need flux-runtime[report]")
@@ -114,6 +116,50 @@ def test_the_page_is_whole_and_needs_nothing_else(fakes: Any, tmp_path: Path) ->
     assert list(tmp_path.iterdir()) == [tmp_path / "run.html"]
 
 
+def test_nothing_is_loaded_and_figures_carry_no_styles(fakes: Any, tmp_path: Path) -> None:
+    page = write(fakes, tmp_path / "run.html", manifest=fakes.toy_manifest())
+    assert_nothing_is_loaded(tmp_path / "run.html")
+    assert "http" not in page.replace("http-equiv", "")
+    assert not parse(tmp_path / "run.html").one("body").all("style")
+
+
+def test_hostile_names_stay_text(fakes: Any, tmp_path: Path) -> None:
+    write(fakes, tmp_path / "run.html", manifest=fakes.toy_manifest())
+    page = parse(tmp_path / "run.html")
+    assert page.one("title").text == "toy: wave <script>alert(1)</script>"
+    assert page.one("h1").text == "wave <script>alert(1)</script>"
+    assert page.one("video").attributes["src"].startswith("data:video/mp4;base64,")
+    assert not page.all("script")
+
+
+def test_a_browser_shows_figures_and_plays_the_video(fakes: Any, tmp_path: Path) -> None:
+    write(fakes, tmp_path / "run.html", manifest=fakes.toy_manifest())
+    program = """
+      const video = document.querySelector("video");
+      if (!video.canPlayType('video/mp4; codecs="avc1.64001f"')) return null;
+      await until(() => video.error || video.readyState >= 2);
+      const line = document.querySelector('.figures path[stroke="var(--action)"]');
+      const color = getComputedStyle(line).stroke;
+      const text = document.querySelector(".figures text");
+      return { error: video.error?.message ?? "", width: video.videoWidth, color,
+        font: getComputedStyle(text).fontSize, visible: line.getBoundingClientRect().width > 99 };
+    """
+    (tmp_path / "profile").mkdir()
+    with open_browser(tmp_path / "profile") as browser:
+        light = browser.run(tmp_path / "run.html", program)
+        dark = browser.run(tmp_path / "run.html", program, dark=True)
+    if light is None:
+        pytest.skip("needs a browser that plays H.264")
+    assert light == {
+        "error": "",
+        "width": 192,
+        "color": "rgb(23, 105, 194)",
+        "font": "9px",
+        "visible": True,
+    }
+    assert dark == light | {"color": "rgb(108, 176, 245)"}
+
+
 def test_the_page_says_what_happened(fakes: Any, tmp_path: Path) -> None:
     page = write(fakes, tmp_path / "run.html", manifest=fakes.toy_manifest())
     assert "50%" in page
@@ -168,7 +214,7 @@ def test_a_joint_that_never_moves_or_is_not_finite_can_be_drawn() -> None:
 
 def test_figures_take_their_colours_from_the_page() -> None:
     svg = latency_figure(histogram_of([1.0, 2.0, 200.0]), "x")
-    assert "var(--series-1)" in svg
+    assert "var(--action)" in svg
     assert "#0102" not in svg
     assert not re.search(r'<svg[^>]* width="', svg)
 

@@ -147,7 +147,7 @@ def test_dimensions_and_strategy_are_the_tutorials(path: Path) -> None:
     for group in config.train_dataloader.dataset.groups().values():
         inputs = group[0].transforms[0]
         assert len(inputs.video_keys) + inputs.num_padding_imgs == cameras  # type: ignore[union-attr]
-    assert {"action_masks", "action_dim_masks", "img_masks"} <= set(config.runner.collator.keys)
+    assert {"action_masks", "action_dim_masks", "image_masks"} <= set(config.runner.collator.keys)
     start = str(model.pretrained_name_or_path)
     from_scratch = name.endswith("libero_10_full_train")
     assert ("paligemma" if from_scratch else f"{path.parent.name}_base") in start
@@ -295,7 +295,7 @@ def test_the_robot_undoes_what_training_did(path: Path, datasets: dict[str, Path
         np.testing.assert_allclose(seen["state"][0], trained["states"], atol=1e-5)
         np.testing.assert_array_equal(seen["lang_tokens"][0], trained["lang_tokens"])
         np.testing.assert_array_equal(seen["lang_masks"][0], trained["lang_masks"])
-        assert seen["images"].shape[1] == trained["img_masks"].sum()
+        assert seen["images"].shape[1] == trained["image_masks"].sum()
         actions = io.decode(trained["actions"], raw["observation.state"])
         assert actions.shape[1] == ROBOT_SPECS[robot].action_dim
         np.testing.assert_allclose(actions, raw["actions"], atol=1e-4)
@@ -313,10 +313,10 @@ def test_both_robots_are_in_the_run_each_with_its_own_dimensions_and_cameras(
     batch = config.runner.collator(dataset.__getitems__([*first, *second]))
     is_aloha = batch["action_dim_masks"].all(axis=1)
     assert is_aloha.any() and not is_aloha.all()
-    assert batch["img_masks"][is_aloha].all()
+    assert batch["image_masks"][is_aloha].all()
     # A UR3's third camera is masked and black (-1), not the second one's picture again.
     ur3 = ~is_aloha
-    assert (batch["img_masks"][ur3] == [True, True, False]).all()
+    assert (batch["image_masks"][ur3] == [True, True, False]).all()
     assert (batch["images"][ur3][:, 2] == -1).all()
     assert (batch["action_dim_masks"][ur3] == [True] * 7 + [False] * 7).all()
     np.testing.assert_allclose(batch["states"][ur3][:, 7:], 0.0, atol=1e-6)

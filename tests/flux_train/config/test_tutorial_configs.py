@@ -23,7 +23,7 @@ from flux_data.lerobot.recorder import EpisodeRecorder, robot_features, video_ke
 from flux_data.lerobot.writer import WriterV21
 from flux_data.samples.mixture import DistributedRepeatingDataset
 from flux_runtime.control.preflight import check_bundle_fits
-from flux_runtime.engines.golden import replay_golden
+from flux_runtime.engines.golden_replay import replay_golden
 from flux_runtime.engines.opening import open_flow_policy
 from flux_runtime.export.cli import main as export_main
 from flux_train.cli import main
@@ -227,7 +227,7 @@ def test_the_aloha_file_binds_to_what_the_tutorial_says(tutorial: str, tmp_path:
     inference = config.inference
     assert isinstance(inference, AlohaInferenceRunner)
     assert inference.operator.img_front_topic == "/camera_f/color/image_raw"
-    assert inference.execution_horizon(model.n_action_steps) == 32
+    assert inference.steps_executed(model.n_action_steps) == 32
 
 
 def test_every_spelling_of_the_backbones_is_the_same_network(tutorial: str, tmp_path: Path) -> None:
@@ -493,8 +493,8 @@ def test_aloha_and_ur3_train_together(
         dataset.stats["ur3"]["proprio"].mean[:7] != dataset.stats["aloha_4090"]["proprio"].mean[:7]
     )
     aloha_sample, ur3_sample = dataset[0], dataset[len(dataset) - 1]
-    assert aloha_sample["img_masks"].tolist() == [True, True, True]
-    assert ur3_sample["img_masks"].tolist() == [True, True, False]
+    assert aloha_sample["image_masks"].tolist() == [True, True, True]
+    assert ur3_sample["image_masks"].tolist() == [True, True, False]
     assert ur3_sample["action_dim_masks"].tolist() == [True] * 7 + [False] * 7
     assert aloha_sample["action_dim_masks"].all()
     assert ur3_sample["images"].shape == aloha_sample["images"].shape

@@ -21,14 +21,14 @@ from safetensors.numpy import save_file
 from flux_core.errors import DataError, UsageError
 from flux_train.report import write_report
 from flux_train.report.curves import MAX_POINTS
-from flux_train.report.history import edges, read_history, steps_an_epoch, thin
+from flux_train.report.history import edges, read_history, steps_per_epoch, thin
 from flux_train.validation.predictions import EpisodePrediction, prediction_path, save_predictions
 
-from ...browser import Browser, data_of, open_browser, parse
+from ...browser import Browser, assert_nothing_is_loaded, data_of, open_browser, parse
 
 EVIL = "</script><script>alert(1)</script><!-- \"arm\" 'x' & <b>"
 DIMS = {"aloha": 14, "ur3": 3}
-STEPS_AN_EPOCH, INTERVAL, NUM_LINES, NUM_VALIDATIONS = 37, 10, 30, 3
+STEPS_PER_EPOCH, INTERVAL, NUM_LINES, NUM_VALIDATIONS = 37, 10, 30, 3
 FRAMES, HORIZON, LENGTH = (0, 6, 12, 18), 5, 20
 LEVEL = 12
 """How much brighter each frame of the shown episode is than the one before."""
@@ -41,7 +41,7 @@ def loss_at(step: int, group: str = "") -> float:
 def train_line(step: int, dims: dict[str, int]) -> dict[str, Any]:
     return {
         "step": step,
-        "epoch": -(-step // STEPS_AN_EPOCH),
+        "epoch": -(-step // STEPS_PER_EPOCH),
         "loss": loss_at(step),
         "loss_by_robot": {group: loss_at(step, group) for group in dims},
         "loss_by_dimension": {
@@ -195,7 +195,7 @@ def test_the_length_of_an_epoch_is_found_as_well_as_lines_tell(
         path = Path(folder) / "metrics.jsonl"
         lines = [json.dumps({"step": s, "epoch": -(-s // length)}) for s in steps]
         path.write_text("\n".join(lines))
-        found = steps_an_epoch(read_history(path).train)
+        found = steps_per_epoch(read_history(path).train)
     if steps[-1] <= length:
         assert found is None
     else:
@@ -297,12 +297,7 @@ def test_nothing_outside_the_page_is_referenced_and_text_stays_text(page: Path) 
     assert not re.search(r"<(link|iframe|object|embed|base)\b|@import|url\(|\bsrc=|\bhref=", text)
     assert set(re.findall(r"\bhttps?://[^\s\"']+", text)) == {"http://www.w3.org/2000/svg"}
     assert " style=" not in text
-    (policy,) = [
-        node.attributes["content"]
-        for node in tree.all("meta")
-        if node.attributes.get("http-equiv") == "Content-Security-Policy"
-    ]
-    assert policy.startswith("default-src 'none'; img-src data:; style-src 'sha256-")
+    assert_nothing_is_loaded(page)
     assert tree.one("title").text == "fold <b>: training"
     (script,) = [node for node in tree.all("script") if "type" not in node.attributes]
     assert "alert" not in script.text
@@ -403,7 +398,7 @@ def test_the_cursor_tells_the_values_of_every_chart(page: Path, browser: Browser
     assert told["run"] == [
         "learning rate1.0e−4",
         "gradient norm3",
-        "samples a second200",
+        "samples per second200",
         "waiting for data25%",
         "peak memory3 GiB",
     ]

@@ -29,7 +29,7 @@ from flux_train.validation.predictions import load_predictions, prediction_files
 from flux_train.validation.validator import Validation, Validator, check_validation
 
 HORIZON, ACTION_DIM = 8, 16
-KEYS = ("images", "img_masks", "lang_tokens", "lang_masks", "states", "actions", "action_masks")
+KEYS = ("images", "image_masks", "lang_tokens", "lang_masks", "states", "actions", "action_masks")
 COLLATOR = DictCollator(keys=(*KEYS, "action_dim_masks"), meta_keys=("prompt",))
 CPU = torch.device("cpu")
 MASK = [*[True] * 6, False] * 2
@@ -54,7 +54,7 @@ def dataset_tree(root: Path, group: str, *, augment: bool = False) -> dict[str, 
         *units(group),
         dict(type="PadKeyToDim", keys=["states", "actions"], dim=ACTION_DIM),
         dict(type="NormalizeStatesAndActions", norm_type="quantile"),
-        dict(type="ParquetPrompter"),
+        dict(type="TaskPrompter"),
         dict(type="ProcessPrompts", tokenizer=tokenizer, max_len=24),
         *([dict(type="AugmentImages")] if augment else []),
         dict(type="ResizeImages", height=32, width=32),
@@ -319,18 +319,18 @@ def test_actions_come_back_as_on_the_robot(
             type="AlohaInferenceRunner",
             task_descriptions={"1": "pour"},
             dataset=dict(
-                type="PrivateInferenceDataset",
+                type="ObservationTransforms",
                 img_keys=["cam_high"],
                 transforms=[
                     *units("aloha"),
                     dict(type="PadKeyToDim", keys=["states"], dim=ACTION_DIM),
                     dict(type="NormalizeStatesAndActions", norm_type="quantile"),
-                    dict(type="PrivatePrompter"),
+                    dict(type="TaskPrompter"),
                     dict(type="ProcessPrompts", tokenizer=tokenizer, max_len=24),
                     dict(type="SimpleNormalizeImages"),
                 ],
             ),
-            denormalize_action=dict(type="DenormalizePrivateAction", norm_type="quantile"),
+            denormalize_action=dict(type="DenormalizeActions", norm_type="quantile"),
         ),
     )
     robot = PolicyIO.from_policy(inference, trained.stats)

@@ -15,18 +15,17 @@ from .robots.spec import RobotSpec, robot_spec
 from .rtc import RTCConfig
 from .transforms import (
     AlohaToPi,
-    DenormalizePrivateAction,
+    DenormalizeActions,
     NormalizeImages,
     NormalizeStatesAndActions,
     PadKeyToDim,
-    ParquetPrompter,
     PreparePromptWithState,
-    PrivatePrompter,
     ProcessPrompts,
     RelativeActions,
     ResizeImages,
     ResizeImagesWithPad,
     SimpleNormalizeImages,
+    TaskPrompter,
     check_order,
 )
 from .transforms.aloha import DIMS as ALOHA_DIMS
@@ -38,9 +37,8 @@ InferenceTransform = (
     | RelativeActions
     | NormalizeStatesAndActions
     | PadKeyToDim
-    | ParquetPrompter
+    | TaskPrompter
     | PreparePromptWithState
-    | PrivatePrompter
     | ProcessPrompts
     | ResizeImages
     | ResizeImagesWithPad
@@ -50,7 +48,7 @@ InferenceTransform = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class PrivateInferenceDataset:
+class ObservationTransforms:
     """Cameras in the order of training, and the transforms of an observation."""
 
     img_keys: tuple[str, ...]
@@ -65,17 +63,17 @@ class InferenceRunner:
     """How a policy is run: robot, task texts, chunking.
 
     Of each predicted chunk the first `action_chunk` steps count (None: all), and
-    `execute_horizon` of them are executed before the next chunk (None: all that count).
+    `execution_horizon` of them are executed before the next chunk (None: all that count).
     `statistic_name` is the group of datasets whose statistics the robot uses, where there are
     several.
     """
 
     robot: str
     task_descriptions: Mapping[str, str]
-    dataset: PrivateInferenceDataset
-    denormalize_action: DenormalizePrivateAction
+    dataset: ObservationTransforms
+    denormalize_action: DenormalizeActions
     action_chunk: int | None = None
-    execute_horizon: int | None = None
+    execution_horizon: int | None = None
     async_execution: bool = False
     rtc_config: RTCConfig | None = None
     statistic_name: str | None = None
@@ -130,14 +128,14 @@ class InferenceRunner:
             )
         return fitting[0]
 
-    def execution_horizon(self, action_horizon: int) -> int:
+    def steps_executed(self, action_horizon: int) -> int:
         """Steps executed of a chunk of `action_horizon` before the next one.
 
         Raises:
             ConfigError: more than there are.
         """
         available = action_horizon
-        for name in ("action_chunk", "execute_horizon"):
+        for name in ("action_chunk", "execution_horizon"):
             steps = getattr(self, name)
             if steps is None:
                 continue

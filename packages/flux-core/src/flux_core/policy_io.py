@@ -31,12 +31,12 @@ from .transforms import (
     NormalizeImages,
     NormalizeStatesAndActions,
     PadKeyToDim,
-    ParquetPrompter,
     PreparePromptWithState,
     ProcessPrompts,
     RelativeActions,
     Sample,
     SimpleNormalizeImages,
+    TaskPrompter,
 )
 from .transforms.prompts import NUM_BINS
 from .types import Observation
@@ -90,7 +90,7 @@ class PolicyIO:
         """Tokens that a task becomes, in whatever state the robot is."""
         transforms = self.inference.dataset.transforms
         prompter = next(
-            t for t in transforms if isinstance(t, ParquetPrompter | PreparePromptWithState)
+            t for t in transforms if isinstance(t, TaskPrompter | PreparePromptWithState)
         )
         sample: Sample = {"task_description": prompt, "num_state_dims": self.state_dim}
         states = STATES if isinstance(prompter, PreparePromptWithState) else STATES[:1]
@@ -108,7 +108,7 @@ class PolicyIO:
         """
         sample: Sample = {
             "images": self._images(observation),
-            "img_masks": np.ones(len(self.inference.dataset.img_keys), dtype=np.bool_),
+            "image_masks": np.ones(len(self.inference.dataset.img_keys), dtype=np.bool_),
             "states": self._state(observation),
             "task_description": observation.prompt,
             "stats": self.stats,
@@ -120,7 +120,7 @@ class PolicyIO:
                 sample = transform(sample)
         return {
             "images": np.asarray(sample["images"])[None],
-            "image_masks": sample["img_masks"][None],
+            "image_masks": sample["image_masks"][None],
             "lang_tokens": sample["lang_tokens"][None],
             "lang_masks": sample["lang_masks"][None],
             "state": sample["states"][None].astype(np.float32),

@@ -9,7 +9,7 @@ from typing import Any
 
 from flux_core.bundle import Bundle
 
-from .engines.golden import GoldenResult, replay_golden
+from .engines.golden_replay import GoldenResult, replay_golden
 from .engines.names import AUTO
 from .engines.opening import choose_engine, engine_tolerance, open_flow_policy
 

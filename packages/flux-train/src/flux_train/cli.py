@@ -96,21 +96,21 @@ def _consolidate(arguments: list[str]) -> int:
     parser = new_parser(
         "flux-train consolidate",
         "Make one file, as flux-export takes it, of a checkpoint in shards.",
-        "  flux-train consolidate work_dirs/private/checkpoint_step_2000.shards",
+        "  flux-train consolidate work_dirs/my_robot/checkpoint_step_2000.shards",
     )
     parser.add_argument("folder", type=Path, metavar="SHARDS", help="checkpoint_step_N.shards")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.set_defaults(handler=consolidate)
+    parser.set_defaults(handler=consolidate_shards)
     return run_cli(parser, arguments)
 
 
-def consolidate(args: argparse.Namespace) -> None:
+def consolidate_shards(args: argparse.Namespace) -> None:
     """Runs `flux-train consolidate`; no checkpoint is removed."""
     from .checkpoints.files import checkpoints, save_checkpoint
-    from .checkpoints.sharded import consolidate as read_all
+    from .checkpoints.sharded import consolidate
 
     folder: Path = args.folder
-    state = read_all(folder)
+    state = consolidate(folder)
     keep = len(checkpoints(folder.parent)) + 1
     path = save_checkpoint(folder.parent, folder.stem, state, keep)
     if args.json:
@@ -148,9 +148,9 @@ def _quiet_failure(error: FluxError) -> int:
 def _train(args: argparse.Namespace, config: TrainConfig, ranks: Ranks) -> int:
     from .checkpoints.choice import check_nothing_is_lost, checkpoint_to_resume
     from .distributed.parallel import check_kind
-    from .metrics.progress import TrainProgress
+    from .metrics.train_progress import TrainProgress
     from .provenance import keep_config
-    from .summary import data_table, parameter_table, readable_bytes, state_bytes
+    from .run_plan import data_table, parameter_table, readable_bytes, state_bytes
     from .trainer import Trainer
 
     check_kind(config.runner, ranks)
@@ -205,7 +205,7 @@ def dry_run(trainer: Trainer) -> str:
     """
     from .metrics.log import peak_memory_bytes
     from .out_of_memory import memory_errors
-    from .summary import readable_bytes
+    from .run_plan import readable_bytes
 
     with memory_errors(trainer):
         result = trainer.train_step(_next_step(trainer))

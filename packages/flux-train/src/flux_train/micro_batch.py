@@ -13,7 +13,7 @@ Batch = dict[str, Tensor]
 
 MODEL_KEYS = (
     "images",
-    "img_masks",
+    "image_masks",
     "lang_tokens",
     "lang_masks",
     "states",

@@ -63,9 +63,9 @@ from .failed_writes import FailedWrites
 from .loading import LostDataError, PeerLostDataError, batches_left, told_to_all
 from .metrics.log import peak_memory_bytes, plot_loss, read_metrics
 from .metrics.outputs import Outputs
-from .metrics.progress import TrainProgress
 from .metrics.throughput import counted_flops, peak_flops
 from .metrics.trackers import check_trackers
+from .metrics.train_progress import TrainProgress
 from .metrics.window import LogWindow
 from .micro_batch import Batch, to_device, trim_prompts
 from .optimization import WeightAverage, build_optimizer, learning_rate_at, trained

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from ..errors import BundleError
 from .checks import AGAIN, DAMAGED, file_name
 from .files import check_sha256, check_size, list_files, read_json_object, sha256_of
-from .golden import GOLDEN_NAME, read_golden
+from .golden_file import GOLDEN_NAME, read_golden
 from .graphs import WEIGHTS_NAME, check_bundle_graphs
 from .manifest import (
     MANIFEST_NAME,

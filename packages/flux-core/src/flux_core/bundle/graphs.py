@@ -14,7 +14,7 @@ from ..errors import BundleError
 from .checks import AGAIN, DAMAGED, ITEM_BYTES, fail, show
 from .manifest import GraphSignature, Manifest, TensorSignature
 from .onnx_header import ExternalTensor, read_graph_header
-from .safetensors_header import StoredTensor, read_safetensors_header
+from .safetensors_header import SafetensorsEntry, read_safetensors_header
 
 WEIGHTS_NAME = "model.safetensors"
 MAX_INTERFACE_BYTES = 2 * 2**30
@@ -36,7 +36,7 @@ def check_bundle_graphs(directory: Path, manifest: Manifest) -> None:
 
 
 def check_graph_files(
-    directory: Path, graphs: Sequence[GraphSignature], weights: Mapping[str, StoredTensor]
+    directory: Path, graphs: Sequence[GraphSignature], weights: Mapping[str, SafetensorsEntry]
 ) -> None:
     """Checks each graph file against its signature and against the weights it refers to."""
     ranges = {(tensor.begin, tensor.end): tensor for tensor in weights.values()}
@@ -102,7 +102,7 @@ def _check_side(
 
 
 def _check_external(
-    where: str, tensor: ExternalTensor, ranges: Mapping[tuple[int, int], StoredTensor]
+    where: str, tensor: ExternalTensor, ranges: Mapping[tuple[int, int], SafetensorsEntry]
 ) -> None:
     """Refuses weights that are not exactly one tensor of the bundle's weight file."""
     if tensor.location != WEIGHTS_NAME:

@@ -50,7 +50,7 @@ _ENTRY = {
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class StoredTensor:
+class SafetensorsEntry:
     """A tensor of a safetensors file: numpy's name of its type, and its bytes within the file."""
 
     dtype: str
@@ -59,7 +59,7 @@ class StoredTensor:
     end: int
 
 
-def read_safetensors_header(path: Path, name: str) -> dict[str, StoredTensor]:
+def read_safetensors_header(path: Path, name: str) -> dict[str, SafetensorsEntry]:
     """Returns the file's tensors by name; reads nothing but the header.
 
     Raises:
@@ -83,7 +83,7 @@ def read_safetensors_header(path: Path, name: str) -> dict[str, StoredTensor]:
     return tensors
 
 
-def _stored(where: str, entry: object, data: int) -> StoredTensor:
+def _stored(where: str, entry: object, data: int) -> SafetensorsEntry:
     fields = record(where, entry, _ENTRY)
     dtype, shape = _DTYPES[fields["dtype"]], fields["shape"]
     begin, end = fields["data_offsets"]
@@ -92,10 +92,10 @@ def _stored(where: str, entry: object, data: int) -> StoredTensor:
             f"{where}: {dtype} {list(shape)} has {math.prod(shape) * ITEM_BYTES[dtype]} bytes, "
             f"data_offsets hold {end - begin}. {DAMAGED}"
         )
-    return StoredTensor(dtype=dtype, shape=shape, begin=data + begin, end=data + end)
+    return SafetensorsEntry(dtype=dtype, shape=shape, begin=data + begin, end=data + end)
 
 
-def _check_cover(tensors: dict[str, StoredTensor], name: str, data: int, size: int) -> None:
+def _check_cover(tensors: dict[str, SafetensorsEntry], name: str, data: int, size: int) -> None:
     """Refuses tensors that overlap or leave a gap, and a file that is longer or shorter."""
     at = data
     for key, tensor in sorted(tensors.items(), key=lambda item: (item[1].begin, item[1].end)):

@@ -8,7 +8,7 @@ json.dumps(unbind(model))                                        # and back agai
 
 from .binding import bind, unbind
 from .loading import load_config
-from .overrides import apply_overrides, read_overrides
+from .overrides import apply_overrides, read_overrides, with_settings
 from .registry import component, config_class, register_components, type_name
 
 __all__ = [
@@ -21,4 +21,5 @@ __all__ = [
     "register_components",
     "type_name",
     "unbind",
+    "with_settings",
 ]

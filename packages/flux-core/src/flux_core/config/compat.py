@@ -1,7 +1,8 @@
-"""FluxVLA's keys that have another name here, or no meaning.
+"""FluxVLA's names that are spelled differently here, and its keys that have no meaning here.
 
-One table, read by `bind` before it looks for unknown keys. A key that a component does have is
-never touched. Every use is warned about once, in the log 'flux.config'.
+`bind` reads `COMPAT` before it looks for unknown keys, and the registry reads `TYPE_NAMES` before
+it looks up a component. A key that a component has itself is never touched. Each use is logged once
+as a warning in 'flux.config', except for names that flux itself wrote into files in the past.
 """
 
 from __future__ import annotations
@@ -19,10 +20,21 @@ logger = logging.getLogger("flux.config")
 
 @dataclass(frozen=True)
 class Renamed:
-    """The key lives on as `new`; `convert` turns its value into the new one."""
+    """The key lives on as `new`; `convert` turns its value into the new one.
+
+    `is_ours`: flux itself wrote the old key into configs and checkpoints, so it is read silently.
+    """
 
     new: str
     convert: Callable[[object], object] = lambda value: value
+    is_ours: bool = False
+
+
+@dataclass(frozen=True)
+class Respelled:
+    """The key stays, but its list may contain old names; `names` maps them to today's."""
+
+    names: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -134,6 +146,7 @@ _FLOW_MATCHING = {
     "params_to_change_dtype": _DTYPE,
     "openpi_fp32_flow": _DTYPE,
     "name_mapping": Dead("the checkpoint's format is detected from its keys"),
+    "num_steps": Renamed("num_inference_steps", is_ours=True),
     "ori_action_dim": Renamed("loss_action_dim"),
     "action_time_mlp_in": Dead("its size follows from proj_width"),
     "action_time_mlp_out": Dead("its size follows from proj_width"),
@@ -147,9 +160,21 @@ _TRAIN_RUNNER = {
     "sampler": Dead("the dataset makes the order", only=(None,)),
     "change_key_name": Dead("the checkpoint's format is detected from its keys"),
 }
+_INFERENCE_RUNNER = {"execute_horizon": Renamed("execution_horizon", is_ours=True)}
+_SAMPLE_KEYS = Respelled({"img_masks": "image_masks"})
 
-# Component, or the section's own key where a section needs no `type`.
-COMPAT: dict[str, Mapping[str, Renamed | Dead | Expanded]] = {
+TYPE_NAMES = {
+    "ParquetPrompter": "TaskPrompter",
+    "PrivatePrompter": "TaskPrompter",
+    "PrivateInferenceDataset": "ObservationTransforms",
+    "DenormalizePrivateAction": "DenormalizeActions",
+}
+"""Old `type` -> today's."""
+
+Rule = Renamed | Respelled | Dead | Expanded
+# Component, or the section's own key where a section needs no `type`. Overrides look a section up
+# by the `type` it is written with, so a rule for a base class lists the derived classes too.
+COMPAT: dict[str, Mapping[str, Rule]] = {
     "ConditionGemmaModel": _GEMMA,
     "GemmaLLMBackbone": _GEMMA_LLM,
     "SigLIPViTBackbone": _SIGLIP,
@@ -157,7 +182,7 @@ COMPAT: dict[str, Mapping[str, Renamed | Dead | Expanded]] = {
     "PI0FlowMatching": _FLOW_MATCHING,
     "PI05FlowMatching": _FLOW_MATCHING,
     "NormalizeStatesAndActions": _USE_QUANTILES,
-    "DenormalizePrivateAction": _USE_QUANTILES,
+    "DenormalizeActions": _USE_QUANTILES,
     "PreparePromptWithState": {"max_state_dim": Dead("the prompt has the state's real dimensions")},
     "ParquetDataset": {
         "statistic_name": Dead("the dataset around it has one"),
@@ -169,6 +194,14 @@ COMPAT: dict[str, Mapping[str, Renamed | Dead | Expanded]] = {
         "dataset_statistics": Dead("statistics are computed from the data", only=(None,)),
     },
     "ProcessParquetInputs": {"embodiment_id": Dead("pi0 has no embodiments", only=(None,))},
+    "DictCollator": {"keys": _SAMPLE_KEYS, "meta_keys": _SAMPLE_KEYS},
+    "InferenceRunner": _INFERENCE_RUNNER,
+    "AlohaInferenceRunner": _INFERENCE_RUNNER,
+    "AlohaRTCInferenceRunner": _INFERENCE_RUNNER,
+    "AlohaSimInferenceRunner": _INFERENCE_RUNNER,
+    "LiberoInferenceRunner": _INFERENCE_RUNNER,
+    "URInferenceRunner": _INFERENCE_RUNNER,
+    "URRTCInferenceRunner": _INFERENCE_RUNNER,
     "TrainRunner": _TRAIN_RUNNER,
     "VLAMetric": {
         "run_dir": Dead("metrics go to the work dir"),
@@ -187,6 +220,23 @@ COMPAT: dict[str, Mapping[str, Renamed | Dead | Expanded]] = {
 }
 
 
+def current_type(name: str) -> str:
+    """Returns today's spelling of a `type`."""
+    return TYPE_NAMES.get(name, name)
+
+
+def renamed_keys(section: Mapping[str, object], key: str) -> dict[str, Renamed]:
+    """Returns the old keys of a section that live on under another name.
+
+    Args:
+        section: a plain node of the tree.
+        key: its own key in the tree, which identifies a section without `type`.
+    """
+    names = (key, current_type(str(section.get("type", ""))))
+    rules = {old: rule for name in names for old, rule in COMPAT.get(name, {}).items()}
+    return {old: rule for old, rule in rules.items() if isinstance(rule, Renamed)}
+
+
 def translate(
     section: Mapping[str, object], names: Iterable[str], fields: Iterable[str], path: str
 ) -> dict[str, object]:
@@ -200,6 +250,7 @@ def translate(
     """
     table = {old: rule for name in names for old, rule in COMPAT.get(name, {}).items()}
     result = _expand(section, table, fields, path)
+    _respell(result, table)
     dead: dict[str, list[str]] = {}
     for old in sorted((table.keys() & result.keys()) - set(fields)):
         rule = table[old]
@@ -233,6 +284,14 @@ def _expand(
     return result
 
 
+def _respell(section: dict[str, object], table: Mapping[str, object]) -> None:
+    """Writes today's names into the lists of names."""
+    for key, rule in table.items():
+        value = section.get(key)
+        if isinstance(rule, Respelled) and isinstance(value, list | tuple):
+            section[key] = [rule.names.get(item, item) for item in value]
+
+
 def _check_ignorable(value: object, old: str, rule: Dead, path: str) -> None:
     if rule.only is not None and value not in rule.only:
         raise ConfigError(f"{path}.{old}: {value!r} is not supported: {rule.reason}")
@@ -244,7 +303,8 @@ def _rename(section: dict[str, object], old: str, rule: Renamed, path: str) -> N
         _warn_once(f"{path}: {old!r} is ignored: {rule.new!r} is given too, and replaces it")
     else:
         section[rule.new] = value
-        _warn_once(f"{path}: {old!r} is now {rule.new!r}; read as {rule.new}={value!r}")
+        if not rule.is_ours:
+            _warn_once(f"{path}: {old!r} is now {rule.new!r}; read as {rule.new}={value!r}")
 
 
 @cache

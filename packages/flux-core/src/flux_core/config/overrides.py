@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import ConfigError
+from .compat import renamed_keys
 from .registry import did_you_mean
 
 logger = logging.getLogger("flux.config")
@@ -69,7 +70,30 @@ def _set(tree: dict[str, Any], key: str, value: Any) -> None:
             node.setdefault(step, {})
         node = node[step]
     where = f"override {key!r}: {'.'.join(parents) or 'the config'}"
-    node[_step(node, last, where, new=True)] = value
+    step = _step(node, last, where, new=True)
+    if isinstance(node, dict):
+        _assign(node, parents[-1] if parents else "", last, value)
+    else:
+        node[step] = value
+
+
+def with_settings(section: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a copy of a section with keys replaced or added, in old or today's spelling."""
+    result = dict(section)
+    for key, value in settings.items():
+        _assign(result, "", key, value)
+    return result
+
+
+def _assign(section: dict[str, Any], name: str, key: str, value: Any) -> None:
+    """Sets `key`, so that of an old and a new spelling only the one that was set last remains."""
+    renamed = renamed_keys(section, name)
+    if (rule := renamed.get(key)) is not None and rule.new in section:
+        key, value = rule.new, rule.convert(value)
+    for old, rule in renamed.items():
+        if rule.new == key:
+            section.pop(old, None)
+    section[key] = value
 
 
 def _may_be_new(node: Any, part: str, depth: int) -> bool:

@@ -17,6 +17,7 @@ from functools import cache
 from importlib.metadata import entry_points
 
 from ..errors import ConfigError, MissingDependencyError
+from .compat import current_type
 
 ENTRY_POINT_GROUP = "flux.components"
 OUR_TABLES = tuple(
@@ -43,6 +44,7 @@ def component(name: str, path: str = "") -> type:
         ConfigError: nobody knows the name; `path` says where it stands in the tree.
         MissingDependencyError: the class needs a package that is not installed.
     """
+    name = current_type(name)
     target = known_components().get(name, name if ":" in name else None)
     if target is None:
         hint = did_you_mean(name, known_components())

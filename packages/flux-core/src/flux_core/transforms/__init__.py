@@ -2,18 +2,18 @@
 
 A sample is a plain dict. The keys transforms speak of:
 
-    images      (C, height, width, 3) uint8, or (C, 3, height, width) float32 once normalised
-    img_masks   (C,) bool, False = this camera is missing
-    states      (state_dim,) float32         actions       (H, action_dim) float32
-    stats       {feature: FeatureStats}      action_masks  (H,) bool
+    images       (C, height, width, 3) uint8, or (C, 3, height, width) float32 once normalised
+    image_masks  (C,) bool, False = this camera is missing
+    states       (state_dim,) float32         actions       (H, action_dim) float32
+    stats        {feature: FeatureStats}      action_masks  (H,) bool
     task_description, prompt   str           lang_tokens, lang_masks   (L,)
-    rng         the sample's own random generator, in training alone
+    rng          the sample's own random generator, in training alone
 
 A transform returns a new dict and never writes into the arrays it was given.
 """
 
 from .actions import (
-    DenormalizePrivateAction,
+    DenormalizeActions,
     NormalizeStatesAndActions,
     PadKeyToDim,
     RelativeActions,
@@ -23,18 +23,17 @@ from .augmentation import AugmentImages
 from .base import Sample, Transform, apply
 from .images import NormalizeImages, ResizeImages, ResizeImagesWithPad, SimpleNormalizeImages
 from .order import check_order
-from .prompts import ParquetPrompter, PreparePromptWithState, PrivatePrompter, ProcessPrompts
+from .prompts import PreparePromptWithState, ProcessPrompts, TaskPrompter
 
 __all__ = [
     "AlohaToPi",
     "AugmentImages",
-    "DenormalizePrivateAction",
+    "DenormalizeActions",
     "NormalizeImages",
     "NormalizeStatesAndActions",
     "PadKeyToDim",
-    "ParquetPrompter",
+    "TaskPrompter",
     "PreparePromptWithState",
-    "PrivatePrompter",
     "ProcessPrompts",
     "RelativeActions",
     "ResizeImages",

@@ -84,7 +84,7 @@ class NormalizeStatesAndActions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DenormalizePrivateAction:
+class DenormalizeActions:
     """Normalised actions back to robot units: cut to `action_dim`, then `x * scale + offset`."""
 
     norm_type: NormType = "mean_std"

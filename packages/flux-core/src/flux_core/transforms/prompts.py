@@ -28,8 +28,8 @@ def state_bins(state: NDArray[np.float32]) -> NDArray[np.int64]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ParquetPrompter:
-    """The pi0 prompt: the cleaned task and a line break.
+class TaskPrompter:
+    """The pi0 prompt, in training and on the robot: the cleaned task and a line break.
 
     `use_conversation` asks OpenVLA's question instead. It was FluxVLA's default in training, though
     never on the robot; here the default is openpi's prompt on both sides.
@@ -45,11 +45,6 @@ class ParquetPrompter:
         else:
             prompt = task + "\n" * self.add_new_line
         return {**sample, "prompt": prompt}
-
-
-@dataclass(frozen=True, kw_only=True)
-class PrivatePrompter(ParquetPrompter):
-    """The same prompt on the robot."""
 
 
 @dataclass(frozen=True, kw_only=True)

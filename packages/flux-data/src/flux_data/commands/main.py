@@ -85,7 +85,7 @@ def _add_pack(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 
 def run_pack(args: argparse.Namespace) -> None:
     """Runs `flux-data pack`."""
-    from ..progress import progress_bars
+    from ..progress_bars import progress_bars
     from ..samples.pack import pack_dataset, verify_cache
 
     resize = _resize_of(args)
@@ -129,7 +129,7 @@ def _add_validate(commands: argparse._SubParsersAction[argparse.ArgumentParser])
 
 def run_validate(args: argparse.Namespace) -> int:
     """Runs `flux-data validate`."""
-    from ..progress import progress_bars
+    from ..progress_bars import progress_bars
     from ..validate.rows import validate
 
     with progress_bars(Console(stderr=True), "episodes") as advance:
@@ -161,7 +161,7 @@ def _add_stats(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def run_stats(args: argparse.Namespace) -> None:
     """Runs `flux-data stats`."""
     from ..info import dataset_stats
-    from ..progress import progress_bars
+    from ..progress_bars import progress_bars
 
     with progress_bars(Console(stderr=True), "episodes") as advance:
         stats = dataset_stats(args.dataset, advance=partial(advance, "episodes"))
@@ -195,7 +195,7 @@ def _add_view(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 
 def run_view(args: argparse.Namespace) -> None:
     """Runs `flux-data view`."""
-    from ..progress import progress_bars
+    from ..progress_bars import progress_bars
     from ..view import write_view
 
     console = Console(stderr=True, highlight=False, soft_wrap=True)

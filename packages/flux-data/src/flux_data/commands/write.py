@@ -13,7 +13,7 @@ from rich.console import Console
 from flux_core.command_line import add_command, print_json
 from flux_core.errors import UsageError
 
-from ..progress import progress_bars
+from ..progress_bars import progress_bars
 
 VERSIONS = ("v2.1", "v3.0")
 ALOHA = "aloha-hdf5"

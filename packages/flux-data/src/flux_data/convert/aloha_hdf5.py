@@ -96,7 +96,9 @@ def convert_aloha_hdf5(
     frames = 0
     with writer:
         jobs = [
-            Job(path=path, folder=writer.staging(str(i)), settings=settings, features=features)
+            ConversionJob(
+                path=path, folder=writer.staging(str(i)), settings=settings, features=features
+            )
             for i, path in enumerate(paths)
         ]
         for done, episode in enumerate(_episodes(jobs, workers), start=1):
@@ -107,7 +109,7 @@ def convert_aloha_hdf5(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class ConversionJob:
     """One file to be read, and where its videos go."""
 
     path: Path
@@ -129,7 +131,7 @@ def _number(part: str) -> tuple[int, str]:
     return (int(part), "") if part.isdigit() else (-1, part)
 
 
-def _episodes(jobs: list[Job], workers: int) -> Iterator[Episode]:
+def _episodes(jobs: list[ConversionJob], workers: int) -> Iterator[Episode]:
     if workers <= 1:
         yield from map(read_episode, jobs)
         return
@@ -169,7 +171,7 @@ def depth_key(camera: str) -> str:
     return f"{video_key(camera)}_depth"
 
 
-def read_episode(job: Job) -> Episode:
+def read_episode(job: ConversionJob) -> Episode:
     """Reads a file; its pictures become videos in the job's folder."""
     with _told(job.path), _opened(job.path) as file:
         return _read_episode(file, job)
@@ -192,7 +194,7 @@ def _told(path: Path) -> Iterator[None]:
         raise DataError(f"{path}: cannot be read ({first_line(error)})") from error
 
 
-def _read_episode(file: Any, job: Job) -> Episode:
+def _read_episode(file: Any, job: ConversionJob) -> Episode:
     settings, path = job.settings, job.path
     names = ["qpos", "action", *(e for e in settings.extras if e != "depth")]
     vectors = {FEATURE_OF[name]: _vectors(file, name, settings) for name in names}

@@ -49,6 +49,7 @@ class DistributedRepeatingDataset:
         name_mappings: Mapping[str, tuple[str, ...]] = field(
             default_factory=lambda: {"observation.state": ("proprio", ACTION)}
         )
+        # Checkpoints and bundles without a name of their own hold their statistics under this one.
         statistic_name: str = "private"
         min_range: float = 0.0
         dim: int | None = None

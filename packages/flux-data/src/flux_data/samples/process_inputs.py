@@ -46,7 +46,7 @@ KEPT = ("stats", "task_description", "action_masks", "rng")
 class ProcessParquetInputs:
     """Copies `parquet_keys` (renamed by `name_mappings`) and decodes the frame of each video key.
 
-    `images` is (C, height, width, 3) uint8 in the order of `video_keys`, `img_masks` is True for
+    `images` is (C, height, width, 3) uint8 in the order of `video_keys`, `image_masks` is True for
     each; `num_padding_imgs` adds black images with mask False. Where a resize follows it is done at
     once, and the transform finds nothing left to do.
     """
@@ -74,7 +74,7 @@ class ProcessParquetInputs:
         padding = [np.zeros_like(frames[0])] * self.num_padding_imgs
         out["camera_names"] = self.video_keys
         out["images"] = np.stack(frames + padding)
-        out["img_masks"] = np.arange(len(frames) + len(padding)) < len(frames)
+        out["image_masks"] = np.arange(len(frames) + len(padding)) < len(frames)
         return out
 
     def _decode(self, sample: Sample) -> list[NDArray[np.uint8]]:

@@ -18,13 +18,13 @@ from flux_core.transforms import (
     NormalizeImages,
     NormalizeStatesAndActions,
     PadKeyToDim,
-    ParquetPrompter,
     PreparePromptWithState,
     ProcessPrompts,
     RelativeActions,
     ResizeImages,
     ResizeImagesWithPad,
     SimpleNormalizeImages,
+    TaskPrompter,
     apply,
     check_order,
 )
@@ -36,7 +36,7 @@ from .read_ahead import make_samples
 
 TrainingTransform = (
     ProcessParquetInputs
-    | ParquetPrompter
+    | TaskPrompter
     | AlohaToPi
     | RelativeActions
     | NormalizeStatesAndActions
@@ -134,9 +134,9 @@ class ParquetDataset:
         self._check_index(index)
         return self.sample(index, np.random.default_rng(index))
 
-    def __getitems__(self, indexs: Sequence[int]) -> list[dict[str, object]]:
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, object]]:
         """The samples of a batch; torch's DataLoader asks for them so."""
-        return make_samples(self.__getitem__, indexs)
+        return make_samples(self.__getitem__, indices)
 
     def sample(self, index: int, rng: np.random.Generator) -> dict[str, object]:
         """The sample after all transforms; what is random in them is drawn from `rng`."""

@@ -1,4 +1,4 @@
-"""Exact statistics and histograms of a dataset's numbers, an episode at a time."""
+"""Computes exact statistics and histograms of a dataset, one episode at a time."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Panel:
 
 
 def pair_dimensions(names: Mapping[str, tuple[str, ...]]) -> tuple[Panel, ...]:
-    """Joins equally named dimensions of different features, in the order in which they come."""
+    """Pairs dimensions of the same name in different features, in order of first appearance."""
     panels: dict[tuple[str, int], dict[str, int]] = {}
     for key, labels in names.items():
         for dim, label in enumerate(labels):
@@ -33,7 +33,7 @@ def pair_dimensions(names: Mapping[str, tuple[str, ...]]) -> tuple[Panel, ...]:
 
 
 class Histograms:
-    """Counts in `NUM_BINS` equal bins between the ends of each panel, (panels, bins) a feature."""
+    """Counts in `NUM_BINS` equal bins over each panel's range: (panels, bins) per feature."""
 
     def __init__(self, panels: Iterable[Panel], ranges: Iterable[tuple[float, float]]) -> None:
         self._panels, self._ranges = tuple(panels), tuple(ranges)
@@ -50,7 +50,7 @@ class Histograms:
 
 
 def panel_range(panel: Panel, stats: Mapping[str, FeatureStats]) -> tuple[float, float]:
-    """Smallest and largest value of a panel; (0, 1) if it has no finite ones."""
+    """Returns the smallest and largest value of a panel; (0, 1) if none is finite."""
     low = min(_finite(stats[key].min[dim], math.inf) for key, dim in panel.dims.items())
     high = max(_finite(stats[key].max[dim], -math.inf) for key, dim in panel.dims.items())
     return (low, high) if low <= high else (0.0, 1.0)

@@ -1,23 +1,40 @@
-"""Lays out the page and writes it piece by piece, so that no more than a frame is held."""
+"""Lays out the page and writes it piece by piece, so that only one frame is in memory."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
 from flux_core.errors import UsageError
+from flux_core.html import (
+    Document,
+    Html,
+    card,
+    cell,
+    data_block,
+    definitions,
+    element,
+    error_line,
+    figure,
+    floats,
+    header,
+    key,
+    line_block,
+    row,
+    section,
+    table,
+)
 
 from ..lerobot.dataset import LeRobotDataset, open_lerobot
 from ..whole_file import whole_file
-from .document import Document, data_block, definitions, floats
-from .figures import decimals, histogram_figure, number, short, stats_table
+from .figures import decimals, formatted_number, histogram_figure, short, stats_table
 from .pictures import PictureReader, cameras_of, check_videos, choose_episodes
 from .survey import Advance, Survey, number_keys, read_numbers, read_survey
 
 SMALLEST, LARGEST = 16, 2160
 """Heights of pictures, in pixels."""
+EPISODE_COLUMNS = ("episode", "task", "frames", "seconds")
 
 
 def write_view(
@@ -34,16 +51,16 @@ def write_view(
     Args:
         root: the dataset.
         out: the file; an older one is replaced.
-        episodes: which have pictures and curves: 'N-M', 'N' of them evenly spread, or None.
+        episodes: which get pictures and curves: 'N-M', 'N' evenly spread, or None for a default.
         height: of the pictures, in pixels.
         announce: called with a line that says which episodes get pictures.
-        advance: called with 'numbers' or 'pictures', what is done of them, and all of them.
+        advance: called with 'numbers' or 'pictures', how many are done, and how many there are.
 
     Returns:
         `out`, `bytes`, `episodes` (the indices with pictures), `num_episodes` and `num_pictures`.
 
     Raises:
-        UsageError: `out`, `episodes` or `height` make no sense.
+        UsageError: `out`, `episodes` or `height` is not valid.
         DataError: the dataset, or a video of these episodes, is missing or damaged, or `out` cannot
             be written.
     """
@@ -80,20 +97,29 @@ def _page(
     height: int,
     advance: Advance,
 ) -> Iterator[str]:
-    document = Document("flux_data.view", "view", "view")
     title = source.root.resolve().name
-    yield document.head(title)
+    document = Document(title, "flux_data.view", style="view.css", scripts=("view.js",))
+    return document.pieces(_body(title, source, survey, positions, height, advance))
+
+
+def _body(
+    title: str,
+    source: LeRobotDataset,
+    survey: Survey,
+    positions: Sequence[int],
+    height: int,
+    advance: Advance,
+) -> Iterator[Html]:
     yield _header(title, source)
     yield _tasks(survey)
-    yield '<p id="error" class="bad" hidden></p><main class="bench">'
-    yield from _episode_table(source, survey, set(positions))
-    yield _player(source)
-    yield "</main>"
+    yield error_line()
+    yield element(
+        "main", _episode_table(source, survey, set(positions)), _player(source), class_="bench"
+    )
     yield _curves(source)
-    yield from _distributions(survey)
+    yield _distributions(survey)
     yield data_block("page-data", _page_data(source, survey))
     yield from _episodes(source, positions, height, advance)
-    yield document.end()
 
 
 def _listed(indices: Sequence[int]) -> str:
@@ -111,124 +137,149 @@ def _shown_things(source: LeRobotDataset) -> str:
     return "pictures and curves" if cameras_of(source) else "curves"
 
 
-def _header(title: str, source: LeRobotDataset) -> str:
+def _header(title: str, source: LeRobotDataset) -> Html:
     seconds = source.num_frames / source.fps
     values = {
         "Episodes": f"{source.num_episodes:,}",
         "Frames": f"{source.num_frames:,}",
         "Hours": f"{seconds / 3600:.3g}",
         "Rate": f"{source.fps:g} fps",
-        "Robot": source.info.get("robot_type") or "not told",
+        "Robot": str(source.info.get("robot_type") or "not stated"),
         "Cameras": len(cameras_of(source)),
-        "LeRobot": source.info["codebase_version"],
+        "LeRobot": str(source.info["codebase_version"]),
     }
-    return f"<header><h1>{escape(title)}</h1>{definitions(values)}</header>\n"
+    return header(title, definitions(values))
 
 
-def _tasks(survey: Survey) -> str:
-    rows = "".join(
-        f"<tr><td>{escape(task.text)}</td><td>{task.num_episodes:,}</td>"
-        f"<td>{task.num_frames:,}</td></tr>"
+def _tasks(survey: Survey) -> Html:
+    rows = (
+        row(map(cell, (task.text, f"{task.num_episodes:,}", f"{task.num_frames:,}")))
         for task in survey.tasks
     )
-    return (
-        '<h2>Tasks</h2><div class="card tasks scroll"><table><thead><tr><th>task</th>'
-        f"<th>episodes</th><th>frames</th></tr></thead><tbody>{rows}</tbody></table></div>\n"
+    return section("Tasks", table(("task", "episodes", "frames"), rows, class_="card tasks"))
+
+
+def _episode_table(source: LeRobotDataset, survey: Survey, shown: set[int]) -> Html:
+    head = (element("button", name, type="button") for name in EPISODE_COLUMNS)
+    rows = (
+        _episode_row(source, position, "; ".join(tasks), position in shown)
+        for position, tasks in enumerate(survey.episode_tasks)
     )
-
-
-def _episode_table(source: LeRobotDataset, survey: Survey, shown: set[int]) -> Iterator[str]:
-    columns = ("episode", "task", "frames", "seconds")
-    head = "".join(f'<th><button type="button">{column}</button></th>' for column in columns)
     listed = _listed([int(source.episode_indices[position]) for position in sorted(shown)])
-    note = f"{len(shown)} of {source.num_episodes:,} with {_shown_things(source)}"
-    yield (
-        f'<section class="episodes"><h2>Episodes <small title="{listed}"><i class="dot"></i>{note}'
-        "</small></h2>"
-        f'<div class="card scroll"><table id="episodes"><thead><tr>{head}</tr></thead><tbody>'
+    words = f"{len(shown)} of {source.num_episodes:,} with {_shown_things(source)}"
+    beside = element("small", element("i", class_="dot"), words, title=listed)
+    episodes = table(head, rows, id="episodes")
+    return section("Episodes", episodes, beside=beside, class_="episodes")
+
+
+def _episode_row(source: LeRobotDataset, position: int, tasks: str, is_shown: bool) -> Html:
+    index, length = int(source.episode_indices[position]), int(source.lengths[position])
+    cells = (
+        cell(index),
+        cell(tasks, title=tasks),
+        cell(length),
+        cell(f"{length / source.fps:.2f}"),
     )
-    for position, tasks in enumerate(survey.episode_tasks):
-        index, length = int(source.episode_indices[position]), int(source.lengths[position])
-        text = escape("; ".join(tasks), quote=True)
-        kind = ' class="shown"' if position in shown else ""
-        yield (
-            f'<tr data-episode="{index}"{kind} tabindex="-1"><td>{index}</td>'
-            f'<td title="{text}">{text}</td><td>{length}</td>'
-            f"<td>{length / source.fps:.2f}</td></tr>\n"
-        )
-    yield "</tbody></table></div></section>\n"
+    return row(cells, class_="shown" if is_shown else None, data_episode=index, tabindex=-1)
 
 
-def _player(source: LeRobotDataset) -> str:
-    cameras = "".join(
-        f"<figure><canvas></canvas><figcaption>{escape(_camera(key))}</figcaption></figure>"
+def _player(source: LeRobotDataset) -> Html:
+    cameras = (
+        element("figure", element("canvas"), element("figcaption", _camera(key)))
         for key in cameras_of(source)
     )
-    speeds = "".join(
-        f'<option value="{speed:g}"{" selected" if speed == 1 else ""}>{speed:g}×</option>'
+    position = element("output", id="position")
+    content = card(
+        element("div", *cameras, id="cameras"),
+        element("p", id="absent", hidden=True),
+        _controls(),
+        element("p", position, _keyboard(), class_="muted row"),
+    )
+    heading = element("span", id="title")
+    return section(heading, content, beside=element("small", id="task"), class_="player")
+
+
+def _controls() -> Html:
+    speeds = (
+        element("option", f"{speed:g}×", value=f"{speed:g}", selected=speed == 1)
         for speed in (0.1, 0.25, 0.5, 1, 2, 4)
     )
-    return (
-        '<section class="player"><h2><span id="title"></span> <small id="task"></small></h2>'
-        f'<div class="card"><div id="cameras">{cameras}</div><p id="absent" hidden></p>'
-        '<div id="controls"><button type="button" id="back" title="one frame back (left arrow)">'
-        f'{_icon("M11 3 5 8l6 5z")}</button><button type="button" id="play" '
-        f'title="play or pause (space)">{_icon("M4 2.5v11l9.5-5.5z", "go")}'
-        f"{_icon('M4 3h3v10H4zM9 3h3v10H9z', 'halt')}</button>"
-        '<button type="button" id="on" title="one frame on (right arrow)">'
-        f"{_icon('M5 3v10l6-5z')}</button>"
-        '<input type="range" id="scrubber" min="0" max="0" value="0" aria-label="frame">'
-        f'<select id="speed" aria-label="speed">{speeds}</select></div>'
-        '<p class="muted row"><output id="position"></output><span class="keys">'
-        "<kbd>←</kbd> <kbd>→</kbd> frame, with <kbd>Shift</kbd> ten · <kbd>Space</kbd> play · "
-        "<kbd>P</kbd> <kbd>N</kbd> episode</span></p></div></section>\n"
+    return element(
+        "div",
+        _button("back", "one frame back (left arrow)", _icon("M11 3 5 8l6 5z")),
+        _button(
+            "play",
+            "play or pause (space)",
+            _icon("M4 2.5v11l9.5-5.5z", "go"),
+            _icon("M4 3h3v10H4zM9 3h3v10H9z", "halt"),
+        ),
+        _button("on", "one frame forward (right arrow)", _icon("M5 3v10l6-5z")),
+        element("input", type="range", id="scrubber", min=0, max=0, value=0, aria_label="frame"),
+        element("select", *speeds, id="speed", aria_label="speed"),
+        id="controls",
     )
 
 
-def _icon(path: str, name: str = "") -> str:
-    return (
-        f'<svg class="icon {name}" viewBox="0 0 16 16" aria-hidden="true"><path d="{path}"/></svg>'
+def _button(id: str, title: str, *icons: Html) -> Html:
+    return element("button", *icons, type="button", id=id, title=title)
+
+
+def _icon(path: str, name: str = "") -> Html:
+    shape = element("path", d=path)
+    return element(
+        "svg", shape, class_=f"icon {name}".strip(), viewBox="0 0 16 16", aria_hidden="true"
     )
+
+
+def _keyboard() -> Html:
+    """What the keys do."""
+    left, right, shift, space, previous, following = (
+        element("kbd", name) for name in ("←", "→", "Shift", "Space", "P", "N")
+    )
+    words = (left, " ", right, " frame, with ", shift, " ten · ", space, " play · ")
+    return element("span", *words, previous, " ", following, " episode", class_="keys")
 
 
 def _camera(key: str) -> str:
     return key.removeprefix("observation.images.")
 
 
-def _key(keys: Sequence[str], note: str) -> str:
-    entries = "".join(f'<span><i class="{short(key)}"></i>{short(key)}</span>' for key in keys)
-    return f'<div class="key">{entries}<span class="note">{note}</span></div>'
-
-
-def _curves(source: LeRobotDataset) -> str:
+def _curves(source: LeRobotDataset) -> Html:
     keys = number_keys(source)
     if not keys:
-        return ""
-    names = " and ".join(short(key) for key in keys).capitalize()
-    note = '<output id="moment"></output>'
-    return (
-        f'<section id="curves"><h2>{names} <small id="curves-of"></small></h2>'
-        f'<div class="card">{_key(keys, note)}<div class="grid"></div></div></section>\n'
-    )
+        return Html()
+    names = [short(name) for name in keys]
+    legend = key(dict(zip(names, names, strict=True)), element("output", id="moment"))
+    content = card(legend, element("div", class_="grid"))
+    title, beside = " and ".join(names).capitalize(), element("small", id="curves-of")
+    return section(title, content, beside=beside, id="curves")
 
 
-def _distributions(survey: Survey) -> Iterator[str]:
+def _distributions(survey: Survey) -> Html:
     if not survey.panels:
-        return
-    note = "Height: square root of the count. Line below: q01 to q99, tick: mean."
-    yield (
-        "<section><h2>Distributions <small>over all episodes</small></h2>"
-        f'<div class="card">{_key(tuple(survey.stats), note)}<div class="grid wide">'
+        return Html()
+    figures = (_distribution(survey, position) for position in range(len(survey.panels)))
+    names = [short(name) for name in survey.stats]
+    words = "Height: square root of the count. Line below: q01 to q99, tick: mean."
+    content = card(
+        key(dict(zip(names, names, strict=True)), words),
+        element("div", *figures, class_="grid wide"),
     )
-    for row, (panel, ends) in enumerate(zip(survey.panels, survey.ranges, strict=True)):
-        places = decimals(ends[1] - ends[0])
-        low, high = (number(end, places) for end in ends)
-        yield (
-            f'<figure class="distribution"><figcaption>{escape(panel.name)}</figcaption>'
-            f'{histogram_figure(survey, row)}<div class="row ends"><span>{low}</span>'
-            f"<span>{high}</span></div>{stats_table(panel, survey, ends)}</figure>\n"
-        )
-    yield "</div></div></section>\n"
+    beside = element("small", "over all episodes")
+    return section("Distributions", content, beside=beside)
+
+
+def _distribution(survey: Survey, position: int) -> Html:
+    panel, ends = survey.panels[position], survey.ranges[position]
+    places = decimals(ends[1] - ends[0])
+    numbers = (element("span", formatted_number(end, places)) for end in ends)
+    return figure(
+        panel.name,
+        histogram_figure(survey, position),
+        element("div", *numbers, class_="row ends"),
+        stats_table(panel, survey, ends),
+        class_="distribution",
+    )
 
 
 def _page_data(source: LeRobotDataset, survey: Survey) -> dict[str, Any]:
@@ -245,17 +296,20 @@ def _page_data(source: LeRobotDataset, survey: Survey) -> dict[str, Any]:
 
 def _episodes(
     source: LeRobotDataset, positions: Sequence[int], height: int, advance: Advance
-) -> Iterator[str]:
-    """Curves and pictures of each episode, as blocks of data that the script reads when asked."""
+) -> Iterator[Html]:
+    """Yields curves and pictures of each episode, as blocks that the script reads when asked."""
     reader = PictureReader(source, height)
     done, total = 0, int(source.lengths[list(positions)].sum())
+
+    def lines(position: int) -> Iterator[str]:
+        nonlocal done
+        for pictures in reader.episode(position):
+            yield " ".join(pictures)
+            done += 1
+            advance("pictures", done, total)
+
     for position in positions:
         index = int(source.episode_indices[position])
         numbers = {short(k): floats(v) for k, v in read_numbers(source, position).items()}
         yield data_block(f"episode-{index}", {"frames": int(source.lengths[position]), **numbers})
-        yield f'<script type="text/plain" id="pictures-{index}">'
-        for frame, pictures in enumerate(reader.episode(position)):
-            yield ("\n" if frame else "") + " ".join(pictures)
-            done += 1
-            advance("pictures", done, total)
-        yield "</script>\n"
+        yield from line_block(f"pictures-{index}", lines(position))

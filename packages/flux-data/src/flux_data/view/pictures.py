@@ -1,4 +1,4 @@
-"""The pictures on the page: which episodes have some, and each frame as a small WebP."""
+"""Chooses the episodes that get pictures, and encodes each frame as a small WebP."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from ..video.reader import VideoReader
 
 DEFAULT_EPISODES = 8
 MAX_DEFAULT_PICTURES = 12_000
-"""About 60 MB of them: what a browser opens at once."""
-# WebP takes two thirds of the space of JPEG that looks the same.
+"""About 60 MB: a page that a browser opens without delay."""
+# WebP takes two thirds of the space of a JPEG of the same quality.
 QUALITY, EFFORT = 75, 2
 
 
 def cameras_of(source: LeRobotDataset) -> tuple[str, ...]:
-    """The features with pictures."""
+    """Returns the features that are pictures."""
     return (*source.video_keys, *source.image_keys)
 
 
 def choose_episodes(source: LeRobotDataset, wanted: str | None) -> list[int]:
-    """The positions of the episodes with pictures.
+    """Returns the positions of the episodes that get pictures.
 
     Args:
         source: the dataset.
-        wanted: 'N-M', the first and last episode index; 'N', how many, evenly spread; None for a
-            page of a moderate size.
+        wanted: 'N-M', the first and last episode index; 'N', how many, evenly spread; None for as
+            many as make a page of moderate size.
 
     Raises:
         UsageError: there are no such episodes.
@@ -73,7 +73,7 @@ def _spread(num_episodes: int, count: int) -> list[int]:
 
 
 def check_videos(source: LeRobotDataset, positions: Sequence[int]) -> None:
-    """Refuses the first video file that is missing, before anything slow."""
+    """Raises an error for the first missing video file, before anything slow."""
     for position in positions:
         for key in source.video_keys:
             path = source.video(key, position).path
@@ -83,10 +83,10 @@ def check_videos(source: LeRobotDataset, positions: Sequence[int]) -> None:
 
 
 class PictureReader:
-    """Yields the frames of an episode, every camera's at once."""
+    """Yields the frames of an episode, those of all cameras together."""
 
     def __init__(self, source: LeRobotDataset, height: int) -> None:
-        """`height` is that of the pictures; smaller ones are left as they are."""
+        """`height` is in pixels; smaller pictures keep their size."""
         self._source, self._height = source, height
         self._videos = VideoReader(max_open=max(len(source.video_keys), 1))
         self._threads = ThreadPoolExecutor(max(len(cameras_of(source)), 1), "view")

@@ -1,4 +1,4 @@
-"""Reads the numbers of a whole dataset, an episode at a time: what the page says of all of it."""
+"""Reads the numbers of a whole dataset, one episode at a time, for the page's statistics."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..lerobot.statistics import ACTION, STATE, RunningStats, dimension_names
 from .distribution import Histograms, Panel, pair_dimensions, panel_range
 
 Advance = Callable[[str, int, int], None]
-"""Called with what is being done, how much of it is done, and how much there is."""
+"""Called with the name of the work, how much of it is done, and how much there is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,7 @@ class TaskCount:
 
 @dataclass(frozen=True, kw_only=True)
 class Survey:
-    """What all episodes together hold.
+    """The numbers and tasks of all episodes together.
 
     Attributes:
         episode_tasks: the texts of each episode's tasks, by position.
@@ -39,8 +39,8 @@ class Survey:
         panels: the quantities, state and action of one name together.
         ranges: smallest and largest value of each panel.
         stats: feature key -> statistics of its finite values.
-        num_not_finite: feature key -> values left out of them, (dim,).
-        counts: feature key -> histogram between the ends of `ranges`, (panels, bins).
+        num_not_finite: feature key -> number of values left out as not finite, (dim,).
+        counts: feature key -> histogram over each panel's range, (panels, bins).
     """
 
     episode_tasks: tuple[tuple[str, ...], ...]
@@ -53,15 +53,15 @@ class Survey:
 
 
 def number_keys(source: LeRobotDataset) -> tuple[str, ...]:
-    """State and action, as far as the dataset has them."""
+    """Returns those of state and action that the dataset has."""
     return tuple(key for key in (STATE, ACTION) if key in source.info["features"])
 
 
 def read_numbers(source: LeRobotDataset, position: int) -> dict[str, NDArray[np.float64]]:
-    """State and action of one episode, (frames, dim) each.
+    """Returns state and action of one episode, (frames, dim) each.
 
     Raises:
-        DataError: they have not as many dimensions as info.json says, or cannot be read.
+        DataError: the number of dimensions differs from info.json's, or the file cannot be read.
     """
     numbers = {}
     columns = _read(source, position)
@@ -81,7 +81,7 @@ def _read(source: LeRobotDataset, position: int) -> Columns:
 
 
 def read_survey(source: LeRobotDataset, advance: Advance) -> Survey:
-    """Reads every episode twice: for the statistics, then for the histograms between their ends."""
+    """Reads every episode twice: for the statistics, then for histograms over their ranges."""
     running = {
         key: RunningStats(_dim(source, key), source.num_frames) for key in number_keys(source)
     }
@@ -110,7 +110,7 @@ def read_survey(source: LeRobotDataset, advance: Advance) -> Survey:
 
 
 class _Tasks:
-    """Counts tasks; one that the metadata lacks is told apart by its number."""
+    """Counts tasks; a task that the metadata lacks is identified by its number."""
 
     def __init__(self, texts: Mapping[int, str]) -> None:
         self._texts = {index: str(text) for index, text in texts.items()}

@@ -4,7 +4,7 @@
   const AHEAD = 8; // frames decoded before they are due
   const HEIGHT = 100; // of a curve, in the units of its drawing
   const PADDING = 0.06; // of a curve's range, above and below
-  const LEAST_SHARE = 0.02; // of the dataset's range: less than that is not blown up
+  const LEAST_SHARE = 0.02; // of the dataset's range: a smaller range is not enlarged
 
   const { byId, root, shown, make, readJson, clamp, written, floats } = flux;
   const page = readJson("page-data");
@@ -14,11 +14,11 @@
     [...document.querySelectorAll("#episodes tbody tr")].map((row) => [row.dataset.episode, row]),
   );
 
-  // ---- Pictures: a frame is shown when those of all cameras are decoded, never one alone.
+  // ---- Pictures: a frame is shown once the pictures of all cameras are decoded.
 
   let episode = null; // {index, frames, lines, state, action}; frames is 0 without pictures
-  let frame = 0; // that is drawn
-  let asked = 0; // that is drawn next
+  let frame = 0; // the one on the page
+  let asked = 0; // the one to draw next
   let decoded = new Map(); // frame -> promise of its pictures
   let wanted = null;
   let isDrawing = false;
@@ -309,7 +309,7 @@
     document.querySelector("#episodes tbody").append(...keyed.map(([, row]) => row));
   };
 
-  // ---- What the visitor does
+  // ---- The visitor's actions
 
   const body = document.querySelector("#episodes tbody");
   body.addEventListener("click", (event) => {

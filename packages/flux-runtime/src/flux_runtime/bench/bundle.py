@@ -48,8 +48,8 @@ def bundle_to_bench(args: argparse.Namespace) -> Iterator[Bundle]:
 
 def _export(model: str, size: str, precision: str, out: Path) -> None:
     try:
+        from ..export.export_progress import shown_progress
         from ..export.options import ExportOptions
-        from ..export.progress import shown_progress
         from ..export.random_weights import random_policy
         from ..export.writer import export_bundle
     except ImportError as error:

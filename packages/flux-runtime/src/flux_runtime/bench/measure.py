@@ -18,7 +18,7 @@ from flux_core.robots import robot_spec
 from flux_core.types import Observation
 
 from ..control.latency import Histogram, histogram_of, percentile
-from ..engines.golden import replay_golden
+from ..engines.golden_replay import replay_golden
 from ..engines.graph_inputs import user_inputs
 from ..engines.names import CARD_ENGINES
 from ..engines.opening import choose_engine, engine_tolerance, open_flow_policy

@@ -107,7 +107,7 @@ def costs_of(bundle: Bundle) -> dict[str, dict[str, float]] | None:
 
 
 def floor_ms(
-    costs: Mapping[str, Mapping[str, float]], speeds: Speeds, num_steps: int
+    costs: Mapping[str, Mapping[str, float]], speeds: Speeds, num_inference_steps: int
 ) -> dict[str, float]:
     """Least milliseconds of `prefix`, `step` and, of a whole inference, `total`."""
 
@@ -117,7 +117,7 @@ def floor_ms(
         return 1e3 * max(memory_s, arithmetic_s)
 
     stages = {name: stage_ms(cost) for name, cost in costs.items()}
-    return {**stages, "total": stages["prefix"] + num_steps * stages["step"]}
+    return {**stages, "total": stages["prefix"] + num_inference_steps * stages["step"]}
 
 
 def hardware() -> dict[str, Any]:

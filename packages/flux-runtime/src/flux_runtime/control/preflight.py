@@ -13,7 +13,7 @@ from flux_core.errors import BundleError, RobotError
 from flux_core.robots import RobotSpec
 from flux_core.types import Observation
 
-from ..engines.golden import GoldenResult, InferencePolicy, replay_golden
+from ..engines.golden_replay import GoldenResult, InferencePolicy, replay_golden
 from ..engines.graph_inputs import user_inputs
 
 

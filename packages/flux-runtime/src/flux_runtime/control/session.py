@@ -13,7 +13,7 @@ from flux_core.errors import BundleError, RobotError, UsageError
 from flux_core.robots import RobotSpec
 
 from ..engines.core import load_core
-from ..engines.golden import GoldenResult
+from ..engines.golden_replay import GoldenResult
 from ..engines.names import AUTO
 from ..engines.opening import (
     DEFAULT_THREADS,

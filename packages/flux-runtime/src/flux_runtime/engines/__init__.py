@@ -8,7 +8,7 @@ from flux_core.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from .core import load_core as load_core
-    from .golden import replay_golden as replay_golden
+    from .golden_replay import replay_golden as replay_golden
     from .graph_inputs import user_inputs as user_inputs
     from .names import AUTO as AUTO
     from .names import ENGINES as ENGINES
@@ -22,7 +22,7 @@ __getattr__, __dir__ = lazy_exports(
     __name__,
     {
         "core": ("load_core",),
-        "golden": ("replay_golden",),
+        "golden_replay": ("replay_golden",),
         "graph_inputs": ("user_inputs",),
         "names": ("AUTO", "ENGINES", "EngineName"),
         "opening": ("engine_tolerance", "open_flow_policy"),

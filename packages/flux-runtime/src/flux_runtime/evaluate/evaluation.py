@@ -9,7 +9,7 @@ from flux_core.bundle import Bundle
 from flux_core.robots import robot_spec
 
 from ..control.preflight import check_bundle_fits
-from .evaluator import Job, Played
+from .evaluator import EpisodeJob, Played
 from .options import EvaluationOptions, check_outputs
 from .page import PageData, write_page
 from .score import score
@@ -42,10 +42,10 @@ def evaluate(
     tasks = select_tasks(suite, options.tasks)
     first = suite.first_seed if options.seed is None else options.seed
     seeds = range(first, first + options.episodes)
-    jobs = [Job(task=task, seed=seed) for task in range(len(tasks)) for seed in seeds]
+    jobs = [EpisodeJob(task=task, seed=seed) for task in range(len(tasks)) for seed in seeds]
     with Workers(options) as workers:
-        played: dict[Job, Played] = {}
-        files: dict[Job, Path] = {}
+        played: dict[EpisodeJob, Played] = {}
+        files: dict[EpisodeJob, Path] = {}
         for episode in workers.play(jobs):
             if options.video is not None and episode.video:
                 files[episode.job] = _write_video(options.video, tasks, episode)

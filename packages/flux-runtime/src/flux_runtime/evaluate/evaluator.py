@@ -19,7 +19,7 @@ logger = logging.getLogger("flux.evaluate")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class EpisodeJob:
     """One episode: the task's index among those evaluated, and the seed."""
 
     task: int
@@ -37,7 +37,7 @@ class Played:
         video: an MP4, if it was filmed.
     """
 
-    job: Job
+    job: EpisodeJob
     result: EpisodeResult
     facts: Mapping[str, object]
     video: bytes | None = None
@@ -55,7 +55,7 @@ class Evaluator:
         self._policy: OpenedPolicy | None = None
         self._current: tuple[int, Session] | None = None
 
-    def play(self, job: Job) -> Played:
+    def play(self, job: EpisodeJob) -> Played:
         """Plays one episode, and films it if `--video` asks for all videos."""
         session = self._session(job.task)
         result = drive(session, job.seed, hold_ticks=self._suite.hold_ticks)

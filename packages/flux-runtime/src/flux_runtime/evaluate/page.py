@@ -2,27 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import Any
 
 from flux_core.bundle import Manifest
+from flux_core.html import (
+    Document,
+    Html,
+    cell,
+    element,
+    header,
+    interval_bar,
+    note,
+    row,
+    section,
+    table,
+)
 
 from ..report import write_text
 from ..report.parts import (
-    cell,
-    definitions,
-    heading,
-    interval_bar,
-    page,
+    episode_table,
+    episode_video,
+    headline,
+    milliseconds,
     provenance,
     rate_card,
-    table,
-    video_figure,
 )
-from .evaluator import Job, Played
+from .evaluator import EpisodeJob, Played
+
+RATE_COLUMNS = ("episodes", "rate", "95% interval", "0 to 100%")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +49,7 @@ class PageData:
 
     report: Mapping[str, Any]
     played: Sequence[Played]
-    videos: Mapping[Job, bytes | None]
+    videos: Mapping[EpisodeJob, bytes | None]
     robot: str
     manifest: Manifest
 
@@ -51,87 +61,78 @@ def write_page(path: Path, data: PageData) -> None:
 
 def render_page(data: PageData) -> str:
     """Returns the page."""
+    title = f"{data.report['suite']}: evaluation"
+    return Document(title, "flux_runtime.report", style="report.css").render(_body(data))
+
+
+def _body(data: PageData) -> Iterator[Html]:
     report = data.report
     words = (
         f"{data.robot} · {report['num_episodes']} episodes · seeds {report['seeds'][0]} to "
         f"{report['seeds'][-1]} · engine {report['engine']} · {report['mode']}"
     )
-    title = str(report["suite"])
-    sections = [
-        _headline(report),
-        _rates("Stages", report["stages"]),
-        _tasks(report),
-        _videos(data),
-        _episodes(report),
-        provenance(data.manifest, report),
-    ]
-    return page(f"{title}: evaluation", heading(title, words), filter(None, sections))
+    yield header(str(report["suite"]), note(words))
+    yield _headline(report)
+    yield _stages(report)
+    yield _tasks(report)
+    yield _videos(data)
+    yield episode_table(report["episodes"])
+    yield provenance(data.manifest, report)
 
 
-def _headline(report: Mapping[str, Any]) -> str:
+def _headline(report: Mapping[str, Any]) -> Html:
     count = report["num_episodes"]
-    cards = [rate_card("Success", report["success_rate"], report["ci95"], count)]
+    rates = [rate_card("Success", report["success_rate"], report["ci95"], count)]
     if "strict_success_rate" in report:
         rate, interval = report["strict_success_rate"], report["strict_ci95"]
-        cards.append(rate_card("Strict success, held at the end", rate, interval, count))
-    inference = report["inference_p50_ms"]
-    values = {
+        rates.append(rate_card("Strict success, held at the end", rate, interval, count))
+    figures = {
         "Tasks": len(report["tasks"]),
         "Ticks": report["ticks"],
-        "Inference p50": "-" if inference is None else f"{inference:.1f} ms",
+        "Inference p50": milliseconds(report["inference_p50_ms"]),
         "Sent beyond limits": report["commands_out_of_limit"],
     }
-    cards.append(f'<div class="card wide">{definitions(values)}</div>')
-    return f'<section class="headline">{"".join(cards)}</section>'
+    return headline(rates, figures)
 
 
-def _rates(title: str, rates: Mapping[str, Mapping[str, Any]]) -> str:
-    """Returns a table of rates with their intervals."""
-    if not rates:
-        return ""
+def _stages(report: Mapping[str, Any]) -> Html:
+    stages = report["stages"]
+    if not stages:
+        return Html()
     rows = (
-        _rate_row(name.replace("_", " "), rate["count"], rate["num_episodes"], rate)
-        for name, rate in rates.items()
+        _rate_row(name.replace("_", " "), rate["count"], rate["num_episodes"], rate["ci95"])
+        for name, rate in stages.items()
     )
-    head = (title, "count", "episodes", "rate", "95% interval", "0 to 100%")
-    return f"<h2>{escape(title)}</h2>{table(head, rows)}"
+    return section("Stages", table(("stage", "count", *RATE_COLUMNS), rows))
 
 
-def _tasks(report: Mapping[str, Any]) -> str:
+def _tasks(report: Mapping[str, Any]) -> Html:
     if len(report["tasks"]) == 1:
-        return ""
+        return Html()
     rows = (
-        _rate_row(task["prompt"], task["num_successes"], task["num_episodes"], task)
+        _rate_row(task["prompt"], task["num_successes"], task["num_episodes"], task["ci95"])
         for task in report["tasks"]
     )
-    head = ("Task", "successes", "episodes", "rate", "95% interval", "0 to 100%")
-    return f"<h2>Tasks</h2>{table(head, rows)}"
+    return section("Tasks", table(("task", "successes", *RATE_COLUMNS), rows))
 
 
-def _rate_row(name: str, count: int, total: int, rate: Mapping[str, Any]) -> str:
-    low, high = rate["ci95"]
-    value = count / total
-    cells = (name, count, total, f"{value:.0%}", f"{low:.0%} to {high:.0%}")
-    bar = f'<td class="bar">{interval_bar(value, rate["ci95"])}</td>'
-    return "".join(map(cell, cells)) + bar
+def _rate_row(name: str, count: int, total: int, interval: Sequence[float]) -> Html:
+    low, high = interval
+    rate = count / total
+    bar = interval_bar(rate, low, high)
+    return row(map(cell, (name, count, total, f"{rate:.0%}", f"{low:.0%} to {high:.0%}", bar)))
 
 
-def _videos(data: PageData) -> str:
+def _videos(data: PageData) -> Html:
     figures = [
-        video_figure(video, episode.result, str(episode.facts["prompt"]))
+        episode_video(video, episode.result, str(episode.facts["prompt"]))
         for episode in data.played
         if (video := data.videos.get(episode.job))
     ]
     if not figures:
-        return ""
-    return (
-        "<h2>Some failures and some successes</h2><p class='muted'>The first of each, played again "
-        f"from the commands sent.</p><section class='videos'>{''.join(figures)}</section>"
+        return Html()
+    return section(
+        "Some failures and some successes",
+        element("div", *figures, class_="videos"),
+        beside=element("small", "the first of each, replayed from the commands sent"),
     )
-
-
-def _episodes(report: Mapping[str, Any]) -> str:
-    rows = report["episodes"]
-    columns = list(rows[0])
-    cells = ("".join(cell(row[column]) for column in columns) for row in rows)
-    return f"<h2>Episodes</h2>{table(columns, cells)}"

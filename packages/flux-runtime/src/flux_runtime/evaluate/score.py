@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ..control.episode import EpisodeResult
 from ..control.success import wilson_interval
-from ..run.summary import collect_histograms, summarize
+from ..run.episode_totals import collect_histograms, summarize
 from .evaluator import Played
 from .suites import Suite, SuiteTask
 

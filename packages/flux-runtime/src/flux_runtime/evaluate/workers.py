@@ -11,7 +11,7 @@ from types import TracebackType
 
 from flux_core.errors import RobotError
 
-from .evaluator import Evaluator, Job, Played
+from .evaluator import EpisodeJob, Evaluator, Played
 from .options import EvaluationOptions
 
 
@@ -46,7 +46,7 @@ class Workers:
         if self._executor is not None:
             self._executor.shutdown(wait=error is None, cancel_futures=True)
 
-    def play(self, jobs: Sequence[Job]) -> Iterator[Played]:
+    def play(self, jobs: Sequence[EpisodeJob]) -> Iterator[Played]:
         """Yields the episodes as they end.
 
         Raises:
@@ -84,7 +84,7 @@ def _initialize(options: EvaluationOptions) -> None:
     _evaluator = Evaluator(options)
 
 
-def _play(job: Job) -> Played:
+def _play(job: EpisodeJob) -> Played:
     assert _evaluator is not None
     return _evaluator.play(job)
 

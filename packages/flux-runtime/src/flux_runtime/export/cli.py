@@ -45,7 +45,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--opset", type=int, help="20, 22 or 24 (default: 20; 22 for bf16, fp16 and fp8)"
     )
     parser.add_argument(
-        "--num-steps", type=int, metavar="N", help="Euler steps (default: the checkpoint's)"
+        "--num-steps",
+        dest="num_inference_steps",
+        type=int,
+        metavar="N",
+        help="Euler steps (default: the checkpoint's)",
     )
     parser.add_argument(
         "--cameras", nargs="+", metavar="NAME", help="the robot's, if it lacks some of training's"
@@ -116,7 +120,7 @@ def export(args: argparse.Namespace) -> None:
     """Runs the command."""
     from rich.console import Console
 
-    from .progress import shown_progress
+    from .export_progress import shown_progress
 
     console = Console(stderr=True)
     if args.out is None and (args.checkpoint.is_dir() or not args.checkpoint.suffix):
@@ -134,7 +138,7 @@ def export(args: argparse.Namespace) -> None:
             report,
             precision=args.precision,
             opset=args.opset,
-            num_steps=args.num_steps,
+            num_inference_steps=args.num_inference_steps,
             cameras=None if args.cameras is None else tuple(args.cameras),
             prompt_tokens=tuple(args.prompt_tokens),
             calibrate=args.calibrate,

@@ -14,13 +14,13 @@ from flux_core.models.pi import PI05FlowMatching
 class StepIndex(nn.Module):
     """Times to the number of the step: k / N to k."""
 
-    def __init__(self, num_steps: int) -> None:
+    def __init__(self, num_inference_steps: int) -> None:
         super().__init__()
-        self.num_steps = num_steps
+        self.num_inference_steps = num_inference_steps
 
     def forward(self, t: Tensor) -> Tensor:
         """(B, H) float32 -> (B, H) int64."""
-        return (t * self.num_steps).round().long()
+        return (t * self.num_inference_steps).round().long()
 
 
 class StepTable(nn.Module):
@@ -70,23 +70,23 @@ def precompute_angles(model: PI0FlowMatching, num_positions: int) -> None:
 
 
 @torch.no_grad()
-def precompute_times(model: PI0FlowMatching, num_steps: int) -> None:
+def precompute_times(model: PI0FlowMatching, num_inference_steps: int) -> None:
     """Makes tables of everything in the expert that the time decides, for the times k / N.
 
     That is exact where a float32 sine would not be, and spares pi0.5 a quarter of its expert's
     weights: the projections of the time in every norm. Steps of a known prefix (real-time chunking)
     stay right: their time is 0, which is one of the k / N.
     """
-    times = torch.arange(num_steps + 1, dtype=torch.float32)[None] / num_steps
+    times = torch.arange(num_inference_steps + 1, dtype=torch.float32)[None] / num_inference_steps
     if not isinstance(model, PI05FlowMatching):
         table = StepTable(model.time_embedding(times)[0])
-        model.time_embedding = nn.Sequential(StepIndex(num_steps), table)
+        model.time_embedding = nn.Sequential(StepIndex(num_inference_steps), table)
         return
     condition = model.condition(times, torch.float32)[0]
     for module in model.llm_expert.modules():
         if isinstance(module, AdaRMSNorm):
             module.add_module("dense", StepTable(module.dense(condition)))
-    model.step_index = StepIndex(num_steps)
+    model.step_index = StepIndex(num_inference_steps)
 
 
 class PrefixGraph(nn.Module):
@@ -124,10 +124,10 @@ class DenoiseGraph(nn.Module):
     `padding_to_zero`). Both are float32 in every precision.
     """
 
-    def __init__(self, model: PI0FlowMatching, num_steps: int, action_dims: int) -> None:
+    def __init__(self, model: PI0FlowMatching, num_inference_steps: int, action_dims: int) -> None:
         super().__init__()
         self.model = model
-        self.num_steps, self.action_dims = num_steps, action_dims
+        self.num_inference_steps, self.action_dims = num_inference_steps, action_dims
 
     def forward(
         self, state: Tensor | None, x_t: Tensor, t: Tensor, pad_masks: Tensor, *cache: Tensor
@@ -137,7 +137,9 @@ class DenoiseGraph(nn.Module):
             state, x_t, t, PrefixCache(cache[0::2], cache[1::2], pad_masks)
         )
         velocity = padding_to_zero(velocity, x_t, t, self.action_dims)
-        t_next = ((t * self.num_steps - 1.0).round() / self.num_steps).clamp(min=0.0)
+        t_next = ((t * self.num_inference_steps - 1.0).round() / self.num_inference_steps).clamp(
+            min=0.0
+        )
         return x_t + (t_next - t)[..., None] * velocity, t_next
 
 

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from flux_core.config import unbind
+from flux_core.config import bind, unbind
 from flux_core.deployment import InferenceRunner
 from flux_core.errors import UsageError
+from flux_core.models import PI0FlowMatching
 from flux_core.transforms import NormalizeImages
 
 from .policy import TrainedPolicy
@@ -22,7 +23,7 @@ class ExportOptions:
     Attributes:
         precision: what the network is computed in; see `precision.py`.
         opset: of the graphs; None for the one that suits the precision.
-        num_steps: Euler steps from noise to actions; None for the checkpoint's.
+        num_inference_steps: Euler steps from noise to actions; None for the checkpoint's.
         cameras: those that the robot has, None for all of the checkpoint's. The others are masked,
             which is the same as leaving them out: that is what is exported.
         prompt_tokens: lengths of prompts for which the bundle gets graphs of their own. A shorter
@@ -33,7 +34,7 @@ class ExportOptions:
 
     precision: Precision = "fp32"
     opset: int | None = None
-    num_steps: int | None = None
+    num_inference_steps: int | None = None
     cameras: tuple[str, ...] | None = None
     prompt_tokens: tuple[int, ...] = ()
     calibrate: str | None = None
@@ -53,8 +54,8 @@ class ExportOptions:
                 f"--opset: {self.precision} needs {DEFAULT_OPSETS[self.precision]} or later, got "
                 f"{self.opset}"
             )
-        if self.num_steps is not None and not 1 <= self.num_steps <= 1000:
-            raise UsageError(f"--num-steps: expected 1 to 1000, got {self.num_steps}")
+        if self.num_inference_steps is not None and not 1 <= self.num_inference_steps <= 1000:
+            raise UsageError(f"--num-steps: expected 1 to 1000, got {self.num_inference_steps}")
         if any(tokens < 1 for tokens in self.prompt_tokens):
             raise UsageError(f"--prompt-tokens: expected at least 1, got {self.prompt_tokens}")
         if (self.precision == "fp8") != (self.calibrate is not None):
@@ -75,10 +76,12 @@ class ExportOptions:
 
 def apply_options(policy: TrainedPolicy, options: ExportOptions) -> TrainedPolicy:
     """Returns the policy with the cameras and the number of steps of `options`."""
-    if options.num_steps is not None:
+    if options.num_inference_steps is not None:
         model = policy.model
-        model.config = replace(model.config, num_steps=options.num_steps)
-        section = {**policy.config["model"], "num_steps": options.num_steps}
+        model.config = replace(model.config, num_inference_steps=options.num_inference_steps)
+        # Bound first, so that a key of an older checkpoint does not stay beside today's.
+        trained = bind(PI0FlowMatching.Config, policy.config["model"], "model")
+        section = unbind(replace(trained, num_inference_steps=options.num_inference_steps))
         policy = replace(policy, config={**policy.config, "model": section})
     if options.cameras is not None:
         inference = with_cameras(policy.inference, options.cameras)

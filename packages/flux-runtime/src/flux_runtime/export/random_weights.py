@@ -56,13 +56,13 @@ def fill_with_noise(model: torch.nn.Module) -> None:
 
 
 def _inference(kind: Kind, image_size: int, action_dim: int) -> dict[str, object]:
-    prompter = "PrivatePrompter" if kind == "pi0" else "PreparePromptWithState"
+    prompter = "TaskPrompter" if kind == "pi0" else "PreparePromptWithState"
     tokenizer = unbind(ByteTokenizer())
     return {
         "type": AlohaInferenceRunner.__name__,
         "task_descriptions": {"0": TASK},
         "dataset": {
-            "type": "PrivateInferenceDataset",
+            "type": "ObservationTransforms",
             "img_keys": list(robot_spec("aloha").cameras[:CAMERAS]),
             "transforms": [
                 {"type": "NormalizeStatesAndActions", "norm_type": "mean_std"},
@@ -73,5 +73,5 @@ def _inference(kind: Kind, image_size: int, action_dim: int) -> dict[str, object
                 {"type": "SimpleNormalizeImages"},
             ],
         },
-        "denormalize_action": {"type": "DenormalizePrivateAction", "norm_type": "mean_std"},
+        "denormalize_action": {"type": "DenormalizeActions", "norm_type": "mean_std"},
     }

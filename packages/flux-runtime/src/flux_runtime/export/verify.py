@@ -53,7 +53,7 @@ class Verification:
     allowed: Mapping[str, float]
 
 
-class Session(Protocol):
+class GraphSession(Protocol):
     """The part of an `onnxruntime.InferenceSession` that is used here."""
 
     def get_inputs(self) -> Sequence[Any]: ...
@@ -168,7 +168,7 @@ def replay(bundle: Bundle) -> dict[str, NDArray[Any]]:
     return stages | run_steps(denoise, inputs, stages, bundle.manifest.num_inference_steps)
 
 
-def open_sessions(bundle: Bundle, num_threads: int) -> tuple[Session, Session]:
+def open_sessions(bundle: Bundle, num_threads: int) -> tuple[GraphSession, GraphSession]:
     """The prefix and denoise graphs as Python sessions."""
     return _open_session(bundle, "prefix", num_threads), _open_session(
         bundle, "denoise", num_threads
@@ -176,14 +176,17 @@ def open_sessions(bundle: Bundle, num_threads: int) -> tuple[Session, Session]:
 
 
 def run_loop(
-    prefix: Session, denoise: Session, inputs: Mapping[str, NDArray[Any]], num_steps: int
+    prefix: GraphSession,
+    denoise: GraphSession,
+    inputs: Mapping[str, NDArray[Any]],
+    num_inference_steps: int,
 ) -> dict[str, NDArray[Any]]:
     """One inference; returns what `replay` does."""
     stages = run_prefix(prefix, inputs)
-    return stages | run_steps(denoise, inputs, stages, num_steps)
+    return stages | run_steps(denoise, inputs, stages, num_inference_steps)
 
 
-def run_prefix(prefix: Session, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+def run_prefix(prefix: GraphSession, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     """The prefix graph's outputs by name."""
     feeds = {value.name: inputs[value.name] for value in prefix.get_inputs()}
     names = [value.name for value in prefix.get_outputs()]
@@ -191,10 +194,10 @@ def run_prefix(prefix: Session, inputs: Mapping[str, NDArray[Any]]) -> dict[str,
 
 
 def run_steps(
-    denoise: Session,
+    denoise: GraphSession,
     inputs: Mapping[str, NDArray[Any]],
     stages: Mapping[str, NDArray[Any]],
-    num_steps: int,
+    num_inference_steps: int,
 ) -> dict[str, NDArray[Any]]:
     """The Euler steps; returns `x_next_first` and `actions`."""
     x_t = inputs["noise"]
@@ -203,7 +206,7 @@ def run_steps(
         feeds["state"] = inputs["state"]
     wanted = {value.name for value in denoise.get_inputs()}
     first = None
-    for _ in range(num_steps):
+    for _ in range(num_inference_steps):
         feeds["x_t"] = x_t
         x_t, feeds["t"] = denoise.run(
             ["x_next", "t_next"], {name: feeds[name] for name in feeds if name in wanted}
@@ -213,7 +216,7 @@ def run_steps(
     return {"x_next_first": first, "actions": x_t}
 
 
-def _open_session(bundle: Bundle, graph: str, num_threads: int) -> Session:
+def _open_session(bundle: Bundle, graph: str, num_threads: int) -> GraphSession:
     """A graph in the engine that verifies; 0 threads: the engine decides."""
     file = bundle.path(bundle.manifest.graphs[graph].file)
     if verifying_engine(bundle) == "OpenVINO":
@@ -221,7 +224,7 @@ def _open_session(bundle: Bundle, graph: str, num_threads: int) -> Session:
     return _onnxruntime_session(file, num_threads)
 
 
-def _onnxruntime_session(path: Path, num_threads: int) -> Session:
+def _onnxruntime_session(path: Path, num_threads: int) -> GraphSession:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

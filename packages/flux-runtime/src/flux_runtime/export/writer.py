@@ -29,7 +29,8 @@ from flux_core.types import Observation
 
 from .calibration import read_observations, recorded_inputs
 from .costs import graph_costs
-from .golden import (
+from .export_progress import Report
+from .golden_inputs import (
     GOLDEN_SEED,
     PREFIX_INPUTS,
     Arrays,
@@ -48,7 +49,6 @@ from .onnx_file import export_graph, signature
 from .options import ExportOptions, apply_options
 from .policy import WEIGHTS, TrainedPolicy
 from .precision import compute_dtype, set_precision
-from .progress import Report
 from .verify import Verification, tolerances, verify_bundle
 
 Graphs = dict[str, onnx.ModelProto]
@@ -242,7 +242,7 @@ def set_up_network(
         checkpoint finds all of them.
     """
     before = model.state_dict()
-    precompute_times(model, model.config.num_steps)
+    precompute_times(model, model.config.num_inference_steps)
     suffix_tokens = model.num_suffix_tokens(model.config.n_action_steps)
     precompute_angles(model, prefix_tokens + suffix_tokens)
     replaced = {name: before[name] for name in before.keys() - model.state_dict().keys()}
@@ -257,7 +257,7 @@ def _modules(
 ) -> tuple[PrefixGraph, DenoiseGraph]:
     scale, offset = io.image_affine
     prefix = PrefixGraph(model, torch.from_numpy(scale), torch.from_numpy(offset), dtype)
-    return prefix, DenoiseGraph(model, model.config.num_steps, action_dims=len(io.scale))
+    return prefix, DenoiseGraph(model, model.config.num_inference_steps, action_dims=len(io.scale))
 
 
 def _trace(
@@ -335,8 +335,8 @@ def _manifest(
         state_dim=io.state_dim,
         action_dim=config.action_dim,
         action_horizon=config.n_action_steps,
-        execution_horizon=inference.execution_horizon(config.n_action_steps),
-        num_inference_steps=config.num_steps,
+        execution_horizon=inference.steps_executed(config.n_action_steps),
+        num_inference_steps=config.num_inference_steps,
         max_prompt_tokens=io.max_prompt_tokens,
         prompt=next(iter(inference.task_descriptions.values())),
         tasks=dict(inference.task_descriptions),

@@ -1,4 +1,4 @@
-"""The HTML pages of runs and evaluations: each one file that needs nothing else."""
+"""HTML pages of runs: one file that needs nothing else."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from flux_core.errors import MissingDependencyError, UsageError
 
-from .html import ReportData, render_report
+from .page import ReportData, render_report
 from .video import VideoRecorder
 
 __all__ = [
@@ -20,12 +20,12 @@ __all__ = [
 
 
 def require_report_dependencies(path: Path) -> None:
-    """Refuses a report that could not be written, before the run instead of after it."""
+    """Raises an error if a report cannot be written, before the run instead of after it."""
     missing = [name for name in ("matplotlib", "av") if importlib.util.find_spec(name) is None]
     if missing:
         raise MissingDependencyError(
             f"--report: {' and '.join(missing)} not installed. Install them with "
-            f"'pip install flux-runtime[report]', or leave --report out."
+            f"'pip install flux-runtime[report]', or omit --report."
         )
     if path.is_dir() or not path.resolve().parent.is_dir():
         raise UsageError(f"--report {path}: expected a file in a directory that exists.")

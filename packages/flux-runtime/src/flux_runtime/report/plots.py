@@ -1,4 +1,4 @@
-"""Figures as inline SVG whose colours are the page's, so that they follow light and dark."""
+"""Draws figures as inline SVG in the page's colours, so that they follow light and dark."""
 
 from __future__ import annotations
 
@@ -7,22 +7,25 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from html import escape
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from flux_core.html import Html
+
 from ..control.latency import Histogram
 
-# matplotlib takes only real colours: these stand for the page's and are replaced afterwards.
+# matplotlib accepts only real colours: these are placeholders for the page's colours.
 INK, MUTED, GRID = "#010203", "#010204", "#010205"
 COMMAND, STATE, LIMIT = "#010206", "#010207", "#010208"
 _VARIABLES = {
     INK: "var(--ink)",
     MUTED: "var(--muted)",
     GRID: "var(--line)",
-    COMMAND: "var(--series-1)",
-    STATE: "var(--series-2)",
+    COMMAND: "var(--action)",
+    STATE: "var(--state)",
     LIMIT: "var(--bad)",
 }
 _STYLE: dict[str, Any] = {
@@ -52,14 +55,14 @@ def joint_figure(
     control_hz: float,
     limits: tuple[float, float],
     label: str,
-) -> str:
+) -> Html:
     """Draws one joint over an episode.
 
     Args:
-        commands, states: (T,) in joint units; None of a robot whose commands are differences.
-        chunk_starts: ticks at which a chunk was asked for, drawn as thin lines.
+        commands, states: (T,) in joint units; states are None if commands are differences.
+        chunk_starts: ticks at which a new chunk was requested, drawn as thin lines.
         control_hz: ticks per second.
-        limits: lowest and highest position, drawn where they are in view.
+        limits: lowest and highest position; drawn if they are in view.
         label: for the figure's accessible name.
     """
     seconds = np.arange(len(commands)) / control_hz
@@ -76,10 +79,10 @@ def joint_figure(
         axes.set_xlim(0, max(float(seconds[-1]), 1 / control_hz))
         axes.set_ylim(low, high)
         axes.locator_params(axis="y", nbins=4)
-    return svg.getvalue()
+    return svg.html
 
 
-def latency_figure(histogram: Histogram, label: str) -> str:
+def latency_figure(histogram: Histogram, label: str) -> Html:
     """Draws one stage's histogram over a logarithmic axis of milliseconds, with p50 and p99."""
     counts, edges = _visible_bins(histogram)
     left, right = edges[:-1], edges[1:]
@@ -92,11 +95,11 @@ def latency_figure(histogram: Histogram, label: str) -> str:
         axes.xaxis.set_minor_formatter(lambda value, position: "")
         axes.set_xlim(edges[0], edges[-1])
         axes.locator_params(axis="y", nbins=3)
-    return svg.getvalue()
+    return svg.html
 
 
 def _visible_bins(histogram: Histogram) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Returns the used bins with a little room, joined to at most `_MAX_BARS`, and their edges."""
+    """Returns the used bins and a margin, merged into at most `_MAX_BARS`, and their edges."""
     counts = np.asarray(histogram["counts"], np.float64)
     edges = np.asarray(histogram["edges_ms"], np.float64)
     used = np.flatnonzero(counts)
@@ -104,12 +107,12 @@ def _visible_bins(histogram: Histogram) -> tuple[NDArray[np.float64], NDArray[np
     joined = math.ceil((last - first) / _MAX_BARS)
     starts = np.arange(first, last, joined)
     bounds = edges[np.append(starts, last)]
-    bounds[0] = max(bounds[0], bounds[1] / 10)  # a logarithmic axis has no zero
+    bounds[0] = max(bounds[0], bounds[1] / 10)  # zero is not on a logarithmic axis
     return np.add.reduceat(counts[:last], starts), bounds
 
 
 def _view(values: NDArray[np.float32]) -> tuple[float, float]:
-    """Returns the range to show: that of the finite values and a little more."""
+    """Returns the range to show: that of the finite values plus a margin."""
     finite = values[np.isfinite(values)]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
     middle, half = (low + high) / 2, max(high - low, _LEAST_RANGE) * (0.5 + _PADDING_SHARE)
@@ -120,23 +123,17 @@ class _Svg:
     """Holds the finished figure once the `with` block has ended."""
 
     def __init__(self) -> None:
-        self._text = ""
-
-    def set(self, text: str) -> None:
-        self._text = text
-
-    def getvalue(self) -> str:
-        return self._text
+        self.html = Html()
 
 
 @contextmanager
 def _figure(width_in: float, height_in: float, label: str) -> Iterator[tuple[Any, _Svg]]:
-    """Gives axes to draw on, and afterwards the figure as SVG. Uses no global state of pyplot."""
+    """Yields axes to draw on, then holds the figure as SVG. Uses no global state of pyplot."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
     svg = _Svg()
-    # Ids are hashed with the label, so that figures of one page do not share any.
+    # The label salts the ids, so that no two figures of a page share one.
     settings: Any = _STYLE | {"svg.hashsalt": label}
     with mpl.rc_context(settings):
         figure = Figure(figsize=(width_in, height_in), layout="constrained")
@@ -145,20 +142,32 @@ def _figure(width_in: float, height_in: float, label: str) -> Iterator[tuple[Any
         buffer = io.StringIO()
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
-        svg.set(_inline(buffer.getvalue(), label))
+        svg.html = _inline(buffer.getvalue(), label)
 
 
-def _inline(text: str, label: str) -> str:
-    """Cuts the file's head, lets the page choose size and colours, and names the figure."""
-    from html import escape
+def _inline(text: str, label: str) -> Html:
+    """Takes the drawing out of matplotlib's file and names it for who cannot see it.
 
-    body = text[text.index("<svg") :]
-    body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
-    body = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", body, count=1)
-    body = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", body, count=1)
+    Size and colours are the page's, and styles become attributes: the content policy of our pages
+    allows no style inside the body.
+    """
+    found = re.search(r'<svg[^>]* viewBox="([^"]*)"[^>]*>', text)
+    assert found, "matplotlib wrote no <svg> with a viewBox"
+    body = text[found.end() :]
+    body = re.sub(r"<(metadata|style)\b.*?</\1>", "", body, flags=re.DOTALL)
+    body = re.sub(r' style="([^"]*)"', lambda style: _attributes(style[1]), body)
     body = re.sub(r'<g id="[^"]*"', "<g", body)  # the same in every figure, and never referred to
-    name = escape(label, quote=True)
-    body = body.replace("<svg", f'<svg role="img" aria-label="{name}"', 1)
+    body = body.replace("xlink:href=", "href=")
     for placeholder, variable in _VARIABLES.items():
         body = body.replace(placeholder, variable)
-    return body
+    name = escape(label, quote=True)
+    # matplotlib's own style sheet says the same of joins and caps.
+    start = f'<svg viewBox="{found[1]}" role="img" aria-label="{name}"'
+    return Html(f'{start} stroke-linejoin="round" stroke-linecap="butt">{body}')
+
+
+def _attributes(style: str) -> str:
+    """Returns a style's declarations as attributes; the page chooses the font."""
+    pairs = (declaration.split(":", 1) for declaration in style.split(";") if declaration.strip())
+    named = ((name.strip(), value.strip()) for name, value in pairs)
+    return "".join(f' {name}="{value}"' for name, value in named if not name.startswith("font"))

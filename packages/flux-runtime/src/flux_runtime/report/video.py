@@ -16,7 +16,7 @@ _MAIN_SCALE = 2
 
 
 class VideoRecorder:
-    """Renders every camera at 25 frames a second and encodes the pictures as they come.
+    """Renders every camera at 25 frames per second and encodes the pictures as they arrive.
 
     The first camera is shown large, the others in a column beside it.
     """
@@ -27,7 +27,7 @@ class VideoRecorder:
         self._encoder = H264Encoder(Fraction(round(control_hz), self._ticks_per_frame))
 
     def on_tick(self, step: int) -> None:
-        """Takes a picture if it is time for one."""
+        """Takes a picture if one is due at this tick."""
         if step % self._ticks_per_frame == 0:
             cameras = self._robot.spec.cameras
             images = self._robot.render(cameras)
@@ -39,7 +39,7 @@ class VideoRecorder:
 
 
 def compose(images: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:
-    """Puts the first picture, twice as large, beside a column of the others.
+    """Enlarges the first picture to twice its size and puts the others in a column beside it.
 
     Args:
         images: (height, width, 3) uint8 RGB, all of one size.
@@ -87,7 +87,7 @@ class H264Encoder:
         self._container.mux(self._stream.encode(frame))
 
     def finish(self) -> bytes:
-        """Returns the file; empty if no picture was added."""
+        """Returns the file; it is empty if no picture was added."""
         if self._stream is None:
             return b""
         self._container.mux(self._stream.encode())

@@ -10,8 +10,8 @@ from ..control.latency import Histogram, StageTimes
 from ..control.session import RunOptions, Session, connected, drive, open_policy, shipped_policy
 from ..report import ReportData, VideoRecorder, require_report_dependencies, write_report
 from ..robots import SimulatedRobot, make_robot
+from .episode_totals import collect_histograms, summarize
 from .recording import Recorder, prepare_recording
-from .summary import collect_histograms, summarize
 
 __all__ = ["RunOptions", "open_session", "run", "shipped_policy"]
 

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from flux_core.errors import CheckpointError
 from flux_core.models.weights import FORMAT, inference_weights, load_checkpoint
 
-from ..summary import readable_bytes, tensor_bytes
+from ..run_plan import readable_bytes, tensor_bytes
 from .sharded import PLAIN, SUFFIX, is_whole
 
 logger = logging.getLogger("flux.train")

@@ -9,10 +9,10 @@ import numpy as np
 from flux_core.errors import ConfigError, DataError
 from flux_core.tokenizers import PretrainedTokenizer
 from flux_core.transforms import (
-    ParquetPrompter,
     PreparePromptWithState,
     ProcessPrompts,
     Sample,
+    TaskPrompter,
     apply,
 )
 from flux_data.lerobot import LeRobotDataset
@@ -53,7 +53,7 @@ def _check_prompts(dataset: ParquetDataset) -> None:
     transforms = [
         t
         for t in dataset.transforms
-        if isinstance(t, ParquetPrompter | PreparePromptWithState | ProcessPrompts)
+        if isinstance(t, TaskPrompter | PreparePromptWithState | ProcessPrompts)
     ]
     for root, task, state_dim in _tasks(dataset):
         # The longest numbers a state can print: every joint beyond its range.

@@ -17,12 +17,12 @@ from flux_core.transforms import (
     AlohaToPi,
     NormalizeImages,
     NormalizeStatesAndActions,
-    ParquetPrompter,
     ProcessPrompts,
     RelativeActions,
     ResizeImages,
     ResizeImagesWithPad,
     SimpleNormalizeImages,
+    TaskPrompter,
 )
 from flux_data.samples import DistributedRepeatingDataset
 
@@ -130,7 +130,7 @@ def _check_transforms(model: PI0FlowMatching.Config, transforms: Sequence[Any], 
 
 def _check_inference(config: TrainConfig, inference: InferenceRunner) -> None:
     model, groups = config.model, config.train_dataloader.dataset.groups()
-    inference.execution_horizon(model.n_action_steps)
+    inference.steps_executed(model.n_action_steps)
     robot_side = inference.dataset.transforms
     for transform in robot_side:
         dim = getattr(transform, "action_dim", None)
@@ -164,9 +164,7 @@ def _check_same_view(trained: Sequence[Any], deployed: Sequence[Any]) -> None:
                 f"inference.dataset.transforms: {kind.__name__} differs from training: "
                 f"expected {expected}, got {got}"
             )
-    prompters = [
-        [t for t in side if isinstance(t, ParquetPrompter)] for side in (trained, deployed)
-    ]
+    prompters = [[t for t in side if isinstance(t, TaskPrompter)] for side in (trained, deployed)]
     expected, got = [[(t.use_conversation, t.add_new_line) for t in side] for side in prompters]
     if expected != got:
         raise ConfigError(

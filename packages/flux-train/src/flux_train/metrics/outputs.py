@@ -9,8 +9,8 @@ from typing import Any
 from ..config.runner import VLAMetric
 from ..failed_writes import FailedWrites
 from .log import MetricsLog
-from .progress import TrainProgress
 from .trackers import Tracker, make_trackers
+from .train_progress import TrainProgress
 
 
 class Outputs:

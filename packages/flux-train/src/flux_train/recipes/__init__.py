@@ -3,7 +3,7 @@
 full        adapters for pi0 and pi0.5 of real size (which are in `flux_core.models.pi.sizes`)
 small       a small pi0.5 for a simulated robot: ALOHA, LIBERO-Object
 libero      LIBERO's suites
-private     Aloha, UR3, and both in one run
+robots      Aloha, UR3, and both in one run
 pretrained  what datasets and robots of openpi's weights have in common
 runners     how a network is trained
 """
@@ -12,7 +12,7 @@ from flux_core.models.pi import pi0_model, pi05_model
 
 from .full import lora
 from .libero import libero_data, libero_inference, libero_model, libero_runner
-from .private import robot_data, robot_inference
+from .robots import robot_data, robot_inference
 from .runners import full_runner, lora_runner
 from .small import (
     LIBERO_OBJECT,

@@ -73,5 +73,5 @@ def libero_inference(policy: Policy, *, suite: Suite) -> Section:
         task_descriptions={"1": TASKS[suite]},
         cameras=CAMERAS,
         state_in_prompt=False,
-        execute_horizon=EXECUTION_HORIZON,
+        execution_horizon=EXECUTION_HORIZON,
     )

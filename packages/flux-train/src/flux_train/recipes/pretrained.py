@@ -80,7 +80,7 @@ def observation_transforms(
     return [
         *units,
         dict(type="NormalizeStatesAndActions", norm_type=NORM_TYPES[policy]),
-        dict(type="PreparePromptWithState" if has_bins else "ParquetPrompter"),
+        dict(type="PreparePromptWithState" if has_bins else "TaskPrompter"),
         dict(type="ProcessPrompts", tokenizer=tokenizer, max_len=length),
         dict(type="ResizeImagesWithPad", **IMAGE_SIZE),
         dict(type="SimpleNormalizeImages"),
@@ -107,8 +107,8 @@ def inference_runner(
     return dict(
         type=type,
         task_descriptions=dict(task_descriptions),
-        dataset=dict(type="PrivateInferenceDataset", img_keys=list(cameras), transforms=transforms),
-        denormalize_action=dict(type="DenormalizePrivateAction", norm_type=NORM_TYPES[policy]),
+        dataset=dict(type="ObservationTransforms", img_keys=list(cameras), transforms=transforms),
+        denormalize_action=dict(type="DenormalizeActions", norm_type=NORM_TYPES[policy]),
         **settings,
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 COLLATED = (
-    *("images", "img_masks", "lang_tokens", "lang_masks", "states"),
+    *("images", "image_masks", "lang_tokens", "lang_masks", "states"),
     *("actions", "action_masks", "action_dim_masks"),
 )
 """What the loss needs of a sample; without the last two, padding would be trained on."""

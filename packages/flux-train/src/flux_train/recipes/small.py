@@ -117,7 +117,7 @@ def small_pi05_model(
         action_in_proj=dict(type="LinearProjector", in_dim=token_dim, out_dim=width),
         action_out_proj=dict(type="LinearProjector", in_dim=width, out_dim=token_dim),
         max_action_dim=robot.action_dim,
-        num_steps=10,
+        num_inference_steps=10,
     )
 
 
@@ -201,25 +201,25 @@ def small_runner(**settings: Any) -> dict[str, Any]:
     return {**defaults, **settings}
 
 
-def small_aloha_sim_inference(*, execute_horizon: int) -> dict[str, Any]:
-    """How the policy is run by the simulated ALOHA."""
-    return _inference(ALOHA_SIM, execute_horizon)
+def small_aloha_sim_inference(**settings: Any) -> dict[str, Any]:
+    """How the simulated ALOHA runs the policy; `settings` are further keys of its runner."""
+    return _inference(ALOHA_SIM, settings)
 
 
-def small_libero_object_inference(*, execute_horizon: int) -> dict[str, Any]:
-    """How the policy is run by LIBERO's Panda."""
-    return _inference(LIBERO_OBJECT, execute_horizon)
+def small_libero_object_inference(**settings: Any) -> dict[str, Any]:
+    """How LIBERO's Panda runs the policy; `settings` are further keys of its runner."""
+    return _inference(LIBERO_OBJECT, settings)
 
 
-def _inference(robot: SmallRobot, execute_horizon: int) -> dict[str, Any]:
+def _inference(robot: SmallRobot, settings: Mapping[str, Any]) -> dict[str, Any]:
     return dict(
         type=robot.runner,
         task_descriptions=dict(robot.tasks),
         dataset=dict(
-            type="PrivateInferenceDataset",
+            type="ObservationTransforms",
             img_keys=list(robot.cameras),
             transforms=shared_transforms(robot),
         ),
-        denormalize_action=dict(type="DenormalizePrivateAction", norm_type="quantile"),
-        execute_horizon=execute_horizon,
+        denormalize_action=dict(type="DenormalizeActions", norm_type="quantile"),
+        **settings,
     )

@@ -35,7 +35,7 @@ const curves = (() => {
   const steps = { train: null, validation: null };
 
   const place = (step) => (WIDTH * (step - look.from)) / (look.to - look.from || 1);
-  const epochOf = (step) => step / page.stepsAnEpoch;
+  const epochOf = (step) => step / page.stepsPerEpoch;
   const onAxis = (step) =>
     look.axis === "epoch" ? `epoch ${epochOf(step).toFixed(2)}` : `step ${grouped(step)}`;
 
@@ -59,7 +59,7 @@ const curves = (() => {
       let [sum, size] = [0, 0];
       for (let i = from; i !== to; i += direction) {
         const isThere = Number.isFinite(values[i]);
-        // A point counts for itself in one direction alone.
+        // A point's own weight counts in one direction only.
         if (isThere && direction > 0) [sum, size] = [sum + values[i], size + 1];
         total[i] += sum;
         mass[i] += size;
@@ -257,7 +257,7 @@ const curves = (() => {
   };
 
   const axisLabels = (count) => {
-    const unit = look.axis === "epoch" ? page.stepsAnEpoch : 1;
+    const unit = look.axis === "epoch" ? page.stepsPerEpoch : 1;
     const [low, high] = [look.from / unit, look.to / unit];
     const write = look.axis === "epoch" ? short : grouped;
     const ticks = count > 2 ? niceTicks(low, high, count) : [low, high];

@@ -1,4 +1,4 @@
-"""The page's numbers: every curve as few enough points, as base64."""
+"""The page's numbers: every curve, thinned to few enough points, as base64."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flux_data.view.document import floats
+from flux_core.html import floats
 
-from .facts import RunFacts, dimension_names
-from .history import History, Table, edges, steps_an_epoch, thin
+from .facts import RunFacts, names_of_dimensions
+from .history import History, Table, edges, steps_per_epoch, thin
 from .samples import SampleBlocks
 
 MAX_POINTS = 1200
-"""Of a curve: more than there are pixels."""
+"""Points of a curve: more than there are pixels."""
 MAX_TREND_POINTS = 60
-"""Of the small curves in the table."""
+"""Points of the small curves in the table."""
 RECENT_LINES = 50
 WITH_SPREAD = ("loss", "grad_norm")
 BY_ROBOT, BY_DIMENSION, ERROR = "loss_by_robot/", "loss_by_dimension/", "action_error/"
@@ -32,7 +32,7 @@ RUN_CURVES = (
 
 
 def recent(table: Table, name: str) -> float | None:
-    """The mean of the newest values of a column."""
+    """Returns the mean of the newest values of a column."""
     values = table.scalar(name)
     finite = values[np.isfinite(values)][-_num_recent(len(values)) :]
     return float(finite.mean()) if len(finite) else None
@@ -43,7 +43,7 @@ def _num_recent(count: int) -> int:
 
 
 def group_names(history: History, samples: SampleBlocks) -> list[str]:
-    """Every robot that training, validation or predictions know, in that order."""
+    """Returns every robot in training, validation or predictions, in that order."""
     names = [
         name.removeprefix(prefix).split("/")[0]
         for table in (history.train, history.validation)
@@ -57,9 +57,9 @@ def group_names(history: History, samples: SampleBlocks) -> list[str]:
 def page_data(
     history: History, facts: RunFacts, samples: SampleBlocks, groups: list[str]
 ) -> dict[str, Any]:
-    """What the script draws."""
+    """Returns what the script draws."""
     return {
-        "stepsAnEpoch": steps_an_epoch(history.train),
+        "stepsPerEpoch": steps_per_epoch(history.train),
         "totalSteps": facts.total_steps,
         "resumed": list(facts.resumed_steps),
         "groups": groups,
@@ -73,7 +73,7 @@ def page_data(
 
 
 def _curves(table: Table, names: tuple[str, ...], groups: list[str]) -> dict[str, Any]:
-    """Steps, and each column at them; of spread-out ones the extremes too, where it is thinned."""
+    """Returns steps and the columns at them; noisy columns that were thinned have extremes too."""
     starts = edges(len(table), MAX_POINTS)
     last = np.append(starts, len(table))[1:] - 1
     is_thinned = len(starts) < len(table)
@@ -92,7 +92,7 @@ def _curves(table: Table, names: tuple[str, ...], groups: list[str]) -> dict[str
 def _dimensions(
     group: str, history: History, facts: RunFacts, samples: SampleBlocks, only_group: bool
 ) -> dict[str, Any]:
-    """A robot's action dimensions: their losses, where they come from, and their errors."""
+    """Returns names, losses and errors of a robot's action dimensions."""
     train, validation = history.train, history.validation
     losses = train.vectors.get(BY_DIMENSION + group)
     held_out = validation.vectors.get(BY_DIMENSION + group)
@@ -105,7 +105,7 @@ def _dimensions(
     count = max((values.shape[1] for values in known), default=0)
     names = samples.dimensions(group)
     if count and len(names) != count:
-        names = dimension_names(facts.config, group, count, only_group)
+        names = names_of_dimensions(facts.config, group, count, only_group)
     return {
         "names": list(names),
         "train": _first_last_trend(losses, count),
@@ -116,7 +116,7 @@ def _dimensions(
 
 
 def _first_last_trend(values: NDArray[np.float64] | None, count: int) -> dict[str, Any] | None:
-    """The mean of the first and of the newest lines, and a few points between, (points, dims)."""
+    """Returns means of the first and newest lines, and a few points between, (points, dims)."""
     if values is None:
         return None
     values = _widened(values[np.isfinite(values).any(axis=1)], count)
@@ -129,6 +129,6 @@ def _first_last_trend(values: NDArray[np.float64] | None, count: int) -> dict[st
 
 
 def _widened(values: NDArray[np.float64], count: int) -> NDArray[np.float64]:
-    """With NaN for the dimensions that only others have."""
+    """Returns `values` with NaN in the dimensions that they lack."""
     missing = count - values.shape[1]
     return np.pad(values, ((0, 0), (0, missing)), constant_values=np.nan)

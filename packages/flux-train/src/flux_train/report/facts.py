@@ -1,4 +1,4 @@
-"""What a work dir tells of its run besides the metrics."""
+"""Reads what a work dir says about its run besides the metrics."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from typing import Any
 from flux_core.errors import RobotError
 from flux_core.robots import robot_spec
 
-from .history import History, steps_an_epoch
+from .history import History, steps_per_epoch
 
 Tree = Mapping[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunFacts:
-    """A run as its files describe it; whatever is missing is an empty tree or None.
+    """A run as its files describe it; what is missing is an empty tree or None.
 
     Attributes:
         config: `config.json`.
         environment: `environment.json`.
-        num_parameters: of the newest checkpoint's network.
-        total_steps: of the whole run, roughly if only its epochs are known.
-        is_finished: whether it has come to its end.
+        num_parameters: in the network of the newest checkpoint.
+        total_steps: of the whole run; an estimate if only the number of epochs is known.
+        is_finished: whether the run has finished.
         checkpoints: names of the checkpoints, oldest first.
     """
 
@@ -41,19 +41,19 @@ class RunFacts:
 
     @property
     def resumed_steps(self) -> tuple[int, ...]:
-        """The steps from which the run has gone on."""
+        """The steps from which the run was resumed."""
         steps = self.environment.get("resumed_steps")
         return tuple(steps) if isinstance(steps, list) else ()
 
 
 def read_facts(work_dir: Path, history: History) -> RunFacts:
-    """Reads what is there; a damaged or missing file says nothing."""
+    """Reads the files that are there; a damaged file counts as missing."""
     config, environment = (_json(work_dir / f"{n}.json") for n in ("config", "environment"))
     weights = sorted(work_dir.glob("checkpoint_*.safetensors"), key=lambda p: p.stat().st_mtime)
     names = tuple(path.stem for path in weights)
     runner = section(config, "runner")
     total = _whole(environment.get("total_steps")) or _whole(runner.get("max_steps"))
-    epochs, length = _whole(runner.get("max_epochs")), steps_an_epoch(history.train)
+    epochs, length = _whole(runner.get("max_epochs")), steps_per_epoch(history.train)
     if total is not None:
         is_finished = history.last_step >= total
     else:
@@ -86,7 +86,7 @@ def _json(path: Path) -> Tree:
 
 
 def _num_parameters(weights: list[Path]) -> int | None:
-    """From the header of the newest file alone; the tensors behind it are not read."""
+    """Counts parameters from the header of the newest readable file, without reading tensors."""
     for path in reversed(weights):
         try:
             with path.open("rb") as file:
@@ -99,7 +99,7 @@ def _num_parameters(weights: list[Path]) -> int | None:
 
 
 def section(tree: Tree, *names: str) -> Tree:
-    """A section of a config; empty if there is none."""
+    """Returns a section of a config; empty if there is none."""
     value: Any = tree
     for name in names:
         value = value.get(name) if isinstance(value, Mapping) else None
@@ -107,7 +107,7 @@ def section(tree: Tree, *names: str) -> Tree:
 
 
 def summary(facts: RunFacts) -> dict[str, str]:
-    """The run in a few lines: what is trained, on what, and how."""
+    """Returns the run in a few lines: what is trained, on what, and how."""
     model, runner = section(facts.config, "model"), section(facts.config, "runner")
     loader = section(facts.config, "train_dataloader")
     git, packages = section(facts.environment, "git"), section(facts.environment, "packages")
@@ -138,7 +138,7 @@ def _short_type(name: object) -> str | None:
 
 
 def _roots(loader: Tree) -> Iterator[str]:
-    """Every dataset directory below a section, once."""
+    """Returns every dataset directory below a section, once."""
     found: dict[str, None] = {}
     stack: list[Any] = [loader.get("dataset")]
     while stack:
@@ -156,9 +156,9 @@ def _batch(loader: Tree, runner: Tree) -> str | None:
     size = loader.get("per_device_batch_size")
     if size is None:
         return None
-    parts = [f"{size} a device"]
+    parts = [f"{size} per device"]
     if (runner.get("gradient_accumulation_steps") or 1) > 1:
-        parts.append(f"{runner['gradient_accumulation_steps']} batches a step")
+        parts.append(f"{runner['gradient_accumulation_steps']} batches per step")
     if (runner.get("num_noise_samples") or 1) > 1:
         parts.append(f"{runner['num_noise_samples']} noise draws")
     return ", ".join(parts)
@@ -185,8 +185,8 @@ def _command(command: object) -> str | None:
     return shlex.join(map(str, command)) if isinstance(command, list) else None
 
 
-def dimension_names(config: Tree, group: str, count: int, only_group: bool) -> tuple[str, ...]:
-    """The joints of the robot that a group of datasets is of, as far as the config tells it."""
+def names_of_dimensions(config: Tree, group: str, count: int, only_group: bool) -> tuple[str, ...]:
+    """Returns the joint names of a dataset group's robot, or numbers if the config has none."""
     inference = section(config, "inference")
     runners = [inference] if "robot" in inference else list(inference.values())
     for runner in runners:

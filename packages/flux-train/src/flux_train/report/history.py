@@ -1,4 +1,4 @@
-"""Reads `metrics.jsonl` as columns, whatever version wrote it and wherever it breaks off."""
+"""Reads `metrics.jsonl` as columns, whichever version wrote it and wherever it ends."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ..metrics.lines import parsed_line
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """Lines of one kind, in the order of their steps; NaN where a line says nothing.
+    """Lines of one kind, in the order of their steps; NaN where a line has no value.
 
     Attributes:
         steps: (N,).
@@ -35,11 +35,11 @@ class Table:
         return len(self.steps)
 
     def scalar(self, name: str) -> NDArray[np.float64]:
-        """A column; all NaN if no line has it."""
+        """Returns a column; all NaN if no line has it."""
         return self.scalars.get(name, np.full(len(self), np.nan))
 
     def last(self, name: str) -> float | None:
-        """The newest finite value of a column."""
+        """Returns the newest finite value of a column."""
         values = self.scalar(name)
         finite = values[np.isfinite(values)]
         return float(finite[-1]) if len(finite) else None
@@ -51,8 +51,8 @@ class History:
 
     Attributes:
         train: lines of training.
-        validation: lines of validation, named from within `validation`.
-        num_broken: lines that are no JSON object with a step.
+        validation: lines of validation; names are those inside `validation`.
+        num_broken: lines that are not a JSON object with a step.
     """
 
     train: Table
@@ -70,7 +70,7 @@ def read_history(path: Path) -> History:
     """Reads a metrics file line by line.
 
     Raises:
-        DataError: there is no such file.
+        DataError: the file does not exist.
     """
     if not path.is_file():
         raise DataError(f"{path}: not found. Is {str(path.parent)!r} the work dir of a run?")
@@ -89,7 +89,7 @@ def read_history(path: Path) -> History:
 
 @dataclass
 class _Columns:
-    """Columns that grow line by line; compact, for a run may have a million lines."""
+    """Columns that grow line by line; compact, because a run may have a million lines."""
 
     num_lines: int = 0
     values: dict[str, array[float]] = field(default_factory=dict)
@@ -124,7 +124,7 @@ class _Columns:
             column[: len(values)] = values
             columns[name] = column.reshape(self.num_lines, width)
         steps = columns.pop("step", np.zeros((0, 1)))[:, 0]
-        # A run that resumed without cutting its file has steps twice: the newer line counts.
+        # A run that resumed without truncating its file has steps twice: the newer line counts.
         _, newest = np.unique(steps[::-1], return_index=True)
         order = len(steps) - 1 - newest
         return Table(
@@ -141,10 +141,10 @@ def _numbers(values: list[Any]) -> array[float]:
         return array("d", [v if isinstance(v, float | int) else math.nan for v in values])
 
 
-def steps_an_epoch(train: Table) -> float | None:
-    """How long an epoch is, from lines in which step s is of epoch ceil(s / length).
+def steps_per_epoch(train: Table) -> float | None:
+    """Returns the length of an epoch, given that step s is in epoch ceil(s / length).
 
-    As well as the lines tell it; None if they do not, like those of a first epoch.
+    It is as exact as the lines allow; None if they are all from the first epoch.
     """
     steps, epochs = train.steps, train.scalar("epoch")
     known = np.isfinite(epochs) & (epochs >= 1) & (steps >= 1)
@@ -159,7 +159,7 @@ def steps_an_epoch(train: Table) -> float | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Thinned:
-    """At most so many points of a column, each of consecutive lines."""
+    """A column with fewer points, each of which stands for consecutive lines."""
 
     mean: NDArray[np.float64]
     low: NDArray[np.float64]
@@ -167,13 +167,13 @@ class Thinned:
 
 
 def edges(count: int, most: int) -> NDArray[np.int64]:
-    """Where `count` lines are cut into at most `most` equal parts: the first line of each."""
+    """Returns the first line of each part if `count` lines are cut into at most `most` parts."""
     parts = min(count, most)
     return (np.arange(parts) * count / max(parts, 1)).astype(np.int64)
 
 
 def thin(values: NDArray[np.float64], starts: NDArray[np.int64]) -> Thinned:
-    """Mean, least and greatest finite value of each part, (parts, ...); NaN where there is none."""
+    """Returns mean, least and greatest finite value of each part, (parts, ...); NaN if none."""
     if not len(starts):
         empty = values[:0]
         return Thinned(mean=empty, low=empty, high=empty)

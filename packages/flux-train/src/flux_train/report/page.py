@@ -1,18 +1,30 @@
-"""Lays out the training report: how a run is doing, robot by robot, and what it was."""
+"""Lays out the training report: how a run is doing, robot by robot, and how it was set up."""
 
 from __future__ import annotations
 
 import json
 import os
 from collections.abc import Iterator
-from html import escape
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from flux_core.errors import DataError, UsageError
-from flux_data.view.document import Document, data_block, definitions
+from flux_core.html import (
+    Document,
+    Html,
+    card,
+    data_block,
+    definitions,
+    details,
+    element,
+    error_line,
+    header,
+    join,
+    key,
+    section,
+)
 
 from .curves import group_names, page_data, recent
 from .facts import RunFacts, read_facts, summary
@@ -21,7 +33,7 @@ from .samples import SampleBlocks, read_samples
 
 
 def write_report(work_dir: Path, out: Path | None = None) -> dict[str, Any]:
-    """Writes one HTML file about a run, finished or not; none is left half written.
+    """Writes one HTML file about a run, finished or not; never leaves a partly written one.
 
     Args:
         work_dir: the run's directory.
@@ -32,11 +44,13 @@ def write_report(work_dir: Path, out: Path | None = None) -> dict[str, Any]:
         `num_lines`, `num_validations` and `num_broken_lines`.
 
     Raises:
-        UsageError: `out` is no place for a file.
+        UsageError: `out` is a folder, or its folder does not exist.
         DataError: there is no `work_dir`, or it has no metrics.jsonl.
     """
     if not work_dir.is_dir():
-        raise DataError(f"{work_dir}: expected the work dir of a run, got a path that is no folder")
+        raise DataError(
+            f"{work_dir}: expected the work dir of a run, got a path that is not a folder"
+        )
     out = out or work_dir / "report.html"
     if out.is_dir() or not out.resolve().parent.is_dir():
         raise UsageError(f"--out {out}: expected a file in a directory that exists")
@@ -66,32 +80,39 @@ def write_report(work_dir: Path, out: Path | None = None) -> dict[str, Any]:
 
 
 def _page(title: str, history: History, facts: RunFacts, samples: SampleBlocks) -> Iterator[str]:
-    document = Document("flux_train.report", "report", "charts", "samples", "report")
-    groups = group_names(history, samples)
-    yield document.head(f"{title}: training")
-    yield (
-        f"<header><h1>{escape(title)}{_state(facts)}</h1>"
-        f"{definitions(_headline(history, facts))}</header>\n"
-        '<p id="error" class="bad" hidden></p><main>\n'
+    scripts = ("charts.js", "samples.js", "report.js")
+    document = Document(
+        f"{title}: training", "flux_train.report", style="report.css", scripts=scripts
     )
+    return document.pieces(_body(title, history, facts, samples))
+
+
+def _body(title: str, history: History, facts: RunFacts, samples: SampleBlocks) -> Iterator[Html]:
+    groups = group_names(history, samples)
+    yield header(join([title, _state(facts)]), definitions(_headline(history, facts)))
+    yield error_line()
+    yield element("main", *_sections(groups, history, facts, samples))
+    yield data_block("page-data", page_data(history, facts, samples, groups))
+    yield from samples.blocks()
+
+
+def _sections(
+    groups: list[str], history: History, facts: RunFacts, samples: SampleBlocks
+) -> Iterator[Html]:
     if len(history.train) + len(history.validation):
         yield _loss()
         yield _run_curves()
-        yield _robots(groups, history, samples)
+        yield from _robots(groups, samples)
     else:
-        yield '<p class="card nothing">This run has not logged anything yet.</p>'
+        yield element("p", "This run has not logged anything yet.", class_="card nothing")
     yield _about(facts)
-    yield "</main>\n"
-    yield data_block("page-data", page_data(history, facts, samples, groups))
-    yield from samples.blocks()
-    yield document.end()
 
 
-def _state(facts: RunFacts) -> str:
-    """Whether the run is done, as far as its files can tell."""
+def _state(facts: RunFacts) -> Html:
+    """Returns whether the run has finished, as far as its files show."""
     if facts.is_finished:
-        return '<span class="pill done">finished</span>'
-    return '<span class="pill">running or stopped</span>'
+        return element("span", "finished", class_="pill done")
+    return element("span", "running or stopped", class_="pill")
 
 
 def _headline(history: History, facts: RunFacts) -> dict[str, str]:
@@ -106,7 +127,7 @@ def _headline(history: History, facts: RunFacts) -> dict[str, str]:
         values["Held-out loss"] = _short(validation.last("loss"))
         best = int(np.nanargmin(losses))
         values["Best held-out"] = f"{losses[best]:.3g} at step {int(validation.steps[best]):,}"
-    values["Samples a second"] = _short(recent(train, "samples_per_s"), ",.3g")
+    values["Samples per second"] = _short(recent(train, "samples_per_s"), ",.3g")
     values["Waiting for data"] = _short(recent(train, "data_wait_share"), ".0%")
     values["MFU"] = _short(recent(train, "mfu"), ".0%")
     peak = train.last("peak_memory_bytes")
@@ -119,7 +140,7 @@ def _headline(history: History, facts: RunFacts) -> dict[str, str]:
 
 
 def _count(number: int) -> str:
-    """'3.35 B', '12.4 M'."""
+    """Returns a number in short: '3.35 B', '12.4 M'."""
     for name, size in (("B", 1e9), ("M", 1e6)):
         if number >= size:
             return f"{number / size:.3g} {name}"
@@ -130,76 +151,113 @@ def _short(value: float | None, pattern: str = ".3g") -> str | None:
     return None if value is None else format(value, pattern)
 
 
-def _choice(name: str, label: str, *options: str) -> str:
-    """Buttons of which one is pressed; the script finds them by `name`."""
-    buttons = "".join(
-        f'<button type="button" data-value="{escape(option, quote=True)}" '
-        f'aria-pressed="{"true" if option == options[0] else "false"}">{escape(option)}</button>'
+def _choice(id: str, label: str, *options: str) -> Html:
+    """Returns buttons of which one is pressed; the script finds them by `id`."""
+    buttons = (
+        element(
+            "button",
+            option,
+            type="button",
+            data_value=option,
+            aria_pressed="true" if option == options[0] else "false",
+        )
         for option in options
     )
-    return f'<span class="choice" id="{name}" role="group" aria-label="{label}">{buttons}</span>'
+    return element("span", *buttons, class_="choice", id=id, role="group", aria_label=label)
 
 
-def _loss() -> str:
-    return (
-        '<section><h2>Loss <small id="moment"></small><span class="controls">'
-        '<label>smoothing <input type="range" id="smoothing" min="0" max="100" value="60" '
-        'aria-label="smoothing"><output id="smoothing-value"></output></label>'
-        f"{_choice('scale', 'scale', 'log', 'linear')}{_choice('axis', 'axis', 'step', 'epoch')}"
-        '<button type="button" id="whole" hidden>whole run</button></span></h2>'
-        '<div class="card"><div id="loss"></div></div></section>\n'
+def _slider(id: str, label: str, largest: int, value: int = 0) -> Html:
+    return element("input", type="range", id=id, min=0, max=largest, value=value, aria_label=label)
+
+
+def _loss() -> Html:
+    smoothing = element(
+        "label",
+        "smoothing ",
+        _slider("smoothing", "smoothing", 100, 60),
+        element("output", id="smoothing-value"),
     )
-
-
-def _run_curves() -> str:
-    return (
-        '<section id="run"><h2>Optimisation and throughput</h2>'
-        '<div class="card"><div class="grid wide" id="run-curves"></div></div></section>\n'
+    controls = element(
+        "span",
+        smoothing,
+        _choice("scale", "scale", "log", "linear"),
+        _choice("axis", "axis", "step", "epoch"),
+        element("button", "whole run", type="button", id="whole", hidden=True),
+        class_="controls",
     )
+    beside = join([element("small", id="moment"), controls])
+    return section("Loss", card(element("div", id="loss")), beside=beside)
 
 
-def _robots(groups: list[str], history: History, samples: SampleBlocks) -> str:
+def _run_curves() -> Html:
+    curves = element("div", class_="grid wide", id="run-curves")
+    return section("Optimisation and throughput", card(curves), id="run")
+
+
+def _robots(groups: list[str], samples: SampleBlocks) -> Iterator[Html]:
     if not groups:
-        return ""
+        return
     choice = _choice("group", "robot", *groups) if len(groups) > 1 else ""
-    return (
-        f'<section id="robots"><h2>By action dimension <small id="group-name"></small>{choice}</h2>'
-        '<div class="card scroll"><table id="dimensions"></table></div></section>\n'
-        '<section id="errors" hidden><h2>Open-loop error <small>of held-out frames, in the '
-        "robot's units, over training</small></h2>"
-        '<div class="card"><div class="key"></div><div class="grid"></div></div></section>\n'
-        f"{_samples() if samples else ''}"
+    yield section(
+        "By action dimension",
+        card(element("table", id="dimensions"), class_="scroll"),
+        beside=join([element("small", id="group-name"), choice]),
+        id="robots",
+    )
+    words = "on held-out frames, in the robot's units, over training"
+    yield section(
+        "Open-loop error",
+        card(key({}), element("div", class_="grid")),
+        beside=element("small", words),
+        id="errors",
+        is_hidden=True,
+    )
+    if samples:
+        yield _samples()
+
+
+def _samples() -> Html:
+    frame, policy = "frame", "policy of step"
+    player = card(
+        element("div", id="cameras"),
+        element(
+            "label", f"{frame} ", element("output", id="frame-value"), _slider("frame", frame, 0)
+        ),
+        element(
+            "label",
+            f"{policy} ",
+            element("output", id="policy-value"),
+            _slider("policy", policy, 0),
+        ),
+        _keyboard(),
+        class_="player",
+    )
+    lines = {
+        "recorded": "recorded",
+        "action": "predicted at this frame",
+        "faint": "predicted at the other frames",
+    }
+    chunks = card(key(lines), element("div", class_="grid"))
+    return section(
+        "Predicted and recorded actions",
+        element("div", player, chunks, class_="bench"),
+        beside=element("small", id="sample-of"),
+        id="samples",
     )
 
 
-def _samples() -> str:
-    return (
-        '<section id="samples"><h2>Predicted and recorded actions <small id="sample-of"></small>'
-        '</h2><div class="bench"><div class="card player"><div id="cameras"></div>'
-        '<label>frame <output id="frame-value"></output>'
-        '<input type="range" id="frame" min="0" max="0" value="0" aria-label="frame"></label>'
-        '<label>policy of step <output id="policy-value"></output>'
-        '<input type="range" id="policy" min="0" max="0" value="0" aria-label="policy of step">'
-        '</label><p class="muted keys"><kbd>←</kbd> <kbd>→</kbd> frame · <kbd>P</kbd> '
-        '<kbd>N</kbd> policy</p></div><div class="card"><div class="key">'
-        '<span><i class="recorded"></i>recorded</span>'
-        '<span><i class="action"></i>predicted at this frame</span>'
-        '<span><i class="faint"></i>at the other frames</span></div>'
-        '<div class="grid"></div></div></div></section>\n'
-    )
+def _keyboard() -> Html:
+    """What the keys do."""
+    left, right, previous, following = (element("kbd", name) for name in ("←", "→", "P", "N"))
+    words = (left, " ", right, " frame · ", previous, " ", following, " policy")
+    return element("p", *words, class_="muted keys")
 
 
-def _about(facts: RunFacts) -> str:
+def _about(facts: RunFacts) -> Html:
     values = summary(facts)
     if not values:
-        return ""
-    texts = "".join(
-        f"<details><summary>{name}</summary><pre>{escape(json.dumps(tree, indent=1))}</pre>"
-        "</details>"
-        for name, tree in (("Config", facts.config), ("Environment", facts.environment))
-        if tree
-    )
-    return (
-        f'<section id="about"><h2>The run</h2>{definitions(values)}'
-        f'<div class="card texts">{texts}</div></section>\n'
-    )
+        return Html()
+    trees = (("Config", facts.config), ("Environment", facts.environment))
+    texts = [details(name, element("pre", json.dumps(t, indent=1))) for name, t in trees if t]
+    cards = element("div", definitions(values), card(*texts), class_="stack")
+    return section("The run", cards, id="about")

@@ -69,7 +69,7 @@
   const RUN = [
     ["learning_rate", "learning rate", short, {}],
     ["grad_norm", "gradient norm", short, { isRaw: true, isLog: true }],
-    ["samples_per_s", "samples a second", short, { isRaw: true, fromZero: true }],
+    ["samples_per_s", "samples per second", short, { isRaw: true, fromZero: true }],
     ["data_wait_share", "waiting for data", percent, { isRaw: true, fromZero: true }],
     ["mfu", "MFU", percent, { isRaw: true, fromZero: true }],
     ["peak_memory_bytes", "peak memory", gibibytes, { fromZero: true, unit: 2 ** 30 }],
@@ -96,7 +96,7 @@
     ["first_step", "first step"],
     ["last_step", "last step"],
   ];
-  let numCommon = 0; // charts that are of no robot
+  let numCommon = 0; // charts that belong to no single robot
 
   const trendCell = (trend, dim, count) => {
     const values = Array.from({ length: trend.length / count }, (_, i) => trend[i * count + dim]);
@@ -194,7 +194,7 @@
     drawAll();
   };
 
-  // ---- What the visitor does
+  // ---- The visitor's actions
 
   const onChoice = (id, act) => {
     byId(id)?.addEventListener("click", (event) => {
@@ -215,7 +215,7 @@
 
   const start = () => {
     if (!byId("loss")) return;
-    if (!page.stepsAnEpoch) byId("axis").hidden = true;
+    if (!page.stepsPerEpoch) byId("axis").hidden = true;
     setSmoothing();
     lossChart();
     runCurves();

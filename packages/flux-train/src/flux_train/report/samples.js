@@ -53,8 +53,8 @@ const samples = (() => {
     };
     for (let i = dim; i < recorded.length; i += count) see(recorded[i]);
     if (low > high) [low, high] = [0, 1];
-    // One range for every policy, so that moving the slider moves the policy alone; one that is
-    // far off may leave it.
+    // One range for every policy, so that the slider changes the policy alone; a policy that is
+    // far off may leave the range.
     const [least, most] = [low - (high - low) / 2, high + (high - low) / 2];
     for (const values of chunks) {
       for (let i = dim; i < values.length; i += count) see(clamp(values[i], least, most));

@@ -1,4 +1,4 @@
-"""Predicted chunks on the page: some steps of training, some frames of one episode a robot."""
+"""Predicted chunks on the page: some training steps, some frames of one episode per robot."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from flux_core.errors import DataError
-from flux_data.view.document import data_block, floats
+from flux_core.html import Html, data_block, floats
 
 from ..validation.predictions import EpisodePrediction, load_predictions, prediction_files
 from .history import History
@@ -20,11 +20,11 @@ logger = logging.getLogger("flux.report")
 
 MAX_STEPS = 24
 MAX_BYTES = 1_500_000
-"""Of all predicted chunks together, as floats."""
+"""The size of all predicted chunks together, as floats."""
 
 
 class SampleBlocks:
-    """The predictions of some steps, by robot."""
+    """Predictions at some training steps, by robot."""
 
     def __init__(self, by_step: dict[int, list[EpisodePrediction]]) -> None:
         self._by_step = by_step
@@ -45,11 +45,11 @@ class SampleBlocks:
         return list(self._newest)
 
     def dimensions(self, group: str) -> tuple[str, ...]:
-        """Names of a robot's action dimensions; none if there are no predictions of it."""
+        """Returns the names of a robot's action dimensions; none without predictions for it."""
         return self._newest[group].dimensions if group in self._newest else ()
 
     def about(self) -> dict[str, Any]:
-        """What is the same at every step, by robot."""
+        """Returns what is the same at every step, by robot."""
         return {
             group: {
                 "number": number,
@@ -66,8 +66,8 @@ class SampleBlocks:
             for number, (group, each) in enumerate(self._newest.items())
         }
 
-    def blocks(self) -> Iterator[str]:
-        """The predicted chunks of every step, and the pictures, as blocks of data."""
+    def blocks(self) -> Iterator[Html]:
+        """Yields the predicted chunks of every step, and the pictures, as blocks of data."""
         for number, (group, newest) in enumerate(self._newest.items()):
             chunks = {
                 str(step): floats(each.predicted)
@@ -83,7 +83,7 @@ class SampleBlocks:
             yield data_block(f"pictures-{number}", {"frames": pictures})
 
     def _fits(self, step: int, newest: EpisodePrediction) -> bool:
-        """Whether a step's prediction is of the same frames: the held-out data may have changed."""
+        """Returns whether the frames are the same; the held-out data may have changed."""
         return any(
             each.group == newest.group
             and each.predicted.shape == newest.predicted.shape
@@ -94,9 +94,9 @@ class SampleBlocks:
 
 
 def read_samples(work_dir: Path, history: History) -> SampleBlocks:
-    """Reads the predictions of evenly spread steps; a damaged file is left out with a warning.
+    """Reads the predictions of evenly spread steps; a damaged file is skipped with a warning.
 
-    Those of steps that the metrics do not know are of an earlier attempt, and left out too.
+    Steps that the metrics do not contain belong to an earlier attempt and are skipped too.
     """
     files = prediction_files(work_dir)
     if len(history.validation):
@@ -112,7 +112,7 @@ def read_samples(work_dir: Path, history: History) -> SampleBlocks:
 
 
 def _affordable(files: dict[int, Path]) -> int:
-    """How many steps a page of moderate size can show."""
+    """Returns how many steps a page of moderate size can show."""
     for path in reversed(files.values()):
         try:
             size = sum(each.predicted.nbytes for each in load_predictions(path))

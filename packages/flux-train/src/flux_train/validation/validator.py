@@ -242,7 +242,7 @@ class Validator:
         chunks: list[NDArray[np.float32]] = []
         for rows, batch in self._batches(group, index):
             cache = model.prefix(
-                batch["images"], batch["img_masks"], batch["lang_tokens"], batch["lang_masks"]
+                batch["images"], batch["image_masks"], batch["lang_tokens"], batch["lang_masks"]
             )
             start = noise[rows].to(self.device)
             actions = sample_actions(model, batch["states"], cache, start, action_dims=dims)

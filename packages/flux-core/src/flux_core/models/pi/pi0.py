@@ -107,7 +107,7 @@ class PI0FlowMatching(nn.Module):
         state_proj: LinearProjector.Config | None = None
         max_action_dim: int | None = None
         loss_action_dim: int | None = None
-        num_steps: int = 10
+        num_inference_steps: int = 10
         number_tokens: NumberTokens | None = None
         actions_per_token: int = 1
         freeze_vision_backbone: bool = False

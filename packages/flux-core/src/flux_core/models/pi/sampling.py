@@ -114,7 +114,7 @@ def flow_errors(model: PI0FlowMatching, batch: dict[str, Tensor], draws: FlowDra
     """
     repeats = len(draws.t) // len(batch["actions"])
     cache = model.prefix(
-        batch["images"], batch["img_masks"], batch["lang_tokens"], batch["lang_masks"]
+        batch["images"], batch["image_masks"], batch["lang_tokens"], batch["lang_masks"]
     ).repeat(repeats)
     actions = batch["actions"].repeat_interleave(repeats, dim=0)
     state = batch["states"].repeat_interleave(repeats, dim=0)
@@ -136,7 +136,7 @@ def flow_matching_loss(
 
     Args:
         model: the policy.
-        batch: `images` (B, C, 3, h, w) float32, `img_masks` (B, C) bool, `lang_tokens` (B, L)
+        batch: `images` (B, C, 3, h, w) float32, `image_masks` (B, C) bool, `lang_tokens` (B, L)
             int64, `lang_masks` (B, L) bool, `states` (B, S) float32, `actions` (B, H, A) float32
             normalised, `action_masks` (B, H) bool; optionally `action_dim_masks` (B, A) bool.
         num_noise_samples: noise and time draws per encoded observation; more draws make the
@@ -193,20 +193,20 @@ def sample_actions(
     state: Tensor | None,
     cache: PrefixCache,
     noise: Tensor,
-    num_steps: int | None = None,
+    num_inference_steps: int | None = None,
     *,
     rtc: RTCConfig | None = None,
     previous: Tensor | None = None,
     action_dims: int | None = None,
 ) -> Tensor:
-    """Integrates the velocity from noise (t = 1) to actions (t = 0) in `num_steps` Euler steps.
+    """Integrates the velocity from noise (t = 1) to actions (t = 0) with Euler steps.
 
     Args:
         model: the policy.
         state: (B, S) normalised state, None for pi0.5.
         cache: the encoded observation.
         noise: (B, H, A) float32; left as it is.
-        num_steps: default: the config's.
+        num_inference_steps: default: the config's.
         rtc: ties the chunk to `previous`; without either, or with a prefix of 0 steps, nothing is
             tied, and the answer is the same to the last bit.
         previous: (B, K, A) normalised, K <= H: what the chunk before says for this one's first K
@@ -220,7 +220,7 @@ def sample_actions(
     Raises:
         ConfigError: a prefix that is longer than `previous` or cuts a token in two.
     """
-    steps = num_steps or model.config.num_steps
+    steps = num_inference_steps or model.config.num_inference_steps
     action_dims = action_dims or model.config.loss_action_dim or noise.shape[2]
     flow = EulerFlow(model, state, cache, noise.shape[1], steps, action_dims)
     if rtc is None or not rtc.enabled or previous is None or rtc.prefix_len == 0:
@@ -240,11 +240,11 @@ class EulerFlow:
         state: Tensor | None,
         cache: PrefixCache,
         horizon: int,
-        num_steps: int,
+        num_inference_steps: int,
         action_dims: int,
     ) -> None:
         self.model, self.state, self.cache = model, state, cache
-        self.num_steps, self.action_dims = num_steps, action_dims
+        self.num_inference_steps, self.action_dims = num_inference_steps, action_dims
         self.context = model.suffix_context(cache, horizon)
 
     def velocity(self, x_t: Tensor, t: Tensor) -> Tensor:
@@ -254,15 +254,15 @@ class EulerFlow:
 
     def times(self, like: Tensor) -> Iterator[Tensor]:
         """1, 1 - 1/N, ..., 1/N as (B, H): from an integer, so that no rounding error gathers."""
-        for k in range(self.num_steps):
-            time = (self.num_steps - k) / self.num_steps
+        for k in range(self.num_inference_steps):
+            time = (self.num_inference_steps - k) / self.num_inference_steps
             yield torch.full(like.shape[:2], time, device=like.device)
 
     def integrate(self, noise: Tensor) -> Tensor:
         """From noise to actions."""
         x_t = noise
         for t in self.times(noise):
-            x_t = x_t - self.velocity(x_t, t) / self.num_steps
+            x_t = x_t - self.velocity(x_t, t) / self.num_inference_steps
         return x_t
 
     def integrate_behind(self, noise: Tensor, prefix: Tensor) -> Tensor:
@@ -271,7 +271,7 @@ class EulerFlow:
         x_t = torch.cat((prefix, noise[:, length:]), dim=1)
         for t in self.times(noise):
             t[:, :length] = 0.0
-            moved = x_t - self.velocity(x_t, t) / self.num_steps
+            moved = x_t - self.velocity(x_t, t) / self.num_inference_steps
             x_t = torch.cat((prefix, moved[:, length:]), dim=1)
         return x_t
 
@@ -289,7 +289,7 @@ class EulerFlow:
             estimated = self._jacobian_pull if rtc.use_vjp else self._plain_pull
             velocity, pull = estimated(x_t, t, target, w_H1)
             strength = guidance_weight(float(t[0, 0]), rtc.max_guidance_weight)
-            x_t = x_t - (velocity - strength * pull) / self.num_steps
+            x_t = x_t - (velocity - strength * pull) / self.num_inference_steps
         return x_t
 
     def _plain_pull(

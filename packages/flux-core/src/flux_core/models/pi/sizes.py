@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from ...config import with_settings
+
 VLM_WIDTH, EXPERT_WIDTH, VISION_WIDTH = 2048, 1024, 1152
 PALIGEMMA_VOCABULARY = 257152
 PRETRAINED_ACTION_DIM = 32
@@ -45,7 +47,7 @@ def pi0_model(
         llm_expert=_gemma(width, 4096),
         state_proj=dict(type="LinearProjector", in_dim=state_dim or action_dim, out_dim=width),
     )
-    return model | settings
+    return with_settings(model, settings)
 
 
 def pi05_model(
@@ -57,7 +59,7 @@ def pi05_model(
         type="PI05FlowMatching",
         llm_expert=_gemma(width, 4096, use_adarms=True, adarms_cond_dim=width),
     )
-    return model | settings
+    return with_settings(model, settings)
 
 
 def _shared(action_horizon: int, action_dim: int) -> dict[str, Any]:
@@ -71,7 +73,7 @@ def _shared(action_horizon: int, action_dim: int) -> dict[str, Any]:
         action_in_proj=dict(type="LinearProjector", in_dim=action_dim, out_dim=width),
         action_out_proj=dict(type="LinearProjector", in_dim=width, out_dim=action_dim),
         max_action_dim=action_dim,
-        num_steps=10,
+        num_inference_steps=10,
         pretrained_adapt="slice" if action_dim < PRETRAINED_ACTION_DIM else None,
     )
 

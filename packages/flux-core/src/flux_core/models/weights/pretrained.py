@@ -115,7 +115,7 @@ def _check_tied(file: WeightFile, name: str, copy: str) -> None:
         raise CheckpointError(f"{file.path}: {name} and {copy} are one weight, but differ")
 
 
-def compare(checkpoint: Checkpoint, model: nn.Module) -> Fit:
+def compare_weights(checkpoint: Checkpoint, model: nn.Module) -> Fit:
     """Compares names and shapes; `model` may be on the meta device."""
     expected = model.state_dict()
     found = checkpoint.tensors
@@ -147,7 +147,7 @@ def inspect_checkpoint(path: Path, model: Mapping[str, Any] | None = None) -> di
     if model is not None:
         config = bind(PI0FlowMatching.Config, model, "model")
         with torch.device("meta"):
-            fit = compare(checkpoint, config.build())
+            fit = compare_weights(checkpoint, config.build())
     return {
         "file": str(checkpoint.file.path),
         "format": checkpoint.form,
@@ -194,7 +194,7 @@ def load_pretrained(
     checkpoint = open_checkpoint(path)
     if from_pi0:
         checkpoint = as_pi05(checkpoint)
-    fit = compare(checkpoint, model)
+    fit = compare_weights(checkpoint, model)
     kept = [name for name in fit.missing if _may_be_missing(name, checkpoint)]
     _require_fit(checkpoint, fit, kept, adapt)
     parameters = model.state_dict(keep_vars=True)

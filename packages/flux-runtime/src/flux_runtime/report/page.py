@@ -4,25 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from typing import Any
 
 import numpy as np
 
 from flux_core.bundle import Manifest
+from flux_core.html import (
+    Child,
+    Document,
+    Html,
+    card,
+    cell,
+    columns,
+    details,
+    element,
+    figure,
+    header,
+    key,
+    note,
+    row,
+    section,
+    table,
+)
 from flux_core.robots import RobotSpec
 
 from ..control.episode import EpisodeResult
 from ..control.latency import Histogram
 from .parts import (
-    cell,
-    definitions,
-    heading,
-    page,
+    episode_table,
+    episode_video,
+    headline,
+    milliseconds,
     provenance,
     rate_card,
-    table,
-    video_figure,
 )
 from .plots import joint_figure, latency_figure
 
@@ -66,33 +80,35 @@ class ReportData:
 def render_report(data: ReportData) -> str:
     """Returns the page."""
     title = f"{data.spec.name}: {data.summary['prompt'] or data.summary['policy']}"
-    sections = [
-        _headline(data),
-        _videos(data),
-        _episode_table(data),
-        _joints(data),
-        _latencies(data),
-        provenance(data.manifest, data.summary),
-    ]
-    return page(title, _header(data), sections)
+    return Document(title, "flux_runtime.report", style="report.css").render(_body(data))
 
 
-def _header(data: ReportData) -> str:
+def _body(data: ReportData) -> Iterator[Html]:
+    yield _header(data)
+    yield _headline(data)
+    yield _videos(data)
+    yield episode_table(data.summary["episodes"])
+    yield _joints(data)
+    yield _latencies(data)
+    yield provenance(data.manifest, data.summary)
+
+
+def _header(data: ReportData) -> Html:
     summary = data.summary
     words = (
         f"{data.spec.name} · policy {summary['policy']} · {summary['mode']} · "
         f"{summary['clock']} clock · engine {summary['engine']}"
     )
-    return heading(str(summary["prompt"] or "No task given"), words)
+    return header(str(summary["prompt"] or "No task given"), note(words))
 
 
-def _headline(data: ReportData) -> str:
+def _headline(data: ReportData) -> Html:
     summary = data.summary
     count = len(data.results)
-    cards: list[str] = []
+    rates: list[Html] = []
     if summary["success_rate"] is not None:
-        cards.append(rate_card("Success", summary["success_rate"], summary["ci95"], count))
-        cards.append(
+        rates.append(rate_card("Success", summary["success_rate"], summary["ci95"], count))
+        rates.append(
             rate_card(
                 "Strict success, held at the end",
                 summary["strict_success_rate"],
@@ -100,77 +116,73 @@ def _headline(data: ReportData) -> str:
                 count,
             )
         )
-    return f'<section class="headline">{"".join(cards)}{_figures_card(summary)}</section>'
+    return headline(rates, _figures(summary))
 
 
-def _figures_card(summary: Mapping[str, Any]) -> str:
-    inference = summary["inference_p50_ms"]
+def _figures(summary: Mapping[str, Any]) -> dict[str, Child]:
     violations = ", ".join(
         f"{count} {kind.replace('_', ' ')}"
         for kind, count in summary["violations"].items()
         if count
     )
-    values = {
+    return {
         "Episodes": len(summary["episodes"]),
         "Ticks": summary["ticks"],
         "Deadline misses": summary["deadline_misses"],
         "Held ticks": summary["held_ticks"],
-        "Inference p50": "-" if inference is None else f"{inference:.1f} ms",
+        "Inference p50": milliseconds(summary["inference_p50_ms"]),
         "Jitter p99": f"{summary['jitter_p99_ms']:.3f} ms",
         "Policy beyond limits": violations or "never",
         "Sent beyond limits": summary["commands_out_of_limit"],
     }
-    return f'<div class="card wide">{definitions(values)}</div>'
 
 
-def _videos(data: ReportData) -> str:
+def _videos(data: ReportData) -> Html:
     figures = [
-        video_figure(video, result, str(data.summary["prompt"]))
+        episode_video(video, result, str(data.summary["prompt"]))
         for video, result in zip(data.videos, data.results, strict=True)
         if video
     ]
     if not figures:
-        return ""
-    return f'<h2>Videos</h2><section class="videos">{"".join(figures)}</section>'
+        return Html()
+    return section("Videos", element("div", *figures, class_="videos"))
 
 
-def _episode_table(data: ReportData) -> str:
-    rows = data.summary["episodes"]
-    columns = list(rows[0])
-    cells = ("".join(cell(row[column]) for column in columns) for row in rows)
-    return f"<h2>Episodes</h2>{table(columns, cells)}"
-
-
-def _joints(data: ReportData) -> str:
+def _joints(data: ReportData) -> Html:
     plotted = [result for result in data.results[: data.num_plotted] if result.steps]
     if not plotted:
-        return ""
-    key = (
-        '<div class="key"><span><i style="color:var(--series-1)"></i>command</span>'
-        '<span><i style="color:var(--series-2)"></i>state</span>'
-        '<span><i style="color:var(--line)"></i>new chunk asked for</span>'
-        '<span><i style="color:var(--bad);border-top-style:dashed"></i>limit</span></div>'
-    )
-    blocks = (
-        f"<details{' open' if index == 0 else ''}><summary>Episode with seed {result.seed}"
-        f"</summary>{''.join(_arm_blocks(data.spec, result))}</details>"
+        return Html()
+    lines = {
+        "command": "command",
+        "state": "state",
+        "chunk": "new chunk requested",
+        "limit": "limit",
+    }
+    episodes = (
+        details(
+            f"Episode with seed {result.seed}",
+            *_arms(data.spec, result),
+            is_open=index == 0,
+        )
         for index, result in enumerate(plotted)
     )
-    return f'<h2>Joints over time, in seconds</h2><div class="card">{key}{"".join(blocks)}</div>'
+    beside = element("small", "seconds")
+    return section("Joints over time", card(key(lines), *episodes), beside=beside)
 
 
-def _arm_blocks(spec: RobotSpec, result: EpisodeResult) -> Iterator[str]:
-    """Yields one block of figures per arm; a robot with one arm has one."""
+def _arms(spec: RobotSpec, result: EpisodeResult) -> Iterator[Html]:
+    """Yields the figures of each arm under its name; a robot with one arm has no names of arms."""
     arms = {arm: [i for i, n in enumerate(spec.joint_names) if n.startswith(arm)] for arm in _ARMS}
     if sum(map(len, arms.values())) != spec.action_dim or not all(arms.values()):
         arms = {"": list(range(spec.action_dim))}
     for arm, joints in arms.items():
-        title = f"<h3>{arm.capitalize()} arm</h3>" if arm else ""
-        figures = "".join(_joint(spec, result, joint, arm) for joint in joints)
-        yield f'{title}<div class="grid">{figures}</div>'
+        if arm:
+            yield element("h3", f"{arm.capitalize()} arm")
+        figures = (_joint(spec, result, joint, arm) for joint in joints)
+        yield element("div", *figures, class_="figures")
 
 
-def _joint(spec: RobotSpec, result: EpisodeResult, joint: int, arm: str) -> str:
+def _joint(spec: RobotSpec, result: EpisodeResult, joint: int, arm: str) -> Html:
     name = spec.joint_names[joint].removeprefix(f"{arm}_").replace("_", " ")
     limits = spec.lower[joint], spec.upper[joint]
     is_state = not spec.is_commanded_by_differences
@@ -183,38 +195,32 @@ def _joint(spec: RobotSpec, result: EpisodeResult, joint: int, arm: str) -> str:
         label=f"{spec.joint_names[joint]}, seed {result.seed}",
     )
     unit = "" if spec.units[joint] == "normalized" else f" {spec.units[joint]}"
-    caption = f"{limits[0]:.2f} to {limits[1]:.2f}{unit}"
-    return (
-        f"<figure><figcaption>{escape(name)}<small>{escape(caption)}</small></figcaption>"
-        f"{svg}</figure>"
-    )
+    return figure(name, svg, beside=f"{limits[0]:.2f} to {limits[1]:.2f}{unit}")
 
 
-def _latencies(data: ReportData) -> str:
+def _latencies(data: ReportData) -> Html:
     stages = {stage: h for stage, h in data.histograms.items() if h["count"]}
     ordered = [
         *(s for s in _STAGE_NOTES if s in stages),
         *(s for s in stages if s not in _STAGE_NOTES),
     ]
     if not ordered:
-        return ""
-    columns = ("count", "p50_ms", "p95_ms", "p99_ms", "max_ms")
-    head = "".join(f"<th>{c.replace('_ms', ' ms')}</th>" for c in ("stage", *columns))
-    rows = "".join(_latency_row(stage, stages[stage]) for stage in ordered)
-    figures = "".join(
-        f"<figure><figcaption>{escape(stage)}<small>{_STAGE_NOTES.get(stage, '')}</small>"
-        f"</figcaption>{latency_figure(stages[stage], f'latency of {stage}')}</figure>"
+        return Html()
+    head = columns(("stage", "count", "p50_ms", "p95_ms", "p99_ms", "max_ms"))
+    rows = (_latency_row(stage, stages[stage]) for stage in ordered)
+    figures = (
+        figure(
+            stage,
+            latency_figure(stages[stage], f"latency of {stage}"),
+            beside=_STAGE_NOTES.get(stage, ""),
+        )
         for stage in ordered
     )
-    return (
-        f'<h2>Latency</h2><div class="card scroll"><table><thead><tr>{head}</tr></thead><tbody>'
-        f'{rows}</tbody></table></div><div class="card" style="margin-top:1rem"><div class="key">'
-        "<span>Counts over milliseconds, logarithmic. Line: p50, dashed: p99.</span></div>"
-        f'<div class="grid">{figures}</div></div>'
-    )
+    legend = "Counts over milliseconds, logarithmic. Line: p50, dashed: p99."
+    drawn = card(note(legend), element("div", *figures, class_="figures"))
+    return section("Latency", element("div", table(head, rows), drawn, class_="stack"))
 
 
-def _latency_row(stage: str, histogram: Histogram) -> str:
+def _latency_row(stage: str, histogram: Histogram) -> Html:
     values = (histogram[key] for key in ("p50_ms", "p95_ms", "p99_ms", "max_ms"))
-    cells = "".join(f"<td>{value:.3g}</td>" for value in values)
-    return f"<tr><td>{escape(stage)}</td><td>{histogram['count']}</td>{cells}</tr>"
+    return row(map(cell, (stage, histogram["count"], *(f"{value:.3g}" for value in values))))

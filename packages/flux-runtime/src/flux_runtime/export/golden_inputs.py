@@ -60,7 +60,12 @@ def pytorch_outputs(prefix: PrefixGraph, denoise: DenoiseGraph, inputs: Arrays) 
     cache = PrefixCache(outputs[1::2], outputs[2::2], outputs[0])
     noise, state = tensors["noise"], tensors.get("state")
     actions = sample_actions(
-        denoise.model, state, cache, noise, denoise.num_steps, action_dims=denoise.action_dims
+        denoise.model,
+        state,
+        cache,
+        noise,
+        denoise.num_inference_steps,
+        action_dims=denoise.action_dims,
     )
     first, _ = denoise(state, noise, torch.ones(noise.shape[:2]), *outputs)
     stages = dict(zip(cache_names(len(cache.keys)), outputs, strict=True))

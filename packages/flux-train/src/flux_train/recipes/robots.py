@@ -19,7 +19,7 @@ ACTION_HORIZON = 32
 
 
 @dataclass(frozen=True, kw_only=True)
-class Robot:
+class RobotRecipe:
     """One kind of robot.
 
     Attributes:
@@ -50,7 +50,7 @@ class Robot:
 
 
 ROBOTS = {
-    "aloha": Robot(
+    "aloha": RobotRecipe(
         num_arms=2,
         cameras=("cam_high", "cam_left_wrist", "cam_right_wrist"),
         runner="AlohaInferenceRunner",
@@ -71,7 +71,7 @@ ROBOTS = {
             robot_base_cmd_topic="/cmd_vel",
         ),
     ),
-    "ur3": Robot(
+    "ur3": RobotRecipe(
         num_arms=1,
         cameras=("cam_high", "cam_wrist"),
         runner="URInferenceRunner",

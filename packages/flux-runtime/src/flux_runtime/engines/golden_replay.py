@@ -71,10 +71,10 @@ def replay_golden(
         raise BundleError(
             f"golden.safetensors: the engine refuses the inputs ({reason}). Export it again."
         ) from error
-    return compare(actions, tensors, tolerance or bundle.manifest.tolerance)
+    return compare_actions(actions, tensors, tolerance or bundle.manifest.tolerance)
 
 
-def compare(
+def compare_actions(
     actions: NDArray[np.float32], golden: Mapping[str, NDArray[Any]], tolerance: float
 ) -> GoldenResult:
     """Compares (H, A) actions with `output.actions` of the golden."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ..errors import BundleError
 from .checks import AGAIN, DAMAGED, show
 from .manifest import Manifest
-from .safetensors_header import StoredTensor, read_safetensors_header
+from .safetensors_header import SafetensorsEntry, read_safetensors_header
 
 GOLDEN_NAME = "golden.safetensors"
 _PROMPT = ("input.lang_tokens", "input.lang_masks")
@@ -51,7 +51,7 @@ def read_golden(path: Path, manifest: Manifest) -> dict[str, NDArray[Any]]:
     return tensors
 
 
-def _check_layouts(stored: Mapping[str, StoredTensor], manifest: Manifest) -> list[str]:
+def _check_layouts(stored: Mapping[str, SafetensorsEntry], manifest: Manifest) -> list[str]:
     """Refuses tensors the graphs could not have taken or given; returns the names of the others."""
     expected = _expected_layouts(manifest)
     if _FIRST_STEP in stored:

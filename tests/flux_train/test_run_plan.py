@@ -13,7 +13,7 @@ from flux_data.samples.mixture import DistributedRepeatingDataset
 from flux_data.samples.pack import pack_dataset
 from flux_data.samples.process_inputs import ProcessParquetInputs
 from flux_data.samples.windows import ParquetDataset
-from flux_train.summary import data_table
+from flux_train.run_plan import data_table
 
 from ..flux_data.small_dataset import STATE, TOP, write_v21
 
