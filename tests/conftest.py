@@ -16,6 +16,14 @@ from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parents[1]
 
+LONGEST_FIRST = (
+    "flux_train/distributed/test_distributed.py",
+    "flux_runtime/export/test_export_options.py",
+    "cpp/test_cpp_unit.py",
+    "flux_train/test_faults.py",
+)
+"""Files that take longest. Begun last, they would leave one process with nothing to do."""
+
 settings.register_profile("flux", deadline=None, print_blob=True)
 settings.load_profile("flux")
 
@@ -106,7 +114,9 @@ def tiny_run(tiny_options: list[str], tmp_path_factory: pytest.TempPathFactory) 
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skips what this machine cannot do, saying what is missing."""
+    """Skips what this machine cannot do, saying what is missing; puts the longest files first."""
+    rank = {ROOT / "tests" / name: number for number, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: rank.get(item.path, len(rank)))
     for item in items:
         for marker, why_not in (("gpu", _no_gpu), ("slow", _not_slow), ("hardware", _no_robot)):
             if item.get_closest_marker(marker) and (reason := why_not()):
