@@ -29,7 +29,7 @@ from flux_core.models.weights import (
 )
 from flux_core.norm_stats import save_stats, stats_to_json
 from flux_core.tokenizers import save_tokenizer
-from flux_core.transforms import ProcessPrompts
+from flux_core.transforms import Tokenization
 from flux_data.samples import EpochBatches
 
 from .checkpoints.checks import Setup, check_resumable, warn_of_changes
@@ -580,10 +580,10 @@ class Trainer:
         whole = self.consumed + self.accumulation > self.batches.batches_an_epoch
         return self.batches.state_dict(self.batches.batches_an_epoch if whole else self.consumed)
 
-    def _prompt_transforms(self) -> list[ProcessPrompts]:
+    def _prompt_transforms(self) -> list[Tokenization]:
         groups = self.config.train_dataloader.dataset.groups().values()
-        transforms = [t for group in groups for dataset in group for t in dataset.transforms]
-        return [t for t in transforms if isinstance(t, ProcessPrompts)][:1]
+        pipelines = [dataset.pipeline for group in groups for dataset in group]
+        return [step for pipeline in pipelines for step in pipeline.steps(Tokenization)][:1]
 
     def _give_up(self, result: StepResult) -> None:
         path = self.save(f"checkpoint_step_{self.step}")
