@@ -27,30 +27,20 @@ from flux_runtime.export.options import ExportOptions
 from flux_runtime.export.policy import TrainedPolicy, load_policy
 from flux_runtime.export.writer import export_bundle
 
+from ..conftest import Exported
+
 MakePolicy = Callable[[str], TrainedPolicy]
 
 
 def export(policy: TrainedPolicy, out: Path, **options: Any) -> tuple[Bundle, verify.Verification]:
-    if options.get("precision") == "bf16":
-        pytest.importorskip("openvino", reason="openvino, which verifies bf16, is not installed")
     figures = export_bundle(policy, out, lambda *step: None, ExportOptions(**options))
     return Bundle.open(out), figures
 
 
 @pytest.fixture(scope="module")
-def plain(small_policy: MakePolicy, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Bundle]:
-    """A bundle of each kind, exported without options; read-only."""
-    folder = tmp_path_factory.mktemp("plain")
-    return {kind: export(small_policy(kind), folder / kind)[0] for kind in ("pi0", "pi05")}
-
-
-@pytest.fixture(scope="module")
-def bucketed(
-    small_policy: MakePolicy, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Bundle, verify.Verification]:
+def bucketed(exported: Exported) -> tuple[Bundle, verify.Verification]:
     """A pi0 with graphs for prompts of 16 and 48 tokens besides those for any; read-only."""
-    out = tmp_path_factory.mktemp("bucketed") / "b"
-    return export(small_policy("pi0"), out, prompt_tokens=(48, 16))
+    return exported("pi0", prompt_tokens=(48, 16))
 
 
 def graph(bundle: Bundle, name: str = "denoise") -> onnx.ModelProto:
@@ -63,10 +53,11 @@ def graph(bundle: Bundle, name: str = "denoise") -> onnx.ModelProto:
     [("pi0", "fp32"), ("pi0", "bf16"), ("pi05", "bf16"), ("pi05", "fp16"), ("pi0", "int8")],
 )
 def test_every_precision_is_exported_and_verified_against_float32(
-    kind: str, precision: str, small_policy: MakePolicy, tmp_path: Path
+    kind: str, precision: str, exported: Exported
 ) -> None:
-    policy = small_policy(kind)
-    bundle, figures = export(policy, tmp_path / "b", precision=precision)
+    if precision == "bf16":
+        pytest.importorskip("openvino", reason="openvino, which verifies bf16, is not installed")
+    bundle, figures = exported(kind, precision=precision)
     assert bundle.manifest.precision == precision
     assert figures.max_abs_error <= figures.tolerance == bundle.manifest.tolerance
     if precision == "fp32":
@@ -98,9 +89,9 @@ def test_opset_24_has_attention_as_one_operator(
 
 
 def test_nothing_in_the_step_of_pi05_computes_what_the_time_decides(
-    plain: dict[str, Bundle],
+    exported: Exported,
 ) -> None:
-    bundle = plain["pi05"]
+    bundle, _ = exported("pi05")
     names = {entry.name for entry in graph(bundle).graph.initializer}
     assert any(name.endswith("input_layernorm.dense.table") for name in names)
     assert not any("dense.weight" in name or "time_mlp" in name for name in names)
@@ -119,10 +110,8 @@ def test_the_number_of_steps_can_be_chosen(small_policy: MakePolicy, tmp_path: P
     assert bundle.manifest.num_inference_steps == bundle.config["model"]["num_inference_steps"] == 2
 
 
-def test_a_bundle_can_be_exported_again_in_another_way(
-    plain: dict[str, Bundle], tmp_path: Path
-) -> None:
-    first = plain["pi05"]
+def test_a_bundle_can_be_exported_again_in_another_way(exported: Exported, tmp_path: Path) -> None:
+    first, _ = exported("pi05")
     again, _ = export(load_policy(first.directory), tmp_path / "again", precision="fp16")
     assert again.manifest.precision == "fp16"
     for name, value in first.golden().items():
@@ -208,11 +197,11 @@ def test_no_graph_in_half_precision_has_what_onnxruntime_lacks_on_a_card(
 
 
 def test_an_export_cannot_replace_what_it_is_made_from(
-    plain: dict[str, Bundle], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    exported: Exported, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    bundle = plain["pi0"]
+    bundle, _ = exported("pi0")
     place = str(bundle.directory)
-    assert main([place, "--out", f"{place}/../pi0", "--precision", "fp16"]) == 2
+    assert main([place, "--out", f"{place}/../b", "--precision", "fp16"]) == 2
     assert "is what is exported" in capsys.readouterr().err
     (tmp_path / "file").touch()
     assert main([place, "--out", str(tmp_path / "file")]) == 1
@@ -221,11 +210,12 @@ def test_an_export_cannot_replace_what_it_is_made_from(
 
 
 def test_an_engine_that_this_machine_lacks_is_told_before_anything_is_written(
-    plain: dict[str, Bundle], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    bundle, _ = exported("pi0")
     monkeypatch.setattr("flux_runtime.engines.nvidia.has_card", lambda: False)
     out = tmp_path / "again"
-    assert main([str(plain["pi0"].directory), "--out", str(out), "--engine", "tensorrt"]) == 1
+    assert main([str(bundle.directory), "--out", str(out), "--engine", "tensorrt"]) == 1
     assert not out.exists()
 
 
@@ -249,9 +239,9 @@ def test_the_runtime_opens_the_shortest_graphs_that_its_tasks_fit(
 
 
 def test_the_export_can_check_an_engine_of_this_machine(
-    plain: dict[str, Bundle], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    exported: Exported, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    first = plain["pi0"]
+    first, _ = exported("pi0")
     arguments = [str(first.directory), "--out", str(tmp_path / "again"), "--num-steps", "2"]
     assert main([*arguments, "--engine", "onnxruntime"]) == 0
     assert "this machine reproduces the reference" in capsys.readouterr().err
