@@ -22,7 +22,6 @@ import torch
 from flux_core.errors import CheckpointError, DataError, FluxError
 from flux_core.models.weights.checkpoint_file import load_checkpoint
 from flux_data.samples.collate import DictCollator
-from flux_train import loading
 from flux_train import trainer as training
 from flux_train.checkpoints import files as checkpoint_files
 from flux_train.cli import dry_run, main
@@ -30,6 +29,7 @@ from flux_train.config.runner import FSDPTrainRunner, SingleTrainRunner
 from flux_train.config.tree import read_train_config
 from flux_train.distributed.parallel import layers_of
 from flux_train.distributed.ranks import Ranks
+from flux_train.loading import batches as loading
 from flux_train.metrics.log import MetricsLog, read_metrics
 from flux_train.metrics.train_progress import TrainProgress
 from flux_train.run_plan import state_bytes

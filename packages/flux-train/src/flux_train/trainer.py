@@ -60,7 +60,7 @@ from .distributed.parallel import (
 )
 from .distributed.ranks import Ranks
 from .failed_writes import FailedWrites
-from .loading import LostDataError, PeerLostDataError, batches_left, told_to_all
+from .loading.batches import LostDataError, PeerLostDataError, batches_left, told_to_all
 from .metrics.log import peak_memory_bytes, plot_loss, read_metrics
 from .metrics.outputs import Outputs
 from .metrics.throughput import counted_flops, peak_flops

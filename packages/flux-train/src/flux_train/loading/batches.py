@@ -25,8 +25,8 @@ from flux_data.samples import (
     make_samples,
 )
 
-from .config.tree import TrainDataloader
-from .distributed.ranks import Ranks
+from ..config.tree import TrainDataloader
+from ..distributed.ranks import Ranks
 
 GRACE_S = 10.0
 """How long a batch is waited for before looking whether its worker lives; torch looks after 5."""
