@@ -22,8 +22,8 @@ import torch
 from flux_core.errors import CheckpointError, DataError, FluxError
 from flux_core.models.weights.checkpoint_file import load_checkpoint
 from flux_data.samples.collate import DictCollator
-from flux_train import trainer as training
 from flux_train.checkpoints import files as checkpoint_files
+from flux_train.checkpoints import keeper
 from flux_train.cli import dry_run, main
 from flux_train.config.runner import FSDPTrainRunner, SingleTrainRunner
 from flux_train.config.tree import read_train_config
@@ -32,6 +32,7 @@ from flux_train.distributed.ranks import Ranks
 from flux_train.loading import batches as loading
 from flux_train.metrics.log import MetricsLog, read_metrics
 from flux_train.metrics.train_progress import TrainProgress
+from flux_train.policy_loss import rows_of, step_draws
 from flux_train.run_plan import state_bytes
 from flux_train.trainer import Trainer
 
@@ -148,10 +149,7 @@ def test_auto_passes_over_a_truncated_checkpoint(
 
 def built(options: list[str], work_dir: Path) -> Trainer:
     config, _ = read_train_config(Path(SMALL), options)
-    trainer = Trainer(config, work_dir)
-    trainer.start()
-    trainer.prepare_work_dir()
-    return trainer
+    return Trainer(config, work_dir)
 
 
 def run(trainer: Trainer) -> Path | None:
@@ -160,7 +158,7 @@ def run(trainer: Trainer) -> Path | None:
 
 def break_gradient(trainer: Trainer, steps: set[int]) -> None:
     """Makes the gradient of some steps infinite."""
-    weight = trainer.model.action_out_proj.projector.weight
+    weight = trainer.state.model.action_out_proj.projector.weight
 
     def hook(gradient: torch.Tensor) -> torch.Tensor:
         return gradient * float("inf") if trainer.step in steps else gradient
@@ -224,7 +222,7 @@ def test_a_last_checkpoint_that_cannot_be_written_is_an_error(
     trainer = built(options, tmp_path)
     monkeypatch.setattr(checkpoint_files, "is_intact", lambda path: False)
     trainer.failed.add_checkpoint("an earlier one")
-    found = "cannot be read back.*; 1 checkpoints before it could not be written either"
+    found = "cannot be read back.*; 1 earlier checkpoints could not be written either"
     with pytest.raises(CheckpointError, match=found):
         run(trainer)
     assert not list(tmp_path.glob("checkpoint_*"))
@@ -334,14 +332,14 @@ def test_an_adapter_that_cannot_be_written_is_a_failed_save(
 ) -> None:
     lora = ["model.use_lora=true", "model.lora_rank=2", "runner.save_iter_interval=2"]
     trainer = built([*options, *lora], tmp_path)
-    real = training.save_adapter
+    real = keeper.save_adapter
 
     def full(*args: Any) -> None:
         if trainer.step == 2:
             raise OSError(28, "No space left on device")
         real(*args)
 
-    monkeypatch.setattr(training, "save_adapter", full)
+    monkeypatch.setattr(keeper, "save_adapter", full)
     with pytest.raises(CheckpointError, match=r"1 checkpoints could not .*checkpoint_step_2_adapt"):
         run(trainer)
 
@@ -375,8 +373,8 @@ def fail_in_batch(
     trainer: Trainer, monkeypatch: pytest.MonkeyPatch, batch: int, fail: Any
 ) -> tuple[int, ...]:
     """Calls `fail` for each sample of a batch of the first epoch; returns the batch's draws."""
-    draws = tuple(list(trainer.batches)[batch])
-    dataset = type(trainer.dataset)
+    draws = tuple(list(trainer.data.batches)[batch])
+    dataset = type(trainer.data.dataset)
     real = dataset.__getitem__
 
     def sample(self: Any, draw: int) -> Any:
@@ -391,7 +389,7 @@ def test_a_worker_that_is_killed_is_named_and_costs_no_step(
 ) -> None:
     trainer = built([*options, *PROCESSES], tmp_path)
     kill = lambda: os.kill(os.getpid(), signal.SIGKILL)  # noqa: E731
-    batches = list(trainer.batches)
+    batches = list(trainer.data.batches)
     fail_in_batch(trainer, monkeypatch, 2, kill)
     with pytest.raises(DataError) as caught:
         run(trainer)
@@ -451,7 +449,7 @@ def test_a_video_that_breaks_while_training_is_named(
     options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
     trainer = built([*options, f"train_dataloader.per_device_num_workers={workers}"], tmp_path)
-    part = trainer.dataset.datasets[0].parts[0]
+    part = trainer.data.dataset.datasets[0].parts[0]
     monkeypatch.setattr(type(part.source), "video", _missing_video)
     with pytest.raises(FluxError, match=r"gone.mp4: the video file is missing"):
         run(trainer)
@@ -478,12 +476,12 @@ def test_recomputation_really_computes_again(options: list[str], tmp_path: Path)
             tmp_path,
         )
         calls = [0]
-        for layer in layers_of(trainer.model):
+        for layer in layers_of(trainer.state.model):
             layer.self_attn.register_forward_hook(lambda *_, c=calls: c.__setitem__(0, c[0] + 1))
         batch, _ = next(iter(trainer.steps()))
         trainer.train_step(batch)
         counts.append(calls[0])
-        gradients.append({name: p.grad.clone() for name, p in trainer.trained.items()})
+        gradients.append({name: p.grad.clone() for name, p in trainer.state.trained.items()})
     # Three layers go through their attention: of the prefix's last one only keys are needed.
     assert counts == [3, 6]
     for name, gradient in gradients[0].items():
@@ -502,11 +500,11 @@ def test_a_compiled_run_gives_the_losses_of_a_plain_one(options: list[str], tmp_
 
 def test_the_noise_of_a_sample_does_not_depend_on_who_draws_it() -> None:
     config, _ = read_train_config(Path(SMALL), [])
-    whole = training.step_draws(config.model, seed=1, step=5, samples=12, draws_a_sample=2)
-    again = training.step_draws(config.model, seed=1, step=5, samples=12, draws_a_sample=2)
-    other = training.step_draws(config.model, seed=1, step=6, samples=12, draws_a_sample=2)
+    whole = step_draws(config.model, seed=1, step=5, samples=12, draws_per_sample=2)
+    again = step_draws(config.model, seed=1, step=5, samples=12, draws_per_sample=2)
+    other = step_draws(config.model, seed=1, step=6, samples=12, draws_per_sample=2)
     assert torch.equal(whole.noise, again.noise) and not torch.equal(whole.noise, other.noise)
-    part = whole.rows(training.rows_of(torch.tensor([3, 7]), 2))
+    part = whole.rows(rows_of(torch.tensor([3, 7]), 2))
     assert torch.equal(part.noise, whole.noise[[6, 7, 14, 15]])
 
 

@@ -145,7 +145,14 @@ def test_dry_run_tells_everything_and_writes_nothing(
     assert train(tmp_path / "dry", tiny_options, "--dry-run") == 0
     assert not (tmp_path / "dry").exists()
     told = capsys.readouterr().err
-    for part in ("Data", "aloha-sim", "Parameters", "llm_expert", "MiB a process", "dry run: loss"):
+    for part in (
+        "Data",
+        "aloha-sim",
+        "Parameters",
+        "llm_expert",
+        "MiB per process",
+        "dry run: loss",
+    ):
         assert part in told, told
     assert re.search(r"at most [\d.]+ [MG]iB of memory in use", told.replace("\n", " "))
 
@@ -179,7 +186,7 @@ def test_the_overrides_of_every_option_count(
     more = ["--dry-run", "--cfg-options", "runner.max_steps=7", "runner.learning_rate=1e-3"]
     last = ["--cfg-options", *tiny_options, "runner.max_steps=9"]
     assert main([SMALL, str(tmp_path / "dry"), *more, *last]) == 0
-    assert "9 steps in all" in capsys.readouterr().err
+    assert "9 steps in total" in capsys.readouterr().err
 
 
 def test_training_starts_from_another_projects_checkpoint(
@@ -190,12 +197,11 @@ def test_training_starts_from_another_projects_checkpoint(
     torch.save({"model": weights}, tmp_path / "fluxvla.pt")
     options = [*tiny_options, f"model.pretrained_name_or_path={tmp_path / 'fluxvla.pt'}"]
     config, _ = read_train_config(Path(SMALL), options)
-    trainer = Trainer(config, tmp_path / "x")
-    trainer.start()
-    assert trainer.average is not None
-    for name, value in trainer.model.state_dict().items():
+    state = Trainer(config, tmp_path / "x").state
+    assert state.average is not None
+    for name, value in state.model.state_dict().items():
         assert torch.equal(value, weights[name]), name
-    for name, value in trainer.average.weights.items():
+    for name, value in state.average.weights.items():
         assert torch.equal(value, weights[name]), name
 
 

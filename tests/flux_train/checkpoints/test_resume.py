@@ -222,7 +222,7 @@ def test_another_spread_of_the_steps_is_told_in_one_line(
     line = caplog.messages[0]
     for part in (
         "step: 2 instead of 1, runner DDPTrainRunner instead of SingleTrainRunner (sums are round",
-        "samples a step: 8 instead of 4 (batches and noise are other ones)",
+        "samples per step: 8 instead of 4 (batches and noise are other ones)",
         "steps in all: 7 instead of 6 (the learning rate follows the new schedule",
     ):
         assert part in line
@@ -234,14 +234,13 @@ def test_an_average_that_the_checkpoint_lacks_starts_from_the_weights(
 ) -> None:
     assert train(tmp_path, [*options, "runner.ema_decay=0"]) == 0
     config, _ = read_train_config(Path(SMALL), [*options, "runner.max_steps=5"])
-    trainer = Trainer(config, tmp_path)
     checkpoint = tmp_path / "checkpoint_epoch_1.pt"
-    trainer.resume(checkpoint)
+    average = Trainer(config, tmp_path, checkpoint=checkpoint).state.average
     (line,) = caplog.messages
     assert "runner.ema_decay is 0.9: the average starts from the weights" in line
-    assert trainer.average is not None
+    assert average is not None
     weights = load_checkpoint(checkpoint)["model"]
-    for name, value in trainer.average.weights.items():
+    for name, value in average.weights.items():
         assert torch.equal(value, weights[name]), name
 
 

@@ -157,22 +157,19 @@ def _train(args: argparse.Namespace, config: TrainConfig, ranks: Ranks) -> int:
     checkpoint = checkpoint_to_resume(args.resume_from, args.work_dir, ranks)
     if args.resume_from is None and not args.dry_run:
         check_nothing_is_lost(args.work_dir, ranks)
-    trainer = Trainer(config, args.work_dir, ranks)
-    if checkpoint is not None:
-        trainer.resume(checkpoint)
-    else:
-        trainer.start()
+    trainer = Trainer(config, args.work_dir, ranks, checkpoint=checkpoint)
     progress = TrainProgress(trainer.total_steps, trainer.step, is_quiet=not ranks.is_main)
     say = progress.console.print
     if checkpoint is not None:
-        say(f"going on from {checkpoint} at step {trainer.step}")
-    say(data_table(trainer.dataset))
-    say(parameter_table(trainer.model))
-    size = readable_bytes(state_bytes(trainer.model, config.runner, ranks))
-    say(f"{size} a process for weights, gradients and optimiser; activations on top")
+        say(f"resuming from {checkpoint} at step {trainer.step}")
+    data, model = trainer.data, trainer.state.model
+    say(data_table(data.dataset))
+    say(parameter_table(model))
+    size = readable_bytes(state_bytes(model, config.runner, ranks))
+    say(f"{size} per process for weights, gradients and optimiser, plus activations")
     say(
-        f"{len(trainer.dataset)} samples, {trainer.steps_an_epoch} steps of "
-        f"{trainer.samples_a_step} samples an epoch, {trainer.total_steps} steps in all, on "
+        f"{len(data.dataset)} samples, {data.steps_per_epoch} steps of {data.samples_per_step} "
+        f"samples per epoch, {trainer.total_steps} steps in total, on "
         f"{ranks.world_size} x {ranks.device.type}"
     )
     # A finished job that is put back into the queue has not failed.
@@ -182,14 +179,13 @@ def _train(args: argparse.Namespace, config: TrainConfig, ranks: Ranks) -> int:
     if args.dry_run:
         say(dry_run(trainer))
         return EXIT_OK
-    trainer.prepare_work_dir()
     if ranks.is_main:
         keep_config(args.config, args.work_dir)
     with progress:
         path = trainer.run(progress)
     if path is None:
         say(
-            f"stopped at step {trainer.step} of {trainer.total_steps}; go on with "
+            f"stopped at step {trainer.step} of {trainer.total_steps}; resume with "
             f"flux-train {args.config} {args.work_dir} --resume-from auto"
         )
         return EXIT_INTERRUPTED

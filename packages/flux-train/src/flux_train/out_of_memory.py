@@ -15,11 +15,15 @@ if TYPE_CHECKING:
 
 
 class RunningStep(Protocol):
-    """What the message needs of a training run."""
+    """What the message needs to know about a training run."""
 
-    step: int
     device: torch.device
     config: TrainConfig
+
+    @property
+    def step(self) -> int:
+        """Optimiser steps so far."""
+        ...
 
 
 @contextlib.contextmanager

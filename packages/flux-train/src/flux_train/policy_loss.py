@@ -56,7 +56,7 @@ def step_draws(
     seed: int,
     step: int,
     samples: int,
-    draws_a_sample: int,
+    draws_per_sample: int,
 ) -> FlowDraws:
     """The draws of all samples of an optimiser step, a function of (seed, step) alone.
 
@@ -64,12 +64,12 @@ def step_draws(
     in whichever micro-batch, and after a resume. A sample's rows follow each other.
     """
     generator = torch.Generator().manual_seed(seed_of(seed, step))
-    return draw_flow(config, samples * draws_a_sample, config.action_dim, generator=generator)
+    return draw_flow(config, samples * draws_per_sample, config.action_dim, generator=generator)
 
 
-def rows_of(samples: Tensor, draws_a_sample: int) -> Tensor:
+def rows_of(samples: Tensor, draws_per_sample: int) -> Tensor:
     """The rows of samples among the draws of a step."""
-    return (samples[:, None] * draws_a_sample + torch.arange(draws_a_sample)).flatten()
+    return (samples[:, None] * draws_per_sample + torch.arange(draws_per_sample)).flatten()
 
 
 def seed_of(*parts: int) -> int:

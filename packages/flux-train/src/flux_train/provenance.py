@@ -15,7 +15,44 @@ from typing import Any
 
 import torch
 
+from flux_core.config import unbind
+from flux_core.norm_stats import NormStats, save_stats
+from flux_core.tokenizers import save_tokenizer
+from flux_core.transforms import ProcessPrompts
+
+from .config.tree import TrainConfig
+
 OURS = ("flux-core", "flux-data", "flux-train", "flux-runtime")
+
+
+def write_run_files(
+    work_dir: Path,
+    config: TrainConfig,
+    stats: Mapping[str, NormStats],
+    facts: Mapping[str, Any],
+    step: int,
+) -> None:
+    """Writes what makes a work dir self-contained: config, environment, statistics, tokenizer.
+
+    Args:
+        work_dir: the run's directory, which exists.
+        config: the run.
+        stats: the training set's statistics, by group.
+        facts: what environment.json says besides `provenance`.
+        step: where the run begins or resumes.
+    """
+    (work_dir / "config.json").write_text(json.dumps(unbind(config), indent=1) + "\n")
+    write_provenance(work_dir / "environment.json", facts, step)
+    save_stats(work_dir / "norm_stats.json", stats)
+    for prompts in _prompt_transforms(config):
+        save_tokenizer(prompts.tokenizer, work_dir / "tokenizer")
+
+
+def _prompt_transforms(config: TrainConfig) -> list[ProcessPrompts]:
+    """The first one: all groups share their tokenizer."""
+    groups = config.train_dataloader.dataset.groups().values()
+    transforms = [t for group in groups for dataset in group for t in dataset.transforms]
+    return [t for t in transforms if isinstance(t, ProcessPrompts)][:1]
 
 
 def write_provenance(path: Path, facts: Mapping[str, Any], step: int) -> None:
@@ -42,7 +79,8 @@ def provenance() -> dict[str, Any]:
 
 
 def keep_config(config: Path, work_dir: Path) -> None:
-    """Copies the config file as it was given: its comments are not in config.json."""
+    """Copies the config file as it is; its comments are not in config.json."""
+    work_dir.mkdir(parents=True, exist_ok=True)
     kept = work_dir / f"original_config{config.suffix}"
     if config.resolve() != kept.resolve():
         shutil.copyfile(config, kept)

@@ -39,23 +39,32 @@ TOLD_AS_SETUP = {
     "train_dataloader": {"per_device_batch_size"},
     "runner": {"type", "sharding_strategy", "gradient_accumulation_steps"},
 }
+SAMPLES_KEY = "samples_a_step"
+"""The key of `Setup.samples_per_step` in checkpoints."""
 MAX_SHOWN = 8
-"""Changes that a warning lists."""
+"""How many changes a warning lists."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Setup:
-    """How a run's steps are spread over processes and batches, as its checkpoints remember it."""
+    """How a run's steps are spread over processes and batches, as its checkpoints record it."""
 
     runner: str
     world_size: int
     accumulation: int
-    samples_a_step: int
+    samples_per_step: int
     total_steps: int
 
     def as_data(self) -> dict[str, Any]:
-        """For a checkpoint."""
-        return asdict(self)
+        """For a checkpoint; the inverse of `from_data`."""
+        fields = asdict(self).items()
+        return {SAMPLES_KEY if name == "samples_per_step" else name: x for name, x in fields}
+
+    @classmethod
+    def from_data(cls, data: Mapping[str, Any]) -> Setup:
+        """As a checkpoint holds it."""
+        fields = dict(data)
+        return cls(samples_per_step=fields.pop(SAMPLES_KEY), **fields)
 
 
 def check_resumable(
@@ -128,7 +137,7 @@ def warn_of_changes(
     """
     saved = state.get("setup")
     # Older checkpoints do not have it.
-    parts = [] if saved is None else _setup_changes(Setup(**saved), setup, config.runner)
+    parts = [] if saved is None else _setup_changes(Setup.from_data(saved), setup, config.runner)
     if parts:
         logger.warning("%s: goes on otherwise than it was: %s", path, ", ".join(parts))
     starts_average = config.runner.ema_decay > 0 and not has_average
@@ -167,7 +176,7 @@ def _setup_changes(old: Setup, new: Setup, runner: TrainRunner) -> list[str]:
         *changed("accumulation", "batches of each in a step:"),
         *changed("runner", "runner"),
     ]
-    batches = changed("samples_a_step", "samples a step:")
+    batches = changed("samples_per_step", "samples per step:")
     schedule = changed("total_steps", "steps in all:")
     if runner.lr_scheduler_type == "constant":
         schedule = []

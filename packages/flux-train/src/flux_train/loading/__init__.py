@@ -10,10 +10,12 @@ if TYPE_CHECKING:
     from .batches import LostDataError as LostDataError
     from .batches import PeerLostDataError as PeerLostDataError
     from .batches import batches_left as batches_left
+    from .train_data import TrainData as TrainData
 
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
         "batches": ("LostDataError", "PeerLostDataError", "batches_left"),
+        "train_data": ("TrainData",),
     },
 )
