@@ -40,3 +40,7 @@ bench: install ## Time the runtime on this machine
 
 sanitize: install ## Run the C++ tests under the address, undefined and thread sanitizers
 	@bash scripts/sanitize.sh
+
+.PHONY: docs
+docs: install ## Build the documentation site in build/docs; any warning is an error
+	@$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going -c docs/site . build/docs

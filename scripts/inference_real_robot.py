@@ -66,16 +66,16 @@ def deploy(args: argparse.Namespace, more: Sequence[str]) -> int:
     checkpoint: Path = args.ckpt_path
     if not checkpoint.is_file():
         raise UsageError(f"--ckpt-path: there is no file {str(checkpoint)!r}")
-    bundle = args.bundle or bundle_beside(checkpoint, None if is_only else inference.robot)
+    bundle = args.bundle or bundle_beside(checkpoint, None if is_only else inference.spec.name)
     if is_older(bundle, checkpoint):
         check_robot(args.config, inference, checkpoint)
-        robot = [] if is_only else ["--robot", inference.robot]
+        robot = [] if is_only else ["--robot", inference.spec.name]
         command = ["flux-export", str(checkpoint), "--out", str(bundle), *robot]
         if code := subprocess.run(announced(command), check=False).returncode:
             return code
     warn_of_changes(bundle, inference)
     dry_run = ["--dry-run"] if args.dry_run else []
-    run = ["flux-runtime", "run", "--robot", inference.robot, "--bundle", str(bundle)]
+    run = ["flux-runtime", "run", "--robot", inference.spec.name, "--bundle", str(bundle)]
     command = announced([*run, *dry_run, *more])
     # In its place, so that Ctrl-C reaches the robot's own loop and nothing else.
     os.execv(command[0], command)
@@ -113,10 +113,10 @@ def check_robot(config: Path, inference: InferenceRunner, checkpoint: Path) -> N
         runners = inference_sections(bind(InferenceSections, trained, "inference"))
     except (ImportError, KeyError, FluxError):
         return  # flux-export will say what is wrong with the checkpoint.
-    robots = sorted({runner.robot for runner in runners.values()})
-    if inference.robot not in robots:
+    robots = sorted({runner.spec.name for runner in runners.values()})
+    if inference.spec.name not in robots:
         raise ConfigError(
-            f"{config}: is of the robot {inference.robot!r}, but {checkpoint} was trained for "
+            f"{config}: is of the robot {inference.spec.name!r}, but {checkpoint} was trained for "
             f"{', '.join(robots) or 'none'}. Give the config of its training"
         )
 

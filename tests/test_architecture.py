@@ -232,6 +232,56 @@ def test_importing_core_and_runtime_loads_no_torch() -> None:
     assert done.stdout.split() == []
 
 
+# Where transforms may be named, besides the folder that they live in.
+NAMING_TRANSFORMS = (
+    *("transforms/", "_components.py", "recipes/"),
+    *("config/compat.py", "config/old_paths.py"),
+)
+
+
+def _transforms() -> dict[str, str]:
+    """Every transform of ours, and the folder it is in: a dataclass below `Transform`."""
+    found: dict[str, tuple[str, list[str], bool]] = {}
+    for package in ALLOWED:
+        for path, tree in _modules(package):
+            for node in ast.walk(tree):
+                if isinstance(node, ast.ClassDef):
+                    bases = [base.id for base in node.bases if isinstance(base, ast.Name)]
+                    folder = f"{package}/{Path(path).parent.as_posix()}"
+                    found[node.name] = (folder, bases, bool(node.decorator_list))
+
+    def is_transform(name: str) -> bool:
+        return name == "Transform" or any(map(is_transform, found.get(name, ("", [], False))[1]))
+
+    return {
+        name: folder
+        for name, (folder, _, is_dataclass) in found.items()
+        if is_dataclass and is_transform(name)
+    }
+
+
+def test_transforms_are_named_only_where_they_live_and_where_configs_are_written() -> None:
+    """All others ask a `Pipeline` for roles, so that a new transform adds files only."""
+    transforms = _transforms()
+    assert {"AlohaToPi", "RelativeActions", "ProcessParquetInputs"} <= transforms.keys()
+    found = []
+    for package in ALLOWED:
+        for path, tree in _modules(package):
+            folder = f"{package}/{Path(path).parent.as_posix()}"
+            if path.startswith(NAMING_TRANSFORMS):
+                continue
+            for node in ast.walk(tree):
+                names: list[object] = [
+                    getattr(node, field, None) for field in ("id", "attr", "name", "value")
+                ]
+                found += [
+                    f"{package}/{path}: {name}"
+                    for name in names
+                    if isinstance(name, str) and transforms.get(name, folder) != folder
+                ]
+    assert found == []
+
+
 def test_pybind11_stays_in_the_bindings() -> None:
     cpp = ROOT / "cpp"
     found = [

@@ -1,83 +1,82 @@
-"""Every code block of the README is run, here or by `make demo`.
+"""Every code block of the README and the other documents is run or checked, here or by `make demo`.
 
 An HTML comment on the line above a block says by whom:
 
     <!-- test: run -->    this module runs it in an empty folder, with .venv/bin on the PATH
     <!-- test: demo -->   each of its command lines is a target of the Makefile or one of COMMANDS
                           in scripts/demo.py
+    <!-- test: check -->  takes too long, or needs a GPU or a dataset: this module checks that its
+                          commands, options, configs and files exist
+    <!-- test: six -->    the README's six commands: this module runs them on two short recordings,
+                          with a few training steps
 """
 
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
-README = ROOT / "README.md"
-BLOCK = re.compile(
-    r"^(?:<!-- test: (?P<mark>\w+) -->\n)?"
-    r"```(?P<language>bash|sh|shell|console|python|py)\n(?P<code>.*?)^```$",
-    re.MULTILINE | re.DOTALL,
+from .documents import (
+    DOCUMENTS,
+    ROOT,
+    Block,
+    demo_commands,
+    faults_of,
+    make_commands,
+    name_of,
+    read_blocks,
 )
 
-
-@dataclass(frozen=True, kw_only=True)
-class Block:
-    """One code block; `line` is where its code begins."""
-
-    line: int
-    mark: str | None
-    language: str
-    code: str
-
-    @property
-    def commands(self) -> list[str]:
-        """Its shell lines, continued lines joined, comments and prompts left out."""
-        lines = self.code.replace("\\\n", " ").splitlines()
-        stripped = (" ".join(re.sub(r"\s#.*", "", line).split()) for line in lines)
-        return [line for line in stripped if line and not line.startswith("#")]
+README = ROOT / "README.md"
+BLOCKS = [
+    pytest.param(document, block, id=f"{name_of(document)}:{block.line}")
+    for document in DOCUMENTS
+    if document.is_file()
+    for block in read_blocks(document.read_text(encoding="utf-8"))
+]
+MARKS = {"run", "demo", "check", "six"}
+EPISODES, FRAMES = 2, 40
 
 
-def read_blocks(text: str) -> list[Block]:
-    """Returns the shell and Python blocks of a Markdown text."""
-    return [
-        Block(
-            line=text[: match.start("code")].count("\n") + 1,
-            mark=match["mark"],
-            language=match["language"],
-            code=match["code"],
-        )
-        for match in BLOCK.finditer(text)
-    ]
-
-
-BLOCKS = read_blocks(README.read_text(encoding="utf-8")) if README.is_file() else []
-NAMES = [f"line_{block.line}" for block in BLOCKS]
-
-
-@pytest.mark.parametrize("block", BLOCKS, ids=NAMES)
-def test_a_block_of_the_readme_does_what_it_says(block: Block, tmp_path: Path) -> None:
-    assert block.mark in {"run", "demo"}, (
-        f"README.md:{block.line}: expected a line '<!-- test: run -->' (or demo) above it"
-    )
+@pytest.mark.parametrize(("document", "block"), BLOCKS)
+def test_a_block_of_a_document_does_what_it_says(
+    document: Path, block: Block, tmp_path: Path
+) -> None:
+    where = f"{name_of(document)}:{block.line}"
+    assert block.mark in MARKS, f"{where}: expected a line '<!-- test: run -->' (or demo) above it"
     if block.mark == "run":
-        _run(block, tmp_path)
-    else:
-        known = _make_commands() | _demo_commands()
+        _run(block, tmp_path, where)
+    elif block.mark == "demo":
+        known = make_commands() | demo_commands()
         unknown = [command for command in block.commands if _made(command) not in known]
-        assert not unknown, f"README.md:{block.line}: `make demo` does not run {unknown}"
+        assert not unknown, f"{where}: `make demo` does not run {unknown}"
+    elif block.mark == "check":
+        assert not [fault for command in block.commands for fault in faults_of(command)], where
 
 
 def test_the_readme_exists_and_shows_code() -> None:
     assert README.is_file(), "README.md is missing"
-    assert BLOCKS, "README.md has no bash or python block"
+    assert read_blocks(README.read_text(encoding="utf-8")), "README.md has no bash or python block"
+
+
+def test_the_six_commands_lead_from_recordings_to_a_moving_robot(tmp_path: Path) -> None:
+    (block,) = (b for b in read_blocks(README.read_text(encoding="utf-8")) if b.mark == "six")
+    assert len(block.commands) == 6
+    _write_recordings(tmp_path / "recordings")
+    code = (
+        block.code.replace("checkpoint_epoch_N.pt", "checkpoint_epoch_*.pt")
+        .replace("--cfg-options", "--cfg-options runner.max_steps=2 runner.log_interval=1")
+        .replace("--robot aloha-sim", "--robot aloha-sim --episodes 1 --max-steps 20")
+    )
+    _run(Block(line=block.line, mark="run", language="bash", code=code), tmp_path, "README.md, six")
+    for name in ("mine.html", "mine.bundle/manifest.json", "mine_report.html"):
+        assert (tmp_path / name).is_file()
 
 
 def test_reading_blocks_sees_marks_lines_and_commands() -> None:
@@ -89,7 +88,26 @@ def test_reading_blocks_sees_marks_lines_and_commands() -> None:
     assert (second.line, second.mark, second.code) == (11, None, "x = 1\n")
 
 
-def _run(block: Block, folder: Path) -> None:
+@pytest.mark.parametrize(
+    ("command", "fault"),
+    [
+        ("make demoo", "no target 'demoo'"),
+        ("flux-datta info", "no command 'flux-datta'"),
+        ("flux-data view DIR --outt page.html", "flux-data view has no option --outt"),
+        ("flux-data demo aloha-sim --task 3", "flux-data demo aloha-sim has no option --task"),
+        ("flux-train configs/none.py work", "no file configs/none.py"),
+        ("flux-train report WORK --cfg-options a=1", "flux-train report has no option --cfg-opt"),
+        ("python benchmarks/none.py", "no file benchmarks/none.py"),
+        ("python benchmarks/train.py --sizes small", "benchmarks/train.py has no option --sizes"),
+        ("python -m pytest tests/none", "no file tests/none"),
+    ],
+)
+def test_a_command_that_does_not_exist_is_found(command: str, fault: str) -> None:
+    (found,) = faults_of(command)
+    assert found.startswith(fault)
+
+
+def _run(block: Block, folder: Path, where: str) -> None:
     shutil.copytree(ROOT / "configs", folder / "configs", dirs_exist_ok=True)
     is_python = block.language.startswith("py")
     command = [sys.executable, "-c"] if is_python else ["bash", "-euo", "pipefail", "-c"]
@@ -103,7 +121,7 @@ def _run(block: Block, folder: Path) -> None:
         timeout=300,
         check=False,
     )
-    assert done.returncode == 0, f"README.md:{block.line}\n{done.stdout}\n{done.stderr}"
+    assert done.returncode == 0, f"{where}\n{done.stdout}\n{done.stderr}"
 
 
 def _made(command: str) -> str:
@@ -111,18 +129,17 @@ def _made(command: str) -> str:
     return " ".join(command.split()[:2]) if command.startswith("make") else command
 
 
-def _make_commands() -> set[str]:
-    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    targets = re.findall(r"^([a-z-]+):.*##", makefile, re.MULTILINE)
-    return {"make", *(f"make {target}" for target in targets)}
-
-
-def _demo_commands() -> set[str]:
-    """The command lines in scripts/demo.py's COMMANDS, as one would type them."""
-    import importlib.util
-
-    spec = importlib.util.spec_from_file_location("flux_demo", ROOT / "scripts" / "demo.py")
-    assert spec is not None and spec.loader is not None
-    demo = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(demo)
-    return {c if isinstance(c, str) else " ".join(map(str, c)) for c in demo.COMMANDS}
+def _write_recordings(folder: Path) -> None:
+    """Short recordings in the layout of ALOHA's own recorder."""
+    h5py = pytest.importorskip("h5py")
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for episode in range(EPISODES):
+        steps = rng.normal(scale=0.01, size=(FRAMES, 14)).cumsum(axis=0)
+        with h5py.File(folder / f"episode_{episode}.hdf5", "w") as file:
+            file.attrs["sim"] = True
+            file["observations/qpos"] = steps.astype(np.float32)
+            file["action"] = steps.astype(np.float32)
+            for camera in ("cam_high", "cam_left_wrist", "cam_right_wrist"):
+                images = rng.integers(0, 255, (FRAMES, 96, 128, 3), dtype=np.uint8)
+                file[f"observations/images/{camera}"] = images

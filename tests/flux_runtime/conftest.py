@@ -16,7 +16,7 @@ from onnx import TensorProto, helper
 from safetensors.numpy import save_file
 
 from flux_core.bundle.bundle import GraphSignature, Manifest, TensorSignature, write_manifest
-from flux_core.robots.spec import RobotSpec
+from flux_core.robots import RobotSpec
 from flux_core.types import Observation
 
 if TYPE_CHECKING:
@@ -294,10 +294,16 @@ def toy_manifest(**changes: Any) -> Manifest:
     return Manifest(**(fields | changes))
 
 
-def write_toy_bundle(directory: Path, *, golden_error: float = 0.0, **changes: Any) -> Path:
+def write_toy_bundle(
+    directory: Path,
+    *,
+    golden_error: float = 0.0,
+    config: Mapping[str, object] | None = None,
+    **changes: Any,
+) -> Path:
     directory.mkdir(parents=True)
     write_graphs(directory)
-    (directory / "config.json").write_text("{}")
+    (directory / "config.json").write_text(json.dumps(config or {}))
     (directory / "norm_stats.json").write_text("{}")
     save_file({"weight": np.zeros(2, np.float32)}, directory / "model.safetensors")
     inputs = golden_inputs()
@@ -365,7 +371,7 @@ def small_policy() -> Callable[[str], TrainedPolicy]:
     from flux_core.deployment import InferenceRunner
     from flux_core.models import PI0FlowMatching
     from flux_core.norm_stats import compute_stats
-    from flux_core.robots.spec import robot_spec
+    from flux_core.robots import robot_spec
     from flux_core.tokenizers import ByteTokenizer
     from flux_runtime.export.policy import TrainedPolicy
     from flux_train import recipes
@@ -439,7 +445,7 @@ def libero_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from flux_core.deployment import InferenceRunner
     from flux_core.models import PI0FlowMatching
     from flux_core.norm_stats import compute_stats
-    from flux_core.robots.spec import robot_spec
+    from flux_core.robots import robot_spec
     from flux_core.tokenizers import ByteTokenizer
     from flux_runtime.export.policy import TrainedPolicy
     from flux_runtime.export.writer import export_bundle
@@ -496,7 +502,7 @@ def libero_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def ur3_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A LeRobot dataset of `ur3`: one episode of 12 frames of noise."""
-    from flux_core.robots.spec import robot_spec
+    from flux_core.robots import robot_spec
     from flux_data.lerobot.recorder import EpisodeRecorder, robot_features, video_key
     from flux_data.lerobot.writer import WriterV21
 

@@ -15,7 +15,7 @@ from flux_core.errors import ConfigError
 from flux_core.models import sample_actions
 from flux_core.models.weights.checkpoint_file import load_checkpoint
 from flux_core.policy_io import PolicyIO
-from flux_core.robots.spec import robot_spec
+from flux_core.robots import robot_spec
 from flux_core.transforms import apply
 from flux_core.types import Observation
 from flux_runtime.control.latency import StageTimes

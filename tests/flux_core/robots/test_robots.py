@@ -11,7 +11,7 @@ import pytest
 
 from flux_core.deployment import LiberoInferenceRunner, ObservationTransforms
 from flux_core.errors import ConfigError, RobotError
-from flux_core.robots.spec import ROBOT_SPECS, robot_spec
+from flux_core.robots import ROBOT_SPECS, robot_spec
 from flux_core.transforms import DenormalizeActions, RelativeActions
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from flux_core.config import bind, unbind
-from flux_core.deployment import AlohaInferenceRunner, InferenceRunner, InferenceTransform
+from flux_core.deployment import AlohaInferenceRunner, InferenceRunner
 from flux_core.errors import ConfigError
 from flux_core.norm_stats import compute_stats
 from flux_core.policy_io import PolicyIO
@@ -20,9 +20,10 @@ from flux_core.transforms import (
     AlohaToPi,
     NormalizeStatesAndActions,
     PadKeyToDim,
+    Pipeline,
     RelativeActions,
+    Transform,
     apply,
-    check_order,
 )
 
 MASK = (*(True,) * 6, False) * 2
@@ -122,10 +123,10 @@ def test_a_sample_without_actions_is_the_robots_and_nothing_is_written_into() ->
 
 
 def test_it_has_a_name_in_configs_and_survives_them() -> None:
-    assert bind(InferenceTransform, {"type": "AlohaToPi"}, "t") == AlohaToPi()
+    assert bind(Transform, {"type": "AlohaToPi"}, "t") == AlohaToPi()
     assert unbind(AlohaToPi()) == {"type": "AlohaToPi"}
     with pytest.raises(ConfigError, match="AlohaToPi has no field 'adapt'"):
-        bind(InferenceTransform, {"type": "AlohaToPi", "adapt": True}, "t")
+        bind(Transform, {"type": "AlohaToPi", "adapt": True}, "t")
 
 
 def test_one_arm_is_refused() -> None:
@@ -156,15 +157,15 @@ PAD = PadKeyToDim(keys=("states", "actions"), dim=32)
 )
 def test_what_the_robot_could_not_undo_is_refused(transforms: Sequence[Any], message: str) -> None:
     with pytest.raises(ConfigError) as error:
-        check_order(transforms, "t")
+        Pipeline(tuple(transforms), where="t").check()
     assert message in str(error.value)
 
 
 def test_openpis_order_is_accepted_with_and_without_each_part() -> None:
-    check_order((), "t")
-    check_order((AlohaToPi(), RELATIVE, PAD, NORMALIZE), "t")
-    check_order((AlohaToPi(), NORMALIZE), "t")
-    check_order((RelativeActions(mask=(True,) * 14), NORMALIZE), "t")
+    Pipeline(()).check()
+    Pipeline((AlohaToPi(), RELATIVE, PAD, NORMALIZE)).check()
+    Pipeline((AlohaToPi(), NORMALIZE)).check()
+    Pipeline((RelativeActions(mask=(True,) * 14), NORMALIZE)).check()
 
 
 def runner_tree(robot: str, *transforms: dict[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import av
 import numpy as np
 import pytest
 
-from flux_core.robots.spec import robot_spec
+from flux_core.robots import robot_spec
 from flux_core.sim import AlohaSim
 from flux_core.sim.aloha import START_ARM_RAD, sample_cube_position
 from flux_data.commands.main import main

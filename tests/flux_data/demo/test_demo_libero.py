@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flux_core.robots.spec import robot_spec
+from flux_core.robots import robot_spec
 from flux_core.sim.libero import IMAGE_SIZE
 from flux_data.commands.main import main
 from flux_data.demo.generate_libero import NOTE

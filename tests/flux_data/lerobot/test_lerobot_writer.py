@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from flux_core.errors import DataError, UsageError
-from flux_core.robots.spec import robot_spec
+from flux_core.robots import robot_spec
 from flux_data.lerobot.dataset import open_lerobot
 from flux_data.lerobot.episode_stats import ImageStats
 from flux_data.lerobot.new_folder import disk_errors

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,14 @@ import pytest
 
 from flux_core.errors import ConfigError
 from flux_core.norm_stats import FeatureStats
-from flux_core.transforms import AlohaToPi, NormalizeStatesAndActions, RelativeActions
+from flux_core.transforms import (
+    AlohaToPi,
+    NormalizeStatesAndActions,
+    RelativeActions,
+    Transform,
+)
 from flux_data.samples import mixture as repeating_dataset
 from flux_data.samples.mixture import DistributedRepeatingDataset
-from flux_data.samples.windows import TrainingTransform
 
 from .test_order import config_of
 
@@ -37,7 +42,7 @@ def pi_actions(actions: np.ndarray) -> np.ndarray:
 
 
 def dataset_of(
-    root: Path, *transforms: TrainingTransform, **settings: object
+    root: Path, *transforms: Transform, **settings: object
 ) -> DistributedRepeatingDataset.Config:
     plain = config_of(root)
     return DistributedRepeatingDataset.Config(
@@ -146,6 +151,36 @@ def test_kept_statistics_are_of_the_same_transforms(
     assert len(computed) == 2 and plain != adapted
     assert dataset_of(v21, AlohaToPi()).build().stats == adapted
     assert dataset_of(v21).build().stats == plain and len(computed) == 2
+
+
+def test_statistics_are_computed_again_when_foreign_code_has_changed(
+    v21: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    code = (
+        "from dataclasses import dataclass\n"
+        "from flux_core.transforms import UnitStep\n"
+        "@dataclass(frozen=True, kw_only=True)\n"
+        "class Doubles(UnitStep):\n"
+        "    action_affine = (0.5, 0.0)\n"
+        "    def state(self, states): return 3 * states\n"
+    )
+    path = tmp_path / "doubling_of_units.py"
+    path.write_text(code)
+    step = importlib.import_module("doubling_of_units").Doubles()
+    stats = dataset_of(v21, step).build().stats["aloha"]
+    plain = dataset_of(v21).build().stats["aloha"]
+    np.testing.assert_allclose(stats["action"].mean, 2 * np.array(plain["action"].mean), rtol=1e-5)
+    computed: list[int] = []
+    original = repeating_dataset.exact_stats
+    monkeypatch.setattr(
+        repeating_dataset, "exact_stats", lambda *a: computed.append(1) or original(*a)
+    )
+    assert dataset_of(v21, step).build().stats["aloha"] == stats and not computed
+    path.write_text(code.replace("3 *", "4 *"))
+    dataset_of(v21, step).build()
+    assert len(computed) == 1
 
 
 def test_a_wrong_order_is_refused(v21: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from flux_core.bundle.bundle import Bundle
 from flux_core.errors import BundleError, RobotError
-from flux_core.robots.spec import robot_spec
+from flux_core.robots import robot_spec
 from flux_core.types import Observation
 from flux_runtime.control.preflight import (
     check_bundle_fits,

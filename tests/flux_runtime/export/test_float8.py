@@ -18,12 +18,12 @@ from torch import nn
 
 from flux_core.bundle.bundle import Bundle
 from flux_core.errors import ExportError, UsageError
-from flux_core.robots.spec import robot_spec
-from flux_runtime.export.calibration import read_observations, recorded_inputs
+from flux_core.robots import robot_spec
 from flux_runtime.export.cli import main
-from flux_runtime.export.float8 import LARGEST, Float8Linear, scale_for
 from flux_runtime.export.options import ExportOptions
 from flux_runtime.export.policy import TrainedPolicy
+from flux_runtime.export.precision.calibration import read_observations, recorded_inputs
+from flux_runtime.export.precision.float8 import LARGEST, Float8Linear, scale_for
 from flux_runtime.export.writer import export_bundle
 
 ml_dtypes: Any = pytest.importorskip("ml_dtypes", reason="onnx brings it")

@@ -52,7 +52,10 @@ def test_with_ros_a_real_robot_says_that_it_is_not_driven_yet(
 
 def register(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     point = EntryPoint(name="toy", value=value, group=robots.ENTRY_POINT_GROUP)
-    monkeypatch.setattr(robots, "entry_points", lambda *, group: [point])
+    monkeypatch.setattr(
+        "flux_core.robots.providers.entry_points",
+        lambda *, group: [point] if group == point.group else [],
+    )
 
 
 def test_another_package_can_register_a_robot(monkeypatch: pytest.MonkeyPatch, fakes: Any) -> None:

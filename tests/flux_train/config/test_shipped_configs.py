@@ -20,7 +20,7 @@ from flux_core.models import PI05FlowMatching, SigLIPViTBackbone, flow_matching_
 from flux_core.models.weights.foreign_names import our_names
 from flux_core.models.weights.lora import apply_lora
 from flux_core.policy_io import PolicyIO
-from flux_core.robots.spec import ROBOT_SPECS
+from flux_core.robots import ROBOT_SPECS
 from flux_core.types import Observation
 from flux_data.lerobot.recorder import EpisodeRecorder, vector_feature, video_feature, video_key
 from flux_data.lerobot.writer import WriterV21

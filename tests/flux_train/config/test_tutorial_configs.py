@@ -17,7 +17,7 @@ from flux_core.deployment import AlohaInferenceRunner, URInferenceRunner
 from flux_core.errors import ConfigError
 from flux_core.models import PI0FlowMatching
 from flux_core.policy_io import PolicyIO
-from flux_core.robots.spec import robot_spec
+from flux_core.robots import robot_spec
 from flux_core.types import Observation
 from flux_data.lerobot.recorder import EpisodeRecorder, robot_features, video_key
 from flux_data.lerobot.writer import WriterV21

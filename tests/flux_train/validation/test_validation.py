@@ -18,7 +18,7 @@ from flux_core.deployment import InferenceRunner
 from flux_core.errors import ConfigError, DataError
 from flux_core.models import PI0FlowMatching, draw_flow, flow_errors, flow_mask
 from flux_core.policy_io import PolicyIO
-from flux_core.robots.spec import robot_spec
+from flux_core.robots import robot_spec
 from flux_data.lerobot.recorder import EpisodeRecorder, robot_features, video_key
 from flux_data.lerobot.writer import WriterV21
 from flux_data.samples.collate import DictCollator

@@ -8,43 +8,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Self
 
-from .errors import ConfigError
+from .errors import ConfigError, RobotError
+from .robots.lookup import robot_spec
 from .robots.operators import AlohaOperator, UROperator
-from .robots.spec import RobotSpec, robot_spec
+from .robots.spec import RobotSpec
 from .rtc import RTCConfig
-from .transforms import (
-    AlohaToPi,
-    DenormalizeActions,
-    NormalizeImages,
-    NormalizeStatesAndActions,
-    PadKeyToDim,
-    PreparePromptWithState,
-    ProcessPrompts,
-    RelativeActions,
-    ResizeImages,
-    ResizeImagesWithPad,
-    SimpleNormalizeImages,
-    TaskPrompter,
-    check_order,
-)
-from .transforms.aloha import DIMS as ALOHA_DIMS
+from .transforms import DenormalizeActions, Pipeline, Transform
 
 logger = logging.getLogger("flux.inference")
-
-InferenceTransform = (
-    AlohaToPi
-    | RelativeActions
-    | NormalizeStatesAndActions
-    | PadKeyToDim
-    | TaskPrompter
-    | PreparePromptWithState
-    | ProcessPrompts
-    | ResizeImages
-    | ResizeImagesWithPad
-    | SimpleNormalizeImages
-    | NormalizeImages
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,15 +26,20 @@ class ObservationTransforms:
     """Cameras in the order of training, and the transforms of an observation."""
 
     img_keys: tuple[str, ...]
-    transforms: tuple[InferenceTransform, ...]
+    transforms: tuple[Transform, ...]
 
     def __post_init__(self) -> None:
-        check_order(self.transforms, "transforms")
+        pipeline = Pipeline(self.transforms)
+        pipeline.check_on_robot()
+        pipeline.check()
 
 
 @dataclass(frozen=True, kw_only=True)
 class InferenceRunner:
     """How a policy is run: robot, task texts, chunking.
+
+    `robot` is a name or a description; a name is replaced by the description it stands for, so
+    that checkpoints and bundles carry the description.
 
     Of each predicted chunk the first `action_chunk` steps count (None: all), and
     `execution_horizon` of them are executed before the next chunk (None: all that count).
@@ -68,7 +47,7 @@ class InferenceRunner:
     several.
     """
 
-    robot: str
+    robot: str | RobotSpec
     task_descriptions: Mapping[str, str]
     dataset: ObservationTransforms
     denormalize_action: DenormalizeActions
@@ -80,31 +59,39 @@ class InferenceRunner:
     seed: int = 7
 
     def __post_init__(self) -> None:
+        if isinstance(self.robot, str):
+            try:
+                object.__setattr__(self, "robot", robot_spec(self.robot))
+            except RobotError as error:
+                raise ConfigError(f"robot: {error}") from error
         if not self.task_descriptions:
             raise ConfigError("task_descriptions: expected at least one task, got none")
         unknown = [k for k in self.dataset.img_keys if k not in self.spec.cameras]
         if unknown:
             raise ConfigError(
-                f"dataset.img_keys: {self.robot} has no camera {unknown[0]!r}; "
+                f"dataset.img_keys: {self.spec.name} has no camera {unknown[0]!r}; "
                 f"it has {', '.join(self.spec.cameras)}"
             )
-        adapts = any(isinstance(t, AlohaToPi) for t in self.dataset.transforms)
-        if adapts and self.spec.action_dim != ALOHA_DIMS:
-            raise ConfigError(
-                f"dataset.transforms: AlohaToPi expected a robot of {ALOHA_DIMS} joints (two Aloha "
-                f"arms), got {self.robot} of {self.spec.action_dim}"
-            )
-        is_relative = any(isinstance(t, RelativeActions) for t in self.dataset.transforms)
-        if is_relative and self.spec.is_commanded_by_differences:
-            raise ConfigError(
-                f"dataset.transforms: RelativeActions expected a robot whose commands are states, "
-                f"got {self.robot}, whose commands are differences already. Leave it out"
-            )
+        Pipeline(self.dataset.transforms, where="dataset.transforms").check_robot(self.spec)
+
+    @cached_property
+    def pipeline(self) -> Pipeline:
+        """The transforms of an observation, and the way back to the robot's units."""
+        return Pipeline(
+            self.dataset.transforms,
+            denormalize=self.denormalize_action,
+            where="inference.dataset.transforms",
+        )
+
+    def with_pipeline(self, pipeline: Pipeline) -> Self:
+        """The same with other transforms."""
+        return replace(self, dataset=replace(self.dataset, transforms=pipeline.transforms))
 
     @property
     def spec(self) -> RobotSpec:
         """The robot's description."""
-        return robot_spec(self.robot)
+        assert isinstance(self.robot, RobotSpec), "__post_init__ looks names up"
+        return self.robot
 
     def statistics_group(self, groups: Collection[str]) -> str:
         """Which of the groups of statistics is this robot's.
@@ -115,16 +102,17 @@ class InferenceRunner:
         Raises:
             ConfigError: none, or several that it could be.
         """
+        robot = self.spec.name
         if self.statistic_name is not None:
             fitting = [name for name in groups if name == self.statistic_name]
-        elif self.robot in groups or len(groups) == 1:
-            fitting = [self.robot] if self.robot in groups else list(groups)
+        elif robot in groups or len(groups) == 1:
+            fitting = [robot] if robot in groups else list(groups)
         else:
-            fitting = [name for name in groups if name.startswith(self.robot)]
+            fitting = [name for name in groups if name.startswith(robot)]
         if len(fitting) != 1:
             raise ConfigError(
                 f"inference.statistic_name: expected one of {', '.join(sorted(groups))} for robot "
-                f"{self.robot!r}, got {self.statistic_name!r}"
+                f"{robot!r}, got {self.statistic_name!r}"
             )
         return fitting[0]
 
@@ -152,21 +140,21 @@ class InferenceRunner:
 class AlohaSimInferenceRunner(InferenceRunner):
     """The simulated ALOHA."""
 
-    robot: str = "aloha-sim"
+    robot: str | RobotSpec = "aloha-sim"
 
 
 @dataclass(frozen=True, kw_only=True)
 class LiberoInferenceRunner(InferenceRunner):
     """The Panda of the LIBERO benchmark, in simulation."""
 
-    robot: str = "libero"
+    robot: str | RobotSpec = "libero"
 
 
 @dataclass(frozen=True, kw_only=True)
 class AlohaInferenceRunner(InferenceRunner):
     """Two real ALOHA arms over ROS."""
 
-    robot: str = "aloha"
+    robot: str | RobotSpec = "aloha"
     operator: AlohaOperator = field(default_factory=AlohaOperator)
 
 
@@ -174,7 +162,7 @@ class AlohaInferenceRunner(InferenceRunner):
 class URInferenceRunner(InferenceRunner):
     """One real UR3 over ROS."""
 
-    robot: str = "ur3"
+    robot: str | RobotSpec = "ur3"
     operator: UROperator = field(default_factory=UROperator)
 
     def __post_init__(self) -> None:
@@ -199,9 +187,10 @@ def inference_sections(section: InferenceSections | None) -> dict[str, Inference
     if section is None:
         return {}
     runners = list(section.values()) if isinstance(section, Mapping) else [section]
-    by_robot = {runner.robot: runner for runner in runners}
+    by_robot = {runner.spec.name: runner for runner in runners}
     if len(by_robot) != len(runners):
         raise ConfigError(
-            f"inference: expected one section a robot, got {', '.join(r.robot for r in runners)}"
+            f"inference: expected one section per robot, got "
+            f"{', '.join(runner.spec.name for runner in runners)}"
         )
     return by_robot

@@ -6,7 +6,7 @@ Built from what training wrote, so that a policy is never deployed with other pr
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -27,21 +27,18 @@ from .tokenizers import (
     Tokenizer,
 )
 from .transforms import (
-    AlohaToPi,
-    NormalizeImages,
-    NormalizeStatesAndActions,
-    PadKeyToDim,
-    PreparePromptWithState,
-    ProcessPrompts,
-    RelativeActions,
+    ActionInverse,
+    ImageNormalization,
+    Normalization,
+    Padding,
+    Pipeline,
     Sample,
-    SimpleNormalizeImages,
-    TaskPrompter,
+    Tokenization,
 )
+from .transforms.pipeline import feature
 from .transforms.prompts import NUM_BINS
 from .types import Observation
 
-ImageNorm = SimpleNormalizeImages | NormalizeImages
 STATES = np.linspace(-1.0, 1.0, NUM_BINS + 1) - 0.5 / NUM_BINS
 """A normalised state in each bin of the prompt."""
 
@@ -62,7 +59,7 @@ class PolicyIO:
         cls, inference: InferenceRunner, norm_stats: Mapping[str, NormStats]
     ) -> PolicyIO:
         """From a training run's parts, the tokenizer where its config says."""
-        prompts = _only(inference, ProcessPrompts)
+        prompts = inference.pipeline.one(Tokenization)
         stats = _robot_stats(norm_stats, inference)
         return cls(inference, stats, prompts.tokenizer.load())
 
@@ -76,9 +73,12 @@ class PolicyIO:
         try:
             inference = bind(InferenceRunner, bundle.config.get("inference"), "inference")
             stats = _robot_stats(stats_from_json(bundle.norm_stats), inference)
-            prompts = _only(inference, ProcessPrompts)
-            tokenizer = _load_bundled(prompts.tokenizer, bundle)
-            inference = _with_max_len(inference, bundle.manifest.max_prompt_tokens)
+            tokenizer = _load_bundled(inference.pipeline.one(Tokenization).tokenizer, bundle)
+            # The graphs may be for shorter prompts than training's.
+            max_len = bundle.manifest.max_prompt_tokens
+            inference = inference.with_pipeline(
+                inference.pipeline.replace(Tokenization, max_len=max_len)
+            )
             io = cls(inference, stats, tokenizer)
             _check_manifest(io, bundle.manifest)
         except (ConfigError, DataError) as error:
@@ -88,17 +88,13 @@ class PolicyIO:
 
     def most_tokens(self, prompt: str) -> int:
         """Tokens that a task becomes, in whatever state the robot is."""
-        transforms = self.inference.dataset.transforms
-        prompter = next(
-            t for t in transforms if isinstance(t, TaskPrompter | PreparePromptWithState)
-        )
         sample: Sample = {"task_description": prompt, "num_state_dims": self.state_dim}
-        states = STATES if isinstance(prompter, PreparePromptWithState) else STATES[:1]
-        texts = [
-            prompter({**sample, "states": np.full(self.state_dim, value, np.float32)})["prompt"]
+        states = STATES if self.pipeline.prompt_uses_state else STATES[:1]
+        prompted = [
+            self.pipeline.prompt({**sample, "states": np.full(self.state_dim, value, np.float32)})
             for value in states
         ]
-        return max(len(self.tokenizer.encode(text)) for text in texts)
+        return max(len(self.tokenizer.encode(one["prompt"])) for one in prompted)
 
     def encode(self, observation: Observation) -> dict[str, NDArray[Any]]:
         """Returns the graphs' user inputs, each with a leading batch axis of 1.
@@ -113,11 +109,7 @@ class PolicyIO:
             "task_description": observation.prompt,
             "stats": self.stats,
         }
-        for transform in self.inference.dataset.transforms:
-            if isinstance(transform, ProcessPrompts):
-                sample = transform.process(sample, self.tokenizer)
-            elif not isinstance(transform, ImageNorm):
-                sample = transform(sample)
+        sample = self.pipeline.encode(sample, self.tokenizer)
         return {
             "images": np.asarray(sample["images"])[None],
             "image_masks": sample["image_masks"][None],
@@ -130,97 +122,65 @@ class PolicyIO:
         self, actions: NDArray[np.float32], state: NDArray[np.float32]
     ) -> NDArray[np.float32]:
         """Normalised actions (H, A) to robot units; `state` (A,) is the observation's."""
-        dims = len(self.scale)
-        reference = np.where(self.relative_mask, state[:dims], 0.0).astype(np.float32)
-        return actions[:, :dims] * self.scale + self.offset + reference
+        return self._inverse(actions, state)
+
+    @property
+    def pipeline(self) -> Pipeline:
+        """The robot's transforms."""
+        return self.inference.pipeline
 
     @property
     def scale(self) -> NDArray[np.float32]:
         """(A,) factor of the way back."""
-        return self._affine[0]
+        return self._inverse.scale
 
     @property
     def offset(self) -> NDArray[np.float32]:
         """(A,) summand of the way back."""
-        return self._affine[1]
+        return self._inverse.offset
 
-    @cached_property
+    @property
     def relative_mask(self) -> NDArray[np.bool_]:
         """(A,) True where an action is relative to the observed state."""
-        dims = len(self.scale)
-        relative = [t for t in self.inference.dataset.transforms if isinstance(t, RelativeActions)]
-        if not relative:
-            return np.zeros(dims, dtype=np.bool_)
-        mask = np.asarray(relative[0].mask, dtype=np.bool_)
-        if len(mask) != dims:
-            raise ConfigError(f"RelativeActions.mask: expected {dims} entries, got {len(mask)}")
-        return mask
+        return self._inverse.relative_mask
 
     @property
     def state_stats(self) -> FeatureStats:
         """Statistics of the state."""
-        return self._feature(_only(self.inference, NormalizeStatesAndActions).state_key)
+        return feature(self.stats, self.pipeline.one(Normalization).state_key)
 
     @property
     def mean_state(self) -> NDArray[np.float32]:
         """(state_dim,) the mean of training, in robot units."""
         mean = np.asarray(self.state_stats.mean, dtype=np.float32)[: self.state_dim]
-        return self._adapt.state_inverse(mean) if self._adapt else mean
+        return self.pipeline.state_inverse(mean)
 
     @property
     def image_affine(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """(C, 3) scale and offset of the image normalisation."""
-        norm = _only(self.inference, SimpleNormalizeImages, NormalizeImages)
-        return norm.affine(len(self.inference.dataset.img_keys))
+        return self.pipeline.one(ImageNormalization).affine(len(self.inference.dataset.img_keys))
 
     @property
     def tokenizer_config(self) -> ByteTokenizer | PretrainedTokenizer:
         """The tokenizer as the config has it."""
-        return _only(self.inference, ProcessPrompts).tokenizer
+        return self.pipeline.one(Tokenization).tokenizer
 
     @property
     def max_prompt_tokens(self) -> int:
         """Width of `lang_tokens`."""
-        return _only(self.inference, ProcessPrompts).max_len
+        return self.pipeline.one(Tokenization).max_len
 
     @property
     def state_dim(self) -> int:
-        """Dimensions the robot's state has, before PadKeyToDim fills it up."""
-        is_padded = any(isinstance(t, PadKeyToDim) for t in self.inference.dataset.transforms)
+        """Dimensions the robot's state has, before padding fills it up."""
+        is_padded = self.pipeline.maybe(Padding) is not None
         real = self.inference.spec.state_dim
         return min(real, self.state_stats.dim) if is_padded else self.state_stats.dim
 
     @cached_property
-    def _affine(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        denormalize = self.inference.denormalize_action
-        scale, offset = denormalize.affine(self._feature(denormalize.action_key))
+    def _inverse(self) -> ActionInverse:
         # Statistics of a padded robot go on behind its joints.
-        dims = min(len(scale), self.inference.spec.action_dim)
-        scale, offset = scale[:dims], offset[:dims]
-        if self._adapt is None:
-            return scale, offset
-        # Of a relative joint this is a sign, as of its state: the observed state stays as it is.
-        factor, summand = self._adapt.action_affine
-        if len(factor) != len(scale):
-            raise ConfigError(
-                f"AlohaToPi: expected statistics of {len(factor)} action dimensions, got "
-                f"{len(scale)}"
-            )
-        return (
-            (factor * scale).astype(np.float32),
-            (factor * offset + summand).astype(np.float32),
-        )
-
-    @property
-    def _adapt(self) -> AlohaToPi | None:
-        found = (t for t in self.inference.dataset.transforms if isinstance(t, AlohaToPi))
-        return next(found, None)
-
-    def _feature(self, key: str) -> FeatureStats:
-        if key not in self.stats:
-            found = sorted(self.stats)
-            raise DataError(f"norm_stats: expected statistics of {key!r}, found {found}")
-        return self.stats[key]
+        return self.pipeline.action_inverse(self.stats, self.inference.spec.action_dim)
 
     def _images(self, observation: Observation) -> list[NDArray[np.uint8]]:
         keys = self.inference.dataset.img_keys
@@ -243,23 +203,6 @@ class PolicyIO:
                 f"observation.state: joint {int(np.argmin(np.isfinite(state)))} is not finite"
             )
         return state
-
-
-def _only(inference: InferenceRunner, *kinds: type[Any]) -> Any:
-    found = [t for t in inference.dataset.transforms if isinstance(t, kinds)]
-    if len(found) != 1:
-        names = " or ".join(kind.__name__ for kind in kinds)
-        raise ConfigError(f"inference.dataset.transforms: expected one {names}, got {len(found)}")
-    return found[0]
-
-
-def _with_max_len(inference: InferenceRunner, max_len: int) -> InferenceRunner:
-    """The graphs may be for shorter prompts than training's."""
-    transforms = tuple(
-        replace(t, max_len=max_len) if isinstance(t, ProcessPrompts) else t
-        for t in inference.dataset.transforms
-    )
-    return replace(inference, dataset=replace(inference.dataset, transforms=transforms))
 
 
 def _robot_stats(norm_stats: Mapping[str, NormStats], inference: InferenceRunner) -> NormStats:
@@ -287,7 +230,7 @@ def _check_manifest(io: PolicyIO, manifest: Manifest) -> None:
     """Refuses a config and statistics that are not those of the manifest's robot and graphs."""
     dataset, joints = io.inference.dataset, io.inference.spec.action_dim
     for where, expected, found in (
-        ("config.json: inference: robot", manifest.robot, io.inference.robot),
+        ("config.json: inference: robot", manifest.robot, io.inference.spec.name),
         ("config.json: inference: cameras", manifest.cameras, dataset.img_keys),
         ("norm_stats.json: dimensions of the state", manifest.state_dim, io.state_dim),
         ("norm_stats.json: dimensions of actions", joints, len(io.scale)),

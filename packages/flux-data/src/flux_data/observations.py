@@ -12,7 +12,7 @@ from flux_core.errors import DataError
 
 from .lerobot.dataset import open_lerobot
 from .lerobot.recorder import video_key
-from .samples.process_inputs import ProcessParquetInputs
+from .samples.process_inputs import dataset_inputs
 from .samples.windows import DatasetPart, ParquetDataset
 
 STATE = "observation.state"
@@ -33,12 +33,7 @@ def observations(dataset: str, cameras: Sequence[str], count: int) -> dict[str, 
     Raises:
         DataError: a camera is missing, there are fewer samples, or a file cannot be read.
     """
-    readers = {
-        camera: ProcessParquetInputs(parquet_keys=(), video_keys=(video_key(camera),))
-        for camera in cameras
-    }
-    keys = tuple(video_key(camera) for camera in cameras)
-    inputs = ProcessParquetInputs(parquet_keys=(STATE,), video_keys=keys)
+    inputs = dataset_inputs((STATE,), tuple(video_key(camera) for camera in cameras))
     config = ParquetDataset.Config(data_root_path=dataset, transforms=(inputs,), action_key=STATE)
     part = DatasetPart(open_lerobot(dataset), config, ())
     if not 1 <= count <= len(part):
@@ -46,8 +41,8 @@ def observations(dataset: str, cameras: Sequence[str], count: int) -> dict[str, 
     samples = [part.sample(int((i + 0.5) * len(part) / count)) for i in range(count)]
     return {
         **{
-            f"images.{camera}": np.stack([reader(sample)["images"][0] for sample in samples])
-            for camera, reader in readers.items()
+            f"images.{camera}": np.stack([inputs.picture(s, video_key(camera)) for s in samples])
+            for camera in cameras
         },
         "state": np.stack([sample[STATE] for sample in samples]).astype(np.float32),
         "task": np.array([sample["task_description"] for sample in samples]),

@@ -14,12 +14,14 @@ from pathlib import Path
 
 from flux_core.bundle import Bundle
 from flux_core.errors import FluxError
+from flux_core.robots import DRIVER_GROUP, describe, provider
 
 from .control.session import shipped_policy
 from .engines.core import load_core
 from .engines.names import ENGINES, EngineName
 from .engines.opening import open_flow_policy
 from .engines.status import engine_status
+from .robots import installed_robot_names, make_robot
 
 OLDEST_PYTHON = (3, 11)
 OLDEST_NUMPY = (1, 26)
@@ -71,7 +73,7 @@ class Check:
 
 def diagnose() -> list[Check]:
     """Runs all checks; none of them changes anything on the machine."""
-    return [check() for check in CHECKS]
+    return [*(check() for check in CHECKS), *map(check_robot, installed_robot_names())]
 
 
 def format_checks(checks: Sequence[Check]) -> str:
@@ -157,7 +159,7 @@ def check_rendering() -> Check:
     fix = "apt-get install libosmesa6 libegl1, or set MUJOCO_GL to egl, osmesa or glfw."
     try:
         done = subprocess.run(
-            [sys.executable, "-c", _RENDER_PROGRAM],
+            [sys.executable, "-P", "-c", _RENDER_PROGRAM],
             capture_output=True,
             text=True,
             timeout=_RENDER_TIMEOUT_S,
@@ -223,6 +225,20 @@ def check_report() -> Check:
         found=f"missing: {', '.join(missing)}" if missing else "matplotlib, av",
         fix="pip install 'flux-runtime[report]'",
     )
+
+
+def check_robot(name: str) -> Check:
+    """Loads another package's driver and says what it drives; connects to nothing."""
+    title, fix = f"robot {name}", "Correct or reinstall the package, or ask its author."
+    try:
+        spec = make_robot(name).spec
+        point = provider(DRIVER_GROUP, name)
+    except FluxError as error:
+        return Check(name=title, ok=False, found=str(error), fix=fix)
+    source = describe(point) if point else ""
+    cameras = ", ".join(spec.cameras) or "no camera"
+    found = f"{source}: {spec.action_dim} joints, {spec.control_hz:g} Hz, {cameras}"
+    return Check(name=title, ok=True, found=found)
 
 
 CHECKS: tuple[Callable[[], Check], ...] = (

@@ -18,7 +18,7 @@ import torch
 from flux_core.config import unbind
 from flux_core.norm_stats import NormStats, save_stats
 from flux_core.tokenizers import save_tokenizer
-from flux_core.transforms import ProcessPrompts
+from flux_core.transforms import Tokenization
 
 from .config.tree import TrainConfig
 
@@ -48,11 +48,11 @@ def write_run_files(
         save_tokenizer(prompts.tokenizer, work_dir / "tokenizer")
 
 
-def _prompt_transforms(config: TrainConfig) -> list[ProcessPrompts]:
+def _prompt_transforms(config: TrainConfig) -> list[Tokenization]:
     """The first one: all groups share their tokenizer."""
     groups = config.train_dataloader.dataset.groups().values()
-    transforms = [t for group in groups for dataset in group for t in dataset.transforms]
-    return [t for t in transforms if isinstance(t, ProcessPrompts)][:1]
+    pipelines = [dataset.pipeline for group in groups for dataset in group]
+    return [step for pipeline in pipelines for step in pipeline.steps(Tokenization)][:1]
 
 
 def write_provenance(path: Path, facts: Mapping[str, Any], step: int) -> None:

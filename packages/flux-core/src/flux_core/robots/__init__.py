@@ -7,16 +7,39 @@ from typing import TYPE_CHECKING
 from ..lazy import lazy_exports
 
 if TYPE_CHECKING:
+    from .built_in import ROBOT_SPECS as ROBOT_SPECS
+    from .carried import carried_robot as carried_robot
+    from .kinematics import DHJoint as DHJoint
+    from .kinematics import Kinematics as Kinematics
+    from .limits import limits_in_force as limits_in_force
+    from .lookup import DRIVER_GROUP as DRIVER_GROUP
+    from .lookup import SPEC_GROUP as SPEC_GROUP
+    from .lookup import robot_spec as robot_spec
+    from .lookup import robot_spec_names as robot_spec_names
     from .operators import AlohaOperator as AlohaOperator
     from .operators import UROperator as UROperator
-    from .spec import ROBOT_SPECS as ROBOT_SPECS
+    from .providers import call as call
+    from .providers import describe as describe
+    from .providers import distribution as distribution
+    from .providers import load as load
+    from .providers import one_line as one_line
+    from .providers import provided_names as provided_names
+    from .providers import provider as provider
     from .spec import RobotSpec as RobotSpec
-    from .spec import robot_spec as robot_spec
 
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
+        "built_in": ("ROBOT_SPECS",),
+        "carried": ("carried_robot",),
+        "kinematics": ("DHJoint", "Kinematics"),
+        "limits": ("limits_in_force",),
+        "lookup": ("DRIVER_GROUP", "SPEC_GROUP", "robot_spec", "robot_spec_names"),
         "operators": ("AlohaOperator", "UROperator"),
-        "spec": ("ROBOT_SPECS", "RobotSpec", "robot_spec"),
+        "providers": (
+            *("call", "describe", "distribution", "load", "one_line"),
+            *("provided_names", "provider"),
+        ),
+        "spec": ("RobotSpec",),
     },
 )

@@ -1,35 +1,57 @@
-"""What is known of each robot: joint order, limits, cameras and control rate."""
+"""What is known about a robot: joint order, limits, cameras and control rate."""
 
 from __future__ import annotations
 
-import math
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any, NoReturn, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import RobotError
+from .kinematics import Kinematics
+
+SCHEMA_VERSION = 1
+UNITS = ("rad", "m", "normalized")
+MAX_DIM = 1024
+MAX_NAME = 100
+CONTROL_HZ_RANGE = (0.1, 2000.0)
+_TEXTS = ("joint_names", "units", "cameras", "state_names", "state_units")
+_RATES = ("max_velocity", "max_acceleration", "max_jerk")
+_NUMBERS = ("lower", "upper", *_RATES, "rest_command")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+_LARGEST = 1e30
+"""Finite in float32, and so is the difference of two."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RobotSpec:
     """One robot as policies see it. Joint tuples have one entry per action dimension.
 
-    The last three are of a robot that is commanded by differences, whose states are therefore
-    something else than its commands; left empty, a state is a command that asks for no motion.
+    `rest_command`, `state_names` and `state_units` belong to a robot that is commanded by
+    differences, so its states are not commands. Where they are empty, sending a state as a command
+    asks for no motion. All values are checked; a RobotError names the field.
 
     Attributes:
-        name: how commands and datasets call it.
+        name: used in commands, configs and datasets: letters, digits and `_.-`.
         joint_names: the order of actions, and of states unless `state_names` says otherwise.
         lower: least command, in the joint's unit.
         upper: greatest command, in the joint's unit.
         max_velocity: greatest change of the command, in the joint's unit per second.
-        units: 'rad', or 'normalized' (a gripper: 0 closed, 1 open; LIBERO's: see there).
-        cameras: the cameras a policy may use.
+        units: 'rad', 'm', or 'normalized' (a gripper: 0 closed, 1 open; LIBERO's: see there).
+        cameras: the cameras a policy may use, in the order in which recipes give them to the
+            network: first the one that sees the scene, then those on the wrists.
         control_hz: commands per second.
         rest_command: the command that asks for no motion.
         state_names: the order of states.
-        state_units: 'm' or 'rad', one per dimension of the state.
+        state_units: one of the units above per dimension of the state.
+        max_acceleration: greatest change of velocity, in the joint's unit per second squared;
+            empty if unknown. Carried and compared, but not enforced yet.
+        max_jerk: greatest change of acceleration, in the joint's unit per second cubed; likewise.
+        kinematics: the robot's geometry, if known.
+        schema_version: version of this description's format.
     """
 
     name: str
@@ -43,18 +65,25 @@ class RobotSpec:
     rest_command: tuple[float, ...] = ()
     state_names: tuple[str, ...] = ()
     state_units: tuple[str, ...] = ()
+    max_acceleration: tuple[float, ...] = ()
+    max_jerk: tuple[float, ...] = ()
+    kinematics: Kinematics | None = None
+    schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
-        lengths = dict.fromkeys(("lower", "upper", "max_velocity", "units"), self.action_dim)
-        if self.is_commanded_by_differences:
-            lengths |= {"rest_command": self.action_dim, "state_units": len(self.state_names)}
-        for field, expected in lengths.items():
-            values = getattr(self, field)
-            if len(values) != expected:
-                raise RobotError(
-                    f"robot {self.name!r}, {field}: expected {expected} values, "
-                    f"got {len(values)}. Give one per joint"
-                )
+        self._make_plain()
+        self._check_version_and_name()
+        self._check_names()
+        self._check_lengths()
+        self._check_units("units", self.joint_names, self.units)
+        self._check_units("state_units", self.state_names, self.state_units)
+        self._check_numbers()
+        self._check_ranges()
+        if self.kinematics is not None:
+            try:
+                self.kinematics.check_joints(self.joint_names)
+            except RobotError as error:
+                raise RobotError(f"robot {self.name!r}, {error}") from error
 
     @property
     def action_dim(self) -> int:
@@ -77,79 +106,97 @@ class RobotSpec:
             return np.asarray(self.rest_command, np.float32)
         return state
 
+    def _make_plain(self) -> None:
+        """Lists and arrays become tuples, numpy's numbers Python's: what JSON can hold."""
+        for fields, kind in ((_TEXTS, str), (_NUMBERS, float)):
+            for field in fields:
+                values: object = getattr(self, field)
+                try:
+                    if isinstance(values, str):
+                        raise TypeError("a single text")
+                    plain = tuple(kind(value) for value in cast(Iterable[Any], values))
+                except (TypeError, ValueError) as error:
+                    self._refuse(field, f"expected a tuple of {kind.__name__}, got {error}")
+                object.__setattr__(self, field, plain)
 
-def robot_spec(name: str) -> RobotSpec:
-    """Returns the robot called `name`; raises RobotError listing the known ones."""
-    try:
-        return ROBOT_SPECS[name]
-    except KeyError:
-        known = ", ".join(sorted(ROBOT_SPECS))
-        raise RobotError(f"unknown robot {name!r}. Known robots: {known}") from None
+    def _check_version_and_name(self) -> None:
+        if self.schema_version != SCHEMA_VERSION:
+            self._refuse(
+                "schema_version",
+                f"expected {SCHEMA_VERSION}, got {self.schema_version!r}. "
+                f"Install the flux that wrote this description",
+            )
+        if not _NAME.fullmatch(self.name):
+            self._refuse(
+                "name", "expected letters, digits and _.- (a letter or digit first, at most 100)"
+            )
 
+    def _check_names(self) -> None:
+        for field in ("joint_names", "cameras", "state_names"):
+            names: tuple[str, ...] = getattr(self, field)
+            for index, name in enumerate(names):
+                is_fine = 0 < len(name) <= MAX_NAME and name.isprintable()
+                if not is_fine or name in names[:index]:
+                    self._refuse(
+                        field,
+                        f"expected different printable names of 1 to {MAX_NAME} characters, got "
+                        f"{name!r:.80}",
+                    )
+        if not 1 <= self.action_dim <= MAX_DIM:
+            self._refuse("joint_names", f"expected 1 to {MAX_DIM} joints, got {self.action_dim}")
+        if self.rest_command and not 1 <= self.state_dim <= MAX_DIM:
+            self._refuse(
+                "state_names",
+                f"expected 1 to {MAX_DIM} names beside rest_command, got {self.state_dim}",
+            )
 
-# ViperX 300 6DOF: the joint ranges of gym-aloha's vx300s_left.xml, the speed of Interbotix's URDF.
-_VX300S_JOINTS = ("waist", "shoulder", "elbow", "forearm_roll", "wrist_angle", "wrist_rotate")
-_VX300S_LOWER = (-3.14158, -1.85005, -1.76278, -3.14158, -1.8675, -3.14158)
-_VX300S_UPPER = (3.14158, 1.25664, 1.6057, 3.14158, 2.23402, 3.14158)
-_VX300S_VELOCITY = (math.pi,) * 6
-_GRIPPER_VELOCITY = 10.0  # closed to open in 0.1 s, faster than any command worth sending
+    def _check_lengths(self) -> None:
+        lengths = dict.fromkeys(("lower", "upper", "max_velocity", "units"), self.action_dim)
+        optional = [field for field in ("max_acceleration", "max_jerk") if getattr(self, field)]
+        lengths |= dict.fromkeys(optional, self.action_dim)
+        lengths["state_units"] = len(self.state_names)
+        if self.is_commanded_by_differences:
+            lengths["rest_command"] = self.action_dim
+        for field, expected in lengths.items():
+            if len(getattr(self, field)) != expected:
+                per = "dimension of the state" if field == "state_units" else "joint"
+                self._refuse(
+                    field,
+                    f"expected {expected} values, got {len(getattr(self, field))}. "
+                    f"Give one per {per}",
+                )
 
-_UR3_JOINTS = ("shoulder_pan", "shoulder_lift", "elbow", "wrist_1", "wrist_2", "wrist_3")
-_UR3_VELOCITY = (math.pi,) * 3 + (2 * math.pi,) * 3  # UR3 data sheet: 180 and 360 degrees/s
+    def _check_units(self, field: str, names: Sequence[str], units: Sequence[str]) -> None:
+        for name, unit in zip(names, units, strict=True):
+            if unit in UNITS:
+                continue
+            hint = (
+                ". Convert degrees in the driver and in the dataset: radians = degrees * pi / 180"
+                if unit.lower().startswith("deg")
+                else ""
+            )
+            self._refuse(field, f"{name}: expected one of {', '.join(UNITS)}, got {unit!r}{hint}")
 
+    def _check_numbers(self) -> None:
+        for field in _NUMBERS:
+            is_rate = field in _RATES
+            for joint, value in zip(self.joint_names, getattr(self, field), strict=False):
+                # Written so that a NaN fails.
+                if not (abs(value) <= _LARGEST and (value > 0 or not is_rate)):
+                    wanted = "a finite number above 0" if is_rate else "a finite number"
+                    self._refuse(field, f"{joint}: expected {wanted}, got {value!r}")
+        low, high = CONTROL_HZ_RANGE
+        if not low <= self.control_hz <= high:
+            self._refuse("control_hz", f"expected {low:g} to {high:g}, got {self.control_hz!r}")
 
-def _aloha(name: str) -> RobotSpec:
-    """Returns two ViperX arms, the left one first, each with its gripper last."""
-    arm = (*_VX300S_JOINTS, "gripper")
-    return RobotSpec(
-        name=name,
-        joint_names=tuple(f"{side}_{joint}" for side in ("left", "right") for joint in arm),
-        lower=(*_VX300S_LOWER, 0.0) * 2,
-        upper=(*_VX300S_UPPER, 1.0) * 2,
-        max_velocity=(*_VX300S_VELOCITY, _GRIPPER_VELOCITY) * 2,
-        units=(*("rad",) * 6, "normalized") * 2,
-        cameras=("cam_high", "cam_left_wrist", "cam_right_wrist"),
-        control_hz=50.0,
-    )
+    def _check_ranges(self) -> None:
+        for joint, low, high in zip(self.joint_names, self.lower, self.upper, strict=True):
+            if not low < high:
+                self._refuse("lower", f"{joint}: expected less than upper ({high!r}), got {low!r}")
+        at_rest = zip(self.joint_names, self.lower, self.rest_command, self.upper, strict=False)
+        for joint, low, rest, high in at_rest:
+            if not low <= rest <= high:
+                self._refuse("rest_command", f"{joint}: expected {low!r} to {high!r}, got {rest!r}")
 
-
-def _ur3() -> RobotSpec:
-    """Returns one UR3 with a gripper."""
-    return RobotSpec(
-        name="ur3",
-        joint_names=(*_UR3_JOINTS, "gripper"),
-        lower=(*(-2 * math.pi,) * 6, 0.0),
-        upper=(*(2 * math.pi,) * 6, 1.0),
-        max_velocity=(*_UR3_VELOCITY, _GRIPPER_VELOCITY),
-        units=(*("rad",) * 6, "normalized"),
-        cameras=("cam_high", "cam_wrist"),
-        control_hz=30.0,
-    )
-
-
-def _libero() -> RobotSpec:
-    """Returns LIBERO's Panda under robosuite's OSC_POSE controller.
-
-    An action is a change of the gripper's pose: 1 is 0.05 m or 0.5 rad (robosuite's
-    osc_pose.json), and of the gripper itself 1 closes and -1 opens. Any command may follow any.
-    """
-    axes = ("x", "y", "z", "rotation_x", "rotation_y", "rotation_z")
-    control_hz, reach = 20.0, 1.0
-    return RobotSpec(
-        name="libero",
-        joint_names=(*(f"delta_{axis}" for axis in axes), "gripper"),
-        lower=(-reach,) * 7,
-        upper=(reach,) * 7,
-        max_velocity=(2 * reach * control_hz,) * 7,
-        units=("normalized",) * 7,
-        cameras=("image", "wrist_image"),
-        control_hz=control_hz,
-        rest_command=(*(0.0,) * 6, -1.0),
-        state_names=(*axes, "finger_left", "finger_right"),
-        state_units=("m", "m", "m", "rad", "rad", "rad", "m", "m"),
-    )
-
-
-ROBOT_SPECS: dict[str, RobotSpec] = {
-    spec.name: spec for spec in (_aloha("aloha-sim"), _aloha("aloha"), _ur3(), _libero())
-}
+    def _refuse(self, field: str, reason: str) -> NoReturn:
+        raise RobotError(f"robot {self.name!r}, {field}: {reason}")

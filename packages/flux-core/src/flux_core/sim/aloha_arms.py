@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import MissingDependencyError, RobotError
-from ..robots.spec import robot_spec
+from ..robots import ROBOT_SPECS
 from .mujoco_import import (
     close_at_exit,
     import_mujoco,
@@ -48,7 +48,7 @@ class AlohaArms(ABC):
             Switch it off to compare with published numbers.
     """
 
-    spec = robot_spec("aloha-sim")
+    spec = ROBOT_SPECS["aloha-sim"]
     scene: ClassVar[str]
 
     def __init__(

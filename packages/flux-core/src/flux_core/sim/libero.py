@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import MissingDependencyError, RobotError
-from ..robots.spec import robot_spec
+from ..robots import ROBOT_SPECS
 from .mujoco_import import close_at_exit, import_mujoco, opengl_message, require_opengl
 
 INSTALL_LIBERO = "bash scripts/setup_libero.sh"
@@ -62,7 +62,7 @@ class LiberoSim:
         size: height and width of the images, pixels.
     """
 
-    spec = robot_spec("libero")
+    spec = ROBOT_SPECS["libero"]
 
     def __init__(self, task: LiberoTask, *, size: int = IMAGE_SIZE) -> None:
         self.task, self.size = task, size

@@ -20,27 +20,60 @@ from .actions import (
 )
 from .aloha import AlohaToPi
 from .augmentation import AugmentImages
-from .base import Sample, Transform, apply
-from .images import NormalizeImages, ResizeImages, ResizeImagesWithPad, SimpleNormalizeImages
-from .order import check_order
+from .base import ModelInputs, Sample, Transform, apply
+from .difference import Difference
+from .images import (
+    NormalizeImages,
+    ResizeImages,
+    ResizeImagesWithPad,
+    SimpleNormalizeImages,
+    resize_to,
+)
+from .pipeline import Pipeline
+from .presets import pi_observation
 from .prompts import PreparePromptWithState, ProcessPrompts, TaskPrompter
+from .roles import (
+    Augmentation,
+    DatasetInputs,
+    ImageNormalization,
+    ImageResize,
+    Normalization,
+    Padding,
+    Prompter,
+    Tokenization,
+)
+from .units import ActionInverse, UnitStep
 
 __all__ = [
+    "ActionInverse",
     "AlohaToPi",
     "AugmentImages",
+    "Augmentation",
+    "DatasetInputs",
     "DenormalizeActions",
+    "Difference",
+    "ImageNormalization",
+    "ImageResize",
+    "ModelInputs",
+    "Normalization",
     "NormalizeImages",
     "NormalizeStatesAndActions",
     "PadKeyToDim",
-    "TaskPrompter",
+    "Padding",
+    "Pipeline",
     "PreparePromptWithState",
     "ProcessPrompts",
+    "Prompter",
     "RelativeActions",
     "ResizeImages",
     "ResizeImagesWithPad",
     "Sample",
     "SimpleNormalizeImages",
+    "Tokenization",
+    "TaskPrompter",
     "Transform",
+    "UnitStep",
     "apply",
-    "check_order",
+    "pi_observation",
+    "resize_to",
 ]

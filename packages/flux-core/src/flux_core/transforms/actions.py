@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ConfigError, DataError
 from ..norm_stats import FeatureStats, NormType
+from ..robots.spec import RobotSpec
 from .base import Sample
+from .roles import Normalization, Padding
+from .units import UnitStep
 
 
 @dataclass(frozen=True, kw_only=True)
-class RelativeActions:
+class RelativeActions(UnitStep):
     """Actions relative to the state at the chunk's start where `mask` is True.
 
     openpi calls this `DeltaActions`.
@@ -22,38 +24,27 @@ class RelativeActions:
     Statistics of the actions are taken after this transform.
     """
 
+    once = True
     mask: tuple[bool, ...]
 
-    def __call__(self, sample: Sample) -> Sample:
-        if "actions" not in sample:
-            return sample
-        return {**sample, "actions": self.forward(sample["actions"], sample["states"])}
+    @property
+    def relative_mask(self) -> tuple[bool, ...]:
+        return self.mask
 
-    def forward(
-        self, actions: NDArray[np.float32], state: NDArray[np.float32]
-    ) -> NDArray[np.float32]:
-        """(..., H, A) and (..., A) -> (..., H, A) relative."""
-        return actions - self._reference(actions, state)
+    def for_robot(self, cameras: int, dims: int) -> RelativeActions:
+        """Without the padded joints of training, which the robot does not have."""
+        return replace(self, mask=self.mask[:dims])
 
-    def inverse(
-        self, actions: NDArray[np.float32], state: NDArray[np.float32]
-    ) -> NDArray[np.float32]:
-        """Undoes `forward`."""
-        return actions + self._reference(actions, state)
-
-    def _reference(self, actions: Any, state: Any) -> NDArray[np.float32]:
-        mask = np.asarray(self.mask, dtype=bool)
-        if actions.shape[-1] != len(mask) or state.shape[-1] < len(mask):
-            raise DataError(
-                f"RelativeActions.mask: expected {actions.shape[-1]} entries (the actions') and a "
-                f"state at least as long, got {len(mask)} and {state.shape[-1]}"
+    def check_robot(self, robot: RobotSpec, where: str) -> None:
+        if robot.is_commanded_by_differences:
+            raise ConfigError(
+                f"{where}: RelativeActions expected a robot whose commands are states, got "
+                f"{robot.name}, whose commands are differences already. Leave it out"
             )
-        reference = np.where(mask, state[..., : len(mask)], 0.0).astype(np.float32)
-        return np.expand_dims(reference, -2)
 
 
 @dataclass(frozen=True, kw_only=True)
-class NormalizeStatesAndActions:
+class NormalizeStatesAndActions(Normalization):
     """Normalises `states` and `actions` with the sample's statistics, then zero-pads both.
 
     `state_key` and `action_key` name the statistics; `state_dim` and `action_dim` the padded
@@ -65,6 +56,12 @@ class NormalizeStatesAndActions:
     action_key: str = "action"
     state_dim: int | None = None
     action_dim: int | None = None
+
+    def for_robot(self, cameras: int, dims: int) -> NormalizeStatesAndActions:
+        """The kind of statistics alone: their names and the padded sizes are each side's own."""
+        return replace(
+            self, state_key="proprio", action_key="action", state_dim=None, action_dim=None
+        )
 
     def __call__(self, sample: Sample) -> Sample:
         out = dict(sample)
@@ -104,7 +101,7 @@ class DenormalizeActions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PadKeyToDim:
+class PadKeyToDim(Padding):
     """Zero-pads the last axis of each key to `dim` (never tiles) and remembers what was real.
 
     Padded action dimensions have no loss, and padded state dimensions are not in the prompt.

@@ -14,7 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ConfigError
-from .base import Sample
+from ..robots.spec import RobotSpec
+from .actions import RelativeActions
+from .roles import Normalization, Padding
+from .units import UnitStep
 
 DIMS = 14
 GRIPPERS = (6, 13)
@@ -30,9 +33,15 @@ MOTOR_CLOSED_RAD, MOTOR_OPEN_RAD = -0.6213, 1.4910
 PI_CLOSED_RAD, PI_OPEN_RAD = 0.5476, 1.6296
 """pi's range: counts 2405 to 3110 of 4096, with zero at 2048 (which would give 1.6291)."""
 
+_ACTION_SCALE, _ACTION_OFFSET = SIGNS.astype(np.float64), np.zeros(DIMS)
+_ACTION_SCALE[list(GRIPPERS)] = 1.0 / (MOTOR_OPEN_RAD - MOTOR_CLOSED_RAD)
+_ACTION_OFFSET[list(GRIPPERS)] = (PI_CLOSED_RAD - MOTOR_CLOSED_RAD) * _ACTION_SCALE[GRIPPERS[0]]
+for _constant in (_ACTION_SCALE, _ACTION_OFFSET):
+    _constant.setflags(write=False)
+
 
 @dataclass(frozen=True, kw_only=True)
-class AlohaToPi:
+class AlohaToPi(UnitStep):
     """States and actions of two Aloha arms in pi's units; openpi calls this `adapt_to_pi`.
 
     Shoulder and elbow change their sign. A gripper's state, its normalised opening, becomes the
@@ -45,11 +54,8 @@ class AlohaToPi:
     RelativeActions, and statistics are taken after it. Every array is (..., 14).
     """
 
-    def __call__(self, sample: Sample) -> Sample:
-        out = {**sample, "states": self.state(sample["states"])}
-        if "actions" in sample:
-            out["actions"] = self.actions(sample["actions"])
-        return out
+    once = True
+    before = (RelativeActions, Padding, Normalization)
 
     def state(self, states: NDArray[Any]) -> NDArray[np.float32]:
         """Robot units to pi's; an opening beyond the crank's ends counts as its end."""
@@ -61,21 +67,23 @@ class AlohaToPi:
 
     def actions(self, actions: NDArray[Any]) -> NDArray[np.float32]:
         """Robot units to pi's."""
-        scale, offset = self.action_affine
-        return ((_checked(actions) - offset) / scale).astype(np.float32)
+        return super().actions(_checked(actions))
 
     def actions_inverse(self, actions: NDArray[Any]) -> NDArray[np.float32]:
         """Undoes `actions`."""
-        scale, offset = self.action_affine
-        return (_checked(actions) * scale + offset).astype(np.float32)
+        return super().actions_inverse(_checked(actions))
 
     @property
     def action_affine(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """(scale, offset), each (14,), of `actions_inverse`; a joint's is its sign and 0."""
-        scale, offset = SIGNS.astype(np.float64), np.zeros(DIMS)
-        scale[list(GRIPPERS)] = 1.0 / (MOTOR_OPEN_RAD - MOTOR_CLOSED_RAD)
-        offset[list(GRIPPERS)] = (PI_CLOSED_RAD - MOTOR_CLOSED_RAD) * scale[GRIPPERS[0]]
-        return scale, offset
+        return _ACTION_SCALE, _ACTION_OFFSET
+
+    def check_robot(self, robot: RobotSpec, where: str) -> None:
+        if robot.action_dim != DIMS:
+            raise ConfigError(
+                f"{where}: AlohaToPi expected a robot of {DIMS} joints (two Aloha arms), got "
+                f"{robot.name} of {robot.action_dim}"
+            )
 
 
 def _convert(

@@ -10,10 +10,11 @@ from PIL import Image, ImageEnhance
 
 from ..errors import ConfigError, DataError
 from .base import Sample
+from .roles import Augmentation
 
 
 @dataclass(frozen=True, kw_only=True)
-class AugmentImages:
+class AugmentImages(Augmentation):
     """Crops, turns and colours the images of a training sample; put it after the resize.
 
     Every camera's brightness, contrast and saturation are multiplied by up to 1 +- the setting.

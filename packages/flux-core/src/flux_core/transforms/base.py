@@ -1,20 +1,97 @@
-"""What a transform is."""
+"""What a transform is, and what it says of itself."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from ..robots.spec import RobotSpec
 
 Sample = dict[str, Any]
 
 
-class Transform(Protocol):
-    """Turns one sample into the next; does not write into its input."""
+@dataclass(frozen=True, kw_only=True)
+class ModelInputs:
+    """What a network expects of the transforms before it.
 
-    def __call__(self, sample: Sample) -> Sample: ...
+    Attributes:
+        image_size: height and width in pixels.
+        action_dim: dimensions of its actions, padding included.
+        pixel_range: the range its vision was pretrained on; None if any will do.
+    """
+
+    image_size: tuple[int, int]
+    action_dim: int
+    pixel_range: tuple[float, float] | None = None
 
 
-def apply(transforms: Iterable[Transform], sample: Sample) -> Sample:
+class Transform:
+    """Turns one sample into the next; does not write into its input.
+
+    A transform of your own is a frozen keyword-only dataclass that derives from this class and
+    overrides `__call__`. If it is one of the `roles` (a resize, a prompter, a unit step, ...) it
+    derives from that instead. It must leave the sample's `actions` as they are unless it is a
+    `UnitStep`, because the robot has to undo what is done to actions.
+
+    Attributes:
+        example: the usual transform of this role, for messages.
+        once: whether it may stand in a config only once.
+        before: transforms that it must precede, by class or role.
+        training_only: whether only training has it; the robot refuses it.
+        in_graph: whether the exported network begins with it, so that the robot leaves it out.
+        reads_files: whether calling it reads files; it is not tried out when a config is bound.
+        needs_recorded_images: whether images must reach it as they were recorded. If False, a
+            resize behind it may be done while frames are decoded, which is faster.
+    """
+
+    example: ClassVar[str] = ""
+    once: ClassVar[bool] = False
+    before: ClassVar[tuple[type[Transform], ...]] = ()
+    training_only: ClassVar[bool] = False
+    in_graph: ClassVar[bool] = False
+    reads_files: ClassVar[bool] = False
+    needs_recorded_images: ClassVar[bool] = True
+
+    def __call__(self, sample: Sample) -> Sample:
+        """Returns the changed sample as a new dict."""
+        raise NotImplementedError(f"{type(self).__name__} does not say what it does")
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether flux itself ships it."""
+        return type(self).__module__.partition(".")[0] in ("flux_core", "flux_data")
+
+    @property
+    def compared_as(self) -> str:
+        """What it is called where training and robot are compared; one name, one comparison."""
+        return type(self).__name__
+
+    def with_cameras(self, kept: Sequence[int]) -> Transform:
+        """The same for a robot that has only the cameras at the positions `kept`."""
+        return self
+
+    def for_robot(self, cameras: int, dims: int) -> Transform | None:
+        """The form in which training's transform is compared with the robot's.
+
+        Args:
+            cameras: the robot's number of cameras; training may have padded ones behind them.
+            dims: the robot's number of joints; training may have padded ones behind them.
+
+        Returns:
+            The transform without what training and robot need not share; None if the robot need
+            not have it at all.
+        """
+        return None if self.training_only else self.with_cameras(range(cameras))
+
+    def check_robot(self, robot: RobotSpec, where: str) -> None:
+        """Raises ConfigError if it does not fit the robot; `where` is its dotted path."""
+
+    def check_model(self, model: ModelInputs, where: str) -> None:
+        """Raises ConfigError if it does not fit the network; `where` is its dotted path."""
+
+
+def apply(transforms: Iterable[Callable[[Sample], Sample]], sample: Sample) -> Sample:
     """Runs `transforms` in order."""
     for transform in transforms:
         sample = transform(sample)

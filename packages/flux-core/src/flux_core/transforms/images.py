@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from ..errors import ConfigError, DataError
-from .base import Sample
+from .base import ModelInputs
+from .roles import ImageNormalization, ImageResize, Stretch, pil_stretch
 
-Stretch = Callable[[NDArray[np.uint8], int, int], NDArray[np.uint8]]
-"""(h, w, 3) uint8, height, width -> (height, width, 3) uint8."""
-
-
-def pil_stretch(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
-    """The resize of openpi, and of the robot: PIL's antialiased bilinear filter."""
-    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+logger = logging.getLogger("flux.config")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ResizeImages:
+class ResizeImages(ImageResize):
     """Stretches every image to (height, width), antialiased bilinear as PIL does it."""
 
     height: int
@@ -32,10 +26,6 @@ class ResizeImages:
     def __post_init__(self) -> None:
         if self.height < 1 or self.width < 1:
             raise ConfigError(f"ResizeImages: expected a positive size, got {self}")
-
-    def __call__(self, sample: Sample) -> Sample:
-        images = sample["images"]
-        return {**sample, "images": np.stack([self.resize(image) for image in images])}
 
     def resize(self, image: NDArray[np.uint8], stretch: Stretch = pil_stretch) -> NDArray[np.uint8]:
         """(h, w, 3) uint8 -> (height, width, 3) uint8."""
@@ -65,8 +55,14 @@ class ResizeImagesWithPad(ResizeImages):
         return canvas
 
 
+def resize_to(height: int, width: int, *, keep_aspect: bool = False) -> ImageResize:
+    """The usual resize: stretched, or with `keep_aspect` padded with black."""
+    kind = ResizeImagesWithPad if keep_aspect else ResizeImages
+    return kind(height=height, width=width)
+
+
 @dataclass(frozen=True, kw_only=True)
-class SimpleNormalizeImages:
+class SimpleNormalizeImages(ImageNormalization):
     """uint8 to [-1, 1], what SigLIP was trained on: `x / 255 * 2 - 1`."""
 
     def affine(self, num_cameras: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -74,12 +70,9 @@ class SimpleNormalizeImages:
         shape = (num_cameras, 3)
         return np.full(shape, 2.0 / 255.0, np.float32), np.full(shape, -1.0, np.float32)
 
-    def __call__(self, sample: Sample) -> Sample:
-        return normalize_images(self, sample)
-
 
 @dataclass(frozen=True, kw_only=True)
-class NormalizeImages:
+class NormalizeImages(ImageNormalization):
     """`(x - mean) / std` per camera and channel, on the 0..255 scale."""
 
     means: tuple[tuple[float, ...], ...]
@@ -95,8 +88,22 @@ class NormalizeImages:
             )
         return (1.0 / stds).astype(np.float32), (-means / stds).astype(np.float32)
 
-    def __call__(self, sample: Sample) -> Sample:
-        return normalize_images(self, sample)
+    def with_cameras(self, kept: Sequence[int]) -> NormalizeImages:
+        means, stds = (tuple(x[i] for i in kept if i < len(x)) for x in (self.means, self.stds))
+        return replace(self, means=means, stds=stds)
+
+    def check_model(self, model: ModelInputs, where: str) -> None:
+        """Warns of pixels beyond what the network's vision was trained on."""
+        if model.pixel_range is None:
+            return
+        scale, offset = self.affine(len(self.means))
+        low, high = model.pixel_range
+        if offset.min() < low - 1e-3 or (255.0 * scale + offset).max() > high + 1e-3:
+            logger.warning(
+                "%s: NormalizeImages gives pixels outside [%g, %g], the range that SigLIP and "
+                "openpi's checkpoints were trained on; SimpleNormalizeImages gives that",
+                *(where, low, high),
+            )
 
 
 def check_image(image: NDArray[np.uint8]) -> None:
@@ -105,14 +112,3 @@ def check_image(image: NDArray[np.uint8]) -> None:
         raise DataError(
             f"images: expected (height, width, 3) uint8, got {image.shape} {image.dtype}"
         )
-
-
-def normalize_images(norm: Any, sample: Sample) -> Sample:
-    """Applies an image normalisation; (C, h, w, 3) uint8 -> (C, 3, h, w) float32."""
-    images = sample["images"]
-    scale, offset = norm.affine(len(images))
-    # Channels first while a pixel is one byte, not four.
-    planes = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
-    values = np.multiply(planes, scale[:, :, None, None], dtype=np.float32)
-    values += offset[:, :, None, None]
-    return {**sample, "images": values}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from ..errors import DataError
 from ..tokenizers import PAD_ID, ByteTokenizer, PretrainedTokenizer, Tokenizer
 from .base import Sample
+from .roles import Prompter, Tokenization
 
 logger = logging.getLogger("flux.prompts")
 NUM_BINS = 256
@@ -28,7 +29,7 @@ def state_bins(state: NDArray[np.float32]) -> NDArray[np.int64]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TaskPrompter:
+class TaskPrompter(Prompter):
     """The pi0 prompt, in training and on the robot: the cleaned task and a line break.
 
     `use_conversation` asks OpenVLA's question instead. It was FluxVLA's default in training, though
@@ -48,8 +49,10 @@ class TaskPrompter:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PreparePromptWithState:
+class PreparePromptWithState(Prompter):
     """The pi0.5 prompt: task and the normalised state's bins, of its real dimensions only."""
+
+    uses_state = True
 
     def __call__(self, sample: Sample) -> Sample:
         if "num_state_dims" not in sample:
@@ -64,7 +67,7 @@ class PreparePromptWithState:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProcessPrompts:
+class ProcessPrompts(Tokenization):
     """Tokenises the prompt, right-padded with 0 to `max_len`.
 
     In training (the sample has `actions`) a longer prompt is an error; on the robot, where a policy
@@ -74,11 +77,12 @@ class ProcessPrompts:
     tokenizer: ByteTokenizer | PretrainedTokenizer
     max_len: int = 200
 
-    def __call__(self, sample: Sample) -> Sample:
-        return self.process(sample, self.tokenizer.load())
+    def for_robot(self, cameras: int, dims: int) -> ProcessPrompts:
+        """Without the tokenizer's path: on the robot it lies in the bundle."""
+        is_file = isinstance(self.tokenizer, PretrainedTokenizer)
+        return replace(self, tokenizer=PretrainedTokenizer()) if is_file else self
 
     def process(self, sample: Sample, tokenizer: Tokenizer) -> Sample:
-        """As calling it, with a tokenizer that is loaded already."""
         ids = tokenizer.encode(sample["prompt"])
         if len(ids) > self.max_len and "actions" in sample:
             raise DataError(

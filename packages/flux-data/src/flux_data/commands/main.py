@@ -21,7 +21,7 @@ from flux_core.command_line import (
     run_cli,
 )
 from flux_core.errors import UsageError
-from flux_core.transforms import ResizeImages, ResizeImagesWithPad
+from flux_core.transforms import ImageResize, resize_to
 
 from .demo import add_demo_command
 from .observations import add_observations
@@ -214,12 +214,11 @@ def run_view(args: argparse.Namespace) -> None:
         console.print(f"{report['out']}: {report['bytes'] / 1e6:,.1f} MB", markup=False)
 
 
-def _resize_of(args: argparse.Namespace) -> ResizeImages:
+def _resize_of(args: argparse.Namespace) -> ImageResize:
     size = re.fullmatch(r"(\d+)(?:x(\d+))?", args.size)
     if size is None or int(size[1]) < 1:
         raise UsageError(f"--size: expected 224 or 192x256, got {args.size!r}")
-    kind = ResizeImagesWithPad if args.pad else ResizeImages
-    return kind(height=int(size[1]), width=int(size[2] or size[1]))
+    return resize_to(int(size[1]), int(size[2] or size[1]), keep_aspect=args.pad)
 
 
 def run_info(args: argparse.Namespace) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import logging
 import zlib
 from collections import OrderedDict
@@ -22,8 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from flux_core.config import unbind
 from flux_core.errors import DataError
-from flux_core.transforms import ResizeImages, ResizeImagesWithPad
+from flux_core.transforms import ImageResize
 
 from ..lerobot.dataset import LeRobotDataset
 from ..lerobot.metadata import json_object
@@ -35,7 +37,6 @@ FOLDER = "flux_frames"
 MAX_OPEN_SHARDS = 512
 
 Encoding = Literal["raw", "jpeg"]
-Resize = ResizeImages | ResizeImagesWithPad
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +113,10 @@ class CachedFrame:
 
 
 def find_cache(
-    source: LeRobotDataset, video_keys: Sequence[str], resize: Resize | None, folder: Path | None
+    source: LeRobotDataset,
+    video_keys: Sequence[str],
+    resize: ImageResize | None,
+    folder: Path | None,
 ) -> FrameCache | None:
     """The dataset's cache for this resize, if there is a valid one.
 
@@ -167,9 +171,12 @@ def why_stale(
     return ""
 
 
-def cache_folder(root: Path, resize: Resize, encoding: Encoding) -> Path:
+def cache_folder(root: Path, resize: ImageResize, encoding: Encoding) -> Path:
     """Where the cache of a resize lies."""
-    name = f"{type(resize).__name__}_{resize.height}x{resize.width}_{encoding}"
+    settings = unbind(resize)
+    more = {k: v for k, v in settings.items() if k not in ("type", "height", "width")}
+    mark = f"_{zlib.crc32(json.dumps(more, sort_keys=True).encode()):08x}" if more else ""
+    name = f"{type(resize).__name__}_{resize.height}x{resize.width}{mark}_{encoding}"
     return root / FOLDER / name
 
 
@@ -237,7 +244,7 @@ def checksum(path: Path) -> int:
 
 
 def manifest_of(
-    resize: Resize,
+    resize: ImageResize,
     encoding: Encoding,
     fingerprints: Mapping[str, str],
     shards: Mapping[str, Shard],
@@ -245,7 +252,7 @@ def manifest_of(
     """What `manifest.json` holds."""
     return {
         "version": VERSION,
-        "resize": {"type": type(resize).__name__, **asdict(resize)},
+        "resize": unbind(resize),
         "encoding": encoding,
         "fingerprints": dict(fingerprints),
         "shards": {name: asdict(shard) for name, shard in sorted(shards.items())},

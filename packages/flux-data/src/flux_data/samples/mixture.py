@@ -15,7 +15,7 @@ from flux_core.norm_stats import FeatureStats, NormStats, compute_stats
 
 from ..lerobot.dataset import NO_NUMBERS
 from .read_ahead import make_samples
-from .stats_cache import cached_stats
+from .stats_cache import cached_stats, code_of
 from .windows import DatasetPart, ParquetDataset
 
 ACTION = "action"
@@ -34,9 +34,9 @@ class DistributedRepeatingDataset:
         """`statistic_keys` are dataset columns; `name_mappings` gives their names in `stats`.
 
         `min_range`: a dimension that spans less is normalised as if it spanned that. It is in the
-        unit of the statistics: the robot's, or pi's after AlohaToPi.
+        unit of the statistics: the robot's, or what a unit step has made of it.
         `dim`: every statistic of a state or action is padded to that many dimensions, for robots
-        whose data PadKeyToDim pads. `sampling_weights` are each group's share of an epoch's draws
+        whose data is padded. `sampling_weights` are each group's share of an epoch's draws
         (default: its share of the samples).
         """
 
@@ -278,14 +278,16 @@ def group_stats(
 ) -> NormStats:
     """Statistics of a group under the names the transforms ask for; computed once for its data."""
     sources = [part.source for dataset in group for part in dataset.parts]
-    settings = {
+    settings: dict[str, object] = {
         "statistic_keys": config.statistic_keys,
         "name_mappings": config.name_mappings,
         "min_range": config.min_range,
         "dim": config.dim,
         # Relative actions depend on the windows.
-        "datasets": [dataset.config for dataset in group if dataset.unit_transforms],
+        "datasets": [dataset.config for dataset in group if dataset.pipeline.unit_steps],
     }
+    if code := code_of([step for dataset in group for step in dataset.pipeline.unit_steps]):
+        settings["code"] = code
     return cached_stats(sources, settings, lambda: exact_stats(group, config))
 
 
@@ -306,16 +308,18 @@ def exact_stats(
                 for dataset, part in columns
             ]
             stats[name] = compute_stats(np.concatenate(values))
-    relative = [dataset for dataset in group if dataset.has_relative_actions]
+    relative = [dataset for dataset in group if dataset.pipeline.is_relative]
     if relative and len(relative) != len(group):
-        raise ConfigError("transforms: either all datasets of a group use RelativeActions or none")
+        raise ConfigError(
+            "transforms: expected relative actions in all datasets of a group, or in none"
+        )
     if relative:
         windows = [
-            part.relative_windows(dataset.unit_transforms)
+            part.converted_windows(dataset.pipeline.unit_steps)
             for dataset in relative
             for part in dataset.parts
         ]
-        _, name = relative[0].statistic_names
+        _, name = relative[0].pipeline.statistic_names
         stats[name] = compute_stats(np.concatenate(windows))
     widened = {name: feature.widened(config.min_range) for name, feature in stats.items()}
     if config.dim is None:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from flux_core.errors import DataError
+from flux_core.transforms import ImageResize
 
 from ..lerobot.dataset import LeRobotDataset, VideoSegment, open_lerobot
 from ..video.reader import VideoReader
@@ -23,7 +24,6 @@ from ..whole_file import cannot_be_written, whole_file
 from .frame_cache import (
     Encoding,
     FrameCache,
-    Resize,
     Shard,
     cache_folder,
     checksum,
@@ -52,7 +52,7 @@ class PackJob:
     times_s: NDArray[np.float64]
     fps: float
     folder: Path
-    resize: Resize
+    resize: ImageResize
     encoding: Encoding
 
     @property
@@ -63,7 +63,7 @@ class PackJob:
 
 def pack_dataset(
     root: Path,
-    resize: Resize,
+    resize: ImageResize,
     *,
     encoding: Encoding = "raw",
     out: Path | None = None,
@@ -116,7 +116,7 @@ def pack_dataset(
 
 
 def verify_cache(
-    root: Path, resize: Resize, *, encoding: Encoding = "raw", out: Path | None = None
+    root: Path, resize: ImageResize, *, encoding: Encoding = "raw", out: Path | None = None
 ) -> dict[str, Any]:
     """Reads a whole cache and compares its checksums.
 
@@ -147,7 +147,7 @@ def _jobs(
     source: LeRobotDataset,
     keys: Sequence[str],
     folder: Path,
-    resize: Resize,
+    resize: ImageResize,
     encoding: Encoding,
     done: Mapping[str, Shard],
 ) -> Iterator[PackJob]:

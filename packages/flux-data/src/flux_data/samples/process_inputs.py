@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from flux_core.errors import ConfigError, DataError
-from flux_core.transforms import Sample
+from flux_core.transforms import DatasetInputs, Sample
 
 from ..lerobot.dataset import VideoSegment
 from ..lerobot.metadata import image_size
@@ -43,7 +43,7 @@ KEPT = ("stats", "task_description", "action_masks", "rng")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProcessParquetInputs:
+class ProcessParquetInputs(DatasetInputs):
     """Copies `parquet_keys` (renamed by `name_mappings`) and decodes the frame of each video key.
 
     `images` is (C, height, width, 3) uint8 in the order of `video_keys`, `image_masks` is True for
@@ -79,10 +79,11 @@ class ProcessParquetInputs:
 
     def _decode(self, sample: Sample) -> list[NDArray[np.uint8]]:
         resize = sample.get("resize")
-        frames = [self._image(sample, key) for key in self.video_keys]
+        frames = [self.picture(sample, key) for key in self.video_keys]
         return frames if resize is None else [resize_frame(frame, resize) for frame in frames]
 
-    def _image(self, sample: Sample, key: str) -> NDArray[np.uint8]:
+    def picture(self, sample: Sample, key: str) -> NDArray[np.uint8]:
+        """One camera's frame, (height, width, 3) uint8: as recorded, or as a cache has it."""
         place = sample["videos"][key]
         if isinstance(place, CachedFrame):
             return place.read()
@@ -103,6 +104,11 @@ class ProcessParquetInputs:
         time_s = segment.start_s + float(sample["timestamp"])
         reader = getattr(_thread, "reader", _shared_reader)
         return reader.frame(segment.path, time_s, tolerance_s)
+
+
+def dataset_inputs(columns: tuple[str, ...], cameras: tuple[str, ...]) -> DatasetInputs:
+    """The usual inputs: these columns, and one frame of each camera."""
+    return ProcessParquetInputs(parquet_keys=columns, video_keys=cameras)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flux_core.errors import MissingDependencyError
-from flux_core.transforms import ResizeImages
+from flux_core.transforms import ImageResize
 
 
-def resize_frame(image: NDArray[np.uint8], resize: ResizeImages) -> NDArray[np.uint8]:
+def resize_frame(image: NDArray[np.uint8], resize: ImageResize) -> NDArray[np.uint8]:
     """`resize.resize(image)` but for single grey levels where the two round differently."""
     return resize.resize(image, torch_stretch)
 

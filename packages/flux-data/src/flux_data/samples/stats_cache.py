@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import logging
 import os
@@ -12,6 +13,7 @@ from pathlib import Path
 from flux_core.config import unbind
 from flux_core.errors import DataError
 from flux_core.norm_stats import NormStats, stats_from_json, stats_to_json
+from flux_core.transforms import Transform
 
 from ..lerobot.dataset import LeRobotDataset
 from ..whole_file import whole_file
@@ -60,6 +62,12 @@ def _read(path: Path) -> NormStats | None:
 def cache_directory() -> Path:
     """`$XDG_CACHE_HOME/flux/stats`, by default in ~/.cache."""
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "flux" / "stats"
+
+
+def code_of(steps: Sequence[Transform]) -> list[str]:
+    """The checksums of the files that foreign steps are written in: other code, other numbers."""
+    files = [inspect.getsourcefile(type(step)) for step in steps if not step.is_ours]
+    return [hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in files if file]
 
 
 def fingerprint(sources: Sequence[LeRobotDataset], settings: object) -> str:

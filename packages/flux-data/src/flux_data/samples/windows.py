@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,44 +13,12 @@ from numpy.typing import NDArray
 
 from flux_core.errors import ConfigError, DataError
 from flux_core.norm_stats import FeatureStats
-from flux_core.transforms import (
-    AlohaToPi,
-    AugmentImages,
-    NormalizeImages,
-    NormalizeStatesAndActions,
-    PadKeyToDim,
-    PreparePromptWithState,
-    ProcessPrompts,
-    RelativeActions,
-    ResizeImages,
-    ResizeImagesWithPad,
-    SimpleNormalizeImages,
-    TaskPrompter,
-    apply,
-    check_order,
-)
+from flux_core.transforms import DatasetInputs, Pipeline, Transform, UnitStep, apply
 
 from ..lerobot.dataset import NO_NUMBERS, Columns, LeRobotDataset, VideoSegment, open_lerobot
 from .frame_cache import CachedFrame, find_cache
-from .process_inputs import ProcessParquetInputs, StoredImage
+from .process_inputs import StoredImage
 from .read_ahead import make_samples
-
-TrainingTransform = (
-    ProcessParquetInputs
-    | TaskPrompter
-    | AlohaToPi
-    | RelativeActions
-    | NormalizeStatesAndActions
-    | PadKeyToDim
-    | PreparePromptWithState
-    | ProcessPrompts
-    | AugmentImages
-    | ResizeImages
-    | ResizeImagesWithPad
-    | SimpleNormalizeImages
-    | NormalizeImages
-)
-
 
 BOOKKEEPING = ("timestamp", "frame_index", "episode_index", "index", "task_index")
 """LeRobot's own features: one number a frame, in its samples too."""
@@ -75,7 +44,7 @@ class ParquetDataset:
         `frame_cache` is where `flux-data pack --out` wrote; default: beside the dataset."""
 
         data_root_path: str | tuple[str, ...]
-        transforms: tuple[TrainingTransform, ...]
+        transforms: tuple[Transform, ...]
         action_window_size: int = 9
         action_key: str = "observation.state"
         window_start_idx: int = 1
@@ -90,7 +59,12 @@ class ParquetDataset:
                 )
             if not self.roots:
                 raise ConfigError("data_root_path: expected at least one directory, got none")
-            check_order(self.transforms, "transforms")
+            self.pipeline.check()
+
+        @cached_property
+        def pipeline(self) -> Pipeline:
+            """What is done to a raw sample."""
+            return Pipeline(self.transforms)
 
         @property
         def roots(self) -> tuple[str, ...]:
@@ -111,7 +85,12 @@ class ParquetDataset:
         return int(self._ends[-1])
 
     @property
-    def transforms(self) -> tuple[TrainingTransform, ...]:
+    def pipeline(self) -> Pipeline:
+        """What is done to a raw sample."""
+        return self.config.pipeline
+
+    @property
+    def transforms(self) -> tuple[Transform, ...]:
         """What is done to a raw sample, in order."""
         return self.config.transforms
 
@@ -140,28 +119,11 @@ class ParquetDataset:
 
     def sample(self, index: int, rng: np.random.Generator) -> dict[str, object]:
         """The sample after all transforms; what is random in them is drawn from `rng`."""
-        return apply(self.transforms, {**self.raw_sample(index), "rng": rng})
+        return self.pipeline({**self.raw_sample(index), "rng": rng})
 
     def column(self, key: str) -> NDArray[Any]:
         """One feature over all frames, those that are no samples included."""
         return np.concatenate([part.source.columns([key])[key] for part in self.parts])
-
-    @property
-    def unit_transforms(self) -> tuple[AlohaToPi | RelativeActions, ...]:
-        """What gives states and actions the units that they are normalised in."""
-        return tuple(t for t in self.transforms if isinstance(t, AlohaToPi | RelativeActions))
-
-    @property
-    def statistic_names(self) -> tuple[str, str]:
-        """What the statistics of the states and those of the actions are called."""
-        found = (t for t in self.transforms if isinstance(t, NormalizeStatesAndActions))
-        normalize = next(found, NormalizeStatesAndActions())
-        return normalize.state_key, normalize.action_key
-
-    @property
-    def has_relative_actions(self) -> bool:
-        """Whether actions are relative to the state they start from."""
-        return any(isinstance(t, RelativeActions) for t in self.unit_transforms)
 
     def in_own_units(self, name: str, values: NDArray[Any]) -> NDArray[Any]:
         """A column (frames, dim), absolute actions among them, as it is when it is normalised.
@@ -169,11 +131,10 @@ class ParquetDataset:
         Args:
             name: what its statistics are called.
         """
-        adapt = next((t for t in self.unit_transforms if isinstance(t, AlohaToPi)), None)
-        if adapt is None or name not in self.statistic_names:
-            return values
-        state_name, _ = self.statistic_names
-        return adapt.state(values) if name == state_name else adapt.actions(values)
+        state_name, action_name = self.pipeline.statistic_names
+        if name == state_name:
+            return self.pipeline.states(values)
+        return self.pipeline.actions(values) if name == action_name else values
 
 
 class DatasetPart:
@@ -183,10 +144,10 @@ class DatasetPart:
         self, source: LeRobotDataset, config: ParquetDataset.Config, statistic_keys: Sequence[str]
     ) -> None:
         self.source, self.config = source, config
-        inputs = next((t for t in config.transforms if isinstance(t, ProcessParquetInputs)), None)
+        inputs = config.pipeline.maybe(DatasetInputs)
         if inputs is None or inputs is not config.transforms[0]:
             found = "none" if inputs is None else type(config.transforms[0]).__name__
-            raise ConfigError(f"transforms: expected ProcessParquetInputs first, found {found}")
+            raise ConfigError(f"transforms: expected {DatasetInputs.example} first, found {found}")
         self.video_keys = check_cameras(source, inputs)
         keys = {"timestamp", "task_index", config.action_key, "observation.state"}
         keys |= {k for k in inputs.parquet_keys if k in source.info["features"]}
@@ -196,7 +157,7 @@ class DatasetPart:
             k for k in self.keys if is_scalar_vector(source.info["features"].get(k), k)
         }
         source.check_features([*self.keys, *statistic_keys])
-        resize = next((t for t in config.transforms if isinstance(t, ResizeImages)), None)
+        resize = config.pipeline.decoded_size
         self._resize = resize
         videos = [key for key in self.video_keys if key in source.video_keys]
         folder = Path(config.frame_cache) if config.frame_cache is not None else None
@@ -302,10 +263,8 @@ class DatasetPart:
             mask = np.ones_like(mask)
         return column[np.minimum(rows, end - 1)].astype(np.float32), mask
 
-    def relative_windows(
-        self, transforms: Sequence[AlohaToPi | RelativeActions]
-    ) -> NDArray[np.float32]:
-        """All supervised actions after `transforms`, (windows x steps, A).
+    def converted_windows(self, steps: Sequence[UnitStep]) -> NDArray[np.float32]:
+        """All supervised actions after the unit `steps`, (windows x steps, A).
 
         Raises:
             DataError: no frame has a window.
@@ -320,13 +279,13 @@ class DatasetPart:
                 actions = np.stack([window for window, _ in windows])
                 masks = np.stack([mask for _, mask in windows])
                 states = columns["observation.state"][frames]
-                sample = apply(transforms, {"states": states, "actions": actions})
+                sample = apply(steps, {"states": states, "actions": actions})
                 rows.append(sample["actions"][masks])
         if not rows:
             raise DataError(
                 f"{self.source.root}: no frame has an action of its own (window_start_idx "
                 f"{self.config.window_start_idx}, tasks {' and '.join(SKIPPED_TASKS)} left out), "
-                "so RelativeActions has no statistics. Leave the dataset out"
+                "so relative actions have no statistics. Leave the dataset out"
             )
         return np.concatenate(rows)
 
@@ -338,7 +297,7 @@ def is_scalar_vector(feature: Mapping[str, Any] | None, key: str) -> bool:
     return list(feature["shape"]) == [1]
 
 
-def check_cameras(source: LeRobotDataset, inputs: ProcessParquetInputs) -> tuple[str, ...]:
+def check_cameras(source: LeRobotDataset, inputs: DatasetInputs) -> tuple[str, ...]:
     """Returns the cameras the config asks for; a missing one is an error."""
     available = (*source.video_keys, *source.image_keys)
     for key in inputs.video_keys:

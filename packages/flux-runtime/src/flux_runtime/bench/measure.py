@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from flux_core.bundle import Bundle
 from flux_core.errors import FluxError
-from flux_core.robots import robot_spec
 from flux_core.types import Observation
 
 from ..control.latency import Histogram, histogram_of, percentile
@@ -168,8 +167,7 @@ def preprocess_times(bundle: Bundle) -> dict[str, float]:
     images: dict[str, NDArray[np.uint8]] = {
         name: generator.integers(0, 256, shape, np.uint8) for name in bundle.manifest.cameras
     }
-    spec = robot_spec(bundle.manifest.robot)
-    state = np.zeros(spec.state_dim, np.float32)
+    state = np.zeros(bundle.manifest.state_dim, np.float32)
     prompt = bundle.manifest.prompt
     observation = Observation(images=images, state=state, prompt=prompt, timestamp_s=0.0)
     samples: list[float] = []

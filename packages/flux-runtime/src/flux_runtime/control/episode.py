@@ -17,6 +17,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from flux_core.robots import RobotSpec
+
 from ..robots import Robot, SimulatedRobot
 from .command_monitor import CommandMonitor
 from .policy_source import ChunkRequest, ChunkSink, ChunkSource
@@ -98,6 +100,7 @@ class EpisodeResult:
 def run_episode(
     *,
     robot: Robot,
+    spec: RobotSpec | None = None,
     source: ChunkSource,
     loop: TickLoop,
     prompt: str,
@@ -110,6 +113,8 @@ def run_episode(
 
     Args:
         robot: connected; a simulated one is reset to `seed`.
+        spec: the robot's with the limits in force, by which commands are counted (default: the
+            robot's own).
         source: answers the loop's wish for chunks.
         loop: fresh, not yet started; it is stopped at the end, whatever happens.
         prompt: the task in words.
@@ -124,8 +129,9 @@ def run_episode(
         watch = SuccessWatch(
             success_stage=robot.success_stage, end_state=robot.end_state, hold_ticks=hold_ticks
         )
-    start = robot.spec.hold(robot.state())
-    monitor = CommandMonitor(robot.spec, start)
+    spec = spec or robot.spec
+    start = spec.hold(robot.state())
+    monitor = CommandMonitor(spec, start)
     trace = EpisodeTrace()
     try:
         loop.start(start)

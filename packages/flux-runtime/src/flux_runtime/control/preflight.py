@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,19 +10,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flux_core.bundle import Bundle, Manifest
-from flux_core.errors import BundleError, RobotError
-from flux_core.robots import RobotSpec
+from flux_core.errors import BundleError, ConfigError, RobotError
+from flux_core.robots import RobotSpec, carried_robot, limits_in_force
 from flux_core.types import Observation
 
 from ..engines.golden_replay import GoldenResult, InferencePolicy, replay_golden
 from ..engines.graph_inputs import user_inputs
 
+logger = logging.getLogger("flux.runtime")
+
 
 def check_can_be_held(spec: RobotSpec, *, is_simulated: bool) -> None:
-    """Refuses a real robot that holding would keep in motion.
+    """Refuses a real robot that would keep moving while it is held.
 
-    The control loop holds, on a miss or an action that is not finite, by sending the last command
-    again. Where commands are differences that is no rest.
+    After a missed deadline or a non-finite action the control loop holds the robot by repeating the
+    last command. Where commands are differences, repeating one keeps the robot moving.
     """
     if spec.is_commanded_by_differences and not is_simulated:
         raise RobotError(
@@ -59,6 +62,42 @@ def check_bundle_fits(manifest: Manifest, spec: RobotSpec) -> None:
         raise BundleError(
             f"manifest.json: control_hz: robot {spec.name} runs at {spec.control_hz:g} Hz, got "
             f"{manifest.control_hz:g}. Name a bundle that was trained at the robot's rate."
+        )
+
+
+def spec_in_force(config: Mapping[str, Any], driver: RobotSpec) -> RobotSpec:
+    """Returns the driver's spec with those limits that the bundle tightens.
+
+    Args:
+        config: the bundle's config.json. One that only names its robot changes nothing.
+        driver: what the robot's driver says of the robot.
+
+    Raises:
+        BundleError: the bundle describes another robot, or has wider limits than the driver.
+    """
+    try:
+        carried = carried_robot(config)
+    except ConfigError as error:
+        raise BundleError(f"config.json: {error}. Export the bundle again.") from error
+    if carried is None:
+        return driver
+    try:
+        return limits_in_force(driver, carried)
+    except RobotError as error:
+        raise BundleError(
+            f"config.json: inference.robot.{error}. Name a bundle that was trained for this robot."
+        ) from error
+
+
+def warn_of_unenforced_limits(spec: RobotSpec) -> None:
+    """Says which limits are known and yet not kept by the safety filter."""
+    stated = [name for name in ("max_acceleration", "max_jerk") if getattr(spec, name)]
+    if stated:
+        logger.warning(
+            "%s: %s: not enforced by this version of flux, whose safety filter limits position "
+            "and velocity",
+            spec.name,
+            " and ".join(stated),
         )
 
 

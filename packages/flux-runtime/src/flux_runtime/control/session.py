@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +32,8 @@ from .preflight import (
     check_encoding,
     check_golden,
     check_observation,
+    spec_in_force,
+    warn_of_unenforced_limits,
 )
 from .success import STRICT_HOLD_TICKS
 
@@ -60,14 +62,19 @@ class RunOptions:
     video_episodes: int = 2
     record: Path | None = None
     dry_run: bool = False
+    accept_versions: Collection[str] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Session:
-    """A robot that is connected and a policy that has passed the preflight."""
+    """A robot that is connected and a policy that has passed the preflight.
+
+    `spec` is the robot's, with the limits in force: the bundle may have tightened some.
+    """
 
     options: RunOptions
     robot: Robot
+    spec: RobotSpec
     source: ChunkSource
     bundle: Bundle | None
     prompt: str
@@ -78,7 +85,7 @@ class Session:
     def describe(self) -> dict[str, object]:
         """Returns what does not depend on how the episodes go."""
         return {
-            "robot": self.robot.spec.name,
+            "robot": self.spec.name,
             "policy": self.source.name,
             "engine": self.source.engine,
             "mode": self.options.mode,
@@ -145,17 +152,20 @@ def connected(
 ) -> Iterator[Session]:
     """Connects `robot` and refuses one that the policy could not use; closes it at the end."""
     is_simulated = isinstance(robot, SimulatedRobot)
-    check_can_be_held(robot.spec, is_simulated=is_simulated)
+    spec = spec_in_force(policy.bundle.config, robot.spec) if policy else robot.spec
+    check_can_be_held(spec, is_simulated=is_simulated)
+    warn_of_unenforced_limits(spec)
     with closing(robot):
         robot.connect()
         bundle = policy.bundle if policy else None
         prompt = options.task or _default_prompt(robot, bundle)
         if policy is not None:
-            _check_first_look(robot, policy, prompt)
+            _check_first_look(robot, spec, policy, prompt)
         yield Session(
             options=options,
             robot=robot,
-            source=policy.source if policy else HoldSource(robot.spec),
+            spec=spec,
+            source=policy.source if policy else HoldSource(spec),
             bundle=bundle,
             prompt=prompt,
             clock="simulated" if is_simulated and not options.realtime else "monotonic",
@@ -178,8 +188,8 @@ def shipped_policy(robot: str) -> Path:
 
 
 def make_loop(session: Session) -> Any:
-    """Builds a fresh `ControlLoop` with the robot's limits."""
-    core, spec, options = load_core(), session.robot.spec, session.options
+    """Builds a fresh `ControlLoop` with the limits in force."""
+    core, spec, options = load_core(), session.spec, session.options
     has_delay = options.mode == "async" and session.clock == "simulated"
     return core.ControlLoop(
         **session.source.loop_arguments(),
@@ -210,6 +220,7 @@ def drive(
     try:
         return run_episode(
             robot=robot,
+            spec=session.spec,
             source=session.source,
             loop=make_loop(session),
             prompt=session.prompt,
@@ -221,7 +232,7 @@ def drive(
     except (ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise RobotError(
-            f"{robot.spec.name}: the control loop fails ({reason}). Does the bundle "
+            f"{session.spec.name}: the control loop fails ({reason}). Does the bundle "
             f"fit the robot? See 'flux-runtime run --dry-run'."
         ) from error
 
@@ -232,15 +243,18 @@ def _open_bundle(options: RunOptions, spec: RobotSpec) -> Bundle | None:
         if options.bundle is not None:
             raise UsageError("--policy hold: takes no --bundle. Leave one of them out.")
         return None
-    bundle = Bundle.open(options.bundle or shipped_policy(options.robot))
+    bundle = Bundle.open(
+        options.bundle or shipped_policy(options.robot), accept_versions=options.accept_versions
+    )
     check_bundle_fits(bundle.manifest, spec)
+    spec_in_force(bundle.config, spec)
     return bundle
 
 
-def _check_first_look(robot: Robot, policy: OpenedPolicy, prompt: str) -> None:
+def _check_first_look(robot: Robot, spec: RobotSpec, policy: OpenedPolicy, prompt: str) -> None:
     """Takes one observation and refuses one that the network could not use."""
     observation = robot.observe(prompt, policy.manifest.cameras)
-    check_observation(observation, robot.spec, policy.manifest.cameras)
+    check_observation(observation, spec, policy.manifest.cameras)
     check_encoding(policy.encoder.encode(observation), policy.manifest)
 
 

@@ -9,12 +9,24 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 
 Report = Callable[[str, int, int], None]
-"""Is told what is being done, and which of how many steps that is."""
+"""Called with the step that has begun, the number of steps done, and their total."""
+
+
+class ExportSteps:
+    """Counts the steps of an export for its progress bar."""
+
+    def __init__(self, report: Report, total: int) -> None:
+        self._report, self._total, self._done = report, total, 0
+
+    def begin(self, what: str) -> None:
+        """Reports that the next step has begun."""
+        self._report(what, self._done, self._total)
+        self._done += 1
 
 
 @contextmanager
 def shown_progress() -> Iterator[Report]:
-    """Shows on stderr what the yielded function is told."""
+    """Yields a function that shows each step on stderr."""
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), "{task.description}")
     console = Console(stderr=True)
     is_off = not console.is_terminal

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from flux_core.errors import ExportError
 
-from .float8 import ONNX_OPERATORS
+from .precision.float8 import ONNX_OPERATORS
 
 MODEL_PREFIX = "model."
 MAX_CONSTANT_BYTES = 1 << 20

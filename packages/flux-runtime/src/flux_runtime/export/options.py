@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from flux_core.config import bind, unbind
 from flux_core.deployment import InferenceRunner
 from flux_core.errors import UsageError
 from flux_core.models import PI0FlowMatching
-from flux_core.transforms import NormalizeImages
 
 from .policy import TrainedPolicy
-from .precision import DEFAULT_OPSETS, OPSETS, PRECISIONS, Precision
+from .precision.network import DEFAULT_OPSETS, OPSETS, PRECISIONS, Precision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +19,7 @@ class ExportOptions:
     """How a bundle is written.
 
     Attributes:
-        precision: what the network is computed in; see `precision.py`.
+        precision: what the network is computed in; see `precision/network.py`.
         opset: of the graphs; None for the one that suits the precision.
         num_inference_steps: Euler steps from noise to actions; None for the checkpoint's.
         cameras: those that the robot has, None for all of the checkpoint's. The others are masked,
@@ -102,17 +100,9 @@ def with_cameras(inference: InferenceRunner, cameras: Sequence[str]) -> Inferenc
         raise UsageError(
             f"--cameras: expected some of {', '.join(known)}, got {', '.join(cameras) or 'none'}"
         )
-    kept = [index for index, name in enumerate(known) if name in cameras]
-
-    def changed(transform: Any) -> Any:
-        if not isinstance(transform, NormalizeImages):
-            return transform
-        means, stds = (tuple(rows[i] for i in kept) for rows in (transform.means, transform.stds))
-        return replace(transform, means=means, stds=stds)
-
     dataset = replace(
         inference.dataset,
-        img_keys=tuple(known[index] for index in kept),
-        transforms=tuple(changed(t) for t in inference.dataset.transforms),
+        img_keys=tuple(name for name in known if name in cameras),
+        transforms=inference.pipeline.with_cameras(cameras, known).transforms,
     )
     return replace(inference, dataset=dataset)

@@ -6,12 +6,13 @@ import numpy as np
 import torch
 
 from flux_core.config import bind, unbind
-from flux_core.deployment import AlohaInferenceRunner, InferenceRunner
+from flux_core.deployment import AlohaInferenceRunner, InferenceRunner, ObservationTransforms
 from flux_core.models import PI0FlowMatching
 from flux_core.models.pi import Kind, Size, sized_model
 from flux_core.norm_stats import compute_stats
 from flux_core.robots import robot_spec
 from flux_core.tokenizers import ByteTokenizer
+from flux_core.transforms import DenormalizeActions, pi_observation
 
 from .policy import TrainedPolicy
 
@@ -28,8 +29,7 @@ def random_policy(kind: Kind, size: Size) -> TrainedPolicy:
     with torch.device("meta"):
         model = config.build().eval()
     fill_with_noise(model.to_empty(device="cpu"))
-    height, _ = config.vision_backbone.image_size
-    inference = bind(InferenceRunner, _inference(kind, height, config.action_dim), "inference")
+    inference = _inference(kind, config)
     random, spec = np.random.default_rng(0), robot_spec("aloha")
     stats = {
         name: compute_stats(random.uniform(-1, 1, (100, width)))
@@ -55,23 +55,18 @@ def fill_with_noise(model: torch.nn.Module) -> None:
             torch.mul(block[: piece.numel()], std, out=piece)
 
 
-def _inference(kind: Kind, image_size: int, action_dim: int) -> dict[str, object]:
-    prompter = "TaskPrompter" if kind == "pi0" else "PreparePromptWithState"
-    tokenizer = unbind(ByteTokenizer())
-    return {
-        "type": AlohaInferenceRunner.__name__,
-        "task_descriptions": {"0": TASK},
-        "dataset": {
-            "type": "ObservationTransforms",
-            "img_keys": list(robot_spec("aloha").cameras[:CAMERAS]),
-            "transforms": [
-                {"type": "NormalizeStatesAndActions", "norm_type": "mean_std"},
-                {"type": prompter},
-                {"type": "ProcessPrompts", "tokenizer": tokenizer, "max_len": PROMPT_TOKENS[kind]},
-                {"type": "PadKeyToDim", "keys": ["states"], "dim": action_dim},
-                {"type": "ResizeImagesWithPad", "height": image_size, "width": image_size},
-                {"type": "SimpleNormalizeImages"},
-            ],
-        },
-        "denormalize_action": {"type": "DenormalizeActions", "norm_type": "mean_std"},
-    }
+def _inference(kind: Kind, config: PI0FlowMatching.Config) -> InferenceRunner:
+    transforms = pi_observation(
+        ByteTokenizer(),
+        prompt_tokens=PROMPT_TOKENS[kind],
+        state_in_prompt=kind == "pi05",
+        state_dim=config.action_dim,
+        image_size=config.vision_backbone.image_size,
+    )
+    return AlohaInferenceRunner(
+        task_descriptions={"0": TASK},
+        dataset=ObservationTransforms(
+            img_keys=robot_spec("aloha").cameras[:CAMERAS], transforms=transforms
+        ),
+        denormalize_action=DenormalizeActions(norm_type="mean_std"),
+    )

@@ -1,56 +1,98 @@
 """Robots by name: those shipped here, and those that other packages register.
 
-A third-party package adds a robot with an entry point of the group `flux_runtime.robots` whose
-value is a callable without arguments that returns a `Robot`:
+A third-party package adds a robot's driver with an entry point in the group `flux_runtime.robots`;
+its value is a callable that takes no arguments and returns a `Robot`:
 
     [project.entry-points."flux_runtime.robots"]
     my-arm = "my_package.driver:MyArm"
+
+The same package describes the robot for training in the group `flux.robots`; see
+`flux_core.robots.robot_spec`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib.metadata import EntryPoint, entry_points
+from typing import cast
 
 from flux_core.errors import RobotError
+from flux_core.robots import (
+    DRIVER_GROUP,
+    RobotSpec,
+    call,
+    describe,
+    load,
+    one_line,
+    provided_names,
+    provider,
+    robot_spec_names,
+)
 
 from .protocol import Robot, SimulatedRobot
 
-ENTRY_POINT_GROUP = "flux_runtime.robots"
+ENTRY_POINT_GROUP = DRIVER_GROUP
 
-__all__ = ["ENTRY_POINT_GROUP", "Robot", "SimulatedRobot", "make_robot", "robot_names"]
+__all__ = [
+    "ENTRY_POINT_GROUP",
+    "Robot",
+    "SimulatedRobot",
+    "installed_robot_names",
+    "make_robot",
+    "robot_names",
+]
+_METHODS = ("connect", "state", "observe", "command", "close")
 
 
 def robot_names() -> tuple[str, ...]:
     """Returns the names that `make_robot` takes, those shipped here first."""
-    return (*_SHIPPED, *sorted(set(_registered()) - set(_SHIPPED)))
+    return (*_SHIPPED, *(name for name in installed_robot_names() if name not in _SHIPPED))
+
+
+def installed_robot_names() -> tuple[str, ...]:
+    """Returns the names of the drivers that other packages register, sorted; imports nothing."""
+    return provided_names(ENTRY_POINT_GROUP)
 
 
 def make_robot(name: str) -> Robot:
     """Returns the robot called `name`, not yet connected.
 
     Raises:
-        RobotError: no robot has that name, or a registered one cannot be loaded.
+        RobotError: no robot has that name or several have, or a registered one cannot be loaded or
+            is no robot.
     """
+    point = provider(ENTRY_POINT_GROUP, name, built_in=_SHIPPED)
     if name in _SHIPPED:
         return _SHIPPED[name]()
-    registered = _registered()
-    if name not in registered:
-        raise RobotError(
-            f"{name}: no such robot. Known robots: {', '.join(robot_names())}. Others are "
-            f"registered by installing a package with an entry point of {ENTRY_POINT_GROUP!r}."
+    if point is None:
+        raise _unknown(name)
+    return _checked(call(point, load(point)), f"{name}: the entry point {describe(point)}")
+
+
+def _unknown(name: str) -> RobotError:
+    known = ", ".join(robot_names())
+    if name in robot_spec_names():
+        return RobotError(
+            f"{name}: the robot is described, but no driver of that name is installed. Known "
+            f"drivers: {known}. Install the package with its entry point of {ENTRY_POINT_GROUP!r}."
         )
+    return RobotError(
+        f"{name}: no such robot. Known robots: {known}. Others are "
+        f"registered by installing a package with an entry point of {ENTRY_POINT_GROUP!r}."
+    )
+
+
+def _checked(robot: object, where: str) -> Robot:
+    """Refuses a driver that lacks a part of the protocol, before anything is connected."""
+    missing = [f"{method}()" for method in _METHODS if not callable(getattr(robot, method, None))]
+    if missing:
+        raise RobotError(f"{where}: {type(robot).__name__} has no {', '.join(missing)}")
     try:
-        return registered[name].load()()
-    except (ImportError, AttributeError) as error:
-        raise RobotError(
-            f"{name}: the entry point {registered[name].value!r} cannot be loaded ({error}). "
-            f"Reinstall the package that registers it."
-        ) from error
-
-
-def _registered() -> dict[str, EntryPoint]:
-    return {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
+        spec = cast(Robot, robot).spec
+    except Exception as error:  # Somebody else's code may raise anything.
+        raise RobotError(f"{where}: its spec fails ({one_line(error)})") from error
+    if not isinstance(spec, RobotSpec):
+        raise RobotError(f"{where}: spec: expected a RobotSpec, got {type(spec).__name__}")
+    return cast(Robot, robot)
 
 
 def _aloha_sim() -> Robot:

@@ -1,4 +1,4 @@
-"""What the runtime asks of a robot, and what it asks more of a simulated one."""
+"""What the runtime needs from a robot, and what else it needs from a simulated one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from flux_core.types import Observation
 
 
 class Robot(Protocol):
-    """A robot. `connect` comes first and `close` last; `close` may be called at any time."""
+    """A robot. `connect` is called first and `close` last; `close` may be called at any time."""
 
     @property
     def spec(self) -> RobotSpec:
@@ -25,11 +25,11 @@ class Robot(Protocol):
         ...
 
     def state(self) -> NDArray[np.float32]:
-        """Returns the state, (state_dim,) float32 in the spec's units; takes no picture."""
+        """Returns the state, (state_dim,) float32 in the spec's units, without taking pictures."""
         ...
 
     def observe(self, prompt: str, cameras: Sequence[str]) -> Observation:
-        """Returns the state and one picture each of `cameras`, which are some of the spec's."""
+        """Returns the state and one picture from each of `cameras`, a subset of the spec's."""
         ...
 
     def command(self, action: NDArray[np.float32]) -> None:
@@ -37,17 +37,17 @@ class Robot(Protocol):
         ...
 
     def close(self) -> None:
-        """Gives everything back."""
+        """Releases everything the robot holds."""
         ...
 
 
 @runtime_checkable
 class SimulatedRobot(Robot, Protocol):
-    """A robot that can be put back to a start and knows how its task goes.
+    """A robot that can be reset and knows how far its task has come.
 
     Attributes:
         task: its task in words.
-        success_stage: the key of `stages()` that is sticky and counts as success.
+        success_stage: the key of `stages()` that counts as success; once true, it stays true.
         end_state: the key of `stages()` that must still hold at the end for strict success.
     """
 
@@ -60,7 +60,7 @@ class SimulatedRobot(Robot, Protocol):
         ...
 
     def stages(self) -> Mapping[str, bool]:
-        """Returns how far the task has come."""
+        """Returns which stages of the task have been reached."""
         ...
 
     def render(self, cameras: Sequence[str]) -> Mapping[str, NDArray[np.uint8]]:

@@ -1,4 +1,4 @@
-"""What the robots behind ROS 1 share: the look at whether ROS is there at all."""
+"""What the robots behind ROS 1 share: checks that ROS is installed."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flux_core.errors import MissingDependencyError, RobotError
-from flux_core.robots import RobotSpec, robot_spec
+from flux_core.robots import ROBOT_SPECS, RobotSpec
 from flux_core.types import Observation
 
 
 class RosRobot:
-    """A robot that is described but not yet driven: `connect` says what is missing."""
+    """A robot that flux describes but cannot drive yet: `connect` says what is missing."""
 
     name: str
     documentation: str
@@ -23,10 +23,10 @@ class RosRobot:
     @property
     def spec(self) -> RobotSpec:
         """Names, limits, cameras and control rate of the robot."""
-        return robot_spec(self.name)
+        return ROBOT_SPECS[self.name]
 
     def connect(self) -> None:
-        """Refuses, in one line."""
+        """Raises an error of one line that says what is missing."""
         if importlib.util.find_spec("rospy") is None:
             raise MissingDependencyError(
                 f"{self.name}: ROS 1 is not installed in this environment (module rospy not "
@@ -50,7 +50,7 @@ class RosRobot:
         self._refuse()
 
     def close(self) -> None:
-        """Has nothing to give back."""
+        """Does nothing: there is nothing to release."""
 
     def _refuse(self) -> NoReturn:
         raise RobotError(f"{self.name}: not connected. Call connect() first.")

@@ -1,4 +1,4 @@
-"""A robot in simulation: what `SimulatedRobot` asks for, on one of `flux_core.sim`."""
+"""A robot in simulation: implements `SimulatedRobot` with a simulation of `flux_core.sim`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flux_core.errors import RobotError
-from flux_core.robots import RobotSpec, robot_spec
+from flux_core.robots import ROBOT_SPECS, RobotSpec
 from flux_core.types import Observation
 
 
@@ -45,14 +45,14 @@ class RobotInSimulation(ABC):
     @property
     def spec(self) -> RobotSpec:
         """The robot that is simulated."""
-        return robot_spec(self.name)
+        return ROBOT_SPECS[self.name]
 
     def connect(self) -> None:
         """Builds the simulation."""
         self._simulation = self._make_simulation()
 
     def reset(self, seed: int) -> None:
-        """Goes to the start that `seed` draws or counts."""
+        """Starts a new episode from the start state that `seed` selects."""
         self._connected.reset(seed)
 
     def state(self) -> NDArray[np.float32]:

@@ -38,7 +38,7 @@ def run(
     with open_session(options) as session:
         if options.dry_run:
             return session.describe() | {"dry_run": True, "ok": True}
-        recorder = Recorder(options.record, session.robot.spec) if options.record else None
+        recorder = Recorder(options.record, session.spec) if options.record else None
         results: list[EpisodeResult] = []
         videos: list[bytes | None] = []
         for index in range(options.episodes):
@@ -69,7 +69,8 @@ def open_session(options: RunOptions) -> Iterator[Session]:
 def _run_one(session: Session, index: int) -> tuple[EpisodeResult, bytes | None]:
     """Runs episode `index`, filming it when the report shall show it."""
     options, robot = session.options, session.robot
-    if options.report and index < options.video_episodes and isinstance(robot, SimulatedRobot):
+    has_video = options.report and index < options.video_episodes and session.spec.cameras
+    if has_video and isinstance(robot, SimulatedRobot):
         video = VideoRecorder(robot, control_hz=robot.spec.control_hz)
         result = drive(session, options.seed + index, on_tick=video.on_tick)
         return result, video.finish()
@@ -85,7 +86,7 @@ def _write_report(
 ) -> None:
     assert session.options.report is not None
     data = ReportData(
-        spec=session.robot.spec,
+        spec=session.spec,
         summary=report,
         results=results,
         videos=videos,

@@ -8,13 +8,7 @@ import numpy as np
 
 from flux_core.errors import ConfigError, DataError
 from flux_core.tokenizers import PretrainedTokenizer
-from flux_core.transforms import (
-    PreparePromptWithState,
-    ProcessPrompts,
-    Sample,
-    TaskPrompter,
-    apply,
-)
+from flux_core.transforms import Pipeline, Prompter, Sample, Tokenization, apply
 from flux_data.lerobot import LeRobotDataset
 from flux_data.samples import DistributedRepeatingDataset, ParquetDataset
 
@@ -25,13 +19,13 @@ def check_vocabulary(config: TrainConfig) -> None:
     """The network needs an embedding for every id the tokenizer can give."""
     for group, members in config.train_dataloader.dataset.groups().items():
         for dataset in members:
-            for prompts in _prompt_transforms(dataset):
+            for prompts in dataset.pipeline.steps(Tokenization):
                 where = f"train_dataloader.dataset.datasets.{group}"
                 tokenizer = prompts.tokenizer
                 if isinstance(tokenizer, PretrainedTokenizer) and tokenizer.model_path is None:
                     raise ConfigError(
-                        f"{where}: ProcessPrompts.tokenizer.model_path: expected a local file or "
-                        "directory with PaliGemma's tokenizer, got None"
+                        f"{where}: {type(prompts).__name__}.tokenizer.model_path: expected a local "
+                        "file or directory with PaliGemma's tokenizer, got None"
                     )
                 size = tokenizer.load().vocab_size
                 vocabulary = config.model.llm_backbone.vocab_size or 0
@@ -47,14 +41,12 @@ def check_data(config: TrainConfig, dataset: DistributedRepeatingDataset) -> Non
     for member in dataset.datasets:
         _check_prompts(member)
         _check_action_dims(config, member)
+    _check_way_back(dataset)
 
 
 def _check_prompts(dataset: ParquetDataset) -> None:
-    transforms = [
-        t
-        for t in dataset.transforms
-        if isinstance(t, TaskPrompter | PreparePromptWithState | ProcessPrompts)
-    ]
+    pipeline = dataset.pipeline
+    prompt_steps = [*pipeline.steps(Prompter), *pipeline.steps(Tokenization)]
     for root, task, state_dim in _tasks(dataset):
         # The longest numbers a state can print: every joint beyond its range.
         sample: Sample = {
@@ -64,9 +56,21 @@ def _check_prompts(dataset: ParquetDataset) -> None:
             "actions": None,
         }
         try:
-            apply(transforms, sample)
+            apply(prompt_steps, sample)
         except DataError as error:
             raise DataError(f"{root}: {error}") from error
+
+
+def _check_way_back(dataset: DistributedRepeatingDataset) -> None:
+    """Tries foreign transforms that need real data with a sample of each kind of dataset."""
+    tried: list[Pipeline] = []
+    for name, member in zip(dataset.group_of_datasets, dataset.datasets, strict=True):
+        if not len(member) or member.pipeline in tried or not member.pipeline.needs_sample:
+            continue
+        tried.append(member.pipeline)
+        where = f"train_dataloader.dataset.datasets.{name}.transforms"
+        sample = {**member.raw_sample(0), "rng": np.random.default_rng(0)}
+        Pipeline(member.transforms, where=where).check_sample(sample, member.stats)
 
 
 def _tasks(dataset: ParquetDataset) -> Iterator[tuple[str, str, int]]:
@@ -85,10 +89,6 @@ def _check_action_dims(config: TrainConfig, dataset: ParquetDataset) -> None:
             f"{dataset.config.roots[0]}), got {trained}: dimensions {trained} to {dims - 1} would "
             "never be trained"
         )
-
-
-def _prompt_transforms(dataset: ParquetDataset.Config) -> list[ProcessPrompts]:
-    return [t for t in dataset.transforms if isinstance(t, ProcessPrompts)]
 
 
 def _width(source: LeRobotDataset, key: str) -> int:

@@ -4,26 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from flux_core.config import bind, load_config
 from flux_core.deployment import InferenceRunner, inference_sections
-from flux_core.errors import ConfigError
+from flux_core.errors import ConfigError, RobotError
 from flux_core.models import PI0FlowMatching, SigLIPViTBackbone
-from flux_core.tokenizers import PretrainedTokenizer
-from flux_core.transforms import (
-    AlohaToPi,
-    NormalizeImages,
-    NormalizeStatesAndActions,
-    ProcessPrompts,
-    RelativeActions,
-    ResizeImages,
-    ResizeImagesWithPad,
-    SimpleNormalizeImages,
-    TaskPrompter,
-)
+from flux_core.robots import RobotSpec, limits_in_force, robot_spec, robot_spec_names
+from flux_core.transforms import ModelInputs, Normalization, Pipeline
 from flux_data.samples import DistributedRepeatingDataset
 
 from ..validation.validator import Validation, check_validation
@@ -68,7 +58,8 @@ class TrainConfig:
         for group in self.train_dataloader.dataset.groups().values():
             for dataset in group:
                 _check_window(self.model, dataset.action_window_size)
-                _check_transforms(self.model, dataset.transforms, "train_dataloader.dataset")
+                pipeline = Pipeline(dataset.transforms, where="train_dataloader.dataset")
+                pipeline.check_model(_model_inputs(self.model))
         for inference in inference_sections(self.inference).values():
             _check_inference(self, inference)
 
@@ -101,123 +92,53 @@ def _check_window(model: PI0FlowMatching.Config, window: int) -> None:
         )
 
 
-def _check_transforms(model: PI0FlowMatching.Config, transforms: Sequence[Any], where: str) -> None:
-    for transform in transforms:
-        if isinstance(transform, ResizeImages):
-            size = (transform.height, transform.width)
-            if size != model.vision_backbone.image_size:
-                raise ConfigError(
-                    f"{where}: ResizeImages gives {size}, but model.vision_backbone eats "
-                    f"{model.vision_backbone.image_size}"
-                )
-        elif isinstance(transform, NormalizeStatesAndActions):
-            dim = transform.action_dim
-            if dim is not None and dim != model.action_dim:
-                raise ConfigError(
-                    f"{where}: NormalizeStatesAndActions pads actions to {dim}, but "
-                    f"model.action_in_proj.in_dim is {model.action_dim}"
-                )
+def _model_inputs(model: PI0FlowMatching.Config) -> ModelInputs:
     is_siglip = isinstance(model.vision_backbone, SigLIPViTBackbone.Config)
-    if is_siglip and any(isinstance(t, NormalizeImages) for t in transforms):
-        logger.warning(
-            "%s: NormalizeImages gives pixels outside [-1, 1], the range that SigLIP and openpi's "
-            "checkpoints were trained on; SimpleNormalizeImages gives that",
-            where,
-        )
-    if not any(isinstance(t, SimpleNormalizeImages | NormalizeImages) for t in transforms):
-        raise ConfigError(f"{where}: no SimpleNormalizeImages or NormalizeImages in the transforms")
+    return ModelInputs(
+        image_size=model.vision_backbone.image_size,
+        action_dim=model.action_dim,
+        pixel_range=(-1.0, 1.0) if is_siglip else None,
+    )
 
 
 def _check_inference(config: TrainConfig, inference: InferenceRunner) -> None:
     model, groups = config.model, config.train_dataloader.dataset.groups()
     inference.steps_executed(model.n_action_steps)
-    robot_side = inference.dataset.transforms
-    for transform in robot_side:
-        dim = getattr(transform, "action_dim", None)
-        if isinstance(transform, NormalizeStatesAndActions) and dim not in (None, model.action_dim):
+    _warn_of_wider_limits(inference.spec)
+    for normalize in inference.pipeline.steps(Normalization):
+        if normalize.action_dim not in (None, model.action_dim):
             logger.warning(
-                "inference.dataset.transforms: NormalizeStatesAndActions.action_dim is %d beside a "
-                "model of %d (action_in_proj.in_dim); the model's counts",
-                dim,
-                model.action_dim,
+                "inference.dataset.transforms: %s.action_dim is %d beside a model of %d "
+                "(action_in_proj.in_dim); the model's counts",
+                *(type(normalize).__name__, normalize.action_dim, model.action_dim),
             )
     for dataset in groups[inference.statistics_group(groups)]:
-        _check_same_view(dataset.transforms, robot_side)
-        _check_same_units(dataset.transforms, inference)
+        _check_same_as_training(dataset.pipeline, inference)
 
 
-def _check_same_view(trained: Sequence[Any], deployed: Sequence[Any]) -> None:
-    """What the robot does to an image and a prompt must be what training did."""
-    for kind in (
-        ResizeImages,
-        ResizeImagesWithPad,
-        SimpleNormalizeImages,
-        NormalizeImages,
-        ProcessPrompts,
-    ):
-        expected = [_comparable(t) for t in trained if type(t) is kind]
-        if kind is NormalizeImages:
-            expected = [_first_cameras(t, deployed) for t in expected]
-        got = [_comparable(t) for t in deployed if type(t) is kind]
-        if expected != got:
-            raise ConfigError(
-                f"inference.dataset.transforms: {kind.__name__} differs from training: "
-                f"expected {expected}, got {got}"
+def _warn_of_wider_limits(spec: RobotSpec) -> None:
+    """Says at the start of training what the robot's driver is going to refuse."""
+    if spec.name in robot_spec_names():
+        try:
+            limits_in_force(robot_spec(spec.name), spec)
+        except RobotError as error:
+            logger.warning(
+                "inference.robot: it is not the %r that is known here, whose driver will refuse "
+                "the bundle: %s",
+                spec.name,
+                error,
             )
-    prompters = [[t for t in side if isinstance(t, TaskPrompter)] for side in (trained, deployed)]
-    expected, got = [[(t.use_conversation, t.add_new_line) for t in side] for side in prompters]
-    if expected != got:
+
+
+def _check_same_as_training(trained: Pipeline, inference: InferenceRunner) -> None:
+    """What the robot does to images, prompts, states and actions must be what training did."""
+    cameras, dims = len(inference.dataset.img_keys), inference.spec.action_dim
+    sides = [side.for_robot(cameras, dims) for side in (trained, inference.pipeline)]
+    if differences := sides[0].difference(sides[1]):
+        raise ConfigError(f"inference.dataset.transforms: {'; '.join(map(str, differences))}")
+    normalize, found = trained.maybe(Normalization), inference.denormalize_action.norm_type
+    if normalize is not None and found != normalize.norm_type:
         raise ConfigError(
-            f"inference.dataset.transforms: the prompt differs from training: expected "
-            f"{prompters[0]}, got {prompters[1]}"
+            f"inference.denormalize_action.norm_type: expected {normalize.norm_type!r} as in "
+            f"training, got {found!r}"
         )
-
-
-def _first_cameras(trained: NormalizeImages, deployed: Sequence[Any]) -> NormalizeImages:
-    """Without the padded cameras of training, which the robot does not have."""
-    count = min((len(t.means) for t in deployed if isinstance(t, NormalizeImages)), default=None)
-    return replace(trained, means=trained.means[:count], stds=trained.stds[:count])
-
-
-def _comparable(transform: Any) -> Any:
-    """The tokenizer's path left out: on the robot it lies in the bundle."""
-    if isinstance(transform, ProcessPrompts) and isinstance(
-        transform.tokenizer, PretrainedTokenizer
-    ):
-        return replace(transform, tokenizer=PretrainedTokenizer())
-    return transform
-
-
-def _first_joints(transform: Any, count: int) -> Any:
-    """Without the padded joints of training, which the robot does not have."""
-    if isinstance(transform, RelativeActions):
-        return replace(transform, mask=transform.mask[:count])
-    return transform
-
-
-def _check_same_units(trained: Sequence[Any], inference: InferenceRunner) -> None:
-    """States and actions must be adapted, normalised and brought back as they were in training."""
-    dims = inference.spec.action_dim
-    for kind in (AlohaToPi, RelativeActions):
-        wanted, got = (
-            [_first_joints(t, dims) for t in side if type(t) is kind]
-            for side in (trained, inference.dataset.transforms)
-        )
-        if wanted != got:
-            raise ConfigError(
-                f"inference.dataset.transforms: {kind.__name__} differs from training: expected "
-                f"{wanted}, got {got}"
-            )
-    for expected in (t for t in trained if isinstance(t, NormalizeStatesAndActions)):
-        found = {"inference.denormalize_action": inference.denormalize_action.norm_type}
-        for transform in inference.dataset.transforms:
-            if isinstance(transform, NormalizeStatesAndActions):
-                found["inference.dataset.transforms.NormalizeStatesAndActions"] = (
-                    transform.norm_type
-                )
-        for path, norm_type in found.items():
-            if norm_type != expected.norm_type:
-                raise ConfigError(
-                    f"{path}.norm_type: expected {expected.norm_type!r} as in training, got "
-                    f"{norm_type!r}"
-                )

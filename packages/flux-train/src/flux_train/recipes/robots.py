@@ -1,59 +1,40 @@
-"""One's own robots: two Aloha arms, a UR3, or both in one run.
+"""Your own robots: two Aloha arms, a UR3, any other with a `RobotSpec`, or several in one run.
 
-Actions are the next states, as the tutorial's recordings have none of their own. Arm joints are
-relative to the state that a chunk starts from, grippers are not: what openpi's base checkpoints
-were trained with. In a run of both robots a UR3 is padded to Aloha's dimensions and cameras, and
-what is padding is masked.
+Joints, cameras and dimensions come from the robot's `RobotSpec`. Actions are the next states, as
+the tutorial's recordings have none of their own, or the recorded ones. Joints are relative to the
+state that a chunk starts from, grippers are not, as in the training of openpi's base checkpoints.
+In a run of several robots the smaller ones are padded to the dimensions and cameras of the largest,
+and the padding is masked.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from copy import deepcopy
+from typing import Any, Literal
+
+from flux_core.config import bind, unbind
+from flux_core.errors import ConfigError
+from flux_core.robots import RobotSpec, robot_spec
 
 from . import pretrained
 from .pretrained import Policy, Section
 
 ACTION_HORIZON = 32
 
+Actions = Literal["next_state", "recorded"]
+# Column of the actions, its first row in a chunk, and what columns' statistics are called.
+_ACTIONS: dict[Actions, tuple[Section, dict[str, tuple[str, ...]]]] = {
+    "next_state": ({}, {"observation.state": ("proprio", "action")}),
+    "recorded": (
+        dict(action_key="action", window_start_idx=0),
+        {"observation.state": ("proprio",), "action": ("action",)},
+    ),
+}
 
-@dataclass(frozen=True, kw_only=True)
-class RobotRecipe:
-    """One kind of robot.
-
-    Attributes:
-        num_arms: each has six joints and a gripper.
-        cameras: base, left wrist, right wrist.
-        runner: its inference runner.
-        operator: where its cameras and joints are found.
-    """
-
-    num_arms: int
-    cameras: tuple[str, ...]
-    runner: str
-    operator: Mapping[str, Any]
-
-    @property
-    def dim(self) -> int:
-        """Dimensions of a state, and of an action."""
-        return 7 * self.num_arms
-
-    def units(self, *, relative: bool, adapt_to_pi: bool, width: int) -> list[Section]:
-        """What comes before the normalisation, the same in training and on the robot."""
-        units: list[Section] = [dict(type="AlohaToPi")] if adapt_to_pi else []
-        if relative:
-            units.append(dict(type="RelativeActions", mask=[*[True] * 6, False] * self.num_arms))
-        if self.dim < width:
-            units.append(dict(type="PadKeyToDim", keys=["actions", "states"], dim=width))
-        return units
-
-
-ROBOTS = {
-    "aloha": RobotRecipe(
-        num_arms=2,
-        cameras=("cam_high", "cam_left_wrist", "cam_right_wrist"),
-        runner="AlohaInferenceRunner",
+DEPLOYMENTS: Mapping[str, Section] = {
+    "aloha": dict(
+        type="AlohaInferenceRunner",
         # The topics of the tutorial's robot.
         operator=dict(
             type="AlohaOperator",
@@ -71,60 +52,72 @@ ROBOTS = {
             robot_base_cmd_topic="/cmd_vel",
         ),
     ),
-    "ur3": RobotRecipe(
-        num_arms=1,
-        cameras=("cam_high", "cam_wrist"),
-        runner="URInferenceRunner",
-        operator=dict(type="UROperator"),
-    ),
+    "ur3": dict(type="URInferenceRunner", operator=dict(type="UROperator")),
 }
+"""How robots with a runner of their own are deployed; the operator names the ROS topics."""
 
 
 def robot_data(
     policy: Policy,
     *,
+    robots: Mapping[str, Sequence[str]] | None = None,
     aloha: Sequence[str] = (),
     ur3: Sequence[str] = (),
+    specs: Sequence[RobotSpec | Section] = (),
     tokenizer_path: str,
+    actions: Actions = "next_state",
     relative: bool = True,
     adapt_to_pi: bool = False,
 ) -> Section:
-    """Batches from the recordings of one robot or both, each with statistics of its own.
+    """Batches from the recordings of one robot or several, each with statistics of its own.
 
     Args:
         policy: whose prompt and normalisation.
+        robots: LeRobot directories by the robot's name.
         aloha: LeRobot directories of two Aloha arms.
         ur3: LeRobot directories of a UR3 with a gripper.
+        specs: descriptions of those of `robots` that no installed package describes.
         tokenizer_path: a file or folder with PaliGemma's tokenizer.
-        relative: whether arm joints are relative to the chunk's start.
+        actions: the next states, or those of the column `action`. A robot that is commanded by
+            differences needs the recorded ones.
+        relative: whether joints are relative to the chunk's start. Grippers (normalized) and robots
+            that are commanded by differences never are.
         adapt_to_pi: turns ViperX arms (Trossen's ALOHA) into pi's joint signs and gripper angles.
+
+    Raises:
+        ConfigError: there is no robot, one is unknown, named twice, or has no such actions.
     """
-    roots = {name: list(paths) for name, paths in (("aloha", aloha), ("ur3", ur3)) if paths}
-    width, num_cameras = _largest(roots)
+    roots = _by_robot(robots, aloha=aloha, ur3=ur3)
+    known = _described(roots, specs)
+    if actions == "next_state":
+        _check_states_are_commands(known)
+    window, statistics = _ACTIONS[actions]
+    num_cameras = max(len(spec.cameras) for spec in known.values())
     groups = {
         name: pretrained.dataset(
             policy,
-            data_root_path=paths,
+            data_root_path=list(paths),
             tokenizer_path=tokenizer_path,
-            cameras=ROBOTS[name].cameras,
-            num_padding_cameras=num_cameras - len(ROBOTS[name].cameras),
+            cameras=known[name].cameras,
+            num_padding_cameras=num_cameras - len(known[name].cameras),
             action_horizon=ACTION_HORIZON,
-            units=_units(name, relative, adapt_to_pi, width),
+            units=_units(known, name, relative=relative, adapt_to_pi=adapt_to_pi),
+            **window,
         )
         for name, paths in roots.items()
     }
     return pretrained.dataloader(
-        groups,
-        name_mappings={"observation.state": ("proprio", "action")},
-        dim=width if len(groups) > 1 else None,
+        groups, name_mappings=statistics, dim=_width(known) if len(groups) > 1 else None
     )
 
 
 def robot_inference(
     policy: Policy,
     *,
+    robots: Mapping[str, Mapping[str, str]] | None = None,
     aloha: Mapping[str, str] | None = None,
     ur3: Mapping[str, str] | None = None,
+    specs: Sequence[RobotSpec | Section] = (),
     relative: bool = True,
     adapt_to_pi: bool = False,
 ) -> Section:
@@ -132,31 +125,80 @@ def robot_inference(
 
     The other arguments are those of `robot_data`, and must be the same. One robot's section, or a
     dict of several.
+
+    Raises:
+        ConfigError: there is no robot, or one is unknown or named twice.
     """
-    tasks = {name: texts for name, texts in (("aloha", aloha), ("ur3", ur3)) if texts}
-    width, _ = _largest(tasks)
-    sections = {
-        name: pretrained.inference_runner(
+    tasks = _by_robot(robots, aloha=aloha or {}, ur3=ur3 or {})
+    known = _described(tasks, specs)
+    written_out = {_bound(spec).name for spec in specs}
+    sections: dict[str, Section] = {}
+    for name, texts in tasks.items():
+        settings = deepcopy(DEPLOYMENTS.get(name, dict(type="InferenceRunner", robot=name)))
+        if name in written_out:
+            settings["robot"] = unbind(known[name])
+        sections[name] = pretrained.inference_runner(
             policy,
-            type=ROBOTS[name].runner,
+            type=settings.pop("type"),
             task_descriptions=texts,
-            cameras=ROBOTS[name].cameras,
-            units=_units(name, relative, adapt_to_pi, width),
-            operator=dict(ROBOTS[name].operator),
+            cameras=known[name].cameras,
+            units=_units(known, name, relative=relative, adapt_to_pi=adapt_to_pi),
+            **settings,
         )
-        for name, texts in tasks.items()
-    }
     return sections if len(sections) > 1 else next(iter(sections.values()))
 
 
-def _units(name: str, relative: bool, adapt_to_pi: bool, width: int) -> list[Section]:
-    is_adapted = adapt_to_pi and name == "aloha"
-    return ROBOTS[name].units(relative=relative, adapt_to_pi=is_adapted, width=width)
+def _by_robot(robots: Mapping[str, Any] | None, **named: Any) -> dict[str, Any]:
+    """The robots of a run that are given something, `aloha` and `ur3` first."""
+    given = {name: value for name, value in named.items() if value}
+    for name, value in (robots or {}).items():
+        if name in given:
+            raise ConfigError(f"robots: {name!r} is given as {name}= too. Leave one of them out")
+        if not value:
+            raise ConfigError(f"robots: {name!r}: expected at least one entry, got none")
+        given[name] = value
+    if not given:
+        raise ConfigError("robots: expected at least one robot, got none")
+    return given
 
 
-def _largest(names: Mapping[str, object]) -> tuple[int, int]:
-    """Dimensions and cameras of the largest robot in the run."""
-    if not names:
-        raise ValueError(f"expected at least one robot of {', '.join(ROBOTS)}, got none")
-    robots = [ROBOTS[name] for name in names]
-    return max(robot.dim for robot in robots), max(len(robot.cameras) for robot in robots)
+def _described(
+    names: Mapping[str, object], specs: Sequence[RobotSpec | Section]
+) -> dict[str, RobotSpec]:
+    """The robots' descriptions: from `specs`, or by name."""
+    written = {spec.name: spec for spec in map(_bound, specs)}
+    if unused := sorted(written.keys() - names.keys()):
+        raise ConfigError(f"specs: {unused[0]!r} is none of the robots {', '.join(names)}")
+    return {name: written[name] if name in written else robot_spec(name) for name in names}
+
+
+def _bound(spec: RobotSpec | Section) -> RobotSpec:
+    return bind(RobotSpec, spec, "specs")
+
+
+def _check_states_are_commands(robots: Mapping[str, RobotSpec]) -> None:
+    for name, spec in robots.items():
+        if spec.is_commanded_by_differences:
+            raise ConfigError(
+                f"actions: {name} is commanded by differences, so its next states are no actions. "
+                f"Use actions='recorded'"
+            )
+
+
+def _width(robots: Mapping[str, RobotSpec]) -> int:
+    """Dimensions of the largest state or action in the run."""
+    return max(max(spec.state_dim, spec.action_dim) for spec in robots.values())
+
+
+def _units(
+    robots: Mapping[str, RobotSpec], name: str, *, relative: bool, adapt_to_pi: bool
+) -> list[Section]:
+    """What comes before the normalisation, the same in training and on the robot."""
+    spec, width = robots[name], _width(robots)
+    units: list[Section] = [dict(type="AlohaToPi")] if adapt_to_pi and name == "aloha" else []
+    mask = [unit != "normalized" for unit in spec.units]
+    if relative and any(mask) and not spec.is_commanded_by_differences:
+        units.append(dict(type="RelativeActions", mask=mask))
+    if len(robots) > 1 and min(spec.state_dim, spec.action_dim) < width:
+        units.append(dict(type="PadKeyToDim", keys=["actions", "states"], dim=width))
+    return units

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flux_core.errors import RobotError
-from flux_core.robots import robot_spec
+from flux_core.robots import ROBOT_SPECS
 
 from .history import History, steps_per_epoch
 
@@ -190,13 +189,18 @@ def names_of_dimensions(config: Tree, group: str, count: int, only_group: bool) 
     inference = section(config, "inference")
     runners = [inference] if "robot" in inference else list(inference.values())
     for runner in runners:
-        robot = runner.get("robot") if isinstance(runner, Mapping) else None
-        if not isinstance(robot, str) or not (only_group or group.startswith(robot)):
-            continue
-        try:
-            names = robot_spec(robot).joint_names
-        except RobotError:
-            continue
-        if len(names) == count:
+        robot, names = _joints(runner.get("robot") if isinstance(runner, Mapping) else None)
+        if len(names) == count and (only_group or group.startswith(robot)):
             return names
     return tuple(str(dim) for dim in range(count))
+
+
+def _joints(robot: object) -> tuple[str, tuple[str, ...]]:
+    """The name and the joints of a robot that is written out, or only named; else nothing."""
+    if isinstance(robot, Mapping):
+        name, joints = robot.get("name"), robot.get("joint_names")
+        if isinstance(name, str) and isinstance(joints, list):
+            return name, tuple(map(str, joints))
+        return "", ()
+    spec = ROBOT_SPECS.get(robot) if isinstance(robot, str) else None
+    return (spec.name, spec.joint_names) if spec else ("", ())

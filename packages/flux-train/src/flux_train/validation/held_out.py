@@ -11,16 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from flux_core.errors import ConfigError, DataError
+from flux_core.errors import DataError
 from flux_core.norm_stats import NormStats
-from flux_core.transforms import (
-    AlohaToPi,
-    AugmentImages,
-    NormalizeStatesAndActions,
-    RelativeActions,
-)
+from flux_core.transforms import Augmentation, DatasetInputs, Pipeline
 from flux_data.lerobot import dimension_names
-from flux_data.samples import ParquetDataset, ProcessParquetInputs
+from flux_data.samples import ParquetDataset
 
 STATE = "observation.state"
 PICTURE_HEIGHT = 180
@@ -116,21 +111,9 @@ class HeldOutGroup:
         Returns:
             (N, H, A).
         """
-        dataset, dims = self._datasets[0], self.action_dim
-        _, action_name = dataset.statistic_names
-        normalize = [t for t in dataset.transforms if isinstance(t, NormalizeStatesAndActions)]
-        if not normalize:
-            raise ConfigError(
-                f"validation.dataset.datasets.{self.name}: expected NormalizeStatesAndActions in "
-                "the transforms, found none"
-            )
-        scale, offset = self._stats[action_name].affine(normalize[0].norm_type)
-        values = actions[..., :dims] * scale[:dims] + offset[:dims]
-        adapt = next((t for t in dataset.unit_transforms if isinstance(t, AlohaToPi)), None)
-        reference = adapt.state(states) if adapt is not None else states
-        for relative in (t for t in dataset.unit_transforms if isinstance(t, RelativeActions)):
-            values = replace(relative, mask=relative.mask[:dims]).inverse(values, reference)
-        return adapt.actions_inverse(values) if adapt is not None else values
+        where = f"validation.dataset.datasets.{self.name}.transforms"
+        pipeline = Pipeline(self._datasets[0].transforms, where=where)
+        return pipeline.inverse(actions, states, self._stats, self.action_dim)
 
     def episode(self, num_frames: int) -> HeldOutEpisode:
         """The first one, with `num_frames` of its frames evenly spread."""
@@ -143,8 +126,7 @@ class HeldOutGroup:
         samples = [self._raw(int(i)) for i in index]
         source, key = part.source, dataset.config.action_key
         position = int(np.flatnonzero(source.episode_indices == first)[0])
-        inputs = dataset.transforms[0]
-        assert isinstance(inputs, ProcessParquetInputs)  # DatasetPart has seen to it
+        inputs = dataset.pipeline.one(DatasetInputs)
         return HeldOutEpisode(
             index=index,
             episode=int(first),
@@ -166,14 +148,12 @@ class HeldOutGroup:
 
 def plain(dataset: ParquetDataset.Config) -> ParquetDataset.Config:
     """Without augmentation."""
-    kept = tuple(t for t in dataset.transforms if not isinstance(t, AugmentImages))
-    return replace(dataset, transforms=kept)
+    return replace(dataset, transforms=dataset.pipeline.without(Augmentation).transforms)
 
 
-def _jpeg(inputs: ProcessParquetInputs, key: str, sample: dict[str, Any]) -> bytes:
+def _jpeg(inputs: DatasetInputs, key: str, sample: dict[str, Any]) -> bytes:
     """One camera's picture as it was recorded, made small."""
-    alone = replace(inputs, video_keys=(key,), parquet_keys=(), num_padding_imgs=0)
-    image = Image.fromarray(alone({**sample, "resize": None})["images"][0])
+    image = Image.fromarray(inputs.picture(sample, key))
     image.thumbnail((4 * PICTURE_HEIGHT, PICTURE_HEIGHT), Image.Resampling.BILINEAR)
     data = io.BytesIO()
     image.save(data, "JPEG", quality=JPEG_QUALITY)

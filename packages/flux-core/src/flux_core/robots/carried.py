@@ -1,0 +1,37 @@
+"""The description of its robot that a bundle carries."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..config import bind
+from ..errors import ConfigError
+from .spec import SCHEMA_VERSION, RobotSpec
+
+
+def carried_robot(config: Mapping[str, Any]) -> RobotSpec | None:
+    """The robot's description in a bundle's config; None in one that only names its robot.
+
+    Args:
+        config: a bundle's config.json as plain data.
+
+    Raises:
+        ConfigError: it does not describe a robot; the message begins with the field.
+    """
+    section = config.get("inference")
+    robot = section.get("robot") if isinstance(section, Mapping) else None
+    if robot is None or isinstance(robot, str):
+        return None
+    if isinstance(robot, Mapping):
+        if robot.get("type", "RobotSpec") != "RobotSpec":
+            raise ConfigError(
+                f"inference.robot.type: expected 'RobotSpec', got {robot['type']!r:.80}"
+            )
+        version = robot.get("schema_version", SCHEMA_VERSION)
+        if version != SCHEMA_VERSION:  # a newer one may have fields that are not known here
+            raise ConfigError(
+                f"inference.robot.schema_version: expected {SCHEMA_VERSION}, got {version!r:.80}. "
+                f"Install the flux that wrote it"
+            )
+    return bind(RobotSpec, robot, "inference.robot")

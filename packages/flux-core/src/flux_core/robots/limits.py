@@ -1,0 +1,90 @@
+"""The limits in force: the driver's, which a bundle or config may tighten and never widen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from ..errors import RobotError
+from .spec import RobotSpec
+
+_EQUAL = (
+    *("joint_names", "units", "state_names", "state_units", "rest_command"),
+    *("name", "control_hz"),
+)
+_HZ_TOLERANCE = 1e-6
+
+
+def limits_in_force(driver: RobotSpec, carried: RobotSpec) -> RobotSpec:
+    """Returns the driver's description with each limit the tighter of both.
+
+    Args:
+        driver: the description that the robot's driver gives.
+        carried: the one in a bundle or config. Its cameras and kinematics are ignored; where it
+            states no acceleration or jerk limits, the driver's apply.
+
+    Raises:
+        RobotError: names, their order, units, dimensions or rate differ, or a carried limit is
+            wider than the driver's. The message begins with the field and states both values.
+    """
+    _check_equal(driver, carried)
+    joints = driver.joint_names
+    _check_within("lower", joints, driver.lower, carried.lower, is_least=True)
+    for field in ("upper", "max_velocity", "max_acceleration", "max_jerk"):
+        wanted = getattr(carried, field)
+        allowed = getattr(driver, field)
+        if wanted and allowed:
+            _check_within(field, joints, allowed, wanted, is_least=False)
+    return replace(
+        driver,
+        lower=carried.lower,
+        upper=carried.upper,
+        max_velocity=carried.max_velocity,
+        max_acceleration=carried.max_acceleration or driver.max_acceleration,
+        max_jerk=carried.max_jerk or driver.max_jerk,
+    )
+
+
+def _check_equal(driver: RobotSpec, carried: RobotSpec) -> None:
+    if carried.name != driver.name:
+        raise RobotError(f"name: the driver is of {driver.name!r}, the bundle of {carried.name!r}")
+    for field in ("joint_names", "units", "state_names", "state_units", "rest_command"):
+        ours, theirs = getattr(driver, field), getattr(carried, field)
+        if len(ours) != len(theirs):
+            raise RobotError(
+                f"{field}: the driver has {len(ours)} ({_listed(ours)}), the bundle "
+                f"{len(theirs)} ({_listed(theirs)})"
+            )
+        for index, (our, their) in enumerate(zip(ours, theirs, strict=True)):
+            if our != their:
+                raise RobotError(
+                    f"{field}[{index}]: the driver has {our!r}, the bundle has {their!r}"
+                )
+    if not abs(driver.control_hz - carried.control_hz) <= _HZ_TOLERANCE:
+        raise RobotError(
+            f"control_hz: the driver runs at {driver.control_hz!r} Hz, the bundle at "
+            f"{carried.control_hz!r}"
+        )
+
+
+def _check_within(
+    field: str,
+    joints: Sequence[str],
+    allowed: Sequence[float],
+    wanted: Sequence[float],
+    *,
+    is_least: bool,
+) -> None:
+    for joint, ours, theirs in zip(joints, allowed, wanted, strict=True):
+        # Written so that a NaN fails.
+        if not (theirs >= ours if is_least else theirs <= ours):
+            raise RobotError(
+                f"{field}: {joint}: the driver allows {'at least' if is_least else 'at most'} "
+                f"{ours!r}, the bundle asks for {theirs!r}. A bundle may tighten the driver's "
+                f"limits, never widen them"
+            )
+
+
+def _listed(values: Sequence[object]) -> str:
+    text = ", ".join(map(str, values)) or "none"
+    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -1,0 +1,239 @@
+"""Whether the robot can undo what transforms do to actions; tried out when a config is bound."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ..errors import ConfigError
+from ..norm_stats import FeatureStats, NormStats, compute_stats
+from .base import Sample, Transform
+from .roles import ImageNormalization, ImageResize, Normalization, Padding
+from .units import ActionInverse, UnitStep, way_back
+
+logger = logging.getLogger("flux.config")
+
+DIMS, BATCH, STEPS, CAMERAS, SIDE = 6, 3, 4, 2, 16
+REACH = 10.0
+"""States and actions are tried between -10 and 10."""
+TOLERANCE = 1e-5
+"""Some hundred roundings of float32, relative to the largest number on the way."""
+CHANGING_IMAGES_ALONE = (ImageResize.__call__, ImageNormalization.__call__)
+
+
+def check_inverses(transforms: Sequence[Transform], where: str) -> tuple[Transform, ...]:
+    """Refuses transforms whose effect on actions is not undone by what they say of themselves.
+
+    Every transform that reads no files is called with random states and actions.
+
+    Returns:
+        Those that could not be tried: they read files, or failed because they need a sample of
+        another kind. Only a sample of the data can tell.
+
+    Raises:
+        ConfigError: it names the transform, and the dimension that does not come back.
+    """
+    untried: list[Transform] = []
+    earlier: list[tuple[Transform, Sample, Sample]] = []
+    for transform in transforms:
+        if type(transform).__call__ in CHANGING_IMAGES_ALONE:
+            continue
+        tried = None if transform.reads_files else _try(transform, where)
+        if tried is None:
+            untried.append(transform)
+            continue
+        before, after = tried
+        name, claimed = type(transform).__name__, _claimed(transform, before["stats"])
+        check_undone(before, after, claimed, f"{where}: {name}")
+        if isinstance(transform, UnitStep):
+            _check_leading_axes(transform, before, after, f"{where}: {name}")
+            if transform.relative_mask is not None:
+                _check_reference(name, transform.relative_mask, earlier, where)
+        if not transform.training_only:
+            earlier.append((transform, before, after))
+    return tuple(untried)
+
+
+def check_undone(before: Sample, after: Sample, inverse: ActionInverse | None, where: str) -> None:
+    """Refuses actions that `inverse` does not bring back.
+
+    Args:
+        before: holds `states` (S,) and `actions` (H, A).
+        after: the sample that became of it.
+        inverse: undoes the change; None if there must be none.
+        where: the dotted path and name of what was done, for messages.
+    """
+    expected, found = before["actions"], np.asarray(after["actions"])
+    if inverse is None:
+        if not np.array_equal(found, expected):
+            raise ConfigError(
+                f"{where} changes actions, but does not say how the robot undoes that. Derive it "
+                "from UnitStep and say its action_affine or relative_mask"
+            )
+        return
+    if found.shape[:-1] != expected.shape[:-1] or found.shape[-1] < expected.shape[-1]:
+        raise ConfigError(
+            f"{where}: expected actions of shape {expected.shape} or wider, got {found.shape}"
+        )
+    with np.errstate(all="ignore"):
+        back = inverse(found, before["states"])
+    largest = max(REACH, *(float(np.abs(x).max()) for x in (expected, inverse.offset)))
+    is_back = np.abs(back - expected) <= TOLERANCE * largest  # NaN is not
+    if not is_back.all():
+        place = tuple(np.argwhere(~is_back)[0])
+        raise ConfigError(
+            f"{where}: expected scale, offset and state to undo it in each action dimension as it "
+            f"says; dimension {place[-1]} came back as {back[place]:.6g} instead of "
+            f"{expected[place]:.6g}"
+        )
+
+
+def _try(transform: Transform, where: str) -> tuple[Sample, Sample] | None:
+    """A sample before and after; None if the transform cannot do with this one."""
+    fixed = _dims(transform)
+    before, given = _sample(fixed or DIMS), _sample(fixed or DIMS)
+    name = type(transform).__name__
+    try:
+        with np.errstate(all="ignore"):
+            after = transform(given)
+    except Exception as error:  # whatever foreign code raises on a sample that is not its own
+        if fixed is not None:
+            raise ConfigError(
+                f"{where}: {name}: cannot be tried with states and actions of {fixed} dimensions, "
+                f"which it is for: {error}"
+            ) from error
+        logger.debug("%s: %s can only be tried with data: %s", where, name, error)
+        return None
+    if "actions" not in after:
+        raise ConfigError(f"{where}: {name} loses the sample's actions")
+    if not np.array_equal(given["actions"], before["actions"]):
+        raise ConfigError(f"{where}: {name} writes into the actions that it is given")
+    return before, after
+
+
+def _dims(transform: Transform) -> int | None:
+    """The number of dimensions that a transform is tried with, if it is not for any."""
+    if isinstance(transform, UnitStep):
+        return transform.dims
+    if isinstance(transform, Padding):
+        return transform.dim
+    if isinstance(transform, Normalization):
+        dims = [dim for dim in (transform.state_dim, transform.action_dim) if dim is not None]
+        return min(dims, default=None)
+    return None
+
+
+def _claimed(transform: Transform, stats: NormStats) -> ActionInverse | None:
+    """What a transform says of the way back; None if it says that it leaves actions alone."""
+    scale: ArrayLike = 1.0
+    offset: ArrayLike = 0.0
+    mask: ArrayLike = False
+    if isinstance(transform, Normalization):
+        scale, offset = stats[transform.action_key].affine(transform.norm_type)
+    elif isinstance(transform, UnitStep):
+        scale, offset = way_back(transform) or (scale, offset)
+        mask = transform.relative_mask or mask
+    elif not isinstance(transform, Padding):
+        return None
+    dims = _dims(transform) or DIMS
+    return ActionInverse(
+        scale=np.broadcast_to(np.asarray(scale, np.float32), dims),
+        offset=np.broadcast_to(np.asarray(offset, np.float32), dims),
+        relative_mask=np.broadcast_to(np.asarray(mask, np.bool_), dims),
+    )
+
+
+def _check_leading_axes(step: UnitStep, before: Sample, after: Sample, where: str) -> None:
+    """Statistics convert a whole column at once: each row must become what it becomes alone."""
+    states, actions = (np.stack([before[key]] * BATCH) for key in ("states", "actions"))
+    try:
+        converted = {"states": step.state(states), "actions": step.forward(actions, states)}
+    except Exception as error:  # whatever foreign code raises
+        raise ConfigError(
+            f"{where}: cannot be tried with several samples at once, as statistics need it: {error}"
+        ) from error
+    for key, values in converted.items():
+        alone = after[key]
+        if values.shape != (BATCH, *alone.shape) or not np.allclose(values, alone, atol=1e-4):
+            raise ConfigError(
+                f"{where}: expected the same {key} for several samples at once, as statistics take "
+                "them, as for each alone"
+            )
+
+
+def _check_reference(
+    name: str,
+    mask: Sequence[bool],
+    earlier: Sequence[tuple[Transform, Sample, Sample]],
+    where: str,
+) -> None:
+    """The robot adds the state it observes, so a state must be converted there as an action is."""
+    for other, before, after in earlier:
+        dims = (isinstance(other, UnitStep) and other.dims) or len(mask)
+        differing = _differing(other, before, after, dims)
+        if dims == len(mask) and not any(mask[dim] for dim in differing):
+            continue
+        falses = f" with False at {_listed(differing)}" if differing else ""
+        raise ConfigError(
+            f"{where}: {name}.mask: after {type(other).__name__} expected {dims} entries{falses} "
+            f"(there a state and an action differ in unit), got {mask}"
+        )
+
+
+def _differing(other: Transform, before: Sample, after: Sample, dims: int) -> list[int]:
+    """The dimensions in which a state is not converted as an action is, or has been subtracted."""
+    relative: ArrayLike = False
+    if isinstance(other, UnitStep):
+        random = np.random.default_rng(1)
+        states = random.uniform(-REACH, REACH, (50, dims)).astype(np.float32)
+        back = other.actions_inverse(other.state(states))
+        relative = other.relative_mask or relative
+    else:
+        states, back = before["states"][None], np.asarray(after["states"])[None]
+        back = back[:, : states.shape[1]]
+    is_off = ~(np.abs(back - states) <= TOLERANCE * REACH).all(axis=0)
+    return [int(dim) for dim in np.flatnonzero(is_off | np.asarray(relative)) if dim < dims]
+
+
+def _sample(dims: int) -> Sample:
+    """A sample as transforms see it, with random numbers; the same each time."""
+    random = np.random.default_rng(0)
+
+    def values(*shape: int) -> NDArray[np.float32]:
+        return random.uniform(-REACH, REACH, shape).astype(np.float32)
+
+    return {
+        "states": values(dims),
+        "actions": values(STEPS, dims),
+        "action_masks": np.ones(STEPS, np.bool_),
+        "stats": _SameForAll(values(20, dims)),
+        "num_state_dims": dims,
+        "images": random.integers(0, 256, (CAMERAS, SIDE, SIDE, 3), dtype=np.uint8),
+        "image_masks": np.ones(CAMERAS, np.bool_),
+        "camera_names": tuple(f"camera_{i}" for i in range(CAMERAS)),
+        "task_description": "fold the towel",
+        "prompt": "fold the towel\n",
+        "rng": random,
+    }
+
+
+class _SameForAll(dict[str, FeatureStats]):
+    """Statistics of every name."""
+
+    def __init__(self, values: NDArray[np.float32]) -> None:
+        super().__init__()
+        self._values = values
+
+    def __contains__(self, key: object) -> bool:
+        return True
+
+    def __getitem__(self, key: str) -> FeatureStats:
+        return compute_stats(self._values)
+
+
+def _listed(dims: Sequence[int]) -> str:
+    *first, last = map(str, dims)
+    return f"{', '.join(first)} and {last}" if first else last

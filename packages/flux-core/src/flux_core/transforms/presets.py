@@ -1,0 +1,37 @@
+"""Usual sets of transforms."""
+
+from __future__ import annotations
+
+from ..tokenizers import ByteTokenizer, PretrainedTokenizer
+from .actions import NormalizeStatesAndActions, PadKeyToDim
+from .base import Transform
+from .images import ResizeImagesWithPad, SimpleNormalizeImages
+from .prompts import PreparePromptWithState, ProcessPrompts, TaskPrompter
+
+
+def pi_observation(
+    tokenizer: ByteTokenizer | PretrainedTokenizer,
+    *,
+    prompt_tokens: int,
+    state_in_prompt: bool,
+    state_dim: int,
+    image_size: tuple[int, int],
+) -> tuple[Transform, ...]:
+    """What openpi's policies do to an observation of a robot.
+
+    Args:
+        tokenizer: of the prompt.
+        prompt_tokens: the prompt's length, padding included.
+        state_in_prompt: pi0.5's prompt, which spells the state out, instead of pi0's.
+        state_dim: what the network's state is padded to.
+        image_size: height and width in pixels.
+    """
+    height, width = image_size
+    return (
+        NormalizeStatesAndActions(norm_type="mean_std"),
+        PreparePromptWithState() if state_in_prompt else TaskPrompter(),
+        ProcessPrompts(tokenizer=tokenizer, max_len=prompt_tokens),
+        PadKeyToDim(keys=("states",), dim=state_dim),
+        ResizeImagesWithPad(height=height, width=width),
+        SimpleNormalizeImages(),
+    )

@@ -1,0 +1,178 @@
+"""The parts that transforms play. Everybody else asks for a role, never for a class.
+
+A transform of your own that plays a part derives from its role and fills in what the role leaves
+open. What changes the units of states and actions is a `UnitStep`, see `units`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ..errors import ConfigError
+from ..norm_stats import NormType
+from ..tokenizers import ByteTokenizer, PretrainedTokenizer, Tokenizer
+from .base import ModelInputs, Sample, Transform
+
+Stretch = Callable[[NDArray[np.uint8], int, int], NDArray[np.uint8]]
+"""(h, w, 3) uint8, height, width -> (height, width, 3) uint8."""
+
+
+def pil_stretch(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    """The resize of openpi, and of the robot: PIL's antialiased bilinear filter."""
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+
+
+class DatasetInputs(Transform):
+    """The first transform of training: from a dataset's columns and videos to the sample's keys.
+
+    Attributes:
+        parquet_keys: the columns it takes.
+        video_keys: the cameras it takes, in the network's order.
+    """
+
+    example = "ProcessParquetInputs"
+    training_only = True
+    reads_files = True
+    needs_recorded_images = False
+    parquet_keys: tuple[str, ...]
+    video_keys: tuple[str, ...]
+
+    def picture(self, sample: Sample, key: str) -> NDArray[np.uint8]:
+        """One camera's frame as it was recorded, (height, width, 3) uint8."""
+        raise NotImplementedError
+
+
+class ImageResize(Transform):
+    """Brings every image to one size."""
+
+    example = "ResizeImages"
+    height: int
+    width: int
+
+    def __call__(self, sample: Sample) -> Sample:
+        return {**sample, "images": np.stack([self.resize(image) for image in sample["images"]])}
+
+    def resize(self, image: NDArray[np.uint8], stretch: Stretch = pil_stretch) -> NDArray[np.uint8]:
+        """(h, w, 3) uint8 -> (height, width, 3) uint8; `stretch` is the filter to do it with."""
+        raise NotImplementedError
+
+    def check_model(self, model: ModelInputs, where: str) -> None:
+        size = (self.height, self.width)
+        if size != model.image_size:
+            raise ConfigError(
+                f"{where}: {type(self).__name__} gives {size}, but model.vision_backbone takes "
+                f"{model.image_size}"
+            )
+
+
+class Augmentation(Transform):
+    """Random changes of training samples, which validation leaves out."""
+
+    example = "AugmentImages"
+    training_only = True
+    needs_recorded_images = False
+
+
+class ImageNormalization(Transform):
+    """uint8 images to the network's range, per camera and channel: `x * scale + offset`."""
+
+    example = "SimpleNormalizeImages or NormalizeImages"
+    in_graph = True
+
+    def affine(self, num_cameras: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Returns (scale, offset), each (num_cameras, 3) float32."""
+        raise NotImplementedError
+
+    def __call__(self, sample: Sample) -> Sample:
+        """(C, h, w, 3) uint8 -> (C, 3, h, w) float32."""
+        images = sample["images"]
+        scale, offset = self.affine(len(images))
+        # Channels first while a pixel is one byte, not four.
+        planes = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+        values = np.multiply(planes, scale[:, :, None, None], dtype=np.float32)
+        values += offset[:, :, None, None]
+        return {**sample, "images": values}
+
+
+class Normalization(Transform):
+    """Brings states and actions to the network's range with the statistics of training.
+
+    Actions become `(x - offset) / scale` with the statistics' affine of `norm_type`, since that is
+    what the robot undoes; states may be treated in any way.
+
+    Attributes:
+        norm_type: which statistics count.
+        state_key: what the statistics of the states are called.
+        action_key: what the statistics of the actions are called.
+        state_dim: the size that states are padded to; None if they are not.
+        action_dim: the size that actions are padded to; None if they are not.
+    """
+
+    example = "NormalizeStatesAndActions"
+    needs_recorded_images = False
+    norm_type: NormType
+    state_key: str
+    action_key: str
+    state_dim: int | None
+    action_dim: int | None
+
+    def check_model(self, model: ModelInputs, where: str) -> None:
+        if self.action_dim not in (None, model.action_dim):
+            raise ConfigError(
+                f"{where}: {type(self).__name__} pads actions to {self.action_dim}, but "
+                f"model.action_in_proj.in_dim is {model.action_dim}"
+            )
+
+
+class Padding(Transform):
+    """Lengthens states or actions to `dim`; the first dimensions stay as they are."""
+
+    example = "PadKeyToDim"
+    needs_recorded_images = False
+    dim: int
+
+    def for_robot(self, cameras: int, dims: int) -> None:
+        """None: the robot pads its states to what the network needs, and has no actions."""
+
+
+class Prompter(Transform):
+    """Writes the prompt, or changes the task's text.
+
+    Attributes:
+        uses_state: whether the prompt depends on the state too.
+    """
+
+    example = "TaskPrompter"
+    needs_recorded_images = False
+    uses_state: ClassVar[bool] = False
+
+    @property
+    def compared_as(self) -> str:
+        return "the prompt"
+
+
+class Tokenization(Transform):
+    """Turns the prompt into tokens, (max_len,) int64, and their mask.
+
+    Attributes:
+        tokenizer: the tokenizer's config.
+        max_len: the number of tokens, padding included.
+    """
+
+    example = "ProcessPrompts"
+    reads_files = True
+    needs_recorded_images = False
+    tokenizer: ByteTokenizer | PretrainedTokenizer
+    max_len: int
+
+    def __call__(self, sample: Sample) -> Sample:
+        return self.process(sample, self.tokenizer.load())
+
+    def process(self, sample: Sample, tokenizer: Tokenizer) -> Sample:
+        """As calling it, with a tokenizer that is loaded already."""
+        raise NotImplementedError

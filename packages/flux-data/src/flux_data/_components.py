@@ -1,8 +1,0 @@
-"""Names a config may use as `type`, and where each one lives."""
-
-COMPONENTS: dict[str, str] = {
-    "ParquetDataset": "flux_data.samples.windows:ParquetDataset",
-    "DistributedRepeatingDataset": "flux_data.samples.mixture:DistributedRepeatingDataset",
-    "ProcessParquetInputs": "flux_data.samples.process_inputs:ProcessParquetInputs",
-    "DictCollator": "flux_data.samples.collate:DictCollator",
-}

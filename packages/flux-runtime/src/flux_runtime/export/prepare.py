@@ -1,0 +1,167 @@
+"""First step of an export: the network in the form that is exported, and PyTorch's answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from flux_core.errors import UsageError
+from flux_core.models import PI0FlowMatching
+from flux_core.policy_io import PolicyIO
+from flux_core.types import Observation
+
+from .export_progress import ExportSteps
+from .golden_inputs import GOLDEN_SEED, Arrays, encoded, golden_inputs, pytorch_outputs
+from .graphs import DenoiseGraph, PrefixGraph, precompute_angles, precompute_times
+from .options import ExportOptions
+from .policy import WEIGHTS, TrainedPolicy
+from .precision.calibration import read_observations, recorded_inputs
+from .precision.network import compute_dtype, set_precision
+from .verify import tolerances
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedNetwork:
+    """A network that is ready to be traced; its weights are in the bundle's folder.
+
+    Attributes:
+        io: the robot's transforms and statistics.
+        prefix, denoise: the modules to trace, in the bundle's precision.
+        inputs: the golden's, by name.
+        reference: PyTorch's answers in float32.
+        own: PyTorch's answers in the bundle's precision; None in float32.
+        tolerance: largest error of normalised actions with which an engine may drive a robot.
+        prompt_buckets: prompt lengths with graphs of their own, shortest first.
+    """
+
+    io: PolicyIO
+    prefix: PrefixGraph
+    denoise: DenoiseGraph
+    inputs: Arrays
+    reference: Arrays
+    own: Arrays | None
+    tolerance: float
+    prompt_buckets: tuple[int, ...]
+
+
+def prepare(
+    policy: TrainedPolicy, directory: Path, options: ExportOptions, steps: ExportSteps
+) -> PreparedNetwork:
+    """Asks PyTorch, brings the network into the exported form in place, and writes its weights.
+
+    Raises:
+        UsageError: a prompt bucket does not fit the policy's prompts.
+    """
+    model = policy.model
+    io = PolicyIO.from_policy(policy.inference, policy.norm_stats)
+    observations = _calibration_observations(policy, options)
+    # Noise images go beyond the ranges of what a camera sees.
+    inputs = golden_inputs(policy, io, observations[0] if observations else None)
+    buckets = _checked_buckets(options, inputs)
+
+    steps.begin("asking PyTorch")
+    graphs = _modules(model, io, torch.float32)
+    reference = pytorch_outputs(*graphs, inputs)
+    calibration = _calibrate(policy, io, graphs, observations, steps)
+    prefix_tokens = reference["prefix_pad_masks"].shape[1]
+    weights = set_up_network(model, options, prefix_tokens, calibration)
+    prefix, denoise = _modules(model, io, compute_dtype(options.precision))
+    own = None if options.precision == "fp32" else pytorch_outputs(prefix, denoise, inputs)
+
+    steps.begin("writing the weights")
+    save_file(weights, directory / WEIGHTS, metadata={"format": "pt"})
+    return PreparedNetwork(
+        io=io,
+        prefix=prefix,
+        denoise=denoise,
+        inputs=inputs,
+        reference=reference,
+        own=own,
+        tolerance=tolerances(reference, own, options.precision)["actions"],
+        prompt_buckets=buckets,
+    )
+
+
+def set_up_network(
+    model: PI0FlowMatching,
+    options: ExportOptions,
+    prefix_tokens: int,
+    largest_inputs: Mapping[str, float],
+) -> dict[str, Tensor]:
+    """Brings a float32 network into the form that is exported, in place.
+
+    Args:
+        model: the network.
+        options: its precision.
+        prefix_tokens: the number for all cameras and the longest prompt.
+        largest_inputs: of its linear layers, from calibration; empty except for fp8.
+
+    Returns:
+        Its weights, including those that tables have replaced: the file is a complete checkpoint.
+    """
+    before = model.state_dict()
+    precompute_times(model, model.config.num_inference_steps)
+    suffix_tokens = model.num_suffix_tokens(model.config.n_action_steps)
+    precompute_angles(model, prefix_tokens + suffix_tokens)
+    replaced = {name: before[name] for name in before.keys() - model.state_dict().keys()}
+    del before
+    set_precision(model, options.precision, largest_inputs)
+    weights = {**replaced, **model.state_dict()}
+    return {name: value.contiguous() for name, value in weights.items()}
+
+
+def _modules(
+    model: PI0FlowMatching, io: PolicyIO, dtype: torch.dtype
+) -> tuple[PrefixGraph, DenoiseGraph]:
+    scale, offset = io.image_affine
+    prefix = PrefixGraph(model, torch.from_numpy(scale), torch.from_numpy(offset), dtype)
+    num_inference_steps = model.config.num_inference_steps
+    return prefix, DenoiseGraph(model, num_inference_steps, action_dims=len(io.scale))
+
+
+def _calibration_observations(
+    policy: TrainedPolicy, options: ExportOptions
+) -> Sequence[Observation]:
+    if options.calibrate is None:
+        return ()
+    cameras = policy.inference.dataset.img_keys
+    return read_observations(options.calibrate, cameras, options.calibration_samples)
+
+
+def _calibrate(
+    policy: TrainedPolicy,
+    io: PolicyIO,
+    graphs: tuple[PrefixGraph, DenoiseGraph],
+    observations: Sequence[Observation],
+    steps: ExportSteps,
+) -> dict[str, float]:
+    """Returns the largest input of each linear layer, in the prefix and all denoise steps."""
+    generator = np.random.default_rng(GOLDEN_SEED)
+    with recorded_inputs(policy.model) as largest:
+        for number, observation in enumerate(observations, 1):
+            steps.begin(f"calibrating: sample {number} of {len(observations)}")
+            pytorch_outputs(*graphs, encoded(policy, io, observation, generator))
+    return largest
+
+
+def _checked_buckets(options: ExportOptions, inputs: Arrays) -> tuple[int, ...]:
+    """Returns the prompt lengths that get graphs of their own, shortest first.
+
+    Raises:
+        UsageError: the golden's prompt is longer than one of them, so that its graphs could not be
+            verified, or one is not shorter than the graphs for any prompt.
+    """
+    least, most = int(inputs["lang_masks"].sum()), inputs["lang_masks"].shape[1]
+    for tokens in options.prompt_tokens:
+        if not least <= tokens < most:
+            raise UsageError(
+                f"--prompt-tokens: expected {least} (the prompt of the first task) to {most - 1} "
+                f"(max_len of the policy is {most}), got {tokens}"
+            )
+    return tuple(sorted(set(options.prompt_tokens)))

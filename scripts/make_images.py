@@ -1,0 +1,149 @@
+"""Makes the pictures of README.md: the cube transfer, the run report and the dataset page.
+
+    python scripts/make_images.py
+
+Needs the environment of `make install` and a Chromium (`apt-get install chromium`). Drives the
+simulated robot with the shipped policy, records a few scripted demonstrations, photographs the
+pages that flux makes of both, and writes docs/images/. Takes about two minutes on two CPU cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parent.parent
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+MAX_TOTAL_BYTES = 2_000_000
+
+CAMERA = "angle"  # from the front; the policy itself sees only cam_high, which looks down
+HEIGHT, WIDTH = 300, 450
+STEPS_PER_FRAME, CONTROL_STEP_MS = 3, 20
+LAST_FRAME_MS = 1500
+NUM_COLORS = 96
+
+PAGE_WIDTH = 1200
+REPORT_HEIGHT, DATASET_HEIGHT = 1420, 1180
+NUM_EPISODES = 5
+
+
+def main() -> int:
+    """Makes every picture; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "images")
+    out = parser.parse_args().out
+    browser = _find_browser()
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        _make_pages(folder)
+        _write_film(list(_film(folder / "recording")), out / "transfer_cube.gif")
+        _photograph(browser, folder / "report.html", REPORT_HEIGHT, out / "run_report.png")
+        _photograph(browser, folder / "dataset.html", DATASET_HEIGHT, out / "dataset_page.png")
+    return _report(out)
+
+
+def _find_browser() -> str:
+    for name in BROWSERS:
+        path = shutil.which(name)
+        if path is not None:
+            return path
+    raise SystemExit(
+        f"make_images: error: expected one of {', '.join(BROWSERS)} on the PATH, found none. "
+        f"Install one: apt-get install chromium"
+    )
+
+
+def _make_pages(folder: Path) -> None:
+    """Records, drives and writes report.html and dataset.html into `folder`."""
+    demonstrations, recording = folder / "demonstrations", folder / "recording"
+    episodes = str(NUM_EPISODES)
+    _flux("flux-data", "demo", "aloha-sim", "--episodes", episodes, "--out", demonstrations)
+    _flux("flux-data", "view", demonstrations, "--out", folder / "dataset.html")
+    run = ("flux-runtime", "run", "--robot", "aloha-sim", "--episodes", episodes)
+    _flux(*run, "--record", recording, "--report", folder / "report.html")
+
+
+def _flux(command: str, *arguments: str | Path) -> None:
+    words = [str(Path(sys.executable).parent / command), *map(str, arguments)]
+    subprocess.run(words, cwd=ROOT, check=True)
+
+
+def _film(recording: Path) -> Iterator[NDArray[np.uint8]]:
+    """Repeats the first recorded episode in simulation; yields (height, width, 3) uint8 RGB."""
+    from flux_core.sim import AlohaSim, import_mujoco
+
+    with (recording / "episodes.jsonl").open(encoding="utf-8") as lines:
+        episode = json.loads(next(lines))
+    if not episode["success"]:
+        raise SystemExit(f"make_images: error: the episode with seed {episode['seed']} failed")
+    commands = np.load(recording / episode["file"])["command"]
+    mujoco: Any = import_mujoco()
+    with AlohaSim(cameras=(), fast_rendering=False) as sim:
+        sim.reset(episode["seed"])
+        renderer = mujoco.Renderer(sim.model, HEIGHT, WIDTH)
+        for step, command in enumerate(commands):
+            if step % STEPS_PER_FRAME == 0:
+                renderer.update_scene(sim.data, camera=CAMERA)
+                yield renderer.render().copy()
+            sim.step(command)
+        renderer.update_scene(sim.data, camera=CAMERA)
+        yield renderer.render().copy()
+        renderer.close()
+
+
+def _write_film(frames: list[NDArray[np.uint8]], path: Path) -> None:
+    """Writes an endless GIF in real time, with one palette for all frames."""
+    palette = Image.fromarray(np.concatenate(frames[:: len(frames) // 4])).quantize(NUM_COLORS)
+    pictures = [
+        Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE)
+        for frame in frames
+    ]
+    durations = [STEPS_PER_FRAME * CONTROL_STEP_MS] * (len(frames) - 1) + [LAST_FRAME_MS]
+    pictures[0].save(
+        path, save_all=True, append_images=pictures[1:], duration=durations, loop=0, optimize=True
+    )
+
+
+def _photograph(browser: str, page: Path, height: int, path: Path) -> None:
+    """Writes the top of a page as a browser shows it."""
+    with tempfile.TemporaryDirectory() as folder:
+        picture = Path(folder) / "page.png"
+        flags = (
+            *("--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"),
+            *("--disable-background-networking", "--no-first-run"),
+            f"--user-data-dir={folder}/profile",
+            f"--window-size={PAGE_WIDTH},{height}",
+            "--virtual-time-budget=8000",
+            f"--screenshot={picture}",
+        )
+        command = [browser, *flags, page.as_uri()]
+        subprocess.run(command, check=True, capture_output=True, timeout=120)
+        Image.open(picture).convert("RGB").save(path, optimize=True)
+
+
+def _report(out: Path) -> int:
+    sizes = {path.name: path.stat().st_size for path in sorted(out.iterdir())}
+    for name, size in sizes.items():
+        print(f"{out / name}: {size / 1000:.0f} kB")
+    if sum(sizes.values()) > MAX_TOTAL_BYTES:
+        print(f"make_images: error: expected at most {MAX_TOTAL_BYTES} bytes together")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,78 @@
+"""Installed distributions without pip: a folder on sys.path with `.dist-info` and modules."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+MODULE = '''
+from dataclasses import dataclass
+from pathlib import Path
+
+from flux_core.transforms import Transform
+
+Path(__file__).with_suffix(".imported").touch()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recorder(Transform):
+    """Changes nothing."""
+
+    def __call__(self, sample):
+        return sample
+
+
+NAMES = {"Tabled": f"{__name__}:Recorder"}
+'''
+
+
+def write_module(folder: Path, name: str, content: str = MODULE) -> Path:
+    """Writes a module; returns the file that it makes when it is imported."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.py").write_text(content)
+    return folder / f"{name}.imported"
+
+
+def write_distribution(
+    folder: Path, name: str, version: str, entry_points: Mapping[str, str]
+) -> Path:
+    """Installs a distribution with a module of its own; returns the mark of that module.
+
+    Args:
+        folder: what goes on the module path.
+        name: of the distribution; the module is called the same, with underscores.
+        version: of the distribution.
+        entry_points: of the group flux.components.
+    """
+    module = name.replace("-", "_")
+    mark = write_module(folder, module)
+    install(folder, name, {"flux.components": entry_points}, version=version)
+    return mark
+
+
+def install(
+    site: Path,
+    name: str,
+    entry_points: Mapping[str, Mapping[str, str]],
+    modules: Mapping[str, str] | None = None,
+    version: str = "1.0",
+) -> Path:
+    """Writes what pip would leave in `site`, and returns `site`; put it on sys.path.
+
+    Args:
+        site: the folder; made if it is missing.
+        name: of the distribution.
+        entry_points: group -> name -> 'module:object'.
+        modules: module -> its source.
+        version: of the distribution.
+    """
+    info = site / f"{name.replace('-', '_')}-{version}.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+    lines: list[str] = []
+    for group, points in entry_points.items():
+        lines += [f"[{group}]", *(f"{point} = {value}" for point, value in points.items()), ""]
+    (info / "entry_points.txt").write_text("\n".join(lines))
+    for module, source in (modules or {}).items():
+        (site / f"{module}.py").write_text(source)
+    return site

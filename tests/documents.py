@@ -1,0 +1,167 @@
+"""The project's documents as tests read them: their code blocks, and whether a command exists."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+POLICIES = ROOT / "packages" / "flux-runtime" / "src" / "flux_runtime" / "policies"
+DOCUMENTS = (
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "CHANGELOG.md",
+    ROOT / "configs" / "README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "packages").glob("*/README.md")),
+    POLICIES / "README.md",
+)
+
+COMMANDS = ("flux-core", "flux-data", "flux-train", "flux-export", "flux-eval", "flux-runtime")
+# What `flux-train --help` does not list.
+MORE_SUBCOMMANDS = {("flux-train",): {"report", "consolidate"}}
+FOREIGN = {"pip", "cmake", "sbatch"}
+
+BLOCK = re.compile(
+    r"^(?:<!-- test: (?P<mark>\w+) -->\n)?"
+    r"```(?P<language>bash|sh|shell|console|python|py)\n(?P<code>.*?)^```$",
+    re.MULTILINE | re.DOTALL,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """One code block; `line` is where its code begins."""
+
+    line: int
+    mark: str | None
+    language: str
+    code: str
+
+    @property
+    def commands(self) -> list[str]:
+        """Its shell lines, continued lines joined, comments and prompts left out."""
+        lines = self.code.replace("\\\n", " ").splitlines()
+        stripped = (" ".join(re.sub(r"\s#.*", "", line).split()) for line in lines)
+        return [line for line in stripped if line and not line.startswith("#")]
+
+
+def read_blocks(text: str) -> list[Block]:
+    """Returns the shell and Python blocks of a Markdown text."""
+    return [
+        Block(
+            line=text[: match.start("code")].count("\n") + 1,
+            mark=match["mark"],
+            language=match["language"],
+            code=match["code"],
+        )
+        for match in BLOCK.finditer(text)
+    ]
+
+
+def name_of(document: Path) -> str:
+    """Its path in the repository."""
+    return document.relative_to(ROOT).as_posix()
+
+
+def is_command(text: str) -> bool:
+    """Whether a code span is a command line, not a name or a path."""
+    first = text.split()[0].rpartition("/")[2] if text.split() else ""
+    return first in {*COMMANDS, "make", "bash", "python", "torchrun"} and len(text.split()) > 1
+
+
+def faults_of(command: str) -> list[str]:
+    """What a command line names that does not exist: programs, options, files; nothing is run."""
+    words = [word.strip("\"'") for word in command.split()]
+    program, *rest = words
+    program = re.sub(r"^\.venv(-libero)?/bin/", "", program)
+    if program in FOREIGN:
+        return []
+    if program == "make":
+        return [f"no target {rest[0]!r}"] if f"make {rest[0]}" not in make_commands() else []
+    if program == "torchrun":
+        return faults_of(" ".join(["flux-train", *rest[rest.index("flux_train") + 1 :]]))
+    if program in ("bash", "python"):
+        return _script_faults(rest)
+    if program in COMMANDS:
+        return _flux_faults(program, rest) + missing_configs(rest)
+    return [f"no command {program!r}"]
+
+
+def missing_configs(words: list[str]) -> list[str]:
+    """The config files among `words` that do not exist."""
+    configs = [word for word in words if word.startswith("configs/")]
+    return [f"no file {word}" for word in configs if not (ROOT / word).is_file()]
+
+
+def _script_faults(words: list[str]) -> list[str]:
+    """Of `python benchmarks/x.py --option` or `python -m pytest FILE`: files and options."""
+    if words[:2] == ["-m", "pytest"]:
+        paths = [word for word in words[2:] if word.startswith("tests/")]
+        return [f"no file {path}" for path in paths if not (ROOT / path).exists()]
+    script = ROOT / words[0]
+    if not script.is_file():
+        return [f"no file {words[0]}"]
+    text = script.read_text(encoding="utf-8")
+    return [f"{words[0]} has no option {o}" for o in _options(words) if f'"{o}"' not in text]
+
+
+def _flux_faults(program: str, words: list[str]) -> list[str]:
+    path: tuple[str, ...] = (program,)
+    for word in words:
+        known = MORE_SUBCOMMANDS.get(path, set()) | subcommands(path)
+        if word not in known:
+            break
+        path = (*path, word)
+    shown = help_of(path)
+    return [
+        f"{' '.join(path)} has no option {option}"
+        for option in _options(words)
+        if not re.search(rf"(?<![\w-]){option}(?![\w-])", shown)
+    ]
+
+
+def _options(words: list[str]) -> list[str]:
+    return [word.partition("=")[0] for word in words if word.startswith("--")]
+
+
+def subcommands(path: tuple[str, ...]) -> set[str]:
+    """The subcommands that the help of a command lists."""
+    head = help_of(path).partition("\noptions:")[0].partition("positional arguments:")[2]
+    return set(re.findall(r"^ {4}([a-z][a-z0-9-]*)(?= |$)", head, re.MULTILINE))
+
+
+@cache
+def help_of(path: tuple[str, ...]) -> str:
+    """What a command prints for `--help`."""
+    program = Path(sys.executable).parent / path[0]
+    done = subprocess.run(
+        [str(program), *path[1:], "--help"],
+        env={**os.environ, "COLUMNS": "400"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout
+
+
+def make_commands() -> set[str]:
+    """'make' and 'make TARGET' for every target of the Makefile."""
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = re.findall(r"^([a-z-]+):.*##", makefile, re.MULTILINE)
+    return {"make", *(f"make {target}" for target in targets)}
+
+
+def demo_commands() -> set[str]:
+    """The command lines in scripts/demo.py's COMMANDS, as one would type them."""
+    spec = importlib.util.spec_from_file_location("flux_demo", ROOT / "scripts" / "demo.py")
+    assert spec is not None and spec.loader is not None
+    demo = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(demo)
+    return {c if isinstance(c, str) else " ".join(map(str, c)) for c in demo.COMMANDS}

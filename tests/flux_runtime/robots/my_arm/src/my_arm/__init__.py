@@ -1,0 +1,1 @@
+"""A planar arm of three joints, as a package outside flux."""
