@@ -99,7 +99,7 @@ class Gradients:
             for batch, part in zip(batches, draws, strict=True)
         ]
         total = self._ranks.sum(torch.stack(counted).sum())
-        if torch.isnan(total):  # see `told_to_all`
+        if torch.isnan(total):  # see `shared_reason`
             raise PeerLostDataError
         if total == 0:
             raise DataError(

@@ -1,4 +1,4 @@
-"""Where a run comes from: command, versions, and the state of the code."""
+"""Records how a run was made: command, versions, state of the code, config and data."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def _prompt_transforms(config: TrainConfig) -> list[Tokenization]:
 
 
 def write_provenance(path: Path, facts: Mapping[str, Any], step: int) -> None:
-    """Writes `environment.json` of a work dir; where it was resumed is kept over all resumes."""
+    """Writes a work dir's `environment.json`; each resume adds its step to the list there."""
     resumed: list[int] = []
     if path.is_file() and step:
         known = json.loads(path.read_text()).get("resumed_steps", [])
@@ -87,7 +87,7 @@ def keep_config(config: Path, work_dir: Path) -> None:
 
 
 def versions() -> dict[str, str | None]:
-    """Of our packages, and of those that they ask for and that are installed."""
+    """The versions of flux's packages and of their dependencies that are installed."""
     needed = {_name(text) for ours in OURS for text in _requirements(ours)}
     found = {name: _version(name) for name in sorted(needed - set(OURS))}
     ours = {name: _version(name) for name in OURS}
@@ -102,7 +102,7 @@ def _requirements(package: str) -> list[str]:
 
 
 def _name(requirement: str) -> str:
-    """'numpy' of 'numpy>=1.26; extra == "x"'."""
+    """The name in a requirement: 'numpy' for 'numpy>=1.26; extra == "x"'."""
     found = re.match(r"[\w.-]+", requirement)
     return found[0].lower() if found else requirement
 
@@ -115,9 +115,9 @@ def _version(package: str) -> str | None:
 
 
 def _git_state(file: Path) -> dict[str, Any] | None:
-    """The commit that a file of ours is of, and whether files differ from it; None without git.
+    """The commit of the checkout that tracks `file`, and whether files differ; None if none does.
 
-    An installed package may lie inside of another project's checkout, and is none of its files.
+    An installed package may lie inside another project's checkout, which does not track it.
     """
 
     def git(*arguments: str) -> str:

@@ -23,7 +23,7 @@ from .distributed.parallel import check_kind, clip_gradients, is_sharded, whole
 from .distributed.ranks import Ranks
 from .failed_writes import FailedWrites
 from .gradients import Gradients, autocast
-from .loading.batches import LostDataError, told_to_all
+from .loading.batches import LostDataError, shared_reason
 from .loading.train_data import TrainData
 from .metrics.log import peak_memory_bytes, plot_loss, read_metrics
 from .metrics.outputs import Outputs
@@ -211,7 +211,7 @@ class Trainer:
         try:
             yield
         except LostDataError as error:
-            reason = told_to_all(error, self.ranks, self.device)
+            reason = shared_reason(error, self.ranks, self.device)
             saved = self.save(f"checkpoint_step_{self.step}") if self.step else None
             raise DataError(f"{reason}; saved {saved}" if saved else reason) from error
 
@@ -307,8 +307,7 @@ class Trainer:
         if is_skipped:
             state.skip()
             logger.warning(
-                "step %d: expected finite numbers, got loss %s and gradient norm %s. The step is "
-                "skipped",
+                "step %d: loss %s and gradient norm %s are not finite; the step is skipped",
                 *(state.step, loss, grad_norm),
             )
         else:
