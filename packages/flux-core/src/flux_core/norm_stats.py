@@ -101,7 +101,7 @@ def statistics_of(stats: NormStats, key: str) -> FeatureStats:
     return stats[key]
 
 
-def compute_stats(values: NDArray[np.floating]) -> FeatureStats:
+def compute_stats(values: NDArray[np.generic]) -> FeatureStats:
     """Exact statistics of `values` (frames, dim)."""
     if values.ndim != 2 or not len(values):
         raise DataError(f"statistics: expected a non-empty (frames, dim) array, got {values.shape}")

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -95,7 +94,7 @@ class PolicyIO:
         ]
         return max(len(self.tokenizer.encode(one["prompt"])) for one in prompted)
 
-    def encode(self, observation: Observation) -> dict[str, NDArray[Any]]:
+    def encode(self, observation: Observation) -> dict[str, NDArray[np.generic]]:
         """Returns the graphs' user inputs, each with a leading batch axis of 1.
 
         Raises:
