@@ -242,7 +242,7 @@ class Pipeline:
         """Refuses transforms whose inverse does not restore the actions of a sample.
 
         Args:
-            before: a sample of the data, before any transform.
+            before: a sample of the data as the first transform gets it.
             stats: the statistics that it is normalised with.
         """
         before = apply(self.steps(DatasetInputs), before)
