@@ -206,26 +206,26 @@ ACTIONS_ALONE = foreign.Affine(scale=(1.0, 1.0, 2.0, 1.0, 1.0, 1.0), offset=(0.0
 @pytest.mark.parametrize(
     ("transforms", "message"),
     [
-        ((foreign.HalvesActions(),), "t: HalvesActions changes actions, but does not say how the"),
-        ((foreign.WritesIntoActions(),), "t: WritesIntoActions writes into the actions"),
-        ((foreign.LosesActions(),), "t: LosesActions loses the sample's actions"),
-        ((foreign.SwapsArms(),), "t: SwapsArms: expected scale, offset and state to undo it in"),
-        ((foreign.Squares(),), "t: Squares: expected scale, offset and state to undo it"),
-        ((foreign.WrongScale(),), "t: WrongScale: expected scale, offset and state to undo it"),
-        ((foreign.HalfRelative(),), "t: HalfRelative: expected scale, offset and state to undo"),
-        ((foreign.StepByStep(),), "t: StepByStep: expected scale, offset and state to undo it"),
-        ((foreign.ScalesByZero(),), "t: ScalesByZero: expected scale, offset and state to undo"),
-        ((foreign.FirstRowOnly(),), "t: FirstRowOnly: expected the same states for several sam"),
+        ((foreign.HalvesActions(),), "t: HalvesActions changes actions but does not declare how"),
+        ((foreign.WritesIntoActions(),), "t: WritesIntoActions changes the given actions in place"),
+        ((foreign.LosesActions(),), "t: LosesActions drops the sample's actions"),
+        ((foreign.SwapsArms(),), "t: SwapsArms: expected actions to be restored by the"),
+        ((foreign.Squares(),), "t: Squares: expected actions to be restored by the"),
+        ((foreign.WrongScale(),), "t: WrongScale: expected actions to be restored by the"),
+        ((foreign.HalfRelative(),), "t: HalfRelative: expected actions to be restored by the"),
+        ((foreign.StepByStep(),), "t: StepByStep: expected actions to be restored by the"),
+        ((foreign.ScalesByZero(),), "t: ScalesByZero: expected actions to be restored by the"),
+        ((foreign.FirstRowOnly(),), "t: FirstRowOnly: expected the same states whether it gets"),
         (
             (replace(ACTIONS_ALONE, states_too=False), RELATIVE),
-            "t: RelativeActions.mask: after Affine expected 6 entries with False at 2 (there a",
+            "t: RelativeActions.mask: after Affine expected 6 entries with False at 2 (where it",
         ),
         ((foreign.ClipStates(reach=1.0), RELATIVE), "RelativeActions.mask: after ClipStates exp"),
         ((foreign.ClipStatesQuietly(), RELATIVE), "RelativeActions.mask: after ClipStatesQuietly"),
-        ((SAME, RelativeActions(mask=(True,) * 7)), "after Affine expected 6 entries (there a"),
+        ((SAME, RelativeActions(mask=(True,) * 7)), "after Affine expected 6 entries (where its"),
         (
             (foreign.ToState(dims_made_relative=(True, *(False,) * 5)), RELATIVE),
-            "t: RelativeActions.mask: after ToState expected 6 entries with False at 0 (there",
+            "t: RelativeActions.mask: after ToState expected 6 entries with False at 0 (where",
         ),
         ((NormalizeStatesAndActions(), SAME), "expected Affine before NormalizeStatesAndActions"),
     ],
@@ -279,7 +279,7 @@ def test_what_can_only_be_tried_with_real_data_is_tried_with_a_sample() -> None:
     sample = {**observation(), "actions": np.ones((5, 14), np.float32)}
     sample["images"] = np.zeros((2, 48, 64, 3), np.uint8)
     quiet.check_sample(sample, sample["stats"])
-    with pytest.raises(ConfigError, match="t: all of them together: expected scale, offset and"):
+    with pytest.raises(ConfigError, match="t: all together: expected actions to be restored by"):
         loud.check_sample(sample, sample["stats"])
     raw = replace(quiet, transforms=(foreign.FlipImages(), RelativeActions(mask=MASK)))
     raw.check_sample(sample, {})
@@ -518,12 +518,12 @@ def test_a_transform_of_ones_own_is_bound_by_its_path_and_survives() -> None:
         ({"height": 3}, "d.transforms.0: expected Transform, got a dict without 'type'"),
         (
             {"type": named(foreign.HalvesActions)},
-            "d.transforms: HalvesActions changes actions, but does not say how the robot undoes",
+            "d.transforms: HalvesActions changes actions but does not declare how the robot undoes",
         ),
         (
             {"type": "AugmentImages"},
-            "d.transforms.0: expected a transform of an observation, got AugmentImages, which is "
-            "for training only. Leave it out",
+            "d.transforms.0: expected a transform for the robot, got AugmentImages, which runs in "
+            "training only. Leave it out",
         ),
     ],
 )

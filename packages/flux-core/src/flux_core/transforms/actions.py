@@ -32,7 +32,7 @@ class RelativeActions(UnitStep):
         return self.mask
 
     def for_robot(self, cameras: int, dims: int) -> RelativeActions:
-        """Without the padded joints of training, which the robot does not have."""
+        """Cuts off the padded joints of training, which the robot does not have."""
         return replace(self, mask=self.mask[:dims])
 
     def check_robot(self, robot: RobotSpec, where: str) -> None:
@@ -58,7 +58,7 @@ class NormalizeStatesAndActions(Normalization):
     action_dim: int | None = None
 
     def for_robot(self, cameras: int, dims: int) -> NormalizeStatesAndActions:
-        """The kind of statistics alone: their names and the padded sizes are each side's own."""
+        """Keeps the norm type only; the statistics' names and the padded sizes may differ."""
         return replace(
             self, state_key="proprio", action_key="action", state_dim=None, action_dim=None
         )

@@ -56,7 +56,7 @@ class ResizeImagesWithPad(ResizeImages):
 
 
 def resize_to(height: int, width: int, *, keep_aspect: bool = False) -> ImageResize:
-    """The usual resize: stretched, or with `keep_aspect` padded with black."""
+    """Returns the usual resize: stretched or, with `keep_aspect`, padded with black."""
     kind = ResizeImagesWithPad if keep_aspect else ResizeImages
     return kind(height=height, width=width)
 
@@ -93,7 +93,7 @@ class NormalizeImages(ImageNormalization):
         return replace(self, means=means, stds=stds)
 
     def check_model(self, model: ModelInputs, where: str) -> None:
-        """Warns of pixels beyond what the network's vision was trained on."""
+        """Warns about pixel values outside the range that the vision backbone was trained on."""
         if model.pixel_range is None:
             return
         scale, offset = self.affine(len(self.means))

@@ -78,7 +78,7 @@ class ProcessPrompts(Tokenization):
     max_len: int = 200
 
     def for_robot(self, cameras: int, dims: int) -> ProcessPrompts:
-        """Without the tokenizer's path: on the robot it lies in the bundle."""
+        """Drops the tokenizer's path; on the robot it is in the bundle."""
         is_file = isinstance(self.tokenizer, PretrainedTokenizer)
         return replace(self, tokenizer=PretrainedTokenizer()) if is_file else self
 
