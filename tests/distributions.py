@@ -5,6 +5,50 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+MODULE = '''
+from dataclasses import dataclass
+from pathlib import Path
+
+from flux_core.transforms import Transform
+
+Path(__file__).with_suffix(".imported").touch()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recorder(Transform):
+    """Changes nothing."""
+
+    def __call__(self, sample):
+        return sample
+
+
+NAMES = {"Tabled": f"{__name__}:Recorder"}
+'''
+
+
+def write_module(folder: Path, name: str, content: str = MODULE) -> Path:
+    """Writes a module; returns the file that it makes when it is imported."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.py").write_text(content)
+    return folder / f"{name}.imported"
+
+
+def write_distribution(
+    folder: Path, name: str, version: str, entry_points: Mapping[str, str]
+) -> Path:
+    """Installs a distribution with a module of its own; returns the mark of that module.
+
+    Args:
+        folder: what goes on the module path.
+        name: of the distribution; the module is called the same, with underscores.
+        version: of the distribution.
+        entry_points: of the group flux.components.
+    """
+    module = name.replace("-", "_")
+    mark = write_module(folder, module)
+    install(folder, name, {"flux.components": entry_points}, version=version)
+    return mark
+
 
 def install(
     site: Path,

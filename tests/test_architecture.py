@@ -233,7 +233,10 @@ def test_importing_core_and_runtime_loads_no_torch() -> None:
 
 
 # Where transforms may be named, besides the folder that they live in.
-NAMING_TRANSFORMS = ("transforms/", "_components.py", "recipes/", "config/compat.py")
+NAMING_TRANSFORMS = (
+    *("transforms/", "_components.py", "recipes/"),
+    *("config/compat.py", "config/old_paths.py"),
+)
 
 
 def _transforms() -> dict[str, str]:

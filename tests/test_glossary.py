@@ -23,7 +23,10 @@ GLOSSARY = {
     "PrivateInferenceDataset": "ObservationTransforms",
     "DenormalizePrivateAction": "DenormalizeActions",
 }
-TRANSLATOR = "packages/flux-core/src/flux_core/config/compat.py"
+# FluxVLA's keys and type names, and the class paths of before the names changed.
+TRANSLATORS = tuple(
+    f"packages/flux-core/src/flux_core/config/{name}.py" for name in ("compat", "old_paths")
+)
 # Written before the names changed; that they still open is the proof that old bundles do.
 OLD_BUNDLES = "packages/flux-runtime/src/flux_runtime/policies/"
 # Dataclasses nested as `Config`: each belongs to the class around it.
@@ -38,7 +41,7 @@ def _sources(tracked_files: list[Path]) -> dict[str, str]:
         if name.startswith(SOURCES)
         and path.suffix in SUFFIXES
         and "/tests/" not in name
-        and name != TRANSLATOR
+        and name not in TRANSLATORS
         and not name.startswith(OLD_BUNDLES)
     }
 
@@ -56,7 +59,7 @@ def test_the_spellings_of_others_are_found_in_the_translator_alone(
 
 
 def test_the_translator_knows_every_foreign_spelling_that_a_config_may_hold() -> None:
-    text = (ROOT / TRANSLATOR).read_text(encoding="utf-8")
+    text = (ROOT / TRANSLATORS[0]).read_text(encoding="utf-8")
     # `indexs` was a parameter's name, never a key.
     assert [word for word in GLOSSARY if word != "indexs" and f'"{word}"' not in text] == []
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -15,6 +16,8 @@ from safetensors.numpy import load_file, save_file
 
 from flux_core.bundle.bundle import MANIFEST_NAME
 from flux_core.bundle.files import MAX_FILES, MAX_JSON_BYTES
+from flux_core.config.deployable import uses
+from flux_runtime.run.command import shipped_policy
 
 from .damage_table import CASES, Case, Damage, altered, case, cut, json_file, removed, rows
 from .toy_bundle import edit, hash_again
@@ -146,10 +149,26 @@ def place(expected: str, change: Callable[[dict[str, Any]], object], name: str) 
     CASES.append(Case(name, lambda path: edit(path, change), expected))
 
 
-field("schema_version: this version of flux reads 2, got 1.", schema_version=1)
-field("schema_version: this version of flux reads 2, got 3.", schema_version=3)
-field("schema_version: this version of flux reads 2, got '2'.", schema_version="2")
-field("schema_version: this version of flux reads 2, got True.", schema_version=True)
+def components(**distributions: str) -> dict[str, dict[str, str]]:
+    """The manifest's section for the shipped policy, with some distributions of one's own."""
+    names = json.loads((shipped_policy("aloha-sim") / "config.json").read_text())
+    written = {str(use.name): "flux-core" for use in uses(names)} | distributions
+    return {name: {"distribution": of, "version": "1.0"} for name, of in written.items()}
+
+
+field("schema_version: this version of flux reads 2 and 3, got 1.", schema_version=1)
+field("schema_version: this version of flux reads 2 and 3, got 4.", schema_version=4)
+field("schema_version: this version of flux reads 2 and 3, got '2'.", schema_version="2")
+field("schema_version: this version of flux reads 2 and 3, got True.", schema_version=True)
+field(
+    "config.json: type: 'flux_train.config:TrainConfig' is not in the manifest's", schema_version=3
+)
+place(
+    "config.json: model.type: expected 'PI05FlowMatching' of 'acme' as in the manifest, got that "
+    "of flux-core",
+    lambda data: data.update(schema_version=3, components=components(PI05FlowMatching="acme")),
+    "a_component_of_another_distribution",
+)
 field("cameras: expected each name once, got 'cam_high'", cameras=["cam_high", "cam_high"])
 field("cameras: expected a list of 1 to 16 items, got []", cameras=[])
 field("robot: expected one of robots", robot="franka")
@@ -322,7 +341,41 @@ config(
     "that_names_code",
     lambda c: c["dataset"]["transforms"][0].update(type="antigravity:Sky"),
 )
-config("no component is called 'Nothing'", "of_nothing", lambda c: c.update(type="Nothing"))
+config(
+    "config.json: inference.type: 'Nothing' has no entry point of its own in flux.components.",
+    "of_nothing",
+    lambda c: c.update(type="Nothing"),
+)
+json_file(
+    "config.json: model.type: 'antigravity:Sky' is the path of a class",
+    "a_model_that_names_code",
+    "config.json",
+    lambda c: c["model"].update(type="antigravity:Sky"),
+)
+json_file(
+    "transforms[3].tokenizer.type: 'antigravity:Sky' is the path of a class",
+    "a_trained_transform_that_names_code",
+    "config.json",
+    lambda c: c["train_dataloader"]["dataset"]["datasets"]["transforms"][3]["tokenizer"].update(
+        type="antigravity:Sky"
+    ),
+)
+config(
+    "inference.dataset.transforms[1].type: expected a component of kind 'transform', got "
+    "'LinearProjector', which flux-core registers as 'projector'",
+    "of_a_wrong_kind",
+    lambda c: c["dataset"]["transforms"][1].update(type="LinearProjector"),
+)
+config(
+    "config.json: inference.task_descriptions.1.type: no component is expected here",
+    "with_a_component_where_none_is_expected",
+    lambda c: c["task_descriptions"].update({"1": {"type": "AlohaToPi"}}),
+)
+config(
+    "config.json: inference.type: expected the name of a component, got ['AlohaToPi']",
+    "with_a_list_for_a_name",
+    lambda c: c.update(type=["AlohaToPi"]),
+)
 config(
     "inference.seeds: AlohaSimInferenceRunner has no field 'seeds'",
     "with_an_unknown_key",

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from flux_core.bundle import ComponentSource
 from flux_core.bundle.bundle import (
     MANIFEST_NAME,
     Bundle,
@@ -23,7 +24,7 @@ from flux_core.bundle.bundle import (
 from flux_core.bundle.files import MAX_JSON_BYTES, sha256_of
 from flux_core.errors import BundleError
 
-from .toy_bundle import ACTIONS, a_manifest, edit, golden_tensors, refusal, write_bundle
+from .toy_bundle import ACTIONS, OPTIONAL, a_manifest, edit, golden_tensors, refusal, write_bundle
 
 
 @pytest.fixture
@@ -108,15 +109,65 @@ def test_a_gigantic_manifest_is_not_even_read(directory: Path) -> None:
     assert "manifest.json: larger than" in refusal(directory)
 
 
-@pytest.mark.parametrize("version", [0, 1, 3, "2", 2.0, True, 10**30])
+@pytest.mark.parametrize("version", [0, 1, 4, "2", 2.0, True, 10**30])
 def test_an_unknown_schema_version_is_refused(directory: Path, version: object) -> None:
     edit(directory, lambda data: data.update(schema_version=version))
     message = refusal(directory)
-    assert "this version of flux reads 2, got" in message
+    assert "this version of flux reads 2 and 3, got" in message
     assert "or install the flux that wrote it" in message
 
 
-@pytest.mark.parametrize("name", sorted(Manifest.__dataclass_fields__))
+def test_optional_sections_are_read_back_as_they_were_written(directory: Path) -> None:
+    edit(directory, lambda data: data.update(OPTIONAL))
+    manifest = Bundle.open(directory).manifest
+    assert manifest.components == {
+        "AlohaToPi": ComponentSource(distribution="flux-core", version="2026.11.0")
+    }
+    assert manifest.data_summary["action"] == {"min": (-1.5, 0), "q01": (-1.0, 0.1)}
+    write_manifest(directory, manifest)
+    assert Bundle.open(directory).manifest == manifest
+
+
+@pytest.mark.parametrize("name", OPTIONAL)
+def test_sections_that_say_nothing_are_not_written(directory: Path, name: str) -> None:
+    assert name not in json.loads((directory / MANIFEST_NAME).read_text())
+
+
+@pytest.mark.parametrize("name", OPTIONAL)
+def test_schema_2_is_read_and_has_no_optional_sections(directory: Path, name: str) -> None:
+    edit(directory, lambda data: data.update(schema_version=2))
+    manifest = Bundle.open(directory).manifest
+    assert manifest.schema_version == 2
+    assert write_manifest(directory, manifest).schema_version == 2
+    edit(directory, lambda data: data.update({name: OPTIONAL[name]}))
+    assert refusal(directory).startswith(f"manifest.json: unknown key '{name}'.")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("components", [], "components: expected an object of at most 1000 keys, got []"),
+        ("components", {"A": "1.0"}, "components['A']: expected an object, got '1.0'"),
+        ("components", {"A": {"version": "1"}}, "['A'].distribution: the key is missing"),
+        ("data_summary", 3, "data_summary: expected an object, got 3"),
+        ("data_summary", {"fps": "50"}, "data_summary['fps']: expected a number from"),
+        ("data_summary", {"fps": True}, "data_summary['fps']: expected a number from"),
+        ("data_summary", {"q": [0, None]}, "data_summary['q'][1]: expected a number from"),
+        ("data_summary", {"q": [[[[[[[[[1]]]]]]]]]}, "expected at most 8 objects and lists"),
+        ("robot_spec", {"jerk": 1e300}, "robot_spec['jerk']: expected a number from"),
+        ("robot_spec", {"name": "x" * 1001}, "robot_spec['name']: expected a text of at most"),
+        ("model_kind", "diffusion", "model_kind: expected one of flow_matching, got 'diffusion'"),
+        ("model_options", [1], "model_options: expected an object, got [1]"),
+    ],
+)
+def test_a_wrong_optional_section_is_named(
+    directory: Path, name: str, value: object, expected: str
+) -> None:
+    edit(directory, lambda data: data.update({name: value}))
+    assert expected in refusal(directory)
+
+
+@pytest.mark.parametrize("name", sorted(Manifest.__dataclass_fields__.keys() - OPTIONAL.keys()))
 def test_each_missing_key_is_named(directory: Path, name: str) -> None:
     edit(directory, lambda data: data.pop(name))
     assert refusal(directory).startswith(f"manifest.json: {name}: the key is missing.")

@@ -33,7 +33,7 @@ from flux_core.policy_io import PolicyIO
 from flux_runtime.run.command import shipped_policy
 
 from .test_onnx_header import header_by_onnx
-from .toy_bundle import hash_again, locations, write_bundle
+from .toy_bundle import OPTIONAL, edit, hash_again, locations, write_bundle
 
 FUZZ = settings(
     max_examples=int(os.environ.get("FLUX_FUZZ_EXAMPLES", "150")),
@@ -60,7 +60,9 @@ JSON = st.recursive(
 
 @pytest.fixture(scope="module")
 def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_bundle(tmp_path_factory.mktemp("fuzz") / "bundle")
+    path = write_bundle(tmp_path_factory.mktemp("fuzz") / "bundle")
+    edit(path, lambda data: data.update(OPTIONAL))
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -350,7 +352,8 @@ def test_a_safetensors_header_is_refused_or_read_as_the_library_does(
 def test_a_config_of_any_values_makes_a_policy_or_is_refused(
     policy: Bundle, data: st.DataObject
 ) -> None:
-    config = {"inference": mutated(data, policy.config["inference"])}
+    inference = {**policy.config, "inference": mutated(data, policy.config["inference"])}
+    config = inference if data.draw(st.booleans()) else mutated(data, policy.config)
     become_a_policy(replace(policy, config=config), "config tree")
 
 
@@ -367,7 +370,7 @@ def become_a_policy(changed: Bundle, count_as: str) -> None:
     from flux_core.bundle.settings import check_config, check_norm_stats
 
     with cheap(count_as):
-        check_config(changed.config)
+        check_config(changed.config, changed.manifest)
         check_norm_stats(changed.norm_stats)
         try:
             PolicyIO.from_bundle(changed)

@@ -48,6 +48,14 @@ WEIGHTS = {
     "unused": np.arange(3, dtype=np.int64),
 }
 
+OPTIONAL: dict[str, Any] = {
+    "components": {"AlohaToPi": {"distribution": "flux-core", "version": "2026.11.0"}},
+    "data_summary": {"fps": 50, "action": {"min": [-1.5, 0], "q01": [-1.0, 0.1]}},
+    "robot_spec": {"max_jerk": [1e3, 2e3], "kinematics": {"base": "table", "is_fixed": True}},
+    "model_kind": "flow_matching",
+    "model_options": {"schedule": ["linear", 10, None]},
+}
+
 
 def signature(file: str, inputs: Tensors, outputs: Tensors) -> GraphSignature:
     def side(tensors: Tensors) -> tuple[TensorSignature, ...]:

@@ -23,7 +23,6 @@ from flux_core.config import (
     type_name,
     unbind,
 )
-from flux_core.config.registry import known_components
 from flux_core.deployment import InferenceRunner
 from flux_core.errors import ConfigError, FluxError, MissingDependencyError
 
@@ -222,9 +221,10 @@ def test_names_round_trip() -> None:
 
 
 def test_every_installed_name_has_a_place() -> None:
-    for name, target in registry._installed().items():
-        module, _, attribute = target.partition(":")
-        assert name.isidentifier() and module and attribute
+    for name, registrations in registry.installed().items():
+        for each in registrations:
+            module, _, attribute = each.target.partition(":")
+            assert name.isidentifier() and module and attribute
 
 
 def test_a_class_without_a_config_of_its_own_is_no_component() -> None:
@@ -380,7 +380,7 @@ def test_the_sample_keys_of_before_are_read_as_todays(caplog: pytest.LogCaptureF
 
 
 def test_every_old_type_stands_for_a_component_and_is_no_component_itself() -> None:
-    names = known_components()
+    names = registry.installed()
     assert set(compat.TYPE_NAMES.values()) <= names.keys()
     assert not compat.TYPE_NAMES.keys() & names.keys()
 
@@ -389,7 +389,7 @@ def test_the_table_names_every_inference_runner() -> None:
     """Overrides know a section by its `type` alone, without importing its class."""
     runners = [
         name
-        for name in known_components()
+        for name in registry.installed()
         if name.endswith("InferenceRunner") and issubclass(component(name), InferenceRunner)
     ]
     assert len(runners) > 3

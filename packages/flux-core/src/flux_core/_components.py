@@ -1,21 +1,35 @@
-"""Names a config may use as `type`, and where each one lives."""
+"""Names a config may use as `type`: what each is (its kind, see `config.kinds`) and where it lives.
 
-COMPONENTS: dict[str, str] = {
+The names of flux-data and flux-train are here too, because a bundle's config has them and a robot
+has neither package.
+"""
+
+CONFIG = {"TrainConfig": "flux_train.config.tree:TrainConfig"}
+MODELS = {
     "PI0FlowMatching": "flux_core.models.pi.pi0:PI0FlowMatching",
     "PI05FlowMatching": "flux_core.models.pi.pi05:PI05FlowMatching",
-    "GemmaLLMBackbone": "flux_core.models.pi.gemma:ConditionGemmaModel",
-    "LinearProjector": "flux_core.models.layers.basic:LinearProjector",
-    "ConditionGemmaModel": "flux_core.models.pi.gemma:ConditionGemmaModel",
+}
+VISION_BACKBONES = {
     "SigLIPViTBackbone": "flux_core.models.layers.siglip:SigLIPViTBackbone",
     "ConvBackbone": "flux_core.models.layers.conv_backbone:ConvBackbone",
-    "ByteTokenizer": "flux_core.tokenizers:ByteTokenizer",
-    "PretrainedTokenizer": "flux_core.tokenizers:PretrainedTokenizer",
-    "PaligemmaTokenizer": "flux_core.tokenizers:PretrainedTokenizer",
+}
+VISION_CONFIGS = {"SigLIPVisionConfig": "flux_core.models.layers.siglip:SigLIPVisionConfig"}
+PROJECTORS = {"LinearProjector": "flux_core.models.layers.basic:LinearProjector"}
+LLM_BACKBONES = {
+    "GemmaLLMBackbone": "flux_core.models.pi.gemma:ConditionGemmaModel",
+    "ConditionGemmaModel": "flux_core.models.pi.gemma:ConditionGemmaModel",
+}
+NUMBER_TOKENS = {"NumberTokens": "flux_core.models.layers.initialization:NumberTokens"}
+RTC_TRAINING = {"RTCTrainingConfig": "flux_core.rtc:RTCTrainingConfig"}
+DATALOADERS = {"TrainDataloader": "flux_train.config.tree:TrainDataloader"}
+MIXTURES = {"DistributedRepeatingDataset": "flux_data.samples.mixture:DistributedRepeatingDataset"}
+DATASETS = {"ParquetDataset": "flux_data.samples.windows:ParquetDataset"}
+TRANSFORMS = {
+    "ProcessParquetInputs": "flux_data.samples.process_inputs:ProcessParquetInputs",
     "AugmentImages": "flux_core.transforms:AugmentImages",
     "AlohaToPi": "flux_core.transforms:AlohaToPi",
     "RelativeActions": "flux_core.transforms:RelativeActions",
     "NormalizeStatesAndActions": "flux_core.transforms:NormalizeStatesAndActions",
-    "DenormalizeActions": "flux_core.transforms:DenormalizeActions",
     "PadKeyToDim": "flux_core.transforms:PadKeyToDim",
     "TaskPrompter": "flux_core.transforms:TaskPrompter",
     "PreparePromptWithState": "flux_core.transforms:PreparePromptWithState",
@@ -24,7 +38,22 @@ COMPONENTS: dict[str, str] = {
     "ResizeImagesWithPad": "flux_core.transforms:ResizeImagesWithPad",
     "SimpleNormalizeImages": "flux_core.transforms:SimpleNormalizeImages",
     "NormalizeImages": "flux_core.transforms:NormalizeImages",
-    "ObservationTransforms": "flux_core.deployment:ObservationTransforms",
+}
+TOKENIZERS = {
+    "ByteTokenizer": "flux_core.tokenizers:ByteTokenizer",
+    "PretrainedTokenizer": "flux_core.tokenizers:PretrainedTokenizer",
+    "PaligemmaTokenizer": "flux_core.tokenizers:PretrainedTokenizer",
+}
+RUNNERS = {
+    "TrainRunner": "flux_train.config.runner:TrainRunner",
+    "DDPTrainRunner": "flux_train.config.runner:DDPTrainRunner",
+    "FSDPTrainRunner": "flux_train.config.runner:FSDPTrainRunner",
+    "SingleTrainRunner": "flux_train.config.runner:SingleTrainRunner",
+}
+COLLATORS = {"DictCollator": "flux_data.samples.collate:DictCollator"}
+METRICS = {"VLAMetric": "flux_train.config.runner:VLAMetric"}
+VALIDATIONS = {"Validation": "flux_train.validation.validator:Validation"}
+DEPLOYMENTS = {
     "InferenceRunner": "flux_core.deployment:InferenceRunner",
     "AlohaSimInferenceRunner": "flux_core.deployment:AlohaSimInferenceRunner",
     "AlohaInferenceRunner": "flux_core.deployment:AlohaInferenceRunner",
@@ -32,7 +61,42 @@ COMPONENTS: dict[str, str] = {
     "LiberoInferenceRunner": "flux_core.deployment:LiberoInferenceRunner",
     "URInferenceRunner": "flux_core.deployment:URInferenceRunner",
     "URRTCInferenceRunner": "flux_core.deployment:URInferenceRunner",
-    "RobotSpec": "flux_core.robots.spec:RobotSpec",
+}
+OBSERVATIONS = {"ObservationTransforms": "flux_core.deployment:ObservationTransforms"}
+DENORMALIZATIONS = {"DenormalizeActions": "flux_core.transforms:DenormalizeActions"}
+OPERATORS = {
     "AlohaOperator": "flux_core.robots.operators:AlohaOperator",
     "UROperator": "flux_core.robots.operators:UROperator",
+}
+RTC = {"RTCConfig": "flux_core.rtc:RTCConfig"}
+ROBOTS = {"RobotSpec": "flux_core.robots.spec:RobotSpec"}
+KINEMATICS = {"Kinematics": "flux_core.robots.kinematics:Kinematics"}
+DH_JOINTS = {"DHJoint": "flux_core.robots.kinematics:DHJoint"}
+
+COMPONENTS: dict[str, dict[str, str]] = {
+    "config": CONFIG,
+    "model": MODELS,
+    "vision_backbone": VISION_BACKBONES,
+    "vision_config": VISION_CONFIGS,
+    "projector": PROJECTORS,
+    "llm_backbone": LLM_BACKBONES,
+    "number_tokens": NUMBER_TOKENS,
+    "rtc_training": RTC_TRAINING,
+    "dataloader": DATALOADERS,
+    "mixture": MIXTURES,
+    "dataset": DATASETS,
+    "transform": TRANSFORMS,
+    "tokenizer": TOKENIZERS,
+    "runner": RUNNERS,
+    "collator": COLLATORS,
+    "metric": METRICS,
+    "validation": VALIDATIONS,
+    "deployment": DEPLOYMENTS,
+    "observation": OBSERVATIONS,
+    "denormalization": DENORMALIZATIONS,
+    "operator": OPERATORS,
+    "rtc": RTC,
+    "robot": ROBOTS,
+    "kinematics": KINEMATICS,
+    "dh_joint": DH_JOINTS,
 }

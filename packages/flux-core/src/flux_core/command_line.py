@@ -5,12 +5,16 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import signal
 import sys
 import threading
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from site import getsitepackages
+from sysconfig import get_paths
 from typing import Any
 
 from .errors import FluxError, UsageError
@@ -80,6 +84,43 @@ def _cleaning_up_on_sigterm() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def without_current_directory() -> Iterator[None]:
+    """Takes the current directory off the module path, where `python -m` puts it first.
+
+    For commands that drive a robot or read what was made elsewhere: a file that happens to lie
+    beside must not be taken for a module, nor a folder for an installed distribution.
+    """
+    before, here = list(sys.path), _current_directory()
+    installed = [get_paths()[name] for name in ("stdlib", "purelib", "platlib")]
+    kept = {os.path.realpath(folder) for folder in (*installed, *getsitepackages())}
+    sys.path[:] = [
+        entry for entry in before if entry and (os.path.realpath(entry) != here or here in kept)
+    ]
+    try:
+        yield
+    finally:
+        sys.path[:] = before
+
+
+def _current_directory() -> str | None:
+    try:
+        return os.path.realpath(os.curdir)
+    except FileNotFoundError:  # it was removed
+        return None
+
+
+@contextmanager
+def with_directories(*directories: Path) -> Iterator[None]:
+    """Lets modules of these directories be imported, where no installed one has their name."""
+    before = list(sys.path)
+    sys.path += [os.path.realpath(directory) for directory in directories]
+    try:
+        yield
+    finally:
+        sys.path[:] = before
 
 
 def _one_line(error: Exception) -> str:

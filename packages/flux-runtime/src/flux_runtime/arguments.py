@@ -1,4 +1,4 @@
-"""Types of command line arguments, and an argument of several commands."""
+"""Types of command line arguments, and the arguments that several commands have."""
 
 from __future__ import annotations
 
@@ -36,6 +36,19 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
         default=AUTO,
         help="what runs the network (default: auto, an NVIDIA card if ONNX Runtime can use it, "
         "else the processor)",
+    )
+
+
+def add_accept_version(parser: argparse.ArgumentParser) -> None:
+    """Adds `--accept-version`."""
+    parser.add_argument(
+        "--accept-version",
+        action="append",
+        default=[],
+        metavar="NAME",
+        dest="accept_versions",
+        help="take the installed version of distribution NAME for the components that a bundle "
+        "has from another version of it; may be repeated",
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,13 @@ from .engines.names import AUTO
 from .engines.opening import choose_engine, engine_tolerance, open_flow_policy
 
 
-def check(directory: Path, *, engine: str = AUTO, num_threads: int = 1) -> dict[str, object]:
+def check(
+    directory: Path,
+    *,
+    engine: str = AUTO,
+    num_threads: int = 1,
+    accept_versions: Collection[str] = (),
+) -> dict[str, object]:
     """Opens the bundle with all its checks, replays the golden, and returns the JSON report.
 
     Each pair of graphs is replayed, those for shorter prompts too: `max_abs_error` and `cosine` are
@@ -24,7 +30,7 @@ def check(directory: Path, *, engine: str = AUTO, num_threads: int = 1) -> dict[
         BundleError: the bundle is damaged or its graphs cannot be loaded.
         MissingDependencyError: this machine lacks something that the engine needs.
     """
-    bundle = Bundle.open(directory)
+    bundle = Bundle.open(directory, accept_versions=accept_versions)
     choice = choose_engine(engine, bundle.manifest.precision)
     tolerance = engine_tolerance(bundle.manifest, choice.name)
     results: dict[int, GoldenResult] = {}

@@ -16,11 +16,12 @@ from flux_core.command_line import (
     new_parser,
     print_json,
     run_cli,
+    without_current_directory,
 )
 from flux_core.errors import UsageError
 from flux_core.robots import DRIVER_GROUP, provided_names
 
-from .arguments import add_engine, count, natural, threads
+from .arguments import add_accept_version, add_engine, count, natural, threads
 from .engines.names import AUTO, ENGINES
 
 _EXAMPLE = """  flux-runtime doctor
@@ -32,7 +33,8 @@ _RUN_EXAMPLE = """  flux-runtime run --robot aloha-sim --episodes 20 --seed 1000
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit code."""
-    return run_cli(build_parser(), argv)
+    with without_current_directory():
+        return run_cli(build_parser(), argv)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -49,6 +51,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     check.add_argument("bundle", type=Path, metavar="BUNDLE", help="the bundle's directory")
     add_engine(check)
+    add_accept_version(check)
     _add_threads(check)
     _add_bench(
         _add(
@@ -93,6 +96,7 @@ def _add_bench(parser: argparse.ArgumentParser) -> None:
     add("--repeat", type=count, default=100, metavar="N", help="chunks of each (default: 100)")
     add("--warm-up", type=count, default=10, metavar="N", help="chunks before (default: 10)")
     add("--out", type=Path, help="write the figures as JSON")
+    add_accept_version(parser)
     add(
         "--model",
         choices=("pi0", "pi05"),
@@ -158,6 +162,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     add("--record", type=Path, metavar="DIR", help="write states and commands of every episode")
     add("--dry-run", action="store_true", help="only the checks before the first tick")
     add_engine(parser)
+    add_accept_version(parser)
     _add_threads(parser)
 
 
@@ -185,7 +190,12 @@ def _run(args: argparse.Namespace) -> int:
 def _check(args: argparse.Namespace) -> int:
     from .check import check, format_check
 
-    report = check(args.bundle, engine=args.engine, num_threads=args.threads)
+    report = check(
+        args.bundle,
+        engine=args.engine,
+        num_threads=args.threads,
+        accept_versions=args.accept_versions,
+    )
     if args.json:
         print_json(report)
     else:

@@ -159,7 +159,7 @@ def check_rendering() -> Check:
     fix = "apt-get install libosmesa6 libegl1, or set MUJOCO_GL to egl, osmesa or glfw."
     try:
         done = subprocess.run(
-            [sys.executable, "-c", _RENDER_PROGRAM],
+            [sys.executable, "-P", "-c", _RENDER_PROGRAM],
             capture_output=True,
             text=True,
             timeout=_RENDER_TIMEOUT_S,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 import time
@@ -18,13 +19,17 @@ from flux_core.command_line import (
     new_parser,
     print_json,
     run_cli,
+    with_directories,
 )
+from flux_core.config import obstacles, unbind
 from flux_core.errors import FluxError, UsageError
 
 if TYPE_CHECKING:
     from .config.tree import TrainConfig
     from .distributed.ranks import Ranks
     from .trainer import Trainer
+
+logger = logging.getLogger("flux.train")
 
 # Before torch starts its pool: spinning threads starve the data loader's workers.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -120,7 +125,15 @@ def consolidate_shards(args: argparse.Namespace) -> None:
 
 
 def train(args: argparse.Namespace) -> int:
-    """Runs the command, as one process of those that torchrun started, or as the only one."""
+    """Runs the command, as one process of those that torchrun started, or as the only one.
+
+    The config may name classes of modules beside it, or in the current directory.
+    """
+    with with_directories(args.config.parent, Path()):
+        return _read_and_train(args)
+
+
+def _read_and_train(args: argparse.Namespace) -> int:
     from .config.tree import read_train_config
 
     try:
@@ -154,6 +167,8 @@ def _train(args: argparse.Namespace, config: TrainConfig, ranks: Ranks) -> int:
     from .trainer import Trainer
 
     check_kind(config.runner, ranks)
+    if ranks.is_main:
+        _warn_of_obstacles(config)
     checkpoint = checkpoint_to_resume(args.resume_from, args.work_dir, ranks)
     if args.resume_from is None and not args.dry_run:
         check_nothing_is_lost(args.work_dir, ranks)
@@ -195,6 +210,12 @@ def _train(args: argparse.Namespace, config: TrainConfig, ranks: Ranks) -> int:
         return EXIT_INTERRUPTED
     say(f"wrote {path}")
     return EXIT_OK
+
+
+def _warn_of_obstacles(config: TrainConfig) -> None:
+    """Says what could not be deployed before time is spent on training it."""
+    for obstacle in obstacles(unbind(config)):
+        logger.warning("flux-export will refuse this run's checkpoint: %s", obstacle)
 
 
 def dry_run(trainer: Trainer) -> str:

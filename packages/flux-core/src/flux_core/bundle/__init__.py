@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from .bundle import Bundle as Bundle
     from .bundle import write_manifest as write_manifest
     from .checks import ITEM_BYTES as ITEM_BYTES
+    from .manifest import ComponentSource as ComponentSource
     from .manifest import FileEntry as FileEntry
     from .manifest import GraphSignature as GraphSignature
     from .manifest import Manifest as Manifest
@@ -20,6 +21,9 @@ __getattr__, __dir__ = lazy_exports(
     {
         "bundle": ("Bundle", "write_manifest"),
         "checks": ("ITEM_BYTES",),
-        "manifest": ("FileEntry", "GraphSignature", "Manifest", "TensorSignature"),
+        "manifest": (
+            *("ComponentSource", "FileEntry", "GraphSignature"),
+            *("Manifest", "TensorSignature"),
+        ),
     },
 )

@@ -11,17 +11,19 @@
     report.json          verification figures of the export
 
 Nothing in a bundle is executed or unpickled. `Bundle.open` checks all of it before anything is
-loaded, and every fault is a BundleError of one line.
+loaded or imported, and every fault is a BundleError of one line. What config.json names as `type`
+are components of flux, or of installed distributions that the manifest lists with their versions.
 """
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import BundleError
@@ -36,8 +38,8 @@ from .manifest import (
     GraphSignature,
     Manifest,
     TensorSignature,
+    manifest_data,
     parse_manifest,
-    to_plain,
 )
 from .settings import check_config, check_norm_stats
 
@@ -74,12 +76,19 @@ class Bundle:
     norm_stats: dict[str, dict[str, dict[str, object]]]
 
     @classmethod
-    def open(cls, directory: str | os.PathLike[str], verify: bool = True) -> Bundle:
+    def open(
+        cls,
+        directory: str | os.PathLike[str],
+        verify: bool = True,
+        accept_versions: Collection[str] = (),
+    ) -> Bundle:
         """Opens a bundle and checks it.
 
         Args:
             directory: the bundle's directory.
             verify: also compare the sha256 of every file; sizes and names are always checked.
+            accept_versions: distributions whose components may be of another version than that
+                of the export (`--accept-version`).
 
         Raises:
             BundleError: the first fault found, in one line.
@@ -103,7 +112,7 @@ class Bundle:
             norm_stats = read_json_object(root / "norm_stats.json", "norm_stats.json")
         except OSError as error:
             raise _unreadable(root, error) from error
-        check_config(config)
+        check_config(config, manifest, accept_versions)
         check_norm_stats(norm_stats)
         return cls(directory=root, manifest=manifest, config=config, norm_stats=norm_stats)
 
@@ -130,7 +139,7 @@ class Bundle:
         )
         return replace(self, manifest=manifest)
 
-    def golden(self) -> dict[str, NDArray[Any]]:
+    def golden(self) -> dict[str, NDArray[np.generic]]:
         """Returns the reference's inputs and outputs, checked against the graphs' signatures.
 
         Keys: `input.<name>` for each user input, `input.noise` and `output.actions` (1, H, A)
@@ -165,7 +174,7 @@ def write_manifest(directory: str | os.PathLike[str], manifest: Manifest) -> Man
         )
         for name in names
     }
-    data = to_plain(replace(manifest, files=entries))
+    data = manifest_data(replace(manifest, files=entries))
     checked = parse_manifest(data)
     _check_required(checked)
     content = json.dumps(data, indent=2, allow_nan=False) + "\n"

@@ -19,6 +19,10 @@ Checker = Callable[[str, Any], T]
 AGAIN = "Export the bundle again."
 DAMAGED = "The bundle is damaged: copy or export it again."
 TENSOR_DTYPES = ("bool", "uint8", "int32", "int64", "float16", "bfloat16", "float32")
+LARGEST = 1e30
+"""Of a number in a statistic: finite in float32, and so is the difference of two."""
+MAX_NESTING = 8
+MAX_ITEMS = 100_000
 MAX_TENSOR_RANK = 8
 MAX_TENSOR_ELEMENTS = 2**28
 """Of an input or output: 16 cameras of 2,300 by 2,300 pixels have as many."""
@@ -136,21 +140,57 @@ def unique(names: Sequence[str], where: str) -> None:
             fail(where, "each name once", name)
 
 
-def record(where: str, value: Any, checkers: Mapping[str, Checker[Any]]) -> dict[str, Any]:
-    """Checks an object with exactly the keys of `checkers`, in their order."""
+def record(
+    where: str,
+    value: Any,
+    checkers: Mapping[str, Checker[Any]],
+    optional: Mapping[str, Checker[Any]] | None = None,
+) -> dict[str, Any]:
+    """Checks an object with the keys of `checkers`, and at most those of `optional` besides."""
     if not isinstance(value, dict):
         fail(where, "an object", value)
     prefix = where if where.endswith(": ") else f"{where}."
     for name in checkers:
         if name not in value:
             raise BundleError(f"{prefix}{name}: the key is missing. {AGAIN}")
+    known = {**checkers, **(optional or {})}
     for name in value:
-        if name not in checkers:
+        if name not in known:
             raise BundleError(
                 f"{prefix.rstrip('.: ')}: unknown key {show(name)}. It may come from another "
                 f"version of flux: export the bundle again with this one."
             )
-    return {name: check(f"{prefix}{name}", value[name]) for name, check in checkers.items()}
+    return {n: check(f"{prefix}{n}", value[n]) for n, check in known.items() if n in value}
+
+
+def plain_object(*, texts: bool) -> Checker[dict[str, Any]]:
+    """Returns a checker of an object of numbers, lists and objects, as deep as MAX_NESTING.
+
+    With `texts` it may hold texts, true, false and null too.
+    """
+
+    def check(where: str, value: Any, depth: int = 1) -> Any:
+        if isinstance(value, dict | list) and depth > MAX_NESTING:
+            fail(where, f"at most {MAX_NESTING} objects and lists inside each other", "more")
+        if isinstance(value, dict):
+            items = mapping(lambda _, item: item)(where, value).items()
+            return {name: check(f"{where}[{show(name)}]", v, depth + 1) for name, v in items}
+        if isinstance(value, list):
+            items = sequence(lambda _, item: item, low=0, high=MAX_ITEMS)(where, value)
+            return tuple(check(f"{where}[{i}]", v, depth + 1) for i, v in enumerate(items))
+        if texts and (value is None or isinstance(value, bool)):
+            return value
+        if texts and isinstance(value, str):
+            return text(allow_empty=True)(where, value)
+        number(-LARGEST, LARGEST)(where, value)
+        return value
+
+    def check_object(where: str, value: Any) -> dict[str, Any]:
+        if not isinstance(value, dict):
+            fail(where, "an object", value)
+        return check(where, value)
+
+    return check_object
 
 
 def tensor_shape(where: str, value: Any) -> tuple[int, ...]:

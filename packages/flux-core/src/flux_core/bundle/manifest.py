@@ -17,6 +17,7 @@ from .checks import (
     mapping,
     number,
     one_of,
+    plain_object,
     record,
     sequence,
     sha256_text,
@@ -26,12 +27,15 @@ from .checks import (
     unique,
 )
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+READ_VERSIONS = (2, SCHEMA_VERSION)
+"""2 has no optional sections: what its config names is known by flux alone."""
 MANIFEST_NAME = "manifest.json"
 FP32_TOLERANCE = 1e-4
 """float32 rounding (6e-8) grows over the layers and the Euler steps; another order of summation
 moves actions by about 1e-6 to 1e-5, a wrong graph or transform by 1e-2 and more."""
 MAX_TOLERANCE = 1.0
+FLOW_MATCHING = "flow_matching"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,8 +65,23 @@ class FileEntry:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ComponentSource:
+    """Where a component that config.json names comes from.
+
+    Attributes:
+        distribution: the installed package that registers its name.
+        version: of the distribution, with which the bundle was exported.
+    """
+
+    distribution: str
+    version: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Manifest:
     """The content of manifest.json.
+
+    The sections from `components` on are optional, and new in version 3.
 
     Attributes:
         schema_version: of this format.
@@ -88,6 +107,13 @@ class Manifest:
         rtc_valid_delays: inference delays, in control steps, the policy was trained for.
         files: relative name -> size and hash, of every file but manifest.json.
         provenance: where the bundle comes from, free form.
+        components: each `type` in config.json -> the distribution that registers it.
+        data_summary: of the training set: any names -> numbers, lists of numbers, or names again;
+            such as limits, quantiles and start pose per joint, image statistics, fps, episodes.
+        robot_spec: what the robot's driver knows of it beyond the fields above, such as
+            acceleration, jerk and kinematics; plain data.
+        model_kind: how the graphs make actions: 'flow_matching' (prefix once, denoise per step).
+        model_options: settings of that kind; plain data.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -115,6 +141,11 @@ class Manifest:
     rtc_valid_delays: tuple[int, ...] = (0,)
     files: Mapping[str, FileEntry] = field(default_factory=dict[str, FileEntry])
     provenance: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    components: Mapping[str, ComponentSource] = field(default_factory=dict[str, ComponentSource])
+    data_summary: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    robot_spec: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    model_kind: str = FLOW_MATCHING
+    model_options: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     def bucket_for(self, prompt_tokens: int) -> int | None:
         """The smallest bucket that so many tokens fit; None: only the graphs for any prompt do."""
@@ -134,14 +165,26 @@ def parse_manifest(data: object) -> Manifest:
     version: Any = data.get("schema_version")
     if version is None:
         raise BundleError(f"{where}schema_version: the key is missing. {AGAIN}")
-    if type(version) is not int or version != SCHEMA_VERSION:
+    if type(version) is not int or version not in READ_VERSIONS:
         raise BundleError(
-            f"{where}schema_version: this version of flux reads {SCHEMA_VERSION}, got "
-            f"{show(version)}. Export the bundle again, or install the flux that wrote it."
+            f"{where}schema_version: this version of flux reads "
+            f"{' and '.join(map(str, READ_VERSIONS))}, got {show(version)}. Export the bundle "
+            "again, or install the flux that wrote it."
         )
-    manifest = Manifest(**record(where, data, _MANIFEST_CHECKERS))
+    optional = _OPTIONAL_CHECKERS if version >= 3 else {}
+    manifest = Manifest(**record(where, data, _MANIFEST_CHECKERS, optional))
     _check_consistency(manifest)
     return manifest
+
+
+def manifest_data(manifest: Manifest) -> dict[str, Any]:
+    """Returns a manifest as what JSON can hold, without the optional sections that say nothing."""
+    defaults = {entry.name: entry.default for entry in fields(Manifest)}
+    data: dict[str, Any] = to_plain(manifest)
+    for name in _OPTIONAL_CHECKERS:
+        if data[name] in ({}, defaults[name]):
+            del data[name]
+    return data
 
 
 def to_plain(value: Any) -> Any:
@@ -202,9 +245,14 @@ def _free_object(where: str, value: Any) -> dict[str, Any]:
     return dict(value)
 
 
+def _component_source(where: str, value: Any) -> ComponentSource:
+    checkers = {name: text(max_length=200) for name in ("distribution", "version")}
+    return ComponentSource(**record(where, value, checkers))
+
+
 _NAMES = sequence(text(max_length=100), low=1, high=64)
 _MANIFEST_CHECKERS: dict[str, Checker[Any]] = {
-    "schema_version": integer(SCHEMA_VERSION, SCHEMA_VERSION),
+    "schema_version": integer(READ_VERSIONS[0], SCHEMA_VERSION),
     "model": one_of("pi0", "pi05"),
     "robot": text(max_length=100),
     "robots": _NAMES,
@@ -227,6 +275,13 @@ _MANIFEST_CHECKERS: dict[str, Checker[Any]] = {
     "rtc_valid_delays": sequence(integer(0, 4096), low=1, high=4096),
     "files": _files,
     "provenance": _free_object,
+}
+_OPTIONAL_CHECKERS: dict[str, Checker[Any]] = {
+    "components": mapping(_component_source, high=1000),
+    "data_summary": plain_object(texts=False),
+    "robot_spec": plain_object(texts=True),
+    "model_kind": one_of(FLOW_MATCHING),
+    "model_options": plain_object(texts=True),
 }
 
 

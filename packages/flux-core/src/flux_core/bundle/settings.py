@@ -2,41 +2,77 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
-from ..errors import BundleError
-from .checks import fail, integer, mapping, number, record, sequence, show
+from ..config.deployable import Use, uses
+from ..config.installed import Registration, is_ours, normalized
+from ..errors import BundleError, ConfigError
+from .checks import AGAIN, LARGEST, fail, integer, mapping, number, record, sequence, show
+from .manifest import Manifest
 
 _MAX_DIMS = 1024
-_LARGEST = 1e30
-"""Finite in float32, and so is the difference of two."""
-_VALUES = sequence(number(-_LARGEST, _LARGEST), low=1, high=_MAX_DIMS)
+_VALUES = sequence(number(-LARGEST, LARGEST), low=1, high=_MAX_DIMS)
 _FEATURE = {
     **dict.fromkeys(("mean", "min", "max", "q01", "q99"), _VALUES),
-    "std": sequence(number(0.0, _LARGEST), low=1, high=_MAX_DIMS),
+    "std": sequence(number(0.0, LARGEST), low=1, high=_MAX_DIMS),
     "count": integer(0, 2**63),
 }
 
 
-def check_config(data: dict[str, Any]) -> None:
-    """Refuses an inference section that names code by its path instead of a registered component.
+def check_config(
+    data: dict[str, Any], manifest: Manifest, accept_versions: Collection[str] = ()
+) -> None:
+    """Refuses a config with a `type` that is not what the manifest says; imports nothing.
+
+    Each must be registered here by the distribution of the manifest in the same version, and be
+    allowed in its field. Versions of flux itself may differ: schema_version says what can be read.
+
+    Args:
+        data: config.json, all of it.
+        manifest: of the same bundle.
+        accept_versions: distributions that may have another version than the manifest says.
 
     Raises:
-        BundleError: reading the section would import whatever module the bundle names.
+        BundleError: with the place in the file.
     """
-    pending: list[tuple[str, object]] = [("inference", data.get("inference"))]
-    while pending:
-        where, value = pending.pop()
-        if isinstance(value, dict):
-            name = value.get("type")
-            if isinstance(name, str) and ":" in name:
-                raise BundleError(
-                    f"config.json: {where}.type: {show(name)} is the path of a class. A bundle may "
-                    f"only name registered components (entry point group flux.components)."
-                )
-            pending += [(f"{where}.{show(key)[1:-1]}", entry) for key, entry in value.items()]
-        elif isinstance(value, list):
-            pending += [(f"{where}[{index}]", entry) for index, entry in enumerate(value)]
+    accepted = {normalized(name) for name in accept_versions}
+    for use in uses(data):
+        try:
+            found = use.registration()
+        except ConfigError as error:
+            raise BundleError(f"config.json: {error}") from error
+        if manifest.schema_version >= 3:
+            _check_source(use, found, manifest, accepted)
+        elif not found.is_ours and normalized(found.distribution) not in accepted:
+            raise BundleError(
+                f"config.json: {use.where}: {found.name!r} is of {found.distribution} "
+                f"{found.version}, but a bundle of schema_version 2 does not say its version. "
+                f"Export the checkpoint again, or add --accept-version {found.distribution}."
+            )
+
+
+def _check_source(
+    use: Use, found: Registration, manifest: Manifest, accepted: Collection[str]
+) -> None:
+    """Compares who registers a name here with who did when the bundle was exported."""
+    name, where = str(use.name), f"config.json: {use.where}"
+    source = manifest.components.get(name)
+    if source is None:
+        raise BundleError(f"{where}: {show(name)} is not in the manifest's components. {AGAIN}")
+    if found.is_ours and is_ours(source.distribution):
+        return
+    if normalized(found.distribution) != normalized(source.distribution):
+        raise BundleError(
+            f"{where}: expected {show(name)} of {show(source.distribution)} as in the manifest, "
+            f"got that of {found.distribution}. Install the distribution that it was trained with."
+        )
+    if found.version != source.version and normalized(found.distribution) not in accepted:
+        raise BundleError(
+            f"{where}: expected {show(name)} of {found.distribution} {show(source.version)[1:-1]} "
+            f"as in the manifest, got {found.version}. Install that version, or add "
+            f"--accept-version {found.distribution}."
+        )
 
 
 def check_norm_stats(data: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ json.dumps(unbind(model))                                        # and back agai
 """
 
 from .binding import bind, unbind
+from .deployable import obstacles, registrations, with_current_types
 from .loading import load_config
 from .overrides import apply_overrides, read_overrides, with_settings
 from .registry import component, config_class, did_you_mean, register_components, type_name
@@ -18,9 +19,12 @@ __all__ = [
     "config_class",
     "did_you_mean",
     "load_config",
+    "obstacles",
     "read_overrides",
     "register_components",
+    "registrations",
     "type_name",
     "unbind",
+    "with_current_types",
     "with_settings",
 ]

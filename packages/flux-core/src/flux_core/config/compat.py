@@ -14,6 +14,7 @@ from functools import cache
 from typing import Any
 
 from ..errors import ConfigError
+from .old_paths import OLD_PATHS
 
 logger = logging.getLogger("flux.config")
 
@@ -221,8 +222,8 @@ COMPAT: dict[str, Mapping[str, Rule]] = {
 
 
 def current_type(name: str) -> str:
-    """Returns today's spelling of a `type`."""
-    return TYPE_NAMES.get(name, name)
+    """Returns today's name for a `type` that is an old name, or a path that flux once wrote."""
+    return TYPE_NAMES.get(name) or OLD_PATHS.get(name, name)
 
 
 def renamed_keys(section: Mapping[str, object], key: str) -> dict[str, Renamed]:

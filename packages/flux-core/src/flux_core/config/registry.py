@@ -1,58 +1,65 @@
 """Names of components: `dict(type='LinearProjector')` -> the class, imported when first asked for.
 
 A component is a frozen keyword-only dataclass, or a class with such a dataclass nested as
-`Config`. Our packages list theirs in a `_components` module; other distributions through the
-entry point group `flux.components`, whose values name a dict of `name -> 'module:Class'`.
-A `type` may also be a path of its own: `type='my_package.my_module:MyProjector'`.
+`Config`. Our packages list theirs in `_components`; other distributions register theirs by entry
+points (see `installed`). A training config may also name a class by its path:
+`type='my_package.my_module:MyTransform'`; a checkpoint or bundle that is deployed may not
+(see `deployable`).
 """
 
 from __future__ import annotations
 
 import importlib
-import importlib.util
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import is_dataclass
 from difflib import get_close_matches
-from functools import cache
-from importlib.metadata import entry_points
 
 from ..errors import ConfigError, MissingDependencyError
 from .compat import current_type
-
-ENTRY_POINT_GROUP = "flux.components"
-OUR_TABLES = tuple(
-    f"{package}._components" for package in ("flux_core", "flux_data", "flux_train", "flux_runtime")
-)
+from .installed import installed, only, registration, tables
 
 _registered: dict[str, str | type] = {}
 
 
 def register_components(components: Mapping[str, str | type]) -> None:
-    """Adds names at run time: `name -> 'module:Class'` or the class itself. The last one wins."""
+    """Adds names in this process only: `name -> 'module:Class'` or the class. The last one wins.
+
+    Raises:
+        ConfigError: a name is one of ours.
+    """
+    for name in components:
+        if any(found.is_ours for found in installed().get(name, ())):
+            raise ConfigError(f"{name!r} is a component of flux; choose another name")
     _registered.update(components)
-
-
-def known_components() -> dict[str, str | type]:
-    """Returns every name with its class or the path to it; imports no component."""
-    return {**_installed(), **_registered}
 
 
 def component(name: str, path: str = "") -> type:
     """Returns the class a `type` names.
 
     Raises:
-        ConfigError: nobody knows the name; `path` says where it stands in the tree.
+        ConfigError: nobody knows the name, or two distributions register it; `path` says where it
+            stands in the tree.
         MissingDependencyError: the class needs a package that is not installed.
     """
-    name = current_type(name)
-    target = known_components().get(name, name if ":" in name else None)
+    where, name = dotted(path, "type"), current_type(name)
+    target = _registered.get(name) or _target(name, where)
     if target is None:
-        hint = did_you_mean(name, known_components())
+        hint = did_you_mean(name, {*installed(), *_registered})
         raise ConfigError(
-            f"{dotted(path, 'type')}: no component is called {name!r}.{hint} "
+            f"{where}: no component is called {name!r}.{hint} "
             "A class of your own is written 'my_package.my_module:MyClass'."
         )
-    return target if isinstance(target, type) else _imported(target, dotted(path, "type"))
+    return target if isinstance(target, type) else _imported(target, where)
+
+
+def _target(name: str, where: str) -> str | None:
+    """'module:Class' of an installed name or of a path; None if it is neither."""
+    if found := registration(name, where):
+        return found.target
+    if ":" in name:
+        return name
+    found = only(tables().get(name, ()), where)
+    return found.target if found else None
 
 
 def config_class(cls: type) -> type:
@@ -98,7 +105,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 def _short_name(config: type) -> str | None:
     owner = owner_name(config)
-    known = sorted(known_components().items(), key=lambda item: item[0] != owner)
+    known = sorted(_near(config), key=lambda item: item[0] != owner)
     for name, target in known:
         if isinstance(target, type):
             found = config_class(target) is config
@@ -107,6 +114,17 @@ def _short_name(config: type) -> str | None:
         if found:
             return name
     return None
+
+
+def _near(config: type) -> Iterator[tuple[str, str | type]]:
+    """Names that may stand for `config`: none whose import would run another package's code."""
+    yield from _registered.items()
+    package = config.__module__.partition(".")[0]
+    for names in (installed(), tables(package)):
+        for name, registrations in names.items():
+            for each in registrations:
+                if each.target.partition(":")[0].partition(".")[0] == package:
+                    yield name, each.target
 
 
 def _names(target: str, owner: str) -> bool:
@@ -128,18 +146,3 @@ def _imported(target: str, where: str) -> type:
     if not isinstance(found, type):
         raise ConfigError(f"{where}: expected {target!r} to be a class, got {found!r}")
     return found
-
-
-@cache
-def _installed() -> dict[str, str]:
-    """Merges the tables of other distributions and, over them, our own."""
-    tables = [entry.load() for entry in entry_points(group=ENTRY_POINT_GROUP)]
-    tables += [importlib.import_module(name).COMPONENTS for name in OUR_TABLES if _exists(name)]
-    return {name: target for table in tables for name, target in table.items()}
-
-
-def _exists(module: str) -> bool:
-    try:
-        return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:
-        return False

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +87,7 @@ class ParquetDataset:
             self.pipeline.check()
             self._check_columns()
 
-        @cached_property
+        @property
         def pipeline(self) -> Pipeline:
             """The transforms of a sample."""
             return Pipeline(self.transforms)
@@ -133,18 +132,13 @@ class ParquetDataset:
             return ParquetDataset(self, statistic_keys)
 
     def __init__(self, config: Config, statistic_keys: Sequence[str] = ()) -> None:
-        self.config = config
+        self.config, self.pipeline = config, config.pipeline
         self.parts = [DatasetPart(open_lerobot(r), config, statistic_keys) for r in config.roots]
         self._ends = np.cumsum([len(part) for part in self.parts])
         self.stats: Mapping[str, FeatureStats] = {}
 
     def __len__(self) -> int:
         return int(self._ends[-1])
-
-    @property
-    def pipeline(self) -> Pipeline:
-        """The transforms of a sample."""
-        return self.config.pipeline
 
     @property
     def transforms(self) -> tuple[Transform, ...]:
@@ -189,11 +183,11 @@ class ParquetDataset:
         sample = {**raw.named(), "images": part.frames.read(raw)}
         return {**sample, "info": part.source.info, "stats": self.stats, "rng": rng}
 
-    def column(self, key: str) -> NDArray[Any]:
+    def column(self, key: str) -> NDArray[np.generic]:
         """Returns one feature over all frames, including frames that are not samples."""
         return np.concatenate([part.source.columns([key])[key] for part in self.parts])
 
-    def in_own_units(self, name: str, values: NDArray[Any]) -> NDArray[Any]:
+    def in_own_units(self, name: str, values: NDArray[np.generic]) -> NDArray[np.generic]:
         """Converts (frames, dim) states or absolute actions to the units of normalisation.
 
         Args:
@@ -219,7 +213,7 @@ class DatasetPart:
         self.frames = FrameSource(
             source,
             inputs.video_keys,
-            config.pipeline.decoded_size,
+            config.pipeline.resize_at_decode,
             cache_folder=Path(config.frame_cache) if config.frame_cache is not None else None,
         )
         features = source.info["features"]

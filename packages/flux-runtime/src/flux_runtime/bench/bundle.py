@@ -26,7 +26,7 @@ def bundle_to_bench(args: argparse.Namespace) -> Iterator[Bundle]:
         for option in ("size", "precision", "keep"):
             if getattr(args, option) is not None:
                 raise UsageError(f"--{option}: only with --model; a bundle is measured as it is")
-        yield Bundle.open(args.bundle)
+        yield Bundle.open(args.bundle, accept_versions=args.accept_versions)
         return
     if args.bundle is not None:
         raise UsageError(f"bench: expected BUNDLE or --model, got {args.bundle} and {args.model}")

@@ -75,7 +75,7 @@ def processor_speeds(num_threads: int, num_bytes: float = _MOST_COPIED) -> Speed
     """
     environment = os.environ | dict.fromkeys(_THREAD_VARIABLES, str(num_threads))
     size = int(min(max(num_bytes, _LEAST_COPIED), _MOST_COPIED))
-    command = [sys.executable, "-c", _SPEEDS_PROGRAM, str(size)]
+    command = [sys.executable, "-P", "-c", _SPEEDS_PROGRAM, str(size)]
     done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE)
     return Speeds(**json.loads(done.stdout))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +62,7 @@ class RunOptions:
     video_episodes: int = 2
     record: Path | None = None
     dry_run: bool = False
+    accept_versions: Collection[str] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,7 +243,9 @@ def _open_bundle(options: RunOptions, spec: RobotSpec) -> Bundle | None:
         if options.bundle is not None:
             raise UsageError("--policy hold: takes no --bundle. Leave one of them out.")
         return None
-    bundle = Bundle.open(options.bundle or shipped_policy(options.robot))
+    bundle = Bundle.open(
+        options.bundle or shipped_policy(options.robot), accept_versions=options.accept_versions
+    )
     check_bundle_fits(bundle.manifest, spec)
     spec_in_force(bundle.config, spec)
     return bundle

@@ -31,7 +31,7 @@ def require_survival(engine: str, arguments: Mapping[str, Any]) -> None:
     Raises:
         MissingDependencyError: the child was ended by a signal, or did not end.
     """
-    if problem := _problem((sys.executable, "-m", __name__, json.dumps(arguments))):
+    if problem := _problem((sys.executable, "-P", "-m", __name__, json.dumps(arguments))):
         raise MissingDependencyError(f"engine {engine}: {problem}. Take another engine.")
 
 

@@ -7,10 +7,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flux_core.command_line import EXIT_FAILED, EXIT_OK, new_parser, print_json, run_cli
+from flux_core.command_line import (
+    EXIT_FAILED,
+    EXIT_OK,
+    new_parser,
+    print_json,
+    run_cli,
+    without_current_directory,
+)
 from flux_core.errors import UsageError
 
-from ..arguments import add_engine, count, natural
+from ..arguments import add_accept_version, add_engine, count, natural
 
 if TYPE_CHECKING:
     from .suites import Suite
@@ -23,7 +30,8 @@ EXAMPLE = """\
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit code."""
-    return run_cli(build_parser(), argv)
+    with without_current_directory():
+        return run_cli(build_parser(), argv)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -72,6 +80,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--report", type=Path, metavar="FILE", help="write an HTML page with rates and videos")
     add("--workers", type=count, default=1, metavar="N", help="processes (default: 1)")
     add_engine(parser)
+    add_accept_version(parser)
     add(
         "--threads",
         type=count,
@@ -105,6 +114,7 @@ def _evaluate(args: argparse.Namespace) -> int:
             threads=args.threads,
             video=args.video,
             report=args.report,
+            accept_versions=args.accept_versions,
         )
         report = evaluate(options, lambda played: console.on_episode(played, total))
     report["suite"] = args.suite

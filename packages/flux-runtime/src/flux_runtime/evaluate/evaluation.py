@@ -37,7 +37,7 @@ def evaluate(
     """
     suite = find_suite(options.suite)
     check_outputs(options)
-    bundle = Bundle.open(options.bundle)
+    bundle = Bundle.open(options.bundle, accept_versions=options.accept_versions)
     check_bundle_fits(bundle.manifest, robot_spec(suite.robot))
     tasks = select_tasks(suite, options.tasks)
     first = suite.first_seed if options.seed is None else options.seed

@@ -108,6 +108,7 @@ class Evaluator:
             max_steps=self._options.max_steps or self._suite.max_steps,
             engine=self._options.engine,
             threads=self._options.threads,
+            accept_versions=self._options.accept_versions,
         )
 
     def _words(self, task: SuiteTask) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +32,7 @@ class EvaluationOptions:
     threads: int = DEFAULT_THREADS
     video: Path | None = None
     report: Path | None = None
+    accept_versions: Collection[str] = ()
 
 
 def check_outputs(options: EvaluationOptions) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flux_core.command_line import new_parser, print_json, run_cli
+from flux_core.command_line import new_parser, print_json, run_cli, without_current_directory
 from flux_core.errors import ExportError, MissingDependencyError, UsageError
 
+from ..arguments import add_accept_version
 from ..engines.names import AUTO, ENGINES
 from ..engines.status import choose_engine
 
@@ -80,9 +81,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="then check the bundle on this machine with the robot's loop and this engine, which "
         "builds and keeps what it needs (onnxruntime-tensorrt: beside the bundle)",
     )
+    add_accept_version(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(handler=export)
-    return run_cli(parser, argv)
+    with without_current_directory():
+        return run_cli(parser, argv)
 
 
 def export_checkpoint(
@@ -90,6 +93,7 @@ def export_checkpoint(
     out: Path,
     robot: str | None,
     report: Callable[[str, int, int], None],
+    accept_versions: Collection[str] = (),
     **options: Any,
 ) -> Verification:
     """Writes `checkpoint` as a verified bundle; see `load_policy` and `export_bundle`.
@@ -99,6 +103,7 @@ def export_checkpoint(
         out: the bundle's directory.
         robot: which one, where the checkpoint has several.
         report: is told what is being done, and which of how many steps that is.
+        accept_versions: distributions whose components may be of another version than a bundle's.
         options: the fields of `ExportOptions`.
 
     Raises:
@@ -113,7 +118,7 @@ def export_checkpoint(
             f"{error.name} is needed to export: pip install 'flux-runtime[export]'"
         ) from error
     chosen = ExportOptions(**options)
-    return export_bundle(load_policy(checkpoint, robot), out, report, chosen)
+    return export_bundle(load_policy(checkpoint, robot, accept_versions), out, report, chosen)
 
 
 def export(args: argparse.Namespace) -> None:
@@ -136,6 +141,7 @@ def export(args: argparse.Namespace) -> None:
             out,
             args.robot,
             report,
+            args.accept_versions,
             precision=args.precision,
             opset=args.opset,
             num_inference_steps=args.num_inference_steps,

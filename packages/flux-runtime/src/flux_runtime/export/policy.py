@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file
 
 from flux_core.bundle import Bundle
-from flux_core.config import bind, unbind
+from flux_core.config import bind, registrations, unbind, with_current_types
 from flux_core.deployment import InferenceRunner, InferenceSections, inference_sections
-from flux_core.errors import ExportError
+from flux_core.errors import ConfigError, ExportError
 from flux_core.models import PI0FlowMatching
 from flux_core.models.weights import (
     inference_weights,
@@ -41,14 +41,17 @@ class TrainedPolicy:
     training_log: Path | None
 
 
-def load_policy(checkpoint: Path, robot: str | None = None) -> TrainedPolicy:
+def load_policy(
+    checkpoint: Path, robot: str | None = None, accept_versions: Collection[str] = ()
+) -> TrainedPolicy:
     """Reads `checkpoint_epoch_N.pt`, or the directory of a bundle, for one robot.
 
     Raises:
-        ExportError: it says nothing of that robot, or of several and none is named.
+        ExportError: it says nothing of that robot, or of several and none is named; or its config
+            names a class that a bundle may not, of which nothing is imported.
     """
     if checkpoint.is_dir():
-        policy = load_bundled_policy(checkpoint)
+        policy = load_bundled_policy(checkpoint, accept_versions)
         if robot not in (None, policy.inference.spec.name):
             raise ExportError(
                 f"{checkpoint}: the bundle is of robot {policy.inference.spec.name}, got --robot "
@@ -57,7 +60,11 @@ def load_policy(checkpoint: Path, robot: str | None = None) -> TrainedPolicy:
         return policy
     # Read where it is needed: a full-size checkpoint with its optimiser is larger than memory.
     state = load_checkpoint(checkpoint, mmap=True)
-    config = state["config"]
+    config = with_current_types(state["config"])
+    try:
+        registrations(config)
+    except ConfigError as error:
+        raise ExportError(f"{checkpoint}: config: {error}") from error
     if not config.get("inference"):
         raise ExportError(
             f"{checkpoint}: its config has no `inference` section, so the robot, the cameras and "
@@ -88,15 +95,15 @@ def load_policy(checkpoint: Path, robot: str | None = None) -> TrainedPolicy:
     )
 
 
-def load_bundled_policy(directory: Path) -> TrainedPolicy:
+def load_bundled_policy(directory: Path, accept_versions: Collection[str] = ()) -> TrainedPolicy:
     """Reads a bundle in fp32 back as what it was made of, to write it again in another way.
 
     Raises:
         BundleError: it is damaged.
         ExportError: it is in another precision, and its weights are rounded.
     """
-    bundle = Bundle.open(directory)
-    manifest, config = bundle.manifest, bundle.config
+    bundle = Bundle.open(directory, accept_versions=accept_versions)
+    manifest, config = bundle.manifest, with_current_types(bundle.config)
     if manifest.precision != "fp32":
         raise ExportError(
             f"{directory}: expected a checkpoint, or a bundle in fp32; got one in "

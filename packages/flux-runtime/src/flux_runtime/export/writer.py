@@ -16,7 +16,8 @@ from safetensors.numpy import save_file
 from torch import nn
 
 from flux_core import __version__
-from flux_core.bundle import Manifest, write_manifest
+from flux_core.bundle import ComponentSource, Manifest, write_manifest
+from flux_core.config import registrations
 from flux_core.errors import ExportError
 from flux_core.norm_stats import save_stats
 from flux_core.tokenizers import save_tokenizer
@@ -146,6 +147,10 @@ def _manifest(
         tolerance=prepared.tolerance,
         graphs=traced.graphs,
         prompt_buckets=traced.prompt_buckets,
+        components={
+            name: ComponentSource(distribution=found.distribution, version=found.version)
+            for name, found in registrations(policy.config).items()
+        },
     )
     versions = {"flux": __version__, "torch": torch.__version__, "onnx": onnx.__version__}
     versions["python"] = platform.python_version()

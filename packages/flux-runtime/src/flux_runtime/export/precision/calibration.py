@@ -40,7 +40,7 @@ def read_observations(dataset: str, cameras: Sequence[str], count: int) -> list[
         )
     with TemporaryDirectory(prefix="flux-calibration-") as folder:
         file = Path(folder) / "observations.npz"
-        command = [sys.executable, "-m", "flux_data", "observations", dataset]
+        command = [sys.executable, "-P", "-m", "flux_data", "observations", dataset]
         command += ["--cameras", *cameras, "--count", str(count), "--out", str(file)]
         result = subprocess.run(command, capture_output=True, text=True, check=False)
         if result.returncode:
