@@ -234,7 +234,7 @@ def test_a_resumed_run_does_not_need_what_it_started_from(
         ("runner.metric.project=x", "runner.metric.project: VLAMetric has no field"),
         (
             "train_dataloader.dataset.datasets.transforms.0.video_keys=['observation.images.cam_low']",
-            "no camera 'observation.images.cam_low'",
+            "got 'observation.images.cam_low'",
         ),
         ("train_dataloader.dataset.datasets.data_root_path=/nowhere", "Is '/nowhere' a LeRobot"),
     ],
