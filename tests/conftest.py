@@ -7,6 +7,7 @@ import io
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -52,6 +53,17 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("the folder shared/data beside the checkout is missing")
     return folder
+
+
+@pytest.fixture(scope="session")
+def reported_datasets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Small datasets after other people's fault reports: NAME/ds, described beside their script."""
+    script = ROOT.parent / "shared" / "reports" / "data" / "make.py"
+    if not script.is_file():
+        pytest.skip("the script shared/reports/data/make.py beside the checkout is missing")
+    out = tmp_path_factory.mktemp("reported")
+    subprocess.run([sys.executable, "-B", str(script), str(out)], check=True)
+    return out
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ from .bundle.checks import AGAIN, one_line, show
 from .config import bind
 from .deployment import InferenceRunner
 from .errors import BundleError, ConfigError, DataError
-from .norm_stats import FeatureStats, NormStats, stats_from_json
+from .norm_stats import FeatureStats, NormStats, statistics_of, stats_from_json
 from .tokenizers import (
     BYTE_TOKENIZER_FILE,
     TOKENIZER_FILES,
@@ -34,7 +34,6 @@ from .transforms import (
     Sample,
     Tokenization,
 )
-from .transforms.pipeline import feature
 from .transforms.prompts import NUM_BINS
 from .types import Observation
 
@@ -146,7 +145,7 @@ class PolicyIO:
     @property
     def state_stats(self) -> FeatureStats:
         """Statistics of the state."""
-        return feature(self.stats, self.pipeline.one(Normalization).state_key)
+        return statistics_of(self.stats, self.pipeline.one(Normalization).state_key)
 
     @property
     def mean_state(self) -> NDArray[np.float32]:
