@@ -26,6 +26,8 @@ from flux_runtime.export.precision.calibration import read_observations, recorde
 from flux_runtime.export.precision.float8 import LARGEST, Float8Linear, scale_for
 from flux_runtime.export.writer import export_bundle
 
+from ..conftest import Exported
+
 ml_dtypes: Any = pytest.importorskip("ml_dtypes", reason="onnx brings it")
 
 MakePolicy = Callable[[str], TrainedPolicy]
@@ -164,10 +166,10 @@ def test_a_dataset_that_does_not_fit_is_refused_in_one_line(
 
 
 def test_the_command_names_a_dataset_that_is_not_there(
-    small_policy: MakePolicy, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    exported: Exported, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    export_bundle(small_policy("pi0"), tmp_path / "b", lambda *step: None)
-    command = [str(tmp_path / "b"), "--out", str(tmp_path / "c"), "--precision", "fp8"]
+    bundle, _ = exported("pi0")
+    command = [str(bundle.directory), "--out", str(tmp_path / "c"), "--precision", "fp8"]
     assert main([*command, "--calibrate", str(tmp_path / "none")]) == 1
     line = capsys.readouterr().err.strip().splitlines()[-1]
     assert "--calibrate" in line and str(tmp_path / "none") in line
