@@ -97,7 +97,7 @@ def test_unpacked_dims_are_dims_too(graphs: list[bytes]) -> None:
     model = b"\x3a" + bytes([len(graph)]) + graph
     assert parse_graph_header(model, "x.onnx") == header_by_onnx(model)
     short = model.replace(b"\x08\x03", b"\x08\x04")
-    with pytest.raises(BundleError, match=r"uint8 \[2, 4\] has 8 bytes, the graph holds 6"):
+    with pytest.raises(BundleError, match=r"expected 8 bytes for uint8 \[2, 4\], got 6"):
         parse_graph_header(short, "x.onnx")
 
 

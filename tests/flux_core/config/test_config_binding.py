@@ -296,7 +296,7 @@ def test_published_gemma_sections_lose_the_keys_that_mean_nothing(
     }
     assert caplog.messages == [
         "model.llm_expert: ignored 'bos_token_id', 'use_cache': "
-        "a Hugging Face setting that does not shape the network",
+        "a Hugging Face setting that does not affect the network",
         "model.llm_expert: ignored 'torch_dtype': "
         "weights are fp32, and autocast picks the compute type",
     ]
@@ -322,7 +322,7 @@ def test_a_renamed_key_is_translated_and_warned_about_once(
 def test_the_new_key_wins_over_the_old_one(caplog: pytest.LogCaptureFixture) -> None:
     tree = {"use_quantiles": False, "norm_type": "quantile"}
     assert bind(NormalizeStatesAndActions, tree, "x").norm_type == "quantile"
-    assert "'use_quantiles' is ignored: 'norm_type' is given too" in caplog.text
+    assert "'use_quantiles' is ignored because 'norm_type' is given too" in caplog.text
 
 
 def test_the_global_batch_size_is_dead_only_beside_the_one_per_device(

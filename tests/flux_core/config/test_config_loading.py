@@ -137,7 +137,7 @@ def test_the_value_of_an_override_is_read_as_a_literal_or_text(text: str, value:
             "override 'model.sizes.2': model.sizes is a list of 2: expected an index, 0 to 1, "
             "got '2'",
         ),
-        ("seed.x=1", "override 'seed.x': seed is 7, which has nothing inside to set"),
+        ("seed.x=1", "override 'seed.x': seed is 7, which has no keys to set"),
     ],
 )
 def test_an_override_without_a_place_is_refused(config: Path, override: str, message: str) -> None:
@@ -168,7 +168,7 @@ def test_a_broken_config_file_is_named_with_its_line(
 
 
 def test_a_missing_or_foreign_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="there is no such config file"):
+    with pytest.raises(ConfigError, match="no such config file"):
         load_config(tmp_path / "none.py")
     (tmp_path / "config.yaml").write_text("")
     with pytest.raises(ConfigError, match=r"expected a .py or .json config, got '.yaml'"):

@@ -119,7 +119,7 @@ def test_statistics_survive_a_file(tmp_path: Path) -> None:
 def test_a_nan_in_the_data_names_frame_and_dimension() -> None:
     values = np.zeros((4, 2))
     values[2, 1] = np.nan
-    with pytest.raises(DataError, match="frame 2, dimension 1 is nan"):
+    with pytest.raises(DataError, match="got nan in frame 2, dimension 1"):
         compute_stats(values)
 
 
