@@ -130,4 +130,4 @@ def test_one_that_only_real_images_give_away_is_refused_before_the_first_step(
     options = moved(tiny_options, 1)
     assert train_main([str(path), str(tmp_path / "run"), "--cfg-options", *options]) == 1
     said = capsys.readouterr().err
-    assert ".transforms: all of them together: expected scale, offset and state to undo" in said
+    assert ".transforms: all of them together: expected its scale, offset and state to" in said

@@ -313,7 +313,7 @@ stats(
 )
 stats("'action'].q99: the key is missing", "without_q99", lambda s: s["action"].pop("q99"))
 stats(
-    "norm_stats: expected statistics of 'action', found ['proprio']",
+    "norm_stats: expected statistics of 'action', got ['proprio']",
     "without_actions",
     lambda s: s.pop("action"),
 )

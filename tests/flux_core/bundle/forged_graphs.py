@@ -64,7 +64,7 @@ def a_gigantic_graph(path: Path) -> None:
     hash_again_sparse(path, "denoise.onnx")
 
 
-@graph("prefix.onnx: inputs: expected ['images', 'image_masks', 'lang_tokens', 'lang_masks'] by")
+@graph("prefix.onnx: inputs: expected ['images', 'image_masks', 'lang_tokens', 'lang_masks'] as")
 def another_input(model: onnx.ModelProto) -> None:
     model.graph.input[0].name = "pictures"
 

@@ -114,7 +114,7 @@ def test_an_unknown_schema_version_is_refused(directory: Path, version: object) 
     edit(directory, lambda data: data.update(schema_version=version))
     message = refusal(directory)
     assert "schema_version: expected 2 or 3, got" in message
-    assert "or install the flux that wrote it" in message
+    assert "or install the version of flux that wrote it" in message
 
 
 def test_optional_sections_are_read_back_as_they_were_written(directory: Path) -> None:

@@ -108,7 +108,7 @@ def test_names_of_lerobot_before_0_4_are_read(
     found = open_checkpoint(tmp_path / "old.safetensors")
     again = open_checkpoint(shared_data / "parity" / f"{kind}_lerobot_pretrained")
     assert found.form == "lerobot" and not found.unknown
-    assert "1 statistics of LeRobot's training data are left out" in caplog.text
+    assert "1 statistics of LeRobot's training data are ignored" in caplog.text
     assert found.tensors.keys() == again.tensors.keys()
     for name, tensor in found.tensors.items():
         assert torch.equal(tensor.read(), again.tensors[name].read()), name
@@ -307,7 +307,7 @@ def test_what_does_not_fit_is_named(
 def test_projections_of_a_wider_robot_are_adapted_only_when_asked(saved: Path) -> None:
     weights, model = load_file(saved), small_model(action_dim=7)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    with pytest.raises(CheckpointError, match="Say adapt='slice' or adapt='reinit'"):
+    with pytest.raises(CheckpointError, match="Set adapt='slice' or adapt='reinit'"):
         load_pretrained(model, saved)
     kept = load_pretrained(model, saved, adapt="reinit")
     name = "action_out_proj.projector.weight"
@@ -326,7 +326,7 @@ def test_a_narrower_robot_cannot_be_sliced(saved: Path) -> None:
 @pytest.mark.parametrize("size", [0, 100, 100_000])
 def test_a_truncated_file_is_refused(saved: Path, size: int) -> None:
     saved.write_bytes(saved.read_bytes()[:size])
-    with pytest.raises(CheckpointError, match="no intact safetensors file"):
+    with pytest.raises(CheckpointError, match="expected an intact safetensors file"):
         open_checkpoint(saved)
 
 

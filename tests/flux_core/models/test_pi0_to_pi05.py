@@ -106,7 +106,7 @@ def test_the_experts_blocks_compute_what_they_did(pi0: tuple[PI0FlowMatching, Pa
 def test_it_is_done_only_when_asked(pi0: tuple[PI0FlowMatching, Path]) -> None:
     _, path = pi0
     model = configs()[1].build()
-    with pytest.raises(CheckpointError, match=r"To start a pi0\.5 from a pi0, say from_pi0=True"):
+    with pytest.raises(CheckpointError, match=r"To start a pi0\.5 from a pi0, set from_pi0=True"):
         load_pretrained(model, path)
 
 

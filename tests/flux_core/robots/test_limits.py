@@ -94,7 +94,7 @@ def test_cameras_and_kinematics_are_the_drivers() -> None:
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"name": "your-arm"}, "name: the driver is of 'my-arm', the bundle of 'your-arm'"),
+        ({"name": "your-arm"}, "name: the driver has 'my-arm', the bundle has 'your-arm'"),
         (
             {"joint_names": ("elbow", "shoulder", "slide")},
             r"joint_names\[0\]: the driver has 'shoulder', the bundle has 'elbow'",

@@ -178,7 +178,7 @@ def test_a_package_that_cannot_be_imported_is_named_in_one_line(
         ("def SPEC(): return 1 / 0", "fails (ZeroDivisionError: division by zero)"),
         (
             SOURCE.replace("'my-arm'", "'other'"),
-            "expected a RobotSpec of that name, got the one of",
+            "expected a RobotSpec of that name, got one named",
         ),
         (SOURCE.replace("'rad', 'rad'", "'deg', 'rad'"), "units: shoulder: expected one of rad"),
     ],

@@ -65,7 +65,7 @@ def test_differences_cannot_be_relative_to_a_state() -> None:
     dataset = ObservationTransforms(
         img_keys=("image",), transforms=(RelativeActions(mask=(True,) * 6 + (False,)),)
     )
-    with pytest.raises(ConfigError, match="libero, whose commands are differences already"):
+    with pytest.raises(ConfigError, match="libero, whose commands are already differences"):
         LiberoInferenceRunner(
             task_descriptions={"0": "open the drawer"},
             dataset=dataset,

@@ -146,8 +146,8 @@ PAD = PadKeyToDim(keys=("states", "actions"), dim=32)
         ((NORMALIZE, AlohaToPi()), "t: expected AlohaToPi before NormalizeStatesAndActions"),
         ((PAD, AlohaToPi()), "t: expected AlohaToPi before PadKeyToDim"),
         ((NORMALIZE, RELATIVE), "t: expected RelativeActions before NormalizeStatesAndActions"),
-        ((AlohaToPi(), AlohaToPi()), "t: expected AlohaToPi once, got it 2 times"),
-        ((RELATIVE, RELATIVE), "t: expected RelativeActions once, got it 2 times"),
+        ((AlohaToPi(), AlohaToPi()), "t: expected AlohaToPi once, got 2 of them"),
+        ((RELATIVE, RELATIVE), "t: expected RelativeActions once, got 2 of them"),
         (
             (AlohaToPi(), RelativeActions(mask=(True,) * 14)),
             "t: RelativeActions.mask: after AlohaToPi expected 14 entries with False at 6 and 13",

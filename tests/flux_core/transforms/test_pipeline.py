@@ -184,7 +184,7 @@ def test_the_robots_denormalisation_takes_the_place_of_the_transforms_own() -> N
         expected = stats["action"].affine(norm_type)
         np.testing.assert_array_equal(scale, expected[0][:dims])
         np.testing.assert_array_equal(offset, expected[1][:dims])
-    with pytest.raises(DataError, match=r"expected statistics of 'action', found \['proprio'\]"):
+    with pytest.raises(DataError, match=r"expected statistics of 'action', got \['proprio'\]"):
         own.action_affine({"proprio": stats["proprio"]})
     with pytest.raises(ConfigError, match="expected one NormalizeStatesAndActions, got 0"):
         Pipeline(()).action_affine(stats)
@@ -206,15 +206,15 @@ ACTIONS_ALONE = foreign.Affine(scale=(1.0, 1.0, 2.0, 1.0, 1.0, 1.0), offset=(0.0
 @pytest.mark.parametrize(
     ("transforms", "message"),
     [
-        ((foreign.HalvesActions(),), "t: HalvesActions changes actions, but does not say how the"),
-        ((foreign.WritesIntoActions(),), "t: WritesIntoActions writes into the actions"),
-        ((foreign.LosesActions(),), "t: LosesActions loses the sample's actions"),
-        ((foreign.SwapsArms(),), "t: SwapsArms: expected scale, offset and state to undo it in"),
-        ((foreign.Squares(),), "t: Squares: expected scale, offset and state to undo it"),
-        ((foreign.WrongScale(),), "t: WrongScale: expected scale, offset and state to undo it"),
-        ((foreign.HalfRelative(),), "t: HalfRelative: expected scale, offset and state to undo"),
-        ((foreign.StepByStep(),), "t: StepByStep: expected scale, offset and state to undo it"),
-        ((foreign.ScalesByZero(),), "t: ScalesByZero: expected scale, offset and state to undo"),
+        ((foreign.HalvesActions(),), "t: HalvesActions changes actions, but does not declare how"),
+        ((foreign.WritesIntoActions(),), "t: WritesIntoActions writes into its input's"),
+        ((foreign.LosesActions(),), "t: LosesActions drops the sample's actions"),
+        ((foreign.SwapsArms(),), "t: SwapsArms: expected its scale, offset and state to"),
+        ((foreign.Squares(),), "t: Squares: expected its scale, offset and state to"),
+        ((foreign.WrongScale(),), "t: WrongScale: expected its scale, offset and state to"),
+        ((foreign.HalfRelative(),), "t: HalfRelative: expected its scale, offset and state to"),
+        ((foreign.StepByStep(),), "t: StepByStep: expected its scale, offset and state to"),
+        ((foreign.ScalesByZero(),), "t: ScalesByZero: expected its scale, offset and state to"),
         ((foreign.FirstRowOnly(),), "t: FirstRowOnly: expected the same states for several sam"),
         (
             (replace(ACTIONS_ALONE, states_too=False), RELATIVE),
@@ -279,7 +279,7 @@ def test_what_can_only_be_tried_with_real_data_is_tried_with_a_sample() -> None:
     sample = {**observation(), "actions": np.ones((5, 14), np.float32)}
     sample["images"] = np.zeros((2, 48, 64, 3), np.uint8)
     quiet.check_sample(sample, sample["stats"])
-    with pytest.raises(ConfigError, match="t: all of them together: expected scale, offset and"):
+    with pytest.raises(ConfigError, match="t: all of them together: expected its scale"):
         loud.check_sample(sample, sample["stats"])
     raw = replace(quiet, transforms=(foreign.FlipImages(), RelativeActions(mask=MASK)))
     raw.check_sample(sample, {})
@@ -455,7 +455,7 @@ def test_a_transform_that_does_not_fit_the_network_is_refused() -> None:
     for transforms, message in (
         ((ResizeImagesWithPad(height=9, width=8),), r"t: ResizeImagesWithPad gives \(9, 8\), but"),
         ((NormalizeStatesAndActions(action_dim=16),), "t: NormalizeStatesAndActions pads actions"),
-        ((), "t: no SimpleNormalizeImages or NormalizeImages in the transforms"),
+        ((), "t: expected SimpleNormalizeImages or NormalizeImages, got neither"),
     ):
         with pytest.raises(ConfigError, match=message):
             Pipeline(transforms, where="t").check_model(inputs)
@@ -472,7 +472,7 @@ def test_pixels_beyond_the_range_of_siglip_are_warned_of(caplog: pytest.LogCaptu
     Pipeline((wide,), where="t").check_model(inputs)
     assert caplog.messages == [
         "t: NormalizeImages gives pixels outside [-1, 1], the range that SigLIP and openpi's "
-        "checkpoints were trained on; SimpleNormalizeImages gives that"
+        "checkpoints were trained on. Use SimpleNormalizeImages for that range"
     ]
 
 
@@ -480,7 +480,7 @@ def test_a_transform_for_another_robot_is_refused() -> None:
     Pipeline((AlohaToPi(), RelativeActions(mask=MASK))).check_robot(robot_spec("aloha"))
     with pytest.raises(ConfigError, match="t: AlohaToPi expected a robot of 14 joints"):
         Pipeline((AlohaToPi(),), where="t").check_robot(robot_spec("ur3"))
-    with pytest.raises(ConfigError, match="libero, whose commands are differences already"):
+    with pytest.raises(ConfigError, match="libero, whose commands are already differences"):
         Pipeline((RELATIVE,)).check_robot(robot_spec("libero"))
 
 
@@ -518,12 +518,12 @@ def test_a_transform_of_ones_own_is_bound_by_its_path_and_survives() -> None:
         ({"height": 3}, "d.transforms.0: expected Transform, got a dict without 'type'"),
         (
             {"type": named(foreign.HalvesActions)},
-            "d.transforms: HalvesActions changes actions, but does not say how the robot undoes",
+            "d.transforms: HalvesActions changes actions, but does not declare how the robot",
         ),
         (
             {"type": "AugmentImages"},
             "d.transforms.0: expected a transform of an observation, got AugmentImages, which is "
-            "for training only. Leave it out",
+            "for training only. Remove it",
         ),
     ],
 )

@@ -132,7 +132,7 @@ def test_padding_is_with_zeros_and_never_cuts() -> None:
 
 def test_missing_statistics_are_an_error_naming_what_there_is() -> None:
     sample = {"states": np.zeros(7, np.float32), "stats": {"action": compute_stats(np.eye(7))}}
-    with pytest.raises(DataError, match=r"'proprio', found \['action'\]"):
+    with pytest.raises(DataError, match=r"'proprio', got \['action'\]"):
         NormalizeStatesAndActions()(sample)
 
 

@@ -169,7 +169,7 @@ def parse_manifest(data: object) -> Manifest:
         raise BundleError(
             f"{where}schema_version: expected "
             f"{' or '.join(map(str, READ_VERSIONS))}, got {show(version)}. Export the bundle "
-            "again, or install the flux that wrote it."
+            "again, or install the version of flux that wrote it."
         )
     optional = _OPTIONAL_CHECKERS if version >= 3 else {}
     manifest = Manifest(**record(where, data, _MANIFEST_CHECKERS, optional))

@@ -1,4 +1,4 @@
-"""What a transform is, and what it says of itself."""
+"""The base class of transforms, and what a transform declares about itself."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class ModelInputs:
     Attributes:
         image_size: height and width in pixels.
         action_dim: dimensions of its actions, padding included.
-        pixel_range: the range its vision was pretrained on; None if any will do.
+        pixel_range: the range that its vision was pretrained on; None if any range works.
     """
 
     image_size: tuple[int, int]
@@ -31,18 +31,18 @@ class Transform:
 
     A transform of your own is a frozen keyword-only dataclass that derives from this class and
     overrides `__call__`. If it is one of the `roles` (a resize, a prompter, a unit step, ...) it
-    derives from that instead. It must leave the sample's `actions` as they are unless it is a
-    `UnitStep`, because the robot has to undo what is done to actions.
+    derives from that instead. It must leave the sample's `actions` unchanged unless it is a
+    `UnitStep`, because the robot has to undo any change to actions.
 
     Attributes:
         example: the usual transform of this role, for messages.
-        once: whether it may stand in a config only once.
+        once: whether a config may contain it only once.
         before: transforms that it must precede, by class or role.
-        training_only: whether only training has it; the robot refuses it.
-        in_graph: whether the exported network begins with it, so that the robot leaves it out.
-        reads_files: whether calling it reads files; it is not tried out when a config is bound.
-        needs_recorded_images: whether images must reach it as they were recorded. If False, a
-            resize behind it may be done while frames are decoded, which is faster.
+        training_only: whether it is for training only; the robot refuses it.
+        in_graph: whether the exported network contains it, so that the robot skips it.
+        reads_files: whether calling it reads files; then binding a config does not try it.
+        needs_recorded_images: whether it needs images as they were recorded. If False, a later
+            resize may be done while frames are decoded, which is faster.
     """
 
     example: ClassVar[str] = ""
@@ -55,7 +55,7 @@ class Transform:
 
     def __call__(self, sample: Sample) -> Sample:
         """Returns the changed sample as a new dict."""
-        raise NotImplementedError(f"{type(self).__name__} does not say what it does")
+        raise NotImplementedError(f"{type(self).__name__} does not implement __call__")
 
     @property
     def is_ours(self) -> bool:
@@ -64,23 +64,22 @@ class Transform:
 
     @property
     def compared_as(self) -> str:
-        """What it is called where training and robot are compared; one name, one comparison."""
+        """Its name when training and robot are compared, between transforms of the same name."""
         return type(self).__name__
 
     def with_cameras(self, kept: Sequence[int]) -> Transform:
-        """The same for a robot that has only the cameras at the positions `kept`."""
+        """Returns it for a robot that has only the cameras at the positions `kept`."""
         return self
 
     def for_robot(self, cameras: int, dims: int) -> Transform | None:
-        """The form in which training's transform is compared with the robot's.
+        """Returns the form in which training's transform is compared with the robot's.
 
         Args:
-            cameras: the robot's number of cameras; training may have padded ones behind them.
-            dims: the robot's number of joints; training may have padded ones behind them.
+            cameras: the robot's number of cameras; training may have padded ones after them.
+            dims: the robot's number of joints; training may have padded ones after them.
 
         Returns:
-            The transform without what training and robot need not share; None if the robot need
-            not have it at all.
+            The transform without the settings that may differ; None if the robot does not need it.
         """
         return None if self.training_only else self.with_cameras(range(cameras))
 

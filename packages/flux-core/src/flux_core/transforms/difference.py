@@ -1,4 +1,4 @@
-"""What the robot does otherwise than training."""
+"""Differences between the robot's transforms and training's."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Difference:
         subject: the transform.
         field: its field, where both sides have the transform; else None.
         expected: training's value, or training's transforms of this kind.
-        found: the robot's.
+        found: the robot's value or transforms.
     """
 
     subject: str
@@ -39,7 +39,7 @@ def differences(
 ) -> tuple[Difference, ...]:
     """Compares training's transforms with the robot's, kind by kind and field by field.
 
-    Among the unit steps the order counts; elsewhere only what each of them does.
+    The order matters only for unit steps; the other transforms are compared one by one.
     """
     found_here = [
         difference

@@ -1,4 +1,4 @@
-"""The transforms of a config in order, and everything that others ask of them together."""
+"""The transforms of a config in order, and the questions about all of them together."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ Kind = TypeVar("Kind", bound=Transform)
 
 @dataclass(frozen=True)
 class Pipeline:
-    """Transforms in order; it alone knows their order and their inverses.
+    """Transforms in order; no other class knows their order and their inverses.
 
     Attributes:
         transforms: what is done to a sample, in order.
-        denormalize: what undoes the normalisation of actions; None for the transforms' own.
+        denormalize: undoes the normalisation of actions; None for the transforms' own inverse.
         where: the dotted path of `transforms`, for messages.
     """
 
@@ -51,7 +51,7 @@ class Pipeline:
         """Runs all of them."""
         return apply(self.transforms, sample)
 
-    # Which steps of a kind.
+    # Steps by class or role.
 
     def steps(self, kind: type[Kind]) -> tuple[Kind, ...]:
         """All of a class or role, in order."""
@@ -74,53 +74,53 @@ class Pipeline:
         return found[0]
 
     def without(self, kind: type[Transform]) -> Pipeline:
-        """Leaves out all of a class or role."""
+        """Returns the pipeline without any of a class or role."""
         return self._with(step for step in self.transforms if not isinstance(step, kind))
 
     def replace(self, kind: type[Transform], **fields: Any) -> Pipeline:
-        """Gives all of a class or role other values of these fields."""
+        """Returns the pipeline with new values of these fields in all of a class or role."""
         return self._with(
             dataclasses.replace(as_dataclass(step), **fields) if isinstance(step, kind) else step
             for step in self.transforms
         )
 
     def with_cameras(self, names: Sequence[str], known: Sequence[str]) -> Pipeline:
-        """The same for a robot with the cameras `names` alone, of those `known` in order."""
+        """Returns it for a robot that has only the cameras `names`, out of `known`, in order."""
         kept = [place for place, name in enumerate(known) if name in names]
         return self._with(step.with_cameras(kept) for step in self.transforms)
 
-    # Units and the way back.
+    # Units and their inverse.
 
     @cached_property
     def unit_steps(self) -> tuple[UnitStep, ...]:
-        """What gives states and actions the units that they are normalised in."""
+        """The steps that convert states and actions to the units in which they are normalised."""
         return self.steps(UnitStep)
 
     @property
     def is_relative(self) -> bool:
-        """Whether some actions are relative to the state they start from."""
+        """Whether some actions are relative to the state at the chunk's start."""
         return any(step.relative_mask is not None for step in self.unit_steps)
 
     @property
     def statistic_names(self) -> tuple[str, str]:
-        """What the statistics of the states and those of the actions are called."""
+        """The names of the statistics of states and of actions."""
         normalize = self.maybe(Normalization) or NormalizeStatesAndActions()
         return normalize.state_key, normalize.action_key
 
     def states(self, states: NDArray[Any]) -> NDArray[Any]:
-        """(..., S) states in robot units, in those that they are normalised in."""
+        """Converts (..., S) states from robot units to those of the normalisation."""
         for step in self.unit_steps:
             states = step.state(states)
         return states
 
     def actions(self, actions: NDArray[Any]) -> NDArray[Any]:
-        """(..., A) absolute actions in robot units, in those that they are normalised in."""
+        """Converts (..., A) absolute actions from robot units to those of the normalisation."""
         for step in self.unit_steps:
             actions = step.actions(actions)
         return actions
 
     def state_inverse(self, states: NDArray[Any]) -> NDArray[Any]:
-        """Undoes `states`, as near as its steps can."""
+        """Undoes `states`, as closely as its steps can."""
         for step in reversed(self.unit_steps):
             states = step.state_inverse(states)
         return states
@@ -128,7 +128,7 @@ class Pipeline:
     def action_affine(
         self, stats: NormStats, dims: int | None = None
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """(scale, offset), each (dims,): normalised actions to the robot's, but for its state."""
+        """(scale, offset), each (dims,): normalised actions to robot units, without the state."""
         inverse = self.action_inverse(stats, dims)
         return inverse.scale, inverse.offset
 
@@ -150,11 +150,11 @@ class Pipeline:
         return mask
 
     def action_inverse(self, stats: NormStats, dims: int | None = None) -> ActionInverse:
-        """What brings the network's actions back to the robot's units.
+        """Returns the inverse that converts the network's actions to the robot's units.
 
         Args:
-            stats: of training, by name.
-            dims: the robot's joints at most; training may have padded ones behind them.
+            stats: the statistics of training, by name.
+            dims: at most the robot's number of joints; training may have padded ones after them.
         """
         scale, offset = self._denormalization(stats)
         scale, offset = scale[:dims], offset[:dims]
@@ -183,10 +183,10 @@ class Pipeline:
         normalize = self.one(Normalization)
         return feature(stats, normalize.action_key).affine(normalize.norm_type)
 
-    # An observation or a prompt alone.
+    # Encoding an observation or a prompt.
 
     def encode(self, sample: Sample, tokenizer: Tokenizer) -> Sample:
-        """What becomes of an observation outside the network, with a tokenizer that is loaded."""
+        """Encodes an observation up to the network's inputs, with a loaded tokenizer."""
         for step in self.transforms:
             if isinstance(step, Tokenization):
                 sample = step.process(sample, tokenizer)
@@ -195,7 +195,7 @@ class Pipeline:
         return sample
 
     def prompt(self, sample: Sample) -> Sample:
-        """Writes the prompt of a task, from `task_description` and the state as normalised.
+        """Writes the prompt of a task, from `task_description` and the normalised state.
 
         Raises:
             ConfigError: no transform writes one.
@@ -204,12 +204,12 @@ class Pipeline:
 
     @property
     def prompt_uses_state(self) -> bool:
-        """Whether the prompt depends on the state too."""
+        """Whether the prompt also depends on the state."""
         return any(step.uses_state for step in self.steps(Prompter))
 
     @property
     def decoded_size(self) -> ImageResize | None:
-        """The resize that may be done while frames are decoded: nothing before it minds."""
+        """The resize that may be done while frames are decoded, if no earlier step forbids it."""
         for step in self.transforms:
             if isinstance(step, ImageResize):
                 return step
@@ -217,29 +217,29 @@ class Pipeline:
                 return None
         return None
 
-    # Does it fit.
+    # Checks.
 
     def check(self) -> None:
-        """Refuses what the robot could not undo with one scale, one offset and the observed state.
+        """Refuses transforms that the robot could not undo with a scale, an offset and its state.
 
         Raises:
-            ConfigError: a wrong order, or a transform that does not do to actions what it says.
+            ConfigError: a wrong order, or a transform that does not change actions as it declares.
         """
         check_order(self.transforms, self.where)
         check_inverses(self.transforms, self.where)
 
     @property
     def needs_sample(self) -> bool:
-        """Whether `check` leaves something open that only `check_sample` can tell: whether a
-        foreign transform that needs real data leaves actions alone."""
+        """Whether `check_sample` must be run too, because another package's transform could only be
+        tried with real data."""
         return any(not step.is_ours for step in check_inverses(self.transforms, self.where))
 
     def check_sample(self, before: Sample, stats: NormStats) -> None:
-        """Refuses transforms that do not bring the actions of a sample back.
+        """Refuses transforms whose effect on a sample's actions is not undone.
 
         Args:
-            before: a sample of the data as the first transform gets it.
-            stats: that it is normalised with.
+            before: a sample of the data, as given to the first transform.
+            stats: the statistics that it is normalised with.
         """
         before = apply(self.steps(DatasetInputs), before)
         recorded = {key: np.array(before[key]) for key in ("states", "actions")}
@@ -257,25 +257,25 @@ class Pipeline:
             if step.training_only:
                 raise ConfigError(
                     f"{self.where}.{place}: expected a transform of an observation, got "
-                    f"{type(step).__name__}, which is for training only. Leave it out"
+                    f"{type(step).__name__}, which is for training only. Remove it"
                 )
 
     def check_robot(self, robot: RobotSpec) -> None:
-        """Refuses a transform that is for another robot."""
+        """Refuses a transform that does not fit the robot."""
         for step in self.transforms:
             step.check_robot(robot, self.where)
 
     def check_model(self, model: ModelInputs) -> None:
-        """Refuses sizes that the network does not take."""
+        """Refuses sizes that the network does not accept."""
         for step in self.transforms:
             step.check_model(model, self.where)
         if self.maybe(ImageNormalization) is None:
-            raise ConfigError(f"{self.where}: no {ImageNormalization.example} in the transforms")
+            raise ConfigError(f"{self.where}: expected {ImageNormalization.example}, got neither")
 
-    # Training against robot.
+    # Comparing training with a robot.
 
     def for_robot(self, cameras: int, dims: int) -> Pipeline:
-        """The normal form in which training's pipeline is compared with a robot's.
+        """Returns the normal form in which training's pipeline is compared with a robot's.
 
         Args:
             cameras: the robot's number of cameras.
@@ -285,7 +285,7 @@ class Pipeline:
         return self._with(step for step in steps if step is not None)
 
     def difference(self, other: Pipeline) -> tuple[Difference, ...]:
-        """What `other`, a robot's normal form, does otherwise than this one, of training."""
+        """Returns how `other`, a robot's normal form, differs from this one of training."""
         return differences(self.transforms, other.transforms)
 
     def _with(self, steps: Iterator[Transform]) -> Pipeline:
@@ -293,12 +293,12 @@ class Pipeline:
 
 
 def as_dataclass(step: Transform) -> Any:
-    """A transform, as `dataclasses.replace` wants to have it declared."""
+    """Returns a transform, typed as `dataclasses.replace` requires it."""
     return step
 
 
 def feature(stats: NormStats, key: str) -> FeatureStats:
     """Returns the statistics of `key`; raises DataError if there are none."""
     if key not in stats:
-        raise DataError(f"norm_stats: expected statistics of {key!r}, found {sorted(stats)}")
+        raise DataError(f"norm_stats: expected statistics of {key!r}, got {sorted(stats)}")
     return stats[key]

@@ -1,4 +1,4 @@
-"""Steps that change the units of states and actions, and the way back."""
+"""Steps that change the units of states and actions, and their inverses."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from .roles import Normalization
 class UnitStep(Transform):
     """Changes the units of states or actions; statistics are taken after it.
 
-    A state may become anything (`state`). An action must be undone dimension by dimension, with
-    the observed state where it is relative:
+    States may be converted in any way (`state`). Actions must be restored dimension by dimension,
+    with the observed state where they are relative:
 
         action before = action after * scale + offset + relative_mask * state before
 
-    because this is how the C++ loop decodes actions, and real-time chunking encodes them. So a step
-    says `action_affine`, `relative_mask` or both, and `actions` and `forward` follow from them.
-    Whether they do is tried out when a config is bound. Every method takes arrays with any leading
-    axes: a column of a dataset, or the windows of a batch.
+    because the C++ loop decodes actions, and real-time chunking encodes them, in this way. A step
+    therefore defines `action_affine`, `relative_mask` or both; `actions` and `forward` follow from
+    them, which is checked when a config is bound. Every method takes arrays with any leading axes:
+    a column of a dataset, or the windows of a batch.
     """
 
     example = "AlohaToPi"
@@ -34,7 +34,7 @@ class UnitStep(Transform):
 
     @property
     def action_affine(self) -> tuple[ArrayLike, ArrayLike] | None:
-        """(scale, offset) of the way back, each a number or (A,); None: actions stay."""
+        """(scale, offset) of the inverse, each a number or (A,); None: actions do not change."""
         return None
 
     @property
@@ -44,7 +44,7 @@ class UnitStep(Transform):
 
     @property
     def dims(self) -> int | None:
-        """The number of action dimensions it is for; None: any."""
+        """The number of action dimensions that it is for; None: any number."""
         if self.relative_mask is not None:
             return len(self.relative_mask)
         affine = way_back(self)
@@ -56,8 +56,8 @@ class UnitStep(Transform):
         return states
 
     def state_inverse(self, states: NDArray[Any]) -> NDArray[Any]:
-        """A state that `state` turns into this one, as near as there is; used for typical states
-        to try a policy with."""
+        """Returns a state that `state` converts to this one, or the closest to it; used to make
+        typical states for trying a policy."""
         return states
 
     def actions(self, actions: NDArray[Any]) -> NDArray[Any]:
@@ -109,7 +109,7 @@ class UnitStep(Transform):
 
 
 def way_back(step: UnitStep) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
-    """(scale, offset) of a step's `action_affine` as arrays, each () or (A,)."""
+    """Returns a step's `action_affine` as arrays (scale, offset), each () or (A,)."""
     affine = step.action_affine
     if affine is None:
         return None
@@ -118,7 +118,7 @@ def way_back(step: UnitStep) -> tuple[NDArray[np.float64], NDArray[np.float64]] 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ActionInverse:
-    """The network's actions to the robot's units: `x * scale + offset + relative_mask * state`.
+    """Converts network actions to robot units: `x * scale + offset + relative_mask * state`.
 
     Attributes:
         scale: (A,) float32.
@@ -145,11 +145,11 @@ def masked(mask: ArrayLike, state: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def compose(steps: Sequence[UnitStep], scale: NDArray[Any], offset: NDArray[Any]) -> ActionInverse:
-    """The inverse of `steps`, followed by a normalisation that `x * scale + offset` undoes.
+    """Returns the inverse of `steps` and of a later normalisation, undone by `x * scale + offset`.
 
-    A step before a relative one leaves the reference to the observed state as it is: it converts a
-    state there as it does an action (`check_inverses` sees to that), so that its own offset is in
-    the reference already.
+    A step before a relative one does not change the reference to the observed state: it converts
+    states there as it converts actions (`check_inverses` makes sure of that), so its own offset is
+    already in the reference.
     """
     factors: NDArray[Any] = scale
     summands: NDArray[Any] = offset
