@@ -48,7 +48,7 @@ def an_extra_file(path: Path) -> None:
 
 @case(f"more than {MAX_FILES} files. Is this a bundle?")
 def the_wrong_directory(path: Path) -> None:
-    for index in range(MAX_FILES):  # with those of the bundle, too many
+    for index in range(MAX_FILES):  # together with the bundle's files, too many
         (path / f"{index}.txt").touch()
 
 
@@ -76,7 +76,7 @@ def a_device(path: Path) -> None:
     try:
         os.mknod(path / "report.json", stat.S_IFCHR | 0o666, os.makedev(1, 5))  # /dev/zero
     except OSError:
-        os.mkfifo(path / "report.json")  # devices can be made by root only
+        os.mkfifo(path / "report.json")  # only root can create devices
 
 
 @case("tokenizer/byte_tokenizer.json: expected a file, got a directory")
@@ -150,7 +150,7 @@ def place(expected: str, change: Callable[[dict[str, Any]], object], name: str) 
 
 
 def components(**distributions: str) -> dict[str, dict[str, str]]:
-    """The manifest's section for the shipped policy, with some distributions of one's own."""
+    """The manifest's section for the shipped policy, with some distributions replaced."""
     names = json.loads((shipped_policy("aloha-sim") / "config.json").read_text())
     written = {str(use.name): "flux-core" for use in uses(names)} | distributions
     return {name: {"distribution": of, "version": "1.0"} for name, of in written.items()}

@@ -1,4 +1,4 @@
-"""Graphs and weights that lie. Whoever forges one gives the manifest its hash."""
+"""Forged graphs and weights. A forger also updates the hash in the manifest."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from flux_core.bundle.onnx_header import MAX_GRAPH_BYTES
 from .damage_table import CASES, Case, Damage, case, hash_again_sparse
 from .toy_bundle import change_graph, edit, hash_again
 
-# The graphs. Whoever forges one gives the manifest its hash.
+# The graphs. A forger also updates the hash in the manifest.
 
 
 def graph_bytes(content: bytes, name: str = "prefix.onnx") -> Damage:
@@ -269,7 +269,7 @@ def two_graphs_in_one(path: Path) -> None:
 
 
 def header_of(name: str, change: Callable[[dict[str, Any]], object]) -> Damage:
-    """Rewrites the header of a safetensors file; the data stays what it is."""
+    """Rewrites the header of a safetensors file; the data does not change."""
 
     def damage(path: Path) -> None:
         content = (path / name).read_bytes()

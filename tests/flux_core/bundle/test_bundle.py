@@ -1,4 +1,4 @@
-"""The bundle format: what is written can be read, and every fault has its own line."""
+"""The bundle format: a written bundle can be read, and every fault has its own error line."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def test_optional_sections_are_read_back_as_they_were_written(directory: Path) -
 
 
 @pytest.mark.parametrize("name", OPTIONAL)
-def test_sections_that_say_nothing_are_not_written(directory: Path, name: str) -> None:
+def test_empty_sections_are_not_written(directory: Path, name: str) -> None:
     assert name not in json.loads((directory / MANIFEST_NAME).read_text())
 
 
@@ -362,7 +362,7 @@ def test_a_golden_is_checked_against_the_graphs(directory: Path) -> None:
     assert "output.x_next_first: expected finite numbers" in nan
 
 
-def test_a_golden_that_is_no_safetensors_file_is_refused(directory: Path) -> None:
+def test_a_golden_that_is_not_a_safetensors_file_is_refused(directory: Path) -> None:
     (directory / "golden.safetensors").write_bytes(b"nonsense")
     write_manifest(directory, a_manifest())
     assert refusal(directory).startswith("golden.safetensors: ends within its header")
@@ -376,5 +376,5 @@ def test_a_golden_of_a_type_that_numpy_lacks_is_refused(
     content = len(header).to_bytes(8, "little") + header + bytes(size)
     (directory / "golden.safetensors").write_bytes(content)
     write_manifest(directory, a_manifest())
-    # Another package may have taught numpy the type: then its tensor is the wrong one.
+    # Another package may have added the type to numpy; then the tensor has the wrong type.
     assert refusal(directory).startswith("golden.safetensors: ")

@@ -7,7 +7,7 @@
     model.safetensors    the weights, referenced by both graphs as ONNX external data
     prefix.onnx          images and prompt -> keys and values
     denoise.onnx         one Euler step of the flow
-    golden.safetensors inputs, noise and the reference's output
+    golden.safetensors   inputs, noise and the reference's output
     report.json          verification figures of the export
 
 Nothing in a bundle is executed or unpickled. `Bundle.open` checks all of it before anything is

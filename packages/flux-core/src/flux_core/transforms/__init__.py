@@ -7,7 +7,7 @@ A sample is a plain dict. The keys that transforms use:
     states       (state_dim,) float32         actions       (H, action_dim) float32
     stats        {feature: FeatureStats}      action_masks  (H,) bool
     task_description, prompt   str           lang_tokens, lang_masks   (L,)
-    rng the sample's own random generator, only in training
+    rng          the sample's own random generator, only in training
 
 A transform returns a new dict and never writes into the arrays it was given.
 """

@@ -21,7 +21,7 @@ CAMERAS = ("image", "wrist_image")
 EXECUTION_HORIZON = 5  # openpi's `examples/libero/main.py`, replan_steps
 
 Suite = Literal["libero_10", "libero_90", "libero_spatial", "libero_object", "libero_goal"]
-# One of each suite's tasks; the benchmark asks for all of them by itself.
+# One task per suite; the benchmark itself runs all of them.
 TASKS: dict[Suite, str] = {
     "libero_10": "put both moka pots on the stove",
     "libero_90": "close the top drawer of the cabinet",
@@ -34,7 +34,7 @@ TASKS: dict[Suite, str] = {
 
 
 def libero_model(policy: Policy, **settings: Any) -> Section:
-    """The network in LIBERO's dimensions; `settings` override and add keys."""
+    """The network with LIBERO's dimensions; `settings` override and add keys."""
     sizes = dict(action_horizon=ACTION_HORIZON, action_dim=ACTION_DIM, max_action_dim=None)
     if policy == "pi0":
         return pi0_model(**sizes, state_dim=STATE_DIM, **settings)
@@ -42,7 +42,7 @@ def libero_model(policy: Policy, **settings: Any) -> Section:
 
 
 def libero_data(policy: Policy, *, data_root_path: str | list[str], tokenizer_path: str) -> Section:
-    """Batches from one suite's demonstrations, or several suites'."""
+    """Batches from the demonstrations of one or several suites."""
     dataset = pretrained.dataset(
         policy,
         data_root_path=data_root_path,
@@ -60,13 +60,13 @@ def libero_data(policy: Policy, *, data_root_path: str | list[str], tokenizer_pa
 
 
 def libero_runner(**settings: Any) -> Section:
-    """Full training as FluxVLA has it for every suite; `settings` override."""
+    """Full training as in FluxVLA, the same for every suite; `settings` override."""
     schedule = dict(max_epochs=24, learning_rate=5e-5, warmup_ratio=0.03)
     return full_runner(**{**schedule, **settings})
 
 
 def libero_inference(policy: Policy, *, suite: Suite) -> Section:
-    """The simulated arm runs the policy."""
+    """How the simulated arm runs the policy."""
     return pretrained.inference_runner(
         policy,
         type="LiberoInferenceRunner",
