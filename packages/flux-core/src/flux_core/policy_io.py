@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +18,7 @@ from .bundle.checks import AGAIN, one_line, show
 from .config import bind
 from .deployment import InferenceRunner
 from .errors import BundleError, ConfigError, DataError
-from .norm_stats import FeatureStats, NormStats, stats_from_json
+from .norm_stats import FeatureStats, NormStats, statistics_of, stats_from_json
 from .tokenizers import (
     BYTE_TOKENIZER_FILE,
     TOKENIZER_FILES,
@@ -36,7 +35,6 @@ from .transforms import (
     Sample,
     Tokenization,
 )
-from .transforms.pipeline import feature
 from .transforms.prompts import NUM_BINS
 from .types import Observation
 
@@ -97,7 +95,7 @@ class PolicyIO:
         ]
         return max(len(self.tokenizer.encode(one["prompt"])) for one in prompted)
 
-    def encode(self, observation: Observation) -> dict[str, NDArray[Any]]:
+    def encode(self, observation: Observation) -> dict[str, NDArray[np.generic]]:
         """Returns the graphs' user inputs, each with a leading batch axis of 1.
 
         Raises:
@@ -148,7 +146,7 @@ class PolicyIO:
     @property
     def state_stats(self) -> FeatureStats:
         """Statistics of the state."""
-        return feature(self.stats, self.pipeline.one(Normalization).state_key)
+        return statistics_of(self.stats, self.pipeline.one(Normalization).state_key)
 
     @property
     def mean_state(self) -> NDArray[np.float32]:
