@@ -290,7 +290,7 @@ def test_a_file_that_is_not_a_checkpoint_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="cannot be read"):
         load_checkpoint(path)
     torch.save({"model": {}}, path)
-    with pytest.raises(CheckpointError, match="not a checkpoint written by flux-train"):
+    with pytest.raises(CheckpointError, match="expected a checkpoint of flux-train"):
         load_checkpoint(path)
 
 

@@ -394,7 +394,7 @@ def test_another_robots_config_is_refused_before_the_export(
     [
         (["--config", ALOHA], 2, "--ckpt-path"),
         (["--config", ALOHA, "--ckpt-path", "no.pt"], 2, "--ckpt-path: there is no file 'no.pt'"),
-        (["--config", "no.py", "--ckpt-path", "no.pt"], 1, "no.py: there is no such config file"),
+        (["--config", "no.py", "--ckpt-path", "no.pt"], 1, "no.py: no such config file"),
         (
             ["--config", ALOHA, "--ckpt-path", "no.pt", "--robot", "ur3"],
             2,

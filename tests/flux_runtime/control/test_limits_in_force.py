@@ -128,7 +128,7 @@ def test_a_limit_that_is_no_number_is_refused(fakes: Any, field: str, bad: str) 
             r"units\[1\]: the driver has 'rad', the bundle has 'm",
         ),
         ({"control_hz": 30.0}, "control_hz: the driver runs at 50.0 Hz, the bundle at 30.0"),
-        ({"name": "other"}, "name: the driver is of 'toy', the bundle of 'other'"),
+        ({"name": "other"}, "name: the driver has 'toy', the bundle has 'other'"),
         (DIFFERENCES, r"state_names: the driver has 0 \(none\), the bundle 2 \(x, y\)"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The bundle: what training hands to the robot, and the checks that it passes before it is used."""
+"""The bundle: the files that training gives to the robot, and the checks made before their use."""
 
 from __future__ import annotations
 

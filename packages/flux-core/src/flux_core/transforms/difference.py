@@ -18,7 +18,7 @@ class Difference:
         subject: the name of the transform.
         field: the field that differs; None if only one side has the transform.
         expected: training's value, or training's transforms of this kind.
-        found: the robot's.
+        found: the robot's value or transforms.
     """
 
     subject: str

@@ -37,7 +37,7 @@ class ResizeImages(ImageResize):
 
 @dataclass(frozen=True, kw_only=True)
 class ResizeImagesWithPad(ResizeImages):
-    """Keeps the aspect: as large as fits, centred, black around (openpi `resize_with_pad`)."""
+    """Keeps the aspect ratio: centred, padded with black (openpi `resize_with_pad`)."""
 
     def resize(self, image: NDArray[np.uint8], stretch: Stretch = pil_stretch) -> NDArray[np.uint8]:
         """(h, w, 3) uint8 -> (height, width, 3) uint8."""
@@ -101,7 +101,7 @@ class NormalizeImages(ImageNormalization):
         if offset.min() < low - 1e-3 or (255.0 * scale + offset).max() > high + 1e-3:
             logger.warning(
                 "%s: NormalizeImages gives pixels outside [%g, %g], the range that SigLIP and "
-                "openpi's checkpoints were trained on; SimpleNormalizeImages gives that",
+                "openpi's checkpoints were trained on. Use SimpleNormalizeImages for that range",
                 *(where, low, high),
             )
 

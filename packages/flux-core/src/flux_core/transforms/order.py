@@ -21,7 +21,7 @@ def check_order(transforms: Sequence[Transform], where: str) -> None:
     """
     for kind, count in Counter(type(transform) for transform in transforms).items():
         if kind.once and count > 1:
-            raise ConfigError(f"{where}: expected {kind.__name__} once, got it {count} times")
+            raise ConfigError(f"{where}: expected {kind.__name__} once, got {count} of them")
     for place, transform in enumerate(transforms):
         for earlier in transforms[:place]:
             if isinstance(earlier, transform.before):

@@ -186,7 +186,7 @@ class Pipeline:
         normalize = self.one(Normalization)
         return statistics_of(stats, normalize.action_key).affine(normalize.norm_type)
 
-    # An observation or a prompt alone.
+    # Encoding an observation or a prompt.
 
     def encode(self, sample: Sample, tokenizer: Tokenizer) -> Sample:
         """Runs the steps that are not part of the exported network, with a loaded tokenizer."""
@@ -224,7 +224,7 @@ class Pipeline:
     # Checks.
 
     def check(self) -> None:
-        """Refuses what the robot could not undo with one scale, one offset and the observed state.
+        """Refuses transforms that the robot could not undo with a scale, an offset and its state.
 
         Raises:
             ConfigError: the order is wrong, or a transform changes actions in another way than it
@@ -274,9 +274,9 @@ class Pipeline:
         for step in self.transforms:
             step.check_model(model, self.where)
         if self.maybe(ImageNormalization) is None:
-            raise ConfigError(f"{self.where}: no {ImageNormalization.example} in the transforms")
+            raise ConfigError(f"{self.where}: expected {ImageNormalization.example}, got neither")
 
-    # Training against robot.
+    # Comparing training with a robot.
 
     def for_robot(self, cameras: int, dims: int) -> Pipeline:
         """Returns the normal form in which training's pipeline is compared with the robot's.

@@ -23,7 +23,7 @@ Stretch = Callable[[NDArray[np.uint8], int, int], NDArray[np.uint8]]
 
 
 def pil_stretch(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
-    """The resize of openpi, and of the robot: PIL's antialiased bilinear filter."""
+    """The resize of openpi and of the robot's runtime: PIL's antialiased bilinear filter."""
     return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
 
 
@@ -92,7 +92,7 @@ class ImageNormalization(Transform):
         """(C, h, w, 3) uint8 -> (C, 3, h, w) float32."""
         images = sample["images"]
         scale, offset = self.affine(len(images))
-        # Channels first while a pixel is one byte, not four.
+        # Transposed while a pixel is one byte, not four.
         planes = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
         values = np.multiply(planes, scale[:, :, None, None], dtype=np.float32)
         values += offset[:, :, None, None]
