@@ -54,7 +54,7 @@ def test_check_tells_in_one_line_that_the_engine_does_not_know_an_operator(
     write_manifest(toy_bundle, manifest)
     assert main(["check", str(toy_bundle)]) == 1
     err = capsys.readouterr().err
-    assert "the engine refuses the graphs" in err
+    assert "the engine rejects the graphs" in err
     assert err.count("\n") == 1
 
 

@@ -178,7 +178,7 @@ def test_a_cards_memory_is_as_fast_as_its_maker_says() -> None:
 
 
 def test_a_driver_that_fails_is_named_with_its_code() -> None:
-    with pytest.raises(MissingDependencyError, match="cuInit answers 100"):
+    with pytest.raises(MissingDependencyError, match="cuInit: expected 0, got 100"):
         nvidia.memory_bytes_per_s(lambda _: Driver(100))
 
 

@@ -129,7 +129,9 @@ def test_an_engine_that_is_asked_for_is_taken_or_refused(card: Path) -> None:
         choose_engine("onnxruntime-tensorrt")
     (card / "libonnxruntime_providers_tensorrt.so").touch()
     assert choose_engine("onnxruntime-tensorrt").name == "onnxruntime-tensorrt"
-    with pytest.raises(MissingDependencyError, match="engine 'tpu': expected one of auto, onnx"):
+    with pytest.raises(
+        MissingDependencyError, match="engine: expected one of auto, onnx.*got 'tpu'"
+    ):
         choose_engine("tpu")
 
 
@@ -248,11 +250,11 @@ def test_openvino_in_bfloat16_is_refused_where_the_processor_has_none(
 
 def test_openvino_in_bfloat16_is_within_its_tolerance(openvino: None, shipped: Bundle) -> None:
     if not openvino_library.has_bfloat16(openvino_library.find_library()):
-        pytest.skip("this processor has no bfloat16 instructions (AVX-512 or newer)")
+        pytest.skip("this CPU has no bfloat16 instructions (AVX-512 or newer)")
     try:
         policy = open_flow_policy(shipped, engine="openvino-bf16")
     except MissingDependencyError as error:
-        assert "crashes on this processor" in str(error)
+        assert "crashes on this CPU" in str(error)
         pytest.skip(str(error))
     tolerance = engine_tolerance(shipped.manifest, "openvino-bf16")
     result = replay_golden(shipped, policy, tolerance=tolerance)
@@ -265,7 +267,7 @@ def test_openvino_in_bfloat16_without_amx_is_within_its_tolerance(
 ) -> None:
     """OpenVINO's other kernels, in a process of their own: it reads the variable only once."""
     if not openvino_library.has_bfloat16(openvino_library.find_library()):
-        pytest.skip("this processor has no bfloat16 instructions (AVX-512 or newer)")
+        pytest.skip("this CPU has no bfloat16 instructions (AVX-512 or newer)")
     command = str(Path(sys.executable).with_name("flux-runtime")), "check", str(shipped.directory)
     environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX512_CORE_BF16"}
     done = subprocess.run(
@@ -291,7 +293,7 @@ def test_a_library_that_crashes_is_told_in_one_line(
     monkeypatch.setattr(openvino_library, "has_bfloat16", lambda library: True)
     monkeypatch.setattr("flux_runtime.engines.trial_run.sys.executable", str(crashing))
     line = refused(capsys, "check", str(shipped.directory), "--engine", "openvino-bf16")
-    assert "engine openvino-bf16: its library crashes on this processor (SIGFPE" in line
+    assert "engine openvino-bf16: its library crashes on this CPU (SIGFPE" in line
 
 
 def test_an_engine_may_not_be_finer_than_its_bundle(shipped: Bundle) -> None:
@@ -357,7 +359,7 @@ def test_an_operator_that_openvino_does_not_know_is_told_in_one_line(
     graph.write_bytes(graph.read_bytes().replace(b"Neg", b"Nag"))
     write_manifest(toy_bundle, manifest)
     line = refused(capsys, "check", str(toy_bundle), "--engine", "openvino")
-    assert "the engine refuses the graphs (openvino: " in line
+    assert "the engine rejects the graphs (openvino: " in line
 
 
 def test_the_loop_costs_next_to_nothing_beside_its_engine_calls(core: Any, shipped: Bundle) -> None:
@@ -424,7 +426,7 @@ def test_other_weights_at_the_same_place_are_another_content(
 
 def test_a_place_that_cannot_be_written_is_told(toy_bundle: Path) -> None:
     toy_bundle.with_name("bundle.engines").write_text("a file")
-    with pytest.raises(BundleError, match=r"bundle\.engines.*cannot be made for TensorRT's"):
+    with pytest.raises(BundleError, match=r"bundle\.engines.*cannot be created for TensorRT's"):
         make_engine_cache(Bundle.open(toy_bundle), "key")
 
 
