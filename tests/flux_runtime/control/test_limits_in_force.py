@@ -163,7 +163,7 @@ def test_limits_that_the_filter_does_not_know_yet_are_told(
         assert caplog.messages == []
         warn_of_unenforced_limits(full_spec(fakes))
     (message,) = caplog.messages
-    assert message.startswith("toy: max_acceleration and max_jerk: not enforced by this version")
+    assert message.startswith("toy: max_acceleration and max_jerk: not enforced: the safety filter")
 
 
 def test_a_driver_that_states_a_limit_of_nan_cannot_be_made(fakes: Any) -> None:

@@ -345,7 +345,8 @@ def test_run_refuses_an_engine_that_is_off_and_gives_the_figures(
 ) -> None:
     bundle = fakes.write_toy_bundle(tmp_path / "off", golden_error=0.01)
     line = refused(capsys, "run", "--robot", "toy", "--bundle", str(bundle), "--engine", engine)
-    assert f"{engine} is 0.01 away from the reference, allowed 0.0001 (cosine 0.99" in line
+    assert f"{engine}: expected actions within 0.0001 of the reference, got an error of" in line
+    assert "0.01 (cosine 0.99" in line
     assert toy.calls == []
 
 

@@ -263,7 +263,7 @@ def test_a_bundle_for_another_robot_is_refused(
     toy_bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     line = refused(capsys, *ALOHA, "--bundle", str(toy_bundle))
-    assert "the bundle drives toy, got --robot aloha-sim" in line
+    assert "robots: expected aloha-sim, as named by --robot, got toy" in line
 
 
 def test_a_report_that_could_not_be_written_is_refused_before_anything_moves(

@@ -148,7 +148,7 @@ def test_a_missing_camera_is_refused_before_anything_moves(
 ) -> None:
     toy.missing_camera = "cam_b"
     line = refused(capsys, *TOY, "--bundle", str(toy_bundle))
-    assert "toy: observation.images: no picture of cam_b (got cam_a)" in line
+    assert "toy: observation.images: expected an image from cam_b, got cam_a" in line
     assert toy.commands == []
     assert toy.calls[-1] == "close"
 
@@ -159,7 +159,7 @@ def test_a_bundle_of_other_width_is_refused(
     data = json.loads((toy_bundle / MANIFEST_NAME).read_text())
     data["state_dim"] = 4
     (toy_bundle / MANIFEST_NAME).write_text(json.dumps(data))
-    assert "state_dim: robot toy has 3 joints, got 4" in refused(
+    assert "state_dim: expected 3 (robot toy has 3 joints), got 4" in refused(
         capsys, *TOY, "--bundle", str(toy_bundle)
     )
     assert toy.calls == []
@@ -184,7 +184,9 @@ def test_an_engine_that_is_off_is_refused(
 ) -> None:
     bundle = fakes.write_toy_bundle(tmp_path / "off", golden_error=0.01)
     line = refused(capsys, *TOY, "--bundle", str(bundle))
-    assert "onnxruntime is 0.01 away from the reference, allowed 0.0001" in line
+    assert (
+        "onnxruntime: expected actions within 0.0001 of the reference, got an error of 0.01" in line
+    )
     assert toy.calls == []
 
 
@@ -198,7 +200,7 @@ def test_holding_with_a_bundle_is_a_contradiction(
     toy: Any, toy_bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     line = refused(capsys, *TOY, "--policy", "hold", "--bundle", str(toy_bundle), code=2)
-    assert "--policy hold: takes no --bundle" in line
+    assert "--policy hold: expected no --bundle, got one" in line
 
 
 def test_a_report_that_could_not_be_written_is_refused_before_the_run(
