@@ -42,7 +42,7 @@ def test_a_bundle_of_the_robot_fits(fakes: Any) -> None:
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"name": "ur3"}, "robots: expected ur3, as named by --robot, got toy"),
+        ({"name": "ur3"}, "robots: expected ur3, got toy"),
         ({"cameras": ("cam_a",)}, "cameras: expected cameras of robot toy (cam_a), got cam_b"),
         ({"control_hz": 30.0}, "control_hz: expected 30, the rate of robot toy, got 50"),
     ],

@@ -155,12 +155,15 @@ class Driver:
             "class Driver:\n def __init__(self, port): ...",
             "fails (TypeError: Driver.__init__() mis",
         ),
-        ("class Driver: ...", "Driver has no connect(), state(), observe(), command(), close()"),
-        (GOOD.replace("    def command(self, action): ...\n", ""), "Driver has no command()"),
+        (
+            "class Driver: ...",
+            "got Driver without connect(), state(), observe(), command(), close()",
+        ),
+        (GOOD.replace("    def command(self, action): ...\n", ""), "got Driver without command()"),
         (GOOD.replace("ROBOT_SPECS['ur3']", "'ur3'"), "spec: expected a RobotSpec, got str"),
         (
             GOOD.replace("    spec = ROBOT_SPECS['ur3']\n", ""),
-            "its spec fails (AttributeError: 'Driver' object has no attribute 'spec')",
+            "expected a RobotSpec, got AttributeError: 'Driver' object has no attribute 'spec'",
         ),
     ],
 )
@@ -201,7 +204,7 @@ def test_a_robot_that_is_described_but_not_driven_is_told_so(installed: Installe
     with pytest.raises(RobotError) as caught:
         make_robot("my-arm")
     assert str(caught.value).startswith(
-        "my-arm: the robot is described, but no driver of that name"
+        "my-arm: expected a driver, got only the robot's description"
     )
 
 

@@ -37,7 +37,7 @@ def check_bundle_fits(manifest: Manifest, spec: RobotSpec) -> None:
     """Refuses a bundle that was trained for another robot, other cameras, dimensions or rate."""
     if spec.name not in manifest.robots:
         raise BundleError(
-            f"manifest.json: robots: expected {spec.name}, as named by --robot, got "
+            f"manifest.json: robots: expected {spec.name}, got "
             f"{', '.join(manifest.robots)}. Train with data of that robot, or use another bundle."
         )
     for name in manifest.cameras:
