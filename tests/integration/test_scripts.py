@@ -177,8 +177,7 @@ def test_arguments_arrive_as_they_were_written(fake: FakeCommands, config: Path)
         (
             ["CONFIG", "work"],
             {"NPROC_PER_NODE": "gpu"},
-            "NPROC_PER_NODE: expected the processes per node, a whole number of at least 1, "
-            "got 'gpu'",
+            "NPROC_PER_NODE: expected the processes per node, an integer of at least 1, got 'gpu'",
         ),
         (["CONFIG", "work"], {"MLP_WORKER_GPU": "0"}, "MLP_WORKER_GPU: expected the processes"),
         (["CONFIG", "work"], {"WORLD_SIZE": "-2"}, "WORLD_SIZE: expected the number of nodes"),
@@ -194,18 +193,18 @@ def test_arguments_arrive_as_they_were_written(fake: FakeCommands, config: Path)
         (
             ["CONFIG", "work"],
             {"SLURM_JOB_NODELIST": "gpu07"},
-            "there is no scontrol to read it. Set MASTER_ADDR",
+            "expected scontrol to read it with, got none. Set MASTER_ADDR",
         ),
         (
             ["CONFIG", "work"],
             SLURM | {"SLURM_LOCALID": "3", "MASTER_ADDR": "gpu07"},
-            "SLURM_LOCALID is 3: expected one task on each node",
+            "SLURM_LOCALID: expected 0, as one task per node starts all",
         ),
         (
             ["CONFIG", "work"],
             {"MLP_WORKER_NUM": "2"},
-            "MASTER_ADDR: expected the address of the node of rank 0, which all 2 nodes "
-            "(MLP_WORKER_NUM) meet at, got none",
+            "MASTER_ADDR: expected the address of the node of rank 0, to which all 2 nodes "
+            "(MLP_WORKER_NUM) connect, got none",
         ),
         (["CONFIG", "work"], {"SLURM_NNODES": "2"}, "MASTER_ADDR: expected the address"),
         (
@@ -358,7 +357,7 @@ def test_a_bundle_is_made_again_only_where_it_is_older(
 def test_of_several_robots_each_has_a_bundle(robot_pc: FakeCommands, checkpoint: Path) -> None:
     call = ["--config", MIXED, "--ckpt-path", checkpoint]
     done = deploy(robot_pc, *call)
-    assert done.returncode == 2 and "Name one of aloha, ur3" in done.stderr
+    assert done.returncode == 2 and "(aloha, ur3), got none" in done.stderr
     assert robot_pc.words == []
     assert deploy(robot_pc, *call, "--robot", "ur3").returncode == 0
     bundle = str(checkpoint.with_name("checkpoint_epoch_3-ur3"))
@@ -384,8 +383,8 @@ def test_another_robots_config_is_refused_before_the_export(
     bundle = ["--bundle", tiny_run / "no such bundle"]
     done = deploy(robot_pc, "--config", ALOHA, "--ckpt-path", checkpoint, *bundle)
     assert done.returncode == 1
-    assert "is of the robot 'aloha', but" in done.stderr
-    assert "was trained for aloha-sim. Give the config of its training" in done.stderr
+    assert "expected the robot of " in done.stderr
+    assert ", aloha-sim, got aloha. Use the config of its training" in done.stderr
     assert robot_pc.words == []
 
 
@@ -398,7 +397,7 @@ def test_another_robots_config_is_refused_before_the_export(
         (
             ["--config", ALOHA, "--ckpt-path", "no.pt", "--robot", "ur3"],
             2,
-            "has no robot 'ur3'. It has: aloha",
+            "(aloha), got 'ur3'",
         ),
     ],
 )

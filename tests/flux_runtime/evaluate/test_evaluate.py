@@ -234,7 +234,7 @@ def test_a_checkpoint_without_what_exporting_needs_is_one_line(
         monkeypatch.delitem(sys.modules, f"flux_runtime.export.{name}", raising=False)
     monkeypatch.setitem(sys.modules, "onnx", None)
     line = refused(capsys, *ALOHA, "--checkpoint", str(tmp_path / "checkpoint_epoch_1.pt"))
-    assert "onnx is needed to export: pip install 'flux-runtime[export]'" in line
+    assert "onnx: not installed. Install it with: pip install 'flux-runtime[export]'" in line
 
 
 def test_an_unknown_suite_is_told_with_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:

@@ -66,7 +66,7 @@ def _export(model: str, size: str, precision: str, out: Path) -> None:
         from ..export.writer import export_bundle
     except ImportError as error:
         raise MissingDependencyError(
-            f"{error.name} is needed to make a network: pip install 'flux-runtime[export]'"
+            f"{error.name}: not installed. Install it with: pip install 'flux-runtime[export]'"
         ) from error
     options = ExportOptions(precision=precision)  # type: ignore[arg-type]  # checks it
     with shown_progress() as report:
