@@ -1,4 +1,4 @@
-"""scripts/check_links.py finds every kind of broken link, and no others."""
+"""scripts/check_links.py finds every kind of broken link and reports nothing else."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ cat docs/nothing.md  # [not a link](docs/nothing.md)
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A small repository whose links are all right."""
+    """A small repository whose links are all valid."""
     for folder in ("docs", "packages/demo-core/src/demo_core/transforms"):
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "docs" / "data.md").write_text(PAGE)
@@ -86,7 +86,7 @@ def test_good_links_headings_and_paths_pass(checkout: Path) -> None:
         ("`demo_core/gone.py`", "there is no 'demo_core/gone.py' in the repository"),
     ],
 )
-def test_a_broken_one_is_named_with_its_line(checkout: Path, broken: str, problem: str) -> None:
+def test_a_broken_link_is_reported_with_its_line(checkout: Path, broken: str, problem: str) -> None:
     readme = checkout / "README.md"
     readme.write_text(f"{GOOD}\n{broken}\n")
     line = len(readme.read_text().splitlines())

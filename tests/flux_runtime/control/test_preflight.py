@@ -1,4 +1,4 @@
-"""What is refused before the first tick: a bundle for another robot, a blind or broken robot."""
+"""What is refused before the first tick: bundles for other robots, and faulty robots."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from flux_runtime.engines.golden_replay import compare_actions, replay_golden
 
 
 class NumpyPolicy:
-    """Computes what the tiny graphs compute, plus an error."""
+    """Repeats the computation of the tiny graphs and adds an error."""
 
     def __init__(self, fakes: Any, error: float = 0.0):
         self.fakes, self.error = fakes, error
@@ -68,7 +68,7 @@ def test_a_network_may_be_wider_than_the_robot_but_not_narrower(fakes: Any) -> N
         check_bundle_fits(fakes.toy_manifest(action_dim=2), fakes.toy_spec())
 
 
-def test_a_robot_of_differences_has_states_of_their_own_number(fakes: Any) -> None:
+def test_a_robot_commanded_by_differences_may_have_more_states_than_joints(fakes: Any) -> None:
     spec = replace(
         fakes.toy_spec(), rest_command=(0, 0, 1), state_names=tuple("wxyz"), state_units=("m",) * 4
     )
@@ -157,7 +157,7 @@ def test_an_engine_that_computes_something_else_is_refused(
         check_golden(Bundle.open(toy_bundle), NumpyPolicy(fakes, error), "numpy")
 
 
-def test_an_engine_that_refuses_the_inputs_is_told_in_one_line(
+def test_an_engine_that_rejects_the_inputs_is_a_one_line_error(
     fakes: Any, toy_bundle: Path
 ) -> None:
     class Refusing:

@@ -142,7 +142,7 @@ def test_leaving_a_camera_out_is_masking_it(small_policy: MakePolicy, tmp_path: 
     np.testing.assert_allclose(found["actions"], expected, atol=1e-5)
 
 
-def test_graphs_for_short_prompts_answer_as_those_for_any(
+def test_graphs_for_short_prompts_give_the_same_actions_as_the_others(
     small_policy: MakePolicy, tmp_path: Path
 ) -> None:
     bundle, figures = export(small_policy("pi0"), tmp_path / "b", prompt_tokens=(48, 16))
@@ -163,7 +163,7 @@ def test_check_replays_the_graphs_for_short_prompts_too(
     bundle, _ = export(small_policy("pi0"), tmp_path / "b", prompt_tokens=(16,))
     report = check(bundle.directory)
     assert report["ok"] and list(report["graphs"]) == [96, 16]
-    # The Euler update of one graph now goes the wrong way.
+    # The Euler update of one graph now has the wrong sign.
     graph = bundle.directory / "denoise_16.onnx"
     model = onnx.load(graph, load_external_data=False)
     update = next(node for node in model.graph.node if "x_next" in node.output)
@@ -199,7 +199,7 @@ def test_an_export_cannot_replace_what_it_is_made_from(
     assert Bundle.open(bundle.directory).manifest.precision == "fp32"
 
 
-def test_an_engine_that_this_machine_lacks_is_told_before_anything_is_written(
+def test_an_engine_that_this_machine_lacks_is_an_error_before_anything_is_written(
     small_policy: MakePolicy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundle, _ = export(small_policy("pi0"), tmp_path / "b")
@@ -274,7 +274,7 @@ class _Characters:
         ({"prompt_tokens": (96,)}, r"--prompt-tokens: expected .* got 96"),
     ],
 )
-def test_an_option_that_cannot_be_is_named(
+def test_an_impossible_option_is_named(
     options: dict[str, Any], message: str, small_policy: MakePolicy, tmp_path: Path
 ) -> None:
     with pytest.raises(UsageError, match=message):

@@ -1,4 +1,4 @@
-"""fp8: linear layers in float8, with the ranges that a dataset's observations give them."""
+"""fp8: linear layers in float8, with ranges from a dataset's observations."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_a_layer_is_what_ml_dtypes_computes() -> None:
     torch.manual_seed(0)
     linear = nn.Linear(48, 64)
     x = 3 * torch.randn(1, 10, 48, generator=generator)
-    largest = 2.0  # so that some inputs are beyond it
+    largest = 2.0  # so that some inputs exceed it
     layer = Float8Linear(linear, largest, torch.float32)
 
     def rounded(value: np.ndarray, most: np.ndarray | float) -> np.ndarray:

@@ -153,7 +153,7 @@ def test_a_missing_camera_is_refused_before_anything_moves(
     assert toy.calls[-1] == "close"
 
 
-def test_a_bundle_of_other_width_is_refused(
+def test_a_bundle_with_other_dimensions_is_refused(
     toy: Any, toy_bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = json.loads((toy_bundle / MANIFEST_NAME).read_text())
@@ -179,7 +179,7 @@ def test_a_flipped_byte_is_refused(
     assert "denoise.onnx: sha256 differs from the manifest" in refused(capsys, *arguments)
 
 
-def test_an_engine_that_is_off_is_refused(
+def test_an_inaccurate_engine_is_refused(
     core: Any, toy: Any, fakes: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bundle = fakes.write_toy_bundle(tmp_path / "off", golden_error=0.01)
@@ -212,7 +212,7 @@ def test_a_report_that_could_not_be_written_is_refused_before_the_run(
     assert toy.calls == []
 
 
-def test_a_robot_that_is_no_simulation_keeps_to_the_wall_clock(
+def test_a_robot_that_is_not_simulated_runs_in_real_time(
     core: Any, toy: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     methods = ("spec", "connect", "state", "observe", "command", "close")
@@ -224,7 +224,7 @@ def test_a_robot_that_is_no_simulation_keeps_to_the_wall_clock(
     assert report["episodes"][0]["steps"] == 3
 
 
-def test_an_unknown_robot_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_robot_is_a_one_line_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert "r2d2: no such robot" in refused(capsys, "run", "--robot", "r2d2", "--policy", "hold")
 
 
