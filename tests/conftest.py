@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 # Before torch or onnxruntime starts its threads: tests share small machines with other work.
@@ -39,6 +40,17 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("the folder shared/data beside the checkout is missing")
     return folder
+
+
+@pytest.fixture(scope="session")
+def reported_datasets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Small datasets after other people's fault reports: NAME/ds, described beside their script."""
+    script = ROOT.parent / "shared" / "reports" / "data" / "make.py"
+    if not script.is_file():
+        pytest.skip("the script shared/reports/data/make.py beside the checkout is missing")
+    out = tmp_path_factory.mktemp("reported")
+    subprocess.run([sys.executable, "-B", str(script), str(out)], check=True)
+    return out
 
 
 @pytest.fixture(scope="session")

@@ -80,7 +80,7 @@ def test_cached_frames_are_the_videos_to_the_last_bit(
     assert report["frames"] == 600 and report["bytes"] == 4 * (150 * 24 * 24 * 3 + 128)
     cached = dataset_of(root, resize)
     monkeypatch.setattr(
-        "flux_data.samples.process_inputs._shared_reader", None
+        "flux_data.samples.frame_source._shared_reader", None
     )  # no video may be opened
     for index, images in expected.items():
         np.testing.assert_array_equal(cached[index]["images"], images)
@@ -106,11 +106,11 @@ def test_jpeg_is_smaller_and_looks_the_same(root: Path) -> None:
 
 def test_a_cache_of_another_size_or_camera_is_not_used(root: Path) -> None:
     pack_dataset(root, RESIZE, cameras=CAMERAS[:1])
-    assert dataset_of(root).parts[0]._cache is None
+    assert dataset_of(root).parts[0].frames._cache is None
     pack_dataset(root, RESIZE, cameras=CAMERAS)
-    assert dataset_of(root).parts[0]._cache is not None
-    assert dataset_of(root, ResizeImages(height=48, width=64)).parts[0]._cache is None
-    assert dataset_of(root, ResizeImagesWithPad(height=24, width=32)).parts[0]._cache is None
+    assert dataset_of(root).parts[0].frames._cache is not None
+    assert dataset_of(root, ResizeImages(height=48, width=64)).parts[0].frames._cache is None
+    assert dataset_of(root, ResizeImagesWithPad(height=24, width=32)).parts[0].frames._cache is None
 
 
 def test_a_changed_video_makes_the_cache_stale(
@@ -118,15 +118,15 @@ def test_a_changed_video_makes_the_cache_stale(
 ) -> None:
     caplog.set_level(logging.INFO, "flux.data")
     pack_dataset(root, RESIZE, cameras=CAMERAS)
-    assert dataset_of(root).parts[0]._cache is not None
+    assert dataset_of(root).parts[0].frames._cache is not None
     assert "frames come from this cache, not from the videos" in caplog.text
     video = open_lerobot(root).video(CAMERAS[1], 1).path
     os.utime(video, ns=(1, 1))
-    assert dataset_of(root).parts[0]._cache is None
+    assert dataset_of(root).parts[0].frames._cache is None
     assert f"the videos of {CAMERAS[1]}, the data files or the fps have changed" in caplog.text
     assert "Run `flux-data pack` again" in caplog.text
     pack_dataset(root, RESIZE, cameras=CAMERAS)
-    assert dataset_of(root).parts[0]._cache is not None
+    assert dataset_of(root).parts[0].frames._cache is not None
 
 
 def test_an_interrupted_pack_goes_on_where_it_was(
@@ -143,7 +143,7 @@ def test_an_interrupted_pack_goes_on_where_it_was(
     monkeypatch.setattr(packing, "pack_shard", dies_at_the_third)
     with pytest.raises(KeyboardInterrupt):
         pack_dataset(root, RESIZE, cameras=CAMERAS)
-    assert dataset_of(root).parts[0]._cache is None  # without a manifest it is no cache
+    assert dataset_of(root).parts[0].frames._cache is None  # without a manifest it is no cache
     monkeypatch.setattr(packing, "pack_shard", original)
     with (cache_folder(root, RESIZE, "raw") / "progress.jsonl").open("a") as file:
         file.write('{"name": "observation.ima')  # killed in the middle of a line
@@ -184,8 +184,10 @@ def test_damage_is_found(root: Path) -> None:
 def test_the_cache_may_lie_elsewhere(root: Path, tmp_path: Path) -> None:
     pack_dataset(root, RESIZE, cameras=CAMERAS, out=tmp_path / "fast")
     dataset = dataset_of(root, frame_cache=str(tmp_path / "fast"))
-    assert dataset.parts[0]._cache is not None
-    assert dataclasses.replace(dataset.config, frame_cache=None).build().parts[0]._cache is None
+    assert dataset.parts[0].frames._cache is not None
+    assert (
+        dataclasses.replace(dataset.config, frame_cache=None).build().parts[0].frames._cache is None
+    )
 
 
 def test_the_command_packs_and_verifies(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -277,7 +279,7 @@ def test_a_cached_frame_is_the_one_at_its_rows_time(small: Path) -> None:
     expected = images_of(small)
     assert not np.array_equal(expected, unshifted)
     pack_dataset(small, SMALL)
-    assert small_dataset(small).parts[0]._cache is not None
+    assert small_dataset(small).parts[0].frames._cache is not None
     np.testing.assert_array_equal(images_of(small), expected)
 
 
@@ -286,14 +288,14 @@ def test_changed_rows_or_rate_make_the_cache_stale(
     change: Plant, small: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pack_dataset(small, SMALL)
-    assert small_dataset(small).parts[0].frames_from == "cache 16x16"
+    assert small_dataset(small).parts[0].frames.kinds == "cache 16x16"
     change(small)
-    assert small_dataset(small).parts[0].frames_from == "videos"
+    assert small_dataset(small).parts[0].frames.kinds == "videos"
     assert main(["pack", str(small), "--size", "16", "--verify"]) == 1
     assert "is stale: the videos of" in capsys.readouterr().err
     expected = images_of(small)
     pack_dataset(small, SMALL)  # of the frames as they are now, not the shards that are there
-    assert small_dataset(small).parts[0].frames_from == "cache 16x16"
+    assert small_dataset(small).parts[0].frames.kinds == "cache 16x16"
     np.testing.assert_array_equal(images_of(small), expected)
 
 

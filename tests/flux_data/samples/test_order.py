@@ -40,7 +40,7 @@ class NoVideo(DistributedRepeatingDataset):
         epoch, index = divmod(draw, len(self))
         rng = np.random.default_rng((self.config.seed, epoch, index))
         raw = self.datasets[0].raw_sample(index % len(self.datasets[0]))
-        return {"draw": draw, "state": raw["observation.state"], "noise": rng.normal(size=3)}
+        return {"draw": draw, "state": raw.state, "noise": rng.normal(size=3)}
 
 
 @pytest.fixture(scope="module")
@@ -200,13 +200,13 @@ def test_empty_and_static_frames_are_no_samples_and_end_windows(
     part = config_of(root).build().parts[0]
     assert len(part) == 147
     sample = part.sample(47)  # three frames before the empty ones
-    assert sample["action_masks"].tolist() == [True] * 3 + [False] * 5
-    np.testing.assert_array_equal(sample["actions"][:3], actions[47:50])
-    np.testing.assert_array_equal(sample["actions"][3:], np.repeat(actions[49:50], 5, axis=0))
+    assert sample.action_masks.tolist() == [True] * 3 + [False] * 5
+    np.testing.assert_array_equal(sample.actions[:3], actions[47:50])
+    np.testing.assert_array_equal(sample.actions[3:], np.repeat(actions[49:50], 5, axis=0))
     # Behind them the frames go on where they are, without a jump in time.
     after = part.sample(50)
-    np.testing.assert_array_equal(after["actions"], actions[52:60])
-    assert after["task_description"] == "fold"
+    np.testing.assert_array_equal(after.actions, actions[52:60])
+    assert after.task == "fold"
     following = config_of(root, window_start_idx=1).build().parts[0]
     assert len(following) == 150 - 3 - 3  # nor the frame before a label, nor the last
 
@@ -226,5 +226,5 @@ def test_padding_at_the_end_counts_only_when_asked(shared_data: Path) -> None:
         config_of(root).build(),
         config_of(root, supervise_terminal_padding=True).build(),
     )
-    assert plain.parts[0].sample(147)["action_masks"].sum() == 3
-    assert padded.parts[0].sample(147)["action_masks"].all()
+    assert plain.parts[0].sample(147).action_masks.sum() == 3
+    assert padded.parts[0].sample(147).action_masks.all()

@@ -174,8 +174,8 @@ def test_an_epoch_shows_every_sample_once_over_all_ranks_in_a_new_order(v21: Pat
 def test_statistics_are_exact_and_follow_the_relative_transform(v21: Path) -> None:
     plain = dataset_config(v21)
     mask = RelativeActions(mask=(True,) * 14)
-    relative = ParquetDataset.Config(
-        **{**vars(plain), "transforms": (*plain.transforms, mask), "action_window_size": 8}
+    relative = dataclasses.replace(
+        plain, transforms=(*plain.transforms, mask), action_window_size=8
     )
     config = DistributedRepeatingDataset.Config(
         datasets=relative,
@@ -188,7 +188,7 @@ def test_statistics_are_exact_and_follow_the_relative_transform(v21: Path) -> No
     states = dataset.datasets[0].column("observation.state")
     np.testing.assert_allclose(stats["proprio"].std, states.std(axis=0), rtol=1e-5)
     windows = [dataset.datasets[0].raw_sample(i) for i in range(1800)]
-    values = [(s["actions"] - s["observation.state"])[s["action_masks"]] for s in windows]
+    values = [(s.actions - s.state)[s.action_masks] for s in windows]
     expected = np.concatenate(values)
     np.testing.assert_allclose(stats["action"].mean, expected.mean(axis=0), atol=1e-5)
     np.testing.assert_allclose(stats["action"].max, expected.max(axis=0), atol=1e-6)

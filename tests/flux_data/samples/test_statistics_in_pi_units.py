@@ -89,8 +89,7 @@ def test_relative_actions_are_measured_after_both(v21: Path) -> None:
     assert_statistics(stats["proprio"], pi_states(part.column("observation.state")))
     samples = [part.raw_sample(index) for index in range(len(part))]
     relative = [
-        (pi_actions(s["actions"]) - MASK * pi_states(s["observation.state"]))[s["action_masks"]]
-        for s in samples
+        (pi_actions(s.actions) - MASK * pi_states(s.state))[s.action_masks] for s in samples
     ]
     assert_statistics(stats["action"], np.concatenate(relative))
 
@@ -119,10 +118,10 @@ def test_the_statistics_carry_the_names_that_the_normalisation_asks_for(v21: Pat
         assert set(stats) == {"s", "a", "timestamp"}
         assert_statistics(stats["s"], pi_states(part.column("observation.state")))
         sample, raw = dataset[3], part.raw_sample(3)
-        state = pi_states(raw["observation.state"])
+        state = pi_states(raw.state)
         expected = (state - stats["s"].mean) / (np.array(stats["s"].std) + 1e-6)
         np.testing.assert_allclose(sample["states"], expected, atol=1e-4)
-        actions = pi_actions(raw["actions"]) - (MASK * state if transforms else 0)
+        actions = pi_actions(raw.actions) - (MASK * state if transforms else 0)
         expected = (actions - stats["a"].mean) / (np.array(stats["a"].std) + 1e-6)
         np.testing.assert_allclose(sample["actions"], expected, atol=1e-4)
 

@@ -167,8 +167,8 @@ def test_a_robot_of_one_joint_has_vectors_of_one_number(good: Path) -> None:
         name_mappings={STATE: ("proprio",), ACTION: ("action",)},
     )
     raw = dataset.datasets[0].raw_sample(0)
-    assert raw[STATE].shape == (1,) and raw["actions"].shape == (4, 1)
-    assert raw["timestamp"].shape == ()
+    assert raw.state.shape == raw.columns[STATE].shape == (1,) and raw.actions.shape == (4, 1)
+    assert raw.columns["timestamp"].shape == ()
     sample = dataset[0]
     assert sample["states"].shape == (4,) and sample["actions"].shape == (4, 4)
 
@@ -202,8 +202,8 @@ def test_damaged_kept_statistics_are_made_again(
 
 
 def test_frames_from_says_what_is_read(good: Path) -> None:
-    assert config_of(good).build().parts[0].frames_from == "videos"
+    assert config_of(good).build().parts[0].frames.kinds == "videos"
     both = config_of(good, cameras=(WRIST, TOP)).build().parts[0]
-    assert both.frames_from == "images and videos"
+    assert both.frames.kinds == "images and videos"
     assert dataclasses.replace(both.config).build().parts[0]._scalars == set()
-    assert np.shape(both.sample(0)[STATE]) == (DIM,)
+    assert np.shape(both.sample(0).columns[STATE]) == (DIM,)

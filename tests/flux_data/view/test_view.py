@@ -22,7 +22,8 @@ from flux_core.errors import DataError, UsageError
 from flux_core.norm_stats import compute_stats
 from flux_data.commands.main import main
 from flux_data.lerobot.dataset import open_lerobot
-from flux_data.lerobot.statistics import RunningStats, dimension_names
+from flux_data.lerobot.state_action import dimension_names
+from flux_data.lerobot.statistics import RunningStats
 from flux_data.view import write_view
 from flux_data.view.distribution import NUM_BINS, pair_dimensions
 from flux_data.view.pictures import choose_episodes
@@ -179,8 +180,8 @@ def test_values_that_are_not_finite_are_counted_and_left_out(tmp_path: Path) -> 
 )
 def test_dimensions_of_one_name_share_a_panel(state: Any, action: Any, expected: list[str]) -> None:
     features = {
-        STATE: {"shape": [2], "names": state},
-        ACTION: {"shape": [2], "names": action},
+        STATE: {"dtype": "float32", "shape": [2], "names": state},
+        ACTION: {"dtype": "float32", "shape": [2], "names": action},
     }
     panels = pair_dimensions(dimension_names(features))
     assert [panel.name for panel in panels] == expected
@@ -189,7 +190,10 @@ def test_dimensions_of_one_name_share_a_panel(state: Any, action: Any, expected:
 
 
 def test_nameless_features_of_different_size_are_kept_apart() -> None:
-    features = {STATE: {"shape": [2], "names": None}, ACTION: {"shape": [1], "names": None}}
+    features = {
+        STATE: {"dtype": "float32", "shape": [2], "names": None},
+        ACTION: {"dtype": "float32", "shape": [1], "names": None},
+    }
     names = [panel.name for panel in pair_dimensions(dimension_names(features))]
     assert names == ["state 0", "state 1", "action 0"]
 

@@ -288,17 +288,15 @@ def test_the_robot_undoes_what_training_did(path: Path, datasets: dict[str, Path
             camera: np.zeros((HEIGHT, WIDTH, 3), np.uint8) for camera in inference.dataset.img_keys
         }
         seen = io.encode(
-            Observation(
-                images=images, state=raw["observation.state"], prompt="pour", timestamp_s=0.0
-            )
+            Observation(images=images, state=raw.state, prompt="pour", timestamp_s=0.0)
         )
         np.testing.assert_allclose(seen["state"][0], trained["states"], atol=1e-5)
         np.testing.assert_array_equal(seen["lang_tokens"][0], trained["lang_tokens"])
         np.testing.assert_array_equal(seen["lang_masks"][0], trained["lang_masks"])
         assert seen["images"].shape[1] == trained["image_masks"].sum()
-        actions = io.decode(trained["actions"], raw["observation.state"])
+        actions = io.decode(trained["actions"], raw.state)
         assert actions.shape[1] == ROBOT_SPECS[robot].action_dim
-        np.testing.assert_allclose(actions, raw["actions"], atol=1e-4)
+        np.testing.assert_allclose(actions, raw.actions, atol=1e-4)
 
 
 @each_mixed_config

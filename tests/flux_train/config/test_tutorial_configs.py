@@ -521,13 +521,11 @@ def check_units(
     raw = source.raw_sample(0 if robot == "aloha" else len(source) - 1)
     cameras = bundle.manifest.cameras
     images = {name: np.zeros((48, 64, 3), np.uint8) for name in cameras}
-    encoded = io.encode(
-        Observation(images=images, state=raw["observation.state"], prompt="pour", timestamp_s=0.0)
-    )
+    encoded = io.encode(Observation(images=images, state=raw.state, prompt="pour", timestamp_s=0.0))
     np.testing.assert_allclose(encoded["state"][0], sample["states"], atol=1e-5)
-    found = io.decode(sample["actions"], raw["observation.state"])
+    found = io.decode(sample["actions"], raw.state)
     assert found.shape == (32, spec.action_dim)
-    np.testing.assert_allclose(found, raw["actions"], atol=1e-4)
+    np.testing.assert_allclose(found, raw.actions, atol=1e-4)
     policy = open_flow_policy(bundle, num_threads=1)
     assert replay_golden(bundle, policy).ok
     answered = policy.infer(encoded, bundle.golden()["input.noise"])

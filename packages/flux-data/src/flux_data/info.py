@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from .lerobot.dataset import NO_NUMBERS, open_lerobot
+from .lerobot.dataset import open_lerobot
+from .lerobot.metadata import NO_NUMBERS
 from .lerobot.statistics import RunningStats
 
 

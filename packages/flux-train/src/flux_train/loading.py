@@ -102,8 +102,7 @@ def sample_name(dataset: DistributedRepeatingDataset, draw: int) -> str:
         raw = part.sample(within)
     except FluxError:
         return f"sample {index} (of {root})"
-    frame = round(float(np.ravel(raw["timestamp"])[0]) * raw["fps"])
-    return f"sample {index} (episode {raw['episode_index']}, frame {frame} of {root})"
+    return f"sample {index} (episode {raw.episode_index}, frame {raw.frame} of {root})"
 
 
 def _locate(dataset: DistributedRepeatingDataset, index: int) -> tuple[DatasetPart, int]:

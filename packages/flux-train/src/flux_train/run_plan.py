@@ -31,8 +31,8 @@ def data_table(dataset: DistributedRepeatingDataset) -> Table:
                 f"{source.num_episodes:,}",
                 f"{len(part):,}",
                 f"{source.num_frames / source.fps / 3600:.2f}",
-                str(len(part.video_keys)),
-                part.frames_from,
+                str(len(part.frames.cameras)),
+                part.frames.kinds,
             )
     return table
 

@@ -10,13 +10,14 @@ from .binding import bind, unbind
 from .deployable import obstacles, registrations, with_current_types
 from .loading import load_config
 from .overrides import apply_overrides, read_overrides, with_settings
-from .registry import component, config_class, register_components, type_name
+from .registry import component, config_class, did_you_mean, register_components, type_name
 
 __all__ = [
     "apply_overrides",
     "bind",
     "component",
     "config_class",
+    "did_you_mean",
     "load_config",
     "obstacles",
     "read_overrides",

@@ -42,9 +42,9 @@ class DatasetInputs(Transform):
     parquet_keys: tuple[str, ...]
     video_keys: tuple[str, ...]
 
-    def picture(self, sample: Sample, key: str) -> NDArray[np.uint8]:
-        """One camera's frame as it was recorded, (height, width, 3) uint8."""
-        raise NotImplementedError
+    def column_of(self, name: str) -> str | None:
+        """The column that is renamed to `name`; None if there is none."""
+        return None
 
 
 class ImageResize(Transform):

@@ -27,7 +27,14 @@ def add_observations(commands: argparse._SubParsersAction[argparse.ArgumentParse
         nargs="+",
         required=True,
         metavar="NAME",
-        help="cam_high is the feature observation.images.cam_high",
+        help="cam_high is the column observation.images.cam_high, or cam_high; "
+        "cam_high=top is the column top",
+    )
+    parser.add_argument(
+        "--state",
+        nargs="+",
+        metavar="COLUMN",
+        help="the columns of the state, concatenated (observation.state)",
     )
     parser.add_argument("--count", type=int, default=32, help="how many frames (32)")
     parser.add_argument("--out", type=Path, required=True, help="the file, replaced if present")
@@ -38,7 +45,9 @@ def run_observations(args: argparse.Namespace) -> None:
     """Runs `flux-data observations`."""
     from ..observations import observations
 
-    arrays = observations(args.dataset, args.cameras, args.count)
+    named = (text.partition("=") for text in args.cameras)
+    cameras = {camera: column or None for camera, _, column in named}
+    arrays = observations(args.dataset, cameras, args.count, args.state)
     with whole_file(args.out) as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]  # none is named allow_pickle
     if args.json:

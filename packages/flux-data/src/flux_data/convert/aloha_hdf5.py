@@ -32,7 +32,7 @@ from ..lerobot.arrow import first_line
 from ..lerobot.episode_stats import ImageStats
 from ..lerobot.recorder import EpisodeRecorder, vector_feature, video_feature, video_key
 from ..lerobot.writer import WRITERS, Episode
-from ..samples.process_inputs import BROKEN, decode_image
+from ..samples.stored_image import BROKEN, decode_image
 
 INSTALL = "pip install 'flux-data[hdf5]'"
 ArmOrder = Literal["left-right", "right-left"]

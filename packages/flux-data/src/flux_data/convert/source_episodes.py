@@ -13,11 +13,11 @@ import pyarrow as pa
 from flux_core.errors import DataError
 
 from ..lerobot.arrow import to_array
-from ..lerobot.dataset import NO_NUMBERS, LeRobotDataset, LeRobotV3, check_ascending, check_values
+from ..lerobot.dataset import LeRobotDataset, LeRobotV3, check_ascending, check_values
 from ..lerobot.episode_stats import ImageStats, is_complete
-from ..lerobot.metadata import json_rows, read_table
+from ..lerobot.metadata import NO_NUMBERS, json_rows, read_table
 from ..lerobot.writer import COUNTERS, Episode
-from ..samples.process_inputs import decode_image
+from ..samples.stored_image import decode_image
 
 logger = logging.getLogger("flux.data")
 

@@ -11,8 +11,10 @@ if TYPE_CHECKING:
     from .dataset import VideoSegment as VideoSegment
     from .dataset import open_lerobot as open_lerobot
     from .recorder import EpisodeRecorder as EpisodeRecorder
+    from .state_action import ACTION as ACTION
+    from .state_action import STATE as STATE
+    from .state_action import dimension_names as dimension_names
     from .statistics import RunningStats as RunningStats
-    from .statistics import dimension_names as dimension_names
     from .writer import WRITERS as WRITERS
     from .writer import DatasetWriter as DatasetWriter
     from .writer import Episode as Episode
@@ -22,7 +24,8 @@ __getattr__, __dir__ = lazy_exports(
     {
         "dataset": ("LeRobotDataset", "VideoSegment", "open_lerobot"),
         "recorder": ("EpisodeRecorder",),
-        "statistics": ("RunningStats", "dimension_names"),
+        "state_action": ("ACTION", "STATE", "dimension_names"),
+        "statistics": ("RunningStats",),
         "writer": ("DatasetWriter", "Episode", "WRITERS"),
     },
 )

@@ -23,6 +23,7 @@ from flux_core.errors import DataError
 from .arrow import read_columns
 from .locations import local_root
 from .metadata import (
+    NO_NUMBERS,
     check_info,
     json_rows,
     order_of_episodes,
@@ -31,10 +32,9 @@ from .metadata import (
     table_rows,
     tasks_of,
 )
+from .state_action import check_known
 
 MAX_CACHED_BYTES = 512 << 20
-NO_NUMBERS = ("video", "image", "string")
-"""The dtypes of features that are no numbers."""
 
 Columns = Mapping[str, NDArray[Any]]
 EpisodeKey = tuple[int, tuple[str, ...]]
@@ -121,10 +121,7 @@ class LeRobotDataset(ABC):
 
     def check_features(self, keys: Sequence[str]) -> None:
         """Refuses the first key that the dataset lacks."""
-        for key in keys:
-            if key not in self.info["features"]:
-                available = ", ".join(self.info["features"])
-                raise DataError(f"{self.root}: no feature {key!r}. It has: {available}")
+        check_known(self.info["features"], keys, str(self.root))
 
     def episode(self, position: int, keys: Sequence[str]) -> Columns:
         """Columns of one episode, (length,) or (length, dim); kept for the next time.

@@ -19,6 +19,8 @@ from .arrow import first_line
 
 REQUIRED_INFO = ("fps", "features", "data_path")
 CHANNELS = (1, 3, 4)
+NO_NUMBERS = ("video", "image", "string")
+"""The dtypes of features that are not numbers."""
 
 Row = tuple[str, Mapping[str, Any]]
 """Where a row of metadata stands, and what it holds."""

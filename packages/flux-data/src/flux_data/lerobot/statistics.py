@@ -1,19 +1,14 @@
-"""Exact statistics of a dataset, one episode at a time, and the names of its dimensions."""
+"""Exact statistics of a dataset, one episode at a time."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flux_core.norm_stats import FeatureStats
 
-from .metadata import flat_names
-
-STATE, ACTION = "observation.state", "action"
 TAIL = 0.01
 """The share of values beyond each of the two quantiles, q01 and q99."""
 MIN_TAIL_BUFFER = 4096
@@ -113,19 +108,3 @@ class _Smallest:
     def sorted(self) -> NDArray[np.float64]:
         """(keep, dim), ascending; infinity where fewer values came."""
         return np.sort(self._buffer[: self._used], axis=0)[: self._keep]
-
-
-def dimension_names(features: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
-    """The names in info.json; a feature without takes the other's or is numbered."""
-    keys = [key for key in (STATE, ACTION) if key in features]
-    dims = {key: int(np.prod(features[key]["shape"])) for key in keys}
-    given = {key: tuple(flat_names(features[key].get("names"))) for key in keys}
-    given = {key: labels for key, labels in given.items() if len(labels) == dims[key]}
-    names = {}
-    for key in keys:
-        others = [labels for labels in given.values() if len(labels) == dims[key]]
-        are_alike = len(set(dims.values())) == 1
-        word = "" if are_alike else f"{key.removeprefix('observation.')} "
-        numbered = tuple(f"{word}{dim}" for dim in range(dims[key]))
-        names[key] = given.get(key) or next(iter(others), numbered)
-    return names

@@ -8,10 +8,12 @@ from flux_core.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from .collate import DictCollator as DictCollator
+    from .frame_source import FrameSource as FrameSource
     from .mixture import DistributedRepeatingDataset as DistributedRepeatingDataset
     from .mixture import EpochBatches as EpochBatches
     from .pack import pack_dataset as pack_dataset
     from .process_inputs import ProcessParquetInputs as ProcessParquetInputs
+    from .raw_sample import RawSample as RawSample
     from .read_ahead import batches_ahead as batches_ahead
     from .read_ahead import make_samples as make_samples
     from .windows import DatasetPart as DatasetPart
@@ -22,8 +24,10 @@ __getattr__, __dir__ = lazy_exports(
     {
         "collate": ("DictCollator",),
         "mixture": ("DistributedRepeatingDataset", "EpochBatches"),
+        "frame_source": ("FrameSource",),
         "pack": ("pack_dataset",),
         "process_inputs": ("ProcessParquetInputs",),
+        "raw_sample": ("RawSample",),
         "read_ahead": ("batches_ahead", "make_samples"),
         "windows": ("DatasetPart", "ParquetDataset"),
     },

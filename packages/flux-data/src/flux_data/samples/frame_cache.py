@@ -98,20 +98,6 @@ class FrameCache:
         return {**self.__dict__, "_open": OrderedDict()}
 
 
-@dataclass(frozen=True, kw_only=True)
-class CachedFrame:
-    """One frame of a cache, to be read where it is needed."""
-
-    cache: FrameCache
-    key: str
-    episode: int
-    frame: int
-
-    def read(self) -> NDArray[np.uint8]:
-        """(height, width, 3) uint8."""
-        return self.cache.frame(self.key, self.episode, self.frame)
-
-
 def find_cache(
     source: LeRobotDataset,
     video_keys: Sequence[str],

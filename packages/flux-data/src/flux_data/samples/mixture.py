@@ -13,12 +13,11 @@ from numpy.typing import NDArray
 from flux_core.errors import ConfigError, DataError
 from flux_core.norm_stats import FeatureStats, NormStats, compute_stats
 
-from ..lerobot.dataset import NO_NUMBERS
+from ..lerobot.metadata import NO_NUMBERS
+from ..lerobot.state_action import STATE, joined, width_of
 from .read_ahead import make_samples
 from .stats_cache import cached_stats, code_of
 from .windows import DatasetPart, ParquetDataset
-
-ACTION = "action"
 
 
 class DistributedRepeatingDataset:
@@ -31,13 +30,22 @@ class DistributedRepeatingDataset:
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        """`statistic_keys` are dataset columns; `name_mappings` gives their names in `stats`.
+        """Which datasets are mixed, and what is measured.
 
-        `min_range`: a dimension that spans less is normalised as if it spanned that. It is in the
-        unit of the statistics: the robot's, or what a unit step has made of it.
-        `dim`: every statistic of a state or action is padded to that many dimensions, for robots
-        whose data is padded. `sampling_weights` are each group's share of an epoch's draws
-        (default: its share of the samples).
+        Attributes:
+            datasets: one, several of the same robot, or those of each robot by its group's name.
+            statistic_keys: the dataset columns that are measured; None for the columns of each
+                dataset's state and actions, under the names that its normalisation asks for.
+            name_mappings: column -> the names of its statistics.
+            statistic_name: the group of datasets that are not given by group.
+            min_range: a dimension that spans less is normalised as if it spanned this, in the unit
+                of the statistics: the robot's, or what a unit step has made of it.
+            dim: the size to which statistics of states and actions are padded, for robots whose
+                data is padded.
+            sampling_weights: each group's share of an epoch's draws; default: its share of the
+                samples.
+            shuffle: whether the order is random.
+            seed: of the order, and of what is random in a sample.
         """
 
         datasets: (
@@ -45,9 +53,9 @@ class DistributedRepeatingDataset:
             | tuple[ParquetDataset.Config, ...]
             | Mapping[str, tuple[ParquetDataset.Config, ...]]
         )
-        statistic_keys: tuple[str, ...] = ("observation.state",)
+        statistic_keys: tuple[str, ...] | None = (STATE,)
         name_mappings: Mapping[str, tuple[str, ...]] = field(
-            default_factory=lambda: {"observation.state": ("proprio", ACTION)}
+            default_factory=lambda: {STATE: ("proprio", "action")}
         )
         # Checkpoints and bundles without a name of their own hold their statistics under this one.
         statistic_name: str = "private"
@@ -58,6 +66,7 @@ class DistributedRepeatingDataset:
         seed: int = 42
 
         def __post_init__(self) -> None:
+            self._check_names()
             weights = self.sampling_weights
             if weights is None:
                 return
@@ -71,6 +80,31 @@ class DistributedRepeatingDataset:
                 raise ConfigError(
                     f"sampling_weights: expected positive numbers, got {dict(weights)}"
                 )
+
+        def _check_names(self) -> None:
+            columns: dict[str, str] = {}
+            for key in self.statistic_keys or ():
+                for name in self.name_mappings.get(key, (key,)):
+                    if columns.setdefault(name, key) != key:
+                        raise ConfigError(
+                            f"name_mappings: expected one column called {name!r}, got "
+                            f"{columns[name]!r} and {key!r}. With statistic_keys=None the columns "
+                            "of the state and of the actions are measured together"
+                        )
+
+        def measured(self, dataset: ParquetDataset) -> dict[str, tuple[str, ...]]:
+            """The name of each statistic, and the columns of a dataset that it is about."""
+            if self.statistic_keys is not None:
+                return {
+                    name: (key,)
+                    for key in self.statistic_keys
+                    for name in self.name_mappings.get(key, (key,))
+                }
+            state_name, action_name = dataset.pipeline.statistic_names
+            return {
+                state_name: dataset.config.state_columns,
+                action_name: dataset.config.action_columns,
+            }
 
         def groups(self) -> dict[str, tuple[ParquetDataset.Config, ...]]:
             """The datasets by robot."""
@@ -93,8 +127,9 @@ class DistributedRepeatingDataset:
         for name, members in config.groups().items():
             if not members:
                 raise ConfigError(f"datasets.{name}: expected at least one dataset, got none")
-            group = [member.build(config.statistic_keys) for member in members]
-            check_alike(group, config.statistic_keys)
+            keys = config.statistic_keys or ()
+            group = [member.build(keys) for member in members]
+            check_alike(group, keys)
             self.stats[name] = group_stats(group, config)
             for dataset in group:
                 dataset.stats = self.stats[name]
@@ -267,10 +302,14 @@ def _shared_facts(part: DatasetPart, statistic_keys: Sequence[str]) -> dict[str,
                 f"statistic_keys: {key!r}: expected a feature of numbers, got "
                 f"{features[key]['dtype']} ({part.source.root}). Leave it out"
             )
-    keys = {f"dimensions of {key}": key for key in statistic_keys}
-    keys["dimensions of the actions"] = part.config.action_key
-    dims = {name: float(np.prod(features[key]["shape"])) for name, key in keys.items()}
-    return {"fps": part.source.fps, **dims}
+    dims = {f"dimensions of {key}": float(width_of(features, [key])) for key in statistic_keys}
+    if STATE not in statistic_keys:
+        dims["dimensions of the state"] = float(part.state_dim)
+    return {
+        "fps": part.source.fps,
+        **dims,
+        "dimensions of the actions": float(part.action_dim),
+    }
 
 
 def group_stats(
@@ -286,6 +325,8 @@ def group_stats(
         # Relative actions depend on the windows.
         "datasets": [dataset.config for dataset in group if dataset.pipeline.unit_steps],
     }
+    if config.statistic_keys is None:
+        settings["measured"] = [config.measured(dataset) for dataset in group]
     if code := code_of([step for dataset in group for step in dataset.pipeline.unit_steps]):
         settings["code"] = code
     return cached_stats(sources, settings, lambda: exact_stats(group, config))
@@ -295,19 +336,11 @@ def exact_stats(
     group: list[ParquetDataset], config: DistributedRepeatingDataset.Config
 ) -> NormStats:
     """Exact statistics of a group, from every frame."""
-    stats: dict[str, FeatureStats] = {}
-    columns = [
-        (dataset, part.source.columns(config.statistic_keys))
-        for dataset in group
-        for part in dataset.parts
-    ]
-    for key in config.statistic_keys:
-        for name in config.name_mappings.get(key, (key,)):
-            values = [
-                dataset.in_own_units(name, part[key].reshape(len(part[key]), -1))
-                for dataset, part in columns
-            ]
-            stats[name] = compute_stats(np.concatenate(values))
+    measured = [_measured_values(dataset, config.measured(dataset)) for dataset in group]
+    stats: dict[str, FeatureStats] = {
+        name: compute_stats(np.concatenate([values[name] for values in measured]))
+        for name in config.measured(group[0])
+    }
     relative = [dataset for dataset in group if dataset.pipeline.is_relative]
     if relative and len(relative) != len(group):
         raise ConfigError(
@@ -326,3 +359,18 @@ def exact_stats(
         return widened
     # A scalar, like the timestamp, is no state.
     return {k: v.padded(config.dim) if v.dim > 1 else v for k, v in widened.items()}
+
+
+def _measured_values(
+    dataset: ParquetDataset, measured: Mapping[str, tuple[str, ...]]
+) -> dict[str, NDArray[Any]]:
+    """(frames, dim) of every statistic, in the units that it is normalised in."""
+    keys = list(dict.fromkeys(key for keys in measured.values() for key in keys))
+    read = [part.source.columns(keys) for part in dataset.parts]
+    columns = {
+        key: np.concatenate([part[key].reshape(len(part[key]), -1) for part in read])
+        for key in keys
+    }
+    return {
+        name: dataset.in_own_units(name, joined(columns, keys)) for name, keys in measured.items()
+    }

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol, TypeVar
 
-from .process_inputs import use_own_decoders
+from .frame_source import use_own_decoders
 
 Batch = TypeVar("Batch")
 

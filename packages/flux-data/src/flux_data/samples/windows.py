@@ -13,15 +13,28 @@ from numpy.typing import NDArray
 
 from flux_core.errors import ConfigError, DataError
 from flux_core.norm_stats import FeatureStats
-from flux_core.transforms import DatasetInputs, Pipeline, Transform, UnitStep, apply
+from flux_core.transforms import DatasetInputs, Pipeline, Sample, Transform, UnitStep, apply
 
-from ..lerobot.dataset import NO_NUMBERS, Columns, LeRobotDataset, VideoSegment, open_lerobot
-from .frame_cache import CachedFrame, find_cache
-from .process_inputs import StoredImage
+from ..lerobot.dataset import Columns, LeRobotDataset, open_lerobot
+from ..lerobot.metadata import NO_NUMBERS
+from ..lerobot.state_action import (
+    ACTION,
+    STATE,
+    check_columns,
+    check_known,
+    dimension_names,
+    joined,
+    width_of,
+)
+from .frame_source import FrameSource
+from .raw_sample import RawSample
 from .read_ahead import make_samples
 
 BOOKKEEPING = ("timestamp", "frame_index", "episode_index", "index", "task_index")
 """LeRobot's own features: one number a frame, in its samples too."""
+
+MADE = ("states", "actions", "action_masks", "task_description", "episode_index", "stats", "info")
+"""What a raw sample has beside the dataset's columns."""
 
 SKIPPED_TASKS = ("empty", "static")
 """Tasks that label frames in which there is nothing to learn (FluxVLA's datasets)."""
@@ -30,7 +43,7 @@ SKIPPED_TASKS = ("empty", "static")
 class ParquetDataset:
     """Samples of one or several LeRobot directories of the same robot.
 
-    The sample of frame t holds actions `action_key[t + window_start_idx + k]` for k = 0 .. H-1. A
+    The sample of frame t holds the actions of frames `t + window_start_idx + k`, k = 0 .. H-1. A
     window never leaves its episode, nor enters a frame whose task is `empty` or `static`: from
     there on it repeats the last action with mask 0. A frame without any action of its own is no
     sample.
@@ -38,15 +51,28 @@ class ParquetDataset:
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        """`action_window_size` is H; real robots without recorded actions use the next states
-        (`action_key='observation.state'`, `window_start_idx=1`). With `supervise_terminal_padding`
-        the repeated actions at an episode's end count for the loss, as in LeRobot.
-        `frame_cache` is where `flux-data pack --out` wrote; default: beside the dataset."""
+        """Where the samples come from, and how long their windows are.
+
+        Attributes:
+            data_root_path: one LeRobot directory or several.
+            transforms: what is done to a sample, ProcessParquetInputs first.
+            action_window_size: H, the steps of a window.
+            action_key: the column of the actions, or several that are concatenated in this order.
+                Robots without recorded actions use the next states: the state's columns with
+                `window_start_idx=1`.
+            state_key: the same for the state; `ProcessParquetInputs` then calls it `states`.
+                Default: the column to which `ProcessParquetInputs.name_mappings` gives that name.
+            window_start_idx: how many frames behind the state the window begins.
+            supervise_terminal_padding: whether the repeated actions at an episode's end count for
+                the loss, as in LeRobot.
+            frame_cache: where `flux-data pack --out` wrote; default: beside the dataset.
+        """
 
         data_root_path: str | tuple[str, ...]
         transforms: tuple[Transform, ...]
         action_window_size: int = 9
-        action_key: str = "observation.state"
+        action_key: str | tuple[str, ...] = STATE
+        state_key: str | tuple[str, ...] | None = None
         window_start_idx: int = 1
         supervise_terminal_padding: bool = False
         frame_cache: str | None = None
@@ -60,11 +86,42 @@ class ParquetDataset:
             if not self.roots:
                 raise ConfigError("data_root_path: expected at least one directory, got none")
             self.pipeline.check()
+            self._check_columns()
 
         @cached_property
         def pipeline(self) -> Pipeline:
             """What is done to a raw sample."""
             return Pipeline(self.transforms)
+
+        def _check_columns(self) -> None:
+            for name in ("action_key", "state_key"):
+                columns = _as_tuple(getattr(self, name))
+                if columns is not None and (not columns or len(set(columns)) < len(columns)):
+                    raise ConfigError(
+                        f"{name}: expected one column or several different ones, got {columns}"
+                    )
+            state = _as_tuple(self.state_key)
+            other = self._mapped_states()
+            if None not in (state, other) and state != (other,):
+                raise ConfigError(
+                    f"state_key: expected {other!r}, which {DatasetInputs.example} calls 'states', "
+                    f"got {', '.join(state or ())}. Put 'states' into its parquet_keys instead"
+                )
+
+        def _mapped_states(self) -> str | None:
+            """The column that is renamed to `states`."""
+            inputs = self.pipeline.maybe(DatasetInputs)
+            return None if inputs is None else inputs.column_of("states")
+
+        @property
+        def action_columns(self) -> tuple[str, ...]:
+            """The columns of the actions, in order."""
+            return _as_tuple(self.action_key) or ()
+
+        @property
+        def state_columns(self) -> tuple[str, ...]:
+            """The columns of the state, in order."""
+            return _as_tuple(self.state_key) or (self._mapped_states() or STATE,)
 
         @property
         def roots(self) -> tuple[str, ...]:
@@ -94,16 +151,20 @@ class ParquetDataset:
         """What is done to a raw sample, in order."""
         return self.config.transforms
 
-    def raw_sample(self, index: int) -> dict[str, object]:
-        """The sample before any transform.
+    def raw_sample(self, index: int) -> RawSample:
+        """The sample before any transform, without the cameras' frames.
 
         Raises:
             IndexError: there is none of that number; they are not counted from the end.
         """
+        part, within = self._locate(index)
+        return part.sample(within)
+
+    def _locate(self, index: int) -> tuple[DatasetPart, int]:
+        """The part that holds a sample, and the sample's number there."""
         self._check_index(index)
         part = int(np.searchsorted(self._ends, index, side="right"))
-        start = int(self._ends[part - 1]) if part else 0
-        return {**self.parts[part].sample(index - start), "stats": self.stats}
+        return self.parts[part], index - (int(self._ends[part - 1]) if part else 0)
 
     def _check_index(self, index: int) -> None:
         if not 0 <= index < len(self):
@@ -119,7 +180,14 @@ class ParquetDataset:
 
     def sample(self, index: int, rng: np.random.Generator) -> dict[str, object]:
         """The sample after all transforms; what is random in them is drawn from `rng`."""
-        return self.pipeline({**self.raw_sample(index), "rng": rng})
+        return self.pipeline(self.untransformed(index, rng))
+
+    def untransformed(self, index: int, rng: np.random.Generator) -> Sample:
+        """The sample as the first transform gets it, with the cameras' frames."""
+        part, within = self._locate(index)
+        raw = part.sample(within)
+        sample = {**raw.named(), "images": part.frames.read(raw)}
+        return {**sample, "info": part.source.info, "stats": self.stats, "rng": rng}
 
     def column(self, key: str) -> NDArray[Any]:
         """One feature over all frames, those that are no samples included."""
@@ -148,22 +216,25 @@ class DatasetPart:
         if inputs is None or inputs is not config.transforms[0]:
             found = "none" if inputs is None else type(config.transforms[0]).__name__
             raise ConfigError(f"transforms: expected {DatasetInputs.example} first, found {found}")
-        self.video_keys = check_cameras(source, inputs)
-        keys = {"timestamp", "task_index", config.action_key, "observation.state"}
-        keys |= {k for k in inputs.parquet_keys if k in source.info["features"]}
-        keys |= {k for k in self.video_keys if k in source.image_keys}
+        self.frames = FrameSource(
+            source,
+            inputs.video_keys,
+            config.pipeline.decoded_size,
+            cache_folder=Path(config.frame_cache) if config.frame_cache is not None else None,
+        )
+        features = source.info["features"]
+        check_columns(features, config.action_columns, f"{source.root}: action_key")
+        check_columns(features, config.state_columns, f"{source.root}: state_key")
+        keys = {"timestamp", "task_index", *config.action_columns, *config.state_columns}
+        asked = [key for key in inputs.parquet_keys if key not in MADE]
+        check_known(features, asked, f"{source.root}: {DatasetInputs.example}.parquet_keys")
+        keys |= {key for key in inputs.parquet_keys if key in features}
+        keys |= {key for key in inputs.video_keys if key in source.image_keys}
         self.keys = sorted(keys)
-        self._scalars = {
-            k for k in self.keys if is_scalar_vector(source.info["features"].get(k), k)
-        }
+        self._scalars = {k for k in self.keys if is_scalar_vector(features.get(k), k)}
         source.check_features([*self.keys, *statistic_keys])
-        resize = config.pipeline.decoded_size
-        self._resize = resize
-        videos = [key for key in self.video_keys if key in source.video_keys]
-        folder = Path(config.frame_cache) if config.frame_cache is not None else None
-        self._cache = find_cache(source, videos, resize, folder)
         self._skipped = {i for i, task in source.tasks.items() if task in SKIPPED_TASKS}
-        self._frames = [self._frames_to_skip_around(i) for i in range(source.num_episodes)]
+        self._kept_frames = [self._frames_to_skip_around(i) for i in range(source.num_episodes)]
         counts = [self._count(position) for position in range(source.num_episodes)]
         self._starts = np.concatenate(([0], np.cumsum(counts)))
 
@@ -181,7 +252,7 @@ class DatasetPart:
         return ~np.isin(tasks, list(self._skipped))
 
     def _count(self, position: int) -> int:
-        frames = self._frames[position]
+        frames = self._kept_frames[position]
         if frames is not None:
             return len(frames)
         return max(int(self.source.lengths[position]) - self.config.window_start_idx, 0)
@@ -189,55 +260,49 @@ class DatasetPart:
     def __len__(self) -> int:
         return int(self._starts[-1])
 
-    def sample(self, index: int) -> dict[str, Any]:
-        """What the files say of one sample; videos as their places."""
+    def sample(self, index: int) -> RawSample:
+        """What the files say of one sample, but for the cameras' frames."""
         position = int(np.searchsorted(self._starts, index, side="right")) - 1
-        frames = self._frames[position]
+        frames = self._kept_frames[position]
         within = index - int(self._starts[position])
         frame = within if frames is None else int(frames[within])
         columns = self._columns(position)
         actions, mask = self.window(columns, position, frame)
-        return {
-            **{key: column[frame] for key, column in columns.items()},
-            "actions": actions,
-            "action_masks": mask,
-            "task_description": self._task(int(columns["task_index"][frame]), position, frame),
-            "episode_index": int(self.source.episode_indices[position]),
-            "info": self.source.info,
-            "videos": {
-                k: self._stored(k, columns, position, frame)
-                if k in self.source.image_keys
-                else self._video(k, position, frame)
-                for k in self.video_keys
-            },
-            "resize": self._resize,
-            "fps": self.source.fps,
-        }
+        return RawSample(
+            position=position,
+            episode_index=int(self.source.episode_indices[position]),
+            frame=frame,
+            columns={key: column[frame] for key, column in columns.items()},
+            state=joined(columns, self.config.state_columns, frame),
+            actions=actions,
+            action_masks=mask,
+            task=self._task(int(columns["task_index"][frame]), position, frame),
+        )
+
+    @property
+    def state_dim(self) -> int:
+        """Dimensions of the state, as the metadata has them."""
+        return width_of(self.source.info["features"], self.config.state_columns)
+
+    @property
+    def action_dim(self) -> int:
+        """Dimensions of the actions, as the metadata has them."""
+        return width_of(self.source.info["features"], self.config.action_columns)
+
+    @property
+    def action_names(self) -> tuple[str, ...]:
+        """What each dimension of the actions is called."""
+        columns = {STATE: self.config.state_columns, ACTION: self.config.action_columns}
+        return dimension_names(self.source.info["features"], columns)[ACTION]
+
+    def actions(self, position: int) -> NDArray[np.float32]:
+        """(frames, A) all actions of an episode."""
+        return joined(self._columns(position), self.config.action_columns).astype(np.float32)
 
     def _columns(self, position: int) -> Columns:
         """Of one episode; a state or action of one dimension is (frames, 1)."""
         columns = self.source.episode(position, self.keys)
         return {k: v[:, None] if k in self._scalars else v for k, v in columns.items()}
-
-    @property
-    def frames_from(self) -> str:
-        """What is read for the cameras' pictures: videos, images, or a cache of some size."""
-        if self._cache is not None and self._resize is not None:
-            videos = f"cache {self._resize.height}x{self._resize.width}"
-        else:
-            videos = "videos"
-        kinds = ["images" if key in self.source.image_keys else videos for key in self.video_keys]
-        return " and ".join(dict.fromkeys(kinds)) or "none"
-
-    def _stored(self, key: str, columns: Columns, position: int, frame: int) -> StoredImage:
-        where = f"{self.source.where(position)}, {key}, frame {frame}"
-        return StoredImage(data=columns[key][frame], root=self.source.root, where=where)
-
-    def _video(self, key: str, position: int, frame: int) -> VideoSegment | CachedFrame:
-        if self._cache is None:
-            return self.source.video(key, position)
-        episode = int(self.source.episode_indices[position])
-        return CachedFrame(cache=self._cache, key=key, episode=episode, frame=frame)
 
     def _task(self, task_index: int, position: int, frame: int) -> str:
         if task_index not in self.source.tasks:
@@ -251,17 +316,17 @@ class DatasetPart:
         self, columns: Columns, position: int, frame: int
     ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """Actions (H, A) of a frame, and which of them count."""
-        column = columns[self.config.action_key]
         first = frame + self.config.window_start_idx
         rows = np.arange(first, first + self.config.action_window_size)
-        end = len(column)
+        end = int(self.source.lengths[position])
         if self._skipped:
             bad = np.flatnonzero(~self._good_frames(position)[first:])
             end = first + int(bad[0]) if len(bad) else end
         mask = rows < end
         if self.config.supervise_terminal_padding:
             mask = np.ones_like(mask)
-        return column[np.minimum(rows, end - 1)].astype(np.float32), mask
+        rows = np.minimum(rows, end - 1)
+        return joined(columns, self.config.action_columns, rows).astype(np.float32), mask
 
     def converted_windows(self, steps: Sequence[UnitStep]) -> NDArray[np.float32]:
         """All supervised actions after the unit `steps`, (windows x steps, A).
@@ -272,13 +337,13 @@ class DatasetPart:
         rows: list[NDArray[np.float32]] = []
         for position in range(self.source.num_episodes):
             columns = self._columns(position)
-            frames = self._frames[position]
+            frames = self._kept_frames[position]
             frames = np.arange(self._count(position)) if frames is None else frames
             if len(frames):
                 windows = [self.window(columns, position, int(frame)) for frame in frames]
                 actions = np.stack([window for window, _ in windows])
                 masks = np.stack([mask for _, mask in windows])
-                states = columns["observation.state"][frames]
+                states = joined(columns, self.config.state_columns, frames)
                 sample = apply(steps, {"states": states, "actions": actions})
                 rows.append(sample["actions"][masks])
         if not rows:
@@ -290,20 +355,12 @@ class DatasetPart:
         return np.concatenate(rows)
 
 
+def _as_tuple(columns: str | tuple[str, ...] | None) -> tuple[str, ...] | None:
+    return (columns,) if isinstance(columns, str) else columns
+
+
 def is_scalar_vector(feature: Mapping[str, Any] | None, key: str) -> bool:
     """Whether a feature is a vector of one number, which LeRobot stores as a number a row."""
     if feature is None or key in BOOKKEEPING or feature["dtype"] in NO_NUMBERS:
         return False
     return list(feature["shape"]) == [1]
-
-
-def check_cameras(source: LeRobotDataset, inputs: DatasetInputs) -> tuple[str, ...]:
-    """Returns the cameras the config asks for; a missing one is an error."""
-    available = (*source.video_keys, *source.image_keys)
-    for key in inputs.video_keys:
-        if key not in available:
-            raise DataError(
-                f"{source.root}: no camera {key!r} in the dataset. "
-                f"It has: {', '.join(available) or 'none'}"
-            )
-    return tuple(inputs.video_keys)

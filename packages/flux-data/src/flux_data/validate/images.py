@@ -12,7 +12,7 @@ from flux_core.errors import DataError
 
 from ..lerobot.dataset import LeRobotDataset, is_depth_map
 from ..lerobot.metadata import image_size
-from ..samples.process_inputs import BROKEN, StoredImage
+from ..samples.stored_image import BROKEN, StoredImage
 from .fault import Fault, episode_fault
 
 

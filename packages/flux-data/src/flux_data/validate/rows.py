@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from flux_core.errors import DataError
 
 from ..lerobot.arrow import first_line
-from ..lerobot.dataset import NO_NUMBERS, LeRobotDataset, LeRobotV2, open_lerobot
-from ..lerobot.metadata import image_size
+from ..lerobot.dataset import LeRobotDataset, LeRobotV2, open_lerobot
+from ..lerobot.metadata import NO_NUMBERS, image_size
+from ..lerobot.state_action import usual_columns
 from ..video.reader import VideoReader, video_facts
 from .fault import Fault, episode_fault
 from .files import file_faults
@@ -166,7 +167,8 @@ class _UsualSteps:
     def __init__(self, source: LeRobotDataset) -> None:
         self.source = source
         self.limits: dict[str, NDArray[np.float64]] = {}
-        for key in ("observation.state", "action"):
+        columns = usual_columns(source.info["features"]).values()
+        for key in (key for keys in columns for key in keys):
             values = [
                 v for i in range(source.num_episodes) if (v := self._read(i, key)) is not None
             ]
@@ -174,8 +176,6 @@ class _UsualSteps:
                 self.limits[key] = self._limit(values)
 
     def _read(self, position: int, key: str) -> NDArray[Any] | None:
-        if key not in self.source.info["features"]:
-            return None
         try:
             values = self.source.read_episode(position, [key])[key]
         except DataError:  # told where the episode itself is checked

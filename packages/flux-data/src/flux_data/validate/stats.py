@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from flux_core.errors import DataError
 
-from ..lerobot.dataset import NO_NUMBERS, LeRobotDataset, LeRobotV3
+from ..lerobot.dataset import LeRobotDataset, LeRobotV3
 from ..lerobot.episode_stats import Stats, column_stats, pooled
-from ..lerobot.metadata import Row, json_object, json_rows
+from ..lerobot.metadata import NO_NUMBERS, Row, json_object, json_rows
 from .fault import Fault, episode_fault
 
 NAMES = ("min", "max", "mean", "std")

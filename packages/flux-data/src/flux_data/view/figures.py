@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from flux_core.html import Html, cell, element, row, table
 from flux_core.norm_stats import FeatureStats
 
-from ..lerobot.statistics import ACTION, STATE
+from ..lerobot.state_action import ACTION, STATE
 from .distribution import Panel
 from .survey import Survey
 

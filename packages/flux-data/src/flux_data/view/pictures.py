@@ -15,7 +15,7 @@ from PIL import Image
 from flux_core.errors import DataError, UsageError
 
 from ..lerobot.dataset import LeRobotDataset
-from ..samples.process_inputs import StoredImage
+from ..samples.stored_image import StoredImage
 from ..video.reader import VideoReader
 
 DEFAULT_EPISODES = 8

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,8 @@ from flux_core.errors import DataError
 from flux_core.norm_stats import FeatureStats
 
 from ..lerobot.dataset import Columns, LeRobotDataset
-from ..lerobot.statistics import ACTION, STATE, RunningStats, dimension_names
+from ..lerobot.state_action import dimension_names, joined, usual_columns, width_of
+from ..lerobot.statistics import RunningStats
 from .distribution import Histograms, Panel, pair_dimensions, panel_range
 
 Advance = Callable[[str, int, int], None]
@@ -54,36 +56,50 @@ class Survey:
 
 def number_keys(source: LeRobotDataset) -> tuple[str, ...]:
     """Returns those of state and action that the dataset has."""
-    return tuple(key for key in (STATE, ACTION) if key in source.info["features"])
+    return tuple(usual_columns(source.info["features"]))
 
 
 def read_numbers(source: LeRobotDataset, position: int) -> dict[str, NDArray[np.float64]]:
-    """Returns state and action of one episode, (frames, dim) each.
+    """Returns state and action of one episode, (frames, dim) each, whatever their columns' names.
 
     Raises:
         DataError: the number of dimensions differs from info.json's, or the file cannot be read.
     """
-    numbers = {}
-    columns = _read(source, position)
-    for key in number_keys(source):
-        values = columns[key].reshape(len(columns[key]), -1).astype(np.float64)
-        if len(values) and values.shape[1] != _dim(source, key):
-            raise DataError(
-                f"{source.data_file(position)}: {key}: expected {_dim(source, key)} dimensions "
-                f"(info.json), got {values.shape[1]}"
-            )
-        numbers[key] = values.reshape(len(values), _dim(source, key))
-    return numbers
+    columns = usual_columns(source.info["features"])
+    read = _read(source, position)
+    numbers = {key: _vectors(source, position, key, read[key]) for key in _flat(columns)}
+    return {what: joined(numbers, keys) for what, keys in columns.items()}
+
+
+def _vectors(
+    source: LeRobotDataset, position: int, key: str, values: NDArray[Any]
+) -> NDArray[np.float64]:
+    """Returns a column as (frames, dim)."""
+    dims = width_of(source.info["features"], [key])
+    numbers = values.reshape(len(values), -1).astype(np.float64)
+    if len(values) and numbers.shape[1] != dims:
+        raise DataError(
+            f"{source.data_file(position)}: {key}: expected {dims} dimensions (info.json), "
+            f"got {numbers.shape[1]}"
+        )
+    return numbers.reshape(len(values), dims)
 
 
 def _read(source: LeRobotDataset, position: int) -> Columns:
-    return source.read_episode(position, [*number_keys(source), "task_index"])
+    columns = usual_columns(source.info["features"])
+    return source.read_episode(position, [*_flat(columns), "task_index"])
+
+
+def _flat(columns: Mapping[str, Sequence[str]]) -> list[str]:
+    return [key for keys in columns.values() for key in keys]
 
 
 def read_survey(source: LeRobotDataset, advance: Advance) -> Survey:
     """Reads every episode twice: for the statistics, then for histograms over their ranges."""
+    features = source.info["features"]
     running = {
-        key: RunningStats(_dim(source, key), source.num_frames) for key in number_keys(source)
+        what: RunningStats(width_of(features, columns), source.num_frames)
+        for what, columns in usual_columns(features).items()
     }
     tasks = _Tasks(source.tasks)
     for position in range(source.num_episodes):
@@ -92,7 +108,7 @@ def read_survey(source: LeRobotDataset, advance: Advance) -> Survey:
         tasks.add(_read(source, position)["task_index"])
         advance("numbers", position + 1, 2 * source.num_episodes)
     stats = {key: each.result() for key, each in running.items()}
-    panels = pair_dimensions(dimension_names(source.info["features"]))
+    panels = pair_dimensions(dimension_names(features))
     ranges = tuple(panel_range(panel, stats) for panel in panels)
     histograms = Histograms(panels, ranges)
     for position in range(source.num_episodes):
@@ -133,7 +149,3 @@ class _Tasks:
 
     def _text(self, index: int) -> str:
         return self._texts.get(index, f"task_index {index}, which the metadata does not list")
-
-
-def _dim(source: LeRobotDataset, key: str) -> int:
-    return int(np.prod(source.info["features"][key]["shape"]))

@@ -9,7 +9,6 @@ import numpy as np
 from flux_core.errors import ConfigError, DataError
 from flux_core.tokenizers import PretrainedTokenizer
 from flux_core.transforms import Pipeline, Prompter, Sample, Tokenization, apply
-from flux_data.lerobot import LeRobotDataset
 from flux_data.samples import DistributedRepeatingDataset, ParquetDataset
 
 from .tree import TrainConfig
@@ -69,7 +68,7 @@ def _check_way_back(dataset: DistributedRepeatingDataset) -> None:
             continue
         tried.append(member.pipeline)
         where = f"train_dataloader.dataset.datasets.{name}.transforms"
-        sample = {**member.raw_sample(0), "rng": np.random.default_rng(0)}
+        sample = member.untransformed(0, np.random.default_rng(0))
         Pipeline(member.transforms, where=where).check_sample(sample, member.stats)
 
 
@@ -77,20 +76,15 @@ def _tasks(dataset: ParquetDataset) -> Iterator[tuple[str, str, int]]:
     """Directory, task and state dimensions of everything that can be asked."""
     for part in dataset.parts:
         for task in part.source.tasks.values():
-            yield str(part.source.root), task, _width(part.source, "observation.state")
+            yield str(part.source.root), task, part.state_dim
 
 
 def _check_action_dims(config: TrainConfig, dataset: ParquetDataset) -> None:
     trained = config.model.loss_action_dim
-    dims = max(_width(part.source, dataset.config.action_key) for part in dataset.parts)
+    dims = max(part.action_dim for part in dataset.parts)
     if trained is not None and trained < dims:
         raise ConfigError(
             f"model.loss_action_dim: expected at least {dims} (the actions of "
             f"{dataset.config.roots[0]}), got {trained}: dimensions {trained} to {dims - 1} would "
             "never be trained"
         )
-
-
-def _width(source: LeRobotDataset, key: str) -> int:
-    """Dimensions of a feature, as the metadata has them."""
-    return int(source.info["features"][key]["shape"][0])

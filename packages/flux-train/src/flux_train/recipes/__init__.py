@@ -5,13 +5,15 @@ small       a small pi0.5 for a simulated robot: ALOHA, LIBERO-Object
 libero      LIBERO's suites
 robots      your own robots: Aloha, UR3, any other, or several in one run
 pretrained  what datasets and robots of openpi's weights have in common
+columns     what datasets call the state, the actions and the cameras
 runners     how a network is trained
 """
 
 from flux_core.models.pi import pi0_model, pi05_model
 
+from .columns import Columns
 from .full import lora
-from .libero import libero_data, libero_inference, libero_model, libero_runner
+from .libero import OPENPI_COLUMNS, libero_data, libero_inference, libero_model, libero_runner
 from .robots import robot_data, robot_inference
 from .runners import full_runner, lora_runner
 from .small import (
@@ -26,6 +28,8 @@ from .small import (
 
 __all__ = [
     "LIBERO_OBJECT",
+    "OPENPI_COLUMNS",
+    "Columns",
     "full_runner",
     "libero_data",
     "libero_inference",

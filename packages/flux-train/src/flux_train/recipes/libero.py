@@ -12,12 +12,17 @@ from typing import Any, Literal
 from flux_core.models.pi import pi0_model, pi05_model
 
 from . import pretrained
-from .pretrained import Policy, Section
+from .columns import Columns, Section
+from .pretrained import Policy
 from .runners import full_runner
 
 ACTION_HORIZON = 10
 STATE_DIM, ACTION_DIM = 8, 7
 CAMERAS = ("image", "wrist_image")
+OPENPI_COLUMNS = Columns(
+    state="state", actions="actions", cameras={camera: camera for camera in CAMERAS}
+)
+"""What openpi's `convert_libero_data_to_lerobot.py` calls them."""
 EXECUTION_HORIZON = 5  # openpi's `examples/libero/main.py`, replan_steps
 
 Suite = Literal["libero_10", "libero_90", "libero_spatial", "libero_object", "libero_goal"]
@@ -41,8 +46,23 @@ def libero_model(policy: Policy, **settings: Any) -> Section:
     return pi05_model(**sizes, **settings)
 
 
-def libero_data(policy: Policy, *, data_root_path: str | list[str], tokenizer_path: str) -> Section:
-    """Batches from one suite's demonstrations, or several suites'."""
+def libero_data(
+    policy: Policy,
+    *,
+    data_root_path: str | list[str],
+    tokenizer_path: str,
+    columns: Columns | Section | None = None,
+) -> Section:
+    """Batches from one suite's demonstrations, or several suites'.
+
+    Args:
+        policy: whose prompt and normalisation.
+        data_root_path: one directory or several.
+        tokenizer_path: a file or folder with PaliGemma's tokenizer.
+        columns: what the datasets call the state, the actions and the cameras `image` and
+            `wrist_image`; default: LeRobot's names. openpi's are `OPENPI_COLUMNS`.
+    """
+    columns = Columns.read(columns)
     dataset = pretrained.dataset(
         policy,
         data_root_path=data_root_path,
@@ -50,13 +70,10 @@ def libero_data(policy: Policy, *, data_root_path: str | list[str], tokenizer_pa
         cameras=CAMERAS,
         action_horizon=ACTION_HORIZON,
         state_in_prompt=False,
-        action_key="action",
-        window_start_idx=0,
+        columns=columns,
+        **columns.window(),
     )
-    return pretrained.dataloader(
-        {"libero": dataset},
-        name_mappings={"observation.state": ("proprio",), "action": ("action",)},
-    )
+    return pretrained.dataloader({"libero": dataset}, **columns.statistics())
 
 
 def libero_runner(**settings: Any) -> Section:

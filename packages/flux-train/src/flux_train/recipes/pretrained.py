@@ -13,8 +13,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from .columns import Columns, Section
+
 Policy = Literal["pi0", "pi05"]
-Section = dict[str, Any]
 
 IMAGE_SIZE = {"height": 224, "width": 224}
 NORM_TYPES = {"pi0": "mean_std", "pi05": "quantile"}
@@ -32,6 +33,7 @@ def dataset(
     units: Sequence[Section] = (),
     state_in_prompt: bool = True,
     num_padding_cameras: int = 0,
+    columns: Columns | None = None,
     **windows: Any,
 ) -> Section:
     """One robot's LeRobot directories.
@@ -45,15 +47,10 @@ def dataset(
         units: what comes before the normalisation, the same as on the robot.
         state_in_prompt: whether pi0.5's prompt has the state.
         num_padding_cameras: black cameras with mask False, for robots with fewer than others.
+        columns: what the dataset calls its state and cameras; default: LeRobot's names.
         windows: what else `ParquetDataset` takes.
     """
-    inputs = dict(
-        type="ProcessParquetInputs",
-        parquet_keys=["observation.state", "actions"],
-        video_keys=[f"observation.images.{camera}" for camera in cameras],
-        name_mappings={"observation.state": ["states"]},
-        num_padding_imgs=num_padding_cameras,
-    )
+    inputs = (columns or Columns()).inputs(cameras, num_padding_cameras=num_padding_cameras)
     tokenizer = dict(type="PretrainedTokenizer", model_path=tokenizer_path)
     *before, normalize_images = observation_transforms(
         policy, tokenizer=tokenizer, units=units, state_in_prompt=state_in_prompt
@@ -115,24 +112,19 @@ def inference_runner(
 
 def dataloader(
     groups: Mapping[str, Section],
-    *,
-    name_mappings: Mapping[str, Sequence[str]],
     **settings: Any,
 ) -> Section:
     """Batches of 8 a GPU from datasets, each with statistics of its own.
 
     Args:
         groups: robot -> its dataset.
-        name_mappings: dataset column -> what its statistics are called.
-        settings: what else `DistributedRepeatingDataset` takes.
+        settings: what else `DistributedRepeatingDataset` takes: `Columns.statistics` and more.
     """
     return dict(
         per_device_batch_size=8,
         per_device_num_workers=4,
         dataset=dict(
             type="DistributedRepeatingDataset",
-            statistic_keys=list(name_mappings),
-            name_mappings={key: list(names) for key, names in name_mappings.items()},
             datasets={robot: [section] for robot, section in groups.items()},
             **settings,
         ),

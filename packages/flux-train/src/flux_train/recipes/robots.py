@@ -13,24 +13,17 @@ from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from typing import Any, Literal
 
-from flux_core.config import bind, unbind
+from flux_core.config import bind, did_you_mean, unbind
 from flux_core.errors import ConfigError
 from flux_core.robots import RobotSpec, robot_spec
 
 from . import pretrained
-from .pretrained import Policy, Section
+from .columns import Columns, Section
+from .pretrained import Policy
 
 ACTION_HORIZON = 32
 
 Actions = Literal["next_state", "recorded"]
-# Column of the actions, its first row in a chunk, and what columns' statistics are called.
-_ACTIONS: dict[Actions, tuple[Section, dict[str, tuple[str, ...]]]] = {
-    "next_state": ({}, {"observation.state": ("proprio", "action")}),
-    "recorded": (
-        dict(action_key="action", window_start_idx=0),
-        {"observation.state": ("proprio",), "action": ("action",)},
-    ),
-}
 
 DEPLOYMENTS: Mapping[str, Section] = {
     "aloha": dict(
@@ -64,6 +57,7 @@ def robot_data(
     aloha: Sequence[str] = (),
     ur3: Sequence[str] = (),
     specs: Sequence[RobotSpec | Section] = (),
+    columns: Mapping[str, Columns | Section] | None = None,
     tokenizer_path: str,
     actions: Actions = "next_state",
     relative: bool = True,
@@ -77,9 +71,11 @@ def robot_data(
         aloha: LeRobot directories of two Aloha arms.
         ur3: LeRobot directories of a UR3 with a gripper.
         specs: descriptions of those of `robots` that no installed package describes.
+        columns: robot -> what its datasets call the state, the actions and the cameras, as
+            `dict(state=..., actions=[...], cameras={...})`; those left out have LeRobot's names.
         tokenizer_path: a file or folder with PaliGemma's tokenizer.
-        actions: the next states, or those of the column `action`. A robot that is commanded by
-            differences needs the recorded ones.
+        actions: the next states, or the recorded actions. A robot that is commanded by differences
+            needs the recorded ones.
         relative: whether joints are relative to the chunk's start. Grippers (normalized) and robots
             that are commanded by differences never are.
         adapt_to_pi: turns ViperX arms (Trossen's ALOHA) into pi's joint signs and gripper angles.
@@ -91,7 +87,8 @@ def robot_data(
     known = _described(roots, specs)
     if actions == "next_state":
         _check_states_are_commands(known)
-    window, statistics = _ACTIONS[actions]
+    named = _columns(roots, columns or {})
+    next_states = actions == "next_state"
     num_cameras = max(len(spec.cameras) for spec in known.values())
     groups = {
         name: pretrained.dataset(
@@ -102,12 +99,15 @@ def robot_data(
             num_padding_cameras=num_cameras - len(known[name].cameras),
             action_horizon=ACTION_HORIZON,
             units=_units(known, name, relative=relative, adapt_to_pi=adapt_to_pi),
-            **window,
+            columns=named[name],
+            **named[name].window(next_states=next_states),
         )
         for name, paths in roots.items()
     }
+    others = [each for each in named.values() if not each.are_lerobots]
+    statistics = next(iter(others), Columns()).statistics(next_states=next_states)
     return pretrained.dataloader(
-        groups, name_mappings=statistics, dim=_width(known) if len(groups) > 1 else None
+        groups, **statistics, dim=_width(known) if len(groups) > 1 else None
     )
 
 
@@ -160,6 +160,19 @@ def _by_robot(robots: Mapping[str, Any] | None, **named: Any) -> dict[str, Any]:
     if not given:
         raise ConfigError("robots: expected at least one robot, got none")
     return given
+
+
+def _columns(
+    robots: Mapping[str, object], columns: Mapping[str, Columns | Section]
+) -> dict[str, Columns]:
+    """Each robot's column names."""
+    for name in columns:
+        if name not in robots:
+            raise ConfigError(
+                f"columns: expected some of the robots {', '.join(robots)}, got {name!r}."
+                f"{did_you_mean(name, robots)}"
+            )
+    return {name: Columns.read(columns.get(name)) for name in robots}
 
 
 def _described(

@@ -13,6 +13,7 @@ from typing import Any
 from flux_core.robots import robot_spec
 from flux_core.tokenizers import FIRST_NUMBER_ID, NUMBERS_PER_TABLE, ByteTokenizer
 
+from .columns import Columns, Section
 from .runners import collator
 
 ACTIONS_PER_TOKEN = 4
@@ -139,47 +140,55 @@ def shared_transforms(robot: SmallRobot) -> list[dict[str, Any]]:
 
 
 def small_aloha_sim_data(
-    *, data_root_path: str, action_horizon: int, batch_size: int, num_workers: int = 1
-) -> dict[str, Any]:
-    """Batches from demonstrations of the simulated ALOHA."""
-    return _data(ALOHA_SIM, data_root_path, action_horizon, batch_size, num_workers)
+    *,
+    data_root_path: str,
+    action_horizon: int,
+    batch_size: int,
+    num_workers: int = 1,
+    columns: Columns | Section | None = None,
+) -> Section:
+    """Batches from demonstrations of the simulated ALOHA.
+
+    `columns` are the dataset's names for state, actions and cameras; default: LeRobot's.
+    """
+    loader = dict(per_device_batch_size=batch_size, per_device_num_workers=num_workers)
+    dataset = _dataset(ALOHA_SIM, data_root_path, action_horizon, Columns.read(columns))
+    return dict(loader, dataset=dataset)
 
 
 def small_libero_object_data(
-    *, data_root_path: str, action_horizon: int, batch_size: int, num_workers: int = 1
-) -> dict[str, Any]:
-    """Batches from demonstrations of LIBERO-Object's tasks, or some of them."""
-    return _data(LIBERO_OBJECT, data_root_path, action_horizon, batch_size, num_workers)
+    *,
+    data_root_path: str,
+    action_horizon: int,
+    batch_size: int,
+    num_workers: int = 1,
+    columns: Columns | Section | None = None,
+) -> Section:
+    """Batches from demonstrations of LIBERO-Object's tasks, or some of them.
+
+    `columns` are the dataset's names for state, actions and cameras; default: LeRobot's.
+    """
+    loader = dict(per_device_batch_size=batch_size, per_device_num_workers=num_workers)
+    dataset = _dataset(LIBERO_OBJECT, data_root_path, action_horizon, Columns.read(columns))
+    return dict(loader, dataset=dataset)
 
 
-def _data(
-    robot: SmallRobot, data_root_path: str, action_horizon: int, batch_size: int, num_workers: int
-) -> dict[str, Any]:
-    inputs = dict(
-        type="ProcessParquetInputs",
-        parquet_keys=["observation.state", "actions"],
-        video_keys=[f"observation.images.{camera}" for camera in robot.cameras],
-        name_mappings={"observation.state": ["states"]},
-    )
+def _dataset(
+    robot: SmallRobot, data_root_path: str, action_horizon: int, columns: Columns
+) -> Section:
     dataset = dict(
         type="ParquetDataset",
         data_root_path=data_root_path,
-        transforms=[inputs, *shared_transforms(robot)],
+        transforms=[columns.inputs(robot.cameras), *shared_transforms(robot)],
         action_window_size=action_horizon,
-        action_key="action",
-        window_start_idx=0,
+        **columns.window(),
     )
     return dict(
-        per_device_batch_size=batch_size,
-        per_device_num_workers=num_workers,
-        dataset=dict(
-            type="DistributedRepeatingDataset",
-            statistic_name=robot.name,
-            statistic_keys=["observation.state", "action"],
-            name_mappings={"observation.state": ["proprio"], "action": ["action"]},
-            min_range=MIN_RANGE,
-            datasets=dataset,
-        ),
+        type="DistributedRepeatingDataset",
+        statistic_name=robot.name,
+        min_range=MIN_RANGE,
+        datasets=dataset,
+        **columns.statistics(),
     )
 
 

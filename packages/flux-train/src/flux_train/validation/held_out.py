@@ -13,11 +13,9 @@ from PIL import Image
 
 from flux_core.errors import DataError
 from flux_core.norm_stats import NormStats
-from flux_core.transforms import Augmentation, DatasetInputs, Pipeline
-from flux_data.lerobot import dimension_names
-from flux_data.samples import ParquetDataset
+from flux_core.transforms import Augmentation, Pipeline
+from flux_data.samples import ParquetDataset, RawSample
 
-STATE = "observation.state"
 PICTURE_HEIGHT = 180
 JPEG_QUALITY = 80
 
@@ -67,11 +65,9 @@ class HeldOutGroup:
         self._ends = np.cumsum([len(dataset) for dataset in self._datasets])
         if not len(self):
             raise DataError(f"validation.dataset.datasets.{name}: expected samples, found none")
-        source, key = self._datasets[0].parts[0].source, self._datasets[0].config.action_key
-        self.action_dim = int(source.info["features"][key]["shape"][0])
-        self.fps = source.fps
-        names = dimension_names(source.info["features"])
-        self.dimensions = names.get(key, tuple(map(str, range(self.action_dim))))
+        part = self._datasets[0].parts[0]
+        self.action_dim, self.fps = part.action_dim, part.source.fps
+        self.dimensions = part.action_names
 
     def __len__(self) -> int:
         return int(self._ends[-1])
@@ -93,11 +89,11 @@ class HeldOutGroup:
     ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]:
         """States (N, S), actions (N, H, A) in robot units, and which steps are real (N, H)."""
         samples = [self._raw(int(i)) for i in index]
-        states, actions, masks = (
-            np.stack([np.asarray(sample[key]) for sample in samples])
-            for key in (STATE, "actions", "action_masks")
+        return (
+            np.stack([sample.state for sample in samples]),
+            np.stack([sample.actions for sample in samples]),
+            np.stack([sample.action_masks for sample in samples]),
         )
-        return states, actions, masks
 
     def in_robot_units(
         self, actions: NDArray[np.float32], states: NDArray[np.float32]
@@ -119,25 +115,23 @@ class HeldOutGroup:
         """The first one, with `num_frames` of its frames evenly spread."""
         dataset = next(each for each in self._datasets if len(each))
         part = next(each for each in dataset.parts if len(each))
-        first, length = self._raw(0)["episode_index"], 1
-        while length < len(part) and self._raw(length)["episode_index"] == first:
+        first, length = part.sample(0), 1
+        while length < len(part) and part.sample(length).position == first.position:
             length += 1
         index = np.linspace(0, length - 1, min(num_frames, length)).round().astype(np.int64)
-        samples = [self._raw(int(i)) for i in index]
-        source, key = part.source, dataset.config.action_key
-        position = int(np.flatnonzero(source.episode_indices == first)[0])
-        inputs = dataset.pipeline.one(DatasetInputs)
+        samples = [part.sample(int(i)) for i in index]
+        keys = part.frames.cameras
         return HeldOutEpisode(
             index=index,
-            episode=int(first),
-            frames=np.array([round(float(s["timestamp"]) * source.fps) for s in samples]),
+            episode=first.episode_index,
+            frames=np.array([sample.frame for sample in samples]),
             first_step=dataset.config.window_start_idx,
-            actions=np.asarray(source.episode(position, [key])[key], np.float32),
-            cameras=tuple(k.removeprefix("observation.images.") for k in inputs.video_keys),
-            pictures=[[_jpeg(inputs, key, s) for key in inputs.video_keys] for s in samples],
+            actions=part.actions(first.position),
+            cameras=tuple(key.removeprefix("observation.images.") for key in keys),
+            pictures=[[_jpeg(part.frames.picture(s, key)) for key in keys] for s in samples],
         )
 
-    def _raw(self, index: int) -> dict[str, Any]:
+    def _raw(self, index: int) -> RawSample:
         dataset, within = self._place(index)
         return dataset.raw_sample(within)
 
@@ -151,9 +145,9 @@ def plain(dataset: ParquetDataset.Config) -> ParquetDataset.Config:
     return replace(dataset, transforms=dataset.pipeline.without(Augmentation).transforms)
 
 
-def _jpeg(inputs: DatasetInputs, key: str, sample: dict[str, Any]) -> bytes:
-    """One camera's picture as it was recorded, made small."""
-    image = Image.fromarray(inputs.picture(sample, key))
+def _jpeg(picture: NDArray[np.uint8]) -> bytes:
+    """A camera's picture, made small."""
+    image = Image.fromarray(picture)
     image.thumbnail((4 * PICTURE_HEIGHT, PICTURE_HEIGHT), Image.Resampling.BILINEAR)
     data = io.BytesIO()
     image.save(data, "JPEG", quality=JPEG_QUALITY)

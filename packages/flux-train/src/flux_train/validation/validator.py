@@ -86,6 +86,7 @@ def check_validation(validation: Validation, training: DistributedRepeatingDatas
 MAKING = (
     "action_window_size",
     "action_key",
+    "state_key",
     "window_start_idx",
     "supervise_terminal_padding",
     "transforms",
@@ -137,7 +138,7 @@ class Validator:
         self._failed = failed or FailedWrites()
         self.config, self.device = config, device
         self._collator, self._batch_size, self._work_dir = collator, batch_size, work_dir
-        keys = config.dataset.statistic_keys
+        keys = config.dataset.statistic_keys or ()
         configs = config.dataset.groups()
         unknown = [name for name in configs if name not in stats]
         if unknown:

@@ -1,0 +1,159 @@
+"""Which columns of a dataset hold the robot's state and its actions, joined and named."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flux_core.config import did_you_mean
+from flux_core.errors import ConfigError, DataError
+
+from .metadata import NO_NUMBERS, flat_names
+
+STATE, ACTION = "observation.state", "action"
+"""LeRobot's names, which also stand for the two quantities whatever their columns are called."""
+
+_USUAL = {
+    STATE: (STATE, "observation.states", "state", "states"),
+    ACTION: (ACTION, "actions"),
+}
+
+
+def usual_columns(features: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    """The columns of the state and of the actions, as far as their names tell.
+
+    LeRobot's names come first, then openpi's (`state`, `actions`). Where a dataset has none of
+    them, the vectors below such a name belong together in the metadata's order: AgiBot's
+    `actions.joint.position` and `actions.effector.position`.
+
+    Returns:
+        STATE and ACTION, each with its columns; a quantity without columns is left out.
+    """
+    found = {what: _usual(features, names) for what, names in _USUAL.items()}
+    return {what: columns for what, columns in found.items() if columns}
+
+
+def _usual(features: Mapping[str, Any], names: Sequence[str]) -> tuple[str, ...]:
+    numbers = [key for key, feature in features.items() if feature["dtype"] not in NO_NUMBERS]
+    for name in names:
+        if name in numbers:
+            return (name,)
+    for name in names:
+        if below := tuple(key for key in numbers if key.startswith(f"{name}.")):
+            return below
+    return ()
+
+
+def check_columns(features: Mapping[str, Any], columns: Sequence[str], where: str) -> None:
+    """Refuses columns that cannot be joined into one vector.
+
+    Args:
+        features: those of `info.json`.
+        columns: their names.
+        where: the dataset and the config key that names them, for the message.
+
+    Raises:
+        DataError: a column is missing.
+        ConfigError: a column does not hold numbers, or two differ in dtype.
+    """
+    check_known(features, columns, where)
+    dtypes = {key: features[key]["dtype"] for key in columns}
+    for key, dtype in dtypes.items():
+        if dtype in NO_NUMBERS:
+            raise ConfigError(f"{where}: {key!r}: expected a feature of numbers, got {dtype}")
+        if dtype != dtypes[columns[0]]:
+            raise ConfigError(
+                f"{where}: expected columns of one dtype, got {dtypes[columns[0]]} "
+                f"({columns[0]!r}) and {dtype} ({key!r}). Write them alike"
+            )
+
+
+def check_known(features: Mapping[str, Any], keys: Sequence[str], where: str) -> None:
+    """Refuses the first key that is not a feature.
+
+    Raises:
+        DataError: with the dataset's features and the nearest name.
+    """
+    for key in keys:
+        if key not in features:
+            available = ", ".join(features)
+            raise DataError(
+                f"{where}: no feature {key!r}.{did_you_mean(key, features)} It has: {available}"
+            )
+
+
+def width_of(features: Mapping[str, Any], columns: Sequence[str]) -> int:
+    """Dimensions of the columns together, as the metadata has them."""
+    return sum(int(np.prod(features[key]["shape"])) for key in columns)
+
+
+def joined(
+    values: Mapping[str, NDArray[Any]], columns: Sequence[str], rows: Any = slice(None)
+) -> NDArray[Any]:
+    """Those rows of the columns side by side, (..., dim); of one column, its rows as they are."""
+    if len(columns) == 1:
+        return values[columns[0]][rows]
+    return np.concatenate([values[key][rows] for key in columns], axis=-1)
+
+
+def dimension_names(
+    features: Mapping[str, Any], columns: Mapping[str, Sequence[str]] | None = None
+) -> dict[str, tuple[str, ...]]:
+    """The names of each dimension of states and actions.
+
+    Args:
+        features: those of `info.json`.
+        columns: quantity -> its columns; default: the usual ones.
+
+    Returns:
+        quantity -> the names in `info.json`, column after column. A quantity without any takes the
+        other's where it has as many dimensions, or is numbered.
+    """
+    columns = usual_columns(features) if columns is None else columns
+    dims = {what: width_of(features, keys) for what, keys in columns.items()}
+    given = {what: _given_names(features, keys) for what, keys in columns.items()}
+    names = {}
+    for what, dim in dims.items():
+        others = [labels for labels in given.values() if len(labels) == dim]
+        are_alike = len(set(dims.values())) == 1
+        word = "" if are_alike else f"{what.removeprefix('observation.')} "
+        numbered = tuple(f"{word}{number}" for number in range(dim))
+        names[what] = given[what] or next(iter(others), numbered)
+    return names
+
+
+def _given_names(features: Mapping[str, Any], columns: Sequence[str]) -> tuple[str, ...]:
+    """All columns' names; of several columns, one without names is numbered. () without any."""
+    labels = {key: tuple(flat_names(features[key].get("names"))) for key in columns}
+    labels = {
+        key: names if len(names) == width_of(features, [key]) else ()
+        for key, names in labels.items()
+    }
+    if len(columns) == 1:
+        return labels[columns[0]]
+    joined_labels = [label for names in labels.values() for label in names]
+    is_unique = len(set(joined_labels)) == len(joined_labels)
+    out: list[str] = []
+    for key, short in zip(columns, _short_names(columns), strict=True):
+        numbered = tuple(f"{short} {number}" for number in range(width_of(features, [key])))
+        named = labels[key] if is_unique else tuple(f"{short} {label}" for label in labels[key])
+        out += named or numbered
+    return tuple(out)
+
+
+def _short_names(columns: Sequence[str]) -> list[str]:
+    """The columns' names without the dotted parts that all of them begin and end with."""
+    parts = [key.split(".") for key in columns]
+    shortest = min(len(each) for each in parts)
+    first = min(_num_shared(parts), shortest - 1)
+    last = min(_num_shared([each[:first:-1] for each in parts]), shortest - first - 1)
+    return [".".join(each[first : len(each) - last]) for each in parts]
+
+
+def _num_shared(parts: Sequence[Sequence[str]]) -> int:
+    """How many elements all lists begin with."""
+    are_equal = [len(set(each)) == 1 for each in zip(*parts, strict=False)]
+    return [*are_equal, False].index(False)

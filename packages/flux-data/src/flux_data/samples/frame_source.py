@@ -1,0 +1,128 @@
+"""The cameras' frames of a dataset: from its videos, its stored images or a frame cache."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flux_core.config import did_you_mean
+from flux_core.errors import DataError
+from flux_core.transforms import ImageResize
+
+from ..lerobot.dataset import LeRobotDataset
+from ..lerobot.metadata import image_size
+from ..video.reader import VideoReader
+from .frame_cache import find_cache
+from .raw_sample import RawSample
+from .resize import resize_frame
+from .stored_image import StoredImage
+
+_shared_reader = VideoReader()
+"""Open decoders of this process, shared by all its datasets."""
+
+_thread = threading.local()
+
+
+def use_own_decoders() -> None:
+    """Gives this thread its own decoders: two threads would wait for each other at one file."""
+    _thread.reader = VideoReader()
+
+
+class FrameSource:
+    """Reads the frames of some cameras, resized while they are decoded."""
+
+    def __init__(
+        self,
+        source: LeRobotDataset,
+        cameras: Sequence[str],
+        resize: ImageResize | None = None,
+        *,
+        cache_folder: Path | None = None,
+    ) -> None:
+        """Looks up the cameras and their cache.
+
+        Args:
+            source: the dataset.
+            cameras: the columns of the cameras, in the network's order.
+            resize: brings every frame to one size; None leaves frames as they were recorded.
+            cache_folder: where to look for a frame cache; default: beside the dataset.
+
+        Raises:
+            DataError: the dataset lacks a camera.
+        """
+        check_cameras(source, cameras)
+        self.source, self.cameras, self.resize = source, tuple(cameras), resize
+        features = source.info["features"]
+        self._sizes = {key: image_size(features[key]) for key in cameras}
+        self._stored = {key for key in cameras if key in source.image_keys}
+        videos = [key for key in cameras if key not in self._stored]
+        self._cache = find_cache(source, videos, resize, cache_folder)
+
+    def read(self, sample: RawSample) -> list[NDArray[np.uint8]]:
+        """A frame of every camera, (height, width, 3) uint8 each, resized.
+
+        Raises:
+            DataError: a frame is missing, cannot be decoded, or has another size than `info.json`
+                says.
+        """
+        frames = [self.picture(sample, key) for key in self.cameras]
+        if self.resize is None:
+            return frames
+        return [resize_frame(frame, self.resize) for frame in frames]
+
+    def picture(self, sample: RawSample, camera: str) -> NDArray[np.uint8]:
+        """A camera's frame, (height, width, 3) uint8: as recorded, or as the cache has it.
+
+        Raises:
+            DataError: as `read`.
+        """
+        if camera in self._stored:
+            stored = self._stored_image(sample, camera)
+            image, where = stored.read(), stored.where
+        elif self._cache is not None:
+            return self._cache.frame(camera, sample.episode_index, sample.frame)
+        else:
+            image, where = self._video_frame(sample, camera)
+        height, width = self._sizes[camera]
+        if image.shape[:2] != (height, width):
+            raise DataError(
+                f"{where}: expected {height}x{width} (info.json), "
+                f"got {image.shape[0]}x{image.shape[1]}"
+            )
+        return image
+
+    def _stored_image(self, sample: RawSample, camera: str) -> StoredImage:
+        where = f"{self.source.where(sample.position)}, {camera}, frame {sample.frame}"
+        return StoredImage(data=sample.columns[camera], root=self.source.root, where=where)
+
+    def _video_frame(self, sample: RawSample, camera: str) -> tuple[NDArray[np.uint8], str]:
+        segment = self.source.video(camera, sample.position)
+        # A frame may be off by half a period at most: anything else is another frame.
+        tolerance_s = 0.5 / self.source.fps
+        reader = getattr(_thread, "reader", _shared_reader)
+        time_s = segment.start_s + sample.time_s
+        return reader.frame(segment.path, time_s, tolerance_s), f"{segment.path}: {camera}"
+
+    @property
+    def kinds(self) -> str:
+        """What frames are read from: 'videos', 'images', or 'cache' with its size."""
+        videos = "videos"
+        if self._cache is not None and self.resize is not None:
+            videos = f"cache {self.resize.height}x{self.resize.width}"
+        found = ["images" if key in self._stored else videos for key in self.cameras]
+        return " and ".join(dict.fromkeys(found)) or "none"
+
+
+def check_cameras(source: LeRobotDataset, cameras: Sequence[str]) -> None:
+    """Refuses the first camera that the dataset lacks."""
+    available = (*source.video_keys, *source.image_keys)
+    for key in cameras:
+        if key not in available:
+            raise DataError(
+                f"{source.root}: no camera {key!r} in the dataset.{did_you_mean(key, available)} "
+                f"It has: {', '.join(available) or 'none'}"
+            )
