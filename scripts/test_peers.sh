@@ -48,9 +48,8 @@ make_lerobot() {
   echo "      making $venv"
   local install=("$venv/bin/python" -m pip install --quiet --disable-pip-version-check)
   "$PYTHON" -m venv --clear "$venv" &&
-    "${install[@]}" "$TORCH" &&
-    "${install[@]}" --no-deps "lerobot==$version" "$TORCHVISION" &&
     "${install[@]}" "$TORCH" "$@" "${LEROBOT_NEEDS[@]}" &&
+    "${install[@]}" --no-deps "lerobot==$version" "$TORCHVISION" &&
     echo "$wanted" >"$venv/.flux-stamp" && return
   error "$venv could not be made: pip says why above"
   return 1

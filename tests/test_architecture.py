@@ -49,9 +49,9 @@ ROOMS: dict[str, tuple[str, ...]] = {
     ),
     "flux_train": (
         *("failed_writes", "validation", "config", "policy_loss"),
-        *("distributed", "metrics", "optimization", "run_plan", "checkpoints"),
-        *("loading", "micro_batch", "out_of_memory", "provenance", "stop_signals"),
-        *("trainer", "recipes", "report", "cli"),
+        *("distributed", "metrics", "optimization", "run_plan", "loading", "state"),
+        *("checkpoints", "micro_batch", "gradients", "out_of_memory", "provenance"),
+        *("stop_signals", "trainer", "recipes", "report", "cli"),
     ),
     "flux_runtime": (
         *("engines", "robots", "control", "arguments", "check", "export", "bench"),

@@ -31,6 +31,7 @@ def _exports() -> list[tuple[str, str]]:
 
 
 EXPORTS = _exports()
+SHOWN = ("__init__", "__call__", "__getitem__", "__iter__")
 
 
 @pytest.mark.parametrize(("package", "name"), EXPORTS)
@@ -65,7 +66,7 @@ def _of_class(owner: type, name: str) -> Iterator[tuple[str, Any]]:
         if not field.startswith("_"):
             yield f"{name}.{field}", hint
     for attribute, value in vars(owner).items():
-        if attribute.startswith("_") and attribute not in ("__init__", "__call__", "__iter__"):
+        if attribute.startswith("_") and attribute not in SHOWN:
             continue
         if attribute == "__init__" and dataclasses.is_dataclass(owner):
             continue

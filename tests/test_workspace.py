@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from .conftest import LONGEST_FIRST
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("flux-core", "flux-data", "flux-train", "flux-runtime")
 VERSION = "2026.11.0"
@@ -107,6 +109,10 @@ def test_the_scripts_parse_and_may_be_run() -> None:
     for script in scripts:
         subprocess.run(["bash", "-n", str(script)], check=True)
     assert (ROOT / ".ci" / "run").stat().st_mode & 0o111
+
+
+def test_the_files_that_are_begun_first_exist() -> None:
+    assert [name for name in LONGEST_FIRST if not (ROOT / "tests" / name).is_file()] == []
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import pickle
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -20,7 +22,13 @@ from flux_core.robots import RobotSpec
 from flux_core.types import Observation
 
 if TYPE_CHECKING:
+    from flux_core.bundle import Bundle
     from flux_runtime.export.policy import TrainedPolicy
+    from flux_runtime.export.verify import Verification
+
+    from ..conftest import MakeOnce
+
+Exported = Callable[..., tuple["Bundle", "Verification"]]
 
 HORIZON, ACTION_DIM, TOKENS, CAMERAS, HEIGHT, WIDTH = 6, 3, 4, ("cam_a", "cam_b"), 6, 8
 NUM_INFERENCE_STEPS, PREFIX = 4, len(CAMERAS) + TOKENS
@@ -432,6 +440,27 @@ def small_policy() -> Callable[[str], TrainedPolicy]:
         )
 
     import torch
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def exported(small_policy: Callable[[str], TrainedPolicy], made_once: MakeOnce) -> Exported:
+    """Exports the small policy of a kind with some options, once in a test run; read-only."""
+    from flux_core.bundle import Bundle
+    from flux_runtime.export.options import ExportOptions
+    from flux_runtime.export.writer import export_bundle
+
+    def make(kind: str, **options: Any) -> tuple[Bundle, Verification]:
+        settings = ExportOptions(**options)
+
+        def write(folder: Path) -> None:
+            figures = export_bundle(small_policy(kind), folder / "b", lambda *_: None, settings)
+            (folder / "figures").write_bytes(pickle.dumps(figures))
+
+        name = hashlib.sha256(repr(settings).encode()).hexdigest()[:12]
+        folder = made_once(f"{kind}_{name}", write)
+        return Bundle.open(folder / "b"), pickle.loads((folder / "figures").read_bytes())
 
     return make
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from pathlib import Path
 
@@ -17,12 +16,17 @@ SMALL = ROOT / "configs" / "pi05" / "pi05_small_aloha_sim.py"
 MODULE = """
 from dataclasses import dataclass
 
-from flux_data.samples import DictCollator
+from flux_core.transforms import Transform
 
 
 @dataclass(frozen=True, kw_only=True)
-class MyCollator(DictCollator):
-    pass
+class MyTransform(Transform):
+    def __call__(self, sample):
+        return dict(sample)
+"""
+USED = """
+train_dataloader["dataset"]["datasets"]["transforms"].append({{"type": {name!r}}})
+inference["dataset"]["transforms"].append({{"type": {name!r}}})
 """
 
 
@@ -38,29 +42,31 @@ def test_it_may_lie_beside_the_config_or_in_the_current_directory(
     config, current = tmp_path / "configs" / SMALL.name, tmp_path / "current"
     for folder in (config.parent, current):
         folder.mkdir()
-    shutil.copyfile(SMALL, config)
-    module = f"my_collator_{place}"
+    module = f"my_transform_{place}"
+    name = f"{module}:MyTransform"
+    config.write_text(SMALL.read_text() + USED.format(name=name))
     folder = config.parent if place == "beside" else current
     (folder / f"{module}.py").write_text(MODULE)
     monkeypatch.chdir(current)
     # As the console script has it.
     monkeypatch.setattr(sys, "path", [p for p in sys.path if p not in ("", str(current))])
     before = list(sys.path)
-    name = f"{module}:MyCollator"
-    options = [*tiny_options, f"runner.collator.type={name}", "runner.max_steps=1"]
     work_dir = tmp_path / "run"
+    options = [*tiny_options, "runner.max_steps=1"]
     assert main([str(config), str(work_dir), "--cfg-options", *options]) == 0
     assert sys.path == before
-    (line,) = [text for text in caplog.messages if "flux-export" in text]
-    assert line == (
-        f"flux-export will refuse this run's checkpoint: runner.collator.type: '{name}' is the "
-        "path of a class, not a registered name. Register it as an entry point of flux.components."
-    )
+    places = "train_dataloader.dataset.datasets.transforms[6]", "inference.dataset.transforms[5]"
+    assert [text for text in caplog.messages if "flux-export" in text] == [
+        f"flux-export will refuse this run's checkpoint: {place}.type: '{name}' is the path of a "
+        "class, not a registered name. Register it as an entry point of flux.components."
+        for place in places
+    ]
     checkpoint = work_dir / "checkpoint_epoch_1.pt"
-    assert load_checkpoint(checkpoint)["config"]["runner"]["collator"]["type"] == name
+    transforms = load_checkpoint(checkpoint)["config"]["inference"]["dataset"]["transforms"]
+    assert transforms[5] == {"type": name}
     capsys.readouterr()
     assert export([str(checkpoint)]) == 1
-    assert f"{checkpoint}: config: runner.collator.type: " in capsys.readouterr().err
+    assert f"{checkpoint}: config: {places[0]}.type: " in capsys.readouterr().err
 
 
 def test_an_installed_module_is_not_hidden_by_one_beside_the_config(

@@ -22,12 +22,8 @@ WITHOUT_TORCH = "import sys; sys.modules['torch'] = None; from flux_runtime.cli 
 
 
 @pytest.fixture(scope="module")
-def bundle_dir(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from flux_runtime.export.cli import main
-
-    out = tmp_path_factory.mktemp("whole_path") / "bundle"
-    assert main([str(tiny_run / "checkpoint_epoch_1.pt"), "--out", str(out)]) == 0
-    return out
+def bundle_dir(tiny_export: Path) -> Path:
+    return tiny_export / "bundle"
 
 
 def runtime(*arguments: str) -> subprocess.CompletedProcess[str]:

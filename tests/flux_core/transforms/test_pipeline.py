@@ -346,11 +346,11 @@ def test_a_prompt_is_written_without_the_rest() -> None:
 
 def test_frames_are_resized_while_they_are_decoded_unless_somebody_needs_them_as_recorded() -> None:
     resize = ResizeImages(height=8, width=8)
-    assert Pipeline((AugmentImages(), AlohaToPi(), resize)).decoded_size is resize
-    assert Pipeline(OBSERVATION).decoded_size is OBSERVATION[3]
-    assert Pipeline((foreign.FlipImages(), resize)).decoded_size is None
-    assert Pipeline((resize, foreign.FlipImages())).decoded_size is resize
-    assert Pipeline(()).decoded_size is None
+    assert Pipeline((AugmentImages(), AlohaToPi(), resize)).resize_at_decode is resize
+    assert Pipeline(OBSERVATION).resize_at_decode is OBSERVATION[3]
+    assert Pipeline((foreign.FlipImages(), resize)).resize_at_decode is None
+    assert Pipeline((resize, foreign.FlipImages())).resize_at_decode is resize
+    assert Pipeline(()).resize_at_decode is None
 
 
 # Training against the robot.

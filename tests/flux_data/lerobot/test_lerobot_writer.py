@@ -280,7 +280,7 @@ import resource, signal, sys
 from pathlib import Path
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), int(sys.argv[2])))
-from flux_data.cli import main
+from flux_data.commands.main import main
 sys.exit(main(sys.argv[3:]))
 """
 

@@ -35,6 +35,8 @@ from flux_runtime.engines.opening import (
 )
 from flux_runtime.run.command import shipped_policy
 
+from ..conftest import Exported
+
 CARD = nvidia.Card(name="NVIDIA H100 80GB HBM3", driver="580.65.06")
 KEY = {
     "gpu": CARD.name,
@@ -303,14 +305,9 @@ def test_an_engine_may_not_be_finer_than_its_bundle(shipped: Bundle) -> None:
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16", "int8"])
 def test_every_coarser_precision_of_a_bundle_is_reproduced(
-    openvino: None, small_policy: Any, tmp_path: Path, precision: Any
+    openvino: None, exported: Exported, precision: str
 ) -> None:
-    from flux_runtime.export.options import ExportOptions
-    from flux_runtime.export.writer import export_bundle
-
-    options = ExportOptions(precision=precision)
-    export_bundle(small_policy("pi05"), tmp_path / "b", lambda *step: None, options)
-    bundle = Bundle.open(tmp_path / "b")
+    bundle, _ = exported("pi05", precision=precision)
     assert replay_golden(bundle, open_flow_policy(bundle, engine="openvino")).ok
     if precision == "bf16":
         with pytest.raises(BundleError, match=r"onnxruntime: .*NOT_IMPLEMENTED|Could not find an"):

@@ -13,6 +13,8 @@ from flux_runtime.export.options import ExportOptions
 from flux_runtime.export.policy import TrainedPolicy
 from flux_runtime.export.writer import export_bundle
 
+from ..conftest import Exported
+
 trt: Any = pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx-cu13 is not installed")
 
 
@@ -37,11 +39,9 @@ def build(graph: Path) -> int:
     ("kind", "precision"), [("pi0", "fp32"), ("pi0", "bf16"), ("pi05", "fp32"), ("pi05", "bf16")]
 )
 def test_exported_graphs_are_built_by_tensorrt(
-    kind: str, precision: Any, small_policy: Callable[[str], TrainedPolicy], tmp_path: Path
+    kind: str, precision: str, exported: Exported
 ) -> None:
-    options = ExportOptions(precision=precision)
-    export_bundle(small_policy(kind), tmp_path / "b", lambda *step: None, options)
-    bundle = Bundle.open(tmp_path / "b")
+    bundle, _ = exported(kind, precision=precision)
     for name in ("prefix", "denoise"):
         assert build(bundle.path(bundle.manifest.graphs[name].file)) > 10_000
 

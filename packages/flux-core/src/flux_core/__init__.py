@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from .errors import FluxError as FluxError
     from .policy_io import PolicyIO as PolicyIO
     from .robots import RobotSpec as RobotSpec
+    from .transforms import Pipeline as Pipeline
+    from .transforms import Transform as Transform
     from .types import ActionChunk as ActionChunk
     from .types import Observation as Observation
 
@@ -20,8 +22,10 @@ __all__ = [
     "Bundle",
     "FluxError",
     "Observation",
+    "Pipeline",
     "PolicyIO",
     "RobotSpec",
+    "Transform",
     "__version__",
 ]
 
@@ -32,6 +36,7 @@ __getattr__, __dir__ = lazy_exports(
         "errors": ("FluxError",),
         "policy_io": ("PolicyIO",),
         "robots": ("RobotSpec",),
+        "transforms": ("Pipeline", "Transform"),
         "types": ("ActionChunk", "Observation"),
     },
 )

@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import Self
 
 from .errors import ConfigError, RobotError
@@ -74,7 +73,7 @@ class InferenceRunner:
             )
         Pipeline(self.dataset.transforms, where="dataset.transforms").check_robot(self.spec)
 
-    @cached_property
+    @property
     def pipeline(self) -> Pipeline:
         """The transforms of an observation, and the way back to the robot's units."""
         return Pipeline(

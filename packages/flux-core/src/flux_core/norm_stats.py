@@ -94,7 +94,14 @@ NormStats = Mapping[str, FeatureStats]
 """Feature key ('proprio', 'action') -> statistics, of one robot."""
 
 
-def compute_stats(values: NDArray[np.floating]) -> FeatureStats:
+def statistics_of(stats: NormStats, key: str) -> FeatureStats:
+    """Returns the statistics of `key`; raises DataError if there are none."""
+    if key not in stats:
+        raise DataError(f"norm_stats: expected statistics of {key!r}, found {sorted(stats)}")
+    return stats[key]
+
+
+def compute_stats(values: NDArray[np.generic]) -> FeatureStats:
     """Exact statistics of `values` (frames, dim)."""
     if values.ndim != 2 or not len(values):
         raise DataError(f"statistics: expected a non-empty (frames, dim) array, got {values.shape}")

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +17,7 @@ from .bundle.checks import AGAIN, one_line, show
 from .config import bind
 from .deployment import InferenceRunner
 from .errors import BundleError, ConfigError, DataError
-from .norm_stats import FeatureStats, NormStats, stats_from_json
+from .norm_stats import FeatureStats, NormStats, statistics_of, stats_from_json
 from .tokenizers import (
     BYTE_TOKENIZER_FILE,
     TOKENIZER_FILES,
@@ -35,7 +34,6 @@ from .transforms import (
     Sample,
     Tokenization,
 )
-from .transforms.pipeline import feature
 from .transforms.prompts import NUM_BINS
 from .types import Observation
 
@@ -96,7 +94,7 @@ class PolicyIO:
         ]
         return max(len(self.tokenizer.encode(one["prompt"])) for one in prompted)
 
-    def encode(self, observation: Observation) -> dict[str, NDArray[Any]]:
+    def encode(self, observation: Observation) -> dict[str, NDArray[np.generic]]:
         """Returns the graphs' user inputs, each with a leading batch axis of 1.
 
         Raises:
@@ -147,7 +145,7 @@ class PolicyIO:
     @property
     def state_stats(self) -> FeatureStats:
         """Statistics of the state."""
-        return feature(self.stats, self.pipeline.one(Normalization).state_key)
+        return statistics_of(self.stats, self.pipeline.one(Normalization).state_key)
 
     @property
     def mean_state(self) -> NDArray[np.float32]:

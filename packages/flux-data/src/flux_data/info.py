@@ -1,4 +1,4 @@
-"""A dataset at a glance."""
+"""A dataset's summary and its exact statistics."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .lerobot.statistics import RunningStats
 
 
 def dataset_info(root: Path) -> dict[str, Any]:
-    """What `flux-data info` tells."""
+    """Returns what `flux-data info` prints."""
     source = open_lerobot(root)
     return {
         "codebase_version": source.info["codebase_version"],
@@ -38,11 +38,11 @@ def dataset_info(root: Path) -> dict[str, Any]:
 def dataset_stats(
     root: Path, advance: Callable[[int, int], None] = lambda done, total: None
 ) -> dict[str, dict[str, Any]]:
-    """Exact statistics of every feature that is a number or a vector.
+    """Returns exact statistics of every feature that is a number or a vector.
 
     Args:
         root: the dataset.
-        advance: called with the episodes read so far, and all of them.
+        advance: called with the number of episodes read so far, and the number of all.
     """
     source = open_lerobot(root)
     running = {

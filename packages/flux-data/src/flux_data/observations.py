@@ -1,4 +1,4 @@
-"""Observations out of a dataset, as a robot would have them."""
+"""Reads observations from a dataset in the form in which a robot has them."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def observations(
     count: int,
     state: Sequence[str] | None = None,
 ) -> dict[str, NDArray[Any]]:
-    """Reads `count` samples, evenly spread over those of training, so over all episodes.
+    """Reads `count` samples, spread evenly over all samples of the dataset.
 
     Args:
         dataset: a LeRobot directory.
-        cameras: name -> the dataset's column; None for `observation.images.NAME`, or for the
-            column NAME where the dataset has that one instead.
-        count: how many.
-        state: the state's columns; default: `observation.state` or what takes its place.
+        cameras: name -> the dataset's column; None for `observation.images.NAME`, or for NAME if
+            the dataset has only that column.
+        count: number of samples.
+        state: the state's columns; default: those of `usual_columns`.
 
     Returns:
         `images.CAMERA` (count, height, width, 3) uint8 RGB as recorded, `state` (count, state_dim)
@@ -48,7 +48,7 @@ def observations(
     )
     part = DatasetPart(source, config, ())
     if not 1 <= count <= len(part):
-        raise DataError(f"{dataset}: expected 1 to {len(part)} samples, as it has, got {count}")
+        raise DataError(f"{dataset}: expected a count of 1 to {len(part)} samples, got {count}")
     samples = [part.sample(int((i + 0.5) * len(part) / count)) for i in range(count)]
     return {
         **{
@@ -61,7 +61,7 @@ def observations(
 
 
 def camera_column(source: LeRobotDataset, camera: str) -> str:
-    """The column of a camera: LeRobot's `observation.images.NAME`, or NAME alone."""
+    """Returns a camera's column: LeRobot's `observation.images.NAME`, or NAME alone."""
     features = source.info["features"]
     is_plain = camera in features and video_key(camera) not in features
     return camera if is_plain else video_key(camera)

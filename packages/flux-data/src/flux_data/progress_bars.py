@@ -1,4 +1,4 @@
-"""Progress bars on stderr, alike for every command of `flux-data`."""
+"""Progress bars on stderr, the same for every command of `flux-data`."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
 Advance = Callable[[str, int, int], None]
-"""Takes the name of a bar, what is done, and all of it."""
+"""Called with the name of a bar, how much is done, and how much there is."""
 
 
 @contextlib.contextmanager
 def progress_bars(console: Console, *names: str) -> Iterator[Advance]:
-    """Shows a bar for each name while the context lasts."""
+    """Shows one bar per name until the context ends."""
     columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as progress:
         tasks = {name: progress.add_task(name, total=None) for name in names}

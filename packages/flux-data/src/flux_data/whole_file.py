@@ -1,4 +1,4 @@
-"""Files that are there as a whole, or not at all."""
+"""Files that are either complete or absent."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from flux_core.errors import DataError
 
 @contextlib.contextmanager
 def whole_file(path: Path, hint: str = "Choose another --out") -> Iterator[BinaryIO]:
-    """A file to write `path`'s content to; it is on disk, under that name, when the block ends.
+    """Opens a file for `path`'s content; it gets that name, on disk, when the block ends.
 
-    An older file is replaced, a device or a pipe written to as it is. Nothing is left of a block
-    that fails.
+    An older file is replaced; a device or a pipe is written to directly. A block that fails leaves
+    nothing behind.
 
     Raises:
-        DataError: it cannot be written; `hint` says what to do then.
+        DataError: it cannot be written; the message ends with `hint`.
     """
     is_special = path.exists() and not path.is_file()
     partial = path if is_special else path.with_name(f".{path.name}.partial-{os.getpid()}")
@@ -33,15 +33,15 @@ def whole_file(path: Path, hint: str = "Choose another --out") -> Iterator[Binar
             os.replace(partial, path)
     except OSError as error:
         if error.filename not in (None, str(partial), str(path)):
-            raise  # about a file that the block reads
+            raise  # it concerns a file that the block reads
         raise cannot_be_written(path, error, hint) from error
     finally:
         if not is_special:
-            # A folder that cannot be written to says so above, and once is enough.
+            # A folder that cannot be written to was already reported above.
             with contextlib.suppress(OSError):
                 partial.unlink(missing_ok=True)
 
 
 def cannot_be_written(path: Path, error: OSError, hint: str) -> DataError:
-    """What to say of `path` when writing it failed."""
+    """Returns the error for a failure to write `path`."""
     return DataError(f"{path}: cannot be written ({error.strerror or error}). {hint}")

@@ -22,8 +22,8 @@ import os
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import BundleError
@@ -139,7 +139,7 @@ class Bundle:
         )
         return replace(self, manifest=manifest)
 
-    def golden(self) -> dict[str, NDArray[Any]]:
+    def golden(self) -> dict[str, NDArray[np.generic]]:
         """Returns the reference's inputs and outputs, checked against the graphs' signatures.
 
         Keys: `input.<name>` for each user input, `input.noise` and `output.actions` (1, H, A)

@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ConfigError, DataError
-from ..norm_stats import FeatureStats, NormStats
+from ..errors import ConfigError
+from ..norm_stats import NormStats, statistics_of
 from ..robots.spec import RobotSpec
 from ..tokenizers import Tokenizer
 from .actions import DenormalizeActions, NormalizeStatesAndActions
@@ -179,9 +179,9 @@ class Pipeline:
 
     def _denormalization(self, stats: NormStats) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         if self.denormalize is not None:
-            return self.denormalize.affine(feature(stats, self.denormalize.action_key))
+            return self.denormalize.affine(statistics_of(stats, self.denormalize.action_key))
         normalize = self.one(Normalization)
-        return feature(stats, normalize.action_key).affine(normalize.norm_type)
+        return statistics_of(stats, normalize.action_key).affine(normalize.norm_type)
 
     # An observation or a prompt alone.
 
@@ -208,7 +208,7 @@ class Pipeline:
         return any(step.uses_state for step in self.steps(Prompter))
 
     @property
-    def decoded_size(self) -> ImageResize | None:
+    def resize_at_decode(self) -> ImageResize | None:
         """The resize that may be done while frames are decoded: nothing before it minds."""
         for step in self.transforms:
             if isinstance(step, ImageResize):
@@ -295,10 +295,3 @@ class Pipeline:
 def as_dataclass(step: Transform) -> Any:
     """A transform, as `dataclasses.replace` wants to have it declared."""
     return step
-
-
-def feature(stats: NormStats, key: str) -> FeatureStats:
-    """Returns the statistics of `key`; raises DataError if there are none."""
-    if key not in stats:
-        raise DataError(f"norm_stats: expected statistics of {key!r}, found {sorted(stats)}")
-    return stats[key]

@@ -18,13 +18,13 @@ ALOHA_EXAMPLE = "  flux-data demo aloha-sim --episodes 50 --out data/demonstrati
 LIBERO_EXAMPLE = "  .venv-libero/bin/flux-data demo libero-object --task 0 --out data/soup"
 
 SLOWEST, FASTEST = 0.01, 100.0
-"""Of the script: episodes of 30,000 steps, and of 3."""
+"""Speeds of the script with episodes of 30,000 steps, and of 3."""
 
 Commands = argparse._SubParsersAction
 
 
 def add_demo_command(commands: Commands[argparse.ArgumentParser]) -> None:
-    """Adds `demo` and what it can record."""
+    """Adds `demo` and its subcommands."""
     text = "Record scripted demonstrations in simulation as a LeRobot v2.1 dataset."
     demo = commands.add_parser(
         "demo",
@@ -43,7 +43,7 @@ def _add_aloha_sim(what: Commands[argparse.ArgumentParser]) -> None:
     aloha = add_command(
         what,
         "aloha-sim",
-        "A cube from hand to hand, by the simulated ALOHA, with three cameras.",
+        "Record the simulated ALOHA passing a cube from hand to hand, with three cameras.",
         ALOHA_EXAMPLE,
     )
     _add_shared(aloha, workers=os.cpu_count() or 1, noise=0.008, noise_of="joint noise, rad")
@@ -56,7 +56,7 @@ def _add_libero_object(what: Commands[argparse.ArgumentParser]) -> None:
     libero = add_command(
         what,
         "libero-object",
-        "A thing into the basket, by LIBERO's Panda; runs where scripts/setup_libero.sh put it.",
+        "Record LIBERO's Panda putting things into the basket; needs scripts/setup_libero.sh.",
         LIBERO_EXAMPLE,
     )
     _add_shared(libero, workers=1, noise=0.1, noise_of="noise of the movement, 1 being 0.05 m")
@@ -65,7 +65,7 @@ def _add_libero_object(what: Commands[argparse.ArgumentParser]) -> None:
         action="append",
         default=[],
         metavar="T",
-        help="only this task, by number, name or a part of its name; may be repeated",
+        help="only this task, by number, name or part of its name; may be repeated",
     )
     libero.set_defaults(handler=run_libero_object)
 
@@ -134,7 +134,7 @@ def _checked_size(text: str) -> tuple[int, int]:
 
 
 def _check_options(args: argparse.Namespace) -> None:
-    """Refuses the first option whose number makes no sense."""
+    """Refuses the first option with an invalid number."""
     for option, least in (("episodes", 1), ("workers", 1), ("seed", 0), ("noise", 0)):
         value = getattr(args, option)
         if not value >= least:

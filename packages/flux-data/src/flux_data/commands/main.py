@@ -54,7 +54,7 @@ def _add_info(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     info = add_command(
         commands,
         "info",
-        "Say what a dataset holds.",
+        "Summarise a dataset: episodes, cameras, features and tasks.",
         "  flux-data info data/demonstrations",
     )
     info.add_argument("dataset", type=Path, help="a LeRobot directory")
@@ -65,21 +65,21 @@ def _add_pack(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     pack = add_command(
         commands,
         "pack",
-        "Write a frame cache that training then reads instead of the videos.",
+        "Write a frame cache, which training reads instead of the videos.",
         "  flux-data pack data/demonstrations --size 224 --workers 8",
     )
     pack.add_argument("dataset", type=Path, help="a LeRobot directory")
     pack.add_argument("--size", default="224", help="SIDE or HEIGHTxWIDTH of ResizeImages (224)")
-    pack.add_argument("--pad", action="store_true", help="as ResizeImagesWithPad instead")
+    pack.add_argument("--pad", action="store_true", help="resize like ResizeImagesWithPad")
     pack.add_argument(
         "--encoding",
         choices=["raw", "jpeg"],
         default="raw",
         help="raw is exact; jpeg (quality 95) takes about a tenth of the space",
     )
-    pack.add_argument("--workers", type=int, default=os.cpu_count(), help="processes")
-    pack.add_argument("--out", type=Path, help="where (default: beside the dataset)")
-    pack.add_argument("--verify", action="store_true", help="check the checksums of a cache")
+    pack.add_argument("--workers", type=int, default=os.cpu_count(), help="number of processes")
+    pack.add_argument("--out", type=Path, help="folder of the cache (beside the dataset)")
+    pack.add_argument("--verify", action="store_true", help="only check the checksums of a cache")
     pack.set_defaults(handler=run_pack)
 
 
@@ -119,11 +119,13 @@ def _add_validate(commands: argparse._SubParsersAction[argparse.ArgumentParser])
     validate = add_command(
         commands,
         "validate",
-        "Check every file, count, time, frame and number; exit code 1 if any is wrong.",
+        "Check every file, count, time, frame and number; the exit code is 1 if there are faults.",
         "  flux-data validate data/demonstrations",
     )
     validate.add_argument("dataset", type=Path, help="a LeRobot directory")
-    validate.add_argument("--no-decode", action="store_true", help="only the times of frames")
+    validate.add_argument(
+        "--no-decode", action="store_true", help="read only the times of frames, not the pictures"
+    )
     validate.set_defaults(handler=run_validate)
 
 
@@ -151,7 +153,7 @@ def _add_stats(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     stats = add_command(
         commands,
         "stats",
-        "Exact mean, standard deviation, range and quantiles, computed from the data.",
+        "Compute exact mean, standard deviation, range and quantiles from the data.",
         "  flux-data stats data/demonstrations --json",
     )
     stats.add_argument("dataset", type=Path, help="a LeRobot directory")
@@ -186,8 +188,8 @@ def _add_view(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     view.add_argument("--out", type=Path, required=True, help="the HTML file, replaced if present")
     view.add_argument(
         "--episodes",
-        help="which get pictures and curves: N-M (first and last), or how many, evenly spread "
-        "(8, fewer if they are long)",
+        help="episodes with pictures and curves: N-M (first and last), or a number of them, evenly "
+        "spread (8, or fewer if they are long)",
     )
     view.add_argument("--size", type=int, default=192, help="height of the pictures in pixels")
     view.set_defaults(handler=run_view)

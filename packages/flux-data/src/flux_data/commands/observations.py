@@ -18,7 +18,7 @@ def add_observations(commands: argparse._SubParsersAction[argparse.ArgumentParse
     parser = add_command(
         commands,
         "observations",
-        "Write images, states and tasks of some frames, evenly spread over the dataset, as .npz.",
+        "Write images, states and tasks of frames evenly spread over the dataset to an .npz file.",
         "  flux-data observations data/demonstrations --cameras cam_high --out some.npz",
     )
     parser.add_argument("dataset", help="a LeRobot directory")
@@ -27,8 +27,8 @@ def add_observations(commands: argparse._SubParsersAction[argparse.ArgumentParse
         nargs="+",
         required=True,
         metavar="NAME",
-        help="cam_high is the column observation.images.cam_high, or cam_high; "
-        "cam_high=top is the column top",
+        help="cam_high stands for the column observation.images.cam_high or cam_high; "
+        "cam_high=top for the column top",
     )
     parser.add_argument(
         "--state",
@@ -36,7 +36,7 @@ def add_observations(commands: argparse._SubParsersAction[argparse.ArgumentParse
         metavar="COLUMN",
         help="the columns of the state, concatenated (observation.state)",
     )
-    parser.add_argument("--count", type=int, default=32, help="how many frames (32)")
+    parser.add_argument("--count", type=int, default=32, help="number of frames (32)")
     parser.add_argument("--out", type=Path, required=True, help="the file, replaced if present")
     parser.set_defaults(handler=run_observations)
 

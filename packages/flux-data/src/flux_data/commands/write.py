@@ -18,7 +18,7 @@ from ..progress_bars import progress_bars
 VERSIONS = ("v2.1", "v3.0")
 ALOHA = "aloha-hdf5"
 MIN_FPS, MAX_FPS = 0.1, 1000.0
-"""What a camera may record at; anything else is a slip, like a period instead of a rate."""
+"""The range of camera rates; anything else is a mistake, like a period instead of a rate."""
 
 Commands = argparse._SubParsersAction
 
@@ -34,8 +34,8 @@ def _add_convert(commands: Commands[argparse.ArgumentParser]) -> None:
     convert = add_command(
         commands,
         "convert",
-        "Rewrite a LeRobot dataset as another version, without encoding its videos again, or make "
-        "one from ALOHA's HDF5 files.",
+        "Convert a LeRobot dataset to another version without encoding its videos again, or "
+        "convert ALOHA's HDF5 files.",
         "  flux-data convert data/demonstrations --to v3.0 --out data/demonstrations_v30\n"
         "  flux-data convert aloha-hdf5 recordings --out data/towel --order left-right \\\n"
         "      --fps 50 --task 'fold the towel'",
@@ -44,28 +44,30 @@ def _add_convert(commands: Commands[argparse.ArgumentParser]) -> None:
         "source",
         nargs="+",
         metavar="DATASET | aloha-hdf5 FOLDER",
-        help="a LeRobot directory, or aloha-hdf5 and the folder of its episode_*.hdf5 (or one)",
+        help="a LeRobot directory, or aloha-hdf5 and a folder of episode_*.hdf5 (or one file)",
     )
     convert.add_argument("--out", type=Path, required=True, help="a new directory")
     convert.add_argument("--to", choices=VERSIONS, help="version (aloha-hdf5: v2.1)")
     hdf5 = convert.add_argument_group("for aloha-hdf5")
-    hdf5.add_argument("--task", help="what the robot does, as the policy is told")
+    hdf5.add_argument("--task", help="the task in words, as the policy will get it")
     hdf5.add_argument(
         "--order",
         choices=("left-right", "right-left"),
         help="which arm comes first in the files; the dataset always has the left one first",
     )
-    hdf5.add_argument("--fps", type=float, help="of the recording: 50 on ALOHA, often 30 on others")
+    hdf5.add_argument(
+        "--fps", type=float, help="rate of the recording: 50 on ALOHA, often 30 on others"
+    )
     hdf5.add_argument(
         "--also",
         nargs="+",
         default=[],
         choices=("qvel", "effort", "eepose", "depth"),
-        help="what else is taken from the files",
+        help="further data to convert",
     )
-    hdf5.add_argument("--bgr", action="store_true", help="the files hold blue before red")
+    hdf5.add_argument("--bgr", action="store_true", help="the files store blue before red")
     hdf5.add_argument("--robot-type", default="aloha", help="for info.json (aloha)")
-    hdf5.add_argument("--workers", type=int, default=os.cpu_count(), help="processes")
+    hdf5.add_argument("--workers", type=int, default=os.cpu_count(), help="number of processes")
     convert.set_defaults(handler=run_convert)
 
 
@@ -77,9 +79,9 @@ def run_convert(args: argparse.Namespace) -> None:
     from ..convert.lerobot import convert
 
     if len(args.source) != 1:
-        raise UsageError("convert: expected one dataset. To join several: flux-data merge")
+        raise UsageError("convert: expected one dataset, got several. Use flux-data merge")
     if args.to is None:
-        raise UsageError(f"convert: --to is missing. Give one of {', '.join(VERSIONS)}")
+        raise UsageError(f"convert: --to: expected one of {', '.join(VERSIONS)}, got none")
     with progress_bars(Console(stderr=True), "episodes") as advance:
         report = convert([Path(args.source[0])], args.out, args.to, partial(advance, "episodes"))
     _tell(args, report)
@@ -96,10 +98,10 @@ def _convert_aloha(args: argparse.Namespace) -> None:
         ("fps", "the rate of the recording"),
     ):
         if getattr(args, option) is None:
-            raise UsageError(f"convert aloha-hdf5: --{option} is missing: {why}")
+            raise UsageError(f"convert aloha-hdf5: --{option}: expected a value, got none: {why}")
     if not args.task.strip():
-        raise UsageError("--task: expected what the robot does, got a blank text")
-    if not MIN_FPS <= args.fps <= MAX_FPS:  # nor is nan
+        raise UsageError("--task: expected the task in words, got a blank text")
+    if not MIN_FPS <= args.fps <= MAX_FPS:  # NaN fails too
         raise UsageError(f"--fps: expected {MIN_FPS:g} to {MAX_FPS:g}, got {args.fps:g}")
     if args.workers < 1:
         raise UsageError(f"--workers: expected at least 1, got {args.workers}")
@@ -127,7 +129,7 @@ def _add_merge(commands: Commands[argparse.ArgumentParser]) -> None:
     merge = add_command(
         commands,
         "merge",
-        "Join datasets of one robot: the same rate, features and cameras.",
+        "Join datasets of one robot, with the same rate, features and cameras.",
         "  flux-data merge data/monday data/tuesday --out data/week",
     )
     merge.add_argument("datasets", type=Path, nargs="+", help="LeRobot directories")
@@ -151,7 +153,7 @@ def _add_split(commands: Commands[argparse.ArgumentParser]) -> None:
     split = add_command(
         commands,
         "split",
-        "Write disjoint sets of a dataset's episodes, each as a dataset of its own.",
+        "Split a dataset's episodes into several datasets.",
         "  flux-data split data/week --out data/week_split train=0.9 validation=0.1\n"
         "  flux-data split data/week --out data/week_split first=0-39 second=40-49,60",
     )
@@ -159,8 +161,8 @@ def _add_split(commands: Commands[argparse.ArgumentParser]) -> None:
     split.add_argument(
         "parts", nargs="+", metavar="NAME=PART", help="a share like 0.9, or episodes like 0-39,45"
     )
-    split.add_argument("--out", type=Path, required=True, help="a folder; gets one per part")
-    split.add_argument("--seed", type=int, default=0, help="of the draw, for shares (0)")
+    split.add_argument("--out", type=Path, required=True, help="the folder for the parts")
+    split.add_argument("--seed", type=int, default=0, help="seed of the random draw of shares (0)")
     split.set_defaults(handler=run_split)
 
 

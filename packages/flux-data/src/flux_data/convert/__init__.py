@@ -1,4 +1,4 @@
-"""LeRobot to LeRobot: versions, merge, split; and ALOHA's HDF5 to LeRobot."""
+"""Converts, merges and splits LeRobot datasets, and converts ALOHA's HDF5 to LeRobot."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""ALOHA's HDF5 recordings, an episode a file, as a LeRobot dataset.
+"""Converts ALOHA's HDF5 recordings, one file per episode, to a LeRobot dataset.
 
     /observations/qpos            (T, 14), or (T, 16) with both fingers of each gripper
     /observations/images/CAMERA   (T, height, width, 3) uint8, or JPEGs: (T, bytes) or a list
     /action                       (T, 14) or (T, 16)
 
-and, when asked for, /observations/qvel, effort, eepose and images_depth/CAMERA (16 bits).
+and, on request, /observations/qvel, effort, eepose and images_depth/CAMERA (16 bits).
 """
 
 from __future__ import annotations
@@ -54,16 +54,16 @@ FINGER_TRAVEL_M, GRIPPER_SCALE = 0.07, 0.1
 
 @dataclass(frozen=True, kw_only=True)
 class AlohaHdf5:
-    """How the files are to be read.
+    """How to read the files.
 
     Attributes:
         task: what the episodes show.
-        order: which arm comes first in the files. The dataset always has the left one first, as
-            the runner does; nothing in a file tells, and a wrong order swaps the arms.
-        fps: of the recording.
-        extras: of EXTRAS, what is taken beside state, action and cameras.
-        bgr: the files hold blue first (pictures look blue where they should be orange).
-        robot_type: what info.json says.
+        order: which arm comes first in the files. The dataset always has the left arm first, like
+            the runner. Files do not state the order, and a wrong one swaps the arms.
+        fps: frames per second of the recording.
+        extras: which of EXTRAS to convert, beside state, action and cameras.
+        bgr: whether the files hold blue before red (orange things look blue).
+        robot_type: the robot type for info.json.
     """
 
     task: str
@@ -83,10 +83,10 @@ def convert_aloha_hdf5(
     workers: int = 1,
     advance: Callable[[int, int], None] = lambda *_: None,
 ) -> dict[str, Any]:
-    """Writes every `*.hdf5` of a folder, in natural order, as one dataset; or one such file.
+    """Converts one `*.hdf5` file, or all of a folder in natural order, to one dataset.
 
     Raises:
-        DataError: a file is damaged, lacks something, or differs from the first.
+        DataError: a file is damaged, incomplete, or differs from the first one.
     """
     paths = hdf5_files(folder)
     features = read_features(paths[0], settings)
@@ -110,7 +110,7 @@ def convert_aloha_hdf5(
 
 @dataclass(frozen=True, kw_only=True)
 class ConversionJob:
-    """One file to be read, and where its videos go."""
+    """One file to read, and the folder for its videos."""
 
     path: Path
     folder: Path
@@ -119,11 +119,11 @@ class ConversionJob:
 
 
 def hdf5_files(folder: Path) -> list[Path]:
-    """The recordings of a folder, episode_2 before episode_10; or the one that is given."""
+    """Returns the recordings of a folder, episode_2 before episode_10, or the one given."""
     paths = folder.iterdir() if folder.is_dir() else [folder] if folder.is_file() else []
     found = [path for path in paths if path.suffix in SUFFIXES]
     if not found:
-        raise DataError(f"{folder}: found no *.hdf5")
+        raise DataError(f"{folder}: expected *.hdf5 files, found none")
     return sorted(found, key=lambda path: [_number(p) for p in re.split(r"(\d+)", path.name)])
 
 
@@ -140,7 +140,7 @@ def _episodes(jobs: list[ConversionJob], workers: int) -> Iterator[Episode]:
 
 
 def read_features(path: Path, settings: AlohaHdf5) -> dict[str, Any]:
-    """The features of info.json, as the first file has them."""
+    """Returns the features for info.json, taken from the first file."""
     joints = robot_spec("aloha").joint_names
     with _told(path), _opened(path) as file:
         features: dict[str, Any] = {}
@@ -167,19 +167,19 @@ def read_features(path: Path, settings: AlohaHdf5) -> dict[str, Any]:
 
 
 def depth_key(camera: str) -> str:
-    """The feature name of a depth camera."""
+    """Returns the feature name of a depth camera."""
     return f"{video_key(camera)}_depth"
 
 
 def read_episode(job: ConversionJob) -> Episode:
-    """Reads a file; its pictures become videos in the job's folder."""
+    """Reads a file and encodes its pictures as videos in the job's folder."""
     with _told(job.path), _opened(job.path) as file:
         return _read_episode(file, job)
 
 
 @contextlib.contextmanager
 def _told(path: Path) -> Iterator[None]:
-    """Names the file in whatever h5py, numpy or we say of it."""
+    """Puts the file's name into the errors of h5py, numpy and this module."""
     try:
         yield
     except MissingDependencyError:
@@ -189,8 +189,8 @@ def _told(path: Path) -> Iterator[None]:
         raise type(error)(text if str(path) in text else f"{path}: {text}") from error
     except (OSError, RuntimeError, KeyError, TypeError, ValueError, IndexError) as error:
         if isinstance(error, OSError) and error.filename not in (None, str(path)):
-            raise  # of a video that cannot be written
-        # h5py says so of a file that breaks off, or holds something else than it should.
+            raise  # a video could not be written
+        # h5py raises these for truncated files and unexpected content.
         raise DataError(f"{path}: cannot be read ({first_line(error)})") from error
 
 
@@ -228,13 +228,13 @@ def _read_episode(file: Any, job: ConversionJob) -> Episode:
 def _with_depth(
     episode: Episode, key: str, pictures: Any, size: tuple[int, ...], path: Path
 ) -> Episode:
-    """The episode with a column of 16-bit PNG files, each of `size`, (height, width)."""
+    """Adds a column of 16-bit PNG files to the episode, each of `size` (height, width)."""
     stats, rows = ImageStats(), []
     for frame in range(episode.length):
         where = f"{path}: {key}, frame {frame}"
         depth = _depth(pictures, frame, where)
         if depth.shape != size:
-            raise DataError(f"{where}: expected {size} as in the first file, got {depth.shape}")
+            raise DataError(f"{where}: expected {size}, as in the first file, got {depth.shape}")
         data = io.BytesIO()
         Image.fromarray(depth).save(data, "PNG")
         rows.append({"bytes": data.getvalue(), "path": None})
@@ -260,7 +260,7 @@ def _opened(path: Path) -> Any:
 
 
 def _vectors(file: Any, name: str, settings: AlohaHdf5) -> NDArray[np.float32]:
-    """(T, 14) with the left arm first; other widths only for what is no joint vector."""
+    """Reads (T, 14) with the left arm first; only `eepose` may have another width."""
     place = "action" if name == "action" else f"observations/{name}"
     values = np.asarray(_dataset(file, place), dtype=np.float32)
     if values.ndim != 2 or values.shape[1] % 2:
@@ -271,7 +271,8 @@ def _vectors(file: Any, name: str, settings: AlohaHdf5) -> NDArray[np.float32]:
         raise DataError(f"{file.filename}: {place}: expected frames, got none")
     bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
     if len(bad):
-        raise DataError(f"{file.filename}: {place}: frame {bad[0]} is not finite")
+        where = f"{file.filename}: {place}: frame {bad[0]}"
+        raise DataError(f"{where}: expected finite values, got NaN or infinity")
     arms = np.split(values, 2, axis=1)
     if name in ("qpos", "action"):
         arms = [_one_gripper(arm, f"{file.filename}: {place}") for arm in arms]
@@ -281,7 +282,7 @@ def _vectors(file: Any, name: str, settings: AlohaHdf5) -> NDArray[np.float32]:
 
 
 def _one_gripper(arm: NDArray[np.float32], where: str) -> NDArray[np.float32]:
-    """Six joints and a gripper; of two fingers, how far they are apart."""
+    """Returns six joints and the gripper; two fingers become the distance between them."""
     if arm.shape[1] == ARM_DIM:
         return arm
     if arm.shape[1] != FINGERS_DIM:
@@ -303,12 +304,12 @@ def _item(file: Any, place: str) -> Any:
         raise DataError(f"{file.filename}: /{parent}: expected a group, got an array")
     if place not in file:
         there = ", ".join(group) or "nothing"
-        raise DataError(f"{file.filename}: has no /{place}; {group.name} has {there}")
+        raise DataError(f"{file.filename}: expected /{place}, got {there} in {group.name}")
     return file[place]
 
 
 def _dataset(file: Any, place: str) -> Any:
-    """An array, which is left in the file."""
+    """Returns an array without reading it from the file."""
     item = _item(file, place)
     if _is_group(item) or not item.shape:
         got = f"a group of {', '.join(item) or 'nothing'}" if _is_group(item) else "one value"
@@ -317,7 +318,7 @@ def _dataset(file: Any, place: str) -> Any:
 
 
 def _arrays(file: Any, place: str) -> dict[str, Any]:
-    """The arrays of a group by their names."""
+    """Returns the arrays of a group by name."""
     group = _item(file, place)
     if not _is_group(group):
         raise DataError(
@@ -335,20 +336,21 @@ def _depth_cameras(file: Any) -> dict[str, Any]:
     for name in DEPTH_FOLDERS:
         if f"observations/{name}" in file:
             return _arrays(file, f"observations/{name}")
-    raise DataError(f"{file.filename}: has no /observations/{' or '.join(DEPTH_FOLDERS)}")
+    expected = " or ".join(DEPTH_FOLDERS)
+    raise DataError(f"{file.filename}: expected /observations/{expected}, found neither")
 
 
 def _pixels_or_file(item: Any) -> NDArray[Any] | bytes:
-    """What a camera has of a frame: pixels, or the bytes of an image file."""
+    """Returns a camera's entry for a frame: pixels, or the bytes of an image file."""
     if isinstance(item, bytes):  # np.array([jpeg, ...]): fixed-length strings
         return item
     data = np.asarray(item)
-    # What was padded to the longest JPEG ends in zeros, which decoders pass over.
+    # JPEGs padded to the longest one end in zeros, which decoders ignore.
     return data.astype(np.uint8).tobytes() if data.ndim == 1 else data
 
 
 def _picture(pictures: Any, frame: int, settings: AlohaHdf5, where: str) -> NDArray[np.uint8]:
-    """(height, width, 3) uint8 RGB, from pixels or a JPEG."""
+    """Converts pixels or a JPEG to (height, width, 3) uint8 RGB."""
     data = _pixels_or_file(pictures[frame])
     if isinstance(data, bytes):
         data = decode_image(data, where)
@@ -360,7 +362,7 @@ def _picture(pictures: Any, frame: int, settings: AlohaHdf5, where: str) -> NDAr
 
 
 def _depth(pictures: Any, frame: int, where: str) -> NDArray[np.uint16]:
-    """(height, width) uint16, from pixels or a PNG."""
+    """Converts pixels or a PNG to (height, width) uint16."""
     data = _pixels_or_file(pictures[frame])
     if isinstance(data, bytes):
         try:

@@ -1,6 +1,6 @@
-"""LeRobot datasets to LeRobot datasets: other versions, several as one, one as several.
+"""Converts LeRobot datasets to other versions, merges several into one, and splits one.
 
-Videos are copied, not encoded again: every pixel stays what it was.
+Videos are copied without encoding them again, so no pixel changes.
 """
 
 from __future__ import annotations
@@ -27,30 +27,30 @@ INFO_KEYS = (
     *("total_episodes", "total_frames", "total_tasks", "total_videos", "total_chunks"),
     *("chunks_size", "data_files_size_in_mb", "video_files_size_in_mb"),
 )
-"""The keys of info.json that a writer finds out for itself."""
+"""The keys of info.json that a writer computes."""
 
 META_FILES = ("info.json", "stats.json", "episodes_stats.jsonl")
 META_FILES += ("tasks.jsonl", "tasks.parquet", "episodes.jsonl", "episodes")
-"""What lies in `meta/` of one version or another, and is written anew."""
+"""The files in `meta/` of any version that a writer computes."""
 
 ROOT_FILES = ("README.md", "LICENSE")
 
 SHARE = r"0?\.\d+|1\.0*"
-"""With a point: a whole number is an episode."""
+"""A share needs a decimal point, because a whole number is an episode."""
 
 Advance = Callable[[int, int], None]
-"""Called with the episodes that are written, and all of them."""
+"""Called with the number of episodes written so far, and the number of all."""
 
 
 def convert(
     roots: Sequence[Path], out: Path, version: str, advance: Advance = lambda *_: None
 ) -> dict[str, Any]:
-    """Writes the episodes of one or several datasets, in their order, as one of `version`.
+    """Writes the episodes of one or several datasets, in order, as one dataset of `version`.
 
-    What else one dataset has in info.json, `meta/` and its README goes along.
+    A single dataset keeps its other keys of info.json, other files in `meta/` and its README.
 
     Raises:
-        DataError: they differ in rate, robot or features, or one is damaged.
+        DataError: the datasets differ in rate, robot or features, or one is damaged.
     """
     sources = [open_lerobot(root) for root in roots]
     _check_alike(sources)
@@ -67,15 +67,15 @@ def split(
     seed: int = 0,
     advance: Advance = lambda *_: None,
 ) -> dict[str, dict[str, Any]]:
-    """Writes disjoint sets of a dataset's episodes to `out`/name: all of them, or none.
+    """Writes disjoint sets of a dataset's episodes to `out`/name; after an error none is left.
 
     Args:
         root: the dataset.
-        out: a folder.
-        parts: name -> a share like '0.9', of episodes drawn with `seed`, or episodes like '0-39'
-            or '3,7,10-12'.
-        seed: of the draw.
-        advance: called with the episodes that are written, and all of them.
+        out: the folder for the parts.
+        parts: name -> a share like '0.9' of the episodes, drawn with `seed`, or episodes like
+            '0-39' or '3,7,10-12'.
+        seed: seed of the random draw.
+        advance: called with the number of episodes written so far, and the number of all.
     """
     source = open_lerobot(root)
     positions = choose_parts(source, parts, seed)
@@ -99,17 +99,17 @@ def split(
 
 
 def version_of(source: LeRobotDataset) -> str:
-    """The version a dataset like this one is written as: v2.0 becomes v2.1."""
+    """Returns the version to write for a dataset of this version: v2.0 becomes v2.1."""
     return "v3.0" if isinstance(source, LeRobotV3) else "v2.1"
 
 
 def choose_parts(
     source: LeRobotDataset, parts: Mapping[str, str], seed: int
 ) -> dict[str, Sequence[int]]:
-    """The positions of each part's episodes.
+    """Returns the positions of each part's episodes.
 
     Raises:
-        UsageError: a part cannot be read, is empty, or the parts overlap.
+        UsageError: a part is malformed or empty, or parts overlap.
     """
     others = [name for name, text in parts.items() if not re.fullmatch(SHARE, text)]
     if not others:
@@ -124,40 +124,48 @@ def choose_parts(
         indices = _indices(f"{name}={text}", text, max(position_of))
         for index in indices:
             if index not in position_of:
-                raise UsageError(f"{name}={text}: the dataset has no episode {index}")
+                raise UsageError(f"{name}={text}: expected existing episodes, got {index}")
             if index in taken:
-                raise UsageError(f"{name}={text}: episode {index} is in {taken[index]!r} too")
+                raise UsageError(
+                    f"{name}={text}: expected disjoint parts, got episode {index} of "
+                    f"{taken[index]!r} again"
+                )
             taken[index] = name
         chosen[name] = [position_of[index] for index in indices]
     return chosen
 
 
 def _indices(where: str, text: str, largest: int) -> list[int]:
-    """The episodes that a text like '3,7,10-12' names, at least one."""
+    """Returns the episodes, at least one, that a text like '3,7,10-12' names."""
     if not re.fullmatch(r"\d{1,18}(-\d{1,18})?(,\d{1,18}(-\d{1,18})?)*", text):
         raise UsageError(f"{where}: expected a share like 0.9 or episodes like 0-39,45")
     indices: list[int] = []
     for piece in text.split(","):
         first, _, last = piece.partition("-")
-        if int(last or first) > largest:  # before a list of them all is made
+        if int(last or first) > largest:  # before building a possibly huge list
             raise UsageError(
-                f"{where}: the dataset has no episode {int(last or first)}; its last is {largest}"
+                f"{where}: expected episodes up to {largest}, the last, got {int(last or first)}"
             )
         indices += range(int(first), int(last or first) + 1)
     if not indices:
-        raise UsageError(f"{where}: names no episode")
+        raise UsageError(f"{where}: expected at least one episode, got none")
     return indices
 
 
 def _drawn(num_episodes: int, shares: Mapping[str, float], seed: int) -> dict[str, Sequence[int]]:
     if sum(shares.values()) > 1 + 1e-9:
-        raise UsageError(f"the shares add up to {sum(shares.values()):g}, expected at most 1")
+        raise UsageError(
+            f"shares: expected a sum of at most 1, got {sum(shares.values()):g}. Lower one of them"
+        )
     order = np.random.default_rng(seed).permutation(num_episodes)
     ends = np.round(np.cumsum(list(shares.values())) * num_episodes).astype(int)
     chosen: dict[str, Sequence[int]] = {}
     for name, first, last in zip(shares, [0, *ends[:-1]], ends, strict=True):
         if first == last:
-            raise UsageError(f"{name}={shares[name]:g}: is none of {num_episodes} episodes")
+            raise UsageError(
+                f"{name}={shares[name]:g}: expected at least one of {num_episodes} episodes, got "
+                "none. Raise the share"
+            )
         chosen[name] = sorted(order[first:last].tolist())
     return chosen
 
@@ -169,7 +177,7 @@ def _write(
     advance: Advance,
     whole: LeRobotDataset | None = None,
 ) -> dict[str, Any]:
-    """`whole` is the dataset whose episodes these are, all of them and no others."""
+    """Writes the episodes; `whole` is the dataset if they are exactly all of its episodes."""
     first = chosen[0][0]
     total, done = sum(len(positions) for _, positions in chosen), 0
     writer = WRITERS[version](
@@ -192,12 +200,12 @@ def _write(
 
 
 def _more_info(source: LeRobotDataset) -> dict[str, Any]:
-    """What info.json says beside that, `splits` included: they name episodes, which stay."""
+    """Returns the other keys of info.json, including `splits`: episode numbers do not change."""
     return {key: value for key, value in source.info.items() if key not in INFO_KEYS}
 
 
 def _more_files(root: Path) -> Iterator[tuple[str, Path]]:
-    """Name and path of the files that LeRobot knows nothing of."""
+    """Yields name and path of the files that are not part of LeRobot's format."""
     meta = root / "meta"
     paths = [root / name for name in ROOT_FILES]
     paths += [p for p in sorted(meta.rglob("*")) if p.relative_to(meta).parts[0] not in META_FILES]
@@ -219,7 +227,7 @@ def _check_alike(sources: Sequence[LeRobotDataset]) -> None:
         for name, (expected, found) in pairs.items():
             if expected != found:
                 raise DataError(
-                    f"{other.root}: {name}: expected {expected} as in {first.root}, got {found}"
+                    f"{other.root}: {name}: expected {expected}, as in {first.root}, got {found}"
                 )
         for key in keys:
             _check_names(first, other, key)
@@ -231,18 +239,18 @@ def _kind(source: LeRobotDataset, key: str) -> tuple[Any, ...] | None:
 
 
 def _check_names(first: LeRobotDataset, other: LeRobotDataset, key: str) -> None:
-    """Refuses joints of other names; a dataset may have none."""
+    """Refuses joints with different names; a dataset may be without names."""
     expected, found = _names(first, key), _names(other, key)
     for dim, (ours, theirs) in enumerate(zip(expected, found, strict=False)):
         if ours != theirs:
             raise DataError(
-                f"{other.root}: features.{key}: dimension {dim}: expected {ours!r} as in "
-                f"{first.root}, got {theirs!r}. If they are the same, rename it in meta/info.json"
+                f"{other.root}: features.{key}: dimension {dim}: expected {ours!r}, as in "
+                f"{first.root}, got {theirs!r}. If they mean the same, rename it in meta/info.json"
             )
 
 
 def _names(source: LeRobotDataset, key: str) -> list[str]:
-    """The name of each dimension; none of a camera, nor where they are not as many."""
+    """Returns the name of each dimension; () for cameras, and if the number of names differs."""
     feature = source.info["features"][key]
     names = flat_names(feature.get("names"))
     return names if is_numeric(feature) and [len(names)] == feature["shape"] else []

@@ -1,4 +1,4 @@
-"""The episodes of a LeRobot dataset as a writer takes them, checked as the loader checks them."""
+"""Reads a LeRobot dataset's episodes for a writer, with the checks that the loader makes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
 
 def read_episodes(source: LeRobotDataset, positions: Sequence[int]) -> Iterator[Episode]:
-    """Yields episodes as a writer takes them, with what the dataset says of them.
+    """Yields episodes for a writer, with their statistics and other metadata.
 
     Raises:
         DataError: a file or column is missing or damaged, a value is not finite, or times do not
@@ -56,7 +56,7 @@ def read_episodes(source: LeRobotDataset, positions: Sequence[int]) -> Iterator[
 
 
 def _stored_keys(source: LeRobotDataset) -> list[str]:
-    """The columns that the files must have; `frame_index` and `index` are written anew."""
+    """Returns the columns that the files must have; `frame_index` and `index` are recomputed."""
     keys = [key for key in source.info["features"] if key not in (*COUNTERS, *source.video_keys)]
     return list(dict.fromkeys([*keys, "timestamp", "episode_index", "task_index"]))
 
@@ -70,17 +70,17 @@ def _read_table(source: LeRobotDataset, position: int) -> pa.Table:
     for key in _stored_keys(source):
         if key not in table.column_names:
             names = ", ".join(table.column_names)
-            raise DataError(f"{path}: has no column {key!r}; it has {names}")
+            raise DataError(f"{path}: expected column {key!r}, got {names}")
     return table
 
 
 def _tell_of_unlisted(source: LeRobotDataset, path: Path, table: pa.Table, told: set[str]) -> None:
-    """Warns, once a dataset, of columns that have no place in another one."""
+    """Warns once per dataset of columns that cannot be copied."""
     known = {*source.info["features"], *COUNTERS, "timestamp", *told}
     unlisted = [name for name in table.column_names if name not in known]
     if unlisted:
         names = ", ".join(unlisted)
-        logger.warning("%s: not copied, as info.json's features do not list it: %s", path, names)
+        logger.warning("%s: not copied, because info.json does not list it: %s", path, names)
     told.update(unlisted)
 
 
@@ -93,12 +93,12 @@ def _rows(table: pa.Table, source: LeRobotDataset, position: int) -> pa.Table:
             f"{source.where(position)}: expected {length} rows (the metadata), got {len(rows)}"
         )
     if rows[-1] - rows[0] + 1 != length:
-        raise DataError(f"{source.where(position)}: its rows do not follow each other")
+        raise DataError(f"{source.where(position)}: expected consecutive rows, got gaps")
     return table.slice(int(rows[0]), length)
 
 
 def _check_numbers(table: pa.Table, source: LeRobotDataset, position: int) -> None:
-    """As the loader does, so that nothing is copied that it would refuse."""
+    """Checks what the loader checks, so that everything copied can be loaded."""
     for key in table.column_names:
         feature = source.info["features"].get(key)
         if feature is None or feature["dtype"] in NO_NUMBERS:
@@ -111,17 +111,17 @@ def _check_numbers(table: pa.Table, source: LeRobotDataset, position: int) -> No
 
 
 def _tasks(rows: pa.Table, source: LeRobotDataset, position: int) -> list[str]:
-    """The text of each frame's task."""
+    """Returns the task text of each frame."""
     path = source.data_file(position)
     indices = to_array(rows.column("task_index"), f"{path}: task_index").ravel().tolist()
     for index in indices:
         if index not in source.tasks:
-            raise DataError(f"{path}: task_index {index} is not among the tasks")
+            raise DataError(f"{path}: task_index: expected a task of the metadata, got {index}")
     return [source.tasks[index] for index in indices]
 
 
 def _image_stats(source: LeRobotDataset) -> dict[int, dict[str, Any]]:
-    """Episode index -> what the dataset says of its cameras; what it says in part is left out."""
+    """Returns episode index -> the complete statistics that the dataset has of its cameras."""
     channels = {
         key: min(feature["shape"][0], feature["shape"][2])
         for key, feature in source.info["features"].items()
@@ -161,7 +161,7 @@ def _episode_rows(source: LeRobotDataset) -> list[dict[str, Any]]:
 
 
 def _facts(source: LeRobotDataset) -> dict[int, dict[str, Any]]:
-    """Episode index -> what else its line says."""
+    """Returns episode index -> the other facts in its line of metadata."""
     if isinstance(source, LeRobotV3):
         rows: list[Mapping[str, Any]] = [*_episode_rows(source)]
     else:
@@ -175,7 +175,7 @@ def _facts(source: LeRobotDataset) -> dict[int, dict[str, Any]]:
 
 
 def _with_own_images(table: pa.Table, source: LeRobotDataset, position: int) -> pa.Table:
-    """The table with the bytes of every image, also of those that lie in files beside it."""
+    """Returns the table with all images as bytes, including those stored in separate files."""
     for key, feature in source.info["features"].items():
         if feature["dtype"] != "image":
             continue
@@ -188,7 +188,7 @@ def _with_own_images(table: pa.Table, source: LeRobotDataset, position: int) -> 
 
 
 def _image(row: object, root: Path, where: str) -> dict[str, Any]:
-    """One image as {bytes, path}, from that, from bytes alone or from a path alone."""
+    """Converts one image to {bytes, path}, from that form, from bytes or from a path."""
     data, path = (row.get("bytes"), row.get("path")) if isinstance(row, Mapping) else (row, None)
     if isinstance(data, str):
         data, path = None, data
@@ -203,7 +203,7 @@ def _image(row: object, root: Path, where: str) -> dict[str, Any]:
 
 
 def _picture_stats(source: LeRobotDataset, table: pa.Table, position: int) -> dict[str, Any]:
-    """Statistics of the cameras whose pictures lie in the table."""
+    """Computes statistics of the cameras whose images are in the table."""
     found: dict[str, Any] = {}
     for key in source.image_keys:
         stats = ImageStats()

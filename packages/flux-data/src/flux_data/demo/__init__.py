@@ -1,1 +1,1 @@
-"""Scripted demonstrations in simulation: a policy that reads the simulator, and its recorder."""
+"""Scripted demonstrations in simulation: policies that read the simulator, and their recorders."""

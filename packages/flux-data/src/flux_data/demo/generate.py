@@ -1,7 +1,7 @@
 """Records scripted demonstrations of the simulated ALOHA as a LeRobot v2.1 dataset.
 
-The script is first played without images, a fraction of the work, to find the seeds that succeed;
-any process may then render any of them.
+The script is first played without images, which is far cheaper, to find the seeds that succeed;
+any process can then render any of them.
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ from ..lerobot.writer import Episode, WriterV21, check_new, write_json
 from .transfer_cube import TASK, ScriptResult, execute, run_script
 
 MAX_FAILURE_SHARE = 0.5
-"""A script that fails more often than this is broken, not unlucky."""
+"""A script with a higher failure rate is broken, not unlucky."""
 MIN_ATTEMPTS = 10
-"""Attempts before the share of failures is judged."""
+"""Number of attempts before the success rate is judged."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DemoSettings:
-    """What is recorded.
+    """What to record.
 
     Attributes:
         out: a new or empty directory.
-        episodes: successful ones to record.
-        seed: of the first attempt; the next ones count up from it.
-        workers: processes.
-        speed: of the script; 1 is unhurried.
-        noise: of the executed, not of the recorded commands, rad.
-        height: of the images, pixels, even.
-        width: of the images, pixels, even.
+        episodes: number of successful episodes to record.
+        seed: seed of the first attempt; each further attempt uses the next number.
+        workers: number of processes.
+        speed: speed of the script; 1 is unhurried.
+        noise: noise of the executed commands, rad; the recorded ones have none.
+        height: height of the images in pixels, even.
+        width: width of the images in pixels, even.
     """
 
     out: Path
@@ -59,23 +59,23 @@ class DemoSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedEpisode:
-    """A seed whose script succeeds, and where its videos are rendered."""
+    """A seed with which the script succeeds, and the folder for its videos."""
 
     seed: int
     folder: Path
 
 
 def generate(settings: DemoSettings) -> dict[str, Any]:
-    """Writes the dataset and returns what `meta/demo.json` says of it.
+    """Writes the dataset and returns the content of its `meta/demo.json`.
 
-    The same settings, whatever the number of workers, write the same dataset.
+    The same settings write the same dataset, whatever the number of workers.
 
     Raises:
         UsageError: `out` is not a new or empty directory.
         DataError: the script fails too often at this speed and noise.
     """
     check_new(settings.out)
-    AlohaSim(cameras=()).close()  # what is missing is said here, once, not by every worker
+    AlohaSim(cameras=()).close()  # reports a missing dependency once, not in every worker
     spec = robot_spec("aloha-sim")
     settings.out.parent.mkdir(parents=True, exist_ok=True)
     features = robot_features(spec, settings.height, settings.width)
@@ -108,7 +108,7 @@ def plan_episodes(
         elif attempts >= MIN_ATTEMPTS and len(planned) < (1 - MAX_FAILURE_SHARE) * attempts:
             raise DataError(
                 f"demo aloha-sim: only {len(planned)} of {attempts} scripted episodes succeed "
-                f"at --speed {settings.speed:g} --noise {settings.noise:g}. Lower them"
+                f"at --speed {settings.speed:g} --noise {settings.noise:g}. Lower these values"
             )
         if len(planned) == settings.episodes:
             break
@@ -116,7 +116,7 @@ def plan_episodes(
 
 
 def _attempts(settings: DemoSettings, pool: Pool) -> Iterator[tuple[int, ScriptResult]]:
-    """Plays the script on one seed after the other, without end, in batches."""
+    """Plays the script on one seed after another, in endless batches."""
     first, batch = settings.seed, max(settings.workers, settings.episodes)
     while True:
         jobs = [(settings, seed) for seed in range(first, first + batch)]
@@ -136,17 +136,17 @@ def _facts(settings: DemoSettings, planned: list[PlannedEpisode], attempts: int)
 
 
 def new_progress() -> Progress:
-    """Bars on stderr."""
+    """Returns progress bars on stderr."""
     return Progress(console=Console(stderr=True))
 
 
 def ignore_interrupt() -> None:
-    """Leaves Ctrl-C to the parent, which ends its workers."""
+    """Ignores Ctrl-C, because the parent stops its workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 _sims: dict[tuple[int, int], AlohaSim] = {}
-"""The simulator of this worker process, by image size."""
+"""The simulators of this worker process, by image size."""
 
 
 def _worker_sim(settings: DemoSettings) -> AlohaSim:
@@ -172,5 +172,8 @@ def _record(job: tuple[DemoSettings, PlannedEpisode]) -> Episode:
             images = {video_key(camera): image for camera, image in sim.render().items()}
             recorder.add({"observation.state": sim.state(), "action": action, **images})
         if not sim.stages()["held_by_left_only"]:
-            raise DataError(f"seed {episode.seed}: succeeded without rendering and failed with it")
+            raise DataError(
+                f"seed {episode.seed}: expected the success that it had without rendering, got a "
+                "failure. The simulation is not deterministic here"
+            )
         return recorder.close(TASK, seed=episode.seed)

@@ -27,15 +27,15 @@ NOTE = "scripted, with the simulator's knowledge; not the human demonstrations o
 
 @dataclass(frozen=True, kw_only=True)
 class LiberoDemoSettings:
-    """What is recorded.
+    """What to record.
 
     Attributes:
         out: a new or empty directory.
-        tasks: by number, name or a part of the name; none stands for all ten.
-        episodes: successful ones to record of each task.
-        seed: of each task's first attempt; the next ones count up from it.
-        workers: processes.
-        noise: of the executed, not of the recorded movements; 1 is 0.05 m.
+        tasks: tasks by number, name or part of the name; empty for all ten.
+        episodes: number of successful episodes to record per task.
+        seed: seed of each task's first attempt; each further attempt uses the next number.
+        workers: number of processes.
+        noise: noise of the executed movements, 1 being 0.05 m; the recorded ones have none.
     """
 
     out: Path
@@ -48,7 +48,7 @@ class LiberoDemoSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class Attempt:
-    """One start to be played, and where its videos go."""
+    """A start to play, and the folder for its videos."""
 
     task: LiberoTask
     seed: int
@@ -57,14 +57,14 @@ class Attempt:
 
 
 def generate_libero(settings: LiberoDemoSettings) -> dict[str, Any]:
-    """Writes the dataset and returns what `meta/demo.json` says of it.
+    """Writes the dataset and returns the content of its `meta/demo.json`.
 
-    Only episodes after which the benchmark's goal holds are kept. The same settings, whatever the
-    number of workers, write the same dataset.
+    Only episodes that reach the benchmark's goal are kept. The same settings write the same
+    dataset, whatever the number of workers.
 
     Raises:
-        UsageError: `out` is not a new or empty directory, or a task is none.
-        MissingDependencyError: LIBERO is not installed here.
+        UsageError: `out` is not a new or empty directory, or a task is unknown.
+        MissingDependencyError: LIBERO is not installed.
         DataError: the script fails too often at this noise.
     """
     check_new(settings.out)
@@ -79,7 +79,7 @@ def generate_libero(settings: LiberoDemoSettings) -> dict[str, Any]:
     by_task: dict[str, dict[str, Any]] = {}
     with writer, new_progress() as progress:
         for task in tasks:
-            # A pool for each task: its workers hold that task's scene, and end with it.
+            # One pool per task: its workers load that task's scene and end with the task.
             with context.Pool(settings.workers, ignore_interrupt) as pool:
                 by_task[task.name] = _record_task(settings, task, writer, pool, progress)
         facts = _facts(settings, by_task)
@@ -94,7 +94,7 @@ def _record_task(
     pool: Pool,
     progress: Progress,
 ) -> dict[str, Any]:
-    """Adds the task's first `episodes` successes to the dataset; returns how it went."""
+    """Adds the task's first `episodes` successes to the dataset; returns the counts."""
     seeds: list[int] = []
     attempts = 0
     bar = progress.add_task(task.language, total=settings.episodes)
@@ -117,9 +117,9 @@ def _record_task(
 def _attempts(
     settings: LiberoDemoSettings, task: LiberoTask, writer: WriterV21, pool: Pool
 ) -> Iterator[tuple[int, Episode | None]]:
-    """Plays one seed after the other, without end; None stands for a failure.
+    """Plays one seed after another, endlessly; None stands for a failure.
 
-    A batch is as many as there are workers, so that none plays long after the last one needed.
+    A batch has one seed per worker, so that little is played beyond the last episode needed.
     """
     for first in count(settings.seed, settings.workers):
         seeds = range(first, first + settings.workers)
@@ -151,7 +151,7 @@ _sims: dict[LiberoTask, LiberoSim] = {}
 
 
 def _record(attempt: Attempt) -> Episode | None:
-    """Plays and films one episode; None if the goal does not hold at its end."""
+    """Plays and films one episode; returns None if it does not reach the goal."""
     if attempt.task not in _sims:
         _sims[attempt.task] = LiberoSim(attempt.task)
     sim = _sims[attempt.task]

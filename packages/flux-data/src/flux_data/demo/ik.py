@@ -14,22 +14,23 @@ PINCH_M = 0.14  # from gripper_link along its x axis to between the fingertips
 MAX_ITERATIONS = 20
 TOLERANCE = 2e-4  # m and rad
 DAMPING = 1e-3
-MAX_JOINT_STEP_RAD = 0.2  # per iteration: keeps a far start from leaving its branch
+MAX_JOINT_STEP_RAD = 0.2  # per iteration: keeps the solution on its branch if the start is far away
 
 Side = Literal["left", "right"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class GripperPose:
-    """Where the fingertips are to be. The yaw is not free: it follows the arm's own plane.
+    """The target of the fingertips. The yaw is not free: it follows the arm's own plane.
 
-    With a fixed world yaw the forearm roll and the wrist rotation fight each other and jump
+    With a fixed world yaw the forearm roll and the wrist rotation work against each other and jump
     between branches; in the arm's plane the forearm roll stays at 0 and every joint moves slowly.
 
     Attributes:
         position: (3,) pinch point in the world, m.
-        pitch: of the fingers below the horizon, rad: 0 level, pi/2 straight down.
-        roll: about the fingers' direction, rad: 0 closes them sideways, pi/2 from above and below.
+        pitch: angle of the fingers below the horizon, rad: 0 level, pi/2 straight down.
+        roll: angle about the fingers' direction, rad: with 0 they close sideways, with pi/2 from
+            above and below.
     """
 
     position: NDArray[np.float64]
@@ -52,9 +53,9 @@ class ArmIk:
         self._data.qpos[self._joints] = start
 
     def solve(self, pose: GripperPose) -> NDArray[np.float64]:
-        """Returns the joints (6,) rad nearest to the last ones that reach `pose`.
+        """Returns joints (6,) rad that reach `pose`, near the last solution.
 
-        A pose out of reach gives the closest joints found in 20 iterations.
+        If the pose is out of reach, these are the best joints after 20 iterations.
         """
         target = self._orientation(pose)
         for _ in range(MAX_ITERATIONS):
@@ -73,7 +74,7 @@ class ArmIk:
         return float(np.abs(self._error(pose.position, self._orientation(pose))[0]).max())
 
     def pinch_point(self) -> NDArray[np.float64]:
-        """Returns where the last solution puts the fingertips, (3,) m."""
+        """Returns the position of the fingertips in the last solution, (3,) m."""
         self._update()
         return self._pinch()
 
@@ -96,7 +97,7 @@ class ArmIk:
     def _error(
         self, position: NDArray[np.float64], target: NDArray[np.float64]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Returns what is missing, (6,) m and rad in the world, and the Jacobian (6, 6)."""
+        """Returns the error, (6,) m and rad in the world frame, and the Jacobian (6, 6)."""
         self._update()
         frame, pinch = self._frame(), self._pinch()
         turn = 0.5 * np.cross(frame.T, target.T).sum(axis=0)

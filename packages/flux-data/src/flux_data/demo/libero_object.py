@@ -1,7 +1,7 @@
-"""A scripted policy for LIBERO-Object: pick one of seven things up, and put it into the basket.
+"""A scripted policy for LIBERO-Object: pick up one of seven things and put it into the basket.
 
-It commands what a policy commands, changes of the hand's pose, and knows of the hand what a policy
-is told. Where the things are it reads from the simulator; a policy must see it.
+Like a policy, it commands changes of the hand's pose and observes the hand's state. Unlike a
+policy, it reads the places of the things from the simulator instead of from images.
 """
 
 from __future__ import annotations
@@ -16,33 +16,33 @@ from numpy.typing import NDArray
 from flux_core.sim import LIBERO_MAX_STEPS, LiberoSim
 
 SUITE = "libero-object"
-POSITION_GAIN = 16.0  # of a command (1 is 0.05 m), per metre that is missing
-ROTATION_GAIN = 2.0  # of a command (1 is 0.5 rad), per radian that is missing
+POSITION_GAIN = 16.0  # command (1 is 0.05 m) per metre of error
+ROTATION_GAIN = 2.0  # command (1 is 0.5 rad) per radian of error
 OPEN, CLOSED = -1.0, 1.0
-# From the fingertips' frame down along the fingers, m: what is deeper in the hand touches its palm.
+# From the fingertips' frame along the fingers, m: anything deeper in the hand touches the palm.
 FINGER_DEPTH_M = 0.024
 LOWEST_GRASP_M = 0.012  # above the floor
-GRASP_DEPTH_M = 0.025  # from the thing's near end: what stands behind it is in the hand's way
-TRAVEL_M = 0.18  # the open hand passes over everything: the tallest bottle has 0.146 m
-CLEARANCE_M = 0.03  # of what is carried, over the basket's rim
-RELEASE_M = 0.02  # so far it is lowered before the hand opens
-SLOPE = 3.0  # the hand comes down 3 m per metre that it comes nearer
-NEAR_M, GRASP_M, OVER_BASKET_M = 0.01, 0.012, 0.03  # what counts as there
+GRASP_DEPTH_M = 0.025  # from the thing's near end, as other things may stand behind it
+TRAVEL_M = 0.18  # the open hand clears everything: the tallest bottle is 0.146 m high
+CLEARANCE_M = 0.03  # between the carried thing and the basket's rim
+RELEASE_M = 0.02  # the thing is lowered this far before the hand opens
+SLOPE = 3.0  # metres that the hand descends per metre of approach
+NEAR_M, GRASP_M, OVER_BASKET_M = 0.01, 0.012, 0.03  # errors that count as reached
 CLOSING_STEPS = 6
 END_STEPS = 5  # after the goal is reached
-NOISE_MEMORY = 0.8  # of one step's execution noise, the share that stays for the next
+NOISE_MEMORY = 0.8  # the share of a step's execution noise that carries over to the next
 
 Phase = Literal["reach", "close", "carry", "release"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Places:
-    """Where the script's hand has to go, m in the world.
+    """The targets of the script's hand, m in the world frame.
 
     Attributes:
-        grasp: (3,) between the fingers when they close.
-        release: (3,) when they open.
-        carry_z: height on the way.
+        grasp: (3,) the point between the fingers when they close.
+        release: (3,) the same when they open.
+        carry_z: height while carrying.
     """
 
     grasp: NDArray[np.float64]
@@ -66,7 +66,7 @@ class Places:
 
 
 class ObjectScript:
-    """The commands of one episode, a step at a time."""
+    """Computes the commands of one episode, step by step."""
 
     def __init__(self, places: Places) -> None:
         self._places = places
@@ -84,7 +84,7 @@ class ObjectScript:
         return np.clip(action, -1.0, 1.0).astype(np.float32)
 
     def _target(self, hand: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Goes on to the next phase where this one is done; returns where the hand should be."""
+        """Advances to the next phase if this one is done; returns the target of the hand."""
         grasp, release, carry_z = self._places.grasp, self._places.release, self._places.carry_z
         if self.phase == "reach":
             missing = float(np.linalg.norm(grasp[:2] - hand[:2]))
@@ -99,7 +99,7 @@ class ObjectScript:
             self.phase = "carry"
         if self.phase == "carry":
             if np.linalg.norm(release[:2] - hand[:2]) >= OVER_BASKET_M:
-                # Straight up first: what is between the fingers must not meet what stands around.
+                # Straight up first, so that the carried thing does not hit its neighbours.
                 share = np.clip((hand[2] - carry_z) / (2 * CLEARANCE_M) + 1.2, 0.0, 1.0)
                 return np.array([*(hand + share * (release - hand))[:2], carry_z])
             self.phase = "release"
@@ -107,9 +107,9 @@ class ObjectScript:
 
 
 def tilt(rotation: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Returns the turn, (3,) rad, from a hand at `rotation`, (3,) rad, to one straight down.
+    """Returns the turn, (3,) rad, that makes a hand at `rotation`, (3,) rad, point straight down.
 
-    Straight down is half a turn about x; of nearby rotations this is their difference.
+    Straight down is half a turn about x; for nearby rotations the turn is their difference.
     """
     angle = float(np.linalg.norm(rotation))
     x, y, z = np.sin(angle / 2) * np.asarray(rotation, np.float64) / angle
@@ -119,13 +119,13 @@ def tilt(rotation: NDArray[np.floating]) -> NDArray[np.float64]:
 def execute(sim: LiberoSim, seed: int, noise: float) -> Iterator[NDArray[np.float32]]:
     """Draws a start of the task and runs the script, yielding each clean command before its step.
 
-    What the consumer reads from `sim` when it gets a command is the observation it answers. The
-    executed command is off by noise that is not in the yielded one, so that the data shows how to
-    come back from small errors. Ends soon after the goal is reached, or where policies have to end.
+    When the consumer gets a command, `sim` still holds the observation that it answers. Noise is
+    added to the executed command but not to the yielded one, so that the data shows how to recover
+    from small errors. Ends soon after the goal is reached, or at the step limit of policies.
 
     Args:
         sim: the simulator; after the last item it holds the end of the episode.
-        seed: of the start and of the noise.
+        seed: seed of the start and of the noise.
         noise: standard deviation of the executed movement's error, 1 being 0.05 m.
     """
     rng = np.random.default_rng([seed, 0xF1])

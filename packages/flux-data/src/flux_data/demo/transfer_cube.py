@@ -18,13 +18,13 @@ from .ik import ArmIk, GripperPose, Side
 
 TASK = "transfer the cube"
 MAX_JOINT_STEP_RAD = 0.06  # per 20 ms; below the ViperX's 3.14 rad/s
-# A trained policy errs a little: inside these its commands stay inside [0, 1].
+# A trained policy makes small errors; with this margin its commands stay within [0, 1].
 GRIPPER_CLOSED, GRIPPER_OPEN, GRIPPER_START = 0.07, 0.95, 0.1
-NOISE_MEMORY = 0.9  # of one tick's execution noise, the share that stays for the next
+NOISE_MEMORY = 0.9  # the share of a tick's execution noise that carries over to the next
 
 CUBE_ON_TABLE_M = 0.02  # the centre of the 4 cm cube
 MEETING_POINT_M = np.array((0.0, 0.5, 0.25))
-# The loaded arms sag by 6 mm against each other; a deeper grasp forgives a cube pushed away.
+# Under load one arm sags 6 mm more than the other; a deeper grasp tolerates a displaced cube.
 TAKE_OFFSET_M = np.array((0.008, 0.0, 0.006))
 LIFT_M = np.array((0.0, 0.0, 0.10))  # above the cube, before and after the grasp
 RETREAT_M = np.array((0.12, 0.0, 0.08))  # of the right gripper, from the meeting point
@@ -35,7 +35,7 @@ START_PITCH = float(sum(START_ARM_RAD[joint] for joint in (1, 2, 4)))
 
 @dataclass(frozen=True, kw_only=True)
 class Waypoint:
-    """Where one gripper is to be at `tick` (in ticks of 20 ms at speed 1)."""
+    """The target of one gripper at `tick` (ticks of 20 ms at speed 1)."""
 
     tick: int
     pose: GripperPose
@@ -47,10 +47,10 @@ _WaypointsOf = Callable[[GripperPose, NDArray[np.float64]], list[Waypoint]]
 
 @dataclass(frozen=True, kw_only=True)
 class ScriptResult:
-    """How one scripted episode went, without rendering.
+    """The outcome of one scripted episode, without rendering.
 
     Attributes:
-        stages: of `AlohaSim.stages` after the last step.
+        stages: `AlohaSim.stages` after the last step.
         steps: length of the episode.
         max_joint_step_rad: the largest change of a commanded joint in one tick.
     """
@@ -61,13 +61,13 @@ class ScriptResult:
 
     @property
     def is_success(self) -> bool:
-        """Transferred, held by the left gripper only at the end, and moved calmly."""
+        """Whether the cube was transferred, only the left gripper holds it, and no joint jumped."""
         done = self.stages["transferred"] and self.stages["held_by_left_only"]
         return done and self.max_joint_step_rad < MAX_JOINT_STEP_RAD
 
 
 def plan_actions(sim: AlohaSim, seed: int, speed: float) -> NDArray[np.float32]:
-    """Returns the clean commands (steps, 14) of the episode `seed`, in the units of the robot.
+    """Returns the commands without noise (steps, 14) of the episode `seed`, in robot units.
 
     All episodes of one speed have the same length: 300 / speed steps.
     """
@@ -78,9 +78,9 @@ def plan_actions(sim: AlohaSim, seed: int, speed: float) -> NDArray[np.float32]:
 
 
 def execution_noise(seed: int, steps: int, sigma_rad: float) -> NDArray[np.float32]:
-    """Returns what to add to the executed commands, (steps, 14): AR(1), none on the grippers.
+    """Returns the noise of the executed commands, (steps, 14): AR(1), 0 for the grippers.
 
-    The recorded action stays clean, so that the data shows how to come back from small errors.
+    The recorded actions have none, so that the data shows how to recover from small errors.
     """
     rng = np.random.default_rng([seed, 0xF1])
     drive = sigma_rad * rng.standard_normal((steps, 14))
@@ -97,11 +97,11 @@ def execute(
 ) -> Iterator[NDArray[np.float32]]:
     """Resets `sim` to `seed` and runs the script, yielding each clean action before its step.
 
-    What the consumer reads from `sim` when it gets an action is the observation it answers.
+    When the consumer gets an action, `sim` still holds the observation that it answers.
 
     Args:
         sim: the simulator; after the last item it holds the end of the episode.
-        seed: of the cube's pose and of the noise.
+        seed: seed of the cube's pose and of the noise.
         speed: 1 is unhurried; 1.5 makes an episode of 200 steps.
         noise: standard deviation of the executed commands' error, rad.
     """
@@ -116,7 +116,7 @@ def execute(
 def run_script(
     seed: int, speed: float = 1.5, noise: float = 0.003, sim: AlohaSim | None = None
 ) -> ScriptResult:
-    """Scores the script on one seed without rendering; `sim` saves loading the scene again."""
+    """Scores the script on one seed without rendering; passing `sim` avoids reloading the scene."""
     sim = sim or AlohaSim()
     actions = np.stack(list(execute(sim, seed, speed, noise)))
     joints = np.delete(actions, [6, 13], axis=1)
@@ -140,7 +140,7 @@ def _follow(
 
 
 def _interpolate(waypoints: list[Waypoint], tick: float) -> tuple[GripperPose, float]:
-    """Returns the pose and gripper at `tick`: smoothstep from each waypoint to the next."""
+    """Returns the pose and gripper at `tick`, with smoothstep between waypoints."""
     after = next((i for i, point in enumerate(waypoints) if point.tick >= tick), -1)
     if after <= 0:
         return waypoints[after].pose, waypoints[after].gripper

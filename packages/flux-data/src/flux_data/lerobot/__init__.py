@@ -1,4 +1,4 @@
-"""LeRobot datasets on disk: reading, and writing an episode at a time."""
+"""LeRobot datasets on disk: reading them, and writing them one episode at a time."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ def read_columns(path: Path, keys: Sequence[str]) -> dict[str, NDArray[Any]]:
     """Reads columns of one file, each (rows,) or (rows, dim).
 
     Raises:
-        DataError: the file is damaged, or lacks a column.
+        DataError: the file is damaged or lacks a column.
     """
     try:
         with pq.ParquetFile(path, memory_map=True) as file:
@@ -33,9 +33,9 @@ def read_columns(path: Path, keys: Sequence[str]) -> dict[str, NDArray[Any]]:
 
 
 def to_array(column: pa.ChunkedArray, where: str) -> NDArray[Any]:
-    """A column as (rows,) or, for lists of equal length, (rows, dim).
+    """Converts a column to (rows,) or, for lists of equal length, (rows, dim).
 
-    An image is its bytes, or the path of its file where it has none.
+    An image becomes its bytes, or the path of its file if the column holds no bytes.
     """
     chunk = column.combine_chunks()
     if isinstance(chunk, pa.ChunkedArray):  # several chunks, or none
@@ -51,7 +51,7 @@ def to_array(column: pa.ChunkedArray, where: str) -> NDArray[Any]:
 
 
 def _images(chunk: pa.Array, where: str) -> NDArray[Any]:
-    """Of structs {bytes, path}, as `datasets` writes them."""
+    """Reads structs {bytes, path}, the form in which `datasets` writes images."""
     names = [field.name for field in chunk.type]
     if "bytes" not in names:
         raise DataError(f"{where}: expected an image {{bytes, path}}, got {{{', '.join(names)}}}")
@@ -63,10 +63,10 @@ def _images(chunk: pa.Array, where: str) -> NDArray[Any]:
 
 
 def _inner(chunk: pa.Array, where: str) -> pa.Array:
-    """The values of all rows, one after the other."""
+    """Returns the values of all rows, one after the other."""
     values = chunk.flatten()
     if chunk.null_count or (len(chunk) and not _is_even(chunk, len(values) / len(chunk))):
-        raise DataError(f"{where}: its rows differ in length")
+        raise DataError(f"{where}: expected rows of one length, got several")
     return values
 
 
@@ -83,5 +83,5 @@ def _is_even(chunk: pa.Array, length: float) -> bool:
 
 
 def first_line(error: Exception) -> str:
-    """What an error says, for a message of one line."""
+    """Returns the first line of an error's text, for a one-line message."""
     return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -1,7 +1,7 @@
 """A LeRobot dataset on disk, v2.0, v2.1 or v3.0: its metadata, numeric columns and videos.
 
-Opening reads metadata alone. Columns are read an episode at a time, when they are asked for, and
-kept as arrays; there are no dictionaries of single rows.
+Opening reads only metadata. Columns are read on demand, one episode at a time, and kept as arrays;
+no dictionaries are made for single rows.
 """
 
 from __future__ import annotations
@@ -36,25 +36,25 @@ from .state_action import check_known
 
 MAX_CACHED_BYTES = 512 << 20
 
-Columns = Mapping[str, NDArray[Any]]
+Columns = Mapping[str, NDArray[np.generic]]
 EpisodeKey = tuple[int, tuple[str, ...]]
-"""Position and names of the columns."""
+"""An episode's position and the names of its columns."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class VideoSegment:
-    """Where the video of one camera and episode lies: a file, and when in it the episode begins."""
+    """The file that holds one camera's video of an episode, and the time at which it begins."""
 
     path: Path
     start_s: float = 0.0
 
 
 class LeRobotDataset(ABC):
-    """One dataset directory; episodes are counted by their position, 0 .. num_episodes - 1."""
+    """One dataset directory; an episode's position is 0 .. num_episodes - 1."""
 
     versions: ClassVar[tuple[str, ...]]
     places: ClassVar[dict[str, object]]
-    """An example of each name in the templates of `info.json`'s paths."""
+    """An example value for each name in the path templates of `info.json`."""
 
     def __init__(self, root: Path, info: Mapping[str, object]) -> None:
         self.root = root
@@ -62,7 +62,7 @@ class LeRobotDataset(ABC):
         self.tasks: dict[int, str] = self._read_tasks()
         self.episode_indices, self.lengths = self._read_episodes()
         if not len(self.lengths):
-            raise DataError(f"{root}: the dataset has no episodes")
+            raise DataError(f"{root}: expected at least one episode, got none")
         self.episode_starts = np.concatenate(([0], np.cumsum(self.lengths)))
         self._cache: OrderedDict[EpisodeKey, Columns] = OrderedDict()
         self._good: set[EpisodeKey] = set()
@@ -71,23 +71,23 @@ class LeRobotDataset(ABC):
 
     @abstractmethod
     def _read_tasks(self) -> dict[int, str]:
-        """task_index -> text."""
+        """Returns task_index -> text."""
 
     @abstractmethod
     def _read_episodes(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Index and length of every episode."""
+        """Returns the index and the length of every episode."""
 
     @abstractmethod
     def _read_episode(self, position: int, keys: Sequence[str]) -> Columns:
-        """The columns of one episode."""
+        """Returns the columns of one episode."""
 
     @abstractmethod
     def data_file(self, position: int) -> Path:
-        """The parquet file that holds an episode."""
+        """Returns the parquet file that holds an episode."""
 
     @abstractmethod
     def video(self, video_key: str, position: int) -> VideoSegment:
-        """Where the video of one camera and episode lies."""
+        """Returns where one camera's video of an episode is."""
 
     @property
     def num_episodes(self) -> int:
@@ -101,7 +101,7 @@ class LeRobotDataset(ABC):
 
     @property
     def fps(self) -> float:
-        """Frames a second."""
+        """Frames per second."""
         return float(self.info["fps"])
 
     @property
@@ -111,7 +111,7 @@ class LeRobotDataset(ABC):
 
     @property
     def image_keys(self) -> tuple[str, ...]:
-        """Features stored as single images in the parquet files; no depth maps."""
+        """Features stored as single images in the parquet files, except depth maps."""
         features = self.info["features"]
         return tuple(k for k in self._features_of("image") if not is_depth_map(features[k]))
 
@@ -124,11 +124,11 @@ class LeRobotDataset(ABC):
         check_known(self.info["features"], keys, str(self.root))
 
     def episode(self, position: int, keys: Sequence[str]) -> Columns:
-        """Columns of one episode, (length,) or (length, dim); kept for the next time.
+        """Returns columns of one episode, (length,) or (length, dim), and caches them.
 
         Raises:
-            DataError: a file cannot be read, a value is not finite or missing, times do not
-                ascend, or rows or dimensions are not as many as the metadata says.
+            DataError: a file cannot be read, a value is missing or not finite, times do not
+                ascend, or the number of rows or dimensions differs from the metadata's.
         """
         key = (position, tuple(keys))
         with self._lock:
@@ -139,7 +139,7 @@ class LeRobotDataset(ABC):
         return columns
 
     def read_episode(self, position: int, keys: Sequence[str]) -> Columns:
-        """As `episode`, with whatever values the file has: for those who look for faults."""
+        """Like `episode`, but without checking the values: for code that looks for faults."""
         with self._lock:
             return self._kept((position, tuple(keys)))
 
@@ -172,11 +172,11 @@ class LeRobotDataset(ABC):
             check_ascending(columns["timestamp"], f"{self.where(position)}, timestamp")
 
     def where(self, position: int) -> str:
-        """File and episode, for messages."""
+        """Returns the file and the episode, for messages."""
         return f"{self.data_file(position)}: episode {self.episode_indices[position]}"
 
-    def columns(self, keys: Sequence[str]) -> dict[str, NDArray[Any]]:
-        """Whole columns, (frames,) or (frames, dim), in the order of the episodes.
+    def columns(self, keys: Sequence[str]) -> dict[str, NDArray[np.generic]]:
+        """Returns whole columns, (frames,) or (frames, dim), in the order of the episodes.
 
         Raises:
             DataError: as `episode`.
@@ -185,7 +185,7 @@ class LeRobotDataset(ABC):
         return {key: np.concatenate([part[key] for part in parts]) for key in keys}
 
     def episodes(self, keys: Sequence[str]) -> Iterator[Columns]:
-        """The columns of one episode after the other; none is kept for the next time.
+        """Yields the columns of each episode in turn, without caching them.
 
         Raises:
             DataError: as `episode`.
@@ -198,12 +198,12 @@ class LeRobotDataset(ABC):
             yield columns
 
     def locate(self, row: int) -> tuple[int, int]:
-        """Episode position and frame within it of a row of the whole dataset."""
+        """Returns the episode position and the frame of a row of the whole dataset."""
         position = int(np.searchsorted(self.episode_starts, row, side="right")) - 1
         return position, row - int(self.episode_starts[position])
 
     def __getstate__(self) -> dict[str, Any]:
-        """A worker process starts with an empty cache."""
+        """Leaves the cache out: a worker process starts with an empty one."""
         empty = {"_cache": OrderedDict(), "_good": set(), "_cached_bytes": 0, "_lock": None}
         return {**self.__dict__, **empty}
 
@@ -212,12 +212,12 @@ class LeRobotDataset(ABC):
 
 
 def is_depth_map(feature: Mapping[str, Any]) -> bool:
-    """Whether an image holds distances, which are no camera's picture."""
+    """Whether an image holds distances rather than colours."""
     return bool((feature.get("info") or {}).get("is_depth_map"))
 
 
 def _num_bytes(columns: Columns) -> int:
-    """Of an array of images numpy counts the references alone."""
+    """Counts the bytes of columns; for images, numpy itself would count only references."""
     return sum(
         sum(len(value) for value in values if value is not None)
         if values.dtype == object
@@ -227,7 +227,7 @@ def _num_bytes(columns: Columns) -> int:
 
 
 def check_values(values: NDArray[Any], feature: Mapping[str, Any] | None, where: str) -> None:
-    """Refuses a column of other dimensions than `feature` states, or the first bad value.
+    """Refuses a column whose dimensions differ from `feature`, or the first bad value.
 
     Images and texts are checked where they are used.
     """
@@ -239,17 +239,21 @@ def check_values(values: NDArray[Any], feature: Mapping[str, Any] | None, where:
     if dims != expected:
         raise DataError(f"{where}: expected {expected} dimensions (info.json), got {dims}")
     for place in np.argwhere(~np.isfinite(values))[:1]:
-        raise DataError(f"{where}: frame {place[0]} holds {values[tuple(place)]}")
+        raise DataError(
+            f"{where}: frame {place[0]}: expected a finite value, got {values[tuple(place)]}"
+        )
 
 
 def check_ascending(times: NDArray[Any], where: str) -> None:
     """Refuses the first time that is not later than the one before."""
     for frame in np.flatnonzero(np.diff(times.ravel()) <= 0)[:1]:
-        raise DataError(f"{where}: frame {frame + 1} is not later than the one before")
+        raise DataError(
+            f"{where}: frame {frame + 1}: expected a later time than that of frame {frame}"
+        )
 
 
 class LeRobotV2(LeRobotDataset):
-    """One parquet file and one video a camera for every episode."""
+    """Stores one parquet file per episode, and one video per episode and camera."""
 
     versions = ("v2.0", "v2.1")
     places: ClassVar = {"episode_chunk": 0, "episode_index": 0, "video_key": "key"}
@@ -264,11 +268,11 @@ class LeRobotV2(LeRobotDataset):
         return np.arange(len(order)), lengths[order]
 
     def data_file(self, position: int) -> Path:
-        """The episode's own file."""
+        """Returns the episode's own file."""
         return self.root / self.info["data_path"].format(**self._place(position))
 
     def video(self, video_key: str, position: int) -> VideoSegment:
-        """The episode's own video."""
+        """Returns the episode's own video."""
         name = self.info["video_path"].format(video_key=video_key, **self._place(position))
         return VideoSegment(path=self.root / name)
 
@@ -285,7 +289,7 @@ class LeRobotV2(LeRobotDataset):
 
 
 class LeRobotV3(LeRobotDataset):
-    """Many episodes a parquet file, many a video file."""
+    """Stores many episodes per parquet file and per video file."""
 
     versions = ("v3.0",)
     places: ClassVar = {"chunk_index": 0, "file_index": 0, "video_key": "key"}
@@ -331,7 +335,7 @@ class LeRobotV3(LeRobotDataset):
 
     @cached_property
     def _first_rows(self) -> dict[Path, int]:
-        """The dataset index at which each parquet file begins."""
+        """The dataset index of each parquet file's first row."""
         first: dict[Path, int] = {}
         for position, start in enumerate(self._meta["dataset_from_index"]):
             path = self.data_file(position)
@@ -339,14 +343,14 @@ class LeRobotV3(LeRobotDataset):
         return first
 
     def data_file(self, position: int) -> Path:
-        """The file that holds the episode, among others."""
+        """Returns the file that holds this episode and others."""
         return self.root / self.info["data_path"].format(
             chunk_index=int(self._meta["data/chunk_index"][position]),
             file_index=int(self._meta["data/file_index"][position]),
         )
 
     def video(self, video_key: str, position: int) -> VideoSegment:
-        """The joined video and the episode's start in it."""
+        """Returns the joined video and the episode's start in it."""
         name = self.info["video_path"].format(
             video_key=video_key,
             chunk_index=int(self._meta[f"videos/{video_key}/chunk_index"][position]),
@@ -366,7 +370,7 @@ class LeRobotV3(LeRobotDataset):
         return {key: values[rows] for key, values in table.items()}
 
     def _table(self, path: Path, keys: tuple[str, ...]) -> Columns:
-        """A whole file's columns; the newest few stay."""
+        """Returns a whole file's columns; the most recently used files stay in memory."""
         if (path, keys) not in self._tables:
             self._tables[path, keys] = read_columns(path, keys)
             while len(self._tables) > self.max_open_tables:
@@ -377,8 +381,8 @@ class LeRobotV3(LeRobotDataset):
         return {**super().__getstate__(), "_tables": OrderedDict()}
 
 
-def _check_places(path: Path, columns: Columns) -> None:
-    """Refuses the first number of where an episode lies that is missing or negative."""
+def _check_places(path: Path, columns: Mapping[str, NDArray[Any]]) -> None:
+    """Refuses the first missing or negative number among those that locate an episode."""
     for name, values in columns.items():
         is_time = name.endswith("from_timestamp")
         if not np.issubdtype(values.dtype, np.number) or (
@@ -396,7 +400,7 @@ def open_lerobot(root: str | Path) -> LeRobotDataset:
     """Opens a dataset directory (or the local copy of a URL) of any known version.
 
     Raises:
-        DataError: it is no dataset, of an unknown version, or its metadata is damaged.
+        DataError: it is not a dataset, its version is unknown, or its metadata is damaged.
     """
     folder = local_root(root)
     info = read_info(folder)

@@ -1,4 +1,4 @@
-"""Statistics of one episode, as LeRobot writes them beside it."""
+"""Statistics of one episode, as LeRobot stores them in the metadata."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from ..video.reader import VideoReader
 from .dataset import VideoSegment
 
 QUANTILES = {"q01": 0.01, "q10": 0.10, "q50": 0.50, "q90": 0.90, "q99": 0.99}
-"""What LeRobot v3.0 adds."""
+"""The statistics that LeRobot v3.0 adds."""
 
 MAX_SAMPLED_FRAMES = 100
-"""As many as LeRobot looks at for the statistics of a video."""
+"""The number of frames that LeRobot samples for the statistics of a video."""
 
 Stats = Mapping[str, list[Any]]
 
 
 def column_stats(values: NDArray[Any], quantiles: bool = False) -> dict[str, list[Any]]:
-    """Statistics of a column, (frames,) or (frames, dim), as lists of `dim` numbers."""
+    """Returns statistics of a column, (frames,) or (frames, dim), as lists of `dim` numbers."""
     data = values.reshape(len(values), -1)
     stats = {
         "min": data.min(axis=0).tolist(),
@@ -37,7 +37,7 @@ def column_stats(values: NDArray[Any], quantiles: bool = False) -> dict[str, lis
 
 
 class ImageStats:
-    """Statistics of a camera, frame by frame, so that no image is kept."""
+    """Computes statistics of a camera frame by frame, without keeping images."""
 
     def __init__(self) -> None:
         self._frames = self._pixels = 0
@@ -47,9 +47,9 @@ class ImageStats:
         self._max: Any = -np.inf
 
     def add(self, image: NDArray[Any]) -> None:
-        """Counts one (height, width, channels) frame, uint8 or uint16."""
+        """Adds one (height, width, channels) frame, uint8 or uint16."""
         pixels = image.reshape(-1, image.shape[-1])
-        values = pixels.astype(np.float32)  # sums of whole numbers, rounded far below 1e-6
+        values = pixels.astype(np.float32)  # sums of integers: rounding stays far below 1e-6
         self._frames += 1
         self._pixels += len(pixels)
         self._sum += values.sum(axis=0, dtype=np.float64)
@@ -58,7 +58,7 @@ class ImageStats:
         self._max = np.maximum(self._max, pixels.max(axis=0))
 
     def result(self, white: float = 255.0) -> dict[str, Any]:
-        """Returns per-channel statistics, (channels, 1, 1), `white` being 1, and the frames."""
+        """Returns statistics per channel, (channels, 1, 1) with `white` as 1, and the count."""
         mean = self._sum / self._pixels
         variance = np.maximum(self._sum_of_squares / self._pixels - mean**2, 0.0)
         values = {"min": self._min, "max": self._max, "mean": mean, "std": np.sqrt(variance)}
@@ -67,7 +67,7 @@ class ImageStats:
 
 
 def sampled_image_stats(segment: VideoSegment, frames: int, fps: float) -> dict[str, Any]:
-    """Statistics of evenly spread frames of a video."""
+    """Returns statistics of evenly spread frames of a video."""
     stats, reader = ImageStats(), VideoReader(max_open=1)
     for frame in np.unique(np.linspace(0, frames - 1, MAX_SAMPLED_FRAMES).round().astype(int)):
         stats.add(reader.frame(segment.path, segment.start_s + frame / fps, 0.5 / fps))
@@ -75,7 +75,7 @@ def sampled_image_stats(segment: VideoSegment, frames: int, fps: float) -> dict[
 
 
 def is_complete(stats: object, channels: int) -> bool:
-    """Whether these are a camera's statistics with all that `pooled` takes, in LeRobot's form."""
+    """Whether these are a camera's statistics, with everything that `pooled` needs."""
     if not isinstance(stats, Mapping):
         return False
     try:
@@ -88,9 +88,9 @@ def is_complete(stats: object, channels: int) -> bool:
 
 
 def pooled(parts: Sequence[Stats]) -> dict[str, Any]:
-    """The statistics of several episodes together, from those of each.
+    """Combines the statistics of several episodes.
 
-    Not the quantiles, which cannot be had from those of the parts.
+    Quantiles are left out: they cannot be computed from the quantiles of the parts.
     """
     counts = np.asarray([part["count"][0] for part in parts], dtype=np.float64)
     arrays = {k: np.asarray([p[k] for p in parts], float) for k in ("min", "max", "mean", "std")}

@@ -1,4 +1,4 @@
-"""Where a dataset lies: a directory, or the local copy of a URL."""
+"""Finds a dataset: a directory, or the local copy of a URL."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from flux_core.errors import DataError
 
 from .metadata import json_object
 
-# A Path made of a URL has lost its second slash.
+# pathlib.Path turns the two slashes of a URL into one.
 URL = re.compile(r"(?:filecache::)?(?P<scheme>[a-z][a-z0-9+.-]+):/(?P<rest>/?.*)", re.DOTALL)
 
 CHAIN = re.compile(r"(?:filecache::)*(?!filecache::)(?P<protocol>[a-z][a-z0-9+.-]*)::.*", re.DOTALL)
-"""One of fsspec's chained URLs of another protocol than `filecache`."""
+"""A chained URL of fsspec with another protocol than `filecache`."""
 
 
 def local_root(root: str | Path) -> Path:
-    """Returns the directory of a path, a `file://` URL, or a URL that is on this machine already.
+    """Returns the directory of a path, a `file://` URL, or a URL with a copy on this machine.
 
-    `hf://datasets/OWNER/NAME` is looked for in LeRobot's folder and in the hub's cache, any other
-    (`s3://`, `gs://`, ...) in fsspec's file cache, the one that FSSPEC_FILECACHE_CACHE_STORAGE
-    names. Nothing is downloaded.
+    `hf://datasets/OWNER/NAME` is looked up in LeRobot's folder and in the hub's cache, any other
+    URL (`s3://`, `gs://`, ...) in fsspec's file cache, which FSSPEC_FILECACHE_CACHE_STORAGE names.
+    Nothing is downloaded.
 
     Raises:
-        DataError: a URL whose data is not on this machine, or of a cache that cannot be read.
+        DataError: the URL's data is not on this machine, or its cache cannot be read.
     """
     text = str(root)
     chain = CHAIN.fullmatch(text)
     if chain is not None and not Path(root).exists():
         raise DataError(
-            f"{text}: expected filecache::, the one cache of fsspec's that can be read here, got "
+            f"{text}: expected filecache::, the only fsspec cache that can be read here, got "
             f"{chain['protocol']}::. Read all of it once through filecache::, or copy it to a "
             "directory"
         )
@@ -50,7 +50,7 @@ def local_root(root: str | Path) -> Path:
 
 
 def _hub_copy(repository: str, url: str) -> Path:
-    """LeRobot's own folder for the dataset, or the hub cache's newest snapshot."""
+    """Returns LeRobot's own folder for the dataset, or the newest snapshot in the hub's cache."""
     cache = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
     lerobot = Path(os.environ.get("HF_LEROBOT_HOME", cache / "lerobot"))
     hub = Path(os.environ.get("HF_HUB_CACHE", cache / "hub"))
@@ -60,13 +60,13 @@ def _hub_copy(repository: str, url: str) -> Path:
         if (folder / "meta" / "info.json").is_file():
             return folder
     raise DataError(
-        f"{url}: is not on this machine (looked in {lerobot} and {hub}). Download it first: "
+        f"{url}: expected a copy in {lerobot} or {hub}, found none. Download it first: "
         f"hf download {repository} --repo-type dataset"
     )
 
 
 def _fsspec_copy(path: str, url: str) -> Path:
-    """A folder of links into fsspec's file cache, whose files have neither names nor folders."""
+    """Makes a folder of links into fsspec's file cache, which keeps neither names nor folders."""
     how = (
         "Copy it to a directory first, or read all of it once through fsspec's filecache:: and set "
         "FSSPEC_FILECACHE_CACHE_STORAGE to the cache"
@@ -77,7 +77,7 @@ def _fsspec_copy(path: str, url: str) -> Path:
     files = dict(_cached_files(Path(storage), path))
     if "meta/info.json" not in files:
         raise DataError(f"{url}: is not in the cache {storage}. {how}")
-    # Named after what the links lead to: another state of the cache is another folder.
+    # The name is a hash of the link targets, so another state of the cache gets another folder.
     state = hashlib.sha256(repr(sorted(files.items())).encode()).hexdigest()
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
     folder = cache / "flux" / "datasets" / state
@@ -90,7 +90,7 @@ def _fsspec_copy(path: str, url: str) -> Path:
 
 
 def _cached_files(storage: Path, path: str) -> Iterator[tuple[str, Path]]:
-    """Names below `path`, and the cache's files of those that it has whole.
+    """Yields the name of each complete file below `path`, and the cache's file for it.
 
     `cache` is fsspec's own list (fsspec/implementations/cache_metadata.py).
     """

@@ -1,4 +1,4 @@
-"""Reads a dataset's metadata; what it hands out has the types and ranges that readers count on."""
+"""Reads and checks a dataset's metadata: readers can rely on its types and ranges."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ NO_NUMBERS = ("video", "image", "string")
 """The dtypes of features that are not numbers."""
 
 Row = tuple[str, Mapping[str, Any]]
-"""Where a row of metadata stands, and what it holds."""
+"""The place of a row of metadata, for messages, and its values."""
 
 
 class Feature(TypedDict, total=False):
-    """A feature as `info.json` describes it; other keys are kept as they are.
+    """A feature as `info.json` describes it; other keys are kept unchanged.
 
-    `shape` is that of one frame's value; `names` holds a list, lists in a list, or a dictionary.
+    `shape` is the shape of one frame's value; `names` is a list, a list of lists or a dictionary.
     """
 
     dtype: Required[str]
@@ -56,10 +56,10 @@ class Info(TypedDict, total=False):
 
 
 def read_info(root: Path) -> dict[str, Any]:
-    """`meta/info.json`, of any version.
+    """Reads `meta/info.json` of any version.
 
     Raises:
-        DataError: it is missing or is no JSON object.
+        DataError: it is missing or is not a JSON object.
     """
     path = root / "meta" / "info.json"
     if not path.is_file():
@@ -68,7 +68,7 @@ def read_info(root: Path) -> dict[str, Any]:
 
 
 def json_object(path: Path) -> dict[str, Any]:
-    """A file that holds one JSON object.
+    """Reads a file that holds one JSON object.
 
     Raises:
         DataError: it holds something else.
@@ -80,12 +80,12 @@ def json_object(path: Path) -> dict[str, Any]:
 
 
 def check_info(path: Path, info: Mapping[str, Any], places: Mapping[str, object]) -> Info:
-    """Returns `info`; refuses the first key that is missing, or not what a reader can use.
+    """Returns `info`; refuses the first key that is missing or unusable.
 
     Args:
         path: the file, for the message.
-        info: what it holds.
-        places: an example of each name that the path templates may use.
+        info: its content.
+        places: an example value for each name that the path templates may use.
     """
     for key in REQUIRED_INFO:
         if key not in info:
@@ -127,13 +127,13 @@ def _check_template(where: str, template: object, places: Mapping[str, object]) 
 
 
 def image_size(feature: Mapping[str, Any]) -> tuple[int, int]:
-    """Height and width of a camera; some datasets state (channels, height, width)."""
+    """Returns a camera's height and width; some datasets state (channels, height, width)."""
     shape = feature["shape"]
     return tuple(shape[:2]) if shape[2] in CHANNELS else tuple(shape[1:])
 
 
 def flat_names(names: Any) -> list[str]:
-    """Names as LeRobot writes them: a list, lists in a list, or a dictionary of either kind."""
+    """Flattens names as LeRobot writes them: a list, a list of lists, or a dictionary of either."""
     if isinstance(names, Mapping):
         if all(isinstance(value, int) for value in names.values()):
             return sorted(names, key=lambda name: names[name])
@@ -144,10 +144,10 @@ def flat_names(names: Any) -> list[str]:
 
 
 def json_rows(root: Path, name: str) -> list[Row]:
-    """The lines of a file in `meta`.
+    """Reads the lines of a file in `meta`.
 
     Raises:
-        DataError: it is missing, or a line is no JSON object.
+        DataError: it is missing, or a line is not a JSON object.
     """
     path = root / "meta" / name
     if not path.is_file():
@@ -163,7 +163,7 @@ def json_rows(root: Path, name: str) -> list[Row]:
 
 
 def table_rows(path: Path, columns: Mapping[str, Iterable[Any]]) -> list[Row]:
-    """The rows of a parquet file, from its columns."""
+    """Returns the rows of a parquet file, given its columns."""
     rows = zip(*columns.values(), strict=True)
     return [
         (f"{path}: row {number}", dict(zip(columns, row, strict=True)))
@@ -172,7 +172,7 @@ def table_rows(path: Path, columns: Mapping[str, Iterable[Any]]) -> list[Row]:
 
 
 def read_table(path: Path) -> pa.Table:
-    """A whole parquet file.
+    """Reads a whole parquet file.
 
     Raises:
         DataError: it cannot be read.
@@ -184,23 +184,26 @@ def read_table(path: Path) -> pa.Table:
 
 
 def tasks_of(rows: Sequence[Row]) -> dict[int, str]:
-    """task_index -> text."""
+    """Returns task_index -> text."""
     tasks: dict[int, str] = {}
     for where, row in rows:
         index, text = row.get("task_index"), row.get("task")
         if not _is_count(index, 0) or not isinstance(text, str):
             raise DataError(f"{where}: expected a task_index and a text, got {_short(row)}")
         if index in tasks:
-            raise DataError(f"{where}: task_index {index} is there already: {tasks[int(index)]!r}")
+            raise DataError(
+                f"{where}: expected each task_index once, got {index} again, after "
+                f"{tasks[int(index)]!r}"
+            )
         tasks[int(index)] = text
     return tasks
 
 
 def order_of_episodes(rows: Sequence[Row]) -> NDArray[np.int64]:
-    """Which row is episode 0, 1, 2 and so on.
+    """Returns the row of each episode, 0, 1, 2 and so on.
 
     Raises:
-        DataError: one is missing, there twice, or without a frame.
+        DataError: an episode is missing, occurs twice, or has no frames.
     """
     row_of: dict[int, int] = {}
     for number, (where, row) in enumerate(rows):
@@ -211,12 +214,12 @@ def order_of_episodes(rows: Sequence[Row]) -> NDArray[np.int64]:
                 f"{_short({'episode_index': index, 'length': length})}"
             )
         if index in row_of:
-            raise DataError(f"{where}: episode_index {index} is there already")
+            raise DataError(f"{where}: expected each episode_index once, got {index} again")
         row_of[int(index)] = number
     for expected, index in enumerate(sorted(row_of)):
         if index != expected:
             where = rows[row_of[index]][0]
-            raise DataError(f"{where}: episode {expected} is missing; after it comes {index}")
+            raise DataError(f"{where}: expected episode {expected}, got {index}")
     return np.asarray([row_of[index] for index in range(len(row_of))], dtype=np.int64)
 
 
@@ -224,7 +227,7 @@ def _parse(data: bytes, where: str) -> Any:
     try:
         return json.loads(data)
     except ValueError as error:
-        raise DataError(f"{where}: not JSON: {error}") from error
+        raise DataError(f"{where}: expected JSON, got {error}") from error
 
 
 def _is_number(value: object) -> bool:

@@ -1,4 +1,4 @@
-"""A folder that gets its name when it is whole, so that what fails leaves nothing behind."""
+"""A folder that is renamed into place once it is complete; a failure leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -16,15 +16,17 @@ from .arrow import first_line
 
 
 def check_new(root: Path) -> None:
-    """Refuses a place where there is something already."""
+    """Refuses a path that already has content."""
     if root.is_dir() and any(root.iterdir()):
-        raise UsageError(f"{root}: is not empty. Choose another --out or remove it")
+        raise UsageError(
+            f"{root}: expected an empty folder, got files. Choose another --out or remove it"
+        )
     if root.exists() and not root.is_dir():
-        raise UsageError(f"{root}: is a file. Choose another --out")
+        raise UsageError(f"{root}: expected a folder, got a file. Choose another --out")
 
 
 def real_place(root: Path) -> Path:
-    """Where a folder called `root` is to be; itself, but for a link, `.` and `..`."""
+    """Returns the path at which `root` is to be made, with links, `.` and `..` resolved."""
     return root.resolve() if root.is_symlink() or root.name in ("", "..") else root
 
 
@@ -40,7 +42,7 @@ def _partial_prefix(root: Path) -> str:
 def remove_abandoned(root: Path) -> None:
     """Removes the hidden folders of `root` whose processes were killed."""
     prefix = _partial_prefix(root)
-    with contextlib.suppress(PermissionError):  # a folder may be written to and yet not listed
+    with contextlib.suppress(PermissionError):  # a folder may be writable but not readable
         for path in root.parent.iterdir():
             number = path.name.removeprefix(prefix)
             is_partial = path.name.startswith(prefix) and number.isdecimal()
@@ -50,21 +52,21 @@ def remove_abandoned(root: Path) -> None:
 
 def _is_alive(process: int) -> bool:
     try:
-        os.kill(process, 0)  # 0 is no signal: it only asks
+        os.kill(process, 0)  # signal 0 only checks whether the process exists
     except (ProcessLookupError, OverflowError):
         return False
-    except PermissionError:  # another user's
+    except PermissionError:  # it belongs to another user
         return True
     return True
 
 
 def missing_folders(folder: Path) -> list[Path]:
-    """Those of a folder and its parents that are not there, the innermost first."""
+    """Returns a folder and its parents as far as they do not exist, innermost first."""
     return [path for path in (folder, *folder.parents) if not path.exists()]
 
 
 def remove_empty(folders: Sequence[Path]) -> None:
-    """Removes those of the folders that hold nothing."""
+    """Removes those of the folders that are empty."""
     for folder in folders:
         with contextlib.suppress(OSError):
             folder.rmdir()
@@ -72,20 +74,20 @@ def remove_empty(folders: Sequence[Path]) -> None:
 
 @contextlib.contextmanager
 def disk_errors(root: Path) -> Iterator[None]:
-    """A full disk, a missing right or a value that a table cannot hold, in one line."""
+    """Reports a full disk, missing rights or a value that a table cannot hold in one line."""
     try:
         yield
     except OSError as error:
-        raise DataError(f"{root}: cannot be written ({error}). Nothing was left there") from error
-    except pa.ArrowException as error:  # no fault of the disk: of types that do not fit
+        raise DataError(f"{root}: cannot be written ({error}). Nothing was left behind") from error
+    except pa.ArrowException as error:  # the types do not fit; the disk is fine
         raise DataError(
             f"{root}: expected values that fit the table, got {first_line(error)}. Nothing was "
-            "left there"
+            "left behind"
         ) from error
 
 
 def sync(path: Path) -> None:
-    """Waits until a file or folder is on the disk."""
+    """Waits until a file or folder has reached the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""Collects an episode frame by frame: videos are encoded on the way, numbers kept."""
+"""Collects an episode frame by frame: videos are encoded at once, numbers kept in memory."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from .writer import Episode, Features, to_arrow
 
 
 def video_key(camera: str) -> str:
-    """The feature name of a camera."""
+    """Returns a camera's feature name."""
     return f"observation.images.{camera}"
 
 
 def vector_feature(names: tuple[str, ...]) -> dict[str, Any]:
-    """The entry of a vector in info.json's features."""
+    """Returns a vector's entry in the features of info.json."""
     return {"dtype": "float32", "shape": [len(names)], "names": list(names)}
 
 
 def video_feature(height: int, width: int, fps: float) -> dict[str, Any]:
-    """The entry of a camera whose video `VideoWriter` writes."""
+    """Returns the entry of a camera whose video `VideoWriter` writes."""
     return {
         "dtype": "video",
         "shape": [height, width, 3],
@@ -49,7 +49,7 @@ def video_feature(height: int, width: int, fps: float) -> dict[str, Any]:
 
 
 def robot_features(spec: RobotSpec, height: int, width: int) -> dict[str, Any]:
-    """State, action and cameras of a robot, as info.json describes them."""
+    """Returns the features of a robot's state, action and cameras, as info.json has them."""
     video = video_feature(height, width, spec.control_hz)
     return {
         "observation.state": vector_feature(spec.state_names or spec.joint_names),
@@ -59,7 +59,7 @@ def robot_features(spec: RobotSpec, height: int, width: int) -> dict[str, Any]:
 
 
 class EpisodeRecorder:
-    """One episode; its videos lie in `folder`, for a writer to take. Use it in a `with`."""
+    """Records one episode, with its videos in `folder` for a writer to take. Use it in a `with`."""
 
     def __init__(self, folder: Path, fps: float, features: Features) -> None:
         """`features` are vectors and videos, as info.json describes them."""
@@ -77,21 +77,23 @@ class EpisodeRecorder:
         self._shapes = {key: tuple(features[key]["shape"]) for key in self._rows}
         self._stats = {key: ImageStats() for key in self._videos}
 
-    def add(self, frame: Mapping[str, NDArray[Any]]) -> None:
+    def add(self, frame: Mapping[str, NDArray[np.generic]]) -> None:
         """Appends a frame: vectors, and images (height, width, 3) uint8.
 
         Raises:
-            DataError: a feature is missing, or has another shape than it should.
+            DataError: a feature is missing or has the wrong shape.
         """
         for key in (*self._rows, *self._videos):
             if key not in frame:
-                raise DataError(f"no {key!r} in the frame. Given: {', '.join(frame) or 'nothing'}")
+                raise DataError(
+                    f"{key}: expected it in every frame, got {', '.join(frame) or 'nothing'}"
+                )
         for key, rows in self._rows.items():
             if frame[key].shape != self._shapes[key]:
                 raise DataError(
                     f"{key}: expected shape {self._shapes[key]}, got {frame[key].shape}"
                 )
-            rows.append(frame[key])
+            rows.append(frame[key].astype(np.float32))
         for key, video in self._videos.items():
             video.add(frame[key])
             self._stats[key].add(frame[key])
@@ -104,7 +106,7 @@ class EpisodeRecorder:
             video.abandon()
 
     def close(self, task: str, **facts: object) -> Episode:
-        """Ends the videos and returns the episode."""
+        """Finishes the videos and returns the episode."""
         for video in self._videos.values():
             video.close()
         columns = {key: np.stack(rows).astype(np.float32) for key, rows in self._rows.items()}

@@ -1,4 +1,4 @@
-"""Which columns of a dataset hold the robot's state and its actions, joined and named."""
+"""Finds, joins and names the columns that hold the robot's state and its actions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from flux_core.errors import ConfigError, DataError
 from .metadata import NO_NUMBERS, flat_names
 
 STATE, ACTION = "observation.state", "action"
-"""LeRobot's names, which also stand for the two quantities whatever their columns are called."""
+"""LeRobot's names; they also identify the two quantities, whatever their columns are called."""
 
 _USUAL = {
     STATE: (STATE, "observation.states", "state", "states"),
@@ -23,14 +23,14 @@ _USUAL = {
 
 
 def usual_columns(features: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
-    """The columns of the state and of the actions, as far as their names tell.
+    """Recognises the columns of the state and of the actions by their names.
 
-    LeRobot's names come first, then openpi's (`state`, `actions`). Where a dataset has none of
-    them, the vectors below such a name belong together in the metadata's order: AgiBot's
-    `actions.joint.position` and `actions.effector.position`.
+    LeRobot's names take precedence over openpi's (`state`, `actions`). If a dataset has neither,
+    the vectors whose names begin with such a name and a dot are taken together, in the metadata's
+    order: AgiBot's `actions.joint.position` and `actions.effector.position`.
 
     Returns:
-        STATE and ACTION, each with its columns; a quantity without columns is left out.
+        STATE and ACTION with their columns; a quantity without columns is left out.
     """
     found = {what: _usual(features, names) for what, names in _USUAL.items()}
     return {what: columns for what, columns in found.items() if columns}
@@ -67,7 +67,7 @@ def check_columns(features: Mapping[str, Any], columns: Sequence[str], where: st
         if dtype != dtypes[columns[0]]:
             raise ConfigError(
                 f"{where}: expected columns of one dtype, got {dtypes[columns[0]]} "
-                f"({columns[0]!r}) and {dtype} ({key!r}). Write them alike"
+                f"({columns[0]!r}) and {dtype} ({key!r}). Store them with one dtype"
             )
 
 
@@ -75,7 +75,7 @@ def check_known(features: Mapping[str, Any], keys: Sequence[str], where: str) ->
     """Refuses the first key that is not a feature.
 
     Raises:
-        DataError: with the dataset's features and the nearest name.
+        DataError: it names the nearest feature, and lists them all.
     """
     for key in keys:
         if key not in features:
@@ -86,14 +86,14 @@ def check_known(features: Mapping[str, Any], keys: Sequence[str], where: str) ->
 
 
 def width_of(features: Mapping[str, Any], columns: Sequence[str]) -> int:
-    """Dimensions of the columns together, as the metadata has them."""
+    """Returns the total dimensions of the columns, as stated in the metadata."""
     return sum(int(np.prod(features[key]["shape"])) for key in columns)
 
 
 def joined(
     values: Mapping[str, NDArray[Any]], columns: Sequence[str], rows: Any = slice(None)
 ) -> NDArray[Any]:
-    """Those rows of the columns side by side, (..., dim); of one column, its rows as they are."""
+    """Returns rows of the columns side by side, (..., dim); those of a single one unchanged."""
     if len(columns) == 1:
         return values[columns[0]][rows]
     return np.concatenate([values[key][rows] for key in columns], axis=-1)
@@ -102,15 +102,15 @@ def joined(
 def dimension_names(
     features: Mapping[str, Any], columns: Mapping[str, Sequence[str]] | None = None
 ) -> dict[str, tuple[str, ...]]:
-    """The names of each dimension of states and actions.
+    """Names each dimension of the state and of the actions.
 
     Args:
         features: those of `info.json`.
-        columns: quantity -> its columns; default: the usual ones.
+        columns: quantity -> its columns; default: those of `usual_columns`.
 
     Returns:
-        quantity -> the names in `info.json`, column after column. A quantity without any takes the
-        other's where it has as many dimensions, or is numbered.
+        quantity -> the names in `info.json`, column after column. A quantity without names takes
+        the other's if the dimensions match; otherwise its dimensions are numbered.
     """
     columns = usual_columns(features) if columns is None else columns
     dims = {what: width_of(features, keys) for what, keys in columns.items()}
@@ -126,7 +126,7 @@ def dimension_names(
 
 
 def _given_names(features: Mapping[str, Any], columns: Sequence[str]) -> tuple[str, ...]:
-    """All columns' names; of several columns, one without names is numbered. () without any."""
+    """Returns the names of all columns; among several, nameless ones are numbered."""
     labels = {key: tuple(flat_names(features[key].get("names"))) for key in columns}
     labels = {
         key: names if len(names) == width_of(features, [key]) else ()
@@ -145,7 +145,7 @@ def _given_names(features: Mapping[str, Any], columns: Sequence[str]) -> tuple[s
 
 
 def _short_names(columns: Sequence[str]) -> list[str]:
-    """The columns' names without the dotted parts that all of them begin and end with."""
+    """Returns the column names without the dotted parts with which all of them begin or end."""
     parts = [key.split(".") for key in columns]
     shortest = min(len(each) for each in parts)
     first = min(_num_shared(parts), shortest - 1)
@@ -154,6 +154,6 @@ def _short_names(columns: Sequence[str]) -> list[str]:
 
 
 def _num_shared(parts: Sequence[Sequence[str]]) -> int:
-    """How many elements all lists begin with."""
+    """Returns how many leading elements all lists share."""
     are_equal = [len(set(each)) == 1 for each in zip(*parts, strict=False)]
     return [*are_equal, False].index(False)

@@ -10,19 +10,19 @@ from numpy.typing import NDArray
 from flux_core.norm_stats import FeatureStats
 
 TAIL = 0.01
-"""The share of values beyond each of the two quantiles, q01 and q99."""
+"""The fraction of values beyond each of the two quantiles, q01 and q99."""
 MIN_TAIL_BUFFER = 4096
 
 
 class RunningStats:
-    """What `compute_stats` returns, of values that come in parts; any number of them.
+    """Computes what `compute_stats` returns, for values that arrive in parts.
 
-    Only the outermost hundredth of each dimension is kept: it holds the two quantiles. Values that
-    are not finite are counted and left out.
+    Only the outermost hundredth of each dimension is kept: it contains the two quantiles. Values
+    that are not finite are counted and left out.
     """
 
     def __init__(self, dim: int, max_count: int) -> None:
-        """`max_count` is the number of rows that will come at most."""
+        """Prepares for at most `max_count` rows."""
         keep = min(math.ceil(TAIL * max_count) + 3, max_count)
         self._low, self._high = _Smallest(dim, keep), _Smallest(dim, keep)
         self._rows = 0
@@ -31,12 +31,12 @@ class RunningStats:
         self._squares = np.zeros(dim)
 
     def add(self, values: NDArray[np.float64]) -> None:
-        """Takes (rows, dim) values."""
+        """Adds (rows, dim) values."""
         finite = np.isfinite(values)
         count = finite.sum(axis=0)
         mean = np.where(finite, values, 0.0).sum(axis=0) / np.maximum(count, 1)
         squares = (np.where(finite, values - mean, 0.0) ** 2).sum(axis=0)
-        # Two sets of values joined: Chan, Golub and LeVeque (1983), eq. 2.1.
+        # Combines two sets of values: Chan, Golub and LeVeque (1983), eq. 2.1.
         both, step = np.maximum(self._count + count, 1), mean - self._mean
         self._squares += squares + step**2 * self._count * count / both
         self._mean += step * count / both
@@ -47,11 +47,11 @@ class RunningStats:
 
     @property
     def num_not_finite(self) -> NDArray[np.int64]:
-        """How many values of each dimension were left out, (dim,)."""
+        """The number of values left out per dimension, (dim,)."""
         return (self._rows - self._count).astype(np.int64)
 
     def result(self) -> FeatureStats:
-        """The statistics; those of a dimension without any finite value are NaN."""
+        """Returns the statistics; those of a dimension without finite values are NaN."""
         low, high = self._low.sorted(), -self._high.sorted()
         is_empty = self._count == 0
         columns = {
@@ -73,7 +73,7 @@ class RunningStats:
     def _quantile(
         self, tail: NDArray[np.float64], share: float, *, from_top: bool
     ) -> NDArray[np.float64]:
-        """numpy's: linear between the two values around `share` of the way."""
+        """Returns numpy's quantile: linear between the two values next to `share` of the way."""
         last = np.maximum(self._count.astype(np.int64) - 1, 0)
         place = share * last
         below = np.floor(place).astype(np.int64)
@@ -88,7 +88,7 @@ class RunningStats:
 
 
 class _Smallest:
-    """The smallest `keep` values of each dimension."""
+    """Keeps the smallest `keep` values of each dimension."""
 
     def __init__(self, dim: int, keep: int) -> None:
         self._keep = keep
@@ -106,5 +106,5 @@ class _Smallest:
                 self._used = self._keep
 
     def sorted(self) -> NDArray[np.float64]:
-        """(keep, dim), ascending; infinity where fewer values came."""
+        """Returns (keep, dim) values, ascending, with infinity in place of missing ones."""
         return np.sort(self._buffer[: self._used], axis=0)[: self._keep]

@@ -1,4 +1,4 @@
-"""Copies episodes from video to video without decoding them: no loss, and as fast as the disk."""
+"""Copies episodes from video to video without decoding: lossless, and as fast as the disk."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from .dataset import VideoSegment
 
 
 def copy_episode(segment: VideoSegment, frames: int, fps: float, path: Path) -> None:
-    """Writes one episode's video as a file of its own.
+    """Writes one episode's video to its own file.
 
     Raises:
-        DataError: the file has not those frames, or the episode does not begin at a keyframe.
+        DataError: the file lacks those frames, or the episode does not begin at a keyframe.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if segment.start_s == 0 and len(video_facts(segment.path).times_s) == frames:
@@ -33,21 +33,21 @@ def copy_episode(segment: VideoSegment, frames: int, fps: float, path: Path) -> 
 
 
 class JoinedVideo:
-    """A video file made of whole episodes of others, one after the other."""
+    """Writes a video file that joins whole episodes of other files."""
 
     def __init__(self, path: Path, like: Path) -> None:
-        """Opens `path` for videos encoded as `like` is."""
+        """Opens `path` for videos with the same encoding as `like`."""
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path, self.duration_s = path, 0.0
         self.encoding = encoding_of(like)
         with _opened(like) as source, self._told():
-            # The index at the beginning, as LeRobot writes it.
+            # Puts the index at the beginning, as LeRobot does.
             self._container = av.open(str(path), "w", options={"movflags": "faststart"})
             self._stream = self._container.add_stream_from_template(source, opaque=True)
             self._stream.time_base = source.time_base
 
     def append(self, segment: VideoSegment, frames: int, fps: float) -> float:
-        """Adds the frames of an episode; returns when in this file it begins, in seconds."""
+        """Adds the frames of an episode; returns its start in this file, in seconds."""
         start_s = self.duration_s
         with _opened(segment.path) as source:
             base = float(source.time_base)
@@ -65,11 +65,13 @@ class JoinedVideo:
             try:
                 self._container.mux(packet)
             except FFmpegError as error:
-                if error.errno != errno.EINVAL:  # which is no fault of the disk
+                if (
+                    error.errno != errno.EINVAL
+                ):  # EINVAL comes from the timestamps, not from the disk
                     raise
                 raise DataError(
                     f"{segment.path}: the episode at {segment.start_s:.4f} s cannot be copied: its "
-                    "first frames are due before the last ones of the episode before it"
+                    "first frames must be decoded before the last ones of the previous episode"
                 ) from error
 
     def close(self) -> None:
@@ -92,7 +94,7 @@ class JoinedVideo:
 
 
 def encoding_of(path: Path) -> tuple[object, ...]:
-    """What must be the same for two videos to be joined."""
+    """Returns what two videos must have in common to be joined."""
     with _opened(path) as stream:
         context = stream.codec_context
         return (
@@ -106,7 +108,7 @@ def encoding_of(path: Path) -> tuple[object, ...]:
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    """The video stream of a file."""
+    """Opens a file and returns its video stream."""
     try:
         with av.open(str(path)) as container:
             if not container.streams.video:
@@ -117,7 +119,7 @@ def _opened(path: Path) -> Iterator[Any]:
 
 
 def _packets(stream: Any, segment: VideoSegment, frames: int, fps: float) -> Iterator[Any]:
-    """The packets of an episode's frames, in the order of the file."""
+    """Yields the packets of an episode's frames, in file order."""
     base, origin = float(stream.time_base), stream.start_time or 0
     first = (segment.start_s - 0.5 / fps) / base + origin
     end = (segment.start_s + (frames - 0.5) / fps) / base + origin

@@ -1,7 +1,7 @@
-"""Writes LeRobot datasets, v2.1 or v3.0, an episode at a time.
+"""Writes LeRobot datasets, v2.1 or v3.0, one episode at a time.
 
-Everything goes to a hidden folder beside the dataset, which gets its name when it is whole: what
-is interrupted, or finds the disk full, leaves nothing behind.
+Everything is written to a hidden folder beside the dataset, which is renamed into place once it is
+complete: after an interruption or on a full disk, nothing is left behind.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from .video_copy import JoinedVideo, copy_episode, encoding_of
 
 CHUNKS_SIZE = 1000
 COUNTERS = ("frame_index", "episode_index", "index", "task_index")
-"""The columns that number frames; written anew."""
+"""The columns that number frames; they are always computed anew."""
 
 Features = Mapping[str, Feature]
 
@@ -52,12 +52,12 @@ class Episode:
     """One episode to be written.
 
     Attributes:
-        table: every feature that is no video and no counter, `timestamp` included.
+        table: every feature except videos and counters, including `timestamp`.
         tasks: the text of each frame's task.
-        videos: where each camera's video lies.
-        image_stats: of the cameras; those of a video that are absent are taken from its frames.
-        is_temporary: the videos are files that the writer may take away.
-        facts: what else is known of the episode; kept with its length.
+        videos: where each camera's video is.
+        image_stats: statistics of the cameras; a video's are computed from its frames if absent.
+        is_temporary: whether the writer may move the videos' files away.
+        facts: anything else about the episode; stored beside its length.
     """
 
     table: pa.Table
@@ -74,7 +74,7 @@ class Episode:
 
 
 class DatasetWriter(ABC):
-    """Writes one dataset; use it in a `with`, which finishes it, or on an error removes it."""
+    """Writes one dataset. Use it in a `with`, which finishes it, or removes it after an error."""
 
     version: ClassVar[str]
 
@@ -87,10 +87,10 @@ class DatasetWriter(ABC):
         features: Features,
         more_info: Mapping[str, object] | None = None,
     ) -> None:
-        """`features` are those of info.json, without the counters; `more_info` is put over it.
+        """Starts a dataset with these `features`, counters left out; `more_info` goes to info.json.
 
         Raises:
-            UsageError: `root` is there and not empty.
+            UsageError: `root` exists and is not empty.
         """
         check_new(root)
         self.root, self.fps, self.robot_type = real_place(root), fps, robot_type
@@ -111,11 +111,11 @@ class DatasetWriter(ABC):
         self._num_frames = 0
 
     def staging(self, name: str) -> Path:
-        """A folder for files that become part of the dataset, or nothing."""
+        """Returns a folder for files that may become part of the dataset."""
         return self.folder / "staging" / name
 
     def keep(self, path: Path, name: str) -> None:
-        """Copies a file that no episode needs to `name` below the dataset."""
+        """Copies a file that belongs to no episode to `name` below the dataset."""
         with disk_errors(self.root):
             (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, self.folder / name)
@@ -124,7 +124,7 @@ class DatasetWriter(ABC):
         """Appends an episode.
 
         Raises:
-            DataError: it has other features than the dataset, or cannot be written.
+            DataError: its features differ from the dataset's, or it cannot be written.
         """
         self._check(episode)
         with disk_errors(self.root):
@@ -144,19 +144,19 @@ class DatasetWriter(ABC):
 
     @abstractmethod
     def _write_episode(self, episode: Episode, table: pa.Table, line: dict[str, Any]) -> None:
-        """Writes rows and videos; may add to the episode's line."""
+        """Writes rows and videos; may extend the episode's line of metadata."""
 
     def _open_files(self) -> Sequence[_OpenFile]:
-        """What has an end to be written."""
+        """Finishes the files that are still open."""
         return ()
 
     @abstractmethod
     def _write_metadata(self) -> None:
-        """Writes all of `meta/` but info.json."""
+        """Writes all of `meta/` except info.json."""
 
     @abstractmethod
     def _own_info(self) -> dict[str, Any]:
-        """What this version's info.json has beside the common keys."""
+        """Returns the keys that only this version's info.json has."""
 
     def __enter__(self) -> DatasetWriter:
         try:
@@ -172,7 +172,7 @@ class DatasetWriter(ABC):
         return self
 
     def _remove(self) -> None:
-        """Takes away what is not part of a whole dataset."""
+        """Removes what does not belong to a finished dataset."""
         shutil.rmtree(self.folder, ignore_errors=True)
         remove_empty(self._missing)
 
@@ -191,7 +191,7 @@ class DatasetWriter(ABC):
 
     def _finish(self) -> None:
         if not self.episodes:
-            raise DataError(f"{self.root}: no episode to write")
+            raise DataError(f"{self.root}: expected at least one episode, got none")
         shutil.rmtree(self.folder / "staging", ignore_errors=True)
         for file in self._open_files():
             file.close()
@@ -248,7 +248,7 @@ class DatasetWriter(ABC):
                 )
 
     def _numbered(self, episode: Episode) -> pa.Table:
-        """The episode's rows with their counters, in the order of the features."""
+        """Returns the episode's rows with their counters, in the order of the features."""
         for task in episode.tasks:
             self.tasks.setdefault(task, len(self.tasks))
         frames = np.arange(episode.length, dtype=np.int64)
@@ -284,7 +284,7 @@ class DatasetWriter(ABC):
 
 
 class WriterV21(DatasetWriter):
-    """One parquet file and one video a camera for every episode."""
+    """Writes one parquet file per episode, and one video per episode and camera."""
 
     version = "v2.1"
     data_path = "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet"
@@ -328,7 +328,7 @@ class WriterV21(DatasetWriter):
 
 @dataclass
 class _OpenFile:
-    """The file that episodes are being appended to, by its number."""
+    """The number of the file to which episodes are being appended."""
 
     number: int = -1
     writer: Any = None
@@ -336,21 +336,21 @@ class _OpenFile:
 
     @property
     def place(self) -> dict[str, int]:
-        """Its chunk and its number in it."""
+        """Its chunk, and its number in the chunk."""
         return {
             "chunk_index": self.number // CHUNKS_SIZE,
             "file_index": self.number % CHUNKS_SIZE,
         }
 
     def close(self) -> None:
-        """Writes the file's end."""
+        """Finishes the file."""
         writer, self.writer = self.writer, None
         if writer is not None:
             writer.close()
 
 
 class WriterV30(DatasetWriter):
-    """Many episodes a parquet file, many a video file."""
+    """Writes many episodes per parquet file and per video file."""
 
     version = "v3.0"
     data_path = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
@@ -388,7 +388,7 @@ class WriterV30(DatasetWriter):
             path = self.folder / self.data_path.format(**file.place)
             path.parent.mkdir(parents=True, exist_ok=True)
             file.writer = pq.ParquetWriter(path, table.schema, compression="snappy")
-        # Sources write one feature in more than one way: text as string or large_string.
+        # Sources store the same feature in different types: text as string or large_string.
         file.writer.write_table(table.cast(file.writer.schema))
         file.num_bytes += table.nbytes
         return file.place
@@ -403,7 +403,7 @@ class WriterV30(DatasetWriter):
             path = self.folder / self.video_path.format(video_key=key, **file.place)
             file.writer = JoinedVideo(path, segment.path)
         start_s = file.writer.append(segment, length, self.fps)
-        # An upper bound: the whole source, though only an episode of it is taken.
+        # An upper bound: the size of the whole source, of which only one episode is copied.
         file.num_bytes += size if segment.start_s == 0 else 0
         return {**file.place, "from_timestamp": start_s, "to_timestamp": file.writer.duration_s}
 
@@ -448,9 +448,9 @@ class WriterV30(DatasetWriter):
             pq.write_table(part, path)
 
     def _dataset_stats(self) -> dict[str, Any]:
-        """Exact ones of the numbers, quantiles included; the cameras' from those of the episodes.
+        """Computes exact statistics of numbers; combines those of the cameras' episodes.
 
-        LeRobot averages the episodes' quantiles, which puts half of the values outside of them.
+        LeRobot averages the episodes' quantiles, which can leave half of the values outside.
         """
         stats: dict[str, Any] = {}
         for key in self.features:
@@ -485,7 +485,7 @@ def write_json(path: Path, value: object) -> None:
 
 
 def fact_column(values: Sequence[Any]) -> pa.Array:
-    """Facts of episodes as a column; as JSON where no column holds them: 'x' and 5, or {}."""
+    """Makes a column of episodes' facts, as JSON if their types do not fit: 'x' and 5, or {}."""
     try:
         column = pa.array(values)
         pq.write_table(pa.table({"fact": column}), pa.BufferOutputStream())
@@ -498,14 +498,14 @@ def fact_column(values: Sequence[Any]) -> pa.Array:
 
 
 def to_arrow(values: NDArray[Any]) -> pa.Array:
-    """(frames,) or (frames, dim) as LeRobot stores it."""
+    """Converts (frames,) or (frames, dim) to the type in which LeRobot stores it."""
     if values.ndim == 1:
         return pa.array(values)
     return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])
 
 
 def _stored(column: pa.ChunkedArray, key: str, feature: Mapping[str, Any]) -> pa.Array:
-    """A column in the one form that LeRobot writes: vectors as lists of fixed size."""
+    """Converts a column to LeRobot's only form: vectors are lists of fixed size."""
     shape, dtype = list(feature["shape"]), feature["dtype"]
     if not is_numeric(feature) and not (dtype == "bool" and len(shape) == 1):
         return column
@@ -517,7 +517,7 @@ def _stored(column: pa.ChunkedArray, key: str, feature: Mapping[str, Any]) -> pa
 
 
 def huggingface_schema(features: Features) -> dict[str, str]:
-    """The table's metadata by which Hugging Face `datasets` knows fixed-size rows and images."""
+    """Returns the table metadata that tells Hugging Face `datasets` of vectors and images."""
     found: dict[str, Any] = {}
     for key, feature in features.items():
         shape, dtype = list(feature["shape"]), feature["dtype"]
@@ -536,7 +536,7 @@ def huggingface_schema(features: Features) -> dict[str, str]:
 
 
 def pandas_index(index: str, column: str) -> dict[str, Any]:
-    """The table's metadata by which pandas makes the text column the index."""
+    """Returns the table metadata that makes the text column pandas' index."""
 
     def described(name: str, kind: str, numpy_type: str) -> dict[str, Any]:
         return {

@@ -1,4 +1,4 @@
-"""Samples to batches."""
+"""Collates samples into batches."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from flux_core.errors import DataError
 
 @dataclass(frozen=True, kw_only=True)
 class DictCollator:
-    """Stacks `keys` into arrays with a leading batch axis and lists `meta_keys`.
+    """Stacks `keys` into arrays with a leading batch axis; `meta_keys` become lists.
 
-    The number of each sample's `group` always comes along: the trainer tells robots apart by it.
+    Each sample's `group` number is always included, so that the trainer can tell robots apart.
     """
 
     keys: tuple[str, ...]
@@ -28,8 +28,8 @@ class DictCollator:
             missing = [i for i, sample in enumerate(samples) if key not in sample]
             if missing:
                 raise DataError(
-                    f"collator.keys: sample {missing[0]} of the batch has no {key!r}; "
-                    f"it has {', '.join(sorted(samples[missing[0]]))}"
+                    f"collator.keys: expected {key!r} in every sample, got "
+                    f"{', '.join(sorted(samples[missing[0]]))} in sample {missing[0]} of the batch"
                 )
             batch[key] = _stacked(key, [np.asarray(sample[key]) for sample in samples])
         if all("group" in sample for sample in samples):
@@ -45,6 +45,6 @@ def _stacked(key: str, values: Sequence[NDArray[Any]]) -> NDArray[Any]:
         if value.shape != shape:
             raise DataError(
                 f"collator.keys: {key!r}: expected one shape, got {shape} in sample 0 of the batch "
-                f"and {value.shape} in sample {number}. Pad or resize them alike"
+                f"and {value.shape} in sample {number}. Pad or resize them to one shape"
             )
     return np.stack(values)

@@ -1,9 +1,9 @@
-"""Frames decoded and resized once, kept beside a dataset and read without a video decoder.
+"""Frames decoded and resized once, stored beside a dataset and read without a video decoder.
 
-A cache is a folder: `manifest.json`, and for every camera and episode one shard, either raw planes
-(a `.npy` of (frames, 3, height, width) that is memory-mapped) or JPEGs one after the other. It is
-as good as the videos only for the resize it was made with, and only while the videos, and the times
-of the rows that say which of their frames are meant, are the same.
+A cache is a folder: `manifest.json`, and one shard per camera and episode, either raw planes (a
+memory-mapped `.npy` of (frames, 3, height, width)) or JPEGs one after the other. It replaces the
+videos only for the resize it was made with, and only as long as neither the videos nor the
+timestamps of the rows, which select the frames, have changed.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ Encoding = Literal["raw", "jpeg"]
 
 @dataclass(frozen=True, kw_only=True)
 class Shard:
-    """One camera of one episode: `offsets` (frames + 1) of its JPEGs, None for raw pixels."""
+    """One camera's frames of an episode; `offsets` (frames + 1) of the JPEGs, None if raw."""
 
     frames: int
     num_bytes: int
@@ -50,7 +50,7 @@ class Shard:
 
 
 class FrameCache:
-    """The frames of one dataset at one size."""
+    """The frames of a dataset at one size."""
 
     def __init__(self, folder: Path, manifest: Mapping[str, Any]) -> None:
         self.folder = folder
@@ -59,7 +59,7 @@ class FrameCache:
         self._open: OrderedDict[str, NDArray[np.uint8]] = OrderedDict()
 
     def frame(self, key: str, episode: int, frame: int) -> NDArray[np.uint8]:
-        """(height, width, 3) uint8, as resizing the decoded frame would give it."""
+        """Returns (height, width, 3) uint8, equal to the decoded and resized frame."""
         name = shard_name(key, episode)
         data = self._shard(name)
         offsets = self.shards[name].offsets
@@ -87,7 +87,7 @@ class FrameCache:
         return data
 
     def verify(self) -> list[str]:
-        """Reads everything; returns the shards that are missing or whose checksum is wrong."""
+        """Reads everything; returns the shards that are missing or have a wrong checksum."""
         return [
             name
             for name, shard in self.shards.items()
@@ -104,12 +104,12 @@ def find_cache(
     resize: ImageResize | None,
     folder: Path | None,
 ) -> FrameCache | None:
-    """The dataset's cache for this resize, if there is a valid one.
+    """Returns the dataset's cache for this resize, or None if there is no valid one.
 
     Args:
         source: the dataset.
-        video_keys: the cameras that are wanted.
-        resize: the first resize of the transforms.
+        video_keys: the cameras that the cache must have.
+        resize: the resize during decoding; None if there is none.
         folder: where to look; default: beside the dataset.
     """
     if resize is None or not video_keys:
@@ -129,7 +129,7 @@ def find_cache(
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """What `manifest.json` holds.
+    """Reads `manifest.json`.
 
     Raises:
         DataError: it is damaged.
@@ -145,7 +145,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
 def why_stale(
     manifest: Mapping[str, Any], source: LeRobotDataset, video_keys: Sequence[str]
 ) -> str:
-    """Why the cache is not one of these cameras, as they are now; '' if it is."""
+    """Returns why the cache cannot replace these cameras' videos; '' if it can."""
     if manifest.get("version") != VERSION:
         return f"it has version {manifest.get('version')}, expected {VERSION}"
     missing = [key for key in video_keys if key not in manifest["fingerprints"]]
@@ -158,7 +158,7 @@ def why_stale(
 
 
 def cache_folder(root: Path, resize: ImageResize, encoding: Encoding) -> Path:
-    """Where the cache of a resize lies."""
+    """Returns the folder of the cache for a resize."""
     settings = unbind(resize)
     more = {k: v for k, v in settings.items() if k not in ("type", "height", "width")}
     mark = f"_{zlib.crc32(json.dumps(more, sort_keys=True).encode()):08x}" if more else ""
@@ -167,18 +167,18 @@ def cache_folder(root: Path, resize: ImageResize, encoding: Encoding) -> Path:
 
 
 def shard_name(key: str, episode: int) -> str:
-    """'observation.images.cam_high/episode_000003'."""
+    """Returns a name like 'observation.images.cam_high/episode_000003'."""
     return f"{key}/episode_{episode:06d}"
 
 
 def shard_path(folder: Path, name: str, encoding: Encoding) -> Path:
-    """The file of a shard."""
+    """Returns the file of a shard."""
     return folder / f"{name}{'.npy' if encoding == 'raw' else '.jpegs'}"
 
 
 def fingerprints(source: LeRobotDataset, video_keys: Sequence[str]) -> dict[str, str]:
-    """What each camera's frames depend on, hashed: name, size and time of its videos and of the
-    data files (which hold the frames' times), where in them each episode lies, and the fps.
+    """Hashes what each camera's frames depend on: name, size and time of its videos and of the
+    data files (which hold the timestamps), the place of each episode in them, and the fps.
 
     Raises:
         DataError: a file is missing.
@@ -189,7 +189,7 @@ def fingerprints(source: LeRobotDataset, video_keys: Sequence[str]) -> dict[str,
 
 def _state_of_data(source: LeRobotDataset) -> bytes:
     digest = hashlib.sha256(repr((VERSION, source.fps)).encode())
-    # In the order of the episodes: it says which file holds which.
+    # In the order of the episodes, which determines the file of each.
     files = dict.fromkeys(source.data_file(i) for i in range(source.num_episodes))
     for path in files:
         digest.update(repr(_state_of(path, "parquet")).encode())
@@ -206,7 +206,7 @@ def _fingerprint(source: LeRobotDataset, key: str, data: bytes) -> str:
 
 
 def _state_of(path: Path, kind: str) -> tuple[str, int, int]:
-    """Name, size and time of a file."""
+    """Returns name, size and modification time of a file."""
     if not path.is_file():
         raise DataError(f"{path}: the {kind} file is missing")
     stat = path.stat()
@@ -214,14 +214,14 @@ def _state_of(path: Path, kind: str) -> tuple[str, int, int]:
 
 
 def is_whole(path: Path, shard: Shard) -> bool:
-    """Whether a shard's file is there, as it was written."""
+    """Whether a shard's file exists and is unchanged."""
     if not path.is_file() or path.stat().st_size != shard.num_bytes:
         return False
     return checksum(path) == shard.crc32
 
 
 def checksum(path: Path) -> int:
-    """CRC-32 of a file."""
+    """Returns the CRC-32 of a file."""
     value = 0
     with path.open("rb") as file:
         while block := file.read(1 << 20):
@@ -235,7 +235,7 @@ def manifest_of(
     fingerprints: Mapping[str, str],
     shards: Mapping[str, Shard],
 ) -> dict[str, Any]:
-    """What `manifest.json` holds."""
+    """Returns the content of `manifest.json`."""
     return {
         "version": VERSION,
         "resize": unbind(resize),
@@ -246,7 +246,7 @@ def manifest_of(
 
 
 def _shard(stated: Mapping[str, Any]) -> Shard:
-    """A shard as the manifest states it."""
+    """Returns a shard as the manifest describes it."""
     offsets = stated["offsets"]
     return Shard(
         frames=stated["frames"],

@@ -1,4 +1,4 @@
-"""The cameras' frames of a dataset: from its videos, its stored images or a frame cache."""
+"""Reads camera frames of a dataset from its videos, its stored images or a frame cache."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .resize import resize_frame
 from .stored_image import StoredImage
 
 _shared_reader = VideoReader()
-"""Open decoders of this process, shared by all its datasets."""
+"""The open decoders of this process, shared by all its datasets."""
 
 _thread = threading.local()
 
@@ -43,12 +43,12 @@ class FrameSource:
         *,
         cache_folder: Path | None = None,
     ) -> None:
-        """Looks up the cameras and their cache.
+        """Finds the cameras and their cache.
 
         Args:
             source: the dataset.
             cameras: the columns of the cameras, in the network's order.
-            resize: brings every frame to one size; None leaves frames as they were recorded.
+            resize: brings every frame to one size; None leaves frames as recorded.
             cache_folder: where to look for a frame cache; default: beside the dataset.
 
         Raises:
@@ -63,11 +63,10 @@ class FrameSource:
         self._cache = find_cache(source, videos, resize, cache_folder)
 
     def read(self, sample: RawSample) -> list[NDArray[np.uint8]]:
-        """A frame of every camera, (height, width, 3) uint8 each, resized.
+        """Returns a frame of every camera, (height, width, 3) uint8 each, resized.
 
         Raises:
-            DataError: a frame is missing, cannot be decoded, or has another size than `info.json`
-                says.
+            DataError: a frame is missing, cannot be decoded, or differs in size from `info.json`.
         """
         frames = [self.picture(sample, key) for key in self.cameras]
         if self.resize is None:
@@ -75,7 +74,7 @@ class FrameSource:
         return [resize_frame(frame, self.resize) for frame in frames]
 
     def picture(self, sample: RawSample, camera: str) -> NDArray[np.uint8]:
-        """A camera's frame, (height, width, 3) uint8: as recorded, or as the cache has it.
+        """Returns a camera's frame, (height, width, 3) uint8, as recorded or as cached.
 
         Raises:
             DataError: as `read`.
@@ -101,7 +100,7 @@ class FrameSource:
 
     def _video_frame(self, sample: RawSample, camera: str) -> tuple[NDArray[np.uint8], str]:
         segment = self.source.video(camera, sample.position)
-        # A frame may be off by half a period at most: anything else is another frame.
+        # A frame may be off by at most half a period; beyond that it is a different frame.
         tolerance_s = 0.5 / self.source.fps
         reader = getattr(_thread, "reader", _shared_reader)
         time_s = segment.start_s + sample.time_s
@@ -109,7 +108,7 @@ class FrameSource:
 
     @property
     def kinds(self) -> str:
-        """What frames are read from: 'videos', 'images', or 'cache' with its size."""
+        """The sources of the frames: 'videos', 'images', or 'cache' and its size."""
         videos = "videos"
         if self._cache is not None and self.resize is not None:
             videos = f"cache {self.resize.height}x{self.resize.width}"
@@ -123,6 +122,7 @@ def check_cameras(source: LeRobotDataset, cameras: Sequence[str]) -> None:
     for key in cameras:
         if key not in available:
             raise DataError(
-                f"{source.root}: no camera {key!r} in the dataset.{did_you_mean(key, available)} "
-                f"It has: {', '.join(available) or 'none'}"
+                f"{source.root}: expected a camera of the dataset "
+                f"({', '.join(available) or 'it has none'}), got {key!r}."
+                f"{did_you_mean(key, available)}"
             )

@@ -23,29 +23,29 @@ from .windows import DatasetPart, ParquetDataset
 class DistributedRepeatingDataset:
     """Concatenates datasets and computes their statistics.
 
-    A dict of lists groups the datasets by robot, each group with statistics of its own. Samples are
-    asked for by draw: `epoch * len(dataset) + index`, so that what is random in a sample is a
-    function of (seed, epoch, index) alone, in whichever worker it is made.
+    A dict of lists groups the datasets by robot; each group has its own statistics. A sample is
+    addressed by its draw, `epoch * len(dataset) + index`: its random parts depend only on (seed,
+    epoch, index), whichever worker makes it.
     """
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        """Which datasets are mixed, and what is measured.
+        """The datasets, their statistics and their order.
 
         Attributes:
-            datasets: one, several of the same robot, or those of each robot by its group's name.
-            statistic_keys: the dataset columns that are measured; None for the columns of each
-                dataset's state and actions, under the names that its normalisation asks for.
+            datasets: one dataset, several of one robot, or a robot's name -> its datasets.
+            statistic_keys: the columns to compute statistics of; None for the columns of each
+                dataset's state and actions, under the names that its normalisation expects.
             name_mappings: column -> the names of its statistics.
-            statistic_name: the group of datasets that are not given by group.
-            min_range: a dimension that spans less is normalised as if it spanned this, in the unit
-                of the statistics: the robot's, or what a unit step has made of it.
+            statistic_name: the group's name for datasets that are not given by group.
+            min_range: a dimension with a smaller range is normalised as if it had this one, in the
+                unit of the statistics: the robot's, or the one after the unit steps.
             dim: the size to which statistics of states and actions are padded, for robots whose
                 data is padded.
             sampling_weights: each group's share of an epoch's draws; default: its share of the
                 samples.
             shuffle: whether the order is random.
-            seed: of the order, and of what is random in a sample.
+            seed: seed of the order and of the random parts of samples.
         """
 
         datasets: (
@@ -88,12 +88,12 @@ class DistributedRepeatingDataset:
                     if columns.setdefault(name, key) != key:
                         raise ConfigError(
                             f"name_mappings: expected one column called {name!r}, got "
-                            f"{columns[name]!r} and {key!r}. With statistic_keys=None the columns "
-                            "of the state and of the actions are measured together"
+                            f"{columns[name]!r} and {key!r}. Use statistic_keys=None for a state "
+                            "or actions in several columns"
                         )
 
         def measured(self, dataset: ParquetDataset) -> dict[str, tuple[str, ...]]:
-            """The name of each statistic, and the columns of a dataset that it is about."""
+            """Returns the name of each statistic -> the columns of a dataset that it describes."""
             if self.statistic_keys is not None:
                 return {
                     name: (key,)
@@ -107,7 +107,7 @@ class DistributedRepeatingDataset:
             }
 
         def groups(self) -> dict[str, tuple[ParquetDataset.Config, ...]]:
-            """The datasets by robot."""
+            """Returns the datasets by robot."""
             datasets = self.datasets
             if isinstance(datasets, ParquetDataset.Config):
                 return {self.statistic_name: (datasets,)}
@@ -141,7 +141,7 @@ class DistributedRepeatingDataset:
         self._check_weighted_groups()
 
     def _check_weighted_groups(self) -> None:
-        """Refuses a share of the draws for a group that has nothing to draw."""
+        """Refuses a share of the draws for a group without samples."""
         for name, weight in (self.config.sampling_weights or {}).items():
             first, last = self._groups[name]
             if weight and first == last:
@@ -155,7 +155,9 @@ class DistributedRepeatingDataset:
 
     def __getitem__(self, draw: int) -> dict[str, Any]:
         if draw < 0 or not len(self):
-            raise IndexError(f"draw {draw}: expected at least 0, of {len(self)} samples an epoch")
+            raise IndexError(
+                f"draw {draw}: expected at least 0, with {len(self)} samples per epoch"
+            )
         epoch, index = divmod(draw, len(self))
         part = int(np.searchsorted(self._ends, index, side="right"))
         start = int(self._ends[part - 1]) if part else 0
@@ -165,22 +167,22 @@ class DistributedRepeatingDataset:
 
     @property
     def group_of_datasets(self) -> tuple[str, ...]:
-        """The group that each of `datasets` is in."""
+        """The group of each of `datasets`."""
         return tuple(self.group_names[index] for index in self._group_of)
 
     @property
     def group_names(self) -> tuple[str, ...]:
-        """What a sample's `group` counts."""
+        """The groups' names; a sample's `group` is an index into them."""
         return tuple(self._groups)
 
     def __getitems__(self, draws: Sequence[int]) -> list[dict[str, Any]]:
-        """The samples of a batch; torch's DataLoader asks for them so."""
+        """Returns the samples of a batch; torch's DataLoader calls this."""
         return make_samples(self.__getitem__, draws)
 
     def order(self, epoch: int) -> NDArray[np.int64]:
-        """The draws of an epoch; a function of (seed, epoch) alone.
+        """Returns the draws of an epoch, which depend only on (seed, epoch).
 
-        Every sample once, or, with `sampling_weights`, as often as its group's weight says.
+        Every sample occurs once or, with `sampling_weights`, according to its group's weight.
         """
         rng = np.random.default_rng((self.config.seed, epoch))
         if self.config.sampling_weights is not None:
@@ -192,7 +194,7 @@ class DistributedRepeatingDataset:
         return order + epoch * len(self)
 
     def _weighted(self, rng: np.random.Generator) -> NDArray[np.int64]:
-        """As many indices as there are samples; each group's are drawn round by round."""
+        """Returns as many indices as there are samples; each group is drawn round by round."""
         weights = self.config.sampling_weights
         assert weights is not None
         shares = np.asarray([weights[name] for name in self._groups])
@@ -207,10 +209,10 @@ class DistributedRepeatingDataset:
 
 
 class EpochBatches:
-    """Batches of draws for one rank: all ranks together see every draw of an epoch once.
+    """Batches of draws for one rank; together, all ranks see every draw of an epoch once.
 
-    The last incomplete batch of an epoch is left out, on every rank alike. Set `epoch` and
-    `first_batch` to go on where a run stopped; how many workers read ahead makes no difference.
+    All ranks leave out the last incomplete batch of an epoch. Set `epoch` and `first_batch` to
+    resume a run; the number of workers that read ahead does not matter.
     """
 
     def __init__(
@@ -228,17 +230,18 @@ class EpochBatches:
             raise ConfigError(f"per_device_batch_size: expected at least 1, got {batch_size}")
         if self.batches_an_epoch == 0:
             raise DataError(
-                f"train_dataloader: {len(dataset)} samples make no batch of "
-                f"{batch_size} x {world_size} ranks. Lower per_device_batch_size or add episodes"
+                f"train_dataloader: expected at least {batch_size} samples for each of "
+                f"{world_size} ranks, got {len(dataset)}. Lower per_device_batch_size or add "
+                "episodes"
             )
 
     @property
     def batches_an_epoch(self) -> int:
-        """Batches of a whole epoch on each rank."""
+        """Number of batches per epoch and rank."""
         return len(self.dataset) // self.global_batch_size
 
     def __len__(self) -> int:
-        """Batches left of this epoch."""
+        """Number of batches left in this epoch."""
         return self.batches_an_epoch - self.first_batch
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -250,11 +253,11 @@ class EpochBatches:
 
     @property
     def global_batch_size(self) -> int:
-        """Samples of one batch on all ranks."""
+        """Number of samples in one batch on all ranks together."""
         return self.batch_size * self.world_size
 
     def state_dict(self, consumed: int) -> dict[str, int]:
-        """Where the next batch is, after `consumed` batches of this epoch were trained on."""
+        """Returns the place of the next batch, after `consumed` batches of this epoch."""
         epochs, batch = divmod(consumed, self.batches_an_epoch)
         samples = batch * self.global_batch_size
         return {
@@ -264,37 +267,37 @@ class EpochBatches:
         }
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Goes to a saved place; any number of ranks and batch size of the same product will do.
+        """Restores a place; ranks and batch size may change if their product stays the same.
 
-        With another product the epoch goes on at the first whole batch after that place: fewer
-        samples than one batch are left out, and the batches are other ones.
+        With another product the epoch continues at the first whole batch after that place: less
+        than one batch of samples is skipped, and the batches are composed differently.
         """
         self.epoch = state["epoch"]
         self.first_batch = -(-state["samples"] // self.global_batch_size)
 
 
 def check_alike(group: Sequence[ParquetDataset], statistic_keys: Sequence[str]) -> None:
-    """Refuses datasets that cannot share statistics, and statistics of what is no number.
+    """Refuses datasets that cannot share statistics, and statistics of anything but numbers.
 
     Raises:
-        ConfigError: two have different rates, so that their steps are not equally long, or
-            different dimensions; or one of `statistic_keys` is a camera or a text.
+        ConfigError: two datasets differ in rate, so that their steps differ in length, or in
+            dimensions; or one of `statistic_keys` is a camera or a text.
     """
     first, *others = [part for dataset in group for part in dataset.parts]
     expected = _shared_facts(first, statistic_keys)
     for part in others:
         for name, value in _shared_facts(part, statistic_keys).items():
-            # 29.97 is 30.
+            # 29.97 counts as 30.
             if not math.isclose(value, expected[name], rel_tol=0.01):
                 raise ConfigError(
-                    f"datasets: {name}: expected the same in all of a group, got "
+                    f"datasets: {name}: expected one value per group, got "
                     f"{expected[name]:g} ({first.source.root}) and {value:g} ({part.source.root}). "
-                    "Give each a group of its own: datasets={name: [...], other_name: [...]}"
+                    "Use a group for each: datasets={name: [...], other_name: [...]}"
                 )
 
 
 def _shared_facts(part: DatasetPart, statistic_keys: Sequence[str]) -> dict[str, float]:
-    """What all datasets of a group must agree in."""
+    """Returns the facts that all datasets of a group must share."""
     features = part.source.info["features"]
     for key in statistic_keys:
         if features[key]["dtype"] in NO_NUMBERS:
@@ -315,7 +318,7 @@ def _shared_facts(part: DatasetPart, statistic_keys: Sequence[str]) -> dict[str,
 def group_stats(
     group: list[ParquetDataset], config: DistributedRepeatingDataset.Config
 ) -> NormStats:
-    """Statistics of a group under the names the transforms ask for; computed once for its data."""
+    """Returns a group's statistics by name; they are computed once and cached on disk."""
     sources = [part.source for dataset in group for part in dataset.parts]
     settings: dict[str, object] = {
         "statistic_keys": config.statistic_keys,
@@ -335,7 +338,7 @@ def group_stats(
 def exact_stats(
     group: list[ParquetDataset], config: DistributedRepeatingDataset.Config
 ) -> NormStats:
-    """Exact statistics of a group, from every frame."""
+    """Computes exact statistics of a group from every frame."""
     measured = [_measured_values(dataset, config.measured(dataset)) for dataset in group]
     stats: dict[str, FeatureStats] = {
         name: compute_stats(np.concatenate([values[name] for values in measured]))
@@ -357,14 +360,14 @@ def exact_stats(
     widened = {name: feature.widened(config.min_range) for name, feature in stats.items()}
     if config.dim is None:
         return widened
-    # A scalar, like the timestamp, is no state.
+    # A scalar, like the timestamp, is not a state.
     return {k: v.padded(config.dim) if v.dim > 1 else v for k, v in widened.items()}
 
 
 def _measured_values(
     dataset: ParquetDataset, measured: Mapping[str, tuple[str, ...]]
 ) -> dict[str, NDArray[Any]]:
-    """(frames, dim) of every statistic, in the units that it is normalised in."""
+    """Returns the (frames, dim) values of every statistic, in the units of normalisation."""
     keys = list(dict.fromkeys(key for keys in measured.values() for key in keys))
     read = [part.source.columns(keys) for part in dataset.parts]
     columns = {

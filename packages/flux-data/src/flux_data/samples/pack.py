@@ -1,4 +1,4 @@
-"""Makes a frame cache: every video decoded once, resized as training would, written to shards."""
+"""Makes a frame cache: decodes every video once, resizes as training would, and writes shards."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ from .resize import resize_frame
 JPEG_QUALITY = 95
 SAMPLED_FRAMES = 8
 CHOOSE = "Choose --out"
-"""What to do where a cache cannot be written."""
+"""The advice if a cache cannot be written."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PackJob:
-    """One shard to be made; `times_s` (frames,) is each frame's `timestamp`."""
+    """One shard to make; `times_s` (frames,) holds the frames' timestamps."""
 
     name: str
     segment: VideoSegment
@@ -57,7 +57,7 @@ class PackJob:
 
     @property
     def frames(self) -> int:
-        """How many."""
+        """Number of frames."""
         return len(self.times_s)
 
 
@@ -72,30 +72,30 @@ def pack_dataset(
     announce: Callable[[int, int, int], None] = lambda frames, todo, size: None,
     advance: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
-    """Writes the cache of a dataset; an interrupted one is gone on with.
+    """Writes the cache of a dataset; continues where an interrupted run stopped.
 
     Args:
         root: the dataset.
         resize: the transform that training uses.
         encoding: raw pixels, or JPEG at quality 95 (4:4:4).
         out: where the cache goes; default: beside the dataset.
-        workers: processes.
-        cameras: default: all.
-        announce: called once before anything is written, with all frames, those still to be
-            written, and the expected bytes of the whole cache.
-        advance: called with the frames written so far, and those to be written.
+        workers: number of processes.
+        cameras: columns of the cameras; default: all.
+        announce: called once before anything is written, with the number of frames, the number of
+            frames still to write, and the expected size of the whole cache in bytes.
+        advance: called with the number of frames written so far, and the number to write.
 
     Returns:
         `out`, `bytes` and `frames`.
 
     Raises:
         DataError: there are no videos, one is missing or damaged, or the cache cannot be written or
-            would not fit on the disk.
+            does not fit on the disk.
     """
     source = open_lerobot(root)
     keys = tuple(cameras or source.video_keys)
     if not keys:
-        raise DataError(f"{root}: has no videos to pack")
+        raise DataError(f"{root}: expected videos to pack, found none")
     folder = cache_folder(out or source.root, resize, encoding)
     current = fingerprints(source, keys)
     done = _finished(source, keys, folder, encoding, current, workers)
@@ -104,7 +104,7 @@ def pack_dataset(
     missing = todo * _frame_bytes(jobs)
     announce(frames, todo, _num_bytes(done) + missing)
     _prepare(folder, missing if encoding == "raw" else 0)
-    # The line of a run that was killed may have no end.
+    # The last line of a killed run may be incomplete.
     _note(folder, "\n" + json.dumps({"fingerprints": current}))
     for job, shard in _run(jobs, workers):
         done[job.name] = shard
@@ -121,8 +121,8 @@ def verify_cache(
     """Reads a whole cache and compares its checksums.
 
     Raises:
-        DataError: there is no cache, it is not one of the dataset as it is now, or a shard is
-            missing or not what was written.
+        DataError: there is no cache, the dataset has changed since, or a shard is missing or
+            damaged.
     """
     source = open_lerobot(root)
     folder = cache_folder(out or source.root, resize, encoding)
@@ -151,8 +151,8 @@ def _jobs(
     encoding: Encoding,
     done: Mapping[str, Shard],
 ) -> Iterator[PackJob]:
-    """Those that are not `done`."""
-    # The frame of a row is the one at its `timestamp`, in training too.
+    """Yields the jobs that are not `done`."""
+    # As in training, the frame of a row is the one at its `timestamp`.
     for position, columns in enumerate(source.episodes(["timestamp"])):
         times_s = columns["timestamp"].ravel().astype(np.float64)
         for key in keys:
@@ -170,7 +170,7 @@ def _jobs(
 
 
 def _prepare(folder: Path, num_bytes: int) -> None:
-    """Makes the folder, without what a killed run left, and sees that so many bytes fit there."""
+    """Makes the folder, removes leftovers of killed runs, and checks that `num_bytes` fit."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for leftover in folder.rglob("*.partial*"):
@@ -186,7 +186,7 @@ def _prepare(folder: Path, num_bytes: int) -> None:
 
 
 def _note(folder: Path, line: str) -> None:
-    """Appends to the list of what is done."""
+    """Appends a line to the list of finished shards."""
     path = folder / "progress.jsonl"
     try:
         with path.open("a") as file:
@@ -210,7 +210,7 @@ def _run(jobs: Sequence[PackJob], workers: int) -> Iterator[tuple[PackJob, Shard
 
 
 def pack_shard(job: PackJob) -> Shard:
-    """Decodes, resizes and writes one shard; under its own name only when it is whole."""
+    """Decodes, resizes and writes one shard, which gets its name once it is complete."""
     path = shard_path(job.folder, job.name, job.encoding)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -232,7 +232,7 @@ def _write_planes(file: BinaryIO, job: PackJob) -> None:
 
 
 def _write_jpegs(file: BinaryIO, job: PackJob) -> tuple[int, ...]:
-    """Returns where each begins, and the last one's end."""
+    """Returns the offset of each JPEG, and the end of the last."""
     offsets = [0]
     for image in _resized(job):
         file.write(encode_jpeg(image))
@@ -249,7 +249,7 @@ def _resized(job: PackJob, every: int = 1) -> Iterator[NDArray[np.uint8]]:
 
 
 def encode_jpeg(image: NDArray[np.uint8]) -> bytes:
-    """Quality 95 without colour subsampling: no difference is seen."""
+    """Encodes at quality 95 without colour subsampling: no difference is visible."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0)
     return buffer.getvalue()
@@ -260,7 +260,7 @@ def _num_bytes(shards: Mapping[str, Shard]) -> int:
 
 
 def _frame_bytes(jobs: Sequence[PackJob]) -> int:
-    """Bytes a frame: known for raw pixels, measured on a few frames for JPEG."""
+    """Returns the bytes per frame: exact for raw pixels, estimated from a few frames for JPEG."""
     if not jobs:
         return 0
     job = jobs[0]
@@ -279,7 +279,7 @@ def _finished(
     current: Mapping[str, str],
     workers: int,
 ) -> dict[str, Shard]:
-    """Shards of earlier runs over the same videos and rows that are still what was written."""
+    """Returns intact shards that earlier runs made of the same videos and rows."""
     frames = {
         shard_name(key, int(index)): int(length)
         for index, length in zip(source.episode_indices, source.lengths, strict=True)
@@ -291,14 +291,14 @@ def _finished(
         if shard.frames == frames.get(name)
     }
     paths = [shard_path(folder, name, encoding) for name in noted]
-    # Reading lets go of the interpreter's lock.
+    # Reading releases the interpreter's lock.
     with ThreadPoolExecutor(max(workers, 1)) as pool:
         whole = pool.map(is_whole, paths, noted.values())
         return {name: noted[name] for name, is_good in zip(noted, whole, strict=True) if is_good}
 
 
 def _noted(folder: Path, current: Mapping[str, str]) -> dict[str, Shard]:
-    """What `progress.jsonl` says of the cameras whose fingerprints were the `current` ones."""
+    """Returns the shards in `progress.jsonl` that belong to the `current` fingerprints."""
     path = folder / "progress.jsonl"
     noted: dict[str, Shard] = {}
     if not path.is_file():
@@ -307,7 +307,7 @@ def _noted(folder: Path, current: Mapping[str, str]) -> dict[str, Shard]:
     for line in path.read_text(errors="replace").splitlines():
         entry = _entry(line)
         if isinstance(entry.get("fingerprints"), dict):
-            # What follows was made of these; of other videos, it has replaced what was before.
+            # The lines below belong to these videos; they replaced shards of any other videos.
             found = entry["fingerprints"]
             are_valid = {key for key, value in current.items() if found.get(key) == value}
             stale = {key for key in found if key not in are_valid}
@@ -320,12 +320,12 @@ def _noted(folder: Path, current: Mapping[str, str]) -> dict[str, Shard]:
 
 
 def _camera(name: str) -> str:
-    """Whose frames the shard of that name holds."""
+    """Returns the camera of a shard, given its name."""
     return name.rpartition("/")[0]
 
 
 def _entry(line: str) -> dict[str, Any]:
-    """A line's object; an empty one for a line that is none, like the last of a killed run."""
+    """Parses a line; returns {} for a broken one, like the last line of a killed run."""
     try:
         entry = json.loads(line)
     except ValueError:
@@ -334,7 +334,7 @@ def _entry(line: str) -> dict[str, Any]:
 
 
 def _shard_of(entry: Mapping[str, Any]) -> Shard | None:
-    """The shard of a line; None if the line is not one of ours."""
+    """Returns the shard that a line describes, or None if it describes none."""
     numbers = [entry.get(name) for name in ("frames", "num_bytes", "crc32")]
     offsets = entry.get("offsets")
     numbers += offsets if isinstance(offsets, list) else []

@@ -1,4 +1,4 @@
-"""The first training transform: from a dataset's columns to the names that the model knows."""
+"""The first training transform: renames a dataset's columns to what the model expects."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from flux_core.errors import ConfigError, DataError
 from flux_core.transforms import DatasetInputs, Sample
 
 KEPT = ("stats", "task_description", "action_masks", "rng")
-"""What later transforms may need, whatever the config asks for."""
+"""The keys that later transforms may need, whatever the config lists."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ class ProcessParquetInputs(DatasetInputs):
         return self.name_mappings.get(key, (key,))
 
     def column_of(self, name: str) -> str | None:
-        """The dataset's column that is called `name`; None if there is none."""
+        """Returns the column that is renamed to `name`, or None."""
         columns = (key for key in self.parquet_keys if name in self._names(key))
         return next((key for key in columns if key != name), None)
 
@@ -53,7 +53,10 @@ class ProcessParquetInputs(DatasetInputs):
         out: Sample = {key: sample[key] for key in KEPT if key in sample}
         for key in self.parquet_keys:
             if key not in sample:
-                raise DataError(f"ProcessParquetInputs.parquet_keys: the sample has no {key!r}")
+                raise DataError(
+                    f"ProcessParquetInputs.parquet_keys: expected {key!r} in the sample, got "
+                    f"{', '.join(sample)}"
+                )
             for name in self._names(key):
                 out[name] = sample[key]
         frames = sample["images"]
@@ -73,5 +76,5 @@ class ProcessParquetInputs(DatasetInputs):
 
 
 def dataset_inputs(columns: tuple[str, ...], cameras: tuple[str, ...]) -> DatasetInputs:
-    """The usual inputs: these columns, and one frame of each camera."""
+    """Returns the usual inputs: these columns, and one frame per camera."""
     return ProcessParquetInputs(parquet_keys=columns, video_keys=cameras)

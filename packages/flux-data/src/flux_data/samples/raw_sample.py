@@ -1,4 +1,4 @@
-"""What a dataset's files say of one frame, before any transform."""
+"""A sample as it is in the dataset's files, before any transform."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from flux_core.transforms import Sample
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RawSample:
-    """One frame of an episode, with the actions from there on.
+    """One frame of an episode, with the window of actions that follows it.
 
     Attributes:
-        position: the episode's place in the dataset, 0 .. num_episodes - 1.
-        episode_index: the episode's number in the metadata.
-        frame: the frame's number in its episode.
+        position: position of the episode in the dataset, 0 .. num_episodes - 1.
+        episode_index: number of the episode in the metadata.
+        frame: number of the frame in its episode.
         columns: the dataset's columns at this frame; a stored image is its bytes, or the path of
             its file.
         state: (S,) in robot units.
@@ -39,11 +39,11 @@ class RawSample:
 
     @property
     def time_s(self) -> float:
-        """When the frame was recorded, in seconds since the episode's start."""
+        """Time of the frame, in seconds since the episode's start."""
         return float(self.columns["timestamp"])
 
     def named(self) -> Sample:
-        """The values under the names that transforms know, the columns among them."""
+        """Returns the columns and the other values under the names that transforms use."""
         return {
             **self.columns,
             "states": self.state,

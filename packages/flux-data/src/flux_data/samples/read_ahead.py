@@ -1,7 +1,7 @@
-"""Samples made by threads of this process.
+"""Makes samples in threads of this process.
 
-Decoding, resizing and stacking release the interpreter's lock, so threads scale as processes do,
-and nothing is copied between processes.
+Decoding, resizing and stacking release the interpreter's lock, so threads scale like processes,
+but nothing has to be copied between them.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from .frame_source import use_own_decoders
 Batch = TypeVar("Batch")
 
 BATCHES_AHEAD = 3
-"""Enough for the threads to never wait for the consumer; more would only take memory."""
+"""Enough to keep the threads busy; more would only use memory."""
 
 MAX_THREADS = 8
-"""For the samples of one batch, where a loader has no workers."""
+"""The threads for the samples of one batch if a loader has no workers."""
 
 
 class SampleSource(Protocol):
-    """What samples are made of; asked from several threads at once."""
+    """A dataset that several threads use at once."""
 
     def __getitem__(self, draw: int, /) -> dict[str, Any]: ...
 
@@ -38,10 +38,10 @@ def batches_ahead(
     collate: Callable[[list[dict[str, Any]]], Batch],
     threads: int,
 ) -> Iterator[Batch]:
-    """Yields `collate([dataset[draw] for draw in batch])` of every batch, in order.
+    """Yields `collate([dataset[draw] for draw in batch])` for every batch, in order.
 
-    The threads share the samples of a batch, so the first batch comes soon and few are in memory.
-    What a sample raises is raised here, when its batch's turn comes.
+    The threads share the samples of a batch, so the first batch is soon ready and few batches are
+    in memory. An error in a sample is raised here when it is its batch's turn.
     """
     pool = ThreadPoolExecutor(threads, "sample", initializer=use_own_decoders)
     collator = ThreadPoolExecutor(1, "collate")
@@ -66,7 +66,7 @@ def batches_ahead(
 def make_samples(
     make: Callable[[int], dict[str, Any]], draws: Sequence[int]
 ) -> list[dict[str, Any]]:
-    """The samples of a batch, side by side; one after the other in a worker of a loader."""
+    """Makes the samples of a batch in parallel, or one by one in a loader's worker."""
     is_process = multiprocessing.parent_process() is not None
     if is_process or threading.current_thread() is not threading.main_thread():
         return [make(draw) for draw in draws]
@@ -75,7 +75,7 @@ def make_samples(
 
 @functools.lru_cache(maxsize=1)
 def _pool(pid: int) -> ThreadPoolExecutor:
-    """One a process: `pid` makes a forked child start its own."""
+    """Returns the pool of this process; `pid` makes a forked child start its own."""
     del pid
     threads = min(len(os.sched_getaffinity(0)), MAX_THREADS)
     return ThreadPoolExecutor(threads, "sample", initializer=use_own_decoders)

@@ -1,4 +1,4 @@
-"""The resize of training frames: PIL's filter as torch computes it, six times as fast."""
+"""Resizes training frames with torch's version of PIL's filter, which is six times as fast."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from flux_core.transforms import ImageResize
 
 
 def resize_frame(image: NDArray[np.uint8], resize: ImageResize) -> NDArray[np.uint8]:
-    """`resize.resize(image)` but for single grey levels where the two round differently."""
+    """Equals `resize.resize(image)`, except for single grey levels that are rounded differently."""
     return resize.resize(image, torch_stretch)
 
 
@@ -24,13 +24,13 @@ def torch_stretch(image: NDArray[np.uint8], height: int, width: int) -> NDArray[
     resized = torch.nn.functional.interpolate(
         planes, size=(height, width), mode="bilinear", antialias=True, align_corners=False
     )
-    # The planes stay as they lie in memory: what the network wants, seen the other way round.
+    # Only the view changes: in memory the channels stay first, as the network wants them.
     return resized[0].permute(1, 2, 0).numpy()
 
 
 @functools.cache
 def _torch() -> ModuleType:
-    """Torch takes a second to import, and only frames need it."""
+    """Imports torch, which takes a second and is only needed for frames."""
     try:
         import torch
     except ImportError as error:

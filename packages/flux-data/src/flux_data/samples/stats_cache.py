@@ -1,4 +1,4 @@
-"""Statistics kept between runs, under a fingerprint of everything they depend on."""
+"""Caches statistics between runs, under a fingerprint of everything they depend on."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ VERSION = 2
 def cached_stats(
     sources: Sequence[LeRobotDataset], settings: object, compute: Callable[[], NormStats]
 ) -> NormStats:
-    """Returns the statistics of an earlier run, or computes and keeps them.
+    """Returns the statistics of an earlier run, or computes and stores them.
 
     Args:
-        sources: the datasets; a changed file of theirs is another fingerprint.
-        settings: what else the statistics depend on, as plain data or configs.
-        compute: makes them.
+        sources: the datasets; a changed file changes the fingerprint.
+        settings: everything else that the statistics depend on, as plain data or configs.
+        compute: computes them.
     """
     path = cache_directory() / f"{fingerprint(sources, settings)}.json"
     kept = _read(path)
@@ -43,13 +43,13 @@ def cached_stats(
         with whole_file(path, "Set XDG_CACHE_HOME") as file:
             file.write(json.dumps(stats_to_json({"stats": stats})).encode())
     except (OSError, DataError) as error:
-        # They are at hand; only the next run has to compute them again.
-        logger.warning("the statistics cannot be kept for the next run: %s", error)
+        # This run has them; only the next one has to compute them again.
+        logger.warning("the statistics cannot be stored for the next run: %s", error)
     return stats
 
 
 def _read(path: Path) -> NormStats | None:
-    """What is kept at `path`; None if there is nothing, or nothing that can be read."""
+    """Returns the statistics stored at `path`, or None if there are none or they are damaged."""
     if not path.is_file():
         return None
     try:
@@ -60,7 +60,7 @@ def _read(path: Path) -> NormStats | None:
 
 
 def cache_directory() -> Path:
-    """`$XDG_CACHE_HOME/flux/stats`, by default in ~/.cache."""
+    """Returns `$XDG_CACHE_HOME/flux/stats`, by default in ~/.cache."""
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "flux" / "stats"
 
 
@@ -71,17 +71,17 @@ def code_of(steps: Sequence[Transform]) -> list[str]:
 
 
 def fingerprint(sources: Sequence[LeRobotDataset], settings: object) -> str:
-    """Name, size and time of every metadata and data file, the tasks, and the settings."""
+    """Hashes name, size and time of every metadata and data file, the tasks, and the settings."""
     digest = hashlib.sha256(json.dumps([VERSION, unbind(settings)], sort_keys=True).encode())
     for source in sources:
         metadata = sorted((source.root / "meta").rglob("*"))
-        # In the order of the episodes: it says which file holds which.
+        # In the order of the episodes, which determines the file of each.
         files = dict.fromkeys(source.data_file(i) for i in range(source.num_episodes))
         for path in (*metadata, *files):
             if path.is_file():
                 stat = path.stat()
                 digest.update(f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}\n".encode())
-        # A task called `empty` leaves its frames out; a copied file may keep its size and time.
+        # Renaming a task to `empty` drops frames, and a copied file may keep its size and time.
         digest.update(repr(sorted(source.tasks.items())).encode())
         digest.update(source.lengths.tobytes())
     return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""Images in a parquet column: PNG or JPEG, with every way to be damaged."""
+"""Decodes images of a parquet column, PNG or JPEG, and refuses damaged ones."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from flux_core.errors import DataError
 
 BROKEN = (OSError, ValueError, TypeError, SyntaxError, EOFError, LookupError, ArithmeticError)
 BROKEN += (struct.error, zlib.error)
-"""What Pillow raises for damaged files of one kind or another."""
+"""The errors that Pillow raises for damaged files."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,7 @@ class StoredImage:
     where: str
 
     def read(self) -> NDArray[np.uint8]:
-        """(height, width, 3) uint8 RGB."""
+        """Returns (height, width, 3) uint8 RGB."""
         if not isinstance(self.data, str):
             return decode_image(self.data, self.where)
         path = self.root / self.data
@@ -38,23 +38,25 @@ class StoredImage:
 
 
 def decode_image(data: bytes | None, where: str) -> NDArray[np.uint8]:
-    """A PNG or JPEG, (height, width, 3) uint8 RGB; grey ones get three equal channels.
+    """Decodes a PNG or JPEG to (height, width, 3) uint8 RGB; grey gets three equal channels.
 
     Raises:
-        DataError: it is none, is damaged, has more than 8 bits of grey (a depth map is no camera's
-            picture), or is not opaque.
+        DataError: it is missing or damaged, has more than 8 bits of grey (a depth map is not a
+            camera image), or is not opaque.
     """
     if not isinstance(data, bytes):
         raise DataError(f"{where}: expected an image, got {type(data).__name__}")
     try:
         with Image.open(io.BytesIO(data)) as image:
-            # As `datasets` does: a camera's JPEG may say how it was held.
+            # Like `datasets`: a JPEG may state how the camera was held.
             ImageOps.exif_transpose(image, in_place=True)
             image.load()
     except (*BROKEN, Image.DecompressionBombError) as error:
         raise DataError(f"{where}: the image cannot be decoded ({error})") from error
     if image.mode[0] in "IF":
-        raise DataError(f"{where}: expected 8 bits a channel, got mode {image.mode} (a depth map?)")
+        raise DataError(
+            f"{where}: expected 8 bits per channel, got mode {image.mode} (a depth map?)"
+        )
     if image.has_transparency_data and not _is_opaque(image):
         raise DataError(f"{where}: expected an opaque image, got a transparent one ({image.mode})")
     return np.array(image.convert("RGB"))

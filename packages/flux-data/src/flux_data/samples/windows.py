@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -31,21 +30,21 @@ from .raw_sample import RawSample
 from .read_ahead import make_samples
 
 BOOKKEEPING = ("timestamp", "frame_index", "episode_index", "index", "task_index")
-"""LeRobot's own features: one number a frame, in its samples too."""
+"""LeRobot's own features: one number per frame, which stays a number in samples."""
 
 MADE = ("states", "actions", "action_masks", "task_description", "episode_index", "stats", "info")
-"""What a raw sample has beside the dataset's columns."""
+"""The keys of a sample that are not columns of the dataset."""
 
 SKIPPED_TASKS = ("empty", "static")
-"""Tasks that label frames in which there is nothing to learn (FluxVLA's datasets)."""
+"""Tasks that mark frames without anything to learn (in FluxVLA's datasets)."""
 
 
 class ParquetDataset:
     """Samples of one or several LeRobot directories of the same robot.
 
     The sample of frame t holds the actions of frames `t + window_start_idx + k`, k = 0 .. H-1. A
-    window never leaves its episode, nor enters a frame whose task is `empty` or `static`: from
-    there on it repeats the last action with mask 0. A frame without any action of its own is no
+    window stops at the end of its episode and before a frame whose task is `empty` or `static`:
+    from there on it repeats the last action, with mask False. A frame without any action is not a
     sample.
     """
 
@@ -55,17 +54,17 @@ class ParquetDataset:
 
         Attributes:
             data_root_path: one LeRobot directory or several.
-            transforms: what is done to a sample, ProcessParquetInputs first.
-            action_window_size: H, the steps of a window.
+            transforms: the transforms of a sample, ProcessParquetInputs first.
+            action_window_size: H, the number of steps in a window.
             action_key: the column of the actions, or several that are concatenated in this order.
                 Robots without recorded actions use the next states: the state's columns with
                 `window_start_idx=1`.
-            state_key: the same for the state; `ProcessParquetInputs` then calls it `states`.
-                Default: the column to which `ProcessParquetInputs.name_mappings` gives that name.
-            window_start_idx: how many frames behind the state the window begins.
-            supervise_terminal_padding: whether the repeated actions at an episode's end count for
+            state_key: the same for the state, which `parquet_keys` then lists as `states`.
+                Default: the column that `name_mappings` renames to `states`.
+            window_start_idx: how many frames after the state the window begins.
+            supervise_terminal_padding: whether the repeated actions at an episode's end count in
                 the loss, as in LeRobot.
-            frame_cache: where `flux-data pack --out` wrote; default: beside the dataset.
+            frame_cache: the folder of `flux-data pack --out`; default: beside the dataset.
         """
 
         data_root_path: str | tuple[str, ...]
@@ -80,7 +79,7 @@ class ParquetDataset:
         def __post_init__(self) -> None:
             if self.action_window_size < 1 or self.window_start_idx < 0:
                 raise ConfigError(
-                    "action_window_size must be at least 1 and window_start_idx at least 0, got "
+                    "action_window_size, window_start_idx: expected at least 1 and 0, got "
                     f"{self.action_window_size} and {self.window_start_idx}"
                 )
             if not self.roots:
@@ -88,9 +87,9 @@ class ParquetDataset:
             self.pipeline.check()
             self._check_columns()
 
-        @cached_property
+        @property
         def pipeline(self) -> Pipeline:
-            """What is done to a raw sample."""
+            """The transforms of a sample."""
             return Pipeline(self.transforms)
 
         def _check_columns(self) -> None:
@@ -109,7 +108,7 @@ class ParquetDataset:
                 )
 
         def _mapped_states(self) -> str | None:
-            """The column that is renamed to `states`."""
+            """Returns the column that is renamed to `states`, or None."""
             inputs = self.pipeline.maybe(DatasetInputs)
             return None if inputs is None else inputs.column_of("states")
 
@@ -133,7 +132,7 @@ class ParquetDataset:
             return ParquetDataset(self, statistic_keys)
 
     def __init__(self, config: Config, statistic_keys: Sequence[str] = ()) -> None:
-        self.config = config
+        self.config, self.pipeline = config, config.pipeline
         self.parts = [DatasetPart(open_lerobot(r), config, statistic_keys) for r in config.roots]
         self._ends = np.cumsum([len(part) for part in self.parts])
         self.stats: Mapping[str, FeatureStats] = {}
@@ -142,26 +141,21 @@ class ParquetDataset:
         return int(self._ends[-1])
 
     @property
-    def pipeline(self) -> Pipeline:
-        """What is done to a raw sample."""
-        return self.config.pipeline
-
-    @property
     def transforms(self) -> tuple[Transform, ...]:
-        """What is done to a raw sample, in order."""
+        """The transforms of a sample, in order."""
         return self.config.transforms
 
     def raw_sample(self, index: int) -> RawSample:
-        """The sample before any transform, without the cameras' frames.
+        """Returns the sample before any transform, without the cameras' frames.
 
         Raises:
-            IndexError: there is none of that number; they are not counted from the end.
+            IndexError: there is no such sample; negative numbers are not allowed.
         """
         part, within = self._locate(index)
         return part.sample(within)
 
     def _locate(self, index: int) -> tuple[DatasetPart, int]:
-        """The part that holds a sample, and the sample's number there."""
+        """Returns the part that holds a sample, and the sample's number there."""
         self._check_index(index)
         part = int(np.searchsorted(self._ends, index, side="right"))
         return self.parts[part], index - (int(self._ends[part - 1]) if part else 0)
@@ -175,29 +169,29 @@ class ParquetDataset:
         return self.sample(index, np.random.default_rng(index))
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, object]]:
-        """The samples of a batch; torch's DataLoader asks for them so."""
+        """Returns the samples of a batch; torch's DataLoader calls this."""
         return make_samples(self.__getitem__, indices)
 
     def sample(self, index: int, rng: np.random.Generator) -> dict[str, object]:
-        """The sample after all transforms; what is random in them is drawn from `rng`."""
+        """Returns the sample after all transforms, which draw their random numbers from `rng`."""
         return self.pipeline(self.untransformed(index, rng))
 
     def untransformed(self, index: int, rng: np.random.Generator) -> Sample:
-        """The sample as the first transform gets it, with the cameras' frames."""
+        """Returns the sample as the first transform gets it, with the cameras' frames."""
         part, within = self._locate(index)
         raw = part.sample(within)
         sample = {**raw.named(), "images": part.frames.read(raw)}
         return {**sample, "info": part.source.info, "stats": self.stats, "rng": rng}
 
-    def column(self, key: str) -> NDArray[Any]:
-        """One feature over all frames, those that are no samples included."""
+    def column(self, key: str) -> NDArray[np.generic]:
+        """Returns one feature over all frames, including frames that are not samples."""
         return np.concatenate([part.source.columns([key])[key] for part in self.parts])
 
-    def in_own_units(self, name: str, values: NDArray[Any]) -> NDArray[Any]:
-        """A column (frames, dim), absolute actions among them, as it is when it is normalised.
+    def in_own_units(self, name: str, values: NDArray[np.generic]) -> NDArray[np.generic]:
+        """Converts (frames, dim) states or absolute actions to the units of normalisation.
 
         Args:
-            name: what its statistics are called.
+            name: the name of their statistics; other values are returned unchanged.
         """
         state_name, action_name = self.pipeline.statistic_names
         if name == state_name:
@@ -206,7 +200,7 @@ class ParquetDataset:
 
 
 class DatasetPart:
-    """One directory: which of its frames are samples, and what they hold."""
+    """One directory: its samples and their values."""
 
     def __init__(
         self, source: LeRobotDataset, config: ParquetDataset.Config, statistic_keys: Sequence[str]
@@ -219,7 +213,7 @@ class DatasetPart:
         self.frames = FrameSource(
             source,
             inputs.video_keys,
-            config.pipeline.decoded_size,
+            config.pipeline.resize_at_decode,
             cache_folder=Path(config.frame_cache) if config.frame_cache is not None else None,
         )
         features = source.info["features"]
@@ -239,7 +233,7 @@ class DatasetPart:
         self._starts = np.concatenate(([0], np.cumsum(counts)))
 
     def _frames_to_skip_around(self, position: int) -> NDArray[np.int64] | None:
-        """The frames that are samples; None where they are simply all up to the last actions."""
+        """Returns the frames that are samples; None if that is every frame with an action."""
         if not self._skipped:
             return None
         is_good = self._good_frames(position)
@@ -261,7 +255,7 @@ class DatasetPart:
         return int(self._starts[-1])
 
     def sample(self, index: int) -> RawSample:
-        """What the files say of one sample, but for the cameras' frames."""
+        """Reads one sample, except for the cameras' frames."""
         position = int(np.searchsorted(self._starts, index, side="right")) - 1
         frames = self._kept_frames[position]
         within = index - int(self._starts[position])
@@ -281,41 +275,41 @@ class DatasetPart:
 
     @property
     def state_dim(self) -> int:
-        """Dimensions of the state, as the metadata has them."""
+        """Dimensions of the state, from the metadata."""
         return width_of(self.source.info["features"], self.config.state_columns)
 
     @property
     def action_dim(self) -> int:
-        """Dimensions of the actions, as the metadata has them."""
+        """Dimensions of the actions, from the metadata."""
         return width_of(self.source.info["features"], self.config.action_columns)
 
     @property
     def action_names(self) -> tuple[str, ...]:
-        """What each dimension of the actions is called."""
+        """The name of each dimension of the actions."""
         columns = {STATE: self.config.state_columns, ACTION: self.config.action_columns}
         return dimension_names(self.source.info["features"], columns)[ACTION]
 
     def actions(self, position: int) -> NDArray[np.float32]:
-        """(frames, A) all actions of an episode."""
+        """Returns all actions of an episode, (frames, A)."""
         return joined(self._columns(position), self.config.action_columns).astype(np.float32)
 
     def _columns(self, position: int) -> Columns:
-        """Of one episode; a state or action of one dimension is (frames, 1)."""
+        """Reads the columns of an episode; a state or action of one dimension is (frames, 1)."""
         columns = self.source.episode(position, self.keys)
         return {k: v[:, None] if k in self._scalars else v for k, v in columns.items()}
 
     def _task(self, task_index: int, position: int, frame: int) -> str:
         if task_index not in self.source.tasks:
             raise DataError(
-                f"{self.source.data_file(position)}: frame {frame}: task_index {task_index} is "
-                "not among the dataset's tasks"
+                f"{self.source.data_file(position)}: frame {frame}: task_index: expected a task of "
+                f"the metadata, got {task_index}"
             )
         return self.source.tasks[task_index]
 
     def window(
         self, columns: Columns, position: int, frame: int
     ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Actions (H, A) of a frame, and which of them count."""
+        """Returns the actions (H, A) of a frame, and which of them count in the loss."""
         first = frame + self.config.window_start_idx
         rows = np.arange(first, first + self.config.action_window_size)
         end = int(self.source.lengths[position])
@@ -329,7 +323,7 @@ class DatasetPart:
         return joined(columns, self.config.action_columns, rows).astype(np.float32), mask
 
     def converted_windows(self, steps: Sequence[UnitStep]) -> NDArray[np.float32]:
-        """All supervised actions after the unit `steps`, (windows x steps, A).
+        """Returns all supervised actions after the unit `steps`, (windows x steps, A).
 
         Raises:
             DataError: no frame has a window.
@@ -348,9 +342,9 @@ class DatasetPart:
                 rows.append(sample["actions"][masks])
         if not rows:
             raise DataError(
-                f"{self.source.root}: no frame has an action of its own (window_start_idx "
-                f"{self.config.window_start_idx}, tasks {' and '.join(SKIPPED_TASKS)} left out), "
-                "so relative actions have no statistics. Leave the dataset out"
+                f"{self.source.root}: expected frames with actions for the statistics of relative "
+                f"actions, got none (window_start_idx {self.config.window_start_idx}, tasks "
+                f"{' and '.join(SKIPPED_TASKS)} left out). Leave the dataset out"
             )
         return np.concatenate(rows)
 
@@ -360,7 +354,7 @@ def _as_tuple(columns: str | tuple[str, ...] | None) -> tuple[str, ...] | None:
 
 
 def is_scalar_vector(feature: Mapping[str, Any] | None, key: str) -> bool:
-    """Whether a feature is a vector of one number, which LeRobot stores as a number a row."""
+    """Whether a feature is a vector of one number, which LeRobot stores as one number per row."""
     if feature is None or key in BOOKKEEPING or feature["dtype"] in NO_NUMBERS:
         return False
     return list(feature["shape"]) == [1]

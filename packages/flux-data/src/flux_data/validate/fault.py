@@ -1,4 +1,4 @@
-"""What `flux-data validate` tells: one thing that is wrong with a dataset."""
+"""A fault that `flux-data validate` reports."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..lerobot.dataset import LeRobotDataset
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """One thing that is wrong: its kind, the file, the place within it, and what it is."""
+    """One thing that is wrong: its kind, the file, the place in the file, and a message."""
 
     kind: str
     file: str
@@ -26,7 +26,7 @@ def episode_fault(
     message: str,
     frame: int | None = None,
 ) -> Fault:
-    """A fault of one episode, or of one frame of it."""
+    """Returns a fault of one episode, or of one of its frames."""
     where = f"episode {source.episode_indices[position]}"
     if frame is not None:
         where += f", frame {frame}"

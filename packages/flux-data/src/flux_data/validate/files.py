@@ -1,4 +1,4 @@
-"""Checks a dataset's files as wholes: their rows, their types, and whether they belong to it."""
+"""Checks whole files of a dataset: number of rows, types, and whether they belong to it."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from .fault import Fault
 
 NUMBERS = {"bool", *(f"float{bits}" for bits in (16, 32, 64))}
 NUMBERS |= {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
-"""The dtypes of info.json that are an arrow type; others are not judged."""
+"""The dtypes of info.json that equal an arrow type; others are not checked."""
 
 
 def file_faults(source: LeRobotDataset) -> Iterator[Fault]:
-    """Yields what is wrong with data files, each opened once, and with files of no episode."""
+    """Yields the faults of data files, each opened once, and files that belong to no episode."""
     rows: Counter[Path] = Counter()
     for position, length in enumerate(source.lengths):
         rows[source.data_file(position)] += int(length)
@@ -27,10 +27,10 @@ def file_faults(source: LeRobotDataset) -> Iterator[Fault]:
         try:
             metadata = pq.read_metadata(path)
             schema = metadata.schema.to_arrow_schema()
-        except (OSError, pa.ArrowException):  # told where the episode is checked
+        except (OSError, pa.ArrowException):  # reported with the episode
             continue
         yield from _check_types(source, path, schema)
-        # A file of one episode is measured where the episode is checked.
+        # The rows of a single-episode file are counted with the episode.
         if isinstance(source, LeRobotV3) and metadata.num_rows != expected:
             message = f"expected {expected} rows (its episodes' lengths), got {metadata.num_rows}"
             yield Fault(kind="rows", file=str(path), where="", message=message)
@@ -51,7 +51,7 @@ def _check_strangers(folder: Path, pattern: str, known: set[Path]) -> Iterator[F
 
 
 def _check_types(source: LeRobotDataset, path: Path, schema: pa.Schema) -> Iterator[Fault]:
-    """Numbers of another type than info.json states; texts in their place are told by value."""
+    """Yields columns whose number type differs from info.json; other types are found by value."""
     for key, feature in source.info["features"].items():
         if feature["dtype"] not in NUMBERS or key not in schema.names:
             continue
@@ -62,7 +62,7 @@ def _check_types(source: LeRobotDataset, path: Path, schema: pa.Schema) -> Itera
 
 
 def _number_type(kind: pa.DataType) -> str | None:
-    """numpy's name of the numbers in a column of numbers, of lists or of lists of lists."""
+    """Returns numpy's dtype name of a column of numbers, of lists or of lists of lists."""
     if isinstance(kind, pa.BaseExtensionType):
         kind = kind.storage_type
     while pa.types.is_nested(kind) and kind.num_fields == 1:

@@ -1,4 +1,4 @@
-"""Decodes the images of an episode that are stored in its table, depth maps too."""
+"""Decodes the images stored in an episode's table, including depth maps."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .fault import Fault, episode_fault
 
 
 def image_faults(source: LeRobotDataset, position: int) -> Iterator[Fault]:
-    """Decodes an episode's images; the first of each feature that is wrong is told."""
+    """Decodes an episode's images and yields the first fault of each feature."""
     path = source.data_file(position)
     for key, feature in source.info["features"].items():
         if feature["dtype"] != "image":
@@ -48,7 +48,7 @@ def _image_fault(source: LeRobotDataset, key: str, image: StoredImage) -> str:
 
 
 def _depth_size(image: StoredImage) -> tuple[int, int]:
-    """Height and width of a depth map, all of which is decoded; `read` is for cameras' pictures.
+    """Decodes a depth map completely and returns its height and width; `read` is for colours.
 
     Raises:
         DataError: it is missing or damaged.

@@ -1,4 +1,4 @@
-"""Checks a dataset's metadata against itself: totals, tasks, and where each episode lies."""
+"""Checks that a dataset's metadata is consistent: totals, tasks, and the place of each episode."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ INDEX_COLUMNS = ("timestamp", "frame_index", "episode_index", "index", "task_ind
 """The features of every dataset."""
 
 FRAMES_OFF = 0.5
-"""Times may be off by so many frames: a frame farther away is another one."""
+"""The tolerance of times, in frames: a frame farther away is a different one."""
 
 
 def episode_lines(source: LeRobotDataset) -> list[Row]:
-    """What the metadata states of each episode, by position, and the file that states it.
+    """Returns the metadata of each episode by position, and the file that holds it.
 
     Raises:
         DataError: a file cannot be read.
@@ -37,7 +37,7 @@ def episode_lines(source: LeRobotDataset) -> list[Row]:
 
 
 def metadata_faults(source: LeRobotDataset, lines: Sequence[Row]) -> Iterator[Fault]:
-    """Yields what can be told without opening a data file or a video."""
+    """Yields the faults that can be found without opening a data file or a video."""
     yield from _check_features(source)
     yield from _check_totals(source)
     yield from _check_splits(source)
@@ -73,7 +73,7 @@ def _check_totals(source: LeRobotDataset) -> Iterator[Fault]:
 
 
 def _check_splits(source: LeRobotDataset) -> Iterator[Fault]:
-    """Ranges of episodes, `first:end`; what is written in another way is not judged."""
+    """Checks ranges of episodes, `first:end`; values in other forms are not checked."""
     splits = source.info.get("splits")
     for name, text in splits.items() if isinstance(splits, Mapping) else ():
         found = re.fullmatch(r"(\d+):(\d+)", str(text))
@@ -92,15 +92,15 @@ def _check_tasks(source: LeRobotDataset) -> Iterator[Fault]:
     path, first = str(source.root / "meta" / name), dict[str, int]()
     for index, task in source.tasks.items():
         if not task.strip():
-            message = f"task {index} has no text"
+            message = f"task {index}: expected a text, got none"
             yield Fault(kind="task_text", file=path, where=str(index), message=message)
         elif first.setdefault(task, index) != index:
-            message = f"task {index} has the text of task {first[task]}: {task!r}"
+            message = f"task {index}: expected another text than task {first[task]}, got {task!r}"
             yield Fault(kind="task_twice", file=path, where=str(index), message=message)
 
 
 def _check_rows(source: LeRobotDataset, lines: Sequence[Row]) -> Iterator[Fault]:
-    """The rows of the whole dataset that are an episode's."""
+    """Checks which rows of the whole dataset belong to an episode."""
     for position, (file, line) in enumerate(lines):
         first, end = (int(row) for row in source.episode_starts[position : position + 2])
         for key, expected in (("dataset_from_index", first), ("dataset_to_index", end)):
@@ -110,7 +110,7 @@ def _check_rows(source: LeRobotDataset, lines: Sequence[Row]) -> Iterator[Fault]
 
 
 def _check_ends(source: LeRobotDataset, lines: Sequence[Row]) -> Iterator[Fault]:
-    """The times at which episodes end in their videos."""
+    """Checks the times at which episodes end in their videos."""
     for position, (file, line) in enumerate(lines):
         for camera in source.video_keys:
             key, end_s = f"videos/{camera}/to_timestamp", _end_s(source, camera, position)
@@ -126,7 +126,7 @@ def _end_s(source: LeRobotDataset, camera: str, position: int) -> float:
 
 
 def _check_overlaps(source: LeRobotDataset, camera: str) -> Iterator[Fault]:
-    """Episodes that begin in a video before another has ended."""
+    """Finds episodes that begin in a video before the previous one ends."""
     segments = [source.video(camera, position) for position in range(source.num_episodes)]
     last: dict[Path, tuple[float, int]] = {}
     for position in sorted(range(len(segments)), key=lambda i: segments[i].start_s):
@@ -148,12 +148,12 @@ def task_faults(
     path: Path,
     columns: Mapping[str, NDArray[Any]],
 ) -> Iterator[Fault]:
-    """Compares the tasks that an episode states with those of its rows."""
+    """Compares the tasks in an episode's metadata with those in its rows."""
     file, line = lines[position]
     done = _texts(source, columns.get("task_index"))
     if "tasks" not in line or not done:
         return
-    # GR00T's datasets state the texts of annotations too, which are numbered as tasks are.
+    # GR00T's datasets also list the texts of annotations, which share the tasks' numbers.
     notes = [v for key, v in columns.items() if key.startswith("annotation.")]
     allowed = done.union(*(_texts(source, values) for values in notes))
     stated = line["tasks"]
@@ -164,6 +164,6 @@ def task_faults(
 
 
 def _texts(source: LeRobotDataset, indices: NDArray[Any] | None) -> set[str]:
-    """The tasks that a column names; none if it names an unknown one, which is told elsewhere."""
+    """Returns the tasks in a column; none if one is unknown, which is reported elsewhere."""
     found = [source.tasks.get(index) for index in np.unique([] if indices is None else indices)]
     return set() if None in found else {text for text in found if text is not None}

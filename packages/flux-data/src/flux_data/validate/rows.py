@@ -26,21 +26,21 @@ from .metadata import FRAMES_OFF, episode_lines, metadata_faults, task_faults
 from .stats import StatedStats
 
 JUMP_OVER_USUAL = 10.0
-"""A step so many times larger than 99 of 100 (of at least 1 % of the range) is no motion."""
+"""A step this many times larger than 99 % of all steps, and than 1 % of the range, is a jump."""
 
 CheckTable = Callable[[int, Path, Mapping[str, NDArray[Any]]], Iterator[Fault]]
-"""Of an episode's position, file and numeric columns."""
+"""Called with an episode's position, file and numeric columns."""
 
 
 def validate(
     root: Path, *, decode: bool = True, advance: Callable[[int, int], None] = lambda *_: None
 ) -> list[Fault]:
-    """Returns every fault of a dataset, none if it is good.
+    """Returns all faults of a dataset; an empty list if it is sound.
 
     Args:
         root: the dataset.
-        decode: decode every frame and image; otherwise only the times of frames are read.
-        advance: called with the episodes done and all episodes.
+        decode: whether to decode every frame and image, or to read only the times of frames.
+        advance: called with the number of episodes done, and the number of all.
     """
     try:
         source = open_lerobot(root)
@@ -69,7 +69,7 @@ def validate(
 def _check_table(
     source: LeRobotDataset, position: int, first_row: int, checks: Sequence[CheckTable]
 ) -> Iterator[Fault]:
-    """The numbers of one episode, and what `checks` find in them."""
+    """Checks the numbers of one episode, and runs `checks` on them."""
     path = source.data_file(position)
     if not path.is_file():
         yield episode_fault(source, position, "data_missing", path, "the parquet file is missing")
@@ -82,7 +82,8 @@ def _check_table(
         return
     wanted = [key for key in source.info["features"] if key not in source.video_keys]
     for key in (key for key in wanted if key not in names):
-        yield episode_fault(source, position, "column_missing", path, f"has no column {key!r}")
+        message = f"expected column {key!r}, found none of that name"
+        yield episode_fault(source, position, "column_missing", path, message)
     try:
         columns = source.read_episode(
             position, [key for key in wanted if key in names and not _is_image(source, key)]
@@ -119,7 +120,8 @@ def _check_values(
         yield episode_fault(source, position, "shape", path, message)
     if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all():
         place = tuple(np.argwhere(~np.isfinite(values))[0])
-        frame, message = int(place[0]), f"{key}: frame {place[0]} holds {values[place]}"
+        frame = int(place[0])
+        message = f"{key}: frame {frame}: expected a finite value, got {values[place]}"
         yield episode_fault(source, position, "not_finite", path, message, frame)
 
 
@@ -130,13 +132,13 @@ def _check_counters(
     columns: Mapping[str, NDArray[Any]],
     first_row: int,
 ) -> Iterator[Fault]:
-    """Times, frame numbers, indices and tasks."""
+    """Checks times, frame numbers, indices and tasks."""
     length = int(source.lengths[position])
     frames = np.arange(length)
     if "timestamp" in columns:
         times = columns["timestamp"].astype(np.float64).ravel()
         for frame in np.flatnonzero(np.diff(times) <= 0)[:1]:
-            message = f"timestamp: frame {frame + 1} is not later than the one before"
+            message = f"timestamp: frame {frame + 1}: expected a later time than frame {frame}'s"
             yield episode_fault(source, position, "time_order", path, message, int(frame) + 1)
         off = np.abs(times - frames / source.fps) > FRAMES_OFF / source.fps
         for frame in np.flatnonzero(off)[:1]:
@@ -157,12 +159,12 @@ def _check_counters(
             yield episode_fault(source, position, key, path, message, int(frame))
     tasks = columns.get("task_index", np.zeros(0, np.int64)).ravel()
     for frame in np.flatnonzero(~np.isin(tasks, list(source.tasks)))[:1]:
-        message = f"task_index: frame {frame}: {tasks[frame]} is not among the tasks"
+        message = f"task_index: frame {frame}: expected a known task, got {tasks[frame]}"
         yield episode_fault(source, position, "task_index", path, message, int(frame))
 
 
 class _UsualSteps:
-    """How far each joint usually moves between frames, over the whole dataset."""
+    """The usual movement of each joint between frames, over the whole dataset."""
 
     def __init__(self, source: LeRobotDataset) -> None:
         self.source = source
@@ -178,7 +180,7 @@ class _UsualSteps:
     def _read(self, position: int, key: str) -> NDArray[Any] | None:
         try:
             values = self.source.read_episode(position, [key])[key]
-        except DataError:  # told where the episode itself is checked
+        except DataError:  # reported with the episode
             return None
         is_good = values.ndim == 2 and np.issubdtype(values.dtype, np.number)
         return values if is_good and np.isfinite(values).all() else None
@@ -195,7 +197,7 @@ class _UsualSteps:
     def jumps(
         self, position: int, path: Path, columns: Mapping[str, NDArray[Any]]
     ) -> Iterator[Fault]:
-        """The first jump of each column of an episode."""
+        """Yields the first jump of each column of an episode."""
         for key, limit in self.limits.items():
             values = columns.get(key)
             if values is None or values.ndim != 2 or values.shape[1] != len(limit):
@@ -244,7 +246,7 @@ def _check_videos(
             )
             yield episode_fault(source, position, "video_frames", path, message, int(missing[0]))
             continue
-        # v3.0 joins the videos of many episodes.
+        # A v3.0 video joins many episodes.
         if isinstance(source, LeRobotV2) and len(facts.times_s) != length:
             message = f"expected {length} frames (the metadata), got {len(facts.times_s)}"
             yield episode_fault(source, position, "video_length", path, message)
@@ -259,7 +261,7 @@ def _check_pictures(
     path: Path,
     times: NDArray[np.float64],
 ) -> Iterator[Fault]:
-    """Decodes an episode's frames; the first that fails is told."""
+    """Decodes an episode's frames and yields the first that fails."""
     for frame, time_s in enumerate(times):
         try:
             reader.frame(path, float(time_s), FRAMES_OFF / source.fps)

@@ -1,9 +1,9 @@
-"""Checks the statistics that a dataset states, per episode and of the whole.
+"""Checks the statistics in a dataset's metadata, per episode and of the whole.
 
-Training computes its own from the data; other programs read these. v2.1 has
+Training computes its own from the data, but other programs read these. v2.1 has
 `meta/episodes_stats.jsonl`, v3.0 columns of `meta/episodes`, v2.0 and v3.0 `meta/stats.json`;
-a dataset may have none. Those without a count are not compared with the data: LeRobot v2.0 could
-sample frames, and did not write how many.
+a dataset may have none. Statistics without a count are not compared with the data: LeRobot v2.0
+could sample frames and did not record how many.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from .fault import Fault, episode_fault
 
 NAMES = ("min", "max", "mean", "std")
 RENUMBERED = ("episode_index", "index", "task_index")
-"""Taking episodes out of a dataset, or joining two, leaves the statistics of these behind."""
+"""Counters, whose statistics go stale when episodes are removed or datasets are joined."""
 
 SLACK = 1e-4
-"""Of a feature's largest value: what a statistic loses that is written with few digits."""
+"""The rounding of statistics that are written with few digits, relative to the largest value."""
 
 HALF_ULP = 2.0**-24
-"""What one float32 addition may lose, of the sum; LeRobot adds up float32 columns as they are."""
+"""The rounding of one float32 addition, relative to the sum: LeRobot sums in float32."""
 
 
 class StatedStats:
-    """The statistics that a dataset states, compared with its rows as these are read."""
+    """Compares the statistics in the metadata with the rows, one episode after the other."""
 
     def __init__(self, source: LeRobotDataset, lines: Sequence[Row]) -> None:
-        """`lines` are what the metadata states of each episode."""
+        """Reads the stated statistics; `lines` is the metadata of each episode."""
         self._source = source
         self._of_episode: dict[int, Row] = {}
         self._whole: Row | None = None
@@ -45,7 +45,7 @@ class StatedStats:
         self._faults = list(self._read(lines))
 
     def stated_faults(self) -> Iterator[Fault]:
-        """Yields what is wrong whatever the rows hold: form, and which episodes there are."""
+        """Yields the faults that do not depend on rows: malformed values and wrong episodes."""
         yield from self._faults
         for file, stats in (*self._of_episode.values(), *([self._whole] if self._whole else ())):
             for key, feature in self._source.info["features"].items():
@@ -56,19 +56,19 @@ class StatedStats:
     def episode_faults(
         self, position: int, path: Path, columns: Mapping[str, NDArray[Any]]
     ) -> Iterator[Fault]:
-        """Compares an episode's statistics with its rows, and keeps those of the rows."""
+        """Compares an episode's statistics with its rows, and remembers those of the rows."""
         file, stats = self._of_episode.get(position, (str(path), {}))
         for key, values in columns.items():
             size = int(np.prod(self._source.info["features"][key]["shape"]))
             if key in RENUMBERED or values[0].size != size or not np.isfinite(values).all():
-                continue  # what is wrong is told where values are checked
+                continue  # reported where values are checked
             found = column_stats(values)
             self._found.setdefault(key, []).append(found)
             for kind, message in self._contradictions(key, stats, found, len(values)):
                 yield episode_fault(self._source, position, kind, file, message)
 
     def whole_faults(self) -> Iterator[Fault]:
-        """Compares the whole dataset's statistics with the rows, once all episodes were read."""
+        """Compares the whole dataset's statistics with the rows, after the last episode."""
         file, stats = self._whole or ("", {})
         longest = int(self._source.lengths.max())
         for key, parts in self._found.items():
@@ -109,13 +109,13 @@ class StatedStats:
                 self._of_episode[index] = file, stats
         path = self._source.root / "meta" / "episodes_stats.jsonl"
         for position in (p for p in range(count) if p not in self._of_episode):
-            message = f"has no line of episode {position}"
+            message = f"expected a line for episode {position}, found none"
             yield episode_fault(self._source, position, "stats_missing", path, message)
 
     def _contradictions(
         self, key: str, stated: Mapping[str, Any], found: Stats, num_summed: int
     ) -> Iterator[tuple[str, str]]:
-        """The first contradiction of a feature whose statistics have the right form."""
+        """Returns the first contradiction of a feature whose statistics are well formed."""
         stats, feature = stated.get(key), self._source.info["features"][key]
         if stats is None or next(_form_faults(stats, feature), None) or "count" not in stats:
             return
@@ -135,7 +135,7 @@ class StatedStats:
 
 
 def _columns_of_stats(line: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """v3.0's columns stats/FEATURE/NAME, of which a row may lack some."""
+    """Collects v3.0's columns stats/FEATURE/NAME; a row may lack some."""
     stats: dict[str, dict[str, Any]] = {}
     for column, value in line.items():
         if column.startswith("stats/") and value is not None:
@@ -147,18 +147,18 @@ def _columns_of_stats(line: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 def _ranges(
     found: Stats, num_summed: int
 ) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
-    """Between what each statistic must lie, by dimension.
+    """Returns the range in which each statistic must lie, by dimension.
 
     Args:
-        found: of the data.
-        num_summed: how many float32 values were added up, one after the other, by who wrote it.
+        found: the statistics of the data.
+        num_summed: how many float32 values the program that wrote them added one by one.
     """
     low, high, mean, std = (np.asarray(found[k], np.float64) for k in ("min", "max", "mean", "std"))
     size = np.maximum(np.abs(low), np.abs(high))
     slack, lost = SLACK * size + 1e-6, num_summed * HALF_ULP * size
-    # The square of the mean is taken from the mean of squares: those lose 2 and 1 of `lost`.
+    # The variance is mean(x^2) - mean(x)^2, whose terms lose 1 and 2 times `lost`.
     cancelled = 3 * lost * size
-    # Some divide by the count, some by one less.
+    # Some programs divide by the count, others by the count minus one.
     count = found["count"][0]
     most = np.sqrt(std**2 * count / max(count - 1, 1) + cancelled)
     least = np.sqrt(np.maximum(std**2 - cancelled, 0))
@@ -171,14 +171,14 @@ def _ranges(
 
 
 def _form_faults(stats: Any, feature: Mapping[str, Any]) -> Iterator[str]:
-    """The first fault of a feature that needs no data."""
+    """Yields the first fault of a feature that can be found without data."""
     is_image = feature["dtype"] in ("video", "image")
     if not is_image and feature["dtype"] in NO_NUMBERS:
         return
     if not isinstance(stats, Mapping):
         yield f"expected {', '.join(NAMES)}, got {type(stats).__name__}"
         return
-    # A camera has one statistic a channel.
+    # A camera has one statistic per channel.
     expected = min(feature["shape"][0], feature["shape"][2]) if is_image else None
     size = expected or int(np.prod(feature["shape"]))
     for name in (name for name in NAMES if name in stats):
@@ -190,12 +190,12 @@ def _form_faults(stats: Any, feature: Mapping[str, Any]) -> Iterator[str]:
             yield f"{name}: expected {size} dimensions (info.json), got {len(values)}"
             return
         for value in (value for value in values if not np.isfinite(value)):
-            yield f"{name}: holds {value}"
+            yield f"{name}: expected a finite value, got {value}"
             return
 
 
 def _numbers(value: Any) -> list[float] | None:
-    """All numbers of a list, of lists of lists or of one number; None if it holds others."""
+    """Flattens a number or nested lists of numbers; None if there is anything else."""
     try:
         return np.asarray(value, dtype=np.float64).ravel().tolist()
     except (TypeError, ValueError):

@@ -1,4 +1,4 @@
-"""Video files: frames by time, and writing."""
+"""Video files: reading frames by their time, and writing."""
 
 from __future__ import annotations
 

@@ -20,22 +20,22 @@ from numpy.typing import NDArray
 from flux_core.errors import DataError
 
 MAX_FRAMES_AHEAD = 2
-"""Decoding on is quicker than seeking for so few frames, however far apart the keyframes are."""
+"""Up to this many frames ahead, decoding is faster than seeking, wherever the keyframes are."""
 
 MAX_REORDERED = 16
-"""H.264 and HEVC store a frame at most so many frames before it is shown."""
+"""H.264 and HEVC store a frame at most this many frames before it is shown."""
 
 MAX_TICKS = float(1 << 60)
 """FFmpeg's times are 64-bit integers."""
 
 BT601 = 5
 SWS_MATRIX = {1: 1, 4: 4, 5: BT601, 6: BT601, 7: 7, 9: 9, 10: 9}
-"""AVColorSpace of a frame -> SWS_CS of libswscale; an untagged frame is BT.601, as in FFmpeg."""
+"""AVColorSpace of a frame -> SWS_CS of libswscale; like FFmpeg, untagged frames are BT.601."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class VideoFacts:
-    """A video's size, and the times of its frames in ascending order."""
+    """The size of a video, and the times of its frames in ascending order."""
 
     height: int
     width: int
@@ -44,10 +44,10 @@ class VideoFacts:
 
 @functools.lru_cache(maxsize=16)
 def video_facts(path: Path) -> VideoFacts:
-    """Reads a video's packets; nothing is decoded.
+    """Reads a video's packets without decoding them.
 
     Raises:
-        DataError: it cannot be opened, has no frames, or breaks off.
+        DataError: it cannot be opened, has no frames, or is truncated.
     """
     import av
     from av.error import FFmpegError
@@ -69,10 +69,10 @@ def video_facts(path: Path) -> VideoFacts:
 
 
 class VideoReader:
-    """Decodes single frames by timestamp; holds at most `max_open` decoders, oldest closed first.
+    """Decodes single frames by timestamp; keeps the last `max_open` decoders open.
 
-    Several threads may ask at once. Not shared between processes: after a fork the child opens its
-    own decoders.
+    Several threads may use it at once. It is not shared between processes: after a fork the child
+    opens its own decoders.
     """
 
     def __init__(self, max_open: int = 64) -> None:
@@ -91,14 +91,14 @@ class VideoReader:
 
     def _decoder(self, path: Path) -> _Decoder:
         if self._pid != os.getpid():
-            # The old lock may be held for ever, by a thread that the child does not have.
+            # A thread that the child does not have may hold the old lock for ever.
             self._decoders, self._lock = OrderedDict(), threading.Lock()
             self._pid = os.getpid()
         with self._lock:
             decoder = self._decoders.pop(path, None) or _Decoder(path)
             self._decoders[path] = decoder
             if len(self._decoders) > self._max_open:
-                # Freed when the last thread that uses it is done.
+                # It is closed once the last thread that uses it has finished.
                 self._decoders.popitem(last=False)
         return decoder
 
@@ -107,7 +107,7 @@ class VideoReader:
 
 
 class _Decoder:
-    """One open file, which remembers where it is: the next frame costs no seek."""
+    """One open file that remembers its position, so that the next frame needs no seek."""
 
     def __init__(self, path: Path) -> None:
         import av
@@ -125,12 +125,12 @@ class _Decoder:
         if not self._container.streams.video:
             raise DataError(f"{path}: has no video stream")
         self._stream = self._container.streams.video[0]
-        # One thread a decoder: the loader's workers are the parallelism.
+        # One thread per decoder: the loader's workers already run in parallel.
         self._stream.codec_context.thread_count = 1
         assert self._stream.time_base is not None
         self._time_base = float(self._stream.time_base)
         self._start = self._stream.start_time or 0
-        # Of frames that come unevenly, `base_rate` is the rate of the closest.
+        # With uneven frames, `base_rate` is the rate of the two closest ones.
         rate = max(self._stream.average_rate or 0, self._stream.base_rate or 0) or 30
         self._period = 1.0 / float(rate) / self._time_base
         self._surely_nearest = 0.1 * self._period
@@ -140,7 +140,7 @@ class _Decoder:
         self._pending: Any = None
 
     def frame(self, timestamp_s: float, tolerance_s: float) -> NDArray[np.uint8]:
-        """Decodes up to the nearest frame, from where it is or from the keyframe before."""
+        """Decodes up to the nearest frame, from the current position or the previous keyframe."""
         with self._lock:
             return self._frame(timestamp_s, tolerance_s)
 
@@ -158,7 +158,7 @@ class _Decoder:
                 f"{self._path}: cannot be decoded near {timestamp_s:.4f} s ({error})"
             ) from error
         if best is None:
-            raise DataError(f"{self._path}: has no frame that can be decoded")
+            raise DataError(f"{self._path}: expected frames that can be decoded, found none")
         found_s = self._time(best) * self._time_base
         if abs(found_s - timestamp_s) > tolerance_s:
             raise DataError(
@@ -174,10 +174,10 @@ class _Decoder:
         return -self._surely_nearest <= ahead <= MAX_FRAMES_AHEAD * self._period
 
     def _seek(self, target: float) -> None:
-        """Goes to a keyframe so that the first frame to come is shown at `target` or before.
+        """Seeks to a keyframe such that the next decoded frame is shown at `target` or earlier.
 
-        Containers seek by the time a keyframe is stored, not shown, and after a keyframe come
-        frames that are shown before it but need the one before: the first may be too late.
+        Containers seek by decoding time, not by display time. Frames stored after a keyframe may
+        be displayed before it and need the previous keyframe, so a first seek may land too late.
         """
         target += self._surely_nearest
         earliest, back = -MAX_REORDERED * self._period, 0.0
@@ -189,7 +189,7 @@ class _Decoder:
             back = 4.0 * back or MAX_REORDERED / 4 * self._period
 
     def _go_to(self, goal: float) -> None:
-        """Seeks, and decodes the first frame there is from there on."""
+        """Seeks, and decodes the first frame from there."""
         self._current = self._pending = None
         offset = math.floor(goal) + self._start
         self._container.seek(offset, stream=self._stream, backward=True, any_frame=False)
@@ -197,9 +197,9 @@ class _Decoder:
         self._pending = self._next()
 
     def _next(self) -> Any:
-        """The next frame, None after the last.
+        """Returns the next frame, or None after the last.
 
-        A damaged one is refused: those that follow are made from it, up to the next keyframe.
+        A damaged frame is refused, because all frames up to the next keyframe depend on it.
         """
         frame = next((frame for frame in self._frames if frame.pts is not None), None)
         if frame is not None and frame.is_corrupt:
@@ -209,10 +209,10 @@ class _Decoder:
         return frame
 
     def _nearest(self, target: float) -> Any:
-        """Moves on while the frames come closer; the one after stays pending."""
+        """Advances while frames get closer to the target; the frame after it stays pending."""
         while True:
             current = self._current
-            # Not a frame more than needed: each costs milliseconds.
+            # Decodes no more frames than needed: each costs milliseconds.
             if current is not None and self._distance(current, target) <= self._surely_nearest:
                 return current
             if self._pending is None:
@@ -234,7 +234,7 @@ class _Decoder:
 
 
 def _to_rgb(frame: Any) -> NDArray[np.uint8]:
-    """With the frame's own matrix and range: PyAV by itself takes BT.601 for everything."""
+    """Converts with the frame's own matrix and range; PyAV alone would assume BT.601."""
     return frame.to_ndarray(
         format="rgb24",
         src_colorspace=SWS_MATRIX.get(frame.colorspace, BT601),

@@ -27,10 +27,10 @@ OPTIONS = {
 
 
 class VideoWriter:
-    """One video file; frame i is shown at i / fps exactly."""
+    """Writes one video file in which frame i is shown at exactly i / fps."""
 
     def __init__(self, path: Path, fps: float, height: int, width: int) -> None:
-        """Opens `path`, making its folder. Raises DataError for an odd size: 4:2:0 needs even."""
+        """Opens `path` and makes its folder; refuses odd sizes, because 4:2:0 needs even ones."""
         if height % 2 or width % 2:
             raise DataError(f"video size: expected even height and width, got {height}x{width}")
         self._path, self._error = path, FFmpegError
@@ -44,26 +44,26 @@ class VideoWriter:
         self._stream.options = dict(OPTIONS)
         self._count = 0
 
-    def add(self, image: NDArray[np.uint8]) -> None:
+    def add(self, image: NDArray[np.generic]) -> None:
         """Appends one (height, width, 3) uint8 RGB frame."""
         expected = (self._stream.height, self._stream.width, 3)
         if image.shape != expected or image.dtype != np.uint8:
             got = f"{image.shape} {image.dtype}"
             raise DataError(f"video frame: expected {expected} uint8, got {got}")
-        frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+        frame = av.VideoFrame.from_ndarray(np.asarray(image, np.uint8), format="rgb24")
         frame.pts = self._count
         self._count += 1
         with self._told():
             self._container.mux(self._stream.encode(frame))
 
     def close(self) -> None:
-        """Writes what is left and closes the file."""
+        """Writes the remaining frames and closes the file."""
         with self._told():
             self._container.mux(self._stream.encode())
             self._container.close()
 
     def abandon(self) -> None:
-        """Closes the file, however it is then; nothing is done if it is closed already."""
+        """Closes the file in whatever state it is; does nothing if it is already closed."""
         with contextlib.suppress(self._error, OSError):
             self._container.close()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,8 +63,9 @@ def replay_golden(
     """
     tensors = bundle.golden()
     inputs = {name: tensors[f"input.{name}"] for name in user_inputs(bundle.manifest)}
+    noise = cast(NDArray[np.float32], tensors["input.noise"])  # `infer` refuses any other
     try:
-        actions = policy.infer(inputs, tensors["input.noise"])
+        actions = policy.infer(inputs, noise)
     except (ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise BundleError(
