@@ -22,16 +22,17 @@ import torch
 from flux_core.errors import CheckpointError, DataError, FluxError
 from flux_core.models.weights.checkpoint_file import load_checkpoint
 from flux_data.samples.collate import DictCollator
-from flux_train import loading
-from flux_train import trainer as training
 from flux_train.checkpoints import files as checkpoint_files
+from flux_train.checkpoints import keeper
 from flux_train.cli import dry_run, main
 from flux_train.config.runner import FSDPTrainRunner, SingleTrainRunner
 from flux_train.config.tree import read_train_config
 from flux_train.distributed.parallel import layers_of
 from flux_train.distributed.ranks import Ranks
+from flux_train.loading import batches as loading
 from flux_train.metrics.log import MetricsLog, read_metrics
 from flux_train.metrics.train_progress import TrainProgress
+from flux_train.policy_loss import rows_of, step_draws
 from flux_train.run_plan import state_bytes
 from flux_train.trainer import Trainer
 
@@ -63,7 +64,7 @@ def command(work_dir: Path, options: list[str], *more: str) -> list[str]:
 @pytest.mark.parametrize(
     ("num_kills", "steps"), [(5, 90), pytest.param(20, 300, marks=pytest.mark.slow)]
 )
-def test_killed_again_and_again_a_run_gives_the_losses_of_an_undisturbed_one(
+def test_a_run_that_is_killed_repeatedly_gives_the_losses_of_an_undisturbed_one(
     options: list[str], tmp_path: Path, num_kills: int, steps: int
 ) -> None:
     """kill -9 at random moments; at most the steps since the last save are lost."""
@@ -73,14 +74,14 @@ def test_killed_again_and_again_a_run_gives_the_losses_of_an_undisturbed_one(
     work_dir, rng = tmp_path / "killed", random.Random(0)
     kills, saved = 0, 0
     deadline = time.monotonic() + 600
-    # One long-lived interpreter forks the runs: importing torch twenty times would be the test.
+    # One interpreter forks all runs: importing torch twenty times would take most of the time.
     while kills < num_kills:
         assert time.monotonic() < deadline
         child = os.fork()
         if child == 0:
             code = main([SMALL, str(work_dir), "--resume-from", "auto", "--cfg-options", *options])
             os._exit(code)
-        # While it starts, or after some steps of it: never so late that it would be done before.
+        # Kill it while it starts or after a few steps, but always before it finishes by itself.
         lines = len(logged(work_dir)) + rng.randint(1, 3)
         moment = time.monotonic() + rng.choice([rng.uniform(0.0, 0.5), 60.0])
         while time.monotonic() < moment and len(logged(work_dir)) < lines:
@@ -106,7 +107,7 @@ def test_killed_again_and_again_a_run_gives_the_losses_of_an_undisturbed_one(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_saves_and_stops_and_auto_goes_on(
+def test_a_signal_saves_and_stops_the_run_and_auto_resumes_it(
     options: list[str], tmp_path: Path, number: signal.Signals
 ) -> None:
     options = [*options, "runner.max_steps=30"]
@@ -128,7 +129,7 @@ def test_a_signal_saves_and_stops_and_auto_goes_on(
     assert losses(work_dir) == losses(tmp_path / "whole")
 
 
-def test_auto_passes_over_a_truncated_checkpoint(
+def test_auto_skips_a_damaged_checkpoint(
     options: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     options = [*options, "runner.save_iter_interval=2", "runner.max_checkpoints=5"]
@@ -140,7 +141,7 @@ def test_auto_passes_over_a_truncated_checkpoint(
         caplog.clear()
         found = checkpoint_files.newest_intact(tmp_path)
         assert found is not None and found.name == "checkpoint_step_2.pt"
-        assert "checkpoint_epoch_1.pt: is damaged; an older checkpoint is taken" in caplog.text
+        assert "checkpoint_epoch_1.pt: is damaged; using an older checkpoint" in caplog.text
     found.unlink()
     with pytest.raises(CheckpointError, match="none of its 1 checkpoints can be read"):
         checkpoint_files.newest_intact(tmp_path)
@@ -149,10 +150,7 @@ def test_auto_passes_over_a_truncated_checkpoint(
 
 def built(options: list[str], work_dir: Path) -> Trainer:
     config, _ = read_train_config(Path(SMALL), options)
-    trainer = Trainer(config, work_dir)
-    trainer.start()
-    trainer.prepare_work_dir()
-    return trainer
+    return Trainer(config, work_dir)
 
 
 def run(trainer: Trainer) -> Path | None:
@@ -160,8 +158,8 @@ def run(trainer: Trainer) -> Path | None:
 
 
 def break_gradient(trainer: Trainer, steps: set[int]) -> None:
-    """Makes the gradient of some steps infinite."""
-    weight = trainer.model.action_out_proj.projector.weight
+    """Makes the gradient infinite in some steps."""
+    weight = trainer.state.model.action_out_proj.projector.weight
 
     def hook(gradient: torch.Tensor) -> torch.Tensor:
         return gradient * float("inf") if trainer.step in steps else gradient
@@ -195,7 +193,7 @@ def test_too_many_bad_steps_in_a_row_stop_the_run_with_a_saved_state(
     assert all(bool(value.isfinite().all()) for value in state["model"].values())
 
 
-def test_a_full_disk_leaves_the_last_checkpoint_and_training_goes_on(
+def test_a_full_disk_keeps_the_last_checkpoint_and_training_continues(
     options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = [*options, "runner.max_steps=8", "runner.save_iter_interval=2"]
@@ -225,26 +223,28 @@ def test_a_last_checkpoint_that_cannot_be_written_is_an_error(
     trainer = built(options, tmp_path)
     monkeypatch.setattr(checkpoint_files, "is_intact", lambda path: False)
     trainer.failed.add_checkpoint("an earlier one")
-    found = "cannot be read back.*; 1 checkpoints before it could not be written either"
+    found = "cannot be read back.*; 1 earlier checkpoints could not be written either"
     with pytest.raises(CheckpointError, match=found):
         run(trainer)
     assert not list(tmp_path.glob("checkpoint_*"))
 
 
-def test_a_disk_without_space_is_told_in_plain_words(
+def test_a_full_disk_is_reported_in_plain_words(
     options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = built(options, tmp_path)
     usage = type("Usage", (), {"free": 400 * 1024})
     monkeypatch.setattr(checkpoint_files.shutil, "disk_usage", lambda _: usage)
-    found = r"checkpoint_step_0.pt: the disk is full: it needs [\d.]+ MiB, and 400 KiB are free"
+    found = (
+        r"checkpoint_step_0.pt: the disk is full: expected [\d.]+ MiB of free space, got 400 KiB"
+    )
     with pytest.raises(CheckpointError, match=found):
         trainer.save("checkpoint_step_0", must=True)
     assert not list(tmp_path.glob("checkpoint_*"))
 
 
 class FullDisk:
-    """Refuses what is written to a path, as a disk does, while `is_full`."""
+    """Refuses writes to a path, as a full disk does, while `is_full`."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
         self.is_full, self._name, self._open = False, name, Path.open
@@ -256,7 +256,7 @@ class FullDisk:
         return self._open(path, *arguments, **more)
 
 
-def test_metrics_that_a_full_disk_refused_are_written_later(
+def test_metrics_that_did_not_fit_on_the_disk_are_written_later(
     options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
 ) -> None:
     trainer = built([*options, "runner.max_steps=6"], tmp_path)
@@ -271,10 +271,10 @@ def test_metrics_that_a_full_disk_refused_are_written_later(
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
     assert caplog.text.count("metrics.jsonl: cannot be written (No space left on device)") == 1
-    assert "metrics.jsonl: is written again, with what was missing" in caplog.text
+    assert "metrics.jsonl: can be written again, and nothing is missing" in caplog.text
 
 
-def test_metrics_that_are_lost_end_a_whole_run_with_an_error(
+def test_metrics_that_are_lost_make_the_finished_run_fail(
     options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = built([*options, "runner.max_steps=2"], tmp_path)
@@ -290,7 +290,7 @@ def test_metrics_that_are_lost_end_a_whole_run_with_an_error(
     assert load_checkpoint(tmp_path / "checkpoint_epoch_1.pt")["global_step"] == 2
 
 
-def test_a_line_that_a_full_disk_broke_off_is_not_left_behind(
+def test_a_line_that_a_full_disk_cut_off_is_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "metrics.jsonl"
@@ -317,7 +317,7 @@ def test_a_line_that_a_full_disk_broke_off_is_not_left_behind(
     assert [line["step"] for line in read_metrics(path)] == [1, 2, 3]
 
 
-def test_damaged_lines_of_the_metrics_are_passed_over_when_a_run_goes_on(
+def test_damaged_lines_of_the_metrics_are_skipped_when_a_run_resumes(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "metrics.jsonl"
@@ -326,7 +326,7 @@ def test_damaged_lines_of_the_metrics_are_passed_over_when_a_run_goes_on(
     )
     MetricsLog(path, 3)
     assert path.read_text() == '{"step": 1}\n{"step": 3}\n'
-    assert "metrics.jsonl: 3 of its lines are damaged and left out" in caplog.text
+    assert "metrics.jsonl: skipped 3 damaged lines" in caplog.text
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -335,19 +335,19 @@ def test_an_adapter_that_cannot_be_written_is_a_failed_save(
 ) -> None:
     lora = ["model.use_lora=true", "model.lora_rank=2", "runner.save_iter_interval=2"]
     trainer = built([*options, *lora], tmp_path)
-    real = training.save_adapter
+    real = keeper.save_adapter
 
     def full(*args: Any) -> None:
         if trainer.step == 2:
             raise OSError(28, "No space left on device")
         real(*args)
 
-    monkeypatch.setattr(training, "save_adapter", full)
+    monkeypatch.setattr(keeper, "save_adapter", full)
     with pytest.raises(CheckpointError, match=r"1 checkpoints could not .*checkpoint_step_2_adapt"):
         run(trainer)
 
 
-def test_a_gpu_that_is_full_is_one_line_that_says_what_to_change(
+def test_running_out_of_gpu_memory_is_one_line_that_says_what_to_change(
     options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = built(options, tmp_path)
@@ -361,7 +361,7 @@ def test_a_gpu_that_is_full_is_one_line_that_says_what_to_change(
     monkeypatch.setattr(trainer, "train_step", out_of_memory)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: Properties)
     for work in (run, dry_run):
-        found = r"80 GiB are full. Lower .*per_device_batch_size \(now 4"
+        found = r"fits the GPU's 80 GiB, got .* Lower .*per_device_batch_size \(now 4"
         with pytest.raises(FluxError, match=found):
             work(trainer)
 
@@ -376,8 +376,8 @@ def fail_in_batch(
     trainer: Trainer, monkeypatch: pytest.MonkeyPatch, batch: int, fail: Any
 ) -> tuple[int, ...]:
     """Calls `fail` for each sample of a batch of the first epoch; returns the batch's draws."""
-    draws = tuple(list(trainer.batches)[batch])
-    dataset = type(trainer.dataset)
+    draws = tuple(list(trainer.data.batches)[batch])
+    dataset = type(trainer.data.dataset)
     real = dataset.__getitem__
 
     def sample(self: Any, draw: int) -> Any:
@@ -387,34 +387,34 @@ def fail_in_batch(
     return draws
 
 
-def test_a_worker_that_is_killed_is_named_and_costs_no_step(
+def test_a_killed_worker_is_named_and_no_step_is_lost(
     options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = built([*options, *PROCESSES], tmp_path)
     kill = lambda: os.kill(os.getpid(), signal.SIGKILL)  # noqa: E731
-    batches = list(trainer.batches)
+    batches = list(trainer.data.batches)
     fail_in_batch(trainer, monkeypatch, 2, kill)
     with pytest.raises(DataError) as caught:
         run(trainer)
     found = re.fullmatch(
-        r"after step (\d) of epoch 1: DataLoader worker \(pid.*; the batch that was waited for "
+        r"after step (\d) of epoch 1: DataLoader worker \(pid.*; the batch it was needed for "
         r"begins with sample (\d+) \(episode \d+, frame \d+ of .*; saved (.*)",
         str(caught.value),
     )
     assert found
-    # A worker that is killed takes along what it had made and not yet handed over.
+    # A killed worker takes with it the batches that it had made but not handed over.
     step = int(found[1])
     assert step in (1, 2) and int(found[2]) == batches[step][0]
     assert load_checkpoint(Path(found[3]))["global_step"] == step
 
 
-def test_a_worker_that_is_killed_within_a_message_is_not_waited_for_forever(
+def test_a_worker_that_is_killed_in_the_middle_of_a_message_does_not_hang_the_run(
     options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def begin_a_message_and_die() -> None:
-        time.sleep(1)  # The batch before is on its way.
+        time.sleep(1)  # The previous batch is on its way.
         for queue in [each for each in gc.get_objects() if isinstance(each, Queue)]:
-            # A length of 1000 bytes, and two of them.
+            # The header of a message of 1000 bytes, and its first two bytes.
             os.write(queue._writer.fileno(), struct.pack("!i", 1000) + b"ab")  # type: ignore[attr-defined]
         os.kill(os.getpid(), signal.SIGKILL)
 
@@ -426,7 +426,7 @@ def test_a_worker_that_is_killed_within_a_message_is_not_waited_for_forever(
 
 
 @pytest.mark.parametrize("how", [[], ["train_dataloader.per_device_num_workers=2"], PROCESSES])
-def test_a_sample_that_breaks_while_training_is_named_and_costs_no_step(
+def test_a_sample_that_fails_during_training_is_named_and_no_step_is_lost(
     options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: list[str]
 ) -> None:
     trainer = built([*options, *how], tmp_path)
@@ -437,22 +437,22 @@ def test_a_sample_that_breaks_while_training_is_named_and_costs_no_step(
     draws = fail_in_batch(trainer, monkeypatch, 1, broken)
     with pytest.raises(DataError) as caught:
         run(trainer)
-    told = str(caught.value)
+    message = str(caught.value)
     found = re.fullmatch(
         r"after step 1 of epoch 1: sample (\d+) \(episode \d+, frame \d+ of [^)]+\): "
         r"episode.mp4: is damaged; saved (.*)",
-        told,
+        message,
     )
     assert found and int(found[1]) in draws
     assert load_checkpoint(Path(found[2]))["global_step"] == 1
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_video_that_breaks_while_training_is_named(
+def test_a_video_that_disappears_during_training_is_named(
     options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
     trainer = built([*options, f"train_dataloader.per_device_num_workers={workers}"], tmp_path)
-    part = trainer.dataset.datasets[0].parts[0]
+    part = trainer.data.dataset.datasets[0].parts[0]
     monkeypatch.setattr(type(part.source), "video", _missing_video)
     with pytest.raises(FluxError, match=r"gone.mp4: the video file is missing"):
         run(trainer)
@@ -464,7 +464,7 @@ def _missing_video(*_: Any) -> Any:
     return VideoSegment(path=Path("gone.mp4"))
 
 
-def test_recomputation_really_computes_again(options: list[str], tmp_path: Path) -> None:
+def test_recomputation_runs_the_layers_again(options: list[str], tmp_path: Path) -> None:
     counts: list[int] = []
     gradients = []
     for is_on in (False, True):
@@ -479,13 +479,13 @@ def test_recomputation_really_computes_again(options: list[str], tmp_path: Path)
             tmp_path,
         )
         calls = [0]
-        for layer in layers_of(trainer.model):
+        for layer in layers_of(trainer.state.model):
             layer.self_attn.register_forward_hook(lambda *_, c=calls: c.__setitem__(0, c[0] + 1))
         batch, _ = next(iter(trainer.steps()))
         trainer.train_step(batch)
         counts.append(calls[0])
-        gradients.append({name: p.grad.clone() for name, p in trainer.trained.items()})
-    # Three layers go through their attention: of the prefix's last one only keys are needed.
+        gradients.append({name: p.grad.clone() for name, p in trainer.state.trained.items()})
+    # Three layers run their attention: of the prefix's last layer only the keys are needed.
     assert counts == [3, 6]
     for name, gradient in gradients[0].items():
         assert torch.equal(gradient, gradients[1][name]), name
@@ -510,13 +510,13 @@ def test_a_compiled_run_gives_the_losses_of_a_plain_one(
     )
 
 
-def test_the_noise_of_a_sample_does_not_depend_on_who_draws_it() -> None:
+def test_a_samples_noise_does_not_depend_on_the_process_that_draws_it() -> None:
     config, _ = read_train_config(Path(SMALL), [])
-    whole = training.step_draws(config.model, seed=1, step=5, samples=12, draws_a_sample=2)
-    again = training.step_draws(config.model, seed=1, step=5, samples=12, draws_a_sample=2)
-    other = training.step_draws(config.model, seed=1, step=6, samples=12, draws_a_sample=2)
+    whole = step_draws(config.model, seed=1, step=5, samples=12, draws_per_sample=2)
+    again = step_draws(config.model, seed=1, step=5, samples=12, draws_per_sample=2)
+    other = step_draws(config.model, seed=1, step=6, samples=12, draws_per_sample=2)
     assert torch.equal(whole.noise, again.noise) and not torch.equal(whole.noise, other.noise)
-    part = whole.rows(training.rows_of(torch.tensor([3, 7]), 2))
+    part = whole.rows(rows_of(torch.tensor([3, 7]), 2))
     assert torch.equal(part.noise, whole.noise[[6, 7, 14, 15]])
 
 
@@ -524,10 +524,10 @@ def test_the_noise_of_a_sample_does_not_depend_on_who_draws_it() -> None:
     ("average", "strategy", "expected"),
     [(0.0, None, 4.0), (0.9, None, 5.0), (0.0, "full-shard", 1.0), (0.0, "hybrid-shard", 2.0)],
 )
-def test_the_certain_memory_is_counted(
+def test_the_memory_of_weights_and_optimiser_is_counted(
     average: float, strategy: str | None, expected: float
 ) -> None:
-    """Weights, gradients, two moments, average: four bytes each, divided by the shards."""
+    """Weights, gradients, two moments and average: four bytes each, divided by the shards."""
     kind = FSDPTrainRunner if strategy else SingleTrainRunner
     more = {"sharding_strategy": strategy} if strategy else {}
     collator = DictCollator(keys=("images",))

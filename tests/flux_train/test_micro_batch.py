@@ -1,4 +1,4 @@
-"""Batches on their way to the network: padding that no sample of a batch needs is left out."""
+"""Preparing batches for the network: padding that no sample of the batch needs is dropped."""
 
 from __future__ import annotations
 

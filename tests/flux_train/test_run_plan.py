@@ -28,7 +28,7 @@ def table_of(root: Path) -> str:
     return console.file.getvalue()  # type: ignore[attr-defined]
 
 
-def test_a_frame_cache_that_is_used_is_told(
+def test_the_table_says_whether_a_frame_cache_is_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

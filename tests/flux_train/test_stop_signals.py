@@ -1,4 +1,4 @@
-"""Which signals stop a run at once, and which are one wish told twice."""
+"""Which signals stop a run at once, and which are the same request forwarded."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TORCHRUN = {"TORCHELASTIC_RUN_ID": "none"}
 
 
 class Acted(Exception):
-    """Raised by the handler that was there before."""
+    """Raised by the handler that was installed before."""
 
 
 def act(number: int, _: object) -> None:
@@ -43,7 +43,7 @@ def handlers() -> Iterator[None]:
         ("SIGINT", "SIGINT", 2.0, TORCHRUN, True),
     ],
 )
-def test_only_a_signal_that_insists_acts(
+def test_only_a_repeated_signal_takes_effect_at_once(
     first: str, second: str, after_s: float, environment: dict[str, str], acts: bool
 ) -> None:
     now = [100.0]

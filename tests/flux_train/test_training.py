@@ -64,7 +64,7 @@ def test_the_work_dir_says_where_the_run_comes_from(tiny_run: Path) -> None:
     assert {"safetensors", "pyarrow", "av", "transformers", "matplotlib"} <= set(packages)
 
 
-def test_the_code_is_that_of_flux_wherever_it_is_run(
+def test_the_recorded_commit_is_that_of_flux_in_any_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -73,7 +73,7 @@ def test_the_code_is_that_of_flux_wherever_it_is_run(
         ["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
     )
     if head.returncode:
-        pytest.skip("this is no git checkout")
+        pytest.skip("this is not a git checkout")
     assert provenance()["git"]["commit"] == head.stdout.strip()
 
 
@@ -94,10 +94,10 @@ LORA = [
 def test_a_resumed_run_gives_the_losses_of_an_uninterrupted_one(
     tmp_path: Path, tiny_options: list[str], tiny_run: Path, more: list[str]
 ) -> None:
-    # From random weights, whose gates let adapters and dropout reach the loss.
+    # Start from random weights, whose gates let adapters and dropout affect the loss.
     random = {k: torch.randn_like(v) * 0.2 for k, v in load_file(_weights_of(tiny_run)).items()}
     save_file(random, tmp_path / "random.safetensors")
-    # Large batches, so that an epoch of 150 samples is three steps.
+    # Large batches, so that an epoch of 150 samples has three steps.
     options = [*tiny_options, *more, "train_dataloader.per_device_batch_size=50"]
     options.append(f"model.pretrained_name_or_path={tmp_path / 'random.safetensors'}")
     thin = [*options, "runner.lr_scheduler_type=constant", "runner.ema_decay=0.9"]
@@ -139,13 +139,20 @@ def test_a_lora_run_leaves_merged_weights_and_the_adapter(
         assert torch.equal(value, merged[name]), name
 
 
-def test_dry_run_tells_everything_and_writes_nothing(
+def test_a_dry_run_prints_everything_and_writes_nothing(
     tmp_path: Path, tiny_options: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert train(tmp_path / "dry", tiny_options, "--dry-run") == 0
     assert not (tmp_path / "dry").exists()
     told = capsys.readouterr().err
-    for part in ("Data", "aloha-sim", "Parameters", "llm_expert", "MiB a process", "dry run: loss"):
+    for part in (
+        "Data",
+        "aloha-sim",
+        "Parameters",
+        "llm_expert",
+        "MiB per process",
+        "dry run: loss",
+    ):
         assert part in told, told
     assert re.search(r"at most [\d.]+ [MG]iB of memory in use", told.replace("\n", " "))
 
@@ -161,7 +168,7 @@ def test_a_dry_run_at_an_epochs_end_takes_the_next_one(
     assert "dry run: loss" in capsys.readouterr().err
 
 
-def test_a_run_that_is_finished_is_told_and_no_failure(
+def test_resuming_a_finished_run_says_so_and_succeeds(
     tmp_path: Path, tiny_options: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = [*tiny_options, "runner.max_steps=2"]
@@ -173,13 +180,13 @@ def test_a_run_that_is_finished_is_told_and_no_failure(
     assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
 
 
-def test_the_overrides_of_every_option_count(
+def test_a_repeated_cfg_options_adds_overrides(
     tmp_path: Path, tiny_options: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     more = ["--dry-run", "--cfg-options", "runner.max_steps=7", "runner.learning_rate=1e-3"]
     last = ["--cfg-options", *tiny_options, "runner.max_steps=9"]
     assert main([SMALL, str(tmp_path / "dry"), *more, *last]) == 0
-    assert "9 steps in all" in capsys.readouterr().err
+    assert "9 steps in total" in capsys.readouterr().err
 
 
 def test_training_starts_from_another_projects_checkpoint(
@@ -190,12 +197,11 @@ def test_training_starts_from_another_projects_checkpoint(
     torch.save({"model": weights}, tmp_path / "fluxvla.pt")
     options = [*tiny_options, f"model.pretrained_name_or_path={tmp_path / 'fluxvla.pt'}"]
     config, _ = read_train_config(Path(SMALL), options)
-    trainer = Trainer(config, tmp_path / "x")
-    trainer.start()
-    assert trainer.average is not None
-    for name, value in trainer.model.state_dict().items():
+    state = Trainer(config, tmp_path / "x").state
+    assert state.average is not None
+    for name, value in state.model.state_dict().items():
         assert torch.equal(value, weights[name]), name
-    for name, value in trainer.average.weights.items():
+    for name, value in state.average.weights.items():
         assert torch.equal(value, weights[name]), name
 
 
@@ -257,11 +263,11 @@ def test_a_mistake_is_one_line_and_exit_code_1(
         ("max_grad_norm=1e999", "a positive number, got inf"),
         ("learning_rate=-1", "a positive number, got -1"),
         ("weight_decay=-0.1", "at least 0, got -0.1"),
-        ("warmup_ratio=3", "a share, 0 to 1, got 3"),
-        ("min_lr_ratio=-0.5", "a share, 0 to 1, got -0.5"),
+        ("warmup_ratio=3", "a number from 0 to 1, got 3"),
+        ("min_lr_ratio=-0.5", "a number from 0 to 1, got -0.5"),
     ],
 )
-def test_a_number_that_makes_no_sense_is_refused_with_its_path(option: str, expected: str) -> None:
+def test_an_invalid_number_is_refused_with_its_path(option: str, expected: str) -> None:
     name = option.partition("=")[0]
     with pytest.raises(ConfigError, match=rf"^runner\.{name}: expected {re.escape(expected)}"):
         read_train_config(
@@ -278,13 +284,13 @@ def test_a_checkpoint_of_another_config_is_refused(
     assert "trained with another config; model.vision_backbone" in capsys.readouterr().err
 
 
-def test_a_file_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_checkpoint_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint_epoch_1.pt"
     path.write_bytes(b"not a checkpoint")
     with pytest.raises(CheckpointError, match="cannot be read"):
         load_checkpoint(path)
     torch.save({"model": {}}, path)
-    with pytest.raises(CheckpointError, match="not a checkpoint written by flux-train"):
+    with pytest.raises(CheckpointError, match="expected a checkpoint of flux-train"):
         load_checkpoint(path)
 
 
@@ -295,22 +301,22 @@ def test_a_file_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
             "gone.shards",
             r"expected a folder checkpoint_\*.shards, got a path that does not exist",
         ),
-        ("checkpoint_epoch_1.pt", r"got a file. A .pt file is whole already"),
-        ("", r"got a folder that is none"),
+        ("checkpoint_epoch_1.pt", r"got a file. A .pt file is already in one piece"),
+        ("", r"got another folder"),
     ],
 )
-def test_what_is_no_folder_of_shards_is_told_what_it_is(
+def test_consolidate_says_what_it_got_instead_of_a_folder_of_shards(
     tiny_run: Path, name: str, message: str
 ) -> None:
     with pytest.raises(CheckpointError, match=message):
         consolidate(tiny_run / name)
 
 
-def test_a_work_dir_is_no_checkpoint_to_resume_from(
+def test_a_work_dir_is_refused_as_a_checkpoint_to_resume_from(
     tiny_run: Path, tiny_options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert train(tmp_path / "x", tiny_options, "--resume-from", str(tiny_run)) == 1
-    assert "got another folder. Of a work dir, name one of its checkpoints or give" in (
+    assert "got another folder. If it is a work dir, name one of its checkpoints" in (
         capsys.readouterr().err
     )
 

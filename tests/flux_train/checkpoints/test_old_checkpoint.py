@@ -35,11 +35,11 @@ def dotted_types(config: dict[str, Any]) -> list[object]:
     return [use.name for use in uses(config) if ":" in str(use.name)]
 
 
-def test_it_was_written_with_class_paths_of_then() -> None:
+def test_it_was_written_with_the_class_paths_of_its_time() -> None:
     assert dotted_types(load_checkpoint(OLD)["config"]) == ["flux_train.config:TrainConfig"]
 
 
-def test_its_run_goes_on_and_nothing_is_called_a_change(
+def test_its_run_resumes_and_nothing_is_reported_as_changed(
     work_dir: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     config = work_dir.parent / "then.json"
@@ -47,7 +47,7 @@ def test_its_run_goes_on_and_nothing_is_called_a_change(
     options = ["runner.max_steps=3", "runner.lr_scheduler_type=constant"]
     command = [str(config), str(work_dir), "--resume-from", "auto", "--cfg-options", *options]
     assert train(command) == 0
-    changes = [line for line in caplog.messages if "settings were changed" in line]
+    changes = [line for line in caplog.messages if "changed settings" in line]
     assert len(changes) == 1 and "runner.lr_scheduler_type" in changes[0]
     assert changes[0].count("->") == 1, "only what this test has changed"
     written = json.loads((work_dir / "config.json").read_text())
@@ -58,7 +58,7 @@ def test_its_run_goes_on_and_nothing_is_called_a_change(
     assert state["global_step"] == 3 and dotted_types(state["config"]) == []
 
 
-def test_its_config_in_todays_words_is_the_same_config(
+def test_its_config_in_todays_spelling_is_the_same_config(
     work_dir: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     options = ["runner.max_steps=3", "--dry-run"]
@@ -67,7 +67,7 @@ def test_its_config_in_todays_words_is_the_same_config(
     caplog.clear()
     shutil.copyfile(OLD, work_dir / "checkpoint_epoch_1.pt")
     assert train([*once, "--cfg-options", *options]) == 0
-    assert not [line for line in caplog.messages if "settings were changed" in line]
+    assert not [line for line in caplog.messages if "changed settings" in line]
 
 
 def test_it_is_exported_and_its_bundle_names_no_path(work_dir: Path) -> None:

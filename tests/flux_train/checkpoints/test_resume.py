@@ -1,4 +1,4 @@
-"""Going on with a run: from which checkpoint, whether it fits, and what is said of changes."""
+"""Resuming a run: from which checkpoint, whether it fits, and what is logged about changes."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def saved(tiny_options: list[str], tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def copied(work_dir: Path, to: Path) -> Path:
-    """A copy whose files are as old as `cp -r` may make them: the latest step the oldest."""
+    """A copy whose file times are reversed, as `cp -r` may leave them: the latest step oldest."""
     shutil.copytree(work_dir, to)
     for age, path in enumerate(checkpoints(to)):
         os.utime(path, (1e9 - age, 1e9 - age))
@@ -57,7 +57,7 @@ def names(paths: list[Path]) -> list[str]:
     return [path.stem.removeprefix("checkpoint_") for path in paths]
 
 
-def test_a_run_is_not_begun_over_another(
+def test_a_run_is_not_started_over_another(
     saved: Path, options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     work_dir = copied(saved, tmp_path / "run")
@@ -65,19 +65,19 @@ def test_a_run_is_not_begun_over_another(
     assert train(work_dir, options) == 1
     (line,) = [x for x in capsys.readouterr().err.splitlines() if "error:" in x]
     assert line.endswith(
-        f"{work_dir}: holds a run of 6 steps. Add --resume-from auto to go on, or name another "
-        "WORK_DIR"
+        f"{work_dir}: expected no run, got one of 6 steps. Add --resume-from auto to resume it, or "
+        "name another WORK_DIR"
     )
     assert before == {path: path.stat().st_mtime_ns for path in work_dir.rglob("*")}
     assert train(work_dir, options, "--dry-run") == 0
 
 
-def test_metrics_alone_are_a_run_and_a_start_that_got_nowhere_is_none(
+def test_metrics_alone_count_as_a_run_and_a_start_without_a_step_does_not(
     saved: Path, options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "metrics.jsonl").write_text('{"step": 3, "epoch": 1, "loss": 1.0}\n')
     assert train(tmp_path, options) == 1
-    assert "holds a run of 3 steps. Add --resume-from auto to begin" in capsys.readouterr().err
+    assert "got one of 3 steps. Add --resume-from auto to start it again" in capsys.readouterr().err
     assert train(tmp_path, options, "--resume-from", "auto") == 0
     aborted = tmp_path / "aborted"
     aborted.mkdir()
@@ -102,7 +102,7 @@ def test_checkpoints_of_a_copied_run_are_in_the_order_of_their_steps(
     assert names(checkpoints(work_dir)) == ["epoch_1"]
 
 
-def test_checkpoints_that_do_not_tell_their_step_are_in_the_order_of_their_times(
+def test_checkpoints_whose_step_cannot_be_read_are_in_the_order_of_their_times(
     saved: Path, tmp_path: Path
 ) -> None:
     work_dir = copied(saved, tmp_path / "run")
@@ -111,7 +111,7 @@ def test_checkpoints_that_do_not_tell_their_step_are_in_the_order_of_their_times
     assert names(checkpoints(work_dir)) == ["epoch_1", "step_4", "step_2"]
 
 
-def test_what_is_saved_after_going_back_outranks_later_steps(
+def test_checkpoints_saved_after_going_back_outrank_later_steps(
     saved: Path, options: list[str], tmp_path: Path
 ) -> None:
     work_dir = copied(saved, tmp_path / "run")
@@ -123,7 +123,7 @@ def test_what_is_saved_after_going_back_outranks_later_steps(
     assert names([path for _, path in found]) == ["step_3", "step_4", "epoch_1"]
 
 
-def test_a_damaged_checkpoint_that_is_named_is_refused(
+def test_naming_a_damaged_checkpoint_is_refused(
     saved: Path, options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     work_dir = copied(saved, tmp_path / "run")
@@ -132,15 +132,17 @@ def test_a_damaged_checkpoint_that_is_named_is_refused(
     path.write_bytes(whole[:9000] + b"\x07" + whole[9001:])
     assert train(work_dir, options, "--resume-from", str(path)) == 1
     told = capsys.readouterr().err
-    assert f"{path}: expected a checkpoint of flux-train, got one that is damaged" in told
-    assert "--resume-from auto would skip it" in told
+    assert f"{path}: expected an intact checkpoint of flux-train, got a damaged one" in told
+    assert "--resume-from auto skips damaged ones" in told
     assert train(work_dir, options, "--resume-from", str(tmp_path / "gone.pt")) == 1
-    assert "gone.pt: not found" in capsys.readouterr().err
+    assert (
+        "gone.pt: expected a checkpoint, got a path that does not exist" in capsys.readouterr().err
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class FakeRanks(Ranks):
-    """Processes of which the others see what `others` says."""
+    """Processes; `others` is what the others see."""
 
     others: tuple[object, ...] = field(default=())
 
@@ -153,7 +155,7 @@ class FakeRanks(Ranks):
 
 @pytest.mark.parametrize(
     ("others", "message"),
-    [((None,), "rank 1 does not see"), (("same", 7), "rank 2 sees another file at")],
+    [((None,), "rank 1 sees none"), (("same", 7), "rank 2 sees another one")],
 )
 def test_a_node_that_does_not_see_the_checkpoint_is_named(
     saved: Path, others: tuple[object, ...], message: str
@@ -161,7 +163,7 @@ def test_a_node_that_does_not_see_the_checkpoint_is_named(
     path = saved / "checkpoint_epoch_1.pt"
     seen = tuple(path.stat().st_size if other == "same" else other for other in others)
     ranks = FakeRanks(world_size=1 + len(others), others=seen)
-    with pytest.raises(CheckpointError, match=f"{message} {path}. {saved} must be on a file syst"):
+    with pytest.raises(CheckpointError, match=f"{path}: .* {message}. Put {saved} on a file"):
         checkpoint_to_resume("auto", saved, ranks)
 
 
@@ -174,7 +176,7 @@ def test_several_processes_need_a_runner_that_takes_them(
 
 
 def other_data(one_episode: Path, to: Path) -> Path:
-    """The first two episodes of the dataset that the fixture has the first one of."""
+    """The first two episodes of the dataset; the fixture has only the first one."""
     shutil.copytree(one_episode, to, symlinks=True)
     every = (one_episode / "data").resolve().parent / "meta" / "episodes.jsonl"
     (to / "meta" / "episodes.jsonl").write_text("".join(every.open().readlines()[:2]))
@@ -192,11 +194,11 @@ def test_other_statistics_under_the_same_weights_are_refused(
     changed = f"{DATA}={other_data(one_episode, tmp_path / 'data')}"
     assert train(work_dir, [*options, changed], "--resume-from", "auto") == 1
     error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert "the statistics of " in error and "proprio are not those of the data" in error
+    assert "the statistics of " in error and "proprio differ from the data's" in error
     assert f"pretrained_name_or_path={work_dir / 'checkpoint_epoch_1.safetensors'}" in error
 
 
-def test_changed_settings_are_told_in_one_line(
+def test_changed_settings_are_logged_in_one_line(
     saved: Path, options: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     work_dir = copied(saved, tmp_path / "run")
@@ -212,7 +214,7 @@ def test_changed_settings_are_told_in_one_line(
     assert "runner.learning_rate: 0.003 -> 0.001, runner.weight_decay: 0.0001 -> 0.5" in line
 
 
-def test_another_spread_of_the_steps_is_told_in_one_line(
+def test_a_different_setup_is_logged_in_one_line(
     saved: Path, options: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     work_dir = copied(saved, tmp_path / "run")
@@ -222,8 +224,8 @@ def test_another_spread_of_the_steps_is_told_in_one_line(
     line = caplog.messages[0]
     for part in (
         "step: 2 instead of 1, runner DDPTrainRunner instead of SingleTrainRunner (sums are round",
-        "samples a step: 8 instead of 4 (batches and noise are other ones)",
-        "steps in all: 7 instead of 6 (the learning rate follows the new schedule",
+        "samples per step: 8 instead of 4 (batches and noise differ)",
+        "steps in total: 7 instead of 6 (from here on, the learning rate follows the new",
     ):
         assert part in line
     assert len(caplog.messages) == 2 and "runner.lr_scheduler_type: " in caplog.messages[1]
@@ -234,14 +236,13 @@ def test_an_average_that_the_checkpoint_lacks_starts_from_the_weights(
 ) -> None:
     assert train(tmp_path, [*options, "runner.ema_decay=0"]) == 0
     config, _ = read_train_config(Path(SMALL), [*options, "runner.max_steps=5"])
-    trainer = Trainer(config, tmp_path)
     checkpoint = tmp_path / "checkpoint_epoch_1.pt"
-    trainer.resume(checkpoint)
+    average = Trainer(config, tmp_path, checkpoint=checkpoint).state.average
     (line,) = caplog.messages
-    assert "runner.ema_decay is 0.9: the average starts from the weights" in line
-    assert trainer.average is not None
+    assert "runner.ema_decay is 0.9 but the checkpoint holds no average of the weights; the" in line
+    assert average is not None
     weights = load_checkpoint(checkpoint)["model"]
-    for name, value in trainer.average.weights.items():
+    for name, value in average.weights.items():
         assert torch.equal(value, weights[name]), name
 
 

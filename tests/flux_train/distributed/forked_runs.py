@@ -1,7 +1,7 @@
-"""Runs flux-train again and again with torch imported once: a run's processes are forks of this.
+"""Runs flux-train many times while importing torch once: a run's processes are forks of this one.
 
-A line of JSON on stdin, {"argv": [...], "ranks": 2, "log": FILE}, is a run; the line that answers
-on stdout lists the exit code of each process. What they print is in FILE.
+Each line of JSON on stdin, {"argv": [...], "ranks": 2, "log": FILE}, starts a run. The answer on
+stdout is a list with the exit code of each process. Their output goes to FILE.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ torch.set_num_threads(1)
 
 
 def start(argv: list[str], log: str, environment: dict[str, str]) -> int:
-    """Forks a process that runs flux-train; returns its number."""
+    """Forks a process that runs flux-train; returns its process id."""
     pid = os.fork()
     if pid:
         return pid
@@ -33,7 +33,7 @@ def start(argv: list[str], log: str, environment: dict[str, str]) -> int:
 
 
 def rank_environment(ranks: int) -> list[dict[str, str]]:
-    """What torchrun would tell each of the processes; nothing to a single one."""
+    """The environment that torchrun gives each process; none for a single process."""
     if ranks == 1:
         return [{}]
     with socket.socket() as free:

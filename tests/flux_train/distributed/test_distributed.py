@@ -1,4 +1,4 @@
-"""Two processes train what one does: copies and shards, accumulation, resume across them."""
+"""Two processes train like one: copies and shards, accumulation, resuming across them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 @pytest.fixture(scope="module")
 def options(tiny_options: list[str]) -> list[str]:
-    """Twenty steps with everything on that a step can have, in float32."""
+    """Twenty steps in float32 with every feature of a step switched on."""
     return [
         *tiny_options,
         f"runner.max_steps={STEPS}",
@@ -39,7 +39,7 @@ def options(tiny_options: list[str]) -> list[str]:
 
 
 class ForkedRuns:
-    """Two processes as torchrun starts them, but for its ten seconds: see forked_runs.py."""
+    """Starts processes like torchrun, without its ten seconds of overhead: see forked_runs.py."""
 
     def __init__(self) -> None:
         self._parent = subprocess.Popen(
@@ -59,7 +59,7 @@ class ForkedRuns:
         config: str = SMALL,
         code: int = 0,
     ) -> str:
-        """Runs to the exit code `code` of each process; returns what they print."""
+        """Runs until every process exits with `code`; returns what they print."""
         log = Path(f"{work_dir}.log")
         argv = [config, str(work_dir), *more, "--cfg-options", *options]
         assert self._parent.stdin and self._parent.stdout
@@ -121,7 +121,7 @@ HALF = "train_dataloader.per_device_batch_size=2"
 def test_two_processes_give_the_losses_of_one(
     run: ForkedRuns, alone: Path, options: list[str], tmp_path: Path, kind: list[str]
 ) -> None:
-    if len(kind) == 1 or "runner.sharding_strategy=full-shard" in kind:
+    if "runner.sharding_strategy=full-shard" in kind:
         torchrun(tmp_path, [*options, *kind, HALF])
     else:
         run(tmp_path, [*options, *kind, HALF], ranks=2)
@@ -164,7 +164,7 @@ def test_adapters_train_in_copies_and_shards(
 SHARDS = [*FSDP, "runner.sharded_checkpoints=true", "runner.save_iter_interval=5"]
 
 
-def test_a_run_in_shards_goes_on_from_them_and_ends_with_one_file(
+def test_a_sharded_run_resumes_from_its_shards_and_ends_with_one_file(
     run: ForkedRuns, alone: Path, options: list[str], tmp_path: Path
 ) -> None:
     more = [*options, *SHARDS, HALF]
@@ -177,19 +177,19 @@ def test_a_run_in_shards_goes_on_from_them_and_ends_with_one_file(
         "checkpoint_epoch_1.shards",
         "checkpoint_step_15.shards",
     ]
-    # Export and every other reader take the file; it is what a gathered one would have been.
+    # Export and all other readers take the file; it equals one that was gathered.
     ours = load_checkpoint(tmp_path / "whole" / names[0])
     theirs = load_checkpoint(alone / "checkpoint_epoch_1.pt")
     assert ours.keys() == theirs.keys()
     for name, value in theirs["ema"].items():
         torch.testing.assert_close(ours["ema"][name], value, atol=2e-5, rtol=1e-4, msg=name)
 
-    # On as many processes, digit for digit; on one, and after consolidation, to rounding.
+    # Exact on as many processes; up to rounding on one and after consolidation.
     shards = tmp_path / "whole" / "checkpoint_step_15.shards"
     for ranks, kind in ((2, [*SHARDS, HALF]), (1, [])):
         again = tmp_path / f"on_{ranks}"
         told = run(again, [*options, *kind], "--resume-from", str(shards), ranks=ranks)
-        assert told.count("goes on otherwise than it was: processes: 1 instead of 2") == 2 - ranks
+        assert told.count("resumes with a different setup: processes: 1 instead of 2") == 2 - ranks
         exact = {"atol": 0.0 if ranks == 2 else 1e-5, "rtol": 0.0}
         torch.testing.assert_close(losses(again), losses(tmp_path / "whole")[15:], **exact)
     assert main(["consolidate", str(shards)]) == 0
@@ -198,7 +198,7 @@ def test_a_run_in_shards_goes_on_from_them_and_ends_with_one_file(
     assert losses(once_more) == losses(tmp_path / "on_1")
 
 
-def test_damaged_shards_are_passed_over(
+def test_damaged_shards_are_skipped(
     run: ForkedRuns,
     alone: Path,
     options: list[str],
@@ -229,25 +229,28 @@ def test_an_average_that_shards_lack_starts_from_the_weights(
     run(tmp_path, [*more, "runner.ema_decay=0"], ranks=2)
     shards = str(tmp_path / "checkpoint_step_5.shards")
     told = run(tmp_path, more, "--resume-from", shards, ranks=2)
-    assert told.count("the average starts from the weights") == 1
-    assert "settings were changed" not in told
+    assert told.count("average starts from the weights") == 1
+    assert "changed settings" not in told
     state = load_checkpoint(tmp_path / "checkpoint_epoch_1.pt")
     assert state["ema"] is not None and state["rewinds"] == 1
 
 
-def test_what_the_main_process_refuses_ends_all(
+def test_what_the_main_process_refuses_ends_all_processes(
     run: ForkedRuns, options: list[str], tmp_path: Path
 ) -> None:
     more = [*options, *DDP, HALF]
     run(tmp_path, [*more, "runner.max_steps=1"], ranks=2)
     told = run(tmp_path, more, ranks=2, code=1)
-    assert told.count("holds a run of 1 steps. Add --resume-from auto") == 2
+    assert told.count("expected no run, got one of 1 steps. Add --resume-from auto") == 2
     path = tmp_path / "checkpoint_epoch_1.pt"
     path.write_bytes(path.read_bytes()[:-1000])
     for wanted, problem in (
-        (str(path), "one that is damaged or none at all"),
+        (str(path), "expected an intact checkpoint of flux-train, got a damaged one"),
         ("auto", "none of its 1 checkpoints can be read"),
-        (str(tmp_path / "gone.pt"), "gone.pt: not found"),
+        (
+            str(tmp_path / "gone.pt"),
+            "gone.pt: expected a checkpoint, got a path that does not exist",
+        ),
     ):
         told = run(tmp_path, more, "--resume-from", wanted, ranks=2, code=1)
         assert told.count(problem) == 2
@@ -268,7 +271,7 @@ def test_accumulated_batches_give_the_losses_of_a_large_one(
 def test_a_resumed_run_of_two_processes_is_exact(
     run: ForkedRuns, options: list[str], tmp_path: Path, kind: list[str]
 ) -> None:
-    """Digit for digit; in the middle of an epoch and of a line of the metrics."""
+    """Digit for digit, even in the middle of an epoch and of a logging interval."""
     options = [*options, *kind, HALF, "runner.save_iter_interval=7", "runner.log_interval=3"]
     options += ["runner.max_checkpoints=9", "runner.lr_scheduler_type=constant"]
     run(tmp_path / "whole", options, ranks=2)
@@ -296,11 +299,11 @@ def test_shards_are_resumed_by_one_process(
     assert load_checkpoint(tmp_path / "checkpoint_epoch_1.pt")["global_step"] == STEPS
 
 
-def test_held_out_data_is_looked_at_by_copies_and_shards_alike(
+def test_copies_and_shards_validate_alike(
     run: ForkedRuns, alone: Path, options: list[str], tmp_path: Path
 ) -> None:
     tree = json.loads((alone / "config.json").read_text())
-    # The same episode under another name: what is compared is who looks, not at what.
+    # The same episode under another name: the data is the same, only the processes differ.
     held_out = tmp_path / "held_out"
     member = tree["train_dataloader"]["dataset"]["datasets"]
     held_out.symlink_to(member["data_root_path"])
@@ -332,8 +335,8 @@ def test_held_out_data_is_looked_at_by_copies_and_shards_alike(
     assert (tmp_path / "fsdp" / "report.html").stat().st_size > 10_000
 
 
-def test_a_mistake_in_the_config_is_told_once(options: list[str], tmp_path: Path) -> None:
-    """Every process finds it; the first of the node tells it, in one line."""
+def test_a_mistake_in_the_config_is_reported_once(options: list[str], tmp_path: Path) -> None:
+    """Every process finds it; the node's first process reports it, in one line."""
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
     command += ["--standalone", "-m", "flux_train", SMALL, str(tmp_path)]
     bad = [*options, "runner.max_step=3"]

@@ -1,4 +1,4 @@
-"""TensorBoard and Weights & Biases, read back from what the real packages have written."""
+"""TensorBoard and Weights & Biases, read back from files that the real packages wrote."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_tensorboard_has_every_number(tmp_path: Path) -> None:
     assert set(found) == set(flat_numbers(LINE)) - {"step", "epoch"}
 
 
-def test_tensorboard_forgets_what_came_after_the_checkpoint(tmp_path: Path) -> None:
+def test_tensorboard_drops_steps_after_the_resumed_checkpoint(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard", reason="tensorboard is not installed")
     tracker = {"active_trackers": ("tensorboard",)}
     log(tmp_path / "run", 0, [{"step": s, "loss": 1.0} for s in (10, 20, 30)], **tracker)
@@ -116,7 +116,7 @@ BLOCK, HEADER = 32768, 7
 
 
 def wandb_records(file: Path) -> list[Any]:
-    """What a .wandb file holds: LevelDB's log format behind a header of 7 bytes."""
+    """The records of a .wandb file: LevelDB's log format after a header of 7 bytes."""
     from wandb.proto import wandb_internal_pb2
 
     data, place, parts, records = file.read_bytes(), HEADER, b"", []
@@ -134,7 +134,7 @@ def wandb_records(file: Path) -> list[Any]:
 
 
 def wandb_runs(work_dir: Path) -> list[tuple[Any, list[dict[str, Any]]]]:
-    """Each offline run: how it began, and its lines."""
+    """Each offline run: its first record and its lines."""
     import wandb
 
     wandb.teardown()  # as at the end of a process: its service may still be writing
@@ -151,7 +151,7 @@ def wandb_runs(work_dir: Path) -> list[tuple[Any, list[dict[str, Any]]]]:
     return runs
 
 
-def test_wandb_has_every_number_and_goes_on_in_the_same_run(tmp_path: Path) -> None:
+def test_wandb_has_every_number_and_continues_the_same_run(tmp_path: Path) -> None:
     pytest.importorskip("wandb", reason="wandb is not installed")
     tracker = {"active_trackers": ("wandb",), "wandb_project": "p", "wandb_entity": "e"}
     work_dir = tmp_path / "fold"
@@ -191,7 +191,9 @@ def test_wandb_without_a_login_is_one_line(tmp_path: Path, monkeypatch: pytest.M
     wandb = pytest.importorskip("wandb", reason="wandb is not installed")
     wandb.teardown()  # it reads the environment once
     monkeypatch.setenv("WANDB_MODE", "online")
-    with pytest.raises(FluxError, match="'wandb' has refused .*WANDB_MODE=offline$") as refusal:
+    with pytest.raises(
+        FluxError, match="'wandb' refused the login .*WANDB_MODE=offline$"
+    ) as refusal:
         log(tmp_path / "run", 0, [LINE], active_trackers=("wandb",))
     assert "\n" not in str(refusal.value)
     wandb.teardown()

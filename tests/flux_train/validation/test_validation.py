@@ -1,4 +1,4 @@
-"""Held-out validation: the loss, the way back to robot units, and what it leaves alone."""
+"""Held-out validation: the loss, the conversion to robot units, and no effect on training."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ MASK = [*[True] * 6, False] * 2
 
 
 def units(group: str) -> list[dict[str, Any]]:
-    """What stands before the normalisation: the real ALOHA's in pi's units, UR3 as it is."""
+    """The transforms before the normalisation: ALOHA in pi's units, UR3 unchanged."""
     if group == "ur3":
         return [dict(type="RelativeActions", mask=[*[True] * 6, False])]
     return [dict(type="AlohaToPi"), dict(type="RelativeActions", mask=MASK)]
@@ -82,7 +82,7 @@ def mixture(roots: dict[str, Path], **more: Any) -> DistributedRepeatingDataset.
 
 
 def record(root: Path, group: str, seed: int, lengths: tuple[int, ...]) -> Path:
-    """Random states and actions of a robot, and one camera whose frames grow brighter."""
+    """Records random states and actions, and one camera whose frames grow brighter."""
     spec, random = robot_spec(group), np.random.default_rng(seed)
     spec = replace(spec, cameras=spec.cameras[:1])
     features = robot_features(spec, 48, 64)
@@ -101,7 +101,7 @@ def record(root: Path, group: str, seed: int, lengths: tuple[int, ...]) -> Path:
 
 @pytest.fixture(scope="module")
 def roots(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Path]]:
-    """Two robots' datasets to train on, and others to hold out."""
+    """Datasets of two robots to train on, and others that are held out."""
     folder = tmp_path_factory.mktemp("data")
     return {
         part: {
@@ -119,7 +119,7 @@ def trained(roots: dict[str, dict[str, Path]]) -> DistributedRepeatingDataset:
 
 @pytest.fixture(scope="module")
 def model() -> PI0FlowMatching:
-    """A tiny pi0 whose weights let every input reach the answer."""
+    """A tiny pi0 with weights that let every input affect the output."""
     width = 16
     gemma = dict(type="ConditionGemmaModel", hidden_size=width, intermediate_size=16, head_dim=8)
     gemma |= dict(num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1)
@@ -165,7 +165,7 @@ def result(
     model: PI0FlowMatching,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> tuple[dict[str, Any], Path]:
-    """What one validation said, and where it wrote."""
+    """The result of a validation, and the directory it wrote to."""
     work_dir = tmp_path_factory.mktemp("run")
     return validator(held_out(roots), trained, work_dir).run(model, 500), work_dir
 
@@ -236,7 +236,7 @@ def test_validation_is_the_same_each_time_and_leaves_training_alone(
         np.testing.assert_array_equal(ours.predicted, theirs.predicted)
 
 
-def test_the_number_of_samples_a_batch_changes_nothing_but_rounding(
+def test_the_batch_size_changes_nothing_but_rounding(
     roots: dict[str, dict[str, Path]],
     trained: DistributedRepeatingDataset,
     model: PI0FlowMatching,
@@ -263,7 +263,7 @@ def test_a_perfect_policy_has_no_error_in_robot_units(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Through AlohaToPi, relative actions, padding and normalisation, and all the way back."""
+    """Through AlohaToPi, relative actions, padding and normalisation, and back again."""
     config = replace(held_out(roots), dataset=replace(held_out(roots).dataset, shuffle=False))
     ours = validator(config, trained, tmp_path)
     answers: list[torch.Tensor] = []
@@ -283,14 +283,14 @@ def test_a_perfect_policy_has_no_error_in_robot_units(
         np.testing.assert_allclose(prediction.predicted[real], prediction.recorded[real], atol=1e-5)
 
 
-def test_an_error_is_told_in_robot_units(
+def test_errors_are_in_robot_units(
     roots: dict[str, dict[str, Path]],
     trained: DistributedRepeatingDataset,
     model: PI0FlowMatching,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The mean action everywhere: what is left is each recorded action's distance from it."""
+    """Predicting the mean action leaves each recorded action's distance from it."""
     ours = validator(held_out(roots), trained, tmp_path)
     monkeypatch.setattr(
         validation, "sample_actions", lambda model, state, cache, noise, **k: 0.0 * noise
@@ -375,7 +375,7 @@ def test_predictions_are_beside_the_frames_they_were_made_from(
             assert abs(np.asarray(picture).mean() - 8 * frame) < 4
 
 
-def test_a_damaged_file_of_predictions_is_said_to_be_one(
+def test_a_damaged_file_of_predictions_is_refused(
     result: tuple[dict[str, Any], Path], tmp_path: Path
 ) -> None:
     path = tmp_path / "validation" / "step_3.npz"
@@ -396,7 +396,7 @@ def changed(
     return replace(config, datasets=datasets)
 
 
-def test_held_out_data_made_otherwise_than_training_is_refused(
+def test_held_out_data_prepared_differently_from_training_is_refused(
     roots: dict[str, dict[str, Path]], caplog: pytest.LogCaptureFixture
 ) -> None:
     training, ours = mixture(roots["trained"], augment=True), held_out(roots)
@@ -408,7 +408,7 @@ def test_held_out_data_made_otherwise_than_training_is_refused(
         with pytest.raises(ConfigError, match=rf"validation.dataset.datasets.ur3.{name}: expected"):
             check_validation(other, training)
     check_validation(replace(ours, dataset=mixture(roots["trained"])), training)
-    assert "is trained on too" in caplog.text
+    assert "is also in the training set" in caplog.text
 
 
 def test_a_group_that_is_not_trained_is_refused(
@@ -418,18 +418,22 @@ def test_a_group_that_is_not_trained_is_refused(
     (alone,) = mixture({"ur3": roots["held_out"]["ur3"]}).groups()["ur3"]
     assert isinstance(alone, ParquetDataset.Config)
     other = replace(ours, dataset=replace(ours.dataset, datasets={"franka": (alone,)}))
-    with pytest.raises(ConfigError, match="datasets.franka: expected a group of training, one of"):
+    with pytest.raises(
+        ConfigError, match="datasets.franka: expected one of training's groups .*, got 'franka'"
+    ):
         check_validation(other, trained.config)
-    with pytest.raises(ConfigError, match=r"datasets.franka: training has no statistics of it"):
+    with pytest.raises(
+        ConfigError, match=r"datasets.franka: expected a group with training statistics"
+    ):
         validator(other, trained, tmp_path)
 
 
-def test_senseless_settings_are_refused(roots: dict[str, dict[str, Path]]) -> None:
+def test_invalid_settings_are_refused(roots: dict[str, dict[str, Path]]) -> None:
     with pytest.raises(ConfigError, match="num_batches: expected at least 1, got 0"):
         held_out(roots, num_batches=0)
 
 
-def test_augmentation_is_for_training_alone(
+def test_only_training_augments_images(
     roots: dict[str, dict[str, Path]], trained: DistributedRepeatingDataset, tmp_path: Path
 ) -> None:
     plain, augmented = (

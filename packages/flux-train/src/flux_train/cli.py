@@ -35,7 +35,7 @@ logger = logging.getLogger("flux.train")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 QUIET_S = 10.0
-"""Longer than the processes of a node are apart when they read their config."""
+"""Longer than the processes of a node take, from first to last, to read their config."""
 
 EXAMPLE = """\
   flux-train configs/pi05/pi05_small_aloha_sim.py work_dirs/small \\
@@ -52,11 +52,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _consolidate(arguments[1:])
     parser = new_parser("flux-train", "Train a policy from a config file.", EXAMPLE)
     parser.add_argument("config", type=Path, metavar="CONFIG", help="a config file (.py or .json)")
-    parser.add_argument("work_dir", type=Path, metavar="WORK_DIR", help="where everything goes")
+    parser.add_argument("work_dir", type=Path, metavar="WORK_DIR", help="the run's directory")
     parser.add_argument(
         "--resume-from",
         metavar="F|auto",
-        help="a checkpoint to go on from; auto takes the newest intact one in WORK_DIR, if any",
+        help="checkpoint to resume from; auto: the newest intact one in WORK_DIR, if there is one",
     )
     parser.add_argument(
         "--cfg-options",
@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _report(arguments: list[str]) -> int:
     parser = new_parser(
         "flux-train report",
-        "Write one HTML file that shows a run, finished or not.",
+        "Write one HTML page about a run, finished or not.",
         "  flux-train report work_dirs/small --out report.html",
     )
     parser.add_argument("work_dir", type=Path, metavar="WORK_DIR", help="a run's directory")
@@ -100,7 +100,7 @@ def report(args: argparse.Namespace) -> None:
 def _consolidate(arguments: list[str]) -> int:
     parser = new_parser(
         "flux-train consolidate",
-        "Make one file, as flux-export takes it, of a checkpoint in shards.",
+        "Turn a sharded checkpoint into the single file that flux-export reads.",
         "  flux-train consolidate work_dirs/my_robot/checkpoint_step_2000.shards",
     )
     parser.add_argument("folder", type=Path, metavar="SHARDS", help="checkpoint_step_N.shards")
@@ -125,7 +125,7 @@ def consolidate_shards(args: argparse.Namespace) -> None:
 
 
 def train(args: argparse.Namespace) -> int:
-    """Runs the command, as one process of those that torchrun started, or as the only one.
+    """Runs the command, as one of torchrun's processes or as the only process.
 
     The config may name classes of modules beside it, or in the current directory.
     """
@@ -150,9 +150,9 @@ def _read_and_train(args: argparse.Namespace) -> int:
 
 
 def _quiet_failure(error: FluxError) -> int:
-    """The exit code of a mistake that every process finds, and the first of a node tells.
+    """The exit code for an error that every process finds and the node's first one reports.
 
-    That one goes first: torchrun ends the others as soon as any has ended.
+    The others wait for its report, because torchrun ends all processes as soon as one ends.
     """
     time.sleep(QUIET_S)
     return EXIT_USAGE if isinstance(error, UsageError) else EXIT_FAILED
@@ -172,22 +172,19 @@ def _train(args: argparse.Namespace, config: TrainConfig, ranks: Ranks) -> int:
     checkpoint = checkpoint_to_resume(args.resume_from, args.work_dir, ranks)
     if args.resume_from is None and not args.dry_run:
         check_nothing_is_lost(args.work_dir, ranks)
-    trainer = Trainer(config, args.work_dir, ranks)
-    if checkpoint is not None:
-        trainer.resume(checkpoint)
-    else:
-        trainer.start()
+    trainer = Trainer(config, args.work_dir, ranks, checkpoint=checkpoint)
     progress = TrainProgress(trainer.total_steps, trainer.step, is_quiet=not ranks.is_main)
     say = progress.console.print
     if checkpoint is not None:
-        say(f"going on from {checkpoint} at step {trainer.step}")
-    say(data_table(trainer.dataset))
-    say(parameter_table(trainer.model))
-    size = readable_bytes(state_bytes(trainer.model, config.runner, ranks))
-    say(f"{size} a process for weights, gradients and optimiser; activations on top")
+        say(f"resuming from {checkpoint} at step {trainer.step}")
+    data, model = trainer.data, trainer.state.model
+    say(data_table(data.dataset))
+    say(parameter_table(model))
+    size = readable_bytes(state_bytes(model, config.runner, ranks))
+    say(f"{size} per process for weights, gradients and optimiser, plus activations")
     say(
-        f"{len(trainer.dataset)} samples, {trainer.steps_an_epoch} steps of "
-        f"{trainer.samples_a_step} samples an epoch, {trainer.total_steps} steps in all, on "
+        f"{len(data.dataset)} samples, {data.steps_per_epoch} steps of {data.samples_per_step} "
+        f"samples per epoch, {trainer.total_steps} steps in total, on "
         f"{ranks.world_size} x {ranks.device.type}"
     )
     # A finished job that is put back into the queue has not failed.
@@ -197,14 +194,13 @@ def _train(args: argparse.Namespace, config: TrainConfig, ranks: Ranks) -> int:
     if args.dry_run:
         say(dry_run(trainer))
         return EXIT_OK
-    trainer.prepare_work_dir()
     if ranks.is_main:
         keep_config(args.config, args.work_dir)
     with progress:
         path = trainer.run(progress)
     if path is None:
         say(
-            f"stopped at step {trainer.step} of {trainer.total_steps}; go on with "
+            f"stopped at step {trainer.step} of {trainer.total_steps}; resume with "
             f"flux-train {args.config} {args.work_dir} --resume-from auto"
         )
         return EXIT_INTERRUPTED
@@ -213,16 +209,16 @@ def _train(args: argparse.Namespace, config: TrainConfig, ranks: Ranks) -> int:
 
 
 def _warn_of_obstacles(config: TrainConfig) -> None:
-    """Says what could not be deployed before time is spent on training it."""
+    """Warns about what flux-export would refuse, before time is spent on training."""
     for obstacle in obstacles(unbind(config)):
         logger.warning("flux-export will refuse this run's checkpoint: %s", obstacle)
 
 
 def dry_run(trainer: Trainer) -> str:
-    """Trains one step and writes nothing; returns what is to be told.
+    """Trains one step without writing anything; returns the line to print.
 
     Raises:
-        FluxError: a sample cannot be made, or a GPU's memory is full.
+        FluxError: a sample cannot be made, or the GPU is out of memory.
     """
     from .metrics.log import peak_memory_bytes
     from .out_of_memory import memory_errors
@@ -237,7 +233,7 @@ def dry_run(trainer: Trainer) -> str:
 
 
 def _next_step(trainer: Trainer) -> list[dict[str, Any]]:
-    """The micro-batches of the next step, which is in the next epoch if this one is at its end."""
+    """The micro-batches of the next step, from the next epoch if this one is over."""
     while True:
         for micro_batches, _ in trainer.steps():
             return micro_batches

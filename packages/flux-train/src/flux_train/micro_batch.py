@@ -1,4 +1,4 @@
-"""A collated batch on its way to the network."""
+"""Prepares a collated batch for the network."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ MODEL_KEYS = (
 )
 
 PROMPT_MULTIPLE = 16
-"""Prompts are cut to a multiple of this, so that the shapes of batches stay few."""
+"""Prompts are trimmed to a multiple of this, to keep the number of batch shapes small."""
 
 
 def to_device(batch: Mapping[str, Any], device: torch.device) -> Batch:
-    """What the network takes of a batch; metadata stays behind."""
+    """Copies the tensors that the network reads to the device; metadata is dropped."""
     return {key: torch.as_tensor(batch[key]).to(device) for key in MODEL_KEYS if key in batch}
 
 
 def trim_prompts(batch: Mapping[str, Any]) -> dict[str, Any]:
     """Drops the columns of `lang_tokens` and `lang_masks` (B, L) that are padding in every row.
 
-    Nothing attends to them, so the loss is the same but for rounding. For batches that are still in
-    the processor's memory: a GPU would have to be waited for.
+    No token attends to them, so the loss changes by rounding only. Meant for batches in CPU memory:
+    on a GPU it would wait for the device.
     """
     masks = np.asarray(batch["lang_masks"])
     used = int(np.flatnonzero(masks.any(axis=0)).max(initial=0)) + 1

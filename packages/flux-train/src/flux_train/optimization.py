@@ -21,7 +21,7 @@ def build_optimizer(model: nn.Module, config: TrainRunner) -> torch.optim.AdamW:
 
 
 def learning_rate_at(step: int, total_steps: int, config: TrainRunner) -> float:
-    """The learning rate of optimiser step `step` (from 0).
+    """The learning rate of optimiser step `step`, counted from 0.
 
     Warm-up starts at peak / (warm-up steps + 1) and the cosine ends at `min_lr_ratio`, as in openpi
     (`optimizer.py`).
@@ -43,8 +43,8 @@ def learning_rate_at(step: int, total_steps: int, config: TrainRunner) -> float:
 class WeightAverage:
     """Exponential moving average of a model's trained weights.
 
-    Early on the decay is min(decay, (1 + step) / (10 + step)), so that the random initial weights
-    are forgotten at once.
+    Early in training the decay is min(decay, (1 + step) / (10 + step)), so that the random initial
+    weights are forgotten quickly.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -56,7 +56,7 @@ class WeightAverage:
         """Moves the average towards the weights after optimiser step `step`."""
         decay = min(self.decay, (1 + step) / (10 + step))
         parameters = [p.detach() for p in trained(model).values()]
-        # The public names for this (`torch.optim.swa_utils`) take one decay for all steps.
+        # The public API for this (`torch.optim.swa_utils`) uses one decay for all steps.
         torch._foreach_lerp_(  # type: ignore[attr-defined]
             list(self.weights.values()), parameters, 1.0 - decay
         )

@@ -1,4 +1,4 @@
-"""The loss as a module: what is wrapped, sharded, compiled, and called once a micro-batch."""
+"""The loss as a module that is wrapped, sharded or compiled, and called per micro-batch."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from flux_core.models import FlowDraws, PI0FlowMatching, draw_flow, flow_errors,
 
 
 class LossParts(NamedTuple):
-    """A micro-batch's answer.
+    """The result of a micro-batch, or of several added up.
 
     Attributes:
-        loss: its share of the step's loss, with gradient.
-        sums: (groups, A) squared errors that count, added up; without gradient.
-        counts: (groups, A) how many they are.
+        loss: its share of the step's loss; carries the gradient.
+        sums: (groups, A) sums of the unmasked squared errors; no gradient.
+        counts: (groups, A) numbers of unmasked errors.
     """
 
     loss: Tensor
@@ -25,19 +25,19 @@ class LossParts(NamedTuple):
 
 
 class PolicyLoss(nn.Module):
-    """A policy and its flow-matching loss, robot by robot."""
+    """A policy and its flow-matching loss, counted per robot."""
 
     def __init__(self, model: PI0FlowMatching, num_groups: int) -> None:
         super().__init__()
         self.model, self.num_groups = model, num_groups
 
     def forward(self, batch: dict[str, Tensor], draws: FlowDraws, denominator: Tensor) -> LossParts:
-        """`batch` as `flow_matching_loss` takes it, and `group` (B,) int64.
+        """Computes the loss of a micro-batch.
 
         Args:
-            batch: the micro-batch.
+            batch: as `flow_matching_loss` takes it, and `group` (B,) int64.
             draws: noise and times of its rows.
-            denominator: what the sum of its errors is divided by.
+            denominator: the sum of its errors is divided by this.
         """
         error = flow_errors(self.model, batch, draws)
         mask = flow_mask(self.model, batch, draws)
@@ -56,24 +56,24 @@ def step_draws(
     seed: int,
     step: int,
     samples: int,
-    draws_a_sample: int,
+    draws_per_sample: int,
 ) -> FlowDraws:
-    """The draws of all samples of an optimiser step, a function of (seed, step) alone.
+    """Noise and times for all samples of an optimiser step; a function of (seed, step) alone.
 
-    Made on the CPU for the whole step, so that a sample has the same noise on whichever process,
-    in whichever micro-batch, and after a resume. A sample's rows follow each other.
+    Drawn on the CPU for the whole step, so that a sample gets the same noise in any process, in any
+    micro-batch and after a resume. The rows of a sample are consecutive.
     """
     generator = torch.Generator().manual_seed(seed_of(seed, step))
-    return draw_flow(config, samples * draws_a_sample, config.action_dim, generator=generator)
+    return draw_flow(config, samples * draws_per_sample, config.action_dim, generator=generator)
 
 
-def rows_of(samples: Tensor, draws_a_sample: int) -> Tensor:
-    """The rows of samples among the draws of a step."""
-    return (samples[:, None] * draws_a_sample + torch.arange(draws_a_sample)).flatten()
+def rows_of(samples: Tensor, draws_per_sample: int) -> Tensor:
+    """The rows that belong to `samples` (N,) in the draws of a step."""
+    return (samples[:, None] * draws_per_sample + torch.arange(draws_per_sample)).flatten()
 
 
 def seed_of(*parts: int) -> int:
-    """One seed of several whole numbers, without collisions that matter."""
+    """Combines several integers into one seed; collisions are unlikely enough to ignore."""
     value = 0
     for part in parts:
         # Constants of a 64-bit linear congruential generator (Knuth's MMIX).

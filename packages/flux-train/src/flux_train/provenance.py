@@ -1,4 +1,4 @@
-"""Where a run comes from: command, versions, and the state of the code."""
+"""Records how a run was made: command, versions, state of the code, config and data."""
 
 from __future__ import annotations
 
@@ -15,11 +15,48 @@ from typing import Any
 
 import torch
 
+from flux_core.config import unbind
+from flux_core.norm_stats import NormStats, save_stats
+from flux_core.tokenizers import save_tokenizer
+from flux_core.transforms import Tokenization
+
+from .config.tree import TrainConfig
+
 OURS = ("flux-core", "flux-data", "flux-train", "flux-runtime")
 
 
+def write_run_files(
+    work_dir: Path,
+    config: TrainConfig,
+    stats: Mapping[str, NormStats],
+    facts: Mapping[str, Any],
+    step: int,
+) -> None:
+    """Writes what makes a work dir self-contained: config, environment, statistics, tokenizer.
+
+    Args:
+        work_dir: the run's directory, which exists.
+        config: the run.
+        stats: the training set's statistics, by group.
+        facts: what environment.json says besides `provenance`.
+        step: where the run begins or resumes.
+    """
+    (work_dir / "config.json").write_text(json.dumps(unbind(config), indent=1) + "\n")
+    write_provenance(work_dir / "environment.json", facts, step)
+    save_stats(work_dir / "norm_stats.json", stats)
+    for prompts in _prompt_transforms(config):
+        save_tokenizer(prompts.tokenizer, work_dir / "tokenizer")
+
+
+def _prompt_transforms(config: TrainConfig) -> list[Tokenization]:
+    """The first one: all groups share their tokenizer."""
+    groups = config.train_dataloader.dataset.groups().values()
+    pipelines = [dataset.pipeline for group in groups for dataset in group]
+    return [step for pipeline in pipelines for step in pipeline.steps(Tokenization)][:1]
+
+
 def write_provenance(path: Path, facts: Mapping[str, Any], step: int) -> None:
-    """Writes `environment.json` of a work dir; where it was resumed is kept over all resumes."""
+    """Writes a work dir's `environment.json`; each resume adds its step to the list there."""
     resumed: list[int] = []
     if path.is_file() and step:
         known = json.loads(path.read_text()).get("resumed_steps", [])
@@ -42,14 +79,15 @@ def provenance() -> dict[str, Any]:
 
 
 def keep_config(config: Path, work_dir: Path) -> None:
-    """Copies the config file as it was given: its comments are not in config.json."""
+    """Copies the config file as it is; its comments are not in config.json."""
+    work_dir.mkdir(parents=True, exist_ok=True)
     kept = work_dir / f"original_config{config.suffix}"
     if config.resolve() != kept.resolve():
         shutil.copyfile(config, kept)
 
 
 def versions() -> dict[str, str | None]:
-    """Of our packages, and of those that they ask for and that are installed."""
+    """The versions of flux's packages and of their dependencies that are installed."""
     needed = {_name(text) for ours in OURS for text in _requirements(ours)}
     found = {name: _version(name) for name in sorted(needed - set(OURS))}
     ours = {name: _version(name) for name in OURS}
@@ -64,7 +102,7 @@ def _requirements(package: str) -> list[str]:
 
 
 def _name(requirement: str) -> str:
-    """'numpy' of 'numpy>=1.26; extra == "x"'."""
+    """The name in a requirement: 'numpy' for 'numpy>=1.26; extra == "x"'."""
     found = re.match(r"[\w.-]+", requirement)
     return found[0].lower() if found else requirement
 
@@ -77,9 +115,9 @@ def _version(package: str) -> str | None:
 
 
 def _git_state(file: Path) -> dict[str, Any] | None:
-    """The commit that a file of ours is of, and whether files differ from it; None without git.
+    """The commit of the checkout that tracks `file`, and whether files differ; None if none does.
 
-    An installed package may lie inside of another project's checkout, and is none of its files.
+    An installed package may lie inside another project's checkout, which does not track it.
     """
 
     def git(*arguments: str) -> str:

@@ -1,4 +1,4 @@
-"""What a run is about to do: its data, its parameters, and the memory that is certain."""
+"""Describes a run before it starts: its data, its parameters and the memory they need."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
 def data_table(dataset: DistributedRepeatingDataset) -> Table:
-    """A row for every directory; `frames from` says whether a frame cache is used."""
+    """One row per dataset directory; `frames from` says whether a frame cache is used."""
     columns = ("robot", "dataset", "episodes", "samples", "hours", "cameras", "frames from")
     table = Table(*columns, title="Data")
     for name, member in zip(dataset.group_of_datasets, dataset.datasets, strict=True):
@@ -38,9 +38,9 @@ def data_table(dataset: DistributedRepeatingDataset) -> Table:
 
 
 def state_bytes(model: nn.Module, runner: TrainRunner, ranks: Ranks) -> int:
-    """Weights, gradients, Adam's two moments and the average in one process, float32.
+    """Bytes per process for weights, gradients, Adam's two moments and the average, in float32.
 
-    Activations come on top; they grow with per_device_batch_size.
+    Activations are not included; they grow with per_device_batch_size.
     """
     everything = sum(p.numel() for p in model.parameters())
     learned = sum(p.numel() for p in trained(model).values())
@@ -52,7 +52,7 @@ def state_bytes(model: nn.Module, runner: TrainRunner, ranks: Ranks) -> int:
 
 
 def parameter_table(model: nn.Module) -> Table:
-    """Parameters and trainable parameters of every part of the network."""
+    """Parameters and trainable parameters of each part of the network."""
     table = Table("part", "parameters", "trainable", title="Parameters")
     totals = [0, 0]
     for name, part in model.named_children():
@@ -67,7 +67,7 @@ def parameter_table(model: nn.Module) -> Table:
 
 
 def readable_bytes(count: float) -> str:
-    """In the unit that fits: '512 B', '1.3 MiB', '40 GiB'."""
+    """A number of bytes in a readable unit: '512 B', '1.3 MiB', '40 GiB'."""
     unit = 0
     while count >= 1000 and unit + 1 < len(UNITS):
         count, unit = count / 1024, unit + 1
@@ -75,7 +75,7 @@ def readable_bytes(count: float) -> str:
 
 
 def tensor_bytes(state: Mapping[str, Any]) -> int:
-    """Of all tensors in nested dicts and lists, as `torch.save` writes them: shared memory once."""
+    """Bytes of all tensors in nested dicts and lists; like `torch.save`, counts storage once."""
     found: dict[int, int] = {}
     waiting: list[Any] = [state]
     while waiting:

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C as a wish to stop at the end of the step."""
+"""Treats SIGTERM and Ctrl-C as a request to stop at the end of the step."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from typing import Any
 
 STOPPING = (signal.SIGTERM, signal.SIGINT)
 
-PASSED_ON_S = 10.0
-"""A SIGTERM so soon after a signal is the same wish, passed on by a launcher (slurm signals every
-process of a job, and torchrun then signals its workers)."""
-PASSED_ON_CTRL_C_S = 2.0
-"""A Ctrl-C reaches torchrun's workers from the terminal, and at once again from torchrun."""
+FORWARDED_S = 10.0
+"""A SIGTERM this soon after another signal is the same request, forwarded by a launcher (slurm
+signals every process of a job, and torchrun then signals its workers)."""
+FORWARDED_CTRL_C_S = 2.0
+"""Under torchrun a Ctrl-C reaches the workers from the terminal and then from torchrun."""
 
 
 class StopSignals:
-    """Within its `with`, the first signal is remembered in `received`; one that insists acts.
+    """Inside the `with` block the first signal is only recorded; a repeated one takes effect.
 
-    A second Ctrl-C insists. A second SIGTERM does after `PASSED_ON_S`, but never under torchrun,
-    which sends one by itself: a save that is under way must not be cut off by it.
+    A second Ctrl-C counts as repeated. A second SIGTERM does after `FORWARDED_S`, but never under
+    torchrun, which sends one itself: it must not interrupt a save.
     """
 
     def __init__(
@@ -50,16 +50,16 @@ class StopSignals:
     def _remember(self, number: int, frame: FrameType | None) -> None:
         if self.received is None:
             self.received, self._received_s = signal.Signals(number), self._clock()
-        elif self._insists(number):
+        elif self._is_repeated(number):
             self._restore()
             signal.raise_signal(number)
 
-    def _insists(self, number: int) -> bool:
-        """Whether a signal is a second wish, and not the first one passed on."""
+    def _is_repeated(self, number: int) -> bool:
+        """Whether a signal is a second request and not the first one forwarded."""
         since_s = self._clock() - self._received_s
         if number == signal.SIGINT:
-            return not self._is_launched or since_s >= PASSED_ON_CTRL_C_S
-        return not self._is_launched and since_s >= PASSED_ON_S
+            return not self._is_launched or since_s >= FORWARDED_CTRL_C_S
+        return not self._is_launched and since_s >= FORWARDED_S
 
     def _restore(self) -> None:
         for number, handler in self._before.items():

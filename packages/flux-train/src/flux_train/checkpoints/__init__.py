@@ -9,6 +9,7 @@ from flux_core.lazy import lazy_exports
 if TYPE_CHECKING:
     from .choice import checkpoint_to_resume as checkpoint_to_resume
     from .files import save_checkpoint as save_checkpoint
+    from .keeper import CheckpointKeeper as CheckpointKeeper
     from .sharded import consolidate as consolidate
 
 __getattr__, __dir__ = lazy_exports(
@@ -16,6 +17,7 @@ __getattr__, __dir__ = lazy_exports(
     {
         "choice": ("checkpoint_to_resume",),
         "files": ("save_checkpoint",),
+        "keeper": ("CheckpointKeeper",),
         "sharded": ("consolidate",),
     },
 )

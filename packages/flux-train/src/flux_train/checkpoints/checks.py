@@ -1,4 +1,4 @@
-"""Whether a checkpoint fits the run that goes on from it, and what is then not as it was."""
+"""Checks that a checkpoint fits the run that resumes from it, and reports what has changed."""
 
 from __future__ import annotations
 
@@ -34,64 +34,75 @@ NO_WARNING = {
         "num_threads",
     },
 }
-"""Keys of which no step depends."""
-TOLD_AS_SETUP = {
+"""Keys that no training step depends on."""
+REPORTED_AS_SETUP = {
     "train_dataloader": {"per_device_batch_size"},
     "runner": {"type", "sharding_strategy", "gradient_accumulation_steps"},
 }
+"""Keys whose changes show in `Setup`."""
+SAMPLES_KEY = "samples_a_step"
+"""The key of `Setup.samples_per_step` in checkpoints."""
 MAX_SHOWN = 8
-"""Changes that a warning lists."""
+"""How many changes a warning lists."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Setup:
-    """How a run's steps are spread over processes and batches, as its checkpoints remember it."""
+    """How a run's steps are spread over processes and batches, as its checkpoints record it."""
 
     runner: str
     world_size: int
     accumulation: int
-    samples_a_step: int
+    samples_per_step: int
     total_steps: int
 
     def as_data(self) -> dict[str, Any]:
-        """For a checkpoint."""
-        return asdict(self)
+        """For a checkpoint; the inverse of `from_data`."""
+        fields = asdict(self).items()
+        return {SAMPLES_KEY if name == "samples_per_step" else name: x for name, x in fields}
+
+    @classmethod
+    def from_data(cls, data: Mapping[str, Any]) -> Setup:
+        """As a checkpoint holds it."""
+        fields = dict(data)
+        return cls(samples_per_step=fields.pop(SAMPLES_KEY), **fields)
 
 
 def check_resumable(
     path: Path, state: Mapping[str, Any], config: TrainConfig, stats: Mapping[str, NormStats]
 ) -> None:
-    """Refuses a checkpoint of another network, of other statistics or without a place in the data.
+    """Refuses a checkpoint with another network, other statistics or no position in the data.
 
     Raises:
-        CheckpointError: says which.
+        CheckpointError: the message says which.
     """
-    # Bound, so that fields newer than the checkpoint take their defaults.
+    # Binding fills in the defaults of fields newer than the checkpoint.
     trained = unbind(bind(PI0FlowMatching.Config, state["config"]["model"], "model"))
     wanted = unbind(config.model)
     differing = sorted(k for k, value in wanted.items() if trained.get(k) != value)
     if differing:
         raise CheckpointError(
-            f"{path}: was trained with another config; model.{', model.'.join(differing)} differ"
+            f"{path}: expected this run's network, got one trained with another config: "
+            f"model.{', model.'.join(differing)} differ. Resume with the config.json beside it"
         )
     if "position" not in state:
         raise CheckpointError(
-            f"{path}: was written by an older flux-train; start from it with "
-            "model.pretrained_name_or_path instead"
+            f"{path}: expected a position in the data, got a checkpoint of an older flux-train "
+            "without one. Start a new run from it with model.pretrained_name_or_path"
         )
     _check_stats(path, state["norm_stats"], stats_to_json(stats))
 
 
 def _check_stats(path: Path, trained: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """The weights know only the units that they were trained in."""
+    """Refuses other statistics: the weights only work in the units they were trained in."""
     for robot in (name for name in trained if name in now):
         for feature in (name for name in trained[robot] if name in now[robot]):
             found = _first_difference(trained[robot][feature], now[robot][feature])
             if found is not None:
                 raise CheckpointError(
-                    f"{path}: the statistics of {robot}.{feature} are not those of the data: "
-                    f"expected {found}. Go on with the data and the train_dataloader.dataset of "
-                    f"its config.json, or begin in another WORK_DIR with "
+                    f"{path}: the statistics of {robot}.{feature} differ from the data's: "
+                    f"expected {found}. Resume with the data and the train_dataloader.dataset of "
+                    f"its config.json, or start in another WORK_DIR with "
                     f"model.pretrained_name_or_path={path.with_suffix('.safetensors')}"
                 )
 
@@ -101,7 +112,7 @@ def _first_difference(trained: Mapping[str, Any], now: Mapping[str, Any]) -> str
         ours, theirs = np.asarray(now[name]), np.asarray(trained[name])
         if ours.shape != theirs.shape:
             return f"{len(theirs)} dimensions, got {len(ours)}"
-        # Transforms round both to float32, so that closer ones are the same to the network.
+        # Transforms round both to float32, so the network cannot tell closer values apart.
         different = ~np.isclose(ours, theirs, rtol=1e-6, atol=1e-9)
         if different.any():
             dim = int(np.argmax(different))
@@ -117,25 +128,25 @@ def warn_of_changes(
     *,
     has_average: bool,
 ) -> None:
-    """Says what differs from the run so far; called by the main process.
+    """Logs what differs from the run so far; called by the main process.
 
     Args:
         path: the checkpoint.
-        state: what it holds.
-        config: the run that goes on.
-        setup: of the run that goes on.
-        has_average: whether it holds an average of the weights.
+        state: its content.
+        config: of the run that resumes from it.
+        setup: of the run that resumes from it.
+        has_average: whether the checkpoint holds an average of the weights.
     """
     saved = state.get("setup")
-    # Older checkpoints do not have it.
-    parts = [] if saved is None else _setup_changes(Setup(**saved), setup, config.runner)
+    # Older checkpoints hold no setup.
+    parts = [] if saved is None else _setup_changes(Setup.from_data(saved), setup, config.runner)
     if parts:
-        logger.warning("%s: goes on otherwise than it was: %s", path, ", ".join(parts))
+        logger.warning("%s: resumes with a different setup: %s", path, ", ".join(parts))
     starts_average = config.runner.ema_decay > 0 and not has_average
     if starts_average:
         logger.warning(
-            "%s: holds no average of the weights, and runner.ema_decay is %s: the average starts "
-            "from the weights",
+            "%s: runner.ema_decay is %s but the checkpoint holds no average of the weights; the "
+            "average starts from the weights",
             path,
             config.runner.ema_decay,
         )
@@ -148,7 +159,7 @@ def warn_of_changes(
     if changes:
         more = f" and {len(changes) - MAX_SHOWN} more" if len(changes) > MAX_SHOWN else ""
         logger.warning(
-            "%s: settings were changed and the new ones count: %s%s",
+            "%s: resumes with changed settings: %s%s",
             path,
             ", ".join(changes[:MAX_SHOWN]),
             more,
@@ -156,7 +167,7 @@ def warn_of_changes(
 
 
 def _setup_changes(old: Setup, new: Setup, runner: TrainRunner) -> list[str]:
-    """What is not bit for bit as in a run without a break, and why."""
+    """What will not be bit-identical to an uninterrupted run, and why."""
 
     def changed(name: str, called: str) -> list[str]:
         before, now = getattr(old, name), getattr(new, name)
@@ -164,17 +175,17 @@ def _setup_changes(old: Setup, new: Setup, runner: TrainRunner) -> list[str]:
 
     rounding = [
         *changed("world_size", "processes:"),
-        *changed("accumulation", "batches of each in a step:"),
+        *changed("accumulation", "batches per process and step:"),
         *changed("runner", "runner"),
     ]
-    batches = changed("samples_a_step", "samples a step:")
-    schedule = changed("total_steps", "steps in all:")
+    batches = changed("samples_per_step", "samples per step:")
+    schedule = changed("total_steps", "steps in total:")
     if runner.lr_scheduler_type == "constant":
         schedule = []
     effects = (
-        (rounding, "sums are rounded in another order"),
-        (batches, "batches and noise are other ones"),
-        (schedule, "the learning rate follows the new schedule from here on"),
+        (rounding, "sums are rounded differently"),
+        (batches, "batches and noise differ"),
+        (schedule, "from here on, the learning rate follows the new schedule"),
     )
     return [f"{', '.join(found)} ({effect})" for found, effect in effects if found]
 
@@ -182,8 +193,8 @@ def _setup_changes(old: Setup, new: Setup, runner: TrainRunner) -> list[str]:
 def _section_changes(
     section: str, kind: type, old: Mapping[str, Any], new: Mapping[str, Any]
 ) -> list[str]:
-    """Lines `path: old -> new` of a section's keys that steps depend on."""
-    skipped = NO_WARNING[section] | TOLD_AS_SETUP[section]
+    """A line `path: old -> new` for each changed key of a section that steps depend on."""
+    skipped = NO_WARNING[section] | REPORTED_AS_SETUP[section]
     before, after = (
         {k: v for k, v in _with_defaults(kind, tree[section], section).items() if k not in skipped}
         for tree in (old, new)
@@ -192,7 +203,7 @@ def _section_changes(
 
 
 def _with_defaults(kind: type, tree: Mapping[str, Any], where: str) -> Mapping[str, Any]:
-    """Fields newer than the checkpoint take their defaults, if it still fits the fields of now."""
+    """Fills in the defaults of fields newer than the checkpoint, if the tree still binds."""
     try:
         data: Mapping[str, Any] = unbind(bind(kind, tree, where))
     except ConfigError:

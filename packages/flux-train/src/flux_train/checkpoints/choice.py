@@ -1,7 +1,7 @@
-"""Which checkpoint a run goes on from, alike in all processes; a run is never begun over another.
+"""Chooses the checkpoint a run resumes from, and never starts a run over another one.
 
-Decided before data and network are built, and by the main process alone: it reads every byte of the
-checkpoint, the others only look whether they see the same.
+The main process chooses for all, before data and network are built. It verifies every byte of the
+checkpoint; the others only check that they see the same one.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from .sharded import SUFFIX, SUMS
 
 
 def checkpoint_to_resume(wanted: str | None, work_dir: Path, ranks: Ranks) -> Path | None:
-    """What `--resume-from` names; `auto` is the newest intact one in `work_dir`, if it has any.
+    """Resolves `--resume-from`; `auto` is the newest intact checkpoint in `work_dir`, if any.
 
     Raises:
-        CheckpointError: in every process, if it is damaged or one of them does not see it.
+        CheckpointError: in every process, if it is damaged or a process does not see it.
     """
     if wanted is None:
         return None
@@ -33,7 +33,7 @@ def checkpoint_to_resume(wanted: str | None, work_dir: Path, ranks: Ranks) -> Pa
 
 
 def check_nothing_is_lost(work_dir: Path, ranks: Ranks) -> None:
-    """Refuses to begin where another run is, whose metrics and checkpoints would be replaced.
+    """Refuses to start in a work dir whose run's metrics and checkpoints would be replaced.
 
     Raises:
         CheckpointError: in every process.
@@ -44,7 +44,7 @@ def check_nothing_is_lost(work_dir: Path, ranks: Ranks) -> None:
 
 
 def _choice(wanted: str, work_dir: Path) -> tuple[Path | None, str | None]:
-    """The checkpoint, or what is wrong with it."""
+    """The checkpoint and None, or None and what is wrong with it."""
     try:
         if wanted == "auto":
             return newest_intact(work_dir), None
@@ -52,35 +52,35 @@ def _choice(wanted: str, work_dir: Path) -> tuple[Path | None, str | None]:
         return None, str(error)
     path = Path(wanted)
     if not path.exists():
-        return None, f"{path}: not found"
+        return None, f"{path}: expected a checkpoint, got a path that does not exist"
     if path.is_dir() and path.suffix != SUFFIX:
         return None, (
             f"{path}: expected a checkpoint, a file checkpoint_*.pt or a folder "
-            f"checkpoint_*{SUFFIX}, got another folder. Of a work dir, name one of its checkpoints "
-            "or give --resume-from auto"
+            f"checkpoint_*{SUFFIX}, got another folder. If it is a work dir, name one of its "
+            "checkpoints or use --resume-from auto"
         )
     if not is_intact(path):
         return None, (
-            f"{path}: expected a checkpoint of flux-train, got one that is damaged or none at "
-            "all. Name another; --resume-from auto would skip it"
+            f"{path}: expected an intact checkpoint of flux-train, got a damaged one or another "
+            "file. Name another one; --resume-from auto skips damaged ones"
         )
     return path, None
 
 
 def _check_seen_by_all(path: Path, ranks: Ranks) -> None:
-    """A node with a disk of its own would wait forever for the others, or train other weights."""
+    """Refuses a node with its own disk: it would wait forever, or train other weights."""
     seen = ranks.gathered(_fingerprint(path))
     for rank, found in enumerate(seen):
         if found != seen[0]:
-            what = "does not see" if found is None else "sees another file at"
+            what = "sees none" if found is None else "sees another one"
             raise CheckpointError(
-                f"rank {rank} {what} {path}. {path.absolute().parent} must be on a file system "
-                "that all nodes share"
+                f"{path}: expected every process to see the same checkpoint, but rank {rank} "
+                f"{what}. Put {path.absolute().parent} on a file system that all nodes share"
             )
 
 
 def _fingerprint(path: Path) -> object:
-    """Tells one checkpoint from another without reading it; None if there is none."""
+    """Identifies a checkpoint without reading its tensors; None if it does not exist."""
     try:
         return (path / SUMS).read_text() if path.is_dir() else path.stat().st_size
     except OSError:
@@ -88,13 +88,13 @@ def _fingerprint(path: Path) -> object:
 
 
 def _run_in(work_dir: Path) -> str | None:
-    """Says what run the folder holds; a start that got nowhere is none."""
+    """Describes the run in the folder; None if it never logged or saved a step."""
     saved = [place.step for place, _ in placed(work_dir)]
     logged = [int(line["step"]) for line in read_metrics(work_dir / "metrics.jsonl")]
     if not saved and not logged:
         return None
-    how = "go on" if saved else "begin it again (it has no checkpoint)"
+    how = "resume it" if saved else "start it again (it has no checkpoint)"
     return (
-        f"{work_dir}: holds a run of {max(saved + logged)} steps. Add --resume-from auto to {how}, "
-        "or name another WORK_DIR"
+        f"{work_dir}: expected no run, got one of {max(saved + logged)} steps. Add --resume-from "
+        f"auto to {how}, or name another WORK_DIR"
     )

@@ -1,4 +1,4 @@
-"""Training checkpoints: one `.pt` file that is all that resume and export need."""
+"""Training checkpoints: one `.pt` file with everything that resuming and exporting need."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ NAME = re.compile(r"checkpoint_(?:epoch|step)_\d+\.(?:pt|shards)")
 
 
 class Place(NamedTuple):
-    """Where in its run a checkpoint was saved; of two, the later one is the greater.
+    """Where in its run a checkpoint was saved; a later place compares greater.
 
     Attributes:
-        rewinds: how often the run had gone back to an older checkpoint by then; what was saved
-            before that, at later steps, is not its past.
-        step: how many steps were trained.
+        rewinds: how often the run had gone back to an older checkpoint by then. Checkpoints with
+            fewer rewinds are older, even those of later steps.
+        step: the number of steps trained.
     """
 
     rewinds: int = 0
@@ -40,16 +40,16 @@ class Place(NamedTuple):
 
 
 def save_checkpoint(work_dir: Path, name: str, state: Mapping[str, Any], keep: int) -> Path:
-    """Writes `NAME.pt` and the inference weights beside it; what was there stays until they are.
+    """Writes `NAME.pt` and the inference weights beside it; replaces files of that name at the end.
 
     Args:
         work_dir: the run's directory.
         name: `checkpoint_epoch_N` or `checkpoint_step_N`.
         state: plain data and tensors; readable with `weights_only=True`.
-        keep: how many of the newest checkpoints stay.
+        keep: how many of the newest checkpoints to keep.
 
     Raises:
-        CheckpointError: the disk is full, or what was written is not what is read back.
+        CheckpointError: the disk is full, or the written file cannot be read back.
     """
     path = work_dir / f"{name}.pt"
     partial = path.with_suffix(".pt.partial")
@@ -63,7 +63,7 @@ def save_checkpoint(work_dir: Path, name: str, state: Mapping[str, Any], keep: i
             os.fsync(file.fileno())
         save_file(weights, tensors, metadata=_metadata(state))
         if not is_intact(partial):
-            raise CheckpointError(f"{path}: what was written cannot be read back; look at the disk")
+            raise CheckpointError(f"{path}: was written but cannot be read back. Check the disk")
         os.replace(tensors, path.with_suffix(".safetensors"))
         os.replace(partial, path)
     except (OSError, RuntimeError, SafetensorError) as error:
@@ -77,21 +77,21 @@ def save_checkpoint(work_dir: Path, name: str, state: Mapping[str, Any], keep: i
 
 
 def check_space(path: Path, needed: int) -> None:
-    """Refuses what does not fit on the disk, before torch begins and says it in its own words.
+    """Refuses a file that does not fit on the disk, before torch fails with a vaguer message.
 
     Raises:
-        CheckpointError: there are fewer than `needed` bytes.
+        CheckpointError: fewer than `needed` bytes are free.
     """
     free = shutil.disk_usage(path.parent).free
     if free < needed:
         raise CheckpointError(
-            f"{path}: the disk is full: it needs {readable_bytes(needed)}, and "
-            f"{readable_bytes(free)} are free. Free some, or lower runner.max_checkpoints"
+            f"{path}: the disk is full: expected {readable_bytes(needed)} of free space, got "
+            f"{readable_bytes(free)}. Free some, or lower runner.max_checkpoints"
         )
 
 
 def remove_old(work_dir: Path, keep: int) -> None:
-    """Leaves the latest `keep` checkpoints, each a file, a folder of shards or both."""
+    """Removes all but the latest `keep` checkpoints; each is a file, a folder of shards or both."""
     stems = list(dict.fromkeys(path.stem for path in checkpoints(work_dir)))
     for stem in stems[:-keep]:
         for suffix in (".pt", ".safetensors"):
@@ -101,16 +101,16 @@ def remove_old(work_dir: Path, keep: int) -> None:
 
 
 def checkpoints(work_dir: Path) -> list[Path]:
-    """The run's checkpoints, files and folders of shards, in the order of their steps."""
+    """The run's checkpoints, files and folders of shards, in the order they were trained."""
     return [path for _, path in placed(work_dir)]
 
 
 def placed(work_dir: Path) -> list[tuple[Place, Path]]:
-    """The run's checkpoints, each with its place, in the order of places.
+    """The run's checkpoints with their places, in the order of the places.
 
-    The order of files' times would be that of copying them. It counts only between checkpoints of
-    the same step, and for one that does not tell its step (it is damaged, or an older flux-train
-    has written it), which is taken to be as late as the one before it.
+    File times are no order to rely on, because copying changes them. They decide only between
+    checkpoints of the same step, and for one whose step cannot be read (it is damaged, or written
+    by an older flux-train): it gets the place of the file before it.
     """
     found = [path for path in work_dir.glob("checkpoint_*") if NAME.fullmatch(path.name)]
     place, answer = Place(), []
@@ -121,16 +121,17 @@ def placed(work_dir: Path) -> list[tuple[Place, Path]]:
 
 
 def rewinds_after(work_dir: Path, place: Place) -> int:
-    """How often the run has gone back, once it goes on from `place`.
+    """The rewinds of a run that resumes from `place`.
 
-    One more if `work_dir` has later checkpoints: what is saved from now on outranks them.
+    One more than those of the later checkpoints in `work_dir`, if there are any, so that new
+    checkpoints rank above them.
     """
     beyond = [other.rewinds for other, _ in placed(work_dir) if other > place]
     return max(beyond) + 1 if beyond else place.rewinds
 
 
 def remove_partial(work_dir: Path) -> None:
-    """Removes what processes that were killed while saving have left."""
+    """Removes unfinished files of processes that were killed while saving."""
     for path in work_dir.glob("checkpoint_*.partial"):
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
@@ -139,13 +140,13 @@ def remove_partial(work_dir: Path) -> None:
 
 
 def _metadata(state: Mapping[str, Any]) -> dict[str, str]:
-    """Of the weights beside a checkpoint; `_place_of` reads it back without any tensor."""
+    """Metadata of the weights file; `_place_of` reads it without reading any tensor."""
     place = {"global_step": state["global_step"], "rewinds": state.get("rewinds", 0)}
     return {"format": "pt", "project": "flux", **{k: str(v) for k, v in place.items()}}
 
 
 def _place_of(path: Path) -> Place | None:
-    """As the checkpoint tells it; None if it does not."""
+    """The place stored in the checkpoint; None if there is none."""
     try:
         if path.is_dir():
             found: Mapping[str, Any] = load_checkpoint(path / PLAIN)
@@ -158,7 +159,7 @@ def _place_of(path: Path) -> Place | None:
 
 
 def is_intact(path: Path) -> bool:
-    """Whether the file ends as it should and every byte in it has its checksum."""
+    """Whether the checkpoint is complete and every byte matches its checksum."""
     if path.is_dir():
         return is_whole(path)
     try:
@@ -172,13 +173,16 @@ def newest_intact(work_dir: Path) -> Path | None:
     """The latest checkpoint that can be read; None if the run has not saved any.
 
     Raises:
-        CheckpointError: there are checkpoints, and none can be read.
+        CheckpointError: there are checkpoints, but none can be read.
     """
     found = checkpoints(work_dir)
     for path in reversed(found):
         if is_intact(path):
             return path
-        logger.warning("%s: is damaged; an older checkpoint is taken", path)
+        logger.warning("%s: is damaged; using an older checkpoint", path)
     if found:
-        raise CheckpointError(f"{work_dir}: none of its {len(found)} checkpoints can be read")
+        raise CheckpointError(
+            f"{work_dir}: none of its {len(found)} checkpoints can be read. Restore one, or "
+            "start in another WORK_DIR"
+        )
     return None

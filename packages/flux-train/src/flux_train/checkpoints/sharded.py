@@ -1,8 +1,8 @@
-"""Checkpoints of which every process writes its own part, in a folder `checkpoint_*.shards`.
+"""Sharded checkpoints: each process writes its part into a folder `checkpoint_*.shards`.
 
-No process gathers the network, so that saving takes the time of writing and no memory. A run of any
-number of processes goes on from such a folder; `consolidate` makes the one file of it that export
-and other readers take.
+No process gathers the network, so saving takes no extra memory and no longer than writing. A run of
+any number of processes resumes from such a folder; `consolidate` turns it into the single file that
+export and other readers take.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ PLAIN, SUMS = "plain.pt", "files.json"
 def save_shards(
     folder: Path, tensors: Mapping[str, Any], plain: Mapping[str, Any], ranks: Ranks
 ) -> None:
-    """Writes a checkpoint; called by all processes. The folder appears when all of it is there.
+    """Writes a checkpoint; called by all processes. The folder appears once it is complete.
 
     Args:
         folder: `checkpoint_epoch_N.shards` or `checkpoint_step_N.shards`.
-        tensors: nested dicts of tensors, sharded or alike in every process.
-        plain: the rest; the main process's counts.
+        tensors: nested dicts of tensors, sharded or the same in every process.
+        plain: everything else; the main process's is written.
         ranks: the processes.
 
     Raises:
@@ -70,10 +70,10 @@ def save_shards(
 
 
 def load_plain(folder: Path) -> dict[str, Any]:
-    """What is no tensor of the network, its average or its optimiser.
+    """Everything but the tensors of the network, its average and its optimiser.
 
     Raises:
-        CheckpointError: the folder is no checkpoint.
+        CheckpointError: the folder is not a checkpoint.
     """
     return load_checkpoint(folder / PLAIN)
 
@@ -82,7 +82,7 @@ def holds_average(folder: Path) -> bool:
     """Whether a checkpoint has a moving average of its weights.
 
     Raises:
-        CheckpointError: the folder is no checkpoint.
+        CheckpointError: the folder is not a checkpoint.
     """
     try:
         saved = FileSystemReader(folder).read_metadata().state_dict_metadata
@@ -92,10 +92,10 @@ def holds_average(folder: Path) -> bool:
 
 
 def fill_from_shards(folder: Path, tensors: dict[str, Any], ranks: Ranks) -> None:
-    """Reads into the tensors of `tensors`, nested as they were saved; called by all processes.
+    """Fills the tensors of `tensors`, nested as they were saved; called by all processes.
 
     Raises:
-        CheckpointError: a tensor is missing in the checkpoint, or has another shape.
+        CheckpointError: a tensor is missing from the checkpoint or has another shape.
     """
     try:
         load(tensors, checkpoint_id=folder, no_dist=ranks.world_size == 1)
@@ -104,14 +104,14 @@ def fill_from_shards(folder: Path, tensors: dict[str, Any], ranks: Ranks) -> Non
 
 
 def consolidate(folder: Path) -> dict[str, Any]:
-    """Reads all of a checkpoint into this process: what `save_checkpoint` takes.
+    """Reads a whole checkpoint into this process, in the form that `save_checkpoint` takes.
 
     Raises:
-        CheckpointError: the folder is no checkpoint, or is damaged.
+        CheckpointError: the folder is not a checkpoint, or is damaged.
     """
     _check_is_shards(folder)
     if not is_whole(folder):
-        raise CheckpointError(f"{folder}: is damaged or not complete; take an older checkpoint")
+        raise CheckpointError(f"{folder}: is damaged or incomplete. Use an older checkpoint")
     plain = load_plain(folder)
     whole = folder.with_name(f"{folder.stem}.whole.partial")
     try:
@@ -131,16 +131,17 @@ def _check_is_shards(folder: Path) -> None:
         raise CheckpointError(f"{folder}: {wanted}, got a path that does not exist")
     if not folder.is_dir():
         raise CheckpointError(
-            f"{folder}: {wanted}, got a file. A .pt file is whole already: flux-export takes it"
+            f"{folder}: {wanted}, got a file. A .pt file is already in one piece: "
+            "flux-export reads it"
         )
     if not (folder / SUMS).is_file() and not (folder / PLAIN).is_file():
         inside = sorted(path.name for path in folder.glob(f"*{SUFFIX}"))
-        hint = f". It holds {', '.join(inside)}" if inside else ""
-        raise CheckpointError(f"{folder}: {wanted}, got a folder that is none{hint}")
+        hint = f". It contains {', '.join(inside)}: name one of them" if inside else ""
+        raise CheckpointError(f"{folder}: {wanted}, got another folder{hint}")
 
 
 def is_whole(folder: Path) -> bool:
-    """Whether every file is there and has its checksum."""
+    """Whether every file exists and matches its checksum."""
     try:
         sums: dict[str, list[int]] = json.loads((folder / SUMS).read_text())
         return all(_sum_of(folder / name) == expected for name, expected in sums.items())
@@ -166,6 +167,6 @@ def _sum_of(path: Path) -> list[int]:
 
 
 def _first_line(error: BaseException) -> str:
-    """CheckpointException tells of every process, and first of all where it was caught."""
+    """The reason; CheckpointException lists every process and puts the reason last."""
     lines = [line for line in str(error).splitlines() if line.strip()]
     return lines[-1].strip() if isinstance(error, CheckpointException) else lines[0]

@@ -38,14 +38,19 @@ class VLAMetric:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainRunner:
-    """Exactly one of `max_epochs` and `max_steps` is given.
+    """How a run is trained; exactly one of `max_epochs` and `max_steps` is given.
 
-    `num_noise_samples` noise and time draws are trained on per encoded observation; `ema_decay` 0
-    keeps no average; `warmup_ratio` is the share of all steps; the cosine ends at `min_lr_ratio`
-    of `learning_rate`; `learning_rate_steps` ((0.0, rate), (0.5, rate), ...) are what 'step-based'
-    takes from those shares of the run on. An optimiser step takes `gradient_accumulation_steps`
-    batches of every process. `save_iter_interval` saves between the epochs' ends too. After
-    `max_skipped_steps` steps in a row whose gradient is not finite, the run stops.
+    Attributes:
+        num_noise_samples: noise and time draws trained per encoded observation.
+        ema_decay: decay of the moving average of the weights; 0 keeps no average.
+        warmup_ratio: share of all steps in which the learning rate rises.
+        min_lr_ratio: the cosine ends at this share of `learning_rate`.
+        learning_rate_steps: for 'step-based', ((0.0, rate), (0.5, rate), ...): each rate applies
+            from that share of the run.
+        gradient_accumulation_steps: batches per process in an optimiser step.
+        save_iter_interval: saves every so many steps, besides the ends of epochs.
+        max_skipped_steps: the run stops when more consecutive steps than this have no finite
+            gradient.
     """
 
     collator: DictCollator
@@ -88,7 +93,7 @@ class TrainRunner:
         self._check_schedule()
 
     def _check_numbers(self) -> None:
-        """Written so that NaN, of which no comparison is true, is refused too."""
+        """Refuses NaN too: every comparison with it is false."""
         for name in POSITIVE:
             if not 0.0 < (value := getattr(self, name)) < math.inf:
                 raise ConfigError(f"{name}: expected a positive number, got {value}")
@@ -96,7 +101,7 @@ class TrainRunner:
             raise ConfigError(f"weight_decay: expected at least 0, got {self.weight_decay}")
         for name in SHARES:
             if not 0.0 <= (value := getattr(self, name)) <= 1.0:
-                raise ConfigError(f"{name}: expected a share, 0 to 1, got {value}")
+                raise ConfigError(f"{name}: expected a number from 0 to 1, got {value}")
         if not 0.0 <= self.ema_decay < 1.0:
             raise ConfigError(f"ema_decay: expected 0 <= decay < 1, got {self.ema_decay}")
         if not all(0.0 <= beta < 1.0 for beta in self.betas):
@@ -108,7 +113,7 @@ class TrainRunner:
         if is_stepped != bool(steps) or (steps and (steps[0][0] != 0 or sorted(steps) != [*steps])):
             raise ConfigError(
                 "learning_rate_steps: expected ((0.0, rate), (share, rate), ...) in ascending "
-                f"order with lr_scheduler_type='step-based' and () without, got {steps} with "
+                f"order for lr_scheduler_type='step-based' and () for any other, got {steps} for "
                 f"{self.lr_scheduler_type!r}"
             )
 
@@ -125,10 +130,10 @@ class DDPTrainRunner(TrainRunner):
 
 @dataclass(frozen=True, kw_only=True)
 class FSDPTrainRunner(TrainRunner):
-    """The network spread over the processes; `no-shard` is a copy in each.
+    """The network sharded over the processes; `no-shard` keeps a copy in each.
 
-    With `sharded_checkpoints` every process writes its own part of a checkpoint, into a folder
-    (see `sharded_checkpoints.py`); the last one of a run is put together into one file too.
+    With `sharded_checkpoints` each process writes its part of a checkpoint into a folder (see
+    `checkpoints/sharded.py`); a run's last checkpoint is also written as one file.
     """
 
     sharding_strategy: Literal["no-shard", "full-shard", "hybrid-shard", "shard-grad-op"] = (

@@ -1,7 +1,7 @@
 """One network on many devices: copies (DDP) or shards (FSDP2); recomputation; compilation.
 
-Whatever the wrapping, `full_state` and `load_full_state` speak of the plain network by its names,
-so that a checkpoint of one runner is resumed by another.
+Whatever the wrapping, `full_state` and `load_full_state` use the plain network's parameter names,
+so that any runner resumes from any other's checkpoint.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ from .ranks import Ranks
 
 
 def check_kind(runner: TrainRunner, ranks: Ranks) -> None:
-    """Refuses a runner of one process where torchrun has started several.
+    """Refuses a single-process runner if torchrun has started several processes.
 
     Raises:
-        ConfigError: names the runners that take them.
+        ConfigError: the message names the runners for several processes.
     """
     if isinstance(runner, SingleTrainRunner) and ranks.world_size > 1:
         raise ConfigError(
@@ -48,7 +48,7 @@ def check_kind(runner: TrainRunner, ranks: Ranks) -> None:
 
 
 def wrap(loss: PolicyLoss, runner: TrainRunner, ranks: Ranks) -> nn.Module:
-    """What the training loop calls in place of `loss`."""
+    """Prepares `loss` for the runner; the training loop calls the result in its place."""
     blocks = layers_of(loss.model)
     if runner.enable_gradient_checkpointing:
         recompute(blocks)
@@ -68,13 +68,13 @@ def wrap(loss: PolicyLoss, runner: TrainRunner, ranks: Ranks) -> nn.Module:
 
 
 def is_sharded(runner: TrainRunner, ranks: Ranks) -> bool:
-    """Whether no process holds the whole network."""
+    """Whether the network is sharded, so that no process holds all of it."""
     wants = isinstance(runner, FSDPTrainRunner) and runner.sharding_strategy != "no-shard"
     return wants and ranks.world_size > 1
 
 
 def layers_of(model: PI0FlowMatching) -> list[nn.Module]:
-    """The transformer layers: what is sharded, recomputed and compiled one by one."""
+    """The transformer layers, which are sharded, recomputed and compiled one by one."""
     layers: list[nn.Module] = [*model.llm_backbone.blocks, *model.llm_expert.blocks]
     if isinstance(model.vision_backbone, SigLIPViTBackbone):
         layers += model.vision_backbone.layers
@@ -82,14 +82,14 @@ def layers_of(model: PI0FlowMatching) -> list[nn.Module]:
 
 
 def recompute(layers: list[nn.Module]) -> None:
-    """Keeps only the layers' inputs for the backward pass, which computes the rest again."""
+    """Stores only the layers' inputs; the backward pass recomputes the rest."""
     for layer in layers:
         forward = functools.partial(checkpoint, layer.forward, use_reentrant=False)
         layer.forward = forward
 
 
 def shard(loss: PolicyLoss, layers: list[nn.Module], runner: FSDPTrainRunner, ranks: Ranks) -> None:
-    """Spreads every layer, and what lies between them, over the processes."""
+    """Shards every layer, and the parameters outside the layers, over the processes."""
     mesh = device_mesh(runner, ranks)
     reshard = runner.sharding_strategy != "shard-grad-op"
     for layer in layers:
@@ -108,7 +108,7 @@ def device_mesh(runner: FSDPTrainRunner, ranks: Ranks) -> DeviceMesh:
 
 @contextlib.contextmanager
 def gradients_kept_local(module: nn.Module, is_last: bool) -> Iterator[None]:
-    """Within it the processes exchange gradients only for the last micro-batch of a step."""
+    """Inside the context, gradients are exchanged only for the last micro-batch of a step."""
     if isinstance(module, FSDPModule):
         module.set_requires_gradient_sync(is_last)
         yield
@@ -121,7 +121,7 @@ def gradients_kept_local(module: nn.Module, is_last: bool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def whole(module: nn.Module) -> Iterator[None]:
-    """Within it the parts outside the layers can be used although they are sharded."""
+    """Gathers the sharded parameters outside the layers while the context lasts."""
     if not isinstance(module, FSDPModule):
         yield
         return
@@ -133,7 +133,7 @@ def whole(module: nn.Module) -> Iterator[None]:
 
 
 def clip_gradients(parameters: list[nn.Parameter], max_norm: float) -> Tensor:
-    """Scales all gradients down to a common norm; returns what it was, over all processes."""
+    """Clips the gradients' global norm; returns the norm before, over all processes."""
     norm = torch.nn.utils.clip_grad_norm_(parameters, max_norm)
     return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
@@ -141,7 +141,7 @@ def clip_gradients(parameters: list[nn.Parameter], max_norm: float) -> Tensor:
 def full_state(
     model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Weights and optimiser state by parameter name, on the CPU; empty but in the main process."""
+    """Weights and optimiser state by parameter name, on the CPU, in the main process only."""
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
     return (
         dict(get_model_state_dict(model, options=options)),
@@ -150,7 +150,7 @@ def full_state(
 
 
 def sharded_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Weights and optimiser state by parameter name, in shards as they are."""
+    """This process's shards of weights and optimiser state, by parameter name."""
     return {
         "model": dict(get_model_state_dict(model)),
         "optimizer": dict(get_optimizer_state_dict(model, optimizer)),
@@ -160,7 +160,7 @@ def sharded_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[st
 def load_sharded_state(
     model: nn.Module, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]
 ) -> None:
-    """Undoes `sharded_state`."""
+    """Loads what `sharded_state` returned."""
     set_model_state_dict(model, state["model"])
     set_optimizer_state_dict(model, optimizer, state["optimizer"])
 
@@ -172,14 +172,14 @@ def load_full_state(
     state: Mapping[str, Any],
     ranks: Ranks,
 ) -> None:
-    """Undoes `full_state`; the main process's arguments count."""
+    """Loads what `full_state` returned, from the main process's arguments."""
     options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=ranks.world_size > 1)
     set_model_state_dict(model, dict(weights), options=options)
     set_optimizer_state_dict(model, optimizer, dict(state), options=options)
 
 
 def full_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Gathers shards, in every process, on the CPU."""
+    """Gathers sharded tensors on the CPU, in every process."""
     return {
         name: (value.full_tensor() if isinstance(value, DTensor) else value).detach().cpu()
         for name, value in tensors.items()

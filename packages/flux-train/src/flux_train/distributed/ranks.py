@@ -16,20 +16,20 @@ from torch import Tensor
 from flux_core.errors import ConfigError
 
 PATIENCE = timedelta(hours=2)
-"""How long a process waits for another. Torch's 10 minutes (NCCL) end a run whose main process
-writes, or reads back before resuming, a checkpoint of 50 GB on a slow disk while the others wait. A
-process that dies is noticed by torchrun at once, whatever this is."""
+"""How long a process waits for another. Torch's default of 10 minutes (NCCL) would end a run while
+its main process writes a 50 GB checkpoint to a slow disk, or verifies one before resuming. torchrun
+notices a dead process at once, whatever this is."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ranks:
-    """This process among those of the run.
+    """This process's place among the processes of the run.
 
     Attributes:
-        rank: its number, over all nodes.
-        world_size: how many there are.
-        per_node: how many there are on each node.
-        device: what it trains on.
+        rank: its number, counted over all nodes.
+        world_size: the number of processes.
+        per_node: the number of processes on each node.
+        device: where it trains.
     """
 
     rank: int = 0
@@ -39,22 +39,22 @@ class Ranks:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes files and talks."""
+        """Whether this process writes files and prints."""
         return self.rank == 0
 
     def sum(self, values: Tensor) -> Tensor:
-        """Adds `values` of all processes, in place."""
+        """Sums `values` over all processes, in place."""
         if self.world_size > 1:
             dist.all_reduce(values)
         return values
 
     def barrier(self) -> None:
-        """Waits for the others."""
+        """Waits for the other processes."""
         if self.world_size > 1:
             dist.barrier()
 
     def from_main(self, value: Any) -> Any:
-        """The main process's value, in every process."""
+        """Returns the main process's value in every process."""
         if self.world_size == 1:
             return value
         box = [value]
@@ -62,7 +62,7 @@ class Ranks:
         return box[0]
 
     def gathered(self, value: object) -> list[object]:
-        """The values of all processes by rank, in every process."""
+        """Returns the values of all processes, by rank, in every process."""
         if self.world_size == 1:
             return [value]
         values: list[object] = [None] * self.world_size
@@ -72,7 +72,7 @@ class Ranks:
 
 @contextlib.contextmanager
 def joined_ranks() -> Iterator[Ranks]:
-    """This process's place; joins the others for as long as the context lasts.
+    """Joins the run's processes for the duration of the context.
 
     Raises:
         ConfigError: torchrun started more processes on the node than it has GPUs.
@@ -101,7 +101,7 @@ def joined_ranks() -> Iterator[Ranks]:
     try:
         yield Ranks(rank=rank, world_size=world_size, per_node=per_node, device=device)
         if world_size > 1:
-            dist.barrier()  # nobody hangs up while another still talks
+            dist.barrier()  # no process leaves while another still communicates
     finally:
         if world_size > 1:
             dist.destroy_process_group()

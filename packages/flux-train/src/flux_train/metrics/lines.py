@@ -1,4 +1,4 @@
-"""A line of `metrics.jsonl`; without torch, for the report reads them too."""
+"""Writes and parses a line of `metrics.jsonl`; imports no torch, as the report uses it."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from flux_core.command_line import finite
 
 
 def line_of(values: Mapping[str, object]) -> str:
-    """One JSON object and a newline; null for a number that is not finite."""
+    """One JSON object and a newline; numbers that are not finite become null."""
     return json.dumps(finite(values), allow_nan=False) + "\n"
 
 
 def parsed_line(line: bytes) -> dict[str, Any] | None:
-    """A line with a step; None if it is none, as the last may be that a run was writing."""
+    """Parses a line; None if it holds no step, like a last line that was cut off."""
     try:
         values = json.loads(line)
     except ValueError:

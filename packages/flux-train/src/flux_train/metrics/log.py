@@ -1,4 +1,4 @@
-"""What a run tells about itself: `metrics.jsonl` and the loss plot."""
+"""A run's record of itself: `metrics.jsonl` and the loss plot."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ logger = logging.getLogger("flux.train")
 
 
 class MetricsLog:
-    """Appends one JSON object a line; on resume the lines after the resumed step are dropped.
+    """Appends one JSON object per line; a resumed run drops the lines after its first step.
 
-    What could not be written waits in memory for the next line; `has_waiting` says whether any is.
+    Lines that could not be written stay in memory until the next write.
     """
 
     def __init__(self, path: Path, resumed_step: int) -> None:
@@ -37,23 +37,23 @@ class MetricsLog:
 
     @property
     def has_waiting(self) -> bool:
-        """Whether lines have not reached the file."""
+        """Whether some lines have not reached the file yet."""
         return bool(self._waiting)
 
     def write(self, values: Mapping[str, object]) -> None:
-        """Appends `values`, behind what still waits.
+        """Appends `values`, after the lines that still wait.
 
         Raises:
-            OSError: it waits from now on.
+            OSError: the file cannot be written; the line waits.
         """
         self._waiting += line_of(values)
         self.flush()
 
     def flush(self) -> None:
-        """Appends what waits.
+        """Appends the lines that wait.
 
         Raises:
-            OSError: it goes on waiting, and nothing of it is in the file.
+            OSError: the file cannot be written; they keep waiting, and no part of them is in it.
         """
         if not self._waiting:
             return
@@ -62,7 +62,7 @@ class MetricsLog:
             with self.path.open("ab") as file:
                 file.write(text)
         except OSError:
-            # A disk that is full takes the beginning of a line.
+            # A full disk may have taken the beginning of a line.
             with contextlib.suppress(OSError):
                 os.truncate(self.path, self._size)
             raise
@@ -70,29 +70,29 @@ class MetricsLog:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """All lines of a metrics file, none if there is no file.
+    """All lines of a metrics file; empty if there is no file.
 
-    A line that is no object with a step, as after a crash of the machine, is passed over; of all
-    but the last, which may have been cut off, a warning tells.
+    A line that is not an object with a step, as after a machine crash, is skipped with a warning.
+    The last line is skipped without one, as it may have been cut off.
     """
     if not path.is_file():
         return []
     lines = path.read_bytes().splitlines(keepends=True)
     found = [parsed_line(line) if line.endswith(b"\n") else None for line in lines]
     if damaged := sum(values is None for values in found[:-1]):
-        logger.warning("%s: %d of its lines are damaged and left out", path, damaged)
+        logger.warning("%s: skipped %d damaged lines", path, damaged)
     return [values for values in found if values is not None]
 
 
 def peak_memory_bytes() -> int:
-    """Peak of the GPU where there is one, else of the process."""
+    """Peak memory of the GPU if there is one, otherwise of the process."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def plot_loss(metrics: list[dict[str, Any]], path: Path) -> None:
-    """Draws loss and learning rate over steps into a PNG."""
+    """Plots loss and learning rate over the steps as a PNG."""
     from matplotlib.figure import Figure
 
     metrics = [line for line in metrics if "loss" in line]

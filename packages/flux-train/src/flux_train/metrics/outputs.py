@@ -1,4 +1,4 @@
-"""Everything that is told while a run goes on: metrics.jsonl, trackers, the progress bar."""
+"""Everywhere a run reports its metrics: metrics.jsonl, trackers and the progress bar."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .train_progress import TrainProgress
 
 
 class Outputs:
-    """Of the main process."""
+    """The outputs of a run, opened by its main process."""
 
     def __init__(
         self,
@@ -25,14 +25,14 @@ class Outputs:
         progress: TrainProgress,
         failed: FailedWrites,
     ) -> None:
-        """`step` is where the run begins or goes on; what was told of later ones is dropped."""
+        """`step` is where the run starts or resumes; metrics of later steps are dropped."""
         self._work_dir, self._failed = work_dir, failed
         self._log = MetricsLog(work_dir / "metrics.jsonl", step)
         self._trackers = make_trackers(metric, work_dir, tree, step)
         self._progress = progress
 
     def write(self, values: Mapping[str, Any]) -> None:
-        """Tells a line of the metrics to all; a full disk is no reason to stop."""
+        """Reports a line of metrics everywhere; a full disk does not stop the run."""
         with self._failed.tolerated(self._log.path):
             self._log.write(values)
         if not self._log.has_waiting:
@@ -44,7 +44,7 @@ class Outputs:
             self._progress.update(values)
 
     def close(self) -> None:
-        """Ends what has an end."""
+        """Flushes the log and closes the trackers."""
         with self._failed.tolerated(self._log.path):
             self._log.flush()
         if not self._log.has_waiting:

@@ -1,4 +1,4 @@
-"""What a step costs and what the device could do: the share that is used (MFU)."""
+"""What a step costs and what the device can do, for the model FLOPs utilisation (MFU)."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ PEAK_BF16_FLOPS: dict[str, float] = {
     "RTX 5090": 210e12,
     "RTX 4090": 165e12,
 }
-"""Dense bf16 with fp32 sums, from the makers' data sheets."""
+"""Dense bf16 with fp32 accumulation in FLOP/s, from the vendors' data sheets."""
 
 
 def peak_flops(device: torch.device) -> float | None:
-    """The device's peak, where it is known."""
+    """The device's peak in FLOP/s; None if it is not known."""
     if device.type != "cuda":
         return None
     name = torch.cuda.get_device_name(device)

@@ -16,19 +16,19 @@ from ..config.runner import VLAMetric
 
 
 class Tracker(Protocol):
-    """Takes a run's metrics as they come; `folder` is where, in the work dir."""
+    """Receives a run's metrics; `folder` is where it writes in the work dir."""
 
     folder: str
 
     def log(self, step: int, values: Mapping[str, Any]) -> None:
-        """Takes one line of metrics, nested as in `metrics.jsonl`."""
+        """Logs one line of metrics, nested as in `metrics.jsonl`."""
 
     def close(self) -> None:
-        """Sends or writes whatever is still held."""
+        """Sends or writes everything that is still buffered."""
 
 
 def check_trackers(metric: VLAMetric) -> None:
-    """Refuses a tracker whose package is not installed; quick enough to come first of all."""
+    """Refuses a tracker whose package is not installed; cheap enough to check first."""
     for name in metric.active_trackers:
         if name != "jsonl" and importlib.util.find_spec(name) is None:
             raise MissingDependencyError(
@@ -40,18 +40,18 @@ def check_trackers(metric: VLAMetric) -> None:
 def make_trackers(
     metric: VLAMetric, work_dir: Path, config_tree: Mapping[str, Any], resume_step: int
 ) -> list[Tracker]:
-    """The trackers that a config asks for, `jsonl` aside; one process of a run makes them.
+    """The trackers that a config asks for, except `jsonl`; called by one process of a run.
 
     Args:
-        metric: which, and their settings.
+        metric: which trackers, and their settings.
         work_dir: the run's directory, which exists.
         config_tree: the resolved config, kept with the metrics.
-        resume_step: the step of the checkpoint that the run goes on from; 0 for a new one. What an
-            earlier attempt logged behind it is replaced.
+        resume_step: the step of the checkpoint that the run resumes from; 0 for a new run. What an
+            earlier attempt logged after it is replaced.
 
     Raises:
         MissingDependencyError: a package is not installed.
-        FluxError: Weights & Biases has not let us in.
+        FluxError: Weights & Biases refused the login.
     """
     check_trackers(metric)
     trackers: list[Tracker] = []
@@ -65,7 +65,7 @@ def make_trackers(
 def flat_numbers(values: Mapping[str, Any]) -> dict[str, float]:
     """Every number, named by its path: `loss_by_robot/aloha`, `loss_by_dimension/aloha/3`.
 
-    Where the file has null or text, there is no number.
+    Null and text are left out.
     """
     return dict(_numbers("", values))
 
@@ -104,15 +104,15 @@ class TensorBoardTracker:
                 self._writer.add_scalar(name, value, step)
 
     def close(self) -> None:
-        """Writes what is still held."""
+        """Writes everything that is still buffered."""
         self._writer.close()
 
 
 class WandbTracker:
-    """Logs to Weights & Biases; its files lie in WORK_DIR/wandb.
+    """Logs to Weights & Biases; its files are in WORK_DIR/wandb.
 
-    `WANDB_PROJECT` and `WANDB_ENTITY` count more than the config; `WANDB_MODE=offline` sends
-    nothing. WORK_DIR/wandb_run_id holds the run's id, so that a resumed run is the same one.
+    `WANDB_PROJECT` and `WANDB_ENTITY` override the config; `WANDB_MODE=offline` sends nothing.
+    WORK_DIR/wandb_run_id holds the run's id, so that a resumed run continues the same one.
     """
 
     folder = "wandb"
@@ -136,13 +136,13 @@ class WandbTracker:
                 dir=work_dir,
                 config=dict(config_tree),
                 resume="allow",
-                # The progress bar would be most of what it copies.
+                # It would copy little besides the progress bar.
                 settings=wandb.Settings(console="off", silent=True),
             )
         except Error as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise FluxError(
-                f"runner.metric.active_trackers: 'wandb' has refused ({reason}). Run 'wandb "
+                f"runner.metric.active_trackers: 'wandb' refused the login ({reason}). Run 'wandb "
                 "login', or set WANDB_MODE=offline"
             ) from error
         # Its own counter cannot go back to the step that a run resumes from.

@@ -18,7 +18,7 @@ from rich.progress import (
 
 
 class TrainProgress:
-    """A rich bar on stderr; without a terminal, a line every tenth of the run."""
+    """A progress bar on stderr; without a terminal, one line per tenth of the run."""
 
     def __init__(self, total_steps: int, first_step: int = 0, *, is_quiet: bool = False) -> None:
         self.console = Console(stderr=True, quiet=is_quiet)

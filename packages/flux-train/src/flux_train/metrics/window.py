@@ -1,4 +1,4 @@
-"""What happened since the last line of the metrics."""
+"""The losses and errors since the last line of the metrics."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class LogWindow:
         self.clear()
 
     def clear(self) -> None:
-        """Begins anew."""
+        """Starts a new window."""
         self.steps, self.loss = 0, 0.0
         self.sums = torch.zeros(self._shape, device=self._device)
         self.counts = torch.zeros(self._shape, device=self._device)
@@ -32,9 +32,9 @@ class LogWindow:
         self.counts += counts
 
     def means(self, groups: Sequence[str], ranks: Ranks) -> dict[str, Any]:
-        """The mean loss, by robot, and by the dimensions that robot has; called by all ranks.
+        """The mean loss overall, per robot, and per dimension of the robot; called by all ranks.
 
-        Nothing if every step was skipped.
+        Empty if every step was skipped.
         """
         if not self.steps:
             return {}
@@ -50,7 +50,7 @@ class LogWindow:
         return {"loss": loss, "loss_by_robot": by_robot, "loss_by_dimension": by_dimension}
 
     def state_dict(self, ranks: Ranks) -> dict[str, Any]:
-        """All processes' sums; called by all ranks."""
+        """The sums over all processes; called by all ranks."""
         return {
             "steps": self.steps,
             "loss": self.loss,
@@ -59,7 +59,7 @@ class LogWindow:
         }
 
     def load_state_dict(self, state: Mapping[str, Any], ranks: Ranks) -> None:
-        """Undoes `state_dict`; the main process takes all of the sums."""
+        """Loads what `state_dict` returned; the main process takes all of the sums."""
         self.steps, self.loss = state["steps"], state["loss"]
         if ranks.is_main:
             self.sums, self.counts = (state[key].to(self._device) for key in ("sums", "counts"))

@@ -22,16 +22,16 @@ JPEG_QUALITY = 80
 
 @dataclass(frozen=True, kw_only=True)
 class HeldOutEpisode:
-    """An episode to look at.
+    """An episode that the report shows.
 
     Attributes:
-        index: (F,) the frames as samples of the group.
+        index: (F,) the shown frames' indices in the group.
         episode: its index in the dataset.
-        frames: (F,) the frames within the episode.
-        first_step: how far behind its frame a chunk begins.
+        frames: (F,) the shown frames' numbers in the episode.
+        first_step: offset of a chunk's first action from its frame.
         actions: (T, A) of the whole episode, in robot units.
         cameras: their names.
-        pictures: a JPEG of each camera, for each frame.
+        pictures: for each shown frame, one JPEG per camera.
     """
 
     index: NDArray[np.int64]
@@ -56,7 +56,7 @@ class HeldOutGroup:
         statistic_keys: Sequence[str],
         stats: NormStats,
     ) -> None:
-        """`stats` are training's, of the group of this name."""
+        """`stats` are the training set's, for the group of this name."""
         self.name = name
         self._datasets = [plain(member).build(statistic_keys) for member in members]
         for dataset in self._datasets:
@@ -78,7 +78,7 @@ class HeldOutGroup:
         return dataset[within]
 
     def spread(self, count: int, seed: int) -> NDArray[np.int64]:
-        """`count` indices all over the group, one at random from each of as many equal parts."""
+        """`count` indices spread over the group: one at random from each of `count` equal parts."""
         if count >= len(self):
             return np.arange(len(self))
         parts = np.arange(count) + np.random.default_rng(seed).random(count)
@@ -112,7 +112,7 @@ class HeldOutGroup:
         return pipeline.inverse(actions, states, self._stats, self.action_dim)
 
     def episode(self, num_frames: int) -> HeldOutEpisode:
-        """The first one, with `num_frames` of its frames evenly spread."""
+        """The group's first episode, with `num_frames` of its frames evenly spread."""
         dataset = next(each for each in self._datasets if len(each))
         part = next(each for each in dataset.parts if len(each))
         first, length = part.sample(0), 1
@@ -141,7 +141,7 @@ class HeldOutGroup:
 
 
 def plain(dataset: ParquetDataset.Config) -> ParquetDataset.Config:
-    """Without augmentation."""
+    """The same dataset without augmentation."""
     return replace(dataset, transforms=dataset.pipeline.without(Augmentation).transforms)
 
 

@@ -1,4 +1,4 @@
-"""`validation/step_N.npz`: predicted chunks beside what was recorded, for the training report."""
+"""`validation/step_N.npz`: predicted and recorded chunks, for the training report."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from flux_core.errors import DataError
 
 DAMAGE = (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile, zlib.error)
-"""What a file that is not whole raises."""
+"""What reading a damaged file may raise."""
 
 ARRAYS = ("frames", "predicted", "recorded", "masks", "actions")
 
@@ -30,16 +30,16 @@ class EpisodePrediction:
     Attributes:
         group: the robot's group of datasets.
         episode: index of the episode in its dataset.
-        fps: its frames a second.
+        fps: its frames per second.
         dimensions: names of the A action dimensions.
         cameras: their names.
         first_step: a chunk's step k belongs to the action `frame + first_step + k`.
         frames: (F,) int64.
         predicted: (F, H, A) float32 chunks.
         recorded: (F, H, A) float32 chunks.
-        masks: (F, H) bool, False behind the episode's end.
-        actions: (T, A) float32, all that was recorded.
-        pictures: for each frame, a JPEG of each camera.
+        masks: (F, H) bool, False after the episode's end.
+        actions: (T, A) float32, all recorded actions of the episode.
+        pictures: for each frame, one JPEG per camera.
     """
 
     group: str
@@ -57,12 +57,12 @@ class EpisodePrediction:
 
 
 def save_predictions(path: Path, predictions: Sequence[EpisodePrediction]) -> None:
-    """Writes one .npz, atomically; `about` is JSON, a picture the bytes of its JPEG."""
+    """Writes one .npz atomically; `about` is JSON, and pictures are the bytes of their JPEGs."""
     about: list[dict[str, Any]] = []
     arrays: dict[str, Any] = {}
     for number, each in enumerate(predictions):
-        told = ("group", "episode", "fps", "dimensions", "cameras", "first_step")
-        about.append({name: getattr(each, name) for name in told})
+        stored = ("group", "episode", "fps", "dimensions", "cameras", "first_step")
+        about.append({name: getattr(each, name) for name in stored})
         arrays.update({f"{number}.{name}": getattr(each, name) for name in ARRAYS})
         for frame, pictures in enumerate(each.pictures):
             for camera, jpeg in enumerate(pictures):
@@ -103,12 +103,12 @@ def _prediction(file: Any, number: int, about: dict[str, Any]) -> EpisodePredict
 
 
 def prediction_path(work_dir: Path, step: int) -> Path:
-    """Where the predictions of a step are."""
+    """The file that holds a step's predictions."""
     return work_dir / "validation" / f"step_{step}.npz"
 
 
 def prediction_files(work_dir: Path) -> dict[int, Path]:
-    """Step -> file, in the order of the steps."""
+    """Step -> file, in ascending order of steps."""
     found = {
         int(match[1]): path
         for path in (work_dir / "validation").glob("step_*.npz")

@@ -1,4 +1,4 @@
-"""Held-out validation: the loss with fixed draws, and how far sampled actions are from recorded."""
+"""Held-out validation: the loss with fixed draws, and the error of sampled actions."""
 
 from __future__ import annotations
 
@@ -32,17 +32,21 @@ from .predictions import EpisodePrediction, prediction_path, save_predictions
 logger = logging.getLogger("flux.validation")
 
 NUM_SHOWN_FRAMES = 8
-"""Of the episode in the report, for each robot."""
+"""Frames of the episode in the report, per robot."""
 MAX_THREADS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
 class Validation:
-    """Every `interval_steps` steps, `num_batches` held-out batches for the loss.
+    """When and on what a run is validated.
 
-    They are shared evenly by the groups of `dataset`, which are named as in training and normalised
-    with its statistics. From `num_action_samples` frames of each group actions are sampled. `seed`
-    gives frames, noise and times, the same each time.
+    Attributes:
+        dataset: the held-out data. Its groups are named as in training and normalised with
+            training's statistics.
+        interval_steps: steps between validations.
+        num_batches: batches for the loss, shared evenly by the groups.
+        num_action_samples: frames per group for which actions are sampled.
+        seed: of frames, noise and times, which are the same each time.
     """
 
     dataset: DistributedRepeatingDataset.Config
@@ -58,18 +62,19 @@ class Validation:
 
 
 def check_validation(validation: Validation, training: DistributedRepeatingDataset.Config) -> None:
-    """Refuses held-out data that is made otherwise than what the network is trained on.
+    """Refuses held-out data that is prepared differently from the training data.
 
     Raises:
-        ConfigError: a group that training lacks, or a window or transform that differs.
+        ConfigError: a group is not in training, or a window or transform differs.
     """
     trained = training.groups()
     for group, members in validation.dataset.groups().items():
         where = f"validation.dataset.datasets.{group}"
         if group not in trained:
             raise ConfigError(
-                f"{where}: expected a group of training, one of {', '.join(trained)}, whose "
-                "statistics normalise it. The name is the key in `datasets`, or statistic_name"
+                f"{where}: expected one of training's groups ({', '.join(trained)}), got "
+                f"{group!r}. Its statistics are needed; name the group by its key in `datasets`, "
+                "or by statistic_name"
             )
         for member in members:
             if _made(member) not in [_made(other) for other in trained[group]]:
@@ -80,7 +85,7 @@ def check_validation(validation: Validation, training: DistributedRepeatingDatas
                 )
         roots = {root for other in trained[group] for root in other.roots}
         for root in (root for member in members for root in member.roots if root in roots):
-            logger.warning("%s: %s is trained on too, so it is not held out", where, root)
+            logger.warning("%s: %s is also in the training set, so it is not held out", where, root)
 
 
 MAKING = (
@@ -94,7 +99,7 @@ MAKING = (
 
 
 def _made(dataset: ParquetDataset.Config) -> list[Any]:
-    """Everything a sample depends on but where it lies."""
+    """Everything a sample depends on except its directory."""
     return [getattr(plain(dataset), name) for name in MAKING]
 
 
@@ -104,7 +109,7 @@ def _difference(one: ParquetDataset.Config, other: ParquetDataset.Config) -> str
 
 
 class ErrorSums(NamedTuple):
-    """Squared errors that count, added up by action dimension, and how many they are; (A,)."""
+    """Sums and counts of the unmasked squared errors per action dimension, each (A,)."""
 
     errors: NDArray[np.float64]
     counts: NDArray[np.float64]
@@ -116,12 +121,12 @@ class ErrorSums(NamedTuple):
 
     @property
     def by_dimension(self) -> NDArray[np.float64]:
-        """Their mean by dimension."""
+        """Their mean per dimension."""
         return _ratio(self.errors, self.counts)
 
 
 class Validator:
-    """Holds the held-out data and which of it is looked at."""
+    """Holds the held-out data, and which of its samples are used."""
 
     def __init__(
         self,
@@ -134,7 +139,7 @@ class Validator:
         work_dir: Path,
         failed: FailedWrites | None = None,
     ) -> None:
-        """`stats` are training's, by group; `batch_size` samples go through the network at once."""
+        """`stats` are training's, by group; the network takes `batch_size` samples at once."""
         self._failed = failed or FailedWrites()
         self.config, self.device = config, device
         self._collator, self._batch_size, self._work_dir = collator, batch_size, work_dir
@@ -143,8 +148,8 @@ class Validator:
         unknown = [name for name in configs if name not in stats]
         if unknown:
             raise ConfigError(
-                f"validation.dataset.datasets.{unknown[0]}: training has no statistics of it, "
-                f"only of {', '.join(stats)}"
+                f"validation.dataset.datasets.{unknown[0]}: expected a group with training "
+                f"statistics ({', '.join(stats)}), got one without"
             )
         self.groups = [
             HeldOutGroup(name, members, keys, stats[name]) for name, members in configs.items()
@@ -157,13 +162,13 @@ class Validator:
 
     @torch.no_grad()
     def run(self, model: PI0FlowMatching, step: int, *, write: bool = True) -> dict[str, Any]:
-        """Validates the network as it stands, under whatever autocast the caller has entered.
+        """Validates the network in its current state, under the caller's autocast.
 
-        Nothing that training draws from is touched, and the network is left in the mode it was in.
+        Does not touch training's random numbers, and leaves the network in the mode it was in.
 
         Args:
-            model: the plain network, also where DDP wraps it.
-            step: of training.
+            model: the plain network, even if DDP wraps it.
+            step: the training step.
             write: whether this process writes WORK_DIR/validation/step_N.npz.
 
         Returns:
@@ -201,7 +206,7 @@ class Validator:
         return ErrorSums(*total.cpu().numpy())
 
     def _overall(self, sums: Mapping[str, ErrorSums]) -> float:
-        """What the loss would be of batches that mix the groups as in training, not evenly."""
+        """The loss of batches that mix the groups as training does, instead of evenly."""
         weights = self.config.dataset.sampling_weights
         total = count = 0.0
         for group in self.groups:
@@ -214,7 +219,7 @@ class Validator:
     def _action_error(
         self, model: PI0FlowMatching, group: HeldOutGroup
     ) -> dict[str, list[float | None]]:
-        """Mean absolute errors by dimension, in robot units, where there are recorded actions."""
+        """Mean absolute errors per dimension, in robot units, over real recorded actions."""
         index = self._of_actions[group.name]
         _, recorded, masks = group.recorded(index)
         error = np.abs(self._predict(model, group, index) - recorded)
@@ -272,7 +277,7 @@ class Validator:
     def _batches(
         self, group: HeldOutGroup, index: NDArray[np.int64]
     ) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
-        """Places in `index` and the samples there, on the device, `batch_size` at a time."""
+        """Yields positions in `index` and their samples on the device, `batch_size` at a time."""
         starts = range(0, len(index), self._batch_size)
         draws = [index[start : start + self._batch_size].tolist() for start in starts]
         threads = min(len(os.sched_getaffinity(0)), MAX_THREADS)
@@ -288,7 +293,7 @@ class Validator:
 
 @contextlib.contextmanager
 def evaluation(model: nn.Module) -> Iterator[None]:
-    """Within it no module is in training mode; afterwards each is in the mode it was in."""
+    """Puts all modules in evaluation mode while the context lasts, then restores their modes."""
     trained = [module for module in model.modules() if module.training]
     model.eval()
     try:
@@ -299,11 +304,11 @@ def evaluation(model: nn.Module) -> Iterator[None]:
 
 
 def _ratio(total: NDArray[Any], count: NDArray[Any]) -> NDArray[np.float64]:
-    """The mean; NaN of nothing."""
+    """The mean; NaN where the count is 0."""
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.asarray(total, np.float64) / count
 
 
 def _numbers(values: NDArray[np.float64]) -> list[float | None]:
-    """As JSON has them: null where there is none."""
+    """As JSON values: None for NaN."""
     return [float(value) if np.isfinite(value) else None for value in values]

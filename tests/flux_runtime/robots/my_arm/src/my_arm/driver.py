@@ -1,4 +1,4 @@
-"""The simulated arm: it is where it was told to be, and is drawn with numpy."""
+"""The simulated arm: it reaches its commanded position at once, and is drawn with numpy."""
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -16,7 +16,7 @@ REACH = 0.1
 
 
 class MyArm:
-    """Touches a dot. Everything that `flux_runtime.robots.SimulatedRobot` asks for."""
+    """Touches a dot; implements `flux_runtime.robots.SimulatedRobot`."""
 
     spec = SPEC
     task = "touch the dot"
@@ -24,22 +24,22 @@ class MyArm:
     end_state = "touching"
 
     def connect(self) -> None:
-        """Makes it ready; a real driver opens its connections here."""
+        """Makes the robot ready; a real driver opens its connections here."""
         self.reset(0)
 
     def reset(self, seed: int) -> None:
-        """Starts over: the arm straight, the dot where `seed` puts it."""
+        """Straightens the arm and puts the dot where `seed` says."""
         angle = np.random.default_rng(seed).uniform(-np.pi, np.pi)
         self._dot = 0.7 * np.array([np.cos(angle), np.sin(angle)])
         self._joints = np.zeros(SPEC.action_dim, np.float32)
         self._steps, self._has_touched = 0, False
 
     def state(self) -> NDArray[np.float32]:
-        """The angles of the joints, (3,) float32."""
+        """Returns the joint angles, (3,) float32."""
         return self._joints
 
     def observe(self, prompt: str, cameras: Sequence[str]) -> Observation:
-        """The state and a picture from each of `cameras`."""
+        """Returns the state and one image from each of `cameras`."""
         time_s = self._steps / SPEC.control_hz
         return Observation(
             images=dict(self.render(cameras)),
@@ -49,13 +49,13 @@ class MyArm:
         )
 
     def command(self, action: NDArray[np.float32]) -> None:
-        """Goes to `action`, (3,) float32, which flux has kept within the limits."""
+        """Moves to `action`, (3,) float32, which is within the limits."""
         self._joints = action.copy()
         self._steps += 1
         self._has_touched |= self._is_touching()
 
     def stages(self) -> Mapping[str, bool]:
-        """How far the task has come."""
+        """Returns which stages of the task have been reached."""
         return {"touched": self._has_touched, "touching": self._is_touching()}
 
     def render(self, cameras: Sequence[str]) -> Mapping[str, NDArray[np.uint8]]:
@@ -68,7 +68,7 @@ class MyArm:
         return dict.fromkeys(cameras, image)
 
     def close(self) -> None:
-        """Gives everything back: there is nothing."""
+        """Does nothing: there is nothing to release."""
 
     def _corners(self) -> NDArray[np.float64]:
         angles = np.cumsum(self._joints)

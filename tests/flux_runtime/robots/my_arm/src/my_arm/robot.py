@@ -1,4 +1,4 @@
-"""What policies need to know of the arm."""
+"""The description of the arm for training and inference."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Batches for the training loop, and what is said when one does not come."""
+"""Makes the batches of the training loop, and names the sample when one cannot be made."""
 
 from __future__ import annotations
 
@@ -25,28 +25,28 @@ from flux_data.samples import (
     make_samples,
 )
 
-from .config.tree import TrainDataloader
-from .distributed.ranks import Ranks
+from ..config.tree import TrainDataloader
+from ..distributed.ranks import Ranks
 
 GRACE_S = 10.0
-"""How long a batch is waited for before looking whether its worker lives; torch looks after 5."""
+"""How long to wait for a batch before checking that its worker is alive; torch checks after 5."""
 
 Collate = Callable[[list[dict[str, Any]]], dict[str, Any]]
 
 
 class LostDataError(DataError):
-    """A step has no data in this process; what was trained until then can be saved."""
+    """A step has no data in this process; the steps trained so far can be saved."""
 
 
 class PeerLostDataError(LostDataError):
-    """A step has no data in another process, which says why."""
+    """A step has no data in another process, which reports why."""
 
 
-def told_to_all(error: LostDataError, ranks: Ranks, device: torch.device) -> str:
-    """Tells the others of the run; called by all processes. Returns the first's reason.
+def shared_reason(error: LostDataError, ranks: Ranks, device: torch.device) -> str:
+    """Shares why a step has no data; called by all processes. Returns the first reason.
 
-    Those that have data wait for it in the first sum of the step. They find NaN there, raise
-    PeerLostDataError, and come here.
+    Processes that have data wait for this one in the first sum of the step. They get NaN there,
+    raise PeerLostDataError and then call this too.
     """
     is_peer = isinstance(error, PeerLostDataError)
     if not is_peer:
@@ -61,10 +61,10 @@ def batches_left(
     batches: EpochBatches,
     collate: Collate,
 ) -> Iterator[dict[str, Any]]:
-    """What is left of an epoch, made by threads, by processes, or when it is asked for.
+    """The remaining batches of an epoch, made by threads, by processes or on demand.
 
     Raises:
-        DataError: a sample cannot be made, or a process that makes them has died.
+        DataError: a sample cannot be made, or a worker process has died.
     """
     samples, workers = NamedSamples(dataset), settings.per_device_num_workers
     if workers and settings.worker_type == "thread":
@@ -75,7 +75,7 @@ def batches_left(
 
 
 class NamedSamples:
-    """Samples of a dataset; an error says which one it is of."""
+    """A dataset whose errors name the sample they are about."""
 
     def __init__(self, dataset: DistributedRepeatingDataset) -> None:
         self.dataset = dataset
@@ -94,7 +94,7 @@ class NamedSamples:
 
 
 def sample_name(dataset: DistributedRepeatingDataset, draw: int) -> str:
-    """'sample 12 (episode 3, frame 40 of recordings)', or less where its data cannot be read."""
+    """'sample 12 (episode 3, frame 40 of recordings)', or less if its data cannot be read."""
     index = draw % len(dataset)
     part, within = _locate(dataset, index)
     root = part.source.root.name
@@ -115,7 +115,7 @@ def _locate(dataset: DistributedRepeatingDataset, index: int) -> tuple[DatasetPa
 
 
 class _ErrorsAsValues:
-    """Hands an error over as a value: torch would make a traceback of many lines of it."""
+    """Returns errors as values: torch would turn a raised one into a long traceback."""
 
     def __init__(self, samples: NamedSamples) -> None:
         self._samples = samples
@@ -163,8 +163,8 @@ def _from_processes(
                 raise
             reason = str(error).splitlines()[0].rstrip(".")
             raise DataError(
-                f"{reason}; the batch that was waited for begins with "
-                f"{sample_name(samples.dataset, draws[0])}. Was memory full? Lower "
+                f"{reason}; the batch it was needed for begins with "
+                f"{sample_name(samples.dataset, draws[0])}. Did memory run out? Lower "
                 "train_dataloader.per_device_num_workers, or use worker_type='thread'"
             ) from error
         if isinstance(batch, FluxError):
@@ -173,9 +173,9 @@ def _from_processes(
 
 
 def _without_interruption(loader: DataLoader[Any]) -> Iterator[Any]:
-    """The loader's batches; a worker's death shows when its batch is asked for, and not before.
+    """The loader's batches; a worker's death raises only when its batch is requested.
 
-    torch lets the death of a worker interrupt whatever runs, be it half of an optimiser's step.
+    Left to itself, torch interrupts whatever is running, such as half of an optimiser step.
     """
     before = signal.getsignal(signal.SIGCHLD)
     found = iter(loader)
@@ -185,10 +185,10 @@ def _without_interruption(loader: DataLoader[Any]) -> Iterator[Any]:
 
 
 def _next_or_death(found: Iterator[Any], processes: Sequence[BaseProcess]) -> Any:
-    """The next batch, asked for in a thread of its own, which may be left behind.
+    """The next batch, requested in a thread of its own, which is abandoned if the worker is dead.
 
-    torch looks for dead workers while nothing comes. Of a worker that died within a message it
-    would wait for the rest forever.
+    torch checks for dead workers only while nothing arrives. If a worker died in the middle of a
+    message, it would wait for the rest forever.
 
     Raises:
         RuntimeError: a worker has died.
@@ -198,7 +198,7 @@ def _next_or_death(found: Iterator[Any], processes: Sequence[BaseProcess]) -> An
     def ask() -> None:
         try:
             answers.put((next(found), None))
-        except BaseException as error:  # noqa: BLE001  # raised by who waits
+        except BaseException as error:  # noqa: BLE001  # raised by the thread that waits
             answers.put((None, error))
 
     threading.Thread(target=ask, daemon=True).start()
