@@ -1,6 +1,6 @@
 """Every code block of the README and the other documents is run or checked, here or by `make demo`.
 
-An HTML comment on the line above a block says by whom:
+An HTML comment on the line above a block says how:
 
     <!-- test: run -->    this module runs it in an empty folder, with .venv/bin on the PATH
     <!-- test: demo -->   each of its command lines is a target of the Makefile or one of COMMANDS
@@ -138,7 +138,7 @@ def _made(command: str) -> str:
 
 
 def _write_recordings(folder: Path) -> None:
-    """Short recordings in the layout of ALOHA's own recorder."""
+    """Writes short recordings in the layout of ALOHA's own recorder."""
     h5py = pytest.importorskip("h5py")
     folder.mkdir()
     rng = np.random.default_rng(0)

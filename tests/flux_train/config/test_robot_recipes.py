@@ -226,10 +226,10 @@ def test_recorded_actions_are_for_any_robot() -> None:
     ("arguments", "expected"),
     [
         ({}, "robots: expected at least one robot, got none"),
-        ({"robots": {"aloha": ["a"]}, "aloha": ["b"]}, "'aloha' is given as aloha= too"),
+        ({"robots": {"aloha": ["a"]}, "aloha": ["b"]}, "'aloha' is also given as aloha=."),
         ({"robots": {"ur3": []}}, "robots: 'ur3': expected at least one entry, got none"),
-        ({"ur3": ["a"], "specs": [ARM]}, "specs: 'my-arm' is none of the robots ur3"),
-        ({"ur3": ["a"], "units": {"my-arm": []}}, "units: 'my-arm' is none of the robots ur3"),
+        ({"ur3": ["a"], "specs": [ARM]}, "specs: expected the robots ur3, got 'my-arm'"),
+        ({"ur3": ["a"], "units": {"my-arm": []}}, "units: expected the robots ur3, got 'my-arm'"),
         ({"ur3": ["a"], "specs": [{"name": "x"}]}, "specs.joint_names: RobotSpec needs"),
     ],
 )

@@ -18,7 +18,7 @@ from .columns import Columns, Section
 from .runners import collator
 
 ACTIONS_PER_TOKEN = 4
-MIN_RANGE = 0.06  # rad, m or 1: several joints hardly move in these tasks
+MIN_RANGE = 0.06  # rad, m or normalised: several joints hardly move in these tasks
 LIBERO_OBJECTS = (
     *("alphabet soup", "cream cheese", "salad dressing", "bbq sauce", "ketchup"),
     *("tomato sauce", "butter", "milk", "chocolate pudding", "orange juice"),
@@ -27,17 +27,17 @@ LIBERO_OBJECTS = (
 
 @dataclass(frozen=True, kw_only=True)
 class SmallRobot:
-    """What the recipes need to know of a robot.
+    """The facts about a robot that the recipes need.
 
     Attributes:
-        name: of its description and of its statistics.
+        name: the name of its description and of its statistics.
         runner: its inference runner.
-        cameras: what the network sees, each at `image_size`.
+        cameras: the network's cameras, each at `image_size`.
         image_size: height and width, pixels.
-        tasks: what it is told to do, by the key that picks one.
-        words: a prompt of few tokens: its fixed words are one each, and every dimension of the
-            state has its own bins. Whatever is not among the words takes one token per byte.
-        prompt_length: tokens.
+        tasks: its task texts, by the key that selects one.
+        words: the fixed texts of the prompt, each of which becomes one token, to keep prompts
+            short. Any other text takes one token per byte.
+        prompt_length: the number of tokens in a prompt, including padding.
         description: the robot's, if no installed package describes it.
     """
 
@@ -62,7 +62,7 @@ class SmallRobot:
 
     @property
     def tokenizer(self) -> ByteTokenizer:
-        """Of its prompts."""
+        """The tokenizer of its prompts; each dimension of the state has its own bins."""
         return ByteTokenizer(words=self.words, number_tables=self.spec.state_dim)
 
 
@@ -131,7 +131,7 @@ def small_pi05_model(
 
 
 def shared_transforms(robot: SmallRobot) -> list[dict[str, Any]]:
-    """What training and the robot both do to an observation."""
+    """The transforms of an observation, the same in training and on the robot."""
     height, width = robot.image_size
     tokenizer = dict(
         type="ByteTokenizer",
@@ -249,9 +249,9 @@ def small_runner(**settings: Any) -> dict[str, Any]:
         warmup_ratio=0.03,
         ema_decay=0.995,
         num_noise_samples=4,
-        # The tensors are too small to share; the second core has the data loader.
+        # The tensors are too small for two threads; the second core runs the data loader.
         num_threads=1,
-        # On CPUs without bf16 units half precision is an emulation, ten times slower.
+        # CPUs without bf16 units emulate half precision, which is ten times slower.
         enable_mixed_precision_training=False,
         collator=collator(),
     )
