@@ -39,7 +39,7 @@ BLOCK = re.compile(
 
 @dataclass(frozen=True, kw_only=True)
 class Block:
-    """One code block; `line` is where its code begins, `file` the name of a file that it shows."""
+    """One code block; `line` is the first line of its code, `file` the file that it shows."""
 
     line: int
     mark: str | None

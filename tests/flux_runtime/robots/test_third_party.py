@@ -1,4 +1,4 @@
-"""Robots of other packages: docs/your-own-robot.md's, and the ways in which one can be broken."""
+"""Robots from other packages: the one of docs/your-own-robot.md, and broken ones."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Installer = Callable[..., Path]
 
 
 def my_arm_site(folder: Path) -> Path:
-    """What `pip install ./my-arm` leaves behind, with the files of the page."""
+    """What `pip install ./my-arm` installs, with the files of the page."""
     files = {block.file: block.code for block in read_blocks(YOUR_OWN[0].read_text())}
     project = tomllib.loads(files["my-arm/pyproject.toml"])["project"]
     site = install(folder, "my-arm", project["entry-points"])

@@ -1,6 +1,6 @@
 """Functions that return config sections: a config file is as short as its differences.
 
-full        adapters for pi0 and pi0.5 of real size (which are in `flux_core.models.pi.sizes`)
+full        adapters for full-size pi0 and pi0.5 (which are in `flux_core.models.pi.sizes`)
 small       a small pi0.5 from scratch for one robot: your own, the simulated ALOHA, LIBERO-Object
 libero      LIBERO's suites
 robots      your own robots: Aloha, UR3, any other, or several in one run

@@ -71,9 +71,9 @@ def robot_data(
         robots: LeRobot directories by the robot's name.
         aloha: LeRobot directories of two Aloha arms.
         ur3: LeRobot directories of a UR3 with a gripper.
-        specs: descriptions of those of `robots` that no installed package describes.
-        columns: robot -> what its datasets call the state, the actions and the cameras, as
-            `dict(state=..., actions=[...], cameras={...})`; those left out have LeRobot's names.
+        specs: descriptions of the robots in `robots` that no installed package describes.
+        columns: robot -> its datasets' names of the state, the actions and the cameras, as
+            `dict(state=..., actions=[...], cameras={...})`; omitted ones have LeRobot's names.
         units: robot -> transforms of your own, which come before all others.
         tokenizer_path: a file or folder with PaliGemma's tokenizer.
         actions: use the next states, or the recorded actions. A robot that is commanded by
@@ -130,8 +130,8 @@ def robot_inference(
 ) -> Section:
     """How the robots of `robot_data` run the policy: their tasks, by the key that selects one.
 
-    The other arguments are those of `robot_data`, and must be the same; only transforms that are
-    for training alone are left out of `units`. One robot's section, or a dict of several.
+    The other arguments are those of `robot_data`, and must be equal; only `units` omits the
+    transforms that are for training only. Returns one robot's section, or a dict of several.
 
     Raises:
         ConfigError: there is no robot, or a robot is unknown or named twice.

@@ -27,17 +27,17 @@ LIBERO_OBJECTS = (
 
 @dataclass(frozen=True, kw_only=True)
 class SmallRobot:
-    """What the recipes need to know of a robot.
+    """The facts about a robot that the recipes need.
 
     Attributes:
         name: the name of its description and of its statistics.
         runner: its inference runner.
         cameras: the network's cameras, each at `image_size`.
         image_size: height and width, pixels.
-        tasks: what it is told to do, by the key that picks one.
-        words: a prompt of few tokens: its fixed words are one each, and every dimension of the
-            state has its own bins. Whatever is not among the words takes one token per byte.
-        prompt_length: tokens.
+        tasks: its task texts, by the key that selects one.
+        words: the fixed texts of the prompt, each of which becomes one token, to keep prompts
+            short. Any other text takes one token per byte.
+        prompt_length: the number of tokens in a prompt, including padding.
         description: the robot's, if no installed package describes it.
     """
 
@@ -62,7 +62,7 @@ class SmallRobot:
 
     @property
     def tokenizer(self) -> ByteTokenizer:
-        """Of its prompts."""
+        """The tokenizer of its prompts; each dimension of the state has its own bins."""
         return ByteTokenizer(words=self.words, number_tables=self.spec.state_dim)
 
 
