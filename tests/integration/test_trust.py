@@ -224,7 +224,7 @@ def test_a_bundle_of_schema_2_has_no_version_to_compare(
     manifest = Bundle.open(shipped_policy("aloha-sim")).manifest
     write_manifest(bundle, manifest)
     assert runtime(["check", str(bundle)]) == 1
-    assert "does not say its version" in refusal(capsys)
+    assert "does not state its version" in refusal(capsys)
     assert runtime(["check", str(bundle), "--accept-version", "acme-parts"]) == 0
 
 

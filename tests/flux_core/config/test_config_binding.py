@@ -198,7 +198,7 @@ def test_a_field_of_an_unsupported_type_is_a_programming_error() -> None:
         bind(st.SearchStrategy[int], 3, "model")
 
 
-def test_a_researchers_own_class_is_named_by_its_path() -> None:
+def test_a_users_class_is_named_by_its_path() -> None:
     assert component("pathlib:PurePath").__name__ == "PurePath"
     path = f"{__name__}:Limits"
     assert type_name(Limits) == path
@@ -220,7 +220,7 @@ def test_names_round_trip() -> None:
     assert component("Alias") is Limits
 
 
-def test_every_installed_name_has_a_place() -> None:
+def test_every_installed_name_has_a_module_and_a_class() -> None:
     for name, registrations in registry.installed().items():
         for each in registrations:
             module, _, attribute = each.target.partition(":")
@@ -325,7 +325,7 @@ def test_the_new_key_wins_over_the_old_one(caplog: pytest.LogCaptureFixture) -> 
     assert "'use_quantiles' is ignored because 'norm_type' is given too" in caplog.text
 
 
-def test_the_global_batch_size_is_dead_only_beside_the_one_per_device(
+def test_the_global_batch_size_is_ignored_only_if_the_one_per_device_is_given(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     tree = {"batch_size": 128, "per_device_batch_size": 8}
@@ -335,7 +335,7 @@ def test_the_global_batch_size_is_dead_only_beside_the_one_per_device(
         bind(Loader, {"batch_size": 128}, "train_dataloader")
 
 
-def test_a_dead_key_reaches_the_components_below_the_named_one(
+def test_a_dead_key_of_a_component_is_dead_in_those_derived_from_it(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(compat.COMPAT, "Linear", {"torch_dtype": compat.Dead("we know better")})

@@ -15,13 +15,13 @@ from ...distributions import write_distribution
 
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder on the module path."""
+    """Returns a folder that is on the module path."""
     monkeypatch.setattr(registry, "_registered", {})
     monkeypatch.syspath_prepend(tmp_path)
     return tmp_path
 
 
-def test_a_name_is_a_transform_unless_it_says_its_kind(site: Path) -> None:
+def test_a_name_without_a_kind_is_a_transform(site: Path) -> None:
     names = {"Waves": "acme_kinds:Recorder", "tokenizer.Words": "acme_kinds:Recorder [extra]"}
     mark = write_distribution(site, "acme-kinds", "1.0", names)
     waves, words = registration("Waves", "here"), registration("Words", "here")

@@ -165,7 +165,7 @@ def test_a_frozen_part_gets_no_adapter() -> None:
         (dict(modules_to_save=["state_proj"]), "modules_to_save: no module is called"),
         (
             dict(lora_target_modules=["projector.projector"], freeze_projector=True),
-            "lie in frozen parts (projector); nothing would be trained",
+            "are in frozen parts (projector); nothing would be trained",
         ),
     ],
 )

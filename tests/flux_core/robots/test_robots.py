@@ -33,7 +33,7 @@ def test_grippers_are_normalized_and_close_each_arm() -> None:
     assert {(spec.lower[i], spec.upper[i]) for i in grippers} == {(0.0, 1.0)}
 
 
-def test_the_dimensions_and_rates_are_the_tutorials() -> None:
+def test_the_dimensions_and_rates_are_those_of_the_tutorial() -> None:
     facts = {name: (s.action_dim, s.control_hz) for name, s in ROBOT_SPECS.items()}
     tutorial = {"aloha-sim": (14, 50.0), "aloha": (14, 50.0), "ur3": (7, 30.0)}
     assert facts == tutorial | {"libero": (7, 20.0)}

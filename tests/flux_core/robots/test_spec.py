@@ -37,7 +37,7 @@ DIFFERENCES: dict[str, Any] = dict(
 
 
 @pytest.mark.parametrize("spec", [SPEC, *ROBOT_SPECS.values()], ids=lambda spec: spec.name)
-def test_a_description_comes_back_from_json_as_it_was(spec: RobotSpec) -> None:
+def test_a_description_round_trips_through_json(spec: RobotSpec) -> None:
     tree = json.loads(json.dumps(unbind(spec), allow_nan=False))
     assert tree["type"] == "RobotSpec" and tree["schema_version"] == 1
     assert bind(RobotSpec, tree, "inference.robot") == spec

@@ -535,7 +535,7 @@ def test_a_transform_that_the_robot_cannot_use_is_refused_with_its_path(
     assert str(error.value).startswith(message)
 
 
-def test_a_policy_with_foreign_units_gives_c_plus_plus_one_scale_and_offset() -> None:
+def test_a_policy_with_user_defined_units_gives_c_plus_plus_one_scale_and_offset() -> None:
     degrees = foreign.Affine(scale=(np.pi / 180,) * 14, offset=(0.0,) * 14)
     relative = RelativeActions(mask=MASK)
     runner = AlohaInferenceRunner(

@@ -37,8 +37,8 @@ class ObservationTransforms:
 class InferenceRunner:
     """How a policy is run: robot, task texts, chunking.
 
-    `robot` is a name or a description; a name is replaced by the description it stands for, so
-    that checkpoints and bundles carry the description.
+    `robot` is a name or a description; a name is replaced by its description, so that checkpoints
+    and bundles contain the description.
 
     The first `action_chunk` steps of each predicted chunk are used (None: all), and
     `execution_horizon` of those are executed before the next chunk (None: all of those).

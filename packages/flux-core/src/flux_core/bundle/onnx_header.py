@@ -45,7 +45,7 @@ _EXTERNAL = 1  # TensorProto.DataLocation
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ExternalTensor:
-    """A constant whose bytes lie in another file: `length` bytes from `offset` on."""
+    """A constant whose bytes are in another file: `length` bytes from `offset` on."""
 
     name: str
     dtype: str
@@ -69,7 +69,7 @@ def read_graph_header(path: Path, name: str) -> GraphHeader:
 
     Args:
         path: the file.
-        name: what messages call it.
+        name: the file's name in messages.
 
     Raises:
         BundleError: not an ONNX graph, or not one that flux-export writes.

@@ -24,7 +24,7 @@ def component_sources(config: Mapping[str, Any]) -> dict[str, ComponentSource]:
     """Returns the manifest's `components` for a config, from what is installed here.
 
     Raises:
-        ConfigError: it names something that a bundle may not.
+        ConfigError: it names something that a bundle may not contain.
     """
     return {
         name: ComponentSource(distribution=found.distribution, version=found.version)
@@ -59,8 +59,8 @@ def check_config(
             _check_source(use, found, manifest, accepted)
         elif not found.is_ours and normalized(found.distribution) not in accepted:
             raise BundleError(
-                f"config.json: {use.where}: {found.name!r} is of {found.distribution} "
-                f"{found.version}, but a bundle of schema_version 2 does not say its version. "
+                f"config.json: {use.where}: {found.name!r} is from {found.distribution} "
+                f"{found.version}, but a bundle of schema_version 2 does not state its version. "
                 f"Export the checkpoint again, or add --accept-version {found.distribution}."
             )
 

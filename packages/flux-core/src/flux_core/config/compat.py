@@ -1,7 +1,7 @@
 """FluxVLA's names that are spelled differently here, and its keys that have no meaning here.
 
 `bind` reads `COMPAT` before it looks for unknown keys, and the registry reads `TYPE_NAMES` before
-it looks up a component. A key that a component has itself is never touched. Each use is logged once
+it looks up a component. A key that a component itself has is never changed. Each use is logged once
 as a warning in 'flux.config', except for names that flux itself wrote into files in the past.
 """
 
@@ -33,7 +33,7 @@ class Renamed:
 
 @dataclass(frozen=True)
 class Respelled:
-    """The key stays, but its list may contain old names; `names` maps them to today's."""
+    """The key stays, but its list may contain old names; `names` maps them to the current ones."""
 
     names: Mapping[str, str]
 
@@ -52,7 +52,7 @@ class Dead:
 
 @dataclass(frozen=True)
 class Expanded:
-    """The key's section stands for several of today's keys: `convert(section, path)` gives them."""
+    """The key's section is replaced by the current keys that `convert(section, path)` returns."""
 
     convert: Callable[[Mapping[str, Any], str], dict[str, Any]]
 
@@ -222,7 +222,7 @@ COMPAT: dict[str, Mapping[str, Rule]] = {
 
 
 def current_type(name: str) -> str:
-    """Returns today's name for a `type` that is an old name, or a path that flux once wrote."""
+    """Returns the current name for a `type` that is an old name, or a path that flux once wrote."""
     return TYPE_NAMES.get(name) or OLD_PATHS.get(name, name)
 
 
@@ -241,7 +241,7 @@ def renamed_keys(section: Mapping[str, object], key: str) -> dict[str, Renamed]:
 def translate(
     section: Mapping[str, object], names: Iterable[str], fields: Iterable[str], path: str
 ) -> dict[str, object]:
-    """Returns `section` in today's keys.
+    """Returns `section` with the current keys.
 
     Args:
         section: one node of the tree, with or without its `type`.
@@ -268,7 +268,7 @@ def translate(
 def _expand(
     section: Mapping[str, object], table: Mapping[str, object], fields: Iterable[str], path: str
 ) -> dict[str, object]:
-    """Replaces every key that stands for several; dead keys among those are handled afterwards."""
+    """Replaces each key that became several keys; dead keys among those are handled afterwards."""
     result = dict(section)
     for old in sorted((table.keys() & section.keys()) - set(fields)):
         rule = table[old]
@@ -286,7 +286,7 @@ def _expand(
 
 
 def _respell(section: dict[str, object], table: Mapping[str, object]) -> None:
-    """Writes today's names into the lists of names."""
+    """Replaces old names by current ones in the lists of names."""
     for key, rule in table.items():
         value = section.get(key)
         if isinstance(rule, Respelled) and isinstance(value, list | tuple):

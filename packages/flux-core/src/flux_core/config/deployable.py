@@ -37,7 +37,7 @@ class Use:
         return show_place(self.place if self.is_robot else (*self.place, "type"))
 
     def registration(self) -> Registration:
-        """Returns who registers the name.
+        """Returns the registration of the name.
 
         Raises:
             ConfigError: it is not registered, or not allowed here; nothing was imported.
@@ -93,7 +93,7 @@ def uses(config: Mapping[str, Any]) -> Iterator[Use]:
 
 
 def registrations(config: Mapping[str, Any]) -> dict[str, Registration]:
-    """Returns who registers each name of a config, by the name as it is written.
+    """Returns the registration of each name in a config, by the name as it is written.
 
     Raises:
         ConfigError: the first name that is not registered, or not allowed in its field.
@@ -113,7 +113,7 @@ def obstacles(config: Mapping[str, Any]) -> list[str]:
 
 
 def with_current_types(value: Any) -> Any:
-    """Returns plain data with today's name for each class that an older version wrote."""
+    """Returns plain data with the current name for each class that an older version wrote."""
     if isinstance(value, Mapping):
         return {
             key: current_type(entry)

@@ -1,6 +1,6 @@
 """Which names the installed distributions register as components; imports none of them.
 
-A distribution registers a class by an entry point of its own in the group `flux.components`:
+A distribution registers each class by its own entry point in the group `flux.components`:
 
     [project.entry-points."flux.components"]
     MyTransform = "my_package.transforms:MyTransform"
@@ -65,10 +65,10 @@ def normalized(distribution: str) -> str:
 
 
 def registration(name: str, where: str) -> Registration | None:
-    """Returns who registers a name by an entry point of its own, or None.
+    """Returns the registration of a name that has its own entry point, or None.
 
     Raises:
-        ConfigError: two distributions do; `where` says which field names it.
+        ConfigError: two distributions register it; the message begins with `where`.
     """
     return only(installed().get(name, ()), where)
 

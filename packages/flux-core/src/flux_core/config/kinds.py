@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
 DEFAULT_KIND = "transform"
-"""The kind of a name that another distribution registers without saying its kind."""
+"""The kind of a name that another distribution registers without a kind."""
 
 # Field -> kind; the first match wins. '*' is any key, '#' any index, '**' any path.
 FIELD_KINDS: dict[str, str | None] = {

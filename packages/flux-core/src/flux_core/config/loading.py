@@ -40,7 +40,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, An
 
 
 def _run(path: Path) -> dict[str, Any]:
-    """Runs the file in a namespace of its own and keeps its public values."""
+    """Runs the file in a separate namespace and keeps its public values."""
     namespace: dict[str, Any] = {"__name__": "__config__", "__file__": str(path)}
     try:
         exec(compile(path.read_bytes(), str(path), "exec", dont_inherit=True), namespace)

@@ -13,7 +13,7 @@ from .basic import AdaRMSNorm
 
 @dataclass(frozen=True, kw_only=True)
 class NumberTokens:
-    """Prompt tokens that stand for ordered numbers, such as the bins of pi0.5's state.
+    """Prompt tokens that represent ordered numbers, such as the bins of pi0.5's state.
 
     Attributes:
         first: id of the first number.

@@ -63,7 +63,7 @@ def _check_targets(model: nn.Module, targets: tuple[str, ...], frozen: tuple[str
         reached += sum(name.split(".")[0] not in frozen for name in named)
     if not reached:
         raise ConfigError(
-            f"lora_target_modules: all of {', '.join(targets)} lie in frozen parts "
+            f"lora_target_modules: all of {', '.join(targets)} are in frozen parts "
             f"({', '.join(frozen)}); nothing would be trained there"
         )
 
