@@ -28,7 +28,7 @@ LONGEST_FIRST = (
     "cpp/test_cpp_unit.py",
     "flux_train/test_faults.py",
 )
-"""Files that take longest. Begun last, they would leave one process with nothing to do."""
+"""The slowest files. Started last, they would leave other processes without work."""
 
 settings.register_profile("flux", deadline=None, print_blob=True)
 settings.load_profile("flux")
@@ -57,7 +57,7 @@ def shared_data() -> Path:
 
 @pytest.fixture(scope="session")
 def reported_datasets(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Small datasets after other people's fault reports: NAME/ds, described beside their script."""
+    """Small datasets based on users' fault reports: NAME/ds, described beside their script."""
     script = ROOT.parent / "shared" / "reports" / "data" / "make.py"
     if not script.is_file():
         pytest.skip("the script shared/reports/data/make.py beside the checkout is missing")
@@ -78,7 +78,7 @@ def tracked_files() -> list[Path]:
 
 @pytest.fixture(scope="session")
 def made_once(tmp_path_factory: pytest.TempPathFactory) -> MakeOnce:
-    """Makes a folder by name unless it exists; all processes of a test run share it, read-only."""
+    """Makes a folder by name unless it exists. All processes of a test run share it, read-only."""
     base = tmp_path_factory.getbasetemp()
     shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "made_once"
     shared.mkdir(exist_ok=True)
@@ -98,7 +98,7 @@ def made_once(tmp_path_factory: pytest.TempPathFactory) -> MakeOnce:
 
 @pytest.fixture(scope="session")
 def one_episode(shared_data: Path, made_once: MakeOnce) -> Path:
-    """The first episode of the shared v2.1 dataset as a dataset of its own."""
+    """The first episode of the shared v2.1 dataset, as a separate dataset."""
     source = shared_data / "lerobot" / "v21"
 
     def write(root: Path) -> None:
@@ -144,7 +144,7 @@ def tiny_options(one_episode: Path) -> list[str]:
 
 @pytest.fixture(scope="session")
 def tiny_run(tiny_options: list[str], made_once: MakeOnce) -> Path:
-    """The work dir of a run of four steps; read-only."""
+    """The work directory of a training run of four steps; read-only."""
     from flux_train.cli import main
 
     config = str(ROOT / "configs" / "pi05" / "pi05_small_aloha_sim.py")
@@ -157,7 +157,7 @@ def tiny_run(tiny_options: list[str], made_once: MakeOnce) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_export(tiny_run: Path, made_once: MakeOnce) -> Path:
-    """`bundle`, exported from `tiny_run`, and `printed.json`, what the command said; read-only."""
+    """`bundle`, exported from `tiny_run`, and `printed.json`, the command's output; read-only."""
     from flux_runtime.export.cli import main
 
     checkpoint = str(tiny_run / "checkpoint_epoch_1.pt")
@@ -172,7 +172,7 @@ def tiny_export(tiny_run: Path, made_once: MakeOnce) -> Path:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skips what this machine cannot do, saying what is missing; puts the longest files first."""
+    """Skips tests that this machine cannot run and says what is missing; runs long files first."""
     rank = {ROOT / "tests" / name: number for number, name in enumerate(LONGEST_FIRST)}
     items.sort(key=lambda item: rank.get(item.path, len(rank)))
     for item in items:

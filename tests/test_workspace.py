@@ -111,7 +111,7 @@ def test_the_scripts_parse_and_ci_is_executable() -> None:
     assert (ROOT / ".ci" / "run").stat().st_mode & 0o111
 
 
-def test_the_files_that_are_begun_first_exist() -> None:
+def test_the_files_that_are_started_first_exist() -> None:
     assert [name for name in LONGEST_FIRST if not (ROOT / "tests" / name).is_file()] == []
 
 

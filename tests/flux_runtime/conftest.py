@@ -448,7 +448,7 @@ def small_policy() -> Callable[[str], TrainedPolicy]:
 
 @pytest.fixture(scope="session")
 def exported(small_policy: Callable[[str], TrainedPolicy], made_once: MakeOnce) -> Exported:
-    """Exports the small policy of a kind with some options, once in a test run; read-only."""
+    """Exports the small policy of a kind with some options, once per test run; read-only."""
     from flux_core.bundle import Bundle
     from flux_runtime.export.options import ExportOptions
     from flux_runtime.export.writer import export_bundle

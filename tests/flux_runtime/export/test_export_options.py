@@ -39,7 +39,7 @@ def export(policy: TrainedPolicy, out: Path, **options: Any) -> tuple[Bundle, ve
 
 @pytest.fixture(scope="module")
 def bucketed(exported: Exported) -> tuple[Bundle, verify.Verification]:
-    """A pi0 with graphs for prompts of 16 and 48 tokens besides those for any; read-only."""
+    """A pi0 with additional graphs for prompts of 16 and 48 tokens; read-only."""
     return exported("pi0", prompt_tokens=(48, 16))
 
 
@@ -148,7 +148,7 @@ def test_leaving_a_camera_out_is_masking_it(small_policy: MakePolicy, tmp_path: 
     np.testing.assert_allclose(found["actions"], expected, atol=1e-5)
 
 
-def test_graphs_for_short_prompts_answer_as_those_for_any(
+def test_graphs_for_short_prompts_give_the_same_actions_as_the_others(
     bucketed: tuple[Bundle, verify.Verification],
 ) -> None:
     bundle, figures = bucketed
@@ -169,7 +169,7 @@ def test_check_replays_the_graphs_for_short_prompts_too(
     bundle = Bundle.open(shutil.copytree(bucketed[0].directory, tmp_path / "b"))
     report = check(bundle.directory)
     assert report["ok"] and sorted(report["graphs"]) == [16, 48, 96]
-    # The Euler update of one graph now goes the wrong way.
+    # The Euler update of one graph now has the wrong sign.
     graph = bundle.directory / "denoise_16.onnx"
     model = onnx.load(graph, load_external_data=False)
     update = next(node for node in model.graph.node if "x_next" in node.output)
@@ -209,7 +209,7 @@ def test_an_export_cannot_replace_what_it_is_made_from(
     assert Bundle.open(bundle.directory).manifest.precision == "fp32"
 
 
-def test_an_engine_that_this_machine_lacks_is_told_before_anything_is_written(
+def test_an_engine_that_this_machine_lacks_is_an_error_before_anything_is_written(
     exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundle, _ = exported("pi0")

@@ -63,7 +63,7 @@ def replay_golden(
     """
     tensors = bundle.golden()
     inputs = {name: tensors[f"input.{name}"] for name in user_inputs(bundle.manifest)}
-    noise = cast(NDArray[np.float32], tensors["input.noise"])  # `infer` refuses any other
+    noise = cast(NDArray[np.float32], tensors["input.noise"])  # `infer` rejects any other type
     try:
         actions = policy.infer(inputs, noise)
     except (ValueError, RuntimeError) as error:
