@@ -12,6 +12,8 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+YOUR_OWN = tuple(ROOT / "docs" / f"your-own-{what}.md" for what in ("robot", "data", "transform"))
+"""In the order in which tests/integration/test_your_own.py follows them."""
 POLICIES = ROOT / "packages" / "flux-runtime" / "src" / "flux_runtime" / "policies"
 DOCUMENTS = (
     ROOT / "README.md",
@@ -29,18 +31,19 @@ MORE_SUBCOMMANDS = {("flux-train",): {"report", "consolidate"}}
 FOREIGN = {"pip", "cmake", "sbatch"}
 
 BLOCK = re.compile(
-    r"^(?:<!-- test: (?P<mark>\w+) -->\n)?"
-    r"```(?P<language>bash|sh|shell|console|python|py)\n(?P<code>.*?)^```$",
+    r"^(?:<!-- (?:test: (?P<mark>\w+)|file: (?P<file>\S+)) -->\n)?"
+    r"```(?P<language>bash|sh|shell|console|python|py|toml)\n(?P<code>.*?)^```$",
     re.MULTILINE | re.DOTALL,
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Block:
-    """One code block; `line` is the first line of its code."""
+    """One code block; `line` is where its code begins, `file` the name of a file that it shows."""
 
     line: int
     mark: str | None
+    file: str | None = None
     language: str
     code: str
 
@@ -53,11 +56,12 @@ class Block:
 
 
 def read_blocks(text: str) -> list[Block]:
-    """Returns the shell and Python blocks of a Markdown text."""
+    """Returns the shell, Python and TOML blocks of a Markdown text."""
     return [
         Block(
             line=text[: match.start("code")].count("\n") + 1,
             mark=match["mark"],
+            file=match["file"],
             language=match["language"],
             code=match["code"],
         )

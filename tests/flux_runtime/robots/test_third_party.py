@@ -1,4 +1,4 @@
-"""Robots from other packages: `my_arm` beside this file, and broken ones."""
+"""Robots of other packages: docs/your-own-robot.md's, and the ways in which one can be broken."""
 
 from __future__ import annotations
 
@@ -25,15 +25,20 @@ from flux_runtime.doctor import check_python, diagnose
 from flux_runtime.robots import SimulatedRobot, make_robot, robot_names
 
 from ...distributions import install
+from ...documents import YOUR_OWN, read_blocks
 
-PACKAGE = Path(__file__).parent / "my_arm"
 Installer = Callable[..., Path]
 
 
 def my_arm_site(folder: Path) -> Path:
-    """What `pip install -e ./my_arm` installs."""
-    points = tomllib.loads((PACKAGE / "pyproject.toml").read_text())["project"]["entry-points"]
-    return install(folder, "my-arm", points)
+    """What `pip install ./my-arm` leaves behind, with the files of the page."""
+    files = {block.file: block.code for block in read_blocks(YOUR_OWN[0].read_text())}
+    project = tomllib.loads(files["my-arm/pyproject.toml"])["project"]
+    site = install(folder, "my-arm", project["entry-points"])
+    (site / "my_arm").mkdir()
+    for module in ("__init__.py", "driver.py"):
+        (site / "my_arm" / module).write_text(files[f"my-arm/my_arm/{module}"])
+    return site
 
 
 @pytest.fixture
@@ -57,7 +62,8 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Installer:
 
 @pytest.fixture
 def my_arm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(PACKAGE / "src"))
+    for module in ("my_arm", "my_arm.driver"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
     monkeypatch.syspath_prepend(str(my_arm_site(tmp_path / "site")))
 
 
@@ -74,16 +80,16 @@ def test_my_arm_runs_episodes_by_its_name(
     command = "run --robot my-arm --policy hold --episodes 2 --max-steps 30 --json"
     assert main([*command.split(), "--record", str(tmp_path / "record")]) == 0
     report = json.loads(capsys.readouterr().out)
-    assert report["robot"] == "my-arm" and report["prompt"] == "touch the dot"
+    assert report["robot"] == "my-arm" and report["prompt"] == "grasp the dot"
     assert report["ticks"] == 60 and report["commands_out_of_limit"] == 0
     assert report["success_rate"] == 0.0
     with np.load(tmp_path / "record" / "episode_000000.npz") as recorded:
-        assert recorded["state"].shape == recorded["command"].shape == (30, 3)
+        assert recorded["state"].shape == recorded["command"].shape == (30, 4)
 
 
 def test_my_arm_runs_in_a_separate_process_with_a_report(core: Any, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="reports need flux-runtime[report]")
-    paths = [str(PACKAGE / "src"), str(my_arm_site(tmp_path / "site")), *sys.path]
+    paths = [str(my_arm_site(tmp_path / "site")), *sys.path]
     program = "import sys; from flux_runtime.cli import main; sys.exit(main(sys.argv[1:]))"
     report = tmp_path / "report.html"
     command = "run --robot my-arm --policy hold --episodes 1 --max-steps 20 --json"
@@ -118,7 +124,7 @@ def test_help_and_doctor_list_my_arm(
         main(["run", "--help"])
     assert "my-arm" in capsys.readouterr().out
     (check,) = [check for check in diagnose() if check.name == "robot my-arm"]
-    assert check.ok and check.found == "my-arm 1.0 (my_arm.driver:MyArm): 3 joints, 20 Hz, top"
+    assert check.ok and check.found == "my-arm 1.0 (my_arm.driver:MyArm): 4 joints, 20 Hz, top"
 
 
 def test_the_doctor_names_a_broken_driver_and_continues(

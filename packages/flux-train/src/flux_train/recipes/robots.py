@@ -58,6 +58,7 @@ def robot_data(
     ur3: Sequence[str] = (),
     specs: Sequence[RobotSpec | Section] = (),
     columns: Mapping[str, Columns | Section] | None = None,
+    units: Mapping[str, Sequence[Section]] | None = None,
     tokenizer_path: str,
     actions: Actions = "next_state",
     relative: bool = True,
@@ -70,9 +71,10 @@ def robot_data(
         robots: LeRobot directories by the robot's name.
         aloha: LeRobot directories of two Aloha arms.
         ur3: LeRobot directories of a UR3 with a gripper.
-        specs: descriptions of the robots in `robots` that no installed package describes.
-        columns: robot -> its datasets' names of the state, the actions and the cameras, as
-            `dict(state=..., actions=[...], cameras={...})`; omitted ones have LeRobot's names.
+        specs: descriptions of those of `robots` that no installed package describes.
+        columns: robot -> what its datasets call the state, the actions and the cameras, as
+            `dict(state=..., actions=[...], cameras={...})`; those left out have LeRobot's names.
+        units: robot -> transforms of your own, which come before all others.
         tokenizer_path: a file or folder with PaliGemma's tokenizer.
         actions: use the next states, or the recorded actions. A robot that is commanded by
             differences needs the recorded actions.
@@ -88,6 +90,7 @@ def robot_data(
     if actions == "next_state":
         _check_states_are_commands(known)
     named = _columns(roots, columns or {})
+    own_units = _own_units(roots, units)
     next_states = actions == "next_state"
     num_cameras = max(len(spec.cameras) for spec in known.values())
     groups = {
@@ -98,7 +101,10 @@ def robot_data(
             cameras=known[name].cameras,
             num_padding_cameras=num_cameras - len(known[name].cameras),
             action_horizon=ACTION_HORIZON,
-            units=_units(known, name, relative=relative, adapt_to_pi=adapt_to_pi),
+            units=[
+                *own_units.get(name, ()),
+                *_units(known, name, relative=relative, adapt_to_pi=adapt_to_pi),
+            ],
             columns=named[name],
             **named[name].window(next_states=next_states),
         )
@@ -118,19 +124,21 @@ def robot_inference(
     aloha: Mapping[str, str] | None = None,
     ur3: Mapping[str, str] | None = None,
     specs: Sequence[RobotSpec | Section] = (),
+    units: Mapping[str, Sequence[Section]] | None = None,
     relative: bool = True,
     adapt_to_pi: bool = False,
 ) -> Section:
     """How the robots of `robot_data` run the policy: their tasks, by the key that selects one.
 
-    The other arguments are those of `robot_data`, and must be equal. Returns one robot's section,
-    or a dict of several.
+    The other arguments are those of `robot_data`, and must be the same; only transforms that are
+    for training alone are left out of `units`. One robot's section, or a dict of several.
 
     Raises:
         ConfigError: there is no robot, or a robot is unknown or named twice.
     """
     tasks = _by_robot(robots, aloha=aloha or {}, ur3=ur3 or {})
     known = _described(tasks, specs)
+    own_units = _own_units(tasks, units)
     written_out = {_bound(spec).name for spec in specs}
     sections: dict[str, Section] = {}
     for name, texts in tasks.items():
@@ -142,7 +150,10 @@ def robot_inference(
             type=settings.pop("type"),
             task_descriptions=texts,
             cameras=known[name].cameras,
-            units=_units(known, name, relative=relative, adapt_to_pi=adapt_to_pi),
+            units=[
+                *own_units.get(name, ()),
+                *_units(known, name, relative=relative, adapt_to_pi=adapt_to_pi),
+            ],
             **settings,
         )
     return sections if len(sections) > 1 else next(iter(sections.values()))
@@ -173,6 +184,15 @@ def _columns(
                 f"{did_you_mean(name, robots)}"
             )
     return {name: Columns.read(columns.get(name)) for name in robots}
+
+
+def _own_units(
+    robots: Mapping[str, object], units: Mapping[str, Sequence[Section]] | None
+) -> Mapping[str, Sequence[Section]]:
+    """`units`, if they are all of robots of this run."""
+    if unknown := sorted(set(units or {}) - robots.keys()):
+        raise ConfigError(f"units: expected the robots {', '.join(robots)}, got {unknown[0]!r}")
+    return units or {}
 
 
 def _described(
