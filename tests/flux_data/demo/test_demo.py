@@ -217,7 +217,7 @@ def test_a_hopeless_speed_is_refused_and_leaves_nothing_behind(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert record(tmp_path / "out", "--speed", "8", "--workers", "2") == 1
-    assert "Lower them" in capsys.readouterr().err.splitlines()[-1]
+    assert "Lower these values" in capsys.readouterr().err.splitlines()[-1]
     assert not (tmp_path / "out" / "meta").exists()
 
 

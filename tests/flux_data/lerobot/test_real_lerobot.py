@@ -16,7 +16,7 @@ Each needs an environment of its own (its torch is another), and the system's ff
         "opencv-python-headless<4.13"
 
     FLUX_LEROBOT_03=lerobot03/bin/python FLUX_LEROBOT_04=lerobot04/bin/python \
-        python -m pytest tests/flux_data/test_real_lerobot.py
+        python -m pytest tests/flux_data/lerobot/test_real_lerobot.py
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ def observations(
     )
     part = DatasetPart(source, config, ())
     if not 1 <= count <= len(part):
-        raise DataError(f"{dataset}: expected a count of 1 to {len(part)} samples, got {count}")
+        raise DataError(f"{dataset}: expected 1 to {len(part)} samples, got {count}")
     samples = [part.sample(int((i + 0.5) * len(part) / count)) for i in range(count)]
     return {
         **{
