@@ -16,10 +16,10 @@ demo: install ## Record demonstrations, train, export and drive the simulated ro
 	@$(BIN)/python scripts/demo.py $(ARGS)
 
 test: install ## Run the tests, two files at a time (ARGS="-k config" picks some)
-	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --max-worker-restart 0 $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0 $(ARGS)
 
 test-slow: install ## Run the slow tests: soaks, many seeds, full widths (ARGS as above)
-	@FLUX_SLOW=1 $(BIN)/python -m pytest -m slow --numprocesses 2 --max-worker-restart 0 $(ARGS)
+	@FLUX_SLOW=1 $(BIN)/python -m pytest -m slow --numprocesses 2 --dist load --max-worker-restart 0 $(ARGS)
 
 test-peers: install ## Run what needs a peer (ARGS picks some of: lerobot-0.3 lerobot-0.4 libero browser)
 	@bash scripts/test_peers.sh $(ARGS)

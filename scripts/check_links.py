@@ -2,10 +2,10 @@
 
     python scripts/check_links.py [ROOT]
 
-A link's target must exist, and so must the heading that its anchor names. A path in inline code
-(`scripts/demo.py`, `flux_core/transforms`) must exist if its first folder does: seen from the
-file's own folder, from the root, or from the folder of a package's sources. A pattern
-(`docs/*.md`) must match something; a path with a placeholder (`configs/NAME.py`) is left alone.
+A link's target must exist, and so must the heading of its anchor. A path in inline code
+(`scripts/demo.py`, `flux_core/transforms`) must exist if its first folder exists, relative to the
+Markdown file's folder, the root, or a package's source folder. A pattern (`docs/*.md`) must match
+something; a path with a placeholder (`configs/NAME.py`) is ignored.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def lines_of(path: Path) -> Iterator[Line]:
 
 
 def anchors_of(path: Path) -> set[str]:
-    """The anchors that GitHub makes of a file's headings, and those written as HTML."""
+    """Returns the anchors that GitHub creates for a file's headings, and those written as HTML."""
     anchors: set[str] = set()
     for line in lines_of(path):
         anchors.update(ANCHOR.findall(line.text))
@@ -87,7 +87,7 @@ def _slug(heading: str) -> str:
 
 
 def faults_of(path: Path, root: Path) -> Iterator[str]:
-    """Yields 'FILE:LINE: what is wrong' of one Markdown file."""
+    """Yields 'FILE:LINE: problem' for every broken link in one Markdown file."""
     for line in lines_of(path):
         where = f"{path.relative_to(root)}:{line.number}"
         for pattern in LINKS:
@@ -105,17 +105,17 @@ def _problem_of_link(target: str, path: Path, root: Path) -> str | None:
     name, _, anchor = target.partition("#")
     found = (path.parent / unquote(name)).resolve() if name else path
     if not found.exists():
-        return f"the link '{target}' leads to no file"
+        return f"the link '{target}' points to a missing file"
     if not found.is_relative_to(root):
-        return f"the link '{target}' leads out of the repository"
+        return f"the link '{target}' points outside the repository"
     if anchor and found.suffix == ".md" and unquote(anchor) not in anchors_of(found):
-        return f"the link '{target}' names no heading of {found.relative_to(root)}"
+        return f"the link '{target}' points to a missing heading of {found.relative_to(root)}"
     return None
 
 
 def _is_missing_path(word: str, path: Path, root: Path) -> bool:
-    """Whether a word of inline code is a path whose first folder is ours, and which is missing."""
-    word = re.sub(r"(?:::\w+|:\d+)$", "", word.strip(",;()'\""))  # a test's or a line's name
+    """Whether a word of inline code is a missing path whose first folder is in the repository."""
+    word = re.sub(r"(?:::\w+|:\d+)$", "", word.strip(",;()'\""))  # a test's name or a line number
     if not PATH.fullmatch(word) or PLACEHOLDER.search(word):
         return False
     folders = [path.parent, root, *sorted((root / "packages").glob("*/src"))]
@@ -128,7 +128,7 @@ def _is_there(folder: Path, word: str) -> bool:
 
 
 def markdown_files(root: Path) -> list[Path]:
-    """The Markdown files that git tracks, or would if they were added."""
+    """Returns the Markdown files that git tracks or would add."""
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "*.md"]
     listed = subprocess.run(command, cwd=root, capture_output=True, check=True)
     paths = (root / name for name in listed.stdout.decode().split("\0") if name)
@@ -136,7 +136,7 @@ def markdown_files(root: Path) -> list[Path]:
 
 
 def main(arguments: list[str]) -> int:
-    """Prints every fault; returns 1 if there is one."""
+    """Prints all problems; returns 1 if there is one, else 0."""
     root = Path(arguments[0] if arguments else Path(__file__).parents[1]).resolve()
     files = markdown_files(root)
     faults = [fault for path in files for fault in faults_of(path, root)]

@@ -1,21 +1,34 @@
-"""What every test shares: few threads, quiet waiting, the shared data, and honest skips."""
+"""Settings for all tests: few threads, passive waiting, the shared data, and explained skips."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
-# Before torch or onnxruntime starts its threads: tests share small machines with other work.
+# Set before torch or onnxruntime start their threads: tests often run on small, busy machines.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 
 import pytest
+from filelock import FileLock
 from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parents[1]
+MakeOnce = Callable[[str, Callable[[Path], object]], Path]
+
+LONGEST_FIRST = (
+    "flux_train/distributed/test_distributed.py",
+    "flux_runtime/export/test_export_options.py",
+    "cpp/test_cpp_unit.py",
+    "flux_train/test_faults.py",
+)
+"""Files that take longest. Begun last, they would leave one process with nothing to do."""
 
 settings.register_profile("flux", deadline=None, print_blob=True)
 settings.load_profile("flux")
@@ -23,13 +36,13 @@ settings.load_profile("flux")
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Nothing of the user's cache is read or written."""
+    """Makes tests use a cache of their own instead of the user's."""
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="session")
 def repo_root() -> Path:
-    """The checkout."""
+    """The root of the checkout."""
     return ROOT
 
 
@@ -55,7 +68,7 @@ def reported_datasets(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tracked_files() -> list[Path]:
-    """Every file of the project: what git tracks, links and deleted files left out."""
+    """All files that git tracks, without links and deleted files."""
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=False)
     if listed.returncode != 0:
         pytest.skip("this is not a git checkout")
@@ -64,20 +77,43 @@ def tracked_files() -> list[Path]:
 
 
 @pytest.fixture(scope="session")
-def one_episode(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> MakeOnce:
+    """Makes a folder by name unless it exists; all processes of a test run share it, read-only."""
+    base = tmp_path_factory.getbasetemp()
+    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "made_once"
+    shared.mkdir(exist_ok=True)
+
+    def make(name: str, write: Callable[[Path], object]) -> Path:
+        folder, done = shared / name, shared / f"{name}.done"
+        with FileLock(shared / f"{name}.lock"):
+            if not done.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir()
+                write(folder)
+                done.touch()
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def one_episode(shared_data: Path, made_once: MakeOnce) -> Path:
     """The first episode of the shared v2.1 dataset as a dataset of its own."""
-    source, root = shared_data / "lerobot" / "v21", tmp_path_factory.mktemp("dataset")
-    shutil.copytree(source / "meta", root / "meta", copy_function=shutil.copyfile)
-    for folder in ("data", "videos"):
-        (root / folder).symlink_to(source / folder)
-    episodes = root / "meta" / "episodes.jsonl"
-    episodes.write_text(episodes.read_text().splitlines()[0] + "\n")
-    return root
+    source = shared_data / "lerobot" / "v21"
+
+    def write(root: Path) -> None:
+        shutil.copytree(source / "meta", root / "meta", copy_function=shutil.copyfile)
+        for folder in ("data", "videos"):
+            (root / folder).symlink_to(source / folder)
+        episodes = root / "meta" / "episodes.jsonl"
+        episodes.write_text(episodes.read_text().splitlines()[0] + "\n")
+
+    return made_once("one_episode", write)
 
 
 @pytest.fixture(scope="session")
 def tiny_options(one_episode: Path) -> list[str]:
-    """Overrides that make the small config a matter of seconds."""
+    """Overrides with which the small config trains in seconds."""
     dataset = "train_dataloader.dataset.datasets"
     tiny = [
         f"model.{part}.{key}"
@@ -100,25 +136,45 @@ def tiny_options(one_episode: Path) -> list[str]:
         "train_dataloader.per_device_batch_size=4",
         "train_dataloader.per_device_num_workers=0",
         f"{dataset}.data_root_path={one_episode}",
-        # The shared episode's task is longer than the simulated one's.
+        # The shared episode has a longer task than the simulated one.
         f"{dataset}.transforms.3.max_len=64",
         "inference.dataset.transforms.2.max_len=64",
     ]
 
 
 @pytest.fixture(scope="session")
-def tiny_run(tiny_options: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_run(tiny_options: list[str], made_once: MakeOnce) -> Path:
     """The work dir of a run of four steps; read-only."""
     from flux_train.cli import main
 
-    work_dir = tmp_path_factory.mktemp("run")
-    config = ROOT / "configs" / "pi05" / "pi05_small_aloha_sim.py"
-    assert main([str(config), str(work_dir), "--cfg-options", *tiny_options]) == 0
-    return work_dir
+    config = str(ROOT / "configs" / "pi05" / "pi05_small_aloha_sim.py")
+
+    def write(work_dir: Path) -> None:
+        assert main([config, str(work_dir), "--cfg-options", *tiny_options]) == 0
+
+    return made_once("tiny_run", write)
+
+
+@pytest.fixture(scope="session")
+def tiny_export(tiny_run: Path, made_once: MakeOnce) -> Path:
+    """`bundle`, exported from `tiny_run`, and `printed.json`, what the command said; read-only."""
+    from flux_runtime.export.cli import main
+
+    checkpoint = str(tiny_run / "checkpoint_epoch_1.pt")
+
+    def write(folder: Path) -> None:
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            assert main([checkpoint, "--out", str(folder / "bundle"), "--json"]) == 0
+        (folder / "printed.json").write_text(printed.getvalue())
+
+    return made_once("tiny_export", write)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skips what this machine cannot do, saying what is missing."""
+    """Skips what this machine cannot do, saying what is missing; puts the longest files first."""
+    rank = {ROOT / "tests" / name: number for number, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: rank.get(item.path, len(rank)))
     for item in items:
         for marker, why_not in (("gpu", _no_gpu), ("slow", _not_slow), ("hardware", _no_robot)):
             if item.get_closest_marker(marker) and (reason := why_not()):
@@ -128,7 +184,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _no_gpu() -> str:
     import torch
 
-    return "" if torch.cuda.is_available() else "needs a CUDA device, found none"
+    return "" if torch.cuda.is_available() else "needs a CUDA device, got none"
 
 
 def _not_slow() -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import pickle
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,12 +17,19 @@ import pytest
 from onnx import TensorProto, helper
 from safetensors.numpy import save_file
 
+from flux_core.bundle import component_sources
 from flux_core.bundle.bundle import GraphSignature, Manifest, TensorSignature, write_manifest
 from flux_core.robots import RobotSpec
 from flux_core.types import Observation
 
 if TYPE_CHECKING:
+    from flux_core.bundle import Bundle
     from flux_runtime.export.policy import TrainedPolicy
+    from flux_runtime.export.verify import Verification
+
+    from ..conftest import MakeOnce
+
+Exported = Callable[..., tuple["Bundle", "Verification"]]
 
 HORIZON, ACTION_DIM, TOKENS, CAMERAS, HEIGHT, WIDTH = 6, 3, 4, ("cam_a", "cam_b"), 6, 8
 NUM_INFERENCE_STEPS, PREFIX = 4, len(CAMERAS) + TOKENS
@@ -66,7 +75,7 @@ def toy_spec() -> RobotSpec:
 
 
 class ToyRobot:
-    """Goes where it is told at once; reaches its stages at given ticks."""
+    """Obeys commands immediately; reaches its stages at given ticks."""
 
     task = "wave"
     success_stage = "transferred"
@@ -121,7 +130,7 @@ class ToyRobot:
 
 
 class FakeLoop:
-    """A control loop in Python: plays the chunk it was given; its clock is a counter."""
+    """A control loop in Python that plays the submitted chunk; its clock is a counter."""
 
     def __init__(self, execution_horizon: int = 3):
         self.execution_horizon = execution_horizon
@@ -167,7 +176,7 @@ class FakeLoop:
 
 
 class ToyEncoder:
-    """Stands for `flux_core.policy_io.PolicyIO`."""
+    """Replaces `flux_core.policy_io.PolicyIO`."""
 
     scale = np.full(ACTION_DIM, 0.5, np.float32)
     offset = np.array([0.0, 0.0, 0.5], np.float32)
@@ -179,7 +188,7 @@ class ToyEncoder:
 
     def encode(self, observation: Observation) -> dict[str, np.ndarray]:
         images = np.stack([observation.images[name][:HEIGHT, :WIDTH] for name in CAMERAS])
-        state = observation.state[None]  # the toy's graphs do not take it
+        state = observation.state[None]  # the toy's graphs have no such input
         return golden_inputs() | {"images": images[None], "state": state}
 
 
@@ -194,7 +203,7 @@ def golden_inputs() -> dict[str, np.ndarray]:
 
 
 def reference_actions(inputs: Mapping[str, np.ndarray], noise: np.ndarray, steps: int):
-    """Repeats what the two tiny graphs compute, in float64 numpy."""
+    """Repeats the computation of the two tiny graphs in float64 numpy."""
     key = inputs["images"].mean() / 255 + inputs["lang_tokens"].mean() / 10
     x, t = noise.astype(np.float64), 1.0
     for _ in range(steps):
@@ -318,7 +327,8 @@ def write_toy_bundle(
         },
         directory / "golden.safetensors",
     )
-    write_manifest(directory, toy_manifest(**changes))
+    components = component_sources(config or {})
+    write_manifest(directory, toy_manifest(**{"components": components, **changes}))
     return directory
 
 
@@ -355,7 +365,7 @@ def fakes() -> SimpleNamespace:
 
 @pytest.fixture
 def core() -> Any:
-    """The compiled core; a test that needs it is skipped, by name, where it was not built."""
+    """The compiled core; tests that need it are skipped if it was not built."""
     return pytest.importorskip("flux_runtime._core", reason="the C++ core was not built")
 
 
@@ -366,7 +376,7 @@ def one_json_object(text: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def small_policy() -> Callable[[str], TrainedPolicy]:
-    """Makes a pi0 or pi0.5 of SigLIP and Gemma blocks, tiny, with random weights, for `ur3`."""
+    """Makes a tiny pi0 or pi0.5 with SigLIP and Gemma blocks and random weights, for `ur3`."""
     from flux_core.config import bind, unbind
     from flux_core.deployment import InferenceRunner
     from flux_core.models import PI0FlowMatching
@@ -437,6 +447,27 @@ def small_policy() -> Callable[[str], TrainedPolicy]:
 
 
 @pytest.fixture(scope="session")
+def exported(small_policy: Callable[[str], TrainedPolicy], made_once: MakeOnce) -> Exported:
+    """Exports the small policy of a kind with some options, once in a test run; read-only."""
+    from flux_core.bundle import Bundle
+    from flux_runtime.export.options import ExportOptions
+    from flux_runtime.export.writer import export_bundle
+
+    def make(kind: str, **options: Any) -> tuple[Bundle, Verification]:
+        settings = ExportOptions(**options)
+
+        def write(folder: Path) -> None:
+            figures = export_bundle(small_policy(kind), folder / "b", lambda *_: None, settings)
+            (folder / "figures").write_bytes(pickle.dumps(figures))
+
+        name = hashlib.sha256(repr(settings).encode()).hexdigest()[:12]
+        folder = made_once(f"{kind}_{name}", write)
+        return Bundle.open(folder / "b"), pickle.loads((folder / "figures").read_bytes())
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def libero_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny pi0.5 with random weights, exported for the robot `libero`."""
     import torch
@@ -501,7 +532,7 @@ def libero_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def ur3_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A LeRobot dataset of `ur3`: one episode of 12 frames of noise."""
+    """A LeRobot dataset of `ur3` with one episode of 12 noise frames."""
     from flux_core.robots import robot_spec
     from flux_data.lerobot.recorder import EpisodeRecorder, robot_features, video_key
     from flux_data.lerobot.writer import WriterV21

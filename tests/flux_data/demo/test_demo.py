@@ -183,7 +183,7 @@ def test_a_directory_in_use_is_refused(tmp_path: Path, capsys: pytest.CaptureFix
     (tmp_path / "mine.txt").write_text("keep")
     assert record(tmp_path) == 2
     message = capsys.readouterr().err
-    assert "is not empty. Choose another --out" in message
+    assert "expected an empty folder, got files. Choose another --out" in message
     assert len(message.splitlines()) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 

@@ -191,7 +191,9 @@ def test_a_missing_camera_is_named(tmp_path: Path) -> None:
     zeros = np.zeros(14, dtype=np.float32)
     with (
         EpisodeRecorder(tmp_path, 50.0, FEATURES) as recorder,
-        pytest.raises(DataError, match="no 'observation.images.cam_left_wrist' in the frame"),
+        pytest.raises(
+            DataError, match="observation.images.cam_left_wrist: expected it in every frame"
+        ),
     ):
         recorder.add({"observation.state": zeros, "action": zeros, **images})
 
@@ -280,7 +282,7 @@ import resource, signal, sys
 from pathlib import Path
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), int(sys.argv[2])))
-from flux_data.cli import main
+from flux_data.commands.main import main
 sys.exit(main(sys.argv[3:]))
 """
 
@@ -333,9 +335,11 @@ def test_a_joined_video_tells_a_full_disk_from_a_bad_source(
 
 def test_a_place_that_is_taken_is_refused(written: Path, tmp_path: Path) -> None:
     (tmp_path / "note").touch()
-    with pytest.raises(UsageError, match="is not empty. Choose another --out"):
+    with pytest.raises(
+        UsageError, match="expected an empty folder, got files. Choose another --out"
+    ):
         WriterV21(tmp_path, fps=50.0, robot_type="aloha", features=FEATURES)
-    with pytest.raises(UsageError, match="is a file"):
+    with pytest.raises(UsageError, match="expected a folder, got a file"):
         WriterV21(tmp_path / "note", fps=50.0, robot_type="aloha", features=FEATURES)
 
 

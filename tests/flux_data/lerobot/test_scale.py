@@ -24,8 +24,8 @@ OPEN = """
 import json, sys, time
 from pathlib import Path
 begin = time.perf_counter()
-from flux_data.parquet_dataset import ParquetDataset
-from flux_data.process_inputs import ProcessParquetInputs
+from flux_data.samples import ParquetDataset
+from flux_data.samples import ProcessParquetInputs
 inputs = ProcessParquetInputs(parquet_keys=("observation.state", "actions"), video_keys=())
 config = ParquetDataset.Config(
     data_root_path=sys.argv[1], transforms=(inputs,), action_key="action", window_start_idx=0

@@ -252,7 +252,7 @@ def test_a_misspelt_column_to_copy_is_told_before_the_first_sample(reported_data
 def test_a_misspelt_camera_is_named_with_the_nearest(reported_datasets: Path) -> None:
     inputs = ProcessParquetInputs(parquet_keys=("states",), video_keys=("wrist_imge",))
     config = dataclasses.replace(OPENPI.config(reported_datasets), transforms=(inputs,))
-    with pytest.raises(DataError, match=r"no camera 'wrist_imge'.*Did you mean 'wrist_image'"):
+    with pytest.raises(DataError, match=r"got 'wrist_imge'.*Did you mean 'wrist_image'"):
         config.build()
 
 

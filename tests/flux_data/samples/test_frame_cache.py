@@ -210,7 +210,7 @@ def test_a_damaged_manifest_is_named(root: Path) -> None:
     path = cache_folder(root, RESIZE, "raw") / "manifest.json"
     content = path.read_text()
     for damaged, message in (
-        (content[:100], "not JSON"),
+        (content[:100], "expected JSON"),
         ("[]", r"expected an object, got \[\]"),
         (
             json.dumps({"version": VERSION, "encoding": "raw"}),

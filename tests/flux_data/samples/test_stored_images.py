@@ -89,7 +89,7 @@ HALF_SEEN = np.dstack([COLOURS, np.full(GREY.shape, 128, np.uint8)])
 @pytest.mark.parametrize(
     ("image", "message"),
     [
-        (Image.fromarray(DEPTH), r"expected 8 bits a channel, got mode I;16 \(a depth map\?\)"),
+        (Image.fromarray(DEPTH), r"expected 8 bits per channel, got mode I;16 \(a depth map\?\)"),
         (Image.fromarray(HALF_SEEN), r"expected an opaque image, got a transparent one \(RGBA\)"),
         (Image.fromarray(HALF_SEEN).convert("LA"), "expected an opaque image, .* one .LA"),
     ],

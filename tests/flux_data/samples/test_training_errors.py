@@ -99,9 +99,7 @@ def test_a_sample_that_is_not_there_is_an_index_error(good: Path) -> None:
 def test_datasets_of_different_dimensions_need_groups(good: Path, tmp_path: Path) -> None:
     write_v21(tmp_path / "wide")
     widen(tmp_path / "wide", 5)
-    message = (
-        rf"dimensions of {STATE}: .* got 3 \({good}\) and 5 \({tmp_path}/wide\). Give each a g"
-    )
+    message = rf"dimensions of {STATE}: .* got 3 \({good}\) and 5 \({tmp_path}/wide\). Use a group"
     for datasets in (
         (config_of(good), config_of(tmp_path / "wide")),
         config_of((str(good), str(tmp_path / "wide"))),
@@ -125,7 +123,7 @@ def test_datasets_of_different_rates_need_groups(good: Path, tmp_path: Path) -> 
 
 
 def test_relative_actions_without_a_window_are_told(good: Path) -> None:
-    with pytest.raises(DataError, match=f"{good}: no frame has an action of its own"):
+    with pytest.raises(DataError, match=f"{good}: expected frames with actions"):
         mixed(config_of(good, RELATIVE, window_start_idx=100))
 
 

@@ -130,16 +130,16 @@ def swap_lengths(lines: list[str]) -> list[str]:
 # Fault -> (how it is planted, the kinds that must be told, what one message says).
 PLANTED: dict[str, tuple[Callable[[Path], object], set[str], str]] = {
     "no info": (lambda r: (r / "meta/info.json").unlink(), {"metadata"}, "not found"),
-    "info is no JSON": (cut("meta/info.json", 50), {"metadata"}, "not JSON"),
+    "info is no JSON": (cut("meta/info.json", 50), {"metadata"}, "expected JSON"),
     "unknown version": (edit_info(codebase_version="v9.9"), {"metadata"}, "got v9.9"),
-    "episodes.jsonl breaks off": (cut("meta/episodes.jsonl", 30), {"metadata"}, "not JSON"),
+    "episodes.jsonl breaks off": (cut("meta/episodes.jsonl", 30), {"metadata"}, "expected JSON"),
     "wrong total": (edit_info(total_frames=451), {"total"}, "expected 450, as listed, got 451"),
     "parquet missing": (lambda r: (r / DATA).unlink(), {"data_missing"}, "is missing"),
     "parquet cut": (cut(DATA, 4000), {"data_damaged"}, "cannot be read as parquet"),
     "column missing": (
         edit_feature("observation.eepose"),
         {"column_missing"},
-        "has no column 'observation.eepose'",
+        "expected column 'observation.eepose'",
     ),
     "wrong dimensions": (
         edit_feature("action", shape=[7]),
@@ -154,17 +154,17 @@ PLANTED: dict[str, tuple[Callable[[Path], object], set[str], str]] = {
     "not a number": (
         edit_column("action", put((77, 3), np.nan)),
         {"not_finite"},
-        "action: frame 77 holds nan",
+        "action: frame 77: expected a finite value, got nan",
     ),
     "infinite": (
         edit_column("observation.state", put((5, 0), np.inf)),
         {"not_finite"},
-        "observation.state: frame 5 holds inf",
+        "observation.state: frame 5: expected a finite value, got inf",
     ),
     "time goes back": (
         edit_column("timestamp", put(40, 0.78)),
         {"time_order", "time"},
-        "frame 40 is not later than the one before",
+        "frame 40: expected a later time than frame 39's",
     ),
     "time off": (
         edit_column("timestamp", put(149, 2.995)),
@@ -180,7 +180,7 @@ PLANTED: dict[str, tuple[Callable[[Path], object], set[str], str]] = {
     "unknown task": (
         edit_column("task_index", put(10, 99)),
         {"task_index"},
-        "99 is not among the tasks",
+        "expected a known task, got 99",
     ),
     "a jump": (
         edit_column("observation.state", put((60, 2), 9.0)),
@@ -213,12 +213,12 @@ PLANTED: dict[str, tuple[Callable[[Path], object], set[str], str]] = {
             )
         ),
         {"task_text", "episode_tasks"},
-        "task 1 has no text",
+        "task 1: expected a text, got none",
     ),
     "an episode without statistics": (
         edit_lines("episodes_stats.jsonl", lambda lines: lines[:2]),
         {"stats_missing"},
-        "has no line of episode 2",
+        "expected a line for episode 2",
     ),
     "statistics of no episode": (
         edit_stats("episode_index", 55),
@@ -398,7 +398,7 @@ PLANTED_SMALL: dict[str, tuple[str, small.Plant, set[str], str]] = {
             "meta/tasks.jsonl", lambda rows: rows.append({"task_index": 7, "task": "fold"})
         ),
         {"task_twice"},
-        "task 7 has the text of task 0: 'fold'",
+        "task 7: expected another text than task 0, got 'fold'",
     ),
     **{
         f"no feature {key}": (

@@ -13,11 +13,13 @@ from flux_runtime.export.options import ExportOptions
 from flux_runtime.export.policy import TrainedPolicy
 from flux_runtime.export.writer import export_bundle
 
+from ..conftest import Exported
+
 trt: Any = pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx-cu13 is not installed")
 
 
 def build(graph: Path) -> int:
-    """Parses and builds a graph for an RTX 4090, types as the graph says; returns its bytes."""
+    """Builds a graph for an RTX 4090, with the types of the graph; returns the plan's bytes."""
     logger = trt.Logger(trt.Logger.ERROR)
     builder = trt.Builder(logger)
     typed = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
@@ -37,11 +39,9 @@ def build(graph: Path) -> int:
     ("kind", "precision"), [("pi0", "fp32"), ("pi0", "bf16"), ("pi05", "fp32"), ("pi05", "bf16")]
 )
 def test_exported_graphs_are_built_by_tensorrt(
-    kind: str, precision: Any, small_policy: Callable[[str], TrainedPolicy], tmp_path: Path
+    kind: str, precision: str, exported: Exported
 ) -> None:
-    options = ExportOptions(precision=precision)
-    export_bundle(small_policy(kind), tmp_path / "b", lambda *step: None, options)
-    bundle = Bundle.open(tmp_path / "b")
+    bundle, _ = exported(kind, precision=precision)
     for name in ("prefix", "denoise"):
         assert build(bundle.path(bundle.manifest.graphs[name].file)) > 10_000
 

@@ -282,7 +282,7 @@ def test_renamed_and_unused_keys_are_reported_once(
         "train_dataloader: ignored 'batch_size': per_device_batch_size decides",
         "inference.denormalize_action: 'use_quantiles' is now 'norm_type'; "
         "read as norm_type='mean_std'",
-        "runner: ignored 'stage': the freeze flags of the model say what is trained",
+        "runner: ignored 'stage': the model's freeze flags decide what is trained",
     ):
         assert caplog.messages.count(told) == 1, told
     assert "action_dim is 16 beside a model of 14 (action_in_proj.in_dim)" in caplog.text
@@ -339,7 +339,7 @@ BREAK: dict[str, tuple[str, str, str]] = {
     "both spellings at once": (
         "proj_width=1024",
         "proj_width=1024, vlm_backbone=dict(type='PaliGemma')",
-        "model.llm_backbone: is given too in model.vlm_backbone; remove one",
+        "model.llm_backbone: is also given in model.vlm_backbone. Remove one",
     ),
     "another vlm": (
         "vision_backbone=dict(type='SigLIPViTBackbone', vision_backbone_id='siglip_224',",

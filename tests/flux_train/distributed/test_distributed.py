@@ -121,7 +121,7 @@ HALF = "train_dataloader.per_device_batch_size=2"
 def test_two_processes_give_the_losses_of_one(
     run: ForkedRuns, alone: Path, options: list[str], tmp_path: Path, kind: list[str]
 ) -> None:
-    if len(kind) == 1 or "runner.sharding_strategy=full-shard" in kind:
+    if "runner.sharding_strategy=full-shard" in kind:
         torchrun(tmp_path, [*options, *kind, HALF])
     else:
         run(tmp_path, [*options, *kind, HALF], ranks=2)

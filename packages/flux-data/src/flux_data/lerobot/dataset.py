@@ -36,7 +36,7 @@ from .state_action import check_known
 
 MAX_CACHED_BYTES = 512 << 20
 
-Columns = Mapping[str, NDArray[Any]]
+Columns = Mapping[str, NDArray[np.generic]]
 EpisodeKey = tuple[int, tuple[str, ...]]
 """An episode's position and the names of its columns."""
 
@@ -175,7 +175,7 @@ class LeRobotDataset(ABC):
         """Returns the file and the episode, for messages."""
         return f"{self.data_file(position)}: episode {self.episode_indices[position]}"
 
-    def columns(self, keys: Sequence[str]) -> dict[str, NDArray[Any]]:
+    def columns(self, keys: Sequence[str]) -> dict[str, NDArray[np.generic]]:
         """Returns whole columns, (frames,) or (frames, dim), in the order of the episodes.
 
         Raises:
@@ -381,7 +381,7 @@ class LeRobotV3(LeRobotDataset):
         return {**super().__getstate__(), "_tables": OrderedDict()}
 
 
-def _check_places(path: Path, columns: Columns) -> None:
+def _check_places(path: Path, columns: Mapping[str, NDArray[Any]]) -> None:
     """Refuses the first missing or negative number among those that locate an episode."""
     for name, values in columns.items():
         is_time = name.endswith("from_timestamp")

@@ -77,7 +77,7 @@ class EpisodeRecorder:
         self._shapes = {key: tuple(features[key]["shape"]) for key in self._rows}
         self._stats = {key: ImageStats() for key in self._videos}
 
-    def add(self, frame: Mapping[str, NDArray[Any]]) -> None:
+    def add(self, frame: Mapping[str, NDArray[np.generic]]) -> None:
         """Appends a frame: vectors, and images (height, width, 3) uint8.
 
         Raises:
@@ -93,7 +93,7 @@ class EpisodeRecorder:
                 raise DataError(
                     f"{key}: expected shape {self._shapes[key]}, got {frame[key].shape}"
                 )
-            rows.append(frame[key])
+            rows.append(frame[key].astype(np.float32))
         for key, video in self._videos.items():
             video.add(frame[key])
             self._stats[key].add(frame[key])

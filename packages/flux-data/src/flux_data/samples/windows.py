@@ -183,11 +183,11 @@ class ParquetDataset:
         sample = {**raw.named(), "images": part.frames.read(raw)}
         return {**sample, "info": part.source.info, "stats": self.stats, "rng": rng}
 
-    def column(self, key: str) -> NDArray[Any]:
+    def column(self, key: str) -> NDArray[np.generic]:
         """Returns one feature over all frames, including frames that are not samples."""
         return np.concatenate([part.source.columns([key])[key] for part in self.parts])
 
-    def in_own_units(self, name: str, values: NDArray[Any]) -> NDArray[Any]:
+    def in_own_units(self, name: str, values: NDArray[np.generic]) -> NDArray[np.generic]:
         """Converts (frames, dim) states or absolute actions to the units of normalisation.
 
         Args:

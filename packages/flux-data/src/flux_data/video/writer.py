@@ -44,13 +44,13 @@ class VideoWriter:
         self._stream.options = dict(OPTIONS)
         self._count = 0
 
-    def add(self, image: NDArray[np.uint8]) -> None:
+    def add(self, image: NDArray[np.generic]) -> None:
         """Appends one (height, width, 3) uint8 RGB frame."""
         expected = (self._stream.height, self._stream.width, 3)
         if image.shape != expected or image.dtype != np.uint8:
             got = f"{image.shape} {image.dtype}"
             raise DataError(f"video frame: expected {expected} uint8, got {got}")
-        frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+        frame = av.VideoFrame.from_ndarray(np.asarray(image, np.uint8), format="rgb24")
         frame.pts = self._count
         self._count += 1
         with self._told():

@@ -134,7 +134,7 @@ class _Tasks:
         self._episodes: Counter[int] = Counter()
         self.of_episodes: list[tuple[str, ...]] = []
 
-    def add(self, task_index: NDArray[np.int64]) -> None:
+    def add(self, task_index: NDArray[np.generic]) -> None:
         indices, frames = np.unique(task_index, return_counts=True)
         for index, count in zip(indices.tolist(), frames.tolist(), strict=True):
             self._frames[index] += count
