@@ -15,7 +15,7 @@ from typing import Any
 
 try:
     from flux_core.command_line import EXIT_FAILED, EXIT_USAGE
-    from flux_core.config import bind, load_config, unbind
+    from flux_core.config import bind, load_config, registrations, unbind
     from flux_core.deployment import InferenceRunner, InferenceSections, inference_sections
     from flux_core.errors import ConfigError, FluxError, UsageError
 except ImportError as error:
@@ -111,8 +111,9 @@ def check_robot(config: Path, inference: InferenceRunner, checkpoint: Path) -> N
     try:
         from flux_core.models.weights import load_checkpoint
 
-        trained = load_checkpoint(checkpoint, mmap=True)["config"]["inference"]
-        runners = inference_sections(bind(InferenceSections, trained, "inference"))
+        trained = {"inference": load_checkpoint(checkpoint, mmap=True)["config"]["inference"]}
+        registrations(trained)  # nothing is imported that flux-export would refuse
+        runners = inference_sections(bind(InferenceSections, trained["inference"], "inference"))
     except (ImportError, KeyError, FluxError):
         return  # flux-export reports the problem with the checkpoint.
     robots = sorted({runner.spec.name for runner in runners.values()})
@@ -138,8 +139,10 @@ def is_older(bundle: Path, checkpoint: Path) -> bool:
 def warn_of_changes(bundle: Path, inference: InferenceRunner) -> None:
     """Warns about settings in which the config differs from the bundle, which the robot uses."""
     try:
-        bundled = json.loads((bundle / "config.json").read_text(encoding="utf-8"))["inference"]
-        trained = without_paths(unbind(bind(InferenceRunner, bundled, "inference")))
+        bundled = json.loads((bundle / "config.json").read_text(encoding="utf-8"))
+        registrations(bundled)  # nothing is imported that flux-runtime would refuse
+        section = bundled["inference"]
+        trained = without_paths(unbind(bind(InferenceRunner, section, "inference")))
     except (OSError, ValueError, KeyError, TypeError, FluxError):
         return  # flux-runtime reports the problem with the bundle.
     wanted = without_paths(unbind(inference))

@@ -1,4 +1,4 @@
-"""One fault in a small dataset: reading, `info` and `validate` each say it in one line.
+"""One fault in a small dataset: reading, `info` and `validate` each report it in one line.
 
 Reading means opening the dataset and making every sample of it, as training does.
 """
@@ -68,7 +68,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @dataclass(frozen=True)
 class Fault:
-    """What is planted; what reading says, after the path of `file`; and what `validate` says.
+    """A planted fault, the message of reading after the path of `file`, and that of `validate`.
 
     `reading` is None where only `validate` looks, `said` None where it says the same.
     """
@@ -460,7 +460,7 @@ def config_of(root: Path, *cameras: str) -> ParquetDataset.Config:
 
 
 def read_all(root: Path) -> int:
-    """Makes every sample; returns how many."""
+    """Makes every sample; returns their number."""
     dataset = config_of(root, TOP, WRIST).build()
     for index in range(len(dataset)):
         assert dataset[index]["images"].shape == (2, 16, 16, 3)
@@ -468,14 +468,14 @@ def read_all(root: Path) -> int:
 
 
 @pytest.mark.parametrize("layout", ["v21", "v30"])
-def test_without_a_fault_all_doors_open(layout: str, good: Path) -> None:
+def test_a_sound_dataset_is_read_and_has_no_faults(layout: str, good: Path) -> None:
     assert read_all(good / layout) == sum(LENGTHS)
     assert main(["info", str(good / layout)]) == 0
     assert main(["validate", str(good / layout)]) == 0
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_a_fault_is_one_line_at_every_door(
+def test_every_command_reports_a_fault_in_one_line(
     name: str, good: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     fault, root = FAULTS[name], tmp_path / "data"
@@ -515,7 +515,7 @@ def statistics(root: Path) -> object:
 
 
 @pytest.mark.parametrize("name", ["an action of nan", "dimensions", "rows missing", "uneven rows"])
-def test_statistics_are_not_made_of_bad_numbers(name: str, good: Path, tmp_path: Path) -> None:
+def test_statistics_refuse_bad_numbers(name: str, good: Path, tmp_path: Path) -> None:
     fault, root = FAULTS[name], tmp_path / "data"
     shutil.copytree(good / fault.layout, root)
     fault.plant(root)

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from ..distributions import write_module
+
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = ROOT / "scripts"
 TRAIN = SCRIPTS / "train.sh"
@@ -417,6 +419,35 @@ def test_help_shows_a_real_example(robot_pc: FakeCommands) -> None:
     assert done.returncode == 0 and "example:\n" in done.stdout
     example = next(word for word in done.stdout.split() if word.startswith("configs/"))
     assert (ROOT / example).is_file()
+
+
+def test_the_files_that_it_looks_into_import_nothing(
+    robot_pc: FakeCommands, tiny_run: Path, tmp_path: Path
+) -> None:
+    import torch
+
+    site, checkpoint = tmp_path / "site", tmp_path / "checkpoint_epoch_1.pt"
+    mark = write_module(site, "acme_parts")
+    state = torch.load(tiny_run / "checkpoint_epoch_1.pt", weights_only=True)
+    state["config"]["inference"]["type"] = "acme_parts:Recorder"
+    torch.save(state, checkpoint)
+    bundle = checkpoint.with_suffix("")
+    call = ["--config", tiny_run / "config.json", "--ckpt-path", checkpoint]
+
+    def run() -> Done:
+        return subprocess.run(
+            [sys.executable, str(DEPLOY), *map(str, call)],
+            env={**robot_pc.environment, "PYTHONPATH": str(site)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    assert run().returncode == 0 and "flux-export" in robot_pc.words
+    make_bundle(bundle, age_s=-60)
+    (bundle / "config.json").write_text(json.dumps(state["config"]))
+    assert run().returncode == 0 and robot_pc.words.count("flux-export") == 1
+    assert not mark.exists()
 
 
 def test_the_small_policy_moves_its_robot(

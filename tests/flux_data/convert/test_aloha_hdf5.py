@@ -29,7 +29,7 @@ Edit = Callable[[dict[str, Any]], None]
 
 
 def picture(episode: int, frame: int, camera: int) -> np.ndarray:
-    """A flat colour of its own: red the frame, green the camera, blue the episode."""
+    """Returns a flat colour: red encodes the frame, green the camera, blue the episode."""
     image = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
     image[:] = (40 + 30 * frame, 40 + 60 * camera, 60 + 100 * episode)
     return image
@@ -57,7 +57,7 @@ def content(episode: int, width: int = 14) -> dict[str, Any]:
 
 
 def compressed(parts: dict[str, Any]) -> None:
-    """As ALOHA does it: JPEGs padded to the longest, with their lengths beside them."""
+    """Stores JPEGs as ALOHA does: padded to the longest, with their lengths beside them."""
     for key in [k for k in parts if "/images/" in k]:
         files = [jpeg(image) for image in parts[key]]
         padded = np.zeros((LENGTH, max(map(len, files))), np.uint8)
@@ -68,13 +68,13 @@ def compressed(parts: dict[str, Any]) -> None:
 
 
 def ragged(parts: dict[str, Any]) -> None:
-    """JPEGs of their own lengths."""
+    """Stores JPEGs without padding."""
     for key in [k for k in parts if "/images/" in k]:
         parts[key] = [jpeg(image) for image in parts[key]]
 
 
 def fixed_length(parts: dict[str, Any]) -> None:
-    """JPEGs as np.array([jpeg, ...]) has them."""
+    """Stores JPEGs in the form of np.array([jpeg, ...])."""
     for key in [k for k in parts if "/images/" in k]:
         parts[key] = np.array([jpeg(image).tobytes() for image in parts[key]])
 
@@ -110,7 +110,7 @@ def settings(**changes: Any) -> AlohaHdf5:
     [lambda _: None, compressed, ragged, fixed_length],
     ids=["raw", "jpeg", "vlen", "fixed"],
 )
-def test_rows_and_pictures_arrive(tmp_path: Path, edit: Edit, version: str) -> None:
+def test_rows_and_pictures_are_converted(tmp_path: Path, edit: Edit, version: str) -> None:
     folder = write_files(tmp_path / "in", edit)
     report = convert_aloha_hdf5(folder, tmp_path / "set", settings(), version=version)
     assert report == {"out": str(tmp_path / "set"), "num_episodes": 2, "num_frames": 2 * LENGTH}
@@ -158,7 +158,7 @@ def test_the_left_arm_comes_first_whatever_the_file_has(tmp_path: Path) -> None:
         np.testing.assert_array_equal(columns[key], swapped)
 
 
-def test_blue_first_is_turned(tmp_path: Path) -> None:
+def test_bgr_pictures_become_rgb(tmp_path: Path) -> None:
     def swap(parts: dict[str, Any]) -> None:
         for key in [k for k in parts if "/images/" in k]:
             parts[key] = parts[key][..., ::-1]
@@ -171,7 +171,7 @@ def test_blue_first_is_turned(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("folder", ["images_depth", "depths"])
-def test_depth_is_kept_to_the_last_of_its_16_bits(tmp_path: Path, folder: str) -> None:
+def test_all_16_bits_of_depth_are_kept(tmp_path: Path, folder: str) -> None:
     depth = np.random.default_rng(0).integers(0, 65536, (LENGTH, HEIGHT, WIDTH), dtype=np.uint16)
 
     def add(parts: dict[str, Any]) -> None:
@@ -188,7 +188,7 @@ def test_depth_is_kept_to_the_last_of_its_16_bits(tmp_path: Path, folder: str) -
     info = open_lerobot(tmp_path / "set").info["features"]
     assert info["observation.images.cam_high_depth"]["shape"] == [HEIGHT, WIDTH, 1]
     assert info["observation.velocity"]["names"][7] == "right_waist"
-    # It is no camera, and goes along when the dataset is converted.
+    # It does not count as a camera, and it is copied when the dataset is converted.
     assert "observation.images.cam_high_depth" not in open_lerobot(tmp_path / "set").image_keys
     assert validate(tmp_path / "set") == []
     convert([tmp_path / "set"], tmp_path / "v30", "v3.0")
@@ -198,7 +198,7 @@ def test_depth_is_kept_to_the_last_of_its_16_bits(tmp_path: Path, folder: str) -
     assert stats["observation.images.cam_high_depth"]["count"] == [2 * LENGTH]
 
 
-def test_files_are_taken_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+def test_files_are_sorted_by_number(tmp_path: Path) -> None:
     for name in ("episode_10.hdf5", "episode_9.hdf5", "episode_100.hdf5", "note.txt"):
         (tmp_path / name).touch()
     names = [path.name for path in hdf5_files(tmp_path)]
@@ -225,7 +225,7 @@ def with_nan(values: np.ndarray) -> np.ndarray:
 
 
 def nested(key: str) -> Edit:
-    """The array one level deeper than it should be."""
+    """Moves the array one level too deep."""
 
     def edit(parts: dict[str, Any]) -> None:
         parts[f"{key}/color"] = parts.pop(key)
@@ -362,7 +362,7 @@ def test_a_later_file_without_frames_is_named(tmp_path: Path) -> None:
         ("--workers", "0", "--workers: expected at least 1, got 0"),
     ],
 )
-def test_options_that_make_no_sense_are_refused(
+def test_invalid_options_are_refused(
     tmp_path: Path, option: str, value: str, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = {"--task": "fold", "--order": "left-right", "--fps": "30", option: value}

@@ -1,4 +1,4 @@
-"""Datasets rewritten, joined and divided: every row, frame and fact where it belongs."""
+"""Datasets converted, merged and split: every row, frame and fact is preserved."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ KEYS = ("observation.state", "action", "timestamp")
 
 
 def frames(source: LeRobotDataset, position: int, key: str) -> list[np.ndarray]:
-    """Some of an episode, the first and the last among them."""
+    """Returns some frames of an episode, including the first and the last."""
     segment, reader = source.video(key, position), VideoReader()
     last = int(source.lengths[position]) - 1
     return [
@@ -95,7 +95,7 @@ def packets(path: Path) -> list[bytes]:
         return [bytes(packet) for packet in video.demux(video=0) if packet.size]
 
 
-def test_videos_are_copied_and_there_and_back_is_the_original(
+def test_videos_are_copied_and_converting_back_gives_the_original(
     shared_data: Path, tmp_path: Path
 ) -> None:
     original = shared_data / "lerobot" / "v21"
@@ -162,7 +162,7 @@ def test_versions_can_be_merged_and_tasks_are_joined(shared_data: Path, tmp_path
         ({"robot_type": "ur3"}, "robot_type: expected aloha, as in .*, got ur3"),
     ],
 )
-def test_unlike_datasets_are_not_merged(
+def test_datasets_that_differ_are_not_merged(
     shared_data: Path, tmp_path: Path, edit: dict[str, Any], message: str
 ) -> None:
     original = shared_data / "lerobot" / "v21"
@@ -210,9 +210,7 @@ def test_shares_are_drawn_and_every_episode_is_in_one_part(
         ({"a": "0.5", "b": "1"}, "b=1: expected a share like 0.9, as other parts have"),
     ],
 )
-def test_parts_that_make_no_sense_are_refused(
-    shared_data: Path, parts: dict[str, str], message: str
-) -> None:
+def test_invalid_parts_are_refused(shared_data: Path, parts: dict[str, str], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         choose_parts(open_lerobot(shared_data / "lerobot" / "v21"), parts, 0)
 
@@ -264,8 +262,8 @@ def test_the_commands(written: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "expected an empty folder, got files" in capsys.readouterr().err
 
 
-def test_image_columns_go_along(tmp_path: Path) -> None:
-    """Pictures in the tables instead of videos: bytes unchanged, statistics taken."""
+def test_image_columns_are_copied(tmp_path: Path) -> None:
+    """Images in tables instead of videos: bytes are unchanged, statistics are computed."""
     import io
 
     from PIL import Image
@@ -315,7 +313,7 @@ def named(*names: str) -> Plant:
     return edit_feature(STATE, {"dtype": "float32", "shape": [3], "names": {"motors": [*names]}})
 
 
-def test_joints_of_other_names_are_not_joined(small: Path, tmp_path: Path) -> None:
+def test_datasets_with_different_joint_names_are_not_merged(small: Path, tmp_path: Path) -> None:
     left = planted(small, tmp_path / "left", named("left_a", "left_b", "grip"))
     right = planted(small, tmp_path / "right", named("left_a", "right_b", "grip"))
     message = (
@@ -323,7 +321,7 @@ def test_joints_of_other_names_are_not_joined(small: Path, tmp_path: Path) -> No
     )
     with pytest.raises(DataError, match=message):
         convert([left, right], tmp_path / "set", "v2.1")
-    convert([left, small], tmp_path / "set", "v2.1")  # one names none
+    convert([left, small], tmp_path / "set", "v2.1")  # one dataset has no names
 
 
 STATS = "meta/episodes_stats.jsonl"
@@ -374,8 +372,8 @@ def test_damage_is_named_and_nothing_is_written(small: Path, tmp_path: Path, nam
     assert [path.name for path in tmp_path.iterdir()] == ["bad"]
 
 
-def test_statistics_without_a_count_are_taken_anew(small: Path, tmp_path: Path) -> None:
-    """Those of the small dataset have none; and a blank line at the end is legal."""
+def test_statistics_without_a_count_are_computed_again(small: Path, tmp_path: Path) -> None:
+    """The small dataset's statistics have no counts, and a blank last line is legal."""
     root = planted(small, tmp_path / "in")
     with (root / STATS).open("a") as file:
         file.write("\n")
@@ -385,7 +383,7 @@ def test_statistics_without_a_count_are_taken_anew(small: Path, tmp_path: Path) 
     assert stats["observation.images.top"]["max"] != [[[0.0]]] * 3
 
 
-def test_facts_of_more_than_one_type_become_json(small: Path, tmp_path: Path) -> None:
+def test_facts_of_several_types_become_json(small: Path, tmp_path: Path) -> None:
     def say(**facts: Any) -> Plant:
         return edit_lines("meta/episodes.jsonl", lambda rows: [row.update(facts) for row in rows])
 
@@ -401,7 +399,7 @@ def test_facts_of_more_than_one_type_become_json(small: Path, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("version", ["v2.1", "v3.0"])
-def test_what_lerobot_does_not_know_goes_along(
+def test_files_and_keys_unknown_to_lerobot_are_copied(
     small: Path, tmp_path: Path, version: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     splits = {"train": "0:2", "val": "2:3"}
@@ -444,7 +442,7 @@ def test_a_whole_number_is_an_episode(small: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [".", ".."])
-def test_a_part_is_a_folder_of_its_own(
+def test_each_part_gets_its_own_folder(
     small: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["split", str(small), "--out", str(tmp_path / "out"), f"{name}=1"]) == 2
