@@ -281,7 +281,7 @@ def test_a_checkpoint_of_another_config_is_refused(
     options = [*tiny_options, "model.vision_backbone.num_keypoints=4"]
     checkpoint = str(tiny_run / "checkpoint_epoch_1.pt")
     assert train(tmp_path / "x", options, "--resume-from", checkpoint) == 1
-    assert "trained with another config; model.vision_backbone" in capsys.readouterr().err
+    assert "trained with another config: model.vision_backbone" in capsys.readouterr().err
 
 
 def test_a_file_that_is_not_a_checkpoint_is_refused(tmp_path: Path) -> None:
