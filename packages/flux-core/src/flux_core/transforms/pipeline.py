@@ -77,7 +77,7 @@ class Pipeline:
         """Leaves out all of a class or role."""
         return self._with(step for step in self.transforms if not isinstance(step, kind))
 
-    def replace(self, kind: type[Transform], **fields: Any) -> Pipeline:
+    def replace(self, kind: type[Transform], **fields: object) -> Pipeline:
         """Gives all of a class or role other values of these fields."""
         return self._with(
             dataclasses.replace(as_dataclass(step), **fields) if isinstance(step, kind) else step
@@ -107,19 +107,19 @@ class Pipeline:
         normalize = self.maybe(Normalization) or NormalizeStatesAndActions()
         return normalize.state_key, normalize.action_key
 
-    def states(self, states: NDArray[Any]) -> NDArray[Any]:
+    def states(self, states: NDArray[np.floating]) -> NDArray[np.floating]:
         """(..., S) states in robot units, in those that they are normalised in."""
         for step in self.unit_steps:
             states = step.state(states)
         return states
 
-    def actions(self, actions: NDArray[Any]) -> NDArray[Any]:
+    def actions(self, actions: NDArray[np.floating]) -> NDArray[np.floating]:
         """(..., A) absolute actions in robot units, in those that they are normalised in."""
         for step in self.unit_steps:
             actions = step.actions(actions)
         return actions
 
-    def state_inverse(self, states: NDArray[Any]) -> NDArray[Any]:
+    def state_inverse(self, states: NDArray[np.floating]) -> NDArray[np.floating]:
         """Undoes `states`, as near as its steps can."""
         for step in reversed(self.unit_steps):
             states = step.state_inverse(states)

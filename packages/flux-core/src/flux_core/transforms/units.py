@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -51,16 +50,16 @@ class UnitStep(Transform):
         shape = () if affine is None else np.broadcast(*affine).shape
         return shape[-1] if shape else None
 
-    def state(self, states: NDArray[Any]) -> NDArray[Any]:
+    def state(self, states: NDArray[np.floating]) -> NDArray[np.floating]:
         """(..., S) states in the step's units."""
         return states
 
-    def state_inverse(self, states: NDArray[Any]) -> NDArray[Any]:
+    def state_inverse(self, states: NDArray[np.floating]) -> NDArray[np.floating]:
         """A state that `state` turns into this one, as near as there is; used for typical states
         to try a policy with."""
         return states
 
-    def actions(self, actions: NDArray[Any]) -> NDArray[Any]:
+    def actions(self, actions: NDArray[np.floating]) -> NDArray[np.floating]:
         """(..., A) absolute actions in the step's units."""
         affine = way_back(self)
         if affine is None:
@@ -68,7 +67,7 @@ class UnitStep(Transform):
         scale, offset = affine
         return ((actions - offset) / scale).astype(np.float32)
 
-    def actions_inverse(self, actions: NDArray[Any]) -> NDArray[Any]:
+    def actions_inverse(self, actions: NDArray[np.floating]) -> NDArray[np.floating]:
         """Undoes `actions`."""
         affine = way_back(self)
         if affine is None:
@@ -76,13 +75,17 @@ class UnitStep(Transform):
         scale, offset = affine
         return (actions * scale + offset).astype(np.float32)
 
-    def forward(self, actions: NDArray[Any], state: NDArray[Any]) -> NDArray[Any]:
+    def forward(
+        self, actions: NDArray[np.floating], state: NDArray[np.floating]
+    ) -> NDArray[np.floating]:
         """(..., H, A) and (..., S) before the step -> (..., H, A) after it."""
         if self.relative_mask is None:
             return self.actions(actions)
         return self.actions(actions - self._reference(self.relative_mask, actions, state))
 
-    def inverse(self, actions: NDArray[Any], state: NDArray[Any]) -> NDArray[Any]:
+    def inverse(
+        self, actions: NDArray[np.floating], state: NDArray[np.floating]
+    ) -> NDArray[np.floating]:
         """Undoes `forward`, given the state before the step."""
         absolute = self.actions_inverse(actions)
         if self.relative_mask is None:
@@ -97,7 +100,7 @@ class UnitStep(Transform):
         return out
 
     def _reference(
-        self, mask: Sequence[bool], actions: NDArray[Any], state: NDArray[Any]
+        self, mask: Sequence[bool], actions: NDArray[np.floating], state: NDArray[np.floating]
     ) -> NDArray[np.float32]:
         dims = len(mask)
         if actions.shape[-1] != dims or state.shape[-1] < dims:
@@ -138,21 +141,23 @@ class ActionInverse:
         return actions[..., : len(self.scale)] * self.scale + self.offset + reference
 
 
-def masked(mask: ArrayLike, state: NDArray[Any]) -> NDArray[np.float32]:
+def masked(mask: ArrayLike, state: NDArray[np.floating]) -> NDArray[np.float32]:
     """(..., S) states -> (..., A): the state where `mask` (A,) is True, 0 elsewhere."""
     kept = np.asarray(mask, dtype=np.bool_)
     return np.where(kept, state[..., : len(kept)], 0.0).astype(np.float32)
 
 
-def compose(steps: Sequence[UnitStep], scale: NDArray[Any], offset: NDArray[Any]) -> ActionInverse:
+def compose(
+    steps: Sequence[UnitStep], scale: NDArray[np.floating], offset: NDArray[np.floating]
+) -> ActionInverse:
     """The inverse of `steps`, followed by a normalisation that `x * scale + offset` undoes.
 
     A step before a relative one leaves the reference to the observed state as it is: it converts a
     state there as it does an action (`check_inverses` sees to that), so that its own offset is in
     the reference already.
     """
-    factors: NDArray[Any] = scale
-    summands: NDArray[Any] = offset
+    factors: NDArray[np.floating] = scale
+    summands: NDArray[np.floating] = offset
     relative = np.zeros(len(scale), dtype=np.bool_)
     for step in reversed(steps):
         affine = way_back(step)
