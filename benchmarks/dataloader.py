@@ -3,15 +3,15 @@
     python benchmarks/dataloader.py DATASET --lerobot ENV/bin/python --out dataloader.json
 
 ENV is an environment with LeRobot 0.4 and torchcodec (0.4 reads format v3.0 only). All contestants
-give the same batches: every camera at 224x224, the state, and 50 actions, from the same random
-frames, made by as many workers. They take turns, each turn in a process of its own; neither the
-start of the workers is timed nor what they made before the clock starts. (Their processor time is
-known only at their end, and includes both.)
+produce the same batches with the same number of workers: every camera at 224x224, the state, and 50
+actions, from the same random frames. They take turns, each turn in a separate process. Neither the
+start of the workers nor the batches that they make before the clock starts are timed. (The CPU time
+of worker processes is known only when they end, and includes both.)
 
   lerobot         LeRobotDataset, torchcodec, torchvision's antialiased resize, torch's DataLoader
   flux            ParquetDataset from the videos, through `batches_ahead`: its workers are threads
   flux processes  the same through torch's DataLoader
-  flux packed     as flux, from a frame cache that `flux-data pack` made
+  flux packed     like flux, from a frame cache made by `flux-data pack`
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from typing import Any
 SIZE, HORIZON, BATCH = 224, 50, 8
 
 WARM_UP = 8
-"""Batches before the clock starts: nothing that workers made ahead meanwhile is left then."""
+"""Batches before the clock starts; they use up everything that workers prepared in advance."""
 
 
 def main() -> int:
@@ -41,9 +41,11 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("dataset", type=Path, help="a LeRobot directory")
-    parser.add_argument("--lerobot", type=Path, help="python with lerobot; left out without")
+    parser.add_argument(
+        "--lerobot", type=Path, help="Python with lerobot; without it, lerobot is not timed"
+    )
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--batches", type=int, default=40, help="of 8 samples, a turn")
+    parser.add_argument("--batches", type=int, default=40, help="batches of 8 samples per turn")
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 2])
     parser.add_argument("--out", type=Path, help="write the figures as JSON")
     parser.add_argument("--stage", choices=("lerobot", "flux"), help=argparse.SUPPRESS)
@@ -63,7 +65,7 @@ def main() -> int:
 
 
 def compare(args: argparse.Namespace, cache: str) -> dict[str, Any]:
-    """All turns of all contestants."""
+    """Runs all turns of all contestants."""
     ours = ("flux", "flux processes", "flux packed")
     contestants = {name: [sys.executable] for name in ours}
     if args.lerobot is not None:
@@ -100,7 +102,7 @@ def compare(args: argparse.Namespace, cache: str) -> dict[str, Any]:
 
 
 def turn(args: argparse.Namespace) -> dict[str, Any]:
-    """One contestant once: warm-up, then `batches` timed batches."""
+    """Runs one turn of one contestant: the warm-up, then `batches` timed batches."""
     import torch
 
     torch.set_num_threads(1)
@@ -127,7 +129,7 @@ def turn(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def load(args: argparse.Namespace, dataset: Any, order: list[int], collate: Any) -> Iterator[Any]:
-    """The batches of `order`, made by threads or processes."""
+    """Yields the batches of `order`, made by threads or processes."""
     from torch.utils.data import DataLoader
 
     workers = args.workers[0]
@@ -149,7 +151,7 @@ def load(args: argparse.Namespace, dataset: Any, order: list[int], collate: Any)
 
 
 def consume(batches: Iterator[Any]) -> int:
-    """Takes what is left; the memory of workers is looked at while they live."""
+    """Consumes the remaining batches, and records the workers' memory while they are alive."""
     count = 0
     for _ in batches:
         count += 1
@@ -158,7 +160,7 @@ def consume(batches: Iterator[Any]) -> int:
 
 
 def worker_mib(workers: int) -> float:
-    """Peak memory of a worker (or of the one process), MiB."""
+    """Returns the peak memory of a worker (or of the only process) in MiB."""
     if workers:
         return round(worker_mib.peak, 1)  # type: ignore[attr-defined]
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
@@ -168,7 +170,7 @@ worker_mib.peak = 0.0  # type: ignore[attr-defined]
 
 
 def _children_mib() -> float:
-    """The largest private and shared resident size among child processes."""
+    """Returns the largest resident size, private and shared, of all child processes."""
     peak = 0.0
     for task in Path("/proc/self/task").iterdir():
         for child in (task / "children").read_text().split():
@@ -179,7 +181,7 @@ def _children_mib() -> float:
 
 
 def cpu_seconds(workers: int) -> float:
-    """Processor time of this process and, at exit, its children."""
+    """Returns the CPU time of this process and of its finished children."""
     own = resource.getrusage(resource.RUSAGE_SELF)
     seconds = own.ru_utime + own.ru_stime
     if workers:
@@ -189,7 +191,7 @@ def cpu_seconds(workers: int) -> float:
 
 
 def check(batch: dict[str, Any]) -> None:
-    """Everybody gives the same shapes."""
+    """Checks that all contestants produce the same shapes."""
     shapes = {name: tuple(value.shape) for name, value in batch.items()}
     cameras = shapes["images"][1]
     expected = {
@@ -202,10 +204,10 @@ def check(batch: dict[str, Any]) -> None:
 
 
 def lerobot(args: argparse.Namespace) -> tuple[Any, Any]:
-    """The real thing."""
+    """Returns the real LeRobotDataset and its collate function."""
     import torch
 
-    # torchvision's wheel from PyPI wants CUDA operators to exist; nothing here calls them.
+    # torchvision's wheel from PyPI requires CUDA operators to exist; nothing here calls them.
     library = torch.library.Library("torchvision", "DEF")
     for name in ("nms", "qnms"):
         library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
@@ -235,7 +237,7 @@ def lerobot(args: argparse.Namespace) -> tuple[Any, Any]:
 
 
 def flux_config(dataset: Path, cache: str | None) -> Any:
-    """Our dataset, as a training config describes it."""
+    """Returns our dataset's config, as in a training config."""
     from flux_core.transforms import ResizeImages, SimpleNormalizeImages
     from flux_data.lerobot import open_lerobot
     from flux_data.samples import ParquetDataset, ProcessParquetInputs
@@ -256,7 +258,7 @@ def flux_config(dataset: Path, cache: str | None) -> Any:
 
 
 def flux(args: argparse.Namespace) -> tuple[Any, Any]:
-    """Ours."""
+    """Returns our dataset and its collate function."""
     import numpy as np
     import torch
 
@@ -271,7 +273,7 @@ def flux(args: argparse.Namespace) -> tuple[Any, Any]:
 
 
 def pack(dataset: Path, folder: Path) -> None:
-    """The frame cache."""
+    """Makes the frame cache."""
     from flux_core.transforms import ResizeImages
     from flux_data.samples import pack_dataset
 
@@ -283,7 +285,7 @@ def pack(dataset: Path, folder: Path) -> None:
 
 
 def print_table(report: dict[str, Any]) -> None:
-    """One row a contestant and number of workers."""
+    """Prints one row per contestant and number of workers."""
     from rich.console import Console
     from rich.table import Table
 

@@ -1,10 +1,10 @@
-"""Times what a training frame costs: decoding it from a video, and resizing it.
+"""Times the decoding and resizing of a training frame.
 
     python benchmarks/frames.py DATASET
 
-Asks for random frames of every video of a LeRobot directory, as training does. PIL's filter, which
-the robot uses, and torch's, which training uses, resize the same frames in turns; the largest
-difference of their results is printed in grey levels.
+Reads random frames of all videos in a LeRobot directory, as training does. PIL's filter, which the
+robot uses, and torch's, which training uses, resize the same frames in turns. Prints the largest
+difference between their results in grey levels.
 """
 
 from __future__ import annotations
@@ -35,18 +35,22 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("dataset", type=Path, help="a LeRobot directory")
-    parser.add_argument("--frames", type=int, default=200, help="frames in all (default: 200)")
-    parser.add_argument("--size", type=int, default=224, help="of the result (default: 224)")
+    parser.add_argument(
+        "--frames", type=int, default=200, help="total number of frames (default: 200)"
+    )
+    parser.add_argument(
+        "--size", type=int, default=224, help="size of the result in pixels (default: 224)"
+    )
     args = parser.parse_args()
     videos = sorted((args.dataset / "videos").rglob("*.mp4"))
     if not videos:
-        parser.error(f"{args.dataset}: expected videos/**/*.mp4, found none")
+        parser.error(f"{args.dataset}: expected videos/**/*.mp4, got none")
     torch.set_num_threads(1)
     print(json.dumps(measure(videos, args.frames, args.size), indent=1))
 
 
 def measure(videos: list[Path], num_frames: int, size: int) -> dict[str, object]:
-    """Returns the median milliseconds per frame, and what follows from them."""
+    """Returns the median milliseconds per frame, and ratios derived from them."""
     rng, reader = np.random.default_rng(0), VideoReader()
     resize = ResizeImages(height=size, width=size)
     milliseconds: dict[str, list[float]] = {"decode": [], "torch": [], "pil": []}

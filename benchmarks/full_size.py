@@ -1,9 +1,9 @@
-"""Loads a full-size checkpoint of random weights and infers once on the CPU, measuring memory.
+"""Measures the memory for loading a full-size checkpoint and for one inference on the CPU.
 
     python benchmarks/full_size.py --model pi05
     python benchmarks/full_size.py --model pi0 --skip-inference
 
-Writes 7 GB into a temporary folder. Each measurement is a process of its own:
+Writes 7 GB of random weights to a temporary folder. Each measurement is a separate process:
 
   load       bfloat16 weights into a bfloat16 network; its peak over the size of the weights
   inference  the same file into a float32 network, then one action chunk of three cameras
@@ -34,7 +34,7 @@ GIB = 1 << 30
 
 
 def main() -> int:
-    """Runs the stages one after the other, each in a process of its own."""
+    """Runs the stages one after another, each in a separate process."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -68,7 +68,7 @@ def make(kind: str, file: Path) -> dict[str, Any]:
 
 
 def load(kind: str, file: Path) -> dict[str, Any]:
-    """Fills a bfloat16 network."""
+    """Loads the weights into a bfloat16 network."""
     before, started = peak_bytes(), time.perf_counter()
     model = build(kind, torch.bfloat16)
     load_pretrained(model, file)
@@ -84,7 +84,7 @@ def load(kind: str, file: Path) -> dict[str, Any]:
 
 @torch.no_grad()
 def infer(kind: str, file: Path) -> dict[str, Any]:
-    """Fills a float32 network and answers one action chunk."""
+    """Loads the weights into a float32 network and infers one action chunk."""
     model = build(kind, torch.float32).eval()
     load_pretrained(model, file)
     config, length = model.config, PROMPT_LENGTH[kind]
@@ -103,14 +103,14 @@ def infer(kind: str, file: Path) -> dict[str, Any]:
 
 
 def build(kind: str, dtype: torch.dtype) -> PI0FlowMatching:
-    """The network on the meta device: no memory yet."""
+    """Builds the network on the meta device, without memory."""
     tree = sized_model(kind)
     with torch.device("meta"):
         return bind(PI0FlowMatching.Config, tree, "model").build().to(dtype)
 
 
 def peak_bytes() -> int:
-    """The most memory this process has had, files mapped into it included."""
+    """Returns the peak memory of this process, including mapped files."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 

@@ -1,15 +1,16 @@
-"""Times our network beside openpi's structure, re-created from `transformers` modules, in one run.
+"""Times our network against openpi's structure, re-created from `transformers` modules.
 
     python benchmarks/model.py --size small
     python benchmarks/model.py --size full --model pi0 --rounds 3
 
   forward    the velocity of a batch, as in validation: prefix and suffix, no gradient
   backward   the loss and its gradient
-  sample     an observation to a chunk: the prefix once, then ten Euler steps
+  sample     from an observation to a chunk: the prefix once, then ten Euler steps
 
-Both contestants hold the same parameters, are compared before they are timed, and take turns. At
-full size (3.3 B parameters, float32, batch 1) the gradients of a whole network do not fit into 24
-GiB: `backward` is then timed on `--layers` layers of each stack, and the table says so.
+Both contestants have the same parameters. Their results are compared before they are timed, and
+they take turns. At full size (3.3 B parameters, float32, batch 1) the gradients of a whole network
+do not fit in 24 GiB, so `backward` is timed with `--layers` layers of each stack; the table says
+so.
 """
 
 from __future__ import annotations
@@ -46,18 +47,20 @@ Contestants = dict[str, Callable[[], Any]]
 
 
 def main() -> int:
-    """Prints a table a model, writes the JSON."""
+    """Prints one table per model and writes the JSON."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--size", choices=("small", "full"), default="small")
     parser.add_argument("--model", choices=("pi0", "pi05", "both"), default="both")
-    parser.add_argument("--rounds", type=int, default=20, help="turns of each (default: 20)")
+    parser.add_argument("--rounds", type=int, default=20, help="turns per contestant (default: 20)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--layers", type=int, default=2, help="of `backward` at full size")
-    parser.add_argument("--compile", action="store_true", help="ours under torch.compile too")
+    parser.add_argument(
+        "--layers", type=int, default=2, help="layers per stack for `backward` at full size"
+    )
+    parser.add_argument("--compile", action="store_true", help="also time ours under torch.compile")
     parser.add_argument("--out", type=Path, help="write the figures as JSON")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -77,7 +80,7 @@ def main() -> int:
 
 
 def run(kind: str, args: argparse.Namespace) -> dict[str, Any]:
-    """Every measurement of one model."""
+    """Runs all measurements of one model."""
     model = build(kind, args, None)
     batch = batch_of(model, kind, args)
     results = {
@@ -92,7 +95,7 @@ def run(kind: str, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def build(kind: str, args: argparse.Namespace, layers: int | None) -> PI0FlowMatching:
-    """Our network with weights drawn at random, `layers` of each stack or all."""
+    """Returns our network with random weights, and `layers` layers per stack or all of them."""
     tree = sized_model(kind, args.size, action_horizon=50)
     if layers is not None:
         for part in ("llm_backbone", "llm_expert"):
@@ -111,7 +114,7 @@ def build(kind: str, args: argparse.Namespace, layers: int | None) -> PI0FlowMat
 
 
 def batch_of(model: PI0FlowMatching, kind: str, args: argparse.Namespace) -> dict[str, Tensor]:
-    """Three cameras, one of them missing in the second sample, and a half-full prompt."""
+    """Returns three cameras, one of them missing in the second sample, and a half-full prompt."""
     config, device = model.config, args.device
     size = 1 if args.size == "full" else 4
     dtype, prompt = getattr(torch, args.dtype), PROMPT_LENGTH[kind]
@@ -133,7 +136,7 @@ def batch_of(model: PI0FlowMatching, kind: str, args: argparse.Namespace) -> dic
 
 
 def forward(model: PI0FlowMatching, batch: dict[str, Tensor], args: Any) -> Contestants:
-    """Velocity without gradient."""
+    """Returns the contestants for the velocity, without a gradient."""
     peer = TransformersPolicy(model)
     observation = [batch[name] for name in OBSERVATION]
 
@@ -151,7 +154,7 @@ def forward(model: PI0FlowMatching, batch: dict[str, Tensor], args: Any) -> Cont
 
 
 def backward(model: PI0FlowMatching, batch: dict[str, Tensor], args: Any) -> Contestants:
-    """Loss and gradient; answers the loss."""
+    """Returns the contestants for the loss and its gradient; each returns the loss."""
     peer = TransformersPolicy(model)
     noise, actions, t = batch["noise"], batch["actions"], batch["t"]
     x_t = t[:, None, None].to(noise.dtype) * noise + (1 - t[:, None, None]).to(noise) * actions
@@ -177,7 +180,7 @@ def backward(model: PI0FlowMatching, batch: dict[str, Tensor], args: Any) -> Con
 
 
 def sample(model: PI0FlowMatching, batch: dict[str, Tensor], args: Any) -> Contestants:
-    """From the observation to a chunk."""
+    """Returns the contestants for sampling a chunk from an observation."""
     peer = TransformersPolicy(model)
     observation = [batch[name] for name in OBSERVATION]
 
@@ -197,7 +200,7 @@ def sample(model: PI0FlowMatching, batch: dict[str, Tensor], args: Any) -> Conte
 
 
 def measure(contestants: Contestants, args: argparse.Namespace) -> dict[str, dict[str, float]]:
-    """Compares the answers, then times every contestant `rounds` times, taking turns."""
+    """Compares the results, then times every contestant `rounds` times, in turns."""
     answers = {name: call().float() for name, call in contestants.items()}
     reference = answers["openpi's structure"]
     for name, answer in answers.items():
@@ -225,13 +228,13 @@ def measure(contestants: Contestants, args: argparse.Namespace) -> dict[str, dic
 
 
 def synchronize(device: str) -> None:
-    """Waits for the GPU, where there is one."""
+    """Waits for the GPU, if it is used."""
     if device == "cuda":
         torch.cuda.synchronize()
 
 
 def print_table(kind: str, args: argparse.Namespace, results: dict[str, Any]) -> None:
-    """One row a contestant and measurement; speed-ups are medians over the turns."""
+    """Prints one row per contestant and measurement; speed-ups are medians over the turns."""
     table = Table(title=f"{kind}, {args.size}, {args.dtype}, {args.threads} thread(s)")
     for column in ("", "", "p50 ms", "p95 ms", "p99 ms", "max ms", "speed-up"):
         table.add_column(column, justify="right" if "ms" in column else "left")

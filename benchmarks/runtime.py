@@ -1,14 +1,14 @@
-"""Times one action chunk on this machine, our loop beside its peers, in one run.
+"""Times one action chunk on this machine, with our loop and its peers.
 
     python benchmarks/runtime.py --model pi0 pi05 --size small --threads 2 --out bench.json
     make bench ARGS="--bundle demo_output/bundle"
 
-The contestants have the same weights and inputs, are compared with the golden first, and take
-turns, chunk by chunk, so that a busy machine slows all of them alike:
+The contestants have the same weights and inputs. They are first compared with the golden, and then
+take turns, chunk by chunk, so that a busy machine slows all of them equally:
 
   flux                the C++ loop on ONNX Runtime's C API
-  flux, openvino      the same loop on OpenVINO, where it is installed
-  onnxruntime         the same two graphs, looped over from Python
+  flux, openvino      the same loop on OpenVINO, if it is installed
+  onnxruntime         the same two graphs, with the loop in Python
   openpi's structure  PyTorch, eager, re-created from `transformers` modules (SigLIP only)
   pytorch             our network in PyTorch, eager
   torch.compile       our network, compiled
@@ -56,15 +56,21 @@ TOLERANCE = 1e-3
 
 
 def main() -> int:
-    """Prints the tables, writes the JSON."""
+    """Prints the tables and writes the JSON."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--bundle", type=Path, help="instead of networks of random weights")
+    parser.add_argument(
+        "--bundle", type=Path, help="time this bundle instead of networks with random weights"
+    )
     parser.add_argument("--model", nargs="+", choices=("pi0", "pi05"), default=["pi0", "pi05"])
     parser.add_argument("--size", choices=("small", "medium", "full"), default="small")
-    parser.add_argument("--repeat", type=int, default=100, help="chunks of each (default: 100)")
-    parser.add_argument("--threads", type=int, default=1, help="of the network (default: 1)")
+    parser.add_argument(
+        "--repeat", type=int, default=100, help="chunks per contestant (default: 100)"
+    )
+    parser.add_argument(
+        "--threads", type=int, default=1, help="threads of the network (default: 1)"
+    )
     parser.add_argument("--no-compile", action="store_true", help="leave out torch.compile")
     parser.add_argument("--out", type=Path, help="write the figures as JSON")
     args = parser.parse_args()
@@ -86,7 +92,7 @@ def main() -> int:
 
 
 def bundles(args: argparse.Namespace, folder: Path) -> list[tuple[str, Path]]:
-    """The bundles to measure by name; those of random weights are written to `folder`."""
+    """Returns the names and paths of the bundles; writes those with random weights to `folder`."""
     if args.bundle is not None:
         return [(args.bundle.name, args.bundle)]
     found = [(f"{model} {args.size}", folder / model) for model in args.model]
@@ -97,7 +103,7 @@ def bundles(args: argparse.Namespace, folder: Path) -> list[tuple[str, Path]]:
 
 
 def make_contestants(bundle: Bundle, args: argparse.Namespace) -> dict[str, Infer]:
-    """Everybody, by name; who is not installed is left out, aloud."""
+    """Returns the contestants by name, without OpenVINO (and with a message) if it is missing."""
     contestants = {"flux": flux_loop(bundle, "onnxruntime", args.threads)}
     status = engine_status("openvino")
     if status.ok:
@@ -115,17 +121,19 @@ def make_contestants(bundle: Bundle, args: argparse.Namespace) -> dict[str, Infe
 
 
 def flux_loop(bundle: Bundle, engine: str, threads: int) -> Infer:
-    """The runtime as the robot uses it, checked against the golden first."""
+    """Returns the runtime as a robot uses it, after checking it against the golden."""
     policy = open_flow_policy(bundle, engine=engine, num_threads=threads)
     if not replay_golden(bundle, policy).ok:
-        raise SystemExit(f"benchmark: error: {bundle.directory}: {engine} misses the golden")
+        raise SystemExit(
+            f"benchmark: error: {bundle.directory}: {engine} does not reproduce the golden"
+        )
     golden = bundle.golden()
     inputs = {name: golden[f"input.{name}"] for name in user_inputs(bundle.manifest)}
     return lambda: policy.infer(inputs, golden["input.noise"])
 
 
 def onnxruntime_loop(bundle: Bundle, threads: int) -> Infer:
-    """The same graphs through ONNX Runtime's Python session."""
+    """Returns the same graphs in ONNX Runtime's Python session."""
     sessions = open_sessions(bundle, threads)
     golden = bundle.golden()
     inputs = {name.removeprefix("input."): value for name, value in golden.items()}
@@ -138,16 +146,18 @@ def onnxruntime_loop(bundle: Bundle, threads: int) -> Infer:
 
 
 def agreeing(name: str, infer: Infer, expected: NDArray[np.float32]) -> Infer:
-    """`infer`, once its answer is the expected one."""
+    """Returns `infer` after checking that its result is the expected one."""
     error = float(np.abs(infer() - expected).max())
     if not error <= TOLERANCE:
-        raise SystemExit(f"benchmark: error: {name} is {error:.3g} away from what is expected")
+        raise SystemExit(
+            f"benchmark: error: {name}: expected an error below {TOLERANCE}, got {error:.3g}"
+        )
     return infer
 
 
 @dataclass(frozen=True)
 class Network:
-    """A bundle's network in PyTorch, and the golden's observation as it takes it."""
+    """A bundle's network in PyTorch, and the golden's observation in the form of its inputs."""
 
     model: PI0FlowMatching
     observation: tuple[torch.Tensor, ...]
@@ -158,7 +168,7 @@ class Network:
 
     @classmethod
     def of(cls, bundle: Bundle) -> Network:
-        """With the bundle's weights."""
+        """Returns the network with the bundle's weights."""
         policy = load_bundled_policy(bundle.directory)
         golden = {name: torch.from_numpy(array) for name, array in bundle.golden().items()}
         images = golden["input.images"].movedim(-1, 2).float() / 127.5 - 1.0
@@ -174,11 +184,11 @@ class Network:
 
     @property
     def has_siglip(self) -> bool:
-        """Whether openpi's structure has the same eyes."""
+        """Whether the network has the same vision backbone as openpi's structure."""
         return hasattr(self.model.config.vision_backbone, "vision_config")
 
     def sample(self, action_dims: int) -> torch.Tensor:
-        """Observation to chunk."""
+        """Samples a chunk from the observation."""
         cache = self.model.prefix(*self.observation)
         steps = self.model.config.num_inference_steps
         return sample_actions(
@@ -186,16 +196,16 @@ class Network:
         )
 
     def eager(self) -> Infer:
-        """Our network, eager."""
+        """Returns our network in eager mode."""
         return agreeing("pytorch", self._as_infer(self._own), self.expected)
 
     def compiled(self) -> Infer:
-        """Our network, compiled as a whole."""
+        """Returns our network, compiled as a single graph."""
         call = torch.compile(self._own, fullgraph=True)
         return agreeing("torch.compile", self._as_infer(call), self.expected)
 
     def openpi(self) -> Infer:
-        """openpi's structure. It lets padded dimensions drift, so ours does when compared."""
+        """Returns openpi's structure, compared with ours while both let padded dimensions drift."""
         from transformers_policy import TransformersPolicy
 
         peer, steps = TransformersPolicy(self.model), self.model.config.num_inference_steps
@@ -214,7 +224,7 @@ class Network:
 
 
 def measure(contestants: dict[str, Infer], repeat: int) -> dict[str, dict[str, float]]:
-    """Times every contestant `repeat` times, taking turns."""
+    """Times every contestant `repeat` times, in turns."""
     for infer in contestants.values():
         for _ in range(WARM_UP):
             infer()
@@ -236,7 +246,7 @@ def measure(contestants: dict[str, Infer], repeat: int) -> dict[str, dict[str, f
 
 
 def print_table(name: str, threads: int, rows: dict[str, dict[str, float]]) -> None:
-    """One row a contestant; the last column is the median of the ratios, turn by turn."""
+    """Prints one row per contestant; the last column is the median of the ratios of all turns."""
     table = Table(title=f"One action chunk of {name}, {threads} thread(s)")
     table.add_column("")
     columns = ("p50", "p95", "p99", "max", "over_flux")

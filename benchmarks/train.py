@@ -1,11 +1,11 @@
-"""Times one optimisation step beside openpi's structure, re-created from `transformers` modules.
+"""Times one optimisation step against openpi's structure, re-created from `transformers` modules.
 
     python benchmarks/train.py --size small medium --model pi0 pi05
     python benchmarks/train.py --size full --finetune frozen full lora --batch 32 --device cuda
 
-Both contestants have the same parameters, batch, noise, dtype and AdamW, and take turns, each turn
-in a process of its own, so that peak memory is theirs alone. A step is loss, gradient, clipping
-and update. At full size only ours is timed, with its MFU; the peer's memory would not be there.
+Both contestants have the same parameters, batch, noise, dtype and AdamW. They take turns, each turn
+in a separate process, so that its peak memory can be measured. A step is loss, gradient, clipping
+and update. At full size only ours is timed, with its MFU, because the peer needs too much memory.
 """
 
 from __future__ import annotations
@@ -43,10 +43,12 @@ def main() -> int:
     parser.add_argument("--model", nargs="+", choices=("pi0", "pi05"), default=["pi0", "pi05"])
     parser.add_argument("--finetune", nargs="+", choices=("frozen", "full", "lora"))
     parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--steps", type=int, default=6, help="timed steps a turn")
-    parser.add_argument("--rounds", type=int, default=3, help="turns of each contestant")
+    parser.add_argument("--steps", type=int, default=6, help="timed steps per turn")
+    parser.add_argument("--rounds", type=int, default=3, help="turns per contestant")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--bf16", action="store_true", help="autocast; masters stay float32")
+    parser.add_argument(
+        "--bf16", action="store_true", help="use autocast; master weights stay float32"
+    )
     parser.add_argument("--compile", action="store_true", help="ours under torch.compile")
     parser.add_argument("--recompute", action="store_true", help="ours with recomputed layers")
     parser.add_argument("--out", type=Path, help="write the figures as JSON")
@@ -70,7 +72,7 @@ def main() -> int:
 
 
 def compare(args: argparse.Namespace) -> dict[str, list[dict[str, float]]]:
-    """All turns, by what is measured and who."""
+    """Runs all turns; returns their results by measurement and contestant."""
     turns: dict[str, list[dict[str, float]]] = {}
     for size in args.size:
         for model in args.model:
@@ -86,7 +88,7 @@ def compare(args: argparse.Namespace) -> dict[str, list[dict[str, float]]]:
 def in_own_process(
     args: argparse.Namespace, size: str, model: str, finetune: str, name: str
 ) -> dict[str, float]:
-    """One turn."""
+    """Runs one turn in a separate process."""
     command = [sys.executable, __file__, "--stage", name, "--size", size, "--model", model]
     command += ["--finetune", finetune, "--batch", str(args.batch), "--steps", str(args.steps)]
     command += ["--device", args.device]
@@ -101,7 +103,7 @@ def in_own_process(
 
 
 def turn(args: argparse.Namespace) -> dict[str, Any]:
-    """One contestant once: two steps to warm up, then the timed ones."""
+    """Runs one turn of one contestant: two warm-up steps, then the timed ones."""
     from flux_train.metrics import counted_flops, peak_flops
 
     torch.manual_seed(0)
@@ -135,7 +137,7 @@ def turn(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def contestant(args: argparse.Namespace, device: torch.device) -> tuple[Callable[[], Tensor], int]:
-    """A function that does one optimiser step and answers the loss, and its samples."""
+    """Returns a function that runs one optimiser step and returns the loss, and its batch size."""
     from flux_core.models import FlowDraws, without_effect
     from flux_core.models.weights import apply_lora
     from flux_train.distributed import layers_of, recompute
@@ -163,7 +165,7 @@ def contestant(args: argparse.Namespace, device: torch.device) -> tuple[Callable
         draws, count = FlowDraws(noise, t, None), torch.tensor(noise.numel(), device=device)
 
         def loss() -> Tensor:
-            # As the trainer: before the batch goes to the device, which is not timed of either.
+            # Trimmed on the CPU, like in the trainer; the copy to the device is timed for neither.
             return module(batch if args.compile else trimmed, draws, count).loss
     else:
         from transformers_policy import TransformersPolicy
@@ -189,7 +191,7 @@ def contestant(args: argparse.Namespace, device: torch.device) -> tuple[Callable
 
 
 def network(args: argparse.Namespace, device: torch.device) -> Any:
-    """The policy with random weights."""
+    """Returns the policy with random weights."""
     from flux_core.config import bind
     from flux_core.models import PI0FlowMatching
     from flux_core.models.pi import sized_model
@@ -210,7 +212,7 @@ def network(args: argparse.Namespace, device: torch.device) -> Any:
 
 
 def batch_of(model: Any, args: argparse.Namespace) -> dict[str, Tensor]:
-    """Three cameras and a half-full prompt; every action counts."""
+    """Returns three cameras, a half-full prompt, and actions without padding."""
     config, size = model.config, args.batch
     prompt = 48 if args.model[0] == "pi0" else 200
     height, width = config.vision_backbone.image_size
@@ -229,13 +231,13 @@ def batch_of(model: Any, args: argparse.Namespace) -> dict[str, Tensor]:
 
 
 def synchronize(device: torch.device) -> None:
-    """Waits for the GPU, where there is one."""
+    """Waits for the GPU, if it is used."""
     if device.type == "cuda":
         torch.cuda.synchronize()
 
 
 def print_table(turns: dict[str, list[dict[str, float]]]) -> None:
-    """One row a contestant: the median of its turns."""
+    """Prints one row per contestant, with the medians over its turns."""
     from rich.console import Console
     from rich.table import Table
 
@@ -258,7 +260,7 @@ def print_table(turns: dict[str, list[dict[str, float]]]) -> None:
 
 
 def middle(found: list[dict[str, float]]) -> dict[str, float]:
-    """Medians over the turns."""
+    """Returns the medians over the turns."""
     keys = ("samples_per_s", "step_ms", "peak_memory_mib")
     return {key: statistics.median(turn[key] for turn in found) for key in keys}
 

@@ -1,9 +1,9 @@
-"""pi0 and pi0.5 as openpi structures them, re-created from `transformers` modules.
+"""pi0 and pi0.5 in openpi's structure, re-created from `transformers` modules.
 
 The peer of our network in tests and benchmarks. In training both streams go through one loop over
 the layers, with eager attention under an additive mask; in sampling the prefix is one call of the
 VLM's `GemmaModel` with a cache, and each step builds its mask and calls the expert's `GemmaModel`.
-It shares the parameters of one of our networks, so that both fit into memory together.
+It shares the parameters of one of our networks, so that both fit in memory together.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ VISION = "vision_backbone.vision.vision_model."
 
 
 class AdaNorm(nn.Module):
-    """RMS norm with scale, shift and gate from the condition that was set last."""
+    """RMS norm with scale, shift and gate computed from its current condition."""
 
     def __init__(self, dense: nn.Linear, eps: float) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class AdaNorm(nn.Module):
         self.cond = self.gate = torch.zeros(())
 
     def forward(self, x: Tensor) -> Tensor:
-        """The modulated stream; keeps the gate for the residual."""
+        """Returns the modulated stream; stores the gate for the residual."""
         scale, shift, self.gate = self.dense(self.cond).chunk(3, dim=-1)
         wide = x.float()
         normed = wide / torch.sqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
@@ -44,7 +44,7 @@ class AdaNorm(nn.Module):
 
 
 class GatedLayer(nn.Module):
-    """A stock decoder layer whose residuals pass the gates of its norms."""
+    """A stock decoder layer whose residuals are multiplied by the gates of its norms."""
 
     def __init__(self, stock: nn.Module) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class GatedLayer(nn.Module):
         self.post_attention_layernorm = stock.post_attention_layernorm
 
     def forward(self, hidden_states: Tensor, **kwargs: object) -> Tensor:
-        """As the stock layer."""
+        """Like the stock layer's."""
         normed = self.input_layernorm(hidden_states)
         mixed, _ = self.self_attn(hidden_states=normed, **kwargs)
         hidden_states = hidden_states + mixed * _gate(self.input_layernorm)
@@ -66,7 +66,7 @@ def _gate(norm: nn.Module) -> Tensor | float:
 
 
 class TransformersPolicy(nn.Module):
-    """The peer; `ours` gives sizes and parameters."""
+    """The peer network; takes its sizes and parameters from `ours`."""
 
     def __init__(self, ours: PI0FlowMatching) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ class TransformersPolicy(nn.Module):
         x_t: Tensor,
         t: Tensor,
     ) -> Tensor:
-        """The training path: one pass over both streams; `t` is (B,)."""
+        """Computes the velocity as in training, in one pass over both streams; `t` is (B,)."""
         prefix, pad, causal = self.embed_prefix(images, image_masks, lang_tokens, lang_masks)
         suffix, suffix_causal = self.embed_suffix(state, x_t, t)
         ones = torch.ones(suffix.shape[:2], dtype=torch.bool, device=pad.device)
@@ -98,7 +98,7 @@ class TransformersPolicy(nn.Module):
         return self._project(out, x_t)
 
     def loss(self, batch: dict[str, Tensor], noise: Tensor, t: Tensor) -> Tensor:
-        """Mean squared error of the velocity over all steps and dimensions."""
+        """Returns the mean squared error of the velocity over all steps and dimensions."""
         actions = batch["actions"]
         x_t = t[:, None, None] * noise + (1 - t[:, None, None]) * actions
         observation = (batch[k] for k in ("images", "image_masks", "lang_tokens", "lang_masks"))
@@ -116,7 +116,7 @@ class TransformersPolicy(nn.Module):
         noise: Tensor,
         num_inference_steps: int,
     ) -> Tensor:
-        """Ten (or so) Euler steps behind one cached prefix."""
+        """Runs `num_inference_steps` Euler steps after one cached prefix."""
         cache, pad = self.encode(images, image_masks, lang_tokens, lang_masks)
         x_t, time, dt = noise, 1.0, -1.0 / num_inference_steps
         while time >= -dt / 2:
@@ -128,7 +128,7 @@ class TransformersPolicy(nn.Module):
     def encode(
         self, images: Tensor, image_masks: Tensor, lang_tokens: Tensor, lang_masks: Tensor
     ) -> tuple[DynamicCache, Tensor]:
-        """The VLM's keys and values, and the prefix's pad mask."""
+        """Returns the VLM's keys and values, and the prefix's pad mask."""
         prefix, pad, causal = self.embed_prefix(images, image_masks, lang_tokens, lang_masks)
         answer = self.vlm(
             inputs_embeds=prefix,
@@ -141,7 +141,7 @@ class TransformersPolicy(nn.Module):
     def embed_prefix(
         self, images: Tensor, image_masks: Tensor, lang_tokens: Tensor, lang_masks: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Tokens, pad mask and causal mask of cameras and prompt, camera by camera."""
+        """Returns tokens, pad mask and causal mask of the cameras and the prompt."""
         tokens, pads = [], []
         for camera in range(images.shape[1]):
             features = self.vision(pixel_values=images[:, camera]).last_hidden_state
@@ -153,7 +153,7 @@ class TransformersPolicy(nn.Module):
         return torch.cat(tokens, dim=1), pad, torch.zeros_like(pad, dtype=torch.long)
 
     def embed_suffix(self, state: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens and causal mask of the suffix; sets the condition of pi0.5's norms."""
+        """Returns tokens and causal mask of the suffix; sets the condition of pi0.5's norms."""
         model = self.parts
         actions = model.action_in_proj(x_t)
         time = time_features(t, actions.shape[-1]).to(actions.dtype)
@@ -174,7 +174,7 @@ class TransformersPolicy(nn.Module):
                 module.cond = cond[:, None]
 
     def _joint(self, prefix: Tensor, suffix: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
-        """The expert's stream after all layers and its norm."""
+        """Returns the expert's stream after all layers and the final norm."""
         streams = [prefix, suffix]
         rotary = self.vlm.rotary_emb(prefix, position_ids=positions)
         for layers in zip(self.vlm.layers, self.expert.layers, strict=True):
@@ -188,7 +188,7 @@ class TransformersPolicy(nn.Module):
     def _denoise(
         self, state: Tensor, x_t: Tensor, t: Tensor, cache: DynamicCache, prefix_pad: Tensor
     ) -> Tensor:
-        """One step: mask and positions are built anew, as in openpi."""
+        """Runs one step; builds mask and positions each time, as openpi does."""
         suffix, causal = self.embed_suffix(state, x_t, t)
         pad = torch.ones(suffix.shape[:2], dtype=torch.bool, device=x_t.device)
         to_prefix = prefix_pad[:, None, :].expand(-1, suffix.shape[1], -1)
@@ -215,7 +215,7 @@ def _joint_attention(
     mask: Tensor,
     rotary: tuple[Tensor, Tensor],
 ) -> list[Tensor]:
-    """Both streams through one attention; each keeps its own projections."""
+    """Runs both streams through one attention; each has its own projections."""
     heads: list[list[Tensor]] = []
     for layer, x in zip(layers, streams, strict=True):
         attention, normed = layer.self_attn, layer.input_layernorm(x)
@@ -236,18 +236,18 @@ def _finish(layer: nn.Module, x: Tensor, mixed: Tensor) -> Tensor:
 
 
 def two_dimensional(pad: Tensor, causal: Tensor) -> Tensor:
-    """(B, T, T) bool: i sees j if cumsum(causal)[j] <= cumsum(causal)[i] and both are real."""
+    """(B, T, T) bool: i sees j if cumsum(causal)[j] <= cumsum(causal)[i] and neither is padding."""
     order = causal.cumsum(1)
     return (order[:, None, :] <= order[:, :, None]) & pad[:, None, :] & pad[:, :, None]
 
 
 def additive_mask(pad: Tensor, causal: Tensor) -> Tensor:
-    """(B, 1, T, T): 0 where allowed, hugely negative elsewhere."""
+    """(B, 1, T, T): 0 where attention is allowed, and a large negative number elsewhere."""
     return torch.where(two_dimensional(pad, causal)[:, None], 0.0, FORBIDDEN)
 
 
 def time_features(t: Tensor, width: int) -> Tensor:
-    """Sines and cosines of periods from 4e-3 to 4, in float64."""
+    """Returns sines and cosines with periods from 4e-3 to 4, computed in float64."""
     fraction = torch.linspace(0, 1, width // 2, dtype=torch.float64, device=t.device)
     period = 4e-3 * (4.0 / 4e-3) ** fraction
     angle = t.double()[:, None] * (2 * math.pi / period)

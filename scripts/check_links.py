@@ -2,10 +2,10 @@
 
     python scripts/check_links.py [ROOT]
 
-A link's target must exist, and so must the heading that its anchor names. A path in inline code
-(`scripts/demo.py`, `flux_core/transforms`) must exist if its first folder does: seen from the
-file's own folder, from the root, or from the folder of a package's sources. A pattern
-(`docs/*.md`) must match something; a path with a placeholder (`configs/NAME.py`) is left alone.
+A link's target must exist, and so must the heading of its anchor. A path in inline code
+(`scripts/demo.py`, `flux_core/transforms`) must exist if its first folder exists, relative to the
+Markdown file's folder, the root, or a package's source folder. A pattern (`docs/*.md`) must match
+something; a path with a placeholder (`configs/NAME.py`) is ignored.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def lines_of(path: Path) -> Iterator[Line]:
 
 
 def anchors_of(path: Path) -> set[str]:
-    """The anchors that GitHub makes of a file's headings, and those written as HTML."""
+    """Returns the anchors that GitHub creates for a file's headings, and those written as HTML."""
     anchors: set[str] = set()
     for line in lines_of(path):
         anchors.update(ANCHOR.findall(line.text))
@@ -87,7 +87,7 @@ def _slug(heading: str) -> str:
 
 
 def faults_of(path: Path, root: Path, paths: set[Path]) -> Iterator[str]:
-    """Yields 'FILE:LINE: what is wrong' of one Markdown file."""
+    """Yields 'FILE:LINE: problem' for every broken link in one Markdown file."""
     for line in lines_of(path):
         where = f"{path.relative_to(root)}:{line.number}"
         for pattern in LINKS:
@@ -105,17 +105,17 @@ def _problem_of_link(target: str, path: Path, root: Path, paths: set[Path]) -> s
     name, _, anchor = target.partition("#")
     found = (path.parent / unquote(name)).resolve() if name else path
     if not found.is_relative_to(root):
-        return f"the link '{target}' leads out of the repository"
+        return f"the link '{target}' points outside the repository"
     if not _is_there(found, paths):
-        return f"the link '{target}' leads to no file"
+        return f"the link '{target}' points to a missing file"
     if anchor and found.suffix == ".md" and unquote(anchor) not in anchors_of(found):
-        return f"the link '{target}' names no heading of {found.relative_to(root)}"
+        return f"the link '{target}' points to a missing heading of {found.relative_to(root)}"
     return None
 
 
 def _is_missing_path(word: str, path: Path, root: Path, paths: set[Path]) -> bool:
-    """Whether a word of inline code is a path whose first folder is ours, and which is missing."""
-    word = re.sub(r"(?:::\w+|:\d+)$", "", word.strip(",;()'\""))  # a test's or a line's name
+    """Whether a word of inline code is a missing path whose first folder is in the repository."""
+    word = re.sub(r"(?:::\w+|:\d+)$", "", word.strip(",;()'\""))  # a test's name or a line number
     if not PATH.fullmatch(word) or PLACEHOLDER.search(word):
         return False
     folders = [path.parent, root, *sorted((root / "packages").glob("*/src"))]
@@ -133,7 +133,7 @@ def _is_there(found: Path, paths: set[Path]) -> bool:
 
 
 def paths_of(root: Path) -> set[Path]:
-    """The files that git tracks, or would if they were added, and the folders that hold them."""
+    """Returns the files that git tracks or would add, and the folders that hold them."""
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     listed = subprocess.run(command, cwd=root, capture_output=True, check=True)
     files = {root / name for name in listed.stdout.decode().split("\0") if name}
@@ -141,7 +141,7 @@ def paths_of(root: Path) -> set[Path]:
 
 
 def main(arguments: list[str]) -> int:
-    """Prints every fault; returns 1 if there is one."""
+    """Prints all problems; returns 1 if there is one, else 0."""
     root = Path(arguments[0] if arguments else Path(__file__).parents[1]).resolve()
     paths = paths_of(root)
     files = sorted(path for path in paths if path.suffix == ".md" and path.is_file())

@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
-"""Makes the environment of a robot's computer from source distributions and checks what it costs.
+"""Builds a robot computer's environment from source distributions and checks its size and speed.
 
     python scripts/check_runtime_environment.py [FOLDER]
 
-Builds the source distributions of flux-core and flux-runtime, wheels from those with nothing but a
-C++ compiler in PATH, and installs `flux-runtime[cpu]` into a fresh environment in FOLDER (a
-temporary one by default). There must be no torch, less than 400 MB, an import and a `--help` within
-0.5 s, and the shipped policy must reproduce its golden. Takes minutes and needs a package index.
+Builds the source distributions of flux-core and flux-runtime, builds wheels from them with only a
+C++ compiler on the PATH, and installs `flux-runtime[cpu]` in a new environment in FOLDER (a
+temporary one by default). The environment must contain no torch and take less than 400 MB, an
+import and `--help` must take less than 0.5 s, and the shipped policy must reproduce its golden.
+Takes minutes and needs a package index.
 """
 
 from __future__ import annotations
@@ -28,26 +29,31 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 MAX_MEGABYTES = 400
 MAX_SECONDS = 0.5
-# g++ starts the assembler and the linker; CMake archives and indexes objects.
+# g++ runs the assembler and the linker; CMake runs the archiver and the indexer.
 TOOLS = ("g++", "c++", "as", "ld", "ar", "ranlib", "nm", "objdump", "strip")
 SOURCES = ("cpp/CMakeLists.txt", "cpp/include/flux/engine.hpp", "cpp/src/flow_policy.cpp")
 FORBIDDEN = ("torch", "onnx", "onnxscript", "transformers", "mujoco", "cmake", "pybind11")
 
 
 class CheckFailedError(Exception):
-    """What was expected, and what was found."""
+    """A check failed; the message says what was expected and what was found."""
 
 
 def require(condition: object, message: str) -> None:
-    """Fails the check."""
+    """Raises CheckFailedError unless `condition` is true."""
     if not condition:
         raise CheckFailedError(message)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs all steps; returns 0, or 1 where one fails."""
+    """Runs all steps; returns 0, or 1 if one fails."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, nargs="?", help="where to work; kept afterwards")
+    parser.add_argument(
+        "folder",
+        type=Path,
+        nargs="?",
+        help="working folder, which is kept (default: a temporary one)",
+    )
     folder: Path | None = parser.parse_args(arguments).folder
     try:
         if folder is not None:
@@ -71,7 +77,7 @@ def check(folder: Path) -> None:
         build_wheel(package, builder, environment, folder)
         for package in ("flux-core", "flux-runtime")
     ]
-    # Both by path and in one command: their names on PyPI are other people's.
+    # Both by path and in one command, because on PyPI these names belong to other projects.
     core, runtime = wheels
     constraints = str(ROOT / "constraints.txt")
     pip(robot, environment, "install", "-c", constraints, str(core), f"{runtime}[cpu]")
@@ -81,17 +87,17 @@ def check(folder: Path) -> None:
 
 
 def make_environment(folder: Path) -> Path:
-    """Returns the folder of a fresh environment's commands."""
+    """Creates an environment and returns the folder of its commands."""
     shutil.rmtree(folder, ignore_errors=True)
     venv.create(folder, with_pip=True)
     return folder / "bin"
 
 
 def compiler_only(folder: Path) -> dict[str, str]:
-    """An environment whose PATH holds a C++ compiler and nothing else: no CMake, no Ninja."""
+    """Returns an environment whose PATH has only a C++ compiler: no CMake, no Ninja."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    # Debian's Python names its compilers in full; they are the same package's.
+    # Debian's Python uses its compilers' full names, which come from the same packages.
     names = {(sysconfig.get_config_var(kind) or "g++").split()[0] for kind in ("CC", "CXX")}
     for name in (*TOOLS, *sorted(names - set(TOOLS))):
         if (found := shutil.which(name)) is not None:
@@ -101,12 +107,12 @@ def compiler_only(folder: Path) -> dict[str, str]:
 
 
 def pip(commands: Path, environment: dict[str, str], *arguments: str) -> None:
-    """Runs an environment's pip."""
+    """Runs pip in an environment."""
     run([str(commands / "python"), "-m", "pip", *arguments], environment, commands.parent)
 
 
 def run(command: list[str], environment: dict[str, str], folder: Path) -> str:
-    """Returns what a command prints; a failing one is an error with the end of its words."""
+    """Returns a command's output; if it fails, raises an error with the end of its output."""
     done = subprocess.run(
         command, env=environment, cwd=folder, check=False, capture_output=True, text=True
     )
@@ -116,7 +122,7 @@ def run(command: list[str], environment: dict[str, str], folder: Path) -> str:
 
 
 def build_wheel(package: str, builder: Path, environment: dict[str, str], folder: Path) -> Path:
-    """Builds a source distribution, and from it alone a wheel."""
+    """Builds a source distribution, and then a wheel from nothing but that."""
     out, source = folder / "dist" / package, ROOT / "packages" / package
     shutil.rmtree(out, ignore_errors=True)
     began = time.perf_counter()
@@ -132,7 +138,7 @@ def build_wheel(package: str, builder: Path, environment: dict[str, str], folder
 
 
 def check_sources(sdist: Path, needed: Sequence[str]) -> None:
-    """The C++ sources are inside, as files and not as the link that they are in the repository."""
+    """Checks that the C++ sources are included as files; in the repository they are a link."""
     with tarfile.open(sdist) as archive:
         members = archive.getmembers()
     links = [member.name for member in members if member.issym() or member.islnk()]
@@ -142,7 +148,7 @@ def check_sources(sdist: Path, needed: Sequence[str]) -> None:
 
 
 def check_contents(robot: Path, environment: dict[str, str]) -> None:
-    """No package that only training or export need, and not too much of all others."""
+    """Checks that packages for training and export are missing, and that the size is small."""
     listed = "[n for n in sys.argv[1:] if importlib.util.find_spec(n)]"
     program = f"import importlib.util, sys; print(*{listed})"
     python = [str(robot / "python"), "-c", program, *FORBIDDEN]
@@ -156,7 +162,7 @@ def check_contents(robot: Path, environment: dict[str, str]) -> None:
 
 
 def check_speed(robot: Path, environment: dict[str, str]) -> None:
-    """The whole process counts: Python's own start is part of what a user waits for."""
+    """Times whole processes, because users also wait for Python itself to start."""
     for name, command in {
         "import flux_runtime": [str(robot / "python"), "-c", "import flux_runtime"],
         "flux-runtime --help": [str(robot / "flux-runtime"), "--help"],
@@ -167,13 +173,13 @@ def check_speed(robot: Path, environment: dict[str, str]) -> None:
             run(command, environment, robot.parent)
             seconds.append(time.perf_counter() - began)
         first, median = seconds[0], statistics.median(seconds[1:])
-        print(f"timed      {name}: {median:.2f} s (allowed {MAX_SECONDS}), at first {first:.2f} s")
+        print(f"timed      {name}: {median:.2f} s (allowed {MAX_SECONDS}), first run {first:.2f} s")
         message = f"{name}: expected less than {MAX_SECONDS} s, got {median:.2f}"
         require(median < MAX_SECONDS, message)
 
 
 def check_policies(robot: Path, environment: dict[str, str]) -> None:
-    """The installed policies reproduce their goldens with the installed engine."""
+    """Checks that the installed policies reproduce their goldens with the installed engine."""
     policies = list(robot.parent.glob("lib/*/site-packages/flux_runtime/policies/*/manifest.json"))
     require(policies, "expected the shipped policies in flux_runtime/policies, found none")
     for manifest in policies:

@@ -1,7 +1,7 @@
 """`make demo`: demonstrations -> training -> export -> C++ loop -> a moving robot, in minutes.
 
-Runs the commands a user would type, one after the other, and prints what the trained policy
-reaches beside a policy that holds still and the script that gave the demonstrations.
+Runs the commands that a user would type, one after another. At the end it compares the trained
+policy with a policy that holds still and with the script that recorded the demonstrations.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ COMMANDS = tuple(STAGES.values())
 
 
 def main() -> int:
-    """Runs every stage; returns the exit code of the first that fails."""
+    """Runs all stages; exits with the code of the first one that fails."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    parser.add_argument("--keep", action="store_true", help="reuse what an earlier run has made")
+    parser.add_argument("--keep", action="store_true", help="reuse the results of an earlier run")
     args = parser.parse_args()
     if not args.keep:
         shutil.rmtree(OUT, ignore_errors=True)
@@ -47,7 +47,7 @@ def main() -> int:
         run("demonstrations")
     checkpoint = newest_checkpoint()
     if checkpoint is None:
-        # With --keep, of a run that was stopped half-way.
+        # With --keep, a run that was interrupted may have left an incomplete folder.
         shutil.rmtree(OUT / "policy", ignore_errors=True)
         run("training")
         checkpoint = newest_checkpoint()
@@ -59,7 +59,7 @@ def main() -> int:
 
 
 def run(stage: str, *, checkpoint: str = "", capture: bool = False) -> dict[str, object]:
-    """Runs one command of `STAGES`; with `capture`, returns the JSON it reports."""
+    """Runs one command of `STAGES`; with `capture`, returns its JSON report."""
     command = STAGES[stage].replace("demo_output/policy/checkpoint_epoch_N.pt", checkpoint)
     print(f"\n== {stage}: {command}", flush=True)
     words = shlex.split(command) + (["--json"] if capture else [])
@@ -76,14 +76,14 @@ def run(stage: str, *, checkpoint: str = "", capture: bool = False) -> dict[str,
 
 
 def newest_checkpoint() -> str | None:
-    """The last checkpoint of the demo's work dir, relative to the repository."""
+    """Returns the newest checkpoint in the demo's work directory, relative to the repository."""
     found = (OUT / "policy").glob("checkpoint_epoch_*.pt")
     paths = sorted(found, key=lambda path: path.stat().st_mtime)
     return str(paths[-1].relative_to(ROOT)) if paths else None
 
 
 def script_results() -> dict[str, int]:
-    """Plays the script itself on the seeds of the evaluation."""
+    """Runs the script itself with the seeds of the evaluation."""
     from flux_core.sim import AlohaSim
     from flux_data.demo.transfer_cube import run_script
 
@@ -96,9 +96,9 @@ def script_results() -> dict[str, int]:
 def print_results(
     policy: dict[str, object], hold: dict[str, object], script: dict[str, int], seconds: float
 ) -> None:
-    """Prints the table of success rates and where to look."""
+    """Prints the table of success rates and the path of the report."""
     print(f"\nTransfer cube, {EPISODES} seeds not used in training (seed {EVALUATION_SEED} on):\n")
-    print(f"  {'':24}{'transferred':>12}   {'95 % interval':<16}{'held by the left hand alone'}")
+    print(f"  {'':24}{'transferred':>12}   {'95 % interval':<16}{'held by the left hand only'}")
     for name, report in (("this policy", policy), ("holding still", hold)):
         episodes = report["episodes"]
         assert isinstance(episodes, list)
@@ -109,14 +109,14 @@ def print_results(
 
 
 def print_row(name: str, transferred: int, held: int) -> None:
-    """One line of the table."""
+    """Prints one row of the table."""
     low, high = wilson_interval(transferred, EPISODES)
     rate = f"{transferred / EPISODES:.0%}"
     print(f"  {name:24}{rate:>12}   {f'{low:.0%} to {high:.0%}':<16}{held / EPISODES:.0%}")
 
 
 def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
-    """95 % interval of a success rate (Wilson 1927)."""
+    """Returns the 95 % interval of a success rate (Wilson 1927)."""
     z = 1.959963984540054
     rate = successes / trials
     centre = (rate + z * z / (2 * trials)) / (1 + z * z / trials)

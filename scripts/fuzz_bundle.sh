@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Damages bundles at random, for longer than the tests do, and counts the examples:
+# Damages bundles at random, for longer than in the test suite, and counts the examples:
 #
 #   bash scripts/fuzz_bundle.sh [MINUTES]    10 by default
 #
-# FLUX_FUZZ_EXAMPLES is how many each test tries before all of them begin again with another seed.
+# Each test tries FLUX_FUZZ_EXAMPLES examples before all tests start again with another seed.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

@@ -15,11 +15,11 @@ from typing import Any
 
 try:
     from flux_core.command_line import EXIT_FAILED, EXIT_USAGE
-    from flux_core.config import bind, load_config, unbind
+    from flux_core.config import bind, load_config, registrations, unbind
     from flux_core.deployment import InferenceRunner, InferenceSections, inference_sections
     from flux_core.errors import ConfigError, FluxError, UsageError
 except ImportError as error:
-    sys.exit(f"inference_real_robot.py: error: {error}. Run it with .venv/bin/python")
+    sys.exit(f"inference_real_robot.py: error: {error}. Run it with .venv/bin/python.")
 
 EXAMPLE = """\
 example:
@@ -28,13 +28,13 @@ example:
       --ckpt-path work_dirs/pi0_aloha/checkpoint_epoch_3.pt \\
       --task "pick up the yellow chicken toy with left arm" --record recordings --dry-run
 
-Two commands do the work and are printed: `flux-export`, where the bundle beside the checkpoint is
-missing or older, and `flux-runtime run`, which gets every argument not listed above. See
-`flux-runtime run --help` for those."""
+The script runs and prints two commands: `flux-export`, if the bundle beside the checkpoint is
+missing or older, and `flux-runtime run`, which gets every argument that is not listed above; see
+`flux-runtime run --help`."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns an exit code only where `flux-runtime` was not reached."""
+    """Runs the command line; returns an exit code only if `flux-runtime` was not started."""
     args, more = build_parser().parse_known_args(argv)
     try:
         return deploy(args, more)
@@ -52,16 +52,16 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--config", type=Path, required=True, metavar="CONFIG", help="the config it was trained by")
+    add("--config", type=Path, required=True, metavar="CONFIG", help="the config of the training")
     add("--ckpt-path", type=Path, required=True, metavar="CKPT", help="checkpoint_epoch_N.pt")
-    add("--robot", metavar="R", help="which robot of the config (where it has several)")
-    add("--bundle", type=Path, metavar="DIR", help="where the bundle is (default: beside CKPT)")
+    add("--robot", metavar="R", help="one of the config's robots, if it has several")
+    add("--bundle", type=Path, metavar="DIR", help="the bundle (default: beside CKPT)")
     add("--dry-run", action="store_true", help="export and check everything, but move nothing")
     return parser
 
 
 def deploy(args: argparse.Namespace, more: Sequence[str]) -> int:
-    """Exports where it must, then becomes `flux-runtime run`."""
+    """Exports the checkpoint if necessary, then becomes `flux-runtime run`."""
     inference, is_only = read_inference(args.config, args.robot)
     checkpoint: Path = args.ckpt_path
     if not checkpoint.is_file():
@@ -77,31 +77,33 @@ def deploy(args: argparse.Namespace, more: Sequence[str]) -> int:
     dry_run = ["--dry-run"] if args.dry_run else []
     run = ["flux-runtime", "run", "--robot", inference.spec.name, "--bundle", str(bundle)]
     command = announced([*run, *dry_run, *more])
-    # In its place, so that Ctrl-C reaches the robot's own loop and nothing else.
+    # Replaces this process, so that Ctrl-C reaches only the robot's control loop.
     os.execv(command[0], command)
 
 
 def read_inference(config: Path, robot: str | None) -> tuple[InferenceRunner, bool]:
-    """The section of the robot, and whether it is the only one.
+    """Returns the inference section of the robot, and whether it is the only one.
 
     Raises:
         ConfigError: the config has no such section.
-        UsageError: it has several and none is named.
+        UsageError: the config has several sections and `robot` names none of them.
     """
     tree = load_config(config)
     if not tree.get("inference"):
-        raise ConfigError(f"{config}: has no `inference` section, so it is of no robot")
+        raise ConfigError(
+            f"{config}: expected an `inference` section, which names the robot, got none"
+        )
     runners = inference_sections(bind(InferenceSections, tree["inference"], "inference"))
     names = ", ".join(runners)
     if robot is None and len(runners) > 1:
-        raise UsageError(f"--robot: {config} has several robots. Name one of {names}")
+        raise UsageError(f"--robot: expected a robot of {config} ({names}), got none")
     if robot is not None and robot not in runners:
-        raise UsageError(f"--robot: {config} has no robot {robot!r}. It has: {names}")
+        raise UsageError(f"--robot: expected a robot of {config} ({names}), got {robot!r}")
     return runners[robot or next(iter(runners))], len(runners) == 1
 
 
 def check_robot(config: Path, inference: InferenceRunner, checkpoint: Path) -> None:
-    """Compares the config with the checkpoint's own, before minutes go into a bundle for nothing.
+    """Compares the config with the checkpoint's own before the export, which takes minutes.
 
     Raises:
         ConfigError: the checkpoint was not trained for this robot.
@@ -109,20 +111,21 @@ def check_robot(config: Path, inference: InferenceRunner, checkpoint: Path) -> N
     try:
         from flux_core.models.weights import load_checkpoint
 
-        trained = load_checkpoint(checkpoint, mmap=True)["config"]["inference"]
-        runners = inference_sections(bind(InferenceSections, trained, "inference"))
+        trained = {"inference": load_checkpoint(checkpoint, mmap=True)["config"]["inference"]}
+        registrations(trained)  # nothing is imported that flux-export would refuse
+        runners = inference_sections(bind(InferenceSections, trained["inference"], "inference"))
     except (ImportError, KeyError, FluxError):
-        return  # flux-export will say what is wrong with the checkpoint.
+        return  # flux-export reports the problem with the checkpoint.
     robots = sorted({runner.spec.name for runner in runners.values()})
     if inference.spec.name not in robots:
         raise ConfigError(
-            f"{config}: is of the robot {inference.spec.name!r}, but {checkpoint} was trained for "
-            f"{', '.join(robots) or 'none'}. Give the config of its training"
+            f"{config}: expected the robot of {checkpoint}, {', '.join(robots) or 'none'}, got "
+            f"{inference.spec.name}. Use the config of its training."
         )
 
 
 def bundle_beside(checkpoint: Path, robot: str | None) -> Path:
-    """Where `flux-export` writes by itself; of several robots each has its own."""
+    """Returns where `flux-export` writes by default; with several robots, one bundle per robot."""
     name = checkpoint.stem if robot is None else f"{checkpoint.stem}-{robot}"
     return checkpoint.with_name(name)
 
@@ -134,39 +137,41 @@ def is_older(bundle: Path, checkpoint: Path) -> bool:
 
 
 def warn_of_changes(bundle: Path, inference: InferenceRunner) -> None:
-    """Says what the config has otherwise than the bundle, which is what the robot obeys."""
+    """Warns about settings in which the config differs from the bundle, which the robot uses."""
     try:
-        bundled = json.loads((bundle / "config.json").read_text(encoding="utf-8"))["inference"]
-        trained = without_paths(unbind(bind(InferenceRunner, bundled, "inference")))
+        bundled = json.loads((bundle / "config.json").read_text(encoding="utf-8"))
+        registrations(bundled)  # nothing is imported that flux-runtime would refuse
+        section = bundled["inference"]
+        trained = without_paths(unbind(bind(InferenceRunner, section, "inference")))
     except (OSError, ValueError, KeyError, TypeError, FluxError):
-        return  # flux-runtime will say what is wrong with the bundle.
+        return  # flux-runtime reports the problem with the bundle.
     wanted = without_paths(unbind(inference))
     for key in sorted(key for key in wanted if wanted[key] != trained.get(key)):
         print(
             f"inference_real_robot.py: warning: inference.{key} of the config differs from the "
-            "training's, which counts: the bundle was made from the checkpoint",
+            "bundle's, which is used: it was exported from the checkpoint",
             file=sys.stderr,
         )
 
 
 def without_paths(section: Any) -> Any:
-    """Without the place of a tokenizer, which in a bundle is the bundle."""
+    """Removes the path of the tokenizer, which always differs between a config and a bundle."""
     if isinstance(section, dict):
         return {k: without_paths(v) for k, v in section.items() if k != "model_path"}
     return [without_paths(v) for v in section] if isinstance(section, list) else section
 
 
 def announced(command: Sequence[str]) -> list[str]:
-    """Prints the command, and returns it with the program's path: of PATH, or of this Python.
+    """Prints the command; returns it with the program's path, found on PATH or beside this Python.
 
     Raises:
-        UsageError: it is not installed.
+        UsageError: the program is not installed.
     """
     print("+", shlex.join(command), file=sys.stderr, flush=True)
     beside = Path(sys.executable).with_name(command[0])
     program = shutil.which(command[0]) or (str(beside) if beside.is_file() else None)
     if program is None:
-        raise UsageError(f"there is no command {command[0]!r}. Run `make install`")
+        raise UsageError(f"{command[0]}: not installed. Run: make install")
     return [program, *command[1:]]
 
 

@@ -1,10 +1,11 @@
-"""Makes the pictures of README.md: the cube transfer, the run report and the dataset page.
+"""Makes the images of README.md: the cube transfer, the run report and the dataset page.
 
     python scripts/make_images.py
 
 Needs the environment of `make install` and a Chromium (`apt-get install chromium`). Drives the
-simulated robot with the shipped policy, records a few scripted demonstrations, photographs the
-pages that flux makes of both, and writes docs/images/. Takes about two minutes on two CPU cores.
+simulated robot with the shipped policy, records a few scripted demonstrations, takes screenshots
+of the pages that flux makes of both, and writes docs/images/. Takes about two minutes on two CPU
+cores.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ NUM_EPISODES = 5
 
 
 def main() -> int:
-    """Makes every picture; returns the exit code."""
+    """Makes all images; returns the exit code."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -62,13 +63,13 @@ def _find_browser() -> str:
         if path is not None:
             return path
     raise SystemExit(
-        f"make_images: error: expected one of {', '.join(BROWSERS)} on the PATH, found none. "
+        f"make_images: error: expected one of {', '.join(BROWSERS)} on the PATH, got none. "
         f"Install one: apt-get install chromium"
     )
 
 
 def _make_pages(folder: Path) -> None:
-    """Records, drives and writes report.html and dataset.html into `folder`."""
+    """Runs the commands that write report.html and dataset.html to `folder`."""
     demonstrations, recording = folder / "demonstrations", folder / "recording"
     episodes = str(NUM_EPISODES)
     _flux("flux-data", "demo", "aloha-sim", "--episodes", episodes, "--out", demonstrations)
@@ -83,7 +84,7 @@ def _flux(command: str, *arguments: str | Path) -> None:
 
 
 def _film(recording: Path) -> Iterator[NDArray[np.uint8]]:
-    """Repeats the first recorded episode in simulation; yields (height, width, 3) uint8 RGB."""
+    """Replays the first recorded episode in simulation; yields (height, width, 3) uint8 RGB."""
     from flux_core.sim import AlohaSim, import_mujoco
 
     with (recording / "episodes.jsonl").open(encoding="utf-8") as lines:
@@ -106,7 +107,7 @@ def _film(recording: Path) -> Iterator[NDArray[np.uint8]]:
 
 
 def _write_film(frames: list[NDArray[np.uint8]], path: Path) -> None:
-    """Writes an endless GIF in real time, with one palette for all frames."""
+    """Writes a looping GIF in real time, with one palette for all frames."""
     palette = Image.fromarray(np.concatenate(frames[:: len(frames) // 4])).quantize(NUM_COLORS)
     pictures = [
         Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE)
@@ -119,7 +120,7 @@ def _write_film(frames: list[NDArray[np.uint8]], path: Path) -> None:
 
 
 def _photograph(browser: str, page: Path, height: int, path: Path) -> None:
-    """Writes the top of a page as a browser shows it."""
+    """Writes a screenshot of the top of a page."""
     with tempfile.TemporaryDirectory() as folder:
         picture = Path(folder) / "page.png"
         flags = (
@@ -140,7 +141,7 @@ def _report(out: Path) -> int:
     for name, size in sizes.items():
         print(f"{out / name}: {size / 1000:.0f} kB")
     if sum(sizes.values()) > MAX_TOTAL_BYTES:
-        print(f"make_images: error: expected at most {MAX_TOTAL_BYTES} bytes together")
+        print(f"make_images: error: expected at most {MAX_TOTAL_BYTES} bytes in total")
         return 1
     return 0
 

@@ -10,7 +10,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 if [ -d .venv/bin ]; then PATH="$PWD/.venv/bin:$PATH"; fi
 command -v cmake >/dev/null || {
-  echo "sanitize: error: no cmake. Run: pip install cmake" >&2
+  echo "sanitize: error: cmake: not installed. Run: pip install cmake" >&2
   exit 1
 }
 

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Makes .venv with every package of this repository, editable. Quick when nothing has changed.
+# Makes .venv with all packages of this repository, editable. Returns quickly if nothing changed.
 #
 #   PYTHON=python3.12 bash scripts/setup_environment.sh
 #
-# System packages that are missing are installed when run as root on Debian or Ubuntu, and named
-# otherwise. FLUX_SKIP_SYSTEM_CHECK=1 goes on without them (rendering by a GPU driver, say).
+# Installs missing system packages if it runs as root on Debian or Ubuntu, and lists them otherwise.
+# FLUX_SKIP_SYSTEM_CHECK=1 continues without them, e.g. if a GPU driver does the rendering.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -35,8 +35,9 @@ pip_install() {
   "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check "$@"
 }
 
-# Everything that decides what is in .venv. The text of Python sources does not: the packages are
-# editable. flux-runtime's installation holds a table of its files, so their names do.
+# Everything that the contents of .venv depend on. The text of Python sources is not included,
+# because the packages are editable. flux-runtime's file names are, because its installation
+# contains a table of its files.
 fingerprint() {
   {
     "$PYTHON" -VV
@@ -68,7 +69,7 @@ has_mesa_drivers() {
   fi
 }
 
-# Debian's names of what is missing, separated by blanks.
+# Prints the Debian names of missing system packages, one per line.
 missing_system_packages() {
   "$PYTHON" -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv
   has_python_header || echo python3-dev
@@ -91,7 +92,7 @@ check_system() {
   fi
   command="apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $missing"
   if ! command -v apt-get >/dev/null; then
-    fail "this system lacks what Debian calls: $missing. Install them and run this again."
+    fail "missing system packages (Debian names): $missing. Install them and run this again."
   fi
   if [ "$(id -u)" != 0 ]; then
     fail "missing system packages. Run: sudo sh -c '$command'"
@@ -100,7 +101,7 @@ check_system() {
   sh -c "$command" >/dev/null || fail "could not install $missing"
 }
 
-command -v "$PYTHON" >/dev/null || fail "no '$PYTHON'. Set PYTHON to a Python of 3.11 or newer."
+command -v "$PYTHON" >/dev/null || fail "PYTHON: no '$PYTHON' here. Set it to Python 3.11 or newer"
 "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
   fail "expected Python 3.11 or newer, got $("$PYTHON" -V 2>&1). Set PYTHON to a newer one."
 
@@ -120,12 +121,12 @@ if [ ! -x "$VENV/bin/python" ]; then "$PYTHON" -m venv "$VENV"; fi
 say "$TORCH"
 pip_install -c constraints.txt "$TORCH"
 
-# One command for all siblings, so that a stranger's package of the same name is never fetched.
+# One command for all packages, because on PyPI some of their names belong to other projects.
 say "The packages and their dependencies; the C++ core is compiled here"
 pip_install -c constraints.txt -r requirements-dev.txt "${PACKAGES[@]}"
 
 say "Checking the environment"
-"$VENV/bin/python" -c 'import flux_core, flux_runtime' || fail "the installed packages do not import"
+"$VENV/bin/python" -c 'import flux_core, flux_runtime' || fail "the packages cannot be imported"
 "$VENV/bin/python" -m pip --quiet check || echo "setup: warning: see the conflicts above" >&2
 echo "$now" >"$STAMP"
 echo "setup: done. Commands are in $VENV/bin: flux-data, flux-train, flux-export, flux-runtime"

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Makes an environment with the LIBERO benchmark in which all of flux-eval and flux-data demo run.
+# Makes an environment with the LIBERO benchmark for flux-eval and flux-data demo.
 #
 #   bash scripts/setup_libero.sh [VENV]
 #   .venv-libero/bin/flux-eval --suite libero-object --bundle my_bundle --episodes 5
 #   .venv-libero/bin/flux-data demo libero-object --task 0 --episodes 40 --out datasets/libero_scripted
 #
-# An environment of its own, because LIBERO needs another MuJoCo than the simulated ALOHA is tested
-# with. 500 MB are downloaded, and VENV (.venv-libero by default) takes 2.6 GB. It holds no torch:
-# export a checkpoint in .venv, with flux-export.
+# A separate environment, because LIBERO needs a different MuJoCo version from the one that the
+# simulated ALOHA is tested with. It downloads 500 MB, and VENV (.venv-libero by default) takes
+# 2.6 GB. It contains no torch, so run flux-export in .venv.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -20,7 +20,7 @@ fail() {
   exit 1
 }
 
-command -v "$PYTHON" >/dev/null || fail "no '$PYTHON'. Set PYTHON to a Python of 3.11 or newer."
+command -v "$PYTHON" >/dev/null || fail "PYTHON: no '$PYTHON' here. Set it to Python 3.11 or newer"
 "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
   fail "expected Python 3.11 or newer, got $("$PYTHON" -V 2>&1). Set PYTHON to a newer one."
 
@@ -29,10 +29,10 @@ if [ ! -x "$VENV/bin/python" ]; then "$PYTHON" -m venv "$VENV"; fi
 VENV="$(cd "$VENV" && pwd)"
 
 echo "[2/3] LIBERO, the packages and their dependencies; the C++ core is compiled here"
-# The tested versions of everything but MuJoCo.
+# The tested versions of all packages except MuJoCo.
 sed "s/^mujoco==.*/$MUJOCO/" constraints.txt >"$VENV/constraints.txt"
-# One command for all siblings, so that a stranger's package of the same name is never fetched. A
-# build directory of its own, because .venv's build has compiled for another environment.
+# One command for all packages, because on PyPI some of their names belong to other projects. A
+# separate build directory, because .venv's was configured for another environment.
 "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check -c "$VENV/constraints.txt" \
   --config-settings=build-dir="$VENV/build-flux" \
   -e "packages/flux-core[libero]" -e packages/flux-data -e "packages/flux-runtime[cpu,report]"

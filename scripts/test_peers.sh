@@ -1,19 +1,19 @@
 #!/usr/bin/env bash
-# Runs the tests that `make test` skips for want of a peer: real LeRobot, LIBERO, a browser.
+# Runs the tests that `make test` skips because a peer is missing: real LeRobot, LIBERO, a browser.
 #
-#   bash scripts/test_peers.sh [PEER ...]    of: lerobot-0.3 lerobot-0.4 libero browser (all)
+#   bash scripts/test_peers.sh [PEER ...]   lerobot-0.3, lerobot-0.4, libero, browser (default: all)
 #
-# Each peer but the browser gets an environment of its own, .venv-PEER, which is kept; together they
-# take about 6 GB. What the system lacks (ffmpeg, chromium) is installed when run as root on Debian
-# or Ubuntu, and named otherwise. FLUX_BROWSER names another Chromium or Chrome.
+# Each peer except the browser gets its own environment, .venv-PEER, which is kept; together they
+# take about 6 GB. Missing system packages (ffmpeg, chromium) are installed if the script runs as
+# root on Debian or Ubuntu, and listed otherwise. FLUX_BROWSER names another Chromium or Chrome.
 #
-# LeRobot is installed without its pins: they would replace torch, whose version is ours.
+# LeRobot is installed without its dependencies, which would replace our version of torch.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 
 PYTHON="${PYTHON:-python3}"
 TORCH="$(grep '^torch==' constraints.txt)"
-TORCHVISION="torchvision==0.28.0" # the one made for that torch
+TORCHVISION="torchvision==0.28.0" # the version that belongs to this torch
 LEROBOT_NEEDS=(
   "av>=15,<16" "numpy<2.3" "opencv-python-headless<4.13" "torchcodec==0.13.0" "draccus==0.10.0"
   accelerate deepdiff einops imageio jsonlines packaging pandas pillow pyarrow safetensors termcolor
@@ -39,7 +39,7 @@ need_ffmpeg() {
     need_system ffmpeg "ffmpeg, which torchcodec loads,"
 }
 
-# make_lerobot VENV VERSION REQUIREMENT...: makes the environment unless it is there already.
+# make_lerobot VENV VERSION REQUIREMENT...: makes the environment unless it exists.
 make_lerobot() {
   local venv="$1" version="$2" wanted
   shift 2
@@ -51,7 +51,7 @@ make_lerobot() {
     "${install[@]}" "$TORCH" "$@" "${LEROBOT_NEEDS[@]}" &&
     "${install[@]}" --no-deps "lerobot==$version" "$TORCHVISION" &&
     echo "$wanted" >"$venv/.flux-stamp" && return
-  error "$venv could not be made: pip says why above"
+  error "$venv: could not be created; see pip's messages above"
   return 1
 }
 
@@ -73,13 +73,13 @@ find_browser() {
     fi
   done
   if [ -n "${FLUX_BROWSER:-}" ]; then
-    error "FLUX_BROWSER: there is no program '$FLUX_BROWSER'"
+    error "FLUX_BROWSER: '$FLUX_BROWSER' not found"
     return 1
   fi
   need_system chromium "a browser (Chromium or Chrome)" && export FLUX_BROWSER=chromium
 }
 
-# prepare PEER: makes a peer's environment and names it to the tests.
+# prepare PEER: makes a peer's environment and exports its path for the tests.
 prepare() {
   case "$1" in
     lerobot-0.3)
@@ -95,7 +95,7 @@ prepare() {
   esac
 }
 
-# What only a peer's tests name, and what they say when they are skipped for want of it.
+# A string that only a peer's tests contain, and the reason that they give if they are skipped.
 mark_of() {
   case "$1" in
     lerobot-0.3) echo FLUX_LEROBOT_03 ;;
@@ -134,7 +134,7 @@ for peer in "$@"; do
   if [ "${PIPESTATUS[0]}" != 0 ]; then
     failed+=("$peer")
   elif grep -E '^SKIPPED' "$log" | grep -F "$(reason_of "$peer")" >/dev/null; then
-    error "$peer: its tests were skipped, see above"
+    error "$peer: expected its tests to run, got skipped ones, see above"
     failed+=("$peer")
   fi
 done

@@ -1,4 +1,4 @@
-"""Pages as a browser sees them: parsed strictly, or opened in a real headless browser."""
+"""Reads pages as a browser does: with a strict parser, or in a real headless browser."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Node:
         return "".join(child if isinstance(child, str) else child.text for child in self.children)
 
     def all(self, tag: str, **attributes: str) -> list[Node]:
-        """Returns every element below with this tag and attributes; `class_` may be one of many."""
+        """Returns all descendants with this tag and attributes; `class_` may be one of several."""
         wanted = {key.rstrip("_"): value for key, value in attributes.items()}
         nodes = [child for child in self.children if isinstance(child, Node)]
         own = [
@@ -57,7 +57,7 @@ class Node:
         return own + [found for node in nodes for found in node.all(tag, **attributes)]
 
     def below(self) -> Iterator[Node]:
-        """Every element below, in the order of the page."""
+        """Yields all descendants, in the order of the page."""
         for child in self.children:
             if isinstance(child, Node):
                 yield child
@@ -109,14 +109,14 @@ def data_of(page: Node, name: str) -> Any:
 
 
 def policy_of(page: Node) -> dict[str, list[str]]:
-    """What its content policy lets a browser load: kind ('img', 'style', ...) -> sources."""
+    """Returns what the content policy lets a browser load: kind ('img', ...) -> sources."""
     (policy,) = [node for node in page.all("meta") if "http-equiv" in node.attributes]
     directives = (each.split() for each in policy.attributes["content"].split(";"))
     return {name.removesuffix("-src"): sources for name, *sources in directives}
 
 
 def assert_nothing_is_loaded(path: Path) -> None:
-    """The page has our policy and style sheet, and names nothing that lies outside of it."""
+    """Checks that the page has our policy and style sheet and refers to nothing outside itself."""
     text, page = path.read_text(encoding="utf-8"), parse(path)
     (style,), scripts = page.all("style"), [s for s in page.all("script") if not s.attributes]
     assert style.text.startswith(STYLE.read_text(encoding="utf-8"))
@@ -137,12 +137,12 @@ def assert_nothing_is_loaded(path: Path) -> None:
     loading = {"link", "iframe", "frame", "object", "embed", "base", "source"}
     assert not loading & {node.tag for node in nodes}
     assert not re.search(r"@import|url\((?!#)", text)
-    # The name of SVG, which scripts need to draw, is no address.
+    # SVG's namespace, which scripts need for drawing, is not an address.
     assert set(re.findall(r"\bhttps?://[^\s\"']+", text)) <= {"http://www.w3.org/2000/svg"}
 
 
 def _source(text: str) -> str:
-    """How a content policy names this style sheet or script."""
+    """Returns the source expression for this style sheet or script in a content policy."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
@@ -185,9 +185,9 @@ class Browser:
         while True:
             while b"\0" not in self._pending:
                 ready, _, _ = select.select([self._reads], [], [], 60)
-                assert ready, "the browser has not answered for a minute"
+                assert ready, "the browser did not answer within a minute"
                 data = os.read(self._reads, 1 << 20)
-                assert data, "the browser has ended"
+                assert data, "the browser has exited"
                 self._pending += data
             text, _, self._pending = self._pending.partition(b"\0")
             message = json.loads(text)
@@ -202,7 +202,7 @@ class Browser:
         """Opens the page and returns what `program`, an async function's body, returns.
 
         It may use `shown`, the root element's data, and `await until(isTrue)`. The browser must
-        not complain about the page: of something that the content policy refuses, for example.
+        not complain about the page, for example because the content policy refuses something.
         """
         result, complaints = self.open(page, program, fragment, dark=dark)
         assert complaints == []
@@ -211,7 +211,7 @@ class Browser:
     def open(
         self, page: Path, program: str, fragment: str = "", *, dark: bool = False
     ) -> tuple[Any, list[str]]:
-        """Does what `run` does, and returns the browser's complaints as well."""
+        """Does the same as `run`, and also returns the browser's complaints."""
         target = self.command("Target.createTarget", url="about:blank")["targetId"]
         session = self.command("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
@@ -240,7 +240,7 @@ def open_browser(profile: Path) -> Iterator[Browser]:
     names = (named,) if named else ("chromium", "chromium-browser", "google-chrome")
     found = next((path for name in names if (path := shutil.which(name))), None)
     if found is None:
-        pytest.skip(f"needs a browser, found none of {', '.join(names)}")
+        pytest.skip(f"needs a browser, got none of {', '.join(names)}")
     browser = Browser(found, profile)
     yield browser
     browser.close()

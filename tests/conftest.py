@@ -1,4 +1,4 @@
-"""What every test shares: few threads, quiet waiting, the shared data, and honest skips."""
+"""Settings for all tests: few threads, passive waiting, the shared data, and explained skips."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-# Before torch or onnxruntime starts its threads: tests share small machines with other work.
+# Set before torch or onnxruntime start their threads: tests often run on small, busy machines.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 
@@ -36,13 +36,13 @@ settings.load_profile("flux")
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Nothing of the user's cache is read or written."""
+    """Makes tests use a cache of their own instead of the user's."""
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="session")
 def repo_root() -> Path:
-    """The checkout."""
+    """The root of the checkout."""
     return ROOT
 
 
@@ -68,7 +68,7 @@ def reported_datasets(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tracked_files() -> list[Path]:
-    """Every file of the project: what git tracks, links and deleted files left out."""
+    """All files that git tracks, without links and deleted files."""
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=False)
     if listed.returncode != 0:
         pytest.skip("this is not a git checkout")
@@ -113,7 +113,7 @@ def one_episode(shared_data: Path, made_once: MakeOnce) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_options(one_episode: Path) -> list[str]:
-    """Overrides that make the small config a matter of seconds."""
+    """Overrides with which the small config trains in seconds."""
     dataset = "train_dataloader.dataset.datasets"
     tiny = [
         f"model.{part}.{key}"
@@ -136,7 +136,7 @@ def tiny_options(one_episode: Path) -> list[str]:
         "train_dataloader.per_device_batch_size=4",
         "train_dataloader.per_device_num_workers=0",
         f"{dataset}.data_root_path={one_episode}",
-        # The shared episode's task is longer than the simulated one's.
+        # The shared episode has a longer task than the simulated one.
         f"{dataset}.transforms.3.max_len=64",
         "inference.dataset.transforms.2.max_len=64",
     ]
@@ -184,7 +184,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _no_gpu() -> str:
     import torch
 
-    return "" if torch.cuda.is_available() else "needs a CUDA device, found none"
+    return "" if torch.cuda.is_available() else "needs a CUDA device, got none"
 
 
 def _not_slow() -> str:

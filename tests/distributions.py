@@ -1,4 +1,4 @@
-"""Installed distributions without pip: a folder on sys.path with `.dist-info` and modules."""
+"""Installs distributions without pip, as a folder on sys.path with `.dist-info` and modules."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NAMES = {"Tabled": f"{__name__}:Recorder"}
 
 
 def write_module(folder: Path, name: str, content: str = MODULE) -> Path:
-    """Writes a module; returns the file that it makes when it is imported."""
+    """Writes a module; returns the path of the file that it creates when it is imported."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{name}.py").write_text(content)
     return folder / f"{name}.imported"
@@ -36,13 +36,13 @@ def write_module(folder: Path, name: str, content: str = MODULE) -> Path:
 def write_distribution(
     folder: Path, name: str, version: str, entry_points: Mapping[str, str]
 ) -> Path:
-    """Installs a distribution with a module of its own; returns the mark of that module.
+    """Installs a distribution with one module; returns the file that importing the module creates.
 
     Args:
-        folder: what goes on the module path.
-        name: of the distribution; the module is called the same, with underscores.
-        version: of the distribution.
-        entry_points: of the group flux.components.
+        folder: a folder on the module path.
+        name: name of the distribution and, with underscores, of the module.
+        version: version of the distribution.
+        entry_points: entry points in the group flux.components.
     """
     module = name.replace("-", "_")
     mark = write_module(folder, module)
@@ -57,14 +57,14 @@ def install(
     modules: Mapping[str, str] | None = None,
     version: str = "1.0",
 ) -> Path:
-    """Writes what pip would leave in `site`, and returns `site`; put it on sys.path.
+    """Writes the files that pip would install to `site`, and returns `site`; put it on sys.path.
 
     Args:
-        site: the folder; made if it is missing.
-        name: of the distribution.
+        site: the folder; created if it does not exist.
+        name: name of the distribution.
         entry_points: group -> name -> 'module:object'.
         modules: module -> its source.
-        version: of the distribution.
+        version: version of the distribution.
     """
     info = site / f"{name.replace('-', '_')}-{version}.dist-info"
     info.mkdir(parents=True)

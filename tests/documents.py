@@ -1,4 +1,4 @@
-"""The project's documents as tests read them: their code blocks, and whether a command exists."""
+"""Reads the project's documents: extracts code blocks and checks that commands exist."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+YOUR_OWN = tuple(ROOT / "docs" / f"your-own-{what}.md" for what in ("robot", "data", "transform"))
+"""In the order in which tests/integration/test_your_own.py follows them."""
 POLICIES = ROOT / "packages" / "flux-runtime" / "src" / "flux_runtime" / "policies"
 DOCUMENTS = (
     ROOT / "README.md",
@@ -24,40 +26,42 @@ DOCUMENTS = (
 )
 
 COMMANDS = ("flux-core", "flux-data", "flux-train", "flux-export", "flux-eval", "flux-runtime")
-# What `flux-train --help` does not list.
+# Not listed by `flux-train --help`.
 MORE_SUBCOMMANDS = {("flux-train",): {"report", "consolidate"}}
 FOREIGN = {"pip", "cmake", "sbatch"}
 
 BLOCK = re.compile(
-    r"^(?:<!-- test: (?P<mark>\w+) -->\n)?"
-    r"```(?P<language>bash|sh|shell|console|python|py)\n(?P<code>.*?)^```$",
+    r"^(?:<!-- (?:test: (?P<mark>\w+)|file: (?P<file>\S+)) -->\n)?"
+    r"```(?P<language>bash|sh|shell|console|python|py|toml)\n(?P<code>.*?)^```$",
     re.MULTILINE | re.DOTALL,
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Block:
-    """One code block; `line` is where its code begins."""
+    """One code block; `line` is where its code begins, `file` the name of a file that it shows."""
 
     line: int
     mark: str | None
+    file: str | None = None
     language: str
     code: str
 
     @property
     def commands(self) -> list[str]:
-        """Its shell lines, continued lines joined, comments and prompts left out."""
+        """Its shell lines, with continued lines joined and without comments and prompts."""
         lines = self.code.replace("\\\n", " ").splitlines()
         stripped = (" ".join(re.sub(r"\s#.*", "", line).split()) for line in lines)
         return [line for line in stripped if line and not line.startswith("#")]
 
 
 def read_blocks(text: str) -> list[Block]:
-    """Returns the shell and Python blocks of a Markdown text."""
+    """Returns the shell, Python and TOML blocks of a Markdown text."""
     return [
         Block(
             line=text[: match.start("code")].count("\n") + 1,
             mark=match["mark"],
+            file=match["file"],
             language=match["language"],
             code=match["code"],
         )
@@ -66,7 +70,7 @@ def read_blocks(text: str) -> list[Block]:
 
 
 def name_of(document: Path) -> str:
-    """Its path in the repository."""
+    """Returns the path relative to the repository."""
     return document.relative_to(ROOT).as_posix()
 
 
@@ -77,7 +81,7 @@ def is_command(text: str) -> bool:
 
 
 def faults_of(command: str) -> list[str]:
-    """What a command line names that does not exist: programs, options, files; nothing is run."""
+    """Returns the missing programs, options and files in a command line, without running it."""
     words = [word.strip("\"'") for word in command.split()]
     program, *rest = words
     program = re.sub(r"^\.venv(-libero)?/bin/", "", program)
@@ -95,13 +99,13 @@ def faults_of(command: str) -> list[str]:
 
 
 def missing_configs(words: list[str]) -> list[str]:
-    """The config files among `words` that do not exist."""
+    """Returns a line for each config file among `words` that does not exist."""
     configs = [word for word in words if word.startswith("configs/")]
     return [f"no file {word}" for word in configs if not (ROOT / word).is_file()]
 
 
 def _script_faults(words: list[str]) -> list[str]:
-    """Of `python benchmarks/x.py --option` or `python -m pytest FILE`: files and options."""
+    """Checks files and options in `python benchmarks/x.py --option` or `python -m pytest FILE`."""
     if words[:2] == ["-m", "pytest"]:
         paths = [word for word in words[2:] if word.startswith("tests/")]
         return [f"no file {path}" for path in paths if not (ROOT / path).exists()]
@@ -132,14 +136,14 @@ def _options(words: list[str]) -> list[str]:
 
 
 def subcommands(path: tuple[str, ...]) -> set[str]:
-    """The subcommands that the help of a command lists."""
+    """Returns the subcommands in the help of a command."""
     head = help_of(path).partition("\noptions:")[0].partition("positional arguments:")[2]
     return set(re.findall(r"^ {4}([a-z][a-z0-9-]*)(?= |$)", head, re.MULTILINE))
 
 
 @cache
 def help_of(path: tuple[str, ...]) -> str:
-    """What a command prints for `--help`."""
+    """Returns the output of a command's `--help`."""
     program = Path(sys.executable).parent / path[0]
     done = subprocess.run(
         [str(program), *path[1:], "--help"],
@@ -152,14 +156,14 @@ def help_of(path: tuple[str, ...]) -> str:
 
 
 def make_commands() -> set[str]:
-    """'make' and 'make TARGET' for every target of the Makefile."""
+    """Returns 'make' and 'make TARGET' for every target of the Makefile."""
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     targets = re.findall(r"^([a-z-]+):.*##", makefile, re.MULTILINE)
     return {"make", *(f"make {target}" for target in targets)}
 
 
 def demo_commands() -> set[str]:
-    """The command lines in scripts/demo.py's COMMANDS, as one would type them."""
+    """Returns the command lines in scripts/demo.py's COMMANDS, as a user would type them."""
     spec = importlib.util.spec_from_file_location("flux_demo", ROOT / "scripts" / "demo.py")
     assert spec is not None and spec.loader is not None
     demo = importlib.util.module_from_spec(spec)

@@ -27,7 +27,7 @@ ALLOWED: dict[str, set[str]] = {
     "flux_train": {"flux_core", "flux_data"},
     "flux_runtime": {"flux_core"},
 }
-# The parts of a package that may need torch; `()` is none, and "" the whole package.
+# The parts of a package that may need torch; `()` means none, and "" the whole package.
 MAY_NEED_TORCH: dict[str, tuple[str, ...]] = {
     "flux_core": ("models/",),
     "flux_data": ("samples/resize.py",),
@@ -35,7 +35,7 @@ MAY_NEED_TORCH: dict[str, tuple[str, ...]] = {
     "flux_runtime": ("export",),
 }
 
-# The rooms of each package, the lowest first: a room imports only rooms that stand before it.
+# The rooms of each package, the lowest first: a room imports only rooms that come before it.
 ROOMS: dict[str, tuple[str, ...]] = {
     "flux_core": (
         *("errors", "lazy", "types", "command_line", "html", "rtc"),
@@ -81,8 +81,8 @@ def _imports(tree: ast.AST) -> Iterator[tuple[str, int]]:
 
 
 def _targets(package: str) -> Iterator[tuple[str, str, int]]:
-    """Yields (importer, imported module, line) of the imports within a package, dotted and without
-    the package's own name; a package's `__init__` goes by the folder's name ('' for the top)."""
+    """Yields (importer, imported module, line) for imports within a package. Names are dotted and
+    omit the package's name; an `__init__` has its folder's name ('' for the top)."""
     source = _source(package)
     for path, tree in _modules(package):
         importer = path.removesuffix(".py").removesuffix("__init__").strip("/").replace("/", ".")
@@ -100,13 +100,13 @@ def _targets(package: str) -> Iterator[tuple[str, str, int]]:
 
 
 def _room(package: str, module: str) -> str | None:
-    """The room a module stands in; None for the package's own face and `__main__`."""
+    """Returns the room of a module; None for the package's own face and `__main__`."""
     rooms = [name for name in ROOMS[package] if f"{module}.".startswith(f"{name}.")]
     return max(rooms, key=len, default=None)
 
 
 @pytest.mark.parametrize("package", ROOMS)
-def test_every_module_stands_in_a_room(package: str) -> None:
+def test_every_module_is_in_a_room(package: str) -> None:
     private = {"", "__main__", "_components", "_core"}
     modules = {path.removesuffix(".py").replace("/", ".") for path, _ in _modules(package)}
     outside = {
@@ -132,7 +132,7 @@ def test_imports_between_rooms_point_down(package: str) -> None:
 def test_no_modules_import_each_other_in_a_circle(package: str) -> None:
     graph: dict[str, set[str]] = {}
     for importer, imported, _ in _targets(package):
-        # A face imports its own room's modules; those import each other directly.
+        # A face imports its room's modules; these import each other directly.
         if not imported.startswith(f"{importer}." if importer else ""):
             graph.setdefault(importer, set()).add(imported)
     try:
@@ -162,7 +162,7 @@ def test_no_folder_holds_more_modules_than_the_limit(package: str) -> None:
 
 @pytest.mark.parametrize("package", ALLOWED)
 def test_a_face_exports_what_it_lists_for_the_type_checker(package: str) -> None:
-    """Both lists of a lazy face agree, and every name is there."""
+    """Both lists of a lazy face agree, and every name exists."""
     for path, tree in _modules(package):
         if not path.endswith("__init__.py") or "lazy_exports" not in ast.dump(tree):
             continue
@@ -232,7 +232,7 @@ def test_importing_core_and_runtime_loads_no_torch() -> None:
     assert done.stdout.split() == []
 
 
-# Where transforms may be named, besides the folder that they live in.
+# Where transforms may be named, besides their own folder.
 NAMING_TRANSFORMS = (
     *("transforms/", "_components.py", "recipes/"),
     *("config/compat.py", "config/old_paths.py"),
@@ -240,7 +240,7 @@ NAMING_TRANSFORMS = (
 
 
 def _transforms() -> dict[str, str]:
-    """Every transform of ours, and the folder it is in: a dataclass below `Transform`."""
+    """Returns our transforms (dataclasses derived from `Transform`) and their folders."""
     found: dict[str, tuple[str, list[str], bool]] = {}
     for package in ALLOWED:
         for path, tree in _modules(package):
@@ -261,7 +261,7 @@ def _transforms() -> dict[str, str]:
 
 
 def test_transforms_are_named_only_where_they_live_and_where_configs_are_written() -> None:
-    """All others ask a `Pipeline` for roles, so that a new transform adds files only."""
+    """Other code asks a `Pipeline` for roles, so that a new transform needs only new files."""
     transforms = _transforms()
     assert {"AlohaToPi", "RelativeActions", "ProcessParquetInputs"} <= transforms.keys()
     found = []

@@ -1,4 +1,4 @@
-"""The documents against the code: figures have commands, tables name what exists, links lead."""
+"""Checks the documents against the code: commands of figures, names in tables, and links."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SPAN = re.compile(r"`([^`]+)`")
 FIGURE = re.compile(
     r"\d[\d.,]*\s?(?:%|GiB|MiB|GB|MB|kB|ms|samples/s|(?:s|min|minutes?|seconds?|times)\b)"
 )
-# Limits and settings, which nobody measured.
+# Limits and settings, which are not measured.
 LIMITS = {"2 GiB", "400 MB"}
 FLUXVLA_SPELLINGS = re.compile(r"\b(num_steps|execute_horizon|PrivatePrompter|img_masks)\b")
 
@@ -69,7 +69,7 @@ def test_a_measured_figure_is_stated_in_numbers_alone(subject: str) -> None:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
-def test_links_lead_to_files_and_headings(document: Path) -> None:
+def test_links_point_to_existing_files_and_headings(document: Path) -> None:
     broken = []
     for link in LINK.findall(_text(document)):
         if link.startswith(("http://", "https://")):
@@ -82,7 +82,7 @@ def test_links_lead_to_files_and_headings(document: Path) -> None:
 
 
 def _anchors(document: Path) -> set[str]:
-    """What GitHub makes of the headings."""
+    """Returns the anchors that GitHub creates for the headings."""
     headings = re.findall(r"^#+ (.+)$", _text(document), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
@@ -93,7 +93,7 @@ def _where_to_change() -> list[list[str]]:
 
 
 @pytest.mark.parametrize("row", _where_to_change(), ids=lambda row: row[0][:60])
-def test_what_contributing_names_is_where_it_says(row: list[str]) -> None:
+def test_the_files_in_contributing_contain_the_names_beside_them(row: list[str]) -> None:
     what, place, names = row
     (link,) = LINK.findall(place)
     text = _text(ROOT / link)
@@ -102,7 +102,7 @@ def test_what_contributing_names_is_where_it_says(row: list[str]) -> None:
     assert not [name for name in wanted if not re.search(rf"\b{re.escape(name)}\b", text)]
 
 
-def test_contributing_says_where_the_usual_things_are() -> None:
+def test_contributing_lists_the_usual_changes() -> None:
     whats = " ".join(row[0].lower() for row in _where_to_change())
     for subject in (
         *("image augmentation", "gripper limit", "learning-rate schedule", "chunk scheduler"),
@@ -125,7 +125,7 @@ def _all_commands() -> Iterator[tuple[str, ...]]:
 
 
 @pytest.mark.parametrize("path", sorted(set(_all_commands())), ids=" ".join)
-def test_commands_md_knows_every_command_and_option(path: tuple[str, ...]) -> None:
+def test_commands_md_lists_every_command_and_option(path: tuple[str, ...]) -> None:
     text = _text(DOCS / "commands.md").partition(f"\n## {path[0]}\n")[2].partition("\n## ")[0]
     assert " ".join(path) in text
     options = set(re.findall(r"^ {2,}(--[a-z][a-z-]*)", help_of(path), re.MULTILINE))

@@ -1,4 +1,4 @@
-"""One spelling of each thing: FluxVLA's spellings stay at the edge, and a name means one thing."""
+"""Each thing has one name: FluxVLA's names appear only at the edge, and names are unique."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ GLOSSARY = {
 TRANSLATORS = tuple(
     f"packages/flux-core/src/flux_core/config/{name}.py" for name in ("compat", "old_paths")
 )
-# Written before the names changed; that they still open is the proof that old bundles do.
+# Written before the names changed; that they still open proves that old bundles do.
 OLD_BUNDLES = "packages/flux-runtime/src/flux_runtime/policies/"
 # Dataclasses nested as `Config`: each belongs to the class around it.
 NESTED = "Config"
@@ -46,7 +46,7 @@ def _sources(tracked_files: list[Path]) -> dict[str, str]:
     }
 
 
-def test_the_spellings_of_others_are_found_in_the_translator_alone(
+def test_foreign_spellings_are_found_only_in_the_translator(
     tracked_files: list[Path],
 ) -> None:
     words = re.compile(rf"\b({'|'.join(GLOSSARY)})\b")
@@ -60,7 +60,7 @@ def test_the_spellings_of_others_are_found_in_the_translator_alone(
 
 def test_the_translator_knows_every_foreign_spelling_that_a_config_may_hold() -> None:
     text = (ROOT / TRANSLATORS[0]).read_text(encoding="utf-8")
-    # `indexs` was a parameter's name, never a key.
+    # `indexs` was the name of a parameter, but never a key.
     assert [word for word in GLOSSARY if word != "indexs" and f'"{word}"' not in text] == []
 
 
@@ -75,7 +75,7 @@ def test_no_two_classes_of_the_packages_have_one_name(tracked_files: list[Path])
     assert {name: count for name, count in counts.items() if count > 1} == {}
 
 
-def test_no_module_has_a_name_that_says_nothing_of_what_it_holds(
+def test_no_module_has_a_meaningless_name(
     tracked_files: list[Path],
 ) -> None:
     vague = {"golden", "progress", "summary", "private"}

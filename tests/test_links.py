@@ -1,4 +1,4 @@
-"""scripts/check_links.py finds every kind of broken link, and no others."""
+"""scripts/check_links.py finds every kind of broken link and reports nothing else."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ cat docs/nothing.md  # [not a link](docs/nothing.md)
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A small repository whose links are all right."""
+    """A small repository whose links are all valid."""
     transforms = tmp_path / "packages" / "demo-core" / "src" / "demo_core" / "transforms"
     for folder in (tmp_path / "docs", transforms, tmp_path / "build"):
         folder.mkdir(parents=True)
@@ -65,19 +65,22 @@ def test_good_links_headings_and_paths_pass(checkout: Path) -> None:
 @pytest.mark.parametrize(
     ("broken", "problem"),
     [
-        ("[a](docs/gone.md)", "the link 'docs/gone.md' leads to no file"),
-        ("![a](docs/gone.png)", "the link 'docs/gone.png' leads to no file"),
-        ('<img src="docs/gone.png" width="9">', "the link 'docs/gone.png' leads to no file"),
-        ("[a]: gone.md", "the link 'gone.md' leads to no file"),
-        ("[a](../..)", "the link '../..' leads out of the repository"),
-        ("[a](#gone)", "the link '#gone' names no heading of README.md"),
+        ("[a](docs/gone.md)", "the link 'docs/gone.md' points to a missing file"),
+        ("![a](docs/gone.png)", "the link 'docs/gone.png' points to a missing file"),
+        (
+            '<img src="docs/gone.png" width="9">',
+            "the link 'docs/gone.png' points to a missing file",
+        ),
+        ("[a]: gone.md", "the link 'gone.md' points to a missing file"),
+        ("[a](../..)", "the link '../..' points outside the repository"),
+        ("[a](#gone)", "the link '#gone' points to a missing heading of README.md"),
         (
             "[a](docs/data.md#names-units)",
-            "the link 'docs/data.md#names-units' names no heading of docs/data.md",
+            "the link 'docs/data.md#names-units' points to a missing heading of docs/data.md",
         ),
         (
             "[a](docs/data.md#names--units-2)",
-            "the link 'docs/data.md#names--units-2' names no heading of docs/data.md",
+            "the link 'docs/data.md#names--units-2' points to a missing heading of docs/data.md",
         ),
         ("`docs/gone.py`", "there is no 'docs/gone.py' in the repository"),
         ("`bash docs/gone.sh ARGS`", "there is no 'docs/gone.sh' in the repository"),
@@ -86,7 +89,7 @@ def test_good_links_headings_and_paths_pass(checkout: Path) -> None:
         ("`demo_core/gone.py`", "there is no 'demo_core/gone.py' in the repository"),
     ],
 )
-def test_a_broken_one_is_named_with_its_line(checkout: Path, broken: str, problem: str) -> None:
+def test_a_broken_link_is_reported_with_its_line(checkout: Path, broken: str, problem: str) -> None:
     readme = checkout / "README.md"
     readme.write_text(f"{GOOD}\n{broken}\n")
     line = len(readme.read_text().splitlines())

@@ -1,6 +1,6 @@
-"""The public faces: what each package exports exists, is documented and says its types.
+"""The public faces: everything that a package exports exists, is documented and is typed.
 
-A `Sample` alone may hold anything: which keys it has is decided by the data and the transforms.
+Only a `Sample` may hold values of any type: the data and the transforms decide which keys it has.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PACKAGES = ("flux_core", "flux_data", "flux_train", "flux_runtime")
 
 
 def _exports() -> list[tuple[str, str]]:
-    """(package, name) of everything that is exported and has types to tell."""
+    """Returns (package, name) of all exports that should have type annotations."""
     return [
         (package, name)
         for package in PACKAGES
@@ -47,14 +47,14 @@ def test_an_export_exists_and_is_documented(package: str, name: str) -> None:
 
 
 @pytest.mark.parametrize(("package", "name"), EXPORTS)
-def test_an_exports_annotations_hold_no_any(package: str, name: str) -> None:
+def test_an_exports_annotations_contain_no_any(package: str, name: str) -> None:
     found = dict(_annotations(getattr(importlib.import_module(package), name), name))
-    assert found, f"{package}.{name} says no types"
+    assert found, f"{package}.{name} has no annotations"
     assert [f"{where}: {hint}" for where, hint in found.items() if _holds_any(hint)] == []
 
 
 def _annotations(exported: Any, name: str) -> Iterator[tuple[str, Any]]:
-    """Yields 'name.method(parameter)' and its type, of a function or of all that a class shows."""
+    """Yields 'name.method(parameter)' and its type, for a function or a class's public members."""
     if isinstance(exported, FunctionType):
         yield from _of_function(exported, name)
     elif isinstance(exported, type):
@@ -80,7 +80,7 @@ def _of_class(owner: type, name: str) -> Iterator[tuple[str, Any]]:
 
 
 def _functions(value: Any) -> list[FunctionType]:
-    """The functions behind a method, a class method, a property."""
+    """Returns the functions behind a method, a class method or a property."""
     if isinstance(value, property):
         return [part for part in (value.fget, value.fset) if isinstance(part, FunctionType)]
     if isinstance(value, cached_property):
@@ -97,7 +97,7 @@ def _of_function(
 
 
 def _hints(annotated: Any, owner: type | None = None) -> dict[str, Any]:
-    """A class's own annotations, or a function's, as types."""
+    """Returns the annotations of a class or a function as types."""
     names = _namespace(sys.modules[annotated.__module__])
     scope = dict(vars(owner)) if owner else {}
     hints = typing.get_type_hints(annotated, names, scope)
@@ -106,7 +106,7 @@ def _hints(annotated: Any, owner: type | None = None) -> dict[str, Any]:
 
 @cache
 def _namespace(module: ModuleType) -> dict[str, Any]:
-    """A module's names, and those that it imports for type checkers only."""
+    """Returns a module's names, including those that it imports only for type checkers."""
     names = {name: object if value is Sample else value for name, value in vars(module).items()}
     assert module.__file__ is not None
     tree = ast.parse(Path(module.__file__).read_text(encoding="utf-8"))
@@ -117,7 +117,7 @@ def _namespace(module: ModuleType) -> dict[str, Any]:
 
 
 def _holds_any(hint: Any) -> bool:
-    """Whether a type has `Any` somewhere. An array's shape is no type of ours to tell."""
+    """Whether a type contains `Any`, ignoring the shapes of arrays."""
     if hint is Any:
         return True
     if isinstance(hint, list):  # the parameters of a Callable
@@ -141,5 +141,5 @@ def _holds_any(hint: Any) -> bool:
         (type[int], False),
     ],
 )
-def test_any_is_found_wherever_it_hides(hint: object, expected: bool) -> None:
+def test_any_is_found_at_any_depth(hint: object, expected: bool) -> None:
     assert _holds_any(hint) is expected

@@ -1,4 +1,4 @@
-"""The workspace: one version, exact pins, nothing uploadable, no machine's own paths."""
+"""The workspace: one version, exact pins, no uploads, no paths of a particular machine."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_the_constraints_pin_each_direct_requirement() -> None:
             assert name in pinned | set(PACKAGES) | gpu_only, f"{package}: {requirement}"
 
 
-def test_no_machine_has_left_its_paths_behind(tracked_files: list[Path]) -> None:
+def test_no_file_contains_a_path_of_a_machine(tracked_files: list[Path]) -> None:
     machine = re.compile(r"(?<![\w.-])/(work|farm|home/\w+|root|Users/\w+)/|" + "/tm" + r"p/\w")
     found = [
         f"{path.relative_to(ROOT)}:{number}: {line.strip()[:80]}"
@@ -104,7 +104,7 @@ def test_make_help_lists_every_target() -> None:
     assert {line.split()[1] for line in listed.stdout.splitlines()} >= MAKE_TARGETS
 
 
-def test_the_scripts_parse_and_may_be_run() -> None:
+def test_the_scripts_parse_and_ci_is_executable() -> None:
     scripts = [ROOT / ".ci" / "run", *sorted((ROOT / "scripts").glob("*.sh"))]
     for script in scripts:
         subprocess.run(["bash", "-n", str(script)], check=True)
@@ -125,7 +125,7 @@ def test_the_files_that_are_begun_first_exist() -> None:
         (0, 124, 124, ["ci: error: make test was stopped: the limit is 2400 s for everything"]),
     ],
 )
-def test_ci_fails_if_lint_or_the_tests_fail_and_closes_with_pytests_line(
+def test_ci_fails_if_lint_or_the_tests_fail_and_ends_with_pytests_summary(
     tmp_path: Path, lint: int, test: int, status: int, said: list[str]
 ) -> None:
     closing = "= 2 passed, 1 skipped in 3.45s ="

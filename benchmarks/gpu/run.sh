@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Times everything that needs a GPU, in one call; figures go to OUT as JSON, output as logs.
+# Runs all benchmarks and tests that need a GPU; writes the figures (JSON) and logs to OUT.
 #
 #   bash benchmarks/gpu/run.sh OUT [BATCH]
 #
-# Needs one GPU of 80 GB and the packages of this repository with a CUDA build of torch. A step that
-# fails does not stop the others; the exit code is 1 if any did.
+# Needs a GPU with 80 GB and the packages of this repository with a CUDA build of torch. A step that
+# fails does not stop the others; the exit code is 1 if any step failed.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.." || exit
 
@@ -19,7 +19,7 @@ mkdir -p "$OUT"
 
 "$PYTHON" -c 'import sys, torch
 if not torch.cuda.is_available():
-    sys.exit("run.sh: error: torch sees no GPU")
+    sys.exit("run.sh: error: expected a GPU that torch can use, got none")
 print(torch.__version__, torch.cuda.get_device_name())' | tee "$OUT/device.txt" || exit 1
 
 failed=()
@@ -34,7 +34,7 @@ step() {
 step model "$PYTHON" benchmarks/model.py --size full --dtype bfloat16 --device cuda --compile \
   --rounds 20 --out "$OUT/model.json"
 for finetune in frozen lora full; do
-  # The optimiser of a full finetune takes 53 GB: its layers are recomputed and the batch is small.
+  # A full finetune's optimiser takes 53 GB, so its layers are recomputed and the batch is small.
   extra=(--batch "$BATCH")
   if [ "$finetune" = full ]; then extra=(--batch 8 --recompute); fi
   step "train_$finetune" "$PYTHON" benchmarks/train.py --size full --finetune "$finetune" --bf16 \
@@ -43,8 +43,8 @@ done
 step train_compiled "$PYTHON" benchmarks/train.py --size full --finetune frozen --bf16 --compile \
   --device cuda --rounds 1 --steps 10 --batch "$BATCH" --out "$OUT/train_compiled.json"
 
-# Exports each network in bf16, and times the engines that reproduce its golden; one that does not is
-# refused, and the step fails. TensorRT builds its engines within.
+# Exports each network in bf16 and times the engines that reproduce its golden. An engine that does
+# not is refused, and the step fails. TensorRT builds its engines during this step.
 step gpu_tests "$PYTHON" -m pytest -q -m gpu tests
 for model in pi0 pi05; do
   step "runtime_$model" flux-runtime bench --model "$model" --size full --random-weights \

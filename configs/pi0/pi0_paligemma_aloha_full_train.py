@@ -1,4 +1,4 @@
-"""pi0 on two Aloha arms: one's own data, the vision-language model left as it is.
+"""pi0 on two Aloha arms: your own data, with the vision-language model frozen.
 
 bash scripts/train.sh configs/pi0/pi0_paligemma_aloha_full_train.py work_dirs/pi0_aloha
 """

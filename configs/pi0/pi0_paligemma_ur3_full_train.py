@@ -1,4 +1,4 @@
-"""pi0 on a UR3: one's own data, the vision-language model left as it is.
+"""pi0 on a UR3: your own data, with the vision-language model frozen.
 
 bash scripts/train.sh configs/pi0/pi0_paligemma_ur3_full_train.py work_dirs/pi0_ur3
 """

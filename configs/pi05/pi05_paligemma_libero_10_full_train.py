@@ -1,7 +1,7 @@
-"""pi0.5 on LIBERO-10 from scratch: PaliGemma's weights, and no robot's before.
+"""pi0.5 on LIBERO-10 from scratch: PaliGemma's weights, but no robot pretraining.
 
 The action expert starts from random numbers; with `--cfg-options
-model.pretrained_name_or_path=none` the vision-language model does so too.
+model.pretrained_name_or_path=none` the vision-language model does too.
 
 bash scripts/train.sh configs/pi05/pi05_paligemma_libero_10_full_train.py work_dirs/scratch
 """

@@ -1,4 +1,4 @@
-"""A small pi0.5 that moves a cube from hand to hand; trains in minutes on two CPU cores.
+"""A small pi0.5 that passes a cube from hand to hand; trains in minutes on two CPU cores.
 
 flux-data demo aloha-sim --episodes 50 --out demo_output/demonstrations
 flux-train configs/pi05/pi05_small_aloha_sim.py demo_output/policy

@@ -1,4 +1,4 @@
-"""Two ONNX graphs small enough to repeat in numpy, with a weight in a file beside them."""
+"""Two ONNX graphs that are small enough to repeat in numpy, with a weight in a file beside them."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def write_graph(path: Path, nodes: list[Any], inputs: Tensors, outputs: Tensors)
 
 
 def external_weight() -> Any:
-    """A tensor whose bytes lie in WEIGHTS_FILE beside the graph."""
+    """Returns a tensor whose bytes are in WEIGHTS_FILE beside the graph."""
     from onnx import TensorProto
 
     tensor = TensorProto(name="weight", data_type=TensorProto.FLOAT, dims=WEIGHT.shape)
@@ -107,7 +107,7 @@ def write_policy(
 ) -> Path:
     """Writes prefix.onnx, denoise.onnx and their weights.
 
-    A key of half precision is cast on its way out of the prefix and into the denoise graph.
+    A key in half precision is cast at the end of the prefix and at the start of the denoise graph.
     """
     prefix, denoise, outputs = prefix_nodes(), nodes(), dict(PREFIX_OUTPUTS)
     if key_dtype != "float32":
@@ -122,7 +122,7 @@ def write_policy(
 
 
 def cast_key(prefix: list[Any], denoise: list[Any], dtype: str) -> tuple[list[Any], list[Any]]:
-    """The same nodes with a past_key_0 of another type between the two graphs."""
+    """Returns the same nodes with another type of past_key_0 between the two graphs."""
     import ml_dtypes
     from onnx import TensorProto, helper
 

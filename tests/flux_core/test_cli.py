@@ -1,4 +1,4 @@
-"""What every command shares: exit codes, one-line errors, JSON that is JSON."""
+"""What all commands share: exit codes, one-line errors, valid JSON."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_numbers_that_json_lacks_are_null(capsys: pytest.CaptureFixture[str]) ->
     assert finite(("a", 2, True, None)) == ["a", 2, True, None]
 
 
-def test_sigterm_removes_what_is_half_written(tmp_path: Path) -> None:
+def test_sigterm_removes_half_written_output(tmp_path: Path) -> None:
     partial = tmp_path / "partial"
 
     def write(_: argparse.Namespace) -> None:

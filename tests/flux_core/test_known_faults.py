@@ -1,4 +1,4 @@
-"""Faults that public implementations of pi0 have had, each with a test that ours does not."""
+"""Faults that public implementations of pi0 had, each with a test that ours does not have it."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def encode(model: PI0FlowMatching) -> PrefixCache:
 
 
 def seven_dimensions(pad_first: bool) -> Sample:
-    """A UR3's sample in a 14-dimensional run, padded before or by the normalisation."""
+    """A UR3's sample in a 14-dimensional run, padded before the normalisation or by it."""
     rows = np.random.default_rng(0).normal(size=(50, 7)).astype(np.float32)
     stats = compute_stats(rows)
     if pad_first:
@@ -62,7 +62,7 @@ def seven_dimensions(pad_first: bool) -> Sample:
 
 
 @pytest.mark.parametrize("pad_first", [False, True])
-def test_the_prompt_has_the_real_state_alone(pad_first: bool) -> None:
+def test_the_prompt_contains_only_the_real_state(pad_first: bool) -> None:
     numbers = seven_dimensions(pad_first)["prompt"].partition("State: ")[2].partition(";")[0]
     assert len(numbers.split()) == 7
 
@@ -100,7 +100,7 @@ def test_padded_dimensions_are_seen_as_in_training(
 
 
 @pytest.mark.parametrize("kind", [0, 1], ids=["pi0", "pi05"])
-def test_the_callers_noise_stays_as_it_is(kind: int) -> None:
+def test_the_callers_noise_is_not_modified(kind: int) -> None:
     model, noise = built(configs()[kind]), torch.randn(2, 6, 7)
     copy = noise.clone()
     actions = sample_actions(model, torch.randn(2, 7), encode(model), noise)
@@ -108,7 +108,7 @@ def test_the_callers_noise_stays_as_it_is(kind: int) -> None:
 
 
 @pytest.mark.parametrize("kind", [0, 1], ids=["pi0", "pi05"])
-def test_the_expert_has_no_embedding_and_no_weight_is_half_and_all_print(kind: int) -> None:
+def test_the_expert_has_no_embedding_weights_are_float32_and_repr_works(kind: int) -> None:
     model = built(configs()[kind])
     assert not any(name.startswith("llm_expert.embed") for name in model.state_dict())
     assert {p.dtype for p in model.parameters()} == {torch.float32}
@@ -126,7 +126,7 @@ def test_the_masks_follow_the_actual_horizon(kind: int) -> None:
     assert model.config.n_action_steps == 6
 
 
-def test_training_and_robot_ask_with_the_same_words() -> None:
+def test_training_and_robot_use_the_same_prompt() -> None:
     sample = {"task_description": "Pick_up the cup\n"}
     assert TaskPrompter()(sample)["prompt"] == "Pick up the cup\n"
     in_training, on_robot = (
@@ -138,7 +138,7 @@ def test_training_and_robot_ask_with_the_same_words() -> None:
 
 
 class Blind(nn.Module):
-    """A researcher's backbone without weights."""
+    """A user's backbone without weights."""
 
     @dataclass(frozen=True, kw_only=True)
     class Config:

@@ -26,7 +26,9 @@ def test_the_current_directory_is_left_out_in_every_spelling(
     assert sys.path == before
 
 
-def test_installed_packages_stay_wherever_one_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_installed_packages_stay_importable_in_every_directory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     packages = sysconfig.get_paths()["purelib"]
     monkeypatch.chdir(packages)
     monkeypatch.setattr(sys, "path", ["", packages])
@@ -34,7 +36,7 @@ def test_installed_packages_stay_wherever_one_stands(monkeypatch: pytest.MonkeyP
         assert sys.path == [packages]
 
 
-def test_a_current_directory_that_was_removed_is_no_error(
+def test_a_current_directory_that_was_removed_is_not_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "gone").mkdir()
@@ -46,7 +48,7 @@ def test_a_current_directory_that_was_removed_is_no_error(
     os.chdir(tmp_path)
 
 
-def test_directories_of_ones_own_come_last_and_go_again(
+def test_added_directories_come_last_and_are_removed_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

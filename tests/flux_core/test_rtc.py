@@ -48,7 +48,7 @@ def policy(kind: str = "pi05", **settings: Any) -> PI0FlowMatching:
 
 @pytest.fixture(params=["pi0", "pi05"])
 def observed(request: pytest.FixtureRequest) -> tuple[PI0FlowMatching, torch.Tensor, PrefixCache]:
-    """A policy, a state and what it has seen."""
+    """A policy, a state and the cache of an observation."""
     model = policy(request.param)
     return model, torch.randn(2, DIM), encode(model)
 
@@ -74,7 +74,7 @@ METHODS = {
 }
 
 
-def test_a_known_prefix_comes_back_unchanged_and_moves_the_rest(observed) -> None:
+def test_a_known_prefix_stays_unchanged_and_influences_the_rest(observed) -> None:
     model, state, cache = observed
     noise, previous = chunk(), chunk()
     free = sample_actions(model, state, cache, noise)
@@ -84,7 +84,7 @@ def test_a_known_prefix_comes_back_unchanged_and_moves_the_rest(observed) -> Non
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_prefix_of_no_steps_is_no_rtc_to_the_last_bit(observed, method: str) -> None:
+def test_an_empty_prefix_is_bit_identical_to_no_rtc(observed, method: str) -> None:
     model, state, cache = observed
     noise = chunk()
     settings = METHODS[method]
@@ -106,7 +106,7 @@ def test_noise_and_the_previous_chunk_are_never_written_to(observed, method: str
 
 
 @pytest.mark.parametrize("use_vjp", [False, True])
-def test_guidance_pulls_the_prefix_towards_the_chunk_before(observed, use_vjp: bool) -> None:
+def test_guidance_pulls_the_prefix_towards_the_previous_chunk(observed, use_vjp: bool) -> None:
     model, state, cache = observed
     noise = chunk()
     free = sample_actions(model, state, cache, noise)
@@ -117,7 +117,7 @@ def test_guidance_pulls_the_prefix_towards_the_chunk_before(observed, use_vjp: b
     assert after < 0.6 * before
 
 
-def test_guidance_reads_only_the_steps_that_are_left_of_the_chunk_before(observed) -> None:
+def test_guidance_reads_only_the_remaining_steps_of_the_previous_chunk(observed) -> None:
     model, state, cache = observed
     noise, previous = chunk(), chunk()
     rtc = RTCConfig(method="guidance", prefix_len=2, decay_end=5)
@@ -135,7 +135,7 @@ def test_per_position_times_equal_to_one_time_give_its_velocity(observed) -> Non
     torch.testing.assert_close(each, one, atol=1e-5, rtol=1e-5)
 
 
-def test_a_step_tells_its_own_time_to_the_network(observed) -> None:
+def test_each_position_passes_its_own_time_to_the_network(observed) -> None:
     model, state, cache = observed
     x_t, t = chunk(), torch.full((2, HORIZON), 0.5)
     other = t.clone()
@@ -187,7 +187,7 @@ def batch_of(model: PI0FlowMatching) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("kind", ["pi0", "pi05"])
-def test_training_with_delays_of_zero_alone_is_training_without_rtc(kind: str) -> None:
+def test_training_with_only_zero_delays_equals_training_without_rtc(kind: str) -> None:
     for setting in (None, RTCTrainingConfig(enabled=False)):
         assert loss_of(policy(kind, rtc_training_config=setting)) == loss_of(policy(kind))
     never = loss_of(policy(kind, rtc_training_config=RTCTrainingConfig(max_delay=1)))
@@ -214,7 +214,7 @@ def test_prefix_weights_fall_from_one_to_zero() -> None:
     assert not prefix_weights(0, 0, 8, "exp").any()
 
 
-def test_the_pull_is_the_papers_and_bounded() -> None:
+def test_the_guidance_weight_is_the_papers_and_bounded() -> None:
     assert guidance_weight(1.0, 5.0) == 5.0
     tau = 0.6
     r_squared = (1 - tau) ** 2 / (tau**2 + (1 - tau) ** 2)
@@ -257,7 +257,7 @@ def test_impossible_settings_are_refused(kind: Any, settings: dict, message: str
 
 
 class Formula(nn.Module):
-    """The velocity that LeRobot's guided answers were made with; see tests/golden."""
+    """The velocity with which LeRobot's guided results were made; see tests/golden."""
 
     def __init__(self, golden: dict[str, torch.Tensor]) -> None:
         super().__init__()

@@ -88,7 +88,7 @@ def test_the_byte_tokenizer_loses_nothing(
 
 def test_a_state_bin_is_one_token_of_the_byte_tokenizer() -> None:
     assert ByteTokenizer().encode(" -1 0 128 255") == [2, 260, 261, 389, 516]
-    # Not canonical numbers: left as bytes, so that decoding gives the text back.
+    # Numbers that are not canonical stay bytes, so that decoding returns the same text.
     assert len(ByteTokenizer().encode(" 007 256 -2")) == 1 + 4 + 4 + 3
 
 
@@ -104,7 +104,7 @@ def test_a_word_is_one_token_and_the_longest_wins() -> None:
 
 
 @pytest.mark.parametrize("fields", [{"words": ("a", "a")}, {"words": ("",)}, {"number_tables": 0}])
-def test_a_byte_tokenizer_without_meaning_is_refused(fields: dict[str, Any]) -> None:
+def test_an_invalid_byte_tokenizer_is_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(fields))):
         ByteTokenizer(**fields)
 

@@ -1,4 +1,4 @@
-"""A small dataset in both layouts, with a video and a stored image a frame; and how to spoil it."""
+"""A small dataset in both layouts, with a video and stored images, and ways to damage it."""
 
 from __future__ import annotations
 
@@ -183,7 +183,7 @@ def edit_lines(name: str, change: Callable[[list[Any]], object]) -> Plant:
 
 
 def put(*path: Any) -> Callable[[Any], None]:
-    """Sets what the path leads to, all but its last part, to its last part."""
+    """Sets the item at the path, given by all parts but the last, to the last part."""
 
     def change(rows: Any) -> None:
         for part in path[:-2]:
@@ -196,7 +196,7 @@ def put(*path: Any) -> Callable[[Any], None]:
 def edit_column(
     name: str, key: str, change: Callable[[list[Any]], Any], type_: Any = None
 ) -> Plant:
-    """`change` alters the values in place or returns others."""
+    """Rewrites a column; `change` alters the values in place or returns new ones."""
 
     def rewrite(root: Path) -> None:
         table = pq.read_table(root / name)

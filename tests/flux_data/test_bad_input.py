@@ -1,10 +1,11 @@
-"""One fault in a small dataset: reading, `info` and `validate` each say it in one line.
+"""One fault in a small dataset: reading, `info` and `validate` each report it in one line.
 
 Reading means opening the dataset and making every sample of it, as training does.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import shutil
@@ -67,7 +68,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @dataclass(frozen=True)
 class Fault:
-    """What is planted; what reading says, after the path of `file`; and what `validate` says.
+    """A planted fault, the message of reading after the path of `file`, and that of `validate`.
 
     `reading` is None where only `validate` looks, `said` None where it says the same.
     """
@@ -128,8 +129,8 @@ LOST_1, CUT = "the parquet file of episode 1 is missing", "cannot be read as par
 FEATURE = "expected an object with a dtype"
 FAULTS = {
     "info is a list": of_info(write("meta/info.json", "[1]"), "expected an object, got [1]"),
-    "info is cut": of_info(cut("meta/info.json"), "not JSON"),
-    "info is no text": of_info(write("meta/info.json", b'{"\xff": 1}'), "not JSON"),
+    "info is cut": of_info(cut("meta/info.json"), "expected JSON"),
+    "info is no text": of_info(write("meta/info.json", b'{"\xff": 1}'), "expected JSON"),
     "no fps": of_info(edit_info(fps=...), "the key 'fps' is missing"),
     "fps is 0": of_info(edit_info(fps=0), "fps: expected a number above 0, got 0"),
     "fps is text": of_info(edit_info(fps="30"), "fps: expected a number above 0, got '30'"),
@@ -167,14 +168,14 @@ FAULTS = {
         "v21", remove("meta/episodes.jsonl"), "meta/episodes.jsonl", "not found"
     ),
     "no episodes": metadata(
-        "v21", write("meta/episodes.jsonl", ""), "", "the dataset has no episodes"
+        "v21", write("meta/episodes.jsonl", ""), "", "expected at least one episode"
     ),
     "an episode twice": of_lines(
-        "episodes.jsonl", put(2, "episode_index", 1), ":3: episode_index 1 is there already"
+        "episodes.jsonl",
+        put(2, "episode_index", 1),
+        ":3: expected each episode_index once, got 1 again",
     ),
-    "an episode left out": of_lines(
-        "episodes.jsonl", drop, ":2: episode 1 is missing; after it comes 2"
-    ),
+    "an episode left out": of_lines("episodes.jsonl", drop, ":2: expected episode 1, got 2"),
     "an episode without frames": of_lines(
         "episodes.jsonl",
         put(1, "length", 0),
@@ -191,7 +192,7 @@ FAULTS = {
     "a task twice": of_lines(
         "tasks.jsonl",
         lambda rows: rows.append({"task_index": 0, "task": "wipe"}),
-        ":2: task_index 0 is there already: 'fold'",
+        ":2: expected each task_index once, got 0 again, after 'fold'",
     ),
     "a task that is a number": of_lines("tasks.jsonl", put(0, "task", 3), ":1: expected a task_in"),
     "a task without index": of_lines("tasks.jsonl", put(0, {"task": "fold"}), ":1: expected a ta"),
@@ -203,12 +204,12 @@ FAULTS = {
         "v30",
         edit_table(EPISODES_V3, lambda table: table.drop_columns(["dataset_from_index"])),
         EPISODES_V3,
-        "has no column 'dataset_from_index'; it has",
+        "expected column 'dataset_from_index', got",
     ),
     "v3: an episode twice": of_episodes(
-        "episode_index", 2, "row 2: episode_index 2 is there already"
+        "episode_index", 2, "row 2: expected each episode_index once, got 2 again"
     ),
-    "v3: an episode left out": of_episodes("episode_index", 7, "row 2: episode 1 is missing"),
+    "v3: an episode left out": of_episodes("episode_index", 7, "row 2: expected episode 1, got 2"),
     "v3: an episode without frames": of_episodes("length", 0, "row 1: expected an episode_index"),
     "v3: a length of null": of_episodes("length", None, "row 1: length: expected 0 or more, got"),
     "v3: a negative place": of_episodes(
@@ -258,8 +259,8 @@ FAULTS = {
         "v21",
         edit_table(DATA["v21"], lambda table: table.drop_columns([ACTION])),
         DATA["v21"],
-        f"has no column '{ACTION}'; it has",
-        f"has no column '{ACTION}'",
+        f"expected column '{ACTION}', got",
+        f"expected column '{ACTION}'",
     ),
     "dimensions": of_column(
         ACTION,
@@ -267,9 +268,9 @@ FAULTS = {
         f"{IN_1}, {ACTION}: expected 3 dimensions (info.json), got 4",
         f"{ACTION}: expected 3 dimensions (info.json), got 4",
     ),
-    "uneven rows": of_column(ACTION, put(2, [1.0]), f"{ACTION}: its rows differ in length"),
-    "a row of null": of_column(ACTION, put(2, None), f"{ACTION}: its rows differ in length"),
-    "a fixed row of null": of_column(STATE, put(2, None), f"{STATE}: its rows differ in length"),
+    "uneven rows": of_column(ACTION, put(2, [1.0]), f"{ACTION}: expected rows of one length"),
+    "a row of null": of_column(ACTION, put(2, None), f"{ACTION}: expected rows of one length"),
+    "a fixed row of null": of_column(STATE, put(2, None), f"{STATE}: expected rows of one length"),
     "numbers as text": of_column(
         ACTION,
         lambda rows: [[str(value) for value in row] for row in rows],
@@ -278,26 +279,35 @@ FAULTS = {
         pa.list_(pa.string()),
     ),
     "an action of nan": of_column(
-        ACTION, put(4, 1, np.nan), f"{IN_1}, {ACTION}: frame 4 holds nan", "frame 4 holds nan"
+        ACTION,
+        put(4, 1, np.nan),
+        f"{IN_1}, {ACTION}: frame 4: expected a finite value, got nan",
+        "frame 4: expected a finite value, got nan",
     ),
     "v3: a state of inf": of_column(
         STATE,
         put(8 + 4, 1, np.inf),
-        f"{IN_1}, {STATE}: frame 4 holds inf",
-        "frame 4 holds inf",
+        f"{IN_1}, {STATE}: frame 4: expected a finite value, got inf",
+        "frame 4: expected a finite value, got inf",
         layout="v30",
     ),
     "a value of null": of_column(
-        STATE, put(3, 0, None), f"{IN_1}, {STATE}: frame 3 holds nan", "frame 3 holds nan"
+        STATE,
+        put(3, 0, None),
+        f"{IN_1}, {STATE}: frame 3: expected a finite value, got nan",
+        "frame 3: expected a finite value, got nan",
     ),
     "time goes back": of_column(
         "timestamp",
         put(3, 0.15),
-        f"{IN_1}, timestamp: frame 3 is not later than the one before",
-        "timestamp: frame 3 is not later than the one before",
+        f"{IN_1}, timestamp: frame 3: expected a later time than that of frame 2",
+        "timestamp: frame 3: expected a later time than frame 2's",
     ),
     "a time of nan": of_column(
-        "timestamp", put(3, np.nan), f"{IN_1}, timestamp: frame 3 holds nan", "frame 3 holds nan"
+        "timestamp",
+        put(3, np.nan),
+        f"{IN_1}, timestamp: frame 3: expected a finite value, got nan",
+        "frame 3: expected a finite value, got nan",
     ),
     "a time of text": of_column(
         "timestamp",
@@ -309,18 +319,21 @@ FAULTS = {
     "a task out of range": of_column(
         "task_index",
         put(4, 1),
-        "frame 4: task_index 1 is not among the dataset's tasks",
-        "task_index: frame 4: 1 is not among the tasks",
+        "frame 4: task_index: expected a task of the metadata, got 1",
+        "task_index: frame 4: expected a known task, got 1",
     ),
     "v3: a task of -1": of_column(
         "task_index",
         put(8 + 4, -1),
-        "frame 4: task_index -1 is not among the dataset's tasks",
-        "task_index: frame 4: -1 is not among the tasks",
+        "frame 4: task_index: expected a task of the metadata, got -1",
+        "task_index: frame 4: expected a known task, got -1",
         layout="v30",
     ),
     "a task of null": of_column(
-        "task_index", put(4, None), f"{IN_1}, task_index: frame 4 holds nan", "frame 4 holds nan"
+        "task_index",
+        put(4, None),
+        f"{IN_1}, task_index: frame 4: expected a finite value, got nan",
+        "frame 4: expected a finite value, got nan",
     ),
     "video missing": Fault("v21", remove(VIDEO["v21"]), VIDEO["v21"], "the video file is missing"),
     "video cut": Fault(
@@ -384,8 +397,8 @@ FAULTS = {
     "image of depth": of_column(
         WRIST,
         image(depth_map()),
-        f"{IN_1}, {WRIST}, frame 2: expected 8 bits a channel, got mode I;16",
-        f"{WRIST}: expected 8 bits a channel, got mode I;16",
+        f"{IN_1}, {WRIST}, frame 2: expected 8 bits per channel, got mode I;16",
+        f"{WRIST}: expected 8 bits per channel, got mode I;16",
     ),
     "images are numbers": of_column(
         WRIST,
@@ -402,7 +415,7 @@ FAULTS = {
         pa.struct([("data", pa.binary())]),
     ),
     "stats cut": Fault(
-        "v21", cut("meta/episodes_stats.jsonl"), "meta/episodes_stats.jsonl", None, "not JSON"
+        "v21", cut("meta/episodes_stats.jsonl"), "meta/episodes_stats.jsonl", None, "expected JSON"
     ),
     "stats of other dimensions": Fault(
         "v21",
@@ -416,7 +429,7 @@ FAULTS = {
         edit_lines("meta/episodes_stats.jsonl", put(1, "stats", ACTION, "min", [0.0, np.nan, 1])),
         "meta/episodes_stats.jsonl:2",
         None,
-        f"{ACTION}: min: holds nan",
+        f"{ACTION}: min: expected a finite value, got nan",
     ),
     "stats are text": Fault(
         "v21",
@@ -447,7 +460,7 @@ def config_of(root: Path, *cameras: str) -> ParquetDataset.Config:
 
 
 def read_all(root: Path) -> int:
-    """Makes every sample; returns how many."""
+    """Makes every sample; returns their number."""
     dataset = config_of(root, TOP, WRIST).build()
     for index in range(len(dataset)):
         assert dataset[index]["images"].shape == (2, 16, 16, 3)
@@ -455,14 +468,14 @@ def read_all(root: Path) -> int:
 
 
 @pytest.mark.parametrize("layout", ["v21", "v30"])
-def test_without_a_fault_all_doors_open(layout: str, good: Path) -> None:
+def test_a_sound_dataset_is_read_and_has_no_faults(layout: str, good: Path) -> None:
     assert read_all(good / layout) == sum(LENGTHS)
     assert main(["info", str(good / layout)]) == 0
     assert main(["validate", str(good / layout)]) == 0
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_a_fault_is_one_line_at_every_door(
+def test_every_command_reports_a_fault_in_one_line(
     name: str, good: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     fault, root = FAULTS[name], tmp_path / "data"
@@ -502,7 +515,7 @@ def statistics(root: Path) -> object:
 
 
 @pytest.mark.parametrize("name", ["an action of nan", "dimensions", "rows missing", "uneven rows"])
-def test_statistics_are_not_made_of_bad_numbers(name: str, good: Path, tmp_path: Path) -> None:
+def test_statistics_refuse_bad_numbers(name: str, good: Path, tmp_path: Path) -> None:
     fault, root = FAULTS[name], tmp_path / "data"
     shutil.copytree(good / fault.layout, root)
     fault.plant(root)
@@ -550,4 +563,4 @@ def test_cameras_of_two_sizes_need_a_resize(good: Path) -> None:
     config = config_of(good / "v21", TOP, WRIST)
     raw = config.transforms[0]
     with pytest.raises(DataError, match=rf"one size, got {TOP} 64x64, {WRIST} 16x24. Resize them"):
-        ParquetDataset.Config(**{**vars(config), "transforms": (raw,)}).build()[0]
+        dataclasses.replace(config, transforms=(raw,)).build()[0]

@@ -1,4 +1,4 @@
-"""What is written is there as a whole or not at all; a full disk is told in one line."""
+"""Written files are complete or absent; a full disk is reported in one line."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def full(*args: object) -> None:
     raise OSError(28, "No space left on device")
 
 
-def test_a_file_appears_when_it_is_whole(tmp_path: Path) -> None:
+def test_a_file_appears_once_it_is_complete(tmp_path: Path) -> None:
     path = tmp_path / "some"
     path.write_text("old")
     with pytest.raises(ValueError, match="mine"), whole_file(path) as file:
@@ -62,7 +62,7 @@ def test_a_full_disk_is_one_line_and_leaves_the_old_file(
     assert out.stat().st_size > 1000 and list(tmp_path.iterdir()) == [out]
 
 
-def test_a_folder_that_cannot_be_written_to_is_told_once(
+def test_a_folder_that_cannot_be_written_to_is_reported_once(
     root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = "/proc/some.npz"

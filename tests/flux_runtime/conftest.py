@@ -17,6 +17,7 @@ import pytest
 from onnx import TensorProto, helper
 from safetensors.numpy import save_file
 
+from flux_core.bundle import component_sources
 from flux_core.bundle.bundle import GraphSignature, Manifest, TensorSignature, write_manifest
 from flux_core.robots import RobotSpec
 from flux_core.types import Observation
@@ -74,7 +75,7 @@ def toy_spec() -> RobotSpec:
 
 
 class ToyRobot:
-    """Goes where it is told at once; reaches its stages at given ticks."""
+    """Obeys commands immediately; reaches its stages at given ticks."""
 
     task = "wave"
     success_stage = "transferred"
@@ -129,7 +130,7 @@ class ToyRobot:
 
 
 class FakeLoop:
-    """A control loop in Python: plays the chunk it was given; its clock is a counter."""
+    """A control loop in Python that plays the submitted chunk; its clock is a counter."""
 
     def __init__(self, execution_horizon: int = 3):
         self.execution_horizon = execution_horizon
@@ -175,7 +176,7 @@ class FakeLoop:
 
 
 class ToyEncoder:
-    """Stands for `flux_core.policy_io.PolicyIO`."""
+    """Replaces `flux_core.policy_io.PolicyIO`."""
 
     scale = np.full(ACTION_DIM, 0.5, np.float32)
     offset = np.array([0.0, 0.0, 0.5], np.float32)
@@ -187,7 +188,7 @@ class ToyEncoder:
 
     def encode(self, observation: Observation) -> dict[str, np.ndarray]:
         images = np.stack([observation.images[name][:HEIGHT, :WIDTH] for name in CAMERAS])
-        state = observation.state[None]  # the toy's graphs do not take it
+        state = observation.state[None]  # the toy's graphs have no such input
         return golden_inputs() | {"images": images[None], "state": state}
 
 
@@ -202,7 +203,7 @@ def golden_inputs() -> dict[str, np.ndarray]:
 
 
 def reference_actions(inputs: Mapping[str, np.ndarray], noise: np.ndarray, steps: int):
-    """Repeats what the two tiny graphs compute, in float64 numpy."""
+    """Repeats the computation of the two tiny graphs in float64 numpy."""
     key = inputs["images"].mean() / 255 + inputs["lang_tokens"].mean() / 10
     x, t = noise.astype(np.float64), 1.0
     for _ in range(steps):
@@ -326,7 +327,8 @@ def write_toy_bundle(
         },
         directory / "golden.safetensors",
     )
-    write_manifest(directory, toy_manifest(**changes))
+    components = component_sources(config or {})
+    write_manifest(directory, toy_manifest(**{"components": components, **changes}))
     return directory
 
 
@@ -363,7 +365,7 @@ def fakes() -> SimpleNamespace:
 
 @pytest.fixture
 def core() -> Any:
-    """The compiled core; a test that needs it is skipped, by name, where it was not built."""
+    """The compiled core; tests that need it are skipped if it was not built."""
     return pytest.importorskip("flux_runtime._core", reason="the C++ core was not built")
 
 
@@ -374,7 +376,7 @@ def one_json_object(text: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def small_policy() -> Callable[[str], TrainedPolicy]:
-    """Makes a pi0 or pi0.5 of SigLIP and Gemma blocks, tiny, with random weights, for `ur3`."""
+    """Makes a tiny pi0 or pi0.5 with SigLIP and Gemma blocks and random weights, for `ur3`."""
     from flux_core.config import bind, unbind
     from flux_core.deployment import InferenceRunner
     from flux_core.models import PI0FlowMatching
@@ -530,7 +532,7 @@ def libero_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def ur3_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A LeRobot dataset of `ur3`: one episode of 12 frames of noise."""
+    """A LeRobot dataset of `ur3` with one episode of 12 noise frames."""
     from flux_core.robots import robot_spec
     from flux_data.lerobot.recorder import EpisodeRecorder, robot_features, video_key
     from flux_data.lerobot.writer import WriterV21

@@ -1,4 +1,4 @@
-"""`flux-runtime check` and `flux-runtime doctor`, and what importing the package costs."""
+"""`flux-runtime check`, `flux-runtime doctor`, and the cost of importing the package."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ def test_check_fails_when_the_answer_differs(
     assert "FAILED" in out
 
 
-def test_check_refuses_what_is_no_bundle(
+def test_check_refuses_a_directory_that_is_not_a_bundle(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["check", str(tmp_path)]) == 1
     assert "so this is not a bundle" in capsys.readouterr().err
 
 
-def test_check_tells_in_one_line_that_the_engine_does_not_know_an_operator(
+def test_check_reports_an_unknown_operator_in_one_line(
     core: Any, toy_bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from flux_core.bundle.bundle import Bundle, write_manifest
@@ -54,11 +54,11 @@ def test_check_tells_in_one_line_that_the_engine_does_not_know_an_operator(
     write_manifest(toy_bundle, manifest)
     assert main(["check", str(toy_bundle)]) == 1
     err = capsys.readouterr().err
-    assert "the engine refuses the graphs" in err
+    assert "the engine rejects the graphs" in err
     assert err.count("\n") == 1
 
 
-def test_the_doctor_looks_at_everything(
+def test_the_doctor_runs_all_checks(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     main(["doctor", "--json"])
@@ -98,7 +98,7 @@ def test_every_help_ends_with_an_example(
     "arguments",
     [["run"], ["run", "--robot", "toy", "--episodes", "0"], ["fly"], ["check"]],
 )
-def test_a_command_line_that_cannot_be_obeyed_is_a_usage_error(arguments: list[str]) -> None:
+def test_an_invalid_command_line_is_a_usage_error(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(arguments)
     assert caught.value.code == 2

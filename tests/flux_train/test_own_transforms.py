@@ -110,7 +110,7 @@ def test_it_trains_in_its_own_units_and_the_way_back_is_the_robots(
         (
             [{"type": f"{foreign.__name__}:HalvesActions"}],
             [],
-            "train_dataloader.dataset.datasets.transforms: HalvesActions changes actions, but",
+            "train_dataloader.dataset.datasets.transforms: HalvesActions changes actions but",
         ),
     ],
 )
@@ -130,4 +130,4 @@ def test_one_that_only_real_images_give_away_is_refused_before_the_first_step(
     options = moved(tiny_options, 1)
     assert train_main([str(path), str(tmp_path / "run"), "--cfg-options", *options]) == 1
     said = capsys.readouterr().err
-    assert ".transforms: all of them together: expected scale, offset and state to undo" in said
+    assert ".transforms: all together: expected actions to be restored by the declared" in said

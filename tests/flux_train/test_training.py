@@ -234,7 +234,7 @@ def test_a_resumed_run_does_not_need_what_it_started_from(
         ("runner.metric.project=x", "runner.metric.project: VLAMetric has no field"),
         (
             "train_dataloader.dataset.datasets.transforms.0.video_keys=['observation.images.cam_low']",
-            "no camera 'observation.images.cam_low'",
+            "got 'observation.images.cam_low'",
         ),
         ("train_dataloader.dataset.datasets.data_root_path=/nowhere", "Is '/nowhere' a LeRobot"),
     ],
@@ -290,7 +290,7 @@ def test_a_file_that_is_not_a_checkpoint_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="cannot be read"):
         load_checkpoint(path)
     torch.save({"model": {}}, path)
-    with pytest.raises(CheckpointError, match="not a checkpoint written by flux-train"):
+    with pytest.raises(CheckpointError, match="expected a checkpoint of flux-train"):
         load_checkpoint(path)
 
 

@@ -1,11 +1,11 @@
-"""Writes old_checkpoint.pt with the flux of before its modules were moved into folders.
+"""Writes old_checkpoint.pt with a version of flux from before its modules moved into folders.
 
     git worktree add /elsewhere/old 4687912
     python tests/golden/make_old_checkpoint.py /elsewhere/old EPISODE tests/golden
 
 EPISODE is a LeRobot dataset of one episode of 14 joints (the tests make one, `one_episode`). The
-network is as small as it can be. Its config has the sections of classes that had no name then, and
-says what the config's own class was: `flux_train.config:TrainConfig`.
+network is as small as it can be. Its config has sections of classes that had no registered name
+then, and names its own class as it was: `flux_train.config:TrainConfig`.
 """
 
 from __future__ import annotations

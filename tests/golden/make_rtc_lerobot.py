@@ -4,9 +4,9 @@
     python tests/golden/make_rtc_lerobot.py lerobot_0_4_4
 
 The network is a formula that a test can write down again: v = tanh(mix @ x @ w_in + t) @ w_out.
-LeRobot asks for the gradient of x_t only after the network has run, so that as shipped its guidance
-is the one without the Jacobian (`actions`). A network that asks for it first gets the paper's
-(`actions_vjp`), from the same code.
+LeRobot requires the gradient of x_t only after the network has run, so its guidance as shipped is
+the one without the Jacobian (`actions`). A network that requires it earlier gets the paper's
+guidance (`actions_vjp`) from the same code.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from safetensors.torch import save_file
 
 BATCH, HORIZON, DIM, STEPS = 2, 16, 6, 10
 SCHEDULES = ("LINEAR", "EXP", "ONES", "ZEROS")
-# inference delay, execution horizon, steps left of the chunk before, largest guidance weight
+# inference delay, execution horizon, steps left of the previous chunk, largest guidance weight
 CASES = ((3, 8, 16, 5.0), (3, 8, 12, 10.0), (5, 5, 16, 5.0), (4, 20, 16, 10.0), (6, 10, 7, 5.0))
 
 
 def main(folder: str) -> None:
     sys.path.insert(0, folder)
-    # The package's own __init__ imports every policy and what they need.
+    # The package's own __init__ imports every policy and its dependencies.
     parent = types.ModuleType("lerobot.policies")
     parent.__path__ = [f"{folder}/lerobot/policies"]
     sys.modules["lerobot.policies"] = parent

@@ -55,7 +55,7 @@ def write_config(folder: Path, trained: str = "units", deployed: str = "units") 
 
 @pytest.fixture(scope="module")
 def options(tiny_options: list[str]) -> list[str]:
-    """The tiny sizes; the prompts stand two places further down."""
+    """The tiny sizes; the prompt transform is two places further down the list."""
     moved = {"transforms.3.": "transforms.5.", "transforms.2.": "transforms.4."}
     tiny = []
     for option in tiny_options:
@@ -69,7 +69,7 @@ def options(tiny_options: list[str]) -> list[str]:
 
 @pytest.fixture(scope="module")
 def checkpoint(options: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A trained one, its weights replaced by random ones so that every input reaches the answer."""
+    """A trained checkpoint with random weights, so that every input affects the actions."""
     folder = tmp_path_factory.mktemp("aloha_to_pi")
     path = write_config(folder)
     assert train_main([str(path), str(folder / "run"), "--cfg-options", *options]) == 0
@@ -102,7 +102,7 @@ def observation() -> Observation:
 
 
 class StandingRobot:
-    """Sees the same thing every time."""
+    """Returns the same observation every time."""
 
     spec = robot_spec("aloha-sim")
 
@@ -111,7 +111,7 @@ class StandingRobot:
 
 
 def undone(normalised: np.ndarray, io: PolicyIO) -> np.ndarray:
-    """Step by step: denormalised, absolute, and from pi's units by openpi's `_encode_actions`."""
+    """Undoes each step: normalisation, relative actions, and pi's units with `_encode_actions`."""
     scale, offset = io.stats["action"].affine("quantile")
     in_pi = normalised * scale + offset
     in_pi = in_pi + np.where(MASK, pi_states(STATE.astype(np.float32)), 0.0).astype(np.float32)
@@ -121,7 +121,7 @@ def undone(normalised: np.ndarray, io: PolicyIO) -> np.ndarray:
 
 
 def pytorch_actions(checkpoint: Path, io: PolicyIO, noise: np.ndarray) -> np.ndarray:
-    """Training's own transforms behind the conversion, the plain network, and back."""
+    """Applies training's transforms after the conversion, runs the network, and converts back."""
     policy, seen = load_policy(checkpoint), observation()
     config = load_checkpoint(checkpoint)["config"]
     transforms = policy.inference.dataset.transforms
@@ -146,7 +146,7 @@ def pytorch_actions(checkpoint: Path, io: PolicyIO, noise: np.ndarray) -> np.nda
 
 
 def commands(source: BundleSource, seed: int) -> np.ndarray:
-    """What the C++ loop sends for one chunk, without limits in the way."""
+    """Returns the commands that the C++ loop sends for one chunk, with very wide limits."""
     loop = load_core().ControlLoop(
         **source.loop_arguments(),
         limits=load_core().SafetyLimits(
@@ -163,7 +163,7 @@ def commands(source: BundleSource, seed: int) -> np.ndarray:
     return np.stack([loop.tick()[0] for _ in range(source.execution_horizon)])
 
 
-def test_the_loop_sends_what_pytorch_gives_when_undone_step_by_step(
+def test_the_loop_sends_pytorchs_actions_after_every_transform_is_undone(
     bundle: Bundle, checkpoint: Path
 ) -> None:
     io: Any = PolicyIO.from_bundle(bundle)
@@ -173,18 +173,18 @@ def test_the_loop_sends_what_pytorch_gives_when_undone_step_by_step(
     )
     sent = commands(source, seed=3)
     noise = chunk_noise(3, 0, (32, 14))
-    # The same normalised actions: joints to the last bit, grippers but for their factor's rounding.
+    # The same normalised actions: joints are bit-identical, grippers differ by rounding.
     encoded = io.encode(observation())
     inputs = {name: encoded[name] for name in user_inputs(bundle.manifest)}
     expected = undone(policy.infer(inputs, noise), io)[:16]
     joints = np.array(MASK)
     np.testing.assert_array_equal(sent[:, joints], expected[:, joints].astype(np.float32))
     np.testing.assert_allclose(sent, expected, atol=1e-5)
-    # The network's own: ONNX Runtime may be off by the export's tolerance.
+    # The network's own actions: ONNX Runtime may differ by the export's tolerance.
     allowed = 1e-4 * np.abs(io.scale)
     reference = pytorch_actions(checkpoint, io, noise)[:16]
     assert np.all(np.abs(sent - reference) <= allowed + 1e-5)
-    assert np.ptp(reference, axis=0).min() > 1e-3, "a chunk that stands still shows nothing"
+    assert np.ptp(reference, axis=0).min() > 1e-3, "a chunk without motion tests nothing"
 
 
 def test_the_state_is_converted_before_it_is_normalised(bundle: Bundle) -> None:
@@ -198,7 +198,7 @@ def test_the_state_is_converted_before_it_is_normalised(bundle: Bundle) -> None:
 def test_the_bundle_carries_the_statistics_and_its_golden_holds(bundle: Bundle) -> None:
     assert replay_golden(bundle, open_flow_policy(bundle)).ok
     io = PolicyIO.from_bundle(bundle)
-    # The golden's state is one that the robot can be in.
+    # The golden's state must be a possible state of the robot.
     assert io.mean_state.shape == (14,)
     assert ((io.mean_state[GRIPPERS] > 0) & (io.mean_state[GRIPPERS] < 1)).all()
     names = [t["type"] for t in bundle.config["inference"]["dataset"]["transforms"][:2]]
@@ -227,7 +227,7 @@ def test_a_bundle_whose_transforms_were_swapped_is_refused(bundle: Bundle) -> No
         ("units", "units[::-1]", "dataset.transforms: expected AlohaToPi before RelativeActions"),
     ],
 )
-def test_a_robot_that_would_not_undo_training_is_refused(
+def test_a_config_whose_inference_does_not_undo_training_is_refused(
     trained: str, deployed: str, message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError) as error:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from ..distributions import write_module
+
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = ROOT / "scripts"
 TRAIN = SCRIPTS / "train.sh"
@@ -23,7 +25,7 @@ Done = subprocess.CompletedProcess[str]
 
 
 class FakeCommands:
-    """Programs first in PATH that only write down how they were called."""
+    """Programs at the front of PATH that only record how they were called."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -41,7 +43,7 @@ class FakeCommands:
 
     @property
     def words(self) -> list[str]:
-        """Everything that was called, one word after the other."""
+        """All words of all recorded calls, one after another."""
         calls = self.folder / "calls"
         return calls.read_text().split("\0")[:-1] if calls.is_file() else []
 
@@ -94,7 +96,7 @@ OWN = {
     "MASTER_ADDR": "10.0.0.1",
     "MASTER_PORT": "1234",
 }
-# Environment -> nodes, rank, processes a node, address, port.
+# Environment -> nodes, rank, processes per node, address, port.
 ENVIRONMENTS: dict[str, tuple[dict[str, str], tuple[str, str, str, str, str]]] = {
     "nothing": ({}, ("1", "0", "1", "localhost", "29500")),
     "the tutorial's": (
@@ -109,8 +111,8 @@ ENVIRONMENTS: dict[str, tuple[dict[str, str], tuple[str, str, str, str, str]]] =
     ),
     "a cluster's": (MLP, ("4", "3", "8", "worker-0", "2222")),
     "Slurm's": (SLURM, ("2", "1", "4", "gpu07", "29500")),
-    "one's own": (OWN, ("3", "2", "2", "10.0.0.1", "1234")),
-    "one's own before all others": (
+    "the user's own": (OWN, ("3", "2", "2", "10.0.0.1", "1234")),
+    "the user's own before all others": (
         OWN | MLP | SLURM,
         ("3", "2", "2", "10.0.0.1", "1234"),
     ),
@@ -119,16 +121,16 @@ ENVIRONMENTS: dict[str, tuple[dict[str, str], tuple[str, str, str, str, str]]] =
         SLURM | {"MASTER_PORT": "777", "MLP_WORKER_GPU": "6"},
         ("2", "1", "6", "gpu07", "777"),
     ),
-    "an empty variable is none": (
+    "an empty variable counts as unset": (
         {"NPROC_PER_NODE": "", "MLP_WORKER_GPU": "5", "MASTER_ADDR": ""},
         ("1", "0", "5", "localhost", "29500"),
     ),
-    "leading zeros are no octal": ({"NPROC_PER_NODE": "08"}, ("1", "0", "8", "localhost", "29500")),
+    "zeros do not mean octal": ({"NPROC_PER_NODE": "08"}, ("1", "0", "8", "localhost", "29500")),
 }
 
 
 @pytest.mark.parametrize("name", ENVIRONMENTS)
-def test_the_environment_says_how_many_processes_run_where(
+def test_the_environment_sets_the_number_of_processes_and_nodes(
     name: str, fake: FakeCommands, config: Path
 ) -> None:
     variables, (nodes, rank, processes, address, port) = ENVIRONMENTS[name]
@@ -159,7 +161,7 @@ def test_arguments_arrive_as_they_were_written(fake: FakeCommands, config: Path)
     assert done.returncode == 0, done.stderr
     assert fake.words[-len(more) - 2 :] == [str(config), "work dir/1", *more]
     assert fake.words[-len(more) - 4 : -len(more) - 2] == ["-m", "flux_train"]
-    # What is printed can be pasted.
+    # The printed command can be pasted into a shell.
     shown = done.stderr.removeprefix("train.sh:")
     assert subprocess.check_output(
         ["bash", "-c", f'printf "%s\\0" {shown}'], text=True
@@ -177,8 +179,7 @@ def test_arguments_arrive_as_they_were_written(fake: FakeCommands, config: Path)
         (
             ["CONFIG", "work"],
             {"NPROC_PER_NODE": "gpu"},
-            "NPROC_PER_NODE: expected the processes per node, a whole number of at least 1, "
-            "got 'gpu'",
+            "NPROC_PER_NODE: expected the processes per node, an integer of at least 1, got 'gpu'",
         ),
         (["CONFIG", "work"], {"MLP_WORKER_GPU": "0"}, "MLP_WORKER_GPU: expected the processes"),
         (["CONFIG", "work"], {"WORLD_SIZE": "-2"}, "WORLD_SIZE: expected the number of nodes"),
@@ -194,18 +195,18 @@ def test_arguments_arrive_as_they_were_written(fake: FakeCommands, config: Path)
         (
             ["CONFIG", "work"],
             {"SLURM_JOB_NODELIST": "gpu07"},
-            "there is no scontrol to read it. Set MASTER_ADDR",
+            "expected scontrol to read it with, got none. Set MASTER_ADDR",
         ),
         (
             ["CONFIG", "work"],
             SLURM | {"SLURM_LOCALID": "3", "MASTER_ADDR": "gpu07"},
-            "SLURM_LOCALID is 3: expected one task on each node",
+            "SLURM_LOCALID: expected 0, as one task per node starts all",
         ),
         (
             ["CONFIG", "work"],
             {"MLP_WORKER_NUM": "2"},
-            "MASTER_ADDR: expected the address of the node of rank 0, which all 2 nodes "
-            "(MLP_WORKER_NUM) meet at, got none",
+            "MASTER_ADDR: expected the address of the node of rank 0, to which all 2 nodes "
+            "(MLP_WORKER_NUM) connect, got none",
         ),
         (["CONFIG", "work"], {"SLURM_NNODES": "2"}, "MASTER_ADDR: expected the address"),
         (
@@ -215,7 +216,7 @@ def test_arguments_arrive_as_they_were_written(fake: FakeCommands, config: Path)
         ),
     ],
 )
-def test_a_mistake_is_told_before_anything_starts(
+def test_a_mistake_is_reported_before_anything_starts(
     arguments: list[str], variables: dict[str, str], message: str, fake: FakeCommands, config: Path
 ) -> None:
     done = train(fake, *(str(config) if a == "CONFIG" else a for a in arguments), **variables)
@@ -225,7 +226,7 @@ def test_a_mistake_is_told_before_anything_starts(
     assert fake.words == []
 
 
-def test_how_long_a_last_checkpoint_may_take_can_be_said(fake: FakeCommands, config: Path) -> None:
+def test_the_timeout_for_the_last_checkpoint_can_be_set(fake: FakeCommands, config: Path) -> None:
     assert train(fake, config, "work", FLUX_SHUTDOWN_TIMEOUT="7200").returncode == 0
     assert "--shutdown-timeout=7200" in fake.words
 
@@ -245,7 +246,7 @@ def test_help_shows_an_example_and_every_variable(option: str, fake: FakeCommand
 
 
 def test_it_trains(tiny_options: list[str], tmp_path: Path) -> None:
-    """The real torchrun, from another directory."""
+    """Uses the real torchrun, from another directory."""
     bin_dir = Path(sys.executable).parent
     environment = {**os.environ, "PATH": f"{bin_dir}:{os.environ['PATH']}", "MASTER_PORT": "29617"}
     for name in ("NPROC_PER_NODE", "WORLD_SIZE", "RANK", "MASTER_ADDR", *MLP, *SLURM):
@@ -263,7 +264,7 @@ def test_it_trains(tiny_options: list[str], tmp_path: Path) -> None:
     assert (tmp_path / "work dir" / "checkpoint_epoch_1.pt").is_file()
 
 
-def test_the_slurm_example_calls_it_on_every_node(fake: FakeCommands, tmp_path: Path) -> None:
+def test_the_slurm_example_runs_it_on_every_node(fake: FakeCommands, tmp_path: Path) -> None:
     fake.add("srun")
     script = SCRIPTS / "slurm" / "train.sbatch"
     done = subprocess.run(
@@ -321,7 +322,7 @@ def checkpoint(tmp_path: Path) -> Path:
 
 
 def make_bundle(folder: Path, age_s: float) -> None:
-    """A manifest that is so much older than now."""
+    """Writes a manifest with the given age."""
     folder.mkdir()
     manifest = folder / "manifest.json"
     manifest.write_text("{}")
@@ -342,7 +343,7 @@ def test_the_tutorials_call_exports_and_runs(robot_pc: FakeCommands, checkpoint:
     assert "+ flux-runtime run --robot aloha" in done.stderr
 
 
-def test_a_bundle_is_made_again_only_where_it_is_older(
+def test_a_bundle_is_exported_again_only_if_it_is_older(
     robot_pc: FakeCommands, checkpoint: Path
 ) -> None:
     call = ["--config", ALOHA, "--ckpt-path", checkpoint]
@@ -355,10 +356,12 @@ def test_a_bundle_is_made_again_only_where_it_is_older(
     assert robot_pc.words.count("flux-export") == 1 and str(elsewhere) in robot_pc.words
 
 
-def test_of_several_robots_each_has_a_bundle(robot_pc: FakeCommands, checkpoint: Path) -> None:
+def test_each_of_several_robots_has_its_own_bundle(
+    robot_pc: FakeCommands, checkpoint: Path
+) -> None:
     call = ["--config", MIXED, "--ckpt-path", checkpoint]
     done = deploy(robot_pc, *call)
-    assert done.returncode == 2 and "Name one of aloha, ur3" in done.stderr
+    assert done.returncode == 2 and "(aloha, ur3), got none" in done.stderr
     assert robot_pc.words == []
     assert deploy(robot_pc, *call, "--robot", "ur3").returncode == 0
     bundle = str(checkpoint.with_name("checkpoint_epoch_3-ur3"))
@@ -384,8 +387,8 @@ def test_another_robots_config_is_refused_before_the_export(
     bundle = ["--bundle", tiny_run / "no such bundle"]
     done = deploy(robot_pc, "--config", ALOHA, "--ckpt-path", checkpoint, *bundle)
     assert done.returncode == 1
-    assert "is of the robot 'aloha', but" in done.stderr
-    assert "was trained for aloha-sim. Give the config of its training" in done.stderr
+    assert "expected the robot of " in done.stderr
+    assert ", aloha-sim, got aloha. Use the config of its training" in done.stderr
     assert robot_pc.words == []
 
 
@@ -394,15 +397,15 @@ def test_another_robots_config_is_refused_before_the_export(
     [
         (["--config", ALOHA], 2, "--ckpt-path"),
         (["--config", ALOHA, "--ckpt-path", "no.pt"], 2, "--ckpt-path: there is no file 'no.pt'"),
-        (["--config", "no.py", "--ckpt-path", "no.pt"], 1, "no.py: there is no such config file"),
+        (["--config", "no.py", "--ckpt-path", "no.pt"], 1, "no.py: no such config file"),
         (
             ["--config", ALOHA, "--ckpt-path", "no.pt", "--robot", "ur3"],
             2,
-            "has no robot 'ur3'. It has: aloha",
+            "(aloha), got 'ur3'",
         ),
     ],
 )
-def test_a_wrong_call_is_one_line(
+def test_a_wrong_call_is_a_one_line_error(
     arguments: list[object], code: int, message: str, robot_pc: FakeCommands
 ) -> None:
     done = deploy(robot_pc, *arguments)
@@ -418,10 +421,39 @@ def test_help_shows_a_real_example(robot_pc: FakeCommands) -> None:
     assert (ROOT / example).is_file()
 
 
+def test_the_files_that_it_looks_into_import_nothing(
+    robot_pc: FakeCommands, tiny_run: Path, tmp_path: Path
+) -> None:
+    import torch
+
+    site, checkpoint = tmp_path / "site", tmp_path / "checkpoint_epoch_1.pt"
+    mark = write_module(site, "acme_parts")
+    state = torch.load(tiny_run / "checkpoint_epoch_1.pt", weights_only=True)
+    state["config"]["inference"]["type"] = "acme_parts:Recorder"
+    torch.save(state, checkpoint)
+    bundle = checkpoint.with_suffix("")
+    call = ["--config", tiny_run / "config.json", "--ckpt-path", checkpoint]
+
+    def run() -> Done:
+        return subprocess.run(
+            [sys.executable, str(DEPLOY), *map(str, call)],
+            env={**robot_pc.environment, "PYTHONPATH": str(site)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    assert run().returncode == 0 and "flux-export" in robot_pc.words
+    make_bundle(bundle, age_s=-60)
+    (bundle / "config.json").write_text(json.dumps(state["config"]))
+    assert run().returncode == 0 and robot_pc.words.count("flux-export") == 1
+    assert not mark.exists()
+
+
 def test_the_small_policy_moves_its_robot(
     tiny_run: Path, tiny_options: list[str], tmp_path: Path
 ) -> None:
-    """Everything real: export, checks, and a few steps in simulation."""
+    """Uses the real commands: export, checks, and a few steps in simulation."""
     config, bundle = tmp_path / "config.json", tmp_path / "bundle"
     tree = json.loads((tiny_run / "config.json").read_text())
     tree["inference"]["task_descriptions"] = {"1": "wave"}
@@ -440,6 +472,6 @@ def test_the_small_policy_moves_its_robot(
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert (report["robot"], report["ticks"]) == ("aloha-sim", 10)
-    # The config was changed after training; the robot does what was trained.
+    # The config was changed after training; the robot uses the settings of training.
     assert "warning: inference.task_descriptions of the config differs" in done.stderr
     assert done.stderr.count("warning: inference.") == 1

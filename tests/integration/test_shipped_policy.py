@@ -1,4 +1,4 @@
-"""The policy that comes with flux-runtime does its job, and can be made again."""
+"""The shipped policy solves its task, and its recipe is the one in the demo."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_it_moves_the_cube_from_hand_to_hand(mode: str) -> None:
     assert isinstance(violations, dict) and violations["non_finite"] == 0
 
 
-def test_it_reproduces_its_reference_here(bundle_dir: Path) -> None:
+def test_it_reproduces_its_golden_on_this_machine(bundle_dir: Path) -> None:
     assert check(bundle_dir)["ok"]
 
 

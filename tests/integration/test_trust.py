@@ -1,6 +1,7 @@
-"""A bundle or checkpoint runs no code but that of installed distributions which it may name.
+"""A bundle or checkpoint runs only code of installed distributions that it is allowed to name.
 
-Each module here leaves a mark when it is imported: none does, in any command that opens a bundle.
+Each module here creates a file when it is imported, so that the tests can see that no command that
+opens a bundle imports it.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ COMMANDS: dict[str, Callable[[Path, Path], int]] = {
 
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder on the module path, as site-packages is."""
+    """A folder on the module path, like site-packages."""
     folder = tmp_path / "site"
     monkeypatch.syspath_prepend(folder)
     return folder
@@ -60,7 +61,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def forged(
     folder: Path, change: Change, components: dict[str, ComponentSource] | None = None
 ) -> Path:
-    """The shipped policy with another config, a fitting manifest of schema 3, and right hashes."""
+    """Writes the shipped policy with another config, a matching manifest and valid hashes."""
     bundle = Bundle.open(shutil.copytree(shipped_policy("aloha-sim"), folder))
     config = json.loads((folder / "config.json").read_text())
     change(config)
@@ -72,7 +73,7 @@ def forged(
 
 
 def refusal(capsys: pytest.CaptureFixture[str]) -> str:
-    """The one line on stderr."""
+    """Returns the one line on stderr."""
     (line,) = capsys.readouterr().err.splitlines()
     return line
 
@@ -108,7 +109,7 @@ def test_a_registered_name_in_a_wrong_field_is_not_imported(
 
 
 def with_recorder(config: dict[str, Any]) -> None:
-    """Adds a transform of training, which no command of the robot binds."""
+    """Adds a transform for training, which no command for the robot binds."""
     config["train_dataloader"]["dataset"]["datasets"]["transforms"].append({"type": "Recorder"})
 
 
@@ -141,7 +142,7 @@ def test_an_accepted_version_is_used(
     }[command]
     accept = ["--accept-version", "other", "--accept-version", "ACME_parts"]
     assert runtime([*options, *accept]) == 0, capsys.readouterr().err
-    assert not mark.exists(), "only what is used is imported"
+    assert not mark.exists(), "unused components must not be imported"
 
 
 def test_a_transform_of_another_distribution_runs_on_the_robot(
@@ -173,7 +174,7 @@ def test_a_robot_that_flux_does_not_describe_is_not_looked_up(
     assert not mark.exists()
 
 
-def test_what_is_exported_again_has_the_version_that_was_verified(
+def test_an_exported_bundle_records_the_version_that_was_verified(
     site: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_distribution(site, "acme-parts", "1.0", {"Recorder": NAME})
@@ -238,7 +239,7 @@ PROGRAMS = {
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_the_current_directory_is_no_place_for_modules(program: str, tmp_path: Path) -> None:
+def test_modules_in_the_current_directory_are_not_imported(program: str, tmp_path: Path) -> None:
     here, elsewhere = tmp_path / "here", tmp_path / "elsewhere"
     for folder in (here, elsewhere):
         write_distribution(folder, "acme-parts", "1.0", {"runner.Recorder": NAME})

@@ -17,7 +17,7 @@ from flux_core.norm_stats import stats_from_json
 from flux_core.policy_io import PolicyIO
 from flux_core.types import Observation
 
-# The same interpreter as on a robot PC that has never seen torch.
+# This interpreter behaves like one on a robot PC without torch.
 WITHOUT_TORCH = "import sys; sys.modules['torch'] = None; from flux_runtime.cli import main; "
 
 
@@ -37,7 +37,7 @@ def runtime(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_the_cpp_runtime_answers_the_golden_as_pytorch_did(bundle_dir: Path) -> None:
+def test_the_cpp_runtime_reproduces_pytorchs_golden(bundle_dir: Path) -> None:
     done = runtime("check", str(bundle_dir), "--json")
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
@@ -74,7 +74,7 @@ def test_a_flipped_byte_is_one_line_and_exit_code_1(bundle_dir: Path, tmp_path: 
     assert "Traceback" not in done.stderr
 
 
-def test_encoding_and_decoding_meet_the_training_transforms(bundle_dir: Path) -> None:
+def test_encoding_and_decoding_match_the_training_transforms(bundle_dir: Path) -> None:
     bundle = Bundle.open(bundle_dir)
     io = PolicyIO.from_bundle(bundle)
     generator = np.random.default_rng(0)

@@ -77,7 +77,7 @@ def close(found: torch.Tensor, expected: torch.Tensor, tolerance: float) -> None
     torch.testing.assert_close(found, expected, atol=tolerance, rtol=0.0)
 
 
-def test_normalised_images_are_what_the_reference_model_ate(reference) -> None:
+def test_normalised_images_equal_the_reference_models_input(reference) -> None:
     _, case, _ = reference
     images = case["input.images_uint8"].float() / 255.0 * 2.0 - 1.0
     valid = case["input.image_masks"]
@@ -121,7 +121,7 @@ def test_velocity_and_loss_agree(reference) -> None:
 
 
 @pytest.mark.parametrize("num_inference_steps", [4, 10])
-def test_sampled_actions_agree_and_leave_the_noise_alone(
+def test_sampled_actions_agree_and_the_noise_is_not_modified(
     reference, num_inference_steps: int
 ) -> None:
     model, case, _ = reference

@@ -144,12 +144,12 @@ def test_gradients_agree_for_every_parameter(model, batch, reference) -> None:
     expected = {name: p.grad for name, p in model.named_parameters()}
     model.zero_grad(set_to_none=True)
     (ours_at(model, batch, noise, t) - (noise - batch["actions"])).square().mean().backward()
-    # A key's bias shifts all scores alike: its gradient is zero but for rounding.
+    # A key's bias shifts all scores equally: its gradient is zero up to rounding.
     floor = 1e-3 * max(g.norm() for g in expected.values() if g is not None)
     for name, parameter in model.named_parameters():
         theirs = expected[name]
         if theirs is None or parameter.grad is None:
-            # The last layer of the prefix, of which only keys and values are read.
+            # The prefix's last layer: only its keys and values are read.
             assert name.startswith(("llm_backbone.layers.2.", "llm_backbone.norm."))
             assert theirs is None or theirs.norm() == 0, name
             continue
@@ -171,7 +171,7 @@ def test_sampled_actions_agree(model, batch, reference, num_inference_steps: int
 
 @torch.no_grad()
 def test_joint_forward_and_cached_denoise_agree_to_a_millionth(model, batch) -> None:
-    """Both out of our own blocks, so that nothing but the path differs."""
+    """Both use our own blocks, so only the path differs."""
     x_t, t = torch.randn(2, HORIZON, DIM), torch.tensor([[0.2], [0.7]])
     cached = model.denoise(
         batch["states"], x_t, t, model.prefix(*(batch[name] for name in OBSERVATION))

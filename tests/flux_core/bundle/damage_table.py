@@ -1,4 +1,4 @@
-"""The table of damages: what is done to a copy of the shipped policy, and what its error says."""
+"""The table of damage: changes to a copy of the shipped policy, and the errors they cause."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CASES: list[Case] = []
 
 
 def case(expected: str) -> Callable[[Damage], Damage]:
-    """Adds a row: what is done to the bundle, and what its error says."""
+    """Adds a row: the damage to the bundle, and the error that it must cause."""
 
     def add(damage: Damage) -> Damage:
         CASES.append(Case(damage.__name__.strip("_"), damage, expected))

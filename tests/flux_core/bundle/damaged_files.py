@@ -48,7 +48,7 @@ def an_extra_file(path: Path) -> None:
 
 @case(f"more than {MAX_FILES} files. Is this a bundle?")
 def the_wrong_directory(path: Path) -> None:
-    for index in range(MAX_FILES):  # with those of the bundle, too many
+    for index in range(MAX_FILES):  # together with the bundle's files, too many
         (path / f"{index}.txt").touch()
 
 
@@ -76,7 +76,7 @@ def a_device(path: Path) -> None:
     try:
         os.mknod(path / "report.json", stat.S_IFCHR | 0o666, os.makedev(1, 5))  # /dev/zero
     except OSError:
-        os.mkfifo(path / "report.json")  # devices can be made by root only
+        os.mkfifo(path / "report.json")  # only root can create devices
 
 
 @case("tokenizer/byte_tokenizer.json: expected a file, got a directory")
@@ -150,16 +150,16 @@ def place(expected: str, change: Callable[[dict[str, Any]], object], name: str) 
 
 
 def components(**distributions: str) -> dict[str, dict[str, str]]:
-    """The manifest's section for the shipped policy, with some distributions of one's own."""
+    """The manifest's section for the shipped policy, with some distributions replaced."""
     names = json.loads((shipped_policy("aloha-sim") / "config.json").read_text())
     written = {str(use.name): "flux-core" for use in uses(names)} | distributions
     return {name: {"distribution": of, "version": "1.0"} for name, of in written.items()}
 
 
-field("schema_version: this version of flux reads 2 and 3, got 1.", schema_version=1)
-field("schema_version: this version of flux reads 2 and 3, got 4.", schema_version=4)
-field("schema_version: this version of flux reads 2 and 3, got '2'.", schema_version="2")
-field("schema_version: this version of flux reads 2 and 3, got True.", schema_version=True)
+field("schema_version: expected 2 or 3, got 1.", schema_version=1)
+field("schema_version: expected 2 or 3, got 4.", schema_version=4)
+field("schema_version: expected 2 or 3, got '2'.", schema_version="2")
+field("schema_version: expected 2 or 3, got True.", schema_version=True)
 field(
     "config.json: type: 'flux_train.config:TrainConfig' is not in the manifest's", schema_version=3
 )
@@ -174,11 +174,11 @@ field("cameras: expected a list of 1 to 16 items, got []", cameras=[])
 field("robot: expected one of robots", robot="franka")
 field("action_dim: expected an integer from 1 to 1024, got -14", action_dim=-14)
 field("action_dim: expected an integer from 1 to 1024, got 1099511627776", action_dim=2**40)
-field("x_t must be float32 [1, 32, 7] by the manifest's own sizes", action_dim=7)
-field("x_t must be float32 [1, 16, 14] by the manifest's own", action_horizon=16)
+field("x_t: expected float32 [1, 32, 7] from the manifest's sizes", action_dim=7)
+field("x_t: expected float32 [1, 16, 14] from the manifest's", action_horizon=16)
 field("state_dim: expected an integer from 1 to 1024, got 14.0", state_dim=14.0)
-field("images must be uint8 [1, 1, 100, 128, 3]", image_height=100)
-field("lang_tokens must be int64 [1, 33] by the manifest's own sizes", max_prompt_tokens=33)
+field("images: expected uint8 [1, 1, 100, 128, 3]", image_height=100)
+field("lang_tokens: expected int64 [1, 33] from the manifest's sizes", max_prompt_tokens=33)
 field("control_hz: expected a number from 0.1 to 2000, got 0", control_hz=0)
 field("execution_horizon: expected at most action_horizon (32), got 33", execution_horizon=33)
 field("manifest.json: tolerance: expected a number from 0 to ", tolerance=1e3)
@@ -237,7 +237,7 @@ def many_absurd_tensors(path: Path) -> None:
     edit(path, change)
 
 
-@case("denoise.onnx: inputs: 'state': expected float32 [1, 7] by the manifest, got float32 [1, 14]")
+@case("denoise.onnx: inputs: 'state': expected float32 [1, 7] as in the manifest, got float32 [1")
 def other_dims_than_the_graph(path: Path) -> None:
     edit(path, input_shape([1, 7], index=0))
 
@@ -261,19 +261,19 @@ def last_is_nan(tensors: dict[str, np.ndarray]) -> None:
 
 golden("no tensor 'input.noise'", "without_noise", lambda t: t.pop("input.noise"))
 golden("no tensor 'input.state'", "without_state", lambda t: t.pop("input.state"))
-golden("output.actions is not finite everywhere", "with_nan", last_is_nan)
+golden("output.actions: expected finite numbers", "with_nan", last_is_nan)
 golden(
-    "output.actions expected float32 [1, 32, 14], got float32 [1, 32, 7]",
+    "output.actions: expected float32 [1, 32, 14], got float32 [1, 32, 7]",
     "of_seven_joints",
     lambda t: t.update({"output.actions": t["output.actions"][..., :7].copy()}),
 )
 golden(
-    "input.images expected uint8 [1, 1, 96, 128, 3], got float32",
+    "input.images: expected uint8 [1, 1, 96, 128, 3], got float32",
     "of_float_images",
     lambda t: t.update({"input.images": t["input.images"].astype(np.float32)}),
 )
 golden(
-    "input.lang_masks: its prompt is longer than 32 tokens",
+    "input.lang_masks: expected a prompt of at most 32 tokens",
     "of_a_longer_prompt",
     lambda t: t.update({n: np.ones((1, 64), t[n].dtype) for n in list(t) if "lang_" in n}),
 )
@@ -292,12 +292,12 @@ def narrow(feature: str, dims: int) -> Callable[[Any], None]:
 
 
 stats(
-    "dimensions of the state: expected 14 by manifest and robot, got 7",
+    "dimensions of the state: expected 14 as in manifest and robot, got 7",
     "of_a_narrow_state",
     narrow("proprio", 7),
 )
 stats(
-    "dimensions of actions: expected 14 by manifest and robot, got 7",
+    "dimensions of actions: expected 14 as in manifest and robot, got 7",
     "of_narrow_actions",
     narrow("action", 7),
 )
@@ -313,7 +313,7 @@ stats(
 )
 stats("'action'].q99: the key is missing", "without_q99", lambda s: s["action"].pop("q99"))
 stats(
-    "norm_stats: expected statistics of 'action', found ['proprio']",
+    "norm_stats: expected statistics of 'action', got ['proprio']",
     "without_actions",
     lambda s: s.pop("action"),
 )
@@ -382,7 +382,7 @@ config(
     lambda c: c.update(seeds=1),
 )
 config(
-    "inference: cameras: expected ('cam_high',) by manifest and robot, got ('cam_left_wrist',)",
+    "inference: cameras: expected ('cam_high',) as in manifest and robot, got ('cam_left_wrist',)",
     "of_another_camera",
     lambda c: c["dataset"].update(img_keys=["cam_left_wrist"]),
 )

@@ -1,4 +1,4 @@
-"""Graphs and weights that lie. Whoever forges one gives the manifest its hash."""
+"""Forged graphs and weights. A forger also updates the hash in the manifest."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from flux_core.bundle.onnx_header import MAX_GRAPH_BYTES
 from .damage_table import CASES, Case, Damage, case, hash_again_sparse
 from .toy_bundle import change_graph, edit, hash_again
 
-# The graphs. Whoever forges one gives the manifest its hash.
+# The graphs. A forger also updates the hash in the manifest.
 
 
 def graph_bytes(content: bytes, name: str = "prefix.onnx") -> Damage:
@@ -64,7 +64,7 @@ def a_gigantic_graph(path: Path) -> None:
     hash_again_sparse(path, "denoise.onnx")
 
 
-@graph("prefix.onnx: inputs: expected ['images', 'image_masks', 'lang_tokens', 'lang_masks'] by")
+@graph("prefix.onnx: inputs: expected ['images', 'image_masks', 'lang_tokens', 'lang_masks'] as")
 def another_input(model: onnx.ModelProto) -> None:
     model.graph.input[0].name = "pictures"
 
@@ -81,7 +81,7 @@ def an_absurd_input(model: onnx.ModelProto) -> None:
     model.graph.input[0].type.tensor_type.shape.dim[2].dim_value = 2**40
 
 
-@graph("images': expected uint8 [1, 1, 96, 128, 3] by the manifest, got uint8 [1, 1, 1073741824, ")
+@graph("images': expected uint8 [1, 1, 96, 128, 3] as in the manifest, got uint8 [1, 1, 1073741")
 def a_huge_input(model: onnx.ModelProto) -> None:
     model.graph.input[0].type.tensor_type.shape.dim[2].dim_value = 2**30
 
@@ -133,27 +133,27 @@ def weights_beside_a_moved_graph(path: Path) -> None:
     hash_again(path)
 
 
-@graph("its values lie in '../model.safetensors', expected model.safetensors. Do not use")
+@graph("expected its values in model.safetensors, got '../model.safetensors'. Do not use")
 def weights_beside_the_bundle(model: onnx.ModelProto) -> None:
     put(model, "location", "../model.safetensors")
 
 
-@graph("its values lie in '/etc/shadow', expected model.safetensors")
+@graph("expected its values in model.safetensors, got '/etc/shadow'")
 def weights_of_the_system(model: onnx.ModelProto) -> None:
     put(model, "location", "/etc/shadow")
 
 
-@graph("its values lie in '*/_ORT_MEM_ADDR_/*', expected model.safetensors")
+@graph("expected its values in model.safetensors, got '*/_ORT_MEM_ADDR_/*'")
 def weights_in_the_engines_memory(model: onnx.ModelProto) -> None:
     put(model, "location", "*/_ORT_MEM_ADDR_/*")
 
 
-@graph("its values lie in 'config.json', expected model.safetensors")
+@graph("expected its values in model.safetensors, got 'config.json'")
 def weights_in_another_file(model: onnx.ModelProto) -> None:
     put(model, "location", "config.json")
 
 
-@graph("its values end at byte 1099511646592, model.safetensors at byte ")
+@graph("bytes of model.safetensors, got an end at byte 1099511646592")
 def weights_beyond_the_end(model: onnx.ModelProto) -> None:
     put(model, "offset", 2**40)
 
@@ -168,7 +168,7 @@ def a_negative_offset(model: onnx.ModelProto) -> None:
     put(model, "offset", -1)
 
 
-@graph("float32 [32, 3, 7, 7] has 18816 bytes, the graph says 999999999999")
+@graph("expected 18816 bytes for float32 [32, 3, 7, 7], got 999999999999")
 def weights_that_are_too_long(model: onnx.ModelProto) -> None:
     put(model, "length", 999_999_999_999)
 
@@ -178,12 +178,12 @@ def weights_of_an_absurd_shape(model: onnx.ModelProto) -> None:
     weight(model).dims[0] = 2**40
 
 
-@graph("float32 [2147483647, 3, 7, 7] has 1262720384436 bytes, the graph says 18816")
+@graph("expected 1262720384436 bytes for float32 [2147483647, 3, 7, 7], got 18816")
 def weights_of_a_huge_shape(model: onnx.ModelProto) -> None:
     weight(model).dims[0] = 2**31 - 1
 
 
-@graph("stem.weight': int32 in the graph, float32 in model.safetensors")
+@graph("stem.weight': expected float32 as in model.safetensors, got int32")
 def weights_of_another_type(model: onnx.ModelProto) -> None:
     weight(model).data_type = TensorProto.INT32
 
@@ -193,12 +193,12 @@ def weights_without_a_place(model: onnx.ModelProto) -> None:
     del weight(model).external_data[1:]
 
 
-@graph("external data says 'location' twice")
+@graph("external data: expected 'location' once, got it twice")
 def weights_in_two_places(model: onnx.ModelProto) -> None:
     weight(model).external_data.add(key="location", value="/etc/shadow")
 
 
-@graph("lies both inside and outside")
+@graph("is stored both inside and outside")
 def weights_inside_and_outside(model: onnx.ModelProto) -> None:
     weight(model).data_location = TensorProto.DEFAULT
 
@@ -208,13 +208,13 @@ def two_constants_of_one_name(model: onnx.ModelProto) -> None:
     model.graph.initializer.append(model.graph.initializer[0])
 
 
-@graph("constant 'big': int64 [1048576, 1048576] has 8796093022208 bytes, the graph holds 0")
+@graph("constant 'big': expected 8796093022208 bytes for int64 [1048576, 1048576], got 0")
 def a_constant_without_its_bytes(model: onnx.ModelProto) -> None:
     tensor = TensorProto(name="big", data_type=TensorProto.INT64, dims=[2**20, 2**20], raw_data=b"")
     model.graph.initializer.append(tensor)
 
 
-@graph("constant 'big': float32 [1048576, 1048576] has 4398046511104 bytes, the graph holds ")
+@graph("constant 'big': expected 4398046511104 bytes for float32 [1048576, 1048576], got ")
 def a_constant_of_few_numbers(model: onnx.ModelProto) -> None:
     tensor = TensorProto(name="big", data_type=TensorProto.FLOAT, dims=[2**20, 2**20])
     tensor.float_data.append(1.0)
@@ -269,7 +269,7 @@ def two_graphs_in_one(path: Path) -> None:
 
 
 def header_of(name: str, change: Callable[[dict[str, Any]], object]) -> Damage:
-    """Rewrites the header of a safetensors file; the data stays what it is."""
+    """Rewrites the header of a safetensors file; the data does not change."""
 
     def damage(path: Path) -> None:
         content = (path / name).read_bytes()
@@ -300,7 +300,7 @@ weights(
     "a_weight_of_an_unknown_type",
 )
 weights(
-    f"model.safetensors: tensor '{WEIGHT}': bool [128] has 128 bytes, data_offsets hold 512",
+    f"tensor '{WEIGHT}': data_offsets: expected 128 bytes for bool [128], got 512",
     lambda h: entry(h).update(dtype="BOOL"),
     "a_weight_of_another_size",
 )
@@ -341,14 +341,14 @@ def a_gigantic_header(path: Path) -> None:
     hash_again_sparse(path, "model.safetensors")
 
 
-@case("model.safetensors: its tensors end at byte ")
+@case(" bytes, the end of its last tensor, got ")
 def bytes_behind_the_weights(path: Path) -> None:
     with (path / "model.safetensors").open("ab") as stream:
         stream.write(b"#!/bin/sh")
     hash_again(path)
 
 
-@case("model.safetensors at byte 88. The bundle is damaged")
+@case("expected values within the 88 bytes of model.safetensors")
 def weights_of_another_network(path: Path) -> None:
     save_file({"other": np.zeros(4, np.float32)}, path / "model.safetensors")
     hash_again(path)

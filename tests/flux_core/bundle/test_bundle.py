@@ -1,4 +1,4 @@
-"""The bundle format: what is written can be read, and every fault has its own line."""
+"""The bundle format: a written bundle can be read, and every fault has its own error line."""
 
 from __future__ import annotations
 
@@ -113,8 +113,8 @@ def test_a_gigantic_manifest_is_not_even_read(directory: Path) -> None:
 def test_an_unknown_schema_version_is_refused(directory: Path, version: object) -> None:
     edit(directory, lambda data: data.update(schema_version=version))
     message = refusal(directory)
-    assert "this version of flux reads 2 and 3, got" in message
-    assert "or install the flux that wrote it" in message
+    assert "schema_version: expected 2 or 3, got" in message
+    assert "or install the version of flux that wrote it" in message
 
 
 def test_optional_sections_are_read_back_as_they_were_written(directory: Path) -> None:
@@ -129,7 +129,7 @@ def test_optional_sections_are_read_back_as_they_were_written(directory: Path) -
 
 
 @pytest.mark.parametrize("name", OPTIONAL)
-def test_sections_that_say_nothing_are_not_written(directory: Path, name: str) -> None:
+def test_empty_sections_are_not_written(directory: Path, name: str) -> None:
     assert name not in json.loads((directory / MANIFEST_NAME).read_text())
 
 
@@ -205,12 +205,12 @@ def test_numbers_of_a_wrong_type_or_size_are_refused(
         ("robots", [], "expected a list of 1 to 64 items"),
         ("cameras", "cam_a", "expected a list"),
         ("cameras", ["cam_a", "cam_a"], "expected each name once, got 'cam_a'"),
-        ("cameras", ["cam_a"], "images must be uint8 [1, 1, 6, 8, 3] by the manifest's own"),
+        ("cameras", ["cam_a"], "images: expected uint8 [1, 1, 6, 8, 3] from the manifest's sizes"),
         ("tasks", ["a"], "expected an object"),
         ("tasks", {"0": 1}, "tasks['0']: expected a text"),
         ("prompt", "\ud800", "expected valid Unicode text"),
         ("action_dim", 10**9, "expected an integer from 1 to 1024, got 1000000000"),
-        ("action_dim", 4, "x_t must be float32 [1, 5, 4] by the manifest's own sizes"),
+        ("action_dim", 4, "x_t: expected float32 [1, 5, 4] from the manifest's sizes"),
         ("execution_horizon", 6, "expected at most action_horizon (5), got 6"),
         ("rtc_valid_delays", [5], "expected delays below action_horizon (5)"),
         ("provenance", [], "expected an object"),
@@ -235,7 +235,7 @@ def test_each_field_refuses_nonsense(
     ("change", "expected"),
     [
         ({"dtype": "object"}, "inputs[0].dtype: expected one of"),
-        ({"dtype": "float32"}, "images must be uint8"),
+        ({"dtype": "float32"}, "images: expected uint8"),
         ({"shape": [1, -2]}, "inputs[0].shape[1]: expected an integer"),
         ({"shape": [2**31, 2**31]}, "inputs[0].shape: expected at most"),
         ({"shape": [1] * 9}, "inputs[0].shape: expected a list of 0 to 8 items"),
@@ -355,14 +355,14 @@ def test_a_golden_is_checked_against_the_graphs(directory: Path) -> None:
     float32 = np.float32
     assert "no tensor 'input.noise'" in golden_with(directory, input__noise=None)
     wrong = golden_with(directory, input__images=np.zeros((1, 2, 6, 8, 3), float32))
-    assert "input.images expected uint8 [1, 2, 6, 8, 3], got float32" in wrong
+    assert "input.images: expected uint8 [1, 2, 6, 8, 3], got float32" in wrong
     short = golden_with(directory, output__actions=np.zeros((1, 2, 3), float32))
-    assert "output.actions expected float32 [1, 5, 3], got float32 [1, 2, 3]" in short
+    assert "output.actions: expected float32 [1, 5, 3], got float32 [1, 2, 3]" in short
     nan = golden_with(directory, output__x_next_first=np.full(ACTIONS, np.nan, float32))
-    assert "output.x_next_first is not finite everywhere" in nan
+    assert "output.x_next_first: expected finite numbers" in nan
 
 
-def test_a_golden_that_is_no_safetensors_file_is_refused(directory: Path) -> None:
+def test_a_golden_that_is_not_a_safetensors_file_is_refused(directory: Path) -> None:
     (directory / "golden.safetensors").write_bytes(b"nonsense")
     write_manifest(directory, a_manifest())
     assert refusal(directory).startswith("golden.safetensors: ends within its header")
@@ -376,5 +376,5 @@ def test_a_golden_of_a_type_that_numpy_lacks_is_refused(
     content = len(header).to_bytes(8, "little") + header + bytes(size)
     (directory / "golden.safetensors").write_bytes(content)
     write_manifest(directory, a_manifest())
-    # Another package may have taught numpy the type: then its tensor is the wrong one.
+    # Another package may have added the type to numpy; then the tensor has the wrong type.
     assert refusal(directory).startswith("golden.safetensors: ")

@@ -27,7 +27,7 @@ from .toy_bundle import change_graph
 
 assert damaged_files and forged_graphs, "importing them fills the table"
 MAX_PEAK_BYTES = 80 * 2**20
-"""The honest bundle has 6 MiB; the worst is a JSON of 4 MiB."""
+"""The intact bundle has 6 MiB; the worst case is a JSON file of 4 MiB."""
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def bundle(shipped: Path, tmp_path: Path) -> Path:
 
 
 def open_everything(path: Path) -> None:
-    """What `flux-runtime run` makes of a bundle before an engine gets it."""
+    """Does what `flux-runtime run` does with a bundle before an engine gets it."""
     bundle = Bundle.open(path)
     bundle.golden()
     PolicyIO.from_bundle(bundle)
@@ -57,7 +57,7 @@ def test_the_undamaged_bundle_opens(bundle: Path) -> None:
     open_everything(bundle)
 
 
-def test_forging_a_hash_is_no_damage_in_itself(bundle: Path) -> None:
+def test_a_recomputed_hash_alone_is_accepted(bundle: Path) -> None:
     change_graph(bundle, lambda model: None)
     open_everything(bundle)
 
@@ -90,9 +90,7 @@ ABSURD = (
 )
 
 
-def test_absurd_sizes_are_refused_by_a_process_that_may_not_have_the_memory(
-    shipped: Path, tmp_path: Path
-) -> None:
+def test_absurd_sizes_are_refused_without_allocating_them(shipped: Path, tmp_path: Path) -> None:
     rows = {row.name: row for row in CASES}
     for name in ABSURD:
         rows[name].damage(shutil.copytree(shipped, tmp_path / name))
@@ -123,7 +121,7 @@ for path in sys.argv[1:]:
 
 @contextmanager
 def nobody() -> Iterator[None]:
-    """Root may read everything: it becomes somebody else for a while."""
+    """Root may read everything, so the process becomes another user for a while."""
     if os.geteuid() != 0:
         yield
         return
@@ -148,7 +146,7 @@ def test_a_file_that_may_not_be_read_is_named(name: str, shipped: Path) -> None:
     assert message.startswith(f"{path / name}: cannot be read (Permission denied).")
 
 
-def test_the_command_says_it_in_one_line_and_fails(
+def test_the_command_prints_one_line_and_fails(
     bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = {row.name: row for row in CASES}
@@ -158,6 +156,6 @@ def test_the_command_says_it_in_one_line_and_fails(
     assert rows["weights_beside_the_bundle"].expected in error and error.count("\n") == 1
 
 
-def test_every_row_is_another_damage() -> None:
+def test_each_row_is_a_different_damage() -> None:
     assert len(CASES) > 140
     assert len({row.name for row in CASES}) == len({row.expected for row in CASES}) == len(CASES)

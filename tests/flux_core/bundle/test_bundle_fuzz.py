@@ -1,6 +1,6 @@
 """Random damage: whatever the bytes, a bundle opens or is refused with one line.
 
-FLUX_FUZZ_EXAMPLES says how many each test tries; scripts/fuzz_bundle.sh goes on for minutes.
+FLUX_FUZZ_EXAMPLES sets how many examples each test tries; scripts/fuzz_bundle.sh runs for minutes.
 """
 
 from __future__ import annotations
@@ -73,14 +73,14 @@ def policy(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 @pytest.fixture(autouse=True, scope="module")
 def counted() -> Iterator[None]:
-    """Says how many examples were tried, where somebody asks (pytest -s)."""
+    """Prints how many examples were tried (visible with pytest -s)."""
     yield
     print("\nexamples:", sum(EXAMPLES.values()), EXAMPLES)
 
 
 @contextmanager
 def cheap(name: str) -> Iterator[None]:
-    """Refusals are one line; nothing takes long or much memory, and nothing else is raised."""
+    """Refusals are one line, nothing takes much time or memory, and no other error is raised."""
     EXAMPLES[name] = EXAMPLES.get(name, 0) + 1
     tracemalloc.start()
     began = time.perf_counter()
@@ -97,7 +97,7 @@ def cheap(name: str) -> Iterator[None]:
 
 @contextmanager
 def restored(path: Path, *names: str) -> Iterator[None]:
-    """Puts the files back as they were."""
+    """Restores the files afterwards."""
     before = {name: (path / name).read_bytes() for name in names}
     try:
         yield
@@ -112,7 +112,7 @@ def open_all(path: Path) -> None:
 
 @st.composite
 def damaged(draw: st.DrawFn, content: bytes) -> bytes:
-    """Bytes with pieces overwritten, cut out, put in or repeated."""
+    """Bytes with pieces overwritten, removed, inserted or repeated."""
     patches = st.binary(max_size=12) | st.sampled_from(
         [b"\xff" * 10, b"\x00" * 8, b"BF16", b"../x", b"-1", b"1e999", b"99999999999999999999"]
     )
@@ -229,7 +229,7 @@ def agrees_with_onnx(content: bytes, count_as: str) -> None:
         try:
             expected = header_by_onnx(content)
         except (DecodeError, ValueError):
-            return  # text that is not UTF-8, say; the engine refuses it too
+            return  # for example text that is not UTF-8; the engine refuses it too
         assert header == expected
 
 
@@ -302,7 +302,7 @@ def test_a_graph_of_any_values_is_refused_or_read_as_onnx_does(
             if isinstance(old, bytes)
             else st.integers(-1, 30) | st.sampled_from([2**30, 2**31 - 1])
         )
-        with suppress(ValueError):  # an enumerator that there is not
+        with suppress(ValueError):  # an enumerator that does not exist
             if index is None:
                 setattr(parent, field, new)
             else:
@@ -343,7 +343,7 @@ def test_a_safetensors_header_is_refused_or_read_as_the_library_does(
                     names = list(file.keys())
                     shapes = {key: tuple(file.get_slice(key).get_shape()) for key in names}
             except SafetensorError:
-                return  # a key that the format does not have, say
+                return  # for example a key that the format does not have
             assert shapes == {key: tensor.shape for key, tensor in stored.items()}
 
 

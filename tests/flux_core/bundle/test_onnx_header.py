@@ -1,4 +1,4 @@
-"""What is read of a graph is what the `onnx` package reads of it, and it costs little memory."""
+"""Reading a graph's header gives the same as the `onnx` package, and needs little memory."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_the_header_is_what_the_onnx_package_reads(graphs: list[bytes]) -> None:
     "dtype", ["bool", "uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64"]
 )
 @pytest.mark.parametrize("shape", [(), (0,), (3,), (2, 3)])
-def test_constants_inside_a_graph_pass_however_they_are_written(
+def test_constants_inside_a_graph_are_accepted_in_every_encoding(
     dtype: str, shape: tuple[int, ...], graphs: list[bytes]
 ) -> None:
     array = np.ones(shape, dtype)
@@ -89,7 +89,7 @@ def test_constants_inside_a_graph_pass_however_they_are_written(
     assert parse_graph_header(content, "x.onnx") == header_by_onnx(content)
 
 
-def test_unpacked_dims_are_dims_too(graphs: list[bytes]) -> None:
+def test_unpacked_dims_are_read_too(graphs: list[bytes]) -> None:
     # TensorProto: dims=1 twice, unpacked; data_type=2; name=8; raw_data=9
     fields = bytes([0x08, 2, 0x08, 3, 0x10, TensorProto.UINT8])
     tensor = fields + b"\x42\x01u" + b"\x4a\x06" + bytes(6)
@@ -97,7 +97,7 @@ def test_unpacked_dims_are_dims_too(graphs: list[bytes]) -> None:
     model = b"\x3a" + bytes([len(graph)]) + graph
     assert parse_graph_header(model, "x.onnx") == header_by_onnx(model)
     short = model.replace(b"\x08\x03", b"\x08\x04")
-    with pytest.raises(BundleError, match=r"uint8 \[2, 4\] has 8 bytes, the graph holds 6"):
+    with pytest.raises(BundleError, match=r"expected 8 bytes for uint8 \[2, 4\], got 6"):
         parse_graph_header(short, "x.onnx")
 
 
@@ -145,7 +145,7 @@ def test_a_hostile_graph_costs_little_memory(name: str, monkeypatch: pytest.Monk
     assert peak < 150 * FIELDS  # with the real limit, 75 MB
 
 
-def test_a_file_of_many_tiny_fields_is_given_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_of_too_many_fields_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(protobuf_wire, "MAX_FIELDS", 1000)
     with pytest.raises(BundleError, match="more than 1000 fields"):
         parse_graph_header(HOSTILE["nodes"], "x.onnx")

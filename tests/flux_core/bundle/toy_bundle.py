@@ -1,4 +1,4 @@
-"""A bundle with two tiny ONNX graphs whose weights lie in model.safetensors, and its damage."""
+"""A bundle with two tiny ONNX graphs whose weights are in model.safetensors, and its damage."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def golden_tensors() -> dict[str, np.ndarray]:
 
 
 def weight_places(file: Path) -> dict[str, tuple[int, int]]:
-    """Offset and length of each tensor, read with nothing of ours."""
+    """Offset and length of each tensor, read without our code."""
     content = file.read_bytes()
     begin = 8 + int.from_bytes(content[:8], "little")
     header = json.loads(content[8:begin])
@@ -191,7 +191,7 @@ def write_bundle(directory: Path) -> Path:
 
 
 def refusal(path: Path, *, verify: bool = True) -> str:
-    """Opens and returns the one line with which the bundle is refused."""
+    """Opens the bundle and returns the one-line error with which it is refused."""
     with pytest.raises(BundleError) as caught:
         Bundle.open(path, verify=verify).golden()
     message = str(caught.value)
@@ -208,7 +208,7 @@ def edit(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
 
 
 def hash_again(path: Path) -> None:
-    """Gives the manifest the files' sizes and hashes, as whoever forges a bundle would."""
+    """Writes the files' sizes and hashes into the manifest, as a forger would."""
 
     def change(data: dict[str, Any]) -> None:
         for name in data["files"]:
@@ -224,7 +224,7 @@ def hash_again(path: Path) -> None:
 def change_graph(
     path: Path, change: Callable[[onnx.ModelProto], object], file: str = "prefix.onnx"
 ) -> None:
-    """Changes a graph of a bundle in place, and the manifest's hash with it."""
+    """Changes a graph of a bundle in place, and updates its hash in the manifest."""
     model = onnx.load(path / file, load_external_data=False)
     change(model)
     (path / file).write_bytes(model.SerializeToString())

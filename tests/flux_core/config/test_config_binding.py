@@ -187,13 +187,13 @@ def test_a_component_inside_anything_is_bound_too() -> None:
         ({"projector": {"type": 3}}, "runner.projector.type: expected text, got 3"),
     ],
 )  # fmt: skip
-def test_a_mistake_is_told_in_one_line(tree: dict[str, Any], message: str) -> None:
+def test_a_mistake_is_reported_in_one_line(tree: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         bind(Runner, tree, "runner")
     assert str(caught.value) == message
 
 
-def test_a_field_of_an_unknown_kind_is_our_own_mistake() -> None:
+def test_a_field_of_an_unsupported_type_is_a_programming_error() -> None:
     with pytest.raises(TypeError, match="cannot be of type"):
         bind(st.SearchStrategy[int], 3, "model")
 
@@ -227,7 +227,7 @@ def test_every_installed_name_has_a_place() -> None:
             assert name.isidentifier() and module and attribute
 
 
-def test_a_class_without_a_config_of_its_own_is_no_component() -> None:
+def test_a_class_without_its_own_config_is_not_a_component() -> None:
     class Inherits(Linear):
         pass
 
@@ -287,7 +287,7 @@ class NormalizeStatesAndActions:
     norm_type: Literal["mean_std", "quantile"] = "mean_std"
 
 
-def test_published_gemma_sections_lose_the_keys_that_mean_nothing(
+def test_published_gemma_sections_lose_the_keys_without_effect(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     section = {"use_cache": True, "bos_token_id": 2, "torch_dtype": "float32", "width": 64}
@@ -296,7 +296,7 @@ def test_published_gemma_sections_lose_the_keys_that_mean_nothing(
     }
     assert caplog.messages == [
         "model.llm_expert: ignored 'bos_token_id', 'use_cache': "
-        "a Hugging Face setting that does not shape the network",
+        "a Hugging Face setting that does not affect the network",
         "model.llm_expert: ignored 'torch_dtype': "
         "weights are fp32, and autocast picks the compute type",
     ]
@@ -322,7 +322,7 @@ def test_a_renamed_key_is_translated_and_warned_about_once(
 def test_the_new_key_wins_over_the_old_one(caplog: pytest.LogCaptureFixture) -> None:
     tree = {"use_quantiles": False, "norm_type": "quantile"}
     assert bind(NormalizeStatesAndActions, tree, "x").norm_type == "quantile"
-    assert "'use_quantiles' is ignored: 'norm_type' is given too" in caplog.text
+    assert "'use_quantiles' is ignored because 'norm_type' is given too" in caplog.text
 
 
 def test_the_global_batch_size_is_dead_only_beside_the_one_per_device(
@@ -356,7 +356,7 @@ OLD_RUNNER = {
 }
 
 
-def test_the_spellings_of_before_are_read_silently_and_written_as_todays(
+def test_old_spellings_are_read_silently_and_written_in_the_current_form(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     runner = bind(InferenceRunner, OLD_RUNNER, "inference")
@@ -371,7 +371,7 @@ def test_the_spellings_of_before_are_read_silently_and_written_as_todays(
     assert caplog.messages == []
 
 
-def test_the_sample_keys_of_before_are_read_as_todays(caplog: pytest.LogCaptureFixture) -> None:
+def test_old_sample_keys_are_read_as_the_current_ones(caplog: pytest.LogCaptureFixture) -> None:
     tree = {"type": "DictCollator", "keys": ["images", "img_masks"], "meta_keys": ("img_masks",)}
     collator = unbind(bind(object, tree, "runner.collator"))
     assert collator["keys"] == ["images", "image_masks"]
@@ -379,14 +379,14 @@ def test_the_sample_keys_of_before_are_read_as_todays(caplog: pytest.LogCaptureF
     assert caplog.messages == []
 
 
-def test_every_old_type_stands_for_a_component_and_is_no_component_itself() -> None:
+def test_every_old_type_maps_to_a_component_and_is_not_one_itself() -> None:
     names = registry.installed()
     assert set(compat.TYPE_NAMES.values()) <= names.keys()
     assert not compat.TYPE_NAMES.keys() & names.keys()
 
 
 def test_the_table_names_every_inference_runner() -> None:
-    """Overrides know a section by its `type` alone, without importing its class."""
+    """Overrides identify a section by its `type`, without importing its class."""
     runners = [
         name
         for name in registry.installed()

@@ -70,13 +70,13 @@ def test_overrides_of_the_model_reach_its_copy(config: Path) -> None:
     assert tree["inference_model"]["sizes"] == [4]
 
 
-def test_overrides_leave_the_tree_they_are_given_alone() -> None:
+def test_overrides_do_not_change_the_given_tree() -> None:
     tree = {"runner": {"steps": [1, 2]}}
     assert apply_overrides(tree, ["runner.steps.1=9"]) == {"runner": {"steps": [1, 9]}}
     assert tree == {"runner": {"steps": [1, 2]}}
 
 
-def test_an_override_reaches_into_a_section_that_is_left_to_its_defaults(config: Path) -> None:
+def test_an_override_can_set_a_key_in_an_omitted_section(config: Path) -> None:
     tree = load_config(config, ["runner.metric.active_trackers=['jsonl']"])
     assert tree["runner"]["metric"] == {"active_trackers": ["jsonl"]}
     with pytest.raises(ConfigError, match=r"the config has no 'metric'"):
@@ -137,10 +137,10 @@ def test_the_value_of_an_override_is_read_as_a_literal_or_text(text: str, value:
             "override 'model.sizes.2': model.sizes is a list of 2: expected an index, 0 to 1, "
             "got '2'",
         ),
-        ("seed.x=1", "override 'seed.x': seed is 7, which has nothing inside to set"),
+        ("seed.x=1", "override 'seed.x': seed is 7, which has no keys to set"),
     ],
 )
-def test_an_override_without_a_place_is_refused(config: Path, override: str, message: str) -> None:
+def test_an_override_of_a_missing_key_is_refused(config: Path, override: str, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load_config(config, [override])
     assert str(caught.value) == message
@@ -168,7 +168,7 @@ def test_a_broken_config_file_is_named_with_its_line(
 
 
 def test_a_missing_or_foreign_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="there is no such config file"):
+    with pytest.raises(ConfigError, match="no such config file"):
         load_config(tmp_path / "none.py")
     (tmp_path / "config.yaml").write_text("")
     with pytest.raises(ConfigError, match=r"expected a .py or .json config, got '.yaml'"):
@@ -219,7 +219,7 @@ def test_an_override_takes_effect_whichever_spelling_it_and_the_section_have(
     assert changed == {"type": section["type"], key: value}
 
 
-def test_of_two_spellings_in_overrides_the_last_counts() -> None:
+def test_the_last_of_two_spellings_in_overrides_wins() -> None:
     tree = {"model": {"type": "PI0FlowMatching", "num_inference_steps": 10}}
     options = ["model.num_inference_steps=4", "model.num_steps=5"]
     assert apply_overrides(tree, options)["model"]["num_inference_steps"] == 5

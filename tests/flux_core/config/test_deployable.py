@@ -1,4 +1,4 @@
-"""What a config that is deployed may name, decided before anything is imported."""
+"""The names that a deployed config may contain, decided before anything is imported."""
 
 from __future__ import annotations
 
@@ -67,12 +67,12 @@ def test_a_name_of_a_table_cannot_be_deployed(
     assert not mark.exists()
 
 
-def test_transforms_may_hold_transforms() -> None:
+def test_transforms_may_contain_transforms() -> None:
     inner = {"type": "ResizeImages", "transforms": [{"type": "AlohaToPi"}]}
     assert obstacles({"inference": {"aloha": {"dataset": {"transforms": [inner]}}}}) == []
 
 
-def test_every_kind_of_ours_has_a_field_and_every_field_a_kind_of_ours() -> None:
+def test_each_of_our_kinds_has_a_field_and_each_field_has_one_of_our_kinds() -> None:
     ours = {each.kind for found in installed().values() for each in found if each.is_ours}
     assert set(FIELD_KINDS.values()) == ours | {None}
     assert field_kind(("inference", "dataset", "transforms", 3)) == "transform"

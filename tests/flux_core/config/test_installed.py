@@ -1,4 +1,4 @@
-"""Names that distributions register: what is read without importing, and who is named in errors."""
+"""Names that distributions register: read without importing, and named in errors."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_a_name_is_a_transform_unless_it_says_its_kind(site: Path) -> None:
     assert (words.target, words.distribution, words.version) == (
         *("acme_kinds:Recorder", "acme-kinds", "1.0"),
     )
-    assert not mark.exists(), "no module is imported to know its names"
+    assert not mark.exists(), "no module is imported to find its names"
     assert type_name(component("Waves")) == "Waves"
     assert mark.exists()
 
@@ -45,15 +45,15 @@ def test_two_distributions_that_offer_one_name_are_an_error_that_names_both(site
     assert not any(mark.exists() for mark in marks)
 
 
-def test_no_distribution_can_take_a_name_of_ours(site: Path) -> None:
+def test_no_distribution_can_take_one_of_our_names(site: Path) -> None:
     mark = write_distribution(site, "acme-thief", "1.0", {"AlohaToPi": "acme_thief:Recorder"})
     with pytest.raises(ConfigError, match="'AlohaToPi' is registered by flux-core .* and acme-thi"):
         component("AlohaToPi")
-    assert component("ResizeImages").__name__ == "ResizeImages", "other names still do"
+    assert component("ResizeImages").__name__ == "ResizeImages", "other names still work"
     assert not mark.exists()
 
 
-def test_nor_can_this_process(site: Path) -> None:
+def test_this_process_cannot_take_one_of_our_names_either(site: Path) -> None:
     with pytest.raises(ConfigError, match="'AlohaToPi' is a component of flux; choose another"):
         register_components({"AlohaToPi": "acme:Recorder"})
 
@@ -67,7 +67,7 @@ def test_a_table_of_older_distributions_still_gives_its_names(site: Path) -> Non
     assert type_name(recorder) == "Tabled"
 
 
-def test_a_class_whose_name_is_in_capitals_is_no_table(site: Path) -> None:
+def test_a_class_whose_name_is_in_capitals_is_not_a_table(site: Path) -> None:
     write_distribution(site, "acme-act", "1.0", {"ACT": "acme_act:ACT"})
     (found,) = installed()["ACT"]
     assert found.target == "acme_act:ACT"
@@ -81,7 +81,7 @@ def test_a_table_that_cannot_be_loaded_names_its_distribution(site: Path) -> Non
         component("NotThere")
 
 
-def test_to_write_a_config_imports_nothing_of_others(site: Path) -> None:
+def test_writing_a_config_imports_no_other_package(site: Path) -> None:
     names = {"LinearProjectors": "acme_names:LinearProjector", "table": "acme_names:NAMES"}
     mark = write_distribution(site, "acme-names", "1.0", names)
     projector = component("LinearProjector")
@@ -89,7 +89,7 @@ def test_to_write_a_config_imports_nothing_of_others(site: Path) -> None:
     assert not mark.exists()
 
 
-def test_a_value_that_names_no_class_is_told_when_it_is_used(site: Path) -> None:
+def test_an_entry_point_without_a_class_is_reported_when_it_is_used(site: Path) -> None:
     write_distribution(site, "acme-broken", "1.0", {"Nothing": "acme_broken", "Odd": "a b c :"})
     with pytest.raises(ConfigError, match="model.type: "):
         component("Nothing", "model")

@@ -1,4 +1,4 @@
-"""Several action steps in one token are the same network over wider, fewer steps."""
+"""Several action steps per token give the same network over wider, fewer steps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Everybody's checkpoints: recognised, loaded strictly, and given back as they came."""
+"""Checkpoints of all known projects: recognised, loaded strictly, and written back unchanged."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_a_real_lerobot_checkpoint_is_recognised(kind: str, shared_data: Path) -
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("through", ["flux", "openpi", "lerobot"])
-def test_a_lerobot_checkpoint_comes_back_as_it_was(
+def test_a_lerobot_checkpoint_round_trips_unchanged(
     kind: str, through: str, shared_data: Path, tmp_path: Path
 ) -> None:
     folder = shared_data / "parity" / f"{kind}_lerobot_pretrained"
@@ -108,7 +108,7 @@ def test_names_of_lerobot_before_0_4_are_read(
     found = open_checkpoint(tmp_path / "old.safetensors")
     again = open_checkpoint(shared_data / "parity" / f"{kind}_lerobot_pretrained")
     assert found.form == "lerobot" and not found.unknown
-    assert "1 statistics of LeRobot's training data are left out" in caplog.text
+    assert "1 statistics of LeRobot's training data are ignored" in caplog.text
     assert found.tensors.keys() == again.tensors.keys()
     for name, tensor in found.tensors.items():
         assert torch.equal(tensor.read(), again.tensors[name].read()), name
@@ -171,7 +171,7 @@ def test_paligemma_as_transformers_writes_it_fills_the_vision_language_part(tmp_
         "number_tokens": None,
     }
     model = bind(PI05FlowMatching.Config, tree, "model").build()
-    # The published file has 64 embeddings more than there are tokens.
+    # The published file has 64 more embeddings than tokens.
     peer.resize_token_embeddings(364, mean_resizing=False)
     peer.save_pretrained(tmp_path / "padded")
     for adapt in (None, "slice", "reinit"):
@@ -191,7 +191,7 @@ def test_paligemma_as_transformers_writes_it_fills_the_vision_language_part(tmp_
     # transformers divides by sqrt(width) in some versions; openpi and we do not.
     assert scale == pytest.approx(1.0, rel=1e-4) or scale == pytest.approx(32**-0.5, rel=1e-4)
     torch.testing.assert_close(found * scale, expected, atol=1e-5, rtol=1e-4)
-    # And back: transformers reads what we write.
+    # And back: transformers can read the file that we write.
     save_file(model.state_dict(), tmp_path / "ours.safetensors")
     convert_checkpoint(tmp_path / "ours.safetensors", "huggingface", tmp_path / "back")
     config.save_pretrained(tmp_path / "back")
@@ -266,7 +266,7 @@ def test_fluxvlas_unused_expert_embedding_is_left_out(saved: Path, tmp_path: Pat
 
 
 class Command:
-    """Pickled as a call of something: the classic attack."""
+    """Pickles as a function call: the classic attack."""
 
     def __reduce__(self) -> tuple[Callable[..., object], tuple[str]]:
         return (exec, ("raise SystemError('this code must never run')",))
@@ -293,7 +293,7 @@ def test_a_pickle_with_code_is_refused(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_what_does_not_fit_is_named(
+def test_a_weight_that_does_not_fit_is_named(
     change: Callable[[dict], object], message: str, saved: Path, tmp_path: Path
 ) -> None:
     weights = load_file(saved)
@@ -304,10 +304,10 @@ def test_what_does_not_fit_is_named(
         load_pretrained(small_model(), path, adapt="slice")
 
 
-def test_projections_of_a_wider_robot_are_adapted_only_when_asked(saved: Path) -> None:
+def test_projections_of_a_wider_robot_are_adapted_only_on_request(saved: Path) -> None:
     weights, model = load_file(saved), small_model(action_dim=7)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    with pytest.raises(CheckpointError, match="Say adapt='slice' or adapt='reinit'"):
+    with pytest.raises(CheckpointError, match="Set adapt='slice' or adapt='reinit'"):
         load_pretrained(model, saved)
     kept = load_pretrained(model, saved, adapt="reinit")
     name = "action_out_proj.projector.weight"
@@ -326,11 +326,11 @@ def test_a_narrower_robot_cannot_be_sliced(saved: Path) -> None:
 @pytest.mark.parametrize("size", [0, 100, 100_000])
 def test_a_truncated_file_is_refused(saved: Path, size: int) -> None:
     saved.write_bytes(saved.read_bytes()[:size])
-    with pytest.raises(CheckpointError, match="no intact safetensors file"):
+    with pytest.raises(CheckpointError, match="expected an intact safetensors file"):
         open_checkpoint(saved)
 
 
-def test_weights_of_nobody_are_refused(tmp_path: Path) -> None:
+def test_weights_of_an_unknown_project_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "other.safetensors"
     save_file({"encoder.weight": torch.ones(2)}, path)
     with pytest.raises(CheckpointError, match=r"got tensors like encoder\.weight"):
@@ -354,7 +354,7 @@ def test_the_command_line_offers_every_format() -> None:
     assert OFFERED == FORMATS
 
 
-def test_the_command_line_says_what_a_checkpoint_is(
+def test_the_command_line_describes_a_checkpoint(
     saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["inspect", str(saved), "--json"]) == 0

@@ -37,7 +37,7 @@ def test_an_image_size_that_the_stride_does_not_divide_is_refused() -> None:
         ConvBackbone.Config(image_width=50)
 
 
-def test_neighbouring_numbers_start_as_neighbours() -> None:
+def test_embeddings_of_neighbouring_numbers_start_close_together() -> None:
     torch.manual_seed(0)
     embedding = torch.zeros(10 + 2 * 64, 128)
     init_number_embeddings(embedding, NumberTokens(first=10, tables=2, size=64))
@@ -45,5 +45,5 @@ def test_neighbouring_numbers_start_as_neighbours() -> None:
     first, second = embedding[10:74], embedding[74:]
     neighbours = (first[1:] - first[:-1]).norm(dim=1)
     assert (first[0] - first[63]).norm() > 10 * neighbours.max()
-    # Tables have directions of their own: a value in one says nothing about the other.
+    # Tables have different directions: a value in one is unrelated to the other.
     assert not torch.allclose(first, second, atol=0.1)

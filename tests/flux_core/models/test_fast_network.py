@@ -1,4 +1,4 @@
-"""The network's fast paths: packed projections, compiled graphs, masks that steps share."""
+"""The network's fast paths: packed projections, compiled graphs, masks shared between steps."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_fused_attention_is_attention(rows: int, key_heads: int) -> None:
     torch.testing.assert_close(attend(q, k, v, mask), expected, atol=1e-6, rtol=1e-5)
 
 
-def test_packed_projections_answer_the_same(model: PI0FlowMatching, tmp_path: Path) -> None:
+def test_packed_projections_give_the_same_result(model: PI0FlowMatching, tmp_path: Path) -> None:
     save_file(model.state_dict(), tmp_path / "model.safetensors")
     expected, parameters = chunk_of(model), sum(p.numel() for p in model.parameters())
     packed = model.config.build()
@@ -82,7 +82,7 @@ def test_packed_projections_answer_the_same(model: PI0FlowMatching, tmp_path: Pa
 def test_adapters_must_be_merged_before_packing() -> None:
     model = built_with_lora_config(lora_config())
     apply_lora(model)
-    with pytest.raises(CheckpointError, match="merge LoRA first"):
+    with pytest.raises(CheckpointError, match="Merge LoRA first"):
         pack_qkv(model)
 
 
@@ -120,7 +120,7 @@ def test_a_whole_chunk_compiles_into_one_graph(model: PI0FlowMatching) -> None:
     torch.testing.assert_close(found, chunk(noise).detach(), atol=1e-5, rtol=1e-5)
 
 
-def test_masks_and_angles_are_made_once_a_chunk(
+def test_masks_and_angles_are_computed_once_per_chunk(
     model: PI0FlowMatching, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = []

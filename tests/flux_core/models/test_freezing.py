@@ -1,4 +1,4 @@
-"""Each freeze flag freezes its part, and training leaves exactly that part alone."""
+"""Each freeze flag freezes its part, and training changes exactly the other parts."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_a_frozen_part_does_not_change_and_every_other_does(flag: str) -> None:
     torch.manual_seed(0)
     tree = recipes.small_pi05_model(action_horizon=8, width=32) | {flag: True}
     model = bind(PI05FlowMatching.Config, tree, "model").build()
-    with torch.no_grad():  # past the zero gates that would hide gradients
+    with torch.no_grad():  # no zero gates, which would hide gradients
         for parameter in model.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
     before = {name: value.clone() for name, value in model.state_dict().items()}

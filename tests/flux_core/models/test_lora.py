@@ -1,4 +1,4 @@
-"""LoRA: what is trained, merged weights beside peft's own, and files that peft reads."""
+"""LoRA: the trained parameters, merged weights compared with peft's, and files that peft reads."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from flux_core.models import PI05FlowMatching, flow_matching_loss
 from flux_core.models.weights.lora import apply_lora, load_adapter, merged_weights, save_adapter
 from flux_train import recipes
 
-# As in FluxVLA's LoRA config of LIBERO, for the parts that the small network has.
+# As in FluxVLA's LoRA config for LIBERO, for the parts that the small network has.
 TARGETS = [
     *("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
     "projector.projector",
@@ -36,7 +36,7 @@ def lora_config(**settings: Any) -> PI05FlowMatching.Config:
 
 
 def built(config: PI05FlowMatching.Config) -> PI05FlowMatching:
-    """The plain network with weights that do something everywhere."""
+    """The plain network with weights that have an effect everywhere."""
     torch.manual_seed(0)
     model = config.build()
     with torch.no_grad():
@@ -98,14 +98,14 @@ def test_only_adapters_and_saved_modules_are_trained() -> None:
 
 
 def _unreached(config: PI05FlowMatching.Config) -> set[str]:
-    """Of the prefix's last layer only the keys and values are ever read."""
+    """Parameters without effect: only keys and values of the prefix's last layer are read."""
     last = f"llm_backbone.layers.{config.llm_backbone.num_hidden_layers - 1}"
     names = ("self_attn.q_proj", "self_attn.o_proj")
     names += ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
     return {f"{last}.{name}.weight" for name in names}
 
 
-def test_merged_weights_are_a_plain_network_that_answers_the_same() -> None:
+def test_merged_weights_give_a_plain_network_with_the_same_result() -> None:
     config = lora_config()
     model, plain = trained(config), config.build()
     merged = merged_weights(model.state_dict(), config)
@@ -127,7 +127,7 @@ def test_peft_reads_the_saved_adapter_and_merges_it_to_the_same_weights(tmp_path
         torch.testing.assert_close(ours[name], value, atol=0.0, rtol=1e-6)
 
 
-def test_a_saved_adapter_comes_back(tmp_path: Path) -> None:
+def test_a_saved_adapter_can_be_loaded(tmp_path: Path) -> None:
     config = lora_config()
     model, again = trained(config), built(config)
     save_adapter(model, tmp_path)
@@ -165,11 +165,13 @@ def test_a_frozen_part_gets_no_adapter() -> None:
         (dict(modules_to_save=["state_proj"]), "modules_to_save: no module is called"),
         (
             dict(lora_target_modules=["projector.projector"], freeze_projector=True),
-            "lie in frozen parts (projector); nothing would be adapted",
+            "lie in frozen parts (projector); nothing would be trained",
         ),
     ],
 )
-def test_a_name_that_reaches_nothing_is_an_error(settings: dict[str, Any], message: str) -> None:
+def test_a_module_name_that_cannot_be_used_is_an_error(
+    settings: dict[str, Any], message: str
+) -> None:
     model = lora_config(**settings).build()
     with pytest.raises(ConfigError) as error:
         apply_lora(model)

@@ -1,4 +1,4 @@
-"""A pi0.5 that starts from a pi0: LeRobot's renaming, and blocks that compute what they did."""
+"""A pi0.5 that starts from a pi0: LeRobot's renaming, and blocks that compute as before."""
 
 from __future__ import annotations
 
@@ -79,14 +79,14 @@ def test_weights_are_taken_over_as_lerobot_renames_them(
     assert not any(name.startswith("state_proj") for name in found)
     for name in ("in.projector.bias", "out.projector.weight", "out.projector.bias"):
         assert torch.equal(found[f"time_mlp_{name}"], weights[f"action_time_mlp_{name}"])
-    # The first layer read [action; time]; what read the time goes on reading it.
+    # The first layer read [action; time]; the half that read the time is kept.
     time_half = weights["action_time_mlp_in.projector.weight"][:, WIDTH:]
     assert torch.equal(found["time_mlp_in.projector.weight"], time_half)
     for name in set(weights) & set(found):
         assert torch.equal(found[name], weights[name]), name
 
 
-def test_the_experts_blocks_compute_what_they_did(pi0: tuple[PI0FlowMatching, Path]) -> None:
+def test_the_experts_blocks_compute_the_same_as_in_pi0(pi0: tuple[PI0FlowMatching, Path]) -> None:
     source, path = pi0
     model = configs()[1].build()
     load_pretrained(model, path, from_pi0=True)
@@ -103,14 +103,14 @@ def test_the_experts_blocks_compute_what_they_did(pi0: tuple[PI0FlowMatching, Pa
         )
 
 
-def test_it_is_done_only_when_asked(pi0: tuple[PI0FlowMatching, Path]) -> None:
+def test_a_pi0_is_converted_only_on_request(pi0: tuple[PI0FlowMatching, Path]) -> None:
     _, path = pi0
     model = configs()[1].build()
-    with pytest.raises(CheckpointError, match=r"To start a pi0\.5 from a pi0, say from_pi0=True"):
+    with pytest.raises(CheckpointError, match=r"To start a pi0\.5 from a pi0, set from_pi0=True"):
         load_pretrained(model, path)
 
 
-def test_a_pi05_is_not_turned_into_itself(tmp_path: Path) -> None:
+def test_a_pi05_is_not_converted_again(tmp_path: Path) -> None:
     model = configs()[1].build()
     path = tmp_path / "pi05.safetensors"
     save_file(model.state_dict(), path)

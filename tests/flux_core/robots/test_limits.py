@@ -1,4 +1,4 @@
-"""The limits in force: the driver's, or tighter ones."""
+"""The limits in force: the driver's limits, or tighter ones."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_a_wider_limit_is_refused_with_both_values_and_the_joint(
 
 
 @KINDS
-def test_one_wide_limit_spoils_the_tight_ones_beside_it(driver: RobotSpec) -> None:
+def test_one_wider_limit_is_refused_even_beside_tighter_ones(driver: RobotSpec) -> None:
     tight = changed(changed(driver, "upper", 0, -0.5), "max_velocity", 1, -0.5)
     with pytest.raises(RobotError, match="^lower: slide: the driver allows at least 0.0"):
         limits_in_force(driver, changed(tight, "lower", 2, -0.01))
@@ -79,7 +79,7 @@ def test_what_is_in_force_is_never_outside_either(
         assert getattr(found, side) == tuple(pick(pair) for pair in both)
 
 
-def test_limits_that_one_side_does_not_state_are_the_others() -> None:
+def test_limits_missing_on_one_side_come_from_the_other() -> None:
     without = dataclasses.replace(SPEC, max_acceleration=(), max_jerk=())
     assert limits_in_force(SPEC, without) == SPEC
     assert limits_in_force(without, SPEC) == SPEC
@@ -94,7 +94,7 @@ def test_cameras_and_kinematics_are_the_drivers() -> None:
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"name": "your-arm"}, "name: the driver is of 'my-arm', the bundle of 'your-arm'"),
+        ({"name": "your-arm"}, "name: the driver has 'my-arm', the bundle has 'your-arm'"),
         (
             {"joint_names": ("elbow", "shoulder", "slide")},
             r"joint_names\[0\]: the driver has 'shoulder', the bundle has 'elbow'",
@@ -143,7 +143,7 @@ def test_a_robot_of_another_number_of_joints_is_refused() -> None:
 
 @pytest.mark.parametrize("field", LIMITS)
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_a_number_that_slipped_past_the_description_is_refused_all_the_same(
+def test_a_number_that_bypassed_the_descriptions_check_is_still_refused(
     field: str, bad: float
 ) -> None:
     """The comparison does not rely on the description's own check."""

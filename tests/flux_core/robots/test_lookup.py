@@ -80,7 +80,7 @@ def test_a_registered_robot_is_known_by_its_name(installed: Installer, value: st
     assert bind(InferenceRunner, section("my-arm"), "inference").spec == SPEC
 
 
-def test_names_are_listed_without_importing_anybodys_code(installed: Installer) -> None:
+def test_names_are_listed_without_importing_any_package(installed: Installer) -> None:
     installed("trap", {"trap": "a_trap:SPEC"}, {"a_trap": "raise SystemExit('imported')"})
     assert "trap" in robot_spec_names()
     assert robot_spec("ur3") is ROBOT_SPECS["ur3"]
@@ -106,7 +106,7 @@ def test_a_written_out_robot_needs_no_package() -> None:
 
 
 def test_a_written_out_robot_is_read_where_its_package_is_not_installed(tmp_path: Path) -> None:
-    """In a process of its own, which has nothing of the package."""
+    """Runs in a separate process, without the package."""
     config = {"inference": unbind(bind(InferenceRunner, section(SPEC), "inference"))}
     (tmp_path / "config.json").write_text(json.dumps(config))
     program = (
@@ -178,12 +178,12 @@ def test_a_package_that_cannot_be_imported_is_named_in_one_line(
         ("def SPEC(): return 1 / 0", "fails (ZeroDivisionError: division by zero)"),
         (
             SOURCE.replace("'my-arm'", "'other'"),
-            "expected a RobotSpec of that name, got the one of",
+            "expected a RobotSpec of that name, got one named",
         ),
         (SOURCE.replace("'rad', 'rad'", "'deg', 'rad'"), "units: shoulder: expected one of rad"),
     ],
 )
-def test_what_is_no_description_is_refused_with_its_distribution(
+def test_an_entry_point_that_is_not_a_description_is_refused_with_its_distribution(
     installed: Installer, source: str, expected: str
 ) -> None:
     installed("odd-robot", {"my-arm": "a_robot:SPEC"}, {"a_robot": source})
@@ -210,7 +210,9 @@ def test_fluxs_own_robots_cannot_be_shadowed(installed: Installer, name: str) ->
         robot_spec(name)
 
 
-def test_a_robot_with_a_driver_alone_is_told_what_it_lacks(installed: Installer) -> None:
+def test_the_error_for_a_robot_with_only_a_driver_says_what_is_missing(
+    installed: Installer,
+) -> None:
     installed("my-driver", {"my-arm": "a_trap:Driver"}, {"a_trap": "1 / 0"}, DRIVER_GROUP)
     with pytest.raises(RobotError) as caught:
         robot_spec("my-arm")
@@ -219,7 +221,7 @@ def test_a_robot_with_a_driver_alone_is_told_what_it_lacks(installed: Installer)
     assert "group 'flux.robots'" in message and "robot=dict(type='RobotSpec', ...)" in message
 
 
-def test_older_configs_carry_a_name_alone() -> None:
+def test_older_configs_contain_only_a_name() -> None:
     assert carried_robot({"inference": {"robot": "aloha-sim"}}) is None
     assert carried_robot({"inference": {}}) is None
     assert carried_robot({}) is None
@@ -236,7 +238,7 @@ def test_older_configs_carry_a_name_alone() -> None:
         (unbind(SPEC) | {"lower": [0.0, float("nan"), 0.0]}, "lower: elbow: expected a finite"),
     ],
 )
-def test_a_carried_robot_that_is_none_is_refused_without_an_import(
+def test_an_invalid_carried_robot_is_refused_without_an_import(
     robot: object, expected: str
 ) -> None:
     with pytest.raises(ConfigError) as caught:

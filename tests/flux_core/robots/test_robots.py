@@ -1,4 +1,4 @@
-"""The robots that policies know."""
+"""The robots that flux describes."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_aloha_joints_are_in_the_order_of_a_real_dataset(shared_data: Path) -> N
 
 
 @pytest.mark.parametrize("name", ["aloha-sim", "aloha", "ur3"])
-def test_a_state_is_a_command_that_asks_for_no_motion(name: str) -> None:
+def test_a_state_is_a_command_that_requests_no_motion(name: str) -> None:
     spec = robot_spec(name)
     state = np.arange(spec.action_dim, dtype=np.float32)
     assert spec.state_dim == spec.action_dim and not spec.is_commanded_by_differences
@@ -57,7 +57,7 @@ def test_libero_is_commanded_by_differences_and_rests_with_an_open_gripper() -> 
     spec = robot_spec("libero")
     assert (spec.state_dim, spec.action_dim, len(spec.state_units)) == (8, 7, 8)
     assert spec.hold(np.ones(8, np.float32)).tolist() == [0, 0, 0, 0, 0, 0, -1]
-    # From one end to the other in one step: the filter limits the reach, not the change.
+    # From one end to the other in one step: the filter limits the range, not the change.
     assert all(speed / spec.control_hz == 2 for speed in spec.max_velocity)
 
 
@@ -65,7 +65,7 @@ def test_differences_cannot_be_relative_to_a_state() -> None:
     dataset = ObservationTransforms(
         img_keys=("image",), transforms=(RelativeActions(mask=(True,) * 6 + (False,)),)
     )
-    with pytest.raises(ConfigError, match="libero, whose commands are differences already"):
+    with pytest.raises(ConfigError, match="libero, whose commands are already differences"):
         LiberoInferenceRunner(
             task_descriptions={"0": "open the drawer"},
             dataset=dataset,
@@ -73,16 +73,16 @@ def test_differences_cannot_be_relative_to_a_state() -> None:
         )
 
 
-def test_a_forgotten_unit_of_the_state_is_an_error_that_counts() -> None:
+def test_a_missing_state_unit_is_an_error_with_both_counts() -> None:
     with pytest.raises(RobotError, match=r"'libero', state_units: expected 8 values, got 7"):
         dataclasses.replace(robot_spec("libero"), state_units=("m",) * 7)
 
 
-def test_an_unknown_robot_is_told_with_the_known_ones() -> None:
+def test_the_error_for_an_unknown_robot_lists_the_known_ones() -> None:
     with pytest.raises(RobotError, match=r"unknown robot 'alhoa'. Known robots: aloha, aloha-sim"):
         robot_spec("alhoa")
 
 
-def test_a_forgotten_limit_is_an_error_that_counts() -> None:
+def test_a_missing_limit_is_an_error_with_both_counts() -> None:
     with pytest.raises(RobotError, match=r"'ur3', upper: expected 7 values, got 6"):
         dataclasses.replace(robot_spec("ur3"), upper=(1.0,) * 6)

@@ -1,4 +1,4 @@
-"""What a robot's description may say, and what its errors name."""
+"""The values that a robot's description may have, and the fields that its errors name."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_a_description_comes_back_from_json_as_it_was(spec: RobotSpec) -> None:
     ),
     control_hz=st.floats(0.1, 2000.0),
 )
-def test_any_finite_description_survives_json_to_the_last_bit(
+def test_any_finite_description_round_trips_through_json_bit_for_bit(
     limits: list[tuple[float, float, float, str]], control_hz: float
 ) -> None:
     spec = RobotSpec(
@@ -119,7 +119,7 @@ def test_a_rate_must_be_above_zero(field: str, bad: float) -> None:
         ({"name": ""}, "robot '', name: expected letters, digits"),
         ({"name": "../etc"}, "robot '../etc', name: expected letters, digits"),
         ({"name": "my arm"}, "robot 'my arm', name: expected letters, digits"),
-        ({"schema_version": 2}, "schema_version: expected 1, got 2. Install the flux that wrote"),
+        ({"schema_version": 2}, "schema_version: expected 1, got 2. Install the version of"),
         ({"state_units": ("m",)}, "state_units: expected 0 values, got 1"),
         ({"rest_command": (0.0, 0.0, 0.1)}, "state_names: expected 1 to 1024 names beside rest"),
         ({"state_names": ("x",), "state_units": ("m",)}, "rest_command: expected 3 values, got 0"),
@@ -137,7 +137,7 @@ def test_a_rate_must_be_above_zero(field: str, bad: float) -> None:
         ),
     ],
 )
-def test_what_cannot_be_a_robot_is_refused_with_its_field(
+def test_an_invalid_description_is_refused_with_its_field(
     changes: dict[str, Any], expected: str
 ) -> None:
     with pytest.raises(RobotError, match=expected) as caught:
@@ -151,10 +151,10 @@ def test_a_denavit_hartenberg_row_is_finite(field: str) -> None:
         DHJoint(joint="elbow", **{field: math.inf})
 
 
-def test_kinematics_say_something() -> None:
+def test_empty_kinematics_are_refused() -> None:
     with pytest.raises(RobotError, match="kinematics: expected a urdf or a dh table, got neither"):
         Kinematics()
-    with pytest.raises(RobotError, match="base_link and tip_link are its links; got no urdf"):
+    with pytest.raises(RobotError, match="expected a urdf with base_link and tip_link, got none"):
         Kinematics(tip_link="tool", dh=(DHJoint(joint="elbow"),))
 
 
@@ -166,7 +166,7 @@ def test_arrays_and_lists_become_plain_tuples() -> None:
     json.dumps(unbind(spec))
 
 
-def test_in_a_config_the_error_opens_with_the_place() -> None:
+def test_in_a_config_the_error_begins_with_the_path() -> None:
     tree = unbind(SPEC) | {"units": ["deg", "rad", "m"]}
     with pytest.raises(ConfigError, match=r"^inference.robot: robot 'my-arm', units: shoulder: "):
         bind(RobotSpec, tree, "inference.robot")

@@ -32,7 +32,7 @@ def sim() -> Iterator[AlohaInsertionSim]:
 
 @pytest.fixture
 def stock(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """gym-aloha's environment; only its pixels, three large images a step, are left out."""
+    """gym-aloha's environment without its images, three large ones per step."""
     import_mujoco()
     import gym_aloha  # noqa: F401  (registers the environment)
     import gymnasium
@@ -55,13 +55,13 @@ def test_peg_and_socket_start_where_gym_aloha_puts_them(sim: AlohaInsertionSim, 
     np.testing.assert_array_equal(sample_insertion_positions(seed), expected)
 
 
-def test_an_episode_is_gym_alohas_to_the_last_bit(sim: AlohaInsertionSim, stock: Any) -> None:
+def test_an_episode_is_bit_identical_to_gym_aloha(sim: AlohaInsertionSim, stock: Any) -> None:
     sim.reset(3)
     stock.reset(seed=3)
     qpos = stock.unwrapped._env.physics.data.qpos
     random = np.random.default_rng(0)
     action = START.copy()
-    for _ in range(40):  # the arms come down and hit what lies there
+    for _ in range(40):  # the arms come down and hit the objects
         action += random.uniform(-0.03, 0.06, 14)
         observation, reward, *_ = stock.step(action)
         sim.step(action)
@@ -76,7 +76,7 @@ def pinch_point(sim: AlohaInsertionSim, side: str) -> np.ndarray:
 
 
 def place(sim: AlohaInsertionSim, peg: np.ndarray, socket: np.ndarray) -> None:
-    """Puts peg and socket somewhere, unturned, and computes the contacts."""
+    """Places peg and socket without rotation, and computes the contacts."""
     sim.data.qpos[PEG], sim.data.qpos[SOCKET] = (
         (*position, 1.0, 0.0, 0.0, 0.0) for position in (peg, socket)
     )
@@ -124,7 +124,7 @@ def test_stages_stay_and_a_peg_that_only_lies_in_the_socket_is_not_held(
     assert not any(sim.stages().values())
 
 
-def test_held_is_both_grippers_and_nothing_else(
+def test_held_means_both_grippers_and_nothing_else(
     sim: AlohaInsertionSim, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     geom = {

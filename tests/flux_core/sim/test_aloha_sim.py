@@ -1,4 +1,4 @@
-"""The simulated ALOHA against gym-aloha's own environment, and its edges."""
+"""The simulated ALOHA against gym-aloha's own environment, and its edge cases."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def sim() -> Iterator[AlohaSim]:
 
 @pytest.fixture
 def stock(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """gym-aloha's environment; only its pixels, three large images a step, are left out."""
+    """gym-aloha's environment without its images, three large ones per step."""
     import_mujoco()
     import gym_aloha  # noqa: F401  (registers the environment)
     import gymnasium
@@ -60,7 +60,7 @@ def test_the_cube_starts_where_gym_aloha_puts_it(sim: AlohaSim, seed: int) -> No
     np.testing.assert_array_equal(sample_cube_position(seed), sample_box_pose(seed)[:3])
 
 
-def test_an_episode_is_gym_alohas_to_the_last_bit(sim: AlohaSim, stock: Any) -> None:
+def test_an_episode_is_bit_identical_to_gym_aloha(sim: AlohaSim, stock: Any) -> None:
     actions = scripted_actions(3).astype(np.float64)
     sim.reset(3)
     stock.reset(seed=3)
@@ -74,7 +74,7 @@ def test_an_episode_is_gym_alohas_to_the_last_bit(sim: AlohaSim, stock: Any) -> 
         np.testing.assert_array_equal(sim.data.qpos, qpos)
         np.testing.assert_array_equal(sim.state(), observation["agent_pos"].astype(np.float32))
     assert rewards == expected
-    assert {1, 2, 4} <= set(rewards)  # the replay has met the stages that it is to compare
+    assert {1, 2, 4} <= set(rewards)  # the replay has reached the stages that it must compare
 
 
 def test_an_episode_does_not_depend_on_the_one_before(sim: AlohaSim) -> None:
@@ -103,7 +103,7 @@ def test_the_stages_of_a_transfer_come_in_order_and_stay(sim: AlohaSim) -> None:
     assert len(set(firsts.values())) == len(order)
 
 
-def test_held_by_left_only_is_about_now(sim: AlohaSim) -> None:
+def test_held_by_left_only_describes_the_current_state(sim: AlohaSim) -> None:
     sim.reset(1)
     actions = scripted_actions(1)
     for action in actions:
@@ -137,7 +137,7 @@ def test_the_state_at_reset_is_the_start_pose(sim: AlohaSim) -> None:
     assert sim.time_s == pytest.approx(0.02)
 
 
-def test_every_camera_sees_a_scene_of_its_own(sim: AlohaSim) -> None:
+def test_each_camera_renders_a_different_image(sim: AlohaSim) -> None:
     sim.reset(0)
     images = sim.render()
     assert tuple(images) == sim.spec.cameras
@@ -181,7 +181,7 @@ def test_a_wrong_action_is_refused(sim: AlohaSim, action: np.ndarray, message: s
         sim.step(action)
 
 
-def test_an_unknown_camera_is_told_with_the_known_ones() -> None:
+def test_the_error_for_an_unknown_camera_lists_the_known_ones() -> None:
     with pytest.raises(RobotError, match="no camera 'cam_low'. It has: cam_high, cam_left_wrist"):
         AlohaSim(cameras=("cam_low",))
 
@@ -204,7 +204,7 @@ def run_python(program: str, **environment: str) -> subprocess.CompletedProcess[
     )
 
 
-def test_a_headless_backend_is_chosen_and_the_end_is_quiet() -> None:
+def test_a_headless_backend_is_chosen_and_exit_prints_nothing() -> None:
     program = (
         "import os\n"
         "from flux_core.sim import AlohaSim\n"
@@ -218,7 +218,7 @@ def test_a_headless_backend_is_chosen_and_the_end_is_quiet() -> None:
     assert done.returncode == 0
 
 
-def test_mujoco_imported_before_a_backend_was_chosen_is_told_and_does_not_abort() -> None:
+def test_mujoco_imported_before_a_backend_was_chosen_is_reported_without_an_abort() -> None:
     program = (
         "import mujoco\n"
         "from flux_core.errors import MissingDependencyError\n"

@@ -1,4 +1,4 @@
-"""LIBERO's suites, in the environment that scripts/setup_libero.sh makes, and what needs none.
+"""LIBERO's suites, in the environment that scripts/setup_libero.sh makes, and tests without it.
 
 FLUX_LIBERO_PYTHON names that environment's interpreter: FLUX_LIBERO_PYTHON=.venv-libero/bin/python
 """
@@ -54,13 +54,13 @@ def test_the_rotation_vector_is_scipys() -> None:
         back = rotation.from_rotvec(turned) * rotation.from_quat(quaternion).inv()
         assert back.magnitude() < 1e-7
     assert axis_angle(np.array([0.0, 0.0, 0.0, 1.0])).tolist() == [0, 0, 0]
-    # Of q and -q, which are one rotation, the datasets have what each of them says.
+    # q and -q are the same rotation, but the datasets contain the vector of each.
     np.testing.assert_allclose(
         axis_angle(np.array([1.0, 0.0, 0.0, -1e-3])), [np.pi + 2e-3, 0, 0], atol=1e-5
     )
 
 
-def test_an_unknown_suite_is_told_with_the_known_ones() -> None:
+def test_the_error_for_an_unknown_suite_lists_the_known_ones() -> None:
     with pytest.raises(RobotError, match="'libero-11': no such suite. LIBERO has: libero-spatial"):
         libero_tasks("libero-11")
 
@@ -112,8 +112,8 @@ with LiberoSim(tasks[-1]) as sim:
 
 
 @needs_libero
-def test_an_episode_is_the_stock_environments_to_the_last_bit() -> None:
-    """States, observations and images, after an episode before it, of a task with furniture."""
+def test_an_episode_is_bit_identical_to_the_stock_environment() -> None:
+    """Compares states, observations and images of a second episode, in a task with furniture."""
     found = run_in_libero(
         """
 import contextlib, io, json
@@ -144,7 +144,7 @@ with contextlib.redirect_stdout(io.StringIO()):
         camera_heights=256, camera_widths=256,
     )
     env.reset()
-    # The stock environment draws one number more on every reset: its furniture stands elsewhere.
+    # The stock environment draws one more number on every reset, so its furniture differs.
     env.sim.model._model.body_pos[:], env.sim.model._model.body_quat[:] = placed
     env.set_init_state(benchmark.get_task_init_states(task.index)[3])
     for _ in range(10):

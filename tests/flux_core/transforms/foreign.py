@@ -1,4 +1,4 @@
-"""Transforms as somebody outside flux would write them; configs name them by 'module:Class'."""
+"""Transforms as a user of flux would write them; configs name them by 'module:Class'."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class ToState(UnitStep):
 
 @dataclass(frozen=True, kw_only=True)
 class ClipStates(UnitStep):
-    """States are cut; what was cut off is lost, which nobody needs back."""
+    """Clips states. The clipped part is lost, but nothing needs to restore it."""
 
     reach: float
 
@@ -52,7 +52,7 @@ class ClipStates(UnitStep):
 
 @dataclass(frozen=True, kw_only=True)
 class ClipStatesQuietly(Transform):
-    """The same without a word about units."""
+    """Does the same without declaring units."""
 
     reach: float = 1.0
 
@@ -62,7 +62,7 @@ class ClipStatesQuietly(Transform):
 
 @dataclass(frozen=True, kw_only=True)
 class FlipImages(Transform):
-    """Left becomes right; needs images, so it can only be tried with some."""
+    """Mirrors images; needs images, so it can only be tried with a real sample."""
 
     def __call__(self, sample: Sample) -> Sample:
         return {**sample, "images": sample["images"][:, :, ::-1]}
@@ -70,7 +70,7 @@ class FlipImages(Transform):
 
 @dataclass(frozen=True, kw_only=True)
 class Noted(Transform):
-    """Changes what it says: nothing."""
+    """Changes nothing, as it declares."""
 
     note: str = ""
 
@@ -80,7 +80,7 @@ class Noted(Transform):
 
 @dataclass(frozen=True, kw_only=True)
 class HalvesActions(Transform):
-    """Changes actions and does not say so."""
+    """Changes actions without declaring it."""
 
     def __call__(self, sample: Sample) -> Sample:
         return {**sample, "actions": sample["actions"] * 0.5}
@@ -88,7 +88,7 @@ class HalvesActions(Transform):
 
 @dataclass(frozen=True, kw_only=True)
 class HalvesActionsOfLargeImages(Transform):
-    """Gets away with it until there are real images."""
+    """Changes actions, but only with real images."""
 
     def __call__(self, sample: Sample) -> Sample:
         if sample["images"].shape[1] < 32:
@@ -98,7 +98,7 @@ class HalvesActionsOfLargeImages(Transform):
 
 @dataclass(frozen=True, kw_only=True)
 class WritesIntoActions(Transform):
-    """Saves a copy where it must not."""
+    """Writes into its input to save a copy."""
 
     def __call__(self, sample: Sample) -> Sample:
         sample["actions"] *= 2.0
@@ -107,7 +107,7 @@ class WritesIntoActions(Transform):
 
 @dataclass(frozen=True, kw_only=True)
 class LosesActions(Transform):
-    """Forgets what it does not know."""
+    """Drops the keys that it does not know."""
 
     def __call__(self, sample: Sample) -> Sample:
         return {"states": sample["states"]}
@@ -115,7 +115,7 @@ class LosesActions(Transform):
 
 @dataclass(frozen=True, kw_only=True)
 class SwapsArms(UnitStep):
-    """Undone by no scale: dimensions change places."""
+    """Swaps dimensions, so that no scale undoes it."""
 
     @property
     def action_affine(self) -> tuple[float, float]:
@@ -139,7 +139,7 @@ class Squares(UnitStep):
 
 @dataclass(frozen=True, kw_only=True)
 class WrongScale(UnitStep):
-    """Says 2 and does 3."""
+    """Declares a scale of 2 and uses 3."""
 
     @property
     def action_affine(self) -> tuple[float, float]:
@@ -151,7 +151,7 @@ class WrongScale(UnitStep):
 
 @dataclass(frozen=True, kw_only=True)
 class HalfRelative(UnitStep):
-    """Depends on the state by half, which no mask says."""
+    """Subtracts half of the state, which a mask cannot express."""
 
     @property
     def relative_mask(self) -> tuple[bool, ...]:
@@ -165,7 +165,7 @@ class HalfRelative(UnitStep):
 
 @dataclass(frozen=True, kw_only=True)
 class StepByStep(UnitStep):
-    """Differences of rows: a dimension is right, but the steps depend on each other."""
+    """Differences between rows: correct per dimension, but steps depend on each other."""
 
     @property
     def action_affine(self) -> tuple[float, float]:
@@ -177,7 +177,7 @@ class StepByStep(UnitStep):
 
 @dataclass(frozen=True, kw_only=True)
 class ScalesByZero(UnitStep):
-    """Forgets a dimension."""
+    """Loses a dimension."""
 
     @property
     def action_affine(self) -> tuple[tuple[float, ...], float]:
@@ -186,7 +186,7 @@ class ScalesByZero(UnitStep):
 
 @dataclass(frozen=True, kw_only=True)
 class FirstRowOnly(UnitStep):
-    """Takes the first axis for the joints, which is right for one state, not for a column."""
+    """Treats the first axis as the joints, which is right for one state but not for a column."""
 
     def state(self, states: NDArray[np.float32]) -> NDArray[np.float32]:
         out = states.copy()
@@ -195,7 +195,7 @@ class FirstRowOnly(UnitStep):
 
 
 class NotATransform:
-    """Has the method, but says nothing of itself."""
+    """Has the method, but not the declarations of a transform."""
 
     @dataclass(frozen=True, kw_only=True)
     class Config:

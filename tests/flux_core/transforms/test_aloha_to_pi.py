@@ -67,7 +67,7 @@ def test_a_grippers_action_is_openpis_angle(command: float, expected: float) -> 
     np.testing.assert_allclose(found[:, GRIPPERS], expected, atol=1e-6)
 
 
-def test_shoulders_and_elbows_turn_the_other_way_and_other_joints_stay() -> None:
+def test_shoulders_and_elbows_change_sign_and_other_joints_do_not() -> None:
     values = np.linspace(-3, 3, 28, dtype=np.float32).reshape(2, 14)
     for found in (AlohaToPi().state(values), AlohaToPi().actions(values)):
         for joint in set(range(14)) - set(GRIPPERS):
@@ -75,7 +75,7 @@ def test_shoulders_and_elbows_turn_the_other_way_and_other_joints_stay() -> None
             np.testing.assert_array_equal(found[:, joint], sign * values[:, joint])
 
 
-# 2^-24 of a way of 58 mm, an angle of pi / 2 and a motor range of 2.1 rad, some roundings each.
+# 2^-24 of a travel of 58 mm, an angle of pi / 2 and a motor range of 2.1 rad, a few times each.
 @given(vectors(openings, 3))
 def test_state_inverse_undoes_state(states: np.ndarray) -> None:
     transform = AlohaToPi()
@@ -102,7 +102,7 @@ def test_relative_actions_after_it_are_undone_in_reverse(
 
 
 @given(arrays(np.float32, 50, elements=st.floats(-3, 3, width=32)))
-def test_an_opening_beyond_the_cranks_ends_counts_as_its_end(openings: np.ndarray) -> None:
+def test_an_opening_beyond_the_cranks_range_is_clipped_to_it(openings: np.ndarray) -> None:
     states = np.zeros((50, 14), np.float32)
     states[:, 6] = np.sort(openings)
     found = AlohaToPi().state(states)[:, 6]
@@ -114,7 +114,7 @@ def test_an_opening_beyond_the_cranks_ends_counts_as_its_end(openings: np.ndarra
     np.testing.assert_allclose(found[states[:, 6] >= 1.0], ends[1], atol=1e-6)
 
 
-def test_a_sample_without_actions_is_the_robots_and_nothing_is_written_into() -> None:
+def test_a_robots_sample_needs_no_actions_and_inputs_are_not_modified() -> None:
     states, actions = np.ones(14, np.float32), np.ones((2, 14), np.float32)
     out = AlohaToPi()({"states": states, "actions": actions, "prompt": "x"})
     assert out["prompt"] == "x" and out["actions"].dtype == out["states"].dtype == np.float32
@@ -122,7 +122,7 @@ def test_a_sample_without_actions_is_the_robots_and_nothing_is_written_into() ->
     np.testing.assert_array_equal(AlohaToPi()({"states": states})["states"], out["states"])
 
 
-def test_it_has_a_name_in_configs_and_survives_them() -> None:
+def test_it_round_trips_through_configs_by_its_name() -> None:
     assert bind(Transform, {"type": "AlohaToPi"}, "t") == AlohaToPi()
     assert unbind(AlohaToPi()) == {"type": "AlohaToPi"}
     with pytest.raises(ConfigError, match="AlohaToPi has no field 'adapt'"):
@@ -146,8 +146,8 @@ PAD = PadKeyToDim(keys=("states", "actions"), dim=32)
         ((NORMALIZE, AlohaToPi()), "t: expected AlohaToPi before NormalizeStatesAndActions"),
         ((PAD, AlohaToPi()), "t: expected AlohaToPi before PadKeyToDim"),
         ((NORMALIZE, RELATIVE), "t: expected RelativeActions before NormalizeStatesAndActions"),
-        ((AlohaToPi(), AlohaToPi()), "t: expected AlohaToPi once, got it 2 times"),
-        ((RELATIVE, RELATIVE), "t: expected RelativeActions once, got it 2 times"),
+        ((AlohaToPi(), AlohaToPi()), "t: expected AlohaToPi once, got 2 of them"),
+        ((RELATIVE, RELATIVE), "t: expected RelativeActions once, got 2 of them"),
         (
             (AlohaToPi(), RelativeActions(mask=(True,) * 14)),
             "t: RelativeActions.mask: after AlohaToPi expected 14 entries with False at 6 and 13",

@@ -22,13 +22,13 @@ def sample(seed: int = 0) -> dict[str, Any]:
     return {"images": images, "camera_names": CAMERAS, "rng": np.random.default_rng(seed)}
 
 
-def test_the_same_draw_gives_the_same_images_and_another_others() -> None:
+def test_equal_seeds_give_equal_images_and_different_seeds_different_ones() -> None:
     first, again, other = (AugmentImages()(sample(seed))["images"] for seed in (1, 1, 2))
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
 
 
-def test_the_input_and_padded_cameras_stay_as_they_are() -> None:
+def test_the_input_and_padded_cameras_are_not_changed() -> None:
     before = sample()
     copy = before["images"].copy()
     after = AugmentImages()(before)["images"]

@@ -1,4 +1,4 @@
-"""A pipeline answers for its transforms, and refuses what the robot could not undo."""
+"""A pipeline combines its transforms, and refuses what the robot could not undo."""
 
 from __future__ import annotations
 
@@ -78,14 +78,14 @@ def observation(dims: int = 14) -> Sample:
     }
 
 
-# What is done to actions is undone.
+# Changes to actions are undone.
 
 
 @st.composite
 def undoable_steps(draw: st.DrawFn) -> tuple[tuple[UnitStep, ...], int]:
     """Unit steps that the robot can undo: affine ones around at most one relative one.
 
-    Before it, a step that treats a state otherwise than an action leaves that dimension absolute.
+    Before it, if a step treats states and actions differently, that dimension stays absolute.
     """
     dims = draw(st.integers(1, 5))
     sizes = st.floats(0.25, 4.0, width=32)
@@ -143,7 +143,7 @@ def test_any_stack_of_unit_steps_is_undone_by_one_scale_offset_and_state(
 
 
 @given(steps=undoable_steps(), data=st.data())
-def test_the_way_back_is_that_of_its_steps_one_by_one(
+def test_the_inverse_equals_that_of_the_steps_one_by_one(
     steps: tuple[tuple[UnitStep, ...], int], data: Any
 ) -> None:
     unit_steps, dims = steps
@@ -165,7 +165,7 @@ def test_the_way_back_is_that_of_its_steps_one_by_one(
     np.testing.assert_allclose(found, expected, atol=1e-4 * largest)
 
 
-def test_absolute_actions_are_converted_by_the_affine_steps_alone() -> None:
+def test_absolute_actions_are_converted_only_by_the_affine_steps() -> None:
     affine = foreign.Affine(scale=(2.0, 4.0), offset=(1.0, 0.0))
     relative = RelativeActions(mask=(True, False))
     values = np.array([[3.0, 8.0]], np.float32)
@@ -175,7 +175,7 @@ def test_absolute_actions_are_converted_by_the_affine_steps_alone() -> None:
     np.testing.assert_array_equal(pipeline.states(values), [[1.0, 2.0]])
 
 
-def test_the_robots_denormalisation_takes_the_place_of_the_transforms_own() -> None:
+def test_the_robots_denormalisation_replaces_that_of_the_transforms() -> None:
     stats = statistics(3)
     own = Pipeline((NormalizeStatesAndActions(norm_type="quantile"),))
     robots = replace(own, denormalize=DenormalizeActions(norm_type="min_max", action_dim=2))
@@ -184,7 +184,7 @@ def test_the_robots_denormalisation_takes_the_place_of_the_transforms_own() -> N
         expected = stats["action"].affine(norm_type)
         np.testing.assert_array_equal(scale, expected[0][:dims])
         np.testing.assert_array_equal(offset, expected[1][:dims])
-    with pytest.raises(DataError, match=r"expected statistics of 'action', found \['proprio'\]"):
+    with pytest.raises(DataError, match=r"expected statistics of 'action', got \['proprio'\]"):
         own.action_affine({"proprio": stats["proprio"]})
     with pytest.raises(ConfigError, match="expected one NormalizeStatesAndActions, got 0"):
         Pipeline(()).action_affine(stats)
@@ -206,26 +206,26 @@ ACTIONS_ALONE = foreign.Affine(scale=(1.0, 1.0, 2.0, 1.0, 1.0, 1.0), offset=(0.0
 @pytest.mark.parametrize(
     ("transforms", "message"),
     [
-        ((foreign.HalvesActions(),), "t: HalvesActions changes actions, but does not say how the"),
-        ((foreign.WritesIntoActions(),), "t: WritesIntoActions writes into the actions"),
-        ((foreign.LosesActions(),), "t: LosesActions loses the sample's actions"),
-        ((foreign.SwapsArms(),), "t: SwapsArms: expected scale, offset and state to undo it in"),
-        ((foreign.Squares(),), "t: Squares: expected scale, offset and state to undo it"),
-        ((foreign.WrongScale(),), "t: WrongScale: expected scale, offset and state to undo it"),
-        ((foreign.HalfRelative(),), "t: HalfRelative: expected scale, offset and state to undo"),
-        ((foreign.StepByStep(),), "t: StepByStep: expected scale, offset and state to undo it"),
-        ((foreign.ScalesByZero(),), "t: ScalesByZero: expected scale, offset and state to undo"),
-        ((foreign.FirstRowOnly(),), "t: FirstRowOnly: expected the same states for several sam"),
+        ((foreign.HalvesActions(),), "t: HalvesActions changes actions but does not declare how"),
+        ((foreign.WritesIntoActions(),), "t: WritesIntoActions changes the given actions in place"),
+        ((foreign.LosesActions(),), "t: LosesActions drops the sample's actions"),
+        ((foreign.SwapsArms(),), "t: SwapsArms: expected actions to be restored by the"),
+        ((foreign.Squares(),), "t: Squares: expected actions to be restored by the"),
+        ((foreign.WrongScale(),), "t: WrongScale: expected actions to be restored by the"),
+        ((foreign.HalfRelative(),), "t: HalfRelative: expected actions to be restored by the"),
+        ((foreign.StepByStep(),), "t: StepByStep: expected actions to be restored by the"),
+        ((foreign.ScalesByZero(),), "t: ScalesByZero: expected actions to be restored by the"),
+        ((foreign.FirstRowOnly(),), "t: FirstRowOnly: expected the same states whether it gets"),
         (
             (replace(ACTIONS_ALONE, states_too=False), RELATIVE),
-            "t: RelativeActions.mask: after Affine expected 6 entries with False at 2 (there a",
+            "t: RelativeActions.mask: after Affine expected 6 entries with False at 2 (where it",
         ),
         ((foreign.ClipStates(reach=1.0), RELATIVE), "RelativeActions.mask: after ClipStates exp"),
         ((foreign.ClipStatesQuietly(), RELATIVE), "RelativeActions.mask: after ClipStatesQuietly"),
-        ((SAME, RelativeActions(mask=(True,) * 7)), "after Affine expected 6 entries (there a"),
+        ((SAME, RelativeActions(mask=(True,) * 7)), "after Affine expected 6 entries (where its"),
         (
             (foreign.ToState(dims_made_relative=(True, *(False,) * 5)), RELATIVE),
-            "t: RelativeActions.mask: after ToState expected 6 entries with False at 0 (there",
+            "t: RelativeActions.mask: after ToState expected 6 entries with False at 0 (where",
         ),
         ((NormalizeStatesAndActions(), SAME), "expected Affine before NormalizeStatesAndActions"),
     ],
@@ -279,16 +279,16 @@ def test_what_can_only_be_tried_with_real_data_is_tried_with_a_sample() -> None:
     sample = {**observation(), "actions": np.ones((5, 14), np.float32)}
     sample["images"] = np.zeros((2, 48, 64, 3), np.uint8)
     quiet.check_sample(sample, sample["stats"])
-    with pytest.raises(ConfigError, match="t: all of them together: expected scale, offset and"):
+    with pytest.raises(ConfigError, match="t: all together: expected actions to be restored by"):
         loud.check_sample(sample, sample["stats"])
     raw = replace(quiet, transforms=(foreign.FlipImages(), RelativeActions(mask=MASK)))
     raw.check_sample(sample, {})
 
 
-# Which steps of a kind.
+# Steps by class or role.
 
 
-def test_steps_are_found_by_role_and_changed_without_a_trace_on_the_old() -> None:
+def test_steps_are_found_by_role_and_replaced_in_a_copy() -> None:
     pipeline = Pipeline((*OBSERVATION, AugmentImages()), where="t")
     assert pipeline.one(Tokenization) is OBSERVATION[2]
     assert pipeline.maybe(ImageResize) is OBSERVATION[3]
@@ -318,10 +318,10 @@ def test_fewer_cameras_keep_their_own_ranges() -> None:
     assert found.transforms[0] is pipeline.transforms[0]
 
 
-# An observation or a prompt alone.
+# Encoding an observation or a prompt.
 
 
-def test_the_robot_leaves_out_what_the_graph_does_and_uses_the_given_tokenizer() -> None:
+def test_the_robot_skips_what_the_graph_does_and_uses_the_given_tokenizer() -> None:
     missing = ProcessPrompts(tokenizer=PretrainedTokenizer(), max_len=300)
     pipeline = Pipeline((*OBSERVATION[:2], missing, *OBSERVATION[3:]))
     encoded = pipeline.encode(observation(), WORDS.load())
@@ -344,7 +344,7 @@ def test_a_prompt_is_written_without_the_rest() -> None:
         Pipeline(()).prompt(sample)
 
 
-def test_frames_are_resized_while_they_are_decoded_unless_somebody_needs_them_as_recorded() -> None:
+def test_frames_are_resized_while_decoding_unless_a_transform_needs_them_as_recorded() -> None:
     resize = ResizeImages(height=8, width=8)
     assert Pipeline((AugmentImages(), AlohaToPi(), resize)).resize_at_decode is resize
     assert Pipeline(OBSERVATION).resize_at_decode is OBSERVATION[3]
@@ -353,7 +353,7 @@ def test_frames_are_resized_while_they_are_decoded_unless_somebody_needs_them_as
     assert Pipeline(()).resize_at_decode is None
 
 
-# Training against the robot.
+# Comparing training with the robot.
 
 
 def differences(trained: Sequence[Transform], deployed: Sequence[Transform]) -> list[str]:
@@ -361,7 +361,7 @@ def differences(trained: Sequence[Transform], deployed: Sequence[Transform]) -> 
     return [str(difference) for difference in sides[0].difference(sides[1])]
 
 
-def test_what_only_training_can_have_makes_no_difference() -> None:
+def test_what_only_training_can_have_is_not_compared() -> None:
     row = (0.0,) * 3
     trained = (
         RelativeActions(mask=MASK),
@@ -446,7 +446,7 @@ def test_a_difference_names_the_field_and_both_values(
     assert differences(trained, deployed) == messages
 
 
-# Does it fit.
+# Checks.
 
 
 def test_a_transform_that_does_not_fit_the_network_is_refused() -> None:
@@ -455,13 +455,13 @@ def test_a_transform_that_does_not_fit_the_network_is_refused() -> None:
     for transforms, message in (
         ((ResizeImagesWithPad(height=9, width=8),), r"t: ResizeImagesWithPad gives \(9, 8\), but"),
         ((NormalizeStatesAndActions(action_dim=16),), "t: NormalizeStatesAndActions pads actions"),
-        ((), "t: no SimpleNormalizeImages or NormalizeImages in the transforms"),
+        ((), "t: expected SimpleNormalizeImages or NormalizeImages, got neither"),
     ):
         with pytest.raises(ConfigError, match=message):
             Pipeline(transforms, where="t").check_model(inputs)
 
 
-def test_pixels_beyond_the_range_of_siglip_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+def test_pixels_outside_siglips_range_give_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     inputs = ModelInputs(image_size=(8, 8), action_dim=32, pixel_range=(-1.0, 1.0))
     half, wide = (
         NormalizeImages(means=((127.5,) * 3,), stds=((std,) * 3,)) for std in (127.5, 60.0)
@@ -472,7 +472,7 @@ def test_pixels_beyond_the_range_of_siglip_are_warned_of(caplog: pytest.LogCaptu
     Pipeline((wide,), where="t").check_model(inputs)
     assert caplog.messages == [
         "t: NormalizeImages gives pixels outside [-1, 1], the range that SigLIP and openpi's "
-        "checkpoints were trained on; SimpleNormalizeImages gives that"
+        "checkpoints were trained on. Use SimpleNormalizeImages for that range"
     ]
 
 
@@ -480,11 +480,11 @@ def test_a_transform_for_another_robot_is_refused() -> None:
     Pipeline((AlohaToPi(), RelativeActions(mask=MASK))).check_robot(robot_spec("aloha"))
     with pytest.raises(ConfigError, match="t: AlohaToPi expected a robot of 14 joints"):
         Pipeline((AlohaToPi(),), where="t").check_robot(robot_spec("ur3"))
-    with pytest.raises(ConfigError, match="libero, whose commands are differences already"):
+    with pytest.raises(ConfigError, match="libero, whose commands are already differences"):
         Pipeline((RELATIVE,)).check_robot(robot_spec("libero"))
 
 
-# Transforms of one's own in a config.
+# A user's transforms in a config.
 
 
 def named(kind: type) -> str:
@@ -495,7 +495,7 @@ def tree(*transforms: dict[str, Any]) -> dict[str, Any]:
     return {"img_keys": ["cam_high"], "transforms": list(transforms)}
 
 
-def test_a_transform_of_ones_own_is_bound_by_its_path_and_survives() -> None:
+def test_a_users_transform_is_bound_by_its_path_and_round_trips() -> None:
     section = tree(
         {"type": named(foreign.Affine), "scale": [2.0] * 7, "offset": [0.0] * 7},
         {"type": "RelativeActions", "mask": [True] * 7},
@@ -518,16 +518,16 @@ def test_a_transform_of_ones_own_is_bound_by_its_path_and_survives() -> None:
         ({"height": 3}, "d.transforms.0: expected Transform, got a dict without 'type'"),
         (
             {"type": named(foreign.HalvesActions)},
-            "d.transforms: HalvesActions changes actions, but does not say how the robot undoes",
+            "d.transforms: HalvesActions changes actions but does not declare how the robot undoes",
         ),
         (
             {"type": "AugmentImages"},
-            "d.transforms.0: expected a transform of an observation, got AugmentImages, which is "
-            "for training only. Leave it out",
+            "d.transforms.0: expected a transform for the robot, got AugmentImages, which runs in "
+            "training only. Leave it out",
         ),
     ],
 )
-def test_what_is_no_transform_of_the_robot_is_refused_with_its_path(
+def test_a_transform_that_the_robot_cannot_use_is_refused_with_its_path(
     section: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ConfigError) as error:

@@ -76,7 +76,7 @@ def test_denormalising_undoes_normalising(norm_type: str, values: np.ndarray) ->
 @pytest.mark.parametrize("norm_type", ["mean_std", "quantile", "min_max"])
 @given(data=st.data())
 def test_every_transform_of_actions_is_undone_by_its_inverse(norm_type: str, data: Any) -> None:
-    """Alone and together, as the decoder does it: relative, padded, normalised, and back."""
+    """One by one and together, as in the decoder: relative, padded, normalised, and back."""
     dims, elements = data.draw(st.integers(2, 8)), st.floats(-5, 5, width=32)
     frames = data.draw(arrays(np.float32, (12, dims), elements=elements))
     state = data.draw(arrays(np.float32, dims, elements=elements))
@@ -93,7 +93,7 @@ def test_every_transform_of_actions_is_undone_by_its_inverse(norm_type: str, dat
     sample = {"states": state, "actions": actions, "stats": {"proprio": stats, "action": stats}}
     out = apply(transforms, sample)
     assert out["actions"].shape == (5, width) and out["states"].shape == (width,)
-    # In padded dimensions zero stays zero, whatever the statistics.
+    # In padded dimensions, zero stays zero for any statistics.
     np.testing.assert_allclose(out["actions"][:, dims:], 0.0, atol=1e-6)
     assert out["action_dim_masks"].tolist() == [True] * dims + [False] * (width - dims)
     scale, offset = DenormalizeActions(norm_type=norm_type, action_dim=dims).affine(stats)
@@ -119,7 +119,7 @@ def test_statistics_survive_a_file(tmp_path: Path) -> None:
 def test_a_nan_in_the_data_names_frame_and_dimension() -> None:
     values = np.zeros((4, 2))
     values[2, 1] = np.nan
-    with pytest.raises(DataError, match="frame 2, dimension 1 is nan"):
+    with pytest.raises(DataError, match="got nan in frame 2, dimension 1"):
         compute_stats(values)
 
 
@@ -130,9 +130,9 @@ def test_padding_is_with_zeros_and_never_cuts() -> None:
         PadKeyToDim(keys=("actions",), dim=6)({"actions": np.ones((2, 7), np.float32)})
 
 
-def test_missing_statistics_are_an_error_naming_what_there_is() -> None:
+def test_missing_statistics_are_an_error_that_lists_the_existing_ones() -> None:
     sample = {"states": np.zeros(7, np.float32), "stats": {"action": compute_stats(np.eye(7))}}
-    with pytest.raises(DataError, match=r"'proprio', found \['action'\]"):
+    with pytest.raises(DataError, match=r"'proprio', got \['action'\]"):
         NormalizeStatesAndActions()(sample)
 
 
@@ -154,7 +154,7 @@ def test_imagenet_normalisation_is_per_camera() -> None:
     np.testing.assert_allclose(out[1], 2.0, atol=1e-5)
 
 
-def test_a_joint_that_hardly_moves_is_not_blown_up() -> None:
+def test_a_joint_that_hardly_moves_is_not_scaled_up() -> None:
     values = np.stack([np.linspace(-1.0, 1.0, 200), np.linspace(0.5, 0.5001, 200)], axis=1)
     stats = compute_stats(values)
     widened = stats.widened(0.1)
@@ -168,7 +168,7 @@ def test_a_joint_that_hardly_moves_is_not_blown_up() -> None:
 
 @pytest.mark.parametrize("name", ["landscape", "portrait", "square", "up"])
 def test_resizing_with_padding_is_openpis(name: str, openpi: dict) -> None:
-    """To the last bit of its robot client, which is what its training data goes through."""
+    """Bit-identical to openpi's robot client, which also processes its training data."""
     images = openpi[f"resize.{name}.input_uint8_hwc"]
     sample = ResizeImagesWithPad(height=56, width=56)({"images": images})
     np.testing.assert_array_equal(

@@ -29,7 +29,7 @@ Edit = Callable[[dict[str, Any]], None]
 
 
 def picture(episode: int, frame: int, camera: int) -> np.ndarray:
-    """A flat colour of its own: red the frame, green the camera, blue the episode."""
+    """Returns a flat colour: red encodes the frame, green the camera, blue the episode."""
     image = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
     image[:] = (40 + 30 * frame, 40 + 60 * camera, 60 + 100 * episode)
     return image
@@ -57,7 +57,7 @@ def content(episode: int, width: int = 14) -> dict[str, Any]:
 
 
 def compressed(parts: dict[str, Any]) -> None:
-    """As ALOHA does it: JPEGs padded to the longest, with their lengths beside them."""
+    """Stores JPEGs as ALOHA does: padded to the longest, with their lengths beside them."""
     for key in [k for k in parts if "/images/" in k]:
         files = [jpeg(image) for image in parts[key]]
         padded = np.zeros((LENGTH, max(map(len, files))), np.uint8)
@@ -68,13 +68,13 @@ def compressed(parts: dict[str, Any]) -> None:
 
 
 def ragged(parts: dict[str, Any]) -> None:
-    """JPEGs of their own lengths."""
+    """Stores JPEGs without padding."""
     for key in [k for k in parts if "/images/" in k]:
         parts[key] = [jpeg(image) for image in parts[key]]
 
 
 def fixed_length(parts: dict[str, Any]) -> None:
-    """JPEGs as np.array([jpeg, ...]) has them."""
+    """Stores JPEGs in the form of np.array([jpeg, ...])."""
     for key in [k for k in parts if "/images/" in k]:
         parts[key] = np.array([jpeg(image).tobytes() for image in parts[key]])
 
@@ -110,7 +110,7 @@ def settings(**changes: Any) -> AlohaHdf5:
     [lambda _: None, compressed, ragged, fixed_length],
     ids=["raw", "jpeg", "vlen", "fixed"],
 )
-def test_rows_and_pictures_arrive(tmp_path: Path, edit: Edit, version: str) -> None:
+def test_rows_and_pictures_are_converted(tmp_path: Path, edit: Edit, version: str) -> None:
     folder = write_files(tmp_path / "in", edit)
     report = convert_aloha_hdf5(folder, tmp_path / "set", settings(), version=version)
     assert report == {"out": str(tmp_path / "set"), "num_episodes": 2, "num_frames": 2 * LENGTH}
@@ -158,7 +158,7 @@ def test_the_left_arm_comes_first_whatever_the_file_has(tmp_path: Path) -> None:
         np.testing.assert_array_equal(columns[key], swapped)
 
 
-def test_blue_first_is_turned(tmp_path: Path) -> None:
+def test_bgr_pictures_become_rgb(tmp_path: Path) -> None:
     def swap(parts: dict[str, Any]) -> None:
         for key in [k for k in parts if "/images/" in k]:
             parts[key] = parts[key][..., ::-1]
@@ -171,7 +171,7 @@ def test_blue_first_is_turned(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("folder", ["images_depth", "depths"])
-def test_depth_is_kept_to_the_last_of_its_16_bits(tmp_path: Path, folder: str) -> None:
+def test_all_16_bits_of_depth_are_kept(tmp_path: Path, folder: str) -> None:
     depth = np.random.default_rng(0).integers(0, 65536, (LENGTH, HEIGHT, WIDTH), dtype=np.uint16)
 
     def add(parts: dict[str, Any]) -> None:
@@ -188,7 +188,7 @@ def test_depth_is_kept_to_the_last_of_its_16_bits(tmp_path: Path, folder: str) -
     info = open_lerobot(tmp_path / "set").info["features"]
     assert info["observation.images.cam_high_depth"]["shape"] == [HEIGHT, WIDTH, 1]
     assert info["observation.velocity"]["names"][7] == "right_waist"
-    # It is no camera, and goes along when the dataset is converted.
+    # It does not count as a camera, and it is copied when the dataset is converted.
     assert "observation.images.cam_high_depth" not in open_lerobot(tmp_path / "set").image_keys
     assert validate(tmp_path / "set") == []
     convert([tmp_path / "set"], tmp_path / "v30", "v3.0")
@@ -198,7 +198,7 @@ def test_depth_is_kept_to_the_last_of_its_16_bits(tmp_path: Path, folder: str) -
     assert stats["observation.images.cam_high_depth"]["count"] == [2 * LENGTH]
 
 
-def test_files_are_taken_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+def test_files_are_sorted_by_number(tmp_path: Path) -> None:
     for name in ("episode_10.hdf5", "episode_9.hdf5", "episode_100.hdf5", "note.txt"):
         (tmp_path / name).touch()
     names = [path.name for path in hdf5_files(tmp_path)]
@@ -225,7 +225,7 @@ def with_nan(values: np.ndarray) -> np.ndarray:
 
 
 def nested(key: str) -> Edit:
-    """The array one level deeper than it should be."""
+    """Moves the array one level too deep."""
 
     def edit(parts: dict[str, Any]) -> None:
         parts[f"{key}/color"] = parts.pop(key)
@@ -242,11 +242,14 @@ def replace(parts: dict[str, Any], key: str, values: Any) -> None:
 
 HIGH = "observations/images/cam_high"
 FAULTS: dict[str, tuple[Edit, str]] = {
-    "no state": (drop("observations/qpos"), r"has no /observations/qpos; /observations has"),
-    "no action": (drop("action"), r"has no /action"),
+    "no state": (
+        drop("observations/qpos"),
+        r"expected /observations/qpos, got .* in /observations",
+    ),
+    "no action": (drop("action"), r"expected /action, got"),
     "13 joints": (put("action", lambda a: a[:, :13]), r"action: expected \(T, 14\) or \(T, 16\)"),
     "12 joints": (put("action", lambda a: a[:, :12]), r"expected 14 or 16 dimensions, got 12"),
-    "nan": (put("action", with_nan), r"action: frame 3 is not finite"),
+    "nan": (put("action", with_nan), r"action: frame 3: expected finite values"),
     "fewer actions": (put("action", lambda a: a[:4]), r"action: expected 6 frames \(qpos\), got 4"),
     "fewer pictures": (put(HIGH, lambda p: p[:5]), r"cam_high: expected 6 frames \(qpos\), got 5"),
     "float pictures": (put(HIGH, lambda p: p / 255), r"expected \(height, width, 3\) uint8 or a"),
@@ -308,7 +311,7 @@ def test_depth_beyond_16_bits_is_refused(tmp_path: Path, value: int, message: st
         (
             "cam_high",
             (24, 32),
-            r"frame 0: expected \(48, 64\) as in the first file, got \(24, 32\)",
+            r"frame 0: expected \(48, 64\), as in the first file, got \(24, 32\)",
         ),
     ],
 )
@@ -355,11 +358,11 @@ def test_a_later_file_without_frames_is_named(tmp_path: Path) -> None:
         ("--fps", "nan", "--fps: expected 0.1 to 1000, got nan"),
         ("--fps", "inf", "--fps: expected 0.1 to 1000, got inf"),
         ("--fps", "0.02", "--fps: expected 0.1 to 1000, got 0.02"),
-        ("--task", "  ", "--task: expected what the robot does, got a blank text"),
+        ("--task", "  ", "--task: expected the task in words, got a blank text"),
         ("--workers", "0", "--workers: expected at least 1, got 0"),
     ],
 )
-def test_options_that_make_no_sense_are_refused(
+def test_invalid_options_are_refused(
     tmp_path: Path, option: str, value: str, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = {"--task": "fold", "--order": "left-right", "--fps": "30", option: value}
@@ -388,9 +391,9 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     for missing in ("--task", "--order", "--fps"):
         at = options.index(missing)
         assert main([*command, *options[:at], *options[at + 2 :]]) == 2
-        assert f"{missing} is missing" in capsys.readouterr().err
+        assert f"{missing}: expected a value" in capsys.readouterr().err
     assert main([*command, *options, "--to", "v3.0", "--workers", "1", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report == {"out": str(out), "num_episodes": 2, "num_frames": 12}
     assert main(["convert", "aloha-hdf5", str(tmp_path / "no"), "--out", "x", *options]) == 1
-    assert "found no *.hdf5" in capsys.readouterr().err
+    assert "expected *.hdf5 files, found none" in capsys.readouterr().err

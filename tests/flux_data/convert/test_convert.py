@@ -1,4 +1,4 @@
-"""Datasets rewritten, joined and divided: every row, frame and fact where it belongs."""
+"""Datasets converted, merged and split: every row, frame and fact is preserved."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ KEYS = ("observation.state", "action", "timestamp")
 
 
 def frames(source: LeRobotDataset, position: int, key: str) -> list[np.ndarray]:
-    """Some of an episode, the first and the last among them."""
+    """Returns some frames of an episode, including the first and the last."""
     segment, reader = source.video(key, position), VideoReader()
     last = int(source.lengths[position]) - 1
     return [
@@ -95,7 +95,7 @@ def packets(path: Path) -> list[bytes]:
         return [bytes(packet) for packet in video.demux(video=0) if packet.size]
 
 
-def test_videos_are_copied_and_there_and_back_is_the_original(
+def test_videos_are_copied_and_converting_back_gives_the_original(
     shared_data: Path, tmp_path: Path
 ) -> None:
     original = shared_data / "lerobot" / "v21"
@@ -158,11 +158,11 @@ def test_versions_can_be_merged_and_tasks_are_joined(shared_data: Path, tmp_path
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        ({"fps": 30}, "fps: expected 50.0 as in .*, got 30.0"),
-        ({"robot_type": "ur3"}, "robot_type: expected aloha as in .*, got ur3"),
+        ({"fps": 30}, "fps: expected 50.0, as in .*, got 30.0"),
+        ({"robot_type": "ur3"}, "robot_type: expected aloha, as in .*, got ur3"),
     ],
 )
-def test_unlike_datasets_are_not_merged(
+def test_datasets_that_differ_are_not_merged(
     shared_data: Path, tmp_path: Path, edit: dict[str, Any], message: str
 ) -> None:
     original = shared_data / "lerobot" / "v21"
@@ -200,19 +200,17 @@ def test_shares_are_drawn_and_every_episode_is_in_one_part(
 @pytest.mark.parametrize(
     ("parts", "message"),
     [
-        ({"a": "0.5", "b": "0.6"}, "the shares add up to 1.1"),
-        ({"a": "0.99", "b": "0.01"}, "b=0.01: is none of 12 episodes"),
-        ({"a": "0-3", "b": "3"}, "episode 3 is in 'a' too"),
-        ({"a": "0-12"}, "the dataset has no episode 12"),
+        ({"a": "0.5", "b": "0.6"}, "shares: expected a sum of at most 1, got 1.1"),
+        ({"a": "0.99", "b": "0.01"}, "b=0.01: expected at least one of 12 episodes, got none"),
+        ({"a": "0-3", "b": "3"}, "b=3: expected disjoint parts, got episode 3 of 'a' again"),
+        ({"a": "0-12"}, "expected episodes up to 11, the last, got 12"),
         ({"a": "most"}, "a=most: expected a share like 0.9 or episodes like 0-39,45"),
-        ({"a": "5-2"}, "a=5-2: names no episode"),
-        ({"a": "0-99999999999"}, "the dataset has no episode 99999999999; its last is 11"),
+        ({"a": "5-2"}, "a=5-2: expected at least one episode, got none"),
+        ({"a": "0-99999999999"}, "expected episodes up to 11, the last, got 99999999999"),
         ({"a": "0.5", "b": "1"}, "b=1: expected a share like 0.9, as other parts have"),
     ],
 )
-def test_parts_that_make_no_sense_are_refused(
-    shared_data: Path, parts: dict[str, str], message: str
-) -> None:
+def test_invalid_parts_are_refused(shared_data: Path, parts: dict[str, str], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         choose_parts(open_lerobot(shared_data / "lerobot" / "v21"), parts, 0)
 
@@ -259,13 +257,13 @@ def test_the_commands(written: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert report["num_episodes"] == 4 and report["parts"]["a"]["num_episodes"] == 3
     assert main(["validate", str(tmp_path / "parts" / "b")]) == 0
     assert main(["convert", str(written), "--out", str(tmp_path / "x")]) == 2
-    assert "--to is missing" in capsys.readouterr().err
+    assert "--to: expected one of" in capsys.readouterr().err
     assert main(["merge", str(written), "--out", str(week)]) == 2
-    assert "is not empty" in capsys.readouterr().err
+    assert "expected an empty folder, got files" in capsys.readouterr().err
 
 
-def test_image_columns_go_along(tmp_path: Path) -> None:
-    """Pictures in the tables instead of videos: bytes unchanged, statistics taken."""
+def test_image_columns_are_copied(tmp_path: Path) -> None:
+    """Images in tables instead of videos: bytes are unchanged, statistics are computed."""
     import io
 
     from PIL import Image
@@ -315,13 +313,15 @@ def named(*names: str) -> Plant:
     return edit_feature(STATE, {"dtype": "float32", "shape": [3], "names": {"motors": [*names]}})
 
 
-def test_joints_of_other_names_are_not_joined(small: Path, tmp_path: Path) -> None:
+def test_datasets_with_different_joint_names_are_not_merged(small: Path, tmp_path: Path) -> None:
     left = planted(small, tmp_path / "left", named("left_a", "left_b", "grip"))
     right = planted(small, tmp_path / "right", named("left_a", "right_b", "grip"))
-    message = r"right: features.observation.state: dimension 1: expected 'left_b' as in .*left, got"
+    message = (
+        r"right: features.observation.state: dimension 1: expected 'left_b', as in .*left, got"
+    )
     with pytest.raises(DataError, match=message):
         convert([left, right], tmp_path / "set", "v2.1")
-    convert([left, small], tmp_path / "set", "v2.1")  # one names none
+    convert([left, small], tmp_path / "set", "v2.1")  # one dataset has no names
 
 
 STATS = "meta/episodes_stats.jsonl"
@@ -337,21 +337,27 @@ DAMAGE: dict[str, tuple[Plant, str]] = {
     "a cut table": (cut(TABLE), "cannot be read as parquet"),
     "an empty table": (write(TABLE, b""), "cannot be read as parquet"),
     "a pointer": (write(TABLE, "version https://git-lfs"), "cannot be read as parquet"),
-    "cut stats": (cut(STATS), r"episodes_stats.jsonl:2: not JSON"),
-    "no tasks": (edit_table(TABLE, lambda t: t.drop(["task_index"])), "no column 'task_index'"),
+    "cut stats": (cut(STATS), r"episodes_stats.jsonl:2: expected JSON"),
+    "no tasks": (
+        edit_table(TABLE, lambda t: t.drop(["task_index"])),
+        "expected column 'task_index'",
+    ),
     "no index": (edit_table(TABLE, lambda t: t.drop(["episode_index"])), "column 'episode_index'"),
     "numbers as images": (
         edit_column(TABLE, WRIST, number_of, pa.int64()),
         r"wrist, frame 0: expected an image \{bytes, path\}, got 5",
     ),
-    "nan": (edit_column(TABLE, ACTION, put(4, 0, np.nan)), "action: frame 4 holds nan"),
+    "nan": (
+        edit_column(TABLE, ACTION, put(4, 0, np.nan)),
+        "action: frame 4: expected a finite value, got nan",
+    ),
     "text": (
         edit_column(TABLE, ACTION, lambda rows: ["a"] * len(rows), pa.string()),
         "action: expected float32, got",
     ),
     "time goes back": (
         edit_column(TABLE, "timestamp", put(3, 0.0)),
-        "timestamp: frame 3 is not later than the one before",
+        "timestamp: frame 3: expected a later time than that of frame 2",
     ),
 }
 
@@ -366,8 +372,8 @@ def test_damage_is_named_and_nothing_is_written(small: Path, tmp_path: Path, nam
     assert [path.name for path in tmp_path.iterdir()] == ["bad"]
 
 
-def test_statistics_without_a_count_are_taken_anew(small: Path, tmp_path: Path) -> None:
-    """Those of the small dataset have none; and a blank line at the end is legal."""
+def test_statistics_without_a_count_are_computed_again(small: Path, tmp_path: Path) -> None:
+    """The small dataset's statistics have no counts, and a blank last line is legal."""
     root = planted(small, tmp_path / "in")
     with (root / STATS).open("a") as file:
         file.write("\n")
@@ -377,7 +383,7 @@ def test_statistics_without_a_count_are_taken_anew(small: Path, tmp_path: Path) 
     assert stats["observation.images.top"]["max"] != [[[0.0]]] * 3
 
 
-def test_facts_of_more_than_one_type_become_json(small: Path, tmp_path: Path) -> None:
+def test_facts_of_several_types_become_json(small: Path, tmp_path: Path) -> None:
     def say(**facts: Any) -> Plant:
         return edit_lines("meta/episodes.jsonl", lambda rows: [row.update(facts) for row in rows])
 
@@ -393,7 +399,7 @@ def test_facts_of_more_than_one_type_become_json(small: Path, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("version", ["v2.1", "v3.0"])
-def test_what_lerobot_does_not_know_goes_along(
+def test_files_and_keys_unknown_to_lerobot_are_copied(
     small: Path, tmp_path: Path, version: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     splits = {"train": "0:2", "val": "2:3"}
@@ -413,17 +419,17 @@ def test_what_lerobot_does_not_know_goes_along(
     assert (tmp_path / "set/meta/modality.json").read_text() == "{}"
     assert (tmp_path / "set/README.md").read_text() == "hello"
     assert caplog.messages == [
-        f"{root / TABLE}: not copied, as info.json's features do not list it: next.reward"
+        f"{root / TABLE}: not copied, because info.json does not list it: next.reward"
     ]
     assert validate(tmp_path / "set") == []
 
 
 def test_a_split_that_fails_leaves_no_part(small: Path, tmp_path: Path) -> None:
     root = planted(small, tmp_path / "in", DAMAGE["nan"][0])
-    with pytest.raises(DataError, match="holds nan"):
+    with pytest.raises(DataError, match="expected a finite value, got nan"):
         split(root, tmp_path / "out" / "parts", {"a": "0", "b": "1"})
     (tmp_path / "taken" / "b" / "mine").mkdir(parents=True)
-    with pytest.raises(UsageError, match="is not empty"):
+    with pytest.raises(UsageError, match="expected an empty folder, got files"):
         split(small, tmp_path / "taken", {"a": "0", "b": "1"})
     assert [path.name for path in (tmp_path / "taken").iterdir()] == ["b"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "taken"]
@@ -436,7 +442,7 @@ def test_a_whole_number_is_an_episode(small: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [".", ".."])
-def test_a_part_is_a_folder_of_its_own(
+def test_each_part_gets_its_own_folder(
     small: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["split", str(small), "--out", str(tmp_path / "out"), f"{name}=1"]) == 2

@@ -1,4 +1,4 @@
-"""The scripted transfer: inverse kinematics, the script, and the dataset recorded of it."""
+"""The scripted transfer: inverse kinematics, the script, and the recorded dataset."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_noise_is_executed_but_not_recorded(sim: AlohaSim) -> None:
     np.testing.assert_array_equal(noisy, clean)
 
 
-def test_noise_has_the_asked_size_and_spares_the_grippers() -> None:
+def test_noise_has_the_requested_size_and_leaves_the_grippers_alone() -> None:
     noise = execution_noise(0, 20_000, 0.01)
     joints = np.delete(noise, [6, 13], axis=1)
     np.testing.assert_allclose(joints.std(axis=0), 0.01, rtol=0.1)
@@ -155,7 +155,7 @@ def test_an_image_is_what_was_seen_before_the_action(dataset: Path) -> None:
     assert errors[1] < 5.0
 
 
-def test_the_metadata_tell_how_the_demonstrations_came(dataset: Path) -> None:
+def test_the_metadata_describe_how_the_demonstrations_were_made(dataset: Path) -> None:
     facts = json.loads((dataset / "meta" / "demo.json").read_text())
     assert facts["attempts"] >= facts["successes"] == 2
     assert (facts["speed"], facts["noise"]) == (1.5, 0.003)
@@ -183,7 +183,7 @@ def test_a_directory_in_use_is_refused(tmp_path: Path, capsys: pytest.CaptureFix
     (tmp_path / "mine.txt").write_text("keep")
     assert record(tmp_path) == 2
     message = capsys.readouterr().err
-    assert "is not empty. Choose another --out" in message
+    assert "expected an empty folder, got files. Choose another --out" in message
     assert len(message.splitlines()) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
@@ -205,7 +205,7 @@ def test_a_directory_in_use_is_refused(tmp_path: Path, capsys: pytest.CaptureFix
         ("--seed", "-1"),
     ],
 )
-def test_a_senseless_option_is_refused_by_name(
+def test_an_invalid_option_is_refused_by_name(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str, value: str
 ) -> None:
     assert record(tmp_path / "out", option, value) == 2
@@ -213,7 +213,7 @@ def test_a_senseless_option_is_refused_by_name(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_hopeless_speed_is_told_and_leaves_nothing(
+def test_a_hopeless_speed_is_refused_and_leaves_nothing_behind(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert record(tmp_path / "out", "--speed", "8", "--workers", "2") == 1
@@ -221,7 +221,7 @@ def test_a_hopeless_speed_is_told_and_leaves_nothing(
     assert not (tmp_path / "out" / "meta").exists()
 
 
-def test_info_tells_the_dataset(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_info_summarises_the_dataset(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info", str(dataset), "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["codebase_version"] == "v2.1"

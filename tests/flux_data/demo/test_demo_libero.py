@@ -1,4 +1,4 @@
-"""Scripted demonstrations of LIBERO-Object: what can be told without LIBERO, and in it.
+"""Scripted demonstrations of LIBERO-Object: what can be tested without LIBERO, and with it.
 
 FLUX_LIBERO_PYTHON names the interpreter of the environment that scripts/setup_libero.sh makes.
 """
@@ -47,12 +47,12 @@ needs_libero = pytest.mark.skipif(
 CAN = np.array([[-0.15, -0.27, 0.0], [-0.09, -0.21, 0.076]])
 CHEESE = np.array([[0.01, -0.12, 0.0], [0.09, -0.08, 0.018]])
 BASKET = np.array([[-0.08, 0.17, 0.0], [0.08, 0.34, 0.141]])
-STEP_M = 0.0128  # what LIBERO's hand moves in a step at a command of 1
+STEP_M = 0.0128  # distance that LIBERO's hand moves per step at a command of 1
 DOWN = np.array([np.pi, 0.0, 0.0])
 
 
 def play(places: Places, steps: int = 200) -> list[tuple[str, np.ndarray, np.ndarray]]:
-    """The script with a hand that goes where it is told; (phase, state, command) of each step."""
+    """Runs the script with an ideal hand; returns (phase, state, command) of each step."""
     script, hand, seen = ObjectScript(places), np.array([-0.15, 0.0, 0.25]), []
     for _ in range(steps):
         state = np.array([*hand, *DOWN, 0.04, -0.04], np.float32)
@@ -103,7 +103,7 @@ def test_without_libero_one_line_names_the_script_that_installs_it(
 
 
 @pytest.mark.parametrize("option", ["--episodes", "--workers"])
-def test_a_senseless_option_is_refused_by_name(
+def test_an_invalid_option_is_refused_by_name(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str
 ) -> None:
     command = ["demo", "libero-object", "--out", str(tmp_path / "out"), option, "0"]
@@ -113,7 +113,7 @@ def test_a_senseless_option_is_refused_by_name(
 
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An episode of the script's own commands, in the features of `flux-data demo`."""
+    """Records an episode of the script's commands with the features of `flux-data demo`."""
     root, spec = tmp_path_factory.mktemp("libero") / "set", robot_spec("libero")
     features = robot_features(spec, IMAGE_SIZE, IMAGE_SIZE)
     image = np.zeros((IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
@@ -138,7 +138,7 @@ def test_every_config_of_the_suite_reads_the_features_that_are_recorded(
     inputs: Any = group[0].transforms[0]
     assert set(inputs.video_keys) == {key for key in features if key.startswith(video_key(""))}
     assert "observation.state" in inputs.parquet_keys and group[0].action_key == "action"
-    # What the usual datasets of LIBERO have.
+    # The features of the usual LIBERO datasets.
     assert features["observation.state"]["shape"] == [8]
     assert features["action"]["shape"] == [7]
     assert features[video_key("image")]["shape"] == [256, 256, 3]
@@ -164,7 +164,7 @@ def run_in_libero(*arguments: str) -> dict[str, Any]:
 
 @needs_libero
 def test_the_script_reaches_the_goal_and_repeats_to_the_bit() -> None:
-    """The second time after another episode, without noise and with it."""
+    """Repeats an episode after a different one, without and with noise."""
     found = run_in_libero(
         "-c",
         """

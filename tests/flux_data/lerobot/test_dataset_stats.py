@@ -1,4 +1,4 @@
-"""`flux-data stats`: exact, an episode at a time, with a bar."""
+"""`flux-data stats`: exact numbers, one episode at a time, with a progress bar."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Written datasets against a real one: the same files, keys, types and shapes."""
+"""Compares written datasets with a real one: the same files, keys, types and shapes."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def images_of(seed: int) -> dict[str, np.ndarray]:
 
 
 def write(root: Path, kind: type[DatasetWriter], lengths: tuple[int, ...] = LENGTHS) -> Path:
-    """Short episodes of noise."""
+    """Records short episodes of noise."""
     rng = np.random.default_rng(0)
     with kind(root, fps=50.0, robot_type="aloha", features=FEATURES) as writer:
         for index, length in enumerate(lengths):
@@ -78,7 +78,7 @@ def info(root: Path) -> dict[str, Any]:
 
 
 def structure(value: Any) -> Any:
-    """Replaces numbers by their type, so that two statistics can be compared in form."""
+    """Replaces numbers by their type, to compare the form of two statistics."""
     if isinstance(value, dict):
         return {key: structure(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -119,7 +119,7 @@ def test_episodes_and_tasks_have_the_keys_of_real_ones(written: Path, real: Path
         assert structure(ours) == structure(theirs)
 
 
-def test_counters_run_on_over_the_episodes(written: Path) -> None:
+def test_counters_continue_over_the_episodes(written: Path) -> None:
     columns = open_lerobot(written).columns(["index", "frame_index", "episode_index", "timestamp"])
     np.testing.assert_array_equal(columns["index"], np.arange(sum(LENGTHS)))
     frames = np.concatenate([np.arange(length) for length in LENGTHS])
@@ -151,7 +151,7 @@ def test_every_second_frame_is_a_keyframe_and_order_is_kept(written: Path) -> No
     assert all(packet.pts == packet.dts for packet in packets)
 
 
-def test_a_smooth_video_comes_back_nearly_as_it_was(tmp_path: Path) -> None:
+def test_a_smooth_video_is_nearly_unchanged_by_encoding(tmp_path: Path) -> None:
     ramp = np.linspace(0, 200, WIDTH, dtype=np.uint8)
     images = [np.broadcast_to(ramp[:, None] + i, (HEIGHT, WIDTH, 3)).copy() for i in range(6)]
     writer = VideoWriter(tmp_path / "video.mp4", 50, HEIGHT, WIDTH)
@@ -191,7 +191,9 @@ def test_a_missing_camera_is_named(tmp_path: Path) -> None:
     zeros = np.zeros(14, dtype=np.float32)
     with (
         EpisodeRecorder(tmp_path, 50.0, FEATURES) as recorder,
-        pytest.raises(DataError, match="no 'observation.images.cam_left_wrist' in the frame"),
+        pytest.raises(
+            DataError, match="observation.images.cam_left_wrist: expected it in every frame"
+        ),
     ):
         recorder.add({"observation.state": zeros, "action": zeros, **images})
 
@@ -265,7 +267,7 @@ def files_in(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("kind", [WriterV21, WriterV30])
-def test_what_is_interrupted_leaves_nothing(tmp_path: Path, kind: type[DatasetWriter]) -> None:
+def test_an_interruption_leaves_nothing_behind(tmp_path: Path, kind: type[DatasetWriter]) -> None:
     with (
         pytest.raises(KeyboardInterrupt),
         kind(tmp_path / "set", fps=50.0, robot_type="aloha", features=FEATURES) as writer,
@@ -287,10 +289,10 @@ sys.exit(main(sys.argv[3:]))
 
 @pytest.mark.parametrize("version", ["v2.1", "v3.0"])
 @pytest.mark.parametrize("limit", [3_000, 7_000])
-def test_a_disk_that_fills_is_one_line_and_leaves_nothing(
+def test_a_full_disk_is_reported_in_one_line_and_leaves_nothing_behind(
     written: Path, tmp_path: Path, version: str, limit: int
 ) -> None:
-    """No file may grow beyond `limit` bytes: a table's end, or a video's."""
+    """No file may grow beyond `limit` bytes, so a table or a video cannot be finished."""
     command = [sys.executable, "-c", FULL_DISK, "", str(limit), "convert", str(written)]
     done = subprocess.run(
         [*command, "--to", version, "--out", str(tmp_path / "set")], capture_output=True, text=True
@@ -298,12 +300,12 @@ def test_a_disk_that_fills_is_one_line_and_leaves_nothing(
     assert done.returncode == 1, done.stderr
     assert "flux-data: error:" in done.stderr and "Traceback" not in done.stderr
     assert "File too large" in done.stderr
-    assert f"error: {tmp_path}" in done.stderr  # it is no fault of the source
+    assert f"error: {tmp_path}" in done.stderr  # the source is not to blame
     assert files_in(tmp_path) == []
 
 
 class Refusing:
-    """In the place of a container: every packet fails."""
+    """Stands in for a container and fails on every packet."""
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -319,7 +321,7 @@ class Refusing:
         (errno.EINVAL, r"episode_000000.mp4: the episode at 0.0000 s cannot be copied: its first"),
     ],
 )
-def test_a_joined_video_tells_a_full_disk_from_a_bad_source(
+def test_a_full_disk_is_distinguished_from_a_bad_source_video(
     written: Path, tmp_path: Path, number: int, message: str
 ) -> None:
     segment = open_lerobot(written).video(video_key("cam_high"), 0)
@@ -331,11 +333,13 @@ def test_a_joined_video_tells_a_full_disk_from_a_bad_source(
         video._container = container
 
 
-def test_a_place_that_is_taken_is_refused(written: Path, tmp_path: Path) -> None:
+def test_an_existing_dataset_is_not_overwritten(written: Path, tmp_path: Path) -> None:
     (tmp_path / "note").touch()
-    with pytest.raises(UsageError, match="is not empty. Choose another --out"):
+    with pytest.raises(
+        UsageError, match="expected an empty folder, got files. Choose another --out"
+    ):
         WriterV21(tmp_path, fps=50.0, robot_type="aloha", features=FEATURES)
-    with pytest.raises(UsageError, match="is a file"):
+    with pytest.raises(UsageError, match="expected a folder, got a file"):
         WriterV21(tmp_path / "note", fps=50.0, robot_type="aloha", features=FEATURES)
 
 
@@ -356,7 +360,7 @@ def test_a_link_to_an_empty_folder_is_followed(tmp_path: Path) -> None:
     assert open_lerobot(tmp_path / "real").lengths.tolist() == [2]
 
 
-def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+def test_leftovers_of_a_killed_process_are_removed(tmp_path: Path) -> None:
     with subprocess.Popen(["true"]) as ended:
         ended.wait()
     alive = f".set.partial-{os.getppid()}"
@@ -367,7 +371,7 @@ def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
     assert files_in(tmp_path) == sorted(expected)
 
 
-def test_values_that_fit_no_table_are_no_fault_of_the_disk(tmp_path: Path) -> None:
+def test_values_that_do_not_fit_the_table_are_not_blamed_on_the_disk(tmp_path: Path) -> None:
     with (
         pytest.raises(DataError, match="expected values that fit the table, got"),
         disk_errors(tmp_path),

@@ -1,4 +1,4 @@
-"""Where a dataset may lie: a directory, or the copy of a URL that is on this machine already."""
+"""The places of datasets: a directory, or the local copy of a URL."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def no_caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def filecache(
     shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_caches: None
 ) -> str:
-    """A dataset in a bucket (here: in memory) that was read once through fsspec's filecache."""
+    """A dataset in a bucket (here in memory) that was read once through fsspec's filecache."""
     fsspec = pytest.importorskip("fsspec")
     storage, bucket = tmp_path / "filecache", fsspec.filesystem("memory")
     for path in (shared_data / "lerobot" / "v21").rglob("*"):
@@ -44,7 +44,7 @@ def filecache(
 
 
 @pytest.mark.parametrize("prefix", ["", "filecache::"])
-def test_a_bucket_in_fsspecs_file_cache_is_read_from_there(
+def test_a_bucket_is_read_from_fsspecs_file_cache(
     prefix: str, filecache: str, shared_data: Path
 ) -> None:
     source = open_lerobot(f"{prefix}{filecache}/")
@@ -63,7 +63,7 @@ def test_a_file_that_the_cache_lacks_is_named(filecache: str, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("url", ["s3://bucket/towel", "gs://bucket/towel", "hf://spaces/a/b"])
-def test_a_url_that_is_nowhere_here_says_what_to_do(url: str, no_caches: None) -> None:
+def test_a_url_without_a_local_copy_is_refused_with_advice(url: str, no_caches: None) -> None:
     with pytest.raises(DataError, match=f"{url}: is not on this machine. Copy it to a directory"):
         local_root(url)
     with pytest.raises(DataError, match=r"Download it first: hf download a/b --repo-type dataset"):
@@ -80,7 +80,7 @@ def test_a_hub_dataset_is_found_in_the_cache(no_caches: None, tmp_path: Path) ->
 def test_a_url_survives_being_made_a_path(
     shared_data: Path, filecache: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The command line makes its argument a Path, which has one slash less."""
+    """The command line turns its argument into a Path, which loses a slash."""
     folder = shared_data / "lerobot" / "v21"
     assert local_root(f"file://{folder}") == local_root(Path(f"file://{folder}")) == folder
     for url in (f"file://{folder}", filecache):

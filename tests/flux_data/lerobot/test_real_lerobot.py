@@ -68,7 +68,7 @@ PYTHON_OF = {"v2.1": "FLUX_LEROBOT_03", "v3.0": "FLUX_LEROBOT_04"}
 
 
 def read_with_lerobot(root: Path, version: str, every: int) -> dict[str, Any]:
-    """What LeRobot of that version says of the samples."""
+    """Returns what that version of LeRobot reads from the samples."""
     python = os.environ.get(PYTHON_OF[version], "")
     if not python:
         pytest.skip(f"{PYTHON_OF[version]} names no python with LeRobot for {version}")

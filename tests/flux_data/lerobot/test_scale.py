@@ -1,4 +1,4 @@
-"""Ten thousand episodes: what opening costs, and statistics that are computed once."""
+"""Ten thousand episodes: the cost of opening, and statistics that are computed only once."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def write_v30(root: Path, info: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("version", "write"), [("v2.1", write_v21), ("v3.0", write_v30)], ids=["v21", "v30"]
 )
-def test_opening_ten_thousand_episodes_reads_metadata_alone(
+def test_opening_ten_thousand_episodes_reads_only_metadata(
     version: str, write: Any, shared_data: Path, tmp_path: Path
 ) -> None:
     name = "v21" if version == "v2.1" else "v30c"

@@ -1,4 +1,4 @@
-"""State and actions from columns of any name, on datasets that flux did not write."""
+"""States and actions from columns of any name, in datasets that flux did not write."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Layout:
     actions: tuple[str, ...]
     cameras: tuple[str, ...]
     dims: int
-    tolerance: int  # of a picture's brightness: videos lose some
+    tolerance: int  # of a picture's brightness, because videos are lossy
 
     def config(self, folder: Path, *transforms: Any, **settings: Any) -> ParquetDataset.Config:
         inputs = ProcessParquetInputs(
@@ -73,7 +73,7 @@ def no_kept_statistics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def columns_of(folder: Path, layout: Layout, columns: tuple[str, ...]) -> np.ndarray:
-    """(frames, dims) as pyarrow reads them, side by side."""
+    """Returns the columns side by side, (frames, dims), as pyarrow reads them."""
     files = sorted((folder / layout.case / "ds" / "data").rglob("*.parquet"))
     tables = [pq.read_table(file) for file in files]
     parts = [np.concatenate([np.array(t[key].to_pylist()) for t in tables]) for key in columns]
@@ -227,7 +227,7 @@ def test_observations_are_read_from_these_columns(
         assert np.abs(found).max() <= layout.tolerance
 
 
-# ---- What is refused
+# ---- Refused configs
 
 
 @pytest.mark.parametrize("key", ["state_key", "action_key"])
@@ -252,7 +252,7 @@ def test_a_misspelt_column_to_copy_is_told_before_the_first_sample(reported_data
 def test_a_misspelt_camera_is_named_with_the_nearest(reported_datasets: Path) -> None:
     inputs = ProcessParquetInputs(parquet_keys=("states",), video_keys=("wrist_imge",))
     config = dataclasses.replace(OPENPI.config(reported_datasets), transforms=(inputs,))
-    with pytest.raises(DataError, match=r"no camera 'wrist_imge'.*Did you mean 'wrist_image'"):
+    with pytest.raises(DataError, match=r"got 'wrist_imge'.*Did you mean 'wrist_image'"):
         config.build()
 
 
@@ -282,7 +282,7 @@ def test_columns_of_different_dtypes_are_refused(small: Path) -> None:
 
 
 def test_columns_of_different_lengths_are_refused_where_they_are_read(small: Path) -> None:
-    """A parquet file cannot hold them, so one column of another dimension stands for it."""
+    """A parquet file cannot have such columns, so the column has the wrong dimensions instead."""
     edit_info(features=features() | {ACTION: {**features()[ACTION], "shape": [5]}})(small)
     dataset = small_config(small, state_key=STATE, action_key=(STATE, ACTION)).build()
     with pytest.raises(DataError, match=rf"{ACTION}: expected 5 dimensions \(info.json\), got 3"):

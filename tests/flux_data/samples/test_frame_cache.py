@@ -1,4 +1,4 @@
-"""The frame cache: the pixels of the videos, faster; stale, damaged or half-written never used."""
+"""The frame cache has the videos' pixels; a stale, damaged or partial one is never used."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ RESIZE = ResizeImages(height=24, width=32)
 
 @pytest.fixture
 def root(shared_data: Path, tmp_path: Path) -> Path:
-    """Two short episodes' videos as files of their own, so that they can be changed."""
+    """Copies the videos of two short episodes, so that tests can change them."""
     source, root = shared_data / "lerobot" / "v21", tmp_path / "dataset"
     shutil.copytree(source / "meta", root / "meta", copy_function=shutil.copyfile)
     episodes = root / "meta" / "episodes.jsonl"
@@ -70,7 +70,7 @@ def dataset_of(root: Path, resize: ResizeImages = RESIZE, **settings: str) -> Pa
 
 
 @pytest.mark.parametrize("kind", [ResizeImages, ResizeImagesWithPad])
-def test_cached_frames_are_the_videos_to_the_last_bit(
+def test_cached_frames_are_bit_identical_to_the_videos(
     kind: type[ResizeImages], root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     resize = kind(height=24, width=24)
@@ -129,9 +129,7 @@ def test_a_changed_video_makes_the_cache_stale(
     assert dataset_of(root).parts[0].frames._cache is not None
 
 
-def test_an_interrupted_pack_goes_on_where_it_was(
-    root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupted_pack_resumes(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     original, made = packing.pack_shard, []
 
     def dies_at_the_third(job: packing.PackJob) -> object:
@@ -143,7 +141,9 @@ def test_an_interrupted_pack_goes_on_where_it_was(
     monkeypatch.setattr(packing, "pack_shard", dies_at_the_third)
     with pytest.raises(KeyboardInterrupt):
         pack_dataset(root, RESIZE, cameras=CAMERAS)
-    assert dataset_of(root).parts[0].frames._cache is None  # without a manifest it is no cache
+    assert (
+        dataset_of(root).parts[0].frames._cache is None
+    )  # a folder without a manifest is not a cache
     monkeypatch.setattr(packing, "pack_shard", original)
     with (cache_folder(root, RESIZE, "raw") / "progress.jsonl").open("a") as file:
         file.write('{"name": "observation.ima')  # killed in the middle of a line
@@ -181,7 +181,7 @@ def test_damage_is_found(root: Path) -> None:
         dataset_of(root)[200]
 
 
-def test_the_cache_may_lie_elsewhere(root: Path, tmp_path: Path) -> None:
+def test_the_cache_may_be_in_another_folder(root: Path, tmp_path: Path) -> None:
     pack_dataset(root, RESIZE, cameras=CAMERAS, out=tmp_path / "fast")
     dataset = dataset_of(root, frame_cache=str(tmp_path / "fast"))
     assert dataset.parts[0].frames._cache is not None
@@ -210,7 +210,7 @@ def test_a_damaged_manifest_is_named(root: Path) -> None:
     path = cache_folder(root, RESIZE, "raw") / "manifest.json"
     content = path.read_text()
     for damaged, message in (
-        (content[:100], "not JSON"),
+        (content[:100], "expected JSON"),
         ("[]", r"expected an object, got \[\]"),
         (
             json.dumps({"version": VERSION, "encoding": "raw"}),
@@ -256,7 +256,7 @@ def images_of(root: Path) -> np.ndarray:
 
 
 def shift_times(root: Path) -> None:
-    """Every row but an episode's last speaks of the frame after its own."""
+    """Gives every row of an episode, except the last, the time of the next frame."""
     for episode in range(len(LENGTHS)):
         name = f"data/chunk-000/episode_{episode:06d}.parquet"
         later = lambda times: [t + 0.1 for t in times[:-1]] + [times[-1] + 0.04]  # noqa: E731
@@ -294,7 +294,7 @@ def test_changed_rows_or_rate_make_the_cache_stale(
     assert main(["pack", str(small), "--size", "16", "--verify"]) == 1
     assert "is stale: the videos of" in capsys.readouterr().err
     expected = images_of(small)
-    pack_dataset(small, SMALL)  # of the frames as they are now, not the shards that are there
+    pack_dataset(small, SMALL)  # packs the current frames instead of keeping old shards
     assert small_dataset(small).parts[0].frames.kinds == "cache 16x16"
     np.testing.assert_array_equal(images_of(small), expected)
 
@@ -314,7 +314,7 @@ def test_a_damaged_or_deleted_shard_is_found_and_written_again(small: Path) -> N
     assert announced[1] == (sum(LENGTHS), 0, report["bytes"])
 
 
-def test_lines_that_are_not_ours_and_leftovers_do_not_matter(small: Path) -> None:
+def test_foreign_lines_and_leftovers_are_ignored(small: Path) -> None:
     pack_dataset(small, SMALL)
     folder, left = small_cache(small), list[int]()
     (folder / TOP / ".episode_000000.npy.partial-1").touch()
@@ -324,7 +324,7 @@ def test_lines_that_are_not_ours_and_leftovers_do_not_matter(small: Path) -> Non
     assert left == [0] and not list(folder.rglob("*.partial*"))
 
 
-def test_where_a_cache_cannot_be_written_out_is_suggested(
+def test_out_is_suggested_if_a_cache_cannot_be_written(
     small: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(DataError, match=r"/dev/null/.*: cannot be written \(Not a dir.*Choose --o"):
@@ -337,7 +337,7 @@ def test_where_a_cache_cannot_be_written_out_is_suggested(
 
 
 @pytest.mark.parametrize("name", ["progress.jsonl", "manifest.json"])
-def test_a_disk_that_is_full_for_the_last_files_is_told(name: str, small: Path) -> None:
+def test_a_disk_too_full_for_the_last_files_is_reported(name: str, small: Path) -> None:
     (small_cache(small) / name).mkdir(parents=True)  # as unwritable as on a full disk
     with pytest.raises(DataError, match=rf"{name}: cannot be written \(.*Choose --out"):
         pack_dataset(small, SMALL)

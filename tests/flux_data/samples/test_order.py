@@ -1,4 +1,4 @@
-"""The order of samples: deterministic, shared by ranks, resumable to the sample, weighted."""
+"""The order of samples: deterministic, split between ranks, resumable exactly, weighted."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def config_of(root: Path, **settings: Any) -> ParquetDataset.Config:
 
 
 class NoVideo(DistributedRepeatingDataset):
-    """Real order and real rows; no frame is decoded."""
+    """Has the real order and the real rows, but decodes no frames."""
 
     def __getitem__(self, draw: int) -> dict[str, Any]:
         epoch, index = divmod(draw, len(self))
@@ -70,7 +70,7 @@ def loader(sampler: EpochBatches, workers: int, worker_type: str = "process") ->
 @pytest.mark.parametrize("workers", [0, 1, 4])
 @pytest.mark.parametrize("world_size", [1, 3])
 @pytest.mark.parametrize("worker_type", ["process", "thread"])
-def test_a_resumed_loader_yields_exactly_what_was_left(
+def test_a_resumed_loader_yields_exactly_the_remaining_batches(
     dataset: NoVideo, workers: int, world_size: int, worker_type: str
 ) -> None:
     for rank in range(world_size):
@@ -80,7 +80,7 @@ def test_a_resumed_loader_yields_exactly_what_was_left(
         stopped = EpochBatches(dataset, BATCH, rank=rank, world_size=world_size)
         stopped.epoch = 2
         consumed = len(expected) - 9
-        # The loader reads ahead; what counts is what was trained on.
+        # The loader reads ahead; only batches that were trained on count.
         reading = loader(stopped, workers, worker_type)
         for _ in range(3):
             next(reading)
@@ -94,13 +94,13 @@ def test_a_resumed_loader_yields_exactly_what_was_left(
                 np.testing.assert_array_equal(left[key], right[key])
 
 
-def test_a_position_at_an_epochs_end_is_the_next_ones_start(dataset: NoVideo) -> None:
+def test_the_end_of_an_epoch_is_the_start_of_the_next(dataset: NoVideo) -> None:
     sampler = EpochBatches(dataset, BATCH)
     state = sampler.state_dict(sampler.batches_an_epoch)
     assert state == {"epoch": 1, "samples": 0, "global_batch_size": BATCH}
 
 
-def test_another_number_of_ranks_goes_on_at_the_same_sample(dataset: NoVideo) -> None:
+def test_another_number_of_ranks_resumes_at_the_same_sample(dataset: NoVideo) -> None:
     state = EpochBatches(dataset, 6, world_size=2).state_dict(5)
     alone = EpochBatches(dataset, 12)
     alone.load_state_dict(state)
@@ -112,14 +112,14 @@ def test_another_number_of_ranks_goes_on_at_the_same_sample(dataset: NoVideo) ->
         assert next(iter(batches)) == order[rank::3].tolist()
 
 
-def test_another_global_batch_goes_on_behind_the_place(dataset: NoVideo) -> None:
-    """Training says so: see test_resume.py."""
+def test_another_global_batch_size_resumes_after_the_saved_place(dataset: NoVideo) -> None:
+    """Training warns of this: see test_resume.py."""
     batches = EpochBatches(dataset, 7)
     batches.load_state_dict(EpochBatches(dataset, 6, world_size=2).state_dict(5))
     assert next(iter(batches)) == dataset.order(0)[63:70].tolist()
 
 
-def test_what_is_random_in_a_sample_depends_on_its_draw_alone(dataset: NoVideo) -> None:
+def test_a_samples_random_numbers_depend_only_on_its_draw(dataset: NoVideo) -> None:
     first, again = dataset[5], dataset[5]
     other = dataset[5 + len(dataset)]
     np.testing.assert_array_equal(first["noise"], again["noise"])
@@ -146,7 +146,7 @@ def test_weights_are_each_groups_share_of_an_epoch(groups: dict) -> None:
         assert len(order) == len(dataset)
         is_g1 = order >= 3600
         assert is_g1.mean() == pytest.approx(0.75, abs=1e-3)
-        # Drawn in rounds: no sample is met twice more often than another of its group.
+        # Drawn in rounds: within a group, counts differ by at most one.
         counts = Counter(order[is_g1].tolist())
         assert max(counts.values()) - min(counts.values()) <= 1
         assert len(set(order[~is_g1].tolist())) == (~is_g1).sum()
@@ -191,7 +191,7 @@ def labelled(shared_data: Path, folder: Path, labels: dict[int, str]) -> Path:
     return folder
 
 
-def test_empty_and_static_frames_are_no_samples_and_end_windows(
+def test_empty_and_static_frames_are_not_samples_and_end_windows(
     shared_data: Path, tmp_path: Path
 ) -> None:
     labels = {50: "empty", 51: "empty", 100: "static"}
@@ -203,12 +203,12 @@ def test_empty_and_static_frames_are_no_samples_and_end_windows(
     assert sample.action_masks.tolist() == [True] * 3 + [False] * 5
     np.testing.assert_array_equal(sample.actions[:3], actions[47:50])
     np.testing.assert_array_equal(sample.actions[3:], np.repeat(actions[49:50], 5, axis=0))
-    # Behind them the frames go on where they are, without a jump in time.
+    # After them the frames continue without a jump in time.
     after = part.sample(50)
     np.testing.assert_array_equal(after.actions, actions[52:60])
     assert after.task == "fold"
     following = config_of(root, window_start_idx=1).build().parts[0]
-    assert len(following) == 150 - 3 - 3  # nor the frame before a label, nor the last
+    assert len(following) == 150 - 3 - 3  # minus the frames before a label and the last frame
 
 
 def test_a_dataset_that_is_all_empty_has_no_samples_and_does_not_hang(
@@ -216,7 +216,7 @@ def test_a_dataset_that_is_all_empty_has_no_samples_and_does_not_hang(
 ) -> None:
     root = labelled(shared_data, tmp_path, dict.fromkeys(range(150), "empty"))
     config = DistributedRepeatingDataset.Config(datasets=config_of(root))
-    with pytest.raises(DataError, match="0 samples make no batch"):
+    with pytest.raises(DataError, match="expected at least 4 samples .* got 0"):
         EpochBatches(config.build(), 4)
 
 

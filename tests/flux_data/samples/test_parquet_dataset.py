@@ -1,4 +1,4 @@
-"""Windows and frames, against what the real LeRobotDataset returns for the same files."""
+"""Compares windows and frames with those of the real LeRobotDataset for the same files."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_samples_equal_lerobots(lerobot: tuple[Path, dict]) -> None:
 def test_every_frame_decodes_to_the_right_frame(
     version: str, episodes: int, shared_data: Path
 ) -> None:
-    """In order, camera by camera: each next frame is decoded without a seek."""
+    """In order and camera by camera, so that each next frame needs no seek."""
     source = open_lerobot(shared_data / "lerobot" / version)
     assert source.num_episodes == 12
     reader = VideoReader(max_open=3)
@@ -93,7 +93,7 @@ def test_frames_in_any_order_are_the_right_frames(version: str, shared_data: Pat
         position, frame = source.locate(int(row))
         camera = int(row) % 3
         segment = source.video(f"observation.images.{CAMERAS[camera]}", position)
-        # A frame, the same again, one and two after it, one and three before.
+        # A frame, the same again, then frames one, three, two ahead and one behind.
         for shift in (0, 0, 1, 3, 2, -1):
             wanted = min(max(frame + shift, 0), 149)
             time_s = segment.start_s + wanted / source.fps
@@ -101,7 +101,7 @@ def test_frames_in_any_order_are_the_right_frames(version: str, shared_data: Pat
             assert barcode(image) == (position << 10) | (wanted << 2) | camera
 
 
-def test_a_recording_of_a_real_robot_reads_through(shared_data: Path) -> None:
+def test_a_real_robots_recording_can_be_read(shared_data: Path) -> None:
     source = open_lerobot(shared_data / "lerobot" / "g1_real")
     config = dataset_config(source.root)
     inputs = ProcessParquetInputs(
@@ -128,7 +128,7 @@ def test_next_states_can_be_the_actions(v21: Path) -> None:
     states = dataset.column("observation.state")
     sample = dataset[10]
     np.testing.assert_array_equal(sample["actions"], states[11:61])
-    # The last frame of an episode has no next state: it is no sample.
+    # The last frame of an episode has no next state, so it is not a sample.
     assert len(dataset) == 12 * 149
     last = dataset[148]
     assert last["action_masks"].sum() == 1
@@ -147,7 +147,7 @@ def test_a_camera_that_the_dataset_lacks_is_named(v21: Path) -> None:
         config.build()
 
 
-def test_a_folder_that_is_no_dataset_is_named(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_dataset_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="Is .* a LeRobot dataset"):
         open_lerobot(tmp_path)
 
@@ -201,5 +201,7 @@ def test_statistics_are_exact_and_follow_the_relative_transform(v21: Path) -> No
 
 
 def test_a_key_that_a_sample_lacks_is_named() -> None:
-    with pytest.raises(DataError, match="sample 1 of the batch has no 'states'; it has actions"):
+    with pytest.raises(
+        DataError, match="expected 'states' in every sample, got actions in sample 1"
+    ):
         DictCollator(keys=("states",))([{"states": 1}, {"actions": 2}])

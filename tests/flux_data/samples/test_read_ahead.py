@@ -1,4 +1,4 @@
-"""Samples made by threads: the same ones, in order, and their errors where they belong."""
+"""Threads make the same samples, in order, and errors surface at the right batch."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_threads_decode_the_same_frames_as_one(shared_data: Path, name: str) -> 
 
 
 class Counting:
-    """Counts what was asked for; some draws fail."""
+    """Counts the requests; some draws fail."""
 
     def __init__(self, bad: int = -1) -> None:
         self.asked: list[int] = []

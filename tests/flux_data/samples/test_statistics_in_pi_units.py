@@ -1,4 +1,4 @@
-"""Statistics with AlohaToPi are numpy's, of columns converted here by openpi's formulas."""
+"""Statistics with AlohaToPi equal numpy's of columns that openpi's formulas convert here."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_absolute_actions_and_states_are_measured_in_pis_units(v21: Path) -> Non
     assert_statistics(stats["timestamp"], part.column("timestamp")[:, None])
 
 
-def test_relative_actions_are_measured_after_both(v21: Path) -> None:
+def test_relative_actions_are_measured_after_both_transforms(v21: Path) -> None:
     dataset = dataset_of(v21, AlohaToPi(), RelativeActions(mask=MASK)).build()
     stats, part = dataset.stats["aloha"], dataset.datasets[0]
     assert_statistics(stats["proprio"], pi_states(part.column("observation.state")))
@@ -105,7 +105,7 @@ def test_next_states_as_actions_are_measured_as_actions(v21: Path) -> None:
     assert_statistics(dataset.stats["aloha"]["action"], pi_actions(states))
 
 
-def test_the_statistics_carry_the_names_that_the_normalisation_asks_for(v21: Path) -> None:
+def test_statistics_have_the_names_that_the_normalisation_expects(v21: Path) -> None:
     normalize = NormalizeStatesAndActions(state_key="s", action_key="a")
     for transforms in ((), (RelativeActions(mask=MASK),)):
         config = dataset_of(
@@ -126,8 +126,8 @@ def test_the_statistics_carry_the_names_that_the_normalisation_asks_for(v21: Pat
         np.testing.assert_allclose(sample["actions"], expected, atol=1e-4)
 
 
-def test_a_least_range_is_in_pis_units(v21: Path) -> None:
-    """A command's range of 1 is 2.11 of pi's, so a least range of 1.5 leaves it alone."""
+def test_the_minimum_range_is_in_pis_units(v21: Path) -> None:
+    """A command's range of 1 is 2.11 in pi's units, so a minimum of 1.5 does not change it."""
     exact = dataset_of(v21, AlohaToPi()).build().stats["aloha"]["action"]
     wide = dataset_of(v21, AlohaToPi(), min_range=1.5).build().stats["aloha"]["action"]
     for dim in range(14):
@@ -136,7 +136,7 @@ def test_a_least_range_is_in_pis_units(v21: Path) -> None:
     assert wide.max[6] == exact.max[6] and exact.max[6] - exact.min[6] > 1.5
 
 
-def test_kept_statistics_are_of_the_same_transforms(
+def test_cached_statistics_belong_to_the_same_transforms(
     v21: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))

@@ -33,7 +33,7 @@ def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
 
 
 def png_of_16_bits(rgb: np.ndarray) -> bytes:
-    """Three channels of 16 bits, which Pillow does not write."""
+    """Encodes three channels of 16 bits, which Pillow cannot write."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
         return (
@@ -66,14 +66,14 @@ def test_lossless_kinds_come_back_exactly() -> None:
         np.testing.assert_array_equal(image, expected)
 
 
-def test_a_jpeg_is_nearly_itself_whatever_its_colours() -> None:
+def test_a_jpeg_is_nearly_unchanged_whatever_its_colours() -> None:
     smooth = np.linspace(40, 200, 24, dtype=np.uint8)[None, :, None].repeat(16, 0).repeat(3, 2)
     for mode in ("RGB", "L", "CMYK"):
         data = encoded(Image.fromarray(smooth).convert(mode), "JPEG", quality=95)
         assert np.abs(decode_image(data, "here").astype(int) - smooth).max() <= 4
 
 
-def test_a_jpeg_that_was_taken_sideways_is_turned_upright() -> None:
+def test_a_jpeg_taken_sideways_is_rotated() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # turn by 90 degrees, clockwise
     data = encoded(Image.fromarray(COLOURS), "JPEG", exif=exif, quality=100, subsampling=0)
@@ -89,13 +89,13 @@ HALF_SEEN = np.dstack([COLOURS, np.full(GREY.shape, 128, np.uint8)])
 @pytest.mark.parametrize(
     ("image", "message"),
     [
-        (Image.fromarray(DEPTH), r"expected 8 bits a channel, got mode I;16 \(a depth map\?\)"),
+        (Image.fromarray(DEPTH), r"expected 8 bits per channel, got mode I;16 \(a depth map\?\)"),
         (Image.fromarray(HALF_SEEN), r"expected an opaque image, got a transparent one \(RGBA\)"),
         (Image.fromarray(HALF_SEEN).convert("LA"), "expected an opaque image, .* one .LA"),
     ],
     ids=["16 bits", "RGBA", "LA"],
 )
-def test_what_is_no_cameras_picture_is_refused(image: Image.Image, message: str) -> None:
+def test_images_that_no_camera_makes_are_refused(image: Image.Image, message: str) -> None:
     with pytest.raises(DataError, match=f"^here: {message}"):
         decode_image(encoded(image), "here")
 
@@ -108,7 +108,7 @@ def test_a_palette_with_a_transparent_colour_is_refused_where_it_is_used() -> No
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
 def test_damage_is_always_a_data_error(kind: str) -> None:
-    """Whatever byte is wrong: an image, or one line that says where."""
+    """Whichever byte is wrong, the result is an image or one line that names the place."""
     whole = encoded(Image.fromarray(COLOURS), kind)
     rng, failed = np.random.default_rng(0), 0
     spoiled = [whole[:size] for size in range(0, len(whole), max(len(whole) // 40, 1))]
@@ -126,7 +126,7 @@ def test_damage_is_always_a_data_error(kind: str) -> None:
 
 
 def images_by_path(folder: Path, as_text: bool, absolute: bool) -> None:
-    """Turns the bytes of the wrist camera into files, named by the column."""
+    """Moves the bytes of the wrist camera to files that the column names."""
     for episode in range(len(LENGTHS)):
         path = folder / f"data/chunk-000/episode_{episode:06d}.parquet"
         table, names = pq.read_table(path), []
@@ -176,7 +176,7 @@ def test_images_may_be_files_that_the_column_names(
         dataset[8 + 2]
 
 
-def test_bytes_come_before_the_path() -> None:
+def test_bytes_take_precedence_over_the_path() -> None:
     rows = [{"bytes": png(1), "path": "a.png"}, {"bytes": None, "path": "b.png"}]
     images = to_array(pa.chunked_array([pa.array(rows)]), "here")
     assert images[0] == png(1) and images[1] == "b.png"

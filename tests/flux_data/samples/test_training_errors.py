@@ -1,4 +1,4 @@
-"""What a config or a dataset can get wrong for training: one line each, and no numpy in it."""
+"""Mistakes in configs and datasets are reported in one line, without numpy's own errors."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def mixed(datasets: Any, **settings: Any) -> DistributedRepeatingDataset:
 
 
 def widen(root: Path, dims: int) -> None:
-    """Makes states and actions of `dims` dimensions; of one, numbers as LeRobot writes them."""
+    """Gives states and actions `dims` dimensions; with one, rows hold numbers as in LeRobot."""
     shapes = {key: {**features()[key], "shape": [dims]} for key in (STATE, ACTION)}
     edit_info(features=features() | shapes)(root)
     kind = pa.float32() if dims == 1 else pa.list_(pa.float32())
@@ -80,14 +80,14 @@ def widen(root: Path, dims: int) -> None:
             )(root)
 
 
-def test_no_camera_and_no_directory_are_told(good: Path) -> None:
+def test_missing_cameras_and_directories_are_reported(good: Path) -> None:
     with pytest.raises(ConfigError, match="video_keys: expected at least one, got none"):
         config_of(good, cameras=()).build()[0]
     with pytest.raises(ConfigError, match="data_root_path: expected at least one directory"):
         config_of(())
 
 
-def test_a_sample_that_is_not_there_is_an_index_error(good: Path) -> None:
+def test_a_sample_that_does_not_exist_is_an_index_error(good: Path) -> None:
     dataset, repeating = config_of(good).build(), mixed(config_of(good))
     for index in (-1, sum(LENGTHS)):
         with pytest.raises(IndexError, match=f"sample {index}: expected one of 21, counted from 0"):
@@ -99,9 +99,7 @@ def test_a_sample_that_is_not_there_is_an_index_error(good: Path) -> None:
 def test_datasets_of_different_dimensions_need_groups(good: Path, tmp_path: Path) -> None:
     write_v21(tmp_path / "wide")
     widen(tmp_path / "wide", 5)
-    message = (
-        rf"dimensions of {STATE}: .* got 3 \({good}\) and 5 \({tmp_path}/wide\). Give each a g"
-    )
+    message = rf"dimensions of {STATE}: .* got 3 \({good}\) and 5 \({tmp_path}/wide\). Use a group"
     for datasets in (
         (config_of(good), config_of(tmp_path / "wide")),
         config_of((str(good), str(tmp_path / "wide"))),
@@ -124,8 +122,8 @@ def test_datasets_of_different_rates_need_groups(good: Path, tmp_path: Path) -> 
     mixed({"a": (config_of(good),), "b": (config_of(tmp_path / "slow"),)})
 
 
-def test_relative_actions_without_a_window_are_told(good: Path) -> None:
-    with pytest.raises(DataError, match=f"{good}: no frame has an action of its own"):
+def test_relative_actions_without_a_window_are_refused(good: Path) -> None:
+    with pytest.raises(DataError, match=f"{good}: expected frames with actions"):
         mixed(config_of(good, RELATIVE, window_start_idx=100))
 
 
@@ -137,7 +135,7 @@ def test_a_camera_has_no_statistics(key: str, good: Path) -> None:
         mixed(config_of(good), statistic_keys=(STATE, key))
 
 
-def test_an_empty_batch_is_told(good: Path) -> None:
+def test_an_empty_batch_is_refused(good: Path) -> None:
     with pytest.raises(ConfigError, match="per_device_batch_size: expected at least 1, got 0"):
         EpochBatches(mixed(config_of(good)), 0)
 
@@ -178,7 +176,7 @@ def relative_count(root: Path) -> int:
     return dataset.stats["private"]["action"].count
 
 
-def test_a_task_made_empty_makes_new_statistics(good: Path) -> None:
+def test_renaming_a_task_to_empty_recomputes_the_statistics(good: Path) -> None:
     edit_lines("meta/tasks.jsonl", lambda rows: rows.append({"task_index": 1, "task": "wipes"}))(
         good
     )
@@ -189,7 +187,7 @@ def test_a_task_made_empty_makes_new_statistics(good: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "[1]", "{", '{"stats": {"proprio": 3}}', "\0"])
-def test_damaged_kept_statistics_are_made_again(
+def test_damaged_cached_statistics_are_recomputed(
     content: str, good: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     expected = mixed(config_of(good)).stats
@@ -201,7 +199,7 @@ def test_damaged_kept_statistics_are_made_again(
     assert kept.read_bytes() == whole
 
 
-def test_frames_from_says_what_is_read(good: Path) -> None:
+def test_a_frame_source_names_what_it_reads(good: Path) -> None:
     assert config_of(good).build().parts[0].frames.kinds == "videos"
     both = config_of(good, cameras=(WRIST, TOP)).build().parts[0]
     assert both.frames.kinds == "images and videos"

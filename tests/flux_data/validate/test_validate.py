@@ -29,7 +29,7 @@ VIDEO = f"videos/chunk-000/{CAMERA}/episode_000001.mp4"
 
 @pytest.fixture
 def root(shared_data: Path, tmp_path: Path) -> Path:
-    """Three real episodes of one camera, as files of their own."""
+    """Three real episodes of one camera, copied to their own files."""
     source, root = shared_data / "lerobot" / "v21", tmp_path / "dataset"
     for name in ("data/chunk-000", f"videos/chunk-000/{CAMERA}", "meta"):
         (root / name).mkdir(parents=True)
@@ -109,7 +109,7 @@ def cut(name: str, size: int) -> Callable[[Path], None]:
 
 
 def spoil_pictures(root: Path) -> None:
-    """Turns the middle of the video's data into noise; its index stays whole."""
+    """Turns the middle of the video's data into noise; its index stays intact."""
     content = bytearray((root / VIDEO).read_bytes())
     middle = len(content) // 2
     content[middle : middle + 20_000] = np.random.default_rng(0).bytes(20_000)
@@ -127,19 +127,19 @@ def swap_lengths(lines: list[str]) -> list[str]:
     ]
 
 
-# Fault -> (how it is planted, the kinds that must be told, what one message says).
+# Fault -> (how it is planted, the kinds that must be reported, a part of a message).
 PLANTED: dict[str, tuple[Callable[[Path], object], set[str], str]] = {
     "no info": (lambda r: (r / "meta/info.json").unlink(), {"metadata"}, "not found"),
-    "info is no JSON": (cut("meta/info.json", 50), {"metadata"}, "not JSON"),
+    "info is no JSON": (cut("meta/info.json", 50), {"metadata"}, "expected JSON"),
     "unknown version": (edit_info(codebase_version="v9.9"), {"metadata"}, "got v9.9"),
-    "episodes.jsonl breaks off": (cut("meta/episodes.jsonl", 30), {"metadata"}, "not JSON"),
+    "episodes.jsonl breaks off": (cut("meta/episodes.jsonl", 30), {"metadata"}, "expected JSON"),
     "wrong total": (edit_info(total_frames=451), {"total"}, "expected 450, as listed, got 451"),
     "parquet missing": (lambda r: (r / DATA).unlink(), {"data_missing"}, "is missing"),
     "parquet cut": (cut(DATA, 4000), {"data_damaged"}, "cannot be read as parquet"),
     "column missing": (
         edit_feature("observation.eepose"),
         {"column_missing"},
-        "has no column 'observation.eepose'",
+        "expected column 'observation.eepose'",
     ),
     "wrong dimensions": (
         edit_feature("action", shape=[7]),
@@ -154,17 +154,17 @@ PLANTED: dict[str, tuple[Callable[[Path], object], set[str], str]] = {
     "not a number": (
         edit_column("action", put((77, 3), np.nan)),
         {"not_finite"},
-        "action: frame 77 holds nan",
+        "action: frame 77: expected a finite value, got nan",
     ),
     "infinite": (
         edit_column("observation.state", put((5, 0), np.inf)),
         {"not_finite"},
-        "observation.state: frame 5 holds inf",
+        "observation.state: frame 5: expected a finite value, got inf",
     ),
     "time goes back": (
         edit_column("timestamp", put(40, 0.78)),
         {"time_order", "time"},
-        "frame 40 is not later than the one before",
+        "frame 40: expected a later time than frame 39's",
     ),
     "time off": (
         edit_column("timestamp", put(149, 2.995)),
@@ -180,7 +180,7 @@ PLANTED: dict[str, tuple[Callable[[Path], object], set[str], str]] = {
     "unknown task": (
         edit_column("task_index", put(10, 99)),
         {"task_index"},
-        "99 is not among the tasks",
+        "expected a known task, got 99",
     ),
     "a jump": (
         edit_column("observation.state", put((60, 2), 9.0)),
@@ -213,12 +213,12 @@ PLANTED: dict[str, tuple[Callable[[Path], object], set[str], str]] = {
             )
         ),
         {"task_text", "episode_tasks"},
-        "task 1 has no text",
+        "task 1: expected a text, got none",
     ),
     "an episode without statistics": (
         edit_lines("episodes_stats.jsonl", lambda lines: lines[:2]),
         {"stats_missing"},
-        "has no line of episode 2",
+        "expected a line for episode 2",
     ),
     "statistics of no episode": (
         edit_stats("episode_index", 55),
@@ -277,7 +277,7 @@ def three_rows_more(table: pa.Table) -> pa.Table:
 
 
 def edit_stats_v3(name: str, value: Any) -> small.Plant:
-    """States true statistics of the action of all rows, but one."""
+    """States the true statistics of the action, except for one value."""
 
     def plant(root: Path) -> None:
         values = np.concatenate(pq.read_table(root / SMALL_DATA["v30"])[ACTION].to_numpy())
@@ -398,7 +398,7 @@ PLANTED_SMALL: dict[str, tuple[str, small.Plant, set[str], str]] = {
             "meta/tasks.jsonl", lambda rows: rows.append({"task_index": 7, "task": "fold"})
         ),
         {"task_twice"},
-        "task 7 has the text of task 0: 'fold'",
+        "task 7: expected another text than task 0, got 'fold'",
     ),
     **{
         f"no feature {key}": (
@@ -458,7 +458,7 @@ PLANTED_SMALL: dict[str, tuple[str, small.Plant, set[str], str]] = {
         f"{WRIST}: expected an image, got NoneType",
     ),
 }
-# What is no fault.
+# Oddities that are not faults.
 HARMLESS: dict[str, tuple[str, small.Plant]] = {
     "depth maps": ("v21", with_depth(list)),
     "splits in another form": ("v21", small.edit_info(splits={"train": "80%"})),
@@ -523,7 +523,9 @@ def test_a_fault_planted_in_a_small_dataset_is_found(
 
 
 @pytest.mark.parametrize("change", HARMLESS)
-def test_what_is_no_fault_is_not_told(change: str, small_datasets: Path, tmp_path: Path) -> None:
+def test_harmless_oddities_are_not_reported(
+    change: str, small_datasets: Path, tmp_path: Path
+) -> None:
     layout, plant = HARMLESS[change]
     shutil.copytree(small_datasets / layout, tmp_path / "dataset")
     plant(tmp_path / "dataset")
@@ -532,9 +534,9 @@ def test_what_is_no_fault_is_not_told(change: str, small_datasets: Path, tmp_pat
 
 @pytest.mark.parametrize("less", [0, 1])
 def test_statistics_may_be_sums_of_float32(less: int, root: Path) -> None:
-    """One value after the other, the deviation from the squares, of all frames or of one less."""
+    """Sums values one by one; the variance is divided by all frames or by one less."""
     values = np.stack(pq.read_table(root / DATA)["action"].to_numpy())
-    # Most of a joint's variance is lost where it hardly moves, far from zero.
+    # The variance of a joint that hardly moves, far from zero, is mostly rounding.
     values[:, 3] = 1.5 + 1e-3 * values[:, 3]
     edit_column("action", put(np.s_[:], values))(root)
     mean = np.cumsum(values, axis=0, dtype=np.float32)[-1] / len(values)

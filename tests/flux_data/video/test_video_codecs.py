@@ -25,7 +25,7 @@ BT601, BT709 = 5, 1
 
 @dataclass(frozen=True, kw_only=True)
 class Video:
-    """How a test video is made; `times_s` instead of a steady `fps` for one that is uneven."""
+    """How to make a test video; `times_s` replaces the steady `fps` of an uneven one."""
 
     suffix: str
     codec: str
@@ -94,7 +94,7 @@ VIDEOS = {
 
 
 def picture(number: int, height: int = SIDE, width: int = SIDE) -> np.ndarray:
-    """Sixteen blocks: the number's eight bits, and their complement."""
+    """Draws sixteen blocks: the number's eight bits, and their complement."""
     grey = np.full((height, width), 128, np.uint8)
     grey[:SIDE, :SIDE] = np.kron(bits_of(number).reshape(4, 4) * 219 + 16, np.ones((BLOCK, BLOCK)))
     return np.repeat(grey[:, :, None], 3, axis=2)
@@ -133,7 +133,7 @@ def write_video(path: Path, video: Video) -> Path:
 
 
 def decode_all(path: Path) -> tuple[list[float], list[np.ndarray]]:
-    """Times, from the first frame on, and pictures, in one go."""
+    """Decodes a whole video: times since the first frame, and pictures."""
     with av.open(str(path)) as container:
         frames = [
             (float(frame.pts * frame.time_base), frame.to_ndarray(format="rgb24"))
@@ -144,7 +144,7 @@ def decode_all(path: Path) -> tuple[list[float], list[np.ndarray]]:
 
 @pytest.fixture(scope="module")
 def make(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Writes a video of the table, once."""
+    """Writes a video of the table; later calls reuse it."""
     folder = tmp_path_factory.mktemp("videos")
 
     def write(name: str) -> Path:
@@ -201,7 +201,7 @@ def test_float32_times_still_hit_at_frame_100_000(
             assert len(seeks) == 2  # in order: to the start, and over the gap
 
 
-def test_of_frames_that_come_unevenly_the_nearest_is_taken(tmp_path: Path) -> None:
+def test_the_nearest_of_uneven_frames_is_returned(tmp_path: Path) -> None:
     times = [Fraction(i, 10) + Fraction(i % 3, 200) for i in range(40)]
     times += [times[-1] + Fraction(i, 30) for i in range(1, 20)]
     video = Video(
@@ -232,7 +232,7 @@ def test_a_time_without_a_frame_names_file_time_and_nearest(
 
 
 @pytest.mark.parametrize("time_s", [np.nan, np.inf, -np.inf, 1e30])
-def test_a_time_that_is_no_time_is_refused(time_s: float, make: Callable[[str], Path]) -> None:
+def test_an_invalid_time_is_refused(time_s: float, make: Callable[[str], Path]) -> None:
     path = make("h264 closed")
     with pytest.raises(DataError, match=rf"{path}: expected a time within the video, got .* s"):
         VideoReader().frame(path, time_s, 0.01)
@@ -282,7 +282,7 @@ def test_frames_before_a_cut_are_right_and_those_after_it_an_error(
 ) -> None:
     make(codec)
     video = VIDEOS[codec]
-    # The index is at the front, as in a download that broke off.
+    # The index is at the front, as in an aborted download.
     front = Video(**{**vars(video), "container": {"movflags": "faststart"}})
     whole = write_video(tmp_path / f"whole{video.suffix}", front)
     path = tmp_path / f"cut{video.suffix}"
@@ -293,7 +293,7 @@ def test_frames_before_a_cut_are_right_and_those_after_it_an_error(
 
 
 def check_right_or_refused(path: Path, whole: Path, video: Video, least: tuple[int, int]) -> None:
-    """At any order of asking no frame is wrong, and so many are right and refused."""
+    """Whatever the order of requests, no frame is wrong, and the counts are as expected."""
     images = decode_all(whole)[1]
     reader, right, refused = VideoReader(), set[int](), set[int]()
     orders = range(len(images)), np.random.default_rng(0).permutation(len(images)).tolist()

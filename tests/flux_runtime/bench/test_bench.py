@@ -1,4 +1,4 @@
-"""`flux-runtime bench`: what it times, what it refuses, and where its floor comes from."""
+"""`flux-runtime bench`: what it times, what it refuses, and how it computes its floor."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def bench(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, dic
     return code, json.loads(capsys.readouterr().out)
 
 
-def test_every_stage_of_an_engine_is_counted_once_a_chunk(
+def test_every_stage_of_an_engine_is_counted_once_per_chunk(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     out = tmp_path / "bench.json"
@@ -64,7 +64,7 @@ def test_an_engine_that_this_machine_lacks_fails_and_the_others_are_timed(
     assert not refused["ok"] and "stages" not in refused and "driver" in refused["reason"]
 
 
-def test_an_engine_that_answers_wrong_is_refused_and_not_timed(
+def test_an_engine_that_misses_the_golden_is_refused_and_not_timed(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     off = Path(shutil.copytree(SHIPPED, tmp_path / "off"))
@@ -74,7 +74,7 @@ def test_an_engine_that_answers_wrong_is_refused_and_not_timed(
     code, report = bench(capsys, str(off), "--engine", "onnxruntime")
     assert code == 1
     engine = report["engines"]["onnxruntime"]
-    assert "stages" not in engine and "away from the reference" in engine["reason"]
+    assert "stages" not in engine and "of the reference, got an error of" in engine["reason"]
 
 
 @pytest.mark.parametrize(
@@ -82,16 +82,19 @@ def test_an_engine_that_answers_wrong_is_refused_and_not_timed(
     [
         ((), "required: BUNDLE"),
         ((SHIPPED, "--model", "pi0"), "expected BUNDLE or --model"),
-        (("--model", "pi0"), "say so with --random-weights"),
+        (("--model", "pi0"), "--model: expected --random-weights, got none"),
         (("--model", "pi0", "--random-weights", "--precision", "fp4"), "--precision"),
-        (("--model", "pi0", "--random-weights", "--precision", "fp8"), "fp8 is calibrated"),
-        ((SHIPPED, "--precision", "bf16"), "--precision: only with --model"),
-        ((SHIPPED, "--size", "full"), "--size: only with --model"),
+        (
+            ("--model", "pi0", "--random-weights", "--precision", "fp8"),
+            "expected any but fp8 with --model",
+        ),
+        ((SHIPPED, "--precision", "bf16"), "--precision: expected --model, got a bundle"),
+        ((SHIPPED, "--size", "full"), "--size: expected --model, got a bundle"),
         ((SHIPPED, "--out", "/nowhere/figures.json"), "/nowhere: expected an existing folder"),
         ((SHIPPED, "--threads", "100000"), "expected at most"),
     ],
 )
-def test_what_is_measured_is_said_once(
+def test_contradicting_options_are_usage_errors(
     arguments: tuple[str, ...], expected: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     try:
@@ -103,7 +106,7 @@ def test_what_is_measured_is_said_once(
 
 
 @given(before=st.lists(TIMES), since=st.lists(TIMES, min_size=1, max_size=40))
-def test_percentiles_between_two_looks_are_numpys_within_a_bin(
+def test_percentiles_between_two_readings_match_numpy_within_a_bin(
     before: list[float], since: list[float]
 ) -> None:
     found = histogram_between(histogram_of(before), histogram_of([*before, *since]))
@@ -159,7 +162,7 @@ def test_a_processor_multiplies_and_copies_at_a_credible_speed() -> None:
 
 
 class Driver:
-    """libcuda of an H100 with HBM3, as its attributes are; or one that fails."""
+    """libcuda of an H100 with HBM3, with its real attributes; or one that fails."""
 
     def __init__(self, code: int = 0):
         self.code = code
@@ -173,18 +176,18 @@ class Driver:
         return 0
 
 
-def test_a_cards_memory_is_as_fast_as_its_maker_says() -> None:
+def test_a_cards_memory_bandwidth_matches_its_data_sheet() -> None:
     assert nvidia.memory_bytes_per_s(lambda _: Driver()) == pytest.approx(3.35e12, rel=0.01)
 
 
 def test_a_driver_that_fails_is_named_with_its_code() -> None:
-    with pytest.raises(MissingDependencyError, match="cuInit answers 100"):
+    with pytest.raises(MissingDependencyError, match="cuInit: expected 0, got 100"):
         nvidia.memory_bytes_per_s(lambda _: Driver(100))
 
 
 @pytest.fixture(scope="module")
 def random_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A network made for the occasion."""
+    """A bundle with random weights."""
     pytest.importorskip("onnxscript", reason="needs the extra flux-runtime[export]")
     from flux_runtime.export.options import ExportOptions
     from flux_runtime.export.random_weights import random_policy
@@ -242,7 +245,7 @@ def test_the_bytes_are_those_of_the_weights_that_are_multiplied(random_bundle: P
     prefix = sum(value.nbytes for name, value in weights.items() if name.startswith(parts))
     layers = {name.split(".")[2] for name in weights if name.startswith(parts[2])}
     language = sum(value.nbytes for name, value in weights.items() if name.startswith(parts[2]))
-    # Of the last layer only keys and values are computed.
+    # The prefix computes only keys and values in its last layer.
     assert prefix - language / len(layers) < costs["prefix"]["bytes"] < prefix
     expert = sum(value.nbytes for name, value in weights.items() if name.startswith("llm_expert."))
     assert 0.3 * expert < costs["step"]["bytes"] < 1.5 * expert

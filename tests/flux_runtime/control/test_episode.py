@@ -1,4 +1,4 @@
-"""One episode, with a fake loop: who is called when, and when it ends."""
+"""One episode with a fake loop: the order of calls, and when it ends."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_an_episode_ends_once_the_end_state_has_held(fakes: Any) -> None:
     assert loop.stopped
 
 
-def test_a_dropped_cube_runs_to_the_end_and_is_no_strict_success(fakes: Any) -> None:
+def test_an_episode_with_a_dropped_cube_runs_to_the_end_without_strict_success(fakes: Any) -> None:
     result = run(fakes, fakes.ToyRobot(transferred_at=5, dropped_at=20), fakes.FakeLoop())
     assert result.steps == 60
     assert result.success
@@ -44,12 +44,12 @@ def test_a_dropped_cube_runs_to_the_end_and_is_no_strict_success(fakes: Any) -> 
     assert not result.stages["held_by_left_only"]
 
 
-def test_a_failure_takes_all_steps(fakes: Any) -> None:
+def test_a_failed_episode_uses_all_steps(fakes: Any) -> None:
     result = run(fakes, fakes.ToyRobot(transferred_at=999), fakes.FakeLoop())
     assert (result.success, result.strict_success, result.steps) == (False, False, 60)
 
 
-def test_holding_takes_no_picture_and_stays_at_the_start(fakes: Any) -> None:
+def test_holding_renders_no_images_and_stays_at_the_start(fakes: Any) -> None:
     robot = fakes.ToyRobot(transferred_at=999)
     result = run(fakes, robot, fakes.FakeLoop())
     assert "observe" not in robot.calls
@@ -60,7 +60,7 @@ def test_holding_takes_no_picture_and_stays_at_the_start(fakes: Any) -> None:
 
 
 def difference_robot(fakes: Any) -> Any:
-    """A toy whose commands are changes and whose state has one number more."""
+    """A toy robot whose commands are differences and whose state has one more dimension."""
     robot = fakes.ToyRobot(transferred_at=999)
     robot.spec = replace(
         robot.spec,
@@ -72,7 +72,7 @@ def difference_robot(fakes: Any) -> Any:
     return robot
 
 
-def test_a_robot_of_differences_starts_and_rests_with_its_rest_command(
+def test_a_robot_commanded_by_differences_starts_and_rests_with_its_rest_command(
     fakes: Any, tmp_path: Path
 ) -> None:
     robot = difference_robot(fakes)
@@ -89,7 +89,7 @@ def test_a_success_may_end_an_episode_at_once(fakes: Any) -> None:
     assert (result.steps, result.success, result.strict_success) == (5, True, True)
 
 
-def test_the_robot_is_looked_at_only_when_a_chunk_is_wanted(fakes: Any, toy_bundle: Path) -> None:
+def test_the_robot_is_observed_only_when_a_chunk_is_needed(fakes: Any, toy_bundle: Path) -> None:
     from flux_core.bundle.bundle import Bundle
 
     robot, loop, times = fakes.ToyRobot(transferred_at=999), fakes.FakeLoop(4), StageTimes()
@@ -111,7 +111,7 @@ def test_the_robot_is_looked_at_only_when_a_chunk_is_wanted(fakes: Any, toy_bund
     assert (noises[1] == chunk_noise(7, 1, (6, 3))).all()
 
 
-def test_the_noise_depends_on_seed_and_chunk_alone() -> None:
+def test_the_noise_depends_only_on_the_seed_and_the_chunk() -> None:
     first = chunk_noise(1, 2, (4, 3))
     assert first.dtype == np.float32
     assert (first == chunk_noise(1, 2, (4, 3))).all()
@@ -151,7 +151,7 @@ def test_every_tick_is_announced(fakes: Any) -> None:
     [
         ([0.0, 0.0, 0.5], True),
         ([0.1, 0.0, 0.5], True),
-        ([0.11, 0.0, 0.5], False),  # 5 rad/s at 50 Hz are 0.1 rad a tick
+        ([0.11, 0.0, 0.5], False),  # 5 rad/s at 50 Hz are 0.1 rad per tick
         ([0.0, 0.0, 0.2], True),
         ([np.nan, 0.0, 0.5], False),
         ([0.0, np.inf, 0.5], False),
@@ -190,7 +190,7 @@ def test_a_recording_holds_every_tick(fakes: Any, tmp_path: Path) -> None:
     assert json.loads(lines[0])["seed"] == 7
 
 
-def test_a_recording_is_never_written_over(tmp_path: Path) -> None:
+def test_a_recording_is_never_overwritten(tmp_path: Path) -> None:
     (tmp_path / "episodes.jsonl").write_text("")
     with pytest.raises(UsageError, match="already holds a recording"):
         prepare_recording(tmp_path)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from flux_runtime.control.latency import StageTimes, histogram_of, merge, merge_stages
 
 
-def test_the_percentiles_of_samples_are_numpys() -> None:
+def test_the_percentiles_of_samples_match_numpy() -> None:
     samples = np.random.default_rng(0).gamma(2.0, 3.0, 500)
     histogram = histogram_of(samples.tolist())
     assert histogram["count"] == sum(histogram["counts"]) == 500
@@ -24,7 +24,7 @@ def test_values_beyond_the_ends_are_counted_in_the_end_bins() -> None:
     assert counts[0] == counts[-1] == 1
 
 
-def test_no_samples_make_an_empty_histogram() -> None:
+def test_a_histogram_without_samples_is_empty() -> None:
     assert histogram_of([])["count"] == 0
     assert merge([histogram_of([]), histogram_of([])])["p99_ms"] == 0.0
 
@@ -52,13 +52,13 @@ def test_stages_are_merged_by_name() -> None:
     assert (merged["tick"]["count"], merged["x"]["count"]) == (2, 1)
 
 
-def test_histograms_with_other_edges_are_not_added() -> None:
+def test_histograms_with_different_edges_are_not_merged() -> None:
     other = histogram_of([1.0]) | {"edges_ms": [0.0, 1.0], "counts": [1]}
     with pytest.raises(ValueError, match="same edges"):
         merge([histogram_of([1.0]), other])
 
 
-def test_stage_times_are_those_of_the_injected_clock() -> None:
+def test_stage_times_come_from_the_injected_clock() -> None:
     clock = iter([1.0, 1.25])
     times = StageTimes(lambda: next(clock))
     with times.measure("encode"):

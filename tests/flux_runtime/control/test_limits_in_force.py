@@ -1,4 +1,4 @@
-"""A bundle may tighten the driver's limits, never widen them: from its config to the commands."""
+"""A bundle may tighten the driver's limits, but not widen them: from config to commands."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_tightened_limits_bound_every_command_of_a_run(
     )
     run_toy(fakes.write_toy_bundle(tmp_path / "wide", config=config_of(toy.spec)), capsys)
     free = np.array([start, *toy.commands])
-    assert (np.abs(free - start).max(axis=0) > 0.03).any(), "the policy must ask for more"
+    assert (np.abs(free - start).max(axis=0) > 0.03).any(), "the policy must exceed the limits"
 
     report = run_toy(fakes.write_toy_bundle(tmp_path / "tight", config=config_of(tight)), capsys)
     kept = np.array([start, *toy.commands])
@@ -107,7 +107,7 @@ def test_each_limit_of_each_joint_tightens_and_never_widens(
 
 @pytest.mark.parametrize("field", FIELDS)
 @pytest.mark.parametrize("bad", ["NaN", "Infinity", "-Infinity", '"1"', "null", "true"])
-def test_a_limit_that_is_no_number_is_refused(fakes: Any, field: str, bad: str) -> None:
+def test_a_limit_that_is_not_a_number_is_refused(fakes: Any, field: str, bad: str) -> None:
     driver = full_spec(fakes)
     config = config_of(driver)
     config["inference"]["robot"][field][1] = json.loads(bad)
@@ -128,7 +128,7 @@ def test_a_limit_that_is_no_number_is_refused(fakes: Any, field: str, bad: str) 
             r"units\[1\]: the driver has 'rad', the bundle has 'm",
         ),
         ({"control_hz": 30.0}, "control_hz: the driver runs at 50.0 Hz, the bundle at 30.0"),
-        ({"name": "other"}, "name: the driver is of 'toy', the bundle of 'other'"),
+        ({"name": "other"}, "name: the driver has 'toy', the bundle has 'other'"),
         (DIFFERENCES, r"state_names: the driver has 0 \(none\), the bundle 2 \(x, y\)"),
     ],
 )
@@ -155,7 +155,7 @@ def test_a_bundle_that_only_names_its_robot_has_the_drivers_limits(fakes: Any) -
         assert spec_in_force(config, driver) is driver
 
 
-def test_limits_that_the_filter_does_not_know_yet_are_told(
+def test_limits_that_the_filter_does_not_enforce_are_logged(
     fakes: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING, "flux.runtime"):
@@ -163,7 +163,7 @@ def test_limits_that_the_filter_does_not_know_yet_are_told(
         assert caplog.messages == []
         warn_of_unenforced_limits(full_spec(fakes))
     (message,) = caplog.messages
-    assert message.startswith("toy: max_acceleration and max_jerk: not enforced by this version")
+    assert message.startswith("toy: max_acceleration and max_jerk: not enforced: the safety filter")
 
 
 def test_a_driver_that_states_a_limit_of_nan_cannot_be_made(fakes: Any) -> None:

@@ -1,4 +1,4 @@
-"""What is refused before the first tick: a bundle for another robot, a blind or broken robot."""
+"""What is refused before the first tick: bundles for other robots, and faulty robots."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from flux_runtime.engines.golden_replay import compare_actions, replay_golden
 
 
 class NumpyPolicy:
-    """Computes what the tiny graphs compute, plus an error."""
+    """Repeats the computation of the tiny graphs and adds an error."""
 
     def __init__(self, fakes: Any, error: float = 0.0):
         self.fakes, self.error = fakes, error
@@ -42,9 +42,9 @@ def test_a_bundle_of_the_robot_fits(fakes: Any) -> None:
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"name": "ur3"}, "robots: the bundle drives toy, got --robot ur3"),
-        ({"cameras": ("cam_a",)}, "cameras: the policy looks through cam_b, which robot toy"),
-        ({"control_hz": 30.0}, "control_hz: robot toy runs at 30 Hz, got 50"),
+        ({"name": "ur3"}, "robots: expected ur3, got toy"),
+        ({"cameras": ("cam_a",)}, "cameras: expected cameras of robot toy (cam_a), got cam_b"),
+        ({"control_hz": 30.0}, "control_hz: expected 30, the rate of robot toy, got 50"),
     ],
 )
 def test_a_bundle_for_something_else_is_refused(
@@ -58,34 +58,42 @@ def test_a_bundle_for_something_else_is_refused(
 
 def test_a_network_may_be_wider_than_the_robot_but_not_narrower(fakes: Any) -> None:
     check_bundle_fits(fakes.toy_manifest(action_dim=32), fakes.toy_spec())
-    with pytest.raises(BundleError, match="state_dim: robot toy has 3 joints, got 4"):
+    with pytest.raises(
+        BundleError, match=r"state_dim: expected 3 \(robot toy has 3 joints\), got 4"
+    ):
         check_bundle_fits(fakes.toy_manifest(state_dim=4), fakes.toy_spec())
-    with pytest.raises(BundleError, match="action_dim: robot toy has 3 joints, got 2"):
+    with pytest.raises(
+        BundleError, match=r"action_dim: expected at least 3 \(robot toy has 3 joints\), got 2"
+    ):
         check_bundle_fits(fakes.toy_manifest(action_dim=2), fakes.toy_spec())
 
 
-def test_a_robot_of_differences_has_states_of_their_own_number(fakes: Any) -> None:
+def test_a_robot_commanded_by_differences_may_have_more_states_than_joints(fakes: Any) -> None:
     spec = replace(
         fakes.toy_spec(), rest_command=(0, 0, 1), state_names=tuple("wxyz"), state_units=("m",) * 4
     )
     check_bundle_fits(fakes.toy_manifest(state_dim=4), spec)
-    with pytest.raises(BundleError, match="has 3 joints and 4 states, got 3"):
+    with pytest.raises(
+        BundleError, match=r"expected 4 \(robot toy has 3 joints and 4 states\), got 3"
+    ):
         check_bundle_fits(fakes.toy_manifest(), spec)
     check_observation(observation(state=np.zeros(4, np.float32)), spec, ())
-    with pytest.raises(RobotError, match="joint y is nan"):
+    with pytest.raises(RobotError, match="joint y: expected a finite number, got nan"):
         check_observation(observation(state=np.array([0, 0, np.nan, 0], np.float32)), spec, ())
 
 
 def test_a_real_robot_that_holding_would_keep_moving_is_refused(fakes: Any) -> None:
     check_can_be_held(fakes.toy_spec(), is_simulated=False)
     check_can_be_held(robot_spec("libero"), is_simulated=True)
-    with pytest.raises(RobotError, match="holding the last one would go on moving it"):
+    with pytest.raises(RobotError, match="expected commands that are positions, got differences"):
         check_can_be_held(robot_spec("libero"), is_simulated=False)
 
 
 def test_statistics_of_another_robot_are_refused(fakes: Any) -> None:
     check_decoder(np.ones(3, np.float32), fakes.toy_spec())
-    with pytest.raises(BundleError, match="has 3 joints, the statistics are of 14"):
+    with pytest.raises(
+        BundleError, match="expected statistics of 3 joints, as robot toy has, got 14"
+    ):
         check_decoder(np.ones(14, np.float32), fakes.toy_spec())
 
 
@@ -109,9 +117,15 @@ def test_a_complete_observation_passes(fakes: Any) -> None:
     [
         ({"state": np.zeros(2, np.float32)}, "expected float32 (3,), got float32 (2,)"),
         ({"state": np.zeros(3)}, "expected float32 (3,), got float64 (3,)"),
-        ({"state": np.array([0, np.nan, 0], np.float32)}, "joint left_b is nan"),
-        ({"images": {"cam_a": np.zeros((4, 4, 3), np.uint8)}}, "no picture of cam_b (got cam_a)"),
-        ({"images": {}}, "no picture of cam_a (got none)"),
+        (
+            {"state": np.array([0, np.nan, 0], np.float32)},
+            "joint left_b: expected a finite number, got nan",
+        ),
+        (
+            {"images": {"cam_a": np.zeros((4, 4, 3), np.uint8)}},
+            "expected an image from cam_b, got cam_a",
+        ),
+        ({"images": {}}, "expected an image from cam_a, got none"),
         (
             {"images": dict.fromkeys(("cam_a", "cam_b"), np.zeros((4, 4), np.uint8))},
             "images.cam_a: expected uint8 (height, width, 3), got uint8 (4, 4)",
@@ -137,11 +151,13 @@ def test_the_reference_itself_passes_the_golden(fakes: Any, toy_bundle: Path) ->
 def test_an_engine_that_computes_something_else_is_refused(
     fakes: Any, toy_bundle: Path, error: float
 ) -> None:
-    with pytest.raises(BundleError, match="away from the reference, allowed 0.0001"):
+    with pytest.raises(
+        BundleError, match="expected actions within 0.0001 of the reference, got an error of"
+    ):
         check_golden(Bundle.open(toy_bundle), NumpyPolicy(fakes, error), "numpy")
 
 
-def test_an_engine_that_refuses_the_inputs_is_told_in_one_line(
+def test_an_engine_that_rejects_the_inputs_is_a_one_line_error(
     fakes: Any, toy_bundle: Path
 ) -> None:
     class Refusing:
@@ -162,9 +178,17 @@ def test_actions_of_another_shape_are_infinitely_wrong() -> None:
 @pytest.mark.parametrize(
     ("name", "value", "expected"),
     [
-        ("images", np.zeros((1, 2, 3, 8, 3), np.uint8), "the graphs take uint8 [1, 2, 6, 8, 3]"),
-        ("images", np.zeros((1, 2, 6, 8, 3), np.float32), "the transforms give float32"),
-        ("lang_masks", None, "gives no input 'lang_masks'"),
+        (
+            "images",
+            np.zeros((1, 2, 3, 8, 3), np.uint8),
+            "expected uint8 [1, 2, 6, 8, 3], as the graphs take it",
+        ),
+        (
+            "images",
+            np.zeros((1, 2, 6, 8, 3), np.float32),
+            "got float32 [1, 2, 6, 8, 3] from the transforms",
+        ),
+        ("lang_masks", None, "provide the graphs' input 'lang_masks'"),
     ],
 )
 def test_inputs_that_the_graphs_do_not_take_are_refused(

@@ -10,7 +10,7 @@ from flux_runtime.control.success import STRICT_HOLD_TICKS, SuccessWatch, wilson
 @pytest.mark.parametrize(
     ("successes", "trials"), [(0, 1), (1, 1), (0, 20), (20, 20), (13, 20), (1, 1000), (87, 100)]
 )
-def test_the_interval_is_scipys_wilson_interval(successes: int, trials: int) -> None:
+def test_the_interval_matches_scipys_wilson_interval(successes: int, trials: int) -> None:
     stats = pytest.importorskip("scipy.stats")
     expected = stats.binomtest(successes, trials).proportion_ci(method="wilson")
     assert wilson_interval(successes, trials) == pytest.approx(tuple(expected), abs=1e-12)
@@ -23,7 +23,7 @@ def test_impossible_counts_are_refused(successes: int, trials: int) -> None:
 
 
 def watch_after(*ticks: tuple[bool, bool]) -> SuccessWatch:
-    """Feeds (transferred, held_by_left_only) tick by tick."""
+    """Returns a watch that has seen (transferred, held_by_left_only) for each tick."""
     watch = SuccessWatch(success_stage="transferred", end_state="held_by_left_only")
     for transferred, held in ticks:
         watch.update({"transferred": transferred, "held_by_left_only": held})
@@ -36,7 +36,7 @@ def test_a_hand_over_that_is_held_long_enough_is_a_strict_success() -> None:
     assert watch.strict_success
 
 
-def test_a_cube_that_is_dropped_again_is_no_strict_success() -> None:
+def test_dropping_the_cube_again_is_not_a_strict_success() -> None:
     held = [(True, True)] * (STRICT_HOLD_TICKS - 1)
     assert not watch_after(*held).strict_success
     dropped = watch_after(*held, (True, False))

@@ -1,4 +1,4 @@
-"""Engines: which one is taken, what another lacks, and that all of them give the same actions."""
+"""Engines: which one is chosen, what others lack, and that all of them give the same actions."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def shipped() -> Bundle:
 
 @pytest.fixture
 def card(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """An NVIDIA card and an ONNX Runtime with both providers, as far as files can tell."""
+    """Fakes the files of an NVIDIA card and of an ONNX Runtime with both providers."""
     folder = tmp_path / "capi"
     folder.mkdir()
     for name in ("libonnxruntime.so.1.31.1", "libonnxruntime_providers_cuda.so"):
@@ -93,13 +93,13 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 # --- which engine -------------------------------------------------------------------------------
 
 
-def test_auto_takes_the_processor_where_there_is_no_card(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_chooses_the_cpu_without_a_card(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nvidia, "has_card", lambda: False)
     choice = choose_engine()
     assert (choice.name, choice.reason) == ("onnxruntime", "auto: no NVIDIA card with a driver")
 
 
-def test_auto_takes_the_card_that_onnxruntime_can_use(card: Path) -> None:
+def test_auto_chooses_the_card_if_onnxruntime_can_use_it(card: Path) -> None:
     assert choose_engine().name == "onnxruntime-cuda"
     (card / "libonnxruntime_providers_cuda.so").unlink()
     choice = choose_engine("auto")
@@ -107,11 +107,11 @@ def test_auto_takes_the_card_that_onnxruntime_can_use(card: Path) -> None:
     assert "no libonnxruntime_providers_cuda.so" in choice.reason
 
 
-def test_auto_takes_what_can_run_half_precision_and_float8(
+def test_auto_chooses_an_engine_that_can_run_half_precision_and_float8(
     card: Path, monkeypatch: pytest.MonkeyPatch, openvino: None
 ) -> None:
     assert choose_engine("auto", "bf16").name == "onnxruntime-cuda"
-    # ONNX Runtime has no float8 of bfloat16, on the card neither.
+    # ONNX Runtime cannot convert bfloat16 to float8, not even on the card.
     assert choose_engine("auto", "fp8").name == "openvino"
     find = importlib.util.find_spec
     package = SimpleNamespace(origin="tensorrt/__init__.py")
@@ -125,13 +125,15 @@ def test_auto_takes_what_can_run_half_precision_and_float8(
         assert choice.name == "openvino" and choice.reason.startswith(f"auto: {precision}, and ")
 
 
-def test_an_engine_that_is_asked_for_is_taken_or_refused(card: Path) -> None:
+def test_a_requested_engine_is_used_or_refused(card: Path) -> None:
     assert choose_engine("onnxruntime-cuda").reason == "asked for"
     with pytest.raises(MissingDependencyError, match=r"no libonnxruntime_providers_tensorrt\.so"):
         choose_engine("onnxruntime-tensorrt")
     (card / "libonnxruntime_providers_tensorrt.so").touch()
     assert choose_engine("onnxruntime-tensorrt").name == "onnxruntime-tensorrt"
-    with pytest.raises(MissingDependencyError, match="engine 'tpu': expected one of auto, onnx"):
+    with pytest.raises(
+        MissingDependencyError, match="engine: expected one of auto, onnx.*got 'tpu'"
+    ):
         choose_engine("tpu")
 
 
@@ -149,7 +151,7 @@ def test_tensorrt_without_its_library_names_the_extra(
 
 @pytest.mark.parametrize("engine", ["onnxruntime-cuda", "onnxruntime-tensorrt"])
 @pytest.mark.parametrize("command", ["check", "run"])
-def test_a_missing_card_is_told_in_one_line(
+def test_a_missing_card_is_a_one_line_error(
     core: Any,
     toy: Any,
     toy_bundle: Path,
@@ -166,13 +168,13 @@ def test_a_missing_card_is_told_in_one_line(
     assert toy.calls == []
 
 
-def test_a_provider_that_does_not_load_is_told_in_one_line_and_nothing_else_is_taken(
+def test_a_provider_that_does_not_load_is_a_one_line_error_without_a_fallback(
     core: Any, toy_bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(
         engine_status,
         "engine_status",
-        lambda name: engine_status.EngineStatus(name=name, found="all that can be seen"),
+        lambda name: engine_status.EngineStatus(name=name, found="all files"),
     )
     if nvidia.has_card():
         pytest.skip("this machine has a card")
@@ -235,12 +237,12 @@ def test_openvino_and_onnxruntime_agree(
         assert np.abs(difference).max() < 1e-4
 
 
-def test_openvino_in_bfloat16_is_refused_where_the_processor_has_none(
+def test_openvino_in_bfloat16_is_refused_on_a_cpu_without_it(
     openvino: None, shipped: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """OpenVINO itself takes float32 there and does not say so."""
+    """OpenVINO itself falls back to float32 without a message."""
     if openvino_library.has_bfloat16(openvino_library.find_library()):
-        pytest.skip("this processor has bfloat16")
+        pytest.skip("this CPU has bfloat16 instructions")
     with pytest.raises(MissingDependencyError, match="no bfloat16 instructions"):
         choose_engine("openvino-bf16")
     monkeypatch.setattr(openvino_library, "has_bfloat16", lambda library: True)
@@ -250,11 +252,11 @@ def test_openvino_in_bfloat16_is_refused_where_the_processor_has_none(
 
 def test_openvino_in_bfloat16_is_within_its_tolerance(openvino: None, shipped: Bundle) -> None:
     if not openvino_library.has_bfloat16(openvino_library.find_library()):
-        pytest.skip("this processor has no bfloat16 instructions (AVX-512 or newer)")
+        pytest.skip("this CPU has no bfloat16 instructions (AVX-512 or newer)")
     try:
         policy = open_flow_policy(shipped, engine="openvino-bf16")
     except MissingDependencyError as error:
-        assert "crashes on this processor" in str(error)
+        assert "crashes on this CPU" in str(error)
         pytest.skip(str(error))
     tolerance = engine_tolerance(shipped.manifest, "openvino-bf16")
     result = replay_golden(shipped, policy, tolerance=tolerance)
@@ -265,9 +267,9 @@ def test_openvino_in_bfloat16_is_within_its_tolerance(openvino: None, shipped: B
 def test_openvino_in_bfloat16_without_amx_is_within_its_tolerance(
     openvino: None, shipped: Bundle
 ) -> None:
-    """OpenVINO's other kernels, in a process of their own: it reads the variable only once."""
+    """OpenVINO's other kernels, in a separate process, because it reads the variable only once."""
     if not openvino_library.has_bfloat16(openvino_library.find_library()):
-        pytest.skip("this processor has no bfloat16 instructions (AVX-512 or newer)")
+        pytest.skip("this CPU has no bfloat16 instructions (AVX-512 or newer)")
     command = str(Path(sys.executable).with_name("flux-runtime")), "check", str(shipped.directory)
     environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX512_CORE_BF16"}
     done = subprocess.run(
@@ -280,7 +282,7 @@ def test_openvino_in_bfloat16_without_amx_is_within_its_tolerance(
     assert result["ok"] and result["max_abs_error"] > 1e-4
 
 
-def test_a_library_that_crashes_is_told_in_one_line(
+def test_a_library_that_crashes_is_a_one_line_error(
     openvino: None,
     shipped: Bundle,
     tmp_path: Path,
@@ -293,10 +295,10 @@ def test_a_library_that_crashes_is_told_in_one_line(
     monkeypatch.setattr(openvino_library, "has_bfloat16", lambda library: True)
     monkeypatch.setattr("flux_runtime.engines.trial_run.sys.executable", str(crashing))
     line = refused(capsys, "check", str(shipped.directory), "--engine", "openvino-bf16")
-    assert "engine openvino-bf16: its library crashes on this processor (SIGFPE" in line
+    assert "engine openvino-bf16: its library crashes on this CPU (SIGFPE" in line
 
 
-def test_an_engine_may_not_be_finer_than_its_bundle(shipped: Bundle) -> None:
+def test_an_engines_tolerance_is_at_least_its_bundles(shipped: Bundle) -> None:
     assert engine_tolerance(shipped.manifest, "openvino") == 1e-4
     assert engine_tolerance(shipped.manifest, "openvino-bf16") == ENGINE_TOLERANCE["openvino-bf16"]
     coarse = replace(shipped.manifest, tolerance=0.05)
@@ -316,7 +318,7 @@ def test_every_coarser_precision_of_a_bundle_is_reproduced(
         assert replay_golden(bundle, open_flow_policy(bundle, engine="onnxruntime")).ok
 
 
-def test_check_and_run_say_which_engine_they_took(
+def test_check_and_run_report_their_engine(
     openvino: None, toy: Any, toy_bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["check", str(toy_bundle), "--engine", "openvino", "--json"]) == 0
@@ -330,7 +332,7 @@ def test_check_and_run_say_which_engine_they_took(
 
 
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
-def test_run_refuses_an_engine_that_is_off_and_gives_the_figures(
+def test_run_refuses_an_inaccurate_engine_and_reports_its_error(
     openvino: None,
     toy: Any,
     fakes: Any,
@@ -340,11 +342,12 @@ def test_run_refuses_an_engine_that_is_off_and_gives_the_figures(
 ) -> None:
     bundle = fakes.write_toy_bundle(tmp_path / "off", golden_error=0.01)
     line = refused(capsys, "run", "--robot", "toy", "--bundle", str(bundle), "--engine", engine)
-    assert f"{engine} is 0.01 away from the reference, allowed 0.0001 (cosine 0.99" in line
+    assert f"{engine}: expected actions within 0.0001 of the reference, got an error of" in line
+    assert "0.01 (cosine 0.99" in line
     assert toy.calls == []
 
 
-def test_an_operator_that_openvino_does_not_know_is_told_in_one_line(
+def test_an_operator_that_openvino_does_not_know_is_a_one_line_error(
     openvino: None, toy_bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from flux_core.bundle.bundle import write_manifest
@@ -354,7 +357,7 @@ def test_an_operator_that_openvino_does_not_know_is_told_in_one_line(
     graph.write_bytes(graph.read_bytes().replace(b"Neg", b"Nag"))
     write_manifest(toy_bundle, manifest)
     line = refused(capsys, "check", str(toy_bundle), "--engine", "openvino")
-    assert "the engine refuses the graphs (openvino: " in line
+    assert "the engine rejects the graphs (openvino: " in line
 
 
 def test_the_loop_costs_next_to_nothing_beside_its_engine_calls(core: Any, shipped: Bundle) -> None:
@@ -373,19 +376,19 @@ def test_the_loop_costs_next_to_nothing_beside_its_engine_calls(core: Any, shipp
 
 
 @given(name=st.sampled_from(sorted(KEY)), value=st.text(min_size=1, max_size=30))
-def test_another_key_is_another_folder(name: str, value: str) -> None:
+def test_different_keys_have_different_folders(name: str, value: str) -> None:
     key = engine_cache_key(**KEY)
     assert (engine_cache_key(**KEY | {name: value}) == key) == (KEY[name] == value)
 
 
 @given(st.fixed_dictionaries(dict.fromkeys(KEY, st.text(max_size=30))))
-def test_a_key_is_a_folders_name(values: dict[str, str]) -> None:
+def test_a_key_is_a_valid_folder_name(values: dict[str, str]) -> None:
     key = engine_cache_key(**values)
     assert key == engine_cache_key(**values)
     assert key == Path(key).name and key.isascii() and not set(key) & set(" /\\:\0")
 
 
-def test_a_key_says_what_it_is_for() -> None:
+def test_a_key_is_readable() -> None:
     assert engine_cache_key(**KEY).startswith(
         "nvidia-h100-80gb-hbm3_580.65.06_tensorrt-10.16.1_bf16_0123456789ab_"
     )
@@ -406,7 +409,7 @@ def test_engines_are_kept_beside_the_bundle_and_never_in_it(card: Path, toy_bund
     assert other["trt_engine_cache_path"] != str(folder)
 
 
-def test_other_weights_at_the_same_place_are_another_content(
+def test_other_weights_in_the_same_folder_change_the_digest(
     fakes: Any, toy_bundle: Path, tmp_path: Path
 ) -> None:
     from safetensors.numpy import save_file
@@ -419,9 +422,9 @@ def test_other_weights_at_the_same_place_are_another_content(
     assert content_digest(Bundle.open(toy_bundle)) != before
 
 
-def test_a_place_that_cannot_be_written_is_told(toy_bundle: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_an_error(toy_bundle: Path) -> None:
     toy_bundle.with_name("bundle.engines").write_text("a file")
-    with pytest.raises(BundleError, match=r"bundle\.engines.*cannot be made for TensorRT's"):
+    with pytest.raises(BundleError, match=r"bundle\.engines.*cannot be created for TensorRT's"):
         make_engine_cache(Bundle.open(toy_bundle), "key")
 
 
@@ -475,7 +478,7 @@ def test_a_card_is_seen_by_its_device_file(tmp_path: Path, monkeypatch: pytest.M
     assert not nvidia.has_card(tmp_path)
 
 
-def test_pips_libraries_are_loaded_before_those_that_need_them(
+def test_pip_libraries_are_loaded_before_those_that_need_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "nvidia" / "cu13" / "lib"

@@ -19,7 +19,7 @@ trt: Any = pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx-cu13 is not 
 
 
 def build(graph: Path) -> int:
-    """Parses and builds a graph for an RTX 4090, types as the graph says; returns its bytes."""
+    """Builds a graph for an RTX 4090, with the types of the graph; returns the plan's bytes."""
     logger = trt.Logger(trt.Logger.ERROR)
     builder = trt.Builder(logger)
     typed = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)

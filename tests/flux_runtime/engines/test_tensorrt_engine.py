@@ -1,4 +1,4 @@
-"""The engine `tensorrt`: plans by TensorRT-RTX, which needs no card; the capture on fakes."""
+"""The engine `tensorrt`: plans with TensorRT-RTX, which needs no card; capture with fakes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ STEPS = 4  # of the toy bundle
 
 
 class FakeDriver:
-    """libcuda with memory that is the host's; records calls by name, and refuses some."""
+    """libcuda that allocates host memory, records the names of calls, and can refuse some."""
 
     def __init__(self, refuse: dict[str, int] | None = None) -> None:
         self.calls: list[str] = []
@@ -85,7 +85,7 @@ class FakeDriver:
 
 
 class FakeContext:
-    """Runs a graph of the bundle in ONNX Runtime, over the addresses that it was given."""
+    """Runs a graph of the bundle in ONNX Runtime, on the memory at the given addresses."""
 
     def __init__(self, driver: FakeDriver, bundle: Bundle, name: str) -> None:
         import onnxruntime
@@ -145,7 +145,7 @@ def fake_tensorrt(contexts: dict[bytes, Any]) -> Any:
     def another(context: Any) -> Any:
         made = copy.copy(context)
         if made is not None:
-            made.addresses = {}  # what was run, and by whom, all of them tell together
+            made.addresses = {}  # the runs of all contexts, in order, with their addresses
         return made
 
     runtime = SimpleNamespace(deserialize_cuda_engine=deserialize)
@@ -157,18 +157,18 @@ def test_the_capture_holds_copies_prefix_steps_and_the_copy_out(captured: Any) -
     begin, end = calls.index("cuStreamBeginCapture_v2"), calls.index("cuStreamEndCapture")
     inputs = len(captured.inference.arguments()["inputs"])
     expected = [
-        *["cuMemcpyHtoDAsync_v2"] * (inputs + 2),  # with the noise and the first times
+        *["cuMemcpyHtoDAsync_v2"] * (inputs + 2),  # including the noise and the first times
         "execute prefix",
         *["execute denoise"] * captured.bundle.manifest.num_inference_steps,
         "cuMemcpyDtoHAsync_v2",
     ]
     assert calls[begin + 1 : end] == expected
-    # Once before, and waited for: TensorRT sets up in its first run what may not be captured.
+    # Run once before, because TensorRT's first run does a setup that cannot be captured.
     first = calls.index("cuMemcpyHtoDAsync_v2")
     assert calls[first:begin] == [*expected, "cuStreamSynchronize"]
 
 
-def test_what_is_enqueued_gives_the_golden(captured: Any) -> None:
+def test_the_captured_work_reproduces_the_golden(captured: Any) -> None:
     golden, host = captured.bundle.golden(), captured.inference.arguments()
     for name, (dtype, shape, address) in host["inputs"].items():
         value = np.ascontiguousarray(golden[f"input.{name}"])
@@ -195,7 +195,7 @@ def test_steps_alternate_and_read_what_the_prefix_wrote(captured: Any) -> None:
             assert (seen["x_next"], seen["t_next"]) == (following["x_t"], following["t"])
 
 
-def test_everything_is_given_back_with_the_last_reference(captured: Any) -> None:
+def test_everything_is_released_with_the_last_reference(captured: Any) -> None:
     library = captured.library
     assert library.memory
     captured.inference = None
@@ -227,7 +227,7 @@ def test_a_plan_that_cannot_be_opened_says_what_to_remove(toy_bundle: Path) -> N
     assert not library.memory
 
 
-def test_without_a_driver_one_line_says_so(core: Any) -> None:
+def test_a_missing_driver_is_a_one_line_error(core: Any) -> None:
     with (
         pytest.raises(MissingDependencyError, match="Install NVIDIA's driver"),
         ExitStack() as all_,
@@ -248,7 +248,7 @@ def test_without_a_driver_one_line_says_so(core: Any) -> None:
 
 
 @pytest.mark.skipif(nvidia.has_card(), reason="there is a card here")
-def test_without_a_card_the_engine_is_refused_and_nothing_else_taken(toy_bundle: Path) -> None:
+def test_without_a_card_the_engine_is_refused_without_a_fallback(toy_bundle: Path) -> None:
     assert not engine_status.engine_status("tensorrt").ok
     with pytest.raises(MissingDependencyError, match="engine tensorrt: no NVIDIA card"):
         open_flow_policy(Bundle.open(toy_bundle), engine="tensorrt")
@@ -281,7 +281,7 @@ class TestPlans:
             plan = build_plan(graph, signature, trt, self.for_an_rtx_4090(trt))
             assert len(plan) > 10_000
 
-    def test_another_signature_than_the_manifests_is_refused(
+    def test_a_signature_that_differs_from_the_manifest_is_refused(
         self, trt: Any, shipped: Bundle
     ) -> None:
         signature = shipped.manifest.graphs["denoise"]
@@ -318,4 +318,4 @@ def test_plans_are_built_once_and_again_when_the_driver_changes(
     open_plans(bundle, trt, replace(CARD, driver="590.1"))
     open_plans(bundle, SimpleNamespace(__version__="10.17.0"), CARD)
     assert len(built) == 6
-    assert Bundle.open(toy_bundle), "the bundle itself stays as it is"
+    assert Bundle.open(toy_bundle), "the bundle itself must not change"

@@ -63,7 +63,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 1) 
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Two real episodes of the shipped policy, with everything that can be written."""
+    """Two real episodes of the shipped policy, with all possible outputs."""
     if not find_spec("gym_aloha"):
         pytest.skip("the simulated ALOHA needs flux-core[sim]")
     folder = tmp_path_factory.mktemp("evaluation")
@@ -107,11 +107,11 @@ def test_the_shipped_policy_is_evaluated(report: dict[str, Any]) -> None:
     (task,) = report["tasks"]
     assert (task["task"], task["success_rate"]) == ("aloha-transfer-cube", 1.0)
     assert task["ci95"] == report["ci95"]
-    assert report["prompt"] == "transfer the cube"  # the words the policy was trained with
+    assert report["prompt"] == "transfer the cube"  # the prompt that the policy was trained with
     assert report["commands_out_of_limit"] == 0
 
 
-def test_an_episode_is_that_of_flux_runtime_run(report: dict[str, Any]) -> None:
+def test_an_episode_is_the_same_as_in_flux_runtime_run(report: dict[str, Any]) -> None:
     done: Any = run(RunOptions(robot="aloha-sim", episodes=1, seed=10_004))
     assert done["episodes"] == [{k: v for k, v in report["episodes"][1].items() if k != "task"}]
 
@@ -122,7 +122,7 @@ def test_every_video_is_written_and_holds_the_episode(report: dict[str, Any]) ->
     assert names == [f"aloha-transfer-cube_seed_{seed}_success.mp4" for seed in report["seeds"]]
     with av.open(report["videos"][0]) as container:
         frames = sum(1 for _ in container.decode(video=0))
-    assert frames == report["episodes"][0]["steps"] // 2  # 25 of 50 ticks a second
+    assert frames == report["episodes"][0]["steps"] // 2  # a frame every second tick
 
 
 def test_the_page_shows_rates_with_intervals_and_videos(report: dict[str, Any]) -> None:
@@ -193,12 +193,12 @@ def test_the_command_prints_no_rate_without_its_interval(
 
 
 @needs_sim
-def test_two_workers_find_what_one_finds(capsys: pytest.CaptureFixture[str]) -> None:
+def test_two_workers_give_the_same_results_as_one(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = (*ALOHA, "--episodes", "2", "--seed", "7", "--max-steps", "40")
     one = json_of(capsys, *arguments)
     two = json_of(capsys, *arguments, "--workers", "2")
     assert one["seeds"] == [7, 8]
-    # How long things took differs, and nothing else.
+    # Only the times differ.
     times = {"inference_p50_ms", "jitter_p99_ms", "deadline_misses"}
     assert {key for key in one if one[key] != two[key]} <= times
 
@@ -227,19 +227,21 @@ def test_a_checkpoint_is_exported_first(
     assert (tmp_path / "checkpoint_epoch_1" / "manifest.json").is_file()
 
 
-def test_a_checkpoint_without_what_exporting_needs_is_one_line(
+def test_a_checkpoint_without_the_packages_for_exporting_is_a_one_line_error(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("policy", "writer"):
         monkeypatch.delitem(sys.modules, f"flux_runtime.export.{name}", raising=False)
     monkeypatch.setitem(sys.modules, "onnx", None)
     line = refused(capsys, *ALOHA, "--checkpoint", str(tmp_path / "checkpoint_epoch_1.pt"))
-    assert "onnx is needed to export: pip install 'flux-runtime[export]'" in line
+    assert "onnx: not installed. Install it with: pip install 'flux-runtime[export]'" in line
 
 
-def test_an_unknown_suite_is_told_with_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_suite_is_answered_with_the_known_ones(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     line = refused(capsys, "--suite", "aloha", code=2)
-    assert f"--suite aloha: no such suite. Known: {', '.join(suite_names())}" in line
+    assert f"--suite: expected one of {', '.join(suite_names())}, got aloha" in line
 
 
 def test_a_suite_may_be_written_with_underscores() -> None:
@@ -249,10 +251,10 @@ def test_a_suite_may_be_written_with_underscores() -> None:
 
 def test_a_suite_without_a_shipped_policy_needs_one(capsys: pytest.CaptureFixture[str]) -> None:
     line = refused(capsys, "--suite", "aloha-insertion", code=2)
-    assert "flux ships no policy for it. Name one with --bundle DIR or --checkpoint F" in line
+    assert "flux ships none for this suite. Name one with --bundle DIR or --checkpoint F" in line
 
 
-def test_a_bundle_and_a_checkpoint_are_too_much(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_bundle_and_a_checkpoint_exclude_each_other(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main([*ALOHA, "--bundle", "a", "--checkpoint", "b"])
     assert caught.value.code == 2
@@ -263,7 +265,7 @@ def test_a_bundle_for_another_robot_is_refused(
     toy_bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     line = refused(capsys, *ALOHA, "--bundle", str(toy_bundle))
-    assert "the bundle drives toy, got --robot aloha-sim" in line
+    assert "robots: expected aloha-sim, got toy" in line
 
 
 def test_a_report_that_could_not_be_written_is_refused_before_anything_moves(
@@ -273,11 +275,11 @@ def test_a_report_that_could_not_be_written_is_refused_before_anything_moves(
     assert "expected a file in a directory that exists" in line
     (tmp_path / "file").touch()
     line = refused(capsys, *ALOHA, "--video", str(tmp_path / "file"), code=2)
-    assert "cannot be made (File exists). Name another directory." in line
+    assert "cannot be created (File exists). Name another directory." in line
 
 
 @pytest.mark.skipif(bool(find_spec("libero")), reason="LIBERO is installed here")
-def test_libero_that_is_not_installed_is_one_line_with_the_command(
+def test_a_missing_libero_is_one_line_with_the_command(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     line = refused(capsys, "--suite", "libero-goal", "--bundle", "x")
@@ -322,7 +324,7 @@ def test_tasks_are_named_by_number_name_or_part(wanted: tuple[str, ...], found: 
         ("3", "--task 3: no such task"),
     ],
 )
-def test_a_task_that_is_none_or_several_is_refused(wanted: str, message: str) -> None:
+def test_a_task_that_matches_none_or_several_is_refused(wanted: str, message: str) -> None:
     with pytest.raises(UsageError, match=re.escape(message)):
         select_tasks(three_tasks(), (wanted,))
 
@@ -356,7 +358,7 @@ def test_a_video_that_would_show_something_else_is_left_out(
         assert evaluator.film(played(0, 5, success=True)) is None
     finally:
         evaluator.close()
-    assert "seed 5: played again it ended otherwise; no video" in caplog.text
+    assert "seed 5: no video, because the episode ended differently" in caplog.text
 
 
 def test_the_robots_of_the_suites_are_simulated_robots() -> None:
@@ -375,7 +377,7 @@ def test_the_robots_of_the_suites_are_simulated_robots() -> None:
     "FLUX_LIBERO_PYTHON" not in os.environ,
     reason="needs LIBERO: bash scripts/setup_libero.sh, and FLUX_LIBERO_PYTHON=its interpreter",
 )
-def test_random_weights_are_driven_through_libero(libero_bundle: Path, tmp_path: Path) -> None:
+def test_random_weights_run_in_libero(libero_bundle: Path, tmp_path: Path) -> None:
     arguments = ("--suite", "libero-object", "--bundle", str(libero_bundle), "--task", "0")
     done = subprocess.run(
         [

@@ -1,4 +1,4 @@
-"""flux-export: what it writes, and that it refuses what is not the checkpoint."""
+"""flux-export: what it writes, and that it refuses graphs that differ from the checkpoint."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_both_graphs_keep_their_weights_in_the_one_weight_file(bundle_dir: Path)
 
 
 def perturb(directory: Path) -> None:
-    """Changes one weight that the answer depends on by a little."""
+    """Slightly changes one weight that affects the actions."""
     weights = load_file(directory / "model.safetensors")
     weights["action_out_proj.projector.weight"][0, 0] += 0.05
     save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
@@ -96,7 +96,7 @@ def test_a_weight_changed_between_writing_and_verifying_fails_the_export(
         return verify(directory, *answers)
 
     monkeypatch.setattr(writer, "verify_bundle", tampered)
-    with pytest.raises(ExportError, match="differs from PyTorch by .*, allowed 1e-04"):
+    with pytest.raises(ExportError, match="expected a difference from PyTorch of at most 1e-04"):
         writer.export_bundle(load_policy(checkpoint), tmp_path / "bundle", lambda *step: None)
     assert not (tmp_path / "bundle").exists()
 
@@ -131,7 +131,7 @@ def test_a_weight_changed_after_the_export_is_refused_when_the_bundle_is_opened(
 
 def test_an_unrelated_directory_is_never_overwritten(checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("precious")
-    with pytest.raises(ExportError, match="exists and is not a bundle"):
+    with pytest.raises(ExportError, match="expected a new directory or a bundle"):
         writer.export_bundle(load_policy(checkpoint), tmp_path, lambda *step: None)
     assert (tmp_path / "thesis.txt").read_text() == "precious"
 
@@ -158,7 +158,7 @@ def test_tables_of_the_times_change_nothing(kind: str, small_policy: Any) -> Non
     )
     state = torch.randn(1, config.action_dim)
     x_t = torch.randn(1, config.n_action_steps, config.action_dim)
-    # Of a known prefix the time is 0, and every other step has its own.
+    # Steps of a known prefix have time 0; all other steps have their own times.
     t = torch.arange(config.n_action_steps)[None] % 11 / 10
     with torch.no_grad():
         before = model.denoise(state, x_t, t, cache)
@@ -171,7 +171,7 @@ def test_tables_of_the_times_change_nothing(kind: str, small_policy: Any) -> Non
 def test_tables_of_the_angles_change_no_bit(small_policy: Any) -> None:
     model = small_policy("pi0").model
     tokens = torch.randint(0, 20, (1, 9))
-    # Behind padding, positions begin at -1.
+    # After padding, positions start at -1.
     masks = torch.arange(9)[None] >= 2
     images = torch.randn(1, 1, 3, *model.config.vision_backbone.image_size)
     inputs = images, torch.zeros(1, 1, dtype=torch.bool), tokens, masks
@@ -185,7 +185,7 @@ def test_tables_of_the_angles_change_no_bit(small_policy: Any) -> None:
 
 @pytest.mark.parametrize("name", ["prefix.onnx", "denoise.onnx"])
 def test_no_graph_makes_angles_from_positions(bundle_dir: Path, name: str) -> None:
-    """OpenVINO's bfloat16 would round the positions: 0.08 instead of 0.01 away from PyTorch."""
+    """OpenVINO's bfloat16 would round the positions: an error of 0.08 instead of 0.01."""
     graph = onnx.load(bundle_dir / name, load_external_data=False).graph
     assert not {"Cos", "Sin"} & {node.op_type for node in graph.node}
 

@@ -116,9 +116,9 @@ def test_a_bundle_can_be_exported_again_in_another_way(exported: Exported, tmp_p
     assert again.manifest.precision == "fp16"
     for name, value in first.golden().items():
         np.testing.assert_array_equal(again.golden()[name], value)
-    with pytest.raises(ExportError, match="bundle in fp32; got one in fp16"):
+    with pytest.raises(ExportError, match="bundle in fp32, got one in fp16"):
         load_policy(again.directory)
-    with pytest.raises(ExportError, match="of robot ur3, got --robot aloha"):
+    with pytest.raises(ExportError, match="of robot aloha, as named by --robot, got one of ur3"):
         load_policy(first.directory, "aloha")
 
 
@@ -202,10 +202,10 @@ def test_an_export_cannot_replace_what_it_is_made_from(
     bundle, _ = exported("pi0")
     place = str(bundle.directory)
     assert main([place, "--out", f"{place}/../b", "--precision", "fp16"]) == 2
-    assert "is what is exported" in capsys.readouterr().err
+    assert "which is the input" in capsys.readouterr().err
     (tmp_path / "file").touch()
     assert main([place, "--out", str(tmp_path / "file")]) == 1
-    assert "expected a folder to write, got a file" in capsys.readouterr().err
+    assert "expected a directory, got a file" in capsys.readouterr().err
     assert Bundle.open(bundle.directory).manifest.precision == "fp32"
 
 
@@ -246,7 +246,7 @@ def test_the_export_can_check_an_engine_of_this_machine(
     assert main([*arguments, "--engine", "onnxruntime"]) == 0
     assert "this machine reproduces the reference" in capsys.readouterr().err
     assert main([str(first.directory)]) == 2
-    assert "--out: expected where to write the bundle" in capsys.readouterr().err
+    assert "--out: expected a directory for the bundle" in capsys.readouterr().err
 
 
 def test_the_longest_prompt_is_found_over_all_states_of_the_robot(small_policy: MakePolicy) -> None:
@@ -275,14 +275,14 @@ class _Characters:
     [
         ({"precision": "fp7"}, "--precision: expected one of .*fp8.*, got 'fp7'"),
         ({"opset": 23}, "--opset: expected one of 20, 22, 24, got 23"),
-        ({"opset": 20, "precision": "bf16"}, "--opset: bf16 needs 22 or later, got 20"),
+        ({"opset": 20, "precision": "bf16"}, "--opset: expected 22 or later for bf16, got 20"),
         ({"num_inference_steps": 0}, "--num-steps: expected 1 to 1000, got 0"),
         ({"cameras": ("cam_moon",)}, "--cameras: expected some of .*, got cam_moon"),
         ({"prompt_tokens": (4,)}, r"--prompt-tokens: expected \d+ .* to 95 .*, got 4"),
         ({"prompt_tokens": (96,)}, r"--prompt-tokens: expected .* got 96"),
     ],
 )
-def test_an_option_that_cannot_be_is_named(
+def test_an_impossible_option_is_named(
     options: dict[str, Any], message: str, small_policy: MakePolicy, tmp_path: Path
 ) -> None:
     with pytest.raises(UsageError, match=message):
@@ -297,7 +297,7 @@ def test_a_precision_that_is_too_coarse_for_the_policy_is_refused_with_the_figur
     for layer in policy.model.llm_expert.blocks:
         layer.mlp.down_proj.weight.data *= 300.0
     policy.model.action_out_proj.projector.weight.data *= 30.0
-    with pytest.raises(ExportError, match=r"too coarse .* move by [\d.]+, expected at most [\d.]+"):
+    with pytest.raises(ExportError, match=r"too coarse .* move by at most [\d.]+, got [\d.]+"):
         export_bundle(policy, tmp_path / "b", lambda *s: None, ExportOptions(precision="int8"))
     assert not list(tmp_path.iterdir())
 
@@ -306,6 +306,6 @@ def test_a_bundle_that_fails_its_check_leaves_nothing_behind(
     small_policy: MakePolicy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(verify, "TOLERANCE", 0.0)
-    with pytest.raises(ExportError, match="differs from PyTorch"):
+    with pytest.raises(ExportError, match="expected a difference from PyTorch"):
         export(small_policy("pi0"), tmp_path / "b")
     assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""Robots by name, and what the ones that need hardware say without it."""
+"""Finding robots by name, and the errors of those that need hardware."""
 
 from __future__ import annotations
 

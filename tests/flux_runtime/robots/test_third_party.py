@@ -1,4 +1,4 @@
-"""Robots of other packages: `my_arm` beside this file, and the ways in which one can be broken."""
+"""Robots of other packages: docs/your-own-robot.md's, and the ways in which one can be broken."""
 
 from __future__ import annotations
 
@@ -25,15 +25,20 @@ from flux_runtime.doctor import check_python, diagnose
 from flux_runtime.robots import SimulatedRobot, make_robot, robot_names
 
 from ...distributions import install
+from ...documents import YOUR_OWN, read_blocks
 
-PACKAGE = Path(__file__).parent / "my_arm"
 Installer = Callable[..., Path]
 
 
 def my_arm_site(folder: Path) -> Path:
-    """What `pip install ./my_arm` leaves behind, its modules where they lie."""
-    points = tomllib.loads((PACKAGE / "pyproject.toml").read_text())["project"]["entry-points"]
-    return install(folder, "my-arm", points)
+    """What `pip install ./my-arm` leaves behind, with the files of the page."""
+    files = {block.file: block.code for block in read_blocks(YOUR_OWN[0].read_text())}
+    project = tomllib.loads(files["my-arm/pyproject.toml"])["project"]
+    site = install(folder, "my-arm", project["entry-points"])
+    (site / "my_arm").mkdir()
+    for module in ("__init__.py", "driver.py"):
+        (site / "my_arm" / module).write_text(files[f"my-arm/my_arm/{module}"])
+    return site
 
 
 @pytest.fixture
@@ -57,7 +62,8 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Installer:
 
 @pytest.fixture
 def my_arm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(PACKAGE / "src"))
+    for module in ("my_arm", "my_arm.driver"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
     monkeypatch.syspath_prepend(str(my_arm_site(tmp_path / "site")))
 
 
@@ -74,16 +80,16 @@ def test_my_arm_runs_episodes_by_its_name(
     command = "run --robot my-arm --policy hold --episodes 2 --max-steps 30 --json"
     assert main([*command.split(), "--record", str(tmp_path / "record")]) == 0
     report = json.loads(capsys.readouterr().out)
-    assert report["robot"] == "my-arm" and report["prompt"] == "touch the dot"
+    assert report["robot"] == "my-arm" and report["prompt"] == "grasp the dot"
     assert report["ticks"] == 60 and report["commands_out_of_limit"] == 0
     assert report["success_rate"] == 0.0
     with np.load(tmp_path / "record" / "episode_000000.npz") as recorded:
-        assert recorded["state"].shape == recorded["command"].shape == (30, 3)
+        assert recorded["state"].shape == recorded["command"].shape == (30, 4)
 
 
-def test_my_arm_runs_in_a_process_of_its_own_with_a_report(core: Any, tmp_path: Path) -> None:
+def test_my_arm_runs_in_a_separate_process_with_a_report(core: Any, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="reports need flux-runtime[report]")
-    paths = [str(PACKAGE / "src"), str(my_arm_site(tmp_path / "site")), *sys.path]
+    paths = [str(my_arm_site(tmp_path / "site")), *sys.path]
     program = "import sys; from flux_runtime.cli import main; sys.exit(main(sys.argv[1:]))"
     report = tmp_path / "report.html"
     command = "run --robot my-arm --policy hold --episodes 1 --max-steps 20 --json"
@@ -118,10 +124,10 @@ def test_help_and_doctor_list_my_arm(
         main(["run", "--help"])
     assert "my-arm" in capsys.readouterr().out
     (check,) = [check for check in diagnose() if check.name == "robot my-arm"]
-    assert check.ok and check.found == "my-arm 1.0 (my_arm.driver:MyArm): 3 joints, 20 Hz, top"
+    assert check.ok and check.found == "my-arm 1.0 (my_arm.driver:MyArm): 4 joints, 20 Hz, top"
 
 
-def test_the_doctor_says_which_driver_is_broken_and_goes_on(
+def test_the_doctor_names_a_broken_driver_and_continues(
     installed: Installer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("flux_runtime.doctor.CHECKS", (check_python,))
@@ -155,16 +161,19 @@ class Driver:
             "class Driver:\n def __init__(self, port): ...",
             "fails (TypeError: Driver.__init__() mis",
         ),
-        ("class Driver: ...", "Driver has no connect(), state(), observe(), command(), close()"),
-        (GOOD.replace("    def command(self, action): ...\n", ""), "Driver has no command()"),
+        (
+            "class Driver: ...",
+            "got Driver without connect(), state(), observe(), command(), close()",
+        ),
+        (GOOD.replace("    def command(self, action): ...\n", ""), "got Driver without command()"),
         (GOOD.replace("ROBOT_SPECS['ur3']", "'ur3'"), "spec: expected a RobotSpec, got str"),
         (
             GOOD.replace("    spec = ROBOT_SPECS['ur3']\n", ""),
-            "its spec fails (AttributeError: 'Driver' object has no attribute 'spec')",
+            "expected a RobotSpec, got AttributeError: 'Driver' object has no attribute 'spec'",
         ),
     ],
 )
-def test_what_is_no_driver_is_refused_in_one_line_with_its_distribution(
+def test_a_faulty_driver_is_refused_in_one_line_with_its_distribution(
     installed: Installer, source: str, expected: str
 ) -> None:
     installed("odd-driver", {"my-arm": "a_driver:Driver"}, {"a_driver": source})
@@ -176,7 +185,7 @@ def test_what_is_no_driver_is_refused_in_one_line_with_its_distribution(
 
 
 def test_a_driver_may_go_by_another_name_than_its_robot(installed: Installer) -> None:
-    """A simulation of a robot takes that robot's bundles."""
+    """A simulation of a robot can run that robot's bundles."""
     installed("twin", {"ur3-sim": "a_driver:Driver"}, {"a_driver": GOOD})
     assert make_robot("ur3-sim").spec.name == "ur3"
 
@@ -196,12 +205,12 @@ def test_the_shipped_drivers_cannot_be_shadowed(installed: Installer, name: str)
     assert robot_names().count(name) == 1
 
 
-def test_a_robot_that_is_described_but_not_driven_is_told_so(installed: Installer) -> None:
+def test_a_robot_with_a_description_but_no_driver_is_a_clear_error(installed: Installer) -> None:
     installed("arm-spec", {"my-arm": "a_trap:SPEC"}, {"a_trap": "1 / 0"}, SPEC_GROUP)
     with pytest.raises(RobotError) as caught:
         make_robot("my-arm")
     assert str(caught.value).startswith(
-        "my-arm: the robot is described, but no driver of that name"
+        "my-arm: expected a driver, got only the robot's description"
     )
 
 
@@ -224,7 +233,7 @@ class Driver:
 
 @pytest.fixture(scope="module")
 def their_bundle(small_policy: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle of a robot that flux does not know, written out in its config."""
+    """A bundle for a robot that flux does not know and that its config describes."""
     from flux_runtime.export.writer import export_bundle
 
     policy = small_policy("pi05")
@@ -240,7 +249,7 @@ def their_bundle(small_policy: Any, tmp_path_factory: pytest.TempPathFactory) ->
     return out
 
 
-def test_a_bundle_is_read_where_nobody_knows_its_robot(core: Any, their_bundle: Path) -> None:
+def test_a_bundle_opens_where_its_robot_is_unknown(core: Any, their_bundle: Path) -> None:
     from flux_core.policy_io import PolicyIO
     from flux_runtime.bench.measure import preprocess_times
 
@@ -255,7 +264,7 @@ def test_a_bundle_is_read_where_nobody_knows_its_robot(core: Any, their_bundle: 
         robot_spec("their-arm")
 
 
-def test_a_robot_with_a_driver_alone_runs_a_bundle_that_carries_its_description(
+def test_a_robot_with_only_a_driver_runs_a_bundle_that_contains_its_description(
     core: Any, installed: Installer, their_bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     installed("theirs", {"their-arm": "d:Driver"}, {"d": RUNNING.format(spec=repr(THEIRS))})
@@ -269,7 +278,7 @@ def test_a_robot_with_a_driver_alone_runs_a_bundle_that_carries_its_description(
     )
 
 
-def test_a_driver_of_tighter_limits_refuses_that_bundle_and_names_both(
+def test_a_driver_with_tighter_limits_refuses_that_bundle_and_names_both(
     core: Any, installed: Installer, their_bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     slow = dataclasses.replace(THEIRS, max_velocity=(0.1,) * 7)

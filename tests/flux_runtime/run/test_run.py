@@ -148,18 +148,18 @@ def test_a_missing_camera_is_refused_before_anything_moves(
 ) -> None:
     toy.missing_camera = "cam_b"
     line = refused(capsys, *TOY, "--bundle", str(toy_bundle))
-    assert "toy: observation.images: no picture of cam_b (got cam_a)" in line
+    assert "toy: observation.images: expected an image from cam_b, got cam_a" in line
     assert toy.commands == []
     assert toy.calls[-1] == "close"
 
 
-def test_a_bundle_of_other_width_is_refused(
+def test_a_bundle_with_other_dimensions_is_refused(
     toy: Any, toy_bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = json.loads((toy_bundle / MANIFEST_NAME).read_text())
     data["state_dim"] = 4
     (toy_bundle / MANIFEST_NAME).write_text(json.dumps(data))
-    assert "state_dim: robot toy has 3 joints, got 4" in refused(
+    assert "state_dim: expected 3 (robot toy has 3 joints), got 4" in refused(
         capsys, *TOY, "--bundle", str(toy_bundle)
     )
     assert toy.calls == []
@@ -179,12 +179,14 @@ def test_a_flipped_byte_is_refused(
     assert "denoise.onnx: sha256 differs from the manifest" in refused(capsys, *arguments)
 
 
-def test_an_engine_that_is_off_is_refused(
+def test_an_inaccurate_engine_is_refused(
     core: Any, toy: Any, fakes: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bundle = fakes.write_toy_bundle(tmp_path / "off", golden_error=0.01)
     line = refused(capsys, *TOY, "--bundle", str(bundle))
-    assert "onnxruntime is 0.01 away from the reference, allowed 0.0001" in line
+    assert (
+        "onnxruntime: expected actions within 0.0001 of the reference, got an error of 0.01" in line
+    )
     assert toy.calls == []
 
 
@@ -198,7 +200,7 @@ def test_holding_with_a_bundle_is_a_contradiction(
     toy: Any, toy_bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     line = refused(capsys, *TOY, "--policy", "hold", "--bundle", str(toy_bundle), code=2)
-    assert "--policy hold: takes no --bundle" in line
+    assert "--policy hold: expected no --bundle, got one" in line
 
 
 def test_a_report_that_could_not_be_written_is_refused_before_the_run(
@@ -210,7 +212,7 @@ def test_a_report_that_could_not_be_written_is_refused_before_the_run(
     assert toy.calls == []
 
 
-def test_a_robot_that_is_no_simulation_keeps_to_the_wall_clock(
+def test_a_robot_that_is_not_simulated_runs_in_real_time(
     core: Any, toy: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     methods = ("spec", "connect", "state", "observe", "command", "close")
@@ -222,7 +224,7 @@ def test_a_robot_that_is_no_simulation_keeps_to_the_wall_clock(
     assert report["episodes"][0]["steps"] == 3
 
 
-def test_an_unknown_robot_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_robot_is_a_one_line_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert "r2d2: no such robot" in refused(capsys, "run", "--robot", "r2d2", "--policy", "hold")
 
 

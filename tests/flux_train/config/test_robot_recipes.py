@@ -15,9 +15,20 @@ from flux_core.deployment import inference_sections
 from flux_core.errors import ConfigError, RobotError
 from flux_core.robots import ROBOT_SPECS, SPEC_GROUP, RobotSpec
 from flux_train.config.tree import TrainConfig, bind_train_config
-from flux_train.recipes import pi05_model, robot_data, robot_inference, runners
+from flux_train.recipes import (
+    SmallRobot,
+    pi05_model,
+    robot_data,
+    robot_inference,
+    runners,
+    small_data,
+    small_inference,
+    small_pi05_model,
+    small_runner,
+)
 
 from ...distributions import install
+from .. import degrees
 
 ARM = RobotSpec(
     name="my-arm",
@@ -38,6 +49,15 @@ PUSHER = replace(
     state_units=("m", "m"),
 )
 TASKS = {"1": "reach"}
+RADIANS = {"type": f"{degrees.__name__}:DegreesToRadians", "joints": [True, True, False]}
+SMALL = SmallRobot(
+    name="my-arm",
+    description=ARM,
+    cameras=("top",),
+    image_size=(32, 48),
+    tasks=TASKS,
+    prompt_length=48,
+)
 
 
 def train_config(data: dict[str, Any], inference: dict[str, Any]) -> TrainConfig:
@@ -113,6 +133,38 @@ def test_joints_are_relative_and_grippers_are_not() -> None:
     assert transforms(absolute, "RelativeActions") == []
 
 
+def test_transforms_of_ones_own_come_before_all_others_in_training_and_on_the_robot() -> None:
+    data, inference = of({"my-arm": TASKS}, specs=[ARM], units={"my-arm": [RADIANS]})
+    _, first, second, *_ = datasets(data)["my-arm"]["transforms"]
+    assert (first, second["type"]) == (RADIANS, "RelativeActions")
+    assert inference["dataset"]["transforms"][:2] == [first, second]
+    config = train_config(data, inference)
+    (runner,) = inference_sections(config.inference).values()
+    kinds = [type(step).__name__ for step in runner.pipeline.unit_steps]
+    assert kinds == ["DegreesToRadians", "RelativeActions"]
+
+
+@pytest.mark.parametrize("units", [[], [RADIANS]])
+def test_a_small_policy_is_made_for_any_robot(units: list[dict[str, Any]]) -> None:
+    settings: dict[str, Any] = dict(data_root_path="d", action_horizon=8, batch_size=2)
+    inference = small_inference(SMALL, units=units, execution_horizon=4)
+    config = bind_train_config(
+        {
+            "model": small_pi05_model(robot=SMALL, action_horizon=8),
+            "train_dataloader": small_data(SMALL, **settings, units=units),
+            "runner": small_runner(max_steps=1),
+            "inference": inference,
+        }
+    )
+    assert inference["robot"] == unbind(ARM)
+    assert config.model.action_dim == ARM.action_dim
+    (runner,) = inference_sections(config.inference).values()
+    assert (runner.spec, runner.execution_horizon) == (ARM, 4)
+    assert len(runner.pipeline.unit_steps) == len(units)
+    named = replace(SMALL, name="ur3", description=None)
+    assert small_inference(named)["robot"] == "ur3"
+
+
 def test_with_a_larger_robot_an_arm_is_padded_to_its_dimensions_and_cameras() -> None:
     data, inference = of({"aloha": TASKS, "my-arm": TASKS}, specs=[ARM])
     pad = dict(type="PadKeyToDim", keys=["actions", "states"], dim=14)
@@ -174,9 +226,10 @@ def test_recorded_actions_are_for_any_robot() -> None:
     ("arguments", "expected"),
     [
         ({}, "robots: expected at least one robot, got none"),
-        ({"robots": {"aloha": ["a"]}, "aloha": ["b"]}, "'aloha' is given as aloha= too"),
+        ({"robots": {"aloha": ["a"]}, "aloha": ["b"]}, "'aloha' is also given as aloha=."),
         ({"robots": {"ur3": []}}, "robots: 'ur3': expected at least one entry, got none"),
-        ({"ur3": ["a"], "specs": [ARM]}, "specs: 'my-arm' is none of the robots ur3"),
+        ({"ur3": ["a"], "specs": [ARM]}, "specs: expected the robots ur3, got 'my-arm'"),
+        ({"ur3": ["a"], "units": {"my-arm": []}}, "units: expected the robots ur3, got 'my-arm'"),
         ({"ur3": ["a"], "specs": [{"name": "x"}]}, "specs.joint_names: RobotSpec needs"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Every file under configs/: described, of openpi's size, and trained for two steps when tiny."""
+"""Every file under configs/ is described, has openpi's sizes and trains two steps when tiny."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ OPENPI_DIM = 32
 HEIGHT, WIDTH, EPISODES, FRAMES = 48, 64, 2, 12
 
 
-def test_every_config_of_the_tutorial_is_there() -> None:
+def test_every_config_of_the_tutorial_exists() -> None:
     pi0 = {
         "libero_10_full_train",
         "libero_10_full_finetune_pytorch",
@@ -74,7 +74,7 @@ def test_every_config_of_the_tutorial_is_there() -> None:
 
 
 @each_config
-def test_a_config_says_what_it_is_and_how_it_is_run(path: Path) -> None:
+def test_a_config_says_what_it_is_and_how_to_run_it(path: Path) -> None:
     text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
     assert text is not None
     title, command = text.splitlines()[0], f"configs/{path.parent.name}/{path.name}"
@@ -99,7 +99,7 @@ def meta_model(config: TrainConfig) -> torch.nn.Module:
 
 
 @each_full_config
-def test_the_network_is_openpis_but_for_the_robots_dimensions(
+def test_the_network_is_openpis_except_for_the_robots_dimensions(
     path: Path, shared_data: Path
 ) -> None:
     config = full_config(path)
@@ -125,7 +125,7 @@ def test_the_network_is_openpis_but_for_the_robots_dimensions(
     found = {name: list(value.shape) for name, value in model.state_dict().items()}
     assert found == expected
     assert sum(value.numel() for value in model.state_dict().values()) == openpi_size - cut
-    # So openpi's weights fit, cut to the robot's dimensions.
+    # Therefore openpi's weights fit once they are cut to the robot's dimensions.
     assert config.model.pretrained_adapt == "slice"
     assert config.model.pretrained_name_or_path is not None
 
@@ -154,7 +154,7 @@ def test_dimensions_and_strategy_are_the_tutorials(path: Path) -> None:
 
 
 @each_full_config
-def test_what_is_trained_is_what_the_strategy_says(path: Path) -> None:
+def test_the_strategy_decides_which_parts_are_trained(path: Path) -> None:
     config = full_config(path)
     model = meta_model(config)
     if config.model.use_lora:
@@ -203,7 +203,7 @@ def write_dataset(
 
 
 def tiny(path: Path, datasets: dict[str, Path]) -> dict[str, Any]:
-    """The config's plain tree with everything small, on the datasets of this module."""
+    """The config's plain tree, made tiny, on the datasets of this module."""
     tree = load_config(path)
     shrink_model(tree["model"])
     loader = tree["train_dataloader"]
@@ -213,7 +213,7 @@ def tiny(path: Path, datasets: dict[str, Path]) -> dict[str, Any]:
         shrink_prompt(member["transforms"])
     for section in inference_trees(tree):
         shrink_prompt(section["dataset"]["transforms"])
-    # Tensors this small are quicker on one thread.
+    # Tensors this small are faster on one thread.
     few = {"max_epochs": None, "max_steps": 2, "log_interval": 1, "num_threads": 1}
     tree["runner"] |= {**few, "enable_mixed_precision_training": False}
     return tree
@@ -227,7 +227,7 @@ def shrink_model(model: dict[str, Any]) -> None:
     if model["llm_expert"].get("use_adarms"):
         model["llm_expert"]["adarms_cond_dim"] = width
     if model["vision_backbone"]["type"] == "SigLIPViTBackbone":
-        # The image stays as large as the transforms make it: 16 patches.
+        # The image keeps the size that the transforms give it: 16 patches.
         vision = {k: v for k, v in sizes.items() if k != "head_dim"} | {"num_attention_heads": 2}
         model["vision_backbone"]["vision_config"] = vision | {"patch_size": 56}
         model["llm_backbone"]["vocab_size"] = 600
@@ -275,7 +275,7 @@ def test_a_config_trains_two_steps(path: Path, datasets: dict[str, Path], tmp_pa
 
 @each_config
 def test_the_robot_undoes_what_training_did(path: Path, datasets: dict[str, Path]) -> None:
-    """The same state, prompt and units on both sides, and actions back in the robot's."""
+    """State, prompt and units are the same on both sides, and actions are in the robot's units."""
     config = bind_train_config(tiny(path, datasets))
     assert config.inference is not None
     dataset = config.train_dataloader.dataset.build()
@@ -300,7 +300,7 @@ def test_the_robot_undoes_what_training_did(path: Path, datasets: dict[str, Path
 
 
 @each_mixed_config
-def test_both_robots_are_in_the_run_each_with_its_own_dimensions_and_cameras(
+def test_both_robots_train_with_their_own_dimensions_and_cameras(
     path: Path, datasets: dict[str, Path]
 ) -> None:
     config = bind_train_config(tiny(path, datasets))
@@ -312,7 +312,7 @@ def test_both_robots_are_in_the_run_each_with_its_own_dimensions_and_cameras(
     is_aloha = batch["action_dim_masks"].all(axis=1)
     assert is_aloha.any() and not is_aloha.all()
     assert batch["image_masks"][is_aloha].all()
-    # A UR3's third camera is masked and black (-1), not the second one's picture again.
+    # A UR3's third camera is masked and black (-1), not a copy of the second camera.
     ur3 = ~is_aloha
     assert (batch["image_masks"][ur3] == [True, True, False]).all()
     assert (batch["images"][ur3][:, 2] == -1).all()

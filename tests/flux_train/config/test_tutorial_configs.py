@@ -1,4 +1,4 @@
-"""The tutorial's own snippets, read from its text and completed to whole files, load and bind."""
+"""The tutorial's snippets, read from its text and completed to whole files, load and bind."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ inference = dict(aloha=_aloha, ur3=_ur3_runner)
 
 @pytest.fixture(autouse=True)
 def forget_warnings() -> None:
-    """Each test hears every warning anew."""
+    """Each test sees every warning, although a process logs it only once."""
     _warn_once.cache_clear()
 
 
@@ -114,7 +114,7 @@ def tutorial(shared_data: Path) -> str:
 
 
 def snippet(text: str, start: str, nth: int = 0) -> str:
-    """The nth code block of the tutorial that begins with `start`, to its last bracket."""
+    """The tutorial's nth code block that begins with `start`, up to its last bracket."""
     at = -1
     for _ in range(nth + 1):
         at = text.index(f"\n{start}", at + 1)
@@ -127,7 +127,7 @@ def snippet(text: str, start: str, nth: int = 0) -> str:
 
 
 def aloha(tutorial: str, spelling: str = "split") -> str:
-    """Section 2 of the tutorial as a whole file: only what it leaves out is added."""
+    """Section 2 of the tutorial as a whole file; adds only what the section leaves out."""
     marker = "# ... PaliGemma 和 Gemma Expert 配置不变 ..."
     model = snippet(tutorial, "model = dict(")
     assert marker in model
@@ -143,7 +143,7 @@ def aloha(tutorial: str, spelling: str = "split") -> str:
 
 
 def ur3(tutorial: str) -> str:
-    """Section 3: the Aloha file with the differences of its table."""
+    """Section 3: the Aloha file with the changes from the section's table."""
     text = aloha(tutorial)
     head, tail = text.split("operator=dict(")
     text = head + "operator=dict(type='UROperator', use_depth_image=False))"
@@ -171,7 +171,7 @@ def ur3(tutorial: str) -> str:
 
 
 def mixed(tutorial: str) -> str:
-    """Section 4: groups of datasets, UR3's data padded to Aloha's dimensions."""
+    """Section 4: groups of datasets, with UR3's data padded to Aloha's dimensions."""
     pad = tutorial[tutorial.index("dict(\ntype='PadKeyToDim'") :]
     pad = pad[: pad.index("),\n") + 2]
     dataloader = snippet(tutorial, "train_dataloader = dict(", 1)
@@ -240,7 +240,7 @@ def test_the_ur3_file_binds(tutorial: str, tmp_path: Path) -> None:
     config = bound(ur3(tutorial), tmp_path)
     assert config.model.action_dim == 7
     assert isinstance(config.inference, URInferenceRunner)
-    # FluxVLA calls the wrist camera otherwise on the robot than in its datasets.
+    # FluxVLA names the wrist camera differently on the robot and in its datasets.
     assert config.inference.dataset.img_keys == ("cam_high", "cam_wrist")
 
 
@@ -256,7 +256,7 @@ def test_the_mixed_file_binds_with_its_groups(tutorial: str, tmp_path: Path) -> 
     assert groups["ur3"][0].transforms[1].dim == 14  # type: ignore[union-attr]
 
 
-def test_what_was_bound_binds_again_from_its_resolved_tree(tutorial: str, tmp_path: Path) -> None:
+def test_a_bound_config_binds_again_from_its_resolved_tree(tutorial: str, tmp_path: Path) -> None:
     for text in (aloha(tutorial, "paligemma"), ur3(tutorial), mixed(tutorial)):
         config = bound(text, tmp_path)
         assert bind(TrainConfig, unbind(config)) == config
@@ -268,7 +268,7 @@ def test_the_tutorials_overrides_reach_the_runner(tutorial: str, tmp_path: Path)
     assert (config.runner.max_epochs, config.runner.learning_rate) == (50, 1e-5)
 
 
-def test_renamed_and_dead_keys_are_told_once(
+def test_renamed_and_unused_keys_are_reported_once(
     tutorial: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     text = aloha(tutorial, "paligemma").replace(
@@ -282,7 +282,7 @@ def test_renamed_and_dead_keys_are_told_once(
         "train_dataloader: ignored 'batch_size': per_device_batch_size decides",
         "inference.denormalize_action: 'use_quantiles' is now 'norm_type'; "
         "read as norm_type='mean_std'",
-        "runner: ignored 'stage': the freeze flags of the model say what is trained",
+        "runner: ignored 'stage': the model's freeze flags decide what is trained",
     ):
         assert caplog.messages.count(told) == 1, told
     assert "action_dim is 16 beside a model of 14 (action_in_proj.in_dim)" in caplog.text
@@ -339,7 +339,7 @@ BREAK: dict[str, tuple[str, str, str]] = {
     "both spellings at once": (
         "proj_width=1024",
         "proj_width=1024, vlm_backbone=dict(type='PaliGemma')",
-        "model.llm_backbone: is given too in model.vlm_backbone; remove one",
+        "model.llm_backbone: is also given in model.vlm_backbone. Remove one",
     ),
     "another vlm": (
         "vision_backbone=dict(type='SigLIPViTBackbone', vision_backbone_id='siglip_224',",
@@ -371,7 +371,7 @@ def test_a_contradiction_is_an_error_with_its_dotted_path(
     assert message in str(error.value)
 
 
-def test_how_32_dimensional_weights_are_cut_can_be_said(tutorial: str, tmp_path: Path) -> None:
+def test_the_config_says_how_32_dimensional_weights_are_cut(tutorial: str, tmp_path: Path) -> None:
     config = bound(aloha(tutorial), tmp_path, "model.pretrained_adapt=slice")
     assert config.model.pretrained_adapt == "slice"
     with pytest.raises(ConfigError, match="model.pretrained_adapt: expected 'slice' or 'reinit'"):
@@ -434,7 +434,7 @@ def test_the_aloha_file_trains_at_a_tiny_size(
 
 @pytest.fixture(scope="module")
 def ur3_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two short episodes of a UR3: seven dimensions, two cameras, 30 Hz."""
+    """Two short UR3 episodes: seven dimensions, two cameras, 30 Hz."""
     spec = robot_spec("ur3")
     root = tmp_path_factory.mktemp("ur3") / "dataset"
     features = robot_features(spec, 48, 64)
@@ -455,7 +455,7 @@ def ur3_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_aloha_and_ur3_train_together(
     tutorial: str, shared_data: Path, one_episode: Path, ur3_dataset: Path, tmp_path: Path
 ) -> None:
-    """Section 4 on real files: each robot its own statistics, cameras and dimensions."""
+    """Section 4 on real files: each robot has its own statistics, cameras and dimensions."""
     tokenizer = shared_data / "tokenizer" / "paligemma_rebuilt.model"
     options = [option for option in TINY if not option.startswith("train_dataloader.dataset")]
     collator = "'states','images','img_masks','lang_tokens','lang_masks','actions','action_masks'"
@@ -487,7 +487,7 @@ def test_aloha_and_ur3_train_together(
         "aloha_4060": 14,
         "ur3": 14,
     }
-    # Of UR3's statistics only the first seven dimensions are its own.
+    # Only the first seven dimensions of UR3's statistics are its own.
     assert dataset.stats["ur3"]["proprio"].mean[7:] == (0.0,) * 7
     assert (
         dataset.stats["ur3"]["proprio"].mean[:7] != dataset.stats["aloha_4090"]["proprio"].mean[:7]
@@ -514,7 +514,7 @@ def test_aloha_and_ur3_train_together(
 def check_units(
     bundle: Bundle, robot: str, sample: dict[str, Any], dataset: DistributedRepeatingDataset
 ) -> None:
-    """What the robot sees is what training saw, and actions come back in its own units."""
+    """The robot sees what training saw, and gets actions in its own units."""
     io, spec = PolicyIO.from_bundle(bundle), robot_spec(robot)
     check_bundle_fits(bundle.manifest, spec)
     source = dataset.datasets[0 if robot == "aloha" else -1]
@@ -545,7 +545,7 @@ def check_units(
         ("model.freeze_llm_expert=true", None),
     ],
 )
-def test_a_mistake_that_only_the_data_shows_is_told_before_the_first_step(
+def test_a_mistake_that_only_the_data_shows_is_reported_before_the_first_step(
     option: str,
     message: str | None,
     tutorial: str,

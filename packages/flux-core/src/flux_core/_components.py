@@ -1,7 +1,7 @@
-"""Names a config may use as `type`: what each is (its kind, see `config.kinds`) and where it lives.
+"""Names that a config may use as `type`, each with its kind (see `config.kinds`) and its class.
 
-The names of flux-data and flux-train are here too, because a bundle's config has them and a robot
-has neither package.
+The names of flux-data and flux-train are here too, because a bundle's config contains them and a
+robot's computer has neither package.
 """
 
 CONFIG = {"TrainConfig": "flux_train.config.tree:TrainConfig"}

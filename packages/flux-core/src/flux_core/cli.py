@@ -1,4 +1,4 @@
-"""The command `flux-core`: what a checkpoint is, and rewriting it for another project."""
+"""The command `flux-core`: shows what a checkpoint contains and converts it for another project."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser of the command and its two subcommands."""
+    """Returns the parser of the command and its two subcommands."""
     inspect_example = "  flux-core inspect pi05_base/model.safetensors --json"
     convert_example = "  flux-core convert checkpoint_epoch_9.pt --to lerobot --out pi05_mine"
-    parser = new_parser("flux-core", "Looks into checkpoints and rewrites them.", inspect_example)
+    parser = new_parser("flux-core", "Inspects and converts checkpoints.", inspect_example)
     commands = parser.add_subparsers(dest="command", required=True)
-    inspect = add_command(commands, "inspect", "Says what a checkpoint is.", inspect_example)
+    inspect = add_command(commands, "inspect", "Shows what a checkpoint contains.", inspect_example)
     inspect.add_argument("file", type=Path, help="file, index of shards, or folder")
     inspect.add_argument("--config", type=Path, help="compare with this config's model")
     inspect.set_defaults(handler=_inspect)
     convert = add_command(
-        commands, "convert", "Rewrites a checkpoint for another project.", convert_example
+        commands, "convert", "Converts a checkpoint for another project.", convert_example
     )
     convert.add_argument("file", type=Path, help="file, index of shards, or folder")
-    convert.add_argument("--to", required=True, choices=FORMATS, help="whose format")
-    convert.add_argument("--pi05", action="store_true", help="turn a pi0 into a pi0.5")
+    convert.add_argument("--to", required=True, choices=FORMATS, help="the format to write")
+    convert.add_argument("--pi05", action="store_true", help="convert pi0 weights to pi0.5")
     convert.add_argument("--out", required=True, type=Path, help=".safetensors file or folder")
     convert.set_defaults(handler=_convert)
     return parser
@@ -58,12 +58,12 @@ def _convert(args: argparse.Namespace) -> int:
     if args.json:
         print_json({"out": str(args.out), "num_tensors": count})
     else:
-        print(f"wrote {args.out}: {count} tensors in the format of {args.to}")
+        print(f"wrote {args.out}: {count} tensors in {args.to} format")
     return EXIT_OK
 
 
 def format_report(report: dict[str, Any]) -> str:
-    """The report as text."""
+    """Returns the report as text."""
     lines = [
         f"file        {report['file']}",
         f"format      {report['format']}",

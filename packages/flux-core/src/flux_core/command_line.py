@@ -1,4 +1,4 @@
-"""What every command of ours shares: exit codes, one-line errors, `--debug`, `--json`."""
+"""What all our commands share: exit codes, one-line errors, `--debug`, `--json`."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def new_parser(prog: str, description: str, example: str) -> argparse.ArgumentPa
 
 
 def add_command(commands: Any, name: str, text: str, example: str) -> argparse.ArgumentParser:
-    """Adds a subcommand whose `--help` says `text` and ends with a real example; has `--json`."""
+    """Adds a subcommand with `--json`, whose `--help` shows `text` and ends with a real example."""
     parser: argparse.ArgumentParser = commands.add_parser(
         name,
         help=text,
@@ -48,8 +48,8 @@ def add_command(commands: Any, name: str, text: str, example: str) -> argparse.A
 
 
 def run_cli(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> int:
-    """Parses `argv`, calls `args.handler(args)`, and turns an error that a user can mend (ours, or
-    the system's about a file) into one line on stderr.
+    """Parses `argv` and calls `args.handler(args)`. An error that the user can fix (a FluxError, or
+    an OSError about a file) becomes one line on stderr.
 
     Returns the exit code: 0, 1 (failed) or 2 (usage).
     """
@@ -71,7 +71,7 @@ def run_cli(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) 
 
 @contextmanager
 def _cleaning_up_on_sigterm() -> Iterator[None]:
-    """SIGTERM ends the command as Ctrl-C does: what is half written is removed on the way out."""
+    """Makes SIGTERM end the command as Ctrl-C does, so that half-written output is removed."""
 
     def leave(number: int, _: object) -> None:
         raise SystemExit(128 + number)
@@ -90,8 +90,8 @@ def _cleaning_up_on_sigterm() -> Iterator[None]:
 def without_current_directory() -> Iterator[None]:
     """Takes the current directory off the module path, where `python -m` puts it first.
 
-    For commands that drive a robot or read what was made elsewhere: a file that happens to lie
-    beside must not be taken for a module, nor a folder for an installed distribution.
+    For commands that drive a robot or read files made elsewhere: a file in the current directory
+    must not be imported as a module, nor a folder there count as an installed distribution.
     """
     before, here = list(sys.path), _current_directory()
     installed = [get_paths()[name] for name in ("stdlib", "purelib", "platlib")]
@@ -114,7 +114,7 @@ def _current_directory() -> str | None:
 
 @contextmanager
 def with_directories(*directories: Path) -> Iterator[None]:
-    """Lets modules of these directories be imported, where no installed one has their name."""
+    """Makes the modules in these directories importable; installed modules take precedence."""
     before = list(sys.path)
     sys.path += [os.path.realpath(directory) for directory in directories]
     try:
@@ -130,12 +130,12 @@ def _one_line(error: Exception) -> str:
 
 
 def print_json(report: Mapping[str, object]) -> None:
-    """Prints `report` as the one JSON object on stdout; what is not finite becomes null."""
+    """Prints `report` as one JSON object on stdout; numbers that are not finite become null."""
     print(json.dumps(finite(report), ensure_ascii=False, allow_nan=False))
 
 
 def finite(value: object) -> object:
-    """Plain data with None for each number that JSON does not have."""
+    """Returns plain data with None in place of numbers that are not finite."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):

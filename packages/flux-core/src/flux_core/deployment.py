@@ -1,6 +1,6 @@
-"""The `inference` section of a config: how a trained policy meets its robot, as plain values.
+"""The `inference` section of a config: how a robot runs a trained policy, as plain values.
 
-Written down at training time, carried by the checkpoint and the bundle, obeyed by the runtime.
+It is written at training time, stored in the checkpoint and the bundle, and used by the runtime.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ logger = logging.getLogger("flux.inference")
 
 @dataclass(frozen=True, kw_only=True)
 class ObservationTransforms:
-    """Cameras in the order of training, and the transforms of an observation."""
+    """The cameras, in the order of training, and the transforms of an observation."""
 
     img_keys: tuple[str, ...]
     transforms: tuple[Transform, ...]
@@ -40,10 +40,10 @@ class InferenceRunner:
     `robot` is a name or a description; a name is replaced by the description it stands for, so
     that checkpoints and bundles carry the description.
 
-    Of each predicted chunk the first `action_chunk` steps count (None: all), and
-    `execution_horizon` of them are executed before the next chunk (None: all that count).
-    `statistic_name` is the group of datasets whose statistics the robot uses, where there are
-    several.
+    The first `action_chunk` steps of each predicted chunk are used (None: all), and
+    `execution_horizon` of those are executed before the next chunk (None: all of those).
+    `statistic_name` is the group of datasets whose statistics the robot uses, if there are several
+    groups.
     """
 
     robot: str | RobotSpec
@@ -68,14 +68,14 @@ class InferenceRunner:
         unknown = [k for k in self.dataset.img_keys if k not in self.spec.cameras]
         if unknown:
             raise ConfigError(
-                f"dataset.img_keys: {self.spec.name} has no camera {unknown[0]!r}; "
-                f"it has {', '.join(self.spec.cameras)}"
+                f"dataset.img_keys: expected cameras of {self.spec.name} "
+                f"({', '.join(self.spec.cameras)}), got {unknown[0]!r}"
             )
         Pipeline(self.dataset.transforms, where="dataset.transforms").check_robot(self.spec)
 
     @property
     def pipeline(self) -> Pipeline:
-        """The transforms of an observation, and the way back to the robot's units."""
+        """The transforms of an observation, and the inverse from actions to the robot's units."""
         return Pipeline(
             self.dataset.transforms,
             denormalize=self.denormalize_action,
@@ -83,7 +83,7 @@ class InferenceRunner:
         )
 
     def with_pipeline(self, pipeline: Pipeline) -> Self:
-        """The same with other transforms."""
+        """Returns a copy with other transforms."""
         return replace(self, dataset=replace(self.dataset, transforms=pipeline.transforms))
 
     @property
@@ -93,13 +93,13 @@ class InferenceRunner:
         return self.robot
 
     def statistics_group(self, groups: Collection[str]) -> str:
-        """Which of the groups of statistics is this robot's.
+        """Returns the group whose statistics this robot uses.
 
-        `statistic_name`, or the group called like the robot, or the only one, or the only one whose
-        name begins with the robot's ('aloha_4090').
+        It is `statistic_name` if given; else the group with the robot's name; else the only group;
+        else the only group whose name begins with the robot's name ('aloha_4090').
 
         Raises:
-            ConfigError: none, or several that it could be.
+            ConfigError: no group fits, or several do.
         """
         robot = self.spec.name
         if self.statistic_name is not None:
@@ -116,10 +116,10 @@ class InferenceRunner:
         return fitting[0]
 
     def steps_executed(self, action_horizon: int) -> int:
-        """Steps executed of a chunk of `action_horizon` before the next one.
+        """Returns how many steps of a chunk of `action_horizon` are executed before the next one.
 
         Raises:
-            ConfigError: more than there are.
+            ConfigError: the section asks for more steps than a chunk has.
         """
         available = action_horizon
         for name in ("action_chunk", "execution_horizon"):
@@ -166,7 +166,7 @@ class URInferenceRunner(InferenceRunner):
 
     def __post_init__(self) -> None:
         if "cam_left_wrist" in self.dataset.img_keys:
-            # FluxVLA's name for it on the robot, though its datasets say cam_wrist.
+            # FluxVLA calls the camera cam_left_wrist on the robot, but cam_wrist in its datasets.
             logger.warning("inference.dataset.img_keys: 'cam_left_wrist' is now 'cam_wrist'")
             keys = tuple(k.replace("cam_left_wrist", "cam_wrist") for k in self.dataset.img_keys)
             object.__setattr__(self, "dataset", replace(self.dataset, img_keys=keys))
@@ -174,11 +174,11 @@ class URInferenceRunner(InferenceRunner):
 
 
 InferenceSections = InferenceRunner | Mapping[str, InferenceRunner]
-"""One robot's section, or several by any name."""
+"""One robot's section, or a mapping of several under any keys."""
 
 
 def inference_sections(section: InferenceSections | None) -> dict[str, InferenceRunner]:
-    """A config's bound `inference` as robot -> how it is run: one runner, or a dict of several.
+    """Returns the runners in a config's bound `inference` section, by the robot's name.
 
     Raises:
         ConfigError: two runners for the same robot.

@@ -1,7 +1,7 @@
 """The exception tree.
 
     FluxError                   a user's mistake or a broken input; one clear line
-    |-- UsageError              a command line that cannot be obeyed (exit code 2)
+    |-- UsageError              a command line that is not valid (exit code 2)
     |-- ConfigError             a config file, key, type or value
     |-- DataError               a dataset, an episode, a frame, a statistic
     |-- CheckpointError         weights or a training checkpoint
@@ -10,15 +10,15 @@
     |-- RobotError              a robot, its driver or its description
     `-- MissingDependencyError  an optional package that is not installed
 
-Every message says where, what was expected, what was found and what to do. Our own mistakes are
-`assert`s and ordinary Python exceptions, never a FluxError.
+Every message says where, what was expected, what was found and what to do. Our own bugs raise
+AssertionError or another ordinary Python exception, never a FluxError.
 """
 
 from __future__ import annotations
 
 
 class FluxError(Exception):
-    """A mistake the user can mend, told in one line."""
+    """A mistake that the user can fix, reported in one line."""
 
     @classmethod
     def expected(cls, where: str, expected: object, got: object, hint: str = "") -> FluxError:
@@ -28,7 +28,7 @@ class FluxError(Exception):
 
 
 class UsageError(FluxError):
-    """The command line cannot be obeyed."""
+    """The command line is not valid."""
 
 
 class ConfigError(FluxError):

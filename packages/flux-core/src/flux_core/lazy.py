@@ -1,7 +1,7 @@
-"""Public faces of packages: names that are imported when somebody first asks for them.
+"""Public names of packages, imported on first use.
 
-A face lists its names once for the type checker and once for Python; a test holds the two lists
-against each other:
+A package's `__init__` lists its names once for the type checker and once for Python; a test
+compares the two lists:
 
     if TYPE_CHECKING:
         from .dataset import open_lerobot as open_lerobot

@@ -24,7 +24,7 @@ EPSILON = 1e-6
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureStats:
-    """Statistics of one feature; every field a tuple of `dim` floats, `count` the frames behind."""
+    """Statistics of one feature: each field has `dim` floats; `count` is the number of frames."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -54,22 +54,22 @@ class FeatureStats:
         return scale.astype(np.float32), (lower + scale).astype(np.float32)
 
     def widened(self, min_range: float) -> FeatureStats:
-        """Takes a dimension that spans less than `min_range` to span that much.
+        """Widens every dimension that spans less than `min_range` to that range.
 
-        A joint that hardly moves would otherwise have its jitter blown up to [-1, 1], and the
-        network would spend on it what it has for the others.
+        Otherwise the jitter of a joint that hardly moves would be scaled up to [-1, 1], and the
+        network would spend capacity on it that the other joints need.
         """
         q01, q99 = _spread(self.q01, self.q99, min_range)
         lowest, highest = _spread(self.min, self.max, min_range)
-        # Of a uniform distribution of that range.
+        # The standard deviation of a uniform distribution over that range.
         std = tuple(max(x, min_range / 12**0.5) for x in self.std)
         return replace(self, std=std, q01=q01, q99=q99, min=lowest, max=highest)
 
     def padded(self, dim: int) -> FeatureStats:
-        """Statistics of `dim` dimensions, in which a padded zero is normalised to zero.
+        """Pads the statistics to `dim` dimensions, so that a padded zero is normalised to zero.
 
         Raises:
-            DataError: there are more than `dim`.
+            DataError: there are more than `dim` dimensions already.
         """
         missing = dim - self.dim
         if missing < 0:
@@ -82,7 +82,7 @@ class FeatureStats:
 def _spread(
     lower: tuple[float, ...], upper: tuple[float, ...], min_range: float
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Moves both ends apart around their middle until `min_range` lies between them."""
+    """Moves both ends away from their midpoint until they are at least `min_range` apart."""
     missing = [max(min_range - (high - low), 0.0) for low, high in zip(lower, upper, strict=True)]
     return (
         tuple(low - gap / 2 for low, gap in zip(lower, missing, strict=True)),
@@ -97,7 +97,7 @@ NormStats = Mapping[str, FeatureStats]
 def statistics_of(stats: NormStats, key: str) -> FeatureStats:
     """Returns the statistics of `key`; raises DataError if there are none."""
     if key not in stats:
-        raise DataError(f"norm_stats: expected statistics of {key!r}, found {sorted(stats)}")
+        raise DataError(f"norm_stats: expected statistics of {key!r}, got {sorted(stats)}")
     return stats[key]
 
 
@@ -108,7 +108,10 @@ def compute_stats(values: NDArray[np.generic]) -> FeatureStats:
     data = values.astype(np.float64)
     if not np.isfinite(data).all():
         row, dim = np.argwhere(~np.isfinite(data))[0]
-        raise DataError(f"statistics: frame {row}, dimension {dim} is {data[row, dim]}")
+        raise DataError(
+            f"statistics: expected finite numbers, got {data[row, dim]} in frame {row}, "
+            f"dimension {dim}"
+        )
     low, high = np.quantile(data, [0.01, 0.99], axis=0)
     columns = {
         "mean": data.mean(axis=0),
@@ -144,10 +147,13 @@ def _feature_from_json(where: str, value: Mapping[str, object]) -> FeatureStats:
     fields = {name: value.get(name) for name in FeatureStats.__dataclass_fields__}
     missing = [name for name, given in fields.items() if given is None]
     if missing:
-        raise DataError(f"norm_stats.{where}: missing {', '.join(missing)}. Compute them again")
+        raise DataError(f"norm_stats.{where}: {', '.join(missing)} missing. Compute them again")
     columns = {n: tuple(float(x) for x in v) for n, v in fields.items() if n != "count"}  # type: ignore[union-attr]
     if len({len(column) for column in columns.values()}) != 1:
-        raise DataError(f"norm_stats.{where}: its statistics differ in length")
+        raise DataError(
+            f"norm_stats.{where}: expected statistics of one length, got different lengths. "
+            "Compute them again"
+        )
     return FeatureStats(**columns, count=int(fields["count"]))  # type: ignore[arg-type]
 
 

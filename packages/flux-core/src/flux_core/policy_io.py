@@ -1,6 +1,7 @@
-"""An observation to the graphs' inputs, and the network's answer to robot units.
+"""Turns an observation into the graphs' inputs, and the network's output into robot units.
 
-Built from what training wrote, so that a policy is never deployed with other preprocessing.
+It is built from the files that training wrote, so that a policy always runs with the preprocessing
+that it was trained with.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from .transforms.prompts import NUM_BINS
 from .types import Observation
 
 STATES = np.linspace(-1.0, 1.0, NUM_BINS + 1) - 0.5 / NUM_BINS
-"""A normalised state in each bin of the prompt."""
+"""One normalised state value in each bin of the prompt."""
 
 
 @dataclass(frozen=True)
@@ -56,14 +57,14 @@ class PolicyIO:
     def from_policy(
         cls, inference: InferenceRunner, norm_stats: Mapping[str, NormStats]
     ) -> PolicyIO:
-        """From a training run's parts, the tokenizer where its config says."""
+        """Builds it from the parts of a training run; the config names the tokenizer's path."""
         prompts = inference.pipeline.one(Tokenization)
         stats = _robot_stats(norm_stats, inference)
         return cls(inference, stats, prompts.tokenizer.load())
 
     @classmethod
     def from_bundle(cls, bundle: Bundle) -> PolicyIO:
-        """From a bundle, with the statistics of its robot.
+        """Builds it from a bundle, with the statistics of the bundle's robot.
 
         Raises:
             BundleError: config, statistics, tokenizer or manifest contradict each other.
@@ -72,7 +73,7 @@ class PolicyIO:
             inference = bind(InferenceRunner, bundle.config.get("inference"), "inference")
             stats = _robot_stats(stats_from_json(bundle.norm_stats), inference)
             tokenizer = _load_bundled(inference.pipeline.one(Tokenization).tokenizer, bundle)
-            # The graphs may be for shorter prompts than training's.
+            # The graphs may take shorter prompts than training did.
             max_len = bundle.manifest.max_prompt_tokens
             inference = inference.with_pipeline(
                 inference.pipeline.replace(Tokenization, max_len=max_len)
@@ -85,7 +86,7 @@ class PolicyIO:
         return io
 
     def most_tokens(self, prompt: str) -> int:
-        """Tokens that a task becomes, in whatever state the robot is."""
+        """Returns the largest number of tokens of a task's prompt, over all states."""
         sample: Sample = {"task_description": prompt, "num_state_dims": self.state_dim}
         states = STATES if self.pipeline.prompt_uses_state else STATES[:1]
         prompted = [
@@ -98,7 +99,7 @@ class PolicyIO:
         """Returns the graphs' user inputs, each with a leading batch axis of 1.
 
         Raises:
-            DataError: a camera is missing, or image or state do not fit.
+            DataError: a camera is missing, or an image or the state has the wrong shape.
         """
         sample: Sample = {
             "images": self._images(observation),
@@ -119,7 +120,7 @@ class PolicyIO:
     def decode(
         self, actions: NDArray[np.float32], state: NDArray[np.float32]
     ) -> NDArray[np.float32]:
-        """Normalised actions (H, A) to robot units; `state` (A,) is the observation's."""
+        """Returns normalised actions (H, A) in robot units; `state` (A,) is the observation's."""
         return self._inverse(actions, state)
 
     @property
@@ -129,12 +130,12 @@ class PolicyIO:
 
     @property
     def scale(self) -> NDArray[np.float32]:
-        """(A,) factor of the way back."""
+        """(A,) factor from normalised actions to robot units."""
         return self._inverse.scale
 
     @property
     def offset(self) -> NDArray[np.float32]:
-        """(A,) summand of the way back."""
+        """(A,) summand from normalised actions to robot units."""
         return self._inverse.offset
 
     @property
@@ -149,7 +150,7 @@ class PolicyIO:
 
     @property
     def mean_state(self) -> NDArray[np.float32]:
-        """(state_dim,) the mean of training, in robot units."""
+        """(state_dim,) the mean state of the training data, in robot units."""
         mean = np.asarray(self.state_stats.mean, dtype=np.float32)[: self.state_dim]
         return self.pipeline.state_inverse(mean)
 
@@ -160,7 +161,7 @@ class PolicyIO:
 
     @property
     def tokenizer_config(self) -> ByteTokenizer | PretrainedTokenizer:
-        """The tokenizer as the config has it."""
+        """The config of the tokenizer."""
         return self.pipeline.one(Tokenization).tokenizer
 
     @property
@@ -170,14 +171,14 @@ class PolicyIO:
 
     @property
     def state_dim(self) -> int:
-        """Dimensions the robot's state has, before padding fills it up."""
+        """Dimensions of the robot's state, before padding."""
         is_padded = self.pipeline.maybe(Padding) is not None
         real = self.inference.spec.state_dim
         return min(real, self.state_stats.dim) if is_padded else self.state_stats.dim
 
     @cached_property
     def _inverse(self) -> ActionInverse:
-        # Statistics of a padded robot go on behind its joints.
+        # With padding, the statistics have more dimensions than the robot has joints.
         return self.pipeline.action_inverse(self.stats, self.inference.spec.action_dim)
 
     def _images(self, observation: Observation) -> list[NDArray[np.uint8]]:
@@ -185,7 +186,7 @@ class PolicyIO:
         missing = [key for key in keys if key not in observation.images]
         if missing:
             raise DataError(
-                f"observation.images: the policy needs camera {missing[0]!r}; the robot gave "
+                f"observation.images: expected camera {missing[0]!r}, got "
                 f"{', '.join(observation.images) or 'none'}"
             )
         return [observation.images[key] for key in keys]
@@ -198,13 +199,14 @@ class PolicyIO:
             )
         if not np.isfinite(state).all():
             raise DataError(
-                f"observation.state: joint {int(np.argmin(np.isfinite(state)))} is not finite"
+                "observation.state: expected finite numbers, got NaN or infinity at joint "
+                f"{int(np.argmin(np.isfinite(state)))}"
             )
         return state
 
 
 def _robot_stats(norm_stats: Mapping[str, NormStats], inference: InferenceRunner) -> NormStats:
-    """The statistics of the inference's robot."""
+    """Returns the statistics of the robot that `inference` names."""
     try:
         return norm_stats[inference.statistics_group(norm_stats)]
     except ConfigError as error:
@@ -225,7 +227,7 @@ def _load_bundled(config: ByteTokenizer | PretrainedTokenizer, bundle: Bundle) -
 
 
 def _check_manifest(io: PolicyIO, manifest: Manifest) -> None:
-    """Refuses a config and statistics that are not those of the manifest's robot and graphs."""
+    """Refuses a config and statistics that do not match the manifest's robot and graphs."""
     dataset, joints = io.inference.dataset, io.inference.spec.action_dim
     for where, expected, found in (
         ("config.json: inference: robot", manifest.robot, io.inference.spec.name),
@@ -237,6 +239,6 @@ def _check_manifest(io: PolicyIO, manifest: Manifest) -> None:
     ):
         if expected != found:
             raise BundleError(
-                f"{where}: expected {show(expected)} by manifest and robot, got {show(found)}. "
+                f"{where}: expected {show(expected)} as in manifest and robot, got {show(found)}. "
                 f"{AGAIN}"
             )

@@ -1,9 +1,9 @@
-"""Real-time chunking (RTC): a new chunk that goes on from the one the robot is still executing.
+"""Real-time chunking (RTC): a new chunk continues the one that the robot is still executing.
 
-While a chunk is computed, the robot executes the first `d` of its steps from the chunk before.
-These are the new chunk's *prefix*: known, and not to be contradicted. A policy trained with random
-prefixes (`RTCTrainingConfig`) takes them as clean actions; any other can be guided towards them
-(`RTCConfig(method='guidance')`). Names and defaults are FluxVLA's.
+While a chunk is computed, the robot executes the first `d` of its steps from the previous chunk.
+They are the new chunk's *prefix*: already known, and the new chunk must agree with them. A policy
+trained with random prefixes (`RTCTrainingConfig`) takes them as clean actions; any other policy can
+be guided towards them (`RTCConfig(method='guidance')`). Names and defaults are FluxVLA's.
 
 Sources: Black et al. 2025, "Real-Time Execution of Action Chunking Flow Policies" (guidance) and
 "Training-Time Action Conditioning for Efficient Real-Time Chunking" (random prefixes).
@@ -25,10 +25,10 @@ Schedule = Literal["exp", "linear", "ones", "zeros"]
 
 @dataclass(frozen=True, kw_only=True)
 class RTCTrainingConfig:
-    """Random prefixes in training: `d` of 0 .. max_delay - 1 steps come clean and have no loss.
+    """Random prefixes in training: the first 0 .. max_delay - 1 steps are clean, without loss.
 
-    `uniform` draws every delay alike, `exponential` with weight exp((max_delay - 1 - d) /
-    temperature): short delays are the common ones.
+    `uniform` draws all delays with the same probability, `exponential` with weight
+    exp((max_delay - 1 - d) / temperature): short delays are more frequent.
     """
 
     enabled: bool = True
@@ -43,11 +43,11 @@ class RTCTrainingConfig:
             raise ConfigError(f"temperature: expected a positive number, got {self.temperature}")
 
     def delays(self, stride: int = 1) -> tuple[int, ...]:
-        """The delays that are drawn, all multiples of `stride`."""
+        """Returns the delays that may be drawn, all multiples of `stride`."""
         return tuple(range(0, self.max_delay, stride))
 
     def probabilities(self, stride: int = 1) -> tuple[float, ...]:
-        """The probability of each of `delays(stride)`."""
+        """Returns the probability of each of `delays(stride)`."""
         exponents = [(self.max_delay - 1 - d) / self.temperature for d in self.delays(stride)]
         if self.distribution == "uniform":
             exponents = [0.0] * len(exponents)
@@ -57,13 +57,13 @@ class RTCTrainingConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class RTCConfig:
-    """How a new chunk is tied to the one before, at run time.
+    """How a new chunk is made to agree with the previous one, at run time.
 
-    `prefix` puts the first `prefix_len` steps in as they are (for policies trained with
-    `RTCTrainingConfig`). `guidance` pulls the whole flow towards the chunk before, with weight 1 up
-    to `prefix_len` and then falling by `schedule` to 0 at `decay_end` (default 2 * prefix_len);
-    `use_vjp` pulls through the network's Jacobian, as in the paper, which costs a backward pass a
-    step. `prefix_len` None is what the last inference took, in control steps.
+    `prefix` inserts the first `prefix_len` steps unchanged (for policies trained with
+    `RTCTrainingConfig`). `guidance` pulls the whole flow towards the previous chunk, with weight 1
+    up to `prefix_len` and then falling by `schedule` to 0 at `decay_end` (default 2 * prefix_len);
+    `use_vjp` pulls through the network's Jacobian, as in the paper, which costs one backward pass
+    per step. If `prefix_len` is None, it is the duration of the last inference in control steps.
     """
 
     enabled: bool = True
@@ -90,7 +90,7 @@ class RTCConfig:
 def prefix_weights(
     prefix_len: int, decay_end: int, horizon: int, schedule: Schedule
 ) -> NDArray[np.float32]:
-    """(horizon,) how firmly each step is held: 1 in the prefix, 0 from `decay_end` on.
+    """Returns (horizon,), the weight of each step: 1 in the prefix, 0 from `decay_end` on.
 
     Between them c falls in equal steps from below 1 to above 0, and the weight is c (`linear`),
     c * (e^c - 1) / (e - 1) (`exp`, the paper's equation 5), 1 (`ones`) or 0 (`zeros`).
@@ -108,7 +108,7 @@ def prefix_weights(
 
 
 def guidance_weight(t: float, maximum: float) -> float:
-    """How hard a step at flow time `t` pulls (the paper's equation 2, with its tau = 1 - t)."""
+    """Returns the guidance weight at flow time `t` (the paper's equation 2; tau is 1 - t)."""
     tau = 1.0 - t
     if tau <= 0.0:
         return maximum

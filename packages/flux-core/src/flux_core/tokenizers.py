@@ -1,7 +1,7 @@
-"""From words to token ids: a byte tokenizer that needs no file, and PaliGemma's from a local path.
+"""Tokenizers: one of bytes, which needs no file, and PaliGemma's, read from a local path.
 
-A tokenizer is a frozen dataclass, so it is written down in a config, a checkpoint and a bundle like
-every other part; `load` reads what it needs from disk.
+A tokenizer is a frozen dataclass, so that configs, checkpoints and bundles store it like any other
+component; `load` reads its files from disk.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Tokenizer(Protocol):
         ...
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Returns the text of `ids`, special ids left out."""
+        """Returns the text of `ids`, without special ids."""
         ...
 
 
@@ -44,13 +44,13 @@ class ByteTokenizer:
     """UTF-8 bytes, with one id for each state bin and for each of `words`.
 
     Ids: 4 special, 256 bytes, `number_tables` tables of the numbers ` -1` .. ` 255`, the words. The
-    i-th number of a text is looked up in table i (those beyond the last table, in the last), so
-    that a token of a pi0.5 state says which joint it is about and not only where that joint is.
-    Every text has an encoding and `decode` undoes it.
+    i-th number of a text uses table i (numbers beyond the last table use the last one), so that a
+    token of a pi0.5 state identifies the joint as well as its position. Every text can be encoded,
+    and `decode` reverses it.
 
     Attributes:
-        words: pieces of text that are one token each, the longest that fits first.
-        number_tables: as many as the state has dimensions, or 1 for numbers without a place.
+        words: pieces of text that become one token each; if several match, the longest is used.
+        number_tables: one per state dimension, or 1 if a number's position does not matter.
     """
 
     words: tuple[str, ...] = ()
@@ -90,7 +90,7 @@ class ByteTokenizer:
         return ids + _byte_ids(text[start:])
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Returns the text of `ids`, special ids left out."""
+        """Returns the text of `ids`, without special ids."""
         data = bytearray()
         for token in ids:
             if _FIRST_BYTE_ID <= token < FIRST_NUMBER_ID:
@@ -107,7 +107,7 @@ FIRST_NUMBER_ID = _FIRST_BYTE_ID + 256
 NUMBERS_PER_TABLE = 257
 """The state's bins: -1 (below the range) to 255."""
 
-# A space and a canonical number -1..255 that no further digit follows.
+# A space and a canonical number -1..255, not followed by another digit.
 _NUMBER = r" (?P<number>-1|25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9][0-9]|[0-9])(?![0-9])"
 
 
@@ -126,7 +126,7 @@ def _byte_ids(text: str) -> list[int]:
 class PretrainedTokenizer:
     """PaliGemma's SentencePiece vocabulary from a local file or directory.
 
-    `model_path` may be left out where the tokenizer lies beside a checkpoint or in a bundle.
+    `model_path` may be omitted if the tokenizer is stored beside a checkpoint or in a bundle.
     """
 
     model_path: str | None = None
@@ -150,7 +150,7 @@ def _find_tokenizer_file(path: Path) -> Path:
         if candidate.is_file():
             return candidate
     raise ConfigError(
-        f"tokenizer.model_path: expected {' or '.join(TOKENIZER_FILES)} at {str(path)!r}, found "
+        f"tokenizer.model_path: expected {' or '.join(TOKENIZER_FILES)} at {str(path)!r}, got "
         "neither. Download PaliGemma's tokenizer there first"
     )
 
@@ -204,7 +204,7 @@ def _load_json(file: Path) -> Tokenizer:
         ) from error
     try:
         return _JsonTokenizer(tokenizers.Tokenizer.from_file(str(file)))
-    # The library raises the base class itself.
+    # The library raises plain `Exception`.
     except Exception as error:
         raise _not_a_tokenizer(file, "tokenizer of the tokenizers library", error) from error
 
@@ -215,7 +215,7 @@ def _not_a_tokenizer(file: Path, expected: str, error: Exception) -> ConfigError
 
 
 def save_tokenizer(config: ByteTokenizer | PretrainedTokenizer, directory: Path) -> None:
-    """Writes what `config` needs into `directory`: a work dir or bundle is self-contained."""
+    """Writes the files that `config` needs into `directory`, so that it is self-contained."""
     directory.mkdir(parents=True, exist_ok=True)
     if isinstance(config, ByteTokenizer):
         (directory / BYTE_TOKENIZER_FILE).write_text(

@@ -1,4 +1,4 @@
-"""The two values that cross every boundary: what a robot sees and what a policy answers."""
+"""The two values that cross every boundary: what a robot observes and what a policy returns."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, kw_only=True)
 class Observation:
-    """What a robot sees at one moment.
+    """What a robot observes at one moment.
 
     Attributes:
         images: camera name -> (height, width, 3) uint8 RGB.
@@ -28,11 +28,11 @@ class Observation:
 
 @dataclass(frozen=True, kw_only=True)
 class ActionChunk:
-    """The actions a policy answers to one observation.
+    """The actions that a policy returns for one observation.
 
     Attributes:
         actions: (action_horizon, action_dim) float32, in the robot's units, one row per tick.
-        timestamp_s: the time of the observation they answer.
+        timestamp_s: the time of the observation that they were computed from.
     """
 
     actions: NDArray[np.float32]

@@ -1,7 +1,7 @@
 """Runs a bundle on a robot: engines, control loop, safety, recording and report.
 
-Importing this package loads nothing heavy: the C++ core, the simulators and the plotting
-libraries are imported where they are used.
+Importing this package is cheap: the C++ core, the simulators and the plotting libraries are
+imported only where they are used.
 """
 
 from __future__ import annotations

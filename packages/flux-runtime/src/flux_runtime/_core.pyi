@@ -1,10 +1,10 @@
 """The C++ core: flow-matching inference and the control loop.
 
 Letters in shapes: H action_horizon, A the robot's action_dim, N the network's action_dim (at least
-A; a network trained on several robots is wider than most of them).
+A, because a network that was trained on several robots is wider than most of them).
 
-A wrong name, type or shape raises ValueError, told as `name: expected X, got Y`; a failing engine
-or a call out of turn raises RuntimeError.
+A wrong name, type or shape raises ValueError with the message `name: expected X, got Y`. A failing
+engine or a call in the wrong order raises RuntimeError.
 """
 
 from collections.abc import Mapping
@@ -14,20 +14,20 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 HELD: int
-"""The command repeats the last one: there was no usable action."""
+"""No usable action: the last command is repeated."""
 CLIPPED_POSITION: int
-"""The action lay outside the position limits."""
+"""The action was outside the position limits."""
 CLIPPED_VELOCITY: int
-"""The action was further away than one tick may move."""
+"""The action was farther away than a joint may move in one tick."""
 NON_FINITE: int
-"""The action held a NaN or an infinity."""
+"""The action contained a NaN or an infinity."""
 STALE: int
-"""The observation behind the running chunk is too old."""
+"""The observation behind the chunk is too old."""
 NEW_CHUNK: int
 """The first tick of a chunk."""
 
 class EngineUnavailable(RuntimeError):
-    """The machine lacks what an engine needs. The graph is not to blame."""
+    """The machine lacks something that the engine needs. The graph is not at fault."""
 
 class _Histogram(TypedDict):
     count: int
@@ -54,11 +54,11 @@ class _Stats(TypedDict):
     histograms: dict[str, _Histogram]
 
 class Policy:
-    """An observation and noise in, a chunk of actions out."""
+    """Turns one observation and noise into one chunk of actions."""
 
     @property
     def inputs(self) -> dict[str, tuple[str, tuple[int, ...]]]:
-        """Name -> (numpy type name, shape) of what `infer` takes."""
+        """The inputs that `infer` takes: name -> (numpy type name, shape)."""
 
     @property
     def action_shape(self) -> tuple[int, int]:
@@ -67,41 +67,41 @@ class Policy:
     def infer(
         self, inputs: Mapping[str, NDArray[Any]], noise: NDArray[np.float32]
     ) -> NDArray[np.float32]:
-        """Returns (H, N) float32 normalised actions. Other threads run meanwhile.
+        """Returns (H, N) float32 normalised actions. Releases the GIL.
 
         Args:
-            inputs: exactly the tensors of `inputs`; only read.
-            noise: float32 (H, N) or (1, H, N); only read.
+            inputs: exactly the tensors of `inputs`; not modified.
+            noise: float32 (H, N) or (1, H, N); not modified.
         """
 
     def histograms(self) -> dict[str, _Histogram]:
-        """Times of the stages copy_in, prefix, step, denoise and inference since construction.
+        """Returns the times of copy_in, prefix, step, denoise and inference since construction.
 
-        `step` is each call of the denoise graph, `denoise` the loop around all of an inference's:
-        the sum of the one over the sum of the other says what the loop itself costs.
+        `step` is one call of the denoise graph and `denoise` is the loop over all of them, so that
+        the ratio of their sums shows what the loop itself costs.
         """
 
 class FlowPolicy(Policy):
-    """A bundle's two graphs and the loop of Euler steps between them.
+    """A bundle's two graphs: one prefix pass, then the Euler steps of the denoise graph.
 
-    All memory of an inference is allocated here; the prefix graph writes its keys and values where
-    the denoise graph reads them, on an accelerator without passing through the host. May be
-    shared: inferences run one after the other.
+    All memory for an inference is allocated by the constructor. The prefix graph writes its keys
+    and values where the denoise graph reads them; on an accelerator they never pass through the
+    host. A policy may be shared between threads: its inferences are serialised.
 
     Args:
-        prefix_path: ONNX file, weights beside it.
+        prefix_path: ONNX file, with its weights in the same folder.
         denoise_path: likewise.
-        engine: what runs the graphs. All of a graph runs there; nothing is left to another one.
+        engine: what runs the graphs. A graph that would run partly on another engine is refused.
         library: path of the engine's library; see `flux_runtime.engines.onnxruntime_library` and
             `flux_runtime.engines.openvino_library`.
-        num_inference_steps: Euler steps; the denoise graph's dt is -1 / this.
-        num_threads: of the processor, for each graph.
-        options: of ONNX Runtime's provider, or properties of OpenVINO's CPU device.
+        num_inference_steps: Euler steps; the denoise graph's dt is -1 / num_inference_steps.
+        num_threads: CPU threads for each graph.
+        options: options of ONNX Runtime's provider, or properties of OpenVINO's CPU device.
 
     Raises:
-        ValueError: the graphs do not fit each other; the message names the tensor.
+        ValueError: the graphs do not fit together; the message names the tensor.
         EngineUnavailable: the library cannot be loaded, or this machine lacks what it needs.
-        RuntimeError: the engine refuses a graph.
+        RuntimeError: the engine rejects a graph.
     """
 
     def __init__(
@@ -121,18 +121,19 @@ class FlowPolicy(Policy):
 class CapturedPolicy(Policy):
     """A bundle's whole inference as one CUDA graph; see `flux_runtime.engines.tensorrt`.
 
-    Its histograms count `copy_in` and `inference` only.
+    Only its histograms `copy_in` and `inference` are filled.
 
     Args:
         driver: the driver's library.
-        context: a handle, as `stream` and `graph` are; the graph can be launched.
-        stream: where it is launched.
-        graph: reads the inputs and the noise, and writes the actions, in page-locked memory.
+        context: a handle, like `stream` and `graph`.
+        stream: where the graph is launched.
+        graph: launchable; reads the inputs and the noise from page-locked host memory, and writes
+            the actions there.
         inputs: name -> (numpy type name, shape, address).
-        noise: address of float32 `action_shape`.
+        noise: address of a float32 array of `action_shape`.
         actions: likewise.
-        action_shape: (H, A).
-        owner: of everything; kept alive.
+        action_shape: (H, N).
+        owner: owns all of the above; kept alive with the policy.
 
     Raises:
         EngineUnavailable: the driver cannot be loaded.
@@ -154,10 +155,11 @@ class CapturedPolicy(Policy):
     ) -> None: ...
 
 class SafetyLimits:
-    """Limits per joint, each (A,): joint units, and joint units per second.
+    """Limits per joint, each (A,), in joint units and joint units per second.
 
     Raises:
-        ValueError: unless all are finite, lower < upper and max_velocity > 0.
+        ValueError: unless the lengths agree, all numbers are finite, lower < upper and
+            max_velocity > 0.
     """
 
     def __init__(self, *, lower: ArrayLike, upper: ArrayLike, max_velocity: ArrayLike) -> None: ...
@@ -170,27 +172,29 @@ class ActionDecoder:
     ) -> None: ...
 
 class ControlLoop:
-    """Fixed-rate ticks, chunks that come and go, and a safety filter behind them.
+    """Fixed-rate ticks that send the current chunk's actions through a safety filter.
 
-    One thread at a time may use it. Per control step: `submit` if `needs_observation()`, then
+    Only one thread may use it at a time. Per control step: `submit` if `needs_observation()`, then
     `wait_for_tick()`, then `tick()`, then send the command.
 
     Args:
-        policy: None if only `submit_chunk` gives chunks.
-        decoder: from the policy's actions to robot units.
-        limits: of the same action_dim.
+        policy: may be None; chunks then come only from `submit_chunk`.
+        decoder: converts the policy's actions to robot units.
+        limits: limits for the same action_dim.
         control_hz: ticks per second.
-        execution_horizon: ticks that a chunk is executed before the next takes over.
-        mode: 'sync': `submit` infers while the robot holds. 'async': on a thread of its own.
+        execution_horizon: ticks for which a chunk is executed before the next one takes over.
+        mode: 'sync': `submit` runs the inference while the robot holds. 'async': `submit` wakes the
+            inference thread while the running chunk continues.
         clock: 'simulated': ticks do not wait, and a chunk takes over exactly `inference_delay`
-            ticks after its observation. 'monotonic': ticks on an absolute grid, chunks as they
-            come.
-        inference_delay: control steps, at most execution_horizon and H - execution_horizon; 0
-            unless mode is 'async' and clock 'simulated'.
-        stale_after_s: how much older than its own duration a chunk's observation may be.
+            ticks after its observation. 'monotonic': ticks lie on an absolute grid, and a chunk
+            takes over as soon as it is ready.
+        inference_delay: control steps, at most execution_horizon and at most
+            H - execution_horizon; 0 unless mode is 'async' and clock is 'simulated'.
+        stale_after_s: a chunk is stale once its observation is older than the chunk's duration plus
+            this time.
 
     Raises:
-        ValueError: an argument is out of its range; the message names the numbers.
+        ValueError: an argument is out of range; the message names the values.
     """
 
     def __init__(
@@ -207,14 +211,14 @@ class ControlLoop:
         stale_after_s: float = 1.0,
     ) -> None: ...
     def start(self, command: NDArray[np.float32]) -> None:
-        """Holds `command`, (A,) finite, until the first chunk. Called once."""
+        """Holds `command`, (A,) and finite, until the first chunk. Must be called exactly once."""
 
     def needs_observation(self) -> bool:
-        """Whether a chunk is wanted and none is on its way.
+        """Whether a chunk is needed and none is pending.
 
         Raises:
-            RuntimeError: an inference has failed on its thread; raised once. Ticks hold from the
-                failure until the next chunk.
+            RuntimeError: an inference has failed on its thread; raised once per failure. Ticks hold
+                from the failure until the next chunk.
         """
 
     def submit(
@@ -223,33 +227,35 @@ class ControlLoop:
         state: NDArray[np.float32],
         noise: NDArray[np.float32],
     ) -> None:
-        """Gives the observation of the coming tick: the policy's inputs and noise, and state (A,).
+        """Submits the observation for the coming tick: the policy's inputs, state (A,) and noise.
 
-        Everything is copied. Other threads run meanwhile.
+        Everything is copied. Releases the GIL.
         """
 
     def submit_chunk(self, actions: NDArray[np.float32]) -> None:
-        """Schedules (rows, A) actions in robot units from the coming tick on.
+        """Schedules (rows, A) actions, in robot units, from the coming tick on.
 
-        There are at least execution_horizon rows.
+        Raises:
+            ValueError: unless rows >= execution_horizon.
         """
 
     def wait_for_tick(self) -> float:
-        """Waits for the next tick of the grid; returns how late it begins, in seconds.
+        """Waits for the next tick and returns how late it starts, in seconds.
 
-        Ticks that passed meanwhile are skipped. With the simulated clock this waits for nothing
-        but an inference whose chunk is due.
+        Ticks that passed while the loop was late are skipped. With the simulated clock it waits
+        only for a chunk that is due at that tick.
         """
 
     def tick(self) -> tuple[NDArray[np.float32], int]:
         """Returns the next command, (A,), always finite and within the limits, and status flags."""
 
     def stats(self) -> _Stats:
-        """Counts and histograms since construction.
+        """Returns counts and histograms since construction.
 
-        Violations are ticks in which the policy asked for too much. Histograms are `tick` (the C++
-        work of a tick), `jitter` (how late ticks began) and the policy's stages for this loop.
+        Violations are ticks with an unusable action or one outside the limits. The histograms are
+        `tick` (time spent in `tick`), `jitter` (how late ticks started) and the stages of this
+        loop's inferences.
         """
 
     def stop(self) -> None:
-        """Waits for the inference in flight and ends its thread. Ticks hold from now on."""
+        """Waits for the inference in flight and stops its thread. All later ticks hold."""

@@ -1,4 +1,4 @@
-"""Types of command line arguments, and the arguments that several commands have."""
+"""Types of command-line arguments, and arguments that several commands share."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from .engines.names import AUTO, ENGINES
 
 
 def count(value: str) -> int:
-    """Returns a whole number of at least 1."""
+    """Parses an integer of at least 1."""
     return _at_least(1, value)
 
 
 def natural(value: str) -> int:
-    """Returns a whole number of at least 0."""
+    """Parses an integer of at least 0."""
     return _at_least(0, value)
 
 
 def threads(value: str) -> int:
-    """Returns a number of threads that this machine can start."""
+    """Parses a number of threads, at most four per processor of this machine."""
     number, most = count(value), 4 * (os.cpu_count() or 1)
     if number > most:
         raise argparse.ArgumentTypeError(
@@ -34,8 +34,8 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
         "--engine",
         choices=(AUTO, *ENGINES),
         default=AUTO,
-        help="what runs the network (default: auto, an NVIDIA card if ONNX Runtime can use it, "
-        "else the processor)",
+        help="the engine that runs the network (default: auto, which uses an NVIDIA card if ONNX "
+        "Runtime can use it, and the CPU otherwise)",
     )
 
 
@@ -47,8 +47,8 @@ def add_accept_version(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="NAME",
         dest="accept_versions",
-        help="take the installed version of distribution NAME for the components that a bundle "
-        "has from another version of it; may be repeated",
+        help="use the installed version of the distribution NAME even if the bundle's components "
+        "come from another version of it; may be repeated",
     )
 
 

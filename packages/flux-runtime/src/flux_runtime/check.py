@@ -1,4 +1,4 @@
-"""`flux-runtime check`: verifies a bundle and replays its golden on this machine and engine."""
+"""`flux-runtime check`: verifies a bundle and replays its golden on this machine."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def check(
     num_threads: int = 1,
     accept_versions: Collection[str] = (),
 ) -> dict[str, object]:
-    """Opens the bundle with all its checks, replays the golden, and returns the JSON report.
+    """Opens and verifies the bundle, replays its golden, and returns the JSON report.
 
-    Each pair of graphs is replayed, those for shorter prompts too: `max_abs_error` and `cosine` are
-    of the worst, and `graphs` has all of them by their number of prompt tokens.
+    Replays every pair of graphs, including those for shorter prompts. `max_abs_error` and `cosine`
+    come from the worst pair; `graphs` lists all pairs by their number of prompt tokens.
 
     Raises:
         BundleError: the bundle is damaged or its graphs cannot be loaded.
@@ -51,7 +51,7 @@ def check(
 
 
 def _figures(result: GoldenResult) -> dict[str, float | None]:
-    # JSON has no infinity: null says that the answer was not finite.
+    # JSON has no infinity: null means that the answer was not finite.
     error = result.max_abs_error if math.isfinite(result.max_abs_error) else None
     return {"max_abs_error": error, "cosine": result.cosine}
 

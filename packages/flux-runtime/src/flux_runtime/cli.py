@@ -57,13 +57,13 @@ def build_parser() -> argparse.ArgumentParser:
         _add(
             commands,
             "bench",
-            "times an inference on this machine, stage by stage and engine beside engine",
+            "times inference on this machine, stage by stage, for one or more engines",
             "  flux-runtime bench my_bundle --engine onnxruntime openvino --threads 2\n"
             "  flux-runtime bench --model pi05 --size small --random-weights",
             _bench,
         )
     )
-    _add(commands, "doctor", "says what this machine can do", "  flux-runtime doctor", _doctor)
+    _add(commands, "doctor", "checks what this machine can run", "  flux-runtime doctor", _doctor)
     return parser
 
 
@@ -85,28 +85,40 @@ def _add_bench(parser: argparse.ArgumentParser) -> None:
     bundle = add("bundle", type=Path, metavar="BUNDLE", help="the bundle's directory")
 
     class InsteadOfBundle(argparse.Action):
-        """An optional BUNDLE (nargs='?') would be found before the first option only."""
+        """Makes BUNDLE optional; with nargs='?' it would have to come before the options."""
 
         def __call__(self, _: Any, namespace: argparse.Namespace, values: Any, __: Any = None):
             bundle.required = False
             setattr(namespace, self.dest, values)
 
-    add("--engine", nargs="+", choices=(AUTO, *ENGINES), default=[AUTO], help="those to compare")
+    add("--engine", nargs="+", choices=(AUTO, *ENGINES), default=[AUTO], help="engines to compare")
     _add_threads(parser)
-    add("--repeat", type=count, default=100, metavar="N", help="chunks of each (default: 100)")
-    add("--warm-up", type=count, default=10, metavar="N", help="chunks before (default: 10)")
+    add(
+        "--repeat",
+        type=count,
+        default=100,
+        metavar="N",
+        help="timed chunks per engine (default: 100)",
+    )
+    add(
+        "--warm-up", type=count, default=10, metavar="N", help="untimed chunks before (default: 10)"
+    )
     add("--out", type=Path, help="write the figures as JSON")
     add_accept_version(parser)
     add(
         "--model",
         choices=("pi0", "pi05"),
         action=InsteadOfBundle,
-        help="instead of a bundle: a network of this kind",
+        help="instead of a bundle, time a network of this kind",
     )
-    add("--size", choices=("small", "medium", "full"), help="of --model (default: small)")
-    add("--random-weights", action="store_true", help="what --model has; 13 GB on disk if full")
-    add("--precision", help="of --model's bundle, as for flux-export (default: fp32)")
-    add("--keep", type=Path, metavar="DIR", help="an existing folder that keeps --model's bundle")
+    add("--size", choices=("small", "medium", "full"), help="size of --model (default: small)")
+    add(
+        "--random-weights",
+        action="store_true",
+        help="confirm that --model has random weights; --size full takes 13 GB on disk",
+    )
+    add("--precision", help="precision of --model, as for flux-export (default: fp32)")
+    add("--keep", type=Path, metavar="DIR", help="keep --model's bundle in this existing folder")
 
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
@@ -114,26 +126,27 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     known = ", ".join(("aloha-sim", "aloha", "ur3", *provided_names(DRIVER_GROUP)))
     add("--robot", required=True, metavar="R", help=f"one of {known.replace('%', '%%')}")
     add("--bundle", type=Path, metavar="DIR", help="the policy (default: the one shipped for R)")
-    add("--task", metavar="T", help="what to do, in words (default: the bundle's task)")
-    add("--episodes", type=count, default=10, metavar="N", help="how many (default: 10)")
+    add("--task", metavar="T", help="the task in words (default: the bundle's task)")
+    add("--episodes", type=count, default=10, metavar="N", help="number of episodes (default: 10)")
     add(
         "--seed",
         type=natural,
         default=10_000,
         metavar="S0",
-        help="of episode 0; episode i takes S0 + i (default: 10000)",
+        help="seed of episode 0; episode i uses S0 + i (default: 10000)",
     )
     add(
         "--mode",
         choices=("sync", "async"),
         default="sync",
-        help="wait for each chunk, or infer while the last one runs (default: sync)",
+        help="sync: hold while a chunk is inferred; async: infer while the previous chunk runs "
+        "(default: sync)",
     )
     add(
         "--policy",
         choices=("bundle", "hold"),
         default="bundle",
-        help="hold keeps the start state and needs no bundle (default: bundle)",
+        help="hold: stay in the start state, without a bundle (default: bundle)",
     )
     add(
         "--max-steps",
@@ -142,16 +155,16 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="longest episode in control steps (default: 400)",
     )
-    add("--realtime", action="store_true", help="keep to the wall clock in simulation too")
+    add("--realtime", action="store_true", help="run in real time in simulation too")
     add(
         "--inference-delay",
         type=natural,
         default=5,
         metavar="N",
-        help="with --mode async in "
-        "simulated time: control steps from observation to chunk (default: 5)",
+        help="control steps from observation to chunk, with --mode async in simulated time "
+        "(default: 5)",
     )
-    add("--report", type=Path, metavar="FILE", help="write an HTML page with videos and figures")
+    add("--report", type=Path, metavar="FILE", help="write an HTML page with videos and plots")
     add(
         "--video-episodes",
         type=natural,
@@ -159,8 +172,8 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="how many episodes the report shows in detail (default: 2)",
     )
-    add("--record", type=Path, metavar="DIR", help="write states and commands of every episode")
-    add("--dry-run", action="store_true", help="only the checks before the first tick")
+    add("--record", type=Path, metavar="DIR", help="write the states and commands of every episode")
+    add("--dry-run", action="store_true", help="only run the checks that precede the first tick")
     add_engine(parser)
     add_accept_version(parser)
     _add_threads(parser)
@@ -168,7 +181,11 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
 
 def _add_threads(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--threads", type=threads, default=1, metavar="N", help="of the network (default: 1)"
+        "--threads",
+        type=threads,
+        default=1,
+        metavar="N",
+        help="CPU threads for the network (default: 1)",
     )
 
 

@@ -1,4 +1,4 @@
-"""`flux-runtime doctor`: what this machine can do, and how to mend what it cannot."""
+"""`flux-runtime doctor`: checks what this machine can run, and says how to fix the rest."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ data = mujoco.MjData(model)
 mujoco.mj_forward(model, data)
 with mujoco.Renderer(model, 32, 32) as renderer:
     renderer.update_scene(data, 'c')
-    assert renderer.render().max() > 0, 'the picture is black'
+    assert renderer.render().max() > 0, 'the image is black'
 print('mujoco', mujoco.__version__, 'with', os.environ['MUJOCO_GL'])
 """
 
@@ -47,11 +47,11 @@ class Check:
     """One line of the doctor's report.
 
     Attributes:
-        name: what was looked at.
+        name: what was checked.
         ok: whether it is as it should be.
         found: what was found.
-        fix: what to do about it, empty if there is nothing to do.
-        required: whether flux-runtime cannot work without it; others are for information.
+        fix: what to do if it is not ok; may be empty.
+        required: whether flux-runtime cannot work without it; all other checks are informative.
     """
 
     name: str
@@ -77,7 +77,7 @@ def diagnose() -> list[Check]:
 
 
 def format_checks(checks: Sequence[Check]) -> str:
-    """Returns the checks as text, with what to do under each that is not ok."""
+    """Returns the checks as text, with the fix below each one that failed."""
     width = max(len(check.name) for check in checks)
     lines: list[str] = []
     for check in checks:
@@ -89,7 +89,7 @@ def format_checks(checks: Sequence[Check]) -> str:
 
 
 def check_python() -> Check:
-    """Looks at the interpreter."""
+    """Checks the version of Python."""
     oldest = ".".join(map(str, OLDEST_PYTHON))
     return Check(
         name="python",
@@ -101,7 +101,7 @@ def check_python() -> Check:
 
 
 def check_numpy() -> Check:
-    """Looks at numpy."""
+    """Checks the version of numpy."""
     import numpy as np
 
     return Check(
@@ -114,7 +114,7 @@ def check_numpy() -> Check:
 
 
 def check_core() -> Check:
-    """Loads the C++ core."""
+    """Checks that the C++ core can be loaded."""
     try:
         core = load_core()
     except FluxError as error:
@@ -124,7 +124,7 @@ def check_core() -> Check:
 
 
 def check_onnxruntime() -> Check:
-    """Looks for the shared library that the C++ core loads."""
+    """Checks the ONNX Runtime library that the C++ core loads."""
     name, fix = "libonnxruntime", "pip install 'onnxruntime>=1.23'"
     try:
         from .engines.onnxruntime_library import find_library
@@ -138,20 +138,20 @@ def check_onnxruntime() -> Check:
 
 
 def check_engine(name: EngineName) -> Check:
-    """Says whether this machine has what an engine needs, or what it lacks."""
+    """Checks that this machine has everything that an engine needs."""
     status = engine_status(name)
     title = f"engine {name}"
     if status.ok and name == "openvino-bf16":
-        # What it needs is there, and yet it may crash.
+        # It may crash even though everything that it needs is there.
         try:
             open_flow_policy(Bundle.open(shipped_policy("aloha-sim")), engine=name)
         except FluxError as error:
-            return Check(name=title, ok=False, found=str(error), fix="Take the engine openvino.")
+            return Check(name=title, ok=False, found=str(error), fix="Use the engine openvino.")
     return Check(name=title, ok=status.ok, found=status.found, fix=status.fix)
 
 
 def check_rendering() -> Check:
-    """Renders one small picture in a process of its own, as broken drivers may crash."""
+    """Renders a small image in a separate process, because a broken driver may crash it."""
     name = "headless rendering"
     if importlib.util.find_spec("mujoco") is None:
         fix = "For the simulated robots: pip install 'flux-core[sim]'"
@@ -166,7 +166,7 @@ def check_rendering() -> Check:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        found = f"no picture within {_RENDER_TIMEOUT_S:.0f} s"
+        found = f"no image within {_RENDER_TIMEOUT_S:.0f} s"
         return Check(name=name, ok=False, found=found, fix=fix)
     lines = (done.stderr if done.returncode else done.stdout).strip().splitlines()
     found = lines[-1][:120] if lines else f"exit code {done.returncode}"
@@ -174,7 +174,7 @@ def check_rendering() -> Check:
 
 
 def check_cpu() -> Check:
-    """Says which vector instructions the network can use."""
+    """Checks for vector instructions that speed up the network."""
     flags = _proc_value(Path("/proc/cpuinfo"), ("flags", "Features")).split()
     known = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "sve")
     found = [flag for flag in known if flag in flags]
@@ -187,22 +187,23 @@ def check_cpu() -> Check:
 
 
 def check_realtime_priority() -> Check:
-    """Says whether this user may ask for real-time scheduling."""
+    """Checks that this user may use real-time scheduling."""
     name = "real-time priority"
     fix = (
-        "For a real robot: add '@realtime - rtprio 90' to /etc/security/limits.conf, log in again."
+        "For a real robot: add '@realtime - rtprio 90' to /etc/security/limits.conf "
+        "and log in again."
     )
     try:
         import resource
 
         limit = resource.getrlimit(resource.RLIMIT_RTPRIO)[0]
     except (ImportError, AttributeError):
-        return Check(name=name, ok=False, found="not known on this system", fix=fix)
+        return Check(name=name, ok=False, found="unknown on this system", fix=fix)
     return Check(name=name, ok=limit != 0, found=f"ulimit -r {limit}", fix=fix)
 
 
 def check_governor() -> Check:
-    """Says whether the processor may change its clock between ticks."""
+    """Checks that the CPU does not change its clock rate between ticks."""
     path = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
     try:
         governor = path.read_text().strip()
@@ -217,7 +218,7 @@ def check_governor() -> Check:
 
 
 def check_report() -> Check:
-    """Looks for what `--report` needs."""
+    """Checks for the packages that `--report` needs."""
     missing = [name for name in ("matplotlib", "av") if importlib.util.find_spec(name) is None]
     return Check(
         name="run reports",
@@ -228,7 +229,7 @@ def check_report() -> Check:
 
 
 def check_robot(name: str) -> Check:
-    """Loads another package's driver and says what it drives; connects to nothing."""
+    """Loads a driver from another package and describes its robot, without connecting to it."""
     title, fix = f"robot {name}", "Correct or reinstall the package, or ask its author."
     try:
         spec = make_robot(name).spec
@@ -256,12 +257,12 @@ CHECKS: tuple[Callable[[], Check], ...] = (
 
 
 def _version(text: str) -> tuple[int, ...]:
-    """Returns (major, minor) of a version text."""
+    """Returns (major, minor) of a version string."""
     return tuple(int(part) if part.isdigit() else 0 for part in text.split(".")[:2])
 
 
 def _proc_value(path: Path, names: Sequence[str]) -> str:
-    """Returns the first value of a `name : value` file, empty if there is none."""
+    """Returns the first value for one of `names` in a `name : value` file, or an empty string."""
     try:
         lines = path.read_text().splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""The bundle: what training hands to the robot, and the checks that it passes before it is used."""
+"""The bundle: the files that training gives to the robot, and the checks made before their use."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .manifest import GraphSignature as GraphSignature
     from .manifest import Manifest as Manifest
     from .manifest import TensorSignature as TensorSignature
+    from .settings import component_sources as component_sources
 
 __getattr__, __dir__ = lazy_exports(
     __name__,
@@ -25,5 +26,6 @@ __getattr__, __dir__ = lazy_exports(
             *("ComponentSource", "FileEntry", "GraphSignature"),
             *("Manifest", "TensorSignature"),
         ),
+        "settings": ("component_sources",),
     },
 )

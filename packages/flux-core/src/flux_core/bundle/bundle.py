@@ -7,12 +7,12 @@
     model.safetensors    the weights, referenced by both graphs as ONNX external data
     prefix.onnx          images and prompt -> keys and values
     denoise.onnx         one Euler step of the flow
-    golden.safetensors   inputs, noise and the reference's answer
+    golden.safetensors   inputs, noise and the reference's output
     report.json          verification figures of the export
 
 Nothing in a bundle is executed or unpickled. `Bundle.open` checks all of it before anything is
-loaded or imported, and every fault is a BundleError of one line. What config.json names as `type`
-are components of flux, or of installed distributions that the manifest lists with their versions.
+loaded or imported, and every fault is a BundleError of one line. Every `type` in config.json is a
+component of flux, or of an installed distribution that the manifest lists with its version.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ class Bundle:
     """An opened bundle.
 
     Attributes:
-        directory: where it lies.
-        manifest: checked.
+        directory: the bundle's directory.
+        manifest: manifest.json, checked.
         config: config.json as plain data.
         norm_stats: norm_stats.json as plain data.
     """
@@ -87,8 +87,8 @@ class Bundle:
         Args:
             directory: the bundle's directory.
             verify: also compare the sha256 of every file; sizes and names are always checked.
-            accept_versions: distributions whose components may be of another version than that
-                of the export (`--accept-version`).
+            accept_versions: distributions whose components may have another version than at export
+                (`--accept-version`).
 
         Raises:
             BundleError: the first fault found, in one line.
@@ -126,11 +126,11 @@ class Bundle:
         return self.directory / name
 
     def for_prompts(self, prompt_tokens: int) -> Bundle:
-        """The same bundle with its shortest graphs that prompts of so many tokens fit."""
+        """Returns the bundle with its shortest graphs that take so many prompt tokens."""
         return self.with_bucket(self.manifest.bucket_for(prompt_tokens))
 
     def with_bucket(self, prompt_tokens: int | None) -> Bundle:
-        """The same bundle with the graphs of a bucket; None: with those for any prompt."""
+        """Returns the bundle with the graphs of one bucket; None: with those for any prompt."""
         if prompt_tokens is None:
             return self
         graphs = self.manifest.prompt_buckets[prompt_tokens]
@@ -155,7 +155,8 @@ def write_manifest(directory: str | os.PathLike[str], manifest: Manifest) -> Man
     """Hashes the files of a finished directory and writes manifest.json beside them, atomically.
 
     Args:
-        directory: holds every file of the bundle but the manifest; an older one is replaced.
+        directory: holds every file of the bundle except the manifest; an older manifest is
+            replaced.
         manifest: all fields; `files` is ignored and filled in. Graphs may be plain dicts.
 
     Returns:
@@ -219,7 +220,7 @@ def _check_files(root: Path, names: list[str], manifest: Manifest, *, verify: bo
 
 
 def _unreadable(root: Path, error: OSError) -> BundleError:
-    """Names the file that the operating system does not give."""
+    """Returns an error that names the file that could not be read."""
     where = ascii(os.fspath(error.filename or root))[1:-1]
     return BundleError(
         f"{where}: cannot be read ({error.strerror}). Check the permissions and the disk."

@@ -1,7 +1,7 @@
-"""Checks of the values inside a bundle: each fault is one line that says what to do.
+"""Checks the values inside a bundle: each fault is one line that says what to do.
 
 A checker is `(where, value) -> checked value`. `where` is the dotted path inside the file, such as
-`manifest.json: graphs.prefix.inputs[0].shape`, and is how every message begins.
+`manifest.json: graphs.prefix.inputs[0].shape`, and every message begins with it.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ AGAIN = "Export the bundle again."
 DAMAGED = "The bundle is damaged: copy or export it again."
 TENSOR_DTYPES = ("bool", "uint8", "int32", "int64", "float16", "bfloat16", "float32")
 LARGEST = 1e30
-"""Of a number in a statistic: finite in float32, and so is the difference of two."""
+"""The largest number in a statistic: it and the difference of two are finite in float32."""
 MAX_NESTING = 8
 MAX_ITEMS = 100_000
 MAX_TENSOR_RANK = 8
 MAX_TENSOR_ELEMENTS = 2**28
-"""Of an input or output: 16 cameras of 2,300 by 2,300 pixels have as many."""
+"""The limit for one input or output: 16 cameras of 2,300 by 2,300 pixels have as many."""
 ITEM_BYTES = {
     "bool": 1,
     "int8": 1,
@@ -50,13 +50,13 @@ def show(value: object) -> str:
     """Returns `repr(value)` on one line of at most 80 characters."""
     try:
         text = ascii(value)
-    except (ValueError, RecursionError):  # an integer of thousands of digits, a bottomless nest
+    except (ValueError, RecursionError):  # an integer of thousands of digits, or very deep nesting
         text = f"a {type(value).__name__} too large to print"
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def one_line(message: str) -> str:
-    """Returns a message without what moves the cursor of a terminal."""
+    """Returns a message without characters that move a terminal's cursor."""
     return "".join(character if character.isprintable() else " " for character in message)
 
 
@@ -112,7 +112,7 @@ def one_of(*choices: str) -> Checker[str]:
 
 
 def sequence(item: Checker[T], *, low: int, high: int) -> Checker[tuple[T, ...]]:
-    """Returns a checker of a list of `low` to `high` items; it gives a tuple."""
+    """Returns a checker of a list of `low` to `high` items, which becomes a tuple."""
 
     def check(where: str, value: Any) -> tuple[T, ...]:
         if not isinstance(value, list) or not low <= len(value) <= high:
@@ -134,7 +134,7 @@ def mapping(item: Checker[T], *, high: int = 100_000) -> Checker[dict[str, T]]:
 
 
 def unique(names: Sequence[str], where: str) -> None:
-    """Refuses a list that names one thing twice."""
+    """Refuses a list in which a name appears twice."""
     for index, name in enumerate(names):
         if name in names[:index]:
             fail(where, "each name once", name)
@@ -146,7 +146,7 @@ def record(
     checkers: Mapping[str, Checker[Any]],
     optional: Mapping[str, Checker[Any]] | None = None,
 ) -> dict[str, Any]:
-    """Checks an object with the keys of `checkers`, and at most those of `optional` besides."""
+    """Checks an object that has all keys of `checkers`, and otherwise only keys of `optional`."""
     if not isinstance(value, dict):
         fail(where, "an object", value)
     prefix = where if where.endswith(": ") else f"{where}."
@@ -164,7 +164,7 @@ def record(
 
 
 def plain_object(*, texts: bool) -> Checker[dict[str, Any]]:
-    """Returns a checker of an object of numbers, lists and objects, as deep as MAX_NESTING.
+    """Returns a checker of an object of numbers, lists and objects, at most MAX_NESTING deep.
 
     With `texts` it may hold texts, true, false and null too.
     """
@@ -194,7 +194,7 @@ def plain_object(*, texts: bool) -> Checker[dict[str, Any]]:
 
 
 def tensor_shape(where: str, value: Any) -> tuple[int, ...]:
-    """Checks a static shape of sane size."""
+    """Checks a static shape of reasonable size."""
     shape = sequence(integer(1, 2**31), low=0, high=MAX_TENSOR_RANK)(where, value)
     if math.prod(shape) > MAX_TENSOR_ELEMENTS:
         fail(where, f"at most {MAX_TENSOR_ELEMENTS} elements", value)
@@ -202,7 +202,7 @@ def tensor_shape(where: str, value: Any) -> tuple[int, ...]:
 
 
 def file_name(where: str, value: Any) -> str:
-    """Checks a relative path inside the bundle: no `..`, no absolute path, no odd characters."""
+    """Checks a relative path inside the bundle: no `..`, not absolute, only safe characters."""
     if not isinstance(value, str) or len(value) > 255:
         fail(where, "a relative file name", value)
     parts = value.split("/")

@@ -1,4 +1,4 @@
-"""The files of a bundle: listed, measured, hashed, and JSON read without trusting it."""
+"""Lists, measures and hashes the files of a bundle, and reads untrusted JSON."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .checks import AGAIN, DAMAGED, fail, show
 
 MAX_FILES = 1000
 MAX_JSON_BYTES = 4 * 2**20
-"""Parsed, it may take 15 times as much. At full size the largest is the weights' header: 0.2 MB."""
+"""Parsed, it may take 15 times as much. The largest at full size is the weights' header: 0.2 MB."""
 MAX_JSON_DEPTH = 64
 _HASH_CHUNK_BYTES = 4 * 2**20
 
@@ -44,21 +44,21 @@ def list_files(directory: Path) -> list[str]:
 
 
 def check_size(path: Path, name: str, expected_bytes: int) -> None:
-    """Refuses a file of another size than the manifest says."""
+    """Refuses a file whose size differs from the manifest."""
     found_bytes = path.stat().st_size
     if found_bytes != expected_bytes:
         raise BundleError(
-            f"{name}: size differs from the manifest (expected {expected_bytes} bytes, found "
+            f"{name}: size differs from the manifest (expected {expected_bytes} bytes, got "
             f"{found_bytes}). {DAMAGED}"
         )
 
 
 def check_sha256(path: Path, name: str, expected: str) -> None:
-    """Refuses a file whose content is not what the manifest says."""
+    """Refuses a file whose hash differs from the manifest."""
     found = sha256_of(path)
     if found != expected:
         raise BundleError(
-            f"{name}: sha256 differs from the manifest (expected {expected[:12]}…, found "
+            f"{name}: sha256 differs from the manifest (expected {expected[:12]}…, got "
             f"{found[:12]}…). {DAMAGED}"
         )
 
@@ -80,11 +80,11 @@ def read_json_object(path: Path, name: str) -> dict[str, Any]:
 
 
 def parse_json_object(content: bytes, name: str) -> dict[str, Any]:
-    """Reads a JSON object; refuses NaN, Infinity, repeated keys and bottomless nests.
+    """Reads a JSON object; refuses NaN, Infinity, repeated keys and very deep nesting.
 
     Args:
         content: UTF-8.
-        name: what messages call it.
+        name: the file's name in messages.
     """
     try:
         value = json.loads(
@@ -95,7 +95,7 @@ def parse_json_object(content: bytes, name: str) -> dict[str, Any]:
         )
     except RecursionError as error:
         raise BundleError(f"{name}: nested too deeply. {DAMAGED}") from error
-    except ValueError as error:  # not UTF-8, not JSON, too many digits, or a refusal from below
+    except ValueError as error:  # not UTF-8, not JSON, too many digits, or refused by a hook
         reason = str(error).splitlines()[0][:120]
         raise BundleError(f"{name}: not valid JSON ({reason}). {DAMAGED}") from error
     if not isinstance(value, dict):
@@ -125,7 +125,7 @@ def _object_without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _check_depth(value: object, name: str) -> None:
-    """Whoever walks the value later may recurse."""
+    """Refuses deep nesting, because code that reads the value later may recurse."""
     level: list[object] = [value]
     for _ in range(MAX_JSON_DEPTH):
         inner: list[object] = []

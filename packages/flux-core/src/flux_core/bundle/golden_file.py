@@ -1,4 +1,4 @@
-"""The golden of a bundle: inputs, noise and the reference's answer, for replaying on a robot."""
+"""The golden of a bundle: inputs, noise and the reference's output, for replaying on a robot."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _FIRST_STEP = "output.x_next_first"
 
 
 def read_golden(path: Path, manifest: Manifest) -> dict[str, NDArray[Any]]:
-    """Reads the tensors that the graphs take and give, once the header says that they fit.
+    """Reads the graphs' input and output tensors, after checking their layouts in the header.
 
     Prompts are cut to the width that the graphs take.
 
     Raises:
-        BundleError: not such a file, or a tensor is missing, of another layout or not finite.
+        BundleError: the file is damaged, or a tensor is missing, not finite or of another layout.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -41,18 +41,21 @@ def read_golden(path: Path, manifest: Manifest) -> dict[str, NDArray[Any]]:
     width = manifest.max_prompt_tokens
     if tensors[_PROMPT[1]][:, width:].any():
         raise BundleError(
-            f"{GOLDEN_NAME}: input.lang_masks: its prompt is longer than {width} tokens. {AGAIN}"
+            f"{GOLDEN_NAME}: input.lang_masks: expected a prompt of at most {width} tokens, got a "
+            f"longer one. {AGAIN}"
         )
     for name in _PROMPT:
         tensors[name] = np.ascontiguousarray(tensors[name][:, :width])
     for name, tensor in tensors.items():
         if tensor.dtype.kind == "f" and not np.isfinite(tensor).all():
-            raise BundleError(f"{GOLDEN_NAME}: {name} is not finite everywhere. {AGAIN}")
+            raise BundleError(
+                f"{GOLDEN_NAME}: {name}: expected finite numbers, got NaN or infinity. {AGAIN}"
+            )
     return tensors
 
 
 def _check_layouts(stored: Mapping[str, SafetensorsEntry], manifest: Manifest) -> list[str]:
-    """Refuses tensors the graphs could not have taken or given; returns the names of the others."""
+    """Refuses tensors that do not fit the graphs; returns the names of those to read."""
     expected = _expected_layouts(manifest)
     if _FIRST_STEP in stored:
         expected[_FIRST_STEP] = expected["output.actions"]
@@ -65,7 +68,7 @@ def _check_layouts(stored: Mapping[str, SafetensorsEntry], manifest: Manifest) -
             fits = found.shape[0] == 1 and found.shape[1] >= shape[1]
         if found.dtype != dtype or not fits:
             raise BundleError(
-                f"{GOLDEN_NAME}: {name} expected {dtype} {list(shape)}, got {found.dtype} "
+                f"{GOLDEN_NAME}: {name}: expected {dtype} {list(shape)}, got {found.dtype} "
                 f"{list(found.shape)}. {AGAIN}"
             )
     return list(expected)

@@ -1,7 +1,8 @@
 """Compares the ONNX files of a bundle with its manifest and its weights, before an engine does.
 
-An engine allocates what a graph says and reads where a graph points. After this check that is what
-the manifest says, and tensors of model.safetensors.
+An engine allocates the sizes that a graph states and reads the offsets that it names. After this
+check the sizes are those of the manifest, and every offset is that of a tensor in
+model.safetensors.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from .safetensors_header import SafetensorsEntry, read_safetensors_header
 
 WEIGHTS_NAME = "model.safetensors"
 MAX_INTERFACE_BYTES = 2 * 2**30
-"""All inputs and outputs of a graph. Those of pi0.5 at full size have 80 MiB."""
+"""The limit for all inputs and outputs of a graph; those of pi0.5 at full size have 80 MiB."""
 _FLOW_INPUTS, _FLOW_OUTPUTS = ("x_t", "t"), ("x_next", "t_next")
 
 
@@ -51,7 +52,7 @@ def check_graph_files(
 
 
 def _check_interfaces(graphs: Mapping[str, GraphSignature]) -> None:
-    """Refuses graphs whose buffers would be absurd, or that do not fit together."""
+    """Refuses graphs whose buffers would be absurdly large, or that do not fit together."""
     prefix, denoise = graphs["prefix"], graphs["denoise"]
     for graph in (prefix, denoise):
         num_bytes = sum(map(_num_bytes, (*graph.inputs, *graph.outputs)))
@@ -84,20 +85,20 @@ def _check_side(
     manifest: Sequence[TensorSignature],
     graph: Sequence[TensorSignature],
 ) -> None:
-    """Refuses a graph file whose inputs or outputs are not those of the manifest."""
+    """Refuses a graph file whose inputs or outputs differ from the manifest."""
     names = [tensor.name for tensor in manifest]
     found = [tensor.name for tensor in graph]
     if names != found:
         strange = next((name for name in found if name not in names), None)
         raise BundleError(
-            f"{file}: {side}: expected {show(names)} by the manifest, got "
+            f"{file}: {side}: expected {show(names)} as in the manifest, got "
             f"{show(found if strange is None else strange)}. {DAMAGED}"
         )
     for expected, got in zip(manifest, graph, strict=True):
         if expected != got:
             raise BundleError(
-                f"{file}: {side}: {show(got.name)}: expected {_layout(expected)} by the manifest, "
-                f"got {_layout(got)}. {DAMAGED}"
+                f"{file}: {side}: {show(got.name)}: expected {_layout(expected)} as in the "
+                f"manifest, got {_layout(got)}. {DAMAGED}"
             )
 
 
@@ -107,30 +108,31 @@ def _check_external(
     """Refuses weights that are not exactly one tensor of the bundle's weight file."""
     if tensor.location != WEIGHTS_NAME:
         raise BundleError(
-            f"{where}: its values lie in {show(tensor.location)}, expected {WEIGHTS_NAME}. Do not "
-            f"use this bundle unless you trust where it comes from."
+            f"{where}: expected its values in {WEIGHTS_NAME}, got {show(tensor.location)}. Do not "
+            f"use this bundle unless you trust its source."
         )
     num_bytes = math.prod(tensor.shape) * ITEM_BYTES[tensor.dtype]
     if num_bytes != tensor.length:
         raise BundleError(
-            f"{where}: {tensor.dtype} {list(tensor.shape)} has {num_bytes} bytes, the graph says "
+            f"{where}: expected {num_bytes} bytes for {tensor.dtype} {list(tensor.shape)}, got "
             f"{tensor.length}. {DAMAGED}"
         )
     end = tensor.offset + tensor.length
     file_end = max((stored_end for _, stored_end in ranges), default=0)
     if end > file_end:
         raise BundleError(
-            f"{where}: its values end at byte {end}, {WEIGHTS_NAME} at byte {file_end}. {DAMAGED}"
+            f"{where}: expected values within the {file_end} bytes of {WEIGHTS_NAME}, got an end "
+            f"at byte {end}. {DAMAGED}"
         )
     stored = ranges.get((tensor.offset, end))
     if stored is None:
         raise BundleError(
-            f"{where}: expected a tensor of {WEIGHTS_NAME}, got bytes {tensor.offset} to {end}, "
-            f"which are none. {DAMAGED}"
+            f"{where}: expected a tensor of {WEIGHTS_NAME}, got bytes {tensor.offset} to {end}. "
+            f"{DAMAGED}"
         )
     if stored.dtype != tensor.dtype:
         raise BundleError(
-            f"{where}: {tensor.dtype} in the graph, {stored.dtype} in {WEIGHTS_NAME}. {DAMAGED}"
+            f"{where}: expected {stored.dtype} as in {WEIGHTS_NAME}, got {tensor.dtype}. {DAMAGED}"
         )
 
 

@@ -29,10 +29,10 @@ from .checks import (
 
 SCHEMA_VERSION = 3
 READ_VERSIONS = (2, SCHEMA_VERSION)
-"""2 has no optional sections: what its config names is known by flux alone."""
+"""Version 2 has no optional sections, and its config names only components of flux."""
 MANIFEST_NAME = "manifest.json"
 FP32_TOLERANCE = 1e-4
-"""float32 rounding (6e-8) grows over the layers and the Euler steps; another order of summation
+"""float32 rounding (6e-8) grows over the layers and the Euler steps; a different summation order
 moves actions by about 1e-6 to 1e-5, a wrong graph or transform by 1e-2 and more."""
 MAX_TOLERANCE = 1.0
 FLOW_MATCHING = "flow_matching"
@@ -58,7 +58,7 @@ class GraphSignature:
 
 @dataclass(frozen=True, kw_only=True)
 class FileEntry:
-    """What the manifest knows of a file: 64 hexadecimal digits and a size in bytes."""
+    """A file in the manifest: a hash of 64 hexadecimal digits and a size in bytes."""
 
     sha256: str
     bytes: int
@@ -70,7 +70,7 @@ class ComponentSource:
 
     Attributes:
         distribution: the installed package that registers its name.
-        version: of the distribution, with which the bundle was exported.
+        version: of the distribution when the bundle was exported.
     """
 
     distribution: str
@@ -86,7 +86,7 @@ class Manifest:
     Attributes:
         schema_version: of this format.
         model: 'pi0' or 'pi05'.
-        robot: the robot this bundle drives unless told otherwise.
+        robot: the robot that this bundle drives by default.
         robots: all robots whose statistics it carries.
         control_hz: actions per second.
         cameras: names in the order of the graph's images.
@@ -96,7 +96,7 @@ class Manifest:
         execution_horizon: steps executed before the next chunk.
         num_inference_steps: Euler steps from noise to actions.
         max_prompt_tokens: width of lang_tokens.
-        prompt: the task it does when none is given.
+        prompt: the task if none is given.
         tasks: id -> task in words.
         precision: what the network is computed in: 'fp32', 'bf16', 'fp16', 'fp8', or 'int8'
             (its weights).
@@ -110,8 +110,8 @@ class Manifest:
         components: each `type` in config.json -> the distribution that registers it.
         data_summary: of the training set: any names -> numbers, lists of numbers, or names again;
             such as limits, quantiles and start pose per joint, image statistics, fps, episodes.
-        robot_spec: what the robot's driver knows of it beyond the fields above, such as
-            acceleration, jerk and kinematics; plain data.
+        robot_spec: further facts from the robot's driver, such as acceleration, jerk and
+            kinematics; plain data.
         model_kind: how the graphs make actions: 'flow_matching' (prefix once, denoise per step).
         model_options: settings of that kind; plain data.
     """
@@ -148,7 +148,7 @@ class Manifest:
     model_options: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     def bucket_for(self, prompt_tokens: int) -> int | None:
-        """The smallest bucket that so many tokens fit; None: only the graphs for any prompt do."""
+        """The smallest bucket for so many tokens; None if only the graphs for any prompt fit."""
         return min((size for size in self.prompt_buckets if size >= prompt_tokens), default=None)
 
 
@@ -167,9 +167,9 @@ def parse_manifest(data: object) -> Manifest:
         raise BundleError(f"{where}schema_version: the key is missing. {AGAIN}")
     if type(version) is not int or version not in READ_VERSIONS:
         raise BundleError(
-            f"{where}schema_version: this version of flux reads "
-            f"{' and '.join(map(str, READ_VERSIONS))}, got {show(version)}. Export the bundle "
-            "again, or install the flux that wrote it."
+            f"{where}schema_version: expected "
+            f"{' or '.join(map(str, READ_VERSIONS))}, got {show(version)}. Export the bundle "
+            "again, or install the version of flux that wrote it."
         )
     optional = _OPTIONAL_CHECKERS if version >= 3 else {}
     manifest = Manifest(**record(where, data, _MANIFEST_CHECKERS, optional))
@@ -178,7 +178,7 @@ def parse_manifest(data: object) -> Manifest:
 
 
 def manifest_data(manifest: Manifest) -> dict[str, Any]:
-    """Returns a manifest as what JSON can hold, without the optional sections that say nothing."""
+    """Returns a manifest as plain data for JSON, without empty optional sections."""
     defaults = {entry.name: entry.default for entry in fields(Manifest)}
     data: dict[str, Any] = to_plain(manifest)
     for name in _OPTIONAL_CHECKERS:
@@ -188,7 +188,7 @@ def manifest_data(manifest: Manifest) -> dict[str, Any]:
 
 
 def to_plain(value: Any) -> Any:
-    """Turns dataclasses, mappings and tuples into what JSON can hold."""
+    """Turns dataclasses, mappings and tuples into plain data for JSON."""
     if is_dataclass(value) and not isinstance(value, type):
         return {entry.name: to_plain(getattr(value, entry.name)) for entry in fields(value)}
     if isinstance(value, Mapping):
@@ -345,6 +345,6 @@ def _check_shapes(
             if (found[name].dtype, found[name].shape) != (dtype, shape):
                 got = f"{found[name].dtype} {list(found[name].shape)}"
                 raise BundleError(
-                    f"{where}: {name} must be {dtype} {list(shape)} by the manifest's own sizes, "
+                    f"{where}: {name}: expected {dtype} {list(shape)} from the manifest's sizes, "
                     f"got {got}. {AGAIN}"
                 )

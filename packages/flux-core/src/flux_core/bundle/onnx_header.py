@@ -1,9 +1,10 @@
-"""What an ONNX file makes its engine allocate and read, known before an engine opens it.
+"""Reads what an ONNX file would make an engine allocate and read, before an engine opens it.
 
-The names, types and shapes of inputs, outputs and constants, and where in which file the weights
-lie. The numbers are those of onnx.proto. What flux-export never writes is refused, as an engine
-would follow it to other files or to code: nested graphs, functions, operators that are not ONNX's
-own (ONNX Runtime's `EPContext` names a compiled engine to load), sparse and segmented constants.
+That is: the names, types and shapes of inputs, outputs and constants, and the file and offset of
+the weights. Field numbers are those of onnx.proto. Features that flux-export never writes are
+refused, because an engine would follow them to other files or to code: nested graphs, functions,
+operators outside ONNX (ONNX Runtime's `EPContext` names a compiled engine to load), sparse and
+segmented constants.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from .manifest import TensorSignature
 from .protobuf_wire import Value, WireError, WireReader
 
 MAX_GRAPH_BYTES = 128 * 2**20
-"""Weights are no part of a graph; of the constants that are, each has at most 1 MiB."""
+"""Weights are stored outside the graph; a constant inside it has at most 1 MiB."""
 MAX_CONSTANTS = 20_000
 
 # onnx.proto, TensorProto.DataType
@@ -56,7 +57,7 @@ class ExternalTensor:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GraphHeader:
-    """Inputs and outputs in their order, and the constants that lie in other files."""
+    """Inputs and outputs in order, and the constants that are stored in other files."""
 
     inputs: tuple[TensorSignature, ...]
     outputs: tuple[TensorSignature, ...]
@@ -126,7 +127,7 @@ class _HeaderReader:
     def _refuse(self, what: str) -> None:
         raise BundleError(
             f"{self._name}: has {what}, which flux-export does not write. Do not use this bundle "
-            f"unless you trust where it comes from, or export it again."
+            f"unless you trust its source, or export it again."
         )
 
     def _node(self, message: Value) -> None:
@@ -161,7 +162,7 @@ class _HeaderReader:
             self._external.append(external)
 
     def _constant(self, message: Value) -> ExternalTensor | None:
-        """Checks one TensorProto; returns it where its bytes lie in another file."""
+        """Checks one TensorProto; returns it if its bytes are stored in another file."""
         tensor = self._wire.collect(
             message,
             once="data_type=2 segment=3 name=8 raw_data=9 data_location=14",
@@ -180,8 +181,8 @@ class _HeaderReader:
                 name=name, dtype=dtype, shape=shape, location=location, offset=offset, length=length
             )
         if tensor["external_data"]:
-            raise WireError(f"constant {show(name)} lies both inside and outside")
-        # Whatever field holds the values: none takes less than one byte.
+            raise WireError(f"constant {show(name)} is stored both inside and outside")
+        # Whichever field holds the values, each value takes at least one byte.
         assert isinstance(message, slice)
         held = tensor["raw_data"][0] if tensor["raw_data"] else message
         if not isinstance(held, slice):
@@ -189,7 +190,7 @@ class _HeaderReader:
         held_bytes = held.stop - held.start
         if (tensor["raw_data"] and held_bytes != num_bytes) or held_bytes < math.prod(shape):
             raise BundleError(
-                f"{where}: {dtype} {list(shape)} has {num_bytes} bytes, the graph holds "
+                f"{where}: expected {num_bytes} bytes for {dtype} {list(shape)}, got "
                 f"{held_bytes}. {DAMAGED}"
             )
         return None
@@ -201,7 +202,9 @@ class _HeaderReader:
             pair = self._wire.collect(entry, once="key=1 value=2")
             key, value = self._wire.text(pair["key"]), self._wire.text(pair["value"])
             if key in place:
-                raise BundleError(f"{where}: external data says {show(key)} twice. {AGAIN}")
+                raise BundleError(
+                    f"{where}: external data: expected {show(key)} once, got it twice. {AGAIN}"
+                )
             place[key] = value
         if place.keys() != {"location", "offset", "length"}:
             fail(f"{where}: external data", "location, offset and length", sorted(place))

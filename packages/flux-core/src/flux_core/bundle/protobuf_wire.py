@@ -1,7 +1,7 @@
 """Reads protobuf's wire format in place, strictly and without a schema.
 
-A message is a span of the file's bytes. Nothing is copied before it is asked for, nothing recurses,
-and a file of many tiny fields is given up on, so that its reader costs what an honest file costs.
+A message is a span of the file's bytes. Nothing is copied until it is requested, nothing recurses,
+and a file of too many tiny fields is refused, so a malicious file costs no more than a valid one.
 https://protobuf.dev/programming-guides/encoding
 """
 
@@ -14,25 +14,25 @@ Value = int | slice | None
 """A varint, the span of a message, text or packed numbers, or None for a number of fixed width."""
 
 MAX_FIELDS = 500_000
-"""All fields of a file that are looked at: enough for 40,000 nodes, as each has about 12."""
+"""The limit for the fields read from a file: enough for 40,000 nodes of about 12 fields each."""
 MAX_TEXT_BYTES = 1000
 
 _VARINT, _FIXED64, _SPAN, _FIXED32 = 0, 1, 2, 5
 
 
 class WireError(ValueError):
-    """The bytes are no such message; one phrase."""
+    """The bytes are not a valid message; the text is one phrase."""
 
 
 @cache
 def _numbered(once: str, many: str) -> tuple[dict[int, str], set[str]]:
-    """Field number -> name of all, and the names of those in `once`."""
+    """Returns field number -> name for all fields, and the names of those in `once`."""
     names = {int(n): name for name, n in (e.split("=") for e in f"{once} {many}".split())}
     return names, {entry.split("=")[0] for entry in once.split()}
 
 
 class WireReader:
-    """A file's bytes, and how many more fields of it may be looked at."""
+    """A file's bytes, and how many more of its fields may be read."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -43,10 +43,10 @@ class WireReader:
         return slice(0, len(self._data))
 
     def fields(self, message: Value) -> Iterator[tuple[int, Value]]:
-        """Yields (field number, value) of each field, in the file's order.
+        """Yields (field number, value) of each field, in file order.
 
         Raises:
-            WireError: not a message, or something in it reaches beyond its end.
+            WireError: not a message, or a field reaches beyond its end.
         """
         at, end = self._span(message)
         while at < end:
@@ -73,15 +73,15 @@ class WireReader:
             yield number, value
 
     def collect(self, message: Value, *, once: str, many: str = "") -> dict[str, list[Value]]:
-        """The values of some fields.
+        """Returns the values of some fields.
 
-        Protobuf takes the last of several where one is meant, or merges them; nobody writes that,
-        and two readers could understand it differently, so it is refused.
+        If a singular field is repeated, protobuf takes the last value or merges them. No writer
+        does that, and two readers could interpret it differently, so it is refused.
 
         Args:
-            message: whose fields.
-            once: `name=number` of fields that may appear once, separated by blanks.
-            many: the same, of fields that may be repeated.
+            message: the message to read.
+            once: `name=number` of fields that may appear once, separated by spaces.
+            many: the same for fields that may be repeated.
         """
         names, single = _numbered(once, many)
         found: dict[str, list[Value]] = {name: [] for name in names.values()}
@@ -93,7 +93,7 @@ class WireReader:
         return found
 
     def text(self, values: list[Value]) -> str:
-        """The text of a field that appears at most once; '' where it does not appear."""
+        """The text of a field that appears at most once; '' if it is absent."""
         if not values:
             return ""
         begin, end = self._span(values[0])
@@ -105,7 +105,7 @@ class WireReader:
             raise WireError("a text that is not UTF-8") from None
 
     def number(self, values: list[Value]) -> int:
-        """The integer of a field that appears at most once; 0 where it does not appear."""
+        """The integer of a field that appears at most once; 0 if it is absent."""
         return self._signed(values[0]) if values else 0
 
     def numbers(self, values: list[Value]) -> Iterator[int]:

@@ -1,7 +1,7 @@
-"""The header of a safetensors file, checked before anything maps or reads what it points to.
+"""Reads and checks the header of a safetensors file, before anything maps or reads its tensors.
 
-The engine finds the weights by the offsets in its graphs and never reads this header, so that it is
-here that the two are compared. https://github.com/huggingface/safetensors#format
+The engine finds the weights by the offsets in its graphs and never reads this header, so the two
+are compared here. https://github.com/huggingface/safetensors#format
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _ENTRY = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SafetensorsEntry:
-    """A tensor of a safetensors file: numpy's name of its type, and its bytes within the file."""
+    """A tensor of a safetensors file: numpy's name for its type, and its byte range in the file."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -60,10 +60,11 @@ class SafetensorsEntry:
 
 
 def read_safetensors_header(path: Path, name: str) -> dict[str, SafetensorsEntry]:
-    """Returns the file's tensors by name; reads nothing but the header.
+    """Returns the file's tensors by name; reads only the header.
 
     Raises:
-        BundleError: no such file, a tensor that does not fit its bytes, or bytes without a tensor.
+        BundleError: the header is damaged, a tensor does not match its byte range, or bytes belong
+            to no tensor.
     """
     size = path.stat().st_size
     with path.open("rb") as stream:
@@ -89,23 +90,23 @@ def _stored(where: str, entry: object, data: int) -> SafetensorsEntry:
     begin, end = fields["data_offsets"]
     if end - begin != math.prod(shape) * ITEM_BYTES[dtype]:
         raise BundleError(
-            f"{where}: {dtype} {list(shape)} has {math.prod(shape) * ITEM_BYTES[dtype]} bytes, "
-            f"data_offsets hold {end - begin}. {DAMAGED}"
+            f"{where}: data_offsets: expected {math.prod(shape) * ITEM_BYTES[dtype]} bytes for "
+            f"{dtype} {list(shape)}, got {end - begin}. {DAMAGED}"
         )
     return SafetensorsEntry(dtype=dtype, shape=shape, begin=data + begin, end=data + end)
 
 
 def _check_cover(tensors: dict[str, SafetensorsEntry], name: str, data: int, size: int) -> None:
-    """Refuses tensors that overlap or leave a gap, and a file that is longer or shorter."""
+    """Refuses tensors that overlap or leave gaps, and a file that is longer or shorter."""
     at = data
     for key, tensor in sorted(tensors.items(), key=lambda item: (item[1].begin, item[1].end)):
         if tensor.begin != at:
             raise BundleError(
-                f"{name}: tensor {show(key)}: expected to begin at byte {at}, where the one before "
-                f"it ends, got {tensor.begin}. {DAMAGED}"
+                f"{name}: tensor {show(key)}: expected to begin at byte {at}, the end of the "
+                f"previous tensor, got {tensor.begin}. {DAMAGED}"
             )
         at = tensor.end
     if at != size:
         raise BundleError(
-            f"{name}: its tensors end at byte {at}, the file at byte {size}. {DAMAGED}"
+            f"{name}: expected {at} bytes, the end of its last tensor, got {size}. {DAMAGED}"
         )

@@ -1,15 +1,15 @@
-"""What config.json and norm_stats.json may say, checked before anything is made of them."""
+"""Checks config.json and norm_stats.json before anything is built from them."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
-from ..config.deployable import Use, uses
+from ..config.deployable import Use, registrations, uses
 from ..config.installed import Registration, is_ours, normalized
 from ..errors import BundleError, ConfigError
 from .checks import AGAIN, LARGEST, fail, integer, mapping, number, record, sequence, show
-from .manifest import Manifest
+from .manifest import ComponentSource, Manifest
 
 _MAX_DIMS = 1024
 _VALUES = sequence(number(-LARGEST, LARGEST), low=1, high=_MAX_DIMS)
@@ -20,18 +20,31 @@ _FEATURE = {
 }
 
 
+def component_sources(config: Mapping[str, Any]) -> dict[str, ComponentSource]:
+    """Returns the manifest's `components` for a config, from what is installed here.
+
+    Raises:
+        ConfigError: it names something that a bundle may not.
+    """
+    return {
+        name: ComponentSource(distribution=found.distribution, version=found.version)
+        for name, found in registrations(config).items()
+    }
+
+
 def check_config(
     data: dict[str, Any], manifest: Manifest, accept_versions: Collection[str] = ()
 ) -> None:
-    """Refuses a config with a `type` that is not what the manifest says; imports nothing.
+    """Refuses a config with a `type` that does not match the manifest; imports nothing.
 
-    Each must be registered here by the distribution of the manifest in the same version, and be
-    allowed in its field. Versions of flux itself may differ: schema_version says what can be read.
+    Each must be registered here by the distribution that the manifest names, in the same version,
+    and be allowed in its field. Versions of flux itself may differ: schema_version decides what can
+    be read.
 
     Args:
         data: config.json, all of it.
-        manifest: of the same bundle.
-        accept_versions: distributions that may have another version than the manifest says.
+        manifest: the manifest of the same bundle.
+        accept_versions: distributions whose version may differ from the manifest.
 
     Raises:
         BundleError: with the place in the file.
@@ -55,7 +68,7 @@ def check_config(
 def _check_source(
     use: Use, found: Registration, manifest: Manifest, accepted: Collection[str]
 ) -> None:
-    """Compares who registers a name here with who did when the bundle was exported."""
+    """Compares the distribution that registers a name here with the one at export."""
     name, where = str(use.name), f"config.json: {use.where}"
     source = manifest.components.get(name)
     if source is None:
@@ -65,7 +78,7 @@ def _check_source(
     if normalized(found.distribution) != normalized(source.distribution):
         raise BundleError(
             f"{where}: expected {show(name)} of {show(source.distribution)} as in the manifest, "
-            f"got that of {found.distribution}. Install the distribution that it was trained with."
+            f"got that of {found.distribution}. Install the distribution used in training."
         )
     if found.version != source.version and normalized(found.distribution) not in accepted:
         raise BundleError(

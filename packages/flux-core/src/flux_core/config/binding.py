@@ -44,10 +44,10 @@ def bind(declared: Any, tree: object, path: str = "") -> Any:
     Args:
         declared: a dataclass, a component class, a base class, or any type named above.
         tree: plain data, in which a config instance may stand for its own dict.
-        path: where `tree` stands, for messages: 'runner', 'model.projector'.
+        path: the dotted path of `tree`, for messages: 'runner', 'model.projector'.
 
     Raises:
-        ConfigError: a key, type or value is wrong; the message opens with its dotted path.
+        ConfigError: a key, type or value is wrong; the message begins with its dotted path.
     """
     if declared in _ANYTHING:
         return _bind_anything(tree, path)
@@ -70,8 +70,8 @@ def bind(declared: Any, tree: object, path: str = "") -> Any:
 def unbind(value: object) -> Any:
     """Returns a bound value as plain data that JSON can hold; `bind` reads it back as equal.
 
-    A config becomes a dict with its `type`. Only a nested dataclass that has no registered name
-    and that its field's type already names goes without.
+    A config becomes a dict with its `type`. The `type` is omitted only for a nested dataclass that
+    has no registered name and is the declared type of its field.
     """
     return _unbind(value, None)
 
@@ -106,7 +106,7 @@ def _bind_config(declared: type, tree: object, path: str) -> Any:
     try:
         return cls(**values)
     except (ValueError, FluxError) as error:
-        # 'max_delay: ...' and 'rtc.max_delay: ...' open with a field: the path goes on.
+        # 'max_delay: ...' and 'rtc.max_delay: ...' begin with a field: prepend the path.
         if str(error).partition(":")[0].split(".")[0] in known:
             raise ConfigError(dotted(path, error)) from error
         raise ConfigError(f"{path or owner_name(cls)}: {error}") from error
@@ -152,7 +152,7 @@ def _bind_anything(tree: object, path: str) -> Any:
 
 
 def _bind_union(declared: Any, tree: object, path: str) -> Any:
-    """Binds to the member that fits; among several, to an exact one, else the first that binds."""
+    """Binds to the member that fits; of several, to the exact type, else the first that binds."""
     members = [member for member in typing.get_args(declared) if _fits(member, tree, path)]
     if not members:
         raise ConfigError(f"{path or 'config'}: expected {_describe(declared)}, got {_show(tree)}")
@@ -169,7 +169,7 @@ def _bind_union(declared: Any, tree: object, path: str) -> Any:
 
 
 def _fits(declared: Any, tree: object, path: str) -> bool:
-    """Whether `tree` is of the declared kind, seen from outside."""
+    """Whether `tree` has the declared type, without looking at its contents."""
     if declared in _ANYTHING:
         return True
     if declared in _SCALARS:
@@ -189,7 +189,7 @@ def _fits(declared: Any, tree: object, path: str) -> bool:
 
 
 def _config_of(declared: type, tree: object, path: str) -> type | None:
-    """The dataclass that `tree` asks for, or None where it is no such `declared`."""
+    """The dataclass that `tree` stands for, or None if it does not derive from `declared`."""
     base = declared if is_dataclass(declared) else vars(declared).get("Config", declared)
     if isinstance(tree, Mapping):
         if "type" not in tree:
@@ -219,7 +219,7 @@ def _inputs(cls: Any) -> list[Field[Any]]:
 
 
 def _called(cls: type, tree: object, path: str) -> list[str]:
-    """Every name under which the compatibility table may know a section; the nearest last."""
+    """Every name that the compatibility table may use for a section, the most specific last."""
     written = [str(tree["type"])] if isinstance(tree, Mapping) and "type" in tree else []
     bases = [owner_name(base) for base in reversed(cls.__mro__)]
     return [path.rpartition(".")[2], *bases, *written]

@@ -21,7 +21,7 @@ logger = logging.getLogger("flux.config")
 
 @dataclass(frozen=True)
 class Renamed:
-    """The key lives on as `new`; `convert` turns its value into the new one.
+    """The key is now called `new`; `convert` turns its value into the new one.
 
     `is_ours`: flux itself wrote the old key into configs and checkpoints, so it is read silently.
     """
@@ -40,9 +40,9 @@ class Respelled:
 
 @dataclass(frozen=True)
 class Dead:
-    """The key has no effect. With `beside`, only where that key is present too.
+    """The key has no effect. With `beside`, that is so only if that key is present too.
 
-    With `only`, any other value is an error: it asks for something that is not done here.
+    With `only`, any other value is an error: it asks for something that flux does not support.
     """
 
     reason: str
@@ -114,7 +114,7 @@ _USE_QUANTILES = {
     "use_quantiles": Renamed("norm_type", lambda value: "quantile" if value else "mean_std")
 }
 _DTYPE = Dead("weights are fp32, and autocast picks the compute type")
-_HUGGING_FACE = Dead("a Hugging Face setting that does not shape the network")
+_HUGGING_FACE = Dead("a Hugging Face setting that does not affect the network")
 _HUGGING_FACE_KEYS = dict.fromkeys(
     ("transformers_version", "use_cache", "model_type", "initializer_range", "num_image_tokens"),
     _HUGGING_FACE,
@@ -126,18 +126,18 @@ _GEMMA = _HUGGING_FACE_KEYS | dict.fromkeys(
     ("bos_token_id", "eos_token_id", "pad_token_id", "max_position_embeddings"), _HUGGING_FACE
 )
 _GEMMA["attention_bias"] = Dead("Gemma's projections have no bias", only=(False, None))
-_GEMMA["hidden_activation"] = Dead("hidden_act says it", only=("gelu_pytorch_tanh", None))
+_GEMMA["hidden_activation"] = Dead("hidden_act sets it", only=("gelu_pytorch_tanh", None))
 _GEMMA_LLM = {
     "llm_config": Expanded(unwrap_gemma),
     "tie_word_embeddings": _HUGGING_FACE,
-    "tokenizer_length": Dead("vocab_size says it"),
+    "tokenizer_length": Dead("vocab_size sets it"),
     **dict.fromkeys(
         ("llm_backbone_id", "llm_family", "llm_path", "llm_max_length", "hf_token"), _HUGGING_FACE
     ),
     **dict.fromkeys(("inference_mode", "use_flash_attention_2"), _HUGGING_FACE),
 }
 _SIGLIP = _HUGGING_FACE_KEYS | {
-    "projection_dim": Dead("the projector's out_dim says it"),
+    "projection_dim": Dead("the projector's out_dim sets it"),
     "projector_hidden_act": Dead("the projector is linear"),
     "vision_use_head": Dead("the pooling head is never used"),
     "openpi_stem_fp32": _DTYPE,
@@ -156,9 +156,9 @@ _FLOW_MATCHING = {
     "time_beta_beta": Dead("times are always drawn from openpi's Beta", only=(1.0,)),
 }
 _TRAIN_RUNNER = {
-    "stage": Dead("the freeze flags of the model say what is trained"),
+    "stage": Dead("the model's freeze flags decide what is trained"),
     "tokenizer": Dead("the tokenizer of ProcessPrompts is written to the work dir"),
-    "sampler": Dead("the dataset makes the order", only=(None,)),
+    "sampler": Dead("the dataset decides the order", only=(None,)),
     "change_key_name": Dead("the checkpoint's format is detected from its keys"),
 }
 _INFERENCE_RUNNER = {"execute_horizon": Renamed("execution_horizon", is_ours=True)}
@@ -170,11 +170,11 @@ TYPE_NAMES = {
     "PrivateInferenceDataset": "ObservationTransforms",
     "DenormalizePrivateAction": "DenormalizeActions",
 }
-"""Old `type` -> today's."""
+"""Old `type` -> current `type`."""
 
 Rule = Renamed | Respelled | Dead | Expanded
-# Component, or the section's own key where a section needs no `type`. Overrides look a section up
-# by the `type` it is written with, so a rule for a base class lists the derived classes too.
+# Keys: the component, or the section's own key if the section needs no `type`. Overrides look up a
+# section by its written `type`, so a rule for a base class is listed for derived classes too.
 COMPAT: dict[str, Mapping[str, Rule]] = {
     "ConditionGemmaModel": _GEMMA,
     "GemmaLLMBackbone": _GEMMA_LLM,
@@ -186,12 +186,12 @@ COMPAT: dict[str, Mapping[str, Rule]] = {
     "DenormalizeActions": _USE_QUANTILES,
     "PreparePromptWithState": {"max_state_dim": Dead("the prompt has the state's real dimensions")},
     "ParquetDataset": {
-        "statistic_name": Dead("the dataset around it has one"),
+        "statistic_name": Dead("the enclosing dataset has one"),
         "frame_window_size": Dead("a policy sees one frame", only=(1, None)),
         "use_delta": Dead("row-to-row differences; use RelativeActions", only=(False, None)),
     },
     "DistributedRepeatingDataset": {
-        "reshuffle_each_epoch": Dead("every epoch has an order of its own"),
+        "reshuffle_each_epoch": Dead("every epoch is reshuffled"),
         "dataset_statistics": Dead("statistics are computed from the data", only=(None,)),
     },
     "ProcessParquetInputs": {"embodiment_id": Dead("pi0 has no embodiments", only=(None,))},
@@ -206,9 +206,9 @@ COMPAT: dict[str, Mapping[str, Rule]] = {
     "TrainRunner": _TRAIN_RUNNER,
     "VLAMetric": {
         "run_dir": Dead("metrics go to the work dir"),
-        "window_size": Dead("runner.log_interval says it"),
+        "window_size": Dead("runner.log_interval sets it"),
         "grad_accumulation_steps": Dead(
-            "runner.gradient_accumulation_steps says it", only=(1, None)
+            "runner.gradient_accumulation_steps sets it", only=(1, None)
         ),
     },
     "TrainConfig": {
@@ -227,7 +227,7 @@ def current_type(name: str) -> str:
 
 
 def renamed_keys(section: Mapping[str, object], key: str) -> dict[str, Renamed]:
-    """Returns the old keys of a section that live on under another name.
+    """Returns the old keys of a section that have a new name.
 
     Args:
         section: a plain node of the tree.
@@ -245,9 +245,9 @@ def translate(
 
     Args:
         section: one node of the tree, with or without its `type`.
-        names: what the node is called: its class, that class's bases, its key in the tree.
+        names: the node's names: its class, that class's bases, its key in the tree.
         fields: the keys that the component has.
-        path: where the node stands, for the warnings.
+        path: the node's dotted path, for the warnings.
     """
     table = {old: rule for name in names for old, rule in COMPAT.get(name, {}).items()}
     result = _expand(section, table, fields, path)
@@ -268,7 +268,7 @@ def translate(
 def _expand(
     section: Mapping[str, object], table: Mapping[str, object], fields: Iterable[str], path: str
 ) -> dict[str, object]:
-    """Replaces every key that stands for several; the dead ones among those come next."""
+    """Replaces every key that stands for several; dead keys among those are handled afterwards."""
     result = dict(section)
     for old in sorted((table.keys() & section.keys()) - set(fields)):
         rule = table[old]
@@ -279,7 +279,7 @@ def _expand(
             raise ConfigError(f"{path}.{old}: expected a dict, got {value!r}")
         parts = rule.convert(value, f"{path}.{old}")
         if twice := sorted(parts.keys() & result.keys()):
-            raise ConfigError(f"{path}.{twice[0]}: is given too in {path}.{old}; remove one")
+            raise ConfigError(f"{path}.{twice[0]}: is also given in {path}.{old}. Remove one")
         result.update(parts)
         _warn_once(f"{path}: {old!r} is now {', '.join(map(repr, parts)) or 'nothing'}")
     return result
@@ -301,7 +301,7 @@ def _check_ignorable(value: object, old: str, rule: Dead, path: str) -> None:
 def _rename(section: dict[str, object], old: str, rule: Renamed, path: str) -> None:
     value = rule.convert(section.pop(old))
     if rule.new in section:
-        _warn_once(f"{path}: {old!r} is ignored: {rule.new!r} is given too, and replaces it")
+        _warn_once(f"{path}: {old!r} is ignored because {rule.new!r} is given too")
     else:
         section[rule.new] = value
         if not rule.is_ours:

@@ -1,7 +1,7 @@
 """Whether a config can be deployed: each `type` in it is registered, and allowed in its field.
 
-A bundle or a checkpoint is data from elsewhere. Everything is decided here by names, before any
-class is imported: see `installed` for who registers them and `kinds` for where they may stand.
+A bundle or a checkpoint is untrusted data. Everything is decided here by names, before any class is
+imported: see `installed` for who registers them and `kinds` for where they are allowed.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Use:
         return found
 
     def _robot(self, name: str) -> Registration:
-        """Of a robot that flux describes; the code of others would have to be imported for it."""
+        """Of a robot that flux describes; for any other, its code would have to be imported."""
         found = registration("RobotSpec", self.where)
         if name not in ROBOT_NAMES or found is None:
             raise ConfigError(
@@ -76,7 +76,7 @@ class Use:
 
 
 def uses(config: Mapping[str, Any]) -> Iterator[Use]:
-    """Yields every name that stands for code, in its order, at any depth of plain data."""
+    """Yields every name that stands for code, in order, at any depth of plain data."""
     pending: list[tuple[Place, object]] = [((), config)]
     while pending:
         place, value = pending.pop()

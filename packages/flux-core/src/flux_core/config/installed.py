@@ -6,10 +6,10 @@ A distribution registers a class by an entry point of its own in the group `flux
     MyTransform = "my_package.transforms:MyTransform"
     "tokenizer.MyTokenizer" = "my_package.tokenizers:MyTokenizer"
 
-The name is what a config writes as `type`. What is not a transform has its kind, one of
+The name is what a config writes as `type`. A component that is not a transform has its kind, one of
 `kinds.FIELD_KINDS`, before the name. Older distributions have one entry point for a table in
-capitals, `name -> 'module:Class'`, which must be imported to be read: training takes those names,
-a bundle cannot carry them.
+capitals, `name -> 'module:Class'`, which must be imported to be read: training accepts those names,
+but a bundle cannot contain them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from .kinds import DEFAULT_KIND
 
 ENTRY_POINT_GROUP = "flux.components"
 OURS = ("flux-core", "flux-data", "flux-train", "flux-runtime")
-"""Distributions whose versions go together; schema versions say what of theirs can be read."""
+"""Our distributions share one version; schema versions decide which of their files can be read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,9 +36,9 @@ class Registration:
 
     Attributes:
         name: what a config writes as `type`.
-        kind: what it is; see `kinds`. Empty for a name of a table.
+        kind: its kind; see `kinds`. Empty for a name from a table.
         target: 'module:Class'.
-        distribution: who registers it, as pip calls it.
+        distribution: the name of the distribution that registers it, as pip shows it.
         version: of the distribution.
     """
 
@@ -60,7 +60,7 @@ def is_ours(distribution: str) -> bool:
 
 
 def normalized(distribution: str) -> str:
-    """A distribution's name as packages are compared by it: 'My_Arm' is 'my-arm'."""
+    """A distribution's name in the form used for comparison: 'My_Arm' becomes 'my-arm'."""
     return re.sub(r"[-_.]+", "-", distribution).lower()
 
 
@@ -86,14 +86,14 @@ def only(found: tuple[Registration, ...], where: str) -> Registration | None:
 
 def installed() -> Mapping[str, tuple[Registration, ...]]:
     """Returns every name of our packages and of other distributions' entry points."""
-    return _installed(tuple(sys.path))  # what is found depends on it
+    return _installed(tuple(sys.path))  # the result depends on it
 
 
 def tables(package: str | None = None) -> Mapping[str, tuple[Registration, ...]]:
     """Imports the tables of older distributions and returns their names.
 
     Args:
-        package: only the tables inside of this top-level package.
+        package: only the tables inside this top-level package.
     """
     return _tables(tuple(sys.path), package)
 

@@ -1,7 +1,7 @@
-"""Which kind of component each field of a config takes, known without importing any.
+"""The kind of component that each field of a config takes, known without importing any.
 
-A bundle names classes; this table says where in its config.json a name may stand, before the class
-behind it is imported. A test compares it with the types that the dataclasses declare.
+A bundle names classes; this table says where each kind is allowed in its config.json, before the
+class is imported. A test compares the table with the types that the dataclasses declare.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from fnmatch import fnmatchcase
 DEFAULT_KIND = "transform"
 """The kind of a name that another distribution registers without saying its kind."""
 
-# Field -> kind; the first that matches counts. '*' is any key, '#' any index, '**' any path.
+# Field -> kind; the first match wins. '*' is any key, '#' any index, '**' any path.
 FIELD_KINDS: dict[str, str | None] = {
     "": "config",
     "model": "model",
@@ -28,7 +28,7 @@ FIELD_KINDS: dict[str, str | None] = {
     "train_dataloader.dataset": "mixture",
     "train_dataloader.dataset.datasets.**.transforms.#": "transform",
     "train_dataloader.dataset.datasets.**.transforms.#.tokenizer": "tokenizer",
-    # One dataset, a list of them, or a dict of lists by any name.
+    # One dataset, a list of them, or a dict of lists under any keys.
     "train_dataloader.dataset.datasets": "dataset",
     "train_dataloader.dataset.datasets.#": "dataset",
     "train_dataloader.dataset.datasets.*.#": "dataset",
@@ -43,7 +43,7 @@ FIELD_KINDS: dict[str, str | None] = {
     "validation.dataset.datasets.#": "dataset",
     "validation.dataset.datasets.*.#": "dataset",
     "inference": "deployment",
-    "inference.task_descriptions.**": None,  # the words of a user, by any name
+    "inference.task_descriptions.**": None,  # the user's task texts, under any keys
     "inference.dataset": "observation",
     "inference.dataset.**.transforms.#": "transform",
     "inference.dataset.**.transforms.#.tokenizer": "tokenizer",
@@ -53,7 +53,7 @@ FIELD_KINDS: dict[str, str | None] = {
     "inference.robot": "robot",
     "inference.robot.kinematics": "kinematics",
     "inference.robot.kinematics.dh.#": "dh_joint",
-    # Or a dict of several deployments, by any name.
+    # Or a dict of several deployments, under any keys.
     "inference.*": "deployment",
     "inference.*.dataset": "observation",
     "inference.*.dataset.**.transforms.#": "transform",
@@ -67,7 +67,7 @@ FIELD_KINDS: dict[str, str | None] = {
 }
 
 ROBOT_NAMES = ("aloha-sim", "aloha", "ur3", "libero")
-"""Robots that a deployed config may name: flux describes them. Others are written out in it."""
+"""Robots that a deployed config may name, because flux describes them. Others are written out."""
 
 Place = tuple[str | int, ...]
 """Keys and indices from the root of a config to a value in it."""

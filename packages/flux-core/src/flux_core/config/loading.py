@@ -29,7 +29,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, An
     """
     path = Path(path)
     if not path.is_file():
-        raise ConfigError(f"{path}: there is no such config file")
+        raise ConfigError(f"{path}: no such config file")
     if path.suffix == ".py":
         tree = _run(path)
     elif path.suffix == ".json":
@@ -49,7 +49,7 @@ def _run(path: Path) -> dict[str, Any]:
         message = error.msg if isinstance(error, SyntaxError) else error
         raise ConfigError(f"{path}:{line}: {type(error).__name__}: {message}") from error
     if "_base_" in namespace:
-        raise ConfigError(f"{path}: `_base_` is not supported; import the values you build upon")
+        raise ConfigError(f"{path}: `_base_` is not supported. Import the values that you need")
     return {
         name: _plain(value, name)
         for name, value in namespace.items()
@@ -68,7 +68,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _line_of(error: Exception, path: Path) -> int | None:
-    """The line of `path` itself that failed, however deep the error was raised."""
+    """The line of `path` that failed, however deep the error was raised."""
     if isinstance(error, SyntaxError) and error.filename == str(path):
         return error.lineno
     frames = traceback.extract_tb(error.__traceback__)
@@ -76,7 +76,7 @@ def _line_of(error: Exception, path: Path) -> int | None:
 
 
 def _is_machinery(value: object) -> bool:
-    """Imports, functions and classes: what a file uses to write its sections."""
+    """Whether a value is an import, function or class, which a file uses to build its sections."""
     if is_dataclass(value):
         return isinstance(value, type)
     from_future = type(value).__module__ == "__future__"

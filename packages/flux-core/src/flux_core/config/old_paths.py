@@ -1,8 +1,8 @@
-"""Dotted class paths that older versions wrote, and today's name of each class.
+"""Dotted class paths that older versions wrote, and the current name of each class.
 
-A class without a registered name is written as 'module:Class', so that a move of its module would
-leave checkpoints, bundles and work dirs unreadable. All of ours have names now; this table is for
-what was written before.
+A class without a registered name is written as 'module:Class', so moving its module would make
+existing checkpoints, bundles and work dirs unreadable. All our classes have names now; this table
+is for older files.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _WRITTEN = {
         "flux_core.models.layers.siglip:SigLIPVisionConfig",
     ),
 }
-"""Never registered when they were written, so written by their path."""
+"""Classes that had no registered name at the time, so flux wrote their paths."""
 
 _WRITTEN_BY_HAND = {
     "PI0FlowMatching": ("flux_core.models.pi0:PI0FlowMatching",),
@@ -62,7 +62,7 @@ _WRITTEN_BY_HAND = {
     "FSDPTrainRunner": ("flux_train.runner_config:FSDPTrainRunner",),
     "VLAMetric": ("flux_train.runner_config:VLAMetric",),
 }
-"""Registered, so never written by us; a config of a user's may still name the module of then."""
+"""Classes that had a registered name, so flux never wrote their paths; a user's config may have."""
 
 OLD_PATHS: dict[str, str] = {
     path: name

@@ -33,12 +33,13 @@ def read_overrides(options: Sequence[str]) -> list[tuple[str, Any]]:
 def apply_overrides(tree: Mapping[str, Any], options: Sequence[str]) -> dict[str, Any]:
     """Returns a copy of `tree` with the overrides in it.
 
-    A section that was an equal copy of another (`inference_model = model.copy()`) stays one: an
-    override of the original reaches it too, unless an override of its own says otherwise.
+    If one section is an equal copy of another (`inference_model = model.copy()`), an override of
+    the original applies to the copy too, unless the copy has its own override.
 
     Raises:
-        ConfigError: a key is inside of nothing, or of a section that looks misspelt. Whether a key
-            is known, and a section that the tree leaves to its defaults, is for `bind` to say.
+        ConfigError: a key is inside a value that has no keys, or inside a section that looks
+            misspelt. `bind` checks the rest: unknown keys, and sections that the tree does not
+            write out.
     """
     result = copy.deepcopy(dict(tree))
     pairs = read_overrides(options)
@@ -49,7 +50,7 @@ def apply_overrides(tree: Mapping[str, Any], options: Sequence[str]) -> dict[str
         for twin in _copies_of(section, tree) if rest else []:
             if f"{twin}.{rest}" not in explicit:
                 _set(result, f"{twin}.{rest}", copy.deepcopy(value))
-                logger.info("%s=%r also reaches %s, a copy of %s", key, value, twin, section)
+                logger.info("%s=%r is also set in %s, a copy of %s", key, value, twin, section)
     return result
 
 
@@ -78,7 +79,7 @@ def _set(tree: dict[str, Any], key: str, value: Any) -> None:
 
 
 def with_settings(section: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a copy of a section with keys replaced or added, in old or today's spelling."""
+    """Returns a copy of a section with keys replaced or added, in their old or current spelling."""
     result = dict(section)
     for key, value in settings.items():
         _assign(result, "", key, value)
@@ -86,7 +87,7 @@ def with_settings(section: Mapping[str, Any], settings: Mapping[str, Any]) -> di
 
 
 def _assign(section: dict[str, Any], name: str, key: str, value: Any) -> None:
-    """Sets `key`, so that of an old and a new spelling only the one that was set last remains."""
+    """Sets `key` and removes its other spelling, so that only the one that was set last remains."""
     renamed = renamed_keys(section, name)
     if (rule := renamed.get(key)) is not None and rule.new in section:
         key, value = rule.new, rule.convert(value)
@@ -97,9 +98,9 @@ def _assign(section: dict[str, Any], name: str, key: str, value: Any) -> None:
 
 
 def _may_be_new(node: Any, part: str, depth: int) -> bool:
-    """Whether a section may be one that is not written down; `bind` knows those of a component.
+    """Whether a section may be missing from the tree; `bind` knows the sections of a component.
 
-    The config's own are all written down, and what resembles a key that is there is a slip.
+    The top-level sections are all written out, and a key that resembles an existing one is a typo.
     """
     return depth > 0 and isinstance(node, dict) and not did_you_mean(part, map(str, node))
 
@@ -113,11 +114,11 @@ def _step(node: Any, part: str, where: str, *, new: bool = False) -> str | int:
     if isinstance(node, list):
         if part.isdecimal() and int(part) < len(node):
             return int(part)
-        indices = f"0 to {len(node) - 1}" if node else "none, for it is empty"
+        indices = f"0 to {len(node) - 1}" if node else "but it is empty"
         raise ConfigError(
             f"{where} is a list of {len(node)}: expected an index, {indices}, got {part!r}"
         )
-    raise ConfigError(f"{where} is {node!r}, which has nothing inside to set")
+    raise ConfigError(f"{where} is {node!r}, which has no keys to set")
 
 
 def _read_value(text: str) -> Any:
@@ -130,7 +131,7 @@ def _read_value(text: str) -> Any:
 
 
 def _plain_literal(value: Any) -> Any:
-    """Turns tuples into lists; anything JSON does not know raises TypeError (so it stays text)."""
+    """Turns tuples into lists; a TypeError for what JSON cannot hold makes it stay text."""
     if isinstance(value, list | tuple):
         return [_plain_literal(item) for item in value]
     if isinstance(value, dict) and all(isinstance(key, str) for key in value):

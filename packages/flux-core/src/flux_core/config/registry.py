@@ -1,4 +1,4 @@
-"""Names of components: `dict(type='LinearProjector')` -> the class, imported when first asked for.
+"""Names of components: `dict(type='LinearProjector')` -> the class, imported on first use.
 
 A component is a frozen keyword-only dataclass, or a class with such a dataclass nested as
 `Config`. Our packages list theirs in `_components`; other distributions register theirs by entry
@@ -25,7 +25,7 @@ def register_components(components: Mapping[str, str | type]) -> None:
     """Adds names in this process only: `name -> 'module:Class'` or the class. The last one wins.
 
     Raises:
-        ConfigError: a name is one of ours.
+        ConfigError: a name is already a component of flux.
     """
     for name in components:
         if any(found.is_ours for found in installed().get(name, ())):
@@ -34,11 +34,11 @@ def register_components(components: Mapping[str, str | type]) -> None:
 
 
 def component(name: str, path: str = "") -> type:
-    """Returns the class a `type` names.
+    """Returns the class that a `type` names.
 
     Raises:
-        ConfigError: nobody knows the name, or two distributions register it; `path` says where it
-            stands in the tree.
+        ConfigError: the name is unknown, or two distributions register it; the message begins with
+            `path`.
         MissingDependencyError: the class needs a package that is not installed.
     """
     where, name = dotted(path, "type"), current_type(name)
@@ -67,8 +67,8 @@ def config_class(cls: type) -> type:
     config = vars(cls).get("Config", cls)
     if not (isinstance(config, type) and is_dataclass(config)):
         raise ConfigError(
-            f"{cls.__name__}: expected a dataclass or a class with a dataclass `Config` of its "
-            "own, found neither"
+            f"{cls.__name__}: expected a dataclass, or a class with its own dataclass `Config`, "
+            "got neither"
         )
     return config
 
@@ -88,7 +88,10 @@ def type_name(config: type) -> str:
     if short := _short_name(config):
         return short
     if "<locals>" in config.__qualname__:
-        raise ConfigError(f"{config.__qualname__}: a class inside a function needs registering")
+        raise ConfigError(
+            f"{config.__qualname__}: expected a class of a module, got one inside a function. "
+            "Register it first"
+        )
     return f"{config.__module__}:{config.__qualname__.removesuffix('.Config')}"
 
 
@@ -98,7 +101,7 @@ def dotted(path: str, key: object) -> str:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Returns " Did you mean 'max_epochs'?", or nothing when nothing is near."""
+    """Returns " Did you mean 'max_epochs'?", or an empty text if no name is similar."""
     near = get_close_matches(name, list(known), n=1)
     return f" Did you mean {near[0]!r}?" if near else ""
 
@@ -117,7 +120,7 @@ def _short_name(config: type) -> str | None:
 
 
 def _near(config: type) -> Iterator[tuple[str, str | type]]:
-    """Names that may stand for `config`: none whose import would run another package's code."""
+    """Yields names that may stand for `config`, but none whose import would run another package."""
     yield from _registered.items()
     package = config.__module__.partition(".")[0]
     for names in (installed(), tables(package)):

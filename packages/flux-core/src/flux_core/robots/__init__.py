@@ -1,4 +1,4 @@
-"""Robots as policies see them: joints, limits, cameras, units."""
+"""Robot descriptions: joints, limits, cameras, units."""
 
 from __future__ import annotations
 

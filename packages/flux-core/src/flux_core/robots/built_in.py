@@ -11,7 +11,7 @@ _VX300S_JOINTS = ("waist", "shoulder", "elbow", "forearm_roll", "wrist_angle", "
 _VX300S_LOWER = (-3.14158, -1.85005, -1.76278, -3.14158, -1.8675, -3.14158)
 _VX300S_UPPER = (3.14158, 1.25664, 1.6057, 3.14158, 2.23402, 3.14158)
 _VX300S_VELOCITY = (math.pi,) * 6
-_GRIPPER_VELOCITY = 10.0  # closed to open in 0.1 s, faster than any command worth sending
+_GRIPPER_VELOCITY = 10.0  # closed to open in 0.1 s, faster than any useful command
 
 _UR3_JOINTS = ("shoulder_pan", "shoulder_lift", "elbow", "wrist_1", "wrist_2", "wrist_3")
 _UR3_VELOCITY = (math.pi,) * 3 + (2 * math.pi,) * 3  # UR3 data sheet: 180 and 360 degrees/s
@@ -49,8 +49,8 @@ def _ur3() -> RobotSpec:
 def _libero() -> RobotSpec:
     """Returns LIBERO's Panda under robosuite's OSC_POSE controller.
 
-    An action is a change of the gripper's pose: 1 is 0.05 m or 0.5 rad (robosuite's
-    osc_pose.json), and of the gripper itself 1 closes and -1 opens. Any command may follow any.
+    An action is a change of the gripper's pose, where 1 is 0.05 m or 0.5 rad (robosuite's
+    osc_pose.json), and a gripper command: 1 closes and -1 opens. Any command may follow any other.
     """
     axes = ("x", "y", "z", "rotation_x", "rotation_y", "rotation_z")
     control_hz, reach = 20.0, 1.0
@@ -72,4 +72,4 @@ def _libero() -> RobotSpec:
 ROBOT_SPECS: dict[str, RobotSpec] = {
     spec.name: spec for spec in (_aloha("aloha-sim"), _aloha("aloha"), _ur3(), _libero())
 }
-"""By name. They need no entry point, and nobody else may register their names."""
+"""By name. They need no entry point, and other packages may not register their names."""

@@ -1,4 +1,4 @@
-"""The description of its robot that a bundle carries."""
+"""The robot description in a bundle."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .spec import SCHEMA_VERSION, RobotSpec
 
 
 def carried_robot(config: Mapping[str, Any]) -> RobotSpec | None:
-    """The robot's description in a bundle's config; None in one that only names its robot.
+    """Returns the robot description in a bundle's config; None if the config only names its robot.
 
     Args:
         config: a bundle's config.json as plain data.
@@ -29,9 +29,9 @@ def carried_robot(config: Mapping[str, Any]) -> RobotSpec | None:
                 f"inference.robot.type: expected 'RobotSpec', got {robot['type']!r:.80}"
             )
         version = robot.get("schema_version", SCHEMA_VERSION)
-        if version != SCHEMA_VERSION:  # a newer one may have fields that are not known here
+        if version != SCHEMA_VERSION:  # a newer version may have unknown fields
             raise ConfigError(
                 f"inference.robot.schema_version: expected {SCHEMA_VERSION}, got {version!r:.80}. "
-                f"Install the flux that wrote it"
+                f"Install the version of flux that wrote it"
             )
     return bind(RobotSpec, robot, "inference.robot")

@@ -60,7 +60,9 @@ class Kinematics:
         if not self.urdf and not self.dh:
             raise RobotError("kinematics: expected a urdf or a dh table, got neither")
         if not self.urdf and (self.base_link or self.tip_link):
-            raise RobotError("kinematics.urdf: base_link and tip_link are its links; got no urdf")
+            raise RobotError(
+                "kinematics.urdf: expected a urdf with base_link and tip_link, got none"
+            )
 
     def check_joints(self, joint_names: tuple[str, ...]) -> None:
         """Refuses a table whose joints are not the robot's.

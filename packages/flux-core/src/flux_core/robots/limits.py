@@ -1,4 +1,4 @@
-"""The limits in force: the driver's, which a bundle or config may tighten and never widen."""
+"""The limits in force: the driver's, which a bundle or config may tighten but never widen."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _HZ_TOLERANCE = 1e-6
 
 
 def limits_in_force(driver: RobotSpec, carried: RobotSpec) -> RobotSpec:
-    """Returns the driver's description with each limit the tighter of both.
+    """Returns the driver's description with the tighter of the two values for each limit.
 
     Args:
-        driver: the description that the robot's driver gives.
+        driver: the description from the robot's driver.
         carried: the one in a bundle or config. Its cameras and kinematics are ignored; where it
             states no acceleration or jerk limits, the driver's apply.
 
@@ -47,7 +47,7 @@ def limits_in_force(driver: RobotSpec, carried: RobotSpec) -> RobotSpec:
 
 def _check_equal(driver: RobotSpec, carried: RobotSpec) -> None:
     if carried.name != driver.name:
-        raise RobotError(f"name: the driver is of {driver.name!r}, the bundle of {carried.name!r}")
+        raise RobotError(f"name: the driver has {driver.name!r}, the bundle has {carried.name!r}")
     for field in ("joint_names", "units", "state_names", "state_units", "rest_command"):
         ours, theirs = getattr(driver, field), getattr(carried, field)
         if len(ours) != len(theirs):

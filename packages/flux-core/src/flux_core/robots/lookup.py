@@ -30,7 +30,8 @@ def robot_spec(name: str) -> RobotSpec:
     """Returns the description of the robot called `name`.
 
     Raises:
-        RobotError: no package describes it, two do, or what one gives is not its description.
+        RobotError: no package describes it, two do, or an entry point does not return its
+            description.
     """
     point = provider(SPEC_GROUP, name, built_in=ROBOT_SPECS)
     if point is not None:
@@ -61,6 +62,6 @@ def _loaded(point: EntryPoint) -> RobotSpec:
     if spec.name != point.name:
         raise RobotError(
             f"{point.name}: the entry point {describe(point)}: expected a RobotSpec of that name, "
-            f"got the one of {spec.name!r}"
+            f"got one named {spec.name!r}"
         )
     return spec

@@ -1,4 +1,4 @@
-"""Where a robot's cameras, joints and commands are found: ROS topics, by the tutorial's names."""
+"""The ROS topics of a robot's cameras, joints and commands; the defaults are the tutorial's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What installed distributions offer by name: entry points, found without importing anything."""
+"""Finds what installed distributions provide by name: entry points, without importing anything."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from ..errors import RobotError
 
 
 def provided_names(group: str) -> tuple[str, ...]:
-    """Returns the names that installed distributions offer in an entry point group, sorted."""
+    """Returns the names that installed distributions provide in an entry point group, sorted."""
     return tuple(sorted({point.name for point in entry_points(group=group)}))
 
 
 def provider(group: str, name: str, *, built_in: Iterable[str] = ()) -> EntryPoint | None:
-    """Returns the entry point that offers `name`, or None; imports nothing.
+    """Returns the entry point that provides `name`, or None; imports nothing.
 
     Args:
         group: the entry point group.
-        name: what is looked for.
+        name: the name to look for.
         built_in: the names that flux itself provides in this group.
 
     Raises:
-        RobotError: two distributions offer it, or one offers what is flux's own.
+        RobotError: two distributions provide it, or one provides a name of flux itself.
     """
     points = [point for point in entry_points(group=group) if point.name == name]
     offers = [describe(point) for point in points]
@@ -50,11 +50,11 @@ def load(point: EntryPoint) -> object:
     """Imports what an entry point names.
 
     Raises:
-        RobotError: that fails, in whatever way.
+        RobotError: the import fails for any reason.
     """
     try:
         return point.load()
-    except Exception as error:  # Somebody else's module may raise anything.
+    except Exception as error:  # Another package's module may raise anything.
         raise RobotError(
             f"{point.name}: the entry point {point.value!r} cannot be loaded from "
             f"{distribution(point)} ({one_line(error)}). Correct or reinstall that distribution"
@@ -65,7 +65,7 @@ def call(point: EntryPoint, make: object) -> object:
     """Calls a loaded entry point without arguments.
 
     Raises:
-        RobotError: it cannot be called or the call fails, in whatever way.
+        RobotError: it cannot be called, or the call fails for any reason.
     """
     if not callable(make):
         raise RobotError(
@@ -74,7 +74,7 @@ def call(point: EntryPoint, make: object) -> object:
         )
     try:
         return make()
-    except Exception as error:  # Somebody else's code may raise anything.
+    except Exception as error:  # Another package's code may raise anything.
         raise RobotError(
             f"{point.name}: the entry point {point.value!r} of {distribution(point)} fails "
             f"({one_line(error)}). Correct or reinstall that distribution"

@@ -1,4 +1,4 @@
-"""What is known about a robot: joint order, limits, cameras and control rate."""
+"""The description of a robot: joint order, limits, cameras and control rate."""
 
 from __future__ import annotations
 
@@ -23,33 +23,33 @@ _RATES = ("max_velocity", "max_acceleration", "max_jerk")
 _NUMBERS = ("lower", "upper", *_RATES, "rest_command")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 _LARGEST = 1e30
-"""Finite in float32, and so is the difference of two."""
+"""The largest number: it and the difference of two are finite in float32."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RobotSpec:
-    """One robot as policies see it. Joint tuples have one entry per action dimension.
+    """The description of one robot. Joint tuples have one entry per action dimension.
 
-    `rest_command`, `state_names` and `state_units` belong to a robot that is commanded by
-    differences, so its states are not commands. Where they are empty, sending a state as a command
-    asks for no motion. All values are checked; a RobotError names the field.
+    `rest_command`, `state_names` and `state_units` are for a robot that is commanded by
+    differences, so that its states are not commands. If they are empty, sending a state as a
+    command requests no motion. All values are checked; a RobotError names the field.
 
     Attributes:
         name: used in commands, configs and datasets: letters, digits and `_.-`.
         joint_names: the order of actions, and of states unless `state_names` says otherwise.
-        lower: least command, in the joint's unit.
-        upper: greatest command, in the joint's unit.
-        max_velocity: greatest change of the command, in the joint's unit per second.
+        lower: smallest command, in the joint's unit.
+        upper: largest command, in the joint's unit.
+        max_velocity: largest change of the command, in the joint's unit per second.
         units: 'rad', 'm', or 'normalized' (a gripper: 0 closed, 1 open; LIBERO's: see there).
-        cameras: the cameras a policy may use, in the order in which recipes give them to the
-            network: first the one that sees the scene, then those on the wrists.
+        cameras: the cameras that a policy may use, in the order in which recipes pass them to the
+            network: first the scene camera, then the wrist cameras.
         control_hz: commands per second.
-        rest_command: the command that asks for no motion.
+        rest_command: the command that requests no motion.
         state_names: the order of states.
         state_units: one of the units above per dimension of the state.
-        max_acceleration: greatest change of velocity, in the joint's unit per second squared;
+        max_acceleration: largest change of velocity, in the joint's unit per second squared;
             empty if unknown. Carried and compared, but not enforced yet.
-        max_jerk: greatest change of acceleration, in the joint's unit per second cubed; likewise.
+        max_jerk: largest change of acceleration, in the joint's unit per second cubed; likewise.
         kinematics: the robot's geometry, if known.
         schema_version: version of this description's format.
     """
@@ -107,7 +107,7 @@ class RobotSpec:
         return state
 
     def _make_plain(self) -> None:
-        """Lists and arrays become tuples, numpy's numbers Python's: what JSON can hold."""
+        """Turns lists and arrays into tuples, numpy's numbers into Python's, as JSON needs it."""
         for fields, kind in ((_TEXTS, str), (_NUMBERS, float)):
             for field in fields:
                 values: object = getattr(self, field)
@@ -124,7 +124,7 @@ class RobotSpec:
             self._refuse(
                 "schema_version",
                 f"expected {SCHEMA_VERSION}, got {self.schema_version!r}. "
-                f"Install the flux that wrote this description",
+                f"Install the version of flux that wrote this description",
             )
         if not _NAME.fullmatch(self.name):
             self._refuse(

@@ -1,4 +1,4 @@
-"""Simulated robots. Nothing heavy is imported before a simulator is made."""
+"""Simulated robots. Heavy imports happen only when a simulator is created."""
 
 from __future__ import annotations
 

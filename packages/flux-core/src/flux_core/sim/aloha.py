@@ -9,17 +9,17 @@ from .aloha_arms import FLICKER_STEPS, LEFT_FINGER, RIGHT_FINGER, START_ARM_RAD,
 
 __all__ = ["START_ARM_RAD", "AlohaSim", "sample_cube_position"]
 
-# gym_aloha/utils.py, sample_box_pose: where the cube may start, m.
+# gym_aloha/utils.py, sample_box_pose: the range of the cube's start position, m.
 CUBE_LOWER_M, CUBE_UPPER_M = (0.0, 0.4, 0.05), (0.2, 0.6, 0.05)
 
 
 class AlohaSim(AlohaArms):
-    """Two simulated ViperX arms that are to hand a cube from the right one to the left one."""
+    """Two simulated ViperX arms; the right one hands a cube to the left one."""
 
     scene = "bimanual_viperx_transfer_cube.xml"
 
     def reward(self) -> int:
-        """Returns gym-aloha's reward now: 1 touched, 2 lifted, 3 left touches, 4 transferred."""
+        """Returns gym-aloha's reward: 1 touched, 2 lifted, 3 left touches, 4 transferred."""
         touching = self._touching(self._cube)
         on_table = self._table in touching
         if self._left_finger in touching:
@@ -32,8 +32,9 @@ class AlohaSim(AlohaArms):
         """Returns how far the episode has come.
 
         `touched`, `lifted` and `transferred` were reached at some step, by the contacts of the
-        stock reward; `held_by_left_only` is about now: nothing but the left arm touches the
-        cube, and both fingers of its gripper do (or did 0.1 s ago: a held cube's contacts flicker).
+        stock reward; `held_by_left_only` describes the current state: only the left arm touches the
+        cube, and both fingers of its gripper touch it (or did 0.1 s ago, because a held cube's
+        contacts flicker).
         """
         touching = self._touching(self._cube)
         is_gripped = all(self._steps - step <= FLICKER_STEPS for step in self._left_touch.values())
@@ -45,7 +46,7 @@ class AlohaSim(AlohaArms):
         }
 
     def cube_position(self) -> NDArray[np.float64]:
-        """Returns the centre of the cube in the world, (3,) m. Policies do not get this."""
+        """Returns the cube's centre in world coordinates, (3,) m. Policies do not see this."""
         return np.array(self.data.qpos[-7:-4])
 
     def _find_objects(self) -> None:

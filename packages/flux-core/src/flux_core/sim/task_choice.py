@@ -1,4 +1,4 @@
-"""Which of a suite's tasks a user means."""
+"""Finds the tasks of a suite that a user names."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from ..errors import UsageError
 def choose_tasks(
     suite: str, labels: Sequence[tuple[str, str]], wanted: Sequence[str]
 ) -> tuple[int, ...]:
-    """Returns the tasks named by number or by (a part of) their names or words; without any, all.
+    """Returns the tasks named by number or by (part of) their name or instruction; all by default.
 
     Args:
-        suite: its name, for the error.
-        labels: each task's name, and the words that a policy is told.
-        wanted: what the user has typed.
+        suite: the suite's name, for the error.
+        labels: each task's name and instruction.
+        wanted: the user's input.
 
     Raises:
-        UsageError: one of `wanted` is no task, or may be several.
+        UsageError: an entry of `wanted` matches no task, or several.
     """
     found = {_find_task(suite, labels, text) for text in wanted}
     return tuple(i for i in range(len(labels)) if not wanted or i in found)

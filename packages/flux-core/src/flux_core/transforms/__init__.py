@@ -1,13 +1,13 @@
 """Transforms: frozen dataclasses `sample -> sample` on numpy, used in training and on the robot.
 
-A sample is a plain dict. The keys transforms speak of:
+A sample is a plain dict. The keys that transforms use:
 
     images       (C, height, width, 3) uint8, or (C, 3, height, width) float32 once normalised
     image_masks  (C,) bool, False = this camera is missing
     states       (state_dim,) float32         actions       (H, action_dim) float32
     stats        {feature: FeatureStats}      action_masks  (H,) bool
     task_description, prompt   str           lang_tokens, lang_masks   (L,)
-    rng          the sample's own random generator, in training alone
+    rng          the sample's own random generator, only in training
 
 A transform returns a new dict and never writes into the arrays it was given.
 """

@@ -32,14 +32,14 @@ class RelativeActions(UnitStep):
         return self.mask
 
     def for_robot(self, cameras: int, dims: int) -> RelativeActions:
-        """Without the padded joints of training, which the robot does not have."""
+        """Cuts off the padded joints of training, which the robot does not have."""
         return replace(self, mask=self.mask[:dims])
 
     def check_robot(self, robot: RobotSpec, where: str) -> None:
         if robot.is_commanded_by_differences:
             raise ConfigError(
                 f"{where}: RelativeActions expected a robot whose commands are states, got "
-                f"{robot.name}, whose commands are differences already. Leave it out"
+                f"{robot.name}, whose commands are already differences. Remove it"
             )
 
 
@@ -58,7 +58,7 @@ class NormalizeStatesAndActions(Normalization):
     action_dim: int | None = None
 
     def for_robot(self, cameras: int, dims: int) -> NormalizeStatesAndActions:
-        """The kind of statistics alone: their names and the padded sizes are each side's own."""
+        """Keeps the norm type only; the statistics' names and the padded sizes may differ."""
         return replace(
             self, state_key="proprio", action_key="action", state_dim=None, action_dim=None
         )
@@ -68,7 +68,7 @@ class NormalizeStatesAndActions(Normalization):
         state_stats = find_stats(sample, self.state_key)
         state = normalize(sample["states"], state_stats, self.norm_type, "observation.state")
         out["states"] = zero_pad(state, self.state_dim, "NormalizeStatesAndActions.state_dim")
-        # A PadKeyToDim before this one has counted the real dimensions already.
+        # An earlier PadKeyToDim has already counted the real dimensions.
         out.setdefault("num_state_dims", state.shape[-1])
         if "actions" in sample:
             stats = find_stats(sample, self.action_key)
@@ -82,7 +82,7 @@ class NormalizeStatesAndActions(Normalization):
 
 @dataclass(frozen=True, kw_only=True)
 class DenormalizeActions:
-    """Normalised actions back to robot units: cut to `action_dim`, then `x * scale + offset`."""
+    """Turns normalised actions into robot units: cut to `action_dim`, `x * scale + offset`."""
 
     norm_type: NormType = "mean_std"
     action_key: str = "action"
@@ -102,7 +102,7 @@ class DenormalizeActions:
 
 @dataclass(frozen=True, kw_only=True)
 class PadKeyToDim(Padding):
-    """Zero-pads the last axis of each key to `dim` (never tiles) and remembers what was real.
+    """Zero-pads the last axis of each key to `dim` (never tiles) and records the real dimensions.
 
     Padded action dimensions have no loss, and padded state dimensions are not in the prompt.
     """
@@ -127,7 +127,7 @@ def find_stats(sample: Sample, key: str) -> FeatureStats:
     stats = sample["stats"]
     if key not in stats:
         raise DataError(
-            f"stats: expected statistics of {key!r}, found {sorted(stats)}. "
+            f"stats: expected statistics of {key!r}, got {sorted(stats)}. "
             "Add it to statistic_keys and name_mappings"
         )
     return stats[key]

@@ -1,7 +1,7 @@
 """Aloha's joints and grippers in the units of pi's pretraining data.
 
-Source of the numbers: openpi, src/openpi/policies/aloha_policy.py, as it is since its pull request
-557 (July 2025). Until then it took 0.4 to 1.5 rad for the gripper's range, in both directions.
+Source of the numbers: openpi, src/openpi/policies/aloha_policy.py, since its pull request 557 (July
+2025). Before that, it used 0.4 to 1.5 rad as the gripper's range, in both directions.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from .units import UnitStep
 DIMS = 14
 GRIPPERS = (6, 13)
 SIGNS = np.tile(np.array([1, -1, -1, 1, 1, 1, 1], np.float32), 2)
-"""openpi's `_joint_flip_mask`: shoulder and elbow turn the other way."""
+"""openpi's `_joint_flip_mask`: shoulder and elbow turn in the opposite direction."""
 
 CLOSED_M, OPEN_M = 0.01844, 0.05800
-"""The finger's way at 0 and 1 (ALOHA's PUPPET_GRIPPER_POSITION_CLOSE and _OPEN)."""
+"""The finger's travel at 0 and 1 (ALOHA's PUPPET_GRIPPER_POSITION_CLOSE and _OPEN)."""
 HORN_M, ARM_M = 0.022, 0.036
 """The crank that the motor turns, and the arm between it and the finger (Interbotix)."""
 MOTOR_CLOSED_RAD, MOTOR_OPEN_RAD = -0.6213, 1.4910
@@ -44,13 +44,13 @@ for _constant in (_ACTION_SCALE, _ACTION_OFFSET):
 class AlohaToPi(UnitStep):
     """States and actions of two Aloha arms in pi's units; openpi calls this `adapt_to_pi`.
 
-    Shoulder and elbow change their sign. A gripper's state, its normalised opening, becomes the
-    normalised angle of its motor. A gripper's action is a normalised angle to begin with and
-    becomes pi's, in rad above `PI_CLOSED_RAD`; openpi has the two in different units too. Where the
-    data has openings for actions (the simulated ALOHA, or next states) they come back as they were,
-    but are not what pi was trained with.
+    Shoulder and elbow change sign. A gripper's state, its normalised opening, becomes the
+    normalised angle of its motor. A gripper's action is already a normalised angle and becomes
+    pi's, in rad above `PI_CLOSED_RAD`; in openpi, too, the two have different units. If the data
+    has openings as actions (the simulated ALOHA, or next states), they are restored correctly, but
+    they are not what pi was trained with.
 
-    The inverses are `_decode_state`'s and `_encode_actions` of openpi. It stands before
+    The inverses are those of openpi's `_decode_state` and `_encode_actions`. The step comes before
     RelativeActions, and statistics are taken after it. Every array is (..., 14).
     """
 
@@ -58,11 +58,11 @@ class AlohaToPi(UnitStep):
     before = (RelativeActions, Padding, Normalization)
 
     def state(self, states: NDArray[Any]) -> NDArray[np.float32]:
-        """Robot units to pi's; an opening beyond the crank's ends counts as its end."""
+        """Robot units to pi's; an opening beyond the crank's range is clipped to it."""
         return _convert(states, _angle)
 
     def state_inverse(self, states: NDArray[Any]) -> NDArray[np.float32]:
-        """Undoes `state` between the crank's ends: openings from -0.11 to 1."""
+        """Undoes `state` within the crank's range: openings from -0.11 to 1."""
         return _convert(states, _opening)
 
     def actions(self, actions: NDArray[Any]) -> NDArray[np.float32]:
@@ -82,7 +82,7 @@ class AlohaToPi(UnitStep):
         if robot.action_dim != DIMS:
             raise ConfigError(
                 f"{where}: AlohaToPi expected a robot of {DIMS} joints (two Aloha arms), got "
-                f"{robot.name} of {robot.action_dim}"
+                f"{robot.name} with {robot.action_dim}"
             )
 
 
@@ -95,7 +95,7 @@ def _convert(
 
 
 def _angle(opening: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The law of cosines in the triangle of horn, arm and the finger's way."""
+    """The law of cosines in the triangle of horn, arm and the finger's travel."""
     way = np.clip(opening * (OPEN_M - CLOSED_M) + CLOSED_M, ARM_M - HORN_M, ARM_M + HORN_M)
     sine = (HORN_M**2 + way**2 - ARM_M**2) / (2.0 * HORN_M * way)
     angle = np.arcsin(np.clip(sine, -1.0, 1.0))
@@ -112,6 +112,6 @@ def _checked(values: NDArray[Any]) -> NDArray[Any]:
     if values.shape[-1] != DIMS:
         raise ConfigError(
             f"AlohaToPi: expected {DIMS} dimensions (two arms of six joints and a gripper), got "
-            f"{values.shape[-1]}. It is for Aloha alone, before PadKeyToDim"
+            f"{values.shape[-1]}. Put it before PadKeyToDim, and use it only for Aloha"
         )
     return values

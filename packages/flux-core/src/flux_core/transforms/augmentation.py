@@ -15,12 +15,12 @@ from .roles import Augmentation
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentImages(Augmentation):
-    """Crops, turns and colours the images of a training sample; put it after the resize.
+    """Crops, rotates and recolours the images of a training sample; put it after the resize.
 
     Every camera's brightness, contrast and saturation are multiplied by up to 1 +- the setting.
-    Cameras whose name does not say `wrist` are also cropped to `crop` of their sides at a random
-    place, brought back to size, and turned by up to `max_rotation_deg`. Padded cameras stay black.
-    What is drawn depends on the sample's seed, epoch and index alone.
+    Cameras without `wrist` in their name are also cropped to `crop` of their sides at a random
+    place, resized back, and rotated by up to `max_rotation_deg`. Padded cameras stay black. The
+    random values depend only on the sample's seed, epoch and index.
     """
 
     crop: float = 0.95
@@ -31,7 +31,7 @@ class AugmentImages(Augmentation):
 
     def __post_init__(self) -> None:
         if not 0.0 < self.crop <= 1.0:
-            raise ConfigError(f"crop: expected a share of the side in (0, 1], got {self.crop}")
+            raise ConfigError(f"crop: expected a fraction of the side in (0, 1], got {self.crop}")
         for name in ("brightness", "contrast", "saturation"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ConfigError(f"{name}: expected 0 <= {name} < 1, got {getattr(self, name)}")

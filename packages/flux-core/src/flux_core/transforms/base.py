@@ -1,4 +1,4 @@
-"""What a transform is, and what it says of itself."""
+"""The base class of transforms: what a transform does, and what it declares about itself."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ Sample = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class ModelInputs:
-    """What a network expects of the transforms before it.
+    """What a network expects from the transforms that run before it.
 
     Attributes:
         image_size: height and width in pixels.
         action_dim: dimensions of its actions, padding included.
-        pixel_range: the range its vision was pretrained on; None if any will do.
+        pixel_range: the range of pixel values that its vision backbone was pretrained on; None if
+            any range will do.
     """
 
     image_size: tuple[int, int]
@@ -29,20 +30,20 @@ class ModelInputs:
 class Transform:
     """Turns one sample into the next; does not write into its input.
 
-    A transform of your own is a frozen keyword-only dataclass that derives from this class and
-    overrides `__call__`. If it is one of the `roles` (a resize, a prompter, a unit step, ...) it
-    derives from that instead. It must leave the sample's `actions` as they are unless it is a
-    `UnitStep`, because the robot has to undo what is done to actions.
+    A custom transform is a frozen keyword-only dataclass that derives from this class and overrides
+    `__call__`. If it has one of the roles in `roles` or `units` (resize, prompter, unit step, ...),
+    it derives from that class instead. It must not change the sample's `actions` unless it is a
+    `UnitStep`, because the robot has to undo whatever is done to actions.
 
     Attributes:
-        example: the usual transform of this role, for messages.
-        once: whether it may stand in a config only once.
-        before: transforms that it must precede, by class or role.
-        training_only: whether only training has it; the robot refuses it.
-        in_graph: whether the exported network begins with it, so that the robot leaves it out.
-        reads_files: whether calling it reads files; it is not tried out when a config is bound.
-        needs_recorded_images: whether images must reach it as they were recorded. If False, a
-            resize behind it may be done while frames are decoded, which is faster.
+        example: the usual transform in this role, for messages.
+        once: whether a config may contain it only once.
+        before: transforms that it must precede, given as classes or roles.
+        training_only: whether it runs in training only; the robot refuses it.
+        in_graph: whether it is part of the exported network, so that the robot skips it.
+        reads_files: whether calling it reads files; if so, it is not called when a config is bound.
+        needs_recorded_images: whether it needs images as they were recorded. If False, a resize
+            after it may be done while frames are decoded, which is faster.
     """
 
     example: ClassVar[str] = ""
@@ -55,32 +56,32 @@ class Transform:
 
     def __call__(self, sample: Sample) -> Sample:
         """Returns the changed sample as a new dict."""
-        raise NotImplementedError(f"{type(self).__name__} does not say what it does")
+        raise NotImplementedError(f"{type(self).__name__} does not override __call__")
 
     @property
     def is_ours(self) -> bool:
-        """Whether flux itself ships it."""
+        """Whether it is part of flux."""
         return type(self).__module__.partition(".")[0] in ("flux_core", "flux_data")
 
     @property
     def compared_as(self) -> str:
-        """What it is called where training and robot are compared; one name, one comparison."""
+        """Its name when training is compared with the robot; equal names are compared together."""
         return type(self).__name__
 
     def with_cameras(self, kept: Sequence[int]) -> Transform:
-        """The same for a robot that has only the cameras at the positions `kept`."""
+        """Returns the transform for a robot that has only the cameras at the positions `kept`."""
         return self
 
     def for_robot(self, cameras: int, dims: int) -> Transform | None:
-        """The form in which training's transform is compared with the robot's.
+        """Returns the normal form in which training's transform is compared with the robot's.
 
         Args:
-            cameras: the robot's number of cameras; training may have padded ones behind them.
-            dims: the robot's number of joints; training may have padded ones behind them.
+            cameras: the robot's number of cameras; training may append padded ones.
+            dims: the robot's number of joints; training may append padded ones.
 
         Returns:
-            The transform without what training and robot need not share; None if the robot need
-            not have it at all.
+            The transform without the settings that may differ between training and robot; None if
+            the robot does not need it at all.
         """
         return None if self.training_only else self.with_cameras(range(cameras))
 

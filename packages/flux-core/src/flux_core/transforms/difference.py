@@ -1,4 +1,4 @@
-"""What the robot does otherwise than training."""
+"""Differences between training's transforms and the robot's."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from .units import UnitStep
 
 @dataclass(frozen=True)
 class Difference:
-    """One thing that differs.
+    """One difference.
 
     Attributes:
-        subject: the transform.
-        field: its field, where both sides have the transform; else None.
+        subject: the name of the transform.
+        field: the field that differs; None if only one side has the transform.
         expected: training's value, or training's transforms of this kind.
-        found: the robot's.
+        found: the robot's value or transforms.
     """
 
     subject: str
@@ -37,9 +37,9 @@ class Difference:
 def differences(
     expected: Sequence[Transform], found: Sequence[Transform]
 ) -> tuple[Difference, ...]:
-    """Compares training's transforms with the robot's, kind by kind and field by field.
+    """Compares training's transforms with the robot's, field by field.
 
-    Among the unit steps the order counts; elsewhere only what each of them does.
+    The order matters among unit steps only.
     """
     found_here = [
         difference

@@ -37,7 +37,7 @@ class ResizeImages(ImageResize):
 
 @dataclass(frozen=True, kw_only=True)
 class ResizeImagesWithPad(ResizeImages):
-    """Keeps the aspect: as large as fits, centred, black around (openpi `resize_with_pad`)."""
+    """Keeps the aspect ratio: centred, padded with black (openpi `resize_with_pad`)."""
 
     def resize(self, image: NDArray[np.uint8], stretch: Stretch = pil_stretch) -> NDArray[np.uint8]:
         """(h, w, 3) uint8 -> (height, width, 3) uint8."""
@@ -56,7 +56,7 @@ class ResizeImagesWithPad(ResizeImages):
 
 
 def resize_to(height: int, width: int, *, keep_aspect: bool = False) -> ImageResize:
-    """The usual resize: stretched, or with `keep_aspect` padded with black."""
+    """Returns the usual resize: stretched or, with `keep_aspect`, padded with black."""
     kind = ResizeImagesWithPad if keep_aspect else ResizeImages
     return kind(height=height, width=width)
 
@@ -93,7 +93,7 @@ class NormalizeImages(ImageNormalization):
         return replace(self, means=means, stds=stds)
 
     def check_model(self, model: ModelInputs, where: str) -> None:
-        """Warns of pixels beyond what the network's vision was trained on."""
+        """Warns about pixel values outside the range that the vision backbone was trained on."""
         if model.pixel_range is None:
             return
         scale, offset = self.affine(len(self.means))
@@ -101,7 +101,7 @@ class NormalizeImages(ImageNormalization):
         if offset.min() < low - 1e-3 or (255.0 * scale + offset).max() > high + 1e-3:
             logger.warning(
                 "%s: NormalizeImages gives pixels outside [%g, %g], the range that SigLIP and "
-                "openpi's checkpoints were trained on; SimpleNormalizeImages gives that",
+                "openpi's checkpoints were trained on. Use SimpleNormalizeImages for that range",
                 *(where, low, high),
             )
 

@@ -1,4 +1,4 @@
-"""Whether the robot can undo what transforms do to actions; tried out when a config is bound."""
+"""Checks with random numbers that the robot can undo what transforms do to actions."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ logger = logging.getLogger("flux.config")
 
 DIMS, BATCH, STEPS, CAMERAS, SIDE = 6, 3, 4, 2, 16
 REACH = 10.0
-"""States and actions are tried between -10 and 10."""
+"""Random states and actions lie between -10 and 10."""
 TOLERANCE = 1e-5
-"""Some hundred roundings of float32, relative to the largest number on the way."""
-CHANGING_IMAGES_ALONE = (ImageResize.__call__, ImageNormalization.__call__)
+"""About a hundred float32 roundings, relative to the largest number involved."""
+CHANGING_ONLY_IMAGES = (ImageResize.__call__, ImageNormalization.__call__)
 
 
 def check_inverses(transforms: Sequence[Transform], where: str) -> tuple[Transform, ...]:
-    """Refuses transforms whose effect on actions is not undone by what they say of themselves.
+    """Refuses transforms that change actions in another way than they declare.
 
     Every transform that reads no files is called with random states and actions.
 
     Returns:
-        Those that could not be tried: they read files, or failed because they need a sample of
-        another kind. Only a sample of the data can tell.
+        The transforms that could not be checked like this, because they read files or failed on the
+        random sample. They can only be checked with a sample of the data.
 
     Raises:
-        ConfigError: it names the transform, and the dimension that does not come back.
+        ConfigError: names the transform, and the dimension in which the actions were not restored.
     """
     untried: list[Transform] = []
     earlier: list[tuple[Transform, Sample, Sample]] = []
     for transform in transforms:
-        if type(transform).__call__ in CHANGING_IMAGES_ALONE:
+        if type(transform).__call__ in CHANGING_ONLY_IMAGES:
             continue
         tried = None if transform.reads_files else _try(transform, where)
         if tried is None:
@@ -58,20 +58,20 @@ def check_inverses(transforms: Sequence[Transform], where: str) -> tuple[Transfo
 
 
 def check_undone(before: Sample, after: Sample, inverse: ActionInverse | None, where: str) -> None:
-    """Refuses actions that `inverse` does not bring back.
+    """Refuses actions that `inverse` does not restore.
 
     Args:
-        before: holds `states` (S,) and `actions` (H, A).
-        after: the sample that became of it.
-        inverse: undoes the change; None if there must be none.
-        where: the dotted path and name of what was done, for messages.
+        before: a sample with `states` (S,) and `actions` (H, A).
+        after: the sample after the transforms.
+        inverse: what should undo the change; None if actions must not change.
+        where: the dotted path and name of the transforms, for messages.
     """
     expected, found = before["actions"], np.asarray(after["actions"])
     if inverse is None:
         if not np.array_equal(found, expected):
             raise ConfigError(
-                f"{where} changes actions, but does not say how the robot undoes that. Derive it "
-                "from UnitStep and say its action_affine or relative_mask"
+                f"{where} changes actions but does not declare how the robot undoes that. Derive "
+                "it from UnitStep and override action_affine or relative_mask"
             )
         return
     if found.shape[:-1] != expected.shape[:-1] or found.shape[-1] < expected.shape[-1]:
@@ -85,37 +85,37 @@ def check_undone(before: Sample, after: Sample, inverse: ActionInverse | None, w
     if not is_back.all():
         place = tuple(np.argwhere(~is_back)[0])
         raise ConfigError(
-            f"{where}: expected scale, offset and state to undo it in each action dimension as it "
-            f"says; dimension {place[-1]} came back as {back[place]:.6g} instead of "
+            f"{where}: expected actions to be restored by the declared scale, offset and "
+            f"relative_mask; dimension {place[-1]} came back as {back[place]:.6g} instead of "
             f"{expected[place]:.6g}"
         )
 
 
 def _try(transform: Transform, where: str) -> tuple[Sample, Sample] | None:
-    """A sample before and after; None if the transform cannot do with this one."""
+    """Returns a random sample before and after; None if the transform fails on it."""
     fixed = _dims(transform)
     before, given = _sample(fixed or DIMS), _sample(fixed or DIMS)
     name = type(transform).__name__
     try:
         with np.errstate(all="ignore"):
             after = transform(given)
-    except Exception as error:  # whatever foreign code raises on a sample that is not its own
+    except Exception as error:  # custom code may raise anything on a sample it was not made for
         if fixed is not None:
             raise ConfigError(
-                f"{where}: {name}: cannot be tried with states and actions of {fixed} dimensions, "
-                f"which it is for: {error}"
+                f"{where}: {name} fails on random states and actions of {fixed} dimensions, the "
+                f"number that it requires: {error}"
             ) from error
-        logger.debug("%s: %s can only be tried with data: %s", where, name, error)
+        logger.debug("%s: %s can only be checked with data: %s", where, name, error)
         return None
     if "actions" not in after:
-        raise ConfigError(f"{where}: {name} loses the sample's actions")
+        raise ConfigError(f"{where}: {name} drops the sample's actions")
     if not np.array_equal(given["actions"], before["actions"]):
-        raise ConfigError(f"{where}: {name} writes into the actions that it is given")
+        raise ConfigError(f"{where}: {name} changes the given actions in place")
     return before, after
 
 
 def _dims(transform: Transform) -> int | None:
-    """The number of dimensions that a transform is tried with, if it is not for any."""
+    """Returns the number of dimensions that a transform requires; None if any will do."""
     if isinstance(transform, UnitStep):
         return transform.dims
     if isinstance(transform, Padding):
@@ -127,7 +127,7 @@ def _dims(transform: Transform) -> int | None:
 
 
 def _claimed(transform: Transform, stats: NormStats) -> ActionInverse | None:
-    """What a transform says of the way back; None if it says that it leaves actions alone."""
+    """Returns the inverse that a transform declares; None if it declares to leave actions alone."""
     scale: ArrayLike = 1.0
     offset: ArrayLike = 0.0
     mask: ArrayLike = False
@@ -147,20 +147,20 @@ def _claimed(transform: Transform, stats: NormStats) -> ActionInverse | None:
 
 
 def _check_leading_axes(step: UnitStep, before: Sample, after: Sample, where: str) -> None:
-    """Statistics convert a whole column at once: each row must become what it becomes alone."""
+    """Statistics convert a whole column at once, so many rows must give the same as each alone."""
     states, actions = (np.stack([before[key]] * BATCH) for key in ("states", "actions"))
     try:
         converted = {"states": step.state(states), "actions": step.forward(actions, states)}
-    except Exception as error:  # whatever foreign code raises
+    except Exception as error:  # custom code may raise anything
         raise ConfigError(
-            f"{where}: cannot be tried with several samples at once, as statistics need it: {error}"
+            f"{where} fails on several samples at once, which statistics need: {error}"
         ) from error
     for key, values in converted.items():
         alone = after[key]
         if values.shape != (BATCH, *alone.shape) or not np.allclose(values, alone, atol=1e-4):
             raise ConfigError(
-                f"{where}: expected the same {key} for several samples at once, as statistics take "
-                "them, as for each alone"
+                f"{where}: expected the same {key} whether it gets one sample or several at once, "
+                "as statistics do"
             )
 
 
@@ -170,7 +170,10 @@ def _check_reference(
     earlier: Sequence[tuple[Transform, Sample, Sample]],
     where: str,
 ) -> None:
-    """The robot adds the state it observes, so a state must be converted there as an action is."""
+    """Refuses a mask where states and actions were converted differently before.
+
+    The robot adds the state that it observes, so both must have had the same unit all along.
+    """
     for other, before, after in earlier:
         dims = (isinstance(other, UnitStep) and other.dims) or len(mask)
         differing = _differing(other, before, after, dims)
@@ -179,12 +182,13 @@ def _check_reference(
         falses = f" with False at {_listed(differing)}" if differing else ""
         raise ConfigError(
             f"{where}: {name}.mask: after {type(other).__name__} expected {dims} entries{falses} "
-            f"(there a state and an action differ in unit), got {mask}"
+            f"(where its states and actions differ in unit), got {mask}"
         )
 
 
 def _differing(other: Transform, before: Sample, after: Sample, dims: int) -> list[int]:
-    """The dimensions in which a state is not converted as an action is, or has been subtracted."""
+    """Returns the dimensions where states and actions are converted differently, or where actions
+    are relative already."""
     relative: ArrayLike = False
     if isinstance(other, UnitStep):
         random = np.random.default_rng(1)
@@ -199,7 +203,7 @@ def _differing(other: Transform, before: Sample, after: Sample, dims: int) -> li
 
 
 def _sample(dims: int) -> Sample:
-    """A sample as transforms see it, with random numbers; the same each time."""
+    """Returns a sample with random numbers; the same each time."""
     random = np.random.default_rng(0)
 
     def values(*shape: int) -> NDArray[np.float32]:
@@ -221,7 +225,7 @@ def _sample(dims: int) -> Sample:
 
 
 class _SameForAll(dict[str, FeatureStats]):
-    """Statistics of every name."""
+    """The same statistics under every name."""
 
     def __init__(self, values: NDArray[np.float32]) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The transforms of a config in order, and everything that others ask of them together."""
+"""The transforms of a config as a whole: their order, their inverse and their checks."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ Kind = TypeVar("Kind", bound=Transform)
 
 @dataclass(frozen=True)
 class Pipeline:
-    """Transforms in order; it alone knows their order and their inverses.
+    """Transforms in order. All questions about them are answered here, without naming a class.
 
     Attributes:
         transforms: what is done to a sample, in order.
-        denormalize: what undoes the normalisation of actions; None for the transforms' own.
+        denormalize: how actions are denormalised; None to undo the transforms' own normalisation.
         where: the dotted path of `transforms`, for messages.
     """
 
@@ -51,21 +51,21 @@ class Pipeline:
         """Runs all of them."""
         return apply(self.transforms, sample)
 
-    # Which steps of a kind.
+    # Selecting and changing steps.
 
     def steps(self, kind: type[Kind]) -> tuple[Kind, ...]:
-        """All of a class or role, in order."""
+        """Returns all steps of a class or role, in order."""
         return tuple(step for step in self.transforms if isinstance(step, kind))
 
     def maybe(self, kind: type[Kind]) -> Kind | None:
-        """The first of a class or role, if there is any."""
+        """Returns the first step of a class or role; None if there is none."""
         return next(iter(self.steps(kind)), None)
 
     def one(self, kind: type[Kind]) -> Kind:
-        """The only one of a class or role.
+        """Returns the only step of a class or role.
 
         Raises:
-            ConfigError: there is none, or there are several.
+            ConfigError: there is none, or more than one.
         """
         found = self.steps(kind)
         if len(found) != 1:
@@ -74,53 +74,53 @@ class Pipeline:
         return found[0]
 
     def without(self, kind: type[Transform]) -> Pipeline:
-        """Leaves out all of a class or role."""
+        """Removes all steps of a class or role."""
         return self._with(step for step in self.transforms if not isinstance(step, kind))
 
     def replace(self, kind: type[Transform], **fields: object) -> Pipeline:
-        """Gives all of a class or role other values of these fields."""
+        """Sets these fields of all steps of a class or role."""
         return self._with(
             dataclasses.replace(as_dataclass(step), **fields) if isinstance(step, kind) else step
             for step in self.transforms
         )
 
     def with_cameras(self, names: Sequence[str], known: Sequence[str]) -> Pipeline:
-        """The same for a robot with the cameras `names` alone, of those `known` in order."""
+        """Keeps the settings of the cameras `names`, out of all `known` ones in order."""
         kept = [place for place, name in enumerate(known) if name in names]
         return self._with(step.with_cameras(kept) for step in self.transforms)
 
-    # Units and the way back.
+    # Units, and converting back.
 
     @cached_property
     def unit_steps(self) -> tuple[UnitStep, ...]:
-        """What gives states and actions the units that they are normalised in."""
+        """The steps that convert states and actions to the units they are normalised in."""
         return self.steps(UnitStep)
 
     @property
     def is_relative(self) -> bool:
-        """Whether some actions are relative to the state they start from."""
+        """Whether any actions are relative to the state at the start of their chunk."""
         return any(step.relative_mask is not None for step in self.unit_steps)
 
     @property
     def statistic_names(self) -> tuple[str, str]:
-        """What the statistics of the states and those of the actions are called."""
+        """The names of the statistics of states and of actions."""
         normalize = self.maybe(Normalization) or NormalizeStatesAndActions()
         return normalize.state_key, normalize.action_key
 
     def states(self, states: NDArray[np.floating]) -> NDArray[np.floating]:
-        """(..., S) states in robot units, in those that they are normalised in."""
+        """Converts states (..., S) from robot units to those that they are normalised in."""
         for step in self.unit_steps:
             states = step.state(states)
         return states
 
     def actions(self, actions: NDArray[np.floating]) -> NDArray[np.floating]:
-        """(..., A) absolute actions in robot units, in those that they are normalised in."""
+        """Converts absolute actions (..., A) to the units that actions are normalised in."""
         for step in self.unit_steps:
             actions = step.actions(actions)
         return actions
 
     def state_inverse(self, states: NDArray[np.floating]) -> NDArray[np.floating]:
-        """Undoes `states`, as near as its steps can."""
+        """Undoes `states`, as far as the steps can."""
         for step in reversed(self.unit_steps):
             states = step.state_inverse(states)
         return states
@@ -128,15 +128,15 @@ class Pipeline:
     def action_affine(
         self, stats: NormStats, dims: int | None = None
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """(scale, offset), each (dims,): normalised actions to the robot's, but for its state."""
+        """Returns (scale, offset), each (dims,), of the inverse; see `action_inverse`."""
         inverse = self.action_inverse(stats, dims)
         return inverse.scale, inverse.offset
 
     def relative_mask(self, dims: int) -> NDArray[np.bool_]:
-        """(dims,) True where an action is relative to the observed state.
+        """Returns (dims,) True where an action is relative to the observed state.
 
         Raises:
-            ConfigError: a transform is for another number of dimensions.
+            ConfigError: a mask has another number of entries.
         """
         mask = np.zeros(dims, dtype=np.bool_)
         for step in self.unit_steps:
@@ -150,11 +150,11 @@ class Pipeline:
         return mask
 
     def action_inverse(self, stats: NormStats, dims: int | None = None) -> ActionInverse:
-        """What brings the network's actions back to the robot's units.
+        """Returns the conversion of the network's actions to robot units.
 
         Args:
-            stats: of training, by name.
-            dims: the robot's joints at most; training may have padded ones behind them.
+            stats: the statistics of training.
+            dims: the number of the robot's joints; training may append padded ones. None for all.
         """
         scale, offset = self._denormalization(stats)
         scale, offset = scale[:dims], offset[:dims]
@@ -174,7 +174,10 @@ class Pipeline:
         stats: NormStats,
         dims: int | None = None,
     ) -> NDArray[np.float32]:
-        """(..., H, at least A) normalised actions and (..., S) observed states -> (..., H, A)."""
+        """Converts normalised actions (..., H, at least A) to robot units (..., H, A).
+
+        `state` (..., S) is the observed one, in robot units; see `action_inverse` for the rest.
+        """
         return self.action_inverse(stats, dims)(actions, state)
 
     def _denormalization(self, stats: NormStats) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -183,10 +186,10 @@ class Pipeline:
         normalize = self.one(Normalization)
         return statistics_of(stats, normalize.action_key).affine(normalize.norm_type)
 
-    # An observation or a prompt alone.
+    # Encoding an observation or a prompt.
 
     def encode(self, sample: Sample, tokenizer: Tokenizer) -> Sample:
-        """What becomes of an observation outside the network, with a tokenizer that is loaded."""
+        """Runs the steps that are not part of the exported network, with a loaded tokenizer."""
         for step in self.transforms:
             if isinstance(step, Tokenization):
                 sample = step.process(sample, tokenizer)
@@ -195,7 +198,7 @@ class Pipeline:
         return sample
 
     def prompt(self, sample: Sample) -> Sample:
-        """Writes the prompt of a task, from `task_description` and the state as normalised.
+        """Writes the prompt from `task_description` and the normalised state.
 
         Raises:
             ConfigError: no transform writes one.
@@ -204,12 +207,13 @@ class Pipeline:
 
     @property
     def prompt_uses_state(self) -> bool:
-        """Whether the prompt depends on the state too."""
+        """Whether the prompt also depends on the state."""
         return any(step.uses_state for step in self.steps(Prompter))
 
     @property
     def resize_at_decode(self) -> ImageResize | None:
-        """The resize that may be done while frames are decoded: nothing before it minds."""
+        """The resize that may be done while frames are decoded; None if a step before it needs the
+        recorded images."""
         for step in self.transforms:
             if isinstance(step, ImageResize):
                 return step
@@ -217,29 +221,29 @@ class Pipeline:
                 return None
         return None
 
-    # Does it fit.
+    # Checks.
 
     def check(self) -> None:
-        """Refuses what the robot could not undo with one scale, one offset and the observed state.
+        """Refuses transforms that the robot could not undo with a scale, an offset and its state.
 
         Raises:
-            ConfigError: a wrong order, or a transform that does not do to actions what it says.
+            ConfigError: the order is wrong, or a transform changes actions in another way than it
+                declares.
         """
         check_order(self.transforms, self.where)
         check_inverses(self.transforms, self.where)
 
     @property
     def needs_sample(self) -> bool:
-        """Whether `check` leaves something open that only `check_sample` can tell: whether a
-        foreign transform that needs real data leaves actions alone."""
+        """Whether a custom transform could not be checked by `check` and needs `check_sample`."""
         return any(not step.is_ours for step in check_inverses(self.transforms, self.where))
 
     def check_sample(self, before: Sample, stats: NormStats) -> None:
-        """Refuses transforms that do not bring the actions of a sample back.
+        """Refuses transforms whose inverse does not restore the actions of a sample.
 
         Args:
             before: a sample of the data as the first transform gets it.
-            stats: that it is normalised with.
+            stats: the statistics that it is normalised with.
         """
         before = apply(self.steps(DatasetInputs), before)
         recorded = {key: np.array(before[key]) for key in ("states", "actions")}
@@ -249,33 +253,33 @@ class Pipeline:
         else:
             inverse = self.action_inverse(stats, dims)
         after = self.without(DatasetInputs)(before)
-        check_undone(recorded, after, inverse, f"{self.where}: all of them together")
+        check_undone(recorded, after, inverse, f"{self.where}: all together")
 
     def check_on_robot(self) -> None:
-        """Refuses a transform that is for training only."""
+        """Refuses transforms that run in training only."""
         for place, step in enumerate(self.transforms):
             if step.training_only:
                 raise ConfigError(
-                    f"{self.where}.{place}: expected a transform of an observation, got "
-                    f"{type(step).__name__}, which is for training only. Leave it out"
+                    f"{self.where}.{place}: expected a transform for the robot, got "
+                    f"{type(step).__name__}, which runs in training only. Leave it out"
                 )
 
     def check_robot(self, robot: RobotSpec) -> None:
-        """Refuses a transform that is for another robot."""
+        """Refuses transforms that do not fit the robot."""
         for step in self.transforms:
             step.check_robot(robot, self.where)
 
     def check_model(self, model: ModelInputs) -> None:
-        """Refuses sizes that the network does not take."""
+        """Refuses transforms that do not fit the network."""
         for step in self.transforms:
             step.check_model(model, self.where)
         if self.maybe(ImageNormalization) is None:
-            raise ConfigError(f"{self.where}: no {ImageNormalization.example} in the transforms")
+            raise ConfigError(f"{self.where}: expected {ImageNormalization.example}, got neither")
 
-    # Training against robot.
+    # Comparing training with a robot.
 
     def for_robot(self, cameras: int, dims: int) -> Pipeline:
-        """The normal form in which training's pipeline is compared with a robot's.
+        """Returns the normal form in which training's pipeline is compared with the robot's.
 
         Args:
             cameras: the robot's number of cameras.
@@ -285,7 +289,7 @@ class Pipeline:
         return self._with(step for step in steps if step is not None)
 
     def difference(self, other: Pipeline) -> tuple[Difference, ...]:
-        """What `other`, a robot's normal form, does otherwise than this one, of training."""
+        """Compares this pipeline of training with the robot's; both in normal form."""
         return differences(self.transforms, other.transforms)
 
     def _with(self, steps: Iterator[Transform]) -> Pipeline:
@@ -293,5 +297,5 @@ class Pipeline:
 
 
 def as_dataclass(step: Transform) -> Any:
-    """A transform, as `dataclasses.replace` wants to have it declared."""
+    """Returns `step`; every transform is a dataclass, which its base class cannot declare."""
     return step

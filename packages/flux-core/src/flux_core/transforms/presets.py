@@ -1,4 +1,4 @@
-"""Usual sets of transforms."""
+"""Common sets of transforms."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ def pi_observation(
     state_dim: int,
     image_size: tuple[int, int],
 ) -> tuple[Transform, ...]:
-    """What openpi's policies do to an observation of a robot.
+    """Returns what openpi's policies do to a robot's observation.
 
     Args:
-        tokenizer: of the prompt.
-        prompt_tokens: the prompt's length, padding included.
-        state_in_prompt: pi0.5's prompt, which spells the state out, instead of pi0's.
-        state_dim: what the network's state is padded to.
+        tokenizer: the config of the tokenizer.
+        prompt_tokens: the prompt's length in tokens, including padding.
+        state_in_prompt: whether to use pi0.5's prompt, which contains the state, or pi0's.
+        state_dim: the size that the state is padded to.
         image_size: height and width in pixels.
     """
     height, width = image_size

@@ -18,22 +18,22 @@ NUM_BINS = 256
 
 
 def clean(task: str) -> str:
-    """Strips, and turns underscores and line breaks into spaces; keeps the case."""
+    """Strips the text and turns underscores and line breaks into spaces; keeps the case."""
     return task.strip().replace("_", " ").replace("\n", " ")
 
 
 def state_bins(state: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Bins of a normalised state on [-1, 1]: below gives -1, 1 and above 255."""
+    """Bins of a normalised state on [-1, 1]: below -1 gives -1; 1 and above gives 255."""
     edges = np.linspace(-1.0, 1.0, NUM_BINS + 1)[:-1]
     return np.digitize(state, edges) - 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class TaskPrompter(Prompter):
-    """The pi0 prompt, in training and on the robot: the cleaned task and a line break.
+    """The pi0 prompt for training and robot: the cleaned task and a line break.
 
-    `use_conversation` asks OpenVLA's question instead. It was FluxVLA's default in training, though
-    never on the robot; here the default is openpi's prompt on both sides.
+    `use_conversation` asks OpenVLA's question instead. FluxVLA uses that by default in training,
+    but never on the robot; here openpi's prompt is the default on both sides.
     """
 
     use_conversation: bool = False
@@ -50,7 +50,7 @@ class TaskPrompter(Prompter):
 
 @dataclass(frozen=True, kw_only=True)
 class PreparePromptWithState(Prompter):
-    """The pi0.5 prompt: task and the normalised state's bins, of its real dimensions only."""
+    """The pi0.5 prompt: the task and the bins of the normalised state's real dimensions."""
 
     uses_state = True
 
@@ -70,15 +70,15 @@ class PreparePromptWithState(Prompter):
 class ProcessPrompts(Tokenization):
     """Tokenises the prompt, right-padded with 0 to `max_len`.
 
-    In training (the sample has `actions`) a longer prompt is an error; on the robot, where a policy
-    that answers is better than none, it is cut with a warning that shows the lost text.
+    In training (the sample has `actions`) a longer prompt is an error; on the robot, where acting
+    on a cut prompt is better than not acting, it is cut with a warning that shows the lost text.
     """
 
     tokenizer: ByteTokenizer | PretrainedTokenizer
     max_len: int = 200
 
     def for_robot(self, cameras: int, dims: int) -> ProcessPrompts:
-        """Without the tokenizer's path: on the robot it lies in the bundle."""
+        """Drops the tokenizer's path; on the robot it is in the bundle."""
         is_file = isinstance(self.tokenizer, PretrainedTokenizer)
         return replace(self, tokenizer=PretrainedTokenizer()) if is_file else self
 

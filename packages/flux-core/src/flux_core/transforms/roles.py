@@ -1,7 +1,7 @@
-"""The parts that transforms play. Everybody else asks for a role, never for a class.
+"""Roles of transforms. Code outside this package asks for a role, never for a concrete class.
 
-A transform of your own that plays a part derives from its role and fills in what the role leaves
-open. What changes the units of states and actions is a `UnitStep`, see `units`.
+A custom transform derives from its role and overrides what the role leaves open. The role of a
+transform that changes the units of states and actions is `UnitStep`, in `units`.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ Stretch = Callable[[NDArray[np.uint8], int, int], NDArray[np.uint8]]
 
 
 def pil_stretch(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
-    """The resize of openpi, and of the robot: PIL's antialiased bilinear filter."""
+    """The resize of openpi and of the robot's runtime: PIL's antialiased bilinear filter."""
     return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
 
 
 class DatasetInputs(Transform):
-    """The first transform of training: from a dataset's columns and videos to the sample's keys.
+    """The first transform in training: reads a dataset's columns and videos into the sample.
 
     Attributes:
-        parquet_keys: the columns it takes.
-        video_keys: the cameras it takes, in the network's order.
+        parquet_keys: the columns that it reads.
+        video_keys: the cameras that it reads, in the network's order.
     """
 
     example = "ProcessParquetInputs"
@@ -43,12 +43,12 @@ class DatasetInputs(Transform):
     video_keys: tuple[str, ...]
 
     def column_of(self, name: str) -> str | None:
-        """The column that is renamed to `name`; None if there is none."""
+        """Returns the column that is renamed to `name`; None if there is none."""
         return None
 
 
 class ImageResize(Transform):
-    """Brings every image to one size."""
+    """Resizes every image to one size."""
 
     example = "ResizeImages"
     height: int
@@ -58,7 +58,7 @@ class ImageResize(Transform):
         return {**sample, "images": np.stack([self.resize(image) for image in sample["images"]])}
 
     def resize(self, image: NDArray[np.uint8], stretch: Stretch = pil_stretch) -> NDArray[np.uint8]:
-        """(h, w, 3) uint8 -> (height, width, 3) uint8; `stretch` is the filter to do it with."""
+        """(h, w, 3) uint8 -> (height, width, 3) uint8; `stretch` is the filter to use."""
         raise NotImplementedError
 
     def check_model(self, model: ModelInputs, where: str) -> None:
@@ -71,7 +71,7 @@ class ImageResize(Transform):
 
 
 class Augmentation(Transform):
-    """Random changes of training samples, which validation leaves out."""
+    """Changes training samples at random; validation skips it."""
 
     example = "AugmentImages"
     training_only = True
@@ -79,7 +79,7 @@ class Augmentation(Transform):
 
 
 class ImageNormalization(Transform):
-    """uint8 images to the network's range, per camera and channel: `x * scale + offset`."""
+    """Maps uint8 images to the network's range, per camera and channel: `x * scale + offset`."""
 
     example = "SimpleNormalizeImages or NormalizeImages"
     in_graph = True
@@ -92,7 +92,7 @@ class ImageNormalization(Transform):
         """(C, h, w, 3) uint8 -> (C, 3, h, w) float32."""
         images = sample["images"]
         scale, offset = self.affine(len(images))
-        # Channels first while a pixel is one byte, not four.
+        # Transposed while a pixel is one byte, not four.
         planes = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
         values = np.multiply(planes, scale[:, :, None, None], dtype=np.float32)
         values += offset[:, :, None, None]
@@ -100,17 +100,17 @@ class ImageNormalization(Transform):
 
 
 class Normalization(Transform):
-    """Brings states and actions to the network's range with the statistics of training.
+    """Maps states and actions to the network's range, using the statistics of training.
 
-    Actions become `(x - offset) / scale` with the statistics' affine of `norm_type`, since that is
-    what the robot undoes; states may be treated in any way.
+    Actions must become `(x - offset) / scale`, with the scale and offset that the statistics give
+    for `norm_type`, because that is what the robot undoes. States may be mapped in any way.
 
     Attributes:
-        norm_type: which statistics count.
-        state_key: what the statistics of the states are called.
-        action_key: what the statistics of the actions are called.
-        state_dim: the size that states are padded to; None if they are not.
-        action_dim: the size that actions are padded to; None if they are not.
+        norm_type: which statistics are used.
+        state_key: the name of the states' statistics.
+        action_key: the name of the actions' statistics.
+        state_dim: the size that states are padded to; None for no padding.
+        action_dim: the size that actions are padded to; None for no padding.
     """
 
     example = "NormalizeStatesAndActions"
@@ -130,21 +130,21 @@ class Normalization(Transform):
 
 
 class Padding(Transform):
-    """Lengthens states or actions to `dim`; the first dimensions stay as they are."""
+    """Pads states or actions to `dim` dimensions; the first dimensions do not change."""
 
     example = "PadKeyToDim"
     needs_recorded_images = False
     dim: int
 
     def for_robot(self, cameras: int, dims: int) -> None:
-        """None: the robot pads its states to what the network needs, and has no actions."""
+        """Returns None: the robot pads its states as its network needs, and has no actions."""
 
 
 class Prompter(Transform):
-    """Writes the prompt, or changes the task's text.
+    """Writes the prompt or edits the task text.
 
     Attributes:
-        uses_state: whether the prompt depends on the state too.
+        uses_state: whether the prompt also depends on the state.
     """
 
     example = "TaskPrompter"
@@ -157,11 +157,11 @@ class Prompter(Transform):
 
 
 class Tokenization(Transform):
-    """Turns the prompt into tokens, (max_len,) int64, and their mask.
+    """Converts the prompt to tokens, (max_len,) int64, and their mask.
 
     Attributes:
-        tokenizer: the tokenizer's config.
-        max_len: the number of tokens, padding included.
+        tokenizer: the config of the tokenizer.
+        max_len: the number of tokens, including padding.
     """
 
     example = "ProcessPrompts"
@@ -174,5 +174,5 @@ class Tokenization(Transform):
         return self.process(sample, self.tokenizer.load())
 
     def process(self, sample: Sample, tokenizer: Tokenizer) -> Sample:
-        """As calling it, with a tokenizer that is loaded already."""
+        """Does the same with a tokenizer that has already been loaded."""
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""Steps that change the units of states and actions, and the way back."""
+"""Steps that change the units of states and actions, and how actions are converted back."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from .roles import Normalization
 
 
 class UnitStep(Transform):
-    """Changes the units of states or actions; statistics are taken after it.
+    """Changes the units of states or actions; statistics are computed after it.
 
-    A state may become anything (`state`). An action must be undone dimension by dimension, with
-    the observed state where it is relative:
+    States may be mapped in any way (`state`). What is done to actions must be undone separately in
+    each dimension, by a scale, an offset and, where actions are relative, the observed state:
 
         action before = action after * scale + offset + relative_mask * state before
 
-    because this is how the C++ loop decodes actions, and real-time chunking encodes them. So a step
-    says `action_affine`, `relative_mask` or both, and `actions` and `forward` follow from them.
-    Whether they do is tried out when a config is bound. Every method takes arrays with any leading
-    axes: a column of a dataset, or the windows of a batch.
+    because the C++ loop decodes actions like this and real-time chunking encodes them like this. A
+    step therefore declares `action_affine`, `relative_mask` or both; `actions` and `forward` follow
+    from them. If a step overrides those, they are checked against the declaration when a config is
+    bound. All methods accept arrays with any leading axes, such as a whole column of a dataset.
     """
 
     example = "AlohaToPi"
@@ -33,17 +33,17 @@ class UnitStep(Transform):
 
     @property
     def action_affine(self) -> tuple[ArrayLike, ArrayLike] | None:
-        """(scale, offset) of the way back, each a number or (A,); None: actions stay."""
+        """(scale, offset) that undo the step, each a number or (A,); None if actions stay."""
         return None
 
     @property
     def relative_mask(self) -> tuple[bool, ...] | None:
-        """(A,) True where an action becomes relative to the state; None: nowhere."""
+        """(A,) True where an action becomes relative to the state; None if none does."""
         return None
 
     @property
     def dims(self) -> int | None:
-        """The number of action dimensions it is for; None: any."""
+        """The number of action dimensions that it requires; None if any number will do."""
         if self.relative_mask is not None:
             return len(self.relative_mask)
         affine = way_back(self)
@@ -51,16 +51,18 @@ class UnitStep(Transform):
         return shape[-1] if shape else None
 
     def state(self, states: NDArray[np.floating]) -> NDArray[np.floating]:
-        """(..., S) states in the step's units."""
+        """Converts states (..., S) to the step's units."""
         return states
 
     def state_inverse(self, states: NDArray[np.floating]) -> NDArray[np.floating]:
-        """A state that `state` turns into this one, as near as there is; used for typical states
-        to try a policy with."""
+        """Returns a state that `state` maps to this one, or as close as possible.
+
+        It is only used to find a typical state for testing a policy.
+        """
         return states
 
     def actions(self, actions: NDArray[np.floating]) -> NDArray[np.floating]:
-        """(..., A) absolute actions in the step's units."""
+        """Converts absolute actions (..., A) to the step's units."""
         affine = way_back(self)
         if affine is None:
             return actions
@@ -78,7 +80,7 @@ class UnitStep(Transform):
     def forward(
         self, actions: NDArray[np.floating], state: NDArray[np.floating]
     ) -> NDArray[np.floating]:
-        """(..., H, A) and (..., S) before the step -> (..., H, A) after it."""
+        """Actions (..., H, A) and states (..., S) before the step -> actions after it."""
         if self.relative_mask is None:
             return self.actions(actions)
         return self.actions(actions - self._reference(self.relative_mask, actions, state))
@@ -112,7 +114,7 @@ class UnitStep(Transform):
 
 
 def way_back(step: UnitStep) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
-    """(scale, offset) of a step's `action_affine` as arrays, each () or (A,)."""
+    """Returns a step's `action_affine` as two float64 arrays, each () or (A,)."""
     affine = step.action_affine
     if affine is None:
         return None
@@ -121,7 +123,7 @@ def way_back(step: UnitStep) -> tuple[NDArray[np.float64], NDArray[np.float64]] 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ActionInverse:
-    """The network's actions to the robot's units: `x * scale + offset + relative_mask * state`.
+    """Converts normalised actions to robot units: `x * scale + offset + relative_mask * state`.
 
     Attributes:
         scale: (A,) float32.
@@ -136,13 +138,13 @@ class ActionInverse:
     def __call__(
         self, actions: NDArray[np.float32], state: NDArray[np.float32]
     ) -> NDArray[np.float32]:
-        """(..., H, at least A) normalised and (..., S) in robot units -> (..., H, A)."""
+        """Actions (..., H, at least A), states (..., S) in robot units -> actions (..., H, A)."""
         reference = masked(self.relative_mask, state)[..., None, :]
         return actions[..., : len(self.scale)] * self.scale + self.offset + reference
 
 
 def masked(mask: ArrayLike, state: NDArray[np.floating]) -> NDArray[np.float32]:
-    """(..., S) states -> (..., A): the state where `mask` (A,) is True, 0 elsewhere."""
+    """States (..., S) -> (..., A): the state where `mask` (A,) is True, 0 elsewhere."""
     kept = np.asarray(mask, dtype=np.bool_)
     return np.where(kept, state[..., : len(kept)], 0.0).astype(np.float32)
 
@@ -150,11 +152,16 @@ def masked(mask: ArrayLike, state: NDArray[np.floating]) -> NDArray[np.float32]:
 def compose(
     steps: Sequence[UnitStep], scale: NDArray[np.floating], offset: NDArray[np.floating]
 ) -> ActionInverse:
-    """The inverse of `steps`, followed by a normalisation that `x * scale + offset` undoes.
+    """Returns the inverse of `steps` and of a normalisation after them.
 
-    A step before a relative one leaves the reference to the observed state as it is: it converts a
-    state there as it does an action (`check_inverses` sees to that), so that its own offset is in
-    the reference already.
+    A step before a relative one converts states in the relative dimensions as it converts actions;
+    `check_inverses` makes sure of that. Undoing it therefore turns the converted state into the
+    observed one, and its offset must not be added a second time.
+
+    Args:
+        steps: the unit steps in order.
+        scale: (A,) scale that undoes the normalisation.
+        offset: (A,) offset that undoes the normalisation.
     """
     factors: NDArray[np.floating] = scale
     summands: NDArray[np.floating] = offset

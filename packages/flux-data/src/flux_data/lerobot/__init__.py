@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from .dataset import VideoSegment as VideoSegment
     from .dataset import open_lerobot as open_lerobot
     from .recorder import EpisodeRecorder as EpisodeRecorder
+    from .recorder import vector_feature as vector_feature
+    from .recorder import video_feature as video_feature
     from .state_action import ACTION as ACTION
     from .state_action import STATE as STATE
     from .state_action import dimension_names as dimension_names
@@ -23,7 +25,7 @@ __getattr__, __dir__ = lazy_exports(
     __name__,
     {
         "dataset": ("LeRobotDataset", "VideoSegment", "open_lerobot"),
-        "recorder": ("EpisodeRecorder",),
+        "recorder": ("EpisodeRecorder", "vector_feature", "video_feature"),
         "state_action": ("ACTION", "STATE", "dimension_names"),
         "statistics": ("RunningStats",),
         "writer": ("DatasetWriter", "Episode", "WRITERS"),

@@ -28,7 +28,7 @@ def read_columns(path: Path, keys: Sequence[str]) -> dict[str, NDArray[Any]]:
         raise DataError(f"{path}: cannot be read as parquet ({first_line(error)})") from error
     for key in keys:
         if key not in names:
-            raise DataError(f"{path}: has no column {key!r}; it has {', '.join(names)}")
+            raise DataError(f"{path}: expected column {key!r}, got {', '.join(names)}")
     return {key: to_array(table.column(key), f"{path}: {key}") for key in keys}
 
 

@@ -227,7 +227,7 @@ def _parse(data: bytes, where: str) -> Any:
     try:
         return json.loads(data)
     except ValueError as error:
-        raise DataError(f"{where}: expected JSON, got {error}") from error
+        raise DataError(f"{where}: expected JSON, got a syntax error ({error})") from error
 
 
 def _is_number(value: object) -> bool:

@@ -84,7 +84,8 @@ class DistributedRepeatingDataset:
         def _check_names(self) -> None:
             columns: dict[str, str] = {}
             for key in self.statistic_keys or ():
-                for name in self.name_mappings.get(key, (key,)):
+                # A column that is not mapped may replace one that is: it measures itself.
+                for name in self.name_mappings.get(key, ()):
                     if columns.setdefault(name, key) != key:
                         raise ConfigError(
                             f"name_mappings: expected one column called {name!r}, got "

@@ -65,7 +65,7 @@ def cache_directory() -> Path:
 
 
 def code_of(steps: Sequence[Transform]) -> list[str]:
-    """The checksums of the files that foreign steps are written in: other code, other numbers."""
+    """Returns the checksums of custom steps' source files; changed code may give other numbers."""
     files = [inspect.getsourcefile(type(step)) for step in steps if not step.is_ours]
     return [hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in files if file]
 

@@ -1,4 +1,4 @@
-"""What `flux-runtime bench` measures: a bundle, or one made of random weights for the occasion."""
+"""Opens the bundle that `flux-runtime bench` times, or makes one with random weights."""
 
 from __future__ import annotations
 
@@ -16,29 +16,41 @@ from flux_core.errors import MissingDependencyError, UsageError
 
 @contextmanager
 def bundle_to_bench(args: argparse.Namespace) -> Iterator[Bundle]:
-    """Opens the bundle that the arguments name; one of random weights is removed at the end.
+    """Opens the bundle that the arguments name; deletes one with random weights at the end.
 
     Raises:
-        UsageError: both are named, or the weights are not said to be random.
-        MissingDependencyError: without the extra that exporting needs.
+        UsageError: both BUNDLE and --model are given, or --random-weights is missing.
+        MissingDependencyError: the packages for exporting are not installed.
     """
     if args.model is None:
         for option in ("size", "precision", "keep"):
             if getattr(args, option) is not None:
-                raise UsageError(f"--{option}: only with --model; a bundle is measured as it is")
+                raise UsageError(
+                    f"--{option}: expected --model, got a bundle, which is timed "
+                    f"as it is. Leave --{option} out."
+                )
         yield Bundle.open(args.bundle, accept_versions=args.accept_versions)
         return
     if args.bundle is not None:
-        raise UsageError(f"bench: expected BUNDLE or --model, got {args.bundle} and {args.model}")
+        raise UsageError(
+            f"bench: expected BUNDLE or --model, got {args.bundle} and {args.model}. Leave one "
+            f"of them out."
+        )
     if not args.random_weights:
-        raise UsageError("--model: has random weights; say so with --random-weights")
+        raise UsageError(
+            "--model: expected --random-weights, got none. Add it to confirm that the network has "
+            "random weights."
+        )
     size, precision = args.size or "small", args.precision or "fp32"
     if precision == "fp8":
-        raise UsageError("--precision: fp8 is calibrated on a dataset, which --model has not")
+        raise UsageError(
+            "--precision: expected any but fp8 with --model, got fp8, which needs a dataset for "
+            "its calibration. Export a bundle in fp8 and name it instead."
+        )
     name = f"{args.model}_{size}_{precision}"
     with tempfile.TemporaryDirectory(prefix="flux-bench-", dir=args.keep) as folder:
         out = Path(folder) / name
-        # In a process of its own: what it has used is the engines' to use.
+        # In a separate process, so that the engines get its memory back.
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
             pool.submit(_export, args.model, size, precision, out).result()
         if args.keep is not None:
@@ -54,7 +66,7 @@ def _export(model: str, size: str, precision: str, out: Path) -> None:
         from ..export.writer import export_bundle
     except ImportError as error:
         raise MissingDependencyError(
-            f"{error.name} is needed to make a network: pip install 'flux-runtime[export]'"
+            f"{error.name}: not installed. Install it with: pip install 'flux-runtime[export]'"
         ) from error
     options = ExportOptions(precision=precision)  # type: ignore[arg-type]  # checks it
     with shown_progress() as report:

@@ -1,4 +1,4 @@
-"""`flux-runtime bench`: how long the stages of an inference take here, engine beside engine."""
+"""`flux-runtime bench`: times the stages of an inference on this machine, in several engines."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from ..engines.opening import choose_engine, engine_tolerance, open_flow_policy
 from .roofline import Speeds, card_speeds, costs_of, floor_ms, hardware, processor_speeds
 
 STAGES = ("copy_in", "prefix", "step", "denoise")
-"""Of the C++ loop's histograms, whose percentiles are within 5 %; the others here are exact."""
+"""Stages timed by the C++ loop's histograms, with percentiles within 5 %; all others are exact."""
 CAMERA_HEIGHT, CAMERA_WIDTH = 480, 640
 PREPROCESS_REPEATS = 30
 
 
 @dataclass(frozen=True, kw_only=True)
 class BenchOptions:
-    """What to measure: engines by name, threads of the network, chunks before and while timing."""
+    """What to time: engines, threads of the network, and the number of timed and untimed chunks."""
 
     engines: tuple[str, ...] = ("auto",)
     threads: int = 1
@@ -40,7 +40,7 @@ class BenchOptions:
 
 
 class Contestant:
-    """An engine that has reproduced the golden, and what it has taken so far."""
+    """An engine that has reproduced the golden, and its times so far."""
 
     def __init__(self, bundle: Bundle, policy: Any) -> None:
         golden = bundle.golden()
@@ -51,7 +51,7 @@ class Contestant:
         self._total_ms: list[float] = []
 
     def warm_up(self, times: int) -> None:
-        """Infers without counting."""
+        """Infers without recording the time."""
         for _ in range(times):
             self._policy.infer(self._inputs, self._noise)
         self._before = self._policy.histograms()
@@ -63,16 +63,16 @@ class Contestant:
         self._total_ms.append((time.perf_counter() - begin) * 1e3)
 
     def stages(self) -> dict[str, dict[str, float]]:
-        """Percentiles since the warm-up of each stage that the engine tells apart."""
+        """Returns percentiles since the warm-up for each stage that the engine times separately."""
         after = self._policy.histograms()
         found = {name: histogram_between(self._before[name], after[name]) for name in STAGES}
         counted = {name: times for name, times in found.items() if times["count"]}
         return {**counted, "total": _percentiles(histogram_of(self._total_ms))}
 
     def loop_over_steps(self) -> float | None:
-        """Time of the loop over the N steps, over the sum of the engine's calls within it.
+        """Returns the time of the loop over the N steps divided by the sum of its engine calls.
 
-        None where one call does it all.
+        None if a single call runs the whole inference.
         """
         after = self._policy.histograms()
         loop, calls = (
@@ -84,16 +84,16 @@ class Contestant:
 def bench(
     bundle: Bundle, options: BenchOptions, advance: Callable[[int, int], None]
 ) -> dict[str, Any]:
-    """Times every engine that answers right, in turns.
+    """Times every engine that reproduces the golden, in turns.
 
     Args:
         bundle: an opened bundle.
         options: what to measure.
-        advance: called with the chunks of each engine done so far, and of all.
+        advance: called with the number of chunks done per engine, and the total per engine.
 
     Returns:
-        `engines` (each with `ok`, and `reason` where it is not; else `stages` with `p50_ms`,
-        `p95_ms`, `p99_ms`, `max_ms` and `count` each, and `floor_ms` of some), `preprocess`,
+        `engines` (each with `ok` and, if false, `reason`; otherwise `stages`, each with `p50_ms`,
+        `p95_ms`, `p99_ms`, `max_ms` and `count`, and `floor_ms` for some of them), `preprocess`,
         `speeds` and `hardware`.
     """
     costs = costs_of(bundle)
@@ -113,7 +113,8 @@ def bench(
             contestants[name].warm_up(options.warm_up)
         else:
             engines[name]["reason"] = (
-                f"{golden.max_abs_error:.3g} away from the reference, allowed {golden.tolerance:g}"
+                f"expected actions within {golden.tolerance:g} of the reference, got an error of "
+                f"{golden.max_abs_error:.3g}"
             )
     for done in range(options.repeat if contestants else 0):
         for contestant in contestants.values():
@@ -127,7 +128,7 @@ def bench(
             steps = bundle.manifest.num_inference_steps
             found = speeds[_place(name)]
             if name == "openvino-bf16":
-                found = replace(found, flops_per_s=None)  # it was measured in float32
+                found = replace(found, flops_per_s=None)  # this speed was measured in float32
             engines[name]["floor_ms"] = floor_ms(costs, found, steps)
     return {
         "bundle": str(bundle.directory),
@@ -149,7 +150,7 @@ def _place(engine: str) -> str:
 def _speeds(
     engines: Iterable[str], num_threads: int, costs: Mapping[str, Mapping[str, float]] | None
 ) -> dict[str, Speeds]:
-    """Of what the engines run on."""
+    """Returns the speeds of the devices that the engines run on."""
     places = {_place(engine) for engine in engines}
     found: dict[str, Speeds] = {}
     if "processor" in places:
@@ -159,7 +160,7 @@ def _speeds(
 
 
 def preprocess_times(bundle: Bundle) -> dict[str, float]:
-    """What turning camera pictures, state and task into the graphs' inputs takes."""
+    """Times the conversion of camera images, state and task to the graphs' inputs."""
     from flux_core.policy_io import PolicyIO
 
     io, generator = PolicyIO.from_bundle(bundle), np.random.default_rng(0)
@@ -184,9 +185,10 @@ def _percentiles(histogram: Histogram) -> dict[str, float]:
 
 
 def histogram_between(before: Histogram, after: Histogram) -> dict[str, float]:
-    """Percentiles of what was counted between two looks at one histogram.
+    """Returns percentiles of the values that a histogram counted between two readings.
 
-    The largest is the upper end of its bucket: the histogram's own maximum has seen the warm-up.
+    The maximum is the upper edge of its bucket, because the histogram's own maximum includes the
+    warm-up.
     """
     counts = np.asarray(after["counts"]) - np.asarray(before["counts"])
     edges = np.asarray(after["edges_ms"])
@@ -198,7 +200,7 @@ def histogram_between(before: Histogram, after: Histogram) -> dict[str, float]:
 
 
 def _four_digits(value: float) -> str:
-    """0.123, 1.234, 12.34, 123.4, 12345."""
+    """Formats as 0.123, 1.234, 12.34, 123.4 or 12345."""
     decimals = 3 if value < 1 else max(0, 3 - int(math.log10(value)))
     return f"{value:.{decimals}f}"
 
@@ -213,7 +215,7 @@ def format_bench(report: Mapping[str, Any]) -> Sequence[Any]:
     title = f"{Path(report['bundle']).name}, {report['precision']}, {threads}"
     table = Table(title=title, box=SIMPLE_HEAD)
     table.add_column("", no_wrap=True)
-    for column in ("p50 ms", "p95 ms", "p99 ms", "max ms", "floor ms", "of it"):
+    for column in ("p50 ms", "p95 ms", "p99 ms", "max ms", "floor ms", "floor/p50"):
         table.add_column(column, justify="right")
 
     def add(stage: str, times: Mapping[str, float], floor: float | None) -> None:
@@ -233,7 +235,7 @@ def format_bench(report: Mapping[str, Any]) -> Sequence[Any]:
             add(f"  {stage}", times, engine.get("floor_ms", {}).get(stage))
         ratio = engine["loop_over_steps"]
         loop = "" if ratio is None else f"the loop takes {ratio:.4f} times its engine calls; "
-        lines.append(f"{name}: {loop}{engine['max_abs_error']:.2g} from the golden")
+        lines.append(f"{name}: {loop}error against the golden {engine['max_abs_error']:.2g}")
     for place, speeds in report["speeds"].items():
         arithmetic = speeds["flops_per_s"]
         known = f"{arithmetic / 1e9:.0f} GFLOP/s (float32) and " if arithmetic else ""

@@ -1,9 +1,9 @@
-"""What this machine could do at best: its speed in arithmetic and memory, and a floor from it.
+"""The least time that an inference can take on this machine, from its arithmetic and memory speeds.
 
-A stage takes at least the longer of its arithmetic at the processor's speed and of its weights at
-the memory's. The processor's speeds are measured, in float32, and on as much memory as the smaller
-stage reads: weights that stay in a cache are read faster. Of an NVIDIA card only the memory's
-is known, from its clock: its floor is that of the weights alone.
+A stage takes at least as long as its arithmetic or as reading its weights from memory, whichever is
+longer. The CPU's speeds are measured, in float32, and with as much memory as the smaller stage
+reads, because weights that stay in a cache are read faster. For an NVIDIA card only the memory
+bandwidth is known, from its clock rate, so its floor counts the weights alone.
 """
 
 from __future__ import annotations
@@ -57,21 +57,21 @@ print(json.dumps({
 
 @dataclass(frozen=True, kw_only=True)
 class Speeds:
-    """Operations (float32; None where unknown) and bytes read or written, a second."""
+    """Float32 operations per second (None if unknown), and bytes read or written per second."""
 
     flops_per_s: float | None
     bytes_per_s: float
 
 
 def card_speeds() -> Speeds:
-    """Of the first NVIDIA card."""
+    """Returns the speeds of the first NVIDIA card."""
     return Speeds(flops_per_s=None, bytes_per_s=nvidia.memory_bytes_per_s())
 
 
 def processor_speeds(num_threads: int, num_bytes: float = _MOST_COPIED) -> Speeds:
-    """Multiplies large arrays and copies some of `num_bytes` together, which may fit a cache.
+    """Measures the CPU by multiplying large arrays, and by copying arrays of `num_bytes` in total.
 
-    In a process of its own, with so many threads.
+    Runs in a separate process with `num_threads` threads. Small arrays may fit in a cache.
     """
     environment = os.environ | dict.fromkeys(_THREAD_VARIABLES, str(num_threads))
     size = int(min(max(num_bytes, _LEAST_COPIED), _MOST_COPIED))
@@ -81,12 +81,12 @@ def processor_speeds(num_threads: int, num_bytes: float = _MOST_COPIED) -> Speed
 
 
 def costs_of(bundle: Bundle) -> dict[str, dict[str, float]] | None:
-    """`flops` and `bytes` of the stages `prefix` and `step`, as the export counted them.
+    """Returns `flops` and `bytes` of the stages `prefix` and `step`, as counted by the export.
 
-    None for a bundle whose report has none.
+    Returns None if the bundle's report does not contain them.
 
     Raises:
-        BundleError: the report is damaged.
+        BundleError: the bundle's report is damaged.
     """
     file = bundle.directory / "report.json"
     if not file.is_file():
@@ -109,7 +109,7 @@ def costs_of(bundle: Bundle) -> dict[str, dict[str, float]] | None:
 def floor_ms(
     costs: Mapping[str, Mapping[str, float]], speeds: Speeds, num_inference_steps: int
 ) -> dict[str, float]:
-    """Least milliseconds of `prefix`, `step` and, of a whole inference, `total`."""
+    """Returns the least milliseconds for `prefix`, `step` and a whole inference (`total`)."""
 
     def stage_ms(cost: Mapping[str, float]) -> float:
         memory_s = cost["bytes"] / speeds.bytes_per_s
@@ -121,7 +121,7 @@ def floor_ms(
 
 
 def hardware() -> dict[str, Any]:
-    """What the figures were taken on."""
+    """Describes the machine and the versions that the figures depend on."""
     versions: dict[str, str] = {}
     for name in ("flux-runtime", "numpy", "onnxruntime", "onnxruntime-gpu", "openvino", "torch"):
         try:
@@ -144,7 +144,7 @@ def hardware() -> dict[str, Any]:
 
 
 def _processor() -> str:
-    """Linux says it in a file; elsewhere Python knows as much as there is."""
+    """Reads the CPU's name from /proc on Linux, and asks Python elsewhere."""
     file = Path("/proc/cpuinfo")
     if file.is_file():
         for line in file.read_text().splitlines():

@@ -1,4 +1,4 @@
-"""Episodes: a robot, a policy and the C++ control loop."""
+"""Runs episodes: a robot, a policy and the C++ control loop."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An independent look at every command sent: not the safety filter's word, but the numbers."""
+"""Checks every command sent against the limits, independently of the safety filter."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from numpy.typing import NDArray
 from flux_core.robots import RobotSpec
 
 POSITION_TOLERANCE = 1e-5
-"""In joint units: float32 rounding of limits and of previous + change is below 1e-6."""
+"""In joint units. The float32 rounding of the limits and of previous + change is below 1e-6."""
 
 
 class CommandMonitor:
-    """Counts the commands that were not finite, outside the limits or too fast."""
+    """Counts the commands that are not finite, outside the position limits or too fast."""
 
     def __init__(self, spec: RobotSpec, start: NDArray[np.float32]) -> None:
         self._lower = np.asarray(spec.lower, np.float64) - POSITION_TOLERANCE
@@ -22,7 +22,7 @@ class CommandMonitor:
         self.num_out_of_limit = 0
 
     def check(self, command: NDArray[np.float32]) -> bool:
-        """Takes the next command, (action_dim,), and returns whether it was within all limits."""
+        """Checks the next command, (action_dim,), and returns whether it is within all limits."""
         now = np.asarray(command, np.float64)
         change = np.abs(now - self._previous)
         # Written so that a NaN fails every comparison.

@@ -4,8 +4,8 @@
        ^                |
        '-- observation wanted
 
-Nothing here knows of clocks, bundles or simulators: the loop brings the first, the source the
-second, the robot the third.
+Nothing here depends on clocks, bundles or simulators: the loop provides the clock, the source the
+bundle and the robot the simulator.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from .success import STRICT_HOLD_TICKS, SuccessWatch
 
 
 class TickLoop(ChunkSink, Protocol):
-    """What an episode needs of `flux_runtime._core.ControlLoop`."""
+    """The part of `flux_runtime._core.ControlLoop` that an episode uses."""
 
     def start(self, command: NDArray[np.float32]) -> None:
-        """Begins to hold `command`."""
+        """Starts by holding `command`."""
         ...
 
     def needs_observation(self) -> bool:
-        """Whether a chunk is wanted."""
+        """Whether a chunk is needed and none is pending."""
         ...
 
     def wait_for_tick(self) -> float:
-        """Waits for the next tick and returns how late it is, in seconds."""
+        """Waits for the next tick and returns how late it starts, in seconds."""
         ...
 
     def tick(self) -> tuple[NDArray[np.float32], int]:
@@ -49,7 +49,7 @@ class TickLoop(ChunkSink, Protocol):
         ...
 
     def stop(self) -> None:
-        """Ends the inference thread."""
+        """Stops the inference thread."""
         ...
 
 
@@ -58,11 +58,11 @@ class EpisodeTrace:
     """What happened at each tick.
 
     Attributes:
-        states: (state_dim,) float32 before the command.
-        commands: (action_dim,) float32 as sent.
-        flags: status bits of the tick.
-        lateness_s: how late the tick began.
-        chunk_starts: ticks at which a chunk was asked for.
+        states: (state_dim,) float32 each, read before the command.
+        commands: (action_dim,) float32 each, as sent.
+        flags: status bits of each tick.
+        lateness_s: how late each tick started.
+        chunk_starts: ticks at which a chunk was requested.
     """
 
     states: list[NDArray[np.float32]] = field(default_factory=list[NDArray[np.float32]])
@@ -74,7 +74,7 @@ class EpisodeTrace:
 
 @dataclass(frozen=True, kw_only=True)
 class EpisodeResult:
-    """How an episode went. `success` and `strict_success` are None on a robot that cannot tell."""
+    """The result of an episode; both kinds of success are None if the robot cannot tell."""
 
     seed: int
     steps: int
@@ -86,7 +86,7 @@ class EpisodeResult:
     trace: EpisodeTrace
 
     def summary(self) -> dict[str, object]:
-        """Returns what `--json` says of the episode."""
+        """Returns the episode as `--json` prints it."""
         return {
             "seed": self.seed,
             "success": self.success,
@@ -109,19 +109,19 @@ def run_episode(
     on_tick: Callable[[int], None] = lambda step: None,
     hold_ticks: int = STRICT_HOLD_TICKS,
 ) -> EpisodeResult:
-    """Drives `robot` until its task is done for good or `max_steps` have passed.
+    """Drives `robot` until its task is done (strict success) or `max_steps` have passed.
 
     Args:
-        robot: connected; a simulated one is reset to `seed`.
-        spec: the robot's with the limits in force, by which commands are counted (default: the
-            robot's own).
-        source: answers the loop's wish for chunks.
-        loop: fresh, not yet started; it is stopped at the end, whatever happens.
+        robot: a connected robot; a simulated one is reset to `seed`.
+        spec: the robot's spec with the limits in force, which commands are checked against
+            (default: the robot's own spec).
+        source: provides the chunks that the loop requests.
+        loop: a new loop that has not been started; it is always stopped at the end.
         prompt: the task in words.
-        seed: of the start and of the noise.
+        seed: seed of the start state and of the noise.
         max_steps: longest episode, in control steps.
         on_tick: called after each command with the number of commands sent so far.
-        hold_ticks: for so long the end state must hold before the task is done for good.
+        hold_ticks: number of ticks for which the end state must hold before the task is done.
     """
     watch = None
     if isinstance(robot, SimulatedRobot):
@@ -163,7 +163,7 @@ def run_episode(
 
 
 def _tick(robot: Robot, loop: TickLoop, monitor: CommandMonitor, trace: EpisodeTrace) -> None:
-    """Sends one command. The command goes out before anything is written down."""
+    """Sends one command, and records the tick only after sending it."""
     lateness_s = loop.wait_for_tick()
     state = robot.state()
     command, flags = loop.tick()

@@ -1,8 +1,8 @@
-"""Latency histograms: those the C++ core counts, and those of stages timed in Python.
+"""Latency histograms: those of the C++ core, and those of stages timed in Python.
 
 A histogram is plain data: {count, sum_ms, p50_ms, p95_ms, p99_ms, max_ms, counts, edges_ms}.
-`counts[i]` values lie in [edges_ms[i], edges_ms[i + 1]); values beyond the ends are counted in the
-end bins.
+`counts[i]` values lie in [edges_ms[i], edges_ms[i + 1]); values outside all bins are counted in the
+first or last one.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 DEFAULT_EDGES_MS: NDArray[np.float64] = np.geomspace(1e-3, 1e4, 141)
-"""From 1 us to 10 s, 20 bins a decade."""
+"""From 1 us to 10 s, with 20 bins per decade."""
 
 
 class Histogram(TypedDict):
@@ -33,7 +33,7 @@ class Histogram(TypedDict):
 
 
 class StageTimes:
-    """Collects how long the stages that run in Python took."""
+    """Collects the times of the stages that run in Python."""
 
     def __init__(self, now_s: Callable[[], float] = time.perf_counter) -> None:
         self._now_s = now_s
@@ -52,7 +52,7 @@ class StageTimes:
 
 
 def histogram_of(samples_ms: Sequence[float]) -> Histogram:
-    """Counts samples; percentiles and maximum are those of the samples, 0 where there are none."""
+    """Builds a histogram with the samples' exact percentiles and maximum; 0 without samples."""
     samples = np.asarray(samples_ms, np.float64)
     edges = DEFAULT_EDGES_MS
     inside = np.clip(samples, edges[0], np.nextafter(edges[-1], 0.0))
@@ -76,7 +76,7 @@ def merge(histograms: Sequence[Histogram]) -> Histogram:
     if len(histograms) == 1:
         return first
     if any(entry["edges_ms"] != first["edges_ms"] for entry in histograms):
-        raise ValueError("expected histograms with the same edges")
+        raise ValueError("edges_ms: expected the same edges in all histograms, got different ones")
     counts = np.sum([entry["counts"] for entry in histograms], axis=0)
     maximum = max(entry["max_ms"] for entry in histograms)
     edges = np.asarray(first["edges_ms"])

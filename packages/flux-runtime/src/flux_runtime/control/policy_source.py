@@ -1,4 +1,4 @@
-"""Where action chunks come from: a bundle's network, or holding the start state."""
+"""The sources of action chunks: a bundle's network, or holding the start state."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from .latency import StageTimes
 
 
 class ObservationEncoder(Protocol):
-    """What is needed of `flux_core.policy_io.PolicyIO`."""
+    """The part of `flux_core.policy_io.PolicyIO` that is used here."""
 
     @property
     def scale(self) -> NDArray[np.float32]:
-        """(action_dim,): actual action = normalised action * scale + offset + ..."""
+        """(action_dim,): action = normalised action * scale + offset + ..."""
         ...
 
     @property
@@ -33,7 +33,7 @@ class ObservationEncoder(Protocol):
 
     @property
     def relative_mask(self) -> NDArray[np.bool_]:
-        """(action_dim,): ... + the observed state where this is true."""
+        """(action_dim,): ... + the observed state, in the dimensions where this is true."""
         ...
 
     def encode(self, observation: Observation) -> dict[str, NDArray[Any]]:
@@ -42,22 +42,22 @@ class ObservationEncoder(Protocol):
 
 
 class ChunkSink(Protocol):
-    """The side of `flux_runtime._core.ControlLoop` that takes chunks."""
+    """The part of `flux_runtime._core.ControlLoop` that accepts chunks."""
 
     def submit(
         self, inputs: dict[str, NDArray[Any]], state: NDArray[np.float32], noise: NDArray[Any]
     ) -> None:
-        """Starts the inference of a chunk."""
+        """Starts inferring a chunk."""
         ...
 
     def submit_chunk(self, actions: NDArray[np.float32]) -> None:
-        """Schedules a ready chunk, (H, A) in robot units."""
+        """Schedules a finished chunk, (H, A) in robot units."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class ChunkRequest:
-    """When a chunk is wanted: the episode's seed, the chunk's index within it, and the task."""
+    """Which chunk is requested: the episode's seed, the chunk's index within it, and the task."""
 
     seed: int
     chunk_index: int
@@ -65,14 +65,14 @@ class ChunkRequest:
 
 
 class ChunkSource(Protocol):
-    """Answers the control loop's wish for a chunk."""
+    """Provides the chunks that the control loop requests."""
 
     name: str
     engine: str
     execution_horizon: int
 
     def submit(self, loop: ChunkSink, robot: Robot, request: ChunkRequest) -> None:
-        """Looks at the robot and gives `loop` a chunk."""
+        """Observes the robot and submits a chunk to `loop`."""
         ...
 
     def loop_arguments(self) -> dict[str, Any]:
@@ -81,7 +81,7 @@ class ChunkSource(Protocol):
 
 
 class HoldSource:
-    """Stays where the episode began. Needs no bundle and no cameras."""
+    """Holds the start state of the episode. Needs no bundle and no cameras."""
 
     name = "hold"
     engine = "none"
@@ -92,7 +92,7 @@ class HoldSource:
         self._start: NDArray[np.float32] = np.zeros(spec.action_dim, np.float32)
 
     def submit(self, loop: ChunkSink, robot: Robot, request: ChunkRequest) -> None:
-        """Gives a chunk of copies of the command that keeps the episode's first state."""
+        """Submits a chunk that repeats the command that holds the episode's first state."""
         if request.chunk_index == 0:
             self._start = robot.spec.hold(robot.state())
         loop.submit_chunk(np.tile(self._start, (self.execution_horizon, 1)))
@@ -109,7 +109,7 @@ class HoldSource:
 
 
 class BundleSource:
-    """Asks a bundle's network."""
+    """Infers chunks with a bundle's network."""
 
     name = "bundle"
 
@@ -132,19 +132,19 @@ class BundleSource:
         self._times = times
 
     def submit(self, loop: ChunkSink, robot: Robot, request: ChunkRequest) -> None:
-        """Observes, encodes, draws the noise that (seed, chunk index) names, and submits."""
+        """Observes, encodes, draws the noise for (seed, chunk index), and submits."""
         with self._times.measure("render"):
             observation = robot.observe(request.prompt, self._cameras)
         with self._times.measure("encode"):
             encoded = self._encoder.encode(observation)
-        # Not every network takes the state beside the prompt: the graphs say what they take.
+        # Not every network has a state input beside the prompt, so pass only the graphs' inputs.
         inputs = {name: encoded[name] for name in self._input_names}
         noise = chunk_noise(request.seed, request.chunk_index, self._action_shape)
-        # What relative actions are relative to; a robot of differences has none.
+        # Relative actions are relative to this; unused if commands are differences.
         loop.submit(inputs, robot.spec.hold(observation.state), noise)
 
     def loop_arguments(self) -> dict[str, Any]:
-        """Returns the network and the way back to robot units."""
+        """Returns the network and the decoder from its actions to robot units."""
         decoder = load_core().ActionDecoder(
             scale=self._encoder.scale,
             offset=self._encoder.offset,
@@ -154,6 +154,6 @@ class BundleSource:
 
 
 def chunk_noise(seed: int, chunk_index: int, shape: tuple[int, int]) -> NDArray[np.float32]:
-    """Draws standard normal noise; the same seed and index give the same on every machine."""
+    """Draws standard normal noise that depends only on the seed and the index, on every machine."""
     generator = np.random.default_rng([seed, chunk_index])
     return generator.standard_normal(shape, dtype=np.float32)

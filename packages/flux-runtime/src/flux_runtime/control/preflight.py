@@ -1,4 +1,4 @@
-"""Everything that can be known to be wrong before the first control tick."""
+"""Finds every error that can be found before the first control tick."""
 
 from __future__ import annotations
 
@@ -23,54 +23,55 @@ logger = logging.getLogger("flux.runtime")
 def check_can_be_held(spec: RobotSpec, *, is_simulated: bool) -> None:
     """Refuses a real robot that would keep moving while it is held.
 
-    After a missed deadline or a non-finite action the control loop holds the robot by repeating the
-    last command. Where commands are differences, repeating one keeps the robot moving.
+    After a missed deadline or a non-finite action, the control loop holds the robot by repeating
+    the last command. If commands are differences, repeating one keeps the robot moving.
     """
     if spec.is_commanded_by_differences and not is_simulated:
         raise RobotError(
-            f"{spec.name}: is commanded by differences, and holding the last one would go on "
-            f"moving it. Only simulated robots may be; command this one by positions."
+            f"{spec.name}: expected commands that are positions, got differences, and repeating "
+            f"one would keep the robot moving. Only simulated robots may use differences."
         )
 
 
 def check_bundle_fits(manifest: Manifest, spec: RobotSpec) -> None:
-    """Refuses a bundle that was trained for another robot, camera set, width or rate."""
+    """Refuses a bundle that was trained for another robot, other cameras, dimensions or rate."""
     if spec.name not in manifest.robots:
         raise BundleError(
-            f"manifest.json: robots: the bundle drives {', '.join(manifest.robots)}, got --robot "
-            f"{spec.name}. Train with data of that robot, or name another bundle."
+            f"manifest.json: robots: expected {spec.name}, got "
+            f"{', '.join(manifest.robots)}. Train with data of that robot, or use another bundle."
         )
     for name in manifest.cameras:
         if name not in spec.cameras:
             raise BundleError(
-                f"manifest.json: cameras: the policy looks through {name}, which robot {spec.name} "
-                f"does not have (it has {', '.join(spec.cameras)})."
+                f"manifest.json: cameras: expected cameras of robot {spec.name} "
+                f"({', '.join(spec.cameras)}), got {name}. Use a bundle that was trained for this "
+                f"robot."
             )
     joints = f"robot {spec.name} has {spec.action_dim} joints"
     if manifest.state_dim != spec.state_dim:
         has = f"{joints} and {spec.state_dim} states" if spec.state_names else joints
         raise BundleError(
-            f"manifest.json: state_dim: {has}, got {manifest.state_dim}. Name a bundle that was "
-            f"trained for this robot."
+            f"manifest.json: state_dim: expected {spec.state_dim} ({has}), got "
+            f"{manifest.state_dim}. Use a bundle that was trained for this robot."
         )
-    if manifest.action_dim < spec.action_dim:  # a wider network pads; its further columns are cut
+    if manifest.action_dim < spec.action_dim:  # a wider network pads; the extra columns are dropped
         raise BundleError(
-            f"manifest.json: action_dim: {joints}, got {manifest.action_dim}. Name a bundle that "
-            f"was trained for this robot."
+            f"manifest.json: action_dim: expected at least {spec.action_dim} ({joints}), got "
+            f"{manifest.action_dim}. Use a bundle that was trained for this robot."
         )
     if abs(manifest.control_hz - spec.control_hz) > 1e-6:
         raise BundleError(
-            f"manifest.json: control_hz: robot {spec.name} runs at {spec.control_hz:g} Hz, got "
-            f"{manifest.control_hz:g}. Name a bundle that was trained at the robot's rate."
+            f"manifest.json: control_hz: expected {spec.control_hz:g}, the rate of robot "
+            f"{spec.name}, got {manifest.control_hz:g}. Use a bundle that was trained at this rate."
         )
 
 
 def spec_in_force(config: Mapping[str, Any], driver: RobotSpec) -> RobotSpec:
-    """Returns the driver's spec with those limits that the bundle tightens.
+    """Returns the driver's spec, with the limits that the bundle tightens.
 
     Args:
-        config: the bundle's config.json. One that only names its robot changes nothing.
-        driver: what the robot's driver says of the robot.
+        config: the bundle's config.json; changes nothing if it only names its robot.
+        driver: the spec of the robot's driver.
 
     Raises:
         BundleError: the bundle describes another robot, or has wider limits than the driver.
@@ -85,16 +86,16 @@ def spec_in_force(config: Mapping[str, Any], driver: RobotSpec) -> RobotSpec:
         return limits_in_force(driver, carried)
     except RobotError as error:
         raise BundleError(
-            f"config.json: inference.robot.{error}. Name a bundle that was trained for this robot."
+            f"config.json: inference.robot.{error}. Use a bundle that was trained for this robot."
         ) from error
 
 
 def warn_of_unenforced_limits(spec: RobotSpec) -> None:
-    """Says which limits are known and yet not kept by the safety filter."""
+    """Warns about limits in the spec that the safety filter does not enforce."""
     stated = [name for name in ("max_acceleration", "max_jerk") if getattr(spec, name)]
     if stated:
         logger.warning(
-            "%s: %s: not enforced by this version of flux, whose safety filter limits position "
+            "%s: %s: not enforced: the safety filter of this version of flux limits only position "
             "and velocity",
             spec.name,
             " and ".join(stated),
@@ -102,11 +103,11 @@ def warn_of_unenforced_limits(spec: RobotSpec) -> None:
 
 
 def check_decoder(scale: NDArray[np.float32], spec: RobotSpec) -> None:
-    """Refuses statistics of another number of joints than the robot has."""
+    """Refuses statistics for a different number of joints than the robot has."""
     if scale.shape != (spec.action_dim,):
         raise BundleError(
-            f"norm_stats.json: action: robot {spec.name} has {spec.action_dim} joints, the "
-            f"statistics are of {len(scale)}. Name a bundle that was trained for this robot."
+            f"norm_stats.json: action: expected statistics of {spec.action_dim} joints, as robot "
+            f"{spec.name} has, got {len(scale)}. Use a bundle that was trained for this robot."
         )
 
 
@@ -117,9 +118,9 @@ def check_golden(
     result = replay_golden(bundle, policy, tolerance=tolerance)
     if not result.ok:
         raise BundleError(
-            f"golden.safetensors: {engine} is {result.max_abs_error:.3g} away from the reference, "
-            f"allowed {result.tolerance:g} (cosine {result.cosine:.6f}). Do not drive a robot with "
-            f"this bundle on this machine; see 'flux-runtime check'."
+            f"golden.safetensors: {engine}: expected actions within {result.tolerance:g} of the "
+            f"reference, got an error of {result.max_abs_error:.3g} (cosine {result.cosine:.6f}). "
+            f"Do not drive a robot with this bundle on this machine; see 'flux-runtime check'."
         )
     return result
 
@@ -129,42 +130,42 @@ def check_encoding(inputs: Mapping[str, NDArray[Any]], manifest: Manifest) -> No
     for name, tensor in user_inputs(manifest).items():
         if name not in inputs:
             raise BundleError(
-                f"config.json: inference: gives no input {name!r} to the graphs (gives "
-                f"{', '.join(sorted(inputs))}). Export the bundle again."
+                f"config.json: inference: expected transforms that provide the graphs' input "
+                f"{name!r}, got only {', '.join(sorted(inputs))}. Export the bundle again."
             )
         found = inputs[name]
         if (found.dtype.name, found.shape) != (tensor.dtype, tensor.shape):
             raise BundleError(
-                f"config.json: inference: {name}: the graphs take {tensor.dtype} "
-                f"{list(tensor.shape)}, the transforms give {found.dtype.name} "
-                f"{list(found.shape)}. Export the bundle again."
+                f"config.json: inference: {name}: expected {tensor.dtype} {list(tensor.shape)}, as "
+                f"the graphs take it, got {found.dtype.name} {list(found.shape)} from the "
+                f"transforms. Export the bundle again."
             )
 
 
 def check_observation(observation: Observation, spec: RobotSpec, cameras: Sequence[str]) -> None:
-    """Refuses a first observation that a policy could not use."""
+    """Refuses a first observation that no policy could use."""
     state = observation.state
     if state.shape != (spec.state_dim,) or state.dtype != np.float32:
         raise RobotError(
             f"{spec.name}: observation.state: expected float32 ({spec.state_dim},), got "
-            f"{state.dtype} {state.shape}. Is the driver made for this robot?"
+            f"{state.dtype} {state.shape}. Check that the driver belongs to this robot."
         )
     for name, value in zip(spec.state_names or spec.joint_names, state, strict=True):
         if not np.isfinite(value):
             raise RobotError(
-                f"{spec.name}: observation.state: joint {name} is {value}. Check the joint's "
-                f"encoder and that the driver publishes all joints."
+                f"{spec.name}: observation.state: joint {name}: expected a finite number, got "
+                f"{value}. Check the joint's encoder and that the driver publishes all joints."
             )
     for name in cameras:
         if name not in observation.images:
             have = ", ".join(sorted(observation.images)) or "none"
             raise RobotError(
-                f"{spec.name}: observation.images: no picture of {name} (got {have}). Check that "
-                f"the camera is connected and publishes."
+                f"{spec.name}: observation.images: expected an image from {name}, got {have}. "
+                f"Check that the camera is connected and publishes."
             )
         image = observation.images[name]
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
             raise RobotError(
                 f"{spec.name}: observation.images.{name}: expected uint8 (height, width, 3), got "
-                f"{image.dtype} {image.shape}."
+                f"{image.dtype} {image.shape}. Check the driver of the camera."
             )

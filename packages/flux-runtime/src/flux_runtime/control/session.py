@@ -1,4 +1,4 @@
-"""A robot that is connected, a policy that has passed the preflight, and an episode of both."""
+"""Opens a policy, checks it against a robot, connects the robot and runs episodes."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ SHIPPED_POLICIES = {"aloha-sim": "aloha_sim_transfer_cube"}
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """What the command line asks for; see `flux-runtime run --help`."""
+    """The options of the command line; see `flux-runtime run --help`."""
 
     robot: str
     bundle: Path | None = None
@@ -67,9 +67,9 @@ class RunOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Session:
-    """A robot that is connected and a policy that has passed the preflight.
+    """A connected robot and a policy that has passed the preflight checks.
 
-    `spec` is the robot's, with the limits in force: the bundle may have tightened some.
+    `spec` is the robot's spec with the limits in force; the bundle may have tightened some of them.
     """
 
     options: RunOptions
@@ -83,7 +83,7 @@ class Session:
     golden_max_abs_error: float | None
 
     def describe(self) -> dict[str, object]:
-        """Returns what does not depend on how the episodes go."""
+        """Returns the facts that do not depend on the outcome of the episodes."""
         return {
             "robot": self.spec.name,
             "policy": self.source.name,
@@ -108,23 +108,23 @@ class OpenedPolicy:
 
     @property
     def manifest(self) -> Manifest:
-        """What the bundle says of itself."""
+        """The bundle's manifest."""
         return self.bundle.manifest
 
 
 def open_policy(
     options: RunOptions, spec: RobotSpec, times: StageTimes, tasks: Sequence[str] = ()
 ) -> OpenedPolicy | None:
-    """Opens the bundle of `options` for a robot and replays its golden; None if none is wanted.
+    """Opens the bundle of `options` for a robot and replays its golden; None with `--policy hold`.
 
     Args:
-        options: which bundle, engine and task.
-        spec: the robot.
-        times: where the stages' times go.
-        tasks: what else the policy may be told than the task of `options`, or its bundle's.
+        options: name the bundle, the engine and the task.
+        spec: the robot's spec.
+        times: records the times of the stages.
+        tasks: prompts that the policy may get in addition to the task of `options` or the bundle.
 
     Raises:
-        FluxError: it does not fit the robot, or does not reproduce its golden here.
+        FluxError: the bundle does not fit the robot, or does not reproduce its golden here.
     """
     bundle = _open_bundle(options, spec)
     if bundle is None:
@@ -135,7 +135,7 @@ def open_policy(
     if bundle.manifest.prompt_buckets and all(words):
         io = PolicyIO.from_bundle(bundle)
         bundle = bundle.for_prompts(max(io.most_tokens(text) for text in words))
-    # Any: to a type checker its cached property is not the protocol's property.
+    # Any: for a type checker, its cached properties do not match the protocol's properties.
     encoder: Any = PolicyIO.from_bundle(bundle)
     check_decoder(encoder.scale, spec)
     engine = choose_engine(options.engine, bundle.manifest.precision).name
@@ -150,7 +150,7 @@ def open_policy(
 def connected(
     options: RunOptions, robot: Robot, policy: OpenedPolicy | None, times: StageTimes
 ) -> Iterator[Session]:
-    """Connects `robot` and refuses one that the policy could not use; closes it at the end."""
+    """Connects `robot`, refuses it if the policy cannot drive it, and closes it at the end."""
     is_simulated = isinstance(robot, SimulatedRobot)
     spec = spec_in_force(policy.bundle.config, robot.spec) if policy else robot.spec
     check_can_be_held(spec, is_simulated=is_simulated)
@@ -175,20 +175,23 @@ def connected(
 
 
 def shipped_policy(robot: str) -> Path:
-    """Returns the bundle that comes with this package for `robot`."""
+    """Returns the directory of the bundle that is shipped with this package for `robot`."""
     if robot not in SHIPPED_POLICIES:
-        raise UsageError(f"--bundle: flux ships no policy for robot {robot}. Name a bundle.")
+        raise UsageError(
+            f"--bundle: expected a bundle, got none, and flux ships no policy for robot {robot}. "
+            f"Name one with --bundle DIR."
+        )
     path = Path(__file__).parents[1] / "policies" / SHIPPED_POLICIES[robot]
     if not path.is_dir():
         raise BundleError(
-            f"{path}: this installation holds no shipped policy. Name one with --bundle DIR, or "
-            f"try --policy hold."
+            f"{path}: expected the shipped policy, got no such folder. Name one with --bundle DIR, "
+            f"or try --policy hold."
         )
     return path
 
 
 def make_loop(session: Session) -> Any:
-    """Builds a fresh `ControlLoop` with the limits in force."""
+    """Builds a new `ControlLoop` with the limits in force."""
     core, spec, options = load_core(), session.spec, session.options
     has_delay = options.mode == "async" and session.clock == "simulated"
     return core.ControlLoop(
@@ -214,7 +217,7 @@ def drive(
     """Runs one episode; see `run_episode`.
 
     Raises:
-        RobotError: the control loop fails.
+        RobotError: the control loop failed.
     """
     robot = session.robot
     try:
@@ -232,16 +235,16 @@ def drive(
     except (ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise RobotError(
-            f"{session.spec.name}: the control loop fails ({reason}). Does the bundle "
-            f"fit the robot? See 'flux-runtime run --dry-run'."
+            f"{session.spec.name}: the control loop failed ({reason}). Check with "
+            f"'flux-runtime run --dry-run' that the bundle fits the robot."
         ) from error
 
 
 def _open_bundle(options: RunOptions, spec: RobotSpec) -> Bundle | None:
-    """Opens the bundle and refuses one for another robot, before anything slow."""
+    """Opens the bundle and refuses one for another robot, before any slow step."""
     if options.policy == "hold":
         if options.bundle is not None:
-            raise UsageError("--policy hold: takes no --bundle. Leave one of them out.")
+            raise UsageError("--policy hold: expected no --bundle, got one. Leave one of them out.")
         return None
     bundle = Bundle.open(
         options.bundle or shipped_policy(options.robot), accept_versions=options.accept_versions
@@ -252,7 +255,7 @@ def _open_bundle(options: RunOptions, spec: RobotSpec) -> Bundle | None:
 
 
 def _check_first_look(robot: Robot, spec: RobotSpec, policy: OpenedPolicy, prompt: str) -> None:
-    """Takes one observation and refuses one that the network could not use."""
+    """Takes one observation and checks that the network can use it."""
     observation = robot.observe(prompt, policy.manifest.cameras)
     check_observation(observation, spec, policy.manifest.cameras)
     check_encoding(policy.encoder.encode(observation), policy.manifest)
@@ -265,4 +268,6 @@ def _default_prompt(robot: Robot, bundle: Bundle | None) -> str:
         return robot.task
     if bundle is None:
         return ""
-    raise UsageError("--task: the bundle names no default task. Say what the robot shall do.")
+    raise UsageError(
+        "--task: expected a task, got none, and the bundle has no default task. Add --task T."
+    )

@@ -1,4 +1,4 @@
-"""How well a policy did: success within an episode, and a success rate with its uncertainty."""
+"""Success within an episode, and the confidence interval of a success rate."""
 
 from __future__ import annotations
 
@@ -34,8 +34,9 @@ def wilson_interval(successes: int, trials: int, z: float = Z_95) -> tuple[float
 class SuccessWatch:
     """Follows the stages of one episode.
 
-    Success is the sticky stage `success_stage`. Strict success asks that `end_state` hold for
-    the last `hold_ticks` ticks, so that a cube that is handed over and dropped does not count.
+    Success means that `success_stage` has been reached, even if only once. Strict success also
+    requires that `end_state` has held for the last `hold_ticks` ticks, so that a cube that is
+    handed over and then dropped does not count.
     """
 
     def __init__(
@@ -48,16 +49,16 @@ class SuccessWatch:
         self.stages: dict[str, bool] = {}
 
     def update(self, stages: Mapping[str, bool]) -> None:
-        """Takes the stages after one tick."""
+        """Records the stages after one tick."""
         self.stages = dict(stages)
         self._held_ticks = self._held_ticks + 1 if self.success and stages[self._end_state] else 0
 
     @property
     def success(self) -> bool:
-        """Whether the task was done at any time."""
+        """Whether the task has been done at any time."""
         return self.stages.get(self._success_stage, False)
 
     @property
     def strict_success(self) -> bool:
-        """Whether the task was done and its end state has held long enough to end the episode."""
+        """Whether the task has been done and its end state has held for `hold_ticks` ticks."""
         return self._held_ticks >= self._hold_ticks

@@ -1,8 +1,8 @@
-"""Where TensorRT's compiled engines are kept: beside the bundle, one folder for each key.
+"""Where TensorRT's compiled engines are kept: beside the bundle, in one folder per key.
 
-An engine is right for the card, driver, TensorRT, precision and weights that it was built with, and
-for nothing else. All of them are in the folder's name, so that a change leads to a new folder and
-never to an old engine.
+An engine is valid only for the card, driver, TensorRT version, precision and weights that it was
+built with. All of them are part of the folder's name, so that a change leads to a new folder and
+never to an outdated engine.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ _DIGITS = 12
 
 
 def engine_cache_key(*, gpu: str, driver: str, tensorrt: str, precision: str, content: str) -> str:
-    """Returns a folder's name: readable, and another one if any argument differs.
+    """Returns a readable folder name that is different if any argument differs.
 
     Args:
         gpu: the card's name.
         driver: version of its driver.
         tensorrt: version of TensorRT.
         precision: of the bundle.
-        content: what the graphs and weights are, such as `content_digest`.
+        content: identifies the graphs and weights; see `content_digest`.
     """
     parts = (gpu, driver, f"tensorrt {tensorrt}", precision, content[:_DIGITS])
     readable = "_".join(re.sub(r"[^a-z0-9.]+", "-", part.lower()).strip("-") for part in parts)
@@ -34,7 +34,7 @@ def engine_cache_key(*, gpu: str, driver: str, tensorrt: str, precision: str, co
 
 
 def content_digest(bundle: Bundle) -> str:
-    """A sha256 over the graphs and weights of a bundle."""
+    """Returns a sha256 over the graphs and weights of a bundle."""
     names = sorted(
         name for name in bundle.manifest.files if name.endswith((".onnx", "safetensors"))
     )
@@ -43,10 +43,10 @@ def content_digest(bundle: Bundle) -> str:
 
 
 def make_engine_cache(bundle: Bundle, key: str) -> Path:
-    """Returns `<bundle>.engines/<key>/`, which then exists. The bundle itself is never written to.
+    """Creates and returns `<bundle>.engines/<key>/`. Never writes to the bundle itself.
 
     Raises:
-        BundleError: it cannot be made.
+        BundleError: the folder cannot be created.
     """
     directory = bundle.directory.resolve()
     folder = directory.with_name(f"{directory.name}.engines") / key
@@ -54,7 +54,7 @@ def make_engine_cache(bundle: Bundle, key: str) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise BundleError(
-            f"{folder}: cannot be made for TensorRT's engines ({error.strerror}). Copy the bundle "
-            f"to a folder that you may write to."
+            f"{folder}: cannot be created for TensorRT's engines ({error.strerror}). Copy the "
+            f"bundle to a folder that you can write to."
         ) from error
     return folder

@@ -1,7 +1,7 @@
-"""The few functions of NVIDIA's driver that a captured inference is made with.
+"""The few functions of NVIDIA's driver that are needed to capture an inference.
 
-The driver's own interface, by its library: no package of CUDA's is needed. What is acquired here is
-given back by the `ExitStack` that the driver was opened with, the last first.
+They are called through the driver's own library, so that no CUDA package is needed. Everything that
+is acquired here is released by the `ExitStack` that the driver was opened with, in reverse order.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _THREAD_LOCAL = 1  # CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
 
 
 class CudaDriver:
-    """The first card's primary context, which CUDA's runtime shares, and one stream in it.
+    """The first card's primary context, which the CUDA runtime shares, and one stream in it.
 
     Addresses and handles are integers.
     """
@@ -30,7 +30,7 @@ class CudaDriver:
         """Makes the context current in this thread.
 
         Raises:
-            MissingDependencyError: there is no driver, or it refuses.
+            MissingDependencyError: there is no driver, or one of its calls fails.
         """
         self.library = library
         self._resources = resources
@@ -50,18 +50,18 @@ class CudaDriver:
         self._give_back("cuStreamDestroy_v2", self.stream)
 
     def make_current(self) -> None:
-        """Makes the context this thread's: what gives something back needs it."""
+        """Makes the context current in this thread, as releasing anything requires."""
         self._call("cuCtxSetCurrent", ctypes.c_void_p(self.context))
 
     def device_memory(self, num_bytes: int) -> int:
-        """Memory of the card."""
+        """Allocates memory on the card and returns its address."""
         address = ctypes.c_uint64()
         self._call("cuMemAlloc_v2", ctypes.byref(address), ctypes.c_size_t(num_bytes))
         self._resources.callback(self._call, "cuMemFree_v2", ctypes.c_uint64(address.value))
         return address.value
 
     def host_memory(self, num_bytes: int) -> int:
-        """Zeros in page-locked memory of the host, which a graph may copy from and to."""
+        """Allocates zeroed, page-locked host memory, which a graph can copy from and to."""
         address = self._new("cuMemHostAlloc", ctypes.c_size_t(num_bytes), ctypes.c_uint(0))
         ctypes.memset(address, 0, num_bytes)
         self._give_back("cuMemFreeHost", address)
@@ -88,18 +88,18 @@ class CudaDriver:
         )
 
     def synchronize(self) -> None:
-        """Waits for all that is in the stream."""
+        """Waits until the stream has completed all its work."""
         self._call("cuStreamSynchronize", ctypes.c_void_p(self.stream))
 
     def capture(self, enqueue: Callable[[], None]) -> int:
-        """Returns what `enqueue` puts into the stream as a graph that can be launched."""
+        """Captures the work that `enqueue` adds to the stream as a graph that can be launched."""
         stream = ctypes.c_void_p(self.stream)
         self._call("cuStreamBeginCapture_v2", stream, ctypes.c_int(_THREAD_LOCAL))
         graph = ctypes.c_void_p()
         try:
             enqueue()
         finally:
-            # Ended in any case: a stream that is captured takes no other work.
+            # Always end the capture: a stream that is being captured accepts no other work.
             code = self._driver.cuStreamEndCapture(stream, ctypes.byref(graph))
         self._require_success("cuStreamEndCapture", code)
         try:
@@ -110,7 +110,7 @@ class CudaDriver:
         return launchable
 
     def _new(self, function: str, *arguments: Any) -> int:
-        """Calls what writes a handle or address to its first argument."""
+        """Calls a function that writes a handle or an address to its first argument."""
         handle = ctypes.c_void_p()
         self._call(function, ctypes.byref(handle), *arguments)
         assert handle.value is not None
@@ -129,6 +129,6 @@ class CudaDriver:
         self._driver.cuGetErrorName(ctypes.c_int(code), ctypes.byref(name))
         raise MissingDependencyError(
             f"{function}: expected success, got CUDA error {code} "
-            f"({(name.value or b'no name').decode()}). See nvidia-smi: the card may be full, or "
-            f"need a newer driver."
+            f"({(name.value or b'no name').decode()}). See nvidia-smi: the card's memory may be "
+            f"full, or it may need a newer driver."
         )

@@ -1,4 +1,4 @@
-"""Replays a bundle's golden on this machine: the same inputs must give the reference's actions."""
+"""Replays a bundle's golden on this machine: its inputs must reproduce the reference's actions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .graph_inputs import user_inputs
 
 
 class InferencePolicy(Protocol):
-    """What the golden needs of `flux_runtime._core.FlowPolicy`."""
+    """The part of `flux_runtime._core.FlowPolicy` that a replay uses."""
 
     def infer(
         self, inputs: dict[str, NDArray[Any]], noise: NDArray[np.float32]
@@ -27,11 +27,11 @@ class InferencePolicy(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class GoldenResult:
-    """How far this machine's answer is from the reference's.
+    """How far this machine's actions are from the reference's.
 
     Attributes:
-        max_abs_error: of the normalised actions; infinite if any is not finite.
-        cosine: of the two answers as vectors.
+        max_abs_error: largest error of the normalised actions; infinite if any is not finite.
+        cosine: cosine similarity of the two sets of actions.
         tolerance: largest error that passes.
     """
 
@@ -51,15 +51,15 @@ def replay_golden(
     *,
     tolerance: float | None = None,
 ) -> GoldenResult:
-    """Runs the golden's inputs through `policy` and compares.
+    """Runs the golden's inputs through `policy` and compares the actions.
 
     Args:
-        bundle: what the policy was opened from.
-        policy: an engine with the bundle's graphs.
-        tolerance: largest error that passes; None for the bundle's.
+        bundle: the bundle that the policy was opened from.
+        policy: an engine that runs the bundle's graphs.
+        tolerance: largest error that passes; None for the bundle's own.
 
     Raises:
-        BundleError: the policy refuses the golden's inputs.
+        BundleError: the policy rejects the golden's inputs.
     """
     tensors = bundle.golden()
     inputs = {name: tensors[f"input.{name}"] for name in user_inputs(bundle.manifest)}
@@ -69,7 +69,8 @@ def replay_golden(
     except (ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise BundleError(
-            f"golden.safetensors: the engine refuses the inputs ({reason}). Export it again."
+            f"golden.safetensors: the engine rejects the inputs ({reason}). Export the bundle "
+            f"again."
         ) from error
     return compare_actions(actions, tensors, tolerance or bundle.manifest.tolerance)
 
@@ -77,7 +78,7 @@ def replay_golden(
 def compare_actions(
     actions: NDArray[np.float32], golden: Mapping[str, NDArray[Any]], tolerance: float
 ) -> GoldenResult:
-    """Compares (H, A) actions with `output.actions` of the golden."""
+    """Compares (H, A) actions with the golden's `output.actions`."""
     reference = golden["output.actions"].astype(np.float64).reshape(-1)
     found = np.asarray(actions, np.float64).reshape(-1)
     if found.shape != reference.shape or not np.isfinite(found).all():

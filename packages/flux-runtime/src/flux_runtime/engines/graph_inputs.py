@@ -1,4 +1,4 @@
-"""Which inputs of a bundle's graphs come from an observation."""
+"""The inputs of a bundle's graphs that come from an observation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The engines by name."""
+"""The names of the engines."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ EngineName = Literal[
     "openvino",
     "openvino-bf16",
 ]
-"""What runs a bundle's graphs: ONNX Runtime on the processor, or on an NVIDIA card with CUDA's or
-TensorRT's kernels; TensorRT itself, as one CUDA graph; OpenVINO on the processor, as precisely as
-it can or in bfloat16."""
+"""What runs a bundle's graphs: ONNX Runtime on the CPU, or on an NVIDIA card with CUDA's or
+TensorRT's kernels; TensorRT itself, as one CUDA graph; OpenVINO on the CPU, in float32 or in
+bfloat16."""
 
 ENGINES: tuple[EngineName, ...] = get_args(EngineName)
 CARD_ENGINES: tuple[EngineName, ...] = ("onnxruntime-cuda", "onnxruntime-tensorrt", "tensorrt")
-"""Those that run on an NVIDIA card."""
+"""The engines that run on an NVIDIA card."""
 AUTO = "auto"
-"""An NVIDIA card if there is one that the installed ONNX Runtime can use, else the processor."""
+"""Uses an NVIDIA card if the installed ONNX Runtime can use one, and the CPU otherwise."""

@@ -1,8 +1,8 @@
-"""The NVIDIA card of this machine and the libraries that ONNX Runtime's providers need of it.
+"""This machine's NVIDIA card and the libraries that ONNX Runtime's providers need to use it.
 
-The libraries come with pip packages whose folders the loader does not search, so they are loaded
-here, by path, before the provider asks for them by name. Those of the system are found by the
-loader itself.
+The libraries come from pip packages, whose folders the dynamic loader does not search. They are
+therefore loaded here by path before the provider requests them by name. The loader finds libraries
+that are installed system-wide by itself.
 """
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ from flux_core.errors import MissingDependencyError
 CUDA_LIBRARIES = ("cudart", "nvrtc", "cublasLt", "cublas", "curand", "cufft", "cudnn")
 TENSORRT_LIBRARIES = ("nvinfer", "nvonnxparser")
 _MEMORY_CLOCK_RATE, _MEMORY_BUS_WIDTH = 36, 37
-"""CUdevice_attribute of the driver: kHz and bits; memory is written or read twice a cycle."""
+"""CUdevice_attribute numbers, for kHz and bits; memory transfers twice per clock cycle."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """The first NVIDIA card, as its driver names it, and the version of its driver."""
+    """The first NVIDIA card's name, as its driver reports it, and the version of the driver."""
 
     name: str
     driver: str
 
 
 def has_card(root: Path = Path("/")) -> bool:
-    """Whether this machine has an NVIDIA card with a driver, and this process may see it."""
+    """Whether this machine has an NVIDIA card with a driver that this process may use."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     return visible not in ("", "-1") and any((root / "dev").glob("nvidia[0-9]*"))
 
 
 def read_card(load: Callable[[str], Any] = ctypes.CDLL, root: Path = Path("/")) -> Card:
-    """Asks the driver, which counts cards as the engines do.
+    """Asks the driver, which numbers the cards as the engines do.
 
     Raises:
-        MissingDependencyError: it is not there or does not answer.
+        MissingDependencyError: there is no driver, or it does not answer.
     """
     driver, device, name = _load_driver(load), ctypes.c_int(), ctypes.create_string_buffer(256)
     _require_success("cuDeviceGet", driver.cuDeviceGet(ctypes.byref(device), 0))
@@ -52,7 +52,7 @@ def read_card(load: Callable[[str], Any] = ctypes.CDLL, root: Path = Path("/")) 
 
 
 def _driver_version(driver: Any, root: Path) -> str:
-    """Such as '580.65.06'; where the system does not show it, the newest CUDA it serves."""
+    """Returns e.g. '580.65.06', or the newest CUDA version it supports if that is unknown."""
     file = root / "proc" / "driver" / "nvidia" / "version"
     if file.is_file() and (found := re.search(r"\d+\.\d+(\.\d+)?", file.read_text())):
         return found[0]
@@ -62,10 +62,10 @@ def _driver_version(driver: Any, root: Path) -> str:
 
 
 def memory_bytes_per_s(load: Callable[[str], Any] = ctypes.CDLL) -> float:
-    """How fast the first card's memory is by its clock and width, which its driver knows.
+    """Returns the first card's memory bandwidth, from the clock rate and bus width in its driver.
 
     Raises:
-        MissingDependencyError: the driver does not say.
+        MissingDependencyError: the driver does not report them.
     """
     driver = _load_driver(load)
     values: list[int] = []
@@ -92,12 +92,12 @@ def _load_driver(load: Callable[[str], Any]) -> Any:
 def _require_success(function: str, code: int) -> None:
     if code:
         raise MissingDependencyError(
-            f"libcuda.so.1: {function} answers {code}, expected 0. Reinstall NVIDIA's driver."
+            f"libcuda.so.1: {function}: expected 0, got {code}. Reinstall NVIDIA's driver."
         )
 
 
 def pip_folders(packages: Iterable[str] = ("nvidia", "tensorrt_libs")) -> list[Path]:
-    """The folders of shared libraries in NVIDIA's installed pip packages."""
+    """Returns the folders of shared libraries in NVIDIA's installed pip packages."""
     folders: list[Path] = []
     for package in packages:
         spec = importlib.util.find_spec(package)
@@ -108,9 +108,10 @@ def pip_folders(packages: Iterable[str] = ("nvidia", "tensorrt_libs")) -> list[P
 
 
 def find_libraries(names: Iterable[str], folders: Iterable[Path]) -> list[Path]:
-    """The files lib<name>.so.<version> among `folders`, in the order of `names`.
+    """Returns the files lib<name>.so.<version> in `folders`, in the order of `names`.
 
-    All versions: another package may have brought one that is not the provider's.
+    Returns all versions, because another package may have installed one that the provider does not
+    use.
     """
     places = list(folders)
     found = [sorted(path for place in places for path in place.glob(f"lib{name}.so.*"))
@@ -119,7 +120,7 @@ def find_libraries(names: Iterable[str], folders: Iterable[Path]) -> list[Path]:
 
 
 def preload(names: Iterable[str], load: Callable[[str], object] = ctypes.CDLL) -> list[Path]:
-    """Loads those libraries that pip has installed; returns them."""
+    """Loads and returns those of the libraries that pip has installed."""
     libraries = find_libraries(names, pip_folders())
     for library in libraries:
         try:
@@ -132,10 +133,10 @@ def preload(names: Iterable[str], load: Callable[[str], object] = ctypes.CDLL) -
 
 
 def tensorrt_version() -> str:
-    """The version of the TensorRT 10 that the provider is going to use, such as '10.16.1'.
+    """Returns the version of the TensorRT 10 that the provider will use, e.g. '10.16.1'.
 
     Raises:
-        MissingDependencyError: there is none.
+        MissingDependencyError: TensorRT 10 is not installed.
     """
     preload(TENSORRT_LIBRARIES[:1])
     try:

@@ -1,7 +1,7 @@
 """Finds the shared library inside the installed onnxruntime, which the C++ core loads.
 
-The library's folder is looked up without importing onnxruntime: the core brings its own instance,
-so that Python's, with its threads and its start-up time, is not needed.
+The folder is found without importing onnxruntime: the core loads its own instance, so Python's,
+with its threads and its start-up time, is not needed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def find_library() -> Path:
     """Returns the path of libonnxruntime.
 
     Raises:
-        MissingDependencyError: onnxruntime is not installed, or holds no such library.
+        MissingDependencyError: onnxruntime is not installed, or does not contain the library.
     """
     spec = importlib.util.find_spec("onnxruntime")
     if spec is None or not spec.submodule_search_locations:
@@ -35,12 +35,12 @@ def find_library() -> Path:
     ]
     if not found:
         raise MissingDependencyError(
-            f"{folders[0]}: expected libonnxruntime, which onnxruntime holds from version 1.20 on, "
-            f"got none. {_INSTALL}"
+            f"{folders[0]}: expected libonnxruntime, which onnxruntime contains from version 1.20 "
+            f"on, got none. {_INSTALL}"
         )
     return max(found, key=_version)
 
 
 def _version(path: Path) -> tuple[int, ...]:
-    """Returns the numbers in a library's name."""
+    """Returns the numbers in a library's file name."""
     return tuple(int(number) for number in re.findall(r"\d+", path.name))

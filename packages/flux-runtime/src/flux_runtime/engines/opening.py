@@ -22,11 +22,11 @@ ENGINE_TOLERANCE: dict[EngineName, float] = {
     "openvino-bf16": _BF16_TOLERANCE,
     "onnxruntime-tensorrt": _BF16_TOLERANCE / 8,
 }
-"""Largest error of engines that compute more coarsely than the bundle says.
+"""Largest allowed error of engines that compute less precisely than the bundle's precision.
 
-Twice what PyTorch's own bfloat16 does: under autocast, the shipped policy's normalised actions move
-by 0.0056 to 0.0161 over 24 inputs. TensorRT multiplies float32 as TF32 and has no switch that ONNX
-Runtime could turn; TF32 has 10 bits of mantissa where bfloat16 has 7.
+Twice the error of PyTorch's own bfloat16: under autocast, the shipped policy's normalised actions
+move by 0.0056 to 0.0161 over 24 inputs. TensorRT multiplies float32 as TF32, which ONNX Runtime has
+no option to turn off; TF32 has a 10-bit mantissa, bfloat16 a 7-bit one.
 """
 
 __all__ = [
@@ -40,7 +40,7 @@ __all__ = [
 
 
 def engine_tolerance(manifest: Manifest, engine: EngineName) -> float:
-    """Largest error of normalised actions with which `engine` may drive a robot."""
+    """Returns the largest error of normalised actions with which `engine` may drive a robot."""
     return max(manifest.tolerance, ENGINE_TOLERANCE.get(engine, 0.0))
 
 
@@ -51,12 +51,12 @@ def open_flow_policy(
 
     Args:
         bundle: an opened bundle.
-        engine: one of `engine_names.ENGINES`, or `auto`; see `choose_engine`.
-        num_threads: of the processor, for each graph.
+        engine: one of `names.ENGINES`, or `auto`; see `choose_engine`.
+        num_threads: CPU threads for each graph.
 
     Raises:
-        BundleError: the engine refuses a graph.
-        MissingDependencyError: the C++ core is missing, or something that the engine needs; or the
+        BundleError: the engine rejects a graph.
+        MissingDependencyError: the C++ core or something that the engine needs is missing, or the
             engine crashes.
     """
     name = choose_engine(engine, bundle.manifest.precision).name
@@ -84,30 +84,30 @@ def open_flow_policy(
         reason = " ".join(str(error).split())
         raise MissingDependencyError(
             f"engine {name}: cannot be used on this machine ({reason}). See 'flux-runtime doctor', "
-            f"or take another engine."
+            f"or use another engine."
         ) from error
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise BundleError(
-            f"{bundle.directory}: the engine refuses the graphs ({name}: {reason}). Export it "
-            f"again, or take another engine."
+            f"{bundle.directory}: the engine rejects the graphs ({name}: {reason}). Export the "
+            f"bundle again, or use another engine."
         ) from error
 
 
 def _settings(bundle: Bundle, name: EngineName) -> tuple[str, dict[str, str]]:
-    """The engine's library, and its options under the names that its makers gave them."""
+    """Returns the engine's library and its options, under the names that its vendor documents."""
     from . import nvidia, onnxruntime_library, openvino_library
 
     if name in ("openvino", "openvino-bf16"):
         return str(openvino_library.find_library()), {
             "INFERENCE_PRECISION_HINT": "bf16" if name == "openvino-bf16" else "f32",
-            # Activations would be rounded to int8 where the weights are.
+            # Otherwise activations are rounded to int8 wherever the weights are int8.
             "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0",
         }
     library = str(onnxruntime_library.find_library())
     if name == "onnxruntime-cuda":
         nvidia.preload(nvidia.CUDA_LIBRARIES)
-        # TF32 has 10 bits of mantissa: too few to reproduce a golden of float32.
+        # TF32 has a 10-bit mantissa, which is too coarse to reproduce a float32 golden.
         return library, {"use_tf32": "0"}
     if name == "onnxruntime-tensorrt":
         nvidia.preload((*nvidia.CUDA_LIBRARIES, *nvidia.TENSORRT_LIBRARIES))
@@ -116,7 +116,7 @@ def _settings(bundle: Bundle, name: EngineName) -> tuple[str, dict[str, str]]:
 
 
 def tensorrt_options(bundle: Bundle) -> dict[str, str]:
-    """The provider's options: engines are built once and kept, in the graph's own precision."""
+    """Returns the provider's options: engines are cached and use the bundle's precision."""
     from . import nvidia
     from .cache import content_digest, engine_cache_key, make_engine_cache
 
@@ -129,7 +129,7 @@ def tensorrt_options(bundle: Bundle) -> dict[str, str]:
         content=content_digest(bundle),
     )
     folder = str(make_engine_cache(bundle, key))
-    # Older providers do not know every name: only what is asked for is sent.
+    # Older providers do not know every option, so only the needed ones are set.
     halves = {"fp16": {"trt_fp16_enable": "1"}, "bf16": {"trt_bf16_enable": "1"}}
     return {
         "trt_engine_cache_enable": "1",

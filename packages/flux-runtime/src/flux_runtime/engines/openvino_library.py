@@ -1,6 +1,6 @@
 """Finds the C library inside the installed openvino, which the C++ core loads.
 
-As with ONNX Runtime, the package is looked up without importing it.
+As with ONNX Runtime, the package is found without importing it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ def find_library() -> Path:
     """Returns the path of libopenvino_c.
 
     Raises:
-        MissingDependencyError: openvino is not installed, or holds no such library.
+        MissingDependencyError: openvino is not installed, or does not contain the library.
     """
     spec = importlib.util.find_spec("openvino")
     if spec is None or not spec.submodule_search_locations:
@@ -32,11 +32,11 @@ def find_library() -> Path:
 
 
 def has_bfloat16(library: Path) -> bool:
-    """Whether OpenVINO computes in bfloat16 on this processor; elsewhere it takes float32."""
+    """Whether OpenVINO computes in bfloat16 on this CPU; on others it falls back to float32."""
     calls = ctypes.CDLL(str(library))
     core, value = ctypes.c_void_p(), ctypes.c_char_p()
     if calls.ov_core_create(ctypes.byref(core)):
-        raise MissingDependencyError(f"{library}: OpenVINO does not start. Install it again.")
+        raise MissingDependencyError(f"{library}: OpenVINO does not start. Reinstall it.")
     name = b"OPTIMIZATION_CAPABILITIES"
     failed = calls.ov_core_get_property(core, b"CPU", name, ctypes.byref(value))
     capabilities = b"" if failed or value.value is None else value.value

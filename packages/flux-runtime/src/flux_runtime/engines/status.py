@@ -1,4 +1,4 @@
-"""Which engines this machine can use, and what each of the others lacks."""
+"""Finds out which engines this machine can use, and what the others need."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from flux_core.errors import MissingDependencyError
 from . import nvidia, onnxruntime_library, openvino_library
 from .names import AUTO, ENGINES, EngineName
 
-_NO_CARD = "Install the card's driver, or take another engine."
+_NO_CARD = "Install the card's driver, or use another engine."
 _GPU_PACKAGE = (
     "Install it with: pip uninstall onnxruntime && pip install 'flux-runtime[gpu]' (the two "
     "packages share a folder)"
@@ -21,12 +21,12 @@ _TENSORRT_PACKAGE = "Install it with: pip install 'flux-runtime[tensorrt]'"
 
 @dataclass(frozen=True, kw_only=True)
 class EngineStatus:
-    """What an engine needs, as far as it can be seen without opening a graph.
+    """Whether an engine can be used, as far as that is known without opening a graph.
 
     Attributes:
         name: the engine.
-        found: what it would use, or what it lacks.
-        fix: what to do about it; empty if it can be used.
+        found: the library it would use, or what is missing.
+        fix: what to do about it; empty if the engine can be used.
     """
 
     name: EngineName
@@ -35,20 +35,20 @@ class EngineStatus:
 
     @property
     def ok(self) -> bool:
-        """Whether it lacks nothing."""
+        """Whether the engine can be used."""
         return not self.fix
 
 
 @dataclass(frozen=True, kw_only=True)
 class EngineChoice:
-    """An engine and why it was taken."""
+    """An engine and the reason for choosing it."""
 
     name: EngineName
     reason: str
 
 
 def engine_status(name: EngineName) -> EngineStatus:
-    """Looks for what `name` needs."""
+    """Checks for everything that the engine `name` needs."""
     try:
         if name in ("openvino", "openvino-bf16"):
             return _openvino_status(name)
@@ -66,8 +66,8 @@ def engine_status(name: EngineName) -> EngineStatus:
 def _openvino_status(name: EngineName) -> EngineStatus:
     library = openvino_library.find_library()
     if name == "openvino-bf16" and not openvino_library.has_bfloat16(library):
-        found = "this processor has no bfloat16 instructions that OpenVINO uses"
-        return EngineStatus(name=name, found=found, fix="Take the engine openvino.")
+        found = "this CPU has no bfloat16 instructions that OpenVINO can use"
+        return EngineStatus(name=name, found=found, fix="Use the engine openvino.")
     return EngineStatus(name=name, found=str(library))
 
 
@@ -76,13 +76,13 @@ def _tensorrt_status() -> EngineStatus:
         return EngineStatus(name="tensorrt", found="no NVIDIA card with a driver", fix=_NO_CARD)
     package = importlib.util.find_spec("tensorrt")
     if package is None:
-        found = "no package tensorrt"
+        found = "tensorrt is not installed"
         return EngineStatus(name="tensorrt", found=found, fix=_TENSORRT_PACKAGE)
     return EngineStatus(name="tensorrt", found=str(package.origin))
 
 
 def _provider_status(name: EngineName, folder: Path) -> EngineStatus:
-    """What an NVIDIA card and one of ONNX Runtime's providers are missing."""
+    """Checks for an NVIDIA card and for one of ONNX Runtime's providers."""
     if not nvidia.has_card():
         return EngineStatus(name=name, found="no NVIDIA card with a driver", fix=_NO_CARD)
     kind = name.removeprefix("onnxruntime-")
@@ -99,18 +99,18 @@ def _provider_status(name: EngineName, folder: Path) -> EngineStatus:
 
 
 def choose_engine(wanted: str = AUTO, precision: str = "fp32") -> EngineChoice:
-    """Takes the engine asked for; `auto` takes the card where it can be used.
+    """Returns the requested engine; `auto` chooses the NVIDIA card if it can be used.
 
     Args:
-        wanted: one of `engine_names.ENGINES`, or `auto`.
-        precision: of the bundle; on the processor OpenVINO has bfloat16 and float8, ONNX Runtime
-            has not.
+        wanted: one of `names.ENGINES`, or `auto`.
+        precision: the bundle's; on the CPU, OpenVINO supports bfloat16 and float8 and ONNX Runtime
+            does not.
 
     Raises:
-        MissingDependencyError: the engine lacks something; nothing else is taken instead.
+        MissingDependencyError: the engine cannot be used; it is never replaced by another one.
     """
     if wanted == AUTO:
-        # ONNX Runtime cannot round bfloat16 to float8, on no device.
+        # ONNX Runtime cannot round bfloat16 to float8 on any device.
         on_card: EngineName = "tensorrt" if precision == "fp8" else "onnxruntime-cuda"
         status = engine_status(on_card)
         if status.ok:
@@ -124,15 +124,15 @@ def choose_engine(wanted: str = AUTO, precision: str = "fp32") -> EngineChoice:
             require_engine(name)
             return EngineChoice(name=name, reason="asked for")
     raise MissingDependencyError(
-        f"engine {wanted!r}: expected one of {', '.join((AUTO, *ENGINES))}. Correct the name."
+        f"engine: expected one of {', '.join((AUTO, *ENGINES))}, got {wanted!r}. Correct the name."
     )
 
 
 def require_engine(name: EngineName) -> None:
-    """Refuses an engine that lacks something.
+    """Requires that an engine can be used.
 
     Raises:
-        MissingDependencyError: says what, and what to do.
+        MissingDependencyError: it cannot; the message says why and what to do.
     """
     status = engine_status(name)
     if not status.ok:

@@ -1,8 +1,9 @@
 """TensorRT's own runtime: an inference captured as one CUDA graph, which the C++ core launches.
 
-Python builds it once, before the first tick: plans, execution contexts, memory, and the graph of
-copies in, prefix, all Euler steps, and copy out. An inference then passes neither Python nor
-TensorRT: the core writes the inputs, launches, waits, and reads the actions.
+Python builds everything once, before the first tick: plans, execution contexts, memory, and the
+graph that copies the inputs in, runs the prefix and all Euler steps, and copies the actions out. An
+inference then involves neither Python nor TensorRT: the core writes the inputs, launches the graph,
+waits, and reads the actions.
 """
 
 from __future__ import annotations
@@ -28,11 +29,12 @@ if TYPE_CHECKING:
 
 
 def open_captured_policy(bundle: Bundle) -> _core.CapturedPolicy:
-    """Builds or finds the plans of a bundle and captures its inference.
+    """Builds a bundle's plans, or finds them in the cache, and captures its inference.
 
     Raises:
-        BundleError: TensorRT refuses a graph.
-        MissingDependencyError: the card, its driver or the package is missing, or the card is full.
+        BundleError: TensorRT rejects a graph.
+        MissingDependencyError: the card, its driver or the package is missing, or the card's memory
+            is full.
     """
     trt = import_tensorrt()
     plans = open_plans(bundle, trt, nvidia.read_card())
@@ -45,7 +47,7 @@ def open_captured_policy(bundle: Bundle) -> _core.CapturedPolicy:
 
 
 class CapturedInference:
-    """Owns all that a captured inference runs on, and gives it back when nobody needs it."""
+    """Owns everything that a captured inference uses, and releases it when it is no longer used."""
 
     def __init__(
         self,
@@ -55,14 +57,14 @@ class CapturedInference:
         driver: CudaDriver,
         resources: ExitStack,
     ) -> None:
-        """Runs the inference once, as TensorRT asks for, and captures it.
+        """Runs the inference once, which TensorRT requires before a capture, and then captures it.
 
         Args:
             bundle: an opened bundle.
-            plans: of 'prefix' and 'denoise'.
-            trt: TensorRT.
-            driver: with the card's context current.
-            resources: what everything acquired here is added to.
+            plans: the plans of 'prefix' and 'denoise'.
+            trt: the package `tensorrt`.
+            driver: a driver whose context is current in this thread.
+            resources: closes everything that is acquired here.
         """
         self._manifest = bundle.manifest
         self._driver = driver
@@ -75,11 +77,11 @@ class CapturedInference:
         self._enqueue()
         driver.synchronize()
         self._graph = driver.capture(self._enqueue)
-        resources.callback(driver.make_current)  # whichever thread lets go of this
+        resources.callback(driver.make_current)  # the thread that releases this may be another one
         weakref.finalize(self, resources.close)
 
     def arguments(self) -> dict[str, Any]:
-        """What `_core.CapturedPolicy` is made of."""
+        """Returns the arguments of `_core.CapturedPolicy`."""
         return {
             "driver": self._driver.library,
             "context": self._driver.context,
@@ -111,7 +113,7 @@ class CapturedInference:
         ]
 
     def _enqueue(self) -> None:
-        """One inference: x_t and t alternate between two halves of memory."""
+        """Enqueues one inference; x_t and t alternate between two buffers each."""
         driver, steps = self._driver, self._manifest.num_inference_steps
         for name, tensor in self._inputs.items():
             driver.copy_to_device(self._device[name], self._host[name], _bytes(tensor))
@@ -124,7 +126,7 @@ class CapturedInference:
         driver.copy_to_host(self._host["actions"], self._halves[steps % 2][0], _bytes(self._x))
 
     def _bind(self) -> None:
-        """Gives every context its memory for good: nothing changes from first run to replay."""
+        """Binds every context to its memory once; the capture and all launches use the same."""
         self._bind_context("prefix", 0, self._device)
         for half in range(2):
             (x, t), (x_next, t_next) = self._halves[half], self._halves[1 - half]
@@ -139,13 +141,13 @@ class CapturedInference:
 
     def _execute(self, graph: str, number: int) -> None:
         if not self._contexts[graph][number].execute_async_v3(self._driver.stream):
-            raise _refusal(self._manifest.graphs[graph].file, "to run")
+            raise _refusal(self._manifest.graphs[graph].file, "the run")
 
 
 def _open_contexts(
     bundle: Bundle, plans: Mapping[str, bytes], trt: Any, resources: ExitStack
 ) -> dict[str, list[Any]]:
-    """One context of the prefix, and one of the step for each half of x_t's and t's memory."""
+    """Opens one context for the prefix, and two for the step, one per buffer of x_t and t."""
     runtime = started(trt.Runtime, trt.Logger(trt.Logger.ERROR))
     parents, contexts = [runtime], {}
     resources.callback(parents.clear)
@@ -156,8 +158,9 @@ def _open_contexts(
         made = [engine and engine.create_execution_context() for _ in range(number)]
         if not all(made):
             raise BundleError(
-                f"{bundle.manifest.graphs[name].file}: TensorRT cannot open what it has built. "
-                f"Remove {bundle.directory}.engines, and see with nvidia-smi that the card has room"
+                f"{bundle.manifest.graphs[name].file}: TensorRT cannot open the plan that it has "
+                f"built. Remove {bundle.directory}.engines, and check with nvidia-smi that the "
+                f"card has free memory."
             )
         parents.append(engine)
         contexts[name] = made
@@ -169,4 +172,4 @@ def _bytes(tensor: TensorSignature) -> int:
 
 
 def _refusal(file: str, what: str) -> BundleError:
-    return BundleError(f"{file}: TensorRT refuses {what}. Take another engine.")
+    return BundleError(f"{file}: TensorRT rejects {what}. Use another engine.")

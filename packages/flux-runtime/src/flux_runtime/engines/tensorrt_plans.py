@@ -1,6 +1,6 @@
-"""A bundle's graphs as TensorRT's plans: built once for a card, and kept beside the bundle.
+"""Compiles a bundle's graphs to TensorRT plans, once per card, and caches them beside the bundle.
 
-`trt` is the package `tensorrt`, or another with its interface.
+`trt` is the package `tensorrt`, or another one with the same interface.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ DTYPES = {
     "UINT8": "uint8",
     "BOOL": "bool",
 }
-"""TensorRT's name -> ours."""
+"""TensorRT's name of a type -> numpy's."""
 
 
 def import_tensorrt() -> ModuleType:
-    """The package `tensorrt`.
+    """Imports the package `tensorrt`.
 
     Raises:
-        MissingDependencyError: it is not installed, or cannot be loaded.
+        MissingDependencyError: it is not installed, or it cannot be loaded.
     """
     nvidia.preload(nvidia.CUDA_LIBRARIES)
     try:
@@ -55,14 +55,14 @@ def import_tensorrt() -> ModuleType:
 
 
 def started(kind: Any, *arguments: Any) -> Any:
-    """Returns `kind(*arguments)`: TensorRT's builder or runtime, each of which starts CUDA.
+    """Returns `kind(*arguments)`, where `kind` is TensorRT's builder or runtime, which starts CUDA.
 
     Raises:
         MissingDependencyError: CUDA does not start.
     """
     try:
         return kind(*arguments)
-    except TypeError as error:  # what its binding makes of a null pointer
+    except TypeError as error:  # raised by TensorRT's binding for a null pointer
         reason = " ".join(str(error).split())
         raise MissingDependencyError(
             f"tensorrt: does not start on this card ({reason}). See nvidia-smi."
@@ -70,10 +70,10 @@ def started(kind: Any, *arguments: Any) -> Any:
 
 
 def open_plans(bundle: Bundle, trt: Any, card: nvidia.Card) -> dict[str, bytes]:
-    """Returns both graphs' plans for this card, those of an earlier run where nothing has changed.
+    """Returns both graphs' plans for this card, from the cache if nothing has changed.
 
     Raises:
-        BundleError: TensorRT refuses a graph, or the cache cannot be written.
+        BundleError: TensorRT rejects a graph, or the cache cannot be written.
     """
     key = engine_cache_key(
         gpu=card.name,
@@ -87,7 +87,9 @@ def open_plans(bundle: Bundle, trt: Any, card: nvidia.Card) -> dict[str, bytes]:
     for name, signature in bundle.manifest.graphs.items():
         file = folder / f"{Path(signature.file).stem}.plan"
         if not file.is_file():
-            with Console(stderr=True).status(f"TensorRT builds {signature.file}: minutes, once"):
+            with Console(stderr=True).status(
+                f"building {signature.file} with TensorRT (minutes, only once)"
+            ):
                 _write(file, build_plan(bundle.path(signature.file), signature, trt))
         plans[name] = file.read_bytes()
     return plans
@@ -101,21 +103,21 @@ def _write(file: Path, plan: bytes) -> None:
     except OSError as error:
         unfinished.unlink(missing_ok=True)
         raise BundleError(
-            f"{file}: cannot be written ({error.strerror}). Make room on the disk."
+            f"{file}: cannot be written ({error.strerror}). Free some disk space."
         ) from error
 
 
 def build_plan(graph: Path, signature: GraphSignature, trt: Any, setup: Any = None) -> bytes:
-    """Builds one graph, every tensor in the type that the graph gives it.
+    """Compiles one graph; every tensor keeps the type that it has in the graph.
 
     Args:
-        graph: the ONNX file; its weights lie beside it.
-        signature: its inputs and outputs, as the manifest says.
-        trt: TensorRT.
-        setup: called with the builder's config, to build for another card than this one.
+        graph: the ONNX file, with its weights in the same folder.
+        signature: its inputs and outputs according to the manifest.
+        trt: the package `tensorrt`.
+        setup: called with the builder's config, e.g. to build for another card.
 
     Raises:
-        BundleError: TensorRT refuses it; or reads other inputs and outputs than the manifest's.
+        BundleError: TensorRT rejects the graph, or finds other inputs or outputs than the manifest.
     """
     logger = _logger(trt)
     builder = started(trt.Builder, logger)
@@ -126,7 +128,7 @@ def build_plan(graph: Path, signature: GraphSignature, trt: Any, setup: Any = No
         raise _refusal(graph, "cannot be read", reasons or logger.errors)
     _check_signature(graph, signature, network)
     config = builder.create_builder_config()
-    # Of float32, TF32 keeps 10 bits of mantissa: too few to reproduce a golden.
+    # TF32 has a 10-bit mantissa, which is too coarse to reproduce a float32 golden.
     config.clear_flag(trt.BuilderFlag.TF32)
     if setup is not None:
         setup(config)
@@ -138,7 +140,7 @@ def build_plan(graph: Path, signature: GraphSignature, trt: Any, setup: Any = No
 
 def _logger(trt: Any) -> Any:
     class Logger(trt.ILogger):
-        """Keeps errors; TensorRT says everything else by failing."""
+        """Keeps error messages and drops all others."""
 
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
@@ -169,6 +171,6 @@ def _check_signature(graph: Path, signature: GraphSignature, network: Any) -> No
 def _refusal(graph: Path, what: str, reasons: list[str]) -> BundleError:
     reason = " ".join("; ".join(reasons).split())[:500]
     return BundleError(
-        f"{graph}: {what} by TensorRT ({reason}). Export it again in another precision, or take "
-        f"another engine."
+        f"{graph}: {what} by TensorRT ({reason}). Export the bundle again in another precision, or "
+        f"use another engine."
     )

@@ -1,7 +1,7 @@
-"""Runs a policy once in a process of its own, where a crash of the engine's library does no harm.
+"""Runs a policy once in a separate process, where a crash of the engine's library does no harm.
 
-OpenVINO 2026.4 divides by zero while it compiles bfloat16 for AMX on some virtual machines. In the
-robot's process that would be the end of it, without a word.
+On some virtual machines OpenVINO 2026.4 divides by zero while it compiles bfloat16 for AMX. That
+would end the robot's process without any message.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ import numpy as np
 from flux_core.errors import MissingDependencyError
 
 TIMEOUT_S = 1800.0
-"""Compiling at full size takes minutes."""
+"""Compiling a full-size network takes minutes."""
 
 
 def require_survival(engine: str, arguments: Mapping[str, Any]) -> None:
     """Opens `_core.FlowPolicy(**arguments)` and infers once, in a child process.
 
-    An error that is not a crash is left to whoever opens the policy here and can name it.
+    Ordinary errors are ignored here: opening the policy in this process reports them properly.
 
     Raises:
-        MissingDependencyError: the child was ended by a signal, or did not end.
+        MissingDependencyError: a signal ended the child process, or it ran into the timeout.
     """
     if problem := _problem((sys.executable, "-P", "-m", __name__, json.dumps(arguments))):
-        raise MissingDependencyError(f"engine {engine}: {problem}. Take another engine.")
+        raise MissingDependencyError(f"engine {engine}: {problem}. Use another engine.")
 
 
 @functools.lru_cache(maxsize=8)
@@ -48,15 +48,15 @@ def _problem(command: tuple[str, ...]) -> str:
     except subprocess.TimeoutExpired:
         return f"its library did not finish a trial run within {TIMEOUT_S:.0f} s"
     if code == -signal.SIGKILL:
-        return "a trial run was killed, probably because memory is too small"
+        return "a trial run was killed, probably because memory ran out"
     if code < 0:
         number = signal.Signals(-code).name
-        return f"its library crashes on this processor ({number} in a trial run)"
+        return f"its library crashes on this CPU ({number} in a trial run)"
     return ""
 
 
 def main() -> None:
-    """The child: the arguments of the policy are the command's, as JSON."""
+    """Runs in the child process; the command's only argument is the policy's arguments as JSON."""
     from .. import _core
 
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -1,11 +1,12 @@
-"""Closed-loop evaluation in simulation, through the robot's own code path.
+"""Closed-loop evaluation in simulation, with the same code that drives a robot.
 
     suites ──tasks──> workers ──jobs──> evaluator ──session──> run_episode
                          |
                          └──played──> score ──> console, page
 
-An episode is one `flux_runtime.control.session.drive`, as in `flux-runtime run`: the same engine,
-scheduler and safety filter. Videos are made afterwards, by playing the commands sent once more.
+An episode is one call of `flux_runtime.control.session.drive`, as in `flux-runtime run`, with the
+same engine, scheduler and safety filter. Videos are made afterwards, by sending the same commands
+once more.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
     """Returns the parser."""
     parser = new_parser(
         "flux-eval",
-        "Evaluate a policy in simulation, through the robot's own code path.",
+        "Evaluate a policy in simulation, with the same code that drives a robot.",
         EXAMPLE,
     )
     parser.set_defaults(handler=_evaluate)
@@ -47,7 +47,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--suite",
         required=True,
         metavar="S",
-        help="aloha-sim (the same as aloha-transfer-cube), aloha-insertion, libero-spatial, "
+        help="aloha-sim (alias of aloha-transfer-cube), aloha-insertion, libero-spatial, "
         "libero-object, libero-goal, libero-10 or libero-90",
     )
     policy = parser.add_mutually_exclusive_group()
@@ -58,14 +58,14 @@ def build_parser() -> argparse.ArgumentParser:
         "--checkpoint",
         type=Path,
         metavar="F",
-        help="a checkpoint_epoch_N.pt; its bundle is first written beside it, as flux-export does",
+        help="a checkpoint_epoch_N.pt, which is first exported to a bundle beside it",
     )
-    add("--episodes", type=count, metavar="N", help="of each task (default: 50)")
+    add("--episodes", type=count, metavar="N", help="episodes per task (default: 50)")
     add(
         "--seed",
         type=natural,
         metavar="S0",
-        help="of each task's first episode; episode i takes S0 + i (default: 10000; of LIBERO 0, "
+        help="seed of each task's first episode; episode i uses S0 + i (default: 10000; LIBERO: 0, "
         "the first of its start states)",
     )
     add(
@@ -73,12 +73,12 @@ def build_parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="T",
-        help="only this task, by number, name or a part of its name; may be repeated",
+        help="only this task, given by its number, name or part of its name; may be repeated",
     )
     add("--max-steps", type=count, metavar="N", help="longest episode (default: the suite's)")
     add("--video", type=Path, metavar="DIR", help="write a video of every episode")
     add("--report", type=Path, metavar="FILE", help="write an HTML page with rates and videos")
-    add("--workers", type=count, default=1, metavar="N", help="processes (default: 1)")
+    add("--workers", type=count, default=1, metavar="N", help="worker processes (default: 1)")
     add_engine(parser)
     add_accept_version(parser)
     add(
@@ -86,7 +86,7 @@ def build_parser() -> argparse.ArgumentParser:
         type=count,
         default=1,
         metavar="N",
-        help="of the network, in each process (default: 1)",
+        help="CPU threads for the network in each process (default: 1)",
     )
     add("--json", action="store_true", help="print one JSON object")
     return parser
@@ -126,7 +126,7 @@ def _evaluate(args: argparse.Namespace) -> int:
 
 
 def _bundle(args: argparse.Namespace, suite: Suite, say: Callable[[str], None]) -> Path:
-    """Returns the bundle to evaluate, exporting the checkpoint if one is named."""
+    """Returns the bundle to evaluate; exports the checkpoint if one is given."""
     if args.bundle is not None:
         return args.bundle
     if args.checkpoint is not None:
@@ -137,8 +137,8 @@ def _bundle(args: argparse.Namespace, suite: Suite, say: Callable[[str], None]) 
         return out
     if not suite.has_shipped_policy:
         raise UsageError(
-            f"--suite {args.suite}: flux ships no policy for it. Name one with --bundle DIR or "
-            f"--checkpoint F"
+            f"--suite {args.suite}: expected a policy, got none, and flux ships none for this "
+            f"suite. Name one with --bundle DIR or --checkpoint F."
         )
     from ..control.session import shipped_policy
 

@@ -47,7 +47,7 @@ class EvaluationConsole:
         self._progress.stop()
 
     def say(self, step: str) -> None:
-        """Says what is being done before the first episode."""
+        """Shows the current step before the first episode."""
         self._progress.update(self._task, description=step)
 
     def on_episode(self, played: Played, total: int) -> None:
@@ -72,12 +72,12 @@ class EvaluationConsole:
 
 
 def rate_text(rate: float, low: float, high: float) -> str:
-    """Returns a rate, never without its interval."""
+    """Formats a rate together with its interval."""
     return f"{rate:.1%} (95% interval {low:.1%} to {high:.1%})"
 
 
 def report_lines(report: Mapping[str, Any]) -> list[str]:
-    """Returns the figures below the table."""
+    """Returns the lines below the table."""
     seeds = report["seeds"]
     rates = {"success": (report["success_rate"], report["ci95"])}
     if "strict_success_rate" in report:

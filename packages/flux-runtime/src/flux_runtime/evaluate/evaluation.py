@@ -1,4 +1,4 @@
-"""An evaluation from its options to its report."""
+"""Runs an evaluation, from its options to its report."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from .suites import SuiteTask, find_suite, select_tasks
 from .workers import Workers
 
 MAX_VIDEOS_OF_A_KIND = 3
-"""So many failures and so many successes are shown in the report."""
+"""The report shows at most this many failures and this many successes."""
 
 
 def evaluate(
     options: EvaluationOptions, on_episode: Callable[[Played], None] = lambda played: None
 ) -> dict[str, object]:
-    """Plays all episodes and writes the report and the videos asked for.
+    """Plays all episodes and writes the requested report and videos.
 
     Args:
-        options: the command line.
-        on_episode: called after each episode, in the order in which they end.
+        options: the options of the command line.
+        on_episode: called after each episode, in the order in which the episodes end.
 
     Returns:
         The JSON report of `flux-eval`.
@@ -74,9 +74,9 @@ def evaluate(
 
 
 def pick_shown(played: Sequence[Played], count: int = MAX_VIDEOS_OF_A_KIND) -> list[Played]:
-    """Returns the first `count` failures and the first `count` successes, failures first.
+    """Returns up to `count` failures and then up to `count` successes.
 
-    One of each task is taken before a second one of any.
+    Takes one episode from every task before it takes a second one from any task.
     """
     failures = [episode for episode in played if not episode.result.success]
     successes = [episode for episode in played if episode.result.success]

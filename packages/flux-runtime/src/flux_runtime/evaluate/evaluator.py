@@ -20,7 +20,7 @@ logger = logging.getLogger("flux.evaluate")
 
 @dataclass(frozen=True, kw_only=True)
 class EpisodeJob:
-    """One episode: the task's index among those evaluated, and the seed."""
+    """One episode: the task's index among the evaluated tasks, and the seed."""
 
     task: int
     seed: int
@@ -28,13 +28,13 @@ class EpisodeJob:
 
 @dataclass(frozen=True, kw_only=True)
 class Played:
-    """An episode that was played.
+    """A finished episode.
 
     Attributes:
-        job: which one.
-        result: how it went.
-        facts: what `Session.describe` says.
-        video: an MP4, if it was filmed.
+        job: the task and the seed.
+        result: the result.
+        facts: the result of `Session.describe`.
+        video: an MP4, if the episode was filmed.
     """
 
     job: EpisodeJob
@@ -44,7 +44,7 @@ class Played:
 
 
 class Evaluator:
-    """Plays and films episodes; the policy is opened once, and a scene is kept while it is used."""
+    """Plays and films episodes; opens the policy once, and keeps a scene while its task lasts."""
 
     def __init__(self, options: EvaluationOptions) -> None:
         self._options = options
@@ -56,16 +56,16 @@ class Evaluator:
         self._current: tuple[int, Session] | None = None
 
     def play(self, job: EpisodeJob) -> Played:
-        """Plays one episode, and films it if `--video` asks for all videos."""
+        """Plays one episode, and films it if `--video` is given."""
         session = self._session(job.task)
         result = drive(session, job.seed, hold_ticks=self._suite.hold_ticks)
         played = Played(job=job, result=result, facts=session.describe())
         return replace(played, video=self.film(played)) if self._options.video else played
 
     def film(self, played: Played) -> bytes | None:
-        """Sends the commands of an episode once more and returns what the cameras saw as an MP4.
+        """Sends the commands of an episode once more and returns the camera images as an MP4.
 
-        None, with a warning, if the simulation does not come to the same end.
+        Returns None and logs a warning if the simulation ends differently this time.
         """
         robot = self._session(played.job.task).robot
         assert isinstance(robot, SimulatedRobot)
@@ -77,7 +77,10 @@ class Evaluator:
         video = recorder.finish()
         if dict(robot.stages()) == played.result.stages:
             return video or None
-        logger.warning("seed %d: played again it ended otherwise; no video", played.job.seed)
+        logger.warning(
+            "seed %d: no video, because the episode ended differently when it was replayed",
+            played.job.seed,
+        )
         return None
 
     def close(self) -> None:
@@ -112,7 +115,7 @@ class Evaluator:
         )
 
     def _words(self, task: SuiteTask) -> str | None:
-        """Returns what to tell the policy; None for what its bundle says."""
+        """Returns the prompt for the policy; None for its bundle's default."""
         assert self._policy is not None
         is_known = task.words in self._policy.manifest.tasks.values()
         return task.words if self._suite.tells_its_words or is_known else None

@@ -1,4 +1,4 @@
-"""What `flux-eval` is asked for."""
+"""The options of `flux-eval`."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from ..engines.opening import DEFAULT_THREADS
 from ..report import require_report_dependencies
 
 DEFAULT_EPISODES = 50
-"""Of each task, as in the published LIBERO and ALOHA protocols."""
+"""Episodes per task, as in the published LIBERO and ALOHA protocols."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationOptions:
-    """The command line, checked; see `flux-eval --help`. A None takes the suite's own value."""
+    """The checked command line; see `flux-eval --help`. None stands for the suite's own value."""
 
     suite: str
     bundle: Path
@@ -36,19 +36,20 @@ class EvaluationOptions:
 
 
 def check_outputs(options: EvaluationOptions) -> None:
-    """Refuses what could not be written, before the first episode instead of after the last."""
+    """Checks before the first episode, rather than after the last, that outputs can be written."""
     if options.report is not None:
         require_report_dependencies(options.report)
     if options.video is None:
         return
     if importlib.util.find_spec("av") is None:
         raise MissingDependencyError(
-            "--video: av not installed. Install it with 'pip install flux-runtime[report]', or "
+            "--video: av is not installed. Install it with: pip install 'flux-runtime[report]', or "
             "leave --video out."
         )
     try:
         options.video.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(
-            f"--video {options.video}: cannot be made ({error.strerror}). Name another directory."
+            f"--video {options.video}: cannot be created ({error.strerror}). Name another "
+            f"directory."
         ) from error

@@ -1,4 +1,4 @@
-"""Adds up the episodes of an evaluation into what `flux-eval --json` prints."""
+"""Summarizes the episodes of an evaluation as `flux-eval --json` prints them."""
 
 from __future__ import annotations
 
@@ -12,21 +12,20 @@ from .suites import Suite, SuiteTask
 
 
 def score(suite: Suite, tasks: Sequence[SuiteTask], played: Sequence[Played]) -> dict[str, object]:
-    """Returns the report; every rate has its interval.
+    """Returns the report, in which every rate has its interval.
 
     Args:
-        suite: which one.
-        tasks: those that were evaluated; a job's task is an index into them.
-        played: at least one episode, in the order in which they are to be listed.
+        suite: the suite.
+        tasks: the evaluated tasks; a job's task is an index into them.
+        played: at least one episode, in the order of the report.
     """
     results = [episode.result for episode in played]
     summary = summarize(results, collect_histograms(results, {}))
     episodes: list[dict[str, object]] = [
         {"task": tasks[episode.job.task].name, **episode.result.summary()} for episode in played
     ]
-    if (
-        suite.hold_ticks == 1
-    ):  # an episode ends with its first success, which is then the strict one
+    # With one tick to hold, an episode ends at its first success, which is also the strict one.
+    if suite.hold_ticks == 1:
         for facts in (summary, *episodes):
             for name in ("strict_success_rate", "strict_ci95", "strict_success"):
                 facts.pop(name, None)
@@ -47,7 +46,7 @@ def score(suite: Suite, tasks: Sequence[SuiteTask], played: Sequence[Played]) ->
 
 
 def rate(outcomes: Sequence[bool]) -> dict[str, object]:
-    """Returns `count` of `num_episodes`, `rate` and `ci95`, its 95% Wilson interval."""
+    """Returns `count`, `num_episodes`, `rate` and `ci95`, the 95% Wilson interval of the rate."""
     count, total = sum(outcomes), len(outcomes)
     interval = wilson_interval(count, total)
     return {"count": count, "num_episodes": total, "rate": count / total, "ci95": list(interval)}
@@ -56,7 +55,7 @@ def rate(outcomes: Sequence[bool]) -> dict[str, object]:
 def stage_rates(
     stages: Sequence[str], results: Sequence[EpisodeResult]
 ) -> dict[str, dict[str, object]]:
-    """Returns the rate of every stage."""
+    """Returns the success rate of every stage."""
     return {stage: rate([result.stages[stage] for result in results]) for stage in stages}
 
 

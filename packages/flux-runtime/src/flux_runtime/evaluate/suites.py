@@ -1,4 +1,4 @@
-"""The suites: which tasks there are, how long an episode may take, and what counts as success."""
+"""The suites: their tasks, the longest episode, and what counts as success."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class SuiteTask:
     """One task.
 
     Attributes:
-        name: short, for `--task`, tables and files.
-        words: what the policy is told.
-        make_robot: the robot with this task, not yet connected.
+        name: short name, for `--task`, tables and file names.
+        words: the task in words, for the policy's prompt.
+        make_robot: returns the robot with this task, not yet connected.
     """
 
     name: str
@@ -36,17 +36,17 @@ class Suite:
     """Some tasks of one robot.
 
     Attributes:
-        name: of `--suite`.
-        robot: which bundles it takes.
-        list_tasks: the tasks in order; raises where the simulator is not installed.
-        tells_its_words: whether policies are always told the task's words; otherwise one that was
-            trained with a text of its own hears that.
-        first_seed: of the first episode of each task.
-        max_steps: the longest episode, control steps.
-        hold_ticks: for so long the end state must hold before an episode ends early; with 1 it
-            ends at the first success.
-        stages: those whose rates are reported beside success.
-        has_shipped_policy: whether the policy that comes with flux does this.
+        name: the value of `--suite`.
+        robot: the robot that bundles must be trained for.
+        list_tasks: returns the tasks in order; raises if the simulator is not installed.
+        tells_its_words: whether the prompt is always the task's words; otherwise a policy that was
+            not trained with these words gets its bundle's own prompt.
+        first_seed: seed of the first episode of each task.
+        max_steps: longest episode, in control steps.
+        hold_ticks: number of ticks for which the end state must hold before an episode ends early;
+            with 1, it ends at the first success.
+        stages: the stages whose rates are reported in addition to success.
+        has_shipped_policy: whether flux ships a policy for this suite.
     """
 
     name: str
@@ -61,7 +61,7 @@ class Suite:
 
 
 def suite_names() -> tuple[str, ...]:
-    """Returns what `find_suite` takes."""
+    """Returns the names that `find_suite` accepts."""
     return (*ALIASES, *SUITES)
 
 
@@ -69,20 +69,20 @@ def find_suite(name: str) -> Suite:
     """Returns the suite called `name`; underscores may stand for hyphens.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is no such suite.
     """
     wanted = name.replace("_", "-")
     wanted = ALIASES.get(wanted, wanted)
     if wanted not in SUITES:
-        raise UsageError(f"--suite {name}: no such suite. Known: {', '.join(suite_names())}")
+        raise UsageError(f"--suite: expected one of {', '.join(suite_names())}, got {name}")
     return SUITES[wanted]
 
 
 def select_tasks(suite: Suite, wanted: Sequence[str]) -> tuple[SuiteTask, ...]:
-    """Returns the tasks named by number or by (a part of) their names or words; without any, all.
+    """Returns the tasks given by number, or by (part of) their names or words; without any, all.
 
     Raises:
-        UsageError: one of `wanted` is no task, or may be several.
+        UsageError: one of `wanted` matches no task, or several.
     """
     tasks = suite.list_tasks()
     chosen = choose_tasks(suite.name, [(task.name, task.words) for task in tasks], wanted)
@@ -112,7 +112,7 @@ def _libero(name: str, max_steps: int) -> Suite:
         robot="libero",
         list_tasks=partial(_libero_tasks, name),
         tells_its_words=True,
-        first_seed=0,  # the seeds are the numbers of the benchmark's start states
+        first_seed=0,  # seeds are the indices of the benchmark's start states
         max_steps=max_steps,
         hold_ticks=1,
         stages=(),

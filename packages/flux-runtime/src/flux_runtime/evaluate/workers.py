@@ -1,4 +1,4 @@
-"""Plays the episodes of an evaluation in this process or in several."""
+"""Plays the episodes of an evaluation in this process or in several worker processes."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Workers:
         """Yields the episodes as they end.
 
         Raises:
-            FluxError: the first one of any of them.
+            FluxError: the first error of any episode.
         """
         if self._evaluator is not None:
             yield from map(self._evaluator.play, jobs)
@@ -58,7 +58,7 @@ class Workers:
             yield from self._as_completed([self._executor.submit(_play, job) for job in jobs])
 
     def film(self, played: Sequence[Played]) -> list[bytes | None]:
-        """Films episodes that were played; see `Evaluator.film`."""
+        """Films finished episodes; see `Evaluator.film`."""
         if self._evaluator is not None:
             return [self._evaluator.film(episode) for episode in played]
         assert self._executor is not None
@@ -69,8 +69,8 @@ class Workers:
             yield from (future.result() for future in as_completed(futures))
         except BrokenProcessPool as error:
             raise RobotError(
-                f"--workers {self._options.workers}: a worker process has died. Is there enough "
-                f"memory for all of them? Try fewer."
+                f"--workers {self._options.workers}: a worker process died, probably because "
+                f"memory ran out. Use fewer workers."
             ) from error
 
 

@@ -1,4 +1,4 @@
-"""`flux-export`."""
+"""The command `flux-export`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ EXAMPLE = """\
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit code."""
+    """Runs the command line and returns its exit code."""
     parser = new_parser(
         "flux-export",
         "Write a checkpoint as a bundle (ONNX graphs, statistics, golden) and verify it.",
@@ -34,13 +34,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         "checkpoint", type=Path, metavar="CKPT", help="checkpoint_epoch_N.pt, or a bundle in fp32"
     )
     parser.add_argument(
-        "--out", type=Path, help="the bundle's directory (default: CKPT's name without .pt)"
+        "--out", type=Path, help="the bundle's directory (default: CKPT without .pt)"
     )
-    parser.add_argument("--robot", help="which of the checkpoint's robots (where it has several)")
+    parser.add_argument("--robot", help="one of the checkpoint's robots, if it has several")
     parser.add_argument(
         "--precision",
         default="fp32",
-        help="fp32, bf16, fp16 or fp8 for GPUs, or int8 for smaller weights (default: fp32)",
+        help="fp32; bf16, fp16 or fp8 for GPUs; int8 for smaller weights (default: fp32)",
     )
     parser.add_argument(
         "--opset", type=int, help="20, 22 or 24 (default: 20; 22 for bf16, fp16 and fp8)"
@@ -53,7 +53,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="Euler steps (default: the checkpoint's)",
     )
     parser.add_argument(
-        "--cameras", nargs="+", metavar="NAME", help="the robot's, if it lacks some of training's"
+        "--cameras",
+        nargs="+",
+        metavar="NAME",
+        help="the robot's cameras, if it lacks some that were used in training",
     )
     parser.add_argument(
         "--prompt-tokens",
@@ -61,25 +64,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         type=int,
         default=(),
         metavar="N",
-        help="graphs for prompts of at most N tokens too; the runtime takes the shortest that fit",
+        help="also export graphs for prompts of at most N tokens; the runtime uses the shortest "
+        "that fit",
     )
     parser.add_argument(
         "--calibrate",
         metavar="DATASET",
-        help="for fp8: the LeRobot dataset, read by flux-data, that gives each layer its range",
+        help="for fp8: a LeRobot dataset, read by flux-data, from which each layer gets its range",
     )
     parser.add_argument(
         "--calibration-samples",
         type=int,
         default=32,
         metavar="N",
-        help="observations of DATASET that are looked at (default: 32)",
+        help="number of observations of DATASET to use (default: 32)",
     )
     parser.add_argument(
         "--engine",
         choices=(AUTO, *ENGINES),
-        help="then check the bundle on this machine with the robot's loop and this engine, which "
-        "builds and keeps what it needs (onnxruntime-tensorrt: beside the bundle)",
+        help="then check the bundle on this machine with the runtime and this engine, which builds "
+        "and caches what it needs (onnxruntime-tensorrt: beside the bundle)",
     )
     add_accept_version(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -101,13 +105,13 @@ def export_checkpoint(
     Args:
         checkpoint: `checkpoint_epoch_N.pt`, or the directory of a bundle in fp32.
         out: the bundle's directory.
-        robot: which one, where the checkpoint has several.
-        report: is told what is being done, and which of how many steps that is.
-        accept_versions: distributions whose components may be of another version than a bundle's.
+        robot: name of the robot, if the checkpoint has several.
+        report: called with the current step, the number of finished steps, and their total.
+        accept_versions: distributions whose installed version may differ from the bundle's.
         options: the fields of `ExportOptions`.
 
     Raises:
-        MissingDependencyError: without the extra that exporting needs.
+        MissingDependencyError: the packages of the extra `export` are not installed.
     """
     try:
         from .options import ExportOptions
@@ -115,7 +119,7 @@ def export_checkpoint(
         from .writer import export_bundle
     except ImportError as error:
         raise MissingDependencyError(
-            f"{error.name} is needed to export: pip install 'flux-runtime[export]'"
+            f"{error.name}: not installed. Install it with: pip install 'flux-runtime[export]'"
         ) from error
     chosen = ExportOptions(**options)
     return export_bundle(load_policy(checkpoint, robot, accept_versions), out, report, chosen)
@@ -129,12 +133,14 @@ def export(args: argparse.Namespace) -> None:
 
     console = Console(stderr=True)
     if args.out is None and (args.checkpoint.is_dir() or not args.checkpoint.suffix):
-        raise UsageError("--out: expected where to write the bundle, got none")
+        raise UsageError("--out: expected a directory for the bundle, got none. Add --out DIR.")
     out = args.out or args.checkpoint.with_suffix("")
     if out.resolve() == args.checkpoint.resolve():
-        raise UsageError(f"--out: {out} is what is exported. Choose another folder")
+        raise UsageError(
+            f"--out: expected a new directory, got {out}, which is the input. Choose another one."
+        )
     if args.engine is not None:
-        choose_engine(args.engine, args.precision)  # rather than when all is written
+        choose_engine(args.engine, args.precision)  # fail now rather than after the export
     with shown_progress() as report:
         verification = export_checkpoint(
             args.checkpoint,
@@ -151,7 +157,7 @@ def export(args: argparse.Namespace) -> None:
             calibration_samples=args.calibration_samples,
         )
     console.print(
-        f"wrote {out} ({args.precision}): {verification.engine} equals PyTorch in float32 to "
+        f"wrote {out} ({args.precision}): {verification.engine} differs from PyTorch in float32 by "
         f"{verification.max_abs_error:.1e} (cosine {verification.cosine:.8f})"
     )
     if args.engine is not None:
@@ -169,18 +175,19 @@ def export(args: argparse.Namespace) -> None:
 
 
 def _check_with(engine: str, out: Path) -> str:
-    """Replays the golden as the robot will.
+    """Replays the golden in the same way as the runtime on a robot.
 
     Raises:
-        ExportError: the engine answers otherwise.
+        ExportError: the engine does not reproduce the golden.
     """
     from ..check import check, format_check
 
     report = check(out, engine=engine)
     if not report["ok"]:
         raise ExportError(
-            f"{out}: was written and verified, but engine {report['engine']} is "
-            f"{report['max_abs_error']} away from PyTorch, allowed {report['tolerance']:g} "
-            f"(cosine {report['cosine']:.6f}). Take another --engine or --precision"
+            f"{out}: engine {report['engine']}: expected actions within {report['tolerance']:g} of "
+            f"PyTorch's, got an error of {report['max_abs_error']} (cosine "
+            f"{report['cosine']:.6f}). The bundle was written and verified; use another "
+            f"--engine or --precision."
         )
     return format_check(report)

@@ -1,4 +1,4 @@
-"""What a run of a graph costs at least: products, and bytes that have to be read."""
+"""The least cost of running a graph: its arithmetic, and the bytes it has to read."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 def graph_costs(model: onnx.ModelProto) -> dict[str, int]:
-    """Counts a graph of static shapes.
+    """Counts the operations and bytes of a graph with static shapes.
 
     Returns:
-        `flops`: multiplications and additions of its matrix products and convolutions; `bytes`: of
-        its weights and inputs, each read once.
+        `flops`: multiplications and additions in matrix products and convolutions. `bytes`: size of
+        the weights and inputs, each read once.
     """
     graph = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph
     shapes = {
@@ -41,7 +41,7 @@ def _operations(node: onnx.NodeProto, shapes: Shapes) -> int:
 
 
 def _bytes(graph: onnx.GraphProto, shapes: Shapes) -> int:
-    """Of an embedding only some rows are read: those are the outputs of its lookup."""
+    """Excludes embedding tables, of which only the looked-up rows are read."""
     looked_up = {node.input[0] for node in graph.node if node.op_type == "Gather"}
     weights = sum(
         int(entry.value)

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 
 Report = Callable[[str, int, int], None]
-"""Called with the step that has begun, the number of steps done, and their total."""
+"""Called with the name of the current step, the number of finished steps, and their total."""
 
 
 class ExportSteps:

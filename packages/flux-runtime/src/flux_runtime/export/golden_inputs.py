@@ -1,4 +1,4 @@
-"""The input that every engine must answer as PyTorch does, and PyTorch's answer."""
+"""The golden: inputs for which every engine must reproduce PyTorch's actions, and these actions."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Arrays = dict[str, NDArray[np.generic]]
 def golden_inputs(
     policy: TrainedPolicy, io: PolicyIO, observation: Observation | None = None
 ) -> Arrays:
-    """`observation`, by default noise images around the mean state, encoded; and a draw of noise.
+    """Encodes `observation` and draws noise; the default is noise images and the mean state.
 
     The prompt is that of the robot's first task.
     """
@@ -43,7 +43,7 @@ def golden_inputs(
 def encoded(
     policy: TrainedPolicy, io: PolicyIO, observation: Observation, generator: np.random.Generator
 ) -> Arrays:
-    """Everything that the graphs take: the observation, and noise drawn from `generator`."""
+    """Returns all inputs of the graphs: the encoded observation, and noise from `generator`."""
     config = policy.model.config
     noise = generator.standard_normal((1, config.n_action_steps, config.action_dim))
     return {**io.encode(observation), "noise": noise.astype(np.float32)}
@@ -51,9 +51,9 @@ def encoded(
 
 @torch.no_grad()
 def pytorch_outputs(prefix: PrefixGraph, denoise: DenoiseGraph, inputs: Arrays) -> Arrays:
-    """PyTorch's answers: the actions after all steps, x after the first, and the prefix tensors.
+    """Returns PyTorch's actions, x after the first step, and the outputs of the prefix.
 
-    All in float32, or bool, whatever the network's precision.
+    All are float32 or bool, whatever the network's precision.
     """
     tensors = {name: torch.from_numpy(np.array(value)) for name, value in inputs.items()}
     outputs = prefix(*(tensors[name] for name in PREFIX_INPUTS))

@@ -12,7 +12,7 @@ from flux_core.models.pi import PI05FlowMatching
 
 
 class StepIndex(nn.Module):
-    """Times to the number of the step: k / N to k."""
+    """Converts times to step indices: k / N to k."""
 
     def __init__(self, num_inference_steps: int) -> None:
         super().__init__()
@@ -24,7 +24,7 @@ class StepIndex(nn.Module):
 
 
 class StepTable(nn.Module):
-    """What depends on the time alone, looked up instead of computed: one row a step."""
+    """Looks up values that depend only on the time, with one row per step."""
 
     table: Tensor
 
@@ -39,7 +39,7 @@ class StepTable(nn.Module):
 
 
 class AngleTable(nn.Module):
-    """The rotary embedding's cos and sin, looked up instead of computed: one row a position."""
+    """Looks up the rotary embedding's cos and sin, with one row per position."""
 
     table: Tensor
 
@@ -50,7 +50,7 @@ class AngleTable(nn.Module):
 
     def forward(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """(B, T) int64 -> cos and sin, each (B, 1, T, D/2)."""
-        # Padding before the first token is at position -1, which nothing attends to.
+        # Padding before the first token has position -1; no token attends to it.
         rows = functional.embedding(positions.clamp(min=0), self.table)
         cos, sin = rows[:, None].chunk(2, dim=-1)
         return cos, sin
@@ -58,10 +58,10 @@ class AngleTable(nn.Module):
 
 @torch.no_grad()
 def precompute_angles(model: PI0FlowMatching, num_positions: int) -> None:
-    """Makes tables of the rotary angles of all positions that there are.
+    """Replaces the rotary angles of all positions by tables.
 
-    That is as exact as PyTorch where float32, all that TensorRT has, would not be; and an engine
-    that computes in bfloat16 rounds cos and sin, instead of the positions that they are made from.
+    The tables are as exact as PyTorch, whereas TensorRT computes angles in float32 only. An engine
+    that computes in bfloat16 then rounds cos and sin, and not the positions they are computed from.
     """
     positions = torch.arange(num_positions)[None]
     for stream in (model.llm_backbone, model.llm_expert):
@@ -71,11 +71,11 @@ def precompute_angles(model: PI0FlowMatching, num_positions: int) -> None:
 
 @torch.no_grad()
 def precompute_times(model: PI0FlowMatching, num_inference_steps: int) -> None:
-    """Makes tables of everything in the expert that the time decides, for the times k / N.
+    """Replaces all parts of the expert that depend only on the time by tables of the times k / N.
 
-    That is exact where a float32 sine would not be, and spares pi0.5 a quarter of its expert's
-    weights: the projections of the time in every norm. Steps of a known prefix (real-time chunking)
-    stay right: their time is 0, which is one of the k / N.
+    The tables are exact, unlike a float32 sine, and save pi0.5 a quarter of its expert's weights:
+    the projections of the time in every norm. A known prefix (real-time chunking) still works,
+    because its steps have time 0, which is one of the k / N.
     """
     times = torch.arange(num_inference_steps + 1, dtype=torch.float32)[None] / num_inference_steps
     if not isinstance(model, PI05FlowMatching):
@@ -90,7 +90,7 @@ def precompute_times(model: PI0FlowMatching, num_inference_steps: int) -> None:
 
 
 class PrefixGraph(nn.Module):
-    """uint8 images, masks and tokens to the prefix's keys and values."""
+    """Computes the prefix's keys and values from uint8 images, masks and tokens."""
 
     image_scale: Tensor
     image_offset: Tensor
@@ -98,7 +98,7 @@ class PrefixGraph(nn.Module):
     def __init__(
         self, model: PI0FlowMatching, scale: Tensor, offset: Tensor, dtype: torch.dtype
     ) -> None:
-        """`scale` and `offset` (C, 3) are the image normalisation; `dtype` what the eyes take."""
+        """`scale` and `offset` (C, 3) normalise images; `dtype` is the vision backbone's."""
         super().__init__()
         self.model = model
         self.dtype = dtype
@@ -117,11 +117,11 @@ class PrefixGraph(nn.Module):
 
 
 class DenoiseGraph(nn.Module):
-    """One Euler step: velocity and update in one graph, time per position.
+    """One Euler step: velocity and update in one graph, with one time per position.
 
-    `t_next` is rounded to a multiple of 1 / N, so that no error gathers over the steps; a position
-    already at t = 0 stays where it is. Dimensions from `action_dims` on are padding (see
-    `padding_to_zero`). Both are float32 in every precision.
+    `t_next` is rounded to a multiple of 1 / N, so that errors do not accumulate over the steps; a
+    position that is already at t = 0 does not change. Dimensions from `action_dims` on are padding
+    (see `padding_to_zero`). Actions and times are float32 in every precision.
     """
 
     def __init__(self, model: PI0FlowMatching, num_inference_steps: int, action_dims: int) -> None:
@@ -144,6 +144,6 @@ class DenoiseGraph(nn.Module):
 
 
 def cache_names(num_layers: int) -> list[str]:
-    """Names of the tensors that go from the prefix graph to the denoise graph."""
+    """Returns the names of the tensors that the prefix graph passes to the denoise graph."""
     names = [f"past_{kind}_{layer}" for layer in range(num_layers) for kind in ("key", "value")]
     return ["prefix_pad_masks", *names]

@@ -1,7 +1,7 @@
-"""Traces a module to ONNX whose weights stay in one safetensors file beside it.
+"""Traces a module to ONNX, with its weights in one safetensors file beside it.
 
-Both graphs and every reader of checkpoints share `model.safetensors`: ONNX external data is a file,
-an offset and a length, and a safetensors file holds each tensor's plain bytes at a known offset.
+Both graphs and all readers of checkpoints share `model.safetensors`: ONNX describes external data
+by a file, an offset and a length, and safetensors stores each tensor's raw bytes at a known offset.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from .precision.float8 import ONNX_OPERATORS
 
 MODEL_PREFIX = "model."
 MAX_CONSTANT_BYTES = 1 << 20
-"""Constants up to this size that are no weights (shapes, masks, scales) stay inside the graph."""
+"""Constants up to this size that are not weights (shapes, masks, scales) stay in the graph."""
 
 
 def export_graph(
@@ -44,7 +44,7 @@ def export_graph(
     """Traces `module` at static shapes; its weights are references into `weights_file`.
 
     Raises:
-        ExportError: a large constant of the graph is no tensor of the file.
+        ExportError: a large constant in the graph is not a tensor of the file.
     """
     module.eval()
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
@@ -58,14 +58,14 @@ def export_graph(
             opset_version=opset,
             dynamo=True,
             custom_translation_table=ONNX_OPERATORS,
-            # Below, so that each weight stays the checkpoint's tensor. ONNX Runtime folds what
-            # is left when it loads a graph.
+            # Optimized below, so that each weight stays the checkpoint's tensor. ONNX Runtime
+            # folds the remaining constants when it loads a graph.
             optimize=False,
             verbose=False,
         )
     assert program is not None
     offsets = tensor_offsets(weights_file)
-    # TensorRT wants axes and shapes to be constants.
+    # TensorRT requires axes and shapes to be constants.
     optimize_ir(program.model, should_fold=lambda node: None if _is_free(node, offsets) else False)
     expand_attention_masks(program.model)
     share_weights(program.model, weights_file, offsets)
@@ -73,9 +73,9 @@ def export_graph(
 
 
 def expand_attention_masks(model: onnx_ir.Model) -> None:
-    """Gives every Attention operator (from opset 23 on) a mask of its own size.
+    """Expands the mask of every Attention operator (opset 23 or later) to its full size.
 
-    The standard lets a mask be broadcast; ONNX Runtime does not.
+    The ONNX standard allows masks that are broadcast; ONNX Runtime does not.
     """
     for node in list(model.graph):
         if node.op_type != "Attention" or node.domain != "" or len(node.inputs) < 4:
@@ -92,7 +92,7 @@ def expand_attention_masks(model: onnx_ir.Model) -> None:
 
 
 def without_traces(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Drops the exporter's notes (stack traces, paths of this machine) from the graph."""
+    """Removes the exporter's metadata (stack traces, paths on this machine) from the graph."""
     graph = model.graph
     for noted in (model, graph, *graph.node, *graph.initializer, *graph.value_info, *graph.input):
         noted.ClearField("metadata_props")
@@ -102,7 +102,7 @@ def without_traces(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _is_free(node: onnx_ir.Node, weights: Collection[str]) -> bool:
-    """Whether nothing that the node computes from is a weight."""
+    """Whether none of the node's inputs is a weight."""
     return not any(_weight_name(value) in weights for value in node.inputs if value is not None)
 
 
@@ -113,10 +113,10 @@ def _weight_name(value: onnx_ir.Value) -> str:
 def share_weights(
     model: onnx_ir.Model, weights_file: Path, offsets: Mapping[str, tuple[int, int]]
 ) -> None:
-    """Points every weight of the graph at its tensor in `weights_file`; none is copied.
+    """Makes every weight of the graph refer to its tensor in `weights_file`, without copying it.
 
     Raises:
-        ExportError: a large constant of the graph is no weight of the model.
+        ExportError: a large constant in the graph is not a weight of the model.
     """
     for initializer in model.graph.initializers.values():
         value = initializer.const_value
@@ -126,8 +126,8 @@ def share_weights(
             continue
         if name not in offsets or offsets[name][1] != value.nbytes:
             raise ExportError(
-                f"{initializer.name}: a constant of {value.nbytes} bytes in the graph is not a "
-                f"tensor of {weights_file.name}"
+                f"{initializer.name}: expected a tensor of {weights_file.name}, got a constant of "
+                f"{value.nbytes} bytes that exists only in the graph. Report this as a bug."
             )
         offset, length = offsets[name]
         initializer.const_value = onnx_ir.ExternalTensor(
@@ -142,7 +142,7 @@ def share_weights(
 
 
 def tensor_offsets(file: Path) -> dict[str, tuple[int, int]]:
-    """Name -> (byte offset in the file, byte length) of every tensor of a safetensors file."""
+    """Returns name -> (offset, length) in bytes for every tensor of a safetensors file."""
     with file.open("rb") as stream:
         (header_bytes,) = struct.unpack("<Q", stream.read(8))
         header: Mapping[str, Any] = json.loads(stream.read(header_bytes))
@@ -158,7 +158,7 @@ def tensor_offsets(file: Path) -> dict[str, tuple[int, int]]:
 
 
 def signature(values: Sequence[onnx.ValueInfoProto]) -> list[tuple[str, str, tuple[int, ...]]]:
-    """(name, numpy dtype, shape) of graph inputs or outputs."""
+    """Returns (name, numpy dtype, shape) for graph inputs or outputs."""
     found = []
     for value in values:
         tensor = value.type.tensor_type

@@ -1,4 +1,4 @@
-"""What `flux-export` can be told about a bundle, and a checkpoint changed accordingly."""
+"""The options of `flux-export`, and how they change a checkpoint."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ class ExportOptions:
     """How a bundle is written.
 
     Attributes:
-        precision: what the network is computed in; see `precision/network.py`.
-        opset: of the graphs; None for the one that suits the precision.
+        precision: the network's precision; see `precision/network.py`.
+        opset: opset of the graphs; None for the precision's default.
         num_inference_steps: Euler steps from noise to actions; None for the checkpoint's.
-        cameras: those that the robot has, None for all of the checkpoint's. The others are masked,
-            which is the same as leaving them out: that is what is exported.
-        prompt_tokens: lengths of prompts for which the bundle gets graphs of their own. A shorter
-            prefix is cheaper; the runtime takes the shortest graphs that its task fits.
-        calibrate: the LeRobot dataset that fp8 takes its ranges from.
-        calibration_samples: how many of its observations are looked at.
+        cameras: the robot's cameras; None for all of the checkpoint's. The network would mask the
+            others, which is equivalent to leaving them out, so the export leaves them out.
+        prompt_tokens: prompt lengths for which the bundle gets separate graphs. A shorter prefix is
+            cheaper; the runtime uses the shortest graphs that fit its task.
+        calibrate: the LeRobot dataset from which fp8 gets its ranges.
+        calibration_samples: number of its observations to use.
     """
 
     precision: Precision = "fp32"
@@ -41,7 +41,7 @@ class ExportOptions:
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
             raise UsageError(
-                f"--precision: expected one of {', '.join(PRECISIONS)}, got {self.precision!r}"
+                f"--precision: expected one of {', '.join(PRECISIONS)}, got {self.precision!r}."
             )
         if self.opset is not None and self.opset not in OPSETS:
             raise UsageError(
@@ -49,8 +49,8 @@ class ExportOptions:
             )
         if self.opset == OPSETS[0] and DEFAULT_OPSETS[self.precision] > OPSETS[0]:
             raise UsageError(
-                f"--opset: {self.precision} needs {DEFAULT_OPSETS[self.precision]} or later, got "
-                f"{self.opset}"
+                f"--opset: expected {DEFAULT_OPSETS[self.precision]} or later for "
+                f"{self.precision}, got {self.opset}."
             )
         if self.num_inference_steps is not None and not 1 <= self.num_inference_steps <= 1000:
             raise UsageError(f"--num-steps: expected 1 to 1000, got {self.num_inference_steps}")
@@ -58,8 +58,8 @@ class ExportOptions:
             raise UsageError(f"--prompt-tokens: expected at least 1, got {self.prompt_tokens}")
         if (self.precision == "fp8") != (self.calibrate is not None):
             raise UsageError(
-                "--calibrate: expected a dataset with --precision fp8, and none without; got "
-                f"{self.calibrate or 'none'} with {self.precision}"
+                "--calibrate: expected a dataset with --precision fp8 and none otherwise, got "
+                f"{self.calibrate or 'none'} with {self.precision}."
             )
         if self.calibration_samples < 1:
             raise UsageError(
@@ -68,7 +68,7 @@ class ExportOptions:
 
     @property
     def graph_opset(self) -> int:
-        """The opset that is written."""
+        """The opset of the exported graphs."""
         return self.opset or DEFAULT_OPSETS[self.precision]
 
 
@@ -77,7 +77,7 @@ def apply_options(policy: TrainedPolicy, options: ExportOptions) -> TrainedPolic
     if options.num_inference_steps is not None:
         model = policy.model
         model.config = replace(model.config, num_inference_steps=options.num_inference_steps)
-        # Bound first, so that a key of an older checkpoint does not stay beside today's.
+        # Bind first, so that old keys of an older checkpoint are replaced by the current ones.
         trained = bind(PI0FlowMatching.Config, policy.config["model"], "model")
         section = unbind(replace(trained, num_inference_steps=options.num_inference_steps))
         policy = replace(policy, config={**policy.config, "model": section})
@@ -89,10 +89,10 @@ def apply_options(policy: TrainedPolicy, options: ExportOptions) -> TrainedPolic
 
 
 def with_cameras(inference: InferenceRunner, cameras: Sequence[str]) -> InferenceRunner:
-    """Leaves out all other cameras; the order stays that of training.
+    """Keeps only `cameras`, in the order of training.
 
     Raises:
-        UsageError: a camera that the policy does not know, or none at all.
+        UsageError: the policy does not know a camera, or `cameras` is empty.
     """
     known = inference.dataset.img_keys
     unknown = [name for name in cameras if name not in known]

@@ -1,4 +1,4 @@
-"""A checkpoint as the exporter sees it: network, statistics and how it meets its robot."""
+"""Reads a checkpoint for the export: its network, statistics and inference config."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from flux_core.transforms import Tokenization
 
 WEIGHTS = "model.safetensors"
 TABLE = ".table"
-"""How the names of what was precomputed for a bundle's graphs end."""
+"""The names of tables that were precomputed for a bundle's graphs end with this."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedPolicy:
-    """Everything of a checkpoint that a bundle carries."""
+    """The parts of a checkpoint that a bundle contains."""
 
     model: PI0FlowMatching
     inference: InferenceRunner
@@ -47,18 +47,18 @@ def load_policy(
     """Reads `checkpoint_epoch_N.pt`, or the directory of a bundle, for one robot.
 
     Raises:
-        ExportError: it says nothing of that robot, or of several and none is named; or its config
-            names a class that a bundle may not, of which nothing is imported.
+        ExportError: the checkpoint does not have that robot; or it has several and `robot` is None;
+            or its config names a class that is not allowed in a bundle, which is not imported.
     """
     if checkpoint.is_dir():
         policy = load_bundled_policy(checkpoint, accept_versions)
         if robot not in (None, policy.inference.spec.name):
             raise ExportError(
-                f"{checkpoint}: the bundle is of robot {policy.inference.spec.name}, got --robot "
-                f"{robot}. Export the checkpoint"
+                f"{checkpoint}: expected a bundle of robot {robot}, as named by --robot, got one "
+                f"of {policy.inference.spec.name}. Export the checkpoint for this robot instead."
             )
         return policy
-    # Read where it is needed: a full-size checkpoint with its optimiser is larger than memory.
+    # Memory-mapped, because a full-size checkpoint with its optimiser may not fit in memory.
     state = load_checkpoint(checkpoint, mmap=True)
     config = with_current_types(state["config"])
     try:
@@ -67,15 +67,19 @@ def load_policy(
         raise ExportError(f"{checkpoint}: config: {error}") from error
     if not config.get("inference"):
         raise ExportError(
-            f"{checkpoint}: its config has no `inference` section, so the robot, the cameras and "
-            "the tasks are unknown. Add one and train again"
+            f"{checkpoint}: config: expected an `inference` section, which names the robot, the "
+            "cameras and the tasks, got none. Add one and train again."
         )
     runners = inference_sections(bind(InferenceSections, config["inference"], "inference"))
     if robot is None and len(runners) > 1:
-        raise ExportError(f"{checkpoint}: expected --robot, one of {', '.join(runners)}, got none")
+        raise ExportError(
+            f"{checkpoint}: expected --robot with one of {', '.join(runners)}, got none."
+        )
     inference = runners.get(robot or next(iter(runners)))
     if inference is None:
-        raise ExportError(f"{checkpoint}: has no robot {robot!r}. It has: {', '.join(runners)}")
+        raise ExportError(
+            f"{checkpoint}: --robot: expected one of {', '.join(runners)}, got {robot!r}."
+        )
     with torch.device("meta"):
         model = bind(PI0FlowMatching.Config, config["model"], "model").build().eval()
     weights = {name: value.float() for name, value in inference_weights(state).items()}
@@ -83,7 +87,7 @@ def load_policy(
     return TrainedPolicy(
         model=model,
         inference=with_tokenizer_beside(inference, checkpoint.with_name("tokenizer")),
-        # The bundle is of this robot alone.
+        # The bundle is for this robot only.
         config={**config, "inference": unbind(inference)},
         norm_stats=stats_from_json(state["norm_stats"]),
         provenance={
@@ -96,18 +100,18 @@ def load_policy(
 
 
 def load_bundled_policy(directory: Path, accept_versions: Collection[str] = ()) -> TrainedPolicy:
-    """Reads a bundle in fp32 back as what it was made of, to write it again in another way.
+    """Reads a bundle in fp32, to export it again with other options.
 
     Raises:
-        BundleError: it is damaged.
-        ExportError: it is in another precision, and its weights are rounded.
+        BundleError: the bundle is damaged.
+        ExportError: the bundle has another precision, in which its weights are rounded.
     """
     bundle = Bundle.open(directory, accept_versions=accept_versions)
     manifest, config = bundle.manifest, with_current_types(bundle.config)
     if manifest.precision != "fp32":
         raise ExportError(
-            f"{directory}: expected a checkpoint, or a bundle in fp32; got one in "
-            f"{manifest.precision}, whose weights are rounded"
+            f"{directory}: expected a checkpoint or a bundle in fp32, got one in "
+            f"{manifest.precision}, whose weights are rounded. Export the checkpoint instead."
         )
     with torch.device("meta"):
         model = bind(PI0FlowMatching.Config, config["model"], "model").build().eval()
@@ -127,7 +131,7 @@ def load_bundled_policy(directory: Path, accept_versions: Collection[str] = ()) 
 
 
 def with_tokenizer_beside(inference: InferenceRunner, directory: Path) -> InferenceRunner:
-    """A tokenizer without a path is the one that training wrote beside the checkpoint."""
+    """Sets the path of a tokenizer that has none to the one that training wrote to `directory`."""
     prompts = inference.pipeline.maybe(Tokenization)
     if prompts is None or prompts.tokenizer != PretrainedTokenizer():
         return inference

@@ -1,4 +1,4 @@
-"""First step of an export: the network in the form that is exported, and PyTorch's answers."""
+"""First step of an export: prepares the network for tracing, and runs PyTorch for reference."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ from .verify import tolerances
 
 @dataclass(frozen=True, kw_only=True)
 class PreparedNetwork:
-    """A network that is ready to be traced; its weights are in the bundle's folder.
+    """A network that is ready to be traced, with its weights in the bundle's folder.
 
     Attributes:
         io: the robot's transforms and statistics.
         prefix, denoise: the modules to trace, in the bundle's precision.
-        inputs: the golden's, by name.
-        reference: PyTorch's answers in float32.
-        own: PyTorch's answers in the bundle's precision; None in float32.
+        inputs: the golden's inputs, by name.
+        reference: PyTorch's outputs in float32.
+        own: PyTorch's outputs in the bundle's precision; None if that is float32.
         tolerance: largest error of normalised actions with which an engine may drive a robot.
-        prompt_buckets: prompt lengths with graphs of their own, shortest first.
+        prompt_buckets: prompt lengths that have separate graphs, shortest first.
     """
 
     io: PolicyIO
@@ -53,7 +53,7 @@ class PreparedNetwork:
 def prepare(
     policy: TrainedPolicy, directory: Path, options: ExportOptions, steps: ExportSteps
 ) -> PreparedNetwork:
-    """Asks PyTorch, brings the network into the exported form in place, and writes its weights.
+    """Runs PyTorch, converts the network to its exported form in place, and writes its weights.
 
     Raises:
         UsageError: a prompt bucket does not fit the policy's prompts.
@@ -61,11 +61,11 @@ def prepare(
     model = policy.model
     io = PolicyIO.from_policy(policy.inference, policy.norm_stats)
     observations = _calibration_observations(policy, options)
-    # Noise images go beyond the ranges of what a camera sees.
+    # The ranges from calibration do not cover noise images, so use a real observation.
     inputs = golden_inputs(policy, io, observations[0] if observations else None)
     buckets = _checked_buckets(options, inputs)
 
-    steps.begin("asking PyTorch")
+    steps.begin("running PyTorch")
     graphs = _modules(model, io, torch.float32)
     reference = pytorch_outputs(*graphs, inputs)
     calibration = _calibrate(policy, io, graphs, observations, steps)
@@ -94,16 +94,16 @@ def set_up_network(
     prefix_tokens: int,
     largest_inputs: Mapping[str, float],
 ) -> dict[str, Tensor]:
-    """Brings a float32 network into the form that is exported, in place.
+    """Converts a float32 network to its exported form, in place.
 
     Args:
         model: the network.
-        options: its precision.
-        prefix_tokens: the number for all cameras and the longest prompt.
-        largest_inputs: of its linear layers, from calibration; empty except for fp8.
+        options: provides the precision.
+        prefix_tokens: number of prefix tokens with all cameras and the longest prompt.
+        largest_inputs: largest input of each linear layer, from calibration; empty except for fp8.
 
     Returns:
-        Its weights, including those that tables have replaced: the file is a complete checkpoint.
+        All weights, including those that tables replace, so that the file is a complete checkpoint.
     """
     before = model.state_dict()
     precompute_times(model, model.config.num_inference_steps)
@@ -151,11 +151,11 @@ def _calibrate(
 
 
 def _checked_buckets(options: ExportOptions, inputs: Arrays) -> tuple[int, ...]:
-    """Returns the prompt lengths that get graphs of their own, shortest first.
+    """Returns the prompt lengths that get separate graphs, shortest first.
 
     Raises:
-        UsageError: the golden's prompt is longer than one of them, so that its graphs could not be
-            verified, or one is not shorter than the graphs for any prompt.
+        UsageError: one of them is shorter than the golden's prompt, so that its graphs could not be
+            verified, or not shorter than the policy's longest prompt.
     """
     least, most = int(inputs["lang_masks"].sum()), inputs["lang_masks"].shape[1]
     for tokens in options.prompt_tokens:

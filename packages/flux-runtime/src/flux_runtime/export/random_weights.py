@@ -1,4 +1,4 @@
-"""A policy of random weights, to measure a size of network without a checkpoint."""
+"""Makes a policy with random weights, to time a network without a checkpoint."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _BLOCK = 1 << 22
 
 
 def random_policy(kind: Kind, size: Size) -> TrainedPolicy:
-    """Three cameras of the robot `aloha`, chunks of 50 actions, prompts of openpi's lengths."""
+    """Returns a policy for `aloha` with three cameras, 50 actions and openpi's prompt lengths."""
     tree = sized_model(kind, size)
     config = bind(PI0FlowMatching.Config, tree, "model")
     with torch.device("meta"):
@@ -47,7 +47,7 @@ def random_policy(kind: Kind, size: Size) -> TrainedPolicy:
 
 @torch.no_grad()
 def fill_with_noise(model: torch.nn.Module) -> None:
-    """Weights as training begins with, one block of numbers over and over: drawing takes longer."""
+    """Sets initial weights by repeating one block of noise, which is faster than drawing all."""
     block = torch.randn(_BLOCK, generator=torch.Generator().manual_seed(0))
     for parameter in model.parameters():
         std = parameter[0].numel() ** -0.5 if parameter.ndim > 1 else 0.0

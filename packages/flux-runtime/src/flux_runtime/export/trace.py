@@ -1,4 +1,4 @@
-"""Second step of an export: the graphs, traced at static shapes over the weights on disk."""
+"""Second step of an export: traces the graphs with static shapes, over the weights on disk."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from .prepare import PreparedNetwork
 
 @dataclass(frozen=True, kw_only=True)
 class TracedGraphs:
-    """The graphs that were written.
+    """The written graphs.
 
     Attributes:
         graphs: 'prefix' and 'denoise', for prompts of any length.
-        prompt_buckets: the same for prompts of at most so many tokens.
-        costs: stage ('prefix', 'step') -> its operations and bytes.
+        prompt_buckets: maximum number of prompt tokens -> the graphs for such prompts.
+        costs: stage ('prefix' or 'step') -> its operations and bytes.
     """
 
     graphs: Mapping[str, GraphSignature]
@@ -41,7 +41,7 @@ class TracedGraphs:
 def trace(
     prepared: PreparedNetwork, directory: Path, options: ExportOptions, steps: ExportSteps
 ) -> TracedGraphs:
-    """Writes the pair of graphs for any prompt, and one for each prompt bucket."""
+    """Writes one pair of graphs for all prompts, and one pair per prompt bucket."""
     files = {name: f"{name}.onnx" for name in ("prefix", "denoise")}
     whole = _trace_pair(prepared, prepared.inputs, directory, files, steps, options)
     buckets = {}
@@ -68,7 +68,7 @@ def _trace_pair(
     steps: ExportSteps,
     options: ExportOptions,
 ) -> dict[str, onnx.ModelProto]:
-    """Writes both graphs for inputs of these shapes."""
+    """Writes both graphs for the shapes of `inputs`."""
     names = cache_names(prepared.denoise.model.config.llm_backbone.num_hidden_layers)
     tensors = {name: torch.from_numpy(np.array(value)) for name, value in inputs.items()}
 
@@ -94,7 +94,7 @@ def _trace_pair(
 
 
 def _shortened(inputs: Arrays, tokens: int) -> Arrays:
-    """Returns the inputs for prompts of at most so many tokens."""
+    """Returns the inputs for prompts of at most `tokens` tokens."""
     return {
         name: value[:, :tokens] if name in ("lang_tokens", "lang_masks") else value
         for name, value in inputs.items()

@@ -1,4 +1,4 @@
-"""Reads a written bundle back and replays it against PyTorch, stage by stage."""
+"""Opens a written bundle and compares it with PyTorch, stage by stage."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ from flux_core.errors import ExportError, MissingDependencyError
 PREFIX_MASK = "prefix_pad_masks"
 
 TOLERANCE = 1e-4
-"""Largest absolute difference of normalised actions in float32. Keys and values, which may be
-larger than 1, have this part of their largest one."""
+"""Largest absolute difference of normalised actions in float32. For keys and values, which may be
+larger than 1, it is relative to the largest one."""
 OWN_ERROR_FACTOR = 3.0
-"""An engine may be this much further from float32 than PyTorch is in the same precision: another
-order of summation rounds elsewhere, but no worse."""
+"""An engine's error against float32 may be this many times PyTorch's own error in the same
+precision: a different order of summation rounds differently, but no worse."""
 LARGEST_TOLERANCE = 0.05
-"""A precision whose tolerance for actions were larger than this part of the largest one (at least
-of 1: normalised actions are about that large) is refused."""
+"""A precision is refused if its tolerance for actions, relative to the largest action (or to 1, if
+all are smaller), is larger than this."""
 LARGEST_FLOAT8_TOLERANCE = 0.15
-"""The same for fp8, whose products have 3 bits of mantissa where bfloat16's have 7: the shipped
+"""The same for fp8, whose products have a 3-bit mantissa instead of bfloat16's 7 bits: the shipped
 policy's own actions move by 0.014 to 0.041 over 8 frames of its demonstrations, and in simulation
 it succeeds as often as in float32."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verification:
-    """How far the engine is from PyTorch in float32.
+    """How far the engine's outputs are from PyTorch's in float32.
 
     Attributes:
-        engine: what ran the graphs.
-        max_abs_error: of the normalised actions.
-        tolerance: largest error of theirs that passes, here and on every other machine.
-        own_error: PyTorch's own, computing in the bundle's precision.
-        cosine: of the two answers as vectors.
+        engine: the engine that ran the graphs.
+        max_abs_error: largest error of the normalised actions.
+        tolerance: largest such error that passes, here and on every other machine.
+        own_error: PyTorch's own error when it computes in the bundle's precision.
+        cosine: cosine similarity of the two sets of actions.
         stages: the error of each stage.
-        allowed: the largest error of each stage that passes.
+        allowed: the largest error that passes, for each stage.
     """
 
     engine: str
@@ -66,7 +66,7 @@ class GraphSession(Protocol):
 def stage_errors(
     found: Mapping[str, NDArray[Any]], reference: Mapping[str, NDArray[Any]]
 ) -> dict[str, float]:
-    """Largest difference of each stage that both have, where the prefix tokens are real."""
+    """Returns the largest difference in each common stage, ignoring padding in the prefix."""
     valid = reference[PREFIX_MASK]
     return {
         name: _max_abs(found[name], expected, valid)
@@ -80,12 +80,12 @@ def tolerances(
     own: Mapping[str, NDArray[Any]] | None,
     precision: str,
 ) -> dict[str, float]:
-    """Largest difference of each stage that passes.
+    """Returns the largest difference that passes, for each stage.
 
     Args:
-        reference: PyTorch's answers in float32.
-        own: PyTorch's answers in the bundle's precision; None if that is float32.
-        precision: of the bundle.
+        reference: PyTorch's outputs in float32.
+        own: PyTorch's outputs in the bundle's precision; None if that is float32.
+        precision: the bundle's precision.
 
     Raises:
         ExportError: the precision is too coarse for this policy.
@@ -102,8 +102,8 @@ def tolerances(
     most = largest / OWN_ERROR_FACTOR * max(1.0, float(np.abs(reference["actions"]).max()))
     if not errors["actions"] <= most:
         raise ExportError(
-            "the precision is too coarse for this policy: PyTorch's own actions move by "
-            f"{errors['actions']:.3g}, expected at most {most:.3g}. Choose another --precision"
+            "--precision: too coarse for this policy: expected PyTorch's own actions to move by at "
+            f"most {most:.3g}, got {errors['actions']:.3g}. Choose another --precision."
         )
     return allowed
 
@@ -111,7 +111,7 @@ def tolerances(
 def verify_bundle(
     directory: Path, reference: Mapping[str, NDArray[Any]], own: Mapping[str, NDArray[Any]] | None
 ) -> Verification:
-    """Replays the golden input of the bundle in `directory`, with all graphs that it has.
+    """Replays the golden of the bundle in `directory` with all of its graphs.
 
     Args:
         directory: a complete bundle.
@@ -119,8 +119,8 @@ def verify_bundle(
         own: the same in the bundle's precision; None if that is float32.
 
     Raises:
-        ExportError: a stage differs by more than its tolerance; names the first one.
-        MissingDependencyError: no engine that is installed runs this precision.
+        ExportError: a stage differs by more than its tolerance; the message names the first one.
+        MissingDependencyError: no installed engine runs this precision.
     """
     bundle = Bundle.open(directory)
     allowed = tolerances(reference, own, bundle.manifest.precision)
@@ -135,9 +135,9 @@ def verify_bundle(
     for name, error in stages.items():
         if not error <= allowed[name]:
             raise ExportError(
-                f"{directory.stem}: {name} of {engine} differs from PyTorch by {error:.3g}, "
-                f"allowed {allowed[name]:.0e}, and nothing was written. Choose another --precision "
-                "or --opset"
+                f"{directory.stem}: {name} of {engine}: expected a difference from PyTorch of at "
+                f"most {allowed[name]:.0e}, got {error:.3g}. Nothing was written; choose another "
+                "--precision or --opset."
             )
     expected, actions = reference["actions"].ravel(), found["actions"].ravel()
     return Verification(
@@ -152,12 +152,12 @@ def verify_bundle(
 
 
 def verifying_engine(bundle: Bundle) -> str:
-    """Which engine replays this bundle at export: ONNX Runtime on the CPU has no bfloat16."""
+    """Returns the engine that verifies this bundle; ONNX Runtime on the CPU has no bfloat16."""
     return "OpenVINO" if bundle.manifest.precision in ("bf16", "fp8") else "ONNX Runtime"
 
 
 def replay(bundle: Bundle) -> dict[str, NDArray[Any]]:
-    """Runs the golden input through both graphs, of which only one is open at a time.
+    """Runs the golden's inputs through both graphs, opening only one graph at a time.
 
     Returns:
         The prefix's outputs, `x_next_first` and `actions`.
@@ -169,7 +169,7 @@ def replay(bundle: Bundle) -> dict[str, NDArray[Any]]:
 
 
 def open_sessions(bundle: Bundle, num_threads: int) -> tuple[GraphSession, GraphSession]:
-    """The prefix and denoise graphs as Python sessions."""
+    """Opens the prefix and denoise graphs as Python sessions."""
     return _open_session(bundle, "prefix", num_threads), _open_session(
         bundle, "denoise", num_threads
     )
@@ -181,13 +181,13 @@ def run_loop(
     inputs: Mapping[str, NDArray[Any]],
     num_inference_steps: int,
 ) -> dict[str, NDArray[Any]]:
-    """One inference; returns what `replay` does."""
+    """Runs one inference; returns the same as `replay`."""
     stages = run_prefix(prefix, inputs)
     return stages | run_steps(denoise, inputs, stages, num_inference_steps)
 
 
 def run_prefix(prefix: GraphSession, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """The prefix graph's outputs by name."""
+    """Returns the prefix graph's outputs by name."""
     feeds = {value.name: inputs[value.name] for value in prefix.get_inputs()}
     names = [value.name for value in prefix.get_outputs()]
     return dict(zip(names, prefix.run(None, feeds), strict=True))
@@ -199,7 +199,7 @@ def run_steps(
     stages: Mapping[str, NDArray[Any]],
     num_inference_steps: int,
 ) -> dict[str, NDArray[Any]]:
-    """The Euler steps; returns `x_next_first` and `actions`."""
+    """Runs the Euler steps; returns `x_next_first` and `actions`."""
     x_t = inputs["noise"]
     feeds: dict[str, Any] = {**stages, "t": np.ones(x_t.shape[:2], np.float32)}
     if "state" in inputs:
@@ -217,7 +217,7 @@ def run_steps(
 
 
 def _open_session(bundle: Bundle, graph: str, num_threads: int) -> GraphSession:
-    """A graph in the engine that verifies; 0 threads: the engine decides."""
+    """Opens a graph in the verifying engine; with 0 threads, the engine decides."""
     file = bundle.path(bundle.manifest.graphs[graph].file)
     if verifying_engine(bundle) == "OpenVINO":
         return OpenVINOSession(file, num_threads)
@@ -234,14 +234,15 @@ def _onnxruntime_session(path: Path, num_threads: int) -> GraphSession:
 
 
 class OpenVINOSession:
-    """A graph in OpenVINO, called as ONNX Runtime's are; bfloat16 stays bfloat16 (`ml_dtypes`)."""
+    """A graph in OpenVINO with ONNX Runtime's interface; bfloat16 arrays use `ml_dtypes`."""
 
     def __init__(self, path: Path, num_threads: int) -> None:
         try:
             import openvino
         except ImportError as error:
             raise MissingDependencyError(
-                "openvino is needed to verify bf16 and fp8 graphs: pip install openvino"
+                "openvino: not installed, and needed to verify bf16 and fp8 graphs. Install it "
+                "with: pip install openvino"
             ) from error
         self._openvino = openvino
         settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": num_threads}
@@ -260,7 +261,7 @@ class OpenVINOSession:
         return self._outputs
 
     def run(self, names: Sequence[str] | None, feeds: Mapping[str, NDArray[Any]]) -> Any:
-        """The outputs `names`, all of them without."""
+        """Returns the outputs `names`, or all of them."""
         for name, value in feeds.items():
             self._request.set_tensor(name, self._tensor(np.ascontiguousarray(value)))
         self._request.infer()
@@ -288,7 +289,7 @@ class _Name:
 
 
 def _max_abs(found: NDArray[Any], expected: NDArray[Any], valid: NDArray[np.bool_] | None) -> float:
-    """Largest difference; keys and values only count where the prefix token is real."""
+    """Returns the largest difference, ignoring keys and values of padding tokens."""
     if expected.dtype == np.bool_:
         return 0.0 if np.array_equal(found, expected) else float("inf")
     difference = np.abs(found.astype(np.float64) - expected)

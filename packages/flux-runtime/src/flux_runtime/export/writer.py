@@ -1,4 +1,4 @@
-"""Writes a bundle: prepare the network, trace the graphs, save the rest, verify all of it."""
+"""Writes a bundle: prepares the network, traces the graphs, saves the rest, and verifies it all."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ from safetensors.numpy import save_file
 from torch import nn
 
 from flux_core import __version__
-from flux_core.bundle import ComponentSource, Manifest, write_manifest
-from flux_core.config import registrations
+from flux_core.bundle import Manifest, component_sources, write_manifest
 from flux_core.errors import ExportError
 from flux_core.norm_stats import save_stats
 from flux_core.tokenizers import save_tokenizer
@@ -40,22 +39,24 @@ def export_bundle(
     """Writes and verifies a bundle; `out` appears only once the verification has passed.
 
     Args:
-        policy: the checkpoint. Its network is used up: memory for one is enough.
+        policy: the checkpoint. Its network is consumed, so that memory for one network is enough.
         out: the directory to create, or an older bundle to replace.
-        report: is told what is being done.
-        options: precision and the like.
+        report: called with the progress.
+        options: the precision and other options.
     """
     if out.exists() and not out.is_dir():
-        raise ExportError(f"{out}: expected a folder to write, got a file. Choose another --out")
+        raise ExportError(f"{out}: expected a directory, got a file. Choose another --out.")
     if out.exists() and not (out / "manifest.json").is_file() and any(out.iterdir()):
-        raise ExportError(f"{out}: exists and is not a bundle. Choose another --out")
+        raise ExportError(
+            f"{out}: expected a new directory or a bundle, got other files. Choose another --out."
+        )
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
         verification = _write_and_verify(policy, partial, report, options or ExportOptions())
     except BaseException:
-        # Full size, a broken one is 13 GB that nobody looks at.
+        # An incomplete full-size bundle would waste 13 GB.
         shutil.rmtree(partial, ignore_errors=True)
         raise
     for file in partial.rglob("*"):
@@ -97,7 +98,7 @@ def save(
     directory: Path,
     precision: Precision,
 ) -> Manifest:
-    """Writes everything that is neither weights nor graphs, the manifest last, and returns it."""
+    """Writes everything but weights and graphs, the manifest last, and returns the manifest."""
     save_stats(directory / "norm_stats.json", policy.norm_stats)
     (directory / "config.json").write_text(json.dumps(policy.config, indent=1) + "\n")
     save_tokenizer(prepared.io.tokenizer_config, directory / "tokenizer")
@@ -114,8 +115,8 @@ def save(
 
 
 def release_weights(model: nn.Module) -> None:
-    """Frees the memory of the weights, whoever else still holds these tensors: what traces a graph
-    keeps them in references that end nobody knows when."""
+    """Frees the memory of the weights even if other references to these tensors exist: the exporter
+    may hold some for an unknown time."""
     weights = [*model.parameters(), *model.buffers()]
     model.to("meta")
     for weight in weights:
@@ -147,10 +148,7 @@ def _manifest(
         tolerance=prepared.tolerance,
         graphs=traced.graphs,
         prompt_buckets=traced.prompt_buckets,
-        components={
-            name: ComponentSource(distribution=found.distribution, version=found.version)
-            for name, found in registrations(policy.config).items()
-        },
+        components=component_sources(policy.config),
     )
     versions = {"flux": __version__, "torch": torch.__version__, "onnx": onnx.__version__}
     versions["python"] = platform.python_version()

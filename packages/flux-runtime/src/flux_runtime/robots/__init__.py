@@ -1,4 +1,4 @@
-"""Robots by name: those shipped here, and those that other packages register.
+"""Finds robots by name: those of this package, and those that other packages register.
 
 A third-party package adds a robot's driver with an entry point in the group `flux_runtime.robots`;
 its value is a callable that takes no arguments and returns a `Robot`:
@@ -44,7 +44,7 @@ _METHODS = ("connect", "state", "observe", "command", "close")
 
 
 def robot_names() -> tuple[str, ...]:
-    """Returns the names that `make_robot` takes, those shipped here first."""
+    """Returns the names that `make_robot` accepts, those of this package first."""
     return (*_SHIPPED, *(name for name in installed_robot_names() if name not in _SHIPPED))
 
 
@@ -57,8 +57,8 @@ def make_robot(name: str) -> Robot:
     """Returns the robot called `name`, not yet connected.
 
     Raises:
-        RobotError: no robot has that name or several have, or a registered one cannot be loaded or
-            is no robot.
+        RobotError: no robot or several have that name, or a registered driver cannot be loaded or
+            is not a `Robot`.
     """
     point = provider(ENTRY_POINT_GROUP, name, built_in=_SHIPPED)
     if name in _SHIPPED:
@@ -72,24 +72,26 @@ def _unknown(name: str) -> RobotError:
     known = ", ".join(robot_names())
     if name in robot_spec_names():
         return RobotError(
-            f"{name}: the robot is described, but no driver of that name is installed. Known "
-            f"drivers: {known}. Install the package with its entry point of {ENTRY_POINT_GROUP!r}."
+            f"{name}: expected a driver, got only the robot's description. Known drivers: {known}. "
+            f"Install the package that provides its entry point in {ENTRY_POINT_GROUP!r}."
         )
     return RobotError(
         f"{name}: no such robot. Known robots: {known}. Others are "
-        f"registered by installing a package with an entry point of {ENTRY_POINT_GROUP!r}."
+        f"registered by installing a package with an entry point in {ENTRY_POINT_GROUP!r}."
     )
 
 
 def _checked(robot: object, where: str) -> Robot:
-    """Refuses a driver that lacks a part of the protocol, before anything is connected."""
+    """Refuses a driver that lacks a part of `Robot`, before anything is connected."""
     missing = [f"{method}()" for method in _METHODS if not callable(getattr(robot, method, None))]
     if missing:
-        raise RobotError(f"{where}: {type(robot).__name__} has no {', '.join(missing)}")
+        raise RobotError(
+            f"{where}: expected a Robot, got {type(robot).__name__} without {', '.join(missing)}"
+        )
     try:
         spec = cast(Robot, robot).spec
-    except Exception as error:  # Somebody else's code may raise anything.
-        raise RobotError(f"{where}: its spec fails ({one_line(error)})") from error
+    except Exception as error:  # Code of another package may raise anything.
+        raise RobotError(f"{where}: spec: expected a RobotSpec, got {one_line(error)}") from error
     if not isinstance(spec, RobotSpec):
         raise RobotError(f"{where}: spec: expected a RobotSpec, got {type(spec).__name__}")
     return cast(Robot, robot)

@@ -25,7 +25,7 @@ class AlohaSimRobot(RobotInSimulation):
 
 
 class AlohaInsertionRobot(AlohaSimRobot):
-    """Puts the peg of the right arm into the socket of the left one."""
+    """Inserts the peg that the right arm holds into the socket that the left arm holds."""
 
     task = "insert the peg into the socket"
     success_stage = "inserted"

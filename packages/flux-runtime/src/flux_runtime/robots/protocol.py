@@ -43,7 +43,7 @@ class Robot(Protocol):
 
 @runtime_checkable
 class SimulatedRobot(Robot, Protocol):
-    """A robot that can be reset and knows how far its task has come.
+    """A robot that can be reset and knows the progress of its task.
 
     Attributes:
         task: its task in words.

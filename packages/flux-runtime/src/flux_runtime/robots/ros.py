@@ -38,15 +38,15 @@ class RosRobot:
         )
 
     def state(self) -> NDArray[np.float32]:
-        """Refuses: never connected."""
+        """Always raises, because the robot is never connected."""
         self._refuse()
 
     def observe(self, prompt: str, cameras: Sequence[str]) -> Observation:
-        """Refuses: never connected."""
+        """Always raises, because the robot is never connected."""
         self._refuse()
 
     def command(self, action: NDArray[np.float32]) -> None:
-        """Refuses: never connected."""
+        """Always raises, because the robot is never connected."""
         self._refuse()
 
     def close(self) -> None:

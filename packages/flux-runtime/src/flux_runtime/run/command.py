@@ -1,4 +1,4 @@
-"""`flux-runtime run`: drives a robot with a policy for some episodes and says how it went."""
+"""`flux-runtime run`: drives a robot with a policy for some episodes and reports the results."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ __all__ = ["RunOptions", "open_session", "run", "shipped_policy"]
 def run(
     options: RunOptions, on_episode: Callable[[EpisodeResult], None] = lambda result: None
 ) -> dict[str, object]:
-    """Runs the preflight and the episodes; writes the report and the recording asked for.
+    """Runs the preflight checks and the episodes; writes the requested report and recording.
 
     Args:
-        options: the command line.
+        options: the options of the command line.
         on_episode: called after each episode.
 
     Returns:
         The JSON report of the command.
 
     Raises:
-        FluxError: the preflight fails; nothing has moved.
+        FluxError: a preflight check fails, before anything has moved; or the control loop fails.
     """
     if options.report is not None:
         require_report_dependencies(options.report)
@@ -67,7 +67,7 @@ def open_session(options: RunOptions) -> Iterator[Session]:
 
 
 def _run_one(session: Session, index: int) -> tuple[EpisodeResult, bytes | None]:
-    """Runs episode `index`, filming it when the report shall show it."""
+    """Runs episode `index`, and films it if the report will show it."""
     options, robot = session.options, session.robot
     has_video = options.report and index < options.video_episodes and session.spec.cameras
     if has_video and isinstance(robot, SimulatedRobot):

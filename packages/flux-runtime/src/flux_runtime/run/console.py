@@ -19,7 +19,7 @@ try:
     from rich.text import Text
 except ImportError as error:
     raise MissingDependencyError(
-        "rich: not installed, and it draws the progress bar. Install it with 'pip install rich'."
+        "rich: not installed. Install it with: pip install rich"
     ) from error
 
 
@@ -68,7 +68,7 @@ class RunConsole:
             console.print(f"{report['robot']}: ready to run ({report['engine']})", markup=False)
             return
         title = f"{report['robot']} · {report['policy']} · {report['prompt']}"
-        table = Table(title=Text(title))  # a Text, as a prompt may hold rich's markup
+        table = Table(title=Text(title))  # a Text, because the prompt may contain rich's markup
         columns = [name for name in report["episodes"][0] if name != "commands_out_of_limit"]
         for name in columns:
             table.add_column(name.replace("_", " "), justify="right")
@@ -80,7 +80,7 @@ class RunConsole:
 
 
 def summary_lines(report: Mapping[str, Any]) -> list[str]:
-    """Returns the figures below the table."""
+    """Returns the lines below the table."""
     violations = ", ".join(
         f"{count} {kind}" for kind, count in report["violations"].items() if count
     )

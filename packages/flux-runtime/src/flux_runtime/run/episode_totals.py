@@ -1,4 +1,4 @@
-"""Adds up episodes into what `flux-runtime run --json` prints."""
+"""Summarizes episodes as `flux-runtime run --json` prints them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..control.success import wilson_interval
 def summarize(
     results: Sequence[EpisodeResult], histograms: Mapping[str, Histogram]
 ) -> dict[str, object]:
-    """Returns the figures over all episodes; rates are None on a robot that cannot tell."""
+    """Returns the totals over all episodes; rates are None if the robot cannot tell success."""
     violations: Counter[str] = Counter()
     for result in results:
         violations.update(violations_of(result.stats))
@@ -35,14 +35,14 @@ def summarize(
 
 
 def violations_of(stats: Mapping[str, Any]) -> dict[str, int]:
-    """Returns the violations by kind of a ControlLoop's statistics."""
+    """Returns the number of violations of each kind in a ControlLoop's statistics."""
     return {str(kind): int(count) for kind, count in stats["violations"].items()}
 
 
 def collect_histograms(
     results: Sequence[EpisodeResult], python_stages: Mapping[str, Histogram]
 ) -> dict[str, Histogram]:
-    """Adds up the stages of the episodes' loops and joins those timed in Python."""
+    """Merges the stages of the episodes' loops and adds the stages timed in Python."""
     loops = merge_stages([result.stats["histograms"] for result in results])
     return {**loops, **python_stages}
 

@@ -1,4 +1,4 @@
-"""Writes what happened on a robot: one .npz per episode and one line each in episodes.jsonl."""
+"""Records episodes: one .npz per episode, and one line per episode in episodes.jsonl."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SUMMARY_NAME = "episodes.jsonl"
 
 
 def prepare_recording(directory: Path) -> None:
-    """Makes the directory, and refuses one that holds a recording already."""
+    """Creates the directory; refuses one that already holds a recording."""
     if (directory / SUMMARY_NAME).exists():
         raise UsageError(
             f"--record {directory}: already holds a recording. Name another directory."
@@ -25,17 +25,17 @@ def prepare_recording(directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(
-            f"--record {directory}: cannot be made ({error.strerror}). Name another directory."
+            f"--record {directory}: cannot be created ({error.strerror}). Name another directory."
         ) from error
 
 
 class Recorder:
-    """Records episodes into a directory that `prepare_recording` has made.
+    """Records episodes in a directory that `prepare_recording` has created.
 
-    Each `episode_000000.npz` holds, for T ticks, A joints and S states (mostly as many): `state`
+    Each `episode_000000.npz` holds, for T ticks, A joints and S states (usually S = A): `state`
     (T, S) and `command` (T, A) float32 in robot units, `timestamp_s` (T,) float64 since the
     episode's first tick, `lateness_s` (T,) float64, `flags` (T,) int64 and `chunk_starts` (C,)
-    int64, the ticks at which a chunk was asked for.
+    int64, the ticks at which a chunk was requested.
     """
 
     def __init__(self, directory: Path, spec: RobotSpec) -> None:

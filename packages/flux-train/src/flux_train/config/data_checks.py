@@ -61,7 +61,7 @@ def _check_prompts(dataset: ParquetDataset) -> None:
 
 
 def _check_way_back(dataset: DistributedRepeatingDataset) -> None:
-    """Tries foreign transforms that need real data with a sample of each kind of dataset."""
+    """Checks custom transforms that need real data, with one sample per kind of dataset."""
     tried: list[Pipeline] = []
     for name, member in zip(dataset.group_of_datasets, dataset.datasets, strict=True):
         if not len(member) or member.pipeline in tried or not member.pipeline.needs_sample:

@@ -1,11 +1,11 @@
 """Functions that return config sections: a config file is as short as its differences.
 
 full        adapters for pi0 and pi0.5 of real size (which are in `flux_core.models.pi.sizes`)
-small       a small pi0.5 for a simulated robot: ALOHA, LIBERO-Object
+small       a small pi0.5 from scratch for one robot: your own, the simulated ALOHA, LIBERO-Object
 libero      LIBERO's suites
 robots      your own robots: Aloha, UR3, any other, or several in one run
-pretrained  what datasets and robots of openpi's weights have in common
-columns     what datasets call the state, the actions and the cameras
+pretrained  what datasets and robots for openpi's weights have in common
+columns     the datasets' names of the state, the actions and the cameras
 runners     how a network is trained
 """
 
@@ -18,8 +18,11 @@ from .robots import robot_data, robot_inference
 from .runners import full_runner, lora_runner
 from .small import (
     LIBERO_OBJECT,
+    SmallRobot,
     small_aloha_sim_data,
     small_aloha_sim_inference,
+    small_data,
+    small_inference,
     small_libero_object_data,
     small_libero_object_inference,
     small_pi05_model,
@@ -30,6 +33,7 @@ __all__ = [
     "LIBERO_OBJECT",
     "OPENPI_COLUMNS",
     "Columns",
+    "SmallRobot",
     "full_runner",
     "libero_data",
     "libero_inference",
@@ -43,6 +47,8 @@ __all__ = [
     "robot_inference",
     "small_aloha_sim_data",
     "small_aloha_sim_inference",
+    "small_data",
+    "small_inference",
     "small_libero_object_data",
     "small_libero_object_inference",
     "small_pi05_model",

@@ -1,4 +1,4 @@
-"""What a dataset calls the state, the actions and the cameras."""
+"""A dataset's column names of the state, the actions and the cameras."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Columns:
     Attributes:
         state: the column of the state, or several that are concatenated in this order.
         actions: the same for recorded actions.
-        cameras: camera -> its column; those left out are `observation.images.CAMERA`.
+        cameras: camera -> its column; omitted ones are `observation.images.CAMERA`.
     """
 
     state: str | tuple[str, ...] = STATE
@@ -30,7 +30,7 @@ class Columns:
 
     @classmethod
     def read(cls, columns: Columns | Section | None) -> Columns:
-        """From `dict(state=..., actions=..., cameras={...})`, of which each may be left out.
+        """Binds `dict(state=..., actions=..., cameras={...})`, in which each key is optional.
 
         Raises:
             ConfigError: an unknown key, or a value of the wrong type.
@@ -43,11 +43,11 @@ class Columns:
         return (self.state, self.actions) == (STATE, ACTION)
 
     def inputs(self, cameras: Sequence[str], *, num_padding_cameras: int = 0) -> Section:
-        """The first transform: columns to the names that the network knows.
+        """Returns the first transform, which renames columns to the sample's keys.
 
         Args:
             cameras: in the network's order.
-            num_padding_cameras: black cameras with mask False behind them.
+            num_padding_cameras: number of black cameras with mask False after them.
 
         Raises:
             ConfigError: `self.cameras` names a camera that is not one of `cameras`.
@@ -74,7 +74,7 @@ class Columns:
         )
 
     def window(self, *, next_states: bool = False) -> Section:
-        """What `ParquetDataset` needs to know; the next states are actions if `next_states`."""
+        """Returns settings of `ParquetDataset`; `next_states` makes the next states actions."""
         first = {} if next_states else dict(window_start_idx=0)
         if self.are_lerobots:
             return first if next_states else dict(action_key=ACTION, **first)
@@ -82,7 +82,7 @@ class Columns:
         return dict(state_key=_plain(self.state), action_key=_plain(actions), **first)
 
     def statistics(self, *, next_states: bool = False) -> Section:
-        """What `DistributedRepeatingDataset` needs to know."""
+        """Returns settings of `DistributedRepeatingDataset`."""
         if not self.are_lerobots:
             return dict(statistic_keys=None)
         names = {STATE: ["proprio", "action"]} if next_states else _RECORDED

@@ -1,10 +1,10 @@
-"""How pi0 and pi0.5 of real size are trained with adapters."""
+"""Training full-size pi0 and pi0.5 with adapters."""
 
 from __future__ import annotations
 
 from typing import Any
 
-# FluxVLA's: every linear layer of both Gemmas, the projector, and SigLIP's.
+# FluxVLA's targets: every linear layer of both Gemmas, the projector, and SigLIP.
 LORA_TARGETS = (
     *("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
     *("projector.projector", "out_proj", "fc1", "fc2"),
@@ -12,7 +12,7 @@ LORA_TARGETS = (
 
 
 def lora(*, modules_to_save: tuple[str, ...], rank: int = 256, alpha: int = 512) -> dict[str, Any]:
-    """Settings of a model that trains adapters (FluxVLA's sizes) and `modules_to_save` alone."""
+    """Settings of a model that trains only adapters (FluxVLA's sizes) and `modules_to_save`."""
     return dict(
         use_lora=True,
         lora_rank=rank,

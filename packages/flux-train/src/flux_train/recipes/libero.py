@@ -22,11 +22,11 @@ CAMERAS = ("image", "wrist_image")
 OPENPI_COLUMNS = Columns(
     state="state", actions="actions", cameras={camera: camera for camera in CAMERAS}
 )
-"""What openpi's `convert_libero_data_to_lerobot.py` calls them."""
+"""The names that openpi's `convert_libero_data_to_lerobot.py` writes."""
 EXECUTION_HORIZON = 5  # openpi's `examples/libero/main.py`, replan_steps
 
 Suite = Literal["libero_10", "libero_90", "libero_spatial", "libero_object", "libero_goal"]
-# One of each suite's tasks; the benchmark asks for all of them by itself.
+# One task per suite; the benchmark itself runs all of them.
 TASKS: dict[Suite, str] = {
     "libero_10": "put both moka pots on the stove",
     "libero_90": "close the top drawer of the cabinet",
@@ -39,7 +39,7 @@ TASKS: dict[Suite, str] = {
 
 
 def libero_model(policy: Policy, **settings: Any) -> Section:
-    """The network in LIBERO's dimensions; `settings` override and add keys."""
+    """The network with LIBERO's dimensions; `settings` override and add keys."""
     sizes = dict(action_horizon=ACTION_HORIZON, action_dim=ACTION_DIM, max_action_dim=None)
     if policy == "pi0":
         return pi0_model(**sizes, state_dim=STATE_DIM, **settings)
@@ -53,13 +53,13 @@ def libero_data(
     tokenizer_path: str,
     columns: Columns | Section | None = None,
 ) -> Section:
-    """Batches from one suite's demonstrations, or several suites'.
+    """Batches from the demonstrations of one or several suites.
 
     Args:
-        policy: whose prompt and normalisation.
+        policy: 'pi0' or 'pi05', which decides prompt and normalisation.
         data_root_path: one directory or several.
         tokenizer_path: a file or folder with PaliGemma's tokenizer.
-        columns: what the datasets call the state, the actions and the cameras `image` and
+        columns: the datasets' names of the state, the actions and the cameras `image` and
             `wrist_image`; default: LeRobot's names. openpi's are `OPENPI_COLUMNS`.
     """
     columns = Columns.read(columns)
@@ -77,13 +77,13 @@ def libero_data(
 
 
 def libero_runner(**settings: Any) -> Section:
-    """Full training as FluxVLA has it for every suite; `settings` override."""
+    """Full training as in FluxVLA, the same for every suite; `settings` override."""
     schedule = dict(max_epochs=24, learning_rate=5e-5, warmup_ratio=0.03)
     return full_runner(**{**schedule, **settings})
 
 
 def libero_inference(policy: Policy, *, suite: Suite) -> Section:
-    """The simulated arm runs the policy."""
+    """How the simulated arm runs the policy."""
     return pretrained.inference_runner(
         policy,
         type="LiberoInferenceRunner",

@@ -1,6 +1,6 @@
 """Datasets and robots of policies that start from openpi's weights.
 
-Images, prompts and normalisation are openpi's, and the same in training and on the robot:
+Images, prompts and normalisation are as in openpi, and the same in training and on the robot:
 
             states and actions    prompt                          tokens
     pi0     mean and deviation    the task                        48
@@ -19,7 +19,7 @@ Policy = Literal["pi0", "pi05"]
 
 IMAGE_SIZE = {"height": 224, "width": 224}
 NORM_TYPES = {"pi0": "mean_std", "pi05": "quantile"}
-# openpi's max_token_len. The prefix's padding changes no action, but costs as much as its words.
+# openpi's max_token_len. The prefix's padding changes no action, but costs as much as its text.
 TASK_LENGTH, TASK_AND_STATE_LENGTH = 48, 200
 
 
@@ -39,16 +39,16 @@ def dataset(
     """One robot's LeRobot directories.
 
     Args:
-        policy: whose prompt and normalisation.
+        policy: 'pi0' or 'pi05', which decides prompt and normalisation.
         data_root_path: one directory or several.
         tokenizer_path: a file or folder with PaliGemma's tokenizer.
         cameras: in the network's order: base, left wrist, right wrist.
         action_horizon: steps of a chunk.
-        units: what comes before the normalisation, the same as on the robot.
+        units: the transforms before the normalisation, the same as on the robot.
         state_in_prompt: whether pi0.5's prompt has the state.
         num_padding_cameras: black cameras with mask False, for robots with fewer than others.
-        columns: what the dataset calls its state and cameras; default: LeRobot's names.
-        windows: what else `ParquetDataset` takes.
+        columns: the dataset's names of its state and cameras; default: LeRobot's names.
+        windows: other settings of `ParquetDataset`.
     """
     inputs = (columns or Columns()).inputs(cameras, num_padding_cameras=num_padding_cameras)
     tokenizer = dict(type="PretrainedTokenizer", model_path=tokenizer_path)
@@ -71,7 +71,7 @@ def observation_transforms(
     units: Sequence[Section] = (),
     state_in_prompt: bool = True,
 ) -> list[Section]:
-    """What training and the robot both do to an observation."""
+    """The transforms of an observation, the same in training and on the robot."""
     has_bins = policy == "pi05" and state_in_prompt
     length = TASK_AND_STATE_LENGTH if has_bins else TASK_LENGTH
     return [
@@ -114,11 +114,11 @@ def dataloader(
     groups: Mapping[str, Section],
     **settings: Any,
 ) -> Section:
-    """Batches of 8 a GPU from datasets, each with statistics of its own.
+    """Batches of 8 per GPU from datasets, each with its own statistics.
 
     Args:
         groups: robot -> its dataset.
-        settings: what else `DistributedRepeatingDataset` takes: `Columns.statistics` and more.
+        settings: other settings of `DistributedRepeatingDataset`: `Columns.statistics` and more.
     """
     return dict(
         per_device_batch_size=8,

@@ -1,10 +1,10 @@
 """Your own robots: two Aloha arms, a UR3, any other with a `RobotSpec`, or several in one run.
 
-Joints, cameras and dimensions come from the robot's `RobotSpec`. Actions are the next states, as
-the tutorial's recordings have none of their own, or the recorded ones. Joints are relative to the
-state that a chunk starts from, grippers are not, as in the training of openpi's base checkpoints.
-In a run of several robots the smaller ones are padded to the dimensions and cameras of the largest,
-and the padding is masked.
+Joints, cameras and dimensions come from the robot's `RobotSpec`. Actions are the next states,
+because the tutorial's recordings contain no actions, or the recorded actions. Joints are relative
+to the state at the chunk's start and grippers are not, as in the training of openpi's base
+checkpoints. In a run with several robots, the smaller ones are padded to the dimensions and cameras
+of the largest, and the padding is masked.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Actions = Literal["next_state", "recorded"]
 DEPLOYMENTS: Mapping[str, Section] = {
     "aloha": dict(
         type="AlohaInferenceRunner",
-        # The topics of the tutorial's robot.
+        # The ROS topics of the tutorial's robot.
         operator=dict(
             type="AlohaOperator",
             img_front_topic="/camera_f/color/image_raw",
@@ -47,7 +47,7 @@ DEPLOYMENTS: Mapping[str, Section] = {
     ),
     "ur3": dict(type="URInferenceRunner", operator=dict(type="UROperator")),
 }
-"""How robots with a runner of their own are deployed; the operator names the ROS topics."""
+"""How robots with their own runner are deployed; the operator names the ROS topics."""
 
 
 def robot_data(
@@ -58,36 +58,39 @@ def robot_data(
     ur3: Sequence[str] = (),
     specs: Sequence[RobotSpec | Section] = (),
     columns: Mapping[str, Columns | Section] | None = None,
+    units: Mapping[str, Sequence[Section]] | None = None,
     tokenizer_path: str,
     actions: Actions = "next_state",
     relative: bool = True,
     adapt_to_pi: bool = False,
 ) -> Section:
-    """Batches from the recordings of one robot or several, each with statistics of its own.
+    """Batches from the recordings of one robot or several, each with its own statistics.
 
     Args:
-        policy: whose prompt and normalisation.
+        policy: 'pi0' or 'pi05', which decides prompt and normalisation.
         robots: LeRobot directories by the robot's name.
         aloha: LeRobot directories of two Aloha arms.
         ur3: LeRobot directories of a UR3 with a gripper.
         specs: descriptions of those of `robots` that no installed package describes.
         columns: robot -> what its datasets call the state, the actions and the cameras, as
             `dict(state=..., actions=[...], cameras={...})`; those left out have LeRobot's names.
+        units: robot -> transforms of your own, which come before all others.
         tokenizer_path: a file or folder with PaliGemma's tokenizer.
-        actions: the next states, or the recorded actions. A robot that is commanded by differences
-            needs the recorded ones.
+        actions: use the next states, or the recorded actions. A robot that is commanded by
+            differences needs the recorded actions.
         relative: whether joints are relative to the chunk's start. Grippers (normalized) and robots
             that are commanded by differences never are.
-        adapt_to_pi: turns ViperX arms (Trossen's ALOHA) into pi's joint signs and gripper angles.
+        adapt_to_pi: converts ViperX arms (Trossen's ALOHA) to pi's joint signs and gripper angles.
 
     Raises:
-        ConfigError: there is no robot, one is unknown, named twice, or has no such actions.
+        ConfigError: there is no robot, or a robot is unknown, named twice, or lacks such actions.
     """
     roots = _by_robot(robots, aloha=aloha, ur3=ur3)
     known = _described(roots, specs)
     if actions == "next_state":
         _check_states_are_commands(known)
     named = _columns(roots, columns or {})
+    own_units = _own_units(roots, units)
     next_states = actions == "next_state"
     num_cameras = max(len(spec.cameras) for spec in known.values())
     groups = {
@@ -98,7 +101,10 @@ def robot_data(
             cameras=known[name].cameras,
             num_padding_cameras=num_cameras - len(known[name].cameras),
             action_horizon=ACTION_HORIZON,
-            units=_units(known, name, relative=relative, adapt_to_pi=adapt_to_pi),
+            units=[
+                *own_units.get(name, ()),
+                *_units(known, name, relative=relative, adapt_to_pi=adapt_to_pi),
+            ],
             columns=named[name],
             **named[name].window(next_states=next_states),
         )
@@ -118,19 +124,21 @@ def robot_inference(
     aloha: Mapping[str, str] | None = None,
     ur3: Mapping[str, str] | None = None,
     specs: Sequence[RobotSpec | Section] = (),
+    units: Mapping[str, Sequence[Section]] | None = None,
     relative: bool = True,
     adapt_to_pi: bool = False,
 ) -> Section:
-    """How the robots of `robot_data` run the policy: their tasks, by the key that picks one.
+    """How the robots of `robot_data` run the policy: their tasks, by the key that selects one.
 
-    The other arguments are those of `robot_data`, and must be the same. One robot's section, or a
-    dict of several.
+    The other arguments are those of `robot_data`, and must be the same; only transforms that are
+    for training alone are left out of `units`. One robot's section, or a dict of several.
 
     Raises:
-        ConfigError: there is no robot, or one is unknown or named twice.
+        ConfigError: there is no robot, or a robot is unknown or named twice.
     """
     tasks = _by_robot(robots, aloha=aloha or {}, ur3=ur3 or {})
     known = _described(tasks, specs)
+    own_units = _own_units(tasks, units)
     written_out = {_bound(spec).name for spec in specs}
     sections: dict[str, Section] = {}
     for name, texts in tasks.items():
@@ -142,18 +150,21 @@ def robot_inference(
             type=settings.pop("type"),
             task_descriptions=texts,
             cameras=known[name].cameras,
-            units=_units(known, name, relative=relative, adapt_to_pi=adapt_to_pi),
+            units=[
+                *own_units.get(name, ()),
+                *_units(known, name, relative=relative, adapt_to_pi=adapt_to_pi),
+            ],
             **settings,
         )
     return sections if len(sections) > 1 else next(iter(sections.values()))
 
 
 def _by_robot(robots: Mapping[str, Any] | None, **named: Any) -> dict[str, Any]:
-    """The robots of a run that are given something, `aloha` and `ur3` first."""
+    """The robots of a run for which a value is given, `aloha` and `ur3` first."""
     given = {name: value for name, value in named.items() if value}
     for name, value in (robots or {}).items():
         if name in given:
-            raise ConfigError(f"robots: {name!r} is given as {name}= too. Leave one of them out")
+            raise ConfigError(f"robots: {name!r} is also given as {name}=. Remove one of them")
         if not value:
             raise ConfigError(f"robots: {name!r}: expected at least one entry, got none")
         given[name] = value
@@ -175,13 +186,22 @@ def _columns(
     return {name: Columns.read(columns.get(name)) for name in robots}
 
 
+def _own_units(
+    robots: Mapping[str, object], units: Mapping[str, Sequence[Section]] | None
+) -> Mapping[str, Sequence[Section]]:
+    """`units`, if they are all of robots of this run."""
+    if unknown := sorted(set(units or {}) - robots.keys()):
+        raise ConfigError(f"units: expected the robots {', '.join(robots)}, got {unknown[0]!r}")
+    return units or {}
+
+
 def _described(
     names: Mapping[str, object], specs: Sequence[RobotSpec | Section]
 ) -> dict[str, RobotSpec]:
     """The robots' descriptions: from `specs`, or by name."""
     written = {spec.name: spec for spec in map(_bound, specs)}
     if unused := sorted(written.keys() - names.keys()):
-        raise ConfigError(f"specs: {unused[0]!r} is none of the robots {', '.join(names)}")
+        raise ConfigError(f"specs: expected the robots {', '.join(names)}, got {unused[0]!r}")
     return {name: written[name] if name in written else robot_spec(name) for name in names}
 
 
@@ -193,7 +213,7 @@ def _check_states_are_commands(robots: Mapping[str, RobotSpec]) -> None:
     for name, spec in robots.items():
         if spec.is_commanded_by_differences:
             raise ConfigError(
-                f"actions: {name} is commanded by differences, so its next states are no actions. "
+                f"actions: {name} is commanded by differences, so its next states are not actions. "
                 f"Use actions='recorded'"
             )
 
@@ -206,7 +226,7 @@ def _width(robots: Mapping[str, RobotSpec]) -> int:
 def _units(
     robots: Mapping[str, RobotSpec], name: str, *, relative: bool, adapt_to_pi: bool
 ) -> list[Section]:
-    """What comes before the normalisation, the same in training and on the robot."""
+    """The transforms before the normalisation, the same in training and on the robot."""
     spec, width = robots[name], _width(robots)
     units: list[Section] = [dict(type="AlohaToPi")] if adapt_to_pi and name == "aloha" else []
     mask = [unit != "normalized" for unit in spec.units]

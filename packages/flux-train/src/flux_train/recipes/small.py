@@ -1,4 +1,4 @@
-"""A small pi0.5 for a simulated robot: from scratch, in minutes, on two CPU cores.
+"""A small pi0.5 for one robot: from scratch, in minutes, on two CPU cores.
 
 The classes are those of the 3.3 B model; only the sizes differ, and the image backbone is
 convolutional (see `flux_core.models.layers.conv_backbone` for why).
@@ -6,18 +6,19 @@ convolutional (see `flux_core.models.layers.conv_backbone` for why).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from flux_core.robots import robot_spec
+from flux_core.config import unbind
+from flux_core.robots import RobotSpec, robot_spec
 from flux_core.tokenizers import FIRST_NUMBER_ID, NUMBERS_PER_TABLE, ByteTokenizer
 
 from .columns import Columns, Section
 from .runners import collator
 
 ACTIONS_PER_TOKEN = 4
-MIN_RANGE = 0.06  # rad, m or 1: several joints hardly move in these tasks
+MIN_RANGE = 0.06  # rad, m or normalised: several joints hardly move in these tasks
 LIBERO_OBJECTS = (
     *("alphabet soup", "cream cheese", "salad dressing", "bbq sauce", "ketchup"),
     *("tomato sauce", "butter", "milk", "chocolate pudding", "orange juice"),
@@ -26,36 +27,43 @@ LIBERO_OBJECTS = (
 
 @dataclass(frozen=True, kw_only=True)
 class SmallRobot:
-    """What the recipes need to know of a simulated robot.
+    """What the recipes need to know of a robot.
 
     Attributes:
-        name: of its description and of its statistics.
+        name: the name of its description and of its statistics.
         runner: its inference runner.
-        cameras: what the network sees, each at `image_size`.
+        cameras: the network's cameras, each at `image_size`.
         image_size: height and width, pixels.
         tasks: what it is told to do, by the key that picks one.
         words: a prompt of few tokens: its fixed words are one each, and every dimension of the
-            state has its own bins.
+            state has its own bins. Whatever is not among the words takes one token per byte.
         prompt_length: tokens.
+        description: the robot's, if no installed package describes it.
     """
 
     name: str
-    runner: str
+    runner: str = "InferenceRunner"
     cameras: tuple[str, ...]
     image_size: tuple[int, int]
     tasks: Mapping[str, str]
-    words: tuple[str, ...]
+    words: tuple[str, ...] = ()
     prompt_length: int
+    description: RobotSpec | None = None
+
+    @property
+    def spec(self) -> RobotSpec:
+        """The robot's description."""
+        return robot_spec(self.name) if self.description is None else self.description
 
     @property
     def action_dim(self) -> int:
         """Dimensions of an action."""
-        return robot_spec(self.name).action_dim
+        return self.spec.action_dim
 
     @property
     def tokenizer(self) -> ByteTokenizer:
         """Of its prompts."""
-        return ByteTokenizer(words=self.words, number_tables=robot_spec(self.name).state_dim)
+        return ByteTokenizer(words=self.words, number_tables=self.spec.state_dim)
 
 
 ALOHA_SIM = SmallRobot(
@@ -123,7 +131,7 @@ def small_pi05_model(
 
 
 def shared_transforms(robot: SmallRobot) -> list[dict[str, Any]]:
-    """What training and the robot both do to an observation."""
+    """The transforms of an observation, the same in training and on the robot."""
     height, width = robot.image_size
     tokenizer = dict(
         type="ByteTokenizer",
@@ -139,6 +147,32 @@ def shared_transforms(robot: SmallRobot) -> list[dict[str, Any]]:
     ]
 
 
+def small_data(
+    robot: SmallRobot,
+    *,
+    data_root_path: str,
+    action_horizon: int,
+    batch_size: int,
+    num_workers: int = 1,
+    columns: Columns | Section | None = None,
+    units: Sequence[Section] = (),
+) -> Section:
+    """Batches from demonstrations of one robot, with recorded actions.
+
+    Args:
+        robot: whose they are.
+        data_root_path: a LeRobot directory.
+        action_horizon: steps of a chunk.
+        batch_size: samples per step.
+        num_workers: of the data loader.
+        columns: the dataset's names for state, actions and cameras; default: LeRobot's.
+        units: transforms before the normalisation.
+    """
+    loader = dict(per_device_batch_size=batch_size, per_device_num_workers=num_workers)
+    dataset = _dataset(robot, data_root_path, action_horizon, Columns.read(columns), units)
+    return dict(loader, dataset=dataset)
+
+
 def small_aloha_sim_data(
     *,
     data_root_path: str,
@@ -151,9 +185,14 @@ def small_aloha_sim_data(
 
     `columns` are the dataset's names for state, actions and cameras; default: LeRobot's.
     """
-    loader = dict(per_device_batch_size=batch_size, per_device_num_workers=num_workers)
-    dataset = _dataset(ALOHA_SIM, data_root_path, action_horizon, Columns.read(columns))
-    return dict(loader, dataset=dataset)
+    return small_data(
+        ALOHA_SIM,
+        data_root_path=data_root_path,
+        action_horizon=action_horizon,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        columns=columns,
+    )
 
 
 def small_libero_object_data(
@@ -168,18 +207,27 @@ def small_libero_object_data(
 
     `columns` are the dataset's names for state, actions and cameras; default: LeRobot's.
     """
-    loader = dict(per_device_batch_size=batch_size, per_device_num_workers=num_workers)
-    dataset = _dataset(LIBERO_OBJECT, data_root_path, action_horizon, Columns.read(columns))
-    return dict(loader, dataset=dataset)
+    return small_data(
+        LIBERO_OBJECT,
+        data_root_path=data_root_path,
+        action_horizon=action_horizon,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        columns=columns,
+    )
 
 
 def _dataset(
-    robot: SmallRobot, data_root_path: str, action_horizon: int, columns: Columns
+    robot: SmallRobot,
+    data_root_path: str,
+    action_horizon: int,
+    columns: Columns,
+    units: Sequence[Section],
 ) -> Section:
     dataset = dict(
         type="ParquetDataset",
         data_root_path=data_root_path,
-        transforms=[columns.inputs(robot.cameras), *shared_transforms(robot)],
+        transforms=[columns.inputs(robot.cameras), *units, *shared_transforms(robot)],
         action_window_size=action_horizon,
         **columns.window(),
     )
@@ -201,34 +249,47 @@ def small_runner(**settings: Any) -> dict[str, Any]:
         warmup_ratio=0.03,
         ema_decay=0.995,
         num_noise_samples=4,
-        # The tensors are too small to share; the second core has the data loader.
+        # The tensors are too small for two threads; the second core runs the data loader.
         num_threads=1,
-        # On CPUs without bf16 units half precision is an emulation, ten times slower.
+        # CPUs without bf16 units emulate half precision, which is ten times slower.
         enable_mixed_precision_training=False,
         collator=collator(),
     )
     return {**defaults, **settings}
 
 
-def small_aloha_sim_inference(**settings: Any) -> dict[str, Any]:
-    """How the simulated ALOHA runs the policy; `settings` are further keys of its runner."""
-    return _inference(ALOHA_SIM, settings)
+def small_inference(
+    robot: SmallRobot, *, units: Sequence[Section] = (), **settings: Any
+) -> dict[str, Any]:
+    """How a robot runs the policy.
 
-
-def small_libero_object_inference(**settings: Any) -> dict[str, Any]:
-    """How LIBERO's Panda runs the policy; `settings` are further keys of its runner."""
-    return _inference(LIBERO_OBJECT, settings)
-
-
-def _inference(robot: SmallRobot, settings: Mapping[str, Any]) -> dict[str, Any]:
+    Args:
+        robot: which one.
+        units: transforms before the normalisation: those of training, without those that only
+            training has.
+        settings: further keys of its runner.
+    """
+    if robot.runner == "InferenceRunner":
+        described = robot.description
+        settings["robot"] = robot.name if described is None else unbind(described)
     return dict(
         type=robot.runner,
         task_descriptions=dict(robot.tasks),
         dataset=dict(
             type="ObservationTransforms",
             img_keys=list(robot.cameras),
-            transforms=shared_transforms(robot),
+            transforms=[*units, *shared_transforms(robot)],
         ),
         denormalize_action=dict(type="DenormalizeActions", norm_type="quantile"),
         **settings,
     )
+
+
+def small_aloha_sim_inference(**settings: Any) -> dict[str, Any]:
+    """How the simulated ALOHA runs the policy; `settings` are further keys of its runner."""
+    return small_inference(ALOHA_SIM, **settings)
+
+
+def small_libero_object_inference(**settings: Any) -> dict[str, Any]:
+    """How LIBERO's Panda runs the policy; `settings` are further keys of its runner."""
+    return small_inference(LIBERO_OBJECT, **settings)

@@ -1,4 +1,4 @@
-"""What the networks are built from: projectors, norms, attention, image encoders."""
+"""The parts of the networks: projectors, norms, attention, image encoders."""
 
 from __future__ import annotations
 

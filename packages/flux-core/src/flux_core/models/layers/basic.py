@@ -1,4 +1,4 @@
-"""The small parts every network here is made of: linear projector, norms, rotary angles, attention.
+"""The small parts of every network here: linear projector, norms, rotary angles, attention.
 
 Shape legend: B batch, T queries, S keys, N attention heads, K key/value heads, D head dimension,
 W width of a stream, H action steps.
@@ -42,7 +42,7 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.zeros(width))
 
     def forward(self, x_BTW: Tensor, cond: Tensor | None = None) -> tuple[Tensor, None]:
-        """Returns the normalised stream and no gate, so that both norms answer alike."""
+        """Returns the normalised stream and no gate, so that both norms have one interface."""
         normed = _rms_normalize(x_BTW.float(), self.eps) * (1.0 + self.weight.float())
         return normed.to(x_BTW.dtype), None
 
@@ -73,9 +73,9 @@ def _rms_normalize(x: Tensor, eps: float) -> Tensor:
 
 
 class RotaryAngles(nn.Module):
-    """Cos and sin of the rotary embedding; a module, so that an exporter can make a table of it.
+    """Cos and sin of the rotary embedding; a module, so that an exporter can replace it by a table.
 
-    Angles are made in float64, once a chunk: at position 800 float32 is off by 5e-5 rad.
+    Angles are computed in float64, once per chunk: at position 800, float32 is off by 5e-5 rad.
     """
 
     def __init__(self, head_dim: int, theta: float) -> None:
@@ -106,14 +106,15 @@ def attend(q_BNTD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor, mask: Tensor) -> Tens
         q_BNTD: queries; `N` a multiple of `K`.
         k_BKSD: keys.
         v_BKSD: values.
-        mask: bool, (B, 1, S) or (B, T, S); True = may attend. Each query may attend to something.
+        mask: bool, (B, 1, S) or (B, T, S); True = may attend. Each query must attend to at least
+            one key.
 
     Returns:
         (B, T, N * D) in the queries' dtype.
     """
     b, n, t, d = q_BNTD.shape
     group = n // k_BKSD.shape[1]
-    # All query heads of one key head side by side, as more queries: no copies of K and V.
+    # The query heads of one key head become additional queries, so K and V are not copied.
     queries = q_BNTD.reshape(b, -1, group * t, d)
     if mask.shape[1] > 1:
         mask = mask.repeat(1, group, 1)

@@ -2,7 +2,7 @@
 
 A bare vision transformer of this size does not learn to find a three-pixel cube in a few thousand
 steps; two convolutions and soft-argmax keypoints (the "spatial softmax" of Levine et al. 2016,
-section 5.1) do in a few hundred.
+section 5.1) learn it in a few hundred.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from ...errors import ConfigError
 
 STRIDE = 4
 SHARPNESS = 4.0
-# Rows: brightness, red against green, blue against yellow. Most of a scene is grey, so that colour
-# is the faintest part of an image and the last to be learned; turned up, it is among the first.
+# Rows: brightness, red against green, blue against yellow. Most of a scene is grey, so colour is
+# the weakest signal in an image and would be learned last; amplified, it is learned early.
 OPPONENT_COLOURS = ((1 / 3, 1 / 3, 1 / 3), (3.0, -3.0, 0.0), (-1.5, -1.5, 3.0))
 
 
@@ -47,7 +47,7 @@ class ConvBackbone(nn.Module):
 
         @property
         def image_size(self) -> tuple[int, int]:
-            """(height, width) it eats."""
+            """(height, width) of its input."""
             return self.image_height, self.image_width
 
         @property
@@ -67,14 +67,14 @@ class ConvBackbone(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, height, width) in [-1, 1] -> (B, num_tokens, out_dim)."""
-        # Mixing the kernel's colours mixes the image's.
+        # Mixing the kernel's colours has the same effect as mixing the image's.
         colours = torch.tensor(OPPONENT_COLOURS, device=images.device, dtype=images.dtype)
         weight = self.stem.weight.to(images.dtype)
         kernel = (weight.permute(0, 2, 3, 1) @ colours).permute(0, 3, 1, 2)
         features = functional.conv2d(images, kernel, self.stem.bias, STRIDE, padding=3)
         features = functional.relu(self.body(functional.relu(features)))
-        # Normalised per pixel and sharpened: otherwise the softmax over hundreds of pixels starts
-        # flat, and a small object moves no keypoint (and so gives no gradient) for a long time.
+        # Normalised per pixel and sharpened. Otherwise the softmax over hundreds of pixels is flat
+        # at first, and for a long time a small object moves no keypoint and so gives no gradient.
         salient = self.keypoint_norm(features.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
         keypoints = soft_argmax(SHARPNESS * self.keypoint_maps(salient)).to(images.dtype)
         positions = self.position_embedding.weight

@@ -1,4 +1,4 @@
-"""Weights before training from scratch, as openpi's JAX model draws them."""
+"""Initial weights for training from scratch, drawn as in openpi's JAX model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class NumberTokens:
 
     Attributes:
         first: id of the first number.
-        tables: how many runs of numbers follow each other, one a state dimension.
+        tables: number of consecutive runs of numbers, one per state dimension.
         size: numbers in a run, in ascending order.
     """
 
@@ -52,12 +52,12 @@ def init_from_scratch(model: nn.Module) -> None:
 def init_number_embeddings(embedding: Tensor, numbers: NumberTokens) -> None:
     """Draws smooth curves over each run of numbers, in place.
 
-    Drawn one by one, neighbouring bins would be strangers to each other, and every one of them
-    would have to be met in training; on a curve the network can interpolate from the start.
+    If they were drawn independently, neighbouring bins would be unrelated, and each would have to
+    occur in training; on a curve, the network can interpolate from the start.
 
     Args:
         embedding: (vocab_size, W) the token embedding.
-        numbers: which rows.
+        numbers: the rows to draw.
     """
     x = torch.linspace(-1.0, 1.0, numbers.size, device=embedding.device)
     curves = torch.stack(

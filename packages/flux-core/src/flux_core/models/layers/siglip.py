@@ -1,4 +1,4 @@
-"""SigLIP's vision transformer (So400m/14 in the real models), as PaliGemma uses it."""
+"""SigLIP's vision transformer (So400m/14 at full size), as used by PaliGemma."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ...errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True)
 class SigLIPVisionConfig:
-    """Sizes of the tower; the defaults are So400m/14 at 224 px (256 tokens an image)."""
+    """Sizes of the tower; the defaults are So400m/14 at 224 px (256 tokens per image)."""
 
     hidden_size: int = 1152
     intermediate_size: int = 4304
@@ -46,12 +46,12 @@ class SigLIPViTBackbone(nn.Module):
 
         @property
         def image_size(self) -> tuple[int, int]:
-            """(height, width) it eats."""
+            """(height, width) of its input."""
             return self.vision_config.image_size, self.vision_config.image_size
 
         @property
         def num_tokens(self) -> int:
-            """Tokens an image becomes."""
+            """Tokens per image."""
             return (self.vision_config.image_size // self.vision_config.patch_size) ** 2
 
         @property
@@ -133,7 +133,7 @@ class SelfAttention(nn.Module):
         self.k_proj = nn.Linear(width, width)
         self.v_proj = nn.Linear(width, width)
         self.out_proj = nn.Linear(width, width)
-        # In place of the first three, once `packing.pack_qkv` has been there.
+        # Replaces the first three after `packing.pack_qkv`.
         self.packed: nn.Module | None = None
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
-"""The Gemma decoder as pi0 uses it: a stack of blocks.
+"""The Gemma decoder as used by pi0: a stack of blocks.
 
-The vision-language stream and the action expert are both such stacks; the expert's blocks also see
-the keys and values of the other stream's, layer by layer.
+The vision-language stream and the action expert are both such stacks; the expert's blocks also
+attend to the keys and values of the other stream's blocks, layer by layer.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ..layers.basic import AdaRMSNorm, RMSNorm, RotaryAngles, attend, rotate
 class GemmaConfig:
     """Sizes of one Gemma stack (names as in Hugging Face's `GemmaConfig`).
 
-    `vocab_size` counts only for the vision-language stream: the expert reads no tokens.
+    `vocab_size` matters only for the vision-language stream: the expert reads no tokens.
     """
 
     hidden_size: int
@@ -106,10 +106,10 @@ class GemmaBlock(nn.Module):
         Args:
             x_BTW: the stream.
             angles: rotary cos and sin of its positions.
-            mask: (B, 1 or T, S) bool, what each position sees.
+            mask: (B, 1 or T, S) bool, which keys each position attends to.
             cond: (B, W) or (B, T, W) adaRMS condition.
-            past: keys and values, each (B, K, P, D), of what lies before the stream.
-            only_keys: the stream comes back as it was, which spares the rest of the layer.
+            past: keys and values, each (B, K, P, D), of the tokens before the stream.
+            only_keys: returns the stream unchanged, which saves the rest of the layer.
 
         Returns:
             The stream, and its own rotated keys and values, each (B, K, T, D).
@@ -129,7 +129,7 @@ class GemmaBlock(nn.Module):
     def project(
         self, x_BTW: Tensor, cos: Tensor, sin: Tensor, cond: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """Returns rotated queries (B, N, T, D), rotated keys and values (B, K, T, D), the gate."""
+        """Returns rotated queries (B, N, T, D), rotated keys, values (B, K, T, D), and the gate."""
         normed, gate = self.input_layernorm(x_BTW, cond)
         queries, keys, values = self.self_attn(normed)
         return rotate(queries, cos, sin), rotate(keys, cos, sin), values, gate
@@ -137,7 +137,7 @@ class GemmaBlock(nn.Module):
     def finish(
         self, x_BTW: Tensor, mixed: Tensor, gate: Tensor | None, cond: Tensor | None
     ) -> Tensor:
-        """Adds the attention's answer `mixed` (B, T, N * D) and the MLP to the stream."""
+        """Adds the attention's output `mixed` (B, T, N * D) and the MLP to the stream."""
         x_BTW = add_gated(x_BTW, self.self_attn.o_proj(mixed), gate)
         normed, gate = self.post_attention_layernorm(x_BTW, cond)
         return add_gated(x_BTW, self.mlp(normed), gate)
@@ -154,7 +154,7 @@ class GemmaProjections(nn.Module):
         self.k_proj = nn.Linear(width, config.num_key_value_heads * config.head_dim, bias=False)
         self.v_proj = nn.Linear(width, config.num_key_value_heads * config.head_dim, bias=False)
         self.o_proj = nn.Linear(heads * config.head_dim, width, bias=False)
-        # In place of the first three, once `packing.pack_qkv` has been there.
+        # Replaces the first three after `packing.pack_qkv`.
         self.packed: nn.Module | None = None
 
     def forward(self, x_BTW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -166,7 +166,7 @@ class GemmaProjections(nn.Module):
         return self._split_heads(queries), self._split_heads(keys), self._split_heads(values)
 
     def keys_and_values(self, x_BTW: Tensor) -> tuple[Tensor, Tensor]:
-        """Without the queries."""
+        """Returns keys and values without computing the queries."""
         if self.packed is not None:
             _, keys, values = self.packed(x_BTW)
         else:

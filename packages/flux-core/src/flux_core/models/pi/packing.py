@@ -1,4 +1,4 @@
-"""Query, key and value projections as one matrix: fewer, larger products at run time."""
+"""Packs query, key and value projections into one matrix: fewer, larger products at run time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PACKED = ("q_proj", "k_proj", "v_proj")
 
 
 class PackedProjections(nn.Module):
-    """Stands for three linear layers of the same input; answers their three outputs."""
+    """Replaces three linear layers with the same input; returns their three outputs."""
 
     def __init__(self, layers: list[nn.Linear]) -> None:
         super().__init__()
@@ -38,13 +38,13 @@ class PackedProjections(nn.Module):
 def pack_qkv(model: nn.Module) -> int:
     """Packs every attention layer of a network, in place, one at a time.
 
-    For inference: the weights then have other names, which no checkpoint has.
+    For inference only: the weights then have names that no checkpoint has.
 
     Returns:
         The number of layers packed.
 
     Raises:
-        CheckpointError: a projection that is no plain linear layer (an adapter not merged yet).
+        CheckpointError: a projection is not a plain linear layer (an adapter is not merged yet).
     """
     packed = 0
     for name, module in model.named_modules():
@@ -53,7 +53,7 @@ def pack_qkv(model: nn.Module) -> int:
         layers = [getattr(module, part) for part in PACKED]
         if any(type(layer) is not nn.Linear for layer in layers):
             raise CheckpointError(
-                f"{name}: only plain linear layers can be packed; merge LoRA first"
+                f"{name}: expected plain linear layers, got others. Merge LoRA first"
             )
         module.packed = PackedProjections(layers)
         for part in PACKED:

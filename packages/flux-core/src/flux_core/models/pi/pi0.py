@@ -33,11 +33,11 @@ from .gemma import ConditionGemmaModel
 
 
 class PrefixCache(NamedTuple):
-    """What the suffix needs to know of the prefix.
+    """The parts of the prefix that the suffix needs.
 
     Attributes:
-        keys: one (B, K, P, D) tensor a layer, already rotated.
-        values: one (B, K, P, D) tensor a layer.
+        keys: one (B, K, P, D) tensor per layer, already rotated.
+        values: one (B, K, P, D) tensor per layer.
         pad_masks: (B, P) bool, True = real token.
     """
 
@@ -64,8 +64,8 @@ class Suffix(NamedTuple):
 
 
 class SuffixContext(NamedTuple):
-    """What every denoising step of one observation needs alike: (B, 1 or T, P + T) bool `mask`,
-    and the rotary `cos` and `sin` of the suffix's positions."""
+    """What all denoising steps of one observation share: (B, 1 or T, P + T) bool `mask`, and the
+    rotary `cos` and `sin` of the suffix's positions."""
 
     mask: Tensor
     cos: Tensor
@@ -86,14 +86,13 @@ class PI0FlowMatching(nn.Module):
     class Config:
         """The network. `n_action_steps` is the number of *predicted* steps (action_horizon).
 
-        `number_tokens` only matters from scratch: their embeddings start as smooth curves.
-        `actions_per_token` is 1 in pi0 and pi0.5; a small policy has fewer tokens to work on with
-        more. The action projections then have `actions_per_token * action_dim` dimensions.
+        `number_tokens` only matters when training from scratch: their embeddings start as smooth
+        curves. `actions_per_token` is 1 in pi0 and pi0.5; a small policy uses more, to process
+        fewer tokens. The action projections then have `actions_per_token * action_dim` dimensions.
         `pretrained_name_or_path` is a local checkpoint that training starts from, of any project
         (see `pretrained.py`, also for `pretrained_adapt` and `pretrained_from_pi0`). A freeze flag
-        freezes its part, adapters and all; `use_lora` trains adapters and `modules_to_save` alone
-        (see `lora.py`).
-        `rtc_training_config` trains with random prefixes (see `flux_core.rtc`).
+        freezes its part, including adapters; `use_lora` trains only adapters and `modules_to_save`
+        (see `lora.py`). `rtc_training_config` trains with random prefixes (see `flux_core.rtc`).
         """
 
         vision_backbone: SigLIPViTBackbone.Config | ConvBackbone.Config
@@ -179,7 +178,7 @@ class PI0FlowMatching(nn.Module):
         keys: list[Tensor] = []
         values: list[Tensor] = []
         for index, layer in enumerate(self.llm_backbone.blocks):
-            # Of the last layer only the keys and values are ever read.
+            # Only the keys and values of the last layer are used.
             is_last = index + 1 == config.num_hidden_layers
             x, k, v = layer(x, (cos, sin), mask, only_keys=is_last)
             keys.append(k)
@@ -213,19 +212,19 @@ class PI0FlowMatching(nn.Module):
             x_t: (B, H, A) float32; never written to.
             t: (B, H) or (B, 1) float32, the time of each action step.
             cache: the prefix.
-            context: `suffix_context` of the cache, where several steps share it.
+            context: `suffix_context` of the cache, if several steps share it.
 
         Returns:
             (B, H, A) float32.
         """
         if (group := self.config.actions_per_token) > 1:
-            # The steps of a token share its first one's time.
+            # All steps of a token use the time of its first step.
             t = t[:, ::group]
         if context is None:
             context = self.suffix_context(cache, x_t.shape[1])
         suffix = self.embed_suffix(state, x_t.unflatten(1, (-1, group)).flatten(2), t)
         mask, cos, sin = context
-        # In a half-precision network the stream begins behind the float32 projections.
+        # In a half-precision network, the stream begins after the float32 projections.
         x = suffix.tokens.to(cache.keys[0].dtype)
         prefixes = zip(cache.keys, cache.values, strict=True)
         for layer, past in zip(self.llm_expert.blocks, prefixes, strict=True):
@@ -234,11 +233,11 @@ class PI0FlowMatching(nn.Module):
         return self.velocity(x[:, self.num_state_tokens :]).reshape(x_t.shape)
 
     def num_suffix_tokens(self, horizon: int) -> int:
-        """How many tokens stand for the state and `horizon` action steps."""
+        """Returns the number of tokens for the state and `horizon` action steps."""
         return self.num_state_tokens + horizon // self.config.actions_per_token
 
     def suffix_context(self, cache: PrefixCache, horizon: int) -> SuffixContext:
-        """Mask and positions of a suffix of `horizon` action steps behind this prefix."""
+        """Returns mask and rotary angles of a suffix of `horizon` steps after this prefix."""
         num_tokens = self.num_suffix_tokens(horizon)
         prefix_length = cache.pad_masks.sum(dim=1, keepdim=True)
         positions = prefix_length + torch.arange(num_tokens, device=cache.pad_masks.device)
@@ -247,7 +246,7 @@ class PI0FlowMatching(nn.Module):
         return SuffixContext(mask, cos, sin)
 
     def velocity(self, hidden: Tensor) -> Tensor:
-        """The last projection, always in float32."""
+        """Applies the last projection, always in float32."""
         with torch.autocast(hidden.device.type, enabled=False):
             return self.action_out_proj(hidden.float())
 
@@ -262,9 +261,9 @@ class PI0FlowMatching(nn.Module):
 
     @staticmethod
     def suffix_mask(pad_masks: Tensor, num_tokens: int, num_state_tokens: int) -> Tensor:
-        """(B, T, P + T): the state sees itself, the actions see everything; T is 1 without state.
+        """(B, T, P + T): the state attends to itself, actions to everything; T is 1 without state.
 
-        Without a state token all rows are alike, and one stands for all.
+        Without a state token, all rows are equal, so one row represents them.
         """
         batch = pad_masks.shape[0]
         is_action = torch.arange(num_tokens, device=pad_masks.device) >= num_state_tokens
@@ -280,7 +279,7 @@ class PI0FlowMatching(nn.Module):
 
 
 def check_dimensions(config: PI0FlowMatching.Config) -> None:
-    """Refuses sizes that cannot meet, naming both ends."""
+    """Refuses sizes that do not fit together, and names both."""
     vlm, expert = config.llm_backbone, config.llm_expert
     for field in ("num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim"):
         if getattr(vlm, field) != getattr(expert, field):
@@ -333,7 +332,8 @@ def check_adaptation(config: PI0FlowMatching.Config) -> None:
     frozen = [name for name in config.modules_to_save if name in frozen_parts(config)]
     if frozen:
         raise ConfigError(
-            f"modules_to_save: {frozen[0]!r} would be trained, but a freeze flag freezes it"
+            f"modules_to_save: {frozen[0]!r} would be trained, but a freeze flag freezes it. "
+            "Remove one of them"
         )
     rtc = config.rtc_training_config
     if rtc is not None and rtc.max_delay > config.n_action_steps:
@@ -344,7 +344,7 @@ def check_adaptation(config: PI0FlowMatching.Config) -> None:
 
 
 def frozen_parts(config: PI0FlowMatching.Config) -> tuple[str, ...]:
-    """Names of the parts that the config freezes."""
+    """Returns the names of the parts that the config freezes."""
     flags = {
         "vision_backbone": config.freeze_vision_backbone or config.freeze_vlm_backbone,
         "projector": config.freeze_projector or config.freeze_vlm_backbone,
@@ -355,7 +355,7 @@ def frozen_parts(config: PI0FlowMatching.Config) -> tuple[str, ...]:
 
 
 def without_effect(model: PI0FlowMatching) -> list[str]:
-    """The parameters that can change no action: of the prefix's last layer only keys are read."""
+    """Parameters that affect no action: only keys of the prefix's last layer are read."""
     last = f"llm_backbone.layers.{model.config.llm_backbone.num_hidden_layers - 1}"
     idle = ("self_attn.q_proj", "self_attn.o_proj", "post_attention_layernorm", "mlp")
     prefixes = (*(f"{last}.{part}." for part in idle), "llm_backbone.norm.")
@@ -366,7 +366,7 @@ def freeze_parts(model: PI0FlowMatching) -> None:
     """Turns off the gradient of every part the config freezes.
 
     Raises:
-        ConfigError: a part that has nothing to freeze.
+        ConfigError: a part has no parameters to freeze.
     """
     for name in frozen_parts(model.config):
         parameters = list(model.get_submodule(name).parameters())

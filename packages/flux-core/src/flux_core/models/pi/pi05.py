@@ -1,4 +1,4 @@
-"""pi0.5: the state is words in the prompt, the time conditions every norm of the expert."""
+"""pi0.5: the state is text in the prompt, and the time conditions every norm of the expert."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class PI05FlowMatching(PI0FlowMatching):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(PI0FlowMatching.Config):
-        """As pi0, without `state_proj`; the expert needs `use_adarms=True`."""
+        """Like pi0, without `state_proj`; the expert needs `use_adarms=True`."""
 
         time_mlp_in: LinearProjector.Config | None = None
         time_mlp_out: LinearProjector.Config | None = None
@@ -47,7 +47,7 @@ class PI05FlowMatching(PI0FlowMatching):
             if given != square:
                 raise ConfigError(f"{name}: expected {square}, got {given}")
         self.time_mlp_in, self.time_mlp_out = square.build(), square.build()
-        # In place of both and of the norms' projections, once an exporter has made tables of them.
+        # Replaces both and the norms' projections, once an exporter has turned them into tables.
         self.step_index: nn.Module | None = None
 
     def embed_suffix(self, state: Tensor | None, x_t: Tensor, t: Tensor) -> Suffix:
@@ -58,7 +58,7 @@ class PI05FlowMatching(PI0FlowMatching):
         return Suffix(actions, self.condition(t, actions.dtype))
 
     def condition(self, t: Tensor, dtype: torch.dtype) -> Tensor:
-        """What the norms are told of the times (B, 1 or H): (B, 1 or H, W)."""
+        """Turns the times (B, 1 or H) into the condition of the norms, (B, 1 or H, W)."""
         hidden = functional.silu(self.time_mlp_in(self.time_embedding(t).to(dtype)))
         # A second silu after the last layer, as in openpi.
         return functional.silu(self.time_mlp_out(hidden))

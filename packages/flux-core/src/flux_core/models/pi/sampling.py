@@ -1,4 +1,4 @@
-"""The flow: times to train at, the training loss, and the Euler loop that answers actions."""
+"""The flow: sampled training times, the training loss, and the Euler loop that returns actions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .pi0 import PI0FlowMatching, PrefixCache
 
 
 class FlowLoss(NamedTuple):
-    """A training step's answer.
+    """The result of a training step.
 
     Attributes:
         loss: the mean over supervised steps and dimensions, with gradient.
@@ -50,7 +50,7 @@ def sample_delays(
 
 
 class FlowDraws(NamedTuple):
-    """What is random in the loss of a batch, by row: (B * draws an observation, ...).
+    """The random values in the loss of a batch, by row: (B * draws per observation, ...).
 
     Attributes:
         noise: (rows, H, A) float32.
@@ -63,12 +63,12 @@ class FlowDraws(NamedTuple):
     delays: Tensor | None
 
     def rows(self, index: Tensor) -> FlowDraws:
-        """Some of the rows."""
+        """Returns the rows at `index`."""
         delays = None if self.delays is None else self.delays[index]
         return FlowDraws(self.noise[index], self.t[index], delays)
 
     def to(self, device: torch.device) -> FlowDraws:
-        """The same on another device."""
+        """Returns a copy on another device."""
         delays = None if self.delays is None else self.delays.to(device)
         return FlowDraws(self.noise.to(device), self.t.to(device), delays)
 
@@ -110,7 +110,7 @@ def flow_errors(model: PI0FlowMatching, batch: dict[str, Tensor], draws: FlowDra
     Args:
         model: the policy.
         batch: as `flow_matching_loss` takes it; B divides the number of rows.
-        draws: the rows of an observation one after the other.
+        draws: the rows of one observation follow each other.
     """
     repeats = len(draws.t) // len(batch["actions"])
     cache = model.prefix(
@@ -139,8 +139,8 @@ def flow_matching_loss(
         batch: `images` (B, C, 3, h, w) float32, `image_masks` (B, C) bool, `lang_tokens` (B, L)
             int64, `lang_masks` (B, L) bool, `states` (B, S) float32, `actions` (B, H, A) float32
             normalised, `action_masks` (B, H) bool; optionally `action_dim_masks` (B, A) bool.
-        num_noise_samples: noise and time draws per encoded observation; more draws make the
-            cheap expert learn more from each expensive prefix.
+        num_noise_samples: noise and time draws per encoded observation; with more draws, the cheap
+            expert learns more from each expensive prefix.
         generator: source of noise and time.
     """
     draws = draw_flow(
@@ -169,7 +169,7 @@ def with_clean_prefix(t: Tensor, mask: Tensor, delays: Tensor) -> tuple[Tensor, 
 
 
 def supervised(model: PI0FlowMatching, batch: dict[str, Tensor]) -> Tensor:
-    """(B, H, A) float32: 1 where an action is real and counts for the loss."""
+    """(B, H, A) float32: 1 where an action is not padding and counts for the loss."""
     actions = batch["actions"]
     mask = batch["action_masks"][..., None].expand_as(actions).float()
     if "action_dim_masks" in batch:
@@ -205,20 +205,20 @@ def sample_actions(
         model: the policy.
         state: (B, S) normalised state, None for pi0.5.
         cache: the encoded observation.
-        noise: (B, H, A) float32; left as it is.
+        noise: (B, H, A) float32; not modified.
         num_inference_steps: default: the config's.
-        rtc: ties the chunk to `previous`; without either, or with a prefix of 0 steps, nothing is
-            tied, and the answer is the same to the last bit.
-        previous: (B, K, A) normalised, K <= H: what the chunk before says for this one's first K
+        rtc: makes the chunk continue `previous`; if either is missing or the prefix has 0 steps,
+            the result is bit-identical to sampling without RTC.
+        previous: (B, K, A) normalised, K <= H: the previous chunk's actions for this one's first K
             steps.
         action_dims: the dimensions that training supervised (default: the config's
-            `loss_action_dim`); those behind them are padding, and come out as 0.
+            `loss_action_dim`); later dimensions are padding and become 0.
 
     Returns:
         (B, H, A) float32 normalised actions.
 
     Raises:
-        ConfigError: a prefix that is longer than `previous` or cuts a token in two.
+        ConfigError: a prefix is longer than `previous` or ends inside a token.
     """
     steps = num_inference_steps or model.config.num_inference_steps
     action_dims = action_dims or model.config.loss_action_dim or noise.shape[2]
@@ -232,7 +232,7 @@ def sample_actions(
 
 
 class EulerFlow:
-    """The Euler loop of one observation, free or tied to the chunk before."""
+    """The Euler loop of one observation, with or without a previous chunk."""
 
     def __init__(
         self,
@@ -248,25 +248,25 @@ class EulerFlow:
         self.context = model.suffix_context(cache, horizon)
 
     def velocity(self, x_t: Tensor, t: Tensor) -> Tensor:
-        """The network's, at per-position times (B, H)."""
+        """Returns the network's velocity at per-position times (B, H)."""
         velocity = self.model.denoise(self.state, x_t, t, self.cache, self.context)
         return padding_to_zero(velocity, x_t, t, self.action_dims)
 
     def times(self, like: Tensor) -> Iterator[Tensor]:
-        """1, 1 - 1/N, ..., 1/N as (B, H): from an integer, so that no rounding error gathers."""
+        """1, 1 - 1/N, ..., 1/N as (B, H): from an integer, so rounding errors do not add up."""
         for k in range(self.num_inference_steps):
             time = (self.num_inference_steps - k) / self.num_inference_steps
             yield torch.full(like.shape[:2], time, device=like.device)
 
     def integrate(self, noise: Tensor) -> Tensor:
-        """From noise to actions."""
+        """Integrates from noise to actions."""
         x_t = noise
         for t in self.times(noise):
             x_t = x_t - self.velocity(x_t, t) / self.num_inference_steps
         return x_t
 
     def integrate_behind(self, noise: Tensor, prefix: Tensor) -> Tensor:
-        """The same with the first steps known: they stand there clean, at time 0, throughout."""
+        """Does so with known first steps: they remain clean, at time 0, throughout."""
         length = prefix.shape[1]
         x_t = torch.cat((prefix, noise[:, length:]), dim=1)
         for t in self.times(noise):
@@ -278,7 +278,7 @@ class EulerFlow:
     def integrate_guided(
         self, noise: Tensor, previous: Tensor, prefix_len: int, rtc: RTCConfig
     ) -> Tensor:
-        """The same, pulled towards `previous` as far as its weights say."""
+        """Does so, guided towards `previous` according to its weights."""
         horizon, known = noise.shape[1], previous.shape[1]
         decay_end = min(2 * prefix_len if rtc.decay_end is None else rtc.decay_end, known)
         weights = prefix_weights(prefix_len, decay_end, horizon, rtc.schedule)
@@ -295,14 +295,14 @@ class EulerFlow:
     def _plain_pull(
         self, x_t: Tensor, t: Tensor, target: Tensor, weights: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Velocity, and how far the actions it points at are from the target."""
+        """Returns the velocity, and the error of the actions that it predicts."""
         velocity = self.velocity(x_t, t)
         return velocity, (target - (x_t - t[..., None] * velocity)) * weights
 
     def _jacobian_pull(
         self, x_t: Tensor, t: Tensor, target: Tensor, weights: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """The same error, taken back to x_t by the vector-Jacobian product of those actions."""
+        """Does so, with the error mapped back to x_t by the actions' vector-Jacobian product."""
         with torch.enable_grad():
             x = x_t.detach().requires_grad_()
             velocity = self.velocity(x, t)
@@ -313,21 +313,21 @@ class EulerFlow:
 
 
 def padding_to_zero(velocity: Tensor, x_t: Tensor, t: Tensor, action_dims: int) -> Tensor:
-    """Puts in, for the dimensions from `action_dims` on, the velocity of actions that are zero.
+    """Replaces the velocity from dimension `action_dims` on by that of actions that are zero.
 
     In training these dimensions of x_t were t * noise, and the network's velocity there had no
-    loss: integrated, it would lead x_t to where the network has never been. With data at zero the
+    loss: integrating it would take x_t outside the training distribution. For actions of zero the
     velocity is the noise itself, x_t / t.
     """
     if action_dims >= x_t.shape[-1]:
         return velocity
-    # A known prefix is at t = 0, and so is its padding: 0 / tiny stays 0.
+    # A known prefix has t = 0, and its padding is 0: 0 / tiny stays 0.
     time = t[..., None].clamp(min=torch.finfo(torch.float32).tiny)
     return torch.cat((velocity[..., :action_dims], x_t[..., action_dims:] / time), dim=-1)
 
 
 def checked_prefix(rtc: RTCConfig, previous: Tensor, shape: torch.Size, stride: int) -> int:
-    """The prefix's length, once everything about it fits."""
+    """Returns the prefix's length after checking it."""
     if rtc.prefix_len is None:
         raise ConfigError("rtc_config.prefix_len: expected a number of steps, got None")
     fits = previous.shape[0] == shape[0] and previous.shape[2] == shape[2]
@@ -338,7 +338,7 @@ def checked_prefix(rtc: RTCConfig, previous: Tensor, shape: torch.Size, stride: 
     if rtc.prefix_len > previous.shape[1]:
         raise ConfigError(
             f"rtc_config.prefix_len: expected at most {previous.shape[1]} (the steps left of the "
-            f"chunk before), got {rtc.prefix_len}"
+            f"previous chunk), got {rtc.prefix_len}"
         )
     if rtc.method == "prefix" and rtc.prefix_len % stride:
         raise ConfigError(

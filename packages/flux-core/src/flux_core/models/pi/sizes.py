@@ -1,5 +1,5 @@
-"""pi0 and pi0.5 as config trees: at their real size, as openpi's base checkpoints have them (3.3 B
-parameters), and of the same shape but smaller, for measurements."""
+"""pi0 and pi0.5 as config trees: at the full size of openpi's base checkpoints (3.3 B parameters),
+and smaller with the same structure, for measurements."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ Kind = Literal["pi0", "pi05"]
 Size = Literal["small", "medium", "full"]
 
 _SMALLER: dict[str, dict[str, int]] = {
-    # width, mlp, layers and head of the prefix; of the expert; of the vision tower
+    # width, mlp, layers and head of the prefix; width of the expert; width and layers of the vision
     "small": dict(width=256, mlp=1024, layers=6, head=32, expert=128, vision=128, tower=4),
     "medium": dict(width=512, mlp=2048, layers=8, head=64, expert=256, vision=256, tower=6),
 }
 
 
 def sized_model(kind: Kind, size: Size = "full", **settings: Any) -> dict[str, Any]:
-    """The config tree of a network of some size; `settings` as of `pi0_model`."""
+    """Returns the config tree of a network of one size; `settings` as in `pi0_model`."""
     tree = {"pi0": pi0_model, "pi05": pi05_model}[kind](**settings)
     if size != "full":
         _shrink(tree, **_SMALLER[size])
@@ -38,8 +38,8 @@ def pi0_model(
 ) -> dict[str, Any]:
     """pi0: the state is a token. `settings` override and add keys.
 
-    `state_dim` is `action_dim` where it is not said. Of openpi's 32-dimensional projections a
-    narrower network takes the first dimensions, where openpi puts a robot's.
+    `state_dim` defaults to `action_dim`. A narrower network takes the first dimensions of openpi's
+    32-dimensional projections, which is where openpi puts a robot's dimensions.
     """
     width = EXPERT_WIDTH
     model = _shared(action_horizon, action_dim) | dict(
@@ -53,7 +53,7 @@ def pi0_model(
 def pi05_model(
     *, action_horizon: int = 50, action_dim: int = PRETRAINED_ACTION_DIM, **settings: Any
 ) -> dict[str, Any]:
-    """pi0.5: the state is in the prompt, the time in every norm. `settings` as of `pi0_model`."""
+    """pi0.5: the state is in the prompt, the time in every norm. `settings` as in `pi0_model`."""
     width = EXPERT_WIDTH
     model = _shared(action_horizon, action_dim) | dict(
         type="PI05FlowMatching",
@@ -113,7 +113,7 @@ def _shrink(
         num_attention_heads=4,
         image_size=112,
     )
-    # The embedding's share of the parameters is about that of full size.
+    # The embedding has about the same share of the parameters as at full size.
     tree["llm_backbone"]["vocab_size"] = 8192
     tree["projector"] |= dict(in_dim=vision, out_dim=width)
     tree["proj_width"] = expert

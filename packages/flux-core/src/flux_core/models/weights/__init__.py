@@ -1,4 +1,4 @@
-"""Weights: checkpoints of other projects and our own, and LoRA adapters."""
+"""Weights: our checkpoints, those of other projects, and LoRA adapters."""
 
 from __future__ import annotations
 

@@ -19,11 +19,11 @@ FORMAT = "flux-checkpoint-1"
 
 
 def load_checkpoint(path: Path, *, mmap: bool = False) -> dict[str, Any]:
-    """Reads a checkpoint of ours; anything else is a CheckpointError.
+    """Reads a checkpoint of flux-train; anything else is a CheckpointError.
 
-    With `mmap` a tensor is read from the file when it is used.
+    With `mmap`, a tensor is read from the file only when it is used.
 
-    Keys: `model` and `ema` (weights, `ema` of those that are trained, or None), `optimizer`,
+    Keys: `model` and `ema` (weights, `ema` only of trained ones, or None), `optimizer`,
     `global_step`, `position` in the data, `config` (the resolved tree as plain data), `norm_stats`.
     """
     if not path.is_file():
@@ -34,13 +34,13 @@ def load_checkpoint(path: Path, *, mmap: bool = False) -> dict[str, Any]:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{path}: cannot be read as a checkpoint ({reason})") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
-        raise CheckpointError(f"{path}: is not a checkpoint written by flux-train")
+        raise CheckpointError(f"{path}: expected a checkpoint of flux-train, got another file")
     return state
 
 
 def inference_weights(state: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The plain network's weights to deploy: the moving average where the run kept one."""
-    # The average is of what was trained; the rest is as it was.
+    """Returns the plain network's weights to deploy: the moving average if the run kept one."""
+    # The average contains only trained weights; the others are unchanged.
     weights = {**state["model"], **(state.get("ema") or {})}
     return merged_weights(weights, bind(PI0FlowMatching.Config, state["config"]["model"], "model"))
 
@@ -50,7 +50,7 @@ def load_weights(
 ) -> None:
     """Fills `model` strictly; the first missing, unexpected or mis-shaped tensor is named.
 
-    With `assign` the model takes the tensors themselves, so that it may be on the meta device.
+    With `assign`, the model takes the tensors themselves, so it may be on the meta device.
     """
     expected = model.state_dict()
     problems = [f"{name} is missing" for name in expected if name not in weights]

@@ -1,4 +1,4 @@
-"""One table of names: what every project calls the weights that we call like FluxVLA."""
+"""One table of names: each project's names for the weights, which we name as FluxVLA does."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ EXPERT = "paligemma_with_expert.gemma_expert"
 EMBEDDING = "llm_backbone.embed_tokens.weight"
 VLM_PARTS = ("vision_backbone.", "projector.", "llm_backbone.")
 
-# Our prefix, openpi's. The first that fits counts, and is the one we write.
+# Our prefix, openpi's. The first match wins, and is the one that we write.
 OPENPI = (
     ("vision_backbone.vision.", f"{VLM}.model.vision_tower."),
     ("projector.projector.", f"{VLM}.model.multi_modal_projector.linear."),
@@ -38,8 +38,8 @@ OPENPI = (
     ("llm_backbone.embed_tokens.", f"{VLM}.language_model.lm_head."),
     ("llm_backbone.", f"{VLM}.language_model.model."),
 )
-# PaliGemma as the hub has it, and as versions of transformers have written it since. Of several
-# names the first is the one we write.
+# PaliGemma's names on the hub, and those that later versions of transformers write. If there are
+# several, we write the first.
 HUGGINGFACE = (
     ("vision_backbone.vision.vision_model.", "vision_tower.vision_model."),
     ("vision_backbone.vision.vision_model.", "vision_tower."),
@@ -51,13 +51,13 @@ HUGGINGFACE = (
     ("llm_backbone.", "model.language_model."),
 )
 
-# The same embedding under a second name; whoever writes both must have written the same.
+# The same embedding under a second name; a file with both must have equal values.
 TIED = {
     "openpi": (f"{VLM}.model.language_model.embed_tokens.weight",),
     "lerobot": (f"model.{VLM}.model.language_model.embed_tokens.weight",),
     "huggingface": ("lm_head.weight", "language_model.lm_head.weight"),
 }
-# Stored and read by nobody: the expert reads no tokens and writes none.
+# Stored but never read: the expert neither reads nor writes tokens.
 UNUSED = {
     "openpi": (f"{EXPERT}.lm_head.weight",),
     "lerobot": (f"model.{EXPERT}.lm_head.weight",),
@@ -71,10 +71,10 @@ STATISTICS = ("normalize_inputs.", "normalize_targets.", "unnormalize_outputs.")
 
 
 def recognise(names: Collection[str], *, is_ours: bool, where: str) -> Format:
-    """Says which project wrote weights with these names.
+    """Returns the project that wrote weights with these names.
 
     Raises:
-        CheckpointError: none that is known here.
+        CheckpointError: no known project did.
     """
 
     def any_starts_with(*prefixes: str) -> bool:
@@ -95,7 +95,7 @@ def recognise(names: Collection[str], *, is_ours: bool, where: str) -> Format:
 
 
 def to_ours(name: str, form: Format) -> str | None:
-    """Our name of a foreign weight; None if it has none."""
+    """Returns our name for a foreign weight; None if there is none."""
     if form in ("flux", "fluxvla"):
         return name
     if form == "lerobot":
@@ -107,7 +107,7 @@ def to_ours(name: str, form: Format) -> str | None:
 
 
 def from_ours(name: str, form: Format) -> str:
-    """A project's name of one of our weights.
+    """Returns a project's name for one of our weights.
 
     Raises:
         CheckpointError: that project has no such weight.
@@ -119,15 +119,14 @@ def from_ours(name: str, form: Format) -> str:
     for ours, theirs in OPENPI if form == "openpi" else HUGGINGFACE:
         if name.startswith(ours):
             return theirs + name.removeprefix(ours)
-    raise CheckpointError(f"{name}: has no name in {form}'s checkpoints")
+    raise CheckpointError(f"{name}: expected a weight that {form}'s checkpoints contain")
 
 
 def our_names(names: Collection[str], form: Format) -> tuple[dict[str, str], list[str]]:
     """Sorts foreign names.
 
     Returns:
-        Our name -> theirs, and theirs that mean nothing to us. Tied copies and weights that nobody
-        reads are in neither.
+        Our name -> theirs, and the unknown names. Tied copies and unused weights are in neither.
     """
     skipped = {*TIED.get(form, ()), *UNUSED.get(form, ())}
     found: dict[str, str] = {}
@@ -135,7 +134,7 @@ def our_names(names: Collection[str], form: Format) -> tuple[dict[str, str], lis
     statistics = [name for name in names if form == "lerobot" and name.startswith(STATISTICS)]
     if statistics:
         logger.warning(
-            "%d statistics of LeRobot's training data are left out (%s, ...): flux computes its "
+            "%d statistics of LeRobot's training data are ignored (%s, ...): flux computes its "
             "own from the dataset",
             len(statistics),
             statistics[0],
@@ -154,7 +153,7 @@ def our_names(names: Collection[str], form: Format) -> tuple[dict[str, str], lis
 
 
 def model_kind(names: Collection[str] | Mapping[str, object]) -> str:
-    """`pi0`, `pi05` or `paligemma` (without a policy), by our names."""
+    """Returns `pi0`, `pi05` or `paligemma` (no policy); `names` are our names."""
     if any(name.startswith("time_mlp_in.") for name in names):
         return "pi05"
     if any(name.startswith("action_time_mlp_in.") for name in names):

@@ -1,7 +1,7 @@
 """LoRA through `peft`: adapters on any named linear layers, and weights with them merged in.
 
-The network stays the class it is: `peft` replaces the linear layers inside it. What is trained is
-the adapters and `modules_to_save`; a frozen part gets neither.
+The network's class does not change: `peft` replaces the linear layers inside it. Only the adapters
+and `modules_to_save` are trained; a frozen part has neither.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ ADAPTER_FILE, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json
 
 
 def apply_lora(model: PI0FlowMatching) -> None:
-    """Puts the adapters of the model's config into it, in place; freezes everything else.
+    """Adds the adapters of the model's config, in place; freezes everything else.
 
     `lora_target_modules` are endings of module names, as in `peft`: 'q_proj' is every query
     projection, 'llm_expert.layers.0.mlp.up_proj' is one layer.
 
     Raises:
-        ConfigError: a target or a module to save names nothing, or a target is not linear.
+        ConfigError: a target or a module to save does not exist, or a target is not linear.
     """
     config = model.config
     frozen = frozen_parts(config)
@@ -64,7 +64,7 @@ def _check_targets(model: nn.Module, targets: tuple[str, ...], frozen: tuple[str
     if not reached:
         raise ConfigError(
             f"lora_target_modules: all of {', '.join(targets)} lie in frozen parts "
-            f"({', '.join(frozen)}); nothing would be adapted"
+            f"({', '.join(frozen)}); nothing would be trained there"
         )
 
 
@@ -78,11 +78,11 @@ def _check_saved(model: nn.Module, names: tuple[str, ...]) -> None:
 def merged_weights(
     weights: Mapping[str, Tensor], config: PI0FlowMatching.Config
 ) -> dict[str, Tensor]:
-    """The plain network's weights: each adapter added to its layer, W + alpha / rank * B A.
+    """Returns the plain network's weights: each adapter added to its layer, W + alpha / rank * B A.
 
     Args:
-        weights: state dict of a network with adapters, or of a plain one, which comes back as is.
-        config: the network's.
+        weights: state dict of a network with adapters, or of a plain one, which is returned as is.
+        config: the network's config.
     """
     scaling = config.lora_alpha / config.lora_rank
     merged: dict[str, Tensor] = {}
@@ -104,16 +104,16 @@ def merged_weights(
 def save_adapter(
     model: PI0FlowMatching, folder: Path, weights: Mapping[str, Tensor] | None = None
 ) -> None:
-    """Writes the adapters alone, as `peft` writes them: a few MB that `PeftModel` also loads.
+    """Writes only the adapters, in `peft`'s format: a few MB that `PeftModel` can load too.
 
     Args:
         model: the network with its adapters.
-        folder: where they go.
-        weights: its state dict, where the network holds shards of it.
+        folder: the folder to write to.
+        weights: its state dict, if the network itself holds only shards of it.
     """
     state = None if weights is None else dict(weights)
     found = _peft().get_peft_model_state_dict(model, state_dict=state, adapter_name=ADAPTER)
-    # As if the network were inside a PeftModel, which is what the file's readers expect.
+    # Names as if the network were inside a PeftModel, because readers of the file expect that.
     named = {f"base_model.model.{k}": v.detach().cpu().contiguous() for k, v in found.items()}
     folder.mkdir(parents=True, exist_ok=True)
     save_file(named, folder / ADAPTER_FILE, metadata={"format": "pt"})

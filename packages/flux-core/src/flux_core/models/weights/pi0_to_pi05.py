@@ -1,9 +1,9 @@
-"""A pi0 checkpoint as the start of a pi0.5.
+"""A pi0 checkpoint as the starting point of a pi0.5.
 
-As LeRobot does it: the time MLP takes the weights of pi0's action-time MLP and `state_proj` is
-dropped. LeRobot leaves the expert's adaRMS norms at random; here they start as pi0's norms (scale
-from the weight, no shift, gate 1, whatever the condition), so that the expert's blocks compute what
-they did. Of the action-time MLP's first layer only the half that reads the time fits.
+As in LeRobot, the time MLP takes the weights of pi0's action-time MLP, and `state_proj` is dropped.
+LeRobot initialises the expert's adaRMS norms randomly; here they start as pi0's norms (scale from
+the weight, no shift, gate 1, whatever the condition), so that the expert's blocks compute the same
+as in pi0. Only the half of the action-time MLP's first layer that reads the time is used.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ TIME_IN = "action_time_mlp_in.projector.weight"
 
 
 def pi05_from_pi0(tensors: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
-    """Returns a pi0.5's tensors, made from a pi0's (both by our names) when they are read."""
+    """Returns a pi0.5's tensors, made from a pi0's (both under our names) when they are read."""
     made: dict[str, StoredTensor] = {}
     width = tensors[TIME_IN].shape[0]
     for name, tensor in tensors.items():

@@ -1,4 +1,4 @@
-"""Everybody's checkpoints: what they are, how they fill our network, and ours for others."""
+"""Inspects checkpoints of all known projects, loads them into our network, and converts them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from .weight_files import StoredTensor, WeightFile, open_weights
 
 Adapt = Literal["slice", "reinit"]
 
-# Dimension of each weight that counts state or action dimensions.
+# The axis of each weight whose size is the number of state or action dimensions.
 ROBOT_DIMENSION = {
     "state_proj.projector.weight": 1,
     "action_in_proj.projector.weight": 1,
@@ -49,8 +49,8 @@ class Checkpoint:
 
     Attributes:
         form: the project that wrote it.
-        tensors: by our names.
-        unknown: names in the file that mean nothing to us.
+        tensors: the tensors, by our names.
+        unknown: names in the file that are unknown to flux.
     """
 
     file: WeightFile
@@ -66,7 +66,7 @@ class Checkpoint:
 
 @dataclass(frozen=True, kw_only=True)
 class Fit:
-    """How a checkpoint and a network meet; every list of names is sorted.
+    """How a checkpoint fits a network; every list of names is sorted.
 
     Attributes:
         missing: the network has it, the file does not.
@@ -80,7 +80,7 @@ class Fit:
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
-    """Opens any known checkpoint; of its tensors it reads only tied copies, to compare them.
+    """Opens any known checkpoint; reads only tied copies of its tensors, to compare them.
 
     Raises:
         CheckpointError: damaged, unknown, or tied copies that differ.
@@ -97,10 +97,8 @@ def open_checkpoint(path: Path) -> Checkpoint:
 
 
 def as_pi05(checkpoint: Checkpoint) -> Checkpoint:
-    """A pi0 checkpoint as a pi0.5's (see `pi0_to_pi05.py`).
-
-    Raises:
-        CheckpointError: it is no pi0.
+    """Returns a pi0 checkpoint as that of a pi0.5 (see `pi0_to_pi05.py`). Raises: CheckpointError:
+    it is not a pi0.
     """
     if checkpoint.model != "pi0":
         raise CheckpointError(
@@ -112,7 +110,9 @@ def as_pi05(checkpoint: Checkpoint) -> Checkpoint:
 def _check_tied(file: WeightFile, name: str, copy: str) -> None:
     first, second = file.tensors[name], file.tensors[copy]
     if first.shape != second.shape or not torch.equal(first.read(), second.read()):
-        raise CheckpointError(f"{file.path}: {name} and {copy} are one weight, but differ")
+        raise CheckpointError(
+            f"{file.path}: expected equal values in {name} and {copy}, which are one weight"
+        )
 
 
 def compare_weights(checkpoint: Checkpoint, model: nn.Module) -> Fit:
@@ -131,11 +131,11 @@ def compare_weights(checkpoint: Checkpoint, model: nn.Module) -> Fit:
 
 
 def inspect_checkpoint(path: Path, model: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """What a checkpoint is, as plain data: the report of `flux-core inspect`.
+    """Describes a checkpoint as plain data: the report of `flux-core inspect`.
 
     Args:
         path: file, index or folder.
-        model: a config's `model` section to compare it with.
+        model: a config's `model` section to compare the checkpoint with.
     """
     checkpoint = open_checkpoint(path)
     sizes: Counter[str] = Counter()
@@ -172,21 +172,21 @@ def load_pretrained(
     from_pi0: bool = False,
     packed: bool = False,
 ) -> list[str]:
-    """Fills `model` from anybody's checkpoint, one tensor at a time.
+    """Fills `model` from any known checkpoint, one tensor at a time.
 
-    Parameters on the meta device are made on the way, so that a model and its checkpoint need not
-    fit into memory together. A PaliGemma fills the vision-language part alone.
+    Parameters on the meta device are allocated while loading, so that a model and its checkpoint
+    need not fit into memory together. A PaliGemma fills only the vision-language part.
 
     Args:
         model: the network.
         path: file, index or folder.
-        adapt: what to do with projections of another robot's width: `slice` takes the first
-            dimensions, `reinit` leaves the network's own values.
+        adapt: how to load projections of another robot's width: `slice` takes the first dimensions,
+            `reinit` keeps the network's own values.
         from_pi0: the file is a pi0 that a pi0.5 starts from.
-        packed: make one matrix of each layer's query, key and value projections, for inference.
+        packed: pack each layer's query, key and value projections into one matrix, for inference.
 
     Returns:
-        Names of the weights that keep the values they had.
+        Names of the weights that keep their values.
 
     Raises:
         CheckpointError: a weight is missing, left over or of another shape; the first is named.
@@ -232,11 +232,11 @@ def _require_fit(checkpoint: Checkpoint, fit: Fit, kept: list[str], adapt: Adapt
             continue
         if adapt is not None and _differs_only_in_robot(name, expected, found, adapt):
             continue
-        hint = ". Say adapt='slice' or adapt='reinit'" if name in ROBOT_DIMENSION else ""
+        hint = ". Set adapt='slice' or adapt='reinit'" if name in ROBOT_DIMENSION else ""
         problems.append(f"{name}: expected shape {expected}, got {found}{hint}")
     if problems:
         is_pi0_for_pi05 = checkpoint.model == "pi0" and "time_mlp_in.projector.bias" in missing
-        hint = ". To start a pi0.5 from a pi0, say from_pi0=True" if is_pi0_for_pi05 else ""
+        hint = ". To start a pi0.5 from a pi0, set from_pi0=True" if is_pi0_for_pi05 else ""
         raise CheckpointError(
             f"{path} ({checkpoint.form}, {checkpoint.model}): {len(problems)} weights do not fit "
             f"the config's network; first: {problems[0]}{hint}"
@@ -244,7 +244,7 @@ def _require_fit(checkpoint: Checkpoint, fit: Fit, kept: list[str], adapt: Adapt
 
 
 def _has_spare_rows(checkpoint: Checkpoint, name: str, fit: Fit) -> bool:
-    """Hugging Face's PaliGemma has 64 embeddings that no token uses; they are left out."""
+    """Hugging Face's PaliGemma has 64 embeddings that no token uses; they are dropped."""
     if name != EMBEDDING or checkpoint.form != "huggingface":
         return False
     (rows, width), (found_rows, found_width) = fit.mismatched[name]
@@ -280,20 +280,20 @@ def _fill(model: nn.Module, name: str, value: Tensor, old: Tensor) -> None:
 def convert_checkpoint(path: Path, to: Format, out: Path, *, pi05: bool = False) -> int:
     """Rewrites a checkpoint under another project's names; returns the number of tensors.
 
-    Weights alone: a `config.json` that the other project wants beside them is not made. What nobody
-    reads but their strict loaders ask for (the expert's lm_head) is passed on, and is
-    zeros where the source has none.
+    Only weights are written, not the `config.json` that the other project needs beside them. The
+    expert's lm_head, which is never used but required by their strict loaders, is copied, or zeros
+    if the source has none.
 
     Args:
         path: file, index or folder.
-        to: whose names.
+        to: the project whose names are written.
         out: a `.safetensors` file, or a folder that gets `model.safetensors`.
-        pi05: turn a pi0 into a pi0.5 on the way.
+        pi05: also convert a pi0 into a pi0.5.
     """
     checkpoint = as_pi05(open_checkpoint(path)) if pi05 else open_checkpoint(path)
     if checkpoint.unknown:
         raise CheckpointError(
-            f"{path}: {len(checkpoint.unknown)} tensors are not known, and would be lost; "
+            f"{path}: {len(checkpoint.unknown)} tensors are unknown and would be lost; "
             f"first: {checkpoint.unknown[0]}"
         )
     written = _renamed(checkpoint, to)
@@ -311,7 +311,7 @@ def convert_checkpoint(path: Path, to: Format, out: Path, *, pi05: bool = False)
 
 
 def _renamed(checkpoint: Checkpoint, to: Format) -> dict[str, Tensor]:
-    """The tensors as `to` would write them."""
+    """Returns the tensors as `to` would write them."""
     only_vlm = to == "huggingface"
     written = {
         from_ours(name, to): tensor.read().contiguous()
@@ -320,7 +320,7 @@ def _renamed(checkpoint: Checkpoint, to: Format) -> dict[str, Tensor]:
     }
     is_policy = checkpoint.model != "paligemma"
     if to == "lerobot" and EMBEDDING in checkpoint.tensors:
-        # LeRobot writes both names of the tied embedding; safetensors takes no shared memory.
+        # LeRobot writes both names of the tied embedding; safetensors refuses shared memory.
         written[TIED["lerobot"][0]] = written[from_ours(EMBEDDING, "lerobot")].clone()
     if is_policy and to in ("openpi", "lerobot", "flux"):
         unused = _unused_head(checkpoint, required=to != "flux")
@@ -330,7 +330,7 @@ def _renamed(checkpoint: Checkpoint, to: Format) -> dict[str, Tensor]:
 
 
 def _unused_head(checkpoint: Checkpoint, *, required: bool) -> Tensor | None:
-    """The expert's lm_head, which openpi and LeRobot store and nobody reads."""
+    """The expert's lm_head, which openpi and LeRobot store but never read."""
     for name in UNUSED.get(checkpoint.form, ()):
         if name in checkpoint.file.tensors and f"{EXPERT}.lm_head" in name:
             return checkpoint.file.tensors[name].read().contiguous()

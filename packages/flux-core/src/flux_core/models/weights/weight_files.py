@@ -1,4 +1,4 @@
-"""Opens any project's checkpoint: names first, each tensor when it is asked for."""
+"""Opens any project's checkpoint: reads the names first, and each tensor on request."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ DTYPES = {
 
 @dataclass(frozen=True, kw_only=True)
 class StoredTensor:
-    """A tensor that lies in a file."""
+    """A tensor in a file."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
@@ -58,8 +58,8 @@ def open_weights(path: Path) -> WeightFile:
     """Opens a `.safetensors` or `.pt` file, an index of shards, or a folder that holds one.
 
     Raises:
-        CheckpointError: there is no checkpoint, it is damaged, or it holds more than tensors and
-            plain data (reading that would run code from the file).
+        CheckpointError: there is no checkpoint, it is damaged, or it contains more than tensors and
+            plain data (reading it would run code from the file).
     """
     if path.is_dir():
         path = _file_of_folder(path)
@@ -77,7 +77,7 @@ def _file_of_folder(folder: Path) -> Path:
     for name in (SINGLE, INDEX):
         if (folder / name).is_file():
             return folder / name
-    raise CheckpointError(f"{folder}: expected {SINGLE} or {INDEX} in this folder, found neither")
+    raise CheckpointError(f"{folder}: expected {SINGLE} or {INDEX} in this folder, got neither")
 
 
 def _safetensors(path: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
@@ -89,7 +89,7 @@ def _safetensors(path: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
             length = int.from_bytes(file.read(8), "little")
             header = json.loads(file.read(length))
     except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: is no intact safetensors file ({error})") from error
+        raise CheckpointError(f"{path}: expected an intact safetensors file ({error})") from error
     metadata = header.pop("__metadata__", {})
     start = 8 + length
     return {name: _stored(entry, name, path, start) for name, entry in header.items()}, metadata
@@ -98,7 +98,7 @@ def _safetensors(path: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
 def _stored(entry: Mapping[str, Any], name: str, path: Path, start: int) -> StoredTensor:
     dtype = DTYPES.get(entry["dtype"])
     if dtype is None:
-        raise CheckpointError(f"{path}: {name} is of type {entry['dtype']}, which is not known")
+        raise CheckpointError(f"{path}: {name}: unknown type {entry['dtype']}")
     shape, first = tuple(entry["shape"]), start + entry["data_offsets"][0]
     return StoredTensor(
         shape=shape, dtype=dtype, read=lambda: _read_tensor(path, first, shape, dtype)
@@ -112,7 +112,7 @@ def _read_tensor(path: Path, first: int, shape: tuple[int, ...], dtype: torch.dt
         return torch.empty(shape, dtype=dtype)
     data = np.fromfile(path, np.uint8, count=size, offset=first)
     if len(data) < size:
-        raise CheckpointError(f"{path}: ends early. Copy it again")
+        raise CheckpointError(f"{path}: the file ends early. Copy it again")
     return torch.from_numpy(data).view(dtype).reshape(shape)
 
 
@@ -120,7 +120,9 @@ def _sharded(index: Path) -> dict[str, StoredTensor]:
     try:
         places = json.loads(index.read_text())["weight_map"]
     except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{index}: is no index of safetensors shards ({error!r})") from error
+        raise CheckpointError(
+            f"{index}: expected an index of safetensors shards ({error!r})"
+        ) from error
     shards: dict[str, dict[str, StoredTensor]] = {}
     for name in sorted(set(places.values())):
         if Path(name).name != name:
@@ -130,7 +132,9 @@ def _sharded(index: Path) -> dict[str, StoredTensor]:
         shards[name] = _safetensors(index.parent / name)[0]
     lost = [name for name, shard in places.items() if name not in shards[shard]]
     if lost:
-        raise CheckpointError(f"{index}: {lost[0]} is not in {places[lost[0]]}, as it says")
+        raise CheckpointError(
+            f"{index}: expected {lost[0]} in {places[lost[0]]}, got no such tensor"
+        )
     return {name: shards[shard][name] for name, shard in places.items()}
 
 
@@ -139,8 +143,8 @@ def _torch_file(path: Path) -> WeightFile:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{path}: holds more than tensors and plain data, and reading it would run code from "
-            "the file. Save its weights as .safetensors where it comes from"
+            f"{path}: contains more than tensors and plain data, so reading it would run code from "
+            "the file. Save its weights as .safetensors where they were made"
         ) from error
     except (RuntimeError, EOFError, ValueError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -165,7 +169,7 @@ def _are_tensors(candidate: Mapping[Any, Any]) -> bool:
 
 
 def stored_tensors(weights: Mapping[str, Tensor]) -> dict[str, StoredTensor]:
-    """Tensors in memory, as if they lay in a file."""
+    """Returns tensors in memory as if they were in a file."""
     return {
         name: StoredTensor(shape=tuple(value.shape), dtype=value.dtype, read=lambda v=value: v)
         for name, value in weights.items()

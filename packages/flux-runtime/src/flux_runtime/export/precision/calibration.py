@@ -1,6 +1,6 @@
-"""What goes into each linear layer, looked up on samples of a dataset: the range of float8.
+"""Finds the range of each linear layer's inputs on samples of a dataset, for float8.
 
-flux-data reads the dataset, in a process of its own: what runs on a robot does not depend on it.
+flux-data reads the dataset in a separate process, so that flux-runtime does not depend on it.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from flux_core.types import Observation
 
 
 def read_observations(dataset: str, cameras: Sequence[str], count: int) -> list[Observation]:
-    """Observations of a LeRobot dataset, evenly spread over it.
+    """Reads observations that are spread evenly over a LeRobot dataset.
 
     Args:
-        dataset: its directory.
-        cameras: the policy's; `cam_high` is the feature `observation.images.cam_high`.
-        count: how many.
+        dataset: the directory of the dataset.
+        cameras: the policy's cameras; `cam_high` is the feature `observation.images.cam_high`.
+        count: number of observations.
 
     Raises:
         ExportError: the dataset cannot be read, lacks a camera, or has fewer samples.
@@ -35,8 +35,8 @@ def read_observations(dataset: str, cameras: Sequence[str], count: int) -> list[
     """
     if importlib.util.find_spec("flux_data") is None:
         raise MissingDependencyError(
-            "--calibrate: flux-data, which reads the dataset, is not installed. Install it beside "
-            "flux-runtime: pip install packages/flux-core packages/flux-data"
+            "--calibrate: expected flux-data, which reads the dataset, got none installed. Install "
+            "it with: pip install packages/flux-core packages/flux-data"
         )
     with TemporaryDirectory(prefix="flux-calibration-") as folder:
         file = Path(folder) / "observations.npz"
@@ -61,7 +61,7 @@ def read_observations(dataset: str, cameras: Sequence[str], count: int) -> list[
 
 @contextmanager
 def recorded_inputs(model: nn.Module) -> Iterator[dict[str, float]]:
-    """Yields a dict that learns the largest absolute input of each linear layer that is run."""
+    """Yields a dict that records the largest absolute input of each linear layer that runs."""
     largest: dict[str, float] = {}
 
     def watch(name: str, layer: nn.Linear) -> RemovableHandle:

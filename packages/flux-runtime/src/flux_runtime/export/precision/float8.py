@@ -1,7 +1,7 @@
-"""Linear layers in float8 (e4m3: 3 bits of mantissa, largest value 448).
+"""Linear layers in float8 (e4m3: 3-bit mantissa, largest value 448).
 
-The two operations are ONNX's QuantizeLinear and DequantizeLinear. PyTorch computes them by casts to
-its own float8, and the exporter writes the operators, which TensorRT fuses into float8 products.
+The two operations are ONNX's QuantizeLinear and DequantizeLinear. PyTorch computes them with casts
+to its own float8; the exporter writes the ONNX operators, which TensorRT fuses into products.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ SMALLEST_SCALE = 2.0**-60
 
 @torch.library.custom_op("flux::quantize_linear", mutates_args=())
 def quantize_linear(x: Tensor, scale: Tensor) -> Tensor:
-    """x / scale as float8, the nearest even; what is too large becomes +-448."""
+    """Returns x / scale in float8, rounded to nearest even and clipped to +-448."""
     return (x / scale).clamp(-LARGEST, LARGEST).to(FLOAT8)
 
 
 @torch.library.custom_op("flux::dequantize_linear", mutates_args=())
 def dequantize_linear(x: Tensor, scale: Tensor) -> Tensor:
-    """x * scale in the type of `scale`, which is one number, or one for each of the last axis."""
+    """Returns x * scale in the type of `scale`, which is a scalar or has one value per column."""
     return x.to(scale.dtype) * scale
 
 
@@ -56,8 +56,8 @@ ONNX_OPERATORS = {
 class Float8Linear(nn.Module):
     """A linear layer that multiplies float8 inputs with float8 weights.
 
-    Scales are powers of two: exact in every type, so that no engine rounds otherwise than PyTorch,
-    and a floating-point type loses nothing by them. The input has one, each output one of its own.
+    Scales are powers of two. They are exact in every type, so that all engines round like PyTorch,
+    and float8 loses no precision through them. The input has one scale, and each output has one.
     """
 
     weight: Tensor
@@ -65,9 +65,9 @@ class Float8Linear(nn.Module):
     input_scale: Tensor
 
     def __init__(self, linear: nn.Linear, largest_input: float, dtype: torch.dtype) -> None:
-        """`largest_input` is what calibration saw; `dtype` that of inputs and outputs."""
+        """`largest_input` comes from calibration; `dtype` is that of inputs and outputs."""
         super().__init__()
-        # (in, out), as the graph multiplies: engines would have to transpose float8.
+        # (in, out), so that engines do not have to transpose float8.
         weight = linear.weight.detach().T
         scale = scale_for(weight.abs().amax(dim=0))
         self.register_buffer("weight", quantize_linear(weight, scale).contiguous())
@@ -83,5 +83,5 @@ class Float8Linear(nn.Module):
 
 
 def scale_for(largest: Tensor) -> Tensor:
-    """The smallest power of two by which `largest` becomes at most 448."""
+    """Returns the smallest power of two that scales `largest` down to at most 448."""
     return torch.exp2((largest.float() / LARGEST).clamp(min=SMALLEST_SCALE).log2().ceil())

@@ -1,7 +1,7 @@
-"""What a network is computed in: float32, half precision, float8, or float32 with int8 weights.
+"""The precision of a network: float32, half precision, float8, or float32 with int8 weights.
 
-Whatever the precision, the actions under way (x_t), the times and the projections from and to
-actions stay float32: rounded there, the errors of the Euler steps would add up.
+The noisy actions (x_t), the times and the projections from and to actions stay float32 in every
+precision, because rounding errors there would add up over the Euler steps.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from .float8 import Float8Linear
 Precision = Literal["fp32", "bf16", "fp16", "int8", "fp8"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.bfloat16}
-"""Of the streams' values; fp8 is bfloat16 but for the products of linear layers."""
+"""Types of the streams' values. fp8 uses bfloat16 except in the products of linear layers."""
 
-# Opset 22 is the first with a bfloat16 convolution. From 23 on attention is one operator, which
-# TensorRT builds for few shapes only and ONNX Runtime has fast kernels for on CUDA.
+# Opset 22 is the first with a bfloat16 convolution. From 23 on, attention is a single operator,
+# which TensorRT supports for few shapes only and ONNX Runtime runs with fast kernels on CUDA.
 DEFAULT_OPSETS: dict[str, int] = {"fp32": 20, "int8": 20, "bf16": 22, "fp16": 22, "fp8": 22}
 OPSETS = (20, 22, 24)
 
 STREAMS = ("vision_backbone", "projector", "llm_backbone", "llm_expert")
-"""The parts that a precision changes; all others are projections from and to float32."""
+"""The parts of the network that a precision changes; all others are projections in float32."""
 
 
 class Int8Linear(nn.Module):
-    """A linear layer whose weight is int8 times a float32 scale of each output."""
+    """A linear layer whose weight is int8 times one float32 scale per output."""
 
     weight: Tensor
     scale: Tensor
@@ -51,7 +51,7 @@ class Int8Linear(nn.Module):
 
 
 def compute_dtype(precision: Precision) -> torch.dtype:
-    """The type of the streams' values."""
+    """Returns the type of the streams' values."""
     return DTYPES.get(precision, torch.float32)
 
 
@@ -59,15 +59,15 @@ def compute_dtype(precision: Precision) -> torch.dtype:
 def set_precision(
     model: PI0FlowMatching, precision: Precision, largest_inputs: Mapping[str, float] | None = None
 ) -> None:
-    """Changes the streams of a float32 network in place, tensor by tensor.
+    """Converts the streams of a float32 network in place, tensor by tensor.
 
-    The norms' own weights stay float32, as their variance is; so do pi0.5's projections of the time
-    inside them, of which tables are made.
+    The norms' own weights stay float32, like their variance. So do pi0.5's projections of the time
+    inside the norms, which are replaced by tables.
 
     Args:
         model: the network.
-        precision: the new one.
-        largest_inputs: of the linear layers by name, for fp8; those without are never run.
+        precision: the new precision.
+        largest_inputs: layer name -> its largest input, for fp8; layers without one never run.
     """
 
     def float8(name: str, linear: nn.Linear) -> nn.Module:

@@ -1,1 +1,0 @@
-"""A planar arm of three joints, as a package outside flux."""

@@ -1,0 +1,239 @@
+"""The three pages `docs/your-own-*.md`, followed to the letter by somebody who has flux installed.
+
+Every file and command is the pages' own. They are used in a directory outside the repository, with
+a fresh virtual environment that sees the installed flux; `pip` really installs the packages there.
+Training takes a few steps only, and episodes are short.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import venv
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from flux_core import Bundle
+from flux_core.norm_stats import stats_from_json
+
+from ..documents import COMMANDS, ROOT, YOUR_OWN, Block, read_blocks
+
+FEWER = (
+    (r"(python record\.py .*)", r"\1 --episodes 2"),
+    (r"(flux-train (?:(?!--cfg-options).)*)$", r"\1 --cfg-options runner.max_steps=2"),
+    (r"(flux-train .* --cfg-options .*)", r"\1 runner.log_interval=1 runner.num_noise_samples=1"),
+    (r"(flux-runtime run .*--bundle .*)", r"\1 --episodes 1 --max-steps 20"),
+    (r"checkpoint_epoch_N\.pt", "checkpoint_epoch_*.pt"),
+)
+"""What the pages do at length, done briefly; nothing else of a command is changed."""
+OFFLINE = "--quiet --disable-pip-version-check --no-index --no-deps --no-build-isolation"
+MARK = 'import pathlib; pathlib.Path(__file__).with_suffix(".imported").touch()\n'
+
+
+@dataclass(frozen=True, kw_only=True)
+class Desk:
+    """A directory of somebody's own, and the environment that is active in it."""
+
+    folder: Path
+    environment: Path
+
+    def run(self, command: str) -> subprocess.CompletedProcess[str]:
+        """Runs one command line in bash."""
+        paths = (str(self.environment / "bin"), os.environ["PATH"])
+        kept = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        return subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", command],
+            cwd=self.folder,
+            env={**kept, "PATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+
+    def follow(self, block: Block, where: str) -> str:
+        """Writes a block's file, or runs its commands; returns what they print."""
+        if block.file is not None:
+            (self.folder / block.file).parent.mkdir(parents=True, exist_ok=True)
+            (self.folder / block.file).write_text(block.code)
+            return ""
+        said = ""
+        for command in block.commands:
+            done = self.run(briefly(command))
+            said += done.stdout + done.stderr
+            expected = 1 if block.mark == "refused" else 0
+            assert done.returncode == expected, f"{where}: {command}\n{done.stdout}{done.stderr}"
+            assert "Traceback" not in done.stderr
+        return said
+
+
+def briefly(command: str) -> str:
+    """A page's command line with fewer steps, and with what pip needs to do without a network."""
+    for long, short in FEWER:
+        command = re.sub(long, short, command)
+    return re.sub(r"^pip install ", f"python -m pip install {OFFLINE} ", command)
+
+
+def make_environment(folder: Path) -> Path:
+    """A fresh virtual environment that sees this one's packages, with commands of its own."""
+    venv.create(folder, symlinks=True, with_pip=False)
+    (site,) = folder.glob("lib/python*/site-packages")
+    places = [path for path in sys.path if path.endswith("site-packages")]
+    (site / "flux.pth").write_text(
+        "".join(f"import site; site.addsitedir({place!r})\n" for place in places)
+    )
+    for script in entry_points(group="console_scripts"):
+        if script.name in COMMANDS:
+            path = folder / "bin" / script.name
+            path.write_text(
+                f"#!{folder / 'bin' / 'python'}\nimport sys\nfrom {script.module} import "
+                f"{script.attr}\nsys.exit({script.attr}())\n"
+            )
+            path.chmod(0o755)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
+    """Somebody's empty directory, with the fresh environment."""
+    pytest.importorskip("matplotlib", reason="the pages write a run report")
+    pytest.importorskip("hatchling", reason="the pages' packages are built with it")
+    base = tmp_path_factory.mktemp("your_own")
+    assert not base.resolve().is_relative_to(ROOT)
+    desk = Desk(folder=base / "desk", environment=make_environment(base / "environment"))
+    desk.folder.mkdir()
+    return desk
+
+
+def walk(desk: Desk, page: Path) -> str:
+    """Follows a page from top to bottom; returns all that its commands print."""
+    blocks = read_blocks(page.read_text(encoding="utf-8"))
+    said = "\n".join(desk.follow(block, f"{page.name}:{block.line}") for block in blocks)
+    return " ".join(said.split())
+
+
+@pytest.fixture(scope="module")
+def robot_page(desk: Desk) -> str:
+    """The page of the robot, followed: what its commands printed."""
+    return walk(desk, YOUR_OWN[0])
+
+
+@pytest.fixture(scope="module")
+def data_page(desk: Desk, robot_page: str) -> str:
+    """The page of the data, followed after that of the robot: what its commands printed."""
+    return walk(desk, YOUR_OWN[1])
+
+
+@pytest.fixture(scope="module")
+def transform_page(desk: Desk, data_page: str) -> str:
+    """The page of transforms, followed after both others: what its commands printed."""
+    return walk(desk, YOUR_OWN[2])
+
+
+def test_the_robot_is_installed_driven_and_recorded(desk: Desk, robot_page: str) -> None:
+    assert "my-arm · hold · grasp the dot" in robot_page
+    done = desk.run("flux-data info datasets/my_arm --json")
+    assert json.loads(done.stdout)["cameras"] == ["top_view"]
+
+
+def test_a_dataset_becomes_a_policy_that_drives_the_simulated_robot(
+    desk: Desk, data_page: str
+) -> None:
+    for name in ("my_arm.html", "my_arm_report.html"):
+        assert (desk.folder / name).is_file()
+    manifest = Bundle.open(desk.folder / "my_arm.bundle").manifest
+    assert (manifest.robots, manifest.cameras) == (("my-arm",), ("top",))
+    done = desk.run("flux-runtime run --robot my-arm --bundle my_arm.bundle --episodes 1 --json")
+    report = json.loads(done.stdout)
+    assert report["ticks"] == 400 and report["commands_out_of_limit"] == 0
+
+
+def test_the_config_with_published_weights_is_bound(desk: Desk, data_page: str) -> None:
+    read = "from flux_train.config.tree import read_train_config as read"
+    code = f"{read}; print(read(Path('my_arm_pi05_config.py'), [])[0].inference.spec.name)"
+    done = desk.run(f'python -c "from pathlib import Path; {code}"')
+    assert done.stdout == "my-arm\n", done.stderr
+
+
+def test_training_says_that_a_module_beside_the_config_cannot_be_deployed(
+    transform_page: str,
+) -> None:
+    said = transform_page
+    assert "flux-export will refuse this run's checkpoint: train_dataloader" in said
+    assert "'my_units:DegreesToRadians' is the path of a class, not a registered name" in said
+    assert said.count("flux-export will refuse this run's checkpoint") == 3
+
+
+def test_degrees_are_trained_as_the_robots_radians_and_signs_come_back(
+    desk: Desk, transform_page: str
+) -> None:
+    bundles = [desk.folder / f"{name}.bundle" for name in ("my_arm", "my_degrees")]
+    files = [(bundle / "norm_stats.json").read_text() for bundle in bundles]
+    plain, turned = (stats_from_json(json.loads(file))["my-arm"] for file in files)
+    signs, zeros = np.array([1, -1, -1, 1]), np.array([0.5, 0, 0, 0])
+    for name in ("proprio", "action"):
+        expected = (plain[name].mean - zeros) / signs
+        np.testing.assert_allclose(turned[name].mean, expected, atol=1e-6)
+    code = (
+        "import sys, numpy as np; from flux_core import Bundle, PolicyIO; "
+        "io = PolicyIO.from_bundle(Bundle.open(sys.argv[1], accept_versions=['my-units'])); "
+        "print(io.decode(np.ones((1, 4), np.float32), np.zeros(4, np.float32)).tolist()[0])"
+    )
+    said = [desk.run(f'python -c "{code}" {bundle}') for bundle in bundles]
+    here, back = (np.array(json.loads(done.stdout)) for done in said)
+    scale, offset = plain["action"].affine("quantile")
+    np.testing.assert_allclose(here, offset + scale, atol=1e-5)
+    np.testing.assert_allclose(back, offset + scale * signs, atol=1e-5)
+
+
+def test_the_manifest_says_where_the_transforms_come_from(desk: Desk, transform_page: str) -> None:
+    manifest = json.loads((desk.folder / "my_degrees.bundle" / "manifest.json").read_text())
+    source = {"distribution": "my-units", "version": "1.0"}
+    components = {name: manifest["components"][name] for name in ("DegreesToRadians", "JointSigns")}
+    assert components == {"DegreesToRadians": source, "JointSigns": source}
+
+
+def test_another_version_is_imported_only_when_it_is_accepted(
+    desk: Desk, transform_page: str
+) -> None:
+    module = desk.folder / "my-units" / "my_units.py"
+    project = module.with_name("pyproject.toml")
+    module.write_text(f"{MARK}{module.read_text()}")
+    project.write_text(re.sub(r'version = ".*"', 'version = "1.2"', project.read_text()))
+    assert desk.run(briefly("pip install ./my-units")).returncode == 0
+    (mark,) = (path.parent for path in desk.environment.glob("lib/*/site-packages/my_units.py"))
+    mark /= "my_units.imported"
+    command = "flux-runtime run --robot my-arm --bundle my_degrees.bundle --dry-run"
+    done = desk.run(command)
+    assert done.returncode == 1
+    assert "of my-units 1.0 as in the manifest, got 1.2. Install that version, or" in done.stderr
+    assert not mark.exists()
+    done = desk.run(f"{command} --accept-version my-units")
+    assert done.returncode == 0, done.stderr
+    assert mark.exists()
+
+
+def test_without_the_package_the_bundle_is_refused_in_one_line(
+    desk: Desk, transform_page: str
+) -> None:
+    assert desk.run("python -m pip uninstall --quiet --yes my-units").returncode == 0
+    # What lies in the current directory is no substitute.
+    (desk.folder / "my_units.py").write_text(MARK)
+    for command in (
+        "flux-runtime check my_degrees.bundle",
+        "flux-runtime check my_degrees.bundle --accept-version my-units",
+        "flux-runtime run --robot my-arm --bundle my_degrees.bundle",
+        "flux-export my_degrees.bundle --out again.bundle",
+    ):
+        done = desk.run(command)
+        assert done.returncode == 1
+        (line,) = done.stderr.splitlines()
+        assert "'DegreesToRadians' has no entry point of its own in flux.components" in line
+    assert not (desk.folder / "my_units.imported").exists()
