@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
@@ -86,60 +86,66 @@ def _slug(heading: str) -> str:
     return text.replace(" ", "-")
 
 
-def faults_of(path: Path, root: Path) -> Iterator[str]:
+def faults_of(path: Path, root: Path, paths: set[Path]) -> Iterator[str]:
     """Yields 'FILE:LINE: problem' for every broken link in one Markdown file."""
     for line in lines_of(path):
         where = f"{path.relative_to(root)}:{line.number}"
         for pattern in LINKS:
             for target in pattern.findall(line.prose):
-                if problem := _problem_of_link(target, path, root):
+                if problem := _problem_of_link(target, path, root, paths):
                     yield f"{where}: {problem}"
         for word in line.code:
-            if _is_missing_path(word, path, root):
+            if _is_missing_path(word, path, root, paths):
                 yield f"{where}: there is no '{word}' in the repository"
 
 
-def _problem_of_link(target: str, path: Path, root: Path) -> str | None:
+def _problem_of_link(target: str, path: Path, root: Path, paths: set[Path]) -> str | None:
     if EXTERNAL.match(target):
         return None
     name, _, anchor = target.partition("#")
     found = (path.parent / unquote(name)).resolve() if name else path
-    if not found.exists():
-        return f"the link '{target}' points to a missing file"
     if not found.is_relative_to(root):
         return f"the link '{target}' points outside the repository"
+    if not _is_there(found, paths):
+        return f"the link '{target}' points to a missing file"
     if anchor and found.suffix == ".md" and unquote(anchor) not in anchors_of(found):
         return f"the link '{target}' points to a missing heading of {found.relative_to(root)}"
     return None
 
 
-def _is_missing_path(word: str, path: Path, root: Path) -> bool:
+def _is_missing_path(word: str, path: Path, root: Path, paths: set[Path]) -> bool:
     """Whether a word of inline code is a missing path whose first folder is in the repository."""
     word = re.sub(r"(?:::\w+|:\d+)$", "", word.strip(",;()'\""))  # a test's name or a line number
     if not PATH.fullmatch(word) or PLACEHOLDER.search(word):
         return False
     folders = [path.parent, root, *sorted((root / "packages").glob("*/src"))]
-    ours = [folder for folder in folders if (folder / word.split("/")[0]).is_dir()]
-    return bool(ours) and not any(_is_there(folder, word) for folder in ours)
+    ours = [folder for folder in folders if folder / word.split("/")[0] in paths]
+    found = (match for folder in ours for match in _matches(folder, word))
+    return bool(ours) and not any(_is_there(match, paths) for match in found)
 
 
-def _is_there(folder: Path, word: str) -> bool:
-    return any(folder.glob(word.rstrip("/"))) if "*" in word else (folder / word).exists()
+def _matches(folder: Path, word: str) -> Iterable[Path]:
+    return folder.glob(word.rstrip("/")) if "*" in word else (folder / word,)
 
 
-def markdown_files(root: Path) -> list[Path]:
-    """Returns the Markdown files that git tracks or would add."""
-    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "*.md"]
+def _is_there(found: Path, paths: set[Path]) -> bool:
+    return found in paths and found.exists()
+
+
+def paths_of(root: Path) -> set[Path]:
+    """Returns the files that git tracks or would add, and the folders that hold them."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     listed = subprocess.run(command, cwd=root, capture_output=True, check=True)
-    paths = (root / name for name in listed.stdout.decode().split("\0") if name)
-    return sorted(path for path in paths if path.is_file())
+    files = {root / name for name in listed.stdout.decode().split("\0") if name}
+    return files.union(*(file.parents for file in files))
 
 
 def main(arguments: list[str]) -> int:
     """Prints all problems; returns 1 if there is one, else 0."""
     root = Path(arguments[0] if arguments else Path(__file__).parents[1]).resolve()
-    files = markdown_files(root)
-    faults = [fault for path in files for fault in faults_of(path, root)]
+    paths = paths_of(root)
+    files = sorted(path for path in paths if path.suffix == ".md" and path.is_file())
+    faults = [fault for path in files for fault in faults_of(path, root, paths)]
     print("\n".join(faults) or f"check_links: no faults found in {len(files)} files")
     return int(bool(faults))
 

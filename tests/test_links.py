@@ -25,7 +25,7 @@ GOOD = """\
 twin](docs/data.md#names--units-1), [by hand](docs/data.md#by-hand "A title"), [here](#title),
 [elsewhere](https://example.org/nothing#here) and ![an image](docs/a%20b.png).
 Paths: `docs/data.md`, `docs/data.md:3`, `demo_core/transforms`, `python docs/run.py --out x/y`,
-`docs/*.md`, `docs/NAME.md`, `work_dirs/run/config.py` and `BUNDLE.engines/`.
+`docs/*.md`, `docs/NAME.md`, `work_dirs/run/config.py`, `build/site` and `BUNDLE.engines/`.
 
 ```bash
 cat docs/nothing.md  # [not a link](docs/nothing.md)
@@ -38,8 +38,11 @@ cat docs/nothing.md  # [not a link](docs/nothing.md)
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """A small repository whose links are all valid."""
-    for folder in ("docs", "packages/demo-core/src/demo_core/transforms"):
-        (tmp_path / folder).mkdir(parents=True)
+    transforms = tmp_path / "packages" / "demo-core" / "src" / "demo_core" / "transforms"
+    for folder in (tmp_path / "docs", transforms, tmp_path / "build"):
+        folder.mkdir(parents=True)
+    (transforms / "units.py").touch()
+    (tmp_path / ".gitignore").write_text("build/\n")
     (tmp_path / "docs" / "data.md").write_text(PAGE)
     for name in ("a b.png", "run.py"):
         (tmp_path / "docs" / name).touch()

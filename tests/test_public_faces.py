@@ -1,4 +1,7 @@
-"""The public faces: everything that a package exports exists, is documented and is typed."""
+"""The public faces: everything that a package exports exists, is documented and is typed.
+
+Only a `Sample` may hold values of any type: the data and the transforms decide which keys it has.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+
+from flux_core.transforms.base import Sample
 
 PACKAGES = ("flux_core", "flux_data", "flux_train", "flux_runtime")
 
@@ -102,7 +107,7 @@ def _hints(annotated: Any, owner: type | None = None) -> dict[str, Any]:
 @cache
 def _namespace(module: ModuleType) -> dict[str, Any]:
     """Returns a module's names, including those that it imports only for type checkers."""
-    names = dict(vars(module))
+    names = {name: object if value is Sample else value for name, value in vars(module).items()}
     assert module.__file__ is not None
     tree = ast.parse(Path(module.__file__).read_text(encoding="utf-8"))
     for node in tree.body:

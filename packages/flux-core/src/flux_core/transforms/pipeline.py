@@ -77,7 +77,7 @@ class Pipeline:
         """Removes all steps of a class or role."""
         return self._with(step for step in self.transforms if not isinstance(step, kind))
 
-    def replace(self, kind: type[Transform], **fields: Any) -> Pipeline:
+    def replace(self, kind: type[Transform], **fields: object) -> Pipeline:
         """Sets these fields of all steps of a class or role."""
         return self._with(
             dataclasses.replace(as_dataclass(step), **fields) if isinstance(step, kind) else step
@@ -107,19 +107,19 @@ class Pipeline:
         normalize = self.maybe(Normalization) or NormalizeStatesAndActions()
         return normalize.state_key, normalize.action_key
 
-    def states(self, states: NDArray[Any]) -> NDArray[Any]:
+    def states(self, states: NDArray[np.floating]) -> NDArray[np.floating]:
         """Converts states (..., S) from robot units to those that they are normalised in."""
         for step in self.unit_steps:
             states = step.state(states)
         return states
 
-    def actions(self, actions: NDArray[Any]) -> NDArray[Any]:
+    def actions(self, actions: NDArray[np.floating]) -> NDArray[np.floating]:
         """Converts absolute actions (..., A) to the units that actions are normalised in."""
         for step in self.unit_steps:
             actions = step.actions(actions)
         return actions
 
-    def state_inverse(self, states: NDArray[Any]) -> NDArray[Any]:
+    def state_inverse(self, states: NDArray[np.floating]) -> NDArray[np.floating]:
         """Undoes `states`, as far as the steps can."""
         for step in reversed(self.unit_steps):
             states = step.state_inverse(states)

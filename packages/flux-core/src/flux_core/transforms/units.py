@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -51,18 +50,18 @@ class UnitStep(Transform):
         shape = () if affine is None else np.broadcast(*affine).shape
         return shape[-1] if shape else None
 
-    def state(self, states: NDArray[Any]) -> NDArray[Any]:
+    def state(self, states: NDArray[np.floating]) -> NDArray[np.floating]:
         """Converts states (..., S) to the step's units."""
         return states
 
-    def state_inverse(self, states: NDArray[Any]) -> NDArray[Any]:
+    def state_inverse(self, states: NDArray[np.floating]) -> NDArray[np.floating]:
         """Returns a state that `state` maps to this one, or as close as possible.
 
         It is only used to find a typical state for testing a policy.
         """
         return states
 
-    def actions(self, actions: NDArray[Any]) -> NDArray[Any]:
+    def actions(self, actions: NDArray[np.floating]) -> NDArray[np.floating]:
         """Converts absolute actions (..., A) to the step's units."""
         affine = way_back(self)
         if affine is None:
@@ -70,7 +69,7 @@ class UnitStep(Transform):
         scale, offset = affine
         return ((actions - offset) / scale).astype(np.float32)
 
-    def actions_inverse(self, actions: NDArray[Any]) -> NDArray[Any]:
+    def actions_inverse(self, actions: NDArray[np.floating]) -> NDArray[np.floating]:
         """Undoes `actions`."""
         affine = way_back(self)
         if affine is None:
@@ -78,13 +77,17 @@ class UnitStep(Transform):
         scale, offset = affine
         return (actions * scale + offset).astype(np.float32)
 
-    def forward(self, actions: NDArray[Any], state: NDArray[Any]) -> NDArray[Any]:
+    def forward(
+        self, actions: NDArray[np.floating], state: NDArray[np.floating]
+    ) -> NDArray[np.floating]:
         """Actions (..., H, A) and states (..., S) before the step -> actions after it."""
         if self.relative_mask is None:
             return self.actions(actions)
         return self.actions(actions - self._reference(self.relative_mask, actions, state))
 
-    def inverse(self, actions: NDArray[Any], state: NDArray[Any]) -> NDArray[Any]:
+    def inverse(
+        self, actions: NDArray[np.floating], state: NDArray[np.floating]
+    ) -> NDArray[np.floating]:
         """Undoes `forward`, given the state before the step."""
         absolute = self.actions_inverse(actions)
         if self.relative_mask is None:
@@ -99,7 +102,7 @@ class UnitStep(Transform):
         return out
 
     def _reference(
-        self, mask: Sequence[bool], actions: NDArray[Any], state: NDArray[Any]
+        self, mask: Sequence[bool], actions: NDArray[np.floating], state: NDArray[np.floating]
     ) -> NDArray[np.float32]:
         dims = len(mask)
         if actions.shape[-1] != dims or state.shape[-1] < dims:
@@ -140,13 +143,15 @@ class ActionInverse:
         return actions[..., : len(self.scale)] * self.scale + self.offset + reference
 
 
-def masked(mask: ArrayLike, state: NDArray[Any]) -> NDArray[np.float32]:
+def masked(mask: ArrayLike, state: NDArray[np.floating]) -> NDArray[np.float32]:
     """States (..., S) -> (..., A): the state where `mask` (A,) is True, 0 elsewhere."""
     kept = np.asarray(mask, dtype=np.bool_)
     return np.where(kept, state[..., : len(kept)], 0.0).astype(np.float32)
 
 
-def compose(steps: Sequence[UnitStep], scale: NDArray[Any], offset: NDArray[Any]) -> ActionInverse:
+def compose(
+    steps: Sequence[UnitStep], scale: NDArray[np.floating], offset: NDArray[np.floating]
+) -> ActionInverse:
     """Returns the inverse of `steps` and of a normalisation after them.
 
     A step before a relative one converts states in the relative dimensions as it converts actions;
@@ -158,8 +163,8 @@ def compose(steps: Sequence[UnitStep], scale: NDArray[Any], offset: NDArray[Any]
         scale: (A,) scale that undoes the normalisation.
         offset: (A,) offset that undoes the normalisation.
     """
-    factors: NDArray[Any] = scale
-    summands: NDArray[Any] = offset
+    factors: NDArray[np.floating] = scale
+    summands: NDArray[np.floating] = offset
     relative = np.zeros(len(scale), dtype=np.bool_)
     for step in reversed(steps):
         affine = way_back(step)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -194,9 +194,10 @@ class ParquetDataset:
             name: the name of their statistics; other values are returned unchanged.
         """
         state_name, action_name = self.pipeline.statistic_names
+        numbers = cast(NDArray[np.floating], values)  # no other column has statistics
         if name == state_name:
-            return self.pipeline.states(values)
-        return self.pipeline.actions(values) if name == action_name else values
+            return self.pipeline.states(numbers)
+        return self.pipeline.actions(numbers) if name == action_name else values
 
 
 class DatasetPart:
