@@ -27,7 +27,7 @@ test-peers: install ## Run what needs a peer (ARGS picks some of: lerobot-0.3 le
 lint: install ## Check style, types, shell scripts, links and spelling
 	@bash scripts/lint.sh
 
-format: install ## Mend style and formatting
+format: install ## Fix style and formatting
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 	@find cpp -name '*.[ch]pp' -exec $(BIN)/clang-format -i {} +

@@ -1,4 +1,4 @@
-"""A class of one's own in a training config: where it may lie, and what is said of deploying it."""
+"""Custom classes in a training config: where they are found, and what the start of training says."""
 
 from __future__ import annotations
 

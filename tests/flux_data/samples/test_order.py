@@ -96,7 +96,7 @@ def test_a_resumed_loader_yields_exactly_the_remaining_batches(
 
 def test_the_end_of_an_epoch_is_the_start_of_the_next(dataset: NoVideo) -> None:
     sampler = EpochBatches(dataset, BATCH)
-    state = sampler.state_dict(sampler.batches_an_epoch)
+    state = sampler.state_dict(sampler.batches_per_epoch)
     assert state == {"epoch": 1, "samples": 0, "global_batch_size": BATCH}
 
 

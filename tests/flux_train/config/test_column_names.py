@@ -39,7 +39,7 @@ AGIBOT_COLUMNS = dict(
     state=["observation.states.joint.position", "observation.states.effector.position"],
     actions=["actions.joint.position", "actions.effector.position"],
 )
-# case of shared/reports/data -> dimensions, cameras, and what the recipe is told.
+# case of shared/reports/data -> dimensions, cameras, and the arguments of the recipe.
 CASES: dict[str, tuple[int, tuple[str, ...], Any]] = {
     "case01": (8, ("image", "wrist_image"), OPENPI_COLUMNS),
     "case02": (16, ("cam_high",), AGIBOT_COLUMNS),

@@ -229,7 +229,7 @@ class EpochBatches:
         self.epoch = self.first_batch = 0
         if batch_size < 1:
             raise ConfigError(f"per_device_batch_size: expected at least 1, got {batch_size}")
-        if self.batches_an_epoch == 0:
+        if self.batches_per_epoch == 0:
             raise DataError(
                 f"train_dataloader: expected at least {batch_size} samples for each of "
                 f"{world_size} ranks, got {len(dataset)}. Lower per_device_batch_size or add "
@@ -237,18 +237,18 @@ class EpochBatches:
             )
 
     @property
-    def batches_an_epoch(self) -> int:
+    def batches_per_epoch(self) -> int:
         """Number of batches per epoch and rank."""
         return len(self.dataset) // self.global_batch_size
 
     def __len__(self) -> int:
         """Number of batches left in this epoch."""
-        return self.batches_an_epoch - self.first_batch
+        return self.batches_per_epoch - self.first_batch
 
     def __iter__(self) -> Iterator[list[int]]:
         order = self.dataset.order(self.epoch)
         step = self.global_batch_size
-        for batch in range(self.first_batch, self.batches_an_epoch):
+        for batch in range(self.first_batch, self.batches_per_epoch):
             first = batch * step
             yield order[first : first + step][self.rank :: self.world_size].tolist()
 
@@ -259,7 +259,7 @@ class EpochBatches:
 
     def state_dict(self, consumed: int) -> dict[str, int]:
         """Returns the place of the next batch, after `consumed` batches of this epoch."""
-        epochs, batch = divmod(consumed, self.batches_an_epoch)
+        epochs, batch = divmod(consumed, self.batches_per_epoch)
         samples = batch * self.global_batch_size
         return {
             "epoch": self.epoch + epochs,

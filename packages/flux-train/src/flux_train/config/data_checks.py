@@ -1,4 +1,4 @@
-"""What only the data and the tokenizer on disk can tell, checked before the first step."""
+"""Checks that need the data and the tokenizer on disk, made before the first step."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .tree import TrainConfig
 
 
 def check_vocabulary(config: TrainConfig) -> None:
-    """The network needs an embedding for every id the tokenizer can give."""
+    """Refuses a tokenizer with more token ids than the network has embeddings."""
     for group, members in config.train_dataloader.dataset.groups().items():
         for dataset in members:
             for prompts in dataset.pipeline.steps(Tokenization):
@@ -36,7 +36,7 @@ def check_vocabulary(config: TrainConfig) -> None:
 
 
 def check_data(config: TrainConfig, dataset: DistributedRepeatingDataset) -> None:
-    """Prompts that would not fit, and action dimensions that would never be trained."""
+    """Refuses prompts that do not fit, and action dimensions that would never be trained."""
     for member in dataset.datasets:
         _check_prompts(member)
         _check_action_dims(config, member)
@@ -47,7 +47,7 @@ def _check_prompts(dataset: ParquetDataset) -> None:
     pipeline = dataset.pipeline
     prompt_steps = [*pipeline.steps(Prompter), *pipeline.steps(Tokenization)]
     for root, task, state_dim in _tasks(dataset):
-        # The longest numbers a state can print: every joint beyond its range.
+        # Every joint beyond its range: the longest numbers that a state can print.
         sample: Sample = {
             "task_description": task,
             "states": np.full(state_dim, 2.0, np.float32),
@@ -73,7 +73,7 @@ def _check_way_back(dataset: DistributedRepeatingDataset) -> None:
 
 
 def _tasks(dataset: ParquetDataset) -> Iterator[tuple[str, str, int]]:
-    """Directory, task and state dimensions of everything that can be asked."""
+    """Yields the directory, the text and the number of state dimensions of every task."""
     for part in dataset.parts:
         for task in part.source.tasks.values():
             yield str(part.source.root), task, part.state_dim

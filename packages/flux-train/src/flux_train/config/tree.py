@@ -1,4 +1,4 @@
-"""The tree of a training run, and the contradictions no single part can see."""
+"""The config of a training run, and the checks that compare its sections with each other."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ logger = logging.getLogger("flux.config")
 
 @dataclass(frozen=True, kw_only=True)
 class TrainDataloader:
-    """`per_device_batch_size` samples a step and process, made by that many workers.
+    """`per_device_batch_size` samples per step and process, made by `per_device_num_workers`.
 
-    Workers are threads, which copy nothing, or processes, where a transform of one's own holds the
-    interpreter's lock. Without any, each batch is made when it is asked for.
+    Workers are threads, which copy nothing, or processes, which help when a custom transform holds
+    the interpreter's lock. Without workers, each batch is made when it is needed.
     """
 
     dataset: DistributedRepeatingDataset.Config
@@ -44,7 +44,7 @@ class TrainDataloader:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """A whole run."""
+    """The config of a whole run."""
 
     model: PI0FlowMatching.Config
     train_dataloader: TrainDataloader
@@ -77,7 +77,7 @@ def read_train_config(
 
 
 def bind_train_config(tree: dict[str, Any]) -> TrainConfig:
-    """Binds a plain tree; sections that training does not know are refused."""
+    """Binds a plain tree; refuses sections that training does not know."""
     sections = dict(tree)
     if sections.get("inference_model") == sections.get("model"):
         sections.pop("inference_model", None)
@@ -117,7 +117,7 @@ def _check_inference(config: TrainConfig, inference: InferenceRunner) -> None:
 
 
 def _warn_of_wider_limits(spec: RobotSpec) -> None:
-    """Says at the start of training what the robot's driver is going to refuse."""
+    """Warns at the start of training if the robot's driver would refuse the bundle."""
     if spec.name in robot_spec_names():
         try:
             limits_in_force(robot_spec(spec.name), spec)
@@ -131,7 +131,7 @@ def _warn_of_wider_limits(spec: RobotSpec) -> None:
 
 
 def _check_same_as_training(trained: Pipeline, inference: InferenceRunner) -> None:
-    """What the robot does to images, prompts, states and actions must be what training did."""
+    """Refuses an inference section whose transforms differ from those of training."""
     cameras, dims = len(inference.dataset.img_keys), inference.spec.action_dim
     sides = [side.for_robot(cameras, dims) for side in (trained, inference.pipeline)]
     if differences := sides[0].difference(sides[1]):

@@ -50,7 +50,7 @@ class TrainData:
         if self.steps_per_epoch == 0:
             raise ConfigError(
                 f"runner.gradient_accumulation_steps: expected at most "
-                f"{self.batches.batches_an_epoch} (the batches per epoch), got "
+                f"{self.batches.batches_per_epoch} (the batches per epoch), got "
                 f"{self.accumulation}. Lower it, or add episodes"
             )
         self.consumed = self.batches.first_batch
@@ -58,7 +58,7 @@ class TrainData:
     @property
     def steps_per_epoch(self) -> int:
         """Optimiser steps in a whole epoch."""
-        return self.batches.batches_an_epoch // self.accumulation
+        return self.batches.batches_per_epoch // self.accumulation
 
     @property
     def samples_per_step(self) -> int:
@@ -100,7 +100,7 @@ class TrainData:
 
     def state_dict(self) -> dict[str, int]:
         """Where the next step begins; the same in every process."""
-        per_epoch = self.batches.batches_an_epoch
+        per_epoch = self.batches.batches_per_epoch
         is_epoch_over = self.consumed + self.accumulation > per_epoch
         return self.batches.state_dict(per_epoch if is_epoch_over else self.consumed)
 
