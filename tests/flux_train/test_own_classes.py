@@ -1,4 +1,4 @@
-"""Custom classes in a training config: where they are found, and what the start of training says."""
+"""Custom classes in a training config: where they are found, and what training says first."""
 
 from __future__ import annotations
 
