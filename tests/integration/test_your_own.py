@@ -104,7 +104,6 @@ def make_environment(folder: Path) -> Path:
 def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
     """Somebody's empty directory, with the fresh environment."""
     pytest.importorskip("matplotlib", reason="the pages write a run report")
-    pytest.importorskip("hatchling", reason="the pages' packages are built with it")
     base = tmp_path_factory.mktemp("your_own")
     assert not base.resolve().is_relative_to(ROOT)
     desk = Desk(folder=base / "desk", environment=make_environment(base / "environment"))
