@@ -153,7 +153,7 @@ def test_calibration_belongs_to_fp8(options: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("cameras", "count", "expected"),
     [
-        (CAMERAS, 12, "expected a count of 1 to 11 samples"),
+        (CAMERAS, 12, "expected 1 to 11 samples"),
         (("elbow",), 1, "observation.images.elbow"),
     ],
 )
