@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
+
+import pytest
+
+Installer = Callable[..., Path]
 
 MODULE = '''
 from dataclasses import dataclass
@@ -76,3 +81,25 @@ def install(
     for module, source in (modules or {}).items():
         (site / f"{module}.py").write_text(source)
     return site
+
+
+def installer(folder: Path, monkeypatch: pytest.MonkeyPatch, group: str) -> Installer:
+    """Returns a function that installs a distribution below `folder` for one test.
+
+    It takes the distribution's name, `{entry point: 'module:object'}`, modules by name, and
+    optionally another group of entry points.
+    """
+
+    def add(
+        name: str,
+        points: Mapping[str, str],
+        modules: Mapping[str, str] | None = None,
+        group: str = group,
+    ) -> Path:
+        site = install(folder / name, name, {group: points}, modules)
+        monkeypatch.syspath_prepend(str(site))
+        for module in modules or {}:
+            monkeypatch.delitem(sys.modules, module, raising=False)
+        return site
+
+    return add

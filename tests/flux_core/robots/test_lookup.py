@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from flux_core.robots import (
     robot_spec_names,
 )
 
-from ...distributions import install
+from ...distributions import Installer, installer
 from .test_spec import SPEC
 
 SOURCE = f"""
@@ -32,26 +31,12 @@ SPEC = {SPEC!r}
 def make():
     return SPEC
 """
-Installer = Callable[..., Path]
 
 
 @pytest.fixture
 def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Installer:
     """Installs a distribution for one test: `(name, {robot: 'module:object'}, modules)`."""
-
-    def add(
-        name: str,
-        robots: Mapping[str, str],
-        modules: Mapping[str, str] | None = None,
-        group: str = SPEC_GROUP,
-    ) -> Path:
-        site = install(tmp_path / name, name, {group: robots}, modules)
-        monkeypatch.syspath_prepend(str(site))
-        for module in modules or {}:
-            monkeypatch.delitem(sys.modules, module, raising=False)
-        return site
-
-    return add
+    return installer(tmp_path, monkeypatch, SPEC_GROUP)
 
 
 def section(robot: object, **changes: Any) -> dict[str, Any]:

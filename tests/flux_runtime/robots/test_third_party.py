@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +23,8 @@ from flux_runtime.cli import main
 from flux_runtime.doctor import check_python, diagnose
 from flux_runtime.robots import SimulatedRobot, make_robot, robot_names
 
-from ...distributions import install
+from ...distributions import Installer, install, installer
 from ...documents import YOUR_OWN, read_blocks
-
-Installer = Callable[..., Path]
 
 
 def my_arm_site(folder: Path) -> Path:
@@ -44,20 +41,7 @@ def my_arm_site(folder: Path) -> Path:
 @pytest.fixture
 def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Installer:
     """Installs drivers for one test: `(distribution, {robot: 'module:object'}, modules)`."""
-
-    def add(
-        name: str,
-        drivers: Mapping[str, str],
-        modules: Mapping[str, str] | None = None,
-        group: str = DRIVER_GROUP,
-    ) -> Path:
-        site = install(tmp_path / name, name, {group: drivers}, modules)
-        monkeypatch.syspath_prepend(str(site))
-        for module in modules or {}:
-            monkeypatch.delitem(sys.modules, module, raising=False)
-        return site
-
-    return add
+    return installer(tmp_path, monkeypatch, DRIVER_GROUP)
 
 
 @pytest.fixture

@@ -131,7 +131,7 @@ def load_bundled_policy(directory: Path, accept_versions: Collection[str] = ()) 
 
 
 def with_tokenizer_beside(inference: InferenceRunner, directory: Path) -> InferenceRunner:
-    """Sets the path of a tokenizer that has none to the one that training wrote to `directory`."""
+    """Points a tokenizer without a path at the one that training wrote to `directory`."""
     prompts = inference.pipeline.maybe(Tokenization)
     if prompts is None or prompts.tokenizer != PretrainedTokenizer():
         return inference
