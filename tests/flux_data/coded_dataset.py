@@ -174,8 +174,12 @@ class CodedDataset:
         references: columns of numbers with their tables.
         columns: more features.
         data_files: v3.0: the data file of each episode, ascending; default: all in the first.
+        row_order: v3.0: the order in which the episodes' rows are stored; default: ascending.
+        is_reversed: whether the rows of an episode are stored last first.
+        index: what the column `index` counts: all rows, or those of the episode.
         stated_files: v3.0: the data file that the metadata states; default: the true one.
         stated_starts: v3.0: dataset_from_index as the metadata states it; default: the true one.
+        stated_lengths: the lengths that the metadata states; default: the true ones.
         row_start_s: time of each episode's first row.
         jitter: how far rows' times are off the pictures' stamps, in periods.
         time_dtype: declared and stored type of the timestamps.
@@ -201,8 +205,12 @@ class CodedDataset:
     references: tuple[Reference, ...] = ()
     columns: tuple[Column, ...] = ()
     data_files: tuple[int, ...] = ()
+    row_order: tuple[int, ...] = ()
+    is_reversed: bool = False
+    index: Literal["all rows", "the episode's rows"] = "all rows"
     stated_files: tuple[int, ...] = ()
     stated_starts: tuple[int, ...] = ()
+    stated_lengths: tuple[int, ...] = ()
     row_start_s: float = 0.0
     jitter: float = 0.0
     time_dtype: Literal["float32", "float64"] = "float32"
@@ -376,7 +384,7 @@ def _table(dataset: CodedDataset, episode: int, first: int) -> pa.Table:
     numbers = {
         "frame_index": counted if dataset.is_renumbered else frames,
         "episode_index": [episode] * len(frames),
-        "index": [first + i for i in counted],
+        "index": [i + first * (dataset.index == "all rows") for i in counted],
         "task_index": tasks,
     }
     columns["timestamp"] = pa.array(times, pa.type_for_alias(dataset.time_dtype))
@@ -389,10 +397,33 @@ def _stored(camera: Camera, code: Code) -> dict[str, Any]:
 
 
 def _tables(dataset: CodedDataset) -> list[pa.Table]:
-    tables: list[pa.Table] = []
-    for episode in range(dataset.num_episodes):
-        tables.append(_table(dataset, episode, sum(len(t) for t in tables)))
-    return tables
+    """The rows of each episode."""
+    counts = [len(dataset.frames(e)) for e in range(dataset.num_episodes)]
+    tables = [_table(dataset, e, start) for e, start in enumerate(_starts(dataset, counts))]
+    return [t.take(np.arange(len(t))[::-1]) for t in tables] if dataset.is_reversed else tables
+
+
+def _starts(dataset: CodedDataset, counts: list[int]) -> list[int]:
+    """The number of rows that are stored before each episode."""
+    starts, first = [0] * len(counts), 0
+    for episode in _stored_order(dataset):
+        starts[episode] = first
+        first += counts[episode]
+    return starts
+
+
+def _stored_order(dataset: CodedDataset) -> list[int]:
+    order = dataset.row_order or tuple(range(dataset.num_episodes))
+    return sorted(order, key=lambda episode: _file_of(dataset, episode))
+
+
+def _file_of(dataset: CodedDataset, episode: int) -> int:
+    return dataset.data_files[episode] if dataset.data_files else 0
+
+
+def _stated_length(dataset: CodedDataset, episode: int) -> int:
+    lengths = dataset.stated_lengths
+    return lengths[episode] if lengths else len(dataset.frames(episode))
 
 
 def _episode_tasks(dataset: CodedDataset, episode: int) -> list[str]:
@@ -405,8 +436,12 @@ def _write_v2(dataset: CodedDataset, root: Path) -> None:
     tasks = [{"task_index": dataset.task_number(i), "task": t} for i, t in enumerate(dataset.tasks)]
     write_lines(root / "meta/tasks.jsonl", tasks)
     lines = [
-        {"episode_index": e, "tasks": _episode_tasks(dataset, e), "length": len(table)}
-        for e, table in enumerate(tables)
+        {
+            "episode_index": e,
+            "tasks": _episode_tasks(dataset, e),
+            "length": _stated_length(dataset, e),
+        }
+        for e in range(len(tables))
     ]
     write_lines(root / "meta/episodes.jsonl", lines)
     (root / "data/chunk-000").mkdir(parents=True)
@@ -419,10 +454,9 @@ def _write_v2(dataset: CodedDataset, root: Path) -> None:
 
 def _write_v30(dataset: CodedDataset, root: Path) -> None:
     tables = _tables(dataset)
-    files = dataset.data_files or (0,) * dataset.num_episodes
     (root / "meta/episodes/chunk-000").mkdir(parents=True)
     (root / "data/chunk-000").mkdir(parents=True)
-    for file, group in groupby(range(len(tables)), key=lambda e: files[e]):
+    for file, group in groupby(_stored_order(dataset), key=lambda e: _file_of(dataset, e)):
         joined = pa.concat_tables([tables[e] for e in group])
         pq.write_table(joined, root / f"data/chunk-000/file-{file:03d}.parquet")
     lines = [_line_v30(dataset, e, tables) for e in range(len(tables))]
@@ -445,16 +479,16 @@ def _write_v30(dataset: CodedDataset, root: Path) -> None:
 
 def _line_v30(dataset: CodedDataset, episode: int, tables: list[pa.Table]) -> dict[str, Any]:
     files = dataset.stated_files or dataset.data_files or (0,) * len(tables)
-    start = sum(len(table) for table in tables[:episode])
-    start = dataset.stated_starts[episode] if dataset.stated_starts else start
+    starts = dataset.stated_starts or _starts(dataset, [len(table) for table in tables])
+    length = _stated_length(dataset, episode)
     return {
         "episode_index": episode,
         "tasks": _episode_tasks(dataset, episode),
-        "length": len(tables[episode]),
+        "length": length,
         "data/chunk_index": 0,
         "data/file_index": files[episode],
-        "dataset_from_index": start,
-        "dataset_to_index": start + len(tables[episode]),
+        "dataset_from_index": starts[episode],
+        "dataset_to_index": starts[episode] + length,
         "meta/episodes/chunk_index": 0,
         "meta/episodes/file_index": 0,
     }
@@ -545,5 +579,4 @@ def _remove_line(root: Path, episode: int, is_v3: bool) -> None:
 def _data_file(dataset: CodedDataset, root: Path, episode: int) -> Path:
     if dataset.version != "v3.0":
         return root / f"data/chunk-000/episode_{episode:06d}.parquet"
-    file = dataset.data_files[episode] if dataset.data_files else 0
-    return root / f"data/chunk-000/file-{file:03d}.parquet"
+    return root / f"data/chunk-000/file-{_file_of(dataset, episode):03d}.parquet"

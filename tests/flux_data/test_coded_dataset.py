@@ -52,6 +52,8 @@ DATASETS = {
     ),
     "depth image": plain(cameras=(Camera(), Camera(key=DEPTH, kind="depth image"))),
     "depth video": plain("v3.0", cameras=(Camera(), Camera(key=DEPTH, kind="depth video"))),
+    "other order": plain("v3.0", row_order=(2, 0, 1)),
+    "reversed": plain("v3.0", is_reversed=True, index="the episode's rows"),
     "stale file": plain("v3.0", data_files=(0, 0, 1), stated_files=(0, 0, 0)),
 }
 
