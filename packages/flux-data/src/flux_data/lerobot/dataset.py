@@ -32,7 +32,8 @@ from .metadata import (
     read_info,
     read_table,
     table_rows,
-    tasks_of,
+    text_rows,
+    texts_of,
 )
 from .state_action import check_known
 
@@ -316,7 +317,7 @@ class LeRobotV2(LeRobotDataset):
     places: ClassVar = {"episode_chunk": 0, "episode_index": 0, "video_key": "key"}
 
     def _read_tasks(self) -> dict[int, str]:
-        return tasks_of(json_rows(self.root, "tasks.jsonl"))
+        return texts_of(json_rows(self.root, "tasks.jsonl"), "task")
 
     def _read_episodes(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         rows = json_rows(self.root, "episodes.jsonl")
@@ -364,13 +365,7 @@ class LeRobotV3(LeRobotDataset):
 
     def _read_tasks(self) -> dict[int, str]:
         path = self.root / "meta" / "tasks.parquet"
-        table = read_table(path)
-        names = [name for name in table.schema.names if name != "task_index"]
-        if "task_index" not in table.schema.names or not names:
-            raise DataError(f"{path}: expected task_index and the task's text, got {names}")
-        # The text is pandas' index: a nameless one in LeRobot 0.4, 'task' in 0.6.
-        indices, texts = table["task_index"].to_pylist(), table[names[0]].to_pylist()
-        return tasks_of(table_rows(path, {"task_index": indices, "task": texts}))
+        return texts_of(text_rows(path, read_table(path), "task"), "task")
 
     def _read_episodes(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         folder = self.root / "meta" / "episodes"
