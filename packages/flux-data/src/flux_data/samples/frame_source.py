@@ -103,8 +103,7 @@ class FrameSource:
 
     def _video_frame(self, sample: RawSample, camera: str) -> tuple[NDArray[np.uint8], str]:
         reader = getattr(_thread, "reader", _shared_reader)
-        rows_s = sample.times_s.astype(np.float64)
-        segment = self._row_pictures.check(camera, sample.position, rows_s, reader)
+        segment = self._row_pictures.check(camera, sample.position, sample.times_s, reader)
         # A frame may be off by at most half a period; beyond that it is a different frame.
         tolerance_s = TOLERANCE / self.source.fps
         time_s = segment.start_s + sample.time_s

@@ -32,7 +32,7 @@ class RawSample:
     position: int
     episode_index: int
     frame: int
-    times_s: NDArray[np.floating]
+    times_s: NDArray[np.float64]
     columns: Mapping[str, Any]
     state: NDArray[Any]
     actions: NDArray[np.float32]
