@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from flux_core.errors import DataError
@@ -213,3 +215,31 @@ def pandas_index(index: str, column: str, others: Sequence[str] = ()) -> dict[st
         ],
         "pandas_version": "2.0.0",
     }
+
+
+def fact_column(values: Sequence[Any]) -> pa.Array:
+    """Makes a column of facts, as JSON if their types do not fit: 'x' and 5, or {}."""
+    try:
+        column = pa.array(values)
+        pq.write_table(pa.table({"fact": column}), pa.BufferOutputStream())
+    except (pa.ArrowException, OverflowError):
+        texts = [
+            None if v is None else json.dumps(v, ensure_ascii=False, default=str) for v in values
+        ]
+        return pa.array(texts, pa.string())
+    return column
+
+
+def write_text_table(path: Path, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Writes a parquet file whose text is pandas' index."""
+    key = f"{name}_index"
+    others = [k for k in dict.fromkeys(k for row in rows for k in row) if k not in (key, name)]
+    table = pa.table(
+        {
+            key: pa.array([row[key] for row in rows], pa.int64()),
+            **{other: fact_column([row.get(other) for row in rows]) for other in others},
+            name: pa.array([row[name] for row in rows], pa.string()),
+        }
+    )
+    index = {"pandas": json.dumps(pandas_index(name, key, others))}
+    pq.write_table(table.replace_schema_metadata(index), path)

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from flux_core.errors import DataError, MissingDependencyError
 
-from .packets import NO_TIME, Packets, opened_video, packets_of
+from .packets import opened_video
+from .pictures import all_pictures, bits_of, pictures_of, samples_of
 
 MIN_PSNR_DB = 40.0
 """The least quality of every picture against the decoded source."""
@@ -107,7 +108,7 @@ class Source:
         """Bits per sample."""
         import av
 
-        return max(c.bits for c in av.VideoFormat(self.pixel_format).components)
+        return bits_of(av.VideoFormat(self.pixel_format))
 
 
 def source_of(path: Path, fps: float) -> Source:
@@ -232,7 +233,7 @@ def encode(
     try:
         with av.open(str(path), "w") as container:
             stream = None
-            for picture, tick in zip(_pictures(source.path, frames), ticks, strict=True):
+            for picture, tick in zip(pictures_of(source.path, frames), ticks, strict=True):
                 if stream is None:
                     stream = _stream(container, source, setting, base, picture)
                 picture.pts, picture.time_base = int(tick), base
@@ -245,7 +246,7 @@ def encode(
             f"{source.path}: cannot be encoded with {setting.encoder} as {source.pixel_format} "
             f"{source.width}x{source.height} ({error})"
         ) from error
-    return worst_psnr_db(_pictures(source.path, frames), _all_pictures(path))
+    return worst_psnr_db(pictures_of(source.path, frames), all_pictures(path))
 
 
 def _ticks(times_s: NDArray[np.float64], source: Source) -> tuple[Fraction, NDArray[np.int64]]:
@@ -278,42 +279,6 @@ def _stream(container: Any, source: Source, setting: Setting, base: Fraction, li
     return stream
 
 
-def _all_pictures(path: Path) -> Iterable[Any]:
-    with opened_video(path) as stream:
-        yield from (f for f in stream.container.decode(stream) if f.pts is not None)
-
-
-def _pictures(path: Path, frames: NDArray[np.int64]) -> Iterable[Any]:
-    """Yields the shown frames of a video by number, decoding from the keyframe before the first."""
-    packets = packets_of(path)
-    wanted = packets.pts[packets.shown[frames]].tolist()
-    at = 0
-    with opened_video(path) as stream:
-        _seek(stream, packets, int(packets.shown[frames[0]]))
-        for picture in stream.container.decode(stream):
-            pts = picture.pts  # whoever gets the picture may change it
-            while at < len(wanted) and pts == wanted[at]:
-                if picture.is_corrupt:
-                    stamp_s = wanted[at] * float(packets.time_base)
-                    raise DataError(f"{path}: the frame at {stamp_s:.4f} s is damaged")
-                at += 1
-                yield picture
-            if at == len(wanted):
-                return
-    stamp_s = wanted[at] * float(packets.time_base)
-    raise DataError(f"{path}: the frame at {stamp_s:.4f} s cannot be decoded")
-
-
-def _seek(stream: Any, packets: Packets, place: int) -> None:
-    """Goes to the last keyframe that comes before a packet and is shown before all after it."""
-    first = int(packets.pts[place])
-    for start in np.flatnonzero(packets.is_keyframe[: place + 1])[::-1]:
-        if packets.pts[start] <= first and (packets.pts[start:] >= packets.pts[start]).all():
-            if start and packets.dts[start] != NO_TIME:
-                stream.container.seek(int(packets.dts[start]), stream=stream, backward=True)
-            return
-
-
 def worst_psnr_db(before: Iterable[Any], after: Iterable[Any]) -> float:
     """Returns the PSNR of the worst of all pictures, in the samples and as shown in RGB.
 
@@ -324,23 +289,12 @@ def worst_psnr_db(before: Iterable[Any], after: Iterable[Any]) -> float:
     for left, right in zip_longest(before, after, fillvalue=ends):
         if ends in (left, right):
             raise DataError("expected as many pictures after encoding as before, got others")
-        white = 2.0 ** max(c.bits for c in left.format.components) - 1
-        worst = min(worst, _psnr_db(_samples(left), _samples(right), white))
+        white = 2.0 ** bits_of(left.format) - 1
+        worst = min(worst, _psnr_db(samples_of(left), samples_of(right), white))
         if white == 255.0:
             shown = (x.to_ndarray(format="rgb24") for x in (left, right))
             worst = min(worst, _psnr_db(*shown, white))
     return worst
-
-
-def _samples(picture: Any) -> NDArray[np.generic]:
-    """Returns all samples of a picture, plane after plane, without the padding of lines."""
-    dtype = np.dtype(np.uint16 if max(c.bits for c in picture.format.components) > 8 else np.uint8)
-    parts: list[NDArray[np.generic]] = []
-    for number, plane in enumerate(picture.planes):
-        lines = np.frombuffer(plane, dtype).reshape(plane.height, plane.line_size // dtype.itemsize)
-        count = sum(c.plane == number for c in picture.format.components)
-        parts.append(lines[:, : plane.width * count].ravel())
-    return np.concatenate(parts)
 
 
 def _psnr_db(left: NDArray[np.generic], right: NDArray[np.generic], white: float) -> float:
