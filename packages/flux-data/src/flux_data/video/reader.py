@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flux_core.errors import DataError
+from flux_core.incomplete_file import why_incomplete
 
 from .pixel_formats import is_deep_grey
 from .row_times import REENCODE, VideoExtent
@@ -72,7 +73,8 @@ def video_facts(path: Path) -> VideoFacts:
             times_s = np.asarray(ticks) * base
             return VideoFacts(height=stream.height, width=stream.width, times_s=times_s)
     except FFmpegError as error:
-        raise DataError(f"{path}: cannot be read as a video ({error})") from error
+        reason = why_incomplete(path) or error
+        raise DataError(f"{path}: cannot be read as a video ({reason})") from error
 
 
 class VideoReader:
@@ -151,7 +153,8 @@ class _Decoder:
         try:
             self._container = av.open(str(path))
         except FFmpegError as error:
-            raise DataError(f"{path}: cannot be opened as a video ({error})") from error
+            reason = why_incomplete(path) or error
+            raise DataError(f"{path}: cannot be opened as a video ({reason})") from error
         # PyAV's containers are reference cycles: left to the garbage collector, files stay open.
         weakref.finalize(self, self._container.close)
         if not self._container.streams.video:
