@@ -20,22 +20,40 @@ def read_columns(path: Path, keys: Sequence[str]) -> dict[str, NDArray[Any]]:
     Raises:
         DataError: the file is damaged or lacks a column.
     """
-    try:
-        with pq.ParquetFile(path, memory_map=True) as file:
-            names = file.schema_arrow.names
-            table = file.read([key for key in keys if key in names])
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{path}: cannot be read as parquet ({first_line(error)})") from error
+    names, table = _read(path, keys)
     for key in keys:
         if key not in names:
             raise DataError(f"{path}: expected column {key!r}, got {', '.join(names)}")
     return {key: to_array(table.column(key), f"{path}: {key}") for key in keys}
 
 
+def read_present(path: Path, keys: Sequence[str]) -> tuple[int, dict[str, NDArray[Any]]]:
+    """Returns the number of rows of one file, and those of the columns that it has.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    names, table = _read(path, keys)
+    present = [key for key in keys if key in names]
+    columns = {key: to_array(table.column(key), f"{path}: {key}") for key in present}
+    return table.num_rows, columns
+
+
+def _read(path: Path, keys: Sequence[str]) -> tuple[list[str], pa.Table]:
+    """Returns the names of a file's columns, and those of `keys` that it has."""
+    try:
+        with pq.ParquetFile(path, memory_map=True) as file:
+            names = file.schema_arrow.names
+            return names, file.read([key for key in keys if key in names])
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{path}: cannot be read as parquet ({first_line(error)})") from error
+
+
 def to_array(column: pa.ChunkedArray, where: str) -> NDArray[Any]:
     """Converts a column to (rows,) or, for lists of equal length, (rows, dim).
 
-    An image becomes its bytes, or the path of its file if the column holds no bytes.
+    An image becomes its bytes, or the path of its file if the column holds no bytes. Lists of
+    anything but numbers, such as messages, stay lists.
     """
     chunk = column.combine_chunks()
     if isinstance(chunk, pa.ChunkedArray):  # several chunks, or none
@@ -44,6 +62,10 @@ def to_array(column: pa.ChunkedArray, where: str) -> NDArray[Any]:
         return _images(chunk, where)
     if not _is_list(chunk.type):
         return chunk.to_numpy(zero_copy_only=False)
+    if not _holds_numbers(chunk.type):
+        lists = np.empty(len(chunk), object)
+        lists[:] = chunk.to_pylist()
+        return lists
     rows, values = len(chunk), chunk
     while _is_list(values.type):  # a matrix is a list of lists
         values = _inner(values, where)
@@ -74,6 +96,14 @@ def _is_list(kind: pa.DataType) -> bool:
     return (
         pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind) or pa.types.is_large_list(kind)
     )
+
+
+def _holds_numbers(kind: pa.DataType) -> bool:
+    """Whether the innermost values of a list are numbers."""
+    while _is_list(kind):
+        kind = kind.value_type
+    is_number = pa.types.is_integer(kind) or pa.types.is_floating(kind)
+    return is_number or pa.types.is_boolean(kind) or pa.types.is_null(kind)
 
 
 def _is_even(chunk: pa.Array, length: float) -> bool:
