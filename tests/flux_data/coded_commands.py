@@ -96,7 +96,12 @@ def _is_same(name: str, expected: object, found: object) -> bool:
 
 
 def check_rows(expected: Sequence[Row], root: Path) -> None:
-    """Checks that a dataset holds exactly these rows, with everything that belongs to them."""
+    """Checks that a dataset holds exactly these rows, with everything that belongs to them.
+
+    A row that has no picture must have been refused.
+    """
+    without = [row for row in expected if None in dict(row.pictures).values()]
+    assert not without, f"accepted, although a row has no picture: {without[0]}"
     wrong = difference(expected, rows_of(root))
     assert not wrong, f"{root.name}: {wrong}"
 
@@ -154,4 +159,5 @@ def _check_sample(
             found = np.asarray(sample[key]).ravel()[0].item()
             assert abs(found - values[key]) <= RELATIVE * abs(values[key]), f"{where}: {key}"
     for key, image in zip(cameras, np.asarray(sample["images"]), strict=True):
-        assert code_in(image) == pictures[key], f"{where}: {key}"
+        found = code_in(image)
+        assert found == pictures[key], f"{where}: {key}: expected {pictures[key]}, got {found}"

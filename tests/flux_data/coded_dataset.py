@@ -8,6 +8,7 @@ The state begins with the episode, the frame and the dataset's number; the actio
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from .coded_pictures import HEVC_SIDE, Code, Encoding
+from .coded_pictures import HEVC_SIDE, NOBODY, Code, Encoding
 
 STATE, ACTION = "observation.state", "action"
 TOP = "observation.images.top"
@@ -141,6 +142,20 @@ class Column:
         return LANGUAGE if self.stored == "language" else pa.type_for_alias(self.stored)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Film:
+    """The pictures of a video file, their stamps, and the time that stands for each episode's 0."""
+
+    codes: tuple[Code, ...]
+    stamps_s: tuple[float, ...]
+    starts: Mapping[int, float]
+
+    def at(self, time_s: float, tolerance_s: float) -> Code | None:
+        """The picture whose stamp is nearest, or None if it is not within the tolerance."""
+        off, nearest = min((abs(stamp - time_s), i) for i, stamp in enumerate(self.stamps_s))
+        return self.codes[nearest] if off <= tolerance_s else None
+
+
 def _said(role: str, content: str, style: str, time_s: float) -> dict[str, object]:
     said = {"role": role, "content": content, "style": style}
     return {**said, "timestamp": time_s, "camera": None}
@@ -239,7 +254,7 @@ class CodedDataset:
             texts=tuple((r.column, self.text(r, episode, frame)) for r in self.references),
             values=tuple((c.key, c.value(episode, frame)) for c in self.columns),
             pictures=tuple(
-                (c.key, self.code(i, episode, frame)) for i, c in enumerate(self.cameras)
+                (c.key, self.picture(i, episode, frame)) for i, c in enumerate(self.cameras)
             ),
         )
 
@@ -249,6 +264,40 @@ class CodedDataset:
 
     def code(self, camera: int, episode: int, frame: int) -> Code:
         return Code(CAMERAS_PER_DATASET * self.number + camera, episode, frame)
+
+    def picture(self, camera: int, episode: int, frame: int) -> Code | None:
+        """The picture that LeRobot pairs with a row: the one whose stamp is nearest."""
+        if not self.cameras[camera].is_video:
+            return self.code(camera, episode, frame)
+        film = self.film(camera, self.episodes_beside(camera, episode))
+        start_s = film.starts[episode] if self.version == "v3.0" else 0.0
+        return film.at(start_s + self.time_s(episode, frame), 0.5 / self.stated_fps)
+
+    @property
+    def stated_fps(self) -> float:
+        return dict(self.info).get("fps", self.fps)
+
+    def episodes_beside(self, camera: int, episode: int) -> list[int]:
+        """The episodes in the same video file, including this one."""
+        if self.version != "v3.0":
+            return [episode]
+        files = self.cameras[camera].files or (0,) * self.num_episodes
+        return [e for e in range(self.num_episodes) if files[e] == files[episode]]
+
+    def film(self, number: int, episodes: Sequence[int]) -> Film:
+        """What a camera's video of these episodes shows."""
+        camera, codes, starts = self.cameras[number], list[Code](), dict[int, float]()
+        rate = self.rate * camera.oversampling
+        for episode in episodes:
+            codes += [NOBODY] * camera.lead
+            starts[episode] = camera.first_stamp_s + len(codes) / rate - self.row_start_s
+            for frame in range(self.lengths[episode]):
+                between = [NOBODY] * (camera.oversampling - 1)
+                codes += [self.code(number, episode, frame), *between]
+            codes += [NOBODY] * camera.tail
+        codes = codes[: max(len(codes) - camera.cut, 1)]
+        stamps = tuple(camera.first_stamp_s + i / rate for i in range(len(codes)))
+        return Film(codes=tuple(codes), stamps_s=stamps, starts=starts)
 
     def time_s(self, episode: int, frame: int) -> float:
         """The timestamp of a row, as it is stored."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from .coded_dataset import ACTION, EPISODES_V3, STATE, Camera, CodedDataset, Missing, Reference
-from .coded_pictures import NOBODY, Code, depth_image, png, write_coded_video
+from .coded_pictures import Code, depth_image, png, write_coded_video
 from .small_dataset import write_lines
 
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -233,23 +233,12 @@ def _video_cameras(dataset: CodedDataset) -> Iterator[tuple[int, Camera]]:
 
 def _write_video(
     dataset: CodedDataset, number: int, episodes: list[int], path: Path
-) -> dict[int, float]:
+) -> Mapping[int, float]:
     """Writes one file, and returns the time in it that stands for time 0 of each episode."""
     camera = dataset.cameras[number]
-    codes: list[Code] = []
-    starts: dict[int, float] = {}
-    rate = dataset.rate * camera.oversampling
-    for episode in episodes:
-        codes += [NOBODY] * camera.lead
-        starts[episode] = camera.first_stamp_s + len(codes) / rate - dataset.row_start_s
-        for frame in range(dataset.lengths[episode]):
-            between = [NOBODY] * (camera.oversampling - 1)
-            codes += [dataset.code(number, episode, frame), *between]
-        codes += [NOBODY] * camera.tail
-    codes = codes[: max(len(codes) - camera.cut, 1)]
-    stamps = tuple(camera.first_stamp_s + i / rate for i in range(len(codes)))
-    write_coded_video(path, tuple(codes), stamps, rate, camera.how)
-    return starts
+    film, rate = dataset.film(number, episodes), dataset.rate * camera.oversampling
+    write_coded_video(path, film.codes, film.stamps_s, rate, camera.how)
+    return film.starts
 
 
 def _task_table(dataset: CodedDataset) -> pa.Table:

@@ -30,6 +30,8 @@ DATASETS = {
     "ntsc": plain("v3.0", fps=29.97, lengths=(20, 30)),
     "odd rate": plain("v2.1", fps=12.5),
     "long gop": plain("v3.0", cameras=(Camera(encoding=Encoding(gop=12, b_frames=2)),)),
+    "late rows alone": plain(row_start_s=0.1, cameras=(Camera(tail=1),)),
+    "times that run on": plain("v3.0", times_run_on=True),
     "late rows": plain("v3.0", row_start_s=0.3),
     "late rows and video": plain(row_start_s=0.3, cameras=(Camera(first_stamp_s=0.3),)),
     "late video": plain("v3.0", cameras=(Camera(first_stamp_s=0.3),)),
