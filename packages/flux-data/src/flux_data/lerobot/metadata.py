@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Required, TypedDict, TypeGuard, cast
@@ -16,15 +15,13 @@ from numpy.typing import NDArray
 
 from flux_core.errors import DataError
 
+from ..video.pixel_formats import is_deep_grey
 from .arrow import first_line
 
 REQUIRED_INFO = ("fps", "features", "data_path")
 CHANNELS = (1, 3, 4)
 NO_NUMBERS = ("video", "image", "string", "language", "audio")
 """The dtypes of features that are not numbers; `language` is a list of messages per frame."""
-
-DEEP_GREY = re.compile(r"gray(9|1\d|f)|ya(16|f)")
-"""FFmpeg's pixel formats with one channel of more than 8 bits, which only depth maps have."""
 
 NAMELESS = "__index_level_0__"
 """How parquet files call an index of pandas that has no name."""
@@ -154,11 +151,6 @@ def is_depth_map(feature: Mapping[str, Any]) -> bool:
         if isinstance(place, Mapping)
         for prefix in ("", "video.")
     )
-
-
-def is_deep_grey(pixel_format: object) -> bool:
-    """Whether a pixel format of FFmpeg is grey with more than 8 bits."""
-    return isinstance(pixel_format, str) and DEEP_GREY.match(pixel_format) is not None
 
 
 def flat_names(names: Any) -> list[str]:

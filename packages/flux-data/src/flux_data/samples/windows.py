@@ -267,6 +267,7 @@ class DatasetPart:
             position=position,
             episode_index=int(self.source.episode_indices[position]),
             frame=frame,
+            times_s=columns["timestamp"].ravel().astype(np.float64, copy=False),
             columns={key: column[frame] for key, column in columns.items()},
             state=joined(columns, self.config.state_columns, frame),
             actions=actions,
