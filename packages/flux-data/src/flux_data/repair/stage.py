@@ -1,0 +1,299 @@
+"""A folder with sound metadata and links to the files of episodes that are to be saved.
+
+It is an ordinary dataset, numbered anew, so that everything that reads datasets also judges and
+copies what a repair saves. Tables are written again only where their counters change.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..convert.lerobot import META_FILES
+from ..lerobot.metadata import read_table
+from ..lerobot.writer import CHUNKS_SIZE, WRITERS, fact_column, pandas_index, write_json
+from .candidate import Candidate, Survey
+
+STATS = ("stats.json", "episodes_stats.jsonl")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """The folder, its episodes, and where each of its files comes from."""
+
+    folder: Path
+    episodes: Sequence[Candidate]
+    sources: Mapping[Path, Path]
+
+    def in_source(self, text: str) -> str:
+        """Returns a text with the files of the source in place of the stage's."""
+        for path in re.findall(re.escape(str(self.folder)) + r"/[^:\n]*?\.[a-z0-9]+\b", text):
+            text = text.replace(path, str(self.sources.get(Path(path), path)))
+        return text
+
+
+@dataclass(kw_only=True)
+class _Builder:
+    """Writes one stage."""
+
+    found: Survey
+    folder: Path
+    episodes: Sequence[Candidate]
+    sources: dict[Path, Path] = field(default_factory=dict)
+
+    def link(self, path: Path, name: str) -> None:
+        """Makes a link in the stage; one to a missing file is missing, too."""
+        place = self.folder / name
+        self.sources[place] = path
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            place.symlink_to(path.resolve())
+
+
+def write_stage(
+    found: Survey, episodes: Sequence[Candidate], folder: Path, *, with_stats: bool
+) -> Stage:
+    """Writes a stage of these episodes.
+
+    Args:
+        found: the dataset.
+        episodes: those of its episodes that are to be saved, in order.
+        folder: a path that does not exist.
+        with_stats: whether to include the source's statistics.
+    """
+    builder = _Builder(found=found, folder=folder, episodes=episodes)
+    (folder / "meta").mkdir(parents=True)
+    _link_others(builder, with_stats)
+    lines = _write_v3(builder) if found.is_v3 else _write_v2(builder)
+    _write_info(builder)
+    _write_tasks(builder)
+    if found.is_v3:
+        _write_episodes_v3(builder, lines, with_stats)
+    else:
+        _write_episodes_v2(builder, lines, with_stats)
+    return Stage(folder=folder, episodes=episodes, sources=builder.sources)
+
+
+def _link_others(builder: _Builder, with_stats: bool) -> None:
+    """Links everything that is neither data nor one of LeRobot's metadata files."""
+    root = builder.found.root
+    for path in sorted(root.iterdir()):
+        if path.name not in ("meta", "data", "videos"):
+            builder.link(path, path.name)
+    whole = ("stats.json",) if with_stats and (root / "meta" / "stats.json").is_file() else ()
+    for path in sorted((root / "meta").iterdir()):
+        if path.name not in META_FILES or path.name in whole:
+            builder.link(path, f"meta/{path.name}")
+
+
+def _write_v2(builder: _Builder) -> list[dict[str, Any]]:
+    """Links or writes each episode's table and videos; returns the episodes' places."""
+    writer = WRITERS["v2.1"]
+    for number, (episode, first) in enumerate(_numbered(builder.episodes)):
+        place = {"episode_chunk": number // CHUNKS_SIZE, "episode_index": number}
+        name = writer.data_path.format(**place)
+        if _is_numbered(episode, number, first):
+            builder.link(episode.run.path, name)
+        else:
+            _write_rows(builder, episode, number, first, name)
+        for key, segment in episode.videos.items():
+            builder.link(segment.path, writer.video_path.format(video_key=key, **place))
+    return [{} for _ in builder.episodes]
+
+
+def _write_v3(builder: _Builder) -> list[dict[str, Any]]:
+    """Links data files that stay as they are; writes one file for each other episode."""
+    writer, lines = WRITERS["v3.0"], list[dict[str, Any]]()
+    videos: dict[Path, tuple[str, dict[str, int]]] = {}
+    kept = _files_kept(builder.episodes)
+    names: dict[Path, dict[str, int]] = {}
+    num_files = 0
+    for number, (episode, first) in enumerate(_numbered(builder.episodes)):
+        path = episode.run.path
+        if path not in names or path not in kept:
+            place = _file_place(num_files)
+            num_files += 1
+            names[path] = place
+            name = writer.data_path.format(**place)
+            if path in kept:
+                builder.link(path, name)
+            else:
+                _write_rows(builder, episode, number, first, name)
+        line: dict[str, Any] = {f"data/{key}": value for key, value in names[path].items()}
+        line |= {"dataset_from_index": first, "dataset_to_index": first + episode.run.length}
+        for key, segment in episode.videos.items():
+            if segment.path not in videos:
+                place = _file_place(len(videos))
+                videos[segment.path] = key, place
+                builder.link(segment.path, writer.video_path.format(video_key=key, **place))
+            end_s = segment.start_s + episode.run.length / float(builder.found.info["fps"])
+            times = {"from_timestamp": segment.start_s, "to_timestamp": end_s}
+            where = {**videos[segment.path][1], **times}
+            line |= {f"videos/{key}/{name}": value for name, value in where.items()}
+        lines.append(line)
+    return lines
+
+
+def _file_place(number: int) -> dict[str, int]:
+    return {"chunk_index": number // CHUNKS_SIZE, "file_index": number % CHUNKS_SIZE}
+
+
+def _numbered(episodes: Sequence[Candidate]) -> list[tuple[Candidate, int]]:
+    """Returns each episode with the number of rows before it."""
+    starts = np.concatenate(([0], np.cumsum([episode.run.length for episode in episodes])))
+    return list(zip(episodes, starts[:-1].astype(int).tolist(), strict=True))
+
+
+def _is_numbered(episode: Candidate, number: int, first: int) -> bool:
+    """Whether the rows' counters are right in the stage."""
+    run = episode.run
+    return run.states == number and run.frames_ascend and run.first_index == first
+
+
+def _files_kept(episodes: Sequence[Candidate]) -> set[Path]:
+    """Returns the data files that hold nothing but rows of the stage, in order and numbered."""
+    ends: dict[Path, int] = {}
+    wrong: set[Path] = set()
+    last: Path | None = None
+    for number, (episode, first) in enumerate(_numbered(episodes)):
+        run = episode.run
+        is_next = run.first == ends.get(run.path, 0) and (run.path == last or run.path not in ends)
+        if not is_next or not _is_numbered(episode, number, first):
+            wrong.add(run.path)
+        ends[run.path], last = run.first + run.length, run.path
+    return {path for path, end in ends.items() if pq.read_metadata(path).num_rows == end} - wrong
+
+
+def _write_rows(builder: _Builder, episode: Candidate, number: int, first: int, name: str) -> None:
+    """Writes an episode's rows with counters that are right in the stage."""
+    run, path = episode.run, builder.folder / name
+    table = read_table(run.path).slice(run.first, run.length)
+    frames = np.arange(run.length, dtype=np.int64)
+    counters = {
+        "frame_index": frames,
+        "episode_index": np.full_like(frames, number),
+        "index": frames + first,
+    }
+    for key, values in counters.items():
+        if key in table.column_names:
+            at = table.column_names.index(key)
+            table = table.set_column(at, key, pa.array(values))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, path)
+    builder.sources[path] = run.path
+
+
+def _write_info(builder: _Builder) -> None:
+    found, count = builder.found, len(builder.episodes)
+    writer = WRITERS["v3.0" if found.is_v3 else "v2.1"]
+    info = {
+        **found.info,
+        "total_episodes": count,
+        "total_frames": sum(episode.run.length for episode in builder.episodes),
+        "total_tasks": len(found.tasks),
+        "data_path": writer.data_path,
+        "splits": new_splits(found.info, builder.episodes),
+    }
+    if found.video_keys:
+        info["video_path"] = writer.video_path
+    if not found.is_v3:
+        info |= {
+            "total_videos": count * len(found.video_keys),
+            "total_chunks": -(-count // CHUNKS_SIZE),
+            "chunks_size": CHUNKS_SIZE,
+        }
+    write_json(builder.folder / "meta" / "info.json", info)
+    builder.sources[builder.folder / "meta" / "info.json"] = found.root / "meta" / "info.json"
+
+
+def new_splits(info: Mapping[str, Any], episodes: Sequence[Candidate]) -> dict[str, Any]:
+    """Returns the ranges of episodes with their new numbers; other values are kept."""
+    splits, count = info.get("splits"), len(episodes)
+    if not isinstance(splits, Mapping):
+        return {"train": f"0:{count}"}
+
+    def renumbered(end: str) -> int:
+        # The end of the last range may count episodes that have higher numbers.
+        is_all = int(end) == info.get("total_episodes")
+        return count if is_all else sum(episode.index < int(end) for episode in episodes)
+
+    found: dict[str, Any] = {}
+    for name, text in splits.items():
+        ends = re.fullmatch(r"(\d{1,9}):(\d{1,9})", str(text))
+        found[name] = f"{renumbered(ends[1])}:{renumbered(ends[2])}" if ends else text
+    return found
+
+
+def _write_tasks(builder: _Builder) -> None:
+    found, meta = builder.found, builder.folder / "meta"
+    name = "tasks.parquet" if found.is_v3 else "tasks.jsonl"
+    builder.sources[meta / name] = found.root / "meta" / name
+    if not found.is_v3:
+        rows = [{"task_index": index, "task": text} for index, text in found.tasks.items()]
+        _write_lines(meta / name, rows)
+        return
+    indices, texts = list(found.tasks), list(found.tasks.values())
+    table = pa.table({"task_index": pa.array(indices, pa.int64()), "task": texts})
+    described = {"pandas": json.dumps(pandas_index("task", "task_index"))}
+    pq.write_table(table.replace_schema_metadata(described), meta / name)
+
+
+def _line_of(episode: Candidate, number: int) -> dict[str, Any]:
+    """Returns an episode's line of metadata, with its facts and new number."""
+    stated = episode.values.get("tasks")
+    is_known = isinstance(stated, list) and set(episode.tasks) <= {str(text) for text in stated}
+    own = {
+        "episode_index": number,
+        "tasks": stated if is_known else list(dict.fromkeys(episode.tasks)),
+        "length": episode.run.length,
+    }
+    return {**episode.values, **own}
+
+
+def _write_episodes_v2(
+    builder: _Builder, lines: Sequence[Mapping[str, Any]], with_stats: bool
+) -> None:
+    meta, root = builder.folder / "meta", builder.found.root
+    rows = [_line_of(episode, i) for i, episode in enumerate(builder.episodes)]
+    _write_lines(meta / "episodes.jsonl", rows)
+    builder.sources[meta / "episodes.jsonl"] = root / "meta" / "episodes.jsonl"
+    builder.sources[meta / "episodes_stats.jsonl"] = root / "meta" / "episodes_stats.jsonl"
+    if with_stats and (root / "meta" / "episodes_stats.jsonl").is_file():
+        stats = [
+            {**episode.stats, "episode_index": i}
+            for i, episode in enumerate(builder.episodes)
+            if episode.stats is not None
+        ]
+        _write_lines(meta / "episodes_stats.jsonl", stats)
+
+
+def _write_episodes_v3(
+    builder: _Builder, lines: Sequence[Mapping[str, Any]], with_stats: bool
+) -> None:
+    rows = [
+        {**_line_of(episode, i), **line}
+        for i, (episode, line) in enumerate(zip(builder.episodes, lines, strict=True))
+    ]
+    names = dict.fromkeys(key for row in rows for key in row)
+    columns = {
+        name: fact_column([row.get(name) for row in rows])
+        for name in names
+        if with_stats or not name.startswith("stats/")
+    }
+    path = builder.folder / WRITERS["v3.0"].episodes_path.format(chunk_index=0, file_index=0)
+    path.parent.mkdir(parents=True)
+    pq.write_table(pa.table(columns), path)
+    builder.sources[path] = builder.found.root / "meta" / "episodes"
+
+
+def _write_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    path.write_text(text, encoding="utf-8")
