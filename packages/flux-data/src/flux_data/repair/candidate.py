@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ..lerobot.dataset import VideoSegment
 from .runs import Run
+from .source import Source
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,27 +34,8 @@ class Candidate:
 
 @dataclass(frozen=True, kw_only=True)
 class Survey:
-    """What was found of a dataset.
+    """What was found of a dataset: its tasks' texts, and in order the episodes to be saved."""
 
-    Attributes:
-        root: the dataset.
-        info: its `info.json`, with usable paths.
-        tasks: task_index -> text.
-        episodes: the episodes that may be saved, in order.
-    """
-
-    root: Path
-    info: Mapping[str, Any]
+    source: Source
     tasks: Mapping[int, str]
     episodes: tuple[Candidate, ...]
-
-    @property
-    def is_v3(self) -> bool:
-        """Whether files hold several episodes."""
-        return self.info["codebase_version"] == "v3.0"
-
-    @property
-    def video_keys(self) -> tuple[str, ...]:
-        """Features stored as video."""
-        features = self.info["features"]
-        return tuple(key for key, feature in features.items() if feature["dtype"] == "video")

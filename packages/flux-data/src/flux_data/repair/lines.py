@@ -74,31 +74,6 @@ def episode_lines_v3(root: Path, notes: Notes) -> dict[int, list[Line]]:
     return lines
 
 
-def task_texts_v2(root: Path, notes: Notes) -> dict[int, str]:
-    """Returns task_index -> text from the lines of `tasks.jsonl` that can be read."""
-    path = root / "meta" / "tasks.jsonl"
-    if not path.is_file():
-        notes.corrected(path, "not found: texts are taken from the episodes' metadata")
-        return {}
-    rows = list(json_lines(path, notes))
-    return task_texts(path, ((row.get("task_index"), row.get("task")) for row in rows), notes)
-
-
-def task_texts(path: Path, rows: Iterator[tuple[Any, Any]], notes: Notes) -> dict[int, str]:
-    """Returns the unambiguous texts; blank ones and numbers with two texts are noted."""
-    texts: dict[int, set[str]] = {}
-    for index, text in rows:
-        number = whole_number(index)
-        if number is None or not isinstance(text, str) or not text.strip():
-            notes.corrected(path, f"expected a task_index and a text, got {index!r} and {text!r}")
-        else:
-            texts.setdefault(number, set()).add(text)
-    for index, found in texts.items():
-        if len(found) > 1:
-            notes.corrected(path, f"task {index}: expected one text, got {sorted(found)}")
-    return {index: found.pop() for index, found in texts.items() if len(found) == 1}
-
-
 def json_lines(path: Path, notes: Notes) -> Iterator[dict[str, Any]]:
     """Yields the objects in a file of JSON lines; damaged lines are noted and left out."""
     for number, text in enumerate(path.read_bytes().splitlines(), start=1):

@@ -148,7 +148,7 @@ class _Work:
         if not episodes:
             first = next((note for note in self.notes if note.kind == "left_out"), None)
             why = f" ({first.line()})" if first else ""
-            raise DataError(f"{self.found.root}: expected an episode to save, got none{why}")
+            raise DataError(f"{self.found.source.root}: expected an episode to save, got none{why}")
         self._num_stages += 1
         folder = self.folder / f"stage-{self._num_stages}"
         with disk_errors(self.result):
@@ -193,7 +193,9 @@ class _Work:
             self.advance("write", done, total)
 
         try:
-            convert([stage.folder], self.result, "v3.0" if self.found.is_v3 else "v2.1", count)
+            convert(
+                [stage.folder], self.result, "v3.0" if self.found.source.is_v3 else "v2.1", count
+            )
         except DataError as error:
             # Any other error concerns the result, like a full disk.
             if not str(error).startswith(str(stage.folder)) or num_done == len(stage.episodes):
@@ -215,7 +217,7 @@ class _Work:
                 file = str(stage.episodes[position].run.path)
                 bad.setdefault(position, (file, f"after copying: {fault.message}"))
         for position, fault in () if bad else remaining:
-            file = fault.file.replace(str(self.result), str(self.found.root))
+            file = fault.file.replace(str(self.result), str(self.found.source.root))
             index = None
             if position is not None:
                 file, index = str(stage.episodes[position].run.path), stage.episodes[position].index
@@ -238,7 +240,7 @@ def _note_numbers(found: Survey, episodes: Sequence[Candidate], notes: Notes) ->
     if changed:
         more = f" and {len(changed) - MAX_NUMBERS} more" if len(changed) > MAX_NUMBERS else ""
         message = f"episodes are numbered again: {', '.join(changed[:MAX_NUMBERS])}{more}"
-        notes.corrected(found.root / "meta", message)
+        notes.corrected(found.source.root / "meta", message)
 
 
 def _note_totals(source: Path, result: Mapping[str, Any], notes: Notes) -> None:

@@ -17,9 +17,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from flux_core.errors import DataError
+
 from ..convert.lerobot import META_FILES
-from ..lerobot.metadata import read_table
-from ..lerobot.writer import CHUNKS_SIZE, WRITERS, fact_column, pandas_index, write_json
+from ..lerobot.metadata import file_rows, read_table, text_rows, texts_of
+from ..lerobot.writer import (
+    CHUNKS_SIZE,
+    WriterV21,
+    WriterV30,
+    fact_column,
+    pandas_index,
+    write_json,
+)
 from .candidate import Candidate, Survey
 
 STATS = ("stats.json", "episodes_stats.jsonl")
@@ -35,7 +44,8 @@ class Stage:
 
     def in_source(self, text: str) -> str:
         """Returns a text with the files of the source in place of the stage's."""
-        for path in re.findall(re.escape(str(self.folder)) + r"/[^:\n]*?\.[a-z0-9]+\b", text):
+        files = re.escape(str(self.folder)) + r"/[^:\n]*?\.(?:parquet|mp4|jsonl|json)\b"
+        for path in re.findall(files, text):
             text = text.replace(path, str(self.sources.get(Path(path), path)))
         return text
 
@@ -72,10 +82,10 @@ def write_stage(
     builder = _Builder(found=found, folder=folder, episodes=episodes)
     (folder / "meta").mkdir(parents=True)
     _link_others(builder, with_stats)
-    lines = _write_v3(builder) if found.is_v3 else _write_v2(builder)
+    lines = _write_v3(builder) if found.source.is_v3 else _write_v2(builder)
     _write_info(builder)
     _write_tasks(builder)
-    if found.is_v3:
+    if found.source.is_v3:
         _write_episodes_v3(builder, lines, with_stats)
     else:
         _write_episodes_v2(builder, lines, with_stats)
@@ -84,7 +94,7 @@ def write_stage(
 
 def _link_others(builder: _Builder, with_stats: bool) -> None:
     """Links everything that is neither data nor one of LeRobot's metadata files."""
-    root = builder.found.root
+    root = builder.found.source.root
     for path in sorted(root.iterdir()):
         if path.name not in ("meta", "data", "videos"):
             builder.link(path, path.name)
@@ -96,22 +106,21 @@ def _link_others(builder: _Builder, with_stats: bool) -> None:
 
 def _write_v2(builder: _Builder) -> list[dict[str, Any]]:
     """Links or writes each episode's table and videos; returns the episodes' places."""
-    writer = WRITERS["v2.1"]
     for number, (episode, first) in enumerate(_numbered(builder.episodes)):
         place = {"episode_chunk": number // CHUNKS_SIZE, "episode_index": number}
-        name = writer.data_path.format(**place)
+        name = WriterV21.data_path.format(**place)
         if _is_numbered(episode, number, first):
             builder.link(episode.run.path, name)
         else:
             _write_rows(builder, episode, number, first, name)
         for key, segment in episode.videos.items():
-            builder.link(segment.path, writer.video_path.format(video_key=key, **place))
+            builder.link(segment.path, WriterV21.video_path.format(video_key=key, **place))
     return [{} for _ in builder.episodes]
 
 
 def _write_v3(builder: _Builder) -> list[dict[str, Any]]:
     """Links data files that stay as they are; writes one file for each other episode."""
-    writer, lines = WRITERS["v3.0"], list[dict[str, Any]]()
+    lines = list[dict[str, Any]]()
     videos: dict[Path, tuple[str, dict[str, int]]] = {}
     kept = _files_kept(builder.episodes)
     names: dict[Path, dict[str, int]] = {}
@@ -122,7 +131,7 @@ def _write_v3(builder: _Builder) -> list[dict[str, Any]]:
             place = _file_place(num_files)
             num_files += 1
             names[path] = place
-            name = writer.data_path.format(**place)
+            name = WriterV30.data_path.format(**place)
             if path in kept:
                 builder.link(path, name)
             else:
@@ -133,8 +142,8 @@ def _write_v3(builder: _Builder) -> list[dict[str, Any]]:
             if segment.path not in videos:
                 place = _file_place(len(videos))
                 videos[segment.path] = key, place
-                builder.link(segment.path, writer.video_path.format(video_key=key, **place))
-            end_s = segment.start_s + episode.run.length / float(builder.found.info["fps"])
+                builder.link(segment.path, WriterV30.video_path.format(video_key=key, **place))
+            end_s = segment.start_s + episode.run.length / builder.found.source.fps
             times = {"from_timestamp": segment.start_s, "to_timestamp": end_s}
             where = {**videos[segment.path][1], **times}
             line |= {f"videos/{key}/{name}": value for name, value in where.items()}
@@ -155,7 +164,8 @@ def _numbered(episodes: Sequence[Candidate]) -> list[tuple[Candidate, int]]:
 def _is_numbered(episode: Candidate, number: int, first: int) -> bool:
     """Whether the rows' counters are right in the stage."""
     run = episode.run
-    return run.states == number and run.frames_ascend and run.first_index == first
+    is_counted = run.order in ("right", "unclear") and run.first_index == first
+    return run.states == number and is_counted and len(run.spans) == 1
 
 
 def _files_kept(episodes: Sequence[Candidate]) -> set[Path]:
@@ -167,7 +177,7 @@ def _files_kept(episodes: Sequence[Candidate]) -> set[Path]:
         run = episode.run
         is_next = run.first == ends.get(run.path, 0) and (run.path == last or run.path not in ends)
         if not is_next or not _is_numbered(episode, number, first):
-            wrong.add(run.path)
+            wrong |= {span.path for span in run.spans}
         ends[run.path], last = run.first + run.length, run.path
     return {path for path, end in ends.items() if pq.read_metadata(path).num_rows == end} - wrong
 
@@ -175,13 +185,14 @@ def _files_kept(episodes: Sequence[Candidate]) -> set[Path]:
 def _write_rows(builder: _Builder, episode: Candidate, number: int, first: int, name: str) -> None:
     """Writes an episode's rows with counters that are right in the stage."""
     run, path = episode.run, builder.folder / name
-    table = read_table(run.path).slice(run.first, run.length)
+    parts = [read_table(span.path).slice(span.first, span.length) for span in run.spans]
+    table = pa.concat_tables(parts)
     frames = np.arange(run.length, dtype=np.int64)
-    counters = {
-        "frame_index": frames,
-        "episode_index": np.full_like(frames, number),
-        "index": frames + first,
-    }
+    if run.order == "shuffled":
+        table = table.take(np.argsort(np.asarray(table.column("frame_index")), kind="stable"))
+    counters = {"episode_index": np.full_like(frames, number), "index": frames + first}
+    if run.order == "stale":
+        counters["frame_index"] = frames
     for key, values in counters.items():
         if key in table.column_names:
             at = table.column_names.index(key)
@@ -193,25 +204,27 @@ def _write_rows(builder: _Builder, episode: Candidate, number: int, first: int, 
 
 def _write_info(builder: _Builder) -> None:
     found, count = builder.found, len(builder.episodes)
-    writer = WRITERS["v3.0" if found.is_v3 else "v2.1"]
+    writer = WriterV30 if found.source.is_v3 else WriterV21
     info = {
-        **found.info,
+        **found.source.info,
         "total_episodes": count,
         "total_frames": sum(episode.run.length for episode in builder.episodes),
         "total_tasks": len(found.tasks),
         "data_path": writer.data_path,
-        "splits": new_splits(found.info, builder.episodes),
+        "splits": new_splits(found.source.info, builder.episodes),
     }
-    if found.video_keys:
+    if found.source.video_keys:
         info["video_path"] = writer.video_path
-    if not found.is_v3:
+    if not found.source.is_v3:
         info |= {
-            "total_videos": count * len(found.video_keys),
+            "total_videos": count * len(found.source.video_keys),
             "total_chunks": -(-count // CHUNKS_SIZE),
             "chunks_size": CHUNKS_SIZE,
         }
     write_json(builder.folder / "meta" / "info.json", info)
-    builder.sources[builder.folder / "meta" / "info.json"] = found.root / "meta" / "info.json"
+    builder.sources[builder.folder / "meta" / "info.json"] = (
+        found.source.root / "meta" / "info.json"
+    )
 
 
 def new_splits(info: Mapping[str, Any], episodes: Sequence[Candidate]) -> dict[str, Any]:
@@ -233,10 +246,15 @@ def new_splits(info: Mapping[str, Any], episodes: Sequence[Candidate]) -> dict[s
 
 
 def _write_tasks(builder: _Builder) -> None:
+    """Links the table of tasks if it is as it should be, and else writes it again."""
     found, meta = builder.found, builder.folder / "meta"
-    name = "tasks.parquet" if found.is_v3 else "tasks.jsonl"
-    builder.sources[meta / name] = found.root / "meta" / name
-    if not found.is_v3:
+    name = "tasks.parquet" if found.source.is_v3 else "tasks.jsonl"
+    path = found.source.root / "meta" / name
+    if _texts_in(path) == found.tasks:
+        builder.link(path, f"meta/{name}")
+        return
+    builder.sources[meta / name] = path
+    if not found.source.is_v3:
         rows = [{"task_index": index, "task": text} for index, text in found.tasks.items()]
         _write_lines(meta / name, rows)
         return
@@ -244,6 +262,16 @@ def _write_tasks(builder: _Builder) -> None:
     table = pa.table({"task_index": pa.array(indices, pa.int64()), "task": texts})
     described = {"pandas": json.dumps(pandas_index("task", "task_index"))}
     pq.write_table(table.replace_schema_metadata(described), meta / name)
+
+
+def _texts_in(path: Path) -> dict[int, str] | None:
+    """Returns the texts of a table of tasks; None if it is damaged."""
+    try:
+        if path.suffix == ".jsonl":
+            return texts_of(file_rows(path), "task")
+        return texts_of(text_rows(path, read_table(path), "task"), "task")
+    except DataError:
+        return None
 
 
 def _line_of(episode: Candidate, number: int) -> dict[str, Any]:
@@ -261,7 +289,7 @@ def _line_of(episode: Candidate, number: int) -> dict[str, Any]:
 def _write_episodes_v2(
     builder: _Builder, lines: Sequence[Mapping[str, Any]], with_stats: bool
 ) -> None:
-    meta, root = builder.folder / "meta", builder.found.root
+    meta, root = builder.folder / "meta", builder.found.source.root
     rows = [_line_of(episode, i) for i, episode in enumerate(builder.episodes)]
     _write_lines(meta / "episodes.jsonl", rows)
     builder.sources[meta / "episodes.jsonl"] = root / "meta" / "episodes.jsonl"
@@ -288,10 +316,10 @@ def _write_episodes_v3(
         for name in names
         if with_stats or not name.startswith("stats/")
     }
-    path = builder.folder / WRITERS["v3.0"].episodes_path.format(chunk_index=0, file_index=0)
+    path = builder.folder / WriterV30.episodes_path.format(chunk_index=0, file_index=0)
     path.parent.mkdir(parents=True)
     pq.write_table(pa.table(columns), path)
-    builder.sources[path] = builder.found.root / "meta" / "episodes"
+    builder.sources[path] = builder.found.source.root / "meta" / "episodes"
 
 
 def _write_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

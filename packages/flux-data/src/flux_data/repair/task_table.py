@@ -2,35 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from flux_core.errors import DataError
 
-from ..lerobot.metadata import read_table
-from .lines import Line, task_texts
+from ..lerobot.metadata import read_table, text_rows
+from .lines import Line, json_lines, whole_number
 from .notes import Notes
 from .runs import Run
+
+FROM_EPISODES = "texts are taken from the episodes' metadata"
+
+
+def task_texts_v2(root: Path, notes: Notes) -> dict[int, str]:
+    """Returns task_index -> text from the lines of `tasks.jsonl` that can be read."""
+    path = root / "meta" / "tasks.jsonl"
+    if not path.is_file():
+        notes.corrected(path, f"not found: {FROM_EPISODES}")
+        return {}
+    return _unambiguous(path, json_lines(path, notes), notes)
 
 
 def task_texts_v3(root: Path, notes: Notes) -> dict[int, str]:
     """Returns task_index -> text from what can be read of `tasks.parquet`."""
     path = root / "meta" / "tasks.parquet"
     if not path.is_file():
-        notes.corrected(path, "not found: texts are taken from the episodes' metadata")
+        notes.corrected(path, f"not found: {FROM_EPISODES}")
         return {}
     try:
-        table = read_table(path)
+        rows = text_rows(path, read_table(path), "task")
     except DataError as error:
-        message = str(error).partition(": ")[2]
-        notes.corrected(path, f"{message}: texts are taken from the episodes' metadata")
+        notes.corrected(path, f"{str(error).partition(': ')[2]}: {FROM_EPISODES}")
         return {}
-    names = [name for name in table.schema.names if name != "task_index"]
-    if "task_index" not in table.schema.names or not names:
-        notes.corrected(path, f"expected task_index and the task's text, got {names}")
-        return {}
-    indices, texts = table["task_index"].to_pylist(), table[names[0]].to_pylist()
-    return task_texts(path, zip(indices, texts, strict=True), notes)
+    return _unambiguous(path, (row for _, row in rows), notes)
+
+
+def _unambiguous(path: Path, rows: Iterable[Mapping[str, object]], notes: Notes) -> dict[int, str]:
+    """Returns the texts; blank ones and numbers with two texts are noted and left out."""
+    texts: dict[int, set[str]] = {}
+    for row in rows:
+        number, text = whole_number(row.get("task_index")), row.get("task")
+        if number is None or not isinstance(text, str) or not text.strip():
+            got = f"{row.get('task_index')!r} and {text!r:.40}"
+            notes.corrected(path, f"expected a task_index and a text, got {got}")
+        else:
+            texts.setdefault(number, set()).add(text)
+    for index, found in texts.items():
+        if len(found) > 1:
+            notes.corrected(path, f"task {index}: expected one text, got {sorted(found)}")
+    return {index: found.pop() for index, found in texts.items() if len(found) == 1}
 
 
 def known_texts(texts: dict[int, str], run: Run, line: Line, notes: Notes) -> tuple[str, ...]:

@@ -12,55 +12,53 @@ from flux_core.errors import DataError
 
 from ..lerobot.dataset import VideoSegment
 from .candidate import Candidate
-from .lines import Line, whole_number
+from .lines import Line
 from .notes import Notes
 from .runs import Run
+from .source import Source
 
-PLACE = ("chunk_index", "file_index", "from_timestamp")
 FRAMES_OFF = 0.5
 """The tolerance of times, in frames."""
 
 
-def segments_of(
-    root: Path, info: Mapping[str, Any], keys: Sequence[str], line: Line, run: Run, notes: Notes
-) -> dict[str, VideoSegment]:
+def segments_of(source: Source, line: Line, run: Run, notes: Notes) -> dict[str, VideoSegment]:
     """Returns where the metadata says that an episode's pictures are.
 
     Raises:
         DataError: it does not say so, or gives the episode fewer pictures than rows.
     """
     found: dict[str, VideoSegment] = {}
-    for key in keys:
-        start = line.values.get(f"videos/{key}/from_timestamp")
-        path = video_file(root, info, key, line.values)
-        if path is None or not is_time(start):
-            got = {name: line.values.get(f"videos/{key}/{name}") for name in PLACE}
-            raise DataError(f"videos/{key}: expected a file and a time, got {got}")
-        found[key] = VideoSegment(path=path, start_s=float(start))
-        pictures = _stated_pictures(line.values, key, float(info["fps"]))
-        if pictures is not None and pictures < run.length:
-            raise DataError(f"videos/{key}: expected {run.length} pictures (rows), got {pictures}")
-        stated = line.values.get("length")
-        if pictures is not None and pictures > run.length and stated == pictures:
-            lost = f"{key}: {pictures - run.length} pictures after the last row"
-            notes.left_out(path, lost, line.index)
+    for key in source.video_keys:
+        stated = line.values.get(f"videos/{key}/from_timestamp")
+        path, start = source.named_video(key, line), _time(stated)
+        if path is None or start is None:
+            raise DataError(f"videos/{key}: expected a file and a time, got {path} and {stated}")
+        found[key] = VideoSegment(path=path, start_s=start)
+        _check_pictures(source, key, path, line, run, notes)
     return found
 
 
-def video_file(
-    root: Path, info: Mapping[str, Any], key: str, values: Mapping[str, Any]
-) -> Path | None:
-    """Returns the video file that a line of metadata names for a camera; None if it names none."""
-    numbers = [whole_number(values.get(f"videos/{key}/{name}")) for name in PLACE[:2]]
-    if None in numbers:
-        return None
-    place = dict(zip(PLACE, numbers, strict=False))
-    return root / info["video_path"].format(video_key=key, **place)
+def _check_pictures(
+    source: Source, key: str, path: Path, line: Line, run: Run, notes: Notes
+) -> None:
+    """Compares the number of pictures that the metadata states with the number of rows."""
+    pictures = _stated_pictures(line.values, key, source.fps)
+    if pictures is None or pictures == run.length:
+        return
+    stated = line.values.get("length")
+    if pictures < run.length and stated != run.length:
+        raise DataError(f"videos/{key}: expected {run.length} pictures (rows), got {pictures}")
+    if pictures > run.length and stated == pictures:
+        message = f"{key}: {pictures - run.length} pictures after the last row"
+        notes.left_out(path, message, line.index)
+    else:
+        message = f"videos/{key}/to_timestamp: expected that of {run.length} rows"
+        notes.corrected(line.file, f"{message}, got that of {pictures}", line.index)
 
 
 def _stated_pictures(values: Mapping[str, Any], key: str, fps: float) -> int | None:
-    start, end = (values.get(f"videos/{key}/{k}_timestamp") for k in ("from", "to"))
-    return round((end - start) * fps) if is_time(start) and is_time(end) else None
+    start, end = (_time(values.get(f"videos/{key}/{name}_timestamp")) for name in ("from", "to"))
+    return None if start is None or end is None else round((end - start) * fps)
 
 
 def without_overlaps(episodes: Sequence[Candidate], fps: float, notes: Notes) -> list[Candidate]:
@@ -99,7 +97,8 @@ def _overlaps(episodes: Sequence[Candidate], key: str, fps: float) -> Iterator[t
             yield index, f"{path}: {key}: shares pictures with episode {pair[index]}"
 
 
-def is_time(value: object) -> bool:
-    """Whether a value is a time of 0 or more."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_number and math.isfinite(value) and value >= 0
+def _time(value: object) -> float | None:
+    """Returns a time of 0 or more; None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if math.isfinite(value) and value >= 0 else None
