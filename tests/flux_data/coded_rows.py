@@ -70,11 +70,16 @@ def _row(
         state=tuple(row[STATE]),
         action=tuple(row[ACTION]),
         time_s=row["timestamp"],
-        task=tables["task_index"][row["task_index"]],
-        texts=tuple((key, tables[key][row[key]]) for key in tables if key != "task_index"),
+        task=_text(tables, "task_index", row["task_index"]),
+        texts=tuple((k, _text(tables, k, row[k])) for k in tables if k != "task_index"),
         values=tuple((key, row[key]) for key in others),
         pictures=tuple((key, _picture(root, info, line, row, key)) for key in cameras),
     )
+
+
+def _text(tables: Mapping[str, Texts], key: str, number: int) -> str:
+    assert number in tables[key], f"{key}: {number} is not in its table {dict(tables[key])}"
+    return tables[key][number]
 
 
 def _table(path: Path) -> list[dict[str, Any]]:
@@ -111,6 +116,7 @@ def _reference_tables(root: Path, info: Mapping[str, Any]) -> dict[str, Texts]:
 def _texts(root: Path, name: str, number: str) -> Texts:
     """The table `meta/name.*`: its text is the last column of texts, as pandas puts the index."""
     path = root / f"meta/{name}.parquet"
+    assert path.is_file() or path.with_suffix(".jsonl").is_file(), f"{path} is lost"
     rows = _table(path) if path.is_file() else _json_lines(root / f"meta/{name}.jsonl")
     if path.is_file():
         described = json.loads((pq.read_schema(path).metadata or {}).get(b"pandas", b"{}"))
