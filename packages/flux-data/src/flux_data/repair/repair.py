@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -111,8 +112,10 @@ def _hidden_folder(out: Path) -> Iterator[Path]:
             out.parent.mkdir(parents=True, exist_ok=True)
             remove_abandoned(place)
             shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir()
-        yield folder
+            # What is known of a video is kept by its path, which must not occur twice.
+            inner = folder / secrets.token_hex(8)
+            inner.mkdir(parents=True)
+        yield inner
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         remove_empty(missing)
@@ -126,8 +129,12 @@ class _Work:
     ) -> None:
         self.found, self.notes, self.folder = found, notes, folder
         self.decode, self.advance = decode, advance
-        self.result = folder / "result"
         self._with_stats, self._num_stages = True, 0
+
+    @property
+    def result(self) -> Path:
+        """The folder of the dataset that is made of the last stage."""
+        return self.folder / f"result-{self._num_stages}"
 
     def run(self) -> Sequence[Candidate]:
         """Writes the result; returns its episodes."""

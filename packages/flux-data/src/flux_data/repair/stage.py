@@ -19,7 +19,6 @@ import pyarrow.parquet as pq
 
 from flux_core.errors import DataError
 
-from ..convert.lerobot import META_FILES
 from ..lerobot.metadata import file_rows, read_table, text_rows, texts_of
 from ..lerobot.writer import (
     CHUNKS_SIZE,
@@ -31,7 +30,9 @@ from ..lerobot.writer import (
 )
 from .candidate import Candidate, Survey
 
-STATS = ("stats.json", "episodes_stats.jsonl")
+WRITTEN = ("info.json", "tasks.jsonl", "tasks.parquet", "episodes.jsonl", "episodes")
+WRITTEN += ("episodes_stats.jsonl", "stats.json")
+"""The files in `meta/` that a stage has of its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,10 +99,12 @@ def _link_others(builder: _Builder, with_stats: bool) -> None:
     for path in sorted(root.iterdir()):
         if path.name not in ("meta", "data", "videos"):
             builder.link(path, path.name)
-    whole = ("stats.json",) if with_stats and (root / "meta" / "stats.json").is_file() else ()
-    for path in sorted((root / "meta").iterdir()):
-        if path.name not in META_FILES or path.name in whole:
-            builder.link(path, f"meta/{path.name}")
+    meta = root / "meta"
+    for path in sorted(path for path in meta.rglob("*") if path.is_file()):
+        first = path.relative_to(meta).parts[0]
+        is_checked = first == "stats.json" and with_stats
+        if first not in WRITTEN or is_checked:
+            builder.link(path, str(path.relative_to(root)))
 
 
 def _write_v2(builder: _Builder) -> list[dict[str, Any]]:
