@@ -30,7 +30,7 @@ from ..coded_dataset import (
     Row,
     plain,
 )
-from ..coded_pictures import Code, write_coded_video
+from ..coded_pictures import Code, Encoding, write_coded_video
 from ..coded_rows import renumbered, rows_of
 from ..small_dataset import cut, edit_column, edit_info, edit_lines, put, write, write_lines
 
@@ -563,24 +563,22 @@ def test_an_existing_folder_and_one_inside_the_dataset_are_refused(
     assert content(root) == before
 
 
-def test_an_episode_that_cannot_be_copied_is_left_out(
-    repair: Callable[..., Repaired], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_an_episode_that_cannot_be_copied_is_left_out_or_encoded_again(
+    repair: Callable[..., Repaired], tmp_path: Path
 ) -> None:
-    """Whatever the copying path refuses is left out, and the rest written again."""
-    from flux_core.errors import DataError
-    from flux_data.convert import lerobot
-
-    read = lerobot.read_episodes
-
-    def refuse_long(source: Any, positions: Any) -> Any:
-        for position, episode in zip(positions, read(source, positions), strict=True):
-            if episode.length == 4:
-                raise DataError(f"{source.data_file(position)}: cannot be copied")
-            yield episode
-
-    monkeypatch.setattr(lerobot, "read_episodes", refuse_long)
-    dataset = plain(lengths=LENGTHS)
+    long_gop = Camera(encoding=Encoding(gop=12))
+    dataset = plain("v3.0", cameras=(long_gop,), info=(("total_frames", 99),))
     root = dataset.write(tmp_path / "damaged")
     done = repair(root)
-    assert rows_of(done.root) == kept(dataset, (0, 1, 3))
-    assert done.said("left out") == [f"left out: episode 2: {root / data_v2(2)}: cannot be copied"]
+    assert done.code == 1
+    assert rows_of(done.root) == kept(dataset, (0,))
+    assert [line.partition(": /")[0] for line in done.said("left out")] == [
+        "left out: episode 1",
+        "left out: episode 2",
+    ]
+    assert all("--reencode" in line for line in done.said("left out"))
+    shutil.rmtree(done.root)
+    done = repair(root, "--reencode")
+    assert done.code == 0
+    assert rows_of(done.root) == dataset.rows()
+    assert done.said(f"encoded again: {TOP}: ")

@@ -28,6 +28,11 @@ def add_repair(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--no-decode", action="store_true", help="check only the times of frames, not the pictures"
     )
+    parser.add_argument(
+        "--reencode",
+        action="store_true",
+        help="encode the videos again, so that episodes whose pictures cannot be copied are saved",
+    )
     parser.set_defaults(handler=run_repair)
 
 
@@ -36,7 +41,13 @@ def run_repair(args: argparse.Namespace) -> int:
     from ..repair.repair import repair
 
     with progress_bars(Console(stderr=True), "check", "write", "verify") as advance:
-        report = repair(args.dataset, args.out, decode=not args.no_decode, advance=advance)
+        report = repair(
+            args.dataset,
+            args.out,
+            decode=not args.no_decode,
+            reencode=args.reencode,
+            advance=advance,
+        )
     if args.json:
         print_json(report)
     else:
@@ -53,6 +64,9 @@ def _tell(report: dict[str, Any]) -> None:
             episode = "" if note["episode"] is None else f"episode {note['episode']}: "
             name = kind.replace("_", " ")
             out.print(f"{name}: {episode}{note['file']}: {note['message']}", markup=False)
+    for camera, done in report.get("reencoded", {}).items():
+        psnr = f"at least {done['min_psnr_db']:g} dB"
+        out.print(f"encoded again: {camera}: {done['encoder']}, {psnr}", markup=False)
     if not any(report[kind] for kind in kinds):
         out.print("nothing needed repair: the result is a copy")
     out.print(

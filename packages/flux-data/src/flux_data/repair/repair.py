@@ -59,7 +59,12 @@ Advance = Callable[[str, int, int], None]
 
 
 def repair(
-    root: Path, out: Path, *, decode: bool = True, advance: Advance = lambda *_: None
+    root: Path,
+    out: Path,
+    *,
+    decode: bool = True,
+    reencode: bool = False,
+    advance: Advance = lambda *_: None,
 ) -> dict[str, Any]:
     """Writes the episodes of `root` that can be saved to `out`, a dataset without faults.
 
@@ -67,11 +72,13 @@ def repair(
         root: the damaged dataset; it is only read.
         out: a new directory outside `root`.
         decode: whether to decode every picture, before and after copying.
+        reencode: whether to encode the videos again, also those that cannot be copied.
         advance: called with 'check', 'write' or 'verify', the number of episodes done and of all.
 
     Returns:
         `out`, `num_episodes`, `num_frames`, `episodes` (the number in the source of each episode),
-        and the lists `left_out`, `corrected` and `remaining` with `file`, `episode`, `message`.
+        and the lists `left_out`, `corrected` and `remaining` with `file`, `episode`, `message`;
+        with `reencode` also `reencoded`, as of `convert`.
 
     Raises:
         DataError: no episode can be saved, or the result cannot be written.
@@ -84,7 +91,8 @@ def repair(
     notes = Notes()
     found = survey(source, notes)
     with _hidden_folder(out) as folder:
-        work = _Work(found=found, notes=notes, folder=folder, decode=decode, advance=advance)
+        work = _Work(found=found, notes=notes, folder=folder, decode=decode, reencode=reencode)
+        work.advance = advance
         episodes = work.run()
         with disk_errors(out):
             if out.is_dir():
@@ -99,6 +107,7 @@ def repair(
         "num_frames": sum(episode.run.length for episode in episodes),
         "episodes": [episode.index for episode in episodes],
         **notes.lists(),
+        **work.report,
     }
 
 
@@ -125,10 +134,12 @@ class _Work:
     """Leaves out episodes until what remains can be copied and has no faults."""
 
     def __init__(
-        self, *, found: Survey, notes: Notes, folder: Path, decode: bool, advance: Advance
+        self, *, found: Survey, notes: Notes, folder: Path, decode: bool, reencode: bool
     ) -> None:
         self.found, self.notes, self.folder = found, notes, folder
-        self.decode, self.advance = decode, advance
+        self.decode, self.reencode = decode, reencode
+        self.advance: Advance = lambda *_: None
+        self.report: dict[str, Any] = {}
         self._with_stats, self._num_stages = True, 0
 
     @property
@@ -199,16 +210,16 @@ class _Work:
             num_done = done
             self.advance("write", done, total)
 
+        version = "v3.0" if self.found.source.is_v3 else "v2.1"
         try:
-            convert(
-                [stage.folder], self.result, "v3.0" if self.found.source.is_v3 else "v2.1", count
-            )
+            done = convert([stage.folder], self.result, version, count, reencode=self.reencode)
         except DataError as error:
             # Any other error concerns the result, like a full disk.
             if not str(error).startswith(str(stage.folder)) or num_done == len(stage.episodes):
                 raise
             file, _, message = stage.in_source(str(error)).partition(": ")
-            return {num_done: (file, message)}
+            return {num_done: (file, re.sub(rf"^episode {num_done}[,:] ", "", message))}
+        self.report = {key: done[key] for key in ("reencoded",) if key in done}
         return {}
 
     def _verified(self, stage: Stage) -> dict[int, tuple[str, str]]:

@@ -20,14 +20,8 @@ import pyarrow.parquet as pq
 from flux_core.errors import DataError
 
 from ..lerobot.metadata import file_rows, read_table, text_rows, texts_of
-from ..lerobot.writer import (
-    CHUNKS_SIZE,
-    WriterV21,
-    WriterV30,
-    fact_column,
-    pandas_index,
-    write_json,
-)
+from ..lerobot.stored_columns import fact_column, write_text_table
+from ..lerobot.writer import CHUNKS_SIZE, WriterV21, WriterV30, write_json
 from .candidate import Candidate, Survey
 
 WRITTEN = ("info.json", "tasks.jsonl", "tasks.parquet", "episodes.jsonl", "episodes")
@@ -257,14 +251,11 @@ def _write_tasks(builder: _Builder) -> None:
         builder.link(path, f"meta/{name}")
         return
     builder.sources[meta / name] = path
+    rows = [{"task_index": index, "task": text} for index, text in found.tasks.items()]
     if not found.source.is_v3:
-        rows = [{"task_index": index, "task": text} for index, text in found.tasks.items()]
         _write_lines(meta / name, rows)
         return
-    indices, texts = list(found.tasks), list(found.tasks.values())
-    table = pa.table({"task_index": pa.array(indices, pa.int64()), "task": texts})
-    described = {"pandas": json.dumps(pandas_index("task", "task_index"))}
-    pq.write_table(table.replace_schema_metadata(described), meta / name)
+    write_text_table(meta / name, "task", rows)
 
 
 def _texts_in(path: Path) -> dict[int, str] | None:
