@@ -210,7 +210,11 @@ def text_rows_of(table: ReferenceTable, name: str) -> list[TextRow]:
     same = [k for k in stored.column_names if k != name and stored[k].to_pylist() == texts]
     hidden = same if name in stored.column_names else [k for k in same if k == NAMELESS] or same[:1]
     rest = stored.drop_columns([*{*hidden, name} & {*stored.column_names}])
-    return [{**row, name: text} for row, text in zip(rest.to_pylist(), texts, strict=True)]
+    numbers, key = list(table.texts), f"{name}_index"
+    return [
+        {key: number, name: text, **{k: v for k, v in row.items() if k != key}}
+        for number, text, row in zip(numbers, texts, rest.to_pylist(), strict=True)
+    ]
 
 
 def check_expressible(path: Path, rows: Sequence[TextRow]) -> None:
