@@ -45,7 +45,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     ),
     "flux_data": (
         *("progress_bars", "video", "lerobot", "whole_file", "run_files", "samples"),
-        *("validate", "convert", "demo", "view", "info", "observations", "commands"),
+        *("validate", "convert", "repair", "demo", "view", "info", "observations", "commands"),
     ),
     "flux_train": (
         *("failed_writes", "validation", "config", "policy_loss"),
