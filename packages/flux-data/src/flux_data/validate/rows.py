@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,7 @@ def validate(
     faults = [*metadata_faults(source, lines), *stated.stated_faults()]
     checks = (
         _UsualSteps(source).jumps,
-        partial(task_faults, source, lines),
+        functools.partial(task_faults, source, lines),
         stated.episode_faults,
     )
     reader = VideoReader(max_open=len(source.video_keys) or 1) if decode else None
@@ -75,7 +75,7 @@ def _check_table(
         yield episode_fault(source, position, "data_missing", path, "the parquet file is missing")
         return
     try:
-        names = set(pq.read_schema(path).names)
+        names = _columns_of(path)
     except (OSError, pa.ArrowException) as error:
         message = f"cannot be read as parquet ({first_line(error)})"
         yield episode_fault(source, position, "data_damaged", path, message)
@@ -98,6 +98,16 @@ def _check_table(
     yield from _check_counters(source, position, path, columns, first_row)
     for check in checks:
         yield from check(position, path, columns)
+
+
+@functools.lru_cache(maxsize=1)
+def _columns_of(path: Path) -> frozenset[str]:
+    """Returns a file's columns, read once for all its episodes.
+
+    LeRobot's recorder writes a row group per episode, and the footer, which lists all row groups,
+    takes milliseconds to read.
+    """
+    return frozenset(pq.read_schema(path).names)
 
 
 def _is_image(source: LeRobotDataset, key: str) -> bool:
