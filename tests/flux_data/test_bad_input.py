@@ -245,14 +245,14 @@ FAULTS = {
         "v30",
         edit_table(DATA["v30"], lambda table: table.slice(0, 18)),
         DATA["v30"],
-        "episode 2, action: expected 7 rows (the metadata), got 4",
+        "episode 2: expected 7 rows (the metadata), got 4",
         "expected 7 rows (the metadata), got 4",
     ),
     "rows missing": Fault(
         "v21",
         edit_table(DATA["v21"], lambda table: table.slice(0, 5)),
         DATA["v21"],
-        "episode 1, action: expected 6 rows (the metadata), got 5",
+        "episode 1: expected 6 rows (the metadata), got 5",
         "expected 6 rows (the metadata), got 5",
     ),
     "a column missing": Fault(

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from flux_core.errors import DataError
 
-from ..lerobot.arrow import to_array
+from ..lerobot.arrow import first_line, to_array
 from ..lerobot.dataset import LeRobotDataset, LeRobotV3, check_ascending, check_values
 from ..lerobot.episode_stats import ImageStats, is_complete
 from ..lerobot.metadata import NO_NUMBERS, json_rows, read_table
@@ -37,12 +37,12 @@ def read_episodes(source: LeRobotDataset, positions: Sequence[int]) -> Iterator[
     tables: dict[Path, pa.Table] = {}
     told: set[str] = set()
     for position in positions:
-        path = source.data_file(position)
-        if path not in tables:
-            tables = {path: _read_table(source, position)}  # one file at a time
+        index, spans = int(source.episode_indices[position]), source.rows(position)
+        for path in (span.path for span in spans if span.path not in tables):
+            tables[path] = _read_table(source, path)
             _tell_of_unlisted(source, path, tables[path], told)
-        index = int(source.episode_indices[position])
-        rows = _rows(tables[path], source, position)
+        tables = {span.path: tables[span.path] for span in spans}  # few files at a time
+        rows = _joined([tables[span.path].slice(span.first, span.length) for span in spans], source)
         table = rows.select([k for k in _stored_keys(source) if k not in COUNTERS])
         _check_numbers(table, source, position)
         table = _with_own_images(table, source, position)
@@ -61,11 +61,7 @@ def _stored_keys(source: LeRobotDataset) -> list[str]:
     return list(dict.fromkeys([*keys, "timestamp", "episode_index", "task_index"]))
 
 
-def _read_table(source: LeRobotDataset, position: int) -> pa.Table:
-    path = source.data_file(position)
-    if not path.is_file():
-        index = source.episode_indices[position]
-        raise DataError(f"{path}: the parquet file of episode {index} is missing")
+def _read_table(source: LeRobotDataset, path: Path) -> pa.Table:
     table = read_table(path)
     for key in _stored_keys(source):
         if key not in table.column_names:
@@ -84,17 +80,14 @@ def _tell_of_unlisted(source: LeRobotDataset, path: Path, table: pa.Table, told:
     told.update(unlisted)
 
 
-def _rows(table: pa.Table, source: LeRobotDataset, position: int) -> pa.Table:
-    index, length = int(source.episode_indices[position]), int(source.lengths[position])
-    where = f"{source.data_file(position)}: episode_index"
-    rows = np.flatnonzero(to_array(table.column("episode_index"), where).ravel() == index)
-    if len(rows) != length:
+def _joined(parts: Sequence[pa.Table], source: LeRobotDataset) -> pa.Table:
+    """Returns the rows of an episode that may be split over files."""
+    try:
+        return pa.concat_tables(parts)
+    except pa.ArrowException as error:
         raise DataError(
-            f"{source.where(position)}: expected {length} rows (the metadata), got {len(rows)}"
-        )
-    if rows[-1] - rows[0] + 1 != length:
-        raise DataError(f"{source.where(position)}: expected consecutive rows, got gaps")
-    return table.slice(int(rows[0]), length)
+            f"{source.root}: expected the same columns in all data files ({first_line(error)})"
+        ) from error
 
 
 def _check_numbers(table: pa.Table, source: LeRobotDataset, position: int) -> None:

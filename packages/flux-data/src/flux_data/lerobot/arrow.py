@@ -20,16 +20,33 @@ def read_columns(path: Path, keys: Sequence[str]) -> dict[str, NDArray[Any]]:
     Raises:
         DataError: the file is damaged or lacks a column.
     """
-    try:
-        with pq.ParquetFile(path, memory_map=True) as file:
-            names = file.schema_arrow.names
-            table = file.read([key for key in keys if key in names])
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{path}: cannot be read as parquet ({first_line(error)})") from error
+    names, table = _read(path, keys)
     for key in keys:
         if key not in names:
             raise DataError(f"{path}: expected column {key!r}, got {', '.join(names)}")
     return {key: to_array(table.column(key), f"{path}: {key}") for key in keys}
+
+
+def read_present(path: Path, keys: Sequence[str]) -> tuple[int, dict[str, NDArray[Any]]]:
+    """Returns the number of rows of one file, and those of the columns that it has.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    names, table = _read(path, keys)
+    present = [key for key in keys if key in names]
+    columns = {key: to_array(table.column(key), f"{path}: {key}") for key in present}
+    return table.num_rows, columns
+
+
+def _read(path: Path, keys: Sequence[str]) -> tuple[list[str], pa.Table]:
+    """Returns the names of a file's columns, and those of `keys` that it has."""
+    try:
+        with pq.ParquetFile(path, memory_map=True) as file:
+            names = file.schema_arrow.names
+            return names, file.read([key for key in keys if key in names])
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{path}: cannot be read as parquet ({first_line(error)})") from error
 
 
 def to_array(column: pa.ChunkedArray, where: str) -> NDArray[Any]:

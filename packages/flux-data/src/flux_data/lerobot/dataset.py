@@ -6,6 +6,7 @@ no dictionaries are made for single rows.
 
 from __future__ import annotations
 
+import re
 import threading
 from abc import ABC, abstractmethod
 from collections import OrderedDict
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 from flux_core.errors import DataError
 
 from .arrow import read_columns
+from .episode_rows import RowSpan, SharedFiles, rows_of_own_file
 from .locations import local_root
 from .metadata import (
     NO_NUMBERS,
@@ -30,7 +32,8 @@ from .metadata import (
     read_info,
     read_table,
     table_rows,
-    tasks_of,
+    text_rows,
+    texts_of,
 )
 from .state_action import check_known
 
@@ -66,6 +69,7 @@ class LeRobotDataset(ABC):
         self.episode_starts = np.concatenate(([0], np.cumsum(self.lengths)))
         self._cache: OrderedDict[EpisodeKey, Columns] = OrderedDict()
         self._good: set[EpisodeKey] = set()
+        self._rows_of: dict[int, tuple[RowSpan, ...]] = {}
         self._cached_bytes = 0
         self._lock = threading.Lock()
 
@@ -78,12 +82,20 @@ class LeRobotDataset(ABC):
         """Returns the index and the length of every episode."""
 
     @abstractmethod
-    def _read_episode(self, position: int, keys: Sequence[str]) -> Columns:
-        """Returns the columns of one episode."""
+    def _find_rows(self, position: int) -> tuple[RowSpan, ...]:
+        """Returns where an episode's rows are."""
+
+    @abstractmethod
+    def stated_rows(self, position: int) -> RowSpan | None:
+        """Returns where the metadata says that an episode's rows are; None for a whole file."""
+
+    @abstractmethod
+    def stated_file(self, position: int) -> Path:
+        """Returns the parquet file that the metadata names for an episode."""
 
     @abstractmethod
     def data_file(self, position: int) -> Path:
-        """Returns the parquet file that holds an episode."""
+        """Returns the parquet file that holds an episode, or its first rows."""
 
     @abstractmethod
     def video(self, video_key: str, position: int) -> VideoSegment:
@@ -139,9 +151,34 @@ class LeRobotDataset(ABC):
         return columns
 
     def read_episode(self, position: int, keys: Sequence[str]) -> Columns:
-        """Like `episode`, but without checking the values: for code that looks for faults."""
+        """Like `episode`, but without checking the values: for code that shows faults."""
         with self._lock:
             return self._kept((position, tuple(keys)))
+
+    def rows(self, position: int) -> tuple[RowSpan, ...]:
+        """Returns where an episode's rows are; several spans only if it is split over files.
+
+        Raises:
+            DataError: a file cannot be read, or its rows are not those of the episode.
+        """
+        if position not in self._rows_of:
+            self._rows_of[position] = self._find_rows(position)
+        return self._rows_of[position]
+
+    def read_stated(self, position: int, keys: Sequence[str]) -> Columns:
+        """Returns the rows that the metadata names, whatever episode they say they belong to.
+
+        For code that looks for faults: anything else must use `episode` or `read_episode`.
+
+        Raises:
+            DataError: the file cannot be read, or the number of rows differs from the metadata's.
+        """
+        path, span = self._existing(position), self.stated_rows(position)
+        columns = self._table(path, tuple(keys))
+        columns = columns if span is None else {k: v[span.rows] for k, v in columns.items()}
+        for name, values in columns.items():
+            self._check_length(position, name, values)
+        return columns
 
     def _kept(self, key: EpisodeKey) -> Columns:
         if key in self._cache:
@@ -156,14 +193,35 @@ class LeRobotDataset(ABC):
         return columns
 
     def _rows(self, position: int, keys: Sequence[str]) -> Columns:
-        columns = self._read_episode(position, keys)
+        parts = [
+            {key: values[span.rows] for key, values in self._table(span.path, tuple(keys)).items()}
+            for span in self.rows(position)
+        ]
+        columns = parts[0]
+        if len(parts) > 1:
+            columns = {key: np.concatenate([part[key] for part in parts]) for key in columns}
         for name, values in columns.items():
-            if len(values) != self.lengths[position]:
-                raise DataError(
-                    f"{self.where(position)}, {name}: expected {self.lengths[position]} rows (the "
-                    f"metadata), got {len(values)}"
-                )
+            self._check_length(position, name, values)
         return columns
+
+    def _table(self, path: Path, keys: tuple[str, ...]) -> Columns:
+        """Returns a whole file's columns."""
+        return read_columns(path, keys)
+
+    def _check_length(self, position: int, name: str, values: NDArray[np.generic]) -> None:
+        if len(values) != self.lengths[position]:
+            raise DataError(
+                f"{self.where(position)}, {name}: expected {self.lengths[position]} rows (the "
+                f"metadata), got {len(values)}"
+            )
+
+    def _existing(self, position: int) -> Path:
+        """Returns the file that the metadata names, or refuses that it is missing."""
+        path = self.stated_file(position)
+        if not path.is_file():
+            index = self.episode_indices[position]
+            raise DataError(f"{path}: the parquet file of episode {index} is missing")
+        return path
 
     def _check(self, position: int, columns: Columns) -> None:
         for name, values in columns.items():
@@ -259,7 +317,7 @@ class LeRobotV2(LeRobotDataset):
     places: ClassVar = {"episode_chunk": 0, "episode_index": 0, "video_key": "key"}
 
     def _read_tasks(self) -> dict[int, str]:
-        return tasks_of(json_rows(self.root, "tasks.jsonl"))
+        return texts_of(json_rows(self.root, "tasks.jsonl"), "task")
 
     def _read_episodes(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         rows = json_rows(self.root, "episodes.jsonl")
@@ -267,9 +325,21 @@ class LeRobotV2(LeRobotDataset):
         lengths = np.asarray([row["length"] for _, row in rows], dtype=np.int64)
         return np.arange(len(order)), lengths[order]
 
-    def data_file(self, position: int) -> Path:
+    def stated_file(self, position: int) -> Path:
         """Returns the episode's own file."""
         return self.root / self.info["data_path"].format(**self._place(position))
+
+    def data_file(self, position: int) -> Path:
+        """Returns the episode's own file."""
+        return self.stated_file(position)
+
+    def stated_rows(self, position: int) -> None:
+        """Returns None: all rows of the file."""
+
+    def _find_rows(self, position: int) -> tuple[RowSpan, ...]:
+        path = self._existing(position)
+        index, length = int(self.episode_indices[position]), int(self.lengths[position])
+        return (rows_of_own_file(path, index, length, self.fps),)
 
     def video(self, video_key: str, position: int) -> VideoSegment:
         """Returns the episode's own video."""
@@ -279,13 +349,6 @@ class LeRobotV2(LeRobotDataset):
     def _place(self, position: int) -> dict[str, int]:
         index = int(self.episode_indices[position])
         return {"episode_index": index, "episode_chunk": index // self.info["chunks_size"]}
-
-    def _read_episode(self, position: int, keys: Sequence[str]) -> Columns:
-        path = self.data_file(position)
-        if not path.is_file():
-            index = self.episode_indices[position]
-            raise DataError(f"{path}: the parquet file of episode {index} is missing")
-        return read_columns(path, keys)
 
 
 class LeRobotV3(LeRobotDataset):
@@ -302,13 +365,7 @@ class LeRobotV3(LeRobotDataset):
 
     def _read_tasks(self) -> dict[int, str]:
         path = self.root / "meta" / "tasks.parquet"
-        table = read_table(path)
-        names = [name for name in table.schema.names if name != "task_index"]
-        if "task_index" not in table.schema.names or not names:
-            raise DataError(f"{path}: expected task_index and the task's text, got {names}")
-        # The text is pandas' index: a nameless one in LeRobot 0.4, 'task' in 0.6.
-        indices, texts = table["task_index"].to_pylist(), table[names[0]].to_pylist()
-        return tasks_of(table_rows(path, {"task_index": indices, "task": texts}))
+        return texts_of(text_rows(path, read_table(path), "task"), "task")
 
     def _read_episodes(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         folder = self.root / "meta" / "episodes"
@@ -334,16 +391,30 @@ class LeRobotV3(LeRobotDataset):
         return self._meta["episode_index"], self._meta["length"]
 
     @cached_property
-    def _first_rows(self) -> dict[Path, int]:
-        """The dataset index of each parquet file's first row."""
-        first: dict[Path, int] = {}
-        for position, start in enumerate(self._meta["dataset_from_index"]):
-            path = self.data_file(position)
-            first[path] = min(first.get(path, int(start)), int(start))
-        return first
+    def _files(self) -> SharedFiles:
+        return SharedFiles(
+            root=self.root,
+            pattern=re.sub(r"\{[^}]*\}", "*", self.info["data_path"]),
+            fps=self.fps,
+            episodes=self.episode_indices,
+            lengths=self.lengths,
+            from_index=self._meta["dataset_from_index"],
+            stated_file=self.stated_file,
+        )
+
+    def _find_rows(self, position: int) -> tuple[RowSpan, ...]:
+        return self._files.find(position)
+
+    def stated_rows(self, position: int) -> RowSpan:
+        """Returns the rows that `dataset_from_index` and `data/file_index` name."""
+        return self._files.stated(position)
 
     def data_file(self, position: int) -> Path:
-        """Returns the file that holds this episode and others."""
+        """Returns the file that holds this episode and others, also if the metadata's is stale."""
+        return self._files.file_of(position)
+
+    def stated_file(self, position: int) -> Path:
+        """Returns the file that the metadata names for this episode and others."""
         return self.root / self.info["data_path"].format(
             chunk_index=int(self._meta["data/chunk_index"][position]),
             file_index=int(self._meta["data/file_index"][position]),
@@ -358,16 +429,6 @@ class LeRobotV3(LeRobotDataset):
         )
         start_s = float(self._meta[f"videos/{video_key}/from_timestamp"][position])
         return VideoSegment(path=self.root / name, start_s=start_s)
-
-    def _read_episode(self, position: int, keys: Sequence[str]) -> Columns:
-        path = self.data_file(position)
-        if not path.is_file():
-            index = self.episode_indices[position]
-            raise DataError(f"{path}: the parquet file of episode {index} is missing")
-        table = self._table(path, tuple(keys))
-        start = int(self._meta["dataset_from_index"][position]) - self._first_rows[path]
-        rows = slice(start, start + int(self.lengths[position]))
-        return {key: values[rows] for key, values in table.items()}
 
     def _table(self, path: Path, keys: tuple[str, ...]) -> Columns:
         """Returns a whole file's columns; the most recently used files stay in memory."""

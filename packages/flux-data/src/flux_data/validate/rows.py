@@ -80,14 +80,22 @@ def _check_table(
         message = f"cannot be read as parquet ({first_line(error)})"
         yield episode_fault(source, position, "data_damaged", path, message)
         return
+    if path != source.stated_file(position):
+        message = f"expected its rows in this file (the metadata), which are in {path}"
+        yield episode_fault(source, position, "data_file", source.stated_file(position), message)
     wanted = [key for key in source.info["features"] if key not in source.video_keys]
     for key in (key for key in wanted if key not in names):
         message = f"expected column {key!r}, found none of that name"
         yield episode_fault(source, position, "column_missing", path, message)
+    keys = [key for key in wanted if key in names and not _is_image(source, key)]
+    contradiction = ""
     try:
-        columns = source.read_episode(
-            position, [key for key in wanted if key in names and not _is_image(source, key)]
-        )
+        source.rows(position)
+    except DataError as error:
+        contradiction = str(error)
+    try:
+        read = source.read_stated if contradiction else source.read_episode
+        columns = read(position, keys)
     except DataError as error:
         kind = "length" if "rows (the metadata)" in str(error) else "data_damaged"
         yield episode_fault(source, position, kind, path, str(error).partition(": ")[2])
@@ -95,7 +103,12 @@ def _check_table(
     for key, values in columns.items():
         yield from _check_values(source, position, path, key, values)
     columns = {key: v for key, v in columns.items() if np.issubdtype(v.dtype, np.number)}
-    yield from _check_counters(source, position, path, columns, first_row)
+    found = list(_check_counters(source, position, path, columns, first_row))
+    yield from found
+    # What the rows say about themselves is told by place, if it is wrong in these rows.
+    if contradiction and not {fault.kind for fault in found} & {"episode_index", "frame_index"}:
+        message = contradiction.partition(": ")[2]
+        yield episode_fault(source, position, "rows", path, message)
     for check in checks:
         yield from check(position, path, columns)
 
