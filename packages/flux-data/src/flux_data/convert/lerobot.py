@@ -19,7 +19,8 @@ from flux_core.errors import DataError, UsageError
 from ..lerobot.dataset import LeRobotDataset, LeRobotV3, open_lerobot
 from ..lerobot.metadata import flat_names
 from ..lerobot.new_folder import check_new, missing_folders, remove_empty
-from ..lerobot.writer import WRITERS, is_numeric
+from ..lerobot.stored_columns import is_numeric
+from ..lerobot.writer import WRITERS
 from .source_episodes import read_episodes
 
 INFO_KEYS = (

@@ -52,7 +52,8 @@ def _read(path: Path, keys: Sequence[str]) -> tuple[list[str], pa.Table]:
 def to_array(column: pa.ChunkedArray, where: str) -> NDArray[Any]:
     """Converts a column to (rows,) or, for lists of equal length, (rows, dim).
 
-    An image becomes its bytes, or the path of its file if the column holds no bytes.
+    An image becomes its bytes, or the path of its file if the column holds no bytes. Lists of
+    anything but numbers, such as messages, stay lists.
     """
     chunk = column.combine_chunks()
     if isinstance(chunk, pa.ChunkedArray):  # several chunks, or none
@@ -61,6 +62,10 @@ def to_array(column: pa.ChunkedArray, where: str) -> NDArray[Any]:
         return _images(chunk, where)
     if not _is_list(chunk.type):
         return chunk.to_numpy(zero_copy_only=False)
+    if not _holds_numbers(chunk.type):
+        lists = np.empty(len(chunk), object)
+        lists[:] = chunk.to_pylist()
+        return lists
     rows, values = len(chunk), chunk
     while _is_list(values.type):  # a matrix is a list of lists
         values = _inner(values, where)
@@ -91,6 +96,14 @@ def _is_list(kind: pa.DataType) -> bool:
     return (
         pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind) or pa.types.is_large_list(kind)
     )
+
+
+def _holds_numbers(kind: pa.DataType) -> bool:
+    """Whether the innermost values of a list are numbers."""
+    while _is_list(kind):
+        kind = kind.value_type
+    is_number = pa.types.is_integer(kind) or pa.types.is_floating(kind)
+    return is_number or pa.types.is_boolean(kind) or pa.types.is_null(kind)
 
 
 def _is_even(chunk: pa.Array, length: float) -> bool:

@@ -27,6 +27,7 @@ from .locations import local_root
 from .metadata import (
     NO_NUMBERS,
     check_info,
+    is_depth_map,
     json_rows,
     order_of_episodes,
     read_info,
@@ -124,8 +125,19 @@ class LeRobotDataset(ABC):
     @property
     def image_keys(self) -> tuple[str, ...]:
         """Features stored as single images in the parquet files, except depth maps."""
+        return tuple(key for key in self._features_of("image") if key not in self.depth_keys)
+
+    @property
+    def camera_keys(self) -> tuple[str, ...]:
+        """Cameras with colours: videos, then single images."""
+        videos = [key for key in self.video_keys if key not in self.depth_keys]
+        return (*videos, *self.image_keys)
+
+    @property
+    def depth_keys(self) -> tuple[str, ...]:
+        """Depth maps, as videos or as single images."""
         features = self.info["features"]
-        return tuple(k for k in self._features_of("image") if not is_depth_map(features[k]))
+        return tuple(key for key, feature in features.items() if is_depth_map(feature))
 
     def _features_of(self, dtype: str) -> tuple[str, ...]:
         features = self.info["features"]
@@ -269,13 +281,11 @@ class LeRobotDataset(ABC):
         vars(self).update(state, _lock=threading.Lock())
 
 
-def is_depth_map(feature: Mapping[str, Any]) -> bool:
-    """Whether an image holds distances rather than colours."""
-    return bool((feature.get("info") or {}).get("is_depth_map"))
-
-
 def _num_bytes(columns: Columns) -> int:
-    """Counts the bytes of columns; for images, numpy itself would count only references."""
+    """Counts the bytes of columns; for images, numpy itself would count only references.
+
+    A text or message counts as one byte per character or item: less than it takes.
+    """
     return sum(
         sum(len(value) for value in values if value is not None)
         if values.dtype == object

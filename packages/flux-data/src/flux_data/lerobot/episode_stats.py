@@ -66,11 +66,13 @@ class ImageStats:
         return {**shaped, "count": [self._frames]}
 
 
-def sampled_image_stats(segment: VideoSegment, frames: int, fps: float) -> dict[str, Any]:
-    """Returns statistics of evenly spread frames of a video."""
-    stats, reader = ImageStats(), VideoReader(max_open=1)
-    for frame in np.unique(np.linspace(0, frames - 1, MAX_SAMPLED_FRAMES).round().astype(int)):
-        stats.add(reader.frame(segment.path, segment.start_s + frame / fps, 0.5 / fps))
+def sampled_image_stats(
+    segment: VideoSegment, times_s: NDArray[np.float64], fps: float
+) -> dict[str, Any]:
+    """Returns statistics of evenly spread frames of a video, given the rows' times."""
+    stats, reader, last = ImageStats(), VideoReader(max_open=1), len(times_s) - 1
+    for frame in np.unique(np.linspace(0, last, MAX_SAMPLED_FRAMES).round().astype(int)):
+        stats.add(reader.frame(segment.path, segment.start_s + times_s[frame], 0.5 / fps))
     return stats.result()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Required, TypedDict, TypeGuard, cast
@@ -19,8 +20,11 @@ from .arrow import first_line
 
 REQUIRED_INFO = ("fps", "features", "data_path")
 CHANNELS = (1, 3, 4)
-NO_NUMBERS = ("video", "image", "string")
-"""The dtypes of features that are not numbers."""
+NO_NUMBERS = ("video", "image", "string", "language", "audio")
+"""The dtypes of features that are not numbers; `language` is a list of messages per frame."""
+
+DEEP_GREY = re.compile(r"gray(9|1\d|f)|ya(16|f)")
+"""FFmpeg's pixel formats with one channel of more than 8 bits, which only depth maps have."""
 
 NAMELESS = "__index_level_0__"
 """How parquet files call an index of pandas that has no name."""
@@ -133,6 +137,28 @@ def image_size(feature: Mapping[str, Any]) -> tuple[int, int]:
     """Returns a camera's height and width; some datasets state (channels, height, width)."""
     shape = feature["shape"]
     return tuple(shape[:2]) if shape[2] in CHANNELS else tuple(shape[1:])
+
+
+def is_depth_map(feature: Mapping[str, Any]) -> bool:
+    """Whether a video or image holds distances rather than colours.
+
+    LeRobot marks depth in `info`, before in `video_info`, as `is_depth_map` or, before, as
+    `video.is_depth_map`. A pixel format with more than 8 bits of grey says it too.
+    """
+    if feature["dtype"] not in ("video", "image"):
+        return False
+    places = [feature, feature.get("info"), feature.get("video_info")]
+    return any(
+        place.get(f"{prefix}is_depth_map") or is_deep_grey(place.get(f"{prefix}pix_fmt"))
+        for place in places
+        if isinstance(place, Mapping)
+        for prefix in ("", "video.")
+    )
+
+
+def is_deep_grey(pixel_format: object) -> bool:
+    """Whether a pixel format of FFmpeg is grey with more than 8 bits."""
+    return isinstance(pixel_format, str) and DEEP_GREY.match(pixel_format) is not None
 
 
 def flat_names(names: Any) -> list[str]:

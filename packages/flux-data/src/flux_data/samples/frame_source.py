@@ -117,9 +117,18 @@ class FrameSource:
 
 
 def check_cameras(source: LeRobotDataset, cameras: Sequence[str]) -> None:
-    """Refuses the first camera that the dataset lacks."""
-    available = (*source.video_keys, *source.image_keys)
+    """Refuses the first camera that the dataset lacks, or that is a depth map.
+
+    Raises:
+        DataError: it names the nearest camera, and lists them all.
+    """
+    available = source.camera_keys
     for key in cameras:
+        if key in source.depth_keys:
+            raise DataError(
+                f"{source.root}: {key}: expected a camera with colours, got a depth map "
+                f"(info.json). Use {' or '.join(available) or 'a dataset with cameras'} instead"
+            )
         if key not in available:
             raise DataError(
                 f"{source.root}: expected a camera of the dataset "

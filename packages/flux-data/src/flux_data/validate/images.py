@@ -10,8 +10,8 @@ from PIL import Image
 
 from flux_core.errors import DataError
 
-from ..lerobot.dataset import LeRobotDataset, is_depth_map
-from ..lerobot.metadata import image_size
+from ..lerobot.dataset import LeRobotDataset
+from ..lerobot.metadata import image_size, is_depth_map
 from ..samples.stored_image import BROKEN, StoredImage
 from .fault import Fault, episode_fault
 

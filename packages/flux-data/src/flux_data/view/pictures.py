@@ -26,8 +26,8 @@ QUALITY, EFFORT = 75, 2
 
 
 def cameras_of(source: LeRobotDataset) -> tuple[str, ...]:
-    """Returns the features that are pictures."""
-    return (*source.video_keys, *source.image_keys)
+    """Returns the features that are pictures with colours."""
+    return source.camera_keys
 
 
 def choose_episodes(source: LeRobotDataset, wanted: str | None) -> list[int]:
@@ -75,7 +75,7 @@ def _spread(num_episodes: int, count: int) -> list[int]:
 def check_videos(source: LeRobotDataset, positions: Sequence[int]) -> None:
     """Raises an error for the first missing video file, before anything slow."""
     for position in positions:
-        for key in source.video_keys:
+        for key in (key for key in cameras_of(source) if key in source.video_keys):
             path = source.video(key, position).path
             if not path.is_file():
                 index = source.episode_indices[position]
