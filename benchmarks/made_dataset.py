@@ -94,7 +94,7 @@ def _info(made: MadeDataset) -> dict[str, Any]:
     if made.image is not None:
         features[CAMERA] = {"dtype": "image", "shape": [*made.image, 3], "names": None}
     video = {"dtype": "video", "shape": [VIDEO_SIDE, VIDEO_SIDE, 3], "names": None}
-    features |= {key: video for key in made.video_keys}
+    features |= dict.fromkeys(made.video_keys, video)
     features["timestamp"] = {"dtype": "float32", **one}
     features |= {key: {"dtype": "int64", **one} for key in COUNTERS}
     v21 = "chunk-{episode_chunk:03d}/{0}episode_{episode_index:06d}"

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from flux_core.errors import DataError
 
-from .arrow import read_present
+from ..parquet.arrow import read_present
 
 logger = logging.getLogger("flux.data")
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from flux_core.errors import DataError
 
-from .arrow import first_line
+from ..parquet.arrow import first_line
 
 REQUIRED_INFO = ("fps", "features", "data_path")
 CHANNELS = (1, 3, 4)

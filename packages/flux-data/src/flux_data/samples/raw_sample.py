@@ -20,8 +20,7 @@ class RawSample:
         position: position of the episode in the dataset, 0 .. num_episodes - 1.
         episode_index: number of the episode in the metadata.
         frame: number of the frame in its episode.
-        columns: the dataset's columns at this frame; a stored image is its bytes, or the path of
-            its file.
+        columns: the dataset's columns at this frame, except for the cameras.
         state: (S,) in robot units.
         actions: (H, A) float32 in robot units.
         action_masks: (H,) bool, False where the window repeats its last action.

@@ -224,7 +224,6 @@ class DatasetPart:
         asked = [key for key in inputs.parquet_keys if key not in MADE]
         check_known(features, asked, f"{source.root}: {DatasetInputs.example}.parquet_keys")
         keys |= {key for key in inputs.parquet_keys if key in features}
-        keys |= {key for key in inputs.video_keys if key in source.image_keys}
         self.keys = sorted(keys)
         self._scalars = {k for k in self.keys if is_scalar_vector(features.get(k), k)}
         source.check_features([*self.keys, *statistic_keys])

@@ -99,9 +99,7 @@ class EpisodeRows:
                 )
 
 
-def nearest(
-    stamps_s: NDArray[np.float64], times_s: NDArray[np.float64]
-) -> NDArray[np.int64]:
+def nearest(stamps_s: NDArray[np.float64], times_s: NDArray[np.float64]) -> NDArray[np.int64]:
     """Returns for each time the place of the nearest stamp; `stamps_s` ascends."""
     after = np.clip(np.searchsorted(stamps_s, times_s), 0, len(stamps_s) - 1)
     before = np.maximum(after - 1, 0)
