@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from flux_core.errors import DataError
 
-from .arrow import to_array
+from ..parquet.arrow import to_array
 from .dataset import VideoSegment
 from .episode_stats import column_stats, pooled, sampled_image_stats
 from .metadata import Feature
