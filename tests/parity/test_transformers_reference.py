@@ -21,7 +21,7 @@ from flux_core.models import (
     SigLIPViTBackbone,
     sample_actions,
 )
-from flux_core.models.layers.basic import attend
+from flux_core.models.layers.basic import additive_mask, attend
 
 HORIZON, DIM = 6, 9
 OBSERVATION = ("images", "image_masks", "lang_tokens", "lang_masks")
@@ -203,12 +203,15 @@ def joint_velocity(
     if model.num_state_tokens:
         order[length + 1 :] = 2
     mask = (order[None, :] <= order[:, None]) & valid[:, None, :]
+    heads = model.llm_backbone.config
+    group = heads.num_attention_heads // heads.num_key_value_heads
+    added = additive_mask(mask, group, prefix.dtype)
     x, y = prefix, suffix.tokens
     for vlm, expert in zip(model.llm_backbone.blocks, model.llm_expert.blocks, strict=True):
         q1, k1, v1, gate1 = vlm.project(x, cos[:, :, :length], sin[:, :, :length], None)
         q2, k2, v2, gate2 = expert.project(y, cos[:, :, length:], sin[:, :, length:], suffix.cond)
         q, k, v = (torch.cat(pair, dim=2) for pair in ((q1, q2), (k1, k2), (v1, v2)))
-        mixed = attend(q, k, v, mask)
+        mixed = attend(q, k, v, added)
         x = vlm.finish(x, mixed[:, :length], gate1, None)
         y = expert.finish(y, mixed[:, length:], gate2, suffix.cond)
     y, _ = model.llm_expert.norm(y, suffix.cond)

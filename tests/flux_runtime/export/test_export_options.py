@@ -48,6 +48,17 @@ def graph(bundle: Bundle, name: str = "denoise") -> onnx.ModelProto:
     return onnx.load(file, load_external_data=False)
 
 
+def check_attention(bundle: Bundle) -> None:
+    """The mask is added to the scores, and softmax needs no guard against rows without keys."""
+    for name in ("prefix", "denoise"):
+        nodes = graph(bundle, name).graph.node
+        # ONNX Runtime's CUDA provider has no Tile of bool.
+        assert not {"Tile", "IsNaN"} & {node.op_type for node in nodes}
+        weights = {node.output[0] for node in nodes if node.op_type == "Softmax"}
+        users = {node.op_type for node in nodes if weights & set(node.input)}
+        assert users <= {"MatMul", "Cast"}, users
+
+
 @pytest.mark.parametrize(
     ("kind", "precision"),
     [("pi0", "fp32"), ("pi0", "bf16"), ("pi05", "bf16"), ("pi05", "fp16"), ("pi0", "int8")],
@@ -76,6 +87,7 @@ def test_every_precision_is_exported_and_verified_against_float32(
     assert {ends[name] for name in ("x_t", "t", "x_next", "t_next")} == {"float32"}
     opsets = {entry.domain: entry.version for entry in graph(bundle).opset_import}
     assert opsets[""] == (22 if precision in ("bf16", "fp16") else 20)
+    check_attention(bundle)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
@@ -86,6 +98,7 @@ def test_opset_24_has_attention_as_one_operator(
     for name in ("prefix", "denoise"):
         assert any(node.op_type == "Attention" for node in graph(bundle, name).graph.node)
         onnx.checker.check_model(bundle.path(f"{name}.onnx"), full_check=True)
+    check_attention(bundle)
 
 
 def test_nothing_in_the_step_of_pi05_computes_what_the_time_decides(
@@ -96,6 +109,7 @@ def test_nothing_in_the_step_of_pi05_computes_what_the_time_decides(
     assert any(name.endswith("input_layernorm.dense.table") for name in names)
     assert not any("dense.weight" in name or "time_mlp" in name for name in names)
     assert "llm_expert.norm.dense.weight" in verify_names(bundle)
+    check_attention(bundle)
 
 
 def verify_names(bundle: Bundle) -> set[str]:
