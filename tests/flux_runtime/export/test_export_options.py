@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,8 +11,11 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from flux_core.bundle.bundle import Bundle, write_manifest
 from flux_core.errors import ExportError, UsageError
@@ -25,6 +29,7 @@ from flux_runtime.export import verify
 from flux_runtime.export.cli import main
 from flux_runtime.export.options import ExportOptions
 from flux_runtime.export.policy import TrainedPolicy, load_policy
+from flux_runtime.export.precision.emulation import emulate_bfloat16
 from flux_runtime.export.writer import export_bundle
 
 from ..conftest import Exported
@@ -66,8 +71,6 @@ def check_attention(bundle: Bundle) -> None:
 def test_every_precision_is_exported_and_verified_against_float32(
     kind: str, precision: str, exported: Exported
 ) -> None:
-    if precision == "bf16":
-        pytest.importorskip("openvino", reason="openvino, which verifies bf16, is not installed")
     bundle, figures = exported(kind, precision=precision)
     assert bundle.manifest.precision == precision
     assert figures.max_abs_error <= figures.tolerance == bundle.manifest.tolerance
@@ -88,6 +91,57 @@ def test_every_precision_is_exported_and_verified_against_float32(
     opsets = {entry.domain: entry.version for entry in graph(bundle).opset_import}
     assert opsets[""] == (22 if precision in ("bf16", "fp16") else 20)
     check_attention(bundle)
+
+
+@pytest.mark.parametrize(("kind", "opset"), [("pi0", 22), ("pi05", 24)])
+def test_bf16_is_verified_without_openvino_too(
+    kind: str, opset: int, small_policy: MakePolicy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    bundle, figures = export(small_policy(kind), tmp_path / "b", precision="bf16", opset=opset)
+    assert figures.engine == "ONNX Runtime with emulated bfloat16"
+    assert 0 < figures.max_abs_error <= figures.tolerance
+    found = verify.replay(bundle)
+    assert found["past_key_0"].dtype == np.float32
+    np.testing.assert_array_equal(rounded(found["past_key_0"]), found["past_key_0"])
+    monkeypatch.undo()
+    pytest.importorskip("openvino", reason="openvino, the peer, is not installed")
+    peers = verify.replay(bundle)
+    for name, value in found.items():
+        assert np.abs(value.astype(float) - peers[name].astype(float)).max() <= 0.1, name
+
+
+def rounded(values: np.ndarray) -> np.ndarray:
+    return torch.from_numpy(values).bfloat16().float().numpy()
+
+
+@given(st.integers(0, 2**32 - 1))
+@settings(max_examples=10, deadline=None)
+def test_an_emulated_operator_is_the_bfloat16_operator_of_pytorch(seed: int) -> None:
+    torch.manual_seed(seed)
+    x, weight, bias = torch.randn(5, 24), torch.randn(24, 7), torch.randn(7)
+    constants = [
+        onnx.helper.make_tensor(name, onnx.TensorProto.BFLOAT16, value.shape, value.flatten())
+        for name, value in (("weight", weight), ("bias", bias))
+    ]
+    values = {
+        name: onnx.helper.make_tensor_value_info(name, onnx.TensorProto.BFLOAT16, shape)
+        for name, shape in (("x", (5, 24)), ("y", (5, 7)))
+    }
+    nodes = [
+        onnx.helper.make_node("MatMul", ["x", "weight"], ["product"]),
+        onnx.helper.make_node("Add", ["product", "bias"], ["sum"]),
+        onnx.helper.make_node("Sigmoid", ["sum"], ["y"]),
+    ]
+    graph = onnx.helper.make_graph(nodes, "g", [values["x"]], [values["y"]], constants)
+    opsets = [onnx.helper.make_opsetid("", 22)]
+    model = emulate_bfloat16(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10))
+    onnx.checker.check_model(model, full_check=True)
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    half = x.bfloat16()
+    found = torch.from_numpy(session.run(None, {"x": half.float().numpy()})[0])
+    expected = (half @ weight.bfloat16() + bias.bfloat16()).sigmoid()
+    torch.testing.assert_close(found, expected.float(), atol=2**-8, rtol=2**-7)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
