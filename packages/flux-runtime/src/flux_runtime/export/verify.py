@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -156,9 +156,8 @@ def replay(bundle: Bundle) -> dict[str, NDArray[Any]]:
 
 def open_sessions(bundle: Bundle, num_threads: int) -> tuple[GraphSession, GraphSession]:
     """Opens the prefix and denoise graphs as Python sessions."""
-    return open_session(bundle, "prefix", num_threads), _open_session(
-        bundle, "denoise", num_threads
-    )
+    prefix, denoise = (open_session(bundle, name, num_threads) for name in ("prefix", "denoise"))
+    return prefix, denoise
 
 
 def run_loop(

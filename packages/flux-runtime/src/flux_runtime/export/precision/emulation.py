@@ -1,7 +1,8 @@
 """Rewrites a bfloat16 graph so that an engine without bfloat16 computes the same values.
 
-Every operator computes in float32, and every result that was bfloat16 is rounded to it. That is what
-processors do that have bfloat16 products with float32 sums; only the order of a sum may differ.
+Every operator computes in float32, and every result that was bfloat16 is rounded to it. Hardware
+with bfloat16 does the same, with products in bfloat16 and sums in float32; only the order of a sum
+may differ.
 """
 
 from __future__ import annotations
