@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from flux_core.bundle.bundle import Bundle
 from flux_core.errors import BundleError, MissingDependencyError
 from flux_runtime.cli import main
-from flux_runtime.engines import nvidia, openvino_library
+from flux_runtime.engines import nvidia, opening, openvino_library
 from flux_runtime.engines import status as engine_status
 from flux_runtime.engines.cache import content_digest, engine_cache_key, make_engine_cache
 from flux_runtime.engines.golden_replay import replay_golden
@@ -394,6 +394,23 @@ def test_a_key_is_readable() -> None:
     assert engine_cache_key(**KEY).startswith(
         "nvidia-h100-80gb-hbm3_580.65.06_tensorrt-10.16.1_bf16_0123456789ab_"
     )
+
+
+def test_a_graph_too_large_for_one_protobuf_message_is_refused_before_anything_is_loaded(
+    card: Path, exported: Exported, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (card / "libonnxruntime_providers_tensorrt.so").touch()
+    bundle, _ = exported("pi0")
+    weights = bundle.path("model.safetensors").stat().st_size
+    monkeypatch.setattr(opening, "MAX_PROTOBUF_BYTES", weights // 2)
+    with pytest.raises(BundleError) as refused_graph:
+        open_flow_policy(bundle, engine="onnxruntime-tensorrt")
+    message = str(refused_graph.value)
+    assert "prefix.onnx: engine onnxruntime-tensorrt: expected at most" in message
+    assert int(message.split("got ")[1].split(".")[0]) < weights + (1 << 20)
+    assert message.endswith("Use the engine tensorrt or onnxruntime-cuda.")
+    monkeypatch.setattr(opening, "MAX_PROTOBUF_BYTES", 2 * weights)
+    opening._check_graph_bytes(bundle)
 
 
 def test_engines_are_kept_beside_the_bundle_and_never_in_it(card: Path, toy_bundle: Path) -> None:
