@@ -111,13 +111,14 @@ def _consolidate(arguments: list[str]) -> int:
 
 def consolidate_shards(args: argparse.Namespace) -> None:
     """Runs `flux-train consolidate`; no checkpoint is removed."""
-    from .checkpoints.files import checkpoints, save_checkpoint
+    from .checkpoints.files import checkpoints
+    from .checkpoints.keeper import write_checkpoint
     from .checkpoints.sharded import consolidate
 
     folder: Path = args.folder
     state = consolidate(folder)
     keep = len(checkpoints(folder.parent)) + 1
-    path = save_checkpoint(folder.parent, folder.stem, state, keep)
+    path = write_checkpoint(folder.parent, folder.stem, state, keep)
     if args.json:
         print_json({"out": str(path), "bytes": path.stat().st_size})
     else:
@@ -187,6 +188,8 @@ def _train(args: argparse.Namespace, config: TrainConfig, ranks: Ranks) -> int:
         f"samples per epoch, {trainer.total_steps} steps in total, on "
         f"{ranks.world_size} x {ranks.device.type}"
     )
+    if trainer.validator is not None or trainer.state.average is not None:
+        say(deployed_line(trainer))
     # A finished job that is put back into the queue has not failed.
     if trainer.step >= trainer.total_steps and (args.dry_run or args.resume_from == "auto"):
         say(f"already trained to step {trainer.step} of {trainer.total_steps}")
@@ -206,6 +209,14 @@ def _train(args: argparse.Namespace, config: TrainConfig, ranks: Ranks) -> int:
         return EXIT_INTERRUPTED
     say(f"wrote {path}")
     return EXIT_OK
+
+
+def deployed_line(trainer: Trainer) -> str:
+    """Says whose the validation figures and the exported weights will be."""
+    decay = trainer.config.runner.ema_decay
+    kind = f"moving average of the weights (runner.ema_decay={decay:g})"
+    weights = f"the {kind}" if decay else "the current weights (runner.ema_decay=0)"
+    return f"validation, .safetensors files and adapters hold {weights}"
 
 
 def _warn_of_obstacles(config: TrainConfig) -> None:

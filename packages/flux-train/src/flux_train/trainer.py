@@ -272,16 +272,21 @@ class Trainer:
         return values
 
     def _validate(self, is_last: bool) -> bool:
-        """Validates if it is time to; called by all processes. Returns whether it did."""
+        """Validates the weights to deploy if it is time to; called by all processes.
+
+        Returns whether it did.
+        """
         settings = self.config.validation
         if self.validator is None or settings is None:
             return False
         if self.step % settings.interval_steps and not is_last:
             return False
         if self.ranks.is_main or is_sharded(self.config.runner, self.ranks):
-            with whole(self.state.loss), autocast(self.config.runner, self.device):
+            precision = autocast(self.config.runner, self.device)
+            with self.state.deployed(), whole(self.state.loss), precision:
                 found = self.validator.run(self.state.model, self.step, write=self.ranks.is_main)
             if self._outputs is not None:
+                found = {"weights": self.state.deployed_kind, **found}
                 self._outputs.write({"step": self.step, "epoch": self.epoch, "validation": found})
         self.ranks.barrier()
         return True
