@@ -242,6 +242,7 @@ def test_a_dry_run_prints_everything_and_writes_nothing(
     for part in (
         "Data",
         "aloha-sim",
+        "Normalised ranges",
         "Parameters",
         "llm_expert",
         "MiB per process",

@@ -164,7 +164,7 @@ def _train(args: argparse.Namespace, config: TrainConfig, ranks: Ranks) -> int:
     from .distributed.parallel import check_kind
     from .metrics.train_progress import TrainProgress
     from .provenance import keep_config
-    from .run_plan import data_table, parameter_table, readable_bytes, state_bytes
+    from .run_plan import data_table, parameter_table, range_table, readable_bytes, state_bytes
     from .trainer import Trainer
 
     check_kind(config.runner, ranks)
@@ -180,6 +180,8 @@ def _train(args: argparse.Namespace, config: TrainConfig, ranks: Ranks) -> int:
         say(f"resuming from {checkpoint} at step {trainer.step}")
     data, model = trainer.data, trainer.state.model
     say(data_table(data.dataset))
+    if args.dry_run:
+        say(range_table(data.ranges))
     say(parameter_table(model))
     size = readable_bytes(state_bytes(model, config.runner, ranks))
     say(f"{size} per process for weights, gradients and optimiser, plus activations")

@@ -18,6 +18,7 @@ from flux_core.errors import CheckpointError, DataError, FluxError
 
 from .checkpoints.files import remove_partial
 from .checkpoints.keeper import CheckpointKeeper
+from .config.data_checks import range_warnings
 from .config.tree import TrainConfig
 from .distributed.parallel import check_kind, clip_gradients, is_sharded, whole
 from .distributed.ranks import Ranks
@@ -116,7 +117,7 @@ class Trainer:
     def _validator(self) -> Validator | None:
         if self.config.validation is None:
             return None
-        return Validator(
+        validator = Validator(
             self.config.validation,
             self.data.dataset.stats,
             self.config.runner.collator,
@@ -125,6 +126,11 @@ class Trainer:
             work_dir=self.work_dir,
             failed=self.failed,
         )
+        min_range = self.config.train_dataloader.dataset.min_range
+        for group in validator.groups if self.ranks.is_main else ():
+            for line in range_warnings(group.ranges(), min_range, is_held_out=True):
+                logger.warning("%s", line)
+        return validator
 
     @property
     def step(self) -> int:
