@@ -8,8 +8,7 @@ from typing import Any
 from rich.table import Table
 from torch import Tensor, nn
 
-from flux_data.samples import DistributedRepeatingDataset
-from flux_data.samples.ranges import SENSIBLE, DimensionRange, percent
+from flux_data.samples import SENSIBLE, DimensionRange, DistributedRepeatingDataset, percent
 
 from .config.runner import TrainRunner
 from .distributed.parallel import is_sharded

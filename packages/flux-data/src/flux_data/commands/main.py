@@ -141,17 +141,16 @@ def run_validate(args: argparse.Namespace) -> int:
         )
     warnings = range_warnings(args.dataset)
     if args.json:
-        found = {"faults": faults, "warnings": warnings}
-        listed = {name: [asdict(each) for each in some] for name, some in found.items()}
-        print_json({"ok": not faults, **listed})
+        told = {"warnings": [asdict(warning) for warning in warnings]} if warnings else {}
+        print_json({"ok": not faults, "faults": [asdict(fault) for fault in faults], **told})
     else:
         out = Console(soft_wrap=True, highlight=False)
         for each in (*faults, *warnings):
             kind = f"warning: {each.kind}" if each in warnings else each.kind
             where = f" ({each.where})" if each.where else ""
             out.print(f"{kind}: {each.file}{where}: {each.message}", markup=False)
-        told = f"; {len(warnings)} warnings" if warnings else ""
-        out.print(f"{f'{len(faults)} faults' if faults else 'no faults'}{told}")
+        count = f"{len(faults)} faults" if faults else "no faults"
+        out.print(f"{count}; {len(warnings)} warnings" if warnings else count)
     return EXIT_FAILED if faults else EXIT_OK
 
 

@@ -9,8 +9,12 @@ import numpy as np
 from flux_core.errors import ConfigError, DataError
 from flux_core.tokenizers import PretrainedTokenizer
 from flux_core.transforms import Pipeline, Prompter, Sample, Tokenization, apply
-from flux_data.samples import DistributedRepeatingDataset, ParquetDataset
-from flux_data.samples.ranges import DimensionRange, rounded_up
+from flux_data.samples import (
+    DimensionRange,
+    DistributedRepeatingDataset,
+    ParquetDataset,
+    rounded_up,
+)
 
 from .tree import TrainConfig
 

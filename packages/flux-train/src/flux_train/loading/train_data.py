@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from flux_core.errors import ConfigError
-from flux_data.samples import EpochBatches
-from flux_data.samples.ranges import training_ranges
+from flux_data.samples import EpochBatches, training_ranges
 
 from ..config.data_checks import check_data, check_vocabulary, range_warnings
 from ..config.tree import TrainConfig

@@ -9,11 +9,12 @@ from .facts import RunFacts, section
 from .history import OF_AVERAGE, History, Table
 
 
-def weights_kind(validation: Table) -> str | None:
-    """'average' or 'current', of the newest validation; None without one."""
-    if not len(validation):
-        return None
-    return "average" if _of_average(validation)[-1] else "current"
+def stated_weights(validation: Table) -> dict[str, str]:
+    """`validation_weights`: 'average' or 'current', if the newest validation says so."""
+    newest = validation.scalar(OF_AVERAGE)[-1:]
+    if not np.isfinite(newest).any():
+        return {}
+    return {"validation_weights": "average" if newest[0] else "current"}
 
 
 def same_weights(validation: Table) -> NDArray[np.bool_]:
@@ -25,7 +26,7 @@ def same_weights(validation: Table) -> NDArray[np.bool_]:
 def held_out_weights(history: History, facts: RunFacts) -> str:
     """Returns whose the held-out figures are, in words."""
     decay = section(facts.config, "runner").get("ema_decay") or 0
-    if weights_kind(history.validation) == "average":
+    if _of_average(history.validation)[-1:].any():
         return f"moving average (decay {decay:g}), as deployed" if decay else "moving average"
     return "current; the moving average is deployed" if decay else "current, as deployed"
 

@@ -28,7 +28,7 @@ from flux_core.html import (
 
 from .curves import group_names, page_data, recent
 from .facts import RunFacts, read_facts, summary
-from .held_out import held_out_weights, same_weights, weights_kind
+from .held_out import held_out_weights, same_weights, stated_weights
 from .history import History, read_history
 from .samples import SampleBlocks, read_samples
 
@@ -42,8 +42,8 @@ def write_report(work_dir: Path, out: Path | None = None) -> dict[str, Any]:
 
     Returns:
         `out`, `bytes`, `step`, `total_steps`, `loss`, `validation_loss` (the newest; None without),
-        `validation_weights` ('average' or 'current'), `num_lines`, `num_validations` and
-        `num_broken_lines`.
+        `num_lines`, `num_validations` and `num_broken_lines`, and, if the newest validation says
+        so, `validation_weights` ('average' or 'current').
 
     Raises:
         UsageError: `out` is a folder, or its folder does not exist.
@@ -75,10 +75,10 @@ def write_report(work_dir: Path, out: Path | None = None) -> dict[str, Any]:
         "total_steps": facts.total_steps,
         "loss": recent(history.train, "loss"),
         "validation_loss": history.validation.last("loss"),
-        "validation_weights": weights_kind(history.validation),
         "num_lines": len(history.train),
         "num_validations": len(history.validation),
         "num_broken_lines": history.num_broken,
+        **stated_weights(history.validation),
     }
 
 

@@ -14,8 +14,7 @@ from PIL import Image
 from flux_core.errors import DataError
 from flux_core.norm_stats import NormStats
 from flux_core.transforms import Augmentation, Pipeline
-from flux_data.samples import ParquetDataset, RawSample
-from flux_data.samples.ranges import DimensionRange, measured_ranges
+from flux_data.samples import DimensionRange, ParquetDataset, RawSample, measured_ranges
 
 PICTURE_HEIGHT = 180
 JPEG_QUALITY = 80
