@@ -25,6 +25,8 @@ from flux_core.config import obstacles, unbind
 from flux_core.errors import FluxError, UsageError
 
 if TYPE_CHECKING:
+    from .config.in_force import Setting
+    from .config.runner import TrainRunner
     from .config.tree import TrainConfig
     from .distributed.ranks import Ranks
     from .trainer import Trainer
@@ -161,10 +163,18 @@ def _quiet_failure(error: FluxError) -> int:
 
 def _train(args: argparse.Namespace, config: TrainConfig, ranks: Ranks) -> int:
     from .checkpoints.choice import check_nothing_is_lost, checkpoint_to_resume
+    from .config.in_force import settings_in_force
     from .distributed.parallel import check_kind
     from .metrics.train_progress import TrainProgress
     from .provenance import keep_config
-    from .run_plan import data_table, parameter_table, range_table, readable_bytes, state_bytes
+    from .run_plan import (
+        data_table,
+        parameter_table,
+        range_table,
+        readable_bytes,
+        settings_table,
+        state_bytes,
+    )
     from .trainer import Trainer
 
     check_kind(config.runner, ranks)
@@ -192,6 +202,13 @@ def _train(args: argparse.Namespace, config: TrainConfig, ranks: Ranks) -> int:
     )
     if trainer.validator is not None or trainer.state.average is not None:
         say(deployed_line(trainer))
+    settings = settings_in_force(
+        config, total_steps=trainer.total_steps, samples_per_step=data.samples_per_step
+    )
+    if args.dry_run:
+        say(settings_table(settings))
+    if ranks.is_main:
+        _warn_of_settings(config.runner, settings, trainer.total_steps)
     # A finished job that is put back into the queue has not failed.
     if trainer.step >= trainer.total_steps and (args.dry_run or args.resume_from == "auto"):
         say(f"already trained to step {trainer.step} of {trainer.total_steps}")
@@ -211,6 +228,20 @@ def _train(args: argparse.Namespace, config: TrainConfig, ranks: Ranks) -> int:
         return EXIT_INTERRUPTED
     say(f"wrote {path}")
     return EXIT_OK
+
+
+def _warn_of_settings(runner: TrainRunner, settings: list[Setting], total_steps: int) -> None:
+    """Warns of a run that differs from its recipe, and of one that ends in its warm-up."""
+    from .config.in_force import recipe_differences
+
+    if runner.recipe is not None and (differences := recipe_differences(settings)):
+        logger.warning("%s", differences)
+    if (runner.warmup_steps or 0) >= total_steps:
+        logger.warning(
+            "runner.warmup_steps is %d, but the run has %d steps: the learning rate never reaches "
+            "runner.learning_rate. Lower runner.warmup_steps",
+            *(runner.warmup_steps, total_steps),
+        )
 
 
 def deployed_line(trainer: Trainer) -> str:
