@@ -14,10 +14,10 @@ from flux_core.errors import ConfigError
 from flux_data.samples.collate import DictCollator
 from flux_train import recipes
 from flux_train.cli import main
-from flux_train.config.in_force import recipe_differences, settings_in_force
 from flux_train.config.runner import SingleTrainRunner
 from flux_train.config.tree import TrainConfig, bind_train_config, read_train_config
 from flux_train.optimization import learning_rate_at
+from flux_train.recipes.in_force import recipe_differences, settings_in_force
 
 ROOT = Path(__file__).resolve().parents[3]
 CONFIGS = ROOT / "configs"

@@ -25,10 +25,10 @@ from flux_core.config import obstacles, unbind
 from flux_core.errors import FluxError, UsageError
 
 if TYPE_CHECKING:
-    from .config.in_force import Setting
     from .config.runner import TrainRunner
     from .config.tree import TrainConfig
     from .distributed.ranks import Ranks
+    from .recipes.in_force import Setting
     from .trainer import Trainer
 
 logger = logging.getLogger("flux.train")
@@ -163,18 +163,11 @@ def _quiet_failure(error: FluxError) -> int:
 
 def _train(args: argparse.Namespace, config: TrainConfig, ranks: Ranks) -> int:
     from .checkpoints.choice import check_nothing_is_lost, checkpoint_to_resume
-    from .config.in_force import settings_in_force
     from .distributed.parallel import check_kind
     from .metrics.train_progress import TrainProgress
     from .provenance import keep_config
-    from .run_plan import (
-        data_table,
-        parameter_table,
-        range_table,
-        readable_bytes,
-        settings_table,
-        state_bytes,
-    )
+    from .recipes.in_force import settings_in_force, settings_table
+    from .run_plan import data_table, parameter_table, range_table, readable_bytes, state_bytes
     from .trainer import Trainer
 
     check_kind(config.runner, ranks)
@@ -232,7 +225,7 @@ def _train(args: argparse.Namespace, config: TrainConfig, ranks: Ranks) -> int:
 
 def _warn_of_settings(runner: TrainRunner, settings: list[Setting], total_steps: int) -> None:
     """Warns of a run that differs from its recipe, and of one that ends in its warm-up."""
-    from .config.in_force import recipe_differences
+    from .recipes.in_force import recipe_differences
 
     if runner.recipe is not None and (differences := recipe_differences(settings)):
         logger.warning("%s", differences)

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from flux_data.samples import SENSIBLE, DimensionRange, DistributedRepeatingDataset, percent
 
-from .config.in_force import Setting
 from .config.runner import TrainRunner
 from .distributed.parallel import is_sharded
 from .distributed.ranks import Ranks
@@ -54,14 +53,6 @@ def range_table(ranges: Sequence[DimensionRange]) -> Table:
             "" if each.is_sensible else percent(each.share_beyond),
             style=None if each.is_sensible else "bold",
         )
-    return table
-
-
-def settings_table(settings: Sequence[Setting]) -> Table:
-    """One row per setting of the training; openpi's value where it is another one."""
-    table = Table("setting", "this run", "openpi, if different", title="Settings")
-    for each in settings:
-        table.add_row(each.name, each.ours, each.openpi if each.differs else "")
     return table
 
 

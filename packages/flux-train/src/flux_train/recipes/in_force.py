@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from rich.table import Table
 
 from flux_core.models import PI05FlowMatching
 from flux_core.transforms import Augmentation, ImageResize, Normalization, Transform
 from flux_data.samples import ParquetDataset
 
-from .recipe import OPENPI_DATASET, OPENPI_SAMPLES_PER_STEP, runner_values
-from .runner import TrainRunner
-from .tree import TrainConfig
+from ..config.recipe import OPENPI_DATASET, OPENPI_SAMPLES_PER_STEP, runner_values
+from ..config.runner import TrainRunner
+from ..config.tree import TrainConfig
 
 EPS = 1e-8
 """AdamW's, of torch and of openpi."""
@@ -54,7 +56,15 @@ def settings_in_force(
     return [Setting(name=k, ours=ours, openpi=theirs) for k, (ours, theirs) in rows.items()]
 
 
-def recipe_differences(settings: list[Setting]) -> str | None:
+def settings_table(settings: Sequence[Setting]) -> Table:
+    """One row per setting of the training; openpi's value where it is another one."""
+    table = Table("setting", "this run", "openpi, if different", title="Settings")
+    for each in settings:
+        table.add_row(each.name, each.ours, each.openpi if each.differs else "")
+    return table
+
+
+def recipe_differences(settings: Sequence[Setting]) -> str | None:
     """Returns in one line where a run of the recipe 'openpi' differs from it; None if nowhere."""
     parts = [f"{each.name} {each.ours} (openpi {each.openpi})" for each in settings if each.differs]
     return f"runner.recipe='openpi', except: {'; '.join(parts)}" if parts else None
