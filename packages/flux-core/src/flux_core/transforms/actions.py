@@ -89,15 +89,9 @@ class DenormalizeActions:
     action_dim: int | None = None
 
     def affine(self, stats: FeatureStats) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Returns (scale, offset), float32 (action_dim,)."""
+        """Returns (scale, offset), float32 (action_dim,), or as many as there are statistics of."""
         scale, offset = stats.affine(self.norm_type)
-        dims = self.action_dim or len(scale)
-        if dims > len(scale):
-            raise ConfigError(
-                f"denormalize_action.action_dim: expected at most {len(scale)} (the statistics), "
-                f"got {dims}"
-            )
-        return scale[:dims], offset[:dims]
+        return scale[: self.action_dim], offset[: self.action_dim]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -79,8 +79,9 @@ class ProcessPrompts(Tokenization):
 
     def for_robot(self, cameras: int, dims: int) -> ProcessPrompts:
         """Drops the tokenizer's path; on the robot it is in the bundle."""
-        is_file = isinstance(self.tokenizer, PretrainedTokenizer)
-        return replace(self, tokenizer=PretrainedTokenizer()) if is_file else self
+        if not isinstance(self.tokenizer, PretrainedTokenizer):
+            return self
+        return replace(self, tokenizer=replace(self.tokenizer, model_path=None))
 
     def process(self, sample: Sample, tokenizer: Tokenizer) -> Sample:
         ids = tokenizer.encode(sample["prompt"])

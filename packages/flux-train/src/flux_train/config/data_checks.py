@@ -11,6 +11,7 @@ from flux_core.tokenizers import PretrainedTokenizer
 from flux_core.transforms import Pipeline, Prompter, Sample, Tokenization, apply
 from flux_data.samples import DistributedRepeatingDataset, ParquetDataset
 
+from .robot_checks import check_robots_with_data
 from .tree import TrainConfig
 
 
@@ -41,6 +42,7 @@ def check_data(config: TrainConfig, dataset: DistributedRepeatingDataset) -> Non
         _check_prompts(member)
         _check_action_dims(config, member)
     _check_way_back(dataset)
+    check_robots_with_data(config, dataset)
 
 
 def _check_prompts(dataset: ParquetDataset) -> None:

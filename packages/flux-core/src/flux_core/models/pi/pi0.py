@@ -287,6 +287,10 @@ def check_dimensions(config: PI0FlowMatching.Config) -> None:
                 f"llm_expert.{field}: expected {getattr(vlm, field)} as in llm_backbone (both "
                 f"streams share one attention), got {getattr(expert, field)}"
             )
+    if config.num_inference_steps < 1:
+        raise ConfigError(
+            f"num_inference_steps: expected at least 1, got {config.num_inference_steps}"
+        )
     expected = {
         "projector.in_dim": (config.projector.in_dim, config.vision_backbone.out_dim),
         "projector.out_dim": (config.projector.out_dim, vlm.hidden_size),

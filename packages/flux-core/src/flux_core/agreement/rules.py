@@ -1,0 +1,266 @@
+"""Every field of the training section and of the robot's: must it be equal, and if not, why.
+
+A test changes each field alone and compares what happens with this table; a field that is missing
+here makes it fail.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["equal", "checked", "named", "free"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """What holds for one field.
+
+    Attributes:
+        kind: 'equal': the same on both sides, or it is refused. 'checked': compared with something
+            else (the network, the robot, the data), and refused if it contradicts it. 'named': may
+            differ on purpose, in the way that `reason` names. 'free': cannot contradict the other
+            section.
+        reason: against what it is checked, how a difference is said, or why it is free.
+    """
+
+    kind: Kind
+    reason: str
+
+
+def _rules(kind: Kind, reason: str, owner: str, *fields: str) -> dict[str, Rule]:
+    return {f"{owner}.{name}": Rule(kind=kind, reason=reason) for name in fields}
+
+
+_NOT_ON_ROBOT = "decides how samples are drawn, not what they are"
+_LEARNING = "decides how the network learns, not what it takes or gives"
+_SIZES = "the network's own sizes, which are checked against each other and come with the weights"
+
+RULES: dict[str, Rule] = {
+    # The training section.
+    **_rules(
+        "free",
+        _NOT_ON_ROBOT,
+        "TrainDataloader",
+        *("per_device_batch_size", "per_device_num_workers", "worker_type"),
+    ),
+    **_rules("checked", "its parts have rules of their own", "TrainDataloader", "dataset"),
+    **_rules("checked", "its parts have rules of their own", "ParquetDataset", "transforms"),
+    **_rules(
+        "checked", "its parts have rules of their own", "DistributedRepeatingDataset", "datasets"
+    ),
+    **_rules(
+        "free",
+        _NOT_ON_ROBOT,
+        "DistributedRepeatingDataset",
+        *("sampling_weights", "shuffle", "seed"),
+    ),
+    **_rules(
+        "free",
+        "statistics are taken to the robot as they are",
+        "DistributedRepeatingDataset",
+        *("min_range", "dim"),
+    ),
+    **_rules(
+        "checked",
+        "the statistics that the transforms name must be of the dataset's own state and actions",
+        "DistributedRepeatingDataset",
+        *("statistic_keys", "name_mappings"),
+    ),
+    **_rules(
+        "checked",
+        "one group needs no name; of several, the robot's own group is used",
+        "DistributedRepeatingDataset",
+        "statistic_name",
+    ),
+    **_rules(
+        "checked",
+        "the data's rate, dimensions and tasks are compared with the robot's before the first step",
+        "ParquetDataset",
+        "data_root_path",
+    ),
+    **_rules("checked", "model.n_action_steps", "ParquetDataset", "action_window_size"),
+    **_rules(
+        "checked",
+        "the columns must be those of the statistics, and the state must not be the commands",
+        "ParquetDataset",
+        *("action_key", "state_key"),
+    ),
+    **_rules(
+        "free",
+        "which steps are learned; the robot executes whatever the network predicts",
+        "ParquetDataset",
+        *("window_start_idx", "supervise_terminal_padding"),
+    ),
+    **_rules("free", "another copy of the same frames", "ParquetDataset", "frame_cache"),
+    **_rules(
+        "free",
+        "only columns are read here; cameras are compared",
+        "ProcessParquetInputs",
+        "parquet_keys",
+    ),
+    **_rules(
+        "checked",
+        "the column called 'states' is the state, of which there are statistics",
+        "ProcessParquetInputs",
+        "name_mappings",
+    ),
+    **_rules("equal", "inference.dataset.img_keys", "ProcessParquetInputs", "video_keys"),
+    **_rules("free", "padded cameras are masked", "ProcessParquetInputs", "num_padding_imgs"),
+    # Transforms, on both sides.
+    **_rules("equal", "units", "RelativeActions", "mask"),
+    **_rules(
+        "equal",
+        "statistics, and what they are used for",
+        "NormalizeStatesAndActions",
+        *("norm_type", "state_key", "action_key"),
+    ),
+    **_rules(
+        "checked",
+        "padding; compared by the width of the state that reaches a network with a state input",
+        "NormalizeStatesAndActions",
+        "state_dim",
+    ),
+    **_rules(
+        "named",
+        "the model's size counts in training; on the robot a warning names both",
+        "NormalizeStatesAndActions",
+        "action_dim",
+    ),
+    **_rules("checked", "padding, likewise", "PadKeyToDim", *("keys", "dim")),
+    **_rules("equal", "the prompt", "TaskPrompter", *("use_conversation", "add_new_line")),
+    **_rules("equal", "tokens", "ProcessPrompts", *("tokenizer", "max_len")),
+    **_rules("equal", "tokens", "ByteTokenizer", *("words", "number_tables")),
+    **_rules(
+        "named",
+        "a path; the tokenizer beside the checkpoint is used, and its tokens are compared",
+        "PretrainedTokenizer",
+        "model_path",
+    ),
+    **_rules("equal", "images", "ResizeImages", *("height", "width")),
+    **_rules("equal", "images", "ResizeImagesWithPad", *("height", "width")),
+    **_rules("equal", "images, of the robot's cameras", "NormalizeImages", *("means", "stds")),
+    **_rules(
+        "free",
+        "augmentation is for training only",
+        "AugmentImages",
+        *("crop", "max_rotation_deg", "brightness", "contrast", "saturation"),
+    ),
+    # The robot's section.
+    **_rules("checked", "a description, or its name", "InferenceRunner", "robot"),
+    **_rules(
+        "named",
+        "any task; a warning names the nearest trained one. Options: --tasks, --task",
+        "InferenceRunner",
+        "task_descriptions",
+    ),
+    **_rules(
+        "checked",
+        "its parts have rules of their own",
+        "InferenceRunner",
+        *("dataset", "denormalize_action"),
+    ),
+    **_rules(
+        "checked",
+        "at most model.n_action_steps. Options: --action-chunk, --execution-horizon",
+        "InferenceRunner",
+        *("action_chunk", "execution_horizon"),
+    ),
+    **_rules("free", "how chunks are timed", "InferenceRunner", "async_execution"),
+    **_rules(
+        "checked",
+        "delays and steps against the network's. Option: --rtc",
+        "InferenceRunner",
+        "rtc_config",
+    ),
+    **_rules("checked", "a group of this robot", "InferenceRunner", "statistic_name"),
+    **_rules("named", "says that the rate may differ", "InferenceRunner", "allow_rate_change"),
+    **_rules("free", "of the noise", "InferenceRunner", "seed"),
+    **_rules(
+        "free", "where the robot's data comes from. Option: --topic", "InferenceRunner", "operator"
+    ),
+    **_rules("checked", "its parts have rules of their own", "ObservationTransforms", "transforms"),
+    **_rules("equal", "the cameras of training, in its order", "ObservationTransforms", "img_keys"),
+    **_rules(
+        "named",
+        "says that the robot lacks cameras. Option: flux-export --cameras",
+        "ObservationTransforms",
+        "trained_cameras",
+    ),
+    **_rules(
+        "equal",
+        "the inverse of the normalisation",
+        "DenormalizeActions",
+        *("norm_type", "action_key"),
+    ),
+    **_rules(
+        "checked",
+        "at least the robot's joints; more than the model's size has no effect, with a warning",
+        "DenormalizeActions",
+        "action_dim",
+    ),
+    **_rules("free", "which prefix is used", "RTCConfig", *("enabled", "method")),
+    **_rules(
+        "checked", "trained delays and the horizon", "RTCConfig", *("prefix_len", "decay_end")
+    ),
+    **_rules(
+        "free",
+        "how a chunk is joined to the one before",
+        "RTCConfig",
+        *("schedule", "max_guidance_weight", "use_vjp"),
+    ),
+    **_rules(
+        "checked",
+        "names the robot's group of statistics, and its driver",
+        "RobotSpec",
+        "name",
+    ),
+    **_rules("checked", "the data's dimensions", "RobotSpec", *("joint_names", "state_names")),
+    **_rules("checked", "inference.dataset.img_keys are some of them", "RobotSpec", "cameras"),
+    **_rules("checked", "the data's fps, unless allow_rate_change", "RobotSpec", "control_hz"),
+    **_rules(
+        "free",
+        "compared with the driver's when the robot is driven; they may only be tightened",
+        "RobotSpec",
+        *("lower", "upper", "max_velocity", "max_acceleration", "max_jerk"),
+        *("units", "state_units", "rest_command", "kinematics"),
+    ),
+    **_rules("checked", "the format that this version reads", "RobotSpec", "schema_version"),
+    **_rules("free", "ROS topics. Option: --topic", "AlohaOperator", "*"),
+    **_rules("free", "ROS topics. Option: --topic", "UROperator", "*"),
+    # The network.
+    **_rules(
+        "checked",
+        _SIZES,
+        "PI0FlowMatching",
+        *("vision_backbone", "projector", "llm_backbone", "llm_expert", "proj_width"),
+        *("action_in_proj", "action_out_proj", "state_proj", "max_action_dim", "number_tokens"),
+        *("actions_per_token",),
+    ),
+    **_rules("checked", "action_window_size of the data", "PI0FlowMatching", "n_action_steps"),
+    **_rules("checked", "the data's dimensions of actions", "PI0FlowMatching", "loss_action_dim"),
+    **_rules(
+        "named",
+        "at least 1. Option: flux-export --num-steps",
+        "PI0FlowMatching",
+        "num_inference_steps",
+    ),
+    **_rules("named", "which delays the robot may use", "PI0FlowMatching", "rtc_training_config"),
+    **_rules(
+        "free",
+        _LEARNING,
+        "PI0FlowMatching",
+        *("freeze_vision_backbone", "freeze_llm_backbone", "freeze_vlm_backbone"),
+        *("freeze_projector", "freeze_llm_expert", "use_lora", "lora_rank", "lora_alpha"),
+        *("lora_dropout", "lora_target_modules", "modules_to_save"),
+        *("pretrained_name_or_path", "pretrained_adapt", "pretrained_from_pi0"),
+    ),
+}
+"""'Class.field' -> its rule; '*' is any field. A derived class has the rules of its bases."""
+
+
+def rule_of(owners: tuple[str, ...], field: str) -> Rule | None:
+    """Returns the rule of a field of a class, given with its bases, the class first."""
+    names = (f"{owner}.{name}" for owner in owners for name in (field, "*"))
+    found = (RULES.get(name) for name in names)
+    return next((rule for rule in found if rule is not None), None)
