@@ -8,8 +8,13 @@ from .cameras import check_camera_names, kept_cameras
 from .changes import Changes
 from .finding import refuse
 from .rehearsal import rehearse
-from .rules import RULES, Rule
-from .sections import check_agreement, check_data_agreement, warn_of_new_tasks
+from .rules import RULES, rule_of
+from .sections import (
+    check_agreement,
+    check_data_agreement,
+    warn_of_new_tasks,
+    warn_of_untrained_tasks,
+)
 from .trained import DataFacts, Network, Trained, TrainedDataset, datasets_of
 
 __all__ = [
@@ -17,7 +22,6 @@ __all__ = [
     "Changes",
     "DataFacts",
     "Network",
-    "Rule",
     "Trained",
     "TrainedDataset",
     "check_agreement",
@@ -27,5 +31,7 @@ __all__ = [
     "kept_cameras",
     "refuse",
     "rehearse",
+    "rule_of",
     "warn_of_new_tasks",
+    "warn_of_untrained_tasks",
 ]

@@ -1,35 +1,17 @@
 """Every field of the training section and of the robot's: must it be equal, and if not, why.
 
-A test changes each field alone and compares what happens with this table; a field that is missing
-here makes it fail.
+Transforms state the rules of their fields themselves (`Transform.rules`). A test changes each field
+alone and compares what happens with its rule; a field without a rule makes it fail.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
-
-Kind = Literal["equal", "checked", "named", "free"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Rule:
-    """What holds for one field.
-
-    Attributes:
-        kind: 'equal': the same on both sides, or it is refused. 'checked': compared with something
-            else (the network, the robot, the data), and refused if it contradicts it. 'named': may
-            differ on purpose, in the way that `reason` names. 'free': cannot contradict the other
-            section.
-        reason: against what it is checked, how a difference is said, or why it is free.
-    """
-
-    kind: Kind
-    reason: str
+from ..transforms import Rule, Transform, rules
+from ..transforms.rule import Kind
 
 
 def _rules(kind: Kind, reason: str, owner: str, *fields: str) -> dict[str, Rule]:
-    return {f"{owner}.{name}": Rule(kind=kind, reason=reason) for name in fields}
+    return {f"{owner}.{name}": rule for name, rule in rules(kind, reason, *fields).items()}
 
 
 _NOT_ON_ROBOT = "decides how samples are drawn, not what they are"
@@ -93,58 +75,13 @@ RULES: dict[str, Rule] = {
         *("window_start_idx", "supervise_terminal_padding"),
     ),
     **_rules("free", "another copy of the same frames", "ParquetDataset", "frame_cache"),
-    **_rules(
-        "free",
-        "only columns are read here; cameras are compared",
-        "ProcessParquetInputs",
-        "parquet_keys",
-    ),
-    **_rules(
-        "checked",
-        "the column called 'states' is the state, of which there are statistics",
-        "ProcessParquetInputs",
-        "name_mappings",
-    ),
-    **_rules("equal", "inference.dataset.img_keys", "ProcessParquetInputs", "video_keys"),
-    **_rules("free", "padded cameras are masked", "ProcessParquetInputs", "num_padding_imgs"),
-    # Transforms, on both sides.
-    **_rules("equal", "units", "RelativeActions", "mask"),
-    **_rules(
-        "equal",
-        "statistics, and what they are used for",
-        "NormalizeStatesAndActions",
-        *("norm_type", "state_key", "action_key"),
-    ),
-    **_rules(
-        "checked",
-        "padding; compared by the width of the state that reaches a network with a state input",
-        "NormalizeStatesAndActions",
-        "state_dim",
-    ),
-    **_rules(
-        "named",
-        "the model's size counts in training; on the robot a warning names both",
-        "NormalizeStatesAndActions",
-        "action_dim",
-    ),
-    **_rules("checked", "padding, likewise", "PadKeyToDim", *("keys", "dim")),
-    **_rules("equal", "the prompt", "TaskPrompter", *("use_conversation", "add_new_line")),
-    **_rules("equal", "tokens", "ProcessPrompts", *("tokenizer", "max_len")),
+    # Tokenizers, on both sides.
     **_rules("equal", "tokens", "ByteTokenizer", *("words", "number_tables")),
     **_rules(
         "named",
         "a path; the tokenizer beside the checkpoint is used, and its tokens are compared",
         "PretrainedTokenizer",
         "model_path",
-    ),
-    **_rules("equal", "images", "ResizeImages", *("height", "width")),
-    **_rules("equal", "images", "ResizeImagesWithPad", *("height", "width")),
-    **_rules("equal", "images, of the robot's cameras", "NormalizeImages", *("means", "stds")),
-    **_rules(
-        "free",
-        "augmentation is for training only",
-        "AugmentImages",
-        *("crop", "max_rotation_deg", "brightness", "contrast", "saturation"),
     ),
     # The robot's section.
     **_rules("checked", "a description, or its name", "InferenceRunner", "robot"),
@@ -259,8 +196,12 @@ RULES: dict[str, Rule] = {
 """'Class.field' -> its rule; '*' is any field. A derived class has the rules of its bases."""
 
 
-def rule_of(owners: tuple[str, ...], field: str) -> Rule | None:
-    """Returns the rule of a field of a class, given with its bases, the class first."""
-    names = (f"{owner}.{name}" for owner in owners for name in (field, "*"))
-    found = (RULES.get(name) for name in names)
-    return next((rule for rule in found if rule is not None), None)
+def rule_of(kind: type, field: str) -> Rule | None:
+    """Returns the rule of a field of a dataclass; None if there is none."""
+    for base in kind.__mro__:
+        owner = base.__qualname__.removesuffix(".Config")
+        own = vars(base).get("rules", {}) if issubclass(base, Transform) else {}
+        found = own.get(field) or RULES.get(f"{owner}.{field}") or RULES.get(f"{owner}.*")
+        if found is not None:
+            return found
+    return None

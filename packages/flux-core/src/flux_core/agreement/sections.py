@@ -61,21 +61,32 @@ def check_agreement(
 def check_data_agreement(
     inference: InferenceRunner, trained: Trained, path: str = "inference"
 ) -> None:
-    """Refuses a robot that is not the one of the recordings; warns about tasks not among theirs.
+    """Refuses a robot that is not the one of the recordings.
 
     Raises:
         ConfigError: as `check_agreement`.
     """
+    group, facts = _facts(inference, trained)
+    if facts is not None:
+        where = f"the data of {DATASETS}, group {group!r}"
+        refuse([*_rate(inference, facts, where, path), *_widths(inference, facts, where, path)])
+
+
+def warn_of_untrained_tasks(
+    inference: InferenceRunner, trained: Trained, path: str = "inference"
+) -> None:
+    """Logs one warning if the robot has tasks that are not in the recordings."""
+    _, facts = _facts(inference, trained)
+    if facts is not None:
+        tasks = inference.task_descriptions.values()
+        warn_of_new_tasks(tasks, facts.tasks, f"{path}.task_descriptions")
+
+
+def _facts(inference: InferenceRunner, trained: Trained) -> tuple[str | None, DataFacts | None]:
+    """Returns the robot's group and the facts about its data, if they are known."""
     names = trained.groups or trained.facts
     group = inference.statistics_group(names) if names else None
-    facts = trained.facts.get(group) if group is not None else None
-    if facts is None:
-        return
-    where = f"the data of {DATASETS}, group {group!r}"
-    refuse([*_rate(inference, facts, where, path), *_widths(inference, facts, where, path)])
-    warn_of_new_tasks(
-        inference.task_descriptions.values(), facts.tasks, f"{path}.task_descriptions"
-    )
+    return group, trained.facts.get(group) if group is not None else None
 
 
 def warn_of_new_tasks(tasks: Collection[str], trained: Sequence[str], where: str) -> None:

@@ -42,7 +42,7 @@ def check_data(config: TrainConfig, dataset: DistributedRepeatingDataset) -> Non
         _check_prompts(member)
         _check_action_dims(config, member)
     _check_way_back(dataset)
-    check_robots_with_data(config, dataset)
+    check_robots_with_data(config.model, config.inference, dataset)
 
 
 def _check_prompts(dataset: ParquetDataset) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,27 +19,27 @@ from flux_core.agreement import (
     kept_cameras,
     refuse,
     rehearse,
+    warn_of_untrained_tasks,
 )
-from flux_core.deployment import InferenceRunner
+from flux_core.deployment import InferenceRunner, InferenceSections
 from flux_core.errors import ConfigError, RobotError
 from flux_core.models import PI0FlowMatching
 from flux_core.robots import RobotSpec, limits_in_force, robot_spec, robot_spec_names
 from flux_core.tokenizers import PretrainedTokenizer, Tokenizer
 from flux_core.transforms import DatasetInputs, Sample, Tokenization
-from flux_data.lerobot.state_action import ACTION
+from flux_data.lerobot import ACTION
 from flux_data.samples import DistributedRepeatingDataset, ParquetDataset
-
-if TYPE_CHECKING:
-    from .tree import TrainConfig
 
 logger = logging.getLogger("flux.config")
 
 DATASETS = "train_dataloader.dataset.datasets"
 
 
-def robot_sections(config: TrainConfig) -> dict[str, InferenceRunner]:
+Mixture = DistributedRepeatingDataset.Config
+
+
+def robot_sections(section: InferenceSections | None) -> dict[str, InferenceRunner]:
     """Returns the robots' sections by their dotted paths."""
-    section = config.inference
     if section is None:
         return {}
     if isinstance(section, Mapping):
@@ -48,30 +47,36 @@ def robot_sections(config: TrainConfig) -> dict[str, InferenceRunner]:
     return {"inference": section}
 
 
-def check_robot_sections(config: TrainConfig) -> None:
+def check_robot_sections(
+    model: PI0FlowMatching.Config, mixture: Mixture, sections: InferenceSections | None
+) -> None:
     """Refuses a robot section that contradicts the training section.
 
     Raises:
         ConfigError: with the dotted paths and both values.
     """
-    trained = _trained(config)
+    trained = _trained(model, mixture)
     for members in trained.groups.values():
         for member in members:
             check_camera_names(member.cameras, f"{member.where}.transforms.0.video_keys")
-    _check_statistics(config)
-    for path, inference in robot_sections(config).items():
+    _check_statistics(mixture, has_robot=sections is not None)
+    for path, inference in robot_sections(sections).items():
         _warn_of_wider_limits(inference.spec, path)
         check_agreement(inference, trained, path)
 
 
-def check_robots_with_data(config: TrainConfig, dataset: DistributedRepeatingDataset) -> None:
+def check_robots_with_data(
+    model: PI0FlowMatching.Config,
+    sections: InferenceSections | None,
+    dataset: DistributedRepeatingDataset,
+) -> None:
     """Refuses a robot that contradicts the data: its rate, its dimensions, and a sample of it.
 
     Raises:
         ConfigError: with the dotted paths and both values.
     """
-    trained = dataclasses.replace(_trained(config), facts=data_facts(dataset))
-    for path, inference in robot_sections(config).items():
+    trained = dataclasses.replace(_trained(model, dataset.config), facts=data_facts(dataset))
+    for path, inference in robot_sections(sections).items():
         check_data_agreement(inference, trained, path)
         group = inference.statistics_group(trained.groups)
         names = dataset.group_of_datasets
@@ -79,6 +84,17 @@ def check_robots_with_data(config: TrainConfig, dataset: DistributedRepeatingDat
         for told, member in zip(trained.groups[group], members, strict=True):
             if len(member):
                 refuse([*_rehearsed(inference, told, member, trained.network, path)])
+
+
+def warn_of_tasks(
+    model: PI0FlowMatching.Config,
+    sections: InferenceSections | None,
+    dataset: DistributedRepeatingDataset,
+) -> None:
+    """Logs one warning per robot that has tasks which are not in the data."""
+    trained = dataclasses.replace(_trained(model, dataset.config), facts=data_facts(dataset))
+    for path, inference in robot_sections(sections).items():
+        warn_of_untrained_tasks(inference, trained, path)
 
 
 def data_facts(dataset: DistributedRepeatingDataset) -> dict[str, DataFacts]:
@@ -97,8 +113,7 @@ def data_facts(dataset: DistributedRepeatingDataset) -> dict[str, DataFacts]:
     return facts
 
 
-def _trained(config: TrainConfig) -> Trained:
-    model = config.model
+def _trained(model: PI0FlowMatching.Config, mixture: Mixture) -> Trained:
     network = Network(
         action_dim=model.action_dim,
         action_horizon=model.n_action_steps,
@@ -107,7 +122,7 @@ def _trained(config: TrainConfig) -> Trained:
     )
     groups = {
         name: tuple(_told(member, where) for where, member in members)
-        for name, members in _placed(config.train_dataloader.dataset).items()
+        for name, members in _placed(mixture).items()
     }
     return Trained(network=network, groups=groups)
 
@@ -118,9 +133,7 @@ def trained_delays(model: PI0FlowMatching.Config) -> tuple[int, ...]:
     return rtc.delays(model.actions_per_token) if rtc is not None and rtc.enabled else (0,)
 
 
-def _placed(
-    mixture: DistributedRepeatingDataset.Config,
-) -> dict[str, list[tuple[str, ParquetDataset.Config]]]:
+def _placed(mixture: Mixture) -> dict[str, list[tuple[str, ParquetDataset.Config]]]:
     """Returns each group's datasets with their dotted paths."""
     datasets = mixture.datasets
     if isinstance(datasets, ParquetDataset.Config):
@@ -146,12 +159,11 @@ def _told(dataset: ParquetDataset.Config, where: str) -> TrainedDataset:
     )
 
 
-def _check_statistics(config: TrainConfig) -> None:
+def _check_statistics(mixture: Mixture, *, has_robot: bool) -> None:
     """Refuses statistics of other columns than those that are normalised with them."""
-    mixture = config.train_dataloader.dataset
     for members in _placed(mixture).values():
         for where, member in members:
-            if config.inference is not None and ACTION in member.state_columns:
+            if has_robot and ACTION in member.state_columns:
                 raise ConfigError(
                     f"{where}.state_key: expected what the robot measures, got {ACTION!r}, which "
                     "holds commands"

@@ -58,7 +58,7 @@ class TrainConfig:
                 pipeline = Pipeline(dataset.transforms, where="train_dataloader.dataset")
                 pipeline.check_model(_model_inputs(self.model))
         inference_sections(self.inference)  # refuses two sections for one robot
-        check_robot_sections(self)
+        check_robot_sections(self.model, self.train_dataloader.dataset, self.inference)
 
 
 def read_train_config(
