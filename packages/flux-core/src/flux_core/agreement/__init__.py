@@ -4,7 +4,7 @@
 about its data, `rules` lists every field, and `changes` is what may still change after training.
 """
 
-from .cameras import check_camera_names, kept_cameras
+from .cameras import check_camera_names, kept_cameras, with_trained_cameras
 from .changes import Changes
 from .finding import refuse
 from .rehearsal import rehearse
@@ -34,4 +34,5 @@ __all__ = [
     "rule_of",
     "warn_of_new_tasks",
     "warn_of_untrained_tasks",
+    "with_trained_cameras",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 from ..deployment import ObservationTransforms
 from ..errors import ConfigError
@@ -65,6 +66,20 @@ def kept_cameras(
         )
         return all_kept, (text,)
     return tuple(everything.index(name) for name in robots), ()
+
+
+def with_trained_cameras(
+    dataset: ObservationTransforms, trained: TrainedDataset
+) -> ObservationTransforms:
+    """Records all cameras of training in observations that have only some of them, in order."""
+    robots, columns = dataset.img_keys, trained.cameras
+    places = _in_order(robots, columns) if len(robots) < len(columns) else None
+    if places is None or dataset.trained_cameras:
+        return dataset
+    named = [name.removeprefix("observation.images.") for name in columns]
+    for place, name in zip(places, robots, strict=True):
+        named[place] = name
+    return replace(dataset, trained_cameras=tuple(named))
 
 
 def _remedy(trained: Sequence[str], robots: Sequence[str]) -> str:

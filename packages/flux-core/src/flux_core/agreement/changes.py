@@ -34,6 +34,9 @@ class Changes:
     topics: Mapping[str, object] = field(default_factory=dict[str, object])
     rtc: Mapping[str, object] = field(default_factory=dict[str, object])
 
+    def __bool__(self) -> bool:
+        return bool(self.as_data())
+
     def apply(self, inference: InferenceRunner) -> InferenceRunner:
         """Returns the section with the changes.
 
@@ -56,6 +59,50 @@ class Changes:
             )
         return dataclasses.replace(inference, **fields) if fields else inference
 
+    @classmethod
+    def between(cls, wanted: InferenceRunner, current: InferenceRunner, horizon: int) -> Changes:
+        """Returns the changes that turn the section `current` into `wanted`, as far as they can.
+
+        Args:
+            wanted: a robot section.
+            current: another one of the same robot.
+            horizon: steps that the network predicts.
+        """
+        available, steps = horizon, dict[str, int]()
+        for name in ("action_chunk", "execution_horizon"):
+            available = getattr(wanted, name) or available
+            if getattr(wanted, name) != getattr(current, name):
+                steps[name] = available
+        have = current.rtc_config or RTCConfig(enabled=False)
+        want = wanted.rtc_config or dataclasses.replace(have, enabled=False)
+        return cls(
+            **steps,
+            tasks=(
+                wanted.task_descriptions
+                if dict(wanted.task_descriptions) != dict(current.task_descriptions)
+                else {}
+            ),
+            topics=_different(
+                getattr(wanted, "operator", None), getattr(current, "operator", None)
+            ),
+            rtc=_different(want, have),
+        )
+
+    def as_options(self) -> list[str]:
+        """Returns the options of `flux-export` that make the changes."""
+        options = [
+            *_option("--execution-horizon", self.execution_horizon),
+            *_option("--action-chunk", self.action_chunk),
+        ]
+        for name, values in (
+            ("--tasks", self.tasks),
+            ("--topic", self.topics),
+            ("--rtc", self.rtc),
+        ):
+            pairs = [f"{key}={value}" for key, value in values.items()]
+            options += [name, *pairs] if pairs else []
+        return options
+
     def as_data(self) -> dict[str, Any]:
         """The changes alone, for a report or a bundle's provenance; empty if there are none."""
         found = {
@@ -75,6 +122,19 @@ class Changes:
                 f"{inference.spec.name}. Leave it out"
             )
         return _changed(operator, self.topics, "--topic", "operator")
+
+
+def _option(name: str, value: int | None) -> list[str]:
+    return [] if value is None else [name, str(value)]
+
+
+def _different(wanted: Any, current: Any) -> dict[str, object]:
+    """Returns the fields of `wanted` that `current`, of the same class, has otherwise."""
+    if type(wanted) is not type(current) or wanted is None:
+        return {}
+    names = [each.name for each in dataclasses.fields(wanted)]
+    values = {name: getattr(wanted, name) for name in names}
+    return {name: value for name, value in values.items() if value != getattr(current, name)}
 
 
 def _changed(section: Any, values: Mapping[str, object], option: str, where: str) -> Any:

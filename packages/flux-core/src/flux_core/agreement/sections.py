@@ -66,9 +66,8 @@ def check_data_agreement(
     Raises:
         ConfigError: as `check_agreement`.
     """
-    group, facts = _facts(inference, trained)
+    facts, where = _facts(inference, trained)
     if facts is not None:
-        where = f"the data of {DATASETS}, group {group!r}"
         refuse([*_rate(inference, facts, where, path), *_widths(inference, facts, where, path)])
 
 
@@ -76,17 +75,18 @@ def warn_of_untrained_tasks(
     inference: InferenceRunner, trained: Trained, path: str = "inference"
 ) -> None:
     """Logs one warning if the robot has tasks that are not in the recordings."""
-    _, facts = _facts(inference, trained)
+    facts, _ = _facts(inference, trained)
     if facts is not None:
         tasks = inference.task_descriptions.values()
         warn_of_new_tasks(tasks, facts.tasks, f"{path}.task_descriptions")
 
 
-def _facts(inference: InferenceRunner, trained: Trained) -> tuple[str | None, DataFacts | None]:
-    """Returns the robot's group and the facts about its data, if they are known."""
-    names = trained.groups or trained.facts
-    group = inference.statistics_group(names) if names else None
-    return group, trained.facts.get(group) if group is not None else None
+def _facts(inference: InferenceRunner, trained: Trained) -> tuple[DataFacts | None, str]:
+    """Returns the facts about the data of the robot's group, if they are known, and their place."""
+    if trained.robot_facts is not None or not trained.facts:
+        return trained.robot_facts, "the data of training"
+    group = inference.statistics_group(trained.facts)
+    return trained.facts[group], f"the data of {DATASETS}, group {group!r}"
 
 
 def warn_of_new_tasks(tasks: Collection[str], trained: Sequence[str], where: str) -> None:

@@ -92,11 +92,13 @@ class Trained:
         network: the network.
         groups: each group's datasets; empty if the training section is not known.
         facts: each group's facts; without an entry for a group whose data is not known.
+        robot_facts: of the robot's own group, in a bundle, which knows no others.
     """
 
     network: Network
     groups: Mapping[str, Sequence[TrainedDataset]]
     facts: Mapping[str, DataFacts] = field(default_factory=dict[str, DataFacts])
+    robot_facts: DataFacts | None = None
 
 
 def datasets_of(config: Mapping[str, Any]) -> dict[str, tuple[TrainedDataset, ...]]:

@@ -14,6 +14,7 @@ from flux_core.models import PI0FlowMatching
 from flux_core.models.weights import apply_lora, load_checkpoint, load_weights, save_adapter
 from flux_core.norm_stats import stats_to_json
 
+from ..config.robot_checks import data_facts
 from ..config.runner import FSDPTrainRunner
 from ..config.tree import TrainConfig
 from ..distributed.parallel import (
@@ -130,6 +131,9 @@ class CheckpointKeeper:
             "skipped_steps": state.skipped_steps,
             "config": unbind(self.config),
             "norm_stats": stats_to_json(data.dataset.stats),
+            "data_facts": {
+                name: facts.as_data() for name, facts in data_facts(data.dataset).items()
+            },
         }
 
     def _setup(self, data: TrainData) -> Setup:

@@ -23,7 +23,7 @@ from flux_core.agreement import (
 )
 from flux_core.deployment import InferenceRunner, InferenceSections
 from flux_core.errors import ConfigError, RobotError
-from flux_core.models import PI0FlowMatching
+from flux_core.models import PI0FlowMatching, network_facts
 from flux_core.robots import RobotSpec, limits_in_force, robot_spec, robot_spec_names
 from flux_core.tokenizers import PretrainedTokenizer, Tokenizer
 from flux_core.transforms import DatasetInputs, Sample, Tokenization
@@ -114,23 +114,11 @@ def data_facts(dataset: DistributedRepeatingDataset) -> dict[str, DataFacts]:
 
 
 def _trained(model: PI0FlowMatching.Config, mixture: Mixture) -> Trained:
-    network = Network(
-        action_dim=model.action_dim,
-        action_horizon=model.n_action_steps,
-        reads_state=model.state_proj is not None,
-        rtc_delays=trained_delays(model),
-    )
     groups = {
         name: tuple(_told(member, where) for where, member in members)
         for name, members in _placed(mixture).items()
     }
-    return Trained(network=network, groups=groups)
-
-
-def trained_delays(model: PI0FlowMatching.Config) -> tuple[int, ...]:
-    """Returns the delays of real-time chunking that a network is trained with; (0,) without."""
-    rtc = model.rtc_training_config
-    return rtc.delays(model.actions_per_token) if rtc is not None and rtc.enabled else (0,)
+    return Trained(network=network_facts(model), groups=groups)
 
 
 def _placed(mixture: Mixture) -> dict[str, list[tuple[str, ParquetDataset.Config]]]:
