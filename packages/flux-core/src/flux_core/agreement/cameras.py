@@ -32,7 +32,12 @@ def check_camera_names(names: Sequence[str], where: str) -> None:
 
 
 def kept_cameras(
-    trained: TrainedDataset, dataset: ObservationTransforms, path: str, *, is_bundle: bool
+    trained: TrainedDataset,
+    dataset: ObservationTransforms,
+    known: Sequence[str],
+    path: str,
+    *,
+    is_bundle: bool,
 ) -> tuple[tuple[int, ...], tuple[str, ...]]:
     """Compares the cameras, whose columns may have names of their own.
 
@@ -42,6 +47,7 @@ def kept_cameras(
     Args:
         trained: the training section's dataset.
         dataset: the robot's observations.
+        known: all cameras of the robot.
         path: the dotted path of `dataset`.
         is_bundle: whether they are of a bundle.
 
@@ -56,7 +62,7 @@ def kept_cameras(
         if found is not None:
             return found, ()
     field = "trained_cameras" if dataset.trained_cameras else "img_keys"
-    if len(everything) != len(trained.cameras) or _is_reordered(everything, trained.cameras):
+    if len(everything) != len(trained.cameras) or _is_other(everything, trained.cameras, known):
         text = finding(
             f"{path}.{field}",
             f"{trained.where}.transforms.0.video_keys",
@@ -91,11 +97,14 @@ def _remedy(trained: Sequence[str], robots: Sequence[str]) -> str:
     return "List them in the order of training"
 
 
-def _is_reordered(robots: Sequence[str], trained: Sequence[str]) -> bool:
-    """Whether a camera that has the same name on both sides has another position."""
-    ours, theirs = [[_essence(name) for name in side] for side in (robots, trained)]
+def _is_other(robots: Sequence[str], trained: Sequence[str], known: Sequence[str]) -> bool:
+    """Whether a column is named like another of the robot's cameras than the one at its place.
+
+    A column that is named like none of them is matched by its position.
+    """
+    ours, theirs, all_of_robot = ([_essence(n) for n in x] for x in (robots, trained, known))
     pairs = zip(ours, theirs, strict=True)
-    return any(a != b and (a in theirs or b in ours) for a, b in pairs)
+    return any(a != b and (b in all_of_robot or b in ours or a in theirs) for a, b in pairs)
 
 
 def _in_order(some: Sequence[str], cameras: Sequence[str]) -> tuple[int, ...] | None:

@@ -56,10 +56,9 @@ RULES: dict[str, Rule] = {
         "statistic_name",
     ),
     **_rules(
-        "checked",
-        "the data's rate, dimensions and tasks are compared with the robot's before the first step",
-        "ParquetDataset",
-        "data_root_path",
+        "free",
+        "the data's rate, dimensions and tasks, and a sample of it, are compared before step 1",
+        *("ParquetDataset", "data_root_path"),
     ),
     **_rules("checked", "model.n_action_steps", "ParquetDataset", "action_window_size"),
     **_rules(
@@ -136,7 +135,8 @@ RULES: dict[str, Rule] = {
         "DenormalizeActions",
         "action_dim",
     ),
-    **_rules("free", "which prefix is used", "RTCConfig", *("enabled", "method")),
+    **_rules("free", "turns it on or off", "RTCConfig", "enabled"),
+    **_rules("checked", "a prefix needs a network that was trained with it", "RTCConfig", "method"),
     **_rules(
         "checked", "trained delays and the horizon", "RTCConfig", *("prefix_len", "decay_end")
     ),
@@ -147,10 +147,9 @@ RULES: dict[str, Rule] = {
         *("schedule", "max_guidance_weight", "use_vjp"),
     ),
     **_rules(
-        "checked",
-        "names the robot's group of statistics, and its driver",
-        "RobotSpec",
-        "name",
+        "free",
+        "its driver and, of several groups, its statistics: a robot without them is refused",
+        *("RobotSpec", "name"),
     ),
     **_rules("checked", "the data's dimensions", "RobotSpec", *("joint_names", "state_names")),
     **_rules("checked", "inference.dataset.img_keys are some of them", "RobotSpec", "cameras"),
@@ -192,6 +191,20 @@ RULES: dict[str, Rule] = {
         *("lora_dropout", "lora_target_modules", "modules_to_save"),
         *("pretrained_name_or_path", "pretrained_adapt", "pretrained_from_pi0"),
     ),
+    **_rules("checked", _SIZES, "PI05FlowMatching", "time_mlp_in", "time_mlp_out"),
+    **_rules("checked", _SIZES, "SigLIPViTBackbone", "*"),
+    **_rules("checked", _SIZES, "SigLIPVisionConfig", "*"),
+    **_rules("checked", _SIZES, "ConvBackbone", "*"),
+    **_rules("checked", _SIZES, "LinearProjector", "*"),
+    **_rules("checked", _SIZES, "ConditionGemmaModel", "*"),
+    **_rules("checked", _SIZES, "NumberTokens", "*"),
+    **_rules("named", "which delays the robot may use", "RTCTrainingConfig", "*"),
+    # How a network learns, and on what it is tried.
+    **_rules("free", _LEARNING, "TrainRunner", "*"),
+    **_rules("free", _LEARNING, "DictCollator", "*"),
+    **_rules("free", "where figures go", "VLAMetric", "*"),
+    **_rules("checked", "the training section; see check_validation", "Validation", "*"),
+    **_rules("checked", "the parts of a run", "TrainConfig", "*"),
 }
 """'Class.field' -> its rule; '*' is any field. A derived class has the rules of its bases."""
 

@@ -47,14 +47,15 @@ def check_agreement(
     Raises:
         ConfigError: one line with the dotted paths and both values of every contradiction.
     """
-    findings = [*_chunks(inference, trained.network, path), *_denormalized(inference, path)]
-    _warn_of_sizes(inference, trained.network, path)
+    network = trained.network
+    findings = [*_chunks(inference, network, path), *_actions(inference, network, path)]
+    _warn_of_sizes(inference, network, path)
     if trained.groups:
         group = inference.statistics_group(trained.groups)
         findings += _group(inference, group, trained.groups, path)
         for dataset in trained.groups[group]:
             check_camera_names(dataset.cameras, f"{dataset.where}.transforms.0.video_keys")
-            findings += _dataset(inference, dataset, trained.network, path, is_bundle=is_bundle)
+            findings += _dataset(inference, dataset, network, path, is_bundle=is_bundle)
     refuse(findings)
 
 
@@ -115,9 +116,8 @@ def _dataset(
     is_bundle: bool,
 ) -> Iterator[str]:
     """Compares the robot with one dataset of training."""
-    kept, findings = kept_cameras(
-        dataset, inference.dataset, f"{path}.dataset", is_bundle=is_bundle
-    )
+    known, where = inference.spec.cameras, f"{path}.dataset"
+    kept, findings = kept_cameras(dataset, inference.dataset, known, where, is_bundle=is_bundle)
     yield from findings
     told = [*_transforms(inference, dataset, kept, path), *_statistics(inference, dataset, path)]
     yield from told
@@ -206,9 +206,16 @@ def _statistics(inference: InferenceRunner, dataset: TrainedDataset, path: str) 
         )
 
 
-def _denormalized(inference: InferenceRunner, path: str) -> Iterator[str]:
+def _actions(inference: InferenceRunner, network: Network, path: str) -> Iterator[str]:
     """Refuses fewer actions than the robot has joints; more of them are padding."""
     dims, joints = inference.denormalize_action.action_dim, inference.spec.action_dim
+    if network.action_dim < joints:
+        yield finding(
+            f"{path}.robot: joints of {inference.spec.name}",
+            "at most model.action_in_proj.in_dim / actions_per_token",
+            expected=network.action_dim,
+            got=joints,
+        )
     if dims is not None and dims < joints:
         yield (
             f"{path}.denormalize_action.action_dim: expected at least {joints} (the joints of "

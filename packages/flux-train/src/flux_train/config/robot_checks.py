@@ -26,7 +26,7 @@ from flux_core.errors import ConfigError, RobotError
 from flux_core.models import PI0FlowMatching, network_facts
 from flux_core.robots import RobotSpec, limits_in_force, robot_spec, robot_spec_names
 from flux_core.tokenizers import PretrainedTokenizer, Tokenizer
-from flux_core.transforms import DatasetInputs, Sample, Tokenization
+from flux_core.transforms import DatasetInputs, Normalization, Sample, Tokenization
 from flux_data.lerobot import ACTION
 from flux_data.samples import DistributedRepeatingDataset, ParquetDataset
 
@@ -75,15 +75,31 @@ def check_robots_with_data(
     Raises:
         ConfigError: with the dotted paths and both values.
     """
-    trained = dataclasses.replace(_trained(model, dataset.config), facts=data_facts(dataset))
+    trained = _trained(model, dataset.config)
+    check_robot_facts(model, dataset.config, sections, data_facts(dataset))
     for path, inference in robot_sections(sections).items():
-        check_data_agreement(inference, trained, path)
         group = inference.statistics_group(trained.groups)
         names = dataset.group_of_datasets
         members = [m for m, name in zip(dataset.datasets, names, strict=True) if name == group]
         for told, member in zip(trained.groups[group], members, strict=True):
             if len(member):
                 refuse([*_rehearsed(inference, told, member, trained.network, path)])
+
+
+def check_robot_facts(
+    model: PI0FlowMatching.Config,
+    mixture: Mixture,
+    sections: InferenceSections | None,
+    facts: Mapping[str, DataFacts],
+) -> None:
+    """Refuses a robot that contradicts the facts about its group's data.
+
+    Raises:
+        ConfigError: with the dotted paths and both values.
+    """
+    trained = dataclasses.replace(_trained(model, mixture), facts=facts)
+    for path, inference in robot_sections(sections).items():
+        check_data_agreement(inference, trained, path)
 
 
 def warn_of_tasks(
@@ -163,14 +179,17 @@ def _check_statistics(mixture: Mixture, *, has_robot: bool) -> None:
                 for key in mixture.statistic_keys
                 for name in mixture.name_mappings.get(key, (key,))
             }
+            if member.pipeline.maybe(Normalization) is None:
+                continue
             names = member.pipeline.statistic_names
             columns = (member.state_columns, member.action_columns)
             for field, name, own in zip(("state_key", "action_key"), names, columns, strict=True):
-                if name in measured and measured[name] != own:
+                if measured.get(name) != own:
+                    got = measured.get(name, ("no column",))
                     raise ConfigError(
                         f"train_dataloader.dataset.name_mappings: {name!r}: expected the "
                         f"statistics of {', '.join(own)}, which {where}.{field} reads, got those "
-                        f"of {measured[name][0]}. Use statistic_keys=None to measure them"
+                        f"of {got[0]}. Use statistic_keys=None to measure them"
                     )
 
 
@@ -201,7 +220,8 @@ def _rehearsed(
     named = inputs(sample)
     if not inputs.is_ours:
         yield from _own_inputs(inputs, sample, named, told.where)
-    kept, _ = kept_cameras(told, inference.dataset, f"{path}.dataset", is_bundle=False)
+    known, where = inference.spec.cameras, f"{path}.dataset"
+    kept, _ = kept_cameras(told, inference.dataset, known, where, is_bundle=False)
     tokenizers = _tokenizers(told, inference)
     for text in rehearse(
         told.pipeline,

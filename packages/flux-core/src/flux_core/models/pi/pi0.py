@@ -304,6 +304,11 @@ def check_dimensions(config: PI0FlowMatching.Config) -> None:
             f"actions_per_token: expected a divisor of n_action_steps ({config.n_action_steps}), "
             f"got {config.actions_per_token}"
         )
+    if config.action_in_proj.in_dim % config.actions_per_token:
+        raise ConfigError(
+            f"actions_per_token: expected a divisor of action_in_proj.in_dim "
+            f"({config.action_in_proj.in_dim}), got {config.actions_per_token}"
+        )
     if config.max_action_dim is not None:
         expected["max_action_dim"] = (config.max_action_dim, config.action_dim)
     if config.state_proj is not None:
