@@ -40,7 +40,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "flux_core": (
         *("errors", "lazy", "types", "command_line", "html", "rtc"),
         *("config", "bundle", "robots", "norm_stats", "tokenizers", "transforms"),
-        *("deployment", "policy_io", "sim"),
+        *("deployment", "agreement", "policy_io", "sim"),
         *("models.layers", "models.pi", "models.weights", "models", "cli"),
     ),
     "flux_data": (

@@ -163,6 +163,7 @@ def _quiet_failure(error: FluxError) -> int:
 
 def _train(args: argparse.Namespace, config: TrainConfig, ranks: Ranks) -> int:
     from .checkpoints.choice import check_nothing_is_lost, checkpoint_to_resume
+    from .config.robot_checks import warn_of_tasks
     from .distributed.parallel import check_kind
     from .metrics.train_progress import TrainProgress
     from .provenance import keep_config
@@ -177,6 +178,8 @@ def _train(args: argparse.Namespace, config: TrainConfig, ranks: Ranks) -> int:
     if args.resume_from is None and not args.dry_run:
         check_nothing_is_lost(args.work_dir, ranks)
     trainer = Trainer(config, args.work_dir, ranks, checkpoint=checkpoint)
+    if ranks.is_main and checkpoint is None:
+        warn_of_tasks(config.model, config.inference, trainer.data.dataset)
     progress = TrainProgress(trainer.total_steps, trainer.step, is_quiet=not ranks.is_main)
     say = progress.console.print
     if checkpoint is not None:

@@ -21,6 +21,7 @@ from flux_core.models.weights import (
 )
 from flux_core.norm_stats import stats_to_json
 
+from ..config.robot_checks import data_facts
 from ..config.runner import FSDPTrainRunner
 from ..config.tree import TrainConfig
 from ..distributed.parallel import (
@@ -168,6 +169,9 @@ class CheckpointKeeper:
             "skipped_steps": state.skipped_steps,
             "config": unbind(self.config),
             "norm_stats": stats_to_json(data.dataset.stats),
+            "data_facts": {
+                name: facts.as_data() for name, facts in data_facts(data.dataset).items()
+            },
         }
 
     def _setup(self, data: TrainData) -> Setup:

@@ -293,6 +293,10 @@ def check_dimensions(config: PI0FlowMatching.Config) -> None:
                 f"llm_expert.{field}: expected {getattr(vlm, field)} as in llm_backbone (both "
                 f"streams share one attention), got {getattr(expert, field)}"
             )
+    if config.num_inference_steps < 1:
+        raise ConfigError(
+            f"num_inference_steps: expected at least 1, got {config.num_inference_steps}"
+        )
     expected = {
         "projector.in_dim": (config.projector.in_dim, config.vision_backbone.out_dim),
         "projector.out_dim": (config.projector.out_dim, vlm.hidden_size),
@@ -305,6 +309,11 @@ def check_dimensions(config: PI0FlowMatching.Config) -> None:
         raise ConfigError(
             f"actions_per_token: expected a divisor of n_action_steps ({config.n_action_steps}), "
             f"got {config.actions_per_token}"
+        )
+    if config.action_in_proj.in_dim % config.actions_per_token:
+        raise ConfigError(
+            f"actions_per_token: expected a divisor of action_in_proj.in_dim "
+            f"({config.action_in_proj.in_dim}), got {config.actions_per_token}"
         )
     if config.max_action_dim is not None:
         expected["max_action_dim"] = (config.max_action_dim, config.action_dim)
