@@ -155,7 +155,10 @@ def test_a_component_inside_anything_is_bound_too() -> None:
             "runner.max_epoch: Runner has no field 'max_epoch'. Did you mean 'max_epochs'?",
         ),
         ({"max_epochs": "fifty"}, "runner.max_epochs: expected int or None, got 'fifty'"),
-        ({"learning_rate": "1e-4"}, "runner.learning_rate: expected float, got '1e-4'"),
+        (
+            {"learning_rate": "1e-4"},
+            "runner.learning_rate: expected float, got '1e-4'. Write it without quotes: 1e-4",
+        ),
         ({"learning_rate": True}, "runner.learning_rate: expected float, got True"),
         ({"max_epochs": True}, "runner.max_epochs: expected int or None, got True"),
         ({"max_epochs": 1.5}, "runner.max_epochs: expected int or None, got 1.5"),
@@ -291,9 +294,8 @@ def test_published_gemma_sections_lose_the_keys_without_effect(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     section = {"use_cache": True, "bos_token_id": 2, "torch_dtype": "float32", "width": 64}
-    assert compat.translate(section, ["ConditionGemmaModel"], ["width"], "model.llm_expert") == {
-        "width": 64
-    }
+    found = compat.translate(section, ["ConditionGemmaModel"], ["width"], "model.llm_expert")
+    assert found == ({"width": 64}, {})
     assert caplog.messages == [
         "model.llm_expert: ignored 'bos_token_id', 'use_cache': "
         "a Hugging Face setting that does not affect the network",

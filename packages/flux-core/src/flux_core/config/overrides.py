@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import copy
 import logging
 from collections.abc import Mapping, Sequence
@@ -10,11 +9,10 @@ from typing import Any
 
 from ..errors import ConfigError
 from .compat import renamed_keys
+from .literals import read_value
 from .registry import did_you_mean
 
 logger = logging.getLogger("flux.config")
-
-_WORDS = {"true": True, "false": False, "null": None, "none": None}
 
 
 def read_overrides(options: Sequence[str]) -> list[tuple[str, Any]]:
@@ -26,7 +24,7 @@ def read_overrides(options: Sequence[str]) -> list[tuple[str, Any]]:
             raise ConfigError(
                 f"override {option!r}: expected KEY=VALUE, as in runner.max_epochs=50"
             )
-        pairs.append((key, _read_value(text)))
+        pairs.append((key, read_value(text)))
     return pairs
 
 
@@ -119,23 +117,3 @@ def _step(node: Any, part: str, where: str, *, new: bool = False) -> str | int:
             f"{where} is a list of {len(node)}: expected an index, {indices}, got {part!r}"
         )
     raise ConfigError(f"{where} is {node!r}, which has no keys to set")
-
-
-def _read_value(text: str) -> Any:
-    if text.lower() in _WORDS:
-        return _WORDS[text.lower()]
-    try:
-        return _plain_literal(ast.literal_eval(text))
-    except (ValueError, SyntaxError, TypeError):
-        return text
-
-
-def _plain_literal(value: Any) -> Any:
-    """Turns tuples into lists; a TypeError for what JSON cannot hold makes it stay text."""
-    if isinstance(value, list | tuple):
-        return [_plain_literal(item) for item in value]
-    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
-        return {key: _plain_literal(item) for key, item in value.items()}
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    raise TypeError(value)
