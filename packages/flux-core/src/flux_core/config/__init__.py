@@ -7,12 +7,20 @@ json.dumps(unbind(model))                                        # and back agai
 """
 
 from .binding import bind, unbind
-from .deployable import obstacles, registrations, with_current_types
+from .deployable import (
+    Use,
+    obstacles,
+    registrations,
+    uses,
+    with_current_types,
+    without_own_training_transforms,
+)
 from .loading import load_config
 from .overrides import apply_overrides, read_overrides, with_settings
 from .registry import component, config_class, did_you_mean, register_components, type_name
 
 __all__ = [
+    "Use",
     "apply_overrides",
     "bind",
     "component",
@@ -25,6 +33,8 @@ __all__ = [
     "registrations",
     "type_name",
     "unbind",
+    "uses",
     "with_current_types",
     "with_settings",
+    "without_own_training_transforms",
 ]

@@ -198,9 +198,9 @@ def _resemblance(declared: Any, tree: object) -> float:
         kind = (typing.get_args(declared) or (str, Any))[1]
         found = [_has_form(kind, item) for item in tree.values()]
     elif _is_config(declared):
-        cls = config_class(declared) if is_dataclass(_own_config(declared)) else declared
+        cls = _own_config(declared)
         names = {field.name for field in _inputs(cls)} if is_dataclass(cls) else set()
-        names |= translated_keys(owner_name(base) for base in cls.__mro__)
+        names |= translated_keys(map(owner_name, type.mro(cls)))
         found = [key == "type" or key in names for key in tree]
     else:
         return 1.0

@@ -313,9 +313,10 @@ def current_type(name: str) -> str:
     return TYPE_NAMES.get(name) or OLD_PATHS.get(name, name)
 
 
-def translated_keys(names: Iterable[str]) -> set[str]:
-    """Returns the old keys of sections with any of these names."""
-    return {old for name in names for old in COMPAT.get(name, {})}
+def translated_keys(names: Iterable[str], *, with_dead: bool = True) -> set[str]:
+    """Returns the old keys of sections with any of these names, or only those with an effect."""
+    rules = [(old, rule) for name in names for old, rule in COMPAT.get(name, {}).items()]
+    return {old for old, rule in rules if with_dead or not isinstance(rule, Dead)}
 
 
 def renamed_keys(section: Mapping[str, object], key: str) -> dict[str, Renamed]:

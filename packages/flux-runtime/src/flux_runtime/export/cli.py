@@ -98,6 +98,7 @@ def export_checkpoint(
     robot: str | None,
     report: Callable[[str, int, int], None],
     accept_versions: Collection[str] = (),
+    own_classes: Path | None = None,
     **options: Any,
 ) -> Verification:
     """Writes `checkpoint` as a verified bundle; see `load_policy` and `export_bundle`.
@@ -108,6 +109,7 @@ def export_checkpoint(
         robot: name of the robot, if the checkpoint has several.
         report: called with the current step, the number of finished steps, and their total.
         accept_versions: distributions whose installed version may differ from the bundle's.
+        own_classes: where transforms that only training runs may be imported from.
         options: the fields of `ExportOptions`.
 
     Raises:
@@ -122,7 +124,8 @@ def export_checkpoint(
             f"{error.name}: not installed. Install it with: pip install 'flux-runtime[export]'"
         ) from error
     chosen = ExportOptions(**options)
-    return export_bundle(load_policy(checkpoint, robot, accept_versions), out, report, chosen)
+    policy = load_policy(checkpoint, robot, accept_versions, own_classes)
+    return export_bundle(policy, out, report, chosen)
 
 
 def export(args: argparse.Namespace) -> None:
@@ -148,6 +151,7 @@ def export(args: argparse.Namespace) -> None:
             args.robot,
             report,
             args.accept_versions,
+            own_classes=Path(),
             precision=args.precision,
             opset=args.opset,
             num_inference_steps=args.num_inference_steps,

@@ -24,6 +24,8 @@ from flux_core.norm_stats import NormStats, stats_from_json
 from flux_core.tokenizers import PretrainedTokenizer
 from flux_core.transforms import Tokenization
 
+from .own_classes import recorded_training_transforms
+
 WEIGHTS = "model.safetensors"
 TABLE = ".table"
 """The names of tables that were precomputed for a bundle's graphs end with this."""
@@ -42,9 +44,18 @@ class TrainedPolicy:
 
 
 def load_policy(
-    checkpoint: Path, robot: str | None = None, accept_versions: Collection[str] = ()
+    checkpoint: Path,
+    robot: str | None = None,
+    accept_versions: Collection[str] = (),
+    own_classes: Path | None = None,
 ) -> TrainedPolicy:
     """Reads `checkpoint_epoch_N.pt`, or the directory of a bundle, for one robot.
+
+    Args:
+        checkpoint: the file, or the directory of a bundle in fp32.
+        robot: its name, if the checkpoint has several.
+        accept_versions: distributions whose installed version may differ from a bundle's.
+        own_classes: where a checkpoint's transforms that only training runs may be imported from.
 
     Raises:
         ExportError: the checkpoint does not have that robot; or it has several and `robot` is None;
@@ -61,6 +72,8 @@ def load_policy(
     # Memory-mapped, because a full-size checkpoint with its optimiser may not fit in memory.
     state = load_checkpoint(checkpoint, mmap=True)
     config = with_current_types(state["config"])
+    if own_classes is not None:
+        config = recorded_training_transforms(config, checkpoint, own_classes)
     try:
         registrations(config)
     except ConfigError as error:
