@@ -121,7 +121,9 @@ def check_export(
     (current / f"{module}.py").unlink()
     bundle = checkpoint.with_suffix("")
     carried = json.loads((bundle / "config.json").read_text())["train_dataloader"]["dataset"]
-    assert carried["datasets"]["transforms"][6] == {"class": name}
+    assert len(carried["datasets"]["transforms"]) == 6
+    recorded = json.loads((bundle / "manifest.json").read_text())["provenance"]["training_only"]
+    assert recorded == {"train_dataloader.dataset.datasets.transforms[6]": name}
     assert runtime(["check", str(bundle)]) == 0
     assert module not in sys.modules
 

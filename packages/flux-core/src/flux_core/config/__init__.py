@@ -10,6 +10,7 @@ from .binding import bind, unbind
 from .deployable import (
     Use,
     obstacles,
+    own_training_transforms,
     registrations,
     uses,
     with_current_types,
@@ -28,6 +29,7 @@ __all__ = [
     "did_you_mean",
     "load_config",
     "obstacles",
+    "own_training_transforms",
     "read_overrides",
     "register_components",
     "registrations",

@@ -123,21 +123,20 @@ def obstacles(config: Mapping[str, Any]) -> list[str]:
 
 
 def without_own_training_transforms(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a config in which the transforms of `is_own_training_transform` are only recorded.
-
-    Each keeps its place and settings, but its path is under `class` instead of `type`, so that
-    nothing takes it for a component. The robot needs none of them.
-    """
+    """Returns a copy of a config without the transforms of `is_own_training_transform`."""
     result = copy.deepcopy(dict(config))
-    for use in uses(config):
-        if use.is_own_training_transform:
-            node: Any = result
-            for part in use.place:
-                node = node[part]
-            settings = {key: value for key, value in node.items() if key != "type"}
-            node.clear()
-            node |= {"class": use.name, **settings}
+    # The last one of a list first: the places of the others stay as they are.
+    for use in reversed(own_training_transforms(config)):
+        node: Any = result
+        for part in use.place[:-1]:
+            node = node[part]
+        del node[use.place[-1]]
     return result
+
+
+def own_training_transforms(config: Mapping[str, Any]) -> list[Use]:
+    """Returns the transforms of training sections that are named by the path of their class."""
+    return [use for use in uses(config) if use.is_own_training_transform]
 
 
 def with_current_types(value: Any) -> Any:

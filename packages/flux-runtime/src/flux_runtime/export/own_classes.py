@@ -8,26 +8,30 @@ from pathlib import Path
 from typing import Any
 
 from flux_core.command_line import with_directories
-from flux_core.config import Use, component, uses, without_own_training_transforms
+from flux_core.config import Use, component, own_training_transforms
 from flux_core.errors import ExportError
 from flux_core.transforms import Transform
 
 
-def recorded_training_transforms(
+def check_own_training_transforms(
     config: Mapping[str, Any], checkpoint: Path, folder: Path
-) -> dict[str, Any]:
-    """Returns the config that a bundle may carry; its own training transforms are only recorded.
+) -> dict[str, str]:
+    """Checks that the robot needs none of a config's own training transforms.
 
-    A class is imported only from `folder`, where the user has put its module, to learn that the
-    robot does not need it. Modules anywhere else are not imported for a checkpoint.
+    A class is imported only from `folder`, where the user has put its module. Modules anywhere else
+    are not imported for a checkpoint.
+
+    Returns:
+        The place of each -> the path of its class.
 
     Raises:
         ExportError: a class is not in `folder`, or the robot would need it.
     """
-    for use in uses(config):
-        if use.is_own_training_transform:
-            _check_training_only(use, f"{checkpoint}: config: {use.where}", folder)
-    return without_own_training_transforms(config)
+    found: dict[str, str] = {}
+    for use in own_training_transforms(config):
+        _check_training_only(use, f"{checkpoint}: config: {use.where}", folder)
+        found[use.where.removesuffix(".type")] = str(use.name)
+    return found
 
 
 def _check_training_only(use: Use, where: str, folder: Path) -> None:

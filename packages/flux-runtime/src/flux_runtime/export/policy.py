@@ -11,7 +11,13 @@ import torch
 from safetensors.torch import load_file
 
 from flux_core.bundle import Bundle
-from flux_core.config import bind, registrations, unbind, with_current_types
+from flux_core.config import (
+    bind,
+    registrations,
+    unbind,
+    with_current_types,
+    without_own_training_transforms,
+)
 from flux_core.deployment import InferenceRunner, InferenceSections, inference_sections
 from flux_core.errors import ConfigError, ExportError
 from flux_core.models import PI0FlowMatching
@@ -24,7 +30,7 @@ from flux_core.norm_stats import NormStats, stats_from_json
 from flux_core.tokenizers import PretrainedTokenizer
 from flux_core.transforms import Tokenization
 
-from .own_classes import recorded_training_transforms
+from .own_classes import check_own_training_transforms
 
 WEIGHTS = "model.safetensors"
 TABLE = ".table"
@@ -72,8 +78,10 @@ def load_policy(
     # Memory-mapped, because a full-size checkpoint with its optimiser may not fit in memory.
     state = load_checkpoint(checkpoint, mmap=True)
     config = with_current_types(state["config"])
+    training_only: dict[str, str] = {}
     if own_classes is not None:
-        config = recorded_training_transforms(config, checkpoint, own_classes)
+        training_only = check_own_training_transforms(config, checkpoint, own_classes)
+        config = without_own_training_transforms(config)
     try:
         registrations(config)
     except ConfigError as error:
@@ -107,6 +115,7 @@ def load_policy(
             "checkpoint": checkpoint.name,
             "global_step": state["global_step"],
             "epoch": state["epoch"],
+            **({"training_only": training_only} if training_only else {}),
         },
         training_log=log if (log := checkpoint.with_name("metrics.jsonl")).is_file() else None,
     )
