@@ -112,6 +112,7 @@ def export_checkpoint(
     *,
     config: Path | None = None,
     changes: Changes | None = None,
+    own_classes: Path | None = None,
     **options: Any,
 ) -> Verification:
     """Writes `checkpoint` as a verified bundle; see `load_policy` and `export_bundle`.
@@ -124,6 +125,7 @@ def export_checkpoint(
         accept_versions: distributions whose installed version may differ from the bundle's.
         config: a config whose robot section replaces the checkpoint's.
         changes: what changes in the robot's section.
+        own_classes: where transforms that only training runs may be imported from.
         options: the fields of `ExportOptions`.
 
     Raises:
@@ -140,7 +142,7 @@ def export_checkpoint(
         ) from error
     chosen = ExportOptions(**options)
     edits = SectionEdits(config=config, changes=changes or Changes(), cameras=chosen.cameras)
-    policy = load_policy(checkpoint, robot, accept_versions, edits)
+    policy = load_policy(checkpoint, robot, accept_versions, edits, own_classes)
     return export_bundle(policy, out, report, chosen)
 
 
@@ -169,6 +171,7 @@ def export(args: argparse.Namespace) -> None:
             args.accept_versions,
             config=args.config,
             changes=changes_from(args),
+            own_classes=Path(),
             precision=args.precision,
             opset=args.opset,
             num_inference_steps=args.num_inference_steps,

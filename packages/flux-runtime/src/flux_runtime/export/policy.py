@@ -11,7 +11,13 @@ import torch
 from safetensors.torch import load_file
 
 from flux_core.bundle import Bundle
-from flux_core.config import bind, registrations, unbind, with_current_types
+from flux_core.config import (
+    bind,
+    registrations,
+    unbind,
+    with_current_types,
+    without_own_training_transforms,
+)
 from flux_core.deployment import InferenceRunner, InferenceSections, inference_sections
 from flux_core.errors import ConfigError, ExportError
 from flux_core.models import PI0FlowMatching, network_facts
@@ -24,6 +30,7 @@ from flux_core.norm_stats import NormStats, stats_from_json
 from flux_core.tokenizers import PretrainedTokenizer
 from flux_core.transforms import Tokenization
 
+from .own_classes import check_own_training_transforms
 from .section import DATA, SectionEdits, agreed, provenance_of
 
 WEIGHTS = "model.safetensors"
@@ -51,14 +58,16 @@ def load_policy(
     robot: str | None = None,
     accept_versions: Collection[str] = (),
     edits: SectionEdits | None = None,
+    own_classes: Path | None = None,
 ) -> TrainedPolicy:
     """Reads `checkpoint_epoch_N.pt`, or the directory of a bundle, for one robot.
 
     Args:
-        checkpoint: the file or directory.
-        robot: the robot's name, if the checkpoint has several.
+        checkpoint: the file, or the directory of a bundle in fp32.
+        robot: its name, if the checkpoint has several.
         accept_versions: distributions whose installed version may differ from a bundle's.
         edits: what changes in the robot's section, before it is compared with training.
+        own_classes: where a checkpoint's transforms that only training runs may be imported from.
 
     Raises:
         ExportError: the checkpoint does not have that robot; or it has several and `robot` is None;
@@ -77,6 +86,10 @@ def load_policy(
     # Memory-mapped, because a full-size checkpoint with its optimiser may not fit in memory.
     state = load_checkpoint(checkpoint, mmap=True)
     config = with_current_types(state["config"])
+    training_only: dict[str, str] = {}
+    if own_classes is not None:
+        training_only = check_own_training_transforms(config, checkpoint, own_classes)
+        config = without_own_training_transforms(config)
     try:
         registrations(config)
     except ConfigError as error:
@@ -115,6 +128,7 @@ def load_policy(
             "global_step": state["global_step"],
             "epoch": state["epoch"],
             **provenance_of(inference, facts, edits),
+            **({"training_only": training_only} if training_only else {}),
         },
         training_log=log if (log := checkpoint.with_name("metrics.jsonl")).is_file() else None,
     )
