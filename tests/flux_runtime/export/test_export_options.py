@@ -28,8 +28,8 @@ from flux_runtime.control.session import RunOptions, open_policy
 from flux_runtime.export import verify
 from flux_runtime.export.cli import main
 from flux_runtime.export.options import ExportOptions
-from flux_runtime.export.policy import TrainedPolicy, load_policy
 from flux_runtime.export.precision.emulation import emulate_bfloat16
+from flux_runtime.export.source.policy import TrainedPolicy, load_policy
 from flux_runtime.export.writer import export_bundle
 
 from ..conftest import Exported

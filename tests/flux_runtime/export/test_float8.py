@@ -22,10 +22,10 @@ from flux_core.errors import ExportError, UsageError
 from flux_core.robots import robot_spec
 from flux_runtime.export.cli import main
 from flux_runtime.export.options import ExportOptions
-from flux_runtime.export.policy import TrainedPolicy
 from flux_runtime.export.precision.calibration import read_observations, recorded_inputs
 from flux_runtime.export.precision.float8 import LARGEST, Float8Linear, scale_for
 from flux_runtime.export.sessions import verifying_engine
+from flux_runtime.export.source.policy import TrainedPolicy
 from flux_runtime.export.verify import replay
 from flux_runtime.export.writer import export_bundle
 

@@ -133,8 +133,8 @@ def export_checkpoint(
     """
     try:
         from .options import ExportOptions
-        from .policy import load_policy
-        from .section import SectionEdits
+        from .source.policy import load_policy
+        from .source.section import SectionEdits
         from .writer import export_bundle
     except ImportError as error:
         raise MissingDependencyError(

@@ -24,9 +24,9 @@ from flux_core.tokenizers import save_tokenizer
 
 from .export_progress import ExportSteps, Report
 from .options import ExportOptions, apply_options
-from .policy import TrainedPolicy
 from .precision.network import Precision
 from .prepare import PreparedNetwork, prepare
+from .source.policy import TrainedPolicy
 from .trace import TracedGraphs, trace
 from .verify import Verification, verify_bundle
 
