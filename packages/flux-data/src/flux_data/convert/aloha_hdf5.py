@@ -28,10 +28,10 @@ from PIL import Image
 from flux_core.errors import DataError, FluxError, MissingDependencyError
 from flux_core.robots import robot_spec
 
-from ..lerobot.arrow import first_line
 from ..lerobot.episode_stats import ImageStats
 from ..lerobot.recorder import EpisodeRecorder, vector_feature, video_feature, video_key
 from ..lerobot.writer import WRITERS, Episode
+from ..parquet.arrow import first_line
 from ..samples.stored_image import BROKEN, decode_image
 
 INSTALL = "pip install 'flux-data[hdf5]'"

@@ -16,7 +16,8 @@ from flux_core.robots import RobotSpec
 from ..video.writer import CODEC_NAME, PIXEL_FORMAT, VideoWriter
 from .dataset import VideoSegment
 from .episode_stats import ImageStats
-from .writer import Episode, Features, to_arrow
+from .stored_columns import Features, to_arrow
+from .writer import Episode
 
 
 def video_key(camera: str) -> str:
