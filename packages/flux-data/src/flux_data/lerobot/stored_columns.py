@@ -108,7 +108,7 @@ def narrowed(
     with np.errstate(all="ignore"):
         found = values.astype(dtype)
         changed = _changed(values, found, fps)
-    changed = changed.reshape(len(values), -1).any(axis=1)
+    changed = changed.any(axis=tuple(range(1, changed.ndim)))
     for frame in np.flatnonzero(changed)[:1]:
         before, after = (_shown(part[frame]) for part in (values, found))
         raise DataError(
