@@ -15,10 +15,12 @@ from flux_core.transforms import ImageResize
 
 from ..lerobot.dataset import LeRobotDataset
 from ..lerobot.metadata import image_size
+from ..video.pairing import TOLERANCE
 from ..video.reader import VideoReader
 from .frame_cache import find_cache
 from .raw_sample import RawSample
 from .resize import resize_frame
+from .row_pictures import RowPictures
 from .stored_image import StoredImage
 
 _shared_reader = VideoReader()
@@ -61,6 +63,7 @@ class FrameSource:
         self._stored = {key for key in cameras if key in source.image_keys}
         videos = [key for key in cameras if key not in self._stored]
         self._cache = find_cache(source, videos, resize, cache_folder)
+        self._row_pictures = RowPictures(source)
 
     def read(self, sample: RawSample) -> list[NDArray[np.uint8]]:
         """Returns a frame of every camera, (height, width, 3) uint8 each, resized.
@@ -99,10 +102,10 @@ class FrameSource:
         return StoredImage(data=sample.columns[camera], root=self.source.root, where=where)
 
     def _video_frame(self, sample: RawSample, camera: str) -> tuple[NDArray[np.uint8], str]:
-        segment = self.source.video(camera, sample.position)
-        # A frame may be off by at most half a period; beyond that it is a different frame.
-        tolerance_s = 0.5 / self.source.fps
         reader = getattr(_thread, "reader", _shared_reader)
+        segment = self._row_pictures.check(camera, sample.position, sample.times_s, reader)
+        # A frame may be off by at most half a period; beyond that it is a different frame.
+        tolerance_s = TOLERANCE / self.source.fps
         time_s = segment.start_s + sample.time_s
         return reader.frame(segment.path, time_s, tolerance_s), f"{segment.path}: {camera}"
 

@@ -37,6 +37,7 @@ from .frame_cache import (
 )
 from .frame_source import check_cameras
 from .resize import resize_frame
+from .row_pictures import RowPictures
 
 JPEG_QUALITY = 95
 SAMPLED_FRAMES = 8
@@ -161,6 +162,7 @@ def _jobs(
 ) -> Iterator[PackJob]:
     """Yields the jobs that are not `done`."""
     # As in training, the frame of a row is the one at its `timestamp`.
+    pictures, reader = RowPictures(source), VideoReader(max_open=1)
     for position, columns in enumerate(source.episodes(["timestamp"])):
         times_s = columns["timestamp"].ravel().astype(np.float64)
         for key in keys:
@@ -168,7 +170,7 @@ def _jobs(
             if name not in done:
                 yield PackJob(
                     name=name,
-                    segment=source.video(key, position),
+                    segment=pictures.check(key, position, times_s, reader),
                     times_s=times_s,
                     fps=source.fps,
                     folder=folder,
