@@ -14,7 +14,7 @@ from flux_core.incomplete_file import why_incomplete
 
 from .lerobot.arrow import unreadable
 from .lerobot.dataset import LeRobotDataset
-from .lerobot.repairable import naming_repair
+from .repairable import naming_repair
 
 
 @dataclass(frozen=True, kw_only=True)

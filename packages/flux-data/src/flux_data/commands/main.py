@@ -24,7 +24,7 @@ from flux_core.errors import UsageError
 from flux_core.transforms import ImageResize, resize_to
 
 from ..lerobot.locations import local_root
-from ..lerobot.repairable import hint, naming_repair
+from ..repairable import hint, naming_repair
 from .demo import add_demo_command
 from .observations import add_observations
 from .repair import add_repair

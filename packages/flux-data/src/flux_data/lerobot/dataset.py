@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from flux_core.errors import DataError
 
+from ..repairable import naming_repair
 from .arrow import read_columns
 from .episode_rows import RowSpan, SharedFiles, rows_of_own_file
 from .locations import local_root
@@ -36,7 +37,6 @@ from .metadata import (
     text_rows,
     texts_of,
 )
-from .repairable import naming_repair
 from .state_action import check_known
 
 MAX_CACHED_BYTES = 512 << 20

@@ -15,7 +15,7 @@ from flux_core.transforms import ImageResize
 
 from ..lerobot.dataset import LeRobotDataset
 from ..lerobot.metadata import image_size
-from ..lerobot.repairable import naming_repair
+from ..repairable import naming_repair
 from ..video.pairing import TOLERANCE
 from ..video.reader import VideoReader
 from .frame_cache import find_cache
