@@ -44,7 +44,8 @@ ROOMS: dict[str, tuple[str, ...]] = {
         *("models.layers", "models.pi", "models.weights", "models", "cli"),
     ),
     "flux_data": (
-        *("progress_bars", "video", "parquet", "lerobot", "whole_file", "run_files", "samples"),
+        *("progress_bars", "repairable", "video", "parquet", "lerobot", "whole_file", "run_files"),
+        "samples",
         *("validate", "convert", "repair", "demo", "view", "info", "observations", "commands"),
     ),
     "flux_train": (
