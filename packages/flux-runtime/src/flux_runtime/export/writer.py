@@ -149,6 +149,7 @@ def _manifest(
         graphs=traced.graphs,
         prompt_buckets=traced.prompt_buckets,
         components=component_sources(policy.config),
+        data_summary=policy.data_summary,
     )
     versions = {"flux": __version__, "torch": torch.__version__, "onnx": onnx.__version__}
     versions["python"] = platform.python_version()

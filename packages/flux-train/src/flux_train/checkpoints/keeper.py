@@ -130,6 +130,8 @@ class CheckpointKeeper:
             "skipped_steps": state.skipped_steps,
             "config": unbind(self.config),
             "norm_stats": stats_to_json(data.dataset.stats),
+            # The main process writes it.
+            "data_summary": data.dataset.data_summary() if self._ranks.is_main else {},
         }
 
     def _setup(self, data: TrainData) -> Setup:
