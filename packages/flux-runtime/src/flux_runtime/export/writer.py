@@ -151,6 +151,7 @@ def _manifest(
         prompt_buckets=traced.prompt_buckets,
         rtc_valid_delays=network_facts(config).rtc_delays,
         components=component_sources(policy.config),
+        data_summary=policy.data_summary,
     )
     versions = {"flux": __version__, "torch": torch.__version__, "onnx": onnx.__version__}
     versions["python"] = platform.python_version()

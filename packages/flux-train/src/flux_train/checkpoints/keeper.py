@@ -172,6 +172,8 @@ class CheckpointKeeper:
             "data_facts": {
                 name: facts.as_data() for name, facts in data_facts(data.dataset).items()
             },
+            # The main process writes it.
+            "data_summary": data.dataset.data_summary() if self._ranks.is_main else {},
         }
 
     def _setup(self, data: TrainData) -> Setup:

@@ -25,7 +25,8 @@ def load_checkpoint(path: Path, *, mmap: bool = False) -> dict[str, Any]:
     With `mmap`, a tensor is read from the file only when it is used.
 
     Keys: `model` and `ema` (weights, `ema` only of trained ones, or None), `optimizer`,
-    `global_step`, `position` in the data, `config` (the resolved tree as plain data), `norm_stats`.
+    `global_step`, `position` in the data, `config` (the resolved tree as plain data), `norm_stats`,
+    `data_summary` (of the training set by group; older checkpoints have none).
     """
     if not path.is_file():
         raise CheckpointError(f"{path}: not found")

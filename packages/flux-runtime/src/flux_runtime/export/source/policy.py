@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,7 @@ class TrainedPolicy:
     norm_stats: Mapping[str, NormStats]
     provenance: Mapping[str, Any]
     training_log: Path | None
+    data_summary: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
 def load_policy(
@@ -123,6 +124,7 @@ def load_policy(
         # The bundle is for this robot only.
         config={**config, "inference": unbind(inference)},
         norm_stats=stats_from_json(state["norm_stats"]),
+        data_summary=_summary_for(inference, state),
         provenance={
             "checkpoint": checkpoint.name,
             "global_step": state["global_step"],
@@ -132,6 +134,17 @@ def load_policy(
         },
         training_log=log if (log := checkpoint.with_name("metrics.jsonl")).is_file() else None,
     )
+
+
+def _summary_for(inference: InferenceRunner, state: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the summary of the robot's training data, with the robot's names of the cameras."""
+    summaries: Mapping[str, Any] = state.get("data_summary") or {}  # older checkpoints have none
+    if not summaries:
+        return {}
+    summary = dict(summaries.get(inference.statistics_group(state["norm_stats"]), {}))
+    # The network's cameras have one order in training and on the robot.
+    cameras = zip(inference.dataset.img_keys, summary.get("cameras", {}).values(), strict=False)
+    return {**summary, "cameras": dict(cameras)} if "cameras" in summary else summary
 
 
 def load_bundled_policy(
@@ -170,6 +183,7 @@ def load_bundled_policy(
         inference=with_tokenizer_beside(inference, directory / "tokenizer"),
         config={**config, "inference": unbind(inference)},
         norm_stats=stats_from_json(bundle.norm_stats),
+        data_summary=manifest.data_summary,
         provenance={**kept, **provenance_of(inference, {}, edits)},
         training_log=log if log.is_file() else None,
     )
