@@ -239,12 +239,17 @@ class CodedDataset:
         """The recorded frames of an episode that have rows."""
         return [f for f in range(self.lengths[episode]) if (episode, f) not in self.dropped]
 
-    def rows(self) -> list[Row]:
-        """What a reader must find: each row with everything that belongs to it."""
-        return [self._row(e, f) for e in range(self.num_episodes) for f in self.frames(e)]
+    def rows(self, *, by_time: bool = True) -> list[Row]:
+        """What a reader must find: each row with everything that belongs to it.
 
-    def _row(self, episode: int, frame: int) -> Row:
-        state = self.state(episode, frame)
+        Args:
+            by_time: whether a row's picture is the one at its time, as LeRobot pairs them, or the
+                one that was recorded with it.
+        """
+        return [self._row(e, f, by_time) for e in range(self.num_episodes) for f in self.frames(e)]
+
+    def _row(self, episode: int, frame: int, by_time: bool) -> Row:
+        state, picture = self.state(episode, frame), self.picture if by_time else self.code
         return Row(
             episode=episode,
             state=state,
@@ -253,9 +258,7 @@ class CodedDataset:
             task=self.tasks[self.task_at(episode, frame)],
             texts=tuple((r.column, self.text(r, episode, frame)) for r in self.references),
             values=tuple((c.key, c.value(episode, frame)) for c in self.columns),
-            pictures=tuple(
-                (c.key, self.picture(i, episode, frame)) for i, c in enumerate(self.cameras)
-            ),
+            pictures=tuple((c.key, picture(i, episode, frame)) for i, c in enumerate(self.cameras)),
         )
 
     def state(self, episode: int, frame: int) -> tuple[float, ...]:
