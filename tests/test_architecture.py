@@ -38,13 +38,13 @@ MAY_NEED_TORCH: dict[str, tuple[str, ...]] = {
 # The rooms of each package, the lowest first: a room imports only rooms that come before it.
 ROOMS: dict[str, tuple[str, ...]] = {
     "flux_core": (
-        *("errors", "lazy", "types", "command_line", "html", "rtc"),
+        *("errors", "incomplete_file", "lazy", "types", "command_line", "html", "rtc"),
         *("config", "bundle", "robots", "norm_stats", "tokenizers", "transforms"),
         *("deployment", "policy_io", "sim"),
         *("models.layers", "models.pi", "models.weights", "models", "cli"),
     ),
     "flux_data": (
-        *("progress_bars", "video", "lerobot", "whole_file", "samples"),
+        *("progress_bars", "video", "lerobot", "whole_file", "run_files", "samples"),
         *("validate", "convert", "repair", "demo", "view", "info", "observations", "commands"),
     ),
     "flux_train": (

@@ -239,6 +239,8 @@ def run_info(args: argparse.Namespace) -> None:
         f"episodes, {info['num_frames']} frames at {info['fps']:g} Hz"
     )
     console.print(f"cameras: {', '.join(info['cameras']) or 'none'}")
+    if info["depth_cameras"]:
+        console.print(f"depth cameras: {', '.join(info['depth_cameras'])}")
     console.print(f"tasks: {'; '.join(info['tasks'])}")
     for key, feature in info["features"].items():
         console.print(f"  {key}: {feature['dtype']} {tuple(feature['shape'])}")

@@ -48,6 +48,7 @@ def _add_convert(commands: Commands[argparse.ArgumentParser]) -> None:
     )
     convert.add_argument("--out", type=Path, required=True, help="a new directory")
     convert.add_argument("--to", choices=VERSIONS, help="version (aloha-hdf5: v2.1)")
+    _add_reencode(convert)
     hdf5 = convert.add_argument_group("for aloha-hdf5")
     hdf5.add_argument("--task", help="the task in words, as the policy will get it")
     hdf5.add_argument(
@@ -71,6 +72,15 @@ def _add_convert(commands: Commands[argparse.ArgumentParser]) -> None:
     convert.set_defaults(handler=run_convert)
 
 
+def _add_reencode(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--reencode",
+        action="store_true",
+        help="encode the videos again instead of copying them: same codec, pixel format, size and "
+        "rate, at least 40 dB, exactly the pictures of the rows. For videos that cannot be copied",
+    )
+
+
 def run_convert(args: argparse.Namespace) -> None:
     """Runs `flux-data convert`."""
     if args.source[0] == ALOHA:
@@ -83,13 +93,23 @@ def run_convert(args: argparse.Namespace) -> None:
     if args.to is None:
         raise UsageError(f"convert: --to: expected one of {', '.join(VERSIONS)}, got none")
     with progress_bars(Console(stderr=True), "episodes") as advance:
-        report = convert([Path(args.source[0])], args.out, args.to, partial(advance, "episodes"))
+        report = convert(
+            [Path(args.source[0])],
+            args.out,
+            args.to,
+            partial(advance, "episodes"),
+            reencode=args.reencode,
+        )
     _tell(args, report)
 
 
 def _convert_aloha(args: argparse.Namespace) -> None:
     from ..convert.aloha_hdf5 import AlohaHdf5, convert_aloha_hdf5
 
+    if args.reencode:
+        raise UsageError(
+            "convert aloha-hdf5: --reencode: its videos are always encoded. Leave it out"
+        )
     if len(args.source) != 2:
         raise UsageError("convert aloha-hdf5: expected one folder of *.hdf5")
     for option, why in (
@@ -135,6 +155,7 @@ def _add_merge(commands: Commands[argparse.ArgumentParser]) -> None:
     merge.add_argument("datasets", type=Path, nargs="+", help="LeRobot directories")
     merge.add_argument("--out", type=Path, required=True, help="a new directory")
     merge.add_argument("--to", choices=VERSIONS, help="version (default: the first one's)")
+    _add_reencode(merge)
     merge.set_defaults(handler=run_merge)
 
 
@@ -145,7 +166,13 @@ def run_merge(args: argparse.Namespace) -> None:
 
     version = args.to or version_of(open_lerobot(args.datasets[0]))
     with progress_bars(Console(stderr=True), "episodes") as advance:
-        report = convert(args.datasets, args.out, version, partial(advance, "episodes"))
+        report = convert(
+            args.datasets,
+            args.out,
+            version,
+            partial(advance, "episodes"),
+            reencode=args.reencode,
+        )
     _tell(args, report)
 
 
@@ -163,6 +190,7 @@ def _add_split(commands: Commands[argparse.ArgumentParser]) -> None:
     )
     split.add_argument("--out", type=Path, required=True, help="the folder for the parts")
     split.add_argument("--seed", type=int, default=0, help="seed of the random draw of shares (0)")
+    _add_reencode(split)
     split.set_defaults(handler=run_split)
 
 
@@ -178,7 +206,12 @@ def run_split(args: argparse.Namespace) -> None:
         parts[name] = part
     with progress_bars(Console(stderr=True), "episodes") as advance:
         reports = split(
-            args.dataset, args.out, parts, seed=args.seed, advance=partial(advance, "episodes")
+            args.dataset,
+            args.out,
+            parts,
+            seed=args.seed,
+            advance=partial(advance, "episodes"),
+            reencode=args.reencode,
         )
     totals = {
         key: sum(report[key] for report in reports.values())
@@ -195,7 +228,13 @@ def _tell(args: argparse.Namespace, report: dict[str, Any]) -> None:
     if args.json:
         print_json(report)
         return
-    Console(stderr=True, highlight=False, soft_wrap=True).print(
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    for key, found in report.get("reencoded", {}).items():
+        console.print(
+            f"encoded {key} with {found['encoder']}, at least {found['min_psnr_db']:g} dB",
+            markup=False,
+        )
+    console.print(
         f"wrote {report['out']}: {report['num_episodes']} episodes, {report['num_frames']} frames",
         markup=False,
     )

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from flux_core.errors import DataError
+from flux_core.incomplete_file import why_incomplete
 
 
 def read_columns(path: Path, keys: Sequence[str]) -> dict[str, NDArray[Any]]:
@@ -46,7 +47,7 @@ def _read(path: Path, keys: Sequence[str]) -> tuple[list[str], pa.Table]:
             names = file.schema_arrow.names
             return names, file.read([key for key in keys if key in names])
     except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{path}: cannot be read as parquet ({first_line(error)})") from error
+        raise unreadable(path, error) from error
 
 
 def to_array(column: pa.ChunkedArray, where: str) -> NDArray[Any]:
@@ -110,6 +111,12 @@ def _is_even(chunk: pa.Array, length: float) -> bool:
     if pa.types.is_fixed_size_list(chunk.type):
         return True
     return bool(np.all(np.diff(chunk.offsets.to_numpy()) == length))
+
+
+def unreadable(path: Path, error: Exception) -> DataError:
+    """Returns the error for a file that is not parquet, is cut, or is not there yet."""
+    reason = why_incomplete(path) or first_line(error)
+    return DataError(f"{path}: cannot be read as parquet ({reason})")
 
 
 def first_line(error: Exception) -> str:

@@ -14,9 +14,10 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from flux_core.errors import DataError
+from flux_core.incomplete_file import POINTER, is_lfs_pointer
 
 from ..video.pixel_formats import is_deep_grey
-from .arrow import first_line
+from .arrow import unreadable
 
 REQUIRED_INFO = ("fps", "features", "data_path")
 CHANNELS = (1, 3, 4)
@@ -209,7 +210,7 @@ def read_table(path: Path) -> pa.Table:
     try:
         return pq.read_table(path)
     except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{path}: cannot be read as parquet ({first_line(error)})") from error
+        raise unreadable(path, error) from error
 
 
 def text_rows(path: Path, table: pa.Table, name: str) -> list[Row]:
@@ -301,7 +302,8 @@ def _parse(data: bytes, where: str) -> Any:
     try:
         return json.loads(data)
     except ValueError as error:
-        raise DataError(f"{where}: expected JSON, got a syntax error ({error})") from error
+        reason = POINTER if is_lfs_pointer(data) else f"a syntax error ({error})"
+        raise DataError(f"{where}: expected JSON, got {reason}") from error
 
 
 def _is_number(value: object) -> bool:

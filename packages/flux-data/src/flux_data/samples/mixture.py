@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 from flux_core.errors import ConfigError, DataError
 from flux_core.norm_stats import FeatureStats, NormStats, compute_stats
 
+from ..lerobot.dataset import LeRobotDataset
 from ..lerobot.metadata import NO_NUMBERS
 from ..lerobot.state_action import STATE, joined, width_of
+from ..run_files import check_files
 from .read_ahead import make_samples
 from .stats_cache import cached_stats, code_of
 from .windows import DatasetPart, ParquetDataset
@@ -125,11 +127,10 @@ class DistributedRepeatingDataset:
         self.stats: dict[str, NormStats] = {}
         self._groups: dict[str, tuple[int, int]] = {}
         self._group_of: list[int] = []
+        opened = _opened(config)
         for name, members in config.groups().items():
-            if not members:
-                raise ConfigError(f"datasets.{name}: expected at least one dataset, got none")
             keys = config.statistic_keys or ()
-            group = [member.build(keys) for member in members]
+            group = [m.build(keys, s) for m, s in zip(members, opened[name], strict=True)]
             check_alike(group, keys)
             self.stats[name] = group_stats(group, config)
             for dataset in group:
@@ -207,6 +208,24 @@ class DistributedRepeatingDataset:
             laps = [first + rng.permutation(last - first) for _ in range(rounds)]
             drawn.append(np.concatenate([*laps, np.zeros(0, np.int64)])[:count].astype(np.int64))
         return np.concatenate(drawn)
+
+
+def _opened(
+    config: DistributedRepeatingDataset.Config,
+) -> dict[str, list[list[LeRobotDataset]]]:
+    """Opens the directories of each group's datasets, and checks that all their files exist."""
+    opened: dict[str, list[list[LeRobotDataset]]] = {}
+    for name, members in config.groups().items():
+        if not members:
+            raise ConfigError(f"datasets.{name}: expected at least one dataset, got none")
+        opened[name] = [member.open() for member in members]
+    check_files(
+        (source, member.cameras)
+        for name, members in config.groups().items()
+        for member, sources in zip(members, opened[name], strict=True)
+        for source in sources
+    )
+    return opened
 
 
 class EpochBatches:

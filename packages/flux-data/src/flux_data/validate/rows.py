@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from flux_core.errors import DataError
 
-from ..lerobot.arrow import first_line
+from ..lerobot.arrow import unreadable
 from ..lerobot.dataset import LeRobotDataset, open_lerobot
 from ..lerobot.metadata import NO_NUMBERS
 from ..lerobot.state_action import usual_columns
@@ -86,7 +86,7 @@ def _check_table(
     try:
         names = set(pq.read_schema(path).names)
     except (OSError, pa.ArrowException) as error:
-        message = f"cannot be read as parquet ({first_line(error)})"
+        message = str(unreadable(path, error)).partition(": ")[2]
         yield episode_fault(source, position, "data_damaged", path, message)
         return
     if path != source.stated_file(position):

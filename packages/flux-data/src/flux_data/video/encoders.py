@@ -63,9 +63,9 @@ def _aom(crf: int) -> Setting:
     return Setting(encoder="libaom-av1", shown=f"crf {crf}", options=options)
 
 
-def _vp(encoder: str, crf: int) -> Setting:
-    options = {**VP9, "crf": str(crf), "qmin": "0", "qmax": str(max(crf, 4))}
-    return Setting(encoder=encoder, shown=f"crf {crf}", options=options)
+def _vp9(crf: int) -> Setting:
+    options = {**VP9, "crf": str(crf), "qmin": "0", "qmax": str(crf)}
+    return Setting(encoder="libvpx-vp9", shown=f"crf {crf}", options=options)
 
 
 def _scaled(encoder: str, quality: int) -> Setting:
@@ -81,13 +81,11 @@ SETTINGS: dict[str, tuple[Setting, ...]] = {
     "hevc": (_x265("crf=14", "crf 14"), _x265("crf=6", "crf 6"), HEVC_LOSSLESS),
     "av1": (_svt(16), _svt(6), _svt(1), _aom(10), _aom(2), _aom(0)),
     "vp9": (
-        *(_vp("libvpx-vp9", crf) for crf in (12, 4)),
+        *(_vp9(crf) for crf in (12, 4)),
         Setting(encoder="libvpx-vp9", shown="lossless", options={**VP9, "lossless": "1"}),
     ),
-    "vp8": (_vp("libvpx", 4),),
     "mpeg4": (_scaled("mpeg4", 2), _scaled("mpeg4", 1)),
     "mjpeg": (_scaled("mjpeg", 2), _scaled("mjpeg", 1)),
-    "ffv1": (Setting(encoder="ffv1", shown="lossless", options={}),),
 }
 """Codec -> its settings, each of a higher quality than the one before."""
 
@@ -102,13 +100,8 @@ class Source:
     width: int
     height: int
     fps: float
-
-    @property
-    def bits(self) -> int:
-        """Bits per sample."""
-        import av
-
-        return bits_of(av.VideoFormat(self.pixel_format))
+    color_primaries: int
+    color_trc: int
 
 
 def source_of(path: Path, fps: float) -> Source:
@@ -128,6 +121,8 @@ def source_of(path: Path, fps: float) -> Source:
             width=stream.width,
             height=stream.height,
             fps=fps,
+            color_primaries=context.color_primaries,
+            color_trc=context.color_trc,
         )
 
 
@@ -158,8 +153,8 @@ def settings_of(source: Source) -> list[Setting]:
             f"{source.path}: encoding {source.codec} with {source.pixel_format} needs an FFmpeg "
             f"with {encoders}, which the installed PyAV does not have"
         )
-    if source.bits > 8 and found[-1] is HEVC_LOSSLESS:
-        return [HEVC_LOSSLESS]  # distances: no loss is small enough
+    if source.pixel_format.startswith("gray") and found[-1] is HEVC_LOSSLESS:
+        return [HEVC_LOSSLESS]  # distances: every error is one in metres
     return found
 
 
@@ -275,7 +270,7 @@ def _stream(container: Any, source: Source, setting: Setting, base: Fraction, li
     context.time_base = base
     # Colours are converted by these: without them, they would be shown differently.
     context.colorspace, context.color_range = like.colorspace, like.color_range
-    context.color_primaries, context.color_trc = like.color_primaries, like.color_trc
+    context.color_primaries, context.color_trc = source.color_primaries, source.color_trc
     return stream
 
 

@@ -115,6 +115,6 @@ class EpisodeTimes:
             if is_one_each and frame != (self.rows_before or 0) + row:
                 raise DataError(
                     f"{self.path}: {self.where}, frame {row}: expected picture "
-                    f"{(self.rows_before or 0) + row} of the video, which has one for each row, got "
-                    f"picture {frame} at the row's time, {time_s:.4f} s. {REENCODE}"
+                    f"{(self.rows_before or 0) + row} of the video, which has one for each row, "
+                    f"got picture {frame} at the row's time, {time_s:.4f} s. {REENCODE}"
                 )

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ...config import bind
 from ...errors import CheckpointError
+from ...incomplete_file import why_incomplete
 from ..pi.pi0 import PI0FlowMatching
 from .lora import merged_weights
 
@@ -28,6 +29,8 @@ def load_checkpoint(path: Path, *, mmap: bool = False) -> dict[str, Any]:
     """
     if not path.is_file():
         raise CheckpointError(f"{path}: not found")
+    if reason := why_incomplete(path):
+        raise CheckpointError(f"{path}: cannot be read as a checkpoint ({reason})")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, OSError) as error:
