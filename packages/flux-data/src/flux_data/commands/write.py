@@ -230,10 +230,9 @@ def _tell(args: argparse.Namespace, report: dict[str, Any]) -> None:
         return
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     for key, found in report.get("reencoded", {}).items():
-        console.print(
-            f"encoded {key} with {found['encoder']}, at least {found['min_psnr_db']:g} dB",
-            markup=False,
-        )
+        worst = found["min_psnr_db"]
+        quality = "without any loss" if worst is None else f"at least {worst:g} dB"
+        console.print(f"encoded {key} with {found['encoder']}: {quality}", markup=False)
     console.print(
         f"wrote {report['out']}: {report['num_episodes']} episodes, {report['num_frames']} frames",
         markup=False,

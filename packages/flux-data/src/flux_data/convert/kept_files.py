@@ -10,6 +10,7 @@ from typing import Any
 from flux_core.errors import DataError
 
 from ..lerobot.dataset import LeRobotDataset, LeRobotV2
+from ..lerobot.metadata import is_depth_map
 
 logger = logging.getLogger("flux.data")
 
@@ -123,4 +124,6 @@ def merged_feature(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             ours, theirs = merged.get(name), feature.get(name)
             if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
                 merged[name] = {k: v for k, v in ours.items() if theirs.get(k, ...) == v}
+    if is_depth_map(parts[0]) and not is_depth_map(merged):  # each has its own mark of depth
+        merged["info"] = {**(merged.get("info") or {}), "is_depth_map": True}
     return merged

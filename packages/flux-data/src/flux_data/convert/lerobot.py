@@ -17,10 +17,11 @@ import numpy as np
 from flux_core.errors import DataError, UsageError
 
 from ..lerobot.dataset import LeRobotDataset, LeRobotV3, open_lerobot
-from ..lerobot.metadata import flat_names
+from ..lerobot.metadata import flat_names, is_depth_map
 from ..lerobot.new_folder import check_new, missing_folders, remove_empty
 from ..lerobot.stored_columns import is_numeric
 from ..lerobot.writer import WRITERS
+from .completeness import check_complete
 from .kept_files import kept_files, merged_feature, more_info
 from .reencode import ReencodedVideos
 from .source_episodes import read_episodes
@@ -192,6 +193,7 @@ class Part:
         Raises:
             DataError: a file cannot be read, or a column cannot be copied.
         """
+        check_complete(source)
         self.source, self.positions = source, positions
         found = SourceFeatures(source, positions)
         source.info["features"] = found.features
@@ -256,6 +258,7 @@ def _check_alike(sources: Sequence[LeRobotDataset]) -> None:
         keys = dict.fromkeys((*first.info["features"], *other.info["features"]))
         for key in keys:
             pairs[f"features.{key}"] = (_kind(first, key), _kind(other, key))
+            pairs[f"features.{key}: depth"] = (_is_depth(first, key), _is_depth(other, key))
         for name, (expected, found) in pairs.items():
             if expected != found:
                 raise DataError(
@@ -268,6 +271,11 @@ def _check_alike(sources: Sequence[LeRobotDataset]) -> None:
 def _kind(source: LeRobotDataset, key: str) -> tuple[Any, ...] | None:
     feature = source.info["features"].get(key)
     return None if feature is None else (feature["dtype"], tuple(feature["shape"]))
+
+
+def _is_depth(source: LeRobotDataset, key: str) -> bool:
+    feature = source.info["features"].get(key)
+    return feature is not None and is_depth_map(feature)
 
 
 def _check_names(first: LeRobotDataset, other: LeRobotDataset, key: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +48,15 @@ class ReencodedVideos:
         return VideoSegment(path=path)
 
     def report(self) -> dict[str, Any]:
-        """Returns for each camera how it was encoded, and the quality of its worst picture."""
+        """Returns for each camera how it was encoded, and the PSNR of its worst picture in dB.
+
+        It is None if no sample changed.
+        """
+        worst = self._encoder.worst_db
         return {
-            key: {"encoder": used, "min_psnr_db": round(min(self._encoder.worst_db[key], 99.0), 1)}
+            key: {
+                "encoder": used,
+                "min_psnr_db": round(worst[key], 1) if math.isfinite(worst[key]) else None,
+            }
             for key, used in self._encoder.used.items()
         }

@@ -147,6 +147,22 @@ class LeRobotDataset(ABC):
         """Refuses the first key that the dataset lacks."""
         check_known(self.info["features"], keys, str(self.root))
 
+    def check_count(self) -> None:
+        """Refuses a dataset that lists fewer episodes than it counts.
+
+        A recorder that was killed leaves such a one.
+
+        Raises:
+            DataError: info.json counts more episodes than the metadata lists.
+        """
+        said = self.info.get("total_episodes", 0)
+        if isinstance(said, int) and said > self.num_episodes:
+            raise DataError(
+                f"{self.root / 'meta' / 'info.json'}: total_episodes: expected "
+                f"{self.num_episodes}, as listed, got {said}. `flux-data repair` writes a dataset "
+                "of what is there"
+            )
+
     def episode(self, position: int, keys: Sequence[str]) -> Columns:
         """Returns columns of one episode, (length,) or (length, dim), and caches them.
 

@@ -93,7 +93,7 @@ def scan_runs(path: Path, fps: float) -> FileRuns:
         DataError: the file cannot be read.
     """
     num_rows, columns = read_present(path, ("episode_index", "frame_index", "index"))
-    columns = {key: values.reshape(num_rows, -1)[:, 0] for key, values in columns.items()}
+    columns = {key: _flat(values) for key, values in columns.items()}
     episodes = columns.get("episode_index")
     first = np.zeros(min(num_rows, 1), np.int64)
     if episodes is not None and num_rows:
@@ -114,6 +114,11 @@ def scan_runs(path: Path, fps: float) -> FileRuns:
     )
 
 
+def _flat(values: NDArray[Any]) -> NDArray[Any]:
+    """Returns a column of numbers as (rows,); some programs store lists of one number."""
+    return values if values.ndim == 1 else values[:, 0]
+
+
 def _broken(
     path: Path, fps: float, frames: NDArray[Any], first: NDArray[np.int64]
 ) -> NDArray[np.int64]:
@@ -129,8 +134,8 @@ def _broken(
     bad[1:] = (frames[1:] <= frames[:-1]) & (number[1:] > 0)
     if (frames != number).any():
         _, columns = read_present(path, ("timestamp",))
-        times = columns.get("timestamp", np.full(len(frames), np.nan)).reshape(len(frames), -1)
-        has_time = np.abs(times[:, 0] * fps - frames) <= FRAMES_OFF
+        times = _flat(columns.get("timestamp", np.full(len(frames), np.nan)))
+        has_time = np.abs(times * fps - frames) <= FRAMES_OFF
         bad |= (frames != number) & ~has_time
     found = np.full(len(first), NOT_KNOWN)
     rows = np.flatnonzero(bad)[::-1]  # the first of each run is written last
@@ -228,8 +233,9 @@ class SharedFiles:
         if not right and _are_split(own) and sum(int(r.length[i]) for r, i in own) == length:
             right = own if self._has_index(position, *own[0]) else []
         elif len(right) > 1:
-            files = " and ".join(str(runs.path.relative_to(self.root)) for runs, _ in right)
-            raise DataError(f"{self._where(position)}: expected its rows once, got them in {files}")
+            raise DataError(
+                f"{self._where(position)}: expected its rows once, got them at {_places(right)}"
+            )
         if right:
             spans = self._checked(position, right)
             self._warn(position, spans[0].path)
@@ -256,8 +262,7 @@ class SharedFiles:
             )
         if found != length:
             return f"expected {length} rows (the metadata), got {found}"
-        places = ", ".join(f"{r.path.name} row {r.first[i]}" for r, i in own)
-        return f"expected consecutive rows, got {len(own)} pieces ({places})"
+        return f"expected consecutive rows, got {len(own)} pieces, at {_places(own)}"
 
     def _checked(self, position: int, own: Sequence[tuple[FileRuns, int]]) -> tuple[RowSpan, ...]:
         _check_frames(self._where(position), own)
@@ -315,6 +320,10 @@ class SharedFiles:
             stated,
             found.relative_to(self.root),
         )
+
+
+def _places(own: Sequence[tuple[FileRuns, int]]) -> str:
+    return " and ".join(f"row {runs.first[run]} of {runs.path.name}" for runs, run in own)
 
 
 def _are_split(own: Sequence[tuple[FileRuns, int]]) -> bool:

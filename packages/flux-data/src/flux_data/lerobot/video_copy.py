@@ -79,6 +79,8 @@ def copy_episode(
 ) -> None:
     """Writes one episode's video to its own file, in which it starts at time 0.
 
+    Sound is only kept if the whole file is copied.
+
     Raises:
         DataError: as `cut_of`.
     """

@@ -248,8 +248,8 @@ def _ticks(times_s: NDArray[np.float64], source: Source) -> tuple[Fraction, NDAr
     """Returns a time base, and the times in it: periods if they fit, else a fine clock."""
     if not 0 <= times_s[0] < MAX_TIME_S:
         raise DataError(
-            f"{source.path}: expected rows whose times begin at 0 s, got {times_s[0]:.4f} s, which "
-            "a video cannot have"
+            f"{source.path}: expected rows whose times begin near 0 s, got {times_s[0]:.4f} s. "
+            "Subtract the time of its first row from each episode's timestamps"
         )
     rate = Fraction(source.fps).limit_denominator(1001)
     periods = times_s * float(rate)
