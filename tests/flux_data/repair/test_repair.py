@@ -476,7 +476,9 @@ def test_rows_without_pictures_are_kept_and_pictures_without_rows_left_out(
     repair: Callable[..., Repaired], tmp_path: Path
 ) -> None:
     for version in ("v2.1", "v3.0"):
-        dataset = plain(version, lengths=(5, 3, 4), missing=(("last rows", 1),))
+        dataset = plain(
+            version, lengths=(5, 3, 4), stated_lengths=(5, 3, 4), missing=(("last rows", 1),)
+        )
         done = repair(dataset.write(tmp_path / version))
         expected = [row for row in dataset.rows() if row.state[:2] != (1.0, 2.0)]
         assert rows_of(done.root) == expected

@@ -38,7 +38,7 @@ def add_repair(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run_repair(args: argparse.Namespace) -> int:
     """Runs `flux-data repair`."""
-    from ..repair.repair import repair
+    from ..repair.repairing import repair
 
     with progress_bars(Console(stderr=True), "check", "write", "verify") as advance:
         report = repair(

@@ -190,11 +190,17 @@ class _Work:
             elif position is None or fault.kind in JUDGED:
                 continue  # reported with the result
             elif fault.kind == "video_length":
-                index = stage.episodes[position].index
-                self.notes.left_out(file, f"pictures after the last row: {message}", index)
+                self._note_pictures(stage.episodes[position], file, message)
             else:
                 bad.setdefault(position, (file, message))
         return bad, is_whole
+
+    def _note_pictures(self, episode: Candidate, file: str, message: str) -> None:
+        """Notes pictures after the last row: lost rows, if the metadata counts them."""
+        note = self.notes.corrected
+        if episode.values.get("length", episode.run.length) != episode.run.length:
+            note = self.notes.left_out
+        note(file, f"pictures after the last row: {message}", episode.index)
 
     def _note_corrected(self, stage: Stage, file: str, message: str, position: int | None) -> None:
         if self._num_stages == 1:  # afterwards the numbers are other ones
