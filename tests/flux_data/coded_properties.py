@@ -127,15 +127,21 @@ COMMANDS: tuple[Command, ...] = (convert, convert_and_back, merge, split, encode
 
 
 def try_datasets(
-    plant: str, count: int, *, commands: Sequence[Command] = COMMANDS, is_random: bool = False
+    plant: str,
+    count: int,
+    *,
+    commands: Sequence[Command] = COMMANDS,
+    is_random: bool = False,
+    is_shrunk: bool = True,
 ) -> None:
-    """Tries a command on each of `count` datasets; raises the first failure, as small as it gets.
+    """Tries a command on each of `count` datasets; raises the first failure.
 
     Args:
         plant: the kind of dataset.
         count: how many.
         commands: one of them is drawn for each dataset.
         is_random: whether each call tries other datasets.
+        is_shrunk: whether a smaller dataset that fails is looked for.
     """
 
     @settings(
@@ -143,7 +149,7 @@ def try_datasets(
         derandomize=not is_random,
         database=None,
         deadline=None,
-        phases=(Phase.generate, Phase.shrink),
+        phases=(Phase.generate, Phase.shrink) if is_shrunk else (Phase.generate,),
         report_multiple_bugs=False,
         suppress_health_check=list(HealthCheck),
     )
