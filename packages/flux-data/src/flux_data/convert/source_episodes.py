@@ -30,7 +30,7 @@ from .source_videos import SourceVideos
 OWN_KEYS = ("episode_index", "length", "dataset_from_index", "dataset_to_index")
 OWN_PREFIXES = ("stats/", "videos/", "data/", "meta/")
 
-Renumber = Callable[[str, NDArray[np.integer], str], NDArray[np.int64]]
+Renumber = Callable[[str, NDArray[Any], str], NDArray[Any]]
 """Called with a column, its numbers and its place."""
 
 ReencodeVideos = Callable[[LeRobotDataset, str, int, SourceVideos], VideoSegment]
