@@ -15,13 +15,14 @@ from flux_core.transforms import ImageResize
 
 from ..lerobot.dataset import LeRobotDataset
 from ..lerobot.metadata import image_size
+from ..pictures.row_pictures import RowPictures
+from ..pictures.stored_image import StoredImage
+from ..repairable import naming_repair
 from ..video.pairing import TOLERANCE
 from ..video.reader import VideoReader
 from .frame_cache import find_cache
 from .raw_sample import RawSample
 from .resize import resize_frame
-from .row_pictures import RowPictures
-from .stored_image import StoredImage
 
 _shared_reader = VideoReader()
 """The open decoders of this process, shared by all its datasets."""
@@ -71,7 +72,8 @@ class FrameSource:
         Raises:
             DataError: a frame is missing, cannot be decoded, or differs in size from `info.json`.
         """
-        frames = [self.picture(sample, key) for key in self.cameras]
+        with naming_repair(self.source.root):
+            frames = [self.picture(sample, key) for key in self.cameras]
         if self.resize is None:
             return frames
         return [resize_frame(frame, self.resize) for frame in frames]
