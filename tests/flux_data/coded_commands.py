@@ -129,7 +129,10 @@ def check_files(dataset: CodedDataset, root: Path) -> None:
 
 
 def train_or_refuse(dataset: CodedDataset, root: Path) -> Outcome:
-    """Reads every sample as training does; each that is read must be right."""
+    """Reads every sample as training does; each that is read must be right.
+
+    Episodes that only info.json counts may be left out if a warning says so.
+    """
     cameras = tuple(camera.key for camera in dataset.cameras if not camera.is_depth)
     numbers = tuple(c.key for c in dataset.columns if c.dtype in NUMBERS and c.stored in NUMBERS)
     inputs = ProcessParquetInputs(
@@ -144,9 +147,13 @@ def train_or_refuse(dataset: CodedDataset, root: Path) -> Outcome:
         action_key=ACTION,
         window_start_idx=0,
     )
-    rows = dataset.rows()
+    rows, warnings = dataset.rows(), io.StringIO()
     try:
-        samples = config.build()
+        with _logs_to(warnings):
+            samples = config.build()
+        if "Only the listed episodes are used" in warnings.getvalue():
+            listed = samples.parts[0].source.episode_indices.tolist()
+            rows = [row for row in rows if row.episode in listed]
         for number in range(len(samples)):
             _check_sample(rows, number, samples[number], cameras)
     except FluxError as error:

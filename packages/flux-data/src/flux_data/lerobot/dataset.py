@@ -6,6 +6,7 @@ no dictionaries are made for single rows.
 
 from __future__ import annotations
 
+import logging
 import re
 import threading
 from abc import ABC, abstractmethod
@@ -41,6 +42,8 @@ from .metadata import (
 )
 from .state_action import check_known
 
+logger = logging.getLogger("flux.data")
+
 MAX_CACHED_BYTES = 512 << 20
 
 Columns = Mapping[str, NDArray[np.generic]]
@@ -73,7 +76,7 @@ class LeRobotDataset(ABC):
         self.episode_starts = np.concatenate(([0], np.cumsum(self.lengths)))
         self._cache: OrderedDict[EpisodeKey, Columns] = OrderedDict()
         self._good: set[EpisodeKey] = set()
-        self._rows_of: dict[int, tuple[RowSpan, ...]] = {}
+        self._rows_of: dict[int, tuple[RowSpan, ...] | str] = {}
         self._cached_bytes = 0
         self._groups, self._images = RowGroups(), ImageRows(self.image_bytes)
         self._lock = threading.Lock()
@@ -99,8 +102,17 @@ class LeRobotDataset(ABC):
         """Returns the parquet file that the metadata names for an episode."""
 
     @abstractmethod
+    def data_spans(self, position: int) -> tuple[RowSpan, ...]:
+        """Returns what `rows` does, or what the metadata says if that is refused."""
+
     def data_file(self, position: int) -> Path:
         """Returns the parquet file that holds an episode, or its first rows."""
+        return self.data_spans(position)[0].path
+
+    def data_files(self) -> list[Path]:
+        """Returns all data files, in the order of the episodes."""
+        spans = (self.data_spans(position) for position in range(self.num_episodes))
+        return list(dict.fromkeys(span.path for each in spans for span in each))
 
     @abstractmethod
     def video(self, video_key: str, position: int) -> VideoSegment:
@@ -151,20 +163,19 @@ class LeRobotDataset(ABC):
         """Refuses the first key that the dataset lacks."""
         check_known(self.info["features"], keys, str(self.root))
 
-    def check_count(self) -> None:
-        """Refuses a dataset that lists fewer episodes than it counts.
+    def warn_of_unlisted(self) -> None:
+        """Warns if info.json counts more episodes than the metadata lists.
 
-        A recorder that was killed leaves such a one.
-
-        Raises:
-            DataError: info.json counts more episodes than the metadata lists.
+        Someone may have left them out, or a recorder was killed.
         """
         said = self.info.get("total_episodes", 0)
         if isinstance(said, int) and said > self.num_episodes:
-            raise DataError(
-                f"{self.root / 'meta' / 'info.json'}: total_episodes: expected "
-                f"{self.num_episodes}, as listed, got {said}. `flux-data repair` writes a dataset "
-                "of what is there"
+            logger.warning(
+                "%s: total_episodes: expected %d, as listed, got %d. Only the listed episodes are "
+                "used; `flux-data repair` writes a dataset of all that is there",
+                self.root / "meta" / "info.json",
+                self.num_episodes,
+                said,
             )
 
     def episode(self, position: int, keys: Sequence[str]) -> Columns:
@@ -194,8 +205,14 @@ class LeRobotDataset(ABC):
             DataError: a file cannot be read, or its rows are not those of the episode.
         """
         if position not in self._rows_of:
-            self._rows_of[position] = self._find_rows(position)
-        return self._rows_of[position]
+            try:
+                self._rows_of[position] = self._find_rows(position)
+            except DataError as error:
+                self._rows_of[position] = str(error)
+        found = self._rows_of[position]
+        if isinstance(found, str):
+            raise DataError(found)
+        return found
 
     def read_stated(self, position: int, keys: Sequence[str]) -> Columns:
         """Returns the rows that the metadata names, whatever episode they say they belong to.
@@ -362,9 +379,10 @@ class LeRobotV2(LeRobotDataset):
         """Returns the episode's own file."""
         return self.root / self.info["data_path"].format(**self._place(position))
 
-    def data_file(self, position: int) -> Path:
-        """Returns the episode's own file."""
-        return self.stated_file(position)
+    def data_spans(self, position: int) -> tuple[RowSpan, ...]:
+        """Returns the episode's own file, which is not opened for that."""
+        path, length = self.stated_file(position), int(self.lengths[position])
+        return (RowSpan(path=path, first=0, length=length),)
 
     def stated_rows(self, position: int) -> None:
         """Returns None: all rows of the file."""
@@ -456,9 +474,12 @@ class LeRobotV3(LeRobotDataset):
         """Returns the rows that `dataset_from_index` and `data/file_index` name."""
         return self._files.stated(position)
 
-    def data_file(self, position: int) -> Path:
-        """Returns the file that holds this episode and others, also if the metadata's is stale."""
-        return self._files.file_of(position)
+    def data_spans(self, position: int) -> tuple[RowSpan, ...]:
+        """Returns the episode's rows, also if the file that the metadata names is stale."""
+        try:
+            return self.rows(position)
+        except DataError:  # told when the rows are read
+            return (self.stated_rows(position),)
 
     def stated_file(self, position: int) -> Path:
         """Returns the file that the metadata names for this episode and others."""
