@@ -343,7 +343,7 @@ def check_values(values: NDArray[Any], feature: Mapping[str, Any] | None, where:
         return
     if not np.issubdtype(values.dtype, np.number) and values.dtype != np.bool_:
         raise DataError(f"{where}: expected {feature['dtype']}, got {type(values[0]).__name__}")
-    expected, dims = int(np.prod(feature["shape"])), values[0].size
+    expected, dims = int(np.prod(feature["shape"])), int(np.prod(values.shape[1:]))
     if dims != expected:
         raise DataError(f"{where}: expected {expected} dimensions (info.json), got {dims}")
     for place in np.argwhere(~np.isfinite(values))[:1]:
