@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from flux_core.command_line import new_parser, print_json, run_cli, without_current_directory
@@ -113,16 +114,24 @@ def export_checkpoint(
     Raises:
         MissingDependencyError: the packages of the extra `export` are not installed.
     """
+    policy = _export_parts()
+    from .options import ExportOptions
+    from .writer import export_bundle
+
+    chosen = ExportOptions(**options)
+    trained = policy.load_policy(checkpoint, robot, accept_versions)
+    return export_bundle(trained, out, report, chosen)
+
+
+def _export_parts() -> ModuleType:
+    """Returns the module that reads checkpoints; what it needs is enough for the export."""
     try:
-        from .options import ExportOptions
-        from .policy import load_policy
-        from .writer import export_bundle
+        from . import policy, writer  # noqa: F401
     except ImportError as error:
         raise MissingDependencyError(
             f"{error.name}: not installed. Install it with: pip install 'flux-runtime[export]'"
         ) from error
-    chosen = ExportOptions(**options)
-    return export_bundle(load_policy(checkpoint, robot, accept_versions), out, report, chosen)
+    return policy
 
 
 def export(args: argparse.Namespace) -> None:
@@ -132,6 +141,8 @@ def export(args: argparse.Namespace) -> None:
     from .export_progress import shown_progress
 
     console = Console(stderr=True)
+    if args.checkpoint.is_dir():
+        _export_parts().refuse_weights_alone(args.checkpoint)
     if args.out is None and (args.checkpoint.is_dir() or not args.checkpoint.suffix):
         raise UsageError("--out: expected a directory for the bundle, got none. Add --out DIR.")
     out = args.out or args.checkpoint.with_suffix("")

@@ -19,6 +19,7 @@ from flux_core.models.weights import (
     inference_weights,
     load_checkpoint,
     load_weights,
+    refuse_adapter,
 )
 from flux_core.norm_stats import NormStats, stats_from_json
 from flux_core.tokenizers import PretrainedTokenizer
@@ -49,7 +50,9 @@ def load_policy(
     Raises:
         ExportError: the checkpoint does not have that robot; or it has several and `robot` is None;
             or its config names a class that is not allowed in a bundle, which is not imported.
+        CheckpointError: it holds only an adapter, or a weight that is not finite.
     """
+    refuse_weights_alone(checkpoint)
     if checkpoint.is_dir():
         policy = load_bundled_policy(checkpoint, accept_versions)
         if robot not in (None, policy.inference.spec.name):
@@ -96,6 +99,33 @@ def load_policy(
             "epoch": state["epoch"],
         },
         training_log=log if (log := checkpoint.with_name("metrics.jsonl")).is_file() else None,
+    )
+
+
+def refuse_weights_alone(path: Path) -> None:
+    """Refuses weights without the config and the statistics that a bundle needs.
+
+    Raises:
+        CheckpointError: it holds only an adapter.
+        ExportError: it holds only weights.
+    """
+    names = ("model.safetensors", "model.safetensors.index.json")
+    if path.is_dir():
+        refuse_adapter(path)
+        is_bundle = any((path / name).exists() for name in ("manifest.json", "norm_stats.json"))
+        is_alone = not is_bundle and any((path / name).exists() for name in names)
+    else:
+        is_alone = ".safetensors" in path.suffixes and path.is_file()
+    if not is_alone:
+        return
+    folder = path if path.is_dir() else path.parent
+    found = [path.with_suffix(".pt")] if path.is_file() else []
+    found += sorted(folder.glob("checkpoint_*.pt"), key=lambda file: -file.stat().st_mtime_ns)
+    beside = next((file for file in found if file.is_file()), None)
+    remedy = f"Export {beside} instead" if beside else "Export the checkpoint_*.pt of the training"
+    raise ExportError(
+        f"{path}: expected checkpoint_epoch_N.pt, which also holds the config and the statistics, "
+        f"got weights alone. {remedy}"
     )
 
 
