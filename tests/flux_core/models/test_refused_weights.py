@@ -15,6 +15,7 @@ from flux_core.errors import CheckpointError
 from flux_core.models.weights import from_ours, load_weights
 from flux_core.models.weights.foreign_names import Format
 from flux_core.models.weights.pretrained import (
+    Adapt,
     convert_checkpoint,
     load_pretrained,
     open_checkpoint,
@@ -148,7 +149,7 @@ def test_our_adapter_names_the_checkpoint_that_holds_it_merged(tmp_path: Path) -
         open_checkpoint(folder)
 
 
-ADAPT = {
+ADAPT: dict[str, tuple[int, Adapt | None, str]] = {
     "wider": (7, None, r"Set adapt='slice' or adapt='reinit' \(model\.pretrained_adapt"),
     "narrower": (20, None, r"adapt='slice' \(model\.pretrained_adapt.*cannot help: it takes"),
     "narrower, sliced": (
