@@ -63,8 +63,8 @@ def _add_convert(commands: Commands[argparse.ArgumentParser]) -> None:
         "--also",
         nargs="+",
         default=[],
-        choices=("qvel", "effort", "eepose", "depth"),
-        help="further data to convert",
+        choices=("qvel", "effort", "eepose", "depth", "base"),
+        help="further data to convert; base appends /base_action to the actions",
     )
     hdf5.add_argument("--bgr", action="store_true", help="the files store blue before red")
     hdf5.add_argument("--robot-type", default="aloha", help="for info.json (aloha)")

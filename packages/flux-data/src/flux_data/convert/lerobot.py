@@ -25,7 +25,7 @@ from .completeness import check_complete
 from .kept_files import kept_files, merged_feature, more_info
 from .reencode import ReencodedVideos
 from .source_episodes import read_episodes
-from .source_features import SourceFeatures
+from .source_features import SourceFeatures, common_types
 from .text_tables import merged_tables, whole_tables
 
 SHARE = r"0?\.\d+|1\.0*"
@@ -61,6 +61,8 @@ def convert(
     """
     sources = [open_lerobot(root) for root in roots]
     _check_alike(sources)
+    for source in sources:
+        check_complete(source)
     parts = [Part(source, range(source.num_episodes)) for source in sources]
     _check_alike(sources)  # with the columns that info.json does not list
     return _write(
@@ -89,6 +91,7 @@ def split(
         reencode: whether to encode the videos again instead of copying them.
     """
     source = open_lerobot(root)
+    check_complete(source)
     positions = choose_parts(source, parts, seed)
     total, done = sum(len(chosen) for chosen in positions.values()), 0
     for name in positions:
@@ -193,7 +196,6 @@ class Part:
         Raises:
             DataError: a file cannot be read, or a column cannot be copied.
         """
-        check_complete(source)
         self.source, self.positions = source, positions
         found = SourceFeatures(source, positions)
         source.info["features"] = found.features
@@ -211,6 +213,7 @@ def _write(
 ) -> dict[str, Any]:
     """Writes the episodes; a single dataset's episodes may keep their numbers."""
     sources, first = [part.source for part in parts], parts[0].source
+    types = common_types([part.types for part in parts])
     tables = merged_tables(sources) if len(parts) > 1 else whole_tables(first, version)
     total, done = sum(len(part.positions) for part in parts), 0
     writer = WRITERS[version](
@@ -230,7 +233,7 @@ def _write(
         encoder = ReencodedVideos(writer.staging("reencoded")) if reencode else None
         for part, numbers in zip(parts, tables.numbers, strict=True):
             episodes = read_episodes(
-                part.source, part.positions, renumber=numbers, types=part.types, reencode=encoder
+                part.source, part.positions, renumber=numbers, types=types, reencode=encoder
             )
             for episode in episodes:
                 writer.add(episode)

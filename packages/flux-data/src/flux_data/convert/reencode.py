@@ -9,6 +9,7 @@ from typing import Any
 
 from ..lerobot.dataset import LeRobotDataset, VideoSegment
 from ..video.encoders import Reencoder
+from ..video.packets import packets_of
 from .source_videos import SourceVideos
 
 logger = logging.getLogger("flux.data")
@@ -34,8 +35,11 @@ class ReencodedVideos:
         """Returns the new video of an episode."""
         frames, is_by_time = videos.pictures(key, position)
         like = source.video(key, position).path
-        if not is_by_time and str(like.parent) not in self._told:
-            self._told.add(str(like.parent))
+        if packets_of(like).num_sound_tracks and f"{key}: sound" not in self._told:
+            self._told.add(f"{key}: sound")
+            logger.warning("%s: the sound of %s is not copied", like, key)
+        if not is_by_time and key not in self._told:
+            self._told.add(key)
             logger.warning(
                 "%s: times of rows and pictures contradict each other; joined in their order, "
                 "because there are as many of both",

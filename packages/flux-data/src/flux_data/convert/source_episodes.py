@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from flux_core.errors import DataError
 
-from ..lerobot.arrow import first_line, to_array
 from ..lerobot.dataset import (
     LeRobotDataset,
     LeRobotV3,
@@ -24,13 +23,14 @@ from ..lerobot.dataset import (
 from ..lerobot.episode_stats import ImageStats, is_complete
 from ..lerobot.metadata import NO_NUMBERS, json_rows, read_table
 from ..lerobot.writer import COUNTERS, Episode
-from ..samples.stored_image import decode_image
+from ..parquet.arrow import first_line, to_array
+from ..pictures.stored_image import decode_image
 from .source_videos import SourceVideos
 
 OWN_KEYS = ("episode_index", "length", "dataset_from_index", "dataset_to_index")
 OWN_PREFIXES = ("stats/", "videos/", "data/", "meta/")
 
-Renumber = Callable[[str, NDArray[np.integer], str], NDArray[np.int64]]
+Renumber = Callable[[str, NDArray[Any], str], NDArray[Any]]
 """Called with a column, its numbers and its place."""
 
 ReencodeVideos = Callable[[LeRobotDataset, str, int, SourceVideos], VideoSegment]

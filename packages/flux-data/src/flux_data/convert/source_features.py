@@ -14,10 +14,10 @@ import pyarrow.parquet as pq
 
 from flux_core.errors import DataError
 
-from ..lerobot.arrow import first_line
 from ..lerobot.dataset import LeRobotDataset
 from ..lerobot.stored_columns import number_type
 from ..lerobot.writer import COUNTERS
+from ..parquet.arrow import first_line
 
 NAMELESS = re.compile(r"__index_level_\d+__")
 """An index of pandas: it numbers the rows of a file and says nothing about them."""
@@ -50,7 +50,8 @@ class SourceFeatures:
         schemas = self._schemas(positions)
         self.features: dict[str, Any] = {**listed, **self._unlisted(schemas)}
         special = [key for key, feature in listed.items() if _is_special(feature)]
-        self.types = self._types(schemas, special)
+        types = [{k: s.field(k).type for k in special if k in s.names} for s in schemas.values()]
+        self.types = common_types(types)
         self.schema = _described(schemas, special)
 
     def _schemas(self, positions: Sequence[int]) -> dict[Path, pa.Schema]:
@@ -84,22 +85,23 @@ class SourceFeatures:
                 )
         return found
 
-    def _types(
-        self, schemas: Mapping[Path, pa.Schema], keys: Sequence[str]
-    ) -> dict[str, pa.DataType]:
-        found: dict[str, pa.DataType] = {}
-        for key in keys:
-            parts = [pa.schema([s.field(key)]) for s in schemas.values() if key in s.names]
-            try:
-                if parts:
-                    whole = pa.unify_schemas(parts, promote_options="permissive")
-                    found[key] = whole.field(key).type
-            except pa.ArrowException as error:
-                raise DataError(
-                    f"{self._source.root}: {key}: expected one type in all data files "
-                    f"({first_line(error)})"
-                ) from error
-        return found
+
+def common_types(parts: Sequence[Mapping[str, pa.DataType]]) -> dict[str, pa.DataType]:
+    """Returns a type for each column that holds the values of all parts.
+
+    Raises:
+        DataError: there is none.
+    """
+    found: dict[str, pa.DataType] = {}
+    for key in dict.fromkeys(key for part in parts for key in part):
+        schemas = [pa.schema([(key, part[key])]) for part in parts if key in part]
+        try:
+            found[key] = pa.unify_schemas(schemas, promote_options="permissive").field(key).type
+        except pa.ArrowException as error:
+            raise DataError(
+                f"{key}: expected one type in all data files ({first_line(error)})"
+            ) from error
+    return found
 
 
 def _is_special(feature: Mapping[str, Any]) -> bool:

@@ -80,7 +80,7 @@ class MergedTables:
 
     tasks: Sequence[TextRow]
     numbers: Sequence[NewNumbers]
-    files: Mapping[str, Callable[[Path], None]]
+    files: Mapping[str, Callable[[Path], object]]
     handled: frozenset[str]
 
 
@@ -92,7 +92,7 @@ def whole_tables(source: LeRobotDataset, version: str) -> MergedTables:
     """
     table = ReferenceTable(name=TASK, path=tasks_file(source), texts=source.tasks, columns=())
     rows = text_rows_of(table, TASK)
-    files: dict[str, Callable[[Path], None]] = {}
+    files: dict[str, Callable[[Path], object]] = {}
     if isinstance(source, LeRobotV3) == (version == "v3.0"):
         files[f"meta/{table.path.name}"] = partial(shutil.copyfile, table.path)
     elif version == "v2.1":
@@ -109,7 +109,7 @@ def merged_tables(sources: Sequence[LeRobotDataset]) -> MergedTables:
     """
     tables = [{table.name: table for table in reference_tables(source)} for source in sources]
     numbers: list[dict[str, Mapping[int, int]]] = [{} for _ in sources]
-    files: dict[str, Callable[[Path], None]] = {}
+    files: dict[str, Callable[[Path], object]] = {}
     tasks: list[TextRow] = []
     for name in dict.fromkeys(name for found in tables for name in found):
         parts = [
@@ -233,7 +233,7 @@ def check_expressible(path: Path, rows: Sequence[TextRow]) -> None:
             ) from None
 
 
-def _writing(like: ReferenceTable, name: str, rows: Sequence[TextRow]) -> Callable[[Path], None]:
+def _writing(like: ReferenceTable, name: str, rows: Sequence[TextRow]) -> Callable[[Path], object]:
     """Returns what writes a table in the format of another one."""
 
     def write_lines(path: Path) -> None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from flux_core.errors import DataError
 
-from .arrow import to_array
+from ..parquet.arrow import to_array
 from .metadata import Feature
 
 SMALLEST_STEP = 1e-4
@@ -90,6 +90,9 @@ def stored(
 
 def _text(column: pa.ChunkedArray, where: str) -> pa.ChunkedArray:
     kind = column.type
+    if pa.types.is_dictionary(kind):  # pandas' categories
+        column = column.cast(kind.value_type)
+        kind = column.type
     if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind)):
         raise DataError(f"{where}: frame 0: expected string, got {column[0].as_py()!r:.40}")
     return column.cast(pa.string()) if pa.types.is_null(kind) else column
@@ -108,7 +111,7 @@ def narrowed(
     with np.errstate(all="ignore"):
         found = values.astype(dtype)
         changed = _changed(values, found, fps)
-    changed = changed.reshape(len(values), -1).any(axis=1)
+    changed = changed.any(axis=tuple(range(1, changed.ndim)))
     for frame in np.flatnonzero(changed)[:1]:
         before, after = (_shown(part[frame]) for part in (values, found))
         raise DataError(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import shutil
 from abc import ABC, abstractmethod
@@ -24,7 +25,8 @@ from numpy.typing import NDArray
 
 from flux_core.errors import DataError
 
-from .arrow import to_array
+from ..parquet.arrow import to_array
+from ..video.packets import packets_of
 from .dataset import VideoSegment
 from .episode_stats import column_stats, pooled, sampled_image_stats
 from .metadata import Feature
@@ -47,6 +49,8 @@ from .stored_columns import (
     write_text_table,
 )
 from .video_copy import JoinedVideo, copy_episode, encoding_of
+
+logger = logging.getLogger("flux.data")
 
 CHUNKS_SIZE = 1000
 COUNTERS = ("frame_index", "episode_index", "index", "task_index")
@@ -139,6 +143,7 @@ class DatasetWriter(ABC):
         self._more_info, self._more_schema = dict(more_info or {}), dict(more_schema or {})
         self._fact_names: set[str] = set()
         self._missing: list[Path] = []
+        self._silent: set[str] = set()
         self._num_frames = 0
 
     def staging(self, name: str) -> Path:
@@ -284,6 +289,12 @@ class DatasetWriter(ABC):
                     f"{sorted(found)}"
                 )
 
+    def _tell_of_sound(self, key: str, segment: VideoSegment) -> None:
+        """Warns once per camera that a file's sound is not copied with its pictures."""
+        if key not in self._silent and packets_of(segment.path).num_sound_tracks:
+            self._silent.add(key)
+            logger.warning("%s: the sound of %s is not copied", segment.path, key)
+
     def _numbered(self, episode: Episode) -> pa.Table:
         """Returns the episode's rows with their counters, in the order of the features."""
         frames = np.arange(episode.length, dtype=np.int64)
@@ -357,7 +368,9 @@ class WriterV21(DatasetWriter):
                 os.replace(episode.videos[key].path, video)
             else:
                 where = f"episode {index}, {key}"
-                copy_episode(episode.videos[key], _times_s(table), self.fps, video, where)
+                segment = episode.videos[key]
+                if not copy_episode(segment, _times_s(table), self.fps, video, where):
+                    self._tell_of_sound(key, segment)
 
     def _write_metadata(self) -> None:
         meta = self.folder / "meta"
@@ -455,6 +468,7 @@ class WriterV30(DatasetWriter):
     def _write_video(
         self, key: str, segment: VideoSegment, rows_s: NDArray[np.float64], where: str
     ) -> dict[str, Any]:
+        self._tell_of_sound(key, segment)
         file, encoding = self._videos[key], encoding_of(segment.path)
         size = segment.path.stat().st_size
         is_full = file.num_bytes + size > self.max_video_bytes

@@ -134,6 +134,7 @@ def settings_of(source: Source) -> list[Setting]:
         MissingDependencyError: PyAV lacks the encoder, or the encoder lacks the pixel format.
     """
     import av
+    from av.codec.codec import UnknownCodecError
 
     if source.codec not in SETTINGS:
         raise DataError(
@@ -143,7 +144,7 @@ def settings_of(source: Source) -> list[Setting]:
     for setting in SETTINGS[source.codec]:
         try:
             formats = av.Codec(setting.encoder, "w").video_formats or []
-        except av.codec.codec.UnknownCodecError:
+        except UnknownCodecError:
             continue
         if source.pixel_format in [each.name for each in formats]:
             found.append(setting)
@@ -280,15 +281,15 @@ def worst_psnr_db(before: Iterable[Any], after: Iterable[Any]) -> float:
     Raises:
         DataError: the numbers of pictures differ.
     """
-    worst, ends = float("inf"), object()
-    for left, right in zip_longest(before, after, fillvalue=ends):
-        if ends in (left, right):
+    worst = float("inf")
+    for left, right in zip_longest(before, after):
+        if left is None or right is None:
             raise DataError("expected as many pictures after encoding as before, got others")
         white = 2.0 ** bits_of(left.format) - 1
         worst = min(worst, _psnr_db(samples_of(left), samples_of(right), white))
         if white == 255.0:
-            shown = (x.to_ndarray(format="rgb24") for x in (left, right))
-            worst = min(worst, _psnr_db(*shown, white))
+            first, second = (x.to_ndarray(format="rgb24") for x in (left, right))
+            worst = min(worst, _psnr_db(first, second, white))
     return worst
 
 

@@ -51,7 +51,7 @@ class Packets:
     @functools.cached_property
     def stamps_s(self) -> NDArray[np.float64]:
         """When each shown frame is shown, in seconds, ascending."""
-        return self.pts[self.shown] * float(self.time_base)
+        return self.pts[self.shown].astype(np.float64) * float(self.time_base)
 
 
 def packets_of(path: Path) -> Packets:
