@@ -44,8 +44,8 @@ ROOMS: dict[str, tuple[str, ...]] = {
         *("models.layers", "models.pi", "models.weights", "models", "cli"),
     ),
     "flux_data": (
-        *("progress_bars", "video", "lerobot", "whole_file", "run_files", "samples"),
-        *("validate", "convert", "demo", "view", "info", "observations", "commands"),
+        *("progress_bars", "video", "parquet", "lerobot", "whole_file", "run_files", "samples"),
+        *("validate", "convert", "repair", "demo", "view", "info", "observations", "commands"),
     ),
     "flux_train": (
         *("failed_writes", "validation", "config", "policy_loss"),

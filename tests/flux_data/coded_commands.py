@@ -12,12 +12,13 @@ from typing import NamedTuple
 import numpy as np
 
 from flux_core.errors import FluxError
+from flux_core.transforms import ResizeImages
 from flux_data.commands.main import main
 from flux_data.samples.process_inputs import ProcessParquetInputs
 from flux_data.samples.windows import ParquetDataset
 
 from .coded_dataset import ACTION, STATE, CodedDataset, Row
-from .coded_pictures import code_in
+from .coded_pictures import SIDE, code_in
 from .coded_rows import rows_of
 
 RELATIVE = 2e-6
@@ -95,7 +96,12 @@ def _is_same(name: str, expected: object, found: object) -> bool:
 
 
 def check_rows(expected: Sequence[Row], root: Path) -> None:
-    """Checks that a dataset holds exactly these rows, with everything that belongs to them."""
+    """Checks that a dataset holds exactly these rows, with everything that belongs to them.
+
+    A row that has no picture must have been refused.
+    """
+    without = [row for row in expected if None in dict(row.pictures).values()]
+    assert not without, f"accepted, although a row has no picture: {without[0]}"
     wrong = difference(expected, rows_of(root))
     assert not wrong, f"{root.name}: {wrong}"
 
@@ -114,9 +120,11 @@ def train_or_refuse(dataset: CodedDataset, root: Path) -> Outcome:
     inputs = ProcessParquetInputs(
         parquet_keys=(STATE, "actions", "timestamp", *numbers), video_keys=cameras
     )
+    sides = {camera.how.side for camera in dataset.cameras if not camera.is_depth}
+    resize = (ResizeImages(height=2 * SIDE, width=2 * SIDE),) if len(sides) > 1 else ()
     config = ParquetDataset.Config(
         data_root_path=str(root),
-        transforms=(inputs,),
+        transforms=(inputs, *resize),
         action_window_size=2,
         action_key=ACTION,
         window_start_idx=0,
@@ -144,11 +152,12 @@ def _check_sample(
     assert bool(mask[1]) == follows, where
     if follows:
         assert _is_same("action", rows[number + 1].action, tuple(actions[1].tolist())), where
-    assert sample["task_description"] == row.task, where
+    assert sample["task_description"] == row.task, f"{where}: {sample['task_description']}"
     values, pictures = dict(row.values), dict(row.pictures)
     for key in values:
         if key in sample:
             found = np.asarray(sample[key]).ravel()[0].item()
             assert abs(found - values[key]) <= RELATIVE * abs(values[key]), f"{where}: {key}"
     for key, image in zip(cameras, np.asarray(sample["images"]), strict=True):
-        assert code_in(image) == pictures[key], f"{where}: {key}"
+        found = code_in(image)
+        assert found == pictures[key], f"{where}: {key}: expected {pictures[key]}, got {found}"

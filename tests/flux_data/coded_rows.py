@@ -114,16 +114,17 @@ def _reference_tables(root: Path, info: Mapping[str, Any]) -> dict[str, Texts]:
 
 
 def _texts(root: Path, name: str, number: str) -> Texts:
-    """The table `meta/name.*`: its text is the last column of texts, as pandas puts the index."""
+    """The table `meta/name.*`; LeRobot stores the text as pandas' index, or in lines by name."""
     path = root / f"meta/{name}.parquet"
     assert path.is_file() or path.with_suffix(".jsonl").is_file(), f"{path} is lost"
-    rows = _table(path) if path.is_file() else _json_lines(root / f"meta/{name}.jsonl")
     if path.is_file():
+        rows = _table(path)
         described = json.loads((pq.read_schema(path).metadata or {}).get(b"pandas", b"{}"))
         indices = [key for key in described.get("index_columns", ()) if isinstance(key, str)]
-        text = (indices or [key for key in rows[0] if isinstance(rows[0][key], str)])[-1]
+        names = (*indices, name.removesuffix("s"), "__index_level_0__")
     else:
-        text = next(key for key in rows[0] if key != number)
+        rows, names = _json_lines(path.with_suffix(".jsonl")), (name.removesuffix("s"),)
+    text = next(key for key in names if key in rows[0])
     assert len({row[number] for row in rows}) == len(rows), f"{path}: a number occurs twice"
     return {row[number]: row[text] for row in rows}
 

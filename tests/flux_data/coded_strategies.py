@@ -8,8 +8,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from .coded_dataset import DEPTH, TOP, Camera, CodedDataset, Column, Reference, Version
-from .coded_pictures import Encoding
+from .coded_dataset import DEPTH, H264, TOP, Camera, CodedDataset, Column, Reference, Version
+from .coded_pictures import HEVC_SIDE, Encoding
 
 WRIST = "observation.images.wrist"
 ANNOTATION = "annotation.human.action.task_description"
@@ -18,6 +18,9 @@ PLAIN = "no contradiction"
 TASKS = ("fold the towel", "open the drawer", "Tür öffnen", "pick, place")
 SUBTASKS = ("reach", "grasp", "lift", "place")
 MAX_EPISODES, MAX_FRAMES = 4, 6
+
+ENCODINGS = (H264, H264, Encoding(codec="mpeg4"), Encoding(codec="libx265", side=HEVC_SIDE))
+"""Every picture is a keyframe, so that each episode can be copied."""
 
 COLUMNS = (
     Column(key="observation.gripper", dtype="float32", stored="float32", kind="fraction"),
@@ -119,10 +122,12 @@ def _cameras(draw: Draw, dataset: CodedDataset) -> tuple[Camera, ...]:
 def _camera(draw: Draw, dataset: CodedDataset, key: str) -> Camera:
     if draw(st.integers(0, 3)) == 0:
         return Camera(key=key, kind="image")
+    encoding = draw(st.sampled_from(ENCODINGS))
     if dataset.version != "v3.0":
-        return Camera(key=key, tail=draw(st.integers(0, 1)))
+        return Camera(key=key, encoding=encoding, tail=draw(st.integers(0, 1)))
     return Camera(
         key=key,
+        encoding=encoding,
         files=_files(draw, dataset.num_episodes),
         lead=draw(st.integers(0, 2)),
         tail=draw(st.integers(0, 2)),
@@ -155,7 +160,11 @@ def _with_cameras(dataset: CodedDataset, **values: Any) -> CodedDataset:
 
 def _long_gops(draw: Draw, dataset: CodedDataset) -> CodedDataset:
     gop, b_frames = draw(st.sampled_from((2, 3, 30))), draw(st.sampled_from((0, 2)))
-    return _with_cameras(dataset, encoding=Encoding(gop=gop, b_frames=b_frames))
+    cameras = (
+        replace(c, encoding=replace(c.encoding, gop=gop, b_frames=b_frames))
+        for c in dataset.cameras
+    )
+    return replace(dataset, cameras=tuple(cameras))
 
 
 def _dropped(draw: Draw, dataset: CodedDataset) -> CodedDataset:
@@ -170,7 +179,9 @@ def _dropped(draw: Draw, dataset: CodedDataset) -> CodedDataset:
 
 
 def _missing(draw: Draw, dataset: CodedDataset) -> CodedDataset:
-    what = draw(st.sampled_from(("video", "data", "line", "rows", "last rows", "episode")))
+    what = draw(
+        st.sampled_from(("video", "pointer", "data", "line", "rows", "last rows", "episode"))
+    )
     episode = draw(st.integers(0, dataset.num_episodes - 1))
     return replace(dataset, missing=((what, episode),))
 
@@ -224,6 +235,9 @@ PLANTS: dict[str, Callable[[Draw, CodedDataset], CodedDataset]] = {
     "too wide": _too_wide,
     "epoch": _epoch,
     "jitter": lambda draw, d: replace(d, jitter=draw(st.sampled_from((0.05, 0.25, 0.4)))),
+    "short video": lambda draw, d: _with_cameras(d, cut=draw(st.integers(1, 3))),
+    "times run on": lambda draw, d: replace(d, times_run_on=True),
+    "wrong fps": lambda draw, d: replace(d, info=(("fps", draw(st.sampled_from((15, 25, 100)))),)),
     "more pictures": lambda draw, d: _with_cameras(d, oversampling=2),
 }
 """What makes a dataset contradict itself, or at least what LeRobot expects; and nothing."""
@@ -246,10 +260,17 @@ def companions(draw: Draw, one: CodedDataset) -> CodedDataset:
         task_numbers=_numbers(draw, len(tasks)),
         task_of=tuple(draw(_tasks_in_turn(len(tasks))) for _ in range(count)),
         data_files=(),
-        cameras=tuple(replace(c, files=(), lead=0, tail=0) for c in one.cameras),
+        cameras=tuple(_other_video(draw, camera) for camera in one.cameras),
         references=tuple(_other_texts(draw, reference) for reference in one.references),
         **NOTHING_PLANTED,
     )
+
+
+def _other_video(draw: Draw, camera: Camera) -> Camera:
+    """The same camera with its own files, perhaps encoded in another way."""
+    alike = [e for e in ENCODINGS if e.side == camera.encoding.side and not camera.is_depth]
+    encoding = draw(st.sampled_from((camera.encoding, *alike)))
+    return Camera(key=camera.key, kind=camera.kind, mark=camera.mark, encoding=encoding)
 
 
 NOTHING_PLANTED: dict[str, Any] = {
@@ -260,6 +281,9 @@ NOTHING_PLANTED: dict[str, Any] = {
     "stated_files": (),
     "stated_lengths": (),
     "is_reversed": False,
+    "times_run_on": False,
+    "row_start_s": 0.0,
+    "info": (),
 }
 
 

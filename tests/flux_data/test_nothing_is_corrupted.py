@@ -92,6 +92,8 @@ def unlike(first: CodedDataset, second: CodedDataset) -> str:
     """What a merge may refuse: files that it does not know, and numbers of two tables."""
     if first.references and (first.references, first.tasks) != (second.references, second.tasks):
         return "other texts"
+    if first.version == second.version == "v3.0" and first.task_table == "after a category":
+        return "other categories"
     return "unknown files" if first.files else PLAIN
 
 

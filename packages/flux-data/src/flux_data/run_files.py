@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 from flux_core.errors import DataError
 from flux_core.incomplete_file import why_incomplete
 
-from .lerobot.arrow import unreadable
 from .lerobot.dataset import LeRobotDataset
+from .parquet.arrow import unreadable
 
 
 @dataclass(frozen=True, kw_only=True)

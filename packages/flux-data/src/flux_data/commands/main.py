@@ -25,6 +25,7 @@ from flux_core.transforms import ImageResize, resize_to
 
 from .demo import add_demo_command
 from .observations import add_observations
+from .repair import add_repair
 from .write import add_writing_commands
 
 EXAMPLE = """\
@@ -47,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _add_view(commands)
     add_observations(commands)
     add_writing_commands(commands)
+    add_repair(commands)
     return run_cli(parser, argv)
 
 
@@ -237,6 +239,8 @@ def run_info(args: argparse.Namespace) -> None:
         f"episodes, {info['num_frames']} frames at {info['fps']:g} Hz"
     )
     console.print(f"cameras: {', '.join(info['cameras']) or 'none'}")
+    if info["depth_cameras"]:
+        console.print(f"depth cameras: {', '.join(info['depth_cameras'])}")
     console.print(f"tasks: {'; '.join(info['tasks'])}")
     for key, feature in info["features"].items():
         console.print(f"  {key}: {feature['dtype']} {tuple(feature['shape'])}")

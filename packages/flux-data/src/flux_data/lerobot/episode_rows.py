@@ -23,12 +23,14 @@ from numpy.typing import NDArray
 
 from flux_core.errors import DataError
 
-from .arrow import read_present
+from ..parquet.arrow import constant_of, read_present
 
 logger = logging.getLogger("flux.data")
 
 FRAMES_OFF = 0.5
 """The tolerance of times, in frames: a frame farther away is a different one."""
+
+EPISODE = "episode_index"
 
 NOT_KNOWN = -1
 """Stands for a number that the file does not have."""
@@ -86,15 +88,26 @@ class FileRuns:
         return RowSpan(path=self.path, first=int(self.first[run]), length=int(self.length[run]))
 
 
-def scan_runs(path: Path, fps: float) -> FileRuns:
+def scan_runs(
+    path: Path, fps: float, keys: Sequence[str] = (EPISODE, "frame_index", "index")
+) -> FileRuns:
     """Reads the columns of a file that number its rows, and returns its runs.
+
+    Args:
+        path: the file.
+        fps: frames per second.
+        keys: the columns to read; without `episode_index`, the footer must say that it is the same
+            in all rows.
 
     Raises:
         DataError: the file cannot be read.
     """
-    num_rows, columns = read_present(path, ("episode_index", "frame_index", "index"))
-    columns = {key: values.reshape(num_rows, -1)[:, 0] for key, values in columns.items()}
-    episodes = columns.get("episode_index")
+    num_rows, columns = read_present(path, keys)
+    constant = constant_of(path, EPISODE) if EPISODE not in keys else None
+    if constant is not None:
+        columns[EPISODE] = np.full(num_rows, constant)
+    columns = {key: _flat(values) for key, values in columns.items()}
+    episodes = columns.get(EPISODE)
     first = np.zeros(min(num_rows, 1), np.int64)
     if episodes is not None and num_rows:
         first = np.flatnonzero(np.concatenate(([True], episodes[1:] != episodes[:-1])))
@@ -114,6 +127,11 @@ def scan_runs(path: Path, fps: float) -> FileRuns:
     )
 
 
+def _flat(values: NDArray[Any]) -> NDArray[Any]:
+    """Returns a column of numbers as (rows,); some programs store lists of one number."""
+    return values if values.ndim == 1 else values[:, 0]
+
+
 def _broken(
     path: Path, fps: float, frames: NDArray[Any], first: NDArray[np.int64]
 ) -> NDArray[np.int64]:
@@ -129,8 +147,8 @@ def _broken(
     bad[1:] = (frames[1:] <= frames[:-1]) & (number[1:] > 0)
     if (frames != number).any():
         _, columns = read_present(path, ("timestamp",))
-        times = columns.get("timestamp", np.full(len(frames), np.nan)).reshape(len(frames), -1)
-        has_time = np.abs(times[:, 0] * fps - frames) <= FRAMES_OFF
+        times = _flat(columns.get("timestamp", np.full(len(frames), np.nan)))
+        has_time = np.abs(times * fps - frames) <= FRAMES_OFF
         bad |= (frames != number) & ~has_time
     found = np.full(len(first), NOT_KNOWN)
     rows = np.flatnonzero(bad)[::-1]  # the first of each run is written last
@@ -144,7 +162,9 @@ def rows_of_own_file(path: Path, episode: int, length: int, fps: float) -> RowSp
     Raises:
         DataError: the file cannot be read, or its rows are not those of the episode.
     """
-    runs = scan_runs(path, fps)
+    # Reading one column fewer counts: a dataset may have thousands of files.
+    is_known = constant_of(path, EPISODE) is not None
+    runs = scan_runs(path, fps, ("frame_index",) if is_known else (EPISODE, "frame_index"))
     where = f"{path}: episode {episode}"
     if runs.num_rows != length:
         raise DataError(f"{where}: expected {length} rows (the metadata), got {runs.num_rows}")
@@ -228,8 +248,9 @@ class SharedFiles:
         if not right and _are_split(own) and sum(int(r.length[i]) for r, i in own) == length:
             right = own if self._has_index(position, *own[0]) else []
         elif len(right) > 1:
-            files = " and ".join(str(runs.path.relative_to(self.root)) for runs, _ in right)
-            raise DataError(f"{self._where(position)}: expected its rows once, got them in {files}")
+            raise DataError(
+                f"{self._where(position)}: expected its rows once, got them at {_places(right)}"
+            )
         if right:
             spans = self._checked(position, right)
             self._warn(position, spans[0].path)
@@ -256,8 +277,7 @@ class SharedFiles:
             )
         if found != length:
             return f"expected {length} rows (the metadata), got {found}"
-        places = ", ".join(f"{r.path.name} row {r.first[i]}" for r, i in own)
-        return f"expected consecutive rows, got {len(own)} pieces ({places})"
+        return f"expected consecutive rows, got {len(own)} pieces, at {_places(own)}"
 
     def _checked(self, position: int, own: Sequence[tuple[FileRuns, int]]) -> tuple[RowSpan, ...]:
         _check_frames(self._where(position), own)
@@ -315,6 +335,10 @@ class SharedFiles:
             stated,
             found.relative_to(self.root),
         )
+
+
+def _places(own: Sequence[tuple[FileRuns, int]]) -> str:
+    return " and ".join(f"row {runs.first[run]} of {runs.path.name}" for runs, run in own)
 
 
 def _are_split(own: Sequence[tuple[FileRuns, int]]) -> bool:

@@ -82,9 +82,10 @@ def sampled_image_stats(
     """
     last = len(times_s) - 1
     chosen = np.unique(np.linspace(0, last, MAX_SAMPLED_FRAMES).round().astype(int))
-    if channels == 1:
-        return _grey_stats(segment, times_s[chosen], fps)
     stats, reader = ImageStats(), VideoReader(max_open=1)
+    if channels == 1 or reader.is_depth(segment.path):
+        grey = _grey_stats(segment, times_s[chosen], fps)
+        return {k: v if k == "count" else v * channels for k, v in grey.items()}
     for time_s in times_s[chosen]:
         stats.add(reader.frame(segment.path, segment.start_s + time_s, 0.5 / fps))
     return stats.result()

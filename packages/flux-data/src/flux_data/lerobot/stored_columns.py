@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 
 from flux_core.errors import DataError
 
-from .arrow import to_array
+from ..parquet.arrow import to_array
 from .metadata import Feature
 
 SMALLEST_STEP = 1e-4
 """Rows that differ by this much must still differ in a narrower float."""
 
 MAX_LOSS = 0.5
-"""A value that moves by this much is another one, however large it is: a count, a clock's second."""
+"""A value that moves by this much is another one, however large: a count, a clock's second."""
 
 MAX_TIME_LOSS = 0.05
 """How far a time may move in a narrower float, in periods."""

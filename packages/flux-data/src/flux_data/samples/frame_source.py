@@ -98,8 +98,9 @@ class FrameSource:
         return image
 
     def _stored_image(self, sample: RawSample, camera: str) -> StoredImage:
+        data = self.source.encoded_image(sample.position, camera, sample.frame)
         where = f"{self.source.where(sample.position)}, {camera}, frame {sample.frame}"
-        return StoredImage(data=sample.columns[camera], root=self.source.root, where=where)
+        return StoredImage(data=data, root=self.source.root, where=where)
 
     def _video_frame(self, sample: RawSample, camera: str) -> tuple[NDArray[np.uint8], str]:
         reader = getattr(_thread, "reader", _shared_reader)

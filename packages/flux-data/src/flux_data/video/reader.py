@@ -99,14 +99,6 @@ class VideoReader:
         """
         return _to_rgb(self._decoder(path).frame(timestamp_s, tolerance_s), path)
 
-    def depth(self, path: Path, timestamp_s: float, tolerance_s: float) -> NDArray[np.uint16]:
-        """Returns the frame of a depth video as its numbers, (height, width) uint16.
-
-        Raises:
-            DataError: as `frame`.
-        """
-        return _to_grey(self._decoder(path).frame(timestamp_s, tolerance_s))
-
     def check(self, path: Path, timestamp_s: float, tolerance_s: float) -> None:
         """Decodes a frame, whether it holds colours or depth.
 
@@ -114,6 +106,14 @@ class VideoReader:
             DataError: as `frame`.
         """
         self._decoder(path).frame(timestamp_s, tolerance_s)
+
+    def is_depth(self, path: Path) -> bool:
+        """Whether a video holds a depth map, whatever the dataset says of it.
+
+        Raises:
+            DataError: the file cannot be read.
+        """
+        return is_deep_grey(self._decoder(path).pixel_format)
 
     def extent(self, path: Path) -> VideoExtent:
         """Returns what the header of a video says about its stamps.
@@ -173,6 +173,11 @@ class _Decoder:
         self._frames: Iterator[Any] = iter(())
         self._current: Any = None
         self._pending: Any = None
+
+    @property
+    def pixel_format(self) -> str | None:
+        """FFmpeg's name of the pixel format, if the header says it."""
+        return self._stream.codec_context.pix_fmt
 
     @property
     def extent(self) -> VideoExtent:
@@ -279,14 +284,6 @@ class _Decoder:
 
     def _distance(self, frame: Any, target: float) -> float:
         return abs(self._time(frame) - target)
-
-
-def _to_grey(frame: Any) -> NDArray[np.uint16]:
-    """Returns the numbers of a frame with one channel, as they are stored."""
-    if not frame.format.name.startswith("gray") or not frame.format.name.endswith("le"):
-        frame = frame.reformat(format="gray16le")
-    plane = frame.planes[0]
-    return np.frombuffer(plane, np.uint16).reshape(frame.height, -1)[:, : frame.width]
 
 
 def _to_rgb(frame: Any, path: Path) -> NDArray[np.uint8]:
