@@ -242,10 +242,10 @@ def second_lines_unreadable(root: Path) -> None:
     other.write_bytes(other.read_bytes()[:-20])
 
 
-PROMISE = {"total_episodes": 6, "total_frames": 40, "splits": {"train": "0:6"}}
-FILES = {"data_files": (0, 0, 1, 1), "cameras": (Camera(files=(0, 0, 1, 1)),)}
-SAVED_BUT_1 = {"saved": (0, 2, 3), "lost": True}
-CORRECTED = {"lost": False}
+PROMISE: dict[str, Any] = {"total_episodes": 6, "total_frames": 40, "splits": {"train": "0:6"}}
+FILES: dict[str, Any] = {"data_files": (0, 0, 1, 1), "cameras": (Camera(files=(0, 0, 1, 1)),)}
+SAVED_BUT_1: dict[str, Any] = {"saved": (0, 2, 3), "lost": True}
+CORRECTED: dict[str, Any] = {"lost": False}
 
 SITUATIONS = {
     "v2: an episode is gone": v2(missing=(("episode", 1),), said="episode 1: ", **SAVED_BUT_1),

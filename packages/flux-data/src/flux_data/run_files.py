@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 from flux_core.errors import DataError
 from flux_core.incomplete_file import why_incomplete
 
-from .lerobot.arrow import unreadable
 from .lerobot.dataset import LeRobotDataset
-from .lerobot.repairable import naming_repair
+from .parquet.arrow import unreadable
+from .repairable import naming_repair
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,7 +24,7 @@ from flux_core.errors import UsageError
 from flux_core.transforms import ImageResize, resize_to
 
 from ..lerobot.locations import local_root
-from ..lerobot.repairable import hint, naming_repair
+from ..repairable import hint, naming_repair
 from .demo import add_demo_command
 from .observations import add_observations
 from .repair import add_repair
@@ -158,6 +158,7 @@ def _add_validate(commands: argparse._SubParsersAction[argparse.ArgumentParser])
 def run_validate(args: argparse.Namespace) -> int:
     """Runs `flux-data validate`."""
     from ..progress_bars import progress_bars
+    from ..validate.ranges import range_warnings
     from ..validate.rows import validate
 
     console = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -165,14 +166,18 @@ def run_validate(args: argparse.Namespace) -> int:
         faults = validate(
             args.dataset, decode=not args.no_decode, advance=partial(advance, "episodes")
         )
+    warnings = range_warnings(args.dataset)
     if args.json:
-        print_json({"ok": not faults, "faults": [asdict(fault) for fault in faults]})
+        told = {"warnings": [asdict(warning) for warning in warnings]} if warnings else {}
+        print_json({"ok": not faults, "faults": [asdict(fault) for fault in faults], **told})
     else:
         out = Console(soft_wrap=True, highlight=False)
-        for fault in faults:
-            where = f" ({fault.where})" if fault.where else ""
-            out.print(f"{fault.kind}: {fault.file}{where}: {fault.message}", markup=False)
-        out.print(f"{len(faults)} faults" if faults else "no faults")
+        for each in (*faults, *warnings):
+            kind = f"warning: {each.kind}" if each in warnings else each.kind
+            where = f" ({each.where})" if each.where else ""
+            out.print(f"{kind}: {each.file}{where}: {each.message}", markup=False)
+        count = f"{len(faults)} faults" if faults else "no faults"
+        out.print(f"{count}; {len(warnings)} warnings" if warnings else count)
     if any(fault.kind not in NOT_REPAIRED for fault in faults):
         console.print(hint(args.dataset), markup=False)
     return EXIT_FAILED if faults else EXIT_OK

@@ -29,11 +29,11 @@ from PIL import Image
 from flux_core.errors import DataError, FluxError, MissingDependencyError
 from flux_core.robots import robot_spec
 
-from ..lerobot.arrow import first_line
 from ..lerobot.episode_stats import ImageStats
 from ..lerobot.recorder import EpisodeRecorder, vector_feature, video_feature, video_key
 from ..lerobot.stored_columns import narrowed
 from ..lerobot.writer import WRITERS, Episode
+from ..parquet.arrow import first_line
 from ..samples.stored_image import BROKEN, decode_image
 from .aloha_layout import (
     BASE,

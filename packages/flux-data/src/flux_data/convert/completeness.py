@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 
 from flux_core.errors import DataError
 
-from ..lerobot.arrow import first_line
 from ..lerobot.dataset import LeRobotDataset
+from ..parquet.arrow import first_line
 
 REPAIR = "`flux-data repair` writes a dataset of what is there"
 

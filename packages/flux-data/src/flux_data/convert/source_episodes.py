@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from flux_core.errors import DataError
 
-from ..lerobot.arrow import first_line, to_array
 from ..lerobot.dataset import (
     LeRobotDataset,
     LeRobotV3,
@@ -24,6 +23,7 @@ from ..lerobot.dataset import (
 from ..lerobot.episode_stats import ImageStats, is_complete
 from ..lerobot.metadata import NO_NUMBERS, json_rows, read_table
 from ..lerobot.writer import COUNTERS, Episode
+from ..parquet.arrow import first_line, to_array
 from ..samples.stored_image import decode_image
 from .source_videos import SourceVideos
 

@@ -14,10 +14,10 @@ import pyarrow.parquet as pq
 
 from flux_core.errors import DataError
 
-from ..lerobot.arrow import first_line
 from ..lerobot.dataset import LeRobotDataset
 from ..lerobot.stored_columns import number_type
 from ..lerobot.writer import COUNTERS
+from ..parquet.arrow import first_line
 
 NAMELESS = re.compile(r"__index_level_\d+__")
 """An index of pandas: it numbers the rows of a file and says nothing about them."""

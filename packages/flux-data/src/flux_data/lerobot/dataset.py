@@ -21,7 +21,10 @@ from numpy.typing import NDArray
 
 from flux_core.errors import DataError
 
-from .arrow import read_columns
+from ..parquet.arrow import footer_of, read_columns
+from ..parquet.image_rows import ImageRows
+from ..parquet.row_groups import RowGroups, num_bytes
+from ..repairable import naming_repair
 from .episode_rows import RowSpan, SharedFiles, rows_of_own_file
 from .locations import local_root
 from .metadata import (
@@ -36,7 +39,6 @@ from .metadata import (
     text_rows,
     texts_of,
 )
-from .repairable import naming_repair
 from .state_action import check_known
 
 MAX_CACHED_BYTES = 512 << 20
@@ -73,6 +75,7 @@ class LeRobotDataset(ABC):
         self._good: set[EpisodeKey] = set()
         self._rows_of: dict[int, tuple[RowSpan, ...]] = {}
         self._cached_bytes = 0
+        self._groups, self._images = RowGroups(), ImageRows(self.image_bytes)
         self._lock = threading.Lock()
 
     @abstractmethod
@@ -203,8 +206,8 @@ class LeRobotDataset(ABC):
             DataError: the file cannot be read, or the number of rows differs from the metadata's.
         """
         path, span = self._existing(position), self.stated_rows(position)
-        columns = self._table(path, tuple(keys))
-        columns = columns if span is None else {k: v[span.rows] for k, v in columns.items()}
+        rows = slice(0, int(footer_of(path).starts[-1])) if span is None else span.rows
+        columns = self._groups.read(path, tuple(keys), rows)
         for name, values in columns.items():
             self._check_length(position, name, values)
         return columns
@@ -214,18 +217,16 @@ class LeRobotDataset(ABC):
             self._cache.move_to_end(key)
             return self._cache[key]
         columns = self._cache[key] = self._rows(*key)
-        self._cached_bytes += _num_bytes(columns)
+        self._cached_bytes += num_bytes(columns)
         while self._cached_bytes > MAX_CACHED_BYTES and len(self._cache) > 1:
             oldest, dropped = self._cache.popitem(last=False)
-            self._cached_bytes -= _num_bytes(dropped)
+            self._cached_bytes -= num_bytes(dropped)
             self._good.discard(oldest)
         return columns
 
     def _rows(self, position: int, keys: Sequence[str]) -> Columns:
-        parts = [
-            {key: values[span.rows] for key, values in self._table(span.path, tuple(keys)).items()}
-            for span in self.rows(position)
-        ]
+        spans = self.rows(position)
+        parts = [self._groups.read(span.path, tuple(keys), span.rows) for span in spans]
         columns = parts[0]
         if len(parts) > 1:
             columns = {key: np.concatenate([part[key] for part in parts]) for key in columns}
@@ -233,9 +234,25 @@ class LeRobotDataset(ABC):
             self._check_length(position, name, values)
         return columns
 
-    def _table(self, path: Path, keys: tuple[str, ...]) -> Columns:
-        """Returns a whole file's columns."""
-        return read_columns(path, keys)
+    def encoded_image(self, position: int, key: str, frame: int) -> bytes | str | None:
+        """Returns one stored image: its encoded bytes, or the path of its file below `root`.
+
+        Reads no more of the file than the row group that holds the image.
+
+        Raises:
+            DataError: the file cannot be read, or lacks the column or the rows.
+        """
+        for span in self.rows(position):
+            if frame < span.length:
+                return self._images.read(span.path, key, span.first + frame)
+            frame -= span.length
+        raise DataError(f"{self.where(position)}: expected frame {frame}, got no such row")
+
+    def image_bytes(self) -> int:
+        """Estimates the encoded size of all stored images, from the first data file."""
+        footer = footer_of(self.data_file(0))
+        files = len({self.stated_file(position) for position in range(self.num_episodes)})
+        return int(footer.group_bytes(self.image_keys).sum()) * files
 
     def _check_length(self, position: int, name: str, values: NDArray[np.generic]) -> None:
         if len(values) != self.lengths[position]:
@@ -292,23 +309,12 @@ class LeRobotDataset(ABC):
     def __getstate__(self) -> dict[str, Any]:
         """Leaves the cache out: a worker process starts with an empty one."""
         empty = {"_cache": OrderedDict(), "_good": set(), "_cached_bytes": 0, "_lock": None}
+        empty |= {"_groups": None, "_images": None}
         return {**self.__dict__, **empty}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state, _lock=threading.Lock())
-
-
-def _num_bytes(columns: Columns) -> int:
-    """Counts the bytes of columns; for images, numpy itself would count only references.
-
-    A text or message counts as one byte per character or item: less than it takes.
-    """
-    return sum(
-        sum(len(value) for value in values if value is not None)
-        if values.dtype == object
-        else values.nbytes
-        for values in columns.values()
-    )
+        self._groups, self._images = RowGroups(), ImageRows(self.image_bytes)
 
 
 def check_values(values: NDArray[Any], feature: Mapping[str, Any] | None, where: str) -> None:
@@ -383,11 +389,9 @@ class LeRobotV3(LeRobotDataset):
 
     versions = ("v3.0",)
     places: ClassVar = {"chunk_index": 0, "file_index": 0, "video_key": "key"}
-    max_open_tables = 2
 
     def __init__(self, root: Path, info: Mapping[str, object]) -> None:
         self._meta: dict[str, NDArray[Any]] = {}
-        self._tables: OrderedDict[tuple[Path, tuple[str, ...]], Columns] = OrderedDict()
         super().__init__(root, info)
 
     def _read_tasks(self) -> dict[int, str]:
@@ -456,17 +460,6 @@ class LeRobotV3(LeRobotDataset):
         )
         start_s = float(self._meta[f"videos/{video_key}/from_timestamp"][position])
         return VideoSegment(path=self.root / name, start_s=start_s)
-
-    def _table(self, path: Path, keys: tuple[str, ...]) -> Columns:
-        """Returns a whole file's columns; the most recently used files stay in memory."""
-        if (path, keys) not in self._tables:
-            self._tables[path, keys] = read_columns(path, keys)
-            while len(self._tables) > self.max_open_tables:
-                self._tables.popitem(last=False)
-        return self._tables[path, keys]
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_tables": OrderedDict()}
 
 
 def _check_places(path: Path, columns: Mapping[str, NDArray[Any]]) -> None:

@@ -23,12 +23,14 @@ from numpy.typing import NDArray
 
 from flux_core.errors import DataError
 
-from .arrow import read_present
+from ..parquet.arrow import constant_of, read_present
 
 logger = logging.getLogger("flux.data")
 
 FRAMES_OFF = 0.5
 """The tolerance of times, in frames: a frame farther away is a different one."""
+
+EPISODE = "episode_index"
 
 NOT_KNOWN = -1
 """Stands for a number that the file does not have."""
@@ -86,15 +88,26 @@ class FileRuns:
         return RowSpan(path=self.path, first=int(self.first[run]), length=int(self.length[run]))
 
 
-def scan_runs(path: Path, fps: float) -> FileRuns:
+def scan_runs(
+    path: Path, fps: float, keys: Sequence[str] = (EPISODE, "frame_index", "index")
+) -> FileRuns:
     """Reads the columns of a file that number its rows, and returns its runs.
+
+    Args:
+        path: the file.
+        fps: frames per second.
+        keys: the columns to read; without `episode_index`, the footer must say that it is the same
+            in all rows.
 
     Raises:
         DataError: the file cannot be read.
     """
-    num_rows, columns = read_present(path, ("episode_index", "frame_index", "index"))
+    num_rows, columns = read_present(path, keys)
+    constant = constant_of(path, EPISODE) if EPISODE not in keys else None
+    if constant is not None:
+        columns[EPISODE] = np.full(num_rows, constant)
     columns = {key: _flat(values) for key, values in columns.items()}
-    episodes = columns.get("episode_index")
+    episodes = columns.get(EPISODE)
     first = np.zeros(min(num_rows, 1), np.int64)
     if episodes is not None and num_rows:
         first = np.flatnonzero(np.concatenate(([True], episodes[1:] != episodes[:-1])))
@@ -149,7 +162,9 @@ def rows_of_own_file(path: Path, episode: int, length: int, fps: float) -> RowSp
     Raises:
         DataError: the file cannot be read, or its rows are not those of the episode.
     """
-    runs = scan_runs(path, fps)
+    # Reading one column fewer counts: a dataset may have thousands of files.
+    is_known = constant_of(path, EPISODE) is not None
+    runs = scan_runs(path, fps, ("frame_index",) if is_known else (EPISODE, "frame_index"))
     where = f"{path}: episode {episode}"
     if runs.num_rows != length:
         raise DataError(f"{where}: expected {length} rows (the metadata), got {runs.num_rows}")

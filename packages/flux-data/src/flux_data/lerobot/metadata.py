@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from flux_core.errors import DataError
 from flux_core.incomplete_file import POINTER, is_lfs_pointer
 
+from ..parquet.arrow import unreadable
 from ..video.pixel_formats import is_deep_grey
-from .arrow import unreadable
 
 REQUIRED_INFO = ("fps", "features", "data_path")
 CHANNELS = (1, 3, 4)

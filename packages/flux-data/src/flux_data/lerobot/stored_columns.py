@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from flux_core.errors import DataError
 
-from .arrow import to_array
+from ..parquet.arrow import to_array
 from .metadata import Feature
 
 SMALLEST_STEP = 1e-4

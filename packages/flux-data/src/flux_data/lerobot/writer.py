@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 
 from flux_core.errors import DataError
 
+from ..parquet.arrow import to_array
 from ..video.packets import packets_of
-from .arrow import to_array
 from .dataset import VideoSegment
 from .episode_stats import column_stats, pooled, sampled_image_stats
 from .metadata import Feature

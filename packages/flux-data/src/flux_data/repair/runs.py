@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from flux_core.errors import DataError
 
-from ..lerobot.arrow import first_line, read_columns
 from ..lerobot.episode_rows import FRAMES_OFF, RowSpan
+from ..parquet.arrow import first_line, read_columns
 
 REQUIRED = ("episode_index", "task_index")
 COUNTED = ("frame_index", "index")

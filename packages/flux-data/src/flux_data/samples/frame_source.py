@@ -15,7 +15,7 @@ from flux_core.transforms import ImageResize
 
 from ..lerobot.dataset import LeRobotDataset
 from ..lerobot.metadata import image_size
-from ..lerobot.repairable import naming_repair
+from ..repairable import naming_repair
 from ..video.pairing import TOLERANCE
 from ..video.reader import VideoReader
 from .frame_cache import find_cache
@@ -100,8 +100,9 @@ class FrameSource:
         return image
 
     def _stored_image(self, sample: RawSample, camera: str) -> StoredImage:
+        data = self.source.encoded_image(sample.position, camera, sample.frame)
         where = f"{self.source.where(sample.position)}, {camera}, frame {sample.frame}"
-        return StoredImage(data=sample.columns[camera], root=self.source.root, where=where)
+        return StoredImage(data=data, root=self.source.root, where=where)
 
     def _video_frame(self, sample: RawSample, camera: str) -> tuple[NDArray[np.uint8], str]:
         reader = getattr(_thread, "reader", _shared_reader)

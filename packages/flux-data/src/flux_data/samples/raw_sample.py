@@ -21,8 +21,7 @@ class RawSample:
         episode_index: number of the episode in the metadata.
         frame: number of the frame in its episode.
         times_s: (frames,) times of all rows of the episode, in seconds since its start.
-        columns: the dataset's columns at this frame; a stored image is its bytes, or the path of
-            its file.
+        columns: the dataset's columns at this frame, except for the cameras.
         state: (S,) in robot units.
         actions: (H, A) float32 in robot units.
         action_masks: (H,) bool, False where the window repeats its last action.

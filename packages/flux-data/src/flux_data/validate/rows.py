@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+import functools
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from flux_core.errors import DataError
 
-from ..lerobot.arrow import unreadable
 from ..lerobot.dataset import LeRobotDataset, open_lerobot
 from ..lerobot.metadata import NO_NUMBERS
 from ..lerobot.state_action import usual_columns
 from ..lerobot.stored_columns import narrowed, number_type
+from ..parquet.arrow import footer_of
 from .fault import Fault, episode_fault
 from .files import file_faults
 from .images import image_faults
@@ -62,7 +60,7 @@ def validate(
     checks = (
         references.episode_faults,
         _UsualSteps(source).jumps,
-        partial(task_faults, source, lines),
+        functools.partial(task_faults, source, lines),
         stated.episode_faults,
     )
     rows = 0
@@ -84,19 +82,19 @@ def _check_table(
         yield episode_fault(source, position, "data_missing", path, "the parquet file is missing")
         return
     try:
-        names = set(pq.read_schema(path).names)
-    except (OSError, pa.ArrowException) as error:
-        message = str(unreadable(path, error)).partition(": ")[2]
+        names = footer_of(path).names
+    except DataError as error:
+        message = str(error).partition(": ")[2]
         yield episode_fault(source, position, "data_damaged", path, message)
         return
     if path != source.stated_file(position):
         message = f"expected its rows in this file (the metadata), which are in {path}"
         yield episode_fault(source, position, "data_file", source.stated_file(position), message)
-    wanted = [key for key in source.info["features"] if key not in source.video_keys]
-    for key in (key for key in wanted if key not in names):
-        message = f"expected column {key!r}, found none of that name"
-        yield episode_fault(source, position, "column_missing", path, message)
-    keys = [key for key in wanted if key in names and not _is_image(source, key)]
+    for key in source.info["features"]:
+        if key not in source.video_keys and key not in names:
+            message = f"expected column {key!r}, found none of that name"
+            yield episode_fault(source, position, "column_missing", path, message)
+    keys = _table_keys(source, names)
     contradiction = ""
     try:
         source.rows(position)
@@ -122,8 +120,13 @@ def _check_table(
         yield from check(position, path, columns)
 
 
-def _is_image(source: LeRobotDataset, key: str) -> bool:
-    return source.info["features"][key]["dtype"] == "image"
+def _table_keys(source: LeRobotDataset, names: Collection[str]) -> list[str]:
+    """Returns the features that are neither videos nor images, of those in `names`.
+
+    Every check asks for these, so that an episode is read once.
+    """
+    features = source.info["features"]
+    return [k for k, f in features.items() if f["dtype"] not in ("video", "image") and k in names]
 
 
 def _check_values(
@@ -189,6 +192,11 @@ def _check_counters(
             yield episode_fault(source, position, key, path, message, int(frame))
 
 
+def _is_good(values: NDArray[Any]) -> bool:
+    """Whether a column is a vector of finite numbers."""
+    return values.ndim == 2 and np.issubdtype(values.dtype, np.number) and np.isfinite(values).all()
+
+
 class _UsualSteps:
     """The usual movement of each joint between frames, over the whole dataset."""
 
@@ -196,20 +204,22 @@ class _UsualSteps:
         self.source = source
         self.limits: dict[str, NDArray[np.float64]] = {}
         columns = usual_columns(source.info["features"]).values()
-        for key in (key for keys in columns for key in keys):
-            values = [
-                v for i in range(source.num_episodes) if (v := self._read(i, key)) is not None
-            ]
+        found: dict[str, list[NDArray[Any]]] = {key: [] for keys in columns for key in keys}
+        for position in range(source.num_episodes):
+            read = self._read(position)
+            for key in (key for key in found if key in read and _is_good(read[key])):
+                found[key].append(read[key])
+        for key, values in found.items():
             if values and len({v.shape[1] for v in values}) == 1:
                 self.limits[key] = self._limit(values)
 
-    def _read(self, position: int, key: str) -> NDArray[Any] | None:
+    def _read(self, position: int) -> Mapping[str, NDArray[Any]]:
+        """Returns an episode's columns; none if they cannot be read."""
         try:
-            values = self.source.read_episode(position, [key])[key]
+            names = footer_of(self.source.data_file(position)).names
+            return self.source.read_episode(position, _table_keys(self.source, names))
         except DataError:  # reported with the episode
-            return None
-        is_good = values.ndim == 2 and np.issubdtype(values.dtype, np.number)
-        return values if is_good and np.isfinite(values).all() else None
+            return {}
 
     @staticmethod
     def _limit(values: list[NDArray[Any]]) -> NDArray[np.float64]:

@@ -98,14 +98,15 @@ class PictureReader:
         """Yields for each frame the WebP pictures of all cameras, as base64."""
         source = self._source
         keys = cameras_of(source)
-        stored = source.read_episode(position, ["timestamp", *source.image_keys])
+        stored = source.read_episode(position, ["timestamp"])
 
         rows_s = stored["timestamp"].ravel().astype(np.float64)
 
         def picture(key: str, frame: int) -> str:
             if key in source.image_keys:
                 where = f"{source.data_file(position)}: {key}, frame {frame}"
-                image = StoredImage(data=stored[key][frame], root=source.root, where=where)
+                data = source.encoded_image(position, key, frame)
+                image = StoredImage(data=data, root=source.root, where=where)
                 return self._encode(image.read())
             segment = self._row_pictures.check(key, position, rows_s, self._videos)
             time_s = segment.start_s + float(rows_s[frame])

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import functools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,8 @@ from numpy.typing import NDArray
 
 from flux_core.errors import DataError
 from flux_core.incomplete_file import why_incomplete
+
+THREADS_FROM_BYTES = 8 << 20
 
 
 def read_columns(path: Path, keys: Sequence[str]) -> dict[str, NDArray[Any]]:
@@ -42,12 +47,105 @@ def read_present(path: Path, keys: Sequence[str]) -> tuple[int, dict[str, NDArra
 
 def _read(path: Path, keys: Sequence[str]) -> tuple[list[str], pa.Table]:
     """Returns the names of a file's columns, and those of `keys` that it has."""
+    with reading(path) as file:
+        names = file.schema_arrow.names
+        present = [key for key in keys if key in names]
+        size = int(footer_of(path).group_bytes(present).sum())
+        return names, file.read(present, use_threads=worth_threads(size))
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[pq.ParquetFile]:
+    """Opens a parquet file; its footer is read only if it is not among those read last.
+
+    Raises:
+        DataError: the file is missing or damaged; also for errors while it is open.
+    """
     try:
-        with pq.ParquetFile(path, memory_map=True) as file:
-            names = file.schema_arrow.names
-            return names, file.read([key for key in keys if key in names])
+        with pq.ParquetFile(path, memory_map=True, metadata=footer_of(path).metadata) as file:
+            yield file
     except (OSError, pa.ArrowException) as error:
         raise unreadable(path, error) from error
+
+
+def worth_threads(num_bytes: int) -> bool:
+    """Whether threads decode so much faster than one does; they take time to start."""
+    return num_bytes > THREADS_FROM_BYTES
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Footer:
+    """What the end of a parquet file says about it.
+
+    Attributes:
+        metadata: its row groups and columns.
+        names: its columns.
+        starts: the first row of each row group, and the number of all rows.
+    """
+
+    metadata: pq.FileMetaData
+    names: tuple[str, ...]
+    starts: NDArray[np.int64]
+    _sizes: dict[tuple[str, ...], NDArray[np.int64]] = field(default_factory=dict)
+
+    def group_bytes(self, keys: Sequence[str]) -> NDArray[np.int64]:
+        """Returns the size of some columns in each row group, in bytes, uncompressed."""
+        wanted = tuple(sorted(set(keys)))
+        if wanted not in self._sizes:
+            places = [
+                i
+                for i in range(self.metadata.num_columns)
+                if self.metadata.schema.column(i).path.startswith(tuple(f"{k}." for k in wanted))
+                or self.metadata.schema.column(i).path in wanted
+            ]
+            groups = (self.metadata.row_group(i) for i in range(self.metadata.num_row_groups))
+            sizes = [sum(g.column(i).total_uncompressed_size for i in places) for g in groups]
+            self._sizes[wanted] = np.asarray(sizes, dtype=np.int64)
+        return self._sizes[wanted]
+
+
+def constant_of(path: Path, key: str) -> object:
+    """Returns the value that a column has in every row, if the footer says so; otherwise None.
+
+    Raises:
+        DataError: the file is missing or damaged.
+    """
+    metadata = footer_of(path).metadata
+    places = [i for i in range(metadata.num_columns) if metadata.schema.column(i).path == key]
+    if not places or not metadata.num_rows:
+        return None
+    found: set[object] = set()
+    for group in range(metadata.num_row_groups):
+        stats = metadata.row_group(group).column(places[0]).statistics
+        if stats is None or not stats.has_min_max or stats.null_count:
+            return None
+        found |= {stats.min, stats.max}
+    return found.pop() if len(found) == 1 else None
+
+
+def footer_of(path: Path) -> Footer:
+    """Reads a file's footer; those read last stay in memory until their file changes.
+
+    Raises:
+        DataError: the file is missing or damaged.
+    """
+    try:
+        stat = path.stat()
+        return _footer(path, stat.st_size, stat.st_mtime_ns)
+    except (OSError, pa.ArrowException) as error:
+        raise unreadable(path, error) from error
+
+
+@functools.lru_cache(maxsize=8)
+def _footer(path: Path, size: int, time_ns: int) -> Footer:
+    del size, time_ns  # only tell whether the file has changed
+    metadata = pq.read_metadata(path)
+    groups = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
+    return Footer(
+        metadata=metadata,
+        names=tuple(metadata.schema.to_arrow_schema().names),
+        starts=np.concatenate(([0], np.cumsum(groups))).astype(np.int64),
+    )
 
 
 def to_array(column: pa.ChunkedArray, where: str) -> NDArray[Any]:
