@@ -40,11 +40,12 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "flux_core": (
         *("errors", "incomplete_file", "lazy", "types", "command_line", "html", "rtc"),
         *("config", "bundle", "robots", "norm_stats", "tokenizers", "transforms"),
-        *("deployment", "policy_io", "sim"),
+        *("deployment", "agreement", "policy_io", "sim"),
         *("models.layers", "models.pi", "models.weights", "models", "cli"),
     ),
     "flux_data": (
-        *("progress_bars", "video", "parquet", "lerobot", "whole_file", "run_files", "samples"),
+        *("progress_bars", "repairable", "video", "parquet", "lerobot", "whole_file", "run_files"),
+        "samples",
         *("validate", "convert", "repair", "demo", "view", "info", "observations", "commands"),
     ),
     "flux_train": (

@@ -9,7 +9,7 @@ The state begins with the episode, the frame and the dataset's number; the actio
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -60,7 +60,14 @@ class Row(NamedTuple):
     """Each camera, and the code of the picture that belongs to the row; None if there is none."""
 
 
-@dataclass(frozen=True, kw_only=True)
+def _short(value: Any) -> str:
+    """The expression that makes a dataclass, without the fields that have their defaults."""
+    changed = {f.name: getattr(value, f.name) for f in fields(value)}
+    shown = [f"{f.name}={changed[f.name]!r}" for f in fields(value) if changed[f.name] != f.default]
+    return f"{type(value).__name__}({', '.join(shown)})"
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Camera:
     """A camera: a video, or images stored in the rows.
 
@@ -84,6 +91,9 @@ class Camera:
     cut: int = 0
     oversampling: int = 1
     mark: tuple[str, str] = ("info", "is_depth_map")
+
+    def __repr__(self) -> str:
+        return _short(self)
 
     @property
     def is_video(self) -> bool:
@@ -161,7 +171,7 @@ def _said(role: str, content: str, style: str, time_s: float) -> dict[str, objec
     return {**said, "timestamp": time_s, "camera": None}
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class CodedDataset:
     """Describes a dataset; the defaults are a plain one.
 
@@ -235,16 +245,26 @@ class CodedDataset:
     def num_episodes(self) -> int:
         return len(self.lengths)
 
+    def __repr__(self) -> str:
+        """Names only what differs from a plain dataset, to be pasted into a test."""
+        return _short(self)
+
     def frames(self, episode: int) -> list[int]:
         """The recorded frames of an episode that have rows."""
         return [f for f in range(self.lengths[episode]) if (episode, f) not in self.dropped]
 
-    def rows(self) -> list[Row]:
-        """What a reader must find: each row with everything that belongs to it."""
-        return [self._row(e, f) for e in range(self.num_episodes) for f in self.frames(e)]
+    def rows(self, *, by_time: bool = True) -> list[Row]:
+        """What a reader must find: each row with everything that belongs to it.
 
-    def _row(self, episode: int, frame: int) -> Row:
+        Args:
+            by_time: whether a row's picture is the one at its time, as LeRobot pairs them, or the
+                one in its place, if a file has as many pictures as rows.
+        """
+        return [self._row(e, f, by_time) for e in range(self.num_episodes) for f in self.frames(e)]
+
+    def _row(self, episode: int, frame: int, by_time: bool) -> Row:
         state = self.state(episode, frame)
+        picture = self.picture if by_time else self.picture_in_order
         return Row(
             episode=episode,
             state=state,
@@ -253,9 +273,7 @@ class CodedDataset:
             task=self.tasks[self.task_at(episode, frame)],
             texts=tuple((r.column, self.text(r, episode, frame)) for r in self.references),
             values=tuple((c.key, c.value(episode, frame)) for c in self.columns),
-            pictures=tuple(
-                (c.key, self.picture(i, episode, frame)) for i, c in enumerate(self.cameras)
-            ),
+            pictures=tuple((c.key, picture(i, episode, frame)) for i, c in enumerate(self.cameras)),
         )
 
     def state(self, episode: int, frame: int) -> tuple[float, ...]:
@@ -272,6 +290,15 @@ class CodedDataset:
         film = self.film(camera, self.episodes_beside(camera, episode))
         start_s = film.starts[episode] if self.version == "v3.0" else 0.0
         return film.at(start_s + self.time_s(episode, frame), 0.5 / self.stated_fps)
+
+    def picture_in_order(self, camera: int, episode: int, frame: int) -> Code | None:
+        """The picture of a row if rows and pictures of a file were joined one by one."""
+        if not self.cameras[camera].is_video:
+            return self.code(camera, episode, frame)
+        episodes = self.episodes_beside(camera, episode)
+        rows = [(e, f) for e in episodes for f in self.frames(e)]
+        codes = self.film(camera, episodes).codes
+        return codes[rows.index((episode, frame))] if len(rows) == len(codes) else None
 
     @property
     def stated_fps(self) -> float:

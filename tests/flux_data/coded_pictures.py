@@ -23,8 +23,8 @@ SIDE, BASE = 16, 16
 DEPTH_12 = 256
 """The step between two digits of a depth picture, which has 12 bits."""
 
-HEVC_SIDE = 48
-"""x265 damages moving pictures that are smaller."""
+HEVC_SIDE = 64
+"""x265 damages smaller moving pictures, and writes beyond its memory."""
 
 CLOCK = 90_000
 """Ticks per second of a video whose stamps are no multiples of a period."""

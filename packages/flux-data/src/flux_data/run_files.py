@@ -14,6 +14,7 @@ from flux_core.incomplete_file import why_incomplete
 
 from .lerobot.dataset import LeRobotDataset
 from .parquet.arrow import unreadable
+from .repairable import naming_repair
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,12 +34,14 @@ def check_files(sources: Iterable[tuple[LeRobotDataset, Sequence[str]]]) -> None
     Raises:
         DataError: it names the first such file, and says how many more there are.
     """
-    missing = [file for source, cameras in sources for file in missing_files(source, cameras)]
+    chosen = list(sources)
+    missing = [file for source, cameras in chosen for file in missing_files(source, cameras)]
     if not missing:
         return
     first, more = missing[0], len(missing) - 1
     others = f" ({more} more of the run's files cannot be read either)" if more else ""
-    raise DataError(f"{first.path}: {first.reason}{others}")
+    with naming_repair(*(source.root for source, _ in chosen)):
+        raise DataError(f"{first.path}: {first.reason}{others}")
 
 
 def missing_files(source: LeRobotDataset, cameras: Sequence[str]) -> Iterator[MissingFile]:

@@ -11,6 +11,7 @@ from rich.console import Console
 from flux_core.command_line import EXIT_FAILED, EXIT_OK, add_command, print_json
 
 from ..progress_bars import progress_bars
+from .write import add_reencode, tell_reencoded
 
 
 def add_repair(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -28,17 +29,13 @@ def add_repair(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--no-decode", action="store_true", help="check only the times of frames, not the pictures"
     )
-    parser.add_argument(
-        "--reencode",
-        action="store_true",
-        help="encode the videos again, so that episodes whose pictures cannot be copied are saved",
-    )
+    add_reencode(parser)
     parser.set_defaults(handler=run_repair)
 
 
 def run_repair(args: argparse.Namespace) -> int:
     """Runs `flux-data repair`."""
-    from ..repair.repair import repair
+    from ..repair.repairing import repair
 
     with progress_bars(Console(stderr=True), "check", "write", "verify") as advance:
         report = repair(
@@ -64,12 +61,11 @@ def _tell(report: dict[str, Any]) -> None:
             episode = "" if note["episode"] is None else f"episode {note['episode']}: "
             name = kind.replace("_", " ")
             out.print(f"{name}: {episode}{note['file']}: {note['message']}", markup=False)
-    for camera, done in report.get("reencoded", {}).items():
-        psnr = f"at least {done['min_psnr_db']:g} dB"
-        out.print(f"encoded again: {camera}: {done['encoder']}, {psnr}", markup=False)
     if not any(report[kind] for kind in kinds):
         out.print("nothing needed repair: the result is a copy")
-    out.print(
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    tell_reencoded(console, report)
+    console.print(
         f"wrote {report['out']}: {report['num_episodes']} episodes, {report['num_frames']} frames",
         markup=False,
     )

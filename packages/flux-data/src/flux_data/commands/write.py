@@ -48,7 +48,7 @@ def _add_convert(commands: Commands[argparse.ArgumentParser]) -> None:
     )
     convert.add_argument("--out", type=Path, required=True, help="a new directory")
     convert.add_argument("--to", choices=VERSIONS, help="version (aloha-hdf5: v2.1)")
-    _add_reencode(convert)
+    add_reencode(convert)
     hdf5 = convert.add_argument_group("for aloha-hdf5")
     hdf5.add_argument("--task", help="the task in words, as the policy will get it")
     hdf5.add_argument(
@@ -72,7 +72,8 @@ def _add_convert(commands: Commands[argparse.ArgumentParser]) -> None:
     convert.set_defaults(handler=run_convert)
 
 
-def _add_reencode(parser: argparse.ArgumentParser) -> None:
+def add_reencode(parser: argparse.ArgumentParser) -> None:
+    """Adds `--reencode`."""
     parser.add_argument(
         "--reencode",
         action="store_true",
@@ -155,7 +156,7 @@ def _add_merge(commands: Commands[argparse.ArgumentParser]) -> None:
     merge.add_argument("datasets", type=Path, nargs="+", help="LeRobot directories")
     merge.add_argument("--out", type=Path, required=True, help="a new directory")
     merge.add_argument("--to", choices=VERSIONS, help="version (default: the first one's)")
-    _add_reencode(merge)
+    add_reencode(merge)
     merge.set_defaults(handler=run_merge)
 
 
@@ -190,7 +191,7 @@ def _add_split(commands: Commands[argparse.ArgumentParser]) -> None:
     )
     split.add_argument("--out", type=Path, required=True, help="the folder for the parts")
     split.add_argument("--seed", type=int, default=0, help="seed of the random draw of shares (0)")
-    _add_reencode(split)
+    add_reencode(split)
     split.set_defaults(handler=run_split)
 
 
@@ -229,11 +230,16 @@ def _tell(args: argparse.Namespace, report: dict[str, Any]) -> None:
         print_json(report)
         return
     console = Console(stderr=True, highlight=False, soft_wrap=True)
-    for key, found in report.get("reencoded", {}).items():
-        worst = found["min_psnr_db"]
-        quality = "without any loss" if worst is None else f"at least {worst:g} dB"
-        console.print(f"encoded {key} with {found['encoder']}: {quality}", markup=False)
+    tell_reencoded(console, report)
     console.print(
         f"wrote {report['out']}: {report['num_episodes']} episodes, {report['num_frames']} frames",
         markup=False,
     )
+
+
+def tell_reencoded(console: Console, report: dict[str, Any]) -> None:
+    """Prints how the videos were encoded again."""
+    for key, found in report.get("reencoded", {}).items():
+        worst = found["min_psnr_db"]
+        quality = "without any loss" if worst is None else f"at least {worst:g} dB"
+        console.print(f"encoded {key} with {found['encoder']}: {quality}", markup=False)

@@ -24,6 +24,7 @@ from flux_core.errors import DataError
 from ..parquet.arrow import footer_of, read_columns
 from ..parquet.image_rows import ImageRows
 from ..parquet.row_groups import RowGroups, num_bytes
+from ..repairable import naming_repair
 from .episode_rows import RowSpan, SharedFiles, rows_of_own_file
 from .locations import local_root
 from .metadata import (
@@ -174,7 +175,7 @@ class LeRobotDataset(ABC):
                 ascend, or the number of rows or dimensions differs from the metadata's.
         """
         key = (position, tuple(keys))
-        with self._lock:
+        with self._lock, naming_repair(self.root):
             columns = self._kept(key)
             if key not in self._good:
                 self._check(position, columns)
@@ -295,9 +296,9 @@ class LeRobotDataset(ABC):
         """
         self.check_features(keys)
         for position in range(self.num_episodes):
-            with self._lock:
+            with self._lock, naming_repair(self.root):
                 columns = self._rows(position, keys)
-            self._check(position, columns)
+                self._check(position, columns)
             yield columns
 
     def locate(self, row: int) -> tuple[int, int]:
@@ -487,7 +488,8 @@ def open_lerobot(root: str | Path) -> LeRobotDataset:
     version = info.get("codebase_version")
     for layout in LAYOUTS:
         if version in layout.versions:
-            return layout(folder, info)
+            with naming_repair(folder):
+                return layout(folder, info)
     known = ", ".join(version for layout in LAYOUTS for version in layout.versions)
     raise DataError(
         f"{folder / 'meta' / 'info.json'}: expected codebase_version {known}, got {version}"

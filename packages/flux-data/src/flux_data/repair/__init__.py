@@ -8,6 +8,6 @@ from flux_core.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from .notes import Note as Note
-    from .repair import repair as repair
+    from .repairing import repair as repair
 
-__getattr__, __dir__ = lazy_exports(__name__, {"notes": ("Note",), "repair": ("repair",)})
+__getattr__, __dir__ = lazy_exports(__name__, {"notes": ("Note",), "repairing": ("repair",)})

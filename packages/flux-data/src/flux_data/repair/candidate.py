@@ -8,7 +8,7 @@ from typing import Any
 
 from ..lerobot.dataset import VideoSegment
 from .runs import Run
-from .source import Source
+from .source import DamagedDataset
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,9 +33,9 @@ class Candidate:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Survey:
+class EpisodesFound:
     """What was found of a dataset: its tasks' texts, and in order the episodes to be saved."""
 
-    source: Source
+    source: DamagedDataset
     tasks: Mapping[int, str]
     episodes: tuple[Candidate, ...]

@@ -10,13 +10,13 @@ from flux_core.errors import DataError
 from .lines import Line
 from .notes import Notes
 from .runs import Run, keep_the_order, runs_of
-from .source import Source
+from .source import DamagedDataset
 
 Lines = Mapping[int, Sequence[Line]]
 Found = dict[int, tuple[Run, Line]]
 
 
-def rows_v2(source: Source, lines: Lines, notes: Notes) -> Found:
+def rows_v2(source: DamagedDataset, lines: Lines, notes: Notes) -> Found:
     """Returns the rows and the line of each episode that has a file of its own."""
     found: Found = {}
     for index in sorted(lines):
@@ -33,7 +33,7 @@ def rows_v2(source: Source, lines: Lines, notes: Notes) -> Found:
     return found
 
 
-def _check_stated(source: Source, found: Found, notes: Notes) -> None:
+def _check_stated(source: DamagedDataset, found: Found, notes: Notes) -> None:
     """Leaves out rows that state another episode, unless removed episodes explain it."""
     in_order = keep_the_order(list(found), [run.states for run, _ in found.values()])
     for index, run in [(i, run) for i, (run, _) in found.items() if run.states != i]:
@@ -48,7 +48,7 @@ def _check_stated(source: Source, found: Found, notes: Notes) -> None:
             del found[index]
 
 
-def rows_v3(source: Source, lines: Lines, notes: Notes) -> Found:
+def rows_v3(source: DamagedDataset, lines: Lines, notes: Notes) -> Found:
     """Returns the rows and the line of each episode, wherever in the data files its rows are."""
     runs, unreadable = list[Run](), dict[Path, str]()
     for path in sorted((source.root / "data").rglob("*.parquet")):
@@ -87,7 +87,7 @@ def _join(runs: list[Run], following: Sequence[Run]) -> None:
     runs += following
 
 
-def _only_renumbered(source: Source, lines: Lines, runs: Sequence[Run]) -> bool:
+def _only_renumbered(source: DamagedDataset, lines: Lines, runs: Sequence[Run]) -> bool:
     """Whether metadata and rows agree on everything but numbers that removed episodes left."""
     listed, states = sorted(lines), [run.states for run in runs]
     return (
@@ -103,7 +103,7 @@ def _only_renumbered(source: Source, lines: Lines, runs: Sequence[Run]) -> bool:
 
 
 def _own_run(
-    source: Source, index: int, runs: Sequence[Run], lines: Sequence[Line], notes: Notes
+    source: DamagedDataset, index: int, runs: Sequence[Run], lines: Sequence[Line], notes: Notes
 ) -> Run | None:
     """Returns the episode's run; of several, the only one where the metadata says it is."""
     own = [run for run in runs if run.states == index]
@@ -124,7 +124,9 @@ def _own_run(
     return None
 
 
-def _why_no_rows(source: Source, line: Line, unreadable: Mapping[Path, str]) -> tuple[Path, str]:
+def _why_no_rows(
+    source: DamagedDataset, line: Line, unreadable: Mapping[Path, str]
+) -> tuple[Path, str]:
     path = source.named_data(line)
     if path is None:
         return source.root / "data", "found no rows of the episode"
@@ -134,7 +136,7 @@ def _why_no_rows(source: Source, line: Line, unreadable: Mapping[Path, str]) -> 
     return path, "the parquet file is missing" if missing else "found no rows of the episode"
 
 
-def _note_place(source: Source, line: Line, run: Run, notes: Notes) -> None:
+def _note_place(source: DamagedDataset, line: Line, run: Run, notes: Notes) -> None:
     """Notes that the metadata names another file than that of the rows."""
     stated = source.named_data(line)
     if stated != run.path:

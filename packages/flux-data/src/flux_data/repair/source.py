@@ -17,7 +17,7 @@ from .notes import Notes
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
+class DamagedDataset:
     """The dataset's folder and `info.json`; the rest may be damaged."""
 
     root: Path
@@ -74,7 +74,7 @@ def _shared_place(values: Mapping[str, Any], prefix: str) -> dict[str, int] | No
     return place
 
 
-def open_source(root: Path, notes: Notes) -> Source:
+def open_source(root: Path, notes: Notes) -> DamagedDataset:
     """Reads info.json; path templates that cannot be used become LeRobot's own.
 
     Raises:
@@ -98,4 +98,4 @@ def open_source(root: Path, notes: Notes) -> Source:
         except DataError:
             notes.corrected(path, f"{key}: expected LeRobot's {value!r}, got {info.get(key)!r}")
             info[key] = value
-    return Source(root=root, info=info)
+    return DamagedDataset(root=root, info=info)

@@ -22,7 +22,7 @@ from flux_core.errors import DataError
 from ..lerobot.metadata import file_rows, read_table, text_rows, texts_of
 from ..lerobot.stored_columns import fact_column, write_text_table
 from ..lerobot.writer import CHUNKS_SIZE, WriterV21, WriterV30, write_json
-from .candidate import Candidate, Survey
+from .candidate import Candidate, EpisodesFound
 
 WRITTEN = ("info.json", "tasks.jsonl", "tasks.parquet", "episodes.jsonl", "episodes")
 WRITTEN += ("episodes_stats.jsonl", "stats.json")
@@ -49,7 +49,7 @@ class Stage:
 class _Builder:
     """Writes one stage."""
 
-    found: Survey
+    found: EpisodesFound
     folder: Path
     episodes: Sequence[Candidate]
     sources: dict[Path, Path] = field(default_factory=dict)
@@ -64,7 +64,7 @@ class _Builder:
 
 
 def write_stage(
-    found: Survey, episodes: Sequence[Candidate], folder: Path, *, with_stats: bool
+    found: EpisodesFound, episodes: Sequence[Candidate], folder: Path, *, with_stats: bool
 ) -> Stage:
     """Writes a stage of these episodes.
 

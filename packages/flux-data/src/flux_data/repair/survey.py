@@ -9,17 +9,17 @@ from typing import Any
 from flux_core.errors import DataError
 
 from ..lerobot.dataset import VideoSegment
-from .candidate import Candidate, Survey
+from .candidate import Candidate, EpisodesFound
 from .found_rows import Found, Lines, rows_v2, rows_v3
 from .lines import Line, episode_lines_v2, episode_lines_v3, json_lines, whole_number
 from .notes import Notes
 from .runs import Run
-from .source import Source, open_source
+from .source import DamagedDataset, open_source
 from .task_table import known_texts, task_texts_v2, task_texts_v3
 from .video_places import segments_of, without_overlaps
 
 
-def survey(root: Path, notes: Notes) -> Survey:
+def survey(root: Path, notes: Notes) -> EpisodesFound:
     """Reads what can be read of a dataset, without its pictures.
 
     Raises:
@@ -57,10 +57,10 @@ def survey(root: Path, notes: Notes) -> Survey:
     if source.is_v3:
         episodes = without_overlaps(episodes, source.fps, notes)
     _note_strangers(source, lines, rows, notes)
-    return Survey(source=source, tasks=texts, episodes=tuple(episodes))
+    return EpisodesFound(source=source, tasks=texts, episodes=tuple(episodes))
 
 
-def _videos(source: Source, line: Line, run: Run, notes: Notes) -> dict[str, VideoSegment]:
+def _videos(source: DamagedDataset, line: Line, run: Run, notes: Notes) -> dict[str, VideoSegment]:
     if source.is_v3:
         return segments_of(source, line, run, notes)
     return {key: VideoSegment(path=source.own_video(key, line.index)) for key in source.video_keys}
@@ -74,7 +74,7 @@ def _stats_lines(root: Path, notes: Notes) -> dict[int, Mapping[str, Any]]:
     }
 
 
-def _note_gaps(source: Source, lines: Lines, notes: Notes) -> None:
+def _note_gaps(source: DamagedDataset, lines: Lines, notes: Notes) -> None:
     """Notes episodes that are gone: gaps in the numbers, and what info.json counts beyond."""
     meta, info = source.root / "meta", source.info
     for index in sorted(set(range(max(lines))) - set(lines) - notes.episodes_left_out()):
@@ -103,7 +103,7 @@ def _note_index(rows: Found, notes: Notes) -> None:
         first += run.length
 
 
-def _note_strangers(source: Source, lines: Lines, rows: Found, notes: Notes) -> None:
+def _note_strangers(source: DamagedDataset, lines: Lines, rows: Found, notes: Notes) -> None:
     """Notes files that no line of metadata names, whether they exist or not."""
     known = {span.path for run, _ in rows.values() for span in run.spans}
     known |= {Path(note.file) for note in notes}

@@ -15,13 +15,15 @@ from .candidate import Candidate
 from .lines import Line
 from .notes import Notes
 from .runs import Run
-from .source import Source
+from .source import DamagedDataset
 
 FRAMES_OFF = 0.5
 """The tolerance of times, in frames."""
 
 
-def segments_of(source: Source, line: Line, run: Run, notes: Notes) -> dict[str, VideoSegment]:
+def segments_of(
+    source: DamagedDataset, line: Line, run: Run, notes: Notes
+) -> dict[str, VideoSegment]:
     """Returns where the metadata says that an episode's pictures are.
 
     Raises:
@@ -39,7 +41,7 @@ def segments_of(source: Source, line: Line, run: Run, notes: Notes) -> dict[str,
 
 
 def _check_pictures(
-    source: Source, key: str, path: Path, line: Line, run: Run, notes: Notes
+    source: DamagedDataset, key: str, path: Path, line: Line, run: Run, notes: Notes
 ) -> None:
     """Compares the number of pictures that the metadata states with the number of rows."""
     pictures = _stated_pictures(line.values, key, source.fps)

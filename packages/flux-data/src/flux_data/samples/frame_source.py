@@ -15,6 +15,7 @@ from flux_core.transforms import ImageResize
 
 from ..lerobot.dataset import LeRobotDataset
 from ..lerobot.metadata import image_size
+from ..repairable import naming_repair
 from ..video.pairing import TOLERANCE
 from ..video.reader import VideoReader
 from .frame_cache import find_cache
@@ -71,7 +72,8 @@ class FrameSource:
         Raises:
             DataError: a frame is missing, cannot be decoded, or differs in size from `info.json`.
         """
-        frames = [self.picture(sample, key) for key in self.cameras]
+        with naming_repair(self.source.root):
+            frames = [self.picture(sample, key) for key in self.cameras]
         if self.resize is None:
             return frames
         return [resize_frame(frame, self.resize) for frame in frames]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,10 +18,14 @@ from ..lerobot.dataset import LeRobotDataset
 from ..lerobot.metadata import NO_NUMBERS
 from ..lerobot.state_action import STATE, width_of
 from ..run_files import check_files
+from .camera_summary import summarize_cameras
+from .frame_cache import fingerprints
 from .group_statistics import compute_group
 from .read_ahead import make_samples
-from .stats_cache import GroupStatistics, cached_stats, code_of
+from .stats_cache import GroupStatistics, cached_cameras, cached_stats, code_of
 from .windows import DatasetPart, ParquetDataset
+
+logger = logging.getLogger("flux.data")
 
 
 class DistributedRepeatingDataset:
@@ -145,6 +150,23 @@ class DistributedRepeatingDataset:
             self.datasets += group
         self._ends = np.cumsum([len(dataset) for dataset in self.datasets])
         self._check_weighted_groups()
+
+    def data_summary(self) -> dict[str, dict[str, object]]:
+        """Returns what a robot can be compared with, by group, as plain data.
+
+        `fps`, `episodes`, `frames`, the ranges of `state` and `action` in robot units, the same of
+        the first frames in `start`, and `cameras` (see `summarize_cameras`). The cameras' frames
+        are decoded by the first call; a group whose frames cannot be decoded gets a warning and no
+        `cameras`.
+        """
+        names = self.group_of_datasets
+        for name, summary in self._summaries.items():
+            if "cameras" not in summary:
+                members = [
+                    d for d, group in zip(self.datasets, names, strict=True) if group == name
+                ]
+                self._summaries[name] = {**summary, "cameras": _cameras(members)}
+        return {name: dict(summary) for name, summary in self._summaries.items()}
 
     def _check_weighted_groups(self) -> None:
         """Refuses a share of the draws for a group without samples."""
@@ -360,6 +382,22 @@ def group_stats(
     if code := code_of([step for dataset in group for step in dataset.pipeline.unit_steps]):
         settings["code"] = code
     return cached_stats(sources, settings, lambda: exact_stats(group, config))
+
+
+def _cameras(group: list[ParquetDataset]) -> Mapping[str, object]:
+    """Returns the summary of a group's cameras, computed once and cached on disk."""
+    if not any(len(dataset) for dataset in group):
+        return {}
+    parts = [part for dataset in group for part in dataset.parts]
+    try:
+        settings = [
+            [part.frames.cameras, fingerprints(part.source, part.frames.cameras)] for part in parts
+        ]
+        sources = [part.source for part in parts]
+        return cached_cameras(sources, settings, lambda: summarize_cameras(group))
+    except DataError as error:
+        logger.warning("the checkpoint gets no summary of the cameras: %s", error)
+        return {}
 
 
 def exact_stats(

@@ -186,6 +186,16 @@ class ParquetDataset:
         part, within = self._locate(index)
         return part.sample(within)
 
+    def pictures(self, index: int) -> list[NDArray[np.uint8]]:
+        """Returns a sample's frame of every camera as recorded, (height, width, 3) each.
+
+        Raises:
+            DataError: a frame is missing or cannot be decoded.
+        """
+        part, within = self._locate(index)
+        raw = part.sample(within)
+        return [part.frames.picture(raw, camera) for camera in part.frames.cameras]
+
     def _locate(self, index: int) -> tuple[DatasetPart, int]:
         """Returns the part that holds a sample, and the sample's number there."""
         self._check_index(index)

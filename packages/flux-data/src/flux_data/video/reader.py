@@ -50,13 +50,18 @@ class VideoFacts:
     times_s: NDArray[np.float64]
 
 
-@functools.lru_cache(maxsize=16)
 def video_facts(path: Path) -> VideoFacts:
-    """Reads a video's packets without decoding them.
+    """Reads a video's packets without decoding them; remembers those of recent files.
 
     Raises:
         DataError: it cannot be opened, has no frames, or is truncated.
     """
+    state = path.stat() if path.exists() else None
+    return _video_facts(path, *((state.st_mtime_ns, state.st_size) if state else (0, 0)))
+
+
+@functools.lru_cache(maxsize=16)
+def _video_facts(path: Path, _changed_ns: int, _size: int) -> VideoFacts:
     import av
     from av.error import FFmpegError
 

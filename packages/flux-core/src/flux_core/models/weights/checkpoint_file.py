@@ -25,7 +25,8 @@ def load_checkpoint(path: Path, *, mmap: bool = False) -> dict[str, Any]:
     With `mmap`, a tensor is read from the file only when it is used.
 
     Keys: `model` and `ema` (weights, `ema` only of trained ones, or None), `optimizer`,
-    `global_step`, `position` in the data, `config` (the resolved tree as plain data), `norm_stats`.
+    `global_step`, `position` in the data, `config` (the resolved tree as plain data), `norm_stats`,
+    `data_summary` (of the training set by group; older checkpoints have none).
     """
     if not path.is_file():
         raise CheckpointError(f"{path}: not found")
@@ -41,11 +42,16 @@ def load_checkpoint(path: Path, *, mmap: bool = False) -> dict[str, Any]:
     return state
 
 
-def inference_weights(state: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Returns the plain network's weights to deploy: the moving average if the run kept one."""
+def deployed_weights(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Returns the weights to deploy, adapters apart: the moving average if the run kept one."""
     # The average contains only trained weights; the others are unchanged.
-    weights = {**state["model"], **(state.get("ema") or {})}
-    return merged_weights(weights, bind(PI0FlowMatching.Config, state["config"]["model"], "model"))
+    return {**state["model"], **(state.get("ema") or {})}
+
+
+def inference_weights(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Returns `deployed_weights` as the plain network has them, with the adapters merged."""
+    config = bind(PI0FlowMatching.Config, state["config"]["model"], "model")
+    return merged_weights(deployed_weights(state), config)
 
 
 def load_weights(

@@ -34,7 +34,7 @@ from ..lerobot.new_folder import (
 )
 from ..validate.fault import Fault
 from ..validate.rows import validate
-from .candidate import Candidate, Survey
+from .candidate import Candidate, EpisodesFound
 from .notes import Notes
 from .stage import Stage, write_stage
 from .survey import survey
@@ -134,7 +134,7 @@ class _Work:
     """Leaves out episodes until what remains can be copied and has no faults."""
 
     def __init__(
-        self, *, found: Survey, notes: Notes, folder: Path, decode: bool, reencode: bool
+        self, *, found: EpisodesFound, notes: Notes, folder: Path, decode: bool, reencode: bool
     ) -> None:
         self.found, self.notes, self.folder = found, notes, folder
         self.decode, self.reencode = decode, reencode
@@ -190,11 +190,17 @@ class _Work:
             elif position is None or fault.kind in JUDGED:
                 continue  # reported with the result
             elif fault.kind == "video_length":
-                index = stage.episodes[position].index
-                self.notes.left_out(file, f"pictures after the last row: {message}", index)
+                self._note_pictures(stage.episodes[position], file, message)
             else:
                 bad.setdefault(position, (file, message))
         return bad, is_whole
+
+    def _note_pictures(self, episode: Candidate, file: str, message: str) -> None:
+        """Notes pictures after the last row: lost rows, if the metadata counts them."""
+        note = self.notes.corrected
+        if episode.values.get("length", episode.run.length) != episode.run.length:
+            note = self.notes.left_out
+        note(file, f"pictures after the last row: {message}", episode.index)
 
     def _note_corrected(self, stage: Stage, file: str, message: str, position: int | None) -> None:
         if self._num_stages == 1:  # afterwards the numbers are other ones
@@ -252,7 +258,7 @@ def _episode_of(fault: Fault) -> int | None:
     return int(found[1]) if found else None
 
 
-def _note_numbers(found: Survey, episodes: Sequence[Candidate], notes: Notes) -> None:
+def _note_numbers(found: EpisodesFound, episodes: Sequence[Candidate], notes: Notes) -> None:
     """Notes the first episodes that have another number in the result."""
     changed = [f"{e.index} is {i}" for i, e in enumerate(episodes) if e.index != i]
     if changed:
