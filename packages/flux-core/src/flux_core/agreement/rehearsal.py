@@ -177,7 +177,7 @@ def _prompt(expected: Sample, found: Sample) -> Iterator[str]:
         yield f"the prompt is {ours!r} in training and {theirs!r} on the robot"
         return
     for name in ("lang_tokens", "lang_masks"):
-        if name in expected and not np.array_equal(expected[name], found.get(name)):
+        if name in expected and not np.array_equal(expected[name], found[name]):
             yield f"the same prompt {ours!r} has other tokens on the robot than in training"
             return
 
