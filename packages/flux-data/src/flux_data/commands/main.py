@@ -132,20 +132,25 @@ def _add_validate(commands: argparse._SubParsersAction[argparse.ArgumentParser])
 def run_validate(args: argparse.Namespace) -> int:
     """Runs `flux-data validate`."""
     from ..progress_bars import progress_bars
+    from ..validate.ranges import range_warnings
     from ..validate.rows import validate
 
     with progress_bars(Console(stderr=True), "episodes") as advance:
         faults = validate(
             args.dataset, decode=not args.no_decode, advance=partial(advance, "episodes")
         )
+    warnings = range_warnings(args.dataset)
     if args.json:
-        print_json({"ok": not faults, "faults": [asdict(fault) for fault in faults]})
+        told = {"warnings": [asdict(warning) for warning in warnings]} if warnings else {}
+        print_json({"ok": not faults, "faults": [asdict(fault) for fault in faults], **told})
     else:
         out = Console(soft_wrap=True, highlight=False)
-        for fault in faults:
-            where = f" ({fault.where})" if fault.where else ""
-            out.print(f"{fault.kind}: {fault.file}{where}: {fault.message}", markup=False)
-        out.print(f"{len(faults)} faults" if faults else "no faults")
+        for each in (*faults, *warnings):
+            kind = f"warning: {each.kind}" if each in warnings else each.kind
+            where = f" ({each.where})" if each.where else ""
+            out.print(f"{kind}: {each.file}{where}: {each.message}", markup=False)
+        count = f"{len(faults)} faults" if faults else "no faults"
+        out.print(f"{count}; {len(warnings)} warnings" if warnings else count)
     return EXIT_FAILED if faults else EXIT_OK
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -329,7 +329,17 @@ class DatasetPart:
         Raises:
             DataError: no frame has a window.
         """
-        rows: list[NDArray[np.float32]] = []
+        rows = list(self.windows_by_episode(steps))
+        if not rows:
+            raise DataError(
+                f"{self.source.root}: expected frames with actions for the statistics of relative "
+                f"actions, got none (window_start_idx {self.config.window_start_idx}, tasks "
+                f"{' and '.join(SKIPPED_TASKS)} left out). Leave the dataset out"
+            )
+        return np.concatenate(rows)
+
+    def windows_by_episode(self, steps: Sequence[UnitStep]) -> Iterator[NDArray[np.float32]]:
+        """Yields the parts of `converted_windows`, one for each episode with samples."""
         for position in range(self.source.num_episodes):
             columns = self._columns(position)
             frames = self._kept_frames[position]
@@ -340,14 +350,7 @@ class DatasetPart:
                 masks = np.stack([mask for _, mask in windows])
                 states = joined(columns, self.config.state_columns, frames)
                 sample = apply(steps, {"states": states, "actions": actions})
-                rows.append(sample["actions"][masks])
-        if not rows:
-            raise DataError(
-                f"{self.source.root}: expected frames with actions for the statistics of relative "
-                f"actions, got none (window_start_idx {self.config.window_start_idx}, tasks "
-                f"{' and '.join(SKIPPED_TASKS)} left out). Leave the dataset out"
-            )
-        return np.concatenate(rows)
+                yield sample["actions"][masks]
 
 
 def _as_tuple(columns: str | tuple[str, ...] | None) -> tuple[str, ...] | None:

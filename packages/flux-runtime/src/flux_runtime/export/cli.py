@@ -114,6 +114,7 @@ def export_checkpoint(
     *,
     config: Path | None = None,
     changes: Changes | None = None,
+    own_classes: Path | None = None,
     **options: Any,
 ) -> Verification:
     """Writes `checkpoint` as a verified bundle; see `load_policy` and `export_bundle`.
@@ -126,6 +127,7 @@ def export_checkpoint(
         accept_versions: distributions whose installed version may differ from the bundle's.
         config: a config whose robot section replaces the checkpoint's.
         changes: what changes in the robot's section.
+        own_classes: where transforms that only training runs may be imported from.
         options: the fields of `ExportOptions`.
 
     Raises:
@@ -144,7 +146,7 @@ def export_checkpoint(
     edits = SectionEdits(config=config, cameras=chosen.cameras)
     if changes is not None:
         edits = replace(edits, changes=changes)
-    policy = load_policy(checkpoint, robot, accept_versions, edits)
+    policy = load_policy(checkpoint, robot, accept_versions, edits, own_classes)
     return export_bundle(policy, out, report, chosen)
 
 
@@ -173,6 +175,7 @@ def export(args: argparse.Namespace) -> None:
             args.accept_versions,
             config=args.config,
             changes=changes_from(args),
+            own_classes=Path(),
             precision=args.precision,
             opset=args.opset,
             num_inference_steps=args.num_inference_steps,

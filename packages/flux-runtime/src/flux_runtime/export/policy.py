@@ -11,9 +11,15 @@ import torch
 from safetensors.torch import load_file
 
 from flux_core.bundle import Bundle
-from flux_core.config import bind, registrations, unbind, with_current_types
+from flux_core.config import (
+    bind,
+    registrations,
+    unbind,
+    with_current_types,
+    without_own_training_transforms,
+)
 from flux_core.deployment import InferenceRunner, InferenceSections, inference_sections
-from flux_core.errors import ConfigError, ExportError
+from flux_core.errors import ConfigError, ExportError, UsageError
 from flux_core.models import PI0FlowMatching, network_facts
 from flux_core.models.weights import (
     inference_weights,
@@ -24,7 +30,8 @@ from flux_core.norm_stats import NormStats, stats_from_json
 from flux_core.tokenizers import PretrainedTokenizer
 from flux_core.transforms import Tokenization
 
-from .section import DATA, SectionEdits, agreed, provenance_of
+from .own_classes import check_own_training_transforms
+from .section import DATA, SectionEdits, agreed, provenance_of, section_of
 
 WEIGHTS = "model.safetensors"
 TABLE = ".table"
@@ -51,14 +58,16 @@ def load_policy(
     robot: str | None = None,
     accept_versions: Collection[str] = (),
     edits: SectionEdits | None = None,
+    own_classes: Path | None = None,
 ) -> TrainedPolicy:
     """Reads `checkpoint_epoch_N.pt`, or the directory of a bundle, for one robot.
 
     Args:
-        checkpoint: the file or directory.
-        robot: the robot's name, if the checkpoint has several.
+        checkpoint: the file, or the directory of a bundle in fp32.
+        robot: its name, if the checkpoint has several.
         accept_versions: distributions whose installed version may differ from a bundle's.
         edits: what changes in the robot's section, before it is compared with training.
+        own_classes: where a checkpoint's transforms that only training runs may be imported from.
 
     Raises:
         ExportError: the checkpoint does not have that robot; or it has several and `robot` is None;
@@ -77,6 +86,12 @@ def load_policy(
     # Memory-mapped, because a full-size checkpoint with its optimiser may not fit in memory.
     state = load_checkpoint(checkpoint, mmap=True)
     config = with_current_types(state["config"])
+    if edits.config is not None:
+        config = {**config, "inference": section_of(edits.config)}
+    training_only: dict[str, str] = {}
+    if own_classes is not None:
+        training_only = check_own_training_transforms(config, checkpoint, own_classes)
+        config = without_own_training_transforms(config)
     try:
         registrations(config)
     except ConfigError as error:
@@ -115,6 +130,7 @@ def load_policy(
             "global_step": state["global_step"],
             "epoch": state["epoch"],
             **provenance_of(inference, facts, edits),
+            **({"training_only": training_only} if training_only else {}),
         },
         training_log=log if (log := checkpoint.with_name("metrics.jsonl")).is_file() else None,
     )
@@ -139,7 +155,7 @@ def load_bundled_policy(
             f"{manifest.precision}, whose weights are rounded. Export the checkpoint instead."
         )
     network = bind(PI0FlowMatching.Config, config["model"], "model")
-    inference = bind(InferenceRunner, config["inference"], "inference")
+    inference = _bundled_section(config, manifest.robot, edits)
     facts, where = manifest.provenance.get(DATA, {}), str(directory)
     inference = agreed(
         inference, config, network_facts(network), facts, edits, where, is_bundle=True
@@ -159,6 +175,29 @@ def load_bundled_policy(
         provenance={**kept, **provenance_of(inference, {}, edits)},
         training_log=log if log.is_file() else None,
     )
+
+
+def _bundled_section(config: Mapping[str, Any], robot: str, edits: SectionEdits) -> InferenceRunner:
+    """Returns the robot's section of a bundle, or the one of the config that replaces it.
+
+    Raises:
+        ExportError: that config names a class that is not allowed in a bundle.
+        UsageError: that config does not have the bundle's robot.
+    """
+    if edits.config is None:
+        return bind(InferenceRunner, config["inference"], "inference")
+    section = section_of(edits.config)
+    try:
+        registrations({"inference": section})
+    except ConfigError as error:
+        raise ExportError(f"--config: {edits.config}: {error}") from error
+    runners = inference_sections(bind(InferenceSections, section, "inference"))
+    if robot not in runners:
+        raise UsageError(
+            f"--config: {edits.config}: expected the robot of the bundle, {robot}, got "
+            f"{', '.join(runners)}"
+        )
+    return runners[robot]
 
 
 def with_tokenizer_beside(inference: InferenceRunner, directory: Path) -> InferenceRunner:

@@ -23,6 +23,7 @@ logger = logging.getLogger("flux.train")
 NO_WARNING = {
     "train_dataloader": {"per_device_num_workers", "worker_type"},
     "runner": {
+        "recipe",
         "max_epochs",
         "max_steps",
         "save_epoch_interval",
@@ -208,7 +209,8 @@ def _setup_changes(old: Setup, new: Setup, runner: TrainRunner) -> list[str]:
     ]
     batches = changed("samples_per_step", "samples per step:")
     schedule = changed("total_steps", "steps in total:")
-    if runner.lr_scheduler_type == "constant":
+    is_by_step = runner.warmup_steps is not None and runner.decay_steps is not None
+    if runner.lr_scheduler_type == "constant" or is_by_step:
         schedule = []
     effects = (
         (rounding, "sums are rounded differently"),

@@ -58,7 +58,7 @@ def check_robot_sections(
     trained = _trained(model, mixture)
     for members in trained.groups.values():
         for member in members:
-            check_camera_names(member.cameras, f"{member.where}.transforms.0.video_keys")
+            check_camera_names(member.cameras or (), f"{member.where}.transforms.0.video_keys")
     _check_statistics(mixture, has_robot=sections is not None)
     for path, inference in robot_sections(sections).items():
         _warn_of_wider_limits(inference.spec, path)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from flux_core.config import bind, load_config
+from flux_core.config import apply_overrides, bind, load_config
 from flux_core.deployment import InferenceRunner, inference_sections
 from flux_core.errors import ConfigError
 from flux_core.models import PI0FlowMatching, SigLIPViTBackbone
@@ -15,6 +15,7 @@ from flux_core.transforms import ModelInputs, Pipeline
 from flux_data.samples import DistributedRepeatingDataset
 
 from ..validation.validator import Validation, check_validation
+from .recipe import recipe_overrides
 from .robot_checks import check_robot_sections
 from .runner import TrainRunner
 
@@ -64,12 +65,14 @@ class TrainConfig:
 def read_train_config(
     path: Path, overrides: Sequence[str]
 ) -> tuple[TrainConfig, dict[str, object]]:
-    """Loads, overrides and binds a config file.
+    """Loads, overrides and binds a config file; a chosen recipe is written out.
 
     Returns:
         The bound config and the plain tree it came from.
     """
-    tree = load_config(path, overrides)
+    tree = load_config(path)
+    tree = apply_overrides(tree, recipe_overrides(tree, overrides))
+    tree.pop("recipe", None)
     return bind_train_config(tree), tree
 
 
