@@ -134,9 +134,9 @@ def export_checkpoint(
         MissingDependencyError: the packages of the extra `export` are not installed.
     """
     try:
+        from .checkpoint.section import SectionEdits
         from .options import ExportOptions
         from .policy import load_policy
-        from .section import SectionEdits
         from .writer import export_bundle
     except ImportError as error:
         raise MissingDependencyError(

@@ -8,9 +8,9 @@ from flux_core.config import bind, unbind
 from flux_core.errors import UsageError
 from flux_core.models import PI0FlowMatching
 
+from .checkpoint.section import with_cameras
 from .policy import TrainedPolicy
 from .precision.network import DEFAULT_OPSETS, OPSETS, PRECISIONS, Precision
-from .section import with_cameras
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,8 +30,8 @@ from flux_core.norm_stats import NormStats, stats_from_json
 from flux_core.tokenizers import PretrainedTokenizer
 from flux_core.transforms import Tokenization
 
-from .own_classes import check_own_training_transforms
-from .section import DATA, SectionEdits, agreed, provenance_of, section_of
+from .checkpoint.own_classes import check_own_training_transforms
+from .checkpoint.section import DATA, SectionEdits, agreed, provenance_of, section_of
 
 WEIGHTS = "model.safetensors"
 TABLE = ".table"
