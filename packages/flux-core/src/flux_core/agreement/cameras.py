@@ -28,7 +28,10 @@ def check_camera_names(names: Sequence[str], where: str) -> None:
         raise ConfigError(f"{where}: expected at least one camera, got none")
     twice = [name for place, name in enumerate(names) if name in names[:place]]
     if twice:
-        raise ConfigError(f"{where}: expected each camera once, got {twice[0]!r} twice")
+        raise ConfigError(
+            f"{where}: expected each camera once, as the robot has it, got {twice[0]!r} twice. "
+            "num_padding_imgs pads a robot with fewer cameras than others"
+        )
 
 
 def kept_cameras(
