@@ -14,7 +14,6 @@ from flux_core.agreement import (
     Trained,
     TrainedDataset,
     check_agreement,
-    check_camera_names,
     check_data_agreement,
     kept_cameras,
     refuse,
@@ -58,7 +57,9 @@ def check_robot_sections(
     trained = _trained(model, mixture)
     for members in trained.groups.values():
         for member in members:
-            check_camera_names(member.cameras, f"{member.where}.transforms.0.video_keys")
+            where = f"{member.where}.transforms.0.video_keys"
+            if not member.cameras:
+                raise ConfigError(f"{where}: expected at least one camera, got none")
     _check_statistics(mixture, has_robot=sections is not None)
     for path, inference in robot_sections(sections).items():
         _warn_of_wider_limits(inference.spec, path)
