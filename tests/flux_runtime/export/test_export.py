@@ -24,7 +24,7 @@ from flux_runtime.export import writer
 from flux_runtime.export.cli import main
 from flux_runtime.export.graphs import DenoiseGraph, precompute_angles, precompute_times
 from flux_runtime.export.onnx_file import tensor_offsets
-from flux_runtime.export.policy import TrainedPolicy, load_policy
+from flux_runtime.export.source.policy import TrainedPolicy, load_policy
 from flux_runtime.export.verify import replay
 
 
@@ -202,3 +202,19 @@ def test_a_step_of_the_denoise_graph_leaves_finished_positions_alone(checkpoint:
     x_next, t_next = graph(None, x_t, t, torch.ones(1, 7, dtype=torch.bool), *cache)
     assert torch.equal(x_next[0, :5], x_t[0, :5])
     assert torch.equal(t_next[0, 5:], torch.full((27,), 0.2)) and not t_next[0, :5].any()
+
+
+def test_the_bundle_says_what_the_training_set_looks_like(
+    checkpoint: Path, bundle_dir: Path, tmp_path: Path
+) -> None:
+    bundle = Bundle.open(bundle_dir)
+    summary = bundle.manifest.data_summary
+    assert {"fps", "episodes", "frames", "state", "action", "start"} <= set(summary)
+    assert len(summary["start"]["state"]["min"]) == bundle.manifest.state_dim
+    assert tuple(summary["cameras"]) == bundle.manifest.cameras
+    # A bundle that is exported again keeps it; a checkpoint of before has none.
+    assert load_policy(bundle_dir).data_summary == summary
+    state = torch.load(checkpoint, weights_only=True)
+    del state["data_summary"]
+    torch.save(state, tmp_path / checkpoint.name)
+    assert load_policy(tmp_path / checkpoint.name).data_summary == {}

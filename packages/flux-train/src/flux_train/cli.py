@@ -21,7 +21,6 @@ from flux_core.command_line import (
     run_cli,
     with_directories,
 )
-from flux_core.config import obstacles, unbind
 from flux_core.errors import FluxError, UsageError
 
 if TYPE_CHECKING:
@@ -139,10 +138,12 @@ def train(args: argparse.Namespace) -> int:
 
 
 def _read_and_train(args: argparse.Namespace) -> int:
+    from .config.deployment_checks import check_deployable
     from .config.tree import read_train_config
 
     try:
         config, _ = read_train_config(args.config, args.cfg_options)
+        check_deployable(config, is_quiet=os.environ.get("RANK", "0") != "0")
     except FluxError as error:
         if os.environ.get("LOCAL_RANK", "0") == "0":
             raise
@@ -165,6 +166,7 @@ def _quiet_failure(error: FluxError) -> int:
 
 def _train(args: argparse.Namespace, config: TrainConfig, ranks: Ranks) -> int:
     from .checkpoints.choice import check_nothing_is_lost, checkpoint_to_resume
+    from .config.robot_checks import warn_of_tasks
     from .distributed.parallel import check_kind
     from .metrics.train_progress import TrainProgress
     from .provenance import keep_config
@@ -173,12 +175,12 @@ def _train(args: argparse.Namespace, config: TrainConfig, ranks: Ranks) -> int:
     from .trainer import Trainer
 
     check_kind(config.runner, ranks)
-    if ranks.is_main:
-        _warn_of_obstacles(config)
     checkpoint = checkpoint_to_resume(args.resume_from, args.work_dir, ranks)
     if args.resume_from is None and not args.dry_run:
         check_nothing_is_lost(args.work_dir, ranks)
     trainer = Trainer(config, args.work_dir, ranks, checkpoint=checkpoint)
+    if ranks.is_main and checkpoint is None:
+        warn_of_tasks(config.model, config.inference, trainer.data.dataset)
     progress = TrainProgress(trainer.total_steps, trainer.step, is_quiet=not ranks.is_main)
     say = progress.console.print
     if checkpoint is not None:
@@ -245,12 +247,6 @@ def deployed_line(trainer: Trainer) -> str:
     kind = f"moving average of the weights (runner.ema_decay={decay:g})"
     weights = f"the {kind}" if decay else "the current weights (runner.ema_decay=0)"
     return f"validation, .safetensors files and adapters use {weights}"
-
-
-def _warn_of_obstacles(config: TrainConfig) -> None:
-    """Warns about what flux-export would refuse, before time is spent on training."""
-    for obstacle in obstacles(unbind(config)):
-        logger.warning("flux-export will refuse this run's checkpoint: %s", obstacle)
 
 
 def dry_run(trainer: Trainer) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,13 +12,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flux_core.errors import ConfigError, DataError
-from flux_core.norm_stats import FeatureStats, NormStats, compute_stats
+from flux_core.norm_stats import NormStats
 
+from ..lerobot.dataset import LeRobotDataset
 from ..lerobot.metadata import NO_NUMBERS
-from ..lerobot.state_action import STATE, joined, width_of
+from ..lerobot.state_action import STATE, width_of
+from ..run_files import check_files
+from .camera_summary import summarize_cameras
+from .frame_cache import fingerprints
+from .group_statistics import compute_group
 from .read_ahead import make_samples
-from .stats_cache import cached_stats, code_of
+from .stats_cache import GroupStatistics, cached_cameras, cached_stats, code_of
 from .windows import DatasetPart, ParquetDataset
+
+logger = logging.getLogger("flux.data")
 
 
 class DistributedRepeatingDataset:
@@ -123,15 +131,17 @@ class DistributedRepeatingDataset:
         self.config = config
         self.datasets: list[ParquetDataset] = []
         self.stats: dict[str, NormStats] = {}
+        self._summaries: dict[str, Mapping[str, object]] = {}
         self._groups: dict[str, tuple[int, int]] = {}
         self._group_of: list[int] = []
+        opened = _opened(config)
         for name, members in config.groups().items():
-            if not members:
-                raise ConfigError(f"datasets.{name}: expected at least one dataset, got none")
             keys = config.statistic_keys or ()
-            group = [member.build(keys) for member in members]
+            group = [m.build(keys, s) for m, s in zip(members, opened[name], strict=True)]
             check_alike(group, keys)
-            self.stats[name] = group_stats(group, config)
+            statistics = group_stats(group, config)
+            self.stats[name] = statistics.stats
+            self._summaries[name] = statistics.summary
             for dataset in group:
                 dataset.stats = self.stats[name]
             first = sum(len(dataset) for dataset in self.datasets)
@@ -140,6 +150,23 @@ class DistributedRepeatingDataset:
             self.datasets += group
         self._ends = np.cumsum([len(dataset) for dataset in self.datasets])
         self._check_weighted_groups()
+
+    def data_summary(self) -> dict[str, dict[str, object]]:
+        """Returns what a robot can be compared with, by group, as plain data.
+
+        `fps`, `episodes`, `frames`, the ranges of `state` and `action` in robot units, the same of
+        the first frames in `start`, and `cameras` (see `summarize_cameras`). The cameras' frames
+        are decoded by the first call; a group whose frames cannot be decoded gets a warning and no
+        `cameras`.
+        """
+        names = self.group_of_datasets
+        for name, summary in self._summaries.items():
+            if "cameras" not in summary:
+                members = [
+                    d for d, group in zip(self.datasets, names, strict=True) if group == name
+                ]
+                self._summaries[name] = {**summary, "cameras": _cameras(members)}
+        return {name: dict(summary) for name, summary in self._summaries.items()}
 
     def _check_weighted_groups(self) -> None:
         """Refuses a share of the draws for a group without samples."""
@@ -207,6 +234,24 @@ class DistributedRepeatingDataset:
             laps = [first + rng.permutation(last - first) for _ in range(rounds)]
             drawn.append(np.concatenate([*laps, np.zeros(0, np.int64)])[:count].astype(np.int64))
         return np.concatenate(drawn)
+
+
+def _opened(
+    config: DistributedRepeatingDataset.Config,
+) -> dict[str, list[list[LeRobotDataset]]]:
+    """Opens the directories of each group's datasets, and checks that all their files exist."""
+    opened: dict[str, list[list[LeRobotDataset]]] = {}
+    for name, members in config.groups().items():
+        if not members:
+            raise ConfigError(f"datasets.{name}: expected at least one dataset, got none")
+        opened[name] = [member.open() for member in members]
+    check_files(
+        (source, member.cameras)
+        for name, members in config.groups().items()
+        for member, sources in zip(members, opened[name], strict=True)
+        for source in sources
+    )
+    return opened
 
 
 class EpochBatches:
@@ -318,8 +363,11 @@ def _shared_facts(part: DatasetPart, statistic_keys: Sequence[str]) -> dict[str,
 
 def group_stats(
     group: list[ParquetDataset], config: DistributedRepeatingDataset.Config
-) -> NormStats:
-    """Returns a group's statistics by name; they are computed once and cached on disk."""
+) -> GroupStatistics:
+    """Returns a group's statistics, and the summary of its data, without cameras.
+
+    They are computed once and cached on disk.
+    """
     sources = [part.source for dataset in group for part in dataset.parts]
     settings: dict[str, object] = {
         "statistic_keys": config.statistic_keys,
@@ -336,45 +384,30 @@ def group_stats(
     return cached_stats(sources, settings, lambda: exact_stats(group, config))
 
 
+def _cameras(group: list[ParquetDataset]) -> Mapping[str, object]:
+    """Returns the summary of a group's cameras, computed once and cached on disk."""
+    if not any(len(dataset) for dataset in group):
+        return {}
+    parts = [part for dataset in group for part in dataset.parts]
+    try:
+        settings = [
+            [part.frames.cameras, fingerprints(part.source, part.frames.cameras)] for part in parts
+        ]
+        sources = [part.source for part in parts]
+        return cached_cameras(sources, settings, lambda: summarize_cameras(group))
+    except DataError as error:
+        logger.warning("the checkpoint gets no summary of the cameras: %s", error)
+        return {}
+
+
 def exact_stats(
     group: list[ParquetDataset], config: DistributedRepeatingDataset.Config
-) -> NormStats:
-    """Computes exact statistics of a group from every frame."""
-    measured = [_measured_values(dataset, config.measured(dataset)) for dataset in group]
-    stats: dict[str, FeatureStats] = {
-        name: compute_stats(np.concatenate([values[name] for values in measured]))
-        for name in config.measured(group[0])
-    }
-    relative = [dataset for dataset in group if dataset.pipeline.is_relative]
-    if relative and len(relative) != len(group):
-        raise ConfigError(
-            "transforms: expected relative actions in all datasets of a group, or in none"
-        )
-    if relative:
-        windows = [
-            part.converted_windows(dataset.pipeline.unit_steps)
-            for dataset in relative
-            for part in dataset.parts
-        ]
-        _, name = relative[0].pipeline.statistic_names
-        stats[name] = compute_stats(np.concatenate(windows))
-    widened = {name: feature.widened(config.min_range) for name, feature in stats.items()}
-    if config.dim is None:
-        return widened
-    # A scalar, like the timestamp, is not a state.
-    return {k: v.padded(config.dim) if v.dim > 1 else v for k, v in widened.items()}
-
-
-def _measured_values(
-    dataset: ParquetDataset, measured: Mapping[str, tuple[str, ...]]
-) -> dict[str, NDArray[Any]]:
-    """Returns the (frames, dim) values of every statistic, in the units of normalisation."""
-    keys = list(dict.fromkeys(key for keys in measured.values() for key in keys))
-    read = [part.source.columns(keys) for part in dataset.parts]
-    columns = {
-        key: np.concatenate([part[key].reshape(len(part[key]), -1) for part in read])
-        for key in keys
-    }
-    return {
-        name: dataset.in_own_units(name, joined(columns, keys)) for name, keys in measured.items()
-    }
+) -> GroupStatistics:
+    """Computes the statistics of a group, and the summary of its data, from every frame."""
+    found, summary = compute_group(group, [config.measured(dataset) for dataset in group])
+    stats = {name: feature.widened(config.min_range) for name, feature in found.items()}
+    if config.dim is not None:
+        # A scalar, like the timestamp, is not a state.
+        dim = config.dim
+        stats = {k: v.padded(dim) if v.dim > 1 else v for k, v in stats.items()}
+    return GroupStatistics(stats=stats, summary=summary)

@@ -187,17 +187,23 @@ class _Normalised(NamedTuple):
     key: str
     stats: FeatureStats
 
+    def _columns(self, member: ParquetDataset) -> list[str]:
+        config = member.config
+        return list(dict.fromkeys((*config.state_columns, *config.action_columns)))
+
     def blocks(self) -> Iterator[NDArray[np.generic]]:
         """Yields (rows, dims) values in the unit of the statistics."""
         for member in self.members:
             for part in member.parts:
-                if self.quantity == "action" and member.pipeline.is_relative:
-                    yield from part.windows_by_episode(member.pipeline.unit_steps)
-                    continue
+                steps = member.pipeline.unit_steps
+                is_relative = self.quantity == "action" and member.pipeline.is_relative
                 keys = getattr(member.config, f"{self.quantity}_columns")
-                read = part.source.columns(list(keys))
-                columns = {key: read[key].reshape(len(read[key]), -1) for key in keys}
-                yield member.in_own_units(self.key, joined(columns, keys))
+                for position, read in enumerate(part.source.episodes(self._columns(member))):
+                    columns = {key: value.reshape(len(value), -1) for key, value in read.items()}
+                    if is_relative:
+                        yield from part.converted_windows(steps, columns, position)
+                    else:
+                        yield member.in_own_units(self.key, joined(columns, keys))
 
     def ranges(self, group: str, extremes: Extremes) -> Iterator[DimensionRange]:
         """Yields one range per dimension; padded ones are left out."""

@@ -7,8 +7,10 @@ import inspect
 import json
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 from flux_core.config import unbind
 from flux_core.errors import DataError
@@ -20,12 +22,22 @@ from ..whole_file import whole_file
 
 logger = logging.getLogger("flux.data")
 
-VERSION = 2
+VERSION = 3
+
+Kept = TypeVar("Kept")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupStatistics:
+    """The statistics of a group of datasets by name, and the summary of its data as plain data."""
+
+    stats: NormStats
+    summary: Mapping[str, object]
 
 
 def cached_stats(
-    sources: Sequence[LeRobotDataset], settings: object, compute: Callable[[], NormStats]
-) -> NormStats:
+    sources: Sequence[LeRobotDataset], settings: object, compute: Callable[[], GroupStatistics]
+) -> GroupStatistics:
     """Returns the statistics of an earlier run, or computes and stores them.
 
     Args:
@@ -34,29 +46,51 @@ def cached_stats(
         compute: computes them.
     """
     path = cache_directory() / f"{fingerprint(sources, settings)}.json"
-    kept = _read(path)
-    if kept is not None:
-        return kept
-    stats = compute()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(path, "Set XDG_CACHE_HOME") as file:
-            file.write(json.dumps(stats_to_json({"stats": stats})).encode())
-    except (OSError, DataError) as error:
-        # This run has them; only the next one has to compute them again.
-        logger.warning("the statistics cannot be stored for the next run: %s", error)
-    return stats
+    found = _read(path, _group_from_json)
+    if found is None:
+        found = compute()
+        _write(path, {**stats_to_json({"stats": found.stats}), "summary": found.summary})
+    return found
 
 
-def _read(path: Path) -> NormStats | None:
-    """Returns the statistics stored at `path`, or None if there are none or they are damaged."""
+def cached_cameras(
+    sources: Sequence[LeRobotDataset],
+    settings: object,
+    compute: Callable[[], Mapping[str, object]],
+) -> Mapping[str, object]:
+    """The same for the summary of the cameras; `settings` must name the state of the videos."""
+    path = cache_directory() / f"{fingerprint(sources, ['cameras', settings])}.json"
+    found = _read(path, dict[str, object])
+    if found is None:
+        found = compute()
+        _write(path, found)
+    return found
+
+
+def _group_from_json(data: Mapping[str, Any]) -> GroupStatistics:
+    stats = stats_from_json({"stats": data["stats"]})["stats"]
+    return GroupStatistics(stats=stats, summary={**data["summary"]})
+
+
+def _read(path: Path, parse: Callable[[dict[str, Any]], Kept]) -> Kept | None:
+    """Returns what is stored at `path`, or None if there is nothing or it is damaged."""
     if not path.is_file():
         return None
     try:
-        return stats_from_json(json.loads(path.read_text()))["stats"]
+        return parse(json.loads(path.read_text()))
     except (OSError, ValueError, TypeError, AttributeError, LookupError, DataError) as error:
         logger.warning("%s: is damaged (%s). Computing the statistics again", path, error)
         return None
+
+
+def _write(path: Path, data: Mapping[str, object]) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(path, "Set XDG_CACHE_HOME") as file:
+            file.write(json.dumps(data).encode())
+    except (OSError, DataError) as error:
+        # This run has them; only the next one has to compute them again.
+        logger.warning("the statistics cannot be stored for the next run: %s", error)
 
 
 def cache_directory() -> Path:

@@ -21,6 +21,7 @@ from flux_core.models.weights import (
 )
 from flux_core.norm_stats import stats_to_json
 
+from ..config.robot_checks import data_facts
 from ..config.runner import FSDPTrainRunner
 from ..config.tree import TrainConfig
 from ..distributed.parallel import (
@@ -168,6 +169,11 @@ class CheckpointKeeper:
             "skipped_steps": state.skipped_steps,
             "config": unbind(self.config),
             "norm_stats": stats_to_json(data.dataset.stats),
+            "data_facts": {
+                name: facts.as_data() for name, facts in data_facts(data.dataset).items()
+            },
+            # The main process writes it.
+            "data_summary": data.dataset.data_summary() if self._ranks.is_main else {},
         }
 
     def _setup(self, data: TrainData) -> Setup:

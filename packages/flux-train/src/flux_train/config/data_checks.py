@@ -16,6 +16,7 @@ from flux_data.samples import (
     rounded_up,
 )
 
+from .robot_checks import check_robots_with_data
 from .tree import TrainConfig
 
 
@@ -46,6 +47,7 @@ def check_data(config: TrainConfig, dataset: DistributedRepeatingDataset) -> Non
         _check_prompts(member)
         _check_action_dims(config, member)
     _check_way_back(dataset)
+    check_robots_with_data(config.model, config.inference, dataset)
 
 
 def range_warnings(

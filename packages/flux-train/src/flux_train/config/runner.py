@@ -93,8 +93,8 @@ class TrainRunner:
     def __post_init__(self) -> None:
         if (self.max_epochs is None) == (self.max_steps is None):
             raise ConfigError(
-                f"max_epochs: expected exactly one of max_epochs and max_steps, got "
-                f"{self.max_epochs} and {self.max_steps}"
+                "max_epochs: expected exactly one of max_epochs and max_steps, got "
+                f"{self.max_epochs} and {self.max_steps}. {self._one_duration}"
             )
         self._check_numbers()
         for name in AT_LEAST_ONE:
@@ -107,6 +107,12 @@ class TrainRunner:
         if self.warmup_steps is not None:
             return self.warmup_steps
         return round(self.warmup_ratio * total_steps)
+
+    @property
+    def _one_duration(self) -> str:
+        if self.max_epochs is None:
+            return "Set one of them"
+        return "Add runner.max_steps=none to count epochs, or runner.max_epochs=none to count steps"
 
     def _check_numbers(self) -> None:
         """Refuses NaN too: every comparison with it is false."""

@@ -14,6 +14,7 @@ from PIL import Image
 from flux_core.errors import DataError
 from flux_core.norm_stats import NormStats
 from flux_core.transforms import Augmentation, Pipeline
+from flux_data.run_files import check_files
 from flux_data.samples import DimensionRange, ParquetDataset, RawSample, measured_ranges
 
 PICTURE_HEIGHT = 180
@@ -58,7 +59,12 @@ class HeldOutGroup:
     ) -> None:
         """`stats` are the training set's, for the group of this name."""
         self.name = name
-        self._datasets = [plain(member).build(statistic_keys) for member in members]
+        opened = [member.open() for member in members]
+        check_files((s, m.cameras) for m, each in zip(members, opened, strict=True) for s in each)
+        self._datasets = [
+            plain(member).build(statistic_keys, sources)
+            for member, sources in zip(members, opened, strict=True)
+        ]
         for dataset in self._datasets:
             dataset.stats = stats
         self._stats = stats

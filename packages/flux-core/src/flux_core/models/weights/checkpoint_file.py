@@ -12,7 +12,9 @@ from torch import Tensor
 
 from ...config import bind
 from ...errors import CheckpointError
+from ...incomplete_file import why_incomplete
 from ..pi.pi0 import PI0FlowMatching
+from .finite_weights import check_finite
 from .lora import merged_weights
 
 FORMAT = "flux-checkpoint-1"
@@ -24,10 +26,13 @@ def load_checkpoint(path: Path, *, mmap: bool = False) -> dict[str, Any]:
     With `mmap`, a tensor is read from the file only when it is used.
 
     Keys: `model` and `ema` (weights, `ema` only of trained ones, or None), `optimizer`,
-    `global_step`, `position` in the data, `config` (the resolved tree as plain data), `norm_stats`.
+    `global_step`, `position` in the data, `config` (the resolved tree as plain data), `norm_stats`,
+    `data_summary` (of the training set by group; older checkpoints have none).
     """
     if not path.is_file():
         raise CheckpointError(f"{path}: not found")
+    if reason := why_incomplete(path):
+        raise CheckpointError(f"{path}: cannot be read as a checkpoint ({reason})")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, OSError) as error:
@@ -53,7 +58,8 @@ def inference_weights(state: Mapping[str, Any]) -> dict[str, Tensor]:
 def load_weights(
     model: torch.nn.Module, weights: Mapping[str, Tensor], where: str, *, assign: bool = False
 ) -> None:
-    """Fills `model` strictly; the first missing, unexpected or mis-shaped tensor is named.
+    """Fills `model` strictly; the first tensor that is missing, unexpected, mis-shaped or not
+    finite is named.
 
     With `assign`, the model takes the tensors themselves, so it may be on the meta device.
     """
@@ -70,4 +76,6 @@ def load_weights(
             f"{where}: {len(problems)} weights do not fit the config's network; "
             f"first: {problems[0]}"
         )
+    for name, value in weights.items():
+        check_finite(name, value, where)
     model.load_state_dict(dict(weights), assign=assign)
