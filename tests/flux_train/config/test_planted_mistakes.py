@@ -246,6 +246,9 @@ def older_spelling() -> dict[str, Any]:
         ("train_dataloader.dataset.datasets.0.use_delta", True),
         ("custom_imports", {"imports": ["my_transforms"]}),
         ("val_dataloader", {"dataset": {}}),
+        ("load_from", "checkpoint.pth"),
+        ("resume", True),
+        ("work_dir", "work_dirs/mine"),
     ],
 )
 def test_a_mistake_in_an_older_spelling_is_reported_where_it_is_written(

@@ -73,8 +73,8 @@ def check_validation(validation: Validation, training: DistributedRepeatingDatas
         if group not in trained:
             raise ConfigError(
                 f"validation.dataset.datasets.{group}: expected one of training's groups "
-                f"({', '.join(trained)}), got {group!r}. Its statistics are needed; name the group by its key in `datasets`, "
-                "or by statistic_name"
+                f"({', '.join(trained)}), got {group!r}. Its statistics are needed; name the "
+                "group by its key in `datasets`, or by statistic_name"
             )
         if _made(member) not in [_made(other) for other in trained[group]]:
             name = _difference(member, trained[group][0])
