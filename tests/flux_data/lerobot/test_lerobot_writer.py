@@ -318,7 +318,7 @@ class Refusing:
     ("number", "message"),
     [
         (errno.ENOSPC, r"joined.mp4: cannot be written \(No space left on device\)"),
-        (errno.EINVAL, r"episode_000000.mp4: the episode at 0.0000 s cannot be copied: its first"),
+        (errno.EINVAL, r"episode_000000.mp4: episode 0: cannot be copied, because its frames"),
     ],
 )
 def test_a_full_disk_is_distinguished_from_a_bad_source_video(
@@ -329,7 +329,7 @@ def test_a_full_disk_is_distinguished_from_a_bad_source_video(
         container = video._container
         video._container = Refusing(number)
         with pytest.raises(DataError, match=message):
-            video.append(segment, LENGTHS[0], 50.0)
+            video.append(segment, np.arange(LENGTHS[0]) / 50, 50.0, "episode 0")
         video._container = container
 
 

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from flux_core.errors import DataError
-from flux_data.lerobot.arrow import to_array
+from flux_data.parquet.arrow import to_array
 from flux_data.samples.process_inputs import ProcessParquetInputs
 from flux_data.samples.stored_image import StoredImage, decode_image
 from flux_data.samples.windows import ParquetDataset

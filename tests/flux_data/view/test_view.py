@@ -137,15 +137,6 @@ def test_statistics_in_parts_are_those_of_the_whole(count: int, seed: int, cuts:
     assert not running.num_not_finite.any()
 
 
-def test_many_parts_are_kept_in_little_memory() -> None:
-    values = np.random.default_rng(0).normal(size=(100_000, 1))
-    running = RunningStats(1, len(values))
-    for part in np.split(values, 1000):
-        running.add(part)
-    assert running.result().q99 == pytest.approx(compute_stats(values).q99, abs=1e-12)
-    assert len(running._high._buffer) < 6000
-
-
 def test_values_that_are_not_finite_are_counted_and_left_out(tmp_path: Path) -> None:
     def spoil(index: int, values: dict[str, np.ndarray]) -> None:
         values[STATE][1, 0] = np.nan

@@ -23,16 +23,18 @@ def dataset_info(root: Path) -> dict[str, Any]:
         "num_frames": source.num_frames,
         "fps": source.fps,
         "robot_type": source.info.get("robot_type"),
-        "cameras": [
-            key.removeprefix("observation.images.")
-            for key in (*source.video_keys, *source.image_keys)
-        ],
+        "cameras": [_camera(key) for key in source.camera_keys],
+        "depth_cameras": [_camera(key) for key in source.depth_keys],
         "features": {
             key: {"dtype": feature["dtype"], "shape": feature["shape"]}
             for key, feature in source.info["features"].items()
         },
         "tasks": list(source.tasks.values()),
     }
+
+
+def _camera(key: str) -> str:
+    return key.removeprefix("observation.images.")
 
 
 def dataset_stats(

@@ -2,70 +2,150 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from flux_core.errors import DataError
 
-from ..lerobot.arrow import to_array
-from ..lerobot.dataset import LeRobotDataset, LeRobotV3, check_ascending, check_values
+from ..lerobot.dataset import (
+    LeRobotDataset,
+    LeRobotV3,
+    VideoSegment,
+    check_ascending,
+    check_values,
+)
 from ..lerobot.episode_stats import ImageStats, is_complete
 from ..lerobot.metadata import NO_NUMBERS, json_rows, read_table
 from ..lerobot.writer import COUNTERS, Episode
+from ..parquet.arrow import first_line, to_array
 from ..samples.stored_image import decode_image
+from .source_videos import SourceVideos
 
-logger = logging.getLogger("flux.data")
-
-OWN_KEYS = ("episode_index", "tasks", "length", "dataset_from_index", "dataset_to_index")
+OWN_KEYS = ("episode_index", "length", "dataset_from_index", "dataset_to_index")
 OWN_PREFIXES = ("stats/", "videos/", "data/", "meta/")
+
+Renumber = Callable[[str, NDArray[Any], str], NDArray[Any]]
+"""Called with a column, its numbers and its place."""
+
+ReencodeVideos = Callable[[LeRobotDataset, str, int, SourceVideos], VideoSegment]
+"""Called with a dataset, a camera, the position of an episode, and the dataset's videos."""
+
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
 
-def read_episodes(source: LeRobotDataset, positions: Sequence[int]) -> Iterator[Episode]:
+def read_episodes(
+    source: LeRobotDataset,
+    positions: Sequence[int],
+    *,
+    renumber: Renumber = lambda name, numbers, where: numbers,
+    types: Mapping[str, pa.DataType] = MappingProxyType({}),
+    reencode: ReencodeVideos | None = None,
+) -> Iterator[Episode]:
     """Yields episodes for a writer, with their statistics and other metadata.
 
+    Args:
+        source: the dataset.
+        positions: its episodes, in the order in which to yield them.
+        renumber: returns the numbers of a column in the tables of the dataset that is written.
+        types: the type of columns that may have several.
+        reencode: writes new videos; default: the videos are to be copied.
+
     Raises:
-        DataError: a file or column is missing or damaged, a value is not finite, or times do not
-            ascend.
+        DataError: a file or column is missing or damaged, a value is not finite, times do not
+            ascend, or rows and pictures contradict each other.
     """
     stats, facts = _image_stats(source), _facts(source)
+    videos = SourceVideos(source)
     tables: dict[Path, pa.Table] = {}
-    told: set[str] = set()
     for position in positions:
-        path = source.data_file(position)
-        if path not in tables:
-            tables = {path: _read_table(source, position)}  # one file at a time
-            _tell_of_unlisted(source, path, tables[path], told)
-        index = int(source.episode_indices[position])
-        rows = _rows(tables[path], source, position)
+        index, spans = int(source.episode_indices[position]), source.rows(position)
+        for path in (span.path for span in spans if span.path not in tables):
+            tables[path] = _read_table(source, path)
+        tables = {span.path: tables[span.path] for span in spans}  # few files at a time
+        rows = _one_table(
+            [tables[span.path].slice(span.first, span.length) for span in spans], source
+        )
         table = rows.select([k for k in _stored_keys(source) if k not in COUNTERS])
         _check_numbers(table, source, position)
         table = _with_own_images(table, source, position)
+        for key, kind in types.items():
+            at = table.column_names.index(key)
+            table = table.set_column(at, key, table.column(key).cast(kind))
+        where = source.where(position)
+        for key in table.column_names:
+            table = _renumbered(table, key, renumber, f"{where}, {key}")
+        facts_here = dict(facts.get(index, {}))
+        tasks, stated = _tasks(rows, source, position), facts_here.pop("tasks", None)
         yield Episode(
             table=table,
-            tasks=_tasks(rows, source, position),
-            videos={key: source.video(key, position) for key in source.video_keys},
+            tasks=tasks,
+            task_index=renumber("task_index", _numbers(rows, "task_index"), where),
+            frame_index=_numbers(rows, "frame_index")
+            if "frame_index" in rows.schema.names
+            else None,
+            stated_tasks=_stated(stated, tasks),
+            where=where,
+            videos={
+                key: _video(source, key, position, videos, reencode) for key in source.video_keys
+            },
             image_stats=stats.get(index, {}) | _picture_stats(source, table, position),
-            facts=facts.get(index, {}),
+            is_temporary=reencode is not None,
+            facts=facts_here,
         )
 
 
+def _numbers(rows: pa.Table, key: str) -> NDArray[np.int64]:
+    return to_array(rows.column(key), key).ravel().astype(np.int64)
+
+
+def _renumbered(table: pa.Table, key: str, renumber: Renumber, where: str) -> pa.Table:
+    """Replaces a column of numbers that stand for texts, if their numbers change."""
+    column = table.column(key)
+    if not pa.types.is_integer(column.type):
+        return table
+    old = to_array(column, where)
+    new = renumber(key, old, where)
+    if np.array_equal(old, new):
+        return table
+    return table.set_column(table.column_names.index(key), key, pa.array(new))
+
+
+def _stated(stated: object, tasks: Sequence[str]) -> list[str] | None:
+    """Returns the tasks that the metadata lists, if they include those of the frames.
+
+    GR00T's datasets also list the texts of annotations.
+    """
+    if isinstance(stated, list) and {*tasks} <= {str(text) for text in stated}:
+        return [str(text) for text in stated]
+    return None
+
+
+def _video(
+    source: LeRobotDataset,
+    key: str,
+    position: int,
+    videos: SourceVideos,
+    reencode: ReencodeVideos | None,
+) -> VideoSegment:
+    if reencode is not None:
+        return reencode(source, key, position, videos)
+    videos.check(key, position)
+    return source.video(key, position)
+
+
 def _stored_keys(source: LeRobotDataset) -> list[str]:
-    """Returns the columns that the files must have; `frame_index` and `index` are recomputed."""
+    """Returns the columns that the files must have; `index` is computed anew."""
     keys = [key for key in source.info["features"] if key not in (*COUNTERS, *source.video_keys)]
     return list(dict.fromkeys([*keys, "timestamp", "episode_index", "task_index"]))
 
 
-def _read_table(source: LeRobotDataset, position: int) -> pa.Table:
-    path = source.data_file(position)
-    if not path.is_file():
-        index = source.episode_indices[position]
-        raise DataError(f"{path}: the parquet file of episode {index} is missing")
+def _read_table(source: LeRobotDataset, path: Path) -> pa.Table:
     table = read_table(path)
     for key in _stored_keys(source):
         if key not in table.column_names:
@@ -74,27 +154,14 @@ def _read_table(source: LeRobotDataset, position: int) -> pa.Table:
     return table
 
 
-def _tell_of_unlisted(source: LeRobotDataset, path: Path, table: pa.Table, told: set[str]) -> None:
-    """Warns once per dataset of columns that cannot be copied."""
-    known = {*source.info["features"], *COUNTERS, "timestamp", *told}
-    unlisted = [name for name in table.column_names if name not in known]
-    if unlisted:
-        names = ", ".join(unlisted)
-        logger.warning("%s: not copied, because info.json does not list it: %s", path, names)
-    told.update(unlisted)
-
-
-def _rows(table: pa.Table, source: LeRobotDataset, position: int) -> pa.Table:
-    index, length = int(source.episode_indices[position]), int(source.lengths[position])
-    where = f"{source.data_file(position)}: episode_index"
-    rows = np.flatnonzero(to_array(table.column("episode_index"), where).ravel() == index)
-    if len(rows) != length:
+def _one_table(parts: Sequence[pa.Table], source: LeRobotDataset) -> pa.Table:
+    """Returns the rows of an episode that may be split over files."""
+    try:
+        return pa.concat_tables(parts)
+    except pa.ArrowException as error:
         raise DataError(
-            f"{source.where(position)}: expected {length} rows (the metadata), got {len(rows)}"
-        )
-    if rows[-1] - rows[0] + 1 != length:
-        raise DataError(f"{source.where(position)}: expected consecutive rows, got gaps")
-    return table.slice(int(rows[0]), length)
+            f"{source.root}: expected the same columns in all data files ({first_line(error)})"
+        ) from error
 
 
 def _check_numbers(table: pa.Table, source: LeRobotDataset, position: int) -> None:

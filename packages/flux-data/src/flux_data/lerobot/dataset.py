@@ -6,6 +6,7 @@ no dictionaries are made for single rows.
 
 from __future__ import annotations
 
+import re
 import threading
 from abc import ABC, abstractmethod
 from collections import OrderedDict
@@ -20,17 +21,23 @@ from numpy.typing import NDArray
 
 from flux_core.errors import DataError
 
-from .arrow import read_columns
+from ..parquet.arrow import footer_of, read_columns
+from ..parquet.image_rows import ImageRows
+from ..parquet.row_groups import RowGroups, num_bytes
+from ..repairable import naming_repair
+from .episode_rows import RowSpan, SharedFiles, rows_of_own_file
 from .locations import local_root
 from .metadata import (
     NO_NUMBERS,
     check_info,
+    is_depth_map,
     json_rows,
     order_of_episodes,
     read_info,
     read_table,
     table_rows,
-    tasks_of,
+    text_rows,
+    texts_of,
 )
 from .state_action import check_known
 
@@ -66,7 +73,9 @@ class LeRobotDataset(ABC):
         self.episode_starts = np.concatenate(([0], np.cumsum(self.lengths)))
         self._cache: OrderedDict[EpisodeKey, Columns] = OrderedDict()
         self._good: set[EpisodeKey] = set()
+        self._rows_of: dict[int, tuple[RowSpan, ...]] = {}
         self._cached_bytes = 0
+        self._groups, self._images = RowGroups(), ImageRows(self.image_bytes)
         self._lock = threading.Lock()
 
     @abstractmethod
@@ -78,12 +87,20 @@ class LeRobotDataset(ABC):
         """Returns the index and the length of every episode."""
 
     @abstractmethod
-    def _read_episode(self, position: int, keys: Sequence[str]) -> Columns:
-        """Returns the columns of one episode."""
+    def _find_rows(self, position: int) -> tuple[RowSpan, ...]:
+        """Returns where an episode's rows are."""
+
+    @abstractmethod
+    def stated_rows(self, position: int) -> RowSpan | None:
+        """Returns where the metadata says that an episode's rows are; None for a whole file."""
+
+    @abstractmethod
+    def stated_file(self, position: int) -> Path:
+        """Returns the parquet file that the metadata names for an episode."""
 
     @abstractmethod
     def data_file(self, position: int) -> Path:
-        """Returns the parquet file that holds an episode."""
+        """Returns the parquet file that holds an episode, or its first rows."""
 
     @abstractmethod
     def video(self, video_key: str, position: int) -> VideoSegment:
@@ -112,8 +129,19 @@ class LeRobotDataset(ABC):
     @property
     def image_keys(self) -> tuple[str, ...]:
         """Features stored as single images in the parquet files, except depth maps."""
+        return tuple(key for key in self._features_of("image") if key not in self.depth_keys)
+
+    @property
+    def camera_keys(self) -> tuple[str, ...]:
+        """Cameras with colours: videos, then single images."""
+        videos = [key for key in self.video_keys if key not in self.depth_keys]
+        return (*videos, *self.image_keys)
+
+    @property
+    def depth_keys(self) -> tuple[str, ...]:
+        """Depth maps, as videos or as single images."""
         features = self.info["features"]
-        return tuple(k for k in self._features_of("image") if not is_depth_map(features[k]))
+        return tuple(key for key, feature in features.items() if is_depth_map(feature))
 
     def _features_of(self, dtype: str) -> tuple[str, ...]:
         features = self.info["features"]
@@ -123,6 +151,22 @@ class LeRobotDataset(ABC):
         """Refuses the first key that the dataset lacks."""
         check_known(self.info["features"], keys, str(self.root))
 
+    def check_count(self) -> None:
+        """Refuses a dataset that lists fewer episodes than it counts.
+
+        A recorder that was killed leaves such a one.
+
+        Raises:
+            DataError: info.json counts more episodes than the metadata lists.
+        """
+        said = self.info.get("total_episodes", 0)
+        if isinstance(said, int) and said > self.num_episodes:
+            raise DataError(
+                f"{self.root / 'meta' / 'info.json'}: total_episodes: expected "
+                f"{self.num_episodes}, as listed, got {said}. `flux-data repair` writes a dataset "
+                "of what is there"
+            )
+
     def episode(self, position: int, keys: Sequence[str]) -> Columns:
         """Returns columns of one episode, (length,) or (length, dim), and caches them.
 
@@ -131,7 +175,7 @@ class LeRobotDataset(ABC):
                 ascend, or the number of rows or dimensions differs from the metadata's.
         """
         key = (position, tuple(keys))
-        with self._lock:
+        with self._lock, naming_repair(self.root):
             columns = self._kept(key)
             if key not in self._good:
                 self._check(position, columns)
@@ -139,31 +183,91 @@ class LeRobotDataset(ABC):
         return columns
 
     def read_episode(self, position: int, keys: Sequence[str]) -> Columns:
-        """Like `episode`, but without checking the values: for code that looks for faults."""
+        """Like `episode`, but without checking the values: for code that shows faults."""
         with self._lock:
             return self._kept((position, tuple(keys)))
+
+    def rows(self, position: int) -> tuple[RowSpan, ...]:
+        """Returns where an episode's rows are; several spans only if it is split over files.
+
+        Raises:
+            DataError: a file cannot be read, or its rows are not those of the episode.
+        """
+        if position not in self._rows_of:
+            self._rows_of[position] = self._find_rows(position)
+        return self._rows_of[position]
+
+    def read_stated(self, position: int, keys: Sequence[str]) -> Columns:
+        """Returns the rows that the metadata names, whatever episode they say they belong to.
+
+        For code that looks for faults: anything else must use `episode` or `read_episode`.
+
+        Raises:
+            DataError: the file cannot be read, or the number of rows differs from the metadata's.
+        """
+        path, span = self._existing(position), self.stated_rows(position)
+        rows = slice(0, int(footer_of(path).starts[-1])) if span is None else span.rows
+        columns = self._groups.read(path, tuple(keys), rows)
+        for name, values in columns.items():
+            self._check_length(position, name, values)
+        return columns
 
     def _kept(self, key: EpisodeKey) -> Columns:
         if key in self._cache:
             self._cache.move_to_end(key)
             return self._cache[key]
         columns = self._cache[key] = self._rows(*key)
-        self._cached_bytes += _num_bytes(columns)
+        self._cached_bytes += num_bytes(columns)
         while self._cached_bytes > MAX_CACHED_BYTES and len(self._cache) > 1:
             oldest, dropped = self._cache.popitem(last=False)
-            self._cached_bytes -= _num_bytes(dropped)
+            self._cached_bytes -= num_bytes(dropped)
             self._good.discard(oldest)
         return columns
 
     def _rows(self, position: int, keys: Sequence[str]) -> Columns:
-        columns = self._read_episode(position, keys)
+        spans = self.rows(position)
+        parts = [self._groups.read(span.path, tuple(keys), span.rows) for span in spans]
+        columns = parts[0]
+        if len(parts) > 1:
+            columns = {key: np.concatenate([part[key] for part in parts]) for key in columns}
         for name, values in columns.items():
-            if len(values) != self.lengths[position]:
-                raise DataError(
-                    f"{self.where(position)}, {name}: expected {self.lengths[position]} rows (the "
-                    f"metadata), got {len(values)}"
-                )
+            self._check_length(position, name, values)
         return columns
+
+    def encoded_image(self, position: int, key: str, frame: int) -> bytes | str | None:
+        """Returns one stored image: its encoded bytes, or the path of its file below `root`.
+
+        Reads no more of the file than the row group that holds the image.
+
+        Raises:
+            DataError: the file cannot be read, or lacks the column or the rows.
+        """
+        for span in self.rows(position):
+            if frame < span.length:
+                return self._images.read(span.path, key, span.first + frame)
+            frame -= span.length
+        raise DataError(f"{self.where(position)}: expected frame {frame}, got no such row")
+
+    def image_bytes(self) -> int:
+        """Estimates the encoded size of all stored images, from the first data file."""
+        footer = footer_of(self.data_file(0))
+        files = len({self.stated_file(position) for position in range(self.num_episodes)})
+        return int(footer.group_bytes(self.image_keys).sum()) * files
+
+    def _check_length(self, position: int, name: str, values: NDArray[np.generic]) -> None:
+        if len(values) != self.lengths[position]:
+            raise DataError(
+                f"{self.where(position)}, {name}: expected {self.lengths[position]} rows (the "
+                f"metadata), got {len(values)}"
+            )
+
+    def _existing(self, position: int) -> Path:
+        """Returns the file that the metadata names, or refuses that it is missing."""
+        path = self.stated_file(position)
+        if not path.is_file():
+            index = self.episode_indices[position]
+            raise DataError(f"{path}: the parquet file of episode {index} is missing")
+        return path
 
     def _check(self, position: int, columns: Columns) -> None:
         for name, values in columns.items():
@@ -192,9 +296,9 @@ class LeRobotDataset(ABC):
         """
         self.check_features(keys)
         for position in range(self.num_episodes):
-            with self._lock:
+            with self._lock, naming_repair(self.root):
                 columns = self._rows(position, keys)
-            self._check(position, columns)
+                self._check(position, columns)
             yield columns
 
     def locate(self, row: int) -> tuple[int, int]:
@@ -205,25 +309,12 @@ class LeRobotDataset(ABC):
     def __getstate__(self) -> dict[str, Any]:
         """Leaves the cache out: a worker process starts with an empty one."""
         empty = {"_cache": OrderedDict(), "_good": set(), "_cached_bytes": 0, "_lock": None}
+        empty |= {"_groups": None, "_images": None}
         return {**self.__dict__, **empty}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state, _lock=threading.Lock())
-
-
-def is_depth_map(feature: Mapping[str, Any]) -> bool:
-    """Whether an image holds distances rather than colours."""
-    return bool((feature.get("info") or {}).get("is_depth_map"))
-
-
-def _num_bytes(columns: Columns) -> int:
-    """Counts the bytes of columns; for images, numpy itself would count only references."""
-    return sum(
-        sum(len(value) for value in values if value is not None)
-        if values.dtype == object
-        else values.nbytes
-        for values in columns.values()
-    )
+        self._groups, self._images = RowGroups(), ImageRows(self.image_bytes)
 
 
 def check_values(values: NDArray[Any], feature: Mapping[str, Any] | None, where: str) -> None:
@@ -259,7 +350,7 @@ class LeRobotV2(LeRobotDataset):
     places: ClassVar = {"episode_chunk": 0, "episode_index": 0, "video_key": "key"}
 
     def _read_tasks(self) -> dict[int, str]:
-        return tasks_of(json_rows(self.root, "tasks.jsonl"))
+        return texts_of(json_rows(self.root, "tasks.jsonl"), "task")
 
     def _read_episodes(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         rows = json_rows(self.root, "episodes.jsonl")
@@ -267,9 +358,21 @@ class LeRobotV2(LeRobotDataset):
         lengths = np.asarray([row["length"] for _, row in rows], dtype=np.int64)
         return np.arange(len(order)), lengths[order]
 
-    def data_file(self, position: int) -> Path:
+    def stated_file(self, position: int) -> Path:
         """Returns the episode's own file."""
         return self.root / self.info["data_path"].format(**self._place(position))
+
+    def data_file(self, position: int) -> Path:
+        """Returns the episode's own file."""
+        return self.stated_file(position)
+
+    def stated_rows(self, position: int) -> None:
+        """Returns None: all rows of the file."""
+
+    def _find_rows(self, position: int) -> tuple[RowSpan, ...]:
+        path = self._existing(position)
+        index, length = int(self.episode_indices[position]), int(self.lengths[position])
+        return (rows_of_own_file(path, index, length, self.fps),)
 
     def video(self, video_key: str, position: int) -> VideoSegment:
         """Returns the episode's own video."""
@@ -280,35 +383,20 @@ class LeRobotV2(LeRobotDataset):
         index = int(self.episode_indices[position])
         return {"episode_index": index, "episode_chunk": index // self.info["chunks_size"]}
 
-    def _read_episode(self, position: int, keys: Sequence[str]) -> Columns:
-        path = self.data_file(position)
-        if not path.is_file():
-            index = self.episode_indices[position]
-            raise DataError(f"{path}: the parquet file of episode {index} is missing")
-        return read_columns(path, keys)
-
 
 class LeRobotV3(LeRobotDataset):
     """Stores many episodes per parquet file and per video file."""
 
     versions = ("v3.0",)
     places: ClassVar = {"chunk_index": 0, "file_index": 0, "video_key": "key"}
-    max_open_tables = 2
 
     def __init__(self, root: Path, info: Mapping[str, object]) -> None:
         self._meta: dict[str, NDArray[Any]] = {}
-        self._tables: OrderedDict[tuple[Path, tuple[str, ...]], Columns] = OrderedDict()
         super().__init__(root, info)
 
     def _read_tasks(self) -> dict[int, str]:
         path = self.root / "meta" / "tasks.parquet"
-        table = read_table(path)
-        names = [name for name in table.schema.names if name != "task_index"]
-        if "task_index" not in table.schema.names or not names:
-            raise DataError(f"{path}: expected task_index and the task's text, got {names}")
-        # The text is pandas' index: a nameless one in LeRobot 0.4, 'task' in 0.6.
-        indices, texts = table["task_index"].to_pylist(), table[names[0]].to_pylist()
-        return tasks_of(table_rows(path, {"task_index": indices, "task": texts}))
+        return texts_of(text_rows(path, read_table(path), "task"), "task")
 
     def _read_episodes(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         folder = self.root / "meta" / "episodes"
@@ -334,16 +422,30 @@ class LeRobotV3(LeRobotDataset):
         return self._meta["episode_index"], self._meta["length"]
 
     @cached_property
-    def _first_rows(self) -> dict[Path, int]:
-        """The dataset index of each parquet file's first row."""
-        first: dict[Path, int] = {}
-        for position, start in enumerate(self._meta["dataset_from_index"]):
-            path = self.data_file(position)
-            first[path] = min(first.get(path, int(start)), int(start))
-        return first
+    def _files(self) -> SharedFiles:
+        return SharedFiles(
+            root=self.root,
+            pattern=re.sub(r"\{[^}]*\}", "*", self.info["data_path"]),
+            fps=self.fps,
+            episodes=self.episode_indices,
+            lengths=self.lengths,
+            from_index=self._meta["dataset_from_index"],
+            stated_file=self.stated_file,
+        )
+
+    def _find_rows(self, position: int) -> tuple[RowSpan, ...]:
+        return self._files.find(position)
+
+    def stated_rows(self, position: int) -> RowSpan:
+        """Returns the rows that `dataset_from_index` and `data/file_index` name."""
+        return self._files.stated(position)
 
     def data_file(self, position: int) -> Path:
-        """Returns the file that holds this episode and others."""
+        """Returns the file that holds this episode and others, also if the metadata's is stale."""
+        return self._files.file_of(position)
+
+    def stated_file(self, position: int) -> Path:
+        """Returns the file that the metadata names for this episode and others."""
         return self.root / self.info["data_path"].format(
             chunk_index=int(self._meta["data/chunk_index"][position]),
             file_index=int(self._meta["data/file_index"][position]),
@@ -358,27 +460,6 @@ class LeRobotV3(LeRobotDataset):
         )
         start_s = float(self._meta[f"videos/{video_key}/from_timestamp"][position])
         return VideoSegment(path=self.root / name, start_s=start_s)
-
-    def _read_episode(self, position: int, keys: Sequence[str]) -> Columns:
-        path = self.data_file(position)
-        if not path.is_file():
-            index = self.episode_indices[position]
-            raise DataError(f"{path}: the parquet file of episode {index} is missing")
-        table = self._table(path, tuple(keys))
-        start = int(self._meta["dataset_from_index"][position]) - self._first_rows[path]
-        rows = slice(start, start + int(self.lengths[position]))
-        return {key: values[rows] for key, values in table.items()}
-
-    def _table(self, path: Path, keys: tuple[str, ...]) -> Columns:
-        """Returns a whole file's columns; the most recently used files stay in memory."""
-        if (path, keys) not in self._tables:
-            self._tables[path, keys] = read_columns(path, keys)
-            while len(self._tables) > self.max_open_tables:
-                self._tables.popitem(last=False)
-        return self._tables[path, keys]
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_tables": OrderedDict()}
 
 
 def _check_places(path: Path, columns: Mapping[str, NDArray[Any]]) -> None:
@@ -407,7 +488,8 @@ def open_lerobot(root: str | Path) -> LeRobotDataset:
     version = info.get("codebase_version")
     for layout in LAYOUTS:
         if version in layout.versions:
-            return layout(folder, info)
+            with naming_repair(folder):
+                return layout(folder, info)
     known = ", ".join(version for layout in LAYOUTS for version in layout.versions)
     raise DataError(
         f"{folder / 'meta' / 'info.json'}: expected codebase_version {known}, got {version}"

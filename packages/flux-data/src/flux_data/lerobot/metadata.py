@@ -14,13 +14,18 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from flux_core.errors import DataError
+from flux_core.incomplete_file import POINTER, is_lfs_pointer
 
-from .arrow import first_line
+from ..parquet.arrow import unreadable
+from ..video.pixel_formats import is_deep_grey
 
 REQUIRED_INFO = ("fps", "features", "data_path")
 CHANNELS = (1, 3, 4)
-NO_NUMBERS = ("video", "image", "string")
-"""The dtypes of features that are not numbers."""
+NO_NUMBERS = ("video", "image", "string", "language", "audio")
+"""The dtypes of features that are not numbers; `language` is a list of messages per frame."""
+
+NAMELESS = "__index_level_0__"
+"""How parquet files call an index of pandas that has no name."""
 
 Row = tuple[str, Mapping[str, Any]]
 """The place of a row of metadata, for messages, and its values."""
@@ -100,7 +105,7 @@ def check_info(path: Path, info: Mapping[str, Any], places: Mapping[str, object]
     templates = ("data_path", "video_path") if has_videos else ("data_path",)
     for key in templates:
         _check_template(f"{path}: {key}", info.get(key), places)
-    if "episode_chunk" in places and not _is_count(info.get("chunks_size"), 1):
+    if "episode_chunk" in places and not is_count(info.get("chunks_size"), 1):
         got = _short(info.get("chunks_size"))
         raise DataError(f"{path}: chunks_size: expected a whole number above 0, got {got}")
     return cast(Info, info)
@@ -110,7 +115,7 @@ def _check_feature(where: str, feature: object) -> None:
     if not isinstance(feature, dict) or not isinstance(feature.get("dtype"), str):
         raise DataError(f"{where}: expected an object with a dtype, got {_short(feature)}")
     shape = feature.get("shape")
-    if not isinstance(shape, list) or not all(_is_count(size, 1) for size in shape):
+    if not isinstance(shape, list) or not all(is_count(size, 1) for size in shape):
         raise DataError(f"{where}.shape: expected a list of whole numbers, got {_short(shape)}")
     if feature["dtype"] in ("video", "image") and len(shape) != 3:
         raise DataError(f"{where}.shape: expected [height, width, channels], got {_short(shape)}")
@@ -132,6 +137,23 @@ def image_size(feature: Mapping[str, Any]) -> tuple[int, int]:
     return tuple(shape[:2]) if shape[2] in CHANNELS else tuple(shape[1:])
 
 
+def is_depth_map(feature: Mapping[str, Any]) -> bool:
+    """Whether a video or image holds distances rather than colours.
+
+    LeRobot marks depth in `info`, before in `video_info`, as `is_depth_map` or, before, as
+    `video.is_depth_map`. A pixel format with more than 8 bits of grey says it too.
+    """
+    if feature["dtype"] not in ("video", "image"):
+        return False
+    places = [feature, feature.get("info"), feature.get("video_info")]
+    return any(
+        place.get(f"{prefix}is_depth_map") or is_deep_grey(place.get(f"{prefix}pix_fmt"))
+        for place in places
+        if isinstance(place, Mapping)
+        for prefix in ("", "video.")
+    )
+
+
 def flat_names(names: Any) -> list[str]:
     """Flattens names as LeRobot writes them: a list, a list of lists, or a dictionary of either."""
     if isinstance(names, Mapping):
@@ -149,7 +171,15 @@ def json_rows(root: Path, name: str) -> list[Row]:
     Raises:
         DataError: it is missing, or a line is not a JSON object.
     """
-    path = root / "meta" / name
+    return file_rows(root / "meta" / name)
+
+
+def file_rows(path: Path) -> list[Row]:
+    """Reads the lines of a file of JSON objects.
+
+    Raises:
+        DataError: it is missing, or a line is not a JSON object.
+    """
     if not path.is_file():
         raise DataError(f"{path}: not found")
     rows: list[Row] = []
@@ -180,23 +210,68 @@ def read_table(path: Path) -> pa.Table:
     try:
         return pq.read_table(path)
     except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{path}: cannot be read as parquet ({first_line(error)})") from error
+        raise unreadable(path, error) from error
 
 
-def tasks_of(rows: Sequence[Row]) -> dict[int, str]:
-    """Returns task_index -> text."""
-    tasks: dict[int, str] = {}
+def text_rows(path: Path, table: pa.Table, name: str) -> list[Row]:
+    """Returns the rows of a table of texts, such as `tasks.parquet`.
+
+    The text is pandas' index: nameless in LeRobot 0.4, called like the table in 0.6. Other columns
+    may stand before it.
+
+    Args:
+        path: the file, for messages.
+        table: its content.
+        name: 'task', if `task_index` holds the numbers.
+
+    Raises:
+        DataError: no column, or more than one, can be the text.
+    """
+    index = f"{name}_index"
+    if index not in table.column_names:
+        names = ", ".join(table.column_names) or "no column"
+        raise DataError(f"{path}: expected {index} and the {name}'s text, got {names}")
+    texts = table.column(_text_column(path, table, name)).to_pylist()
+    return table_rows(path, {index: table.column(index).to_pylist(), name: texts})
+
+
+def _text_column(path: Path, table: pa.Table, name: str) -> str:
+    """Returns the column that holds the texts."""
+    metadata = table.schema.metadata or {}
+    stated = _parse(metadata.get(b"pandas", b"{}"), f"{path}: the metadata of pandas")
+    names = (stated.get("index_columns") or []) if isinstance(stated, dict) else []
+    others = [key for key in table.column_names if key != f"{name}_index"]
+    known = [key for key in dict.fromkeys([*map(str, names), name, NAMELESS]) if key in others]
+    texts = [key for key in known or others if _is_text(table.schema.field(key).type)]
+    same = texts[1:] and all(table.column(key).equals(table.column(texts[0])) for key in texts)
+    if len(texts) == 1 or same:
+        return texts[0]
+    raise DataError(
+        f"{path}: expected {name}_index and the text in one column called {name!r} or in pandas' "
+        f"index, got {', '.join(texts or table.column_names) or 'no column'}"
+    )
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+
+
+def texts_of(rows: Sequence[Row], name: str) -> dict[int, str]:
+    """Returns number -> text of a table whose rows have `name`_index and `name`."""
+    key = f"{name}_index"
+    texts: dict[int, str] = {}
     for where, row in rows:
-        index, text = row.get("task_index"), row.get("task")
-        if not _is_count(index, 0) or not isinstance(text, str):
-            raise DataError(f"{where}: expected a task_index and a text, got {_short(row)}")
-        if index in tasks:
+        index, text = row.get(key), row.get(name)
+        if not is_count(index, 0) or not isinstance(text, str):
+            raise DataError(f"{where}: expected a {key} and a text, got {_short(row)}")
+        if index in texts:
             raise DataError(
-                f"{where}: expected each task_index once, got {index} again, after "
-                f"{tasks[int(index)]!r}"
+                f"{where}: expected each {key} once, got {index} again, after {texts[int(index)]!r}"
             )
-        tasks[int(index)] = text
-    return tasks
+        texts[int(index)] = text
+    return texts
 
 
 def order_of_episodes(rows: Sequence[Row]) -> NDArray[np.int64]:
@@ -208,7 +283,7 @@ def order_of_episodes(rows: Sequence[Row]) -> NDArray[np.int64]:
     row_of: dict[int, int] = {}
     for number, (where, row) in enumerate(rows):
         index, length = row.get("episode_index"), row.get("length")
-        if not _is_count(index, 0) or not _is_count(length, 1):
+        if not is_count(index, 0) or not is_count(length, 1):
             raise DataError(
                 f"{where}: expected an episode_index and a length of at least 1, got "
                 f"{_short({'episode_index': index, 'length': length})}"
@@ -227,14 +302,16 @@ def _parse(data: bytes, where: str) -> Any:
     try:
         return json.loads(data)
     except ValueError as error:
-        raise DataError(f"{where}: expected JSON, got a syntax error ({error})") from error
+        reason = POINTER if is_lfs_pointer(data) else f"a syntax error ({error})"
+        raise DataError(f"{where}: expected JSON, got {reason}") from error
 
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _is_count(value: object, least: int) -> TypeGuard[int | np.integer[Any]]:
+def is_count(value: object, least: int) -> TypeGuard[int | np.integer[Any]]:
+    """Whether a value is a whole number of at least `least`."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
         return False
     return bool(value >= least)

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from flux_core.errors import DataError, UsageError
 
-from .arrow import first_line
+from ..parquet.arrow import first_line
 
 
 def check_new(root: Path) -> None:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -24,7 +25,8 @@ from numpy.typing import NDArray
 
 from flux_core.errors import DataError
 
-from .arrow import to_array
+from ..parquet.arrow import to_array
+from ..video.packets import packets_of
 from .dataset import VideoSegment
 from .episode_stats import column_stats, pooled, sampled_image_stats
 from .metadata import Feature
@@ -38,13 +40,24 @@ from .new_folder import (
     remove_empty,
     sync,
 )
+from .stored_columns import (
+    Features,
+    fact_column,
+    huggingface_schema,
+    is_numeric,
+    stored,
+    write_text_table,
+)
 from .video_copy import JoinedVideo, copy_episode, encoding_of
+
+logger = logging.getLogger("flux.data")
 
 CHUNKS_SIZE = 1000
 COUNTERS = ("frame_index", "episode_index", "index", "task_index")
-"""The columns that number frames; they are always computed anew."""
+"""The columns that number frames and tasks; the writer computes them."""
 
-Features = Mapping[str, Feature]
+TaskRow = Mapping[str, Any]
+"""A row of the table of tasks: task_index, task, and whatever else a dataset says of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +67,10 @@ class Episode:
     Attributes:
         table: every feature except videos and counters, including `timestamp`.
         tasks: the text of each frame's task.
+        task_index: each frame's task as the writer's own table numbers it; default: by the text.
+        frame_index: each frame's number; default: 0, 1, 2. It has gaps where frames were removed.
+        stated_tasks: the tasks that the metadata lists for the episode; default: those of frames.
+        where: the file and the episode it was read from, for messages.
         videos: where each camera's video is.
         image_stats: statistics of the cameras; a video's are computed from its frames if absent.
         is_temporary: whether the writer may move the videos' files away.
@@ -62,6 +79,10 @@ class Episode:
 
     table: pa.Table
     tasks: Sequence[str]
+    task_index: NDArray[np.int64] | None = None
+    frame_index: NDArray[np.int64] | None = None
+    stated_tasks: Sequence[str] | None = None
+    where: str = ""
     videos: Mapping[str, VideoSegment] = field(default_factory=dict)
     image_stats: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     is_temporary: bool = False
@@ -86,8 +107,19 @@ class DatasetWriter(ABC):
         robot_type: str | None,
         features: Features,
         more_info: Mapping[str, object] | None = None,
+        tasks: Iterable[TaskRow] = (),
+        more_schema: Mapping[str, object] | None = None,
     ) -> None:
-        """Starts a dataset with these `features`, counters left out; `more_info` goes to info.json.
+        """Starts a dataset.
+
+        Args:
+            root: where it goes.
+            fps: frames per second.
+            robot_type: for info.json.
+            features: its features; counters may be left out.
+            more_info: further keys of info.json.
+            tasks: the first rows of the table of tasks; others get the numbers after theirs.
+            more_schema: how `datasets` describes features that are neither numbers nor pictures.
 
         Raises:
             UsageError: `root` exists and is not empty.
@@ -96,18 +128,22 @@ class DatasetWriter(ABC):
         self.root, self.fps, self.robot_type = real_place(root), fps, robot_type
         self.folder = partial_folder(self.root)
         counter: Feature = {"dtype": "int64", "shape": [1], "names": None}
-        timestamp: Feature = {"dtype": "float32", "shape": [1], "names": None}
+        timestamp: Feature = {"dtype": _time_type(features), "shape": [1], "names": None}
         own = {"timestamp": timestamp, **dict.fromkeys(COUNTERS, counter)}
         self.features: dict[str, Feature] = {
             **{key: Feature(**feature) for key, feature in features.items() if key not in own},
             **own,
         }
-        self.tasks: dict[str, int] = {}
+        self.task_rows: dict[int, TaskRow] = {int(row["task_index"]): row for row in tasks}
+        self._numbers: dict[str, int] = {}
+        for index, row in self.task_rows.items():
+            self._numbers.setdefault(row["task"], index)
         self.episodes: list[dict[str, Any]] = []
         self.stats: list[dict[str, Any]] = []
-        self._more_info = dict(more_info or {})
+        self._more_info, self._more_schema = dict(more_info or {}), dict(more_schema or {})
         self._fact_names: set[str] = set()
         self._missing: list[Path] = []
+        self._silent: set[str] = set()
         self._num_frames = 0
 
     def staging(self, name: str) -> Path:
@@ -119,6 +155,12 @@ class DatasetWriter(ABC):
         with disk_errors(self.root):
             (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, self.folder / name)
+
+    def make(self, name: str, write: Callable[[Path], object]) -> None:
+        """Lets `write` make a file that belongs to no episode at `name` below the dataset."""
+        with disk_errors(self.root):
+            (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
+            write(self.folder / name)
 
     def add(self, episode: Episode) -> None:
         """Appends an episode.
@@ -132,7 +174,7 @@ class DatasetWriter(ABC):
             stats = self._stats_of(episode, table)
             line = {
                 "episode_index": len(self.episodes),
-                "tasks": list(dict.fromkeys(episode.tasks)),
+                "tasks": list(episode.stated_tasks or dict.fromkeys(episode.tasks)),
                 "length": episode.length,
                 **episode.facts,
             }
@@ -211,7 +253,7 @@ class DatasetWriter(ABC):
             "robot_type": self.robot_type,
             "total_episodes": count,
             "total_frames": self._num_frames,
-            "total_tasks": len(self.tasks),
+            "total_tasks": len(self.task_rows),
             **self._own_info(),
             "chunks_size": CHUNKS_SIZE,
             "fps": int(self.fps) if float(self.fps).is_integer() else self.fps,
@@ -247,16 +289,20 @@ class DatasetWriter(ABC):
                     f"{sorted(found)}"
                 )
 
+    def _tell_of_sound(self, key: str, segment: VideoSegment) -> None:
+        """Warns once per camera that a file's sound is not copied with its pictures."""
+        if key not in self._silent and packets_of(segment.path).num_sound_tracks:
+            self._silent.add(key)
+            logger.warning("%s: the sound of %s is not copied", segment.path, key)
+
     def _numbered(self, episode: Episode) -> pa.Table:
         """Returns the episode's rows with their counters, in the order of the features."""
-        for task in episode.tasks:
-            self.tasks.setdefault(task, len(self.tasks))
         frames = np.arange(episode.length, dtype=np.int64)
         counters = {
-            "frame_index": frames,
+            "frame_index": frames if episode.frame_index is None else episode.frame_index,
             "episode_index": np.full_like(frames, len(self.episodes)),
             "index": frames + self._num_frames,
-            "task_index": np.asarray([self.tasks[task] for task in episode.tasks], dtype=np.int64),
+            "task_index": self._task_index(episode),
         }
         columns: dict[str, Any] = {}
         for key, feature in self.features.items():
@@ -265,8 +311,25 @@ class DatasetWriter(ABC):
             if key in counters:
                 columns[key] = pa.array(counters[key])
             else:
-                columns[key] = _stored(episode.table.column(key), key, feature)
-        return pa.table(columns).replace_schema_metadata(huggingface_schema(self.features))
+                where = f"{self._where(episode)}, {key}"
+                fps = self.fps if key == "timestamp" else None
+                columns[key] = stored(episode.table.column(key), feature, where, fps=fps)
+        table = pa.table(columns)
+        schema = huggingface_schema(self.features, table.schema, self._more_schema)
+        return table.replace_schema_metadata(schema)
+
+    def _task_index(self, episode: Episode) -> NDArray[np.int64]:
+        """Returns the number of each frame's task, and adds tasks that are new."""
+        if episode.task_index is not None:
+            return np.asarray(episode.task_index, np.int64)
+        for task in episode.tasks:
+            if task not in self._numbers:
+                self._numbers[task] = index = max(self.task_rows, default=-1) + 1
+                self.task_rows[index] = {"task_index": index, "task": task}
+        return np.asarray([self._numbers[task] for task in episode.tasks], dtype=np.int64)
+
+    def _where(self, episode: Episode) -> str:
+        return episode.where or f"episode {len(self.episodes)}"
 
     def _stats_of(self, episode: Episode, table: pa.Table) -> dict[str, Any]:
         stats: dict[str, Any] = {}
@@ -275,8 +338,10 @@ class DatasetWriter(ABC):
                 if key in episode.image_stats:
                     stats[key] = dict(episode.image_stats[key])
                 elif key in episode.videos:
-                    segment = episode.videos[key]
-                    stats[key] = sampled_image_stats(segment, episode.length, self.fps)
+                    channels = 1 if min(feature["shape"][0], feature["shape"][2]) == 1 else 3
+                    stats[key] = sampled_image_stats(
+                        episode.videos[key], _times_s(table), self.fps, channels
+                    )
             elif is_numeric(feature):
                 values = to_array(table.column(key), key)
                 stats[key] = column_stats(values, quantiles=self.version == "v3.0")
@@ -302,21 +367,24 @@ class WriterV21(DatasetWriter):
                 video.parent.mkdir(parents=True, exist_ok=True)
                 os.replace(episode.videos[key].path, video)
             else:
-                copy_episode(episode.videos[key], episode.length, self.fps, video)
+                where = f"episode {index}, {key}"
+                segment = episode.videos[key]
+                if not copy_episode(segment, _times_s(table), self.fps, video, where):
+                    self._tell_of_sound(key, segment)
 
     def _write_metadata(self) -> None:
         meta = self.folder / "meta"
-        tasks = [{"task_index": index, "task": task} for task, index in self.tasks.items()]
         stats = [{"episode_index": i, "stats": stats} for i, stats in enumerate(self.stats)]
         for name, lines in (
-            ("tasks", tasks),
+            ("tasks", list(self.task_rows.values())),
             ("episodes", self.episodes),
             ("episodes_stats", stats),
         ):
             text = "".join(
                 json.dumps(line, ensure_ascii=False, default=str) + "\n" for line in lines
             )
-            (meta / f"{name}.jsonl").write_text(text, encoding="utf-8")
+            if name != "tasks" or not (meta / "tasks.jsonl").exists():  # a kept one says the same
+                (meta / f"{name}.jsonl").write_text(text, encoding="utf-8")
 
     def _own_info(self) -> dict[str, Any]:
         count = len(self.episodes)
@@ -364,6 +432,7 @@ class WriterV30(DatasetWriter):
         super().__init__(root, **settings)
         self._data = _OpenFile()
         self._videos = {key: _OpenFile() for key in self.video_keys}
+        self._joined: list[JoinedVideo] = []
         self._columns: dict[str, list[NDArray[Any]]] = {}
 
     def _write_episode(self, episode: Episode, table: pa.Table, line: dict[str, Any]) -> None:
@@ -373,7 +442,10 @@ class WriterV30(DatasetWriter):
         }
         line |= {f"data/{name}": value for name, value in self._write_rows(table).items()}
         for key, segment in episode.videos.items():
-            found = self._write_video(key, segment, episode.length)
+            where = f"episode {len(self.episodes)}, {key}"
+            found = self._write_video(key, segment, _times_s(table), where)
+            if episode.is_temporary:
+                segment.path.unlink()
             line |= {f"videos/{key}/{name}": value for name, value in found.items()}
         for key, feature in self.features.items():
             if is_numeric(feature):
@@ -393,7 +465,10 @@ class WriterV30(DatasetWriter):
         file.num_bytes += table.nbytes
         return file.place
 
-    def _write_video(self, key: str, segment: VideoSegment, length: int) -> dict[str, Any]:
+    def _write_video(
+        self, key: str, segment: VideoSegment, rows_s: NDArray[np.float64], where: str
+    ) -> dict[str, Any]:
+        self._tell_of_sound(key, segment)
         file, encoding = self._videos[key], encoding_of(segment.path)
         size = segment.path.stat().st_size
         is_full = file.num_bytes + size > self.max_video_bytes
@@ -402,7 +477,8 @@ class WriterV30(DatasetWriter):
             self._videos[key] = file = _OpenFile(number=file.number + 1)
             path = self.folder / self.video_path.format(video_key=key, **file.place)
             file.writer = JoinedVideo(path, segment.path)
-        start_s = file.writer.append(segment, length, self.fps)
+            self._joined.append(file.writer)
+        start_s = file.writer.append(segment, rows_s, self.fps, where)
         # An upper bound: the size of the whole source, of which only one episode is copied.
         file.num_bytes += size if segment.start_s == 0 else 0
         return {**file.place, "from_timestamp": start_s, "to_timestamp": file.writer.duration_s}
@@ -411,14 +487,11 @@ class WriterV30(DatasetWriter):
         return (self._data, *self._videos.values())
 
     def _write_metadata(self) -> None:
-        tasks = pa.table(
-            {
-                "task_index": pa.array(list(self.tasks.values()), pa.int64()),
-                "task": pa.array(list(self.tasks), pa.string()),
-            }
-        )
-        index = {"pandas": json.dumps(pandas_index("task", "task_index"))}
-        pq.write_table(tasks.replace_schema_metadata(index), self.folder / "meta/tasks.parquet")
+        for video in self._joined:
+            video.check()
+        tasks = self.folder / "meta" / "tasks.parquet"
+        if not tasks.exists():  # a kept one says the same, and maybe more
+            write_text_table(tasks, "task", list(self.task_rows.values()))
         write_json(self.folder / "meta" / "stats.json", self._dataset_stats())
         self._write_episode_lines()
 
@@ -472,84 +545,17 @@ WRITERS: dict[str, type[DatasetWriter]] = {
 }
 
 
-def is_numeric(feature: Mapping[str, Any]) -> bool:
-    """Whether a feature is a number or a vector, and so has statistics."""
-    return (
-        feature["dtype"] not in ("video", "image", "string", "bool") and len(feature["shape"]) == 1
-    )
-
-
 def write_json(path: Path, value: object) -> None:
     """Writes JSON as LeRobot indents it."""
     path.write_text(json.dumps(value, indent=4, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def fact_column(values: Sequence[Any]) -> pa.Array:
-    """Makes a column of episodes' facts, as JSON if their types do not fit: 'x' and 5, or {}."""
-    try:
-        column = pa.array(values)
-        pq.write_table(pa.table({"fact": column}), pa.BufferOutputStream())
-    except (pa.ArrowException, OverflowError):
-        texts = [
-            None if v is None else json.dumps(v, ensure_ascii=False, default=str) for v in values
-        ]
-        return pa.array(texts, pa.string())
-    return column
+def _time_type(features: Features) -> str:
+    """Returns the dtype of times: LeRobot's, or a wider one if the source declares it."""
+    declared = features.get("timestamp", {}).get("dtype")
+    return "float64" if declared == "float64" else "float32"
 
 
-def to_arrow(values: NDArray[Any]) -> pa.Array:
-    """Converts (frames,) or (frames, dim) to the type in which LeRobot stores it."""
-    if values.ndim == 1:
-        return pa.array(values)
-    return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])
-
-
-def _stored(column: pa.ChunkedArray, key: str, feature: Mapping[str, Any]) -> pa.Array:
-    """Converts a column to LeRobot's only form: vectors are lists of fixed size."""
-    shape, dtype = list(feature["shape"]), feature["dtype"]
-    if not is_numeric(feature) and not (dtype == "bool" and len(shape) == 1):
-        return column
-    values = to_array(column, key).astype(np.dtype(dtype), copy=False)
-    width = 1 if values.ndim == 1 else values.shape[1]
-    if width != shape[0]:
-        raise DataError(f"{key}: expected {shape[0]} dimensions (info.json), got {width}")
-    return to_arrow(values.reshape(-1) if shape == [1] else values.reshape(len(values), width))
-
-
-def huggingface_schema(features: Features) -> dict[str, str]:
-    """Returns the table metadata that tells Hugging Face `datasets` of vectors and images."""
-    found: dict[str, Any] = {}
-    for key, feature in features.items():
-        shape, dtype = list(feature["shape"]), feature["dtype"]
-        if dtype == "video":
-            continue
-        scalar = {"dtype": dtype, "_type": "Value"}
-        if dtype == "image":
-            found[key] = {"_type": "Image"}
-        elif shape == [1] or dtype == "string":
-            found[key] = scalar
-        elif len(shape) == 1:
-            found[key] = {"feature": scalar, "length": shape[0], "_type": "Sequence"}
-        else:
-            found[key] = {"shape": shape, "dtype": dtype, "_type": f"Array{len(shape)}D"}
-    return {"huggingface": json.dumps({"info": {"features": found}})}
-
-
-def pandas_index(index: str, column: str) -> dict[str, Any]:
-    """Returns the table metadata that makes the text column pandas' index."""
-
-    def described(name: str, kind: str, numpy_type: str) -> dict[str, Any]:
-        return {
-            "name": name,
-            "field_name": name,
-            "pandas_type": kind,
-            "numpy_type": numpy_type,
-            "metadata": None,
-        }
-
-    return {
-        "index_columns": [index],
-        "column_indexes": [],
-        "columns": [described(column, "int64", "int64"), described(index, "unicode", "object")],
-        "pandas_version": "2.0.0",
-    }
+def _times_s(table: pa.Table) -> NDArray[np.float64]:
+    """Returns the rows' times as they are stored, (frames,)."""
+    return to_array(table.column("timestamp"), "timestamp").ravel().astype(np.float64)

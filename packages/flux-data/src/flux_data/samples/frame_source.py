@@ -15,10 +15,13 @@ from flux_core.transforms import ImageResize
 
 from ..lerobot.dataset import LeRobotDataset
 from ..lerobot.metadata import image_size
+from ..repairable import naming_repair
+from ..video.pairing import TOLERANCE
 from ..video.reader import VideoReader
 from .frame_cache import find_cache
 from .raw_sample import RawSample
 from .resize import resize_frame
+from .row_pictures import RowPictures
 from .stored_image import StoredImage
 
 _shared_reader = VideoReader()
@@ -61,6 +64,7 @@ class FrameSource:
         self._stored = {key for key in cameras if key in source.image_keys}
         videos = [key for key in cameras if key not in self._stored]
         self._cache = find_cache(source, videos, resize, cache_folder)
+        self._row_pictures = RowPictures(source)
 
     def read(self, sample: RawSample) -> list[NDArray[np.uint8]]:
         """Returns a frame of every camera, (height, width, 3) uint8 each, resized.
@@ -68,7 +72,8 @@ class FrameSource:
         Raises:
             DataError: a frame is missing, cannot be decoded, or differs in size from `info.json`.
         """
-        frames = [self.picture(sample, key) for key in self.cameras]
+        with naming_repair(self.source.root):
+            frames = [self.picture(sample, key) for key in self.cameras]
         if self.resize is None:
             return frames
         return [resize_frame(frame, self.resize) for frame in frames]
@@ -95,14 +100,15 @@ class FrameSource:
         return image
 
     def _stored_image(self, sample: RawSample, camera: str) -> StoredImage:
+        data = self.source.encoded_image(sample.position, camera, sample.frame)
         where = f"{self.source.where(sample.position)}, {camera}, frame {sample.frame}"
-        return StoredImage(data=sample.columns[camera], root=self.source.root, where=where)
+        return StoredImage(data=data, root=self.source.root, where=where)
 
     def _video_frame(self, sample: RawSample, camera: str) -> tuple[NDArray[np.uint8], str]:
-        segment = self.source.video(camera, sample.position)
-        # A frame may be off by at most half a period; beyond that it is a different frame.
-        tolerance_s = 0.5 / self.source.fps
         reader = getattr(_thread, "reader", _shared_reader)
+        segment = self._row_pictures.check(camera, sample.position, sample.times_s, reader)
+        # A frame may be off by at most half a period; beyond that it is a different frame.
+        tolerance_s = TOLERANCE / self.source.fps
         time_s = segment.start_s + sample.time_s
         return reader.frame(segment.path, time_s, tolerance_s), f"{segment.path}: {camera}"
 
@@ -117,9 +123,18 @@ class FrameSource:
 
 
 def check_cameras(source: LeRobotDataset, cameras: Sequence[str]) -> None:
-    """Refuses the first camera that the dataset lacks."""
-    available = (*source.video_keys, *source.image_keys)
+    """Refuses the first camera that the dataset lacks, or that is a depth map.
+
+    Raises:
+        DataError: it names the nearest camera, and lists them all.
+    """
+    available = source.camera_keys
     for key in cameras:
+        if key in source.depth_keys:
+            raise DataError(
+                f"{source.root}: {key}: expected a camera with colours, got a depth map "
+                f"(info.json). Use {' or '.join(available) or 'a dataset with cameras'} instead"
+            )
         if key not in available:
             raise DataError(
                 f"{source.root}: expected a camera of the dataset "

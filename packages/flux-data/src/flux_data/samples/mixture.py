@@ -11,12 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flux_core.errors import ConfigError, DataError
-from flux_core.norm_stats import FeatureStats, NormStats, compute_stats
+from flux_core.norm_stats import NormStats
 
+from ..lerobot.dataset import LeRobotDataset
 from ..lerobot.metadata import NO_NUMBERS
-from ..lerobot.state_action import STATE, joined, width_of
+from ..lerobot.state_action import STATE, width_of
+from ..run_files import check_files
+from .group_statistics import compute_group
 from .read_ahead import make_samples
-from .stats_cache import cached_stats, code_of
+from .stats_cache import GroupStatistics, cached_stats, code_of
 from .windows import DatasetPart, ParquetDataset
 
 
@@ -137,15 +140,17 @@ class DistributedRepeatingDataset:
         self.config = config
         self.datasets: list[ParquetDataset] = []
         self.stats: dict[str, NormStats] = {}
+        self._summaries: dict[str, Mapping[str, object]] = {}
         self._groups: dict[str, tuple[int, int]] = {}
         self._group_of: list[int] = []
+        opened = _opened(config)
         for name, members in config.groups().items():
-            if not members:
-                raise ConfigError(f"datasets.{name}: expected at least one dataset, got none")
             keys = config.statistic_keys or ()
-            group = [member.build(keys) for member in members]
+            group = [m.build(keys, s) for m, s in zip(members, opened[name], strict=True)]
             check_alike(group, keys)
-            self.stats[name] = group_stats(group, config)
+            statistics = group_stats(group, config)
+            self.stats[name] = statistics.stats
+            self._summaries[name] = statistics.summary
             for dataset in group:
                 dataset.stats = self.stats[name]
             first = sum(len(dataset) for dataset in self.datasets)
@@ -221,6 +226,24 @@ class DistributedRepeatingDataset:
             laps = [first + rng.permutation(last - first) for _ in range(rounds)]
             drawn.append(np.concatenate([*laps, np.zeros(0, np.int64)])[:count].astype(np.int64))
         return np.concatenate(drawn)
+
+
+def _opened(
+    config: DistributedRepeatingDataset.Config,
+) -> dict[str, list[list[LeRobotDataset]]]:
+    """Opens the directories of each group's datasets, and checks that all their files exist."""
+    opened: dict[str, list[list[LeRobotDataset]]] = {}
+    for name, members in config.groups().items():
+        if not members:
+            raise ConfigError(f"datasets.{name}: expected at least one dataset, got none")
+        opened[name] = [member.open() for member in members]
+    check_files(
+        (source, member.cameras)
+        for name, members in config.groups().items()
+        for member, sources in zip(members, opened[name], strict=True)
+        for source in sources
+    )
+    return opened
 
 
 class EpochBatches:
@@ -332,8 +355,11 @@ def _shared_facts(part: DatasetPart, statistic_keys: Sequence[str]) -> dict[str,
 
 def group_stats(
     group: list[ParquetDataset], config: DistributedRepeatingDataset.Config
-) -> NormStats:
-    """Returns a group's statistics by name; they are computed once and cached on disk."""
+) -> GroupStatistics:
+    """Returns a group's statistics, and the summary of its data, without cameras.
+
+    They are computed once and cached on disk.
+    """
     sources = [part.source for dataset in group for part in dataset.parts]
     settings: dict[str, object] = {
         "statistic_keys": config.statistic_keys,
@@ -352,43 +378,12 @@ def group_stats(
 
 def exact_stats(
     group: list[ParquetDataset], config: DistributedRepeatingDataset.Config
-) -> NormStats:
-    """Computes exact statistics of a group from every frame."""
-    measured = [_measured_values(dataset, config.measured(dataset)) for dataset in group]
-    stats: dict[str, FeatureStats] = {
-        name: compute_stats(np.concatenate([values[name] for values in measured]))
-        for name in config.measured(group[0])
-    }
-    relative = [dataset for dataset in group if dataset.pipeline.is_relative]
-    if relative and len(relative) != len(group):
-        raise ConfigError(
-            "transforms: expected relative actions in all datasets of a group, or in none"
-        )
-    if relative:
-        windows = [
-            part.converted_windows(dataset.pipeline.unit_steps)
-            for dataset in relative
-            for part in dataset.parts
-        ]
-        _, name = relative[0].pipeline.statistic_names
-        stats[name] = compute_stats(np.concatenate(windows))
-    widened = {name: feature.widened(config.min_range) for name, feature in stats.items()}
-    if config.dim is None:
-        return widened
-    # A scalar, like the timestamp, is not a state.
-    return {k: v.padded(config.dim) if v.dim > 1 else v for k, v in widened.items()}
-
-
-def _measured_values(
-    dataset: ParquetDataset, measured: Mapping[str, tuple[str, ...]]
-) -> dict[str, NDArray[Any]]:
-    """Returns the (frames, dim) values of every statistic, in the units of normalisation."""
-    keys = list(dict.fromkeys(key for keys in measured.values() for key in keys))
-    read = [part.source.columns(keys) for part in dataset.parts]
-    columns = {
-        key: np.concatenate([part[key].reshape(len(part[key]), -1) for part in read])
-        for key in keys
-    }
-    return {
-        name: dataset.in_own_units(name, joined(columns, keys)) for name, keys in measured.items()
-    }
+) -> GroupStatistics:
+    """Computes the statistics of a group, and the summary of its data, from every frame."""
+    found, summary = compute_group(group, [config.measured(dataset) for dataset in group])
+    stats = {name: feature.widened(config.min_range) for name, feature in found.items()}
+    if config.dim is not None:
+        # A scalar, like the timestamp, is not a state.
+        dim = config.dim
+        stats = {k: v.padded(dim) if v.dim > 1 else v for k, v in stats.items()}
+    return GroupStatistics(stats=stats, summary=summary)

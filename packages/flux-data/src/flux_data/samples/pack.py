@@ -35,7 +35,9 @@ from .frame_cache import (
     shard_path,
     why_stale,
 )
+from .frame_source import check_cameras
 from .resize import resize_frame
+from .row_pictures import RowPictures
 
 JPEG_QUALITY = 95
 SAMPLED_FRAMES = 8
@@ -93,9 +95,10 @@ def pack_dataset(
             does not fit on the disk.
     """
     source = open_lerobot(root)
-    keys = tuple(cameras or source.video_keys)
+    keys = tuple(cameras or packed_keys(source))
     if not keys:
         raise DataError(f"{root}: expected videos to pack, found none")
+    check_cameras(source, keys)
     folder = cache_folder(out or source.root, resize, encoding)
     current = fingerprints(source, keys)
     done = _finished(source, keys, folder, encoding, current, workers)
@@ -130,8 +133,9 @@ def verify_cache(
     if not path.is_file():
         raise DataError(f"{path}: not found. Run `flux-data pack` first")
     manifest = read_manifest(path)
-    keys = [key for key in source.video_keys if key in manifest.get("fingerprints", ())]
-    if reason := why_stale(manifest, source, keys or source.video_keys):
+    known = packed_keys(source)
+    keys = [key for key in known if key in manifest.get("fingerprints", ())]
+    if reason := why_stale(manifest, source, keys or known):
         raise DataError(f"{folder}: is stale: {reason}. Run `flux-data pack` again")
     cache = FrameCache(folder, manifest)
     if damaged := cache.verify():
@@ -141,6 +145,11 @@ def verify_cache(
         )
     frames = sum(shard.frames for shard in cache.shards.values())
     return {"out": str(folder), "bytes": _num_bytes(cache.shards), "frames": frames}
+
+
+def packed_keys(source: LeRobotDataset) -> tuple[str, ...]:
+    """Returns the cameras that can be packed: videos with colours."""
+    return tuple(key for key in source.camera_keys if key in source.video_keys)
 
 
 def _jobs(
@@ -153,6 +162,7 @@ def _jobs(
 ) -> Iterator[PackJob]:
     """Yields the jobs that are not `done`."""
     # As in training, the frame of a row is the one at its `timestamp`.
+    pictures, reader = RowPictures(source), VideoReader(max_open=1)
     for position, columns in enumerate(source.episodes(["timestamp"])):
         times_s = columns["timestamp"].ravel().astype(np.float64)
         for key in keys:
@@ -160,7 +170,7 @@ def _jobs(
             if name not in done:
                 yield PackJob(
                     name=name,
-                    segment=source.video(key, position),
+                    segment=pictures.check(key, position, times_s, reader),
                     times_s=times_s,
                     fps=source.fps,
                     folder=folder,

@@ -7,7 +7,8 @@ import inspect
 import json
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from flux_core.config import unbind
@@ -20,12 +21,20 @@ from ..whole_file import whole_file
 
 logger = logging.getLogger("flux.data")
 
-VERSION = 2
+VERSION = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupStatistics:
+    """The statistics of a group of datasets by name, and the summary of its data as plain data."""
+
+    stats: NormStats
+    summary: Mapping[str, object]
 
 
 def cached_stats(
-    sources: Sequence[LeRobotDataset], settings: object, compute: Callable[[], NormStats]
-) -> NormStats:
+    sources: Sequence[LeRobotDataset], settings: object, compute: Callable[[], GroupStatistics]
+) -> GroupStatistics:
     """Returns the statistics of an earlier run, or computes and stores them.
 
     Args:
@@ -37,23 +46,26 @@ def cached_stats(
     kept = _read(path)
     if kept is not None:
         return kept
-    stats = compute()
+    found = compute()
+    data = {**stats_to_json({"stats": found.stats}), "summary": found.summary}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(path, "Set XDG_CACHE_HOME") as file:
-            file.write(json.dumps(stats_to_json({"stats": stats})).encode())
+            file.write(json.dumps(data).encode())
     except (OSError, DataError) as error:
         # This run has them; only the next one has to compute them again.
         logger.warning("the statistics cannot be stored for the next run: %s", error)
-    return stats
+    return found
 
 
-def _read(path: Path) -> NormStats | None:
+def _read(path: Path) -> GroupStatistics | None:
     """Returns the statistics stored at `path`, or None if there are none or they are damaged."""
     if not path.is_file():
         return None
     try:
-        return stats_from_json(json.loads(path.read_text()))["stats"]
+        data = json.loads(path.read_text())
+        stats = stats_from_json({"stats": data["stats"]})["stats"]
+        return GroupStatistics(stats=stats, summary={**data["summary"]})
     except (OSError, ValueError, TypeError, AttributeError, LookupError, DataError) as error:
         logger.warning("%s: is damaged (%s). Computing the statistics again", path, error)
         return None

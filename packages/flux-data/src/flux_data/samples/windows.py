@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -37,6 +37,9 @@ MADE = ("states", "actions", "action_masks", "task_description", "episode_index"
 
 SKIPPED_TASKS = ("empty", "static")
 """Tasks that mark frames without anything to learn (in FluxVLA's datasets)."""
+
+WINDOWS_AT_ONCE = 1024
+"""How many windows are in memory while statistics are computed."""
 
 
 class ParquetDataset:
@@ -128,12 +131,41 @@ class ParquetDataset:
             path = self.data_root_path
             return (path,) if isinstance(path, str) else path
 
-        def build(self, statistic_keys: Sequence[str] = ()) -> ParquetDataset:
-            return ParquetDataset(self, statistic_keys)
+        @property
+        def cameras(self) -> tuple[str, ...]:
+            """The columns of the cameras."""
+            inputs = self.pipeline.maybe(DatasetInputs)
+            return () if inputs is None else tuple(inputs.video_keys)
 
-    def __init__(self, config: Config, statistic_keys: Sequence[str] = ()) -> None:
+        def open(self) -> list[LeRobotDataset]:
+            """Opens the directories, reading only metadata."""
+            return [open_lerobot(root) for root in self.roots]
+
+        def build(
+            self,
+            statistic_keys: Sequence[str] = (),
+            sources: Sequence[LeRobotDataset] | None = None,
+        ) -> ParquetDataset:
+            return ParquetDataset(self, statistic_keys, sources)
+
+    def __init__(
+        self,
+        config: Config,
+        statistic_keys: Sequence[str] = (),
+        sources: Sequence[LeRobotDataset] | None = None,
+    ) -> None:
+        """Finds the samples.
+
+        Args:
+            config: the settings.
+            statistic_keys: the columns of which statistics will be computed.
+            sources: the opened directories; default: opens them.
+        """
         self.config, self.pipeline = config, config.pipeline
-        self.parts = [DatasetPart(open_lerobot(r), config, statistic_keys) for r in config.roots]
+        sources = config.open() if sources is None else sources
+        for source in sources:
+            source.check_count()
+        self.parts = [DatasetPart(source, config, statistic_keys) for source in sources]
         self._ends = np.cumsum([len(part) for part in self.parts])
         self.stats: Mapping[str, FeatureStats] = {}
 
@@ -224,7 +256,6 @@ class DatasetPart:
         asked = [key for key in inputs.parquet_keys if key not in MADE]
         check_known(features, asked, f"{source.root}: {DatasetInputs.example}.parquet_keys")
         keys |= {key for key in inputs.parquet_keys if key in features}
-        keys |= {key for key in inputs.video_keys if key in source.image_keys}
         self.keys = sorted(keys)
         self._scalars = {k for k in self.keys if is_scalar_vector(features.get(k), k)}
         source.check_features([*self.keys, *statistic_keys])
@@ -267,6 +298,7 @@ class DatasetPart:
             position=position,
             episode_index=int(self.source.episode_indices[position]),
             frame=frame,
+            times_s=columns["timestamp"].ravel().astype(np.float64, copy=False),
             columns={key: column[frame] for key, column in columns.items()},
             state=joined(columns, self.config.state_columns, frame),
             actions=actions,
@@ -296,7 +328,9 @@ class DatasetPart:
 
     def _columns(self, position: int) -> Columns:
         """Reads the columns of an episode; a state or action of one dimension is (frames, 1)."""
-        columns = self.source.episode(position, self.keys)
+        return self._as_vectors(self.source.episode(position, self.keys))
+
+    def _as_vectors(self, columns: Columns) -> Columns:
         return {k: v[:, None] if k in self._scalars else v for k, v in columns.items()}
 
     def _task(self, task_index: int, position: int, frame: int) -> str:
@@ -323,31 +357,42 @@ class DatasetPart:
         rows = np.minimum(rows, end - 1)
         return joined(columns, self.config.action_columns, rows).astype(np.float32), mask
 
-    def converted_windows(self, steps: Sequence[UnitStep]) -> NDArray[np.float32]:
-        """Returns all supervised actions after the unit `steps`, (windows x steps, A).
+    def converted_windows(
+        self, steps: Sequence[UnitStep], columns: Columns, position: int
+    ) -> Iterator[NDArray[np.float32]]:
+        """Yields an episode's supervised actions after the unit `steps`, (windows x steps, A)."""
+        kept = self._kept_frames[position]
+        kept = np.arange(self._count(position)) if kept is None else kept
+        for first in range(0, len(kept), WINDOWS_AT_ONCE):
+            frames = kept[first : first + WINDOWS_AT_ONCE]
+            actions, masks = self.windows(columns, position, frames)
+            states = joined(columns, self.config.state_columns, frames)
+            sample = apply(steps, {"states": states, "actions": actions})
+            yield sample["actions"][masks]
 
-        Raises:
-            DataError: no frame has a window.
-        """
-        rows: list[NDArray[np.float32]] = []
-        for position in range(self.source.num_episodes):
-            columns = self._columns(position)
-            frames = self._kept_frames[position]
-            frames = np.arange(self._count(position)) if frames is None else frames
-            if len(frames):
-                windows = [self.window(columns, position, int(frame)) for frame in frames]
-                actions = np.stack([window for window, _ in windows])
-                masks = np.stack([mask for _, mask in windows])
-                states = joined(columns, self.config.state_columns, frames)
-                sample = apply(steps, {"states": states, "actions": actions})
-                rows.append(sample["actions"][masks])
-        if not rows:
-            raise DataError(
-                f"{self.source.root}: expected frames with actions for the statistics of relative "
-                f"actions, got none (window_start_idx {self.config.window_start_idx}, tasks "
-                f"{' and '.join(SKIPPED_TASKS)} left out). Leave the dataset out"
-            )
-        return np.concatenate(rows)
+    def without_windows(self) -> DataError:
+        """Returns the error for a dataset without any window of relative actions."""
+        return DataError(
+            f"{self.source.root}: expected frames with actions for the statistics of relative "
+            f"actions, got none (window_start_idx {self.config.window_start_idx}, tasks "
+            f"{' and '.join(SKIPPED_TASKS)} left out). Leave the dataset out"
+        )
+
+    def windows(
+        self, columns: Columns, position: int, frames: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Returns the windows of many frames, (frames, H, A) and (frames, H): those of `window`."""
+        first = frames + self.config.window_start_idx
+        rows = first[:, None] + np.arange(self.config.action_window_size)
+        end = np.full(len(frames), int(self.source.lengths[position]))
+        if self._skipped:
+            bad = np.append(np.flatnonzero(~self._good_frames(position)), end[:1])
+            end = bad[np.searchsorted(bad, first)]
+        masks = rows < end[:, None]
+        if self.config.supervise_terminal_padding:
+            masks = np.ones_like(masks)
+        rows = np.minimum(rows, end[:, None] - 1)
+        return joined(columns, self.config.action_columns, rows).astype(np.float32), masks
 
 
 def _as_tuple(columns: str | tuple[str, ...] | None) -> tuple[str, ...] | None:

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
+
+from flux_core.errors import DataError
 
 from ..lerobot.dataset import LeRobotDataset, LeRobotV3
+from ..parquet.arrow import footer_of
 from .fault import Fault
 
 NUMBERS = {"bool", *(f"float{bits}" for bits in (16, 32, 64))}
@@ -25,10 +27,10 @@ def file_faults(source: LeRobotDataset) -> Iterator[Fault]:
         rows[source.data_file(position)] += int(length)
     for path, expected in rows.items():
         try:
-            metadata = pq.read_metadata(path)
-            schema = metadata.schema.to_arrow_schema()
-        except (OSError, pa.ArrowException):  # reported with the episode
+            metadata = footer_of(path).metadata
+        except DataError:  # reported with the episode
             continue
+        schema = metadata.schema.to_arrow_schema()
         yield from _check_types(source, path, schema)
         # The rows of a single-episode file are counted with the episode.
         if isinstance(source, LeRobotV3) and metadata.num_rows != expected:

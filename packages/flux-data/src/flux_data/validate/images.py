@@ -10,8 +10,8 @@ from PIL import Image
 
 from flux_core.errors import DataError
 
-from ..lerobot.dataset import LeRobotDataset, is_depth_map
-from ..lerobot.metadata import image_size
+from ..lerobot.dataset import LeRobotDataset
+from ..lerobot.metadata import image_size, is_depth_map
 from ..samples.stored_image import BROKEN, StoredImage
 from .fault import Fault, episode_fault
 
@@ -22,13 +22,13 @@ def image_faults(source: LeRobotDataset, position: int) -> Iterator[Fault]:
     for key, feature in source.info["features"].items():
         if feature["dtype"] != "image":
             continue
-        try:
-            images = source.read_episode(position, [key])[key]
-        except DataError as error:
-            message = str(error).partition(": ")[2]
-            yield episode_fault(source, position, "image", path, message)
-            continue
-        for frame, data in enumerate(images):
+        for frame in range(int(source.lengths[position])):
+            try:
+                data = source.encoded_image(position, key, frame)
+            except DataError as error:
+                message = str(error).partition(": ")[2]
+                yield episode_fault(source, position, "image", path, message)
+                break
             message = _image_fault(source, key, StoredImage(data=data, root=source.root, where=key))
             if message:
                 yield episode_fault(source, position, "image", path, message, frame)

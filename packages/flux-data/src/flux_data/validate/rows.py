@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+import functools
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from flux_core.errors import DataError
 
-from ..lerobot.arrow import first_line
-from ..lerobot.dataset import LeRobotDataset, LeRobotV2, open_lerobot
-from ..lerobot.metadata import NO_NUMBERS, image_size
+from ..lerobot.dataset import LeRobotDataset, open_lerobot
+from ..lerobot.metadata import NO_NUMBERS
 from ..lerobot.state_action import usual_columns
-from ..video.reader import VideoReader, video_facts
+from ..lerobot.stored_columns import narrowed, number_type
+from ..parquet.arrow import footer_of
 from .fault import Fault, episode_fault
 from .files import file_faults
 from .images import image_faults
 from .metadata import FRAMES_OFF, episode_lines, metadata_faults, task_faults
+from .references import ReferenceChecks
 from .stats import StatedStats
+from .videos import VideoChecks, even_times
 
 JUMP_OVER_USUAL = 10.0
 """A step this many times larger than 99 % of all steps, and than 1 % of the range, is a jump."""
@@ -49,17 +49,24 @@ def validate(
         file, _, message = str(error).partition(": ")
         return [Fault(kind="metadata", file=file, where="", message=message)]
     stated = StatedStats(source, lines)
-    faults = [*metadata_faults(source, lines), *stated.stated_faults()]
+    references = ReferenceChecks(source)
+    faults = [
+        *metadata_faults(source, lines),
+        *stated.stated_faults(),
+        *references.table_faults(),
+    ]
+    overlapping = {fault.file for fault in faults if fault.kind == "video_overlap"}
+    videos = VideoChecks(source, decode=decode, overlapping=overlapping)
     checks = (
+        references.episode_faults,
         _UsualSteps(source).jumps,
-        partial(task_faults, source, lines),
+        functools.partial(task_faults, source, lines),
         stated.episode_faults,
     )
-    reader = VideoReader(max_open=len(source.video_keys) or 1) if decode else None
     rows = 0
     for position in range(source.num_episodes):
         faults += _check_table(source, position, rows, checks)
-        faults += _check_videos(source, position, reader)
+        faults += videos.faults(position)
         faults += image_faults(source, position) if decode else ()
         rows += int(source.lengths[position])
         advance(position + 1, source.num_episodes)
@@ -75,19 +82,27 @@ def _check_table(
         yield episode_fault(source, position, "data_missing", path, "the parquet file is missing")
         return
     try:
-        names = set(pq.read_schema(path).names)
-    except (OSError, pa.ArrowException) as error:
-        message = f"cannot be read as parquet ({first_line(error)})"
+        names = footer_of(path).names
+    except DataError as error:
+        message = str(error).partition(": ")[2]
         yield episode_fault(source, position, "data_damaged", path, message)
         return
-    wanted = [key for key in source.info["features"] if key not in source.video_keys]
-    for key in (key for key in wanted if key not in names):
-        message = f"expected column {key!r}, found none of that name"
-        yield episode_fault(source, position, "column_missing", path, message)
+    if path != source.stated_file(position):
+        message = f"expected its rows in this file (the metadata), which are in {path}"
+        yield episode_fault(source, position, "data_file", source.stated_file(position), message)
+    for key in source.info["features"]:
+        if key not in source.video_keys and key not in names:
+            message = f"expected column {key!r}, found none of that name"
+            yield episode_fault(source, position, "column_missing", path, message)
+    keys = _table_keys(source, names)
+    contradiction = ""
     try:
-        columns = source.read_episode(
-            position, [key for key in wanted if key in names and not _is_image(source, key)]
-        )
+        source.rows(position)
+    except DataError as error:
+        contradiction = str(error)
+    try:
+        read = source.read_stated if contradiction else source.read_episode
+        columns = read(position, keys)
     except DataError as error:
         kind = "length" if "rows (the metadata)" in str(error) else "data_damaged"
         yield episode_fault(source, position, kind, path, str(error).partition(": ")[2])
@@ -95,13 +110,23 @@ def _check_table(
     for key, values in columns.items():
         yield from _check_values(source, position, path, key, values)
     columns = {key: v for key, v in columns.items() if np.issubdtype(v.dtype, np.number)}
-    yield from _check_counters(source, position, path, columns, first_row)
+    found = list(_check_counters(source, position, path, columns, first_row))
+    yield from found
+    # What the rows say about themselves is told by place, if it is wrong in these rows.
+    if contradiction and not {fault.kind for fault in found} & {"episode_index", "frame_index"}:
+        message = contradiction.partition(": ")[2]
+        yield episode_fault(source, position, "rows", path, message)
     for check in checks:
         yield from check(position, path, columns)
 
 
-def _is_image(source: LeRobotDataset, key: str) -> bool:
-    return source.info["features"][key]["dtype"] == "image"
+def _table_keys(source: LeRobotDataset, names: Collection[str]) -> list[str]:
+    """Returns the features that are neither videos nor images, of those in `names`.
+
+    Every check asks for these, so that an episode is read once.
+    """
+    features = source.info["features"]
+    return [k for k, f in features.items() if f["dtype"] not in ("video", "image") and k in names]
 
 
 def _check_values(
@@ -123,6 +148,14 @@ def _check_values(
         frame = int(place[0])
         message = f"{key}: frame {frame}: expected a finite value, got {values[place]}"
         yield episode_fault(source, position, "not_finite", path, message, frame)
+        return
+    dtype = number_type(feature["dtype"])
+    try:
+        if dtype is not None:
+            narrowed(values, dtype, key, source.fps if key == "timestamp" else None)
+    except DataError as error:
+        frame = int(str(error).partition(": frame ")[2].partition(":")[0])
+        yield episode_fault(source, position, "value", path, str(error), frame)
 
 
 def _check_counters(
@@ -132,7 +165,7 @@ def _check_counters(
     columns: Mapping[str, NDArray[Any]],
     first_row: int,
 ) -> Iterator[Fault]:
-    """Checks times, frame numbers, indices and tasks."""
+    """Checks times, frame numbers and indices."""
     length = int(source.lengths[position])
     frames = np.arange(length)
     if "timestamp" in columns:
@@ -140,10 +173,10 @@ def _check_counters(
         for frame in np.flatnonzero(np.diff(times) <= 0)[:1]:
             message = f"timestamp: frame {frame + 1}: expected a later time than frame {frame}'s"
             yield episode_fault(source, position, "time_order", path, message, int(frame) + 1)
-        off = np.abs(times - frames / source.fps) > FRAMES_OFF / source.fps
-        for frame in np.flatnonzero(off)[:1]:
+        expected_s = even_times(source, times)
+        for frame in np.flatnonzero(np.abs(times - expected_s) > FRAMES_OFF / source.fps)[:1]:
             message = (
-                f"timestamp: frame {frame}: expected {frame / source.fps:.4f} s, got "
+                f"timestamp: frame {frame}: expected {expected_s[frame]:.4f} s, got "
                 f"{times[frame]:.4f} s"
             )
             yield episode_fault(source, position, "time", path, message, int(frame))
@@ -157,10 +190,11 @@ def _check_counters(
         for frame in np.flatnonzero(found != values)[:1]:
             message = f"{key}: frame {frame}: expected {values[frame]}, got {found[frame]}"
             yield episode_fault(source, position, key, path, message, int(frame))
-    tasks = columns.get("task_index", np.zeros(0, np.int64)).ravel()
-    for frame in np.flatnonzero(~np.isin(tasks, list(source.tasks)))[:1]:
-        message = f"task_index: frame {frame}: expected a known task, got {tasks[frame]}"
-        yield episode_fault(source, position, "task_index", path, message, int(frame))
+
+
+def _is_good(values: NDArray[Any]) -> bool:
+    """Whether a column is a vector of finite numbers."""
+    return values.ndim == 2 and np.issubdtype(values.dtype, np.number) and np.isfinite(values).all()
 
 
 class _UsualSteps:
@@ -170,20 +204,22 @@ class _UsualSteps:
         self.source = source
         self.limits: dict[str, NDArray[np.float64]] = {}
         columns = usual_columns(source.info["features"]).values()
-        for key in (key for keys in columns for key in keys):
-            values = [
-                v for i in range(source.num_episodes) if (v := self._read(i, key)) is not None
-            ]
+        found: dict[str, list[NDArray[Any]]] = {key: [] for keys in columns for key in keys}
+        for position in range(source.num_episodes):
+            read = self._read(position)
+            for key in (key for key in found if key in read and _is_good(read[key])):
+                found[key].append(read[key])
+        for key, values in found.items():
             if values and len({v.shape[1] for v in values}) == 1:
                 self.limits[key] = self._limit(values)
 
-    def _read(self, position: int, key: str) -> NDArray[Any] | None:
+    def _read(self, position: int) -> Mapping[str, NDArray[Any]]:
+        """Returns an episode's columns; none if they cannot be read."""
         try:
-            values = self.source.read_episode(position, [key])[key]
+            names = footer_of(self.source.data_file(position)).names
+            return self.source.read_episode(position, _table_keys(self.source, names))
         except DataError:  # reported with the episode
-            return None
-        is_good = values.ndim == 2 and np.issubdtype(values.dtype, np.number)
-        return values if is_good and np.isfinite(values).all() else None
+            return {}
 
     @staticmethod
     def _limit(values: list[NDArray[Any]]) -> NDArray[np.float64]:
@@ -209,63 +245,3 @@ class _UsualSteps:
                     f"{steps[frame, dim] / limit[dim] * JUMP_OVER_USUAL:.0f} times its usual step"
                 )
                 yield episode_fault(self.source, position, "jump", path, message, int(frame) + 1)
-
-
-def _check_videos(
-    source: LeRobotDataset, position: int, reader: VideoReader | None
-) -> Iterator[Fault]:
-    for key in source.video_keys:
-        segment = source.video(key, position)
-        path, length = segment.path, int(source.lengths[position])
-        if not path.is_file():
-            yield episode_fault(
-                source, position, "video_missing", path, "the video file is missing"
-            )
-            continue
-        try:
-            facts = video_facts(path)
-        except DataError as error:
-            message = str(error).partition(": ")[2]
-            yield episode_fault(source, position, "video_damaged", path, message)
-            continue
-        height, width = image_size(source.info["features"][key])
-        if (facts.height, facts.width) != (height, width):
-            message = f"expected {height}x{width} (info.json), got {facts.height}x{facts.width}"
-            yield episode_fault(source, position, "video_size", path, message)
-        times = segment.start_s + np.arange(length) / source.fps
-        at = np.clip(np.searchsorted(facts.times_s, times), 1, max(len(facts.times_s) - 1, 1))
-        near = np.minimum(
-            np.abs(facts.times_s[at - 1] - times),
-            np.abs(facts.times_s[np.minimum(at, len(facts.times_s) - 1)] - times),
-        )
-        missing = np.flatnonzero(near > FRAMES_OFF / source.fps)
-        if len(missing):
-            message = (
-                f"{len(missing)} of {length} frames are not in the video; first: frame "
-                f"{missing[0]} at {times[missing[0]]:.4f} s"
-            )
-            yield episode_fault(source, position, "video_frames", path, message, int(missing[0]))
-            continue
-        # A v3.0 video joins many episodes.
-        if isinstance(source, LeRobotV2) and len(facts.times_s) != length:
-            message = f"expected {length} frames (the metadata), got {len(facts.times_s)}"
-            yield episode_fault(source, position, "video_length", path, message)
-        if reader is not None:
-            yield from _check_pictures(source, position, reader, path, times)
-
-
-def _check_pictures(
-    source: LeRobotDataset,
-    position: int,
-    reader: VideoReader,
-    path: Path,
-    times: NDArray[np.float64],
-) -> Iterator[Fault]:
-    """Decodes an episode's frames and yields the first that fails."""
-    for frame, time_s in enumerate(times):
-        try:
-            reader.frame(path, float(time_s), FRAMES_OFF / source.fps)
-        except DataError as error:
-            message = f"frame {frame}: {str(error).partition(': ')[2]}"
-            yield episode_fault(source, position, "video_frame", path, message, frame)
-            return

@@ -15,7 +15,9 @@ from PIL import Image
 from flux_core.errors import DataError, UsageError
 
 from ..lerobot.dataset import LeRobotDataset
+from ..samples.row_pictures import RowPictures
 from ..samples.stored_image import StoredImage
+from ..video.pairing import TOLERANCE
 from ..video.reader import VideoReader
 
 DEFAULT_EPISODES = 8
@@ -26,8 +28,8 @@ QUALITY, EFFORT = 75, 2
 
 
 def cameras_of(source: LeRobotDataset) -> tuple[str, ...]:
-    """Returns the features that are pictures."""
-    return (*source.video_keys, *source.image_keys)
+    """Returns the features that are pictures with colours."""
+    return source.camera_keys
 
 
 def choose_episodes(source: LeRobotDataset, wanted: str | None) -> list[int]:
@@ -75,7 +77,7 @@ def _spread(num_episodes: int, count: int) -> list[int]:
 def check_videos(source: LeRobotDataset, positions: Sequence[int]) -> None:
     """Raises an error for the first missing video file, before anything slow."""
     for position in positions:
-        for key in source.video_keys:
+        for key in (key for key in cameras_of(source) if key in source.video_keys):
             path = source.video(key, position).path
             if not path.is_file():
                 index = source.episode_indices[position]
@@ -89,22 +91,26 @@ class PictureReader:
         """`height` is in pixels; smaller pictures keep their size."""
         self._source, self._height = source, height
         self._videos = VideoReader(max_open=max(len(source.video_keys), 1))
+        self._row_pictures = RowPictures(source)
         self._threads = ThreadPoolExecutor(max(len(cameras_of(source)), 1), "view")
 
     def episode(self, position: int) -> Iterator[list[str]]:
         """Yields for each frame the WebP pictures of all cameras, as base64."""
         source = self._source
         keys = cameras_of(source)
-        stored = source.read_episode(position, ["timestamp", *source.image_keys])
+        stored = source.read_episode(position, ["timestamp"])
+
+        rows_s = stored["timestamp"].ravel().astype(np.float64)
 
         def picture(key: str, frame: int) -> str:
             if key in source.image_keys:
                 where = f"{source.data_file(position)}: {key}, frame {frame}"
-                image = StoredImage(data=stored[key][frame], root=source.root, where=where)
+                data = source.encoded_image(position, key, frame)
+                image = StoredImage(data=data, root=source.root, where=where)
                 return self._encode(image.read())
-            segment = source.video(key, position)
-            time_s = segment.start_s + float(stored["timestamp"][frame])
-            return self._encode(self._videos.frame(segment.path, time_s, 0.5 / source.fps))
+            segment = self._row_pictures.check(key, position, rows_s, self._videos)
+            time_s = segment.start_s + float(rows_s[frame])
+            return self._encode(self._videos.frame(segment.path, time_s, TOLERANCE / source.fps))
 
         for frame in range(int(source.lengths[position])):
             yield list(self._threads.map(picture, keys, [frame] * len(keys)))

@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ...errors import CheckpointError
+from ...incomplete_file import why_incomplete
 from .checkpoint_file import FORMAT, inference_weights
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -89,7 +90,9 @@ def _safetensors(path: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
             length = int.from_bytes(file.read(8), "little")
             header = json.loads(file.read(length))
     except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: expected an intact safetensors file ({error})") from error
+        raise CheckpointError(
+            f"{path}: expected an intact safetensors file ({why_incomplete(path) or error})"
+        ) from error
     metadata = header.pop("__metadata__", {})
     start = 8 + length
     return {name: _stored(entry, name, path, start) for name, entry in header.items()}, metadata
@@ -139,6 +142,8 @@ def _sharded(index: Path) -> dict[str, StoredTensor]:
 
 
 def _torch_file(path: Path) -> WeightFile:
+    if reason := why_incomplete(path):
+        raise CheckpointError(f"{path}: cannot be read as a checkpoint ({reason})")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:

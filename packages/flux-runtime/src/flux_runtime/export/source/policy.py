@@ -20,7 +20,7 @@ from flux_core.config import (
 )
 from flux_core.deployment import InferenceRunner, InferenceSections, inference_sections
 from flux_core.errors import ConfigError, ExportError
-from flux_core.models import PI0FlowMatching
+from flux_core.models import PI0FlowMatching, network_facts
 from flux_core.models.weights import (
     inference_weights,
     load_checkpoint,
@@ -31,6 +31,7 @@ from flux_core.tokenizers import PretrainedTokenizer
 from flux_core.transforms import Tokenization
 
 from .own_classes import check_own_training_transforms
+from .section import DATA, SectionEdits, agreed, provenance_of
 
 WEIGHTS = "model.safetensors"
 TABLE = ".table"
@@ -39,7 +40,10 @@ TABLE = ".table"
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedPolicy:
-    """The parts of a checkpoint that a bundle contains."""
+    """The parts of a checkpoint that a bundle contains.
+
+    `provenance` holds where it comes from, the facts about its data and what was changed since.
+    """
 
     model: PI0FlowMatching
     inference: InferenceRunner
@@ -53,6 +57,7 @@ def load_policy(
     checkpoint: Path,
     robot: str | None = None,
     accept_versions: Collection[str] = (),
+    edits: SectionEdits | None = None,
     own_classes: Path | None = None,
 ) -> TrainedPolicy:
     """Reads `checkpoint_epoch_N.pt`, or the directory of a bundle, for one robot.
@@ -61,14 +66,17 @@ def load_policy(
         checkpoint: the file, or the directory of a bundle in fp32.
         robot: its name, if the checkpoint has several.
         accept_versions: distributions whose installed version may differ from a bundle's.
+        edits: what changes in the robot's section, before it is compared with training.
         own_classes: where a checkpoint's transforms that only training runs may be imported from.
 
     Raises:
         ExportError: the checkpoint does not have that robot; or it has several and `robot` is None;
-            or its config names a class that is not allowed in a bundle, which is not imported.
+            or its config names a class that is not allowed in a bundle, which is not imported; or
+            the robot's section contradicts the training section.
     """
+    edits = edits or SectionEdits()
     if checkpoint.is_dir():
-        policy = load_bundled_policy(checkpoint, accept_versions)
+        policy = load_bundled_policy(checkpoint, accept_versions, edits)
         if robot not in (None, policy.inference.spec.name):
             raise ExportError(
                 f"{checkpoint}: expected a bundle of robot {robot}, as named by --robot, got one "
@@ -101,8 +109,12 @@ def load_policy(
         raise ExportError(
             f"{checkpoint}: --robot: expected one of {', '.join(runners)}, got {robot!r}."
         )
+    network = bind(PI0FlowMatching.Config, config["model"], "model")
+    facts = state.get("data_facts", {})
+    # Before the weights are read, which takes long.
+    inference = agreed(inference, config, network_facts(network), facts, edits, str(checkpoint))
     with torch.device("meta"):
-        model = bind(PI0FlowMatching.Config, config["model"], "model").build().eval()
+        model = network.build().eval()
     weights = {name: value.float() for name, value in inference_weights(state).items()}
     load_weights(model, weights, str(checkpoint), assign=True)
     return TrainedPolicy(
@@ -115,19 +127,24 @@ def load_policy(
             "checkpoint": checkpoint.name,
             "global_step": state["global_step"],
             "epoch": state["epoch"],
+            **provenance_of(inference, facts, edits),
             **({"training_only": training_only} if training_only else {}),
         },
         training_log=log if (log := checkpoint.with_name("metrics.jsonl")).is_file() else None,
     )
 
 
-def load_bundled_policy(directory: Path, accept_versions: Collection[str] = ()) -> TrainedPolicy:
+def load_bundled_policy(
+    directory: Path, accept_versions: Collection[str] = (), edits: SectionEdits | None = None
+) -> TrainedPolicy:
     """Reads a bundle in fp32, to export it again with other options.
 
     Raises:
         BundleError: the bundle is damaged.
-        ExportError: the bundle has another precision, in which its weights are rounded.
+        ExportError: the bundle has another precision, in which its weights are rounded; or its
+            robot's section contradicts its training section.
     """
+    edits = edits or SectionEdits()
     bundle = Bundle.open(directory, accept_versions=accept_versions)
     manifest, config = bundle.manifest, with_current_types(bundle.config)
     if manifest.precision != "fp32":
@@ -135,19 +152,25 @@ def load_bundled_policy(directory: Path, accept_versions: Collection[str] = ()) 
             f"{directory}: expected a checkpoint or a bundle in fp32, got one in "
             f"{manifest.precision}, whose weights are rounded. Export the checkpoint instead."
         )
+    network = bind(PI0FlowMatching.Config, config["model"], "model")
+    inference = bind(InferenceRunner, config["inference"], "inference")
+    facts, where = manifest.provenance.get(DATA, {}), str(directory)
+    inference = agreed(
+        inference, config, network_facts(network), facts, edits, where, is_bundle=True
+    )
     with torch.device("meta"):
-        model = bind(PI0FlowMatching.Config, config["model"], "model").build().eval()
+        model = network.build().eval()
     stored = load_file(bundle.path(WEIGHTS))
     weights = {name: value for name, value in stored.items() if not name.endswith(TABLE)}
     load_weights(model, weights, str(directory), assign=True)
     log = directory / "metrics.jsonl"
-    inference = bind(InferenceRunner, config["inference"], "inference")
+    kept = {k: v for k, v in manifest.provenance.items() if k != "versions"}
     return TrainedPolicy(
         model=model,
         inference=with_tokenizer_beside(inference, directory / "tokenizer"),
-        config=config,
+        config={**config, "inference": unbind(inference)},
         norm_stats=stats_from_json(bundle.norm_stats),
-        provenance={k: v for k, v in manifest.provenance.items() if k != "versions"},
+        provenance={**kept, **provenance_of(inference, {}, edits)},
         training_log=log if log.is_file() else None,
     )
 

@@ -1,0 +1,1 @@
+"""Parquet files: columns as arrays, row groups, and single stored images."""
