@@ -13,9 +13,9 @@ import torch
 from flux_core.agreement import Changes
 from flux_core.bundle import Bundle
 from flux_core.errors import ExportError, UsageError
-from flux_runtime.export.checkpoint.section import SectionEdits
 from flux_runtime.export.cli import main
-from flux_runtime.export.policy import TrainedPolicy, load_policy
+from flux_runtime.export.source.policy import TrainedPolicy, load_policy
+from flux_runtime.export.source.section import SectionEdits
 
 CHECKPOINT = Path(__file__).resolve().parents[2] / "golden" / "old_checkpoint.pt"
 Edit = Callable[[dict[str, Any]], object]

@@ -31,8 +31,6 @@ from flux_data.samples import DistributedRepeatingDataset, ParquetDataset
 
 logger = logging.getLogger("flux.config")
 
-DATASETS = "train_dataloader.dataset.datasets"
-
 
 Mixture = DistributedRepeatingDataset.Config
 
@@ -57,13 +55,32 @@ def check_robot_sections(
     trained = _trained(model, mixture)
     for members in trained.groups.values():
         for member in members:
-            where = f"{member.where}.transforms.0.video_keys"
-            if not member.cameras:
-                raise ConfigError(f"{where}: expected at least one camera, got none")
+            _check_cameras(member, has_robot=sections is not None)
     _check_statistics(mixture, has_robot=sections is not None)
     for path, inference in robot_sections(sections).items():
         _warn_of_wider_limits(inference.spec, path)
         check_agreement(inference, trained, path)
+
+
+def _check_cameras(member: TrainedDataset, *, has_robot: bool) -> None:
+    """Refuses a dataset without cameras; without a robot, warns of a camera that is shown twice.
+
+    FluxVLA's own config for two robots fills up the second robot's pictures in this way. A robot
+    whose cameras these are is refused with its other contradictions.
+    """
+    where = f"{member.where}.transforms.0.video_keys"
+    if not member.cameras:
+        raise ConfigError(f"{where}: expected at least one camera, got none")
+    if has_robot:
+        return
+    try:
+        check_camera_names(member.cameras, where)
+    except ConfigError as error:
+        logger.warning(
+            "%s. Both are trained on; to fill up with a masked picture instead, list it once and "
+            "set num_padding_imgs",
+            error,
+        )
 
 
 def check_robots_with_data(
@@ -140,17 +157,12 @@ def _trained(model: PI0FlowMatching.Config, mixture: Mixture) -> Trained:
 
 def _placed(mixture: Mixture) -> dict[str, list[tuple[str, ParquetDataset.Config]]]:
     """Returns each group's datasets with their dotted paths."""
-    datasets = mixture.datasets
-    if isinstance(datasets, ParquetDataset.Config):
-        return {mixture.statistic_name: [(DATASETS, datasets)]}
-    is_grouped = isinstance(datasets, Mapping)
-    return {
-        name: [
-            (f"{DATASETS}.{name}.{index}" if is_grouped else f"{DATASETS}.{index}", member)
-            for index, member in enumerate(members)
-        ]
-        for name, members in mixture.groups().items()
+    groups: dict[str, list[tuple[str, ParquetDataset.Config]]] = {
+        name: [] for name in mixture.groups()
     }
+    for place, group, member in mixture.members():
+        groups[group].append((f"train_dataloader.dataset.{place}", member))
+    return groups
 
 
 def _told(dataset: ParquetDataset.Config, where: str) -> TrainedDataset:
