@@ -35,6 +35,7 @@ from torch import Tensor
 from flux_core.config import bind
 from flux_core.models import PI0FlowMatching, sample_actions
 from flux_core.models.pi import sized_model
+from flux_runtime.export.precision.network import set_precision
 
 sys.path.insert(0, str(Path(__file__).parent))
 from transformers_policy import TransformersPolicy
@@ -104,12 +105,15 @@ def build(kind: str, args: argparse.Namespace, layers: int | None) -> PI0FlowMat
     config = bind(PI0FlowMatching.Config, tree, "model")
     with torch.device("meta"):
         model = config.build()
-    model = model.to_empty(device=args.device).to(getattr(torch, args.dtype))
+    model = model.to_empty(device=args.device)
     generator = torch.Generator(args.device).manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
             std = parameter[0].numel() ** -0.5 if parameter.ndim > 1 else 0.1
             parameter.normal_(std=std, generator=generator)
+    if args.dtype == "bfloat16":
+        # Of an exported network, and as openpi does: projections from and to actions stay float32.
+        set_precision(model, "bf16")
     return model.eval()
 
 
@@ -128,9 +132,9 @@ def batch_of(model: PI0FlowMatching, kind: str, args: argparse.Namespace) -> dic
         "image_masks": masks,
         "lang_tokens": torch.randint(0, 1000, (size, prompt), device=device),
         "lang_masks": lengths.expand(size, -1).clone(),
-        "states": torch.randn(size, config.action_dim, device=device, dtype=dtype),
-        "actions": actions.to(dtype),
-        "noise": torch.randn_like(actions).to(dtype),
+        "states": torch.randn(size, config.action_dim, device=device),
+        "actions": actions,
+        "noise": torch.randn_like(actions),
         "t": torch.full((size,), 0.7, device=device),
     }
 
@@ -157,7 +161,7 @@ def backward(model: PI0FlowMatching, batch: dict[str, Tensor], args: Any) -> Con
     """Returns the contestants for the loss and its gradient; each returns the loss."""
     peer = TransformersPolicy(model)
     noise, actions, t = batch["noise"], batch["actions"], batch["t"]
-    x_t = t[:, None, None].to(noise.dtype) * noise + (1 - t[:, None, None]).to(noise) * actions
+    x_t = t[:, None, None] * noise + (1 - t[:, None, None]) * actions
 
     def loss() -> Tensor:
         cache = model.prefix(*(batch[name] for name in OBSERVATION))

@@ -40,6 +40,7 @@ class AdaNorm(nn.Module):
         scale, shift, self.gate = self.dense(self.cond).chunk(3, dim=-1)
         wide = x.float()
         normed = wide / torch.sqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
+        self.gate = self.gate.to(x.dtype)
         return (normed * (1 + scale.float()) + shift.float()).to(x.dtype)
 
 
@@ -77,6 +78,11 @@ class TransformersPolicy(nn.Module):
         self.expert = _gemma(ours, "llm_expert")
         if self.is_pi05:
             _put_in_adaptive_norms(self.expert, ours.llm_expert)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The streams' dtype; the projections from and to actions stay float32."""
+        return self.expert.layers[0].self_attn.q_proj.weight.dtype
 
     def velocity(
         self,
@@ -162,11 +168,11 @@ class TransformersPolicy(nn.Module):
         if self.is_pi05:
             hidden = functional.silu(model.time_mlp_in(time))
             self._set_condition(functional.silu(model.time_mlp_out(hidden)))
-            return actions, causal
+            return actions.to(self.dtype), causal
         both = torch.cat((actions, time[:, None].expand_as(actions)), dim=-1)
         actions = model.action_time_mlp_out(functional.silu(model.action_time_mlp_in(both)))
         tokens = torch.cat((model.state_proj(state)[:, None], actions), dim=1)
-        return tokens, torch.cat((torch.ones_like(causal[:, :1]), causal), dim=1)
+        return tokens.to(self.dtype), torch.cat((torch.ones_like(causal[:, :1]), causal), dim=1)
 
     def _set_condition(self, cond: Tensor) -> None:
         for module in self.expert.modules():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import shlex
@@ -14,12 +15,16 @@ from pathlib import Path
 from typing import Any
 
 try:
+    from flux_core.agreement import Changes
     from flux_core.command_line import EXIT_FAILED, EXIT_USAGE
     from flux_core.config import bind, load_config, registrations, unbind
     from flux_core.deployment import InferenceRunner, InferenceSections, inference_sections
     from flux_core.errors import ConfigError, FluxError, UsageError
 except ImportError as error:
     sys.exit(f"inference_real_robot.py: error: {error}. Run it with .venv/bin/python.")
+
+Section = tuple[InferenceRunner, int]
+"""A robot's section, and the number of steps that the network predicts."""
 
 EXAMPLE = """\
 example:
@@ -30,7 +35,8 @@ example:
 
 The script runs and prints two commands: `flux-export`, if the bundle beside the checkpoint is
 missing or older, and `flux-runtime run`, which gets every argument that is not listed above; see
-`flux-runtime run --help`."""
+`flux-runtime run --help`. Tasks, topics, rtc_config and the steps of a chunk are the config's, even
+if they were changed after training; everything else is as trained."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -68,15 +74,17 @@ def deploy(args: argparse.Namespace, more: Sequence[str]) -> int:
         raise UsageError(f"--ckpt-path: there is no file {str(checkpoint)!r}")
     bundle = args.bundle or bundle_beside(checkpoint, None if is_only else inference.spec.name)
     if is_older(bundle, checkpoint):
-        check_robot(args.config, inference, checkpoint)
+        trained = trained_section(args.config, inference, checkpoint)
+        changes = tell_changes(trained, inference, "checkpoint")
         robot = [] if is_only else ["--robot", inference.spec.name]
         command = ["flux-export", str(checkpoint), "--out", str(bundle), *robot]
+        command += changes.as_options()
         if code := subprocess.run(announced(command), check=False).returncode:
             return code
-    warn_of_changes(bundle, inference)
+    changes = tell_changes(bundled_section(bundle), inference, "bundle")
     dry_run = ["--dry-run"] if args.dry_run else []
     run = ["flux-runtime", "run", "--robot", inference.spec.name, "--bundle", str(bundle)]
-    command = announced([*run, *dry_run, *more])
+    command = announced([*run, *options_of_run(changes, more), *dry_run, *more])
     # Replaces this process, so that Ctrl-C reaches only the robot's control loop.
     os.execv(command[0], command)
 
@@ -102,8 +110,8 @@ def read_inference(config: Path, robot: str | None) -> tuple[InferenceRunner, bo
     return runners[robot or next(iter(runners))], len(runners) == 1
 
 
-def check_robot(config: Path, inference: InferenceRunner, checkpoint: Path) -> None:
-    """Compares the config with the checkpoint's own before the export, which takes minutes.
+def trained_section(config: Path, inference: InferenceRunner, checkpoint: Path) -> Section | None:
+    """Returns the checkpoint's own section of the robot; None if it cannot be read.
 
     Raises:
         ConfigError: the checkpoint was not trained for this robot.
@@ -111,17 +119,56 @@ def check_robot(config: Path, inference: InferenceRunner, checkpoint: Path) -> N
     try:
         from flux_core.models.weights import load_checkpoint
 
-        trained = {"inference": load_checkpoint(checkpoint, mmap=True)["config"]["inference"]}
+        tree = load_checkpoint(checkpoint, mmap=True)["config"]
+        trained = {"inference": tree["inference"]}
         registrations(trained)  # nothing is imported that flux-export would refuse
         runners = inference_sections(bind(InferenceSections, trained["inference"], "inference"))
-    except (ImportError, KeyError, FluxError):
-        return  # flux-export reports the problem with the checkpoint.
-    robots = sorted({runner.spec.name for runner in runners.values()})
-    if inference.spec.name not in robots:
+        horizon = int(tree["model"]["n_action_steps"])
+    except (ImportError, KeyError, TypeError, FluxError):
+        return None  # flux-export reports the problem with the checkpoint.
+    robot = inference.spec.name
+    if robot not in runners:
         raise ConfigError(
-            f"{config}: expected the robot of {checkpoint}, {', '.join(robots) or 'none'}, got "
-            f"{inference.spec.name}. Use the config of its training."
+            f"{config}: expected the robot of {checkpoint}, {', '.join(sorted(runners)) or 'none'},"
+            f" got {robot}. Use the config of its training."
         )
+    return runners[robot], horizon
+
+
+def bundled_section(bundle: Path) -> Section | None:
+    """Returns the bundle's section of the robot; None if it cannot be read."""
+    try:
+        bundled = json.loads((bundle / "config.json").read_text(encoding="utf-8"))
+        registrations(bundled)  # nothing is imported that flux-runtime would refuse
+        section = bind(InferenceRunner, bundled["inference"], "inference")
+        return section, int(bundled["model"]["n_action_steps"])
+    except (OSError, ValueError, KeyError, TypeError, FluxError):
+        return None  # flux-runtime reports the problem with the bundle.
+
+
+def tell_changes(before: Section | None, wanted: InferenceRunner, where: str) -> Changes:
+    """Warns about settings in which the config differs; returns those that may still change."""
+    if before is None:
+        return Changes()
+    section, horizon = before
+    changes = Changes.between(wanted, section, horizon)
+    ours, theirs = (without_paths(unbind(side)) for side in (wanted, section))
+    for key in sorted(key for key in ours if ours[key] != theirs.get(key)):
+        used = "config's" if key in changes.as_data() else f"{where}'s"
+        print(
+            f"inference_real_robot.py: warning: inference.{key} of the config differs from the "
+            f"{where}'s; the {used} is used",
+            file=sys.stderr,
+        )
+    return changes
+
+
+def options_of_run(changes: Changes, more: Sequence[str]) -> list[str]:
+    """Returns the options of `flux-runtime run`; the default task is the config's first one."""
+    first = next(iter(changes.tasks.values()), None)
+    is_given = any(option.partition("=")[0] == "--task" for option in more)
+    task = [] if first is None or is_given else ["--task", first]
+    return [*dataclasses.replace(changes, tasks={}).as_options(), *task]
 
 
 def bundle_beside(checkpoint: Path, robot: str | None) -> Path:
@@ -134,24 +181,6 @@ def is_older(bundle: Path, checkpoint: Path) -> bool:
     """Whether the bundle is missing or was made before the checkpoint."""
     manifest = bundle / "manifest.json"
     return not manifest.is_file() or manifest.stat().st_mtime < checkpoint.stat().st_mtime
-
-
-def warn_of_changes(bundle: Path, inference: InferenceRunner) -> None:
-    """Warns about settings in which the config differs from the bundle, which the robot uses."""
-    try:
-        bundled = json.loads((bundle / "config.json").read_text(encoding="utf-8"))
-        registrations(bundled)  # nothing is imported that flux-runtime would refuse
-        section = bundled["inference"]
-        trained = without_paths(unbind(bind(InferenceRunner, section, "inference")))
-    except (OSError, ValueError, KeyError, TypeError, FluxError):
-        return  # flux-runtime reports the problem with the bundle.
-    wanted = without_paths(unbind(inference))
-    for key in sorted(key for key in wanted if wanted[key] != trained.get(key)):
-        print(
-            f"inference_real_robot.py: warning: inference.{key} of the config differs from the "
-            "bundle's, which is used: it was exported from the checkpoint",
-            file=sys.stderr,
-        )
 
 
 def without_paths(section: Any) -> Any:

@@ -112,9 +112,8 @@ def one_episode(shared_data: Path, made_once: MakeOnce) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_options(one_episode: Path) -> list[str]:
-    """Overrides with which the small config trains in seconds."""
-    dataset = "train_dataloader.dataset.datasets"
+def tiny_network() -> list[str]:
+    """Overrides with which the small config trains on any data in seconds."""
     tiny = [
         f"model.{part}.{key}"
         for part in ("llm_backbone", "llm_expert")
@@ -135,6 +134,15 @@ def tiny_options(one_episode: Path) -> list[str]:
         "runner.max_steps=4",
         "train_dataloader.per_device_batch_size=4",
         "train_dataloader.per_device_num_workers=0",
+    ]
+
+
+@pytest.fixture(scope="session")
+def tiny_options(tiny_network: list[str], one_episode: Path) -> list[str]:
+    """`tiny_network` on an episode of the shared data."""
+    dataset = "train_dataloader.dataset.datasets"
+    return [
+        *tiny_network,
         f"{dataset}.data_root_path={one_episode}",
         # The shared episode has a longer task than the simulated one.
         f"{dataset}.transforms.3.max_len=64",

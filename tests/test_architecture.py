@@ -38,14 +38,15 @@ MAY_NEED_TORCH: dict[str, tuple[str, ...]] = {
 # The rooms of each package, the lowest first: a room imports only rooms that come before it.
 ROOMS: dict[str, tuple[str, ...]] = {
     "flux_core": (
-        *("errors", "lazy", "types", "command_line", "html", "rtc"),
+        *("errors", "incomplete_file", "lazy", "types", "command_line", "html", "rtc"),
         *("config", "bundle", "robots", "norm_stats", "tokenizers", "transforms"),
-        *("deployment", "policy_io", "sim"),
+        *("deployment", "agreement", "policy_io", "sim"),
         *("models.layers", "models.pi", "models.weights", "models", "cli"),
     ),
     "flux_data": (
-        *("progress_bars", "video", "parquet", "lerobot", "whole_file", "samples"),
-        *("validate", "convert", "demo", "view", "info", "observations", "commands"),
+        *("progress_bars", "repairable", "video", "parquet", "lerobot", "whole_file", "run_files"),
+        *("pictures", "samples"),
+        *("validate", "convert", "repair", "demo", "view", "info", "observations", "commands"),
     ),
     "flux_train": (
         *("failed_writes", "validation", "config", "policy_loss"),

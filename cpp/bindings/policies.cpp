@@ -29,7 +29,7 @@ std::optional<OrtProvider> provider_of(const std::string& engine) {
 }
 
 MakeEngine engine_maker(const std::string& engine, const std::string& library, int num_threads,
-                        const Options& options) {
+                        const Options& options, const Options& cuda_options) {
   if (engine == "openvino") {
     const auto runtime = std::make_shared<const OpenVinoRuntime>(library, num_threads, options);
     return [=](const std::string& path) { return std::make_unique<OpenVinoEngine>(runtime, path); };
@@ -41,8 +41,10 @@ MakeEngine engine_maker(const std::string& engine, const std::string& library, i
         "'" + engine + "'"));
   }
   const auto runtime = std::make_shared<const OrtRuntime>(library);
-  const OrtEngineOptions engine_options{
-      .provider = *provider, .num_threads = num_threads, .provider_options = options};
+  const OrtEngineOptions engine_options{.provider = *provider,
+                                        .num_threads = num_threads,
+                                        .provider_options = options,
+                                        .cuda_options = cuda_options};
   return [=](const std::string& path) {
     return std::make_unique<OrtEngine>(runtime, path, engine_options);
   };
@@ -51,9 +53,10 @@ MakeEngine engine_maker(const std::string& engine, const std::string& library, i
 std::shared_ptr<FlowPolicy> open_policy(const std::string& prefix_path,
                                         const std::string& denoise_path, const std::string& engine,
                                         const std::string& library, int num_inference_steps,
-                                        int num_threads, const Options& options) {
+                                        int num_threads, const Options& options,
+                                        const Options& cuda_options) {
   const py::gil_scoped_release release;
-  const MakeEngine make = engine_maker(engine, library, num_threads, options);
+  const MakeEngine make = engine_maker(engine, library, num_threads, options, cuda_options);
   return std::make_shared<FlowPolicy>(make(prefix_path), make(denoise_path), num_inference_steps);
 }
 
@@ -152,7 +155,8 @@ void bind_policies(py::module_& module) {
       module, "FlowPolicy", "A bundle's two graphs and the loop of Euler steps between them.")
       .def(py::init(&open_policy), py::arg("prefix_path"), py::arg("denoise_path"), py::kw_only(),
            py::arg("engine") = "onnxruntime", py::arg("library"), py::arg("num_inference_steps"),
-           py::arg("num_threads") = 1, py::arg("options") = Options{});
+           py::arg("num_threads") = 1, py::arg("options") = Options{},
+           py::arg("cuda_options") = Options{});
   py::class_<CapturedPolicy, Policy, std::shared_ptr<CapturedPolicy>>(
       module, "CapturedPolicy", "A bundle's whole inference as one CUDA graph.")
       .def(py::init(&open_captured), py::kw_only(), py::arg("driver"), py::arg("context"),

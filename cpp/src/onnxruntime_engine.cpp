@@ -69,16 +69,10 @@ class OrtEngine::Binding {
                    where);
     const auto attach = is_input ? calls.BindInput : calls.BindOutput;
     runtime_.check(attach(binding_, info.name.c_str(), values_.back()), where);
-    if (is_input && !memory.is_on_device) host_inputs_.emplace_back(info.name, values_.back());
   }
 
-  // ONNX Runtime copies a host tensor to the device when it is bound, not when the graph runs.
-  void bind_host_inputs_again() {
-    for (const auto& [name, value] : host_inputs_) {
-      ort::Status* status = runtime_.calls().BindInput(binding_, name.c_str(), value);
-      if (status != nullptr) runtime_.check(status, path_ + ": " + name);
-    }
-  }
+  // What `upload` copies.
+  std::vector<cuda::HostToDevice::Copy> host_inputs = {};
 
   [[nodiscard]] const ort::IoBinding* get() const noexcept { return binding_; }
 
@@ -87,7 +81,6 @@ class OrtEngine::Binding {
   const std::string& path_;
   ort::IoBinding* binding_ = nullptr;
   std::vector<ort::Value*> values_;
-  std::vector<std::pair<std::string, ort::Value*>> host_inputs_;
 };
 
 OrtEngine::OrtEngine(std::shared_ptr<const OrtRuntime> runtime, const std::string& path,
@@ -104,6 +97,7 @@ OrtEngine::OrtEngine(std::shared_ptr<const OrtRuntime> runtime, const std::strin
   session_.reset(session);
   if (options.provider != OrtProvider::kCpu) {
     device_memory_ = std::make_unique<DeviceMemory>(*runtime_, session, path_);
+    host_to_device_ = std::make_unique<cuda::HostToDevice>(options.driver);
   }
   inputs_ = ort::tensor_infos(*runtime_, session, true, path);
   outputs_ = ort::tensor_infos(*runtime_, session, false, path);
@@ -120,7 +114,14 @@ std::size_t OrtEngine::bind(std::span<const BoundBuffer> buffers) {
   const bool has_device = device_memory_ != nullptr;
   auto binding = std::make_unique<Binding>(*runtime_, session_.get(), path_);
   for (const TensorInfo& info : inputs_) {
-    binding->add(info, require_memory(buffers, info.name, path_, has_device), true);
+    TensorMemory memory = require_memory(buffers, info.name, path_, has_device);
+    if (has_device && !memory.is_on_device) {
+      // ONNX Runtime would allocate a copy on the device each time that a host tensor is bound.
+      const TensorMemory copy = allocate(info.num_bytes());
+      binding->host_inputs.push_back({copy.data, memory.data, info.num_bytes()});
+      memory = copy;
+    }
+    binding->add(info, memory, true);
   }
   for (const TensorInfo& info : outputs_) {
     binding->add(info, require_memory(buffers, info.name, path_, has_device), false);
@@ -130,7 +131,7 @@ std::size_t OrtEngine::bind(std::span<const BoundBuffer> buffers) {
 }
 
 void OrtEngine::upload(std::size_t binding) {
-  if (device_memory_) bindings_[binding]->bind_host_inputs_again();
+  if (host_to_device_) host_to_device_->run(bindings_[binding]->host_inputs);
 }
 
 void OrtEngine::run(std::size_t binding) {

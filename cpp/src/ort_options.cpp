@@ -32,19 +32,32 @@ void append_provider(const OrtRuntime& runtime, SessionOptions* session_options,
   check_available(runtime, append(session_options, raw), name);
 }
 
-void append_provider(const OrtRuntime& runtime, SessionOptions* session_options,
-                     const OrtEngineOptions& options) {
+void append_cuda(const OrtRuntime& runtime, SessionOptions* session_options,
+                 const OrtEngineOptions::Values& values) {
   const Calls& calls = runtime.calls();
-  if (options.provider == OrtProvider::kCuda) {
-    append_provider(runtime, session_options, options.provider_options, "CUDA provider",
-                    calls.CreateCUDAProviderOptions, calls.UpdateCUDAProviderOptions,
-                    calls.SessionOptionsAppendExecutionProvider_CUDA_V2,
-                    calls.ReleaseCUDAProviderOptions);
+  append_provider(runtime, session_options, values, "CUDA provider",
+                  calls.CreateCUDAProviderOptions, calls.UpdateCUDAProviderOptions,
+                  calls.SessionOptionsAppendExecutionProvider_CUDA_V2,
+                  calls.ReleaseCUDAProviderOptions);
+}
+
+void append_tensorrt(const OrtRuntime& runtime, SessionOptions* session_options,
+                     const OrtEngineOptions::Values& values) {
+  const Calls& calls = runtime.calls();
+  append_provider(runtime, session_options, values, "TensorRT provider",
+                  calls.CreateTensorRTProviderOptions, calls.UpdateTensorRTProviderOptions,
+                  calls.SessionOptionsAppendExecutionProvider_TensorRT_V2,
+                  calls.ReleaseTensorRTProviderOptions);
+}
+
+// A provider is asked for each node in the order of this list.
+void append_providers(const OrtRuntime& runtime, SessionOptions* session_options,
+                      const OrtEngineOptions& options) {
+  if (options.provider == OrtProvider::kTensorRt) {
+    append_tensorrt(runtime, session_options, options.provider_options);
+    append_cuda(runtime, session_options, options.cuda_options);
   } else {
-    append_provider(runtime, session_options, options.provider_options, "TensorRT provider",
-                    calls.CreateTensorRTProviderOptions, calls.UpdateTensorRTProviderOptions,
-                    calls.SessionOptionsAppendExecutionProvider_TensorRT_V2,
-                    calls.ReleaseTensorRTProviderOptions);
+    append_cuda(runtime, session_options, options.provider_options);
   }
 }
 
@@ -66,7 +79,7 @@ Owner<SessionOptions> make_options(const OrtRuntime& runtime, const std::string&
   // other graph.
   runtime.check(calls.AddSessionConfigEntry(raw, "session.force_spinning_stop", "1"), path);
   if (options.provider != OrtProvider::kCpu) {
-    append_provider(runtime, raw, options);
+    append_providers(runtime, raw, options);
     runtime.check(calls.AddSessionConfigEntry(raw, "session.disable_cpu_ep_fallback", "1"), path);
   } else if (!options.provider_options.empty()) {
     throw std::invalid_argument(expected_got("provider_options", "none on the CPU",

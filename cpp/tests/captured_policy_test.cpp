@@ -129,7 +129,7 @@ void a_graph_without_memory_or_driver_is_refused() {
   graph.driver = FLUX_FAKE_ONNXRUNTIME;
   message = message_of<EngineUnavailable>([&] { CapturedPolicy policy(graph); });
   CHECK_CONTAINS(message,
-                 "a driver with cuCtxSetCurrent, got one without it. Update NVIDIA's driver");
+                 "a driver with cuGraphLaunch, got one without it. Update NVIDIA's driver");
 }
 
 void the_owner_lives_as_long_as_the_policy() {

@@ -1,9 +1,11 @@
 // A library with ONNX Runtime's C API, the two graphs of the toy policy and a fake accelerator: the
 // host must not access its memory, and host inputs are copied there when they are bound, as ONNX
-// Runtime does. It stands in for a GPU on machines without one.
+// Runtime does. It stands in for a GPU, and its driver, on machines without one.
 #include <algorithm>
+#include <array>
 #include <string>
 
+#include "flux/cuda_abi.hpp"
 #include "flux/ort_abi.hpp"
 #include "toy_policy.hpp"
 
@@ -15,6 +17,7 @@ struct Status {
 struct Env {};
 struct SessionOptions {
   bool is_on_device = false;
+  std::vector<std::string> providers = {};
   bool may_use_cpu = true;
 };
 struct Session {
@@ -46,7 +49,9 @@ struct IoBinding {
   std::vector<Download> downloads = {};
 };
 struct CudaOptions {};
-struct TensorRtOptions {};
+struct TensorRtOptions {
+  bool is_installed = false;
+};
 
 namespace fake {
 
@@ -72,6 +77,10 @@ Status* CreateSession(const Env*, const char* path, const SessionOptions* option
   const std::string name(path);
   if (name.ends_with("partly_on_cpu.onnx") && options->is_on_device && !options->may_use_cpu) {
     return error("nodes are assigned to the CPU, but fallback is disabled");
+  }
+  const std::vector<std::string> both{"TensorRT", "CUDA"};
+  if (name.ends_with("declined_by_tensorrt.onnx") && options->providers != both) {
+    return error("no provider but the CPU's has an operator");
   }
   *out = new Session{
       name.ends_with("prefix.onnx") ? test::toy_prefix_graph() : test::toy_denoise_graph(),
@@ -200,15 +209,20 @@ Status* UpdateCUDAProviderOptions(CudaOptions*, const char* const* names, const 
                                   std::size_t count) {
   return update(names, values, count);
 }
-Status* UpdateTensorRTProviderOptions(TensorRtOptions*, const char* const* names,
+Status* UpdateTensorRTProviderOptions(TensorRtOptions* options, const char* const* names,
                                       const char* const* values, std::size_t count) {
+  options->is_installed = count > 0;
   return update(names, values, count);
 }
 Status* SessionOptionsAppendExecutionProvider_CUDA_V2(SessionOptions* options, const CudaOptions*) {
+  options->providers.emplace_back("CUDA");
   return options->is_on_device = true, nullptr;
 }
-Status* SessionOptionsAppendExecutionProvider_TensorRT_V2(SessionOptions*, const TensorRtOptions*) {
-  return error("libnvinfer.so.10: cannot open shared object file");
+Status* SessionOptionsAppendExecutionProvider_TensorRT_V2(SessionOptions* options,
+                                                          const TensorRtOptions* given) {
+  if (!given->is_installed) return error("libnvinfer.so.10: cannot open shared object file");
+  options->providers.emplace_back("TensorRT");
+  return options->is_on_device = true, nullptr;
 }
 
 void ReleaseEnv(Env* handle) { delete handle; }
@@ -246,3 +260,49 @@ extern "C" [[gnu::visibility("default")]] const flux::ort::ApiBase* OrtGetApiBas
 extern "C" [[gnu::visibility("default")]] std::size_t flux_fake_num_allocated() {
   return flux::ort::fake::device().num_allocated();
 }
+
+// The part of NVIDIA's driver that copies to the device. A copy is complete once its stream is
+// synchronised.
+namespace {
+
+struct Pending {
+  void* device;
+  const float* host;
+  std::size_t count;
+};
+std::array<Pending, 16> pending;
+std::size_t num_pending = 0;
+thread_local bool has_context = false;
+int primary_context = 0;
+
+}  // namespace
+
+#define FLUX_EXPORT extern "C" [[gnu::visibility("default")]]
+
+FLUX_EXPORT int cuInit(unsigned) { return 0; }
+FLUX_EXPORT int cuDeviceGet(int* device, int ordinal) { return *device = 7, ordinal; }
+FLUX_EXPORT int cuDevicePrimaryCtxRetain(flux::cuda::Context** context, int device) {
+  *context = reinterpret_cast<flux::cuda::Context*>(&primary_context);
+  return device == 7 ? 0 : 101;
+}
+FLUX_EXPORT int cuDevicePrimaryCtxRelease_v2(int device) { return device == 7 ? 0 : 101; }
+FLUX_EXPORT int cuCtxSetCurrent(flux::cuda::Context* context) {
+  has_context = reinterpret_cast<int*>(context) == &primary_context;
+  return 0;
+}
+FLUX_EXPORT int cuMemcpyHtoDAsync_v2(std::uintptr_t device, const void* host, std::size_t size,
+                                     flux::cuda::Stream*) {
+  if (!has_context) return 201;
+  pending.at(num_pending++) = {reinterpret_cast<void*>(device), static_cast<const float*>(host),
+                               size / sizeof(float)};
+  return 0;
+}
+FLUX_EXPORT int cuStreamSynchronize(flux::cuda::Stream*) {
+  for (std::size_t i = 0; i < num_pending; ++i) {
+    std::copy_n(pending[i].host, pending[i].count,
+                flux::ort::fake::device().values(pending[i].device));
+  }
+  num_pending = 0;
+  return 0;
+}
+FLUX_EXPORT int cuGetErrorName(int, const char** name) { return *name = "CUDA_ERROR", 0; }

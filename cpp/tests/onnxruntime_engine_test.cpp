@@ -18,7 +18,8 @@ std::size_t num_allocated_on_device() {
   return reinterpret_cast<std::size_t (*)()>(::dlsym(handle, "flux_fake_num_allocated"))();
 }
 
-std::unique_ptr<OrtEngine> engine(const std::string& path, const OrtEngineOptions& options) {
+std::unique_ptr<OrtEngine> engine(const std::string& path, OrtEngineOptions options) {
+  options.driver = FLUX_FAKE_ONNXRUNTIME;
   return std::make_unique<OrtEngine>(fake_runtime(), path, options);
 }
 
@@ -49,9 +50,10 @@ void actions_are_the_same_on_the_cpu_and_on_a_device() {
 
 void what_passes_between_the_graphs_is_allocated_on_the_device() {
   const auto on_device = policy(OrtProvider::kCuda, OrtProvider::kCuda);
-  CHECK_EQUAL(num_allocated_on_device(), 5U);  // past_key_0, and x and t twice
+  const std::size_t expected = 5 + 3;  // past_key_0, x and t twice; copies of the host's inputs
+  CHECK_EQUAL(num_allocated_on_device(), expected);
   const auto on_cpu = policy(OrtProvider::kCpu, OrtProvider::kCpu);
-  CHECK_EQUAL(num_allocated_on_device(), 5U);
+  CHECK_EQUAL(num_allocated_on_device(), expected);
 }
 
 void memory_of_the_device_is_freed_with_the_engine() {
@@ -79,6 +81,11 @@ void an_unavailable_provider_differs_from_a_refused_graph() {
       }),
       "CUDA provider: unknown provider option");
   engine("p.onnx", {.provider = OrtProvider::kCuda, .provider_options = {{"known", "1"}}});
+  CHECK_CONTAINS(message_of<Unavailable>([] {
+                   OrtEngine(fake_runtime(), "p.onnx",
+                             {.provider = OrtProvider::kCuda, .driver = "no.so"});
+                 }),
+                 "no.so: cannot be loaded");
   CHECK_CONTAINS(message_of<std::runtime_error>(
                      [] { engine("partly_on_cpu.onnx", {.provider = OrtProvider::kCuda}); }),
                  "partly_on_cpu.onnx: nodes are assigned to the CPU");
@@ -87,6 +94,22 @@ void an_unavailable_provider_differs_from_a_refused_graph() {
                  "provider_options: expected none on the CPU, got known");
   CHECK_CONTAINS(message_of<std::invalid_argument>([] { engine("p.onnx", {.num_threads = 0}); }),
                  "num_threads: expected at least 1, got 0");
+}
+
+void cuda_runs_what_tensorrt_declines() {
+  const OrtEngineOptions options{.provider = OrtProvider::kTensorRt,
+                                 .provider_options = {{"known", "1"}},
+                                 .cuda_options = {{"known", "1"}}};
+  engine("declined_by_tensorrt.onnx", options);
+  CHECK_CONTAINS(message_of<std::runtime_error>(
+                     [] { engine("declined_by_tensorrt.onnx", {.provider = OrtProvider::kCuda}); }),
+                 "no provider but the CPU's has an operator");
+  CHECK_CONTAINS(message_of<EngineUnavailable>([&options] {
+                   OrtEngineOptions wrong = options;
+                   wrong.cuda_options = {{"colour", "red"}};
+                   engine("p.onnx", wrong);
+                 }),
+                 "CUDA provider: unknown provider option");
 }
 
 // Counts flux's own code only; allocations inside the runtime's library are not seen.
@@ -99,11 +122,17 @@ void a_step_allocates_nothing() {
         bound.push_back({info.name, denoise->allocate(info.num_bytes())});
       }
     }
+    std::vector<float> noise(64);
+    bound.front().memory = {.data = noise.data()};
     const std::size_t binding = denoise->bind(bound);
-    denoise->upload(binding);
     const std::size_t before = num_allocations();
-    for (int step = 0; step < 10; ++step) denoise->run(binding);
+    const std::size_t before_on_device = num_allocated_on_device();
+    for (int step = 0; step < 10; ++step) {
+      denoise->upload(binding);
+      denoise->run(binding);
+    }
     CHECK_EQUAL(num_allocations(), before);
+    CHECK_EQUAL(num_allocated_on_device(), before_on_device);
   }
 }
 
@@ -121,6 +150,7 @@ std::vector<Case> onnxruntime_engine_cases() {
        a_denoise_graph_on_the_cpu_needs_a_prefix_on_the_cpu},
       {"an unavailable provider differs from a refused graph",
        an_unavailable_provider_differs_from_a_refused_graph},
+      {"CUDA runs what TensorRT declines", cuda_runs_what_tensorrt_declines},
       {"a step allocates nothing", a_step_allocates_nothing},
   };
 }

@@ -8,30 +8,24 @@ The state begins with the episode, the frame and the dataset's number; the actio
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from fractions import Fraction
-from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from .coded_pictures import NOBODY, Code, Encoding, depth_image, png, write_coded_video
-from .small_dataset import write_lines
+from .coded_pictures import HEVC_SIDE, NOBODY, Code, Encoding
 
 STATE, ACTION = "observation.state", "action"
 TOP = "observation.images.top"
 DEPTH = "observation.images.top_depth"
-FIRST_FILE = "chunk-000/file-000.parquet"
-EPISODES_V3 = f"meta/episodes/{FIRST_FILE}"
-DATA_V3 = f"data/{FIRST_FILE}"
+DATA_V3 = "data/chunk-000/file-000.parquet"
+EPISODES_V3 = "meta/episodes/chunk-000/file-000.parquet"
 CAMERAS_PER_DATASET = 4
 H264 = Encoding()
-IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 LANGUAGE = pa.list_(
     pa.struct(
         [
@@ -45,7 +39,11 @@ LANGUAGE = pa.list_(
 )
 
 Version = Literal["v2.0", "v2.1", "v3.0"]
-Missing = Literal["video", "data", "line", "rows", "last rows", "episode"]
+Stored = Literal[
+    *("float32", "float64", "int8", "int32", "int64", "uint8"),
+    *("bool", "string", "large_string", "language"),
+]
+Missing = Literal["video", "pointer", "data", "line", "rows", "last rows", "episode"]
 
 
 class Row(NamedTuple):
@@ -66,7 +64,14 @@ class Row(NamedTuple):
     """Each camera, and the code of the picture that belongs to the row; None if there is none."""
 
 
-@dataclass(frozen=True, kw_only=True)
+def _short(value: Any) -> str:
+    """The expression that makes a dataclass, without the fields that have their defaults."""
+    changed = {f.name: getattr(value, f.name) for f in fields(value)}
+    shown = [f"{f.name}={changed[f.name]!r}" for f in fields(value) if changed[f.name] != f.default]
+    return f"{type(value).__name__}({', '.join(shown)})"
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Camera:
     """A camera: a video, or images stored in the rows.
 
@@ -75,7 +80,11 @@ class Camera:
         first_stamp_s: the stamp of each file's first picture.
         lead: pictures before each episode that belong to no row.
         tail: pictures after each episode that belong to no row.
+        cut: pictures that are missing at the end of each file.
+        lost: frames of every episode of which there is no picture.
         oversampling: pictures per period of the rows.
+        jitter: how far stamps are off an even rate, in periods.
+        is_file: whether an image is a file of its own, whose path the rows hold.
         mark: where info.json says that a depth camera is one, as a path of keys.
     """
 
@@ -86,8 +95,15 @@ class Camera:
     first_stamp_s: float = 0.0
     lead: int = 0
     tail: int = 0
+    cut: int = 0
+    lost: tuple[int, ...] = ()
     oversampling: int = 1
+    jitter: float = 0.0
+    is_file: bool = False
     mark: tuple[str, str] = ("info", "is_depth_map")
+
+    def __repr__(self) -> str:
+        return _short(self)
 
     @property
     def is_video(self) -> bool:
@@ -99,38 +115,55 @@ class Camera:
 
     @property
     def how(self) -> Encoding:
-        if not self.is_depth:
+        if not (self.is_video and self.is_depth):
             return self.encoding
-        return replace(self.encoding, codec="libx265", is_depth=True)
+        return replace(self.encoding, codec="libx265", is_depth=True, side=HEVC_SIDE)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reference:
     """A column whose numbers stand for the texts of a table in `meta/`.
 
-    `table` is the table's name without its ending; 'tasks' stands for the dataset's own tasks.
-    `shift` lets two datasets with the same texts use them in other places.
+    Attributes:
+        table: its name without the ending; 'tasks' stands for the dataset's own tasks.
+        numbers: the number of each text; default: 0, 1, 2 ...
+        stored: the type of the column.
+        shift: lets two datasets with the same texts use them in other places.
     """
 
     column: str = "subtask_index"
     table: str = "subtasks"
     text_column: str = "subtask"
     texts: tuple[str, ...] = ("reach", "grasp")
+    numbers: tuple[int, ...] = ()
+    stored: Literal["int64", "int32", "uint8"] = "int64"
     shift: int = 0
+
+    def number(self, place: int) -> int:
+        return self.numbers[place] if self.numbers else place
 
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """One more feature: its declared dtype, the type in which it is stored, and its values."""
+    """One more feature: its declared dtype, the type in which it is stored, and its values.
+
+    A `width` makes it a vector of so many values; () a number.
+    """
 
     key: str
     dtype: str
-    stored: Literal["float32", "float64", "int32", "int64", "bool", "string", "language"]
+    stored: Stored
     kind: Literal["whole", "fraction", "clock", "flag", "text", "persistent", "events"] = "whole"
+    width: int | tuple[()] = ()
 
     def value(self, episode: int, frame: int) -> object:
         """The value of a row."""
-        number = 100 * episode + frame
+        if self.width == ():
+            return self._value(episode, frame)
+        return [self._value(episode, frame + 10 * i) for i in range(self.width)]
+
+    def _value(self, episode: int, frame: int) -> object:
+        number = 20 * episode + frame
         if self.kind == "fraction":
             return float(np.dtype(self.stored).type(number / 128 + 0.46))
         if self.kind == "clock":
@@ -143,7 +176,22 @@ class Column:
 
     @property
     def arrow(self) -> pa.DataType:
-        return LANGUAGE if self.stored == "language" else pa.type_for_alias(self.stored)
+        kind = LANGUAGE if self.stored == "language" else pa.type_for_alias(self.stored)
+        return kind if self.width == () else pa.list_(kind)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Film:
+    """The pictures of a video file, their stamps, and the time that stands for each episode's 0."""
+
+    codes: tuple[Code, ...]
+    stamps_s: tuple[float, ...]
+    starts: Mapping[int, float]
+
+    def at(self, time_s: float, tolerance_s: float) -> Code | None:
+        """The picture whose stamp is nearest, or None if it is not within the tolerance."""
+        off, nearest = min((abs(stamp - time_s), i) for i, stamp in enumerate(self.stamps_s))
+        return self.codes[nearest] if off <= tolerance_s else None
 
 
 def _said(role: str, content: str, style: str, time_s: float) -> dict[str, object]:
@@ -151,7 +199,7 @@ def _said(role: str, content: str, style: str, time_s: float) -> dict[str, objec
     return {**said, "timestamp": time_s, "camera": None}
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class CodedDataset:
     """Describes a dataset; the defaults are a plain one.
 
@@ -174,6 +222,10 @@ class CodedDataset:
         references: columns of numbers with their tables.
         columns: more features.
         data_files: v3.0: the data file of each episode, ascending; default: all in the first.
+        chunk_size: episodes per folder; v3.0: files per folder.
+        are_lines_shuffled: whether the lines of the metadata are in another order.
+        lines_per_file: v3.0: lines per file of the metadata.
+        repeated: v3.0: episodes whose rows are stored twice.
         row_order: v3.0: the order in which the episodes' rows are stored; default: ascending.
         is_reversed: whether the rows of an episode are stored last first.
         index: what the column `index` counts: all rows, or those of the episode.
@@ -181,8 +233,10 @@ class CodedDataset:
         stated_starts: v3.0: dataset_from_index as the metadata states it; default: the true one.
         stated_lengths: the lengths that the metadata states; default: the true ones.
         row_start_s: time of each episode's first row.
+        times_run_on: whether times count from the first episode's start, not from the episode's.
         jitter: how far rows' times are off the pictures' stamps, in periods.
-        time_dtype: declared and stored type of the timestamps.
+        time_dtype: declared type of the timestamps.
+        time_stored: the type in which they are stored; default: as declared.
         epoch_s: added to all timestamps, as a wall clock would.
         missing: pieces removed after writing: what, and of which episode.
         info: more keys of info.json, or other values.
@@ -205,6 +259,10 @@ class CodedDataset:
     references: tuple[Reference, ...] = ()
     columns: tuple[Column, ...] = ()
     data_files: tuple[int, ...] = ()
+    chunk_size: int = 1000
+    are_lines_shuffled: bool = False
+    lines_per_file: int = 1000
+    repeated: tuple[int, ...] = ()
     row_order: tuple[int, ...] = ()
     is_reversed: bool = False
     index: Literal["all rows", "the episode's rows"] = "all rows"
@@ -212,8 +270,10 @@ class CodedDataset:
     stated_starts: tuple[int, ...] = ()
     stated_lengths: tuple[int, ...] = ()
     row_start_s: float = 0.0
+    times_run_on: bool = False
     jitter: float = 0.0
     time_dtype: Literal["float32", "float64"] = "float32"
+    time_stored: Literal["float32", "float64", ""] = ""
     epoch_s: float = 0.0
     missing: tuple[tuple[Missing, int], ...] = ()
     info: tuple[tuple[str, Any], ...] = ()
@@ -223,16 +283,26 @@ class CodedDataset:
     def num_episodes(self) -> int:
         return len(self.lengths)
 
+    def __repr__(self) -> str:
+        """Names only what differs from a plain dataset, to be pasted into a test."""
+        return _short(self)
+
     def frames(self, episode: int) -> list[int]:
         """The recorded frames of an episode that have rows."""
         return [f for f in range(self.lengths[episode]) if (episode, f) not in self.dropped]
 
-    def rows(self) -> list[Row]:
-        """What a reader must find: each row with everything that belongs to it."""
-        return [self._row(e, f) for e in range(self.num_episodes) for f in self.frames(e)]
+    def rows(self, *, by_time: bool = True) -> list[Row]:
+        """What a reader must find: each row with everything that belongs to it.
 
-    def _row(self, episode: int, frame: int) -> Row:
+        Args:
+            by_time: whether a row's picture is the one at its time, as LeRobot pairs them, or the
+                one in its place, if a file has as many pictures as rows.
+        """
+        return [self._row(e, f, by_time) for e in range(self.num_episodes) for f in self.frames(e)]
+
+    def _row(self, episode: int, frame: int, by_time: bool) -> Row:
         state = self.state(episode, frame)
+        picture = self.picture if by_time else self.picture_in_order
         return Row(
             episode=episode,
             state=state,
@@ -241,9 +311,7 @@ class CodedDataset:
             task=self.tasks[self.task_at(episode, frame)],
             texts=tuple((r.column, self.text(r, episode, frame)) for r in self.references),
             values=tuple((c.key, c.value(episode, frame)) for c in self.columns),
-            pictures=tuple(
-                (c.key, self.code(i, episode, frame)) for i, c in enumerate(self.cameras)
-            ),
+            pictures=tuple((c.key, picture(i, episode, frame)) for i, c in enumerate(self.cameras)),
         )
 
     def state(self, episode: int, frame: int) -> tuple[float, ...]:
@@ -253,12 +321,61 @@ class CodedDataset:
     def code(self, camera: int, episode: int, frame: int) -> Code:
         return Code(CAMERAS_PER_DATASET * self.number + camera, episode, frame)
 
+    def picture(self, camera: int, episode: int, frame: int) -> Code | None:
+        """The picture that LeRobot pairs with a row: the one whose stamp is nearest."""
+        if not self.cameras[camera].is_video:
+            return self.code(camera, episode, frame)
+        film = self.film(camera, self.episodes_beside(camera, episode))
+        start_s = film.starts[episode] if self.version == "v3.0" else 0.0
+        return film.at(start_s + self.time_s(episode, frame), 0.5 / self.stated_fps)
+
+    def picture_in_order(self, camera: int, episode: int, frame: int) -> Code | None:
+        """The picture of a row if rows and pictures of a file were joined one by one."""
+        if not self.cameras[camera].is_video:
+            return self.code(camera, episode, frame)
+        episodes = self.episodes_beside(camera, episode)
+        rows = [(e, f) for e in episodes for f in self.frames(e)]
+        codes = self.film(camera, episodes).codes
+        return codes[rows.index((episode, frame))] if len(rows) == len(codes) else None
+
+    @property
+    def stated_fps(self) -> float:
+        return dict(self.info).get("fps", self.fps)
+
+    def episodes_beside(self, camera: int, episode: int) -> list[int]:
+        """The episodes in the same video file, including this one."""
+        if self.version != "v3.0":
+            return [episode]
+        files = self.cameras[camera].files or (0,) * self.num_episodes
+        return [e for e in range(self.num_episodes) if files[e] == files[episode]]
+
+    def film(self, number: int, episodes: Sequence[int]) -> Film:
+        """What a camera's video of these episodes shows."""
+        camera, codes, starts = self.cameras[number], list[Code | None](), dict[int, float]()
+        rate = self.rate * camera.oversampling
+        for episode in episodes:
+            codes += [NOBODY] * camera.lead
+            starts[episode] = camera.first_stamp_s + len(codes) / rate - self.row_start_s
+            for frame in range(self.lengths[episode]):
+                code = None if frame in camera.lost else self.code(number, episode, frame)
+                codes += [code, *[NOBODY] * (camera.oversampling - 1)]
+            codes += [NOBODY] * camera.tail
+        codes = codes[: max(len(codes) - camera.cut, 1)]
+        off = [(0.0, 1.0, -1.0, 0.5)[i % 4] * camera.jitter for i in range(len(codes))]
+        shown = {
+            camera.first_stamp_s + (i + off[i]) / rate: code
+            for i, code in enumerate(codes)
+            if code is not None
+        } or {camera.first_stamp_s: NOBODY}
+        return Film(codes=tuple(shown.values()), stamps_s=tuple(shown), starts=starts)
+
     def time_s(self, episode: int, frame: int) -> float:
         """The timestamp of a row, as it is stored."""
         off = (0.0, 1.0, -0.5, 0.75, -1.0)[(frame + episode) % 5] * self.jitter
         off = abs(off) if frame == 0 else off
-        time_s = self.epoch_s + self.row_start_s + (frame + off) / self.rate
-        return float(np.dtype(self.time_dtype).type(time_s))
+        before = sum(self.lengths[:episode]) if self.times_run_on else 0
+        time_s = self.epoch_s + self.row_start_s + (before + frame + off) / self.rate
+        return float(np.dtype(self.time_stored or self.time_dtype).type(time_s))
 
     @property
     def rate(self) -> float:
@@ -287,296 +404,12 @@ class CodedDataset:
 
     def write(self, root: Path) -> Path:
         """Writes the dataset to `root`, and returns it."""
-        (root / "meta").mkdir(parents=True)
-        (root / "meta/info.json").write_text(json.dumps(_info(self)))
-        if self.version == "v3.0":
-            _write_v30(self, root)
-        else:
-            _write_v2(self, root)
-        for reference in self.references:
-            if reference.table != "tasks":
-                _write_texts(self, reference, root)
-        for name, text in self.files:
-            (root / name).parent.mkdir(parents=True, exist_ok=True)
-            (root / name).write_text(text)
-        for what, episode in self.missing:
-            _remove(self, root, what, episode)
+        from .coded_files import write_dataset
+
+        write_dataset(self, root)
         return root
 
 
 def plain(version: Version = "v2.1", **values: Any) -> CodedDataset:
     """A dataset of a version, with other values than the defaults."""
     return CodedDataset(version=version, **values)
-
-
-def _info(dataset: CodedDataset) -> dict[str, Any]:
-    is_v3, count = dataset.version == "v3.0", dataset.num_episodes
-    chunk, name = "chunk-{episode_chunk:03d}", "episode_{episode_index:06d}"
-    place = "chunk-{chunk_index:03d}/file-{file_index:03d}"
-    return {
-        "codebase_version": dataset.version,
-        "robot_type": "aloha",
-        "total_episodes": count,
-        "total_frames": sum(len(dataset.frames(e)) for e in range(count)),
-        "total_tasks": len(dataset.tasks),
-        "total_videos": 0 if is_v3 else count * sum(c.is_video for c in dataset.cameras),
-        "total_chunks": 1,
-        "chunks_size": 1000,
-        "fps": dataset.fps,
-        "splits": {"train": f"0:{count}"},
-        "data_path": f"data/{place}.parquet" if is_v3 else f"data/{chunk}/{name}.parquet",
-        "video_path": f"videos/{{video_key}}/{place}.mp4"
-        if is_v3
-        else f"videos/{chunk}/{{video_key}}/{name}.mp4",
-        "features": _features(dataset),
-        **dict(dataset.info),
-    }
-
-
-def _features(dataset: CodedDataset) -> dict[str, Any]:
-    def scalar(dtype: str) -> dict[str, Any]:
-        return {"dtype": dtype, "shape": [1], "names": None}
-
-    vector = {"dtype": dataset.dtype, "shape": [dataset.dim], "names": None}
-    return {
-        STATE: vector,
-        ACTION: vector,
-        **{camera.key: _camera_feature(camera) for camera in dataset.cameras},
-        **{reference.column: scalar("int64") for reference in dataset.references},
-        **{column.key: scalar(column.dtype) for column in dataset.columns},
-        "timestamp": scalar(dataset.time_dtype),
-        **{k: scalar("int64") for k in ("frame_index", "episode_index", "index", "task_index")},
-    }
-
-
-def _camera_feature(camera: Camera) -> dict[str, Any]:
-    side, dtype = camera.encoding.side, "video" if camera.is_video else "image"
-    shape = [side, side, 1 if camera.is_depth else 3]
-    feature = {"dtype": dtype, "shape": shape, "names": ["height", "width", "channels"]}
-    if camera.is_depth:
-        parent, key = camera.mark
-        feature[parent] = {key: True}
-    return feature
-
-
-def _table(dataset: CodedDataset, episode: int, first: int) -> pa.Table:
-    frames = dataset.frames(episode)
-    states = np.array([dataset.state(episode, f) for f in frames], dataset.dtype)
-    vectors = pa.list_(pa.type_for_alias(dataset.dtype))
-    counted = list(range(len(frames)))
-    columns: dict[str, pa.Array] = {
-        STATE: pa.array(states.tolist(), vectors),
-        ACTION: pa.array((states + 0.5).tolist(), vectors),
-    }
-    for number, camera in enumerate(dataset.cameras):
-        if not camera.is_video:
-            stored = [_stored(camera, dataset.code(number, episode, f)) for f in frames]
-            columns[camera.key] = pa.array(stored, IMAGE)
-    for reference in dataset.references:
-        places = [dataset.reference_place(reference, episode, f) for f in frames]
-        numbers = map(dataset.task_number, places) if reference.table == "tasks" else places
-        columns[reference.column] = pa.array(list(numbers), pa.int64())
-    for column in dataset.columns:
-        values = [column.value(episode, f) for f in frames]
-        columns[column.key] = pa.array(values, column.arrow)
-    times = [dataset.time_s(episode, f) for f in frames]
-    tasks = [dataset.task_number(dataset.task_at(episode, f)) for f in frames]
-    numbers = {
-        "frame_index": counted if dataset.is_renumbered else frames,
-        "episode_index": [episode] * len(frames),
-        "index": [i + first * (dataset.index == "all rows") for i in counted],
-        "task_index": tasks,
-    }
-    columns["timestamp"] = pa.array(times, pa.type_for_alias(dataset.time_dtype))
-    return pa.table({**columns, **{k: pa.array(v, pa.int64()) for k, v in numbers.items()}})
-
-
-def _stored(camera: Camera, code: Code) -> dict[str, Any]:
-    data = depth_image(code) if camera.is_depth else png(code, camera.encoding.side)
-    return {"bytes": data, "path": f"frame_{code.frame:06d}.png"}
-
-
-def _tables(dataset: CodedDataset) -> list[pa.Table]:
-    """The rows of each episode."""
-    counts = [len(dataset.frames(e)) for e in range(dataset.num_episodes)]
-    tables = [_table(dataset, e, start) for e, start in enumerate(_starts(dataset, counts))]
-    return [t.take(np.arange(len(t))[::-1]) for t in tables] if dataset.is_reversed else tables
-
-
-def _starts(dataset: CodedDataset, counts: list[int]) -> list[int]:
-    """The number of rows that are stored before each episode."""
-    starts, first = [0] * len(counts), 0
-    for episode in _stored_order(dataset):
-        starts[episode] = first
-        first += counts[episode]
-    return starts
-
-
-def _stored_order(dataset: CodedDataset) -> list[int]:
-    order = dataset.row_order or tuple(range(dataset.num_episodes))
-    return sorted(order, key=lambda episode: _file_of(dataset, episode))
-
-
-def _file_of(dataset: CodedDataset, episode: int) -> int:
-    return dataset.data_files[episode] if dataset.data_files else 0
-
-
-def _stated_length(dataset: CodedDataset, episode: int) -> int:
-    lengths = dataset.stated_lengths
-    return lengths[episode] if lengths else len(dataset.frames(episode))
-
-
-def _episode_tasks(dataset: CodedDataset, episode: int) -> list[str]:
-    places = dict.fromkeys(dataset.task_at(episode, f) for f in dataset.frames(episode))
-    return [dataset.tasks[place] for place in places]
-
-
-def _write_v2(dataset: CodedDataset, root: Path) -> None:
-    tables = _tables(dataset)
-    tasks = [{"task_index": dataset.task_number(i), "task": t} for i, t in enumerate(dataset.tasks)]
-    write_lines(root / "meta/tasks.jsonl", tasks)
-    lines = [
-        {
-            "episode_index": e,
-            "tasks": _episode_tasks(dataset, e),
-            "length": _stated_length(dataset, e),
-        }
-        for e in range(len(tables))
-    ]
-    write_lines(root / "meta/episodes.jsonl", lines)
-    (root / "data/chunk-000").mkdir(parents=True)
-    for episode, table in enumerate(tables):
-        pq.write_table(table, root / f"data/chunk-000/episode_{episode:06d}.parquet")
-        for number, camera in _video_cameras(dataset):
-            path = root / f"videos/chunk-000/{camera.key}/episode_{episode:06d}.mp4"
-            _write_video(dataset, number, [episode], path)
-
-
-def _write_v30(dataset: CodedDataset, root: Path) -> None:
-    tables = _tables(dataset)
-    (root / "meta/episodes/chunk-000").mkdir(parents=True)
-    (root / "data/chunk-000").mkdir(parents=True)
-    for file, group in groupby(_stored_order(dataset), key=lambda e: _file_of(dataset, e)):
-        joined = pa.concat_tables([tables[e] for e in group])
-        pq.write_table(joined, root / f"data/chunk-000/file-{file:03d}.parquet")
-    lines = [_line_v30(dataset, e, tables) for e in range(len(tables))]
-    for number, camera in _video_cameras(dataset):
-        places = camera.files or (0,) * len(tables)
-        for file, group in groupby(range(len(tables)), key=lambda e: places[e]):
-            path = root / f"videos/{camera.key}/chunk-000/file-{file:03d}.mp4"
-            starts = _write_video(dataset, number, list(group), path)
-            for episode, start_s in starts.items():
-                end_s = start_s + dataset.lengths[episode] / dataset.rate
-                lines[episode] |= {
-                    f"videos/{camera.key}/chunk_index": 0,
-                    f"videos/{camera.key}/file_index": file,
-                    f"videos/{camera.key}/from_timestamp": start_s,
-                    f"videos/{camera.key}/to_timestamp": end_s,
-                }
-    pq.write_table(pa.Table.from_pylist(lines), root / EPISODES_V3)
-    pq.write_table(_task_table(dataset), root / "meta/tasks.parquet")
-
-
-def _line_v30(dataset: CodedDataset, episode: int, tables: list[pa.Table]) -> dict[str, Any]:
-    files = dataset.stated_files or dataset.data_files or (0,) * len(tables)
-    starts = dataset.stated_starts or _starts(dataset, [len(table) for table in tables])
-    length = _stated_length(dataset, episode)
-    return {
-        "episode_index": episode,
-        "tasks": _episode_tasks(dataset, episode),
-        "length": length,
-        "data/chunk_index": 0,
-        "data/file_index": files[episode],
-        "dataset_from_index": starts[episode],
-        "dataset_to_index": starts[episode] + length,
-        "meta/episodes/chunk_index": 0,
-        "meta/episodes/file_index": 0,
-    }
-
-
-def _video_cameras(dataset: CodedDataset) -> Iterator[tuple[int, Camera]]:
-    return ((i, camera) for i, camera in enumerate(dataset.cameras) if camera.is_video)
-
-
-def _write_video(
-    dataset: CodedDataset, number: int, episodes: list[int], path: Path
-) -> dict[int, float]:
-    """Writes one file, and returns the time in it that stands for time 0 of each episode."""
-    camera = dataset.cameras[number]
-    codes: list[Code] = []
-    starts: dict[int, float] = {}
-    rate = dataset.rate * camera.oversampling
-    for episode in episodes:
-        codes += [NOBODY] * camera.lead
-        starts[episode] = camera.first_stamp_s + len(codes) / rate - dataset.row_start_s
-        for frame in range(dataset.lengths[episode]):
-            between = [NOBODY] * (camera.oversampling - 1)
-            codes += [dataset.code(number, episode, frame), *between]
-        codes += [NOBODY] * camera.tail
-    stamps = tuple(camera.first_stamp_s + i / rate for i in range(len(codes)))
-    write_coded_video(path, tuple(codes), stamps, rate, camera.how)
-    return starts
-
-
-def _task_table(dataset: CodedDataset) -> pa.Table:
-    numbers = pa.array([dataset.task_number(i) for i in range(len(dataset.tasks))], pa.int64())
-    texts = pa.array(dataset.tasks)
-    if dataset.task_table == "task":
-        return pa.table({"task_index": numbers, "task": texts})
-    if dataset.task_table == "index":
-        return pa.table({"task_index": numbers, "__index_level_0__": texts})
-    kinds = pa.array([f"category {i}" for i in range(len(dataset.tasks))])
-    return pa.table({"task_index": numbers, "category": kinds, "__index_level_0__": texts})
-
-
-def _write_texts(dataset: CodedDataset, reference: Reference, root: Path) -> None:
-    numbers, texts = list(range(len(reference.texts))), list(reference.texts)
-    if dataset.version == "v3.0":
-        table = pa.table({reference.column: numbers, reference.text_column: texts})
-        pq.write_table(table, root / f"meta/{reference.table}.parquet")
-        return
-    rows = [
-        {reference.column: i, reference.text_column: t} for i, t in zip(numbers, texts, strict=True)
-    ]
-    write_lines(root / f"meta/{reference.table}.jsonl", rows)
-
-
-def _remove(dataset: CodedDataset, root: Path, what: Missing, episode: int) -> None:
-    """Removes a piece of an episode."""
-    is_v3 = dataset.version == "v3.0"
-    if what in ("video", "episode"):
-        for _, camera in _video_cameras(dataset):
-            file = camera.files[episode] if camera.files else 0
-            if not is_v3:
-                (root / f"videos/chunk-000/{camera.key}/episode_{episode:06d}.mp4").unlink()
-            elif what == "video":  # of all episodes in the file
-                (root / f"videos/{camera.key}/chunk-000/file-{file:03d}.mp4").unlink()
-    if what in ("line", "episode"):
-        _remove_line(root, episode, is_v3)
-    if what == "data" or (what == "episode" and not is_v3):
-        _data_file(dataset, root, episode).unlink()
-    elif what in ("rows", "last rows", "episode"):
-        path = _data_file(dataset, root, episode)
-        table = pq.read_table(path)
-        numbers = np.asarray(table["episode_index"])
-        gone = np.flatnonzero(numbers == episode)
-        kept = np.delete(np.arange(len(numbers)), gone[-1:] if what == "last rows" else gone)
-        pq.write_table(table.take(kept), path)
-
-
-def _remove_line(root: Path, episode: int, is_v3: bool) -> None:
-    if is_v3:
-        lines = pq.read_table(root / EPISODES_V3)
-        pq.write_table(
-            lines.filter(pa.compute.field("episode_index") != episode), root / EPISODES_V3
-        )
-        return
-    path = root / "meta/episodes.jsonl"
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    write_lines(path, [line for line in lines if line["episode_index"] != episode])
-
-
-def _data_file(dataset: CodedDataset, root: Path, episode: int) -> Path:
-    if dataset.version != "v3.0":
-        return root / f"data/chunk-000/episode_{episode:06d}.parquet"
-    return root / f"data/chunk-000/file-{_file_of(dataset, episode):03d}.parquet"

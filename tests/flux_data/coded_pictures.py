@@ -23,6 +23,9 @@ SIDE, BASE = 16, 16
 DEPTH_12 = 256
 """The step between two digits of a depth picture, which has 12 bits."""
 
+HEVC_SIDE = 64
+"""x265 damages smaller moving pictures, and writes beyond its memory."""
+
 CLOCK = 90_000
 """Ticks per second of a video whose stamps are no multiples of a period."""
 
@@ -134,7 +137,7 @@ def _options(how: Encoding) -> dict[str, str]:
             "x265-params": f"log-level=none:pools=1:frame-threads=1:lossless=1:keyint={how.gop}"
             f":bframes={how.b_frames}:scenecut=0",
         }
-    options = {"g": str(how.gop), "crf": "4", "bf": str(how.b_frames)}
+    options = {"g": str(how.gop), "crf": "4", "bf": str(how.b_frames), "qmin": "1", "qmax": "2"}
     if how.codec == "libx264":
         options |= {"preset": "ultrafast", "x264-params": "scenecut=0:b-adapt=0"}
     return options

@@ -70,11 +70,16 @@ def _row(
         state=tuple(row[STATE]),
         action=tuple(row[ACTION]),
         time_s=row["timestamp"],
-        task=tables["task_index"][row["task_index"]],
-        texts=tuple((key, tables[key][row[key]]) for key in tables if key != "task_index"),
+        task=_text(tables, "task_index", row["task_index"]),
+        texts=tuple((k, _text(tables, k, row[k])) for k in tables if k != "task_index"),
         values=tuple((key, row[key]) for key in others),
         pictures=tuple((key, _picture(root, info, line, row, key)) for key in cameras),
     )
+
+
+def _text(tables: Mapping[str, Texts], key: str, number: int) -> str:
+    assert number in tables[key], f"{key}: {number} is not in its table {dict(tables[key])}"
+    return tables[key][number]
 
 
 def _table(path: Path) -> list[dict[str, Any]]:
@@ -109,15 +114,17 @@ def _reference_tables(root: Path, info: Mapping[str, Any]) -> dict[str, Texts]:
 
 
 def _texts(root: Path, name: str, number: str) -> Texts:
-    """The table `meta/name.*`: its text is the last column of texts, as pandas puts the index."""
+    """The table `meta/name.*`; LeRobot stores the text as pandas' index, or in lines by name."""
     path = root / f"meta/{name}.parquet"
-    rows = _table(path) if path.is_file() else _json_lines(root / f"meta/{name}.jsonl")
+    assert path.is_file() or path.with_suffix(".jsonl").is_file(), f"{path} is lost"
     if path.is_file():
+        rows = _table(path)
         described = json.loads((pq.read_schema(path).metadata or {}).get(b"pandas", b"{}"))
         indices = [key for key in described.get("index_columns", ()) if isinstance(key, str)]
-        text = (indices or [key for key in rows[0] if isinstance(rows[0][key], str)])[-1]
+        names = (*indices, name.removesuffix("s"), "__index_level_0__")
     else:
-        text = next(key for key in rows[0] if key != number)
+        rows, names = _json_lines(path.with_suffix(".jsonl")), (name.removesuffix("s"),)
+    text = next(key for key in names if key in rows[0])
     assert len({row[number] for row in rows}) == len(rows), f"{path}: a number occurs twice"
     return {row[number]: row[text] for row in rows}
 
@@ -130,7 +137,7 @@ def _picture(
     key: str,
 ) -> Code | None:
     if info["features"][key]["dtype"] == "image":
-        return _stored(row[key])
+        return _stored(root, row[key])
     episode, start_s = line["episode_index"], 0.0
     place = {"episode_chunk": episode // info.get("chunks_size", 1000), "episode_index": episode}
     if f"videos/{key}/from_timestamp" in line:
@@ -146,8 +153,9 @@ def _at(shown: Shown, time_s: float, tolerance_s: float) -> Code | None:
     return shown.codes[nearest] if is_near else None
 
 
-def _stored(value: Mapping[str, Any]) -> Code:
-    image = np.asarray(Image.open(io.BytesIO(value["bytes"])))
+def _stored(root: Path, value: Mapping[str, Any]) -> Code:
+    data = value["bytes"] or (root / value["path"]).read_bytes()
+    image = np.asarray(Image.open(io.BytesIO(data)))
     return code_in(image, BASE if image.ndim == 3 else DEPTH_12)
 
 

@@ -353,7 +353,7 @@ FAULTS = {
         "v21",
         lambda root: write_top(root / VIDEO["v21"], 4),
         VIDEO["v21"],
-        "no frame within 0.0500 s of 0.4000 s (the nearest is at 0.3000 s)",
+        "expected a picture at 0.5000 s, the row's time, got 4 pictures from 0.0000 s to 0.3000 s",
         "2 of 6 frames are not in the video; first: frame 4 at 0.4000 s",
     ),
     "video of another size": Fault(
@@ -367,7 +367,7 @@ FAULTS = {
         "v30",
         lambda root: write_top(root / VIDEO["v30"], 15),
         VIDEO["v30"],
-        "no frame within 0.0500 s of 1.5000 s (the nearest is at 1.4000 s)",
+        "expected a picture at 2.0000 s, the row's time, got 15 pictures from 0.0000 s to 1.4000 s",
         "6 of 7 frames are not in the video; first: frame 1 at 1.5000 s",
     ),
     "image damaged": of_column(

@@ -24,7 +24,7 @@ from flux_core.types import Observation
 
 if TYPE_CHECKING:
     from flux_core.bundle import Bundle
-    from flux_runtime.export.policy import TrainedPolicy
+    from flux_runtime.export.source.policy import TrainedPolicy
     from flux_runtime.export.verify import Verification
 
     from ..conftest import MakeOnce
@@ -383,7 +383,7 @@ def small_policy() -> Callable[[str], TrainedPolicy]:
     from flux_core.norm_stats import compute_stats
     from flux_core.robots import robot_spec
     from flux_core.tokenizers import ByteTokenizer
-    from flux_runtime.export.policy import TrainedPolicy
+    from flux_runtime.export.source.policy import TrainedPolicy
     from flux_train import recipes
 
     spec, tokenizer = robot_spec("ur3"), ByteTokenizer()
@@ -478,7 +478,7 @@ def libero_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from flux_core.norm_stats import compute_stats
     from flux_core.robots import robot_spec
     from flux_core.tokenizers import ByteTokenizer
-    from flux_runtime.export.policy import TrainedPolicy
+    from flux_runtime.export.source.policy import TrainedPolicy
     from flux_runtime.export.writer import export_bundle
     from flux_train import recipes
 

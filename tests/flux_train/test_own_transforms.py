@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from flux_core.config.installed import ENTRY_POINT_GROUP
 from flux_core.errors import ConfigError
 from flux_core.models.weights.checkpoint_file import load_checkpoint
 from flux_core.norm_stats import stats_from_json
@@ -16,6 +17,7 @@ from flux_data.lerobot.dataset import open_lerobot
 from flux_train.cli import main as train_main
 from flux_train.config.tree import bind_train_config, read_train_config
 
+from ..distributions import install
 from ..flux_core.transforms import foreign
 from . import degrees
 
@@ -55,9 +57,14 @@ def moved(options: list[str], places: int) -> list[str]:
 
 
 def test_it_trains_in_its_own_units_and_the_way_back_is_the_robots(
-    tiny_options: list[str], one_episode: Path, tmp_path: Path
+    tiny_options: list[str],
+    one_episode: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    units = [RADIANS, RELATIVE]
+    names = {"DegreesToRadians": f"{degrees.__name__}:DegreesToRadians"}
+    monkeypatch.syspath_prepend(install(tmp_path / "site", "my-units", {ENTRY_POINT_GROUP: names}))
+    units = [{**RADIANS, "type": "DegreesToRadians"}, RELATIVE]
     path = write_config(tmp_path, units, units)
     out = tmp_path / "run"
     assert train_main([str(path), str(out), "--cfg-options", *moved(tiny_options, 2)]) == 0
@@ -123,9 +130,14 @@ def test_a_robot_that_would_not_undo_it_is_refused(
 
 
 def test_one_that_only_real_images_give_away_is_refused_before_the_first_step(
-    tiny_options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_options: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    halves = {"type": f"{foreign.__name__}:HalvesActionsOfLargeImages"}
+    names = {"Halves": f"{foreign.__name__}:HalvesActionsOfLargeImages"}
+    monkeypatch.syspath_prepend(install(tmp_path / "site", "halves", {ENTRY_POINT_GROUP: names}))
+    halves = {"type": "Halves"}
     path = write_config(tmp_path, [halves], [halves])
     options = moved(tiny_options, 1)
     assert train_main([str(path), str(tmp_path / "run"), "--cfg-options", *options]) == 1

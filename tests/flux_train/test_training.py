@@ -6,16 +6,18 @@ import json
 import re
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from scipy import stats
 
 from flux_core.errors import CheckpointError, ConfigError
-from flux_core.models import sample_time
-from flux_core.models.weights.checkpoint_file import load_checkpoint
+from flux_core.models import PI0FlowMatching, sample_actions, sample_time
+from flux_core.models.weights.checkpoint_file import inference_weights, load_checkpoint
 from flux_core.models.weights.lora import apply_lora, load_adapter, merged_weights
 from flux_core.models.weights.pretrained import load_pretrained
 from flux_train.checkpoints.sharded import consolidate
@@ -117,11 +119,12 @@ def _weights_of(work_dir: Path) -> Path:
     return work_dir / "checkpoint_epoch_1.safetensors"
 
 
+@pytest.mark.parametrize("decay", [0, 0.9])
 def test_a_lora_run_leaves_merged_weights_and_the_adapter(
-    tmp_path: Path, tiny_options: list[str], tiny_run: Path
+    tmp_path: Path, tiny_options: list[str], tiny_run: Path, decay: float
 ) -> None:
     work_dir = tmp_path / "lora"
-    options = [*tiny_options, *LORA, "runner.ema_decay=0"]
+    options = [*tiny_options, *LORA, f"runner.ema_decay={decay}", "runner.learning_rate=0.05"]
     options.append(f"model.pretrained_name_or_path={tiny_run / 'checkpoint_epoch_1.safetensors'}")
     assert train(work_dir, options) == 0
     merged = load_file(work_dir / "checkpoint_epoch_1.safetensors")
@@ -137,6 +140,97 @@ def test_a_lora_run_leaves_merged_weights_and_the_adapter(
     load_adapter(model, work_dir / "checkpoint_epoch_1_adapter")
     for name, value in merged_weights(model.state_dict(), config.model).items():
         assert torch.equal(value, merged[name]), name
+    # What export reads, and what peft makes of the base and the adapter, are the same network.
+    state = load_checkpoint(work_dir / "checkpoint_epoch_1.pt")
+    assert (state["ema"] is not None) == bool(decay)
+    for name, value in inference_weights(state).items():
+        assert torch.equal(value, merged[name]), name
+    base, bare = config.model.build(), config.model.build()
+    for model in (base, bare):
+        load_pretrained(model, tiny_run / "checkpoint_epoch_1.safetensors")
+    theirs: Any = PeftModel.from_pretrained(base, str(work_dir / "checkpoint_epoch_1_adapter"))
+    chunks = [chunk(model) for model in (theirs.base_model.model, plain, bare)]
+    torch.testing.assert_close(chunks[0], chunks[1], atol=1e-5, rtol=1e-5)
+    assert (chunks[0] - chunks[2]).abs().max() > 1e-3
+
+
+@torch.no_grad()
+def chunk(model: PI0FlowMatching) -> torch.Tensor:
+    """The actions for an image, a prompt and noise that are always the same."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(1, 1, 3, 96, 128, generator=generator)
+    tokens = torch.randint(4, 200, (1, 6), generator=generator)
+    masks = torch.ones(1, 1, dtype=torch.bool), torch.ones(1, 6, dtype=torch.bool)
+    cache = model.eval().prefix(images, masks[0], tokens, masks[1])
+    return sample_actions(model, None, cache, torch.randn(1, 32, 14, generator=generator))
+
+
+def with_validation(tiny_run: Path, one_episode: Path, tmp_path: Path) -> str:
+    """The tiny run's config with its own data, under another name, as held-out data."""
+    tree = json.loads((tiny_run / "config.json").read_text())
+    held_out = tmp_path / "held_out"
+    held_out.symlink_to(one_episode)
+    dataset = {**tree["train_dataloader"]["dataset"]}
+    dataset["datasets"] = {**dataset["datasets"], "data_root_path": str(held_out)}
+    tree["validation"] = dict(dataset=dataset, num_batches=2, num_action_samples=2)
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(tree))
+    return str(config)
+
+
+@pytest.mark.parametrize("decay", [0, 0.9])
+def test_validation_describes_the_weights_that_are_deployed(
+    tmp_path: Path, tiny_run: Path, one_episode: Path, decay: float
+) -> None:
+    config = with_validation(tiny_run, one_episode, tmp_path)
+    options = [*LORA, f"runner.ema_decay={decay}", "runner.learning_rate=0.05"]
+    options.append(f"model.pretrained_name_or_path={tiny_run / 'checkpoint_epoch_1.safetensors'}")
+    work_dir = tmp_path / "run"
+    assert main([config, str(work_dir), "--cfg-options", *options]) == 0
+    lines = [json.loads(line) for line in (work_dir / "metrics.jsonl").open()]
+    (found,) = [line["validation"] for line in lines if "validation" in line]
+    assert found.pop("weights") == ("average" if decay else "current")
+    trainer = Trainer(read_train_config(Path(config), options)[0], tmp_path / "again")
+    assert trainer.validator is not None
+    plain = read_train_config(Path(config), [])[0].model.build()
+    plain.load_state_dict(load_file(work_dir / "checkpoint_epoch_1.safetensors"))
+    expected = trainer.validator.run(plain, 4, write=False)
+    assert found["loss"] == pytest.approx(expected["loss"], rel=1e-5)
+    assert found["action_error"]["aloha-sim"]["mean_abs"] == pytest.approx(
+        expected["action_error"]["aloha-sim"]["mean_abs"], rel=1e-4
+    )
+
+
+def test_validating_the_average_leaves_the_trained_weights_as_they_were(
+    tmp_path: Path, tiny_options: list[str]
+) -> None:
+    state = Trainer(read_train_config(Path(SMALL), tiny_options)[0], tmp_path).state
+    assert state.average is not None
+    for parameter in state.trained.values():
+        parameter.data.add_(1.0)
+    before = {k: v.clone() for k, v in state.model.state_dict().items()}
+    average = {k: v.clone() for k, v in state.average.weights.items()}
+    with state.deployed():
+        for name, value in average.items():
+            assert torch.equal(state.trained[name], value), name
+            assert not torch.equal(value, before[name]), name
+    for name, value in state.model.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    for name, value in state.average.weights.items():
+        assert torch.equal(value, average[name]), name
+
+
+@pytest.mark.parametrize("decay", [0, 0.5])
+def test_an_average_is_kept_by_setting_alone(
+    tmp_path: Path, tiny_options: list[str], decay: float, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = [*tiny_options, f"runner.ema_decay={decay}", "runner.max_steps=1"]
+    assert train(tmp_path, options) == 0
+    state = load_checkpoint(tmp_path / "checkpoint_epoch_1.pt")
+    assert (state["ema"] is not None) == bool(decay)
+    told = " ".join(capsys.readouterr().err.split())
+    said = "moving average of the weights (runner.ema_decay=0.5)"
+    assert (f".safetensors files and adapters hold the {said}" in told) == bool(decay)
 
 
 def test_a_dry_run_prints_everything_and_writes_nothing(
@@ -148,6 +242,7 @@ def test_a_dry_run_prints_everything_and_writes_nothing(
     for part in (
         "Data",
         "aloha-sim",
+        "Normalised ranges",
         "Parameters",
         "llm_expert",
         "MiB per process",

@@ -25,7 +25,7 @@ from flux_runtime.engines.golden_replay import replay_golden
 from flux_runtime.engines.graph_inputs import user_inputs
 from flux_runtime.engines.opening import open_flow_policy
 from flux_runtime.export.cli import main as export_main
-from flux_runtime.export.policy import load_policy
+from flux_runtime.export.source.policy import load_policy
 from flux_train.cli import main as train_main
 from flux_train.config.tree import read_train_config
 

@@ -167,7 +167,9 @@ def test_training_says_that_a_module_beside_the_config_cannot_be_deployed(
     said = transform_page
     assert "flux-export will refuse this run's checkpoint: train_dataloader" in said
     assert "'my_units:DegreesToRadians' is the path of a class, not a registered name" in said
-    assert said.count("flux-export will refuse this run's checkpoint") == 3
+    assert said.count("flux-export will refuse this run's checkpoint") == 2
+    assert "'my_units:JointSigns' is the path of a class" in said
+    assert "to train without a robot, add --cfg-options inference=none." in said
 
 
 def test_degrees_are_trained_as_the_robots_radians_and_signs_come_back(

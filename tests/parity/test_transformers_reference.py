@@ -21,7 +21,8 @@ from flux_core.models import (
     SigLIPViTBackbone,
     sample_actions,
 )
-from flux_core.models.layers.basic import attend
+from flux_core.models.layers.basic import additive_mask, attend
+from flux_runtime.export.precision.network import set_precision
 
 HORIZON, DIM = 6, 9
 OBSERVATION = ("images", "image_masks", "lang_tokens", "lang_masks")
@@ -203,13 +204,40 @@ def joint_velocity(
     if model.num_state_tokens:
         order[length + 1 :] = 2
     mask = (order[None, :] <= order[:, None]) & valid[:, None, :]
+    heads = model.llm_backbone.config
+    group = heads.num_attention_heads // heads.num_key_value_heads
+    added = additive_mask(mask, group, prefix.dtype)
     x, y = prefix, suffix.tokens
     for vlm, expert in zip(model.llm_backbone.blocks, model.llm_expert.blocks, strict=True):
         q1, k1, v1, gate1 = vlm.project(x, cos[:, :, :length], sin[:, :, :length], None)
         q2, k2, v2, gate2 = expert.project(y, cos[:, :, length:], sin[:, :, length:], suffix.cond)
         q, k, v = (torch.cat(pair, dim=2) for pair in ((q1, q2), (k1, k2), (v1, v2)))
-        mixed = attend(q, k, v, mask)
+        mixed = attend(q, k, v, added)
         x = vlm.finish(x, mixed[:, :length], gate1, None)
         y = expert.finish(y, mixed[:, length:], gate2, suffix.cond)
     y, _ = model.llm_expert.norm(y, suffix.cond)
     return model.velocity(y[:, model.num_state_tokens :])
+
+
+@torch.no_grad()
+def test_both_networks_run_in_bfloat16_and_agree(model, batch, reference) -> None:
+    observation = [batch[name] for name in OBSERVATION]
+    noise = torch.randn(2, HORIZON, DIM, generator=torch.Generator().manual_seed(3))
+
+    def chunks() -> tuple[torch.Tensor, torch.Tensor]:
+        cache = model.prefix(*observation)
+        ours = sample_actions(model, batch["states"], cache, noise, 4)
+        peer = reference.TransformersPolicy(model)
+        return ours, peer.sample_actions(*observation, batch["states"], noise, 4)
+
+    exact, _ = chunks()
+    set_precision(model, "bf16")
+    observation[0] = observation[0].bfloat16()
+    ours, theirs = chunks()
+    assert ours.dtype == theirs.dtype == torch.float32
+    error, peer_error = ((chunk - exact).abs().max().item() for chunk in (ours, theirs))
+    assert 0 < error <= 3 * peer_error
+    velocity = reference.TransformersPolicy(model).velocity(
+        *observation, batch["states"], noise, torch.full((2,), 0.7)
+    )
+    assert velocity.isfinite().all()

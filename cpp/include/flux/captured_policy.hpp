@@ -42,10 +42,10 @@ class CapturedPolicy final : public Policy {
  private:
   void compute(std::span<const TensorView> inputs, std::span<const float> noise,
                std::span<float> actions, FlowHistograms* also) override;
-  void require_success(int code, const char* call) const;
+  void check(int code, const char* call) const;
 
   CapturedGraph graph_;
-  cuda::Calls calls_;
+  cuda::GraphCalls calls_;
 };
 
 }  // namespace flux

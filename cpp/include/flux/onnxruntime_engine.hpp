@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "flux/cuda_abi.hpp"
 #include "flux/engine.hpp"
 #include "flux/ort_abi.hpp"
 
@@ -43,14 +44,19 @@ class OrtRuntime {
 enum class OrtProvider { kCpu, kCuda, kTensorRt };
 
 struct OrtEngineOptions {
+  using Values = std::map<std::string, std::string>;
+
   OrtProvider provider = OrtProvider::kCpu;
   int num_threads = 1;  // CPU threads
   // Names and values as documented by ONNX Runtime for the provider; must be empty for kCpu.
-  std::map<std::string, std::string> provider_options = {};
+  Values provider_options = {};
+  // The same for CUDA's provider, which runs what TensorRT declines; only for kTensorRt.
+  Values cuda_options = {};
+  std::string driver = "libcuda.so.1";  // NVIDIA's driver; not loaded for kCpu
 };
 
 // One ONNX file. External weights are loaded from the same folder. The whole graph runs on the
-// requested provider; a graph that would run partly on the CPU is refused.
+// requested device; a graph that would run partly on the CPU is refused.
 class OrtEngine final : public Engine {
  public:
   // Throws EngineUnavailable if the runtime or this machine has no such provider,
@@ -75,7 +81,8 @@ class OrtEngine final : public Engine {
   std::shared_ptr<const OrtRuntime> runtime_;
   std::string path_;
   std::unique_ptr<ort::Session, void (*)(ort::Session*)> session_;
-  std::unique_ptr<DeviceMemory> device_memory_;  // null on the CPU
+  std::unique_ptr<DeviceMemory> device_memory_;         // null on the CPU
+  std::unique_ptr<cuda::HostToDevice> host_to_device_;  // null on the CPU
   std::vector<TensorInfo> inputs_;
   std::vector<TensorInfo> outputs_;
   std::vector<std::unique_ptr<Binding>> bindings_;

@@ -155,7 +155,10 @@ def test_a_component_inside_anything_is_bound_too() -> None:
             "runner.max_epoch: Runner has no field 'max_epoch'. Did you mean 'max_epochs'?",
         ),
         ({"max_epochs": "fifty"}, "runner.max_epochs: expected int or None, got 'fifty'"),
-        ({"learning_rate": "1e-4"}, "runner.learning_rate: expected float, got '1e-4'"),
+        (
+            {"learning_rate": "1e-4"},
+            "runner.learning_rate: expected float, got '1e-4'. Write it without quotes: 1e-4",
+        ),
         ({"learning_rate": True}, "runner.learning_rate: expected float, got True"),
         ({"max_epochs": True}, "runner.max_epochs: expected int or None, got True"),
         ({"max_epochs": 1.5}, "runner.max_epochs: expected int or None, got 1.5"),
@@ -191,6 +194,80 @@ def test_a_mistake_is_reported_in_one_line(tree: dict[str, Any], message: str) -
     with pytest.raises(ConfigError) as caught:
         bind(Runner, tree, "runner")
     assert str(caught.value) == message
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """Every form of a field that may be one thing or several."""
+
+    parts: (
+        Linear.Config | tuple[Linear.Config, ...] | Mapping[str, tuple[Linear.Config, ...]] | None
+    ) = None
+    by_name: Gated.Config | Mapping[str, Gated.Config] | None = None
+    deep: Mapping[str, Mapping[str, Limits | tuple[Limits, ...]]] = field(default_factory=dict)
+    paths: str | tuple[str, ...] = ()
+    sizes: tuple[tuple[int, float] | None, ...] | int = 0
+
+
+LINEAR = {"type": "Linear", "in_dim": 1}
+
+
+@pytest.mark.parametrize(
+    ("tree", "message"),
+    [
+        # One component: no group is called 'type'.
+        ({"parts": {**LINEAR, "in_dm": 1}}, "g.parts.in_dm: Linear has no field 'in_dm'."),
+        ({"parts": {"transforms": [LINEAR], **LINEAR}}, "g.parts.transforms: Linear has no field"),
+        ({"parts": {"type": "Resize"}}, "g.parts: expected Linear or a list of Linear or a dict"),
+        ({"parts": {"type": "Linaer"}}, "g.parts.type: no component is called 'Linaer'. Did you"),
+        # One component whose type is not written, or is misspelt.
+        ({"parts": {"in_dim": 1, "out": 2}}, "g.parts.out: Linear has no field 'out'."),
+        ({"parts": {"tpye": "Linear", "in_dim": 1}}, "g.parts.tpye: Linear has no field 'tpye'. "
+         "Did you mean 'type'?"),
+        # Groups: their names are not fields, and the mistake is inside one of them.
+        ({"parts": {"a": [LINEAR], "b": [LINEAR, {"in_dim": "x"}]}},
+         "g.parts.b.1.in_dim: expected int, got 'x'"),
+        ({"parts": {"a": [{"type": "Linaer"}]}}, "g.parts.a.0.type: no component is called"),
+        ({"parts": {"a": [LINEAR], "b": LINEAR}}, "g.parts.b: expected a list of Linear, got type"),
+        ({"parts": {"a": [{"type": "Linear"}]}}, "g.parts.a.0.in_dim: Linear needs 'in_dim' (int)"),
+        ({"parts": [LINEAR, {**LINEAR, "in_dim": None}]}, "g.parts.1.in_dim: expected int, got N"),
+        ({"parts": [LINEAR, 3]}, "g.parts.1: expected Linear, got 3"),
+        ({"by_name": {"arm": {"type": "Gated", "in_dim": 1, "gate": "tanh"}}},
+         "g.by_name.arm.gate: expected 'relu' or 'gelu', got 'tanh'"),
+        ({"by_name": {"arm": {"type": "Gated"}, "leg": 3}}, "g.by_name.arm.in_dim: Gated needs"),
+        ({"by_name": {"gate": "relu"}}, "g.by_name.in_dim: Gated needs 'in_dim' (int)"),
+        ({"deep": {"a": {"b": [{"low": 0}, {"hihg": 1}]}}},
+         "g.deep.a.b.1.hihg: Limits has no field 'hihg'. Did you mean 'high'?"),
+        ({"deep": {"a": {"b": {"low": "x"}}}}, "g.deep.a.b.low: expected float, got 'x'"),
+        ({"deep": {"a": 1}}, "g.deep.a: expected a dict of Limits or a list of Limits, got 1"),
+        ({"sizes": [[1, 2], None, [1, "x"]]}, "g.sizes.2.1: expected float, got 'x'"),
+        ({"sizes": [[1]]}, "g.sizes.0: expected 2 values, got 1"),
+        ({"paths": ["a", ["b"]]}, "g.paths.1: expected str, got ['b']"),
+        # Text that spells a value of the expected type.
+        ({"paths": "['a','b']"}, "g.paths: expected str or a list of str, got \"['a','b']\". Write "
+         "it without quotes: ['a','b']"),
+        ({"paths": '["a"]'}, "g.paths: expected str or a list of str, got '[\"a\"]'. Write it wit"),
+        ({"sizes": "7"}, "g.sizes: expected a list of a list of int or None or int, got '7'. Wri"),
+        ({"deep": "{'a': {}}"}, "g.deep: expected a dict of a dict of Limits or a list of Limits, "
+         "got \"{'a': {}}\". Write it without quotes: {'a': {}}"),
+        ({"parts": [{"type": "Linear", "in_dim": "1"}]},
+         "g.parts.0.in_dim: expected int, got '1'. Write it without quotes: 1"),
+    ],
+)  # fmt: skip
+def test_the_error_of_a_union_is_that_of_the_member_the_value_resembles(
+    tree: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        bind(Group, tree, "g")
+    assert str(caught.value).startswith(message)
+
+
+def test_quotes_that_spell_another_type_are_left_alone() -> None:
+    tree = {"name": "['a']", "roots": "7", "resume": False}
+    assert bind(Runner, tree).name == "['a']"
+    assert bind(Runner, tree).roots == "7"
+    with pytest.raises(ConfigError, match=r"resume: expected bool, got 'true'. Write it without"):
+        bind(Runner, {"resume": "true"})
 
 
 def test_a_field_of_an_unsupported_type_is_a_programming_error() -> None:
@@ -291,9 +368,8 @@ def test_published_gemma_sections_lose_the_keys_without_effect(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     section = {"use_cache": True, "bos_token_id": 2, "torch_dtype": "float32", "width": 64}
-    assert compat.translate(section, ["ConditionGemmaModel"], ["width"], "model.llm_expert") == {
-        "width": 64
-    }
+    found = compat.translate(section, ["ConditionGemmaModel"], ["width"], "model.llm_expert")
+    assert found == ({"width": 64}, {})
     assert caplog.messages == [
         "model.llm_expert: ignored 'bos_token_id', 'use_cache': "
         "a Hugging Face setting that does not affect the network",

@@ -110,6 +110,23 @@ def test_an_override_reaches_into_lists(config: Path) -> None:
         ("...", "..."),
         ("{1, 2}", "{1, 2}"),
         ("", ""),
+        # Quotes that a shell left, or took.
+        ("\"['a', 'b']\"", ["a", "b"]),
+        ("'[1, 2]'", [1, 2]),
+        ("\"{'a': 1}\"", {"a": 1}),
+        ("'[not a list'", "[not a list"),
+        ("'true'", "true"),
+        ("'1e-4'", "1e-4"),
+        ("[a, b]", ["a", "b"]),
+        ("[/data/a,/data/b]", ["/data/a", "/data/b"]),
+        ("[true, None, 3, x]", [True, None, 3, "x"]),
+        ("[]", []),
+        ('{"a": true, "b": null}', {"a": True, "b": None}),
+        ('["a", false]', ["a", False]),
+        ("[[a, b], [c]]", "[[a, b], [c]]"),
+        ("NONE", None),
+        (" 50", 50),
+        (" none ", None),
     ],
 )
 def test_the_value_of_an_override_is_read_as_a_literal_or_text(text: str, value: Any) -> None:
@@ -119,8 +136,19 @@ def test_the_value_of_an_override_is_read_as_a_literal_or_text(text: str, value:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("runner", "override 'runner': expected KEY=VALUE, as in runner.max_epochs=50"),
-        (".x=1", "override '.x=1': expected KEY=VALUE, as in runner.max_epochs=50"),
+        *(
+            (
+                text,
+                f"override {text!r}: expected KEY=VALUE without spaces around '=', as in "
+                "runner.max_epochs=50",
+            )
+            for text in ("runner", ".x=1", "=", "50", "=50", "runner..x=1", "runner.max_epochs:5")
+        ),
+        (
+            "train-dataloader.x=1",
+            "override 'train-dataloader.x': the config has no 'train-dataloader'. "
+            "Did you mean 'train_dataloader'?",
+        ),
         (
             "runer.max_epochs=1",
             "override 'runer.max_epochs': the config has no 'runer'. Did you mean 'runner'?",
@@ -232,3 +260,75 @@ def test_settings_replace_keys_in_either_spelling() -> None:
         "num_inference_steps": 5,
         "dim": 1,
     }
+
+
+def test_spaces_around_the_equals_sign_are_ignored() -> None:
+    assert read_overrides(["a.b = 50", " c=[1] "]) == [("a.b", 50), ("c", [1])]
+
+
+SHARDED = {
+    "type": "FSDPTrainRunner",
+    "sharding_strategy": "full-shard",
+    "sharded_checkpoints": True,
+    "max_steps": 4,
+    "stage": "vla-full-train",
+    "num_epoch": 3,
+}
+
+
+def test_a_new_type_drops_the_fields_that_it_lacks_with_one_warning_each(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    tree = {"runner": SHARDED}
+    runner = apply_overrides(tree, ["runner.type=DDPTrainRunner", "runner.max_steps=9"])["runner"]
+    # What FluxVLA's runners ignored stays ignored, and a misspelt key stays to be reported.
+    kept = {"max_steps": 9, "stage": "vla-full-train", "num_epoch": 3}
+    assert runner == {"type": "DDPTrainRunner", **kept}
+    assert caplog.messages == [
+        "runner.sharding_strategy: dropped 'full-shard', because DDPTrainRunner has no such field",
+        "runner.sharded_checkpoints: dropped True, because DDPTrainRunner has no such field",
+    ]
+    assert tree == {"runner": SHARDED}
+
+
+def test_a_new_type_keeps_the_fields_that_are_set_with_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    options = ["runner.sharding_strategy=no-shard", "runner.type=DDPTrainRunner"]
+    runner = apply_overrides({"runner": SHARDED}, options)["runner"]
+    assert runner["sharding_strategy"] == "no-shard"
+    assert len(caplog.messages) == 2
+    assert apply_overrides({"runner": SHARDED}, ["runner.type=FSDPTrainRunner"]) == {
+        "runner": SHARDED
+    }
+
+
+@pytest.mark.parametrize(
+    ("steps", "option", "kept"),
+    [
+        (
+            [{"type": "AugmentImages", "crop": 0.9}],
+            "transforms.0.type=SimpleNormalizeImages",
+            {"type": "SimpleNormalizeImages"},
+        ),
+        (
+            [{"type": "ResizeImages", "height": 2, "width": 3}],
+            "transforms.0.type=ResizeImagesWithPad",
+            {"type": "ResizeImagesWithPad", "height": 2, "width": 3},
+        ),
+        (
+            [{"type": "DenormalizeActions", "use_quantiles": True, "action_dim": 7}],
+            "transforms.0.type=NormalizeStatesAndActions",
+            {"type": "NormalizeStatesAndActions", "use_quantiles": True, "action_dim": 7},
+        ),
+    ],
+)
+def test_a_new_type_of_a_section_in_a_list_keeps_the_fields_that_it_has(
+    steps: list[dict[str, Any]], option: str, kept: dict[str, Any]
+) -> None:
+    assert apply_overrides({"transforms": steps}, [option])["transforms"] == [kept]
+
+
+def test_a_new_type_that_does_not_exist_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"^runner.type: no component is called 'DPTrainRunner'"):
+        apply_overrides({"runner": SHARDED}, ["runner.type=DPTrainRunner"])

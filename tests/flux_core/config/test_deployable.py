@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from flux_core.config import component, obstacles, registrations, unbind, with_current_types
+from flux_core.config import (
+    component,
+    obstacles,
+    own_training_transforms,
+    registrations,
+    unbind,
+    with_current_types,
+    without_own_training_transforms,
+)
 from flux_core.config.deployable import uses
 from flux_core.config.installed import installed
 from flux_core.config.kinds import FIELD_KINDS, ROBOT_NAMES, field_kind
@@ -111,3 +120,32 @@ def test_every_class_path_ever_written_still_names_its_class(path: str) -> None:
         ":PrivateInferenceDataset"
     )
     assert OLD_PATHS[path] in installed()
+
+
+def test_own_training_transforms_are_left_out_and_nothing_else_is() -> None:
+    own, ours = {"type": "my:X", "size": 3}, {"type": "SimpleNormalizeImages"}
+    group = {"transforms": [own, ours, own]}
+    tree = {
+        "train_dataloader": {"dataset": {"datasets": {"arm": [group, {"transforms": [own]}]}}},
+        "validation": {"dataset": {"datasets": {"transforms": [ours, own]}}},
+        "inference": {"dataset": {"transforms": [own]}},
+        "runner": {"collator": {"type": "my:Collator"}},
+    }
+    before = copy.deepcopy(tree)
+    places = [use.where for use in own_training_transforms(tree)]
+    where = "train_dataloader.dataset.datasets.arm"
+    assert places == [
+        f"{where}[0].transforms[0].type",
+        f"{where}[0].transforms[2].type",
+        f"{where}[1].transforms[0].type",
+        "validation.dataset.datasets.transforms[1].type",
+    ]
+    assert without_own_training_transforms(tree) == {
+        "train_dataloader": {
+            "dataset": {"datasets": {"arm": [{"transforms": [ours]}, {"transforms": []}]}}
+        },
+        "validation": {"dataset": {"datasets": {"transforms": [ours]}}},
+        "inference": tree["inference"],
+        "runner": tree["runner"],
+    }
+    assert tree == before

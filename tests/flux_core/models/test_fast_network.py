@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from flux_core.errors import CheckpointError
 from flux_core.models import PI0FlowMatching, flow_matching_loss, sample_actions
-from flux_core.models.layers.basic import attend
+from flux_core.models.layers.basic import additive_mask, attend
 from flux_core.models.pi.packing import pack_qkv
 from flux_core.models.weights.lora import apply_lora
 from flux_core.models.weights.pretrained import load_pretrained
@@ -64,7 +64,9 @@ def test_fused_attention_is_attention(rows: int, key_heads: int) -> None:
     scores = q @ k.repeat_interleave(each, 1).transpose(-1, -2) / d**0.5
     weights = scores.masked_fill(~mask[:, None], -torch.inf).softmax(-1)
     expected = (weights @ v.repeat_interleave(each, 1)).transpose(1, 2).flatten(2)
-    torch.testing.assert_close(attend(q, k, v, mask), expected, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(
+        attend(q, k, v, additive_mask(mask, each, q.dtype)), expected, atol=1e-6, rtol=1e-5
+    )
 
 
 def test_packed_projections_give_the_same_result(model: PI0FlowMatching, tmp_path: Path) -> None:

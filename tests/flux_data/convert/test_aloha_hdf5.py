@@ -249,6 +249,25 @@ FAULTS: dict[str, tuple[Edit, str]] = {
     "no action": (drop("action"), r"expected /action, got"),
     "13 joints": (put("action", lambda a: a[:, :13]), r"action: expected \(T, 14\) or \(T, 16\)"),
     "12 joints": (put("action", lambda a: a[:, :12]), r"expected 14 or 16 dimensions, got 12"),
+    "more joints in the action": (
+        put("action", lambda a: np.concatenate([a, a[:, :2]], axis=1)),
+        r"/action is 16 wide and /observations/qpos 14: expected the same joints",
+    ),
+    "more joints in the state": (
+        put("observations/qpos", lambda a: np.concatenate([a, a[:, :2]], axis=1)),
+        r"/action is 14 wide and /observations/qpos 16: expected the same joints",
+    ),
+    "fingers or a base": (
+        lambda parts: parts.update(
+            {
+                "action": np.zeros((LENGTH, 16)),
+                "observations/qpos": np.zeros((LENGTH, 16)),
+                "base_action": np.zeros((LENGTH, 2)),
+            }
+        ),
+        r"/action is 16 wide and /base_action 2: the last 2 may be",
+    ),
+    "too large for float32": (put("action", lambda a: a * 1e300), "which would become"),
     "nan": (put("action", with_nan), r"action: frame 3: expected finite values"),
     "fewer actions": (put("action", lambda a: a[:4]), r"action: expected 6 frames \(qpos\), got 4"),
     "fewer pictures": (put(HIGH, lambda p: p[:5]), r"cam_high: expected 6 frames \(qpos\), got 5"),
@@ -274,6 +293,79 @@ def test_a_bad_file_is_named_and_nothing_is_written(tmp_path: Path, name: str) -
         convert_aloha_hdf5(folder, tmp_path / "set", settings())
     assert "episode_0.hdf5" in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+def mobile(parts: dict[str, Any]) -> None:
+    parts["base_action"] = np.arange(2 * LENGTH).reshape(LENGTH, 2) / 8
+    parts["compress_len"] = np.zeros((3, LENGTH))
+    parts["observations/base_vel/wheels"] = np.zeros((LENGTH, 4))
+
+
+@pytest.mark.parametrize("order", ["left-right", "right-left"])
+def test_the_velocities_of_a_mobile_base_are_appended_to_the_action(
+    tmp_path: Path, order: str
+) -> None:
+    folder = write_files(tmp_path / "in", mobile)
+    chosen = settings(extras=("base",), order=order)
+    convert_aloha_hdf5(folder, tmp_path / "set", chosen, version="v3.0")
+    source = open_lerobot(tmp_path / "set")
+    feature = source.info["features"]["action"]
+    assert feature["shape"] == [16]
+    assert feature["names"][-3:] == [
+        "right_gripper",
+        "base_linear_velocity",
+        "base_angular_velocity",
+    ]
+    actions = source.episode(1, ["action"])["action"]
+    np.testing.assert_array_equal(actions[:, 14:], np.arange(12).reshape(6, 2) / 8)
+    arms = content(1)["action"].astype(np.float32)
+    arms = arms if order == "left-right" else np.roll(arms, 7, axis=1)
+    np.testing.assert_array_equal(actions[:, :14], arms)
+    assert validate(tmp_path / "set") == []
+
+
+def test_what_is_not_converted_is_named_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = write_files(tmp_path / "in", mobile)
+    convert_aloha_hdf5(folder, tmp_path / "a", settings(extras=("qvel",)))
+    assert caplog.messages == [
+        f"{folder}: not converted: /base_action, /observations/base_vel/wheels, "
+        "/observations/eepose. Add --also eepose base for some"
+    ]
+    caplog.clear()
+    plain = write_files(tmp_path / "plain", drop("observations/eepose"))
+    convert_aloha_hdf5(plain, tmp_path / "b", settings(extras=("qvel",)))
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize(
+    ("key", "width", "message"),
+    [
+        ("base_action", 3, r"base_action: expected \(T, 2\), got \(6, 3\)"),
+        ("observations/qvel", 16, r"/observations/qvel is 16 wide and /observations/qpos 14"),
+    ],
+)
+def test_widths_that_contradict_each_other_are_refused(
+    tmp_path: Path, key: str, width: int, message: str
+) -> None:
+    folder = write_files(
+        tmp_path / "in", lambda parts: parts.update({key: np.zeros((LENGTH, width))})
+    )
+    with pytest.raises(DataError, match=message):
+        convert_aloha_hdf5(folder, tmp_path / "set", settings(extras=("qvel", "base")))
+    assert not (tmp_path / "set").exists()
+
+
+def test_a_later_file_with_other_widths_is_refused(tmp_path: Path) -> None:
+    folder = write_files(tmp_path / "in")
+    write_files(tmp_path / "wide", width=16)
+    (tmp_path / "wide/episode_1.hdf5").rename(folder / "episode_1.hdf5")
+    message = (
+        r"episode_1.hdf5: /observations/qpos: expected 14 dimensions, as in the first file, got 16"
+    )
+    with pytest.raises(DataError, match=message):
+        convert_aloha_hdf5(folder, tmp_path / "set", settings())
 
 
 def test_a_later_file_that_differs_is_named(tmp_path: Path) -> None:

@@ -226,7 +226,10 @@ def test_an_episode_cut_short_is_an_error_and_nothing_is_written(
     convert([original], tmp_path / "short", "v2.1")
     single = tmp_path / "short/videos/chunk-000/observation.images.cam_high/episode_000000.mp4"
     shutil.copyfile(single, tmp_path / "bad" / "videos" / name)
-    with pytest.raises(DataError, match=r"file-000.mp4: expected 150 frames from 3.0000 s on, got"):
+    with pytest.raises(
+        DataError,
+        match=r"file-000.mp4: episode 1, .*cam_high: frame 0: expected a picture at 3.0000 s",
+    ):
         convert([tmp_path / "bad"], tmp_path / "set", "v2.1")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bad", "short"]
 
@@ -403,14 +406,25 @@ def test_files_and_keys_unknown_to_lerobot_are_copied(
     small: Path, tmp_path: Path, version: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     splits = {"train": "0:2", "val": "2:3"}
-    reward = [1.0] * SMALL_LENGTHS[1]
+    pose = pa.FixedSizeListArray.from_arrays(pa.array(np.arange(24, dtype=np.float64)), 3)
     root = planted(
         small,
         tmp_path / "in",
         edit_info(splits=splits, robot_serial="A7"),
         write("meta/modality.json", "{}"),
         write("README.md", "hello"),
-        edit_table(TABLE, lambda t: t.append_column("next.reward", pa.array(reward))),
+        *(
+            edit_table(
+                f"data/chunk-000/episode_{episode:06d}.parquet",
+                lambda t: (
+                    t.append_column("next.reward", pa.array(np.arange(len(t)) / 8))
+                    .append_column("pose", pose.slice(0, len(t)))
+                    .append_column("note", pa.array(["x"] * len(t)))
+                    .append_column("__index_level_0__", pa.array(range(len(t))))
+                ),
+            )
+            for episode in range(3)
+        ),
     )
     convert([root], tmp_path / "set", version)
     info = json.loads((tmp_path / "set/meta/info.json").read_text())
@@ -418,10 +432,34 @@ def test_files_and_keys_unknown_to_lerobot_are_copied(
     assert info["codebase_version"] == version and info["total_episodes"] == 3
     assert (tmp_path / "set/meta/modality.json").read_text() == "{}"
     assert (tmp_path / "set/README.md").read_text() == "hello"
-    assert caplog.messages == [
-        f"{root / TABLE}: not copied, because info.json does not list it: next.reward"
-    ]
+    assert info["features"]["next.reward"] == {"dtype": "float64", "shape": [1], "names": None}
+    assert info["features"]["pose"]["shape"] == [3] and "__index_level_0__" not in info["features"]
+    source = open_lerobot(tmp_path / "set")
+    rows = source.episode(2, ["next.reward", "pose", "note"])
+    np.testing.assert_array_equal(rows["next.reward"], np.arange(7) / 8)
+    np.testing.assert_array_equal(rows["pose"], np.arange(21).reshape(7, 3))
+    assert rows["note"].tolist() == ["x"] * 7
+    assert caplog.messages == []
     assert validate(tmp_path / "set") == []
+
+
+@pytest.mark.parametrize(
+    ("column", "message"),
+    [
+        (
+            pa.array([{"a": 1}] * SMALL_LENGTHS[1]),
+            r"note: .* its type struct<a: int64> has no dtype",
+        ),
+        (pa.array([1] * SMALL_LENGTHS[1]), r"note: info.json does not list this column, and"),
+    ],
+)
+def test_a_column_that_cannot_be_copied_is_named(
+    small: Path, tmp_path: Path, column: pa.Array, message: str
+) -> None:
+    add = edit_table(TABLE, lambda t: t.append_column("note", column))
+    with pytest.raises(DataError, match=message):
+        convert([planted(small, tmp_path / "in", add)], tmp_path / "set", "v3.0")
+    assert not (tmp_path / "set").exists()
 
 
 def test_a_split_that_fails_leaves_no_part(small: Path, tmp_path: Path) -> None:

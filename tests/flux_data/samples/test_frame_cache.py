@@ -31,6 +31,7 @@ from ..small_dataset import (
     Plant,
     edit_column,
     edit_info,
+    write_top,
     write_v21,
 )
 
@@ -255,12 +256,17 @@ def images_of(root: Path) -> np.ndarray:
     return np.stack([dataset[index]["images"] for index in range(len(dataset))])
 
 
+def add_a_picture(root: Path) -> None:
+    """Lets every video go on for one picture after the last row."""
+    for episode, length in enumerate(LENGTHS):
+        write_top(root / f"videos/chunk-000/{TOP}/episode_{episode:06d}.mp4", length + 1)
+
+
 def shift_times(root: Path) -> None:
-    """Gives every row of an episode, except the last, the time of the next frame."""
+    """Gives every row the time of the next picture."""
     for episode in range(len(LENGTHS)):
         name = f"data/chunk-000/episode_{episode:06d}.parquet"
-        later = lambda times: [t + 0.1 for t in times[:-1]] + [times[-1] + 0.04]  # noqa: E731
-        edit_column(name, "timestamp", later)(root)
+        edit_column(name, "timestamp", lambda times: [t + 0.1 for t in times])(root)
 
 
 def damage(path: Path) -> None:
@@ -274,6 +280,7 @@ def small_cache(root: Path) -> Path:
 
 
 def test_a_cached_frame_is_the_one_at_its_rows_time(small: Path) -> None:
+    add_a_picture(small)
     unshifted = images_of(small)
     shift_times(small)
     expected = images_of(small)
@@ -287,6 +294,7 @@ def test_a_cached_frame_is_the_one_at_its_rows_time(small: Path) -> None:
 def test_changed_rows_or_rate_make_the_cache_stale(
     change: Plant, small: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    add_a_picture(small)
     pack_dataset(small, SMALL)
     assert small_dataset(small).parts[0].frames.kinds == "cache 16x16"
     change(small)

@@ -205,3 +205,17 @@ def test_a_key_that_a_sample_lacks_is_named() -> None:
         DataError, match="expected 'states' in every sample, got actions in sample 1"
     ):
         DictCollator(keys=("states",))([{"states": 1}, {"actions": 2}])
+
+
+def test_a_column_that_no_sample_has_is_left_out_with_one_warning(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    collate = DictCollator(keys=("states", "observation.eepose"))
+    for _ in range(2):
+        assert list(collate([{"states": 1}, {"states": 2}])) == ["states"]
+    assert caplog.messages == [
+        "runner.collator.keys: ignored 'observation.eepose': no sample has this column, and "
+        "no network reads it"
+    ]
+    with pytest.raises(DataError, match=r"expected 'observation.eepose' in every sample"):
+        collate([{"states": 1, "observation.eepose": 1}, {"states": 2}])

@@ -23,10 +23,10 @@ from flux_data.parquet import image_rows
 from flux_data.parquet.arrow import to_array
 from flux_data.parquet.pages import NotSupported
 from flux_data.parquet.value_index import ValueIndex
+from flux_data.pictures.stored_image import StoredImage, decode_image
 from flux_data.samples import frame_source
 from flux_data.samples.pack import pack_dataset, verify_cache
 from flux_data.samples.process_inputs import ProcessParquetInputs
-from flux_data.samples.stored_image import StoredImage, decode_image
 from flux_data.samples.windows import ParquetDataset
 
 from ..small_dataset import (

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -20,7 +22,7 @@ from hypothesis import strategies as st
 from flux_core.bundle.bundle import Bundle
 from flux_core.errors import BundleError, MissingDependencyError
 from flux_runtime.cli import main
-from flux_runtime.engines import nvidia, openvino_library
+from flux_runtime.engines import nvidia, opening, openvino_library
 from flux_runtime.engines import status as engine_status
 from flux_runtime.engines.cache import content_digest, engine_cache_key, make_engine_cache
 from flux_runtime.engines.golden_replay import replay_golden
@@ -394,6 +396,23 @@ def test_a_key_is_readable() -> None:
     )
 
 
+def test_a_graph_too_large_for_one_protobuf_message_is_refused_before_anything_is_loaded(
+    card: Path, exported: Exported, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (card / "libonnxruntime_providers_tensorrt.so").touch()
+    bundle, _ = exported("pi0")
+    weights = bundle.path("model.safetensors").stat().st_size
+    monkeypatch.setattr(opening, "MAX_PROTOBUF_BYTES", weights // 2)
+    with pytest.raises(BundleError) as refused_graph:
+        open_flow_policy(bundle, engine="onnxruntime-tensorrt")
+    message = str(refused_graph.value)
+    assert "prefix.onnx: engine onnxruntime-tensorrt: expected at most" in message
+    assert int(message.split("got ")[1].split(".")[0]) < weights + (1 << 20)
+    assert message.endswith("Use the engine tensorrt or onnxruntime-cuda.")
+    monkeypatch.setattr(opening, "MAX_PROTOBUF_BYTES", 2 * weights)
+    opening._check_graph_bytes(bundle)
+
+
 def test_engines_are_kept_beside_the_bundle_and_never_in_it(card: Path, toy_bundle: Path) -> None:
     bundle = Bundle.open(toy_bundle)
     options = tensorrt_options(bundle)
@@ -467,15 +486,44 @@ def test_a_card_is_read_from_its_driver(tmp_path: Path) -> None:
     assert nvidia.read_card(load, tmp_path) == CARD
 
 
-def test_a_card_is_seen_by_its_device_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "dev").mkdir()
-    (tmp_path / "dev" / "nvidiactl").touch()
-    assert not nvidia.has_card(tmp_path)
-    (tmp_path / "dev" / "nvidia3").touch()
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert nvidia.has_card(tmp_path)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert not nvidia.has_card(tmp_path)
+@pytest.mark.parametrize(
+    ("init", "counting", "cards", "expected"),
+    [(0, 0, 1, True), (0, 0, 0, False), (100, 0, 1, False), (0, 3, 1, False)],
+)
+def test_a_card_is_what_the_driver_counts(
+    init: int, counting: int, cards: int, expected: bool
+) -> None:
+    """Wherever its device files are: WSL2 and Orin have no /dev/nvidia0."""
+
+    class Driver:
+        cuInit = staticmethod(lambda flags: init)
+
+        @staticmethod
+        def cuDeviceGetCount(out: Any) -> int:
+            out._obj.value = cards
+            return counting
+
+    assert nvidia.has_card(lambda _: Driver()) is expected
+
+
+def test_without_a_driver_there_is_no_card() -> None:
+    def load(name: str) -> None:
+        raise OSError(f"{name}: cannot open shared object file")
+
+    assert nvidia.has_card(load) is False
+
+
+def test_a_real_driver_library_is_called_as_c_declares_it(tmp_path: Path) -> None:
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        pytest.skip("no C compiler is installed")
+    source, library = tmp_path / "cuda.c", tmp_path / "libcuda.so.1"
+    source.write_text(
+        "int cuInit(unsigned flags) { return flags; }\n"
+        "int cuDeviceGetCount(int *count) { *count = 2; return 0; }\n"
+    )
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", library, source], check=True)
+    assert nvidia.has_card(lambda name: ctypes.CDLL(str(tmp_path / name)))
 
 
 def test_pip_libraries_are_loaded_before_those_that_need_them(

@@ -10,7 +10,7 @@ import pytest
 
 from flux_core.bundle.bundle import Bundle
 from flux_runtime.export.options import ExportOptions
-from flux_runtime.export.policy import TrainedPolicy
+from flux_runtime.export.source.policy import TrainedPolicy
 from flux_runtime.export.writer import export_bundle
 
 from ..conftest import Exported

@@ -24,7 +24,7 @@ from flux_runtime.export import writer
 from flux_runtime.export.cli import main
 from flux_runtime.export.graphs import DenoiseGraph, precompute_angles, precompute_times
 from flux_runtime.export.onnx_file import tensor_offsets
-from flux_runtime.export.policy import TrainedPolicy, load_policy
+from flux_runtime.export.source.policy import TrainedPolicy, load_policy
 from flux_runtime.export.verify import replay
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,8 +11,11 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from flux_core.bundle.bundle import Bundle, write_manifest
 from flux_core.errors import ExportError, UsageError
@@ -24,7 +28,8 @@ from flux_runtime.control.session import RunOptions, open_policy
 from flux_runtime.export import verify
 from flux_runtime.export.cli import main
 from flux_runtime.export.options import ExportOptions
-from flux_runtime.export.policy import TrainedPolicy, load_policy
+from flux_runtime.export.precision.emulation import emulate_bfloat16
+from flux_runtime.export.source.policy import TrainedPolicy, load_policy
 from flux_runtime.export.writer import export_bundle
 
 from ..conftest import Exported
@@ -48,6 +53,17 @@ def graph(bundle: Bundle, name: str = "denoise") -> onnx.ModelProto:
     return onnx.load(file, load_external_data=False)
 
 
+def check_attention(bundle: Bundle) -> None:
+    """The mask is added to the scores, and softmax needs no guard against rows without keys."""
+    for name in ("prefix", "denoise"):
+        nodes = graph(bundle, name).graph.node
+        # ONNX Runtime's CUDA provider has no Tile of bool.
+        assert not {"Tile", "IsNaN"} & {node.op_type for node in nodes}
+        weights = {node.output[0] for node in nodes if node.op_type == "Softmax"}
+        users = {node.op_type for node in nodes if weights & set(node.input)}
+        assert users <= {"MatMul", "Cast"}, users
+
+
 @pytest.mark.parametrize(
     ("kind", "precision"),
     [("pi0", "fp32"), ("pi0", "bf16"), ("pi05", "bf16"), ("pi05", "fp16"), ("pi0", "int8")],
@@ -55,8 +71,6 @@ def graph(bundle: Bundle, name: str = "denoise") -> onnx.ModelProto:
 def test_every_precision_is_exported_and_verified_against_float32(
     kind: str, precision: str, exported: Exported
 ) -> None:
-    if precision == "bf16":
-        pytest.importorskip("openvino", reason="openvino, which verifies bf16, is not installed")
     bundle, figures = exported(kind, precision=precision)
     assert bundle.manifest.precision == precision
     assert figures.max_abs_error <= figures.tolerance == bundle.manifest.tolerance
@@ -76,6 +90,58 @@ def test_every_precision_is_exported_and_verified_against_float32(
     assert {ends[name] for name in ("x_t", "t", "x_next", "t_next")} == {"float32"}
     opsets = {entry.domain: entry.version for entry in graph(bundle).opset_import}
     assert opsets[""] == (22 if precision in ("bf16", "fp16") else 20)
+    check_attention(bundle)
+
+
+@pytest.mark.parametrize(("kind", "opset"), [("pi0", 22), ("pi05", 24)])
+def test_bf16_is_verified_without_openvino_too(
+    kind: str, opset: int, small_policy: MakePolicy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    bundle, figures = export(small_policy(kind), tmp_path / "b", precision="bf16", opset=opset)
+    assert figures.engine == "ONNX Runtime with emulated bfloat16"
+    assert 0 < figures.max_abs_error <= figures.tolerance
+    found = verify.replay(bundle)
+    assert found["past_key_0"].dtype == np.float32
+    np.testing.assert_array_equal(rounded(found["past_key_0"]), found["past_key_0"])
+    monkeypatch.undo()
+    pytest.importorskip("openvino", reason="openvino, the peer, is not installed")
+    peers = verify.replay(bundle)
+    for name, value in found.items():
+        assert np.abs(value.astype(float) - peers[name].astype(float)).max() <= 0.1, name
+
+
+def rounded(values: np.ndarray) -> np.ndarray:
+    return torch.from_numpy(values).bfloat16().float().numpy()
+
+
+@given(st.integers(0, 2**32 - 1))
+@settings(max_examples=10, deadline=None)
+def test_an_emulated_operator_is_the_bfloat16_operator_of_pytorch(seed: int) -> None:
+    torch.manual_seed(seed)
+    x, weight, bias = torch.randn(5, 24), torch.randn(24, 7), torch.randn(7)
+    constants = [
+        onnx.helper.make_tensor(name, onnx.TensorProto.BFLOAT16, value.shape, value.flatten())
+        for name, value in (("weight", weight), ("bias", bias))
+    ]
+    values = {
+        name: onnx.helper.make_tensor_value_info(name, onnx.TensorProto.BFLOAT16, shape)
+        for name, shape in (("x", (5, 24)), ("y", (5, 7)))
+    }
+    nodes = [
+        onnx.helper.make_node("MatMul", ["x", "weight"], ["product"]),
+        onnx.helper.make_node("Add", ["product", "bias"], ["sum"]),
+        onnx.helper.make_node("Sigmoid", ["sum"], ["y"]),
+    ]
+    graph = onnx.helper.make_graph(nodes, "g", [values["x"]], [values["y"]], constants)
+    opsets = [onnx.helper.make_opsetid("", 22)]
+    model = emulate_bfloat16(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10))
+    onnx.checker.check_model(model, full_check=True)
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    half = x.bfloat16()
+    found = torch.from_numpy(session.run(None, {"x": half.float().numpy()})[0])
+    expected = (half @ weight.bfloat16() + bias.bfloat16()).sigmoid()
+    torch.testing.assert_close(found, expected.float(), atol=2**-8, rtol=2**-7)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
@@ -86,6 +152,7 @@ def test_opset_24_has_attention_as_one_operator(
     for name in ("prefix", "denoise"):
         assert any(node.op_type == "Attention" for node in graph(bundle, name).graph.node)
         onnx.checker.check_model(bundle.path(f"{name}.onnx"), full_check=True)
+    check_attention(bundle)
 
 
 def test_nothing_in_the_step_of_pi05_computes_what_the_time_decides(
@@ -96,6 +163,7 @@ def test_nothing_in_the_step_of_pi05_computes_what_the_time_decides(
     assert any(name.endswith("input_layernorm.dense.table") for name in names)
     assert not any("dense.weight" in name or "time_mlp" in name for name in names)
     assert "llm_expert.norm.dense.weight" in verify_names(bundle)
+    check_attention(bundle)
 
 
 def verify_names(bundle: Bundle) -> set[str]:
@@ -124,6 +192,8 @@ def test_a_bundle_can_be_exported_again_in_another_way(exported: Exported, tmp_p
 
 def test_leaving_a_camera_out_is_masking_it(small_policy: MakePolicy, tmp_path: Path) -> None:
     policy = small_policy("pi0")
+    cameras = {name: {"contrast": at} for at, name in enumerate(policy.inference.dataset.img_keys)}
+    policy = replace(policy, data_summary={"fps": 50, "cameras": cameras})
     kept = policy.inference.dataset.img_keys[0]
     io = PolicyIO.from_policy(policy.inference, policy.norm_stats)
     generator = np.random.default_rng(1)
@@ -143,6 +213,7 @@ def test_leaving_a_camera_out_is_masking_it(small_policy: MakePolicy, tmp_path: 
         expected = sample_actions(policy.model, encoded["state"], cache, noise, action_dims=dims)
     bundle, _ = export(policy, tmp_path / "b", cameras=(kept,))
     assert bundle.manifest.cameras == (kept,)
+    assert bundle.manifest.data_summary == {"fps": 50, "cameras": {kept: {"contrast": 0}}}
     one = PolicyIO.from_bundle(bundle).encode(replace(observation, images={kept: images[kept]}))
     found = verify.run_loop(*verify.open_sessions(bundle, 1), {**one, "noise": noise.numpy()}, 4)
     np.testing.assert_allclose(found["actions"], expected, atol=1e-5)

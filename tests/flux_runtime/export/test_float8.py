@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,11 @@ from flux_core.errors import ExportError, UsageError
 from flux_core.robots import robot_spec
 from flux_runtime.export.cli import main
 from flux_runtime.export.options import ExportOptions
-from flux_runtime.export.policy import TrainedPolicy
 from flux_runtime.export.precision.calibration import read_observations, recorded_inputs
 from flux_runtime.export.precision.float8 import LARGEST, Float8Linear, scale_for
+from flux_runtime.export.sessions import verifying_engine
+from flux_runtime.export.source.policy import TrainedPolicy
+from flux_runtime.export.verify import replay
 from flux_runtime.export.writer import export_bundle
 
 from ..conftest import Exported
@@ -38,7 +41,6 @@ CAMERAS = robot_spec("ur3").cameras
 def fp8_bundle(
     small_policy: MakePolicy, ur3_dataset: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Bundle:
-    pytest.importorskip("openvino", reason="openvino, which verifies fp8, is not installed")
     policy = small_policy("pi0")
     policy.model.action_out_proj.projector.weight.data *= 0.25  # untrained, and too coarse
     out = tmp_path_factory.mktemp("fp8") / "b"
@@ -119,9 +121,22 @@ def test_the_graphs_multiply_in_float8_and_the_actions_stay_float32(fp8_bundle: 
     assert ends == {"x_next": "float32", "t_next": "float32"}
 
 
+def test_fp8_is_verified_without_openvino_too(
+    fp8_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = fp8_bundle.golden()["output.actions"]
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "openvino", None)
+        assert verifying_engine(fp8_bundle) == "ONNX Runtime with emulated bfloat16"
+        found = replay(fp8_bundle)["actions"]
+    assert np.abs(found - expected).max() <= fp8_bundle.manifest.tolerance
+
+
 def test_the_report_says_how_far_the_actions_move(fp8_bundle: Bundle) -> None:
     report = json.loads(fp8_bundle.path("report.json").read_text())
-    assert fp8_bundle.manifest.precision == "fp8" and report["engine"] == "OpenVINO"
+    assert fp8_bundle.manifest.precision == "fp8" and report["engine"] == verifying_engine(
+        fp8_bundle
+    )
     assert 0 < report["max_abs_error"] <= report["tolerance"] == fp8_bundle.manifest.tolerance
     assert 1e-4 < report["own_error"] <= 0.05
 

@@ -13,7 +13,10 @@ import pytest
 import torch
 
 from flux_core.errors import CheckpointError, ConfigError
+from flux_core.models import PI0FlowMatching
 from flux_core.models.weights.checkpoint_file import load_checkpoint
+from flux_core.norm_stats import stats_from_json
+from flux_train.checkpoints.checks import IGNORED_OF_MODEL, REPORTED_OF_MODEL, check_resumable
 from flux_train.checkpoints.choice import checkpoint_to_resume
 from flux_train.checkpoints.files import Place, checkpoints, newest_intact, placed, remove_old
 from flux_train.cli import main
@@ -214,6 +217,47 @@ def test_changed_settings_are_logged_in_one_line(
     assert "runner.learning_rate: 0.003 -> 0.001, runner.weight_decay: 0.0001 -> 0.5" in line
 
 
+def test_settings_of_the_network_that_no_step_depends_on_may_change(
+    saved: Path, options: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    moved = ["model.pretrained_name_or_path=no/longer/there", "model.num_steps=5"]
+    config, _ = read_train_config(Path(SMALL), [*options, "runner.max_steps=7", *moved])
+    state = load_checkpoint(saved / "checkpoint_epoch_1.pt")
+    check_resumable(saved, state, config, stats_from_json(state["norm_stats"]))
+    trainer = Trainer(config, tmp_path, checkpoint=saved / "checkpoint_epoch_1.pt")
+    assert trainer.step == 6 and caplog.messages == []
+
+
+def test_what_is_learned_from_here_on_is_logged(
+    saved: Path, options: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    delays = "model.rtc_training_config={'max_delay': 4}"
+    config, _ = read_train_config(Path(SMALL), [*options, "runner.max_steps=7", delays])
+    Trainer(config, tmp_path, checkpoint=saved / "checkpoint_epoch_1.pt")
+    assert "resumes with changed settings: model.rtc_training_config: None -> {" in caplog.text
+
+
+def test_another_network_is_refused_with_both_values_and_the_remedy(
+    saved: Path, options: list[str]
+) -> None:
+    wider = ["model.llm_expert.intermediate_size=32", "model.loss_action_dim=14"]
+    config, _ = read_train_config(Path(SMALL), [*options, *wider])
+    path = saved / "checkpoint_epoch_1.pt"
+    state = load_checkpoint(path)
+    with pytest.raises(CheckpointError) as error:
+        check_resumable(path, state, config, stats_from_json(state["norm_stats"]))
+    told = str(error.value)
+    assert "model.llm_expert.intermediate_size: 16 -> 32" in told
+    assert "model.loss_action_dim: None -> 14 (checkpoint -> config). Use the checkpoint's" in told
+    assert f"model.pretrained_name_or_path={path.with_suffix('.safetensors')}" in told
+
+
+def test_every_setting_of_the_network_is_compared_ignored_or_reported() -> None:
+    known = PI0FlowMatching.Config.__dataclass_fields__.keys()
+    assert known >= IGNORED_OF_MODEL.keys() | REPORTED_OF_MODEL.keys()
+    assert not IGNORED_OF_MODEL.keys() & REPORTED_OF_MODEL.keys()
+
+
 def test_a_different_setup_is_logged_in_one_line(
     saved: Path, options: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -238,7 +282,7 @@ def test_an_average_that_the_checkpoint_lacks_starts_from_the_weights(
     config, _ = read_train_config(Path(SMALL), [*options, "runner.max_steps=5"])
     checkpoint = tmp_path / "checkpoint_epoch_1.pt"
     average = Trainer(config, tmp_path, checkpoint=checkpoint).state.average
-    (line,) = caplog.messages
+    (line,) = [message for message in caplog.messages if "task_descriptions" not in message]
     assert "runner.ema_decay is 0.9 but the checkpoint holds no average of the weights; the" in line
     assert average is not None
     weights = load_checkpoint(checkpoint)["model"]

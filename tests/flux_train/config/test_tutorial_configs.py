@@ -277,7 +277,7 @@ def test_renamed_and_unused_keys_are_reported_once(
     for _ in range(2):
         bound(text, tmp_path)
     for told in (
-        "model: 'vlm_backbone' is now 'vision_backbone', 'projector', 'llm_backbone'",
+        "model: 'vlm_backbone' is now 'vision_backbone', 'llm_backbone', 'projector'",
         "model: 'ori_action_dim' is now 'loss_action_dim'; read as loss_action_dim=14",
         "train_dataloader: ignored 'batch_size': per_device_batch_size decides",
         "inference.denormalize_action: 'use_quantiles' is now 'norm_type'; "
@@ -312,9 +312,9 @@ BREAK: dict[str, tuple[str, str, str]] = {
     ),
     "norm type": (
         "action_dim=14,\nstate_key='proprio',\naction_key='action',\nuse_quantiles=False",
-        "action_dim=14,\nstate_key='proprio',\naction_key='action',\nnorm_type='proprio'",
+        "action_dim=14,\nstate_key='proprio',\naction_key='action',\nnorm_type='minmax'",
         "train_dataloader.dataset.datasets.0.transforms.5.norm_type: expected 'mean_std' or "
-        "'quantile' or 'min_max', got 'proprio'",
+        "'quantile' or 'min_max', got 'minmax'",
     ),
     "norm types that differ": (
         "type='DenormalizePrivateAction',\nuse_quantiles=False",

@@ -14,8 +14,11 @@ import torch
 from safetensors.torch import load_file
 
 from flux_core.models.weights.checkpoint_file import load_checkpoint
+from flux_core.models.weights.lora import apply_lora, load_adapter, merged_weights
+from flux_core.models.weights.pretrained import load_pretrained
 from flux_train.checkpoints.files import checkpoints, newest_intact
 from flux_train.cli import main
+from flux_train.config.tree import read_train_config
 
 ROOT = Path(__file__).resolve().parents[3]
 SMALL = str(ROOT / "configs" / "pi05" / "pi05_small_aloha_sim.py")
@@ -198,6 +201,24 @@ def test_a_sharded_run_resumes_from_its_shards_and_ends_with_one_file(
     assert losses(once_more) == losses(tmp_path / "on_1")
 
 
+def test_consolidated_adapters_are_those_of_the_merged_weights(
+    run: ForkedRuns, alone: Path, options: list[str], tmp_path: Path
+) -> None:
+    more = [*options, *LORA, *SHARDS, HALF, "runner.max_steps=7", "runner.max_checkpoints=5"]
+    more.append(f"model.pretrained_name_or_path={alone / 'checkpoint_epoch_1.safetensors'}")
+    run(tmp_path, more, ranks=2)
+    assert main(["consolidate", str(tmp_path / "checkpoint_step_5.shards")]) == 0
+    config, _ = read_train_config(Path(SMALL), more)
+    for name in ("checkpoint_step_5", "checkpoint_epoch_1"):
+        model = config.model.build()
+        load_pretrained(model, alone / "checkpoint_epoch_1.safetensors")
+        apply_lora(model)
+        load_adapter(model, tmp_path / f"{name}_adapter")
+        deployed = load_file(tmp_path / f"{name}.safetensors")
+        for key, value in merged_weights(model.state_dict(), config.model).items():
+            assert torch.equal(value, deployed[key]), (name, key)
+
+
 def test_damaged_shards_are_skipped(
     run: ForkedRuns,
     alone: Path,
@@ -317,8 +338,13 @@ def test_copies_and_shards_validate_alike(
     }
     config = tmp_path / "config.json"
     config.write_text(json.dumps(tree))
-    found = {}
-    for name, kind, ranks in (("one", [], 1), ("ddp", [*DDP, HALF], 2), ("fsdp", [*FSDP, HALF], 2)):
+    found, trained = {}, {}
+    unsharded_between = [*FSDP, "runner.sharding_strategy=shard-grad-op", HALF]
+    for name, kind, ranks in (
+        ("one", [], 1),
+        ("ddp", [*DDP, HALF], 2),
+        ("fsdp", unsharded_between, 2),
+    ):
         work_dir = tmp_path / name
         # The same samples in batches of half the size.
         batches = f"validation.num_batches={2 * ranks}"
@@ -326,11 +352,14 @@ def test_copies_and_shards_validate_alike(
         run(work_dir, more, ranks=ranks, config=str(config))
         lines = [json.loads(line) for line in (work_dir / "metrics.jsonl").open()]
         found[name] = [line for line in lines if "validation" in line]
+        trained[name] = [line["loss"] for line in lines if "loss" in line]
         assert [line["step"] for line in found[name]] == [4, 6]
         assert (work_dir / "validation" / "step_6.npz").is_file()
     for name in ("ddp", "fsdp"):
         for ours, theirs in zip(found[name], found["one"], strict=True):
+            assert ours["validation"]["weights"] == "average"
             assert ours["validation"]["loss"] == pytest.approx(theirs["validation"]["loss"], 1e-4)
+        assert trained[name] == pytest.approx(trained["one"], abs=1e-5)
     assert main(["report", str(tmp_path / "fsdp")]) == 0
     assert (tmp_path / "fsdp" / "report.html").stat().st_size > 10_000
 

@@ -272,6 +272,37 @@ def test_the_report_is_returned_as_values(page: Path, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [out]
 
 
+@pytest.mark.parametrize(
+    ("weights", "decay", "expected"),
+    [
+        ("average", 0.99, "moving average (decay 0.99), as deployed"),
+        ("current", 0.0, "current, as deployed"),
+        # An older version validated the current weights of every run.
+        (None, 0.99, "current; the moving average is deployed"),
+    ],
+)
+def test_the_page_tells_which_weights_were_validated(
+    tmp_path: Path, weights: str | None, decay: float, expected: str
+) -> None:
+    said = {} if weights is None else {"weights": weights}
+    lines = [{"step": n, "validation": {**said, "loss": float(n)}} for n in (1, 2)]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    (tmp_path / "config.json").write_text(json.dumps({"runner": {"ema_decay": decay}}))
+    assert write_report(tmp_path).get("validation_weights") == weights
+    assert facts_of(tmp_path / "report.html")["Held-out weights"] == expected
+
+
+def test_the_best_validation_is_one_of_the_weights_that_are_deployed(tmp_path: Path) -> None:
+    losses = {1: ("current", 0.1), 2: ("average", 0.3), 3: ("average", 0.4)}
+    lines = [
+        {"step": step, "validation": {"weights": weights, "loss": loss}}
+        for step, (weights, loss) in losses.items()
+    ]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    write_report(tmp_path)
+    assert facts_of(tmp_path / "report.html")["Best held-out"] == "0.3 at step 2"
+
+
 def test_the_numbers_on_the_page_are_those_of_the_run(page: Path) -> None:
     data = data_of(parse(page), "page-data")
     steps = floats_of(data["train"]["steps"])

@@ -22,15 +22,34 @@ logger = logging.getLogger("flux.inference")
 
 @dataclass(frozen=True, kw_only=True)
 class ObservationTransforms:
-    """The cameras, in the order of training, and the transforms of an observation."""
+    """The cameras, in the order of training, and the transforms of an observation.
+
+    `trained_cameras` are all cameras of training, in its order, if the robot lacks some of them;
+    `flux-export --cameras` writes it.
+    """
 
     img_keys: tuple[str, ...]
     transforms: tuple[Transform, ...]
+    trained_cameras: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        _check_cameras(self)
         pipeline = Pipeline(self.transforms)
         pipeline.check_on_robot()
         pipeline.check()
+
+
+def _check_cameras(dataset: ObservationTransforms) -> None:
+    """Refuses no camera, a camera twice, and cameras that are not in the order of training."""
+    names, everything = dataset.img_keys, dataset.trained_cameras
+    if not names or len(set(names)) < len(names):
+        raise ConfigError(f"img_keys: expected at least one camera, each once, got {names}")
+    if everything and names != tuple(name for name in everything if name in names):
+        raise ConfigError(
+            f"img_keys: expected some of trained_cameras in their order, {everything}, got {names}"
+        )
+    if len(set(everything)) < len(everything):
+        raise ConfigError(f"trained_cameras: expected each camera once, got {everything}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +62,8 @@ class InferenceRunner:
     The first `action_chunk` steps of each predicted chunk are used (None: all), and
     `execution_horizon` of those are executed before the next chunk (None: all of those).
     `statistic_name` is the group of datasets whose statistics the robot uses, if there are several
-    groups.
+    groups. `allow_rate_change` lets the robot run at another rate than the recordings, so that
+    movements become faster or slower.
     """
 
     robot: str | RobotSpec
@@ -55,6 +75,7 @@ class InferenceRunner:
     async_execution: bool = False
     rtc_config: RTCConfig | None = None
     statistic_name: str | None = None
+    allow_rate_change: bool = False
     seed: int = 7
 
     def __post_init__(self) -> None:
@@ -168,8 +189,12 @@ class URInferenceRunner(InferenceRunner):
         if "cam_left_wrist" in self.dataset.img_keys:
             # FluxVLA calls the camera cam_left_wrist on the robot, but cam_wrist in its datasets.
             logger.warning("inference.dataset.img_keys: 'cam_left_wrist' is now 'cam_wrist'")
-            keys = tuple(k.replace("cam_left_wrist", "cam_wrist") for k in self.dataset.img_keys)
-            object.__setattr__(self, "dataset", replace(self.dataset, img_keys=keys))
+            fields = {
+                name: tuple(camera.replace("cam_left_wrist", "cam_wrist") for camera in cameras)
+                for name in ("img_keys", "trained_cameras")
+                if (cameras := getattr(self.dataset, name))
+            }
+            object.__setattr__(self, "dataset", replace(self.dataset, **fields))
         super().__post_init__()
 
 

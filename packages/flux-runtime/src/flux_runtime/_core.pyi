@@ -97,6 +97,8 @@ class FlowPolicy(Policy):
         num_inference_steps: Euler steps; the denoise graph's dt is -1 / num_inference_steps.
         num_threads: CPU threads for each graph.
         options: options of ONNX Runtime's provider, or properties of OpenVINO's CPU device.
+        cuda_options: options of the CUDA provider, which runs what TensorRT's provider declines;
+            only for `onnxruntime-tensorrt`.
 
     Raises:
         ValueError: the graphs do not fit together; the message names the tensor.
@@ -116,6 +118,7 @@ class FlowPolicy(Policy):
         num_inference_steps: int,
         num_threads: int = 1,
         options: Mapping[str, str] = ...,
+        cuda_options: Mapping[str, str] = ...,
     ) -> None: ...
 
 class CapturedPolicy(Policy):

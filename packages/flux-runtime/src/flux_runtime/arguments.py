@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Sequence
+
+from flux_core.agreement import Changes
+from flux_core.config import read_overrides
+from flux_core.errors import UsageError
 
 from .engines.names import AUTO, ENGINES
 
@@ -50,6 +55,82 @@ def add_accept_version(parser: argparse.ArgumentParser) -> None:
         help="use the installed version of the distribution NAME even if the bundle's components "
         "come from another version of it; may be repeated",
     )
+
+
+def add_changes(parser: argparse.ArgumentParser) -> None:
+    """Adds the options for what may change after training; see `changes_from`."""
+    add = parser.add_argument
+    add(
+        "--execution-horizon",
+        type=count,
+        metavar="N",
+        help="steps of a chunk that are executed before the next one (default: as trained)",
+    )
+    add(
+        "--action-chunk",
+        type=count,
+        metavar="N",
+        help="steps of a predicted chunk that may be used (default: as trained)",
+    )
+    add(
+        "--topic",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="FIELD=TOPIC",
+        dest="topics",
+        help="fields of the robot's operator, such as img_front_topic=/camera_f/color/image_raw",
+    )
+    add(
+        "--rtc",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="fields of rtc_config, such as method=guidance prefix_len=4, or enabled=false",
+    )
+
+
+def add_tasks(parser: argparse.ArgumentParser) -> None:
+    """Adds `--tasks`, which `changes_from` reads too."""
+    parser.add_argument(
+        "--tasks",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=TEXT",
+        help="the robot's tasks instead of the checkpoint's; the first is the default one",
+    )
+
+
+def changes_from(args: argparse.Namespace) -> Changes:
+    """Returns the changes that the options ask for.
+
+    Raises:
+        UsageError: a text is not of the form FIELD=VALUE.
+    """
+    return Changes(
+        execution_horizon=args.execution_horizon,
+        action_chunk=args.action_chunk,
+        tasks=dict(_pairs("--tasks", getattr(args, "tasks", []))),
+        topics=dict(_values("--topic", args.topics)),
+        rtc=dict(_values("--rtc", args.rtc)),
+    )
+
+
+def _pairs(option: str, texts: Sequence[str]) -> list[tuple[str, str]]:
+    pairs = [text.partition("=") for text in texts]
+    wrong = [
+        text for text, (key, _, value) in zip(texts, pairs, strict=True) if not key or not value
+    ]
+    if wrong:
+        raise UsageError(f"{option}: expected KEY=VALUE, got {wrong[0]!r}")
+    return [(key, value) for key, _, value in pairs]
+
+
+def _values(option: str, texts: Sequence[str]) -> list[tuple[str, object]]:
+    """Reads values as `--cfg-options` does: Python literals, true, false, null, or text."""
+    return read_overrides([f"{key}={value}" for key, value in _pairs(option, texts)])
 
 
 def _at_least(least: int, value: str) -> int:

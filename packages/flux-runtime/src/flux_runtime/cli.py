@@ -21,14 +21,23 @@ from flux_core.command_line import (
 from flux_core.errors import UsageError
 from flux_core.robots import DRIVER_GROUP, provided_names
 
-from .arguments import add_accept_version, add_engine, count, natural, threads
+from .arguments import (
+    add_accept_version,
+    add_changes,
+    add_engine,
+    changes_from,
+    count,
+    natural,
+    threads,
+)
 from .engines.names import AUTO, ENGINES
 
 _EXAMPLE = """  flux-runtime doctor
   flux-runtime check my_bundle
   flux-runtime run --robot aloha-sim --bundle my_bundle --episodes 20 --report run.html"""
 _RUN_EXAMPLE = """  flux-runtime run --robot aloha-sim --episodes 20 --seed 10000 --report run.html
-  flux-runtime run --robot aloha-sim --policy hold --episodes 1 --max-steps 50 --json"""
+  flux-runtime run --robot aloha-sim --policy hold --episodes 1 --max-steps 50 --json
+  flux-runtime run --robot aloha-sim --execution-horizon 8 --task "transfer the cube" --dry-run"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -174,6 +183,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     )
     add("--record", type=Path, metavar="DIR", help="write the states and commands of every episode")
     add("--dry-run", action="store_true", help="only run the checks that precede the first tick")
+    add_changes(parser)
     add_engine(parser)
     add_accept_version(parser)
     _add_threads(parser)
@@ -193,6 +203,7 @@ def _run(args: argparse.Namespace) -> int:
     from .run.command import RunOptions, run
     from .run.console import RunConsole
 
+    args.changes = changes_from(args)
     fields = RunOptions.__dataclass_fields__
     options = RunOptions(**{name: getattr(args, name) for name in fields})
     with RunConsole(options, is_json=args.json) as console:

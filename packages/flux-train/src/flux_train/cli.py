@@ -21,12 +21,13 @@ from flux_core.command_line import (
     run_cli,
     with_directories,
 )
-from flux_core.config import obstacles, unbind
 from flux_core.errors import FluxError, UsageError
 
 if TYPE_CHECKING:
+    from .config.runner import TrainRunner
     from .config.tree import TrainConfig
     from .distributed.ranks import Ranks
+    from .recipes.in_force import Setting
     from .trainer import Trainer
 
 logger = logging.getLogger("flux.train")
@@ -111,13 +112,14 @@ def _consolidate(arguments: list[str]) -> int:
 
 def consolidate_shards(args: argparse.Namespace) -> None:
     """Runs `flux-train consolidate`; no checkpoint is removed."""
-    from .checkpoints.files import checkpoints, save_checkpoint
+    from .checkpoints.files import checkpoints
+    from .checkpoints.keeper import write_checkpoint
     from .checkpoints.sharded import consolidate
 
     folder: Path = args.folder
     state = consolidate(folder)
     keep = len(checkpoints(folder.parent)) + 1
-    path = save_checkpoint(folder.parent, folder.stem, state, keep)
+    path = write_checkpoint(folder.parent, folder.stem, state, keep)
     if args.json:
         print_json({"out": str(path), "bytes": path.stat().st_size})
     else:
@@ -134,10 +136,12 @@ def train(args: argparse.Namespace) -> int:
 
 
 def _read_and_train(args: argparse.Namespace) -> int:
+    from .config.deployment_checks import check_deployable
     from .config.tree import read_train_config
 
     try:
         config, _ = read_train_config(args.config, args.cfg_options)
+        check_deployable(config, is_quiet=os.environ.get("RANK", "0") != "0")
     except FluxError as error:
         if os.environ.get("LOCAL_RANK", "0") == "0":
             raise
@@ -160,25 +164,29 @@ def _quiet_failure(error: FluxError) -> int:
 
 def _train(args: argparse.Namespace, config: TrainConfig, ranks: Ranks) -> int:
     from .checkpoints.choice import check_nothing_is_lost, checkpoint_to_resume
+    from .config.robot_checks import warn_of_tasks
     from .distributed.parallel import check_kind
     from .metrics.train_progress import TrainProgress
     from .provenance import keep_config
-    from .run_plan import data_table, parameter_table, readable_bytes, state_bytes
+    from .recipes.in_force import settings_in_force, settings_table
+    from .run_plan import data_table, parameter_table, range_table, readable_bytes, state_bytes
     from .trainer import Trainer
 
     check_kind(config.runner, ranks)
-    if ranks.is_main:
-        _warn_of_obstacles(config)
     checkpoint = checkpoint_to_resume(args.resume_from, args.work_dir, ranks)
     if args.resume_from is None and not args.dry_run:
         check_nothing_is_lost(args.work_dir, ranks)
     trainer = Trainer(config, args.work_dir, ranks, checkpoint=checkpoint)
+    if ranks.is_main and checkpoint is None:
+        warn_of_tasks(config.model, config.inference, trainer.data.dataset)
     progress = TrainProgress(trainer.total_steps, trainer.step, is_quiet=not ranks.is_main)
     say = progress.console.print
     if checkpoint is not None:
         say(f"resuming from {checkpoint} at step {trainer.step}")
     data, model = trainer.data, trainer.state.model
     say(data_table(data.dataset))
+    if args.dry_run:
+        say(range_table(data.ranges))
     say(parameter_table(model))
     size = readable_bytes(state_bytes(model, config.runner, ranks))
     say(f"{size} per process for weights, gradients and optimiser, plus activations")
@@ -187,6 +195,15 @@ def _train(args: argparse.Namespace, config: TrainConfig, ranks: Ranks) -> int:
         f"samples per epoch, {trainer.total_steps} steps in total, on "
         f"{ranks.world_size} x {ranks.device.type}"
     )
+    if trainer.validator is not None or trainer.state.average is not None:
+        say(deployed_line(trainer))
+    settings = settings_in_force(
+        config, total_steps=trainer.total_steps, samples_per_step=data.samples_per_step
+    )
+    if args.dry_run:
+        say(settings_table(settings))
+    if ranks.is_main:
+        _warn_of_settings(config.runner, settings, trainer.total_steps)
     # A finished job that is put back into the queue has not failed.
     if trainer.step >= trainer.total_steps and (args.dry_run or args.resume_from == "auto"):
         say(f"already trained to step {trainer.step} of {trainer.total_steps}")
@@ -208,10 +225,26 @@ def _train(args: argparse.Namespace, config: TrainConfig, ranks: Ranks) -> int:
     return EXIT_OK
 
 
-def _warn_of_obstacles(config: TrainConfig) -> None:
-    """Warns about what flux-export would refuse, before time is spent on training."""
-    for obstacle in obstacles(unbind(config)):
-        logger.warning("flux-export will refuse this run's checkpoint: %s", obstacle)
+def _warn_of_settings(runner: TrainRunner, settings: list[Setting], total_steps: int) -> None:
+    """Warns of a run that differs from its recipe, and of one that ends in its warm-up."""
+    from .recipes.in_force import recipe_differences
+
+    if runner.recipe is not None and (differences := recipe_differences(settings)):
+        logger.warning("%s", differences)
+    if (runner.warmup_steps or 0) >= total_steps:
+        logger.warning(
+            "runner.warmup_steps is %d, but the run has %d steps: the learning rate never reaches "
+            "runner.learning_rate. Lower runner.warmup_steps",
+            *(runner.warmup_steps, total_steps),
+        )
+
+
+def deployed_line(trainer: Trainer) -> str:
+    """Says whose the validation figures and the exported weights will be."""
+    decay = trainer.config.runner.ema_decay
+    kind = f"moving average of the weights (runner.ema_decay={decay:g})"
+    weights = f"the {kind}" if decay else "the current weights (runner.ema_decay=0)"
+    return f"validation, .safetensors files and adapters hold {weights}"
 
 
 def dry_run(trainer: Trainer) -> str:

@@ -23,19 +23,19 @@ def build_optimizer(model: nn.Module, config: TrainRunner) -> torch.optim.AdamW:
 def learning_rate_at(step: int, total_steps: int, config: TrainRunner) -> float:
     """The learning rate of optimiser step `step`, counted from 0.
 
-    Warm-up starts at peak / (warm-up steps + 1) and the cosine ends at `min_lr_ratio`, as in openpi
-    (`optimizer.py`).
+    Warm-up starts at peak / (warm-up steps + 1), and the cosine ends at `min_lr_ratio` in step
+    `decay_steps`, counted from the start of the run, as in openpi (`optimizer.py`).
     """
     if config.lr_scheduler_type == "constant":
         return config.learning_rate
     if config.lr_scheduler_type == "step-based":
         passed = [rate for share, rate in config.learning_rate_steps if step >= share * total_steps]
         return passed[-1]
-    warmup = round(config.warmup_ratio * total_steps)
+    warmup, end = config.num_warmup_steps(total_steps), config.decay_steps or total_steps
     if step < warmup:
         start = 1.0 / (warmup + 1)
         return config.learning_rate * (start + (1.0 - start) * step / warmup)
-    progress = min((step - warmup) / max(total_steps - warmup, 1), 1.0)
+    progress = min((step - warmup) / max(end - warmup, 1), 1.0)
     cosine = 0.5 * (1.0 + math.cos(math.pi * progress))
     return config.learning_rate * (config.min_lr_ratio + (1.0 - config.min_lr_ratio) * cosine)
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
 from torch import Tensor, nn
 
-from flux_data.samples import DistributedRepeatingDataset
+from flux_data.samples import SENSIBLE, DimensionRange, DistributedRepeatingDataset, percent
 
 from .config.runner import TrainRunner
 from .distributed.parallel import is_sharded
@@ -34,6 +34,25 @@ def data_table(dataset: DistributedRepeatingDataset) -> Table:
                 str(len(part.frames.cameras)),
                 part.frames.kinds,
             )
+    return table
+
+
+def range_table(ranges: Sequence[DimensionRange]) -> Table:
+    """One row per dimension of the states and actions, as the network sees them."""
+    share = f"beyond {SENSIBLE:g}"
+    table = Table(
+        "robot", "of", "dimension", "smallest", "largest", share, title="Normalised ranges"
+    )
+    for each in ranges:
+        table.add_row(
+            each.group,
+            each.quantity,
+            each.name,
+            f"{each.low:.3g}",
+            f"{each.high:.3g}",
+            "" if each.is_sensible else percent(each.share_beyond),
+            style=None if each.is_sensible else "bold",
+        )
     return table
 
 

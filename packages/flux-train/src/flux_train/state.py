@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from flux_core.errors import ConfigError
@@ -74,6 +77,32 @@ class TrainState:
         self.optimizer.step()
         if self.average is not None:
             self.average.update(self.model, self.step)
+
+    @property
+    def deployed_kind(self) -> str:
+        """Which weights are deployed: 'average', or 'current' if the run keeps no average."""
+        return "current" if self.average is None else "average"
+
+    @contextlib.contextmanager
+    def deployed(self) -> Iterator[None]:
+        """Inside the context the network has the weights that are deployed.
+
+        The average and the current weights change places, so that no third copy is needed and
+        training continues with exactly the weights from before.
+        """
+        self._exchange()
+        try:
+            yield
+        finally:
+            self._exchange()
+
+    @torch.no_grad()
+    def _exchange(self) -> None:
+        averages = {} if self.average is None else self.average.weights
+        for name, average in averages.items():
+            current = self.trained[name].detach().clone()
+            self.trained[name].copy_(average)
+            average.copy_(current)
 
     def skip(self) -> None:
         """Counts a step without applying its gradient."""

@@ -18,6 +18,7 @@ from flux_core.errors import CheckpointError, DataError, FluxError
 
 from .checkpoints.files import remove_partial
 from .checkpoints.keeper import CheckpointKeeper
+from .config.data_checks import range_warnings
 from .config.tree import TrainConfig
 from .distributed.parallel import check_kind, clip_gradients, is_sharded, whole
 from .distributed.ranks import Ranks
@@ -116,7 +117,7 @@ class Trainer:
     def _validator(self) -> Validator | None:
         if self.config.validation is None:
             return None
-        return Validator(
+        validator = Validator(
             self.config.validation,
             self.data.dataset.stats,
             self.config.runner.collator,
@@ -125,6 +126,11 @@ class Trainer:
             work_dir=self.work_dir,
             failed=self.failed,
         )
+        min_range = self.config.train_dataloader.dataset.min_range
+        for group in validator.groups if self.ranks.is_main else ():
+            for line in range_warnings(group.ranges(), min_range, is_held_out=True):
+                logger.warning("%s", line)
+        return validator
 
     @property
     def step(self) -> int:
@@ -272,16 +278,21 @@ class Trainer:
         return values
 
     def _validate(self, is_last: bool) -> bool:
-        """Validates if it is time to; called by all processes. Returns whether it did."""
+        """Validates the weights to deploy if it is time to; called by all processes.
+
+        Returns whether it did.
+        """
         settings = self.config.validation
         if self.validator is None or settings is None:
             return False
         if self.step % settings.interval_steps and not is_last:
             return False
         if self.ranks.is_main or is_sharded(self.config.runner, self.ranks):
-            with whole(self.state.loss), autocast(self.config.runner, self.device):
+            precision = autocast(self.config.runner, self.device)
+            with self.state.deployed(), whole(self.state.loss), precision:
                 found = self.validator.run(self.state.model, self.step, write=self.ranks.is_main)
             if self._outputs is not None:
+                found = {"weights": self.state.deployed_kind, **found}
                 self._outputs.write({"step": self.step, "epoch": self.epoch, "validation": found})
         self.ranks.barrier()
         return True

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .manifest import GraphSignature as GraphSignature
     from .manifest import Manifest as Manifest
     from .manifest import TensorSignature as TensorSignature
+    from .onnx_header import read_graph_header as read_graph_header
     from .settings import component_sources as component_sources
 
 __getattr__, __dir__ = lazy_exports(
@@ -26,6 +27,7 @@ __getattr__, __dir__ = lazy_exports(
             *("ComponentSource", "FileEntry", "GraphSignature"),
             *("Manifest", "TensorSignature"),
         ),
+        "onnx_header": ("read_graph_header",),
         "settings": ("component_sources",),
     },
 )

@@ -7,12 +7,21 @@ json.dumps(unbind(model))                                        # and back agai
 """
 
 from .binding import bind, unbind
-from .deployable import obstacles, registrations, with_current_types
+from .deployable import (
+    Use,
+    obstacles,
+    own_training_transforms,
+    registrations,
+    uses,
+    with_current_types,
+    without_own_training_transforms,
+)
 from .loading import load_config
 from .overrides import apply_overrides, read_overrides, with_settings
 from .registry import component, config_class, did_you_mean, register_components, type_name
 
 __all__ = [
+    "Use",
     "apply_overrides",
     "bind",
     "component",
@@ -20,11 +29,14 @@ __all__ = [
     "did_you_mean",
     "load_config",
     "obstacles",
+    "own_training_transforms",
     "read_overrides",
     "register_components",
     "registrations",
     "type_name",
     "unbind",
+    "uses",
     "with_current_types",
     "with_settings",
+    "without_own_training_transforms",
 ]

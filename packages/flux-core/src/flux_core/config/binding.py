@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any, Literal, Union
 
 from ..errors import ConfigError, FluxError
-from .compat import translate
+from .compat import translate, translated_keys
+from .literals import is_quoted, unquoted
 from .registry import (
     component,
     config_class,
@@ -54,7 +55,7 @@ def bind(declared: Any, tree: object, path: str = "") -> Any:
     if _is_union(declared):
         return _bind_union(declared, tree, path)
     if not _fits(declared, tree, path):
-        raise ConfigError(f"{path or 'config'}: expected {_describe(declared)}, got {_show(tree)}")
+        raise _misfit(declared, tree, path)
     origin = typing.get_origin(declared)
     if origin is Literal:
         return tree
@@ -99,32 +100,37 @@ def _bind_config(declared: type, tree: object, path: str) -> Any:
     else:
         section = {field.name: getattr(tree, field.name) for field in _inputs(cls)}
     known = {field.name: field for field in _inputs(cls)}
-    section = translate(section, _called(cls, tree, path), known, path or owner_name(cls))
-    _check_keys(cls, section, known, path)
+    section, written = translate(section, _called(cls, tree, path), known, path or owner_name(cls))
+    places = {key: dotted(path, written.get(key, key)) for key in (*section, *known)}
+    _check_keys(cls, section, known, places)
     hints = _hints(cls)
-    values = {key: bind(hints[key], item, dotted(path, key)) for key, item in section.items()}
+    values = {key: bind(hints[key], item, places[key]) for key, item in section.items()}
     try:
         return cls(**values)
     except (ValueError, FluxError) as error:
         # 'max_delay: ...' and 'rtc.max_delay: ...' begin with a field: prepend the path.
-        if str(error).partition(":")[0].split(".")[0] in known:
-            raise ConfigError(dotted(path, error)) from error
+        field = str(error).partition(":")[0].split(".")[0]
+        if field in known:
+            raise ConfigError(f"{places[field]}{str(error)[len(field) :]}") from error
         raise ConfigError(f"{path or owner_name(cls)}: {error}") from error
 
 
 def _check_keys(
-    cls: type, section: Mapping[Any, object], known: Mapping[str, Field[Any]], path: str
+    cls: type,
+    section: Mapping[Any, object],
+    known: Mapping[str, Field[Any]],
+    places: Mapping[Any, str],
 ) -> None:
     name = owner_name(cls)
     for key in section:
         if key not in known:
-            hint = did_you_mean(str(key), known)
-            raise ConfigError(f"{dotted(path, key)}: {name} has no field {str(key)!r}.{hint}")
+            hint = did_you_mean(str(key), (*known, "type"))
+            raise ConfigError(f"{places[key]}: {name} has no field {str(key)!r}.{hint}")
     for key, field in known.items():
         required = field.default is MISSING and field.default_factory is MISSING
         if required and key not in section:
             wanted = _describe(_hints(cls)[key])
-            raise ConfigError(f"{dotted(path, key)}: {name} needs {key!r} ({wanted})")
+            raise ConfigError(f"{places[key]}: {name} needs {key!r} ({wanted})")
 
 
 def _bind_sequence(declared: Any, tree: Sequence[object], path: str) -> tuple[Any, ...]:
@@ -152,13 +158,24 @@ def _bind_anything(tree: object, path: str) -> Any:
 
 
 def _bind_union(declared: Any, tree: object, path: str) -> Any:
-    """Binds to the member that fits; of several, to the exact type, else the first that binds."""
+    """Binds to the member that fits; of several, to the exact type, else the first that binds.
+
+    Raises:
+        ConfigError: none binds; it is the error of the member that the value resembles most.
+    """
     members = [member for member in typing.get_args(declared) if _fits(member, tree, path)]
+    if isinstance(tree, Mapping) and "type" in tree:
+        # A component: no group of components is called 'type'.
+        is_config = any(map(_is_config, typing.get_args(declared)))
+        members = [m for m in members if not (is_config and _is_mapping(m))]
     if not members:
-        raise ConfigError(f"{path or 'config'}: expected {_describe(declared)}, got {_show(tree)}")
+        raise _misfit(declared, tree, path)
     if len([m for m in members if _is_config(m)]) > 1 and _has_no_type(tree):
         raise ConfigError(f"{dotted(path, 'type')}: missing; expected {_describe(declared)}")
-    members.sort(key=lambda member: member is not type(tree))
+    if is_quoted(tree) and any(map(_is_sequence, typing.get_args(declared))):
+        raise _misfit(declared, tree, path)
+    # Python's sort keeps the order of equals: the first declared member wins a tie.
+    members.sort(key=lambda member: (member is not type(tree), -_resemblance(member, tree)))
     errors: list[ConfigError] = []
     for member in members:
         try:
@@ -166,6 +183,54 @@ def _bind_union(declared: Any, tree: object, path: str) -> Any:
         except ConfigError as error:
             errors.append(error)
     raise errors[0]
+
+
+def _resemblance(declared: Any, tree: object) -> float:
+    """The share of a dict's entries that have the right form for a type, without their contents.
+
+    A config expects its own fields, under any of their names; a mapping expects entries of its kind
+    under any keys. So `dict(aloha=[...], ur3=[...])` is taken for groups of datasets whatever is
+    wrong inside a group, and `dict(data_rot_path=..., transforms=[...])` for one dataset.
+    """
+    if not isinstance(tree, Mapping) or not tree:
+        return 1.0
+    if _is_mapping(declared):
+        kind = (typing.get_args(declared) or (str, Any))[1]
+        found = [_has_form(kind, item) for item in tree.values()]
+    elif _is_config(declared):
+        cls = _own_config(declared)
+        names = {field.name for field in _inputs(cls)} if is_dataclass(cls) else set()
+        names |= translated_keys(map(owner_name, type.mro(cls)))
+        found = [key == "type" or key in names for key in tree]
+    else:
+        return 1.0
+    return sum(found) / len(found)
+
+
+def _has_form(declared: Any, tree: object) -> bool:
+    """Whether a value could be of a type: a dict, a list or a scalar, where it declares one."""
+    if _is_union(declared):
+        return any(_has_form(member, tree) for member in typing.get_args(declared))
+    if _is_config(declared):
+        return isinstance(tree, Mapping) or is_dataclass(tree)
+    return _fits(declared, tree, "")
+
+
+def _misfit(declared: Any, tree: object, path: str) -> ConfigError:
+    hint = ""
+    if isinstance(tree, str) and (value := unquoted(tree)) != tree and _takes(declared, value):
+        hint = f". Write it without quotes: {tree.strip()}"
+    return ConfigError(
+        f"{path or 'config'}: expected {_describe(declared)}, got {_show(tree)}{hint}"
+    )
+
+
+def _takes(declared: Any, value: object) -> bool:
+    try:
+        bind(declared, value)
+    except ConfigError:
+        return False
+    return True
 
 
 def _fits(declared: Any, tree: object, path: str) -> bool:
@@ -190,7 +255,7 @@ def _fits(declared: Any, tree: object, path: str) -> bool:
 
 def _config_of(declared: type, tree: object, path: str) -> type | None:
     """The dataclass that `tree` stands for, or None if it does not derive from `declared`."""
-    base = declared if is_dataclass(declared) else vars(declared).get("Config", declared)
+    base = _own_config(declared)
     if isinstance(tree, Mapping):
         if "type" not in tree:
             return base if is_dataclass(base) else None
@@ -200,6 +265,11 @@ def _config_of(declared: type, tree: object, path: str) -> type | None:
     else:
         return None
     return cls if _derives(cls, base) else None
+
+
+def _own_config(declared: type) -> type:
+    """The dataclass that a declared class stands for; a base class or a protocol is returned."""
+    return declared if is_dataclass(declared) else vars(declared).get("Config", declared)
 
 
 def _derives(cls: type, base: type) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
@@ -39,6 +39,24 @@ class Respelled:
 
 
 @dataclass(frozen=True)
+class Reread:
+    """The key stays, but some of its values mean another one: old value -> (new value, why)."""
+
+    values: Mapping[object, tuple[object, str]]
+
+
+@dataclass(frozen=True)
+class Refused:
+    """The key asks for something that flux does in another way: an error that says how.
+
+    A value in `unless` asks for nothing, so the key is dropped.
+    """
+
+    remedy: str
+    unless: tuple[object, ...] = (None,)
+
+
+@dataclass(frozen=True)
 class Dead:
     """The key has no effect. With `beside`, that is so only if that key is present too.
 
@@ -52,9 +70,17 @@ class Dead:
 
 @dataclass(frozen=True)
 class Expanded:
-    """The key's section is replaced by the current keys that `convert(section, path)` returns."""
+    """The key's section is replaced by the current keys that `convert(section, path)` returns.
+
+    `origins`: current key -> where its value is written, inside the old key's section; default: the
+    same key there.
+    """
 
     convert: Callable[[Mapping[str, Any], str], dict[str, Any]]
+    origins: Mapping[str, str] = field(default_factory=dict)
+
+
+Rule = Renamed | Respelled | Reread | Refused | Dead | Expanded
 
 
 def split_paligemma(vlm: Mapping[str, Any], path: str) -> dict[str, Any]:
@@ -62,13 +88,13 @@ def split_paligemma(vlm: Mapping[str, Any], path: str) -> dict[str, Any]:
 
     Sizes that are not given are PaliGemma-3B's.
     """
-    _check_known(vlm, ("type", "vlm_backbone_id", "vlm_config", "use_llm"), path)
     if vlm.get("type") != "PaliGemma":
         raise ConfigError(f"{path}.type: expected 'PaliGemma', got {vlm.get('type')!r}")
-    config = vlm.get("vlm_config") or {}
+    _check_known(vlm, ("type", "vlm_backbone_id", "vlm_config", "use_llm"), path)
+    config = _part(vlm, "vlm_config", path)
     _check_known(config, _PALIGEMMA_KEYS, f"{path}.vlm_config")
-    text = {**_GEMMA_2B, **(config.get("text_config") or {})}
-    vision = {"hidden_size": 1152, **(config.get("vision_config") or {})}
+    text = {**_GEMMA_2B, **_part(config, "text_config", f"{path}.vlm_config")}
+    vision = {"hidden_size": 1152, **_part(config, "vision_config", f"{path}.vlm_config")}
     for key in ("projection_dim", "hidden_size"):
         if config.get(key, text["hidden_size"]) != text["hidden_size"]:
             raise ConfigError(
@@ -76,13 +102,14 @@ def split_paligemma(vlm: Mapping[str, Any], path: str) -> dict[str, Any]:
                 f"hidden_size), got {config[key]}"
             )
     return {
+        # The projector is last: a size of the wrong type is reported where it is written.
         "vision_backbone": {"type": "SigLIPViTBackbone", "vision_config": vision},
+        "llm_backbone": {"type": "ConditionGemmaModel", **text},
         "projector": {
             "type": "LinearProjector",
             "in_dim": vision["hidden_size"],
             "out_dim": text["hidden_size"],
         },
-        "llm_backbone": {"type": "ConditionGemmaModel", **text},
     }
 
 
@@ -92,10 +119,34 @@ def unwrap_gemma(config: Mapping[str, Any], path: str) -> dict[str, Any]:
     return {key: value for key, value in config.items() if key != "hidden_act"}
 
 
-def _check_known(section: Mapping[str, Any], known: Iterable[str], path: str) -> None:
+def unwrap_optimizer(optimizer: Mapping[str, Any], path: str) -> dict[str, Any]:
+    """`optimizer=dict(type='AdamW', lr=...)` of a runner: its keys belong to the runner."""
+    _check_known(optimizer, (*_ADAMW_KEYS, "type", "fused", "eps"), path, "AdamW")
+    for key, only in (("type", "AdamW"), ("eps", 1e-8)):
+        if optimizer.get(key, only) != only:
+            raise ConfigError(f"{path}.{key}: expected {only!r}, got {optimizer[key]!r}")
+    return {_ADAMW_KEYS[key]: value for key, value in optimizer.items() if key in _ADAMW_KEYS}
+
+
+def _part(section: Mapping[str, Any], key: str, path: str) -> Mapping[str, Any]:
+    part = section.get(key)
+    if part is not None and not isinstance(part, Mapping):
+        raise ConfigError(f"{path}.{key}: expected a dict, got {part!r}")
+    return part or {}
+
+
+def _check_known(
+    section: Mapping[str, Any], known: Iterable[str], path: str, owner: str = "PaliGemma"
+) -> None:
     for key in section:
         if key not in known:
-            raise ConfigError(f"{path}.{key}: PaliGemma has no field {key!r}")
+            raise ConfigError(f"{path}.{key}: {owner} has no field {key!r}")
+
+
+def _norm_type(use_quantiles: object) -> str:
+    if not isinstance(use_quantiles, bool):
+        raise ConfigError(f"expected bool, got {use_quantiles!r}")
+    return "quantile" if use_quantiles else "mean_std"
 
 
 _GEMMA_2B = {
@@ -110,8 +161,18 @@ _PALIGEMMA_KEYS = (
     *("transformers_version", "torch_dtype"),
 )
 
-_USE_QUANTILES = {
-    "use_quantiles": Renamed("norm_type", lambda value: "quantile" if value else "mean_std")
+_ADAMW_KEYS = {"lr": "learning_rate", "weight_decay": "weight_decay", "betas": "betas"}
+
+_NORMALIZATION: dict[str, Rule] = {
+    "use_quantiles": Renamed("norm_type", _norm_type),
+    "norm_type": Reread(
+        {
+            "proprio": (
+                "mean_std",
+                "FluxVLA normalises by mean and std for every name that it does not know",
+            )
+        }
+    ),
 }
 _DTYPE = Dead("weights are fp32, and autocast picks the compute type")
 _HUGGING_FACE = Dead("a Hugging Face setting that does not affect the network")
@@ -143,7 +204,14 @@ _SIGLIP = _HUGGING_FACE_KEYS | {
     "openpi_stem_fp32": _DTYPE,
 }
 _FLOW_MATCHING = {
-    "vlm_backbone": Expanded(split_paligemma),
+    "vlm_backbone": Expanded(
+        split_paligemma,
+        {
+            "vision_backbone": "vlm_config",
+            "llm_backbone": "vlm_config.text_config",
+            "projector": "vlm_config",
+        },
+    ),
     "params_to_change_dtype": _DTYPE,
     "openpi_fp32_flow": _DTYPE,
     "name_mapping": Dead("the checkpoint's format is detected from its keys"),
@@ -160,6 +228,15 @@ _TRAIN_RUNNER = {
     "tokenizer": Dead("the tokenizer of ProcessPrompts is written to the work dir"),
     "sampler": Dead("the dataset decides the order", only=(None,)),
     "change_key_name": Dead("the checkpoint's format is detected from its keys"),
+    "optimizer": Expanded(unwrap_optimizer, {"learning_rate": "lr"}),
+    "max_keep_ckpts": Renamed("max_checkpoints"),
+    "grad_accumulation_steps": Renamed("gradient_accumulation_steps"),
+}
+_COPIES = {
+    "sharding_strategy": Dead(
+        "every process keeps a whole copy of the network; FSDPTrainRunner shards it",
+        only=("no-shard", None),
+    )
 }
 _INFERENCE_RUNNER = {"execute_horizon": Renamed("execution_horizon", is_ours=True)}
 _SAMPLE_KEYS = Respelled({"img_masks": "image_masks"})
@@ -172,7 +249,6 @@ TYPE_NAMES = {
 }
 """Old `type` -> current `type`."""
 
-Rule = Renamed | Respelled | Dead | Expanded
 # Keys: the component, or the section's own key if the section needs no `type`. Overrides look up a
 # section by its written `type`, so a rule for a base class is listed for derived classes too.
 COMPAT: dict[str, Mapping[str, Rule]] = {
@@ -182,8 +258,8 @@ COMPAT: dict[str, Mapping[str, Rule]] = {
     "vision_config": _SIGLIP,
     "PI0FlowMatching": _FLOW_MATCHING,
     "PI05FlowMatching": _FLOW_MATCHING,
-    "NormalizeStatesAndActions": _USE_QUANTILES,
-    "DenormalizeActions": _USE_QUANTILES,
+    "NormalizeStatesAndActions": _NORMALIZATION,
+    "DenormalizeActions": _NORMALIZATION,
     "PreparePromptWithState": {"max_state_dim": Dead("the prompt has the state's real dimensions")},
     "ParquetDataset": {
         "statistic_name": Dead("the enclosing dataset has one"),
@@ -204,6 +280,9 @@ COMPAT: dict[str, Mapping[str, Rule]] = {
     "URInferenceRunner": _INFERENCE_RUNNER,
     "URRTCInferenceRunner": _INFERENCE_RUNNER,
     "TrainRunner": _TRAIN_RUNNER,
+    "SingleTrainRunner": _TRAIN_RUNNER | _COPIES,
+    "DDPTrainRunner": _TRAIN_RUNNER | _COPIES,
+    "FSDPTrainRunner": _TRAIN_RUNNER,
     "VLAMetric": {
         "run_dir": Dead("metrics go to the work dir"),
         "window_size": Dead("runner.log_interval sets it"),
@@ -214,6 +293,14 @@ COMPAT: dict[str, Mapping[str, Rule]] = {
     "TrainConfig": {
         "inference_model": Dead("the network that was trained is the one that is deployed"),
         "eval": Dead("flux-eval takes its settings from the command line"),
+        "custom_imports": Refused(
+            "Name each class by its path instead, type='my_module:MyClass', with my_module.py "
+            "beside the config or in the current directory; or install it with an entry point of "
+            "flux.components",
+        ),
+        "val_dataloader": Refused("Use a `validation` section"),
+        "eval_dataset": Refused("Use a `validation` section"),
+        "default_scope": Dead("names of components have no scope"),
     },
     "train_dataloader": {
         "batch_size": Dead("per_device_batch_size decides", beside="per_device_batch_size"),
@@ -224,6 +311,12 @@ COMPAT: dict[str, Mapping[str, Rule]] = {
 def current_type(name: str) -> str:
     """Returns the current name for a `type` that is an old name, or a path that flux once wrote."""
     return TYPE_NAMES.get(name) or OLD_PATHS.get(name, name)
+
+
+def translated_keys(names: Iterable[str], *, with_dead: bool = True) -> set[str]:
+    """Returns the old keys of sections with any of these names, or only those with an effect."""
+    rules = [(old, rule) for name in names for old, rule in COMPAT.get(name, {}).items()]
+    return {old for old, rule in rules if with_dead or not isinstance(rule, Dead)}
 
 
 def renamed_keys(section: Mapping[str, object], key: str) -> dict[str, Renamed]:
@@ -240,8 +333,8 @@ def renamed_keys(section: Mapping[str, object], key: str) -> dict[str, Renamed]:
 
 def translate(
     section: Mapping[str, object], names: Iterable[str], fields: Iterable[str], path: str
-) -> dict[str, object]:
-    """Returns `section` with the current keys.
+) -> tuple[dict[str, object], dict[str, str]]:
+    """Returns `section` with the current keys, and where the values of new keys are written.
 
     Args:
         section: one node of the tree, with or without its `type`.
@@ -250,26 +343,32 @@ def translate(
         path: the node's dotted path, for the warnings.
     """
     table = {old: rule for name in names for old, rule in COMPAT.get(name, {}).items()}
-    result = _expand(section, table, fields, path)
+    result, written = _expand(section, table, fields, path)
     _respell(result, table)
+    _reread(result, table, path)
     dead: dict[str, list[str]] = {}
     for old in sorted((table.keys() & result.keys()) - set(fields)):
         rule = table[old]
         if isinstance(rule, Renamed):
+            if rule.new not in result:
+                written[rule.new] = written.get(old, old)
             _rename(result, old, rule, path)
+        elif isinstance(rule, Refused):
+            if result.pop(old) not in rule.unless:
+                raise ConfigError(f"{_under(path, old)}: is not supported. {rule.remedy}.")
         elif isinstance(rule, Dead) and (rule.beside is None or rule.beside in section):
             _check_ignorable(result.pop(old), old, rule, path)
             dead.setdefault(rule.reason, []).append(repr(old))
     for reason, keys in dead.items():
         _warn_once(f"{path}: ignored {', '.join(keys)}: {reason}")
-    return result
+    return result, written
 
 
 def _expand(
     section: Mapping[str, object], table: Mapping[str, object], fields: Iterable[str], path: str
-) -> dict[str, object]:
+) -> tuple[dict[str, object], dict[str, str]]:
     """Replaces each key that became several keys; dead keys among those are handled afterwards."""
-    result = dict(section)
+    result, written = dict(section), {}
     for old in sorted((table.keys() & section.keys()) - set(fields)):
         rule = table[old]
         if not isinstance(rule, Expanded):
@@ -281,8 +380,23 @@ def _expand(
         if twice := sorted(parts.keys() & result.keys()):
             raise ConfigError(f"{path}.{twice[0]}: is also given in {path}.{old}. Remove one")
         result.update(parts)
+        written |= {new: f"{old}.{rule.origins.get(new, new)}" for new in parts}
         _warn_once(f"{path}: {old!r} is now {', '.join(map(repr, parts)) or 'nothing'}")
-    return result
+    return result, written
+
+
+def _under(path: str, key: str) -> str:
+    """A key's place; the sections of a whole config have no path before them."""
+    return key if path == "TrainConfig" else f"{path}.{key}"
+
+
+def _reread(section: dict[str, object], table: Mapping[str, object], path: str) -> None:
+    """Replaces a value that means another one."""
+    for key, rule in table.items():
+        value = section.get(key)
+        if isinstance(rule, Reread) and isinstance(value, str) and value in rule.values:
+            section[key], why = rule.values[value]
+            _warn_once(f"{path}.{key}: {value!r} is read as {section[key]!r}: {why}")
 
 
 def _respell(section: dict[str, object], table: Mapping[str, object]) -> None:
@@ -295,11 +409,14 @@ def _respell(section: dict[str, object], table: Mapping[str, object]) -> None:
 
 def _check_ignorable(value: object, old: str, rule: Dead, path: str) -> None:
     if rule.only is not None and value not in rule.only:
-        raise ConfigError(f"{path}.{old}: {value!r} is not supported: {rule.reason}")
+        raise ConfigError(f"{_under(path, old)}: {value!r} is not supported: {rule.reason}")
 
 
 def _rename(section: dict[str, object], old: str, rule: Renamed, path: str) -> None:
-    value = rule.convert(section.pop(old))
+    try:
+        value = rule.convert(section.pop(old))
+    except ConfigError as error:
+        raise ConfigError(f"{_under(path, old)}: {error}") from error
     if rule.new in section:
         _warn_once(f"{path}: {old!r} is ignored because {rule.new!r} is given too")
     else:

@@ -6,6 +6,7 @@ imported: see `installed` for who registers them and `kinds` for where they are 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 from ..errors import ConfigError
 from .compat import current_type
 from .installed import ENTRY_POINT_GROUP, Registration, installed, registration
-from .kinds import ROBOT_NAMES, Place, field_kind, show_place
+from .kinds import DEFAULT_KIND, ROBOT_NAMES, Place, field_kind, show_place
 from .registry import did_you_mean
 
 
@@ -35,6 +36,13 @@ class Use:
     def where(self) -> str:
         """'inference.dataset.transforms[2].type', 'inference.robot'."""
         return show_place(self.place if self.is_robot else (*self.place, "type"))
+
+    @property
+    def is_own_training_transform(self) -> bool:
+        """Whether it names a transform of a training section by the path of its class."""
+        is_path = isinstance(self.name, str) and ":" in self.name and not self.is_robot
+        in_training = self.place[:1] in (("train_dataloader",), ("validation",))
+        return is_path and in_training and field_kind(self.place) == DEFAULT_KIND
 
     def registration(self) -> Registration:
         """Returns the registration of the name.
@@ -58,6 +66,14 @@ class Use:
                 f"{found.distribution} registers as {found.kind!r}."
             )
         return found
+
+    def obstacle(self) -> str | None:
+        """Returns a line that says why a bundle could not carry the name; None if it can."""
+        try:
+            self.registration()
+        except ConfigError as error:
+            return str(error)
+        return None
 
     def _robot(self, name: str) -> Registration:
         """Of a robot that flux describes; for any other, its code would have to be imported."""
@@ -103,13 +119,24 @@ def registrations(config: Mapping[str, Any]) -> dict[str, Registration]:
 
 def obstacles(config: Mapping[str, Any]) -> list[str]:
     """Returns one line for each `type` that a bundle could not carry."""
-    found: list[str] = []
-    for use in uses(config):
-        try:
-            use.registration()
-        except ConfigError as error:
-            found.append(str(error))
-    return found
+    return [obstacle for use in uses(config) if (obstacle := use.obstacle())]
+
+
+def without_own_training_transforms(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a copy of a config without the transforms of `is_own_training_transform`."""
+    result = copy.deepcopy(dict(config))
+    # The last one of a list first: the places of the others stay as they are.
+    for use in reversed(own_training_transforms(config)):
+        node: Any = result
+        for part in use.place[:-1]:
+            node = node[part]
+        del node[use.place[-1]]
+    return result
+
+
+def own_training_transforms(config: Mapping[str, Any]) -> list[Use]:
+    """Returns the transforms of training sections that are named by the path of their class."""
+    return [use for use in uses(config) if use.is_own_training_transform]
 
 
 def with_current_types(value: Any) -> Any:

@@ -2,31 +2,32 @@
 
 from __future__ import annotations
 
-import ast
 import copy
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 from ..errors import ConfigError
-from .compat import renamed_keys
-from .registry import did_you_mean
+from .compat import Renamed, renamed_keys, translated_keys
+from .literals import read_value
+from .registry import component, config_class, did_you_mean, owner_name
 
 logger = logging.getLogger("flux.config")
 
-_WORDS = {"true": True, "false": False, "null": None, "none": None}
-
 
 def read_overrides(options: Sequence[str]) -> list[tuple[str, Any]]:
-    """Splits 'a.b=1' into ('a.b', 1). Values are Python literals, true/false/null, or text."""
+    """Splits 'a.b=1' into ('a.b', 1). Values are literals, true/false/none/null, lists, or text."""
     pairs: list[tuple[str, Any]] = []
     for option in options:
         key, equals, text = option.partition("=")
+        key = key.strip()
         if not equals or not all(key.split(".")):
             raise ConfigError(
-                f"override {option!r}: expected KEY=VALUE, as in runner.max_epochs=50"
+                f"override {option!r}: expected KEY=VALUE without spaces around '=', as in "
+                "runner.max_epochs=50"
             )
-        pairs.append((key, _read_value(text)))
+        pairs.append((key, read_value(text)))
     return pairs
 
 
@@ -45,6 +46,9 @@ def apply_overrides(tree: Mapping[str, Any], options: Sequence[str]) -> dict[str
     pairs = read_overrides(options)
     explicit = {key for key, _ in pairs}
     for key, value in pairs:
+        if key.endswith(".type"):
+            _drop_fields_of_old_type(result, key, value)
+    for key, value in pairs:
         _set(result, key, value)
         section, _, rest = key.partition(".")
         for twin in _copies_of(section, tree) if rest else []:
@@ -52,6 +56,39 @@ def apply_overrides(tree: Mapping[str, Any], options: Sequence[str]) -> dict[str
                 _set(result, f"{twin}.{rest}", copy.deepcopy(value))
                 logger.info("%s=%r is also set in %s, a copy of %s", key, value, twin, section)
     return result
+
+
+def _drop_fields_of_old_type(tree: dict[str, Any], key: str, new_type: object) -> None:
+    """Removes the fields of a section that its new type lacks, with one warning each.
+
+    A key that the old type lacks too is left to `bind`, which reports it.
+    """
+    node: Any = tree
+    for part in key.split(".")[:-1]:
+        if isinstance(node, list) and part.isdecimal() and int(part) < len(node):
+            node = node[int(part)]
+        elif isinstance(node, dict) and part in node:
+            node = node[part]
+        else:
+            return  # reported when the value is set
+    if not isinstance(node, dict) or not isinstance(node.get("type"), str):
+        return
+    if not isinstance(new_type, str):
+        return
+    old, new = (_field_names(name, key) for name in (node["type"], new_type))
+    where = key.removesuffix(".type")
+    for name in [name for name in node if name != "type" and name in old - new]:
+        logger.warning(
+            "%s.%s: dropped %r, because %s has no such field", where, name, node[name], new_type
+        )
+        del node[name]
+
+
+def _field_names(name: str, key: str) -> set[str]:
+    """The keys that have an effect in a component, in any spelling."""
+    cls = config_class(component(name, key.removesuffix(".type")))
+    inputs = {field.name for field in fields(cls) if field.init}
+    return inputs | translated_keys(map(owner_name, cls.__mro__), with_dead=False)
 
 
 def _copies_of(section: str, tree: Mapping[str, Any]) -> list[str]:
@@ -90,11 +127,18 @@ def _assign(section: dict[str, Any], name: str, key: str, value: Any) -> None:
     """Sets `key` and removes its other spelling, so that only the one that was set last remains."""
     renamed = renamed_keys(section, name)
     if (rule := renamed.get(key)) is not None and rule.new in section:
-        key, value = rule.new, rule.convert(value)
+        key, value = rule.new, _converted(rule, key, value)
     for old, rule in renamed.items():
         if rule.new == key:
             section.pop(old, None)
     section[key] = value
+
+
+def _converted(rule: Renamed, key: str, value: Any) -> Any:
+    try:
+        return rule.convert(value)
+    except ConfigError as error:
+        raise ConfigError(f"override {key!r}: {error}") from error
 
 
 def _may_be_new(node: Any, part: str, depth: int) -> bool:
@@ -119,23 +163,3 @@ def _step(node: Any, part: str, where: str, *, new: bool = False) -> str | int:
             f"{where} is a list of {len(node)}: expected an index, {indices}, got {part!r}"
         )
     raise ConfigError(f"{where} is {node!r}, which has no keys to set")
-
-
-def _read_value(text: str) -> Any:
-    if text.lower() in _WORDS:
-        return _WORDS[text.lower()]
-    try:
-        return _plain_literal(ast.literal_eval(text))
-    except (ValueError, SyntaxError, TypeError):
-        return text
-
-
-def _plain_literal(value: Any) -> Any:
-    """Turns tuples into lists; a TypeError for what JSON cannot hold makes it stay text."""
-    if isinstance(value, list | tuple):
-        return [_plain_literal(item) for item in value]
-    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
-        return {key: _plain_literal(item) for key, item in value.items()}
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    raise TypeError(value)

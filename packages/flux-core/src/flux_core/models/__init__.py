@@ -3,6 +3,7 @@
 from .layers.basic import LinearProjector
 from .layers.conv_backbone import ConvBackbone
 from .layers.siglip import SigLIPVisionConfig, SigLIPViTBackbone
+from .pi.facts import network_facts
 from .pi.gemma import ConditionGemmaModel
 from .pi.pi0 import PI0FlowMatching, PrefixCache, without_effect
 from .pi.pi05 import PI05FlowMatching
@@ -33,6 +34,7 @@ __all__ = [
     "flow_errors",
     "flow_mask",
     "flow_matching_loss",
+    "network_facts",
     "padding_to_zero",
     "sample_actions",
     "sample_time",

@@ -42,6 +42,7 @@ from .roles import (
     Prompter,
     Tokenization,
 )
+from .rule import Rule, rules
 from .units import ActionInverse, UnitStep
 
 __all__ = [
@@ -67,6 +68,7 @@ __all__ = [
     "RelativeActions",
     "ResizeImages",
     "ResizeImagesWithPad",
+    "Rule",
     "Sample",
     "SimpleNormalizeImages",
     "Tokenization",
@@ -76,4 +78,5 @@ __all__ = [
     "apply",
     "pi_observation",
     "resize_to",
+    "rules",
 ]

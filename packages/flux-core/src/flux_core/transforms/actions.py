@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +14,7 @@ from ..norm_stats import FeatureStats, NormType
 from ..robots.spec import RobotSpec
 from .base import Sample
 from .roles import Normalization, Padding
+from .rule import Rule, rules
 from .units import UnitStep
 
 
@@ -25,6 +28,7 @@ class RelativeActions(UnitStep):
     """
 
     once = True
+    rules = rules("equal", "units", "mask")
     mask: tuple[bool, ...]
 
     @property
@@ -51,6 +55,12 @@ class NormalizeStatesAndActions(Normalization):
     sizes (None: as they are). `action_dim_masks` marks the real action dimensions.
     """
 
+    rules: ClassVar[Mapping[str, Rule]] = {
+        **rules("equal", "which statistics are used, and how", "norm_type", "state_key"),
+        **rules("equal", "which statistics are used, and how", "action_key"),
+        **rules("checked", "padding: by the width of the network's input", "state_dim"),
+        **rules("named", "padding: the network's size counts; a warning names both", "action_dim"),
+    }
     norm_type: NormType = "mean_std"
     state_key: str = "proprio"
     action_key: str = "action"
@@ -89,15 +99,9 @@ class DenormalizeActions:
     action_dim: int | None = None
 
     def affine(self, stats: FeatureStats) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Returns (scale, offset), float32 (action_dim,)."""
+        """Returns (scale, offset), float32 (action_dim,), or as many as there are statistics of."""
         scale, offset = stats.affine(self.norm_type)
-        dims = self.action_dim or len(scale)
-        if dims > len(scale):
-            raise ConfigError(
-                f"denormalize_action.action_dim: expected at most {len(scale)} (the statistics), "
-                f"got {dims}"
-            )
-        return scale[:dims], offset[:dims]
+        return scale[: self.action_dim], offset[: self.action_dim]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +111,7 @@ class PadKeyToDim(Padding):
     Padded action dimensions have no loss, and padded state dimensions are not in the prompt.
     """
 
+    rules = rules("checked", "padding: by the width of the network's input", "keys", "dim")
     keys: tuple[str, ...]
     dim: int
 

@@ -11,6 +11,7 @@ from PIL import Image, ImageEnhance
 from ..errors import ConfigError, DataError
 from .base import Sample
 from .roles import Augmentation
+from .rule import rules
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +24,11 @@ class AugmentImages(Augmentation):
     random values depend only on the sample's seed, epoch and index.
     """
 
+    rules = rules(
+        "free",
+        "augmentation is for training only",
+        *("crop", "max_rotation_deg", "brightness", "contrast", "saturation"),
+    )
     crop: float = 0.95
     max_rotation_deg: float = 5.0
     brightness: float = 0.3

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from ..robots.spec import RobotSpec
+from .rule import Rule
 
 Sample = dict[str, Any]
 
@@ -42,6 +43,8 @@ class Transform:
         training_only: whether it runs in training only; the robot refuses it.
         in_graph: whether it is part of the exported network, so that the robot skips it.
         reads_files: whether calling it reads files; if so, it is not called when a config is bound.
+        rules: for each field, whether training and robot must have the same value (see `rule`).
+            Without a rule they must.
         needs_recorded_images: whether it needs images as they were recorded. If False, a resize
             after it may be done while frames are decoded, which is faster.
     """
@@ -53,6 +56,7 @@ class Transform:
     in_graph: ClassVar[bool] = False
     reads_files: ClassVar[bool] = False
     needs_recorded_images: ClassVar[bool] = True
+    rules: ClassVar[Mapping[str, Rule]] = {}
 
     def __call__(self, sample: Sample) -> Sample:
         """Returns the changed sample as a new dict."""

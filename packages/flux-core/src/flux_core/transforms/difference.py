@@ -61,7 +61,10 @@ def differences(
 
 def _of_kind(subject: str, expected: Sequence[Any], found: Sequence[Any]) -> Iterator[Difference]:
     if [type(step) for step in expected] != [type(step) for step in found]:
-        yield Difference(subject, None, list(expected), list(found))
+        sides = [list(expected), list(found)]
+        if repr(sides[0]) == repr(sides[1]):  # two classes of one name
+            sides = [[f"{type(s).__module__}:{type(s).__qualname__}" for s in x] for x in sides]
+        yield Difference(subject, None, *sides)
         return
     for wanted, got in zip(expected, found, strict=True):
         for field in fields(wanted):

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ..errors import ConfigError, DataError
 from .base import ModelInputs
 from .roles import ImageNormalization, ImageResize, Stretch, pil_stretch
+from .rule import rules
 
 logger = logging.getLogger("flux.config")
 
@@ -20,6 +21,7 @@ logger = logging.getLogger("flux.config")
 class ResizeImages(ImageResize):
     """Stretches every image to (height, width), antialiased bilinear as PIL does it."""
 
+    rules = rules("equal", "images", "height", "width")
     height: int
     width: int
 
@@ -75,6 +77,7 @@ class SimpleNormalizeImages(ImageNormalization):
 class NormalizeImages(ImageNormalization):
     """`(x - mean) / std` per camera and channel, on the 0..255 scale."""
 
+    rules = rules("equal", "images of the robot's cameras", "means", "stds")
     means: tuple[tuple[float, ...], ...]
     stds: tuple[tuple[float, ...], ...]
 

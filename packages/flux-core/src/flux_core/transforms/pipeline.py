@@ -285,7 +285,7 @@ class Pipeline:
             cameras: the robot's number of cameras.
             dims: the robot's number of joints.
         """
-        steps = (step.for_robot(cameras, dims) for step in self.transforms)
+        steps = (_for_robot(step, cameras, dims) for step in self.transforms)
         return self._with(step for step in steps if step is not None)
 
     def difference(self, other: Pipeline) -> tuple[Difference, ...]:
@@ -299,3 +299,14 @@ class Pipeline:
 def as_dataclass(step: Transform) -> Any:
     """Returns `step`; every transform is a dataclass, which its base class cannot declare."""
     return step
+
+
+def _for_robot(step: Transform, cameras: int, dims: int) -> Transform | None:
+    """Returns the normal form of one step.
+
+    A class of a user's own that derives from one of ours may do more than it, so the robot needs
+    the same class, unless the class itself says that it runs in training only.
+    """
+    form = step.for_robot(cameras, dims)
+    is_told = type(step).for_robot.__module__.partition(".")[0] not in ("flux_core", "flux_data")
+    return form if form is not None or step.training_only or step.is_ours or is_told else step

@@ -12,6 +12,7 @@ from ..errors import DataError
 from ..tokenizers import PAD_ID, ByteTokenizer, PretrainedTokenizer, Tokenizer
 from .base import Sample
 from .roles import Prompter, Tokenization
+from .rule import rules
 
 logger = logging.getLogger("flux.prompts")
 NUM_BINS = 256
@@ -36,6 +37,7 @@ class TaskPrompter(Prompter):
     but never on the robot; here openpi's prompt is the default on both sides.
     """
 
+    rules = rules("equal", "the prompt", "use_conversation", "add_new_line")
     use_conversation: bool = False
     add_new_line: bool = True
 
@@ -74,13 +76,15 @@ class ProcessPrompts(Tokenization):
     on a cut prompt is better than not acting, it is cut with a warning that shows the lost text.
     """
 
+    rules = rules("equal", "tokens", "tokenizer", "max_len")
     tokenizer: ByteTokenizer | PretrainedTokenizer
     max_len: int = 200
 
     def for_robot(self, cameras: int, dims: int) -> ProcessPrompts:
         """Drops the tokenizer's path; on the robot it is in the bundle."""
-        is_file = isinstance(self.tokenizer, PretrainedTokenizer)
-        return replace(self, tokenizer=PretrainedTokenizer()) if is_file else self
+        if not isinstance(self.tokenizer, PretrainedTokenizer):
+            return self
+        return replace(self, tokenizer=replace(self.tokenizer, model_path=None))
 
     def process(self, sample: Sample, tokenizer: Tokenizer) -> Sample:
         ids = tokenizer.encode(sample["prompt"])

@@ -23,14 +23,24 @@ from flux_core.command_line import (
 from flux_core.errors import UsageError
 from flux_core.transforms import ImageResize, resize_to
 
+from ..lerobot.locations import local_root
+from ..repairable import hint, naming_repair
 from .demo import add_demo_command
 from .observations import add_observations
+from .repair import add_repair
 from .write import add_writing_commands
 
 EXAMPLE = """\
   flux-data demo aloha-sim --episodes 50 --out data/demonstrations
   flux-data info data/demonstrations
   flux-data validate data/demonstrations"""
+
+
+NOT_REPAIRED = ("jump", "task_text", "task_twice", "metadata")
+"""Faults that need a person's judgement, or already say what to do."""
+
+READERS = ("info", "pack", "validate", "stats", "view", "observations", "convert", "merge", "split")
+"""The commands that read datasets."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -47,7 +57,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     _add_view(commands)
     add_observations(commands)
     add_writing_commands(commands)
+    for name in READERS:
+        _name_repair(commands.choices[name])
+    add_repair(commands)
     return run_cli(parser, argv)
+
+
+def _name_repair(parser: argparse.ArgumentParser) -> None:
+    """Makes a command that reads datasets name `flux-data repair` where that helps."""
+    handler = parser.get_default("handler")
+
+    def run(args: argparse.Namespace) -> int | None:
+        given = vars(args)
+        roots = [given.get("dataset"), *given.get("datasets", ()), *given.get("source", ())]
+        with naming_repair(*(local_root(root) for root in roots if root is not None)):
+            return handler(args)
+
+    parser.set_defaults(handler=run)
 
 
 def _add_info(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -132,20 +158,28 @@ def _add_validate(commands: argparse._SubParsersAction[argparse.ArgumentParser])
 def run_validate(args: argparse.Namespace) -> int:
     """Runs `flux-data validate`."""
     from ..progress_bars import progress_bars
+    from ..validate.ranges import range_warnings
     from ..validate.rows import validate
 
-    with progress_bars(Console(stderr=True), "episodes") as advance:
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    with progress_bars(console, "episodes") as advance:
         faults = validate(
             args.dataset, decode=not args.no_decode, advance=partial(advance, "episodes")
         )
+    warnings = range_warnings(args.dataset)
     if args.json:
-        print_json({"ok": not faults, "faults": [asdict(fault) for fault in faults]})
+        told = {"warnings": [asdict(warning) for warning in warnings]} if warnings else {}
+        print_json({"ok": not faults, "faults": [asdict(fault) for fault in faults], **told})
     else:
         out = Console(soft_wrap=True, highlight=False)
-        for fault in faults:
-            where = f" ({fault.where})" if fault.where else ""
-            out.print(f"{fault.kind}: {fault.file}{where}: {fault.message}", markup=False)
-        out.print(f"{len(faults)} faults" if faults else "no faults")
+        for each in (*faults, *warnings):
+            kind = f"warning: {each.kind}" if each in warnings else each.kind
+            where = f" ({each.where})" if each.where else ""
+            out.print(f"{kind}: {each.file}{where}: {each.message}", markup=False)
+        count = f"{len(faults)} faults" if faults else "no faults"
+        out.print(f"{count}; {len(warnings)} warnings" if warnings else count)
+    if any(fault.kind not in NOT_REPAIRED for fault in faults):
+        console.print(hint(args.dataset), markup=False)
     return EXIT_FAILED if faults else EXIT_OK
 
 
@@ -237,8 +271,10 @@ def run_info(args: argparse.Namespace) -> None:
         f"episodes, {info['num_frames']} frames at {info['fps']:g} Hz"
     )
     console.print(f"cameras: {', '.join(info['cameras']) or 'none'}")
+    if info["depth_cameras"]:
+        console.print(f"depth cameras: {', '.join(info['depth_cameras'])}")
     console.print(f"tasks: {'; '.join(info['tasks'])}")
     for key, feature in info["features"].items():
         console.print(f"  {key}: {feature['dtype']} {tuple(feature['shape'])}")
-    for hint in info["hints"]:
-        console.print(f"hint: {hint}")
+    for text in info["hints"]:
+        console.print(f"hint: {text}")

@@ -48,6 +48,7 @@ def _add_convert(commands: Commands[argparse.ArgumentParser]) -> None:
     )
     convert.add_argument("--out", type=Path, required=True, help="a new directory")
     convert.add_argument("--to", choices=VERSIONS, help="version (aloha-hdf5: v2.1)")
+    add_reencode(convert)
     hdf5 = convert.add_argument_group("for aloha-hdf5")
     hdf5.add_argument("--task", help="the task in words, as the policy will get it")
     hdf5.add_argument(
@@ -62,13 +63,23 @@ def _add_convert(commands: Commands[argparse.ArgumentParser]) -> None:
         "--also",
         nargs="+",
         default=[],
-        choices=("qvel", "effort", "eepose", "depth"),
-        help="further data to convert",
+        choices=("qvel", "effort", "eepose", "depth", "base"),
+        help="further data to convert; base appends /base_action to the actions",
     )
     hdf5.add_argument("--bgr", action="store_true", help="the files store blue before red")
     hdf5.add_argument("--robot-type", default="aloha", help="for info.json (aloha)")
     hdf5.add_argument("--workers", type=int, default=os.cpu_count(), help="number of processes")
     convert.set_defaults(handler=run_convert)
+
+
+def add_reencode(parser: argparse.ArgumentParser) -> None:
+    """Adds `--reencode`."""
+    parser.add_argument(
+        "--reencode",
+        action="store_true",
+        help="encode the videos again instead of copying them: same codec, pixel format, size and "
+        "rate, at least 40 dB, exactly the pictures of the rows. For videos that cannot be copied",
+    )
 
 
 def run_convert(args: argparse.Namespace) -> None:
@@ -83,13 +94,23 @@ def run_convert(args: argparse.Namespace) -> None:
     if args.to is None:
         raise UsageError(f"convert: --to: expected one of {', '.join(VERSIONS)}, got none")
     with progress_bars(Console(stderr=True), "episodes") as advance:
-        report = convert([Path(args.source[0])], args.out, args.to, partial(advance, "episodes"))
+        report = convert(
+            [Path(args.source[0])],
+            args.out,
+            args.to,
+            partial(advance, "episodes"),
+            reencode=args.reencode,
+        )
     _tell(args, report)
 
 
 def _convert_aloha(args: argparse.Namespace) -> None:
     from ..convert.aloha_hdf5 import AlohaHdf5, convert_aloha_hdf5
 
+    if args.reencode:
+        raise UsageError(
+            "convert aloha-hdf5: --reencode: its videos are always encoded. Leave it out"
+        )
     if len(args.source) != 2:
         raise UsageError("convert aloha-hdf5: expected one folder of *.hdf5")
     for option, why in (
@@ -135,6 +156,7 @@ def _add_merge(commands: Commands[argparse.ArgumentParser]) -> None:
     merge.add_argument("datasets", type=Path, nargs="+", help="LeRobot directories")
     merge.add_argument("--out", type=Path, required=True, help="a new directory")
     merge.add_argument("--to", choices=VERSIONS, help="version (default: the first one's)")
+    add_reencode(merge)
     merge.set_defaults(handler=run_merge)
 
 
@@ -145,7 +167,13 @@ def run_merge(args: argparse.Namespace) -> None:
 
     version = args.to or version_of(open_lerobot(args.datasets[0]))
     with progress_bars(Console(stderr=True), "episodes") as advance:
-        report = convert(args.datasets, args.out, version, partial(advance, "episodes"))
+        report = convert(
+            args.datasets,
+            args.out,
+            version,
+            partial(advance, "episodes"),
+            reencode=args.reencode,
+        )
     _tell(args, report)
 
 
@@ -163,6 +191,7 @@ def _add_split(commands: Commands[argparse.ArgumentParser]) -> None:
     )
     split.add_argument("--out", type=Path, required=True, help="the folder for the parts")
     split.add_argument("--seed", type=int, default=0, help="seed of the random draw of shares (0)")
+    add_reencode(split)
     split.set_defaults(handler=run_split)
 
 
@@ -178,7 +207,12 @@ def run_split(args: argparse.Namespace) -> None:
         parts[name] = part
     with progress_bars(Console(stderr=True), "episodes") as advance:
         reports = split(
-            args.dataset, args.out, parts, seed=args.seed, advance=partial(advance, "episodes")
+            args.dataset,
+            args.out,
+            parts,
+            seed=args.seed,
+            advance=partial(advance, "episodes"),
+            reencode=args.reencode,
         )
     totals = {
         key: sum(report[key] for report in reports.values())
@@ -195,7 +229,17 @@ def _tell(args: argparse.Namespace, report: dict[str, Any]) -> None:
     if args.json:
         print_json(report)
         return
-    Console(stderr=True, highlight=False, soft_wrap=True).print(
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    tell_reencoded(console, report)
+    console.print(
         f"wrote {report['out']}: {report['num_episodes']} episodes, {report['num_frames']} frames",
         markup=False,
     )
+
+
+def tell_reencoded(console: Console, report: dict[str, Any]) -> None:
+    """Prints how the videos were encoded again."""
+    for key, found in report.get("reencoded", {}).items():
+        worst = found["min_psnr_db"]
+        quality = "without any loss" if worst is None else f"at least {worst:g} dB"
+        console.print(f"encoded {key} with {found['encoder']}: {quality}", markup=False)

@@ -4,7 +4,8 @@
     /observations/images/CAMERA   (T, height, width, 3) uint8, or JPEGs: (T, bytes) or a list
     /action                       (T, 14) or (T, 16)
 
-and, on request, /observations/qvel, effort, eepose and images_depth/CAMERA (16 bits).
+and, on request, /observations/qvel, effort, eepose and images_depth/CAMERA (16 bits), and
+/base_action (T, 2), the velocities of Mobile ALOHA's base, which are appended to the action.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import contextlib
 import dataclasses
 import io
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -30,13 +31,27 @@ from flux_core.robots import robot_spec
 
 from ..lerobot.episode_stats import ImageStats
 from ..lerobot.recorder import EpisodeRecorder, vector_feature, video_feature, video_key
+from ..lerobot.stored_columns import narrowed
 from ..lerobot.writer import WRITERS, Episode
 from ..parquet.arrow import first_line
-from ..samples.stored_image import BROKEN, decode_image
+from ..pictures.stored_image import BROKEN, decode_image
+from .aloha_layout import (
+    BASE,
+    BASE_NAMES,
+    DEPTH_FOLDERS,
+    check_widths,
+    place_of,
+    tell_of_unread,
+    unread,
+    widths_of,
+)
 
 INSTALL = "pip install 'flux-data[hdf5]'"
 ArmOrder = Literal["left-right", "right-left"]
-EXTRAS = ("qvel", "effort", "eepose", "depth")
+EXTRAS = ("qvel", "effort", "eepose", "depth", "base")
+COLUMNS = ("qvel", "effort", "eepose")
+"""The extras that become columns of their own."""
+
 FEATURE_OF = {
     "qpos": "observation.state",
     "action": "action",
@@ -45,7 +60,6 @@ FEATURE_OF = {
     "eepose": "observation.eepose",
 }
 SUFFIXES = (".hdf5", ".h5")
-DEPTH_FOLDERS = ("images_depth", "depths")
 ARM_DIM, FINGERS_DIM = 7, 8
 MAX_DEPTH = 65535
 FINGER_TRAVEL_M, GRIPPER_SCALE = 0.07, 0.1
@@ -90,6 +104,7 @@ def convert_aloha_hdf5(
     """
     paths = hdf5_files(folder)
     features = read_features(paths[0], settings)
+    _check_layouts(paths, settings, folder)
     writer = WRITERS[version](
         out, fps=settings.fps, robot_type=settings.robot_type, features=features
     )
@@ -139,17 +154,36 @@ def _episodes(jobs: list[ConversionJob], workers: int) -> Iterator[Episode]:
         yield from pool.map(read_episode, jobs)
 
 
+def _check_layouts(paths: Sequence[Path], settings: AlohaHdf5, folder: Path) -> None:
+    """Refuses files with other widths than the first, and names what is not converted."""
+    names = ("qpos", "action", *(extra for extra in settings.extras if extra in COLUMNS))
+    first: dict[str, int] = {}
+    places: dict[str, None] = {}
+    for path in paths:
+        with _told(path), _opened(path) as file:
+            widths = widths_of(file, names)
+            first = first or widths
+            check_widths(path, widths, first)
+            places |= dict.fromkeys(unread(file, settings.extras))
+    tell_of_unread(folder, places)
+
+
 def read_features(path: Path, settings: AlohaHdf5) -> dict[str, Any]:
     """Returns the features for info.json, taken from the first file."""
     joints = robot_spec("aloha").joint_names
+    columns = [extra for extra in settings.extras if extra in COLUMNS]
     with _told(path), _opened(path) as file:
         features: dict[str, Any] = {}
-        for name in ("qpos", "action", *(e for e in settings.extras if e != "depth")):
+        widths_of(file, ("qpos", "action", *columns))
+        for name in ("qpos", "action", *columns):
             values = _vectors(file, name, settings)
             width = values.shape[1]
             names = joints if width == len(joints) else tuple(f"dim_{i}" for i in range(width))
             if name == "eepose":
                 names = tuple(f"eepose_{i}" for i in range(width))
+            if name == "action" and "base" in settings.extras:
+                _base(file)
+                names = (*names, *BASE_NAMES)
             features[FEATURE_OF[name]] = vector_feature(names)
         for camera, pictures in _cameras(file).items():
             height, width, _ = _picture(pictures, 0, settings, f"{path}: {camera}").shape
@@ -196,8 +230,13 @@ def _told(path: Path) -> Iterator[None]:
 
 def _read_episode(file: Any, job: ConversionJob) -> Episode:
     settings, path = job.settings, job.path
-    names = ["qpos", "action", *(e for e in settings.extras if e != "depth")]
+    names = ["qpos", "action", *(extra for extra in settings.extras if extra in COLUMNS)]
     vectors = {FEATURE_OF[name]: _vectors(file, name, settings) for name in names}
+    if "base" in settings.extras:
+        base, action = _base(file), vectors["action"]
+        if len(base) != len(action):
+            raise DataError(f"{BASE}: expected {len(action)} frames (action), got {len(base)}")
+        vectors["action"] = np.concatenate([action, base], axis=1)
     cameras = {video_key(camera): pictures for camera, pictures in _cameras(file).items()}
     depths = {}
     if "depth" in settings.extras:
@@ -261,24 +300,45 @@ def _opened(path: Path) -> Any:
 
 def _vectors(file: Any, name: str, settings: AlohaHdf5) -> NDArray[np.float32]:
     """Reads (T, 14) with the left arm first; only `eepose` may have another width."""
-    place = "action" if name == "action" else f"observations/{name}"
-    values = np.asarray(_dataset(file, place), dtype=np.float32)
+    place = place_of(name)
+    values = _numbers(file, place)
     if values.ndim != 2 or values.shape[1] % 2:
         raise DataError(
             f"{file.filename}: {place}: expected (T, 14) or (T, 16), got {values.shape}"
         )
     if not len(values):
         raise DataError(f"{file.filename}: {place}: expected frames, got none")
-    bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
-    if len(bad):
-        where = f"{file.filename}: {place}: frame {bad[0]}"
-        raise DataError(f"{where}: expected finite values, got NaN or infinity")
+    _check_finite(values, f"{file.filename}: {place}")
     arms = np.split(values, 2, axis=1)
     if name in ("qpos", "action"):
         arms = [_one_gripper(arm, f"{file.filename}: {place}") for arm in arms]
     if settings.order == "right-left":
         arms.reverse()
     return np.concatenate(arms, axis=1)
+
+
+def _numbers(file: Any, place: str) -> NDArray[np.float32]:
+    """Reads an array; its values must fit float32, in which vectors are stored."""
+    values = np.asarray(_dataset(file, place))
+    if values.dtype.kind not in "biuf":
+        raise DataError(
+            f"{file.filename}: {place}: cannot be read (expected numbers, got {values.dtype})"
+        )
+    return narrowed(values, np.dtype(np.float32), f"{file.filename}: {place}")
+
+
+def _check_finite(values: NDArray[np.float32], where: str) -> None:
+    for frame in np.flatnonzero(~np.isfinite(values).all(axis=1))[:1]:
+        raise DataError(f"{where}: frame {frame}: expected finite values, got NaN or infinity")
+
+
+def _base(file: Any) -> NDArray[np.float32]:
+    """Reads the velocities of the base, (T, 2)."""
+    values, where = _numbers(file, BASE), f"{file.filename}: {BASE}"
+    if values.ndim != 2 or values.shape[1] != len(BASE_NAMES):
+        raise DataError(f"{where}: expected (T, {len(BASE_NAMES)}), got {values.shape}")
+    _check_finite(values, where)
+    return values
 
 
 def _one_gripper(arm: NDArray[np.float32], where: str) -> NDArray[np.float32]:

@@ -1,6 +1,6 @@
 """Converts LeRobot datasets to other versions, merges several into one, and splits one.
 
-Videos are copied without encoding them again, so no pixel changes.
+Videos are copied without encoding them again, so no pixel changes, unless it is asked for.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,24 +17,16 @@ import numpy as np
 from flux_core.errors import DataError, UsageError
 
 from ..lerobot.dataset import LeRobotDataset, LeRobotV3, open_lerobot
-from ..lerobot.metadata import flat_names
+from ..lerobot.metadata import flat_names, is_depth_map
 from ..lerobot.new_folder import check_new, missing_folders, remove_empty
 from ..lerobot.stored_columns import is_numeric
 from ..lerobot.writer import WRITERS
+from .completeness import check_complete
+from .kept_files import kept_files, merged_feature, more_info
+from .reencode import ReencodedVideos
 from .source_episodes import read_episodes
-
-INFO_KEYS = (
-    *("codebase_version", "robot_type", "fps", "features", "data_path", "video_path"),
-    *("total_episodes", "total_frames", "total_tasks", "total_videos", "total_chunks"),
-    *("chunks_size", "data_files_size_in_mb", "video_files_size_in_mb"),
-)
-"""The keys of info.json that a writer computes."""
-
-META_FILES = ("info.json", "stats.json", "episodes_stats.jsonl")
-META_FILES += ("tasks.jsonl", "tasks.parquet", "episodes.jsonl", "episodes")
-"""The files in `meta/` of any version that a writer computes."""
-
-ROOT_FILES = ("README.md", "LICENSE")
+from .source_features import SourceFeatures, common_types
+from .text_tables import merged_tables, whole_tables
 
 SHARE = r"0?\.\d+|1\.0*"
 """A share needs a decimal point, because a whole number is an episode."""
@@ -44,20 +36,38 @@ Advance = Callable[[int, int], None]
 
 
 def convert(
-    roots: Sequence[Path], out: Path, version: str, advance: Advance = lambda *_: None
+    roots: Sequence[Path],
+    out: Path,
+    version: str,
+    advance: Advance = lambda *_: None,
+    *,
+    reencode: bool = False,
 ) -> dict[str, Any]:
     """Writes the episodes of one or several datasets, in order, as one dataset of `version`.
 
-    A single dataset keeps its other keys of info.json, other files in `meta/` and its README.
+    A single dataset keeps its tables, its other keys of info.json, other files in `meta/` and its
+    README. Several keep what all agree on.
+
+    Args:
+        roots: the datasets.
+        out: a new folder.
+        version: v2.1 or v3.0.
+        advance: called with the number of episodes written so far, and the number of all.
+        reencode: whether to encode the videos again instead of copying them.
 
     Raises:
-        DataError: the datasets differ in rate, robot or features, or one is damaged.
+        DataError: the datasets differ in rate, robot or features, one is damaged, or its rows and
+            videos contradict each other.
     """
     sources = [open_lerobot(root) for root in roots]
     _check_alike(sources)
-    chosen = [(source, range(source.num_episodes)) for source in sources]
-    whole = sources[0] if len(sources) == 1 else None
-    return _write(chosen, out, version, advance, whole)
+    for source in sources:
+        check_complete(source)
+    parts = [Part(source, range(source.num_episodes)) for source in sources]
+    _check_alike(sources)  # with the columns that info.json does not list
+    return _write(
+        parts, out, version, advance, has_same_episodes=len(parts) == 1, reencode=reencode
+    )
 
 
 def split(
@@ -67,6 +77,7 @@ def split(
     *,
     seed: int = 0,
     advance: Advance = lambda *_: None,
+    reencode: bool = False,
 ) -> dict[str, dict[str, Any]]:
     """Writes disjoint sets of a dataset's episodes to `out`/name; after an error none is left.
 
@@ -77,8 +88,10 @@ def split(
             '0-39' or '3,7,10-12'.
         seed: seed of the random draw.
         advance: called with the number of episodes written so far, and the number of all.
+        reencode: whether to encode the videos again instead of copying them.
     """
     source = open_lerobot(root)
+    check_complete(source)
     positions = choose_parts(source, parts, seed)
     total, done = sum(len(chosen) for chosen in positions.values()), 0
     for name in positions:
@@ -92,7 +105,10 @@ def split(
             def count(part: int, _: int, before: int = before) -> None:
                 advance(before + part, total)
 
-            reports[name] = _write([(source, chosen)], out / name, version_of(source), count)
+            part, version = Part(source, chosen), version_of(source)
+            reports[name] = _write(
+                [part], out / name, version, count, has_same_episodes=False, reencode=reencode
+            )
             undo.callback(shutil.rmtree, out / name, ignore_errors=True)
             done += len(chosen)
         undo.pop_all()
@@ -171,48 +187,68 @@ def _drawn(num_episodes: int, shares: Mapping[str, float], seed: int) -> dict[st
     return chosen
 
 
+class Part:
+    """Some episodes of a dataset that are to be written."""
+
+    def __init__(self, source: LeRobotDataset, positions: Sequence[int]) -> None:
+        """Finds what the files of the episodes hold, and adds it to the dataset's features.
+
+        Raises:
+            DataError: a file cannot be read, or a column cannot be copied.
+        """
+        self.source, self.positions = source, positions
+        found = SourceFeatures(source, positions)
+        source.info["features"] = found.features
+        self.types, self.schema = found.types, found.schema
+
+
 def _write(
-    chosen: Sequence[tuple[LeRobotDataset, Sequence[int]]],
+    parts: Sequence[Part],
     out: Path,
     version: str,
     advance: Advance,
-    whole: LeRobotDataset | None = None,
+    *,
+    has_same_episodes: bool,
+    reencode: bool,
 ) -> dict[str, Any]:
-    """Writes the episodes; `whole` is the dataset if they are exactly all of its episodes."""
-    first = chosen[0][0]
-    total, done = sum(len(positions) for _, positions in chosen), 0
+    """Writes the episodes; a single dataset's episodes may keep their numbers."""
+    sources, first = [part.source for part in parts], parts[0].source
+    types = common_types([part.types for part in parts])
+    tables = merged_tables(sources) if len(parts) > 1 else whole_tables(first, version)
+    total, done = sum(len(part.positions) for part in parts), 0
     writer = WRITERS[version](
         out,
         fps=first.fps,
         robot_type=first.info.get("robot_type"),
-        features=first.info["features"],
-        more_info=_more_info(whole) if whole else None,
+        features=_features(sources),
+        more_info=more_info(sources, has_same_episodes=has_same_episodes),
+        tasks=tables.tasks,
+        more_schema=parts[0].schema,
     )
     with writer:
-        for name, path in _more_files(whole.root) if whole else ():
+        for name, path in kept_files(sources, version, tables.handled):
             writer.keep(path, name)
-        for source, positions in chosen:
-            for episode in read_episodes(source, positions):
+        for name, write in tables.files.items():
+            writer.make(name, write)
+        encoder = ReencodedVideos(writer.staging("reencoded")) if reencode else None
+        for part, numbers in zip(parts, tables.numbers, strict=True):
+            episodes = read_episodes(
+                part.source, part.positions, renumber=numbers, types=types, reencode=encoder
+            )
+            for episode in episodes:
                 writer.add(episode)
                 done += 1
                 advance(done, total)
-    frames = sum(int(source.lengths[list(positions)].sum()) for source, positions in chosen)
-    return {"out": str(out), "num_episodes": total, "num_frames": frames}
+    frames = sum(int(part.source.lengths[list(part.positions)].sum()) for part in parts)
+    report = {"out": str(out), "num_episodes": total, "num_frames": frames}
+    return report if encoder is None else {**report, "reencoded": encoder.report()}
 
 
-def _more_info(source: LeRobotDataset) -> dict[str, Any]:
-    """Returns the other keys of info.json, including `splits`: episode numbers do not change."""
-    return {key: value for key, value in source.info.items() if key not in INFO_KEYS}
-
-
-def _more_files(root: Path) -> Iterator[tuple[str, Path]]:
-    """Yields name and path of the files that are not part of LeRobot's format."""
-    meta = root / "meta"
-    paths = [root / name for name in ROOT_FILES]
-    paths += [p for p in sorted(meta.rglob("*")) if p.relative_to(meta).parts[0] not in META_FILES]
-    for path in paths:
-        if path.is_file():
-            yield str(path.relative_to(root)), path
+def _features(sources: Sequence[LeRobotDataset]) -> dict[str, Any]:
+    return {
+        key: merged_feature([source.info["features"][key] for source in sources])
+        for key in sources[0].info["features"]
+    }
 
 
 def _check_alike(sources: Sequence[LeRobotDataset]) -> None:
@@ -225,6 +261,7 @@ def _check_alike(sources: Sequence[LeRobotDataset]) -> None:
         keys = dict.fromkeys((*first.info["features"], *other.info["features"]))
         for key in keys:
             pairs[f"features.{key}"] = (_kind(first, key), _kind(other, key))
+            pairs[f"features.{key}: depth"] = (_is_depth(first, key), _is_depth(other, key))
         for name, (expected, found) in pairs.items():
             if expected != found:
                 raise DataError(
@@ -237,6 +274,11 @@ def _check_alike(sources: Sequence[LeRobotDataset]) -> None:
 def _kind(source: LeRobotDataset, key: str) -> tuple[Any, ...] | None:
     feature = source.info["features"].get(key)
     return None if feature is None else (feature["dtype"], tuple(feature["shape"]))
+
+
+def _is_depth(source: LeRobotDataset, key: str) -> bool:
+    feature = source.info["features"].get(key)
+    return feature is not None and is_depth_map(feature)
 
 
 def _check_names(first: LeRobotDataset, other: LeRobotDataset, key: str) -> None:

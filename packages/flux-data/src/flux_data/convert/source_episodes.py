@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -23,13 +24,13 @@ from ..lerobot.episode_stats import ImageStats, is_complete
 from ..lerobot.metadata import NO_NUMBERS, json_rows, read_table
 from ..lerobot.writer import COUNTERS, Episode
 from ..parquet.arrow import first_line, to_array
-from ..samples.stored_image import decode_image
+from ..pictures.stored_image import decode_image
 from .source_videos import SourceVideos
 
 OWN_KEYS = ("episode_index", "length", "dataset_from_index", "dataset_to_index")
 OWN_PREFIXES = ("stats/", "videos/", "data/", "meta/")
 
-Renumber = Callable[[str, NDArray[np.integer], str], NDArray[np.int64]]
+Renumber = Callable[[str, NDArray[Any], str], NDArray[Any]]
 """Called with a column, its numbers and its place."""
 
 ReencodeVideos = Callable[[LeRobotDataset, str, int, SourceVideos], VideoSegment]
@@ -43,6 +44,7 @@ def read_episodes(
     positions: Sequence[int],
     *,
     renumber: Renumber = lambda name, numbers, where: numbers,
+    types: Mapping[str, pa.DataType] = MappingProxyType({}),
     reencode: ReencodeVideos | None = None,
 ) -> Iterator[Episode]:
     """Yields episodes for a writer, with their statistics and other metadata.
@@ -51,6 +53,7 @@ def read_episodes(
         source: the dataset.
         positions: its episodes, in the order in which to yield them.
         renumber: returns the numbers of a column in the tables of the dataset that is written.
+        types: the type of columns that may have several.
         reencode: writes new videos; default: the videos are to be copied.
 
     Raises:
@@ -65,10 +68,15 @@ def read_episodes(
         for path in (span.path for span in spans if span.path not in tables):
             tables[path] = _read_table(source, path)
         tables = {span.path: tables[span.path] for span in spans}  # few files at a time
-        rows = _joined([tables[span.path].slice(span.first, span.length) for span in spans], source)
+        rows = _one_table(
+            [tables[span.path].slice(span.first, span.length) for span in spans], source
+        )
         table = rows.select([k for k in _stored_keys(source) if k not in COUNTERS])
         _check_numbers(table, source, position)
         table = _with_own_images(table, source, position)
+        for key, kind in types.items():
+            at = table.column_names.index(key)
+            table = table.set_column(at, key, table.column(key).cast(kind))
         where = source.where(position)
         for key in table.column_names:
             table = _renumbered(table, key, renumber, f"{where}, {key}")
@@ -146,7 +154,7 @@ def _read_table(source: LeRobotDataset, path: Path) -> pa.Table:
     return table
 
 
-def _joined(parts: Sequence[pa.Table], source: LeRobotDataset) -> pa.Table:
+def _one_table(parts: Sequence[pa.Table], source: LeRobotDataset) -> pa.Table:
     """Returns the rows of an episode that may be split over files."""
     try:
         return pa.concat_tables(parts)

@@ -53,11 +53,21 @@ class SourceVideos:
         return self._sharing[key][path]
 
     def check(self, key: str, position: int) -> None:
-        """Refuses an episode that shares a picture with another one.
+        """Refuses an episode whose rows and pictures contradict each other.
 
         Raises:
-            DataError: it does.
+            DataError: a row has no picture, or shares one with another row of any episode.
         """
+        self._check_claims(key, position)
+        self._frames(key, position)
+
+    def _frames(self, key: str, position: int) -> NDArray[np.int64]:
+        segment = self._source.video(key, position)
+        where = f"{segment.path}: episode {self._source.episode_indices[position]}, {key}"
+        stamps_s, rows_s = packets_of(segment.path).stamps_s, self.times_s(position)
+        return frames_of_rows(stamps_s, rows_s, segment.start_s, self._source.fps, where)
+
+    def _check_claims(self, key: str, position: int) -> None:
         if not isinstance(self._source, LeRobotV3):
             return  # each episode has its own file
         path = self._source.video(key, position).path
@@ -65,13 +75,11 @@ class SourceVideos:
             self._claims[path] = self._claims_of(key, path)
         for claim in self._claims[path]:
             if position in (claim.first, claim.second):
-                first, second = (
-                    self._source.episode_indices[p] for p in (claim.first, claim.second)
-                )
+                indices = self._source.episode_indices[[claim.first, claim.second]]
                 raise DataError(
                     f"{path}: {key}: expected a picture of its own for each row, got the one at "
-                    f"{claim.stamp_s:.4f} s for episodes {first} and {second}. The from_timestamp "
-                    f"of one of them is wrong. {REENCODE}"
+                    f"{claim.stamp_s:.4f} s for episodes {indices[0]} and {indices[1]}. The "
+                    f"from_timestamp of one of them is wrong. {REENCODE}"
                 )
 
     def _claims_of(self, key: str, path: Path) -> list[Claim]:
@@ -96,30 +104,45 @@ class SourceVideos:
         """Returns the picture of each row for a new encoding, and whether times tell which it is.
 
         If the times contradict each other, but the file has exactly as many pictures as rows, they
-        belong together in this order.
+        belong together in this order. If it has not, rows may share the picture nearest to them.
 
         Raises:
             DataError: neither times nor numbers tell which pictures are the rows'.
         """
-        source, segment = self._source, self._source.video(key, position)
-        stamps_s, rows_s = packets_of(segment.path).stamps_s, self.times_s(position)
-        where = f"{segment.path}: episode {source.episode_indices[position]}, {key}"
         try:
-            self.check(key, position)
-            times_s = segment.start_s + rows_s
-            frames = nearest_frames(stamps_s, times_s)
-            if not is_near(stamps_s, frames, times_s, source.fps).all():
-                frames = frames_of_rows(stamps_s, rows_s, segment.start_s, source.fps, where)
-            return frames, True
+            self._check_claims(key, position)
+            return self._frames(key, position), True
         except DataError as error:
-            sharing = sorted(
-                self.episodes_in(key, segment.path), key=lambda p: source.video(key, p).start_s
-            )
-            counts = [int(source.lengths[p]) for p in sharing]
-            if sum(counts) != len(stamps_s):
-                raise DataError(
-                    f"{str(error).partition(REENCODE)[0]}The file has {len(stamps_s)} pictures and "
-                    f"its episodes have {sum(counts)} rows, so their order does not tell either"
-                ) from error
-            first = sum(counts[: sharing.index(position)])
-            return first + np.arange(len(rows_s)), False
+            found = self._by_order(key, position)
+            if found is not None:
+                return found, False
+            return self._shared(key, position, error), True
+
+    def _by_order(self, key: str, position: int) -> NDArray[np.int64] | None:
+        """Pairs rows and pictures of a file in their order; None if there are more of one kind."""
+        source, path = self._source, self._source.video(key, position).path
+        sharing = sorted(self.episodes_in(key, path), key=lambda p: source.video(key, p).start_s)
+        counts = [int(source.lengths[p]) for p in sharing]
+        if sum(counts) != len(packets_of(path).stamps_s):
+            return None
+        return sum(counts[: sharing.index(position)]) + np.arange(source.lengths[position])
+
+    def _shared(self, key: str, position: int, error: DataError) -> NDArray[np.int64]:
+        """Takes the nearest picture for each row.
+
+        Raises:
+            DataError: `error` and more, if there is none, or another episode claims it too.
+        """
+        segment = self._source.video(key, position)
+        stamps_s, times_s = packets_of(segment.path).stamps_s, self.times_s(position)
+        times_s = segment.start_s + times_s
+        frames = nearest_frames(stamps_s, times_s)
+        claims = self._claims.get(segment.path, ())
+        is_contested = any(position in (claim.first, claim.second) for claim in claims)
+        if is_contested or not is_near(stamps_s, frames, times_s, self._source.fps).all():
+            rows = sum(int(self._source.lengths[p]) for p in self.episodes_in(key, segment.path))
+            raise DataError(
+                f"{str(error).partition(REENCODE)[0]}The file has {len(stamps_s)} pictures and its "
+                f"episodes have {rows} rows, so their order does not tell either"
+            ) from error
+        return frames

@@ -21,10 +21,11 @@ from numpy.typing import NDArray
 
 from flux_core.errors import DataError
 
-from ..parquet.arrow import footer_of, read_columns
+from ..parquet.arrow import footer_of, read_columns, read_present
 from ..parquet.image_rows import ImageRows
 from ..parquet.row_groups import RowGroups, num_bytes
-from .episode_rows import RowSpan, SharedFiles, rows_of_own_file
+from ..repairable import naming_repair
+from .episode_rows import RowSpan, SharedFiles, numbering_of, rows_of_own_file
 from .locations import local_root
 from .metadata import (
     NO_NUMBERS,
@@ -150,6 +151,22 @@ class LeRobotDataset(ABC):
         """Refuses the first key that the dataset lacks."""
         check_known(self.info["features"], keys, str(self.root))
 
+    def check_count(self) -> None:
+        """Refuses a dataset that lists fewer episodes than it counts.
+
+        A recorder that was killed leaves such a one.
+
+        Raises:
+            DataError: info.json counts more episodes than the metadata lists.
+        """
+        said = self.info.get("total_episodes", 0)
+        if isinstance(said, int) and said > self.num_episodes:
+            raise DataError(
+                f"{self.root / 'meta' / 'info.json'}: total_episodes: expected "
+                f"{self.num_episodes}, as listed, got {said}. `flux-data repair` writes a dataset "
+                "of what is there"
+            )
+
     def episode(self, position: int, keys: Sequence[str]) -> Columns:
         """Returns columns of one episode, (length,) or (length, dim), and caches them.
 
@@ -158,7 +175,7 @@ class LeRobotDataset(ABC):
                 ascend, or the number of rows or dimensions differs from the metadata's.
         """
         key = (position, tuple(keys))
-        with self._lock:
+        with self._lock, naming_repair(self.root):
             columns = self._kept(key)
             if key not in self._good:
                 self._check(position, columns)
@@ -279,9 +296,9 @@ class LeRobotDataset(ABC):
         """
         self.check_features(keys)
         for position in range(self.num_episodes):
-            with self._lock:
+            with self._lock, naming_repair(self.root):
                 columns = self._rows(position, keys)
-            self._check(position, columns)
+                self._check(position, columns)
             yield columns
 
     def locate(self, row: int) -> tuple[int, int]:
@@ -354,8 +371,24 @@ class LeRobotV2(LeRobotDataset):
 
     def _find_rows(self, position: int) -> tuple[RowSpan, ...]:
         path = self._existing(position)
+        _, columns = read_present(path, numbering_of(path))
+        return (self._own_rows(position, path, columns),)
+
+    def _own_rows(self, position: int, path: Path, columns: Columns) -> RowSpan:
         index, length = int(self.episode_indices[position]), int(self.lengths[position])
-        return (rows_of_own_file(path, index, length, self.fps),)
+        return rows_of_own_file(path, index, length, self.fps, columns)
+
+    def _rows(self, position: int, keys: Sequence[str]) -> Columns:
+        if position in self._rows_of:
+            return super()._rows(position, keys)
+        path = self._existing(position)  # opened once for the rows and for what numbers them
+        numbering = numbering_of(path)
+        num_rows = int(footer_of(path).starts[-1])
+        wanted = tuple(dict.fromkeys((*keys, *numbering)))
+        columns = self._groups.read(path, wanted, slice(0, num_rows))
+        own = {key: columns[key] for key in numbering}
+        self._rows_of[position] = (self._own_rows(position, path, own),)
+        return {key: columns[key] for key in keys}
 
     def video(self, video_key: str, position: int) -> VideoSegment:
         """Returns the episode's own video."""
@@ -471,7 +504,8 @@ def open_lerobot(root: str | Path) -> LeRobotDataset:
     version = info.get("codebase_version")
     for layout in LAYOUTS:
         if version in layout.versions:
-            return layout(folder, info)
+            with naming_repair(folder):
+                return layout(folder, info)
     known = ", ".join(version for layout in LAYOUTS for version in layout.versions)
     raise DataError(
         f"{folder / 'meta' / 'info.json'}: expected codebase_version {known}, got {version}"

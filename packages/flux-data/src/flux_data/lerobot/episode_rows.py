@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,12 +23,14 @@ from numpy.typing import NDArray
 
 from flux_core.errors import DataError
 
-from ..parquet.arrow import read_present
+from ..parquet.arrow import constant_of, footer_of, read_present
 
 logger = logging.getLogger("flux.data")
 
 FRAMES_OFF = 0.5
 """The tolerance of times, in frames: a frame farther away is a different one."""
+
+EPISODE, FRAME = "episode_index", "frame_index"
 
 NOT_KNOWN = -1
 """Stands for a number that the file does not have."""
@@ -92,15 +94,20 @@ def scan_runs(path: Path, fps: float) -> FileRuns:
     Raises:
         DataError: the file cannot be read.
     """
-    num_rows, columns = read_present(path, ("episode_index", "frame_index", "index"))
-    columns = {key: values.reshape(num_rows, -1)[:, 0] for key, values in columns.items()}
-    episodes = columns.get("episode_index")
+    num_rows, columns = read_present(path, (EPISODE, FRAME, "index"))
+    return runs_of(path, fps, num_rows, columns)
+
+
+def runs_of(path: Path, fps: float, num_rows: int, columns: Mapping[str, NDArray[Any]]) -> FileRuns:
+    """Returns the runs of a file, given those of its columns that number its rows."""
+    columns = {key: _flat(values) for key, values in columns.items()}
+    episodes = columns.get(EPISODE)
     first = np.zeros(min(num_rows, 1), np.int64)
     if episodes is not None and num_rows:
         first = np.flatnonzero(np.concatenate(([True], episodes[1:] != episodes[:-1])))
     last = np.append(first[1:], num_rows)[: len(first)] - 1
     unknown = np.full(len(first), NOT_KNOWN)
-    frames, index = columns.get("frame_index"), columns.get("index")
+    frames, index = columns.get(FRAME), columns.get("index")
     return FileRuns(
         path=path,
         num_rows=num_rows,
@@ -112,6 +119,11 @@ def scan_runs(path: Path, fps: float) -> FileRuns:
         last_frame=unknown if frames is None else frames[last],
         broken=unknown if frames is None else _broken(path, fps, frames, first),
     )
+
+
+def _flat(values: NDArray[Any]) -> NDArray[Any]:
+    """Returns a column of numbers as (rows,); some programs store lists of one number."""
+    return values if values.ndim == 1 else values[:, 0]
 
 
 def _broken(
@@ -129,8 +141,8 @@ def _broken(
     bad[1:] = (frames[1:] <= frames[:-1]) & (number[1:] > 0)
     if (frames != number).any():
         _, columns = read_present(path, ("timestamp",))
-        times = columns.get("timestamp", np.full(len(frames), np.nan)).reshape(len(frames), -1)
-        has_time = np.abs(times[:, 0] * fps - frames) <= FRAMES_OFF
+        times = _flat(columns.get("timestamp", np.full(len(frames), np.nan)))
+        has_time = np.abs(times * fps - frames) <= FRAMES_OFF
         bad |= (frames != number) & ~has_time
     found = np.full(len(first), NOT_KNOWN)
     rows = np.flatnonzero(bad)[::-1]  # the first of each run is written last
@@ -138,13 +150,37 @@ def _broken(
     return found
 
 
-def rows_of_own_file(path: Path, episode: int, length: int, fps: float) -> RowSpan:
-    """Returns the rows of an episode that has a file of its own.
+def numbering_of(path: Path) -> tuple[str, ...]:
+    """Returns the columns to read for `rows_of_own_file`.
 
     Raises:
-        DataError: the file cannot be read, or its rows are not those of the episode.
+        DataError: the file cannot be read.
     """
-    runs = scan_runs(path, fps)
+    # Reading one column fewer counts: a dataset may have thousands of files.
+    is_known = constant_of(path, EPISODE) is not None
+    wanted = (FRAME,) if is_known else (EPISODE, FRAME)
+    return tuple(key for key in wanted if key in footer_of(path).names)
+
+
+def rows_of_own_file(
+    path: Path, episode: int, length: int, fps: float, columns: Mapping[str, NDArray[Any]]
+) -> RowSpan:
+    """Returns the rows of an episode that has a file of its own.
+
+    Args:
+        path: the file.
+        episode: the episode's index.
+        length: its number of rows, as the metadata says.
+        fps: frames per second.
+        columns: those of `numbering_of`, whole.
+
+    Raises:
+        DataError: the rows are not those of the episode.
+    """
+    num_rows, constant = int(footer_of(path).starts[-1]), constant_of(path, EPISODE)
+    if constant is not None:
+        columns = {**columns, EPISODE: np.full(num_rows, constant)}
+    runs = runs_of(path, fps, num_rows, columns)
     where = f"{path}: episode {episode}"
     if runs.num_rows != length:
         raise DataError(f"{where}: expected {length} rows (the metadata), got {runs.num_rows}")
@@ -228,8 +264,9 @@ class SharedFiles:
         if not right and _are_split(own) and sum(int(r.length[i]) for r, i in own) == length:
             right = own if self._has_index(position, *own[0]) else []
         elif len(right) > 1:
-            files = " and ".join(str(runs.path.relative_to(self.root)) for runs, _ in right)
-            raise DataError(f"{self._where(position)}: expected its rows once, got them in {files}")
+            raise DataError(
+                f"{self._where(position)}: expected its rows once, got them at {_places(right)}"
+            )
         if right:
             spans = self._checked(position, right)
             self._warn(position, spans[0].path)
@@ -256,8 +293,7 @@ class SharedFiles:
             )
         if found != length:
             return f"expected {length} rows (the metadata), got {found}"
-        places = ", ".join(f"{r.path.name} row {r.first[i]}" for r, i in own)
-        return f"expected consecutive rows, got {len(own)} pieces ({places})"
+        return f"expected consecutive rows, got {len(own)} pieces, at {_places(own)}"
 
     def _checked(self, position: int, own: Sequence[tuple[FileRuns, int]]) -> tuple[RowSpan, ...]:
         _check_frames(self._where(position), own)
@@ -315,6 +351,10 @@ class SharedFiles:
             stated,
             found.relative_to(self.root),
         )
+
+
+def _places(own: Sequence[tuple[FileRuns, int]]) -> str:
+    return " and ".join(f"row {runs.first[run]} of {runs.path.name}" for runs, run in own)
 
 
 def _are_split(own: Sequence[tuple[FileRuns, int]]) -> bool:

@@ -8,6 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..video.packets import packets_of
+from ..video.pairing import frames_of_rows
+from ..video.pictures import bits_of, pictures_of, samples_of
 from ..video.reader import VideoReader
 from .dataset import VideoSegment
 
@@ -67,13 +70,41 @@ class ImageStats:
 
 
 def sampled_image_stats(
-    segment: VideoSegment, times_s: NDArray[np.float64], fps: float
+    segment: VideoSegment, times_s: NDArray[np.float64], fps: float, channels: int = 3
 ) -> dict[str, Any]:
-    """Returns statistics of evenly spread frames of a video, given the rows' times."""
-    stats, reader, last = ImageStats(), VideoReader(max_open=1), len(times_s) - 1
-    for frame in np.unique(np.linspace(0, last, MAX_SAMPLED_FRAMES).round().astype(int)):
-        stats.add(reader.frame(segment.path, segment.start_s + times_s[frame], 0.5 / fps))
+    """Returns statistics of evenly spread frames of a video.
+
+    Args:
+        segment: where the episode is.
+        times_s: its rows' times.
+        fps: the rate of the rows.
+        channels: 3, or 1 for grey pictures and distances, of as many bits as the video has.
+    """
+    last = len(times_s) - 1
+    chosen = np.unique(np.linspace(0, last, MAX_SAMPLED_FRAMES).round().astype(int))
+    stats, reader = ImageStats(), VideoReader(max_open=1)
+    if channels == 1 or reader.is_depth(segment.path):
+        grey = _grey_stats(segment, times_s[chosen], fps)
+        return {k: v if k == "count" else v * channels for k, v in grey.items()}
+    for time_s in times_s[chosen]:
+        stats.add(reader.frame(segment.path, segment.start_s + time_s, 0.5 / fps))
     return stats.result()
+
+
+def _grey_stats(segment: VideoSegment, times_s: NDArray[np.float64], fps: float) -> dict[str, Any]:
+    stamps_s = packets_of(segment.path).stamps_s
+    frames = frames_of_rows(stamps_s, times_s, segment.start_s, fps, str(segment.path))
+    stats, white = ImageStats(), 1.0
+    for picture in pictures_of(segment.path, frames):
+        bits = bits_of(picture.format)
+        white = 2.0**bits - 1
+        if bits == 8:
+            image = picture.to_ndarray(format="gray")
+        else:
+            size = picture.height * picture.width
+            image = samples_of(picture)[:size].reshape(picture.height, picture.width)
+        stats.add(image[..., None])
+    return stats.result(white)
 
 
 def is_complete(stats: object, channels: int) -> bool:

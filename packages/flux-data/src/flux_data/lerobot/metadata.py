@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Required, TypedDict, TypeGuard, cast
@@ -15,16 +14,15 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from flux_core.errors import DataError
+from flux_core.incomplete_file import POINTER, is_lfs_pointer
 
-from ..parquet.arrow import first_line
+from ..parquet.arrow import unreadable
+from ..video.pixel_formats import is_deep_grey
 
 REQUIRED_INFO = ("fps", "features", "data_path")
 CHANNELS = (1, 3, 4)
 NO_NUMBERS = ("video", "image", "string", "language", "audio")
 """The dtypes of features that are not numbers; `language` is a list of messages per frame."""
-
-DEEP_GREY = re.compile(r"gray(9|1\d|f)|ya(16|f)")
-"""FFmpeg's pixel formats with one channel of more than 8 bits, which only depth maps have."""
 
 NAMELESS = "__index_level_0__"
 """How parquet files call an index of pandas that has no name."""
@@ -156,11 +154,6 @@ def is_depth_map(feature: Mapping[str, Any]) -> bool:
     )
 
 
-def is_deep_grey(pixel_format: object) -> bool:
-    """Whether a pixel format of FFmpeg is grey with more than 8 bits."""
-    return isinstance(pixel_format, str) and DEEP_GREY.match(pixel_format) is not None
-
-
 def flat_names(names: Any) -> list[str]:
     """Flattens names as LeRobot writes them: a list, a list of lists, or a dictionary of either."""
     if isinstance(names, Mapping):
@@ -217,7 +210,7 @@ def read_table(path: Path) -> pa.Table:
     try:
         return pq.read_table(path)
     except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{path}: cannot be read as parquet ({first_line(error)})") from error
+        raise unreadable(path, error) from error
 
 
 def text_rows(path: Path, table: pa.Table, name: str) -> list[Row]:
@@ -309,7 +302,8 @@ def _parse(data: bytes, where: str) -> Any:
     try:
         return json.loads(data)
     except ValueError as error:
-        raise DataError(f"{where}: expected JSON, got a syntax error ({error})") from error
+        reason = POINTER if is_lfs_pointer(data) else f"a syntax error ({error})"
+        raise DataError(f"{where}: expected JSON, got {reason}") from error
 
 
 def _is_number(value: object) -> bool:

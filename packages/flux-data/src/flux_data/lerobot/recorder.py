@@ -16,7 +16,7 @@ from flux_core.robots import RobotSpec
 from ..video.writer import CODEC_NAME, PIXEL_FORMAT, VideoWriter
 from .dataset import VideoSegment
 from .episode_stats import ImageStats
-from .stored_columns import Features, to_arrow
+from .stored_columns import Features, narrowed, to_arrow
 from .writer import Episode
 
 
@@ -65,7 +65,7 @@ class EpisodeRecorder:
     def __init__(self, folder: Path, fps: float, features: Features) -> None:
         """`features` are vectors and videos, as info.json describes them."""
         self._fps = fps
-        self._rows: dict[str, list[NDArray[np.float32]]] = {}
+        self._rows: dict[str, list[NDArray[np.generic]]] = {}
         self._videos: dict[str, VideoWriter] = {}
         self._paths: dict[str, Path] = {}
         for key, feature in features.items():
@@ -94,7 +94,7 @@ class EpisodeRecorder:
                 raise DataError(
                     f"{key}: expected shape {self._shapes[key]}, got {frame[key].shape}"
                 )
-            rows.append(frame[key].astype(np.float32))
+            rows.append(frame[key].copy())
         for key, video in self._videos.items():
             video.add(frame[key])
             self._stats[key].add(frame[key])
@@ -110,7 +110,10 @@ class EpisodeRecorder:
         """Finishes the videos and returns the episode."""
         for video in self._videos.values():
             video.close()
-        columns = {key: np.stack(rows).astype(np.float32) for key, rows in self._rows.items()}
+        columns = {
+            key: narrowed(np.stack(rows), np.dtype(np.float32), key)
+            for key, rows in self._rows.items()
+        }
         length = len(next(iter(columns.values())))
         timestamp = (np.arange(length) / self._fps).astype(np.float32)
         arrays = {key: to_arrow(values) for key, values in columns.items()}

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from flux_core.errors import DataError
@@ -17,6 +19,9 @@ from .metadata import Feature
 
 SMALLEST_STEP = 1e-4
 """Rows that differ by this much must still differ in a narrower float."""
+
+MAX_LOSS = 0.5
+"""A value that moves by this much is another one, however large: a count, a clock's second."""
 
 MAX_TIME_LOSS = 0.05
 """How far a time may move in a narrower float, in periods."""
@@ -88,6 +93,9 @@ def stored(
 
 def _text(column: pa.ChunkedArray, where: str) -> pa.ChunkedArray:
     kind = column.type
+    if pa.types.is_dictionary(kind):  # pandas' categories
+        column = column.cast(kind.value_type)
+        kind = column.type
     if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind)):
         raise DataError(f"{where}: frame 0: expected string, got {column[0].as_py()!r:.40}")
     return column.cast(pa.string()) if pa.types.is_null(kind) else column
@@ -106,7 +114,7 @@ def narrowed(
     with np.errstate(all="ignore"):
         found = values.astype(dtype)
         changed = _changed(values, found, fps)
-    changed = changed.reshape(len(values), -1).any(axis=1)
+    changed = changed.any(axis=tuple(range(1, changed.ndim)))
     for frame in np.flatnonzero(changed)[:1]:
         before, after = (_shown(part[frame]) for part in (values, found))
         raise DataError(
@@ -143,11 +151,12 @@ def _changed(before: NDArray[Any], after: NDArray[Any], fps: float | None) -> ND
 
 def _merged(before: NDArray[Any], after: NDArray[Any], fps: float | None) -> NDArray[np.bool_]:
     """Finds floats that a narrower float cannot tell from the row before, or not hold at all."""
-    changed = np.isfinite(before) & ~np.isfinite(after)
+    moved = np.abs(after.astype(before.dtype) - before)
+    changed = np.isfinite(before) & ~(moved < MAX_LOSS)
     steps = np.abs(np.diff(before, axis=0))
     changed[1:] |= (steps >= SMALLEST_STEP) & (after[1:] == after[:-1])
     if fps is not None:
-        changed |= np.abs(after.astype(before.dtype) - before) > MAX_TIME_LOSS / fps
+        changed |= moved > MAX_TIME_LOSS / fps
     return changed
 
 
@@ -213,3 +222,31 @@ def pandas_index(index: str, column: str, others: Sequence[str] = ()) -> dict[st
         ],
         "pandas_version": "2.0.0",
     }
+
+
+def fact_column(values: Sequence[Any]) -> pa.Array:
+    """Makes a column of facts, as JSON if their types do not fit: 'x' and 5, or {}."""
+    try:
+        column = pa.array(values)
+        pq.write_table(pa.table({"fact": column}), pa.BufferOutputStream())
+    except (pa.ArrowException, OverflowError):
+        texts = [
+            None if v is None else json.dumps(v, ensure_ascii=False, default=str) for v in values
+        ]
+        return pa.array(texts, pa.string())
+    return column
+
+
+def write_text_table(path: Path, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Writes a parquet file whose text is pandas' index."""
+    key = f"{name}_index"
+    others = [k for k in dict.fromkeys(k for row in rows for k in row) if k not in (key, name)]
+    table = pa.table(
+        {
+            key: pa.array([row[key] for row in rows], pa.int64()),
+            **{other: fact_column([row.get(other) for row in rows]) for other in others},
+            name: pa.array([row[name] for row in rows], pa.string()),
+        }
+    )
+    index = {"pandas": json.dumps(pandas_index(name, key, others))}
+    pq.write_table(table.replace_schema_metadata(index), path)

@@ -25,6 +25,9 @@ from ..video.packets import NO_TIME, Packets, opened_video, packets_of
 from ..video.pairing import REENCODE, frames_of_rows
 from .dataset import VideoSegment
 
+ROUNDING = 0.05
+"""How far stamps may be off by rounding to ticks, in periods, before an episode starts later."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Cut:
@@ -76,8 +79,11 @@ def cut_of(segment: VideoSegment, rows_s: NDArray[np.float64], fps: float, where
 
 def copy_episode(
     segment: VideoSegment, rows_s: NDArray[np.float64], fps: float, path: Path, where: str
-) -> None:
+) -> bool:
     """Writes one episode's video to its own file, in which it starts at time 0.
+
+    Returns:
+        whether it is a copy of the whole file; else it holds the video stream alone, without sound.
 
     Raises:
         DataError: as `cut_of`.
@@ -87,10 +93,11 @@ def copy_episode(
     frames = frames_of_rows(stamps_s, rows_s, segment.start_s, fps, place)
     if segment.start_s == 0 and frames[-1] - frames[0] + 1 == len(stamps_s):
         shutil.copyfile(segment.path, path)
-        return
+        return True
     with JoinedVideo(path, segment.path) as video:
         video.append(segment, rows_s, fps, where)
     frames_of_rows(packets_of(path).stamps_s, rows_s, 0.0, fps, place)
+    return False
 
 
 class JoinedVideo:
@@ -127,7 +134,7 @@ class JoinedVideo:
         base = float(cut.packets.time_base)
         shift = self._shift(cut, segment, fps)
         start_s = segment.start_s + shift * base
-        if abs(start_s - self.duration_s) <= base:  # the stamps were rounded to whole ticks
+        if abs(start_s - self.duration_s) <= ROUNDING / fps:  # stamps are whole ticks
             start_s = self.duration_s
         with opened_video(segment.path) as source:
             for packet in _packets(source, cut):
@@ -138,7 +145,7 @@ class JoinedVideo:
                 self._mux(packet, f"{segment.path}: {where}")
         last_s = (int(cut.pts.max()) + shift) * base + 1 / fps
         end_s = start_s + len(rows_s) / fps
-        self.duration_s = last_s if last_s > end_s + 2 * base else end_s
+        self.duration_s = last_s if last_s > end_s + ROUNDING / fps else end_s
         self._episodes.append((start_s, rows_s, fps, f"{segment.path}: {where}"))
         return start_s
 

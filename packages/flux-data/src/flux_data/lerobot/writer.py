@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -25,6 +26,7 @@ from numpy.typing import NDArray
 from flux_core.errors import DataError
 
 from ..parquet.arrow import to_array
+from ..video.packets import packets_of
 from .dataset import VideoSegment
 from .episode_stats import column_stats, pooled, sampled_image_stats
 from .metadata import Feature
@@ -40,15 +42,17 @@ from .new_folder import (
 )
 from .stored_columns import (
     Features,
+    fact_column,
     huggingface_schema,
     is_numeric,
-    pandas_index,
     stored,
+    write_text_table,
 )
 from .video_copy import JoinedVideo, copy_episode, encoding_of
 
+logger = logging.getLogger("flux.data")
+
 CHUNKS_SIZE = 1000
-TASK = ("task_index", "task")
 COUNTERS = ("frame_index", "episode_index", "index", "task_index")
 """The columns that number frames and tasks; the writer computes them."""
 
@@ -139,6 +143,7 @@ class DatasetWriter(ABC):
         self._more_info, self._more_schema = dict(more_info or {}), dict(more_schema or {})
         self._fact_names: set[str] = set()
         self._missing: list[Path] = []
+        self._silent: set[str] = set()
         self._num_frames = 0
 
     def staging(self, name: str) -> Path:
@@ -150,6 +155,12 @@ class DatasetWriter(ABC):
         with disk_errors(self.root):
             (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, self.folder / name)
+
+    def make(self, name: str, write: Callable[[Path], object]) -> None:
+        """Lets `write` make a file that belongs to no episode at `name` below the dataset."""
+        with disk_errors(self.root):
+            (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
+            write(self.folder / name)
 
     def add(self, episode: Episode) -> None:
         """Appends an episode.
@@ -278,6 +289,12 @@ class DatasetWriter(ABC):
                     f"{sorted(found)}"
                 )
 
+    def _tell_of_sound(self, key: str, segment: VideoSegment) -> None:
+        """Warns once per camera that a file's sound is not copied with its pictures."""
+        if key not in self._silent and packets_of(segment.path).num_sound_tracks:
+            self._silent.add(key)
+            logger.warning("%s: the sound of %s is not copied", segment.path, key)
+
     def _numbered(self, episode: Episode) -> pa.Table:
         """Returns the episode's rows with their counters, in the order of the features."""
         frames = np.arange(episode.length, dtype=np.int64)
@@ -321,8 +338,10 @@ class DatasetWriter(ABC):
                 if key in episode.image_stats:
                     stats[key] = dict(episode.image_stats[key])
                 elif key in episode.videos:
-                    times_s = _times_s(table)
-                    stats[key] = sampled_image_stats(episode.videos[key], times_s, self.fps)
+                    channels = 1 if min(feature["shape"][0], feature["shape"][2]) == 1 else 3
+                    stats[key] = sampled_image_stats(
+                        episode.videos[key], _times_s(table), self.fps, channels
+                    )
             elif is_numeric(feature):
                 values = to_array(table.column(key), key)
                 stats[key] = column_stats(values, quantiles=self.version == "v3.0")
@@ -349,7 +368,9 @@ class WriterV21(DatasetWriter):
                 os.replace(episode.videos[key].path, video)
             else:
                 where = f"episode {index}, {key}"
-                copy_episode(episode.videos[key], _times_s(table), self.fps, video, where)
+                segment = episode.videos[key]
+                if not copy_episode(segment, _times_s(table), self.fps, video, where):
+                    self._tell_of_sound(key, segment)
 
     def _write_metadata(self) -> None:
         meta = self.folder / "meta"
@@ -362,7 +383,8 @@ class WriterV21(DatasetWriter):
             text = "".join(
                 json.dumps(line, ensure_ascii=False, default=str) + "\n" for line in lines
             )
-            (meta / f"{name}.jsonl").write_text(text, encoding="utf-8")
+            if name != "tasks" or not (meta / "tasks.jsonl").exists():  # a kept one says the same
+                (meta / f"{name}.jsonl").write_text(text, encoding="utf-8")
 
     def _own_info(self) -> dict[str, Any]:
         count = len(self.episodes)
@@ -446,6 +468,7 @@ class WriterV30(DatasetWriter):
     def _write_video(
         self, key: str, segment: VideoSegment, rows_s: NDArray[np.float64], where: str
     ) -> dict[str, Any]:
+        self._tell_of_sound(key, segment)
         file, encoding = self._videos[key], encoding_of(segment.path)
         size = segment.path.stat().st_size
         is_full = file.num_bytes + size > self.max_video_bytes
@@ -466,17 +489,9 @@ class WriterV30(DatasetWriter):
     def _write_metadata(self) -> None:
         for video in self._joined:
             video.check()
-        rows = self.task_rows.values()
-        others = [k for k in dict.fromkeys(k for row in rows for k in row) if k not in TASK]
-        tasks = pa.table(
-            {
-                "task_index": pa.array(list(self.task_rows), pa.int64()),
-                **{key: fact_column([row.get(key) for row in rows]) for key in others},
-                "task": pa.array([row["task"] for row in rows], pa.string()),
-            }
-        )
-        index = {"pandas": json.dumps(pandas_index("task", "task_index", others))}
-        pq.write_table(tasks.replace_schema_metadata(index), self.folder / "meta/tasks.parquet")
+        tasks = self.folder / "meta" / "tasks.parquet"
+        if not tasks.exists():  # a kept one says the same, and maybe more
+            write_text_table(tasks, "task", list(self.task_rows.values()))
         write_json(self.folder / "meta" / "stats.json", self._dataset_stats())
         self._write_episode_lines()
 
@@ -533,19 +548,6 @@ WRITERS: dict[str, type[DatasetWriter]] = {
 def write_json(path: Path, value: object) -> None:
     """Writes JSON as LeRobot indents it."""
     path.write_text(json.dumps(value, indent=4, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def fact_column(values: Sequence[Any]) -> pa.Array:
-    """Makes a column of episodes' facts, as JSON if their types do not fit: 'x' and 5, or {}."""
-    try:
-        column = pa.array(values)
-        pq.write_table(pa.table({"fact": column}), pa.BufferOutputStream())
-    except (pa.ArrowException, OverflowError):
-        texts = [
-            None if v is None else json.dumps(v, ensure_ascii=False, default=str) for v in values
-        ]
-        return pa.array(texts, pa.string())
-    return column
 
 
 def _time_type(features: Features) -> str:

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from flux_core.errors import DataError
+from flux_core.incomplete_file import why_incomplete
 
 THREADS_FROM_BYTES = 8 << 20
 
@@ -72,11 +73,6 @@ def worth_threads(num_bytes: int) -> bool:
     return num_bytes > THREADS_FROM_BYTES
 
 
-def unreadable(path: Path, error: Exception) -> DataError:
-    """Returns the error for a file that cannot be read."""
-    return DataError(f"{path}: cannot be read as parquet ({first_line(error)})")
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Footer:
     """What the end of a parquet file says about it.
@@ -106,6 +102,25 @@ class Footer:
             sizes = [sum(g.column(i).total_uncompressed_size for i in places) for g in groups]
             self._sizes[wanted] = np.asarray(sizes, dtype=np.int64)
         return self._sizes[wanted]
+
+
+def constant_of(path: Path, key: str) -> object:
+    """Returns the value that a column has in every row, if the footer says so; otherwise None.
+
+    Raises:
+        DataError: the file is missing or damaged.
+    """
+    metadata = footer_of(path).metadata
+    places = [i for i in range(metadata.num_columns) if metadata.schema.column(i).path == key]
+    if not places or not metadata.num_rows:
+        return None
+    found: set[object] = set()
+    for group in range(metadata.num_row_groups):
+        stats = metadata.row_group(group).column(places[0]).statistics
+        if stats is None or not stats.has_min_max or stats.null_count:
+            return None
+        found |= {stats.min, stats.max}
+    return found.pop() if len(found) == 1 else None
 
 
 def footer_of(path: Path) -> Footer:
@@ -194,6 +209,12 @@ def _is_even(chunk: pa.Array, length: float) -> bool:
     if pa.types.is_fixed_size_list(chunk.type):
         return True
     return bool(np.all(np.diff(chunk.offsets.to_numpy()) == length))
+
+
+def unreadable(path: Path, error: Exception) -> DataError:
+    """Returns the error for a file that is not parquet, is cut, or is not there yet."""
+    reason = why_incomplete(path) or first_line(error)
+    return DataError(f"{path}: cannot be read as parquet ({reason})")
 
 
 def first_line(error: Exception) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -11,10 +13,18 @@ from numpy.typing import NDArray
 
 from flux_core.errors import DataError
 
+logger = logging.getLogger("flux.config")
+
+COLUMN = "observation."
+"""A dataset's columns begin with this. Training reads none of them under its own name."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class DictCollator:
     """Stacks `keys` into arrays with a leading batch axis; `meta_keys` become lists.
+
+    A column that no sample has is left out, with one warning: FluxVLA's configs list columns that
+    only some of its datasets have.
 
     Each sample's `group` number is always included, so that the trainer can tell robots apart.
     """
@@ -26,6 +36,9 @@ class DictCollator:
         batch: dict[str, Any] = {}
         for key in self.keys:
             missing = [i for i, sample in enumerate(samples) if key not in sample]
+            if len(missing) == len(samples) and key.startswith(COLUMN):
+                _warn_of_unused(key)
+                continue
             if missing:
                 raise DataError(
                     f"collator.keys: expected {key!r} in every sample, got "
@@ -37,6 +50,14 @@ class DictCollator:
         for key in self.meta_keys:
             batch[key] = [sample.get(key) for sample in samples]
         return batch
+
+
+@cache
+def _warn_of_unused(key: str) -> None:
+    logger.warning(
+        "runner.collator.keys: ignored %r: no sample has this column, and no network reads it",
+        key,
+    )
 
 
 def _stacked(key: str, values: Sequence[NDArray[Any]]) -> NDArray[Any]:

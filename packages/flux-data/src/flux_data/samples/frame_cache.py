@@ -29,10 +29,14 @@ from flux_core.transforms import ImageResize
 
 from ..lerobot.dataset import LeRobotDataset
 from ..lerobot.metadata import json_object
+from ..video.reader import VideoReader
 
 logger = logging.getLogger("flux.data")
 
 VERSION = 3
+BY_STAMP = "by stamp"
+"""How the manifest says that the picture of a row is the one whose stamp is its time."""
+
 FOLDER = "flux_frames"
 MAX_OPEN_SHARDS = 512
 
@@ -162,6 +166,23 @@ def why_stale(manifest: Mapping[str, Any], source: LeRobotDataset, cameras: Sequ
         if manifest["fingerprints"][key] != now:
             files = "images" if key in source.image_keys else "videos"
             return f"the {files} of {key}, the data files or the fps have changed"
+    if manifest.get("pictures") != BY_STAMP:
+        return _late_video(source, [key for key in cameras if key in source.video_keys])
+    return ""
+
+
+def _late_video(source: LeRobotDataset, video_keys: Sequence[str]) -> str:
+    """Returns why a cache from before pictures were found by stamp is wrong; '' if it is not.
+
+    Its times count from a video's first picture. Only if that has the stamp 0 is it the same.
+    """
+    reader = VideoReader(max_open=1)
+    positions = range(source.num_episodes)
+    paths = dict.fromkeys(source.video(key, i).path for key in video_keys for i in positions)
+    for path in paths:
+        first_s = reader.extent(path).first_s
+        if first_s != 0:
+            return f"{path} begins at {first_s:.4f} s, and its times count from there"
     return ""
 
 
@@ -251,6 +272,7 @@ def manifest_of(
         "version": VERSION,
         "resize": unbind(resize),
         "encoding": encoding,
+        "pictures": BY_STAMP,
         "fingerprints": dict(fingerprints),
         "shards": {name: asdict(shard) for name, shard in sorted(shards.items())},
     }

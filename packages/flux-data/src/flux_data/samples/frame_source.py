@@ -18,11 +18,14 @@ from ..lerobot.dataset import LeRobotDataset
 from ..lerobot.metadata import image_size
 from ..parquet.arrow import footer_of
 from ..parquet.image_rows import LARGE_GROUP_BYTES, MAX_CACHED_BYTES
+from ..pictures.row_pictures import RowPictures
+from ..pictures.stored_image import StoredImage
+from ..repairable import naming_repair
+from ..video.pairing import TOLERANCE
 from ..video.reader import VideoReader
 from .frame_cache import find_cache
 from .raw_sample import RawSample
 from .resize import resize_frame
-from .stored_image import StoredImage
 
 logger = logging.getLogger("flux.data")
 
@@ -68,6 +71,7 @@ class FrameSource:
         self._cached = set() if self._cache is None else set(self._cache.cameras)
         if self._stored - self._cached and (hint := hint_at_slow_images(source)):
             logger.warning("%s: %s", source.root, hint)
+        self._row_pictures = RowPictures(source)
 
     def read(self, sample: RawSample) -> list[NDArray[np.uint8]]:
         """Returns a frame of every camera, (height, width, 3) uint8 each, resized.
@@ -75,7 +79,8 @@ class FrameSource:
         Raises:
             DataError: a frame is missing, cannot be decoded, or differs in size from `info.json`.
         """
-        frames = [self.picture(sample, key) for key in self.cameras]
+        with naming_repair(self.source.root):
+            frames = [self.picture(sample, key) for key in self.cameras]
         if self.resize is None:
             return frames
         return [resize_frame(frame, self.resize) for frame in frames]
@@ -107,10 +112,10 @@ class FrameSource:
         return StoredImage(data=data, root=self.source.root, where=where)
 
     def _video_frame(self, sample: RawSample, camera: str) -> tuple[NDArray[np.uint8], str]:
-        segment = self.source.video(camera, sample.position)
-        # A frame may be off by at most half a period; beyond that it is a different frame.
-        tolerance_s = 0.5 / self.source.fps
         reader = getattr(_thread, "reader", _shared_reader)
+        segment = self._row_pictures.check(camera, sample.position, sample.times_s, reader)
+        # A frame may be off by at most half a period; beyond that it is a different frame.
+        tolerance_s = TOLERANCE / self.source.fps
         time_s = segment.start_s + sample.time_s
         return reader.frame(segment.path, time_s, tolerance_s), f"{segment.path}: {camera}"
 

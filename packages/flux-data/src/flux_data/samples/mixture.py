@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 from flux_core.errors import ConfigError, DataError
 from flux_core.norm_stats import NormStats
 
+from ..lerobot.dataset import LeRobotDataset
 from ..lerobot.metadata import NO_NUMBERS
 from ..lerobot.state_action import STATE, width_of
+from ..run_files import check_files
 from .camera_summary import summarize_cameras
 from .frame_cache import fingerprints
 from .group_statistics import compute_group
@@ -132,11 +134,10 @@ class DistributedRepeatingDataset:
         self._summaries: dict[str, Mapping[str, object]] = {}
         self._groups: dict[str, tuple[int, int]] = {}
         self._group_of: list[int] = []
+        opened = _opened(config)
         for name, members in config.groups().items():
-            if not members:
-                raise ConfigError(f"datasets.{name}: expected at least one dataset, got none")
             keys = config.statistic_keys or ()
-            group = [member.build(keys) for member in members]
+            group = [m.build(keys, s) for m, s in zip(members, opened[name], strict=True)]
             check_alike(group, keys)
             statistics = group_stats(group, config)
             self.stats[name] = statistics.stats
@@ -233,6 +234,24 @@ class DistributedRepeatingDataset:
             laps = [first + rng.permutation(last - first) for _ in range(rounds)]
             drawn.append(np.concatenate([*laps, np.zeros(0, np.int64)])[:count].astype(np.int64))
         return np.concatenate(drawn)
+
+
+def _opened(
+    config: DistributedRepeatingDataset.Config,
+) -> dict[str, list[list[LeRobotDataset]]]:
+    """Opens the directories of each group's datasets, and checks that all their files exist."""
+    opened: dict[str, list[list[LeRobotDataset]]] = {}
+    for name, members in config.groups().items():
+        if not members:
+            raise ConfigError(f"datasets.{name}: expected at least one dataset, got none")
+        opened[name] = [member.open() for member in members]
+    check_files(
+        (source, member.cameras)
+        for name, members in config.groups().items()
+        for member, sources in zip(members, opened[name], strict=True)
+        for source in sources
+    )
+    return opened
 
 
 class EpochBatches:

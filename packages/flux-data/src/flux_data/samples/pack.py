@@ -21,6 +21,9 @@ from flux_core.transforms import ImageResize
 
 from ..lerobot.dataset import LeRobotDataset, VideoSegment, open_lerobot
 from ..lerobot.metadata import image_size
+from ..pictures.row_pictures import RowPictures
+from ..pictures.stored_image import decode_image
+from ..video.pairing import TOLERANCE
 from ..video.reader import VideoReader
 from ..whole_file import cannot_be_written, whole_file
 from .frame_cache import (
@@ -39,7 +42,6 @@ from .frame_cache import (
 )
 from .frame_source import check_cameras
 from .resize import resize_frame
-from .stored_image import decode_image
 
 JPEG_QUALITY = 95
 SAMPLED_FRAMES = 8
@@ -78,7 +80,7 @@ class VideoFrames:
         reader = VideoReader(max_open=1)
         for time_s in self.times_s[::every]:
             at_s = self.segment.start_s + float(time_s)
-            yield reader.frame(self.segment.path, at_s, 0.5 / self.fps)
+            yield reader.frame(self.segment.path, at_s, TOLERANCE / self.fps)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,6 +234,7 @@ def _jobs(
 ) -> Iterator[PackJob]:
     """Yields the jobs that are not `done`."""
     # As in training, the frame of a row is the one at its `timestamp`.
+    pictures, reader = RowPictures(source), VideoReader(max_open=1)
     for position, columns in enumerate(source.episodes(["timestamp"])):
         times_s = columns["timestamp"].ravel().astype(np.float64)
         for key in keys:
@@ -239,7 +242,7 @@ def _jobs(
             if name not in done:
                 yield PackJob(
                     name=name,
-                    source=_frames(source, position, key, times_s),
+                    source=_frames(pictures, key, position, times_s, reader),
                     folder=folder,
                     resize=resize,
                     encoding=encoding,
@@ -247,12 +250,17 @@ def _jobs(
 
 
 def _frames(
-    source: LeRobotDataset, position: int, camera: str, times_s: NDArray[np.float64]
+    pictures: RowPictures,
+    camera: str,
+    position: int,
+    times_s: NDArray[np.float64],
+    reader: VideoReader,
 ) -> Frames:
+    source = pictures.source
     if camera in source.image_keys:
         frames = len(times_s)
         return ImageFrames(root=source.root, position=position, camera=camera, frames=frames)
-    segment = source.video(camera, position)
+    segment = pictures.check(camera, position, times_s, reader)
     return VideoFrames(segment=segment, times_s=times_s, fps=source.fps)
 
 

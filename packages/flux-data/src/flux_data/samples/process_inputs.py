@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 
 from flux_core.errors import ConfigError, DataError
-from flux_core.transforms import DatasetInputs, Sample
+from flux_core.transforms import DatasetInputs, Rule, Sample, rules
 
 KEPT = ("stats", "task_description", "action_masks", "rng")
 """The keys that later transforms may need, whatever the config lists."""
@@ -23,6 +24,12 @@ class ProcessParquetInputs(DatasetInputs):
     False.
     """
 
+    rules: ClassVar[Mapping[str, Rule]] = {
+        **rules("free", "columns for the loss and the log; cameras are compared", "parquet_keys"),
+        **rules("checked", "the column called 'states' has statistics", "name_mappings"),
+        **rules("equal", "inference.dataset.img_keys, by position and name", "video_keys"),
+        **rules("free", "padded cameras are masked", "num_padding_imgs"),
+    }
     parquet_keys: tuple[str, ...]
     video_keys: tuple[str, ...]
     name_mappings: Mapping[str, tuple[str, ...]] = field(

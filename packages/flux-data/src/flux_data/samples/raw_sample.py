@@ -20,6 +20,7 @@ class RawSample:
         position: position of the episode in the dataset, 0 .. num_episodes - 1.
         episode_index: number of the episode in the metadata.
         frame: number of the frame in its episode.
+        times_s: (frames,) times of all rows of the episode, in seconds since its start.
         columns: the dataset's columns at this frame, except for the cameras.
         state: (S,) in robot units.
         actions: (H, A) float32 in robot units.
@@ -30,6 +31,7 @@ class RawSample:
     position: int
     episode_index: int
     frame: int
+    times_s: NDArray[np.float64]
     columns: Mapping[str, Any]
     state: NDArray[Any]
     actions: NDArray[np.float32]

@@ -131,12 +131,41 @@ class ParquetDataset:
             path = self.data_root_path
             return (path,) if isinstance(path, str) else path
 
-        def build(self, statistic_keys: Sequence[str] = ()) -> ParquetDataset:
-            return ParquetDataset(self, statistic_keys)
+        @property
+        def cameras(self) -> tuple[str, ...]:
+            """The columns of the cameras."""
+            inputs = self.pipeline.maybe(DatasetInputs)
+            return () if inputs is None else tuple(inputs.video_keys)
 
-    def __init__(self, config: Config, statistic_keys: Sequence[str] = ()) -> None:
+        def open(self) -> list[LeRobotDataset]:
+            """Opens the directories, reading only metadata."""
+            return [open_lerobot(root) for root in self.roots]
+
+        def build(
+            self,
+            statistic_keys: Sequence[str] = (),
+            sources: Sequence[LeRobotDataset] | None = None,
+        ) -> ParquetDataset:
+            return ParquetDataset(self, statistic_keys, sources)
+
+    def __init__(
+        self,
+        config: Config,
+        statistic_keys: Sequence[str] = (),
+        sources: Sequence[LeRobotDataset] | None = None,
+    ) -> None:
+        """Finds the samples.
+
+        Args:
+            config: the settings.
+            statistic_keys: the columns of which statistics will be computed.
+            sources: the opened directories; default: opens them.
+        """
         self.config, self.pipeline = config, config.pipeline
-        self.parts = [DatasetPart(open_lerobot(r), config, statistic_keys) for r in config.roots]
+        sources = config.open() if sources is None else sources
+        for source in sources:
+            source.check_count()
+        self.parts = [DatasetPart(source, config, statistic_keys) for source in sources]
         self._ends = np.cumsum([len(part) for part in self.parts])
         self.stats: Mapping[str, FeatureStats] = {}
 
@@ -279,6 +308,7 @@ class DatasetPart:
             position=position,
             episode_index=int(self.source.episode_indices[position]),
             frame=frame,
+            times_s=columns["timestamp"].ravel().astype(np.float64, copy=False),
             columns={key: column[frame] for key, column in columns.items()},
             state=joined(columns, self.config.state_columns, frame),
             actions=actions,

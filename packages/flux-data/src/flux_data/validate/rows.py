@@ -12,16 +12,18 @@ from numpy.typing import NDArray
 
 from flux_core.errors import DataError
 
-from ..lerobot.dataset import LeRobotDataset, LeRobotV2, open_lerobot
-from ..lerobot.metadata import NO_NUMBERS, image_size
+from ..lerobot.dataset import LeRobotDataset, open_lerobot
+from ..lerobot.metadata import NO_NUMBERS
 from ..lerobot.state_action import usual_columns
+from ..lerobot.stored_columns import narrowed, number_type
 from ..parquet.arrow import footer_of
-from ..video.reader import VideoReader, video_facts
 from .fault import Fault, episode_fault
 from .files import file_faults
 from .images import image_faults
 from .metadata import FRAMES_OFF, episode_lines, metadata_faults, task_faults
+from .references import ReferenceChecks
 from .stats import StatedStats
+from .videos import VideoChecks, even_times
 
 JUMP_OVER_USUAL = 10.0
 """A step this many times larger than 99 % of all steps, and than 1 % of the range, is a jump."""
@@ -47,17 +49,24 @@ def validate(
         file, _, message = str(error).partition(": ")
         return [Fault(kind="metadata", file=file, where="", message=message)]
     stated = StatedStats(source, lines)
-    faults = [*metadata_faults(source, lines), *stated.stated_faults()]
+    references = ReferenceChecks(source)
+    faults = [
+        *metadata_faults(source, lines),
+        *stated.stated_faults(),
+        *references.table_faults(),
+    ]
+    overlapping = {fault.file for fault in faults if fault.kind == "video_overlap"}
+    videos = VideoChecks(source, decode=decode, overlapping=overlapping)
     checks = (
+        references.episode_faults,
         _UsualSteps(source).jumps,
         functools.partial(task_faults, source, lines),
         stated.episode_faults,
     )
-    reader = VideoReader(max_open=len(source.video_keys) or 1) if decode else None
     rows = 0
     for position in range(source.num_episodes):
         faults += _check_table(source, position, rows, checks)
-        faults += _check_videos(source, position, reader)
+        faults += videos.faults(position)
         faults += image_faults(source, position) if decode else ()
         rows += int(source.lengths[position])
         advance(position + 1, source.num_episodes)
@@ -139,6 +148,14 @@ def _check_values(
         frame = int(place[0])
         message = f"{key}: frame {frame}: expected a finite value, got {values[place]}"
         yield episode_fault(source, position, "not_finite", path, message, frame)
+        return
+    dtype = number_type(feature["dtype"])
+    try:
+        if dtype is not None:
+            narrowed(values, dtype, key, source.fps if key == "timestamp" else None)
+    except DataError as error:
+        frame = int(str(error).partition(": frame ")[2].partition(":")[0])
+        yield episode_fault(source, position, "value", path, str(error), frame)
 
 
 def _check_counters(
@@ -148,7 +165,7 @@ def _check_counters(
     columns: Mapping[str, NDArray[Any]],
     first_row: int,
 ) -> Iterator[Fault]:
-    """Checks times, frame numbers, indices and tasks."""
+    """Checks times, frame numbers and indices."""
     length = int(source.lengths[position])
     frames = np.arange(length)
     if "timestamp" in columns:
@@ -156,10 +173,10 @@ def _check_counters(
         for frame in np.flatnonzero(np.diff(times) <= 0)[:1]:
             message = f"timestamp: frame {frame + 1}: expected a later time than frame {frame}'s"
             yield episode_fault(source, position, "time_order", path, message, int(frame) + 1)
-        off = np.abs(times - frames / source.fps) > FRAMES_OFF / source.fps
-        for frame in np.flatnonzero(off)[:1]:
+        expected_s = even_times(source, times)
+        for frame in np.flatnonzero(np.abs(times - expected_s) > FRAMES_OFF / source.fps)[:1]:
             message = (
-                f"timestamp: frame {frame}: expected {frame / source.fps:.4f} s, got "
+                f"timestamp: frame {frame}: expected {expected_s[frame]:.4f} s, got "
                 f"{times[frame]:.4f} s"
             )
             yield episode_fault(source, position, "time", path, message, int(frame))
@@ -173,10 +190,6 @@ def _check_counters(
         for frame in np.flatnonzero(found != values)[:1]:
             message = f"{key}: frame {frame}: expected {values[frame]}, got {found[frame]}"
             yield episode_fault(source, position, key, path, message, int(frame))
-    tasks = columns.get("task_index", np.zeros(0, np.int64)).ravel()
-    for frame in np.flatnonzero(~np.isin(tasks, list(source.tasks)))[:1]:
-        message = f"task_index: frame {frame}: expected a known task, got {tasks[frame]}"
-        yield episode_fault(source, position, "task_index", path, message, int(frame))
 
 
 def _is_good(values: NDArray[Any]) -> bool:
@@ -232,63 +245,3 @@ class _UsualSteps:
                     f"{steps[frame, dim] / limit[dim] * JUMP_OVER_USUAL:.0f} times its usual step"
                 )
                 yield episode_fault(self.source, position, "jump", path, message, int(frame) + 1)
-
-
-def _check_videos(
-    source: LeRobotDataset, position: int, reader: VideoReader | None
-) -> Iterator[Fault]:
-    for key in source.video_keys:
-        segment = source.video(key, position)
-        path, length = segment.path, int(source.lengths[position])
-        if not path.is_file():
-            yield episode_fault(
-                source, position, "video_missing", path, "the video file is missing"
-            )
-            continue
-        try:
-            facts = video_facts(path)
-        except DataError as error:
-            message = str(error).partition(": ")[2]
-            yield episode_fault(source, position, "video_damaged", path, message)
-            continue
-        height, width = image_size(source.info["features"][key])
-        if (facts.height, facts.width) != (height, width):
-            message = f"expected {height}x{width} (info.json), got {facts.height}x{facts.width}"
-            yield episode_fault(source, position, "video_size", path, message)
-        times = segment.start_s + np.arange(length) / source.fps
-        at = np.clip(np.searchsorted(facts.times_s, times), 1, max(len(facts.times_s) - 1, 1))
-        near = np.minimum(
-            np.abs(facts.times_s[at - 1] - times),
-            np.abs(facts.times_s[np.minimum(at, len(facts.times_s) - 1)] - times),
-        )
-        missing = np.flatnonzero(near > FRAMES_OFF / source.fps)
-        if len(missing):
-            message = (
-                f"{len(missing)} of {length} frames are not in the video; first: frame "
-                f"{missing[0]} at {times[missing[0]]:.4f} s"
-            )
-            yield episode_fault(source, position, "video_frames", path, message, int(missing[0]))
-            continue
-        # A v3.0 video joins many episodes.
-        if isinstance(source, LeRobotV2) and len(facts.times_s) != length:
-            message = f"expected {length} frames (the metadata), got {len(facts.times_s)}"
-            yield episode_fault(source, position, "video_length", path, message)
-        if reader is not None:
-            yield from _check_pictures(source, position, reader, path, times)
-
-
-def _check_pictures(
-    source: LeRobotDataset,
-    position: int,
-    reader: VideoReader,
-    path: Path,
-    times: NDArray[np.float64],
-) -> Iterator[Fault]:
-    """Decodes an episode's frames and yields the first that fails."""
-    for frame, time_s in enumerate(times):
-        try:
-            reader.frame(path, float(time_s), FRAMES_OFF / source.fps)
-        except DataError as error:
-            message = f"frame {frame}: {str(error).partition(': ')[2]}"
-            yield episode_fault(source, position, "video_frame", path, message, frame)
-            return

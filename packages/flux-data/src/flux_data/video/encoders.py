@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from flux_core.errors import DataError, MissingDependencyError
 
-from .packets import NO_TIME, Packets, opened_video, packets_of
+from .packets import opened_video
+from .pictures import all_pictures, bits_of, pictures_of, samples_of
 
 MIN_PSNR_DB = 40.0
 """The least quality of every picture against the decoded source."""
@@ -62,9 +63,9 @@ def _aom(crf: int) -> Setting:
     return Setting(encoder="libaom-av1", shown=f"crf {crf}", options=options)
 
 
-def _vp(encoder: str, crf: int) -> Setting:
-    options = {**VP9, "crf": str(crf), "qmin": "0", "qmax": str(max(crf, 4))}
-    return Setting(encoder=encoder, shown=f"crf {crf}", options=options)
+def _vp9(crf: int) -> Setting:
+    options = {**VP9, "crf": str(crf), "qmin": "0", "qmax": str(crf)}
+    return Setting(encoder="libvpx-vp9", shown=f"crf {crf}", options=options)
 
 
 def _scaled(encoder: str, quality: int) -> Setting:
@@ -80,13 +81,11 @@ SETTINGS: dict[str, tuple[Setting, ...]] = {
     "hevc": (_x265("crf=14", "crf 14"), _x265("crf=6", "crf 6"), HEVC_LOSSLESS),
     "av1": (_svt(16), _svt(6), _svt(1), _aom(10), _aom(2), _aom(0)),
     "vp9": (
-        *(_vp("libvpx-vp9", crf) for crf in (12, 4)),
+        *(_vp9(crf) for crf in (12, 4)),
         Setting(encoder="libvpx-vp9", shown="lossless", options={**VP9, "lossless": "1"}),
     ),
-    "vp8": (_vp("libvpx", 4),),
     "mpeg4": (_scaled("mpeg4", 2), _scaled("mpeg4", 1)),
     "mjpeg": (_scaled("mjpeg", 2), _scaled("mjpeg", 1)),
-    "ffv1": (Setting(encoder="ffv1", shown="lossless", options={}),),
 }
 """Codec -> its settings, each of a higher quality than the one before."""
 
@@ -101,13 +100,8 @@ class Source:
     width: int
     height: int
     fps: float
-
-    @property
-    def bits(self) -> int:
-        """Bits per sample."""
-        import av
-
-        return max(c.bits for c in av.VideoFormat(self.pixel_format).components)
+    color_primaries: int
+    color_trc: int
 
 
 def source_of(path: Path, fps: float) -> Source:
@@ -127,6 +121,8 @@ def source_of(path: Path, fps: float) -> Source:
             width=stream.width,
             height=stream.height,
             fps=fps,
+            color_primaries=context.color_primaries,
+            color_trc=context.color_trc,
         )
 
 
@@ -138,6 +134,7 @@ def settings_of(source: Source) -> list[Setting]:
         MissingDependencyError: PyAV lacks the encoder, or the encoder lacks the pixel format.
     """
     import av
+    from av.codec.codec import UnknownCodecError
 
     if source.codec not in SETTINGS:
         raise DataError(
@@ -147,7 +144,7 @@ def settings_of(source: Source) -> list[Setting]:
     for setting in SETTINGS[source.codec]:
         try:
             formats = av.Codec(setting.encoder, "w").video_formats or []
-        except av.codec.codec.UnknownCodecError:
+        except UnknownCodecError:
             continue
         if source.pixel_format in [each.name for each in formats]:
             found.append(setting)
@@ -157,8 +154,8 @@ def settings_of(source: Source) -> list[Setting]:
             f"{source.path}: encoding {source.codec} with {source.pixel_format} needs an FFmpeg "
             f"with {encoders}, which the installed PyAV does not have"
         )
-    if source.bits > 8 and found[-1] is HEVC_LOSSLESS:
-        return [HEVC_LOSSLESS]  # distances: no loss is small enough
+    if source.pixel_format.startswith("gray") and found[-1] is HEVC_LOSSLESS:
+        return [HEVC_LOSSLESS]  # distances: every error is one in metres
     return found
 
 
@@ -232,7 +229,7 @@ def encode(
     try:
         with av.open(str(path), "w") as container:
             stream = None
-            for picture, tick in zip(_pictures(source.path, frames), ticks, strict=True):
+            for picture, tick in zip(pictures_of(source.path, frames), ticks, strict=True):
                 if stream is None:
                     stream = _stream(container, source, setting, base, picture)
                 picture.pts, picture.time_base = int(tick), base
@@ -245,15 +242,15 @@ def encode(
             f"{source.path}: cannot be encoded with {setting.encoder} as {source.pixel_format} "
             f"{source.width}x{source.height} ({error})"
         ) from error
-    return worst_psnr_db(_pictures(source.path, frames), _all_pictures(path))
+    return worst_psnr_db(pictures_of(source.path, frames), all_pictures(path))
 
 
 def _ticks(times_s: NDArray[np.float64], source: Source) -> tuple[Fraction, NDArray[np.int64]]:
     """Returns a time base, and the times in it: periods if they fit, else a fine clock."""
     if not 0 <= times_s[0] < MAX_TIME_S:
         raise DataError(
-            f"{source.path}: expected rows whose times begin at 0 s, got {times_s[0]:.4f} s, which "
-            "a video cannot have"
+            f"{source.path}: expected rows whose times begin near 0 s, got {times_s[0]:.4f} s. "
+            "Subtract the time of its first row from each episode's timestamps"
         )
     rate = Fraction(source.fps).limit_denominator(1001)
     periods = times_s * float(rate)
@@ -274,44 +271,8 @@ def _stream(container: Any, source: Source, setting: Setting, base: Fraction, li
     context.time_base = base
     # Colours are converted by these: without them, they would be shown differently.
     context.colorspace, context.color_range = like.colorspace, like.color_range
-    context.color_primaries, context.color_trc = like.color_primaries, like.color_trc
+    context.color_primaries, context.color_trc = source.color_primaries, source.color_trc
     return stream
-
-
-def _all_pictures(path: Path) -> Iterable[Any]:
-    with opened_video(path) as stream:
-        yield from (f for f in stream.container.decode(stream) if f.pts is not None)
-
-
-def _pictures(path: Path, frames: NDArray[np.int64]) -> Iterable[Any]:
-    """Yields the shown frames of a video by number, decoding from the keyframe before the first."""
-    packets = packets_of(path)
-    wanted = packets.pts[packets.shown[frames]].tolist()
-    at = 0
-    with opened_video(path) as stream:
-        _seek(stream, packets, int(packets.shown[frames[0]]))
-        for picture in stream.container.decode(stream):
-            pts = picture.pts  # whoever gets the picture may change it
-            while at < len(wanted) and pts == wanted[at]:
-                if picture.is_corrupt:
-                    stamp_s = wanted[at] * float(packets.time_base)
-                    raise DataError(f"{path}: the frame at {stamp_s:.4f} s is damaged")
-                at += 1
-                yield picture
-            if at == len(wanted):
-                return
-    stamp_s = wanted[at] * float(packets.time_base)
-    raise DataError(f"{path}: the frame at {stamp_s:.4f} s cannot be decoded")
-
-
-def _seek(stream: Any, packets: Packets, place: int) -> None:
-    """Goes to the last keyframe that comes before a packet and is shown before all after it."""
-    first = int(packets.pts[place])
-    for start in np.flatnonzero(packets.is_keyframe[: place + 1])[::-1]:
-        if packets.pts[start] <= first and (packets.pts[start:] >= packets.pts[start]).all():
-            if start and packets.dts[start] != NO_TIME:
-                stream.container.seek(int(packets.dts[start]), stream=stream, backward=True)
-            return
 
 
 def worst_psnr_db(before: Iterable[Any], after: Iterable[Any]) -> float:
@@ -320,27 +281,16 @@ def worst_psnr_db(before: Iterable[Any], after: Iterable[Any]) -> float:
     Raises:
         DataError: the numbers of pictures differ.
     """
-    worst, ends = float("inf"), object()
-    for left, right in zip_longest(before, after, fillvalue=ends):
-        if ends in (left, right):
+    worst = float("inf")
+    for left, right in zip_longest(before, after):
+        if left is None or right is None:
             raise DataError("expected as many pictures after encoding as before, got others")
-        white = 2.0 ** max(c.bits for c in left.format.components) - 1
-        worst = min(worst, _psnr_db(_samples(left), _samples(right), white))
+        white = 2.0 ** bits_of(left.format) - 1
+        worst = min(worst, _psnr_db(samples_of(left), samples_of(right), white))
         if white == 255.0:
-            shown = (x.to_ndarray(format="rgb24") for x in (left, right))
-            worst = min(worst, _psnr_db(*shown, white))
+            first, second = (x.to_ndarray(format="rgb24") for x in (left, right))
+            worst = min(worst, _psnr_db(first, second, white))
     return worst
-
-
-def _samples(picture: Any) -> NDArray[np.generic]:
-    """Returns all samples of a picture, plane after plane, without the padding of lines."""
-    dtype = np.dtype(np.uint16 if max(c.bits for c in picture.format.components) > 8 else np.uint8)
-    parts: list[NDArray[np.generic]] = []
-    for number, plane in enumerate(picture.planes):
-        lines = np.frombuffer(plane, dtype).reshape(plane.height, plane.line_size // dtype.itemsize)
-        count = sum(c.plane == number for c in picture.format.components)
-        parts.append(lines[:, : plane.width * count].ravel())
-    return np.concatenate(parts)
 
 
 def _psnr_db(left: NDArray[np.generic], right: NDArray[np.generic], white: float) -> float:

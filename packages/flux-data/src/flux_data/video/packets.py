@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flux_core.errors import DataError
+from flux_core.incomplete_file import why_incomplete
 
 NO_TIME = np.iinfo(np.int64).min
 """Stands for the decoding time of a packet whose container states none."""
@@ -50,7 +51,7 @@ class Packets:
     @functools.cached_property
     def stamps_s(self) -> NDArray[np.float64]:
         """When each shown frame is shown, in seconds, ascending."""
-        return self.pts[self.shown] * float(self.time_base)
+        return self.pts[self.shown].astype(np.float64) * float(self.time_base)
 
 
 def packets_of(path: Path) -> Packets:
@@ -104,4 +105,5 @@ def opened_video(path: Path) -> Iterator[Any]:
                 raise DataError(f"{path}: has no video stream")
             yield container.streams.video[0]
     except FFmpegError as error:
-        raise DataError(f"{path}: cannot be read as a video ({error})") from error
+        reason = why_incomplete(path) or error
+        raise DataError(f"{path}: cannot be read as a video ({reason})") from error

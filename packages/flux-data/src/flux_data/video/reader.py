@@ -1,4 +1,8 @@
-"""Frame-accurate random access to videos, with decoders kept open."""
+"""Frame-accurate random access to videos, with decoders kept open.
+
+Times are the stamps that the file states. The first picture of a video usually has the stamp 0,
+but not always, and LeRobot compares stamps too.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flux_core.errors import DataError
+from flux_core.incomplete_file import why_incomplete
+
+from .pixel_formats import is_deep_grey
+from .row_times import REENCODE, VideoExtent
 
 MAX_FRAMES_AHEAD = 2
 """Up to this many frames ahead, decoding is faster than seeking, wherever the keyframes are."""
@@ -35,20 +43,25 @@ SWS_MATRIX = {1: 1, 4: 4, 5: BT601, 6: BT601, 7: 7, 9: 9, 10: 9}
 
 @dataclass(frozen=True, kw_only=True)
 class VideoFacts:
-    """The size of a video, and the times of its frames in ascending order."""
+    """The size of a video, and the stamps of its frames in ascending order."""
 
     height: int
     width: int
     times_s: NDArray[np.float64]
 
 
-@functools.lru_cache(maxsize=16)
 def video_facts(path: Path) -> VideoFacts:
-    """Reads a video's packets without decoding them.
+    """Reads a video's packets without decoding them; remembers those of recent files.
 
     Raises:
         DataError: it cannot be opened, has no frames, or is truncated.
     """
+    state = path.stat() if path.exists() else None
+    return _video_facts(path, *((state.st_mtime_ns, state.st_size) if state else (0, 0)))
+
+
+@functools.lru_cache(maxsize=16)
+def _video_facts(path: Path, _changed_ns: int, _size: int) -> VideoFacts:
     import av
     from av.error import FFmpegError
 
@@ -57,15 +70,16 @@ def video_facts(path: Path) -> VideoFacts:
             if not container.streams.video:
                 raise DataError(f"{path}: has no video stream")
             stream = container.streams.video[0]
-            start, base = stream.start_time or 0, float(stream.time_base or 0)
+            base = float(stream.time_base or 0)
             shown = (p.pts for p in container.demux(stream) if not p.is_discard)
-            ticks = sorted(pts - start for pts in shown if pts is not None)
+            ticks = sorted(pts for pts in shown if pts is not None)
             if not ticks:
                 raise DataError(f"{path}: has no frames")
             times_s = np.asarray(ticks) * base
             return VideoFacts(height=stream.height, width=stream.width, times_s=times_s)
     except FFmpegError as error:
-        raise DataError(f"{path}: cannot be read as a video ({error})") from error
+        reason = why_incomplete(path) or error
+        raise DataError(f"{path}: cannot be read as a video ({reason})") from error
 
 
 class VideoReader:
@@ -82,12 +96,37 @@ class VideoReader:
         self._lock = threading.Lock()
 
     def frame(self, path: Path, timestamp_s: float, tolerance_s: float) -> NDArray[np.uint8]:
-        """Returns the frame shown at `timestamp_s`, (height, width, 3) uint8 RGB.
+        """Returns the frame whose stamp is nearest to `timestamp_s`, (height, width, 3) uint8 RGB.
 
         Raises:
-            DataError: there is no frame within `tolerance_s`, or the file cannot be read.
+            DataError: there is no frame within `tolerance_s`, the file cannot be read, or it is a
+                depth map.
         """
-        return self._decoder(path).frame(timestamp_s, tolerance_s)
+        return _to_rgb(self._decoder(path).frame(timestamp_s, tolerance_s), path)
+
+    def check(self, path: Path, timestamp_s: float, tolerance_s: float) -> None:
+        """Decodes a frame, whether it holds colours or depth.
+
+        Raises:
+            DataError: as `frame`.
+        """
+        self._decoder(path).frame(timestamp_s, tolerance_s)
+
+    def is_depth(self, path: Path) -> bool:
+        """Whether a video holds a depth map, whatever the dataset says of it.
+
+        Raises:
+            DataError: the file cannot be read.
+        """
+        return is_deep_grey(self._decoder(path).pixel_format)
+
+    def extent(self, path: Path) -> VideoExtent:
+        """Returns what the header of a video says about its stamps.
+
+        Raises:
+            DataError: the file cannot be read.
+        """
+        return self._decoder(path).extent
 
     def _decoder(self, path: Path) -> _Decoder:
         if self._pid != os.getpid():
@@ -119,7 +158,8 @@ class _Decoder:
         try:
             self._container = av.open(str(path))
         except FFmpegError as error:
-            raise DataError(f"{path}: cannot be opened as a video ({error})") from error
+            reason = why_incomplete(path) or error
+            raise DataError(f"{path}: cannot be opened as a video ({reason})") from error
         # PyAV's containers are reference cycles: left to the garbage collector, files stay open.
         weakref.finalize(self, self._container.close)
         if not self._container.streams.video:
@@ -139,13 +179,28 @@ class _Decoder:
         self._current: Any = None
         self._pending: Any = None
 
-    def frame(self, timestamp_s: float, tolerance_s: float) -> NDArray[np.uint8]:
+    @property
+    def pixel_format(self) -> str | None:
+        """FFmpeg's name of the pixel format, if the header says it."""
+        return self._stream.codec_context.pix_fmt
+
+    @property
+    def extent(self) -> VideoExtent:
+        """What the header says."""
+        first_s, count = self._start * self._time_base, self._stream.frames
+        last_s = None
+        if self._stream.duration and count:
+            # The duration includes that of the last frame.
+            last_s = first_s + self._stream.duration * (1 - 1 / count) * self._time_base
+        return VideoExtent(first_s=first_s, last_s=last_s, num_frames=count)
+
+    def frame(self, timestamp_s: float, tolerance_s: float) -> Any:
         """Decodes up to the nearest frame, from the current position or the previous keyframe."""
         with self._lock:
             return self._frame(timestamp_s, tolerance_s)
 
-    def _frame(self, timestamp_s: float, tolerance_s: float) -> NDArray[np.uint8]:
-        target = timestamp_s / self._time_base
+    def _frame(self, timestamp_s: float, tolerance_s: float) -> Any:
+        target = timestamp_s / self._time_base - self._start
         if not abs(target) < MAX_TICKS:
             raise DataError(f"{self._path}: expected a time within the video, got {timestamp_s} s")
         try:
@@ -159,13 +214,16 @@ class _Decoder:
             ) from error
         if best is None:
             raise DataError(f"{self._path}: expected frames that can be decoded, found none")
-        found_s = self._time(best) * self._time_base
+        found_s = best.pts * self._time_base
         if abs(found_s - timestamp_s) > tolerance_s:
+            first_s = self._start * self._time_base
+            late = f". Its first frame is at {first_s:.4f} s. {REENCODE}"
             raise DataError(
                 f"{self._path}: no frame within {tolerance_s:.4f} s of {timestamp_s:.4f} s "
                 f"(the nearest is at {found_s:.4f} s)"
+                f"{late if abs(first_s) > tolerance_s else ''}"
             )
-        return _to_rgb(best)
+        return best
 
     def _is_close_before(self, target: float) -> bool:
         if self._current is None:
@@ -204,7 +262,7 @@ class _Decoder:
         frame = next((frame for frame in self._frames if frame.pts is not None), None)
         if frame is not None and frame.is_corrupt:
             self._current = None
-            found_s = self._time(frame) * self._time_base
+            found_s = frame.pts * self._time_base
             raise DataError(f"{self._path}: the frame at {found_s:.4f} s is damaged")
         return frame
 
@@ -233,8 +291,12 @@ class _Decoder:
         return abs(self._time(frame) - target)
 
 
-def _to_rgb(frame: Any) -> NDArray[np.uint8]:
+def _to_rgb(frame: Any, path: Path) -> NDArray[np.uint8]:
     """Converts with the frame's own matrix and range; PyAV alone would assume BT.601."""
+    if is_deep_grey(frame.format.name):
+        raise DataError(
+            f"{path}: expected a video with colours, got a depth map ({frame.format.name})"
+        )
     return frame.to_ndarray(
         format="rgb24",
         src_colorspace=SWS_MATRIX.get(frame.colorspace, BT601),

@@ -1,4 +1,4 @@
-"""Checks that an episode's rows and the pictures of its video belong together.
+"""Checks from a video's header that an episode's rows and the pictures belong together.
 
 The picture of a row is the one whose stamp is nearest to the row's time. Where a video has exactly
 as many pictures as there are rows, counting must lead to the same pictures: otherwise the times,
@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from flux_core.errors import DataError
 
-TOLERANCE = 0.5
-"""How far a row's time may be off its picture's stamp, in periods: beyond it is another picture."""
+from .pairing import TOLERANCE, nearest_frames
 
 REENCODE = "`flux-data convert --reencode` writes new videos that match the rows"
+"""The remedy if rows and pictures contradict each other."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,16 +34,16 @@ class VideoExtent:
     num_frames: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class EpisodeRows:
-    """The rows of an episode beside a video.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class EpisodeTimes:
+    """The times of an episode's rows in a video.
 
     Attributes:
         path: the video.
         where: the episode, for messages.
         times_s: the time of each row in the video, in seconds, ascending.
         fps: rate of the rows.
-        rows_before: how many rows the file's earlier episodes have; None if that is not known.
+        rows_before: how many rows the earlier episodes in the file have; None if not known.
         rows_in_file: how many rows all episodes in the file have.
     """
 
@@ -54,72 +54,67 @@ class EpisodeRows:
     rows_before: int | None = None
     rows_in_file: int | None = None
 
+    def check(
+        self, extent: VideoExtent, stamps_s: Callable[[], NDArray[np.float64]] | None = None
+    ) -> None:
+        """Refuses rows that do not belong to the video's pictures.
+
+        Args:
+            extent: what the video's header says.
+            stamps_s: reads the stamps of all pictures, which takes long: only called if the header
+                leaves doubts. Default: reads the packets of the file.
+
+        Raises:
+            DataError: the first or the last row has no picture, or not the one that counting gives.
+        """
+        if not self._surely_fit(extent):
+            self.check_stamps(self._read_stamps() if stamps_s is None else stamps_s())
+
+    def _read_stamps(self) -> NDArray[np.float64]:
+        from .packets import packets_of
+
+        return packets_of(self.path).stamps_s
+
     @property
-    def slack_s(self) -> float:
-        """How far a time may be off a stamp."""
+    def _slack_s(self) -> float:
         # Without the small part, float32 times exactly between two stamps would vary.
         return (TOLERANCE + 1e-6) / self.fps
 
-    def fit(self, extent: VideoExtent) -> bool:
-        """Whether the rows surely belong to a video with evenly spaced pictures."""
+    def _surely_fit(self, extent: VideoExtent) -> bool:
+        """Whether the rows belong to a video with evenly spaced pictures."""
         first, last = float(self.times_s[0]), float(self.times_s[-1])
         if extent.last_s is None or extent.num_frames < 1:
             return False
-        if first < extent.first_s - self.slack_s or last > extent.last_s + self.slack_s:
+        if first < extent.first_s - self._slack_s or last > extent.last_s + self._slack_s:
             return False
         if self.rows_before is None or extent.num_frames != self.rows_in_file:
             return True
         period = (extent.last_s - extent.first_s) / max(extent.num_frames - 1, 1)
         expected = extent.first_s + period * self.rows_before
         length = period * (len(self.times_s) - 1)
-        return max(abs(first - expected), abs(last - expected - length)) <= self.slack_s
+        return max(abs(first - expected), abs(last - expected - length)) <= self._slack_s
 
-    def check(self, stamps_s: NDArray[np.float64]) -> None:
+    def check_stamps(self, stamps_s: NDArray[np.float64]) -> None:
         """Refuses rows that do not belong to the pictures with these stamps, ascending.
 
         Raises:
-            DataError: the first or the last row has no picture, or not the one that counting gives.
+            DataError: as `check`.
         """
-        ends = np.array([0, len(self.times_s) - 1])
-        frames = nearest(stamps_s, self.times_s[ends])
-        for row, frame in zip(ends.tolist(), frames.tolist(), strict=True):
-            if abs(stamps_s[frame] - self.times_s[row]) > self.slack_s:
+        is_one_each = self.rows_before is not None and len(stamps_s) == self.rows_in_file
+        rows = np.array([0, len(self.times_s) - 1])
+        frames = nearest_frames(stamps_s, self.times_s[rows])
+        for row, frame in zip(rows.tolist(), frames.tolist(), strict=True):
+            time_s = self.times_s[row]
+            if abs(stamps_s[frame] - time_s) > self._slack_s:
+                remedy = f". {REENCODE}" if is_one_each else ""
                 raise DataError(
-                    f"{self.path}: {self.where}, frame {row}: expected a picture at "
-                    f"{self.times_s[row]:.4f} s, the row's time, got pictures from "
-                    f"{stamps_s[0]:.4f} s to {stamps_s[-1]:.4f} s. {REENCODE}"
+                    f"{self.path}: {self.where}, frame {row}: expected a picture at {time_s:.4f} "
+                    f"s, the row's time, got {len(stamps_s)} pictures from {stamps_s[0]:.4f} s to "
+                    f"{stamps_s[-1]:.4f} s{remedy}"
                 )
-            if self.rows_before is None or len(stamps_s) != self.rows_in_file:
-                continue
-            if frame != self.rows_before + row:
+            if is_one_each and frame != (self.rows_before or 0) + row:
                 raise DataError(
                     f"{self.path}: {self.where}, frame {row}: expected picture "
-                    f"{self.rows_before + row} of the video, which has one per row, got picture "
-                    f"{frame} at the row's time, {self.times_s[row]:.4f} s. {REENCODE}"
+                    f"{(self.rows_before or 0) + row} of the video, which has one for each row, "
+                    f"got picture {frame} at the row's time, {time_s:.4f} s. {REENCODE}"
                 )
-
-
-def nearest(stamps_s: NDArray[np.float64], times_s: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Returns for each time the place of the nearest stamp; `stamps_s` ascends."""
-    after = np.clip(np.searchsorted(stamps_s, times_s), 0, len(stamps_s) - 1)
-    before = np.maximum(after - 1, 0)
-    is_before = times_s - stamps_s[before] <= stamps_s[after] - times_s
-    return np.where(is_before, before, after)
-
-
-def check_rows(
-    rows: EpisodeRows, extent: VideoExtent, stamps_s: Callable[[], NDArray[np.float64]]
-) -> None:
-    """Refuses rows that do not belong to a video.
-
-    Args:
-        rows: the rows.
-        extent: what the video's header says.
-        stamps_s: reads the stamp of every picture, which takes long; only called if the header
-            leaves doubts.
-
-    Raises:
-        DataError: as `EpisodeRows.check`.
-    """
-    if not rows.fit(extent):
-        rows.check(stamps_s())

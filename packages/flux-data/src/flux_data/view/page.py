@@ -29,6 +29,7 @@ from flux_core.html import (
 from ..lerobot.dataset import LeRobotDataset, open_lerobot
 from ..whole_file import whole_file
 from .figures import decimals, formatted_number, histogram_figure, short, stats_table
+from .messages import message_section
 from .pictures import PictureReader, cameras_of, check_videos, choose_episodes
 from .survey import Advance, Survey, number_keys, read_numbers, read_survey
 
@@ -112,6 +113,7 @@ def _body(
 ) -> Iterator[Html]:
     yield _header(title, source)
     yield _tasks(survey)
+    yield message_section(source, positions)
     yield error_line()
     yield element(
         "main", _episode_table(source, survey, set(positions)), _player(source), class_="bench"
@@ -148,6 +150,8 @@ def _header(title: str, source: LeRobotDataset) -> Html:
         "Cameras": len(cameras_of(source)),
         "LeRobot": str(source.info["codebase_version"]),
     }
+    if source.depth_keys:
+        values["Depth maps"] = f"{len(source.depth_keys)}, not shown"
     return header(title, definitions(values))
 
 

@@ -15,7 +15,9 @@ from PIL import Image
 from flux_core.errors import DataError, UsageError
 
 from ..lerobot.dataset import LeRobotDataset
-from ..samples.stored_image import StoredImage
+from ..pictures.row_pictures import RowPictures
+from ..pictures.stored_image import StoredImage
+from ..video.pairing import TOLERANCE
 from ..video.reader import VideoReader
 
 DEFAULT_EPISODES = 8
@@ -89,6 +91,7 @@ class PictureReader:
         """`height` is in pixels; smaller pictures keep their size."""
         self._source, self._height = source, height
         self._videos = VideoReader(max_open=max(len(source.video_keys), 1))
+        self._row_pictures = RowPictures(source)
         self._threads = ThreadPoolExecutor(max(len(cameras_of(source)), 1), "view")
 
     def episode(self, position: int) -> Iterator[list[str]]:
@@ -97,15 +100,17 @@ class PictureReader:
         keys = cameras_of(source)
         stored = source.read_episode(position, ["timestamp"])
 
+        rows_s = stored["timestamp"].ravel().astype(np.float64)
+
         def picture(key: str, frame: int) -> str:
             if key in source.image_keys:
                 where = f"{source.data_file(position)}: {key}, frame {frame}"
                 data = source.encoded_image(position, key, frame)
                 image = StoredImage(data=data, root=source.root, where=where)
                 return self._encode(image.read())
-            segment = source.video(key, position)
-            time_s = segment.start_s + float(stored["timestamp"][frame])
-            return self._encode(self._videos.frame(segment.path, time_s, 0.5 / source.fps))
+            segment = self._row_pictures.check(key, position, rows_s, self._videos)
+            time_s = segment.start_s + float(rows_s[frame])
+            return self._encode(self._videos.frame(segment.path, time_s, TOLERANCE / source.fps))
 
         for frame in range(int(source.lengths[position])):
             yield list(self._threads.map(picture, keys, [frame] * len(keys)))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from flux_core.agreement import Changes
 from flux_core.bundle import Bundle, Manifest
 from flux_core.errors import BundleError, RobotError, UsageError
 from flux_core.robots import RobotSpec
@@ -22,6 +23,7 @@ from ..engines.opening import (
     open_flow_policy,
 )
 from ..robots import Robot, SimulatedRobot
+from .agreement import agreed_bundle
 from .episode import EpisodeResult, run_episode
 from .latency import StageTimes
 from .policy_source import BundleSource, ChunkSource, HoldSource, ObservationEncoder
@@ -63,6 +65,7 @@ class RunOptions:
     record: Path | None = None
     dry_run: bool = False
     accept_versions: Collection[str] = ()
+    changes: Changes = field(default_factory=Changes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +97,8 @@ class Session:
             "prompt_tokens": self.bundle.manifest.max_prompt_tokens if self.bundle else None,
             "prompt": self.prompt,
             "golden_max_abs_error": self.golden_max_abs_error,
+            "execution_horizon": self.source.execution_horizon,
+            "changed_after_training": self.options.changes.as_data(),
         }
 
 
@@ -245,13 +250,18 @@ def _open_bundle(options: RunOptions, spec: RobotSpec) -> Bundle | None:
     if options.policy == "hold":
         if options.bundle is not None:
             raise UsageError("--policy hold: expected no --bundle, got one. Leave one of them out.")
+        if options.changes:
+            raise UsageError(
+                "--policy hold: expected no options that change a bundle, got "
+                f"{', '.join(options.changes.as_data())}. Leave them out."
+            )
         return None
     bundle = Bundle.open(
         options.bundle or shipped_policy(options.robot), accept_versions=options.accept_versions
     )
     check_bundle_fits(bundle.manifest, spec)
     spec_in_force(bundle.config, spec)
-    return bundle
+    return agreed_bundle(bundle, options.changes, options.task)
 
 
 def _check_first_look(robot: Robot, spec: RobotSpec, policy: OpenedPolicy, prompt: str) -> None:

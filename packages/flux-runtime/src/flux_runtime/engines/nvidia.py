@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
-import os
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from flux_core.errors import MissingDependencyError
 
 CUDA_LIBRARIES = ("cudart", "nvrtc", "cublasLt", "cublas", "curand", "cufft", "cudnn")
 TENSORRT_LIBRARIES = ("nvinfer", "nvonnxparser")
+_DRIVER = "libcuda.so.1"
 _MEMORY_CLOCK_RATE, _MEMORY_BUS_WIDTH = 36, 37
 """CUdevice_attribute numbers, for kHz and bits; memory transfers twice per clock cycle."""
 
@@ -32,10 +32,20 @@ class Card:
     driver: str
 
 
-def has_card(root: Path = Path("/")) -> bool:
-    """Whether this machine has an NVIDIA card with a driver that this process may use."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return visible not in ("", "-1") and any((root / "dev").glob("nvidia[0-9]*"))
+def has_card(load: Callable[[str], Any] = ctypes.CDLL) -> bool:
+    """Whether NVIDIA's driver has a card for this process.
+
+    The driver is asked, because device files differ: WSL2 and Orin have no /dev/nvidia0, and a
+    container may have one that it cannot use. The driver respects CUDA_VISIBLE_DEVICES.
+    """
+    try:
+        driver = load(_DRIVER)
+    except OSError:
+        return False
+    count = ctypes.c_int()
+    if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)):
+        return False
+    return count.value > 0
 
 
 def read_card(load: Callable[[str], Any] = ctypes.CDLL, root: Path = Path("/")) -> Card:
@@ -80,10 +90,10 @@ def memory_bytes_per_s(load: Callable[[str], Any] = ctypes.CDLL) -> float:
 
 def _load_driver(load: Callable[[str], Any]) -> Any:
     try:
-        driver = load("libcuda.so.1")
+        driver = load(_DRIVER)
     except OSError as error:
         raise MissingDependencyError(
-            f"libcuda.so.1: cannot be loaded ({error}). Install NVIDIA's driver."
+            f"{_DRIVER}: cannot be loaded ({error}). Install NVIDIA's driver."
         ) from error
     _require_success("cuInit", driver.cuInit(0))
     return driver
@@ -92,7 +102,7 @@ def _load_driver(load: Callable[[str], Any]) -> Any:
 def _require_success(function: str, code: int) -> None:
     if code:
         raise MissingDependencyError(
-            f"libcuda.so.1: {function}: expected 0, got {code}. Reinstall NVIDIA's driver."
+            f"{_DRIVER}: {function}: expected 0, got {code}. Reinstall NVIDIA's driver."
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from flux_core.bundle import Bundle, Manifest
+from flux_core.bundle import Bundle, Manifest, read_graph_header
 from flux_core.errors import BundleError, MissingDependencyError
 
 from .core import load_core
@@ -29,7 +29,19 @@ move by 0.0056 to 0.0161 over 24 inputs. TensorRT multiplies float32 as TF32, wh
 no option to turn off; TF32 has a 10-bit mantissa, bfloat16 a 7-bit one.
 """
 
+CUDA_OPTIONS = {
+    # TF32 has a 10-bit mantissa, which is too coarse to reproduce a float32 golden.
+    "use_tf32": "0",
+    # Otherwise the arena doubles at each extension: up to twice the weights, on a card that also
+    # has to hold the other graph.
+    "arena_extend_strategy": "kSameAsRequested",
+}
+"""The options of ONNX Runtime's CUDA provider, under the names that ONNX Runtime documents."""
+MAX_PROTOBUF_BYTES = 2**31 - 1
+"""ONNX Runtime hands TensorRT a graph as one protobuf message, with its weights in it."""
+
 __all__ = [
+    "CUDA_OPTIONS",
     "DEFAULT_THREADS",
     "ENGINE_TOLERANCE",
     "EngineChoice",
@@ -66,6 +78,8 @@ def open_flow_policy(
 
         return open_captured_policy(bundle)
     graphs = bundle.manifest.graphs
+    if name == "onnxruntime-tensorrt":
+        _check_graph_bytes(bundle)
     library, options = _settings(bundle, name)
     arguments: dict[str, Any] = {
         "prefix_path": str(bundle.path(graphs["prefix"].file)),
@@ -75,6 +89,7 @@ def open_flow_policy(
         "num_inference_steps": bundle.manifest.num_inference_steps,
         "num_threads": num_threads,
         "options": options,
+        "cuda_options": CUDA_OPTIONS if name == "onnxruntime-tensorrt" else {},
     }
     if name == "openvino-bf16":
         require_survival(name, arguments)
@@ -107,12 +122,29 @@ def _settings(bundle: Bundle, name: EngineName) -> tuple[str, dict[str, str]]:
     library = str(onnxruntime_library.find_library())
     if name == "onnxruntime-cuda":
         nvidia.preload(nvidia.CUDA_LIBRARIES)
-        # TF32 has a 10-bit mantissa, which is too coarse to reproduce a float32 golden.
-        return library, {"use_tf32": "0"}
+        return library, CUDA_OPTIONS
     if name == "onnxruntime-tensorrt":
         nvidia.preload((*nvidia.CUDA_LIBRARIES, *nvidia.TENSORRT_LIBRARIES))
         return library, tensorrt_options(bundle)
     return library, {}
+
+
+def _check_graph_bytes(bundle: Bundle) -> None:
+    """Refuses graphs that ONNX Runtime could not hand to TensorRT, before anything is loaded.
+
+    Raises:
+        BundleError: a graph with its weights is larger than a protobuf message may be.
+    """
+    for graph in bundle.manifest.graphs.values():
+        file = bundle.path(graph.file)
+        weights = read_graph_header(file, graph.file).external
+        num_bytes = file.stat().st_size + sum(tensor.length for tensor in weights)
+        if num_bytes > MAX_PROTOBUF_BYTES:
+            raise BundleError(
+                f"{file}: engine onnxruntime-tensorrt: expected at most {MAX_PROTOBUF_BYTES} bytes "
+                f"with the weights, which ONNX Runtime passes to TensorRT as one protobuf message, "
+                f"got {num_bytes}. Use the engine tensorrt or onnxruntime-cuda."
+            )
 
 
 def tensorrt_options(bundle: Bundle) -> dict[str, str]:

@@ -7,10 +7,11 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flux_core.agreement import Changes
 from flux_core.command_line import new_parser, print_json, run_cli, without_current_directory
 from flux_core.errors import ExportError, MissingDependencyError, UsageError
 
-from ..arguments import add_accept_version
+from ..arguments import add_accept_version, add_changes, add_tasks, changes_from
 from ..engines.names import AUTO, ENGINES
 from ..engines.status import choose_engine
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 EXAMPLE = """\
   flux-export work_dirs/small/checkpoint_epoch_8.pt --out bundles/small
   flux-export CKPT --precision bf16 --prompt-tokens 64 128 --cameras cam_high cam_wrist
+  flux-export CKPT --execution-horizon 8 --tasks 1="fold the towel" 2="open the drawer"
   flux-export CKPT --precision fp8 --calibrate data/demonstrations"""
 
 
@@ -58,6 +60,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="NAME",
         help="the robot's cameras, if it lacks some that were used in training",
     )
+    parser.add_argument(
+        "--config",
+        type=Path,
+        metavar="CONFIG",
+        help="take the robot's section from this config instead of the checkpoint's; refused where "
+        "it contradicts the training",
+    )
+    add_changes(parser)
+    add_tasks(parser)
     parser.add_argument(
         "--prompt-tokens",
         nargs="+",
@@ -98,6 +109,10 @@ def export_checkpoint(
     robot: str | None,
     report: Callable[[str, int, int], None],
     accept_versions: Collection[str] = (),
+    *,
+    config: Path | None = None,
+    changes: Changes | None = None,
+    own_classes: Path | None = None,
     **options: Any,
 ) -> Verification:
     """Writes `checkpoint` as a verified bundle; see `load_policy` and `export_bundle`.
@@ -108,6 +123,9 @@ def export_checkpoint(
         robot: name of the robot, if the checkpoint has several.
         report: called with the current step, the number of finished steps, and their total.
         accept_versions: distributions whose installed version may differ from the bundle's.
+        config: a config whose robot section replaces the checkpoint's.
+        changes: what changes in the robot's section.
+        own_classes: where transforms that only training runs may be imported from.
         options: the fields of `ExportOptions`.
 
     Raises:
@@ -115,14 +133,30 @@ def export_checkpoint(
     """
     try:
         from .options import ExportOptions
-        from .policy import load_policy
+        from .source.policy import load_policy
+        from .source.section import SectionEdits
         from .writer import export_bundle
     except ImportError as error:
-        raise MissingDependencyError(
-            f"{error.name}: not installed. Install it with: pip install 'flux-runtime[export]'"
-        ) from error
+        raise _missing(error) from error
     chosen = ExportOptions(**options)
-    return export_bundle(load_policy(checkpoint, robot, accept_versions), out, report, chosen)
+    edits = SectionEdits(config=config, changes=changes or Changes(), cameras=chosen.cameras)
+    policy = load_policy(checkpoint, robot, accept_versions, edits, own_classes)
+    return export_bundle(policy, out, report, chosen)
+
+
+def _missing(error: ImportError) -> MissingDependencyError:
+    return MissingDependencyError(
+        f"{error.name}: not installed. Install it with: pip install 'flux-runtime[export]'"
+    )
+
+
+def _refuse_weights_alone(checkpoint: Path) -> None:
+    """Refuses an adapter or weights alone before anything is asked about the bundle."""
+    try:
+        from .source.weights_alone import refuse_weights_alone
+    except ImportError as error:
+        raise _missing(error) from error
+    refuse_weights_alone(checkpoint)
 
 
 def export(args: argparse.Namespace) -> None:
@@ -132,6 +166,7 @@ def export(args: argparse.Namespace) -> None:
     from .export_progress import shown_progress
 
     console = Console(stderr=True)
+    _refuse_weights_alone(args.checkpoint)
     if args.out is None and (args.checkpoint.is_dir() or not args.checkpoint.suffix):
         raise UsageError("--out: expected a directory for the bundle, got none. Add --out DIR.")
     out = args.out or args.checkpoint.with_suffix("")
@@ -148,6 +183,9 @@ def export(args: argparse.Namespace) -> None:
             args.robot,
             report,
             args.accept_versions,
+            config=args.config,
+            changes=changes_from(args),
+            own_classes=Path(),
             precision=args.precision,
             opset=args.opset,
             num_inference_steps=args.num_inference_steps,

@@ -13,7 +13,7 @@ from flux_core.policy_io import PolicyIO
 from flux_core.types import Observation
 
 from .graphs import DenoiseGraph, PrefixGraph, cache_names
-from .policy import TrainedPolicy
+from .source.policy import TrainedPolicy
 
 GOLDEN_SEED = 20261122
 PREFIX_INPUTS = ("images", "image_masks", "lang_tokens", "lang_masks")

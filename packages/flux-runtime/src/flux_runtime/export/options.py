@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from flux_core.config import bind, unbind
-from flux_core.deployment import InferenceRunner
 from flux_core.errors import UsageError
 from flux_core.models import PI0FlowMatching
 
-from .policy import TrainedPolicy
 from .precision.network import DEFAULT_OPSETS, OPSETS, PRECISIONS, Precision
+from .source.policy import TrainedPolicy
+from .source.section import with_cameras
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,28 +80,14 @@ def apply_options(policy: TrainedPolicy, options: ExportOptions) -> TrainedPolic
         trained = bind(PI0FlowMatching.Config, policy.config["model"], "model")
         section = unbind(replace(trained, num_inference_steps=options.num_inference_steps))
         policy = replace(policy, config={**policy.config, "model": section})
-    if options.cameras is not None:
+    if options.cameras is not None and set(options.cameras) != set(
+        policy.inference.dataset.img_keys
+    ):
         inference = with_cameras(policy.inference, options.cameras)
         config = {**policy.config, "inference": unbind(inference)}
-        policy = replace(policy, inference=inference, config=config)
+        summary = dict(policy.data_summary)
+        if "cameras" in summary:
+            kept = inference.dataset.img_keys
+            summary["cameras"] = {k: v for k, v in summary["cameras"].items() if k in kept}
+        policy = replace(policy, inference=inference, config=config, data_summary=summary)
     return policy
-
-
-def with_cameras(inference: InferenceRunner, cameras: Sequence[str]) -> InferenceRunner:
-    """Keeps only `cameras`, in the order of training.
-
-    Raises:
-        UsageError: the policy does not know a camera, or `cameras` is empty.
-    """
-    known = inference.dataset.img_keys
-    unknown = [name for name in cameras if name not in known]
-    if unknown or not cameras:
-        raise UsageError(
-            f"--cameras: expected some of {', '.join(known)}, got {', '.join(cameras) or 'none'}"
-        )
-    dataset = replace(
-        inference.dataset,
-        img_keys=tuple(name for name in known if name in cameras),
-        transforms=inference.pipeline.with_cameras(cameras, known).transforms,
-    )
-    return replace(inference, dataset=dataset)

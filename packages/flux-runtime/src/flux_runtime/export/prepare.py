@@ -20,9 +20,9 @@ from .export_progress import ExportSteps
 from .golden_inputs import GOLDEN_SEED, Arrays, encoded, golden_inputs, pytorch_outputs
 from .graphs import DenoiseGraph, PrefixGraph, precompute_angles, precompute_times
 from .options import ExportOptions
-from .policy import WEIGHTS, TrainedPolicy
 from .precision.calibration import read_observations, recorded_inputs
 from .precision.network import compute_dtype, set_precision
+from .source.policy import WEIGHTS, TrainedPolicy
 from .verify import tolerances
 
 

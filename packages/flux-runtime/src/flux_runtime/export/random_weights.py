@@ -14,7 +14,7 @@ from flux_core.robots import robot_spec
 from flux_core.tokenizers import ByteTokenizer
 from flux_core.transforms import DenormalizeActions, pi_observation
 
-from .policy import TrainedPolicy
+from .source.policy import TrainedPolicy
 
 PROMPT_TOKENS: dict[Kind, int] = {"pi0": 48, "pi05": 200}
 TASK = "fold the towel"

@@ -19,8 +19,8 @@ from .golden_inputs import PREFIX_INPUTS, Arrays
 from .graphs import cache_names
 from .onnx_file import export_graph, signature
 from .options import ExportOptions
-from .policy import WEIGHTS
 from .prepare import PreparedNetwork
+from .source.policy import WEIGHTS
 
 
 @dataclass(frozen=True, kw_only=True)

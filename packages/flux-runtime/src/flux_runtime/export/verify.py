@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flux_core.bundle import Bundle
-from flux_core.errors import ExportError, MissingDependencyError
+from flux_core.errors import ExportError
+
+from .sessions import GraphSession, open_session, verifying_engine
 
 PREFIX_MASK = "prefix_pad_masks"
 
@@ -51,16 +53,6 @@ class Verification:
     cosine: float
     stages: Mapping[str, float]
     allowed: Mapping[str, float]
-
-
-class GraphSession(Protocol):
-    """The part of an `onnxruntime.InferenceSession` that is used here."""
-
-    def get_inputs(self) -> Sequence[Any]: ...
-
-    def get_outputs(self) -> Sequence[Any]: ...
-
-    def run(self, names: Sequence[str] | None, feeds: Mapping[str, NDArray[Any]], /) -> Any: ...
 
 
 def stage_errors(
@@ -120,7 +112,6 @@ def verify_bundle(
 
     Raises:
         ExportError: a stage differs by more than its tolerance; the message names the first one.
-        MissingDependencyError: no installed engine runs this precision.
     """
     bundle = Bundle.open(directory)
     allowed = tolerances(reference, own, bundle.manifest.precision)
@@ -151,11 +142,6 @@ def verify_bundle(
     )
 
 
-def verifying_engine(bundle: Bundle) -> str:
-    """Returns the engine that verifies this bundle; ONNX Runtime on the CPU has no bfloat16."""
-    return "OpenVINO" if bundle.manifest.precision in ("bf16", "fp8") else "ONNX Runtime"
-
-
 def replay(bundle: Bundle) -> dict[str, NDArray[Any]]:
     """Runs the golden's inputs through both graphs, opening only one graph at a time.
 
@@ -163,16 +149,15 @@ def replay(bundle: Bundle) -> dict[str, NDArray[Any]]:
         The prefix's outputs, `x_next_first` and `actions`.
     """
     inputs = {name.removeprefix("input."): value for name, value in bundle.golden().items()}
-    stages = run_prefix(_open_session(bundle, "prefix", 0), inputs)
-    denoise = _open_session(bundle, "denoise", 0)
+    stages = run_prefix(open_session(bundle, "prefix", 0), inputs)
+    denoise = open_session(bundle, "denoise", 0)
     return stages | run_steps(denoise, inputs, stages, bundle.manifest.num_inference_steps)
 
 
 def open_sessions(bundle: Bundle, num_threads: int) -> tuple[GraphSession, GraphSession]:
     """Opens the prefix and denoise graphs as Python sessions."""
-    return _open_session(bundle, "prefix", num_threads), _open_session(
-        bundle, "denoise", num_threads
-    )
+    prefix, denoise = (open_session(bundle, name, num_threads) for name in ("prefix", "denoise"))
+    return prefix, denoise
 
 
 def run_loop(
@@ -214,78 +199,6 @@ def run_steps(
         first = x_t if first is None else first
     assert first is not None
     return {"x_next_first": first, "actions": x_t}
-
-
-def _open_session(bundle: Bundle, graph: str, num_threads: int) -> GraphSession:
-    """Opens a graph in the verifying engine; with 0 threads, the engine decides."""
-    file = bundle.path(bundle.manifest.graphs[graph].file)
-    if verifying_engine(bundle) == "OpenVINO":
-        return OpenVINOSession(file, num_threads)
-    return _onnxruntime_session(file, num_threads)
-
-
-def _onnxruntime_session(path: Path, num_threads: int) -> GraphSession:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = num_threads
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-
-
-class OpenVINOSession:
-    """A graph in OpenVINO with ONNX Runtime's interface; bfloat16 arrays use `ml_dtypes`."""
-
-    def __init__(self, path: Path, num_threads: int) -> None:
-        try:
-            import openvino
-        except ImportError as error:
-            raise MissingDependencyError(
-                "openvino: not installed, and needed to verify bf16 and fp8 graphs. Install it "
-                "with: pip install openvino"
-            ) from error
-        self._openvino = openvino
-        settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": num_threads}
-        model = openvino.Core().compile_model(str(path), "CPU", settings)
-        self._request = model.create_infer_request()
-        self._inputs, self._outputs = (
-            [_Name(p.any_name) for p in side] for side in (model.inputs, model.outputs)
-        )
-
-    def get_inputs(self) -> Sequence[Any]:
-        """Objects with a `name`."""
-        return self._inputs
-
-    def get_outputs(self) -> Sequence[Any]:
-        """Objects with a `name`."""
-        return self._outputs
-
-    def run(self, names: Sequence[str] | None, feeds: Mapping[str, NDArray[Any]]) -> Any:
-        """Returns the outputs `names`, or all of them."""
-        for name, value in feeds.items():
-            self._request.set_tensor(name, self._tensor(np.ascontiguousarray(value)))
-        self._request.infer()
-        wanted = names or [output.name for output in self._outputs]
-        return [self._array(self._request.get_tensor(name)) for name in wanted]
-
-    def _tensor(self, value: NDArray[Any]) -> Any:
-        if value.dtype.name == "bfloat16":
-            bits = value.view(np.uint16)
-            return self._openvino.Tensor(bits, value.shape, self._openvino.Type.bf16)
-        return self._openvino.Tensor(value)
-
-    def _array(self, tensor: Any) -> NDArray[Any]:
-        value = np.array(tensor.data)
-        if tensor.element_type == self._openvino.Type.bf16:
-            import ml_dtypes
-
-            return value.view(ml_dtypes.bfloat16)
-        return value
-
-
-@dataclass(frozen=True)
-class _Name:
-    name: str
 
 
 def _max_abs(found: NDArray[Any], expected: NDArray[Any], valid: NDArray[np.bool_] | None) -> float:

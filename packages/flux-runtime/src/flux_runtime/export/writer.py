@@ -18,14 +18,15 @@ from torch import nn
 from flux_core import __version__
 from flux_core.bundle import Manifest, component_sources, write_manifest
 from flux_core.errors import ExportError
+from flux_core.models import network_facts
 from flux_core.norm_stats import save_stats
 from flux_core.tokenizers import save_tokenizer
 
 from .export_progress import ExportSteps, Report
 from .options import ExportOptions, apply_options
-from .policy import TrainedPolicy
 from .precision.network import Precision
 from .prepare import PreparedNetwork, prepare
+from .source.policy import TrainedPolicy
 from .trace import TracedGraphs, trace
 from .verify import Verification, verify_bundle
 
@@ -148,6 +149,7 @@ def _manifest(
         tolerance=prepared.tolerance,
         graphs=traced.graphs,
         prompt_buckets=traced.prompt_buckets,
+        rtc_valid_delays=network_facts(config).rtc_delays,
         components=component_sources(policy.config),
         data_summary=policy.data_summary,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ logger = logging.getLogger("flux.train")
 NO_WARNING = {
     "train_dataloader": {"per_device_num_workers", "worker_type"},
     "runner": {
+        "recipe",
         "max_epochs",
         "max_steps",
         "save_epoch_interval",
@@ -40,6 +41,20 @@ REPORTED_AS_SETUP = {
     "runner": {"type", "sharding_strategy", "gradient_accumulation_steps"},
 }
 """Keys whose changes show in `Setup`."""
+IGNORED_OF_MODEL = {
+    "pretrained_name_or_path": "the checkpoint has the weights",
+    "pretrained_adapt": "the checkpoint has the weights",
+    "pretrained_from_pi0": "the checkpoint has the weights",
+    "num_inference_steps": "steps of sampling, which no training step depends on",
+    "max_action_dim": "a check of action_in_proj",
+    "number_tokens": "the embeddings before the first step",
+}
+"""Keys of the network that a resumed run need not share, and why. All others must be equal."""
+REPORTED_OF_MODEL = {
+    "lora_dropout": "only training drops anything",
+    "rtc_training_config": "the weights are the same",
+}
+"""Keys of the network that change what is learned from here on; they are logged."""
 SAMPLES_KEY = "samples_a_step"
 """The key of `Setup.samples_per_step` in checkpoints."""
 MAX_SHOWN = 8
@@ -78,12 +93,18 @@ def check_resumable(
     """
     # Binding fills in the defaults of fields newer than the checkpoint.
     trained = unbind(bind(PI0FlowMatching.Config, state["config"]["model"], "model"))
-    wanted = unbind(config.model)
-    differing = sorted(k for k, value in wanted.items() if trained.get(k) != value)
+    may_differ = IGNORED_OF_MODEL.keys() | REPORTED_OF_MODEL.keys()
+    before, now = (
+        {key: value for key, value in side.items() if key not in may_differ}
+        for side in (trained, unbind(config.model))
+    )
+    differing = list(_differences("model", before, now))
     if differing:
         raise CheckpointError(
             f"{path}: expected this run's network, got one trained with another config: "
-            f"model.{', model.'.join(differing)} differ. Resume with the config.json beside it"
+            f"{_listed(differing)} (checkpoint -> config). Use the checkpoint's values, as in the "
+            "config.json beside it, or start in another WORK_DIR with "
+            f"model.pretrained_name_or_path={path.with_suffix('.safetensors')}"
         )
     if "position" not in state:
         raise CheckpointError(
@@ -150,20 +171,28 @@ def warn_of_changes(
             path,
             config.runner.ema_decay,
         )
-    changes = [
+    changes = list(_model_changes(state["config"], config))
+    changes += [
         change
         for section, kind in (("train_dataloader", TrainDataloader), ("runner", TrainRunner))
         for change in _section_changes(section, kind, state["config"], unbind(config))
         if not (starts_average and change.startswith("runner.ema_decay:"))
     ]
     if changes:
-        more = f" and {len(changes) - MAX_SHOWN} more" if len(changes) > MAX_SHOWN else ""
-        logger.warning(
-            "%s: resumes with changed settings: %s%s",
-            path,
-            ", ".join(changes[:MAX_SHOWN]),
-            more,
-        )
+        logger.warning("%s: resumes with changed settings: %s", path, _listed(changes))
+
+
+def _model_changes(old: Mapping[str, Any], config: TrainConfig) -> Iterator[str]:
+    """What changes in how the network learns."""
+    trained = bind(PI0FlowMatching.Config, old["model"], "model")
+    for name in REPORTED_OF_MODEL:
+        before, now = (unbind(getattr(side, name)) for side in (trained, config.model))
+        yield from _differences(f"model.{name}", before, now)
+
+
+def _listed(changes: Sequence[str]) -> str:
+    more = f" and {len(changes) - MAX_SHOWN} more" if len(changes) > MAX_SHOWN else ""
+    return f"{', '.join(changes[:MAX_SHOWN])}{more}"
 
 
 def _setup_changes(old: Setup, new: Setup, runner: TrainRunner) -> list[str]:
@@ -180,7 +209,8 @@ def _setup_changes(old: Setup, new: Setup, runner: TrainRunner) -> list[str]:
     ]
     batches = changed("samples_per_step", "samples per step:")
     schedule = changed("total_steps", "steps in total:")
-    if runner.lr_scheduler_type == "constant":
+    is_by_step = runner.warmup_steps is not None and runner.decay_steps is not None
+    if runner.lr_scheduler_type == "constant" or is_by_step:
         schedule = []
     effects = (
         (rounding, "sums are rounded differently"),

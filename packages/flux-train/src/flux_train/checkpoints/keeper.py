@@ -6,14 +6,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 
-from flux_core.config import unbind
+from flux_core.config import bind, unbind
 from flux_core.errors import CheckpointError
 from flux_core.models import PI0FlowMatching
-from flux_core.models.weights import apply_lora, load_checkpoint, load_weights, save_adapter
+from flux_core.models.weights import (
+    apply_lora,
+    deployed_weights,
+    load_checkpoint,
+    load_weights,
+    save_adapter,
+)
 from flux_core.norm_stats import stats_to_json
 
+from ..config.robot_checks import data_facts
 from ..config.runner import FSDPTrainRunner
 from ..config.tree import TrainConfig
 from ..distributed.parallel import (
@@ -40,6 +48,37 @@ from .sharded import (
     load_plain,
     save_shards,
 )
+
+
+def write_checkpoint(work_dir: Path, name: str, content: Mapping[str, Any], keep: int) -> Path:
+    """Writes a checkpoint in every form that is deployed, all with the same weights.
+
+    Args:
+        work_dir: the run's directory.
+        name: `checkpoint_epoch_N` or `checkpoint_step_N`.
+        content: as `save_checkpoint` takes it.
+        keep: how many of the newest checkpoints to keep.
+
+    Returns:
+        `NAME.pt`; beside it are `NAME.safetensors` and, of a run with adapters, `NAME_adapter`.
+
+    Raises:
+        CheckpointError: one of them cannot be written.
+    """
+    path = save_checkpoint(work_dir, name, content, keep)
+    config = bind(PI0FlowMatching.Config, content["config"]["model"], "model")
+    if not config.use_lora:
+        return path
+    with torch.device("meta"):
+        model = config.build()
+        apply_lora(model)
+    adapter = work_dir / f"{name}_adapter"
+    try:
+        save_adapter(model, adapter, deployed_weights(content))
+    except (OSError, SafetensorError) as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"{adapter}: cannot be written ({reason})") from error
+    return path
 
 
 class CheckpointKeeper:
@@ -130,6 +169,9 @@ class CheckpointKeeper:
             "skipped_steps": state.skipped_steps,
             "config": unbind(self.config),
             "norm_stats": stats_to_json(data.dataset.stats),
+            "data_facts": {
+                name: facts.as_data() for name, facts in data_facts(data.dataset).items()
+            },
             # The main process writes it.
             "data_summary": data.dataset.data_summary() if self._ranks.is_main else {},
         }
@@ -150,7 +192,7 @@ class CheckpointKeeper:
         if not self._ranks.is_main:
             return None
         tensors = {"model": weights, "ema": average, "optimizer": optimizer}
-        return self._write(name, state, tensors | plain)
+        return self._write(name, tensors | plain)
 
     def _save_shards(
         self, name: str, state: TrainState, plain: dict[str, Any], *, is_last: bool
@@ -169,21 +211,16 @@ class CheckpointKeeper:
             if not self._ranks.is_main:
                 return None
             remove_old(self.work_dir, self.config.runner.max_checkpoints)
-            return self._write(name, state, consolidate(folder)) if is_last else None
+            return self._write(name, consolidate(folder)) if is_last else None
         except CheckpointError as error:
             return str(error)
 
-    def _write(self, name: str, state: TrainState, content: dict[str, Any]) -> str | None:
+    def _write(self, name: str, content: dict[str, Any]) -> str | None:
         """Writes the file and the adapter's folder; returns what went wrong."""
-        adapter = self.work_dir / f"{name}_adapter"
         try:
-            save_checkpoint(self.work_dir, name, content, self.config.runner.max_checkpoints)
-            if self.config.model.use_lora:
-                save_adapter(state.model, adapter, content["model"])
+            write_checkpoint(self.work_dir, name, content, self.config.runner.max_checkpoints)
         except CheckpointError as error:
             return str(error)
-        except (OSError, SafetensorError) as error:
-            return f"{adapter}: cannot be written ({str(error).splitlines()[0]})"
         return None
 
     def _read_whole(

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
 from flux_core.errors import ConfigError, DataError
 from flux_core.tokenizers import PretrainedTokenizer
 from flux_core.transforms import Pipeline, Prompter, Sample, Tokenization, apply
-from flux_data.samples import DistributedRepeatingDataset, ParquetDataset
+from flux_data.samples import (
+    DimensionRange,
+    DistributedRepeatingDataset,
+    ParquetDataset,
+    rounded_up,
+)
 
+from .robot_checks import check_robots_with_data
 from .tree import TrainConfig
 
 
@@ -41,6 +47,27 @@ def check_data(config: TrainConfig, dataset: DistributedRepeatingDataset) -> Non
         _check_prompts(member)
         _check_action_dims(config, member)
     _check_way_back(dataset)
+    check_robots_with_data(config.model, config.inference, dataset)
+
+
+def range_warnings(
+    ranges: Iterable[DimensionRange], min_range: float, *, is_held_out: bool = False
+) -> Iterator[str]:
+    """Yields a line for each dimension whose normalised values no network can learn.
+
+    Args:
+        ranges: of the training data, or of the held-out data.
+        min_range: the `train_dataloader.dataset.min_range` that they were normalised with.
+        is_held_out: whether the ranges are those of the held-out data.
+    """
+    data = "validation" if is_held_out else "train_dataloader"
+    ways = "hold out other episodes" if is_held_out else "leave out these frames or this dimension"
+    for each in (each for each in ranges if not each.is_sensible):
+        yield (
+            f"{data}.dataset: {each}. Set train_dataloader.dataset.min_range="
+            f"{rounded_up(each.sensible_min_range):g} (now {min_range:g}), which widens every "
+            f"dimension that moves less, or {ways}"
+        )
 
 
 def _check_prompts(dataset: ParquetDataset) -> None:

@@ -9,6 +9,8 @@ from typing import Literal
 from flux_core.errors import ConfigError
 from flux_data.samples import DictCollator
 
+from .recipe import RecipeName
+
 Schedule = Literal["constant", "linear-warmup+cosine-decay", "step-based"]
 
 AT_LEAST_ONE = (
@@ -22,6 +24,7 @@ AT_LEAST_ONE = (
     "max_epochs",
     "max_steps",
     "num_threads",
+    "decay_steps",
 )
 POSITIVE = ("learning_rate", "max_grad_norm")
 SHARES = ("warmup_ratio", "min_lr_ratio")
@@ -43,7 +46,11 @@ class TrainRunner:
     Attributes:
         num_noise_samples: noise and time draws trained per encoded observation.
         ema_decay: decay of the moving average of the weights; 0 keeps no average.
+        recipe: whose settings these are, apart from those that were stated; nothing follows from
+            it. `recipes.full_runner(recipe=...)` and `--cfg-options recipe=...` fill them in.
         warmup_ratio: share of all steps in which the learning rate rises.
+        warmup_steps: the number of these steps instead.
+        decay_steps: the step at which the cosine ends; None for the run's last.
         min_lr_ratio: the cosine ends at this share of `learning_rate`.
         learning_rate_steps: for 'step-based', ((0.0, rate), (0.5, rate), ...): each rate applies
             from that share of the run.
@@ -54,6 +61,7 @@ class TrainRunner:
     """
 
     collator: DictCollator
+    recipe: RecipeName | None = None
     max_epochs: int | None = None
     max_steps: int | None = None
     learning_rate: float = 5e-5
@@ -62,6 +70,8 @@ class TrainRunner:
     max_grad_norm: float = 1.0
     lr_scheduler_type: Schedule = "linear-warmup+cosine-decay"
     warmup_ratio: float = 0.03
+    warmup_steps: int | None = None
+    decay_steps: int | None = None
     min_lr_ratio: float = 0.1
     learning_rate_steps: tuple[tuple[float, float], ...] = ()
     gradient_accumulation_steps: int = 1
@@ -83,14 +93,26 @@ class TrainRunner:
     def __post_init__(self) -> None:
         if (self.max_epochs is None) == (self.max_steps is None):
             raise ConfigError(
-                f"max_epochs: expected exactly one of max_epochs and max_steps, got "
-                f"{self.max_epochs} and {self.max_steps}"
+                "max_epochs: expected exactly one of max_epochs and max_steps, got "
+                f"{self.max_epochs} and {self.max_steps}. {self._one_duration}"
             )
         self._check_numbers()
         for name in AT_LEAST_ONE:
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ConfigError(f"{name}: expected at least 1, got {value}")
         self._check_schedule()
+
+    def num_warmup_steps(self, total_steps: int) -> int:
+        """The number of optimiser steps in which the learning rate rises, in a run of so many."""
+        if self.warmup_steps is not None:
+            return self.warmup_steps
+        return round(self.warmup_ratio * total_steps)
+
+    @property
+    def _one_duration(self) -> str:
+        if self.max_epochs is None:
+            return "Set one of them"
+        return "Add runner.max_steps=none to count epochs, or runner.max_epochs=none to count steps"
 
     def _check_numbers(self) -> None:
         """Refuses NaN too: every comparison with it is false."""
@@ -108,6 +130,13 @@ class TrainRunner:
             raise ConfigError(f"betas: expected two numbers 0 <= beta < 1, got {self.betas}")
 
     def _check_schedule(self) -> None:
+        if (self.warmup_steps or 0) < 0:
+            raise ConfigError(f"warmup_steps: expected at least 0, got {self.warmup_steps}")
+        if self.decay_steps is not None and self.decay_steps <= (self.warmup_steps or 0):
+            raise ConfigError(
+                f"decay_steps: expected more than the {self.warmup_steps} warmup_steps, got "
+                f"{self.decay_steps}"
+            )
         steps = self.learning_rate_steps
         is_stepped = self.lr_scheduler_type == "step-based"
         if is_stepped != bool(steps) or (steps and (steps[0][0] != 0 or sorted(steps) != [*steps])):

@@ -121,7 +121,10 @@ def gradients_kept_local(module: nn.Module, is_last: bool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def whole(module: nn.Module) -> Iterator[None]:
-    """Gathers the sharded parameters outside the layers while the context lasts."""
+    """Gathers the sharded parameters outside the layers while the context lasts.
+
+    Afterwards no process holds a gathered copy, which a change of the shards would not reach.
+    """
     if not isinstance(module, FSDPModule):
         yield
         return
@@ -129,7 +132,9 @@ def whole(module: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
-        module.reshard()
+        for part in module.modules():
+            if isinstance(part, FSDPModule):
+                part.reshard()
 
 
 def clip_gradients(parameters: list[nn.Parameter], max_norm: float) -> Tensor:

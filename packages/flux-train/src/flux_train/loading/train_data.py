@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections.abc import Generator, Iterator, Mapping
 from itertools import islice
@@ -11,12 +12,14 @@ import torch
 from torch import Tensor
 
 from flux_core.errors import ConfigError
-from flux_data.samples import EpochBatches
+from flux_data.samples import EpochBatches, training_ranges
 
-from ..config.data_checks import check_data, check_vocabulary
+from ..config.data_checks import check_data, check_vocabulary, range_warnings
 from ..config.tree import TrainConfig
 from ..distributed.ranks import Ranks
 from .batches import batches_left
+
+logger = logging.getLogger("flux.train")
 
 
 class TrainData:
@@ -27,6 +30,7 @@ class TrainData:
         batches: this process's batches of the current epoch.
         accumulation: batches per optimiser step in this process.
         consumed: batches of the current epoch that were trained on.
+        ranges: how far normalised states and actions reach; empty except in the main process.
     """
 
     def __init__(self, config: TrainConfig, ranks: Ranks) -> None:
@@ -40,6 +44,9 @@ class TrainData:
         self._config, self._ranks = config, ranks
         self.dataset = config.train_dataloader.dataset.build()
         check_data(config, self.dataset)
+        self.ranges = training_ranges(self.dataset) if ranks.is_main else []
+        for line in range_warnings(self.ranges, config.train_dataloader.dataset.min_range):
+            logger.warning("%s", line)
         self.batches = EpochBatches(
             self.dataset,
             config.train_dataloader.per_device_batch_size,

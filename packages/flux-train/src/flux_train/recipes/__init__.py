@@ -7,6 +7,7 @@ robots      your own robots: Aloha, UR3, any other, or several in one run
 pretrained  what datasets and robots for openpi's weights have in common
 columns     the datasets' names of the state, the actions and the cameras
 runners     how a network is trained
+in_force    the settings of a run beside those of openpi's recipe
 """
 
 from flux_core.models.pi import pi0_model, pi05_model

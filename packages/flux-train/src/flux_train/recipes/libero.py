@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from flux_core.models.pi import pi0_model, pi05_model
 
+from ..config.recipe import RecipeName, dataset_values
 from . import pretrained
 from .columns import Columns, Section
 from .pretrained import Policy
@@ -52,6 +53,7 @@ def libero_data(
     data_root_path: str | list[str],
     tokenizer_path: str,
     columns: Columns | Section | None = None,
+    recipe: RecipeName | None = None,
 ) -> Section:
     """Batches from the demonstrations of one or several suites.
 
@@ -61,6 +63,7 @@ def libero_data(
         tokenizer_path: a file or folder with PaliGemma's tokenizer.
         columns: the datasets' names of the state, the actions and the cameras `image` and
             `wrist_image`; default: LeRobot's names. openpi's are `OPENPI_COLUMNS`.
+        recipe: 'openpi' prepares windows as openpi does; use it in `libero_runner` too.
     """
     columns = Columns.read(columns)
     dataset = pretrained.dataset(
@@ -72,14 +75,15 @@ def libero_data(
         state_in_prompt=False,
         columns=columns,
         **columns.window(),
+        **dataset_values(recipe),
     )
     return pretrained.dataloader({"libero": dataset}, **columns.statistics())
 
 
-def libero_runner(**settings: Any) -> Section:
-    """Full training as in FluxVLA, the same for every suite; `settings` override."""
+def libero_runner(*, recipe: RecipeName | None = None, **settings: Any) -> Section:
+    """Full training as in FluxVLA or by a recipe, the same for every suite; `settings` override."""
     schedule = dict(max_epochs=24, learning_rate=5e-5, warmup_ratio=0.03)
-    return full_runner(**{**schedule, **settings})
+    return full_runner(recipe=recipe, **({} if recipe else schedule) | settings)
 
 
 def libero_inference(policy: Policy, *, suite: Suite) -> Section:

@@ -17,6 +17,7 @@ from flux_core.config import bind, did_you_mean, unbind
 from flux_core.errors import ConfigError
 from flux_core.robots import RobotSpec, robot_spec
 
+from ..config.recipe import RecipeName, dataset_values
 from . import pretrained
 from .columns import Columns, Section
 from .pretrained import Policy
@@ -63,6 +64,7 @@ def robot_data(
     actions: Actions = "next_state",
     relative: bool = True,
     adapt_to_pi: bool = False,
+    recipe: RecipeName | None = None,
 ) -> Section:
     """Batches from the recordings of one robot or several, each with its own statistics.
 
@@ -81,6 +83,7 @@ def robot_data(
         relative: whether joints are relative to the chunk's start. Grippers (normalized) and robots
             that are commanded by differences never are.
         adapt_to_pi: converts ViperX arms (Trossen's ALOHA) to pi's joint signs and gripper angles.
+        recipe: 'openpi' prepares windows as openpi does; use it in `full_runner` too.
 
     Raises:
         ConfigError: there is no robot, or a robot is unknown, named twice, or lacks such actions.
@@ -107,6 +110,7 @@ def robot_data(
             ],
             columns=named[name],
             **named[name].window(next_states=next_states),
+            **dataset_values(recipe),
         )
         for name, paths in roots.items()
     }

@@ -119,6 +119,7 @@ def summary(facts: RunFacts) -> dict[str, str]:
         "Held-out data": ", ".join(_roots(section(facts.config, "validation"))),
         "Batch": _batch(loader, runner),
         "Runner": _short_type(runner.get("type")),
+        "Recipe": runner.get("recipe"),
         "Learning rate": _rate(runner),
         "Weight average": runner.get("ema_decay") or None,
         "Seed": runner.get("seed"),

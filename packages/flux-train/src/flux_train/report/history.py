@@ -16,6 +16,10 @@ from flux_core.errors import DataError
 
 from ..metrics.lines import parsed_line
 
+OF_AVERAGE = "of_average"
+"""A column of validation: 1 for the moving average of the weights, 0 for the current ones. A line
+without it is of the current ones."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
@@ -81,7 +85,9 @@ def read_history(path: Path) -> History:
             if values is None:
                 num_broken += bool(line.strip())
             elif isinstance(values.get("validation"), dict):
-                validation.add({**values["validation"], "step": values["step"]})
+                found = values["validation"]
+                weights = {OF_AVERAGE: found["weights"] == "average"} if "weights" in found else {}
+                validation.add({**found, **weights, "step": values["step"]})
             else:
                 train.add(values)
     return History(train=train.table(), validation=validation.table(), num_broken=num_broken)

@@ -28,6 +28,7 @@ from flux_core.html import (
 
 from .curves import group_names, page_data, recent
 from .facts import RunFacts, read_facts, summary
+from .held_out import held_out_weights, same_weights, stated_weights
 from .history import History, read_history
 from .samples import SampleBlocks, read_samples
 
@@ -41,7 +42,8 @@ def write_report(work_dir: Path, out: Path | None = None) -> dict[str, Any]:
 
     Returns:
         `out`, `bytes`, `step`, `total_steps`, `loss`, `validation_loss` (the newest; None without),
-        `num_lines`, `num_validations` and `num_broken_lines`.
+        `num_lines`, `num_validations` and `num_broken_lines`, and, if the newest validation says
+        so, `validation_weights` ('average' or 'current').
 
     Raises:
         UsageError: `out` is a folder, or its folder does not exist.
@@ -76,6 +78,7 @@ def write_report(work_dir: Path, out: Path | None = None) -> dict[str, Any]:
         "num_lines": len(history.train),
         "num_validations": len(history.validation),
         "num_broken_lines": history.num_broken,
+        **stated_weights(history.validation),
     }
 
 
@@ -125,8 +128,10 @@ def _headline(history: History, facts: RunFacts) -> dict[str, str]:
     losses = validation.scalar("loss")
     if np.isfinite(losses).any():
         values["Held-out loss"] = _short(validation.last("loss"))
-        best = int(np.nanargmin(losses))
-        values["Best held-out"] = f"{losses[best]:.3g} at step {int(validation.steps[best]):,}"
+        values["Held-out weights"] = held_out_weights(history, facts)
+        comparable = np.where(same_weights(validation), losses, np.nan)
+        best = int(np.nanargmin(comparable))
+        values["Best held-out"] = f"{comparable[best]:.3g} at step {int(validation.steps[best]):,}"
     values["Samples per second"] = _short(recent(train, "samples_per_s"), ",.3g")
     values["Waiting for data"] = _short(recent(train, "data_wait_share"), ".0%")
     values["MFU"] = _short(recent(train, "mfu"), ".0%")

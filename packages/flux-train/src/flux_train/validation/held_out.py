@@ -14,7 +14,8 @@ from PIL import Image
 from flux_core.errors import DataError
 from flux_core.norm_stats import NormStats
 from flux_core.transforms import Augmentation, Pipeline
-from flux_data.samples import ParquetDataset, RawSample
+from flux_data.run_files import check_files
+from flux_data.samples import DimensionRange, ParquetDataset, RawSample, measured_ranges
 
 PICTURE_HEIGHT = 180
 JPEG_QUALITY = 80
@@ -58,7 +59,12 @@ class HeldOutGroup:
     ) -> None:
         """`stats` are the training set's, for the group of this name."""
         self.name = name
-        self._datasets = [plain(member).build(statistic_keys) for member in members]
+        opened = [member.open() for member in members]
+        check_files((s, m.cameras) for m, each in zip(members, opened, strict=True) for s in each)
+        self._datasets = [
+            plain(member).build(statistic_keys, sources)
+            for member, sources in zip(members, opened, strict=True)
+        ]
         for dataset in self._datasets:
             dataset.stats = stats
         self._stats = stats
@@ -68,6 +74,10 @@ class HeldOutGroup:
         part = self._datasets[0].parts[0]
         self.action_dim, self.fps = part.action_dim, part.source.fps
         self.dimensions = part.action_names
+
+    def ranges(self) -> list[DimensionRange]:
+        """How far states and actions reach with the statistics of training; reads every value."""
+        return measured_ranges(self.name, self._datasets, self._stats)
 
     def __len__(self) -> int:
         return int(self._ends[-1])

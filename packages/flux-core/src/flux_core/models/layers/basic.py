@@ -99,6 +99,27 @@ def rotate(x_BNTD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return rotated.to(x_BNTD.dtype)
 
 
+def additive_mask(mask: Tensor, group: int, dtype: torch.dtype) -> Tensor:
+    """Returns a mask that `attend` adds to its scores.
+
+    Its values are finite: softmax turns them into exact zeros as it does -inf, but needs no guard
+    against rows without any key, which engines would otherwise have to compute in every layer.
+
+    Args:
+        mask: bool, (B, 1, S) or (B, T, S); True = may attend. Each query must attend to at least
+            one key.
+        group: the number of query heads for each key head.
+        dtype: the queries'.
+
+    Returns:
+        (B, 1, 1 or group * T, S): 0 where a query may attend.
+    """
+    if mask.shape[1] > 1:
+        mask = mask[:, None].expand(-1, group, -1, -1).flatten(1, 2)
+    closed = torch.tensor(torch.finfo(dtype).min / 2, dtype=dtype, device=mask.device)
+    return torch.where(mask, torch.zeros_like(closed), closed)[:, None]
+
+
 def attend(q_BNTD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor, mask: Tensor) -> Tensor:
     """Grouped-query attention in one fused call.
 
@@ -106,8 +127,7 @@ def attend(q_BNTD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor, mask: Tensor) -> Tens
         q_BNTD: queries; `N` a multiple of `K`.
         k_BKSD: keys.
         v_BKSD: values.
-        mask: bool, (B, 1, S) or (B, T, S); True = may attend. Each query must attend to at least
-            one key.
+        mask: `additive_mask` of the queries.
 
     Returns:
         (B, T, N * D) in the queries' dtype.
@@ -116,9 +136,7 @@ def attend(q_BNTD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor, mask: Tensor) -> Tens
     group = n // k_BKSD.shape[1]
     # The query heads of one key head become additional queries, so K and V are not copied.
     queries = q_BNTD.reshape(b, -1, group * t, d)
-    if mask.shape[1] > 1:
-        mask = mask.repeat(1, group, 1)
-    mixed = functional.scaled_dot_product_attention(queries, k_BKSD, v_BKSD, mask[:, None])
+    mixed = functional.scaled_dot_product_attention(queries, k_BKSD, v_BKSD, mask)
     return mixed.reshape(b, n, t, d).transpose(1, 2).reshape(b, t, n * d)
 
 

@@ -106,7 +106,7 @@ class GemmaBlock(nn.Module):
         Args:
             x_BTW: the stream.
             angles: rotary cos and sin of its positions.
-            mask: (B, 1 or T, S) bool, which keys each position attends to.
+            mask: `additive_mask` of which keys each position attends to.
             cond: (B, W) or (B, T, W) adaRMS condition.
             past: keys and values, each (B, K, P, D), of the tokens before the stream.
             only_keys: returns the stream unchanged, which saves the rest of the layer.

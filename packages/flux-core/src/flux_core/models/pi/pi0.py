@@ -25,7 +25,7 @@ from torch.nn import functional
 
 from ...errors import ConfigError
 from ...rtc import RTCTrainingConfig
-from ..layers.basic import LinearProjector, TimeEmbedding
+from ..layers.basic import LinearProjector, TimeEmbedding, additive_mask
 from ..layers.conv_backbone import ConvBackbone
 from ..layers.initialization import NumberTokens, init_from_scratch, init_number_embeddings
 from ..layers.siglip import SigLIPViTBackbone
@@ -64,8 +64,8 @@ class Suffix(NamedTuple):
 
 
 class SuffixContext(NamedTuple):
-    """What all denoising steps of one observation share: (B, 1 or T, P + T) bool `mask`, and the
-    rotary `cos` and `sin` of the suffix's positions."""
+    """What all denoising steps of one observation share: the additive `mask` of the suffix, and the
+    rotary `cos` and `sin` of its positions."""
 
     mask: Tensor
     cos: Tensor
@@ -174,7 +174,7 @@ class PI0FlowMatching(nn.Module):
         x, pad_masks = self.embed_prefix(images, image_masks, lang_tokens, lang_masks)
         config = self.llm_backbone.config
         cos, sin = self.llm_backbone.angles(pad_masks.cumsum(1) - 1)
-        mask = pad_masks[:, None, :]
+        mask = additive_mask(pad_masks[:, None, :], self._group, x.dtype)
         keys: list[Tensor] = []
         values: list[Tensor] = []
         for index, layer in enumerate(self.llm_backbone.blocks):
@@ -232,6 +232,12 @@ class PI0FlowMatching(nn.Module):
         x, _ = self.llm_expert.norm(x, suffix.cond)
         return self.velocity(x[:, self.num_state_tokens :]).reshape(x_t.shape)
 
+    @property
+    def _group(self) -> int:
+        """The number of query heads for each key head, in both streams."""
+        config = self.llm_backbone.config
+        return config.num_attention_heads // config.num_key_value_heads
+
     def num_suffix_tokens(self, horizon: int) -> int:
         """Returns the number of tokens for the state and `horizon` action steps."""
         return self.num_state_tokens + horizon // self.config.actions_per_token
@@ -243,7 +249,7 @@ class PI0FlowMatching(nn.Module):
         positions = prefix_length + torch.arange(num_tokens, device=cache.pad_masks.device)
         cos, sin = self.llm_expert.angles(positions)
         mask = self.suffix_mask(cache.pad_masks, num_tokens, self.num_state_tokens)
-        return SuffixContext(mask, cos, sin)
+        return SuffixContext(additive_mask(mask, self._group, cache.keys[0].dtype), cos, sin)
 
     def velocity(self, hidden: Tensor) -> Tensor:
         """Applies the last projection, always in float32."""
@@ -287,6 +293,10 @@ def check_dimensions(config: PI0FlowMatching.Config) -> None:
                 f"llm_expert.{field}: expected {getattr(vlm, field)} as in llm_backbone (both "
                 f"streams share one attention), got {getattr(expert, field)}"
             )
+    if config.num_inference_steps < 1:
+        raise ConfigError(
+            f"num_inference_steps: expected at least 1, got {config.num_inference_steps}"
+        )
     expected = {
         "projector.in_dim": (config.projector.in_dim, config.vision_backbone.out_dim),
         "projector.out_dim": (config.projector.out_dim, vlm.hidden_size),
@@ -299,6 +309,11 @@ def check_dimensions(config: PI0FlowMatching.Config) -> None:
         raise ConfigError(
             f"actions_per_token: expected a divisor of n_action_steps ({config.n_action_steps}), "
             f"got {config.actions_per_token}"
+        )
+    if config.action_in_proj.in_dim % config.actions_per_token:
+        raise ConfigError(
+            f"actions_per_token: expected a divisor of action_in_proj.in_dim "
+            f"({config.action_in_proj.in_dim}), got {config.actions_per_token}"
         )
     if config.max_action_dim is not None:
         expected["max_action_dim"] = (config.max_action_dim, config.action_dim)

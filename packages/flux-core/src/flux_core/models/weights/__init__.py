@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 from ...lazy import lazy_exports
 
 if TYPE_CHECKING:
+    from .adapter_files import refuse_adapter as refuse_adapter
     from .checkpoint_file import FORMAT as FORMAT
+    from .checkpoint_file import deployed_weights as deployed_weights
     from .checkpoint_file import inference_weights as inference_weights
     from .checkpoint_file import load_checkpoint as load_checkpoint
     from .checkpoint_file import load_weights as load_weights
@@ -19,7 +21,14 @@ if TYPE_CHECKING:
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
-        "checkpoint_file": ("FORMAT", "inference_weights", "load_checkpoint", "load_weights"),
+        "adapter_files": ("refuse_adapter",),
+        "checkpoint_file": (
+            "FORMAT",
+            "deployed_weights",
+            "inference_weights",
+            "load_checkpoint",
+            "load_weights",
+        ),
         "foreign_names": ("from_ours",),
         "lora": ("apply_lora", "save_adapter"),
         "pretrained": ("load_pretrained",),

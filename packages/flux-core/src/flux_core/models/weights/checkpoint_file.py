@@ -12,7 +12,9 @@ from torch import Tensor
 
 from ...config import bind
 from ...errors import CheckpointError
+from ...incomplete_file import why_incomplete
 from ..pi.pi0 import PI0FlowMatching
+from .finite_weights import check_finite
 from .lora import merged_weights
 
 FORMAT = "flux-checkpoint-1"
@@ -29,6 +31,8 @@ def load_checkpoint(path: Path, *, mmap: bool = False) -> dict[str, Any]:
     """
     if not path.is_file():
         raise CheckpointError(f"{path}: not found")
+    if reason := why_incomplete(path):
+        raise CheckpointError(f"{path}: cannot be read as a checkpoint ({reason})")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, OSError) as error:
@@ -39,17 +43,23 @@ def load_checkpoint(path: Path, *, mmap: bool = False) -> dict[str, Any]:
     return state
 
 
-def inference_weights(state: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Returns the plain network's weights to deploy: the moving average if the run kept one."""
+def deployed_weights(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Returns the weights to deploy, adapters apart: the moving average if the run kept one."""
     # The average contains only trained weights; the others are unchanged.
-    weights = {**state["model"], **(state.get("ema") or {})}
-    return merged_weights(weights, bind(PI0FlowMatching.Config, state["config"]["model"], "model"))
+    return {**state["model"], **(state.get("ema") or {})}
+
+
+def inference_weights(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Returns `deployed_weights` as the plain network has them, with the adapters merged."""
+    config = bind(PI0FlowMatching.Config, state["config"]["model"], "model")
+    return merged_weights(deployed_weights(state), config)
 
 
 def load_weights(
     model: torch.nn.Module, weights: Mapping[str, Tensor], where: str, *, assign: bool = False
 ) -> None:
-    """Fills `model` strictly; the first missing, unexpected or mis-shaped tensor is named.
+    """Fills `model` strictly; the first tensor that is missing, unexpected, mis-shaped or not
+    finite is named.
 
     With `assign`, the model takes the tensors themselves, so it may be on the meta device.
     """
@@ -66,4 +76,6 @@ def load_weights(
             f"{where}: {len(problems)} weights do not fit the config's network; "
             f"first: {problems[0]}"
         )
+    for name, value in weights.items():
+        check_finite(name, value, where)
     model.load_state_dict(dict(weights), assign=assign)

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from ...errors import CheckpointError, ConfigError, MissingDependencyError
 from ..pi.pi0 import PI0FlowMatching, frozen_parts
+from .adapter_files import ADAPTER_FILE
 
 ADAPTER = "default"
-ADAPTER_FILE, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
 
 def apply_lora(model: PI0FlowMatching) -> None:
@@ -109,7 +109,8 @@ def save_adapter(
     Args:
         model: the network with its adapters.
         folder: the folder to write to.
-        weights: its state dict, if the network itself holds only shards of it.
+        weights: a state dict to write instead of the network's own; the network may then be on the
+            meta device.
     """
     state = None if weights is None else dict(weights)
     found = _peft().get_peft_model_state_dict(model, state_dict=state, adapter_name=ADAPTER)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,13 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ...errors import CheckpointError
+from ...incomplete_file import why_incomplete
+from .adapter_files import refuse_adapter
 from .checkpoint_file import FORMAT, inference_weights
+from .wrapper_names import without_wrappers
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-NESTED_WEIGHTS = ("model", "state_dict", "model_state_dict")
+NESTED_WEIGHTS = ("model", "state_dict", "model_state_dict", "module")
 DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -62,9 +65,18 @@ def open_weights(path: Path) -> WeightFile:
             plain data (reading it would run code from the file).
     """
     if path.is_dir():
+        refuse_adapter(path)
         path = _file_of_folder(path)
     if not path.is_file():
         raise CheckpointError(f"{path}: not found")
+    file = _read_names(path)
+    if file.is_ours:
+        return file
+    refuse_adapter(path, file.tensors)
+    return replace(file, tensors=without_wrappers(file.tensors, path))
+
+
+def _read_names(path: Path) -> WeightFile:
     if path.name.endswith(".index.json"):
         return WeightFile(path=path, tensors=_sharded(path), is_ours=False)
     if path.suffix == ".safetensors":
@@ -89,7 +101,9 @@ def _safetensors(path: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
             length = int.from_bytes(file.read(8), "little")
             header = json.loads(file.read(length))
     except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: expected an intact safetensors file ({error})") from error
+        raise CheckpointError(
+            f"{path}: expected an intact safetensors file ({why_incomplete(path) or error})"
+        ) from error
     metadata = header.pop("__metadata__", {})
     start = 8 + length
     return {name: _stored(entry, name, path, start) for name, entry in header.items()}, metadata
@@ -139,6 +153,8 @@ def _sharded(index: Path) -> dict[str, StoredTensor]:
 
 
 def _torch_file(path: Path) -> WeightFile:
+    if reason := why_incomplete(path):
+        raise CheckpointError(f"{path}: cannot be read as a checkpoint ({reason})")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:

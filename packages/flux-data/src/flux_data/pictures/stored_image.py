@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from flux_core.errors import DataError
+from flux_core.incomplete_file import POINTER, is_lfs_pointer
 
 BROKEN = (OSError, ValueError, TypeError, SyntaxError, EOFError, LookupError, ArithmeticError)
 BROKEN += (struct.error, zlib.error)
@@ -52,7 +53,8 @@ def decode_image(data: bytes | None, where: str) -> NDArray[np.uint8]:
             ImageOps.exif_transpose(image, in_place=True)
             image.load()
     except (*BROKEN, Image.DecompressionBombError) as error:
-        raise DataError(f"{where}: the image cannot be decoded ({error})") from error
+        reason = POINTER if is_lfs_pointer(data) else error
+        raise DataError(f"{where}: the image cannot be decoded ({reason})") from error
     if image.mode[0] in "IF":
         raise DataError(
             f"{where}: expected 8 bits per channel, got mode {image.mode} (a depth map?)"

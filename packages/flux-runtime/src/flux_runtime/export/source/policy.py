@@ -11,10 +11,16 @@ import torch
 from safetensors.torch import load_file
 
 from flux_core.bundle import Bundle
-from flux_core.config import bind, registrations, unbind, with_current_types
+from flux_core.config import (
+    bind,
+    registrations,
+    unbind,
+    with_current_types,
+    without_own_training_transforms,
+)
 from flux_core.deployment import InferenceRunner, InferenceSections, inference_sections
 from flux_core.errors import ConfigError, ExportError
-from flux_core.models import PI0FlowMatching
+from flux_core.models import PI0FlowMatching, network_facts
 from flux_core.models.weights import (
     inference_weights,
     load_checkpoint,
@@ -24,6 +30,10 @@ from flux_core.norm_stats import NormStats, stats_from_json
 from flux_core.tokenizers import PretrainedTokenizer
 from flux_core.transforms import Tokenization
 
+from .own_classes import check_own_training_transforms
+from .section import DATA, SectionEdits, agreed, provenance_of
+from .weights_alone import refuse_weights_alone
+
 WEIGHTS = "model.safetensors"
 TABLE = ".table"
 """The names of tables that were precomputed for a bundle's graphs end with this."""
@@ -31,7 +41,10 @@ TABLE = ".table"
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedPolicy:
-    """The parts of a checkpoint that a bundle contains."""
+    """The parts of a checkpoint that a bundle contains.
+
+    `provenance` holds where it comes from, the facts about its data and what was changed since.
+    """
 
     model: PI0FlowMatching
     inference: InferenceRunner
@@ -43,16 +56,31 @@ class TrainedPolicy:
 
 
 def load_policy(
-    checkpoint: Path, robot: str | None = None, accept_versions: Collection[str] = ()
+    checkpoint: Path,
+    robot: str | None = None,
+    accept_versions: Collection[str] = (),
+    edits: SectionEdits | None = None,
+    own_classes: Path | None = None,
 ) -> TrainedPolicy:
     """Reads `checkpoint_epoch_N.pt`, or the directory of a bundle, for one robot.
 
+    Args:
+        checkpoint: the file, or the directory of a bundle in fp32.
+        robot: its name, if the checkpoint has several.
+        accept_versions: distributions whose installed version may differ from a bundle's.
+        edits: what changes in the robot's section, before it is compared with training.
+        own_classes: where a checkpoint's transforms that only training runs may be imported from.
+
     Raises:
         ExportError: the checkpoint does not have that robot; or it has several and `robot` is None;
-            or its config names a class that is not allowed in a bundle, which is not imported.
+            or its config names a class that is not allowed in a bundle, which is not imported; or
+            the robot's section contradicts the training section.
+        CheckpointError: it holds only an adapter, or a weight that is not finite.
     """
+    refuse_weights_alone(checkpoint)
+    edits = edits or SectionEdits()
     if checkpoint.is_dir():
-        policy = load_bundled_policy(checkpoint, accept_versions)
+        policy = load_bundled_policy(checkpoint, accept_versions, edits)
         if robot not in (None, policy.inference.spec.name):
             raise ExportError(
                 f"{checkpoint}: expected a bundle of robot {robot}, as named by --robot, got one "
@@ -62,6 +90,10 @@ def load_policy(
     # Memory-mapped, because a full-size checkpoint with its optimiser may not fit in memory.
     state = load_checkpoint(checkpoint, mmap=True)
     config = with_current_types(state["config"])
+    training_only: dict[str, str] = {}
+    if own_classes is not None:
+        training_only = check_own_training_transforms(config, checkpoint, own_classes)
+        config = without_own_training_transforms(config)
     try:
         registrations(config)
     except ConfigError as error:
@@ -81,8 +113,12 @@ def load_policy(
         raise ExportError(
             f"{checkpoint}: --robot: expected one of {', '.join(runners)}, got {robot!r}."
         )
+    network = bind(PI0FlowMatching.Config, config["model"], "model")
+    facts = state.get("data_facts", {})
+    # Before the weights are read, which takes long.
+    inference = agreed(inference, config, network_facts(network), facts, edits, str(checkpoint))
     with torch.device("meta"):
-        model = bind(PI0FlowMatching.Config, config["model"], "model").build().eval()
+        model = network.build().eval()
     weights = {name: value.float() for name, value in inference_weights(state).items()}
     load_weights(model, weights, str(checkpoint), assign=True)
     return TrainedPolicy(
@@ -96,6 +132,8 @@ def load_policy(
             "checkpoint": checkpoint.name,
             "global_step": state["global_step"],
             "epoch": state["epoch"],
+            **provenance_of(inference, facts, edits),
+            **({"training_only": training_only} if training_only else {}),
         },
         training_log=log if (log := checkpoint.with_name("metrics.jsonl")).is_file() else None,
     )
@@ -107,18 +145,26 @@ def _summary_for(inference: InferenceRunner, state: Mapping[str, Any]) -> dict[s
     if not summaries:
         return {}
     summary = dict(summaries.get(inference.statistics_group(state["norm_stats"]), {}))
-    # The network's cameras have one order in training and on the robot.
-    cameras = zip(inference.dataset.img_keys, summary.get("cameras", {}).values(), strict=False)
-    return {**summary, "cameras": dict(cameras)} if "cameras" in summary else summary
+    if "cameras" not in summary:
+        return summary
+    # The network's cameras have one order in training and on the robot, which may lack some.
+    names = inference.dataset.trained_cameras or inference.dataset.img_keys
+    cameras = dict(zip(names, summary["cameras"].values(), strict=False))
+    kept = {name: cameras[name] for name in inference.dataset.img_keys if name in cameras}
+    return {**summary, "cameras": kept}
 
 
-def load_bundled_policy(directory: Path, accept_versions: Collection[str] = ()) -> TrainedPolicy:
+def load_bundled_policy(
+    directory: Path, accept_versions: Collection[str] = (), edits: SectionEdits | None = None
+) -> TrainedPolicy:
     """Reads a bundle in fp32, to export it again with other options.
 
     Raises:
         BundleError: the bundle is damaged.
-        ExportError: the bundle has another precision, in which its weights are rounded.
+        ExportError: the bundle has another precision, in which its weights are rounded; or its
+            robot's section contradicts its training section.
     """
+    edits = edits or SectionEdits()
     bundle = Bundle.open(directory, accept_versions=accept_versions)
     manifest, config = bundle.manifest, with_current_types(bundle.config)
     if manifest.precision != "fp32":
@@ -126,20 +172,26 @@ def load_bundled_policy(directory: Path, accept_versions: Collection[str] = ()) 
             f"{directory}: expected a checkpoint or a bundle in fp32, got one in "
             f"{manifest.precision}, whose weights are rounded. Export the checkpoint instead."
         )
+    network = bind(PI0FlowMatching.Config, config["model"], "model")
+    inference = bind(InferenceRunner, config["inference"], "inference")
+    facts, where = manifest.provenance.get(DATA, {}), str(directory)
+    inference = agreed(
+        inference, config, network_facts(network), facts, edits, where, is_bundle=True
+    )
     with torch.device("meta"):
-        model = bind(PI0FlowMatching.Config, config["model"], "model").build().eval()
+        model = network.build().eval()
     stored = load_file(bundle.path(WEIGHTS))
     weights = {name: value for name, value in stored.items() if not name.endswith(TABLE)}
     load_weights(model, weights, str(directory), assign=True)
     log = directory / "metrics.jsonl"
-    inference = bind(InferenceRunner, config["inference"], "inference")
+    kept = {k: v for k, v in manifest.provenance.items() if k != "versions"}
     return TrainedPolicy(
         model=model,
         inference=with_tokenizer_beside(inference, directory / "tokenizer"),
-        config=config,
+        config={**config, "inference": unbind(inference)},
         norm_stats=stats_from_json(bundle.norm_stats),
         data_summary=manifest.data_summary,
-        provenance={k: v for k, v in manifest.provenance.items() if k != "versions"},
+        provenance={**kept, **provenance_of(inference, {}, edits)},
         training_log=log if log.is_file() else None,
     )
 

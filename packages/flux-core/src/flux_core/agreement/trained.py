@@ -1,0 +1,167 @@
+"""What training did, as far as it concerns the robot: from a bound config, or from plain data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeGuard
+
+from ..config import bind
+from ..errors import ConfigError
+from ..transforms import Pipeline, Transform
+
+DATASETS = "train_dataloader.dataset.datasets"
+_INPUTS = "video_keys"
+"""The first transform of a dataset has this key. It belongs to flux_data, which a robot lacks."""
+_MAX_TASKS = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedDataset:
+    """One dataset of a training section.
+
+    Attributes:
+        where: its dotted path.
+        pipeline: its transforms; `pipeline.where` is their dotted path.
+        places: the position of each of them in the config's list.
+        cameras: the columns of its cameras, in the network's order, without padded ones.
+    """
+
+    where: str
+    pipeline: Pipeline
+    places: tuple[int, ...]
+    cameras: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataFacts:
+    """Facts about the recordings of one group.
+
+    Attributes:
+        fps: frames per second.
+        state_dim, action_dim: dimensions in the recordings, before any padding.
+        tasks: the texts of the tasks.
+    """
+
+    fps: float
+    state_dim: int
+    action_dim: int
+    tasks: tuple[str, ...] = ()
+
+    def as_data(self) -> dict[str, Any]:
+        """For a checkpoint or a bundle; the inverse of `from_data`."""
+        sizes = {"fps": self.fps, "state_dim": self.state_dim, "action_dim": self.action_dim}
+        return {**sizes, "tasks": list(self.tasks[:_MAX_TASKS])}
+
+    @classmethod
+    def from_data(cls, data: object, where: str) -> DataFacts:
+        """Reads plain data, which may come from a stranger.
+
+        Raises:
+            ConfigError: a key is missing or has another type.
+        """
+        facts: DataFacts = bind(cls, data, where)
+        if not (0 < facts.fps < math.inf and facts.state_dim > 0 and facts.action_dim > 0):
+            raise ConfigError(f"{where}: expected positive numbers, got {facts.as_data()!r:.200}")
+        return facts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """What a network takes and gives.
+
+    Attributes:
+        action_dim: dimensions of its actions, padding included.
+        action_horizon: steps that it predicts.
+        reads_state: whether the state is an input of its own, beside the prompt.
+        rtc_delays: the delays of real-time chunking that it was trained with, in control steps.
+    """
+
+    action_dim: int
+    action_horizon: int
+    reads_state: bool
+    rtc_delays: tuple[int, ...] = (0,)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """The training section, and what is known about its data.
+
+    Attributes:
+        network: the network.
+        groups: each group's datasets; empty if the training section is not known.
+        facts: each group's facts; without an entry for a group whose data is not known.
+        robot_facts: of the robot's own group, in a bundle, which knows no others.
+    """
+
+    network: Network
+    groups: Mapping[str, Sequence[TrainedDataset]]
+    facts: Mapping[str, DataFacts] = field(default_factory=dict[str, DataFacts])
+    robot_facts: DataFacts | None = None
+
+
+def datasets_of(config: Mapping[str, Any]) -> dict[str, tuple[TrainedDataset, ...]]:
+    """Reads the training section of a checkpoint's or bundle's config.
+
+    flux_data need not be installed: its transform, which reads the columns, is not bound.
+
+    Args:
+        config: plain data whose types are known to be registered.
+
+    Raises:
+        ConfigError: the section is not one of flux_train's, or a transform cannot be bound.
+    """
+    groups: dict[str, tuple[TrainedDataset, ...]] = {}
+    for group, where, section in _sections(config):
+        groups[group] = (*groups.get(group, ()), _dataset(section, where))
+    return groups
+
+
+def _sections(config: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    """Yields the group, the dotted path and the section of every dataset."""
+    loader = config.get("train_dataloader")
+    if loader is None:
+        return
+    mixture = loader.get("dataset") if _is_mapping(loader) else None
+    if not _is_mapping(mixture) or "datasets" not in mixture:
+        raise ConfigError(f"{DATASETS}: expected datasets, got none")
+    datasets: object = mixture["datasets"]
+    # Statistics without a name of their own are called 'private' in checkpoints.
+    alone = str(mixture.get("statistic_name", "private"))
+    if _is_mapping(datasets) and "transforms" not in datasets:
+        listed = [(str(name), f"{DATASETS}.{name}", group) for name, group in datasets.items()]
+    else:
+        listed = [(alone, DATASETS, datasets)]
+    for name, where, group in listed:
+        members = [(where, group)]
+        if isinstance(group, list | tuple):
+            members = [(f"{where}.{index}", member) for index, member in enumerate(group)]
+        for place, member in members:
+            if not _is_mapping(member):
+                raise ConfigError(f"{place}: expected a dataset, got {member!r:.60}")
+            yield name, place, member
+
+
+def _dataset(section: Mapping[str, Any], where: str) -> TrainedDataset:
+    entries = section.get("transforms")
+    if not isinstance(entries, list | tuple):
+        raise ConfigError(f"{where}.transforms: expected a list of transforms, got {entries!r:.60}")
+    cameras: tuple[str, ...] = ()
+    steps: dict[int, Transform] = {}
+    for index, entry in enumerate(entries):
+        if _is_mapping(entry) and _INPUTS in entry:
+            place = f"{where}.transforms.{index}.{_INPUTS}"
+            cameras = bind(tuple[str, ...], entry[_INPUTS], place)
+        else:
+            steps[index] = bind(Transform, entry, f"{where}.transforms.{index}")
+    return TrainedDataset(
+        where=where,
+        pipeline=Pipeline(tuple(steps.values()), where=f"{where}.transforms"),
+        places=tuple(steps),
+        cameras=cameras,
+    )
+
+
+def _is_mapping(value: object) -> TypeGuard[Mapping[str, Any]]:
+    return isinstance(value, Mapping)

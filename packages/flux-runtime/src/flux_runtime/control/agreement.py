@@ -1,0 +1,119 @@
+"""A bundle's robot section beside its training section, and what changes for one run."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from flux_core.agreement import (
+    Changes,
+    DataFacts,
+    Network,
+    Trained,
+    check_agreement,
+    check_data_agreement,
+    datasets_of,
+    warn_of_new_tasks,
+)
+from flux_core.bundle import Bundle
+from flux_core.config import bind, unbind
+from flux_core.deployment import InferenceRunner
+from flux_core.errors import BundleError, ConfigError, UsageError
+from flux_core.rtc import RTCTrainingConfig
+
+logger = logging.getLogger("flux.runtime")
+
+DATA = "data"
+"""The key of a manifest's provenance that holds the facts about the data."""
+
+
+def agreed_bundle(bundle: Bundle, changes: Changes, task: str | None) -> Bundle:
+    """Returns the bundle with the changes of one run, if it agrees with its training.
+
+    Args:
+        bundle: an opened bundle.
+        changes: the options for what may change after training.
+        task: the task of the run, if it is not the bundle's.
+
+    Raises:
+        BundleError: robot and training contradict each other.
+        UsageError: a change is wrong.
+    """
+    section = bundle.config.get("inference")
+    if section is None:
+        if changes:
+            raise UsageError(
+                f"{bundle.directory}: expected config.json with an `inference` section to change, "
+                "got one without. Leave the options out"
+            )
+        return bundle
+    try:
+        inference: InferenceRunner = bind(InferenceRunner, section, "inference")
+        trained = _trained(bundle)
+        check_agreement(inference, trained, is_bundle=True)
+        check_data_agreement(inference, trained)
+    except ConfigError as error:
+        raise BundleError(
+            f"{bundle.directory}: config.json: {error}. Correct it in the config of the training, "
+            "and export the checkpoint again with --config"
+        ) from error
+    if task is not None:
+        facts = trained.robot_facts
+        tasks = tuple(bundle.manifest.tasks.values()) if facts is None else facts.tasks
+        warn_of_new_tasks([task], tasks, "--task")
+    changed = _changed(inference, changes, trained)
+    _warn_of_rtc(changed)
+    if not changes:
+        return bundle
+    horizon = changed.steps_executed(bundle.manifest.action_horizon)
+    return replace(
+        bundle,
+        manifest=replace(bundle.manifest, execution_horizon=horizon),
+        config={**bundle.config, "inference": unbind(changed)},
+    )
+
+
+def _changed(inference: InferenceRunner, changes: Changes, trained: Trained) -> InferenceRunner:
+    changed = changes.apply(inference)
+    if changes:
+        try:
+            check_agreement(changed, trained, is_bundle=True)
+        except ConfigError as error:
+            raise UsageError(f"the options do not fit the bundle: {error}") from error
+    return changed
+
+
+def _trained(bundle: Bundle) -> Trained:
+    manifest = bundle.manifest
+    facts = manifest.provenance.get(DATA)
+    return Trained(
+        network=Network(
+            action_dim=manifest.action_dim,
+            action_horizon=manifest.action_horizon,
+            reads_state=manifest.model == "pi0",
+            rtc_delays=_delays(bundle),
+        ),
+        groups=datasets_of(bundle.config),
+        robot_facts=None if facts is None else DataFacts.from_data(facts, f"provenance.{DATA}"),
+    )
+
+
+def _delays(bundle: Bundle) -> tuple[int, ...]:
+    """Returns the trained delays; older bundles have them in their config only."""
+    model: Any = bundle.config.get("model")
+    section = model.get("rtc_training_config") if isinstance(model, Mapping) else None
+    if bundle.manifest.rtc_valid_delays != (0,) or section is None:
+        return bundle.manifest.rtc_valid_delays
+    rtc: RTCTrainingConfig = bind(RTCTrainingConfig, section, "model.rtc_training_config")
+    group = model.get("actions_per_token", 1)
+    return rtc.delays(group if isinstance(group, int) and group > 0 else 1) if rtc.enabled else (0,)
+
+
+def _warn_of_rtc(inference: InferenceRunner) -> None:
+    if inference.rtc_config is not None and inference.rtc_config.enabled:
+        logger.warning(
+            "inference.rtc_config: recorded, but this version of flux-runtime joins chunks without "
+            "real-time chunking"
+        )

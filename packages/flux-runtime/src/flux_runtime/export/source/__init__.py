@@ -1,0 +1,1 @@
+"""What is exported: a checkpoint or bundle, its robot section, and the classes of the user."""
