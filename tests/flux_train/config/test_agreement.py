@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from flux_core.agreement import Changes
 from flux_core.config import bind, unbind
@@ -20,10 +21,13 @@ from flux_core.tokenizers import PretrainedTokenizer
 from flux_core.transforms import PadKeyToDim, ResizeImages, Sample
 from flux_data.lerobot.recorder import EpisodeRecorder, vector_feature, video_feature, video_key
 from flux_data.lerobot.writer import WriterV21
+from flux_data.samples import ParquetDataset
 from flux_data.samples.process_inputs import ProcessParquetInputs
 from flux_train import recipes
 from flux_train.cli import main
 from flux_train.config import TrainConfig, bind_train_config
+from flux_train.distributed.ranks import Ranks
+from flux_train.loading.train_data import TrainData
 
 CAMERAS = ("cam_high", "cam_left_wrist", "cam_right_wrist")
 HEIGHT, WIDTH, FRAMES, DIMS = 24, 32, 12, 14
@@ -383,6 +387,29 @@ def test_a_reader_of_ones_own_that_does_more_than_read_is_refused_with_a_sample(
     code, told = dry_run(config, tmp_path, capsys)
     assert code == 1
     assert "transforms.0: SwappedCameras: expected images as recorded, got others" in told
+
+
+class DoublingDataset(ParquetDataset):
+    """Does more than its transforms."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(ParquetDataset.Config):
+        """As its base."""
+
+        def build(self, statistic_keys: Sequence[str] = ()) -> ParquetDataset:
+            return DoublingDataset(self, statistic_keys)
+
+    def sample(self, index: int, rng: np.random.Generator) -> Sample:
+        made = super().sample(index, rng)
+        return {**made, "states": made["states"] * 2}
+
+
+def test_a_dataset_of_ones_own_that_does_more_than_its_transforms_is_refused(data: Path) -> None:
+    config = tree(str(data))
+    config["train_dataloader"]["dataset"]["datasets"]["type"] = f"{OWN}DoublingDataset"
+    bound = bind_train_config(config)
+    with pytest.raises(ConfigError, match="DoublingDataset: expected states as its transforms"):
+        TrainData(bound, Ranks(device=torch.device("cpu")))
 
 
 # What may change after training.

@@ -25,7 +25,13 @@ from flux_core.errors import ConfigError, RobotError
 from flux_core.models import PI0FlowMatching, network_facts
 from flux_core.robots import RobotSpec, limits_in_force, robot_spec, robot_spec_names
 from flux_core.tokenizers import PretrainedTokenizer, Tokenizer
-from flux_core.transforms import DatasetInputs, Normalization, Sample, Tokenization
+from flux_core.transforms import (
+    Augmentation,
+    DatasetInputs,
+    Normalization,
+    Sample,
+    Tokenization,
+)
 from flux_data.lerobot import ACTION
 from flux_data.samples import DistributedRepeatingDataset, ParquetDataset
 
@@ -233,6 +239,8 @@ def _rehearsed(
     named = inputs(sample)
     if not inputs.is_ours:
         yield from _own_inputs(inputs, sample, named, told.where)
+    if type(member) is not ParquetDataset:
+        yield from _own_dataset(member, sample, told.where)
     known, where = inference.spec.cameras, f"{path}.dataset"
     kept, _ = kept_cameras(told, inference.dataset, known, where, is_bundle=False)
     tokenizers = _tokenizers(told, inference)
@@ -259,6 +267,18 @@ def _own_inputs(inputs: DatasetInputs, sample: Sample, named: Sample, where: str
             yield (
                 f"{where}.transforms.0: {type(inputs).__qualname__}: expected {name} as recorded, "
                 "got others, and the robot does not change them. Use a transform of both sides"
+            )
+
+
+def _own_dataset(member: ParquetDataset, sample: Sample, where: str) -> Iterator[str]:
+    """What a dataset of a user's own does beside its transforms, the robot does not do."""
+    expected = member.pipeline.without(Augmentation)(sample)
+    found = member.sample(0, np.random.default_rng(0))
+    for name in ("states", "actions", "lang_tokens"):
+        if name in expected and not np.array_equal(expected[name], np.asarray(found[name])):
+            yield (
+                f"{where}: {type(member).__qualname__}: expected {name} as its transforms make "
+                "them, got others, and the robot has only the transforms. Use a transform"
             )
 
 
