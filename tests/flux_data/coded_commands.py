@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pytest
 
 from flux_core.errors import FluxError
 from flux_core.transforms import ResizeImages
@@ -26,7 +27,7 @@ RELATIVE = 2e-6
 
 TIME_S = 1e-5
 
-NUMBERS = ("float32", "float64", "int32", "int64")
+NUMBERS = ("float32", "float64", "int8", "int32", "int64", "uint8")
 
 
 class Outcome(NamedTuple):
@@ -86,7 +87,8 @@ def difference(expected: Sequence[Row], found: Sequence[Row]) -> str:
 
 
 def _is_same(name: str, expected: object, found: object) -> bool:
-    if isinstance(expected, tuple) and isinstance(found, tuple):
+    both = (expected, found)
+    if all(isinstance(x, tuple) for x in both) or all(isinstance(x, list) for x in both):
         pairs = zip(expected, found, strict=False)
         return len(expected) == len(found) and all(_is_same(name, *pair) for pair in pairs)
     if isinstance(expected, float) and isinstance(found, float):
@@ -171,8 +173,8 @@ def _check_sample(
     values, pictures = dict(row.values), dict(row.pictures)
     for key in values:
         if key in sample:
-            found = np.asarray(sample[key]).ravel()[0].item()
-            assert abs(found - values[key]) <= RELATIVE * abs(values[key]), f"{where}: {key}"
+            found, right = (np.ravel(x).tolist() for x in (sample[key], values[key]))
+            assert found == pytest.approx(right, rel=RELATIVE), f"{where}: {key}"
     for key, image in zip(cameras, np.asarray(sample["images"]), strict=True):
         found = code_in(image)
         assert found == pictures[key], f"{where}: {key}: expected {pictures[key]}, got {found}"

@@ -32,6 +32,7 @@ from flux_core.transforms import Tokenization
 
 from .own_classes import check_own_training_transforms
 from .section import DATA, SectionEdits, agreed, provenance_of
+from .weights_alone import refuse_weights_alone
 
 WEIGHTS = "model.safetensors"
 TABLE = ".table"
@@ -74,7 +75,9 @@ def load_policy(
         ExportError: the checkpoint does not have that robot; or it has several and `robot` is None;
             or its config names a class that is not allowed in a bundle, which is not imported; or
             the robot's section contradicts the training section.
+        CheckpointError: it holds only an adapter, or a weight that is not finite.
     """
+    refuse_weights_alone(checkpoint)
     edits = edits or SectionEdits()
     if checkpoint.is_dir():
         policy = load_bundled_policy(checkpoint, accept_versions, edits)
@@ -142,9 +145,13 @@ def _summary_for(inference: InferenceRunner, state: Mapping[str, Any]) -> dict[s
     if not summaries:
         return {}
     summary = dict(summaries.get(inference.statistics_group(state["norm_stats"]), {}))
-    # The network's cameras have one order in training and on the robot.
-    cameras = zip(inference.dataset.img_keys, summary.get("cameras", {}).values(), strict=False)
-    return {**summary, "cameras": dict(cameras)} if "cameras" in summary else summary
+    if "cameras" not in summary:
+        return summary
+    # The network's cameras have one order in training and on the robot, which may lack some.
+    names = inference.dataset.trained_cameras or inference.dataset.img_keys
+    cameras = dict(zip(names, summary["cameras"].values(), strict=False))
+    kept = {name: cameras[name] for name in inference.dataset.img_keys if name in cameras}
+    return {**summary, "cameras": kept}
 
 
 def load_bundled_policy(
