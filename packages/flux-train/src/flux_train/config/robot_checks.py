@@ -14,6 +14,7 @@ from flux_core.agreement import (
     Trained,
     TrainedDataset,
     check_agreement,
+    check_camera_names,
     check_data_agreement,
     kept_cameras,
     refuse,
