@@ -45,7 +45,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     ),
     "flux_data": (
         *("progress_bars", "repairable", "video", "parquet", "lerobot", "whole_file", "run_files"),
-        "samples",
+        *("pictures", "samples"),
         *("validate", "convert", "repair", "demo", "view", "info", "observations", "commands"),
     ),
     "flux_train": (

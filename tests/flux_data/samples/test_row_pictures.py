@@ -179,7 +179,7 @@ def test_an_intact_video_is_not_read_before_its_first_frame_is_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Reading all stamps of a large joined video takes as long as reading the file."""
-    from flux_data.samples import row_pictures
+    from flux_data.pictures import row_pictures
     from flux_data.video import packets
 
     def fail(path: Path) -> None:

@@ -66,7 +66,7 @@ def test_the_first_missing_file_of_all_datasets_is_named_with_the_number_of_othe
     (roots[1] / LAST_VIDEO).unlink()
     with pytest.raises(DataError) as error:
         start(*roots)
-    assert str(error.value) == (
+    assert str(error.value).startswith(
         f"{roots[0] / LAST_VIDEO}: the video file is missing (2 more of the run's files cannot be "
         "read either)"
     )
@@ -85,7 +85,7 @@ def test_a_file_that_is_not_there_yet_is_named(
     with pytest.raises(DataError) as error:
         start(root)
     kind = "video" if name.endswith("mp4") else "parquet"
-    assert str(error.value) == f"{root / name}: expected a {kind} file, {reason}"
+    assert str(error.value).startswith(f"{root / name}: expected a {kind} file, {reason}")
 
 
 @pytest.mark.usefixtures("unread")

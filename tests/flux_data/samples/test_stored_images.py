@@ -16,8 +16,8 @@ from PIL import Image
 
 from flux_core.errors import DataError
 from flux_data.parquet.arrow import to_array
+from flux_data.pictures.stored_image import StoredImage, decode_image
 from flux_data.samples.process_inputs import ProcessParquetInputs
-from flux_data.samples.stored_image import StoredImage, decode_image
 from flux_data.samples.windows import ParquetDataset
 
 from ..small_dataset import ACTION, LENGTHS, STATE, WRIST, WRIST_SIZE, png, write_v21

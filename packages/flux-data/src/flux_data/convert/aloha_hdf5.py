@@ -34,7 +34,7 @@ from ..lerobot.recorder import EpisodeRecorder, vector_feature, video_feature, v
 from ..lerobot.stored_columns import narrowed
 from ..lerobot.writer import WRITERS, Episode
 from ..parquet.arrow import first_line
-from ..samples.stored_image import BROKEN, decode_image
+from ..pictures.stored_image import BROKEN, decode_image
 from .aloha_layout import (
     BASE,
     BASE_NAMES,

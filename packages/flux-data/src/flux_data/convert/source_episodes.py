@@ -24,7 +24,7 @@ from ..lerobot.episode_stats import ImageStats, is_complete
 from ..lerobot.metadata import NO_NUMBERS, json_rows, read_table
 from ..lerobot.writer import COUNTERS, Episode
 from ..parquet.arrow import first_line, to_array
-from ..samples.stored_image import decode_image
+from ..pictures.stored_image import decode_image
 from .source_videos import SourceVideos
 
 OWN_KEYS = ("episode_index", "length", "dataset_from_index", "dataset_to_index")

@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 
 from flux_core.errors import DataError
 
-from ..parquet.arrow import footer_of, read_columns
+from ..parquet.arrow import footer_of, read_columns, read_present
 from ..parquet.image_rows import ImageRows
 from ..parquet.row_groups import RowGroups, num_bytes
 from ..repairable import naming_repair
-from .episode_rows import RowSpan, SharedFiles, rows_of_own_file
+from .episode_rows import RowSpan, SharedFiles, numbering_of, rows_of_own_file
 from .locations import local_root
 from .metadata import (
     NO_NUMBERS,
@@ -371,8 +371,24 @@ class LeRobotV2(LeRobotDataset):
 
     def _find_rows(self, position: int) -> tuple[RowSpan, ...]:
         path = self._existing(position)
+        _, columns = read_present(path, numbering_of(path))
+        return (self._own_rows(position, path, columns),)
+
+    def _own_rows(self, position: int, path: Path, columns: Columns) -> RowSpan:
         index, length = int(self.episode_indices[position]), int(self.lengths[position])
-        return (rows_of_own_file(path, index, length, self.fps),)
+        return rows_of_own_file(path, index, length, self.fps, columns)
+
+    def _rows(self, position: int, keys: Sequence[str]) -> Columns:
+        if position in self._rows_of:
+            return super()._rows(position, keys)
+        path = self._existing(position)  # opened once for the rows and for what numbers them
+        numbering = numbering_of(path)
+        num_rows = int(footer_of(path).starts[-1])
+        wanted = tuple(dict.fromkeys((*keys, *numbering)))
+        columns = self._groups.read(path, wanted, slice(0, num_rows))
+        own = {key: columns[key] for key in numbering}
+        self._rows_of[position] = (self._own_rows(position, path, own),)
+        return {key: columns[key] for key in keys}
 
     def video(self, video_key: str, position: int) -> VideoSegment:
         """Returns the episode's own video."""

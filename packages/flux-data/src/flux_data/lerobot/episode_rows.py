@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,14 +23,14 @@ from numpy.typing import NDArray
 
 from flux_core.errors import DataError
 
-from ..parquet.arrow import constant_of, read_present
+from ..parquet.arrow import constant_of, footer_of, read_present
 
 logger = logging.getLogger("flux.data")
 
 FRAMES_OFF = 0.5
 """The tolerance of times, in frames: a frame farther away is a different one."""
 
-EPISODE = "episode_index"
+EPISODE, FRAME = "episode_index", "frame_index"
 
 NOT_KNOWN = -1
 """Stands for a number that the file does not have."""
@@ -88,24 +88,18 @@ class FileRuns:
         return RowSpan(path=self.path, first=int(self.first[run]), length=int(self.length[run]))
 
 
-def scan_runs(
-    path: Path, fps: float, keys: Sequence[str] = (EPISODE, "frame_index", "index")
-) -> FileRuns:
+def scan_runs(path: Path, fps: float) -> FileRuns:
     """Reads the columns of a file that number its rows, and returns its runs.
-
-    Args:
-        path: the file.
-        fps: frames per second.
-        keys: the columns to read; without `episode_index`, the footer must say that it is the same
-            in all rows.
 
     Raises:
         DataError: the file cannot be read.
     """
-    num_rows, columns = read_present(path, keys)
-    constant = constant_of(path, EPISODE) if EPISODE not in keys else None
-    if constant is not None:
-        columns[EPISODE] = np.full(num_rows, constant)
+    num_rows, columns = read_present(path, (EPISODE, FRAME, "index"))
+    return runs_of(path, fps, num_rows, columns)
+
+
+def runs_of(path: Path, fps: float, num_rows: int, columns: Mapping[str, NDArray[Any]]) -> FileRuns:
+    """Returns the runs of a file, given those of its columns that number its rows."""
     columns = {key: _flat(values) for key, values in columns.items()}
     episodes = columns.get(EPISODE)
     first = np.zeros(min(num_rows, 1), np.int64)
@@ -113,7 +107,7 @@ def scan_runs(
         first = np.flatnonzero(np.concatenate(([True], episodes[1:] != episodes[:-1])))
     last = np.append(first[1:], num_rows)[: len(first)] - 1
     unknown = np.full(len(first), NOT_KNOWN)
-    frames, index = columns.get("frame_index"), columns.get("index")
+    frames, index = columns.get(FRAME), columns.get("index")
     return FileRuns(
         path=path,
         num_rows=num_rows,
@@ -156,15 +150,37 @@ def _broken(
     return found
 
 
-def rows_of_own_file(path: Path, episode: int, length: int, fps: float) -> RowSpan:
-    """Returns the rows of an episode that has a file of its own.
+def numbering_of(path: Path) -> tuple[str, ...]:
+    """Returns the columns to read for `rows_of_own_file`.
 
     Raises:
-        DataError: the file cannot be read, or its rows are not those of the episode.
+        DataError: the file cannot be read.
     """
     # Reading one column fewer counts: a dataset may have thousands of files.
     is_known = constant_of(path, EPISODE) is not None
-    runs = scan_runs(path, fps, ("frame_index",) if is_known else (EPISODE, "frame_index"))
+    wanted = (FRAME,) if is_known else (EPISODE, FRAME)
+    return tuple(key for key in wanted if key in footer_of(path).names)
+
+
+def rows_of_own_file(
+    path: Path, episode: int, length: int, fps: float, columns: Mapping[str, NDArray[Any]]
+) -> RowSpan:
+    """Returns the rows of an episode that has a file of its own.
+
+    Args:
+        path: the file.
+        episode: the episode's index.
+        length: its number of rows, as the metadata says.
+        fps: frames per second.
+        columns: those of `numbering_of`, whole.
+
+    Raises:
+        DataError: the rows are not those of the episode.
+    """
+    num_rows, constant = int(footer_of(path).starts[-1]), constant_of(path, EPISODE)
+    if constant is not None:
+        columns = {**columns, EPISODE: np.full(num_rows, constant)}
+    runs = runs_of(path, fps, num_rows, columns)
     where = f"{path}: episode {episode}"
     if runs.num_rows != length:
         raise DataError(f"{where}: expected {length} rows (the metadata), got {runs.num_rows}")

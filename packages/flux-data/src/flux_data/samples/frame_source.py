@@ -15,14 +15,14 @@ from flux_core.transforms import ImageResize
 
 from ..lerobot.dataset import LeRobotDataset
 from ..lerobot.metadata import image_size
+from ..pictures.row_pictures import RowPictures
+from ..pictures.stored_image import StoredImage
 from ..repairable import naming_repair
 from ..video.pairing import TOLERANCE
 from ..video.reader import VideoReader
 from .frame_cache import find_cache
 from .raw_sample import RawSample
 from .resize import resize_frame
-from .row_pictures import RowPictures
-from .stored_image import StoredImage
 
 _shared_reader = VideoReader()
 """The open decoders of this process, shared by all its datasets."""

@@ -19,6 +19,7 @@ from flux_core.errors import DataError
 from flux_core.transforms import ImageResize
 
 from ..lerobot.dataset import LeRobotDataset, VideoSegment, open_lerobot
+from ..pictures.row_pictures import RowPictures
 from ..video.reader import VideoReader
 from ..whole_file import cannot_be_written, whole_file
 from .frame_cache import (
@@ -37,7 +38,6 @@ from .frame_cache import (
 )
 from .frame_source import check_cameras
 from .resize import resize_frame
-from .row_pictures import RowPictures
 
 JPEG_QUALITY = 95
 SAMPLED_FRAMES = 8

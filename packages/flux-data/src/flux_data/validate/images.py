@@ -12,7 +12,7 @@ from flux_core.errors import DataError
 
 from ..lerobot.dataset import LeRobotDataset
 from ..lerobot.metadata import image_size, is_depth_map
-from ..samples.stored_image import BROKEN, StoredImage
+from ..pictures.stored_image import BROKEN, StoredImage
 from .fault import Fault, episode_fault
 
 

@@ -12,7 +12,7 @@ from flux_core.errors import DataError
 
 from ..lerobot.dataset import LeRobotDataset, LeRobotV2, VideoSegment
 from ..lerobot.metadata import image_size
-from ..samples.row_pictures import Sharing, sharing_of
+from ..pictures.row_pictures import Sharing, sharing_of
 from ..video.pairing import TOLERANCE, is_near, nearest_frames
 from ..video.reader import VideoFacts, VideoReader, video_facts
 from .fault import Fault, episode_fault

@@ -15,8 +15,8 @@ from PIL import Image
 from flux_core.errors import DataError, UsageError
 
 from ..lerobot.dataset import LeRobotDataset
-from ..samples.row_pictures import RowPictures
-from ..samples.stored_image import StoredImage
+from ..pictures.row_pictures import RowPictures
+from ..pictures.stored_image import StoredImage
 from ..video.pairing import TOLERANCE
 from ..video.reader import VideoReader
 
