@@ -32,6 +32,7 @@ from flux_core.transforms import Tokenization
 
 from .own_classes import check_own_training_transforms
 from .section import DATA, SectionEdits, agreed, provenance_of
+from .weights_alone import refuse_weights_alone
 
 WEIGHTS = "model.safetensors"
 TABLE = ".table"
@@ -74,7 +75,9 @@ def load_policy(
         ExportError: the checkpoint does not have that robot; or it has several and `robot` is None;
             or its config names a class that is not allowed in a bundle, which is not imported; or
             the robot's section contradicts the training section.
+        CheckpointError: it holds only an adapter, or a weight that is not finite.
     """
+    refuse_weights_alone(checkpoint)
     edits = edits or SectionEdits()
     if checkpoint.is_dir():
         policy = load_bundled_policy(checkpoint, accept_versions, edits)
