@@ -145,9 +145,13 @@ def _summary_for(inference: InferenceRunner, state: Mapping[str, Any]) -> dict[s
     if not summaries:
         return {}
     summary = dict(summaries.get(inference.statistics_group(state["norm_stats"]), {}))
-    # The network's cameras have one order in training and on the robot.
-    cameras = zip(inference.dataset.img_keys, summary.get("cameras", {}).values(), strict=False)
-    return {**summary, "cameras": dict(cameras)} if "cameras" in summary else summary
+    if "cameras" not in summary:
+        return summary
+    # The network's cameras have one order in training and on the robot, which may lack some.
+    names = inference.dataset.trained_cameras or inference.dataset.img_keys
+    cameras = dict(zip(names, summary["cameras"].values(), strict=False))
+    kept = {name: cameras[name] for name in inference.dataset.img_keys if name in cameras}
+    return {**summary, "cameras": kept}
 
 
 def load_bundled_policy(
