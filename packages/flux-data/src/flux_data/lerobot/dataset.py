@@ -6,6 +6,7 @@ no dictionaries are made for single rows.
 
 from __future__ import annotations
 
+import logging
 import re
 import threading
 from abc import ABC, abstractmethod
@@ -40,6 +41,8 @@ from .metadata import (
     texts_of,
 )
 from .state_action import check_known
+
+logger = logging.getLogger("flux.data")
 
 MAX_CACHED_BYTES = 512 << 20
 
@@ -151,20 +154,17 @@ class LeRobotDataset(ABC):
         """Refuses the first key that the dataset lacks."""
         check_known(self.info["features"], keys, str(self.root))
 
-    def check_count(self) -> None:
-        """Refuses a dataset that lists fewer episodes than it counts.
+    def warn_of_count(self) -> None:
+        """Warns of a dataset that lists fewer episodes than it counts.
 
-        A recorder that was killed leaves such a one.
-
-        Raises:
-            DataError: info.json counts more episodes than the metadata lists.
+        A recorder that was killed leaves such a one; so does a list that was shortened by hand.
         """
         said = self.info.get("total_episodes", 0)
         if isinstance(said, int) and said > self.num_episodes:
-            raise DataError(
-                f"{self.root / 'meta' / 'info.json'}: total_episodes: expected "
-                f"{self.num_episodes}, as listed, got {said}. `flux-data repair` writes a dataset "
-                "of what is there"
+            logger.warning(
+                "%s: total_episodes: expected %d, as listed, got %d. Only the listed ones are "
+                "used; `flux-data repair` writes a dataset of what is there",
+                *(self.root / "meta" / "info.json", self.num_episodes, said),
             )
 
     def episode(self, position: int, keys: Sequence[str]) -> Columns:
