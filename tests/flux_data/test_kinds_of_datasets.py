@@ -167,7 +167,6 @@ KINDS: dict[str, Kind] = {
     "the recorder was killed": Kind(
         dataset=CodedDataset(info=(("total_episodes", 5), ("total_frames", 40))),
         refused=r"meta/info\.json.*total_episodes: expected 3, as listed, got 5",
-        read_by=("info", "train"),
         saved=12,
     ),
     "rows were removed": Kind(
