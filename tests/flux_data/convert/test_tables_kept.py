@@ -206,6 +206,14 @@ def test_a_split_keeps_what_no_format_knows(tmp_path: Path) -> None:
             assert (tmp_path / "parts" / part / name).read_text() == text
 
 
+def test_statistics_that_gr00t_keeps_in_v21_are_kept_while_they_are_true(tmp_path: Path) -> None:
+    root = plain("v2.1", files=(("meta/stats.json", "{}"),)).write(tmp_path / "in")
+    convert([root], tmp_path / "out", "v2.1")
+    assert (tmp_path / "out/meta/stats.json").read_text() == "{}"
+    split(root, tmp_path / "parts", {"a": "0"})
+    assert not (tmp_path / "parts/a/meta/stats.json").exists()
+
+
 def test_a_merge_keeps_what_all_datasets_agree_on_and_refuses_other_files(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

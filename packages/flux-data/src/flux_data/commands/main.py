@@ -91,7 +91,7 @@ def _add_pack(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     pack = add_command(
         commands,
         "pack",
-        "Write a frame cache, which training reads instead of the videos.",
+        "Write a frame cache, which training reads instead of videos and stored images.",
         "  flux-data pack data/demonstrations --size 224 --workers 8",
     )
     pack.add_argument("dataset", type=Path, help="a LeRobot directory")
@@ -276,3 +276,5 @@ def run_info(args: argparse.Namespace) -> None:
     console.print(f"tasks: {'; '.join(info['tasks'])}")
     for key, feature in info["features"].items():
         console.print(f"  {key}: {feature['dtype']} {tuple(feature['shape'])}")
+    for text in info["hints"]:
+        console.print(f"hint: {text}")

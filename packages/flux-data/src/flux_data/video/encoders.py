@@ -294,5 +294,7 @@ def worst_psnr_db(before: Iterable[Any], after: Iterable[Any]) -> float:
 
 
 def _psnr_db(left: NDArray[np.generic], right: NDArray[np.generic], white: float) -> float:
-    error = float(np.mean((left.astype(np.float64) - right.astype(np.float64)) ** 2))
+    wide = np.int32 if left.dtype == np.uint8 else np.int64  # of which squares still fit
+    difference = left.astype(wide) - right
+    error = float(np.mean(difference * difference))
     return float("inf") if error == 0 else 10 * float(np.log10(white**2 / error))
