@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pytest
 
 from flux_core.errors import FluxError
 from flux_core.transforms import ResizeImages
@@ -26,7 +27,7 @@ RELATIVE = 2e-6
 
 TIME_S = 1e-5
 
-NUMBERS = ("float32", "float64", "int32", "int64")
+NUMBERS = ("float32", "float64", "int8", "int32", "int64", "uint8")
 
 
 class Outcome(NamedTuple):
@@ -50,7 +51,7 @@ def run(*argv: object) -> Outcome:
         code = main([str(argument) for argument in argv])
     lines = [line for line in err.getvalue().splitlines() if "error:" in line]
     assert "Traceback" not in err.getvalue(), err.getvalue()
-    if argv[0] != "validate":
+    if argv[0] not in ("validate", "repair"):  # which report what they found
         assert len(lines) == (code != 0), err.getvalue()
     return Outcome(code, lines[0] if lines else out.getvalue())
 
@@ -86,7 +87,10 @@ def difference(expected: Sequence[Row], found: Sequence[Row]) -> str:
 
 
 def _is_same(name: str, expected: object, found: object) -> bool:
-    if isinstance(expected, tuple) and isinstance(found, tuple):
+    if isinstance(expected, list) and len(expected) == 1 and not isinstance(found, list):
+        expected = expected[0]  # LeRobot stores a vector of one value as a number
+    both = (expected, found)
+    if all(isinstance(x, tuple) for x in both) or all(isinstance(x, list) for x in both):
         pairs = zip(expected, found, strict=False)
         return len(expected) == len(found) and all(_is_same(name, *pair) for pair in pairs)
     if isinstance(expected, float) and isinstance(found, float):
@@ -129,10 +133,7 @@ def check_files(dataset: CodedDataset, root: Path) -> None:
 
 
 def train_or_refuse(dataset: CodedDataset, root: Path) -> Outcome:
-    """Reads every sample as training does; each that is read must be right.
-
-    Episodes that only info.json counts may be left out if a warning says so.
-    """
+    """Reads every sample as training does; each that is read must be right."""
     cameras = tuple(camera.key for camera in dataset.cameras if not camera.is_depth)
     numbers = tuple(c.key for c in dataset.columns if c.dtype in NUMBERS and c.stored in NUMBERS)
     inputs = ProcessParquetInputs(
@@ -147,13 +148,12 @@ def train_or_refuse(dataset: CodedDataset, root: Path) -> Outcome:
         action_key=ACTION,
         window_start_idx=0,
     )
-    rows, warnings = dataset.rows(), io.StringIO()
+    rows, last = dataset.rows(), dataset.num_episodes - 1
+    if dataset.version != "v3.0" and ("line", last) in dataset.missing:
+        # The last files are there but not listed: training warns and reads what is listed.
+        rows = [row for row in rows if row.episode != last]
     try:
-        with _logs_to(warnings):
-            samples = config.build()
-        if "Only the listed episodes are used" in warnings.getvalue():
-            listed = samples.parts[0].source.episode_indices.tolist()
-            rows = [row for row in rows if row.episode in listed]
+        samples = config.build()
         for number in range(len(samples)):
             _check_sample(rows, number, samples[number], cameras)
     except FluxError as error:
@@ -178,8 +178,8 @@ def _check_sample(
     values, pictures = dict(row.values), dict(row.pictures)
     for key in values:
         if key in sample:
-            found = np.asarray(sample[key]).ravel()[0].item()
-            assert abs(found - values[key]) <= RELATIVE * abs(values[key]), f"{where}: {key}"
+            found, right = (np.ravel(x).tolist() for x in (sample[key], values[key]))
+            assert found == pytest.approx(right, rel=RELATIVE), f"{where}: {key}"
     for key, image in zip(cameras, np.asarray(sample["images"]), strict=True):
         found = code_in(image)
         assert found == pictures[key], f"{where}: {key}: expected {pictures[key]}, got {found}"

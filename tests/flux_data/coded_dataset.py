@@ -39,6 +39,10 @@ LANGUAGE = pa.list_(
 )
 
 Version = Literal["v2.0", "v2.1", "v3.0"]
+Stored = Literal[
+    *("float32", "float64", "int8", "int32", "int64", "uint8"),
+    *("bool", "string", "large_string", "language"),
+]
 Missing = Literal["video", "pointer", "data", "line", "rows", "last rows", "episode"]
 
 
@@ -77,7 +81,10 @@ class Camera:
         lead: pictures before each episode that belong to no row.
         tail: pictures after each episode that belong to no row.
         cut: pictures that are missing at the end of each file.
+        lost: frames of every episode of which there is no picture.
         oversampling: pictures per period of the rows.
+        jitter: how far stamps are off an even rate, in periods.
+        is_file: whether an image is a file of its own, whose path the rows hold.
         mark: where info.json says that a depth camera is one, as a path of keys.
     """
 
@@ -89,7 +96,10 @@ class Camera:
     lead: int = 0
     tail: int = 0
     cut: int = 0
+    lost: tuple[int, ...] = ()
     oversampling: int = 1
+    jitter: float = 0.0
+    is_file: bool = False
     mark: tuple[str, str] = ("info", "is_depth_map")
 
     def __repr__(self) -> str:
@@ -114,29 +124,46 @@ class Camera:
 class Reference:
     """A column whose numbers stand for the texts of a table in `meta/`.
 
-    `table` is the table's name without its ending; 'tasks' stands for the dataset's own tasks.
-    `shift` lets two datasets with the same texts use them in other places.
+    Attributes:
+        table: its name without the ending; 'tasks' stands for the dataset's own tasks.
+        numbers: the number of each text; default: 0, 1, 2 ...
+        stored: the type of the column.
+        shift: lets two datasets with the same texts use them in other places.
     """
 
     column: str = "subtask_index"
     table: str = "subtasks"
     text_column: str = "subtask"
     texts: tuple[str, ...] = ("reach", "grasp")
+    numbers: tuple[int, ...] = ()
+    stored: Literal["int64", "int32", "uint8"] = "int64"
     shift: int = 0
+
+    def number(self, place: int) -> int:
+        return self.numbers[place] if self.numbers else place
 
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """One more feature: its declared dtype, the type in which it is stored, and its values."""
+    """One more feature: its declared dtype, the type in which it is stored, and its values.
+
+    A `width` makes it a vector of so many values; () a number.
+    """
 
     key: str
     dtype: str
-    stored: Literal["float32", "float64", "int32", "int64", "bool", "string", "language"]
+    stored: Stored
     kind: Literal["whole", "fraction", "clock", "flag", "text", "persistent", "events"] = "whole"
+    width: int | tuple[()] = ()
 
     def value(self, episode: int, frame: int) -> object:
         """The value of a row."""
-        number = 100 * episode + frame
+        if self.width == ():
+            return self._value(episode, frame)
+        return [self._value(episode, frame + 10 * i) for i in range(self.width)]
+
+    def _value(self, episode: int, frame: int) -> object:
+        number = 20 * episode + frame
         if self.kind == "fraction":
             return float(np.dtype(self.stored).type(number / 128 + 0.46))
         if self.kind == "clock":
@@ -149,7 +176,8 @@ class Column:
 
     @property
     def arrow(self) -> pa.DataType:
-        return LANGUAGE if self.stored == "language" else pa.type_for_alias(self.stored)
+        kind = LANGUAGE if self.stored == "language" else pa.type_for_alias(self.stored)
+        return kind if self.width == () else pa.list_(kind)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,6 +222,10 @@ class CodedDataset:
         references: columns of numbers with their tables.
         columns: more features.
         data_files: v3.0: the data file of each episode, ascending; default: all in the first.
+        chunk_size: episodes per folder; v3.0: files per folder.
+        are_lines_shuffled: whether the lines of the metadata are in another order.
+        lines_per_file: v3.0: lines per file of the metadata.
+        repeated: v3.0: episodes whose rows are stored twice.
         row_order: v3.0: the order in which the episodes' rows are stored; default: ascending.
         is_reversed: whether the rows of an episode are stored last first.
         index: what the column `index` counts: all rows, or those of the episode.
@@ -203,7 +235,8 @@ class CodedDataset:
         row_start_s: time of each episode's first row.
         times_run_on: whether times count from the first episode's start, not from the episode's.
         jitter: how far rows' times are off the pictures' stamps, in periods.
-        time_dtype: declared and stored type of the timestamps.
+        time_dtype: declared type of the timestamps.
+        time_stored: the type in which they are stored; default: as declared.
         epoch_s: added to all timestamps, as a wall clock would.
         missing: pieces removed after writing: what, and of which episode.
         info: more keys of info.json, or other values.
@@ -226,6 +259,10 @@ class CodedDataset:
     references: tuple[Reference, ...] = ()
     columns: tuple[Column, ...] = ()
     data_files: tuple[int, ...] = ()
+    chunk_size: int = 1000
+    are_lines_shuffled: bool = False
+    lines_per_file: int = 1000
+    repeated: tuple[int, ...] = ()
     row_order: tuple[int, ...] = ()
     is_reversed: bool = False
     index: Literal["all rows", "the episode's rows"] = "all rows"
@@ -236,6 +273,7 @@ class CodedDataset:
     times_run_on: bool = False
     jitter: float = 0.0
     time_dtype: Literal["float32", "float64"] = "float32"
+    time_stored: Literal["float32", "float64", ""] = ""
     epoch_s: float = 0.0
     missing: tuple[tuple[Missing, int], ...] = ()
     info: tuple[tuple[str, Any], ...] = ()
@@ -248,6 +286,10 @@ class CodedDataset:
     def __repr__(self) -> str:
         """Names only what differs from a plain dataset, to be pasted into a test."""
         return _short(self)
+
+    def _repr_pretty_(self, printer: Any, _: bool) -> None:
+        """Lets hypothesis print it as `repr` does."""
+        printer.text(repr(self))
 
     def frames(self, episode: int) -> list[int]:
         """The recorded frames of an episode that have rows."""
@@ -313,18 +355,23 @@ class CodedDataset:
 
     def film(self, number: int, episodes: Sequence[int]) -> Film:
         """What a camera's video of these episodes shows."""
-        camera, codes, starts = self.cameras[number], list[Code](), dict[int, float]()
+        camera, codes, starts = self.cameras[number], list[Code | None](), dict[int, float]()
         rate = self.rate * camera.oversampling
         for episode in episodes:
             codes += [NOBODY] * camera.lead
             starts[episode] = camera.first_stamp_s + len(codes) / rate - self.row_start_s
             for frame in range(self.lengths[episode]):
-                between = [NOBODY] * (camera.oversampling - 1)
-                codes += [self.code(number, episode, frame), *between]
+                code = None if frame in camera.lost else self.code(number, episode, frame)
+                codes += [code, *[NOBODY] * (camera.oversampling - 1)]
             codes += [NOBODY] * camera.tail
         codes = codes[: max(len(codes) - camera.cut, 1)]
-        stamps = tuple(camera.first_stamp_s + i / rate for i in range(len(codes)))
-        return Film(codes=tuple(codes), stamps_s=stamps, starts=starts)
+        off = [(0.0, 1.0, -1.0, 0.5)[i % 4] * camera.jitter for i in range(len(codes))]
+        shown = {
+            camera.first_stamp_s + (i + off[i]) / rate: code
+            for i, code in enumerate(codes)
+            if code is not None
+        } or {camera.first_stamp_s: NOBODY}
+        return Film(codes=tuple(shown.values()), stamps_s=tuple(shown), starts=starts)
 
     def time_s(self, episode: int, frame: int) -> float:
         """The timestamp of a row, as it is stored."""
@@ -332,7 +379,7 @@ class CodedDataset:
         off = abs(off) if frame == 0 else off
         before = sum(self.lengths[:episode]) if self.times_run_on else 0
         time_s = self.epoch_s + self.row_start_s + (before + frame + off) / self.rate
-        return float(np.dtype(self.time_dtype).type(time_s))
+        return float(np.dtype(self.time_stored or self.time_dtype).type(time_s))
 
     @property
     def rate(self) -> float:

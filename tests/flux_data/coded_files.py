@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .coded_dataset import ACTION, EPISODES_V3, STATE, Camera, CodedDataset, Missing, Reference
+from .coded_dataset import ACTION, STATE, Camera, CodedDataset, Missing, Reference
 from .coded_pictures import Code, depth_image, png, write_coded_video
 from .small_dataset import write_lines
 
@@ -33,6 +33,7 @@ def write_dataset(dataset: CodedDataset, root: Path) -> None:
         _write_v30(dataset, root)
     else:
         _write_v2(dataset, root)
+    _write_images(dataset, root)
     for reference in dataset.references:
         if reference.table != "tasks":
             _write_texts(dataset, reference, root)
@@ -55,7 +56,7 @@ def _info(dataset: CodedDataset) -> dict[str, Any]:
         "total_tasks": len(dataset.tasks),
         "total_videos": 0 if is_v3 else count * sum(c.is_video for c in dataset.cameras),
         "total_chunks": 1,
-        "chunks_size": 1000,
+        "chunks_size": dataset.chunk_size,
         "fps": dataset.fps,
         "splits": {"train": f"0:{count}"},
         "data_path": f"data/{place}.parquet" if is_v3 else f"data/{chunk}/{name}.parquet",
@@ -77,7 +78,10 @@ def _features(dataset: CodedDataset) -> dict[str, Any]:
         ACTION: vector,
         **{camera.key: _camera_feature(camera) for camera in dataset.cameras},
         **{reference.column: scalar("int64") for reference in dataset.references},
-        **{column.key: scalar(column.dtype) for column in dataset.columns},
+        **{
+            column.key: {**scalar(column.dtype), "shape": [column.width or 1]}
+            for column in dataset.columns
+        },
         "timestamp": scalar(dataset.time_dtype),
         **{k: scalar("int64") for k in ("frame_index", "episode_index", "index", "task_index")},
     }
@@ -104,12 +108,14 @@ def _table(dataset: CodedDataset, episode: int, first: int) -> pa.Table:
     }
     for number, camera in enumerate(dataset.cameras):
         if not camera.is_video:
-            stored = [_stored(camera, dataset.code(number, episode, f)) for f in frames]
+            codes = [dataset.code(number, episode, f) for f in frames]
+            stored = [image_in_rows(camera, code) for code in codes]
             columns[camera.key] = pa.array(stored, IMAGE)
     for reference in dataset.references:
         places = [dataset.reference_place(reference, episode, f) for f in frames]
-        numbers = map(dataset.task_number, places) if reference.table == "tasks" else places
-        columns[reference.column] = pa.array(list(numbers), pa.int64())
+        number_of = dataset.task_number if reference.table == "tasks" else reference.number
+        kind = pa.type_for_alias(reference.stored)
+        columns[reference.column] = pa.array(map(number_of, places), kind)
     for column in dataset.columns:
         values = [column.value(episode, f) for f in frames]
         columns[column.key] = pa.array(values, column.arrow)
@@ -121,13 +127,34 @@ def _table(dataset: CodedDataset, episode: int, first: int) -> pa.Table:
         "index": [i + first * (dataset.index == "all rows") for i in counted],
         "task_index": tasks,
     }
-    columns["timestamp"] = pa.array(times, pa.type_for_alias(dataset.time_dtype))
+    kind = pa.type_for_alias(dataset.time_stored or dataset.time_dtype)
+    columns["timestamp"] = pa.array(times, kind)
     return pa.table({**columns, **{k: pa.array(v, pa.int64()) for k, v in numbers.items()}})
 
 
-def _stored(camera: Camera, code: Code) -> dict[str, Any]:
-    data = depth_image(code) if camera.is_depth else png(code, camera.encoding.side)
-    return {"bytes": data, "path": f"frame_{code.frame:06d}.png"}
+def image_in_rows(camera: Camera, code: Code) -> dict[str, Any]:
+    """An image as a row holds it: its bytes, or the path of its file below the dataset."""
+    if camera.is_file:
+        return {"bytes": None, "path": _image_file(camera, code)}
+    return {"bytes": _image_bytes(camera, code), "path": f"frame_{code.frame:06d}.png"}
+
+
+def _image_bytes(camera: Camera, code: Code) -> bytes:
+    return depth_image(code) if camera.is_depth else png(code, camera.encoding.side)
+
+
+def _image_file(camera: Camera, code: Code) -> str:
+    return f"images/{camera.key}/episode_{code.episode:06d}/frame_{code.frame:06d}.png"
+
+
+def _write_images(dataset: CodedDataset, root: Path) -> None:
+    for number, camera in enumerate(dataset.cameras):
+        for episode in range(dataset.num_episodes if camera.is_file else 0):
+            for frame in dataset.frames(episode):
+                code = dataset.code(number, episode, frame)
+                path = root / _image_file(camera, code)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(_image_bytes(camera, code))
 
 
 def _tables(dataset: CodedDataset) -> list[pa.Table]:
@@ -139,15 +166,16 @@ def _tables(dataset: CodedDataset) -> list[pa.Table]:
 
 def _starts(dataset: CodedDataset, counts: list[int]) -> list[int]:
     """The number of rows that are stored before each episode."""
-    starts, first = [0] * len(counts), 0
+    starts, first = [-1] * len(counts), 0
     for episode in _stored_order(dataset):
-        starts[episode] = first
+        starts[episode] = first if starts[episode] < 0 else starts[episode]
         first += counts[episode]
     return starts
 
 
 def _stored_order(dataset: CodedDataset) -> list[int]:
     order = dataset.row_order or tuple(range(dataset.num_episodes))
+    order = (*order, *dataset.repeated)
     return sorted(order, key=lambda episode: _file_of(dataset, episode))
 
 
@@ -177,21 +205,18 @@ def _write_v2(dataset: CodedDataset, root: Path) -> None:
         }
         for e in range(len(tables))
     ]
-    write_lines(root / "meta/episodes.jsonl", lines)
-    (root / "data/chunk-000").mkdir(parents=True)
+    write_lines(root / "meta/episodes.jsonl", _in_order(dataset, lines))
     for episode, table in enumerate(tables):
-        pq.write_table(table, root / f"data/chunk-000/episode_{episode:06d}.parquet")
+        _write_table(table, _data_file(dataset, root, episode))
         for number, camera in _video_cameras(dataset):
             _write_video(dataset, number, [episode], root / _video_file(dataset, camera, episode))
 
 
 def _write_v30(dataset: CodedDataset, root: Path) -> None:
     tables = _tables(dataset)
-    (root / "meta/episodes/chunk-000").mkdir(parents=True)
-    (root / "data/chunk-000").mkdir(parents=True)
-    for file, group in groupby(_stored_order(dataset), key=lambda e: _file_of(dataset, e)):
+    for file, group in groupby(_stored_order(dataset), key=partial(_file_of, dataset)):
         joined = pa.concat_tables([tables[e] for e in group])
-        pq.write_table(joined, root / f"data/chunk-000/file-{file:03d}.parquet")
+        _write_table(joined, root / f"data/{_place_of(dataset, file)}.parquet")
     lines = [_line_v30(dataset, e, tables) for e in range(len(tables))]
     for number, camera in _video_cameras(dataset):
         for file, group in groupby(range(len(tables)), key=partial(_place, camera)):
@@ -201,13 +226,30 @@ def _write_v30(dataset: CodedDataset, root: Path) -> None:
             for episode, start_s in starts.items():
                 end_s = start_s + dataset.lengths[episode] / dataset.rate
                 lines[episode] |= {
-                    f"videos/{camera.key}/chunk_index": 0,
-                    f"videos/{camera.key}/file_index": file,
+                    f"videos/{camera.key}/chunk_index": file // dataset.chunk_size,
+                    f"videos/{camera.key}/file_index": file % dataset.chunk_size,
                     f"videos/{camera.key}/from_timestamp": start_s,
                     f"videos/{camera.key}/to_timestamp": end_s,
                 }
-    pq.write_table(pa.Table.from_pylist(lines), root / EPISODES_V3)
-    pq.write_table(_task_table(dataset), root / "meta/tasks.parquet")
+    lines = _in_order(dataset, lines)
+    for file, first in enumerate(range(0, len(lines), dataset.lines_per_file)):
+        part = pa.Table.from_pylist(lines[first : first + dataset.lines_per_file])
+        _write_table(part, root / f"meta/episodes/chunk-000/file-{file:03d}.parquet")
+    _write_table(_task_table(dataset), root / "meta/tasks.parquet")
+
+
+def _in_order(dataset: CodedDataset, lines: list[Any]) -> list[Any]:
+    return [*lines[1::2], *lines[::2]] if dataset.are_lines_shuffled else lines
+
+
+def _write_table(table: pa.Table, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, path)
+
+
+def _place_of(dataset: CodedDataset, file: int) -> str:
+    """Where a file of v3.0 is: a folder and a name, without the ending."""
+    return f"chunk-{file // dataset.chunk_size:03d}/file-{file % dataset.chunk_size:03d}"
 
 
 def _line_v30(dataset: CodedDataset, episode: int, tables: list[pa.Table]) -> dict[str, Any]:
@@ -218,8 +260,8 @@ def _line_v30(dataset: CodedDataset, episode: int, tables: list[pa.Table]) -> di
         "episode_index": episode,
         "tasks": _episode_tasks(dataset, episode),
         "length": length,
-        "data/chunk_index": 0,
-        "data/file_index": files[episode],
+        "data/chunk_index": files[episode] // dataset.chunk_size,
+        "data/file_index": files[episode] % dataset.chunk_size,
         "dataset_from_index": starts[episode],
         "dataset_to_index": starts[episode] + length,
         "meta/episodes/chunk_index": 0,
@@ -253,7 +295,8 @@ def _task_table(dataset: CodedDataset) -> pa.Table:
 
 
 def _write_texts(dataset: CodedDataset, reference: Reference, root: Path) -> None:
-    numbers, texts = list(range(len(reference.texts))), list(reference.texts)
+    texts = list(reference.texts)
+    numbers = [reference.number(place) for place in range(len(texts))]
     if dataset.version == "v3.0":
         table = pa.table({reference.column: numbers, reference.text_column: texts})
         pq.write_table(table, root / f"meta/{reference.table}.parquet")
@@ -277,7 +320,7 @@ def _remove(dataset: CodedDataset, root: Path, what: Missing, episode: int) -> N
         _data_file(dataset, root, episode).unlink()
     elif what in ("rows", "last rows", "episode"):
         path = _data_file(dataset, root, episode)
-        table = pq.read_table(path)
+        table = pq.ParquetFile(path).read()
         numbers = np.asarray(table["episode_index"])
         gone = np.flatnonzero(numbers == episode)
         kept = np.delete(np.arange(len(numbers)), gone[-1:] if what == "last rows" else gone)
@@ -285,21 +328,20 @@ def _remove(dataset: CodedDataset, root: Path, what: Missing, episode: int) -> N
 
 
 def _remove_line(root: Path, episode: int, is_v3: bool) -> None:
-    if is_v3:
-        lines = pq.read_table(root / EPISODES_V3)
-        pq.write_table(
-            lines.filter(pa.compute.field("episode_index") != episode), root / EPISODES_V3
-        )
-        return
-    path = root / "meta/episodes.jsonl"
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    write_lines(path, [line for line in lines if line["episode_index"] != episode])
+    for path in sorted((root / "meta/episodes").rglob("*.parquet")) if is_v3 else ():
+        lines = pq.ParquetFile(path).read()
+        pq.write_table(lines.filter(pa.compute.field("episode_index") != episode), path)
+    if not is_v3:
+        path = root / "meta/episodes.jsonl"
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        write_lines(path, [line for line in lines if line["episode_index"] != episode])
 
 
 def _video_file(dataset: CodedDataset, camera: Camera, episode: int) -> str:
     if dataset.version != "v3.0":
-        return f"videos/chunk-000/{camera.key}/episode_{episode:06d}.mp4"
-    return f"videos/{camera.key}/chunk-000/file-{_place(camera, episode):03d}.mp4"
+        chunk = episode // dataset.chunk_size
+        return f"videos/chunk-{chunk:03d}/{camera.key}/episode_{episode:06d}.mp4"
+    return f"videos/{camera.key}/{_place_of(dataset, _place(camera, episode))}.mp4"
 
 
 def _place(camera: Camera, episode: int) -> int:
@@ -308,5 +350,6 @@ def _place(camera: Camera, episode: int) -> int:
 
 def _data_file(dataset: CodedDataset, root: Path, episode: int) -> Path:
     if dataset.version != "v3.0":
-        return root / f"data/chunk-000/episode_{episode:06d}.parquet"
-    return root / f"data/chunk-000/file-{_file_of(dataset, episode):03d}.parquet"
+        chunk = episode // dataset.chunk_size
+        return root / f"data/chunk-{chunk:03d}/episode_{episode:06d}.parquet"
+    return root / f"data/{_place_of(dataset, _file_of(dataset, episode))}.parquet"

@@ -137,7 +137,7 @@ def _picture(
     key: str,
 ) -> Code | None:
     if info["features"][key]["dtype"] == "image":
-        return _stored(row[key])
+        return _stored(root, row[key])
     episode, start_s = line["episode_index"], 0.0
     place = {"episode_chunk": episode // info.get("chunks_size", 1000), "episode_index": episode}
     if f"videos/{key}/from_timestamp" in line:
@@ -153,8 +153,9 @@ def _at(shown: Shown, time_s: float, tolerance_s: float) -> Code | None:
     return shown.codes[nearest] if is_near else None
 
 
-def _stored(value: Mapping[str, Any]) -> Code:
-    image = np.asarray(Image.open(io.BytesIO(value["bytes"])))
+def _stored(root: Path, value: Mapping[str, Any]) -> Code:
+    data = value["bytes"] or (root / value["path"]).read_bytes()
+    image = np.asarray(Image.open(io.BytesIO(data)))
     return code_in(image, BASE if image.ndim == 3 else DEPTH_12)
 
 

@@ -15,7 +15,7 @@ WRIST = "observation.images.wrist"
 ANNOTATION = "annotation.human.action.task_description"
 RATES = (10, 5, 30, 12.5, 29.97, 50, 60)
 PLAIN = "no contradiction"
-TASKS = ("fold the towel", "open the drawer", "Tür öffnen", "pick, place")
+TASKS = ("fold the towel", "open the drawer", "Tür öffnen", 'a "pick"\nand a place')
 SUBTASKS = ("reach", "grasp", "lift", "place")
 MAX_EPISODES, MAX_FRAMES = 4, 6
 
@@ -27,6 +27,11 @@ COLUMNS = (
     Column(key="observation.force", dtype="float64", stored="float64", kind="fraction"),
     Column(key="observation.clock_ns", dtype="int64", stored="int64", kind="clock"),
     Column(key="observation.count", dtype="int32", stored="int64"),
+    Column(key="observation.joints", dtype="float32", stored="float64", kind="fraction", width=3),
+    Column(key="observation.mode", dtype="int64", stored="uint8"),
+    Column(key="next.reward", dtype="float32", stored="float32", kind="fraction", width=1),
+    Column(key="observation.flags", dtype="bool", stored="bool", kind="flag", width=2),
+    Column(key="words", dtype="string", stored="large_string", kind="text"),
     Column(key="is_held", dtype="bool", stored="bool", kind="flag"),
     Column(key="note", dtype="string", stored="string", kind="text"),
     Column(key="language_persistent", dtype="language", stored="language", kind="persistent"),
@@ -34,6 +39,8 @@ COLUMNS = (
 )
 
 TOO_WIDE = (
+    Column(key="observation.byte", dtype="int8", stored="int64", kind="clock", width=2),
+    Column(key="observation.open", dtype="bool", stored="float64", kind="fraction"),
     Column(key="observation.gripper", dtype="int64", stored="float64", kind="fraction"),
     Column(key="observation.clock_ns", dtype="int32", stored="int64", kind="clock"),
     Column(key="observation.clock_s", dtype="float32", stored="int64", kind="clock"),
@@ -42,8 +49,15 @@ TOO_WIDE = (
 
 REFERENCES = (
     Reference(texts=SUBTASKS[:2]),
-    Reference(column=ANNOTATION, table="tasks"),
-    Reference(column="phase_index", table="phases", text_column="phase", texts=SUBTASKS[1:]),
+    Reference(column=ANNOTATION, table="tasks", stored="int32"),
+    Reference(
+        column="phase_index",
+        table="phases",
+        text_column="phase",
+        texts=SUBTASKS[1:],
+        numbers=(4, 0, 2),
+        stored="uint8",
+    ),
 )
 
 DEPTH_MARKS = (
@@ -63,7 +77,7 @@ def plain_datasets(
     version = draw(st.sampled_from(versions))
     count = draw(st.integers(1, MAX_EPISODES))
     lengths = tuple(draw(st.lists(st.integers(1, MAX_FRAMES), min_size=count, max_size=count)))
-    tasks = tuple(draw(st.lists(st.sampled_from(TASKS), min_size=1, max_size=3, unique=True)))
+    tasks = _tasks(draw)
     dataset = CodedDataset(
         version=version,
         lengths=lengths,
@@ -78,9 +92,17 @@ def plain_datasets(
         columns=draw(_some(COLUMNS, at_most=2)),
         data_files=_files(draw, count) if version == "v3.0" else (),
         time_dtype=draw(st.sampled_from(("float32", "float32", "float64"))),
+        time_stored=draw(st.sampled_from(("", "", "float64"))),
+        chunk_size=draw(st.sampled_from((1000, 2, 1))),
+        are_lines_shuffled=draw(st.booleans()),
+        lines_per_file=draw(st.sampled_from((1000, 2))),
         files=draw(_some((("meta/modality.json", "{}"), ("meta/notes/camera.txt", "left")))),
     )
     return replace(dataset, cameras=_cameras(draw, dataset))
+
+
+def _tasks(draw: Draw) -> tuple[str, ...]:
+    return tuple(draw(st.lists(st.sampled_from(TASKS), min_size=1, max_size=3, unique=True)))
 
 
 def _numbers(draw: Draw, count: int) -> tuple[int, ...]:
@@ -121,7 +143,7 @@ def _cameras(draw: Draw, dataset: CodedDataset) -> tuple[Camera, ...]:
 
 def _camera(draw: Draw, dataset: CodedDataset, key: str) -> Camera:
     if draw(st.integers(0, 3)) == 0:
-        return Camera(key=key, kind="image")
+        return Camera(key=key, kind="image", is_file=draw(st.booleans()))
     encoding = draw(st.sampled_from(ENCODINGS))
     if dataset.version != "v3.0":
         return Camera(key=key, encoding=encoding, tail=draw(st.integers(0, 1)))
@@ -182,8 +204,12 @@ def _missing(draw: Draw, dataset: CodedDataset) -> CodedDataset:
     what = draw(
         st.sampled_from(("video", "pointer", "data", "line", "rows", "last rows", "episode"))
     )
-    episode = draw(st.integers(0, dataset.num_episodes - 1))
+    episode = draw(_an_episode(dataset))
     return replace(dataset, missing=((what, episode),))
+
+
+def _an_episode(dataset: CodedDataset) -> st.SearchStrategy[int]:
+    return st.integers(0, dataset.num_episodes - 1)
 
 
 def _permuted(draw: Draw, dataset: CodedDataset) -> tuple[int, ...]:
@@ -210,13 +236,21 @@ def _wrong_lengths(draw: Draw, dataset: CodedDataset) -> CodedDataset:
     return replace(dataset, stated_lengths=tuple(max(length, 1) for length in lengths))
 
 
+def _task_twice(draw: Draw, dataset: CodedDataset) -> CodedDataset:
+    """One text has two numbers, and rows with either."""
+    tasks = (dataset.tasks[0], *dataset.tasks)
+    turns = tuple(draw(_tasks_in_turn(len(tasks))) for _ in dataset.lengths)
+    return replace(dataset, tasks=tasks, task_of=turns, task_numbers=_numbers(draw, len(tasks)))
+
+
 def _too_wide(draw: Draw, dataset: CodedDataset) -> CodedDataset:
     return replace(dataset, columns=(draw(st.sampled_from(TOO_WIDE)),))
 
 
 def _epoch(draw: Draw, dataset: CodedDataset) -> CodedDataset:
     """Wall-clock times, stored in float64 and declared so or not."""
-    return replace(dataset, epoch_s=1_700_000_000.0, time_dtype="float64")
+    declared = draw(st.sampled_from(("float32", "float64")))
+    return replace(dataset, epoch_s=1.7e9, time_dtype=declared, time_stored="float64")
 
 
 PLANTS: dict[str, Callable[[Draw, CodedDataset], CodedDataset]] = {
@@ -232,17 +266,21 @@ PLANTS: dict[str, Callable[[Draw, CodedDataset], CodedDataset]] = {
     "wrong lengths": _wrong_lengths,
     "reversed rows": lambda draw, d: replace(d, is_reversed=True),
     "other index": lambda draw, d: replace(d, index="the episode's rows"),
+    "task twice": _task_twice,
     "too wide": _too_wide,
     "epoch": _epoch,
     "jitter": lambda draw, d: replace(d, jitter=draw(st.sampled_from((0.05, 0.25, 0.4)))),
     "short video": lambda draw, d: _with_cameras(d, cut=draw(st.integers(1, 3))),
+    "lost pictures": lambda draw, d: _with_cameras(d, lost=(draw(st.integers(0, 4)),)),
+    "uneven stamps": lambda draw, d: _with_cameras(d, jitter=draw(st.sampled_from((0.05, 0.2)))),
+    "rows twice": lambda draw, d: replace(d, repeated=(draw(_an_episode(d)),)),
     "times run on": lambda draw, d: replace(d, times_run_on=True),
     "wrong fps": lambda draw, d: replace(d, info=(("fps", draw(st.sampled_from((15, 25, 100)))),)),
     "more pictures": lambda draw, d: _with_cameras(d, oversampling=2),
 }
 """What makes a dataset contradict itself, or at least what LeRobot expects; and nothing."""
 
-V30 = ("another order", "scrambled starts", "stale files")
+V30 = ("another order", "scrambled starts", "stale files", "rows twice")
 """The plants for v3.0 alone."""
 
 
@@ -250,7 +288,7 @@ V30 = ("another order", "scrambled starts", "stale files")
 def companions(draw: Draw, one: CodedDataset) -> CodedDataset:
     """Another dataset of the same robot, with its own tasks, texts, lengths and numbering."""
     count = draw(st.integers(1, 3))
-    tasks = tuple(draw(st.lists(st.sampled_from(TASKS), min_size=1, max_size=3, unique=True)))
+    tasks = _tasks(draw)
     return replace(
         one,
         version=draw(st.sampled_from(("v2.1", "v3.0"))),
@@ -270,7 +308,13 @@ def _other_video(draw: Draw, camera: Camera) -> Camera:
     """The same camera with its own files, perhaps encoded in another way."""
     alike = [e for e in ENCODINGS if e.side == camera.encoding.side and not camera.is_depth]
     encoding = draw(st.sampled_from((camera.encoding, *alike)))
-    return Camera(key=camera.key, kind=camera.kind, mark=camera.mark, encoding=encoding)
+    return Camera(
+        key=camera.key,
+        kind=camera.kind,
+        mark=draw(st.sampled_from(DEPTH_MARKS)),
+        encoding=encoding,
+        is_file=not camera.is_video and draw(st.booleans()),
+    )
 
 
 NOTHING_PLANTED: dict[str, Any] = {
@@ -281,6 +325,9 @@ NOTHING_PLANTED: dict[str, Any] = {
     "stated_files": (),
     "stated_lengths": (),
     "is_reversed": False,
+    "repeated": (),
+    "lines_per_file": 1000,
+    "chunk_size": 1000,
     "times_run_on": False,
     "row_start_s": 0.0,
     "info": (),
@@ -291,5 +338,7 @@ def _other_texts(draw: Draw, reference: Reference) -> Reference:
     """The same column, whose table has the same texts or others."""
     if reference.table == "tasks":
         return reference
-    texts = draw(st.permutations(SUBTASKS))[: draw(st.integers(1, 4))]
-    return replace(reference, texts=draw(st.sampled_from((reference.texts, tuple(texts)))), shift=1)
+    if draw(st.booleans()):
+        return replace(reference, shift=1)
+    texts = tuple(draw(st.permutations(SUBTASKS))[: draw(st.integers(1, 4))])
+    return replace(reference, texts=texts, numbers=_numbers(draw, len(texts)), shift=1)

@@ -11,11 +11,10 @@ import pytest
 from .coded_dataset import DEPTH, Camera, CodedDataset, Column, Reference, plain
 from .coded_pictures import HEVC_SIDE, Code, Encoding, code_in, picture
 from .coded_rows import rows_of
+from .coded_strategies import COLUMNS, REFERENCES
 
 WRIST = "observation.images.wrist"
 ANNOTATION = "annotation.human.action"
-
-REFERENCES = (Reference(), Reference(column=ANNOTATION, table="tasks"))
 
 DATASETS = {
     "v2.0": plain("v2.0"),
@@ -53,6 +52,18 @@ DATASETS = {
             Column(key="events", dtype="language", stored="language", kind="events"),
         )
     ),
+    "more columns": plain(columns=COLUMNS, references=REFERENCES, time_stored="float64"),
+    "chunks, v2.1": plain(chunk_size=2, are_lines_shuffled=True),
+    "chunks, v3.0": plain(
+        "v3.0",
+        chunk_size=1,
+        data_files=(0, 1, 1),
+        lines_per_file=1,
+        are_lines_shuffled=True,
+        cameras=(Camera(files=(0, 0, 1)),),
+    ),
+    "image files": plain(cameras=(Camera(kind="image", is_file=True),)),
+    "uneven stamps": plain("v3.0", cameras=(Camera(jitter=0.2, lost=(1,)),)),
     "hevc": plain(cameras=(Camera(encoding=Encoding(codec="libx265", side=HEVC_SIDE, gop=6)),)),
     "mpeg4": plain("v3.0", cameras=(Camera(encoding=Encoding(codec="mpeg4", gop=6)),)),
     "depth image": plain(cameras=(Camera(), Camera(key=DEPTH, kind="depth image"))),

@@ -316,6 +316,43 @@ def test_an_index_with_gaps_is_kept(tmp_path: Path) -> None:
     assert table["index"].to_pylist() == list(range(10))
 
 
+@pytest.mark.parametrize("gop", [1, 2])
+def test_frames_that_an_edit_list_hides_stay_out(tmp_path: Path, gop: int) -> None:
+    """The file stores three more frames, which players do not show."""
+    dataset = plain("v2.1", cameras=(Camera(encoding=Encoding(gop=gop)),))
+    root, rows = dataset.write(tmp_path / "in"), dataset.rows()
+    camera = Camera(encoding=Encoding(gop=gop), lead=3)
+    more = plain("v3.0", lengths=(5,), cameras=(camera,)).write(tmp_path / "more")
+    path = root / f"videos/chunk-000/{TOP}/episode_000000.mp4"
+    hide_first(more / f"videos/{TOP}/chunk-000/file-000.mp4", path, 3)
+    # FFmpeg leaves out hidden frames that no other frame needs.
+    assert packets_of(path).is_shown.tolist() == [False] * (gop - 1) + [True] * 5
+    convert([root], tmp_path / "v21", "v2.1")
+    check_rows(rows, tmp_path / "v21")
+    if gop == 1:
+        convert([root], tmp_path / "v30", "v3.0")
+        check_rows(rows, tmp_path / "v30")
+    else:
+        with pytest.raises(DataError, match="episode 0, .*: cannot be copied, because it does not"):
+            convert([root], tmp_path / "v30", "v3.0")
+    convert([root], tmp_path / "new", "v3.0", reencode=True)
+    check_rows(rows, tmp_path / "new")
+
+
+def hide_first(source_path: Path, path: Path, count: int) -> None:
+    with av.open(str(source_path)) as source, av.open(str(path), "w") as target:
+        video = target.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.size:
+                shift = count * packet.duration
+                packet.pts, packet.dts, packet.stream = (
+                    packet.pts - shift,
+                    packet.dts - shift,
+                    video,
+                )
+                target.mux(packet)
+
+
 def test_lost_sound_is_named_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     root = plain("v2.1").write(tmp_path / "in")
     paths = sorted((root / f"videos/chunk-000/{TOP}").iterdir())

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
@@ -201,7 +202,7 @@ def forget_the_rows_v3(root: Path) -> None:
     """Removes episode 1 of a v3.0 dataset and renumbers only the metadata."""
     lines = pq.read_table(root / EPISODES_V3).to_pylist()
     data = pq.read_table(root / DATA_V3)
-    pq.write_table(data.filter(pa.compute.field("episode_index") != 1), root / DATA_V3)
+    pq.write_table(data.filter(pc.field("episode_index") != 1), root / DATA_V3)
     lines.pop(1)
     first = 0
     for number, line in enumerate(lines):

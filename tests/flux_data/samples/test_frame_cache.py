@@ -238,7 +238,7 @@ SMALL = ResizeImages(height=16, width=16)
 
 @pytest.fixture
 def small(tmp_path: Path) -> Path:
-    """One camera, three short episodes."""
+    """A camera in videos and one in stored images, three short episodes."""
     write_v21(tmp_path / "small")
     return tmp_path / "small"
 
@@ -309,17 +309,17 @@ def test_changed_rows_or_rate_make_the_cache_stale(
 
 def test_a_damaged_or_deleted_shard_is_found_and_written_again(small: Path) -> None:
     pack_dataset(small, SMALL)
-    first, second, _ = sorted(small_cache(small).rglob("*.npy"))
+    first, second, *_ = sorted(small_cache(small).rglob("*.npy"))
     damage(first)
     second.unlink()
-    with pytest.raises(DataError, match=r"000000.npy: is damaged \(2 shards of 3\). Run"):
+    with pytest.raises(DataError, match=r"000000.npy: is damaged \(2 shards of 6\). Run"):
         verify_cache(small, SMALL)
     announced: list[tuple[int, int, int]] = []
     report = pack_dataset(small, SMALL, announce=lambda *numbers: announced.append(numbers))
-    assert announced[0][:2] == (sum(LENGTHS), LENGTHS[0] + LENGTHS[1])
+    assert announced[0][:2] == (2 * sum(LENGTHS), LENGTHS[0] + LENGTHS[1])
     assert verify_cache(small, SMALL) == report
     pack_dataset(small, SMALL, announce=lambda *numbers: announced.append(numbers))
-    assert announced[1] == (sum(LENGTHS), 0, report["bytes"])
+    assert announced[1] == (2 * sum(LENGTHS), 0, report["bytes"])
 
 
 def test_foreign_lines_and_leftovers_are_ignored(small: Path) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -15,12 +16,30 @@ import pytest
 from PIL import Image
 
 from flux_core.errors import DataError
+from flux_core.transforms import ResizeImages, Transform
+from flux_data.commands.main import main
+from flux_data.lerobot.dataset import LeRobotDataset
+from flux_data.parquet import image_rows
 from flux_data.parquet.arrow import to_array
+from flux_data.parquet.pages import NotSupported
+from flux_data.parquet.value_index import ValueIndex
 from flux_data.pictures.stored_image import StoredImage, decode_image
+from flux_data.samples import frame_source
+from flux_data.samples.pack import pack_dataset, verify_cache
 from flux_data.samples.process_inputs import ProcessParquetInputs
 from flux_data.samples.windows import ParquetDataset
 
-from ..small_dataset import ACTION, LENGTHS, STATE, WRIST, WRIST_SIZE, png, write_v21
+from ..small_dataset import (
+    ACTION,
+    LENGTHS,
+    STATE,
+    TOP,
+    WRIST,
+    WRIST_SIZE,
+    png,
+    write_v21,
+    write_v30,
+)
 
 COLOURS = np.random.default_rng(0).integers(0, 256, (16, 24, 3), dtype=np.uint8)
 GREY = COLOURS[:, :, 0]
@@ -80,6 +99,22 @@ def test_a_jpeg_taken_sideways_is_rotated() -> None:
     turned = np.rot90(COLOURS, -1).astype(int)
     image = decode_image(data, "here")
     assert image.shape == turned.shape and np.abs(image - turned).mean() < 2
+
+
+RESIZE = ResizeImages(height=8, width=12)
+
+
+def wrist_of(
+    root: Path, *transforms: Transform, cameras: tuple[str, ...] = (WRIST,)
+) -> ParquetDataset:
+    inputs = ProcessParquetInputs(parquet_keys=(STATE,), video_keys=cameras)
+    config = ParquetDataset.Config(
+        data_root_path=str(root),
+        transforms=(inputs, *transforms),
+        action_key=ACTION,
+        window_start_idx=0,
+    )
+    return config.build()
 
 
 DEPTH = np.full((16, 24), 3000, np.uint16)
@@ -193,3 +228,130 @@ def test_a_stored_image_is_read_when_it_is_needed(tmp_path: Path) -> None:
     stored = StoredImage(data="later.png", root=tmp_path, where="here")
     (tmp_path / "later.png").write_bytes(png(9))
     assert stored.read().shape == (*WRIST_SIZE, 3) and (stored.read() == 9).all()
+
+
+# One row group per file, per episode and per three rows; all columns in small data pages or not.
+LAYOUTS = {"file": None, "episode": 8, "rows": 3}
+
+
+def v30_with(root: Path, rows: int | None) -> Path:
+    """A v3.0 dataset whose row groups have `rows` rows, and whose images all differ."""
+    write_v30(root)
+    path = root / "data/chunk-000/file-000.parquet"
+    table = pq.read_table(path)
+    images = [{"bytes": png(index), "path": None} for index in range(len(table))]
+    place = table.schema.get_field_index(WRIST)
+    table = table.set_column(place, WRIST, pa.array(images, table.schema.field(WRIST).type))
+    pq.write_table(table, path, row_group_size=rows or len(table))
+    return root
+
+
+def shades(dataset: ParquetDataset, order: list[int]) -> list[int]:
+    return [int(dataset[index]["images"][0, 0, 0, 0]) for index in order]
+
+
+@pytest.mark.parametrize("rows", LAYOUTS.values(), ids=LAYOUTS)
+@pytest.mark.parametrize("way", ["kept in memory", "indexed", "read in passing"])
+def test_images_are_those_of_their_rows_whatever_the_row_groups(
+    rows: int | None, way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if way != "kept in memory":
+        monkeypatch.setattr(image_rows, "SMALL_GROUP_BYTES", 0)
+        monkeypatch.setattr(image_rows, "MAX_CACHED_BYTES", 0)
+    if way == "read in passing":
+        monkeypatch.setattr(image_rows, "index_values", refuse)
+    dataset = wrist_of(v30_with(tmp_path, rows))
+    order = np.random.default_rng(0).permutation(sum(LENGTHS)).tolist()
+    assert shades(dataset, order) == order
+    assert shades(dataset, sorted(order)) == sorted(order)
+    images = dataset.parts[0].source._images
+    assert (len(images._groups) > 0) == (way == "kept in memory")
+    assert (images._walk is not None) == (way == "read in passing")
+
+
+def refuse(*_: object) -> ValueIndex:
+    raise NotSupported("for the test")
+
+
+def test_reading_one_image_decodes_one_row_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = wrist_of(v30_with(tmp_path, 3))
+    read: list[object] = []
+    original = pq.ParquetFile.read_row_group
+    monkeypatch.setattr(
+        pq.ParquetFile,
+        "read_row_group",
+        lambda self, group, keys, **rest: (
+            read.append((group, keys)) or original(self, group, keys, **rest)
+        ),
+    )
+    assert shades(dataset, [4, 3, 5, 20, 4]) == [4, 3, 5, 20, 4]
+    assert read == [(1, [WRIST]), (6, [WRIST])]
+
+
+def test_the_images_in_memory_stay_below_their_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = wrist_of(v30_with(tmp_path, 3))
+    rows = dataset.parts[0].source._images
+    monkeypatch.setattr(image_rows, "MAX_CACHED_BYTES", 700)
+    sizes = []
+    for index in range(sum(LENGTHS)):
+        shades(dataset, [index])
+        sizes.append(sum(group.nbytes for group in rows._groups.values()))
+    assert max(sizes) <= 700 and len(rows._groups) > 1
+
+
+@pytest.mark.parametrize("encoding", ["raw", "jpeg"])
+def test_stored_images_are_packed(
+    encoding: Literal["raw", "jpeg"], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = v30_with(tmp_path / "set", None)
+    expected = [wrist_of(root, RESIZE)[i]["images"] for i in range(sum(LENGTHS))]
+    report = pack_dataset(root, RESIZE, cameras=(WRIST,), encoding=encoding, workers=2)
+    assert report["frames"] == sum(LENGTHS)
+    assert verify_cache(root, RESIZE, encoding=encoding) == report
+    dataset = wrist_of(root, RESIZE)
+    assert dataset.parts[0].frames.kinds == "cache 8x12"
+    monkeypatch.setattr(LeRobotDataset, "encoded_image", None)  # no parquet file may be read
+    for index, images in enumerate(expected):
+        difference = np.abs(dataset[index]["images"].astype(int) - images).max()
+        assert difference <= (0 if encoding == "raw" else 2)
+
+
+def test_a_cache_of_the_videos_alone_serves_the_videos(tmp_path: Path) -> None:
+    write_v30(tmp_path)
+    pack_dataset(tmp_path, RESIZE, cameras=(TOP,))
+    both = wrist_of(tmp_path, RESIZE, cameras=(TOP, WRIST))
+    assert both.parts[0].frames.kinds == "cache 8x12 and images"
+
+
+def test_changed_rows_make_a_cache_of_images_stale(tmp_path: Path) -> None:
+    root = v30_with(tmp_path, None)
+    pack_dataset(root, RESIZE, cameras=(WRIST,))
+    os.utime(root / "data/chunk-000/file-000.parquet", ns=(1, 1))
+    assert wrist_of(root, RESIZE).parts[0].frames.kinds == "images"
+    with pytest.raises(DataError, match=f"is stale: the images of {WRIST}"):
+        verify_cache(root, RESIZE)
+
+
+def test_large_row_groups_get_a_hint_to_pack(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    root = v30_with(tmp_path, None)
+    assert main(["info", str(root)]) == 0
+    assert "hint" not in capsys.readouterr().out
+    monkeypatch.setattr(frame_source, "LARGE_GROUP_BYTES", 100)
+    monkeypatch.setattr(frame_source, "MAX_CACHED_BYTES", 100)
+    wrist_of(root)
+    assert f"Run `flux-data pack {root}` before training" in caplog.text
+    assert main(["info", str(root)]) == 0
+    assert "flux-data pack" in capsys.readouterr().out.replace("\n", " ")
+    caplog.clear()
+    pack_dataset(root, RESIZE, cameras=(WRIST,))
+    wrist_of(root, RESIZE)
+    assert "flux-data pack" not in caplog.text

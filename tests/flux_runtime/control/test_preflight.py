@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from flux_core.bundle.bundle import Bundle
 from flux_core.errors import BundleError, RobotError
@@ -129,6 +130,13 @@ def test_a_complete_observation_passes(fakes: Any) -> None:
         (
             {"images": dict.fromkeys(("cam_a", "cam_b"), np.zeros((4, 4), np.uint8))},
             "images.cam_a: expected uint8 (height, width, 3), got uint8 (4, 4)",
+        ),
+        ({"state": None}, "observation.state: expected float32 (3,), got None"),
+        ({"state": [0.0, 0.0, 0.0]}, "observation.state: expected float32 (3,), got [0.0, 0.0"),
+        ({"images": {"cam_a": None}}, "images.cam_a: expected uint8 (height, width, 3), got None"),
+        (
+            {"images": {"cam_a": Image.fromarray(np.zeros((4, 4, 3), np.uint8))}},
+            "images.cam_a: expected uint8 (height, width, 3), got Image. Convert it",
         ),
     ],
 )

@@ -192,6 +192,8 @@ def test_a_bundle_can_be_exported_again_in_another_way(exported: Exported, tmp_p
 
 def test_leaving_a_camera_out_is_masking_it(small_policy: MakePolicy, tmp_path: Path) -> None:
     policy = small_policy("pi0")
+    cameras = {name: {"contrast": at} for at, name in enumerate(policy.inference.dataset.img_keys)}
+    policy = replace(policy, data_summary={"fps": 50, "cameras": cameras})
     kept = policy.inference.dataset.img_keys[0]
     io = PolicyIO.from_policy(policy.inference, policy.norm_stats)
     generator = np.random.default_rng(1)
@@ -211,6 +213,7 @@ def test_leaving_a_camera_out_is_masking_it(small_policy: MakePolicy, tmp_path: 
         expected = sample_actions(policy.model, encoded["state"], cache, noise, action_dims=dims)
     bundle, _ = export(policy, tmp_path / "b", cameras=(kept,))
     assert bundle.manifest.cameras == (kept,)
+    assert bundle.manifest.data_summary == {"fps": 50, "cameras": {kept: {"contrast": 0}}}
     one = PolicyIO.from_bundle(bundle).encode(replace(observation, images={kept: images[kept]}))
     found = verify.run_loop(*verify.open_sessions(bundle, 1), {**one, "noise": noise.numpy()}, 4)
     np.testing.assert_allclose(found["actions"], expected, atol=1e-5)

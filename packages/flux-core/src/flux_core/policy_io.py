@@ -36,7 +36,7 @@ from .transforms import (
     Tokenization,
 )
 from .transforms.prompts import NUM_BINS
-from .types import Observation
+from .types import Observation, image_fault
 
 STATES = np.linspace(-1.0, 1.0, NUM_BINS + 1) - 0.5 / NUM_BINS
 """One normalised state value in each bin of the prompt."""
@@ -99,13 +99,13 @@ class PolicyIO:
         """Returns the graphs' user inputs, each with a leading batch axis of 1.
 
         Raises:
-            DataError: a camera is missing, or an image or the state has the wrong shape.
+            DataError: a camera is missing, an image, the state or the task cannot be used.
         """
         sample: Sample = {
             "images": self._images(observation),
             "image_masks": np.ones(len(self.inference.dataset.img_keys), dtype=np.bool_),
             "states": self._state(observation),
-            "task_description": observation.prompt,
+            "task_description": self._prompt(observation),
             "stats": self.stats,
         }
         sample = self.pipeline.encode(sample, self.tokenizer)
@@ -182,27 +182,56 @@ class PolicyIO:
         return self.pipeline.action_inverse(self.stats, self.inference.spec.action_dim)
 
     def _images(self, observation: Observation) -> list[NDArray[np.uint8]]:
-        keys = self.inference.dataset.img_keys
-        missing = [key for key in keys if key not in observation.images]
+        keys, images = self.inference.dataset.img_keys, observation.images
+        if not isinstance(images, Mapping):
+            raise DataError(
+                "observation.images: expected camera name -> image, got "
+                f"{type(images).__name__}. The cameras are {', '.join(keys)}"
+            )
+        missing = [key for key in keys if key not in images]
         if missing:
             raise DataError(
                 f"observation.images: expected camera {missing[0]!r}, got "
-                f"{', '.join(observation.images) or 'none'}"
+                f"{', '.join(map(str, images)) or 'none'}"
             )
-        return [observation.images[key] for key in keys]
+        for key in keys:
+            if fault := image_fault(images[key]):
+                raise DataError(
+                    f"observation.images.{key}: expected (height, width, 3) uint8 RGB, {fault}"
+                )
+        return [images[key] for key in keys]
 
     def _state(self, observation: Observation) -> NDArray[np.float32]:
-        state = np.asarray(observation.state, dtype=np.float32)
-        if state.shape != (self.state_dim,):
+        where, dims = "observation.state", self.state_dim
+        if observation.state is None:
+            raise DataError(f"{where}: expected {dims} numbers, got None. Read the robot's joints")
+        try:
+            state = np.asarray(observation.state, dtype=np.float32)
+        except (TypeError, ValueError) as error:
             raise DataError(
-                f"observation.state: expected shape ({self.state_dim},), got {state.shape}"
+                f"{where}: expected {dims} numbers, got {observation.state!r:.60}"
+            ) from error
+        if state.shape != (dims,):
+            raise DataError(
+                f"{where}: expected shape ({dims},), got {state.shape}{self._state_hint(state)}"
             )
         if not np.isfinite(state).all():
             raise DataError(
-                "observation.state: expected finite numbers, got NaN or infinity at joint "
+                f"{where}: expected finite numbers, got NaN or infinity at joint "
                 f"{int(np.argmin(np.isfinite(state)))}"
             )
         return state
+
+    def _state_hint(self, state: NDArray[np.float32]) -> str:
+        if state.shape == (1, self.state_dim):
+            return ", a batch of one. Give the state itself: state[0]"
+        return f". Is it the state of {self.inference.spec.name}?"
+
+    def _prompt(self, observation: Observation) -> str:
+        prompt = observation.prompt
+        if not isinstance(prompt, str) or not prompt.strip():
+            raise DataError(f"observation.prompt: expected the task in words, got {prompt!r:.60}")
+        return prompt
 
 
 def _robot_stats(norm_stats: Mapping[str, NormStats], inference: InferenceRunner) -> NormStats:

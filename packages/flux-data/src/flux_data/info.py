@@ -12,6 +12,7 @@ import numpy as np
 from .lerobot.dataset import open_lerobot
 from .lerobot.metadata import NO_NUMBERS
 from .lerobot.statistics import RunningStats
+from .samples.frame_source import hint_at_slow_images
 
 
 def dataset_info(root: Path) -> dict[str, Any]:
@@ -30,6 +31,7 @@ def dataset_info(root: Path) -> dict[str, Any]:
             for key, feature in source.info["features"].items()
         },
         "tasks": list(source.tasks.values()),
+        "hints": [hint] if (hint := hint_at_slow_images(source)) else [],
     }
 
 

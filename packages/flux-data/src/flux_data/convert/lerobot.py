@@ -226,7 +226,9 @@ def _write(
         more_schema=parts[0].schema,
     )
     with writer:
-        for name, path in kept_files(sources, version, tables.handled):
+        for name, path in kept_files(
+            sources, version, tables.handled, has_same_episodes=has_same_episodes
+        ):
             writer.keep(path, name)
         for name, write in tables.files.items():
             writer.make(name, write)

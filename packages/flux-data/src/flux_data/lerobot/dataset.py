@@ -25,7 +25,7 @@ from flux_core.errors import DataError
 from ..parquet.arrow import footer_of, read_columns, read_present
 from ..parquet.image_rows import ImageRows
 from ..parquet.row_groups import RowGroups, num_bytes
-from ..repairable import naming_repair
+from ..repairable import hint, naming_repair
 from .episode_rows import RowSpan, SharedFiles, numbering_of, rows_of_own_file
 from .locations import local_root
 from .metadata import (
@@ -163,20 +163,28 @@ class LeRobotDataset(ABC):
         """Refuses the first key that the dataset lacks."""
         check_known(self.info["features"], keys, str(self.root))
 
-    def warn_of_unlisted(self) -> None:
-        """Warns if info.json counts more episodes than the metadata lists.
+    def check_count(self) -> None:
+        """Refuses a dataset that lists fewer episodes than it counts, as a killed recorder leaves.
 
-        Someone may have left them out, or a recorder was killed.
+        If the files of further episodes are there, the list was shortened, and a warning says so.
+
+        Raises:
+            DataError: info.json counts more episodes than the metadata lists and the files hold.
         """
         said = self.info.get("total_episodes", 0)
-        if isinstance(said, int) and said > self.num_episodes:
-            logger.warning(
-                "%s: total_episodes: expected %d, as listed, got %d. Only the listed episodes are "
-                "used; `flux-data repair` writes a dataset of all that is there",
-                self.root / "meta" / "info.json",
-                self.num_episodes,
-                said,
-            )
+        if not isinstance(said, int) or said <= self.num_episodes:
+            return
+        message = (
+            f"{self.root / 'meta' / 'info.json'}: total_episodes: expected {self.num_episodes}, as "
+            f"listed, got {said}"
+        )
+        if not self._has_more_files():
+            raise DataError(f"{message}. {hint(self.root)}")
+        logger.warning("%s. The files of the other episodes are there, but not read", message)
+
+    def _has_more_files(self) -> bool:
+        """Whether there are files of the first episode that is not listed."""
+        return False
 
     def episode(self, position: int, keys: Sequence[str]) -> Columns:
         """Returns columns of one episode, (length,) or (length, dim), and caches them.
@@ -384,6 +392,10 @@ class LeRobotV2(LeRobotDataset):
         path, length = self.stated_file(position), int(self.lengths[position])
         return (RowSpan(path=path, first=0, length=length),)
 
+    def _has_more_files(self) -> bool:
+        place = self._place_of(self.num_episodes)
+        return (self.root / self.info["data_path"].format(**place)).is_file()
+
     def stated_rows(self, position: int) -> None:
         """Returns None: all rows of the file."""
 
@@ -414,7 +426,9 @@ class LeRobotV2(LeRobotDataset):
         return VideoSegment(path=self.root / name)
 
     def _place(self, position: int) -> dict[str, int]:
-        index = int(self.episode_indices[position])
+        return self._place_of(int(self.episode_indices[position]))
+
+    def _place_of(self, index: int) -> dict[str, int]:
         return {"episode_index": index, "episode_chunk": index // self.info["chunks_size"]}
 
 

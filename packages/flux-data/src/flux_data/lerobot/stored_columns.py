@@ -20,6 +20,9 @@ from .metadata import Feature
 SMALLEST_STEP = 1e-4
 """Rows that differ by this much must still differ in a narrower float."""
 
+MAX_LOSS = 0.5
+"""A value that moves by this much is another one, however large: a count, a clock's second."""
+
 MAX_TIME_LOSS = 0.05
 """How far a time may move in a narrower float, in periods."""
 
@@ -148,11 +151,12 @@ def _changed(before: NDArray[Any], after: NDArray[Any], fps: float | None) -> ND
 
 def _merged(before: NDArray[Any], after: NDArray[Any], fps: float | None) -> NDArray[np.bool_]:
     """Finds floats that a narrower float cannot tell from the row before, or not hold at all."""
-    changed = np.isfinite(before) & ~np.isfinite(after)
+    moved = np.abs(after.astype(before.dtype) - before)
+    changed = np.isfinite(before) & ~(moved < MAX_LOSS)
     steps = np.abs(np.diff(before, axis=0))
     changed[1:] |= (steps >= SMALLEST_STEP) & (after[1:] == after[:-1])
     if fps is not None:
-        changed |= np.abs(after.astype(before.dtype) - before) > MAX_TIME_LOSS / fps
+        changed |= moved > MAX_TIME_LOSS / fps
     return changed
 
 

@@ -65,7 +65,7 @@ class RowPictures:
     """Checks the episodes of a dataset, each once per camera."""
 
     def __init__(self, source: LeRobotDataset) -> None:
-        self._source = source
+        self.source = source
         self._sharing: dict[str, Sharing] = {}
         self._good: set[tuple[str, int]] = set()
 
@@ -83,17 +83,17 @@ class RowPictures:
         Raises:
             DataError: the video is missing or damaged, or contradicts the rows.
         """
-        segment = self._source.video(camera, position)
+        segment = self.source.video(camera, position)
         if (camera, position) in self._good:
             return segment
         if camera not in self._sharing:
-            self._sharing[camera] = sharing_of(self._source, camera)
+            self._sharing[camera] = sharing_of(self.source, camera)
         sharing = self._sharing[camera]
         EpisodeTimes(
             path=segment.path,
-            where=f"{camera}, episode {self._source.episode_indices[position]}",
+            where=f"{camera}, episode {self.source.episode_indices[position]}",
             times_s=segment.start_s + rows_s,
-            fps=self._source.fps,
+            fps=self.source.fps,
             rows_before=int(sharing.rows_before[position]),
             rows_in_file=int(sharing.rows_in_file[position]),
         ).check(reader.extent(segment.path))
@@ -107,21 +107,21 @@ class RowPictures:
         return segment
 
     def _may_overlap(self, camera: str, pair: Sequence[int]) -> bool:
-        first, second = (self._source.video(camera, position).start_s for position in pair)
-        return second - first < (self._source.lengths[pair[0]] - TOLERANCE) / self._source.fps
+        first, second = (self.source.video(camera, position).start_s for position in pair)
+        return second - first < (self.source.lengths[pair[0]] - TOLERANCE) / self.source.fps
 
     def _check_apart(self, camera: str, pair: tuple[int, int]) -> None:
         """Refuses two episodes, one after the other in a file, that share a picture."""
-        path = self._source.video(camera, pair[0]).path
+        path = self.source.video(camera, pair[0]).path
         stamps_s = packets_of(path).stamps_s
         ends = []
         for position, row in zip(pair, (-1, 0), strict=True):
-            times_s = self._source.episode(position, ["timestamp"])["timestamp"].ravel()
-            start_s = self._source.video(camera, position).start_s
+            times_s = self.source.episode(position, ["timestamp"])["timestamp"].ravel()
+            start_s = self.source.video(camera, position).start_s
             ends.append(start_s + times_s[row : row + 1 or None].astype(np.float64))
         last, following = (int(nearest_frames(stamps_s, each)[0]) for each in ends)
         if last >= following:
-            indices = " and ".join(str(self._source.episode_indices[p]) for p in pair)
+            indices = " and ".join(str(self.source.episode_indices[p]) for p in pair)
             raise DataError(
                 f"{path}: {camera}: expected pictures of its own for each episode, got the one at "
                 f"{stamps_s[following]:.4f} s for episodes {indices}. The from_timestamp of one of "

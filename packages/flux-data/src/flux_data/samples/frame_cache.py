@@ -1,9 +1,9 @@
-"""Frames decoded and resized once, stored beside a dataset and read without a video decoder.
+"""Frames decoded and resized once, stored beside a dataset and read without decoding anything.
 
 A cache is a folder: `manifest.json`, and one shard per camera and episode, either raw planes (a
 memory-mapped `.npy` of (frames, 3, height, width)) or JPEGs one after the other. It replaces the
-videos only for the resize it was made with, and only as long as neither the videos nor the
-timestamps of the rows, which select the frames, have changed.
+videos or stored images only for the resize it was made with, and only as long as neither these nor
+the timestamps of the rows, which select the frames, have changed.
 """
 
 from __future__ import annotations
@@ -56,8 +56,11 @@ class Shard:
 class FrameCache:
     """The frames of a dataset at one size."""
 
-    def __init__(self, folder: Path, manifest: Mapping[str, Any]) -> None:
-        self.folder = folder
+    def __init__(
+        self, folder: Path, manifest: Mapping[str, Any], cameras: Sequence[str] = ()
+    ) -> None:
+        """Opens the cache in `folder`, to read `cameras` from it."""
+        self.folder, self.cameras = folder, tuple(cameras)
         self.encoding: Encoding = manifest["encoding"]
         self.shards = {name: _shard(shard) for name, shard in manifest["shards"].items()}
         self._open: OrderedDict[str, NDArray[np.uint8]] = OrderedDict()
@@ -104,7 +107,7 @@ class FrameCache:
 
 def find_cache(
     source: LeRobotDataset,
-    video_keys: Sequence[str],
+    cameras: Sequence[str],
     resize: ImageResize | None,
     folder: Path | None,
 ) -> FrameCache | None:
@@ -112,23 +115,29 @@ def find_cache(
 
     Args:
         source: the dataset.
-        video_keys: the cameras that the cache must have.
+        cameras: the cameras to read from it. It must have those that are videos; it may lack stored
+            images, which caches made by earlier versions do.
         resize: the resize during decoding; None if there is none.
         folder: where to look; default: beside the dataset.
     """
-    if resize is None or not video_keys:
+    if resize is None:
         return None
     for encoding in ("raw", "jpeg"):
         path = cache_folder(folder or source.root, resize, encoding) / "manifest.json"
         if not path.is_file():
             continue
         manifest = read_manifest(path)
-        reason = why_stale(manifest, source, video_keys)
+        packed = manifest.get("fingerprints", {})
+        wanted = [key for key in cameras if key in packed or key not in source.image_keys]
+        if not wanted:
+            continue
+        reason = why_stale(manifest, source, wanted)
         if reason:
             logger.warning("%s: not used: %s. Run `flux-data pack` again", path.parent, reason)
             continue
-        logger.info("%s: frames come from this cache, not from the videos", path.parent)
-        return FrameCache(path.parent, manifest)
+        files = "images" if set(wanted) <= set(source.image_keys) else "videos"
+        logger.info("%s: frames come from this cache, not from the %s", path.parent, files)
+        return FrameCache(path.parent, manifest, wanted)
     return None
 
 
@@ -146,20 +155,19 @@ def read_manifest(path: Path) -> dict[str, Any]:
     return manifest
 
 
-def why_stale(
-    manifest: Mapping[str, Any], source: LeRobotDataset, video_keys: Sequence[str]
-) -> str:
-    """Returns why the cache cannot replace these cameras' videos; '' if it can."""
+def why_stale(manifest: Mapping[str, Any], source: LeRobotDataset, cameras: Sequence[str]) -> str:
+    """Returns why the cache cannot replace these cameras' files; '' if it can."""
     if manifest.get("version") != VERSION:
         return f"it has version {manifest.get('version')}, expected {VERSION}"
-    missing = [key for key in video_keys if key not in manifest["fingerprints"]]
+    missing = [key for key in cameras if key not in manifest["fingerprints"]]
     if missing:
         return f"it has no {missing[0]}"
-    for key, now in fingerprints(source, video_keys).items():
+    for key, now in fingerprints(source, cameras).items():
         if manifest["fingerprints"][key] != now:
-            return f"the videos of {key}, the data files or the fps have changed"
+            files = "images" if key in source.image_keys else "videos"
+            return f"the {files} of {key}, the data files or the fps have changed"
     if manifest.get("pictures") != BY_STAMP:
-        return _late_video(source, video_keys)
+        return _late_video(source, [key for key in cameras if key in source.video_keys])
     return ""
 
 
@@ -197,7 +205,7 @@ def shard_path(folder: Path, name: str, encoding: Encoding) -> Path:
     return folder / f"{name}{'.npy' if encoding == 'raw' else '.jpegs'}"
 
 
-def fingerprints(source: LeRobotDataset, video_keys: Sequence[str]) -> dict[str, str]:
+def fingerprints(source: LeRobotDataset, cameras: Sequence[str]) -> dict[str, str]:
     """Hashes what each camera's frames depend on: name, size and time of its videos and of the
     data files (which hold the timestamps and the stored images), the place of each episode in the
     videos, and the fps.
@@ -206,7 +214,7 @@ def fingerprints(source: LeRobotDataset, video_keys: Sequence[str]) -> dict[str,
         DataError: a file is missing.
     """
     data = _state_of_data(source)
-    return {key: _fingerprint(source, key, data) for key in video_keys}
+    return {key: _fingerprint(source, key, data) for key in cameras}
 
 
 def _state_of_data(source: LeRobotDataset) -> bytes:

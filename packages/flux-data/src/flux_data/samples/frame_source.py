@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,8 @@ from flux_core.transforms import ImageResize
 
 from ..lerobot.dataset import LeRobotDataset
 from ..lerobot.metadata import image_size
+from ..parquet.arrow import footer_of
+from ..parquet.image_rows import LARGE_GROUP_BYTES, MAX_CACHED_BYTES
 from ..pictures.row_pictures import RowPictures
 from ..pictures.stored_image import StoredImage
 from ..repairable import naming_repair
@@ -23,6 +26,8 @@ from ..video.reader import VideoReader
 from .frame_cache import find_cache
 from .raw_sample import RawSample
 from .resize import resize_frame
+
+logger = logging.getLogger("flux.data")
 
 _shared_reader = VideoReader()
 """The open decoders of this process, shared by all its datasets."""
@@ -62,8 +67,10 @@ class FrameSource:
         features = source.info["features"]
         self._sizes = {key: image_size(features[key]) for key in cameras}
         self._stored = {key for key in cameras if key in source.image_keys}
-        videos = [key for key in cameras if key not in self._stored]
-        self._cache = find_cache(source, videos, resize, cache_folder)
+        self._cache = find_cache(source, cameras, resize, cache_folder)
+        self._cached = set() if self._cache is None else set(self._cache.cameras)
+        if self._stored - self._cached and (hint := hint_at_slow_images(source)):
+            logger.warning("%s: %s", source.root, hint)
         self._row_pictures = RowPictures(source)
 
     def read(self, sample: RawSample) -> list[NDArray[np.uint8]]:
@@ -84,11 +91,11 @@ class FrameSource:
         Raises:
             DataError: as `read`.
         """
+        if self._cache is not None and camera in self._cached:
+            return self._cache.frame(camera, sample.episode_index, sample.frame)
         if camera in self._stored:
             stored = self._stored_image(sample, camera)
             image, where = stored.read(), stored.where
-        elif self._cache is not None:
-            return self._cache.frame(camera, sample.episode_index, sample.frame)
         else:
             image, where = self._video_frame(sample, camera)
         height, width = self._sizes[camera]
@@ -118,8 +125,26 @@ class FrameSource:
         videos = "videos"
         if self._cache is not None and self.resize is not None:
             videos = f"cache {self.resize.height}x{self.resize.width}"
-        found = ["images" if key in self._stored else videos for key in self.cameras]
+        found = ["images" if key in self._stored - self._cached else videos for key in self.cameras]
         return " and ".join(dict.fromkeys(found)) or "none"
+
+
+def hint_at_slow_images(source: LeRobotDataset) -> str:
+    """Returns a hint to pack the dataset if its images are slow to read at random; '' otherwise.
+
+    That is so if row groups are large and the images of the dataset do not fit in memory. Looks at
+    the first data file only.
+    """
+    path = source.data_file(0)
+    if not source.image_keys or not path.is_file():
+        return ""
+    size = int(footer_of(path).group_bytes(source.image_keys).max(initial=0))
+    if size <= LARGE_GROUP_BYTES or source.image_bytes() <= MAX_CACHED_BYTES:
+        return ""
+    return (
+        f"{path.name} has row groups with {size / 1e6:.0f} MB of images, which are slow to read at "
+        f"random. Run `flux-data pack {source.root}` before training"
+    )
 
 
 def check_cameras(source: LeRobotDataset, cameras: Sequence[str]) -> None:

@@ -1,7 +1,8 @@
-"""Makes a frame cache: decodes every video once, resizes as training would, and writes shards."""
+"""Makes a frame cache: decodes every frame once, resizes as training would, and writes shards."""
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import shutil
@@ -9,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,10 @@ from flux_core.errors import DataError
 from flux_core.transforms import ImageResize
 
 from ..lerobot.dataset import LeRobotDataset, VideoSegment, open_lerobot
+from ..lerobot.metadata import image_size
 from ..pictures.row_pictures import RowPictures
+from ..pictures.stored_image import decode_image
+from ..video.pairing import TOLERANCE
 from ..video.reader import VideoReader
 from ..whole_file import cannot_be_written, whole_file
 from .frame_cache import (
@@ -45,14 +49,87 @@ CHOOSE = "Choose --out"
 """The advice if a cache cannot be written."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class PackJob:
-    """One shard to make; `times_s` (frames,) holds the frames' timestamps."""
+class Frames(Protocol):
+    """The frames of one camera in an episode."""
 
-    name: str
+    @property
+    def frames(self) -> int:
+        """Number of frames."""
+        ...
+
+    def read(self, every: int = 1) -> Iterator[NDArray[np.uint8]]:
+        """Yields every `every`-th frame, (height, width, 3) RGB."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class VideoFrames:
+    """Frames of a video; `times_s` (frames,) holds their timestamps."""
+
     segment: VideoSegment
     times_s: NDArray[np.float64]
     fps: float
+
+    @property
+    def frames(self) -> int:
+        """Number of frames."""
+        return len(self.times_s)
+
+    def read(self, every: int = 1) -> Iterator[NDArray[np.uint8]]:
+        """Yields every `every`-th frame."""
+        reader = VideoReader(max_open=1)
+        for time_s in self.times_s[::every]:
+            at_s = self.segment.start_s + float(time_s)
+            yield reader.frame(self.segment.path, at_s, TOLERANCE / self.fps)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageFrames:
+    """Frames stored as images in the parquet files of the dataset at `root`."""
+
+    root: Path
+    position: int
+    camera: str
+    frames: int
+
+    def read(self, every: int = 1) -> Iterator[NDArray[np.uint8]]:
+        """Yields every `every`-th frame.
+
+        Raises:
+            DataError: an image is damaged, has another size than in `info.json`, or is a file of
+                its own, whose changes a cache would not notice.
+        """
+        source = _opened(self.root)
+        expected = image_size(source.info["features"][self.camera])
+        for frame in range(0, self.frames, every):
+            data = source.encoded_image(self.position, self.camera, frame)
+            where = f"{source.where(self.position)}, {self.camera}, frame {frame}"
+            if isinstance(data, str):
+                raise DataError(
+                    f"{where}: expected an image in the parquet file, got the path of one. Images "
+                    "in files of their own cannot be packed: name the other cameras"
+                )
+            image = decode_image(data, where)
+            if image.shape[:2] != expected:
+                raise DataError(
+                    f"{where}: expected {expected[0]}x{expected[1]} (info.json), got "
+                    f"{image.shape[0]}x{image.shape[1]}"
+                )
+            yield image
+
+
+@functools.lru_cache(maxsize=1)
+def _opened(root: Path) -> LeRobotDataset:
+    """Opens a dataset once per process."""
+    return open_lerobot(root)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PackJob:
+    """One shard to make."""
+
+    name: str
+    source: Frames
     folder: Path
     resize: ImageResize
     encoding: Encoding
@@ -60,7 +137,7 @@ class PackJob:
     @property
     def frames(self) -> int:
         """Number of frames."""
-        return len(self.times_s)
+        return self.source.frames
 
 
 def pack_dataset(
@@ -91,13 +168,13 @@ def pack_dataset(
         `out`, `bytes` and `frames`.
 
     Raises:
-        DataError: there are no videos, one is missing or damaged, or the cache cannot be written or
-            does not fit on the disk.
+        DataError: there are no cameras, a video or image is missing or damaged, or the cache cannot
+            be written or does not fit on the disk.
     """
     source = open_lerobot(root)
-    keys = tuple(cameras or packed_keys(source))
+    keys = tuple(cameras or source.camera_keys)
     if not keys:
-        raise DataError(f"{root}: expected videos to pack, found none")
+        raise DataError(f"{root}: expected cameras to pack, found none")
     check_cameras(source, keys)
     folder = cache_folder(out or source.root, resize, encoding)
     current = fingerprints(source, keys)
@@ -133,7 +210,7 @@ def verify_cache(
     if not path.is_file():
         raise DataError(f"{path}: not found. Run `flux-data pack` first")
     manifest = read_manifest(path)
-    known = packed_keys(source)
+    known = source.camera_keys
     keys = [key for key in known if key in manifest.get("fingerprints", ())]
     if reason := why_stale(manifest, source, keys or known):
         raise DataError(f"{folder}: is stale: {reason}. Run `flux-data pack` again")
@@ -145,11 +222,6 @@ def verify_cache(
         )
     frames = sum(shard.frames for shard in cache.shards.values())
     return {"out": str(folder), "bytes": _num_bytes(cache.shards), "frames": frames}
-
-
-def packed_keys(source: LeRobotDataset) -> tuple[str, ...]:
-    """Returns the cameras that can be packed: videos with colours."""
-    return tuple(key for key in source.camera_keys if key in source.video_keys)
 
 
 def _jobs(
@@ -170,13 +242,26 @@ def _jobs(
             if name not in done:
                 yield PackJob(
                     name=name,
-                    segment=pictures.check(key, position, times_s, reader),
-                    times_s=times_s,
-                    fps=source.fps,
+                    source=_frames(pictures, key, position, times_s, reader),
                     folder=folder,
                     resize=resize,
                     encoding=encoding,
                 )
+
+
+def _frames(
+    pictures: RowPictures,
+    camera: str,
+    position: int,
+    times_s: NDArray[np.float64],
+    reader: VideoReader,
+) -> Frames:
+    source = pictures.source
+    if camera in source.image_keys:
+        frames = len(times_s)
+        return ImageFrames(root=source.root, position=position, camera=camera, frames=frames)
+    segment = pictures.check(camera, position, times_s, reader)
+    return VideoFrames(segment=segment, times_s=times_s, fps=source.fps)
 
 
 def _prepare(folder: Path, num_bytes: int) -> None:
@@ -251,11 +336,7 @@ def _write_jpegs(file: BinaryIO, job: PackJob) -> tuple[int, ...]:
 
 
 def _resized(job: PackJob, every: int = 1) -> Iterator[NDArray[np.uint8]]:
-    reader = VideoReader(max_open=1)
-    for time_s in job.times_s[::every]:
-        at_s = job.segment.start_s + float(time_s)
-        frame = reader.frame(job.segment.path, at_s, 0.5 / job.fps)
-        yield resize_frame(frame, job.resize)
+    return (resize_frame(frame, job.resize) for frame in job.source.read(every))
 
 
 def encode_jpeg(image: NDArray[np.uint8]) -> bytes:

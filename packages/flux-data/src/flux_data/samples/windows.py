@@ -164,7 +164,7 @@ class ParquetDataset:
         self.config, self.pipeline = config, config.pipeline
         sources = config.open() if sources is None else sources
         for source in sources:
-            source.warn_of_unlisted()
+            source.check_count()
         self.parts = [DatasetPart(source, config, statistic_keys) for source in sources]
         self._ends = np.cumsum([len(part) for part in self.parts])
         self.stats: Mapping[str, FeatureStats] = {}

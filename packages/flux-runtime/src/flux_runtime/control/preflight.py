@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from flux_core.bundle import Bundle, Manifest
 from flux_core.errors import BundleError, ConfigError, RobotError
 from flux_core.robots import RobotSpec, carried_robot, limits_in_force
-from flux_core.types import Observation
+from flux_core.types import Observation, image_fault
 
 from ..engines.golden_replay import GoldenResult, InferencePolicy, replay_golden
 from ..engines.graph_inputs import user_inputs
@@ -145,10 +145,11 @@ def check_encoding(inputs: Mapping[str, NDArray[Any]], manifest: Manifest) -> No
 def check_observation(observation: Observation, spec: RobotSpec, cameras: Sequence[str]) -> None:
     """Refuses a first observation that no policy could use."""
     state = observation.state
-    if state.shape != (spec.state_dim,) or state.dtype != np.float32:
+    got = f"{state.dtype} {state.shape}" if isinstance(state, np.ndarray) else f"{state!r:.60}"
+    if got != f"float32 ({spec.state_dim},)":
         raise RobotError(
             f"{spec.name}: observation.state: expected float32 ({spec.state_dim},), got "
-            f"{state.dtype} {state.shape}. Check that the driver belongs to this robot."
+            f"{got}. Check that the driver belongs to this robot."
         )
     for name, value in zip(spec.state_names or spec.joint_names, state, strict=True):
         if not np.isfinite(value):
@@ -163,9 +164,8 @@ def check_observation(observation: Observation, spec: RobotSpec, cameras: Sequen
                 f"{spec.name}: observation.images: expected an image from {name}, got {have}. "
                 f"Check that the camera is connected and publishes."
             )
-        image = observation.images[name]
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+        if fault := image_fault(observation.images[name]):
             raise RobotError(
-                f"{spec.name}: observation.images.{name}: expected uint8 (height, width, 3), got "
-                f"{image.dtype} {image.shape}. Check the driver of the camera."
+                f"{spec.name}: observation.images.{name}: expected uint8 (height, width, 3), "
+                f"{fault}. Check the driver of the camera."
             )

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flux_core.agreement import Changes
 from flux_core.command_line import new_parser, print_json, run_cli, without_current_directory
 from flux_core.errors import ExportError, MissingDependencyError, UsageError
 
@@ -16,6 +16,8 @@ from ..engines.names import AUTO, ENGINES
 from ..engines.status import choose_engine
 
 if TYPE_CHECKING:
+    from flux_core.agreement import Changes
+
     from .verify import Verification
 
 EXAMPLE = """\
@@ -137,13 +139,28 @@ def export_checkpoint(
         from .source.section import SectionEdits
         from .writer import export_bundle
     except ImportError as error:
-        raise MissingDependencyError(
-            f"{error.name}: not installed. Install it with: pip install 'flux-runtime[export]'"
-        ) from error
+        raise _missing(error) from error
     chosen = ExportOptions(**options)
-    edits = SectionEdits(config=config, changes=changes or Changes(), cameras=chosen.cameras)
+    edits = SectionEdits(config=config, cameras=chosen.cameras)
+    if changes is not None:
+        edits = replace(edits, changes=changes)
     policy = load_policy(checkpoint, robot, accept_versions, edits, own_classes)
     return export_bundle(policy, out, report, chosen)
+
+
+def _missing(error: ImportError) -> MissingDependencyError:
+    return MissingDependencyError(
+        f"{error.name}: not installed. Install it with: pip install 'flux-runtime[export]'"
+    )
+
+
+def _refuse_weights_alone(checkpoint: Path) -> None:
+    """Refuses an adapter or weights alone before anything is asked about the bundle."""
+    try:
+        from .source.weights_alone import refuse_weights_alone
+    except ImportError as error:
+        raise _missing(error) from error
+    refuse_weights_alone(checkpoint)
 
 
 def export(args: argparse.Namespace) -> None:
@@ -153,6 +170,7 @@ def export(args: argparse.Namespace) -> None:
     from .export_progress import shown_progress
 
     console = Console(stderr=True)
+    _refuse_weights_alone(args.checkpoint)
     if args.out is None and (args.checkpoint.is_dir() or not args.checkpoint.suffix):
         raise UsageError("--out: expected a directory for the bundle, got none. Add --out DIR.")
     out = args.out or args.checkpoint.with_suffix("")

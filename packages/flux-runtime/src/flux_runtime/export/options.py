@@ -85,5 +85,9 @@ def apply_options(policy: TrainedPolicy, options: ExportOptions) -> TrainedPolic
     ):
         inference = with_cameras(policy.inference, options.cameras)
         config = {**policy.config, "inference": unbind(inference)}
-        policy = replace(policy, inference=inference, config=config)
+        summary = dict(policy.data_summary)
+        if "cameras" in summary:
+            kept = inference.dataset.img_keys
+            summary["cameras"] = {k: v for k, v in summary["cameras"].items() if k in kept}
+        policy = replace(policy, inference=inference, config=config, data_summary=summary)
     return policy

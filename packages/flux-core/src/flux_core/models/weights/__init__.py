@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from ...lazy import lazy_exports
 
 if TYPE_CHECKING:
+    from .adapter_files import refuse_adapter as refuse_adapter
     from .checkpoint_file import FORMAT as FORMAT
     from .checkpoint_file import deployed_weights as deployed_weights
     from .checkpoint_file import inference_weights as inference_weights
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
+        "adapter_files": ("refuse_adapter",),
         "checkpoint_file": (
             "FORMAT",
             "deployed_weights",

@@ -14,6 +14,7 @@ from ...config import bind
 from ...errors import CheckpointError
 from ...incomplete_file import why_incomplete
 from ..pi.pi0 import PI0FlowMatching
+from .finite_weights import check_finite
 from .lora import merged_weights
 
 FORMAT = "flux-checkpoint-1"
@@ -57,7 +58,8 @@ def inference_weights(state: Mapping[str, Any]) -> dict[str, Tensor]:
 def load_weights(
     model: torch.nn.Module, weights: Mapping[str, Tensor], where: str, *, assign: bool = False
 ) -> None:
-    """Fills `model` strictly; the first missing, unexpected or mis-shaped tensor is named.
+    """Fills `model` strictly; the first tensor that is missing, unexpected, mis-shaped or not
+    finite is named.
 
     With `assign`, the model takes the tensors themselves, so it may be on the meta device.
     """
@@ -74,4 +76,6 @@ def load_weights(
             f"{where}: {len(problems)} weights do not fit the config's network; "
             f"first: {problems[0]}"
         )
+    for name, value in weights.items():
+        check_finite(name, value, where)
     model.load_state_dict(dict(weights), assign=assign)

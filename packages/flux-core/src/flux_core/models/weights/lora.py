@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from ...errors import CheckpointError, ConfigError, MissingDependencyError
 from ..pi.pi0 import PI0FlowMatching, frozen_parts
+from .adapter_files import ADAPTER_FILE
 
 ADAPTER = "default"
-ADAPTER_FILE, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
 
 def apply_lora(model: PI0FlowMatching) -> None:

@@ -17,6 +17,7 @@ from ...config import bind
 from ...errors import CheckpointError
 from ..pi.packing import pack_qkv
 from ..pi.pi0 import PI0FlowMatching
+from .finite_weights import check_finite
 from .foreign_names import (
     EMBEDDING,
     EXPERT,
@@ -33,6 +34,7 @@ from .pi0_to_pi05 import pi05_from_pi0
 from .weight_files import StoredTensor, WeightFile, open_weights
 
 Adapt = Literal["slice", "reinit"]
+SLICE: Adapt = "slice"
 
 # The axis of each weight whose size is the number of state or action dimensions.
 ROBOT_DIMENSION = {
@@ -189,7 +191,8 @@ def load_pretrained(
         Names of the weights that keep their values.
 
     Raises:
-        CheckpointError: a weight is missing, left over or of another shape; the first is named.
+        CheckpointError: a weight is missing, left over, of another shape or not finite; the first
+            is named.
     """
     checkpoint = open_checkpoint(path)
     if from_pi0:
@@ -197,16 +200,18 @@ def load_pretrained(
     fit = compare_weights(checkpoint, model)
     kept = [name for name in fit.missing if _may_be_missing(name, checkpoint)]
     _require_fit(checkpoint, fit, kept, adapt)
-    parameters = model.state_dict(keep_vars=True)
+    parameters, where = model.state_dict(keep_vars=True), str(checkpoint.file.path)
     for name, tensor in checkpoint.tensors.items():
-        if name in fit.mismatched:
-            if adapt == "reinit" and not _has_spare_rows(checkpoint, name, fit):
-                kept.append(name)
-                continue
+        is_other_shape = name in fit.mismatched
+        if is_other_shape and adapt == "reinit" and not _has_spare_rows(checkpoint, name, fit):
+            kept.append(name)
+            continue
+        value = tensor.read()
+        if is_other_shape:
             wanted, _ = fit.mismatched[name]
-            _fill(model, name, tensor.read()[tuple(slice(0, n) for n in wanted)], parameters[name])
-        else:
-            _fill(model, name, tensor.read(), parameters[name])
+            value = value[tuple(slice(0, n) for n in wanted)]
+        check_finite(name, value, where)
+        _fill(model, name, value, parameters[name])
     lost = [name for name in kept if parameters[name].is_meta]
     if lost:
         raise CheckpointError(
@@ -232,7 +237,7 @@ def _require_fit(checkpoint: Checkpoint, fit: Fit, kept: list[str], adapt: Adapt
             continue
         if adapt is not None and _differs_only_in_robot(name, expected, found, adapt):
             continue
-        hint = ". Set adapt='slice' or adapt='reinit'" if name in ROBOT_DIMENSION else ""
+        hint = _adapt_hint(name, expected, found, adapt)
         problems.append(f"{name}: expected shape {expected}, got {found}{hint}")
     if problems:
         is_pi0_for_pi05 = checkpoint.model == "pi0" and "time_mlp_in.projector.bias" in missing
@@ -241,6 +246,28 @@ def _require_fit(checkpoint: Checkpoint, fit: Fit, kept: list[str], adapt: Adapt
             f"{path} ({checkpoint.form}, {checkpoint.model}): {len(problems)} weights do not fit "
             f"the config's network; first: {problems[0]}{hint}"
         )
+
+
+def _adapt_hint(
+    name: str, expected: tuple[int, ...], found: tuple[int, ...], adapt: Adapt | None
+) -> str:
+    """Says whether `pretrained_adapt` can help with a shape, and why it did not."""
+    setting = "model.pretrained_adapt in a config"
+    tried = "" if adapt is None else f"adapt={adapt!r} ({setting}) did not help: "
+    if name not in ROBOT_DIMENSION:
+        return ""
+    if not _differs_only_in_robot(name, expected, found, "reinit"):
+        why = "the network's width differs too, so the file is of a model of another size"
+        return f". {tried or f'No adapt ({setting}) helps: '}{why}"
+    if _differs_only_in_robot(name, expected, found, "slice"):
+        return f". Set adapt='slice' or adapt='reinit' ({setting})"
+    dimension = ROBOT_DIMENSION[name]
+    why = (
+        f"it takes the first dimensions, and the file has {found[dimension]} where the network "
+        f"needs {expected[dimension]}"
+    )
+    remedy = "Set adapt='reinit', which begins these projections anew"
+    return f". {tried or f'adapt={SLICE!r} ({setting}) cannot help: '}{why}. {remedy}"
 
 
 def _has_spare_rows(checkpoint: Checkpoint, name: str, fit: Fit) -> bool:
@@ -314,8 +341,8 @@ def _renamed(checkpoint: Checkpoint, to: Format) -> dict[str, Tensor]:
     """Returns the tensors as `to` would write them."""
     only_vlm = to == "huggingface"
     written = {
-        from_ours(name, to): tensor.read().contiguous()
-        for name, tensor in checkpoint.tensors.items()
+        from_ours(name, to): _read_finite(checkpoint, name)
+        for name in checkpoint.tensors
         if not only_vlm or name.startswith(VLM_PARTS)
     }
     is_policy = checkpoint.model != "paligemma"
@@ -327,6 +354,12 @@ def _renamed(checkpoint: Checkpoint, to: Format) -> dict[str, Tensor]:
         if unused is not None:
             written[UNUSED[to][0]] = unused
     return written
+
+
+def _read_finite(checkpoint: Checkpoint, name: str) -> Tensor:
+    value = checkpoint.tensors[name].read().contiguous()
+    check_finite(name, value, str(checkpoint.file.path))
+    return value
 
 
 def _unused_head(checkpoint: Checkpoint, *, required: bool) -> Tensor | None:

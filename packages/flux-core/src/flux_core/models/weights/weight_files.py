@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,12 @@ from torch import Tensor
 
 from ...errors import CheckpointError
 from ...incomplete_file import why_incomplete
+from .adapter_files import refuse_adapter
 from .checkpoint_file import FORMAT, inference_weights
+from .wrapper_names import without_wrappers
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-NESTED_WEIGHTS = ("model", "state_dict", "model_state_dict")
+NESTED_WEIGHTS = ("model", "state_dict", "model_state_dict", "module")
 DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -63,9 +65,18 @@ def open_weights(path: Path) -> WeightFile:
             plain data (reading it would run code from the file).
     """
     if path.is_dir():
+        refuse_adapter(path)
         path = _file_of_folder(path)
     if not path.is_file():
         raise CheckpointError(f"{path}: not found")
+    file = _read_names(path)
+    if file.is_ours:
+        return file
+    refuse_adapter(path, file.tensors)
+    return replace(file, tensors=without_wrappers(file.tensors, path))
+
+
+def _read_names(path: Path) -> WeightFile:
     if path.name.endswith(".index.json"):
         return WeightFile(path=path, tensors=_sharded(path), is_ours=False)
     if path.suffix == ".safetensors":
