@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import replace
 from difflib import get_close_matches
 
 from ..deployment import InferenceRunner
@@ -121,11 +120,7 @@ def _dataset(
     known, where = inference.spec.cameras, f"{path}.dataset"
     kept, findings = kept_cameras(dataset, inference.dataset, known, where, is_bundle=is_bundle)
     yield from findings
-    named = _without_strangers(dataset.pipeline, inference.pipeline) if is_bundle else None
-    told = [
-        *_transforms(inference, dataset, kept, path, named or dataset.pipeline),
-        *_statistics(inference, dataset, path),
-    ]
+    told = [*_transforms(inference, dataset, kept, path), *_statistics(inference, dataset, path)]
     yield from told
     if told or findings:
         return  # the rehearsal would tell the same again
@@ -148,27 +143,13 @@ def rehearsed(
         yield f"{path}.dataset.transforms: differs from training ({dataset.pipeline.where}): {text}"
 
 
-def _without_strangers(trained: Pipeline, robot: Pipeline) -> Pipeline:
-    """Leaves out classes of a user's own that only training has.
-
-    Earlier versions wrote bundles with such a class. The rehearsal tells whether it does anything.
-    """
-    known = {type(step) for step in robot.transforms}
-    steps = tuple(step for step in trained.transforms if step.is_ours or type(step) in known)
-    return replace(trained, transforms=steps)
-
-
 def _transforms(
-    inference: InferenceRunner,
-    dataset: TrainedDataset,
-    kept: Sequence[int],
-    path: str,
-    pipeline: Pipeline,
+    inference: InferenceRunner, dataset: TrainedDataset, kept: Sequence[int], path: str
 ) -> Iterator[str]:
-    """Compares the transforms of `pipeline`, which are the dataset's, field by field."""
+    """Compares the transforms field by field."""
     cameras, dims = len(kept), inference.spec.action_dim
     names = [str(place) for place in range(max(kept, default=0) + 1)]
-    own = pipeline.with_cameras([names[place] for place in kept], names)
+    own = dataset.pipeline.with_cameras([names[place] for place in kept], names)
     robots = inference.pipeline
     for difference in own.for_robot(cameras, dims).difference(robots.for_robot(cameras, dims)):
         places = [

@@ -95,7 +95,7 @@ def _trained(bundle: Bundle) -> Trained:
             reads_state=manifest.model == "pi0",
             rtc_delays=_delays(bundle),
         ),
-        groups=datasets_of(bundle.config),
+        groups=datasets_of(bundle.config, is_bundle=True),
         robot_facts=None if facts is None else DataFacts.from_data(facts, f"provenance.{DATA}"),
     )
 
