@@ -87,6 +87,8 @@ def difference(expected: Sequence[Row], found: Sequence[Row]) -> str:
 
 
 def _is_same(name: str, expected: object, found: object) -> bool:
+    if isinstance(expected, list) and len(expected) == 1 and not isinstance(found, list):
+        expected = expected[0]  # LeRobot stores a vector of one value as a number
     both = (expected, found)
     if all(isinstance(x, tuple) for x in both) or all(isinstance(x, list) for x in both):
         pairs = zip(expected, found, strict=False)
