@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import os
@@ -23,6 +24,7 @@ NUMBERS_PER_FILE = 200_000
 EPISODES_PER_VIDEO = 100
 """Episodes of a v3.0 video."""
 VIDEO_SIDE = 64
+NUM_PICTURES = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,15 +153,25 @@ def _stats_of(values: np.ndarray) -> dict[str, Any]:
     return {**stats, "count": [len(data)]}
 
 
-def _pngs(rng: np.random.Generator, count: int, size: tuple[int, int]) -> Iterator[bytes]:
-    """Yields noisy pictures, which compress to about the size of a real camera's."""
-    rows, columns = np.indices(size)
-    for frame in range(count):
-        picture = np.stack([rows + frame, columns, rows + columns], axis=-1) // 2 % 240
-        picture = picture + rng.integers(0, 12, (*size, 3))
+@functools.cache
+def _pictures(size: tuple[int, int]) -> list[bytes]:
+    """Returns a few noisy PNGs, which compress to about the size of a real camera's."""
+    rng, (rows, columns) = np.random.default_rng(0), np.indices(size)
+    found: list[bytes] = []
+    for frame in range(NUM_PICTURES):
+        picture = np.stack([rows + 9 * frame, columns, rows + columns], axis=-1) // 2 % 240
+        picture = picture + rng.integers(0, 4, (*size, 3))
         file = io.BytesIO()
         Image.fromarray(picture.astype(np.uint8)).save(file, "PNG", compress_level=1)
-        yield file.getvalue()
+        found.append(file.getvalue())
+    return found
+
+
+def _pngs(rng: np.random.Generator, count: int, size: tuple[int, int]) -> Iterator[bytes]:
+    """Yields PNGs that all differ: bytes after the end of the picture are ignored by decoders."""
+    pictures = _pictures(size)
+    for _ in range(count):
+        yield pictures[int(rng.integers(len(pictures)))] + rng.bytes(16)
 
 
 def _write_lines(path: Path, rows: list[dict[str, Any]]) -> None:

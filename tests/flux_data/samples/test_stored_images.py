@@ -21,6 +21,8 @@ from flux_data.commands.main import main
 from flux_data.lerobot.dataset import LeRobotDataset
 from flux_data.parquet import image_rows
 from flux_data.parquet.arrow import to_array
+from flux_data.parquet.pages import NotSupported
+from flux_data.parquet.value_index import ValueIndex
 from flux_data.pictures.stored_image import StoredImage, decode_image
 from flux_data.samples import frame_source
 from flux_data.samples.pack import pack_dataset, verify_cache
@@ -249,17 +251,26 @@ def shades(dataset: ParquetDataset, order: list[int]) -> list[int]:
 
 
 @pytest.mark.parametrize("rows", LAYOUTS.values(), ids=LAYOUTS)
-@pytest.mark.parametrize("is_kept", [True, False], ids=["kept in memory", "read in passing"])
+@pytest.mark.parametrize("way", ["kept in memory", "indexed", "read in passing"])
 def test_images_are_those_of_their_rows_whatever_the_row_groups(
-    rows: int | None, is_kept: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    rows: int | None, way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if not is_kept:
-        monkeypatch.setattr(image_rows, "LARGE_GROUP_BYTES", 0)
+    if way != "kept in memory":
+        monkeypatch.setattr(image_rows, "SMALL_GROUP_BYTES", 0)
         monkeypatch.setattr(image_rows, "MAX_CACHED_BYTES", 0)
+    if way == "read in passing":
+        monkeypatch.setattr(image_rows, "index_values", refuse)
     dataset = wrist_of(v30_with(tmp_path, rows))
     order = np.random.default_rng(0).permutation(sum(LENGTHS)).tolist()
     assert shades(dataset, order) == order
     assert shades(dataset, sorted(order)) == sorted(order)
+    images = dataset.parts[0].source._images
+    assert (len(images._groups) > 0) == (way == "kept in memory")
+    assert (images._walk is not None) == (way == "read in passing")
+
+
+def refuse(*_: object) -> ValueIndex:
+    raise NotSupported("for the test")
 
 
 def test_reading_one_image_decodes_one_row_group(

@@ -25,13 +25,14 @@ class TrainedDataset:
         where: its dotted path.
         pipeline: its transforms; `pipeline.where` is their dotted path.
         places: the position of each of them in the config's list.
-        cameras: the columns of its cameras, in the network's order, without padded ones.
+        cameras: the columns of its cameras, in the network's order, without padded ones; None if
+            a bundle left out the transform that reads them, as a class of the user's own.
     """
 
     where: str
     pipeline: Pipeline
     places: tuple[int, ...]
-    cameras: tuple[str, ...]
+    cameras: tuple[str, ...] | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,7 +148,7 @@ def _dataset(section: Mapping[str, Any], where: str) -> TrainedDataset:
     entries = section.get("transforms")
     if not isinstance(entries, list | tuple):
         raise ConfigError(f"{where}.transforms: expected a list of transforms, got {entries!r:.60}")
-    cameras: tuple[str, ...] = ()
+    cameras: tuple[str, ...] | None = None
     steps: dict[int, Transform] = {}
     for index, entry in enumerate(entries):
         if _is_mapping(entry) and _INPUTS in entry:

@@ -15,12 +15,22 @@ from flux_core.errors import DataError
 
 from .arrow import footer_of, to_array, unreadable
 from .row_groups import check_has
+from .value_index import DAMAGE, ValueIndex, index_values
 
 MAX_CACHED_BYTES = 256 << 20
 """The encoded images that stay in memory, per dataset and process."""
 
-LARGE_GROUP_BYTES = 32 << 20
+SMALL_GROUP_BYTES = 1 << 20
 """The images of a larger row group stay in memory only if those of the whole dataset do."""
+
+LARGE_GROUP_BYTES = 32 << 20
+"""Row groups beyond this are worth a hint: reading one image may take long."""
+
+MAX_INDEXES = 2000
+"""The row groups that stay indexed, in about 10 KB each."""
+
+NEW = object()
+"""Stands for a row group that has not been indexed."""
 
 BATCH_ROWS = 4
 """How many images of such a row group are read at a time."""
@@ -41,6 +51,7 @@ class ImageRows:
         self._fits: bool | None = None
         self._groups: OrderedDict[Place, pa.Array] = OrderedDict()
         self._cached_bytes = 0
+        self._indexes: OrderedDict[Place, ValueIndex | object | None] = OrderedDict()
         self._walk: _Walk | None = None
         self._lock, self._walk_lock = threading.Lock(), threading.Lock()
 
@@ -58,19 +69,41 @@ class ImageRows:
         place, within = (path, key, group), row - int(footer.starts[group])
         if self._keeps(place):
             return _value(self._group(place), within, f"{path}: {key}")
+        data = self._indexed(place, within)
+        if data is not None:
+            return data
         with self._walk_lock:
             if self._walk is None or self._walk.place != place or within < self._walk.first:
                 self._walk = _Walk(place)
             return self._walk.read(within)
 
     def _keeps(self, place: Place) -> bool:
+        """Whether the row group is read as a whole, to stay in memory."""
         path, key, group = place
         size = int(footer_of(path).group_bytes([key])[group])
-        if size <= LARGE_GROUP_BYTES:
+        if size <= SMALL_GROUP_BYTES:
             return True
         if self._fits is None:
             self._fits = self._all_bytes() <= MAX_CACHED_BYTES
         return self._fits
+
+    def _indexed(self, place: Place, row: int) -> bytes | None:
+        """Returns an image by the index of its row group; None if it must be read otherwise."""
+        with self._lock:
+            index = self._indexes.get(place, NEW)
+        try:
+            if index is NEW:
+                path, key, group = place
+                index = index_values(path, footer_of(path).metadata, group, f"{key}.bytes")
+            data = index.read(row) if isinstance(index, ValueIndex) else None
+        except DAMAGE:  # pyarrow says what is wrong, or reads it
+            index = data = None
+        with self._lock:
+            self._indexes[place] = index
+            self._indexes.move_to_end(place)
+            while len(self._indexes) > MAX_INDEXES:
+                self._indexes.popitem(last=False)
+        return data
 
     def _group(self, place: Place) -> pa.Array:
         with self._lock:

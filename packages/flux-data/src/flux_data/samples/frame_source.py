@@ -130,7 +130,7 @@ class FrameSource:
 
 
 def hint_at_slow_images(source: LeRobotDataset) -> str:
-    """Returns a hint to pack the dataset if reading one image at random reads many; '' otherwise.
+    """Returns a hint to pack the dataset if its images are slow to read at random; '' otherwise.
 
     That is so if row groups are large and the images of the dataset do not fit in memory. Looks at
     the first data file only.
@@ -142,8 +142,8 @@ def hint_at_slow_images(source: LeRobotDataset) -> str:
     if size <= LARGE_GROUP_BYTES or source.image_bytes() <= MAX_CACHED_BYTES:
         return ""
     return (
-        f"{path.name} has row groups with {size / 1e6:.0f} MB of images, which are read for a "
-        f"single one. Run `flux-data pack {source.root}` before training"
+        f"{path.name} has row groups with {size / 1e6:.0f} MB of images, which are slow to read at "
+        f"random. Run `flux-data pack {source.root}` before training"
     )
 
 
