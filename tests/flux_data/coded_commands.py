@@ -148,7 +148,10 @@ def train_or_refuse(dataset: CodedDataset, root: Path) -> Outcome:
         action_key=ACTION,
         window_start_idx=0,
     )
-    rows = dataset.rows()
+    rows, last = dataset.rows(), dataset.num_episodes - 1
+    if dataset.version != "v3.0" and ("line", last) in dataset.missing:
+        # The last files are there but not listed: training warns and reads what is listed.
+        rows = [row for row in rows if row.episode != last]
     try:
         samples = config.build()
         for number in range(len(samples)):

@@ -66,7 +66,7 @@ def test_a_section_that_contradicts_the_training_is_not_exported(
     with pytest.raises(ExportError) as error:
         loaded(edited(tmp_path, edit))
     told = str(error.value)
-    assert all(part in told for part in [*parts, "name it with --config"]), told
+    assert all(part in told for part in [*parts, "and name it with --config"]), told
 
 
 def test_a_config_with_a_corrected_section_repairs_it(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ no dictionaries are made for single rows.
 
 from __future__ import annotations
 
+import logging
 import re
 import threading
 from abc import ABC, abstractmethod
@@ -24,7 +25,7 @@ from flux_core.errors import DataError
 from ..parquet.arrow import footer_of, read_columns, read_present
 from ..parquet.image_rows import ImageRows
 from ..parquet.row_groups import RowGroups, num_bytes
-from ..repairable import naming_repair
+from ..repairable import hint, naming_repair
 from .episode_rows import RowSpan, SharedFiles, numbering_of, rows_of_own_file
 from .locations import local_root
 from .metadata import (
@@ -40,6 +41,8 @@ from .metadata import (
     texts_of,
 )
 from .state_action import check_known
+
+logger = logging.getLogger("flux.data")
 
 MAX_CACHED_BYTES = 512 << 20
 
@@ -152,20 +155,27 @@ class LeRobotDataset(ABC):
         check_known(self.info["features"], keys, str(self.root))
 
     def check_count(self) -> None:
-        """Refuses a dataset that lists fewer episodes than it counts.
+        """Refuses a dataset that lists fewer episodes than it counts, as a killed recorder leaves.
 
-        A recorder that was killed leaves such a one.
+        If the files of further episodes are there, the list was shortened, and a warning says so.
 
         Raises:
-            DataError: info.json counts more episodes than the metadata lists.
+            DataError: info.json counts more episodes than the metadata lists and the files hold.
         """
         said = self.info.get("total_episodes", 0)
-        if isinstance(said, int) and said > self.num_episodes:
-            raise DataError(
-                f"{self.root / 'meta' / 'info.json'}: total_episodes: expected "
-                f"{self.num_episodes}, as listed, got {said}. `flux-data repair` writes a dataset "
-                "of what is there"
-            )
+        if not isinstance(said, int) or said <= self.num_episodes:
+            return
+        message = (
+            f"{self.root / 'meta' / 'info.json'}: total_episodes: expected {self.num_episodes}, as "
+            f"listed, got {said}"
+        )
+        if not self._has_more_files():
+            raise DataError(f"{message}. {hint(self.root)}")
+        logger.warning("%s. The files of the other episodes are there, but not read", message)
+
+    def _has_more_files(self) -> bool:
+        """Whether there are files of the first episode that is not listed."""
+        return False
 
     def episode(self, position: int, keys: Sequence[str]) -> Columns:
         """Returns columns of one episode, (length,) or (length, dim), and caches them.
@@ -366,6 +376,10 @@ class LeRobotV2(LeRobotDataset):
         """Returns the episode's own file."""
         return self.stated_file(position)
 
+    def _has_more_files(self) -> bool:
+        place = self._place_of(self.num_episodes)
+        return (self.root / self.info["data_path"].format(**place)).is_file()
+
     def stated_rows(self, position: int) -> None:
         """Returns None: all rows of the file."""
 
@@ -396,7 +410,9 @@ class LeRobotV2(LeRobotDataset):
         return VideoSegment(path=self.root / name)
 
     def _place(self, position: int) -> dict[str, int]:
-        index = int(self.episode_indices[position])
+        return self._place_of(int(self.episode_indices[position]))
+
+    def _place_of(self, index: int) -> dict[str, int]:
         return {"episode_index": index, "episode_chunk": index // self.info["chunks_size"]}
 
 

@@ -83,11 +83,7 @@ def _check_cameras(member: TrainedDataset, *, has_robot: bool) -> None:
     try:
         check_camera_names(member.cameras, where)
     except ConfigError as error:
-        logger.warning(
-            "%s. Both are trained on; to fill up with a masked picture instead, list it once and "
-            "set num_padding_imgs",
-            error,
-        )
+        logger.warning("%s. Both are trained on", error)
 
 
 def check_robots_with_data(

@@ -85,9 +85,10 @@ def agreed(
         check_agreement(inference, trained, is_bundle=is_bundle)
         check_data_agreement(inference, trained)
     except ConfigError as error:
-        raise ExportError(
-            f"{where}: {error}. Correct the robot's section in a config, and name it with --config"
-        ) from error
+        remedy = "Correct the robot's section in a config, and name it with --config"
+        if edits.changes:
+            remedy = "Correct the options, or the robot's section in a config that --config names"
+        raise ExportError(f"{where}: {error}. {remedy}") from error
     warn_of_untrained_tasks(inference, trained)
     return inference
 
