@@ -241,6 +241,9 @@ class LeRobotDataset(ABC):
         if key in self._cache:
             self._cache.move_to_end(key)
             return self._cache[key]
+        latest = next(reversed(self._cache), (-1, ()))
+        if latest[0] == key[0] and set(key[1]) <= set(latest[1]):
+            return {name: self._cache[latest][name] for name in key[1]}
         columns = self._cache[key] = self._rows(*key)
         self._cached_bytes += num_bytes(columns)
         while self._cached_bytes > MAX_CACHED_BYTES and len(self._cache) > 1:

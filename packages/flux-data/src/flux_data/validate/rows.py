@@ -204,7 +204,7 @@ def _check_counters(
 def _is_good(values: NDArray[Any]) -> bool:
     """Whether a column is a vector of finite numbers."""
     is_vector = values.ndim == 2 and np.issubdtype(values.dtype, np.number)
-    return bool(is_vector and np.isfinite(values).all())
+    return is_vector and bool(np.isfinite(values).all())
 
 
 class _UsualSteps:
