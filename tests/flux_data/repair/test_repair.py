@@ -584,3 +584,18 @@ def test_an_episode_that_cannot_be_copied_is_left_out_or_encoded_again(
     done = repair(root, "--reencode")
     assert done.code == 0
     assert rows_of(done.root) == dataset.rows()
+
+
+def test_many_corrections_of_a_kind_are_counted(
+    repair: Callable[..., Repaired], tmp_path: Path
+) -> None:
+    dataset = plain("v3.0", lengths=(2,) * 25, cameras=(), index="the episode's rows")
+    root = dataset.write(tmp_path / "damaged")
+    done = repair(root)
+    assert done.code == 0
+    assert rows_of(done.root) == dataset.rows()
+    assert len(done.said("corrected: episode")) == 20
+    assert done.lines[-1] == "corrected: 4 more like these; --json lists all"
+    shutil.rmtree(done.root)
+    report = json.loads(repair(root, "--json").lines[0])
+    assert [note["episode"] for note in report["corrected"]] == list(range(1, 25))

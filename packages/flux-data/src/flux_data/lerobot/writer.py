@@ -134,7 +134,9 @@ class DatasetWriter(ABC):
             **{key: Feature(**feature) for key, feature in features.items() if key not in own},
             **own,
         }
-        self.task_rows: dict[int, TaskRow] = {int(cast(int, row["task_index"])): row for row in tasks}
+        self.task_rows: dict[int, TaskRow] = {
+            int(cast(int, row["task_index"])): row for row in tasks
+        }
         self._numbers: dict[str, int] = {}
         for index, row in self.task_rows.items():
             self._numbers.setdefault(str(row["task"]), index)
