@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -226,6 +227,8 @@ def encode(
     from av.error import FFmpegError
 
     base, ticks = _ticks(times_s, source)
+    # SVT-AV1 prints thirty lines per video otherwise; 1 stands for errors.
+    os.environ.setdefault("SVT_LOG", "1")
     try:
         with av.open(str(path), "w") as container:
             stream = None
