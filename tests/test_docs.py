@@ -25,7 +25,7 @@ FIGURE = re.compile(
     r"\d[\d.,]*\s?(?:%|GiB|MiB|GB|MB|kB|ms|samples/s|(?:s|min|minutes?|seconds?|times)\b)"
 )
 # Limits and settings, which are not measured.
-LIMITS = {"2 GiB", "400 MB"}
+LIMITS = {"2 GiB", "400 MB", "256 MiB", "512 MiB"}
 FLUXVLA_SPELLINGS = re.compile(r"\b(num_steps|execute_horizon|PrivatePrompter|img_masks)\b")
 
 

@@ -26,7 +26,7 @@ from flux_data.video.pictures import all_pictures, pictures_of
 
 from ..coded_commands import check_rows
 from ..coded_dataset import DEPTH, EPISODES_V3, TOP, Camera, CodedDataset, plain
-from ..coded_pictures import Encoding
+from ..coded_pictures import Encoding, write_coded_video
 from ..coded_rows import renumbered
 from ..small_dataset import edit_column
 
@@ -138,10 +138,11 @@ def test_new_videos_hold_exactly_the_pictures_of_the_rows(tmp_path: Path, name: 
         assert report["reencoded"][TOP]["encoder"].startswith("libx264 (crf ")
         check_rows(rows, tmp_path / version)
         check_videos(tmp_path / version, root)
-    convert([root, root], tmp_path / "merged", "v3.0", reencode=True)
-    check_rows(renumbered([rows, rows]), tmp_path / "merged")
-    split(root, tmp_path / "parts", {"a": "1", "b": "2,0"}, reencode=True)
-    check_rows(renumbered([[r for r in rows if r.episode == 1]]), tmp_path / "parts/a")
+    if name in ("a late video", "one keyframe for all"):
+        convert([root, root], tmp_path / "merged", "v3.0", reencode=True)
+        check_rows(renumbered([rows, rows]), tmp_path / "merged")
+        split(root, tmp_path / "parts", {"a": "1", "b": "2,0"}, reencode=True)
+        check_rows(renumbered([[r for r in rows if r.episode == 1]]), tmp_path / "parts/a")
 
 
 def check_videos(root: Path, like: Path) -> None:
@@ -320,6 +321,29 @@ def test_every_row_keeps_its_picture_where_times_match_stamps(tmp_path: Path, na
         check_rows(renumbered([[r for r in rows if r.episode != 1]]), tmp_path / "parts/a")
         for folder in ("back", "twice", "parts"):
             (tmp_path / folder).rename(tmp_path / f"{folder} {version}")
+
+
+def test_uneven_times_keep_their_pictures(tmp_path: Path) -> None:
+    """Rows and stamps at the same uneven times, with a gap of two seconds."""
+    dataset = plain("v2.1", lengths=(5, 3))
+    root, rows = dataset.write(tmp_path / "in"), dataset.rows()
+    times = [0.0, 0.13, 0.31, 2.35, 2.46]
+    edit_column("data/chunk-000/episode_000000.parquet", "timestamp", lambda _: times)(root)
+    codes = tuple(dataset.code(0, 0, frame) for frame in range(5))
+    path = root / f"videos/chunk-000/{TOP}/episode_000000.mp4"
+    write_coded_video(path, codes, tuple(times), 10, Encoding())
+    rows = [
+        row._replace(time_s=float(np.float32(time_s)))
+        for row, time_s in zip(rows, [*times, 0.0, 0.1, 0.2], strict=True)
+    ]
+    for number, is_new in enumerate((False, True)):
+        folder = tmp_path / str(number)
+        convert([root], folder / "v30", "v3.0", reencode=is_new)
+        check_rows(rows, folder / "v30")
+        convert([folder / "v30"], folder / "v21", "v2.1", reencode=is_new)
+        check_rows(rows, folder / "v21")
+        convert([root, folder / "v30"], folder / "twice", "v3.0", reencode=is_new)
+        check_rows(renumbered([rows, rows]), folder / "twice")
 
 
 def test_an_index_with_gaps_is_kept(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -396,8 +396,8 @@ class DoublingDataset(ParquetDataset):
     class Config(ParquetDataset.Config):
         """As its base."""
 
-        def build(self, statistic_keys: Sequence[str] = ()) -> ParquetDataset:
-            return DoublingDataset(self, statistic_keys)
+        def build(self, *settings: Any) -> ParquetDataset:
+            return DoublingDataset(self, *settings)
 
     def sample(self, index: int, rng: np.random.Generator) -> Sample:
         made = super().sample(index, rng)

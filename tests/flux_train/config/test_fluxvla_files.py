@@ -110,7 +110,7 @@ def test_a_camera_that_is_listed_twice_is_trained_without_a_robot_only(
     where = "train_dataloader.dataset.datasets.ur3.0.transforms.0.video_keys: expected each camera "
     (warning,) = [text for text in caplog.messages if "cam_wrist' twice" in text]
     assert warning.startswith(where)
-    assert warning.endswith("list it once and set num_padding_imgs")
+    assert "num_padding_imgs" in warning
     robot = fluxvla_file("pi0/pi0_paligemma_ur3_full_train", "openpi")["inference"]
     with pytest.raises(ConfigError, match="cam_wrist' twice"):
         bind_train_config(tree | {"inference": {"ur3": robot}})

@@ -76,7 +76,7 @@ class LeRobotDataset(ABC):
         self.episode_starts = np.concatenate(([0], np.cumsum(self.lengths)))
         self._cache: OrderedDict[EpisodeKey, Columns] = OrderedDict()
         self._good: set[EpisodeKey] = set()
-        self._rows_of: dict[int, tuple[RowSpan, ...]] = {}
+        self._rows_of: dict[int, tuple[RowSpan, ...] | str] = {}
         self._cached_bytes = 0
         self._groups, self._images = RowGroups(), ImageRows(self.image_bytes)
         self._lock = threading.Lock()
@@ -102,8 +102,17 @@ class LeRobotDataset(ABC):
         """Returns the parquet file that the metadata names for an episode."""
 
     @abstractmethod
+    def data_spans(self, position: int) -> tuple[RowSpan, ...]:
+        """Returns what `rows` does, or what the metadata says if that is refused."""
+
     def data_file(self, position: int) -> Path:
         """Returns the parquet file that holds an episode, or its first rows."""
+        return self.data_spans(position)[0].path
+
+    def data_files(self) -> list[Path]:
+        """Returns all data files, in the order of the episodes."""
+        spans = (self.data_spans(position) for position in range(self.num_episodes))
+        return list(dict.fromkeys(span.path for each in spans for span in each))
 
     @abstractmethod
     def video(self, video_key: str, position: int) -> VideoSegment:
@@ -204,8 +213,14 @@ class LeRobotDataset(ABC):
             DataError: a file cannot be read, or its rows are not those of the episode.
         """
         if position not in self._rows_of:
-            self._rows_of[position] = self._find_rows(position)
-        return self._rows_of[position]
+            try:
+                self._rows_of[position] = self._find_rows(position)
+            except DataError as error:
+                self._rows_of[position] = str(error)
+        found = self._rows_of[position]
+        if isinstance(found, str):
+            raise DataError(found)
+        return found
 
     def read_stated(self, position: int, keys: Sequence[str]) -> Columns:
         """Returns the rows that the metadata names, whatever episode they say they belong to.
@@ -226,6 +241,9 @@ class LeRobotDataset(ABC):
         if key in self._cache:
             self._cache.move_to_end(key)
             return self._cache[key]
+        latest = next(reversed(self._cache), (-1, ()))
+        if latest[0] == key[0] and set(key[1]) <= set(latest[1]):
+            return {name: self._cache[latest][name] for name in key[1]}
         columns = self._cache[key] = self._rows(*key)
         self._cached_bytes += num_bytes(columns)
         while self._cached_bytes > MAX_CACHED_BYTES and len(self._cache) > 1:
@@ -336,7 +354,7 @@ def check_values(values: NDArray[Any], feature: Mapping[str, Any] | None, where:
         return
     if not np.issubdtype(values.dtype, np.number) and values.dtype != np.bool_:
         raise DataError(f"{where}: expected {feature['dtype']}, got {type(values[0]).__name__}")
-    expected, dims = int(np.prod(feature["shape"])), values[0].size
+    expected, dims = int(np.prod(feature["shape"])), int(np.prod(values.shape[1:]))
     if dims != expected:
         raise DataError(f"{where}: expected {expected} dimensions (info.json), got {dims}")
     for place in np.argwhere(~np.isfinite(values))[:1]:
@@ -372,9 +390,10 @@ class LeRobotV2(LeRobotDataset):
         """Returns the episode's own file."""
         return self.root / self.info["data_path"].format(**self._place(position))
 
-    def data_file(self, position: int) -> Path:
-        """Returns the episode's own file."""
-        return self.stated_file(position)
+    def data_spans(self, position: int) -> tuple[RowSpan, ...]:
+        """Returns the episode's own file, which is not opened for that."""
+        path, length = self.stated_file(position), int(self.lengths[position])
+        return (RowSpan(path=path, first=0, length=length),)
 
     def _has_more_files(self) -> bool:
         place = self._place_of(self.num_episodes)
@@ -472,9 +491,12 @@ class LeRobotV3(LeRobotDataset):
         """Returns the rows that `dataset_from_index` and `data/file_index` name."""
         return self._files.stated(position)
 
-    def data_file(self, position: int) -> Path:
-        """Returns the file that holds this episode and others, also if the metadata's is stale."""
-        return self._files.file_of(position)
+    def data_spans(self, position: int) -> tuple[RowSpan, ...]:
+        """Returns the episode's rows, also if the file that the metadata names is stale."""
+        try:
+            return self.rows(position)
+        except DataError:  # told when the rows are read
+            return (self.stated_rows(position),)
 
     def stated_file(self, position: int) -> Path:
         """Returns the file that the metadata names for this episode and others."""

@@ -155,7 +155,7 @@ def _neighbours(
     share: float, last: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
     """Returns the ranks of the two values next to a quantile, and the weight of the second."""
-    place = share * last
+    place = np.float64(share) * last.astype(np.float64)
     below = np.floor(place).astype(np.int64)
     return below, np.minimum(below + 1, last), place - below
 

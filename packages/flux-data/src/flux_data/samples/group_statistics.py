@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -117,7 +118,7 @@ class _Pass:
     def has_rows(self) -> bool:
         return bool(self._running)
 
-    def add(self, name: str, values: NDArray[np.floating]) -> None:
+    def add(self, name: str, values: NDArray[Any]) -> None:
         """Adds (rows, dim) values."""
         if name not in self._running:
             self._running[name] = RunningStats(values.shape[1], self._max_rows)

@@ -203,7 +203,8 @@ def _check_counters(
 
 def _is_good(values: NDArray[Any]) -> bool:
     """Whether a column is a vector of finite numbers."""
-    return values.ndim == 2 and np.issubdtype(values.dtype, np.number) and np.isfinite(values).all()
+    is_vector = values.ndim == 2 and np.issubdtype(values.dtype, np.number)
+    return is_vector and bool(np.isfinite(values).all())
 
 
 class _UsualSteps:

@@ -73,7 +73,7 @@ def agreed(
         groups = {} if is_bundle else facts
         trained = Trained(
             network=network,
-            groups=datasets_of(config),
+            groups=datasets_of(config, is_bundle=is_bundle),
             facts={
                 str(name): DataFacts.from_data(data, f"data_facts.{name}")
                 for name, data in groups.items()
