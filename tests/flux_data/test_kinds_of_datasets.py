@@ -165,6 +165,11 @@ KINDS: dict[str, Kind] = {
         refused=CAMERA + r"0\.1000 s",
         saved=0,
     ),
+    "a picture is lost, and one more at the end": Kind(
+        dataset=CodedDataset(lengths=(6, 5), cameras=(Camera(lost=(1,), tail=1),)),
+        refused=CAMERA + r"0\.[01]000 s",
+        saved=0,
+    ),
     "a text has two numbers": Kind(
         dataset=CodedDataset(tasks=("fold the towel", "open the drawer", "fold the towel")),
         fault="task 2: expected another text than task 0",
