@@ -135,10 +135,13 @@ def hint_at_slow_images(source: LeRobotDataset) -> str:
     That is so if row groups are large and the images of the dataset do not fit in memory. Looks at
     the first data file only.
     """
-    path = source.data_file(0)
+    path = source.stated_file(0)
     if not source.image_keys or not path.is_file():
         return ""
-    size = int(footer_of(path).group_bytes(source.image_keys).max(initial=0))
+    try:
+        size = int(footer_of(path).group_bytes(source.image_keys).max(initial=0))
+    except DataError:  # a damaged file is reported when it is read
+        return ""
     if size <= LARGE_GROUP_BYTES or source.image_bytes() <= MAX_CACHED_BYTES:
         return ""
     return (
