@@ -139,6 +139,41 @@ KINDS: dict[str, Kind] = {
         dataset=CodedDataset(version="v3.0", lengths=FOUR, stated_files=(0, 0, 1, 1)),
         fault=r"data_file: .*file-001.parquet \(episode 2\)",
     ),
+    "the file index names another folder": Kind(
+        dataset=CodedDataset(
+            version="v3.0",
+            lengths=FOUR,
+            chunk_size=1,
+            data_files=(0, 0, 1, 1),
+            stated_files=(0, 0, 2, 1),
+        ),
+        fault=r"data_file: .*chunk-002/file-000.parquet \(episode 2\)",
+    ),
+    "lines of the metadata are in another order, in several files": Kind(
+        dataset=CodedDataset(
+            version="v3.0", lengths=FOUR, are_lines_shuffled=True, lines_per_file=1
+        ),
+    ),
+    "the rows of an episode are stored twice": Kind(
+        dataset=CodedDataset(version="v3.0", lengths=FOUR, repeated=(1,)),
+        refused=r"episode 1: expected (its rows once|2 rows \(the metadata\), got 4)",
+        saved=10,
+    ),
+    "images are files": Kind(dataset=CodedDataset(cameras=(Camera(kind="image", is_file=True),))),
+    "a picture in the middle of a video is lost": Kind(
+        dataset=CodedDataset(cameras=(Camera(lost=(1,)),)),
+        refused=CAMERA + r"0\.1000 s",
+        saved=0,
+    ),
+    "a picture is lost, and one more at the end": Kind(
+        dataset=CodedDataset(lengths=(6, 5), cameras=(Camera(lost=(1,), tail=1),)),
+        refused=CAMERA + r"0\.[01]000 s",
+        saved=0,
+    ),
+    "a text has two numbers": Kind(
+        dataset=CodedDataset(tasks=("fold the towel", "open the drawer", "fold the towel")),
+        fault="task 2: expected another text than task 0",
+    ),
     "starts are in another order than the rows": Kind(
         dataset=CodedDataset(version="v3.0", lengths=FOUR, stated_starts=(0, 5, 3, 9)),
         refused=WRONG_START,
