@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import shutil
 import subprocess
@@ -106,7 +107,11 @@ def one_episode(shared_data: Path, made_once: MakeOnce) -> Path:
         for folder in ("data", "videos"):
             (root / folder).symlink_to(source / folder)
         episodes = root / "meta" / "episodes.jsonl"
-        episodes.write_text(episodes.read_text().splitlines()[0] + "\n")
+        first = episodes.read_text().splitlines()[0]
+        episodes.write_text(first + "\n")
+        info = root / "meta" / "info.json"
+        counts = {"total_episodes": 1, "total_frames": json.loads(first)["length"]}
+        info.write_text(json.dumps(json.loads(info.read_text()) | counts))
 
     return made_once("one_episode", write)
 

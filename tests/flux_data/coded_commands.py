@@ -87,6 +87,8 @@ def difference(expected: Sequence[Row], found: Sequence[Row]) -> str:
 
 
 def _is_same(name: str, expected: object, found: object) -> bool:
+    if isinstance(expected, list) and len(expected) == 1 and not isinstance(found, list):
+        expected = expected[0]  # LeRobot stores a vector of one value as a number
     both = (expected, found)
     if all(isinstance(x, tuple) for x in both) or all(isinstance(x, list) for x in both):
         pairs = zip(expected, found, strict=False)
@@ -146,7 +148,10 @@ def train_or_refuse(dataset: CodedDataset, root: Path) -> Outcome:
         action_key=ACTION,
         window_start_idx=0,
     )
-    rows = dataset.rows()
+    rows, last = dataset.rows(), dataset.num_episodes - 1
+    if dataset.version != "v3.0" and ("line", last) in dataset.missing:
+        # The last files are there but not listed: training warns and reads what is listed.
+        rows = [row for row in rows if row.episode != last]
     try:
         samples = config.build()
         for number in range(len(samples)):

@@ -287,6 +287,10 @@ class CodedDataset:
         """Names only what differs from a plain dataset, to be pasted into a test."""
         return _short(self)
 
+    def _repr_pretty_(self, printer: Any, _: bool) -> None:
+        """Lets hypothesis print it as `repr` does."""
+        printer.text(repr(self))
+
     def frames(self, episode: int) -> list[int]:
         """The recorded frames of an episode that have rows."""
         return [f for f in range(self.lengths[episode]) if (episode, f) not in self.dropped]

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from .coded_dataset import ACTION, STATE, Camera, CodedDataset, Missing, Reference
@@ -330,7 +331,7 @@ def _remove(dataset: CodedDataset, root: Path, what: Missing, episode: int) -> N
 def _remove_line(root: Path, episode: int, is_v3: bool) -> None:
     for path in sorted((root / "meta/episodes").rglob("*.parquet")) if is_v3 else ():
         lines = pq.ParquetFile(path).read()
-        pq.write_table(lines.filter(pa.compute.field("episode_index") != episode), path)
+        pq.write_table(lines.filter(pc.field("episode_index") != episode), path)
     if not is_v3:
         path = root / "meta/episodes.jsonl"
         lines = [json.loads(line) for line in path.read_text().splitlines()]

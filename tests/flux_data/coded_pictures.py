@@ -26,8 +26,8 @@ DEPTH_12 = 256
 HEVC_SIDE = 64
 """x265 damages smaller moving pictures, and writes beyond its memory."""
 
-CLOCK = 90_000
-"""Ticks per second of a video whose stamps are no multiples of a period."""
+CLOCK = 60_000
+"""Ticks per second of a video whose stamps are no multiples of a period; MPEG-4 allows 65,535."""
 
 
 class Code(NamedTuple):

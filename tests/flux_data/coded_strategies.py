@@ -338,5 +338,7 @@ def _other_texts(draw: Draw, reference: Reference) -> Reference:
     """The same column, whose table has the same texts or others."""
     if reference.table == "tasks":
         return reference
-    texts = draw(st.permutations(SUBTASKS))[: draw(st.integers(1, 4))]
-    return replace(reference, texts=draw(st.sampled_from((reference.texts, tuple(texts)))), shift=1)
+    if draw(st.booleans()):
+        return replace(reference, shift=1)
+    texts = tuple(draw(st.permutations(SUBTASKS))[: draw(st.integers(1, 4))])
+    return replace(reference, texts=texts, numbers=_numbers(draw, len(texts)), shift=1)

@@ -230,7 +230,7 @@ def test_an_average_is_kept_by_setting_alone(
     assert (state["ema"] is not None) == bool(decay)
     told = " ".join(capsys.readouterr().err.split())
     said = "moving average of the weights (runner.ema_decay=0.5)"
-    assert (f".safetensors files and adapters hold the {said}" in told) == bool(decay)
+    assert (f".safetensors files and adapters use the {said}" in told) == bool(decay)
 
 
 def test_a_dry_run_prints_everything_and_writes_nothing(

@@ -448,6 +448,36 @@ def test_the_files_that_it_looks_into_import_nothing(
     assert not mark.exists()
 
 
+def test_what_the_config_changes_after_training_is_passed_on(
+    robot_pc: FakeCommands, tmp_path: Path
+) -> None:
+    import torch
+
+    checkpoint = tmp_path / "checkpoint_epoch_1.pt"
+    state = torch.load(ROOT / "tests" / "golden" / "old_checkpoint.pt", weights_only=True)
+    torch.save(state, checkpoint)
+    tree = json.loads(json.dumps(state["config"]))
+    tree["inference"] |= {"execution_horizon": 8, "task_descriptions": {"1": "wave"}}
+    tree["inference"].pop("execute_horizon", None)
+    tree["inference"]["rtc_config"]["method"] = "guidance"
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(tree))
+    call = ["--config", config, "--ckpt-path", checkpoint]
+    done = deploy(robot_pc, *call)
+    assert done.returncode == 0, done.stderr
+    changed = ["--execution-horizon", "8"]
+    rtc = ["--rtc", "method=guidance"]
+    exported = robot_pc.words[: robot_pc.words.index("flux-runtime")]
+    assert exported[4:] == [*changed, "--tasks", "1=wave", *rtc]
+    assert "inference.execution_horizon of the config differs from the checkpoint's" in done.stderr
+    bundle = checkpoint.with_suffix("")
+    make_bundle(bundle, age_s=-60)
+    (bundle / "config.json").write_text(json.dumps(state["config"]))
+    for more, task in (([], ["--task", "wave"]), (["--task", "x"], ["--task", "x"])):
+        assert deploy(robot_pc, *call, *more).returncode == 0
+        assert robot_pc.words[-len(changed + rtc + task) :] == [*changed, *rtc, *task]
+
+
 def test_the_small_policy_moves_its_robot(
     tiny_run: Path, tiny_options: list[str], tmp_path: Path
 ) -> None:
@@ -470,6 +500,6 @@ def test_the_small_policy_moves_its_robot(
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert (report["robot"], report["ticks"]) == ("aloha-sim", 10)
-    # The config was changed after training; the robot uses the settings of training.
+    # The config was changed after training, which is told once, by the export.
     assert "warning: inference.task_descriptions of the config differs" in done.stderr
     assert done.stderr.count("warning: inference.") == 1

@@ -230,6 +230,7 @@ LINEAR = {"type": "Linear", "in_dim": 1}
         ({"parts": {"a": [{"type": "Linaer"}]}}, "g.parts.a.0.type: no component is called"),
         ({"parts": {"a": [LINEAR], "b": LINEAR}}, "g.parts.b: expected a list of Linear, got type"),
         ({"parts": {"a": [{"type": "Linear"}]}}, "g.parts.a.0.in_dim: Linear needs 'in_dim' (int)"),
+        ({"parts": {"a": [LINEAR], "in_dim": 1}}, "g.parts.in_dim: expected a list of Linear"),
         ({"parts": [LINEAR, {**LINEAR, "in_dim": None}]}, "g.parts.1.in_dim: expected int, got N"),
         ({"parts": [LINEAR, 3]}, "g.parts.1: expected Linear, got 3"),
         ({"by_name": {"arm": {"type": "Gated", "in_dim": 1, "gate": "tanh"}}},
@@ -250,6 +251,8 @@ LINEAR = {"type": "Linear", "in_dim": 1}
         ({"sizes": "7"}, "g.sizes: expected a list of a list of int or None or int, got '7'. Wri"),
         ({"deep": "{'a': {}}"}, "g.deep: expected a dict of a dict of Limits or a list of Limits, "
          "got \"{'a': {}}\". Write it without quotes: {'a': {}}"),
+        ({"deep": "{1: a}"}, "g.deep: expected a dict of a dict of Limits or a list of Limits, got "
+         "'{1: a}'. Inside the brackets, put each text and key in quotes"),
         ({"parts": [{"type": "Linear", "in_dim": "1"}]},
          "g.parts.0.in_dim: expected int, got '1'. Write it without quotes: 1"),
     ],

@@ -165,6 +165,11 @@ def test_the_value_of_an_override_is_read_as_a_literal_or_text(text: str, value:
             "override 'model.sizes.2': model.sizes is a list of 2: expected an index, 0 to 1, "
             "got '2'",
         ),
+        (
+            "runner.0.max_epochs=1",
+            "override 'runner.0.max_epochs': runner is one FSDPTrainRunner, not a list: leave out "
+            "'0'",
+        ),
         ("seed.x=1", "override 'seed.x': seed is 7, which has no keys to set"),
     ],
 )

@@ -188,7 +188,7 @@ RELATIVE_TREE = {"type": "RelativeActions", "mask": list(MASK)}
 
 
 def test_a_robot_with_other_joints_is_refused_with_the_place() -> None:
-    with pytest.raises(ConfigError, match=r"inference\.dataset\.transforms: .*14 joints .*got ur3"):
+    with pytest.raises(ConfigError, match=r"inference.dataset.transforms.0: .*14 joints .*got ur3"):
         bind(InferenceRunner, runner_tree("ur3", ADAPT), "inference")
 
 

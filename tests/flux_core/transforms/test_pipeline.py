@@ -453,8 +453,14 @@ def test_a_transform_that_does_not_fit_the_network_is_refused() -> None:
     inputs = ModelInputs(image_size=(8, 8), action_dim=32)
     Pipeline((*OBSERVATION, foreign.Noted())).check_model(inputs)
     for transforms, message in (
-        ((ResizeImagesWithPad(height=9, width=8),), r"t: ResizeImagesWithPad gives \(9, 8\), but"),
-        ((NormalizeStatesAndActions(action_dim=16),), "t: NormalizeStatesAndActions pads actions"),
+        (
+            (ResizeImagesWithPad(height=9, width=8),),
+            r"t.0: ResizeImagesWithPad gives \(9, 8\), ",
+        ),
+        (
+            (NormalizeStatesAndActions(action_dim=16),),
+            "t.0: NormalizeStatesAndActions pads ",
+        ),
         ((), "t: expected SimpleNormalizeImages or NormalizeImages, got neither"),
     ):
         with pytest.raises(ConfigError, match=message):
@@ -471,14 +477,14 @@ def test_pixels_outside_siglips_range_give_a_warning(caplog: pytest.LogCaptureFi
     assert caplog.messages == []
     Pipeline((wide,), where="t").check_model(inputs)
     assert caplog.messages == [
-        "t: NormalizeImages gives pixels outside [-1, 1], the range that SigLIP and openpi's "
+        "t.0: NormalizeImages gives pixels outside [-1, 1], the range that SigLIP and openpi's "
         "checkpoints were trained on. Use SimpleNormalizeImages for that range"
     ]
 
 
 def test_a_transform_for_another_robot_is_refused() -> None:
     Pipeline((AlohaToPi(), RelativeActions(mask=MASK))).check_robot(robot_spec("aloha"))
-    with pytest.raises(ConfigError, match="t: AlohaToPi expected a robot of 14 joints"):
+    with pytest.raises(ConfigError, match=r"t\.0: AlohaToPi expected a robot of 14 joints"):
         Pipeline((AlohaToPi(),), where="t").check_robot(robot_spec("ur3"))
     with pytest.raises(ConfigError, match="libero, whose commands are already differences"):
         Pipeline((RELATIVE,)).check_robot(robot_spec("libero"))

@@ -67,3 +67,27 @@ def test_repair_is_not_named_where_it_cannot_help(
     assert main(["validate", str(root)]) == 1
     said = capsys.readouterr()
     assert "flux-data repair" not in said.out + said.err
+
+
+def test_training_reads_a_shortened_list_with_a_warning_and_refuses_lost_episodes(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def config(root: Path) -> ParquetDataset.Config:
+        inputs = ProcessParquetInputs(
+            parquet_keys=(STATE, "actions", "timestamp"), video_keys=(TOP,)
+        )
+        return ParquetDataset.Config(
+            data_root_path=str(root),
+            transforms=(inputs,),
+            action_window_size=2,
+            action_key=ACTION,
+            window_start_idx=0,
+        )
+
+    dataset = plain("v2.1", missing=(("line", 2),))
+    assert len(config(dataset.write(tmp_path / "shortened")).build()) == 8
+    said = [message for message in caplog.messages if "total_episodes" in message]
+    assert len(said) == 1 and "are there, but not read" in said[0]
+    root = plain("v2.1", missing=(("episode", 2),)).write(tmp_path / "lost")
+    with pytest.raises(FluxError, match=f"flux-data repair {root} --out DIR"):
+        config(root).build()

@@ -11,6 +11,7 @@ import torch
 
 from flux_core.config.compat import _warn_once
 from flux_core.deployment import inference_sections
+from flux_core.errors import ConfigError
 from flux_core.transforms import Normalization
 from flux_train.cli import main
 from flux_train.config.tree import TrainConfig, bind_train_config, read_train_config
@@ -99,6 +100,23 @@ def test_proprio_is_mean_std_everywhere_and_is_said_once_per_place(
             "inference.denormalize_action.norm_type",
         )
     ]
+
+
+def test_a_camera_that_is_listed_twice_is_trained_without_a_robot_only(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    tree = fluxvla_file("pi0/pi0_paligemma_aloha+ur_full_train", "openpi")
+    bind_train_config(tree)
+    where = "train_dataloader.dataset.datasets.ur3.0.transforms.0.video_keys: expected each camera "
+    (warning,) = [text for text in caplog.messages if "cam_wrist' twice" in text]
+    assert warning.startswith(where)
+    assert "num_padding_imgs" in warning
+    robot = fluxvla_file("pi0/pi0_paligemma_ur3_full_train", "openpi")["inference"]
+    with pytest.raises(ConfigError, match="cam_wrist' twice"):
+        bind_train_config(tree | {"inference": {"ur3": robot}})
+    tree["train_dataloader"]["dataset"]["datasets"]["ur3"][0]["transforms"][0]["video_keys"] = []
+    with pytest.raises(ConfigError, match="transforms.0"):
+        bind_train_config(tree)
 
 
 @pytest.mark.parametrize(

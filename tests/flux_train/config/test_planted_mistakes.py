@@ -139,6 +139,49 @@ def error_of(tree: dict[str, Any]) -> str:
 
 
 LAYERS = {key: value for key, value in GEMMA.items() if key not in ("type", "adarms_cond_dim")}
+
+
+def set_at(tree: Any, path: str, value: object) -> None:
+    place = tuple(int(part) if part.isdecimal() else part for part in path.split("."))
+    Plant(kind="", place=place, value=value).into(tree)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (
+            "train_dataloader.dataset.datasets.ur3.0.transforms.6.height",
+            100,
+            "train_dataloader.dataset.datasets.ur3.0.transforms.6: ResizeImagesWithPad gives (100,",
+        ),
+        (
+            "train_dataloader.dataset.datasets.ur3.0.action_window_size",
+            16,
+            "model.n_action_steps: expected 16 (train_dataloader.dataset.datasets.ur3.0."
+            "action_window_size), got 32",
+        ),
+        (
+            "train_dataloader.dataset.datasets.ur3.0.transforms",
+            [],
+            "train_dataloader.dataset.datasets.ur3.0.transforms",
+        ),
+        (
+            "validation.dataset.datasets.ur3.0.window_start_idx",
+            3,
+            "validation.dataset.datasets.ur3.0.window_start_idx: expected the same as in training,",
+        ),
+    ],
+)
+def test_a_contradiction_in_a_group_is_reported_with_its_full_path(
+    path: str, value: object, message: str
+) -> None:
+    tree = read("pi05/pi05_paligemma_aloha+ur_full_train.py")
+    if not path.startswith("validation"):
+        del tree["validation"]
+    set_at(tree, path, value)
+    assert error_of(tree).startswith(message)
+
+
 PALIGEMMA: dict[str, Any] = {
     "vlm_backbone": {
         "type": "PaliGemma",
@@ -203,6 +246,9 @@ def older_spelling() -> dict[str, Any]:
         ("train_dataloader.dataset.datasets.0.use_delta", True),
         ("custom_imports", {"imports": ["my_transforms"]}),
         ("val_dataloader", {"dataset": {}}),
+        ("load_from", "checkpoint.pth"),
+        ("resume", True),
+        ("work_dir", "work_dirs/mine"),
     ],
 )
 def test_a_mistake_in_an_older_spelling_is_reported_where_it_is_written(
@@ -210,8 +256,7 @@ def test_a_mistake_in_an_older_spelling_is_reported_where_it_is_written(
 ) -> None:
     tree = older_spelling()
     assert error_of(copy.deepcopy(tree)) == "no error"
-    place = tuple(int(part) if part.isdecimal() else part for part in path.split("."))
-    Plant(kind="", place=place, value=value).into(tree)
+    set_at(tree, path, value)
     assert error_of(tree).startswith(f"{path}: ")
 
 

@@ -106,10 +106,9 @@ def test_without_a_recipe_a_config_keeps_the_tutorials_values(name: str) -> None
     assert (runner.ema_decay, runner.max_grad_norm, paddings(config)) == (0.0, 1.0, {False})
 
 
-@pytest.mark.parametrize("key", ["recipe", "runner.recipe"])
 @pytest.mark.parametrize("name", TUTORIAL)
-def test_the_recipe_replaces_them_on_the_command_line(name: str, key: str) -> None:
-    config = config_of(name, f"{key}=openpi")
+def test_the_recipe_replaces_them_on_the_command_line(name: str) -> None:
+    config = config_of(name, "recipe=openpi")
     # openpi keeps no average of adapters.
     ema = 0.0 if "lora" in name else 0.99
     assert chosen(config) == OPENPI | {"ema_decay": ema}
@@ -118,6 +117,11 @@ def test_the_recipe_replaces_them_on_the_command_line(name: str, key: str) -> No
     # openpi's `pi05_libero` has no state in its prompt either, unlike its other pi0.5 configs.
     only_prompt = "runner.recipe='openpi', except: prompt task (openpi task and state)"
     assert told == (only_prompt if name.startswith("pi05") and "libero" in name else None)
+
+
+def test_the_runners_own_key_chooses_it_too() -> None:
+    name = "pi05/pi05_paligemma_aloha_full_train"
+    assert config_of(name, "runner.recipe=openpi") == config_of(name, "recipe=openpi")
 
 
 def test_functions_take_the_recipe_and_stated_settings_win() -> None:
@@ -194,9 +198,8 @@ def optax_warmup_cosine(step: int, *, peak: float, end: float, warmup: int, deca
 
 @pytest.mark.parametrize("total_steps", [20_000, 30_000, 50_000])
 def test_the_learning_rate_follows_steps_and_not_the_length_of_the_run(total_steps: int) -> None:
-    settings = {k: v for k, v in OPENPI.items() if k != "max_steps"}
-    collator = DictCollator(keys=("images",))
-    runner = SingleTrainRunner(collator=collator, max_steps=total_steps, **settings)
+    settings: dict[str, Any] = OPENPI | {"max_steps": total_steps}
+    runner = SingleTrainRunner(collator=DictCollator(keys=("images",)), **settings)
     for step in (0, 1, 500, 999, 1_000, 15_500, 29_999, 30_000, 40_000):
         expected = optax_warmup_cosine(step, peak=2.5e-5, end=2.5e-6, warmup=1_000, decay=30_000)
         assert learning_rate_at(step, total_steps, runner) == pytest.approx(expected, rel=1e-12)
@@ -210,7 +213,7 @@ def test_the_learning_rate_follows_steps_and_not_the_length_of_the_run(total_ste
         (dict(warmup_steps=9, decay_steps=9), "decay_steps: expected more than the 9 warmup_steps"),
     ],
 )
-def test_a_schedule_that_cannot_be_is_refused(settings: dict[str, int], message: str) -> None:
+def test_a_schedule_that_cannot_be_is_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         SingleTrainRunner(collator=DictCollator(keys=("images",)), max_steps=9, **settings)
 

@@ -307,8 +307,8 @@ BREAK: dict[str, tuple[str, str, str]] = {
     "chunk and window": (
         "n_action_steps=32",
         "n_action_steps=50",
-        "model.n_action_steps: expected 32 (train_dataloader.dataset.datasets.action_window_size), "
-        "got 50",
+        "model.n_action_steps: expected 32 (train_dataloader.dataset.datasets.0."
+        "action_window_size), got 50",
     ),
     "norm type": (
         "action_dim=14,\nstate_key='proprio',\naction_key='action',\nuse_quantiles=False",

@@ -47,7 +47,7 @@ def check_files(sources: Iterable[tuple[LeRobotDataset, Sequence[str]]]) -> None
 def missing_files(source: LeRobotDataset, cameras: Sequence[str]) -> Iterator[MissingFile]:
     """Yields the files of a dataset that are missing or incomplete, each once."""
     positions = range(source.num_episodes)
-    yield from _missing((source.data_file(i) for i in positions), "parquet")
+    yield from _missing(source.data_files(), "parquet")
     videos = [key for key in cameras if key in source.video_keys]
     yield from _missing((source.video(key, i).path for key in videos for i in positions), "video")
     for key in (key for key in cameras if key in source.image_keys):
@@ -65,12 +65,14 @@ def _missing(paths: Iterable[Path], kind: str) -> Iterator[MissingFile]:
 def _missing_images(source: LeRobotDataset, key: str) -> Iterator[MissingFile]:
     """Yields the images of a camera that are files of their own and are missing."""
     names: dict[Path, set[str]] = {}
-    for file in dict.fromkeys(source.data_file(i) for i in range(source.num_episodes)):
+    for file in source.data_files():
         for name in dict.fromkeys(_image_paths(file, key) if file.is_file() else ()):
             path = source.root / name
             if path.parent not in names:  # one listing is faster than a stat for each image
                 folder = path.parent
                 names[folder] = {p.name for p in folder.iterdir()} if folder.is_dir() else set()
+                if path.name in names[folder] and (reason := why_incomplete(path)):
+                    yield MissingFile(path=path, reason=f"expected an image file, got {reason}")
             if path.name not in names[path.parent]:
                 yield MissingFile(path=path, reason="the image file is missing")
 

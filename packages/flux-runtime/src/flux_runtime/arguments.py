@@ -5,12 +5,15 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from flux_core.agreement import Changes
 from flux_core.config import read_overrides
 from flux_core.errors import UsageError
 
 from .engines.names import AUTO, ENGINES
+
+if TYPE_CHECKING:
+    from flux_core.agreement import Changes
 
 
 def count(value: str) -> int:
@@ -62,6 +65,7 @@ def add_changes(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add(
         "--execution-horizon",
+        "--execute-horizon",
         type=count,
         metavar="N",
         help="steps of a chunk that are executed before the next one (default: as trained)",
@@ -109,6 +113,8 @@ def changes_from(args: argparse.Namespace) -> Changes:
     Raises:
         UsageError: a text is not of the form FIELD=VALUE.
     """
+    from flux_core.agreement import Changes
+
     return Changes(
         execution_horizon=args.execution_horizon,
         action_chunk=args.action_chunk,

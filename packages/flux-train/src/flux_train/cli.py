@@ -65,10 +65,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         action="extend",
         default=[],
         metavar="K=V",
-        help="override config values; may be repeated",
+        help="override config values, or recipe=openpi for openpi's; may be repeated",
     )
     parser.add_argument(
-        "--dry-run", action="store_true", help="build everything, train one step, write nothing"
+        "--dry-run",
+        action="store_true",
+        help="print settings and normalised ranges, train one step, write nothing",
     )
     parser.set_defaults(handler=train)
     return run_cli(parser, arguments)
@@ -244,7 +246,7 @@ def deployed_line(trainer: Trainer) -> str:
     decay = trainer.config.runner.ema_decay
     kind = f"moving average of the weights (runner.ema_decay={decay:g})"
     weights = f"the {kind}" if decay else "the current weights (runner.ema_decay=0)"
-    return f"validation, .safetensors files and adapters hold {weights}"
+    return f"validation, .safetensors files and adapters use {weights}"
 
 
 def dry_run(trainer: Trainer) -> str:

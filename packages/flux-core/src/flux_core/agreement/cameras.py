@@ -28,7 +28,10 @@ def check_camera_names(names: Sequence[str], where: str) -> None:
         raise ConfigError(f"{where}: expected at least one camera, got none")
     twice = [name for place, name in enumerate(names) if name in names[:place]]
     if twice:
-        raise ConfigError(f"{where}: expected each camera once, got {twice[0]!r} twice")
+        raise ConfigError(
+            f"{where}: expected each camera once, as the robot has it, got {twice[0]!r} twice. "
+            "num_padding_imgs pads a robot with fewer cameras than others"
+        )
 
 
 def kept_cameras(
@@ -54,23 +57,24 @@ def kept_cameras(
     Returns:
         The positions of the robot's cameras among those of training, and what contradicts.
     """
-    robots = dataset.img_keys
+    robots, columns = dataset.img_keys, trained.cameras
     everything = dataset.trained_cameras or robots
-    all_kept = tuple(range(len(trained.cameras)))
-    if is_bundle and len(everything) < len(trained.cameras):
-        found = _in_order(everything, trained.cameras)
+    if columns is None:
+        return tuple(everything.index(name) for name in robots), ()
+    if is_bundle and len(everything) < len(columns):
+        found = _in_order(everything, columns)
         if found is not None:
             return found, ()
     field = "trained_cameras" if dataset.trained_cameras else "img_keys"
-    if len(everything) != len(trained.cameras) or _is_other(everything, trained.cameras, known):
+    if len(everything) != len(columns) or _is_other(everything, columns, known):
         text = finding(
             f"{path}.{field}",
             f"{trained.where}.transforms.0.video_keys",
-            expected=trained.cameras,
+            expected=columns,
             got=everything,
-            remedy=_remedy(trained.cameras, everything),
+            remedy=_remedy(columns, everything),
         )
-        return all_kept, (text,)
+        return tuple(range(len(columns))), (text,)
     return tuple(everything.index(name) for name in robots), ()
 
 
@@ -78,7 +82,7 @@ def with_trained_cameras(
     dataset: ObservationTransforms, trained: TrainedDataset
 ) -> ObservationTransforms:
     """Records all cameras of training in observations that have only some of them, in order."""
-    robots, columns = dataset.img_keys, trained.cameras
+    robots, columns = dataset.img_keys, trained.cameras or ()
     places = _in_order(robots, columns) if len(robots) < len(columns) else None
     if places is None or dataset.trained_cameras:
         return dataset

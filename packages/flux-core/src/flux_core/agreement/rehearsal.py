@@ -73,7 +73,7 @@ def rehearse(
     yield from _state(expected, found, reads_state=reads_state)
     yield from _prompt(expected, found)
     yield from _images(expected, found, kept)
-    yield from _pixel_ranges(trained, robot, len(expected["images"]), kept)
+    yield from _pixel_ranges(trained, robot, kept)
     yield from _way_back(robot, recorded, expected)
 
 
@@ -177,7 +177,7 @@ def _prompt(expected: Sample, found: Sample) -> Iterator[str]:
         yield f"the prompt is {ours!r} in training and {theirs!r} on the robot"
         return
     for name in ("lang_tokens", "lang_masks"):
-        if name in expected and not np.array_equal(expected[name], found.get(name)):
+        if name in expected and not np.array_equal(expected[name], found[name]):
             yield f"the same prompt {ours!r} has other tokens on the robot than in training"
             return
 
@@ -197,19 +197,19 @@ def _images(expected: Sample, found: Sample, kept: Sequence[int]) -> Iterator[st
             return
 
 
-def _pixel_ranges(
-    trained: Pipeline, robot: Pipeline, num_cameras: int, kept: Sequence[int]
-) -> Iterator[str]:
-    steps = [side.maybe(ImageNormalization) for side in (trained, robot)]
+def _pixel_ranges(trained: Pipeline, robot: Pipeline, kept: Sequence[int]) -> Iterator[str]:
+    every = [str(place) for place in range(max(kept) + 1)]
+    own = trained.with_cameras([every[place] for place in kept], every)
+    steps = [side.maybe(ImageNormalization) for side in (own, robot)]
     if steps[0] is None or steps[1] is None:
         return  # told by the comparison of fields
     try:
-        ours, theirs = steps[0].affine(num_cameras), steps[1].affine(len(kept))
+        ours, theirs = (step.affine(len(kept)) for step in steps if step is not None)
     except ConfigError as error:
         yield str(error)
         return
     for name, before, now in zip(("scale", "offset"), ours, theirs, strict=True):
-        if not np.allclose(before[list(kept)], now, rtol=1e-5):
+        if not np.allclose(before, now, rtol=1e-5):
             yield f"the {name} of pixels is {before.tolist()} in training, {now.tolist()} here"
 
 

@@ -54,7 +54,8 @@ def check_agreement(
         group = inference.statistics_group(trained.groups)
         findings += _group(inference, group, trained.groups, path)
         for dataset in trained.groups[group]:
-            check_camera_names(dataset.cameras, f"{dataset.where}.transforms.0.video_keys")
+            if dataset.cameras is not None:
+                check_camera_names(dataset.cameras, f"{dataset.where}.transforms.0.video_keys")
             findings += _dataset(inference, dataset, network, path, is_bundle=is_bundle)
     refuse(findings)
 
@@ -123,7 +124,7 @@ def _dataset(
     yield from told
     if told or findings:
         return  # the rehearsal would tell the same again
-    sample = random_sample(dataset.pipeline, inference.spec, len(dataset.cameras))
+    sample = random_sample(dataset.pipeline, inference.spec, max(kept) + 1)
     yield from rehearsed(inference, dataset, kept, sample, network, path)
 
 
@@ -147,7 +148,7 @@ def _transforms(
 ) -> Iterator[str]:
     """Compares the transforms field by field."""
     cameras, dims = len(kept), inference.spec.action_dim
-    names = [str(place) for place in range(len(dataset.cameras))]
+    names = [str(place) for place in range(max(kept, default=0) + 1)]
     own = dataset.pipeline.with_cameras([names[place] for place in kept], names)
     robots = inference.pipeline
     for difference in own.for_robot(cameras, dims).difference(robots.for_robot(cameras, dims)):

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any, TypeGuard
 
 from ..config import bind
+from ..config.compat import current_type
+from ..config.installed import registration
 from ..errors import ConfigError
 from ..transforms import Pipeline, Transform
 
@@ -25,13 +27,14 @@ class TrainedDataset:
         where: its dotted path.
         pipeline: its transforms; `pipeline.where` is their dotted path.
         places: the position of each of them in the config's list.
-        cameras: the columns of its cameras, in the network's order, without padded ones.
+        cameras: the columns of its cameras, in the network's order, without padded ones; None if
+            a bundle left out the transform that reads them, as a class of the user's own.
     """
 
     where: str
     pipeline: Pipeline
     places: tuple[int, ...]
-    cameras: tuple[str, ...]
+    cameras: tuple[str, ...] | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,20 +104,25 @@ class Trained:
     robot_facts: DataFacts | None = None
 
 
-def datasets_of(config: Mapping[str, Any]) -> dict[str, tuple[TrainedDataset, ...]]:
+def datasets_of(
+    config: Mapping[str, Any], *, is_bundle: bool = False
+) -> dict[str, tuple[TrainedDataset, ...]]:
     """Reads the training section of a checkpoint's or bundle's config.
 
     flux_data need not be installed: its transform, which reads the columns, is not bound.
 
     Args:
         config: plain data whose types are known to be registered.
+        is_bundle: whether it is of a bundle. Classes of other distributions that only its training
+            section names are then left out, because nothing is imported that a robot does not use.
 
     Raises:
         ConfigError: the section is not one of flux_train's, or a transform cannot be bound.
     """
+    used = _names(config.get("inference")) if is_bundle else None
     groups: dict[str, tuple[TrainedDataset, ...]] = {}
     for group, where, section in _sections(config):
-        groups[group] = (*groups.get(group, ()), _dataset(section, where))
+        groups[group] = (*groups.get(group, ()), _dataset(section, where, used))
     return groups
 
 
@@ -143,17 +151,35 @@ def _sections(config: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str
             yield name, place, member
 
 
-def _dataset(section: Mapping[str, Any], where: str) -> TrainedDataset:
+def _names(section: object) -> set[str]:
+    """Returns every `type` in plain data, at any depth."""
+    if _is_mapping(section):
+        own = {str(section["type"])} if "type" in section else set[str]()
+        return own.union(*map(_names, section.values()))
+    return set[str]().union(*map(_names, section)) if isinstance(section, list | tuple) else set()
+
+
+def _is_left_out(entry: object, used: set[str] | None, where: str) -> bool:
+    """Whether a transform is of another distribution and not among the `used` names."""
+    if used is None or not _is_mapping(entry) or str(entry.get("type")) in used:
+        return False
+    found = registration(current_type(str(entry.get("type"))), where)
+    return found is None or not found.is_ours
+
+
+def _dataset(
+    section: Mapping[str, Any], where: str, used: set[str] | None = None
+) -> TrainedDataset:
     entries = section.get("transforms")
     if not isinstance(entries, list | tuple):
         raise ConfigError(f"{where}.transforms: expected a list of transforms, got {entries!r:.60}")
-    cameras: tuple[str, ...] = ()
+    cameras: tuple[str, ...] | None = None
     steps: dict[int, Transform] = {}
     for index, entry in enumerate(entries):
         if _is_mapping(entry) and _INPUTS in entry:
             place = f"{where}.transforms.{index}.{_INPUTS}"
             cameras = bind(tuple[str, ...], entry[_INPUTS], place)
-        else:
+        elif not _is_left_out(entry, used, f"{where}.transforms.{index}"):
             steps[index] = bind(Transform, entry, f"{where}.transforms.{index}")
     return TrainedDataset(
         where=where,

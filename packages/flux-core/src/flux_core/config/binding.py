@@ -17,7 +17,7 @@ from typing import Any, Literal, Union
 
 from ..errors import ConfigError, FluxError
 from .compat import translate, translated_keys
-from .literals import is_quoted, unquoted
+from .literals import is_bracketed, is_quoted, unquoted
 from .registry import (
     component,
     config_class,
@@ -175,7 +175,7 @@ def _bind_union(declared: Any, tree: object, path: str) -> Any:
     if is_quoted(tree) and any(map(_is_sequence, typing.get_args(declared))):
         raise _misfit(declared, tree, path)
     # Python's sort keeps the order of equals: the first declared member wins a tie.
-    members.sort(key=lambda member: (member is not type(tree), -_resemblance(member, tree)))
+    members.sort(key=lambda member: (member is not type(tree), _difference(member, tree)))
     errors: list[ConfigError] = []
     for member in members:
         try:
@@ -185,15 +185,16 @@ def _bind_union(declared: Any, tree: object, path: str) -> Any:
     raise errors[0]
 
 
-def _resemblance(declared: Any, tree: object) -> float:
-    """The share of a dict's entries that have the right form for a type, without their contents.
+def _difference(declared: Any, tree: object) -> tuple[float, bool]:
+    """The share of a dict's entries that have the wrong form for a type, without their contents.
 
     A config expects its own fields, under any of their names; a mapping expects entries of its kind
     under any keys. So `dict(aloha=[...], ur3=[...])` is taken for groups of datasets whatever is
-    wrong inside a group, and `dict(data_rot_path=..., transforms=[...])` for one dataset.
+    wrong inside a group, and `dict(data_rot_path=..., transforms=[...])` for one dataset. If both
+    are as likely, it is groups, because one component should have its `type`.
     """
     if not isinstance(tree, Mapping) or not tree:
-        return 1.0
+        return 0.0, False
     if _is_mapping(declared):
         kind = (typing.get_args(declared) or (str, Any))[1]
         found = [_has_form(kind, item) for item in tree.values()]
@@ -203,8 +204,8 @@ def _resemblance(declared: Any, tree: object) -> float:
         names |= translated_keys(map(owner_name, type.mro(cls)))
         found = [key == "type" or key in names for key in tree]
     else:
-        return 1.0
-    return sum(found) / len(found)
+        return 0.0, False
+    return 1.0 - sum(found) / len(found), not _is_mapping(declared)
 
 
 def _has_form(declared: Any, tree: object) -> bool:
@@ -217,12 +218,19 @@ def _has_form(declared: Any, tree: object) -> bool:
 
 
 def _misfit(declared: Any, tree: object, path: str) -> ConfigError:
-    hint = ""
-    if isinstance(tree, str) and (value := unquoted(tree)) != tree and _takes(declared, value):
-        hint = f". Write it without quotes: {tree.strip()}"
+    hint = _hint_on_quotes(declared, tree) if isinstance(tree, str) else ""
     return ConfigError(
         f"{path or 'config'}: expected {_describe(declared)}, got {_show(tree)}{hint}"
     )
+
+
+def _hint_on_quotes(declared: Any, text: str) -> str:
+    value = unquoted(text)
+    if value != text and _takes(declared, value):
+        return f". Write it without quotes: {text.strip()}"
+    if value == text and is_bracketed(text):
+        return ". Inside the brackets, put each text and key in quotes"
+    return ""
 
 
 def _takes(declared: Any, value: object) -> bool:

@@ -300,6 +300,9 @@ COMPAT: dict[str, Mapping[str, Rule]] = {
         ),
         "val_dataloader": Refused("Use a `validation` section"),
         "eval_dataset": Refused("Use a `validation` section"),
+        "load_from": Refused("Set model.pretrained_name_or_path", unless=(None, False)),
+        "resume": Refused("Run flux-train with --resume-from", unless=(None, False)),
+        "work_dir": Refused("Name it on the command line, flux-train CONFIG WORK_DIR"),
         "default_scope": Dead("names of components have no scope"),
     },
     "train_dataloader": {

@@ -152,6 +152,8 @@ def _may_be_new(node: Any, part: str, depth: int) -> bool:
 def _step(node: Any, part: str, where: str, *, new: bool = False) -> str | int:
     """Returns `part` as a key or index of `node`; `new` allows a key that is not there yet."""
     if isinstance(node, dict):
+        if part.isdecimal() and "type" in node:
+            raise ConfigError(f"{where} is one {node['type']}, not a list: leave out {part!r}")
         if part in node or new:
             return part
         raise ConfigError(f"{where} has no {part!r}.{did_you_mean(part, map(str, node))}")

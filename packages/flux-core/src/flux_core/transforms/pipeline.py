@@ -266,13 +266,13 @@ class Pipeline:
 
     def check_robot(self, robot: RobotSpec) -> None:
         """Refuses transforms that do not fit the robot."""
-        for step in self.transforms:
-            step.check_robot(robot, self.where)
+        for place, step in enumerate(self.transforms):
+            step.check_robot(robot, f"{self.where}.{place}")
 
     def check_model(self, model: ModelInputs) -> None:
         """Refuses transforms that do not fit the network."""
-        for step in self.transforms:
-            step.check_model(model, self.where)
+        for place, step in enumerate(self.transforms):
+            step.check_model(model, f"{self.where}.{place}")
         if self.maybe(ImageNormalization) is None:
             raise ConfigError(f"{self.where}: expected {ImageNormalization.example}, got neither")
 

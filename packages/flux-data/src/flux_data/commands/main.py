@@ -158,15 +158,18 @@ def _add_validate(commands: argparse._SubParsersAction[argparse.ArgumentParser])
 def run_validate(args: argparse.Namespace) -> int:
     """Runs `flux-data validate`."""
     from ..progress_bars import progress_bars
-    from ..validate.ranges import range_warnings
+    from ..validate.fault import Fault
     from ..validate.rows import validate
 
+    warnings: list[Fault] = []
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     with progress_bars(console, "episodes") as advance:
         faults = validate(
-            args.dataset, decode=not args.no_decode, advance=partial(advance, "episodes")
+            args.dataset,
+            decode=not args.no_decode,
+            advance=partial(advance, "episodes"),
+            warnings=warnings,
         )
-    warnings = range_warnings(args.dataset)
     if args.json:
         told = {"warnings": [asdict(warning) for warning in warnings]} if warnings else {}
         print_json({"ok": not faults, "faults": [asdict(fault) for fault in faults], **told})

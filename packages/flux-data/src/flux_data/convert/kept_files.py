@@ -53,7 +53,11 @@ def more_info(sources: Sequence[LeRobotDataset], *, has_same_episodes: bool) -> 
 
 
 def kept_files(
-    sources: Sequence[LeRobotDataset], version: str, handled: Collection[str]
+    sources: Sequence[LeRobotDataset],
+    version: str,
+    handled: Collection[str],
+    *,
+    has_same_episodes: bool,
 ) -> Iterator[tuple[str, Path]]:
     """Yields name and path of the files to copy: those of `meta/` that no format knows.
 
@@ -61,11 +65,15 @@ def kept_files(
         sources: the datasets.
         version: the version that is written.
         handled: the files that are written anew.
+        has_same_episodes: as in `more_info`; statistics of the whole dataset then stay true.
 
     Raises:
         DataError: several datasets are joined, and a file differs or is not in all of them.
     """
-    found = [dict(_more_files(source, version, len(sources) == 1)) for source in sources]
+    # GR00T's; v2.1 itself has none.
+    has_stats = has_same_episodes and version == "v2.1" and isinstance(sources[0], LeRobotV2)
+    known = [name for name in META_FILES if name != "stats.json" or not has_stats]
+    found = [dict(_more_files(source.root, known, len(sources) == 1)) for source in sources]
     for name in dict.fromkeys(name for files in found for name in files if name not in handled):
         paths = [files.get(name) for files in found]
         if _are_equal(paths):
@@ -91,13 +99,8 @@ def _are_equal(paths: Sequence[Path | None]) -> bool:
     return len(contents) == 1
 
 
-def _more_files(
-    source: LeRobotDataset, version: str, is_single: bool
-) -> Iterator[tuple[str, Path]]:
-    root, meta = source.root, source.root / "meta"
-    known = [*META_FILES]
-    if is_single and isinstance(source, LeRobotV2) and version == "v2.1":
-        known.remove("stats.json")  # GR00T's; v2.1 itself has none
+def _more_files(root: Path, known: Collection[str], is_single: bool) -> Iterator[tuple[str, Path]]:
+    meta = root / "meta"
     paths = [root / name for name in ROOT_FILES]
     paths += [p for p in sorted(meta.rglob("*")) if p.relative_to(meta).parts[0] not in known]
     for path in paths:

@@ -19,7 +19,7 @@ from flux_core.errors import DataError, UsageError
 from ..lerobot.dataset import LeRobotDataset, LeRobotV3, open_lerobot
 from ..lerobot.metadata import flat_names, is_depth_map
 from ..lerobot.new_folder import check_new, missing_folders, remove_empty
-from ..lerobot.stored_columns import is_numeric
+from ..lerobot.stored_columns import is_vector
 from ..lerobot.writer import WRITERS
 from .completeness import check_complete
 from .kept_files import kept_files, merged_feature, more_info
@@ -226,7 +226,9 @@ def _write(
         more_schema=parts[0].schema,
     )
     with writer:
-        for name, path in kept_files(sources, version, tables.handled):
+        for name, path in kept_files(
+            sources, version, tables.handled, has_same_episodes=has_same_episodes
+        ):
             writer.keep(path, name)
         for name, write in tables.files.items():
             writer.make(name, write)
@@ -282,8 +284,16 @@ def _is_depth(source: LeRobotDataset, key: str) -> bool:
 
 
 def _check_names(first: LeRobotDataset, other: LeRobotDataset, key: str) -> None:
-    """Refuses joints with different names; a dataset may be without names."""
+    """Refuses joints with different names; a dataset may be without names.
+
+    A single number with several names is one of them: its meaning would change.
+    """
     expected, found = _names(first, key), _names(other, key)
+    if len(expected) != len(found) and expected and found:
+        raise DataError(
+            f"{other.root}: features.{key}: names: expected {expected}, as in {first.root}, got "
+            f"{found}. Make them equal in meta/info.json"
+        )
     for dim, (ours, theirs) in enumerate(zip(expected, found, strict=False)):
         if ours != theirs:
             raise DataError(
@@ -293,7 +303,8 @@ def _check_names(first: LeRobotDataset, other: LeRobotDataset, key: str) -> None
 
 
 def _names(source: LeRobotDataset, key: str) -> list[str]:
-    """Returns the name of each dimension; () for cameras, and if the number of names differs."""
+    """Returns the names of the dimensions, or of a single number's values; else none."""
     feature = source.info["features"][key]
     names = flat_names(feature.get("names"))
-    return names if is_numeric(feature) and [len(names)] == feature["shape"] else []
+    is_named = [len(names)] == feature["shape"] or feature["shape"] == [1]
+    return names if is_vector(feature) and is_named else []

@@ -6,6 +6,7 @@ no dictionaries are made for single rows.
 
 from __future__ import annotations
 
+import logging
 import re
 import threading
 from abc import ABC, abstractmethod
@@ -24,7 +25,7 @@ from flux_core.errors import DataError
 from ..parquet.arrow import footer_of, read_columns, read_present
 from ..parquet.image_rows import ImageRows
 from ..parquet.row_groups import RowGroups, num_bytes
-from ..repairable import naming_repair
+from ..repairable import hint, naming_repair
 from .episode_rows import RowSpan, SharedFiles, numbering_of, rows_of_own_file
 from .locations import local_root
 from .metadata import (
@@ -40,6 +41,8 @@ from .metadata import (
     texts_of,
 )
 from .state_action import check_known
+
+logger = logging.getLogger("flux.data")
 
 MAX_CACHED_BYTES = 512 << 20
 
@@ -73,7 +76,7 @@ class LeRobotDataset(ABC):
         self.episode_starts = np.concatenate(([0], np.cumsum(self.lengths)))
         self._cache: OrderedDict[EpisodeKey, Columns] = OrderedDict()
         self._good: set[EpisodeKey] = set()
-        self._rows_of: dict[int, tuple[RowSpan, ...]] = {}
+        self._rows_of: dict[int, tuple[RowSpan, ...] | str] = {}
         self._cached_bytes = 0
         self._groups, self._images = RowGroups(), ImageRows(self.image_bytes)
         self._lock = threading.Lock()
@@ -99,8 +102,17 @@ class LeRobotDataset(ABC):
         """Returns the parquet file that the metadata names for an episode."""
 
     @abstractmethod
+    def data_spans(self, position: int) -> tuple[RowSpan, ...]:
+        """Returns what `rows` does, or what the metadata says if that is refused."""
+
     def data_file(self, position: int) -> Path:
         """Returns the parquet file that holds an episode, or its first rows."""
+        return self.data_spans(position)[0].path
+
+    def data_files(self) -> list[Path]:
+        """Returns all data files, in the order of the episodes."""
+        spans = (self.data_spans(position) for position in range(self.num_episodes))
+        return list(dict.fromkeys(span.path for each in spans for span in each))
 
     @abstractmethod
     def video(self, video_key: str, position: int) -> VideoSegment:
@@ -152,20 +164,27 @@ class LeRobotDataset(ABC):
         check_known(self.info["features"], keys, str(self.root))
 
     def check_count(self) -> None:
-        """Refuses a dataset that lists fewer episodes than it counts.
+        """Refuses a dataset that lists fewer episodes than it counts, as a killed recorder leaves.
 
-        A recorder that was killed leaves such a one.
+        If the files of further episodes are there, the list was shortened, and a warning says so.
 
         Raises:
-            DataError: info.json counts more episodes than the metadata lists.
+            DataError: info.json counts more episodes than the metadata lists and the files hold.
         """
         said = self.info.get("total_episodes", 0)
-        if isinstance(said, int) and said > self.num_episodes:
-            raise DataError(
-                f"{self.root / 'meta' / 'info.json'}: total_episodes: expected "
-                f"{self.num_episodes}, as listed, got {said}. `flux-data repair` writes a dataset "
-                "of what is there"
-            )
+        if not isinstance(said, int) or said <= self.num_episodes:
+            return
+        message = (
+            f"{self.root / 'meta' / 'info.json'}: total_episodes: expected {self.num_episodes}, as "
+            f"listed, got {said}"
+        )
+        if not self._has_more_files():
+            raise DataError(f"{message}. {hint(self.root)}")
+        logger.warning("%s. The files of the other episodes are there, but not read", message)
+
+    def _has_more_files(self) -> bool:
+        """Whether there are files of the first episode that is not listed."""
+        return False
 
     def episode(self, position: int, keys: Sequence[str]) -> Columns:
         """Returns columns of one episode, (length,) or (length, dim), and caches them.
@@ -194,8 +213,14 @@ class LeRobotDataset(ABC):
             DataError: a file cannot be read, or its rows are not those of the episode.
         """
         if position not in self._rows_of:
-            self._rows_of[position] = self._find_rows(position)
-        return self._rows_of[position]
+            try:
+                self._rows_of[position] = self._find_rows(position)
+            except DataError as error:
+                self._rows_of[position] = str(error)
+        found = self._rows_of[position]
+        if isinstance(found, str):
+            raise DataError(found)
+        return found
 
     def read_stated(self, position: int, keys: Sequence[str]) -> Columns:
         """Returns the rows that the metadata names, whatever episode they say they belong to.
@@ -329,7 +354,7 @@ def check_values(values: NDArray[Any], feature: Mapping[str, Any] | None, where:
         return
     if not np.issubdtype(values.dtype, np.number) and values.dtype != np.bool_:
         raise DataError(f"{where}: expected {feature['dtype']}, got {type(values[0]).__name__}")
-    expected, dims = int(np.prod(feature["shape"])), values[0].size
+    expected, dims = int(np.prod(feature["shape"])), int(np.prod(values.shape[1:]))
     if dims != expected:
         raise DataError(f"{where}: expected {expected} dimensions (info.json), got {dims}")
     for place in np.argwhere(~np.isfinite(values))[:1]:
@@ -365,9 +390,14 @@ class LeRobotV2(LeRobotDataset):
         """Returns the episode's own file."""
         return self.root / self.info["data_path"].format(**self._place(position))
 
-    def data_file(self, position: int) -> Path:
-        """Returns the episode's own file."""
-        return self.stated_file(position)
+    def data_spans(self, position: int) -> tuple[RowSpan, ...]:
+        """Returns the episode's own file, which is not opened for that."""
+        path, length = self.stated_file(position), int(self.lengths[position])
+        return (RowSpan(path=path, first=0, length=length),)
+
+    def _has_more_files(self) -> bool:
+        place = self._place_of(self.num_episodes)
+        return (self.root / self.info["data_path"].format(**place)).is_file()
 
     def stated_rows(self, position: int) -> None:
         """Returns None: all rows of the file."""
@@ -399,7 +429,9 @@ class LeRobotV2(LeRobotDataset):
         return VideoSegment(path=self.root / name)
 
     def _place(self, position: int) -> dict[str, int]:
-        index = int(self.episode_indices[position])
+        return self._place_of(int(self.episode_indices[position]))
+
+    def _place_of(self, index: int) -> dict[str, int]:
         return {"episode_index": index, "episode_chunk": index // self.info["chunks_size"]}
 
 
@@ -459,9 +491,12 @@ class LeRobotV3(LeRobotDataset):
         """Returns the rows that `dataset_from_index` and `data/file_index` name."""
         return self._files.stated(position)
 
-    def data_file(self, position: int) -> Path:
-        """Returns the file that holds this episode and others, also if the metadata's is stale."""
-        return self._files.file_of(position)
+    def data_spans(self, position: int) -> tuple[RowSpan, ...]:
+        """Returns the episode's rows, also if the file that the metadata names is stale."""
+        try:
+            return self.rows(position)
+        except DataError:  # told when the rows are read
+            return (self.stated_rows(position),)
 
     def stated_file(self, position: int) -> Path:
         """Returns the file that the metadata names for this episode and others."""

@@ -243,13 +243,6 @@ class SharedFiles:
         first = int(self.from_index[position]) - self._first_index(path)
         return RowSpan(path=path, first=first, length=int(self.lengths[position]))
 
-    def file_of(self, position: int) -> Path:
-        """Returns the file of an episode's first row; the stated one if there are no such rows."""
-        try:
-            return self.find(position)[0].path
-        except DataError:  # told when the rows are read
-            return self.stated_file(position)
-
     def _found_elsewhere(self, position: int) -> tuple[RowSpan, ...]:
         """Looks for the rows in all data files, as the stated one lacks them."""
         stated, length = self.stated_file(position), int(self.lengths[position])

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import pyarrow as pa
@@ -56,7 +56,7 @@ CHUNKS_SIZE = 1000
 COUNTERS = ("frame_index", "episode_index", "index", "task_index")
 """The columns that number frames and tasks; the writer computes them."""
 
-TaskRow = Mapping[str, Any]
+TaskRow = Mapping[str, object]
 """A row of the table of tasks: task_index, task, and whatever else a dataset says of it."""
 
 
@@ -134,10 +134,12 @@ class DatasetWriter(ABC):
             **{key: Feature(**feature) for key, feature in features.items() if key not in own},
             **own,
         }
-        self.task_rows: dict[int, TaskRow] = {int(row["task_index"]): row for row in tasks}
+        self.task_rows: dict[int, TaskRow] = {
+            int(cast(int, row["task_index"])): row for row in tasks
+        }
         self._numbers: dict[str, int] = {}
         for index, row in self.task_rows.items():
-            self._numbers.setdefault(row["task"], index)
+            self._numbers.setdefault(str(row["task"]), index)
         self.episodes: list[dict[str, Any]] = []
         self.stats: list[dict[str, Any]] = []
         self._more_info, self._more_schema = dict(more_info or {}), dict(more_schema or {})

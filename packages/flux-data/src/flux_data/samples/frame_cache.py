@@ -220,7 +220,7 @@ def fingerprints(source: LeRobotDataset, cameras: Sequence[str]) -> dict[str, st
 def _state_of_data(source: LeRobotDataset) -> bytes:
     digest = hashlib.sha256(repr((VERSION, source.fps)).encode())
     # In the order of the episodes, which determines the file of each.
-    files = dict.fromkeys(source.data_file(i) for i in range(source.num_episodes))
+    files = source.data_files()
     for path in files:
         digest.update(repr(_state_of(path, "parquet")).encode())
     return digest.digest()

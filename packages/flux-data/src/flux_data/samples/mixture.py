@@ -124,6 +124,20 @@ class DistributedRepeatingDataset:
                 return dict(datasets)
             return {self.statistic_name: tuple(datasets)}
 
+        def members(self) -> Iterator[tuple[str, str, ParquetDataset.Config]]:
+            """Yields each dataset with its place in the section ('datasets.ur3.0') and its group.
+
+            They come in the order of `DistributedRepeatingDataset.datasets`.
+            """
+            if isinstance(self.datasets, ParquetDataset.Config):
+                yield "datasets", self.statistic_name, self.datasets
+                return
+            is_grouped = isinstance(self.datasets, Mapping)
+            for group, datasets in self.groups().items():
+                for index, dataset in enumerate(datasets):
+                    place = f"datasets.{group}.{index}" if is_grouped else f"datasets.{index}"
+                    yield place, group, dataset
+
         def build(self) -> DistributedRepeatingDataset:
             return DistributedRepeatingDataset(self)
 

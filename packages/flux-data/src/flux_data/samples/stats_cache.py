@@ -110,7 +110,7 @@ def fingerprint(sources: Sequence[LeRobotDataset], settings: object) -> str:
     for source in sources:
         metadata = sorted((source.root / "meta").rglob("*"))
         # In the order of the episodes, which determines the file of each.
-        files = dict.fromkeys(source.data_file(i) for i in range(source.num_episodes))
+        files = source.data_files()
         for path in (*metadata, *files):
             if path.is_file():
                 stat = path.stat()

@@ -23,8 +23,9 @@ NUMBERS |= {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)
 def file_faults(source: LeRobotDataset) -> Iterator[Fault]:
     """Yields the faults of data files, each opened once, and files that belong to no episode."""
     rows: Counter[Path] = Counter()
-    for position, length in enumerate(source.lengths):
-        rows[source.data_file(position)] += int(length)
+    for position in range(source.num_episodes):
+        for span in source.data_spans(position):
+            rows[span.path] += span.length
     for path, expected in rows.items():
         try:
             metadata = footer_of(path).metadata

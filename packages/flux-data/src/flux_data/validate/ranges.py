@@ -5,15 +5,16 @@ Training repeats the check with its own transforms and statistics, and names the
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from flux_core.errors import DataError
 from flux_core.norm_stats import NormType, compute_stats
 
-from ..lerobot.dataset import LeRobotDataset, open_lerobot
+from ..lerobot.dataset import LeRobotDataset
 from ..lerobot.state_action import dimension_names, joined, usual_columns
 from ..samples.ranges import (
     SENSIBLE,
@@ -31,48 +32,53 @@ NORM_TYPES: dict[NormType, str] = {
 }
 
 
-def range_warnings(root: Path) -> list[Fault]:
-    """Returns one warning per dimension of the state or the actions.
+class RangeWarnings:
+    """Keeps the states and actions of the episodes that are validated, and judges them together."""
 
-    A dataset that cannot be read has none, as `validate` reports why.
-    """
-    try:
-        source = open_lerobot(root)
-        return [
-            warning
-            for what in usual_columns(source.info["features"])
-            for warning in _of(source, what)
-        ]
-    except DataError:
-        return []
+    def __init__(self, source: LeRobotDataset) -> None:
+        self._source = source
+        self._columns = usual_columns(source.info["features"])
+        self._names = dimension_names(source.info["features"], self._columns)
+        self._values: dict[str, list[NDArray[Any]]] = {what: [] for what in self._columns}
 
+    def add(
+        self, position: int, path: Path, columns: Mapping[str, NDArray[Any]]
+    ) -> Iterator[Fault]:
+        """Takes the numeric columns of an episode; yields nothing."""
+        for what, keys in self._columns.items():
+            if all(len(columns.get(key, ())) for key in keys):
+                flat = {key: columns[key].reshape(len(columns[key]), -1) for key in keys}
+                values = joined(flat, keys)
+                # Another width, and values that are not finite, are faults of their own.
+                if values.shape[1] == len(self._names[what]):
+                    self._values[what].append(values[np.isfinite(values).all(axis=1)])
+        return iter(())
 
-def _of(source: LeRobotDataset, what: str) -> Iterator[Fault]:
-    features = source.info["features"]
-    keys = usual_columns(features)[what]
-    names = dimension_names(features)[what]
-    read = source.columns(list(keys))
-    values = joined({key: read[key].reshape(len(read[key]), -1) for key in keys}, keys)
-    # Values that are not finite are faults of their own.
-    values = values[np.isfinite(values.astype(np.float64)).all(axis=1)]
-    if not len(values) or values.shape[1] != len(names):
-        return
-    stats = compute_stats(values)
-    told: set[int] = set()
-    for norm_type, how in NORM_TYPES.items():
-        extremes = Extremes.of_values([values], stats, norm_type)
-        needed = sensible_min_ranges(extremes, stats, norm_type)
-        spreads = spreads_of(stats, norm_type)
-        for dim in np.flatnonzero(extremes.magnitude > SENSIBLE):
-            if dim in told:
-                continue
-            told.add(int(dim))
-            message = (
-                f"normalised {how}, it reaches {extremes.magnitude[dim]:.2g}: "
-                f"{percent(extremes.beyond[dim])} of the frames are beyond {SENSIBLE:g}, because "
-                f"it moves by {stats.max[dim] - stats.min[dim]:.2g} there and by "
-                f"{spreads[dim]:.2g} elsewhere. Train with train_dataloader.dataset.min_range="
-                f"{rounded_up(needed[dim]):g}, or leave out these frames or this dimension"
-            )
-            where = f"{what}, dimension {dim} ({names[dim]})"
-            yield Fault(kind="range", file=str(source.root), where=where, message=message)
+    def found(self) -> Iterator[Fault]:
+        """Yields one warning per dimension, after the last episode."""
+        for what, parts in self._values.items():
+            if any(len(part) for part in parts):
+                yield from self._of(what, np.concatenate(parts))
+
+    def _of(self, what: str, values: NDArray[Any]) -> Iterator[Fault]:
+        stats = compute_stats(values)
+        told: set[int] = set()
+        for norm_type, how in NORM_TYPES.items():
+            extremes = Extremes.of_values([values], stats, norm_type)
+            needed = sensible_min_ranges(extremes, stats, norm_type)
+            spreads = spreads_of(stats, norm_type)
+            for dim in np.flatnonzero(extremes.magnitude > SENSIBLE).tolist():
+                if dim in told:
+                    continue
+                told.add(dim)
+                spread = "deviation" if norm_type == "mean_std" else "distance of q01 and q99"
+                message = (
+                    f"normalised {how}, it reaches {extremes.magnitude[dim]:.2g}, and "
+                    f"{percent(extremes.beyond[dim])} of the frames are beyond {SENSIBLE:g}, "
+                    f"because the {spread} is {spreads[dim]:.2g} and the whole range "
+                    f"{stats.max[dim] - stats.min[dim]:.2g}. Train with "
+                    f"train_dataloader.dataset.min_range={rounded_up(needed[dim]):g}, or leave "
+                    "out these frames or this dimension"
+                )
+                where = f"{what}, dimension {dim} ({self._names[what][dim]})"
+                yield Fault(kind="range", file=str(self._source.root), where=where, message=message)

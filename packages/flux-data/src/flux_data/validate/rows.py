@@ -21,6 +21,7 @@ from .fault import Fault, episode_fault
 from .files import file_faults
 from .images import image_faults
 from .metadata import FRAMES_OFF, episode_lines, metadata_faults, task_faults
+from .ranges import RangeWarnings
 from .references import ReferenceChecks
 from .stats import StatedStats
 from .videos import VideoChecks, even_times
@@ -33,7 +34,11 @@ CheckTable = Callable[[int, Path, Mapping[str, NDArray[Any]]], Iterator[Fault]]
 
 
 def validate(
-    root: Path, *, decode: bool = True, advance: Callable[[int, int], None] = lambda *_: None
+    root: Path,
+    *,
+    decode: bool = True,
+    advance: Callable[[int, int], None] = lambda *_: None,
+    warnings: list[Fault] | None = None,
 ) -> list[Fault]:
     """Returns all faults of a dataset; an empty list if it is sound.
 
@@ -41,6 +46,7 @@ def validate(
         root: the dataset.
         decode: whether to decode every frame and image, or to read only the times of frames.
         advance: called with the number of episodes done, and the number of all.
+        warnings: takes what is no fault, but what training should know of.
     """
     try:
         source = open_lerobot(root)
@@ -48,7 +54,7 @@ def validate(
     except DataError as error:
         file, _, message = str(error).partition(": ")
         return [Fault(kind="metadata", file=file, where="", message=message)]
-    stated = StatedStats(source, lines)
+    stated, ranges = StatedStats(source, lines), RangeWarnings(source)
     references = ReferenceChecks(source)
     faults = [
         *metadata_faults(source, lines),
@@ -62,6 +68,7 @@ def validate(
         _UsualSteps(source).jumps,
         functools.partial(task_faults, source, lines),
         stated.episode_faults,
+        ranges.add,
     )
     rows = 0
     for position in range(source.num_episodes):
@@ -70,6 +77,8 @@ def validate(
         faults += image_faults(source, position) if decode else ()
         rows += int(source.lengths[position])
         advance(position + 1, source.num_episodes)
+    if warnings is not None:
+        warnings += ranges.found()
     return [*faults, *stated.whole_faults(), *file_faults(source)]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -36,7 +37,7 @@ MPEG4 = {"g": GOP, "bf": "0"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Setting:
+class EncoderSetting:
     """An encoder and its options; `shown` names the quality for the user."""
 
     encoder: str
@@ -44,45 +45,45 @@ class Setting:
     options: Mapping[str, str]
 
 
-def _x264(crf: int) -> Setting:
-    return Setting(encoder="libx264", shown=f"crf {crf}", options={**X264, "crf": str(crf)})
+def _x264(crf: int) -> EncoderSetting:
+    return EncoderSetting(encoder="libx264", shown=f"crf {crf}", options={**X264, "crf": str(crf)})
 
 
-def _x265(quality: str, shown: str) -> Setting:
+def _x265(quality: str, shown: str) -> EncoderSetting:
     options = {"preset": "superfast", "x265-params": f"{X265}:{quality}"}
-    return Setting(encoder="libx265", shown=shown, options=options)
+    return EncoderSetting(encoder="libx265", shown=shown, options=options)
 
 
-def _svt(crf: int) -> Setting:
+def _svt(crf: int) -> EncoderSetting:
     options = {"g": GOP, "preset": "8", "crf": str(crf), "svtav1-params": "lp=1:pred-struct=1"}
-    return Setting(encoder="libsvtav1", shown=f"crf {crf}", options=options)
+    return EncoderSetting(encoder="libsvtav1", shown=f"crf {crf}", options=options)
 
 
-def _aom(crf: int) -> Setting:
+def _aom(crf: int) -> EncoderSetting:
     options = {"g": GOP, "cpu-used": "8", "crf": str(crf), "lag-in-frames": "0", "threads": "1"}
-    return Setting(encoder="libaom-av1", shown=f"crf {crf}", options=options)
+    return EncoderSetting(encoder="libaom-av1", shown=f"crf {crf}", options=options)
 
 
-def _vp9(crf: int) -> Setting:
+def _vp9(crf: int) -> EncoderSetting:
     options = {**VP9, "crf": str(crf), "qmin": "0", "qmax": str(crf)}
-    return Setting(encoder="libvpx-vp9", shown=f"crf {crf}", options=options)
+    return EncoderSetting(encoder="libvpx-vp9", shown=f"crf {crf}", options=options)
 
 
-def _scaled(encoder: str, quality: int) -> Setting:
+def _scaled(encoder: str, quality: int) -> EncoderSetting:
     options = {**MPEG4, "qmin": "1", "qmax": str(quality), "flags": "+qscale"}
     options["global_quality"] = str(118 * quality)  # FF_QP2LAMBDA
-    return Setting(encoder=encoder, shown=f"qscale {quality}", options=options)
+    return EncoderSetting(encoder=encoder, shown=f"qscale {quality}", options=options)
 
 
 HEVC_LOSSLESS = _x265("lossless=1", "lossless")
 
-SETTINGS: dict[str, tuple[Setting, ...]] = {
+SETTINGS: dict[str, tuple[EncoderSetting, ...]] = {
     "h264": (_x264(16), _x264(8), _x264(2)),
     "hevc": (_x265("crf=14", "crf 14"), _x265("crf=6", "crf 6"), HEVC_LOSSLESS),
     "av1": (_svt(16), _svt(6), _svt(1), _aom(10), _aom(2), _aom(0)),
     "vp9": (
         *(_vp9(crf) for crf in (12, 4)),
-        Setting(encoder="libvpx-vp9", shown="lossless", options={**VP9, "lossless": "1"}),
+        EncoderSetting(encoder="libvpx-vp9", shown="lossless", options={**VP9, "lossless": "1"}),
     ),
     "mpeg4": (_scaled("mpeg4", 2), _scaled("mpeg4", 1)),
     "mjpeg": (_scaled("mjpeg", 2), _scaled("mjpeg", 1)),
@@ -126,7 +127,7 @@ def source_of(path: Path, fps: float) -> Source:
         )
 
 
-def settings_of(source: Source) -> list[Setting]:
+def settings_of(source: Source) -> list[EncoderSetting]:
     """Returns the settings that this PyAV can encode the video with, the lowest quality first.
 
     Raises:
@@ -140,7 +141,7 @@ def settings_of(source: Source) -> list[Setting]:
         raise DataError(
             f"{source.path}: expected one of the codecs {', '.join(SETTINGS)}, got {source.codec}"
         )
-    found: list[Setting] = []
+    found: list[EncoderSetting] = []
     for setting in SETTINGS[source.codec]:
         try:
             formats = av.Codec(setting.encoder, "w").video_formats or []
@@ -212,7 +213,7 @@ class Reencoder:
 
 def encode(
     source: Source,
-    setting: Setting,
+    setting: EncoderSetting,
     frames: NDArray[np.int64],
     times_s: NDArray[np.float64],
     path: Path,
@@ -226,6 +227,8 @@ def encode(
     from av.error import FFmpegError
 
     base, ticks = _ticks(times_s, source)
+    # SVT-AV1 prints thirty lines per video otherwise; 1 stands for errors.
+    os.environ.setdefault("SVT_LOG", "1")
     try:
         with av.open(str(path), "w") as container:
             stream = None
@@ -263,7 +266,9 @@ def _ticks(times_s: NDArray[np.float64], source: Source) -> tuple[Fraction, NDAr
     return Fraction(1, CLOCK), ticks
 
 
-def _stream(container: Any, source: Source, setting: Setting, base: Fraction, like: Any) -> Any:
+def _stream(
+    container: Any, source: Source, setting: EncoderSetting, base: Fraction, like: Any
+) -> Any:
     rate = Fraction(source.fps).limit_denominator(1001)
     stream = container.add_stream(setting.encoder, rate=rate, options=dict(setting.options))
     stream.width, stream.height, stream.pix_fmt = source.width, source.height, source.pixel_format
@@ -294,5 +299,7 @@ def worst_psnr_db(before: Iterable[Any], after: Iterable[Any]) -> float:
 
 
 def _psnr_db(left: NDArray[np.generic], right: NDArray[np.generic], white: float) -> float:
-    error = float(np.mean((left.astype(np.float64) - right.astype(np.float64)) ** 2))
+    wide = np.int32 if left.dtype == np.uint8 else np.int64  # of which squares still fit
+    difference = left.astype(wide) - right
+    error = float(np.mean(difference * difference))
     return float("inf") if error == 0 else 10 * float(np.log10(white**2 / error))

@@ -35,7 +35,7 @@ def message_section(source: LeRobotDataset, positions: Sequence[int]) -> Html:
         for m in found[:MAX_MESSAGES]
     )
     left_out = len(found) - MAX_MESSAGES
-    beside = element("small", f"{left_out:,} more are not shown") if left_out > 0 else None
+    beside = element("small", f"{left_out:,} more are not shown") if left_out > 0 else Html()
     return section("Messages", table(COLUMNS, rows, class_="card tasks"), beside=beside)
 
 

@@ -42,11 +42,11 @@ def agreed_bundle(bundle: Bundle, changes: Changes, task: str | None) -> Bundle:
         UsageError: a change is wrong.
     """
     section = bundle.config.get("inference")
-    if section is None:
+    if not isinstance(section, Mapping) or "dataset" not in section:  # it may name a robot only
         if changes:
             raise UsageError(
-                f"{bundle.directory}: expected config.json with an `inference` section to change, "
-                "got one without. Leave the options out"
+                f"{bundle.directory}: expected config.json with a whole `inference` section, got "
+                "one that cannot be changed. Leave the options out"
             )
         return bundle
     try:
@@ -95,7 +95,7 @@ def _trained(bundle: Bundle) -> Trained:
             reads_state=manifest.model == "pi0",
             rtc_delays=_delays(bundle),
         ),
-        groups=datasets_of(bundle.config),
+        groups=datasets_of(bundle.config, is_bundle=True),
         robot_facts=None if facts is None else DataFacts.from_data(facts, f"provenance.{DATA}"),
     )
 

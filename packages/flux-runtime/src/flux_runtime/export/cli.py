@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flux_core.agreement import Changes
 from flux_core.command_line import new_parser, print_json, run_cli, without_current_directory
 from flux_core.errors import ExportError, MissingDependencyError, UsageError
 
@@ -16,6 +16,8 @@ from ..engines.names import AUTO, ENGINES
 from ..engines.status import choose_engine
 
 if TYPE_CHECKING:
+    from flux_core.agreement import Changes
+
     from .verify import Verification
 
 EXAMPLE = """\
@@ -139,7 +141,9 @@ def export_checkpoint(
     except ImportError as error:
         raise _missing(error) from error
     chosen = ExportOptions(**options)
-    edits = SectionEdits(config=config, changes=changes or Changes(), cameras=chosen.cameras)
+    edits = SectionEdits(config=config, cameras=chosen.cameras)
+    if changes is not None:
+        edits = replace(edits, changes=changes)
     policy = load_policy(checkpoint, robot, accept_versions, edits, own_classes)
     return export_bundle(policy, out, report, chosen)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -99,6 +100,8 @@ def _header(data: ReportData) -> Html:
         f"{data.spec.name} · policy {summary['policy']} · {summary['mode']} · "
         f"{summary['clock']} clock · engine {summary['engine']}"
     )
+    if changed := summary.get("changed_after_training"):
+        words += f" · changed after training: {json.dumps(changed, ensure_ascii=False)}"
     return header(str(summary["prompt"] or "No task given"), note(words))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from flux_core.errors import ConfigError, DataError
-from flux_core.tokenizers import PretrainedTokenizer
+from flux_core.tokenizers import ByteTokenizer, PretrainedTokenizer
 from flux_core.transforms import Pipeline, Prompter, Sample, Tokenization, apply
 from flux_data.samples import (
     DimensionRange,
@@ -22,23 +22,26 @@ from .tree import TrainConfig
 
 def check_vocabulary(config: TrainConfig) -> None:
     """Refuses a tokenizer with more token ids than the network has embeddings."""
-    for group, members in config.train_dataloader.dataset.groups().items():
-        for dataset in members:
-            for prompts in dataset.pipeline.steps(Tokenization):
-                where = f"train_dataloader.dataset.datasets.{group}"
-                tokenizer = prompts.tokenizer
-                if isinstance(tokenizer, PretrainedTokenizer) and tokenizer.model_path is None:
-                    raise ConfigError(
-                        f"{where}: {type(prompts).__name__}.tokenizer.model_path: expected a local "
-                        "file or directory with PaliGemma's tokenizer, got None"
-                    )
-                size = tokenizer.load().vocab_size
-                vocabulary = config.model.llm_backbone.vocab_size or 0
-                if size > vocabulary:
-                    raise ConfigError(
-                        f"model.llm_backbone.vocab_size: expected at least {size} (the tokenizer "
-                        f"of {where}), got {vocabulary}"
-                    )
+    for place, _, dataset in config.train_dataloader.dataset.members():
+        for index, step in enumerate(dataset.transforms):
+            if isinstance(step, Tokenization):
+                where = f"train_dataloader.dataset.{place}.transforms.{index}.tokenizer"
+                _check_tokenizer(step.tokenizer, config.model.llm_backbone.vocab_size or 0, where)
+
+
+def _check_tokenizer(
+    tokenizer: ByteTokenizer | PretrainedTokenizer, vocabulary: int, where: str
+) -> None:
+    if isinstance(tokenizer, PretrainedTokenizer) and tokenizer.model_path is None:
+        raise ConfigError(
+            f"{where}.model_path: expected a local file or directory with PaliGemma's tokenizer, "
+            "got None"
+        )
+    size = tokenizer.load().vocab_size
+    if size > vocabulary:
+        raise ConfigError(
+            f"model.llm_backbone.vocab_size: expected at least {size} ({where}), got {vocabulary}"
+        )
 
 
 def check_data(config: TrainConfig, dataset: DistributedRepeatingDataset) -> None:
@@ -90,11 +93,12 @@ def _check_prompts(dataset: ParquetDataset) -> None:
 def _check_way_back(dataset: DistributedRepeatingDataset) -> None:
     """Checks custom transforms that need real data, with one sample per kind of dataset."""
     tried: list[Pipeline] = []
-    for name, member in zip(dataset.group_of_datasets, dataset.datasets, strict=True):
+    places = [place for place, _, _ in dataset.config.members()]
+    for place, member in zip(places, dataset.datasets, strict=True):
         if not len(member) or member.pipeline in tried or not member.pipeline.needs_sample:
             continue
         tried.append(member.pipeline)
-        where = f"train_dataloader.dataset.datasets.{name}.transforms"
+        where = f"train_dataloader.dataset.{place}.transforms"
         sample = member.untransformed(0, np.random.default_rng(0))
         Pipeline(member.transforms, where=where).check_sample(sample, member.stats)
 

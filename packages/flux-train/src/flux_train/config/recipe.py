@@ -32,6 +32,7 @@ OPENPI_RUNNER: Mapping[str, Any] = dict(
     weight_decay=1e-10,
     max_grad_norm=1.0,
     ema_decay=0.99,
+    num_noise_samples=1,
     seed=42,
 )
 OPENPI_SAMPLES_PER_STEP = 32

@@ -26,13 +26,17 @@ from flux_core.errors import ConfigError, RobotError
 from flux_core.models import PI0FlowMatching, network_facts
 from flux_core.robots import RobotSpec, limits_in_force, robot_spec, robot_spec_names
 from flux_core.tokenizers import PretrainedTokenizer, Tokenizer
-from flux_core.transforms import DatasetInputs, Normalization, Sample, Tokenization
+from flux_core.transforms import (
+    Augmentation,
+    DatasetInputs,
+    Normalization,
+    Sample,
+    Tokenization,
+)
 from flux_data.lerobot import ACTION
 from flux_data.samples import DistributedRepeatingDataset, ParquetDataset
 
 logger = logging.getLogger("flux.config")
-
-DATASETS = "train_dataloader.dataset.datasets"
 
 
 Mixture = DistributedRepeatingDataset.Config
@@ -58,11 +62,28 @@ def check_robot_sections(
     trained = _trained(model, mixture)
     for members in trained.groups.values():
         for member in members:
-            check_camera_names(member.cameras, f"{member.where}.transforms.0.video_keys")
+            _check_cameras(member, has_robot=sections is not None)
     _check_statistics(mixture, has_robot=sections is not None)
     for path, inference in robot_sections(sections).items():
         _warn_of_wider_limits(inference.spec, path)
         check_agreement(inference, trained, path)
+
+
+def _check_cameras(member: TrainedDataset, *, has_robot: bool) -> None:
+    """Refuses a dataset without cameras; without a robot, warns of a camera that is shown twice.
+
+    FluxVLA's own config for two robots fills up the second robot's pictures in this way. A robot
+    whose cameras these are is refused with its other contradictions.
+    """
+    where = f"{member.where}.transforms.0.video_keys"
+    if not member.cameras:
+        raise ConfigError(f"{where}: expected at least one camera, got none")
+    if has_robot:
+        return
+    try:
+        check_camera_names(member.cameras, where)
+    except ConfigError as error:
+        logger.warning("%s. Both are trained on", error)
 
 
 def check_robots_with_data(
@@ -139,17 +160,12 @@ def _trained(model: PI0FlowMatching.Config, mixture: Mixture) -> Trained:
 
 def _placed(mixture: Mixture) -> dict[str, list[tuple[str, ParquetDataset.Config]]]:
     """Returns each group's datasets with their dotted paths."""
-    datasets = mixture.datasets
-    if isinstance(datasets, ParquetDataset.Config):
-        return {mixture.statistic_name: [(DATASETS, datasets)]}
-    is_grouped = isinstance(datasets, Mapping)
-    return {
-        name: [
-            (f"{DATASETS}.{name}.{index}" if is_grouped else f"{DATASETS}.{index}", member)
-            for index, member in enumerate(members)
-        ]
-        for name, members in mixture.groups().items()
+    groups: dict[str, list[tuple[str, ParquetDataset.Config]]] = {
+        name: [] for name in mixture.groups()
     }
+    for place, group, member in mixture.members():
+        groups[group].append((f"train_dataloader.dataset.{place}", member))
+    return groups
 
 
 def _told(dataset: ParquetDataset.Config, where: str) -> TrainedDataset:
@@ -220,6 +236,8 @@ def _rehearsed(
     named = inputs(sample)
     if not inputs.is_ours:
         yield from _own_inputs(inputs, sample, named, told.where)
+    if type(member) is not ParquetDataset:
+        yield from _own_dataset(member, sample, told.where)
     known, where = inference.spec.cameras, f"{path}.dataset"
     kept, _ = kept_cameras(told, inference.dataset, known, where, is_bundle=False)
     tokenizers = _tokenizers(told, inference)
@@ -246,6 +264,18 @@ def _own_inputs(inputs: DatasetInputs, sample: Sample, named: Sample, where: str
             yield (
                 f"{where}.transforms.0: {type(inputs).__qualname__}: expected {name} as recorded, "
                 "got others, and the robot does not change them. Use a transform of both sides"
+            )
+
+
+def _own_dataset(member: ParquetDataset, sample: Sample, where: str) -> Iterator[str]:
+    """What a dataset of a user's own does beside its transforms, the robot does not do."""
+    expected = member.pipeline.without(Augmentation)(sample)
+    found = member.sample(0, np.random.default_rng(0))
+    for name in ("states", "actions", "lang_tokens"):
+        if name in expected and not np.array_equal(expected[name], np.asarray(found[name])):
+            yield (
+                f"{where}: {type(member).__qualname__}: expected {name} as its transforms make "
+                "them, got others, and the robot has only the transforms. Use a transform"
             )
 
 

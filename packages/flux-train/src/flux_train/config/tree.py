@@ -53,11 +53,11 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.validation is not None:
             check_validation(self.validation, self.train_dataloader.dataset)
-        for group in self.train_dataloader.dataset.groups().values():
-            for dataset in group:
-                _check_window(self.model, dataset.action_window_size)
-                pipeline = Pipeline(dataset.transforms, where="train_dataloader.dataset")
-                pipeline.check_model(_model_inputs(self.model))
+        for place, _, dataset in self.train_dataloader.dataset.members():
+            where = f"train_dataloader.dataset.{place}"
+            _check_window(self.model, dataset.action_window_size, where)
+            pipeline = Pipeline(dataset.transforms, where=f"{where}.transforms")
+            pipeline.check_model(_model_inputs(self.model))
         inference_sections(self.inference)  # refuses two sections for one robot
         check_robot_sections(self.model, self.train_dataloader.dataset, self.inference)
 
@@ -84,11 +84,11 @@ def bind_train_config(tree: dict[str, Any]) -> TrainConfig:
     return bind(TrainConfig, sections)
 
 
-def _check_window(model: PI0FlowMatching.Config, window: int) -> None:
+def _check_window(model: PI0FlowMatching.Config, window: int, where: str) -> None:
     if model.n_action_steps != window:
         raise ConfigError(
-            f"model.n_action_steps: expected {window} "
-            f"(train_dataloader.dataset.datasets.action_window_size), got {model.n_action_steps}"
+            f"model.n_action_steps: expected {window} ({where}.action_window_size), got "
+            f"{model.n_action_steps}"
         )
 
 

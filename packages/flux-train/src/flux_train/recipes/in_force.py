@@ -46,7 +46,7 @@ def settings_in_force(
 ) -> list[Setting]:
     """Returns all settings; `total_steps` and `samples_per_step` count over all processes."""
     values = runner_values("openpi", {"max_epochs": None}, lora=config.model.use_lora)
-    reference = dataclasses.replace(config.runner, num_noise_samples=1, **values)
+    reference = dataclasses.replace(config.runner, **values)
     runners = (config.runner, total_steps), (reference, reference.max_steps or 0)
     rows: dict[str, tuple[str, str]] = {
         name: (say(*runners[0]), say(*runners[1])) for name, say in OF_RUNNER.items()

@@ -68,23 +68,22 @@ def check_validation(validation: Validation, training: DistributedRepeatingDatas
         ConfigError: a group is not in training, or a window or transform differs.
     """
     trained = training.groups()
-    for group, members in validation.dataset.groups().items():
-        where = f"validation.dataset.datasets.{group}"
+    for place, group, member in validation.dataset.members():
+        where = f"validation.dataset.{place}"
         if group not in trained:
             raise ConfigError(
-                f"{where}: expected one of training's groups ({', '.join(trained)}), got "
-                f"{group!r}. Its statistics are needed; name the group by its key in `datasets`, "
-                "or by statistic_name"
+                f"validation.dataset.datasets.{group}: expected one of training's groups "
+                f"({', '.join(trained)}), got {group!r}. Its statistics are needed; name the "
+                "group by its key in `datasets`, or by statistic_name"
             )
-        for member in members:
-            if _made(member) not in [_made(other) for other in trained[group]]:
-                name = _difference(member, trained[group][0])
-                raise ConfigError(
-                    f"{where}.{name}: expected the same as in training, "
-                    f"{getattr(plain(trained[group][0]), name)}, got {getattr(plain(member), name)}"
-                )
+        if _made(member) not in [_made(other) for other in trained[group]]:
+            name = _difference(member, trained[group][0])
+            raise ConfigError(
+                f"{where}.{name}: expected the same as in training, "
+                f"{getattr(plain(trained[group][0]), name)}, got {getattr(plain(member), name)}"
+            )
         roots = {root for other in trained[group] for root in other.roots}
-        for root in (root for member in members for root in member.roots if root in roots):
+        for root in (root for root in member.roots if root in roots):
             logger.warning("%s: %s is also in the training set, so it is not held out", where, root)
 
 

@@ -19,7 +19,7 @@ from flux_core.config import (
     without_own_training_transforms,
 )
 from flux_core.deployment import InferenceRunner, InferenceSections, inference_sections
-from flux_core.errors import ConfigError, ExportError
+from flux_core.errors import ConfigError, ExportError, UsageError
 from flux_core.models import PI0FlowMatching, network_facts
 from flux_core.models.weights import (
     inference_weights,
@@ -31,7 +31,7 @@ from flux_core.tokenizers import PretrainedTokenizer
 from flux_core.transforms import Tokenization
 
 from .own_classes import check_own_training_transforms
-from .section import DATA, SectionEdits, agreed, provenance_of
+from .section import DATA, SectionEdits, agreed, provenance_of, section_of
 from .weights_alone import refuse_weights_alone
 
 WEIGHTS = "model.safetensors"
@@ -90,6 +90,8 @@ def load_policy(
     # Memory-mapped, because a full-size checkpoint with its optimiser may not fit in memory.
     state = load_checkpoint(checkpoint, mmap=True)
     config = with_current_types(state["config"])
+    if edits.config is not None:
+        config = {**config, "inference": section_of(edits.config)}
     training_only: dict[str, str] = {}
     if own_classes is not None:
         training_only = check_own_training_transforms(config, checkpoint, own_classes)
@@ -173,7 +175,7 @@ def load_bundled_policy(
             f"{manifest.precision}, whose weights are rounded. Export the checkpoint instead."
         )
     network = bind(PI0FlowMatching.Config, config["model"], "model")
-    inference = bind(InferenceRunner, config["inference"], "inference")
+    inference = _bundled_section(config, manifest.robot, edits)
     facts, where = manifest.provenance.get(DATA, {}), str(directory)
     inference = agreed(
         inference, config, network_facts(network), facts, edits, where, is_bundle=True
@@ -194,6 +196,29 @@ def load_bundled_policy(
         provenance={**kept, **provenance_of(inference, {}, edits)},
         training_log=log if log.is_file() else None,
     )
+
+
+def _bundled_section(config: Mapping[str, Any], robot: str, edits: SectionEdits) -> InferenceRunner:
+    """Returns the robot's section of a bundle, or the one of the config that replaces it.
+
+    Raises:
+        ExportError: that config names a class that is not allowed in a bundle.
+        UsageError: that config does not have the bundle's robot.
+    """
+    if edits.config is None:
+        return bind(InferenceRunner, config["inference"], "inference")
+    section = section_of(edits.config)
+    try:
+        registrations({"inference": section})
+    except ConfigError as error:
+        raise ExportError(f"--config: {edits.config}: {error}") from error
+    runners = inference_sections(bind(InferenceSections, section, "inference"))
+    if robot not in runners:
+        raise UsageError(
+            f"--config: {edits.config}: expected the robot of the bundle, {robot}, got "
+            f"{', '.join(runners)}"
+        )
+    return runners[robot]
 
 
 def with_tokenizer_beside(inference: InferenceRunner, directory: Path) -> InferenceRunner:

@@ -18,8 +18,8 @@ from flux_core.agreement import (
     warn_of_untrained_tasks,
     with_trained_cameras,
 )
-from flux_core.config import bind, load_config
-from flux_core.deployment import InferenceRunner, InferenceSections, inference_sections
+from flux_core.config import load_config
+from flux_core.deployment import InferenceRunner
 from flux_core.errors import ConfigError, ExportError, UsageError
 
 DATA = "data"
@@ -68,14 +68,12 @@ def agreed(
         ExportError: the section contradicts the training section.
         UsageError: an edit is wrong.
     """
-    if edits.config is not None:
-        inference = _of_config(edits.config, inference)
     inference = edits.changes.apply(inference)
     try:
         groups = {} if is_bundle else facts
         trained = Trained(
             network=network,
-            groups=datasets_of(config),
+            groups=datasets_of(config, is_bundle=is_bundle),
             facts={
                 str(name): DataFacts.from_data(data, f"data_facts.{name}")
                 for name, data in groups.items()
@@ -87,9 +85,10 @@ def agreed(
         check_agreement(inference, trained, is_bundle=is_bundle)
         check_data_agreement(inference, trained)
     except ConfigError as error:
-        raise ExportError(
-            f"{where}: {error}. Correct the robot's section in a config, and name it with --config"
-        ) from error
+        remedy = "Correct the robot's section in a config, and name it with --config"
+        if edits.changes:
+            remedy = "Correct the options, or the robot's section in a config that --config names"
+        raise ExportError(f"{where}: {error}. {remedy}") from error
     warn_of_untrained_tasks(inference, trained)
     return inference
 
@@ -133,19 +132,17 @@ def provenance_of(
     return found
 
 
-def _of_config(path: Path, trained: InferenceRunner) -> InferenceRunner:
-    """Returns the section of a config for the same robot."""
+def section_of(path: Path) -> Any:
+    """Returns the robots' section of a config as plain data.
+
+    Raises:
+        ConfigError: the file cannot be read as a config.
+        UsageError: it has no such section.
+    """
     section = load_config(path).get("inference")
     if not section:
         raise UsageError(f"--config: {path}: expected an `inference` section, got none")
-    runners = inference_sections(bind(InferenceSections, section, "inference"))
-    robot = trained.spec.name
-    if robot not in runners:
-        raise UsageError(
-            f"--config: {path}: expected the robot of the checkpoint, {robot}, got "
-            f"{', '.join(runners)}"
-        )
-    return runners[robot]
+    return section
 
 
 def _told_cameras(inference: InferenceRunner, trained: Trained) -> InferenceRunner:
