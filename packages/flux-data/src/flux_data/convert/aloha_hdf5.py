@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from flux_core.errors import DataError, FluxError, MissingDependencyError
+from flux_core.incomplete_file import why_incomplete
 from flux_core.robots import robot_spec
 
 from ..lerobot.episode_stats import ImageStats
@@ -295,7 +296,8 @@ def _opened(path: Path) -> Any:
     try:
         return h5py.File(path, "r")
     except OSError as error:
-        raise DataError(f"{path}: cannot be opened as HDF5 ({error})") from error
+        reason = why_incomplete(path) or error
+        raise DataError(f"{path}: cannot be opened as HDF5 ({reason})") from error
 
 
 def _vectors(file: Any, name: str, settings: AlohaHdf5) -> NDArray[np.float32]:

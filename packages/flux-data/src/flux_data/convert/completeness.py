@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from flux_core.errors import DataError
 
 from ..lerobot.dataset import LeRobotDataset
-from ..parquet.arrow import first_line
+from ..parquet.arrow import unreadable
 
 REPAIR = "`flux-data repair` writes a dataset of what is there"
 
@@ -33,7 +33,7 @@ def check_complete(source: LeRobotDataset) -> None:
         try:
             found = pq.read_metadata(path).num_rows
         except (OSError, pa.ArrowException) as error:
-            raise DataError(f"{path}: cannot be read as parquet ({first_line(error)})") from error
+            raise unreadable(path, error) from error
         if found > rows[path]:
             raise DataError(
                 f"{path}: expected {rows[path]} rows (its episodes in the metadata), got {found}. "

@@ -17,7 +17,7 @@ from flux_core.errors import DataError
 from ..lerobot.dataset import LeRobotDataset
 from ..lerobot.stored_columns import number_type
 from ..lerobot.writer import COUNTERS
-from ..parquet.arrow import first_line
+from ..parquet.arrow import first_line, unreadable
 
 NAMELESS = re.compile(r"__index_level_\d+__")
 """An index of pandas: it numbers the rows of a file and says nothing about them."""
@@ -63,8 +63,7 @@ class SourceFeatures:
             try:
                 found[path] = pq.read_schema(path)
             except (OSError, pa.ArrowException) as error:
-                message = f"{path}: cannot be read as parquet ({first_line(error)})"
-                raise DataError(message) from error
+                raise unreadable(path, error) from error
         return found
 
     def _unlisted(self, schemas: Mapping[Path, pa.Schema]) -> dict[str, Any]:

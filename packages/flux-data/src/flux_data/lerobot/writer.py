@@ -266,6 +266,11 @@ class DatasetWriter(ABC):
             **self._more_info,
         }
 
+    @property
+    def tasks(self) -> Mapping[str, int]:
+        """The number of each task."""
+        return self._numbers
+
     data_path: ClassVar[str]
     video_path: ClassVar[str]
 

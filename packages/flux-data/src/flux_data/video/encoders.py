@@ -300,6 +300,6 @@ def worst_psnr_db(before: Iterable[Any], after: Iterable[Any]) -> float:
 
 def _psnr_db(left: NDArray[np.generic], right: NDArray[np.generic], white: float) -> float:
     wide = np.int32 if left.dtype == np.uint8 else np.int64  # of which squares still fit
-    difference = left.astype(wide) - right
+    difference = left.astype(wide) - right.astype(wide)
     error = float(np.mean(difference * difference))
     return float("inf") if error == 0 else 10 * float(np.log10(white**2 / error))
