@@ -33,7 +33,7 @@ GOP = "2"
 X264 = {"g": GOP, "bf": "0", "sc_threshold": "0", "preset": "veryfast", "threads": "1"}
 X265 = f"log-level=none:keyint={GOP}:min-keyint=1:bframes=0:scenecut=0:pools=1:frame-threads=1"
 X265_NARROWEST = 64
-"""x265 writes beyond its buffers in narrower pictures: the process aborts, or pictures are wrong."""
+"""In narrower pictures x265 writes beyond its buffers: the process aborts, or they are wrong."""
 VP9 = {"g": GOP, "deadline": "realtime", "cpu-used": "5", "lag-in-frames": "0", "b": "0"}
 MPEG4 = {"g": GOP, "bf": "0"}
 
