@@ -23,6 +23,9 @@ MAX_SHIFT = 0.8
 NUM_BESIDE = 16
 """How many rows before and after tell jitter from a lost picture."""
 
+MAX_STRETCH = 4.0
+"""How many times the steps of the rows' times may differ from the period; milliseconds do more."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
@@ -64,8 +67,12 @@ class SourceVideos:
         Raises:
             DataError: a row has no picture, or shares one with another row of any episode.
         """
-        self._check_claims(key, position)
-        self._frames(key, position)
+        try:
+            self._check_claims(key, position)
+            self._frames(key, position)
+        except DataError:
+            self.pictures(key, position)  # refuses if a new encoding is no remedy either
+            raise
 
     def _frames(self, key: str, position: int) -> NDArray[np.int64]:
         segment = self._source.video(key, position)
@@ -121,6 +128,7 @@ class SourceVideos:
         except DataError as error:
             found = self._by_order(key, position)
             if found is not None:
+                self._check_unit(key, position)
                 return found, False
             return self._shared(key, position, error), True
 
@@ -138,6 +146,17 @@ class SourceVideos:
         frames = sum(counts[: sharing.index(position)]) + np.arange(source.lengths[position])
         # A lost picture shifts the others, although one more at the end makes up the number.
         return None if has_jump(stamps_s, frames, self.times_s(position)) else frames
+
+    def _check_unit(self, key: str, position: int) -> None:
+        """Refuses times in another unit than seconds: no encoding makes them right."""
+        steps_s, period_s = np.diff(self.times_s(position)), 1 / self._source.fps
+        step_s = float(np.median(steps_s)) if len(steps_s) else period_s
+        if not period_s / MAX_STRETCH <= step_s <= period_s * MAX_STRETCH:
+            raise DataError(
+                f"{self._source.where(position)}, timestamp: expected rows about "
+                f"{period_s:.4g} s apart (fps in info.json), got {step_s:.4g} s, for which "
+                f"{key} has no pictures. Correct the times, which are in seconds, or fps"
+            )
 
     def _shared(self, key: str, position: int, error: DataError) -> NDArray[np.int64]:
         """Takes the nearest picture for each row.
