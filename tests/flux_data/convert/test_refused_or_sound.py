@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,11 +13,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from flux_data.validate.rows import validate
 
 from ..coded_commands import check_rows, run, write_or_refuse
-from ..coded_dataset import DATA_V3, TOP, Camera, Column, Reference, plain
+from ..coded_dataset import DATA_V3, EPISODES_V3, TOP, Camera, Column, Reference, plain
 from ..coded_pictures import SIDE
 from ..small_dataset import edit_column, edit_info, edit_table
 
@@ -81,6 +84,39 @@ def test_lists_of_texts_are_copied(tmp_path: Path, version: Any) -> None:
         assert not run("convert", root, "--to", target, "--out", tmp_path / target).is_refused
         check_rows(dataset.rows(), tmp_path / target)
         assert list(validate(tmp_path / target)) == []
+
+
+@pytest.mark.parametrize(("mode", "channels"), [("L", 1), ("L", 3), ("RGBA", 4), ("RGBA", 3)])
+def test_stored_images_of_any_number_of_channels_get_statistics_that_fit(
+    tmp_path: Path, mode: str, channels: int
+) -> None:
+    def encoded(images: list[Any]) -> list[Any]:
+        for image in images:
+            file = io.BytesIO()
+            Image.open(io.BytesIO(image["bytes"])).convert(mode).save(file, "PNG")
+            image["bytes"] = file.getvalue()
+        return images
+
+    dataset = plain(lengths=(2,), cameras=(Camera(kind="image"),))
+    root = dataset.write(tmp_path / "in")
+    edit_column("data/chunk-000/episode_000000.parquet", TOP, encoded)(root)
+    features = json.loads((root / "meta/info.json").read_text())["features"]
+    features[TOP]["shape"] = [SIDE, SIDE, channels]
+    edit_info(features=features)(root)
+    assert list(validate(root)) == []
+    assert not run("convert", root, "--to", "v3.0", "--out", tmp_path / "out").is_refused
+    assert list(validate(tmp_path / "out")) == []
+
+
+def test_starts_in_another_order_than_the_episodes_do_not_tell_which_pictures_are_whose(
+    tmp_path: Path,
+) -> None:
+    """Lengths differ, so that one of the starts is wrong; the sum of the lengths is right."""
+    root = plain("v3.0", lengths=(4, 6, 3)).write(tmp_path / "in")
+    start = f"videos/{TOP}/from_timestamp"
+    edit_column(EPISODES_V3, start, lambda starts: [starts[1], starts[0], starts[2]])(root)
+    error = refused_everywhere(root, tmp_path, "--reencode")
+    assert "do not start in the order of their numbers" in error
 
 
 def test_a_camera_that_is_faster_than_the_rows_is_no_fault(tmp_path: Path) -> None:

@@ -582,3 +582,19 @@ def test_a_table_that_is_a_pointer_is_called_by_its_name(
     write(data_v2(1), "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")(root)
     (line,) = repair(root).said("left out")
     assert "git lfs pull" in line
+
+
+@pytest.mark.parametrize("version", ["v2.1", "v3.0"])
+def test_a_late_video_is_encoded_again_where_its_order_tells(
+    repair: Callable[..., Repaired], tmp_path: Path, version: Any
+) -> None:
+    """As by `convert --reencode`; without it the episode is left out."""
+    cameras = (Camera(files=(0, 1, 2)),)
+    dataset = plain(version, lengths=(3, 4, 3), cameras=cameras)
+    root = dataset.write(tmp_path / "in")
+    codes = tuple(Code(0, 1, frame) for frame in range(4))
+    name = video_v2(1) if version == "v2.1" else video_v3(1)
+    write_coded_video(root / name, codes, (0.1, 0.2, 0.3, 0.4), 10, Encoding())
+    done = repair(root, "--reencode")
+    assert done.code == 0, done.lines
+    assert rows_of(done.root) == dataset.rows()

@@ -135,13 +135,14 @@ class SourceVideos:
     def _by_order(self, key: str, position: int) -> NDArray[np.int64] | None:
         """Pairs rows and pictures of a file in their order.
 
-        Returns None if there are more of one kind, or one is lost in between.
+        Returns None if there are more of one kind, one is lost in between, or the starts, of which
+        one is wrong, order the episodes otherwise than their numbers.
         """
         source, path = self._source, self._source.video(key, position).path
         sharing = sorted(self.episodes_in(key, path), key=lambda p: source.video(key, p).start_s)
         counts = [int(source.lengths[p]) for p in sharing]
         stamps_s = packets_of(path).stamps_s
-        if sum(counts) != len(stamps_s):
+        if sum(counts) != len(stamps_s) or sharing != sorted(sharing):
             return None
         frames = sum(counts[: sharing.index(position)]) + np.arange(source.lengths[position])
         # A lost picture shifts the others, although one more at the end makes up the number.
@@ -172,12 +173,19 @@ class SourceVideos:
         is_contested = any(position in (claim.first, claim.second) for claim in claims)
         if is_contested or not is_near(stamps_s, frames, times_s, self._source.fps).all():
             rows = sum(int(self._source.lengths[p]) for p in self.episodes_in(key, segment.path))
-            but = ", but one is lost or added between others" if rows == len(stamps_s) else ""
+            but = "" if rows != len(stamps_s) else f", but {self._why_not(key, segment.path)}"
             raise DataError(
                 f"{str(error).partition(REENCODE)[0]}The file has {len(stamps_s)} pictures and its "
                 f"episodes have {rows} rows{but}, so their order does not tell either"
             ) from error
         return frames
+
+    def _why_not(self, key: str, path: Path) -> str:
+        """Says why as many pictures as rows cannot be paired in their order."""
+        starts_s = [self._source.video(key, p).start_s for p in self.episodes_in(key, path)]
+        if starts_s != sorted(starts_s):
+            return "the episodes do not start in the order of their numbers"
+        return "one is lost or added between others"
 
 
 def has_jump(

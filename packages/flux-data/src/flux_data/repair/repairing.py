@@ -48,6 +48,9 @@ EPISODE = re.compile(r"episode (\d+)\b")
 JUDGED = ("jump",)
 """Faults of episodes that need a person's judgement; the values may be right."""
 
+REENCODABLE = ("video_frames", "video_shift")
+"""Contradictions between rows and pictures that a new encoding may resolve."""
+
 STATISTICS = ("stats", "stats_count", "stats_value", "stats_missing", "stats_unknown")
 COMPUTED = ("dtype", "episode_tasks", "frame_index", "episode_index", "index", *STATISTICS)
 """What the writer computes anew or stores in the right type, or refuses."""
@@ -213,6 +216,8 @@ class _Work:
                 self._note_corrected(stage, file, message, position)
             elif position is None or fault.kind in JUDGED:
                 continue  # reported with the result
+            elif self.reencode and fault.kind in REENCODABLE:
+                continue  # encoded again, or refused there
             elif fault.kind == "video_length":
                 self._note_pictures(stage.episodes[position], file, message)
             else:
