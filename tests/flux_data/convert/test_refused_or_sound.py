@@ -162,6 +162,7 @@ def test_a_codec_that_the_new_file_cannot_hold_is_named(tmp_path: Path) -> None:
     edit_info(video_path=name)(root)
     with av.open(str(root / name), "w") as container:
         stream = container.add_stream("ffv1", rate=10)
+        assert isinstance(stream, av.VideoStream)
         stream.width = stream.height = SIDE
         for _ in range(2):
             picture = np.zeros((SIDE, SIDE, 3), np.uint8)
