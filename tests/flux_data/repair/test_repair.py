@@ -597,4 +597,6 @@ def test_a_late_video_is_encoded_again_where_its_order_tells(
     write_coded_video(root / name, codes, (0.1, 0.2, 0.3, 0.4), 10, Encoding())
     done = repair(root, "--reencode")
     assert done.code == 0, done.lines
+    (line,) = done.said("corrected: episode 1")
+    assert f"{name}: encoded again: " in line
     assert rows_of(done.root) == dataset.rows()

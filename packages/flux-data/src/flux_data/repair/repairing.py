@@ -146,6 +146,7 @@ class _Work:
         self.decode, self.reencode = decode, reencode
         self.advance: Advance = lambda *_: None
         self.report: dict[str, Any] = {}
+        self._encoded: dict[int, tuple[str, str]] = {}
         self._with_stats, self._with_whole, self._num_stages = True, True, 0
 
     @property
@@ -162,6 +163,7 @@ class _Work:
             if is_whole and not bad:
                 bad = self._written(stage) or self._verified(stage)
                 if not bad:
+                    self._note_encoded(stage.episodes)
                     return stage.episodes
                 shutil.rmtree(self.result, ignore_errors=True)
             for position, (file, message) in sorted(bad.items()):
@@ -217,7 +219,8 @@ class _Work:
             elif position is None or fault.kind in JUDGED:
                 continue  # reported with the result
             elif self.reencode and fault.kind in REENCODABLE:
-                continue  # encoded again, or refused there
+                # Encoded again, or refused there.
+                self._encoded[stage.episodes[position].index] = (file, message)
             elif fault.kind == "video_length":
                 self._note_pictures(stage.episodes[position], file, message)
             else:
@@ -233,6 +236,11 @@ class _Work:
             return True
         self._with_whole = False
         return False
+
+    def _note_encoded(self, episodes: Sequence[Candidate]) -> None:
+        for index in (e.index for e in episodes if e.index in self._encoded):
+            file, message = self._encoded[index]
+            self.notes.corrected(file, f"encoded again: {message}", index)
 
     def _note_pictures(self, episode: Candidate, file: str, message: str) -> None:
         """Notes pictures after the last row: lost rows, if the metadata counts them."""
