@@ -7,6 +7,7 @@ classes and protocols (any component whose config derives from them), Any and ob
 
 from __future__ import annotations
 
+import math
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -56,6 +57,8 @@ def bind(declared: Any, tree: object, path: str = "") -> Any:
         return _bind_union(declared, tree, path)
     if not _fits(declared, tree, path):
         raise _misfit(declared, tree, path)
+    if declared is float and not _is_finite(typing.cast(float, tree)):
+        raise ConfigError(f"{path or 'config'}: expected a finite number, got {_show(tree)}")
     origin = typing.get_origin(declared)
     if origin is Literal:
         return tree
@@ -231,6 +234,13 @@ def _hint_on_quotes(declared: Any, text: str) -> str:
     if value == text and is_bracketed(text):
         return ". Inside the brackets, put each text and key in quotes"
     return ""
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an int beyond the largest float
+        return False
 
 
 def _takes(declared: Any, value: object) -> bool:

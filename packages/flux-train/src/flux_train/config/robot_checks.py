@@ -99,7 +99,7 @@ def check_robots_with_data(
     trained = _trained(model, dataset.config)
     check_robot_facts(model, dataset.config, sections, data_facts(dataset))
     for path, inference in robot_sections(sections).items():
-        group = inference.statistics_group(trained.groups)
+        group = inference.statistics_group(trained.groups, path)
         names = dataset.group_of_datasets
         members = [m for m, name in zip(dataset.datasets, names, strict=True) if name == group]
         for told, member in zip(trained.groups[group], members, strict=True):
