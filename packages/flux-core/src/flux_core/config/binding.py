@@ -277,7 +277,7 @@ def _config_of(declared: type, tree: object, path: str) -> type | None:
     if isinstance(tree, Mapping):
         if "type" not in tree:
             return base if is_dataclass(base) else None
-        cls = config_class(component(_text(tree["type"], dotted(path, "type")), path))
+        cls = config_class(component(_text(tree["type"], dotted(path, "type")), path), path)
     elif is_dataclass(tree) and not isinstance(tree, type):
         cls = type(tree)
     else:
