@@ -70,7 +70,8 @@ def check_data_agreement(
     """
     facts, where = _facts(inference, trained, path)
     if facts is not None:
-        refuse([*_rate(inference, facts, where, path), *_widths(inference, facts, where, path)])
+        findings = [*_rate(inference, facts, where, path), *_widths(inference, facts, where, path)]
+        refuse(findings or [*_order(inference, facts, where, path)])
 
 
 def warn_of_untrained_tasks(
@@ -346,3 +347,23 @@ def _widths(inference: InferenceRunner, facts: DataFacts, where: str, path: str)
             "trained but not executed",
             *(path, where, facts.action_dim, spec.name, spec.action_dim),
         )
+
+
+def _order(inference: InferenceRunner, facts: DataFacts, where: str, path: str) -> Iterator[str]:
+    """Refuses joints in another order than the recordings; joints of other names are not told."""
+    spec = inference.spec
+    states = spec.state_names if spec.is_commanded_by_differences else spec.joint_names
+    for field, trained, robots in (
+        ("joint_names", facts.action_names, spec.joint_names),
+        ("state_names" if spec.state_names else "joint_names", facts.state_names, states),
+    ):
+        for place, (name, ours) in enumerate(zip(robots, trained, strict=False)):
+            if name != ours and trained.count(name) == 1:
+                yield finding(
+                    f"{path}.robot.{field}.{place}",
+                    where,
+                    expected=ours,
+                    got=name,
+                    remedy="The dimensions have the order of the recordings",
+                )
+                break

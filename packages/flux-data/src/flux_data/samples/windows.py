@@ -327,8 +327,17 @@ class DatasetPart:
     @property
     def action_names(self) -> tuple[str, ...]:
         """The name of each dimension of the actions."""
+        return self._names[ACTION]
+
+    @property
+    def state_names(self) -> tuple[str, ...]:
+        """The name of each dimension of the state."""
+        return self._names[STATE]
+
+    @property
+    def _names(self) -> dict[str, tuple[str, ...]]:
         columns = {STATE: self.config.state_columns, ACTION: self.config.action_columns}
-        return dimension_names(self.source.info["features"], columns)[ACTION]
+        return dimension_names(self.source.info["features"], columns)
 
     def actions(self, position: int) -> NDArray[np.float32]:
         """Returns all actions of an episode, (frames, A)."""

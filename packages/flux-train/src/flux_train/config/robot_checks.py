@@ -146,6 +146,8 @@ def data_facts(dataset: DistributedRepeatingDataset) -> dict[str, DataFacts]:
             state_dim=parts[0].state_dim,
             action_dim=parts[0].action_dim,
             tasks=tuple(dict.fromkeys(texts)),
+            state_names=parts[0].state_names,
+            action_names=parts[0].action_names,
         )
     return facts
 
