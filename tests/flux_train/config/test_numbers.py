@@ -104,3 +104,11 @@ def test_a_mixture_without_a_dataset_is_refused(value: object) -> None:
 def test_a_list_inside_a_list_of_names_is_refused_at_its_own_path() -> None:
     message = refusal(SMALL, "runner.collator.keys", [["states"]])
     assert message == "runner.collator.keys.0: expected str, got ['states']"
+
+
+@pytest.mark.parametrize(
+    ("value", "hint"), [(1e3, ". Write 1000"), (10.0, ". Write 10"), (1.5, "")]
+)
+def test_a_whole_number_in_another_notation_says_how_to_write_it(value: float, hint: str) -> None:
+    path = "runner.log_interval"
+    assert refusal(SMALL, path, value) == f"{path}: expected int, got {value}{hint}"

@@ -222,6 +222,8 @@ def _has_form(declared: Any, tree: object) -> bool:
 
 def _misfit(declared: Any, tree: object, path: str) -> ConfigError:
     hint = _hint_on_quotes(declared, tree) if isinstance(tree, str) else ""
+    if isinstance(tree, float) and tree.is_integer() and _takes(declared, int(tree)):
+        hint = f". Write {int(tree)}"
     return ConfigError(
         f"{path or 'config'}: expected {_describe(declared)}, got {_show(tree)}{hint}"
     )
