@@ -283,6 +283,14 @@ def test_a_missing_encoder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert not (tmp_path / "out").exists()
 
 
+def test_pictures_too_narrow_for_x265_are_refused(tmp_path: Path) -> None:
+    write_noise(tmp_path / "in.mp4", "hevc")
+    source = source_of(tmp_path / "in.mp4", 10)
+    assert encoders.settings_of(source)
+    with pytest.raises(DataError, match=r"a width of at least 64 to encode hevc.* got 48"):
+        encoders.settings_of(replace(source, width=48))
+
+
 def test_a_quality_that_no_setting_reaches_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,7 +4,6 @@ is named. Every situation is made on coded datasets, so rows and pictures are kn
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Callable, Sequence
@@ -34,6 +33,7 @@ from ..coded_dataset import (
 from ..coded_pictures import Code, Encoding, write_coded_video
 from ..coded_rows import renumbered, rows_of
 from ..small_dataset import cut, edit_column, edit_info, edit_lines, put, write, write_lines
+from .conftest import Repaired, content
 
 LENGTHS = (5, 3, 4, 6)
 WRIST = "observation.images.wrist"
@@ -53,46 +53,6 @@ def video_v2(episode: int) -> str:
 
 def video_v3(file: int) -> str:
     return f"videos/{TOP}/chunk-000/file-{file:03d}.mp4"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Repaired:
-    """What the command did: its exit code, its lines and its report, and the dataset."""
-
-    code: int
-    lines: Sequence[str]
-    error: str
-    root: Path
-
-    def said(self, kind: str) -> list[str]:
-        return [line for line in self.lines if line.startswith(kind)]
-
-
-@pytest.fixture
-def repair(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., Repaired]:
-    """Repairs a dataset; checks that the source stays as it is and the result has no faults."""
-
-    def run(root: Path, *options: str) -> Repaired:
-        out, before = tmp_path / "out", content(root)
-        capsys.readouterr()
-        code = main(["repair", str(root), "--out", str(out), *options])
-        said = capsys.readouterr()
-        assert "Traceback" not in said.err
-        assert content(root) == before, "the source was changed"
-        assert not list(tmp_path.glob(".out*")), "hidden files were left behind"
-        if out.exists():
-            assert main(["validate", str(out)]) == 0, capsys.readouterr().out
-        errors = [line for line in said.err.splitlines() if "error:" in line]
-        assert len(errors) == (not out.exists()), said.err
-        return Repaired(code=code, lines=said.out.splitlines(), error="".join(errors), root=out)
-
-    return run
-
-
-def content(root: Path) -> dict[str, str]:
-    """Returns name -> checksum of all files below a folder."""
-    files = (path for path in sorted(root.rglob("*")) if path.is_file())
-    return {str(p.relative_to(root)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 
 def kept(dataset: CodedDataset, episodes: Sequence[int]) -> list[Row]:
@@ -584,3 +544,18 @@ def test_an_episode_that_cannot_be_copied_is_left_out_or_encoded_again(
     done = repair(root, "--reencode")
     assert done.code == 0
     assert rows_of(done.root) == dataset.rows()
+
+
+def test_many_corrections_of_a_kind_are_counted(
+    repair: Callable[..., Repaired], tmp_path: Path
+) -> None:
+    dataset = plain("v3.0", lengths=(2,) * 25, cameras=(), index="the episode's rows")
+    root = dataset.write(tmp_path / "damaged")
+    done = repair(root)
+    assert done.code == 0
+    assert rows_of(done.root) == dataset.rows()
+    assert len(done.said("corrected: episode")) == 20
+    assert done.lines[-1] == "corrected: 4 more like these; --json lists all"
+    shutil.rmtree(done.root)
+    report = json.loads(repair(root, "--json").lines[0])
+    assert [note["episode"] for note in report["corrected"]] == list(range(1, 25))

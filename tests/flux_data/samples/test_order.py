@@ -19,6 +19,8 @@ from flux_data.samples.process_inputs import ProcessParquetInputs
 from flux_data.samples.read_ahead import batches_ahead
 from flux_data.samples.windows import ParquetDataset
 
+from ..small_dataset import edit_info
+
 BATCH = 7
 
 
@@ -173,6 +175,7 @@ def labelled(shared_data: Path, folder: Path, labels: dict[int, str]) -> Path:
     source = shared_data / "lerobot" / "v21"
     shutil.copytree(source / "meta", folder / "meta", copy_function=shutil.copyfile)
     (folder / "videos").symlink_to(source / "videos")
+    edit_info(total_episodes=1, total_frames=150)(folder)
     episodes = folder / "meta" / "episodes.jsonl"
     episodes.write_text(episodes.read_text().splitlines()[0] + "\n")
     (folder / "meta" / "tasks.jsonl").write_text(

@@ -229,7 +229,7 @@ class PolicyIO:
 
     def _prompt(self, observation: Observation) -> str:
         prompt = observation.prompt
-        if not isinstance(prompt, str) or not prompt.strip():
+        if not isinstance(prompt, str):
             raise DataError(f"observation.prompt: expected the task in words, got {prompt!r:.60}")
         return prompt
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,9 @@ from flux_core.command_line import EXIT_FAILED, EXIT_OK, add_command, print_json
 
 from ..progress_bars import progress_bars
 from .write import add_reencode, tell_reencoded
+
+MAX_ALIKE = 20
+"""The number of corrections that differ only in numbers and are printed."""
 
 
 def add_repair(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -56,11 +61,19 @@ def _tell(report: dict[str, Any]) -> None:
     """Prints one line per thing that was done, and what was written."""
     out = Console(soft_wrap=True, highlight=False)
     kinds = ("left_out", "corrected", "remaining")
+    alike = Counter[str]()
     for kind in kinds:
         for note in report[kind]:
+            form = re.sub(r"\d+", "", note["message"])
+            alike[form] += kind == "corrected"
+            if alike[form] > MAX_ALIKE:
+                continue
             episode = "" if note["episode"] is None else f"episode {note['episode']}: "
             name = kind.replace("_", " ")
             out.print(f"{name}: {episode}{note['file']}: {note['message']}", markup=False)
+    more = sum(max(count - MAX_ALIKE, 0) for count in alike.values())
+    if more:
+        out.print(f"corrected: {more} more like these; --json lists all")
     if not any(report[kind] for kind in kinds):
         out.print("nothing needed repair: the result is a copy")
     console = Console(stderr=True, highlight=False, soft_wrap=True)

@@ -17,6 +17,12 @@ from ..video.pairing import REENCODE, frames_of_rows, is_near, nearest_frames
 
 NOBODY = -1
 
+MAX_SHIFT = 0.8
+"""How far rows may move against their pictures from one row to the next, in periods."""
+
+NUM_BESIDE = 16
+"""How many rows before and after tell jitter from a lost picture."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
@@ -119,13 +125,19 @@ class SourceVideos:
             return self._shared(key, position, error), True
 
     def _by_order(self, key: str, position: int) -> NDArray[np.int64] | None:
-        """Pairs rows and pictures of a file in their order; None if there are more of one kind."""
+        """Pairs rows and pictures of a file in their order.
+
+        Returns None if there are more of one kind, or one is lost in between.
+        """
         source, path = self._source, self._source.video(key, position).path
         sharing = sorted(self.episodes_in(key, path), key=lambda p: source.video(key, p).start_s)
         counts = [int(source.lengths[p]) for p in sharing]
-        if sum(counts) != len(packets_of(path).stamps_s):
+        stamps_s = packets_of(path).stamps_s
+        if sum(counts) != len(stamps_s):
             return None
-        return sum(counts[: sharing.index(position)]) + np.arange(source.lengths[position])
+        frames = sum(counts[: sharing.index(position)]) + np.arange(source.lengths[position])
+        # A lost picture shifts the others, although one more at the end makes up the number.
+        return None if has_jump(stamps_s, frames, self.times_s(position)) else frames
 
     def _shared(self, key: str, position: int, error: DataError) -> NDArray[np.int64]:
         """Takes the nearest picture for each row.
@@ -141,8 +153,33 @@ class SourceVideos:
         is_contested = any(position in (claim.first, claim.second) for claim in claims)
         if is_contested or not is_near(stamps_s, frames, times_s, self._source.fps).all():
             rows = sum(int(self._source.lengths[p]) for p in self.episodes_in(key, segment.path))
+            but = ", but one is lost or added between others" if rows == len(stamps_s) else ""
             raise DataError(
                 f"{str(error).partition(REENCODE)[0]}The file has {len(stamps_s)} pictures and its "
-                f"episodes have {rows} rows, so their order does not tell either"
+                f"episodes have {rows} rows{but}, so their order does not tell either"
             ) from error
         return frames
+
+
+def has_jump(
+    stamps_s: NDArray[np.float64], frames: NDArray[np.int64], rows_s: NDArray[np.float64]
+) -> bool:
+    """Whether rows and pictures, paired in order, move apart by a picture somewhere for good.
+
+    Times that begin elsewhere, run at another rate or jitter do not.
+
+    Args:
+        stamps_s: the stamps of all pictures in the file.
+        frames: the place of each row's picture among them.
+        rows_s: the rows' times.
+    """
+    if len(rows_s) < 2:
+        return False
+    period_s = float(np.median(np.diff(stamps_s)))
+    off = (stamps_s[frames] - rows_s * period_s / np.median(np.diff(rows_s))) / period_s
+    places = np.flatnonzero(np.abs(np.diff(off)) > MAX_SHIFT / 2) + 1
+    return any(
+        abs(np.median(off[k : k + NUM_BESIDE]) - np.median(off[max(k - NUM_BESIDE, 0) : k]))
+        > MAX_SHIFT
+        for k in places.tolist()
+    )

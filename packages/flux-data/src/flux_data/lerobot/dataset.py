@@ -278,7 +278,7 @@ class LeRobotDataset(ABC):
 
     def image_bytes(self) -> int:
         """Estimates the encoded size of all stored images, from the first data file."""
-        footer = footer_of(self.data_file(0))
+        footer = footer_of(self.stated_file(0))
         files = len({self.stated_file(position) for position in range(self.num_episodes)})
         return int(footer.group_bytes(self.image_keys).sum()) * files
 

@@ -60,9 +60,17 @@ def rows_v3(source: DamagedDataset, lines: Lines, notes: Notes) -> Found:
     if _only_renumbered(source, lines, runs):
         pairs = dict(zip(listed, runs, strict=True))
     else:
-        pairs = {i: run for i in listed if (run := _own_run(source, i, runs, lines[i], notes))}
+        of_episode: dict[int, list[Run]] = {}
+        for run in runs:
+            of_episode.setdefault(run.states, []).append(run)
+        pairs = {
+            i: run
+            for i in listed
+            if (run := _own_run(source, i, of_episode.get(i, []), lines[i], notes))
+        }
+    told = notes.episodes_left_out()
     for index in (index for index in listed if index not in pairs):
-        if index not in notes.episodes_left_out():
+        if index not in told:
             notes.left_out(*_why_no_rows(source, lines[index][0], unreadable), index)
     found: Found = {}
     for index, run in pairs.items():
@@ -103,10 +111,9 @@ def _only_renumbered(source: DamagedDataset, lines: Lines, runs: Sequence[Run]) 
 
 
 def _own_run(
-    source: DamagedDataset, index: int, runs: Sequence[Run], lines: Sequence[Line], notes: Notes
+    source: DamagedDataset, index: int, own: Sequence[Run], lines: Sequence[Line], notes: Notes
 ) -> Run | None:
     """Returns the episode's run; of several, the only one where the metadata says it is."""
-    own = [run for run in runs if run.states == index]
     if len(own) < 2:
         return own[0] if own else None
     stated = [

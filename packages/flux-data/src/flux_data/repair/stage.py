@@ -53,6 +53,13 @@ class _Builder:
     folder: Path
     episodes: Sequence[Candidate]
     sources: dict[Path, Path] = field(default_factory=dict)
+    _tables: dict[Path, pa.Table] = field(default_factory=dict)
+
+    def table(self, path: Path) -> pa.Table:
+        """Returns a data file; the last one stays in memory for the next episode."""
+        if path not in self._tables:
+            self._tables = {path: read_table(path)}
+        return self._tables[path]
 
     def link(self, path: Path, name: str) -> None:
         """Makes a link in the stage; one to a missing file is missing, too."""
@@ -182,7 +189,7 @@ def _files_kept(episodes: Sequence[Candidate]) -> set[Path]:
 def _write_rows(builder: _Builder, episode: Candidate, number: int, first: int, name: str) -> None:
     """Writes an episode's rows with counters that are right in the stage."""
     run, path = episode.run, builder.folder / name
-    parts = [read_table(span.path).slice(span.first, span.length) for span in run.spans]
+    parts = [builder.table(span.path).slice(span.first, span.length) for span in run.spans]
     table = pa.concat_tables(parts)
     frames = np.arange(run.length, dtype=np.int64)
     if run.order == "shuffled":

@@ -89,10 +89,10 @@ def _note_gaps(source: DamagedDataset, lines: Lines, notes: Notes) -> None:
 
 def _note_index(rows: Found, notes: Notes) -> None:
     """Notes rows that do not count on from the episode before, unless others are missing."""
+    if notes.episodes_left_out():
+        return
     first = 0
     for index, (run, line) in sorted(rows.items()):
-        if notes.episodes_left_out():
-            return
         if run.first_index != first:
             got = "others" if run.first_index is None else f"{run.first_index} and so on"
             notes.corrected(run.path, f"index: expected {first} and so on, got {got}", index)

@@ -135,11 +135,14 @@ def hint_at_slow_images(source: LeRobotDataset) -> str:
     That is so if row groups are large and the images of the dataset do not fit in memory. Looks at
     the first data file only.
     """
-    path = source.data_file(0)
-    if not source.image_keys or not path.is_file():
+    if not source.image_keys:
         return ""
-    size = int(footer_of(path).group_bytes(source.image_keys).max(initial=0))
-    if size <= LARGE_GROUP_BYTES or source.image_bytes() <= MAX_CACHED_BYTES:
+    path = source.stated_file(0)
+    try:
+        size = int(footer_of(path).group_bytes(source.image_keys).max(initial=0))
+        if size <= LARGE_GROUP_BYTES or source.image_bytes() <= MAX_CACHED_BYTES:
+            return ""
+    except DataError:  # told where the images are read
         return ""
     return (
         f"{path.name} has row groups with {size / 1e6:.0f} MB of images, which are slow to read at "

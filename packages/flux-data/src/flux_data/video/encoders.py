@@ -32,6 +32,8 @@ GOP = "2"
 
 X264 = {"g": GOP, "bf": "0", "sc_threshold": "0", "preset": "veryfast", "threads": "1"}
 X265 = f"log-level=none:keyint={GOP}:min-keyint=1:bframes=0:scenecut=0:pools=1:frame-threads=1"
+X265_NARROWEST = 64
+"""In narrower pictures x265 writes beyond its buffers: the process aborts, or they are wrong."""
 VP9 = {"g": GOP, "deadline": "realtime", "cpu-used": "5", "lag-in-frames": "0", "b": "0"}
 MPEG4 = {"g": GOP, "bf": "0"}
 
@@ -131,7 +133,7 @@ def settings_of(source: Source) -> list[EncoderSetting]:
     """Returns the settings that this PyAV can encode the video with, the lowest quality first.
 
     Raises:
-        DataError: the codec is unknown.
+        DataError: the codec is unknown, or its encoder damages memory with pictures that small.
         MissingDependencyError: PyAV lacks the encoder, or the encoder lacks the pixel format.
     """
     import av
@@ -140,6 +142,11 @@ def settings_of(source: Source) -> list[EncoderSetting]:
     if source.codec not in SETTINGS:
         raise DataError(
             f"{source.path}: expected one of the codecs {', '.join(SETTINGS)}, got {source.codec}"
+        )
+    if source.codec == "hevc" and source.width < X265_NARROWEST:
+        raise DataError(
+            f"{source.path}: expected a width of at least {X265_NARROWEST} to encode hevc, because "
+            f"x265 is not safe below, got {source.width}. Copy the episodes without --reencode"
         )
     found: list[EncoderSetting] = []
     for setting in SETTINGS[source.codec]:
