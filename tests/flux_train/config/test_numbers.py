@@ -112,3 +112,9 @@ def test_a_list_inside_a_list_of_names_is_refused_at_its_own_path() -> None:
 def test_a_whole_number_in_another_notation_says_how_to_write_it(value: float, hint: str) -> None:
     path = "runner.log_interval"
     assert refusal(SMALL, path, value) == f"{path}: expected int, got {value}{hint}"
+
+
+def test_an_item_of_a_list_that_is_not_written_says_to_write_the_list() -> None:
+    tree = load_config(ROOT / "configs" / SMALL, ["runner.betas.0=0.8"])
+    with pytest.raises(ConfigError, match=r"^runner\.betas: expected a list .* the whole list, "):
+        bind_train_config(tree)
