@@ -224,7 +224,8 @@ def _misfit(declared: Any, tree: object, path: str) -> ConfigError:
     hint = _hint_on_quotes(declared, tree) if isinstance(tree, str) else ""
     if isinstance(tree, float) and tree.is_integer() and _takes(declared, int(tree)):
         hint = f". Write {int(tree)}"
-    if isinstance(tree, Mapping) and tree and all(str(key).isdecimal() for key in tree):
+    wants_list = any(map(_is_sequence, (declared, *typing.get_args(declared))))
+    if wants_list and isinstance(tree, Mapping) and all(str(key).isdecimal() for key in tree):
         hint = ". Write the whole list, because the config has none there whose items could change"
     return ConfigError(
         f"{path or 'config'}: expected {_describe(declared)}, got {_show(tree)}{hint}"
