@@ -40,7 +40,7 @@ LANGUAGE = pa.list_(
 
 Version = Literal["v2.0", "v2.1", "v3.0"]
 Stored = Literal[
-    *("float32", "float64", "int8", "int32", "int64", "uint8"),
+    *("float32", "float64", "int8", "int32", "int64", "uint8", "uint64"),
     *("bool", "string", "large_string", "language"),
 ]
 Missing = Literal["video", "pointer", "data", "line", "rows", "last rows", "episode"]
@@ -153,7 +153,9 @@ class Column:
     key: str
     dtype: str
     stored: Stored
-    kind: Literal["whole", "fraction", "clock", "flag", "text", "persistent", "events"] = "whole"
+    kind: Literal[
+        "whole", "fraction", "clock", "flag", "text", "persistent", "events", "largest"
+    ] = "whole"
     width: int | tuple[()] = ()
 
     def value(self, episode: int, frame: int) -> object:
@@ -166,6 +168,8 @@ class Column:
         number = 20 * episode + frame
         if self.kind == "fraction":
             return float(np.dtype(self.stored).type(number / 128 + 0.46))
+        if self.kind == "largest":
+            return int(np.iinfo(self.stored).max) - number
         if self.kind == "clock":
             return 1_700_000_000_000_000_000 + number * 100_000_000
         if self.kind == "persistent":

@@ -91,3 +91,25 @@ def test_training_reads_a_shortened_list_with_a_warning_and_refuses_lost_episode
     root = plain("v2.1", missing=(("episode", 2),)).write(tmp_path / "lost")
     with pytest.raises(FluxError, match=f"flux-data repair {root} --out DIR"):
         config(root).build()
+
+
+def test_files_of_other_programs_are_not_a_dataset_to_repair(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "episode_0.hdf5").write_bytes(b"not HDF5")
+    argv = ["convert", "aloha-hdf5", str(tmp_path), "--out", str(tmp_path / "out")]
+    assert main([*argv, "--order", "left-right", "--fps", "50", "--task", "fold"]) == 1
+    error = capsys.readouterr().err
+    assert "episode_0.hdf5" in error
+    assert "repair" not in error
+
+
+def test_datasets_that_do_not_agree_are_not_damaged(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    roots = [plain(files=(("meta/modality.json", text),)) for text in ("{}", '{"a": 1}')]
+    places = [str(root.write(tmp_path / str(i))) for i, root in enumerate(roots)]
+    assert main(["merge", *places, "--out", str(tmp_path / "out")]) == 1
+    error = capsys.readouterr().err
+    assert "remove it or make it equal" in error
+    assert "repair" not in error

@@ -179,3 +179,18 @@ def test_weights_that_are_a_pointer_are_called_so(name: str, tmp_path: Path) -> 
 def test_a_whole_or_missing_file_is_not_incomplete(tmp_path: Path) -> None:
     (tmp_path / "short").write_text("version 1")
     assert why_incomplete(tmp_path / "short") == why_incomplete(tmp_path / "missing") == ""
+
+
+@pytest.mark.parametrize(
+    ("stated", "is_told"), [(10, False), (10.01, False), (30, True), (5, True)]
+)
+def test_rows_at_another_rate_than_info_json_says_are_told_before_training(
+    tmp_path: Path, stated: float, is_told: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A robot runs at the stated rate, so a policy of such data would move too fast or slowly."""
+    images = (Camera(kind="image"),)
+    root = plain(lengths=(4, 3), cameras=images, info=(("fps", stated),)).write(tmp_path / "in")
+    start(root)
+    told = [line for line in caplog.messages if "the rate of the rows' timestamps" in line]
+    assert len(told) == is_told
+    assert not is_told or f"expected 10, the rate of the rows' timestamps, got {stated}" in told[0]

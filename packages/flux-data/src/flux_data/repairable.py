@@ -8,6 +8,11 @@ from pathlib import Path
 
 from flux_core.errors import DataError
 
+
+class SoundDataError(DataError):
+    """An error about data that is not damaged; its message says what to do."""
+
+
 NOT_REPAIRABLE = ("meta/info.json",)
 """Files of which repair only corrects totals: nothing else says what they say."""
 
@@ -20,9 +25,13 @@ def naming_repair(*roots: Path) -> Iterator[None]:
     """Adds the command to an error about a file below one of these datasets."""
     try:
         yield
+    except SoundDataError:
+        raise
     except DataError as error:
         text = str(error)
         for root in roots:
+            if not (root / "meta").is_dir():  # not a dataset, but files of other programs
+                continue
             below = text.removeprefix(f"{root}/")
             if below == text or below.startswith(NOT_REPAIRABLE):
                 continue

@@ -1,11 +1,13 @@
-"""Checks that all files of a run exist before its first step, without reading them."""
+"""Checks before a run's first step that all its files exist and that its rates are true."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -15,6 +17,11 @@ from flux_core.incomplete_file import why_incomplete
 from .lerobot.dataset import LeRobotDataset
 from .parquet.arrow import unreadable
 from .repairable import naming_repair
+
+logger = logging.getLogger("flux.data")
+
+MAX_RATE_ERROR = 0.1
+"""How far the rate of the rows may be off that of info.json, as a share; clocks are better."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +49,34 @@ def check_files(sources: Iterable[tuple[LeRobotDataset, Sequence[str]]]) -> None
     others = f" ({more} more of the run's files cannot be read either)" if more else ""
     with naming_repair(*(source.root for source, _ in chosen)):
         raise DataError(f"{first.path}: {first.reason}{others}")
+
+
+def warn_of_rates(sources: Iterable[LeRobotDataset]) -> None:
+    """Logs one warning per dataset whose rows follow each other at another rate than stated.
+
+    A policy is deployed at the stated rate.
+    """
+    for source in sources:
+        rate = _rate_of_rows(source)
+        if abs(rate / source.fps - 1) > MAX_RATE_ERROR:
+            logger.warning(
+                "%s: fps: expected %.3g, the rate of the rows' timestamps, got %.3g. A robot would "
+                "run at the latter; correct the one that is wrong",
+                source.root / "meta" / "info.json",
+                rate,
+                source.fps,
+            )
+
+
+def _rate_of_rows(source: LeRobotDataset) -> float:
+    """Returns the rows per second of the longest episode; the stated rate if none can be read."""
+    try:
+        longest = int(np.argmax(source.lengths))
+        times_s = source.read_episode(longest, ["timestamp"])["timestamp"]
+        steps_s = np.diff(times_s.ravel().astype(np.float64))
+    except DataError:  # told where the times are needed
+        return source.fps
+    return float(1 / np.median(steps_s)) if len(steps_s) else source.fps
 
 
 def missing_files(source: LeRobotDataset, cameras: Sequence[str]) -> Iterator[MissingFile]:

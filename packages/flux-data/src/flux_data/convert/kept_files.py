@@ -7,10 +7,9 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from flux_core.errors import DataError
-
 from ..lerobot.dataset import LeRobotDataset, LeRobotV2
 from ..lerobot.metadata import is_depth_map
+from ..repairable import SoundDataError
 
 logger = logging.getLogger("flux.data")
 
@@ -68,7 +67,7 @@ def kept_files(
         has_same_episodes: as in `more_info`; statistics of the whole dataset then stay true.
 
     Raises:
-        DataError: several datasets are joined, and a file differs or is not in all of them.
+        SoundDataError: several datasets are joined, and a file differs or is not in all of them.
     """
     # GR00T's; v2.1 itself has none.
     has_stats = has_same_episodes and version == "v2.1" and isinstance(sources[0], LeRobotV2)
@@ -84,12 +83,12 @@ def kept_files(
             there = next(source.root for source, path in zip(sources, paths, strict=True) if path)
             missing = [s.root for s, path in zip(sources, paths, strict=True) if path is None]
             reason = f"it is not in {missing[0]}" if missing else "it differs"
-            raise DataError(
+            raise SoundDataError(
                 f"{there / name}: expected the same file in all datasets, but {reason}. Only one "
                 "that is equal everywhere can be kept; remove it or make it equal"
             )
     for source in sources:
-        _tell_of_other_folders(source)
+        _tell_of_others(source)
 
 
 def _are_equal(paths: Sequence[Path | None]) -> bool:
@@ -108,11 +107,12 @@ def _more_files(root: Path, known: Collection[str], is_single: bool) -> Iterator
             yield str(path.relative_to(root)), path
 
 
-def _tell_of_other_folders(source: LeRobotDataset) -> None:
+def _tell_of_others(source: LeRobotDataset) -> None:
+    """Names the folders and files beside `meta/` that no dataset has; hidden ones are tools'."""
     others = [
         path.name
         for path in sorted(source.root.iterdir())
-        if path.is_dir() and path.name not in ROOT_FOLDERS and not path.name.startswith(".")
+        if path.name not in (*ROOT_FOLDERS, *ROOT_FILES) and not path.name.startswith(".")
     ]
     if others:
         logger.warning("%s: not copied: %s", source.root, ", ".join(others))

@@ -274,9 +274,16 @@ def _picture_stats(source: LeRobotDataset, table: pa.Table, position: int) -> di
     found: dict[str, Any] = {}
     for key in source.image_keys:
         stats = ImageStats()
-        column = table.column(key).to_pylist()
+        column, shape = table.column(key).to_pylist(), source.info["features"][key]["shape"]
         for frame in np.unique(np.linspace(0, len(column) - 1, 100).round().astype(int)):
             where = f"{source.data_file(position)}: {key}, frame {frame}"
-            stats.add(decode_image(column[frame]["bytes"], where))
+            picture = decode_image(column[frame]["bytes"], where)
+            stats.add(_with_channels(picture, min(shape[0], shape[2])))
         found[key] = stats.result()
     return found
+
+
+def _with_channels(picture: NDArray[np.uint8], channels: int) -> NDArray[np.uint8]:
+    """Returns an RGB picture with the channels that info.json states: 1 is grey, 4 opaque."""
+    opaque = np.full((*picture.shape[:2], 1), 255, np.uint8)
+    return np.concatenate((picture, opaque), axis=2)[:, :, :channels]

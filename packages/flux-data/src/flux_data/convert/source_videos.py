@@ -23,6 +23,9 @@ MAX_SHIFT = 0.8
 NUM_BESIDE = 16
 """How many rows before and after tell jitter from a lost picture."""
 
+MAX_STRETCH = 4.0
+"""How many times the steps of the rows' times may differ from the period; milliseconds do more."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
@@ -64,8 +67,12 @@ class SourceVideos:
         Raises:
             DataError: a row has no picture, or shares one with another row of any episode.
         """
-        self._check_claims(key, position)
-        self._frames(key, position)
+        try:
+            self._check_claims(key, position)
+            self._frames(key, position)
+        except DataError:
+            self.pictures(key, position)  # refuses if a new encoding is no remedy either
+            raise
 
     def _frames(self, key: str, position: int) -> NDArray[np.int64]:
         segment = self._source.video(key, position)
@@ -121,23 +128,36 @@ class SourceVideos:
         except DataError as error:
             found = self._by_order(key, position)
             if found is not None:
+                self._check_unit(key, position)
                 return found, False
             return self._shared(key, position, error), True
 
     def _by_order(self, key: str, position: int) -> NDArray[np.int64] | None:
         """Pairs rows and pictures of a file in their order.
 
-        Returns None if there are more of one kind, or one is lost in between.
+        Returns None if there are more of one kind, one is lost in between, or the starts, of which
+        one is wrong, order the episodes otherwise than their numbers.
         """
         source, path = self._source, self._source.video(key, position).path
         sharing = sorted(self.episodes_in(key, path), key=lambda p: source.video(key, p).start_s)
         counts = [int(source.lengths[p]) for p in sharing]
         stamps_s = packets_of(path).stamps_s
-        if sum(counts) != len(stamps_s):
+        if sum(counts) != len(stamps_s) or sharing != sorted(sharing):
             return None
         frames = sum(counts[: sharing.index(position)]) + np.arange(source.lengths[position])
         # A lost picture shifts the others, although one more at the end makes up the number.
         return None if has_jump(stamps_s, frames, self.times_s(position)) else frames
+
+    def _check_unit(self, key: str, position: int) -> None:
+        """Refuses times in another unit than seconds: no encoding makes them right."""
+        steps_s, period_s = np.diff(self.times_s(position)), 1 / self._source.fps
+        step_s = float(np.median(steps_s)) if len(steps_s) else period_s
+        if not period_s / MAX_STRETCH <= step_s <= period_s * MAX_STRETCH:
+            raise DataError(
+                f"{self._source.where(position)}, timestamp: expected rows about "
+                f"{period_s:.4g} s apart (fps in info.json), got {step_s:.4g} s, for which "
+                f"{key} has no pictures. Correct the times, which are in seconds, or fps"
+            )
 
     def _shared(self, key: str, position: int, error: DataError) -> NDArray[np.int64]:
         """Takes the nearest picture for each row.
@@ -153,12 +173,19 @@ class SourceVideos:
         is_contested = any(position in (claim.first, claim.second) for claim in claims)
         if is_contested or not is_near(stamps_s, frames, times_s, self._source.fps).all():
             rows = sum(int(self._source.lengths[p]) for p in self.episodes_in(key, segment.path))
-            but = ", but one is lost or added between others" if rows == len(stamps_s) else ""
+            but = "" if rows != len(stamps_s) else f", but {self._why_not(key, segment.path)}"
             raise DataError(
                 f"{str(error).partition(REENCODE)[0]}The file has {len(stamps_s)} pictures and its "
                 f"episodes have {rows} rows{but}, so their order does not tell either"
             ) from error
         return frames
+
+    def _why_not(self, key: str, path: Path) -> str:
+        """Says why as many pictures as rows cannot be paired in their order."""
+        starts_s = [self._source.video(key, p).start_s for p in self.episodes_in(key, path)]
+        if starts_s != sorted(starts_s):
+            return "the episodes do not start in the order of their numbers"
+        return "one is lost or added between others"
 
 
 def has_jump(

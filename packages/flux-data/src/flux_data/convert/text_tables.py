@@ -35,11 +35,13 @@ class NewNumbers:
     Attributes:
         columns: column -> the name of its table.
         numbers: table -> old number -> new number; a table that keeps its numbers is left out.
+        added: table -> the numbers that only the other datasets' tables have.
         uncertain: columns that may refer to a table whose numbers change.
     """
 
     columns: Mapping[str, str] = field(default_factory=dict)
     numbers: Mapping[str, Mapping[int, int]] = field(default_factory=dict)
+    added: Mapping[str, frozenset[int]] = field(default_factory=dict)
     uncertain: Mapping[str, str] = field(default_factory=dict)
 
     def __call__(self, key: str, numbers: NDArray[Any], where: str) -> NDArray[Any]:
@@ -54,14 +56,20 @@ class NewNumbers:
                 "List the column as an annotation in meta/modality.json if they do; rename it if "
                 "they do not"
             )
-        mapping = self.numbers.get(self.columns.get(key, ""))
+        table = self.columns.get(key, "")
+        mapping, added = self.numbers.get(table), self.added.get(table, frozenset())
+        if mapping is None:
+            # A number without a text must not get that of another dataset.
+            bad, how = np.isin(numbers.ravel(), list(added)), "to which the others' rows are added"
+        else:
+            bad, how = ~np.isin(numbers.ravel(), list(mapping)), "which is numbered anew"
+        for frame in np.flatnonzero(bad)[:1]:
+            raise DataError(
+                f"{where}: frame {frame}: expected a number of the table of {table}s, {how}, got "
+                f"{numbers.ravel()[frame]}"
+            )
         if mapping is None:
             return numbers
-        for frame in np.flatnonzero(~np.isin(numbers.ravel(), list(mapping)))[:1]:
-            raise DataError(
-                f"{where}: frame {frame}: expected a number of the table of {self.columns[key]}s, "
-                f"which is numbered anew, got {numbers.ravel()[frame]}"
-            )
         old = np.array(sorted(mapping), np.int64)
         new = np.array([mapping[number] for number in old], np.int64)
         return new[np.searchsorted(old, numbers)]
@@ -109,6 +117,7 @@ def merged_tables(sources: Sequence[LeRobotDataset]) -> MergedTables:
     """
     tables = [{table.name: table for table in reference_tables(source)} for source in sources]
     numbers: list[dict[str, Mapping[int, int]]] = [{} for _ in sources]
+    added: list[dict[str, frozenset[int]]] = [{} for _ in sources]
     files: dict[str, Callable[[Path], object]] = {}
     tasks: list[TextRow] = []
     for name in dict.fromkeys(name for found in tables for name in found):
@@ -117,9 +126,11 @@ def merged_tables(sources: Sequence[LeRobotDataset]) -> MergedTables:
             for found, source in zip(tables, sources, strict=True)
         ]
         rows, maps = _joined(name, parts)
-        for mapping, found in zip(maps, numbers, strict=True):
+        every = {int(row[f"{name}_index"]) for row in rows}
+        for mapping, found, more in zip(maps, numbers, added, strict=True):
             if any(old != new for old, new in mapping.items()):
                 found[name] = mapping
+            more[name] = frozenset(every - {*mapping})
         if name == TASK:
             tasks = rows
         else:
@@ -127,7 +138,7 @@ def merged_tables(sources: Sequence[LeRobotDataset]) -> MergedTables:
     return MergedTables(
         tasks=tasks,
         numbers=[
-            _new_numbers(found, changed) for found, changed in zip(tables, numbers, strict=True)
+            _new_numbers(*of_source) for of_source in zip(tables, numbers, added, strict=True)
         ],
         files=files,
         handled=frozenset(f"meta/{t.path.name}" for found in tables for t in found.values()),
@@ -135,12 +146,15 @@ def merged_tables(sources: Sequence[LeRobotDataset]) -> MergedTables:
 
 
 def _new_numbers(
-    tables: Mapping[str, ReferenceTable], numbers: Mapping[str, Mapping[int, int]]
+    tables: Mapping[str, ReferenceTable],
+    numbers: Mapping[str, Mapping[int, int]],
+    added: Mapping[str, frozenset[int]],
 ) -> NewNumbers:
     return NewNumbers(
         columns={key: name for name, table in tables.items() for key in table.columns}
         | {"task_index": TASK},
         numbers=numbers,
+        added=added,
         uncertain={
             key: str(table.path)
             for name, table in tables.items()

@@ -32,6 +32,9 @@ FRAMES_OFF = 0.5
 
 EPISODE, FRAME = "episode_index", "frame_index"
 
+MAX_PLACES = 3
+"""A message names so many places of an episode's rows."""
+
 NOT_KNOWN = -1
 """Stands for a number that the file does not have."""
 
@@ -262,7 +265,7 @@ class SharedFiles:
             )
         if right:
             spans = self._checked(position, right)
-            self._warn(position, spans[0].path)
+            self._warn(position, spans)
             return spans
         if not own and not stated.is_file():
             index = self.episodes[position]
@@ -331,23 +334,25 @@ class SharedFiles:
     def _where(self, position: int) -> str:
         return f"{self.stated_file(position)}: episode {self.episodes[position]}"
 
-    def _warn(self, position: int, found: Path) -> None:
+    def _warn(self, position: int, found: Sequence[RowSpan]) -> None:
         if self._has_warned:
             return
         self._has_warned = True
         stated = self.stated_file(position).relative_to(self.root)
         logger.warning(
-            "%s: meta/episodes names a file that does not hold an episode's rows (episode %d: %s "
-            "instead of %s). The rows are read from where their index says",
+            "%s: meta/episodes names a file that does not hold all of an episode's rows (episode "
+            "%d: %s instead of %s). The rows are read from where their index says",
             self.root,
             self.episodes[position],
             stated,
-            found.relative_to(self.root),
+            " and ".join(str(span.path.relative_to(self.root)) for span in found),
         )
 
 
 def _places(own: Sequence[tuple[FileRuns, int]]) -> str:
-    return " and ".join(f"row {runs.first[run]} of {runs.path.name}" for runs, run in own)
+    places = [f"row {runs.first[run]} of {runs.path.name}" for runs, run in own[:MAX_PLACES]]
+    more = [f"{len(own) - MAX_PLACES} more"] if len(own) > MAX_PLACES else []
+    return " and ".join([*places, *more])
 
 
 def _are_split(own: Sequence[tuple[FileRuns, int]]) -> bool:

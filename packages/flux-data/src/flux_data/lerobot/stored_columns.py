@@ -74,7 +74,7 @@ def stored(
         DataError: a value cannot be held by the declared dtype, or the dimensions differ.
     """
     if feature["dtype"] == "string":
-        return _text(column, where)
+        return column if _is_list_of_texts(column.type) else _text(column, where)
     if not is_vector(feature):
         return column
     shape, dtype = list(feature["shape"]), np.dtype(feature["dtype"])
@@ -89,6 +89,12 @@ def stored(
     if width != shape[0]:
         raise DataError(f"{where}: expected {shape[0]} dimensions (info.json), got {width}")
     return to_arrow(values.reshape(-1) if shape == [1] else values.reshape(len(values), width))
+
+
+def _is_list_of_texts(kind: pa.DataType) -> bool:
+    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
+    is_list = is_list or pa.types.is_fixed_size_list(kind)
+    return is_list and kind.value_type in (pa.string(), pa.large_string())
 
 
 def _text(column: pa.ChunkedArray, where: str) -> pa.ChunkedArray:
@@ -178,7 +184,7 @@ def huggingface_schema(
         scalar = {"dtype": dtype, "_type": "Value"}
         if dtype == "image":
             found[key] = {"_type": "Image"}
-        elif dtype != "string" and number_type(dtype) is None:
+        elif number_type(dtype) is None and (dtype != "string" or shape != [1]):
             kind = None if schema is None else schema.field(key).type
             found[key] = (known or {}).get(key) or described(kind)
         elif shape == [1] or dtype == "string":
@@ -196,6 +202,9 @@ def described(kind: pa.DataType | None) -> Any:
         return {field.name: described(field.type) for field in kind}
     if kind is not None and (pa.types.is_list(kind) or pa.types.is_large_list(kind)):
         return [described(kind.value_type)]
+    if kind is not None and pa.types.is_fixed_size_list(kind):
+        value = described(kind.value_type)
+        return {"feature": value, "length": kind.list_size, "_type": "Sequence"}
     names = {pa.float64(): "float64", pa.float32(): "float32", None: "null"}
     return {"dtype": names.get(kind, str(kind)), "_type": "Value"}
 

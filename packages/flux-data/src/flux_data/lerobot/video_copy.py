@@ -106,15 +106,26 @@ class JoinedVideo:
     def __init__(self, path: Path, like: Path) -> None:
         """Opens `path` for videos with the same encoding as `like`."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.path, self.duration_s = path, 0.0
+        self.path, self.duration_s, self._like = path, 0.0, like
         self.encoding = encoding_of(like)
         self._last_dts: int | None = None
         self._episodes: list[tuple[float, NDArray[np.float64], float, str]] = []
         with opened_video(like) as source, self._told():
             # Puts the index at the beginning, as LeRobot does.
             self._container = av.open(str(path), "w", options={"movflags": "faststart"})
-            self._stream = self._container.add_stream_from_template(source, opaque=True)
+            self._stream = self._copied(source)
             self._stream.time_base = source.time_base
+
+    def _copied(self, source: Any) -> Any:
+        """Adds a stream with the encoding of another one."""
+        try:
+            return self._container.add_stream_from_template(source, opaque=True)
+        except ValueError as error:
+            self._container.close()
+            raise DataError(
+                f"{self._like}: {source.codec_context.name} cannot be stored in "
+                f"{self.path.suffix.removeprefix('.')} files. Encode the video anew"
+            ) from error
 
     def append(
         self, segment: VideoSegment, rows_s: NDArray[np.float64], fps: float, where: str

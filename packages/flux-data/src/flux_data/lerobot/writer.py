@@ -513,7 +513,7 @@ class WriterV30(DatasetWriter):
         }
         table = pa.table(
             {
-                key: fact_column(values) if key in self._fact_names else pa.array(values)
+                key: fact_column(values) if key in self._fact_names else _number_column(values)
                 for key, values in columns.items()
             }
         )
@@ -550,6 +550,14 @@ class WriterV30(DatasetWriter):
 WRITERS: dict[str, type[DatasetWriter]] = {
     writer.version: writer for writer in (WriterV21, WriterV30)
 }
+
+
+def _number_column(values: Sequence[Any]) -> pa.Array:
+    """Makes a column of numbers, texts or lists of them; whole ones may need 64 bits."""
+    try:
+        return pa.array(values)
+    except OverflowError:  # arrow takes whole numbers for int64
+        return pa.array(values, pa.list_(pa.uint64()))
 
 
 def write_json(path: Path, value: object) -> None:

@@ -7,6 +7,7 @@ again: what those two refuse is left out.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import secrets
@@ -39,11 +40,16 @@ from .notes import Notes
 from .stage import Stage, write_stage
 from .survey import survey
 
+logger = logging.getLogger("flux.data")
+
 EPISODE = re.compile(r"episode (\d+)\b")
 """How a fault says which episode it is about."""
 
 JUDGED = ("jump",)
 """Faults of episodes that need a person's judgement; the values may be right."""
+
+REENCODABLE = ("video_frames", "video_shift")
+"""Contradictions between rows and pictures that a new encoding may resolve."""
 
 STATISTICS = ("stats", "stats_count", "stats_value", "stats_missing", "stats_unknown")
 COMPUTED = ("dtype", "episode_tasks", "frame_index", "episode_index", "index", *STATISTICS)
@@ -140,7 +146,8 @@ class _Work:
         self.decode, self.reencode = decode, reencode
         self.advance: Advance = lambda *_: None
         self.report: dict[str, Any] = {}
-        self._with_stats, self._num_stages = True, 0
+        self._encoded: dict[int, tuple[str, str]] = {}
+        self._with_stats, self._with_whole, self._num_stages = True, True, 0
 
     @property
     def result(self) -> Path:
@@ -156,6 +163,7 @@ class _Work:
             if is_whole and not bad:
                 bad = self._written(stage) or self._verified(stage)
                 if not bad:
+                    self._note_encoded(stage.episodes)
                     return stage.episodes
                 shutil.rmtree(self.result, ignore_errors=True)
             for position, (file, message) in sorted(bad.items()):
@@ -170,7 +178,28 @@ class _Work:
         self._num_stages += 1
         folder = self.folder / f"stage-{self._num_stages}"
         with disk_errors(self.result):
-            return write_stage(self.found, episodes, folder, with_stats=self._with_stats)
+            return write_stage(
+                self.found,
+                episodes,
+                folder,
+                with_stats=self._with_stats,
+                with_whole=self._has_whole_stats(len(episodes)),
+            )
+
+    def _has_whole_stats(self, num_episodes: int) -> bool:
+        """Whether the whole dataset's statistics may be those of the saved episodes too.
+
+        The writer of v3.0 computes them anew in any case; that of v2.1 only keeps such a file.
+        """
+        source = self.found.source
+        if source.is_v3 or not (source.root / "meta" / "stats.json").is_file():
+            return True
+        is_kept = self._with_whole and num_episodes == source.info.get("total_episodes")
+        if not is_kept and self._with_whole:
+            self._with_whole = False
+            path = source.root / "meta" / "stats.json"
+            self.notes.corrected(path, "not kept, because it is of other episodes")
+        return is_kept
 
     def _judged(self, stage: Stage) -> tuple[dict[int, tuple[str, str]], bool]:
         """Returns the file and message for each episode that cannot be saved, and whether the
@@ -183,17 +212,35 @@ class _Work:
         for fault in faults:
             position = _episode_of(fault)
             file, message = self._in_source(stage, fault)
-            if fault.kind in STATISTICS and not fault.file.endswith("/stats.json"):
-                is_whole = self._with_stats = False
+            if fault.kind in STATISTICS:
+                is_whole = self._drop_stats(fault) and is_whole
             if fault.kind in COMPUTED:
                 self._note_corrected(stage, file, message, position)
             elif position is None or fault.kind in JUDGED:
                 continue  # reported with the result
+            elif self.reencode and fault.kind in REENCODABLE:
+                # Encoded again, or refused there.
+                self._encoded[stage.episodes[position].index] = (file, message)
             elif fault.kind == "video_length":
                 self._note_pictures(stage.episodes[position], file, message)
             else:
                 bad.setdefault(position, (file, message))
         return bad, is_whole
+
+    def _drop_stats(self, fault: Fault) -> bool:
+        """Leaves wrong statistics out of the next stage; returns whether this one can be used."""
+        if not fault.file.endswith("/stats.json"):
+            self._with_stats = False
+            return False
+        if self.found.source.is_v3:  # its writer computes them anew
+            return True
+        self._with_whole = False
+        return False
+
+    def _note_encoded(self, episodes: Sequence[Candidate]) -> None:
+        for index in (e.index for e in episodes if e.index in self._encoded):
+            file, message = self._encoded[index]
+            self.notes.corrected(file, f"encoded again: {message}", index)
 
     def _note_pictures(self, episode: Candidate, file: str, message: str) -> None:
         """Notes pictures after the last row: lost rows, if the metadata counts them."""
@@ -218,7 +265,8 @@ class _Work:
 
         version = "v3.0" if self.found.source.is_v3 else "v2.1"
         try:
-            done = convert([stage.folder], self.result, version, count, reencode=self.reencode)
+            with self._telling_of_source(stage):
+                done = convert([stage.folder], self.result, version, count, reencode=self.reencode)
         except DataError as error:
             # Any other error concerns the result, like a full disk.
             if not str(error).startswith(str(stage.folder)) or num_done == len(stage.episodes):
@@ -227,6 +275,22 @@ class _Work:
             return {num_done: (file, re.sub(rf"^episode {num_done}[,:] ", "", message))}
         self.report = {key: done[key] for key in ("reencoded",) if key in done}
         return {}
+
+    @contextmanager
+    def _telling_of_source(self, stage: Stage) -> Iterator[None]:
+        """Puts the source's files in place of the stage's in warnings."""
+
+        def rename(record: logging.LogRecord) -> bool:
+            text = stage.in_source(record.getMessage())
+            text = text.replace(str(stage.folder), str(self.found.source.root))
+            record.msg, record.args = text, ()
+            return True
+
+        logger.addFilter(rename)
+        try:
+            yield
+        finally:
+            logger.removeFilter(rename)
 
     def _verified(self, stage: Stage) -> dict[int, tuple[str, str]]:
         """Returns the episodes that are damaged after copying; notes what a person must judge."""

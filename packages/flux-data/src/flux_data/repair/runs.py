@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from flux_core.errors import DataError
 
 from ..lerobot.episode_rows import FRAMES_OFF, RowSpan
-from ..parquet.arrow import first_line, read_columns
+from ..parquet.arrow import read_columns, unreadable
 
 REQUIRED = ("episode_index", "task_index")
 COUNTED = ("frame_index", "index")
@@ -85,7 +85,7 @@ def runs_of(path: Path, fps: float) -> list[Run]:
     try:
         names = pq.read_schema(path).names
     except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{path}: cannot be read as parquet ({first_line(error)})") from error
+        raise unreadable(path, error) from error
     keys = [*REQUIRED, *(key for key in (*COUNTED, "timestamp") if key in names)]
     columns = read_columns(path, keys)
     times = columns.pop("timestamp", np.full(len(columns["task_index"]), np.nan))

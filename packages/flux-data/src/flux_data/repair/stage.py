@@ -71,7 +71,12 @@ class _Builder:
 
 
 def write_stage(
-    found: EpisodesFound, episodes: Sequence[Candidate], folder: Path, *, with_stats: bool
+    found: EpisodesFound,
+    episodes: Sequence[Candidate],
+    folder: Path,
+    *,
+    with_stats: bool,
+    with_whole: bool,
 ) -> Stage:
     """Writes a stage of these episodes.
 
@@ -79,11 +84,12 @@ def write_stage(
         found: the dataset.
         episodes: those of its episodes that are to be saved, in order.
         folder: a path that does not exist.
-        with_stats: whether to include the source's statistics.
+        with_stats: whether to include the source's statistics of each episode.
+        with_whole: whether to include those of the whole dataset.
     """
     builder = _Builder(found=found, folder=folder, episodes=episodes)
     (folder / "meta").mkdir(parents=True)
-    _link_others(builder, with_stats)
+    _link_others(builder, with_whole)
     lines = _write_v3(builder) if found.source.is_v3 else _write_v2(builder)
     _write_info(builder)
     _write_tasks(builder)
@@ -94,7 +100,7 @@ def write_stage(
     return Stage(folder=folder, episodes=episodes, sources=builder.sources)
 
 
-def _link_others(builder: _Builder, with_stats: bool) -> None:
+def _link_others(builder: _Builder, with_whole: bool) -> None:
     """Links everything that is neither data nor one of LeRobot's metadata files."""
     root = builder.found.source.root
     for path in sorted(root.iterdir()):
@@ -103,7 +109,7 @@ def _link_others(builder: _Builder, with_stats: bool) -> None:
     meta = root / "meta"
     for path in sorted(path for path in meta.rglob("*") if path.is_file()):
         first = path.relative_to(meta).parts[0]
-        is_checked = first == "stats.json" and with_stats
+        is_checked = first == "stats.json" and with_whole
         if first not in WRITTEN or is_checked:
             builder.link(path, str(path.relative_to(root)))
 

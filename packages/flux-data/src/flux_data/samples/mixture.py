@@ -18,7 +18,7 @@ from flux_core.norm_stats import NormStats
 from ..lerobot.dataset import LeRobotDataset
 from ..lerobot.metadata import NO_NUMBERS
 from ..lerobot.state_action import STATE, width_of
-from ..run_files import check_files
+from ..run_files import check_files, warn_of_rates
 from .camera_summary import summarize_cameras
 from .frame_cache import fingerprints
 from .group_statistics import compute_group
@@ -270,6 +270,7 @@ def _opened(
         for member, sources in zip(members, opened[name], strict=True)
         for source in sources
     )
+    warn_of_rates(s for members in opened.values() for sources in members for s in sources)
     return opened
 
 

@@ -23,6 +23,7 @@ from ..lerobot.dataset import LeRobotDataset, VideoSegment, open_lerobot
 from ..lerobot.metadata import image_size
 from ..pictures.row_pictures import RowPictures
 from ..pictures.stored_image import decode_image
+from ..repairable import SoundDataError
 from ..video.pairing import TOLERANCE
 from ..video.reader import VideoReader
 from ..whole_file import cannot_be_written, whole_file
@@ -105,7 +106,7 @@ class ImageFrames:
             data = source.encoded_image(self.position, self.camera, frame)
             where = f"{source.where(self.position)}, {self.camera}, frame {frame}"
             if isinstance(data, str):
-                raise DataError(
+                raise SoundDataError(
                     f"{where}: expected an image in the parquet file, got the path of one. Images "
                     "in files of their own cannot be packed: name the other cameras"
                 )

@@ -87,11 +87,25 @@ class VideoChecks:
         faults = list(self._pairing_faults(key, position, segment, facts, rows_s))
         yield from faults
         # A v3.0 video joins many episodes.
-        if isinstance(source, LeRobotV2) and len(facts.times_s) != len(rows_s) and not faults:
+        is_own = isinstance(source, LeRobotV2) and not faults
+        if is_own and self._has_other_pictures(facts.times_s, rows_s):
             message = f"expected {len(rows_s)} frames (the metadata), got {len(facts.times_s)}"
             yield episode_fault(source, position, "video_length", path, message)
         if self._reader is not None and not faults:
             yield from self._picture_faults(key, position, segment, rows_s)
+
+    def _has_other_pictures(
+        self, stamps_s: NDArray[np.float64], rows_s: NDArray[np.float64]
+    ) -> bool:
+        """Whether a video has pictures before its first row or after its last one.
+
+        A camera that is faster than the rows has pictures between them too.
+        """
+        if len(stamps_s) == len(rows_s):
+            return False
+        half_s = (TOLERANCE + 1e-6) / self._source.fps
+        is_outside = (stamps_s < rows_s[0] - half_s) | (stamps_s > rows_s[-1] + half_s)
+        return bool(is_outside.any())
 
     def _pairing_faults(
         self,
