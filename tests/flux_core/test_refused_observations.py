@@ -103,6 +103,8 @@ def test_a_state_that_cannot_be_used_is_named(
 
 
 @pytest.mark.parametrize("prompt", [None, 3, ["move"]])
-def test_a_task_that_is_no_text_is_named(prompt: Any, io: PolicyIO, observation: Observation) -> None:
+def test_a_task_that_is_no_text_is_named(
+    prompt: Any, io: PolicyIO, observation: Observation
+) -> None:
     said = refusal(io, observation, prompt=prompt)
     assert said == f"observation.prompt: expected the task in words, got {prompt!r}"

@@ -324,7 +324,7 @@ def test_a_registered_name_is_written_and_an_implied_one_is_not() -> None:
 
 def _configs() -> st.SearchStrategy[Runner]:
     names = st.text(max_size=5)
-    floats = st.floats(allow_nan=False)
+    floats = st.floats(allow_nan=False, allow_infinity=False)
     limits = st.builds(Limits, low=st.floats(-9, 0), high=st.floats(1, 9))
     resize = st.builds(Resize, height=st.integers(), width=st.integers())
     rename = st.builds(

@@ -179,6 +179,10 @@ def test_a_module_name_that_cannot_be_used_is_an_error(
 
 
 def test_impossible_ranks_are_refused_by_the_config() -> None:
-    with pytest.raises(ConfigError, match=r"model\.lora_rank: expected lora_rank and lora_alpha"):
+    with pytest.raises(ConfigError, match=r"^model\.lora_rank: expected at least 1, got 0"):
         lora_config(lora_rank=0)
+    with pytest.raises(ConfigError, match=r"^model\.lora_alpha: expected at least 1, got -1"):
+        lora_config(lora_alpha=-1)
+    with pytest.raises(ConfigError, match=r"^model\.lora_dropout: expected 0 <= share < 1"):
+        lora_config(lora_dropout=1.0)
     assert dataclasses.replace(lora_config(), lora_rank=1).lora_rank == 1

@@ -177,3 +177,47 @@ def test_a_model_of_another_width_is_not_adapted(saved: Path, tmp_path: Path) ->
     save_file(weights, path)
     with pytest.raises(CheckpointError, match="did not help: the network's width differs too"):
         load_pretrained(small_model(), path, adapt="slice")
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.int64, torch.int8, torch.bool, torch.complex64, torch.float8_e4m3fn]
+)
+def test_a_weight_that_is_no_plain_number_is_named_with_its_type(
+    dtype: torch.dtype, saved: Path, tmp_path: Path
+) -> None:
+    weights = load_file(saved)
+    path = tmp_path / "other.pt"
+    torch.save(weights | {NAME: torch.ones_like(weights[NAME]).to(dtype)}, path)
+    kind = str(dtype).removeprefix("torch.")
+    with pytest.raises(CheckpointError, match=rf"{NAME}: expected weights of type .*, got {kind}"):
+        load_pretrained(small_model(), path)
+
+
+def test_a_weight_that_is_infinite_in_float32_is_named(saved: Path, tmp_path: Path) -> None:
+    weights = load_file(saved)
+    path = tmp_path / "wide.pt"
+    torch.save(weights | {NAME: torch.full_like(weights[NAME], 1e200, dtype=torch.float64)}, path)
+    with pytest.raises(CheckpointError, match=rf"{NAME}: expected finite weights, got inf at"):
+        load_pretrained(small_model(), path)
+
+
+def test_weights_inside_several_keys_and_in_the_old_format_are_found(
+    saved: Path, tmp_path: Path
+) -> None:
+    weights = load_file(saved)
+    nested, old = tmp_path / "nested.pt", tmp_path / "old.pth"
+    torch.save({"epoch": 3, "model": {"state_dict": weights, "step": 1}}, nested)
+    torch.save(weights, old, _use_new_zipfile_serialization=False)
+    for path in (nested, old):
+        assert load_pretrained(small_model(), path) == []
+
+
+def test_files_that_hold_no_named_weights_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "file.pt"
+    for content in ({1: torch.zeros(2)}, {"model": {"model": {}}}, [torch.zeros(2)]):
+        torch.save(content, path)
+        with pytest.raises(CheckpointError, match="expected tensors by name"):
+            load_pretrained(small_model(), path)
+    path.write_text('{"model": 1}')
+    with pytest.raises(CheckpointError, match=r"expected a file of torch\.save, got another file"):
+        load_pretrained(small_model(), path)

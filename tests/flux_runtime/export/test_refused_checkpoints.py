@@ -89,3 +89,10 @@ def test_a_bundles_weight_that_is_not_finite_is_named(
     write_manifest(bundle, manifest)
     said = refusal(bundle, capsys, "--out", str(tmp_path / "out"))
     assert f"{name}: expected finite weights, got inf at [0, 3]" in said
+
+
+def test_a_work_dir_names_its_newest_checkpoint(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = refusal(run, capsys, "--out", str(run / "out"))
+    assert f"got a work dir. Export {run / 'checkpoint_epoch_1.pt'} instead" in said

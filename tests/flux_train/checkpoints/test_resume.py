@@ -186,6 +186,22 @@ def other_data(one_episode: Path, to: Path) -> Path:
     return to
 
 
+def test_another_normalisation_under_the_same_weights_is_refused_with_both_values(
+    saved: Path,
+    options: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    work_dir = copied(saved, tmp_path / "run")
+    trained = "train_dataloader.dataset.datasets.transforms.1.norm_type"
+    robots = ("dataset.transforms.0.norm_type", "denormalize_action.norm_type")
+    changed = [f"{path}=mean_std" for path in (trained, *(f"inference.{p}" for p in robots))]
+    assert train(work_dir, [*options, *changed], "--resume-from", "auto") == 1
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert f"{trained}: expected 'quantile' as in the checkpoint, got 'mean_std'" in error
+    assert "model.pretrained_name_or_path=" in error
+
+
 def test_other_statistics_under_the_same_weights_are_refused(
     saved: Path,
     options: list[str],

@@ -355,6 +355,38 @@ def test_liberos_recordings_may_state_the_rate_of_openpis_converter() -> None:
         check(15.0)
 
 
+def test_joints_in_another_order_than_the_recordings_are_refused() -> None:
+    from flux_core.agreement import DataFacts, Network, Trained, check_data_agreement
+
+    inference = bind(
+        InferenceRunner, recipes.small_aloha_sim_inference(execution_horizon=4), "inference"
+    )
+    joints = inference.spec.joint_names
+    network = Network(action_dim=14, action_horizon=8, reads_state=False)
+
+    def check(states: tuple[str, ...], actions: tuple[str, ...]) -> None:
+        facts = DataFacts(
+            fps=50.0, state_dim=14, action_dim=14, state_names=states, action_names=actions
+        )
+        read = DataFacts.from_data(facts.as_data(), "data")
+        assert read == facts
+        check_data_agreement(inference, Trained(network=network, groups={}, robot_facts=read))
+
+    swapped = (*joints[7:], *joints[:7])
+    for states, actions in ((joints, swapped), (swapped, joints)):
+        with pytest.raises(ConfigError) as error:
+            check(states, actions)
+        assert str(error.value).startswith(
+            "inference.robot.joint_names.0: expected 'right_waist' as in training"
+        )
+        assert "got 'left_waist'" in str(error.value)
+    check(joints, joints)
+    check((), ())
+    others = tuple(f"motor_{place}" for place in range(14))
+    check(others, others)  # names that do not tell
+    check(joints, ("left_waist",) * 14)
+
+
 def test_a_dataset_of_another_robot_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Self
 
+from .config import check_at_least
 from .errors import ConfigError, RobotError
 from .robots.lookup import robot_spec
 from .robots.operators import AlohaOperator, UROperator
@@ -84,6 +85,7 @@ class InferenceRunner:
                 object.__setattr__(self, "robot", robot_spec(self.robot))
             except RobotError as error:
                 raise ConfigError(f"robot: {error}") from error
+        check_at_least(0, self, "seed")
         if not self.task_descriptions:
             raise ConfigError("task_descriptions: expected at least one task, got none")
         unknown = [k for k in self.dataset.img_keys if k not in self.spec.cameras]
@@ -113,11 +115,15 @@ class InferenceRunner:
         assert isinstance(self.robot, RobotSpec), "__post_init__ looks names up"
         return self.robot
 
-    def statistics_group(self, groups: Collection[str]) -> str:
+    def statistics_group(self, groups: Collection[str], path: str = "inference") -> str:
         """Returns the group whose statistics this robot uses.
 
         It is `statistic_name` if given; else the group with the robot's name; else the only group;
         else the only group whose name begins with the robot's name ('aloha_4090').
+
+        Args:
+            groups: the names of all groups.
+            path: the section's dotted path, for messages.
 
         Raises:
             ConfigError: no group fits, or several do.
@@ -131,13 +137,17 @@ class InferenceRunner:
             fitting = [name for name in groups if name.startswith(robot)]
         if len(fitting) != 1:
             raise ConfigError(
-                f"inference.statistic_name: expected one of {', '.join(sorted(groups))} for robot "
+                f"{path}.statistic_name: expected one of {', '.join(sorted(groups))} for robot "
                 f"{robot!r}, got {self.statistic_name!r}"
             )
         return fitting[0]
 
-    def steps_executed(self, action_horizon: int) -> int:
+    def steps_executed(self, action_horizon: int, path: str = "inference") -> int:
         """Returns how many steps of a chunk of `action_horizon` are executed before the next one.
+
+        Args:
+            action_horizon: the steps of a predicted chunk.
+            path: the section's dotted path, for messages.
 
         Raises:
             ConfigError: the section asks for more steps than a chunk has.
@@ -149,8 +159,8 @@ class InferenceRunner:
                 continue
             if not 1 <= steps <= available:
                 raise ConfigError(
-                    f"inference.{name}: expected 1 to {available} (model.n_action_steps or "
-                    f"inference.action_chunk), got {steps}"
+                    f"{path}.{name}: expected 1 to {available} (model.n_action_steps or "
+                    f"{path}.action_chunk), got {steps}"
                 )
             available = steps
         return available

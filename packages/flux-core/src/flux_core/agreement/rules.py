@@ -151,7 +151,12 @@ RULES: dict[str, Rule] = {
         "its driver and, of several groups, its statistics: a robot without them is refused",
         *("RobotSpec", "name"),
     ),
-    **_rules("checked", "the data's dimensions", "RobotSpec", *("joint_names", "state_names")),
+    **_rules(
+        "checked",
+        "the data's dimensions, and their order where both have the same names",
+        "RobotSpec",
+        *("joint_names", "state_names"),
+    ),
     **_rules("checked", "inference.dataset.img_keys are some of them", "RobotSpec", "cameras"),
     **_rules("checked", "the data's fps, unless allow_rate_change", "RobotSpec", "control_hz"),
     **_rules(

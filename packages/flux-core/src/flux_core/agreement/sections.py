@@ -51,7 +51,7 @@ def check_agreement(
     findings = [*_chunks(inference, network, path), *_actions(inference, network, path)]
     _warn_of_sizes(inference, network, path)
     if trained.groups:
-        group = inference.statistics_group(trained.groups)
+        group = inference.statistics_group(trained.groups, path)
         findings += _group(inference, group, trained.groups, path)
         for dataset in trained.groups[group]:
             if dataset.cameras is not None:
@@ -68,26 +68,27 @@ def check_data_agreement(
     Raises:
         ConfigError: as `check_agreement`.
     """
-    facts, where = _facts(inference, trained)
+    facts, where = _facts(inference, trained, path)
     if facts is not None:
-        refuse([*_rate(inference, facts, where, path), *_widths(inference, facts, where, path)])
+        findings = [*_rate(inference, facts, where, path), *_widths(inference, facts, where, path)]
+        refuse(findings or [*_order(inference, facts, where, path)])
 
 
 def warn_of_untrained_tasks(
     inference: InferenceRunner, trained: Trained, path: str = "inference"
 ) -> None:
     """Logs one warning if the robot has tasks that are not in the recordings."""
-    facts, _ = _facts(inference, trained)
+    facts, _ = _facts(inference, trained, path)
     if facts is not None:
         tasks = inference.task_descriptions.values()
         warn_of_new_tasks(tasks, facts.tasks, f"{path}.task_descriptions")
 
 
-def _facts(inference: InferenceRunner, trained: Trained) -> tuple[DataFacts | None, str]:
+def _facts(inference: InferenceRunner, trained: Trained, path: str) -> tuple[DataFacts | None, str]:
     """Returns the facts about the data of the robot's group, if they are known, and their place."""
     if trained.robot_facts is not None or not trained.facts:
         return trained.robot_facts, "the data of training"
-    group = inference.statistics_group(trained.facts)
+    group = inference.statistics_group(trained.facts, path)
     return trained.facts[group], f"the data of {DATASETS}, group {group!r}"
 
 
@@ -244,7 +245,7 @@ def _warn_of_sizes(inference: InferenceRunner, network: Network, path: str) -> N
 
 def _chunks(inference: InferenceRunner, network: Network, path: str) -> Iterator[str]:
     """Compares steps and delays with the network's; raises for too many executed steps."""
-    inference.steps_executed(network.action_horizon)
+    inference.steps_executed(network.action_horizon, path)
     rtc, horizon = inference.rtc_config, network.action_horizon
     if rtc is None or not rtc.enabled:
         return
@@ -346,3 +347,23 @@ def _widths(inference: InferenceRunner, facts: DataFacts, where: str, path: str)
             "trained but not executed",
             *(path, where, facts.action_dim, spec.name, spec.action_dim),
         )
+
+
+def _order(inference: InferenceRunner, facts: DataFacts, where: str, path: str) -> Iterator[str]:
+    """Refuses joints in another order than the recordings; joints of other names are not told."""
+    spec = inference.spec
+    states = spec.state_names if spec.is_commanded_by_differences else spec.joint_names
+    for field, trained, robots in (
+        ("joint_names", facts.action_names, spec.joint_names),
+        ("state_names" if spec.state_names else "joint_names", facts.state_names, states),
+    ):
+        for place, (name, ours) in enumerate(zip(robots, trained, strict=False)):
+            if name != ours and trained.count(name) == 1:
+                yield finding(
+                    f"{path}.robot.{field}.{place}",
+                    where,
+                    expected=ours,
+                    got=name,
+                    remedy="The dimensions have the order of the recordings",
+                )
+                break

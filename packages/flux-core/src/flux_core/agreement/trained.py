@@ -45,17 +45,22 @@ class DataFacts:
         fps: frames per second.
         state_dim, action_dim: dimensions in the recordings, before any padding.
         tasks: the texts of the tasks.
+        state_names, action_names: what the dimensions are called; older files do not say.
     """
 
     fps: float
     state_dim: int
     action_dim: int
     tasks: tuple[str, ...] = ()
+    state_names: tuple[str, ...] = ()
+    action_names: tuple[str, ...] = ()
 
     def as_data(self) -> dict[str, Any]:
         """For a checkpoint or a bundle; the inverse of `from_data`."""
         sizes = {"fps": self.fps, "state_dim": self.state_dim, "action_dim": self.action_dim}
-        return {**sizes, "tasks": list(self.tasks[:_MAX_TASKS])}
+        names = {"state_names": self.state_names, "action_names": self.action_names}
+        told = {key: list(value) for key, value in names.items() if value}
+        return {**sizes, "tasks": list(self.tasks[:_MAX_TASKS]), **told}
 
     @classmethod
     def from_data(cls, data: object, where: str) -> DataFacts:

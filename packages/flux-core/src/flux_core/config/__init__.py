@@ -17,6 +17,7 @@ from .deployable import (
     without_own_training_transforms,
 )
 from .loading import load_config
+from .numbers import check_at_least
 from .overrides import apply_overrides, read_overrides, with_settings
 from .registry import component, config_class, did_you_mean, register_components, type_name
 
@@ -24,6 +25,7 @@ __all__ = [
     "Use",
     "apply_overrides",
     "bind",
+    "check_at_least",
     "component",
     "config_class",
     "did_you_mean",

@@ -7,6 +7,7 @@ classes and protocols (any component whose config derives from them), Any and ob
 
 from __future__ import annotations
 
+import math
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -56,6 +57,8 @@ def bind(declared: Any, tree: object, path: str = "") -> Any:
         return _bind_union(declared, tree, path)
     if not _fits(declared, tree, path):
         raise _misfit(declared, tree, path)
+    if declared is float and not _is_finite(typing.cast(float, tree)):
+        raise ConfigError(f"{path or 'config'}: expected a finite number, got {_show(tree)}")
     origin = typing.get_origin(declared)
     if origin is Literal:
         return tree
@@ -219,6 +222,11 @@ def _has_form(declared: Any, tree: object) -> bool:
 
 def _misfit(declared: Any, tree: object, path: str) -> ConfigError:
     hint = _hint_on_quotes(declared, tree) if isinstance(tree, str) else ""
+    if isinstance(tree, float) and tree.is_integer() and _takes(declared, int(tree)):
+        hint = f". Write {int(tree)}"
+    wants_list = any(map(_is_sequence, (declared, *typing.get_args(declared))))
+    if wants_list and isinstance(tree, Mapping) and all(str(key).isdecimal() for key in tree):
+        hint = ". Write the whole list, because the config has none there whose items could change"
     return ConfigError(
         f"{path or 'config'}: expected {_describe(declared)}, got {_show(tree)}{hint}"
     )
@@ -231,6 +239,13 @@ def _hint_on_quotes(declared: Any, text: str) -> str:
     if value == text and is_bracketed(text):
         return ". Inside the brackets, put each text and key in quotes"
     return ""
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an int beyond the largest float
+        return False
 
 
 def _takes(declared: Any, value: object) -> bool:
@@ -267,7 +282,7 @@ def _config_of(declared: type, tree: object, path: str) -> type | None:
     if isinstance(tree, Mapping):
         if "type" not in tree:
             return base if is_dataclass(base) else None
-        cls = config_class(component(_text(tree["type"], dotted(path, "type")), path))
+        cls = config_class(component(_text(tree["type"], dotted(path, "type")), path), path)
     elif is_dataclass(tree) and not isinstance(tree, type):
         cls = type(tree)
     else:

@@ -407,7 +407,9 @@ def _respell(section: dict[str, object], table: Mapping[str, object]) -> None:
     for key, rule in table.items():
         value = section.get(key)
         if isinstance(rule, Respelled) and isinstance(value, list | tuple):
-            section[key] = [rule.names.get(item, item) for item in value]
+            section[key] = [
+                rule.names.get(item, item) if isinstance(item, str) else item for item in value
+            ]
 
 
 def _check_ignorable(value: object, old: str, rule: Dead, path: str) -> None:

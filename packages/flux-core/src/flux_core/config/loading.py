@@ -44,9 +44,10 @@ def _run(path: Path) -> dict[str, Any]:
     namespace: dict[str, Any] = {"__name__": "__config__", "__file__": str(path)}
     try:
         exec(compile(path.read_bytes(), str(path), "exec", dont_inherit=True), namespace)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         line = _line_of(error, path)
-        message = error.msg if isinstance(error, SyntaxError) else error
+        text = error.msg if isinstance(error, SyntaxError) else error
+        message = " ".join(str(text).split())
         raise ConfigError(f"{path}:{line}: {type(error).__name__}: {message}") from error
     if "_base_" in namespace:
         raise ConfigError(f"{path}: `_base_` is not supported. Import the values that you need")
@@ -67,7 +68,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     return tree
 
 
-def _line_of(error: Exception, path: Path) -> int | None:
+def _line_of(error: BaseException, path: Path) -> int | None:
     """The line of `path` that failed, however deep the error was raised."""
     if isinstance(error, SyntaxError) and error.filename == str(path):
         return error.lineno

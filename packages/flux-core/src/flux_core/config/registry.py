@@ -10,9 +10,11 @@ points (see `installed`). A training config may also name a class by its path:
 from __future__ import annotations
 
 import importlib
+import traceback
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import is_dataclass
 from difflib import get_close_matches
+from types import ModuleType
 
 from ..errors import ConfigError, MissingDependencyError
 from .compat import current_type
@@ -62,13 +64,17 @@ def _target(name: str, where: str) -> str | None:
     return found.target if found else None
 
 
-def config_class(cls: type) -> type:
-    """Returns the dataclass that configures `cls`: its own `Config`, or `cls` itself."""
+def config_class(cls: type, path: str = "") -> type:
+    """Returns the dataclass that configures `cls`: its own `Config`, or `cls` itself.
+
+    Raises:
+        ConfigError: there is none; the message begins with `path`, where the class is used.
+    """
     config = vars(cls).get("Config", cls)
     if not (isinstance(config, type) and is_dataclass(config)):
         raise ConfigError(
-            f"{cls.__name__}: expected a dataclass, or a class with its own dataclass `Config`, "
-            "got neither"
+            f"{dotted(path, 'type')}: {cls.__name__}: expected a dataclass, or a class with its "
+            "own dataclass `Config`, got neither"
         )
     return config
 
@@ -136,16 +142,44 @@ def _names(target: str, owner: str) -> bool:
 
 def _imported(target: str, where: str) -> type:
     module_name, _, qualified_name = target.partition(":")
+    if not all(part.isidentifier() for part in module_name.split(".")):
+        raise ConfigError(
+            f"{where}: expected 'my_package.my_module:MyClass', got {target!r}. Write the module "
+            "as an import does, with dots and without .py"
+        )
+    found: object = _module(module_name, target, where)
     try:
-        found: object = importlib.import_module(module_name)
         for attribute in qualified_name.split("."):
             found = getattr(found, attribute)
-    except ModuleNotFoundError as error:
-        raise MissingDependencyError(
-            f"{where}: {target!r} needs the module {error.name!r}, which is not installed"
-        ) from error
     except AttributeError as error:
         raise ConfigError(f"{where}: {target!r} cannot be found: {error}") from error
     if not isinstance(found, type):
         raise ConfigError(f"{where}: expected {target!r} to be a class, got {found!r}")
     return found
+
+
+def _module(name: str, target: str, where: str) -> ModuleType:
+    """Imports a module, whose own code may fail in any way."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        remedy = ""
+        if error.name is not None and f"{name}.".startswith(f"{error.name}."):
+            remedy = ". A module of your own lies beside the config or in the current directory"
+        raise MissingDependencyError(
+            f"{where}: {target!r} needs the module {error.name!r}, which is not installed{remedy}"
+        ) from error
+    except (Exception, SystemExit) as error:
+        message = " ".join(str(error).split())
+        raise ConfigError(
+            f"{where}: {target!r} fails when it is imported: {_place_of(error)}"
+            f"{type(error).__name__}: {message}"
+        ) from error
+
+
+def _place_of(error: BaseException) -> str:
+    """'my_module.py:12: ' of the innermost line that failed; a syntax error has its own."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{error.filename}:{error.lineno}: "
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{frames[-1].filename}:{frames[-1].lineno}: "

@@ -9,6 +9,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from ..config import check_at_least
 from ..errors import ConfigError, DataError
 from ..norm_stats import FeatureStats, NormType
 from ..robots.spec import RobotSpec
@@ -67,6 +68,9 @@ class NormalizeStatesAndActions(Normalization):
     state_dim: int | None = None
     action_dim: int | None = None
 
+    def __post_init__(self) -> None:
+        check_at_least(1, self, "state_dim", "action_dim")
+
     def for_robot(self, cameras: int, dims: int) -> NormalizeStatesAndActions:
         """Keeps the norm type only; the statistics' names and the padded sizes may differ."""
         return replace(
@@ -114,6 +118,9 @@ class PadKeyToDim(Padding):
     rules = rules("checked", "padding: by the width of the network's input", "keys", "dim")
     keys: tuple[str, ...]
     dim: int
+
+    def __post_init__(self) -> None:
+        check_at_least(1, self, "dim")
 
     def __call__(self, sample: Sample) -> Sample:
         out = dict(sample)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from ..config import check_at_least
 from ..errors import ConfigError, DataError
 from .base import ModelInputs
 from .roles import ImageNormalization, ImageResize, Stretch, pil_stretch
@@ -26,8 +27,7 @@ class ResizeImages(ImageResize):
     width: int
 
     def __post_init__(self) -> None:
-        if self.height < 1 or self.width < 1:
-            raise ConfigError(f"ResizeImages: expected a positive size, got {self}")
+        check_at_least(1, self, "height", "width")
 
     def resize(self, image: NDArray[np.uint8], stretch: Stretch = pil_stretch) -> NDArray[np.uint8]:
         """(h, w, 3) uint8 -> (height, width, 3) uint8."""

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from flux_core.config import check_at_least
 from flux_core.errors import ConfigError, DataError
 from flux_core.norm_stats import NormStats
 
@@ -74,6 +75,10 @@ class DistributedRepeatingDataset:
         seed: int = 42
 
         def __post_init__(self) -> None:
+            if not all(groups := self.groups().values()) or not groups:
+                raise ConfigError("datasets: expected at least one dataset, got none")
+            check_at_least(0, self, "min_range", "seed")
+            check_at_least(1, self, "dim")
             self._check_names()
             weights = self.sampling_weights
             if weights is None:

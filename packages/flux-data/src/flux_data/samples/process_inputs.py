@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from flux_core.config import check_at_least
 from flux_core.errors import ConfigError, DataError
 from flux_core.transforms import DatasetInputs, Rule, Sample, rules
 
@@ -38,12 +39,13 @@ class ProcessParquetInputs(DatasetInputs):
     num_padding_imgs: int = 0
 
     def __post_init__(self) -> None:
+        check_at_least(0, self, "num_padding_imgs")
         columns: dict[str, str] = {}
         for key in dict.fromkeys(self.parquet_keys):
             for name in self._names(key):
                 if columns.setdefault(name, key) != key:
                     raise ConfigError(
-                        f"ProcessParquetInputs.name_mappings: expected one column called {name!r}, "
+                        f"name_mappings: expected one column called {name!r}, "
                         f"got {columns[name]!r} and {key!r}. Let state_key or action_key of the "
                         "ParquetDataset join them"
                     )

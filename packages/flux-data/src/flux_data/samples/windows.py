@@ -10,6 +10,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from flux_core.config import check_at_least
 from flux_core.errors import ConfigError, DataError
 from flux_core.norm_stats import FeatureStats
 from flux_core.transforms import DatasetInputs, Pipeline, Sample, Transform, UnitStep, apply
@@ -80,11 +81,8 @@ class ParquetDataset:
         frame_cache: str | None = None
 
         def __post_init__(self) -> None:
-            if self.action_window_size < 1 or self.window_start_idx < 0:
-                raise ConfigError(
-                    "action_window_size, window_start_idx: expected at least 1 and 0, got "
-                    f"{self.action_window_size} and {self.window_start_idx}"
-                )
+            check_at_least(1, self, "action_window_size")
+            check_at_least(0, self, "window_start_idx")
             if not self.roots:
                 raise ConfigError("data_root_path: expected at least one directory, got none")
             self.pipeline.check()
@@ -329,8 +327,17 @@ class DatasetPart:
     @property
     def action_names(self) -> tuple[str, ...]:
         """The name of each dimension of the actions."""
+        return self._names[ACTION]
+
+    @property
+    def state_names(self) -> tuple[str, ...]:
+        """The name of each dimension of the state."""
+        return self._names[STATE]
+
+    @property
+    def _names(self) -> dict[str, tuple[str, ...]]:
         columns = {STATE: self.config.state_columns, ACTION: self.config.action_columns}
-        return dimension_names(self.source.info["features"], columns)[ACTION]
+        return dimension_names(self.source.info["features"], columns)
 
     def actions(self, position: int) -> NDArray[np.float32]:
         """Returns all actions of an episode, (frames, A)."""

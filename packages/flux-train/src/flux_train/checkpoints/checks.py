@@ -14,6 +14,7 @@ from flux_core.config import bind, unbind
 from flux_core.errors import CheckpointError, ConfigError
 from flux_core.models import PI0FlowMatching
 from flux_core.norm_stats import NormStats, stats_to_json
+from flux_core.transforms import Normalization
 
 from ..config.runner import TrainRunner
 from ..config.tree import TrainConfig, TrainDataloader
@@ -112,6 +113,7 @@ def check_resumable(
             "without one. Start a new run from it with model.pretrained_name_or_path"
         )
     _check_stats(path, state["norm_stats"], stats_to_json(stats))
+    _check_norm_types(path, state["config"]["train_dataloader"], config.train_dataloader)
 
 
 def _check_stats(path: Path, trained: Mapping[str, Any], now: Mapping[str, Any]) -> None:
@@ -126,6 +128,28 @@ def _check_stats(path: Path, trained: Mapping[str, Any], now: Mapping[str, Any])
                     f"its config.json, or start in another WORK_DIR with "
                     f"model.pretrained_name_or_path={path.with_suffix('.safetensors')}"
                 )
+
+
+def _check_norm_types(path: Path, trained: Mapping[str, Any], now: TrainDataloader) -> None:
+    """Refuses another normalisation with the same statistics: it makes other units, too."""
+    try:
+        before: TrainDataloader = bind(TrainDataloader, trained, "train_dataloader")
+    except ConfigError:
+        return  # its class is gone, and this run has another one, which the warning shows
+    groups = before.dataset.groups()
+    for place, group, dataset in now.dataset.members():
+        ours, theirs = (
+            side.pipeline.maybe(Normalization)
+            for side in (dataset, groups.get(group, (dataset,))[0])
+        )
+        if ours is not None and theirs is not None and ours.norm_type != theirs.norm_type:
+            index = dataset.transforms.index(ours)
+            raise CheckpointError(
+                f"{path}: train_dataloader.dataset.{place}.transforms.{index}.norm_type: expected "
+                f"{theirs.norm_type!r} as in the checkpoint, got {ours.norm_type!r}. Use the "
+                "checkpoint's, or start in another WORK_DIR with "
+                f"model.pretrained_name_or_path={path.with_suffix('.safetensors')}"
+            )
 
 
 def _first_difference(trained: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:

@@ -99,7 +99,7 @@ def check_robots_with_data(
     trained = _trained(model, dataset.config)
     check_robot_facts(model, dataset.config, sections, data_facts(dataset))
     for path, inference in robot_sections(sections).items():
-        group = inference.statistics_group(trained.groups)
+        group = inference.statistics_group(trained.groups, path)
         names = dataset.group_of_datasets
         members = [m for m, name in zip(dataset.datasets, names, strict=True) if name == group]
         for told, member in zip(trained.groups[group], members, strict=True):
@@ -146,6 +146,8 @@ def data_facts(dataset: DistributedRepeatingDataset) -> dict[str, DataFacts]:
             state_dim=parts[0].state_dim,
             action_dim=parts[0].action_dim,
             tasks=tuple(dict.fromkeys(texts)),
+            state_names=parts[0].state_names,
+            action_names=parts[0].action_names,
         )
     return facts
 

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
+from flux_core.config import check_at_least
 from flux_core.errors import ConfigError
 from flux_data.samples import DictCollator
 
@@ -97,9 +98,7 @@ class TrainRunner:
                 f"{self.max_epochs} and {self.max_steps}. {self._one_duration}"
             )
         self._check_numbers()
-        for name in AT_LEAST_ONE:
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise ConfigError(f"{name}: expected at least 1, got {value}")
+        check_at_least(1, self, *AT_LEAST_ONE)
         self._check_schedule()
 
     def num_warmup_steps(self, total_steps: int) -> int:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from flux_core.config import apply_overrides, bind, load_config
+from flux_core.config import apply_overrides, bind, check_at_least, load_config
 from flux_core.deployment import InferenceRunner, inference_sections
 from flux_core.errors import ConfigError
 from flux_core.models import PI0FlowMatching, SigLIPViTBackbone
@@ -34,10 +34,8 @@ class TrainDataloader:
     worker_type: Literal["thread", "process"] = "thread"
 
     def __post_init__(self) -> None:
-        if self.per_device_batch_size < 1 or self.per_device_num_workers < 0:
-            raise ConfigError(
-                "per_device_batch_size must be at least 1 and per_device_num_workers at least 0"
-            )
+        check_at_least(1, self, "per_device_batch_size")
+        check_at_least(0, self, "per_device_num_workers")
 
 
 @dataclass(frozen=True, kw_only=True)

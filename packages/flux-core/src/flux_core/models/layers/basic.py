@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ...config import check_at_least
+
 
 class LinearProjector(nn.Module):
     """One linear layer with bias; its weights are called `projector`, as in FluxVLA."""
@@ -21,6 +23,9 @@ class LinearProjector(nn.Module):
     class Config:
         in_dim: int
         out_dim: int
+
+        def __post_init__(self) -> None:
+            check_at_least(1, self, "in_dim", "out_dim")
 
         def build(self) -> LinearProjector:
             return LinearProjector(self)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ...config import check_at_least
 from ...errors import ConfigError
 
 STRIDE = 4
@@ -36,6 +37,12 @@ class ConvBackbone(nn.Module):
         hidden_size: int = 64
 
         def __post_init__(self) -> None:
+            check_at_least(
+                1,
+                self,
+                *("image_height", "image_width", "stem_channels", "body_channels"),
+                *("num_keypoints", "num_tokens", "hidden_size"),
+            )
             for name in ("image_height", "image_width"):
                 if getattr(self, name) % STRIDE:
                     raise ConfigError(

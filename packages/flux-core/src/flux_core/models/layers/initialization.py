@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ...config import check_at_least
 from .basic import AdaRMSNorm
 
 
@@ -24,6 +25,10 @@ class NumberTokens:
     first: int
     tables: int
     size: int
+
+    def __post_init__(self) -> None:
+        check_at_least(0, self, "first")
+        check_at_least(1, self, "tables", "size")
 
 
 def init_from_scratch(model: nn.Module) -> None:

@@ -8,6 +8,7 @@ from typing import Literal, cast
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ...config import check_at_least
 from ...errors import ConfigError
 
 
@@ -26,6 +27,12 @@ class SigLIPVisionConfig:
     hidden_act: Literal["gelu_pytorch_tanh"] = "gelu_pytorch_tanh"
 
     def __post_init__(self) -> None:
+        check_at_least(
+            1,
+            self,
+            *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
+            *("image_size", "patch_size", "num_channels"),
+        )
         if self.image_size % self.patch_size:
             raise ConfigError(
                 f"image_size: expected a multiple of patch_size ({self.patch_size}), "

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ...config import check_at_least
 from ...errors import ConfigError
 from ..layers.basic import AdaRMSNorm, RMSNorm, RotaryAngles, attend, rotate
 
@@ -38,6 +39,12 @@ class GemmaConfig:
     adarms_cond_dim: int | None = None
 
     def __post_init__(self) -> None:
+        check_at_least(
+            1,
+            self,
+            *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
+            *("num_key_value_heads", "head_dim", "adarms_cond_dim"),
+        )
         if self.num_attention_heads % self.num_key_value_heads:
             raise ConfigError(
                 f"num_attention_heads: expected a multiple of num_key_value_heads "

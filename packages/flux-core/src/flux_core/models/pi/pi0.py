@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ...config import check_at_least
 from ...errors import ConfigError
 from ...rtc import RTCTrainingConfig
 from ..layers.basic import LinearProjector, TimeEmbedding, additive_mask
@@ -293,10 +294,12 @@ def check_dimensions(config: PI0FlowMatching.Config) -> None:
                 f"llm_expert.{field}: expected {getattr(vlm, field)} as in llm_backbone (both "
                 f"streams share one attention), got {getattr(expert, field)}"
             )
-    if config.num_inference_steps < 1:
-        raise ConfigError(
-            f"num_inference_steps: expected at least 1, got {config.num_inference_steps}"
-        )
+    check_at_least(
+        1,
+        config,
+        *("num_inference_steps", "n_action_steps", "actions_per_token", "loss_action_dim"),
+        *("lora_rank", "lora_alpha"),
+    )
     expected = {
         "projector.in_dim": (config.projector.in_dim, config.vision_backbone.out_dim),
         "projector.out_dim": (config.projector.out_dim, vlm.hidden_size),
@@ -305,7 +308,7 @@ def check_dimensions(config: PI0FlowMatching.Config) -> None:
         "action_out_proj.in_dim": (config.action_out_proj.in_dim, expert.hidden_size),
         "action_out_proj.out_dim": (config.action_out_proj.out_dim, config.action_in_proj.in_dim),
     }
-    if config.actions_per_token < 1 or config.n_action_steps % config.actions_per_token:
+    if config.n_action_steps % config.actions_per_token:
         raise ConfigError(
             f"actions_per_token: expected a divisor of n_action_steps ({config.n_action_steps}), "
             f"got {config.actions_per_token}"
@@ -339,11 +342,8 @@ def check_dimensions(config: PI0FlowMatching.Config) -> None:
 
 def check_adaptation(config: PI0FlowMatching.Config) -> None:
     """Refuses LoRA and RTC settings that contradict the rest."""
-    if config.lora_rank < 1 or config.lora_alpha < 1 or not 0.0 <= config.lora_dropout < 1.0:
-        raise ConfigError(
-            "lora_rank: expected lora_rank and lora_alpha of at least 1 and 0 <= lora_dropout < 1, "
-            f"got {config.lora_rank}, {config.lora_alpha} and {config.lora_dropout}"
-        )
+    if not 0.0 <= config.lora_dropout < 1.0:
+        raise ConfigError(f"lora_dropout: expected 0 <= share < 1, got {config.lora_dropout}")
     frozen = [name for name in config.modules_to_save if name in frozen_parts(config)]
     if frozen:
         raise ConfigError(

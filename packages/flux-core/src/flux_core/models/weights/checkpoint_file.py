@@ -18,6 +18,8 @@ from .finite_weights import check_finite
 from .lora import merged_weights
 
 FORMAT = "flux-checkpoint-1"
+ARCHIVE = b"PK"
+"""How the files of torch.save begin; those from before PyTorch 1.6 begin as a pickle does."""
 
 
 def load_checkpoint(path: Path, *, mmap: bool = False) -> dict[str, Any]:
@@ -33,6 +35,8 @@ def load_checkpoint(path: Path, *, mmap: bool = False) -> dict[str, Any]:
         raise CheckpointError(f"{path}: not found")
     if reason := why_incomplete(path):
         raise CheckpointError(f"{path}: cannot be read as a checkpoint ({reason})")
+    if first_bytes(path) != ARCHIVE:
+        raise CheckpointError(f"{path}: expected a checkpoint of flux-train, got another file")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, OSError) as error:
@@ -41,6 +45,12 @@ def load_checkpoint(path: Path, *, mmap: bool = False) -> dict[str, Any]:
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise CheckpointError(f"{path}: expected a checkpoint of flux-train, got another file")
     return state
+
+
+def first_bytes(path: Path) -> bytes:
+    """Returns the two bytes that tell what kind of file it is."""
+    with path.open("rb") as file:
+        return file.read(2)
 
 
 def deployed_weights(state: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Refuses weights that are not finite, by name, where they are loaded."""
+"""Refuses weights that are not finite numbers, by name, where they are loaded."""
 
 from __future__ import annotations
 
@@ -6,6 +6,31 @@ import torch
 from torch import Tensor
 
 from ...errors import CheckpointError
+
+LOADED = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+"""Types of weights that mean what they say; 8-bit and integer weights have scales beside them."""
+
+
+def as_weight(name: str, value: Tensor, where: str) -> Tensor:
+    """Returns a foreign file's weight, which float32 can hold.
+
+    Args:
+        name: the weight's name.
+        value: the weight, as the file has it.
+        where: the file, for the message.
+
+    Raises:
+        CheckpointError: it is of another type, quantised or complex; or it is not finite.
+    """
+    if value.dtype not in LOADED:
+        wanted = ", ".join(str(each).removeprefix("torch.") for each in LOADED)
+        raise CheckpointError(
+            f"{where}: {name}: expected weights of type {wanted}, got "
+            f"{str(value.dtype).removeprefix('torch.')}. Save them so where they were made"
+        )
+    value = value.float() if value.dtype is torch.float64 else value
+    check_finite(name, value, where)
+    return value
 
 
 def check_finite(name: str, value: Tensor, where: str) -> None:

@@ -17,7 +17,7 @@ from ...config import bind
 from ...errors import CheckpointError
 from ..pi.packing import pack_qkv
 from ..pi.pi0 import PI0FlowMatching
-from .finite_weights import check_finite
+from .finite_weights import as_weight
 from .foreign_names import (
     EMBEDDING,
     EXPERT,
@@ -210,8 +210,7 @@ def load_pretrained(
         if is_other_shape:
             wanted, _ = fit.mismatched[name]
             value = value[tuple(slice(0, n) for n in wanted)]
-        check_finite(name, value, where)
-        _fill(model, name, value, parameters[name])
+        _fill(model, name, as_weight(name, value, where), parameters[name])
     lost = [name for name in kept if parameters[name].is_meta]
     if lost:
         raise CheckpointError(
@@ -358,8 +357,7 @@ def _renamed(checkpoint: Checkpoint, to: Format) -> dict[str, Tensor]:
 
 def _read_finite(checkpoint: Checkpoint, name: str) -> Tensor:
     value = checkpoint.tensors[name].read().contiguous()
-    check_finite(name, value, str(checkpoint.file.path))
-    return value
+    return as_weight(name, value, str(checkpoint.file.path))
 
 
 def _unused_head(checkpoint: Checkpoint, *, required: bool) -> Tensor | None:

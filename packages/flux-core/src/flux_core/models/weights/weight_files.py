@@ -17,10 +17,11 @@ from torch import Tensor
 from ...errors import CheckpointError
 from ...incomplete_file import why_incomplete
 from .adapter_files import refuse_adapter
-from .checkpoint_file import FORMAT, inference_weights
+from .checkpoint_file import ARCHIVE, FORMAT, first_bytes, inference_weights
 from .wrapper_names import without_wrappers
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+PICKLE = b"\x80"
 NESTED_WEIGHTS = ("model", "state_dict", "model_state_dict", "module")
 DTYPES = {
     "F64": torch.float64,
@@ -155,8 +156,13 @@ def _sharded(index: Path) -> dict[str, StoredTensor]:
 def _torch_file(path: Path) -> WeightFile:
     if reason := why_incomplete(path):
         raise CheckpointError(f"{path}: cannot be read as a checkpoint ({reason})")
+    kind = first_bytes(path)
+    if kind != ARCHIVE and kind[:1] != PICKLE:
+        raise CheckpointError(f"{path}: expected a file of torch.save, got another file")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        # Files from before PyTorch 1.6 are no archives, and can only be read as a whole.
+        is_archive = kind == ARCHIVE
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=is_archive)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path}: contains more than tensors and plain data, so reading it would run code from "
@@ -171,17 +177,19 @@ def _torch_file(path: Path) -> WeightFile:
 
 
 def _find_weights(state: Any, path: Path) -> Mapping[str, Tensor]:
-    if isinstance(state, Mapping):
-        for candidate in (state, *(state.get(key) for key in NESTED_WEIGHTS)):
-            if isinstance(candidate, Mapping) and candidate and _are_tensors(candidate):
+    layer = [state]
+    while layer := [each for each in layer if isinstance(each, Mapping) and each]:
+        for candidate in layer:
+            if _are_tensors(candidate):
                 return candidate
+        layer = [each.get(key) for each in layer for key in NESTED_WEIGHTS]
     raise CheckpointError(
         f"{path}: expected tensors by name, at the top or under {', '.join(NESTED_WEIGHTS)}"
     )
 
 
 def _are_tensors(candidate: Mapping[Any, Any]) -> bool:
-    return all(isinstance(value, Tensor) for value in candidate.values())
+    return all(isinstance(k, str) and isinstance(v, Tensor) for k, v in candidate.items())
 
 
 def stored_tensors(weights: Mapping[str, Tensor]) -> dict[str, StoredTensor]:
