@@ -348,6 +348,7 @@ class _Characters:
         ({"opset": 23}, "--opset: expected one of 20, 22, 24, got 23"),
         ({"opset": 20, "precision": "bf16"}, "--opset: expected 22 or later for bf16, got 20"),
         ({"num_inference_steps": 0}, "--num-steps: expected 1 to 1000, got 0"),
+        ({"cameras": ("cam_high",) * 2}, "--cameras: expected each once, got cam_high, cam_high"),
         ({"cameras": ("cam_moon",)}, "--cameras: expected some of .*, got cam_moon"),
         ({"prompt_tokens": (4,)}, r"--prompt-tokens: expected \d+ .* to 95 .*, got 4"),
         ({"prompt_tokens": (96,)}, r"--prompt-tokens: expected .* got 96"),

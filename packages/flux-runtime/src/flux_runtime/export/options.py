@@ -53,6 +53,8 @@ class ExportOptions:
             )
         if self.num_inference_steps is not None and not 1 <= self.num_inference_steps <= 1000:
             raise UsageError(f"--num-steps: expected 1 to 1000, got {self.num_inference_steps}")
+        if self.cameras is not None and len({*self.cameras}) < len(self.cameras):
+            raise UsageError(f"--cameras: expected each once, got {', '.join(self.cameras)}")
         if any(tokens < 1 for tokens in self.prompt_tokens):
             raise UsageError(f"--prompt-tokens: expected at least 1, got {self.prompt_tokens}")
         if (self.precision == "fp8") != (self.calibrate is not None):
