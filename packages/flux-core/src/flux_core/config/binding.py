@@ -57,8 +57,8 @@ def bind(declared: Any, tree: object, path: str = "") -> Any:
         return _bind_union(declared, tree, path)
     if not _fits(declared, tree, path):
         raise _misfit(declared, tree, path)
-    if declared is float and not _is_finite(typing.cast(float, tree)):
-        raise ConfigError(f"{path or 'config'}: expected a finite number, got {_show(tree)}")
+    if declared is float and _is_beyond_floats(typing.cast(float, tree)):
+        raise _not_finite(path, tree)
     origin = typing.get_origin(declared)
     if origin is Literal:
         return tree
@@ -109,13 +109,31 @@ def _bind_config(declared: type, tree: object, path: str) -> Any:
     hints = _hints(cls)
     values = {key: bind(hints[key], item, places[key]) for key, item in section.items()}
     try:
-        return cls(**values)
-    except (ValueError, FluxError) as error:
+        config = cls(**values)
+    except (ValueError, OverflowError, FluxError) as error:
         # 'max_delay: ...' and 'rtc.max_delay: ...' begin with a field: prepend the path.
         field = str(error).partition(":")[0].split(".")[0]
         if field in known:
             raise ConfigError(f"{places[field]}{str(error)[len(field) :]}") from error
         raise ConfigError(f"{path or owner_name(cls)}: {error}") from error
+    # Afterwards, because a class's own checks say more about its numbers.
+    for key, value in values.items():
+        _check_finite(value, places[key])
+    return config
+
+
+def _check_finite(value: object, path: str) -> None:
+    """Refuses the first number of a field, or of its list or dict, that is NaN or infinite."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise _not_finite(path, value)
+    if isinstance(value, tuple | list | Mapping):
+        pairs = value.items() if isinstance(value, Mapping) else enumerate(value)
+        for key, item in pairs:
+            _check_finite(item, dotted(path, key))
+
+
+def _not_finite(path: str, value: object) -> ConfigError:
+    return ConfigError(f"{path or 'config'}: expected a finite number, got {_show(value)}")
 
 
 def _check_keys(
@@ -241,11 +259,13 @@ def _hint_on_quotes(declared: Any, text: str) -> str:
     return ""
 
 
-def _is_finite(value: float) -> bool:
+def _is_beyond_floats(value: float) -> bool:
+    """Whether a number is an int beyond the largest float."""
     try:
-        return math.isfinite(value)
-    except OverflowError:  # an int beyond the largest float
-        return False
+        float(value)
+    except OverflowError:
+        return True
+    return False
 
 
 def _takes(declared: Any, value: object) -> bool:

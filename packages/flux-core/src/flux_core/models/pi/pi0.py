@@ -297,8 +297,7 @@ def check_dimensions(config: PI0FlowMatching.Config) -> None:
     check_at_least(
         1,
         config,
-        *("num_inference_steps", "n_action_steps", "actions_per_token", "loss_action_dim"),
-        *("lora_rank", "lora_alpha"),
+        *("num_inference_steps", "n_action_steps", "loss_action_dim", "lora_rank", "lora_alpha"),
     )
     expected = {
         "projector.in_dim": (config.projector.in_dim, config.vision_backbone.out_dim),
@@ -308,7 +307,7 @@ def check_dimensions(config: PI0FlowMatching.Config) -> None:
         "action_out_proj.in_dim": (config.action_out_proj.in_dim, expert.hidden_size),
         "action_out_proj.out_dim": (config.action_out_proj.out_dim, config.action_in_proj.in_dim),
     }
-    if config.n_action_steps % config.actions_per_token:
+    if config.actions_per_token < 1 or config.n_action_steps % config.actions_per_token:
         raise ConfigError(
             f"actions_per_token: expected a divisor of n_action_steps ({config.n_action_steps}), "
             f"got {config.actions_per_token}"

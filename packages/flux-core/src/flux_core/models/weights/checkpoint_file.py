@@ -36,7 +36,9 @@ def load_checkpoint(path: Path, *, mmap: bool = False) -> dict[str, Any]:
     if reason := why_incomplete(path):
         raise CheckpointError(f"{path}: cannot be read as a checkpoint ({reason})")
     if first_bytes(path) != ARCHIVE:
-        raise CheckpointError(f"{path}: expected a checkpoint of flux-train, got another file")
+        raise CheckpointError(
+            f"{path}: cannot be read: expected a checkpoint of flux-train, got another file"
+        )
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, OSError) as error:
