@@ -11,6 +11,20 @@ import pytest
 
 from flux_data.commands.main import main
 
+from ..coded_dataset import TOP
+
+
+def data_v2(episode: int) -> str:
+    return f"data/chunk-000/episode_{episode:06d}.parquet"
+
+
+def video_v2(episode: int) -> str:
+    return f"videos/chunk-000/{TOP}/episode_{episode:06d}.mp4"
+
+
+def video_v3(file: int) -> str:
+    return f"videos/{TOP}/chunk-000/file-{file:03d}.mp4"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Repaired:

@@ -8,23 +8,11 @@ from typing import Any
 
 import pytest
 
-from ..coded_dataset import TOP, Camera, CodedDataset, plain
+from ..coded_dataset import Camera, CodedDataset, plain
 from ..coded_pictures import Code, Encoding, write_coded_video
 from ..coded_rows import rows_of
 from ..small_dataset import write
-from .conftest import Repaired
-
-
-def data_v2(episode: int) -> str:
-    return f"data/chunk-000/episode_{episode:06d}.parquet"
-
-
-def video_v2(episode: int) -> str:
-    return f"videos/chunk-000/{TOP}/episode_{episode:06d}.mp4"
-
-
-def video_v3(file: int) -> str:
-    return f"videos/{TOP}/chunk-000/file-{file:03d}.mp4"
+from .conftest import Repaired, data_v2, video_v2, video_v3
 
 
 @pytest.mark.parametrize("missing", [(), (("data", 1),)], ids=["whole", "one is missing"])

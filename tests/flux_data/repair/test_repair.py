@@ -33,7 +33,7 @@ from ..coded_dataset import (
 from ..coded_pictures import Code, Encoding, write_coded_video
 from ..coded_rows import renumbered, rows_of
 from ..small_dataset import cut, edit_column, edit_info, edit_lines, put, write, write_lines
-from .conftest import Repaired, content
+from .conftest import Repaired, content, data_v2, video_v2, video_v3
 
 LENGTHS = (5, 3, 4, 6)
 WRIST = "observation.images.wrist"
@@ -41,18 +41,6 @@ CAMERAS = (Camera(), Camera(key=WRIST, kind="image"))
 ALL = (0, 1, 2, 3)
 
 Plant = Callable[[Path], object]
-
-
-def data_v2(episode: int) -> str:
-    return f"data/chunk-000/episode_{episode:06d}.parquet"
-
-
-def video_v2(episode: int) -> str:
-    return f"videos/chunk-000/{TOP}/episode_{episode:06d}.mp4"
-
-
-def video_v3(file: int) -> str:
-    return f"videos/{TOP}/chunk-000/file-{file:03d}.mp4"
 
 
 def kept(dataset: CodedDataset, episodes: Sequence[int]) -> list[Row]:
