@@ -15,9 +15,10 @@ from .sections import (
     warn_of_new_tasks,
     warn_of_untrained_tasks,
 )
-from .trained import DataFacts, Network, Trained, TrainedDataset, datasets_of
+from .trained import FACTS_KEY, DataFacts, Network, Trained, TrainedDataset, datasets_of
 
 __all__ = [
+    "FACTS_KEY",
     "RULES",
     "Changes",
     "DataFacts",

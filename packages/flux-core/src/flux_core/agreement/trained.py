@@ -17,6 +17,8 @@ DATASETS = "train_dataloader.dataset.datasets"
 _INPUTS = "video_keys"
 """The first transform of a dataset has this key. It belongs to flux_data, which a robot lacks."""
 _MAX_TASKS = 1000
+FACTS_KEY = "data"
+"""The key of a manifest's provenance that holds `DataFacts`."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from flux_core.agreement import (
+    FACTS_KEY,
     Changes,
     DataFacts,
     Network,
@@ -24,9 +25,6 @@ from flux_core.errors import BundleError, ConfigError, UsageError
 from flux_core.rtc import RTCTrainingConfig
 
 logger = logging.getLogger("flux.runtime")
-
-DATA = "data"
-"""The key of a manifest's provenance that holds the facts about the data."""
 
 
 def agreed_bundle(bundle: Bundle, changes: Changes, task: str | None) -> Bundle:
@@ -87,7 +85,7 @@ def _changed(inference: InferenceRunner, changes: Changes, trained: Trained) -> 
 
 def _trained(bundle: Bundle) -> Trained:
     manifest = bundle.manifest
-    facts = manifest.provenance.get(DATA)
+    facts, where = manifest.provenance.get(FACTS_KEY), f"provenance.{FACTS_KEY}"
     return Trained(
         network=Network(
             action_dim=manifest.action_dim,
@@ -96,7 +94,7 @@ def _trained(bundle: Bundle) -> Trained:
             rtc_delays=_delays(bundle),
         ),
         groups=datasets_of(bundle.config, is_bundle=True),
-        robot_facts=None if facts is None else DataFacts.from_data(facts, f"provenance.{DATA}"),
+        robot_facts=None if facts is None else DataFacts.from_data(facts, where),
     )
 
 

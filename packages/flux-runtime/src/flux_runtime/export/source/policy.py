@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
+from flux_core.agreement import FACTS_KEY
 from flux_core.bundle import Bundle
 from flux_core.config import (
     bind,
@@ -31,7 +32,7 @@ from flux_core.tokenizers import PretrainedTokenizer
 from flux_core.transforms import Tokenization
 
 from .own_classes import check_own_training_transforms
-from .section import DATA, SectionEdits, agreed, provenance_of, section_of
+from .section import SectionEdits, agreed, provenance_of, section_of
 from .weights_alone import refuse_weights_alone
 
 WEIGHTS = "model.safetensors"
@@ -176,7 +177,7 @@ def load_bundled_policy(
         )
     network = bind(PI0FlowMatching.Config, config["model"], "model")
     inference = _bundled_section(config, manifest.robot, edits)
-    facts, where = manifest.provenance.get(DATA, {}), str(directory)
+    facts, where = manifest.provenance.get(FACTS_KEY, {}), str(directory)
     inference = agreed(
         inference, config, network_facts(network), facts, edits, where, is_bundle=True
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from flux_core.agreement import (
+    FACTS_KEY,
     Changes,
     DataFacts,
     Network,
@@ -22,9 +23,8 @@ from flux_core.config import load_config
 from flux_core.deployment import InferenceRunner
 from flux_core.errors import ConfigError, ExportError, UsageError
 
-DATA = "data"
 CHANGES = "changed_after_training"
-"""Keys of a manifest's provenance."""
+"""The key of a manifest's provenance that holds what changed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +78,7 @@ def agreed(
                 str(name): DataFacts.from_data(data, f"data_facts.{name}")
                 for name, data in groups.items()
             },
-            robot_facts=DataFacts.from_data(facts, DATA) if is_bundle and facts else None,
+            robot_facts=DataFacts.from_data(facts, FACTS_KEY) if is_bundle and facts else None,
         )
         if edits.cameras is not None:
             inference = with_cameras(_told_cameras(inference, trained), edits.cameras)
@@ -123,7 +123,7 @@ def provenance_of(
     """Returns what a bundle's provenance says about the data and about changes."""
     found: dict[str, Any] = {}
     if facts:
-        found[DATA] = facts[inference.statistics_group(facts)]
+        found[FACTS_KEY] = facts[inference.statistics_group(facts)]
     changed = edits.changes.as_data()
     if edits.config is not None:
         changed["config"] = edits.config.name
