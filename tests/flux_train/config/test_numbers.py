@@ -72,17 +72,20 @@ def test_a_number_that_is_too_small_is_refused_at_its_own_path(
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 10**400], ids=NAMES)
 @pytest.mark.parametrize(
-    "path",
+    ("path", "own_check"),
     [
-        f"{DATASET}.min_range",
-        "model.llm_expert.rope_theta",
-        "runner.learning_rate",
-        "runner.ema_decay",
+        (f"{DATASET}.min_range", "at least 0"),
+        ("model.llm_expert.rope_theta", ""),
+        ("runner.learning_rate", "a positive number"),
+        ("runner.ema_decay", "0 <= decay < 1"),
     ],
 )
-def test_a_number_that_is_not_finite_is_refused_at_its_own_path(path: str, value: float) -> None:
+def test_a_number_that_is_not_finite_is_refused_at_its_own_path(
+    path: str, own_check: str, value: float
+) -> None:
     message = refusal(SMALL, path, value)
-    assert message.startswith(f"{path}: expected ") and " got " in message
+    checks = ("a finite number", own_check) if own_check else ("a finite number",)
+    assert message.startswith(tuple(f"{path}: expected {check}, got " for check in checks))
     assert len(message) < 150
 
 
