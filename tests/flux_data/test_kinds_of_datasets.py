@@ -38,7 +38,7 @@ class Kind:
         refused: the reason that every command gives, as a pattern; '' if all of them read it.
         read_by: the commands that read it nevertheless.
         fault: what `validate` finds in it although it is read.
-        saved: how many rows `repair` saves if it cannot mend everything; default: all of them.
+        saved: the number of rows that `repair` saves if it has to leave some out; default: all.
     """
 
     dataset: CodedDataset

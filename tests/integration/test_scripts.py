@@ -500,6 +500,6 @@ def test_the_small_policy_moves_its_robot(
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert (report["robot"], report["ticks"]) == ("aloha-sim", 10)
-    # The config was changed after training, which is told once, by the export.
+    # The config was changed after training, and only the export warns of it.
     assert "warning: inference.task_descriptions of the config differs" in done.stderr
     assert done.stderr.count("warning: inference.") == 1

@@ -164,7 +164,7 @@ def leaves(name: str) -> list[Leaf]:
 
 
 def other_value(leaf: Leaf) -> Any:
-    """Another value of the same type; None if there is none to try."""
+    """Returns a different value of the same type, or None if the type has no other."""
     if leaf.name == "video_keys":  # another camera of the robot, or another order
         return ["observation.images.cam_left_wrist"] if len(leaf.value) < 2 else leaf.value[::-1]
     owners = [owner(base) for base in leaf.kind.__mro__]

@@ -266,7 +266,7 @@ def test_a_mistake_in_an_older_spelling_is_reported_where_it_is_written(
         (
             ["runner.max_epochs=50", "runner.max_steps=4"],
             "runner.max_epochs: expected exactly one of max_epochs and max_steps, got 50 and 4. "
-            "Add runner.max_steps=none to count epochs, or runner.max_epochs=none to count steps",
+            "To train by epochs, add runner.max_steps=none; by steps, runner.max_epochs=none",
         ),
         (
             ["runner.max_epochs=none", "runner.max_steps=NONE"],

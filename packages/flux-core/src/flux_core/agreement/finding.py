@@ -1,4 +1,4 @@
-"""How a contradiction between training and robot is told: both dotted paths and both values."""
+"""The text of a contradiction between training and robot: both dotted paths and both values."""
 
 from __future__ import annotations
 

@@ -121,7 +121,7 @@ def _check_table(
     columns = {key: v for key, v in columns.items() if np.issubdtype(v.dtype, np.number)}
     found = list(_check_counters(source, position, path, columns, first_row))
     yield from found
-    # What the rows say about themselves is told by place, if it is wrong in these rows.
+    # If the counters are wrong in these rows, their own faults already name the place.
     if contradiction and not {fault.kind for fault in found} & {"episode_index", "frame_index"}:
         message = contradiction.partition(": ")[2]
         yield episode_fault(source, position, "rows", path, message)

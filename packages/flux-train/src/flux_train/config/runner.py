@@ -111,7 +111,7 @@ class TrainRunner:
     def _one_duration(self) -> str:
         if self.max_epochs is None:
             return "Set one of them"
-        return "Add runner.max_steps=none to count epochs, or runner.max_epochs=none to count steps"
+        return "To train by epochs, add runner.max_steps=none; by steps, runner.max_epochs=none"
 
     def _check_numbers(self) -> None:
         """Refuses NaN too: every comparison with it is false."""
