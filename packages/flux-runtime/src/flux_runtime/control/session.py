@@ -25,6 +25,7 @@ from ..engines.opening import (
 from ..robots import Robot, SimulatedRobot
 from .agreement import agreed_bundle
 from .episode import EpisodeResult, run_episode
+from .episode_log import EpisodeLog
 from .latency import StageTimes
 from .policy_source import BundleSource, ChunkSource, HoldSource, ObservationEncoder
 from .preflight import (
@@ -218,6 +219,8 @@ def drive(
     *,
     on_tick: Callable[[int], None] = lambda step: None,
     hold_ticks: int = STRICT_HOLD_TICKS,
+    log: EpisodeLog | None = None,
+    on_end: Callable[[EpisodeResult], None] = lambda result: None,
 ) -> EpisodeResult:
     """Runs one episode; see `run_episode`.
 
@@ -236,6 +239,8 @@ def drive(
             max_steps=session.options.max_steps,
             on_tick=on_tick,
             hold_ticks=hold_ticks,
+            log=log,
+            on_end=on_end,
         )
     except (ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())

@@ -70,6 +70,35 @@ def outcome(result: EpisodeResult) -> Html:
     return join([failed, " ", element("small", f"(reached: {', '.join(reached) or 'none'})")])
 
 
+def ending(summary: Mapping[str, Any]) -> Html:
+    """Returns how a run ended early; nothing for one that ended as planned."""
+    if summary.get("outcome", "finished") == "finished":
+        return Html()
+    words = f"This run ended early: {summary['outcome']}"
+    by = f" by {summary['stopped_by']}" if summary["stopped_by"] else ""
+    reason = element("div", str(summary["reason"] or ""), class_="muted")
+    return element("section", card(element("strong", f"{words}{by}.", class_="no"), reason))
+
+
+def limits_section(summary: Mapping[str, Any]) -> Html:
+    """Returns the limits that were in force, and who states each of them."""
+    limits: Mapping[str, Any] = summary.get("limits") or {}
+    if not limits:
+        return Html()
+    joints = list(limits["joints"])
+    head = ("limit", *joints, "source")
+    rows = (
+        row(
+            map(
+                cell,
+                (name.replace("_", " "), *(f"{v:g}" for v in entry["values"]), entry["source"]),
+            )
+        )
+        for name, entry in limits["values"].items()
+    )
+    return section("Limits in force", table(head, rows))
+
+
 def episode_table(episodes: Sequence[Mapping[str, Any]]) -> Html:
     """Returns a table of what `--json` prints for each episode."""
     names = list(episodes[0])
