@@ -22,6 +22,7 @@ from ..engines.opening import (
     engine_tolerance,
     open_flow_policy,
 )
+from ..realtime import RealtimeOptions
 from ..robots import Robot, SimulatedRobot
 from .agreement import agreed_bundle
 from .episode import EpisodeResult, run_episode
@@ -67,6 +68,7 @@ class RunOptions:
     dry_run: bool = False
     accept_versions: Collection[str] = ()
     changes: Changes = field(default_factory=Changes)
+    realtime_options: RealtimeOptions = field(default_factory=RealtimeOptions)
 
 
 @dataclass(frozen=True, kw_only=True)
