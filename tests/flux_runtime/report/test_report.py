@@ -213,12 +213,13 @@ def test_a_run_in_real_time_shows_gaps_events_and_the_ages_of_its_sensors(
     fakes: Any, tmp_path: Path
 ) -> None:
     result = realtime_episode(fakes)
-    values = {"max_velocity": {"values": [5.0, 5.0, 10.0], "source": "the driver"}}
+    velocities = {"a": {"value": 5.0, "source": "the driver"}}
+    velocities |= {"b": {"value": 2.5, "source": "--max-velocity"}}
     facts = {
         "outcome": "failed",
         "stopped_by": "driver_failed",
         "reason": "bus <busy>",
-        "limits": {"joints": ["a", "b", "c"], "values": values},
+        "limits": {"holds_without_power": False, "max_velocity": velocities},
         "scheduling": {"priority": "SCHED_FIFO 50"},
         "staleness": {"state": 0.06, "frame": 0.2},
     }
@@ -238,7 +239,7 @@ def test_a_run_in_real_time_shows_gaps_events_and_the_ages_of_its_sensors(
     assert "Longest interval120.00 ms" in text
     assert "Gaps1" in text
     assert "SCHED_FIFO 50" in text
-    assert "the driver" in text
+    assert "the driver (a); --max-velocity (b)" in text
 
 
 def test_without_a_bundle_the_page_says_so(fakes: Any, tmp_path: Path) -> None:
@@ -276,7 +277,7 @@ def test_any_number_of_cameras_makes_an_even_picture(count: int) -> None:
 def test_a_joint_that_never_moves_or_is_not_finite_can_be_drawn() -> None:
     flat = np.zeros(5, np.float32)
     seconds, starts = np.arange(5) / 50, np.zeros(1)
-    figure = {"chunk_starts_s": starts, "limits": (-1.0, 1.0), "label": "a & b"}
+    figure: dict[str, Any] = {"chunk_starts_s": starts, "limits": (-1.0, 1.0), "label": "a & b"}
     whole = figure | {"seconds": seconds}
     assert 'aria-label="a &amp; b"' in joint_figure(commands=flat, states=flat, **whole)
     assert "<svg" in joint_figure(commands=flat * np.nan, states=flat * np.nan, **whole)

@@ -45,7 +45,8 @@ def record(fakes: Any, folder: Path, robot: Any = None, **changes: Any) -> Episo
     """Records one episode as `flux-runtime run` does."""
     robot = robot or fakes.ToyRobot()
     recording = Recorder(folder, robot.spec).begin(prompt="wave", seed=7)
-    fields = {"prompt": "wave", "seed": 7, "max_steps": 60, "source": HoldSource(robot.spec)}
+    fields: dict[str, Any] = {"prompt": "wave", "seed": 7, "max_steps": 60}
+    fields |= {"source": HoldSource(robot.spec)}
     fields |= {"loop": fakes.FakeLoop(), "log": recording, "on_end": recording.finish}
     return run_episode(robot=robot, **(fields | changes))
 
@@ -96,7 +97,7 @@ def test_an_episode_that_ends_early_is_recorded_until_then(
     with pytest.raises(type(error)):
         record(fakes, tmp_path, failing_at(fakes, 37, error))
     episode = read_recording(tmp_path / "episode_000000.npz")
-    assert (episode.num_steps, episode.outcome) == (37, outcome)
+    assert (episode.num_ticks, episode.outcome) == (37, outcome)
     line = json.loads((tmp_path / "episodes.jsonl").read_text())
     assert (line["stopped_by"], line["steps"], line["success"]) == (stopped_by, 37, None)
     assert line["reason"]
@@ -106,7 +107,7 @@ def test_what_a_killed_process_recorded_can_be_read(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], check=False)
     assert done.returncode == -signal.SIGKILL
     episode = flux_runtime.read_recording(tmp_path / "episode_000000.stream")
-    assert (episode.num_steps, episode.outcome, episode.robot) == (37, "killed", "ur3")
+    assert (episode.num_ticks, episode.outcome, episode.robot) == (37, "killed", "ur3")
     assert (episode.prompt, episode.seed, len(episode.joint_names)) == ("push", 3, 7)
     assert np.allclose(episode.arrays["timestamp_s"], np.arange(37) / 50)
     with pytest.raises(UsageError, match="was cut off when its process ended") as caught:
@@ -141,7 +142,7 @@ def test_only_a_record_that_was_cut_off_is_lost(
     damaged = bytearray(whole)
     damaged[-1] ^= 1
     path.write_bytes(damaged)
-    assert read_recording(path).num_steps == 4
+    assert read_recording(path).num_ticks == 4
     path.write_bytes(whole[:30])
     with pytest.raises(DataError, match="ends within its header"):
         read_recording(path)
@@ -154,7 +155,7 @@ def test_appending_hands_rows_to_the_system_at_once(
     stream: EpisodeRecording, tmp_path: Path
 ) -> None:
     stream.add_rows(rows(2))
-    assert read_recording(tmp_path / "episode_000000.stream").num_steps == 2
+    assert read_recording(tmp_path / "episode_000000.stream").num_ticks == 2
 
 
 def test_a_full_disk_ends_the_recording_with_one_line(
@@ -217,13 +218,17 @@ def test_a_recording_in_real_time_has_true_times_events_and_ages(
 
 
 def test_an_episode_of_an_earlier_version_can_be_read(tmp_path: Path) -> None:
-    arrays = {"state": np.zeros((2, 3), np.float32), "command": np.zeros((2, 3), np.float32)}
-    np.savez_compressed(tmp_path / "episode_000000.npz", **arrays, timestamp_s=np.zeros(2))
+    arrays: dict[str, Any] = {
+        "state": np.zeros((2, 3), np.float32),
+        "command": np.zeros((2, 3), np.float32),
+    }
+    arrays["timestamp_s"] = np.zeros(2)
+    np.savez_compressed(tmp_path / "episode_000000.npz", allow_pickle=False, **arrays)
     line = {"file": "episode_000000.npz", "robot": "toy", "prompt": "wave", "seed": 4}
     (tmp_path / "episodes.jsonl").write_text(json.dumps(line) + "\n")
     episode = read_recording(tmp_path / "episode_000000.npz")
     assert (episode.robot, episode.prompt, episode.seed) == ("toy", "wave", 4)
-    assert (episode.outcome, episode.num_steps) == ("finished", 2)
+    assert (episode.outcome, episode.num_ticks) == ("finished", 2)
 
 
 def test_a_recording_is_never_overwritten(tmp_path: Path) -> None:

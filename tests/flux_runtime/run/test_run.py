@@ -264,7 +264,7 @@ def test_a_run_that_ends_early_is_recorded_and_reported(
     assert [e["outcome"] for e in report["episodes"]] == ["finished", outcome]
     assert report["success_rate"] == 0.0
     assert "ended early" in page.read_text()
-    assert read_recording(record / "episode_000001.npz").num_steps == 12
+    assert read_recording(record / "episode_000001.npz").num_ticks == 12
     assert toy.calls[-1] == "close"
 
 

@@ -85,18 +85,25 @@ def limits_section(summary: Mapping[str, Any]) -> Html:
     limits: Mapping[str, Any] = summary.get("limits") or {}
     if not limits:
         return Html()
-    joints = list(limits["joints"])
-    head = ("limit", *joints, "source")
-    rows = (
-        row(
-            map(
-                cell,
-                (name.replace("_", " "), *(f"{v:g}" for v in entry["values"]), entry["source"]),
-            )
-        )
-        for name, entry in limits["values"].items()
+    fields = {name: joints for name, joints in limits.items() if isinstance(joints, Mapping)}
+    names = list(next(iter(fields.values())))
+    values = (
+        row(map(cell, (joint, *(f"{joints[joint]['value']:.5g}" for joints in fields.values()))))
+        for joint in names
     )
-    return section("Limits in force", table(head, rows))
+    sources = {name: _sources(joints) for name, joints in fields.items()}
+    parts = table(columns(("joint", *fields)), values), card(definitions(sources))
+    return section("Limits in force", element("div", *parts, class_="stack"))
+
+
+def _sources(joints: Mapping[str, Mapping[str, Any]]) -> str:
+    """Returns where a limit comes from; of which joints, if it is not the same for all."""
+    by_source: dict[str, list[str]] = {}
+    for joint, entry in joints.items():
+        by_source.setdefault(entry["source"], []).append(joint)
+    if len(by_source) == 1:
+        return next(iter(by_source))
+    return "; ".join(f"{source} ({', '.join(named)})" for source, named in by_source.items())
 
 
 def episode_table(episodes: Sequence[Mapping[str, Any]]) -> Html:

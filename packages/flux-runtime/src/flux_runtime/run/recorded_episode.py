@@ -58,7 +58,7 @@ class RecordedEpisode:
     arrays: Arrays
 
     @property
-    def num_steps(self) -> int:
+    def num_ticks(self) -> int:
         """The number of ticks, T."""
         return len(self.arrays["command"])
 
