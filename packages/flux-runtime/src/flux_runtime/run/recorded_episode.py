@@ -134,12 +134,13 @@ def _facts_beside(path: Path, facts: NDArray[Any] | None) -> dict[str, Any]:
 def _inference_arrays(
     inferences: Sequence[Mapping[str, Any]], cameras: Sequence[str]
 ) -> dict[str, NDArray[np.generic]]:
-    names = ("time_s", "duration_s", "state_age_s")
     ages = [[entry["frame_ages_s"].get(name, np.nan) for name in cameras] for entry in inferences]
-    return {
+    arrays: dict[str, NDArray[np.generic]] = {
         f"inference_{name}": np.array([entry[name] for entry in inferences], np.float64)
-        for name in names
-    } | {"inference_frame_age_s": np.array(ages, np.float64).reshape(-1, len(cameras))}
+        for name in ("time_s", "duration_s", "state_age_s")
+    }
+    arrays["inference_frame_age_s"] = np.array(ages, np.float64).reshape(-1, len(cameras))
+    return arrays
 
 
 def _event_arrays(events: Sequence[Mapping[str, Any]]) -> dict[str, NDArray[np.generic]]:

@@ -12,6 +12,7 @@ import os
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -124,9 +125,10 @@ class EpisodeRecording:
 def _write_npz(path: Path, episode: RecordedEpisode) -> None:
     """Writes the file under another name first, so that it is never there in part."""
     partial = path.with_name(f"{path.name}.partial")
-    facts = json.dumps(facts_of(episode), ensure_ascii=False)
+    facts = np.array(json.dumps(facts_of(episode), ensure_ascii=False))
+    arrays: dict[str, Any] = {**episode.arrays, FACTS_KEY: facts}
     with partial.open("wb") as file:
-        np.savez_compressed(file, **episode.arrays, **{FACTS_KEY: np.array(facts)})
+        np.savez_compressed(file, allow_pickle=False, **arrays)
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
