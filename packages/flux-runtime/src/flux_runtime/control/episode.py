@@ -248,7 +248,8 @@ def how_it_ended(error: BaseException | None) -> tuple[Outcome, str | None, str 
     if error is None:
         return "finished", None, None
     if isinstance(error, KeyboardInterrupt):
-        return "interrupted", "SIGINT", "interrupted by Ctrl-C (SIGINT)"
+        name = str(error) or "SIGINT"  # one that names its signal is of a run in real time
+        return "interrupted", name, f"interrupted by {name}"
     if isinstance(error, SystemExit):
         return "interrupted", "SIGTERM", "interrupted by SIGTERM"
     words = " ".join(str(error).split()) or type(error).__name__

@@ -65,6 +65,7 @@ class Event:
     Attributes:
         time_s: since the episode's first tick was due.
         name: which kind, such as `state_stale`; docs/safety.md lists the faults.
+        what: whether a hold begins, ends, or neither.
         subject: the joint or camera concerned; '' if it concerns none.
         value: what was found, None if it is not a number.
         limit: what was allowed, likewise.
@@ -73,6 +74,7 @@ class Event:
 
     time_s: float
     name: str
+    what: Literal["begin", "end", "note"] = "note"
     subject: str = ""
     value: float | None = None
     limit: float | None = None

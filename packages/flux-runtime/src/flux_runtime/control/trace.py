@@ -136,7 +136,8 @@ class RealtimeTrace:
 
     def add_event(self, event: Event) -> None:
         """Counts the event, and keeps it unless there are too many."""
-        self._event_counts[event.name] = self._event_counts.get(event.name, 0) + 1
+        if event.what != "end":
+            self._event_counts[event.name] = self._event_counts.get(event.name, 0) + 1
         if len(self.events) < MAX_EVENTS:
             self.events.append(event)
 

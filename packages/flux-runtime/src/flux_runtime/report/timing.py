@@ -98,12 +98,12 @@ def _events(result: EpisodeResult, end_s: float) -> Html:
         times.setdefault(event.name, []).append(event.time_s)
     end_s = max(end_s, result.events[-1].time_s)
     drawing = events_figure(times, end_s, f"events, seed {result.seed}")
-    keys = ("time_s", "name", "subject", "value", "limit", "text")
+    keys = ("time_s", "name", "what", "subject", "value", "limit", "text")
     rows = (
         row(
             map(
                 cell,
-                (f"{e.time_s:.3f}", e.name, e.subject, _short(e.value), _short(e.limit), e.text),
+                (f"{e.time_s:.3f}", e.name, e.what, e.subject, _short(e.value), _short(e.limit), e.text),
             )
         )
         for e in result.events[:_MAX_LISTED]

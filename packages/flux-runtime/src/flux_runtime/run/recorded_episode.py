@@ -148,6 +148,6 @@ def _event_arrays(events: Sequence[Mapping[str, Any]]) -> dict[str, NDArray[np.g
     for name in ("time_s", "value", "limit"):
         values = [np.nan if event[name] is None else event[name] for event in events]
         arrays[f"event_{name}"] = np.array(values, np.float64)
-    for name in ("name", "subject", "text"):
+    for name in ("name", "what", "subject", "text"):
         arrays[f"event_{name}"] = np.array([event[name] for event in events], np.str_)
     return arrays
