@@ -59,8 +59,18 @@ ROOMS: dict[str, tuple[str, ...]] = {
         *("stop_signals", "trainer", "recipes", "report", "cli"),
     ),
     "flux_driver": (
-        *("messages", "robot", "readings", "calls", "events", "gate", "parent", "memory"),
-        *("stepped", "threads", "host"),
+        *(
+            "library",
+            "memory",
+            "messages",
+            "robot",
+            "readings",
+            "calls",
+            "events",
+            "gate",
+            "parent",
+        ),
+        *("stepped", "threads", "commands", "host"),
     ),
     "flux_runtime": (
         *("engines", "robots", "realtime", "control", "arguments", "check", "export", "bench"),

@@ -14,8 +14,7 @@ PROTOCOL_VERSION = 1
 
 
 def load_package(folder):
-    """Imports this package from its own folder, so that nothing else beside it is importable."""
-    sys.path[:] = [path for path in sys.path if os.path.abspath(path) != folder]
+    """Imports this package from its folder; what lies beside the package stays out of reach."""
     util = importlib.import_module("importlib.util")
     spec = util.spec_from_file_location(
         "flux_driver", os.path.join(folder, "__init__.py"), submodule_search_locations=[folder]
@@ -41,13 +40,15 @@ def main(arguments):
     connection.send(json.dumps(hello).encode())
     if sys.version_info[:2] < OLDEST:
         return 1
-    load_package(os.path.dirname(os.path.abspath(__file__)))
+    folder = os.path.dirname(os.path.abspath(__file__))
+    sys.path[:] = [path for path in sys.path if os.path.abspath(path) != folder]
     try:
         importlib.import_module("numpy")
     except ImportError as error:
         reason = "numpy cannot be imported (" + str(error) + "). Install it in that environment"
         connection.send(json.dumps({"kind": "refused", "reason": reason}).encode())
         return 1
+    load_package(folder)
     serve = importlib.import_module("flux_driver.host").serve
     return serve(connection, int(parent), target, library, int(max_retries))
 

@@ -15,13 +15,15 @@ from collections import deque
 from typing import Any, Callable, Dict, Generator
 
 from .calls import BoundedCall
+from .commands import CommandSender
 from .events import Events
 from .gate import Gate
+from .memory import DriverMemory, DriverMemoryError, DriverPhase, WatchResult
 from .messages import Channel, Message
 from .parent import Parent, Signals
 from .robot import DriverError, described, is_simulated, load_robot
 from .stepped import SteppedRobot, progress_bits
-from .threads import CommandSender, DriverThread, FramesReader, StateReader
+from .threads import DriverThread, FramesReader, StateReader
 
 POLL_S = 0.01
 STOP_TIMEOUT_S = 1.0
@@ -30,11 +32,6 @@ CLOSE_TIMEOUT_S = 5.0
 MAX_SILENT_PERIODS = 3
 MAX_UNREAD = 1000
 KEEP_POWER = 2
-
-CONNECTING, READY, STOPPED, FAILED, CLOSED = range(5)
-"""What the driver is doing: `DriverPhase` of the C++ core."""
-FINE, SILENT, STOP_ASKED, POLICY_CLOSED = range(4)
-"""What the library's watch has found: `FluxDriverWatchResult`."""
 
 Operation = Generator[None, None, Dict[str, Any]]
 
@@ -65,6 +62,7 @@ class Host:
         spec = facts["spec"]
         self._robot = SteppedRobot(robot) if is_simulated(robot) else robot
         self._period_s = 1.0 / float(spec["control_hz"])
+        self._joint_names = tuple(spec["joint_names"])
         self._state_dim = len(spec.get("state_names") or spec["joint_names"])
         self._may_lose_power = bool(spec.get("holds_without_power", False))
         self._connect_timeout_s = facts["connect_timeout_s"]
@@ -225,13 +223,14 @@ class Host:
             raise DriverError("map: expected a descriptor, after connect")
         try:
             self._memory = self._map_memory(descriptor)
-        except (OSError, ValueError) as error:
+        except DriverMemoryError as error:
             raise DriverError(str(error)) from error
         for reader in self._readers():
             reader.publish_to(self._memory)
         stepped = self._robot if isinstance(self._robot, SteppedRobot) else None
         sender = CommandSender(
             self._robot,
+            self._joint_names,
             self._memory,
             self._gate,
             self._events,
@@ -332,14 +331,14 @@ class Host:
             return
         self._memory.beat()
         result, category = self._memory.watch()
-        if result == STOP_ASKED:
+        if result == WatchResult.STOP:
             self._stop(category, "the policy's process has stopped the session")
-        elif result == SILENT:
+        elif result == WatchResult.SILENT:
             self._stop(
                 self._category,
                 f"the policy's process was silent for more than {MAX_SILENT_PERIODS} periods",
             )
-        elif result == POLICY_CLOSED:
+        elif result == WatchResult.CLOSED:
             self._stop(self._category, "the policy's process has ended the connection")
 
     def _look_at_threads(self) -> None:
@@ -379,13 +378,13 @@ class Host:
     def _show_phase(self) -> None:
         if self._memory is None:
             return
-        phase = READY
+        phase = DriverPhase.READY
         if self._is_over:
-            phase = CLOSED
+            phase = DriverPhase.CLOSED
         elif self._failure:
-            phase = FAILED
+            phase = DriverPhase.FAILED
         elif self._has_stopped:
-            phase = STOPPED
+            phase = DriverPhase.STOPPED
         self._memory.set_phase(phase)
 
     def _flush(self) -> None:
@@ -416,7 +415,7 @@ def serve(connection: Any, parent: int, target: str, library: str, max_retries: 
             channel=channel,
             parent=Parent(parent),
             signals=signals,
-            map_memory=lambda descriptor: _map_memory(descriptor, library),
+            map_memory=lambda descriptor: DriverMemory(descriptor, library),
             max_retries=max_retries,
         )
     except (DriverError, TypeError, KeyError, ValueError) as error:
@@ -427,9 +426,3 @@ def serve(connection: Any, parent: int, target: str, library: str, max_retries: 
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)  # a call of the driver may hang
-
-
-def _map_memory(descriptor: int, library: str) -> Any:
-    from .memory import DriverMemory
-
-    return DriverMemory(descriptor, library)

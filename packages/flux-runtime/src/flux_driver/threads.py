@@ -1,4 +1,4 @@
-"""The three threads that call a driver: one reads states, one frames, and one sends commands.
+"""The threads that call a driver: here those that read states and frames; see `commands` too.
 
 A call that hangs stops its own thread only. A call that raises is tried again one period later.
 """
@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import Any, Callable, Sequence
+from typing import Any, Sequence
 
 from .events import Events, Retries
-from .gate import Gate
 from .readings import CaptureTimes, ReadingError, as_pair, checked_image, checked_state
 from .robot import one_line
 
-COMMAND_WAIT_S = 0.05
+WAIT_S = 0.05
 
 
 class DriverThread:
@@ -83,7 +82,7 @@ class Reader(DriverThread):
 
     def step(self) -> bool:
         """Reads once, not before its time."""
-        if self.has_first.is_set() and not self._mapped.wait(COMMAND_WAIT_S):
+        if self.has_first.is_set() and not self._mapped.wait(WAIT_S):
             return False
         self._end.wait(max(0.0, self._next_s - time.monotonic()))
         self._next_s = time.monotonic() + self._interval_s
@@ -207,36 +206,3 @@ class FramesReader(Reader):
             self._first[name] = image
         else:
             self._memory.publish_frame(index, image, self._times[name].newest_ns)
-
-
-class CommandSender(DriverThread):
-    """Passes each command of the open session to `send` once, and acknowledges it."""
-
-    def __init__(
-        self,
-        robot: Any,
-        memory: Any,
-        gate: Gate,
-        events: Events,
-        max_retries: int,
-        progress: Callable[[], int] | None = None,
-    ) -> None:
-        super().__init__("send", events, max_retries=max_retries, pause_s=0.0)
-        self._robot = robot
-        self._memory = memory
-        self._gate = gate
-        self._progress = progress
-
-    def step(self) -> bool:
-        """Waits for a command and sends it."""
-        command = self._memory.wait_command(COMMAND_WAIT_S)
-        if command is None or not self._gate.enter(command.session):
-            return False
-        try:
-            self._robot.send(command.values, command.tick_ns / 1e9)
-        finally:
-            self._gate.leave()
-        if self._progress is not None:
-            self._memory.set_progress(self._progress())
-        self._memory.acknowledge(command.session, command.sequence)
-        return True
