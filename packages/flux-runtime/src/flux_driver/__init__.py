@@ -1,5 +1,31 @@
-"""Runs a robot's driver in a process of its own, beside the process of the policy.
+"""The side of a robot driver that runs in a process of its own, apart from the policy's.
 
-Works in any Python from 3.8 on, with numpy and nothing else, because a robot's environment has an
-interpreter and pins of its own. It imports nothing of flux; see docs/your-own-robot.md.
+It needs Python 3.8 or newer and numpy, and nothing else of flux, because a robot's driver brings an
+interpreter and pins of its own.
 """
+
+from .memory import (
+    Command,
+    CommandResult,
+    Counters,
+    DriverMemory,
+    DriverMemoryError,
+    DriverPhase,
+    Layout,
+    Watch,
+    WatchResult,
+    library_path,
+)
+
+__all__ = [
+    "Command",
+    "CommandResult",
+    "Counters",
+    "DriverMemory",
+    "DriverMemoryError",
+    "DriverPhase",
+    "Layout",
+    "Watch",
+    "WatchResult",
+    "library_path",
+]
