@@ -81,6 +81,7 @@ class Arm:
         self.target = self.position.copy()
         self.first_command_ns = None
         self.is_stopped = False
+        self.connect_ns = 0
         self.driver_pid = 0
         self.policy_pid = 0
         self.frame_number = 0
@@ -94,6 +95,10 @@ class Arm:
         if self.first_command_ns is None:
             return -1.0
         return (time.monotonic_ns() - self.first_command_ns) * 1e-9
+
+    def since_connect(self):
+        """Seconds since the driver asked to connect; -1 before that."""
+        return -1.0 if not self.connect_ns else (time.monotonic_ns() - self.connect_ns) * 1e-9
 
     def fault(self, kind):
         """The fault of this kind that is on, or None. The first look at it is logged."""
@@ -112,7 +117,7 @@ class Arm:
             if fault.kind != "signal" or fault.is_done or not fault.is_on(self.elapsed()):
                 continue
             pid = self.policy_pid if fault.entry["to"] == "policy" else self.driver_pid
-            if not pid:
+            if not pid or self.since_connect() < fault.entry.get("after_connect", 0.0):
                 continue
             fault.is_done = True
             self.log.write("fault", kind="signal", to=fault.entry["to"], name=fault.entry["name"])
@@ -248,6 +253,10 @@ class Connection(threading.Thread):
 
     def _answer(self, request):
         arm, call = self._arm, request["call"]
+        if call == "connect":
+            arm.driver_pid, arm.policy_pid = request["pid"], request["parent"]
+            arm.connect_ns = time.monotonic_ns()
+            arm.log.write("connect", pid=request["pid"], parent=request["parent"])
         self._delay(call)
         error = arm.fault(call + "_error")
         if error is not None:
@@ -264,8 +273,6 @@ class Connection(threading.Thread):
             time.sleep(1e6)
 
     def _connect(self, request):
-        self._arm.driver_pid, self._arm.policy_pid = request["pid"], request["parent"]
-        self._arm.log.write("connect", pid=request["pid"], parent=request["parent"])
         return {}, b""
 
     def _state(self, request):

@@ -1,7 +1,7 @@
 """The driver of the fake arm: a thin client of its process. Python 3.8, numpy and sockets only.
 
-`FAKE_ARM` names the folder of the arm. `FAKE_ARM_HZ`, `FAKE_ARM_POWER` and `FAKE_ARM_OMIT` (fields
-of the spec to leave out, separated by commas) change how it describes itself.
+`FAKE_ARM` names the folder of the arm. `FAKE_ARM_HZ`, `FAKE_ARM_POWER`, `FAKE_ARM_CONNECT_S` and
+`FAKE_ARM_OMIT` (fields of the spec to leave out, separated by commas) change how it describes itself.
 """
 
 import ctypes
@@ -42,7 +42,7 @@ class FakeArm:
 
     def __init__(self):
         self.spec = make_spec()
-        self.connect_timeout_s = 5.0
+        self.connect_timeout_s = float(os.environ.get("FAKE_ARM_CONNECT_S", 5.0))
         self._path = os.path.join(os.environ["FAKE_ARM"], "arm.sock")
         self._thread = threading.local()
 
