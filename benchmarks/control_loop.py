@@ -10,23 +10,23 @@ The contestants, each with a bare timer of the same priority in the same minute:
   flux, busy       the same with a process that computes on every core and a Python thread that
                    never waits, in the process of the loop
 
-All of them drive the simulated ALOHA at 50 Hz with the shipped policy. A command's time is the stamp
-that is written beside it when it leaves; the bare timer's is when it woke. Lateness is against the
-grid of deadlines; the plain loop has none, and only its intervals count. The steal time says how
-much of the minute the machine gave to others. Exits 1 if the loop's 99 % lateness exceeds the bare
-timer's by more than 0.3 ms, or if it skipped a tick that the bare timer did not.
+All of them drive the simulated ALOHA at 50 Hz with the shipped policy. A command's time is the
+stamp that is written beside it when it leaves; the bare timer's is when it woke. Lateness is
+against the grid of deadlines; the plain loop has none, and only its intervals count. The steal time
+says how much of the minute the machine gave to others. Exits 1 if the 99 % lateness of the loop is
+more than 0.3 ms above that of the bare timer, or if it skipped a tick that the bare timer did not.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import multiprocessing
 import os
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -75,7 +75,7 @@ class Series:
         """The deadlines within episodes that have no command."""
         found: list[int] = []
         for part in np.split(self.deadlines, self.episodes[1:]):
-            for before, after in zip(part, part[1:], strict=False):
+            for before, after in itertools.pairwise(part):
                 found += range(int(before) + PERIOD_NS, int(after) - PERIOD_NS // 2, PERIOD_NS)
         return np.array(found, np.int64)
 

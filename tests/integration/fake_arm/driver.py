@@ -1,7 +1,7 @@
 """The driver of the fake arm: a thin client of its process. Python 3.8, numpy and sockets only.
 
 `FAKE_ARM` names the folder of the arm. `FAKE_ARM_HZ`, `FAKE_ARM_POWER`, `FAKE_ARM_CONNECT_S` and
-`FAKE_ARM_OMIT` (fields of the spec to leave out, separated by commas) change how it describes itself.
+`FAKE_ARM_OMIT` (fields of the spec to leave out, between commas) change how it describes itself.
 """
 
 import ctypes

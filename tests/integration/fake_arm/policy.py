@@ -1,4 +1,4 @@
-"""A bundle whose network draws circles with the fake arm, and misbehaves when a picture tells it to.
+"""A bundle whose network draws circles with the fake arm, and misbehaves when a picture says so.
 
 The network is two small ONNX graphs. Its actions continue the circle on which the state lies, so
 that the arm always moves. The brightness of the pictures chooses something else:
@@ -287,7 +287,7 @@ def _config(spec: Mapping[str, Any]) -> dict[str, Any]:
     ]
     inference = {
         "type": "InferenceRunner",
-        "robot": {"type": "RobotSpec", **{key: value for key, value in spec.items()}},
+        "robot": {"type": "RobotSpec", **spec},
         "task_descriptions": {"1": "circle"},
         "dataset": {
             "type": "ObservationTransforms",

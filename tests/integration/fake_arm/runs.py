@@ -1,4 +1,4 @@
-"""Runs `flux-runtime run` against the fake arm, with faults on a schedule, and keeps what came out."""
+"""Runs `flux-runtime run` against the fake arm, with a schedule of faults."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ CARRIED = (
     "cameras",
     "control_hz",
 )
-"""What the bundle says of the robot, as bundles that were exported before the other fields existed."""
+"""What the bundle says of the robot: what bundles said before the other fields existed."""
 
 
 def run(folder: Path, bundle: Path, scenario: Scenario) -> Outcome:
