@@ -65,11 +65,11 @@ class Series:
     def intervals_ms(self) -> NDArray[np.float64]:
         """Times between commands of one episode."""
         parts = np.split(self.sent, self.episodes[1:])
-        return np.concatenate([np.diff(part) for part in parts]) * 1e-6
+        return np.concatenate([np.diff(part) for part in parts]) / np.float64(1e6)
 
     def lateness_ms(self) -> NDArray[np.float64]:
         """How long after its deadline each command left."""
-        return (self.sent - self.deadlines) * 1e-6
+        return (self.sent - self.deadlines) / np.float64(1e6)
 
     def skipped(self) -> Times:
         """The deadlines within episodes that have no command."""
