@@ -50,7 +50,7 @@ def test_a_description_of_version_1_is_read_and_holds_nothing_without_power() ->
     for name in ("start_tolerance", "max_following_error", "holds_without_power"):
         del tree[name]
     spec = carried_robot({"inference": {"robot": tree}})
-    assert spec == SPEC and not spec.holds_without_power
+    assert spec is not None and spec == SPEC and not spec.holds_without_power
 
 
 def test_a_newer_version_is_refused_before_its_unknown_fields() -> None:

@@ -9,6 +9,8 @@ from flux_core.lazy import lazy_exports
 if TYPE_CHECKING:
     from .arguments import add_realtime_options as add_realtime_options
     from .arguments import realtime_options_from as realtime_options_from
+    from .machine import MachineFacts as MachineFacts
+    from .machine import machine_facts as machine_facts
     from .options import RealtimeOptions as RealtimeOptions
     from .settings import RealtimeSettings as RealtimeSettings
     from .settings import realtime_settings as realtime_settings
@@ -17,6 +19,7 @@ __getattr__, __dir__ = lazy_exports(
     __name__,
     {
         "arguments": ("add_realtime_options", "realtime_options_from"),
+        "machine": ("MachineFacts", "machine_facts"),
         "options": ("RealtimeOptions",),
         "settings": ("RealtimeSettings", "realtime_settings"),
     },

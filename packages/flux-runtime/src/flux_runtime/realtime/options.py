@@ -92,6 +92,6 @@ class RealtimeOptions:
         ]
         if names:
             raise UsageError(
-                f"{', '.join(names)}: expected a robot in real time, but {robot} runs on simulated time. "
-                f"Add --realtime, or leave {'it' if len(names) == 1 else 'them'} out"
+                f"{', '.join(names)}: expected a robot in real time, but {robot} runs on simulated "
+                f"time. Add --realtime, or leave {'it' if len(names) == 1 else 'them'} out"
             )
