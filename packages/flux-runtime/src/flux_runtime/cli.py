@@ -270,10 +270,13 @@ def _bench(args: argparse.Namespace) -> int:
 
 def _doctor(args: argparse.Namespace) -> int:
     from .doctor import diagnose, format_checks
+    from .realtime import machine_facts
 
-    checks = diagnose()
+    facts = machine_facts()
+    checks = diagnose(facts)
     if args.json:
-        print_json({"checks": [check.to_json() for check in checks]})
+        report = {"checks": [check.to_json() for check in checks], "real_time": facts.as_data()}
+        print_json(report)
     else:
         print(format_checks(checks))
     return EXIT_OK if all(check.ok or not check.required for check in checks) else EXIT_FAILED

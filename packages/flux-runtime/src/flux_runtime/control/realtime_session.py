@@ -13,14 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flux_core.errors import RobotError
-from flux_core.robots import MotionLimits, motion_limits
+from flux_core.robots import MotionLimits
 
 from ..engines.core import load_core
 from ..realtime import DriverCancelled, DriverProcess, RealtimeSettings, realtime_settings
 from ..realtime.inference_thread import InferenceThread
 from .latency import StageTimes
 from .policy_source import HoldSource
-from .preflight import Excursion, carried_spec, check_encoding, excursions
+from .preflight import Excursion, check_encoding, excursions, motion_limits_in_force
 from .realtime_inference import ChunkAnswerer
 from .session import OpenedPolicy, RunOptions, SessionFacts, default_prompt
 
@@ -183,8 +183,8 @@ def connected_realtime(
         StoppedBySignal: the operator stopped the run while the robot was being connected.
     """
     source = policy.source if policy else HoldSource(driver.spec)
-    carried = carried_spec(policy.bundle.config) if policy else None
-    limits = motion_limits(driver.spec, carried, options.realtime_options.tightening)
+    config = policy.bundle.config if policy else {}
+    limits = motion_limits_in_force(config, driver.spec, options.realtime_options.tightening)
     settings = realtime_settings(
         options.realtime_options,
         limits,

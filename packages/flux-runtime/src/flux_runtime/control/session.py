@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal, Protocol
 from flux_core.agreement import Changes
 from flux_core.bundle import Bundle, Manifest
 from flux_core.errors import BundleError, RobotError, UsageError
-from flux_core.robots import MotionLimits, RobotSpec, motion_limits, stated_rates
+from flux_core.robots import MotionLimits, RobotSpec, stated_rates
 
 from ..engines.core import load_core
 from ..engines.golden_replay import GoldenResult
@@ -30,12 +30,12 @@ from .episode_log import EpisodeLog
 from .latency import StageTimes
 from .policy_source import BundleSource, ChunkSource, HoldSource, ObservationEncoder
 from .preflight import (
-    carried_spec,
     check_bundle_fits,
     check_decoder,
     check_encoding,
     check_golden,
     check_observation,
+    motion_limits_in_force,
     spec_in_force,
 )
 from .success import STRICT_HOLD_TICKS
@@ -204,10 +204,10 @@ def connected(
     at the end."""
     options.realtime_options.check_unused(options.robot)
     tightening = options.realtime_options.tightening
-    carried = carried_spec(policy.bundle.config) if policy else None
     spec = spec_in_force(policy.bundle.config, robot.spec) if policy else robot.spec
     spec = tightening.apply(spec)
-    limits = stated_only(motion_limits(robot.spec, carried, tightening))
+    config = policy.bundle.config if policy else {}
+    limits = stated_only(motion_limits_in_force(config, robot.spec, tightening))
     with closing(robot):
         robot.connect()
         bundle = policy.bundle if policy else None

@@ -125,11 +125,9 @@ def _add_scheduling(group: argparse._ArgumentGroup) -> None:
     )
     add(
         "--cpu",
-        type=cpu_list,
-        default=(),
-        metavar="LIST",
-        dest="cpus",
-        help="the CPUs that the control thread may use, such as 3 or 2-3,5 (default: any)",
+        type=cpu,
+        metavar="N",
+        help="the only CPU that the control thread runs on (default: any)",
     )
 
 
@@ -153,7 +151,7 @@ def realtime_options_from(args: argparse.Namespace) -> RealtimeOptions:
             max_jerk=_rate("--max-jerk", args.max_jerk),
         ),
         priority=args.priority,
-        cpus=args.cpus,
+        cpu=args.cpu,
         max_retries=args.max_retries,
     )
 
@@ -233,14 +231,11 @@ def priority(text: str) -> int:
     return value
 
 
-def cpu_list(text: str) -> tuple[int, ...]:
-    """Parses '2-3,5' and refuses CPUs that this process may not use."""
-    found: set[int] = set()
-    for part in text.split(","):
-        first, _, last = part.partition("-")
-        found |= set(range(int(first), int(last or first) + 1))
-    usable = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else found
-    if not found or not found <= usable:
-        have = ",".join(map(str, sorted(usable)))
-        raise argparse.ArgumentTypeError(f"expected some of the CPUs {have}, got {text!r}")
-    return tuple(sorted(found))
+def cpu(text: str) -> int:
+    """Parses the number of a CPU that this process may use."""
+    value = int(text)
+    usable = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else {value}
+    if value not in usable:
+        have = ", ".join(map(str, sorted(usable)))
+        raise argparse.ArgumentTypeError(f"expected one of the CPUs {have}, got {text}")
+    return value

@@ -36,7 +36,7 @@ class RealtimeOptions:
             its limits is moved back slowly.
         tightening: limits that are tighter in this run.
         priority: of the control thread under SCHED_FIFO; 0 for ordinary scheduling.
-        cpus: the CPUs of the control thread; empty for any.
+        cpu: the CPU of the control thread; None for any.
         max_retries: failures in a row of the driver or of inference before a stop.
     """
 
@@ -48,7 +48,7 @@ class RealtimeOptions:
     return_to_limits: bool = False
     tightening: Tightening = field(default_factory=Tightening)
     priority: int = DEFAULT_PRIORITY
-    cpus: tuple[int, ...] = ()
+    cpu: int | None = None
     max_retries: int = DEFAULT_RETRIES
 
     def state_age_s(self, control_hz: float) -> float:
@@ -90,9 +90,8 @@ class RealtimeOptions:
             if entry.name != "tightening"
             and getattr(self, entry.name) != getattr(default, entry.name)
         ]
-        options = ", ".join(names).replace("--cpus", "--cpu")
         if names:
             raise UsageError(
-                f"{options}: expected a robot in real time, but {robot} runs on simulated time. "
-                f"Add --realtime, or leave {'it' if len(names) == 1 else 'them'} out"
+                f"{', '.join(names)}: expected a robot in real time, but {robot} runs on simulated "
+                f"time. Add --realtime, or leave {'it' if len(names) == 1 else 'them'} out"
             )

@@ -11,6 +11,8 @@ from flux_core.robots import MotionLimits
 
 from .options import RealtimeOptions, StopCategory
 
+STALE_AFTER_S = 1.0
+
 
 @dataclass(frozen=True, kw_only=True)
 class RealtimeSettings:
@@ -24,6 +26,8 @@ class RealtimeSettings:
         execution_horizon: steps of a chunk that are executed before the next one.
         mode: 'sync' holds while a chunk is inferred, 'async' infers while the previous one runs.
         hold_for_s: a hold that lasts longer becomes a stop.
+        stale_after_s: a chunk is executed until its observation is older than the chunk's duration
+            and this time.
         max_state_age_s: the robot is held while its newest state is older.
         max_frame_age_s: the same for the newest frame of each of `cameras`.
         max_following_error: largest distance between command and measured position.
@@ -34,15 +38,15 @@ class RealtimeSettings:
         inference_deadline_s: a chunk that takes longer is dropped.
         max_retries: failures in a row of the driver or of inference before a stop.
         stop_category: how the robot is stopped.
-        confirmed_return: whether the operator has confirmed the slow motion back to the limits.
         priority: under SCHED_FIFO; 0 for ordinary scheduling.
-        cpus: the CPUs of the control thread; empty for any.
+        cpu: the CPU of the control thread; -1 for any.
     """
 
     control_hz: float
     execution_horizon: int
     mode: Literal["sync", "async"]
     hold_for_s: float
+    stale_after_s: float
     max_state_age_s: float
     max_frame_age_s: float
     max_following_error: tuple[float, ...]
@@ -53,13 +57,12 @@ class RealtimeSettings:
     inference_deadline_s: float
     max_retries: int
     stop_category: StopCategory
-    confirmed_return: bool
     priority: int
-    cpus: tuple[int, ...]
+    cpu: int
 
     def __post_init__(self) -> None:
         for name in (
-            *("control_hz", "hold_for_s", "max_state_age_s", "max_frame_age_s"),
+            *("control_hz", "hold_for_s", "stale_after_s", "max_state_age_s", "max_frame_age_s"),
             "inference_deadline_s",
         ):
             value: float = getattr(self, name)
@@ -71,8 +74,12 @@ class RealtimeSettings:
             )
 
     def as_data(self) -> dict[str, Any]:
-        """Returns plain data, keyed by the names above."""
+        """Returns the arguments of the C++ loop's settings."""
         return asdict(self)
+
+    def max_observation_age_s(self, action_horizon: int) -> float:
+        """Returns how old the observation behind a command may be, in seconds."""
+        return action_horizon / self.control_hz + self.stale_after_s
 
 
 def realtime_settings(
@@ -86,8 +93,8 @@ def realtime_settings(
 ) -> RealtimeSettings:
     """Returns the settings of one run.
 
-    A chunk's deadline is the moment at which even the hold that its lateness causes has become a
-    stop: its own duration and `hold_for_s` after its observation.
+    A chunk that arrives later than its own duration and `STALE_AFTER_S` after its observation
+    could not be executed any more; so this is the deadline of an inference.
 
     Args:
         options: of the command line.
@@ -107,6 +114,7 @@ def realtime_settings(
         execution_horizon=execution_horizon,
         mode=mode,
         hold_for_s=options.hold_for_s,
+        stale_after_s=STALE_AFTER_S,
         max_state_age_s=options.state_age_s(spec.control_hz),
         max_frame_age_s=options.max_frame_age_s,
         max_following_error=limits.max_following_error,
@@ -114,10 +122,9 @@ def realtime_settings(
         start_tolerance=limits.start_tolerance,
         rest_command=spec.rest_command,
         cameras=tuple(spec.cameras.index(name) for name in cameras),
-        inference_deadline_s=action_horizon / spec.control_hz + options.hold_for_s,
+        inference_deadline_s=action_horizon / spec.control_hz + STALE_AFTER_S,
         max_retries=options.max_retries,
         stop_category=options.stop_category,
-        confirmed_return=options.return_to_limits,
         priority=options.priority,
-        cpus=options.cpus,
+        cpu=-1 if options.cpu is None else options.cpu,
     )
