@@ -25,6 +25,31 @@ float round_down(double value) noexcept {
   return static_cast<double>(rounded) > value ? std::nextafter(rounded, -kInfinity) : rounded;
 }
 
+// What remains of the changes by max_jerk in a period when a joint counts as standing.
+constexpr double kRestJerk = 1e-9;
+
+bool is_still(const MotionState& state) noexcept {
+  return state.velocity == 0.0 && state.acceleration == 0.0;
+}
+
+bool is_finite(std::span<const float> values) noexcept {
+  return std::ranges::all_of(values, [](float value) { return std::isfinite(value); });
+}
+
+// The limits that a refused step would have exceeded, as TickFlags.
+std::uint32_t exceeded(const MotionState& from, const MotionState& to, double dt_s,
+                       const MotionLimits& limits) noexcept {
+  std::uint32_t flags = 0;
+  const double jerk = (to.acceleration - from.acceleration) / dt_s;
+  if (std::abs(to.velocity) > limits.max_velocity) flags |= kClippedVelocity;
+  if (std::abs(to.acceleration) > limits.max_acceleration) flags |= kClippedAcceleration;
+  if (std::abs(jerk) > limits.max_jerk) flags |= kClippedJerk;
+  if (flags != 0) return flags;
+  // The step itself was possible. What was not possible is to stop inside the position limits, or
+  // to follow the next rows as well.
+  return is_viable(to, limits) ? kClippedJerk : kClippedPosition;
+}
+
 std::string joint_name(const char* name, std::size_t joint) {
   return std::string(name) + "[" + std::to_string(joint) + "]";
 }
@@ -86,14 +111,65 @@ SafetyFilter::SafetyFilter(SafetyLimits limits, double control_hz)
   for (const double velocity : limits_.max_velocity()) {
     max_change_.push_back(velocity / control_hz);
   }
+  if (limits_.has_acceleration()) joints_.resize(limits_.action_dim());
+  reset(std::vector<float>(limits_.action_dim(), 0.0F));
 }
 
 void SafetyFilter::reset(std::span<const float> command) noexcept {
   std::ranges::copy(command, command_.begin());
-  is_at_rest_ = true;
+  has_moved_ = false;
+  for (std::size_t i = 0; i < joints_.size(); ++i) {
+    const auto position = static_cast<double>(command[i]);
+    // A start outside the position limits is one of the limits until it has been left.
+    joints_[i].limits = {.lower = std::min(static_cast<double>(limits_.lower()[i]), position),
+                         .upper = std::max(static_cast<double>(limits_.upper()[i]), position),
+                         .max_velocity = limits_.max_velocity()[i],
+                         .max_acceleration = limits_.max_acceleration()[i],
+                         .max_jerk = limits_.max_jerk()[i]};
+    joints_[i].state = {.position = position};
+    joints_[i].is_on_track = true;
+  }
 }
 
 double SafetyFilter::step_s(double dt_s) const noexcept { return std::min(dt_s, period_s_); }
+
+std::uint32_t SafetyFilter::apply(std::span<const float> action) noexcept {
+  return apply(action, {}, period_s_);
+}
+
+std::uint32_t SafetyFilter::apply(std::span<const float> action, std::span<const float> preview,
+                                  double dt_s) noexcept {
+  if (!is_finite(action)) {
+    brake(dt_s);
+    return kNonFinite | kHeld;
+  }
+  has_moved_ = false;
+  if (joints_.empty()) return follow_freely(action, step_s(dt_s));
+  std::uint32_t flags = 0;
+  for (std::size_t i = 0; i < joints_.size(); ++i) {
+    const Rows rows = rows_of(i, action, preview);
+    const double excess =
+        std::abs(static_cast<double>(action[i]) - static_cast<double>(rows.action));
+    if (excess > kTolerance) flags |= kClippedPosition;
+    flags |= follow(i, rows, step_s(dt_s), joints_[i].limits);
+  }
+  return flags;
+}
+
+std::uint32_t SafetyFilter::follow_freely(std::span<const float> action, double dt_s) noexcept {
+  std::uint32_t flags = 0;
+  for (std::size_t i = 0; i < command_.size(); ++i) {
+    // max_change_ is what a nominal period allows; velocity * period_s_ may be rounded otherwise.
+    const double max_change = dt_s < period_s_ ? limits_.max_velocity()[i] * dt_s : max_change_[i];
+    const float inside = std::clamp(action[i], limits_.lower()[i], limits_.upper()[i]);
+    const double excess = std::abs(static_cast<double>(action[i]) - static_cast<double>(inside));
+    if (excess > kTolerance) flags |= kClippedPosition;
+    const double change = std::abs(static_cast<double>(inside) - static_cast<double>(command_[i]));
+    if (change > max_change + kTolerance) flags |= kClippedVelocity;
+    send(i, limit_change(i, inside, max_change));
+  }
+  return flags;
+}
 
 float SafetyFilter::limit_change(std::size_t joint, float target,
                                  double max_change) const noexcept {
@@ -103,46 +179,101 @@ float SafetyFilter::limit_change(std::size_t joint, float target,
   return std::clamp(target, lowest, highest);
 }
 
-void SafetyFilter::move_to(std::size_t joint, float command) noexcept {
-  if (command != command_[joint]) is_at_rest_ = false;
+SafetyFilter::Rows SafetyFilter::rows_of(std::size_t joint, std::span<const float> action,
+                                         std::span<const float> preview) const noexcept {
+  const auto inside = [&](float value) {
+    return std::clamp(value, limits_.lower()[joint], limits_.upper()[joint]);
+  };
+  const std::size_t dim = action_dim();
+  Rows rows{.action = inside(action[joint])};
+  rows.next = rows.after_next = static_cast<double>(rows.action);
+  if (preview.size() < dim || !std::isfinite(preview[joint])) return rows;
+  rows.next = rows.after_next = static_cast<double>(inside(preview[joint]));
+  if (preview.size() < 2 * dim || !std::isfinite(preview[dim + joint])) return rows;
+  rows.after_next = static_cast<double>(inside(preview[dim + joint]));
+  return rows;
+}
+
+bool SafetyFilter::can_join(const Joint& joint, const Rows& rows, double dt_s) const noexcept {
+  const auto target = static_cast<double>(rows.action);
+  if (!can_step_to(joint.state, target, dt_s, joint.limits)) return false;
+  if (joint.is_on_track) return true;
+  const MotionState first = step_to(joint.state, target, dt_s);
+  if (!can_step_to(first, rows.next, period_s_, joint.limits)) return false;
+  const MotionState second = step_to(first, rows.next, period_s_);
+  return can_step_to(second, rows.after_next, period_s_, joint.limits);
+}
+
+std::uint32_t SafetyFilter::follow(std::size_t joint, const Rows& rows, double dt_s,
+                                   const MotionLimits& limits) noexcept {
+  Joint& moved = joints_[joint];
+  const auto target = static_cast<double>(rows.action);
+  if (can_join(moved, rows, dt_s)) {
+    moved.is_on_track = true;
+    command_state(joint, step_to(moved.state, target, dt_s));
+    return 0;
+  }
+  const MotionState before = moved.state;
+  // A row that is too far from the action to be reached in a period says nothing about its motion.
+  const double velocity = (rows.next - target) / period_s_;
+  const bool is_moving = std::abs(velocity) <= limits.max_velocity;
+  moved.is_on_track = false;
+  command_state(joint, pursuit_step(before, target, is_moving ? velocity : 0.0, dt_s, limits));
+  if (std::abs(target - static_cast<double>(command_[joint])) <= kTolerance) return 0;
+  return exceeded(before, step_to(before, target, dt_s), dt_s, limits);
+}
+
+void SafetyFilter::command_state(std::size_t joint, const MotionState& state) noexcept {
+  Joint& moved = joints_[joint];
+  moved.state = state;
+  const MotionLimits& widened = moved.limits;
+  send(joint, static_cast<float>(std::clamp(state.position, widened.lower, widened.upper)));
+  MotionLimits limits = widened;
+  limits.lower = static_cast<double>(limits_.lower()[joint]);
+  limits.upper = static_cast<double>(limits_.upper()[joint]);
+  if ((limits.lower != widened.lower || limits.upper != widened.upper) &&
+      is_viable(state, limits)) {
+    moved.limits = limits;
+  }
+}
+
+void SafetyFilter::send(std::size_t joint, float command) noexcept {
+  if (command != command_[joint]) has_moved_ = true;
   command_[joint] = command;
 }
 
-std::uint32_t SafetyFilter::apply(std::span<const float> action) noexcept {
-  return apply(action, {}, period_s_);
+void SafetyFilter::brake(double dt_s) noexcept {
+  has_moved_ = false;
+  for (std::size_t i = 0; i < joints_.size(); ++i) brake_joint(i, step_s(dt_s));
 }
-
-std::uint32_t SafetyFilter::apply(std::span<const float> action, std::span<const float> /*preview*/,
-                                  double dt_s) noexcept {
-  for (const float value : action) {
-    if (!std::isfinite(value)) {
-      brake(dt_s);
-      return kNonFinite | kHeld;
-    }
-  }
-  is_at_rest_ = true;
-  const double dt = step_s(dt_s);
-  std::uint32_t flags = 0;
-  for (std::size_t i = 0; i < command_.size(); ++i) {
-    // max_change_ is what a nominal period allows; v * period may round otherwise.
-    const double max_change = dt < period_s_ ? limits_.max_velocity()[i] * dt : max_change_[i];
-    const float inside = std::clamp(action[i], limits_.lower()[i], limits_.upper()[i]);
-    const double excess = std::abs(static_cast<double>(action[i]) - static_cast<double>(inside));
-    if (excess > kTolerance) flags |= kClippedPosition;
-    const double change = std::abs(static_cast<double>(inside) - static_cast<double>(command_[i]));
-    if (change > max_change + kTolerance) flags |= kClippedVelocity;
-    move_to(i, limit_change(i, inside, max_change));
-  }
-  return flags;
-}
-
-void SafetyFilter::brake(double /*dt_s*/) noexcept { is_at_rest_ = true; }
 
 void SafetyFilter::hold() noexcept { brake(period_s_); }
 
-bool SafetyFilter::is_at_rest() const noexcept { return is_at_rest_; }
+void SafetyFilter::brake_joint(std::size_t joint, double dt_s) noexcept {
+  Joint& moved = joints_[joint];
+  if (is_still(moved.state)) return;
+  command_state(joint, brake_step(moved.state, dt_s, moved.limits));
+  moved.is_on_track = false;
+  // Braking approaches rest quadratically. What is left of the motion is lost in float32.
+  const double jerk = kRestJerk * moved.limits.max_jerk;
+  if (std::abs(moved.state.acceleration) > jerk * period_s_) return;
+  if (std::abs(moved.state.velocity) > jerk * period_s_ * period_s_) return;
+  moved.state = {.position = static_cast<double>(command_[joint])};
+  moved.is_on_track = true;
+}
 
-double SafetyFilter::rest_time_bound_s(double max_dt_s) const noexcept { return max_dt_s; }
+bool SafetyFilter::is_at_rest() const noexcept {
+  if (joints_.empty()) return !has_moved_;
+  return std::ranges::all_of(joints_, [](const Joint& joint) { return is_still(joint.state); });
+}
+
+double SafetyFilter::rest_time_bound_s(double max_dt_s) const noexcept {
+  double longest = 0.0;
+  for (const Joint& joint : joints_) {
+    longest = std::max(longest, flux::rest_time_bound_s(step_s(max_dt_s), joint.limits));
+  }
+  return longest;
+}
 
 double SafetyFilter::rest_time_bound_s() const noexcept { return rest_time_bound_s(period_s_); }
 
@@ -154,11 +285,20 @@ bool SafetyFilter::is_within_limits() const noexcept {
 }
 
 void SafetyFilter::return_to_limits(double dt_s) noexcept {
-  is_at_rest_ = true;
+  has_moved_ = false;
   for (std::size_t i = 0; i < command_.size(); ++i) {
-    const double max_change = kReturnSpeed * limits_.max_velocity()[i] * step_s(dt_s);
     const float inside = std::clamp(command_[i], limits_.lower()[i], limits_.upper()[i]);
-    move_to(i, limit_change(i, inside, max_change));
+    const double velocity = kReturnSpeed * limits_.max_velocity()[i];
+    if (joints_.empty()) {
+      send(i, limit_change(i, inside, velocity * step_s(dt_s)));
+    } else if (inside == command_[i]) {
+      brake_joint(i, step_s(dt_s));
+    } else {
+      MotionLimits limits = joints_[i].limits;
+      limits.max_velocity = velocity;
+      const auto standing = static_cast<double>(inside);
+      (void)follow(i, {inside, standing, standing}, step_s(dt_s), limits);
+    }
   }
 }
 
