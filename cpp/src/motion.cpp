@@ -12,6 +12,8 @@ constexpr double kRounding = 1e-9;
 constexpr double kPositionRounding = 1e-13;
 // Halvings of the range of accelerations. What is left of a step is 2^-40 of it.
 constexpr int kBisections = 40;
+// The share of max_acceleration with which a target that accelerates at that limit is approached.
+constexpr double kLeastShare = 0.1;
 // How many ticks braking takes longer than in continuous time, at most: one for each of its four
 // phases to begin, and the rest until what remains, which is squared at each tick, is negligible.
 constexpr double kExtraTicks = 12.0;
@@ -81,6 +83,22 @@ double last_true(double inside, double outside, Condition&& condition) noexcept 
   return inside;
 }
 
+// Whether a joint would come to rest relative to a target before it reaches the target. For a
+// joint that accelerates with the target, what is left of max_acceleration is less in one direction
+// and more in the other.
+bool is_short_of(const MotionState& target, const MotionState& state, double jerk_share,
+                 const MotionLimits& limits) noexcept {
+  const double velocity = state.velocity - target.velocity;
+  const double acceleration = state.acceleration - target.acceleration;
+  MotionLimits left = limits;
+  left.max_jerk *= jerk_share;
+  const bool is_rising =
+      velocity + acceleration * std::abs(acceleration) / (2.0 * left.max_jerk) >= 0.0;
+  left.max_acceleration += is_rising ? target.acceleration : -target.acceleration;
+  left.max_acceleration = std::max(left.max_acceleration, kLeastShare * limits.max_acceleration);
+  return state.position + rest_displacement(velocity, acceleration, left) <= target.position;
+}
+
 }  // namespace
 
 MotionState step_to(const MotionState& state, double position, double dt_s) noexcept {
@@ -135,7 +153,7 @@ MotionState brake_step(const MotionState& state, double dt_s, const MotionLimits
   return accelerated(state, std::clamp(-deceleration, lowest, highest), dt_s);
 }
 
-MotionState pursuit_step(const MotionState& state, double target, double target_velocity,
+MotionState pursuit_step(const MotionState& state, const MotionState& target, double jerk_share,
                          double dt_s, const MotionLimits& limits) noexcept {
   const MotionState braked = brake_step(state, dt_s, limits);
   const double change = limits.max_jerk * dt_s;
@@ -148,9 +166,7 @@ MotionState pursuit_step(const MotionState& state, double target, double target_
       std::min(braked.acceleration,
                std::max({state.acceleration - change, -limits.max_acceleration, falling}));
   const auto is_short = [&](double acceleration) {
-    const MotionState next = accelerated(state, acceleration, dt_s);
-    const double rest = rest_displacement(next.velocity - target_velocity, acceleration, limits);
-    return next.position + rest <= target;
+    return is_short_of(target, accelerated(state, acceleration, dt_s), jerk_share, limits);
   };
   double wanted = lowest;
   if (is_short(highest)) {

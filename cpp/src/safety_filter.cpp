@@ -13,6 +13,7 @@ namespace flux {
 namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
+constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
 
 // The nearest float32 that is not below (above) a number.
 float round_up(double value) noexcept {
@@ -27,6 +28,10 @@ float round_down(double value) noexcept {
 
 // What remains of the changes by max_jerk in a period when a joint counts as standing.
 constexpr double kRestJerk = 1e-9;
+// Rows that were within the limits for so many ticks are joined; others are only approached, with
+// this share of max_jerk, so that the motion does not amplify them.
+constexpr int kSmoothRows = 3;
+constexpr double kGentleJerk = 0.25;
 
 bool is_still(const MotionState& state) noexcept {
   return state.velocity == 0.0 && state.acceleration == 0.0;
@@ -128,6 +133,8 @@ void SafetyFilter::reset(std::span<const float> command) noexcept {
                          .max_jerk = limits_.max_jerk()[i]};
     joints_[i].state = {.position = position};
     joints_[i].is_on_track = true;
+    joints_[i].last_row = kNaN;
+    joints_[i].num_smooth = kSmoothRows;
   }
 }
 
@@ -148,6 +155,7 @@ std::uint32_t SafetyFilter::apply(std::span<const float> action, std::span<const
   std::uint32_t flags = 0;
   for (std::size_t i = 0; i < joints_.size(); ++i) {
     const Rows rows = rows_of(i, action, preview);
+    judge_rows(joints_[i], rows);
     const double excess =
         std::abs(static_cast<double>(action[i]) - static_cast<double>(rows.action));
     if (excess > kTolerance) flags |= kClippedPosition;
@@ -194,33 +202,73 @@ SafetyFilter::Rows SafetyFilter::rows_of(std::size_t joint, std::span<const floa
   return rows;
 }
 
+void SafetyFilter::judge_rows(Joint& joint, const Rows& rows) const noexcept {
+  const auto action = static_cast<double>(rows.action);
+  const MotionLimits& limits = joint.limits;
+  const double velocity = (rows.next - action) / period_s_;
+  const double next_velocity = (rows.after_next - rows.next) / period_s_;
+  const double acceleration = (next_velocity - velocity) / period_s_;
+  bool is_smooth = std::abs(velocity) <= limits.max_velocity &&
+                   std::abs(acceleration) <= limits.max_acceleration;
+  if (std::isnan(joint.last_row)) {
+    joint.num_smooth = kSmoothRows;
+  } else {
+    const double last_velocity = (action - joint.last_row) / period_s_;
+    const double last_acceleration = (velocity - last_velocity) / period_s_;
+    const double jerk = (acceleration - last_acceleration) / period_s_;
+    is_smooth = is_smooth && std::abs(jerk) <= limits.max_jerk;
+  }
+  joint.num_smooth = is_smooth ? std::min(joint.num_smooth + 1, kSmoothRows) : 0;
+  joint.last_row = action;
+}
+
 bool SafetyFilter::can_join(const Joint& joint, const Rows& rows, double dt_s) const noexcept {
-  const auto target = static_cast<double>(rows.action);
-  if (!can_step_to(joint.state, target, dt_s, joint.limits)) return false;
+  const auto action = static_cast<double>(rows.action);
+  if (!can_step_to(joint.state, action, dt_s, joint.limits)) return false;
   if (joint.is_on_track) return true;
-  const MotionState first = step_to(joint.state, target, dt_s);
+  if (joint.num_smooth < kSmoothRows) return false;
+  const MotionState first = step_to(joint.state, action, dt_s);
   if (!can_step_to(first, rows.next, period_s_, joint.limits)) return false;
   const MotionState second = step_to(first, rows.next, period_s_);
   return can_step_to(second, rows.after_next, period_s_, joint.limits);
 }
 
+MotionState SafetyFilter::target_of(const Joint& joint, const Rows& rows) const noexcept {
+  const auto action = static_cast<double>(rows.action);
+  const double velocity = (rows.next - action) / period_s_;
+  const double next_velocity = (rows.after_next - rows.next) / period_s_;
+  const auto is_possible = [&](double value) {
+    return std::abs(value) <= joint.limits.max_velocity;
+  };
+  if (joint.num_smooth < kSmoothRows) {
+    // Rows that nothing within the limits can follow, such as noise: a line through their mean.
+    const double mean_velocity = 0.5 * (velocity + next_velocity);
+    const double mean = 0.25 * (action + 2.0 * rows.next + rows.after_next);
+    if (!is_possible(mean_velocity)) return {.position = mean};
+    return {.position = mean - mean_velocity * period_s_, .velocity = mean_velocity};
+  }
+  const double acceleration = (next_velocity - velocity) / period_s_;
+  // Of the step that ends at the action; `velocity` is that of the step after it.
+  const double arrival = velocity - acceleration * period_s_;
+  if (!is_possible(arrival)) return {.position = action, .acceleration = acceleration};
+  return {.position = action, .velocity = arrival, .acceleration = acceleration};
+}
+
 std::uint32_t SafetyFilter::follow(std::size_t joint, const Rows& rows, double dt_s,
                                    const MotionLimits& limits) noexcept {
   Joint& moved = joints_[joint];
-  const auto target = static_cast<double>(rows.action);
-  if (can_join(moved, rows, dt_s)) {
-    moved.is_on_track = true;
-    command_state(joint, step_to(moved.state, target, dt_s));
+  const MotionState before = moved.state;
+  const MotionState exact = step_to(before, static_cast<double>(rows.action), dt_s);
+  moved.is_on_track = can_join(moved, rows, dt_s);
+  if (moved.is_on_track) {
+    command_state(joint, exact);
     return 0;
   }
-  const MotionState before = moved.state;
-  // A row that is too far from the action to be reached in a period says nothing about its motion.
-  const double velocity = (rows.next - target) / period_s_;
-  const bool is_moving = std::abs(velocity) <= limits.max_velocity;
-  moved.is_on_track = false;
-  command_state(joint, pursuit_step(before, target, is_moving ? velocity : 0.0, dt_s, limits));
-  if (std::abs(target - static_cast<double>(command_[joint])) <= kTolerance) return 0;
-  return exceeded(before, step_to(before, target, dt_s), dt_s, limits);
+  const double jerk_share = moved.num_smooth < kSmoothRows ? kGentleJerk : 1.0;
+  command_state(joint, pursuit_step(before, target_of(moved, rows), jerk_share, dt_s, limits));
+  moved.is_on_track = command_[joint] == rows.action;
+  if (std::abs(exact.position - static_cast<double>(command_[joint])) <= kTolerance) return 0;
+  return exceeded(before, exact, dt_s, limits);
 }
 
 void SafetyFilter::command_state(std::size_t joint, const MotionState& state) noexcept {
@@ -251,6 +299,7 @@ void SafetyFilter::hold() noexcept { brake(period_s_); }
 
 void SafetyFilter::brake_joint(std::size_t joint, double dt_s) noexcept {
   Joint& moved = joints_[joint];
+  moved.last_row = kNaN;
   if (is_still(moved.state)) return;
   command_state(joint, brake_step(moved.state, dt_s, moved.limits));
   moved.is_on_track = false;

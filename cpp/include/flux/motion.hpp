@@ -48,10 +48,15 @@ struct MotionState {
 [[nodiscard]] MotionState brake_step(const MotionState& state, double dt_s,
                                      const MotionLimits& limits) noexcept;
 
-// The step of dt_s from a viable state towards a target that moves at target_velocity: the fastest
-// approach that is within the limits and does not overshoot.
-[[nodiscard]] MotionState pursuit_step(const MotionState& state, double target,
-                                       double target_velocity, double dt_s,
+// The step of dt_s from a viable state that approaches a moving target. Without other limits than
+// those of the position, a standing target is approached as fast as possible and not overshot.
+//
+// Args:
+//   target: where the target is at the end of the step, and how it moves on.
+//   jerk_share: share of max_jerk with which the approach is planned. Less than 1 approaches a
+//     target that jumps about more gently.
+[[nodiscard]] MotionState pursuit_step(const MotionState& state, const MotionState& target,
+                                       double jerk_share, double dt_s,
                                        const MotionLimits& limits) noexcept;
 
 // How long braking takes at most from a viable state, if ticks are no more than max_dt_s apart:
