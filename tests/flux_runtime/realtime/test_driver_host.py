@@ -252,8 +252,12 @@ def test_a_driver_that_wants_the_stamps_gets_them(desks: Any) -> None:
     desk.memory.commands.put(command(7))
     desk.turn_until(lambda: desk.memory.acknowledged)
     assert found[0]._asdict() == {
-        **{"sequence": 7, "session": 1, "tick_ns": 3_000_000_000},
-        **{"observed_ns": 1, "sent_ns": 2, "flags": 0},
+        "sequence": 7,
+        "session": 1,
+        "tick_ns": 3_000_000_000,
+        "observed_ns": 1,
+        "sent_ns": 2,
+        "flags": 0,
     }
     assert desk.robot.named("send") == []
 
@@ -521,7 +525,9 @@ def test_close_that_hangs_ends_anyway(desks: Any, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(host_module, "CLOSE_TIMEOUT_S", 0.1)
     desk, released = desks(), threading.Event()
     desk.robot.faults["close"] = released.wait
-    assert desk.ask("close")["result"] == {"fault": "close(): expected an end within 0.1 s, got none"}
+    assert desk.ask("close")["result"] == {
+        "fault": "close(): expected an end within 0.1 s, got none"
+    }
     released.set()
 
 

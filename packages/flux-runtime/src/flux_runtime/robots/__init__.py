@@ -28,7 +28,7 @@ from flux_core.robots import (
     provider,
     robot_spec_names,
 )
-from flux_driver.robot import fault_of
+from flux_driver.robot import SIMULATED_METHODS, fault_of
 
 from .protocol import LockstepRobot, Robot, SimulatedRobot
 
@@ -41,6 +41,7 @@ __all__ = [
     "SimulatedRobot",
     "driver_target",
     "installed_robot_names",
+    "is_simulated_class",
     "make_robot",
     "robot_names",
 ]
@@ -81,6 +82,19 @@ def driver_target(name: str) -> str:
     """
     point = _point(name)
     return _SHIPPED_CLASSES[name] if point is None else point.value
+
+
+def is_simulated_class(name: str) -> bool:
+    """Whether `name` stands for a class with the methods of a `SimulatedRobot`; makes no robot.
+
+    Raises:
+        RobotError: no robot or several have that name, or the driver cannot be loaded.
+    """
+    point = _point(name)
+    if point is None:
+        point = EntryPoint(name=name, value=_SHIPPED_CLASSES[name], group=ENTRY_POINT_GROUP)
+    found = load(point)
+    return isinstance(found, type) and all(hasattr(found, name) for name in SIMULATED_METHODS)
 
 
 def _point(name: str) -> EntryPoint | None:
