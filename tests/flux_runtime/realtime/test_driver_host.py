@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import flux_driver.host as host_module
+from flux_driver.commands import CommandStamp
 from flux_driver.host import Host
 from flux_driver.memory import Command, CommandResult, DriverPhase, Watch, WatchResult
 from flux_driver.messages import Channel
@@ -251,10 +252,9 @@ def test_a_driver_that_wants_the_stamps_gets_them(desks: Any) -> None:
     desk.begin()
     desk.memory.commands.put(command(7))
     desk.turn_until(lambda: desk.memory.acknowledged)
-    assert found[0]._asdict() == {
-        **{"sequence": 7, "session": 1, "tick_ns": 3_000_000_000},
-        **{"observed_ns": 1, "sent_ns": 2, "flags": 0},
-    }
+    assert found[0] == CommandStamp(
+        sequence=7, session=1, tick_ns=3_000_000_000, observed_ns=1, sent_ns=2, flags=0
+    )
     assert desk.robot.named("send") == []
 
 

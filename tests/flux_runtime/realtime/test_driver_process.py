@@ -66,7 +66,7 @@ def test_a_driver_is_connected_driven_and_closed(start: Any, arm_log: Any) -> No
     send(driver, 1, value=0.05)
     wait_for(lambda: driver.link.status()["acknowledged"] == 1)
     wait_for(lambda: driver.observe(["top"])[0][0] == np.float32(0.05))
-    state, captured_ns, frames = driver.observe(["top"])
+    _, captured_ns, frames = driver.observe(["top"])
     assert 0 < captured_ns <= time.monotonic_ns()
     image, image_ns = frames["top"]
     assert image.shape == (8, 8, 3) and image.min() == 7 and 0 < image_ns <= time.monotonic_ns()

@@ -116,7 +116,7 @@ class Host:
         interpreter's lock."""
         now_s = time.monotonic()
         away_s, self._turned_s = now_s - self._turned_s, now_s
-        if away_s > MAX_SILENT_PERIODS * self._period_s:
+        if self._memory is not None and away_s > MAX_SILENT_PERIODS * self._period_s:
             self._events.report("host_away", f"the driver host did not run for {away_s:.3f} s")
 
     def _look_at_policy_process(self) -> None:
