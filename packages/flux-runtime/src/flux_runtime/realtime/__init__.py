@@ -10,9 +10,9 @@ if TYPE_CHECKING:
     from .driver_process import DriverCancelled as DriverCancelled
     from .driver_process import DriverEvent as DriverEvent
     from .driver_process import DriverProcess as DriverProcess
-    from .driver_process import Simulation as Simulation
+    from .driver_process import SimulatedTask as SimulatedTask
 
 __getattr__, __dir__ = lazy_exports(
     __name__,
-    {"driver_process": ("DriverCancelled", "DriverEvent", "DriverProcess", "Simulation")},
+    {"driver_process": ("DriverCancelled", "DriverEvent", "DriverProcess", "SimulatedTask")},
 )
