@@ -4,8 +4,8 @@
     python scripts/measure_faults.py --write    puts the figures into docs/safety.md
 
 Runs every scenario of tests/integration/test_faults_*.py, two at a time. Of each it measures what
-the arm received: the largest velocity of a command and the largest step received, as shares of their
-limits, the longest time without a command by the stamps sent with them, and the time from the fault
+the arm received: the largest velocity of a command and the largest step received, as shares of the
+limits, the longest time without a command by the stamps sent with it, and the time from the fault
 until the arm stood, by the arm's own clock.
 """
 
