@@ -93,12 +93,21 @@ void a_rounding_error_is_not_a_violation() {
   CHECK(static_cast<double>(filter.command()[0]) <= 0.1);
 }
 
-void a_start_outside_the_limits_moves_back_slowly() {
+void a_hold_outside_the_limits_repeats_the_command() {
   SafetyFilter filter = one_joint(-1.0, 1.0, 5.0, 1.25F);
-  filter.hold();
-  CHECK_NEAR(filter.command()[0], 1.15, 1e-6);
   for (int i = 0; i < 5; ++i) filter.hold();
+  CHECK_EQUAL(filter.command()[0], 1.25F);
+  CHECK(filter.is_at_rest() && !filter.is_within_limits());
+}
+
+void a_start_outside_the_limits_returns_slowly_when_asked() {
+  SafetyFilter filter = one_joint(-1.0, 1.0, 5.0, 1.05F);
+  filter.return_to_limits(0.02);
+  CHECK_NEAR(filter.command()[0], 1.04, 1e-6);
+  CHECK(!filter.is_at_rest());
+  for (int i = 0; i < 6; ++i) filter.return_to_limits(0.02);
   CHECK_EQUAL(filter.command()[0], 1.0F);
+  CHECK(filter.is_at_rest() && filter.is_within_limits());
 }
 
 void invalid_limits_are_refused() {
@@ -128,8 +137,10 @@ std::vector<Case> safety_filter_cases() {
        position_and_velocity_violations_have_separate_flags},
       {"a NaN holds the last command", a_nan_holds_the_last_command},
       {"a rounding error is not a violation", a_rounding_error_is_not_a_violation},
-      {"a start outside the limits moves back slowly",
-       a_start_outside_the_limits_moves_back_slowly},
+      {"a hold outside the limits repeats the command",
+       a_hold_outside_the_limits_repeats_the_command},
+      {"a start outside the limits returns slowly when asked",
+       a_start_outside_the_limits_returns_slowly_when_asked},
       {"invalid limits are refused", invalid_limits_are_refused},
   };
 }

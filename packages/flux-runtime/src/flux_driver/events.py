@@ -18,12 +18,19 @@ class Events:
         self._lock = threading.Lock()
         self._kinds: dict[str, dict[str, Any]] = {}
         self._told_s: dict[str, float] = {}
+        self._single: list[dict[str, Any]] = []
 
     def report(self, name: str, text: str) -> None:
         """Adds an event of the kind `name`; `text` is one line."""
         with self._lock:
             event = self._kinds.setdefault(name, {"count": 0})
             event.update(text=text, count=event["count"] + 1, time_ns=time.monotonic_ns())
+
+    def tell(self, name: str, text: str) -> None:
+        """Adds an event that happens rarely and is never counted with another."""
+        with self._lock:
+            event = {"kind": "event", "name": name, "text": text, "count": 1}
+            self._single.append({**event, "time_ns": time.monotonic_ns()})
 
     def due(self) -> list[dict[str, Any]]:
         """Returns the messages that are to be sent now."""
@@ -35,7 +42,9 @@ class Events:
                 if now_s - self._told_s.get(name, -INTERVAL_S) >= INTERVAL_S
             ]
             self._told_s.update(dict.fromkeys(names, now_s))
-            return [{"kind": "event", "name": name, **self._kinds.pop(name)} for name in names]
+            single, self._single = self._single, []
+            counted = [{"kind": "event", "name": name, **self._kinds.pop(name)} for name in names]
+            return single + counted
 
 
 class Retries:

@@ -239,6 +239,7 @@ class Host:
         )
         self._threads.append(sender)
         sender.start()
+        self._memory.beat()
         self._show_phase()
         return {}
         yield
@@ -371,7 +372,7 @@ class Host:
             return
         self._stop_call = None
         self._has_stopped = True
-        self._events.report("stopped", self._stop_reason)
+        self._events.tell("stopped", self._stop_reason)
         if call.fault and not self._failure:
             self._fail(call.fault)
 

@@ -209,13 +209,15 @@ def _run(args: argparse.Namespace) -> int:
     args.realtime_options = realtime_options_from(args)
     fields = RunOptions.__dataclass_fields__
     options = RunOptions(**{name: getattr(args, name) for name in fields})
-    with RunConsole(options, is_json=args.json) as console:
-        report = run(options, console.on_episode)
-    if args.json:
-        print_json(report)
-    else:
-        console.print_report(report)
-    return EXIT_FAILED if report.get("commands_out_of_limit") else EXIT_OK
+    console = RunConsole(options, is_json=args.json)
+    reports: list[dict[str, object]] = []
+    try:
+        with console:
+            run(options, console.on_episode, reports.append)
+    finally:  # A run that ended early has a report too, and then its error.
+        for report in reports:
+            print_json(report) if args.json else console.print_report(report)
+    return EXIT_FAILED if reports[0].get("commands_out_of_limit") else EXIT_OK
 
 
 def _check(args: argparse.Namespace) -> int:

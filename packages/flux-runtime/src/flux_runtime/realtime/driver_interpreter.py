@@ -10,9 +10,7 @@ import sys
 from pathlib import Path
 
 import flux_driver
-from flux_core.errors import RobotError
-
-from ..engines.core import load_core
+from flux_core.errors import MissingDependencyError, RobotError
 
 OLDEST = (3, 8)
 OPTION = "--driver-python"
@@ -58,10 +56,15 @@ def start_host(
 
     Raises:
         RobotError: the interpreter cannot be started.
+        MissingDependencyError: the library that the driver host loads is not installed.
     """
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     main = Path(flux_driver.__file__).with_name("__main__.py")
-    arguments = (theirs.fileno(), os.getpid(), target, driver_library(), max_retries)
+    try:
+        library = flux_driver.library_path()
+    except flux_driver.DriverMemoryError as error:
+        raise MissingDependencyError(str(error)) from error
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    arguments = (theirs.fileno(), os.getpid(), target, library, max_retries)
     with theirs:
         try:
             process = subprocess.Popen(
@@ -80,13 +83,6 @@ def start_host(
                 f"the driver"
             ) from error
     return process, ours
-
-
-def driver_library() -> Path:
-    """Returns the C library that the driver host loads; it is installed with the C++ core."""
-    core = load_core().__file__
-    assert core is not None
-    return Path(core).parents[1] / "flux_driver" / "libflux_driver.so"
 
 
 def _environment(interpreter: str) -> dict[str, str]:

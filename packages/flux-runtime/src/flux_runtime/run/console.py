@@ -69,11 +69,14 @@ class RunConsole:
             return
         title = f"{report['robot']} · {report['policy']} · {report['prompt']}"
         table = Table(title=Text(title))  # a Text, because the prompt may contain rich's markup
-        columns = [name for name in report["episodes"][0] if name != "commands_out_of_limit"]
+        hidden = {"commands_out_of_limit"}
+        if all(episode["outcome"] == "finished" for episode in report["episodes"]):
+            hidden.add("outcome")
+        columns = [name for name in report["episodes"][-1] if name not in hidden]
         for name in columns:
             table.add_column(name.replace("_", " "), justify="right")
         for episode in report["episodes"]:
-            table.add_row(*(_cell(episode[name]) for name in columns))
+            table.add_row(*(_cell(episode.get(name)) for name in columns))
         console.print(table)
         for line in summary_lines(report):
             console.print(line, highlight=False, markup=False, soft_wrap=True)
@@ -95,9 +98,23 @@ def summary_lines(report: Mapping[str, Any]) -> list[str]:
         f"violations  {violations or 'none'}; commands sent out of limit: "
         f"{report['commands_out_of_limit']}",
     ]
+    if "interval" in report:
+        lines.append(_interval_line(report["interval"]))
+    if "event_counts" in report:
+        counts = ", ".join(f"{count} {name}" for name, count in report["event_counts"].items())
+        lines.append(f"events      {counts or 'none'}")
+    if report["outcome"] != "finished":
+        lines.append(f"outcome     {report['outcome']}: {report['reason']}")
     if "report" in report:
         lines.append(f"report      {report['report']}")
     return lines
+
+
+def _interval_line(interval: Mapping[str, Any]) -> str:
+    return (
+        f"intervals   p50 {interval['p50_ms']:.1f} ms, p99 {interval['p99_ms']:.1f} ms, longest "
+        f"{interval['max_ms']:.1f} ms; gaps: {interval['gaps']}"
+    )
 
 
 def _rate_line(name: str, rate: float | None, interval: Sequence[float] | None) -> str:
