@@ -521,7 +521,9 @@ def test_close_that_hangs_ends_anyway(desks: Any, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(host_module, "CLOSE_TIMEOUT_S", 0.1)
     desk, released = desks(), threading.Event()
     desk.robot.faults["close"] = released.wait
-    assert desk.ask("close")["result"] == {"fault": "close(): expected an end within 0.1 s, got none"}
+    assert desk.ask("close")["result"] == {
+        "fault": "close(): expected an end within 0.1 s, got none"
+    }
     released.set()
 
 
