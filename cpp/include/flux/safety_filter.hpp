@@ -6,6 +6,8 @@
 #include <span>
 #include <vector>
 
+#include "flux/motion.hpp"
+
 namespace flux {
 
 // Bits of a tick's status: why the command is not exactly the policy's next action, and whether a
@@ -119,16 +121,46 @@ class SafetyFilter {
   void return_to_limits(double dt_s) noexcept;
 
  private:
+  // The rows of one joint from the action on, within its position limits.
+  struct Rows {
+    float action = 0.0F;
+    double next = 0.0;
+    double after_next = 0.0;
+  };
+  struct Joint {
+    MotionLimits limits;
+    MotionState state;
+    // Whether the last command was exactly the row that was asked for.
+    bool is_on_track = true;
+    // The last row that was asked for; NaN after a reset or a brake.
+    double last_row = 0.0;
+    // For how many ticks the rows themselves, apart from where the joint is, have been within the
+    // limits.
+    int num_smooth = 0;
+  };
+
   [[nodiscard]] double step_s(double dt_s) const noexcept;
   [[nodiscard]] float limit_change(std::size_t joint, float target,
                                    double max_change) const noexcept;
-  void move_to(std::size_t joint, float command) noexcept;
+  [[nodiscard]] std::uint32_t follow_freely(std::span<const float> action, double dt_s) noexcept;
+  [[nodiscard]] Rows rows_of(std::size_t joint, std::span<const float> action,
+                             std::span<const float> preview) const noexcept;
+  void judge_rows(Joint& joint, const Rows& rows) const noexcept;
+  [[nodiscard]] bool can_join(const Joint& joint, const Rows& rows, double dt_s) const noexcept;
+  [[nodiscard]] MotionState target_of(const Joint& joint, const Rows& rows) const noexcept;
+  [[nodiscard]] std::uint32_t follow(std::size_t joint, const Rows& rows, double dt_s,
+                                     const MotionLimits& limits) noexcept;
+  void brake_joint(std::size_t joint, double dt_s) noexcept;
+  void command_state(std::size_t joint, const MotionState& state) noexcept;
+  void send(std::size_t joint, float command) noexcept;
 
   SafetyLimits limits_;
   double period_s_;
   std::vector<double> max_change_;
   std::vector<float> command_;
-  bool is_at_rest_ = true;
+  // Empty without limits of acceleration and jerk.
+  std::vector<Joint> joints_;
+  bool has_moved_ = false;
 };
 
 }  // namespace flux
