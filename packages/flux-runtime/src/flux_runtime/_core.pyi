@@ -281,8 +281,90 @@ class ControlLoop:
     def stop(self) -> None:
         """Waits for the inference in flight and stops its thread. All later ticks hold."""
 
+class _LinkStatus(TypedDict):
+    phase: Literal["connecting", "ready", "stopped", "failed", "closed", "unknown"]
+    acknowledged: int
+    session: int
+    heartbeat_ns: int
+    dropped_old: int
+    refused_steps: int
+    progress: int
+    is_alive: bool
+
+class _SharedStatus(_LinkStatus):
+    refused_not_finite: int
+    refused_sessions: int
+    overwritten: int
+
 class RobotLink:
-    """What the control thread sees of a robot and its driver."""
+    """What the control thread sees of a robot. Times are nanoseconds on the monotonic clock.
+
+    The methods are the control thread's: call them only while no control loop uses the link.
+    """
+
+    @property
+    def action_dim(self) -> int: ...
+    @property
+    def state_dim(self) -> int: ...
+    @property
+    def num_cameras(self) -> int: ...
+    def read_state(self) -> tuple[NDArray[np.float32], int, int]:
+        """Returns the newest state, (state_dim,), when it was captured, and its number.
+
+        The number counts from 1; the state is zeros, and the others are 0, if there is none yet.
+        """
+
+    def frame_captured_ns(self, camera: int) -> int:
+        """Returns when a camera's newest frame was captured; 0 if there is none yet."""
+
+    def status(self) -> _LinkStatus:
+        """Returns what the driver says about itself. May be called from any thread.
+
+        `acknowledged` is the newest sequence of `session` that the robot has accepted; `session` is
+        the one that commands are accepted of, 0 if none.
+        """
+
+    def send(
+        self,
+        command: NDArray[np.float32],
+        *,
+        sequence: int,
+        session: int,
+        tick_ns: int,
+        observed_ns: int,
+        flags: int = 0,
+    ) -> int:
+        """Sends a command, (action_dim,), and returns when it left."""
+
+    def beat(self) -> None:
+        """Gives a sign of life."""
+
+    def announce(
+        self,
+        phase: Literal["idle", "running", "stopped", "closed"],
+        *,
+        session: int,
+        category: int = 2,
+    ) -> None:
+        """Tells the driver what this side is doing; also a sign of life.
+
+        Commands of a session are accepted once 'running' has been announced, and until the driver
+        hears nothing for more than three control periods.
+        """
+
+class SharedMemoryLink(RobotLink):
+    """The policy's end of the memory that it shares with a driver's process.
+
+    Args:
+        action_dim: values of a command.
+        state_dim: values of a state; `action_dim` unless `max_step` is empty.
+        cameras: (height, width) in pixels of each camera.
+        control_hz: commands per second.
+        max_step: (action_dim,): the largest nominal step per joint, max_velocity / control_hz. The
+            driver refuses three times as much. Empty for a robot that is commanded by differences.
+
+    Raises:
+        ValueError: an argument is out of range; the message names it.
 
 class LoopbackLink(RobotLink):
     """A robot inside this process that follows every command at once.
@@ -478,6 +560,7 @@ class RealtimeLoop:
     def __init__(
         self,
         *,
+<<<<<<< HEAD
         link: RobotLink,
         policy: Policy | None,
         decoder: ActionDecoder,
@@ -578,3 +661,27 @@ class RealtimeLoop:
 
         Takes no longer than braking: it does not wait for an inference.
         """
+=======
+        action_dim: int,
+        state_dim: int,
+        cameras: Sequence[tuple[int, int]],
+        control_hz: float,
+        max_step: Sequence[float],
+    ) -> None: ...
+    def fd(self) -> int:
+        """Returns the memory's descriptor, for `pass_fds`; closed with this object."""
+
+    def status(self) -> _SharedStatus: ...
+    def observe(
+        self, cameras: Sequence[int]
+    ) -> tuple[NDArray[np.float32], int, dict[int, tuple[NDArray[np.uint8], int]]]:
+        """Returns the newest state, when it was captured, and {camera: (image, captured_ns)}.
+
+        Called by one thread at a time, also while a control loop uses the link. Images are copies,
+        (height, width, 3). A camera without a frame is left out; the state's time is 0 if there is
+        none yet.
+        """
+
+    def set_dead(self) -> None:
+        """Makes `is_alive` false for good: the driver's process has ended."""
+>>>>>>> shm
