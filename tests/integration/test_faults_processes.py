@@ -11,10 +11,10 @@ from .fake_arm.promises import (
     PERIOD_S,
     REST_S,
     ROUGHLY_S,
+    assert_ended_by,
     assert_kept,
     assert_no_gap,
     assert_refused,
-    assert_told,
     assert_went_on,
     recorded,
 )
@@ -92,27 +92,21 @@ def _assert_interrupted(outcome: Outcome, signal: str, *, exit_s: float = EXIT_S
 
 def test_a_killed_driver_ends_the_run_with_the_reason(outcome: Outcomes) -> None:
     killed = outcome("driver killed")
-    assert killed.status == 1, killed.errors
-    assert killed.report["stopped_by"] == "driver_dead"
-    assert_told(killed)
+    assert_ended_by(killed, "driver_dead")
     assert_kept(killed)
     assert (killed.ended_ns - killed.fault_ns) * 1e-9 <= EXIT_S + ROUGHLY_S
 
 
 def test_a_driver_that_crashes_ends_the_run_with_the_reason(outcome: Outcomes) -> None:
     crashed = outcome("driver crashes")
-    assert crashed.status == 1, crashed.errors
-    assert crashed.report["stopped_by"] == "driver_dead"
+    assert_ended_by(crashed, "driver_dead")
     assert "SIGSEGV" in crashed.report["reason"] or "signal 11" in crashed.report["reason"]
-    assert_told(crashed)
     assert_kept(crashed)
 
 
 def test_a_driver_that_is_silent_ends_the_run(outcome: Outcomes) -> None:
     paused = outcome("driver paused")
-    assert paused.status == 1, paused.errors
-    assert paused.report["stopped_by"] in ("driver_silent", "unacknowledged", "state_stale")
-    assert_told(paused)
+    assert_ended_by(paused, "driver_silent", "unacknowledged", "state_stale")
     assert_kept(paused)
     assert (paused.ended_ns - paused.fault_ns) * 1e-9 <= HOLD_S + 8.0
 
@@ -130,8 +124,7 @@ def test_when_the_policy_is_killed_the_driver_stops_the_arm(outcome: Outcomes) -
 
 def test_when_the_policy_is_paused_the_driver_stops_the_arm_for_good(outcome: Outcomes) -> None:
     paused = outcome("policy paused")
-    assert paused.status == 1, paused.errors
-    assert_told(paused)
+    assert_ended_by(paused, "session_lost", "driver_stopped")
     assert_kept(paused)
     stop = paused.log.first("stop")
     assert (stop - paused.fault_ns) * 1e-9 <= 3 * PERIOD_S + ROUGHLY_S
@@ -142,9 +135,7 @@ def test_when_the_policy_is_paused_the_driver_stops_the_arm_for_good(outcome: Ou
 
 def test_an_inference_that_is_stuck_holds_and_then_stops(outcome: Outcomes) -> None:
     stuck = outcome("inference stuck")
-    assert stuck.status == 1, stuck.errors
-    assert stuck.report["stopped_by"] in ("inference_deadline", "starved", "policy_too_slow")
-    assert_told(stuck)
+    assert_ended_by(stuck, "inference_deadline", "starved", "policy_too_slow")
     assert_kept(stuck)
     assert_no_gap(stuck.log)
     longest_s = 0.64 + HOLD_S + 0.64 + EXIT_S
