@@ -222,15 +222,16 @@ void SafetyFilter::judge_rows(Joint& joint, const Rows& rows) const noexcept {
   joint.last_row = action;
 }
 
-bool SafetyFilter::can_join(const Joint& joint, const Rows& rows, double dt_s) const noexcept {
+bool SafetyFilter::can_join(const Joint& joint, const Rows& rows, double dt_s,
+                            const MotionLimits& limits) const noexcept {
   const auto action = static_cast<double>(rows.action);
-  if (!can_step_to(joint.state, action, dt_s, joint.limits)) return false;
+  if (!can_step_to(joint.state, action, dt_s, limits)) return false;
   if (joint.is_on_track) return true;
   if (joint.num_smooth < kSmoothRows) return false;
   const MotionState first = step_to(joint.state, action, dt_s);
-  if (!can_step_to(first, rows.next, period_s_, joint.limits)) return false;
+  if (!can_step_to(first, rows.next, period_s_, limits)) return false;
   const MotionState second = step_to(first, rows.next, period_s_);
-  return can_step_to(second, rows.after_next, period_s_, joint.limits);
+  return can_step_to(second, rows.after_next, period_s_, limits);
 }
 
 MotionState SafetyFilter::target_of(const Joint& joint, const Rows& rows) const noexcept {
@@ -259,7 +260,7 @@ std::uint32_t SafetyFilter::follow(std::size_t joint, const Rows& rows, double d
   Joint& moved = joints_[joint];
   const MotionState before = moved.state;
   const MotionState exact = step_to(before, static_cast<double>(rows.action), dt_s);
-  moved.is_on_track = can_join(moved, rows, dt_s);
+  moved.is_on_track = can_join(moved, rows, dt_s, limits);
   if (moved.is_on_track) {
     command_state(joint, exact);
     return 0;
@@ -340,7 +341,7 @@ void SafetyFilter::return_to_limits(double dt_s) noexcept {
     const double velocity = kReturnSpeed * limits_.max_velocity()[i];
     if (joints_.empty()) {
       send(i, limit_change(i, inside, velocity * step_s(dt_s)));
-    } else if (inside == command_[i]) {
+    } else if (limits_.lower()[i] < command_[i] && command_[i] < limits_.upper()[i]) {
       brake_joint(i, step_s(dt_s));
     } else {
       MotionLimits limits = joints_[i].limits;
