@@ -125,7 +125,7 @@ void SafetyFilter::reset(std::span<const float> command) noexcept {
   has_moved_ = false;
   for (std::size_t i = 0; i < joints_.size(); ++i) {
     const auto position = static_cast<double>(command[i]);
-    // A start outside the position limits is one of the limits until it has been left.
+    // A start outside the position limits is one of the limits until the joint rests inside them.
     joints_[i].limits = {.lower = std::min(static_cast<double>(limits_.lower()[i]), position),
                          .upper = std::max(static_cast<double>(limits_.upper()[i]), position),
                          .max_velocity = limits_.max_velocity()[i],
@@ -274,16 +274,18 @@ std::uint32_t SafetyFilter::follow(std::size_t joint, const Rows& rows, double d
 
 void SafetyFilter::command_state(std::size_t joint, const MotionState& state) noexcept {
   Joint& moved = joints_[joint];
+  const MotionLimits& limits = moved.limits;
   moved.state = state;
-  const MotionLimits& widened = moved.limits;
-  send(joint, static_cast<float>(std::clamp(state.position, widened.lower, widened.upper)));
-  MotionLimits limits = widened;
+  send(joint, static_cast<float>(std::clamp(state.position, limits.lower, limits.upper)));
+  if (is_still(state)) leave_start(joint);
+}
+
+void SafetyFilter::leave_start(std::size_t joint) noexcept {
+  MotionLimits& limits = joints_[joint].limits;
+  const float command = command_[joint];
+  if (command < limits_.lower()[joint] || command > limits_.upper()[joint]) return;
   limits.lower = static_cast<double>(limits_.lower()[joint]);
   limits.upper = static_cast<double>(limits_.upper()[joint]);
-  if ((limits.lower != widened.lower || limits.upper != widened.upper) &&
-      is_viable(state, limits)) {
-    moved.limits = limits;
-  }
 }
 
 void SafetyFilter::send(std::size_t joint, float command) noexcept {
@@ -310,6 +312,7 @@ void SafetyFilter::brake_joint(std::size_t joint, double dt_s) noexcept {
   if (std::abs(moved.state.velocity) > jerk * period_s_ * period_s_) return;
   moved.state = {.position = static_cast<double>(command_[joint])};
   moved.is_on_track = true;
+  leave_start(joint);
 }
 
 bool SafetyFilter::is_at_rest() const noexcept {

@@ -151,6 +151,7 @@ class SafetyFilter {
                                      const MotionLimits& limits) noexcept;
   void brake_joint(std::size_t joint, double dt_s) noexcept;
   void command_state(std::size_t joint, const MotionState& state) noexcept;
+  void leave_start(std::size_t joint) noexcept;
   void send(std::size_t joint, float command) noexcept;
 
   SafetyLimits limits_;
