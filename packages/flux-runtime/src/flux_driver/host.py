@@ -225,6 +225,8 @@ class Host:
             self._memory = self._map_memory(descriptor)
         except DriverMemoryError as error:
             raise DriverError(str(error)) from error
+        finally:
+            os.close(descriptor)
         for reader in self._readers():
             reader.publish_to(self._memory)
         stepped = self._robot if isinstance(self._robot, SteppedRobot) else None
