@@ -167,7 +167,7 @@ void test_no_command_is_torn() {
   tally.check("commands");
   // And through the driver's own call, which waits for the next one each time.
   Tally taken;
-  while (!taken.is_enough(kReads / 100)) {
+  while (!taken.is_enough(kReads / 1000)) {
     const int result =
         flux_driver_wait_command(rig.driver, rig.values.data(), &rig.command, 1'000'000'000);
     if (result == FLUX_DRIVER_NOTHING) continue;
