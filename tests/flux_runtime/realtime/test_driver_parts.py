@@ -218,9 +218,7 @@ def test_an_entry_point_is_found_with_old_and_new_metadata(
     offered = {robot_module.GROUP: found} if is_old else new
     monkeypatch.setattr(robot_module.metadata, "entry_points", lambda: offered)
     assert type(load_robot("arm")).__name__ == "Simulated"
-    with pytest.raises(
-        DriverError, match="leg: no such robot in this interpreter"
-    ):
+    with pytest.raises(DriverError, match="leg: no such robot in this interpreter"):
         load_robot("leg")
 
 

@@ -190,6 +190,8 @@ class Host:
 
     def _connect(self, cameras: list[str]) -> Operation:
         """Connects the robot and takes a first state and a first image of each camera."""
+        if self._threads:
+            raise DriverError("connect: the robot is connected already")
         deadline_s = time.monotonic() + self._connect_timeout_s
         yield from self._call("connect", self._robot.connect, self._connect_timeout_s)
         self._signals.install()
