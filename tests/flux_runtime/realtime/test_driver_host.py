@@ -368,6 +368,25 @@ def test_the_host_reports_that_it_did_not_run(desks: Any) -> None:
     assert "did not run for 1.5" in desk.events("host_away")[0]["text"]
 
 
+def test_a_message_that_nobody_understands_changes_nothing(desks: Any) -> None:
+    desk = desks()
+    assert desk.ask("dance")["error"].startswith("dance: expected one of connect, map, begin")
+    assert desk.ask("connect")["error"] == "connect: expected 'cameras'"
+    desk.policy._connection.send(b"rubbish")
+    desk.turn_until(lambda: desk.events("message_refused"))
+    desk.connect()
+
+
+def test_a_mistake_of_the_host_itself_stops_and_closes_the_robot(desks: Any) -> None:
+    desk = desks()
+    desk.connect()
+    desk.begin()
+    desk.memory.beat = failing(1, "a mistake")
+    with pytest.raises(OSError, match="a mistake"):
+        desk.host.run()
+    assert desk.robot.calls == [("stop", 2), ("close",)]
+
+
 def test_home_is_called_without_a_session_and_waits_for_new_readings(desks: Any) -> None:
     arm = Arm()
     desk = desks(arm)

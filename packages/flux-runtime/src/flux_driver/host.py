@@ -11,6 +11,7 @@ import os
 import select
 import sys
 import time
+import traceback
 from collections import deque
 from typing import Any, Callable, Dict, Generator
 
@@ -91,8 +92,19 @@ class Host:
 
     def run(self) -> None:
         """Serves until the driver is closed."""
-        while not self._is_over:
-            self.turn()
+        try:
+            while not self._is_over:
+                self.turn()
+        except BaseException:
+            self._leave()
+            raise
+
+    def _leave(self) -> None:
+        """Stops and closes the robot although this host has failed by a mistake of its own."""
+        self._stop(self._category, "the driver host has failed")
+        if self._stop_call is not None:
+            self._stop_call.wait(STOP_TIMEOUT_S)
+        BoundedCall("close", self._robot.close, CLOSE_TIMEOUT_S).wait(CLOSE_TIMEOUT_S)
 
     def turn(self) -> None:
         """Waits for a quarter of a period at most, then looks at everything once."""
@@ -130,6 +142,9 @@ class Host:
             except EOFError:
                 self._abandon("the policy's process has closed its socket")
                 return
+            except ValueError as error:
+                self._events.report("message_refused", one_line(error))
+                continue
             self._take(message, descriptor)
         if not self._parent.is_alive():
             self._abandon("the policy's process has ended")
@@ -162,7 +177,12 @@ class Host:
         elif self._operation is not None and kind != "close":
             self._answer(number, error=f"{kind}: another call is not over yet")
         else:
-            self._begin_operation(number, operations[kind]())
+            try:
+                operation = operations[kind]()
+            except KeyError as error:
+                self._answer(number, error=f"{kind}: expected {error}")
+            else:
+                self._begin_operation(number, operation)
 
     def _begin_operation(self, number: int | None, operation: Operation) -> None:
         if self._operation is not None:
@@ -432,7 +452,12 @@ def serve(connection: Any, parent: int, target: str, library: str, max_retries: 
         )
         return 1
     signals.install()
-    host.run()
+    code = 0
+    try:
+        host.run()
+    except BaseException:  # noqa: BLE001 - nothing is left to be done but to say so
+        code = 1
+        traceback.print_exc()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(0)  # a call of the driver may hang
+    os._exit(code)  # a call of the driver may hang
