@@ -74,7 +74,7 @@ def test_a_side_that_does_not_read_holds_nobody_up() -> None:
 
 @pytest.mark.parametrize("kind", [np.float32, np.float64])
 def test_a_state_becomes_float32(kind: Any) -> None:
-    state = checked_state(np.array([1, 2], kind), 2)
+    state = checked_state(np.array([1, 2], kind), ("a", "b"))
     assert state.dtype == np.float32 and state.tolist() == [1, 2]
 
 
@@ -84,13 +84,13 @@ def test_a_state_becomes_float32(kind: Any) -> None:
         (np.zeros(3, np.float32), "wrong_type", r"expected float32 or float64 \(2,\), got float32"),
         (np.zeros(2, np.int64), "wrong_type", "got int64"),
         (None, "wrong_type", "got object"),
-        (np.array([0, np.inf]), "state_not_finite", "dimension 1: expected a finite number"),
-        (np.array([1e300, 0]), "state_not_finite", "dimension 0"),
+        (np.array([0, np.inf]), "state_not_finite", "b: expected a finite number"),
+        (np.array([1e300, 0]), "state_not_finite", "a: expected"),
     ],
 )
 def test_a_state_that_no_policy_may_see_is_refused(values: Any, name: str, text: str) -> None:
     with pytest.raises(ReadingError, match=text) as caught:
-        checked_state(values, 2)
+        checked_state(values, ("a", "b"))
     assert caught.value.name == name
 
 

@@ -64,7 +64,7 @@ class Host:
         self._robot = SteppedRobot(robot) if is_simulated(robot) else robot
         self._period_s = 1.0 / float(spec["control_hz"])
         self._joint_names = tuple(spec["joint_names"])
-        self._state_dim = len(spec.get("state_names") or spec["joint_names"])
+        self._state_names = tuple(spec.get("state_names") or spec["joint_names"])
         self._may_lose_power = bool(spec.get("holds_without_power", False))
         self._connect_timeout_s = facts["connect_timeout_s"]
         self._channel = channel
@@ -216,7 +216,7 @@ class Host:
         yield from self._call("connect", self._robot.connect, self._connect_timeout_s)
         self._signals.install()
         settings = (self._period_s, self._events, self._max_retries)
-        self._state_reader = StateReader(self._robot, self._state_dim, *settings)
+        self._state_reader = StateReader(self._robot, self._state_names, *settings)
         readers: list[Any] = [self._state_reader]
         if cameras:
             self._frames_reader = FramesReader(self._robot, cameras, *settings)
@@ -235,10 +235,14 @@ class Host:
 
     def _what_is_missing(self) -> str:
         within = f"within connect_timeout_s = {self._connect_timeout_s:g} s"
-        if self._state_reader is not None and not self._state_reader.has_first.is_set():
-            return f"read_state(): expected a first state {within}, got none"
-        missing = self._frames_reader.missing() if self._frames_reader else []
-        return f"read_frames(): expected a first image {within}, got none of {', '.join(missing)}"
+        state, frames = self._state_reader, self._frames_reader
+        if state is not None and not state.has_first.is_set():
+            text, fault = f"read_state(): expected a first state {within}, got none", state.fault
+        else:
+            missing = ", ".join(frames.missing()) if frames else ""
+            text = f"read_frames(): expected a first image {within}, got none of {missing}"
+            fault = frames.fault if frames else ""
+        return f"{text} ({fault})" if fault else text
 
     def _map(self, descriptor: int | None) -> Operation:
         if descriptor is None or self._state_reader is None:
