@@ -416,25 +416,23 @@ def test_another_interpreter_gets_none_of_our_variables(
     assert "ARM_LOG" in names and not {"PYTHONPATH", "VIRTUAL_ENV"} & names
 
 
-def other_interpreters() -> list[str]:
-    """Interpreters of other versions that have numpy."""
-    found = []
-    for minor in range(8, 20):
-        path = shutil.which(f"python3.{minor}")
-        if path is not None and minor != sys.version_info.minor:
-            with contextlib.suppress(subprocess.SubprocessError):
-                subprocess.run([path, "-c", "import numpy"], check=True, capture_output=True)
-                found.append(path)
-    return found
+def other_interpreters() -> Iterator[str]:
+    """Interpreters of other versions that have numpy, the one that FLUX_DRIVER_PYTHON names first."""
+    named = os.environ.get("FLUX_DRIVER_PYTHON")
+    others = (f"python3.{minor}" for minor in range(8, 20) if minor != sys.version_info.minor)
+    for path in filter(None, (named, *map(shutil.which, others))):
+        with contextlib.suppress(subprocess.SubprocessError):
+            subprocess.run([path, "-c", "import numpy"], check=True, capture_output=True)
+            yield path
 
 
 def test_the_driver_may_run_in_another_version_of_python(
     start: Any, arm_log: Any, tmp_path: Path
 ) -> None:
-    interpreters = other_interpreters()
-    if not interpreters:
-        pytest.skip("no other Python with numpy is on PATH")
-    script = f'#!/bin/sh\nPYTHONPATH={tmp_path} exec {interpreters[0]} "$@"\n'
+    interpreter = next(other_interpreters(), None)
+    if interpreter is None:
+        pytest.skip("no other Python with numpy is on PATH or in FLUX_DRIVER_PYTHON")
+    script = f'#!/bin/sh\nPYTHONPATH={tmp_path} exec {interpreter} "$@"\n'
     driver = start(python=program(tmp_path, script))
     driver.connect(["top"])
     begin(driver)
