@@ -417,7 +417,7 @@ def test_another_interpreter_gets_none_of_our_variables(
 
 
 def other_interpreters() -> Iterator[str]:
-    """Interpreters of other versions that have numpy, the one that FLUX_DRIVER_PYTHON names first."""
+    """Other interpreters that have numpy, the one that FLUX_DRIVER_PYTHON names first."""
     named = os.environ.get("FLUX_DRIVER_PYTHON")
     others = (f"python3.{minor}" for minor in range(8, 20) if minor != sys.version_info.minor)
     for path in filter(None, (named, *map(shutil.which, others))):
