@@ -110,7 +110,7 @@ def test_every_limit_of_a_real_robot_is_complete_and_has_a_source(spec: RobotSpe
 def test_the_defaults_follow_from_the_velocity_and_the_unit() -> None:
     limits = motion_limits(BARE)
     assert limits.max_acceleration == pytest.approx((10.0, 10.0, 0.5))
-    assert limits.max_jerk == pytest.approx((100.0, 100.0, 5.0))
+    assert limits.max_jerk == pytest.approx((200.0, 200.0, 10.0))
     assert limits.start_tolerance == (0.05, 0.05, 0.01)
     assert limits.max_following_error == pytest.approx((0.2, 0.2, 0.01))
     assert limits.max_border_jump == pytest.approx((0.4, 0.4, 0.02))
@@ -221,7 +221,7 @@ def test_the_filter_of_a_simulated_robot_gets_both_rates_or_neither() -> None:
     assert stated_rates(BARE) == ((), ())
     assert stated_rates(SPEC) == (SPEC.max_acceleration, SPEC.max_jerk)
     only = dataclasses.replace(SPEC, max_jerk=())
-    assert stated_rates(only) == (SPEC.max_acceleration, pytest.approx((80.0, 80.0, 10.0)))
+    assert stated_rates(only) == (SPEC.max_acceleration, pytest.approx((160.0, 160.0, 20.0)))
 
 
 @pytest.mark.parametrize("name", ["aloha-sim", "libero"])

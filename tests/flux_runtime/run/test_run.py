@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -213,18 +212,6 @@ def test_a_report_that_could_not_be_written_is_refused_before_the_run(
     line = refused(capsys, *TOY, "--policy", "hold", "--report", str(path), code=2)
     assert "expected a file in a directory that exists" in line
     assert toy.calls == []
-
-
-def test_a_robot_that_is_not_simulated_runs_in_real_time(
-    core: Any, toy: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    methods = ("spec", "connect", "state", "observe", "command", "close")
-    real = SimpleNamespace(**{name: getattr(toy, name) for name in methods})
-    monkeypatch.setattr("flux_runtime.run.command.make_robot", lambda name: real)
-    report: Any = run(RunOptions(robot="real", policy="hold", episodes=1, max_steps=3))
-    assert report["clock"] == "monotonic"
-    assert (report["success_rate"], report["ci95"]) == (None, None)
-    assert report["episodes"][0]["steps"] == 3
 
 
 @pytest.mark.parametrize(

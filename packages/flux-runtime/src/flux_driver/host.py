@@ -21,7 +21,7 @@ from .gate import Gate
 from .memory import DriverMemory, DriverMemoryError, DriverPhase, WatchResult
 from .messages import Channel, Message
 from .parent import Parent, Signals
-from .robot import DriverError, described, is_simulated, load_robot
+from .robot import DriverError, described, is_simulated, load_robot, one_line
 from .stepped import SteppedRobot, progress_bits
 from .threads import DriverThread, FramesReader, StateReader
 
@@ -108,15 +108,15 @@ class Host:
         self._look_at_threads()
         self._finish_stop()
         self._advance_operation()
+        self._flush()  # first the reason, then the phase
         self._show_phase()
-        self._flush()
 
     def _notice_absence(self) -> None:
         """Reports that this process did not run: it was stopped, starved, or the driver held the
         interpreter's lock."""
         now_s = time.monotonic()
         away_s, self._turned_s = now_s - self._turned_s, now_s
-        if away_s > MAX_SILENT_PERIODS * self._period_s:
+        if self._memory is not None and away_s > MAX_SILENT_PERIODS * self._period_s:
             self._events.report("host_away", f"the driver host did not run for {away_s:.3f} s")
 
     def _look_at_policy_process(self) -> None:
@@ -409,7 +409,6 @@ def serve(connection: Any, parent: int, target: str, library: str, max_retries: 
     try:
         robot = load_robot(target)
         facts = described(robot)
-        channel.send({"kind": "described", "robot": facts})
         host = Host(
             robot=robot,
             facts=facts,
@@ -419,8 +418,14 @@ def serve(connection: Any, parent: int, target: str, library: str, max_retries: 
             map_memory=lambda descriptor: DriverMemory(descriptor, library),
             max_retries=max_retries,
         )
-    except (DriverError, TypeError, KeyError, ValueError) as error:
-        channel.send({"kind": "refused", "reason": str(error)})
+        channel.send({"kind": "described", "robot": facts})
+    except (DriverError, TypeError, ValueError, OSError) as error:
+        channel.send(
+            {
+                "kind": "refused",
+                "reason": str(error) if isinstance(error, DriverError) else one_line(error),
+            }
+        )
         return 1
     signals.install()
     host.run()

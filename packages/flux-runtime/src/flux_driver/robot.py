@@ -129,6 +129,9 @@ def described(robot: Any) -> dict[str, Any]:
         spec = dataclasses.asdict(spec)
     if not isinstance(spec, Mapping):
         raise DriverError(f"spec: expected a RobotSpec or a dict, got {type(spec).__name__}")
+    missing = [name for name in ("joint_names", "control_hz") if not spec.get(name)]
+    if missing:
+        raise DriverError(f"spec: expected the fields of a RobotSpec, got no {missing[0]}")
     simulation = None
     if is_simulated(robot):
         simulation = {name: str(getattr(robot, name)) for name in SIMULATED_TEXTS}

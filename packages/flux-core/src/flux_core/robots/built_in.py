@@ -18,9 +18,9 @@ _GRIPPER_VELOCITY = 10.0  # closed to open in 0.1 s, faster than any useful comm
 # planned motions (MoveIt's joint_limits.yaml) are 5 rad/s^2, which tele-operation exceeds: in
 # demonstrations of another arm (a Unitree G1, 30 Hz), commands reach 17 rad/s^2 and measured
 # positions 9.5 rad/s^2 (the 99.9 % of the fastest joint). So these are derived from the velocity:
-# reached from rest within 0.2 s, and the acceleration itself within 0.1 s.
+# reached from rest within 0.2 s, and the acceleration itself within 0.05 s.
 _TO_VELOCITY_S = 0.2
-_TO_ACCELERATION_S = 0.1
+_TO_ACCELERATION_S = 0.05
 
 _UR3_JOINTS = ("shoulder_pan", "shoulder_lift", "elbow", "wrist_1", "wrist_2", "wrist_3")
 _UR3_VELOCITY = (math.pi,) * 3 + (2 * math.pi,) * 3  # UR3 data sheet: 180 and 360 degrees/s

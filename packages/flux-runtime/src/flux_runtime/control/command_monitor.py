@@ -49,7 +49,9 @@ class CommandMonitor:
         is_after_gap = ((flags & GAP) != 0)[:, None]
         is_returning = ((flags & RETURNING) != 0)[:, None]
         # Written so that a NaN fails every comparison.
-        is_inside = ((now >= self._lower) & (now <= self._upper)) | (is_returning & np.isfinite(now))
+        is_inside = ((now >= self._lower) & (now <= self._upper)) | (
+            is_returning & np.isfinite(now)
+        )
         within = is_inside & ((change <= self._max_change) | is_after_gap)
         self.num_out_of_limit += int((~within.all(axis=1)).sum())
         if len(now):

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from flux_core.robots import RobotSpec
 
-from ..robots import Robot, SimulatedRobot
+from ..robots import LockstepRobot, SimulatedRobot
 from .command_monitor import CommandMonitor
 from .episode_log import EpisodeLog, Event, Outcome, tick_rows
 from .policy_source import ChunkRequest, ChunkSink, ChunkSource
@@ -100,7 +100,7 @@ class LockstepEpisode:
     def __init__(
         self,
         *,
-        robot: Robot,
+        robot: LockstepRobot,
         spec: RobotSpec,
         loop: TickLoop,
         log: EpisodeLog | None,
@@ -188,7 +188,7 @@ class LockstepEpisode:
 
 def run_episode(
     *,
-    robot: Robot,
+    robot: LockstepRobot,
     spec: RobotSpec | None = None,
     source: ChunkSource,
     loop: TickLoop,

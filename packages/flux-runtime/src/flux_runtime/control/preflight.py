@@ -234,9 +234,7 @@ def excursions(limits: MotionLimits, state: NDArray[np.float32]) -> list[Excursi
         # Written so that a NaN is refused.
         if not lower - tolerance <= value <= upper + tolerance:
             hint = _unit_hint(limits.spec, excursion)
-            raise RobotError(
-                f"{limits.spec.name}: start pose: {excursion.text(limits.spec)}{hint}"
-            )
+            raise RobotError(f"{limits.spec.name}: start pose: {excursion.text(limits.spec)}{hint}")
         if not lower <= value <= upper:
             found.append(excursion)
     return found

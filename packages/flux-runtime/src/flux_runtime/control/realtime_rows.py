@@ -70,9 +70,7 @@ class EpisodeTimes:
     def inference(self, measured: MeasuredInference) -> InferenceTimes:
         """Returns the times of an inference; the age of a sensor without data is NaN."""
         began_ns = measured.began_ns
-        frames = {
-            name: _age_s(began_ns, measured.frames_ns.get(name, 0)) for name in self._cameras
-        }
+        frames = {name: _age_s(began_ns, measured.frames_ns.get(name, 0)) for name in self._cameras}
         return InferenceTimes(
             time_s=self.seconds(began_ns),
             duration_s=(measured.ended_ns - began_ns) * 1e-9,

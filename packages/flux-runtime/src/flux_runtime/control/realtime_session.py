@@ -24,9 +24,6 @@ from .preflight import Excursion, check_encoding, excursions, motion_limits_in_f
 from .realtime_inference import ChunkAnswerer
 from .session import OpenedPolicy, RunOptions, SessionFacts, default_prompt
 
-STALE_AFTER_S = 1.0
-"""A chunk is used until its observation is older than the chunk's duration plus this time."""
-
 Confirm = Callable[[str, Callable[[], bool]], bool]
 """Asks the operator a question. The second argument says that the operator has stopped the run."""
 
@@ -133,12 +130,11 @@ class RealtimeSession(SessionFacts):
 
     @property
     def staleness_s(self) -> dict[str, float]:
-        """The largest ages: of the state, of each camera's frame, of what a command is made from."""
-        chunk_s = self.source.action_horizon / self.spec.control_hz
+        """The largest ages: of a state, a camera's frame, and what a command is made from."""
         return {
             "state": self.settings.max_state_age_s,
             "frame": self.settings.max_frame_age_s,
-            "observation": chunk_s + STALE_AFTER_S,
+            "observation": self.settings.max_observation_age_s(self.source.action_horizon),
         }
 
     def describe(self) -> dict[str, object]:
@@ -253,13 +249,12 @@ def _make_loop(
     core = load_core()
     names = ("lower", "upper", "max_velocity", "max_acceleration", "max_jerk")
     values = settings.as_data()
-    values["cameras"] = range(len(settings.cameras))  # the link has only these
-    del values["confirmed_return"]  # said when a session starts
+    values["cameras"] = range(len(settings.cameras))  # the link has no others
     return core.RealtimeLoop(
         link=driver.link,
         **policy,
         limits=core.SafetyLimits(**{name: getattr(limits, name) for name in names}),
-        settings=core.RealtimeSettings(**values, stale_after_s=STALE_AFTER_S),
+        settings=core.RealtimeSettings(**values),
         signals=signals,
     )
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal
 
 from flux_core.agreement import Changes
 from flux_core.bundle import Bundle, Manifest
@@ -70,35 +70,6 @@ class RunOptions:
     realtime_options: RealtimeOptions = field(default_factory=RealtimeOptions)
 
 
-class PolicyFacts(Protocol):
-    """What is reported of the source of chunks."""
-
-    @property
-    def name(self) -> str:
-        """'bundle' or 'hold'."""
-        ...
-
-    @property
-    def engine(self) -> str:
-        """What runs the network."""
-        ...
-
-    @property
-    def execution_horizon(self) -> int:
-        """Steps of a chunk that are executed before the next one."""
-        ...
-
-    @property
-    def action_horizon(self) -> int:
-        """Steps per chunk."""
-        ...
-
-    @property
-    def cameras(self) -> Sequence[str]:
-        """The cameras that are observed."""
-        ...
-
-
 @dataclass(frozen=True, kw_only=True)
 class SessionFacts:
     """What a session in lockstep and one in real time have in common.
@@ -109,7 +80,7 @@ class SessionFacts:
 
     options: RunOptions
     spec: RobotSpec
-    source: PolicyFacts
+    source: ChunkSource
     bundle: Bundle | None
     prompt: str
     times: StageTimes
@@ -138,7 +109,6 @@ class Session(SessionFacts):
     """A connected robot in simulated time, and a policy that has passed the preflight checks."""
 
     robot: SimulatedRobot
-    source: ChunkSource
     limits: Mapping[str, object]
     clock = "simulated"
 
@@ -228,9 +198,9 @@ def connected(
 
 
 def stated_only(limits: MotionLimits) -> dict[str, object]:
-    """Returns the limits of a simulated robot as data: it has no defaults for what is not stated."""
+    """Returns the limits of a simulated robot as data; nothing stands in for what is not stated."""
     data = limits.as_data()
-    derived = {name for name, sources in limits.sources.items() if sources[0].startswith("default")}
+    derived = [name for name, texts in limits.sources.items() if texts[0].startswith("default")]
     return {name: value for name, value in data.items() if name not in derived}
 
 
@@ -324,7 +294,9 @@ def _open_bundle(options: RunOptions, spec: RobotSpec) -> Bundle | None:
     return agreed_bundle(bundle, options.changes, options.task)
 
 
-def _check_first_look(robot: SimulatedRobot, spec: RobotSpec, policy: OpenedPolicy, prompt: str) -> None:
+def _check_first_look(
+    robot: SimulatedRobot, spec: RobotSpec, policy: OpenedPolicy, prompt: str
+) -> None:
     """Takes one observation and checks that the network can use it."""
     observation = robot.observe(prompt, policy.manifest.cameras)
     check_observation(observation, spec, policy.manifest.cameras)

@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from .driver_process import DriverCancelled as DriverCancelled
     from .driver_process import DriverEvent as DriverEvent
     from .driver_process import DriverProcess as DriverProcess
-    from .driver_process import Simulation as Simulation
+    from .driver_process import SimulatedTask as SimulatedTask
+    from .inference_thread import InferenceThread as InferenceThread
+    from .inference_thread import is_inference_stuck as is_inference_stuck
     from .machine import MachineFacts as MachineFacts
     from .machine import machine_facts as machine_facts
     from .options import RealtimeOptions as RealtimeOptions
@@ -23,7 +25,8 @@ __getattr__, __dir__ = lazy_exports(
     __name__,
     {
         "arguments": ("add_realtime_options", "realtime_options_from"),
-        "driver_process": ("DriverCancelled", "DriverEvent", "DriverProcess", "Simulation"),
+        "driver_process": ("DriverCancelled", "DriverEvent", "DriverProcess", "SimulatedTask"),
+        "inference_thread": ("InferenceThread", "is_inference_stuck"),
         "machine": ("MachineFacts", "machine_facts"),
         "options": ("RealtimeOptions",),
         "settings": ("RealtimeSettings", "realtime_settings"),

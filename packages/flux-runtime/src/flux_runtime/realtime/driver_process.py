@@ -32,13 +32,13 @@ MOVE_TIMEOUT_S = 180.0
 STOP_AND_CLOSE_S = 6.5
 """What the host allows for stop() and close(), and a margin."""
 
-__all__ = ["DriverCancelled", "DriverEvent", "DriverProcess", "Simulation"]
+__all__ = ["DriverCancelled", "DriverEvent", "DriverProcess", "SimulatedTask"]
 
 Frames = dict[str, tuple[NDArray[np.uint8], int]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Simulation:
+class SimulatedTask:
     """What a simulated robot says of its task; see `SimulatedRobot`."""
 
     task: str
@@ -67,7 +67,7 @@ class DriverProcess:
         self._connect_timeout_s = float(facts["connect_timeout_s"])
         simulation = facts["simulation"]
         self.spec = _bound_spec(robot, facts["spec"])
-        self.simulation = Simulation(**simulation) if simulation else None
+        self.simulation = SimulatedTask(**simulation) if simulation else None
         self.can_home = bool(facts["can_home"])
         self.cameras: tuple[str, ...] = ()
         self.stage_names: tuple[str, ...] = ()

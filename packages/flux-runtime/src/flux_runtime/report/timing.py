@@ -103,7 +103,15 @@ def _events(result: EpisodeResult, end_s: float) -> Html:
         row(
             map(
                 cell,
-                (f"{e.time_s:.3f}", e.name, e.what, e.subject, _short(e.value), _short(e.limit), e.text),
+                (
+                    f"{e.time_s:.3f}",
+                    e.name,
+                    e.what,
+                    e.subject,
+                    _short(e.value),
+                    _short(e.limit),
+                    e.text,
+                ),
             )
         )
         for e in result.events[:_MAX_LISTED]

@@ -12,11 +12,12 @@ The same package describes the robot for training in the group `flux.robots`; se
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import EntryPoint
 from typing import cast
 
-from flux_core.errors import RobotError
+from flux_core.config import bind
+from flux_core.errors import ConfigError, RobotError
 from flux_core.robots import (
     DRIVER_GROUP,
     RobotSpec,
@@ -28,7 +29,7 @@ from flux_core.robots import (
     provider,
     robot_spec_names,
 )
-from flux_driver.robot import fault_of
+from flux_driver.robot import SIMULATED_METHODS, fault_of
 
 from .protocol import LockstepRobot, Robot, SimulatedRobot
 
@@ -41,8 +42,10 @@ __all__ = [
     "SimulatedRobot",
     "driver_target",
     "installed_robot_names",
+    "is_simulated_class",
     "make_robot",
     "robot_names",
+    "spec_of",
 ]
 
 
@@ -83,6 +86,19 @@ def driver_target(name: str) -> str:
     return _SHIPPED_CLASSES[name] if point is None else point.value
 
 
+def is_simulated_class(name: str) -> bool:
+    """Whether `name` stands for a class with the methods of a `SimulatedRobot`; makes no robot.
+
+    Raises:
+        RobotError: no robot or several have that name, or the driver cannot be loaded.
+    """
+    point = _point(name)
+    if point is None:
+        point = EntryPoint(name=name, value=_SHIPPED_CLASSES[name], group=ENTRY_POINT_GROUP)
+    found = load(point)
+    return isinstance(found, type) and all(hasattr(found, name) for name in SIMULATED_METHODS)
+
+
 def _point(name: str) -> EntryPoint | None:
     """Returns the entry point of a robot; None for one of this package."""
     if ":" in name:
@@ -112,12 +128,30 @@ def _checked(robot: object, where: str) -> Robot | SimulatedRobot:
         raise RobotError(f"{where}: {fault}")
     checked = cast(Robot | SimulatedRobot, robot)
     try:
-        spec = checked.spec
-    except Exception as error:  # Code of another package may raise anything.
-        raise RobotError(f"{where}: spec: expected a RobotSpec, got {one_line(error)}") from error
-    if not isinstance(spec, RobotSpec):
-        raise RobotError(f"{where}: spec: expected a RobotSpec, got {type(spec).__name__}")
+        spec_of(checked)
+    except RobotError as error:
+        raise RobotError(f"{where}: {error}") from error
     return checked
+
+
+def spec_of(robot: Robot | SimulatedRobot) -> RobotSpec:
+    """Returns a robot's description, which a real robot may give as a dict.
+
+    Raises:
+        RobotError: it has none, or not one that can be used.
+    """
+    try:
+        spec = robot.spec
+    except Exception as error:  # Code of another package may raise anything.
+        raise RobotError(f"spec: expected a RobotSpec, got {one_line(error)}") from error
+    if isinstance(spec, RobotSpec):
+        return spec
+    if not isinstance(spec, Mapping):
+        raise RobotError(f"spec: expected a RobotSpec or a dict, got {type(spec).__name__}")
+    try:
+        return bind(RobotSpec, spec, "spec")
+    except ConfigError as error:
+        raise RobotError(str(error)) from error
 
 
 def _aloha_sim() -> SimulatedRobot:

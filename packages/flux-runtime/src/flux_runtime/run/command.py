@@ -5,34 +5,50 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
-from flux_core.errors import FluxError
+from flux_core.errors import FluxError, RobotError
 
 from ..control.episode import EpisodeResult
 from ..control.latency import StageTimes
+from ..control.realtime_session import Confirm, RealtimeSession, connected_realtime
 from ..control.session import RunOptions, Session, connected, open_policy, shipped_policy
+from ..realtime import DriverProcess
 from ..report import require_report_dependencies
-from ..robots import make_robot
+from ..robots import SimulatedRobot, is_simulated_class, make_robot
 from .recording import prepare_recording
 from .run_log import RunLog
 
-__all__ = ["RunOptions", "open_session", "run", "shipped_policy"]
+__all__ = ["RunHooks", "RunOptions", "open_session", "run", "shipped_policy"]
 
 logger = logging.getLogger("flux.runtime")
 
 
-def run(
-    options: RunOptions,
-    on_episode: Callable[[EpisodeResult], None] = lambda result: None,
-    on_report: Callable[[dict[str, object]], None] = lambda report: None,
-) -> dict[str, object]:
+@dataclass(frozen=True, kw_only=True)
+class RunHooks:
+    """What a run tells, and asks, while it goes on.
+
+    Attributes:
+        on_ready: called with the session before the first command.
+        on_episode: called after each episode that ended as planned.
+        on_report: called with the JSON report, also if an error, a fault or Ctrl-C ends the run
+            early once an episode has begun; the exception is raised afterwards.
+        confirm: asks the operator before a robot is moved back to its limits, which happens only
+            with `return_to_limits`; by default that option is taken for the answer.
+    """
+
+    on_ready: Callable[[Session | RealtimeSession], None] = lambda session: None
+    on_episode: Callable[[EpisodeResult], None] = lambda result: None
+    on_report: Callable[[dict[str, object]], None] = lambda report: None
+    confirm: Confirm = lambda question, cancelled: True
+
+
+def run(options: RunOptions, hooks: RunHooks = RunHooks()) -> dict[str, object]:
     """Runs the preflight checks and the episodes; writes the requested report and recording.
 
     Args:
         options: the options of the command line.
-        on_episode: called after each episode that ended as planned.
-        on_report: called with the JSON report, also if an error, a fault or Ctrl-C ends the run
-            early once an episode has begun; the exception is raised afterwards.
+        hooks: what is called meanwhile.
 
     Returns:
         The JSON report of the command.
@@ -47,24 +63,47 @@ def run(
         prepare_recording(options.record)
     log = RunLog(options)
     try:
-        with open_session(options) as session:
+        with open_session(options, hooks.confirm) as session:
             report = session.describe() | {"dry_run": True, "ok": True}
+            hooks.on_ready(session)
             if not options.dry_run:
-                log.run_episodes(session, on_episode)
+                log.run_episodes(session, hooks.on_episode)
     except BaseException as error:  # Ctrl-C too.
-        _report_what_happened(log, error, on_report)
+        _report_what_happened(log, error, hooks.on_report)
         raise
     if not options.dry_run:
         report = log.report()
-    on_report(report)
+    hooks.on_report(report)
     return report
 
 
 @contextmanager
-def open_session(options: RunOptions) -> Iterator[Session]:
+def open_session(
+    options: RunOptions, confirm: Confirm = lambda question, cancelled: True
+) -> Iterator[Session | RealtimeSession]:
     """Connects the robot and opens the policy; closes the robot at the end."""
     times = StageTimes()
+    python = options.realtime_options.driver_python
+    if not options.realtime and python is None and is_simulated_class(options.robot):
+        with _lockstep(options, times) as session:
+            yield session
+        return
+    retries = options.realtime_options.max_retries
+    with DriverProcess.start(options.robot, python=python, max_retries=retries) as driver:
+        if driver.simulation is None or options.realtime:
+            policy = open_policy(options, driver.spec, times)
+            with connected_realtime(options, driver, policy, times, confirm) as session:
+                yield session
+            return
+    with _lockstep(options, times) as session:  # only its process could tell that it is simulated
+        yield session
+
+
+@contextmanager
+def _lockstep(options: RunOptions, times: StageTimes) -> Iterator[Session]:
     robot = make_robot(options.robot)
+    if not isinstance(robot, SimulatedRobot):
+        raise RobotError(f"{options.robot}: expected a simulated robot, got a real one")
     policy = open_policy(options, robot.spec, times)
     with connected(options, robot, policy, times) as session:
         yield session

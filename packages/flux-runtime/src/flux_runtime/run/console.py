@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import select
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from flux_core.errors import MissingDependencyError
 
+from ..control.realtime_session import RealtimeSession
+
 if TYPE_CHECKING:
     from ..control.episode import EpisodeResult
-    from .command import RunOptions
+    from ..control.session import RunOptions, Session
 
 try:
     from rich.console import Console
@@ -23,10 +27,14 @@ except ImportError as error:
     ) from error
 
 
+ASK_EVERY_S = 0.1
+
+
 class RunConsole:
     """Shows progress over episodes with the running success rate."""
 
     def __init__(self, options: RunOptions, *, is_json: bool) -> None:
+        self._is_json = is_json
         self._num_successes = 0
         self._num_done = 0
         self._console = Console(stderr=True)
@@ -53,6 +61,27 @@ class RunConsole:
         trace: TracebackType | None,
     ) -> None:
         self._progress.stop()
+
+    def on_ready(self, session: Session | RealtimeSession) -> None:
+        """Prints what an operator should read before a robot moves in real time."""
+        if isinstance(session, RealtimeSession) and not self._is_json:
+            for line in session.lines():
+                self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def confirm(self, question: str, is_cancelled: Callable[[], bool]) -> bool:
+        """Asks on a terminal; elsewhere the option that leads to the question is the answer."""
+        if not (sys.stdin.isatty() and sys.stderr.isatty()):
+            return True
+        self._progress.stop()
+        print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
+        try:
+            # Not input(): the signals that should end it are read by the control thread.
+            while not is_cancelled():
+                if select.select([sys.stdin], [], [], ASK_EVERY_S)[0]:
+                    return sys.stdin.readline().strip().lower() in ("y", "yes")
+            return False
+        finally:
+            self._progress.start()
 
     def on_episode(self, result: EpisodeResult) -> None:
         """Advances the bar."""

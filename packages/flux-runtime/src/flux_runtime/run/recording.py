@@ -68,7 +68,7 @@ class Recorder:
             prompt: the task in words.
             seed: of the episode.
             is_realtime: whether its rows have the fields of `realtime_rows`.
-            cameras: in real time, the cameras that the policy uses.
+            cameras: the cameras that the policy uses.
         """
         spec = self._spec
         dimensions = spec.state_dim, spec.action_dim

@@ -7,10 +7,11 @@ from dataclasses import replace
 
 from ..control.episode import EpisodeResult, how_it_ended
 from ..control.latency import Histogram, merge_stages
+from ..control.realtime_episode import drive_realtime
+from ..control.realtime_session import RealtimeSession
 from ..control.session import RunOptions, Session, drive
 from ..control.trace import MAX_EVENTS, EpisodeTrace
 from ..report import ReportData, VideoRecorder, write_report
-from ..robots import SimulatedRobot
 from .episode_totals import stages_of, summarize
 from .recording import EpisodeRecording, Recorder
 
@@ -27,13 +28,15 @@ class RunLog:
     def __init__(self, options: RunOptions) -> None:
         self.results: list[EpisodeResult] = []
         self.options = options
-        self._session: Session | None = None
+        self._session: Session | RealtimeSession | None = None
         self._videos: list[bytes | None] = []
         self._histograms: dict[str, Histogram] = {}
         self._events: list[dict[str, object]] = []
         self._recorder: Recorder | None = None
 
-    def run_episodes(self, session: Session, on_episode: Callable[[EpisodeResult], None]) -> None:
+    def run_episodes(
+        self, session: Session | RealtimeSession, on_episode: Callable[[EpisodeResult], None]
+    ) -> None:
         """Runs the episodes; see `run`."""
         self._session = session
         if self.options.record is not None:
@@ -57,7 +60,7 @@ class RunLog:
             report["report"] = str(self.options.report)
         return report
 
-    def _run_one(self, session: Session, index: int) -> EpisodeResult:
+    def _run_one(self, session: Session | RealtimeSession, index: int) -> EpisodeResult:
         """Runs episode `index`; records it, and films it if the report will show it."""
         seed = self.options.seed + index
         recording = self._begin_recording(session, seed)
@@ -68,19 +71,27 @@ class RunLog:
             if recording is not None:
                 recording.finish(result)
 
+        if isinstance(session, RealtimeSession):
+            return drive_realtime(session, seed, log=recording, on_end=on_end)
         on_tick = video.on_tick if video else lambda step: None
         return drive(session, seed, on_tick=on_tick, log=recording, on_end=on_end)
 
-    def _begin_recording(self, session: Session, seed: int) -> EpisodeRecording | None:
+    def _begin_recording(
+        self, session: Session | RealtimeSession, seed: int
+    ) -> EpisodeRecording | None:
         if self._recorder is None:
             return None
-        return self._recorder.begin(prompt=session.prompt, seed=seed)
+        return self._recorder.begin(
+            prompt=session.prompt,
+            seed=seed,
+            is_realtime=isinstance(session, RealtimeSession),
+            cameras=session.source.cameras,
+        )
 
-    def _video(self, session: Session, index: int) -> VideoRecorder | None:
-        robot = session.robot
+    def _video(self, session: Session | RealtimeSession, index: int) -> VideoRecorder | None:
         is_shown = self.options.report and index < self.options.video_episodes
-        if is_shown and session.spec.cameras and isinstance(robot, SimulatedRobot):
-            return VideoRecorder(robot, control_hz=robot.spec.control_hz)
+        if is_shown and session.spec.cameras and isinstance(session, Session):
+            return VideoRecorder(session.robot, control_hz=session.spec.control_hz)
         return None
 
     def _keep(self, result: EpisodeResult, video: bytes | None) -> None:
