@@ -25,6 +25,7 @@ STALE: int
 """The observation behind the chunk is too old."""
 NEW_CHUNK: int
 """The first tick of a chunk."""
+
 CLIPPED_ACCELERATION: int
 """The action needed more than max_acceleration."""
 CLIPPED_JERK: int
@@ -365,6 +366,33 @@ class SharedMemoryLink(RobotLink):
 
     Raises:
         ValueError: an argument is out of range; the message names it.
+    """
+
+    def __init__(
+        self,
+        *,
+        action_dim: int,
+        state_dim: int,
+        cameras: Sequence[tuple[int, int]],
+        control_hz: float,
+        max_step: Sequence[float],
+    ) -> None: ...
+    def fd(self) -> int:
+        """Returns the memory's descriptor, for `pass_fds`; closed with this object."""
+
+    def status(self) -> _SharedStatus: ...
+    def observe(
+        self, cameras: Sequence[int]
+    ) -> tuple[NDArray[np.float32], int, dict[int, tuple[NDArray[np.uint8], int]]]:
+        """Returns the newest state, when it was captured, and {camera: (image, captured_ns)}.
+
+        Called by one thread at a time, also while a control loop uses the link. Images are copies,
+        (height, width, 3). A camera without a frame is left out; the state's time is 0 if there is
+        none yet.
+        """
+
+    def set_dead(self) -> None:
+        """Makes `is_alive` false for good: the driver's process has ended."""
 
 class LoopbackLink(RobotLink):
     """A robot inside this process that follows every command at once.
@@ -560,7 +588,6 @@ class RealtimeLoop:
     def __init__(
         self,
         *,
-<<<<<<< HEAD
         link: RobotLink,
         policy: Policy | None,
         decoder: ActionDecoder,
@@ -661,27 +688,3 @@ class RealtimeLoop:
 
         Takes no longer than braking: it does not wait for an inference.
         """
-=======
-        action_dim: int,
-        state_dim: int,
-        cameras: Sequence[tuple[int, int]],
-        control_hz: float,
-        max_step: Sequence[float],
-    ) -> None: ...
-    def fd(self) -> int:
-        """Returns the memory's descriptor, for `pass_fds`; closed with this object."""
-
-    def status(self) -> _SharedStatus: ...
-    def observe(
-        self, cameras: Sequence[int]
-    ) -> tuple[NDArray[np.float32], int, dict[int, tuple[NDArray[np.uint8], int]]]:
-        """Returns the newest state, when it was captured, and {camera: (image, captured_ns)}.
-
-        Called by one thread at a time, also while a control loop uses the link. Images are copies,
-        (height, width, 3). A camera without a frame is left out; the state's time is 0 if there is
-        none yet.
-        """
-
-    def set_dead(self) -> None:
-        """Makes `is_alive` false for good: the driver's process has ended."""
->>>>>>> shm
