@@ -110,7 +110,10 @@ PLANTED = {
     "acceleration": _speed_up,
     "jerk": _jerky,
     "is a step of": _step_of(0.5),
-    "arrived after the stop": _at_30(is_stopped=True),
+    "was sent after the stop": lambda entries: (
+        _at_30(is_stopped=True)(entries),
+        entries.append({"t": entries[29]["t"], "what": "stop", "category": 2}),
+    ),
     "was made from an observation": _at_30(observed_ns=1),
     "names no observation": _at_30(observed_ns=0),
     "that the arm never gave": _at_30(is_known=False),
@@ -154,6 +157,18 @@ def test_a_late_command_may_not_catch_up(tmp_path: Path) -> None:
         entry["t"] += 2 * PERIOD_NS
         entry["command"][1] = 0.1  # 0.83 rad/s over 120 ms, but 2.5 rad/s over one period
     assert any("velocity" in text for text in judge(_read(tmp_path, entries), LIMITS, None))
+
+
+def test_commands_that_did_not_arrive_are_judged_by_the_whole_time(tmp_path: Path) -> None:
+    entries = _smooth()
+    del entries[30:32]
+    assert judge(_read(tmp_path, entries), LIMITS, MAX_AGE_S) == []
+    entries[30]["command"][1] = 0.17  # 1.4 rad/s over three periods, to a standstill
+    for entry in entries[31:]:
+        entry["command"] = entries[30]["command"]
+    assert judge(_read(tmp_path, entries), LIMITS, MAX_AGE_S) == []
+    entries[30]["command"] = [entries[30]["command"][0], 0.19]
+    assert any("velocity" in text for text in judge(_read(tmp_path, entries), LIMITS, MAX_AGE_S))
 
 
 def test_a_held_command_may_name_no_observation(tmp_path: Path) -> None:

@@ -6,7 +6,8 @@ before by these stamps, at most the nominal period):
 - it is finite and within the position limits;
 - velocity, acceleration and jerk, as differences of the commands over dt, are within the limits;
   after a gap of more than three periods, and at the start of a session, the arm is taken to stand
-  where it was measured;
+  where it was measured; across commands that did not arrive, as their numbers tell, only the
+  velocity over the whole time is judged;
 - it was not made from an observation older than a bound, unless it is flagged as held;
 - sequence and time grow.
 
@@ -74,6 +75,11 @@ class Command:
     def tick_ns(self) -> int:
         """The time for which the limits were applied."""
         return self.stamp["tick_ns"]
+
+    @property
+    def sent_ns(self) -> int:
+        """When it left the control loop."""
+        return self.stamp.get("sent_ns") or self.tick_ns
 
     @property
     def is_held(self) -> bool:
@@ -153,7 +159,9 @@ def _violations(log: ArmLog, limits: Limits, max_age_s: float | None) -> Iterato
     before: Command | None = None
     for index, command in enumerate(log.commands):
         if command.is_stopped:
-            yield index, "arrived after the stop"
+            # One that was on its way to the arm may arrive later.
+            if command.sent_ns >= log.times("stop")[0]:
+                yield index, "was sent after the stop"
             continue
         if not np.isfinite(command.values).all():
             yield index, f"is not finite: {command.values.tolist()}"
@@ -228,7 +236,8 @@ def _received(
 
 def _is_new_start(before: Command, command: Command, limits: Limits) -> bool:
     gap_s = (command.tick_ns - before.tick_ns) * 1e-9
-    return gap_s > LONGEST_GAP * limits.period_s or _session(before) != _session(command)
+    is_gap = gap_s > LONGEST_GAP * limits.period_s * (1 + _missing(before, command))
+    return is_gap or _session(before) != _session(command)
 
 
 def _standing(log: ArmLog, command: Command) -> Iterator[Vector]:
@@ -251,8 +260,9 @@ def _moved(
         starts = [_at_rest(position, command, limits) for position in _standing(log, command)]
     else:
         starts = [motion]
+    is_complete = before is None or _missing(before, command) == 0
     # From a standing arm the start is known only as far as the measurements tell.
-    steps = [_step(start, command, limits) for start in starts]
+    steps = [_step(start, command, limits, is_complete=is_complete) for start in starts]
     return min(steps, key=lambda step: len(step[1]))
 
 
@@ -268,12 +278,24 @@ def _at_rest(position: Vector, command: Command, limits: Limits) -> _Motion:
     )
 
 
-def _step(start: _Motion, command: Command, limits: Limits) -> tuple[_Motion, list[str]]:
-    dt = min(max((command.tick_ns - start.tick_ns) * 1e-9, 1e-9), limits.period_s)
+def _missing(before: Command, command: Command) -> int:
+    """How many commands of a session did not arrive between two that did."""
+    numbers = before.stamp.get("sequence", 0), command.stamp.get("sequence", 0)
+    if not all(numbers) or _session(before) != _session(command):
+        return 0
+    return numbers[1] - numbers[0] - 1
+
+
+def _step(
+    start: _Motion, command: Command, limits: Limits, *, is_complete: bool
+) -> tuple[_Motion, list[str]]:
+    since_s = max((command.tick_ns - start.tick_ns) * 1e-9, 1e-9)
+    dt = min(since_s, limits.period_s) if is_complete else since_s
     shortest = min(dt, *start.dts_s, limits.period_s)
     rounding = np.spacing(np.abs(command.values).astype(np.float32)).astype(np.float64) / 2
     velocity = (command.values - start.position) / dt
-    acceleration = (velocity - start.velocity) / dt
+    unknown = 0.0 if is_complete else np.nan
+    acceleration = (velocity - start.velocity) / dt + unknown
     jerk = (acceleration - start.acceleration) / dt
     # Commands are rounded to float32; each difference adds the roundings of its commands.
     errors = [rounding, *start.roundings][:4]
@@ -293,8 +315,9 @@ def _step(start: _Motion, command: Command, limits: Limits) -> tuple[_Motion, li
             texts.append(f"joint {joint}: {name} {found[joint]:.4f}, the limit is {most[joint]}")
     moved = _Motion(
         position=command.values,
-        velocity=velocity,
-        acceleration=acceleration,
+        # What came before the missing commands says nothing of the motion after them.
+        velocity=velocity if is_complete else np.full_like(velocity, np.nan),
+        acceleration=acceleration if is_complete else np.full_like(velocity, np.nan),
         tick_ns=command.tick_ns,
         dts_s=[dt, *start.dts_s[:1]],
         roundings=errors[:3],

@@ -7,8 +7,8 @@ that the arm always moves. The brightness of the pictures chooses something else
     HUGE          a chunk of constant 1e6
     LEFT, RIGHT   the circle, shifted by 0.5 rad to one side: taken in turns they are 1 rad apart
     FAILING       the inference fails
-    SLOW          the inference takes about a second
-    STUCK         the inference takes about a minute
+    SLOW          the inference takes about 0.3 s
+    STUCK         the inference takes about a quarter of a minute
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ LEAD_S = 0.08
 RADIUS, RATE_RAD_S, GRIPPER = 0.4, 1.5, 0.5
 HORIZON, EXECUTION_HORIZON, TOKENS = 16, 8, 8
 WORK_DIM, WORK_LAYERS = 128, 128
-SLOW_ROWS, STUCK_ROWS = 20_000, 300_000
+SLOW_ROWS, STUCK_ROWS = 6_000, 300_000
 """Rows of a matrix that WORK_LAYERS products take; about 60 us a row on one core."""
 
 Tensors = Mapping[str, tuple[str, tuple[int, ...]]]

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ FOLDER = Path(__file__).parent
 ROBOT = "fake_arm.driver:FakeArm"
 PROGRAM = "import sys; from flux_runtime.cli import main; sys.exit(main(sys.argv[1:]))"
 Fault = dict[str, Any]
+_SPAWNING = threading.Lock()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,13 +81,19 @@ def arm(
     command = [sys.executable, str(FOLDER / "arm.py"), str(folder), "--faults", json.dumps(faults)]
     if start is not None:
         command += ["--start", json.dumps(list(start))]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with spawn(command, stdout=subprocess.PIPE) as process:
         try:
             assert process.stdout is not None
             assert process.stdout.readline() == "ready\n"
             yield process
         finally:
             process.kill()
+
+
+def spawn(command: Sequence[str], **options: Any) -> subprocess.Popen[str]:
+    """Starts a process; one thread at a time, because the child shares our memory until it runs."""
+    with _SPAWNING:
+        return subprocess.Popen(command, text=True, **options)
 
 
 def environment(folder: Path, **others: str) -> dict[str, str]:
@@ -126,16 +134,16 @@ def run(folder: Path, bundle: Path, scenario: Scenario) -> Outcome:
     command = [
         *(sys.executable, "-c", scenario.program),
         *("run", "--robot", ROBOT, "--bundle", str(bundle), "--record", str(record)),
-        *("--episodes", "1", "--max-steps", str(scenario.steps), "--json", *scenario.arguments),
+        *("--episodes", "1", "--max-steps", str(scenario.steps), "--mode", "async", "--json"),
+        *scenario.arguments,
     ]
     with (
         arm(folder, scenario.faults, scenario.start),
-        subprocess.Popen(
+        spawn(
             command,
             env=environment(folder, **scenario.environment),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            text=True,
             start_new_session=True,
         ) as process,
     ):
