@@ -20,7 +20,7 @@ import numpy as np
 from flux_core.errors import RobotError
 
 from ..realtime import DriverCancelled
-from .command_monitor import CommandMonitor
+from .command_monitor import RETURNING, CommandMonitor
 from .episode import EpisodeResult, how_it_ended
 from .episode_log import EpisodeLog, Event, Outcome
 from .realtime_rows import EpisodeTimes
@@ -192,7 +192,8 @@ class RealtimeEpisode:
         rows = self._times.rows(ticks)
         if len(rows):
             self._monitor.check_rows(rows["command"], rows["flags"])
-            self._steps += int(np.isin(rows["phase"], STEP_PHASES).sum())
+            is_back = (rows["flags"] & RETURNING) == 0
+            self._steps += int((np.isin(rows["phase"], STEP_PHASES) & is_back).sum())
             for log in self._logs:
                 log.add_rows(rows)
         if self._watch is not None:

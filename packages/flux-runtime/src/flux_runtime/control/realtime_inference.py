@@ -36,6 +36,7 @@ class MeasuredInference:
 
     session: int
     began_ns: int
+    looked_ns: int  # when the newest data had been taken
     ended_ns: int
     state_ns: int
     frames_ns: Mapping[str, int]
@@ -83,6 +84,7 @@ class ChunkAnswerer:
         began_ns = time.monotonic_ns()
         with self._times.measure("observe"):
             observation, state_ns, frames_ns = self.observe()
+        looked_ns = time.monotonic_ns()
         observed_ns = min([state_ns, *frames_ns.values()])
         if isinstance(self._source, HoldSource):
             self._hold(request, observation, observed_ns)
@@ -92,6 +94,7 @@ class ChunkAnswerer:
             MeasuredInference(
                 session=request.session,
                 began_ns=began_ns,
+                looked_ns=looked_ns,
                 ended_ns=time.monotonic_ns(),
                 state_ns=state_ns,
                 frames_ns=frames_ns,
