@@ -55,7 +55,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         *("stop_signals", "trainer", "recipes", "report", "cli"),
     ),
     "flux_runtime": (
-        *("engines", "robots", "control", "arguments", "check", "export", "bench"),
+        *("engines", "robots", "realtime", "control", "arguments", "check", "export", "bench"),
         *("doctor", "report", "run", "cli", "evaluate"),
     ),
 }

@@ -31,6 +31,7 @@ from .arguments import (
     threads,
 )
 from .engines.names import AUTO, ENGINES
+from .realtime.arguments import add_realtime_options, realtime_options_from
 
 _EXAMPLE = """  flux-runtime doctor
   flux-runtime check my_bundle
@@ -187,6 +188,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     add_engine(parser)
     add_accept_version(parser)
     _add_threads(parser)
+    add_realtime_options(parser)
 
 
 def _add_threads(parser: argparse.ArgumentParser) -> None:
@@ -204,6 +206,7 @@ def _run(args: argparse.Namespace) -> int:
     from .run.console import RunConsole
 
     args.changes = changes_from(args)
+    args.realtime_options = realtime_options_from(args)
     fields = RunOptions.__dataclass_fields__
     options = RunOptions(**{name: getattr(args, name) for name in fields})
     with RunConsole(options, is_json=args.json) as console:
@@ -265,10 +268,13 @@ def _bench(args: argparse.Namespace) -> int:
 
 def _doctor(args: argparse.Namespace) -> int:
     from .doctor import diagnose, format_checks
+    from .realtime import machine_facts
 
-    checks = diagnose()
+    facts = machine_facts()
+    checks = diagnose(facts)
     if args.json:
-        print_json({"checks": [check.to_json() for check in checks]})
+        report = {"checks": [check.to_json() for check in checks], "real_time": facts.as_data()}
+        print_json(report)
     else:
         print(format_checks(checks))
     return EXIT_OK if all(check.ok or not check.required for check in checks) else EXIT_FAILED

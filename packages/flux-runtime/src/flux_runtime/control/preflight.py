@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,14 @@ from numpy.typing import NDArray
 
 from flux_core.bundle import Bundle, Manifest
 from flux_core.errors import BundleError, ConfigError, RobotError
-from flux_core.robots import RobotSpec, carried_robot, limits_in_force
+from flux_core.robots import (
+    MotionLimits,
+    RobotSpec,
+    Tightening,
+    carried_robot,
+    limits_in_force,
+    motion_limits,
+)
 from flux_core.types import Observation, image_fault
 
 from ..engines.golden_replay import GoldenResult, InferencePolicy, replay_golden
@@ -76,14 +84,35 @@ def spec_in_force(config: Mapping[str, Any], driver: RobotSpec) -> RobotSpec:
     Raises:
         BundleError: the bundle describes another robot, or has wider limits than the driver.
     """
-    try:
+    with _naming_the_bundle():
         carried = carried_robot(config)
+        return driver if carried is None else limits_in_force(driver, carried)
+
+
+def motion_limits_in_force(
+    config: Mapping[str, Any], driver: RobotSpec, tightening: Tightening
+) -> MotionLimits:
+    """Returns the complete limits of a real robot.
+
+    Args:
+        config: the bundle's config.json; empty without a bundle.
+        driver: the spec of the robot's driver.
+        tightening: what the options tighten.
+
+    Raises:
+        BundleError: the bundle describes another robot, or has wider limits than the driver.
+        UsageError: an option is wider than the limits, or of an unknown joint.
+    """
+    with _naming_the_bundle():
+        return motion_limits(driver, carried_robot(config), tightening)
+
+
+@contextmanager
+def _naming_the_bundle() -> Iterator[None]:
+    try:
+        yield
     except ConfigError as error:
         raise BundleError(f"config.json: {error}. Export the bundle again.") from error
-    if carried is None:
-        return driver
-    try:
-        return limits_in_force(driver, carried)
     except RobotError as error:
         raise BundleError(
             f"config.json: inference.robot.{error}. Use a bundle that was trained for this robot."

@@ -22,6 +22,7 @@ from ..engines.opening import (
     engine_tolerance,
     open_flow_policy,
 )
+from ..realtime import RealtimeOptions
 from ..robots import Robot, SimulatedRobot
 from .agreement import agreed_bundle
 from .episode import EpisodeResult, run_episode
@@ -66,6 +67,7 @@ class RunOptions:
     dry_run: bool = False
     accept_versions: Collection[str] = ()
     changes: Changes = field(default_factory=Changes)
+    realtime_options: RealtimeOptions = field(default_factory=RealtimeOptions)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,6 +160,10 @@ def connected(
     """Connects `robot`, refuses it if the policy cannot drive it, and closes it at the end."""
     is_simulated = isinstance(robot, SimulatedRobot)
     spec = spec_in_force(policy.bundle.config, robot.spec) if policy else robot.spec
+    clock = "simulated" if is_simulated and not options.realtime else "monotonic"
+    if clock == "simulated":
+        options.realtime_options.check_unused(spec.name)
+    spec = options.realtime_options.tightening.apply(spec)
     check_can_be_held(spec, is_simulated=is_simulated)
     warn_of_unenforced_limits(spec)
     with closing(robot):
@@ -173,7 +179,7 @@ def connected(
             source=policy.source if policy else HoldSource(spec),
             bundle=bundle,
             prompt=prompt,
-            clock="simulated" if is_simulated and not options.realtime else "monotonic",
+            clock=clock,
             times=times,
             golden_max_abs_error=policy.golden.max_abs_error if policy else None,
         )
