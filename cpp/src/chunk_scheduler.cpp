@@ -30,4 +30,10 @@ std::span<const float> ChunkScheduler::action(std::int64_t tick) const noexcept 
       .subspan(static_cast<std::size_t>(row) * action_dim_, action_dim_);
 }
 
+std::span<const float> ChunkScheduler::preview(std::int64_t tick) const noexcept {
+  if (action(tick).empty()) return {};
+  const auto row = static_cast<std::size_t>(tick - chunk_.first_tick);
+  return std::span(chunk_.actions).subspan((row + 1) * action_dim_);
+}
+
 }  // namespace flux

@@ -287,7 +287,7 @@ std::uint32_t ControlLoop::move() noexcept {
     if (is_stale()) {
       flags |= kStale;
     } else if (!action.empty()) {
-      return filter_.apply(action);
+      return filter_.apply(action, scheduler_.preview(index()), period_s());
     }
   }
   filter_.hold();

@@ -39,6 +39,8 @@ class ChunkScheduler {
   [[nodiscard]] bool wants_chunk(std::int64_t tick) const noexcept;
   // The action (A) for `tick`; empty if there is no chunk or it is exhausted.
   [[nodiscard]] std::span<const float> action(std::int64_t tick) const noexcept;
+  // The rows that follow the action for `tick`, (rows, A); empty if there is no such action.
+  [[nodiscard]] std::span<const float> preview(std::int64_t tick) const noexcept;
 
  private:
   std::size_t action_dim_;
