@@ -127,6 +127,15 @@ from flux_core.robots import ROBOT_SPECS
 class Driver:
     spec = ROBOT_SPECS['ur3']
     def connect(self): ...
+    def read_state(self): ...
+    def read_frames(self, cameras): ...
+    def send(self, command, time_s): ...
+    def stop(self, category): ...
+    def close(self): ...
+"""
+OLD_STYLE = """
+class Driver:
+    def connect(self): ...
     def state(self): ...
     def observe(self, prompt, cameras): ...
     def command(self, action): ...
@@ -147,10 +156,15 @@ class Driver:
         ),
         (
             "class Driver: ...",
-            "got Driver without connect(), state(), observe(), command(), close()",
+            "got Driver without connect(), read_state(), read_frames(), send(), stop(), close()",
         ),
-        (GOOD.replace("    def command(self, action): ...\n", ""), "got Driver without command()"),
-        (GOOD.replace("ROBOT_SPECS['ur3']", "'ur3'"), "spec: expected a RobotSpec, got str"),
+        (GOOD.replace("    def stop(self, category): ...\n", ""), "got Driver without stop()"),
+        (OLD_STYLE, "write read_state(), read_frames(), send() and stop() instead; for a simulate"),
+        (
+            GOOD.replace("ROBOT_SPECS['ur3']", "'ur3'"),
+            "spec: expected a RobotSpec or a dict, got s",
+        ),
+        (GOOD.replace("ROBOT_SPECS['ur3']", "{'name': 'x'}"), "spec.joint_names: RobotSpec needs"),
         (
             GOOD.replace("    spec = ROBOT_SPECS['ur3']\n", ""),
             "expected a RobotSpec, got AttributeError: 'Driver' object has no attribute 'spec'",
@@ -205,12 +219,17 @@ from flux_core.robots import Kinematics, RobotSpec
 from flux_core.types import Observation
 class Driver:
     spec = {spec}
-    def connect(self): self.position = np.zeros(self.spec.action_dim, np.float32)
+    task, success_stage, end_state = "wave", "waved", "waving"
+    def connect(self): self.reset(0)
+    def reset(self, seed): self.position = np.zeros(self.spec.action_dim, np.float32)
     def state(self): return self.position
     def observe(self, prompt, cameras):
-        images = {{name: np.full((64, 64, 3), 90, np.uint8) for name in cameras}}
+        images = self.render(cameras)
         return Observation(images=images, state=self.position, prompt=prompt, timestamp_s=0.0)
+    def render(self, cameras):
+        return {{name: np.full((64, 64, 3), 90, np.uint8) for name in cameras}}
     def command(self, action): self.position = action
+    def stages(self): return {{"waved": False, "waving": False}}
     def close(self): ...
 """
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,7 @@ from .arguments import (
     threads,
 )
 from .engines.names import AUTO, ENGINES
+from .realtime import is_inference_stuck
 from .realtime.arguments import add_realtime_options, realtime_options_from
 
 _EXAMPLE = """  flux-runtime doctor
@@ -44,7 +47,14 @@ _RUN_EXAMPLE = """  flux-runtime run --robot aloha-sim --episodes 20 --seed 1000
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit code."""
     with without_current_directory():
-        return run_cli(build_parser(), argv)
+        code = run_cli(build_parser(), argv)
+    if is_inference_stuck():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        # An inference that hangs cannot be ended. The interpreter's own exit would unload the
+        # engine under it, and crash or wait; everything is on disk and the robot is closed by now.
+        os._exit(code)
+    return code
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -202,20 +212,28 @@ def _add_threads(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from .run.command import RunOptions, run
+    from .run.command import RunHooks, RunOptions, run
     from .run.console import RunConsole
 
     args.changes = changes_from(args)
     args.realtime_options = realtime_options_from(args)
     fields = RunOptions.__dataclass_fields__
     options = RunOptions(**{name: getattr(args, name) for name in fields})
-    with RunConsole(options, is_json=args.json) as console:
-        report = run(options, console.on_episode)
-    if args.json:
-        print_json(report)
-    else:
-        console.print_report(report)
-    return EXIT_FAILED if report.get("commands_out_of_limit") else EXIT_OK
+    console = RunConsole(options, is_json=args.json)
+    reports: list[dict[str, object]] = []
+    hooks = RunHooks(
+        on_ready=console.on_ready,
+        on_episode=console.on_episode,
+        on_report=reports.append,
+        confirm=console.confirm,
+    )
+    try:
+        with console:
+            run(options, hooks)
+    finally:  # A run that ended early has a report too, and then its error.
+        for report in reports:
+            print_json(report) if args.json else console.print_report(report)
+    return EXIT_FAILED if reports[0].get("commands_out_of_limit") else EXIT_OK
 
 
 def _check(args: argparse.Namespace) -> int:

@@ -23,7 +23,7 @@ from .engines.names import ENGINES, EngineName
 from .engines.opening import open_flow_policy
 from .engines.status import engine_status
 from .realtime.machine import MAX_STEAL_SHARE, NEEDED_MEMLOCK_BYTES, MachineFacts
-from .robots import installed_robot_names, make_robot
+from .robots import installed_robot_names, make_robot, spec_of
 
 OLDEST_PYTHON = (3, 11)
 OLDEST_NUMPY = (1, 26)
@@ -217,7 +217,7 @@ def check_robot(name: str) -> Check:
     """Loads a driver from another package and describes its robot, without connecting to it."""
     title, fix = f"robot {name}", "Correct or reinstall the package, or ask its author."
     try:
-        spec = make_robot(name).spec
+        spec = spec_of(make_robot(name))
         point = provider(DRIVER_GROUP, name)
     except FluxError as error:
         return Check(name=title, ok=False, found=str(error), fix=fix)
