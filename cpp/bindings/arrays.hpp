@@ -5,6 +5,7 @@
 #include <pybind11/pybind11.h>
 
 #include <span>
+#include <stdexcept>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -26,6 +27,15 @@ FloatArray require_floats(const py::handle& value, std::string_view name,
                           const std::vector<std::vector<std::int64_t>>& shapes);
 
 inline std::span<const float> span_of(const FloatArray& array) {
+  return {array.data(), static_cast<std::size_t>(array.size())};
+}
+
+// The values of an array of shape (A,); throws ValueError, naming it, for any other shape.
+template <typename T, int kFlags>
+std::span<const T> vector_of(const py::array_t<T, kFlags>& array, const char* name) {
+  if (array.ndim() != 1) {
+    throw std::invalid_argument(expected_got(name, "shape (A,)", describe_array(array)));
+  }
   return {array.data(), static_cast<std::size_t>(array.size())};
 }
 

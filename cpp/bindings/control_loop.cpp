@@ -10,23 +10,8 @@
 namespace flux::bindings {
 namespace {
 
-using LimitArray = py::array_t<double, py::array::c_style | py::array::forcecast>;
 using ScaleArray = py::array_t<float, py::array::c_style | py::array::forcecast>;
 using MaskArray = py::array_t<bool, py::array::c_style | py::array::forcecast>;
-
-template <typename T, int kFlags>
-std::span<const T> vector_of(const py::array_t<T, kFlags>& array, const char* name) {
-  if (array.ndim() != 1) {
-    throw std::invalid_argument(expected_got(name, "shape (A,)", describe_array(array)));
-  }
-  return {array.data(), static_cast<std::size_t>(array.size())};
-}
-
-SafetyLimits make_limits(const LimitArray& lower, const LimitArray& upper,
-                         const LimitArray& max_velocity) {
-  return {vector_of(lower, "lower"), vector_of(upper, "upper"),
-          vector_of(max_velocity, "max_velocity")};
-}
 
 ActionDecoder make_decoder(const ScaleArray& scale, const ScaleArray& offset,
                            const MaskArray& relative_mask) {
@@ -131,22 +116,9 @@ py::dict stats(const ControlLoop& loop) {
   return result;
 }
 
-void bind_flags(py::module_& module) {
-  module.attr("HELD") = static_cast<int>(kHeld);
-  module.attr("CLIPPED_POSITION") = static_cast<int>(kClippedPosition);
-  module.attr("CLIPPED_VELOCITY") = static_cast<int>(kClippedVelocity);
-  module.attr("NON_FINITE") = static_cast<int>(kNonFinite);
-  module.attr("STALE") = static_cast<int>(kStale);
-  module.attr("NEW_CHUNK") = static_cast<int>(kNewChunk);
-}
-
 }  // namespace
 
 void bind_control_loop(py::module_& module) {
-  bind_flags(module);
-  py::class_<SafetyLimits>(module, "SafetyLimits", "Position and velocity limits per joint.")
-      .def(py::init(&make_limits), py::kw_only(), py::arg("lower"), py::arg("upper"),
-           py::arg("max_velocity"));
   py::class_<ActionDecoder>(module, "ActionDecoder",
                             "normalised * scale + offset + relative_mask * observed state.")
       .def(py::init(&make_decoder), py::kw_only(), py::arg("scale"), py::arg("offset"),

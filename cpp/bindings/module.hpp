@@ -8,6 +8,7 @@
 namespace flux::bindings {
 
 void bind_policies(pybind11::module_& module);
+void bind_safety_filter(pybind11::module_& module);
 void bind_control_loop(pybind11::module_& module);
 void bind_robot_link(pybind11::module_& module);
 void bind_realtime_loop(pybind11::module_& module);

@@ -16,7 +16,7 @@ constexpr int kBisections = 40;
 constexpr double kLeastShare = 0.1;
 // How many ticks braking takes longer than in continuous time, at most: one for each of its four
 // phases to begin, and the rest until what remains, which is squared at each tick, is negligible.
-constexpr double kExtraTicks = 12.0;
+constexpr double kExtraTicks = 8.0;
 
 double square(double value) noexcept { return value * value; }
 

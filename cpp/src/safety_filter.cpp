@@ -125,7 +125,7 @@ void SafetyFilter::reset(std::span<const float> command) noexcept {
   has_moved_ = false;
   for (std::size_t i = 0; i < joints_.size(); ++i) {
     const auto position = static_cast<double>(command[i]);
-    // A start outside the position limits is one of the limits until it has been left.
+    // A start outside the position limits is one of the limits until the joint rests inside them.
     joints_[i].limits = {.lower = std::min(static_cast<double>(limits_.lower()[i]), position),
                          .upper = std::max(static_cast<double>(limits_.upper()[i]), position),
                          .max_velocity = limits_.max_velocity()[i],
@@ -222,15 +222,16 @@ void SafetyFilter::judge_rows(Joint& joint, const Rows& rows) const noexcept {
   joint.last_row = action;
 }
 
-bool SafetyFilter::can_join(const Joint& joint, const Rows& rows, double dt_s) const noexcept {
+bool SafetyFilter::can_join(const Joint& joint, const Rows& rows, double dt_s,
+                            const MotionLimits& limits) const noexcept {
   const auto action = static_cast<double>(rows.action);
-  if (!can_step_to(joint.state, action, dt_s, joint.limits)) return false;
+  if (!can_step_to(joint.state, action, dt_s, limits)) return false;
   if (joint.is_on_track) return true;
   if (joint.num_smooth < kSmoothRows) return false;
   const MotionState first = step_to(joint.state, action, dt_s);
-  if (!can_step_to(first, rows.next, period_s_, joint.limits)) return false;
+  if (!can_step_to(first, rows.next, period_s_, limits)) return false;
   const MotionState second = step_to(first, rows.next, period_s_);
-  return can_step_to(second, rows.after_next, period_s_, joint.limits);
+  return can_step_to(second, rows.after_next, period_s_, limits);
 }
 
 MotionState SafetyFilter::target_of(const Joint& joint, const Rows& rows) const noexcept {
@@ -259,7 +260,7 @@ std::uint32_t SafetyFilter::follow(std::size_t joint, const Rows& rows, double d
   Joint& moved = joints_[joint];
   const MotionState before = moved.state;
   const MotionState exact = step_to(before, static_cast<double>(rows.action), dt_s);
-  moved.is_on_track = can_join(moved, rows, dt_s);
+  moved.is_on_track = can_join(moved, rows, dt_s, limits);
   if (moved.is_on_track) {
     command_state(joint, exact);
     return 0;
@@ -273,16 +274,18 @@ std::uint32_t SafetyFilter::follow(std::size_t joint, const Rows& rows, double d
 
 void SafetyFilter::command_state(std::size_t joint, const MotionState& state) noexcept {
   Joint& moved = joints_[joint];
+  const MotionLimits& limits = moved.limits;
   moved.state = state;
-  const MotionLimits& widened = moved.limits;
-  send(joint, static_cast<float>(std::clamp(state.position, widened.lower, widened.upper)));
-  MotionLimits limits = widened;
+  send(joint, static_cast<float>(std::clamp(state.position, limits.lower, limits.upper)));
+  if (is_still(state)) leave_start(joint);
+}
+
+void SafetyFilter::leave_start(std::size_t joint) noexcept {
+  MotionLimits& limits = joints_[joint].limits;
+  const float command = command_[joint];
+  if (command < limits_.lower()[joint] || command > limits_.upper()[joint]) return;
   limits.lower = static_cast<double>(limits_.lower()[joint]);
   limits.upper = static_cast<double>(limits_.upper()[joint]);
-  if ((limits.lower != widened.lower || limits.upper != widened.upper) &&
-      is_viable(state, limits)) {
-    moved.limits = limits;
-  }
 }
 
 void SafetyFilter::send(std::size_t joint, float command) noexcept {
@@ -309,6 +312,7 @@ void SafetyFilter::brake_joint(std::size_t joint, double dt_s) noexcept {
   if (std::abs(moved.state.velocity) > jerk * period_s_ * period_s_) return;
   moved.state = {.position = static_cast<double>(command_[joint])};
   moved.is_on_track = true;
+  leave_start(joint);
 }
 
 bool SafetyFilter::is_at_rest() const noexcept {
@@ -340,7 +344,7 @@ void SafetyFilter::return_to_limits(double dt_s) noexcept {
     const double velocity = kReturnSpeed * limits_.max_velocity()[i];
     if (joints_.empty()) {
       send(i, limit_change(i, inside, velocity * step_s(dt_s)));
-    } else if (inside == command_[i]) {
+    } else if (limits_.lower()[i] < command_[i] && command_[i] < limits_.upper()[i]) {
       brake_joint(i, step_s(dt_s));
     } else {
       MotionLimits limits = joints_[i].limits;

@@ -63,6 +63,7 @@ std::vector<Case> driver_memory_process_cases();
 std::vector<Case> driver_memory_thread_cases();
 std::vector<Case> flow_policy_cases();
 std::vector<Case> histogram_cases();
+std::vector<Case> motion_cases();
 std::vector<Case> onnxruntime_engine_cases();
 std::vector<Case> realtime_loop_cases();
 std::vector<Case> safety_filter_cases();

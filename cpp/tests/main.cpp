@@ -13,6 +13,7 @@ struct Group {
 
 constexpr Group kGroups[] = {
     {"histogram", flux::test::histogram_cases},
+    {"motion", flux::test::motion_cases},
     {"safety_filter", flux::test::safety_filter_cases},
     {"safety_filter_fuzz", flux::test::safety_filter_fuzz_cases},
     {"scheduler", flux::test::scheduler_cases},

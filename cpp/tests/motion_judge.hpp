@@ -26,10 +26,10 @@ inline double integrated_rise(double v, double a, const JointLimits& limits) {
   if (a < 0.0 && v < a * a / (2.0 * jerk)) a = -std::sqrt(2.0 * jerk * v);
   const double scale =
       std::abs(a) / jerk + std::sqrt(std::abs(v) / jerk) + std::abs(v) / limits.acceleration;
-  const double h = 1e-3 * scale;
+  const double h = 3e-4 * scale;
   double x = 0.0;
   double highest = 0.0;
-  for (int i = 0; i < 20000 && (v > 0.0 || a > 0.0); ++i) {
+  for (int i = 0; i < 60000 && (v > 0.0 || a > 0.0); ++i) {
     double j = a > -limits.acceleration ? -jerk : 0.0;
     if (a < 0.0 && v <= a * a / (2.0 * jerk)) j = jerk;
     x += v * h + a * h * h / 2.0 + j * h * h * h / 6.0;

@@ -29,6 +29,17 @@ void rows_count_from_the_tick_of_the_observation() {
   CHECK(scheduler.action(9).empty());
 }
 
+void the_rows_after_an_action_are_its_preview() {
+  ChunkScheduler scheduler(1, 4);
+  CHECK(scheduler.preview(0).empty());
+  Chunk chunk = counted_chunk(6, 10);
+  scheduler.activate(chunk, 12);
+  CHECK_EQUAL(scheduler.preview(12).size(), 3U);
+  CHECK_EQUAL(scheduler.preview(12)[0], 3.0F);
+  CHECK(scheduler.preview(15).empty());
+  CHECK(scheduler.preview(16).empty());
+}
+
 void the_next_chunk_is_wanted_a_lead_before_the_execution_horizon() {
   ChunkScheduler scheduler(1, 4);
   scheduler.set_lead(1);
@@ -76,6 +87,7 @@ std::vector<Case> scheduler_cases() {
       {"without a chunk one is wanted and no action is given",
        without_a_chunk_one_is_wanted_and_no_action_is_given},
       {"rows count from the tick of the observation", rows_count_from_the_tick_of_the_observation},
+      {"the rows after an action are its preview", the_rows_after_an_action_are_its_preview},
       {"the next chunk is wanted a lead before the execution horizon",
        the_next_chunk_is_wanted_a_lead_before_the_execution_horizon},
       {"activating swaps memory instead of copying it",

@@ -81,6 +81,8 @@ class SafetyFilter {
   SafetyFilter(SafetyLimits limits, double control_hz);
 
   [[nodiscard]] std::size_t action_dim() const noexcept { return command_.size(); }
+  // The nominal period.
+  [[nodiscard]] double period_s() const noexcept { return period_s_; }
   [[nodiscard]] const SafetyLimits& limits() const noexcept { return limits_; }
   // The last command, (A).
   [[nodiscard]] std::span<const float> command() const noexcept { return command_; }
@@ -146,12 +148,14 @@ class SafetyFilter {
   [[nodiscard]] Rows rows_of(std::size_t joint, std::span<const float> action,
                              std::span<const float> preview) const noexcept;
   void judge_rows(Joint& joint, const Rows& rows) const noexcept;
-  [[nodiscard]] bool can_join(const Joint& joint, const Rows& rows, double dt_s) const noexcept;
+  [[nodiscard]] bool can_join(const Joint& joint, const Rows& rows, double dt_s,
+                              const MotionLimits& limits) const noexcept;
   [[nodiscard]] MotionState target_of(const Joint& joint, const Rows& rows) const noexcept;
   [[nodiscard]] std::uint32_t follow(std::size_t joint, const Rows& rows, double dt_s,
                                      const MotionLimits& limits) noexcept;
   void brake_joint(std::size_t joint, double dt_s) noexcept;
   void command_state(std::size_t joint, const MotionState& state) noexcept;
+  void leave_start(std::size_t joint) noexcept;
   void send(std::size_t joint, float command) noexcept;
 
   SafetyLimits limits_;

@@ -14,17 +14,21 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 HELD: int
-"""No usable action: the last command is repeated."""
+"""No usable action: the robot brakes, then the command repeats."""
 CLIPPED_POSITION: int
-"""The action was outside the position limits."""
+"""The action was outside the position limits, or the robot could not have stopped inside them."""
 CLIPPED_VELOCITY: int
-"""The action was farther away than a joint may move in one tick."""
+"""The action needed more than max_velocity."""
 NON_FINITE: int
 """The action contained a NaN or an infinity."""
 STALE: int
 """The observation behind the chunk is too old."""
 NEW_CHUNK: int
 """The first tick of a chunk."""
+CLIPPED_ACCELERATION: int
+"""The action needed more than max_acceleration."""
+CLIPPED_JERK: int
+"""The action needed more than max_jerk."""
 
 CLIPPED_ACCELERATION: int
 """The action needed more than max_acceleration."""
@@ -177,14 +181,64 @@ class CapturedPolicy(Policy):
     ) -> None: ...
 
 class SafetyLimits:
-    """Limits per joint, each (A,), in joint units and joint units per second.
+    """Limits per joint, each (A,), in joint units and joint units per second, squared and cubed.
+
+    Without max_acceleration and max_jerk, which belong together, both are unlimited.
 
     Raises:
-        ValueError: unless the lengths agree, all numbers are finite, lower < upper and
-            max_velocity > 0.
+        ValueError: unless the lengths agree, all numbers are finite, lower < upper, and the other
+            limits are above 0.
     """
 
-    def __init__(self, *, lower: ArrayLike, upper: ArrayLike, max_velocity: ArrayLike) -> None: ...
+    def __init__(
+        self,
+        *,
+        lower: ArrayLike,
+        upper: ArrayLike,
+        max_velocity: ArrayLike,
+        max_acceleration: ArrayLike = ...,
+        max_jerk: ArrayLike = ...,
+    ) -> None: ...
+
+class SafetyFilter:
+    """Keeps every command within the limits; see cpp/include/flux/safety_filter.hpp.
+
+    `dt_s` is the time since the last command, above 0. More than a nominal period counts as one,
+    and one is the default.
+    """
+
+    def __init__(self, *, limits: SafetyLimits, control_hz: float) -> None: ...
+    def reset(self, command: NDArray[np.float32]) -> None:
+        """Makes `command`, (A,) and finite, the last command of a robot at rest."""
+
+    def apply(
+        self,
+        action: NDArray[np.float32],
+        preview: NDArray[np.float32] | None = None,
+        dt_s: float | None = None,
+    ) -> int:
+        """Moves the command to `action`, (A,), as far as the limits allow; returns tick flags.
+
+        Args:
+            preview: the rows that follow `action`, (rows, A); the first two are used.
+        """
+
+    def brake(self, dt_s: float | None = None) -> None:
+        """One step towards rest as fast as the limits allow; at rest, repeats the command."""
+
+    def return_to_limits(self, dt_s: float | None = None) -> None:
+        """One step of a slow motion of the joints outside their position limits to those limits."""
+
+    @property
+    def command(self) -> NDArray[np.float32]:
+        """The last command, (A,); a copy."""
+
+    def is_at_rest(self) -> bool: ...
+    def is_within_limits(self) -> bool:
+        """Whether the last command is within the position limits."""
+
+    def rest_time_bound_s(self, max_dt_s: float | None = None) -> float:
+        """How long braking takes at most, if ticks are no more than `max_dt_s` apart."""
 
 class ActionDecoder:
     """normalised * scale + offset + relative_mask * observed state, each (A,), in float32."""
