@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
 from ctypes import (
     POINTER,
     Structure,
@@ -102,7 +103,7 @@ def library_path() -> str:
     Raises:
         DriverMemoryError: none of the package's folders has the library.
     """
-    package = __import__(__package__)
+    package = sys.modules[__name__.rpartition(".")[0]]
     folders = [os.path.abspath(folder) for folder in package.__path__]
     for folder in folders:
         path = os.path.join(folder, LIBRARY)
