@@ -17,7 +17,7 @@ import numpy as np
 class Arm:
     spec = dict(
         name="two-joints", joint_names=("shoulder", "elbow"), lower=(-1.0, -1.0), upper=(1.0, 1.0),
-        max_velocity=(2.0, 2.0), units=("rad", "rad"), cameras=("top",), control_hz=25.0,
+        max_velocity=(2.0, 2.0), units=("rad", "rad"), cameras=("top",), control_hz=10.0,
     )
     position = np.zeros(2, np.float32)
 

@@ -144,7 +144,7 @@ class Desk:
         self.robot, self.memory = robot, Memory()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.policy = Channel(ours)
-        self.signals = SimpleNamespace(terminations=[], install=lambda: None)
+        self.signals: Any = SimpleNamespace(terminations=[], install=lambda: None)
         self.host = Host(
             robot=robot,
             facts=described(robot),

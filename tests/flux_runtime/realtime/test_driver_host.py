@@ -37,7 +37,7 @@ def test_connect_gives_the_image_sizes_and_the_first_readings(desks: Any) -> Non
     assert answer["result"] == {"cameras": {"top": [4, 6], "wrist": [4, 6]}}
     assert desk.memory.states == []
     assert "result" in desk.ask("map")
-    np.testing.assert_array_equal(desk.memory.states[0][0], np.float32([0.1, 0.2]))
+    np.testing.assert_array_equal(desk.memory.states[0][0], np.array([0.1, 0.2], np.float32))
     assert [frame[0] for frame in desk.memory.frames[:2]] == [0, 1]
     assert desk.memory.phases == [DriverPhase.CONNECTING, DriverPhase.READY]
 
@@ -242,7 +242,7 @@ def test_a_state_that_is_not_finite_is_reported_and_not_published(desks: Any) ->
     desk.connect()
     desk.robot.faults["read_state"] = lambda: (np.array([0.0, np.nan]), time.monotonic())
     desk.turn_until(lambda: desk.events("state_not_finite"))
-    assert "dimension 1: expected a finite number" in desk.events("state_not_finite")[0]["text"]
+    assert "elbow: expected a finite number" in desk.events("state_not_finite")[0]["text"]
     assert all(np.isfinite(state).all() for state, _ in desk.memory.states)
     assert desk.failed() == []
 
@@ -294,7 +294,18 @@ def test_connect_says_which_camera_gives_no_image(desks: Any) -> None:
     arm.faults["read_frames"] = lambda: {"wrist": (None, 0.0)}
     answer = desks(arm).ask("connect", cameras=["top", "wrist"])
     assert answer["error"] == (
-        "read_frames(): expected a first image within connect_timeout_s = 0.2 s, got none of wrist"
+        "read_frames(): expected a first image within connect_timeout_s = 0.2 s, got none of wrist "
+        "(wrist: expected uint8 (height, width, 3), got NoneType)"
+    )
+
+
+def test_connect_says_why_no_state_can_be_used(desks: Any) -> None:
+    arm = Arm()
+    arm.connect_timeout_s = 0.2
+    arm.faults["read_state"] = lambda: (np.array([0.0, np.nan]), time.monotonic())
+    assert desks(arm).ask("connect", cameras=["top"])["error"] == (
+        "read_state(): expected a first state within connect_timeout_s = 0.2 s, got none "
+        "(read_state(): elbow: expected a finite number, got nan)"
     )
 
 
@@ -366,6 +377,25 @@ def test_the_host_reports_that_it_did_not_run(desks: Any) -> None:
     desk.host._turned_s -= 1.5
     desk.turn_until(lambda: desk.events("host_away"))
     assert "did not run for 1.5" in desk.events("host_away")[0]["text"]
+
+
+def test_a_message_that_nobody_understands_changes_nothing(desks: Any) -> None:
+    desk = desks()
+    assert desk.ask("dance")["error"].startswith("dance: expected one of connect, map, begin")
+    assert desk.ask("connect")["error"] == "connect: expected 'cameras'"
+    desk.policy._connection.send(b"rubbish")
+    desk.turn_until(lambda: desk.events("message_refused"))
+    desk.connect()
+
+
+def test_a_mistake_of_the_host_itself_stops_and_closes_the_robot(desks: Any) -> None:
+    desk = desks()
+    desk.connect()
+    desk.begin()
+    desk.memory.beat = failing(1, "a mistake")
+    with pytest.raises(OSError, match="a mistake"):
+        desk.host.run()
+    assert desk.robot.calls == [("stop", 2), ("close",)]
 
 
 def test_home_is_called_without_a_session_and_waits_for_new_readings(desks: Any) -> None:

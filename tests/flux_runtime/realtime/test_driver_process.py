@@ -23,13 +23,16 @@ from flux_core.robots import RobotSpec
 from flux_runtime.realtime import DriverCancelled, driver_process
 
 PATIENCE_S = 10.0
-PERIOD_S = 0.04
+PERIOD_S = 0.1
 
 
-def wait_for(condition: Callable[[], object]) -> None:
+def wait_for(condition: Callable[[], object], driver: Any = None) -> None:
+    """Waits; with a driver, the policy's side gives signs of life meanwhile."""
     deadline_s = time.monotonic() + PATIENCE_S
     while not condition():
         assert time.monotonic() < deadline_s
+        if driver is not None:
+            driver.link.beat()
         time.sleep(0.002)
 
 
@@ -64,8 +67,8 @@ def test_a_driver_is_connected_driven_and_closed(start: Any, arm_log: Any) -> No
     assert driver.link.status()["phase"] == "ready"
     begin(driver)
     send(driver, 1, value=0.05)
-    wait_for(lambda: driver.link.status()["acknowledged"] == 1)
-    wait_for(lambda: driver.observe(["top"])[0][0] == np.float32(0.05))
+    wait_for(lambda: driver.link.status()["acknowledged"] == 1, driver)
+    wait_for(lambda: driver.observe(["top"])[0][0] == np.float32(0.05), driver)
     _, captured_ns, frames = driver.observe(["top"])
     assert 0 < captured_ns <= time.monotonic_ns()
     image, image_ns = frames["top"]
@@ -87,7 +90,7 @@ def test_two_sessions_follow_each_other_and_a_stop_has_its_category(
     wait_for(lambda: driver.link.status()["phase"] == "stopped")
     begin(driver, 2)
     send(driver, 1, session=2)
-    wait_for(lambda: driver.link.status()["acknowledged"] == 1)
+    wait_for(lambda: driver.link.status()["acknowledged"] == 1, driver)
     assert driver.link.status()["phase"] == "ready"
     assert "stop 2" in arm_log.lines()  # without holds_without_power the power is kept
     wait_for(lambda: [event.name for event in driver.events()] == ["stopped"])
@@ -104,12 +107,12 @@ def test_silence_of_the_policy_stops_the_robot(start: Any, arm_log: Any) -> None
     wait_for(lambda: events.extend(driver.events()) or events)
     (stopped,) = events
     assert stopped.name == "stopped"
-    assert 3 * PERIOD_S * 1e9 <= stopped.time_ns - last_ns < 1e9
+    assert 3 * PERIOD_S * 1e9 <= stopped.time_ns - last_ns < 2e9
     send(driver, 1)
     send(driver, 2)
     begin(driver, 2)
     send(driver, 1, session=2)
-    wait_for(lambda: driver.link.status()["acknowledged"] == 1)
+    wait_for(lambda: driver.link.status()["acknowledged"] == 1, driver)
     assert [line for line in arm_log.lines() if "send" in line] == ["send 0.0 0.0"]
 
 
@@ -133,23 +136,20 @@ def test_a_host_that_was_stopped_sends_no_old_command_and_reports_the_gap(
     os.kill(driver.pid, signal.SIGSTOP)
     wait_for(lambda: run_state(driver.pid) == "T")
     send(driver, 1, value=0.01)
-    away_until_s = time.monotonic() + 6 * PERIOD_S
-    while time.monotonic() < away_until_s:
-        driver.link.beat()
-        time.sleep(0.01)
+    away_until_s = time.monotonic() + 5 * PERIOD_S
+    wait_for(lambda: time.monotonic() > away_until_s, driver)
     os.kill(driver.pid, signal.SIGCONT)
     found: list[str] = []
 
     def is_told() -> bool:
-        driver.link.beat()
         found.extend(event.name for event in driver.events())
         assert "stopped" not in found
         return {"host_away", "command_too_old"} <= set(found)
 
-    wait_for(is_told)
+    wait_for(is_told, driver)
     assert not any("send" in line for line in arm_log.lines())
     send(driver, 2, value=0.02)
-    wait_for(lambda: driver.link.status()["acknowledged"] == 2)
+    wait_for(lambda: driver.link.status()["acknowledged"] == 2, driver)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP, signal.SIGTERM])
@@ -159,7 +159,7 @@ def test_signals_do_not_end_a_host_while_a_session_runs(start: Any, number: int)
     begin(driver)
     os.kill(driver.pid, number)
     send(driver, 1)
-    wait_for(lambda: driver.link.status()["acknowledged"] == 1)
+    wait_for(lambda: driver.link.status()["acknowledged"] == 1, driver)
     assert os.getsid(driver.pid) == driver.pid != os.getsid(0)
 
 
@@ -280,7 +280,7 @@ def test_a_simulated_robot_is_reset_and_tells_its_stages(start: Any, arm_log: An
     assert driver.stages(0b01) == {"counted": True, "counting": False}
     begin(driver)
     send(driver, 1)
-    wait_for(lambda: driver.link.status()["acknowledged"] == 1)
+    wait_for(lambda: driver.link.status()["acknowledged"] == 1, driver)
     assert driver.stages(driver.link.status()["progress"]) == {"counted": False, "counting": True}
 
 
@@ -416,30 +416,28 @@ def test_another_interpreter_gets_none_of_our_variables(
     assert "ARM_LOG" in names and not {"PYTHONPATH", "VIRTUAL_ENV"} & names
 
 
-def other_interpreters() -> list[str]:
-    """Interpreters of other versions that have numpy."""
-    found = []
-    for minor in range(8, 20):
-        path = shutil.which(f"python3.{minor}")
-        if path is not None and minor != sys.version_info.minor:
-            with contextlib.suppress(subprocess.SubprocessError):
-                subprocess.run([path, "-c", "import numpy"], check=True, capture_output=True)
-                found.append(path)
-    return found
+def other_interpreters() -> Iterator[str]:
+    """Other interpreters that have numpy, the one that FLUX_DRIVER_PYTHON names first."""
+    named = os.environ.get("FLUX_DRIVER_PYTHON")
+    others = (f"python3.{minor}" for minor in range(8, 20) if minor != sys.version_info.minor)
+    for path in filter(None, (named, *map(shutil.which, others))):
+        with contextlib.suppress(subprocess.SubprocessError):
+            subprocess.run([path, "-c", "import numpy"], check=True, capture_output=True)
+            yield path
 
 
 def test_the_driver_may_run_in_another_version_of_python(
     start: Any, arm_log: Any, tmp_path: Path
 ) -> None:
-    interpreters = other_interpreters()
-    if not interpreters:
-        pytest.skip("no other Python with numpy is on PATH")
-    script = f'#!/bin/sh\nPYTHONPATH={tmp_path} exec {interpreters[0]} "$@"\n'
+    interpreter = next(other_interpreters(), None)
+    if interpreter is None:
+        pytest.skip("no other Python with numpy is on PATH or in FLUX_DRIVER_PYTHON")
+    script = f'#!/bin/sh\nPYTHONPATH={tmp_path} exec {interpreter} "$@"\n'
     driver = start(python=program(tmp_path, script))
     driver.connect(["top"])
     begin(driver)
     send(driver, 1)
-    wait_for(lambda: driver.link.status()["acknowledged"] == 1)
+    wait_for(lambda: driver.link.status()["acknowledged"] == 1, driver)
 
 
 def test_what_a_driver_prints_goes_to_standard_error(

@@ -21,7 +21,7 @@ from flux_core.errors import RobotError
 from flux_core.robots import DRIVER_GROUP, ROBOT_SPECS, SPEC_GROUP, robot_spec
 from flux_runtime.cli import main
 from flux_runtime.doctor import check_python, diagnose
-from flux_runtime.robots import SimulatedRobot, make_robot, robot_names
+from flux_runtime.robots import SimulatedRobot, make_robot, robot_names, spec_of
 
 from ...distributions import Installer, install, installer
 from ...documents import YOUR_OWN, read_blocks
@@ -33,7 +33,7 @@ def my_arm_site(folder: Path) -> Path:
     project = tomllib.loads(files["my-arm/pyproject.toml"])["project"]
     site = install(folder, "my-arm", project["entry-points"])
     (site / "my_arm").mkdir()
-    for module in ("__init__.py", "driver.py"):
+    for module in ("__init__.py", "driver.py", "real.py"):
         (site / "my_arm" / module).write_text(files[f"my-arm/my_arm/{module}"])
     return site
 
@@ -46,7 +46,7 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Installer:
 
 @pytest.fixture
 def my_arm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("my_arm", "my_arm.driver"):
+    for module in ("my_arm", "my_arm.driver", "my_arm.real"):
         monkeypatch.delitem(sys.modules, module, raising=False)
     monkeypatch.syspath_prepend(str(my_arm_site(tmp_path / "site")))
 
@@ -55,7 +55,9 @@ def test_my_arm_is_described_and_driven(my_arm: None) -> None:
     robot = make_robot("my-arm")
     assert isinstance(robot, SimulatedRobot)
     assert robot.spec == robot_spec("my-arm")
-    assert robot_names() == ("aloha-sim", "aloha", "ur3", "my-arm")
+    assert robot_names() == ("aloha-sim", "aloha", "ur3", "my-arm", "my-real-arm")
+    real = make_robot("my-real-arm")
+    assert not isinstance(real, SimulatedRobot) and spec_of(real) == robot.spec
 
 
 def test_my_arm_runs_episodes_by_its_name(

@@ -14,6 +14,7 @@ PROTOCOL_VERSION = 1
 
 
 def load_package(folder):
+    # type: (str) -> None
     """Imports this package from its folder; what lies beside the package stays out of reach."""
     util = importlib.import_module("importlib.util")
     spec = util.spec_from_file_location(
@@ -25,6 +26,7 @@ def load_package(folder):
 
 
 def main(arguments):
+    # type: (list[str]) -> int
     """Says hello, then serves the driver until the policy's process closes it or ends."""
     descriptor, parent, target, library, max_retries = arguments
     connection = socket.fromfd(int(descriptor), socket.AF_UNIX, socket.SOCK_SEQPACKET)

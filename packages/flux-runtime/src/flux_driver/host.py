@@ -11,6 +11,7 @@ import os
 import select
 import sys
 import time
+import traceback
 from collections import deque
 from typing import Any, Callable, Dict, Generator
 
@@ -63,7 +64,7 @@ class Host:
         self._robot = SteppedRobot(robot) if is_simulated(robot) else robot
         self._period_s = 1.0 / float(spec["control_hz"])
         self._joint_names = tuple(spec["joint_names"])
-        self._state_dim = len(spec.get("state_names") or spec["joint_names"])
+        self._state_names = tuple(spec.get("state_names") or spec["joint_names"])
         self._may_lose_power = bool(spec.get("holds_without_power", False))
         self._connect_timeout_s = facts["connect_timeout_s"]
         self._channel = channel
@@ -91,8 +92,19 @@ class Host:
 
     def run(self) -> None:
         """Serves until the driver is closed."""
-        while not self._is_over:
-            self.turn()
+        try:
+            while not self._is_over:
+                self.turn()
+        except BaseException:
+            self._leave()
+            raise
+
+    def _leave(self) -> None:
+        """Stops and closes the robot although this host has failed by a mistake of its own."""
+        self._stop(self._category, "the driver host has failed")
+        if self._stop_call is not None:
+            self._stop_call.wait(STOP_TIMEOUT_S)
+        BoundedCall("close", self._robot.close, CLOSE_TIMEOUT_S).wait(CLOSE_TIMEOUT_S)
 
     def turn(self) -> None:
         """Waits for a quarter of a period at most, then looks at everything once."""
@@ -130,6 +142,9 @@ class Host:
             except EOFError:
                 self._abandon("the policy's process has closed its socket")
                 return
+            except ValueError as error:
+                self._events.report("message_refused", one_line(error))
+                continue
             self._take(message, descriptor)
         if not self._parent.is_alive():
             self._abandon("the policy's process has ended")
@@ -162,7 +177,12 @@ class Host:
         elif self._operation is not None and kind != "close":
             self._answer(number, error=f"{kind}: another call is not over yet")
         else:
-            self._begin_operation(number, operations[kind]())
+            try:
+                operation = operations[kind]()
+            except KeyError as error:
+                self._answer(number, error=f"{kind}: expected {error}")
+            else:
+                self._begin_operation(number, operation)
 
     def _begin_operation(self, number: int | None, operation: Operation) -> None:
         if self._operation is not None:
@@ -190,11 +210,13 @@ class Host:
 
     def _connect(self, cameras: list[str]) -> Operation:
         """Connects the robot and takes a first state and a first image of each camera."""
+        if self._threads:
+            raise DriverError("connect: the robot is connected already")
         deadline_s = time.monotonic() + self._connect_timeout_s
         yield from self._call("connect", self._robot.connect, self._connect_timeout_s)
         self._signals.install()
         settings = (self._period_s, self._events, self._max_retries)
-        self._state_reader = StateReader(self._robot, self._state_dim, *settings)
+        self._state_reader = StateReader(self._robot, self._state_names, *settings)
         readers: list[Any] = [self._state_reader]
         if cameras:
             self._frames_reader = FramesReader(self._robot, cameras, *settings)
@@ -213,10 +235,14 @@ class Host:
 
     def _what_is_missing(self) -> str:
         within = f"within connect_timeout_s = {self._connect_timeout_s:g} s"
-        if self._state_reader is not None and not self._state_reader.has_first.is_set():
-            return f"read_state(): expected a first state {within}, got none"
-        missing = self._frames_reader.missing() if self._frames_reader else []
-        return f"read_frames(): expected a first image {within}, got none of {', '.join(missing)}"
+        state, frames = self._state_reader, self._frames_reader
+        if state is not None and not state.has_first.is_set():
+            text, fault = f"read_state(): expected a first state {within}, got none", state.fault
+        else:
+            missing = ", ".join(frames.missing()) if frames else ""
+            text = f"read_frames(): expected a first image {within}, got none of {missing}"
+            fault = frames.fault if frames else ""
+        return f"{text} ({fault})" if fault else text
 
     def _map(self, descriptor: int | None) -> Operation:
         if descriptor is None or self._state_reader is None:
@@ -225,6 +251,8 @@ class Host:
             self._memory = self._map_memory(descriptor)
         except DriverMemoryError as error:
             raise DriverError(str(error)) from error
+        finally:
+            os.close(descriptor)
         for reader in self._readers():
             reader.publish_to(self._memory)
         stepped = self._robot if isinstance(self._robot, SteppedRobot) else None
@@ -428,7 +456,12 @@ def serve(connection: Any, parent: int, target: str, library: str, max_retries: 
         )
         return 1
     signals.install()
-    host.run()
+    code = 0
+    try:
+        host.run()
+    except BaseException:  # noqa: BLE001 - nothing is left to be done but to say so
+        code = 1
+        traceback.print_exc()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(0)  # a call of the driver may hang
+    os._exit(code)  # a call of the driver may hang

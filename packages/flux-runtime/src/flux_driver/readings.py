@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from typing import Any
+from typing import Any, Sequence
 
 import numpy as np
 
@@ -37,12 +37,17 @@ def as_pair(found: Any, call: str) -> tuple[Any, Any]:
     return found[0], found[1]
 
 
-def checked_state(values: Any, dim: int) -> Any:
-    """Returns a state as (dim,) float32.
+def checked_state(values: Any, names: Sequence[str]) -> Any:
+    """Returns a state as (state_dim,) float32.
+
+    Args:
+        values: what the driver returned.
+        names: the names of the state's dimensions.
 
     Raises:
         ReadingError: it has another type or length, or a number is not finite.
     """
+    dim = len(names)
     array = values if isinstance(values, np.ndarray) else np.asarray(values)
     if array.dtype not in (np.float32, np.float64) or array.shape != (dim,):
         raise ReadingError(
@@ -55,7 +60,7 @@ def checked_state(values: Any, dim: int) -> Any:
         index = int(np.flatnonzero(~np.isfinite(state))[0])
         raise ReadingError(
             "state_not_finite",
-            f"read_state(): dimension {index}: expected a finite number, got {array[index]}",
+            f"read_state(): {names[index]}: expected a finite number, got {array[index]}",
         )
     return state
 

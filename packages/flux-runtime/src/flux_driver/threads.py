@@ -61,6 +61,7 @@ class Reader(DriverThread):
     Attributes:
         has_first: set when there is enough for the policy's process to size the memory.
         num_read: calls of the driver that have returned.
+        fault: why a reading was refused last, or ''.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class Reader(DriverThread):
         self._memory: Any = None
         self.has_first = threading.Event()
         self.num_read = 0
+        self.fault = ""
 
     def publish_to(self, memory: Any) -> None:
         """Publishes the first reading, and lets the thread, which waits after it, go on."""
@@ -103,7 +105,7 @@ class StateReader(Reader):
     """Calls `read_state` at most twice per control period."""
 
     def __init__(
-        self, robot: Any, state_dim: int, period_s: float, events: Events, max_retries: int
+        self, robot: Any, names: Sequence[str], period_s: float, events: Events, max_retries: int
     ) -> None:
         super().__init__(
             "read_state",
@@ -113,7 +115,7 @@ class StateReader(Reader):
             interval_s=period_s / 2,
         )
         self._robot = robot
-        self._state_dim = state_dim
+        self._names = tuple(names)
         self._times = CaptureTimes("read_state()")
         self._first: Any = None
 
@@ -125,11 +127,12 @@ class StateReader(Reader):
         """Publishes a state that is finite and newer than the one before it."""
         values, time_s = as_pair(self._robot.read_state(), "read_state()")
         try:
-            state = checked_state(values, self._state_dim)
+            state = checked_state(values, self._names)
             is_new = self._times.accept(time_s)
         except ReadingError as error:
             if error.name == "wrong_type":  # a mistake in the code, not of a sensor
                 raise
+            self.fault = str(error)
             self._events.report(error.name, str(error))
             return
         if self._memory is None:
@@ -185,6 +188,7 @@ class FramesReader(Reader):
                 try:
                     self._publish(index, name, frames[name])
                 except ReadingError as error:
+                    self.fault = str(error)
                     self._events.report(f"{error.name} {name}", str(error))
         if not self.missing():
             self.has_first.set()

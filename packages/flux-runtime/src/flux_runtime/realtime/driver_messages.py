@@ -60,7 +60,7 @@ class DriverMail:
         self._events: list[DriverEvent] = []
         self._num_requests = 0
         self._on_end: Callable[[], None] = lambda: None
-        self._pidfd = os.pidfd_open(process.pid)
+        self._pidfd = _pidfd(process.pid)
         self.failure: str | None = None
         self.has_ended = threading.Event()
         self._thread = threading.Thread(target=self._listen, name="driver mail", daemon=True)
@@ -143,14 +143,15 @@ class DriverMail:
     def close(self) -> None:
         """Stops listening; the host's process must have ended."""
         self._thread.join()
-        if self._pidfd >= 0:
-            descriptor, self._pidfd = self._pidfd, -1
+        descriptor, self._pidfd = self._pidfd, -1
+        if descriptor >= 0:
             os.close(descriptor)
-            self._channel.close()
+        self._channel.close()
 
     def _listen(self) -> None:
         while not self.has_ended.is_set():
-            ready, _, _ = select.select([self._channel, self._pidfd], [], [])
+            watched = [self._channel, *([self._pidfd] if self._pidfd >= 0 else [])]
+            ready, _, _ = select.select(watched, [], [])
             has_ended = self._pidfd in ready
             try:
                 while True:
@@ -183,3 +184,11 @@ class DriverMail:
             else:
                 self._answers[message.pop("id", kind)] = message
             self._condition.notify_all()
+
+
+def _pidfd(pid: int) -> int:
+    """Returns -1 where the kernel has none; the end of the socket is seen there, too."""
+    try:
+        return os.pidfd_open(pid)
+    except OSError:
+        return -1
