@@ -393,7 +393,7 @@ void bind_realtime_loop(py::module_& module) {
            py::arg("decoder"), py::arg("limits"), py::arg("settings"),
            py::arg("signals").none(true) = py::none())
       .def("start", &RealtimeLoop::start, Unlocked(), py::arg("session"),
-           py::arg("confirmed_return") = false)
+           py::arg("confirmed_return") = false, py::arg("max_ticks") = 0)
       .def("wait_for_request", &RealtimeLoop::wait_for_request, Unlocked(), py::arg("timeout_s"))
       .def("infer", &infer, py::arg("request"), py::arg("inputs"), py::arg("state"),
            py::arg("noise"), py::arg("observed_ns"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 
 from flux_core.config import unbind
-from flux_core.errors import BundleError, RobotError
+from flux_core.errors import BundleError
 from flux_core.robots import RobotSpec
 from flux_runtime.cli import main
 from flux_runtime.control.preflight import spec_in_force

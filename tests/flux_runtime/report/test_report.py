@@ -220,7 +220,7 @@ def test_a_run_in_real_time_shows_gaps_events_and_the_ages_of_its_sensors(
         "stopped_by": "driver_failed",
         "reason": "bus <busy>",
         "limits": {"holds_without_power": False, "max_velocity": velocities},
-        "scheduling": {"priority": "SCHED_FIFO 50"},
+        "scheduling": {"priority": {"asked": 50, "got": 0, "error": "not <permitted>"}},
         "staleness": {"state": 0.06, "frame": 0.2},
     }
     write(fakes, tmp_path / "run.html", results=[result], facts=facts)
@@ -238,7 +238,7 @@ def test_a_run_in_real_time_shows_gaps_events_and_the_ages_of_its_sensors(
     assert "bus <busy>" in text
     assert "Longest interval120.00 ms" in text
     assert "Gaps1" in text
-    assert "SCHED_FIFO 50" in text
+    assert "asked for 50, got 0: not <permitted>" in text
     assert "the driver (a); --max-velocity (b)" in text
 
 

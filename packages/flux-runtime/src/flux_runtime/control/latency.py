@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 
 DEFAULT_EDGES_MS: NDArray[np.float64] = np.geomspace(1e-3, 1e4, 141)
 """From 1 us to 10 s, with 20 bins per decade."""
+INTERVAL_EDGES_MS: NDArray[np.float64] = np.geomspace(1e-1, 1e5, 1201)
+"""From 0.1 ms to 100 s, with 200 bins per decade: 1.2 % wide, because intervals are alike."""
 MAX_EXACT = 20_000
 """Samples kept as they are; when there are more, only their counts are kept."""
 
@@ -37,7 +39,8 @@ class Histogram(TypedDict):
 class RunningHistogram:
     """Collects latencies in bounded memory; percentiles are exact up to `MAX_EXACT` samples."""
 
-    def __init__(self) -> None:
+    def __init__(self, edges_ms: NDArray[np.float64] = DEFAULT_EDGES_MS) -> None:
+        self._edges_ms = edges_ms
         self._samples_ms: list[float] = []
         self._binned: Histogram | None = None
 
@@ -49,7 +52,7 @@ class RunningHistogram:
 
     def histogram(self) -> Histogram:
         """Returns the histogram of all samples so far."""
-        newest = histogram_of(self._samples_ms)
+        newest = histogram_of(self._samples_ms, self._edges_ms)
         return newest if self._binned is None else merge([self._binned, newest])
 
 
@@ -73,10 +76,11 @@ class StageTimes:
         return {stage: times.histogram() for stage, times in self._stages.items()}
 
 
-def histogram_of(samples_ms: Sequence[float]) -> Histogram:
+def histogram_of(
+    samples_ms: Sequence[float], edges_ms: NDArray[np.float64] = DEFAULT_EDGES_MS
+) -> Histogram:
     """Builds a histogram with the samples' exact percentiles and maximum; 0 without samples."""
-    samples = np.asarray(samples_ms, np.float64)
-    edges = DEFAULT_EDGES_MS
+    samples, edges = np.asarray(samples_ms, np.float64), edges_ms
     inside = np.clip(samples, edges[0], np.nextafter(edges[-1], 0.0))
     counts, _ = np.histogram(inside, edges)
     p50, p95, p99 = np.percentile(samples, [50, 95, 99]).tolist() if samples.size else (0.0,) * 3

@@ -15,8 +15,11 @@ import time
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+import numpy as np
+
 from flux_core.errors import RobotError
 
+from ..realtime import DriverCancelled
 from .command_monitor import CommandMonitor
 from .episode import EpisodeResult, how_it_ended
 from .episode_log import EpisodeLog, Event, Outcome
@@ -26,6 +29,9 @@ from .success import STRICT_HOLD_TICKS, SuccessWatch
 from .trace import RealtimeTrace
 
 DRAIN_EVERY_S = 0.04
+STEP_PHASES = (2, 3)
+"""Running and holding: the steps of an episode, without the way back to the limits and braking."""
+ENDING = ("stopping", "finishing")
 END_TIMEOUT_S = 15.0
 """More than any braking takes; a control thread that still runs then cannot be trusted."""
 
@@ -44,7 +50,7 @@ def drive_realtime(
     Args:
         session: a connected robot that has passed the preflight.
         seed: of the noise, and of the start state of a simulated robot.
-        on_tick: called after each look at the loop with the number of commands sent so far.
+        on_tick: called after each look at the loop with the number of steps so far.
         hold_ticks: for how many ticks the end state must hold before the task is done.
         log: receives ticks, events and the times of inferences.
         on_end: called with the result, however the episode ends.
@@ -86,6 +92,7 @@ class RealtimeEpisode:
         self._times = EpisodeTimes(session.spec, session.source.cameras, time.monotonic_ns())
         self._monitor = self._new_monitor()
         self._has_started = False
+        self._steps = 0
         self._watch: SuccessWatch | None = None
         if (task := session.driver.simulation) is not None:
             self._watch = SuccessWatch(
@@ -97,31 +104,40 @@ class RealtimeEpisode:
         session, driver = self._session, self._driver
         session.raise_if_signalled()
         if driver.simulation is not None:
-            driver.reset(self._seed, cancelled=session.is_signalled)
+            try:
+                driver.reset(self._seed, cancelled=session.is_signalled)
+            except DriverCancelled as error:
+                raise StoppedBySignal(session.signals.signal) from error
         is_return_confirmed = session.confirms_return()
         session.answerer.begin(self._seed)
         driver.begin(self._number, stop_category=session.settings.stop_category)
         self._monitor = self._new_monitor()
         try:
-            self._loop.start(self._number, confirmed_return=is_return_confirmed)
+            self._loop.start(
+                self._number,
+                confirmed_return=is_return_confirmed,
+                max_ticks=session.options.max_steps,
+            )
         except ValueError as error:
             raise RobotError(f"{session.spec.name}: {error}") from error
         self._has_started = True
 
     def supervise(self, on_tick: Callable[[int], None]) -> None:
         """Drains what happens until the episode is over and the robot is at rest."""
-        is_ending, deadline_s = False, 0.0
-        while not self._loop.wait_until_ended(self._until_next_look_s()):
+        ending_since_s: float | None = None
+        while not self._loop.wait_until_ended(DRAIN_EVERY_S):
             self._drain()
-            on_tick(self._trace.num_rows)
-            if not is_ending and self._is_over():
+            on_tick(self._steps)
+            if self._watch is not None and self._watch.strict_success:
                 self._loop.finish()
-                is_ending, deadline_s = True, time.monotonic() + END_TIMEOUT_S
-            if is_ending and time.monotonic() > deadline_s:
+            if self._loop.status()["phase"] not in ENDING:
+                continue
+            ending_since_s = ending_since_s or time.monotonic()
+            if time.monotonic() - ending_since_s > END_TIMEOUT_S:
                 raise RobotError(
                     f"{self._session.spec.name}: expected the robot at rest within "
-                    f"{END_TIMEOUT_S:g} s of the end of the episode, got a control thread that is "
-                    f"{self._loop.status()['phase']}"
+                    f"{END_TIMEOUT_S:g} s of the end of the episode, got a control thread that "
+                    f"still brakes"
                 )
         self._drain()
         if self._loop.status()["phase"] == "idle":
@@ -142,11 +158,11 @@ class RealtimeEpisode:
         outcome, stopped_by, reason = self._ending(error)
         watch = self._watch
         is_judged = watch is not None and (outcome == "finished" or watch.success)
-        stats: dict[str, Any] = dict(self._loop.stats())
+        stats: dict[str, Any] = {**self._loop.stats(), "ticks": self._steps}
         stats["histograms"] = {k: v for k, v in stats["histograms"].items() if k != "intervals"}
         return EpisodeResult(
             seed=self._seed,
-            steps=self._trace.num_rows,
+            steps=self._steps,
             success=watch.success if watch is not None and is_judged else None,
             strict_success=watch.strict_success if watch is not None and is_judged else None,
             stages={} if watch is None else watch.stages,
@@ -169,15 +185,6 @@ class RealtimeEpisode:
         spec = self._session.spec
         return CommandMonitor(spec, spec.hold(self._session.measured_state()))
 
-    def _until_next_look_s(self) -> float:
-        """Returns the time until the next look: shorter just before the last step."""
-        missing = self._session.options.max_steps - self._trace.num_rows
-        return max(0.001, min(DRAIN_EVERY_S, (missing - 1) / self._session.spec.control_hz))
-
-    def _is_over(self) -> bool:
-        is_done = self._watch is not None and self._watch.strict_success
-        return is_done or self._trace.num_rows >= self._session.options.max_steps
-
     def _drain(self) -> None:
         """Passes on what has happened since the last time."""
         ticks = self._loop.drain_ticks()
@@ -185,11 +192,13 @@ class RealtimeEpisode:
         rows = self._times.rows(ticks)
         if len(rows):
             self._monitor.check_rows(rows["command"], rows["flags"])
+            self._steps += int(np.isin(rows["phase"], STEP_PHASES).sum())
             for log in self._logs:
                 log.add_rows(rows)
         if self._watch is not None:
             for progress in ticks["progress"].tolist():
-                self._watch.update(self._driver.stages(progress))
+                if not self._watch.strict_success:  # it need not hold while the robot brakes
+                    self._watch.update(self._driver.stages(progress))
         self._pass_on(self._events())
         while self._session.answerer.measured:
             measured = self._session.answerer.measured.popleft()

@@ -250,6 +250,7 @@ def _make_loop(
     names = ("lower", "upper", "max_velocity", "max_acceleration", "max_jerk")
     values = settings.as_data()
     values["cameras"] = range(len(settings.cameras))  # the link has no others
+    values["cpus"] = [cpu for cpu in (values.pop("cpu"),) if cpu >= 0]
     return core.RealtimeLoop(
         link=driver.link,
         **policy,
@@ -260,5 +261,8 @@ def _make_loop(
 
 
 def _scheduling_line(name: str, entry: Mapping[str, Any]) -> str:
-    line = f"scheduling: {name.replace('_', ' ')}: asked {entry['asked']}, got {entry['got']}"
-    return f"{line} ({entry['error']})" if entry.get("error") else line
+    what = name.replace("_", " ")
+    if not entry["asked"]:
+        return f"scheduling: {what}: as usual"
+    line = f"scheduling: {what}: asked for {entry['asked']}, got {entry['got']}"
+    return f"{line} ({entry['error']})" if entry["error"] else line

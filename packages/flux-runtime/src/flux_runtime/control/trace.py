@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .episode_log import Event, InferenceTimes, Rows
-from .latency import Histogram, RunningHistogram
+from .latency import INTERVAL_EDGES_MS, Histogram, RunningHistogram
 
 MAX_ROWS = 8192
 """Ticks kept in real time; of a longer episode, every second, fourth, ... tick is kept."""
@@ -116,7 +116,7 @@ class RealtimeTrace:
         self._num_kept = 0
         self._stride = 1
         self._last_sent_s: float | None = None
-        self._intervals = RunningHistogram()
+        self._intervals = RunningHistogram(INTERVAL_EDGES_MS)
         self._longest = WorstOverTime[IntervalPoint](lambda point: point.longest_ms)
         self._inferences = WorstOverTime[InferenceTimes](_oldest_s)
 

@@ -64,9 +64,18 @@ def _figures(summary: Mapping[str, Any]) -> dict[str, str]:
     }
     figures["Gaps"] = str(interval.get("gaps", 0))
     scheduling: Mapping[str, Any] = summary.get("scheduling") or {}
-    return figures | {
-        name.replace("_", " ").capitalize(): str(value) for name, value in scheduling.items()
-    }
+    return figures | {_title(name): _granted(entry) for name, entry in scheduling.items()}
+
+
+def _title(name: str) -> str:
+    return f"Scheduling: {name.replace('_', ' ')}"
+
+
+def _granted(entry: Mapping[str, Any]) -> str:
+    if not entry["asked"]:
+        return "as usual"
+    reason = f": {entry['error']}" if entry["error"] else ""
+    return f"asked for {entry['asked']}, got {entry['got']}{reason}"
 
 
 def _episode(spec: RobotSpec, result: EpisodeResult, summary: Mapping[str, Any]) -> Iterator[Html]:

@@ -139,7 +139,7 @@ def _inference_arrays(
         f"inference_{name}": np.array([entry[name] for entry in inferences], np.float64)
         for name in ("time_s", "duration_s", "state_age_s")
     }
-    arrays["inference_frame_age_s"] = np.array(ages, np.float64).reshape(-1, len(cameras))
+    arrays["inference_frame_age_s"] = np.array(ages, np.float64).reshape(len(ages), len(cameras))
     return arrays
 
 
