@@ -91,9 +91,7 @@ RealtimeSettings make_settings(double control_hz, int execution_horizon, const s
           .inference_deadline_s = inference_deadline_s,
           .max_retries = max_retries,
           .stop_category = category_of(stop_category),
-          .scheduling = {.priority = priority,
-                         .cpus = cpu >= 0 ? std::vector<int>{cpu} : std::vector<int>{},
-                         .lock_memory = lock_memory},
+          .scheduling = {.priority = priority, .cpus = std::move(cpus), .lock_memory = lock_memory},
           .record_s = record_s};
 }
 
@@ -303,7 +301,7 @@ py::dict granted(const Granted& value) {
 py::dict scheduling(const RealtimeLoop& loop) {
   py::dict result;
   result["priority"] = granted(loop.scheduling().priority);
-  result["cpu"] = granted(loop.scheduling().cpus);
+  result["cpus"] = granted(loop.scheduling().cpus);
   result["locked_bytes"] = granted(loop.scheduling().locked_bytes);
   return result;
 }
@@ -321,6 +319,8 @@ void bind_faults(py::module_& module) {
     faults.append(py::make_tuple(info.name, reaction_name(info.reaction), info.text));
   }
   module.attr("FAULTS") = py::tuple(faults);
+  module.attr("CLIPPED_ACCELERATION") = static_cast<int>(kClippedAcceleration);
+  module.attr("CLIPPED_JERK") = static_cast<int>(kClippedJerk);
   module.attr("GAP") = static_cast<int>(kGapBefore);
   module.attr("HOLDING") = static_cast<int>(kHolding);
   module.attr("STOPPING") = static_cast<int>(kStopping);
@@ -372,7 +372,7 @@ void bind_settings(py::module_& module) {
            py::arg("max_border_jump") = py::tuple(), py::arg("start_tolerance") = py::tuple(),
            py::arg("rest_command") = py::tuple(), py::arg("cameras") = py::tuple(),
            py::arg("inference_deadline_s") = 0.0, py::arg("max_retries") = 5,
-           py::arg("stop_category") = 2, py::arg("priority") = 0, py::arg("cpu") = -1,
+           py::arg("stop_category") = 2, py::arg("priority") = 0, py::arg("cpus") = py::tuple(),
            py::arg("lock_memory") = true, py::arg("record_s") = 60.0)
       .def_property_readonly("inference_deadline_s", &RealtimeSettings::deadline_s)
       .def_property_readonly("period_ns", &RealtimeSettings::period_ns);

@@ -21,7 +21,7 @@ from .fake_arm.promises import (
     events,
     recorded,
 )
-from .fake_arm.runs import Scenario, limits_of
+from .fake_arm.runs import FIRST, PROGRAM, Scenario, limits_of
 
 AT = 0.8
 HOLD_S = 0.6
@@ -60,12 +60,14 @@ SCENARIOS = {
         faults=[{"kind": "picture", "brightness": [SLOW]}],
         arguments=("--hold-for", "3", "--mode", "sync"),
         horizon=SHORT,
+        program=FIRST + PROGRAM,
         steps=100,
     ),
     "slow policy, asynchronous": Scenario(
         faults=[{"kind": "picture", "brightness": [SLOW], "at": AT}],
         arguments=("--hold-for", "3"),
         horizon=SHORT,
+        program=FIRST + PROGRAM,
         steps=400,
     ),
     "failing": _picture(FAILING),

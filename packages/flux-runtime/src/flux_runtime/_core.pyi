@@ -30,6 +30,10 @@ CLIPPED_ACCELERATION: int
 CLIPPED_JERK: int
 """The action needed more than max_jerk."""
 
+CLIPPED_ACCELERATION: int
+"""The action needed more than max_acceleration."""
+CLIPPED_JERK: int
+"""The action needed more than max_jerk."""
 GAP: int
 """More than three periods after the last command."""
 HOLDING: int
@@ -516,7 +520,7 @@ class RealtimeSettings:
         max_retries: failures in a row after which the next one is a stop.
         stop_category: of a stop that a fault or a signal causes.
         priority: of SCHED_FIFO, 1 to 99; 0 keeps the ordinary scheduling.
-        cpu: the only CPU for the control thread; -1 for any.
+        cpus: the only CPUs for the control thread; empty for any.
         lock_memory: keep what a tick touches from being paged out.
         record_s: for how long ticks are kept until they are drained.
 
@@ -542,7 +546,7 @@ class RealtimeSettings:
         max_retries: int = 5,
         stop_category: int = 2,
         priority: int = 0,
-        cpu: int = -1,
+        cpus: Sequence[int] = (),
         lock_memory: bool = True,
         record_s: float = 60.0,
     ) -> None: ...
@@ -613,7 +617,7 @@ class _Granted(TypedDict):
 
 class _Scheduling(TypedDict):
     priority: _Granted
-    cpu: _Granted
+    cpus: _Granted
     locked_bytes: _Granted
 
 class RealtimeLoop:
