@@ -43,9 +43,8 @@ def main() -> int:
         if not options.names or name in options.names
     }
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(2) as pool:
-        bundle = runs.make_bundle(Path(folder) / "bundle")
         outcomes = {
-            name: pool.submit(runs.run, Path(folder) / name, bundle, scenario)
+            name: pool.submit(runs.run, Path(folder) / name, scenario)
             for name, scenario in scenarios.items()
         }
         figures = {name: measured(outcome.result()) for name, outcome in outcomes.items()}

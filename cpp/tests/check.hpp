@@ -65,6 +65,7 @@ std::vector<Case> flow_policy_cases();
 std::vector<Case> histogram_cases();
 std::vector<Case> motion_cases();
 std::vector<Case> onnxruntime_engine_cases();
+std::vector<Case> realtime_loop_cases();
 std::vector<Case> safety_filter_cases();
 std::vector<Case> safety_filter_fuzz_cases();
 std::vector<Case> scheduler_cases();

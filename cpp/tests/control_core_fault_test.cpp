@@ -114,8 +114,7 @@ void a_state_whose_time_runs_backwards_is_noticed() {
 
 void a_frozen_camera_holds() {
   check_both(
-      Fault::kFrameStale, {.cameras = {0, 1}},
-      [](FakeLink& link) { link.frames[1] = link.now_ns; },
+      Fault::kFrameStale, {.cameras = {0, 1}}, [](FakeLink& link) { link.frames[1] = link.now_ns; },
       [](FakeLink& link) { link.frames[1] = 0; }, 27);
   Running rig({.cameras = {0, 1}});
   rig.link->frames[1] = rig.link->now_ns;

@@ -252,8 +252,8 @@ void a_robot_of_differences_rests_at_once() {
 }
 
 void a_tick_allocates_nothing() {
-  CoreRig rig({.max_following_error = {0.5, 0.5}, .max_border_jump = {0.5, 0.5},
-               .cameras = {0, 1}});
+  CoreRig rig(
+      {.max_following_error = {0.5, 0.5}, .max_border_jump = {0.5, 0.5}, .cameras = {0, 1}});
   CHECK_FAULT(rig.start().fault, Fault::kNone);
   std::size_t in_ticks = 0;
   for (int step = 0; step < 400; ++step) {

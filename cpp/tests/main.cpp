@@ -22,6 +22,7 @@ constexpr Group kGroups[] = {
     {"onnxruntime_engine", flux::test::onnxruntime_engine_cases},
     {"control_core", flux::test::control_core_cases},
     {"control_core_faults", flux::test::control_core_fault_cases},
+    {"realtime_loop", flux::test::realtime_loop_cases},
     {"control_loop", flux::test::control_loop_cases},
     {"control_loop_faults", flux::test::control_loop_fault_cases},
 #if defined(__linux__)

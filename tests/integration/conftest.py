@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from .fake_arm.runs import Outcome, Scenario, make_bundle, run
+from .fake_arm.runs import Outcome, Scenario, run
 
 SIDE_BY_SIDE = 4
 Outcomes = Callable[[str], Outcome]
@@ -25,10 +25,9 @@ def outcome(
     scenarios: dict[str, Scenario] = request.module.SCENARIOS
     wanted = [name for name in scenarios if _is_wanted(name, request)]
     folder = tmp_path_factory.mktemp("arm", numbered=True)
-    bundle = make_bundle(folder / "bundle")
     with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
         runs: dict[str, Future[Outcome]] = {
-            name: pool.submit(run, folder / name, bundle, scenarios[name]) for name in wanted
+            name: pool.submit(run, folder / name, scenarios[name]) for name in wanted
         }
         yield lambda name: runs[name].result()
 

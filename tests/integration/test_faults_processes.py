@@ -137,7 +137,7 @@ def test_an_inference_that_is_stuck_holds_and_then_stops(outcome: Outcomes) -> N
     stuck = outcome("inference stuck")
     assert_ended_by(stuck, "inference_deadline", "starved", "policy_too_slow")
     assert_kept(stuck)
-    assert_no_gap(stuck.log)
+    assert_no_gap(stuck)
     longest_s = 0.64 + HOLD_S + 0.64 + EXIT_S
     assert (stuck.ended_ns - stuck.fault_ns) * 1e-9 <= longest_s + 2 * ROUGHLY_S
 

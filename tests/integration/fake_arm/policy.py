@@ -7,7 +7,7 @@ that the arm always moves. The brightness of the pictures chooses something else
     HUGE          a chunk of constant 1e6
     LEFT, RIGHT   the circle, shifted by 0.5 rad to one side: taken in turns they are 1 rad apart
     FAILING       the inference fails
-    SLOW          the inference takes about 0.3 s
+    SLOW          the inference takes about 0.24 s
     STUCK         the inference takes about a quarter of a minute
 """
 
@@ -32,9 +32,9 @@ NAN, HUGE, LEFT, RIGHT, FAILING, SLOW, STUCK = 200, 210, 220, 230, 240, 247, 254
 LEAD_S = 0.08
 """How far ahead of the state the circle continues: about the lag of the servos."""
 RADIUS, RATE_RAD_S, GRIPPER = 0.4, 1.5, 0.5
-HORIZON, EXECUTION_HORIZON, TOKENS = 16, 8, 8
+HORIZON, SHORT, TOKENS = 16, 4, 8
 WORK_DIM, WORK_LAYERS = 128, 128
-SLOW_ROWS, STUCK_ROWS = 6_000, 300_000
+SLOW_ROWS, STUCK_ROWS = 4_800, 300_000
 """Rows of a matrix that WORK_LAYERS products take; about 60 us a row on one core."""
 
 Tensors = Mapping[str, tuple[str, tuple[int, ...]]]
@@ -46,21 +46,25 @@ DTYPES = {
 }
 
 
-def write_policy(directory: Path, spec: Mapping[str, Any], *, joints: int = 3) -> Path:
-    """Writes the bundle for a robot with these fields of a RobotSpec."""
+def write_policy(directory: Path, spec: Mapping[str, Any], *, horizon: int = HORIZON) -> Path:
+    """Writes the bundle for a robot with these fields of a RobotSpec.
+
+    Half of a chunk is executed before the next one, all of a short one.
+    """
     directory.mkdir(parents=True)
-    config = _config(spec)
-    cameras = tuple(spec["cameras"])
-    tensors = _tensors(len(cameras), joints)
+    joints, cameras = len(spec["joint_names"]), tuple(spec["cameras"])
+    execution_horizon = horizon // 2 if horizon > SHORT else horizon
+    config = _config(spec, execution_horizon)
+    tensors = _tensors(len(cameras), joints, horizon)
     hz = float(spec["control_hz"])
     _save(directory / "prefix.onnx", _prefix(), tensors["prefix"])
-    _save(directory / "denoise.onnx", _denoise(hz), tensors["denoise"])
+    _save(directory / "denoise.onnx", _denoise(hz, horizon), tensors["denoise"])
     (directory / "config.json").write_text(json.dumps(config))
     (directory / "norm_stats.json").write_text(json.dumps(_stats(spec["name"], joints)))
     (directory / "tokenizer").mkdir()
     (directory / "tokenizer" / "byte_tokenizer.json").write_text("{}")
     save_file({"weight": np.zeros(2, np.float32)}, directory / "model.safetensors")
-    save_file(_golden(tensors, hz, joints), directory / "golden.safetensors")
+    save_file(_golden(tensors, hz, horizon), directory / "golden.safetensors")
     manifest = Manifest(
         model="pi0",
         robot=spec["name"],
@@ -71,8 +75,8 @@ def write_policy(directory: Path, spec: Mapping[str, Any], *, joints: int = 3) -
         image_width=IMAGE_SHAPE[1],
         state_dim=joints,
         action_dim=joints,
-        action_horizon=HORIZON,
-        execution_horizon=EXECUTION_HORIZON,
+        action_horizon=horizon,
+        execution_horizon=execution_horizon,
         num_inference_steps=1,
         max_prompt_tokens=TOKENS,
         prompt="circle",
@@ -86,21 +90,21 @@ def write_policy(directory: Path, spec: Mapping[str, Any], *, joints: int = 3) -
     return directory
 
 
-def circle(state: np.ndarray, hz: float) -> np.ndarray:
-    """The actions, (HORIZON, 3), for an ordinary picture."""
+def circle(state: np.ndarray, hz: float, horizon: int) -> np.ndarray:
+    """The actions, (horizon, 3), for an ordinary picture."""
     unit = state[:2] / np.linalg.norm(state[:2])
-    rows = [*(turn @ unit * RADIUS for turn in _turns(hz))]
+    rows = [*(turn @ unit * RADIUS for turn in _turns(hz, horizon))]
     return np.array([[*row, GRIPPER] for row in rows], np.float32)
 
 
-def _turns(hz: float) -> np.ndarray:
-    """(HORIZON, 2, 2) rotations from the state to each row."""
-    angles = RATE_RAD_S * (LEAD_S + np.arange(1, HORIZON + 1) / hz)
+def _turns(hz: float, horizon: int) -> np.ndarray:
+    """(horizon, 2, 2) rotations from the state to each row."""
+    angles = RATE_RAD_S * (LEAD_S + np.arange(1, horizon + 1) / hz)
     cos, sin = np.cos(angles), np.sin(angles)
     return np.stack([np.stack([cos, -sin], -1), np.stack([sin, cos], -1)], -2)
 
 
-def _tensors(cameras: int, joints: int) -> dict[str, tuple[Tensors, Tensors]]:
+def _tensors(cameras: int, joints: int, horizon: int) -> dict[str, tuple[Tensors, Tensors]]:
     prefix_in: Tensors = {
         "images": ("uint8", (1, cameras, *IMAGE_SHAPE)),
         "image_masks": ("bool", (1, cameras)),
@@ -115,13 +119,13 @@ def _tensors(cameras: int, joints: int) -> dict[str, tuple[Tensors, Tensors]]:
     }
     denoise_in: Tensors = {
         "state": ("float32", (1, joints)),
-        "x_t": ("float32", (1, HORIZON, joints)),
-        "t": ("float32", (1, HORIZON)),
+        "x_t": ("float32", (1, horizon, joints)),
+        "t": ("float32", (1, horizon)),
         **prefix_out,
     }
     denoise_out: Tensors = {
-        "x_next": ("float32", (1, HORIZON, joints)),
-        "t_next": ("float32", (1, HORIZON)),
+        "x_next": ("float32", (1, horizon, joints)),
+        "t_next": ("float32", (1, horizon)),
     }
     return {"prefix": (prefix_in, prefix_out), "denoise": (denoise_in, denoise_out)}
 
@@ -154,9 +158,9 @@ def _prefix() -> Graph:
     return nodes, constants
 
 
-def _denoise(hz: float) -> Graph:
+def _denoise(hz: float, horizon: int) -> Graph:
     node = helper.make_node
-    turns = _turns(hz).reshape(2 * HORIZON, 2).T.astype(np.float32)
+    turns = _turns(hz, horizon).reshape(2 * horizon, 2).T.astype(np.float32)
     nodes = [
         node("ReduceMean", ["past_key_0"], ["brightness"], keepdims=0),
         node("Slice", ["state", "zero1", "two1", "one1"], ["pair"]),
@@ -202,8 +206,8 @@ def _denoise(hz: float) -> Graph:
         "zero1": np.array([0]), "one1": np.array([1]), "two1": np.array([2]),
         "tiny": np.float32(1e-6),
         "turns": RADIUS * turns,
-        "pairs_shape": np.array([1, HORIZON, 2]),
-        "grippers": np.full((1, HORIZON, 1), GRIPPER, np.float32),
+        "pairs_shape": np.array([1, horizon, 2]),
+        "grippers": np.full((1, horizon, 1), GRIPPER, np.float32),
         "shift": np.array([0.5, 0.0, 0.0], np.float32),
         "none": np.float32(0), "minus_one": np.float32(-1), "width": np.float32(3),
         "million": np.float32(1e6), "not_a_number": np.float32(np.nan),
@@ -259,24 +263,24 @@ def _signature(file: str, inputs: Tensors, outputs: Tensors) -> GraphSignature:
 
 
 def _golden(
-    tensors: Mapping[str, tuple[Tensors, Tensors]], hz: float, joints: int
+    tensors: Mapping[str, tuple[Tensors, Tensors]], hz: float, horizon: int
 ) -> dict[str, np.ndarray]:
     inputs = {
         name: np.full(shape, ORDINARY_BRIGHTNESS if name == "images" else 1, dtype)
         for name, (dtype, shape) in tensors["prefix"][0].items()
     }
     state = np.array([[0.4, 0.1, 0.5]], np.float32)
-    actions = circle(state[0], hz)[None]
+    actions = circle(state[0], hz, horizon)[None]
     return {
         **{f"input.{name}": value for name, value in inputs.items()},
         "input.state": state,
-        "input.noise": np.ones((1, HORIZON, joints), np.float32),
+        "input.noise": np.ones(actions.shape, np.float32),
         "output.actions": actions,
         "output.x_next_first": actions,
     }
 
 
-def _config(spec: Mapping[str, Any]) -> dict[str, Any]:
+def _config(spec: Mapping[str, Any], execution_horizon: int) -> dict[str, Any]:
     normalize = {"norm_type": "mean_std", "action_key": "action"}
     transforms = [
         {"type": "NormalizeStatesAndActions", "state_key": "proprio", **normalize},
@@ -295,7 +299,7 @@ def _config(spec: Mapping[str, Any]) -> dict[str, Any]:
             "transforms": transforms,
         },
         "denormalize_action": {"type": "DenormalizeActions", **normalize},
-        "execution_horizon": EXECUTION_HORIZON,
+        "execution_horizon": execution_horizon,
     }
     return {"inference": inference}
 
