@@ -5,4 +5,6 @@ PYBIND11_MODULE(_core, module) {
   flux::bindings::bind_policies(module);
   flux::bindings::bind_safety_filter(module);
   flux::bindings::bind_control_loop(module);
+  flux::bindings::bind_robot_link(module);
+  flux::bindings::bind_realtime_loop(module);
 }

@@ -7,6 +7,11 @@
 namespace flux {
 namespace {
 
+void require_wanted(const std::atomic<bool>* cancel) {
+  if (cancel == nullptr || !cancel->load(std::memory_order_relaxed)) return;
+  throw InferenceCancelled("inference: cancelled");
+}
+
 const TensorInfo* find(std::span<const TensorInfo> infos, std::string_view name) noexcept {
   const auto found = std::ranges::find(infos, name, &TensorInfo::name);
   return found == infos.end() ? nullptr : &*found;
@@ -158,8 +163,9 @@ void FlowPolicy::upload_steps() {
   }
 }
 
-void FlowPolicy::run_steps(FlowHistograms* also) {
+void FlowPolicy::run_steps(FlowHistograms* also, const std::atomic<bool>* cancel) {
   for (const std::size_t binding : step_bindings_) {
+    require_wanted(cancel);
     const StageTimer timer;
     denoise_->run(binding);
     timer.record(&FlowHistograms::step, histograms_, also);
@@ -167,7 +173,9 @@ void FlowPolicy::run_steps(FlowHistograms* also) {
 }
 
 void FlowPolicy::compute(std::span<const TensorView> inputs, std::span<const float> noise,
-                         std::span<float> actions, FlowHistograms* also) {
+                         std::span<float> actions, FlowHistograms* also,
+                         const std::atomic<bool>* cancel) {
+  require_wanted(cancel);
   const StageTimer copying;
   copy_in(inputs, noise);
   copying.record(&FlowHistograms::copy_in, histograms_, also);
@@ -176,7 +184,7 @@ void FlowPolicy::compute(std::span<const TensorView> inputs, std::span<const flo
   prefix.record(&FlowHistograms::prefix, histograms_, also);
   upload_steps();  // after the prefix, which may have written to host memory
   const StageTimer denoise;
-  run_steps(also);
+  run_steps(also, cancel);
   denoise.record(&FlowHistograms::denoise, histograms_, also);
   std::ranges::copy(actions_.floats(), actions.begin());
 }

@@ -39,6 +39,12 @@ void Histogram::record(double duration_s) noexcept {
   }
 }
 
+void Histogram::reset() noexcept {
+  for (auto& bucket : counts_) bucket.store(0, std::memory_order_relaxed);
+  sum_s_.store(0.0, std::memory_order_relaxed);
+  max_s_.store(0.0, std::memory_order_relaxed);
+}
+
 std::uint64_t Histogram::count() const noexcept {
   std::uint64_t total = 0;
   for (const auto& bucket : counts_) total += bucket.load(std::memory_order_relaxed);

@@ -69,7 +69,8 @@ void Policy::check(std::span<const TensorView> inputs, std::span<const float> no
 }
 
 void Policy::infer(std::span<const TensorView> inputs, std::span<const float> noise,
-                   std::span<float> actions, FlowHistograms* also) {
+                   std::span<float> actions, FlowHistograms* also,
+                   const std::atomic<bool>* cancel) {
   check(inputs, noise);
   if (actions.size() != num_action_values()) {
     throw std::invalid_argument(expected_got("actions",
@@ -78,7 +79,7 @@ void Policy::infer(std::span<const TensorView> inputs, std::span<const float> no
   }
   const std::lock_guard lock(mutex_);
   const StageTimer whole;
-  compute(inputs, noise, actions, also);
+  compute(inputs, noise, actions, also, cancel);
   whole.record(&FlowHistograms::inference, histograms_, also);
 }
 

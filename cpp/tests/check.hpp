@@ -54,8 +54,13 @@ std::string message_of(Call&& call) {
 }
 
 std::vector<Case> captured_policy_cases();
+std::vector<Case> control_core_cases();
+std::vector<Case> control_core_fault_cases();
 std::vector<Case> control_loop_cases();
 std::vector<Case> control_loop_fault_cases();
+std::vector<Case> driver_memory_cases();
+std::vector<Case> driver_memory_process_cases();
+std::vector<Case> driver_memory_thread_cases();
 std::vector<Case> flow_policy_cases();
 std::vector<Case> histogram_cases();
 std::vector<Case> motion_cases();

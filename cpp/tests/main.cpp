@@ -20,8 +20,15 @@ constexpr Group kGroups[] = {
     {"flow_policy", flux::test::flow_policy_cases},
     {"captured_policy", flux::test::captured_policy_cases},
     {"onnxruntime_engine", flux::test::onnxruntime_engine_cases},
+    {"control_core", flux::test::control_core_cases},
+    {"control_core_faults", flux::test::control_core_fault_cases},
     {"control_loop", flux::test::control_loop_cases},
     {"control_loop_faults", flux::test::control_loop_fault_cases},
+#if defined(__linux__)
+    {"driver_memory", flux::test::driver_memory_cases},
+    {"driver_memory_threads", flux::test::driver_memory_thread_cases},
+    {"driver_memory_processes", flux::test::driver_memory_process_cases},
+#endif
 };
 
 bool passes(const flux::test::Case& test) {

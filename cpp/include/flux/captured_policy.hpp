@@ -3,6 +3,7 @@
 // is a single launch.
 #pragma once
 
+#include <atomic>
 #include <memory>
 #include <string>
 #include <vector>
@@ -41,7 +42,8 @@ class CapturedPolicy final : public Policy {
 
  private:
   void compute(std::span<const TensorView> inputs, std::span<const float> noise,
-               std::span<float> actions, FlowHistograms* also) override;
+               std::span<float> actions, FlowHistograms* also,
+               const std::atomic<bool>* cancel) override;
   void check(int code, const char* call) const;
 
   CapturedGraph graph_;

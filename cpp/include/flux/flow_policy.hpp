@@ -9,6 +9,7 @@
 #pragma once
 
 #include <array>
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <map>
@@ -45,7 +46,8 @@ class FlowPolicy final : public Policy {
   };
 
   void compute(std::span<const TensorView> inputs, std::span<const float> noise,
-               std::span<float> actions, FlowHistograms* also) override;
+               std::span<float> actions, FlowHistograms* also,
+               const std::atomic<bool>* cancel) override;
   void read_action_shape();
   void add_tensor(const TensorInfo& info, bool is_user_input);
   void bind_prefix();
@@ -55,7 +57,7 @@ class FlowPolicy final : public Policy {
   [[nodiscard]] bool has_own_binding(std::size_t step) const noexcept;
   void copy_in(std::span<const TensorView> inputs, std::span<const float> noise);
   void upload_steps();
-  void run_steps(FlowHistograms* also);
+  void run_steps(FlowHistograms* also, const std::atomic<bool>* cancel);
 
   std::vector<Buffer> host_memory_;  // for the user's inputs; outlives the engines bound to it
   Buffer noise_{0};

@@ -26,6 +26,8 @@ class Histogram {
 
   // Never allocates, locks or throws. One writer at a time.
   void record(double duration_s) noexcept;
+  // Forgets all samples. By the writer.
+  void reset() noexcept;
 
   [[nodiscard]] std::uint64_t count() const noexcept;
   [[nodiscard]] double sum_s() const noexcept;

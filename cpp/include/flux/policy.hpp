@@ -5,10 +5,12 @@
 #pragma once
 
 #include <array>
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <mutex>
 #include <span>
+#include <stdexcept>
 #include <utility>
 #include <vector>
 
@@ -33,6 +35,12 @@ struct FlowHistograms {
              {"denoise", &denoise},
              {"inference", &inference}}};
   }
+};
+
+// Nobody wants the result of an inference any more.
+class InferenceCancelled : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
 };
 
 // Measures a stage with the machine's clock and records it in one or two histograms.
@@ -84,8 +92,12 @@ class Policy {
   // Writes (H, A) normalised actions. Inputs and noise are not modified. Calls are serialised.
   // `also`, if not null, receives the stage times in addition to histograms(). Throws like `check`,
   // and std::runtime_error if the engine fails.
+  //
+  // `cancel`, if not null, is read before every stage that runs singly; once it is true, the
+  // inference ends with InferenceCancelled. An inference that is a single launch runs to its end.
   void infer(std::span<const TensorView> inputs, std::span<const float> noise,
-             std::span<float> actions, FlowHistograms* also = nullptr);
+             std::span<float> actions, FlowHistograms* also = nullptr,
+             const std::atomic<bool>* cancel = nullptr);
 
   [[nodiscard]] const FlowHistograms& histograms() const noexcept { return histograms_; }
 
@@ -96,7 +108,8 @@ class Policy {
 
   // Implements `infer`; called with checked arguments, by one thread at a time.
   virtual void compute(std::span<const TensorView> inputs, std::span<const float> noise,
-                       std::span<float> actions, FlowHistograms* also) = 0;
+                       std::span<float> actions, FlowHistograms* also,
+                       const std::atomic<bool>* cancel) = 0;
 
   FlowHistograms histograms_;
 

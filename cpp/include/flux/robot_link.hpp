@@ -73,6 +73,9 @@ class RobotLink {
   [[nodiscard]] virtual std::size_t action_dim() const noexcept = 0;
   [[nodiscard]] virtual std::size_t state_dim() const noexcept = 0;
   [[nodiscard]] virtual std::size_t num_cameras() const noexcept = 0;
+  // The memory that the functions below touch, so that it can be kept from being paged out; empty
+  // if there is none worth it.
+  [[nodiscard]] virtual std::span<const std::byte> memory() const noexcept { return {}; }
 
   // Copies the newest state, (state_dim), into `state`. Returns a count of 0 if there is none.
   virtual StateSample read_state(std::span<float> state) noexcept = 0;

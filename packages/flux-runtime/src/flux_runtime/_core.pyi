@@ -7,8 +7,8 @@ A wrong name, type or shape raises ValueError with the message `name: expected X
 engine or a call in the wrong order raises RuntimeError.
 """
 
-from collections.abc import Mapping
-from typing import Any, Literal, TypedDict
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Self, TypedDict
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -29,6 +29,25 @@ CLIPPED_ACCELERATION: int
 """The action needed more than max_acceleration."""
 CLIPPED_JERK: int
 """The action needed more than max_jerk."""
+
+CLIPPED_ACCELERATION: int
+"""The action needed more than max_acceleration."""
+CLIPPED_JERK: int
+"""The action needed more than max_jerk."""
+GAP: int
+"""More than three periods after the last command."""
+HOLDING: int
+"""Held because of a fault that may end."""
+STOPPING: int
+"""Held on the way to a stop or to the end of a session."""
+RETURNING: int
+"""A step of the slow motion back to the limits."""
+
+FAULTS: tuple[tuple[str, str, str], ...]
+"""Every fault: its name, its reaction and what it is.
+
+The reaction is 'note', 'clamp', 'refuse_chunk', 'hold', 'stop' or 'refuse_start'.
+"""
 
 class EngineUnavailable(RuntimeError):
     """The machine lacks something that the engine needs. The graph is not at fault."""
@@ -316,3 +335,412 @@ class ControlLoop:
 
     def stop(self) -> None:
         """Waits for the inference in flight and stops its thread. All later ticks hold."""
+
+class _LinkStatus(TypedDict):
+    phase: Literal["connecting", "ready", "stopped", "failed", "closed", "unknown"]
+    acknowledged: int
+    session: int
+    heartbeat_ns: int
+    dropped_old: int
+    refused_steps: int
+    progress: int
+    is_alive: bool
+
+class _SharedStatus(_LinkStatus):
+    refused_not_finite: int
+    refused_sessions: int
+    overwritten: int
+
+class RobotLink:
+    """What the control thread sees of a robot. Times are nanoseconds on the monotonic clock.
+
+    The methods are the control thread's: call them only while no control loop uses the link.
+    """
+
+    @property
+    def action_dim(self) -> int: ...
+    @property
+    def state_dim(self) -> int: ...
+    @property
+    def num_cameras(self) -> int: ...
+    def read_state(self) -> tuple[NDArray[np.float32], int, int]:
+        """Returns the newest state, (state_dim,), when it was captured, and its number.
+
+        The number counts from 1; the state is zeros, and the others are 0, if there is none yet.
+        """
+
+    def frame_captured_ns(self, camera: int) -> int:
+        """Returns when a camera's newest frame was captured; 0 if there is none yet."""
+
+    def status(self) -> _LinkStatus:
+        """Returns what the driver says about itself. May be called from any thread.
+
+        `acknowledged` is the newest sequence of `session` that the robot has accepted; `session` is
+        the one that commands are accepted of, 0 if none.
+        """
+
+    def send(
+        self,
+        command: NDArray[np.float32],
+        *,
+        sequence: int,
+        session: int,
+        tick_ns: int,
+        observed_ns: int,
+        flags: int = 0,
+    ) -> int:
+        """Sends a command, (action_dim,), and returns when it left."""
+
+    def beat(self) -> None:
+        """Gives a sign of life."""
+
+    def announce(
+        self,
+        phase: Literal["idle", "running", "stopped", "closed"],
+        *,
+        session: int,
+        category: int = 2,
+    ) -> None:
+        """Tells the driver what this side is doing; also a sign of life.
+
+        Commands of a session are accepted once 'running' has been announced, and until the driver
+        hears nothing for more than three control periods.
+        """
+
+class SharedMemoryLink(RobotLink):
+    """The policy's end of the memory that it shares with a driver's process.
+
+    Args:
+        action_dim: values of a command.
+        state_dim: values of a state; `action_dim` unless `max_step` is empty.
+        cameras: (height, width) in pixels of each camera.
+        control_hz: commands per second.
+        max_step: (action_dim,): the largest nominal step per joint, max_velocity / control_hz. The
+            driver refuses three times as much. Empty for a robot that is commanded by differences.
+
+    Raises:
+        ValueError: an argument is out of range; the message names it.
+    """
+
+    def __init__(
+        self,
+        *,
+        action_dim: int,
+        state_dim: int,
+        cameras: Sequence[tuple[int, int]],
+        control_hz: float,
+        max_step: Sequence[float],
+    ) -> None: ...
+    def fd(self) -> int:
+        """Returns the memory's descriptor, for `pass_fds`; closed with this object."""
+
+    def status(self) -> _SharedStatus: ...
+    def observe(
+        self, cameras: Sequence[int]
+    ) -> tuple[NDArray[np.float32], int, dict[int, tuple[NDArray[np.uint8], int]]]:
+        """Returns the newest state, when it was captured, and {camera: (image, captured_ns)}.
+
+        Called by one thread at a time, also while a control loop uses the link. Images are copies,
+        (height, width, 3). A camera without a frame is left out; the state's time is 0 if there is
+        none yet.
+        """
+
+    def set_dead(self) -> None:
+        """Makes `is_alive` false for good: the driver's process has ended."""
+
+class LoopbackLink(RobotLink):
+    """A robot inside this process that follows every command at once.
+
+    Its states and frames are always new: for measurements of the control thread itself.
+
+    Args:
+        action_dim: A.
+        state: the first state, (state_dim,). With state_dim of A, the state becomes each command.
+        num_cameras: cameras that only have capture times.
+    """
+
+    def __init__(
+        self, *, action_dim: int, state: Sequence[float], num_cameras: int = 0
+    ) -> None: ...
+    def set_state(self, state: NDArray[np.float32]) -> None:
+        """Moves the robot by hand to (state_dim,) float32."""
+
+    def freeze(self, time_ns: int) -> None:
+        """Makes state, frames and signs of life as old as a monotonic time; 0 for new ones."""
+
+    @property
+    def num_commands(self) -> int:
+        """Commands received so far."""
+
+    @property
+    def phase(self) -> int:
+        """What the loop has announced: 0 idle, 1 running, 2 stopped, 3 closed."""
+
+    @property
+    def category(self) -> int:
+        """The stop category that the loop has announced."""
+
+class StopSignals:
+    """Remembers SIGINT, SIGTERM and SIGHUP while it is entered; nothing is interrupted.
+
+    Python's own handlers do not run meanwhile, and are restored on leaving. Only one can be entered
+    at a time.
+    """
+
+    def __init__(self) -> None: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *exc: object) -> None: ...
+    @property
+    def signal(self) -> int:
+        """The number of the first signal since entering; 0 if there was none."""
+
+    @property
+    def count(self) -> int:
+        """How many signals have arrived since entering."""
+
+class RealtimeSettings:
+    """How a robot is controlled in real time. Values per joint are (A,), or empty.
+
+    Args:
+        control_hz: ticks per second.
+        execution_horizon: rows of a chunk that are executed before the next one takes over.
+        mode: 'sync': the next chunk is asked for once the robot is at rest after the horizon's last
+            row. 'async': early enough to take over without a pause.
+        hold_for_s: for how long the cause of a hold may last; after that it is a stop.
+        stale_after_s: a chunk is used until its observation is older than the chunk's duration plus
+            this time.
+        max_state_age_s: of the newest state, from its capture time.
+        max_frame_age_s: of each camera's newest frame.
+        max_following_error: between the last command and the measured position; empty: not watched.
+        max_border_jump: between the last command and the first row of a chunk; empty: not watched.
+        start_tolerance: outside the position limits; empty: 0.05.
+        rest_command: the command that requests no motion, of a robot commanded by differences.
+        cameras: indices of the link's cameras that are watched.
+        inference_deadline_s: from a request to its chunk; 0 for hold_for_s.
+        max_retries: failures in a row after which the next one is a stop.
+        stop_category: of a stop that a fault or a signal causes.
+        priority: of SCHED_FIFO, 1 to 99; 0 keeps the ordinary scheduling.
+        cpus: the only CPUs for the control thread; empty for any.
+        lock_memory: keep what a tick touches from being paged out.
+        record_s: for how long ticks are kept until they are drained.
+
+    `RealtimeLoop` checks the values.
+    """
+
+    def __init__(
+        self,
+        *,
+        control_hz: float,
+        execution_horizon: int,
+        mode: Literal["sync", "async"],
+        hold_for_s: float = 2.0,
+        stale_after_s: float = 1.0,
+        max_state_age_s: float = 0.1,
+        max_frame_age_s: float = 0.5,
+        max_following_error: Sequence[float] = (),
+        max_border_jump: Sequence[float] = (),
+        start_tolerance: Sequence[float] = (),
+        rest_command: Sequence[float] = (),
+        cameras: Sequence[int] = (),
+        inference_deadline_s: float = 0.0,
+        max_retries: int = 5,
+        stop_category: int = 2,
+        priority: int = 0,
+        cpus: Sequence[int] = (),
+        lock_memory: bool = True,
+        record_s: float = 60.0,
+    ) -> None: ...
+    @property
+    def inference_deadline_s(self) -> float:
+        """The deadline in force."""
+
+    @property
+    def period_ns(self) -> int:
+        """One period of the grid."""
+
+class InferenceRequest:
+    """A chunk that the loop waits for."""
+
+    @property
+    def index(self) -> int:
+        """Of the request within its session, from 0."""
+
+    @property
+    def session(self) -> int:
+        """The session that asks."""
+
+class LoopStatus(TypedDict):
+    """`fault`, `index`, `value` and `limit` say what stopped the loop; '' and -1 if nothing did."""
+
+    phase: Literal["idle", "returning", "running", "holding", "stopping", "finishing", "stopped"]
+    session: int
+    fault: str
+    held_by: str
+    index: int
+    value: float
+    limit: float
+    category: int
+    reason: str
+    is_at_rest: bool
+    ticks: int
+
+class LoopEvent(TypedDict):
+    """A fault that began or ended, or ('note') something that took no time."""
+
+    time_ns: int
+    session: int
+    tick: int
+    name: str
+    what: Literal["begin", "end", "note"]
+    index: int
+    value: float
+    limit: float
+
+class _Dropped(TypedDict):
+    ticks: int
+    events: int
+
+class RealtimeStats(TypedDict):
+    ticks: int
+    deadline_misses: int
+    held_ticks: int
+    chunks: int
+    violations: dict[str, int]
+    faults: dict[str, int]
+    dropped: _Dropped
+    histograms: dict[str, _Histogram]
+
+class _Granted(TypedDict):
+    asked: int
+    got: int
+    error: str
+
+class _Scheduling(TypedDict):
+    priority: _Granted
+    cpus: _Granted
+    locked_bytes: _Granted
+
+class RealtimeLoop:
+    """The control thread: at every time on an absolute grid it sends one command.
+
+    The thread starts with the object and needs neither the GIL nor the heap. Per session: `start`;
+    on the inference thread `wait_for_request`, observe, `infer`; then `finish` or `stop`, and
+    `wait_until_ended`.
+
+    Args:
+        link: the robot's driver.
+        policy: may be None; chunks then come only from `submit_chunk`.
+        decoder: converts the policy's actions to robot units.
+        limits: in force for every command.
+        settings: of the loop.
+        signals: an entered StopSignals; its first signal stops the robot.
+
+    Raises:
+        ValueError: the arguments do not fit each other; the message names the values.
+    """
+
+    def __init__(
+        self,
+        *,
+        link: RobotLink,
+        policy: Policy | None,
+        decoder: ActionDecoder,
+        limits: SafetyLimits,
+        settings: RealtimeSettings,
+        signals: StopSignals | None = None,
+    ) -> None: ...
+    def start(self, session: int, confirmed_return: bool = False, max_ticks: int = 0) -> None:
+        """Starts a session from the measured state.
+
+        Args:
+            session: a number of at least 1 that was not used before.
+            confirmed_return: whether a robot that stands outside its limits, within
+                start_tolerance, is moved back slowly.
+            max_ticks: the session finishes by itself after this many ticks of running and
+                holding, and brakes then; 0 for never.
+
+        Raises:
+            ValueError: the robot cannot be started; the message says where, expected and got.
+            RuntimeError: a session is running, or the loop is closed.
+        """
+
+    def wait_for_request(self, timeout_s: float) -> InferenceRequest | None:
+        """Returns the next request for a chunk, or None if none comes in time.
+
+        The observation must be taken afterwards. Only one thread may call it.
+        """
+
+    def infer(
+        self,
+        request: InferenceRequest,
+        inputs: Mapping[str, NDArray[Any]],
+        state: NDArray[np.float32],
+        noise: NDArray[np.float32],
+        observed_ns: int,
+    ) -> bool:
+        """Infers a chunk and hands it over; False if nobody wants it any more. Releases the GIL.
+
+        Args:
+            request: from `wait_for_request`.
+            inputs: the policy's.
+            state: (A,), in robot units.
+            noise: (H, N) or (1, H, N).
+            observed_ns: the oldest monotonic capture time of what the inputs were made from.
+
+        Raises:
+            ValueError: a wrong argument. The request is answered: this counts as a failure.
+            RuntimeError: the engine fails; likewise.
+        """
+
+    def submit_chunk(
+        self, request: InferenceRequest, actions: NDArray[np.float32], observed_ns: int
+    ) -> bool:
+        """Hands over finished actions, (rows, A) in robot units; False if nobody wants them.
+
+        Raises:
+            ValueError: unless rows >= execution_horizon; this counts as a failure.
+        """
+
+    def report_failure(self, request: InferenceRequest, text: str) -> None:
+        """Answers a request with a failure; does nothing if it is answered."""
+
+    def finish(self) -> None:
+        """Ends the session: the robot brakes to rest, and is not stopped."""
+
+    def stop(self, category: int = 2, reason: str = "") -> None:
+        """Stops the robot at the next tick. Only `start` leaves a stop."""
+
+    def wait_until_ended(self, timeout_s: float) -> bool:
+        """Returns whether the session has ended, in a stop or by `finish`."""
+
+    def status(self) -> LoopStatus:
+        """Returns what the loop is doing; `reason` is one line that says why it has stopped."""
+
+    def drain_ticks(self) -> NDArray[np.void]:
+        """Returns the ticks since the last call, as a structured array.
+
+        Fields: tick_ns, sent_ns, deadline_ns, session, sequence, observed_ns, state_captured_ns,
+        acknowledged, chunk, row, flags, phase, progress, frame_captured_ns (cameras,), state
+        (state_dim,), command (A,). observed_ns is 0 and row is -1 where no row was executed.
+        """
+
+    def drain_events(self) -> list[LoopEvent]:
+        """Returns the events since the last call."""
+
+    def stats(self) -> RealtimeStats:
+        """Returns counts and histograms since `start`.
+
+        `jitter` is the time from a tick's deadline until its command left, and `intervals` are the
+        times between two commands. `dropped` counts records since construction that were not
+        drained in time.
+        """
+
+    @property
+    def scheduling(self) -> _Scheduling:
+        """What was asked of the operating system, what was got, and why not."""
+
+    def close(self) -> None:
+        """Stops the robot if a session is running, and ends the thread.
+
+        Takes no longer than braking: it does not wait for an inference.
+        """

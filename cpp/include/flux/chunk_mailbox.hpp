@@ -1,0 +1,99 @@
+// Carries requests for chunks from the control thread to the inference thread, and chunks back.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <mutex>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace flux {
+
+// A request that the inference thread has taken. Its observation must be taken afterwards.
+struct InferenceRequest {
+  std::uint64_t index = 0;  // of the chunk within the session, from 0
+  std::uint64_t session = 0;
+  std::uint64_t ticket = 0;         // identifies the request; never repeats
+  std::uint64_t epoch = 0;          // a hold begins a new epoch and makes older chunks worthless
+  std::uint64_t rows_executed = 0;  // when the request was taken
+};
+
+// Actions in robot units, with what decides whether and from where they are executed.
+struct TimedChunk {
+  std::vector<float> actions;  // (H, A)
+  std::int64_t observed_ns = 0;
+  InferenceRequest request;
+  // Index of the first value that is not finite; -1 if all are.
+  std::int64_t non_finite = -1;
+};
+
+// At most one request is open, in one atomic word:
+//
+//   free --post--> posted --take--> taken --answer--> chunk, failed or cancelled --release--> free
+//
+// The inference thread owns the chunk while the request is taken, the control thread otherwise. The
+// control thread's functions never allocate, lock or wait.
+class ChunkMailbox {
+ public:
+  enum class Status : std::uint64_t { kFree, kPosted, kTaken, kChunk, kFailed, kCancelled };
+
+  // Allocates chunks of up to `max_rows` rows; the inference thread enlarges them if need be.
+  ChunkMailbox(std::size_t action_dim, std::size_t max_rows);
+
+  [[nodiscard]] std::size_t action_dim() const noexcept { return action_dim_; }
+
+  // Control thread.
+  [[nodiscard]] Status status() const noexcept;
+  // Opens a request; the status must be kFree.
+  void post(std::uint64_t index, std::uint64_t session) noexcept;
+  // Begins a new epoch: withdraws a request that is only posted, cancels one that is taken. Its
+  // answer still comes, and must be released.
+  void discard() noexcept;
+  // Goes from an answer to kFree.
+  void release() noexcept;
+  // The answer, valid in kChunk.
+  [[nodiscard]] TimedChunk& chunk() noexcept { return chunk_; }
+  // Any thread.
+  [[nodiscard]] bool is_wanted(const InferenceRequest& request) const noexcept {
+    return request.epoch == epoch_.load(std::memory_order_relaxed);
+  }
+  void set_rows_executed(std::uint64_t rows) noexcept {
+    rows_executed_.store(rows, std::memory_order_relaxed);
+  }
+
+  // Inference thread.
+  [[nodiscard]] std::optional<InferenceRequest> take() noexcept;
+  // Whether the request is still taken.
+  [[nodiscard]] bool is_open(const InferenceRequest& request) const noexcept;
+  // Set once nobody wants the answer any more.
+  [[nodiscard]] const std::atomic<bool>& is_cancelled() const noexcept { return is_cancelled_; }
+  // Each answers an open request; returns false if it is not open.
+  bool answer(const InferenceRequest& request, std::span<const float> actions,
+              std::int64_t observed_ns);
+  bool fail(const InferenceRequest& request, const std::string& text);
+  bool give_up(const InferenceRequest& request) noexcept;
+
+  // Any thread but the control thread: the text of the last failure.
+  [[nodiscard]] std::string failure() const;
+
+ private:
+  void close(const InferenceRequest& request, Status status) noexcept;
+
+  std::size_t action_dim_;
+  TimedChunk chunk_;
+  // Ticket and status; the session and index of an open request are written before it is posted.
+  std::atomic<std::uint64_t> word_{0};
+  std::uint64_t ticket_ = 0;
+  std::uint64_t index_ = 0;
+  std::uint64_t session_ = 0;
+  std::atomic<bool> is_cancelled_{false};
+  std::atomic<std::uint64_t> epoch_{0};
+  std::atomic<std::uint64_t> rows_executed_{0};
+  mutable std::mutex failure_mutex_;
+  std::string failure_;
+};
+
+}  // namespace flux

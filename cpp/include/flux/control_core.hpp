@@ -1,0 +1,203 @@
+// What the control thread does at a tick: which command is sent, and when the session stops. It has
+// neither a thread nor a clock, so that tests can run it in simulated time.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "flux/chunk_mailbox.hpp"
+#include "flux/counter.hpp"
+#include "flux/fault_watch.hpp"
+#include "flux/faults.hpp"
+#include "flux/histogram.hpp"
+#include "flux/realtime_settings.hpp"
+#include "flux/robot_link.hpp"
+#include "flux/robot_watch.hpp"
+#include "flux/safety_filter.hpp"
+#include "flux/spsc_ring.hpp"
+#include "flux/tick_record.hpp"
+
+namespace flux {
+
+// Counts since the session's start: `chunks` counts chunks, everything else ticks.
+struct RealtimeCounts {
+  Counter ticks;
+  Counter deadline_misses;
+  Counter held_ticks;
+  Counter chunks;
+};
+
+struct LoopStatus {
+  LoopPhase phase = LoopPhase::kIdle;
+  std::uint64_t session = 0;
+  Cause cause = {};    // of the stop
+  Cause held_by = {};  // what held before a stop for holding too long
+  StopCategory category = StopCategory::kStopKeepPower;
+  bool is_at_rest = true;
+};
+
+class ControlCore {
+ public:
+  // Args:
+  //   settings: checked ones.
+  //   signal: the number of the first stop signal, 0 if none; may be null.
+  //
+  // Throws std::invalid_argument unless the limits have the link's action_dim.
+  ControlCore(const RealtimeSettings& settings, const SafetyLimits& limits,
+              std::shared_ptr<RobotLink> link, std::shared_ptr<ChunkMailbox> mailbox,
+              const std::atomic<int>* signal = nullptr);
+
+  // Any thread. Both take effect at the next tick.
+  void request_stop(StopCategory category) noexcept;
+  void request_finish() noexcept { is_finish_requested_.store(true); }
+  // Before start(), on the control thread: the session finishes by itself after this many ticks of
+  // running and holding; 0 for never.
+  void set_max_ticks(std::uint64_t ticks) noexcept { max_ticks_ = ticks; }
+
+  // Control thread. Starts a session from the measured state, or returns why that is refused.
+  [[nodiscard]] Cause start(std::uint64_t session, bool is_return_confirmed,
+                            std::int64_t now_ns) noexcept;
+  // Control thread. Never allocates, locks, throws or waits.
+  //
+  // Args:
+  //   deadline_ns: the tick's time on the grid.
+  //   now_ns: when the tick began.
+  void tick(std::int64_t deadline_ns, std::int64_t now_ns) noexcept;
+  // Control thread. Tells the driver that no session will follow.
+  void close() noexcept;
+
+  // Any thread.
+  [[nodiscard]] LoopStatus status() const noexcept;
+  [[nodiscard]] const RealtimeCounts& counts() const noexcept { return counts_; }
+  [[nodiscard]] const FaultWatch& faults() const noexcept { return faults_; }
+  // Between the times at which commands left.
+  [[nodiscard]] const Histogram& intervals() const noexcept { return intervals_; }
+  // From a tick's time on the grid until its command left.
+  [[nodiscard]] const Histogram& jitter() const noexcept { return jitter_; }
+
+  // For one reading thread.
+  [[nodiscard]] SpscRing& ticks() noexcept { return ticks_; }
+  [[nodiscard]] SpscRing& events() noexcept { return events_; }
+
+  // What a tick touches, to be kept from being paged out.
+  [[nodiscard]] std::vector<std::span<const std::byte>> memory() const;
+
+  [[nodiscard]] const TickLayout& layout() const noexcept { return layout_; }
+  // The last command, (A). Control thread.
+  [[nodiscard]] std::span<const float> command() const noexcept { return filter_.command(); }
+
+ private:
+  // The coming command, and what is recorded of it.
+  struct Tick {
+    TickHeader header;
+    std::int64_t now_ns = 0;
+    std::int64_t since_ns = 0;  // since the last command
+    double dt_s = 0.0;          // of the safety filter
+  };
+
+  void rest_tick(std::int64_t now_ns) noexcept;
+  [[nodiscard]] Tick begin_tick(std::int64_t deadline_ns, std::int64_t now_ns) noexcept;
+  void note_lateness(Tick& tick) noexcept;
+  void restart_from_measured() noexcept;
+  void take_requests() noexcept;
+  void count_used(const Tick& tick) noexcept;
+  void take_answer(const Tick& tick) noexcept;
+  void accept(TimedChunk& chunk, const Tick& tick) noexcept;
+  void activate(TimedChunk& chunk, std::int64_t first_row, const Tick& tick) noexcept;
+  [[nodiscard]] bool is_too_slow(const TimedChunk& chunk, const Tick& tick) noexcept;
+  [[nodiscard]] Cause border_jump(std::span<const float> row) const noexcept;
+  void refuse(const Cause& cause) noexcept;
+  void fail_inference(const Tick& tick) noexcept;
+  void discard() noexcept;
+  void check_rows(const Tick& tick) noexcept;
+  void update_hold(const Tick& tick) noexcept;
+  void move(Tick& tick) noexcept;
+  void play(Tick& tick) noexcept;
+  void brake(double dt_s) noexcept;
+  void report_clips(std::uint32_t flags, std::span<const float> action) noexcept;
+  void send(Tick& tick) noexcept;
+  void record(const Tick& tick) noexcept;
+  void end_if_at_rest(const Tick& tick) noexcept;
+  void ask(const Tick& tick) noexcept;
+  void begin_stop(const Cause& cause, StopCategory category) noexcept;
+  void end_session(LoopPhase phase) noexcept;
+  void set_phase(LoopPhase phase) noexcept;
+
+  [[nodiscard]] LoopPhase phase() const noexcept { return phase_.load(std::memory_order_relaxed); }
+  [[nodiscard]] bool is_active() const noexcept;
+  [[nodiscard]] bool takes_chunks() const noexcept;
+  [[nodiscard]] bool is_at_rest() const noexcept;
+  // Rows of the running chunk, and how many of them may be executed.
+  [[nodiscard]] std::int64_t num_rows() const noexcept;
+  [[nodiscard]] bool has_row() const noexcept { return has_chunk_ && row_ < end_row_; }
+  [[nodiscard]] std::span<const float> rows(std::int64_t from, std::int64_t to) const noexcept;
+  // How old the observation behind a chunk of so many rows may be.
+  [[nodiscard]] double max_chunk_age_s(std::int64_t num_rows) const noexcept;
+
+  RealtimeSettings settings_;
+  SafetyLimits limits_;
+  std::shared_ptr<RobotLink> link_;
+  std::shared_ptr<ChunkMailbox> mailbox_;
+  const std::atomic<int>* signal_;
+  std::int64_t period_ns_;
+  double period_s_;
+  TickLayout layout_;
+  SpscRing ticks_;
+  SpscRing events_;
+  FaultWatch faults_;
+  RobotWatch watch_;
+  SafetyFilter filter_;
+
+  // Read by other threads.
+  std::atomic<LoopPhase> phase_{LoopPhase::kIdle};
+  std::atomic<std::uint64_t> session_{0};
+  std::atomic<Fault> stop_fault_{Fault::kNone};
+  std::atomic<int> stop_index_{-1};
+  std::atomic<double> stop_value_{0.0};
+  std::atomic<double> stop_limit_{0.0};
+  std::atomic<Fault> held_by_{Fault::kNone};
+  std::atomic<int> held_index_{-1};
+  std::atomic<StopCategory> category_{StopCategory::kStopKeepPower};
+  std::atomic<bool> is_at_rest_{true};
+  RealtimeCounts counts_;
+  Histogram intervals_;
+  Histogram jitter_;
+
+  // Written by other threads. The category of a stop, or -1.
+  std::atomic<int> stop_request_{-1};
+  std::atomic<bool> is_finish_requested_{false};
+  std::uint64_t max_ticks_ = 0;
+  std::uint64_t used_ticks_ = 0;  // of max_ticks_
+
+  std::uint64_t sequence_ = 0;
+  std::int64_t last_tick_ns_ = 0;  // of the last command; 0 before the first
+  std::int64_t last_sent_ns_ = 0;
+  std::int64_t last_watch_ns_ = 0;
+  std::int64_t held_ns_ = 0;  // because of faults, since a row was last executed
+  std::int64_t stopping_since_ns_ = 0;
+  bool is_returning_ = false;
+
+  // The running chunk: the next row, the first row that is not executed any more, and how many have
+  // been executed.
+  TimedChunk chunk_;
+  bool has_chunk_ = false;
+  std::int64_t row_ = 0;
+  std::int64_t end_row_ = 0;
+  std::int64_t executed_ = 0;
+  bool is_new_chunk_ = false;
+
+  // The open request.
+  std::uint64_t next_index_ = 0;
+  std::uint64_t rows_executed_ = 0;
+  std::int64_t asked_ns_ = 0;
+  std::int64_t ask_after_ns_ = 0;
+  std::int64_t lead_ = 0;
+  int failures_ = 0;
+  int slow_chunks_ = 0;
+  bool is_starved_fresh_ = false;
+};
+
+}  // namespace flux

@@ -1,0 +1,63 @@
+// How a robot is controlled in real time.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "flux/control_loop.hpp"
+#include "flux/robot_link.hpp"
+#include "flux/scheduling.hpp"
+
+namespace flux {
+
+// Per-joint values have length A, or are empty: then nothing of the kind is watched, and
+// start_tolerance is 0.05.
+struct RealtimeSettings {
+  double control_hz = 0.0;
+  // Rows of a chunk that are executed before the next one takes over.
+  int execution_horizon = 1;
+  // kSync: the next chunk is asked for once the robot is at rest after the last row of the horizon.
+  // kAsync: early enough to take over without a pause.
+  Mode mode = Mode::kAsync;
+  // For how long the cause of a hold may last; after that it is a stop.
+  double hold_for_s = 2.0;
+  // A chunk is used until its observation is older than the chunk's duration plus this time.
+  double stale_after_s = 1.0;
+  double max_state_age_s = 0.1;
+  double max_frame_age_s = 0.5;
+  std::vector<double> max_following_error = {};
+  // Between the last command and the first row of a chunk.
+  std::vector<double> max_border_jump = {};
+  // Outside the position limits, at the start and while running.
+  std::vector<double> start_tolerance = {};
+  // The command that requests no motion, of a robot commanded by differences. Its states are not
+  // commands, so that they are not compared with commands or limits. Empty for other robots.
+  std::vector<float> rest_command = {};
+  // Of the link; the ages of these are watched.
+  std::vector<std::size_t> cameras = {};
+  // From a request to its chunk; 0 for hold_for_s, or for 2 s if that is 0 too.
+  double inference_deadline_s = 0.0;
+  // Failures in a row after which the next one is a stop.
+  int max_retries = 5;
+  // Of a stop that a fault or a signal causes.
+  StopCategory stop_category = StopCategory::kStopKeepPower;
+  SchedulingRequest scheduling = {};
+  // Ticks for which records are kept until they are drained, as time.
+  double record_s = 60.0;
+
+  // One period of the grid, rounded up to whole nanoseconds, so that a command is never sooner
+  // after another than the limits assume.
+  [[nodiscard]] std::int64_t period_ns() const noexcept;
+  [[nodiscard]] double deadline_s() const noexcept {
+    if (inference_deadline_s > 0.0) return inference_deadline_s;
+    return hold_for_s > 0.0 ? hold_for_s : 2.0;
+  }
+  [[nodiscard]] bool is_by_differences() const noexcept { return !rest_command.empty(); }
+};
+
+// Returns the settings with their defaults filled in. Throws std::invalid_argument, naming the
+// value, unless they are in range and fit the robot.
+[[nodiscard]] RealtimeSettings checked(RealtimeSettings settings, const RobotLink& link);
+
+}  // namespace flux

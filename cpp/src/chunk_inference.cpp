@@ -1,0 +1,86 @@
+#include "flux/chunk_inference.hpp"
+
+#include <stdexcept>
+#include <utility>
+
+#include "flux/tensor.hpp"
+
+namespace flux {
+
+ChunkInference::ChunkInference(std::shared_ptr<Policy> policy, ActionDecoder decoder,
+                               std::shared_ptr<ChunkMailbox> mailbox, int execution_horizon)
+    : policy_(std::move(policy)),
+      decoder_(std::move(decoder)),
+      mailbox_(std::move(mailbox)),
+      execution_horizon_(static_cast<std::size_t>(execution_horizon)) {
+  if (decoder_.action_dim() != mailbox_->action_dim()) {
+    throw std::invalid_argument(expected_got(
+        "decoder", "the robot's " + std::to_string(mailbox_->action_dim()) + " action dimensions",
+        std::to_string(decoder_.action_dim())));
+  }
+  if (policy_ == nullptr) return;
+  if (decoder_.action_dim() > static_cast<std::size_t>(policy_->action_dim())) {
+    throw std::invalid_argument(expected_got(
+        "decoder",
+        "at most the policy's " + std::to_string(policy_->action_dim()) + " action dimensions",
+        std::to_string(decoder_.action_dim())));
+  }
+  if (execution_horizon > policy_->action_horizon()) {
+    throw std::invalid_argument(expected_got(
+        "execution_horizon",
+        "1 to the policy's action_horizon " + std::to_string(policy_->action_horizon()),
+        std::to_string(execution_horizon)));
+  }
+  normalised_.resize(policy_->num_action_values());
+  actions_.resize(static_cast<std::size_t>(policy_->action_horizon()) * decoder_.action_dim());
+}
+
+void ChunkInference::compute(const InferenceRequest& request, std::span<const TensorView> inputs,
+                             std::span<const float> state, std::span<const float> noise) {
+  if (policy_ == nullptr) {
+    throw std::logic_error(
+        expected_got("infer", "a loop with a policy", "one without. Use submit_chunk()."));
+  }
+  if (state.size() != decoder_.action_dim()) {
+    throw std::invalid_argument(expected_got(
+        "state", std::to_string(decoder_.action_dim()) + " values", std::to_string(state.size())));
+  }
+  if (!mailbox_->is_open(request)) throw InferenceCancelled("inference: cancelled");
+  policy_->infer(inputs, noise, normalised_, &histograms_, &mailbox_->is_cancelled());
+  decoder_.decode(normalised_, static_cast<std::size_t>(policy_->action_dim()), state, actions_);
+}
+
+bool ChunkInference::infer(const InferenceRequest& request, std::span<const TensorView> inputs,
+                           std::span<const float> state, std::span<const float> noise,
+                           std::int64_t observed_ns) {
+  try {
+    compute(request, inputs, state, noise);
+  } catch (const InferenceCancelled&) {
+    mailbox_->give_up(request);
+    return false;
+  } catch (const std::exception& error) {
+    mailbox_->fail(request, error.what());
+    throw;
+  } catch (...) {
+    mailbox_->fail(request, "an unknown exception");
+    throw;
+  }
+  return mailbox_->answer(request, actions_, observed_ns) && mailbox_->is_wanted(request);
+}
+
+bool ChunkInference::submit(const InferenceRequest& request, std::span<const float> actions,
+                            std::int64_t observed_ns) {
+  const std::size_t action_dim = mailbox_->action_dim();
+  if (actions.size() % action_dim != 0 || actions.size() < execution_horizon_ * action_dim) {
+    const std::string text = expected_got("actions",
+                                          "(H, " + std::to_string(action_dim) +
+                                              ") with H of at least execution_horizon " +
+                                              std::to_string(execution_horizon_),
+                                          std::to_string(actions.size()) + " values");
+    mailbox_->fail(request, text);
+    throw std::invalid_argument(text);
+  }
+  return mailbox_->answer(request, actions, observed_ns) && mailbox_->is_wanted(request);
+}
+
+}  // namespace flux

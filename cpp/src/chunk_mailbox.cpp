@@ -1,0 +1,103 @@
+#include "flux/chunk_mailbox.hpp"
+
+#include <algorithm>
+#include <cmath>
+
+namespace flux {
+namespace {
+
+constexpr unsigned kStatusBits = 3;
+
+constexpr std::uint64_t word_of(std::uint64_t ticket, ChunkMailbox::Status status) noexcept {
+  return ticket << kStatusBits | static_cast<std::uint64_t>(status);
+}
+
+constexpr ChunkMailbox::Status status_of(std::uint64_t word) noexcept {
+  return static_cast<ChunkMailbox::Status>(word & ((1U << kStatusBits) - 1));
+}
+
+}  // namespace
+
+ChunkMailbox::ChunkMailbox(std::size_t action_dim, std::size_t max_rows) : action_dim_(action_dim) {
+  chunk_.actions.resize(action_dim * max_rows);
+}
+
+ChunkMailbox::Status ChunkMailbox::status() const noexcept {
+  return status_of(word_.load(std::memory_order_acquire));
+}
+
+void ChunkMailbox::post(std::uint64_t index, std::uint64_t session) noexcept {
+  index_ = index;
+  session_ = session;
+  is_cancelled_.store(false, std::memory_order_relaxed);
+  word_.store(word_of(++ticket_, Status::kPosted), std::memory_order_release);
+}
+
+void ChunkMailbox::discard() noexcept {
+  epoch_.store(epoch_.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
+  is_cancelled_.store(true, std::memory_order_relaxed);
+  std::uint64_t posted = word_of(ticket_, Status::kPosted);
+  word_.compare_exchange_strong(posted, word_of(ticket_, Status::kFree), std::memory_order_acq_rel);
+}
+
+void ChunkMailbox::release() noexcept {
+  word_.store(word_of(ticket_, Status::kFree), std::memory_order_release);
+}
+
+std::optional<InferenceRequest> ChunkMailbox::take() noexcept {
+  std::uint64_t word = word_.load(std::memory_order_acquire);
+  if (status_of(word) != Status::kPosted) return std::nullopt;
+  // The epoch is read before the request is taken: a hold that begins in between then makes the
+  // chunk worthless, instead of being missed.
+  InferenceRequest request{.ticket = word >> kStatusBits,
+                           .epoch = epoch_.load(std::memory_order_relaxed)};
+  const std::uint64_t taken = word_of(request.ticket, Status::kTaken);
+  if (!word_.compare_exchange_strong(word, taken, std::memory_order_acq_rel)) return std::nullopt;
+  request.index = index_;
+  request.session = session_;
+  request.rows_executed = rows_executed_.load(std::memory_order_relaxed);
+  return request;
+}
+
+bool ChunkMailbox::is_open(const InferenceRequest& request) const noexcept {
+  return word_.load(std::memory_order_acquire) == word_of(request.ticket, Status::kTaken);
+}
+
+void ChunkMailbox::close(const InferenceRequest& request, Status status) noexcept {
+  word_.store(word_of(request.ticket, status), std::memory_order_release);
+}
+
+bool ChunkMailbox::answer(const InferenceRequest& request, std::span<const float> actions,
+                          std::int64_t observed_ns) {
+  if (!is_open(request)) return false;
+  chunk_.actions.assign(actions.begin(), actions.end());
+  chunk_.observed_ns = observed_ns;
+  chunk_.request = request;
+  const auto bad = std::ranges::find_if_not(actions, [](float v) { return std::isfinite(v); });
+  chunk_.non_finite = bad == actions.end() ? -1 : bad - actions.begin();
+  close(request, Status::kChunk);
+  return true;
+}
+
+bool ChunkMailbox::fail(const InferenceRequest& request, const std::string& text) {
+  if (!is_open(request)) return false;
+  {
+    const std::lock_guard lock(failure_mutex_);
+    failure_ = text;
+  }
+  close(request, Status::kFailed);
+  return true;
+}
+
+bool ChunkMailbox::give_up(const InferenceRequest& request) noexcept {
+  if (!is_open(request)) return false;
+  close(request, Status::kCancelled);
+  return true;
+}
+
+std::string ChunkMailbox::failure() const {
+  const std::lock_guard lock(failure_mutex_);
+  return failure_;
+}
+
+}  // namespace flux

@@ -1,0 +1,449 @@
+#include "flux/control_core.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <stdexcept>
+#include <string>
+#include <utility>
+
+#include "flux/clock.hpp"
+#include "flux/tensor.hpp"
+
+namespace flux {
+namespace {
+
+constexpr std::size_t kNumEvents = 8192;
+// A tick that begins within this share of a period of its time on the grid counts as on time.
+constexpr double kOnTime = 0.025;
+constexpr int kGapPeriods = 3;
+// How long braking may take beyond what the limits need.
+constexpr double kStopMarginS = 1.0;
+
+std::size_t ring_capacity(const RealtimeSettings& settings) {
+  return static_cast<std::size_t>(std::ceil(settings.record_s * settings.control_hz)) + 1;
+}
+
+const SafetyLimits& matching(const SafetyLimits& limits, const RobotLink& link) {
+  if (limits.action_dim() == link.action_dim()) return limits;
+  throw std::invalid_argument(expected_got(
+      "limits", "the robot's " + std::to_string(link.action_dim()) + " action dimensions",
+      std::to_string(limits.action_dim())));
+}
+
+template <typename Value>
+Value load(const std::atomic<Value>& value) noexcept {
+  return value.load(std::memory_order_relaxed);
+}
+
+template <typename Value>
+void store(std::atomic<Value>& place, Value value) noexcept {
+  place.store(value, std::memory_order_relaxed);
+}
+
+}  // namespace
+
+ControlCore::ControlCore(const RealtimeSettings& settings, const SafetyLimits& limits,
+                         std::shared_ptr<RobotLink> link, std::shared_ptr<ChunkMailbox> mailbox,
+                         const std::atomic<int>* signal)
+    : settings_(settings),
+      limits_(matching(limits, *link)),
+      link_(std::move(link)),
+      mailbox_(std::move(mailbox)),
+      signal_(signal),
+      period_ns_(settings.period_ns()),
+      period_s_(1.0 / settings.control_hz),
+      layout_(link_->num_cameras(), link_->state_dim(), link_->action_dim()),
+      ticks_(layout_.bytes, ring_capacity(settings)),
+      events_(sizeof(Event), kNumEvents),
+      faults_(events_),
+      watch_(settings_, limits_, *link_, faults_),
+      filter_(limits_, settings.control_hz) {
+  chunk_.actions = mailbox_->chunk().actions;
+}
+
+void ControlCore::request_stop(StopCategory category) noexcept {
+  // Of two requests, the one that removes power sooner counts.
+  int asked = stop_request_.load();
+  const int wanted = static_cast<int>(category);
+  while ((asked < 0 || wanted < asked) && !stop_request_.compare_exchange_weak(asked, wanted)) {
+  }
+}
+
+bool ControlCore::is_active() const noexcept {
+  const LoopPhase current = phase();
+  return current != LoopPhase::kIdle && current != LoopPhase::kStopped;
+}
+
+bool ControlCore::is_at_rest() const noexcept {
+  return settings_.is_by_differences()
+             ? std::ranges::equal(filter_.command(), settings_.rest_command)
+             : filter_.is_at_rest();
+}
+
+bool ControlCore::takes_chunks() const noexcept {
+  if (is_returning_) return false;
+  return phase() == LoopPhase::kRunning || phase() == LoopPhase::kHolding;
+}
+
+void ControlCore::set_phase(LoopPhase phase) noexcept {
+  phase_.store(phase, std::memory_order_release);
+}
+
+LoopStatus ControlCore::status() const noexcept {
+  return {.phase = phase_.load(std::memory_order_acquire),
+          .session = load(session_),
+          .cause = {load(stop_fault_), load(stop_index_), load(stop_value_), load(stop_limit_)},
+          .held_by = {load(held_by_), load(held_index_), std::nan(""), 0.0},
+          .category = load(category_),
+          .is_at_rest = load(is_at_rest_)};
+}
+
+Cause ControlCore::start(std::uint64_t session, bool is_return_confirmed,
+                         std::int64_t now_ns) noexcept {
+  if (stop_request_.exchange(-1) >= 0) return {.fault = Fault::kOperatorStop};
+  if (const int signal = signal_ != nullptr ? signal_->load() : 0; signal != 0) {
+    return {Fault::kSignal, -1, static_cast<double>(signal), 0.0};
+  }
+  watch_.read(now_ns);
+  const Cause refusal = watch_.check_start(is_return_confirmed);
+  if (refusal.fault != Fault::kNone) return refusal;
+  is_finish_requested_ = false;
+  sequence_ = 0;
+  last_tick_ns_ = last_sent_ns_ = 0;
+  last_watch_ns_ = now_ns;
+  held_ns_ = ask_after_ns_ = lead_ = 0;
+  asked_ns_ = now_ns;  // an inference of the last session may still be running
+  next_index_ = 0;
+  used_ticks_ = 0;
+  failures_ = slow_chunks_ = 0;
+  faults_.reset();
+  faults_.begin_tick(now_ns, session, 0);
+  watch_.begin_session(session);
+  for (Counter* count :
+       {&counts_.ticks, &counts_.deadline_misses, &counts_.held_ticks, &counts_.chunks}) {
+    count->reset();
+  }
+  intervals_.reset();
+  jitter_.reset();
+  restart_from_measured();
+  is_returning_ = !settings_.is_by_differences() && !filter_.is_within_limits();
+  if (is_returning_) faults_.set(Fault::kReturnToLimits, true);
+  store(session_, session);
+  store(stop_fault_, Fault::kNone);
+  store(held_by_, Fault::kNone);
+  store(category_, settings_.stop_category);
+  store(is_at_rest_, true);
+  link_->announce(LinkPhase::kRunning, settings_.stop_category, session);
+  set_phase(is_returning_ ? LoopPhase::kReturning : LoopPhase::kRunning);
+  return {};
+}
+
+// Without a session, or after its stop: the driver hears that this side lives, but no command.
+void ControlCore::rest_tick(std::int64_t now_ns) noexcept {
+  using Status = ChunkMailbox::Status;
+  const Status status = mailbox_->status();
+  if (status != Status::kFree && status != Status::kTaken) {
+    mailbox_->discard();
+    mailbox_->release();
+  }
+  const int category = stop_request_.exchange(-1);
+  if (category < 0) return;
+  faults_.begin_tick(now_ns, load(session_), counts_.ticks.get());
+  begin_stop({.fault = Fault::kOperatorStop}, static_cast<StopCategory>(category));
+  end_session(LoopPhase::kStopped);
+}
+
+void ControlCore::tick(std::int64_t deadline_ns, std::int64_t now_ns) noexcept {
+  link_->beat(now_ns);
+  watch_.read(now_ns);
+  if (!is_active()) {
+    rest_tick(now_ns);
+    return;
+  }
+  Tick tick = begin_tick(deadline_ns, now_ns);
+  take_requests();
+  watch_.watch(filter_.command(), sequence_);
+  note_lateness(tick);
+  take_answer(tick);
+  check_rows(tick);
+  update_hold(tick);
+  if (const Cause cause = watch_.stop_cause(); cause.fault != Fault::kNone) {
+    begin_stop(cause, settings_.stop_category);
+  }
+  last_watch_ns_ = now_ns;
+  const bool is_stopping = phase() == LoopPhase::kStopping;
+  if (is_stopping && (!watch_.has_driver() || load(category_) == StopCategory::kPowerOff)) {
+    end_session(LoopPhase::kStopped);
+    return;
+  }
+  // A step so short after the last one would allow no sensible motion.
+  if (last_tick_ns_ != 0 && tick.since_ns < period_ns_ / 4) return;
+  move(tick);
+  send(tick);
+  record(tick);
+  count_used(tick);
+  end_if_at_rest(tick);
+  ask(tick);
+}
+
+void ControlCore::count_used(const Tick& tick) noexcept {
+  const bool is_used = takes_chunks() && (tick.header.flags & kReturning) == 0;
+  if (is_used && ++used_ticks_ == max_ticks_) request_finish();
+}
+
+ControlCore::Tick ControlCore::begin_tick(std::int64_t deadline_ns, std::int64_t now_ns) noexcept {
+  Tick tick;
+  const auto off_grid = static_cast<double>(std::abs(now_ns - deadline_ns));
+  const bool is_on_time = off_grid <= kOnTime * static_cast<double>(period_ns_);
+  tick.now_ns = now_ns;
+  tick.header.tick_ns = is_on_time ? deadline_ns : now_ns;
+  tick.header.deadline_ns = deadline_ns;
+  tick.header.session = load(session_);
+  tick.header.state_captured_ns = watch_.sample().captured_ns;
+  tick.header.acknowledged = watch_.status().acknowledged;
+  tick.header.progress = watch_.status().progress;
+  tick.since_ns = last_tick_ns_ == 0 ? period_ns_ : tick.header.tick_ns - last_tick_ns_;
+  tick.dt_s = tick.since_ns >= period_ns_ ? period_s_ : to_seconds(tick.since_ns);
+  faults_.begin_tick(now_ns, tick.header.session, counts_.ticks.get());
+  return tick;
+}
+
+void ControlCore::take_requests() noexcept {
+  const int category = stop_request_.exchange(-1);
+  if (category >= 0) {
+    begin_stop({.fault = Fault::kOperatorStop}, static_cast<StopCategory>(category));
+  }
+  if (const int signal = signal_ != nullptr ? signal_->load() : 0; signal != 0) {
+    begin_stop({Fault::kSignal, -1, static_cast<double>(signal), 0.0}, settings_.stop_category);
+  }
+  if (is_finish_requested_.exchange(false) && phase() != LoopPhase::kStopping) {
+    discard();
+    stopping_since_ns_ = 0;
+    set_phase(LoopPhase::kFinishing);
+  }
+}
+
+void ControlCore::note_lateness(Tick& tick) noexcept {
+  const std::int64_t late_ns = tick.now_ns - tick.header.deadline_ns;
+  if (late_ns > period_ns_) {
+    faults_.note(Fault::kMissedTick, -1, to_seconds(late_ns), period_s_);
+  }
+  const bool is_gap = tick.since_ns > kGapPeriods * period_ns_;
+  if (is_gap) {
+    faults_.note(Fault::kGap, -1, to_seconds(tick.since_ns), kGapPeriods * period_s_);
+    tick.header.flags |= kGapBefore;
+  }
+  const bool is_refused = watch_.takes_refused_step();
+  if (is_refused) faults_.note(Fault::kStepRefused);
+  if (is_gap || is_refused) restart_from_measured();
+}
+
+void ControlCore::restart_from_measured() noexcept {
+  if (settings_.is_by_differences()) {
+    filter_.reset(settings_.rest_command);
+  } else {
+    filter_.reset(watch_.has_state() ? watch_.state() : filter_.command());
+  }
+  discard();
+}
+
+void ControlCore::update_hold(const Tick& tick) noexcept {
+  const Fault cause = faults_.first_hold();
+  const LoopPhase current = phase();
+  if (current == LoopPhase::kStopping || current == LoopPhase::kFinishing) return;
+  if (cause == Fault::kNone) {
+    if (current != LoopPhase::kHolding) return;
+    set_phase(is_returning_ ? LoopPhase::kReturning : LoopPhase::kRunning);
+    return;
+  }
+  set_phase(LoopPhase::kHolding);
+  if (faults_.first_block() != Fault::kNone) discard();
+  // A chunk that comes while the robot still brakes continues the motion; one from before a
+  // standstill does not.
+  if (cause == Fault::kStarved && !is_starved_fresh_ && is_at_rest()) {
+    discard();
+    is_starved_fresh_ = true;
+  }
+  held_ns_ += std::min(tick.now_ns - last_watch_ns_, kGapPeriods * period_ns_);
+  if (to_seconds(held_ns_) <= settings_.hold_for_s) return;
+  store(held_by_, cause);
+  store(held_index_, faults_.first_index(cause));
+  begin_stop({Fault::kHeldTooLong, -1, to_seconds(held_ns_), settings_.hold_for_s},
+             settings_.stop_category);
+}
+
+void ControlCore::move(Tick& tick) noexcept {
+  std::uint32_t& flags = tick.header.flags;
+  switch (phase()) {
+    case LoopPhase::kRunning:
+      if (has_row()) {
+        play(tick);
+        return;
+      }
+      flags |= kHeld;
+      break;
+    case LoopPhase::kReturning:
+      flags |= kHeld | kReturning;
+      filter_.return_to_limits(tick.dt_s);
+      is_returning_ = !filter_.is_within_limits() || !filter_.is_at_rest();
+      if (is_returning_) return;
+      faults_.end(Fault::kReturnToLimits);
+      set_phase(LoopPhase::kRunning);
+      return;
+    case LoopPhase::kHolding:
+      flags |= kHeld | kHolding;
+      break;
+    default:
+      flags |= kHeld | kStopping;
+      break;
+  }
+  report_clips(0, {});
+  brake(tick.dt_s);
+}
+
+void ControlCore::play(Tick& tick) noexcept {
+  const std::span<const float> action = rows(row_, row_ + 1);
+  const std::span<const float> preview = rows(row_ + 1, std::min(row_ + 3, end_row_));
+  tick.header.observed_ns = chunk_.observed_ns;
+  tick.header.row = static_cast<std::int32_t>(row_);
+  tick.header.flags |= filter_.apply(action, preview, tick.dt_s);
+  if (is_new_chunk_) tick.header.flags |= kNewChunk;
+  is_new_chunk_ = false;
+  report_clips(tick.header.flags, action);
+  held_ns_ = 0;
+  ++row_;
+  ++executed_;
+  mailbox_->set_rows_executed(++rows_executed_);
+}
+
+void ControlCore::brake(double dt_s) noexcept {
+  if (settings_.is_by_differences()) {
+    filter_.reset(settings_.rest_command);
+  } else {
+    filter_.brake(dt_s);
+  }
+}
+
+// Reports which joint was farthest from what was asked for, and both values.
+void ControlCore::report_clips(std::uint32_t flags, std::span<const float> action) noexcept {
+  constexpr std::uint32_t kClips =
+      kClippedPosition | kClippedVelocity | kClippedAcceleration | kClippedJerk;
+  int joint = -1;
+  double farthest = 0.0;
+  for (std::size_t i = 0; (flags & kClips) != 0 && i < action.size(); ++i) {
+    const double distance =
+        std::abs(static_cast<double>(action[i]) - static_cast<double>(filter_.command()[i]));
+    if (joint >= 0 && !(distance > farthest)) continue;
+    joint = static_cast<int>(i);
+    farthest = distance;
+  }
+  const auto at = static_cast<std::size_t>(std::max(joint, 0));
+  const double asked = joint < 0 ? 0.0 : static_cast<double>(action[at]);
+  const double sent = joint < 0 ? 0.0 : static_cast<double>(filter_.command()[at]);
+  const auto report = [&](Fault fault, std::uint32_t flag) {
+    const bool is_present = (flags & flag) != 0;
+    // One event for the fault as such, even if another joint is now the farthest.
+    if (is_present == faults_.is_present(fault)) return;
+    if (is_present) {
+      faults_.set(fault, true, joint, asked, sent);
+    } else {
+      faults_.end(fault);
+    }
+  };
+  report(Fault::kPosition, kClippedPosition);
+  report(Fault::kVelocity, kClippedVelocity);
+  report(Fault::kAcceleration, kClippedAcceleration);
+  report(Fault::kJerk, kClippedJerk);
+}
+
+void ControlCore::send(Tick& tick) noexcept {
+  TickHeader& header = tick.header;
+  header.sequence = ++sequence_;
+  header.phase = static_cast<std::uint32_t>(phase());
+  header.chunk = has_chunk_ ? static_cast<std::int64_t>(chunk_.request.index) : -1;
+  header.sent_ns = link_->send(filter_.command(), {.sequence = header.sequence,
+                                                   .session = header.session,
+                                                   .tick_ns = header.tick_ns,
+                                                   .observed_ns = header.observed_ns,
+                                                   .flags = header.flags});
+  if (last_sent_ns_ != 0) intervals_.record(to_seconds(header.sent_ns - last_sent_ns_));
+  jitter_.record(to_seconds(header.sent_ns - header.deadline_ns));
+  last_sent_ns_ = header.sent_ns;
+  last_tick_ns_ = header.tick_ns;
+  counts_.ticks.add();
+  if ((header.flags & kHeld) != 0) counts_.held_ticks.add();
+  const bool is_late = tick.now_ns - header.deadline_ns > period_ns_;
+  if (is_late || faults_.is_present(Fault::kStarved)) counts_.deadline_misses.add();
+  store(is_at_rest_, is_at_rest());
+}
+
+void ControlCore::record(const Tick& tick) noexcept {
+  std::byte* memory = ticks_.claim();
+  if (memory == nullptr) return;
+  std::memcpy(memory, &tick.header, sizeof(tick.header));
+  for (std::size_t i = 0; i < layout_.num_cameras; ++i) {
+    const std::int64_t captured_ns = link_->frame_captured_ns(i);
+    std::memcpy(memory + layout_.frames + i * sizeof(captured_ns), &captured_ns,
+                sizeof(captured_ns));
+  }
+  const std::span<const std::byte> state = std::as_bytes(watch_.state());
+  const std::span<const std::byte> command = std::as_bytes(filter_.command());
+  std::memcpy(memory + layout_.state, state.data(), state.size());
+  std::memcpy(memory + layout_.command, command.data(), command.size());
+  ticks_.publish();
+}
+
+void ControlCore::begin_stop(const Cause& cause, StopCategory category) noexcept {
+  const LoopPhase current = phase();
+  if (current == LoopPhase::kStopping) {
+    // The first cause is the reason; a stop that removes power sooner still counts.
+    if (category < load(category_)) store(category_, category);
+    return;
+  }
+  faults_.note(cause.fault, cause.index, cause.value, cause.limit);
+  discard();
+  store(stop_fault_, cause.fault);
+  store(stop_index_, cause.index);
+  store(stop_value_, cause.value);
+  store(stop_limit_, cause.limit);
+  store(category_, category);
+  stopping_since_ns_ = 0;
+  set_phase(LoopPhase::kStopping);
+}
+
+void ControlCore::end_if_at_rest(const Tick& tick) noexcept {
+  const LoopPhase current = phase();
+  if (current != LoopPhase::kStopping && current != LoopPhase::kFinishing) return;
+  if (stopping_since_ns_ == 0) stopping_since_ns_ = tick.now_ns;
+  const double stopping_s = to_seconds(tick.now_ns - stopping_since_ns_);
+  const double bound_s = filter_.rest_time_bound_s() + kStopMarginS;
+  const bool is_overdue = stopping_s > bound_s;
+  if (!is_at_rest() && !is_overdue) return;
+  if (is_overdue && !is_at_rest()) {
+    faults_.note(Fault::kStopOverdue, -1, stopping_s, bound_s);
+  }
+  end_session(current == LoopPhase::kStopping ? LoopPhase::kStopped : LoopPhase::kIdle);
+}
+
+void ControlCore::end_session(LoopPhase phase) noexcept {
+  const LinkPhase announced = phase == LoopPhase::kStopped ? LinkPhase::kStopped : LinkPhase::kIdle;
+  link_->announce(announced, load(category_), load(session_));
+  store(is_at_rest_, true);
+  set_phase(phase);
+}
+
+std::vector<std::span<const std::byte>> ControlCore::memory() const {
+  return {std::as_bytes(std::span(this, 1)),
+          ticks_.memory(),
+          events_.memory(),
+          std::as_bytes(std::span(chunk_.actions)),
+          std::as_bytes(std::span(mailbox_->chunk().actions)),
+          link_->memory()};
+}
+
+void ControlCore::close() noexcept {
+  link_->announce(LinkPhase::kClosed, load(category_), load(session_));
+}
+
+}  // namespace flux

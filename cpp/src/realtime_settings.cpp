@@ -1,0 +1,96 @@
+#include "flux/realtime_settings.hpp"
+
+#include <cmath>
+#include <stdexcept>
+#include <string>
+
+#include "flux/tensor.hpp"
+
+namespace flux {
+namespace {
+
+constexpr double kStartTolerance = 0.05;
+
+[[noreturn]] void refuse(const std::string& name, const std::string& expected,
+                         const std::string& got) {
+  throw std::invalid_argument(expected_got(name, expected, got));
+}
+
+// Written so that a NaN fails.
+void require_above(const char* name, double value, double bound) {
+  if (std::isfinite(value) && value > bound) return;
+  refuse(name, "a finite number above " + std::to_string(bound), std::to_string(value));
+}
+
+void require_not_negative(const char* name, double value) {
+  if (std::isfinite(value) && value >= 0.0) return;
+  refuse(name, "a finite number of at least 0", std::to_string(value));
+}
+
+template <typename Value>
+void require_joints(const char* name, const std::vector<Value>& values, std::size_t action_dim,
+                    bool may_be_negative) {
+  if (values.empty()) return;
+  if (values.size() != action_dim) {
+    refuse(name, std::to_string(action_dim) + " values", std::to_string(values.size()));
+  }
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    if (std::isfinite(values[i]) && (may_be_negative || values[i] >= Value{0})) continue;
+    refuse(std::string(name) + "[" + std::to_string(i) + "]",
+           may_be_negative ? "a finite number" : "a finite number of at least 0",
+           std::to_string(values[i]));
+  }
+}
+
+void check_times(const RealtimeSettings& settings) {
+  require_above("control_hz", settings.control_hz, 0.0);
+  require_not_negative("hold_for_s", settings.hold_for_s);
+  require_not_negative("stale_after_s", settings.stale_after_s);
+  require_above("max_state_age_s", settings.max_state_age_s, 0.0);
+  require_above("max_frame_age_s", settings.max_frame_age_s, 0.0);
+  require_not_negative("inference_deadline_s", settings.inference_deadline_s);
+  require_above("record_s", settings.record_s, 0.0);
+}
+
+void check_counts(const RealtimeSettings& settings) {
+  if (settings.execution_horizon < 1) {
+    refuse("execution_horizon", "at least 1", std::to_string(settings.execution_horizon));
+  }
+  if (settings.max_retries < 0) {
+    refuse("max_retries", "at least 0", std::to_string(settings.max_retries));
+  }
+  const int priority = settings.scheduling.priority;
+  if (priority < 0 || priority > 99) refuse("priority", "0 to 99", std::to_string(priority));
+}
+
+}  // namespace
+
+std::int64_t RealtimeSettings::period_ns() const noexcept {
+  return static_cast<std::int64_t>(std::ceil(1e9 / control_hz));
+}
+
+RealtimeSettings checked(RealtimeSettings settings, const RobotLink& link) {
+  check_times(settings);
+  check_counts(settings);
+  const std::size_t action_dim = link.action_dim();
+  require_joints("max_following_error", settings.max_following_error, action_dim, false);
+  require_joints("max_border_jump", settings.max_border_jump, action_dim, false);
+  require_joints("start_tolerance", settings.start_tolerance, action_dim, false);
+  require_joints("rest_command", settings.rest_command, action_dim, true);
+  if (!settings.is_by_differences() && link.state_dim() != action_dim) {
+    refuse("state_dim",
+           "the action_dim " + std::to_string(action_dim) + " of a robot without rest_command",
+           std::to_string(link.state_dim()));
+  }
+  for (const std::size_t camera : settings.cameras) {
+    if (camera < link.num_cameras()) continue;
+    refuse("cameras", "indices below " + std::to_string(link.num_cameras()),
+           std::to_string(camera));
+  }
+  if (settings.start_tolerance.empty()) {
+    settings.start_tolerance.assign(action_dim, kStartTolerance);
+  }
+  return settings;
+}
+
+}  // namespace flux
