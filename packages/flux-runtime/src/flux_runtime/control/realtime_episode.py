@@ -23,7 +23,7 @@ from ..realtime import DriverCancelled
 from .command_monitor import RETURNING, CommandMonitor
 from .episode import EpisodeResult, how_it_ended
 from .episode_log import EpisodeLog, Event, Outcome
-from .realtime_rows import EpisodeTimes
+from .realtime_rows import SessionTimes
 from .realtime_session import RealtimeSession, StoppedBySignal
 from .success import STRICT_HOLD_TICKS, SuccessWatch
 from .trace import RealtimeTrace
@@ -89,7 +89,7 @@ class RealtimeEpisode:
         self._number = session.next_number()
         self._trace = RealtimeTrace(session.spec.control_hz)
         self._logs: list[EpisodeLog] = [self._trace, *([log] if log else [])]
-        self._times = EpisodeTimes(session.spec, session.source.cameras, time.monotonic_ns())
+        self._times = SessionTimes(session.spec, session.source.cameras, time.monotonic_ns())
         self._monitor = self._new_monitor()
         self._has_started = False
         self._steps = 0

@@ -21,7 +21,7 @@ _OF_JOINTS = (
 _OF_STATES = ("state_not_finite",)
 
 
-class EpisodeTimes:
+class SessionTimes:
     """Knows when the first tick of a session was due, and what joints and cameras are called."""
 
     def __init__(self, spec: RobotSpec, cameras: Sequence[str], now_ns: int) -> None:
