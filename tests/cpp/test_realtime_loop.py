@@ -141,7 +141,9 @@ def test_failures_are_retried_and_the_last_one_is_the_reason() -> None:
 def test_a_chunk_of_a_wrong_shape_is_a_failure() -> None:
     loop, _ = make_loop(max_retries=0)
     loop.start(1)
-    with pytest.raises(ValueError, match=r"actions: expected .*\(H, 3\).* got float32 \(8, 2\)"):
+    with pytest.raises(
+        ValueError, match=r"actions: expected float32 \(8, 3\), got float32 \(8, 2\)"
+    ):
         loop.submit_chunk(request_of(loop), np.zeros((8, 2), np.float32), time.monotonic_ns())
     assert loop.wait_until_ended(WAIT_S)
     assert loop.status()["fault"] == "retries_exhausted"
@@ -211,7 +213,7 @@ def test_every_fault_has_a_reaction_and_a_text() -> None:
     assert len({name for name, _, _ in _core.FAULTS}) == len(_core.FAULTS)
     for name, reaction, text in _core.FAULTS:
         assert reaction in reactions, name
-        assert text and text[0].islower() and not text.endswith("."), name
+        assert text and not text.endswith("."), name
 
 
 STUCK = """
