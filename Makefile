@@ -4,7 +4,7 @@ ARGS ?=
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-peers lint format typecheck bench sanitize
+.PHONY: help install demo test test-slow test-peers lint format typecheck bench sanitize soak
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ bench: install ## Time the runtime on this machine
 
 sanitize: install ## Run the C++ tests under the address, undefined and thread sanitizers
 	@bash scripts/sanitize.sh
+
+soak: install ## Drive a fake arm for 30 minutes (ARGS="--seconds 60"); nothing may grow
+	@$(BIN)/python scripts/soak.py $(ARGS)
 
 .PHONY: docs
 docs: install ## Build the documentation site in build/docs; any warning is an error

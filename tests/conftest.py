@@ -28,6 +28,8 @@ LONGEST_FIRST = (
     "flux_runtime/export/test_export_options.py",
     "cpp/test_cpp_unit.py",
     "flux_train/test_faults.py",
+    *(f"integration/test_faults_{kind}.py" for kind in ("commands", "processes", "sensors")),
+    "integration/test_soak.py",
 )
 """The slowest files. Started last, they would leave other processes without work."""
 

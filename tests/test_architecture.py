@@ -25,13 +25,17 @@ ALLOWED: dict[str, set[str]] = {
     "flux_core": set(),
     "flux_data": {"flux_core"},
     "flux_train": {"flux_core", "flux_data"},
-    "flux_runtime": {"flux_core"},
+    "flux_driver": set(),
+    "flux_runtime": {"flux_core", "flux_driver"},
 }
+# Packages that are installed with another one.
+INSTALLED_WITH = {"flux_driver": "flux-runtime"}
 # The parts of a package that may need torch; `()` means none, and "" the whole package.
 MAY_NEED_TORCH: dict[str, tuple[str, ...]] = {
     "flux_core": ("models/",),
     "flux_data": ("samples/resize.py",),
     "flux_train": ("",),
+    "flux_driver": (),
     "flux_runtime": ("export",),
 }
 
@@ -54,15 +58,30 @@ ROOMS: dict[str, tuple[str, ...]] = {
         *("checkpoints", "micro_batch", "gradients", "out_of_memory", "provenance"),
         *("stop_signals", "trainer", "recipes", "report", "cli"),
     ),
+    "flux_driver": (
+        *(
+            "library",
+            "memory",
+            "messages",
+            "robot",
+            "readings",
+            "calls",
+            "events",
+            "gate",
+            "parent",
+        ),
+        *("stepped", "threads", "commands", "host"),
+    ),
     "flux_runtime": (
-        *("engines", "robots", "control", "arguments", "check", "export", "bench"),
+        *("engines", "robots", "realtime", "control", "arguments", "check", "export", "bench"),
         *("doctor", "report", "run", "cli", "evaluate"),
     ),
 }
 
 
 def _source(package: str) -> Path:
-    return PACKAGES / package.replace("_", "-") / "src" / package
+    distribution = INSTALLED_WITH.get(package, package.replace("_", "-"))
+    return PACKAGES / distribution / "src" / package
 
 
 def _modules(package: str) -> Iterator[tuple[str, ast.Module]]:
@@ -217,6 +236,21 @@ def test_siblings_are_imported_absolutely_and_neighbours_relatively() -> None:
         for name, line in _imports(tree)
         if name == package and not path.endswith(("__main__.py", "_worker.py"))
     ]
+    assert not found
+
+
+def test_the_driver_side_needs_only_an_old_python_and_numpy() -> None:
+    """It runs in the interpreter of the robot's environment, where nothing else is installed."""
+    found = []
+    for path, tree in _modules("flux_driver"):
+        ast.parse(
+            (_source("flux_driver") / path).read_text(encoding="utf-8"), feature_version=(3, 8)
+        )
+        found += [
+            f"flux_driver/{path}:{line} imports {name}"
+            for name, line in _imports(tree)
+            if name != "numpy" and name not in sys.stdlib_module_names
+        ]
     assert not found
 
 

@@ -396,7 +396,7 @@ void bind_realtime_loop(py::module_& module) {
            py::arg("decoder"), py::arg("limits"), py::arg("settings"),
            py::arg("signals").none(true) = py::none())
       .def("start", &RealtimeLoop::start, py::call_guard<py::gil_scoped_release>(),
-           py::arg("session"), py::arg("confirmed_return") = false)
+           py::arg("session"), py::arg("confirmed_return") = false, py::arg("max_ticks") = 0)
       .def(
           "wait_for_request",
           [](RealtimeLoop& loop, double timeout_s) {

@@ -115,6 +115,7 @@ Cause ControlCore::start(std::uint64_t session, bool is_return_confirmed,
   held_ns_ = ask_after_ns_ = lead_ = 0;
   asked_ns_ = now_ns;  // an inference of the last session may still be running
   next_index_ = 0;
+  used_ticks_ = 0;
   failures_ = slow_chunks_ = 0;
   faults_.reset();
   faults_.begin_tick(now_ns, session, 0);
@@ -181,8 +182,14 @@ void ControlCore::tick(std::int64_t deadline_ns, std::int64_t now_ns) noexcept {
   move(tick);
   send(tick);
   record(tick);
+  count_used(tick);
   end_if_at_rest(tick);
   ask(tick);
+}
+
+void ControlCore::count_used(const Tick& tick) noexcept {
+  const bool is_used = takes_chunks() && (tick.header.flags & kReturning) == 0;
+  if (is_used && ++used_ticks_ == max_ticks_) request_finish();
 }
 
 ControlCore::Tick ControlCore::begin_tick(std::int64_t deadline_ns, std::int64_t now_ns) noexcept {

@@ -45,7 +45,7 @@ SECTIONS = {
     ),
     "Understand": (
         *("docs/architecture", "docs/data", "docs/training", "docs/export"),
-        *("docs/engines", "docs/robots", "docs/numbers"),
+        *("docs/engines", "docs/robots", "docs/safety", "docs/numbers"),
     ),
     "Work on it": ("CONTRIBUTING", "CHANGELOG"),
 }

@@ -342,6 +342,7 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> ToyRobot:
     """Makes `flux-runtime run --robot toy` drive a toy robot through a toy encoder."""
     robot = ToyRobot()
     monkeypatch.setattr("flux_runtime.run.command.make_robot", lambda name: robot)
+    monkeypatch.setattr("flux_runtime.run.command.is_simulated_class", lambda name: name == "toy")
     module = ModuleType("flux_core.policy_io")
     module.__dict__["PolicyIO"] = ToyEncoder
     monkeypatch.setitem(sys.modules, "flux_core.policy_io", module)

@@ -10,18 +10,23 @@ from __future__ import annotations
 import json
 import os
 import re
+import socketserver
 import subprocess
 import sys
+import threading
+import time
 import venv
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
 
 from flux_core import Bundle
 from flux_core.norm_stats import stats_from_json
+from flux_runtime.realtime import DriverProcess
 
 from ..documents import COMMANDS, ROOT, YOUR_OWN, Block, read_blocks
 
@@ -140,6 +145,46 @@ def test_the_robot_is_installed_driven_and_recorded(desk: Desk, robot_page: str)
     assert "my-arm · hold · grasp the dot" in robot_page
     done = desk.run("flux-data info datasets/my_arm --json")
     assert json.loads(done.stdout)["cameras"] == ["top_view"]
+
+
+class Controller(socketserver.StreamRequestHandler):
+    """The controller of the real arm on the page: obeys at once, and counts the requests."""
+
+    position: ClassVar[bytes] = np.zeros(4, "<f4").tobytes()
+    requests: ClassVar[list[str]] = []
+
+    def handle(self) -> None:
+        """Answers the requests of one connection."""
+        for line in self.rfile:
+            request, _, values = line.decode().strip().partition(" ")
+            self.requests.append(request)
+            if request == "move":
+                Controller.position = bytes.fromhex(values)
+            answers = {"state": bytes(4) + self.position, "image": bytes(64 * 64 * 3)}
+            self.wfile.write(answers.get(request, b"ok"))
+
+
+def test_the_real_driver_is_connected_and_driven_in_its_own_environment(
+    desk: Desk, robot_page: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Controller) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("MY_ARM", f"127.0.0.1:{server.server_address[1]}")
+        python = desk.environment / "bin" / "python"
+        with DriverProcess.start("my-real-arm", python=python) as driver:
+            driver.connect(["top"])
+            driver.begin(1)
+            driver.link.announce("running", session=1)
+            command = np.array([0.1, 0, 0, 0], np.float32)
+            now_ns = time.monotonic_ns()
+            driver.link.send(command, sequence=1, session=1, tick_ns=now_ns, observed_ns=0)
+            deadline_s = time.monotonic() + 10
+            while driver.observe(["top"])[0][0] != command[0]:
+                assert time.monotonic() < deadline_s, driver.failure
+            assert driver.spec.cameras == ("top",) and driver.failure is None
+        server.shutdown()
+    assert "hold" in Controller.requests  # the policy had fallen silent, or the driver was closed
 
 
 def test_a_dataset_becomes_a_policy_that_drives_the_simulated_robot(

@@ -53,6 +53,9 @@ class ControlCore {
   // Any thread. Both take effect at the next tick.
   void request_stop(StopCategory category) noexcept;
   void request_finish() noexcept { is_finish_requested_.store(true); }
+  // Before start(), on the control thread: the session finishes by itself after this many ticks of
+  // running and holding; 0 for never.
+  void set_max_ticks(std::uint64_t ticks) noexcept { max_ticks_ = ticks; }
 
   // Control thread. Starts a session from the measured state, or returns why that is refused.
   [[nodiscard]] Cause start(std::uint64_t session, bool is_return_confirmed,
@@ -100,6 +103,7 @@ class ControlCore {
   void note_lateness(Tick& tick) noexcept;
   void restart_from_measured() noexcept;
   void take_requests() noexcept;
+  void count_used(const Tick& tick) noexcept;
   void take_answer(const Tick& tick) noexcept;
   void accept(TimedChunk& chunk, const Tick& tick) noexcept;
   void activate(TimedChunk& chunk, std::int64_t first_row, const Tick& tick) noexcept;
@@ -165,6 +169,8 @@ class ControlCore {
   // Written by other threads. The category of a stop, or -1.
   std::atomic<int> stop_request_{-1};
   std::atomic<bool> is_finish_requested_{false};
+  std::uint64_t max_ticks_ = 0;
+  std::uint64_t used_ticks_ = 0;  // of max_ticks_
 
   std::uint64_t sequence_ = 0;
   std::int64_t last_tick_ns_ = 0;  // of the last command; 0 before the first

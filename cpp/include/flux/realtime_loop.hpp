@@ -44,8 +44,9 @@ class RealtimeLoop {
 
   // Starts a session from the measured state. Throws std::invalid_argument, naming the joint,
   // expected and found, if the robot cannot be started; std::logic_error if a session is running or
-  // the loop is closed.
-  void start(std::uint64_t session, bool is_return_confirmed = false);
+  // the loop is closed. The session finishes by itself after `max_ticks` ticks of running and
+  // holding; 0 for never.
+  void start(std::uint64_t session, bool is_return_confirmed = false, std::uint64_t max_ticks = 0);
 
   // The next request for a chunk; empty if none comes in time. Its observation must be taken after
   // this has returned. One inference thread calls it.
@@ -96,6 +97,7 @@ class RealtimeLoop {
   std::atomic<StartState> start_state_{StartState::kNone};
   std::uint64_t start_session_ = 0;
   bool is_return_confirmed_ = false;
+  std::uint64_t start_max_ticks_ = 0;
   Cause start_cause_;
   std::atomic<bool> is_closing_{false};
   std::thread thread_;

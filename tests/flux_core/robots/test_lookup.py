@@ -218,7 +218,7 @@ def test_older_configs_contain_only_a_name() -> None:
         ([1, 2], "inference.robot: expected RobotSpec, got"),
         ({"type": "os:system"}, "inference.robot.type: expected 'RobotSpec', got 'os:system'"),
         ({"type": "PI0FlowMatching"}, "inference.robot.type: expected 'RobotSpec'"),
-        ({"schema_version": 2, "torque": 1}, "inference.robot.schema_version: expected 1, got 2"),
+        ({"schema_version": 3, "torque": 1}, "robot.schema_version: expected 1 or 2, got 3"),
         ({"name": "my-arm"}, "inference.robot.joint_names: RobotSpec needs 'joint_names'"),
         (unbind(SPEC) | {"lower": [0.0, float("nan"), 0.0]}, "lower: elbow: expected a finite"),
     ],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,13 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flux_core.errors import UsageError
 from flux_runtime.control.command_monitor import CommandMonitor
 from flux_runtime.control.episode import EpisodeResult, run_episode
 from flux_runtime.control.latency import StageTimes
 from flux_runtime.control.policy_source import BundleSource, HoldSource, chunk_noise
 from flux_runtime.control.success import STRICT_HOLD_TICKS
-from flux_runtime.run.recording import Recorder, prepare_recording
+from flux_runtime.run.recording import Recorder
 
 
 def run(fakes: Any, robot: Any, loop: Any, **changes: Any) -> EpisodeResult:
@@ -76,11 +74,11 @@ def test_a_robot_commanded_by_differences_starts_and_rests_with_its_rest_command
     fakes: Any, tmp_path: Path
 ) -> None:
     robot = difference_robot(fakes)
-    result = run(fakes, robot, fakes.FakeLoop(), max_steps=5)
+    recording = Recorder(tmp_path, robot.spec).begin(prompt="rest", seed=7)
+    result = run(fakes, robot, fakes.FakeLoop(), max_steps=5, log=recording)
     assert [command.tolist() for command in robot.commands] == [[0.0, 0.0, 1.0]] * 5
     assert result.commands_out_of_limit == 0
-    prepare_recording(tmp_path)
-    with np.load(Recorder(tmp_path, robot.spec).write(result, "rest")) as recorded:
+    with np.load(recording.finish(result)) as recorded:
         assert (recorded["state"].shape, recorded["command"].shape) == ((5, 4), (5, 3))
 
 
@@ -167,30 +165,3 @@ def test_the_monitor_sees_a_position_beyond_the_limit(fakes: Any) -> None:
     monitor = CommandMonitor(fakes.toy_spec(), np.array([2.0, 0.0, 1.0], np.float32))
     assert monitor.check(np.array([2.0, 0.0, 1.0], np.float32))
     assert not monitor.check(np.array([2.0001, 0.0, 1.0], np.float32))
-
-
-def test_a_recording_holds_every_tick(fakes: Any, tmp_path: Path) -> None:
-    robot = fakes.ToyRobot()
-    result = run(fakes, robot, fakes.FakeLoop())
-    prepare_recording(tmp_path / "out")
-    recorder = Recorder(tmp_path / "out", robot.spec)
-    path = recorder.write(result, "wave")
-    recorder.write(result, "wave")
-    with np.load(path) as arrays:
-        assert arrays["state"].shape == arrays["command"].shape == (result.steps, 3)
-        assert (arrays["command"] == np.stack(result.trace.commands)).all()
-        assert arrays["chunk_starts"].tolist() == result.trace.chunk_starts
-        assert np.allclose(arrays["timestamp_s"] - arrays["lateness_s"], np.arange(29) / 50)
-        assert len(arrays["flags"]) == result.steps
-    lines = (tmp_path / "out" / "episodes.jsonl").read_text().splitlines()
-    assert [json.loads(line)["file"] for line in lines] == [
-        "episode_000000.npz",
-        "episode_000001.npz",
-    ]
-    assert json.loads(lines[0])["seed"] == 7
-
-
-def test_a_recording_is_never_overwritten(tmp_path: Path) -> None:
-    (tmp_path / "episodes.jsonl").write_text("")
-    with pytest.raises(UsageError, match="already holds a recording"):
-        prepare_recording(tmp_path)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
-import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,10 +11,10 @@ import numpy as np
 import pytest
 
 from flux_core.config import unbind
-from flux_core.errors import BundleError, RobotError
+from flux_core.errors import BundleError
 from flux_core.robots import RobotSpec
 from flux_runtime.cli import main
-from flux_runtime.control.preflight import spec_in_force, warn_of_unenforced_limits
+from flux_runtime.control.preflight import spec_in_force
 
 DIFFERENCES: dict[str, Any] = dict(
     rest_command=(0.0, 0.0, 0.5), state_names=("x", "y"), state_units=("m", "rad")
@@ -155,17 +153,18 @@ def test_a_bundle_that_only_names_its_robot_has_the_drivers_limits(fakes: Any) -
         assert spec_in_force(config, driver) is driver
 
 
-def test_limits_that_the_filter_does_not_enforce_are_logged(
-    fakes: Any, caplog: pytest.LogCaptureFixture
+def test_acceleration_and_jerk_that_a_simulated_robot_states_bound_every_command(
+    core: Any, toy: Any, toy_bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with caplog.at_level(logging.WARNING, "flux.runtime"):
-        warn_of_unenforced_limits(fakes.toy_spec())
-        assert caplog.messages == []
-        warn_of_unenforced_limits(full_spec(fakes))
-    (message,) = caplog.messages
-    assert message.startswith("toy: max_acceleration and max_jerk: not enforced: the safety filter")
-
-
-def test_a_driver_that_states_a_limit_of_nan_cannot_be_made(fakes: Any) -> None:
-    with pytest.raises(RobotError, match="lower: left_b: expected a finite number, got nan"):
-        replace(fakes.toy_spec(), lower=(-2.0, math.nan, 0.0))
+    toy.spec = replace(toy.spec, max_acceleration=(4.0,) * 3, max_jerk=(80.0,) * 3)
+    start = np.array([0.1, -0.1, 0.5])
+    report = run_toy(toy_bundle, capsys)
+    hz = toy.spec.control_hz
+    velocity = np.diff([start, *toy.commands], axis=0, prepend=start[None]) * hz
+    acceleration = np.diff(velocity, axis=0) * hz
+    jerk = np.diff(acceleration, axis=0, prepend=0) * hz
+    rounding = 8 * float(np.finfo(np.float32).eps)
+    assert np.abs(acceleration).max() <= 4.0 + rounding * hz**2
+    assert np.abs(jerk).max() <= 80.0 + rounding * hz**3
+    assert {"max_acceleration", "max_jerk"} <= report["limits"].keys()
+    assert report["limits"]["max_jerk"]["left_a"] == {"value": 80.0, "source": "the driver"}

@@ -12,15 +12,15 @@ from PIL import Image
 
 from flux_core.bundle.bundle import Bundle
 from flux_core.errors import BundleError, RobotError
-from flux_core.robots import robot_spec
+from flux_core.robots import motion_limits
 from flux_core.types import Observation
 from flux_runtime.control.preflight import (
     check_bundle_fits,
-    check_can_be_held,
     check_decoder,
     check_encoding,
     check_golden,
     check_observation,
+    excursions,
 )
 from flux_runtime.engines.golden_replay import compare_actions, replay_golden
 
@@ -81,13 +81,6 @@ def test_a_robot_commanded_by_differences_may_have_more_states_than_joints(fakes
     check_observation(observation(state=np.zeros(4, np.float32)), spec, ())
     with pytest.raises(RobotError, match="joint y: expected a finite number, got nan"):
         check_observation(observation(state=np.array([0, 0, np.nan, 0], np.float32)), spec, ())
-
-
-def test_a_real_robot_that_holding_would_keep_moving_is_refused(fakes: Any) -> None:
-    check_can_be_held(fakes.toy_spec(), is_simulated=False)
-    check_can_be_held(robot_spec("libero"), is_simulated=True)
-    with pytest.raises(RobotError, match="expected commands that are positions, got differences"):
-        check_can_be_held(robot_spec("libero"), is_simulated=False)
 
 
 def test_statistics_of_another_robot_are_refused(fakes: Any) -> None:
@@ -208,3 +201,35 @@ def test_inputs_that_the_graphs_do_not_take_are_refused(
     with pytest.raises(BundleError) as caught:
         check_encoding(inputs | ({} if value is None else {name: value}), fakes.toy_manifest())
     assert expected in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("pose", "expected"),
+    [
+        ((-54.96, 0.0, 0.5), r"joint left_a: expected -2 to 2 rad, got -54.96. Does the driver "),
+        ((0.0, 2.06, 0.5), r"joint left_b: expected -2 to 2 rad, got 2.06. Move the robot"),
+        ((0.0, 0.0, 1.2), r"joint left_gripper: expected 0 to 1, got 1.2. Move"),
+        ((0.0, np.nan, 0.5), r"joint left_b: expected -2 to 2 rad, got nan"),
+    ],
+)
+def test_a_robot_far_outside_its_limits_is_refused(
+    fakes: Any, pose: tuple[float, ...], expected: str
+) -> None:
+    with pytest.raises(RobotError, match=f"^toy: start pose: {expected}"):
+        excursions(motion_limits(fakes.toy_spec()), np.array(pose, np.float32))
+
+
+def test_a_robot_slightly_outside_its_limits_may_be_led_back(fakes: Any) -> None:
+    limits = motion_limits(fakes.toy_spec())
+    (low, high) = excursions(limits, np.array([-2.04, 2.0, 1.03], np.float32))
+    assert (low.joint, low.limit, high.joint, high.limit) == (0, -2.0, 2, 1.0)
+    assert low.motion_text(limits.spec) == "left_a from -2.04 to -2 rad at 0.5 rad per second"
+    assert high.motion_text(limits.spec) == "left_gripper from 1.03 to 1 at 1 per second"
+    assert excursions(limits, np.array([2.0, 0.0, 0.5], np.float32)) == []
+
+
+def test_the_states_of_a_robot_commanded_by_differences_are_no_start_pose(fakes: Any) -> None:
+    spec = replace(
+        fakes.toy_spec(), rest_command=(0, 0, 1), state_names=tuple("wxyz"), state_units=("m",) * 4
+    )
+    assert excursions(motion_limits(spec), np.full(4, 9.0, np.float32)) == []

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 import re
+from dataclasses import replace
 from fractions import Fraction
 from html.parser import HTMLParser
 from pathlib import Path
@@ -14,8 +16,10 @@ import numpy as np
 import pytest
 
 from flux_runtime.control.episode import EpisodeResult, run_episode
+from flux_runtime.control.episode_log import Event, InferenceTimes, realtime_rows
 from flux_runtime.control.latency import histogram_of
 from flux_runtime.control.policy_source import HoldSource
+from flux_runtime.control.trace import RealtimeTrace
 from flux_runtime.report import ReportData, VideoRecorder, write_report
 from flux_runtime.report.plots import joint_figure, latency_figure
 from flux_runtime.report.video import H264Encoder, compose
@@ -47,7 +51,7 @@ def episode(
 def write(fakes: Any, path: Path, **changes: Any) -> str:
     first, video = episode(fakes, 1, filmed=True)
     second, _ = episode(fakes, 2, transferred_at=999)
-    results = [first, second]
+    results = changes.get("results", [first, second])
     histograms = collect_histograms(results, {"encode": histogram_of([0.5, 0.7, 2.0])})
     summary = summarize(results, histograms) | {
         "robot": "toy",
@@ -58,18 +62,51 @@ def write(fakes: Any, path: Path, **changes: Any) -> str:
         "bundle": "bundles/<toy>",
         "prompt": "wave <script>alert(1)</script>",
         "golden_max_abs_error": 1e-7,
+        **changes.get("facts", {}),
     }
     data = ReportData(
         spec=fakes.toy_spec(),
         summary=summary,
         results=results,
-        videos=[video, None],
+        videos=[video, None][: len(results)],
         num_plotted=1,
         histograms=histograms,
         manifest=changes.get("manifest"),
     )
     write_report(path, data)
     return path.read_text(encoding="utf-8")
+
+
+def realtime_episode(fakes: Any) -> EpisodeResult:
+    """An episode in real time with a gap, events and sensors of different ages."""
+    trace = RealtimeTrace(control_hz=50.0)
+    rows = np.zeros(40, realtime_rows(3, 3, 2))
+    rows["timestamp_s"] = np.arange(40) * 0.02 + 0.001
+    rows["timestamp_s"][25:] += 0.1
+    trace.add_rows(rows[:20])
+    trace.add_rows(rows[20:])
+    trace.add_event(Event(time_s=0.3, name="frame_stale", subject="cam_<a>", value=0.31, limit=0.2))
+    trace.add_event(Event(time_s=0.5, name="driver_failed", text="bus <busy>"))
+    for index in range(3):
+        ages = {"cam_a": 0.03 * index, "cam_b": math.nan}
+        trace.add_inference(
+            InferenceTimes(
+                time_s=0.2 * index, duration_s=0.05, state_age_s=0.004, frame_ages_s=ages
+            )
+        )
+    result, _ = episode(fakes, 3)
+    return replace(
+        result,
+        success=None,
+        strict_success=None,
+        stages={},
+        trace=trace.trace(),
+        timing=trace.timing(),
+        events=trace.events,
+        outcome="failed",
+        stopped_by="driver_failed",
+        reason="bus <busy>",
+    )
 
 
 class Tags(HTMLParser):
@@ -172,6 +209,39 @@ def test_the_page_says_what_happened(fakes: Any, tmp_path: Path) -> None:
     assert page.count("<video") == 1
 
 
+def test_a_run_in_real_time_shows_gaps_events_and_the_ages_of_its_sensors(
+    fakes: Any, tmp_path: Path
+) -> None:
+    result = realtime_episode(fakes)
+    velocities = {"a": {"value": 5.0, "source": "the driver"}}
+    velocities |= {"b": {"value": 2.5, "source": "--max-velocity"}}
+    facts = {
+        "outcome": "failed",
+        "stopped_by": "driver_failed",
+        "reason": "bus <busy>",
+        "limits": {"holds_without_power": False, "max_velocity": velocities},
+        "scheduling": {"priority": {"asked": 50, "got": 0, "error": "not <permitted>"}},
+        "staleness": {"state": 0.06, "frame": 0.2},
+    }
+    write(fakes, tmp_path / "run.html", results=[result], facts=facts)
+    page = parse(tmp_path / "run.html")
+    names = [svg.attributes.get("aria-label", "") for svg in page.all("svg")]
+    assert "intervals between commands, seed 3" in names
+    assert "events, seed 3" in names
+    assert [name for name in names if name.startswith("age of")] == [
+        "age of state, seed 3",
+        "age of cam_a, seed 3",
+        "age of cam_b, seed 3",
+    ]
+    text = page.text
+    assert "This run ended early: failed by driver_failed." in text
+    assert "bus <busy>" in text
+    assert "Longest interval120.00 ms" in text
+    assert "Gaps1" in text
+    assert "asked for 50, got 0: not <permitted>" in text
+    assert "the driver (a); --max-velocity (b)" in text
+
+
 def test_without_a_bundle_the_page_says_so(fakes: Any, tmp_path: Path) -> None:
     assert "No bundle was used." in write(fakes, tmp_path / "run.html")
 
@@ -206,10 +276,12 @@ def test_any_number_of_cameras_makes_an_even_picture(count: int) -> None:
 
 def test_a_joint_that_never_moves_or_is_not_finite_can_be_drawn() -> None:
     flat = np.zeros(5, np.float32)
-    figure = {"chunk_starts": [0], "control_hz": 50.0, "limits": (-1.0, 1.0), "label": "a & b"}
-    assert 'aria-label="a &amp; b"' in joint_figure(commands=flat, states=flat, **figure)
-    assert "<svg" in joint_figure(commands=flat * np.nan, states=flat * np.nan, **figure)
-    assert "<svg" in joint_figure(commands=flat[:1], states=flat[:1], **figure)
+    seconds, starts = np.arange(5) / 50, np.zeros(1)
+    figure: dict[str, Any] = {"chunk_starts_s": starts, "limits": (-1.0, 1.0), "label": "a & b"}
+    whole = figure | {"seconds": seconds}
+    assert 'aria-label="a &amp; b"' in joint_figure(commands=flat, states=flat, **whole)
+    assert "<svg" in joint_figure(commands=flat * np.nan, states=flat * np.nan, **whole)
+    assert "<svg" in joint_figure(commands=flat[:1], states=flat[:1], seconds=seconds[:1], **figure)
 
 
 def test_figures_take_their_colours_from_the_page() -> None:

@@ -47,7 +47,7 @@ def test_with_ros_a_real_robot_says_that_it_is_not_driven_yet(
     with pytest.raises(RobotError, match="not part of this version of flux yet"):
         make_robot(name).connect()
     with pytest.raises(RobotError, match="not connected"):
-        make_robot(name).state()
+        make_robot(name).read_state()
 
 
 def register(monkeypatch: pytest.MonkeyPatch, value: str) -> None:

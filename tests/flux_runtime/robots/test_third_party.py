@@ -21,7 +21,7 @@ from flux_core.errors import RobotError
 from flux_core.robots import DRIVER_GROUP, ROBOT_SPECS, SPEC_GROUP, robot_spec
 from flux_runtime.cli import main
 from flux_runtime.doctor import check_python, diagnose
-from flux_runtime.robots import SimulatedRobot, make_robot, robot_names
+from flux_runtime.robots import SimulatedRobot, make_robot, robot_names, spec_of
 
 from ...distributions import Installer, install, installer
 from ...documents import YOUR_OWN, read_blocks
@@ -33,7 +33,7 @@ def my_arm_site(folder: Path) -> Path:
     project = tomllib.loads(files["my-arm/pyproject.toml"])["project"]
     site = install(folder, "my-arm", project["entry-points"])
     (site / "my_arm").mkdir()
-    for module in ("__init__.py", "driver.py"):
+    for module in ("__init__.py", "driver.py", "real.py"):
         (site / "my_arm" / module).write_text(files[f"my-arm/my_arm/{module}"])
     return site
 
@@ -46,7 +46,7 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Installer:
 
 @pytest.fixture
 def my_arm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("my_arm", "my_arm.driver"):
+    for module in ("my_arm", "my_arm.driver", "my_arm.real"):
         monkeypatch.delitem(sys.modules, module, raising=False)
     monkeypatch.syspath_prepend(str(my_arm_site(tmp_path / "site")))
 
@@ -55,7 +55,9 @@ def test_my_arm_is_described_and_driven(my_arm: None) -> None:
     robot = make_robot("my-arm")
     assert isinstance(robot, SimulatedRobot)
     assert robot.spec == robot_spec("my-arm")
-    assert robot_names() == ("aloha-sim", "aloha", "ur3", "my-arm")
+    assert robot_names() == ("aloha-sim", "aloha", "ur3", "my-arm", "my-real-arm")
+    real = make_robot("my-real-arm")
+    assert not isinstance(real, SimulatedRobot) and spec_of(real) == robot.spec
 
 
 def test_my_arm_runs_episodes_by_its_name(
@@ -127,6 +129,15 @@ from flux_core.robots import ROBOT_SPECS
 class Driver:
     spec = ROBOT_SPECS['ur3']
     def connect(self): ...
+    def read_state(self): ...
+    def read_frames(self, cameras): ...
+    def send(self, command, time_s): ...
+    def stop(self, category): ...
+    def close(self): ...
+"""
+OLD_STYLE = """
+class Driver:
+    def connect(self): ...
     def state(self): ...
     def observe(self, prompt, cameras): ...
     def command(self, action): ...
@@ -147,10 +158,15 @@ class Driver:
         ),
         (
             "class Driver: ...",
-            "got Driver without connect(), state(), observe(), command(), close()",
+            "got Driver without connect(), read_state(), read_frames(), send(), stop(), close()",
         ),
-        (GOOD.replace("    def command(self, action): ...\n", ""), "got Driver without command()"),
-        (GOOD.replace("ROBOT_SPECS['ur3']", "'ur3'"), "spec: expected a RobotSpec, got str"),
+        (GOOD.replace("    def stop(self, category): ...\n", ""), "got Driver without stop()"),
+        (OLD_STYLE, "write read_state(), read_frames(), send() and stop() instead; for a simulate"),
+        (
+            GOOD.replace("ROBOT_SPECS['ur3']", "'ur3'"),
+            "spec: expected a RobotSpec or a dict, got s",
+        ),
+        (GOOD.replace("ROBOT_SPECS['ur3']", "{'name': 'x'}"), "spec.joint_names: RobotSpec needs"),
         (
             GOOD.replace("    spec = ROBOT_SPECS['ur3']\n", ""),
             "expected a RobotSpec, got AttributeError: 'Driver' object has no attribute 'spec'",
@@ -205,12 +221,17 @@ from flux_core.robots import Kinematics, RobotSpec
 from flux_core.types import Observation
 class Driver:
     spec = {spec}
-    def connect(self): self.position = np.zeros(self.spec.action_dim, np.float32)
+    task, success_stage, end_state = "wave", "waved", "waving"
+    def connect(self): self.reset(0)
+    def reset(self, seed): self.position = np.zeros(self.spec.action_dim, np.float32)
     def state(self): return self.position
     def observe(self, prompt, cameras):
-        images = {{name: np.full((64, 64, 3), 90, np.uint8) for name in cameras}}
+        images = self.render(cameras)
         return Observation(images=images, state=self.position, prompt=prompt, timestamp_s=0.0)
+    def render(self, cameras):
+        return {{name: np.full((64, 64, 3), 90, np.uint8) for name in cameras}}
     def command(self, action): self.position = action
+    def stages(self): return {{"waved": False, "waving": False}}
     def close(self): ...
 """
 

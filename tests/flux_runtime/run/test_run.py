@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from flux_core.bundle.bundle import MANIFEST_NAME
+from flux_core.errors import RobotError
+from flux_runtime import read_recording
 from flux_runtime.cli import main
-from flux_runtime.run.command import RunOptions, run
+from flux_runtime.run.command import RunOptions, open_session, run
+from flux_runtime.run.run_log import RunLog
 
 TOY = ("run", "--robot", "toy")
 MINIMUM_KEYS = {
@@ -120,7 +122,7 @@ def test_every_chunk_of_every_episode_is_timed(
 ) -> None:
     seen: list[Any] = []
     monkeypatch.setattr(
-        "flux_runtime.run.command.write_report", lambda path, data: seen.append(data)
+        "flux_runtime.run.run_log.write_report", lambda path, data: seen.append(data)
     )
     toy.at["transferred"] = 999
     report = run(
@@ -212,16 +214,66 @@ def test_a_report_that_could_not_be_written_is_refused_before_the_run(
     assert toy.calls == []
 
 
-def test_a_robot_that_is_not_simulated_runs_in_real_time(
-    core: Any, toy: Any, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("error", "code", "outcome", "words"),
+    [
+        (OSError(5, "Input/output error"), 1, "failed", "error: Input/output error"),
+        (KeyboardInterrupt(), 130, "interrupted", "interrupted"),
+    ],
+)
+def test_a_run_that_ends_early_is_recorded_and_reported(
+    core: Any,
+    toy: Any,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    error: BaseException,
+    code: int,
+    outcome: str,
+    words: str,
 ) -> None:
-    methods = ("spec", "connect", "state", "observe", "command", "close")
-    real = SimpleNamespace(**{name: getattr(toy, name) for name in methods})
-    monkeypatch.setattr("flux_runtime.run.command.make_robot", lambda name: real)
-    report: Any = run(RunOptions(robot="real", policy="hold", episodes=1, max_steps=3))
-    assert report["clock"] == "monotonic"
-    assert (report["success_rate"], report["ci95"]) == (None, None)
-    assert report["episodes"][0]["steps"] == 3
+    pytest.importorskip("av", reason="reports need flux-runtime[report]")
+    obey, toy.at["transferred"] = toy.command, 999
+
+    def command(action: np.ndarray) -> None:
+        if "reset 10001" in toy.calls and len(toy.commands) == 12:
+            raise error
+        obey(action)
+
+    toy.command = command
+    page, record = tmp_path / "run.html", tmp_path / "recording"
+    options = ("--policy", "hold", "--episodes", "3", "--max-steps", "20")
+    outputs = ("--report", str(page), "--record", str(record), "--json")
+    assert main([*TOY, *options, *outputs]) == code
+    out, err = capsys.readouterr()
+    report = json.loads(out)
+    assert words in err.splitlines()[-1]
+    assert (report["outcome"], [e["steps"] for e in report["episodes"]]) == (outcome, [20, 12])
+    assert [e["outcome"] for e in report["episodes"]] == ["finished", outcome]
+    assert report["success_rate"] == 0.0
+    assert "ended early" in page.read_text()
+    assert read_recording(record / "episode_000001.npz").num_ticks == 12
+    assert toy.calls[-1] == "close"
+
+
+def test_the_table_says_how_a_run_ended_early(
+    core: Any, toy: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def command(action: np.ndarray) -> None:
+        raise RobotError("toy: cable")
+
+    toy.command = command
+    assert main([*TOY, "--policy", "hold"]) == 1
+    out, err = capsys.readouterr()
+    assert "outcome     failed: toy: cable" in out
+    assert err.splitlines()[-1] == "flux-runtime: error: toy: cable"
+
+
+def test_only_the_episodes_that_the_report_draws_keep_their_ticks(core: Any, toy: Any) -> None:
+    log = RunLog(RunOptions(robot="toy", policy="hold", episodes=3, max_steps=4, video_episodes=1))
+    with open_session(log.options) as session:
+        log.run_episodes(session, lambda result: None)
+    assert [len(result.trace.commands) for result in log.results] == [4, 0, 0]
+    assert log.report()["ticks"] == 12
 
 
 def test_an_unknown_robot_is_a_one_line_error(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import numpy as np
 
 from .lerobot.dataset import open_lerobot
 from .lerobot.metadata import NO_NUMBERS
+from .lerobot.motion import Motion
 from .lerobot.statistics import RunningStats
 from .samples.frame_source import hint_at_slow_images
 
@@ -40,12 +41,16 @@ def _camera(key: str) -> str:
 
 
 def dataset_stats(
-    root: Path, advance: Callable[[int, int], None] = lambda done, total: None
+    root: Path,
+    advance: Callable[[int, int], None] = lambda done, total: None,
+    *,
+    has_motion: bool = False,
 ) -> dict[str, dict[str, Any]]:
     """Returns exact statistics of every feature that is a number or a vector.
 
     Args:
         root: the dataset.
+        has_motion: whether vectors of floats also get `velocity`, `acceleration` and `jerk`.
         advance: called with the number of episodes read so far, and the number of all.
     """
     source = open_lerobot(root)
@@ -54,8 +59,25 @@ def dataset_stats(
         for key, feature in source.info["features"].items()
         if feature["dtype"] not in (*NO_NUMBERS, "bool")
     }
+    motions = {
+        key: Motion(int(feature["shape"][0]), source.num_frames, source.fps)
+        for key, feature in source.info["features"].items()
+        if has_motion and _is_float_vector(key, feature)
+    }
     for done, columns in enumerate(source.episodes(list(running)), start=1):
         for key, values in columns.items():
-            running[key].add(values.reshape(len(values), -1).astype(np.float64))
+            rows = values.reshape(len(values), -1).astype(np.float64)
+            running[key].add(rows)
+            if key in motions:
+                motions[key].add(rows)
         advance(done, source.num_episodes)
-    return {key: asdict(each.result()) for key, each in running.items()}
+    results = {key: asdict(each.result()) for key, each in running.items()}
+    return {
+        key: result | (motions[key].result() if key in motions else {})
+        for key, result in results.items()
+    }
+
+
+def _is_float_vector(key: str, feature: Mapping[str, Any]) -> bool:
+    is_vector = str(feature["dtype"]).startswith("float") and len(feature["shape"]) == 1
+    return is_vector and key != "timestamp"

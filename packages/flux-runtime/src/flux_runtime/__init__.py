@@ -15,13 +15,17 @@ if TYPE_CHECKING:
     from .robots import Robot as Robot
     from .robots import SimulatedRobot as SimulatedRobot
     from .robots import make_robot as make_robot
+    from .run import RecordedEpisode as RecordedEpisode
+    from .run import read_recording as read_recording
 
 __version__ = "2026.11.0"
 __all__ = [
+    "RecordedEpisode",
     "Robot",
     "SimulatedRobot",
     "make_robot",
     "open_policy",
+    "read_recording",
     "__version__",
 ]
 
@@ -30,5 +34,6 @@ __getattr__, __dir__ = lazy_exports(
     {
         "control": ("open_policy",),
         "robots": ("Robot", "SimulatedRobot", "make_robot"),
+        "run": ("RecordedEpisode", "read_recording"),
     },
 )

@@ -645,13 +645,15 @@ class RealtimeLoop:
         settings: RealtimeSettings,
         signals: StopSignals | None = None,
     ) -> None: ...
-    def start(self, session: int, confirmed_return: bool = False) -> None:
+    def start(self, session: int, confirmed_return: bool = False, max_ticks: int = 0) -> None:
         """Starts a session from the measured state.
 
         Args:
             session: a number of at least 1 that was not used before.
             confirmed_return: whether a robot that stands outside its limits, within
                 start_tolerance, is moved back slowly.
+            max_ticks: the session finishes by itself after this many ticks of running and
+                holding, and brakes then; 0 for never.
 
         Raises:
             ValueError: the robot cannot be started; the message says where, expected and got.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,8 @@ from .arguments import (
     threads,
 )
 from .engines.names import AUTO, ENGINES
+from .realtime import is_inference_stuck
+from .realtime.arguments import add_realtime_options, realtime_options_from
 
 _EXAMPLE = """  flux-runtime doctor
   flux-runtime check my_bundle
@@ -43,7 +47,14 @@ _RUN_EXAMPLE = """  flux-runtime run --robot aloha-sim --episodes 20 --seed 1000
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit code."""
     with without_current_directory():
-        return run_cli(build_parser(), argv)
+        code = run_cli(build_parser(), argv)
+    if is_inference_stuck():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        # An inference that hangs cannot be ended. The interpreter's own exit would unload the
+        # engine under it, and crash or wait; everything is on disk and the robot is closed by now.
+        os._exit(code)
+    return code
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -187,6 +198,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     add_engine(parser)
     add_accept_version(parser)
     _add_threads(parser)
+    add_realtime_options(parser)
 
 
 def _add_threads(parser: argparse.ArgumentParser) -> None:
@@ -200,19 +212,28 @@ def _add_threads(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from .run.command import RunOptions, run
+    from .run.command import RunHooks, RunOptions, run
     from .run.console import RunConsole
 
     args.changes = changes_from(args)
+    args.realtime_options = realtime_options_from(args)
     fields = RunOptions.__dataclass_fields__
     options = RunOptions(**{name: getattr(args, name) for name in fields})
-    with RunConsole(options, is_json=args.json) as console:
-        report = run(options, console.on_episode)
-    if args.json:
-        print_json(report)
-    else:
-        console.print_report(report)
-    return EXIT_FAILED if report.get("commands_out_of_limit") else EXIT_OK
+    console = RunConsole(options, is_json=args.json)
+    reports: list[dict[str, object]] = []
+    hooks = RunHooks(
+        on_ready=console.on_ready,
+        on_episode=console.on_episode,
+        on_report=reports.append,
+        confirm=console.confirm,
+    )
+    try:
+        with console:
+            run(options, hooks)
+    finally:  # A run that ended early has a report too, and then its error.
+        for report in reports:
+            print_json(report) if args.json else console.print_report(report)
+    return EXIT_FAILED if reports[0].get("commands_out_of_limit") else EXIT_OK
 
 
 def _check(args: argparse.Namespace) -> int:
@@ -265,10 +286,13 @@ def _bench(args: argparse.Namespace) -> int:
 
 def _doctor(args: argparse.Namespace) -> int:
     from .doctor import diagnose, format_checks
+    from .realtime import machine_facts
 
-    checks = diagnose()
+    facts = machine_facts()
+    checks = diagnose(facts)
     if args.json:
-        print_json({"checks": [check.to_json() for check in checks]})
+        report = {"checks": [check.to_json() for check in checks], "real_time": facts.as_data()}
+        print_json(report)
     else:
         print(format_checks(checks))
     return EXIT_OK if all(check.ok or not check.required for check in checks) else EXIT_FAILED

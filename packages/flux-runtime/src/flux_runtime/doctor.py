@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 
 from flux_core.bundle import Bundle
@@ -21,7 +22,8 @@ from .engines.core import load_core
 from .engines.names import ENGINES, EngineName
 from .engines.opening import open_flow_policy
 from .engines.status import engine_status
-from .robots import installed_robot_names, make_robot
+from .realtime.machine import MAX_STEAL_SHARE, NEEDED_MEMLOCK_BYTES, MachineFacts
+from .robots import installed_robot_names, make_robot, spec_of
 
 OLDEST_PYTHON = (3, 11)
 OLDEST_NUMPY = (1, 26)
@@ -52,6 +54,7 @@ class Check:
         found: what was found.
         fix: what to do if it is not ok; may be empty.
         required: whether flux-runtime cannot work without it; all other checks are informative.
+        section: the heading under which it is printed; may be empty.
     """
 
     name: str
@@ -59,6 +62,7 @@ class Check:
     found: str
     fix: str = ""
     required: bool = False
+    section: str = ""
 
     def to_json(self) -> dict[str, object]:
         """Returns the check as plain data."""
@@ -68,23 +72,35 @@ class Check:
             "found": self.found,
             "fix": "" if self.ok else self.fix,
             "required": self.required,
+            "section": self.section,
         }
 
 
-def diagnose() -> list[Check]:
-    """Runs all checks; none of them changes anything on the machine."""
-    return [*(check() for check in CHECKS), *map(check_robot, installed_robot_names())]
+def diagnose(facts: MachineFacts | None = None) -> list[Check]:
+    """Runs all checks; none of them changes anything on the machine.
+
+    Args:
+        facts: what this machine permits a control thread; None leaves these checks out.
+    """
+    return [
+        *(check() for check in CHECKS),
+        *map(check_robot, installed_robot_names()),
+        *(realtime_checks(facts) if facts is not None else ()),
+    ]
 
 
 def format_checks(checks: Sequence[Check]) -> str:
     """Returns the checks as text, with the fix below each one that failed."""
-    width = max(len(check.name) for check in checks)
     lines: list[str] = []
-    for check in checks:
-        mark = "ok  " if check.ok else ("FAIL" if check.required else "note")
-        lines.append(f"{mark}  {check.name:<{width}}  {check.found}")
-        if not check.ok and check.fix:
-            lines.append(f"      {'':<{width}}  -> {check.fix}")
+    for section, group in groupby(checks, key=lambda check: check.section):
+        members = list(group)
+        width = max(len(check.name) for check in members)
+        lines += ["", section] if section else []
+        for check in members:
+            mark = "ok  " if check.ok else ("FAIL" if check.required else "note")
+            lines.append(f"{mark}  {check.name:<{width}}  {check.found}")
+            if not check.ok and check.fix:
+                lines.append(f"      {'':<{width}}  -> {check.fix}")
     return "\n".join(lines)
 
 
@@ -186,37 +202,6 @@ def check_cpu() -> Check:
     )
 
 
-def check_realtime_priority() -> Check:
-    """Checks that this user may use real-time scheduling."""
-    name = "real-time priority"
-    fix = (
-        "For a real robot: add '@realtime - rtprio 90' to /etc/security/limits.conf "
-        "and log in again."
-    )
-    try:
-        import resource
-
-        limit = resource.getrlimit(resource.RLIMIT_RTPRIO)[0]
-    except (ImportError, AttributeError):
-        return Check(name=name, ok=False, found="unknown on this system", fix=fix)
-    return Check(name=name, ok=limit != 0, found=f"ulimit -r {limit}", fix=fix)
-
-
-def check_governor() -> Check:
-    """Checks that the CPU does not change its clock rate between ticks."""
-    path = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
-    try:
-        governor = path.read_text().strip()
-    except OSError:
-        return Check(name="CPU governor", ok=True, found="not shown by this system")
-    return Check(
-        name="CPU governor",
-        ok=governor == "performance",
-        found=governor,
-        fix="For a real robot: cpupower frequency-set -g performance",
-    )
-
-
 def check_report() -> Check:
     """Checks for the packages that `--report` needs."""
     missing = [name for name in ("matplotlib", "av") if importlib.util.find_spec(name) is None]
@@ -232,7 +217,7 @@ def check_robot(name: str) -> Check:
     """Loads a driver from another package and describes its robot, without connecting to it."""
     title, fix = f"robot {name}", "Correct or reinstall the package, or ask its author."
     try:
-        spec = make_robot(name).spec
+        spec = spec_of(make_robot(name))
         point = provider(DRIVER_GROUP, name)
     except FluxError as error:
         return Check(name=title, ok=False, found=str(error), fix=fix)
@@ -240,6 +225,75 @@ def check_robot(name: str) -> Check:
     cameras = ", ".join(spec.cameras) or "no camera"
     found = f"{source}: {spec.action_dim} joints, {spec.control_hz:g} Hz, {cameras}"
     return Check(name=title, ok=True, found=found)
+
+
+def realtime_checks(facts: MachineFacts) -> list[Check]:
+    """Returns what a real robot needs of this machine; all of it is informative."""
+    return [
+        _check_priority(facts),
+        _check_memory(facts),
+        _realtime(
+            "kernel",
+            facts.preemption in ("PREEMPT_RT", "unknown"),
+            f"{platform.release()}, {facts.preemption}",
+            "Install a PREEMPT_RT kernel (Ubuntu: pro enable realtime-kernel; Debian: apt-get "
+            "install linux-image-rt-amd64); without one, ticks may be some milliseconds late.",
+        ),
+        _realtime(
+            "CPU governor",
+            facts.governor in ("performance", None),
+            facts.governor or "not shown by this system",
+            "cpupower frequency-set -g performance",
+        ),
+        _check_cpus(facts),
+        _realtime(
+            "steal time",
+            facts.steal_share is None or facts.steal_share <= MAX_STEAL_SHARE,
+            "unknown" if facts.steal_share is None else f"{facts.steal_share:.1%}",
+            "This is a virtual machine whose host is busy: drive a robot from a machine of its "
+            "own.",
+        ),
+    ]
+
+
+def _check_priority(facts: MachineFacts) -> Check:
+    limit = "unknown" if facts.max_priority is None else facts.max_priority
+    got = {True: "permitted", False: "refused", None: "not on this system"}[facts.fifo_permitted]
+    return _realtime(
+        "real-time priority",
+        facts.fifo_permitted is True,
+        f"SCHED_FIFO {got}, ulimit -r {limit}",
+        "groupadd -f realtime; usermod -aG realtime $USER; echo '@realtime - rtprio 90' > "
+        "/etc/security/limits.d/99-realtime.conf; log in again. In a container: --cap-add=SYS_NICE",
+    )
+
+
+def _check_memory(facts: MachineFacts) -> Check:
+    size = facts.memlock_bytes
+    text = {None: "unknown", -1: "unlimited"}.get(size) or f"{(size or 0) / 2**20:.0f} MiB"
+    is_enough = size is not None and (size < 0 or size >= NEEDED_MEMLOCK_BYTES)
+    return _realtime(
+        "locked memory",
+        facts.may_lock_any or is_enough,
+        f"ulimit -l {text}{', CAP_IPC_LOCK' if facts.may_lock_any else ''}",
+        "echo '@realtime - memlock unlimited' >> /etc/security/limits.d/99-realtime.conf; log in "
+        "again. In a container: --ulimit memlock=-1",
+    )
+
+
+def _check_cpus(facts: MachineFacts) -> Check:
+    isolated = ", ".join(map(str, facts.isolated_cpus)) or "none"
+    return _realtime(
+        "CPUs",
+        facts.num_cpus >= 4 or bool(facts.isolated_cpus),
+        f"{facts.num_cpus} usable, isolated: {isolated}",
+        "Use a machine with four CPUs or more, or add isolcpus=N to the kernel's command line and "
+        "run with --cpu N.",
+    )
+
+
+def _realtime(name: str, ok: bool, found: str, fix: str) -> Check:
+    return Check(name=name, ok=ok, found=found, fix=fix, section="real time")
 
 
 CHECKS: tuple[Callable[[], Check], ...] = (
@@ -250,8 +304,6 @@ CHECKS: tuple[Callable[[], Check], ...] = (
     *(partial(check_engine, name) for name in ENGINES),
     check_rendering,
     check_cpu,
-    check_realtime_priority,
-    check_governor,
     check_report,
 )
 

@@ -164,7 +164,13 @@ RULES: dict[str, Rule] = {
         "compared with the driver's when the robot is driven; they may only be tightened",
         "RobotSpec",
         *("lower", "upper", "max_velocity", "max_acceleration", "max_jerk"),
+        *("start_tolerance", "max_following_error"),
         *("units", "state_units", "rest_command", "kinematics"),
+    ),
+    **_rules(
+        "free",
+        "the driver's own is used: a bundle cannot know the brakes of the arm it drives",
+        *("RobotSpec", "holds_without_power"),
     ),
     **_rules("checked", "the format that this version reads", "RobotSpec", "schema_version"),
     **_rules("free", "ROS topics. Option: --topic", "AlohaOperator", "*"),

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from .lookup import SPEC_GROUP as SPEC_GROUP
     from .lookup import robot_spec as robot_spec
     from .lookup import robot_spec_names as robot_spec_names
+    from .motion import MotionLimits as MotionLimits
+    from .motion import motion_limits as motion_limits
+    from .motion import stated_rates as stated_rates
     from .operators import AlohaOperator as AlohaOperator
     from .operators import UROperator as UROperator
     from .providers import call as call
@@ -26,6 +29,8 @@ if TYPE_CHECKING:
     from .providers import provided_names as provided_names
     from .providers import provider as provider
     from .spec import RobotSpec as RobotSpec
+    from .tightening import RateTightening as RateTightening
+    from .tightening import Tightening as Tightening
 
 __getattr__, __dir__ = lazy_exports(
     __name__,
@@ -35,11 +40,13 @@ __getattr__, __dir__ = lazy_exports(
         "kinematics": ("DHJoint", "Kinematics"),
         "limits": ("limits_in_force",),
         "lookup": ("DRIVER_GROUP", "SPEC_GROUP", "robot_spec", "robot_spec_names"),
+        "motion": ("MotionLimits", "motion_limits", "stated_rates"),
         "operators": ("AlohaOperator", "UROperator"),
         "providers": (
             *("call", "describe", "distribution", "load", "one_line"),
             *("provided_names", "provider"),
         ),
         "spec": ("RobotSpec",),
+        "tightening": ("RateTightening", "Tightening"),
     },
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from .spec import RobotSpec
 
@@ -13,8 +14,26 @@ _VX300S_UPPER = (3.14158, 1.25664, 1.6057, 3.14158, 2.23402, 3.14158)
 _VX300S_VELOCITY = (math.pi,) * 6
 _GRIPPER_VELOCITY = 10.0  # closed to open in 0.1 s, faster than any useful command
 
+# No manufacturer publishes what these arms can accelerate. Interbotix's and UR's own settings for
+# planned motions (MoveIt's joint_limits.yaml) are 5 rad/s^2, which tele-operation exceeds: in
+# demonstrations of another arm (a Unitree G1, 30 Hz), commands reach 17 rad/s^2 and measured
+# positions 9.5 rad/s^2 (the 99.9 % of the fastest joint). So these are derived from the velocity:
+# reached from rest within 0.2 s, and the acceleration itself within 0.05 s.
+_TO_VELOCITY_S = 0.2
+_TO_ACCELERATION_S = 0.05
+
 _UR3_JOINTS = ("shoulder_pan", "shoulder_lift", "elbow", "wrist_1", "wrist_2", "wrist_3")
 _UR3_VELOCITY = (math.pi,) * 3 + (2 * math.pi,) * 3  # UR3 data sheet: 180 and 360 degrees/s
+
+
+def _with_derived_rates(spec: RobotSpec) -> RobotSpec:
+    """Returns a real robot's description with derived limits of acceleration and jerk."""
+    acceleration = tuple(value / _TO_VELOCITY_S for value in spec.max_velocity)
+    return replace(
+        spec,
+        max_acceleration=acceleration,
+        max_jerk=tuple(value / _TO_ACCELERATION_S for value in acceleration),
+    )
 
 
 def _aloha(name: str) -> RobotSpec:
@@ -43,6 +62,7 @@ def _ur3() -> RobotSpec:
         units=(*("rad",) * 6, "normalized"),
         cameras=("cam_high", "cam_wrist"),
         control_hz=30.0,
+        holds_without_power=True,  # UR3 manual: every joint has a brake that engages without power
     )
 
 
@@ -70,6 +90,12 @@ def _libero() -> RobotSpec:
 
 
 ROBOT_SPECS: dict[str, RobotSpec] = {
-    spec.name: spec for spec in (_aloha("aloha-sim"), _aloha("aloha"), _ur3(), _libero())
+    spec.name: spec
+    for spec in (
+        _aloha("aloha-sim"),
+        _with_derived_rates(_aloha("aloha")),
+        _with_derived_rates(_ur3()),
+        _libero(),
+    )
 }
 """By name. They need no entry point, and other packages may not register their names."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..config import bind
 from ..errors import ConfigError
-from .spec import SCHEMA_VERSION, RobotSpec
+from .spec import READ_VERSIONS, SCHEMA_VERSION, RobotSpec
 
 
 def carried_robot(config: Mapping[str, Any]) -> RobotSpec | None:
@@ -29,9 +29,10 @@ def carried_robot(config: Mapping[str, Any]) -> RobotSpec | None:
                 f"inference.robot.type: expected 'RobotSpec', got {robot['type']!r:.80}"
             )
         version = robot.get("schema_version", SCHEMA_VERSION)
-        if version != SCHEMA_VERSION:  # a newer version may have unknown fields
+        if version not in READ_VERSIONS:  # a newer version may have unknown fields
             raise ConfigError(
-                f"inference.robot.schema_version: expected {SCHEMA_VERSION}, got {version!r:.80}. "
-                f"Install the version of flux that wrote it"
+                f"inference.robot.schema_version: expected "
+                f"{' or '.join(map(str, READ_VERSIONS))}, got {version!r:.80}. Install the version "
+                f"of flux that wrote it"
             )
     return bind(RobotSpec, robot, "inference.robot")

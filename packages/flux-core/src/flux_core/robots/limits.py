@@ -8,10 +8,7 @@ from dataclasses import replace
 from ..errors import RobotError
 from .spec import RobotSpec
 
-_EQUAL = (
-    *("joint_names", "units", "state_names", "state_units", "rest_command"),
-    *("name", "control_hz"),
-)
+OPTIONAL_LIMITS = ("max_acceleration", "max_jerk", "start_tolerance", "max_following_error")
 _HZ_TOLERANCE = 1e-6
 
 
@@ -20,8 +17,8 @@ def limits_in_force(driver: RobotSpec, carried: RobotSpec) -> RobotSpec:
 
     Args:
         driver: the description from the robot's driver.
-        carried: the one in a bundle or config. Its cameras and kinematics are ignored; where it
-            states no acceleration or jerk limits, the driver's apply.
+        carried: the one in a bundle or config. Its cameras, kinematics and `holds_without_power`
+            are ignored; where it states none of the optional limits, the driver's apply.
 
     Raises:
         RobotError: names, their order, units, dimensions or rate differ, or a carried limit is
@@ -30,7 +27,7 @@ def limits_in_force(driver: RobotSpec, carried: RobotSpec) -> RobotSpec:
     _check_equal(driver, carried)
     joints = driver.joint_names
     _check_within("lower", joints, driver.lower, carried.lower, is_least=True)
-    for field in ("upper", "max_velocity", "max_acceleration", "max_jerk"):
+    for field in ("upper", "max_velocity", *OPTIONAL_LIMITS):
         wanted = getattr(carried, field)
         allowed = getattr(driver, field)
         if wanted and allowed:
@@ -40,8 +37,7 @@ def limits_in_force(driver: RobotSpec, carried: RobotSpec) -> RobotSpec:
         lower=carried.lower,
         upper=carried.upper,
         max_velocity=carried.max_velocity,
-        max_acceleration=carried.max_acceleration or driver.max_acceleration,
-        max_jerk=carried.max_jerk or driver.max_jerk,
+        **{name: getattr(carried, name) or getattr(driver, name) for name in OPTIONAL_LIMITS},
     )
 
 

@@ -13,14 +13,19 @@ from numpy.typing import NDArray
 from ..errors import RobotError
 from .kinematics import Kinematics
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""2 adds `start_tolerance`, `max_following_error` and `holds_without_power`, all optional."""
+READ_VERSIONS = (1, SCHEMA_VERSION)
 UNITS = ("rad", "m", "normalized")
 MAX_DIM = 1024
 MAX_NAME = 100
 CONTROL_HZ_RANGE = (0.1, 2000.0)
 _TEXTS = ("joint_names", "units", "cameras", "state_names", "state_units")
-_RATES = ("max_velocity", "max_acceleration", "max_jerk")
-_NUMBERS = ("lower", "upper", *_RATES, "rest_command")
+_RATES = ("max_velocity", "max_acceleration", "max_jerk", "max_following_error")
+_DISTANCES = ("start_tolerance", "max_following_error")
+"""Between commands and states: for a robot whose states are positions, as its commands are."""
+_OPTIONAL = ("max_acceleration", "max_jerk", *_DISTANCES)
+_NUMBERS = ("lower", "upper", *_RATES, "start_tolerance", "rest_command")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 _LARGEST = 1e30
 """The largest number: it and the difference of two are finite in float32."""
@@ -48,10 +53,17 @@ class RobotSpec:
         state_names: the order of states.
         state_units: one of the units above per dimension of the state.
         max_acceleration: largest change of velocity, in the joint's unit per second squared;
-            empty if unknown. Carried and compared, but not enforced yet.
+            empty if unknown.
         max_jerk: largest change of acceleration, in the joint's unit per second cubed; likewise.
         kinematics: the robot's geometry, if known.
-        schema_version: version of this description's format.
+        start_tolerance: how far outside `lower` and `upper` a real robot may stand before a run, in
+            the joint's unit; it is then moved back slowly. Empty for the default.
+        max_following_error: largest distance between a real robot's command and its measured
+            position, in the joint's unit. Empty for the default.
+        holds_without_power: whether brakes hold every joint once power is removed. Without them an
+            arm falls, so flux never asks for a stop that removes power.
+        schema_version: version of this description's format. Version 1, which lacks the three
+            fields above, is read as the current one.
     """
 
     name: str
@@ -68,6 +80,9 @@ class RobotSpec:
     max_acceleration: tuple[float, ...] = ()
     max_jerk: tuple[float, ...] = ()
     kinematics: Kinematics | None = None
+    start_tolerance: tuple[float, ...] = ()
+    max_following_error: tuple[float, ...] = ()
+    holds_without_power: bool = False
     schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
@@ -79,6 +94,7 @@ class RobotSpec:
         self._check_units("state_units", self.state_names, self.state_units)
         self._check_numbers()
         self._check_ranges()
+        self._check_what_real_robots_have()
         if self.kinematics is not None:
             try:
                 self.kinematics.check_joints(self.joint_names)
@@ -120,12 +136,13 @@ class RobotSpec:
                 object.__setattr__(self, field, plain)
 
     def _check_version_and_name(self) -> None:
-        if self.schema_version != SCHEMA_VERSION:
+        if self.schema_version not in READ_VERSIONS:
             self._refuse(
                 "schema_version",
-                f"expected {SCHEMA_VERSION}, got {self.schema_version!r}. "
+                f"expected {' or '.join(map(str, READ_VERSIONS))}, got {self.schema_version!r}. "
                 f"Install the version of flux that wrote this description",
             )
+        object.__setattr__(self, "schema_version", SCHEMA_VERSION)
         if not _NAME.fullmatch(self.name):
             self._refuse(
                 "name", "expected letters, digits and _.- (a letter or digit first, at most 100)"
@@ -152,7 +169,7 @@ class RobotSpec:
 
     def _check_lengths(self) -> None:
         lengths = dict.fromkeys(("lower", "upper", "max_velocity", "units"), self.action_dim)
-        optional = [field for field in ("max_acceleration", "max_jerk") if getattr(self, field)]
+        optional = [field for field in _OPTIONAL if getattr(self, field)]
         lengths |= dict.fromkeys(optional, self.action_dim)
         lengths["state_units"] = len(self.state_names)
         if self.is_commanded_by_differences:
@@ -182,8 +199,10 @@ class RobotSpec:
             is_rate = field in _RATES
             for joint, value in zip(self.joint_names, getattr(self, field), strict=False):
                 # Written so that a NaN fails.
-                if not (abs(value) <= _LARGEST and (value > 0 or not is_rate)):
+                is_fine = value > 0 if is_rate else value >= 0 or field != "start_tolerance"
+                if not (abs(value) <= _LARGEST and is_fine):
                     wanted = "a finite number above 0" if is_rate else "a finite number"
+                    wanted += " of at least 0" if field == "start_tolerance" else ""
                     self._refuse(field, f"{joint}: expected {wanted}, got {value!r}")
         low, high = CONTROL_HZ_RANGE
         if not low <= self.control_hz <= high:
@@ -197,6 +216,14 @@ class RobotSpec:
         for joint, low, rest, high in at_rest:
             if not low <= rest <= high:
                 self._refuse("rest_command", f"{joint}: expected {low!r} to {high!r}, got {rest!r}")
+
+    def _check_what_real_robots_have(self) -> None:
+        holds: object = self.holds_without_power
+        if not isinstance(holds, bool):
+            self._refuse("holds_without_power", f"expected True or False, got {holds!r:.80}")
+        for field in _DISTANCES if self.is_commanded_by_differences else ():
+            if getattr(self, field):
+                self._refuse(field, "expected none: commands are differences and states are not")
 
     def _refuse(self, field: str, reason: str) -> NoReturn:
         raise RobotError(f"robot {self.name!r}, {field}: {reason}")

@@ -194,16 +194,25 @@ def _add_stats(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "  flux-data stats data/demonstrations --json",
     )
     stats.add_argument("dataset", type=Path, help="a LeRobot directory")
+    stats.add_argument(
+        "--motion",
+        action="store_true",
+        help="also the velocity, acceleration and jerk of vectors such as action: the largest, and "
+        "what 99.9 %% of the frames stay below",
+    )
     stats.set_defaults(handler=run_stats)
 
 
 def run_stats(args: argparse.Namespace) -> None:
     """Runs `flux-data stats`."""
     from ..info import dataset_stats
+    from ..lerobot.motion import RATES
     from ..progress_bars import progress_bars
 
     with progress_bars(Console(stderr=True), "episodes") as advance:
-        stats = dataset_stats(args.dataset, advance=partial(advance, "episodes"))
+        stats = dataset_stats(
+            args.dataset, advance=partial(advance, "episodes"), has_motion=args.motion
+        )
     if args.json:
         print_json(stats)
         return
@@ -212,6 +221,9 @@ def run_stats(args: argparse.Namespace) -> None:
         out.print(f"{key} ({feature['count']} frames)", markup=False)
         for name in ("mean", "std", "min", "max", "q01", "q99"):
             out.print(f"  {name:<5}" + " ".join(f"{x:10.4g}" for x in feature[name]))
+        for name in RATES if args.motion and RATES[0] in feature else ():
+            for label, values in feature[name].items():
+                out.print(f"  {name} {label:<5}" + " ".join(f"{x:10.4g}" for x in values))
 
 
 def _add_view(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -87,6 +87,16 @@ class RunningStats:
         """The number of values left out per dimension, (dim,)."""
         return self._rows - self._count
 
+    def upper_quantile(self, tail: float) -> NDArray[np.float64]:
+        """Returns the value that a share of `tail`, at most `TAIL`, of the values exceeds, (dim,).
+
+        As exact as q99; NaN for dimensions without finite values.
+        """
+        assert 0 <= tail <= TAIL
+        if self._tails is None:
+            return np.full(len(self._count), np.nan)
+        return np.where(self._count == 0, np.nan, self._tails.upper(tail))
+
     def result(self) -> FeatureStats:
         """Returns the statistics; those of a dimension without finite values are NaN."""
         is_empty = self._count == 0
@@ -142,13 +152,19 @@ class _Tails:
 
     def quantiles(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Returns q01 and q99 as numpy does: linear between the two values next to the place."""
-        low, high = self._low.sorted(), -self._high.sorted()
+        low = self._low.sorted()
         last = np.maximum(self._count - 1, 0)
         dims = np.arange(len(last))
         below, above, weight = _neighbours(TAIL, last)
-        q01 = _between(low[dims, below], low[dims, above], weight)
-        below, above, weight = _neighbours(1.0 - TAIL, last)
-        return q01, _between(high[dims, last - below], high[dims, last - above], weight)
+        return _between(low[dims, below], low[dims, above], weight), self.upper(TAIL)
+
+    def upper(self, tail: float) -> NDArray[np.float64]:
+        """Returns the quantile at 1 - `tail`, which is at most `TAIL`."""
+        high = -self._high.sorted()
+        last = np.maximum(self._count - 1, 0)
+        dims = np.arange(len(last))
+        below, above, weight = _neighbours(1.0 - tail, last)
+        return _between(high[dims, last - below], high[dims, last - above], weight)
 
 
 def _neighbours(

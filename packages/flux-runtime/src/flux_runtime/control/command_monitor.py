@@ -10,6 +10,9 @@ from flux_core.robots import RobotSpec
 POSITION_TOLERANCE = 1e-5
 """In joint units. The float32 rounding of the limits and of previous + change is below 1e-6."""
 
+GAP, RETURNING = 1 << 8, 1 << 11
+"""Status bits of `_core.RealtimeLoop`: after a gap; led back to the limits."""
+
 
 class CommandMonitor:
     """Counts the commands that are not finite, outside the position limits or too fast."""
@@ -31,3 +34,25 @@ class CommandMonitor:
         self.num_out_of_limit += not is_fine
         self._previous = now
         return is_fine
+
+    def check_rows(self, commands: NDArray[np.float32], flags: NDArray[np.int64]) -> None:
+        """Checks the next commands, (T, action_dim), of a run in real time.
+
+        Args:
+            commands: in the order in which they were sent.
+            flags: (T,) their status bits. After a gap the robot starts again from the measured
+                state, so that the change is not from the last command; and a robot that stands
+                outside its limits is led back.
+        """
+        now = np.asarray(commands, np.float64)
+        change = np.abs(np.diff(now, axis=0, prepend=self._previous[None]))
+        is_after_gap = ((flags & GAP) != 0)[:, None]
+        is_returning = ((flags & RETURNING) != 0)[:, None]
+        # Written so that a NaN fails every comparison.
+        is_inside = ((now >= self._lower) & (now <= self._upper)) | (
+            is_returning & np.isfinite(now)
+        )
+        within = is_inside & ((change <= self._max_change) | is_after_gap)
+        self.num_out_of_limit += int((~within.all(axis=1)).sum())
+        if len(now):
+            self._previous = now[-1]

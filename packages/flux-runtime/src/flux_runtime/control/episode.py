@@ -10,8 +10,8 @@ bundle and the robot the simulator.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,10 +19,12 @@ from numpy.typing import NDArray
 
 from flux_core.robots import RobotSpec
 
-from ..robots import Robot, SimulatedRobot
+from ..robots import LockstepRobot, SimulatedRobot
 from .command_monitor import CommandMonitor
+from .episode_log import EpisodeLog, Event, Outcome, tick_rows
 from .policy_source import ChunkRequest, ChunkSink, ChunkSource
 from .success import STRICT_HOLD_TICKS, SuccessWatch
+from .trace import EpisodeTrace, Timing
 
 
 class TickLoop(ChunkSink, Protocol):
@@ -53,28 +55,17 @@ class TickLoop(ChunkSink, Protocol):
         ...
 
 
-@dataclass(kw_only=True)
-class EpisodeTrace:
-    """What happened at each tick.
-
-    Attributes:
-        states: (state_dim,) float32 each, read before the command.
-        commands: (action_dim,) float32 each, as sent.
-        flags: status bits of each tick.
-        lateness_s: how late each tick started.
-        chunk_starts: ticks at which a chunk was requested.
-    """
-
-    states: list[NDArray[np.float32]] = field(default_factory=list[NDArray[np.float32]])
-    commands: list[NDArray[np.float32]] = field(default_factory=list[NDArray[np.float32]])
-    flags: list[int] = field(default_factory=list[int])
-    lateness_s: list[float] = field(default_factory=list[float])
-    chunk_starts: list[int] = field(default_factory=list[int])
-
-
 @dataclass(frozen=True, kw_only=True)
 class EpisodeResult:
-    """The result of an episode; both kinds of success are None if the robot cannot tell."""
+    """The result of an episode; both kinds of success are None if they are not known.
+
+    Attributes:
+        outcome: how it ended. `interrupted` and `failed` episodes ended early.
+        stopped_by: what ended it early: a signal, a fault by name or the type of an error.
+        reason: the same in words.
+        events: what happened at single moments, in real time.
+        timing: times between commands and ages of sensors, in real time.
+    """
 
     seed: int
     steps: int
@@ -84,6 +75,11 @@ class EpisodeResult:
     commands_out_of_limit: int
     stats: Mapping[str, Any]
     trace: EpisodeTrace
+    outcome: Outcome = "finished"
+    stopped_by: str | None = None
+    reason: str | None = None
+    events: Sequence[Event] = ()
+    timing: Timing | None = None
 
     def summary(self) -> dict[str, object]:
         """Returns the episode as `--json` prints it."""
@@ -94,12 +90,105 @@ class EpisodeResult:
             "steps": self.steps,
             **self.stages,
             "commands_out_of_limit": self.commands_out_of_limit,
+            "outcome": self.outcome,
         }
+
+
+class LockstepEpisode:
+    """One episode in which the robot waits for the loop; see `run_episode`."""
+
+    def __init__(
+        self,
+        *,
+        robot: LockstepRobot,
+        spec: RobotSpec,
+        loop: TickLoop,
+        log: EpisodeLog | None,
+        seed: int,
+        hold_ticks: int,
+    ) -> None:
+        self._robot = robot
+        self._spec = spec
+        self._loop = loop
+        self._log = log
+        self._seed = seed
+        self._watch: SuccessWatch | None = None
+        if isinstance(robot, SimulatedRobot):
+            self._watch = SuccessWatch(
+                success_stage=robot.success_stage, end_state=robot.end_state, hold_ticks=hold_ticks
+            )
+        self._monitor: CommandMonitor | None = None
+        self._trace = EpisodeTrace()
+        self._row = np.zeros(1, tick_rows(spec.state_dim, spec.action_dim))
+
+    def start(self) -> None:
+        """Resets a simulated robot, and holds the start state."""
+        if isinstance(self._robot, SimulatedRobot):
+            self._robot.reset(self._seed)
+        start = self._spec.hold(self._robot.state())
+        self._monitor = CommandMonitor(self._spec, start)
+        self._loop.start(start)
+
+    def request(self, source: ChunkSource, prompt: str) -> None:
+        """Submits a chunk if the loop needs one."""
+        is_needed = self._loop.needs_observation()
+        self._row["requested"] = is_needed
+        if is_needed:
+            chunk_index = len(self._trace.chunk_starts)
+            self._trace.chunk_starts.append(len(self._trace.commands))
+            request = ChunkRequest(seed=self._seed, chunk_index=chunk_index, prompt=prompt)
+            source.submit(self._loop, self._robot, request)
+
+    def tick(self) -> None:
+        """Sends one command, and records the tick only after sending it."""
+        lateness_s = self._loop.wait_for_tick()
+        state = self._robot.state()
+        command, flags = self._loop.tick()
+        self._robot.command(command)
+        assert self._monitor is not None
+        self._monitor.check(command)
+        self._trace.states.append(state.copy())
+        self._trace.commands.append(command.copy())
+        self._trace.flags.append(flags)
+        self._trace.lateness_s.append(lateness_s)
+        if self._log is not None:
+            row, step = self._row, len(self._trace.commands) - 1
+            row["state"], row["command"], row["flags"] = state, command, flags
+            row["lateness_s"] = lateness_s
+            row["timestamp_s"] = step / self._spec.control_hz + lateness_s
+            self._log.add_rows(row)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the task is done, after looking at the robot's stages."""
+        if self._watch is not None and isinstance(self._robot, SimulatedRobot):
+            self._watch.update(self._robot.stages())
+            return self._watch.strict_success
+        return False
+
+    def result(self, error: BaseException | None) -> EpisodeResult:
+        """Returns what has happened until now, and the error that ended it, if any."""
+        watch = self._watch
+        outcome, stopped_by, reason = how_it_ended(error)
+        is_judged = watch is not None and (error is None or watch.success)
+        return EpisodeResult(
+            seed=self._seed,
+            steps=len(self._trace.commands),
+            success=watch.success if watch is not None and is_judged else None,
+            strict_success=watch.strict_success if watch is not None and is_judged else None,
+            stages={} if watch is None else watch.stages,
+            commands_out_of_limit=self._monitor.num_out_of_limit if self._monitor else 0,
+            stats=dict(self._loop.stats()),
+            trace=self._trace,
+            outcome=outcome,
+            stopped_by=stopped_by,
+            reason=reason,
+        )
 
 
 def run_episode(
     *,
-    robot: Robot,
+    robot: LockstepRobot,
     spec: RobotSpec | None = None,
     source: ChunkSource,
     loop: TickLoop,
@@ -108,6 +197,8 @@ def run_episode(
     max_steps: int,
     on_tick: Callable[[int], None] = lambda step: None,
     hold_ticks: int = STRICT_HOLD_TICKS,
+    log: EpisodeLog | None = None,
+    on_end: Callable[[EpisodeResult], None] = lambda result: None,
 ) -> EpisodeResult:
     """Drives `robot` until its task is done (strict success) or `max_steps` have passed.
 
@@ -122,54 +213,44 @@ def run_episode(
         max_steps: longest episode, in control steps.
         on_tick: called after each command with the number of commands sent so far.
         hold_ticks: number of ticks for which the end state must hold before the task is done.
+        log: receives each tick as it happens.
+        on_end: called with the result, also if an error or Ctrl-C ends the episode early; the
+            exception is raised afterwards.
     """
-    watch = None
-    if isinstance(robot, SimulatedRobot):
-        robot.reset(seed)
-        watch = SuccessWatch(
-            success_stage=robot.success_stage, end_state=robot.end_state, hold_ticks=hold_ticks
-        )
-    spec = spec or robot.spec
-    start = spec.hold(robot.state())
-    monitor = CommandMonitor(spec, start)
-    trace = EpisodeTrace()
-    try:
-        loop.start(start)
-        for step in range(max_steps):
-            if loop.needs_observation():
-                chunk_index = len(trace.chunk_starts)
-                trace.chunk_starts.append(step)
-                request = ChunkRequest(seed=seed, chunk_index=chunk_index, prompt=prompt)
-                source.submit(loop, robot, request)
-            _tick(robot, loop, monitor, trace)
-            on_tick(step + 1)
-            if watch is not None and isinstance(robot, SimulatedRobot):
-                watch.update(robot.stages())
-                if watch.strict_success:
-                    break
-        stats = dict(loop.stats())
-    finally:
-        loop.stop()
-    return EpisodeResult(
+    episode = LockstepEpisode(
+        robot=robot,
+        spec=spec or robot.spec,
+        loop=loop,
+        log=log,
         seed=seed,
-        steps=len(trace.commands),
-        success=None if watch is None else watch.success,
-        strict_success=None if watch is None else watch.strict_success,
-        stages={} if watch is None else watch.stages,
-        commands_out_of_limit=monitor.num_out_of_limit,
-        stats=stats,
-        trace=trace,
+        hold_ticks=hold_ticks,
     )
+    try:
+        episode.start()
+        for step in range(max_steps):
+            episode.request(source, prompt)
+            episode.tick()
+            on_tick(step + 1)
+            if episode.is_done:
+                break
+    except BaseException as error:  # Ctrl-C too: what has happened until then is kept.
+        loop.stop()
+        on_end(episode.result(error))
+        raise
+    result = episode.result(None)
+    loop.stop()
+    on_end(result)
+    return result
 
 
-def _tick(robot: Robot, loop: TickLoop, monitor: CommandMonitor, trace: EpisodeTrace) -> None:
-    """Sends one command, and records the tick only after sending it."""
-    lateness_s = loop.wait_for_tick()
-    state = robot.state()
-    command, flags = loop.tick()
-    robot.command(command)
-    monitor.check(command)
-    trace.states.append(state.copy())
-    trace.commands.append(command.copy())
-    trace.flags.append(flags)
-    trace.lateness_s.append(lateness_s)
+def how_it_ended(error: BaseException | None) -> tuple[Outcome, str | None, str | None]:
+    """Returns the outcome, what caused it and the cause in words, of an error or of none."""
+    if error is None:
+        return "finished", None, None
+    if isinstance(error, KeyboardInterrupt):
+        name = str(error) or "SIGINT"  # one that names its signal is of a run in real time
+        return "interrupted", name, f"interrupted by {name}"
+    if isinstance(error, SystemExit):
+        return "interrupted", "SIGTERM", "interrupted by SIGTERM"
+    words = " ".join(str(error).split()) or type(error).__name__
+    return "failed", type(error).__name__, words

@@ -8,7 +8,7 @@ first or last one.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TypedDict
 
@@ -17,6 +17,10 @@ from numpy.typing import NDArray
 
 DEFAULT_EDGES_MS: NDArray[np.float64] = np.geomspace(1e-3, 1e4, 141)
 """From 1 us to 10 s, with 20 bins per decade."""
+INTERVAL_EDGES_MS: NDArray[np.float64] = np.geomspace(1e-1, 1e5, 1201)
+"""From 0.1 ms to 100 s, with 200 bins per decade: 1.2 % wide, because intervals are alike."""
+MAX_EXACT = 20_000
+"""Samples kept as they are; when there are more, only their counts are kept."""
 
 
 class Histogram(TypedDict):
@@ -32,29 +36,51 @@ class Histogram(TypedDict):
     edges_ms: list[float]
 
 
+class RunningHistogram:
+    """Collects latencies in bounded memory; percentiles are exact up to `MAX_EXACT` samples."""
+
+    def __init__(self, edges_ms: NDArray[np.float64] = DEFAULT_EDGES_MS) -> None:
+        self._edges_ms = edges_ms
+        self._samples_ms: list[float] = []
+        self._binned: Histogram | None = None
+
+    def add(self, samples_ms: Iterable[float]) -> None:
+        """Adds samples."""
+        self._samples_ms.extend(samples_ms)
+        if len(self._samples_ms) > MAX_EXACT:
+            self._binned, self._samples_ms = self.histogram(), []
+
+    def histogram(self) -> Histogram:
+        """Returns the histogram of all samples so far."""
+        newest = histogram_of(self._samples_ms, self._edges_ms)
+        return newest if self._binned is None else merge([self._binned, newest])
+
+
 class StageTimes:
     """Collects the times of the stages that run in Python."""
 
     def __init__(self, now_s: Callable[[], float] = time.perf_counter) -> None:
         self._now_s = now_s
-        self.samples_ms: dict[str, list[float]] = {}
+        self._stages: dict[str, RunningHistogram] = {}
 
     @contextmanager
     def measure(self, stage: str) -> Iterator[None]:
         """Adds the time spent inside the `with` block to `stage`."""
         begin = self._now_s()
         yield
-        self.samples_ms.setdefault(stage, []).append((self._now_s() - begin) * 1e3)
+        elapsed_ms = (self._now_s() - begin) * 1e3
+        self._stages.setdefault(stage, RunningHistogram()).add((elapsed_ms,))
 
     def histograms(self) -> dict[str, Histogram]:
-        """Returns one histogram per stage, with exact percentiles."""
-        return {stage: histogram_of(samples) for stage, samples in self.samples_ms.items()}
+        """Returns one histogram per stage."""
+        return {stage: times.histogram() for stage, times in self._stages.items()}
 
 
-def histogram_of(samples_ms: Sequence[float]) -> Histogram:
+def histogram_of(
+    samples_ms: Sequence[float], edges_ms: NDArray[np.float64] = DEFAULT_EDGES_MS
+) -> Histogram:
     """Builds a histogram with the samples' exact percentiles and maximum; 0 without samples."""
-    samples = np.asarray(samples_ms, np.float64)
-    edges = DEFAULT_EDGES_MS
+    samples, edges = np.asarray(samples_ms, np.float64), edges_ms
     inside = np.clip(samples, edges[0], np.nextafter(edges[-1], 0.0))
     counts, _ = np.histogram(inside, edges)
     p50, p95, p99 = np.percentile(samples, [50, 95, 99]).tolist() if samples.size else (0.0,) * 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -14,7 +15,7 @@ from flux_core.types import Observation
 
 from ..engines.core import load_core
 from ..engines.graph_inputs import user_inputs
-from ..robots import Robot
+from ..robots import LockstepRobot
 from .latency import StageTimes
 
 
@@ -70,8 +71,10 @@ class ChunkSource(Protocol):
     name: str
     engine: str
     execution_horizon: int
+    action_horizon: int
+    cameras: Sequence[str]
 
-    def submit(self, loop: ChunkSink, robot: Robot, request: ChunkRequest) -> None:
+    def submit(self, loop: ChunkSink, robot: LockstepRobot, request: ChunkRequest) -> None:
         """Observes the robot and submits a chunk to `loop`."""
         ...
 
@@ -85,13 +88,14 @@ class HoldSource:
 
     name = "hold"
     engine = "none"
+    cameras: Sequence[str] = ()
 
     def __init__(self, spec: RobotSpec) -> None:
-        self.execution_horizon = max(1, round(spec.control_hz / 2))
+        self.execution_horizon = self.action_horizon = max(1, round(spec.control_hz / 2))
         self._action_dim = spec.action_dim
         self._start: NDArray[np.float32] = np.zeros(spec.action_dim, np.float32)
 
-    def submit(self, loop: ChunkSink, robot: Robot, request: ChunkRequest) -> None:
+    def submit(self, loop: ChunkSink, robot: LockstepRobot, request: ChunkRequest) -> None:
         """Submits a chunk that repeats the command that holds the episode's first state."""
         if request.chunk_index == 0:
             self._start = robot.spec.hold(robot.state())
@@ -125,23 +129,32 @@ class BundleSource:
         self.engine = engine
         self.execution_horizon = bundle.manifest.execution_horizon
         self._action_shape = (bundle.manifest.action_horizon, bundle.manifest.action_dim)
-        self._cameras = bundle.manifest.cameras
+        self.cameras: Sequence[str] = bundle.manifest.cameras
+        self.action_horizon = bundle.manifest.action_horizon
         self._input_names = user_inputs(bundle.manifest).keys()
         self._encoder = encoder
         self._policy = policy
         self._times = times
 
-    def submit(self, loop: ChunkSink, robot: Robot, request: ChunkRequest) -> None:
+    def submit(self, loop: ChunkSink, robot: LockstepRobot, request: ChunkRequest) -> None:
         """Observes, encodes, draws the noise for (seed, chunk index), and submits."""
         with self._times.measure("render"):
-            observation = robot.observe(request.prompt, self._cameras)
+            observation = robot.observe(request.prompt, self.cameras)
+        inputs = self.encode(observation)
+        noise = self.noise(request.seed, request.chunk_index)
+        # Relative actions are relative to this; unused if commands are differences.
+        loop.submit(inputs, robot.spec.hold(observation.state), noise)
+
+    def encode(self, observation: Observation) -> dict[str, NDArray[Any]]:
+        """Returns the graphs' inputs for an observation."""
         with self._times.measure("encode"):
             encoded = self._encoder.encode(observation)
         # Not every network has a state input beside the prompt, so pass only the graphs' inputs.
-        inputs = {name: encoded[name] for name in self._input_names}
-        noise = chunk_noise(request.seed, request.chunk_index, self._action_shape)
-        # Relative actions are relative to this; unused if commands are differences.
-        loop.submit(inputs, robot.spec.hold(observation.state), noise)
+        return {name: encoded[name] for name in self._input_names}
+
+    def noise(self, seed: int, chunk_index: int) -> NDArray[np.float32]:
+        """Returns the noise of a chunk; see `chunk_noise`."""
+        return chunk_noise(seed, chunk_index, self._action_shape)
 
     def loop_arguments(self) -> dict[str, Any]:
         """Returns the network and the decoder from its actions to robot units."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,26 +13,21 @@ from numpy.typing import NDArray
 
 from flux_core.bundle import Bundle, Manifest
 from flux_core.errors import BundleError, ConfigError, RobotError
-from flux_core.robots import RobotSpec, carried_robot, limits_in_force
+from flux_core.robots import (
+    MotionLimits,
+    RobotSpec,
+    Tightening,
+    carried_robot,
+    limits_in_force,
+    motion_limits,
+)
 from flux_core.types import Observation, image_fault
 
 from ..engines.golden_replay import GoldenResult, InferencePolicy, replay_golden
 from ..engines.graph_inputs import user_inputs
 
-logger = logging.getLogger("flux.runtime")
-
-
-def check_can_be_held(spec: RobotSpec, *, is_simulated: bool) -> None:
-    """Refuses a real robot that would keep moving while it is held.
-
-    After a missed deadline or a non-finite action, the control loop holds the robot by repeating
-    the last command. If commands are differences, repeating one keeps the robot moving.
-    """
-    if spec.is_commanded_by_differences and not is_simulated:
-        raise RobotError(
-            f"{spec.name}: expected commands that are positions, got differences, and repeating "
-            f"one would keep the robot moving. Only simulated robots may use differences."
-        )
+RETURN_SPEED_SHARE = 0.1
+"""Of `max_velocity`: how fast a robot is led back to its limits, as the safety filter does it."""
 
 
 def check_bundle_fits(manifest: Manifest, spec: RobotSpec) -> None:
@@ -76,30 +73,39 @@ def spec_in_force(config: Mapping[str, Any], driver: RobotSpec) -> RobotSpec:
     Raises:
         BundleError: the bundle describes another robot, or has wider limits than the driver.
     """
-    try:
+    with _naming_the_bundle():
         carried = carried_robot(config)
+        return driver if carried is None else limits_in_force(driver, carried)
+
+
+def motion_limits_in_force(
+    config: Mapping[str, Any], driver: RobotSpec, tightening: Tightening
+) -> MotionLimits:
+    """Returns the complete limits of a real robot.
+
+    Args:
+        config: the bundle's config.json; empty without a bundle.
+        driver: the spec of the robot's driver.
+        tightening: what the options tighten.
+
+    Raises:
+        BundleError: the bundle describes another robot, or has wider limits than the driver.
+        UsageError: an option is wider than the limits, or of an unknown joint.
+    """
+    with _naming_the_bundle():
+        return motion_limits(driver, carried_robot(config), tightening)
+
+
+@contextmanager
+def _naming_the_bundle() -> Iterator[None]:
+    try:
+        yield
     except ConfigError as error:
         raise BundleError(f"config.json: {error}. Export the bundle again.") from error
-    if carried is None:
-        return driver
-    try:
-        return limits_in_force(driver, carried)
     except RobotError as error:
         raise BundleError(
             f"config.json: inference.robot.{error}. Use a bundle that was trained for this robot."
         ) from error
-
-
-def warn_of_unenforced_limits(spec: RobotSpec) -> None:
-    """Warns about limits in the spec that the safety filter does not enforce."""
-    stated = [name for name in ("max_acceleration", "max_jerk") if getattr(spec, name)]
-    if stated:
-        logger.warning(
-            "%s: %s: not enforced: the safety filter of this version of flux limits only position "
-            "and velocity",
-            spec.name,
-            " and ".join(stated),
-        )
 
 
 def check_decoder(scale: NDArray[np.float32], spec: RobotSpec) -> None:
@@ -169,3 +175,77 @@ def check_observation(observation: Observation, spec: RobotSpec, cameras: Sequen
                 f"{spec.name}: observation.images.{name}: expected uint8 (height, width, 3), "
                 f"{fault}. Check the driver of the camera."
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Excursion:
+    """A joint that stands outside a limit.
+
+    Attributes:
+        joint: its index.
+        found: where it stands.
+        lower, upper: the limits in force.
+    """
+
+    joint: int
+    found: float
+    lower: float
+    upper: float
+
+    @property
+    def limit(self) -> float:
+        """The limit that it is outside of."""
+        return self.lower if self.found < self.lower else self.upper
+
+    def text(self, spec: RobotSpec) -> str:
+        """Returns 'joint elbow: expected -1.5 to 1.5 rad, got 1.53'."""
+        unit = "" if spec.units[self.joint] == "normalized" else f" {spec.units[self.joint]}"
+        return (
+            f"joint {spec.joint_names[self.joint]}: expected {self.lower:g} to {self.upper:g}"
+            f"{unit}, got {self.found:.6g}"
+        )
+
+    def motion_text(self, spec: RobotSpec) -> str:
+        """Returns 'elbow from 1.53 to 1.5 rad at 0.15 rad per second'."""
+        unit = {"normalized": ""}.get(spec.units[self.joint], f" {spec.units[self.joint]}")
+        speed = RETURN_SPEED_SHARE * spec.max_velocity[self.joint]
+        return (
+            f"{spec.joint_names[self.joint]} from {self.found:.4g} to {self.limit:g}{unit} at "
+            f"{speed:.3g}{unit} per second"
+        )
+
+
+def excursions(limits: MotionLimits, state: NDArray[np.float32]) -> list[Excursion]:
+    """Returns the joints that stand outside a limit by no more than the start tolerance.
+
+    A robot that is commanded by differences has none: its states are not commands.
+
+    Args:
+        limits: those in force.
+        state: (state_dim,) float32, measured.
+
+    Raises:
+        RobotError: a joint stands farther outside; nothing may be commanded from there.
+    """
+    found: list[Excursion] = []
+    bounds = zip(state.tolist(), limits.lower, limits.upper, limits.start_tolerance, strict=False)
+    for joint, (value, lower, upper, tolerance) in enumerate(bounds):
+        excursion = Excursion(joint=joint, found=value, lower=lower, upper=upper)
+        # Written so that a NaN is refused.
+        if not lower - tolerance <= value <= upper + tolerance:
+            hint = _unit_hint(limits.spec, excursion)
+            raise RobotError(f"{limits.spec.name}: start pose: {excursion.text(limits.spec)}{hint}")
+        if not lower <= value <= upper:
+            found.append(excursion)
+    return found
+
+
+def _unit_hint(spec: RobotSpec, excursion: Excursion) -> str:
+    """Says what to do: values of more than a turn are probably not radians."""
+    value = excursion.found
+    if spec.units[excursion.joint] == "rad" and abs(value) > 2 * math.pi:
+        return (
+            f". Does the driver return degrees? {value:g} degrees are {math.radians(value):.4g} "
+            f"rad. Convert them in the driver"
+        )
+    return ". Move the robot to within its limits, or check the driver's calibration"

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from flux_core.agreement import Changes
 from flux_core.bundle import Bundle, Manifest
 from flux_core.errors import BundleError, RobotError, UsageError
-from flux_core.robots import RobotSpec
+from flux_core.robots import MotionLimits, RobotSpec, stated_rates
 
 from ..engines.core import load_core
 from ..engines.golden_replay import GoldenResult
@@ -22,20 +22,21 @@ from ..engines.opening import (
     engine_tolerance,
     open_flow_policy,
 )
-from ..robots import Robot, SimulatedRobot
+from ..realtime import RealtimeOptions
+from ..robots import SimulatedRobot
 from .agreement import agreed_bundle
 from .episode import EpisodeResult, run_episode
+from .episode_log import EpisodeLog
 from .latency import StageTimes
 from .policy_source import BundleSource, ChunkSource, HoldSource, ObservationEncoder
 from .preflight import (
     check_bundle_fits,
-    check_can_be_held,
     check_decoder,
     check_encoding,
     check_golden,
     check_observation,
+    motion_limits_in_force,
     spec_in_force,
-    warn_of_unenforced_limits,
 )
 from .success import STRICT_HOLD_TICKS
 
@@ -66,24 +67,25 @@ class RunOptions:
     dry_run: bool = False
     accept_versions: Collection[str] = ()
     changes: Changes = field(default_factory=Changes)
+    realtime_options: RealtimeOptions = field(default_factory=RealtimeOptions)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Session:
-    """A connected robot and a policy that has passed the preflight checks.
+class SessionFacts:
+    """What a session in lockstep and one in real time have in common.
 
-    `spec` is the robot's spec with the limits in force; the bundle may have tightened some of them.
+    `spec` is the robot's spec with the limits in force; the bundle or the options of the run may
+    have tightened some of them.
     """
 
     options: RunOptions
-    robot: Robot
     spec: RobotSpec
     source: ChunkSource
     bundle: Bundle | None
     prompt: str
-    clock: Literal["simulated", "monotonic"]
     times: StageTimes
     golden_max_abs_error: float | None
+    clock: ClassVar[Literal["simulated", "monotonic"]]
 
     def describe(self) -> dict[str, object]:
         """Returns the facts that do not depend on the outcome of the episodes."""
@@ -100,6 +102,19 @@ class Session:
             "execution_horizon": self.source.execution_horizon,
             "changed_after_training": self.options.changes.as_data(),
         }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Session(SessionFacts):
+    """A connected robot in simulated time, and a policy that has passed the preflight checks."""
+
+    robot: SimulatedRobot
+    limits: Mapping[str, object]
+    clock = "simulated"
+
+    def describe(self) -> dict[str, object]:
+        """Returns the facts that do not depend on the outcome of the episodes."""
+        return super().describe() | {"limits": self.limits, "scheduling": None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,17 +168,20 @@ def open_policy(
 
 @contextmanager
 def connected(
-    options: RunOptions, robot: Robot, policy: OpenedPolicy | None, times: StageTimes
+    options: RunOptions, robot: SimulatedRobot, policy: OpenedPolicy | None, times: StageTimes
 ) -> Iterator[Session]:
-    """Connects `robot`, refuses it if the policy cannot drive it, and closes it at the end."""
-    is_simulated = isinstance(robot, SimulatedRobot)
+    """Connects `robot` in simulated time, refuses it if the policy cannot drive it, and closes it
+    at the end."""
+    options.realtime_options.check_unused(options.robot)
+    tightening = options.realtime_options.tightening
     spec = spec_in_force(policy.bundle.config, robot.spec) if policy else robot.spec
-    check_can_be_held(spec, is_simulated=is_simulated)
-    warn_of_unenforced_limits(spec)
+    spec = tightening.apply(spec)
+    config = policy.bundle.config if policy else {}
+    limits = stated_only(motion_limits_in_force(config, robot.spec, tightening))
     with closing(robot):
         robot.connect()
         bundle = policy.bundle if policy else None
-        prompt = options.task or _default_prompt(robot, bundle)
+        prompt = options.task or default_prompt(robot.task, bundle)
         if policy is not None:
             _check_first_look(robot, spec, policy, prompt)
         yield Session(
@@ -173,10 +191,17 @@ def connected(
             source=policy.source if policy else HoldSource(spec),
             bundle=bundle,
             prompt=prompt,
-            clock="simulated" if is_simulated and not options.realtime else "monotonic",
             times=times,
             golden_max_abs_error=policy.golden.max_abs_error if policy else None,
+            limits=limits,
         )
+
+
+def stated_only(limits: MotionLimits) -> dict[str, object]:
+    """Returns the limits of a simulated robot as data; nothing stands in for what is not stated."""
+    data = limits.as_data()
+    derived = [name for name, texts in limits.sources.items() if texts[0].startswith("default")]
+    return {name: value for name, value in data.items() if name not in derived}
 
 
 def shipped_policy(robot: str) -> Path:
@@ -198,17 +223,18 @@ def shipped_policy(robot: str) -> Path:
 def make_loop(session: Session) -> Any:
     """Builds a new `ControlLoop` with the limits in force."""
     core, spec, options = load_core(), session.spec, session.options
-    has_delay = options.mode == "async" and session.clock == "simulated"
+    limits = {"lower": spec.lower, "upper": spec.upper, "max_velocity": spec.max_velocity}
+    acceleration, jerk = stated_rates(spec)
+    if acceleration:
+        limits |= {"max_acceleration": acceleration, "max_jerk": jerk}
     return core.ControlLoop(
         **session.source.loop_arguments(),
-        limits=core.SafetyLimits(
-            lower=spec.lower, upper=spec.upper, max_velocity=spec.max_velocity
-        ),
+        limits=core.SafetyLimits(**limits),
         control_hz=spec.control_hz,
         execution_horizon=session.source.execution_horizon,
         mode=options.mode,
         clock=session.clock,
-        inference_delay=options.inference_delay if has_delay else 0,
+        inference_delay=options.inference_delay if options.mode == "async" else 0,
     )
 
 
@@ -218,6 +244,8 @@ def drive(
     *,
     on_tick: Callable[[int], None] = lambda step: None,
     hold_ticks: int = STRICT_HOLD_TICKS,
+    log: EpisodeLog | None = None,
+    on_end: Callable[[EpisodeResult], None] = lambda result: None,
 ) -> EpisodeResult:
     """Runs one episode; see `run_episode`.
 
@@ -236,6 +264,8 @@ def drive(
             max_steps=session.options.max_steps,
             on_tick=on_tick,
             hold_ticks=hold_ticks,
+            log=log,
+            on_end=on_end,
         )
     except (ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())
@@ -264,18 +294,21 @@ def _open_bundle(options: RunOptions, spec: RobotSpec) -> Bundle | None:
     return agreed_bundle(bundle, options.changes, options.task)
 
 
-def _check_first_look(robot: Robot, spec: RobotSpec, policy: OpenedPolicy, prompt: str) -> None:
+def _check_first_look(
+    robot: SimulatedRobot, spec: RobotSpec, policy: OpenedPolicy, prompt: str
+) -> None:
     """Takes one observation and checks that the network can use it."""
     observation = robot.observe(prompt, policy.manifest.cameras)
     check_observation(observation, spec, policy.manifest.cameras)
     check_encoding(policy.encoder.encode(observation), policy.manifest)
 
 
-def _default_prompt(robot: Robot, bundle: Bundle | None) -> str:
+def default_prompt(task: str | None, bundle: Bundle | None) -> str:
+    """Returns the prompt of a run without `--task`; `task` is that of a simulated robot."""
     if bundle is not None and bundle.manifest.prompt:
         return bundle.manifest.prompt
-    if isinstance(robot, SimulatedRobot):
-        return robot.task
+    if task is not None:
+        return task
     if bundle is None:
         return ""
     raise UsageError(

@@ -32,14 +32,17 @@ from flux_core.robots import RobotSpec
 from ..control.episode import EpisodeResult
 from ..control.latency import Histogram
 from .parts import (
+    ending,
     episode_table,
     episode_video,
     headline,
+    limits_section,
     milliseconds,
     provenance,
     rate_card,
 )
 from .plots import joint_figure, latency_figure
+from .timing import timing_section
 
 _ARMS = ("left", "right")
 _STAGE_NOTES = {
@@ -52,6 +55,7 @@ _STAGE_NOTES = {
     "inference": "copy, prefix and denoise",
     "tick": "next command and safety filter",
     "jitter": "how late ticks began",
+    "interval": "between two commands, as they left",
 }
 
 
@@ -86,11 +90,14 @@ def render_report(data: ReportData) -> str:
 
 def _body(data: ReportData) -> Iterator[Html]:
     yield _header(data)
+    yield ending(data.summary)
     yield _headline(data)
     yield _videos(data)
     yield episode_table(data.summary["episodes"])
     yield _joints(data)
+    yield timing_section(data.spec, data.results, data.summary)
     yield _latencies(data)
+    yield limits_section(data.summary)
     yield provenance(data.manifest, data.summary)
 
 
@@ -152,7 +159,7 @@ def _videos(data: ReportData) -> Html:
 
 
 def _joints(data: ReportData) -> Html:
-    plotted = [result for result in data.results[: data.num_plotted] if result.steps]
+    plotted = [result for result in data.results[: data.num_plotted] if result.trace.commands]
     if not plotted:
         return Html()
     lines = {
@@ -189,11 +196,14 @@ def _joint(spec: RobotSpec, result: EpisodeResult, joint: int, arm: str) -> Html
     name = spec.joint_names[joint].removeprefix(f"{arm}_").replace("_", " ")
     limits = spec.lower[joint], spec.upper[joint]
     is_state = not spec.is_commanded_by_differences
+    starts = np.asarray(result.trace.chunk_starts, np.float64) / spec.control_hz
+    if result.timing is not None:
+        starts = np.array([inference.time_s for inference in result.timing.inferences])
     svg = joint_figure(
+        seconds=result.trace.seconds(spec.control_hz),
         commands=np.asarray(result.trace.commands)[:, joint],
         states=np.asarray(result.trace.states)[:, joint] if is_state else None,
-        chunk_starts=result.trace.chunk_starts,
-        control_hz=spec.control_hz,
+        chunk_starts_s=starts,
         limits=limits,
         label=f"{spec.joint_names[joint]}, seed {result.seed}",
     )

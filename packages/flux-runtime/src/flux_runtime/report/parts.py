@@ -70,6 +70,42 @@ def outcome(result: EpisodeResult) -> Html:
     return join([failed, " ", element("small", f"(reached: {', '.join(reached) or 'none'})")])
 
 
+def ending(summary: Mapping[str, Any]) -> Html:
+    """Returns how a run ended early; nothing for one that ended as planned."""
+    if summary.get("outcome", "finished") == "finished":
+        return Html()
+    words = f"This run ended early: {summary['outcome']}"
+    by = f" by {summary['stopped_by']}" if summary["stopped_by"] else ""
+    reason = element("div", str(summary["reason"] or ""), class_="muted")
+    return element("section", card(element("strong", f"{words}{by}.", class_="no"), reason))
+
+
+def limits_section(summary: Mapping[str, Any]) -> Html:
+    """Returns the limits that were in force, and who states each of them."""
+    limits: Mapping[str, Any] = summary.get("limits") or {}
+    if not limits:
+        return Html()
+    fields = {name: joints for name, joints in limits.items() if isinstance(joints, Mapping)}
+    names = list(next(iter(fields.values())))
+    values = (
+        row(map(cell, (joint, *(f"{joints[joint]['value']:.5g}" for joints in fields.values()))))
+        for joint in names
+    )
+    sources = {name: _sources(joints) for name, joints in fields.items()}
+    parts = table(columns(("joint", *fields)), values), card(definitions(sources))
+    return section("Limits in force", element("div", *parts, class_="stack"))
+
+
+def _sources(joints: Mapping[str, Mapping[str, Any]]) -> str:
+    """Returns where a limit comes from; of which joints, if it is not the same for all."""
+    by_source: dict[str, list[str]] = {}
+    for joint, entry in joints.items():
+        by_source.setdefault(entry["source"], []).append(joint)
+    if len(by_source) == 1:
+        return next(iter(by_source))
+    return "; ".join(f"{source} ({', '.join(named)})" for source, named in by_source.items())
+
+
 def episode_table(episodes: Sequence[Mapping[str, Any]]) -> Html:
     """Returns a table of what `--json` prints for each episode."""
     names = list(episodes[0])

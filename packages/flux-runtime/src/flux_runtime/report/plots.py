@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from html import escape
 from typing import Any
@@ -44,41 +44,111 @@ _STYLE: dict[str, Any] = {
 }
 _PADDING_SHARE = 0.08
 _LEAST_RANGE = 0.05
+_LEAST_SECONDS = 0.02
 _MAX_BARS = 48
+_MAX_LINES = 200
 
 
 def joint_figure(
     *,
+    seconds: NDArray[np.float64],
     commands: NDArray[np.float32],
     states: NDArray[np.float32] | None,
-    chunk_starts: Sequence[int],
-    control_hz: float,
+    chunk_starts_s: NDArray[np.float64],
     limits: tuple[float, float],
     label: str,
 ) -> Html:
     """Draws one joint over an episode.
 
     Args:
+        seconds: (T,) when the commands were sent.
         commands, states: (T,) in joint units; states are None if commands are differences.
-        chunk_starts: ticks at which a new chunk was requested, drawn as thin lines.
-        control_hz: ticks per second.
+        chunk_starts_s: when a new chunk was requested, drawn as thin lines.
         limits: lowest and highest position; drawn if they are in view.
         label: for the figure's accessible name.
     """
-    seconds = np.arange(len(commands)) / control_hz
     low, high = _view(commands if states is None else np.concatenate([commands, states]))
     with _figure(3.4, 1.35, label) as (axes, svg):
-        for start in chunk_starts:
-            axes.axvline(start / control_hz, color=GRID, linewidth=0.6)
+        for start in chunk_starts_s[:: math.ceil(len(chunk_starts_s) / _MAX_LINES) or 1]:
+            axes.axvline(start, color=GRID, linewidth=0.6)
         for limit in limits:
             if low <= limit <= high:
                 axes.axhline(limit, color=LIMIT, linewidth=0.9, linestyle=(0, (4, 3)))
         if states is not None:
             axes.plot(seconds, states, color=STATE, linewidth=1.0)
         axes.plot(seconds, commands, color=COMMAND, linewidth=1.2)
-        axes.set_xlim(0, max(float(seconds[-1]), 1 / control_hz))
+        axes.set_xlim(0, max(float(seconds[-1]), _LEAST_SECONDS))
         axes.set_ylim(low, high)
         axes.locator_params(axis="y", nbins=4)
+    return svg.html
+
+
+def intervals_figure(
+    seconds: NDArray[np.float64],
+    intervals_ms: NDArray[np.float64],
+    *,
+    period_ms: float,
+    gap_ms: float,
+    label: str,
+) -> Html:
+    """Draws the longest intervals between commands over time, with gaps as marks.
+
+    Args:
+        seconds, intervals_ms: (N,) when, and how long.
+        period_ms: the nominal interval, drawn as a dashed line.
+        gap_ms: longer intervals are marked.
+        label: for the figure's accessible name.
+    """
+    is_gap = intervals_ms > gap_ms
+    with _figure(7.0, 1.4, label) as (axes, svg):
+        axes.axhline(period_ms, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
+        axes.vlines(seconds[is_gap], period_ms, intervals_ms[is_gap], color=LIMIT, linewidth=0.9)
+        axes.plot(seconds[is_gap], intervals_ms[is_gap], "o", color=LIMIT, markersize=3)
+        axes.plot(seconds, intervals_ms, color=COMMAND, linewidth=0.9)
+        axes.set_xlim(0, max(float(seconds[-1]), _LEAST_SECONDS))
+        axes.set_ylim(0, 1.1 * max(float(intervals_ms.max()), 2 * period_ms))
+        axes.locator_params(axis="y", nbins=4)
+    return svg.html
+
+
+def ages_figure(
+    seconds: NDArray[np.float64], ages_ms: NDArray[np.float64], limit_ms: float, label: str
+) -> Html:
+    """Draws the age of a sensor at each inference, and the largest age that is allowed.
+
+    Args:
+        seconds: (N,) when each inference began.
+        ages_ms: (N,) with NaN where the sensor had delivered nothing.
+        limit_ms: drawn if it is in view; NaN if there is none.
+        label: for the figure's accessible name.
+    """
+    finite = ages_ms[np.isfinite(ages_ms)]
+    highest = max(float(finite.max()) if finite.size else 0.0, 1.0)
+    with _figure(3.4, 1.2, label) as (axes, svg):
+        if limit_ms <= 2 * highest:
+            axes.axhline(limit_ms, color=LIMIT, linewidth=0.9, linestyle=(0, (4, 3)))
+            highest = max(highest, limit_ms)
+        axes.plot(seconds, ages_ms, "o-", color=STATE, linewidth=0.9, markersize=1.8)
+        axes.set_xlim(0, max(float(seconds[-1]), _LEAST_SECONDS))
+        axes.set_ylim(0, 1.1 * highest)
+        axes.locator_params(axis="y", nbins=3)
+    return svg.html
+
+
+def events_figure(events: Mapping[str, Sequence[float]], end_s: float, label: str) -> Html:
+    """Draws events on a time line, one row per kind.
+
+    Args:
+        events: kind -> times in seconds.
+        end_s: end of the time line.
+        label: for the figure's accessible name.
+    """
+    with _figure(7.0, 0.5 + 0.22 * len(events), label) as (axes, svg):
+        for place, times in enumerate(events.values()):
+            axes.plot(times, [place] * len(times), "|", color=LIMIT, markersize=9)
+        axes.set_yticks(range(len(events)), [name.replace("_", " ") for name in events])
+        axes.set_ylim(len(events) - 0.5, -0.5)
+        axes.set_xlim(0, max(end_s, _LEAST_SECONDS))
     return svg.html
 
 

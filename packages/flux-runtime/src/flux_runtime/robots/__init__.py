@@ -1,7 +1,7 @@
 """Finds robots by name: those of this package, and those that other packages register.
 
 A third-party package adds a robot's driver with an entry point in the group `flux_runtime.robots`;
-its value is a callable that takes no arguments and returns a `Robot`:
+its value is a callable that takes no arguments and returns a `Robot` or a `SimulatedRobot`:
 
     [project.entry-points."flux_runtime.robots"]
     my-arm = "my_package.driver:MyArm"
@@ -12,10 +12,12 @@ The same package describes the robot for training in the group `flux.robots`; se
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from importlib.metadata import EntryPoint
 from typing import cast
 
-from flux_core.errors import RobotError
+from flux_core.config import bind
+from flux_core.errors import ConfigError, RobotError
 from flux_core.robots import (
     DRIVER_GROUP,
     RobotSpec,
@@ -27,20 +29,24 @@ from flux_core.robots import (
     provider,
     robot_spec_names,
 )
+from flux_driver.robot import SIMULATED_METHODS, fault_of
 
-from .protocol import Robot, SimulatedRobot
+from .protocol import LockstepRobot, Robot, SimulatedRobot
 
 ENTRY_POINT_GROUP = DRIVER_GROUP
 
 __all__ = [
     "ENTRY_POINT_GROUP",
+    "LockstepRobot",
     "Robot",
     "SimulatedRobot",
+    "driver_target",
     "installed_robot_names",
+    "is_simulated_class",
     "make_robot",
     "robot_names",
+    "spec_of",
 ]
-_METHODS = ("connect", "state", "observe", "command", "close")
 
 
 def robot_names() -> tuple[str, ...]:
@@ -53,19 +59,54 @@ def installed_robot_names() -> tuple[str, ...]:
     return provided_names(ENTRY_POINT_GROUP)
 
 
-def make_robot(name: str) -> Robot:
+def make_robot(name: str) -> Robot | SimulatedRobot:
     """Returns the robot called `name`, not yet connected.
+
+    Args:
+        name: one of `robot_names`, or MODULE:CLASS.
 
     Raises:
         RobotError: no robot or several have that name, or a registered driver cannot be loaded or
-            is not a `Robot`.
+            is neither a `Robot` nor a `SimulatedRobot`.
     """
-    point = provider(ENTRY_POINT_GROUP, name, built_in=_SHIPPED)
-    if name in _SHIPPED:
-        return _SHIPPED[name]()
+    point = _point(name)
     if point is None:
+        return _SHIPPED[name]()
+    where = name if ":" in name else f"{name}: the entry point {describe(point)}"
+    return _checked(call(point, load(point)), where)
+
+
+def driver_target(name: str) -> str:
+    """Returns what the driver's process loads for `name`: MODULE:CLASS; imports nothing.
+
+    Raises:
+        RobotError: no robot or several have that name.
+    """
+    point = _point(name)
+    return _SHIPPED_CLASSES[name] if point is None else point.value
+
+
+def is_simulated_class(name: str) -> bool:
+    """Whether `name` stands for a class with the methods of a `SimulatedRobot`; makes no robot.
+
+    Raises:
+        RobotError: no robot or several have that name, or the driver cannot be loaded.
+    """
+    point = _point(name)
+    if point is None:
+        point = EntryPoint(name=name, value=_SHIPPED_CLASSES[name], group=ENTRY_POINT_GROUP)
+    found = load(point)
+    return isinstance(found, type) and all(hasattr(found, name) for name in SIMULATED_METHODS)
+
+
+def _point(name: str) -> EntryPoint | None:
+    """Returns the entry point of a robot; None for one of this package."""
+    if ":" in name:
+        return EntryPoint(name=name, value=name, group=ENTRY_POINT_GROUP)
+    point = provider(ENTRY_POINT_GROUP, name, built_in=_SHIPPED)
+    if point is None and name not in _SHIPPED:
         raise _unknown(name)
-    return _checked(call(point, load(point)), f"{name}: the entry point {describe(point)}")
+    return point
 
 
 def _unknown(name: str) -> RobotError:
@@ -81,23 +122,39 @@ def _unknown(name: str) -> RobotError:
     )
 
 
-def _checked(robot: object, where: str) -> Robot:
-    """Refuses a driver that lacks a part of `Robot`, before anything is connected."""
-    missing = [f"{method}()" for method in _METHODS if not callable(getattr(robot, method, None))]
-    if missing:
-        raise RobotError(
-            f"{where}: expected a Robot, got {type(robot).__name__} without {', '.join(missing)}"
-        )
+def _checked(robot: object, where: str) -> Robot | SimulatedRobot:
+    """Refuses a driver that lacks a part of its protocol, before anything is connected."""
+    if fault := fault_of(robot):
+        raise RobotError(f"{where}: {fault}")
+    checked = cast(Robot | SimulatedRobot, robot)
     try:
-        spec = cast(Robot, robot).spec
+        spec_of(checked)
+    except RobotError as error:
+        raise RobotError(f"{where}: {error}") from error
+    return checked
+
+
+def spec_of(robot: Robot | SimulatedRobot) -> RobotSpec:
+    """Returns a robot's description, which a real robot may give as a dict.
+
+    Raises:
+        RobotError: it has none, or not one that can be used.
+    """
+    try:
+        spec = robot.spec
     except Exception as error:  # Code of another package may raise anything.
-        raise RobotError(f"{where}: spec: expected a RobotSpec, got {one_line(error)}") from error
-    if not isinstance(spec, RobotSpec):
-        raise RobotError(f"{where}: spec: expected a RobotSpec, got {type(spec).__name__}")
-    return cast(Robot, robot)
+        raise RobotError(f"spec: expected a RobotSpec, got {one_line(error)}") from error
+    if isinstance(spec, RobotSpec):
+        return spec
+    if not isinstance(spec, Mapping):
+        raise RobotError(f"spec: expected a RobotSpec or a dict, got {type(spec).__name__}")
+    try:
+        return bind(RobotSpec, spec, "spec")
+    except ConfigError as error:
+        raise RobotError(str(error)) from error
 
 
-def _aloha_sim() -> Robot:
+def _aloha_sim() -> SimulatedRobot:
     from .aloha_sim import AlohaSimRobot
 
     return AlohaSimRobot()
@@ -115,8 +172,13 @@ def _ur3() -> Robot:
     return Ur3Robot()
 
 
-_SHIPPED: dict[str, Callable[[], Robot]] = {
+_SHIPPED: dict[str, Callable[[], Robot | SimulatedRobot]] = {
     "aloha-sim": _aloha_sim,
     "aloha": _aloha,
     "ur3": _ur3,
+}
+_SHIPPED_CLASSES = {
+    "aloha-sim": f"{__name__}.aloha_sim:AlohaSimRobot",
+    "aloha": f"{__name__}.aloha:AlohaRobot",
+    "ur3": f"{__name__}.ur3:Ur3Robot",
 }

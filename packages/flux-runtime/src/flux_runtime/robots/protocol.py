@@ -1,4 +1,9 @@
-"""What the runtime needs from a robot, and what else it needs from a simulated one."""
+"""What the runtime needs from a robot: a real one, and a simulated one.
+
+A real robot is driven in real time, from a process of its own (`flux_driver`), which calls
+`read_state`, `read_frames` and `send` each on a thread of its own. A simulated robot is stepped by
+its commands, on simulated time.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +18,56 @@ from flux_core.types import Observation
 
 
 class Robot(Protocol):
-    """A robot. `connect` is called first and `close` last; `close` may be called at any time."""
+    """A real robot. `connect` is called first and `close` last; `close` may be called at any time.
+
+    All times are seconds on `time.monotonic()`. A call that raises is tried again; after several
+    failures in a row the robot is stopped. No call has to be fast: one that hangs delays nothing
+    but itself, and what it should have delivered is treated as old.
+
+    Optional parts: `connect_timeout_s` (default 30) and `home_timeout_s` (default 60), the seconds
+    that `connect` and `home` may take; `home()`, which moves the robot to its home pose; and
+    `send_stamped(command, stamp)`, which replaces `send` and also gets the command's
+    `flux_driver.memory.CommandStamp`.
+    """
+
+    @property
+    def spec(self) -> RobotSpec | Mapping[str, object]:
+        """Names, limits, cameras and control rate, or a dict of a RobotSpec's fields. Known before
+        `connect`."""
+        ...
+
+    def connect(self) -> None:
+        """Makes the robot ready, or raises. Is not called on the main thread."""
+        ...
+
+    def read_state(self) -> tuple[NDArray[np.float32], float]:
+        """Returns the newest state, (state_dim,) float32 in the spec's units, and the time when
+        it was measured. May wait for a new one."""
+        ...
+
+    def read_frames(self, cameras: Sequence[str]) -> Mapping[str, tuple[NDArray[np.uint8], float]]:
+        """Returns the newest image of each camera, (height, width, 3) uint8 RGB, and the time when
+        it was captured. A camera without a new image may be left out. The size must not change.
+        """
+        ...
+
+    def send(self, command: NDArray[np.float32], time_s: float) -> None:
+        """Sends a command, (action_dim,) float32, that was made for `time_s`."""
+        ...
+
+    def stop(self, category: int) -> None:
+        """Stops the robot (stop categories of IEC 60204-1): 0 removes its power at once, 1 stops it
+        and then removes the power, 2 stops it and keeps the power. Must return within 1 s, also
+        while another call hangs."""
+        ...
+
+    def close(self) -> None:
+        """Releases everything the robot holds, within 5 s. Leaves the torque on."""
+        ...
+
+
+class LockstepRobot(Protocol):
+    """A robot that stands still between two commands, each of which is one control step."""
 
     @property
     def spec(self) -> RobotSpec:
@@ -42,7 +96,7 @@ class Robot(Protocol):
 
 
 @runtime_checkable
-class SimulatedRobot(Robot, Protocol):
+class SimulatedRobot(LockstepRobot, Protocol):
     """A robot that can be reset and knows the progress of its task.
 
     Attributes:

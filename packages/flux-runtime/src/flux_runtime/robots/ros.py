@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
 import numpy as np
@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from flux_core.errors import MissingDependencyError, RobotError
 from flux_core.robots import ROBOT_SPECS, RobotSpec
-from flux_core.types import Observation
 
 
 class RosRobot:
@@ -37,17 +36,20 @@ class RosRobot:
             f"Try --robot aloha-sim."
         )
 
-    def state(self) -> NDArray[np.float32]:
+    def read_state(self) -> tuple[NDArray[np.float32], float]:
         """Always raises, because the robot is never connected."""
         self._refuse()
 
-    def observe(self, prompt: str, cameras: Sequence[str]) -> Observation:
+    def read_frames(self, cameras: Sequence[str]) -> Mapping[str, tuple[NDArray[np.uint8], float]]:
         """Always raises, because the robot is never connected."""
         self._refuse()
 
-    def command(self, action: NDArray[np.float32]) -> None:
+    def send(self, command: NDArray[np.float32], time_s: float) -> None:
         """Always raises, because the robot is never connected."""
         self._refuse()
+
+    def stop(self, category: int) -> None:
+        """Does nothing: nothing moves."""
 
     def close(self) -> None:
         """Does nothing: there is nothing to release."""

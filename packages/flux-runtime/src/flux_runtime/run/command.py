@@ -2,96 +2,120 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+
+from flux_core.errors import FluxError, RobotError
 
 from ..control.episode import EpisodeResult
-from ..control.latency import Histogram, StageTimes
-from ..control.session import RunOptions, Session, connected, drive, open_policy, shipped_policy
-from ..report import ReportData, VideoRecorder, require_report_dependencies, write_report
-from ..robots import SimulatedRobot, make_robot
-from .episode_totals import collect_histograms, summarize
-from .recording import Recorder, prepare_recording
+from ..control.latency import StageTimes
+from ..control.realtime_session import Confirm, RealtimeSession, connected_realtime
+from ..control.session import RunOptions, Session, connected, open_policy, shipped_policy
+from ..realtime import DriverProcess
+from ..report import require_report_dependencies
+from ..robots import SimulatedRobot, is_simulated_class, make_robot
+from .recording import prepare_recording
+from .run_log import RunLog
 
-__all__ = ["RunOptions", "open_session", "run", "shipped_policy"]
+__all__ = ["RunHooks", "RunOptions", "open_session", "run", "shipped_policy"]
+
+logger = logging.getLogger("flux.runtime")
 
 
-def run(
-    options: RunOptions, on_episode: Callable[[EpisodeResult], None] = lambda result: None
-) -> dict[str, object]:
+@dataclass(frozen=True, kw_only=True)
+class RunHooks:
+    """What a run tells, and asks, while it goes on.
+
+    Attributes:
+        on_ready: called with the session before the first command.
+        on_episode: called after each episode that ended as planned.
+        on_report: called with the JSON report, also if an error, a fault or Ctrl-C ends the run
+            early once an episode has begun; the exception is raised afterwards.
+        confirm: asks the operator before a robot is moved back to its limits, which happens only
+            with `return_to_limits`; by default that option is taken for the answer.
+    """
+
+    on_ready: Callable[[Session | RealtimeSession], None] = lambda session: None
+    on_episode: Callable[[EpisodeResult], None] = lambda result: None
+    on_report: Callable[[dict[str, object]], None] = lambda report: None
+    confirm: Confirm = lambda question, cancelled: True
+
+
+def run(options: RunOptions, hooks: RunHooks = RunHooks()) -> dict[str, object]:
     """Runs the preflight checks and the episodes; writes the requested report and recording.
 
     Args:
         options: the options of the command line.
-        on_episode: called after each episode.
+        hooks: what is called meanwhile.
 
     Returns:
         The JSON report of the command.
 
     Raises:
-        FluxError: a preflight check fails, before anything has moved; or the control loop fails.
+        FluxError: a preflight check fails, before anything has moved; or the run fails.
+        KeyboardInterrupt: the operator stops the run.
     """
     if options.report is not None:
         require_report_dependencies(options.report)
     if options.record is not None and not options.dry_run:
         prepare_recording(options.record)
-    with open_session(options) as session:
-        if options.dry_run:
-            return session.describe() | {"dry_run": True, "ok": True}
-        recorder = Recorder(options.record, session.spec) if options.record else None
-        results: list[EpisodeResult] = []
-        videos: list[bytes | None] = []
-        for index in range(options.episodes):
-            result, video = _run_one(session, index)
-            results.append(result)
-            videos.append(video)
-            if recorder is not None:
-                recorder.write(result, session.prompt)
-            on_episode(result)
-        histograms = collect_histograms(results, session.times.histograms())
-        report = session.describe() | summarize(results, histograms)
-        if options.report is not None:
-            _write_report(session, results, videos, histograms, report)
-            report["report"] = str(options.report)
+    log = RunLog(options)
+    try:
+        with open_session(options, hooks.confirm) as session:
+            report = session.describe() | {"dry_run": True, "ok": True}
+            hooks.on_ready(session)
+            if not options.dry_run:
+                log.run_episodes(session, hooks.on_episode)
+    except BaseException as error:  # Ctrl-C too.
+        _report_what_happened(log, error, hooks.on_report)
+        raise
+    if not options.dry_run:
+        report = log.report()
+    hooks.on_report(report)
     return report
 
 
 @contextmanager
-def open_session(options: RunOptions) -> Iterator[Session]:
+def open_session(
+    options: RunOptions, confirm: Confirm = lambda question, cancelled: True
+) -> Iterator[Session | RealtimeSession]:
     """Connects the robot and opens the policy; closes the robot at the end."""
     times = StageTimes()
+    python = options.realtime_options.driver_python
+    if not options.realtime and python is None and is_simulated_class(options.robot):
+        with _lockstep(options, times) as session:
+            yield session
+        return
+    retries = options.realtime_options.max_retries
+    with DriverProcess.start(options.robot, python=python, max_retries=retries) as driver:
+        if driver.simulation is None or options.realtime:
+            policy = open_policy(options, driver.spec, times)
+            with connected_realtime(options, driver, policy, times, confirm) as session:
+                yield session
+            return
+    with _lockstep(options, times) as session:  # only its process could tell that it is simulated
+        yield session
+
+
+@contextmanager
+def _lockstep(options: RunOptions, times: StageTimes) -> Iterator[Session]:
     robot = make_robot(options.robot)
+    if not isinstance(robot, SimulatedRobot):
+        raise RobotError(f"{options.robot}: expected a simulated robot, got a real one")
     policy = open_policy(options, robot.spec, times)
     with connected(options, robot, policy, times) as session:
         yield session
 
 
-def _run_one(session: Session, index: int) -> tuple[EpisodeResult, bytes | None]:
-    """Runs episode `index`, and films it if the report will show it."""
-    options, robot = session.options, session.robot
-    has_video = options.report and index < options.video_episodes and session.spec.cameras
-    if has_video and isinstance(robot, SimulatedRobot):
-        video = VideoRecorder(robot, control_hz=robot.spec.control_hz)
-        result = drive(session, options.seed + index, on_tick=video.on_tick)
-        return result, video.finish()
-    return drive(session, options.seed + index), None
-
-
-def _write_report(
-    session: Session,
-    results: list[EpisodeResult],
-    videos: list[bytes | None],
-    histograms: dict[str, Histogram],
-    report: dict[str, object],
+def _report_what_happened(
+    log: RunLog, error: BaseException, on_report: Callable[[dict[str, object]], None]
 ) -> None:
-    assert session.options.report is not None
-    data = ReportData(
-        spec=session.spec,
-        summary=report,
-        results=results,
-        videos=videos,
-        num_plotted=session.options.video_episodes,
-        histograms=histograms,
-        manifest=session.bundle.manifest if session.bundle else None,
-    )
-    write_report(session.options.report, data)
+    """Reports a run that ended early; nothing that goes wrong here hides why it did."""
+    if not log.results:
+        return
+    try:
+        on_report(log.report(error))
+    except (FluxError, OSError, ValueError, RuntimeError) as second:
+        logger.error("the report of the interrupted run could not be written: %s", second)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import select
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from flux_core.errors import MissingDependencyError
 
+from ..control.realtime_session import RealtimeSession
+
 if TYPE_CHECKING:
     from ..control.episode import EpisodeResult
-    from .command import RunOptions
+    from ..control.session import RunOptions, Session
 
 try:
     from rich.console import Console
@@ -23,10 +27,14 @@ except ImportError as error:
     ) from error
 
 
+ASK_EVERY_S = 0.1
+
+
 class RunConsole:
     """Shows progress over episodes with the running success rate."""
 
     def __init__(self, options: RunOptions, *, is_json: bool) -> None:
+        self._is_json = is_json
         self._num_successes = 0
         self._num_done = 0
         self._console = Console(stderr=True)
@@ -54,6 +62,27 @@ class RunConsole:
     ) -> None:
         self._progress.stop()
 
+    def on_ready(self, session: Session | RealtimeSession) -> None:
+        """Prints what an operator should read before a robot moves in real time."""
+        if isinstance(session, RealtimeSession) and not self._is_json:
+            for line in session.lines():
+                self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def confirm(self, question: str, is_cancelled: Callable[[], bool]) -> bool:
+        """Asks on a terminal; elsewhere the option that leads to the question is the answer."""
+        if not (sys.stdin.isatty() and sys.stderr.isatty()):
+            return True
+        self._progress.stop()
+        print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
+        try:
+            # Not input(): the signals that should end it are read by the control thread.
+            while not is_cancelled():
+                if select.select([sys.stdin], [], [], ASK_EVERY_S)[0]:
+                    return sys.stdin.readline().strip().lower() in ("y", "yes")
+            return False
+        finally:
+            self._progress.start()
+
     def on_episode(self, result: EpisodeResult) -> None:
         """Advances the bar."""
         self._num_done += 1
@@ -69,11 +98,14 @@ class RunConsole:
             return
         title = f"{report['robot']} · {report['policy']} · {report['prompt']}"
         table = Table(title=Text(title))  # a Text, because the prompt may contain rich's markup
-        columns = [name for name in report["episodes"][0] if name != "commands_out_of_limit"]
+        hidden = {"commands_out_of_limit"}
+        if all(episode["outcome"] == "finished" for episode in report["episodes"]):
+            hidden.add("outcome")
+        columns = [name for name in report["episodes"][-1] if name not in hidden]
         for name in columns:
             table.add_column(name.replace("_", " "), justify="right")
         for episode in report["episodes"]:
-            table.add_row(*(_cell(episode[name]) for name in columns))
+            table.add_row(*(_cell(episode.get(name)) for name in columns))
         console.print(table)
         for line in summary_lines(report):
             console.print(line, highlight=False, markup=False, soft_wrap=True)
@@ -95,9 +127,23 @@ def summary_lines(report: Mapping[str, Any]) -> list[str]:
         f"violations  {violations or 'none'}; commands sent out of limit: "
         f"{report['commands_out_of_limit']}",
     ]
+    if "interval" in report:
+        lines.append(_interval_line(report["interval"]))
+    if "event_counts" in report:
+        counts = ", ".join(f"{count} {name}" for name, count in report["event_counts"].items())
+        lines.append(f"events      {counts or 'none'}")
+    if report["outcome"] != "finished":
+        lines.append(f"outcome     {report['outcome']}: {report['reason']}")
     if "report" in report:
         lines.append(f"report      {report['report']}")
     return lines
+
+
+def _interval_line(interval: Mapping[str, Any]) -> str:
+    return (
+        f"intervals   p50 {interval['p50_ms']:.1f} ms, p99 {interval['p99_ms']:.1f} ms, longest "
+        f"{interval['max_ms']:.1f} ms; gaps: {interval['gaps']}"
+    )
 
 
 def _rate_line(name: str, rate: float | None, interval: Sequence[float] | None) -> str:

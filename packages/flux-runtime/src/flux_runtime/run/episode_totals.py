@@ -31,6 +31,7 @@ def summarize(
         "inference_p50_ms": inference["p50_ms"] if inference and inference["count"] else None,
         "violations": dict(violations),
         "commands_out_of_limit": sum(result.commands_out_of_limit for result in results),
+        **_realtime_totals(results, histograms.get("interval")),
     }
 
 
@@ -43,8 +44,29 @@ def collect_histograms(
     results: Sequence[EpisodeResult], python_stages: Mapping[str, Histogram]
 ) -> dict[str, Histogram]:
     """Merges the stages of the episodes' loops and adds the stages timed in Python."""
-    loops = merge_stages([result.stats["histograms"] for result in results])
+    loops = merge_stages([stages_of(result) for result in results])
     return {**loops, **python_stages}
+
+
+def stages_of(result: EpisodeResult) -> dict[str, Histogram]:
+    """Returns the histograms of an episode's loop, with the intervals between its commands."""
+    intervals = {} if result.timing is None else {"interval": result.timing.intervals}
+    return {**result.stats["histograms"], **intervals}
+
+
+def _realtime_totals(
+    results: Sequence[EpisodeResult], interval: Histogram | None
+) -> dict[str, object]:
+    """Returns what only a run in real time has: true intervals between commands, and events."""
+    timings = [result.timing for result in results if result.timing is not None]
+    if not timings or interval is None:
+        return {}
+    events: Counter[str] = Counter()
+    for timing in timings:
+        events.update(timing.event_counts)
+    percentiles = {key: interval[key] for key in ("p50_ms", "p95_ms", "p99_ms", "max_ms")}
+    gaps = sum(timing.num_gaps for timing in timings)
+    return {"interval": {**percentiles, "gaps": gaps}, "event_counts": dict(events)}
 
 
 def _rates(rate_key: str, ci_key: str, outcomes: Sequence[bool | None]) -> dict[str, object]:

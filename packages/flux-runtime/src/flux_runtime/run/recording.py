@@ -1,9 +1,18 @@
-"""Records episodes: one .npz per episode, and one line per episode in episodes.jsonl."""
+"""Records episodes while they happen, so that whatever ends the process leaves them readable.
+
+An episode is first a stream, `episode_000000.stream`, to which ticks are appended as they happen.
+When it ends, as planned or not, it becomes `episode_000000.npz` and a line in `episodes.jsonl`.
+Only a process that is killed, or a machine that loses power, leaves a stream behind.
+"""
 
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -11,12 +20,25 @@ from flux_core.errors import UsageError
 from flux_core.robots import RobotSpec
 
 from ..control.episode import EpisodeResult
-
-SUMMARY_NAME = "episodes.jsonl"
+from ..control.episode_log import Event, InferenceTimes, Rows, realtime_rows, tick_rows
+from .recorded_episode import (
+    FACTS_KEY,
+    STREAM_SUFFIX,
+    SUMMARY_NAME,
+    RecordedEpisode,
+    episode_of,
+    facts_of,
+)
+from .stream import END, EVENT, INFERENCE, ROWS, StreamWriter, read_stream
 
 
 def prepare_recording(directory: Path) -> None:
-    """Creates the directory; refuses one that already holds a recording."""
+    """Creates the directory; refuses one that already holds a recording, finished or not."""
+    for path in sorted(directory.glob(f"episode_*{STREAM_SUFFIX}")):
+        raise UsageError(
+            f"--record {directory}: holds an episode that was cut off when its process ended "
+            f"({path.name}). Read it with flux_runtime.read_recording, and name another directory."
+        )
     if (directory / SUMMARY_NAME).exists():
         raise UsageError(
             f"--record {directory}: already holds a recording. Name another directory."
@@ -30,36 +52,90 @@ def prepare_recording(directory: Path) -> None:
 
 
 class Recorder:
-    """Records episodes in a directory that `prepare_recording` has created.
-
-    Each `episode_000000.npz` holds, for T ticks, A joints and S states (usually S = A): `state`
-    (T, S) and `command` (T, A) float32 in robot units, `timestamp_s` (T,) float64 since the
-    episode's first tick, `lateness_s` (T,) float64, `flags` (T,) int64 and `chunk_starts` (C,)
-    int64, the ticks at which a chunk was requested.
-    """
+    """Records episodes in a directory that `prepare_recording` has created."""
 
     def __init__(self, directory: Path, spec: RobotSpec) -> None:
         self._directory = directory
         self._spec = spec
         self._num_episodes = 0
 
-    def write(self, result: EpisodeResult, prompt: str) -> Path:
-        """Writes one episode and returns its file."""
-        trace, width = result.trace, self._spec.action_dim
-        states = np.asarray(trace.states, np.float32).reshape(-1, self._spec.state_dim)
-        path = self._directory / f"episode_{self._num_episodes:06d}.npz"
-        steps = np.arange(result.steps, dtype=np.float64)
-        np.savez_compressed(
-            path,
-            state=states,
-            command=np.asarray(trace.commands, np.float32).reshape(-1, width),
-            timestamp_s=steps / self._spec.control_hz + np.asarray(trace.lateness_s, np.float64),
-            lateness_s=np.asarray(trace.lateness_s, np.float64),
-            flags=np.asarray(trace.flags, np.int64),
-            chunk_starts=np.asarray(trace.chunk_starts, np.int64),
-        )
-        line = {"file": path.name, "robot": self._spec.name, "prompt": prompt} | result.summary()
-        with (self._directory / SUMMARY_NAME).open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(line, ensure_ascii=False) + "\n")
+    def begin(
+        self, *, prompt: str, seed: int, is_realtime: bool = False, cameras: Sequence[str] = ()
+    ) -> EpisodeRecording:
+        """Begins the next episode.
+
+        Args:
+            prompt: the task in words.
+            seed: of the episode.
+            is_realtime: whether its rows have the fields of `realtime_rows`.
+            cameras: the cameras that the policy uses.
+        """
+        spec = self._spec
+        dimensions = spec.state_dim, spec.action_dim
+        rows = realtime_rows(*dimensions, len(cameras)) if is_realtime else tick_rows(*dimensions)
+        header = {
+            "robot": spec.name,
+            "prompt": prompt,
+            "seed": seed,
+            "control_hz": spec.control_hz,
+            "joint_names": spec.joint_names,
+            "state_names": spec.state_names or spec.joint_names,
+            "cameras": list(cameras),
+            "began_at": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "rows": rows.descr,
+        }
+        stem = self._directory / f"episode_{self._num_episodes:06d}"
         self._num_episodes += 1
+        return EpisodeRecording(StreamWriter(stem.with_suffix(STREAM_SUFFIX), header))
+
+
+class EpisodeRecording:
+    """One episode on its way to the disk; an `EpisodeLog`."""
+
+    def __init__(self, stream: StreamWriter) -> None:
+        self._stream = stream
+
+    def add_rows(self, rows: Rows) -> None:
+        """Appends ticks."""
+        self._stream.append(ROWS, rows.tobytes())
+
+    def add_event(self, event: Event) -> None:
+        """Appends an event."""
+        self._stream.append_json(EVENT, event.as_data())
+
+    def add_inference(self, times: InferenceTimes) -> None:
+        """Appends the times of an inference."""
+        self._stream.append_json(INFERENCE, times.as_data())
+
+    def finish(self, result: EpisodeResult) -> Path:
+        """Turns the stream into the episode's file and its line, and returns the file."""
+        end = {"outcome": result.outcome, "stopped_by": result.stopped_by, "reason": result.reason}
+        self._stream.append_json(END, end)
+        self._stream.close()
+        stream = self._stream.path
+        episode = episode_of(*read_stream(stream))
+        path = stream.with_suffix(".npz")
+        _write_npz(path, episode)
+        line = {"file": path.name, "robot": episode.robot, "prompt": episode.prompt}
+        _append_line(path.with_name(SUMMARY_NAME), line | result.summary() | end)
+        stream.unlink()
         return path
+
+
+def _write_npz(path: Path, episode: RecordedEpisode) -> None:
+    """Writes the file under another name first, so that it is never there in part."""
+    partial = path.with_name(f"{path.name}.partial")
+    facts = np.array(json.dumps(facts_of(episode), ensure_ascii=False))
+    arrays: dict[str, Any] = {**episode.arrays, FACTS_KEY: facts}
+    with partial.open("wb") as file:
+        np.savez_compressed(file, allow_pickle=False, **arrays)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def _append_line(path: Path, line: dict[str, object]) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        file.flush()
+        os.fsync(file.fileno())

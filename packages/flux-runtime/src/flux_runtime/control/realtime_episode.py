@@ -1,0 +1,243 @@
+"""One episode in real time: supervises the control thread and keeps what it records.
+
+    inference thread --chunk--> control thread (C++) --command--> driver process
+                                      |
+                         ticks and events, drained here at least 20 times a second
+
+Nothing here is in the control thread's way: if this thread hangs, commands go on or stop as the
+loop's own limits say, and its records wait in their rings.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import numpy as np
+
+from flux_core.errors import RobotError
+
+from ..realtime import DriverCancelled
+from .command_monitor import CommandMonitor
+from .episode import EpisodeResult, how_it_ended
+from .episode_log import EpisodeLog, Event, Outcome
+from .realtime_rows import EpisodeTimes
+from .realtime_session import RealtimeSession, StoppedBySignal
+from .success import STRICT_HOLD_TICKS, SuccessWatch
+from .trace import RealtimeTrace
+
+DRAIN_EVERY_S = 0.04
+STEP_PHASES = (2, 3)
+"""Running and holding: the steps of an episode, without the way back to the limits and braking."""
+ENDING = ("stopping", "finishing")
+END_TIMEOUT_S = 15.0
+"""More than any braking takes; a control thread that still runs then cannot be trusted."""
+
+
+def drive_realtime(
+    session: RealtimeSession,
+    seed: int,
+    *,
+    on_tick: Callable[[int], None] = lambda step: None,
+    hold_ticks: int = STRICT_HOLD_TICKS,
+    log: EpisodeLog | None = None,
+    on_end: Callable[[EpisodeResult], None] = lambda result: None,
+) -> EpisodeResult:
+    """Runs one episode from the measured state, until the robot is at rest again.
+
+    Args:
+        session: a connected robot that has passed the preflight.
+        seed: of the noise, and of the start state of a simulated robot.
+        on_tick: called after each look at the loop with the number of steps so far.
+        hold_ticks: for how many ticks the end state must hold before the task is done.
+        log: receives ticks, events and the times of inferences.
+        on_end: called with the result, however the episode ends.
+
+    Raises:
+        RobotError: a fault stopped the robot.
+        StoppedBySignal: the operator stopped it.
+    """
+    episode = RealtimeEpisode(session, seed, hold_ticks=hold_ticks, log=log)
+    try:
+        episode.start()
+        episode.supervise(on_tick)
+    except BaseException as error:  # The robot is stopped whatever has happened here.
+        episode.stop(error)
+        on_end(episode.result(error))
+        raise
+    result = episode.result(None)
+    on_end(result)
+    if result.outcome == "interrupted":
+        raise StoppedBySignal(session.signals.signal)
+    if result.outcome == "failed":
+        episode.refuse(result)
+    return result
+
+
+class RealtimeEpisode:
+    """One session of the control thread; see `drive_realtime`."""
+
+    def __init__(
+        self, session: RealtimeSession, seed: int, *, hold_ticks: int, log: EpisodeLog | None
+    ) -> None:
+        self._session = session
+        self._loop = session.loop
+        self._driver = session.driver
+        self._seed = seed
+        self._number = session.next_number()
+        self._trace = RealtimeTrace(session.spec.control_hz)
+        self._logs: list[EpisodeLog] = [self._trace, *([log] if log else [])]
+        self._times = EpisodeTimes(session.spec, session.source.cameras, time.monotonic_ns())
+        self._monitor = self._new_monitor()
+        self._has_started = False
+        self._steps = 0
+        self._watch: SuccessWatch | None = None
+        if (task := session.driver.simulation) is not None:
+            self._watch = SuccessWatch(
+                success_stage=task.success_stage, end_state=task.end_state, hold_ticks=hold_ticks
+            )
+
+    def start(self) -> None:
+        """Starts the control thread from the measured state."""
+        session, driver = self._session, self._driver
+        session.raise_if_signalled()
+        if driver.simulation is not None:
+            try:
+                driver.reset(self._seed, cancelled=session.is_signalled)
+            except DriverCancelled as error:
+                raise StoppedBySignal(session.signals.signal) from error
+        is_return_confirmed = session.confirms_return()
+        session.answerer.begin(self._seed)
+        driver.begin(self._number, stop_category=session.settings.stop_category)
+        self._monitor = self._new_monitor()
+        try:
+            self._loop.start(
+                self._number,
+                confirmed_return=is_return_confirmed,
+                max_ticks=session.options.max_steps,
+            )
+        except ValueError as error:
+            raise RobotError(f"{session.spec.name}: {error}") from error
+        self._has_started = True
+
+    def supervise(self, on_tick: Callable[[int], None]) -> None:
+        """Drains what happens until the episode is over and the robot is at rest."""
+        ending_since_s: float | None = None
+        while not self._loop.wait_until_ended(DRAIN_EVERY_S):
+            self._drain()
+            on_tick(self._steps)
+            if self._watch is not None and self._watch.strict_success:
+                self._loop.finish()
+            if self._loop.status()["phase"] not in ENDING:
+                continue
+            ending_since_s = ending_since_s or time.monotonic()
+            if time.monotonic() - ending_since_s > END_TIMEOUT_S:
+                raise RobotError(
+                    f"{self._session.spec.name}: expected the robot at rest within "
+                    f"{END_TIMEOUT_S:g} s of the end of the episode, got a control thread that "
+                    f"still brakes"
+                )
+        self._drain()
+        if self._loop.status()["phase"] == "idle":
+            self._driver.end()
+
+    def stop(self, error: BaseException) -> None:
+        """Stops the robot because this thread cannot go on, and waits until it is at rest."""
+        if not self._has_started:
+            return
+        _, _, reason = how_it_ended(error)
+        self._loop.stop(self._session.settings.stop_category, reason or "")
+        self._loop.wait_until_ended(END_TIMEOUT_S)
+        self._logs = [self._trace]  # what could not be recorded may be the reason
+        self._drain()
+
+    def result(self, error: BaseException | None) -> EpisodeResult:
+        """Returns what has happened until now."""
+        outcome, stopped_by, reason = self._ending(error)
+        watch = self._watch
+        is_judged = watch is not None and (outcome == "finished" or watch.success)
+        stats: dict[str, Any] = {**self._loop.stats(), "ticks": self._steps}
+        stats["histograms"] = {k: v for k, v in stats["histograms"].items() if k != "intervals"}
+        return EpisodeResult(
+            seed=self._seed,
+            steps=self._steps,
+            success=watch.success if watch is not None and is_judged else None,
+            strict_success=watch.strict_success if watch is not None and is_judged else None,
+            stages={} if watch is None else watch.stages,
+            commands_out_of_limit=self._monitor.num_out_of_limit,
+            stats=stats,
+            trace=self._trace.trace(),
+            outcome=outcome,
+            stopped_by=stopped_by,
+            reason=reason,
+            events=tuple(self._trace.events),
+            timing=self._trace.timing(),
+        )
+
+    def refuse(self, result: EpisodeResult) -> NoReturn:
+        """Raises the fault that ended the episode, in one line."""
+        robot = self._session.spec.name
+        raise RobotError(f"{robot}: stopped by {result.stopped_by}: {result.reason}")
+
+    def _new_monitor(self) -> CommandMonitor:
+        spec = self._session.spec
+        return CommandMonitor(spec, spec.hold(self._session.measured_state()))
+
+    def _drain(self) -> None:
+        """Passes on what has happened since the last time."""
+        ticks = self._loop.drain_ticks()
+        ticks = ticks[ticks["session"] == self._number]
+        rows = self._times.rows(ticks)
+        if len(rows):
+            self._monitor.check_rows(rows["command"], rows["flags"])
+            self._steps += int(np.isin(rows["phase"], STEP_PHASES).sum())
+            for log in self._logs:
+                log.add_rows(rows)
+        if self._watch is not None:
+            for progress in ticks["progress"].tolist():
+                if not self._watch.strict_success:  # it need not hold while the robot brakes
+                    self._watch.update(self._driver.stages(progress))
+        self._pass_on(self._events())
+        while self._session.answerer.measured:
+            measured = self._session.answerer.measured.popleft()
+            if measured.session == self._number:
+                for log in self._logs:
+                    log.add_inference(self._times.inference(measured))
+
+    def _events(self) -> list[Event]:
+        of_loop = [
+            self._times.event(event)
+            for event in self._loop.drain_events()
+            if event["session"] == self._number
+        ]
+        of_driver = [
+            Event(
+                time_s=self._times.seconds(event.time_ns),
+                name=event.name,
+                value=float(event.count),
+                text=event.text,
+            )
+            for event in self._driver.events()
+        ]
+        return sorted(of_loop + of_driver, key=lambda event: event.time_s)
+
+    def _pass_on(self, events: list[Event]) -> None:
+        for event in events:
+            for log in self._logs:
+                log.add_event(event)
+
+    def _ending(self, error: BaseException | None) -> tuple[Outcome, str | None, str | None]:
+        if error is not None:
+            return how_it_ended(error)
+        status = self._loop.status()
+        fault, reason = status["fault"], status["reason"]
+        if status["phase"] != "stopped":
+            return "finished", None, None
+        if fault == "signal":
+            name = signal.Signals(self._session.signals.signal).name
+            return "interrupted", name, f"interrupted by {name}"
+        if fault.startswith("driver_") and self._driver.failure:
+            reason = f"{reason} ({self._driver.failure})"
+        return "failed", fault, reason

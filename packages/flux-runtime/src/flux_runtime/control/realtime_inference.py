@@ -1,0 +1,132 @@
+"""Answers a request for a chunk in real time: observe, check, encode, infer."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flux_core.robots import RobotSpec
+from flux_core.types import Observation
+
+from ..realtime.inference_thread import ChunkRequest
+from .latency import StageTimes
+from .policy_source import BundleSource, HoldSource
+from .preflight import check_observation
+
+Frames = Mapping[str, tuple[NDArray[np.uint8], int]]
+
+
+class ObservedDriver(Protocol):
+    """The part of `DriverProcess` that is used here."""
+
+    def observe(self, cameras: Sequence[str]) -> tuple[NDArray[np.float32], int, Frames]:
+        """Returns the newest state, when it was captured, and the newest images, in ns."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasuredInference:
+    """The times of an inference, on the monotonic clock; 0 for a sensor without data."""
+
+    session: int
+    began_ns: int
+    ended_ns: int
+    state_ns: int
+    frames_ns: Mapping[str, int]
+
+
+class ChunkAnswerer:
+    """Makes the chunks of one session after another; called on the inference thread.
+
+    Attributes:
+        measured: the times of the inferences, for another thread to take. It has a bound, so that
+            nobody has to.
+    """
+
+    def __init__(
+        self,
+        *,
+        loop: Any,
+        driver: ObservedDriver,
+        source: BundleSource | HoldSource,
+        spec: RobotSpec,
+        prompt: str,
+        times: StageTimes,
+    ) -> None:
+        self.measured: deque[MeasuredInference] = deque(maxlen=1000)
+        self._loop = loop
+        self._driver = driver
+        self._source = source
+        self._spec = spec
+        self._prompt = prompt
+        self._times = times
+        self._seed = 0
+        self._held: NDArray[np.float32] | None = None
+
+    def begin(self, seed: int) -> None:
+        """Prepares for a session; the loop must not have asked for a chunk of it yet."""
+        self._seed = seed
+        self._held = None
+
+    def __call__(self, request: ChunkRequest) -> None:
+        """Answers a request.
+
+        Raises:
+            RobotError: the observation cannot be used.
+        """
+        began_ns = time.monotonic_ns()
+        with self._times.measure("observe"):
+            observation, state_ns, frames_ns = self.observe()
+        observed_ns = min([state_ns, *frames_ns.values()])
+        if isinstance(self._source, HoldSource):
+            self._hold(request, observation, observed_ns)
+        else:
+            self._infer(self._source, request, observation, observed_ns)
+        self.measured.append(
+            MeasuredInference(
+                session=request.session,
+                began_ns=began_ns,
+                ended_ns=time.monotonic_ns(),
+                state_ns=state_ns,
+                frames_ns=frames_ns,
+            )
+        )
+
+    def observe(self) -> tuple[Observation, int, dict[str, int]]:
+        """Returns the newest observation, checked, and the capture times of state and images."""
+        cameras = self._source.cameras
+        state, state_ns, frames = self._driver.observe(cameras)
+        observation = Observation(
+            images={name: image for name, (image, _) in frames.items()},
+            state=state,
+            prompt=self._prompt,
+            timestamp_s=state_ns * 1e-9,
+        )
+        check_observation(observation, self._spec, cameras)
+        return observation, state_ns, {name: at_ns for name, (_, at_ns) in frames.items()}
+
+    def _hold(self, request: ChunkRequest, observation: Observation, observed_ns: int) -> None:
+        if self._held is None:
+            start = self._spec.hold(observation.state)
+            self._held = np.clip(start, self._spec.lower, self._spec.upper).astype(np.float32)
+        rows = np.tile(self._held, (self._source.execution_horizon, 1))
+        self._loop.submit_chunk(request, rows, observed_ns)
+
+    def _infer(
+        self,
+        source: BundleSource,
+        request: ChunkRequest,
+        observation: Observation,
+        observed_ns: int,
+    ) -> None:
+        inputs = source.encode(observation)
+        noise = source.noise(self._seed, request.index)
+        # Relative actions are relative to this; unused if commands are differences.
+        state = self._spec.hold(observation.state)
+        self._loop.infer(request, inputs, state, noise, observed_ns)

@@ -1,0 +1,106 @@
+"""Turns what the control thread recorded into rows and events with times since the first tick."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flux_core.robots import RobotSpec
+
+from .episode_log import Event, InferenceTimes, Rows, realtime_rows
+from .realtime_inference import MeasuredInference
+
+_OF_JOINTS = (
+    *("position", "velocity", "acceleration", "jerk", "border_jump", "following_error"),
+    *("left_limits", "start_pose", "return_not_confirmed", "return_to_limits"),
+)
+_OF_STATES = ("state_not_finite",)
+
+
+class EpisodeTimes:
+    """Knows when the first tick of a session was due, and what joints and cameras are called."""
+
+    def __init__(self, spec: RobotSpec, cameras: Sequence[str], now_ns: int) -> None:
+        """Takes `now_ns` for the first tick until it is known."""
+        self._spec = spec
+        self._cameras = tuple(cameras)
+        self._origin_ns = now_ns
+        self._has_ticks = False
+        self._dtype = realtime_rows(spec.state_dim, spec.action_dim, len(self._cameras))
+
+    def rows(self, ticks: NDArray[np.void]) -> Rows:
+        """Returns the ticks at which a command was sent.
+
+        Args:
+            ticks: what `_core.RealtimeLoop.drain_ticks` returned, of one session.
+        """
+        sent = ticks[ticks["sent_ns"] != 0]
+        if not self._has_ticks and len(sent):
+            self._origin_ns, self._has_ticks = int(sent["deadline_ns"][0]), True
+        rows = np.zeros(len(sent), self._dtype)
+        sent_ns = sent["sent_ns"]
+        rows["timestamp_s"] = (sent_ns - self._origin_ns) * 1e-9
+        rows["lateness_s"] = (sent_ns - sent["deadline_ns"]) * 1e-9
+        rows["sent_s"] = sent_ns * 1e-9
+        rows["deadline_s"] = sent["deadline_ns"] * 1e-9
+        rows["state_age_s"] = _ages_s(sent_ns, sent["state_captured_ns"])
+        rows["observation_age_s"] = _ages_s(sent_ns, sent["observed_ns"])
+        rows["frame_age_s"] = _ages_s(sent_ns[:, None], sent["frame_captured_ns"])
+        names = ("state", "command", "flags", "sequence", "acknowledged", "phase", "chunk", "row")
+        for name in names:
+            rows[name] = sent[name]
+        return rows
+
+    def event(self, event: Mapping[str, Any]) -> Event:
+        """Returns an event of `_core.RealtimeLoop.drain_events`."""
+        name = str(event["name"])
+        return Event(
+            time_s=self.seconds(event["time_ns"]),
+            name=name,
+            what=event["what"],
+            subject=self._subject(name, int(event["index"])),
+            value=_finite(event["value"]),
+            limit=_finite(event["limit"]),
+        )
+
+    def inference(self, measured: MeasuredInference) -> InferenceTimes:
+        """Returns the times of an inference; the age of a sensor without data is NaN."""
+        began_ns = measured.began_ns
+        frames = {name: _age_s(began_ns, measured.frames_ns.get(name, 0)) for name in self._cameras}
+        return InferenceTimes(
+            time_s=self.seconds(began_ns),
+            duration_s=(measured.ended_ns - began_ns) * 1e-9,
+            state_age_s=_age_s(began_ns, measured.state_ns),
+            frame_ages_s=frames,
+        )
+
+    def seconds(self, time_ns: int) -> float:
+        """Returns a time on the monotonic clock as seconds since the first tick was due."""
+        return (time_ns - self._origin_ns) * 1e-9
+
+    def _subject(self, name: str, index: int) -> str:
+        names: Sequence[str] = ()
+        if name.startswith("frame_"):
+            names = self._cameras
+        elif name in _OF_JOINTS:
+            names = self._spec.joint_names
+        elif name in _OF_STATES:
+            names = self._spec.state_names or self._spec.joint_names
+        return names[index] if 0 <= index < len(names) else ""
+
+
+def _ages_s(now_ns: NDArray[np.int64], captured_ns: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Returns ages, NaN where there is no capture time."""
+    return np.where(captured_ns == 0, np.nan, (now_ns - captured_ns) * 1e-9)
+
+
+def _age_s(now_ns: int, captured_ns: int) -> float:
+    return (now_ns - captured_ns) * 1e-9 if captured_ns else math.nan
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None

@@ -1,0 +1,267 @@
+"""A robot in real time: its driver's process, its control thread, and the checks before a start."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flux_core.errors import RobotError
+from flux_core.robots import MotionLimits
+
+from ..engines.core import load_core
+from ..realtime import DriverCancelled, DriverProcess, RealtimeSettings, realtime_settings
+from ..realtime.inference_thread import InferenceThread
+from .latency import StageTimes
+from .policy_source import HoldSource
+from .preflight import Excursion, check_encoding, excursions, motion_limits_in_force
+from .realtime_inference import ChunkAnswerer
+from .session import OpenedPolicy, RunOptions, SessionFacts, default_prompt
+
+Confirm = Callable[[str, Callable[[], bool]], bool]
+"""Asks the operator a question. The second argument says that the operator has stopped the run."""
+
+
+class StoppedBySignal(KeyboardInterrupt):
+    """The operator stopped the robot with SIGINT, SIGTERM or SIGHUP.
+
+    Attributes:
+        name: of the signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.name = signal.Signals(number).name
+        super().__init__(self.name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RealtimeSession(SessionFacts):
+    """A connected robot whose control thread is idle; the preflight has found nothing wrong.
+
+    Attributes:
+        driver: the robot's driver, connected.
+        loop: the `_core.RealtimeLoop`.
+        limits: complete, with their sources.
+        settings: of the loop.
+        signals: the `_core.StopSignals` that the loop reads.
+        answerer: makes chunks on the inference thread.
+        confirm: asks the operator before the robot is moved back to its limits.
+    """
+
+    driver: DriverProcess
+    loop: Any
+    limits: MotionLimits
+    settings: RealtimeSettings
+    signals: Any
+    answerer: ChunkAnswerer
+    confirm: Confirm
+    clock = "monotonic"
+    _numbers: Iterator[int] = field(default_factory=lambda: count(1))
+
+    def next_number(self) -> int:
+        """Returns the number of the next session, above all before."""
+        return next(self._numbers)
+
+    def is_signalled(self) -> bool:
+        """Whether the operator has sent a signal."""
+        return self.signals.signal != 0
+
+    def raise_if_signalled(self) -> None:
+        """Raises StoppedBySignal if the operator has sent a signal."""
+        if self.is_signalled():
+            raise StoppedBySignal(self.signals.signal)
+
+    def measured_state(self) -> NDArray[np.float32]:
+        """Returns the newest state; for this thread only while no session runs."""
+        state, _, _ = self.driver.observe(())
+        return state
+
+    def check_first_look(self, policy: OpenedPolicy | None) -> None:
+        """Checks one observation, whether the network can use it, and the start pose.
+
+        Raises:
+            RobotError: the driver's data cannot be used, or the robot stands outside its limits.
+        """
+        observation, _, _ = self.answerer.observe()
+        if policy is not None:
+            check_encoding(policy.encoder.encode(observation), policy.manifest)
+        self.outside_limits()
+
+    def outside_limits(self) -> list[Excursion]:
+        """Returns the joints that stand outside a limit and may be led back.
+
+        Raises:
+            RobotError: a joint is beyond the start tolerance, or nobody has asked for the return.
+        """
+        found = excursions(self.limits, self.measured_state())
+        if found and not self.options.realtime_options.return_to_limits:
+            raise RobotError(
+                f"{self.spec.name}: start pose: {found[0].text(self.spec)}. Move the robot, or add "
+                f"--return-to-limits to have it moved back slowly"
+            )
+        return found
+
+    def confirms_return(self) -> bool:
+        """Asks the operator whether joints outside their limits may be led back.
+
+        Returns:
+            Whether a joint has to be led back.
+
+        Raises:
+            RobotError: the operator has not agreed.
+        """
+        found = self.outside_limits()
+        if not found:
+            return False
+        motions = "; ".join(joint.motion_text(self.spec) for joint in found)
+        if not self.confirm(f"Move {motions}?", self.is_signalled):
+            self.raise_if_signalled()
+            raise RobotError(
+                f"{self.spec.name}: start pose: the motion back to the limits was not confirmed. "
+                f"Move the robot to within its limits"
+            )
+        return True
+
+    @property
+    def staleness_s(self) -> dict[str, float]:
+        """The largest ages: of a state, a camera's frame, and what a command is made from."""
+        return {
+            "state": self.settings.max_state_age_s,
+            "frame": self.settings.max_frame_age_s,
+            "observation": self.settings.max_observation_age_s(self.source.action_horizon),
+        }
+
+    def describe(self) -> dict[str, object]:
+        """Returns the facts that do not depend on the outcome of the episodes."""
+        return super().describe() | {
+            "limits": self.limits.as_data(),
+            "scheduling": self.loop.scheduling,
+            "staleness": self.staleness_s,
+            "max_observation_age_s": self.staleness_s["observation"],
+            "stop_category": self.settings.stop_category,
+            "hold_for_s": self.settings.hold_for_s,
+        }
+
+    def lines(self) -> list[str]:
+        """Returns what an operator should read before the robot moves."""
+        ages = self.staleness_s
+        return [
+            *self.limits.lines(),
+            *(_scheduling_line(name, entry) for name, entry in self.loop.scheduling.items()),
+            f"staleness: hold if the state is older than {ages['state']:g} s or a frame older than "
+            f"{ages['frame']:g} s; no command from an observation older than "
+            f"{ages['observation']:g} s",
+            f"stop: category {self.settings.stop_category} (IEC 60204-1), after a hold of more "
+            f"than {self.settings.hold_for_s:g} s, a fault or a signal",
+        ]
+
+
+@contextmanager
+def connected_realtime(
+    options: RunOptions,
+    driver: DriverProcess,
+    policy: OpenedPolicy | None,
+    times: StageTimes,
+    confirm: Confirm = lambda question, cancelled: True,
+) -> Iterator[RealtimeSession]:
+    """Connects the robot, checks it and the policy, and closes both at the end.
+
+    From here to the end, SIGINT, SIGTERM and SIGHUP stop the robot instead of this process.
+
+    Raises:
+        FluxError: the robot or the policy cannot be used; no command has been sent.
+        StoppedBySignal: the operator stopped the run while the robot was being connected.
+    """
+    source = policy.source if policy else HoldSource(driver.spec)
+    config = policy.bundle.config if policy else {}
+    limits = motion_limits_in_force(config, driver.spec, options.realtime_options.tightening)
+    settings = realtime_settings(
+        options.realtime_options,
+        limits,
+        execution_horizon=source.execution_horizon,
+        action_horizon=source.action_horizon,
+        mode=options.mode,
+        cameras=source.cameras,
+    )
+    task = driver.simulation.task if driver.simulation else None
+    prompt = options.task or default_prompt(task, policy.bundle if policy else None)
+    with load_core().StopSignals() as signals, _closing(driver):
+        try:
+            driver.connect(
+                source.cameras, cancelled=lambda: signals.signal != 0, limits=limits.spec
+            )
+        except DriverCancelled as error:
+            raise StoppedBySignal(signals.signal) from error
+        loop = _make_loop(driver, source.loop_arguments(), limits, settings, signals)
+        answerer = ChunkAnswerer(
+            loop=loop, driver=driver, source=source, spec=limits.spec, prompt=prompt, times=times
+        )
+        session = RealtimeSession(
+            options=options,
+            spec=limits.spec,
+            source=source,
+            bundle=policy.bundle if policy else None,
+            prompt=prompt,
+            times=times,
+            golden_max_abs_error=policy.golden.max_abs_error if policy else None,
+            driver=driver,
+            loop=loop,
+            limits=limits,
+            settings=settings,
+            signals=signals,
+            answerer=answerer,
+            confirm=confirm,
+        )
+        try:
+            session.check_first_look(policy)
+            session.raise_if_signalled()
+            inference = InferenceThread(loop, answerer)
+            try:
+                yield session
+            finally:
+                inference.close()
+        finally:
+            loop.close()
+
+
+@contextmanager
+def _closing(driver: DriverProcess) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        driver.close()
+
+
+def _make_loop(
+    driver: DriverProcess,
+    policy: Mapping[str, Any],
+    limits: MotionLimits,
+    settings: RealtimeSettings,
+    signals: Any,
+) -> Any:
+    """Starts the control thread, which is idle until a session starts."""
+    core = load_core()
+    names = ("lower", "upper", "max_velocity", "max_acceleration", "max_jerk")
+    values = settings.as_data()
+    values["cameras"] = range(len(settings.cameras))  # the link has no others
+    return core.RealtimeLoop(
+        link=driver.link,
+        **policy,
+        limits=core.SafetyLimits(**{name: getattr(limits, name) for name in names}),
+        settings=core.RealtimeSettings(**values),
+        signals=signals,
+    )
+
+
+def _scheduling_line(name: str, entry: Mapping[str, Any]) -> str:
+    what = name.replace("_", " ")
+    if not entry["asked"]:
+        return f"scheduling: {what}: as usual"
+    line = f"scheduling: {what}: asked for {entry['asked']}, got {entry['got']}"
+    return f"{line} ({entry['error']})" if entry["error"] else line

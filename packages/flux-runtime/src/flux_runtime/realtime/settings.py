@@ -1,0 +1,130 @@
+"""The settings of the control thread, checked and complete, as the C++ loop takes them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from flux_core.robots import MotionLimits
+
+from .options import RealtimeOptions, StopCategory
+
+STALE_AFTER_S = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class RealtimeSettings:
+    """What the control thread needs beside the safety filter's limits.
+
+    Tuples of floats have one value per joint, in the joint's unit; an empty one turns its check
+    off, as for a robot that is commanded by differences.
+
+    Attributes:
+        control_hz: commands per second.
+        execution_horizon: steps of a chunk that are executed before the next one.
+        mode: 'sync' holds while a chunk is inferred, 'async' infers while the previous one runs.
+        hold_for_s: a hold that lasts longer becomes a stop.
+        stale_after_s: a chunk is executed until its observation is older than the chunk's duration
+            and this time.
+        max_state_age_s: the robot is held while its newest state is older.
+        max_frame_age_s: the same for the newest frame of each of `cameras`.
+        max_following_error: largest distance between command and measured position.
+        max_border_jump: largest distance between the last command and a chunk's first row.
+        start_tolerance: how far outside the position limits the robot may stand before a run.
+        rest_command: the command that requests no motion; empty if repeating a command does.
+        cameras: positions, among the robot's cameras, of those that the policy uses.
+        inference_deadline_s: a chunk that takes longer is dropped.
+        max_retries: failures in a row of the driver or of inference before a stop.
+        stop_category: how the robot is stopped.
+        priority: under SCHED_FIFO; 0 for ordinary scheduling.
+        cpu: the CPU of the control thread; -1 for any.
+    """
+
+    control_hz: float
+    execution_horizon: int
+    mode: Literal["sync", "async"]
+    hold_for_s: float
+    stale_after_s: float
+    max_state_age_s: float
+    max_frame_age_s: float
+    max_following_error: tuple[float, ...]
+    max_border_jump: tuple[float, ...]
+    start_tolerance: tuple[float, ...]
+    rest_command: tuple[float, ...]
+    cameras: tuple[int, ...]
+    inference_deadline_s: float
+    max_retries: int
+    stop_category: StopCategory
+    priority: int
+    cpu: int
+
+    def __post_init__(self) -> None:
+        for name in (
+            *("control_hz", "hold_for_s", "stale_after_s", "max_state_age_s", "max_frame_age_s"),
+            "inference_deadline_s",
+        ):
+            value: float = getattr(self, name)
+            if not 0 < value < math.inf:
+                raise ValueError(f"{name}: expected a finite number above 0, got {value!r}")
+        if self.execution_horizon < 1:
+            raise ValueError(
+                f"execution_horizon: expected at least 1, got {self.execution_horizon}"
+            )
+
+    def as_data(self) -> dict[str, Any]:
+        """Returns the arguments of the C++ loop's settings."""
+        return asdict(self)
+
+    def max_observation_age_s(self, action_horizon: int) -> float:
+        """Returns how old the observation behind a command may be, in seconds."""
+        return action_horizon / self.control_hz + self.stale_after_s
+
+
+def realtime_settings(
+    options: RealtimeOptions,
+    limits: MotionLimits,
+    *,
+    execution_horizon: int,
+    action_horizon: int,
+    mode: Literal["sync", "async"],
+    cameras: Sequence[str],
+) -> RealtimeSettings:
+    """Returns the settings of one run.
+
+    A chunk that arrives later than its own duration and `STALE_AFTER_S` after its observation
+    could not be executed any more; so this is the deadline of an inference.
+
+    Args:
+        options: of the command line.
+        limits: the complete limits in force.
+        execution_horizon: steps of a chunk that are executed before the next one.
+        action_horizon: steps that the policy predicts per chunk.
+        mode: how chunks are timed.
+        cameras: the cameras that the policy uses.
+
+    Raises:
+        UsageError: the robot does not allow an option.
+    """
+    spec = limits.spec
+    options.check(spec)
+    return RealtimeSettings(
+        control_hz=spec.control_hz,
+        execution_horizon=execution_horizon,
+        mode=mode,
+        hold_for_s=options.hold_for_s,
+        stale_after_s=STALE_AFTER_S,
+        max_state_age_s=options.state_age_s(spec.control_hz),
+        max_frame_age_s=options.max_frame_age_s,
+        max_following_error=limits.max_following_error,
+        max_border_jump=limits.max_border_jump,
+        start_tolerance=limits.start_tolerance,
+        rest_command=spec.rest_command,
+        cameras=tuple(spec.cameras.index(name) for name in cameras),
+        inference_deadline_s=action_horizon / spec.control_hz + STALE_AFTER_S,
+        max_retries=options.max_retries,
+        stop_category=options.stop_category,
+        priority=options.priority,
+        cpu=-1 if options.cpu is None else options.cpu,
+    )

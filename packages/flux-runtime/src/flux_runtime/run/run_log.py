@@ -1,0 +1,131 @@
+"""What a run keeps of its episodes: for its report, and on disk. Its memory has a bound."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from ..control.episode import EpisodeResult, how_it_ended
+from ..control.latency import Histogram, merge_stages
+from ..control.realtime_episode import drive_realtime
+from ..control.realtime_session import RealtimeSession
+from ..control.session import RunOptions, Session, drive
+from ..control.trace import MAX_EVENTS, EpisodeTrace
+from ..report import ReportData, VideoRecorder, write_report
+from .episode_totals import stages_of, summarize
+from .recording import EpisodeRecording, Recorder
+
+
+class RunLog:
+    """Runs the episodes of a session, and keeps what its report needs.
+
+    Attributes:
+        options: of the run.
+        results: of the episodes, also of one that ended early. Only those that the report draws
+            keep their ticks.
+    """
+
+    def __init__(self, options: RunOptions) -> None:
+        self.results: list[EpisodeResult] = []
+        self.options = options
+        self._session: Session | RealtimeSession | None = None
+        self._videos: list[bytes | None] = []
+        self._histograms: dict[str, Histogram] = {}
+        self._events: list[dict[str, object]] = []
+        self._recorder: Recorder | None = None
+
+    def run_episodes(
+        self, session: Session | RealtimeSession, on_episode: Callable[[EpisodeResult], None]
+    ) -> None:
+        """Runs the episodes; see `run`."""
+        self._session = session
+        if self.options.record is not None:
+            self._recorder = Recorder(self.options.record, session.spec)
+        for index in range(self.options.episodes):
+            on_episode(self._run_one(session, index))
+
+    def report(self, error: BaseException | None = None) -> dict[str, object]:
+        """Writes the page if one is wanted, and returns the JSON report.
+
+        Args:
+            error: what ended the run early; None if it ended as planned.
+        """
+        assert self._session is not None
+        python_stages = self._session.times.histograms()
+        histograms = merge_stages([self._histograms]) | python_stages
+        report = self._session.describe() | summarize(self.results, histograms)
+        report |= self._ending(error) | {"events": self._events}
+        if self.options.report is not None:
+            self._write_page(histograms, report)
+            report["report"] = str(self.options.report)
+        return report
+
+    def _run_one(self, session: Session | RealtimeSession, index: int) -> EpisodeResult:
+        """Runs episode `index`; records it, and films it if the report will show it."""
+        seed = self.options.seed + index
+        recording = self._begin_recording(session, seed)
+        video = self._video(session, index)
+
+        def on_end(result: EpisodeResult) -> None:
+            self._keep(result, video.finish() if video else None)
+            if recording is not None:
+                recording.finish(result)
+
+        if isinstance(session, RealtimeSession):
+            return drive_realtime(session, seed, log=recording, on_end=on_end)
+        on_tick = video.on_tick if video else lambda step: None
+        return drive(session, seed, on_tick=on_tick, log=recording, on_end=on_end)
+
+    def _begin_recording(
+        self, session: Session | RealtimeSession, seed: int
+    ) -> EpisodeRecording | None:
+        if self._recorder is None:
+            return None
+        return self._recorder.begin(
+            prompt=session.prompt,
+            seed=seed,
+            is_realtime=isinstance(session, RealtimeSession),
+            cameras=session.source.cameras,
+        )
+
+    def _video(self, session: Session | RealtimeSession, index: int) -> VideoRecorder | None:
+        is_shown = self.options.report and index < self.options.video_episodes
+        if is_shown and session.spec.cameras and isinstance(session, Session):
+            return VideoRecorder(session.robot, control_hz=session.spec.control_hz)
+        return None
+
+    def _keep(self, result: EpisodeResult, video: bytes | None) -> None:
+        """Adds to the totals, and keeps the ticks only if the report draws them."""
+        self._histograms = merge_stages([self._histograms, stages_of(result)])
+        room = MAX_EVENTS - len(self._events)
+        self._events += [{"seed": result.seed} | e.as_data() for e in result.events[:room]]
+        if len(self.results) >= self.options.video_episodes:
+            result = replace(result, trace=EpisodeTrace(), events=())
+            if result.timing is not None:
+                result = replace(result, timing=result.timing.without_series())
+        self.results.append(replace(result, stats={**result.stats, "histograms": {}}))
+        self._videos.append(video)
+
+    def _ending(self, error: BaseException | None) -> dict[str, object]:
+        last = self.results[-1]
+        outcome, stopped_by, reason = last.outcome, last.stopped_by, last.reason
+        if outcome == "finished":  # between two episodes, or when the robot was closed
+            outcome, stopped_by, reason = how_it_ended(error)
+        return {"outcome": outcome, "stopped_by": stopped_by, "reason": reason}
+
+    def _write_page(
+        self, histograms: Mapping[str, Histogram], report: Mapping[str, object]
+    ) -> None:
+        assert self._session is not None
+        assert self.options.report is not None
+        bundle = self._session.bundle
+        data = ReportData(
+            spec=self._session.spec,
+            summary=report,
+            results=self.results,
+            videos=self._videos,
+            num_plotted=self.options.video_episodes,
+            histograms=histograms,
+            manifest=bundle.manifest if bundle else None,
+        )
+        write_report(self.options.report, data)

@@ -1,0 +1,314 @@
+"""A bundle whose network draws circles with the fake arm, and misbehaves when a picture says so.
+
+The network is two small ONNX graphs. Its actions continue the circle on which the state lies, so
+that the arm always moves. The brightness of the pictures chooses something else:
+
+    NAN           a chunk of NaN
+    HUGE          a chunk of constant 1e6
+    LEFT, RIGHT   the circle, shifted by 0.5 rad to one side: taken in turns they are 1 rad apart
+    FAILING       the inference fails
+    SLOW          the inference takes about 0.3 s
+    STUCK         the inference takes about a quarter of a minute
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+from safetensors.numpy import save_file
+
+from flux_core.bundle import component_sources
+from flux_core.bundle.bundle import GraphSignature, Manifest, TensorSignature, write_manifest
+
+from .arm import IMAGE_SHAPE, ORDINARY_BRIGHTNESS
+
+NAN, HUGE, LEFT, RIGHT, FAILING, SLOW, STUCK = 200, 210, 220, 230, 240, 247, 254
+LEAD_S = 0.08
+"""How far ahead of the state the circle continues: about the lag of the servos."""
+RADIUS, RATE_RAD_S, GRIPPER = 0.4, 1.5, 0.5
+HORIZON, EXECUTION_HORIZON, TOKENS = 16, 8, 8
+WORK_DIM, WORK_LAYERS = 128, 128
+SLOW_ROWS, STUCK_ROWS = 6_000, 300_000
+"""Rows of a matrix that WORK_LAYERS products take; about 60 us a row on one core."""
+
+Tensors = Mapping[str, tuple[str, tuple[int, ...]]]
+DTYPES = {
+    "uint8": TensorProto.UINT8,
+    "bool": TensorProto.BOOL,
+    "int64": TensorProto.INT64,
+    "float32": TensorProto.FLOAT,
+}
+
+
+def write_policy(directory: Path, spec: Mapping[str, Any], *, joints: int = 3) -> Path:
+    """Writes the bundle for a robot with these fields of a RobotSpec."""
+    directory.mkdir(parents=True)
+    config = _config(spec)
+    cameras = tuple(spec["cameras"])
+    tensors = _tensors(len(cameras), joints)
+    hz = float(spec["control_hz"])
+    _save(directory / "prefix.onnx", _prefix(), tensors["prefix"])
+    _save(directory / "denoise.onnx", _denoise(hz), tensors["denoise"])
+    (directory / "config.json").write_text(json.dumps(config))
+    (directory / "norm_stats.json").write_text(json.dumps(_stats(spec["name"], joints)))
+    (directory / "tokenizer").mkdir()
+    (directory / "tokenizer" / "byte_tokenizer.json").write_text("{}")
+    save_file({"weight": np.zeros(2, np.float32)}, directory / "model.safetensors")
+    save_file(_golden(tensors, hz, joints), directory / "golden.safetensors")
+    manifest = Manifest(
+        model="pi0",
+        robot=spec["name"],
+        robots=(spec["name"],),
+        control_hz=hz,
+        cameras=cameras,
+        image_height=IMAGE_SHAPE[0],
+        image_width=IMAGE_SHAPE[1],
+        state_dim=joints,
+        action_dim=joints,
+        action_horizon=HORIZON,
+        execution_horizon=EXECUTION_HORIZON,
+        num_inference_steps=1,
+        max_prompt_tokens=TOKENS,
+        prompt="circle",
+        tasks={"1": "circle"},
+        precision="fp32",
+        graphs={name: _signature(f"{name}.onnx", *tensors[name]) for name in tensors},
+        provenance={"made by": "tests"},
+        components=component_sources(config),
+    )
+    write_manifest(directory, manifest)
+    return directory
+
+
+def circle(state: np.ndarray, hz: float) -> np.ndarray:
+    """The actions, (HORIZON, 3), for an ordinary picture."""
+    unit = state[:2] / np.linalg.norm(state[:2])
+    rows = [*(turn @ unit * RADIUS for turn in _turns(hz))]
+    return np.array([[*row, GRIPPER] for row in rows], np.float32)
+
+
+def _turns(hz: float) -> np.ndarray:
+    """(HORIZON, 2, 2) rotations from the state to each row."""
+    angles = RATE_RAD_S * (LEAD_S + np.arange(1, HORIZON + 1) / hz)
+    cos, sin = np.cos(angles), np.sin(angles)
+    return np.stack([np.stack([cos, -sin], -1), np.stack([sin, cos], -1)], -2)
+
+
+def _tensors(cameras: int, joints: int) -> dict[str, tuple[Tensors, Tensors]]:
+    prefix_in: Tensors = {
+        "images": ("uint8", (1, cameras, *IMAGE_SHAPE)),
+        "image_masks": ("bool", (1, cameras)),
+        "lang_tokens": ("int64", (1, TOKENS)),
+        "lang_masks": ("bool", (1, TOKENS)),
+    }
+    length = cameras + TOKENS
+    prefix_out: Tensors = {
+        "prefix_pad_masks": ("bool", (1, length)),
+        "past_key_0": ("float32", (1, 1, length, 2)),
+        "past_value_0": ("float32", (1, 1, length, 2)),
+    }
+    denoise_in: Tensors = {
+        "state": ("float32", (1, joints)),
+        "x_t": ("float32", (1, HORIZON, joints)),
+        "t": ("float32", (1, HORIZON)),
+        **prefix_out,
+    }
+    denoise_out: Tensors = {
+        "x_next": ("float32", (1, HORIZON, joints)),
+        "t_next": ("float32", (1, HORIZON)),
+    }
+    return {"prefix": (prefix_in, prefix_out), "denoise": (denoise_in, denoise_out)}
+
+
+Graph = tuple[list[Any], dict[str, Any]]
+
+
+def _prefix() -> Graph:
+    """Keys and values that hold the brightness of the first camera's middle."""
+    node = helper.make_node
+    nodes = [
+        node("Slice", ["images", "begin", "end", "axes"], ["first"]),
+        node("Cast", ["first"], ["pixels"], to=TensorProto.FLOAT),
+        node("ReduceMean", ["pixels"], ["brightness"], keepdims=0),
+        node("Concat", ["image_masks", "lang_masks"], ["prefix_pad_masks"], axis=1),
+        node("Unsqueeze", ["prefix_pad_masks", "outer"], ["pads_wide"]),
+        node("Cast", ["pads_wide"], ["pads"], to=TensorProto.FLOAT),
+        node("Mul", ["pads", "none"], ["zeros"]),
+        node("Add", ["zeros", "brightness"], ["column"]),
+        node("Concat", ["column", "column"], ["past_key_0"], axis=3),
+        node("Neg", ["past_key_0"], ["past_value_0"]),
+    ]
+    constants = {
+        "begin": np.array([0, 8, 8]),
+        "end": np.array([1, 16, 24]),
+        "axes": np.array([1, 2, 3]),
+        "outer": np.array([1, 3]),
+        "none": np.float32(0),
+    }
+    return nodes, constants
+
+
+def _denoise(hz: float) -> Graph:
+    node = helper.make_node
+    turns = _turns(hz).reshape(2 * HORIZON, 2).T.astype(np.float32)
+    nodes = [
+        node("ReduceMean", ["past_key_0"], ["brightness"], keepdims=0),
+        node("Slice", ["state", "zero1", "two1", "one1"], ["pair"]),
+        node("ReduceL2", ["pair", "one1"], ["length"], keepdims=1),
+        node("Max", ["length", "tiny"], ["safe_length"]),
+        node("Div", ["pair", "safe_length"], ["unit"]),
+        node("MatMul", ["unit", "turns"], ["flat"]),
+        node("Reshape", ["flat", "pairs_shape"], ["pairs"]),
+        node("Concat", ["pairs", "grippers"], ["plain"], axis=2),
+        *_chosen("left", LEFT),
+        *_chosen("right", RIGHT),
+        *_chosen("nan", NAN),
+        *_chosen("huge", HUGE),
+        *_chosen("failing", FAILING),
+        *_chosen("slow", SLOW),
+        *_chosen("stuck", STUCK),
+        node("Where", ["is_left", "shift", "none"], ["to_left"]),
+        node("Where", ["is_right", "shift", "none"], ["to_right"]),
+        node("Sub", ["plain", "to_left"], ["shifted_left"]),
+        node("Add", ["shifted_left", "to_right"], ["shifted"]),
+        node("Where", ["is_huge", "million", "shifted"], ["maybe_huge"]),
+        node("Where", ["is_nan", "not_a_number", "maybe_huge"], ["scripted"]),
+        # An index beyond the table fails.
+        node("Where", ["is_failing", "beyond", "first"], ["place"]),
+        node("Gather", ["table", "place"], ["from_table"], axis=0),
+        node("Where", ["is_slow", "slow_rows", "one1"], ["rows_if_slow"]),
+        node("Where", ["is_stuck", "stuck_rows", "rows_if_slow"], ["num_rows"]),
+        node("Concat", ["num_rows", "work_width"], ["work_shape"], axis=0),
+        node("Expand", ["none", "work_shape"], ["work_0"]),
+        *(
+            node("MatMul", [f"work_{layer}", "weights"], [f"work_{layer + 1}"])
+            for layer in range(WORK_LAYERS)
+        ),
+        node("ReduceMean", [f"work_{WORK_LAYERS}"], ["mean_work"], keepdims=0),
+        node("Add", ["mean_work", "from_table"], ["rest"]),
+        node("Mul", ["rest", "none"], ["nothing"]),
+        node("Mul", ["x_t", "none"], ["no_noise"]),
+        node("Add", ["scripted", "no_noise"], ["without_work"]),
+        node("Add", ["without_work", "nothing"], ["x_next"]),
+        node("Add", ["t", "minus_one"], ["t_next"]),
+    ]
+    constants = {
+        "zero1": np.array([0]), "one1": np.array([1]), "two1": np.array([2]),
+        "tiny": np.float32(1e-6),
+        "turns": RADIUS * turns,
+        "pairs_shape": np.array([1, HORIZON, 2]),
+        "grippers": np.full((1, HORIZON, 1), GRIPPER, np.float32),
+        "shift": np.array([0.5, 0.0, 0.0], np.float32),
+        "none": np.float32(0), "minus_one": np.float32(-1), "width": np.float32(3),
+        "million": np.float32(1e6), "not_a_number": np.float32(np.nan),
+        "beyond": np.array(99), "first": np.array(0), "table": np.zeros(2, np.float32),
+        "slow_rows": np.array([SLOW_ROWS]), "stuck_rows": np.array([STUCK_ROWS]),
+        "work_width": np.array([WORK_DIM]),
+        "weights": np.eye(WORK_DIM, dtype=np.float32),
+        **{f"level_{name}": np.float32(level) for name, level in LEVELS.items()},
+    }  # fmt: skip
+    return nodes, constants
+
+
+LEVELS = {
+    "left": LEFT,
+    "right": RIGHT,
+    "nan": NAN,
+    "huge": HUGE,
+    "failing": FAILING,
+    "slow": SLOW,
+    "stuck": STUCK,
+}
+
+
+def _chosen(name: str, level: int) -> list[Any]:
+    """`is_NAME`: the brightness is within 3 of the level."""
+    node = helper.make_node
+    assert LEVELS[name] == level
+    return [
+        node("Sub", ["brightness", f"level_{name}"], [f"distance_{name}"]),
+        node("Abs", [f"distance_{name}"], [f"off_{name}"]),
+        node("Less", [f"off_{name}", "width"], [f"is_{name}"]),
+    ]
+
+
+def _save(path: Path, graph: Graph, tensors: tuple[Tensors, Tensors]) -> None:
+    nodes, constants = graph
+    inputs, outputs = (
+        [helper.make_tensor_value_info(n, DTYPES[d], s) for n, (d, s) in side.items()]
+        for side in tensors
+    )
+    initializers = [numpy_helper.from_array(np.asarray(v), n) for n, v in constants.items()]
+    made = helper.make_graph(nodes, path.stem, inputs, outputs, initializers)
+    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save(model, path)
+
+
+def _signature(file: str, inputs: Tensors, outputs: Tensors) -> GraphSignature:
+    def side(tensors: Tensors) -> tuple[TensorSignature, ...]:
+        return tuple(TensorSignature(name=n, dtype=d, shape=s) for n, (d, s) in tensors.items())
+
+    return GraphSignature(file=file, inputs=side(inputs), outputs=side(outputs))
+
+
+def _golden(
+    tensors: Mapping[str, tuple[Tensors, Tensors]], hz: float, joints: int
+) -> dict[str, np.ndarray]:
+    inputs = {
+        name: np.full(shape, ORDINARY_BRIGHTNESS if name == "images" else 1, dtype)
+        for name, (dtype, shape) in tensors["prefix"][0].items()
+    }
+    state = np.array([[0.4, 0.1, 0.5]], np.float32)
+    actions = circle(state[0], hz)[None]
+    return {
+        **{f"input.{name}": value for name, value in inputs.items()},
+        "input.state": state,
+        "input.noise": np.ones((1, HORIZON, joints), np.float32),
+        "output.actions": actions,
+        "output.x_next_first": actions,
+    }
+
+
+def _config(spec: Mapping[str, Any]) -> dict[str, Any]:
+    normalize = {"norm_type": "mean_std", "action_key": "action"}
+    transforms = [
+        {"type": "NormalizeStatesAndActions", "state_key": "proprio", **normalize},
+        {"type": "TaskPrompter"},
+        {"type": "ProcessPrompts", "tokenizer": {"type": "ByteTokenizer"}, "max_len": TOKENS},
+        {"type": "ResizeImages", "height": IMAGE_SHAPE[0], "width": IMAGE_SHAPE[1]},
+        {"type": "SimpleNormalizeImages"},
+    ]
+    inference = {
+        "type": "InferenceRunner",
+        "robot": {"type": "RobotSpec", **spec},
+        "task_descriptions": {"1": "circle"},
+        "dataset": {
+            "type": "ObservationTransforms",
+            "img_keys": list(spec["cameras"]),
+            "transforms": transforms,
+        },
+        "denormalize_action": {"type": "DenormalizeActions", **normalize},
+        "execution_horizon": EXECUTION_HORIZON,
+    }
+    return {"inference": inference}
+
+
+def _stats(robot: str, joints: int) -> dict[str, Any]:
+    """Statistics with which normalising changes nothing."""
+    feature = {
+        "mean": [0.0] * joints,
+        "std": [1.0] * joints,
+        "min": [-1.0] * joints,
+        "max": [1.0] * joints,
+        "q01": [-1.0] * joints,
+        "q99": [1.0] * joints,
+        "count": 100,
+    }
+    return {robot: {"proprio": feature, "action": feature}}
