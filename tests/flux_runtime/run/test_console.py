@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Iterator
+from typing import TextIO
 
 import pytest
 
@@ -18,35 +19,37 @@ class Terminal(io.StringIO):
 
 
 @pytest.fixture
-def keyboard(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
-    """The other end of a terminal that is standard input."""
+def keyboard() -> Iterator[tuple[int, TextIO]]:
+    """The keyboard of a terminal, and the terminal."""
     ours, theirs = os.openpty()
     with os.fdopen(theirs, "r", encoding="utf-8") as terminal:
-        monkeypatch.setattr("sys.stdin", terminal)
-        monkeypatch.setattr("sys.stderr", Terminal())
-        yield ours
+        yield ours, terminal
     os.close(ours)
 
 
-def ask(is_cancelled: bool = False) -> bool:
+def ask(monkeypatch: pytest.MonkeyPatch, stdin: TextIO, *, is_cancelled: bool = False) -> bool:
     console = RunConsole(RunOptions(robot="toy"), is_json=True)
-    return console.confirm("Move elbow from 1.53 to 1.5 rad?", lambda: is_cancelled)
+    with monkeypatch.context() as patch:
+        patch.setattr("sys.stdin", stdin)
+        patch.setattr("sys.stderr", Terminal())
+        return console.confirm("Move elbow from 1.53 to 1.5 rad?", lambda: is_cancelled)
 
 
 @pytest.mark.parametrize(
     ("answer", "agreed"), [("y", True), ("YES", True), ("", False), ("n", False)]
 )
 def test_only_a_yes_on_the_terminal_moves_the_robot(
-    keyboard: int, answer: str, agreed: bool
+    keyboard: tuple[int, TextIO], monkeypatch: pytest.MonkeyPatch, answer: str, agreed: bool
 ) -> None:
-    os.write(keyboard, f"{answer}\n".encode())
-    assert ask() is agreed
+    os.write(keyboard[0], f"{answer}\n".encode())
+    assert ask(monkeypatch, keyboard[1]) is agreed
 
 
-def test_a_signal_ends_the_question(keyboard: int) -> None:
-    assert not ask(is_cancelled=True)
+def test_a_signal_ends_the_question(
+    keyboard: tuple[int, TextIO], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not ask(monkeypatch, keyboard[1], is_cancelled=True)
 
 
 def test_without_a_terminal_the_option_is_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.stdin", io.StringIO())
-    assert ask()
+    assert ask(monkeypatch, io.StringIO())
