@@ -319,7 +319,7 @@ SafetyFilter filter_for(const Trajectory& trajectory) {
 void a_trajectory_within_the_limits_is_sent_bit_for_bit() {
   Random random(1);
   double load = 0.0;
-  constexpr int kTrajectories = 100;
+  constexpr int kTrajectories = 50;
   for (int i = 0; i < kTrajectories; ++i) {
     const Trajectory trajectory = any_trajectory(random, 0.95);
     const bool has_preview = random.one_in(2);
@@ -339,7 +339,7 @@ void a_trajectory_within_the_limits_is_sent_bit_for_bit() {
 
 void a_trajectory_that_begins_elsewhere_is_joined_and_then_sent_bit_for_bit() {
   Random random(2);
-  for (int i = 0; i < 100; ++i) {
+  for (int i = 0; i < 50; ++i) {
     const Trajectory trajectory = any_trajectory(random, 0.8);
     const JointLimits& limits = trajectory.limits;
     SafetyFilter filter = filter_for(trajectory);

@@ -67,7 +67,7 @@ class SafetyLimits {
 // these are within the limits and the robot can still brake inside them, whatever the spacing of
 // the coming ticks is. An action that is admissible and follows an action that was sent exactly is
 // sent exactly, to the last bit. From elsewhere the commands approach the actions within the
-// limits.
+// limits; actions that nothing within the limits can follow, such as noise, gently.
 //
 // Without limits of acceleration and jerk, every command is within max_velocity * dt of the last
 // one, and braking repeats the last command at once.
