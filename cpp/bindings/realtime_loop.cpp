@@ -2,6 +2,7 @@
 
 #include <pybind11/stl.h>
 
+#include <exception>
 #include <memory>
 #include <optional>
 #include <stdexcept>
@@ -17,32 +18,33 @@
 namespace flux::bindings {
 namespace {
 
-using Unlocked = py::call_guard<py::gil_scoped_release>;
-
-// Releases the GIL for an inference. A daemon thread that comes back while the interpreter ends
-// must not take the GIL again, so it sleeps until the process is gone.
-class InferenceUnlock {
- public:
-  InferenceUnlock() = default;
-  InferenceUnlock(const InferenceUnlock&) = delete;
-  InferenceUnlock& operator=(const InferenceUnlock&) = delete;
-  ~InferenceUnlock() {
-    MonotonicClock clock;
-    while (is_finalizing()) clock.sleep_until_ns(clock.now_ns() + 1'000'000'000);
-  }
-
- private:
-  static bool is_finalizing() noexcept {
+bool is_finalizing() noexcept {
 #if PY_VERSION_HEX >= 0x030D0000
-    return Py_IsFinalizing() != 0;
+  return Py_IsFinalizing() != 0;
 #else
-    return _Py_IsFinalizing() != 0;
+  return _Py_IsFinalizing() != 0;
 #endif
-  }
+}
 
-  // Destroyed after the destructor above has run.
-  py::gil_scoped_release release_;
-};
+// Calls without the GIL. A daemon thread that comes back while the interpreter ends must not take
+// the GIL again, so it sleeps until the process is gone. The GIL is not taken in a destructor,
+// because Python ends such a thread by unwinding its stack, which no destructor survives.
+template <typename Call>
+auto unlocked(Call call) {
+  PyThreadState* thread = PyEval_SaveThread();
+  std::exception_ptr error;
+  std::optional<decltype(call())> result;
+  try {
+    result = call();
+  } catch (const std::exception&) {
+    error = std::current_exception();
+  }
+  MonotonicClock clock;
+  while (is_finalizing()) clock.sleep_until_ns(clock.now_ns() + 1'000'000'000);
+  PyEval_RestoreThread(thread);
+  if (error) std::rethrow_exception(error);
+  return *std::move(result);
+}
 
 // The signals are watched only inside `with`.
 class SignalContext {
@@ -74,8 +76,8 @@ RealtimeSettings make_settings(double control_hz, int execution_horizon, const s
                                std::vector<double> max_border_jump,
                                std::vector<double> start_tolerance, std::vector<float> rest_command,
                                std::vector<std::size_t> cameras, double inference_deadline_s,
-                               int max_retries, int stop_category, int priority,
-                               std::vector<int> cpus, bool lock_memory, double record_s) {
+                               int max_retries, int stop_category, int priority, int cpu,
+                               bool lock_memory, double record_s) {
   return {.control_hz = control_hz,
           .execution_horizon = execution_horizon,
           .mode = mode_named(mode),
@@ -91,7 +93,9 @@ RealtimeSettings make_settings(double control_hz, int execution_horizon, const s
           .inference_deadline_s = inference_deadline_s,
           .max_retries = max_retries,
           .stop_category = category_of(stop_category),
-          .scheduling = {.priority = priority, .cpus = std::move(cpus), .lock_memory = lock_memory},
+          .scheduling = {.priority = priority,
+                         .cpus = cpu >= 0 ? std::vector<int>{cpu} : std::vector<int>{},
+                         .lock_memory = lock_memory},
           .record_s = record_s};
 }
 
@@ -136,8 +140,9 @@ bool infer(RealtimeLoop& loop, const InferenceRequest& request, const py::dict& 
       answering(*inference, request, [&] { return require_noise(policy, noise); });
   const std::span<const float> state_values = span_of(states);
   const std::span<const float> noise_values = span_of(noises);
-  const InferenceUnlock unlock;
-  return inference->infer(request, named->views(), state_values, noise_values, observed_ns);
+  return unlocked([&] {
+    return inference->infer(request, named->views(), state_values, noise_values, observed_ns);
+  });
 }
 
 bool submit_chunk(RealtimeLoop& loop, const InferenceRequest& request, const py::array& actions,
@@ -301,7 +306,7 @@ py::dict granted(const Granted& value) {
 py::dict scheduling(const RealtimeLoop& loop) {
   py::dict result;
   result["priority"] = granted(loop.scheduling().priority);
-  result["cpus"] = granted(loop.scheduling().cpus);
+  result["cpu"] = granted(loop.scheduling().cpus);
   result["locked_bytes"] = granted(loop.scheduling().locked_bytes);
   return result;
 }
@@ -319,8 +324,6 @@ void bind_faults(py::module_& module) {
     faults.append(py::make_tuple(info.name, reaction_name(info.reaction), info.text));
   }
   module.attr("FAULTS") = py::tuple(faults);
-  module.attr("CLIPPED_ACCELERATION") = static_cast<int>(kClippedAcceleration);
-  module.attr("CLIPPED_JERK") = static_cast<int>(kClippedJerk);
   module.attr("GAP") = static_cast<int>(kGapBefore);
   module.attr("HOLDING") = static_cast<int>(kHolding);
   module.attr("STOPPING") = static_cast<int>(kStopping);
@@ -372,7 +375,7 @@ void bind_settings(py::module_& module) {
            py::arg("max_border_jump") = py::tuple(), py::arg("start_tolerance") = py::tuple(),
            py::arg("rest_command") = py::tuple(), py::arg("cameras") = py::tuple(),
            py::arg("inference_deadline_s") = 0.0, py::arg("max_retries") = 5,
-           py::arg("stop_category") = 2, py::arg("priority") = 0, py::arg("cpus") = py::tuple(),
+           py::arg("stop_category") = 2, py::arg("priority") = 0, py::arg("cpu") = -1,
            py::arg("lock_memory") = true, py::arg("record_s") = 60.0)
       .def_property_readonly("inference_deadline_s", &RealtimeSettings::deadline_s)
       .def_property_readonly("period_ns", &RealtimeSettings::period_ns);
@@ -392,9 +395,14 @@ void bind_realtime_loop(py::module_& module) {
       .def(py::init(&make_loop), py::kw_only(), py::arg("link"), py::arg("policy").none(true),
            py::arg("decoder"), py::arg("limits"), py::arg("settings"),
            py::arg("signals").none(true) = py::none())
-      .def("start", &RealtimeLoop::start, Unlocked(), py::arg("session"),
-           py::arg("confirmed_return") = false, py::arg("max_ticks") = 0)
-      .def("wait_for_request", &RealtimeLoop::wait_for_request, Unlocked(), py::arg("timeout_s"))
+      .def("start", &RealtimeLoop::start, py::call_guard<py::gil_scoped_release>(),
+           py::arg("session"), py::arg("confirmed_return") = false, py::arg("max_ticks") = 0)
+      .def(
+          "wait_for_request",
+          [](RealtimeLoop& loop, double timeout_s) {
+            return unlocked([&] { return loop.wait_for_request(timeout_s); });
+          },
+          py::arg("timeout_s"))
       .def("infer", &infer, py::arg("request"), py::arg("inputs"), py::arg("state"),
            py::arg("noise"), py::arg("observed_ns"))
       .def("submit_chunk", &submit_chunk, py::arg("request"), py::arg("actions"),
@@ -412,13 +420,18 @@ void bind_realtime_loop(py::module_& module) {
             loop.stop(category_of(category), reason);
           },
           py::arg("category") = 2, py::arg("reason") = "")
-      .def("wait_until_ended", &RealtimeLoop::wait_until_ended, Unlocked(), py::arg("timeout_s"))
+      .def(
+          "wait_until_ended",
+          [](const RealtimeLoop& loop, double timeout_s) {
+            return unlocked([&] { return loop.wait_until_ended(timeout_s); });
+          },
+          py::arg("timeout_s"))
       .def("status", &status)
       .def("drain_ticks", &drain_ticks)
       .def("drain_events", &drain_events)
       .def("stats", &stats)
       .def_property_readonly("scheduling", &scheduling)
-      .def("close", &RealtimeLoop::close, Unlocked());
+      .def("close", &RealtimeLoop::close, py::call_guard<py::gil_scoped_release>());
 }
 
 }  // namespace flux::bindings

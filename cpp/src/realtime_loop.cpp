@@ -98,8 +98,7 @@ void RealtimeLoop::answer_start(std::int64_t now_ns) noexcept {
   start_state_.store(StartState::kDone, std::memory_order_release);
 }
 
-void RealtimeLoop::start(std::uint64_t session, bool is_return_confirmed,
-                         std::uint64_t max_ticks) {
+void RealtimeLoop::start(std::uint64_t session, bool is_return_confirmed, std::uint64_t max_ticks) {
   const std::lock_guard lock(callers_);
   if (session == 0) throw std::invalid_argument(expected_got("session", "at least 1", "0"));
   if (is_closing_) throw std::logic_error(expected_got("start", "an open loop", "a closed one"));

@@ -520,7 +520,7 @@ class RealtimeSettings:
         max_retries: failures in a row after which the next one is a stop.
         stop_category: of a stop that a fault or a signal causes.
         priority: of SCHED_FIFO, 1 to 99; 0 keeps the ordinary scheduling.
-        cpus: the only CPUs for the control thread; empty for any.
+        cpu: the only CPU for the control thread; -1 for any.
         lock_memory: keep what a tick touches from being paged out.
         record_s: for how long ticks are kept until they are drained.
 
@@ -546,7 +546,7 @@ class RealtimeSettings:
         max_retries: int = 5,
         stop_category: int = 2,
         priority: int = 0,
-        cpus: Sequence[int] = (),
+        cpu: int = -1,
         lock_memory: bool = True,
         record_s: float = 60.0,
     ) -> None: ...
@@ -617,7 +617,7 @@ class _Granted(TypedDict):
 
 class _Scheduling(TypedDict):
     priority: _Granted
-    cpus: _Granted
+    cpu: _Granted
     locked_bytes: _Granted
 
 class RealtimeLoop:

@@ -92,7 +92,7 @@ class InferenceTimes:
     Attributes:
         time_s: when it began, since the episode's first tick was due.
         duration_s: observing, encoding and inferring together.
-        state_age_s: age of the state when the inference began.
+        state_age_s: age of the state when the newest data had been taken for the inference.
         frame_ages_s: the same for each camera.
     """
 

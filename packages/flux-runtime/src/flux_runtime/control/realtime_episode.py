@@ -20,10 +20,10 @@ import numpy as np
 from flux_core.errors import RobotError
 
 from ..realtime import DriverCancelled
-from .command_monitor import CommandMonitor
+from .command_monitor import RETURNING, CommandMonitor
 from .episode import EpisodeResult, how_it_ended
 from .episode_log import EpisodeLog, Event, Outcome
-from .realtime_rows import EpisodeTimes
+from .realtime_rows import SessionTimes
 from .realtime_session import RealtimeSession, StoppedBySignal
 from .success import STRICT_HOLD_TICKS, SuccessWatch
 from .trace import RealtimeTrace
@@ -89,7 +89,7 @@ class RealtimeEpisode:
         self._number = session.next_number()
         self._trace = RealtimeTrace(session.spec.control_hz)
         self._logs: list[EpisodeLog] = [self._trace, *([log] if log else [])]
-        self._times = EpisodeTimes(session.spec, session.source.cameras, time.monotonic_ns())
+        self._times = SessionTimes(session.spec, session.source.cameras, time.monotonic_ns())
         self._monitor = self._new_monitor()
         self._has_started = False
         self._steps = 0
@@ -192,7 +192,8 @@ class RealtimeEpisode:
         rows = self._times.rows(ticks)
         if len(rows):
             self._monitor.check_rows(rows["command"], rows["flags"])
-            self._steps += int(np.isin(rows["phase"], STEP_PHASES).sum())
+            is_back = (rows["flags"] & RETURNING) == 0
+            self._steps += int((np.isin(rows["phase"], STEP_PHASES) & is_back).sum())
             for log in self._logs:
                 log.add_rows(rows)
         if self._watch is not None:

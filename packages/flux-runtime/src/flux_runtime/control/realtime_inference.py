@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from flux_core.robots import RobotSpec
 from flux_core.types import Observation
 
-from ..realtime.inference_thread import ChunkRequest
+from ..realtime.inference_thread import InferenceRequest
 from .latency import StageTimes
 from .policy_source import BundleSource, HoldSource
 from .preflight import check_observation
@@ -36,6 +36,7 @@ class MeasuredInference:
 
     session: int
     began_ns: int
+    looked_ns: int  # when the newest data had been taken
     ended_ns: int
     state_ns: int
     frames_ns: Mapping[str, int]
@@ -74,7 +75,7 @@ class ChunkAnswerer:
         self._seed = seed
         self._held = None
 
-    def __call__(self, request: ChunkRequest) -> None:
+    def __call__(self, request: InferenceRequest) -> None:
         """Answers a request.
 
         Raises:
@@ -83,6 +84,7 @@ class ChunkAnswerer:
         began_ns = time.monotonic_ns()
         with self._times.measure("observe"):
             observation, state_ns, frames_ns = self.observe()
+        looked_ns = time.monotonic_ns()
         observed_ns = min([state_ns, *frames_ns.values()])
         if isinstance(self._source, HoldSource):
             self._hold(request, observation, observed_ns)
@@ -92,6 +94,7 @@ class ChunkAnswerer:
             MeasuredInference(
                 session=request.session,
                 began_ns=began_ns,
+                looked_ns=looked_ns,
                 ended_ns=time.monotonic_ns(),
                 state_ns=state_ns,
                 frames_ns=frames_ns,
@@ -111,7 +114,7 @@ class ChunkAnswerer:
         check_observation(observation, self._spec, cameras)
         return observation, state_ns, {name: at_ns for name, (_, at_ns) in frames.items()}
 
-    def _hold(self, request: ChunkRequest, observation: Observation, observed_ns: int) -> None:
+    def _hold(self, request: InferenceRequest, observation: Observation, observed_ns: int) -> None:
         if self._held is None:
             start = self._spec.hold(observation.state)
             self._held = np.clip(start, self._spec.lower, self._spec.upper).astype(np.float32)
@@ -121,7 +124,7 @@ class ChunkAnswerer:
     def _infer(
         self,
         source: BundleSource,
-        request: ChunkRequest,
+        request: InferenceRequest,
         observation: Observation,
         observed_ns: int,
     ) -> None:

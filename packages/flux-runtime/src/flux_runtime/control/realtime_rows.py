@@ -21,7 +21,7 @@ _OF_JOINTS = (
 _OF_STATES = ("state_not_finite",)
 
 
-class EpisodeTimes:
+class SessionTimes:
     """Knows when the first tick of a session was due, and what joints and cameras are called."""
 
     def __init__(self, spec: RobotSpec, cameras: Sequence[str], now_ns: int) -> None:
@@ -69,12 +69,14 @@ class EpisodeTimes:
 
     def inference(self, measured: MeasuredInference) -> InferenceTimes:
         """Returns the times of an inference; the age of a sensor without data is NaN."""
-        began_ns = measured.began_ns
-        frames = {name: _age_s(began_ns, measured.frames_ns.get(name, 0)) for name in self._cameras}
+        began_ns, looked_ns = measured.began_ns, measured.looked_ns
+        frames = {
+            name: _age_s(looked_ns, measured.frames_ns.get(name, 0)) for name in self._cameras
+        }
         return InferenceTimes(
             time_s=self.seconds(began_ns),
             duration_s=(measured.ended_ns - began_ns) * 1e-9,
-            state_age_s=_age_s(began_ns, measured.state_ns),
+            state_age_s=_age_s(looked_ns, measured.state_ns),
             frame_ages_s=frames,
         )
 

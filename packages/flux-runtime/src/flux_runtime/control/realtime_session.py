@@ -250,7 +250,6 @@ def _make_loop(
     names = ("lower", "upper", "max_velocity", "max_acceleration", "max_jerk")
     values = settings.as_data()
     values["cameras"] = range(len(settings.cameras))  # the link has no others
-    values["cpus"] = [cpu for cpu in (values.pop("cpu"),) if cpu >= 0]
     return core.RealtimeLoop(
         link=driver.link,
         **policy,

@@ -18,7 +18,7 @@ POLL_S = 0.1
 JOIN_S = 0.5
 
 
-class ChunkRequest(Protocol):
+class InferenceRequest(Protocol):
     """A request of the control loop for a chunk."""
 
     @property
@@ -36,7 +36,7 @@ class RequestingLoop(Protocol):
     """The part of `_core.RealtimeLoop` that this thread uses."""
 
     def wait_for_request(self, timeout_s: float) -> Any:
-        """Returns the next `ChunkRequest`, or None after `timeout_s`."""
+        """Returns the next `InferenceRequest`, or None after `timeout_s`."""
         ...
 
     def report_failure(self, request: Any, text: str) -> None:
@@ -47,7 +47,7 @@ class RequestingLoop(Protocol):
 class InferenceThread:
     """Answers the requests of a loop, one after another, until it is closed."""
 
-    def __init__(self, loop: RequestingLoop, answer: Callable[[ChunkRequest], None]) -> None:
+    def __init__(self, loop: RequestingLoop, answer: Callable[[InferenceRequest], None]) -> None:
         """Starts the thread.
 
         Args:
