@@ -158,7 +158,8 @@ def run_flux(record: Path, options: argparse.Namespace, *, is_busy: bool) -> dic
     episodes = -(-int(options.seconds * HZ) // SHORTEST_EPISODE)
     words = ["run", "--robot", "aloha-sim", "--realtime", "--mode", "async", "--json"]
     words += ["--episodes", str(episodes), "--record", str(record)]
-    words += ["--priority", str(options.priority)]
+    # On a busy machine the simulation is late and the arm is held; the ticks go on.
+    words += ["--priority", str(options.priority), "--hold-for", "60"]
     spin = (
         "import threading; threading.Thread(target=exec, args=('while True: pass',), daemon=True)"
     )
@@ -168,7 +169,8 @@ def run_flux(record: Path, options: argparse.Namespace, *, is_busy: bool) -> dic
         [sys.executable, "-c", program, *words], stdout=subprocess.PIPE, check=False
     )
     if done.returncode != 0:
-        raise SystemExit(f"control_loop: flux-runtime {' '.join(words)}: exit {done.returncode}")
+        reason = json.loads(done.stdout)["reason"] if done.stdout else "see above"
+        raise SystemExit(f"control_loop: flux-runtime {' '.join(words)}: {reason}")
     return json.loads(done.stdout)
 
 
