@@ -7,7 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flux_runtime.control.latency import StageTimes, histogram_of, merge, merge_stages
+from flux_runtime.control.latency import (
+    StageTimes,
+    histogram_of,
+    merge,
+    merge_stages,
+    since,
+)
 
 
 def test_the_percentiles_of_samples_match_numpy() -> None:
@@ -56,6 +62,17 @@ def test_histograms_with_different_edges_are_not_merged() -> None:
     other = histogram_of([1.0]) | {"edges_ms": [0.0, 1.0], "counts": [1]}
     with pytest.raises(ValueError, match="same edges"):
         merge([histogram_of([1.0]), other])
+
+
+def test_what_a_growing_histogram_has_gained_is_counted_alone() -> None:
+    before, later = [1.0, 2.0, 50.0], [3.0, 4.0, 4.1]
+    gained = since(histogram_of(before), histogram_of(before + later))
+    exact = histogram_of(later)
+    assert (gained["count"], gained["counts"]) == (3, exact["counts"])
+    assert gained["sum_ms"] == pytest.approx(exact["sum_ms"])
+    assert gained["max_ms"] == pytest.approx(4.1, rel=0.13)
+    assert since(None, exact) is exact
+    assert since(exact, exact)["count"] == 0
 
 
 def test_stage_times_come_from_the_injected_clock() -> None:

@@ -26,6 +26,10 @@ from .policy_source import ChunkRequest, ChunkSink, ChunkSource
 from .success import STRICT_HOLD_TICKS, SuccessWatch
 from .trace import EpisodeTrace, Timing
 
+_LIMITS = ("position", "velocity", "acceleration", "jerk")
+OF_THE_POLICY = ("non_finite", *_LIMITS, "border_jump", "stale")
+"""Violations that the policy's chunks caused; in real time there are also faults of other parts."""
+
 
 class TickLoop(ChunkSink, Protocol):
     """The part of `flux_runtime._core.ControlLoop` that an episode uses."""

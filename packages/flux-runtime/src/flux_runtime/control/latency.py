@@ -119,6 +119,33 @@ def merge(histograms: Sequence[Histogram]) -> Histogram:
     )
 
 
+def since(before: Histogram | None, now: Histogram) -> Histogram:
+    """Returns what a growing histogram has gained; percentiles are interpolated within a bin.
+
+    Args:
+        before: an earlier state of the histogram; None if there was none.
+        now: its state now.
+    """
+    if before is None or not before["count"]:
+        return now
+    counts = np.asarray(now["counts"]) - np.asarray(before["counts"])
+    edges = np.asarray(now["edges_ms"])
+    used = np.flatnonzero(counts)
+    largest = float(edges[used[-1] + 1]) if used.size else 0.0
+    maximum = min(largest, now["max_ms"])
+    p50, p95, p99 = (percentile(counts, edges, share, maximum) for share in (0.5, 0.95, 0.99))
+    return Histogram(
+        count=int(counts.sum()),
+        sum_ms=now["sum_ms"] - before["sum_ms"],
+        p50_ms=p50,
+        p95_ms=p95,
+        p99_ms=p99,
+        max_ms=maximum,
+        counts=counts.tolist(),
+        edges_ms=now["edges_ms"],
+    )
+
+
 def percentile(
     counts: NDArray[np.int64], edges_ms: NDArray[np.float64], share: float, maximum_ms: float
 ) -> float:

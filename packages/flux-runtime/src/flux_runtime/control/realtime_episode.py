@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 import numpy as np
@@ -23,6 +23,7 @@ from ..realtime import DriverCancelled
 from .command_monitor import RETURNING, CommandMonitor
 from .episode import EpisodeResult, how_it_ended
 from .episode_log import EpisodeLog, Event, Outcome
+from .latency import Histogram, since
 from .realtime_rows import SessionTimes
 from .realtime_session import RealtimeSession, StoppedBySignal
 from .success import STRICT_HOLD_TICKS, SuccessWatch
@@ -31,6 +32,8 @@ from .trace import RealtimeTrace
 DRAIN_EVERY_S = 0.04
 STEP_PHASES = (2, 3)
 """Running and holding: the steps of an episode, without the way back to the limits and braking."""
+PER_SESSION = ("tick", "jitter")
+"""Stages that the control thread counts from zero in each session; others go on."""
 ENDING = ("stopping", "finishing")
 END_TIMEOUT_S = 15.0
 """More than any braking takes; a control thread that still runs then cannot be trusted."""
@@ -93,6 +96,7 @@ class RealtimeEpisode:
         self._monitor = self._new_monitor()
         self._has_started = False
         self._steps = 0
+        self._before: Mapping[str, Histogram] = session.loop.stats()["histograms"]
         self._watch: SuccessWatch | None = None
         if (task := session.driver.simulation) is not None:
             self._watch = SuccessWatch(
@@ -159,7 +163,11 @@ class RealtimeEpisode:
         watch = self._watch
         is_judged = watch is not None and (outcome == "finished" or watch.success)
         stats: dict[str, Any] = {**self._loop.stats(), "ticks": self._steps}
-        stats["histograms"] = {k: v for k, v in stats["histograms"].items() if k != "intervals"}
+        stats["histograms"] = {
+            stage: histogram if stage in PER_SESSION else since(self._before.get(stage), histogram)
+            for stage, histogram in stats["histograms"].items()
+            if stage != "intervals"  # `timing` has them
+        }
         return EpisodeResult(
             seed=self._seed,
             steps=self._steps,

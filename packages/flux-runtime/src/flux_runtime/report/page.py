@@ -29,7 +29,7 @@ from flux_core.html import (
 )
 from flux_core.robots import RobotSpec
 
-from ..control.episode import EpisodeResult
+from ..control.episode import OF_THE_POLICY, EpisodeResult
 from ..control.latency import Histogram
 from .parts import (
     ending,
@@ -133,7 +133,7 @@ def _figures(summary: Mapping[str, Any]) -> dict[str, Child]:
     violations = ", ".join(
         f"{count} {kind.replace('_', ' ')}"
         for kind, count in summary["violations"].items()
-        if count
+        if count and kind in OF_THE_POLICY
     )
     return {
         "Episodes": len(summary["episodes"]),

@@ -91,8 +91,8 @@ def limits_section(summary: Mapping[str, Any]) -> Html:
         row(map(cell, (joint, *(f"{joints[joint]['value']:.5g}" for joints in fields.values()))))
         for joint in names
     )
-    sources = {name: _sources(joints) for name, joints in fields.items()}
-    parts = table(columns(("joint", *fields)), values), card(definitions(sources))
+    sources = {name.replace("_", " "): _sources(joints) for name, joints in fields.items()}
+    parts = table(columns(("joint", *fields)), values), definitions(sources)
     return section("Limits in force", element("div", *parts, class_="stack"))
 
 

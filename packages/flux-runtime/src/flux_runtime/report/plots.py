@@ -100,7 +100,7 @@ def intervals_figure(
         label: for the figure's accessible name.
     """
     is_gap = intervals_ms > gap_ms
-    with _figure(7.0, 1.4, label) as (axes, svg):
+    with _figure(10.6, 1.5, label) as (axes, svg):
         axes.axhline(period_ms, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
         axes.vlines(seconds[is_gap], period_ms, intervals_ms[is_gap], color=LIMIT, linewidth=0.9)
         axes.plot(seconds[is_gap], intervals_ms[is_gap], "o", color=LIMIT, markersize=3)
@@ -143,7 +143,7 @@ def events_figure(events: Mapping[str, Sequence[float]], end_s: float, label: st
         end_s: end of the time line.
         label: for the figure's accessible name.
     """
-    with _figure(7.0, 0.5 + 0.22 * len(events), label) as (axes, svg):
+    with _figure(10.6, 0.4 + 0.2 * len(events), label) as (axes, svg):
         for place, times in enumerate(events.values()):
             axes.plot(times, [place] * len(times), "|", color=LIMIT, markersize=9)
         axes.set_yticks(range(len(events)), [name.replace("_", " ") for name in events])

@@ -46,7 +46,7 @@ def timing_section(
     )
     return section(
         "Time",
-        element("div", card(definitions(_figures(summary))), card(*episodes), class_="stack"),
+        element("div", definitions(_figures(summary)), card(*episodes), class_="stack"),
         beside=element("small", "seconds"),
     )
 
@@ -83,7 +83,7 @@ def _episode(spec: RobotSpec, result: EpisodeResult, summary: Mapping[str, Any])
     assert timing is not None
     period_ms = 1e3 / spec.control_hz
     points = timing.longest_intervals
-    yield figure(
+    wide = figure(
         "Intervals between commands",
         intervals_figure(
             np.array([point.time_s for point in points]),
@@ -94,8 +94,8 @@ def _episode(spec: RobotSpec, result: EpisodeResult, summary: Mapping[str, Any])
         ),
         beside=f"ms; nominal {period_ms:.1f} ms, gaps marked",
     )
-    if result.events:
-        yield _events(result, points[-1].time_s)
+    events = _events(result, points[-1].time_s) if result.events else Html()
+    yield element("div", wide, events, class_="figures wide")
     if timing.inferences:
         yield from _ages(timing, seed, summary)
 

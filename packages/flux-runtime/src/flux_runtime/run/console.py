@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from flux_core.errors import MissingDependencyError
 
+from ..control.episode import OF_THE_POLICY
 from ..control.realtime_session import RealtimeSession
 
 if TYPE_CHECKING:
@@ -114,7 +115,9 @@ class RunConsole:
 def summary_lines(report: Mapping[str, Any]) -> list[str]:
     """Returns the lines below the table."""
     violations = ", ".join(
-        f"{count} {kind}" for kind, count in report["violations"].items() if count
+        f"{count} {kind}"
+        for kind, count in report["violations"].items()
+        if count and kind in OF_THE_POLICY
     )
     inference = report["inference_p50_ms"]
     lines = [
