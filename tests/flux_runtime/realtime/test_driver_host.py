@@ -12,7 +12,7 @@ import pytest
 
 import flux_driver.host as host_module
 from flux_driver.commands import CommandStamp
-from flux_driver.memory import CommandResult, DriverPhase, Watch, WatchResult
+from flux_driver.memory import CommandResult, DriverMemoryError, DriverPhase, Watch, WatchResult
 
 from .fakes import Arm, Desk, Simulated, command
 
@@ -87,6 +87,21 @@ def test_a_command_of_another_session_never_reaches_the_driver(desks: Any) -> No
     desk.memory.commands.put(command(3, session=2))
     desk.turn_until(lambda: desk.memory.acknowledged)
     assert desk.memory.acknowledged == [3] and len(desk.robot.named("send")) == 1
+
+
+def test_a_session_that_the_memory_refuses_is_an_error_and_not_the_end(desks: Any) -> None:
+    desk = desks()
+    desk.connect()
+
+    def refuse(session: int) -> None:
+        raise DriverMemoryError(
+            f"session: expected a number above every earlier one, got {session}"
+        )
+
+    desk.memory.begin = refuse
+    answer = desk.ask("begin", session=1, category=2)
+    assert answer["error"] == "begin: session: expected a number above every earlier one, got 1"
+    assert not desk.robot.named("stop") and not desk.robot.named("close")
 
 
 @pytest.mark.parametrize(

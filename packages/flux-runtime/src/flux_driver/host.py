@@ -278,9 +278,12 @@ class Host:
             raise DriverError(f"begin: {self._failure or 'expected a connected driver'}")
         if self._stop_call is not None:
             raise DriverError("begin: expected the stop of the session before to be over")
+        try:
+            self._memory.begin(session)
+        except DriverMemoryError as error:
+            raise DriverError(f"begin: {error}") from error
         self._category = category
         self._has_stopped = False
-        self._memory.begin(session)
         self._gate.open(session)
         self._show_phase()
         return {}
