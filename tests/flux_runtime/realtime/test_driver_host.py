@@ -424,6 +424,22 @@ def test_home_is_called_without_a_session_and_waits_for_new_readings(desks: Any)
     assert arm.calls == [("home",)] and len(desk.memory.states) >= before + 2
 
 
+def test_a_motion_without_commands_is_stopped_before_the_driver_is_closed(desks: Any) -> None:
+    desk = desks()
+    desk.connect()
+    may_end = threading.Event()
+    desk.robot.home = may_end.wait
+    desk.policy.send({"kind": "home", "id": 90})
+    desk.turn_until(lambda: any(thread.name == "home" for thread in threading.enumerate()))
+    desk.policy.send({"kind": "close", "id": 91})
+    desk.turn_until(lambda: desk.robot.named("close"))
+    may_end.set()
+    assert [call[0] for call in desk.robot.calls if call[0] in ("stop", "close")] == [
+        "stop",
+        "close",
+    ]
+
+
 def test_a_simulated_robot_is_reset_and_shows_its_progress(desks: Any) -> None:
     desk = desks(Simulated())
     desk.connect()
