@@ -303,6 +303,8 @@ void ControlCore::update_hold(const Tick& tick) noexcept {
 
 void ControlCore::move(Tick& tick) noexcept {
   std::uint32_t& flags = tick.header.flags;
+  // Also while it is held or stopped on its way: what is sent then may lie outside the limits.
+  if (is_returning_) flags |= kReturning;
   switch (phase()) {
     case LoopPhase::kRunning:
       if (has_row()) {
@@ -312,7 +314,7 @@ void ControlCore::move(Tick& tick) noexcept {
       flags |= kHeld;
       break;
     case LoopPhase::kReturning:
-      flags |= kHeld | kReturning;
+      flags |= kHeld;
       filter_.return_to_limits(tick.dt_s);
       is_returning_ = !filter_.is_within_limits() || !filter_.is_at_rest();
       if (is_returning_) return;
