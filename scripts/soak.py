@@ -87,17 +87,19 @@ def soak(folder: Path, seconds: float, mode: str) -> int:
     words = ["run", "--robot", ROBOT, "--bundle", str(bundle), "--mode", mode, "--json"]
     words += ["--episodes", "1", "--max-steps", str(steps), "--record", str(folder / "record")]
     variables = environment(folder, FAKE_ARM_HZ=str(HZ))
+    printed = folder / "printed.json"
+    command = [sys.executable, "-c", PROGRAM, *words]
     with (
         arm(folder),
-        subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, *words], env=variables, stdout=subprocess.PIPE
-        ) as run,
+        printed.open("wb") as stream,
+        subprocess.Popen(command, env=variables, stdout=stream) as run,
     ):
         memories = watch(run, folder / "log.jsonl")
-        output = run.communicate()[0]
     if run.returncode != 0:
         raise SystemExit(f"soak: flux-runtime {' '.join(words)}: exit {run.returncode}")
-    return report(ArmLog.read(folder / "log.jsonl"), json.loads(output), memories, steps)
+    return report(
+        ArmLog.read(folder / "log.jsonl"), json.loads(printed.read_text()), memories, steps
+    )
 
 
 def watch(run: subprocess.Popen[bytes], log: Path) -> dict[str, Memory]:

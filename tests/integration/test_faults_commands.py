@@ -79,6 +79,9 @@ SCENARIOS = {
     "sink blocks": _fault("send_never"),
     "sink raises": _fault("send_error", text="bus off"),
     "sink raises once": _fault("send_error", times=1, text="bus busy"),
+    "differences": Scenario(
+        faults=[{"kind": "camera_frozen", "at": AT}], arguments=HOLD, by_differences=True
+    ),
     "two episodes": Scenario(arguments=("--episodes", "2"), steps=30),
 }
 
@@ -227,6 +230,15 @@ def test_one_busy_bus_ends_nothing(outcome: Outcomes) -> None:
     assert_went_on(once)
     assert_kept(once)
     assert "bus busy" in str(once.report["events"])
+
+
+def test_a_robot_of_differences_rests_at_once_when_it_is_held(outcome: Outcomes) -> None:
+    held = outcome("differences")
+    assert_stopped(held, "frame_stale", within_s=0.5)
+    commands = held.log.commands
+    assert all((command.values == 0).all() for command in commands if command.is_held)
+    assert any((command.values != 0).any() for command in commands)
+    assert commands[-1].is_held
 
 
 def test_an_episode_begins_where_the_arm_stands(outcome: Outcomes) -> None:

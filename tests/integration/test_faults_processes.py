@@ -55,6 +55,13 @@ SCENARIOS = {
         ],
         steps=200,
     ),
+    "policy paused briefly": Scenario(
+        faults=[
+            {"kind": "signal", "to": "policy", "name": "SIGSTOP", "at": AT},
+            {"kind": "signal", "to": "policy", "name": "SIGCONT", "at": AT + 0.05},
+        ],
+        steps=50,
+    ),
     "inference stuck": Scenario(faults=[dict(STUCK_INFERENCE, at=AT)], arguments=HOLD, steps=400),
     "interpreter busy": Scenario(program=BUSY + PROGRAM, steps=50),
     "SIGINT": _signal("policy", "SIGINT"),
@@ -131,6 +138,17 @@ def test_when_the_policy_is_paused_the_driver_stops_the_arm_for_good(outcome: Ou
     times = recorded(paused)["sent_s"]
     assert (times[1:] > times[:-1]).all(), "recorded times run backwards"
     assert not [command for command in paused.log.commands if command.arrived_ns > stop + 10**8]
+
+
+def test_ticks_that_passed_during_a_pause_are_not_caught_up_with(outcome: Outcomes) -> None:
+    paused = outcome("policy paused briefly")
+    assert_kept(paused)
+    times = recorded(paused)["sent_s"]
+    assert (times[1:] - times[:-1]).min() >= PERIOD_S / 4 - 0.001
+    if paused.log.times("stop"):  # on a machine so busy that the pause became a long one
+        assert_ended_by(paused, "session_lost", "driver_stopped")
+    else:
+        assert_went_on(paused, steps=50)
 
 
 def test_an_inference_that_is_stuck_holds_and_then_stops(outcome: Outcomes) -> None:
