@@ -195,6 +195,20 @@ def test_a_signal_ends_the_episode_and_is_named(
     assert 5 <= ends[0].steps < 100
 
 
+def test_a_signal_just_before_the_start_is_no_fault(
+    driver: LoopbackDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(session: int, *, stop_category: int) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(driver, "begin", interrupt)
+    ends: list[EpisodeResult] = []
+    with opened(driver) as session, pytest.raises(StoppedBySignal, match="SIGTERM"):
+        drive_realtime(session, 1, on_end=ends.append)
+    assert (ends[0].outcome, ends[0].stopped_by) == ("interrupted", "SIGTERM")
+    assert driver.link.num_commands == 0
+
+
 def test_what_happens_is_recorded_as_it_happens(
     driver: LoopbackDriver, fakes: Any, tmp_path: Path
 ) -> None:

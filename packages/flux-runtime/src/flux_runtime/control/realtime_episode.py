@@ -123,6 +123,7 @@ class RealtimeEpisode:
                 max_ticks=session.options.max_steps,
             )
         except ValueError as error:
+            session.raise_if_signalled()  # which the loop may have seen first
             raise RobotError(f"{session.spec.name}: {error}") from error
         self._has_started = True
 
