@@ -21,7 +21,8 @@ struct FluxDriver {
   void* memory = nullptr;
   flux::FrameWriter frames[flux::kMaxCameras];
   std::atomic<std::uint64_t> newest_session{0};
-  std::atomic<std::uint32_t> event{0};  // what watch will report: the result and the category
+  // What watch will report: the session, the result and the category.
+  std::atomic<std::uint64_t> event{0};
   std::uint64_t taken_commands = 0;
   std::uint64_t last_session = 0;  // of `last_command`
   double max_step[flux::kMaxDim] = {};
@@ -91,15 +92,18 @@ void attach(FluxDriver& driver, const flux::MemoryHeader& header,
   }
 }
 
+// The event comes first, so that whoever sees the session closed finds it. Only the first of a
+// session counts.
 void end_session(FluxDriver& driver, std::uint64_t session, int event,
                  flux::StopCategory category) noexcept {
-  std::uint64_t expected = session;
-  const bool has_ended = shared_word(driver.parts.driver().session)
-                             .compare_exchange_strong(expected, 0, std::memory_order_acq_rel);
-  if (has_ended && event != FLUX_DRIVER_FINE) {
-    driver.event.store(
-        static_cast<std::uint32_t>(event) << 8 | static_cast<std::uint32_t>(category), kRelease);
+  const std::uint64_t found =
+      session << 16 | static_cast<std::uint64_t>(event) << 8 | static_cast<std::uint64_t>(category);
+  std::uint64_t last = driver.event.load(kRelaxed);
+  while (last >> 16 < session && !driver.event.compare_exchange_weak(last, found)) {
   }
+  std::uint64_t expected = session;
+  shared_word(driver.parts.driver().session)
+      .compare_exchange_strong(expected, 0, std::memory_order_acq_rel);
 }
 
 // Ends the session if the policy has stopped, gone or been silent. Called by the watching thread
@@ -345,12 +349,14 @@ void flux_driver_beat(FluxDriver* driver) {
 }
 
 int flux_driver_watch(FluxDriver* driver, std::uint32_t* category) {
-  judge_policy(*driver, flux_driver_now_ns());
-  const std::uint32_t event = driver->event.exchange(0, std::memory_order_acq_rel);
-  *category = event != 0 ? event & 0xFF : 2;
-  if (event != 0) return static_cast<int>(event >> 8);
+  // Before the judgement, which thus sees every stop that was announced before the end.
   const std::uint64_t announced = shared_word(driver->parts.policy().announced).load(kAcquire);
   const bool is_closed = flux::phase_of(announced) == flux::LinkPhase::kClosed;
+  judge_policy(*driver, flux_driver_now_ns());
+  const std::uint64_t event = driver->event.exchange(0, std::memory_order_acq_rel);
+  const bool is_new = event != 0 && event >> 16 == driver->newest_session.load(kAcquire);
+  *category = is_new ? event & 0xFF : 2;
+  if (is_new) return static_cast<int>(event >> 8 & 0xFF);
   return is_closed ? FLUX_DRIVER_CLOSED : FLUX_DRIVER_FINE;
 }
 

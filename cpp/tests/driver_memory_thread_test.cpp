@@ -124,10 +124,31 @@ void test_all_threads_of_both_ends_run_at_once() {
   CHECK_EQUAL(rig.link.status().refused_steps, 0U);
 }
 
+// The stop and the end of the connection are announced while the driver looks.
+void test_a_stop_is_seen_although_the_connection_ends_at_once() {
+  DriverRig rig(small_config(0.01));
+  for (std::uint64_t session = 1; session <= 1000; ++session) {
+    rig.begin(session);
+    std::atomic<bool> is_watching{false};
+    std::atomic<std::uint32_t> stop{9};
+    std::thread watching([&] {
+      is_watching = true;
+      watch_policy(rig, stop);
+    });
+    while (!is_watching) std::this_thread::yield();
+    rig.link.announce(LinkPhase::kStopped, StopCategory::kStopThenPowerOff, session);
+    rig.link.announce(LinkPhase::kClosed, StopCategory::kStopThenPowerOff, session);
+    watching.join();
+    CHECK_EQUAL(stop.load(), 1U);
+  }
+}
+
 }  // namespace
 
 std::vector<Case> driver_memory_thread_cases() {
-  return {{"all threads of both ends run at once", test_all_threads_of_both_ends_run_at_once}};
+  return {{"all threads of both ends run at once", test_all_threads_of_both_ends_run_at_once},
+          {"a stop is seen although the connection ends at once",
+           test_a_stop_is_seen_although_the_connection_ends_at_once}};
 }
 
 }  // namespace flux::test
