@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import subprocess
@@ -25,6 +26,8 @@ from ..robots import driver_target
 from .driver_interpreter import OLDEST, OPTION, interpreter_path, start_host, version_text
 from .driver_messages import DriverCancelled, DriverEvent, DriverMail
 from .niceness import Granted, set_niceness
+
+logger = logging.getLogger(__name__)
 
 HELLO_TIMEOUT_S = 20.0
 LOAD_TIMEOUT_S = 120.0
@@ -250,9 +253,15 @@ class DriverProcess:
             raise interrupt
 
     def _ask_to_close(self, deadline_s: float) -> None:
-        if self.is_alive():
-            with contextlib.suppress(RobotError):  # what does not answer is killed
-                self._mail.request("close", timeout_s=deadline_s - time.monotonic())
+        if not self.is_alive():
+            return
+        try:
+            answer = self._mail.request("close", timeout_s=deadline_s - time.monotonic())
+            fault = str(answer["fault"])
+        except RobotError as error:  # what does not answer is killed
+            fault = str(error)
+        if fault:
+            logger.warning("%s. Check the robot", _beginning_with(self._robot, fault))
 
     def _wait_for_end(self, deadline_s: float) -> None:
         with contextlib.suppress(subprocess.TimeoutExpired):
