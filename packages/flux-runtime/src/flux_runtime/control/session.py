@@ -233,7 +233,6 @@ def make_loop(session: Session) -> Any:
         control_hz=spec.control_hz,
         execution_horizon=session.source.execution_horizon,
         mode=options.mode,
-        clock=session.clock,
         inference_delay=options.inference_delay if options.mode == "async" else 0,
     )
 
