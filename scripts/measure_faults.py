@@ -4,8 +4,8 @@
     python scripts/measure_faults.py --write    puts the figures into docs/safety.md
 
 Runs every scenario of tests/integration/test_faults_*.py, two at a time. Of each it measures what
-the arm received: the largest velocity of a command and the largest step received, as shares of the
-limits, the longest time without a command by the stamps sent with it, and the time from the fault
+the arm received: the largest velocity, acceleration and jerk of a command and the largest step, as
+shares of the limits, the longest time without a command by the stamps sent with it, and the time from the fault
 until the arm stood, by the arm's own clock.
 """
 
@@ -64,8 +64,9 @@ def measured(outcome: object) -> str:
     if not log.commands:
         return "no command"
     shares = judge.worst(log, runs.limits_of())
+    names = ("velocity", "acceleration", "jerk")
     parts = [
-        f"velocity {shares['velocity'] * 100:.0f} %",
+        f"{' / '.join(f'{shares[name] * 100:.0f}' for name in names)} %",
         f"step {shares['received step'] * 100 / 3:.0f} %",
         f"gap {judge.largest_stamped_gap_s(log) * 1e3:.0f} ms",
     ]

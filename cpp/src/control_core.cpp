@@ -232,11 +232,13 @@ void ControlCore::note_lateness(Tick& tick) noexcept {
   const bool is_gap = tick.since_ns > kGapPeriods * period_ns_;
   if (is_gap) {
     faults_.note(Fault::kGap, -1, to_seconds(tick.since_ns), kGapPeriods * period_s_);
-    tick.header.flags |= kGapBefore;
   }
   const bool is_refused = watch_.takes_refused_step();
   if (is_refused) faults_.note(Fault::kStepRefused);
-  if (is_gap || is_refused) restart_from_measured();
+  if (is_gap || is_refused) {
+    tick.header.flags |= kGapBefore;
+    restart_from_measured();
+  }
 }
 
 void ControlCore::restart_from_measured() noexcept {

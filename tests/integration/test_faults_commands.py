@@ -7,7 +7,7 @@ import pytest
 
 from .conftest import Outcomes
 from .fake_arm.judge import time_to_rest_s
-from .fake_arm.policy import FAILING, HUGE, LEFT, NAN, RIGHT, SHORT, SLOW
+from .fake_arm.policy import FAILING, HUGE, LEFT, NAN, RIGHT, SHORT, SLOW, ZIGZAG
 from .fake_arm.promises import (
     PERIOD_S,
     REST_S,
@@ -56,6 +56,7 @@ SCENARIOS = {
     "one NaN": _picture(NAN, **{"for": 0.2}),
     "constant 1e6": _picture(HUGE),
     "alternating": _picture(LEFT, RIGHT, every=0.4),
+    "zigzag": _picture(ZIGZAG),
     "slow policy": Scenario(
         faults=[{"kind": "picture", "brightness": [SLOW]}],
         arguments=("--hold-for", "3", "--mode", "sync"),
@@ -148,6 +149,13 @@ def test_a_chunk_of_1e6_leads_nowhere(outcome: Outcomes) -> None:
     assert_kept(huge)
     assert_no_gap(huge)
     assert time_to_rest_s(huge.log, huge.fault_ns) <= 1.0 + HOLD_S + REST_S + ROUGHLY_S
+
+
+def test_rows_that_jump_to_and_fro_are_smoothed_within_the_limits(outcome: Outcomes) -> None:
+    zigzag = outcome("zigzag")
+    assert_went_on(zigzag)
+    assert_kept(zigzag)
+    assert zigzag.report["violations"]["jerk"] > 0
 
 
 def test_a_policy_that_takes_longer_than_its_chunk_is_waited_for_if_nothing_else_runs(

@@ -138,6 +138,7 @@ class _Motion:
     position: Vector
     velocity: Vector
     acceleration: Vector
+    jerk: Vector
     tick_ns: int
     dts_s: list[float] = field(default_factory=list[float])
     roundings: list[Vector] = field(default_factory=list[Vector])
@@ -273,6 +274,7 @@ def _at_rest(position: Vector, command: Command, limits: Limits) -> _Motion:
         position=position,
         velocity=none,
         acceleration=none,
+        jerk=none,
         tick_ns=command.tick_ns - round(limits.period_s * 1e9),
         roundings=[np.full_like(position, START_ERROR)] * 3,
     )
@@ -318,6 +320,7 @@ def _step(
         # What came before the missing commands says nothing of the motion after them.
         velocity=velocity if is_complete else np.full_like(velocity, np.nan),
         acceleration=acceleration if is_complete else np.full_like(velocity, np.nan),
+        jerk=jerk,
         tick_ns=command.tick_ns,
         dts_s=[dt, *start.dts_s[:1]],
         roundings=errors[:3],
@@ -351,8 +354,11 @@ def time_to_rest_s(log: ArmLog, since_ns: int) -> float:
 
 
 def worst(log: ArmLog, limits: Limits) -> dict[str, float]:
-    """The largest share of each limit that a command took, for the table of measured figures."""
-    shares = {"position": 0.0, "velocity": 0.0, "received step": 0.0}
+    """The largest share of each limit that a command took, for the table of measured figures.
+
+    Across commands that did not arrive, the velocity is that over the whole time.
+    """
+    shares = dict.fromkeys(("position", "velocity", "acceleration", "jerk", "received step"), 0.0)
     middle = (np.asarray(limits.upper) + limits.lower) / 2
     half = (np.asarray(limits.upper) - limits.lower) / 2
     for command in log.commands:
@@ -360,8 +366,20 @@ def worst(log: ArmLog, limits: Limits) -> dict[str, float]:
         shares["position"] = max(shares["position"], float(share))
     for before, command in zip(log.commands, log.commands[1:], strict=False):
         step = np.abs(command.values - before.values) / np.asarray(limits.max_velocity)
-        dt_s = min(max((command.tick_ns - before.tick_ns) * 1e-9, 1e-9), limits.period_s)
+        longest_s = limits.period_s * (1 + _missing(before, command))
+        dt_s = min(max((command.tick_ns - before.tick_ns) * 1e-9, 1e-9), longest_s)
         shares["velocity"] = max(shares["velocity"], float(np.max(step)) / dt_s)
         received = float(np.max(step)) / limits.period_s
         shares["received step"] = max(shares["received step"], received)
+    motion: _Motion | None = None
+    last: Command | None = None
+    for command in log.commands:
+        motion, _ = _moved(log, motion, last, command, limits)
+        last = command
+        for name, found, most in (
+            ("acceleration", motion.acceleration, limits.max_acceleration),
+            ("jerk", motion.jerk, limits.max_jerk),
+        ):
+            share = float(np.max(np.nan_to_num(np.abs(found)) / np.asarray(most)))
+            shares[name] = max(shares[name], share)
     return shares
