@@ -604,9 +604,9 @@ class RealtimeStats(TypedDict):
     histograms: dict[str, _Histogram]
 
 class _Granted(TypedDict):
-    asked: int
+    asked: int  # 0 for nothing; a CPU has a number, -1 for any
     got: int
-    error: str
+    error: str  # why `got` is not `asked`
 
 class _Scheduling(TypedDict):
     priority: _Granted
