@@ -21,7 +21,7 @@ from .fake_arm.promises import (
     events,
     recorded,
 )
-from .fake_arm.runs import FIRST, PROGRAM, Scenario, limits_of
+from .fake_arm.runs import Scenario, limits_of
 
 AT = 0.8
 HOLD_S = 0.6
@@ -61,14 +61,12 @@ SCENARIOS = {
         faults=[{"kind": "picture", "brightness": [SLOW]}],
         arguments=("--hold-for", "3", "--mode", "sync"),
         horizon=SHORT,
-        program=FIRST + PROGRAM,
         steps=100,
     ),
     "slow policy, asynchronous": Scenario(
         faults=[{"kind": "picture", "brightness": [SLOW], "at": AT}],
         arguments=("--hold-for", "3"),
         horizon=SHORT,
-        program=FIRST + PROGRAM,
         steps=400,
     ),
     "failing": _picture(FAILING),
@@ -173,7 +171,7 @@ def test_a_policy_that_takes_longer_than_its_chunk_is_waited_for_if_nothing_else
 def test_a_policy_slower_than_its_chunk_is_stopped_with_the_figures(outcome: Outcomes) -> None:
     stopped = outcome("slow policy, asynchronous")
     assert_ended_by(stopped, "policy_too_slow")
-    assert "0.16" in stopped.report["reason"], "the chunk lasts 0.16 s"
+    assert "0.08" in stopped.report["reason"], "the chunk lasts 0.08 s"
     assert_kept(stopped)
     assert_no_gap(stopped)
 

@@ -314,6 +314,35 @@ def test_connect_says_which_camera_gives_no_image(desks: Any) -> None:
     )
 
 
+@pytest.mark.parametrize("stamp", [time.time(), None])
+def test_connect_says_that_the_stamps_of_a_camera_cannot_be_used(desks: Any, stamp: Any) -> None:
+    arm = Arm()
+    arm.connect_timeout_s = 0.2
+    arm.faults["read_frames"] = lambda: {"wrist": (np.zeros((4, 6, 3), np.uint8), stamp)}
+    error = desks(arm).ask("connect", cameras=["top", "wrist"])["error"]
+    assert "got none of wrist (wrist: capture time: expected" in error
+
+
+@pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt, GeneratorExit])
+@pytest.mark.parametrize("call", ["read_state", "read_frames", "send"])
+def test_whatever_a_driver_raises_is_tried_again_and_then_a_failure(
+    desks: Any, call: str, kind: type[BaseException]
+) -> None:
+    """Python ends a thread in silence when SystemExit leaves it."""
+
+    def leave() -> None:
+        raise kind
+
+    desk = desks()
+    desk.connect()
+    desk.begin()
+    desk.robot.faults[call] = leave
+    for sequence in (1, 2, 3):
+        desk.memory.commands.put(command(sequence))
+    desk.turn_until(desk.failed)
+    assert desk.failed() == [f"{call}() failed 3 times in a row: {kind.__name__}"]
+
+
 def test_connect_says_why_no_state_can_be_used(desks: Any) -> None:
     arm = Arm()
     arm.connect_timeout_s = 0.2

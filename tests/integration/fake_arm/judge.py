@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -261,7 +261,12 @@ def _moved(
         starts = [_at_rest(position, command, limits) for position in _standing(log, command)]
     else:
         starts = [motion]
-    is_complete = before is None or _missing(before, command) == 0
+    if before is None or _session(before) != _session(command):
+        # The first command of a session has number 1.
+        is_complete = command.stamp.get("sequence", 1) == 1
+        starts = [replace(start, tick_ns=_begin_ns(start, command, limits)) for start in starts]
+    else:
+        is_complete = _missing(before, command) == 0
     # From a standing arm the start is known only as far as the measurements tell.
     steps = [_step(start, command, limits, is_complete=is_complete) for start in starts]
     return min(steps, key=lambda step: len(step[1]))
@@ -278,6 +283,12 @@ def _at_rest(position: Vector, command: Command, limits: Limits) -> _Motion:
         tick_ns=command.tick_ns - round(limits.period_s * 1e9),
         roundings=[np.full_like(position, START_ERROR)] * 3,
     )
+
+
+def _begin_ns(start: _Motion, command: Command, limits: Limits) -> int:
+    """When the motion of a session began, if its first commands did not arrive."""
+    missing = max(command.stamp.get("sequence", 1), 1) - 1
+    return start.tick_ns - round(missing * limits.period_s * 1e9)
 
 
 def _missing(before: Command, command: Command) -> int:

@@ -21,9 +21,10 @@ from .policy import HORIZON, write_policy
 
 FOLDER = Path(__file__).parent
 ROBOT = "fake_arm.driver:FakeArm"
-PROGRAM = "import sys; from flux_runtime.cli import main; sys.exit(main(sys.argv[1:]))"
+PLAIN = "import sys; from flux_runtime.cli import main; sys.exit(main(sys.argv[1:]))"
 FIRST = "import contextlib, os\nwith contextlib.suppress(OSError): os.nice(-15)\n"
-"""For a policy that has to compute for a certain time on a machine with other work."""
+PROGRAM = FIRST + PLAIN
+"""Before other work of the machine, where that is permitted: a robot's computer has none."""
 Fault = dict[str, Any]
 _SPAWNING = threading.Lock()
 
