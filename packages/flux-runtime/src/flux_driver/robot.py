@@ -156,5 +156,6 @@ def _connect_timeout(robot: object) -> float:
 
 
 def _is_positive(found: object) -> bool:
-    is_number = isinstance(found, (int, float)) and not isinstance(found, bool)
-    return is_number and math.isfinite(found) and found > 0
+    if isinstance(found, bool) or not isinstance(found, (int, float)):
+        return False
+    return math.isfinite(found) and found > 0

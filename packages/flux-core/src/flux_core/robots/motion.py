@@ -249,7 +249,8 @@ def _defaults(driver: RobotSpec) -> dict[str, tuple[tuple[float, ...], list[str]
         found["max_jerk"] = (_jerk(acceleration), [source] * size)
     if not driver.is_commanded_by_differences:
         tolerance = tuple(START_TOLERANCE[unit] for unit in driver.units)
-        found["start_tolerance"] = (tolerance, [f"default for {unit}" for unit in driver.units])
+        sources = [f"default: {START_TOLERANCE[unit]:g} {unit}" for unit in driver.units]
+        found["start_tolerance"] = (tolerance, sources)
         errors = [_following_error(driver, place) for place in range(size)]
         found["max_following_error"] = (
             tuple(value for value, _ in errors),
