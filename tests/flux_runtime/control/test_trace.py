@@ -92,8 +92,8 @@ def test_a_running_histogram_is_exact_until_it_has_too_many_samples() -> None:
 def test_drains_of_a_tick_each_add_up_to_no_more_than_large_ones(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for name in ("MAX_ROWS", "MAX_POINTS"):
-        monkeypatch.setattr(f"flux_runtime.control.trace.{name}", 64)
+    for name in ("trace.MAX_ROWS", "trace.MAX_POINTS", "latency.MAX_EXACT"):
+        monkeypatch.setattr(f"flux_runtime.control.{name}", 64)
     trace, row = RealtimeTrace(control_hz=50.0), rows_at(np.zeros(1))
     held: list[int] = []
     tracemalloc.start()
