@@ -40,6 +40,7 @@ class LoopbackDriver:
     """Has the parts of `DriverProcess` that an episode uses, for a robot inside this process."""
 
     failure = None
+    niceness: Any = {"asked": 0, "got": 0, "error": ""}
 
     def __init__(self, core: Any, spec: Any, start: Sequence[float] = START) -> None:
         self.spec = spec

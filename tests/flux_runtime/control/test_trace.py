@@ -35,6 +35,23 @@ def test_hours_of_ticks_keep_a_bounded_number_of_rows_evenly() -> None:
     assert len(timing.longest_intervals) <= MAX_POINTS
 
 
+def test_few_rows_at_a_time_take_no_more_memory_than_many() -> None:
+    trace = RealtimeTrace(control_hz=50.0)
+    for batch in np.array_split(np.arange(70_000) / 50, 35):
+        trace.add_rows(rows_at(batch))
+    two = rows_at(np.array([1400.0, 1400.02]))
+    tracemalloc.start()
+    try:
+        for _ in range(2000):
+            trace.add_rows(two)
+        snapshot = tracemalloc.take_snapshot()
+    finally:
+        tracemalloc.stop()
+    of_rows = snapshot.filter_traces([tracemalloc.Filter(True, "*/trace.py")])
+    # Without empty arrays; those would double it.
+    assert sum(entry.size for entry in of_rows.statistics("filename")) < 280_000
+
+
 def test_one_gap_within_hours_is_counted_and_shown() -> None:
     trace = RealtimeTrace(control_hz=50.0)
     times = np.arange(100_000) / 50

@@ -12,7 +12,7 @@ import pytest
 
 import flux_driver.host as host_module
 from flux_driver.commands import CommandStamp
-from flux_driver.memory import CommandResult, DriverPhase, Watch, WatchResult
+from flux_driver.memory import CommandResult, DriverMemoryError, DriverPhase, Watch, WatchResult
 
 from .fakes import Arm, Desk, Simulated, command
 
@@ -87,6 +87,21 @@ def test_a_command_of_another_session_never_reaches_the_driver(desks: Any) -> No
     desk.memory.commands.put(command(3, session=2))
     desk.turn_until(lambda: desk.memory.acknowledged)
     assert desk.memory.acknowledged == [3] and len(desk.robot.named("send")) == 1
+
+
+def test_a_session_that_the_memory_refuses_is_an_error_and_not_the_end(desks: Any) -> None:
+    desk = desks()
+    desk.connect()
+
+    def refuse(session: int) -> None:
+        raise DriverMemoryError(
+            f"session: expected a number above every earlier one, got {session}"
+        )
+
+    desk.memory.begin = refuse
+    answer = desk.ask("begin", session=1, category=2)
+    assert answer["error"] == "begin: session: expected a number above every earlier one, got 1"
+    assert not desk.robot.named("stop") and not desk.robot.named("close")
 
 
 @pytest.mark.parametrize(
@@ -299,6 +314,35 @@ def test_connect_says_which_camera_gives_no_image(desks: Any) -> None:
     )
 
 
+@pytest.mark.parametrize("stamp", [time.time(), None])
+def test_connect_says_that_the_stamps_of_a_camera_cannot_be_used(desks: Any, stamp: Any) -> None:
+    arm = Arm()
+    arm.connect_timeout_s = 0.2
+    arm.faults["read_frames"] = lambda: {"wrist": (np.zeros((4, 6, 3), np.uint8), stamp)}
+    error = desks(arm).ask("connect", cameras=["top", "wrist"])["error"]
+    assert "got none of wrist (wrist: capture time: expected" in error
+
+
+@pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt, GeneratorExit])
+@pytest.mark.parametrize("call", ["read_state", "read_frames", "send"])
+def test_whatever_a_driver_raises_is_tried_again_and_then_a_failure(
+    desks: Any, call: str, kind: type[BaseException]
+) -> None:
+    """Python ends a thread in silence when SystemExit leaves it."""
+
+    def leave() -> None:
+        raise kind
+
+    desk = desks()
+    desk.connect()
+    desk.begin()
+    desk.robot.faults[call] = leave
+    for sequence in (1, 2, 3):
+        desk.memory.commands.put(command(sequence))
+    desk.turn_until(desk.failed)
+    assert desk.failed() == [f"{call}() failed 3 times in a row: {kind.__name__}"]
+
+
 def test_connect_says_why_no_state_can_be_used(desks: Any) -> None:
     arm = Arm()
     arm.connect_timeout_s = 0.2
@@ -407,6 +451,22 @@ def test_home_is_called_without_a_session_and_waits_for_new_readings(desks: Any)
     before = len(desk.memory.states)
     assert desk.ask("home")["result"] == {}
     assert arm.calls == [("home",)] and len(desk.memory.states) >= before + 2
+
+
+def test_a_motion_without_commands_is_stopped_before_the_driver_is_closed(desks: Any) -> None:
+    desk = desks()
+    desk.connect()
+    may_end = threading.Event()
+    desk.robot.home = may_end.wait
+    desk.policy.send({"kind": "home", "id": 90})
+    desk.turn_until(lambda: any(thread.name == "home" for thread in threading.enumerate()))
+    desk.policy.send({"kind": "close", "id": 91})
+    desk.turn_until(lambda: desk.robot.named("close"))
+    may_end.set()
+    assert [call[0] for call in desk.robot.calls if call[0] in ("stop", "close")] == [
+        "stop",
+        "close",
+    ]
 
 
 def test_a_simulated_robot_is_reset_and_shows_its_progress(desks: Any) -> None:

@@ -179,8 +179,8 @@ def test_connect_is_cancelled_at_once_and_leaves_no_process(start: Any, arm_log:
     assert not exists(driver.pid) and arm_log.lines()[-1] == "close"
 
 
-def test_a_driver_that_never_closes_is_killed(
-    start: Any, arm_log: Any, monkeypatch: pytest.MonkeyPatch
+def test_a_driver_that_never_closes_is_killed_with_a_warning(
+    start: Any, arm_log: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(driver_process, "STOP_AND_CLOSE_S", 0.3)
     driver = start("an_arm:NeverClosing")
@@ -188,6 +188,16 @@ def test_a_driver_that_never_closes_is_killed(
     driver.close()
     assert arm_log.lines()[-1] == "close" and not exists(driver.pid)
     assert driver.failure == "the driver's process has ended with signal 9"
+    assert "an_arm:NeverClosing: close: expected an answer" in caplog.text
+
+
+def test_a_close_that_raises_is_a_warning(
+    start: Any, arm_log: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    raises = "import an_arm\nclass Odd(an_arm.Arm):\n def close(self): raise SystemExit('bus gone')"
+    (arm_log.folder / "odd.py").write_text(raises)
+    start("odd:Odd").close()
+    assert caplog.messages == ["odd:Odd: close(): SystemExit: bus gone. Check the robot"]
 
 
 def test_an_interrupt_does_not_cut_close_short(
@@ -327,6 +337,10 @@ def test_every_described_robot_survives_the_way_as_a_dict(start: Any, arm_log: A
             "spec: expected the fields of a RobotSpec, got no joint_names",
         ),
         (
+            "import an_arm\nclass Odd(an_arm.Arm): spec = dict(an_arm.Arm.spec, control_hz='50')",
+            "spec.control_hz: expected a number above 0, got '50'",
+        ),
+        (
             "import an_arm\nclass Odd(an_arm.Arm): spec = dict(an_arm.Arm.spec, lower=(5, 5))",
             "lower: shoulder: expected less than upper (1.0), got 5.0",
         ),
@@ -450,3 +464,25 @@ def test_what_a_driver_prints_goes_to_standard_error(
     driver.connect([])
     driver.close()
     assert capfd.readouterr() == ("", "connecting\n")
+
+
+def test_the_drivers_process_gets_the_niceness_that_is_asked_for(
+    start: Callable[..., Any],
+) -> None:
+    driver = start(niceness=5)  # a process may always give way
+    assert driver.niceness == {"asked": 5, "got": 5, "error": ""}
+    pid = driver._process.pid
+    assert os.getpriority(os.PRIO_PROCESS, pid) == 5
+    autogroup = Path(f"/proc/{pid}/autogroup")
+    if autogroup.exists():
+        assert autogroup.read_text().split()[-1] == "5"
+
+
+def test_a_niceness_that_is_not_permitted_is_told(
+    start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(which: int, pid: int, niceness: int) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "setpriority", refuse)
+    assert start(niceness=-10).niceness == {"asked": -10, "got": 0, "error": "Permission denied"}

@@ -22,7 +22,7 @@ class DriverError(Exception):
 
 def one_line(error: BaseException) -> str:
     """'ModuleNotFoundError: No module named x', on one line."""
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    return " ".join(f"{type(error).__name__}: {error}".split()).rstrip(": ")[:300]
 
 
 def is_simulated(robot: object) -> bool:
@@ -132,6 +132,10 @@ def described(robot: Any) -> dict[str, Any]:
     missing = [name for name in ("joint_names", "control_hz") if not spec.get(name)]
     if missing:
         raise DriverError(f"spec: expected the fields of a RobotSpec, got no {missing[0]}")
+    if not _is_positive(spec["control_hz"]):
+        raise DriverError(
+            f"spec.control_hz: expected a number above 0, got {spec['control_hz']!r:.60}"
+        )
     simulation = None
     if is_simulated(robot):
         simulation = {name: str(getattr(robot, name)) for name in SIMULATED_TEXTS}
@@ -146,7 +150,11 @@ def described(robot: Any) -> dict[str, Any]:
 
 def _connect_timeout(robot: object) -> float:
     found = getattr(robot, "connect_timeout_s", CONNECT_TIMEOUT_S)
-    is_number = isinstance(found, (int, float)) and not isinstance(found, bool)
-    if not is_number or not math.isfinite(found) or found <= 0:
+    if not _is_positive(found):
         raise DriverError(f"connect_timeout_s: expected seconds above 0, got {found!r:.60}")
     return float(found)
+
+
+def _is_positive(found: object) -> bool:
+    is_number = isinstance(found, (int, float)) and not isinstance(found, bool)
+    return is_number and math.isfinite(found) and found > 0

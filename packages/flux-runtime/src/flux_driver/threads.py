@@ -47,7 +47,7 @@ class DriverThread:
         while not self._end.is_set() and not self.failure:
             try:
                 was_called = self.step()
-            except Exception as error:  # noqa: BLE001 - a driver may raise anything
+            except BaseException as error:  # noqa: BLE001 - a driver may raise SystemExit, too
                 self.failure = self._retries.failed(one_line(error))
                 self._end.wait(self._pause_s)
             else:
@@ -136,7 +136,7 @@ class StateReader(Reader):
             self._events.report(error.name, str(error))
             return
         if self._memory is None:
-            self._first = state
+            self._first = state.copy()  # a driver may fill its arrays again
             self.has_first.set()
         elif is_new:
             self._memory.publish_state(state, self._times.newest_ns)
@@ -146,7 +146,7 @@ class FramesReader(Reader):
     """Calls `read_frames` at most once per control period.
 
     Attributes:
-        sizes: (height, width) of the first image of each camera, which later ones must have.
+        sizes: (height, width) of each camera's first image, which later ones must have.
     """
 
     def __init__(
@@ -197,8 +197,8 @@ class FramesReader(Reader):
         image, time_s = as_pair(found, f"read_frames(): {name}")
         image = checked_image(image, name)
         size = list(image.shape[:2])
-        if size != self.sizes.setdefault(name, size):
-            height, width = self.sizes[name]
+        height, width = self.sizes.get(name, size)
+        if size != [height, width]:
             raise ReadingError(
                 "image_size",
                 f"{name}: expected {height} x {width} pixels as at connect, got "
@@ -207,6 +207,7 @@ class FramesReader(Reader):
         if not self._times[name].accept(time_s):
             return
         if self._memory is None:
-            self._first[name] = image
+            self.sizes[name] = size
+            self._first[name] = image.copy()  # the driver may use its buffer again
         else:
             self._memory.publish_frame(index, image, self._times[name].newest_ns)

@@ -149,8 +149,8 @@ class RealtimeTrace:
         self._add_intervals(rows)
         kept = rows[-self.num_rows % self._stride :: self._stride].copy()
         self.num_rows += len(rows)
-        if not len(kept):  # in a long run most drains keep nothing, and empty arrays would add up
-            return
+        if not len(kept):
+            return  # in a long episode mostly; arrays of no rows take memory, too
         self._rows.append(kept)
         self._num_kept += len(kept)
         if self._num_kept > MAX_ROWS:
