@@ -104,3 +104,20 @@ def test_a_running_histogram_is_exact_until_it_has_too_many_samples() -> None:
     assert (binned["count"], binned["counts"]) == (exact["count"], exact["counts"])
     assert binned["max_ms"] == exact["max_ms"]
     assert binned["p99_ms"] == pytest.approx(exact["p99_ms"], rel=0.13)
+
+
+def test_drains_of_a_tick_each_add_up_to_no_more_than_large_ones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("trace.MAX_ROWS", "trace.MAX_POINTS", "latency.MAX_EXACT"):
+        monkeypatch.setattr(f"flux_runtime.control.{name}", 64)
+    trace, row = RealtimeTrace(control_hz=50.0), rows_at(np.zeros(1))
+    held: list[int] = []
+    tracemalloc.start()
+    for tick in range(12_000):
+        row["timestamp_s"] = tick / 50
+        trace.add_rows(row)
+        if tick % 1000 == 999:
+            held.append(tracemalloc.get_traced_memory()[0])
+    tracemalloc.stop()
+    assert max(held) - held[0] < 64 * 1024
