@@ -155,6 +155,6 @@ def _connect_timeout(robot: object) -> float:
     return float(found)
 
 
-def _is_positive(found: object) -> bool:
+def _is_positive(found: Any) -> bool:
     is_number = isinstance(found, (int, float)) and not isinstance(found, bool)
     return is_number and math.isfinite(found) and found > 0
