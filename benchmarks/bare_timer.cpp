@@ -6,12 +6,12 @@
 //
 // Prints "fifo N" or "other 0", what was got, and then one line per wake-up: the deadline and when
 // the thread ran, in nanoseconds on the monotonic clock. Like a control loop it skips the deadlines
-// that passed while it was late.
+// that passed while it was late. SIGTERM ends it early.
 #include <sched.h>
 #include <sys/mman.h>
 
-#include <cerrno>
 #include <cinttypes>
+#include <csignal>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -23,6 +23,10 @@ namespace {
 
 constexpr std::int64_t kSecond = 1'000'000'000;
 
+volatile std::sig_atomic_t is_ended = 0;
+
+void end(int /*signal*/) { is_ended = 1; }
+
 std::int64_t now_ns() {
   timespec time{};
   clock_gettime(CLOCK_MONOTONIC, &time);
@@ -31,8 +35,7 @@ std::int64_t now_ns() {
 
 void sleep_until(std::int64_t at_ns) {
   const timespec time{.tv_sec = at_ns / kSecond, .tv_nsec = at_ns % kSecond};
-  while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &time, nullptr) == EINTR) {
-  }
+  clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &time, nullptr);
 }
 
 }  // namespace
@@ -49,12 +52,14 @@ int main(int argc, char** argv) {
   const bool is_fifo = priority > 0 && sched_setscheduler(0, SCHED_FIFO, &wanted) == 0;
   static_cast<void>(mlockall(MCL_CURRENT));
 
+  std::signal(SIGTERM, end);
   std::vector<std::pair<std::int64_t, std::int64_t>> wakes;
   wakes.reserve(static_cast<std::size_t>(length_ns / period_ns) + 2);
   const std::int64_t begin_ns = now_ns() + period_ns;
   std::int64_t deadline_ns = begin_ns;
   while (deadline_ns < begin_ns + length_ns) {
     sleep_until(deadline_ns);
+    if (is_ended != 0) break;
     const std::int64_t woke_ns = now_ns();
     wakes.emplace_back(deadline_ns, woke_ns);
     deadline_ns += period_ns * (1 + (woke_ns - deadline_ns) / period_ns);

@@ -4,9 +4,9 @@
     python scripts/measure_faults.py --write    puts the figures into docs/safety.md
 
 Runs every scenario of tests/integration/test_faults_*.py, two at a time. Of each it measures what
-the arm received: the largest velocity of a command and the largest step received, as shares of the
-limits, the longest time without a command by the stamps sent with it, and the time from the fault
-until the arm stood, by the arm's own clock.
+the arm received: the largest velocity, acceleration and jerk of a command and the largest step, as
+shares of the limits, the longest time without a command by the stamps sent with it, and the time
+from the fault until the arm stood, by the arm's own clock.
 """
 
 from __future__ import annotations
@@ -47,7 +47,10 @@ def main() -> int:
             name: pool.submit(runs.run, Path(folder) / name, scenario)
             for name, scenario in scenarios.items()
         }
-        figures = {name: measured(outcome.result()) for name, outcome in outcomes.items()}
+        figures = {
+            name: measured(outcome.result(), by_differences=scenarios[name].by_differences)
+            for name, outcome in outcomes.items()
+        }
     for name, text in figures.items():
         print(f"{name}: {text}")
     if options.write:
@@ -55,8 +58,8 @@ def main() -> int:
     return 0
 
 
-def measured(outcome: object) -> str:
-    """Returns the figures of one run in words."""
+def measured(outcome: object, *, by_differences: bool) -> str:
+    """Returns the figures of one run in words; a robot of differences has no limits of motion."""
     judge = importlib.import_module("tests.integration.fake_arm.judge")
     runs = importlib.import_module("tests.integration.fake_arm.runs")
     assert isinstance(outcome, runs.Outcome)
@@ -64,9 +67,10 @@ def measured(outcome: object) -> str:
     if not log.commands:
         return "no command"
     shares = judge.worst(log, runs.limits_of())
+    names = ("velocity", "acceleration", "jerk")
+    motion = f"{' / '.join(f'{shares[name] * 100:.0f}' for name in names)} %"
     parts = [
-        f"velocity {shares['velocity'] * 100:.0f} %",
-        f"step {shares['received step'] * 100 / 3:.0f} %",
+        *(() if by_differences else (motion, f"step {shares['received step'] * 100 / 3:.0f} %")),
         f"gap {judge.largest_stamped_gap_s(log) * 1e3:.0f} ms",
     ]
     if log.times("fault") and outcome.status != 0:

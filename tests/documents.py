@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
 import importlib.util
 import os
 import re
@@ -66,6 +68,17 @@ def read_blocks(text: str) -> list[Block]:
             code=match["code"],
         )
         for match in BLOCK.finditer(text)
+    ]
+
+
+def unknown_names(code: str) -> list[str]:
+    """Returns the names that a Python block imports and that do not exist."""
+    return [
+        f"{node.module}.{alias.name}"
+        for node in ast.walk(ast.parse(code))
+        if isinstance(node, ast.ImportFrom) and node.module
+        for alias in node.names
+        if not hasattr(importlib.import_module(node.module), alias.name)
     ]
 
 

@@ -36,6 +36,7 @@ from .documents import (
     make_commands,
     name_of,
     read_blocks,
+    unknown_names,
 )
 
 README = ROOT / "README.md"
@@ -65,6 +66,9 @@ def test_a_block_of_a_document_does_what_it_says(
         unknown = [command for command in block.commands if _made(command) not in known]
         assert not unknown, f"{where}: `make demo` does not run {unknown}"
     elif block.mark == "check":
+        if block.language.startswith("py"):
+            assert not unknown_names(block.code), where
+            return
         assert not [fault for command in block.commands for fault in faults_of(command)], where
 
 
@@ -85,6 +89,12 @@ def test_the_six_commands_lead_from_recordings_to_a_moving_robot(tmp_path: Path)
     _run(Block(line=block.line, mark="run", language="bash", code=code), tmp_path, "README.md, six")
     for name in ("mine.html", "mine.bundle/manifest.json", "mine_report.html"):
         assert (tmp_path / name).is_file()
+
+
+def test_an_import_that_does_not_exist_is_found() -> None:
+    assert unknown_names("from flux_runtime import read_recording\nfrom os import nowhere\n") == [
+        "os.nowhere"
+    ]
 
 
 def test_reading_blocks_sees_marks_lines_and_commands() -> None:

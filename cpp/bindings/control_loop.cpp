@@ -20,33 +20,24 @@ ActionDecoder make_decoder(const ScaleArray& scale, const ScaleArray& offset,
   return {vector_of(scale, "scale"), vector_of(offset, "offset"), bytes};
 }
 
-// Returns the value for `name`; `argument` is the parameter's name in the error message.
-template <typename Value>
-Value choose(const char* argument, const std::string& name, std::pair<const char*, Value> first,
-             std::pair<const char*, Value> second) {
-  if (name == first.first) return first.second;
-  if (name == second.first) return second.second;
-  throw std::invalid_argument(expected_got(
-      argument, std::string("'") + first.first + "' or '" + second.first + "'", "'" + name + "'"));
+Mode mode_of(const std::string& name) {
+  if (name == "sync") return Mode::kSync;
+  if (name == "async") return Mode::kAsync;
+  throw std::invalid_argument(expected_got("mode", "'sync' or 'async'", "'" + name + "'"));
 }
 
 std::unique_ptr<ControlLoop> make_loop(std::shared_ptr<Policy> policy, const ActionDecoder& decoder,
                                        const SafetyLimits& limits, double control_hz,
                                        int execution_horizon, const std::string& mode,
-                                       const std::string& clock, int inference_delay,
-                                       double stale_after_s) {
+                                       int inference_delay, double stale_after_s) {
   const ControlLoopConfig config{
       .control_hz = control_hz,
       .execution_horizon = execution_horizon,
-      .mode = choose<Mode>("mode", mode, {"sync", Mode::kSync}, {"async", Mode::kAsync}),
-      .timing = choose<Timing>("clock", clock, {"simulated", Timing::kSimulated},
-                               {"monotonic", Timing::kMonotonic}),
+      .mode = mode_of(mode),
       .inference_delay = inference_delay,
       .stale_after_s = stale_after_s,
   };
-  std::unique_ptr<Clock> time = std::make_unique<SimulatedClock>();
-  if (config.timing == Timing::kMonotonic) time = std::make_unique<MonotonicClock>();
-  return std::make_unique<ControlLoop>(config, std::move(policy), decoder, limits, std::move(time));
+  return std::make_unique<ControlLoop>(config, std::move(policy), decoder, limits);
 }
 
 FloatArray require_row(const ControlLoop& loop, const py::handle& value, const char* name) {
@@ -124,10 +115,11 @@ void bind_control_loop(py::module_& module) {
       .def(py::init(&make_decoder), py::kw_only(), py::arg("scale"), py::arg("offset"),
            py::arg("relative_mask"));
   using Unlocked = py::call_guard<py::gil_scoped_release>;
-  py::class_<ControlLoop>(module, "ControlLoop", "Fixed-rate ticks; used by one thread at a time.")
+  py::class_<ControlLoop>(module, "ControlLoop",
+                          "Ticks of simulated time; used by one thread at a time.")
       .def(py::init(&make_loop), py::kw_only(), py::arg("policy").none(true), py::arg("decoder"),
            py::arg("limits"), py::arg("control_hz"), py::arg("execution_horizon"), py::arg("mode"),
-           py::arg("clock"), py::arg("inference_delay") = 0, py::arg("stale_after_s") = 1.0)
+           py::arg("inference_delay") = 0, py::arg("stale_after_s") = 1.0)
       .def(
           "start",
           [](ControlLoop& loop, const py::handle& command) {
@@ -137,7 +129,6 @@ void bind_control_loop(py::module_& module) {
       .def("needs_observation", &ControlLoop::needs_observation)
       .def("submit", &submit, py::arg("inputs"), py::arg("state"), py::arg("noise"))
       .def("submit_chunk", &submit_chunk, py::arg("actions"))
-      .def("wait_for_tick", &ControlLoop::wait_for_tick, Unlocked())
       .def("tick", &tick)
       .def("stats", &stats)
       .def("stop", &ControlLoop::stop, Unlocked());

@@ -93,9 +93,7 @@ RealtimeSettings make_settings(double control_hz, int execution_horizon, const s
           .inference_deadline_s = inference_deadline_s,
           .max_retries = max_retries,
           .stop_category = category_of(stop_category),
-          .scheduling = {.priority = priority,
-                         .cpus = cpu >= 0 ? std::vector<int>{cpu} : std::vector<int>{},
-                         .lock_memory = lock_memory},
+          .scheduling = {.priority = priority, .cpu = cpu, .lock_memory = lock_memory},
           .record_s = record_s};
 }
 
@@ -306,7 +304,7 @@ py::dict granted(const Granted& value) {
 py::dict scheduling(const RealtimeLoop& loop) {
   py::dict result;
   result["priority"] = granted(loop.scheduling().priority);
-  result["cpu"] = granted(loop.scheduling().cpus);
+  result["cpu"] = granted(loop.scheduling().cpu);
   result["locked_bytes"] = granted(loop.scheduling().locked_bytes);
   return result;
 }

@@ -68,7 +68,7 @@ typedef struct FluxDriverCommand {
   uint64_t sequence; /* from 1 within a session; commands that were overwritten leave gaps */
   uint64_t session;
   int64_t tick_ns;     /* for which time the limits were applied */
-  int64_t observed_ns; /* when the newest observation behind the command was captured; 0 if none */
+  int64_t observed_ns; /* oldest capture time of what it was made from; 0 if none */
   int64_t sent_ns;     /* when it left the control loop */
   uint32_t flags;      /* the control loop's tick flags */
   int32_t joint;       /* the joint for which it was refused; -1 if none */

@@ -71,7 +71,8 @@ bool ChunkMailbox::answer(const InferenceRequest& request, std::span<const float
                           std::int64_t observed_ns) {
   if (!is_open(request)) return false;
   chunk_.actions.assign(actions.begin(), actions.end());
-  chunk_.observed_ns = observed_ns;
+  // There are no times before 0, and the difference to one could overflow.
+  chunk_.observed_ns = std::max<std::int64_t>(observed_ns, 0);
   chunk_.request = request;
   const auto bad = std::ranges::find_if_not(actions, [](float v) { return std::isfinite(v); });
   chunk_.non_finite = bad == actions.end() ? -1 : bad - actions.begin();

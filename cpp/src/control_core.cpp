@@ -58,7 +58,8 @@ ControlCore::ControlCore(const RealtimeSettings& settings, const SafetyLimits& l
       events_(sizeof(Event), kNumEvents),
       faults_(events_),
       watch_(settings_, limits_, *link_, faults_),
-      filter_(limits_, settings.control_hz) {
+      filter_(limits_, settings.control_hz),
+      start_(limits_.action_dim()) {
   chunk_.actions = mailbox_->chunk().actions;
 }
 
@@ -143,14 +144,26 @@ Cause ControlCore::start(std::uint64_t session, bool is_return_confirmed,
 void ControlCore::rest_tick(std::int64_t now_ns) noexcept {
   using Status = ChunkMailbox::Status;
   const Status status = mailbox_->status();
-  if (status != Status::kFree && status != Status::kTaken) {
+  // A request that is only posted may be taken at any moment, so it is withdrawn, not released.
+  if (status == Status::kPosted) {
     mailbox_->discard();
+  } else if (status != Status::kFree && status != Status::kTaken) {
     mailbox_->release();
   }
   const int category = stop_request_.exchange(-1);
-  if (category < 0) return;
-  faults_.begin_tick(now_ns, load(session_), counts_.ticks.get());
-  begin_stop({.fault = Fault::kOperatorStop}, static_cast<StopCategory>(category));
+  if (category >= 0) stop_at_rest(static_cast<StopCategory>(category), now_ns);
+}
+
+// A stop without a session is latched as well. After a stop, its cause stays the reason, and only a
+// category that removes power sooner is announced.
+void ControlCore::stop_at_rest(StopCategory category, std::int64_t now_ns) noexcept {
+  if (phase() == LoopPhase::kStopped) {
+    if (category >= load(category_)) return;
+    store(category_, category);
+  } else {
+    faults_.begin_tick(now_ns, load(session_), counts_.ticks.get());
+    begin_stop({.fault = Fault::kOperatorStop}, category);
+  }
   end_session(LoopPhase::kStopped);
 }
 
@@ -217,7 +230,8 @@ void ControlCore::take_requests() noexcept {
   if (const int signal = signal_ != nullptr ? signal_->load() : 0; signal != 0) {
     begin_stop({Fault::kSignal, -1, static_cast<double>(signal), 0.0}, settings_.stop_category);
   }
-  if (is_finish_requested_.exchange(false) && phase() != LoopPhase::kStopping) {
+  const bool is_ending = phase() == LoopPhase::kStopping || phase() == LoopPhase::kFinishing;
+  if (is_finish_requested_.exchange(false) && !is_ending) {
     discard();
     stopping_since_ns_ = 0;
     set_phase(LoopPhase::kFinishing);
@@ -232,20 +246,34 @@ void ControlCore::note_lateness(Tick& tick) noexcept {
   const bool is_gap = tick.since_ns > kGapPeriods * period_ns_;
   if (is_gap) {
     faults_.note(Fault::kGap, -1, to_seconds(tick.since_ns), kGapPeriods * period_s_);
-    tick.header.flags |= kGapBefore;
   }
   const bool is_refused = watch_.takes_refused_step();
   if (is_refused) faults_.note(Fault::kStepRefused);
-  if (is_gap || is_refused) restart_from_measured();
+  if (is_gap || is_refused) {
+    tick.header.flags |= kGapBefore;
+    restart_within_limits();
+  }
 }
 
 void ControlCore::restart_from_measured() noexcept {
+  discard();
   if (settings_.is_by_differences()) {
     filter_.reset(settings_.rest_command);
-  } else {
-    filter_.reset(watch_.has_state() ? watch_.state() : filter_.command());
+    return;
   }
-  discard();
+  std::ranges::copy(watch_.has_state() ? watch_.state() : filter_.command(), start_.begin());
+  filter_.reset(start_);
+}
+
+// In the middle of a session. A joint that is measured a little outside its limits, as under a
+// load, was commanded to stand inside them, and nobody has confirmed a motion outside.
+void ControlCore::restart_within_limits() noexcept {
+  restart_from_measured();
+  if (settings_.is_by_differences() || is_returning_ || filter_.is_within_limits()) return;
+  for (std::size_t i = 0; i < start_.size(); ++i) {
+    start_[i] = std::clamp(start_[i], limits_.lower()[i], limits_.upper()[i]);
+  }
+  filter_.reset(start_);
 }
 
 void ControlCore::update_hold(const Tick& tick) noexcept {
@@ -275,6 +303,8 @@ void ControlCore::update_hold(const Tick& tick) noexcept {
 
 void ControlCore::move(Tick& tick) noexcept {
   std::uint32_t& flags = tick.header.flags;
+  // Also while it is held or stopped on its way: what is sent then may lie outside the limits.
+  if (is_returning_) flags |= kReturning;
   switch (phase()) {
     case LoopPhase::kRunning:
       if (has_row()) {
@@ -284,7 +314,7 @@ void ControlCore::move(Tick& tick) noexcept {
       flags |= kHeld;
       break;
     case LoopPhase::kReturning:
-      flags |= kHeld | kReturning;
+      flags |= kHeld;
       filter_.return_to_limits(tick.dt_s);
       is_returning_ = !filter_.is_within_limits() || !filter_.is_at_rest();
       if (is_returning_) return;

@@ -48,12 +48,10 @@ void check_horizons(const ControlLoopConfig& config, const Policy* policy) {
                          std::to_string(action_horizon) + " - execution_horizon)",
                      std::to_string(inference_delay)));
   }
-  if (inference_delay > 0 && (config.mode != Mode::kAsync || config.timing != Timing::kSimulated)) {
-    throw std::invalid_argument(expected_got(
-        "inference_delay", "0",
-        std::to_string(inference_delay) +
-            ". Only mode 'async' with the simulated clock takes a delay; otherwise it is 0 or "
-            "measured."));
+  if (inference_delay > 0 && config.mode != Mode::kAsync) {
+    throw std::invalid_argument(
+        expected_got("inference_delay", "0",
+                     std::to_string(inference_delay) + ". Only mode 'async' takes a delay."));
   }
 }
 
@@ -69,11 +67,10 @@ ControlLoopConfig checked(const ControlLoopConfig& config, const Policy* policy,
 
 ControlLoop::ControlLoop(const ControlLoopConfig& config, std::shared_ptr<Policy> policy,
                          const ActionDecoder& decoder, const SafetyLimits& limits,
-                         std::unique_ptr<Clock> clock, std::unique_ptr<Clock> wall)
+                         std::unique_ptr<Clock> wall)
     : config_(checked(config, policy.get(), decoder, limits)),
       filter_(limits, config.control_hz),
       scheduler_(limits.action_dim(), config.execution_horizon),
-      clock_(std::move(clock)),
       wall_(std::move(wall)) {
   if (policy == nullptr) return;
   scheduler_.set_lead(config.inference_delay);
@@ -92,11 +89,7 @@ const FlowHistograms* ControlLoop::inference_times() const noexcept {
 double ControlLoop::period_s() const noexcept { return 1.0 / config_.control_hz; }
 
 std::int64_t ControlLoop::index() const noexcept {
-  return config_.mode == Mode::kSync ? static_cast<std::int64_t>(counts_.ticks) : next_tick_;
-}
-
-bool ControlLoop::has_delay() const noexcept {
-  return config_.mode == Mode::kAsync && config_.timing == Timing::kSimulated;
+  return static_cast<std::int64_t>(counts_.ticks);
 }
 
 void ControlLoop::start(std::span<const float> command) {
@@ -127,9 +120,8 @@ void ControlLoop::require_running(const char* call) const {
 
 void ControlLoop::require_no_failure() {
   if (!worker_ || worker_->status() != InferenceWorker::Status::kFailed) return;
-  // With the simulated clock the failure is reported at the tick at which the chunk was due,
-  // however fast the machine is.
-  if (has_delay() && !has_failed_) return;
+  // The failure is reported at the tick at which the chunk was due, however fast the machine is.
+  if (!has_failed_) return;
   has_failed_ = true;
   const std::exception_ptr error = worker_->error();
   worker_->release();
@@ -168,7 +160,6 @@ void ControlLoop::submit(std::span<const TensorView> inputs, std::span<const flo
   }
   worker_->policy().check(inputs, noise);
   observed_tick_ = index();
-  observed_ns_ = clock_->now_ns();
   due_tick_ = index() + config_.inference_delay;
   if (config_.mode == Mode::kAsync) {
     worker_->request(inputs, state, noise);
@@ -201,32 +192,11 @@ void ControlLoop::submit_chunk(std::span<const float> actions) {
                                              std::to_string(actions.size()) + " values"));
   }
   ready_chunk_.actions.assign(actions.begin(), actions.end());
-  ready_chunk_.observed_ns = clock_->now_ns();
   has_ready_chunk_ = true;
 }
 
-double ControlLoop::wait_for_tick() {
-  require_running("wait_for_tick");
-  if (!has_origin_) {
-    origin_ns_ = clock_->now_ns();
-    has_origin_ = true;
-  }
-  const double period_ns = period_s() * 1e9;
-  const auto since_origin = std::llround(static_cast<double>(next_tick_) * period_ns);
-  const std::int64_t deadline_ns = origin_ns_ + since_origin;
-  clock_->sleep_until_ns(deadline_ns);
-  const auto late_ns = static_cast<double>(clock_->now_ns() - deadline_ns);
-  if (config_.timing == Timing::kMonotonic && late_ns > period_ns) {
-    is_late_ = true;
-    next_tick_ += static_cast<std::int64_t>(late_ns / period_ns);
-  }
-  jitter_.record(late_ns * 1e-9);
-  wait_for_due_chunk();
-  return late_ns * 1e-9;
-}
-
 void ControlLoop::wait_for_due_chunk() noexcept {
-  if (has_delay() && index() >= due_tick_) wait_for_inference();
+  if (config_.mode == Mode::kAsync && index() >= due_tick_) wait_for_inference();
 }
 
 void ControlLoop::wait_for_inference() noexcept {
@@ -239,11 +209,11 @@ std::uint32_t ControlLoop::tick() noexcept {
   take_chunk();
   std::uint32_t flags = move();
   if (is_new_chunk_) flags |= kNewChunk;
-  ++next_tick_;
   count(flags);
+  jitter_.record(0.0);
   const double tick_s = to_seconds(wall_->now_ns() - begin_ns);
   tick_times_.record(tick_s);
-  count_miss(tick_s, flags);
+  count_miss(tick_s);
   return flags;
 }
 
@@ -254,18 +224,13 @@ void ControlLoop::take_chunk() noexcept {
     has_ready_chunk_ = false;
     return;
   }
-  if (!worker_ || (has_delay() && index() < due_tick_)) return;
+  if (!worker_ || index() < due_tick_) return;
   const InferenceWorker::Status status = worker_->status();
   if (status == InferenceWorker::Status::kFailed) has_failed_ = true;
   if (status != InferenceWorker::Status::kReady) return;
   Chunk& chunk = worker_->chunk();
-  const bool is_sync = config_.mode == Mode::kSync;
-  chunk.first_tick = is_sync ? index() : observed_tick_;
-  chunk.observed_ns = observed_ns_;
-  if (config_.timing == Timing::kMonotonic && !is_sync) {
-    scheduler_.set_lead(index() - observed_tick_);
-  }
-  if (has_delay()) {
+  chunk.first_tick = observed_tick_;
+  if (config_.mode == Mode::kAsync) {
     const double budget_s = std::max(config_.inference_delay, 1) * period_s();
     if (worker_->inference_s() > budget_s) is_late_ = true;
   }
@@ -295,9 +260,10 @@ std::uint32_t ControlLoop::move() noexcept {
 }
 
 bool ControlLoop::is_stale() const noexcept {
-  const double age_s = to_seconds(clock_->now_ns() - scheduler_.chunk().observed_ns);
-  const double duration_s = static_cast<double>(scheduler_.num_rows()) * period_s();
-  return age_s > config_.stale_after_s + duration_s;
+  // In ticks since the one that the chunk's first row is for.
+  const std::int64_t age = index() - scheduler_.chunk().first_tick;
+  const double left_s = static_cast<double>(age - scheduler_.num_rows()) * period_s();
+  return left_s > config_.stale_after_s;
 }
 
 void ControlLoop::count(std::uint32_t flags) noexcept {
@@ -310,16 +276,8 @@ void ControlLoop::count(std::uint32_t flags) noexcept {
   counts_.stale += has(kStale);
 }
 
-void ControlLoop::count_miss(double tick_s, std::uint32_t flags) noexcept {
-  bool is_missed = is_late_;
-  if (config_.timing == Timing::kSimulated) {
-    is_missed = is_missed || submit_s_ + tick_s > period_s();
-  } else {
-    // Holding before the first chunk is not a miss, because no chunk has started yet.
-    const bool is_starved = (flags & kHeld) != 0 && (flags & kNonFinite) == 0;
-    is_missed = is_missed || (is_starved && scheduler_.has_chunk() && !is_stopped_);
-  }
-  if (is_missed) ++counts_.deadline_misses;
+void ControlLoop::count_miss(double tick_s) noexcept {
+  if (is_late_ || submit_s_ + tick_s > period_s()) ++counts_.deadline_misses;
   is_late_ = false;
   submit_s_ = 0.0;
 }

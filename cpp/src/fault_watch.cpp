@@ -1,14 +1,14 @@
 #include "flux/fault_watch.hpp"
 
 #include <algorithm>
-#include <bit>
 #include <cstring>
 
 namespace flux {
 namespace {
 
-// Joints and cameras beyond the 64th share a bit.
-std::uint64_t bit_of(int index) noexcept { return std::uint64_t{1} << std::clamp(index, 0, 63); }
+std::size_t place_of(int index) noexcept {
+  return static_cast<std::size_t>(std::clamp(index, 0, FaultWatch::kMaxIndices - 1));
+}
 
 bool holds(const FaultInfo& info) noexcept {
   return info.reaction == Reaction::kHold || info.reaction == Reaction::kRefuseChunk;
@@ -24,10 +24,11 @@ void FaultWatch::begin_tick(std::int64_t time_ns, std::uint64_t session,
 }
 
 void FaultWatch::set(Fault fault, bool is_present, int index, double value, double limit) noexcept {
-  std::uint64_t& bits = present_[at(fault)];
-  const std::uint64_t bit = bit_of(index);
-  if (((bits & bit) != 0) == is_present) return;
-  bits ^= bit;
+  Present& present = present_[at(fault)];
+  const std::size_t place = place_of(index);
+  if (present.places[place] == is_present) return;
+  present.places[place] = is_present;
+  present.count += is_present ? 1 : -1;
   has_index_[at(fault)] = index >= 0;
   if (is_present) counts_[at(fault)].add();
   report(fault, is_present ? EventKind::kBegin : EventKind::kEnd, index, value, limit);
@@ -39,14 +40,14 @@ void FaultWatch::note(Fault fault, int index, double value, double limit) noexce
 }
 
 void FaultWatch::end(Fault fault) noexcept {
-  std::uint64_t& bits = present_[at(fault)];
-  if (bits == 0) return;
-  report(fault, EventKind::kEnd, std::popcount(bits) == 1 ? first_index(fault) : -1, 0.0, 0.0);
-  bits = 0;
+  Present& present = present_[at(fault)];
+  if (present.count == 0) return;
+  report(fault, EventKind::kEnd, present.count == 1 ? first_index(fault) : -1, 0.0, 0.0);
+  present = {};
 }
 
 void FaultWatch::reset() noexcept {
-  present_.fill(0);
+  present_.fill({});
   for (Counter& count : counts_) count.reset();
 }
 
@@ -65,8 +66,11 @@ Fault FaultWatch::first_block() const noexcept {
 }
 
 int FaultWatch::first_index(Fault fault) const noexcept {
-  const std::uint64_t bits = present_[at(fault)];
-  return bits != 0 && has_index_[at(fault)] ? std::countr_zero(bits) : -1;
+  const Present& present = present_[at(fault)];
+  if (present.count == 0 || !has_index_[at(fault)]) return -1;
+  int index = 0;
+  while (!present.places[place_of(index)]) ++index;
+  return index;
 }
 
 void FaultWatch::report(Fault fault, EventKind kind, int index, double value,

@@ -159,6 +159,8 @@ bool RealtimeLoop::wait_until_ended(double timeout_s) const {
 }
 
 void RealtimeLoop::close() noexcept {
+  // A start on another thread is answered first, so that its session is stopped, too.
+  const std::lock_guard lock(callers_);
   if (!thread_.joinable()) return;
   if (has_session()) core_.request_stop(settings_.stop_category);
   is_closing_.store(true, std::memory_order_release);

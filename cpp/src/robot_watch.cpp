@@ -14,6 +14,12 @@ constexpr std::int64_t kFutureNs = 20'000'000;
 // silence, and commands without acknowledgement.
 constexpr int kPatience = 3;
 
+// The age of what happened at a time on the monotonic clock. There are no times before 0: a
+// driver's NaN becomes one when it is converted, and the difference would overflow.
+std::int64_t age_ns(std::int64_t now_ns, std::int64_t then_ns) noexcept {
+  return now_ns - std::max<std::int64_t>(then_ns, 0);
+}
+
 }  // namespace
 
 RobotWatch::RobotWatch(const RealtimeSettings& settings, const SafetyLimits& limits,
@@ -33,8 +39,9 @@ void RobotWatch::read(std::int64_t now_ns) noexcept {
   status_ = link_.status();
   is_finite_ = sample_.count > 0 &&
                std::ranges::all_of(state_, [](float value) { return std::isfinite(value); });
+  const bool has_time = sample_.count > 0 && sample_.captured_ns > 0;
   is_stale_ =
-      sample_.count == 0 || to_seconds(now_ns - sample_.captured_ns) > settings_.max_state_age_s;
+      !has_time || to_seconds(age_ns(now_ns, sample_.captured_ns)) > settings_.max_state_age_s;
 }
 
 bool RobotWatch::has_driver() const noexcept {
@@ -58,7 +65,7 @@ Cause RobotWatch::outside(double share_of_tolerance) const noexcept {
 Cause RobotWatch::check_start(bool is_return_confirmed) const noexcept {
   if (!has_driver()) return {.fault = Fault::kDriverNotReady};
   if (is_stale_) {
-    const double age_s = sample_.count > 0 ? to_seconds(now_ns_ - sample_.captured_ns) : 0.0;
+    const double age_s = sample_.count > 0 ? to_seconds(age_ns(now_ns_, sample_.captured_ns)) : 0.0;
     return {Fault::kStateStale, -1, age_s, settings_.max_state_age_s};
   }
   if (!is_finite_) {
@@ -91,34 +98,34 @@ void RobotWatch::watch(std::span<const float> command, std::uint64_t sequence) n
 }
 
 void RobotWatch::watch_state() noexcept {
-  const double age_s = to_seconds(now_ns_ - sample_.captured_ns);
+  const double age_s = to_seconds(age_ns(now_ns_, sample_.captured_ns));
   faults_.set(Fault::kStateStale, is_stale_, -1, age_s, settings_.max_state_age_s);
   faults_.set(Fault::kStateNotFinite, sample_.count > 0 && !is_finite_);
   const bool is_future = sample_.captured_ns > now_ns_ + kFutureNs;
   const bool is_backwards = sample_.captured_ns < last_state_ns_;
   faults_.set(Fault::kStateTime, is_future || is_backwards, -1,
-              is_future ? -age_s : to_seconds(sample_.captured_ns - last_state_ns_), 0.0);
+              is_future ? -age_s : -to_seconds(age_ns(last_state_ns_, sample_.captured_ns)), 0.0);
   // A time in the future must not make all later ones run backwards.
-  if (!is_future) last_state_ns_ = sample_.captured_ns;
+  if (!is_future) last_state_ns_ = std::max<std::int64_t>(sample_.captured_ns, 0);
 }
 
 void RobotWatch::watch_frames() noexcept {
   for (std::size_t i = 0; i < settings_.cameras.size(); ++i) {
     const auto camera = static_cast<int>(settings_.cameras[i]);
     const std::int64_t captured_ns = link_.frame_captured_ns(settings_.cameras[i]);
-    const double age_s = to_seconds(now_ns_ - captured_ns);
-    faults_.set(Fault::kFrameStale, captured_ns == 0 || age_s > settings_.max_frame_age_s, camera,
+    const double age_s = to_seconds(age_ns(now_ns_, captured_ns));
+    faults_.set(Fault::kFrameStale, captured_ns <= 0 || age_s > settings_.max_frame_age_s, camera,
                 age_s, settings_.max_frame_age_s);
     const bool is_future = captured_ns > now_ns_ + kFutureNs;
     const bool is_backwards = captured_ns < last_frame_ns_[i];
     faults_.set(Fault::kFrameTime, is_future || is_backwards, camera,
-                is_future ? -age_s : to_seconds(captured_ns - last_frame_ns_[i]), 0.0);
-    if (!is_future) last_frame_ns_[i] = captured_ns;
+                is_future ? -age_s : -to_seconds(age_ns(last_frame_ns_[i], captured_ns)), 0.0);
+    if (!is_future) last_frame_ns_[i] = std::max<std::int64_t>(captured_ns, 0);
   }
 }
 
 void RobotWatch::watch_driver(std::uint64_t sequence) noexcept {
-  const double silence_s = to_seconds(now_ns_ - status_.heartbeat_ns);
+  const double silence_s = to_seconds(age_ns(now_ns_, status_.heartbeat_ns));
   const double patience_s = kPatience * to_seconds(period_ns_);
   faults_.set(Fault::kDriverSilent, silence_s > patience_s, -1, silence_s, patience_s);
   if (status_.session == session_) is_session_seen_ = true;

@@ -31,17 +31,16 @@ void set_priority(Granted& priority) {
   }
 }
 
-void set_cpus(std::span<const int> cpus, Granted& granted) {
-  if (cpus.empty()) return;
+void set_cpu(Granted& cpu) {
+  if (cpu.asked < 0) return;
   ::cpu_set_t set;
   CPU_ZERO(&set);
-  for (const int cpu : cpus) {
-    if (cpu >= 0 && cpu < CPU_SETSIZE) CPU_SET(static_cast<std::size_t>(cpu), &set);
-  }
+  // One that the set has no room for leaves it empty, which is refused.
+  if (cpu.asked < CPU_SETSIZE) CPU_SET(static_cast<std::size_t>(cpu.asked), &set);
   if (::sched_setaffinity(0, sizeof(set), &set) == 0) {
-    granted.got = granted.asked;
+    cpu.got = cpu.asked;
   } else {
-    granted.error = error_text("sched_setaffinity");
+    cpu.error = error_text("sched_setaffinity");
   }
 }
 
@@ -71,10 +70,10 @@ void lock(std::span<const std::byte> memory, Granted& locked) {
 Scheduling schedule_this_thread(const SchedulingRequest& request,
                                 std::span<const std::span<const std::byte>> memory) {
   Scheduling result{.priority = {.asked = request.priority},
-                    .cpus = {.asked = static_cast<long>(request.cpus.size())},
+                    .cpu = {.asked = request.cpu, .got = -1},
                     .locked_bytes = {}};
 #if defined(__linux__)
-  set_cpus(request.cpus, result.cpus);
+  set_cpu(result.cpu);
   if (request.lock_memory) {
     lock_stack(result.locked_bytes);
     for (const std::span<const std::byte> part : memory) lock(part, result.locked_bytes);
@@ -84,7 +83,7 @@ Scheduling schedule_this_thread(const SchedulingRequest& request,
   (void)memory;
   const char* unsupported = "not supported on this system";
   if (request.priority != 0) result.priority.error = unsupported;
-  if (!request.cpus.empty()) result.cpus.error = unsupported;
+  if (request.cpu >= 0) result.cpu.error = unsupported;
   if (request.lock_memory) result.locked_bytes.error = unsupported;
 #endif
   return result;

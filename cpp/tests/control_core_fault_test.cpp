@@ -1,5 +1,7 @@
 // Each fault, and what the control thread does about it, in simulated time.
+#include <atomic>
 #include <limits>
+#include <thread>
 
 #include "check.hpp"
 #include "core_rig.hpp"
@@ -433,6 +435,104 @@ void an_operators_stop_while_idle_is_latched() {
   CHECK_FAULT(rig.start().fault, Fault::kNone);
 }
 
+void a_stop_after_a_stop_keeps_the_reason() {
+  Running rig;
+  rig.link->driver.phase = DriverPhase::kFailed;
+  rig.tick();
+  CHECK_FAULT(rig.stopped_by(), Fault::kDriverFailed);
+  rig.core->request_stop(StopCategory::kStopKeepPower);
+  rig.tick();
+  CHECK_FAULT(rig.stopped_by(), Fault::kDriverFailed);
+  rig.core->request_stop(StopCategory::kPowerOff);
+  rig.tick();
+  CHECK_FAULT(rig.stopped_by(), Fault::kDriverFailed);
+  CHECK(rig.link->category == StopCategory::kPowerOff);
+}
+
+// As of a joint that sags under a load.
+void starting_again_never_commands_a_position_outside_the_limits() {
+  for (const bool is_gap : {true, false}) {
+    Running rig;
+    rig.link->is_following = false;
+    rig.link->state = {0.0F, 1.03F};
+    if (is_gap) {
+      rig.pause(10);
+      rig.link->driver.heartbeat_ns = rig.deadline_ns;
+    } else {
+      rig.link->driver.refused_steps = 1;
+    }
+    rig.ticks(3);
+    CHECK_PHASE(rig, LoopPhase::kRunning);
+    CHECK_EQUAL(rig.core->command()[1], 1.0F);
+  }
+}
+
+// The smallest number is what the conversion of a NaN gives.
+void a_time_before_0_is_as_good_as_none() {
+  constexpr std::int64_t kNone = std::numeric_limits<std::int64_t>::min();
+  Running of_state;
+  of_state.link->has_new_states = false;
+  of_state.link->captured_ns = kNone;
+  of_state.ticks(3);
+  CHECK_EQUAL(of_state.count(Fault::kStateStale), 1U);
+  CHECK_PHASE(of_state, LoopPhase::kHolding);
+  Running of_frame({.cameras = {0}});
+  of_frame.link->frames[0] = kNone;
+  of_frame.ticks(3);
+  CHECK_EQUAL(of_frame.count(Fault::kFrameStale), 1U);
+  CHECK_PHASE(of_frame, LoopPhase::kHolding);
+  Running of_driver;
+  of_driver.link->has_heartbeat = false;
+  of_driver.link->driver.heartbeat_ns = kNone;
+  of_driver.ticks(3);
+  CHECK_EQUAL(of_driver.count(Fault::kDriverSilent), 1U);
+  Running of_chunk;
+  while (of_chunk.count(Fault::kLateChunk) == 0) {
+    if (const auto request = of_chunk.mailbox->take()) {
+      of_chunk.mailbox->answer(*request, std::vector<float>(20, 0.0F), kNone);
+    }
+    of_chunk.tick();
+    CHECK(of_chunk.core->counts().ticks.get() < 50U);
+  }
+}
+
+void a_fault_of_one_joint_does_not_hide_behind_another() {
+  SpscRing events(sizeof(Event), 16);
+  FaultWatch faults(events);
+  for (int joint = 0; joint < 100; ++joint) {
+    faults.set(Fault::kFollowingError, joint == 63, joint);
+  }
+  CHECK(faults.is_present(Fault::kFollowingError));
+  CHECK_EQUAL(faults.first_index(Fault::kFollowingError), 63);
+  faults.set(Fault::kFollowingError, true, 90);
+  faults.set(Fault::kFollowingError, false, 63);
+  CHECK_EQUAL(faults.first_index(Fault::kFollowingError), 90);
+  faults.end(Fault::kFollowingError);
+  CHECK(!faults.is_present(Fault::kFollowingError));
+  CHECK_EQUAL(faults.count(Fault::kFollowingError), 2U);
+}
+
+// The request is open when the session stops, and is taken at the same moment.
+void a_request_that_was_taken_stays_open_until_it_is_answered() {
+  CoreRig rig;
+  std::atomic<bool> is_over = false;
+  std::atomic<int> num_lost = 0;
+  std::thread inference([&] {
+    while (!is_over.load()) {
+      const auto request = rig.mailbox->take();
+      if (request && !rig.mailbox->give_up(*request)) ++num_lost;
+    }
+  });
+  for (int i = 0; i < 20'000; ++i) {
+    rig.mailbox->post(0, 1);
+    rig.tick();  // without a session
+    while (rig.mailbox->status() != ChunkMailbox::Status::kFree) rig.tick();
+  }
+  is_over = true;
+  inference.join();
+  CHECK_EQUAL(num_lost.load(), 0);
+}
+
 }  // namespace
 
 std::vector<Case> control_core_fault_cases() {
@@ -471,6 +571,14 @@ std::vector<Case> control_core_fault_cases() {
       {"a policy slower than its chunks stops with the figures",
        a_policy_slower_than_its_chunks_stops_with_the_figures},
       {"an operator's stop while idle is latched", an_operators_stop_while_idle_is_latched},
+      {"a stop after a stop keeps the reason", a_stop_after_a_stop_keeps_the_reason},
+      {"starting again never commands a position outside the limits",
+       starting_again_never_commands_a_position_outside_the_limits},
+      {"a time before 0 is as good as none", a_time_before_0_is_as_good_as_none},
+      {"a fault of one joint does not hide behind another",
+       a_fault_of_one_joint_does_not_hide_behind_another},
+      {"a request that was taken stays open until it is answered",
+       a_request_that_was_taken_stays_open_until_it_is_answered},
   };
 }
 

@@ -211,6 +211,24 @@ void a_start_pose_within_the_tolerance_is_left_slowly_once_confirmed() {
   CHECK(events.back().kind == EventKind::kEnd);
 }
 
+void a_return_that_is_held_or_stopped_is_still_marked_as_one() {
+  for (const bool is_stop : {true, false}) {
+    CoreRig rig;
+    rig.link->state = {0.0F, 1.03F};
+    CHECK_FAULT(rig.start(true).fault, Fault::kNone);
+    rig.ticks(5);
+    if (is_stop) {
+      rig.core->request_stop(StopCategory::kStopKeepPower);
+    } else {
+      rig.link->has_heartbeat = false;
+    }
+    rig.ticks(10);
+    CHECK_PHASE(rig, is_stop ? LoopPhase::kStopped : LoopPhase::kHolding);
+    CHECK(rig.core->command()[1] > 1.0F);
+    for (const TickHeader& header : rig.headers()) CHECK((header.flags & kReturning) != 0);
+  }
+}
+
 void a_start_without_a_usable_state_or_driver_is_refused() {
   CoreRig rig;
   rig.link->has_state = false;
@@ -332,6 +350,8 @@ std::vector<Case> control_core_cases() {
        a_start_pose_outside_the_tolerance_is_refused},
       {"a start pose within the tolerance is left slowly once confirmed",
        a_start_pose_within_the_tolerance_is_left_slowly_once_confirmed},
+      {"a return that is held or stopped is still marked as one",
+       a_return_that_is_held_or_stopped_is_still_marked_as_one},
       {"a start without a usable state or driver is refused",
        a_start_without_a_usable_state_or_driver_is_refused},
       {"a robot of differences rests at once", a_robot_of_differences_rests_at_once},

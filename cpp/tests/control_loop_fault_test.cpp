@@ -1,6 +1,5 @@
 // How the loop behaves when the network, the clock or the caller fails.
 #include <atomic>
-#include <chrono>
 #include <limits>
 #include <thread>
 
@@ -10,20 +9,6 @@
 
 namespace flux::test {
 namespace {
-
-void a_tick_that_begins_a_period_late_is_a_missed_deadline() {
-  ControlLoopConfig config = sync_config(4);
-  config.timing = Timing::kMonotonic;
-  LoopRig rig(config);
-  rig.submit(0.0F);
-  rig.tick();
-  rig.time->advance_ns(2 * kPeriodNs + kPeriodNs / 2);
-  CHECK_NEAR(rig.loop->wait_for_tick(), 0.030, 1e-9);
-  (void)rig.loop->tick();
-  CHECK_EQUAL(rig.loop->counts().deadline_misses, 1U);
-  CHECK_NEAR(rig.row(0.0F), 1.0, 1e-4);  // in sync mode no action is skipped
-  CHECK_NEAR(rig.loop->jitter().max_s(), 0.030, 1e-9);
-}
 
 void slow_inference_in_submit_is_a_missed_deadline() {
   SimulatedClock* wall = nullptr;
@@ -54,17 +39,6 @@ void a_late_chunk_lets_the_old_one_run_on_and_then_holds() {
   CHECK_NEAR(rig.row(20.0F), 0.0, 1e-4);
 }
 
-void starving_on_the_monotonic_clock_is_a_missed_deadline() {
-  ControlLoopConfig config = sync_config(4);
-  config.timing = Timing::kMonotonic;
-  LoopRig rig(config);
-  rig.tick();
-  CHECK_EQUAL(rig.loop->counts().deadline_misses, 0U);  // no chunk has started yet
-  rig.submit(0.0F);
-  for (int step = 0; step < kActionHorizon + 2; ++step) rig.tick();
-  CHECK_EQUAL(rig.loop->counts().deadline_misses, 2U);
-}
-
 void a_nan_from_the_network_is_held_and_counted() {
   Hooks hooks;
   hooks.on_step = [](const Memory& memory) {
@@ -80,19 +54,6 @@ void a_nan_from_the_network_is_held_and_counted() {
   CHECK_EQUAL(rig.loop->counts().non_finite, 1U);
 }
 
-void a_stale_observation_is_held_and_counted() {
-  ControlLoopConfig config = sync_config(4);
-  config.stale_after_s = 0.1;
-  LoopRig rig(config);
-  rig.submit(0.0F);
-  rig.tick();
-  rig.time->advance_ns(kActionHorizon * kPeriodNs + 100'000'000 + 1);
-  CHECK_EQUAL(rig.tick(), std::uint32_t{kStale} | std::uint32_t{kHeld});
-  CHECK_EQUAL(rig.loop->counts().stale, 1U);
-  rig.submit(0.0F);
-  CHECK_EQUAL(rig.tick(), std::uint32_t{kNewChunk});
-}
-
 void a_chunk_exhausted_for_too_long_is_stale() {
   ControlLoopConfig config = sync_config(4);
   config.stale_after_s = 0.1;
@@ -100,7 +61,9 @@ void a_chunk_exhausted_for_too_long_is_stale() {
   rig.submit(0.0F);
   for (int step = 0; step < 20; ++step) rig.tick();
   CHECK_EQUAL(rig.loop->counts().held_ticks, 14U);
-  CHECK(rig.loop->counts().stale >= 8U);
+  CHECK_EQUAL(rig.loop->counts().stale, 8U);
+  rig.submit(0.0F);
+  CHECK_EQUAL(rig.tick(), std::uint32_t{kNewChunk});
 }
 
 void stopping_during_inference_waits_for_it() {
@@ -112,7 +75,7 @@ void stopping_during_inference_waits_for_it() {
     is_running.notify_all();
     may_go.wait(false);
   };
-  LoopRig rig(async_monotonic(3), hooks);
+  LoopRig rig(async_config(3, 0), hooks);
   rig.submit(0.0F);
   is_running.wait(false);
   std::thread release([&] {
@@ -171,7 +134,7 @@ void a_start_that_is_not_finite_is_refused() {
   const std::vector<float> one(1, 1.0F);
   const std::vector<std::uint8_t> mask(1, 0);
   ControlLoop loop({.control_hz = kControlHz}, nullptr, ActionDecoder(one, one, mask),
-                   SafetyLimits(low, high, high), std::make_unique<SimulatedClock>());
+                   SafetyLimits(low, high, high));
   CHECK_CONTAINS(message_of<std::logic_error>([&] { (void)loop.needs_observation(); }), "start()");
   CHECK_CONTAINS(message_of<std::invalid_argument>(
                      [&] { loop.start(std::vector{std::numeric_limits<float>::infinity()}); }),
@@ -180,40 +143,21 @@ void a_start_that_is_not_finite_is_refused() {
                  "expected 1 values, got 2");
 }
 
-void real_time_ticks_survive_a_real_thread() {
-  Hooks hooks;
-  hooks.on_step = [](const Memory&) { std::this_thread::yield(); };
-  LoopRig rig(async_monotonic(3), hooks);
-  for (int step = 0; step < 2000; ++step) {
-    if (rig.loop->needs_observation()) rig.submit(0.0F);
-    rig.tick();
-    CHECK(std::isfinite(rig.loop->command()[0]));
-  }
-  rig.loop->stop();
-  CHECK_EQUAL(rig.loop->counts().ticks, 2000U);
-}
-
 }  // namespace
 
 std::vector<Case> control_loop_fault_cases() {
   return {
-      {"a tick that begins a period late is a missed deadline",
-       a_tick_that_begins_a_period_late_is_a_missed_deadline},
       {"slow inference in submit is a missed deadline",
        slow_inference_in_submit_is_a_missed_deadline},
       {"a late chunk lets the old one run on and then holds",
        a_late_chunk_lets_the_old_one_run_on_and_then_holds},
-      {"starving on the monotonic clock is a missed deadline",
-       starving_on_the_monotonic_clock_is_a_missed_deadline},
       {"a NaN from the network is held and counted", a_nan_from_the_network_is_held_and_counted},
-      {"a stale observation is held and counted", a_stale_observation_is_held_and_counted},
       {"a chunk exhausted for too long is stale", a_chunk_exhausted_for_too_long_is_stale},
       {"stopping during inference waits for it", stopping_during_inference_waits_for_it},
       {"a failing inference holds and is reported once",
        a_failing_inference_holds_and_is_reported_once},
       {"a failing inference in submit holds", a_failing_inference_in_submit_holds},
       {"a start that is not finite is refused", a_start_that_is_not_finite_is_refused},
-      {"real-time ticks survive a real thread", real_time_ticks_survive_a_real_thread},
   };
 }
 

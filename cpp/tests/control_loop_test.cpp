@@ -1,6 +1,8 @@
 // How chunks and ticks follow each other when nothing goes wrong.
 #include "flux/control_loop.hpp"
 
+#include <cmath>
+
 #include "allocations.hpp"
 #include "check.hpp"
 #include "loop_rig.hpp"
@@ -83,41 +85,6 @@ void a_tick_allocates_nothing() {
   CHECK_EQUAL(rig.loop->tick_times().count(), 40U);
 }
 
-void monotonic_ticks_lie_on_an_absolute_grid() {
-  ControlLoopConfig config = sync_config(4);
-  config.timing = Timing::kMonotonic;
-  LoopRig rig(config);
-  rig.tick();
-  rig.time->advance_ns(kPeriodNs / 4);
-  rig.tick();
-  CHECK_EQUAL(rig.time->now_ns(), kPeriodNs);
-  rig.time->advance_ns(kPeriodNs + kPeriodNs / 4);
-  CHECK_NEAR(rig.loop->wait_for_tick(), 0.005, 1e-9);
-  (void)rig.loop->tick();
-  rig.tick();
-  CHECK_EQUAL(rig.time->now_ns(), 3 * kPeriodNs);
-}
-
-void a_monotonic_async_chunk_skips_the_ticks_that_have_passed() {
-  std::atomic<bool> may_go = false;
-  Hooks hooks;
-  hooks.on_prefix = [&] { may_go.wait(false); };
-  LoopRig rig(async_monotonic(3), hooks);
-  rig.submit(0.0F);
-  CHECK(!rig.loop->needs_observation());
-  CHECK_EQUAL(rig.tick(), std::uint32_t{kHeld});
-  CHECK_EQUAL(rig.tick(), std::uint32_t{kHeld});
-  may_go = true;
-  may_go.notify_all();
-  rig.loop->wait_for_inference();
-  CHECK_EQUAL(rig.tick(), std::uint32_t{kNewChunk});
-  CHECK_NEAR(rig.row(0.0F), 2.0, 1e-4);
-  // A delay of two ticks was measured, so with 3 ticks per chunk the next one is needed after one
-  // tick.
-  CHECK(rig.loop->needs_observation());
-  CHECK_EQUAL(rig.loop->counts().deadline_misses, 0U);
-}
-
 void invalid_arguments_are_refused_with_their_values() {
   using Error = std::invalid_argument;
   const auto message = [](const ControlLoopConfig& config) {
@@ -167,9 +134,6 @@ std::vector<Case> control_loop_cases() {
       {"an async chunk without delay is waited for", an_async_chunk_without_delay_is_waited_for},
       {"a ready chunk begins at the coming tick", a_ready_chunk_begins_at_the_coming_tick},
       {"a tick allocates nothing", a_tick_allocates_nothing},
-      {"monotonic ticks lie on an absolute grid", monotonic_ticks_lie_on_an_absolute_grid},
-      {"a monotonic async chunk skips the ticks that have passed",
-       a_monotonic_async_chunk_skips_the_ticks_that_have_passed},
       {"invalid arguments are refused with their values",
        invalid_arguments_are_refused_with_their_values},
       {"calls out of turn are refused", calls_out_of_turn_are_refused},

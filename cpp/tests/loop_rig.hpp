@@ -1,6 +1,8 @@
-// A ControlLoop with the toy policy and with clocks that the test controls.
+// A ControlLoop with the toy policy and with a clock that the test controls.
 #pragma once
 
+#include <atomic>
+#include <cstdint>
 #include <memory>
 #include <vector>
 
@@ -12,14 +14,25 @@ namespace flux::test {
 inline constexpr double kControlHz = 50.0;
 inline constexpr std::int64_t kPeriodNs = 20'000'000;
 
+// A clock that advances only when it is slept on or advanced explicitly.
+class SimulatedClock final : public Clock {
+ public:
+  [[nodiscard]] std::int64_t now_ns() const noexcept override { return now_ns_.load(); }
+  void sleep_until_ns(std::int64_t deadline_ns) noexcept override {
+    if (deadline_ns > now_ns_.load()) now_ns_.store(deadline_ns);
+  }
+  void advance_ns(std::int64_t duration_ns) noexcept { now_ns_.fetch_add(duration_ns); }
+
+ private:
+  std::atomic<std::int64_t> now_ns_{0};
+};
+
 struct LoopRig {
   explicit LoopRig(ControlLoopConfig config, const Hooks& hooks = {})
       : LoopRig(config, toy_policy(hooks)) {}
 
   LoopRig(ControlLoopConfig config, std::shared_ptr<FlowPolicy> policy) {
-    auto time_owner = std::make_unique<SimulatedClock>();
     auto wall_owner = std::make_unique<SimulatedClock>();
-    time = time_owner.get();
     wall = wall_owner.get();
     const std::vector<double> far(kActionDim, 100.0);
     const std::vector<double> low(kActionDim, -100.0);
@@ -28,9 +41,9 @@ struct LoopRig {
     const std::vector<float> zeros(kActionDim, 0.0F);
     const std::vector<std::uint8_t> absolute(kActionDim, 0);
     config.control_hz = kControlHz;
-    loop = std::make_unique<ControlLoop>(
-        config, std::move(policy), ActionDecoder(ones, zeros, absolute),
-        SafetyLimits(low, far, fast), std::move(time_owner), std::move(wall_owner));
+    loop = std::make_unique<ControlLoop>(config, std::move(policy),
+                                         ActionDecoder(ones, zeros, absolute),
+                                         SafetyLimits(low, far, fast), std::move(wall_owner));
     loop->start(zeros);
   }
 
@@ -53,11 +66,10 @@ struct LoopRig {
   }
 
   std::uint32_t tick() {
-    loop->wait_for_tick();
+    loop->wait_for_due_chunk();
     return loop->tick();
   }
 
-  SimulatedClock* time = nullptr;
   SimulatedClock* wall = nullptr;
   std::unique_ptr<ControlLoop> loop;
 };
@@ -70,11 +82,6 @@ inline ControlLoopConfig async_config(int execution_horizon, int inference_delay
   return {.execution_horizon = execution_horizon,
           .mode = Mode::kAsync,
           .inference_delay = inference_delay};
-}
-
-inline ControlLoopConfig async_monotonic(int execution_horizon) {
-  return {
-      .execution_horizon = execution_horizon, .mode = Mode::kAsync, .timing = Timing::kMonotonic};
 }
 
 }  // namespace flux::test

@@ -229,12 +229,12 @@ void the_handlers_from_before_are_restored() {
 }
 
 void what_the_system_refuses_is_said() {
-  LoopUnderTest test(nullptr, {.scheduling = {.priority = 1, .cpus = {100'000}}});
+  LoopUnderTest test(nullptr, {.scheduling = {.priority = 1, .cpu = 100'000}});
   const Scheduling& scheduling = test.loop->scheduling();
   CHECK_EQUAL(scheduling.priority.asked, 1);
   CHECK((scheduling.priority.got == 1) == scheduling.priority.error.empty());
-  CHECK_EQUAL(scheduling.cpus.got, 0);
-  CHECK_CONTAINS(scheduling.cpus.error, "sched_setaffinity");
+  CHECK_EQUAL(scheduling.cpu.got, -1);
+  CHECK_CONTAINS(scheduling.cpu.error, "sched_setaffinity");
   CHECK(scheduling.locked_bytes.asked > 0);
 }
 

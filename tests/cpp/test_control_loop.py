@@ -35,11 +35,7 @@ def make_loop(policy: Any, *, limit: float = 100.0, speed: float = 1e5, **option
         policy=policy,
         decoder=_core.ActionDecoder(scale=SCALE, offset=OFFSET, relative_mask=RELATIVE),
         limits=_core.SafetyLimits(lower=[-limit] * 3, upper=[limit] * 3, max_velocity=[speed] * 3),
-        **(
-            {"control_hz": CONTROL_HZ, "execution_horizon": 3, "mode": "sync"}
-            | {"clock": "simulated"}
-            | options
-        ),
+        **({"control_hz": CONTROL_HZ, "execution_horizon": 3, "mode": "sync"} | options),
     )
     loop.start(START)
     return loop
@@ -59,7 +55,6 @@ def test_sync_chunks_follow_each_other_without_a_gap(policy: Any, tiny: Any) -> 
         expected = decoded(policy, tiny, chunk, state)
         for row in range(3):
             assert not loop.needs_observation()
-            assert loop.wait_for_tick() == 0.0
             command, flags = loop.tick()
             np.testing.assert_array_equal(command, expected[row])
             assert flags == (_core.NEW_CHUNK if row == 0 else 0)
@@ -81,7 +76,6 @@ def test_async_simulated_chunks_take_over_exactly_after_the_delay(
             observed_at.append(tick)
             expected.append(decoded(policy, tiny, chunk, START))
             loop.submit(tiny.inputs(chunk), START, tiny.noise(chunk))
-        loop.wait_for_tick()
         sent.append(loop.tick())
     loop.stop()
     assert observed_at[:3] == [0, 3, 6]
@@ -132,38 +126,9 @@ def test_a_chunk_from_an_old_observation_is_not_executed() -> None:
     loop.submit_chunk(np.ones((3, 3), np.float32))
     flags = []
     for _ in range(12):
-        loop.wait_for_tick()
         flags.append(loop.tick()[1])
     assert flags[-1] == _core.HELD | _core.STALE
     assert loop.stats()["violations"]["stale"] == flags.count(_core.HELD | _core.STALE) > 0
-
-
-def test_monotonic_ticks_keep_their_grid(policy: Any) -> None:
-    import time
-
-    loop = make_loop(None, clock="monotonic", control_hz=500.0)
-    lateness = []
-    for step in range(50):
-        lateness.append(loop.wait_for_tick())
-        if step == 0:
-            begin = time.monotonic()
-        loop.tick()
-    # Sleeps until absolute times: 49 periods, however late each tick was, unless one was skipped.
-    assert time.monotonic() - begin >= 49 * 0.002 - 0.002
-    assert min(lateness) >= 0.0
-    assert loop.stats()["histograms"]["jitter"]["count"] == 50
-
-
-def test_async_monotonic_chunks_arrive_without_waiting_for_them(policy: Any, tiny: Any) -> None:
-    loop = make_loop(policy, mode="async", clock="monotonic", control_hz=200.0)
-    for tick in range(60):
-        if loop.needs_observation():
-            loop.submit(tiny.inputs(tick), START, tiny.noise(tick))
-        loop.wait_for_tick()
-        command, _ = loop.tick()
-        assert np.isfinite(command).all()
-    loop.stop()
-    assert loop.stats()["chunks"] > 3
 
 
 @pytest.mark.parametrize(
@@ -174,7 +139,6 @@ def test_async_monotonic_chunks_arrive_without_waiting_for_them(policy: Any, tin
         ({"mode": "async", "inference_delay": 3}, "inference_delay: expected 0 to 2.*got 3"),
         ({"inference_delay": 1}, "inference_delay: expected 0"),
         ({"mode": "rtc"}, "mode: expected 'sync' or 'async', got 'rtc'"),
-        ({"clock": "wall"}, "clock: expected 'simulated' or 'monotonic', got 'wall'"),
         ({"control_hz": 0.0}, "control_hz: expected a finite number above 0"),
         ({"stale_after_s": -1.0}, "stale_after_s"),
     ],
@@ -225,9 +189,8 @@ def test_a_loop_that_is_not_started_says_so() -> None:
         control_hz=CONTROL_HZ,
         execution_horizon=1,
         mode="sync",
-        clock="simulated",
     )
-    for call in (loop.tick, loop.wait_for_tick, loop.needs_observation):
+    for call in (loop.tick, loop.needs_observation):
         with pytest.raises(RuntimeError, match="expected a started loop.* Call start"):
             call()
     with pytest.raises(ValueError, match=r"command\[0\]: expected a finite number"):
@@ -242,7 +205,6 @@ def test_a_wider_network_drives_a_robot_of_fewer_joints(policy: Any, tiny: Any) 
         control_hz=CONTROL_HZ,
         execution_horizon=2,
         mode="sync",
-        clock="simulated",
     )
     loop.start(np.zeros(2, np.float32))
     loop.submit(tiny.inputs(), np.zeros(2, np.float32), tiny.noise())

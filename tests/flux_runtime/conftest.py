@@ -153,9 +153,6 @@ class FakeLoop:
     def submit_chunk(self, actions: np.ndarray) -> None:
         self.queue = list(actions)
 
-    def wait_for_tick(self) -> float:
-        return 0.001 * self.ticks
-
     def tick(self) -> tuple[np.ndarray, int]:
         self.ticks += 1
         self.held = self.queue.pop(0) if self.queue else self.held

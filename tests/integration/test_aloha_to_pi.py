@@ -155,7 +155,6 @@ def commands(source: BundleSource, seed: int) -> np.ndarray:
         control_hz=50.0,
         execution_horizon=source.execution_horizon,
         mode="sync",
-        clock="simulated",
     )
     loop.start(STATE.astype(np.float32))
     robot: Any = StandingRobot()

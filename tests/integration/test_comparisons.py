@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 
@@ -31,7 +32,7 @@ def benchmark(repo_root: Path) -> ModuleType:
     return _load(repo_root / "benchmarks" / "control_loop.py")
 
 
-def _write(folder: Path, report: dict[str, object], commands: bytes) -> Path:
+def _write(folder: Path, report: Mapping[str, object], commands: bytes) -> Path:
     folder.mkdir()
     (folder / "run-sync.json").write_text(json.dumps(report))
     (folder / "run-sync.commands").write_bytes(commands)

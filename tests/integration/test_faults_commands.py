@@ -7,7 +7,7 @@ import pytest
 
 from .conftest import Outcomes
 from .fake_arm.judge import time_to_rest_s
-from .fake_arm.policy import FAILING, HUGE, LEFT, NAN, RIGHT, SHORT, SLOW
+from .fake_arm.policy import FAILING, HUGE, LEFT, NAN, RIGHT, SHORT, SLOW, ZIGZAG
 from .fake_arm.promises import (
     PERIOD_S,
     REST_S,
@@ -21,7 +21,7 @@ from .fake_arm.promises import (
     events,
     recorded,
 )
-from .fake_arm.runs import FIRST, PROGRAM, Scenario, limits_of
+from .fake_arm.runs import Scenario, limits_of
 
 AT = 0.8
 HOLD_S = 0.6
@@ -56,18 +56,17 @@ SCENARIOS = {
     "one NaN": _picture(NAN, **{"for": 0.2}),
     "constant 1e6": _picture(HUGE),
     "alternating": _picture(LEFT, RIGHT, every=0.4),
+    "zigzag": _picture(ZIGZAG),
     "slow policy": Scenario(
         faults=[{"kind": "picture", "brightness": [SLOW]}],
         arguments=("--hold-for", "3", "--mode", "sync"),
         horizon=SHORT,
-        program=FIRST + PROGRAM,
         steps=100,
     ),
     "slow policy, asynchronous": Scenario(
         faults=[{"kind": "picture", "brightness": [SLOW], "at": AT}],
         arguments=("--hold-for", "3"),
         horizon=SHORT,
-        program=FIRST + PROGRAM,
         steps=400,
     ),
     "failing": _picture(FAILING),
@@ -78,6 +77,9 @@ SCENARIOS = {
     "sink blocks": _fault("send_never"),
     "sink raises": _fault("send_error", text="bus off"),
     "sink raises once": _fault("send_error", times=1, text="bus busy"),
+    "differences": Scenario(
+        faults=[{"kind": "camera_frozen", "at": AT}], arguments=HOLD, by_differences=True
+    ),
     "two episodes": Scenario(arguments=("--episodes", "2"), steps=30),
 }
 
@@ -150,6 +152,13 @@ def test_a_chunk_of_1e6_leads_nowhere(outcome: Outcomes) -> None:
     assert time_to_rest_s(huge.log, huge.fault_ns) <= 1.0 + HOLD_S + REST_S + ROUGHLY_S
 
 
+def test_rows_that_jump_to_and_fro_are_smoothed_within_the_limits(outcome: Outcomes) -> None:
+    zigzag = outcome("zigzag")
+    assert_went_on(zigzag)
+    assert_kept(zigzag)
+    assert zigzag.report["violations"]["jerk"] > 0
+
+
 def test_a_policy_that_takes_longer_than_its_chunk_is_waited_for_if_nothing_else_runs(
     outcome: Outcomes,
 ) -> None:
@@ -162,7 +171,7 @@ def test_a_policy_that_takes_longer_than_its_chunk_is_waited_for_if_nothing_else
 def test_a_policy_slower_than_its_chunk_is_stopped_with_the_figures(outcome: Outcomes) -> None:
     stopped = outcome("slow policy, asynchronous")
     assert_ended_by(stopped, "policy_too_slow")
-    assert "0.16" in stopped.report["reason"], "the chunk lasts 0.16 s"
+    assert "0.08" in stopped.report["reason"], "the chunk lasts 0.08 s"
     assert_kept(stopped)
     assert_no_gap(stopped)
 
@@ -219,6 +228,15 @@ def test_one_busy_bus_ends_nothing(outcome: Outcomes) -> None:
     assert_went_on(once)
     assert_kept(once)
     assert "bus busy" in str(once.report["events"])
+
+
+def test_a_robot_of_differences_rests_at_once_when_it_is_held(outcome: Outcomes) -> None:
+    held = outcome("differences")
+    assert_stopped(held, "frame_stale", within_s=0.5)
+    commands = held.log.commands
+    assert all((command.values == 0).all() for command in commands if command.is_held)
+    assert any((command.values != 0).any() for command in commands)
+    assert commands[-1].is_held
 
 
 def test_an_episode_begins_where_the_arm_stands(outcome: Outcomes) -> None:

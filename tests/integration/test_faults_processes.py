@@ -18,7 +18,7 @@ from .fake_arm.promises import (
     assert_went_on,
     recorded,
 )
-from .fake_arm.runs import PROGRAM, Fault, Outcome, Scenario
+from .fake_arm.runs import PLAIN, PROGRAM, Fault, Outcome, Scenario
 
 AT = 0.8
 HOLD_S = 0.6
@@ -29,13 +29,14 @@ EXIT_S = 2.0
 report."""
 
 
-def _signal(to: str, *names: str, beside: Fault | None = None) -> Scenario:
+def _signal(to: str, *names: str, beside: Fault | None = None, program: str = PROGRAM) -> Scenario:
     """Signals 0.3 s apart, and a fault that is there besides."""
     faults: list[Fault] = [
         {"kind": "signal", "to": to, "name": name, "at": AT + 0.3 * number}
         for number, name in enumerate(names)
     ]
-    return Scenario(faults=[*faults, *([beside] if beside else [])], arguments=HOLD)
+    faults += [beside] if beside else []
+    return Scenario(faults=faults, arguments=HOLD, program=program)
 
 
 STUCK_INFERENCE = {"kind": "picture", "brightness": [STUCK], "at": 0.2}
@@ -55,15 +56,26 @@ SCENARIOS = {
         ],
         steps=200,
     ),
-    "inference stuck": Scenario(faults=[dict(STUCK_INFERENCE, at=AT)], arguments=HOLD, steps=400),
-    "interpreter busy": Scenario(program=BUSY + PROGRAM, steps=50),
+    "policy paused briefly": Scenario(
+        faults=[
+            {"kind": "signal", "to": "policy", "name": "SIGSTOP", "at": AT},
+            {"kind": "signal", "to": "policy", "name": "SIGCONT", "at": AT + 0.05},
+        ],
+        steps=50,
+    ),
+    "inference stuck": Scenario(
+        faults=[dict(STUCK_INFERENCE, at=AT)], arguments=HOLD, steps=400, program=PLAIN
+    ),
+    "interpreter busy": Scenario(program=BUSY + PLAIN, steps=50),
     "SIGINT": _signal("policy", "SIGINT"),
     "SIGINT twice": _signal(
         "policy", "SIGINT", "SIGINT", beside={"kind": "close_slow", "seconds": 0.8}
     ),
     "SIGHUP": _signal("policy", "SIGHUP"),
     "SIGTERM": _signal("policy", "SIGTERM"),
-    "SIGINT during an inference": _signal("policy", "SIGINT", beside=STUCK_INFERENCE),
+    "SIGINT during an inference": _signal(
+        "policy", "SIGINT", beside=STUCK_INFERENCE, program=PLAIN
+    ),
     "SIGTERM during connect": Scenario(
         faults=[
             {"kind": "connect_never"},
@@ -131,6 +143,17 @@ def test_when_the_policy_is_paused_the_driver_stops_the_arm_for_good(outcome: Ou
     times = recorded(paused)["sent_s"]
     assert (times[1:] > times[:-1]).all(), "recorded times run backwards"
     assert not [command for command in paused.log.commands if command.arrived_ns > stop + 10**8]
+
+
+def test_ticks_that_passed_during_a_pause_are_not_caught_up_with(outcome: Outcomes) -> None:
+    paused = outcome("policy paused briefly")
+    assert_kept(paused)
+    times = recorded(paused)["sent_s"]
+    assert (times[1:] - times[:-1]).min() >= PERIOD_S / 4 - 0.001
+    if paused.log.times("stop"):  # on a machine so busy that the pause became a long one
+        assert_ended_by(paused, "session_lost", "driver_stopped")
+    else:
+        assert_went_on(paused, steps=50)
 
 
 def test_an_inference_that_is_stuck_holds_and_then_stops(outcome: Outcomes) -> None:

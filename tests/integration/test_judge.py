@@ -171,6 +171,18 @@ def test_commands_that_did_not_arrive_are_judged_by_the_whole_time(tmp_path: Pat
     assert any("velocity" in text for text in judge(_read(tmp_path, entries), LIMITS, MAX_AGE_S))
 
 
+def test_a_session_whose_first_command_did_not_arrive_is_judged_by_the_whole_time(
+    tmp_path: Path,
+) -> None:
+    entries = _smooth()[1:]
+    entries[0]["measured"] = [0.4, 0.0]
+    entries[0]["command"] = [0.4, 0.03]
+    entries[1:] = []
+    assert judge(_read(tmp_path, entries), LIMITS, MAX_AGE_S) == []
+    entries[0]["command"] = [0.4, 0.13]  # 1.6 rad/s over two periods
+    assert judge(_read(tmp_path, entries), LIMITS, MAX_AGE_S) != []
+
+
 def test_a_held_command_may_name_no_observation(tmp_path: Path) -> None:
     entries = _smooth()
     _at_30(observed_ns=0, flags=1)(entries)

@@ -12,7 +12,13 @@ import pytest
 def test_half_a_minute_misses_no_command_and_grows_nothing(repo_root: Path) -> None:
     pytest.importorskip("flux_runtime._core", reason="the C++ core was not built")
     done = subprocess.run(
-        [sys.executable, str(repo_root / "scripts" / "soak.py"), "--seconds", "30"],
+        [
+            sys.executable,
+            str(repo_root / "scripts" / "soak.py"),
+            "--seconds",
+            "30",
+            "--may-be-busy",
+        ],
         capture_output=True,
         text=True,
         check=False,

@@ -13,7 +13,6 @@ namespace flux {
 struct Chunk {
   std::vector<float> actions;  // (H, A)
   std::int64_t first_tick = 0;
-  std::int64_t observed_ns = 0;  // when its observation was submitted
 };
 
 class ChunkScheduler {

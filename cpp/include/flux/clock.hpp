@@ -1,7 +1,6 @@
-// An interface to time, so that tests and simulations do not have to wait.
+// An interface to time, so that tests do not have to wait.
 #pragma once
 
-#include <atomic>
 #include <cstdint>
 
 namespace flux {
@@ -24,19 +23,6 @@ class MonotonicClock final : public Clock {
  public:
   [[nodiscard]] std::int64_t now_ns() const noexcept override;
   void sleep_until_ns(std::int64_t deadline_ns) noexcept override;
-};
-
-// A clock that advances only when it is slept on or advanced explicitly.
-class SimulatedClock final : public Clock {
- public:
-  [[nodiscard]] std::int64_t now_ns() const noexcept override { return now_ns_.load(); }
-  void sleep_until_ns(std::int64_t deadline_ns) noexcept override {
-    if (deadline_ns > now_ns_.load()) now_ns_.store(deadline_ns);
-  }
-  void advance_ns(std::int64_t duration_ns) noexcept { now_ns_.fetch_add(duration_ns); }
-
- private:
-  std::atomic<std::int64_t> now_ns_{0};
 };
 
 [[nodiscard]] constexpr double to_seconds(std::int64_t nanoseconds) noexcept {

@@ -99,9 +99,11 @@ class ControlCore {
   };
 
   void rest_tick(std::int64_t now_ns) noexcept;
+  void stop_at_rest(StopCategory category, std::int64_t now_ns) noexcept;
   [[nodiscard]] Tick begin_tick(std::int64_t deadline_ns, std::int64_t now_ns) noexcept;
   void note_lateness(Tick& tick) noexcept;
   void restart_from_measured() noexcept;
+  void restart_within_limits() noexcept;
   void take_requests() noexcept;
   void count_used(const Tick& tick) noexcept;
   void take_answer(const Tick& tick) noexcept;
@@ -150,6 +152,7 @@ class ControlCore {
   FaultWatch faults_;
   RobotWatch watch_;
   SafetyFilter filter_;
+  std::vector<float> start_;  // (A), where the motion begins again
 
   // Read by other threads.
   std::atomic<LoopPhase> phase_{LoopPhase::kIdle};

@@ -1,13 +1,14 @@
-// The control loop: fixed-rate ticks that send the current chunk's actions through a safety filter.
+// The control loop of simulated time: ticks that send the current chunk's actions through a safety
+// filter. RealtimeLoop is the one of real time.
 //
-// Only one thread, the control thread, calls these functions. Per control step:
+// One thread calls these functions. Per control step:
 //
 //   if (loop.needs_observation()) loop.submit(inputs, state, noise);
-//   loop.wait_for_tick();
+//   loop.wait_for_due_chunk();
 //   const std::uint32_t flags = loop.tick();  // then send loop.command()
 //
-// Ticks are numbered. With the monotonic clock they lie on an absolute grid, and ticks that passed
-// while the loop was late are skipped; with the simulated clock each call is the next tick.
+// Each call of tick() is one control period later than the last one, however long it really takes,
+// so that a run is the same on every machine.
 #pragma once
 
 #include <cstddef>
@@ -30,18 +31,12 @@ enum class Mode {
   kAsync,  // submit() wakes the inference thread while the running chunk continues
 };
 
-enum class Timing {
-  kSimulated,  // a chunk takes over exactly inference_delay ticks after its observation
-  kMonotonic,  // a chunk takes over as soon as it is ready
-};
-
 struct ControlLoopConfig {
   double control_hz = 0.0;
   // Ticks for which a chunk is executed before the next one takes over.
   int execution_horizon = 1;
   Mode mode = Mode::kSync;
-  Timing timing = Timing::kSimulated;
-  // In control steps; 0 unless kAsync is used with kSimulated.
+  // With kAsync, a chunk takes over exactly so many ticks after its observation; 0 with kSync.
   int inference_delay = 0;
   // A chunk is stale once its observation is older than the chunk's duration plus this time.
   double stale_after_s = 1.0;
@@ -64,7 +59,6 @@ class ControlLoop {
  public:
   // Args:
   //   policy: may be null; chunks then come only from submit_chunk().
-  //   clock: gives the time and waits; must match config.timing.
   //   wall: measures how long work takes; the machine's clock except in tests.
   //
   // Throws std::invalid_argument, naming the values, unless control_hz > 0, stale_after_s >= 0,
@@ -72,7 +66,6 @@ class ControlLoop {
   // 0 <= inference_delay <= min(execution_horizon, H - execution_horizon).
   ControlLoop(const ControlLoopConfig& config, std::shared_ptr<Policy> policy,
               const ActionDecoder& decoder, const SafetyLimits& limits,
-              std::unique_ptr<Clock> clock,
               std::unique_ptr<Clock> wall = std::make_unique<MonotonicClock>());
 
   [[nodiscard]] std::size_t action_dim() const noexcept { return filter_.action_dim(); }
@@ -96,11 +89,7 @@ class ControlLoop {
   // std::invalid_argument unless rows >= execution_horizon.
   void submit_chunk(std::span<const float> actions);
 
-  // Waits for the next tick, and with the simulated clock also for a chunk that is due at that
-  // tick. Returns how late the tick starts, in seconds.
-  double wait_for_tick();
-
-  // With the simulated clock: waits for the inference whose chunk is due at the coming tick.
+  // Waits for the inference whose chunk is due at the coming tick, if there is one.
   void wait_for_due_chunk() noexcept;
 
   // Waits for the inference in flight, no matter when its chunk is due.
@@ -119,7 +108,7 @@ class ControlLoop {
   [[nodiscard]] const ControlCounts& counts() const noexcept { return counts_; }
   // The time spent in tick().
   [[nodiscard]] const Histogram& tick_times() const noexcept { return tick_times_; }
-  // How late ticks started.
+  // How late ticks started: always 0 on simulated time.
   [[nodiscard]] const Histogram& jitter() const noexcept { return jitter_; }
   // Null without a policy.
   [[nodiscard]] const FlowHistograms* inference_times() const noexcept;
@@ -130,21 +119,18 @@ class ControlLoop {
   void submit_now(std::span<const TensorView> inputs, std::span<const float> state,
                   std::span<const float> noise);
   [[nodiscard]] double period_s() const noexcept;
-  // Number of the coming tick on the timeline of the chunks; in sync mode it skips no ticks.
+  // Number of the coming tick.
   [[nodiscard]] std::int64_t index() const noexcept;
-  // Whether chunks take over inference_delay ticks after their observation.
-  [[nodiscard]] bool has_delay() const noexcept;
   void take_chunk() noexcept;
   void activate(Chunk& chunk) noexcept;
   [[nodiscard]] std::uint32_t move() noexcept;
   [[nodiscard]] bool is_stale() const noexcept;
   void count(std::uint32_t flags) noexcept;
-  void count_miss(double tick_s, std::uint32_t flags) noexcept;
+  void count_miss(double tick_s) noexcept;
 
   ControlLoopConfig config_;
   SafetyFilter filter_;
   ChunkScheduler scheduler_;
-  std::unique_ptr<Clock> clock_;
   std::unique_ptr<Clock> wall_;
   std::unique_ptr<InferenceWorker> worker_;
 
@@ -156,15 +142,10 @@ class ControlLoop {
   // A chunk from submit_chunk() that has not started yet.
   Chunk ready_chunk_;
   bool has_ready_chunk_ = false;
-  // For the worker's last request: tick and time of its observation, and the tick at which its
-  // chunk takes over with the simulated clock.
+  // For the worker's last request: the tick of its observation, and the one at which its chunk
+  // takes over.
   std::int64_t observed_tick_ = 0;
-  std::int64_t observed_ns_ = 0;
   std::int64_t due_tick_ = 0;
-  std::int64_t next_tick_ = 0;
-  // Time of tick 0; set by the first wait.
-  std::int64_t origin_ns_ = 0;
-  bool has_origin_ = false;
   // Time that submit() spent on inference; counted towards the coming tick.
   double submit_s_ = 0.0;
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <array>
+#include <bitset>
 #include <cstdint>
 
 #include "flux/counter.hpp"
@@ -28,6 +29,9 @@ struct Event {
 // locks or throws after construction. One thread writes; counts may be read by others.
 class FaultWatch {
  public:
+  // Joints and cameras beyond so many share a place.
+  static constexpr int kMaxIndices = 1024;
+
   explicit FaultWatch(SpscRing& events) noexcept : events_(events) {}
 
   // Sets the time and place of the events that follow.
@@ -43,7 +47,9 @@ class FaultWatch {
   // Ends all faults without counting or reporting; clears all counts.
   void reset() noexcept;
 
-  [[nodiscard]] bool is_present(Fault fault) const noexcept { return present_[at(fault)] != 0; }
+  [[nodiscard]] bool is_present(Fault fault) const noexcept {
+    return present_[at(fault)].count > 0;
+  }
   // The first fault with a reaction of hold or refuse-chunk; kNone if there is none.
   [[nodiscard]] Fault first_hold() const noexcept;
   // The first of these that a chunk cannot end.
@@ -61,8 +67,12 @@ class FaultWatch {
 
   SpscRing& events_;
   Event place_;
-  // One bit per joint or camera; the lowest also for a fault that concerns none.
-  std::array<std::uint64_t, kNumFaults> present_{};
+  // One place per joint or camera; the first also for a fault that concerns none.
+  struct Present {
+    std::bitset<kMaxIndices> places;
+    int count = 0;
+  };
+  std::array<Present, kNumFaults> present_{};
   std::array<bool, kNumFaults> has_index_{};
   std::array<Counter, kNumFaults> counts_{};
 };

@@ -45,7 +45,7 @@ struct CommandStamp {
   // The time for which the limits were applied: the tick's time on the grid if the tick began close
   // to it, else when the tick began.
   std::int64_t tick_ns = 0;
-  // When the newest state or frame behind the command was captured; 0 if none.
+  // The oldest capture time of what the command was made from; 0 if none.
   std::int64_t observed_ns = 0;
   std::uint32_t flags = 0;  // TickFlags
 };

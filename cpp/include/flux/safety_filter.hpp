@@ -22,7 +22,7 @@ enum TickFlag : std::uint32_t {
   kNewChunk = 1U << 5,             // the first tick of a chunk
   kClippedAcceleration = 1U << 6,  // the action needed more than max_acceleration
   kClippedJerk = 1U << 7,          // the action needed more than max_jerk
-  kGapBefore = 1U << 8,            // more than three periods after the last command
+  kGapBefore = 1U << 8,            // starts from the measured state: after a gap or a refused step
   kHolding = 1U << 9,              // held because of a fault that may end
   kStopping = 1U << 10,            // held on the way to a stop or to the end of a session
   kReturning = 1U << 11,           // a step of the slow motion back to the limits

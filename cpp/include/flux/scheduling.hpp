@@ -4,14 +4,13 @@
 #include <cstddef>
 #include <span>
 #include <string>
-#include <vector>
 
 namespace flux {
 
 struct SchedulingRequest {
-  int priority = 0;            // of SCHED_FIFO, 1 to 99; 0 keeps the ordinary scheduling
-  std::vector<int> cpus = {};  // the only CPUs to run on; empty for any
-  bool lock_memory = true;     // keep what a tick touches from being paged out
+  int priority = 0;         // of SCHED_FIFO, 1 to 99; 0 keeps the ordinary scheduling
+  int cpu = -1;             // the only CPU to run on; -1 for any
+  bool lock_memory = true;  // keep what a tick touches from being paged out
 };
 
 // `error` says why `got` is not `asked`; empty if it is, or if nothing was asked for.
@@ -23,7 +22,7 @@ struct Granted {
 
 struct Scheduling {
   Granted priority;
-  Granted cpus;  // how many
+  Granted cpu;  // its number; -1 for any
   Granted locked_bytes;
 };
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -127,15 +126,6 @@ def test_the_loop_is_stopped_when_the_robot_fails(fakes: Any) -> None:
     with pytest.raises(OSError, match="cable"):
         run(fakes, robot, loop)
     assert loop.stopped
-
-
-def test_a_robot_that_cannot_judge_itself_is_not_judged(fakes: Any) -> None:
-    toy = fakes.ToyRobot()
-    methods = ("spec", "connect", "state", "observe", "command", "close")
-    robot = SimpleNamespace(**{name: getattr(toy, name) for name in methods})
-    result = run(fakes, robot, fakes.FakeLoop(), max_steps=8)
-    assert (result.success, result.strict_success, result.steps) == (None, None, 8)
-    assert result.stages == {}
 
 
 def test_every_tick_is_announced(fakes: Any) -> None:

@@ -44,6 +44,7 @@ class LoopbackDriver:
     def __init__(self, core: Any, spec: Any, start: Sequence[float] = START) -> None:
         self.spec = spec
         self.simulation: Any = None
+        self.niceness = {"asked": 0, "got": 0, "error": ""}
         self.link = core.LoopbackLink(action_dim=3, state=list(start))
         self.calls: list[str] = []
         self.told: list[Any] = []

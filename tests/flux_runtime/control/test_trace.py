@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
 
 from flux_runtime.control.episode_log import Event, InferenceTimes, realtime_rows
 from flux_runtime.control.latency import MAX_EXACT, RunningHistogram, histogram_of
-from flux_runtime.control.trace import MAX_EVENTS, MAX_POINTS, MAX_ROWS, RealtimeTrace
+from flux_runtime.control.trace import MAX_CLAMPS, MAX_EVENTS, MAX_POINTS, MAX_ROWS, RealtimeTrace
 
 
 def rows_at(times_s: np.ndarray) -> np.ndarray:
@@ -32,6 +33,23 @@ def test_hours_of_ticks_keep_a_bounded_number_of_rows_evenly() -> None:
     assert timing.intervals["count"] == len(times) - 1
     assert timing.intervals["p50_ms"] == pytest.approx(20, rel=0.012)
     assert len(timing.longest_intervals) <= MAX_POINTS
+
+
+def test_few_rows_at_a_time_take_no_more_memory_than_many() -> None:
+    trace = RealtimeTrace(control_hz=50.0)
+    for batch in np.array_split(np.arange(70_000) / 50, 35):
+        trace.add_rows(rows_at(batch))
+    two = rows_at(np.array([1400.0, 1400.02]))
+    tracemalloc.start()
+    try:
+        for _ in range(2000):
+            trace.add_rows(two)
+        snapshot = tracemalloc.take_snapshot()
+    finally:
+        tracemalloc.stop()
+    of_rows = snapshot.filter_traces([tracemalloc.Filter(True, "*/trace.py")])
+    # Without empty arrays; those would double it.
+    assert sum(entry.size for entry in of_rows.statistics("filename")) < 280_000
 
 
 def test_one_gap_within_hours_is_counted_and_shown() -> None:
@@ -63,13 +81,16 @@ def test_inferences_with_the_oldest_data_are_kept() -> None:
     assert [entry.time_s for entry in kept if entry.frame_ages_s["cam"] == 0.4] == [7001.0]
 
 
-def test_all_events_are_counted_even_if_not_kept() -> None:
+def test_all_events_are_counted_and_clamps_displace_no_stop() -> None:
     trace = RealtimeTrace(control_hz=50.0)
-    for index in range(3 * MAX_EVENTS):
+    for index in range(3000):
         trace.add_event(Event(time_s=index, name="jerk", what="begin"))
         trace.add_event(Event(time_s=index, name="jerk", what="end"))
-    assert len(trace.events) == MAX_EVENTS
-    assert trace.timing().event_counts == {"jerk": 3 * MAX_EVENTS}
+    for index in range(3 * MAX_EVENTS):
+        trace.add_event(Event(time_s=index, name="frame_stale"))
+    names = [event.name for event in trace.events]
+    assert (names.count("jerk"), names.count("frame_stale")) == (MAX_CLAMPS, MAX_EVENTS)
+    assert trace.timing().event_counts == {"jerk": 3000, "frame_stale": 3 * MAX_EVENTS}
 
 
 def test_a_running_histogram_is_exact_until_it_has_too_many_samples() -> None:

@@ -12,7 +12,7 @@ import pytest
 
 import flux_driver.host as host_module
 from flux_driver.commands import CommandStamp
-from flux_driver.memory import CommandResult, DriverPhase, Watch, WatchResult
+from flux_driver.memory import CommandResult, DriverMemoryError, DriverPhase, Watch, WatchResult
 
 from .fakes import Arm, Desk, Simulated, command
 
@@ -87,6 +87,21 @@ def test_a_command_of_another_session_never_reaches_the_driver(desks: Any) -> No
     desk.memory.commands.put(command(3, session=2))
     desk.turn_until(lambda: desk.memory.acknowledged)
     assert desk.memory.acknowledged == [3] and len(desk.robot.named("send")) == 1
+
+
+def test_a_session_that_the_memory_refuses_is_an_error_and_not_the_end(desks: Any) -> None:
+    desk = desks()
+    desk.connect()
+
+    def refuse(session: int) -> None:
+        raise DriverMemoryError(
+            f"session: expected a number above every earlier one, got {session}"
+        )
+
+    desk.memory.begin = refuse
+    answer = desk.ask("begin", session=1, category=2)
+    assert answer["error"] == "begin: session: expected a number above every earlier one, got 1"
+    assert not desk.robot.named("stop") and not desk.robot.named("close")
 
 
 @pytest.mark.parametrize(
@@ -436,6 +451,22 @@ def test_home_is_called_without_a_session_and_waits_for_new_readings(desks: Any)
     before = len(desk.memory.states)
     assert desk.ask("home")["result"] == {}
     assert arm.calls == [("home",)] and len(desk.memory.states) >= before + 2
+
+
+def test_a_motion_without_commands_is_stopped_before_the_driver_is_closed(desks: Any) -> None:
+    desk = desks()
+    desk.connect()
+    may_end = threading.Event()
+    desk.robot.home = may_end.wait
+    desk.policy.send({"kind": "home", "id": 90})
+    desk.turn_until(lambda: any(thread.name == "home" for thread in threading.enumerate()))
+    desk.policy.send({"kind": "close", "id": 91})
+    desk.turn_until(lambda: desk.robot.named("close"))
+    may_end.set()
+    assert [call[0] for call in desk.robot.calls if call[0] in ("stop", "close")] == [
+        "stop",
+        "close",
+    ]
 
 
 def test_a_simulated_robot_is_reset_and_shows_its_progress(desks: Any) -> None:

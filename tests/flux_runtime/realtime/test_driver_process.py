@@ -464,3 +464,25 @@ def test_what_a_driver_prints_goes_to_standard_error(
     driver.connect([])
     driver.close()
     assert capfd.readouterr() == ("", "connecting\n")
+
+
+def test_the_drivers_process_gets_the_niceness_that_is_asked_for(
+    start: Callable[..., Any],
+) -> None:
+    driver = start(niceness=5)  # a process may always give way
+    assert driver.niceness == {"asked": 5, "got": 5, "error": ""}
+    pid = driver._process.pid
+    assert os.getpriority(os.PRIO_PROCESS, pid) == 5
+    autogroup = Path(f"/proc/{pid}/autogroup")
+    if autogroup.exists():
+        assert autogroup.read_text().split()[-1] == "5"
+
+
+def test_a_niceness_that_is_not_permitted_is_told(
+    start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(which: int, pid: int, niceness: int) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "setpriority", refuse)
+    assert start(niceness=-10).niceness == {"asked": -10, "got": 0, "error": "Permission denied"}

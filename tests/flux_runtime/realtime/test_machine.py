@@ -10,7 +10,7 @@ import pytest
 
 from flux_runtime.cli import main
 from flux_runtime.doctor import format_checks, realtime_checks
-from flux_runtime.realtime import MachineFacts, machine_facts
+from flux_runtime.realtime import MachineFacts, granted_text, machine_facts
 from flux_runtime.realtime.machine import preemption_of, read_cpu_list, steal_share_of
 
 READY = MachineFacts(
@@ -82,6 +82,15 @@ def test_sets_of_cpus_and_stolen_time_are_read() -> None:
     assert steal_share_of(before, after) == pytest.approx(0.1)
     assert steal_share_of(before, before) == 0.0
     assert steal_share_of("cpu 1 2 3", "cpu 1 2 3") is None
+
+
+def test_a_cpu_has_a_number_and_not_a_size() -> None:
+    nothing = {"asked": 0, "got": 0, "error": ""}
+    assert granted_text("priority", nothing) == "as usual"
+    assert granted_text("cpu", nothing) == "asked for 0, got 0"
+    assert granted_text("cpu", {"asked": -1, "got": -1, "error": ""}) == "as usual"
+    refused = {"asked": 50, "got": 0, "error": "no"}
+    assert granted_text("priority", refused) == "asked for 50, got 0 (no)"
 
 
 def test_looking_changes_nothing_about_this_process() -> None:

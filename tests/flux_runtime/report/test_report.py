@@ -238,7 +238,7 @@ def test_a_run_in_real_time_shows_gaps_events_and_the_ages_of_its_sensors(
     assert "bus <busy>" in text
     assert "Longest interval120.00 ms" in text
     assert "Gaps1" in text
-    assert "asked for 50, got 0: not <permitted>" in text
+    assert "asked for 50, got 0 (not <permitted>)" in text
     assert "the driver (a); --max-velocity (b)" in text
 
 

@@ -1,6 +1,6 @@
 """The arm itself: a process of its own that simulates joints and cameras and logs every command.
 
-    python arm.py FOLDER [--faults JSON]
+    python arm.py FOLDER [--faults JSON] [--start JSON] [--differences]
 
 It listens on FOLDER/arm.sock and writes FOLDER/log.jsonl. It needs only numpy and Python 3.8, and
 shares no code with the runtime: what it logs is what an arm's controller would have seen.
@@ -11,6 +11,7 @@ seconds, ...}`. Without "for" a fault lasts to the end; "at" below 0 is from the
 """
 
 import argparse
+import contextlib
 import json
 import os
 import signal
@@ -73,8 +74,9 @@ class Log:
 class Arm:
     """Servos, cameras and the schedule of faults; every method may be called from any thread."""
 
-    def __init__(self, log, faults, start):
+    def __init__(self, log, faults, start, takes_differences=False):
         self.log = log
+        self.takes_differences = takes_differences
         self.faults = faults
         self.lock = threading.RLock()
         self.position = np.array(start, np.float64)
@@ -153,7 +155,8 @@ class Arm:
                 is_known=not observed or observed in self._known_stamps,
             )
             if not self.is_stopped and np.isfinite(values).all():
-                self.target = np.array(values, np.float64)
+                before = self.target if self.takes_differences else 0.0
+                self.target = before + np.array(values, np.float64)
 
     def stop(self, category):
         """The arm's own stop: it stays where it is."""
@@ -320,10 +323,13 @@ def main():
     parser.add_argument("folder")
     parser.add_argument("--faults", default="[]")
     parser.add_argument("--start", default=json.dumps(START))
+    parser.add_argument("--differences", action="store_true")
     arguments = parser.parse_args()
+    with contextlib.suppress(OSError):
+        os.nice(-15)  # An arm's controller has a computer of its own.
     log = Log(os.path.join(arguments.folder, "log.jsonl"))
     faults = [Fault(entry) for entry in json.loads(arguments.faults)]
-    arm = Arm(log, faults, json.loads(arguments.start))
+    arm = Arm(log, faults, json.loads(arguments.start), arguments.differences)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as server:
         server.bind(os.path.join(arguments.folder, "arm.sock"))
         server.listen(16)

@@ -1,7 +1,8 @@
 """The driver of the fake arm: a thin client of its process. Python 3.8, numpy and sockets only.
 
-`FAKE_ARM` names the folder of the arm. `FAKE_ARM_HZ`, `FAKE_ARM_POWER`, `FAKE_ARM_CONNECT_S` and
-`FAKE_ARM_OMIT` (fields of the spec to leave out, between commas) change how it describes itself.
+`FAKE_ARM` names the folder of the arm. `FAKE_ARM_HZ`, `FAKE_ARM_POWER`, `FAKE_ARM_CONNECT_S`,
+`FAKE_ARM_DIFFERENCES` and `FAKE_ARM_OMIT` (fields of the spec to leave out, between commas) change
+how it describes itself.
 """
 
 import ctypes
@@ -26,11 +27,26 @@ SPEC = {
     "start_tolerance": (0.05, 0.05, 0.05),
     "max_following_error": (0.25, 0.25, 0.4),
 }
+DIFFERENCES = {
+    "lower": (-0.02, -0.02, -0.02),
+    "upper": (0.02, 0.02, 0.02),
+    "max_velocity": (1.0, 1.0, 1.0),
+    "max_acceleration": (),
+    "max_jerk": (),
+    "rest_command": (0.0, 0.0, 0.0),
+    "state_names": ("x", "y", "opening"),
+    "state_units": ("m", "m", "normalized"),
+    "start_tolerance": (),
+    "max_following_error": (),
+}
+"""The same arm, commanded by differences."""
 
 
 def make_spec():
     """The spec as plain values, as an interpreter without our packages gives it."""
     spec = dict(SPEC, control_hz=float(os.environ.get("FAKE_ARM_HZ", SPEC["control_hz"])))
+    if os.environ.get("FAKE_ARM_DIFFERENCES"):
+        spec.update(DIFFERENCES)
     spec["holds_without_power"] = os.environ.get("FAKE_ARM_POWER") == "held"
     for name in filter(None, os.environ.get("FAKE_ARM_OMIT", "").split(",")):
         del spec[name]

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +138,7 @@ class _Motion:
     position: Vector
     velocity: Vector
     acceleration: Vector
+    jerk: Vector
     tick_ns: int
     dts_s: list[float] = field(default_factory=list[float])
     roundings: list[Vector] = field(default_factory=list[Vector])
@@ -260,7 +261,12 @@ def _moved(
         starts = [_at_rest(position, command, limits) for position in _standing(log, command)]
     else:
         starts = [motion]
-    is_complete = before is None or _missing(before, command) == 0
+    if before is None or _session(before) != _session(command):
+        # The first command of a session has number 1.
+        is_complete = command.stamp.get("sequence", 1) == 1
+        starts = [replace(start, tick_ns=_begin_ns(start, command, limits)) for start in starts]
+    else:
+        is_complete = _missing(before, command) == 0
     # From a standing arm the start is known only as far as the measurements tell.
     steps = [_step(start, command, limits, is_complete=is_complete) for start in starts]
     return min(steps, key=lambda step: len(step[1]))
@@ -273,9 +279,16 @@ def _at_rest(position: Vector, command: Command, limits: Limits) -> _Motion:
         position=position,
         velocity=none,
         acceleration=none,
+        jerk=none,
         tick_ns=command.tick_ns - round(limits.period_s * 1e9),
         roundings=[np.full_like(position, START_ERROR)] * 3,
     )
+
+
+def _begin_ns(start: _Motion, command: Command, limits: Limits) -> int:
+    """When the motion of a session began, if its first commands did not arrive."""
+    missing = max(command.stamp.get("sequence", 1), 1) - 1
+    return start.tick_ns - round(missing * limits.period_s * 1e9)
 
 
 def _missing(before: Command, command: Command) -> int:
@@ -318,6 +331,7 @@ def _step(
         # What came before the missing commands says nothing of the motion after them.
         velocity=velocity if is_complete else np.full_like(velocity, np.nan),
         acceleration=acceleration if is_complete else np.full_like(velocity, np.nan),
+        jerk=jerk,
         tick_ns=command.tick_ns,
         dts_s=[dt, *start.dts_s[:1]],
         roundings=errors[:3],
@@ -351,8 +365,11 @@ def time_to_rest_s(log: ArmLog, since_ns: int) -> float:
 
 
 def worst(log: ArmLog, limits: Limits) -> dict[str, float]:
-    """The largest share of each limit that a command took, for the table of measured figures."""
-    shares = {"position": 0.0, "velocity": 0.0, "received step": 0.0}
+    """The largest share of each limit that a command took, for the table of measured figures.
+
+    Across commands that did not arrive, the velocity is that over the whole time.
+    """
+    shares = dict.fromkeys(("position", "velocity", "acceleration", "jerk", "received step"), 0.0)
     middle = (np.asarray(limits.upper) + limits.lower) / 2
     half = (np.asarray(limits.upper) - limits.lower) / 2
     for command in log.commands:
@@ -360,8 +377,20 @@ def worst(log: ArmLog, limits: Limits) -> dict[str, float]:
         shares["position"] = max(shares["position"], float(share))
     for before, command in zip(log.commands, log.commands[1:], strict=False):
         step = np.abs(command.values - before.values) / np.asarray(limits.max_velocity)
-        dt_s = min(max((command.tick_ns - before.tick_ns) * 1e-9, 1e-9), limits.period_s)
+        longest_s = limits.period_s * (1 + _missing(before, command))
+        dt_s = min(max((command.tick_ns - before.tick_ns) * 1e-9, 1e-9), longest_s)
         shares["velocity"] = max(shares["velocity"], float(np.max(step)) / dt_s)
         received = float(np.max(step)) / limits.period_s
         shares["received step"] = max(shares["received step"], received)
+    motion: _Motion | None = None
+    last: Command | None = None
+    for command in log.commands:
+        motion, _ = _moved(log, motion, last, command, limits)
+        last = command
+        for name, found, most in (
+            ("acceleration", motion.acceleration, limits.max_acceleration),
+            ("jerk", motion.jerk, limits.max_jerk),
+        ):
+            share = float(np.max(np.nan_to_num(np.abs(found)) / np.asarray(most)))
+            shares[name] = max(shares[name], share)
     return shares

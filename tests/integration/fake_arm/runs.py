@@ -15,15 +15,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .driver import SPEC
+from .driver import DIFFERENCES, SPEC
 from .judge import ArmLog, Limits
 from .policy import HORIZON, write_policy
 
 FOLDER = Path(__file__).parent
 ROBOT = "fake_arm.driver:FakeArm"
-PROGRAM = "import sys; from flux_runtime.cli import main; sys.exit(main(sys.argv[1:]))"
+PLAIN = "import sys; from flux_runtime.cli import main; sys.exit(main(sys.argv[1:]))"
 FIRST = "import contextlib, os\nwith contextlib.suppress(OSError): os.nice(-15)\n"
-"""For a policy that has to compute for a certain time on a machine with other work."""
+PROGRAM = FIRST + PLAIN
+"""Before other work of the machine, where that is permitted: a robot's computer has none."""
 Fault = dict[str, Any]
 _SPAWNING = threading.Lock()
 
@@ -41,6 +42,7 @@ class Scenario:
         limit_s: the run is killed after this time.
         program: what the interpreter runs in place of the command.
         horizon: steps that the policy predicts.
+        by_differences: whether the arm takes differences as commands.
     """
 
     faults: Sequence[Fault] = ()
@@ -51,6 +53,7 @@ class Scenario:
     limit_s: float = 40.0
     program: str = PROGRAM
     horizon: int = HORIZON
+    by_differences: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,12 +82,18 @@ class Outcome:
 
 @contextmanager
 def arm(
-    folder: Path, faults: Sequence[Fault] = (), start: Sequence[float] | None = None
+    folder: Path,
+    faults: Sequence[Fault] = (),
+    start: Sequence[float] | None = None,
+    *,
+    by_differences: bool = False,
 ) -> Iterator[subprocess.Popen[str]]:
     """Runs the arm's process meanwhile; its log is FOLDER/log.jsonl."""
     command = [sys.executable, str(FOLDER / "arm.py"), str(folder), "--faults", json.dumps(faults)]
     if start is not None:
         command += ["--start", json.dumps(list(start))]
+    if by_differences:
+        command.append("--differences")
     with spawn(command, stdout=subprocess.PIPE) as process:
         try:
             assert process.stdout is not None
@@ -134,7 +143,10 @@ CARRIED = (
 def run(folder: Path, scenario: Scenario) -> Outcome:
     """Runs a scenario to its end, and kills whatever is left of it."""
     folder.mkdir(parents=True)
-    bundle, record = make_bundle(folder / "bundle", horizon=scenario.horizon), folder / "record"
+    changes = DIFFERENCES if scenario.by_differences else {}
+    bundle = make_bundle(folder / "bundle", horizon=scenario.horizon, **changes)
+    record = folder / "record"
+    variables = {"FAKE_ARM_DIFFERENCES": "1"} if scenario.by_differences else {}
     command = [
         *(sys.executable, "-c", scenario.program),
         *("run", "--robot", ROBOT, "--bundle", str(bundle), "--record", str(record)),
@@ -142,10 +154,10 @@ def run(folder: Path, scenario: Scenario) -> Outcome:
         *scenario.arguments,
     ]
     with (
-        arm(folder, scenario.faults, scenario.start),
+        arm(folder, scenario.faults, scenario.start, by_differences=scenario.by_differences),
         spawn(
             command,
-            env=environment(folder, **scenario.environment),
+            env=environment(folder, **variables, **scenario.environment),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             start_new_session=True,

@@ -27,6 +27,11 @@ class BoundedCall:
         return self.is_over
 
     @property
+    def has_returned(self) -> bool:
+        """Whether it has returned or raised."""
+        return self._has_returned.is_set()
+
+    @property
     def is_over(self) -> bool:
         """Whether it has returned, has raised or has used up its time."""
         return self._has_returned.is_set() or time.monotonic() >= self._deadline_s

@@ -17,7 +17,7 @@ class CommandStamp(NamedTuple):
         sequence: counted from 1 within the session.
         session: the session that it belongs to.
         tick_ns: the time for which the limits were applied.
-        observed_ns: when the newest observation behind it was captured; 0 if none.
+        observed_ns: the oldest capture time of what it was made from; 0 if none.
         sent_ns: when it left the control loop.
         flags: the control loop's tick flags.
     """

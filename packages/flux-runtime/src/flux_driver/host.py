@@ -81,6 +81,7 @@ class Host:
         self._threads: list[DriverThread] = []
         self._operation: Operation | None = None
         self._operation_id: int | None = None
+        self._motion: BoundedCall | None = None
         self._stop_call: BoundedCall | None = None
         self._stop_reason = ""
         self._category = KEEP_POWER
@@ -278,9 +279,14 @@ class Host:
             raise DriverError(f"begin: {self._failure or 'expected a connected driver'}")
         if self._stop_call is not None:
             raise DriverError("begin: expected the stop of the session before to be over")
+        if self._is_moving():
+            raise DriverError("begin: expected the robot's own motion to be over")
+        try:
+            self._memory.begin(session)
+        except DriverMemoryError as error:
+            raise DriverError(f"begin: {error}") from error
         self._category = category
         self._has_stopped = False
-        self._memory.begin(session)
         self._gate.open(session)
         self._show_phase()
         return {}
@@ -319,7 +325,8 @@ class Host:
         """Moves the robot without commands, and waits for readings from afterwards."""
         self._end_session()
         timeout_s = float(getattr(self._robot, f"{name}_timeout_s", HOME_TIMEOUT_S))
-        yield from self._call(name, call, timeout_s)
+        self._motion = BoundedCall(name, call, timeout_s)
+        yield from self._wait_for(self._motion)
         wanted = {reader: reader.num_read + 2 for reader in self._readers()}
         deadline_s = time.monotonic() + timeout_s
         while any(reader.num_read < count for reader, count in wanted.items()):
@@ -344,11 +351,17 @@ class Host:
     def _call(
         self, name: str, call: Callable[[], Any], timeout_s: float
     ) -> Generator[None, None, None]:
-        bounded = BoundedCall(name, call, timeout_s)
-        while not bounded.is_over:
+        yield from self._wait_for(BoundedCall(name, call, timeout_s))
+
+    def _wait_for(self, call: BoundedCall) -> Generator[None, None, None]:
+        while not call.is_over:
             yield
-        if bounded.fault:
-            raise DriverError(bounded.fault)
+        if call.fault:
+            raise DriverError(call.fault)
+
+    def _is_moving(self) -> bool:
+        """Whether a motion without commands still runs, even if nobody waits for it any more."""
+        return self._motion is not None and not self._motion.has_returned
 
     def _readers(self) -> list[Any]:
         return [reader for reader in (self._state_reader, self._frames_reader) if reader]
@@ -382,8 +395,9 @@ class Host:
         self._outbox.append({"kind": "failed", "reason": reason})
 
     def _stop(self, category: int, reason: str) -> None:
-        """Closes the open session and does the robot's own stop, once."""
-        if not self._end_session():
+        """Closes the open session and does the robot's own stop, once; also during a motion
+        without commands."""
+        if not self._end_session() and not self._is_moving():
             return
         allowed = category if self._may_lose_power else KEEP_POWER
 

@@ -85,7 +85,7 @@ class Command(NamedTuple):
         sequence: counted from 1 within the session; an overwritten command leaves a gap.
         session: the session that it belongs to.
         tick_ns: the time for which the limits were applied.
-        observed_ns: when the newest observation behind it was captured; 0 if none.
+        observed_ns: the oldest capture time of what it was made from; 0 if none.
         sent_ns: when it left the control loop.
         flags: the control loop's tick flags.
         joint: the joint for which it was refused; -1 if none.

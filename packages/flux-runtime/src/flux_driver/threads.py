@@ -136,7 +136,7 @@ class StateReader(Reader):
             self._events.report(error.name, str(error))
             return
         if self._memory is None:
-            self._first = state
+            self._first = state.copy()  # a driver may fill its arrays again
             self.has_first.set()
         elif is_new:
             self._memory.publish_state(state, self._times.newest_ns)

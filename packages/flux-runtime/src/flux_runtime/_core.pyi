@@ -248,10 +248,11 @@ class ActionDecoder:
     ) -> None: ...
 
 class ControlLoop:
-    """Fixed-rate ticks that send the current chunk's actions through a safety filter.
+    """Ticks of simulated time that send the current chunk's actions through a safety filter.
 
-    Only one thread may use it at a time. Per control step: `submit` if `needs_observation()`, then
-    `wait_for_tick()`, then `tick()`, then send the command.
+    Each `tick()` is one control period after the last one, however long it really takes. Only one
+    thread may use the loop at a time. Per control step: `submit` if `needs_observation()`, then
+    `tick()`, then send the command. `RealtimeLoop` is the loop of real time.
 
     Args:
         policy: may be None; chunks then come only from `submit_chunk`.
@@ -261,11 +262,8 @@ class ControlLoop:
         execution_horizon: ticks for which a chunk is executed before the next one takes over.
         mode: 'sync': `submit` runs the inference while the robot holds. 'async': `submit` wakes the
             inference thread while the running chunk continues.
-        clock: 'simulated': ticks do not wait, and a chunk takes over exactly `inference_delay`
-            ticks after its observation. 'monotonic': ticks lie on an absolute grid, and a chunk
-            takes over as soon as it is ready.
-        inference_delay: control steps, at most execution_horizon and at most
-            H - execution_horizon; 0 unless mode is 'async' and clock is 'simulated'.
+        inference_delay: control steps from an observation until its chunk takes over, at most
+            execution_horizon and at most H - execution_horizon; 0 unless mode is 'async'.
         stale_after_s: a chunk is stale once its observation is older than the chunk's duration plus
             this time.
 
@@ -282,7 +280,6 @@ class ControlLoop:
         control_hz: float,
         execution_horizon: int,
         mode: Literal["sync", "async"],
-        clock: Literal["simulated", "monotonic"],
         inference_delay: int = 0,
         stale_after_s: float = 1.0,
     ) -> None: ...
@@ -315,21 +312,17 @@ class ControlLoop:
             ValueError: unless rows >= execution_horizon.
         """
 
-    def wait_for_tick(self) -> float:
-        """Waits for the next tick and returns how late it starts, in seconds.
-
-        Ticks that passed while the loop was late are skipped. With the simulated clock it waits
-        only for a chunk that is due at that tick.
-        """
-
     def tick(self) -> tuple[NDArray[np.float32], int]:
-        """Returns the next command, (A,), always finite and within the limits, and status flags."""
+        """Returns the next command, (A,), always finite and within the limits, and status flags.
+
+        Waits for the inference whose chunk is due, without the GIL.
+        """
 
     def stats(self) -> _Stats:
         """Returns counts and histograms since construction.
 
         Violations are ticks with an unusable action or one outside the limits. The histograms are
-        `tick` (time spent in `tick`), `jitter` (how late ticks started) and the stages of this
+        `tick` (time spent in `tick`), `jitter` (how late ticks started: 0) and the stages of this
         loop's inferences.
         """
 
@@ -611,9 +604,9 @@ class RealtimeStats(TypedDict):
     histograms: dict[str, _Histogram]
 
 class _Granted(TypedDict):
-    asked: int
+    asked: int  # 0 for nothing; a CPU has a number, -1 for any
     got: int
-    error: str
+    error: str  # why `got` is not `asked`
 
 class _Scheduling(TypedDict):
     priority: _Granted

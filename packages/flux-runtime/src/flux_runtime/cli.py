@@ -41,7 +41,10 @@ _EXAMPLE = """  flux-runtime doctor
   flux-runtime run --robot aloha-sim --bundle my_bundle --episodes 20 --report run.html"""
 _RUN_EXAMPLE = """  flux-runtime run --robot aloha-sim --episodes 20 --seed 10000 --report run.html
   flux-runtime run --robot aloha-sim --policy hold --episodes 1 --max-steps 50 --json
-  flux-runtime run --robot aloha-sim --execution-horizon 8 --task "transfer the cube" --dry-run"""
+  flux-runtime run --robot aloha-sim --execution-horizon 8 --task "transfer the cube" --dry-run
+example for a real robot, whose driver is installed in another Python; slowly at first:
+  flux-runtime run --robot my-real-arm --driver-python /opt/arm/bin/python --bundle my_bundle \\
+    --task "grasp the dot" --mode async --max-velocity 10% --episodes 1 --record monday"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -83,7 +86,13 @@ def build_parser() -> argparse.ArgumentParser:
             _bench,
         )
     )
-    _add(commands, "doctor", "checks what this machine can run", "  flux-runtime doctor", _doctor)
+    _add(
+        commands,
+        "doctor",
+        "checks what this machine can run, and what it permits the control thread of a real robot",
+        "  flux-runtime doctor\n  flux-runtime doctor --json",
+        _doctor,
+    )
     return parser
 
 
@@ -144,7 +153,12 @@ def _add_bench(parser: argparse.ArgumentParser) -> None:
 def _add_run(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     known = ", ".join(("aloha-sim", "aloha", "ur3", *provided_names(DRIVER_GROUP)))
-    add("--robot", required=True, metavar="R", help=f"one of {known.replace('%', '%%')}")
+    add(
+        "--robot",
+        required=True,
+        metavar="R",
+        help=f"one of {known.replace('%', '%%')}; or a driver's MODULE:CLASS",
+    )
     add("--bundle", type=Path, metavar="DIR", help="the policy (default: the one shipped for R)")
     add("--task", metavar="T", help="the task in words (default: the bundle's task)")
     add("--episodes", type=count, default=10, metavar="N", help="number of episodes (default: 10)")
@@ -175,16 +189,26 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="longest episode in control steps (default: 400)",
     )
-    add("--realtime", action="store_true", help="run in real time in simulation too")
+    add(
+        "--realtime",
+        action="store_true",
+        help="drive a simulated robot as a real one: in real time, from a process of its own",
+    )
     add(
         "--inference-delay",
         type=natural,
         default=5,
         metavar="N",
-        help="control steps from observation to chunk, with --mode async in simulated time "
+        help="control steps from observation to chunk, with --mode async on simulated time "
         "(default: 5)",
     )
-    add("--report", type=Path, metavar="FILE", help="write an HTML page with videos and plots")
+    add(
+        "--report",
+        type=Path,
+        metavar="FILE",
+        help="write an HTML page with plots, and videos of a simulated robot; also if the run ends "
+        "early",
+    )
     add(
         "--video-episodes",
         type=natural,
@@ -192,8 +216,17 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="how many episodes the report shows in detail (default: 2)",
     )
-    add("--record", type=Path, metavar="DIR", help="write the states and commands of every episode")
-    add("--dry-run", action="store_true", help="only run the checks that precede the first tick")
+    add(
+        "--record",
+        type=Path,
+        metavar="DIR",
+        help="write the states and commands of every episode, while it goes on",
+    )
+    add(
+        "--dry-run",
+        action="store_true",
+        help="connect to the robot and run all checks that precede the first command; send none",
+    )
     add_changes(parser)
     add_engine(parser)
     add_accept_version(parser)

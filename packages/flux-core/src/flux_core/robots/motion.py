@@ -117,12 +117,11 @@ class MotionLimits:
             ).rstrip()
             for row in cells
         ]
-        allowed = "0, 1 and 2" if self.holds_without_power else "2 only"
+        allowed = "stop categories 0, 1 and 2" if self.holds_without_power else "only category 2"
         return [
             *table,
             *(f"{name}: {self._origin(name)}" for name in self.sources),
-            f"holds_without_power: {self.holds_without_power}, so stop categories {allowed} "
-            f"({DRIVER})",
+            f"holds_without_power: {self.holds_without_power}, so {allowed} ({DRIVER})",
         ]
 
     def _values(self, name: str) -> tuple[float, ...]:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from flux_core.robots import RobotSpec
 
-from ..robots import LockstepRobot, SimulatedRobot
+from ..robots import SimulatedRobot
 from .command_monitor import CommandMonitor
 from .episode_log import EpisodeLog, Event, Outcome, tick_rows
 from .policy_source import ChunkRequest, ChunkSink, ChunkSource
@@ -40,10 +40,6 @@ class TickLoop(ChunkSink, Protocol):
 
     def needs_observation(self) -> bool:
         """Whether a chunk is needed and none is pending."""
-        ...
-
-    def wait_for_tick(self) -> float:
-        """Waits for the next tick and returns how late it starts, in seconds."""
         ...
 
     def tick(self) -> tuple[NDArray[np.float32], int]:
@@ -104,7 +100,7 @@ class LockstepEpisode:
     def __init__(
         self,
         *,
-        robot: LockstepRobot,
+        robot: SimulatedRobot,
         spec: RobotSpec,
         loop: TickLoop,
         log: EpisodeLog | None,
@@ -116,19 +112,16 @@ class LockstepEpisode:
         self._loop = loop
         self._log = log
         self._seed = seed
-        self._watch: SuccessWatch | None = None
-        if isinstance(robot, SimulatedRobot):
-            self._watch = SuccessWatch(
-                success_stage=robot.success_stage, end_state=robot.end_state, hold_ticks=hold_ticks
-            )
+        self._watch = SuccessWatch(
+            success_stage=robot.success_stage, end_state=robot.end_state, hold_ticks=hold_ticks
+        )
         self._monitor: CommandMonitor | None = None
         self._trace = EpisodeTrace()
         self._row = np.zeros(1, tick_rows(spec.state_dim, spec.action_dim))
 
     def start(self) -> None:
-        """Resets a simulated robot, and holds the start state."""
-        if isinstance(self._robot, SimulatedRobot):
-            self._robot.reset(self._seed)
+        """Resets the robot, and holds the start state."""
+        self._robot.reset(self._seed)
         start = self._spec.hold(self._robot.state())
         self._monitor = CommandMonitor(self._spec, start)
         self._loop.start(start)
@@ -145,7 +138,6 @@ class LockstepEpisode:
 
     def tick(self) -> None:
         """Sends one command, and records the tick only after sending it."""
-        lateness_s = self._loop.wait_for_tick()
         state = self._robot.state()
         command, flags = self._loop.tick()
         self._robot.command(command)
@@ -154,33 +146,30 @@ class LockstepEpisode:
         self._trace.states.append(state.copy())
         self._trace.commands.append(command.copy())
         self._trace.flags.append(flags)
-        self._trace.lateness_s.append(lateness_s)
+        self._trace.lateness_s.append(0.0)
         if self._log is not None:
             row, step = self._row, len(self._trace.commands) - 1
             row["state"], row["command"], row["flags"] = state, command, flags
-            row["lateness_s"] = lateness_s
-            row["timestamp_s"] = step / self._spec.control_hz + lateness_s
+            row["timestamp_s"] = step / self._spec.control_hz
             self._log.add_rows(row)
 
     @property
     def is_done(self) -> bool:
         """Whether the task is done, after looking at the robot's stages."""
-        if self._watch is not None and isinstance(self._robot, SimulatedRobot):
-            self._watch.update(self._robot.stages())
-            return self._watch.strict_success
-        return False
+        self._watch.update(self._robot.stages())
+        return self._watch.strict_success
 
     def result(self, error: BaseException | None) -> EpisodeResult:
         """Returns what has happened until now, and the error that ended it, if any."""
         watch = self._watch
         outcome, stopped_by, reason = how_it_ended(error)
-        is_judged = watch is not None and (error is None or watch.success)
+        is_judged = error is None or watch.success
         return EpisodeResult(
             seed=self._seed,
             steps=len(self._trace.commands),
-            success=watch.success if watch is not None and is_judged else None,
-            strict_success=watch.strict_success if watch is not None and is_judged else None,
-            stages={} if watch is None else watch.stages,
+            success=watch.success if is_judged else None,
+            strict_success=watch.strict_success if is_judged else None,
+            stages=watch.stages,
             commands_out_of_limit=self._monitor.num_out_of_limit if self._monitor else 0,
             stats=dict(self._loop.stats()),
             trace=self._trace,
@@ -192,7 +181,7 @@ class LockstepEpisode:
 
 def run_episode(
     *,
-    robot: LockstepRobot,
+    robot: SimulatedRobot,
     spec: RobotSpec | None = None,
     source: ChunkSource,
     loop: TickLoop,
@@ -207,7 +196,7 @@ def run_episode(
     """Drives `robot` until its task is done (strict success) or `max_steps` have passed.
 
     Args:
-        robot: a connected robot; a simulated one is reset to `seed`.
+        robot: a connected robot; it is reset to `seed`.
         spec: the robot's spec with the limits in force, which commands are checked against
             (default: the robot's own spec).
         source: provides the chunks that the loop requests.

@@ -15,7 +15,7 @@ from flux_core.types import Observation
 
 from ..engines.core import load_core
 from ..engines.graph_inputs import user_inputs
-from ..robots import LockstepRobot
+from ..robots import SimulatedRobot
 from .latency import StageTimes
 
 
@@ -74,7 +74,7 @@ class ChunkSource(Protocol):
     action_horizon: int
     cameras: Sequence[str]
 
-    def submit(self, loop: ChunkSink, robot: LockstepRobot, request: ChunkRequest) -> None:
+    def submit(self, loop: ChunkSink, robot: SimulatedRobot, request: ChunkRequest) -> None:
         """Observes the robot and submits a chunk to `loop`."""
         ...
 
@@ -95,7 +95,7 @@ class HoldSource:
         self._action_dim = spec.action_dim
         self._start: NDArray[np.float32] = np.zeros(spec.action_dim, np.float32)
 
-    def submit(self, loop: ChunkSink, robot: LockstepRobot, request: ChunkRequest) -> None:
+    def submit(self, loop: ChunkSink, robot: SimulatedRobot, request: ChunkRequest) -> None:
         """Submits a chunk that repeats the command that holds the episode's first state."""
         if request.chunk_index == 0:
             self._start = robot.spec.hold(robot.state())
@@ -136,7 +136,7 @@ class BundleSource:
         self._policy = policy
         self._times = times
 
-    def submit(self, loop: ChunkSink, robot: LockstepRobot, request: ChunkRequest) -> None:
+    def submit(self, loop: ChunkSink, robot: SimulatedRobot, request: ChunkRequest) -> None:
         """Observes, encodes, draws the noise for (seed, chunk index), and submits."""
         with self._times.measure("render"):
             observation = robot.observe(request.prompt, self.cameras)

@@ -16,7 +16,13 @@ from flux_core.errors import RobotError
 from flux_core.robots import MotionLimits
 
 from ..engines.core import load_core
-from ..realtime import DriverCancelled, DriverProcess, RealtimeSettings, realtime_settings
+from ..realtime import (
+    DriverCancelled,
+    DriverProcess,
+    RealtimeSettings,
+    granted_text,
+    realtime_settings,
+)
 from ..realtime.inference_thread import InferenceThread
 from .latency import StageTimes
 from .policy_source import HoldSource
@@ -129,6 +135,11 @@ class RealtimeSession(SessionFacts):
         return True
 
     @property
+    def scheduling(self) -> dict[str, Mapping[str, Any]]:
+        """What was asked of the machine for the control thread and the driver, and what it gave."""
+        return {**self.loop.scheduling, "driver_niceness": self.driver.niceness}
+
+    @property
     def staleness_s(self) -> dict[str, float]:
         """The largest ages: of a state, a camera's frame, and what a command is made from."""
         return {
@@ -141,7 +152,7 @@ class RealtimeSession(SessionFacts):
         """Returns the facts that do not depend on the outcome of the episodes."""
         return super().describe() | {
             "limits": self.limits.as_data(),
-            "scheduling": self.loop.scheduling,
+            "scheduling": self.scheduling,
             "staleness": self.staleness_s,
             "max_observation_age_s": self.staleness_s["observation"],
             "stop_category": self.settings.stop_category,
@@ -153,7 +164,10 @@ class RealtimeSession(SessionFacts):
         ages = self.staleness_s
         return [
             *self.limits.lines(),
-            *(_scheduling_line(name, entry) for name, entry in self.loop.scheduling.items()),
+            *(
+                f"scheduling: {name.replace('_', ' ')}: {granted_text(name, entry)}"
+                for name, entry in self.scheduling.items()
+            ),
             f"staleness: hold if the state is older than {ages['state']:g} s or a frame older than "
             f"{ages['frame']:g} s; no command from an observation older than "
             f"{ages['observation']:g} s",
@@ -257,11 +271,3 @@ def _make_loop(
         settings=core.RealtimeSettings(**values),
         signals=signals,
     )
-
-
-def _scheduling_line(name: str, entry: Mapping[str, Any]) -> str:
-    what = name.replace("_", " ")
-    if not entry["asked"]:
-        return f"scheduling: {what}: as usual"
-    line = f"scheduling: {what}: asked for {entry['asked']}, got {entry['got']}"
-    return f"{line} ({entry['error']})" if entry["error"] else line

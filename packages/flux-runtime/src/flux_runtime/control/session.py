@@ -106,7 +106,7 @@ class SessionFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class Session(SessionFacts):
-    """A connected robot in simulated time, and a policy that has passed the preflight checks."""
+    """A connected robot on simulated time, and a policy that has passed the preflight checks."""
 
     robot: SimulatedRobot
     limits: Mapping[str, object]
@@ -170,7 +170,7 @@ def open_policy(
 def connected(
     options: RunOptions, robot: SimulatedRobot, policy: OpenedPolicy | None, times: StageTimes
 ) -> Iterator[Session]:
-    """Connects `robot` in simulated time, refuses it if the policy cannot drive it, and closes it
+    """Connects `robot` on simulated time, refuses it if the policy cannot drive it, and closes it
     at the end."""
     options.realtime_options.check_unused(options.robot)
     tightening = options.realtime_options.tightening
@@ -233,7 +233,6 @@ def make_loop(session: Session) -> Any:
         control_hz=spec.control_hz,
         execution_horizon=session.source.execution_horizon,
         mode=options.mode,
-        clock=session.clock,
         inference_delay=options.inference_delay if options.mode == "async" else 0,
     )
 

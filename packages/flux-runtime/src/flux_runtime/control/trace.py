@@ -15,8 +15,10 @@ from .latency import INTERVAL_EDGES_MS, Histogram, RunningHistogram
 
 MAX_ROWS = 8192
 """Ticks kept in real time; of a longer episode, every second, fourth, ... tick is kept."""
-MAX_EVENTS = 1000
-"""Events kept: the first ones. The recording has all, and the counts are complete."""
+CLAMPS = ("position", "velocity", "acceleration", "jerk")
+MAX_CLAMPS, MAX_EVENTS = 100, 500
+"""Events kept: the first ones, of commands that were moved inside a limit and of all other kinds.
+The recording has all, and the counts are complete."""
 MAX_POINTS = 4096
 """Points kept of figures over time, each the worst of the time it stands for."""
 
@@ -103,11 +105,31 @@ class WorstOverTime(Generic[T]):
             self._group_size *= 2
 
 
+class FirstEvents:
+    """Keeps the first events. Clamped commands, of which there may be many, have a bound of their
+    own, so that they never displace a hold or a stop."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+        self._num_clamps = 0
+
+    def add(self, event: Event) -> bool:
+        """Keeps the event unless there are too many, and returns whether it is kept."""
+        if event.name in CLAMPS:
+            self._num_clamps += 1
+            is_kept = self._num_clamps <= MAX_CLAMPS
+        else:
+            is_kept = len(self.events) - min(self._num_clamps, MAX_CLAMPS) < MAX_EVENTS
+        if is_kept:
+            self.events.append(event)
+        return is_kept
+
+
 class RealtimeTrace:
     """An `EpisodeLog` in memory of bounded size."""
 
     def __init__(self, control_hz: float) -> None:
-        self.events: list[Event] = []
+        self._first_events = FirstEvents()
         self._gap_ms = GAP_PERIODS * 1e3 / control_hz
         self._num_gaps = 0
         self.num_rows = 0
@@ -127,6 +149,8 @@ class RealtimeTrace:
         self._add_intervals(rows)
         kept = rows[-self.num_rows % self._stride :: self._stride].copy()
         self.num_rows += len(rows)
+        if not len(kept):
+            return  # in a long episode mostly; arrays of no rows take memory, too
         self._rows.append(kept)
         self._num_kept += len(kept)
         if self._num_kept > MAX_ROWS:
@@ -138,8 +162,12 @@ class RealtimeTrace:
         """Counts the event, and keeps it unless there are too many."""
         if event.what != "end":
             self._event_counts[event.name] = self._event_counts.get(event.name, 0) + 1
-        if len(self.events) < MAX_EVENTS:
-            self.events.append(event)
+        self._first_events.add(event)
+
+    @property
+    def events(self) -> list[Event]:
+        """The events that are kept."""
+        return self._first_events.events
 
     def add_inference(self, times: InferenceTimes) -> None:
         """Keeps the times; of many inferences, those with the oldest data."""

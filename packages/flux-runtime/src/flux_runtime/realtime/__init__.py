@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .inference_thread import InferenceThread as InferenceThread
     from .inference_thread import is_inference_stuck as is_inference_stuck
     from .machine import MachineFacts as MachineFacts
+    from .machine import granted_text as granted_text
     from .machine import machine_facts as machine_facts
     from .options import RealtimeOptions as RealtimeOptions
     from .settings import RealtimeSettings as RealtimeSettings
@@ -27,7 +28,7 @@ __getattr__, __dir__ = lazy_exports(
         "arguments": ("add_realtime_options", "realtime_options_from"),
         "driver_process": ("DriverCancelled", "DriverEvent", "DriverProcess", "SimulatedTask"),
         "inference_thread": ("InferenceThread", "is_inference_stuck"),
-        "machine": ("MachineFacts", "machine_facts"),
+        "machine": ("MachineFacts", "granted_text", "machine_facts"),
         "options": ("RealtimeOptions",),
         "settings": ("RealtimeSettings", "realtime_settings"),
     },

@@ -31,7 +31,7 @@ def add_realtime_options(parser: argparse.ArgumentParser) -> None:
         "--driver-python",
         type=Path,
         metavar="PATH",
-        help="the Python that runs the robot's driver, which has an environment of its own "
+        help="the Python that runs the robot's driver, which may have an environment of its own "
         "(default: the one that runs flux)",
     )
     add(

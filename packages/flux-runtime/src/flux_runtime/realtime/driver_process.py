@@ -25,6 +25,7 @@ from ..engines.core import load_core
 from ..robots import driver_target
 from .driver_interpreter import OLDEST, OPTION, interpreter_path, start_host, version_text
 from .driver_messages import DriverCancelled, DriverEvent, DriverMail
+from .niceness import Granted, set_niceness
 
 logger = logging.getLogger(__name__)
 
@@ -61,11 +62,17 @@ class DriverProcess:
     """
 
     def __init__(
-        self, process: subprocess.Popen[bytes], mail: DriverMail, robot: str, facts: dict[str, Any]
+        self,
+        process: subprocess.Popen[bytes],
+        mail: DriverMail,
+        robot: str,
+        facts: dict[str, Any],
+        niceness: Granted,
     ) -> None:
         self._process = process
         self._mail = mail
         self._robot = robot
+        self.niceness = niceness
         self._link: Any = None
         self._connect_timeout_s = float(facts["connect_timeout_s"])
         simulation = facts["simulation"]
@@ -83,6 +90,7 @@ class DriverProcess:
         python: str | os.PathLike[str] | None = None,
         cancelled: Callable[[], bool] = lambda: False,
         max_retries: int = 5,
+        niceness: int = 0,
     ) -> DriverProcess:
         """Starts the driver's process and loads the driver, without connecting it.
 
@@ -91,6 +99,7 @@ class DriverProcess:
             python: the interpreter; None for this one.
             cancelled: asked while this waits.
             max_retries: how often a call of the driver that raises is tried again.
+            niceness: of the driver's process, where this machine permits it.
 
         Raises:
             RobotError: the interpreter or the driver cannot be used.
@@ -99,6 +108,7 @@ class DriverProcess:
         interpreter = interpreter_path(python)
         target = driver_target(robot) if python is None else robot
         process, connection = start_host(interpreter, target, max_retries)
+        granted = set_niceness(process.pid, niceness)
         mail = DriverMail(process, connection, robot)
         try:
             _greet(mail, interpreter, cancelled)
@@ -107,7 +117,7 @@ class DriverProcess:
             )
             if "reason" in described:
                 raise RobotError(_beginning_with(robot, str(described["reason"])))
-            return cls(process, mail, robot, described["robot"])
+            return cls(process, mail, robot, described["robot"], granted)
         except BaseException:
             _kill(process)
             mail.close()

@@ -6,6 +6,7 @@ import os
 import platform
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -134,6 +135,20 @@ def _steal_share(window_s: float) -> float | None:
     time.sleep(window_s)
     after = _text(Path("/proc/stat")) or ""
     return steal_share_of(before.split("\n")[0], after.split("\n")[0])
+
+
+def granted_text(name: str, entry: Mapping[str, Any]) -> str:
+    """Returns in words what the control thread asked of this machine, and what it got.
+
+    Args:
+        name: of an entry of `_core.RealtimeLoop.scheduling`.
+        entry: its `asked`, `got` and `error`.
+    """
+    nothing = -1 if name == "cpu" else 0
+    if entry["asked"] == nothing:
+        return "as usual"
+    reason = f" ({entry['error']})" if entry["error"] else ""
+    return f"asked for {entry['asked']}, got {entry['got']}{reason}"
 
 
 def _limit(name: str) -> int | None:

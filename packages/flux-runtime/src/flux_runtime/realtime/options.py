@@ -78,7 +78,7 @@ class RealtimeOptions:
                 )
 
     def check_unused(self, robot: str) -> None:
-        """Refuses options that have no effect in simulated time.
+        """Refuses options that have no effect on simulated time.
 
         Raises:
             UsageError: the message names them.

@@ -47,6 +47,7 @@ from .timing import timing_section
 _ARMS = ("left", "right")
 _STAGE_NOTES = {
     "render": "camera pictures and state",
+    "observe": "the newest state and images",
     "encode": "observation to network inputs",
     "copy_in": "inputs into the bound buffers",
     "prefix": "pictures and prompt, once per chunk",

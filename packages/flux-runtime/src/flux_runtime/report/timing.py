@@ -26,6 +26,7 @@ from flux_core.robots import RobotSpec
 
 from ..control.episode import EpisodeResult
 from ..control.trace import GAP_PERIODS, Timing
+from ..realtime import granted_text
 from .plots import ages_figure, events_figure, intervals_figure
 
 _MAX_LISTED = 50
@@ -34,7 +35,7 @@ _MAX_LISTED = 50
 def timing_section(
     spec: RobotSpec, results: Sequence[EpisodeResult], summary: Mapping[str, Any]
 ) -> Html:
-    """Returns the section; nothing for a run in simulated time."""
+    """Returns the section; nothing for a run on simulated time."""
     drawn = [result for result in results if result.timing and result.timing.longest_intervals]
     if not drawn and "interval" not in summary:
         return Html()
@@ -64,18 +65,11 @@ def _figures(summary: Mapping[str, Any]) -> dict[str, str]:
     }
     figures["Gaps"] = str(interval.get("gaps", 0))
     scheduling: Mapping[str, Any] = summary.get("scheduling") or {}
-    return figures | {_title(name): _granted(entry) for name, entry in scheduling.items()}
+    return figures | {_title(name): granted_text(name, entry) for name, entry in scheduling.items()}
 
 
 def _title(name: str) -> str:
     return f"Scheduling: {name.replace('_', ' ')}"
-
-
-def _granted(entry: Mapping[str, Any]) -> str:
-    if not entry["asked"]:
-        return "as usual"
-    reason = f": {entry['error']}" if entry["error"] else ""
-    return f"asked for {entry['asked']}, got {entry['got']}{reason}"
 
 
 def _episode(spec: RobotSpec, result: EpisodeResult, summary: Mapping[str, Any]) -> Iterator[Html]:

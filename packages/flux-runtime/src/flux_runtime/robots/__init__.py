@@ -31,13 +31,12 @@ from flux_core.robots import (
 )
 from flux_driver.robot import SIMULATED_METHODS, fault_of
 
-from .protocol import LockstepRobot, Robot, SimulatedRobot
+from .protocol import Robot, SimulatedRobot
 
 ENTRY_POINT_GROUP = DRIVER_GROUP
 
 __all__ = [
     "ENTRY_POINT_GROUP",
-    "LockstepRobot",
     "Robot",
     "SimulatedRobot",
     "driver_target",

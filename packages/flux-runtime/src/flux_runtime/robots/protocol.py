@@ -27,7 +27,7 @@ class Robot(Protocol):
     Optional parts: `connect_timeout_s` (default 30) and `home_timeout_s` (default 60), the seconds
     that `connect` and `home` may take; `home()`, which moves the robot to its home pose; and
     `send_stamped(command, stamp)`, which replaces `send` and also gets the command's
-    `flux_driver.memory.CommandStamp`.
+    `flux_driver.commands.CommandStamp`.
     """
 
     @property
@@ -66,8 +66,20 @@ class Robot(Protocol):
         ...
 
 
-class LockstepRobot(Protocol):
-    """A robot that stands still between two commands, each of which is one control step."""
+@runtime_checkable
+class SimulatedRobot(Protocol):
+    """A robot that stands still between two commands, each of which is one control step. It can be
+    reset, and knows the progress of its task.
+
+    Attributes:
+        task: its task in words.
+        success_stage: the key of `stages()` that counts as success; once true, it stays true.
+        end_state: the key of `stages()` that must still hold at the end for strict success.
+    """
+
+    task: str
+    success_stage: str
+    end_state: str
 
     @property
     def spec(self) -> RobotSpec:
@@ -90,25 +102,6 @@ class LockstepRobot(Protocol):
         """Sends a command, (action_dim,) float32, for the next control step."""
         ...
 
-    def close(self) -> None:
-        """Releases everything the robot holds."""
-        ...
-
-
-@runtime_checkable
-class SimulatedRobot(LockstepRobot, Protocol):
-    """A robot that can be reset and knows the progress of its task.
-
-    Attributes:
-        task: its task in words.
-        success_stage: the key of `stages()` that counts as success; once true, it stays true.
-        end_state: the key of `stages()` that must still hold at the end for strict success.
-    """
-
-    task: str
-    success_stage: str
-    end_state: str
-
     def reset(self, seed: int) -> None:
         """Starts a new episode; the same seed gives the same start."""
         ...
@@ -119,4 +112,8 @@ class SimulatedRobot(LockstepRobot, Protocol):
 
     def render(self, cameras: Sequence[str]) -> Mapping[str, NDArray[np.uint8]]:
         """Returns (height, width, 3) uint8 RGB pictures of some cameras."""
+        ...
+
+    def close(self) -> None:
+        """Releases everything the robot holds."""
         ...

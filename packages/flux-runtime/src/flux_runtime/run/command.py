@@ -14,6 +14,7 @@ from ..control.latency import StageTimes
 from ..control.realtime_session import Confirm, RealtimeSession, connected_realtime
 from ..control.session import RunOptions, Session, connected, open_policy, shipped_policy
 from ..realtime import DriverProcess
+from ..realtime.niceness import DRIVER_NICENESS
 from ..report import require_report_dependencies
 from ..robots import SimulatedRobot, is_simulated_class, make_robot
 from .recording import prepare_recording
@@ -88,8 +89,13 @@ def open_session(
         with _lockstep(options, times) as session:
             yield session
         return
-    retries = options.realtime_options.max_retries
-    with DriverProcess.start(options.robot, python=python, max_retries=retries) as driver:
+    realtime = options.realtime_options
+    with DriverProcess.start(
+        options.robot,
+        python=python,
+        max_retries=realtime.max_retries,
+        niceness=DRIVER_NICENESS if realtime.priority else 0,
+    ) as driver:
         if driver.simulation is None or options.realtime:
             policy = open_policy(options, driver.spec, times)
             with connected_realtime(options, driver, policy, times, confirm) as session:

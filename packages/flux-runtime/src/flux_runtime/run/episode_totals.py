@@ -66,7 +66,12 @@ def _realtime_totals(
         events.update(timing.event_counts)
     percentiles = {key: interval[key] for key in ("p50_ms", "p95_ms", "p99_ms", "max_ms")}
     gaps = sum(timing.num_gaps for timing in timings)
-    return {"interval": {**percentiles, "gaps": gaps}, "event_counts": dict(events)}
+    return {
+        "interval": {**percentiles, "gaps": gaps},
+        "event_counts": dict(events),
+        # Records that did not fit in the control thread's rings; the loop counts over all episodes.
+        "dropped": results[-1].stats.get("dropped"),
+    }
 
 
 def _rates(rate_key: str, ci_key: str, outcomes: Sequence[bool | None]) -> dict[str, object]:

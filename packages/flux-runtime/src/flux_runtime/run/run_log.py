@@ -10,7 +10,7 @@ from ..control.latency import Histogram, merge_stages
 from ..control.realtime_episode import drive_realtime
 from ..control.realtime_session import RealtimeSession
 from ..control.session import RunOptions, Session, drive
-from ..control.trace import MAX_EVENTS, EpisodeTrace
+from ..control.trace import EpisodeTrace, FirstEvents
 from ..report import ReportData, VideoRecorder, write_report
 from .episode_totals import stages_of, summarize
 from .recording import EpisodeRecording, Recorder
@@ -31,6 +31,7 @@ class RunLog:
         self._session: Session | RealtimeSession | None = None
         self._videos: list[bytes | None] = []
         self._histograms: dict[str, Histogram] = {}
+        self._first_events = FirstEvents()
         self._events: list[dict[str, object]] = []
         self._recorder: Recorder | None = None
 
@@ -97,8 +98,8 @@ class RunLog:
     def _keep(self, result: EpisodeResult, video: bytes | None) -> None:
         """Adds to the totals, and keeps the ticks only if the report draws them."""
         self._histograms = merge_stages([self._histograms, stages_of(result)])
-        room = MAX_EVENTS - len(self._events)
-        self._events += [{"seed": result.seed} | e.as_data() for e in result.events[:room]]
+        kept = [event for event in result.events if self._first_events.add(event)]
+        self._events += [{"seed": result.seed} | event.as_data() for event in kept]
         if len(self.results) >= self.options.video_episodes:
             result = replace(result, trace=EpisodeTrace(), events=())
             if result.timing is not None:
