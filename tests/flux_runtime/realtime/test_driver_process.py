@@ -179,6 +179,16 @@ def test_connect_is_cancelled_at_once_and_leaves_no_process(start: Any, arm_log:
     assert not exists(driver.pid) and arm_log.lines()[-1] == "close"
 
 
+def test_a_driver_is_served_where_standard_error_is_closed(core: Any, arm_log: Any) -> None:
+    program = (
+        "from flux_runtime.realtime import DriverProcess\n"
+        "with DriverProcess.start('an_arm:Arm') as driver: driver.connect(['top'])"
+    )
+    closed = ["sh", "-c", 'exec "$0" -c "$1" 2>&-', sys.executable, program]
+    assert subprocess.run(closed, timeout=60).returncode == 0
+    assert arm_log.lines()[-1] == "close"
+
+
 def test_a_driver_that_never_closes_is_killed_with_a_warning(
     start: Any, arm_log: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

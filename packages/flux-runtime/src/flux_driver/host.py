@@ -444,7 +444,7 @@ class Host:
 def serve(connection: Any, parent: int, target: str, library: str, max_retries: int) -> int:
     """Loads the driver `target` and serves it; returns the exit code."""
     sys.setswitchinterval(0.001)
-    for stream in (sys.stdout, sys.stderr):
+    for stream in filter(None, (sys.stdout, sys.stderr)):  # None: closed by who started flux
         stream.reconfigure(line_buffering=True)  # pyright: ignore[reportAttributeAccessIssue]
     signals = Signals()
     channel = Channel(connection)
@@ -476,6 +476,6 @@ def serve(connection: Any, parent: int, target: str, library: str, max_retries: 
     except BaseException:  # noqa: BLE001 - nothing is left to be done but to say so
         code = 1
         traceback.print_exc()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        stream.flush()
     os._exit(code)  # a call of the driver may hang
