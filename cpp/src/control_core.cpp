@@ -234,6 +234,7 @@ void ControlCore::take_requests() noexcept {
   if (is_finish_requested_.exchange(false) && !is_ending) {
     discard();
     stopping_since_ns_ = 0;
+    rest_sequence_ = 0;
     set_phase(LoopPhase::kFinishing);
   }
 }
@@ -439,6 +440,7 @@ void ControlCore::begin_stop(const Cause& cause, StopCategory category) noexcept
   store(stop_limit_, cause.limit);
   store(category_, category);
   stopping_since_ns_ = 0;
+  rest_sequence_ = 0;
   set_phase(LoopPhase::kStopping);
 }
 
@@ -449,11 +451,24 @@ void ControlCore::end_if_at_rest(const Tick& tick) noexcept {
   const double stopping_s = to_seconds(tick.now_ns - stopping_since_ns_);
   const double bound_s = filter_.rest_time_bound_s() + kStopMarginS;
   const bool is_overdue = stopping_s > bound_s;
-  if (!is_at_rest() && !is_overdue) return;
+  if (!is_overdue && !has_accepted_rest(tick)) return;
   if (is_overdue && !is_at_rest()) {
     faults_.note(Fault::kStopOverdue, -1, stopping_s, bound_s);
   }
   end_session(current == LoopPhase::kStopping ? LoopPhase::kStopped : LoopPhase::kIdle);
+}
+
+bool ControlCore::has_accepted_rest(const Tick& tick) noexcept {
+  if (!is_at_rest()) {
+    rest_sequence_ = 0;
+    return false;
+  }
+  if (rest_sequence_ == 0) {
+    rest_sequence_ = sequence_;
+    rest_since_ns_ = tick.now_ns;
+  }
+  return tick.header.acknowledged >= rest_sequence_ ||
+         tick.now_ns - rest_since_ns_ > kGapPeriods * period_ns_;
 }
 
 void ControlCore::end_session(LoopPhase phase) noexcept {

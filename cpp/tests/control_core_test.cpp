@@ -156,6 +156,31 @@ void a_stop_is_latched_until_the_next_start() {
   CHECK_PHASE(rig, LoopPhase::kRunning);
 }
 
+void a_session_ends_once_the_robot_has_accepted_a_command_at_rest() {
+  CoreRig rig;
+  CHECK_FAULT(rig.start().fault, Fault::kNone);
+  rig.run(10);
+  rig.link->is_acknowledging = false;
+  rig.core->request_finish();
+  rig.tick();
+  CHECK_PHASE(rig, LoopPhase::kFinishing);
+  rig.link->driver.acknowledged = rig.link->last.sequence;
+  rig.tick();
+  CHECK_PHASE(rig, LoopPhase::kIdle);
+}
+
+void a_robot_that_accepts_nothing_does_not_keep_a_session_from_ending() {
+  CoreRig rig;
+  CHECK_FAULT(rig.start().fault, Fault::kNone);
+  rig.run(10);
+  rig.link->is_acknowledging = false;
+  rig.core->request_stop(StopCategory::kStopKeepPower);
+  rig.ticks(3);
+  CHECK_PHASE(rig, LoopPhase::kStopping);
+  rig.ticks(3);
+  CHECK_PHASE(rig, LoopPhase::kStopped);
+}
+
 void a_stop_of_category_0_does_not_brake_first() {
   CoreRig rig;
   CHECK_FAULT(rig.start().fault, Fault::kNone);
@@ -265,6 +290,8 @@ void a_robot_of_differences_rests_at_once() {
   rig.tick();
   CHECK_EQUAL(rig.core->command()[0], 0.0F);
   CHECK_EQUAL(rig.core->command()[1], 0.5F);
+  CHECK_PHASE(rig, LoopPhase::kStopping);
+  rig.tick();  // the robot has accepted the rest command
   CHECK_PHASE(rig, LoopPhase::kStopped);
   CHECK_EQUAL(rig.count(Fault::kLeftLimits) + rig.count(Fault::kFollowingError), 0U);
 }
@@ -345,6 +372,10 @@ std::vector<Case> control_core_cases() {
        ticks_lie_on_the_grid_and_are_never_caught_up_with},
       {"finishing brakes and ends without a stop", finishing_brakes_and_ends_without_a_stop},
       {"a stop is latched until the next start", a_stop_is_latched_until_the_next_start},
+      {"a session ends once the robot has accepted a command at rest",
+       a_session_ends_once_the_robot_has_accepted_a_command_at_rest},
+      {"a robot that accepts nothing does not keep a session from ending",
+       a_robot_that_accepts_nothing_does_not_keep_a_session_from_ending},
       {"a stop of category 0 does not brake first", a_stop_of_category_0_does_not_brake_first},
       {"a start pose outside the tolerance is refused",
        a_start_pose_outside_the_tolerance_is_refused},

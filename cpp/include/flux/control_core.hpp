@@ -123,6 +123,8 @@ class ControlCore {
   void send(Tick& tick) noexcept;
   void record(const Tick& tick) noexcept;
   void end_if_at_rest(const Tick& tick) noexcept;
+  // Whether the robot has accepted a command at rest, or was given three periods to do so.
+  [[nodiscard]] bool has_accepted_rest(const Tick& tick) noexcept;
   void ask(const Tick& tick) noexcept;
   void begin_stop(const Cause& cause, StopCategory category) noexcept;
   void end_session(LoopPhase phase) noexcept;
@@ -181,6 +183,9 @@ class ControlCore {
   std::int64_t last_watch_ns_ = 0;
   std::int64_t held_ns_ = 0;  // because of faults, since a row was last executed
   std::int64_t stopping_since_ns_ = 0;
+  // The first command at rest while a session ends, and when it was sent; 0 before.
+  std::uint64_t rest_sequence_ = 0;
+  std::int64_t rest_since_ns_ = 0;
   bool is_returning_ = false;
 
   // The running chunk: the next row, the first row that is not executed any more, and how many have
