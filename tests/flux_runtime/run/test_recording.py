@@ -177,6 +177,29 @@ def test_a_full_disk_ends_the_recording_with_one_line(
     assert read_stream(tmp_path / "x.stream")[1] == [(ROWS, b"first")]
 
 
+@pytest.mark.parametrize("name", ["episode_000000.npz", "episodes.jsonl"])
+def test_a_disk_that_is_full_when_an_episode_ends_keeps_its_stream(
+    fakes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    sync = os.fsync
+
+    def full(file: int) -> None:
+        if Path(os.readlink(f"/proc/self/fd/{file}")).name.removesuffix(".partial") == name:
+            raise OSError(28, "No space left on device")
+        sync(file)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(DataError, match=rf"{name}: cannot be written \(No space") as caught:
+            record(fakes, tmp_path)
+    stream = tmp_path / "episode_000000.stream"
+    assert str(stream) in str(caught.value)
+    assert read_recording(stream).outcome == "finished"
+    assert not list(tmp_path.glob("*.partial"))
+    lines = tmp_path / "episodes.jsonl"
+    assert not lines.exists() or lines.read_text() == ""
+
+
 def test_a_recording_in_real_time_has_true_times_events_and_ages(
     fakes: Any, tmp_path: Path
 ) -> None:

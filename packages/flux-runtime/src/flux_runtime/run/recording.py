@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from flux_core.errors import UsageError
+from flux_core.errors import DataError, UsageError
 from flux_core.robots import RobotSpec
 
 from ..control.episode import EpisodeResult
@@ -108,18 +109,38 @@ class EpisodeRecording:
         self._stream.append_json(INFERENCE, times.as_data())
 
     def finish(self, result: EpisodeResult) -> Path:
-        """Turns the stream into the episode's file and its line, and returns the file."""
+        """Turns the stream into the episode's file and its line, and returns the file.
+
+        Raises:
+            DataError: one of them cannot be written, for example because the disk is full; the
+                stream stays.
+        """
         end = {"outcome": result.outcome, "stopped_by": result.stopped_by, "reason": result.reason}
         self._stream.append_json(END, end)
         self._stream.close()
         stream = self._stream.path
         episode = episode_of(*read_stream(stream))
         path = stream.with_suffix(".npz")
-        _write_npz(path, episode)
         line = {"file": path.name, "robot": episode.robot, "prompt": episode.prompt}
-        _append_line(path.with_name(SUMMARY_NAME), line | result.summary() | end)
+        with _naming(path, stream):
+            _write_npz(path, episode)
+        with _naming(path.with_name(SUMMARY_NAME), stream):
+            _append_line(path.with_name(SUMMARY_NAME), line | result.summary() | end)
         stream.unlink()
         return path
+
+
+@contextmanager
+def _naming(path: Path, stream: Path) -> Iterator[None]:
+    """Makes a failure to write `path` say where the episode is kept."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(
+            f"{path}: cannot be written ({error.strerror or error}). The whole episode is kept in "
+            f"{stream}; read it with flux_runtime.read_recording. Make room on the disk, or record "
+            f"to another directory."
+        ) from error
 
 
 def _write_npz(path: Path, episode: RecordedEpisode) -> None:
@@ -127,15 +148,26 @@ def _write_npz(path: Path, episode: RecordedEpisode) -> None:
     partial = path.with_name(f"{path.name}.partial")
     facts = np.array(json.dumps(facts_of(episode), ensure_ascii=False))
     arrays: dict[str, Any] = {**episode.arrays, FACTS_KEY: facts}
-    with partial.open("wb") as file:
-        np.savez_compressed(file, allow_pickle=False, **arrays)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    try:
+        with partial.open("wb") as file:
+            np.savez_compressed(file, allow_pickle=False, **arrays)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        with suppress(OSError):  # a failure to write it is what the operator must read
+            partial.unlink(missing_ok=True)
 
 
 def _append_line(path: Path, line: dict[str, object]) -> None:
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line, ensure_ascii=False) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+    """Appends the whole line or nothing, so that the lines before it stay readable."""
+    size = path.stat().st_size if path.exists() else 0
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        with suppress(OSError):
+            os.truncate(path, size)
+        raise

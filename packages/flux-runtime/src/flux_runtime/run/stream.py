@@ -90,8 +90,9 @@ class StreamWriter:
 
     def _refusal(self, error: OSError) -> DataError:
         return DataError(
-            f"{self.path}: cannot be written ({error.strerror}). Make room on the disk, or record "
-            f"to another directory."
+            f"{self.path}: cannot be written ({error.strerror}). What it holds until then is kept; "
+            f"read it with flux_runtime.read_recording. Make room on the disk, or record to "
+            f"another directory."
         )
 
 
