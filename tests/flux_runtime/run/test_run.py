@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -253,6 +254,28 @@ def test_a_run_that_ends_early_is_recorded_and_reported(
     assert "ended early" in page.read_text()
     assert read_recording(record / "episode_000001.npz").num_ticks == 12
     assert toy.calls[-1] == "close"
+
+
+def test_a_full_disk_costs_the_page_but_not_the_result(
+    core: Any, toy: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("av", reason="reports need flux-runtime[report]")
+    page, record = tmp_path / "run.html", tmp_path / "recording"
+    # An older page stays; a limit on the size of files stands for the end of the disk.
+    page.write_text("older")
+    options = ("--policy", "hold", "--episodes", "1", "--max-steps", "2", "--video-episodes", "0")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, limits[1]))
+    try:
+        code = main([*TOY, *options, "--report", str(page), "--record", str(record), "--json"])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    out, err = capsys.readouterr()
+    assert (code, json.loads(out)["outcome"]) == (1, "finished")
+    assert err.startswith(f"flux-runtime: error: {page}: cannot be written (File too large). Make")
+    assert f"its recording is in {record}" in err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["recording", "run.html"]
+    assert page.read_text() == "older"
 
 
 def test_the_table_says_how_a_run_ended_early(

@@ -254,18 +254,23 @@ def _run(args: argparse.Namespace) -> int:
     options = RunOptions(**{name: getattr(args, name) for name in fields})
     console = RunConsole(options, is_json=args.json)
     reports: list[dict[str, object]] = []
+
+    def on_report(report: dict[str, object]) -> None:
+        reports.append(report)
+        try:
+            console.stop()
+        finally:  # The terminal may be gone, and stdout a file.
+            print_json(report) if args.json else console.print_report(report)
+            sys.stdout.flush()
+
     hooks = RunHooks(
         on_ready=console.on_ready,
         on_episode=console.on_episode,
-        on_report=reports.append,
+        on_report=on_report,
         confirm=console.confirm,
     )
-    try:
-        with console:
-            run(options, hooks)
-    finally:  # A run that ended early has a report too, and then its error.
-        for report in reports:
-            print_json(report) if args.json else console.print_report(report)
+    with console:
+        run(options, hooks)
     return EXIT_FAILED if reports[0].get("commands_out_of_limit") else EXIT_OK
 
 

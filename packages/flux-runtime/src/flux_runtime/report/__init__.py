@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+from contextlib import suppress
 from pathlib import Path
 
-from flux_core.errors import MissingDependencyError, UsageError
+from flux_core.errors import DataError, MissingDependencyError, UsageError
 
 from .page import ReportData, render_report
 from .video import VideoRecorder
@@ -37,7 +38,20 @@ def write_report(path: Path, data: ReportData) -> None:
 
 
 def write_text(path: Path, page: str) -> None:
-    """Writes a page as UTF-8; a partly written page is never left at `path`."""
+    """Writes a page as UTF-8; a partly written page is never left, whatever ends the writing.
+
+    Raises:
+        DataError: it cannot be written, for example because the disk is full.
+    """
     partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(page, encoding="utf-8")
-    partial.replace(path)
+    try:
+        partial.write_text(page, encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        raise DataError(
+            f"{path}: cannot be written ({error.strerror or error}). Make room on the disk, or "
+            f"name another --report."
+        ) from error
+    finally:
+        with suppress(OSError):  # a failure to write it was already reported above
+            partial.unlink(missing_ok=True)

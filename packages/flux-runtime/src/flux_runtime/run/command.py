@@ -32,8 +32,9 @@ class RunHooks:
     Attributes:
         on_ready: called with the session before the first command.
         on_episode: called after each episode that ended as planned.
-        on_report: called with the JSON report, also if an error, a fault or Ctrl-C ends the run
-            early once an episode has begun; the exception is raised afterwards.
+        on_report: called with the JSON report before the page is written, also if an error, a
+            fault or Ctrl-C ends the run early once an episode has begun; the exception is raised
+            afterwards.
         confirm: asks the operator before a robot is moved back to its limits, which happens only
             with `return_to_limits`; by default that option is taken for the answer.
     """
@@ -74,7 +75,7 @@ def run(options: RunOptions, hooks: RunHooks = RunHooks()) -> dict[str, object]:
         raise
     if not options.dry_run:
         report = log.report()
-    hooks.on_report(report)
+    _hand_over(log, report, hooks.on_report)
     return report
 
 
@@ -115,6 +116,17 @@ def _lockstep(options: RunOptions, times: StageTimes) -> Iterator[Session]:
         yield session
 
 
+def _hand_over(
+    log: RunLog, report: dict[str, object], on_report: Callable[[dict[str, object]], None]
+) -> None:
+    """Reports first: a page that cannot be written, or a signal meanwhile, must not cost that."""
+    try:
+        on_report(report)
+    finally:
+        if not log.options.dry_run:
+            log.write_page(report)
+
+
 def _report_what_happened(
     log: RunLog, error: BaseException, on_report: Callable[[dict[str, object]], None]
 ) -> None:
@@ -122,6 +134,6 @@ def _report_what_happened(
     if not log.results:
         return
     try:
-        on_report(log.report(error))
+        _hand_over(log, log.report(error), on_report)
     except (FluxError, OSError, ValueError, RuntimeError) as second:
         logger.error("the report of the interrupted run could not be written: %s", second)

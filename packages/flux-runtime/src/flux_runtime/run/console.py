@@ -38,6 +38,7 @@ class RunConsole:
         self._is_json = is_json
         self._num_successes = 0
         self._num_done = 0
+        self._is_stopped = False
         self._console = Console(stderr=True)
         self._progress = Progress(
             TextColumn("{task.description}"),
@@ -61,7 +62,13 @@ class RunConsole:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._progress.stop()
+        self.stop()
+
+    def stop(self) -> None:
+        """Ends the progress bar, which would take what is printed on stdout to stderr."""
+        if not self._is_stopped:
+            self._is_stopped = True
+            self._progress.stop()
 
     def on_ready(self, session: Session | RealtimeSession) -> None:
         """Prints what an operator should read before a robot moves in real time."""

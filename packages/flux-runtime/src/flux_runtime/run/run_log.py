@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
+from flux_core.errors import DataError
+
 from ..control.episode import EpisodeResult, how_it_ended
 from ..control.latency import Histogram, merge_stages
 from ..control.realtime_episode import drive_realtime
@@ -46,20 +48,46 @@ class RunLog:
             on_episode(self._run_one(session, index))
 
     def report(self, error: BaseException | None = None) -> dict[str, object]:
-        """Writes the page if one is wanted, and returns the JSON report.
+        """Returns the JSON report; `report` is the page that `write_page` is about to write.
 
         Args:
             error: what ended the run early; None if it ended as planned.
         """
         assert self._session is not None
-        python_stages = self._session.times.histograms()
-        histograms = merge_stages([self._histograms]) | python_stages
-        report = self._session.describe() | summarize(self.results, histograms)
+        report = self._session.describe() | summarize(self.results, self._all_histograms())
         report |= self._ending(error) | {"events": self._events}
         if self.options.report is not None:
-            self._write_page(histograms, report)
             report["report"] = str(self.options.report)
         return report
+
+    def write_page(self, report: Mapping[str, object]) -> None:
+        """Writes the page of a JSON report if one is wanted.
+
+        Raises:
+            DataError: it cannot be written, for example because the disk is full.
+        """
+        if self.options.report is None:
+            return
+        assert self._session is not None
+        bundle = self._session.bundle
+        data = ReportData(
+            spec=self._session.spec,
+            summary=report,
+            results=self.results,
+            videos=self._videos,
+            num_plotted=self.options.video_episodes,
+            histograms=self._all_histograms(),
+            manifest=bundle.manifest if bundle else None,
+        )
+        try:
+            write_report(self.options.report, data)
+        except DataError as error:
+            kept = f", and its recording is in {self.options.record}" if self.options.record else ""
+            raise DataError(f"{error} The result of the run is printed{kept}.") from error
+
+    def _all_histograms(self) -> dict[str, Histogram]:
+        assert self._session is not None
+        return merge_stages([self._histograms]) | self._session.times.histograms()
 
     def _run_one(self, session: Session | RealtimeSession, index: int) -> EpisodeResult:
         """Runs episode `index`; records it, and films it if the report will show it."""
@@ -113,20 +141,3 @@ class RunLog:
         if outcome == "finished":  # between two episodes, or when the robot was closed
             outcome, stopped_by, reason = how_it_ended(error)
         return {"outcome": outcome, "stopped_by": stopped_by, "reason": reason}
-
-    def _write_page(
-        self, histograms: Mapping[str, Histogram], report: Mapping[str, object]
-    ) -> None:
-        assert self._session is not None
-        assert self.options.report is not None
-        bundle = self._session.bundle
-        data = ReportData(
-            spec=self._session.spec,
-            summary=report,
-            results=self.results,
-            videos=self._videos,
-            num_plotted=self.options.video_episodes,
-            histograms=histograms,
-            manifest=bundle.manifest if bundle else None,
-        )
-        write_report(self.options.report, data)
