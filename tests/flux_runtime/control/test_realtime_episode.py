@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from flux_core.command_line import StoppedBySignal
 from flux_core.errors import DataError, RobotError
 from flux_runtime.control.command_monitor import GAP, RETURNING, CommandMonitor
 from flux_runtime.control.episode import EpisodeResult
@@ -23,7 +24,6 @@ from flux_runtime.control.realtime_episode import drive_realtime
 from flux_runtime.control.realtime_session import (
     Confirm,
     RealtimeSession,
-    StoppedBySignal,
     connected_realtime,
 )
 from flux_runtime.control.session import RunOptions

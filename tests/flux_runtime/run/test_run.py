@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import resource
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -276,6 +278,68 @@ def test_a_full_disk_costs_the_page_but_not_the_result(
     assert f"its recording is in {record}" in err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["recording", "run.html"]
     assert page.read_text() == "older"
+
+
+NUMBERS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+
+
+@pytest.fixture
+def handlers() -> Iterator[None]:
+    """Checks that a run leaves the handlers of the signals as they were."""
+    before = [signal.getsignal(number) for number in NUMBERS]
+    yield
+    assert [signal.getsignal(number) for number in NUMBERS] == before
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_a_signal_while_the_page_is_written_costs_only_the_page(
+    core: Any,
+    toy: Any,
+    handlers: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    number: signal.Signals,
+) -> None:
+    pytest.importorskip("av", reason="reports need flux-runtime[report]")
+    monkeypatch.setattr(Path, "replace", lambda path, target: signal.raise_signal(number))
+    options = ("--policy", "hold", "--episodes", "1", "--max-steps", "2", "--video-episodes", "0")
+    assert main([*TOY, *options, "--report", str(tmp_path / "run.html"), "--json"]) == 130
+    out, err = capsys.readouterr()
+    assert json.loads(out)["outcome"] == "finished"
+    assert err == f"flux-runtime: interrupted by {number.name}\n"
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_a_signal_before_the_robot_is_connected_ends_the_run(
+    toy: Any,
+    handlers: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    number: signal.Signals,
+) -> None:
+    def open_policy(*arguments: object) -> None:
+        signal.raise_signal(number)
+
+    monkeypatch.setattr("flux_runtime.run.command.open_policy", open_policy)
+    line = refused(capsys, *TOY, "--policy", "hold", code=130)
+    assert line == f"flux-runtime: interrupted by {number.name}\n"
+    assert "connect" not in toy.calls
+
+
+def test_a_hangup_that_the_parent_ignores_stays_ignored(
+    core: Any, toy: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(
+        "flux_runtime.run.command.open_policy", lambda *_: signal.raise_signal(signal.SIGHUP)
+    )
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        report = run_json(capsys, *TOY, "--policy", "hold", "--episodes", "1")
+    finally:
+        assert signal.signal(signal.SIGHUP, before) is signal.SIG_IGN
+    assert report["outcome"] == "finished"
 
 
 def test_the_table_says_how_a_run_ended_early(

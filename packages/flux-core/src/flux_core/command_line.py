@@ -22,6 +22,18 @@ from .errors import FluxError, UsageError
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
 
 
+class StoppedBySignal(KeyboardInterrupt):
+    """The operator ended the command with SIGINT, SIGTERM or SIGHUP.
+
+    Attributes:
+        name: of the signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.name = signal.Signals(number).name
+        super().__init__(self.name)
+
+
 def new_parser(prog: str, description: str, example: str) -> argparse.ArgumentParser:
     """Returns a parser whose `--help` ends with a real example."""
     return argparse.ArgumentParser(
@@ -51,7 +63,7 @@ def run_cli(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) 
     """Parses `argv` and calls `args.handler(args)`. An error that the user can fix (a FluxError, or
     an OSError about a file) becomes one line on stderr.
 
-    Returns the exit code: 0, 1 (failed) or 2 (usage).
+    Returns the exit code: 0, 1 (failed), 2 (usage) or 130 (interrupted).
     """
     _add_debug(parser)
     args = parser.parse_args(argv)
@@ -64,8 +76,9 @@ def run_cli(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) 
         else:
             print(f"{parser.prog}: error: {_one_line(error)}", file=sys.stderr)
         return EXIT_USAGE if isinstance(error, UsageError) else EXIT_FAILED
-    except KeyboardInterrupt:
-        print(f"{parser.prog}: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        by = f" by {error.name}" if isinstance(error, StoppedBySignal) else ""
+        print(f"{parser.prog}: interrupted{by}", file=sys.stderr)
         return EXIT_INTERRUPTED
 
 
@@ -84,6 +97,36 @@ def _cleaning_up_on_sigterm() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def stopped_by_signals() -> Iterator[None]:
+    """Makes SIGINT, SIGTERM and SIGHUP alike raise StoppedBySignal in the block.
+
+    For commands that drive a robot. A signal that the parent had ignored, as `nohup` does with
+    SIGHUP, stays ignored.
+    """
+
+    def stop(number: int, _: object) -> None:
+        raise StoppedBySignal(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    handlers = {number: signal.getsignal(number) for number in numbers}
+    before = {
+        number: handler
+        for number, handler in handlers.items()
+        if handler not in (None, signal.SIG_IGN)
+    }
+    try:
+        for number in before:
+            signal.signal(number, stop)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

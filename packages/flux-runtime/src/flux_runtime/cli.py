@@ -18,6 +18,7 @@ from flux_core.command_line import (
     new_parser,
     print_json,
     run_cli,
+    stopped_by_signals,
     without_current_directory,
 )
 from flux_core.errors import UsageError
@@ -245,6 +246,11 @@ def _add_threads(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
+    with stopped_by_signals():  # the imports take a while too
+        return _drive(args)
+
+
+def _drive(args: argparse.Namespace) -> int:
     from .run.command import RunHooks, RunOptions, run
     from .run.console import RunConsole
 

@@ -241,7 +241,7 @@ def how_it_ended(error: BaseException | None) -> tuple[Outcome, str | None, str 
     if error is None:
         return "finished", None, None
     if isinstance(error, KeyboardInterrupt):
-        name = str(error) or "SIGINT"  # one that names its signal is of a run in real time
+        name = str(error) or "SIGINT"  # StoppedBySignal names its signal
         return "interrupted", name, f"interrupted by {name}"
     if isinstance(error, SystemExit):
         return "interrupted", "SIGTERM", "interrupted by SIGTERM"

@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from flux_core.command_line import StoppedBySignal
 from flux_core.errors import RobotError
 
 from ..realtime import DriverCancelled
@@ -25,7 +26,7 @@ from .episode import EpisodeResult, how_it_ended
 from .episode_log import EpisodeLog, Event, Outcome
 from .latency import Histogram, since
 from .realtime_rows import SessionTimes
-from .realtime_session import RealtimeSession, StoppedBySignal
+from .realtime_session import RealtimeSession
 from .success import STRICT_HOLD_TICKS, SuccessWatch
 from .trace import RealtimeTrace
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from flux_core.command_line import StoppedBySignal
 from flux_core.errors import RobotError
 from flux_core.robots import MotionLimits
 
@@ -32,18 +32,6 @@ from .session import OpenedPolicy, RunOptions, SessionFacts, default_prompt
 
 Confirm = Callable[[str, Callable[[], bool]], bool]
 """Asks the operator a question. The second argument says that the operator has stopped the run."""
-
-
-class StoppedBySignal(KeyboardInterrupt):
-    """The operator stopped the robot with SIGINT, SIGTERM or SIGHUP.
-
-    Attributes:
-        name: of the signal.
-    """
-
-    def __init__(self, number: int) -> None:
-        self.name = signal.Signals(number).name
-        super().__init__(self.name)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,7 +174,8 @@ def connected_realtime(
 ) -> Iterator[RealtimeSession]:
     """Connects the robot, checks it and the policy, and closes both at the end.
 
-    From here to the end, SIGINT, SIGTERM and SIGHUP stop the robot instead of this process.
+    From here to the end, SIGINT, SIGTERM and SIGHUP stop the robot instead of this process, also
+    if they were ignored until now.
 
     Raises:
         FluxError: the robot or the policy cannot be used; no command has been sent.
