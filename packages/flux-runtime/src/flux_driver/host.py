@@ -90,6 +90,8 @@ class Host:
         self._is_over = False
         self._failure = ""
         self._turned_s = time.monotonic()
+        self._messages = select.poll()  # select() knows no descriptor above 1023
+        self._messages.register(channel.fileno(), select.POLLIN)
 
     def run(self) -> None:
         """Serves until the driver is closed."""
@@ -109,10 +111,9 @@ class Host:
 
     def turn(self) -> None:
         """Waits for a quarter of a period at most, then looks at everything once."""
-        waited_for = [self._channel]
         if not self._is_closing:
             timeout_s = min(POLL_S, self._period_s / 4)
-            select.select(waited_for, [], [], timeout_s)
+            self._messages.poll(timeout_s * 1e3)
         else:
             time.sleep(POLL_S / 10)
         self._notice_absence()
