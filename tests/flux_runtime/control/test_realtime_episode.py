@@ -151,6 +151,41 @@ def test_a_fault_ends_the_episode_with_its_reason_and_all_until_then(
     assert driver.calls[-1] == "close"
 
 
+class LoopThatTheDriverStopped:
+    """The loop, but its sessions end because the driver has stopped the robot."""
+
+    def __init__(self, loop: Any) -> None:
+        self._loop = loop
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loop, name)
+
+    def status(self) -> dict[str, Any]:
+        cause = {"fault": "driver_stopped", "reason": "the driver has stopped the robot by itself"}
+        return {**self._loop.status(), "phase": "stopped", **cause}
+
+
+def test_the_reason_of_a_driver_that_stopped_by_itself_is_waited_for(
+    driver: LoopbackDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = SimpleNamespace(time_ns=1, name="stopped", text="stop(2): silence", count=1)
+    looks: list[int] = []
+
+    def events() -> list[Any]:
+        looks.append(driver.link.phase)
+        return [told] if looks.count(0) == 4 else []  # it arrives a little after the end
+
+    ends: list[EpisodeResult] = []
+    with opened(driver, max_steps=3) as session:
+        monkeypatch.setattr(driver, "events", events)
+        ended = replace(session, loop=LoopThatTheDriverStopped(session.loop))
+        with pytest.raises(RobotError, match=r"driver_stopped: .* itself \(stop\(2\): silence\)$"):
+            drive_realtime(ended, 1, on_end=ends.append)
+    reason = "the driver has stopped the robot by itself (stop(2): silence)"
+    assert (ends[0].stopped_by, ends[0].reason) == ("driver_stopped", reason)
+    assert "stopped" in [event.name for event in ends[0].events]
+
+
 def test_inferences_that_fail_are_retried_and_then_a_stop(driver: LoopbackDriver) -> None:
     def fail(step: int) -> None:
         driver.error = OSError("camera unplugged")

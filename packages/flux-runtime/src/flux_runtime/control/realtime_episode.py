@@ -35,6 +35,10 @@ STEP_PHASES = (2, 3)
 PER_SESSION = ("tick", "jitter")
 """Stages that the control thread counts from zero in each session; others go on."""
 ENDING = ("stopping", "finishing")
+OF_THE_DRIVER = ("driver_stopped", "driver_failed", "driver_dead", "session_lost")
+"""Stops whose reason only the driver's process knows."""
+EXPLANATION_S = 0.3
+"""How long to wait for that reason, which may arrive after the stop that it explains."""
 END_TIMEOUT_S = 15.0
 """More than any braking takes; a control thread that still runs then cannot be trusted."""
 
@@ -95,6 +99,7 @@ class RealtimeEpisode:
         self._times = SessionTimes(session.spec, session.source.cameras, time.monotonic_ns())
         self._monitor = self._new_monitor()
         self._has_started = False
+        self._driver_stop = ""
         self._steps = 0
         self._before: Mapping[str, Histogram] = session.loop.stats()["histograms"]
         self._watch: SuccessWatch | None = None
@@ -145,6 +150,7 @@ class RealtimeEpisode:
                     f"still brakes"
                 )
         self._drain()
+        self._wait_for_explanation()
         if self._loop.status()["phase"] == "idle":
             self._driver.end()
 
@@ -157,6 +163,7 @@ class RealtimeEpisode:
         self._loop.wait_until_ended(END_TIMEOUT_S)
         self._logs = [self._trace]  # what could not be recorded may be the reason
         self._drain()
+        self._wait_for_explanation()
 
     def result(self, error: BaseException | None) -> EpisodeResult:
         """Returns what has happened until now."""
@@ -216,6 +223,20 @@ class RealtimeEpisode:
                 for log in self._logs:
                     log.add_inference(self._times.inference(measured))
 
+    def _wait_for_explanation(self) -> None:
+        """Waits a moment for why the driver's process has ended the session, if it has."""
+        status = self._loop.status()
+        if status["phase"] != "stopped" or status["fault"] not in OF_THE_DRIVER:
+            return
+        deadline_s = time.monotonic() + EXPLANATION_S
+        while not self._explanation() and time.monotonic() < deadline_s:
+            time.sleep(EXPLANATION_S / 30)
+            self._drain()
+
+    def _explanation(self) -> str:
+        """Returns why the driver cannot go on or has stopped the robot; '' if it has not said."""
+        return self._driver.failure or self._driver_stop
+
     def _events(self) -> list[Event]:
         of_loop = [
             self._times.event(event)
@@ -231,6 +252,9 @@ class RealtimeEpisode:
             )
             for event in self._driver.events()
         ]
+        for event in of_driver:
+            if event.name == "stopped":
+                self._driver_stop = event.text
         return sorted(of_loop + of_driver, key=lambda event: event.time_s)
 
     def _pass_on(self, events: list[Event]) -> None:
@@ -248,6 +272,6 @@ class RealtimeEpisode:
         if fault == "signal":
             name = signal.Signals(self._session.signals.signal).name
             return "interrupted", name, f"interrupted by {name}"
-        if fault.startswith("driver_") and self._driver.failure:
-            reason = f"{reason} ({self._driver.failure})"
+        if fault in OF_THE_DRIVER and (explanation := self._explanation()):
+            reason = f"{reason} ({explanation})"
         return "failed", fault, reason
