@@ -65,6 +65,9 @@ class LoopbackDriver:
     def end(self) -> None:
         self.calls.append("end")
 
+    def command_counts(self, session: int) -> tuple[int, int] | None:
+        return self.link.num_commands, 0
+
     def reset(self, seed: int, *, cancelled: Any) -> None:
         self.calls.append(f"reset {seed}")
 
@@ -106,6 +109,8 @@ def test_an_episode_has_exactly_its_steps_and_then_brakes(driver: LoopbackDriver
         (20, "finished", 0)
     ] * 2
     assert results[0].stats["ticks"] == 20
+    counts = results[0].commands
+    assert counts is not None and counts.sent == counts.accepted == len(results[0].trace.commands)
     assert driver.calls == ["connect 5", "begin 1", "end", "begin 2", "end", "close"]
     trace = results[1].trace
     assert len(trace.commands) >= 20

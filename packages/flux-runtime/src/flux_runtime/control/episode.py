@@ -24,7 +24,7 @@ from .command_monitor import CommandMonitor
 from .episode_log import EpisodeLog, Event, Outcome, tick_rows
 from .policy_source import ChunkRequest, ChunkSink, ChunkSource
 from .success import STRICT_HOLD_TICKS, SuccessWatch
-from .trace import EpisodeTrace, Timing
+from .trace import CommandCounts, EpisodeTrace, Timing
 
 _LIMITS = ("position", "velocity", "acceleration", "jerk")
 OF_THE_POLICY = ("non_finite", *_LIMITS, "border_jump", "stale")
@@ -65,6 +65,7 @@ class EpisodeResult:
         reason: the same in words.
         events: what happened at single moments, in real time.
         timing: times between commands and ages of sensors, in real time.
+        commands: how many were sent, and reached the robot, in real time.
     """
 
     seed: int
@@ -80,6 +81,7 @@ class EpisodeResult:
     reason: str | None = None
     events: Sequence[Event] = ()
     timing: Timing | None = None
+    commands: CommandCounts | None = None
 
     def summary(self) -> dict[str, object]:
         """Returns the episode as `--json` prints it."""

@@ -27,7 +27,7 @@ from .latency import Histogram, since
 from .realtime_rows import SessionTimes
 from .realtime_session import RealtimeSession, StoppedBySignal
 from .success import STRICT_HOLD_TICKS, SuccessWatch
-from .trace import RealtimeTrace
+from .trace import CommandCounts, RealtimeTrace
 
 DRAIN_EVERY_S = 0.04
 STEP_PHASES = (2, 3)
@@ -100,6 +100,8 @@ class RealtimeEpisode:
         self._monitor = self._new_monitor()
         self._has_started = False
         self._driver_stop = ""
+        self._num_sent = 0
+        self._reached: tuple[int, int] | None = (0, 0)
         self._steps = 0
         self._before: Mapping[str, Histogram] = session.loop.stats()["histograms"]
         self._watch: SuccessWatch | None = None
@@ -149,8 +151,7 @@ class RealtimeEpisode:
                     f"{END_TIMEOUT_S:g} s of the end of the episode, got a control thread that "
                     f"still brakes"
                 )
-        self._drain()
-        self._wait_for_explanation()
+        self._look_back()
         if self._loop.status()["phase"] == "idle":
             self._driver.end()
 
@@ -162,8 +163,7 @@ class RealtimeEpisode:
         self._loop.stop(self._session.settings.stop_category, reason or "")
         self._loop.wait_until_ended(END_TIMEOUT_S)
         self._logs = [self._trace]  # what could not be recorded may be the reason
-        self._drain()
-        self._wait_for_explanation()
+        self._look_back()
 
     def result(self, error: BaseException | None) -> EpisodeResult:
         """Returns what has happened until now."""
@@ -190,6 +190,7 @@ class RealtimeEpisode:
             reason=reason,
             events=tuple(self._trace.events),
             timing=self._trace.timing(),
+            commands=self._counts(),
         )
 
     def refuse(self, result: EpisodeResult) -> NoReturn:
@@ -207,6 +208,7 @@ class RealtimeEpisode:
         ticks = ticks[ticks["session"] == self._number]
         rows = self._times.rows(ticks)
         if len(rows):
+            self._num_sent = int(rows["sequence"][-1])
             self._monitor.check_rows(rows["command"], rows["flags"])
             is_back = (rows["flags"] & RETURNING) == 0
             self._steps += int((np.isin(rows["phase"], STEP_PHASES) & is_back).sum())
@@ -222,6 +224,17 @@ class RealtimeEpisode:
             if measured.session == self._number:
                 for log in self._logs:
                     log.add_inference(self._times.inference(measured))
+
+    def _look_back(self) -> None:
+        """Takes in the last of what has happened, from both processes."""
+        self._drain()
+        self._wait_for_explanation()
+        self._reached = self._driver.command_counts(self._number)
+
+    def _counts(self) -> CommandCounts:
+        """Returns how many commands were sent, and reached the driver."""
+        accepted, superseded = self._reached or (None, None)
+        return CommandCounts(sent=self._num_sent, accepted=accepted, superseded=superseded)
 
     def _wait_for_explanation(self) -> None:
         """Waits a moment for why the driver's process has ended the session, if it has."""

@@ -132,6 +132,8 @@ def summary_lines(report: Mapping[str, Any]) -> list[str]:
     ]
     if "interval" in report:
         lines.append(_interval_line(report["interval"]))
+    if "commands" in report:
+        lines.append(_commands_line(report["commands"]))
     if "event_counts" in report:
         counts = ", ".join(f"{count} {name}" for name, count in report["event_counts"].items())
         lines.append(f"events      {counts or 'none'}")
@@ -147,6 +149,13 @@ def _interval_line(interval: Mapping[str, Any]) -> str:
         f"intervals   p50 {interval['p50_ms']:.1f} ms, p99 {interval['p99_ms']:.1f} ms, longest "
         f"{interval['max_ms']:.1f} ms; gaps: {interval['gaps']}"
     )
+
+
+def _commands_line(commands: Mapping[str, int | None]) -> str:
+    sent, accepted, superseded = (commands[name] for name in ("sent", "accepted", "superseded"))
+    if accepted is None:
+        return f"commands    {sent} sent; how many reached the robot is unknown"
+    return f"commands    {sent} sent, {accepted} accepted by the driver, {superseded} superseded"
 
 
 def _rate_line(name: str, rate: float | None, interval: Sequence[float] | None) -> str:
