@@ -18,8 +18,10 @@ import pytest
 from flux_core.errors import DataError, RobotError
 from flux_runtime.control.command_monitor import GAP, RETURNING, CommandMonitor
 from flux_runtime.control.episode import EpisodeResult
+from flux_runtime.control.episode_log import Event
 from flux_runtime.control.latency import StageTimes
 from flux_runtime.control.realtime_episode import drive_realtime
+from flux_runtime.control.realtime_rows import HOLDING, HoldWatch
 from flux_runtime.control.realtime_session import (
     Confirm,
     RealtimeSession,
@@ -189,6 +191,39 @@ def test_the_reason_of_a_driver_that_stopped_by_itself_is_waited_for(
     reason = "the driver has stopped the robot by itself (stop(2): silence)"
     assert (ends[0].stopped_by, ends[0].reason) == ("driver_stopped", reason)
     assert "stopped" in [event.name for event in ends[0].events]
+
+
+def test_an_episode_that_ends_in_a_hold_is_finished_with_a_warning(
+    driver: LoopbackDriver, caplog: pytest.LogCaptureFixture
+) -> None:
+    def freeze(step: int) -> None:
+        if step >= 4 and "freeze" not in driver.calls:
+            driver.calls.append("freeze")
+            driver.link.freeze(time.monotonic_ns())
+
+    with opened(driver, max_steps=20) as session:
+        result = drive_realtime(session, 1, on_tick=freeze)
+    assert (result.outcome, result.steps) == ("finished", 20)
+    assert result.ended_in_hold in ("state_stale", "driver_silent", "unacknowledged")
+    (line,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert f"was held ({result.ended_in_hold})" in line
+    assert result.summary()["ended_in_hold"] == result.ended_in_hold
+
+
+def test_a_hold_counts_at_the_last_step_and_not_after_it() -> None:
+    holds = HoldWatch()
+    steps = np.zeros(1, [("timestamp_s", "<f8"), ("phase", "<i4")])
+
+    def step(time_s: float, phase: int) -> str | None:
+        steps["timestamp_s"], steps["phase"] = time_s, phase
+        holds.add_steps(steps)
+        return holds.fault()
+
+    holds.add_event(Event(time_s=0.9, name="frame_stale", what="begin", subject="top"))
+    assert step(1.0, HOLDING) == "frame_stale"
+    holds.add_event(Event(time_s=1.1, name="frame_stale", what="end", subject="top"))
+    assert holds.fault() == "frame_stale"
+    assert step(1.2, 2) is None
 
 
 def test_inferences_that_fail_are_retried_and_then_a_stop(driver: LoopbackDriver) -> None:

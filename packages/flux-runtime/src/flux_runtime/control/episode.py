@@ -66,6 +66,8 @@ class EpisodeResult:
         events: what happened at single moments, in real time.
         timing: times between commands and ages of sensors, in real time.
         commands: how many were sent, and reached the robot, in real time.
+        ended_in_hold: the fault for which the robot was held at the last step; None if it was not,
+            or if the task was done.
     """
 
     seed: int
@@ -82,6 +84,7 @@ class EpisodeResult:
     events: Sequence[Event] = ()
     timing: Timing | None = None
     commands: CommandCounts | None = None
+    ended_in_hold: str | None = None
 
     def summary(self) -> dict[str, object]:
         """Returns the episode as `--json` prints it."""
@@ -93,6 +96,7 @@ class EpisodeResult:
             **self.stages,
             "commands_out_of_limit": self.commands_out_of_limit,
             "outcome": self.outcome,
+            **({} if self.timing is None else {"ended_in_hold": self.ended_in_hold}),
         }
 
 

@@ -10,6 +10,7 @@ loop's own limits say, and its records wait in their rings.
 
 from __future__ import annotations
 
+import logging
 import signal
 import time
 from collections.abc import Callable, Mapping
@@ -24,13 +25,15 @@ from .command_monitor import RETURNING, CommandMonitor
 from .episode import EpisodeResult, how_it_ended
 from .episode_log import EpisodeLog, Event, Outcome
 from .latency import Histogram, since
-from .realtime_rows import SessionTimes
+from .realtime_rows import HOLDING, HoldWatch, SessionTimes
 from .realtime_session import RealtimeSession, StoppedBySignal
 from .success import STRICT_HOLD_TICKS, SuccessWatch
 from .trace import CommandCounts, RealtimeTrace
 
+logger = logging.getLogger(__name__)
+
 DRAIN_EVERY_S = 0.04
-STEP_PHASES = (2, 3)
+STEP_PHASES = (2, HOLDING)
 """Running and holding: the steps of an episode, without the way back to the limits and braking."""
 PER_SESSION = ("tick", "jitter")
 """Stages that the control thread counts from zero in each session; others go on."""
@@ -80,6 +83,13 @@ def drive_realtime(
         raise StoppedBySignal(session.signals.signal)
     if result.outcome == "failed":
         episode.refuse(result)
+    if result.ended_in_hold is not None:
+        logger.warning(
+            "%s: the episode with seed %d ended while the robot was held (%s). Look at its events",
+            session.spec.name,
+            seed,
+            result.ended_in_hold,
+        )
     return result
 
 
@@ -98,6 +108,7 @@ class RealtimeEpisode:
         self._logs: list[EpisodeLog] = [self._trace, *([log] if log else [])]
         self._times = SessionTimes(session.spec, session.source.cameras, time.monotonic_ns())
         self._monitor = self._new_monitor()
+        self._holds = HoldWatch()
         self._has_started = False
         self._driver_stop = ""
         self._num_sent = 0
@@ -169,6 +180,7 @@ class RealtimeEpisode:
         """Returns what has happened until now."""
         outcome, stopped_by, reason = self._ending(error)
         watch = self._watch
+        is_done = watch is not None and watch.strict_success
         is_judged = watch is not None and (outcome == "finished" or watch.success)
         stats: dict[str, Any] = {**self._loop.stats(), "ticks": self._steps}
         stats["histograms"] = {
@@ -191,6 +203,7 @@ class RealtimeEpisode:
             events=tuple(self._trace.events),
             timing=self._trace.timing(),
             commands=self._counts(),
+            ended_in_hold=self._holds.fault() if outcome == "finished" and not is_done else None,
         )
 
     def refuse(self, result: EpisodeResult) -> NoReturn:
@@ -211,7 +224,9 @@ class RealtimeEpisode:
             self._num_sent = int(rows["sequence"][-1])
             self._monitor.check_rows(rows["command"], rows["flags"])
             is_back = (rows["flags"] & RETURNING) == 0
-            self._steps += int((np.isin(rows["phase"], STEP_PHASES) & is_back).sum())
+            steps = rows[np.isin(rows["phase"], STEP_PHASES) & is_back]
+            self._steps += len(steps)
+            self._holds.add_steps(steps)
             for log in self._logs:
                 log.add_rows(rows)
         if self._watch is not None:
@@ -272,6 +287,7 @@ class RealtimeEpisode:
 
     def _pass_on(self, events: list[Event]) -> None:
         for event in events:
+            self._holds.add_event(event)
             for log in self._logs:
                 log.add_event(event)
 

@@ -99,7 +99,7 @@ class RunConsole:
             return
         title = f"{report['robot']} · {report['policy']} · {report['prompt']}"
         table = Table(title=Text(title))  # a Text, because the prompt may contain rich's markup
-        hidden = {"commands_out_of_limit"}
+        hidden = {"commands_out_of_limit", "ended_in_hold"}
         if all(episode["outcome"] == "finished" for episode in report["episodes"]):
             hidden.add("outcome")
         columns = [name for name in report["episodes"][-1] if name not in hidden]
