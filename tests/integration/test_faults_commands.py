@@ -152,7 +152,7 @@ def test_a_chunk_of_1e6_leads_nowhere(outcome: Outcomes) -> None:
     assert time_to_rest_s(huge.log, huge.fault_ns) <= 1.0 + HOLD_S + REST_S + ROUGHLY_S
 
 
-def test_rows_that_jump_to_and_fro_are_smoothed_within_the_limits(outcome: Outcomes) -> None:
+def test_rows_that_jump_back_and_forth_are_smoothed_within_the_limits(outcome: Outcomes) -> None:
     zigzag = outcome("zigzag")
     assert_went_on(zigzag)
     assert_kept(zigzag)

@@ -68,7 +68,7 @@ def test_a_newer_version_is_refused_before_its_unknown_fields() -> None:
         ({"max_following_error": (0.1, 0.0, 0.1)}, "elbow: expected a finite number above 0"),
         ({"max_following_error": (math.inf,) * 3}, "shoulder: expected a finite number above 0"),
         ({"holds_without_power": 1}, "holds_without_power: expected True or False, got 1"),
-        ({**DIFFERENCES, "start_tolerance": (0.1,) * 3}, "start_tolerance: expected none: comman"),
+        ({**DIFFERENCES, "start_tolerance": (0.1,) * 3}, "start_tolerance: expected none: "),
         (
             {**DIFFERENCES, "max_following_error": (0.1,) * 3},
             "max_following_error: expected none: commands are differences",

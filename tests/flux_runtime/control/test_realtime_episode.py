@@ -19,8 +19,10 @@ from flux_core.command_line import StoppedBySignal
 from flux_core.errors import DataError, RobotError
 from flux_runtime.control.command_monitor import GAP, RETURNING, CommandMonitor
 from flux_runtime.control.episode import EpisodeResult
+from flux_runtime.control.episode_log import Event
 from flux_runtime.control.latency import StageTimes
 from flux_runtime.control.realtime_episode import drive_realtime
+from flux_runtime.control.realtime_rows import HOLDING, HoldWatch
 from flux_runtime.control.realtime_session import (
     Confirm,
     RealtimeSession,
@@ -65,6 +67,9 @@ class LoopbackDriver:
     def end(self) -> None:
         self.calls.append("end")
 
+    def command_counts(self, session: int) -> tuple[int, int] | None:
+        return self.link.num_commands, 0
+
     def reset(self, seed: int, *, cancelled: Any) -> None:
         self.calls.append(f"reset {seed}")
 
@@ -106,6 +111,8 @@ def test_an_episode_has_exactly_its_steps_and_then_brakes(driver: LoopbackDriver
         (20, "finished", 0)
     ] * 2
     assert results[0].stats["ticks"] == 20
+    counts = results[0].commands
+    assert counts is not None and counts.sent == counts.accepted == len(results[0].trace.commands)
     assert driver.calls == ["connect 5", "begin 1", "end", "begin 2", "end", "close"]
     trace = results[1].trace
     assert len(trace.commands) >= 20
@@ -149,6 +156,74 @@ def test_a_fault_ends_the_episode_with_its_reason_and_all_until_then(
     assert result.steps >= 8
     assert {"state_stale", "driver_silent"} & {event.name for event in result.events}
     assert driver.calls[-1] == "close"
+
+
+class LoopThatTheDriverStopped:
+    """The loop, but its sessions end because the driver has stopped the robot."""
+
+    def __init__(self, loop: Any) -> None:
+        self._loop = loop
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loop, name)
+
+    def status(self) -> dict[str, Any]:
+        cause = {"fault": "driver_stopped", "reason": "the driver has stopped the robot by itself"}
+        return {**self._loop.status(), "phase": "stopped", **cause}
+
+
+def test_the_reason_of_a_driver_that_stopped_by_itself_is_waited_for(
+    driver: LoopbackDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = SimpleNamespace(time_ns=1, name="stopped", text="stop(2): silence", count=1)
+    looks: list[int] = []
+
+    def events() -> list[Any]:
+        looks.append(driver.link.phase)
+        return [told] if looks.count(0) == 4 else []  # it arrives a little after the end
+
+    ends: list[EpisodeResult] = []
+    with opened(driver, max_steps=3) as session:
+        monkeypatch.setattr(driver, "events", events)
+        ended = replace(session, loop=LoopThatTheDriverStopped(session.loop))
+        with pytest.raises(RobotError, match=r"driver_stopped: .* itself \(stop\(2\): silence\)$"):
+            drive_realtime(ended, 1, on_end=ends.append)
+    reason = "the driver has stopped the robot by itself (stop(2): silence)"
+    assert (ends[0].stopped_by, ends[0].reason) == ("driver_stopped", reason)
+    assert "stopped" in [event.name for event in ends[0].events]
+
+
+def test_an_episode_that_ends_in_a_hold_is_finished_with_a_warning(
+    driver: LoopbackDriver, caplog: pytest.LogCaptureFixture
+) -> None:
+    def freeze(step: int) -> None:
+        if step >= 4 and "freeze" not in driver.calls:
+            driver.calls.append("freeze")
+            driver.link.freeze(time.monotonic_ns())
+
+    with opened(driver, max_steps=20) as session:
+        result = drive_realtime(session, 1, on_tick=freeze)
+    assert (result.outcome, result.steps) == ("finished", 20)
+    assert result.ended_in_hold in ("state_stale", "driver_silent", "unacknowledged")
+    (line,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert f"was held ({result.ended_in_hold})" in line
+    assert result.summary()["ended_in_hold"] == result.ended_in_hold
+
+
+def test_a_hold_counts_at_the_last_step_and_not_after_it() -> None:
+    holds = HoldWatch()
+    steps = np.zeros(1, [("timestamp_s", "<f8"), ("phase", "<i4")])
+
+    def step(time_s: float, phase: int) -> str | None:
+        steps["timestamp_s"], steps["phase"] = time_s, phase
+        holds.add_steps(steps)
+        return holds.fault()
+
+    holds.add_event(Event(time_s=0.9, name="frame_stale", what="begin", subject="top"))
+    assert step(1.0, HOLDING) == "frame_stale"
+    holds.add_event(Event(time_s=1.1, name="frame_stale", what="end", subject="top"))
+    assert holds.fault() == "frame_stale"
+    assert step(1.2, 2) is None
 
 
 def test_inferences_that_fail_are_retried_and_then_a_stop(driver: LoopbackDriver) -> None:

@@ -63,6 +63,23 @@ def test_a_command_is_sent_once_and_acknowledged(desks: Any) -> None:
     assert desk.memory.acknowledged == [1]
 
 
+def test_commands_that_were_superseded_are_counted_and_told(desks: Any) -> None:
+    desk = desks()
+    desk.connect()
+    desk.begin(session=1)
+    for sequence, result in ((1, CommandResult.COMMAND), (4, CommandResult.TOO_OLD)):
+        desk.memory.commands.put(command(sequence, result=result))
+    desk.memory.commands.put(command(6))
+    desk.turn_until(lambda: desk.memory.acknowledged == [1, 6] and desk.events("command_too_old"))
+    assert desk.ask("counts", session=1)["result"] == {"accepted": 2, "superseded": 3}
+    told = desk.events("command_superseded")[0]
+    assert told["text"].removesuffix(" before the driver took it") in (
+        "command 3: superseded by command 4",
+        "command 5: superseded by command 6",
+    )
+    assert desk.ask("counts", session=2)["result"] == {"accepted": 0, "superseded": 0}
+
+
 def test_a_driver_that_wants_the_stamps_gets_them(desks: Any) -> None:
     arm = Arm()
     found: list[Any] = []
@@ -314,7 +331,7 @@ def test_connect_says_which_camera_gives_no_image(desks: Any) -> None:
     )
 
 
-@pytest.mark.parametrize("stamp", [time.time(), None])
+@pytest.mark.parametrize("stamp", [1.7e9, None], ids=["since 1970", "none"])
 def test_connect_says_that_the_stamps_of_a_camera_cannot_be_used(desks: Any, stamp: Any) -> None:
     arm = Arm()
     arm.connect_timeout_s = 0.2

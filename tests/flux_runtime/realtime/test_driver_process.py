@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
+import resource
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -20,7 +23,9 @@ import pytest
 from flux_core.config import bind
 from flux_core.errors import RobotError
 from flux_core.robots import RobotSpec
+from flux_driver.messages import Channel
 from flux_runtime.realtime import DriverCancelled, driver_process
+from flux_runtime.realtime.driver_messages import DriverMail
 
 PATIENCE_S = 10.0
 PERIOD_S = 0.1
@@ -53,6 +58,13 @@ def send(driver: Any, sequence: int, session: int = 1, value: float = 0.0) -> No
     command = np.array([value, 0], np.float32)
     now_ns = time.monotonic_ns()
     driver.link.send(command, sequence=sequence, session=session, tick_ns=now_ns, observed_ns=0)
+
+
+def above_1024(connection: socket.socket) -> socket.socket:
+    """Returns the same socket behind a descriptor that select() refuses."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(2048, hard)), hard))
+    return socket.socket(fileno=fcntl.fcntl(connection, fcntl.F_DUPFD_CLOEXEC, 1024))
 
 
 def begin(driver: Any, session: int = 1) -> None:
@@ -496,3 +508,15 @@ def test_a_niceness_that_is_not_permitted_is_told(
 
     monkeypatch.setattr(os, "setpriority", refuse)
     assert start(niceness=-10).niceness == {"asked": -10, "got": 0, "error": "Permission denied"}
+
+
+def test_messages_arrive_behind_a_descriptor_above_1023() -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        mail = DriverMail(process, above_1024(ours), "arm")
+        Channel(theirs).send({"kind": "hello", "python": "3.12"})
+        assert mail.wait_for("hello", "hello", timeout_s=PATIENCE_S) == {"python": "3.12"}
+        theirs.close()
+        assert mail.has_ended.wait(PATIENCE_S)
+        mail.close()
+        ours.close()

@@ -125,6 +125,10 @@ def test_a_real_robot_is_driven_recorded_and_closed(
     recorded = sum(read_recording(path).num_ticks for path in (tmp_path / "r").glob("*.npz"))
     # The last command of a session, of a robot at rest, may be dropped with the session's end.
     assert recorded - 2 <= made.count("send") <= recorded
+    commands = report["commands"]
+    assert commands["sent"] == recorded
+    assert made.count("send") - 2 <= commands["accepted"] <= made.count("send")
+    assert commands["superseded"] <= recorded - made.count("send")
 
 
 def test_a_dry_run_checks_the_robot_and_sends_nothing(

@@ -30,8 +30,26 @@ class CommandStamp(NamedTuple):
     flags: int
 
 
+class SessionCounts(NamedTuple):
+    """What has become of the commands of a session.
+
+    Attributes:
+        session: its number; 0 for none.
+        accepted: commands that `send` has accepted.
+        superseded: commands that a newer one replaced before this process took them.
+    """
+
+    session: int = 0
+    accepted: int = 0
+    superseded: int = 0
+
+
 class CommandSender(DriverThread):
-    """Passes each command of the open session to `send` once, and acknowledges it."""
+    """Passes each command of the open session to `send` once, and acknowledges it.
+
+    Attributes:
+        counts: of the newest session.
+    """
 
     def __init__(
         self,
@@ -50,12 +68,16 @@ class CommandSender(DriverThread):
         self._gate = gate
         self._progress = progress
         self._wants_stamp = callable(getattr(robot, "send_stamped", None))
+        self._newest = 0
+        self.counts = SessionCounts()
 
     def step(self) -> bool:
         """Waits for a command and sends it."""
         command = self._memory.wait_command(WAIT_S)
         if command is None:
             return False
+        if command.session == self._gate.session:
+            self._count_superseded(command)
         if command.result != CommandResult.COMMAND:
             self._report(command)
             return False
@@ -67,6 +89,7 @@ class CommandSender(DriverThread):
             self._gate.leave()
         if self._progress is not None:
             self._memory.set_progress(self._progress())
+        self.counts = self.counts._replace(accepted=self.counts.accepted + 1)
         self._memory.acknowledge(command)
         return True
 
@@ -76,6 +99,18 @@ class CommandSender(DriverThread):
             self._robot.send_stamped(command.values, stamp)
         else:
             self._robot.send(command.values, command.tick_ns / 1e9)
+
+    def _count_superseded(self, command: Command) -> None:
+        """Counts the commands since the last one that this thread has not seen."""
+        if command.session != self.counts.session:
+            self.counts, self._newest = SessionCounts(command.session), 0
+        missed = command.sequence - self._newest - 1
+        self._newest = command.sequence
+        if missed > 0:
+            self.counts = self.counts._replace(superseded=self.counts.superseded + missed)
+            newer = f"superseded by command {command.sequence} before the driver took it"
+            name = f"command {command.sequence - 1}"
+            self._events.report("command_superseded", f"{name}: {newer}", missed)
 
     def _report(self, command: Command) -> None:
         """Reports a command that was not executed, unless its session had ended."""

@@ -20,11 +20,11 @@ class Events:
         self._told_s: dict[str, float] = {}
         self._single: list[dict[str, Any]] = []
 
-    def report(self, name: str, text: str) -> None:
-        """Adds an event of the kind `name`; `text` is one line."""
+    def report(self, name: str, text: str, count: int = 1) -> None:
+        """Adds `count` events of the kind `name`; `text` is one line."""
         with self._lock:
             event = self._kinds.setdefault(name, {"count": 0})
-            event.update(text=text, count=event["count"] + 1, time_ns=time.monotonic_ns())
+            event.update(text=text, count=event["count"] + count, time_ns=time.monotonic_ns())
 
     def tell(self, name: str, text: str) -> None:
         """Adds an event that happens rarely and is never counted with another."""

@@ -16,7 +16,7 @@ from collections import deque
 from typing import Any, Callable, Dict, Generator
 
 from .calls import BoundedCall
-from .commands import CommandSender
+from .commands import CommandSender, SessionCounts
 from .events import Events
 from .gate import Gate
 from .memory import DriverMemory, DriverMemoryError, DriverPhase, WatchResult
@@ -79,6 +79,7 @@ class Host:
         self._state_reader: StateReader | None = None
         self._frames_reader: FramesReader | None = None
         self._threads: list[DriverThread] = []
+        self._sender: CommandSender | None = None
         self._operation: Operation | None = None
         self._operation_id: int | None = None
         self._motion: BoundedCall | None = None
@@ -90,6 +91,8 @@ class Host:
         self._is_over = False
         self._failure = ""
         self._turned_s = time.monotonic()
+        self._messages = select.poll()  # select() knows no descriptor above 1023
+        self._messages.register(channel.fileno(), select.POLLIN)
 
     def run(self) -> None:
         """Serves until the driver is closed."""
@@ -109,10 +112,9 @@ class Host:
 
     def turn(self) -> None:
         """Waits for a quarter of a period at most, then looks at everything once."""
-        waited_for = [self._channel]
         if not self._is_closing:
             timeout_s = min(POLL_S, self._period_s / 4)
-            select.select(waited_for, [], [], timeout_s)
+            self._messages.poll(timeout_s * 1e3)
         else:
             time.sleep(POLL_S / 10)
         self._notice_absence()
@@ -169,6 +171,7 @@ class Host:
             "map": lambda: self._map(descriptor),
             "begin": lambda: self._begin(message["session"], message["category"]),
             "end": self._end,
+            "counts": lambda: self._count(message["session"]),
             "reset": lambda: self._reset(message["seed"]),
             "home": self._home,
             "close": self._close,
@@ -267,6 +270,7 @@ class Host:
             progress=None if stepped is None else lambda: progress_bits(stepped.stages),
         )
         self._threads.append(sender)
+        self._sender = sender
         sender.start()
         self._memory.beat()
         self._show_phase()
@@ -296,6 +300,14 @@ class Host:
         """Accepts no more commands of the session, whose end the robot has reached at rest."""
         self._end_session()
         return {}
+        yield
+
+    def _count(self, session: int) -> Operation:
+        """Tells how many commands of a session the driver has accepted, and how many it missed."""
+        counts = self._sender.counts if self._sender is not None else SessionCounts()
+        if counts.session != session:
+            counts = SessionCounts(session)
+        return {"accepted": counts.accepted, "superseded": counts.superseded}
         yield
 
     def _end_session(self) -> bool:

@@ -7,7 +7,7 @@ descriptor of the shared memory. The host answers every message that has an `id`
             answer {id, result} or {id, error}            failed {reason}
             event {name, text, count, time_ns}
     policy  connect {id, cameras}    map {id} + descriptor    begin {id, session, category}
-            end {id}    reset {id, seed}    home {id}    close {id}
+            end {id}    counts {id, session}    reset {id, seed}    home {id}    close {id}
 """
 
 from __future__ import annotations

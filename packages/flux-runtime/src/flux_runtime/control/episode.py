@@ -24,7 +24,7 @@ from .command_monitor import CommandMonitor
 from .episode_log import EpisodeLog, Event, Outcome, tick_rows
 from .policy_source import ChunkRequest, ChunkSink, ChunkSource
 from .success import STRICT_HOLD_TICKS, SuccessWatch
-from .trace import EpisodeTrace, Timing
+from .trace import CommandCounts, EpisodeTrace, Timing
 
 _LIMITS = ("position", "velocity", "acceleration", "jerk")
 OF_THE_POLICY = ("non_finite", *_LIMITS, "border_jump", "stale")
@@ -65,6 +65,9 @@ class EpisodeResult:
         reason: the same in words.
         events: what happened at single moments, in real time.
         timing: times between commands and ages of sensors, in real time.
+        commands: how many were sent, and reached the robot, in real time.
+        ended_in_hold: the fault for which the robot was held at the last step; None if it was not,
+            or if the task was done.
     """
 
     seed: int
@@ -80,6 +83,8 @@ class EpisodeResult:
     reason: str | None = None
     events: Sequence[Event] = ()
     timing: Timing | None = None
+    commands: CommandCounts | None = None
+    ended_in_hold: str | None = None
 
     def summary(self) -> dict[str, object]:
         """Returns the episode as `--json` prints it."""
@@ -91,6 +96,7 @@ class EpisodeResult:
             **self.stages,
             "commands_out_of_limit": self.commands_out_of_limit,
             "outcome": self.outcome,
+            **({} if self.timing is None else {"ended_in_hold": self.ended_in_hold}),
         }
 
 

@@ -10,6 +10,7 @@ loop's own limits say, and its records wait in their rings.
 
 from __future__ import annotations
 
+import logging
 import signal
 import time
 from collections.abc import Callable, Mapping
@@ -25,17 +26,23 @@ from .command_monitor import RETURNING, CommandMonitor
 from .episode import EpisodeResult, how_it_ended
 from .episode_log import EpisodeLog, Event, Outcome
 from .latency import Histogram, since
-from .realtime_rows import SessionTimes
+from .realtime_rows import HOLDING, HoldWatch, SessionTimes
 from .realtime_session import RealtimeSession
 from .success import STRICT_HOLD_TICKS, SuccessWatch
-from .trace import RealtimeTrace
+from .trace import CommandCounts, RealtimeTrace
+
+logger = logging.getLogger(__name__)
 
 DRAIN_EVERY_S = 0.04
-STEP_PHASES = (2, 3)
+STEP_PHASES = (2, HOLDING)
 """Running and holding: the steps of an episode, without the way back to the limits and braking."""
 PER_SESSION = ("tick", "jitter")
 """Stages that the control thread counts from zero in each session; others go on."""
 ENDING = ("stopping", "finishing")
+OF_THE_DRIVER = ("driver_stopped", "driver_failed", "driver_dead", "session_lost")
+"""Stops whose reason only the driver's process knows."""
+EXPLANATION_S = 0.3
+"""How long to wait for that reason, which may arrive after the stop that it explains."""
 END_TIMEOUT_S = 15.0
 """More than any braking takes; a control thread that still runs then cannot be trusted."""
 
@@ -77,6 +84,13 @@ def drive_realtime(
         raise StoppedBySignal(session.signals.signal)
     if result.outcome == "failed":
         episode.refuse(result)
+    if result.ended_in_hold is not None:
+        logger.warning(
+            "%s: the episode with seed %d ended while the robot was held (%s). Look at its events",
+            session.spec.name,
+            seed,
+            result.ended_in_hold,
+        )
     return result
 
 
@@ -95,7 +109,11 @@ class RealtimeEpisode:
         self._logs: list[EpisodeLog] = [self._trace, *([log] if log else [])]
         self._times = SessionTimes(session.spec, session.source.cameras, time.monotonic_ns())
         self._monitor = self._new_monitor()
+        self._holds = HoldWatch()
         self._has_started = False
+        self._driver_stop = ""
+        self._num_sent = 0
+        self._reached: tuple[int, int] | None = (0, 0)
         self._steps = 0
         self._before: Mapping[str, Histogram] = session.loop.stats()["histograms"]
         self._watch: SuccessWatch | None = None
@@ -145,7 +163,7 @@ class RealtimeEpisode:
                     f"{END_TIMEOUT_S:g} s of the end of the episode, got a control thread that "
                     f"still brakes"
                 )
-        self._drain()
+        self._look_back()
         if self._loop.status()["phase"] == "idle":
             self._driver.end()
 
@@ -157,12 +175,13 @@ class RealtimeEpisode:
         self._loop.stop(self._session.settings.stop_category, reason or "")
         self._loop.wait_until_ended(END_TIMEOUT_S)
         self._logs = [self._trace]  # what could not be recorded may be the reason
-        self._drain()
+        self._look_back()
 
     def result(self, error: BaseException | None) -> EpisodeResult:
         """Returns what has happened until now."""
         outcome, stopped_by, reason = self._ending(error)
         watch = self._watch
+        is_done = watch is not None and watch.strict_success
         is_judged = watch is not None and (outcome == "finished" or watch.success)
         stats: dict[str, Any] = {**self._loop.stats(), "ticks": self._steps}
         stats["histograms"] = {
@@ -184,6 +203,8 @@ class RealtimeEpisode:
             reason=reason,
             events=tuple(self._trace.events),
             timing=self._trace.timing(),
+            commands=self._counts(),
+            ended_in_hold=self._holds.fault() if outcome == "finished" and not is_done else None,
         )
 
     def refuse(self, result: EpisodeResult) -> NoReturn:
@@ -201,9 +222,12 @@ class RealtimeEpisode:
         ticks = ticks[ticks["session"] == self._number]
         rows = self._times.rows(ticks)
         if len(rows):
+            self._num_sent = int(rows["sequence"][-1])
             self._monitor.check_rows(rows["command"], rows["flags"])
             is_back = (rows["flags"] & RETURNING) == 0
-            self._steps += int((np.isin(rows["phase"], STEP_PHASES) & is_back).sum())
+            steps = rows[np.isin(rows["phase"], STEP_PHASES) & is_back]
+            self._steps += len(steps)
+            self._holds.add_steps(steps)
             for log in self._logs:
                 log.add_rows(rows)
         if self._watch is not None:
@@ -216,6 +240,31 @@ class RealtimeEpisode:
             if measured.session == self._number:
                 for log in self._logs:
                     log.add_inference(self._times.inference(measured))
+
+    def _look_back(self) -> None:
+        """Takes in the last of what has happened, from both processes."""
+        self._drain()
+        self._wait_for_explanation()
+        self._reached = self._driver.command_counts(self._number)
+
+    def _counts(self) -> CommandCounts:
+        """Returns how many commands were sent, and reached the driver."""
+        accepted, superseded = self._reached or (None, None)
+        return CommandCounts(sent=self._num_sent, accepted=accepted, superseded=superseded)
+
+    def _wait_for_explanation(self) -> None:
+        """Waits a moment for why the driver's process has ended the session, if it has."""
+        status = self._loop.status()
+        if status["phase"] != "stopped" or status["fault"] not in OF_THE_DRIVER:
+            return
+        deadline_s = time.monotonic() + EXPLANATION_S
+        while not self._explanation() and time.monotonic() < deadline_s:
+            time.sleep(EXPLANATION_S / 30)
+            self._drain()
+
+    def _explanation(self) -> str:
+        """Returns why the driver cannot go on or has stopped the robot; '' if it has not said."""
+        return self._driver.failure or self._driver_stop
 
     def _events(self) -> list[Event]:
         of_loop = [
@@ -232,10 +281,14 @@ class RealtimeEpisode:
             )
             for event in self._driver.events()
         ]
+        for event in of_driver:
+            if event.name == "stopped":
+                self._driver_stop = event.text
         return sorted(of_loop + of_driver, key=lambda event: event.time_s)
 
     def _pass_on(self, events: list[Event]) -> None:
         for event in events:
+            self._holds.add_event(event)
             for log in self._logs:
                 log.add_event(event)
 
@@ -249,6 +302,6 @@ class RealtimeEpisode:
         if fault == "signal":
             name = signal.Signals(self._session.signals.signal).name
             return "interrupted", name, f"interrupted by {name}"
-        if fault.startswith("driver_") and self._driver.failure:
-            reason = f"{reason} ({self._driver.failure})"
+        if fault in OF_THE_DRIVER and (explanation := self._explanation()):
+            reason = f"{reason} ({explanation})"
         return "failed", fault, reason

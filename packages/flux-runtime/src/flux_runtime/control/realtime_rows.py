@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -11,14 +13,67 @@ from numpy.typing import NDArray
 
 from flux_core.robots import RobotSpec
 
+from ..engines.core import load_core
 from .episode_log import Event, InferenceTimes, Rows, realtime_rows
 from .realtime_inference import MeasuredInference
 
+HOLDING = 3
+"""The phase of a control loop that holds the robot because of a fault that may end."""
 _OF_JOINTS = (
     *("position", "velocity", "acceleration", "jerk", "border_jump", "following_error"),
     *("left_limits", "start_pose", "return_not_confirmed", "return_to_limits"),
 )
 _OF_STATES = ("state_not_finite",)
+
+
+class HoldWatch:
+    """Knows which faults hold the robot at the newest step of an episode.
+
+    Rows and events arrive from two rings, so an event waits here until its step has come.
+    """
+
+    def __init__(self) -> None:
+        self._step_s = -math.inf
+        self._is_held = False
+        self._open: dict[str, set[str]] = {}
+        self._waiting: deque[Event] = deque()
+
+    def add_steps(self, steps: Rows) -> None:
+        """Takes the next steps, without the way back to the limits and braking."""
+        if len(steps):
+            self._step_s = float(steps["timestamp_s"][-1])
+            self._is_held = int(steps["phase"][-1]) == HOLDING
+
+    def add_event(self, event: Event) -> None:
+        """Takes the next event of the control loop."""
+        self._apply_past()
+        if event.name in _holding_faults():
+            self._waiting.append(event)
+
+    def fault(self) -> str | None:
+        """Returns the first fault that holds the robot, None if it is not held."""
+        if not self._is_held:
+            return None
+        self._apply_past()
+        return next(iter(self._open), "unknown")  # its event was dropped
+
+    def _apply_past(self) -> None:
+        while self._waiting and self._waiting[0].time_s <= self._step_s:
+            self._apply(self._waiting.popleft())
+
+    def _apply(self, event: Event) -> None:
+        if event.what == "begin":
+            self._open.setdefault(event.name, set()).add(event.subject)
+        elif event.what == "end" and event.name in self._open:
+            self._open[event.name].discard(event.subject)
+            if not event.subject or not self._open[event.name]:
+                del self._open[event.name]
+
+
+@lru_cache
+def _holding_faults() -> frozenset[str]:
+    reactions = ("hold", "refuse_chunk")
+    return frozenset(name for name, reaction, _ in load_core().FAULTS if reaction in reactions)
 
 
 class SessionTimes:

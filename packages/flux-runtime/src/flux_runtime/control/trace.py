@@ -61,6 +61,21 @@ class IntervalPoint:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CommandCounts:
+    """What became of the commands of an episode in real time; None if the driver did not say.
+
+    Attributes:
+        sent: by the control loop.
+        accepted: by the driver until the episode ended.
+        superseded: by newer ones before the driver took them, as while it was late.
+    """
+
+    sent: int
+    accepted: int | None
+    superseded: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Timing:
     """The times of an episode in real time.
 

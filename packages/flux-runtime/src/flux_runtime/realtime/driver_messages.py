@@ -149,10 +149,12 @@ class DriverMail:
         self._channel.close()
 
     def _listen(self) -> None:
+        watched = select.poll()  # select() knows no descriptor above 1023
+        for descriptor in (self._channel.fileno(), self._pidfd):
+            if descriptor >= 0:
+                watched.register(descriptor, select.POLLIN)
         while not self.has_ended.is_set():
-            watched = [self._channel, *([self._pidfd] if self._pidfd >= 0 else [])]
-            ready, _, _ = select.select(watched, [], [])
-            has_ended = self._pidfd in ready
+            has_ended = self._pidfd in dict(watched.poll())
             try:
                 while True:
                     self._take(self._channel.receive()[0])

@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 HELLO_TIMEOUT_S = 20.0
 LOAD_TIMEOUT_S = 120.0
 ANSWER_TIMEOUT_S = 5.0
+COUNTS_TIMEOUT_S = 0.5
 MOVE_TIMEOUT_S = 180.0
 STOP_AND_CLOSE_S = 6.5
 """What the host allows for stop() and close(), and a margin."""
@@ -197,6 +198,15 @@ class DriverProcess:
     def end(self) -> None:
         """Ends a session whose robot is at rest: its commands are ignored from now on."""
         self._mail.request("end", timeout_s=ANSWER_TIMEOUT_S)
+
+    def command_counts(self, session: int) -> tuple[int, int] | None:
+        """Returns how many commands of a session the driver has accepted, and how many were
+        superseded by newer ones before it took them; None if its process does not say."""
+        try:
+            found = self._mail.request("counts", session=session, timeout_s=COUNTS_TIMEOUT_S)
+        except RobotError:
+            return None
+        return int(found["accepted"]), int(found["superseded"])
 
     def reset(self, seed: int, *, cancelled: Callable[[], bool] = lambda: False) -> None:
         """Starts a new episode of a simulated robot; later readings are from after the reset."""

@@ -106,7 +106,7 @@ class RunConsole:
             return
         title = f"{report['robot']} · {report['policy']} · {report['prompt']}"
         table = Table(title=Text(title))  # a Text, because the prompt may contain rich's markup
-        hidden = {"commands_out_of_limit"}
+        hidden = {"commands_out_of_limit", "ended_in_hold"}
         if all(episode["outcome"] == "finished" for episode in report["episodes"]):
             hidden.add("outcome")
         columns = [name for name in report["episodes"][-1] if name not in hidden]
@@ -139,6 +139,8 @@ def summary_lines(report: Mapping[str, Any]) -> list[str]:
     ]
     if "interval" in report:
         lines.append(_interval_line(report["interval"]))
+    if "commands" in report:
+        lines.append(_commands_line(report["commands"]))
     if "event_counts" in report:
         counts = ", ".join(f"{count} {name}" for name, count in report["event_counts"].items())
         lines.append(f"events      {counts or 'none'}")
@@ -154,6 +156,13 @@ def _interval_line(interval: Mapping[str, Any]) -> str:
         f"intervals   p50 {interval['p50_ms']:.1f} ms, p99 {interval['p99_ms']:.1f} ms, longest "
         f"{interval['max_ms']:.1f} ms; gaps: {interval['gaps']}"
     )
+
+
+def _commands_line(commands: Mapping[str, int | None]) -> str:
+    sent, accepted, superseded = (commands[name] for name in ("sent", "accepted", "superseded"))
+    if accepted is None:
+        return f"commands    {sent} sent; how many reached the robot is unknown"
+    return f"commands    {sent} sent, {accepted} accepted by the driver, {superseded} superseded"
 
 
 def _rate_line(name: str, rate: float | None, interval: Sequence[float] | None) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from ..control.episode import EpisodeResult
@@ -68,10 +69,21 @@ def _realtime_totals(
     gaps = sum(timing.num_gaps for timing in timings)
     return {
         "interval": {**percentiles, "gaps": gaps},
+        "commands": _command_totals(results),
         "event_counts": dict(events),
         # Records that did not fit in the control thread's rings; the loop counts over all episodes.
         "dropped": results[-1].stats.get("dropped"),
     }
+
+
+def _command_totals(results: Sequence[EpisodeResult]) -> dict[str, int | None]:
+    """Returns the sums over the episodes, None where a driver has not said."""
+    episodes = [asdict(result.commands) for result in results if result.commands is not None]
+    totals: dict[str, int | None] = {}
+    for name in ("sent", "accepted", "superseded"):
+        counts = [episode[name] for episode in episodes]
+        totals[name] = None if None in counts else sum(counts)
+    return totals
 
 
 def _rates(rate_key: str, ci_key: str, outcomes: Sequence[bool | None]) -> dict[str, object]:

@@ -1,0 +1,40 @@
+"""The lines below the table of a run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from flux_runtime.run.console import summary_lines
+
+REPORT: dict[str, Any] = {
+    "success_rate": None,
+    "ci95": None,
+    "strict_success_rate": None,
+    "strict_ci95": None,
+    "ticks": 50,
+    "deadline_misses": 0,
+    "jitter_p99_ms": 0.1,
+    "clock": "monotonic",
+    "inference_p50_ms": None,
+    "engine": "none",
+    "mode": "sync",
+    "violations": {},
+    "commands_out_of_limit": 0,
+    "outcome": "finished",
+}
+
+
+@pytest.mark.parametrize(
+    ("accepted", "superseded", "words"),
+    [
+        (48, 2, "commands    50 sent, 48 accepted by the driver, 2 superseded"),
+        (None, None, "commands    50 sent; how many reached the robot is unknown"),
+    ],
+)
+def test_the_commands_that_reached_the_robot_are_told(
+    accepted: int | None, superseded: int | None, words: str
+) -> None:
+    commands = {"sent": 50, "accepted": accepted, "superseded": superseded}
+    assert words in summary_lines({**REPORT, "commands": commands})
