@@ -72,6 +72,11 @@ class Memory:
         """From the first sample to the last one."""
         return self.times_s[-1] - self.times_s[0]
 
+    def end(self, at_s: float) -> None:
+        """Leaves out samples after the last command, when the recording becomes one file."""
+        kept = sum(time_s <= at_s for time_s in self.times_s)
+        self.times_s, self.mib = self.times_s[:kept], self.mib[:kept]
+
     def growth_mib(self) -> tuple[float, float]:
         """Returns what was gained in the part of the run that counts, and what may be."""
         is_long = self.seconds >= 2 * FILLED_AFTER_S
@@ -129,6 +134,11 @@ def soak(folder: Path, options: argparse.Namespace) -> int:
     if missed and options.may_be_busy and waited > BUSY:
         print(f"soak: excused, because this machine was busy: {'; '.join(missed)}")
         missed = []
+    for name, memory in memories.items():
+        largest = max(memory.mib)
+        memory.end(log.commands[-1].arrived_ns * 1e-9)
+        if largest > max(memory.mib):
+            print(f"{name}: at most {largest:.1f} MiB after the last command")
     return report(log, summary, memories, missed)
 
 

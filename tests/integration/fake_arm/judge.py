@@ -227,7 +227,7 @@ def _received(
     largest = 3 * np.asarray(limits.max_velocity) * limits.period_s
     last = None if before is None or not np.isfinite(before.values).all() else before.values
     starts = list(_standing(log, command)) if last is None else [last]
-    if before is not None and _is_new_start(before, command, limits):
+    if before is not None and _may_be_new_start(before, command, limits):
         starts += list(_standing(log, command))
     # The smallest step in units of the largest one: commands may start where the arm stands.
     share = min(float(np.max(np.abs(command.values - start) / largest)) for start in starts)
@@ -236,9 +236,18 @@ def _received(
 
 
 def _is_new_start(before: Command, command: Command, limits: Limits) -> bool:
-    gap_s = (command.tick_ns - before.tick_ns) * 1e-9
-    is_gap = gap_s > LONGEST_GAP * limits.period_s * (1 + _missing(before, command))
+    longest_s = LONGEST_GAP * limits.period_s * (1 + _missing(before, command))
+    return _gap_s(before, command) > longest_s or _session(before) != _session(command)
+
+
+def _may_be_new_start(before: Command, command: Command, limits: Limits) -> bool:
+    """Whether the control loop may have had a gap, if it is not known which commands are missing."""
+    is_gap = _gap_s(before, command) > LONGEST_GAP * limits.period_s
     return is_gap or _session(before) != _session(command)
+
+
+def _gap_s(before: Command, command: Command) -> float:
+    return (command.tick_ns - before.tick_ns) * 1e-9
 
 
 def _standing(log: ArmLog, command: Command) -> Iterator[Vector]:
@@ -261,6 +270,8 @@ def _moved(
         starts = [_at_rest(position, command, limits) for position in _standing(log, command)]
     else:
         starts = [motion]
+        if _may_be_new_start(before, command, limits):
+            starts += [_at_rest(position, command, limits) for position in _standing(log, command)]
     if before is None or _session(before) != _session(command):
         # The first command of a session has number 1.
         is_complete = command.stamp.get("sequence", 1) == 1
