@@ -241,7 +241,7 @@ def _is_new_start(before: Command, command: Command, limits: Limits) -> bool:
 
 
 def _may_be_new_start(before: Command, command: Command, limits: Limits) -> bool:
-    """Whether the control loop may have had a gap, if it is not known which commands are missing."""
+    """Whether the loop may have had a gap, as far as is known without the missing commands."""
     is_gap = _gap_s(before, command) > LONGEST_GAP * limits.period_s
     return is_gap or _session(before) != _session(command)
 
