@@ -148,7 +148,7 @@ def test_a_fault_ends_the_episode_with_its_reason_and_all_until_then(
 
     with (
         opened(driver, max_steps=500) as session,
-        pytest.raises(RobotError, match=r"^toy: stopped by held_too_long: .*s\b"),
+        pytest.raises(RobotError, match=r"^toy: stopped by held_too_long: the cause .*s\b"),
     ):
         drive_realtime(session, 1, on_tick=freeze, on_end=ends.append)
     (result,) = ends

@@ -209,8 +209,9 @@ class RealtimeEpisode:
 
     def refuse(self, result: EpisodeResult) -> NoReturn:
         """Raises the fault that ended the episode, in one line."""
-        robot = self._session.spec.name
-        raise RobotError(f"{robot}: stopped by {result.stopped_by}: {result.reason}")
+        reason, fault = str(result.reason), str(result.stopped_by)
+        why = reason if reason.startswith(f"{fault}: ") else f"{fault}: {reason}"
+        raise RobotError(f"{self._session.spec.name}: stopped by {why}")
 
     def _new_monitor(self) -> CommandMonitor:
         spec = self._session.spec
