@@ -199,6 +199,22 @@ def test_after_a_gap_the_arm_starts_from_where_it_stands(tmp_path: Path) -> None
     assert judge(_read(tmp_path, entries), LIMITS, None) != []
 
 
+@pytest.mark.parametrize(
+    ("periods", "measured", "is_fine"), [(5, 0.4, True), (5, 0.0, False), (3, 0.4, False)]
+)
+def test_a_gap_whose_first_command_did_not_arrive_allows_a_start_from_the_measurement_only(
+    periods: int, measured: float, is_fine: bool, tmp_path: Path
+) -> None:
+    entries, after = _smooth(30), _smooth(20)
+    begin_ns = entries[-1]["stamp"]["tick_ns"] + periods * PERIOD_NS
+    for number, entry in enumerate(after):
+        tick_ns = begin_ns + number * PERIOD_NS
+        entry["stamp"] |= {"sequence": 32 + number, "tick_ns": tick_ns, "observed_ns": tick_ns}
+        entry["t"] = tick_ns + 1_000_000
+    after[0]["measured"] = [measured, 0.0]
+    assert (judge(_read(tmp_path, entries + after), LIMITS, MAX_AGE_S) == []) is is_fine
+
+
 def test_gaps_and_the_time_to_rest_are_by_the_arms_clock(tmp_path: Path) -> None:
     entries = _smooth(10)
     entries[5]["t"] += 20_000_000

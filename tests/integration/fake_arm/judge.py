@@ -236,18 +236,18 @@ def _received(
 
 
 def _is_new_start(before: Command, command: Command, limits: Limits) -> bool:
-    longest_s = LONGEST_GAP * limits.period_s * (1 + _missing(before, command))
-    return _gap_s(before, command) > longest_s or _session(before) != _session(command)
+    longest = LONGEST_GAP * (1 + _missing(before, command))
+    return _is_gap(before, command, longest, limits) or _session(before) != _session(command)
 
 
 def _may_be_new_start(before: Command, command: Command, limits: Limits) -> bool:
     """Whether the loop may have had a gap, as far as is known without the missing commands."""
-    is_gap = _gap_s(before, command) > LONGEST_GAP * limits.period_s
-    return is_gap or _session(before) != _session(command)
+    return _is_gap(before, command, LONGEST_GAP, limits) or _session(before) != _session(command)
 
 
-def _gap_s(before: Command, command: Command) -> float:
-    return (command.tick_ns - before.tick_ns) * 1e-9
+def _is_gap(before: Command, command: Command, periods: int, limits: Limits) -> bool:
+    """Whether more than some periods lie between two commands, to the nanosecond."""
+    return command.tick_ns - before.tick_ns > round(periods * limits.period_s * 1e9)
 
 
 def _standing(log: ArmLog, command: Command) -> Iterator[Vector]:
