@@ -174,7 +174,7 @@ def test_a_full_disk_ends_the_recording_with_one_line(
     with pytest.raises(DataError, match="No space left"):
         stream.append(ROWS, b"third")
     stream.close()
-    assert read_stream(tmp_path / "x.stream")[1] == [(ROWS, b"first")]
+    assert list(read_stream(tmp_path / "x.stream")[1]) == [(ROWS, b"first")]
 
 
 @pytest.mark.parametrize("name", ["episode_000000.npz", "episodes.jsonl"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,24 +86,27 @@ def read_recording(path: Path) -> RecordedEpisode:
     return _episode(_facts_beside(path, arrays.pop(FACTS_KEY, None)), arrays)
 
 
-def episode_of(header: Mapping[str, Any], records: Sequence[tuple[int, bytes]]) -> RecordedEpisode:
+def episode_of(header: Mapping[str, Any], records: Iterable[tuple[int, bytes]]) -> RecordedEpisode:
     """Puts the records of a stream together."""
-    payloads: dict[int, list[bytes]] = {}
+    row_bytes = bytearray()
+    plain: dict[int, list[Any]] = {kind: [] for kind in (EVENT, INFERENCE, END)}
     for kind, payload in records:
-        payloads.setdefault(kind, []).append(payload)
+        if kind == ROWS:
+            row_bytes += payload
+        else:
+            plain[kind].append(json.loads(payload))
     dtype = np.dtype([(name, form, *map(tuple, shape)) for name, form, *shape in header["rows"]])
-    rows = np.frombuffer(b"".join(payloads.get(ROWS, ())), dtype)
+    rows = np.frombuffer(row_bytes, dtype)
     arrays: dict[str, NDArray[np.generic]] = {
         name: rows[name] for name in dtype.names or () if name not in _NOT_ARRAYS
     }
     arrays["chunk_starts"] = np.flatnonzero(rows["requested"]).astype(np.int64)
     if "sent_s" in arrays:
-        inferences = [json.loads(payload) for payload in payloads.get(INFERENCE, ())]
-        events = [json.loads(payload) for payload in payloads.get(EVENT, ())]
-        arrays |= _inference_arrays(inferences, header["cameras"]) | _event_arrays(events)
+        arrays |= _inference_arrays(plain[INFERENCE], header["cameras"])
+        arrays |= _event_arrays(plain[EVENT])
         starts = np.searchsorted(rows["timestamp_s"], arrays["inference_time_s"])
         arrays["chunk_starts"] = starts.astype(np.int64)
-    end = json.loads(payloads[END][-1]) if END in payloads else {}
+    end = plain[END][-1] if plain[END] else {}
     return _episode({**header, "outcome": "killed", "reason": ""} | end, arrays)
 
 

@@ -96,31 +96,31 @@ class StreamWriter:
         )
 
 
-def read_stream(path: Path) -> tuple[dict[str, object], list[tuple[int, bytes]]]:
+def read_stream(path: Path) -> tuple[dict[str, object], Iterator[tuple[int, bytes]]]:
     """Returns the header and the other records (kind, payload), without one that was cut off.
+
+    The records are read one by one, because the stream of a long episode is large.
 
     Raises:
         DataError: the file is not of this format, or even its header was cut off.
     """
-    data = path.read_bytes()
-    if not data.startswith(MAGIC):
-        raise DataError(
-            f"{path}: expected a recording of flux-runtime, which begins with {MAGIC.decode()}, "
-            f"got {data[: len(MAGIC)]!r}."
-        )
-    records = list(_records(data))
-    if not records or records[0][0] != HEADER:
+    records = _records(path)
+    kind, payload = next(records, (None, b""))
+    if kind != HEADER:
         raise DataError(f"{path}: expected a recording, got one that ends within its header.")
-    return json.loads(records[0][1]), records[1:]
+    return json.loads(payload), records
 
 
-def _records(data: bytes) -> Iterator[tuple[int, bytes]]:
-    position = len(MAGIC)
-    while position + _FRAME.size <= len(data):
-        kind, length, checksum = _FRAME.unpack_from(data, position)
-        position += _FRAME.size
-        payload = data[position : position + length]
-        if len(payload) != length or zlib.crc32(payload) != checksum:
-            return
-        yield kind, payload
-        position += length
+def _records(path: Path) -> Iterator[tuple[int, bytes]]:
+    with path.open("rb") as file:
+        if (magic := file.read(len(MAGIC))) != MAGIC:
+            raise DataError(
+                f"{path}: expected a recording of flux-runtime, which begins with "
+                f"{MAGIC.decode()}, got {magic!r}."
+            )
+        while len(frame := file.read(_FRAME.size)) == _FRAME.size:
+            kind, length, checksum = _FRAME.unpack(frame)
+            payload = file.read(length)
+            if len(payload) != length or zlib.crc32(payload) != checksum:
+                return
+            yield kind, payload
