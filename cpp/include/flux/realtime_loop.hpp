@@ -27,7 +27,7 @@ namespace flux {
 
 class RealtimeLoop {
  public:
-  // Starts the thread, which beats to the driver from now on. The driver is told of every session.
+  // Starts the thread, which sends the driver a heartbeat from now on, with or without a session.
   //
   // Args:
   //   policy: may be null; chunks then come only from ChunkInference::submit().

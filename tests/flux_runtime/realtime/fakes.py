@@ -32,7 +32,7 @@ PATIENCE_S = 5.0
 
 
 class Arm:
-    """Does what it is told, and fails as the test wants: `faults[call]` is called first."""
+    """Keeps a list of its calls; `faults[call]`, which is called first, may make one fail."""
 
     def __init__(self, **spec: object) -> None:
         self.spec = {**SPEC, **spec}

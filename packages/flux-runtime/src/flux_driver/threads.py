@@ -17,7 +17,7 @@ WAIT_S = 0.05
 
 
 class DriverThread:
-    """A daemon thread that repeats `step` until it is told to end, or has failed.
+    """A daemon thread that repeats `step` until `end` is called or it has failed too often.
 
     Attributes:
         failure: why it has given up; '' while it runs.
