@@ -322,6 +322,12 @@ void bind_faults(py::module_& module) {
     faults.append(py::make_tuple(info.name, reaction_name(info.reaction), info.text));
   }
   module.attr("FAULTS") = py::tuple(faults);
+  py::list phases;
+  for (auto phase = LoopPhase::kIdle; phase <= LoopPhase::kStopped;
+       phase = static_cast<LoopPhase>(static_cast<std::uint32_t>(phase) + 1)) {
+    phases.append(phase_name(phase));
+  }
+  module.attr("PHASES") = py::tuple(phases);
   module.attr("GAP") = static_cast<int>(kGapBefore);
   module.attr("HOLDING") = static_cast<int>(kHolding);
   module.attr("STOPPING") = static_cast<int>(kStopping);

@@ -22,7 +22,7 @@ from flux_runtime.control.episode import EpisodeResult
 from flux_runtime.control.episode_log import Event
 from flux_runtime.control.latency import StageTimes
 from flux_runtime.control.realtime_episode import drive_realtime
-from flux_runtime.control.realtime_rows import HOLDING, HoldWatch
+from flux_runtime.control.realtime_rows import HOLDING, RUNNING, HoldWatch
 from flux_runtime.control.realtime_session import (
     Confirm,
     RealtimeSession,
@@ -223,7 +223,12 @@ def test_a_hold_counts_at_the_last_step_and_not_after_it() -> None:
     assert step(1.0, HOLDING) == "frame_stale"
     holds.add_event(Event(time_s=1.1, name="frame_stale", what="end", subject="top"))
     assert holds.fault() == "frame_stale"
-    assert step(1.2, 2) is None
+    assert step(1.2, RUNNING) is None
+
+
+def test_phases_and_flags_have_the_numbers_of_the_core(core: Any) -> None:
+    assert (core.PHASES[RUNNING], core.PHASES[HOLDING]) == ("running", "holding")
+    assert (GAP, RETURNING) == (core.GAP, core.RETURNING)
 
 
 def test_inferences_that_fail_are_retried_and_then_a_stop(driver: LoopbackDriver) -> None:

@@ -48,6 +48,8 @@ FAULTS: tuple[tuple[str, str, str], ...]
 
 The reaction is 'note', 'clamp', 'refuse_chunk', 'hold', 'stop' or 'refuse_start'.
 """
+PHASES: tuple[str, ...]
+"""The names of the loop's phases; a tick record holds the place of one in this tuple."""
 
 class EngineUnavailable(RuntimeError):
     """The machine lacks something that the engine needs. The graph is not at fault."""

@@ -26,7 +26,7 @@ from .command_monitor import RETURNING, CommandMonitor
 from .episode import EpisodeResult, how_it_ended
 from .episode_log import EpisodeLog, Event, Outcome
 from .latency import Histogram, since
-from .realtime_rows import HOLDING, HoldWatch, SessionTimes
+from .realtime_rows import HOLDING, RUNNING, HoldWatch, SessionTimes
 from .realtime_session import RealtimeSession
 from .success import STRICT_HOLD_TICKS, SuccessWatch
 from .trace import CommandCounts, RealtimeTrace
@@ -34,7 +34,7 @@ from .trace import CommandCounts, RealtimeTrace
 logger = logging.getLogger(__name__)
 
 DRAIN_EVERY_S = 0.04
-STEP_PHASES = (2, HOLDING)
+STEP_PHASES = (RUNNING, HOLDING)
 """Running and holding: the steps of an episode, without the way back to the limits and braking."""
 PER_SESSION = ("tick", "jitter")
 """Stages that the control thread counts from zero in each session; others go on."""

@@ -17,8 +17,8 @@ from ..engines.core import load_core
 from .episode_log import Event, InferenceTimes, Rows, realtime_rows
 from .realtime_inference import MeasuredInference
 
-HOLDING = 3
-"""The phase of a control loop that holds the robot because of a fault that may end."""
+RUNNING, HOLDING = 2, 3
+"""Phases of the control loop, as places in `_core.PHASES`."""
 _OF_JOINTS = (
     *("position", "velocity", "acceleration", "jerk", "border_jump", "following_error"),
     *("left_limits", "start_pose", "return_not_confirmed", "return_to_limits"),
