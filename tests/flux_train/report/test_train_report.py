@@ -63,7 +63,7 @@ def validation_line(step: int, dims: dict[str, int]) -> dict[str, Any]:
     errors = {
         group: {
             name: [size * (dim + 1) / step for dim in range(count)]
-            for name, size in (("mean_abs", 2.0), ("first_step", 1.0))
+            for name, size in (("mean_abs", 2.0), ("first_step", 1.0), ("after_prefix", 0.5))
         }
         | {"last_step": [None] * count}
         for group, count in dims.items()
