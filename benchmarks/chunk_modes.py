@@ -12,7 +12,7 @@ simulated robot states. All cells run the same seeds on simulated time. Per cell
   jump, ...      the largest step between the last action of a chunk and the first of the next, and
                  the largest acceleration and jerk of the ticks around it, over the joints in rad:
                  of the actions asked for, and of the commands sent
-  lost           episodes that the same mode as the first cell of delay 0 wins and this cell loses
+  lost           episodes that sync without a delay wins and this cell loses
 
 Finished episodes are kept in --work, so that a run that was ended goes on where it stopped. With
 --realtime, the command `flux-runtime run --realtime` drives the episodes, and the machine's own
@@ -60,6 +60,8 @@ SAME_AS_SYNC = ("async", "rtc")
 NUM_SAME = 5
 KINDS = ("POSITION", "VELOCITY", "ACCELERATION", "JERK")
 FIGURES = ("jump", "acceleration", "jerk")
+ASKED = ("asked: step, rad", "rad/s^2", "rad/s^3")
+SENT = ("sent: step, rad", "rad/s^2", "rad/s^3")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +98,7 @@ def main() -> int:
     add("--work", type=Path, default=Path("demo_output/chunk_modes.jsonl"))
     add("--realtime", type=int, default=0, metavar="N", help="N episodes per mode in real time")
     add("--out", type=Path, help="write the figures as JSON")
+    add("--markdown", action="store_true", help="print the table as in docs/numbers.md")
     options = parser.parse_args()
     options.work.parent.mkdir(parents=True, exist_ok=True)
     cells = wanted_cells(options)
@@ -105,7 +108,7 @@ def main() -> int:
         measure(options, cells)
     episodes = kept(options)
     figures = [summary(cell, episodes) for cell in cells]
-    print_table(figures)
+    print_table(figures, is_markdown=options.markdown)
     if options.out:
         data = {"hardware": hardware(), "policy": policy_digest(options.bundle), "cells": figures}
         options.out.write_text(json.dumps(data, indent=1) + "\n")
@@ -359,24 +362,34 @@ def largest(episodes: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, dict[s
             yield name, {figure: max(each[name][figure] for each in episodes) for figure in FIGURES}
 
 
-def print_table(figures: Sequence[Mapping[str, Any]]) -> None:
-    """Prints a row per cell."""
-    columns = ("mode", "delay", "limits", "episodes", "success", "95 %", "lost", "limited", "ticks")
-    table = Table(*columns, "jump, rad", "rad/s^2", "rad/s^3", "sent: jump", "rad/s^2", "rad/s^3")
+def table_rows(figures: Sequence[Mapping[str, Any]]) -> Iterator[list[str]]:
+    """Yields the table, its header first; cells that were not measured are left out."""
+    yield ["mode", "delay", "limits", "won (95 %)", "lost", "limited ticks", *ASKED, *SENT]
     for each in figures:
-        place = [each["mode"], "real time" if each["delay"] is None else str(each["delay"])]
-        place += [each["limits"], str(each["episodes"])]
         if not each["episodes"]:
-            table.add_row(*place)
             continue
         low, high = (f"{100 * bound:.0f}" for bound in each["success"]["ci95"])
-        row = [str(each["success"]["episodes"]), f"{low} to {high}", str(len(each["lost"]))]
-        row += [f"{each['limited']:,}", f"{each['ticks']:,}"]
+        row = [each["mode"], "real time" if each["delay"] is None else str(each["delay"])]
+        row += [each["limits"], f"{each['success']['episodes']} of {each['episodes']}"]
+        row[-1] += f" ({low} to {high} %)"
+        row += [str(len(each["lost"])), f"{each['limited']:,} of {each['ticks']:,}"]
         for name in ("asked", "sent"):
             found = each.get(name)
-            row += [f"{found[figure]:.3g}" for figure in FIGURES] if found else [""] * 3
-        table.add_row(*place, *row)
-    Console(width=180).print(table)
+            row += [f"{found[figure]:,.3g}" for figure in FIGURES] if found else [""] * 3
+        yield row
+
+
+def print_table(figures: Sequence[Mapping[str, Any]], *, is_markdown: bool) -> None:
+    """Prints a row per cell."""
+    header, *rows = table_rows(figures)
+    if is_markdown:
+        for row in (header, ["---"] * len(header), *rows):
+            print(f"| {' | '.join(row)} |")
+        return
+    table = Table(*header)
+    for row in rows:
+        table.add_row(*row)
+    Console(width=200).print(table)
 
 
 if __name__ == "__main__":
