@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "arrays.hpp"
+#include "chunking.hpp"
 #include "histograms.hpp"
 #include "module.hpp"
 
@@ -20,12 +21,6 @@ ActionDecoder make_decoder(const ScaleArray& scale, const ScaleArray& offset,
   return {vector_of(scale, "scale"), vector_of(offset, "offset"), bytes};
 }
 
-Mode mode_of(const std::string& name) {
-  if (name == "sync") return Mode::kSync;
-  if (name == "async") return Mode::kAsync;
-  throw std::invalid_argument(expected_got("mode", "'sync' or 'async'", "'" + name + "'"));
-}
-
 std::unique_ptr<ControlLoop> make_loop(std::shared_ptr<Policy> policy, const ActionDecoder& decoder,
                                        const SafetyLimits& limits, double control_hz,
                                        int execution_horizon, const std::string& mode,
@@ -33,7 +28,7 @@ std::unique_ptr<ControlLoop> make_loop(std::shared_ptr<Policy> policy, const Act
   const ControlLoopConfig config{
       .control_hz = control_hz,
       .execution_horizon = execution_horizon,
-      .mode = mode_of(mode),
+      .mode = mode_named(mode),
       .inference_delay = inference_delay,
       .stale_after_s = stale_after_s,
   };

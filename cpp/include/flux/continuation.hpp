@@ -8,6 +8,7 @@
 #pragma once
 
 #include <span>
+#include <string>
 #include <vector>
 
 namespace flux {
@@ -34,8 +35,15 @@ struct ContinuationSettings {
 };
 
 // Throws std::invalid_argument, naming the field, unless the lengths are within 0..H or -1, the
-// weight is positive and finite, and the delays are ascending, from 0 to H, and not empty.
+// weight is positive and finite, the delays are ascending, from 0 to H, and not empty, and the
+// method takes a fixed delay.
 void check(const ContinuationSettings& settings, int action_horizon);
+
+// Whether the method can use this delay, whatever the horizons.
+[[nodiscard]] bool takes(const ContinuationSettings& settings, int delay) noexcept;
+
+// The trained delays as text: "0, 4, 8".
+[[nodiscard]] std::string delays_text(const ContinuationSettings& settings);
 
 // The smallest delay of at least `rows` rows with d <= s <= H - d that the method can use; -1 if
 // there is none. With a fixed prefix_len no other delay is usable.

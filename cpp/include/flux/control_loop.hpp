@@ -21,15 +21,11 @@
 #include "flux/chunk_scheduler.hpp"
 #include "flux/clock.hpp"
 #include "flux/inference_worker.hpp"
+#include "flux/mode.hpp"
 #include "flux/policy.hpp"
 #include "flux/safety_filter.hpp"
 
 namespace flux {
-
-enum class Mode {
-  kSync,   // submit() runs the inference while the robot holds
-  kAsync,  // submit() wakes the inference thread while the running chunk continues
-};
 
 struct ControlLoopConfig {
   double control_hz = 0.0;

@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "flux/control_loop.hpp"
+#include "flux/mode.hpp"
 #include "flux/robot_link.hpp"
 #include "flux/scheduling.hpp"
 
