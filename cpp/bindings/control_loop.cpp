@@ -21,6 +21,44 @@ ActionDecoder make_decoder(const ScaleArray& scale, const ScaleArray& offset,
   return {vector_of(scale, "scale"), vector_of(offset, "offset"), bytes};
 }
 
+// The rows of a float32 array (rows, at least `fewest` columns).
+FloatArray require_matrix(const py::array& array, const char* name, std::size_t fewest) {
+  const bool is_wide = array.ndim() == 2 && array.shape(1) >= static_cast<py::ssize_t>(fewest);
+  if (!is_wide) {
+    throw std::invalid_argument(expected_got(
+        name, "float32 (rows, columns) with at least " + std::to_string(fewest) + " columns",
+        describe_array(array)));
+  }
+  return require_floats(array, name, {{array.shape(0), array.shape(1)}});
+}
+
+FloatArray decode(const ActionDecoder& decoder, const py::array& normalised,
+                  const py::handle& state) {
+  const std::size_t dim = decoder.action_dim();
+  const FloatArray rows = require_matrix(normalised, "normalised", dim);
+  const FloatArray state_array = require_floats(state, "state", {{static_cast<std::int64_t>(dim)}});
+  FloatArray actions({rows.shape(0), static_cast<py::ssize_t>(dim)});
+  decoder.decode(span_of(rows), static_cast<std::size_t>(rows.shape(1)), span_of(state_array),
+                 {actions.mutable_data(), static_cast<std::size_t>(actions.size())});
+  return actions;
+}
+
+FloatArray encode(const ActionDecoder& decoder, const py::array& actions, std::size_t network_dim,
+                  const py::handle& state) {
+  const auto dim = static_cast<std::int64_t>(decoder.action_dim());
+  const FloatArray rows = require_matrix(actions, "actions", decoder.action_dim());
+  if (rows.shape(1) != dim || static_cast<std::int64_t>(network_dim) < dim) {
+    throw std::invalid_argument(expected_got(
+        "actions", std::to_string(dim) + " columns and a network_dim of at least as many",
+        std::to_string(rows.shape(1)) + " and " + std::to_string(network_dim)));
+  }
+  const FloatArray state_array = require_floats(state, "state", {{dim}});
+  FloatArray normalised({rows.shape(0), static_cast<py::ssize_t>(network_dim)});
+  decoder.encode(span_of(rows), network_dim, span_of(state_array),
+                 {normalised.mutable_data(), static_cast<std::size_t>(normalised.size())});
+  return normalised;
+}
+
 std::unique_ptr<ControlLoop> make_loop(std::shared_ptr<Policy> policy, const ActionDecoder& decoder,
                                        const SafetyLimits& limits, double control_hz,
                                        int execution_horizon, const std::string& mode,
@@ -108,7 +146,9 @@ void bind_control_loop(py::module_& module) {
   py::class_<ActionDecoder>(module, "ActionDecoder",
                             "normalised * scale + offset + relative_mask * observed state.")
       .def(py::init(&make_decoder), py::kw_only(), py::arg("scale"), py::arg("offset"),
-           py::arg("relative_mask"));
+           py::arg("relative_mask"))
+      .def("decode", &decode, py::arg("normalised"), py::arg("state"))
+      .def("encode", &encode, py::arg("actions"), py::arg("network_dim"), py::arg("state"));
   using Unlocked = py::call_guard<py::gil_scoped_release>;
   py::class_<ControlLoop>(module, "ControlLoop",
                           "Ticks of simulated time; used by one thread at a time.")
