@@ -16,6 +16,7 @@ constexpr Group kGroups[] = {
     {"motion", flux::test::motion_cases},
     {"safety_filter", flux::test::safety_filter_cases},
     {"safety_filter_fuzz", flux::test::safety_filter_fuzz_cases},
+    {"chunk_player", flux::test::chunk_player_cases},
     {"scheduler", flux::test::scheduler_cases},
     {"flow_policy", flux::test::flow_policy_cases},
     {"captured_policy", flux::test::captured_policy_cases},

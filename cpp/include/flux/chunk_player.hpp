@@ -61,8 +61,9 @@ class ChunkPlayer {
   [[nodiscard]] double rows_since(std::int64_t first_row) const noexcept;
 
   // Makes `rows`, (H, A), the running chunk, and swaps the last one's memory into it. Rows that
-  // have been executed since `first_row`, which has_reached(), are skipped, and at most `num_rows`
-  // of the others are executed. Where the last chunk still has rows, the spline continues it.
+  // have been executed since `first_row` are skipped, and at most `num_rows` of the others are
+  // executed. Where the last chunk still has rows, the spline continues it. `first_row` has been
+  // reached, and was the next row when or after the last chunk began.
   void begin(std::vector<float>& rows, std::int64_t first_row,
              std::int64_t num_rows = kAllRows) noexcept;
   // Temporal ensembling: like begin(), but each row becomes the weighted mean of all predictions of
@@ -76,6 +77,8 @@ class ChunkPlayer {
             std::int64_t num_faded) const noexcept;
   // Discards the running chunk.
   void clear() noexcept;
+  // Also numbers the rows from 0 again.
+  void reset() noexcept;
 
   // What the coming tick executes; has_row() must hold.
   //
