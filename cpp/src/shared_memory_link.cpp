@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <bit>
 #include <cerrno>
 #include <cmath>
 #include <cstring>
@@ -18,17 +19,23 @@
 namespace flux {
 namespace {
 
-constexpr double kMaxControlHz = 1e6;
+constexpr double kMaxCommandHz = 1e6;
 
 [[noreturn]] void throw_system_error(const char* action) {
   throw std::system_error(errno, std::generic_category(), std::string("driver memory: ") + action);
 }
 
+// A number that is none stands for a robot that stands still.
+double scaling_of(std::uint64_t word) noexcept {
+  const auto scaling = std::bit_cast<double>(word);
+  return scaling > 0.0 ? std::min(scaling, 1.0) : 0.0;
+}
+
 MemoryHeader make_header(const SharedMemoryLinkConfig& config) {
   // Written so that a NaN fails.
-  if (!(config.control_hz >= 0.001 && config.control_hz <= kMaxControlHz)) {
+  if (!(config.command_hz >= 0.001 && config.command_hz <= kMaxCommandHz)) {
     throw std::invalid_argument(
-        expected_got("control_hz", "0.001 to 1000000", std::to_string(config.control_hz)));
+        expected_got("command_hz", "0.001 to 1000000", std::to_string(config.command_hz)));
   }
   MemoryShape shape{
       .action_dim = static_cast<std::uint32_t>(std::min<std::size_t>(config.action_dim, 1U << 20)),
@@ -36,7 +43,7 @@ MemoryHeader make_header(const SharedMemoryLinkConfig& config) {
       .num_cameras =
           static_cast<std::uint32_t>(std::min<std::size_t>(config.images.size(), 1U << 20)),
       .commands_are_differences = config.max_step.empty() ? 1U : 0U,
-      .period_ns = std::llround(1e9 / config.control_hz)};
+      .period_ns = std::llround(1e9 / config.command_hz)};
   std::copy_n(config.images.begin(), std::min<std::size_t>(config.images.size(), kMaxCameras),
               shape.images);
   MemoryFault fault;
@@ -116,8 +123,10 @@ StateSample SharedMemoryLink::read_into(StateCopy& copy, std::span<float> state)
     copy.words.swap(copy.next);
     copy.count = count;
   }
-  std::memcpy(state.data(), copy.words.data() + 1, state_dim() * sizeof(float));
-  return {.captured_ns = static_cast<std::int64_t>(copy.words[0]), .count = copy.count};
+  std::memcpy(state.data(), copy.words.data() + kStateStampWords, state_dim() * sizeof(float));
+  return {.captured_ns = static_cast<std::int64_t>(copy.words[0]),
+          .count = copy.count,
+          .speed_scaling = scaling_of(copy.words[1])};
 }
 
 StateSample SharedMemoryLink::read_state(std::span<float> state) noexcept {
