@@ -35,9 +35,9 @@ ContinuationSettings make_settings(const std::string& method, std::optional<int>
                                    double max_guidance_weight, bool use_vjp,
                                    std::vector<int> delays) {
   if (use_vjp) {
-    throw std::invalid_argument(expected_got(
-        "use_vjp", "False, because an exported graph has no Jacobian of the network",
-        "True. Leave it out; guidance then pulls without the Jacobian"));
+    throw std::invalid_argument(
+        expected_got("use_vjp", "False, because an exported graph has no Jacobian of the network",
+                     "True. Leave it out; guidance then pulls without the Jacobian"));
   }
   return {.method = method_named(method),
           .prefix_len = prefix_len.value_or(-1),
@@ -80,8 +80,7 @@ void bind_chunking(py::module_& module) {
       .def(
           "largest_usable_delay",
           [](const ContinuationSettings& settings, int execution_horizon, int action_horizon) {
-            return delay_or_none(
-                largest_usable_delay(settings, execution_horizon, action_horizon));
+            return delay_or_none(largest_usable_delay(settings, execution_horizon, action_horizon));
           },
           py::kw_only(), py::arg("execution_horizon"), py::arg("action_horizon"));
 }

@@ -62,13 +62,16 @@ FloatArray encode(const ActionDecoder& decoder, const py::array& actions, std::s
 std::unique_ptr<ControlLoop> make_loop(std::shared_ptr<Policy> policy, const ActionDecoder& decoder,
                                        const SafetyLimits& limits, double control_hz,
                                        int execution_horizon, const std::string& mode,
-                                       int inference_delay, double stale_after_s) {
+                                       int inference_delay, double stale_after_s, double speed,
+                                       const ContinuationSettings& continuation) {
   const ControlLoopConfig config{
       .control_hz = control_hz,
       .execution_horizon = execution_horizon,
       .mode = mode_named(mode),
       .inference_delay = inference_delay,
       .stale_after_s = stale_after_s,
+      .speed = speed,
+      .continuation = continuation,
   };
   return std::make_unique<ControlLoop>(config, std::move(policy), decoder, limits);
 }
@@ -117,6 +120,19 @@ py::tuple tick(ControlLoop& loop) {
                         flags);
 }
 
+// How many chunks were given how many rows; None in the other modes.
+py::object rtc_of(const ControlCounts& counts) {
+  if (counts.prefixes.empty()) return py::none();
+  py::dict delays;
+  for (std::size_t rows = 0; rows < counts.prefixes.size(); ++rows) {
+    if (counts.prefixes[rows] > 0) delays[py::int_(rows)] = counts.prefixes[rows];
+  }
+  py::dict result;
+  result["delays"] = delays;
+  result["late"] = 0;  // on simulated time, every chunk comes when it is due
+  return result;
+}
+
 py::dict stats(const ControlLoop& loop) {
   const ControlCounts& counts = loop.counts();
   py::dict violations;
@@ -137,6 +153,7 @@ py::dict stats(const ControlLoop& loop) {
   result["chunks"] = counts.chunks;
   result["violations"] = violations;
   result["histograms"] = histograms;
+  result["rtc"] = rtc_of(counts);
   return result;
 }
 
@@ -154,17 +171,22 @@ void bind_control_loop(py::module_& module) {
                           "Ticks of simulated time; used by one thread at a time.")
       .def(py::init(&make_loop), py::kw_only(), py::arg("policy").none(true), py::arg("decoder"),
            py::arg("limits"), py::arg("control_hz"), py::arg("execution_horizon"), py::arg("mode"),
-           py::arg("inference_delay") = 0, py::arg("stale_after_s") = 1.0)
+           py::arg("inference_delay") = 0, py::arg("stale_after_s") = 1.0, py::arg("speed") = 1.0,
+           py::arg("continuation") = ContinuationSettings{})
       .def(
           "start",
           [](ControlLoop& loop, const py::handle& command) {
             loop.start(span_of(require_row(loop, command, "command")));
           },
           py::arg("command"))
-      .def("needs_observation", &ControlLoop::needs_observation)
+      .def("needs_observation", &ControlLoop::needs_observation, Unlocked())
       .def("submit", &submit, py::arg("inputs"), py::arg("state"), py::arg("noise"))
       .def("submit_chunk", &submit_chunk, py::arg("actions"))
       .def("tick", &tick)
+      .def("asked",
+           [](const ControlLoop& loop) {
+             return FloatArray(static_cast<py::ssize_t>(loop.asked().size()), loop.asked().data());
+           })
       .def("stats", &stats)
       .def("stop", &ControlLoop::stop, Unlocked());
 }

@@ -28,7 +28,7 @@ from .latency import StageTimes
 from .policy_source import HoldSource
 from .preflight import Excursion, check_encoding, excursions, motion_limits_in_force
 from .realtime_inference import ChunkAnswerer
-from .session import OpenedPolicy, RunOptions, SessionFacts, default_prompt
+from .session import OpenedPolicy, RunOptions, SessionFacts, chunking_of, default_prompt
 
 Confirm = Callable[[str, Callable[[], bool]], bool]
 """Asks the operator a question. The second argument says that the operator has stopped the run."""
@@ -151,6 +151,7 @@ class RealtimeSession(SessionFacts):
         """Returns what an operator should read before the robot moves."""
         ages = self.staleness_s
         return [
+            self.chunking.line(),
             *self.limits.lines(),
             *(
                 f"scheduling: {name.replace('_', ' ')}: {granted_text(name, entry)}"
@@ -182,6 +183,7 @@ def connected_realtime(
         StoppedBySignal: the operator stopped the run while the robot was being connected.
     """
     source = policy.source if policy else HoldSource(driver.spec)
+    chunking = chunking_of(options, policy, is_real=driver.simulation is None)
     config = policy.bundle.config if policy else {}
     limits = motion_limits_in_force(config, driver.spec, options.realtime_options.tightening)
     settings = realtime_settings(
@@ -189,7 +191,7 @@ def connected_realtime(
         limits,
         execution_horizon=source.execution_horizon,
         action_horizon=source.action_horizon,
-        mode=options.mode,
+        mode=chunking.mode,
         cameras=source.cameras,
     )
     task = driver.simulation.task if driver.simulation else None
@@ -213,6 +215,7 @@ def connected_realtime(
             prompt=prompt,
             times=times,
             golden_max_abs_error=policy.golden.max_abs_error if policy else None,
+            chunking=chunking,
             driver=driver,
             loop=loop,
             limits=limits,
