@@ -100,12 +100,12 @@ std::int64_t send(RobotLink& link, const py::handle& command, std::uint64_t sequ
 
 std::shared_ptr<SharedMemoryLink> make_link(
     std::size_t action_dim, std::size_t state_dim,
-    const std::vector<std::pair<std::uint32_t, std::uint32_t>>& cameras, double command_hz,
+    const std::vector<std::pair<std::uint32_t, std::uint32_t>>& cameras, double control_hz,
     std::vector<double> max_step) {
   SharedMemoryLinkConfig config{.action_dim = action_dim,
                                 .state_dim = state_dim,
                                 .images = {},
-                                .command_hz = command_hz,
+                                .control_hz = control_hz,
                                 .max_step = std::move(max_step)};
   for (const auto& [height, width] : cameras) config.images.push_back({height, width});
   return std::make_shared<SharedMemoryLink>(config);
@@ -176,7 +176,7 @@ void bind_robot_link(py::module_& module) {
   py::class_<SharedMemoryLink, RobotLink, std::shared_ptr<SharedMemoryLink>>(
       module, "SharedMemoryLink", "The policy's end of the memory shared with a driver's process.")
       .def(py::init(&make_link), py::kw_only(), py::arg("action_dim"), py::arg("state_dim"),
-           py::arg("cameras"), py::arg("command_hz"), py::arg("max_step"))
+           py::arg("cameras"), py::arg("control_hz"), py::arg("max_step"))
       .def("fd", &SharedMemoryLink::fd)
       .def("status", &shared_status)
       .def("observe", &observe, py::arg("cameras"))

@@ -19,7 +19,7 @@
 namespace flux {
 namespace {
 
-constexpr double kMaxCommandHz = 1e6;
+constexpr double kMaxControlHz = 1e6;
 
 [[noreturn]] void throw_system_error(const char* action) {
   throw std::system_error(errno, std::generic_category(), std::string("driver memory: ") + action);
@@ -33,9 +33,9 @@ double scaling_of(std::uint64_t word) noexcept {
 
 MemoryHeader make_header(const SharedMemoryLinkConfig& config) {
   // Written so that a NaN fails.
-  if (!(config.command_hz >= 0.001 && config.command_hz <= kMaxCommandHz)) {
+  if (!(config.control_hz >= 0.001 && config.control_hz <= kMaxControlHz)) {
     throw std::invalid_argument(
-        expected_got("command_hz", "0.001 to 1000000", std::to_string(config.command_hz)));
+        expected_got("control_hz", "0.001 to 1000000", std::to_string(config.control_hz)));
   }
   MemoryShape shape{
       .action_dim = static_cast<std::uint32_t>(std::min<std::size_t>(config.action_dim, 1U << 20)),
@@ -43,7 +43,7 @@ MemoryHeader make_header(const SharedMemoryLinkConfig& config) {
       .num_cameras =
           static_cast<std::uint32_t>(std::min<std::size_t>(config.images.size(), 1U << 20)),
       .commands_are_differences = config.max_step.empty() ? 1U : 0U,
-      .period_ns = std::llround(1e9 / config.command_hz)};
+      .period_ns = std::llround(1e9 / config.control_hz)};
   std::copy_n(config.images.begin(), std::min<std::size_t>(config.images.size(), kMaxCameras),
               shape.images);
   MemoryFault fault;

@@ -157,7 +157,7 @@ class DriverProcess:
             action_dim=spec.action_dim,
             state_dim=spec.state_dim,
             cameras=[tuple(sizes[name]) for name in cameras],
-            command_hz=command_hz,
+            control_hz=command_hz,
             max_step=[] if spec.is_commanded_by_differences else max_step.tolist(),
         )
         self._mail.when_ended(self._link.set_dead)
