@@ -90,6 +90,16 @@ class SessionFacts:
     chunking: Chunking
     clock: ClassVar[Literal["simulated", "monotonic"]]
 
+    @property
+    def command_hz(self) -> float:
+        """Commands per second."""
+        return self.spec.control_hz
+
+    @property
+    def speed(self) -> float:
+        """The share of their speed at which chunks are executed."""
+        return self.options.realtime_options.speed
+
     def describe(self) -> dict[str, object]:
         """Returns the facts that do not depend on the outcome of the episodes."""
         return {
@@ -98,6 +108,8 @@ class SessionFacts:
             "engine": self.source.engine,
             **self.chunking.as_data(),
             "clock": self.clock,
+            "command_hz": self.command_hz,
+            "speed": self.speed,
             "bundle": str(self.bundle.directory) if self.bundle else None,
             "prompt_tokens": self.bundle.manifest.max_prompt_tokens if self.bundle else None,
             "prompt": self.prompt,

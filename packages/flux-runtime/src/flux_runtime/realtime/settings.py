@@ -5,15 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from flux_core.robots import MotionLimits
 
+from ..chunking import Mode
 from .options import RealtimeOptions, StopCategory
 
 STALE_AFTER_S = 1.0
-Mode = Literal["sync", "async", "ensemble", "rtc"]
-"""How chunks follow each other."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +102,8 @@ def realtime_settings(
     action_horizon: int,
     mode: Mode,
     cameras: Sequence[str],
+    continuation: Mapping[str, Any],
+    first_latency_s: float = 0.0,
 ) -> RealtimeSettings:
     """Returns the settings of one run.
 
@@ -116,6 +117,8 @@ def realtime_settings(
         action_horizon: steps that the policy predicts per chunk.
         mode: how chunks are timed.
         cameras: the cameras that the policy uses.
+        continuation: the arguments of `_core.ContinuationSettings`; empty unless the mode is 'rtc'.
+        first_latency_s: how long a chunk takes at first, for 'rtc'.
 
     Raises:
         UsageError: the robot does not allow an option.
@@ -142,4 +145,6 @@ def realtime_settings(
         stop_category=options.stop_category,
         priority=options.priority,
         cpu=-1 if options.cpu is None else options.cpu,
+        continuation=continuation,
+        first_latency_s=first_latency_s,
     )
