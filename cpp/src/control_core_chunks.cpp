@@ -140,8 +140,10 @@ Cause ControlCore::border_jump(std::span<const float> row) const noexcept {
 bool ControlCore::is_too_slow(const TimedChunk& chunk, const Tick& tick) noexcept {
   if (settings_.mode == Mode::kSync) return false;
   const double latency_s = to_seconds(tick.now_ns - asked_ns_);
-  const double duration_s =
-      static_cast<double>(chunk.actions.size() / layout_.action_dim) / settings_.rows_per_s();
+  const auto rows = static_cast<double>(chunk.actions.size() / layout_.action_dim);
+  // A robot that slows itself down is in no hurry.
+  const double slowness = tick.scaling > 0.0 ? 1.0 / tick.scaling : kMostRows;
+  const double duration_s = rows / settings_.rows_per_s() * slowness;
   slow_chunks_ = latency_s > duration_s ? slow_chunks_ + 1 : 0;
   if (slow_chunks_ < kSlowChunks) return false;
   begin_stop({Fault::kPolicyTooSlow, -1, latency_s, duration_s}, settings_.stop_category);

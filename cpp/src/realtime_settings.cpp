@@ -10,6 +10,9 @@ namespace flux {
 namespace {
 
 constexpr double kStartTolerance = 0.05;
+// What remains of multiplying times and rates.
+constexpr double kRounding = 1e-9;
+constexpr double kMostRows = 1e6;
 
 [[noreturn]] void refuse(const std::string& name, const std::string& expected,
                          const std::string& got) {
@@ -114,6 +117,24 @@ RealtimeSettings checked(RealtimeSettings settings, const RobotLink& link) {
     settings.start_tolerance.assign(action_dim, kStartTolerance);
   }
   return settings;
+}
+
+int first_delay(const RealtimeSettings& settings, int action_horizon) {
+  const ContinuationSettings& continuation = settings.continuation;
+  check(continuation, action_horizon);
+  const double rows = std::ceil(settings.first_latency_s * settings.rows_per_s() - kRounding);
+  const int horizon = settings.execution_horizon;
+  const int delay = usable_delay(continuation, static_cast<int>(std::min(rows, kMostRows)), horizon,
+                                 action_horizon);
+  if (delay >= 0) return delay;
+  const bool is_prefix = continuation.method == ContinuationMethod::kPrefix;
+  refuse("delay",
+         "d rows with d <= execution_horizon s <= action_horizon H - d" +
+             (is_prefix ? " that the policy was trained with (" + delays_text(continuation) + ")"
+                        : std::string()) +
+             ", s = " + std::to_string(horizon) + " and H = " + std::to_string(action_horizon),
+         "a latency of " + std::to_string(settings.first_latency_s) + " s, which is " +
+             std::to_string(static_cast<int>(rows)) + " rows");
 }
 
 }  // namespace flux

@@ -56,6 +56,7 @@ std::string message_of(Call&& call) {
 std::vector<Case> captured_policy_cases();
 std::vector<Case> chunk_player_cases();
 std::vector<Case> control_core_cases();
+std::vector<Case> control_core_chunk_cases();
 std::vector<Case> control_core_fault_cases();
 std::vector<Case> control_loop_cases();
 std::vector<Case> control_loop_fault_cases();

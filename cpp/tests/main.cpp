@@ -22,6 +22,7 @@ constexpr Group kGroups[] = {
     {"captured_policy", flux::test::captured_policy_cases},
     {"onnxruntime_engine", flux::test::onnxruntime_engine_cases},
     {"control_core", flux::test::control_core_cases},
+    {"control_core_chunks", flux::test::control_core_chunk_cases},
     {"control_core_faults", flux::test::control_core_fault_cases},
     {"realtime_loop", flux::test::realtime_loop_cases},
     {"control_loop", flux::test::control_loop_cases},

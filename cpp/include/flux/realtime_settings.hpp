@@ -80,4 +80,8 @@ struct RealtimeSettings {
 // value, unless they are in range and fit the robot.
 [[nodiscard]] RealtimeSettings checked(RealtimeSettings settings, const RobotLink& link);
 
+// The delay with which a session in mode kRtc begins. Throws std::invalid_argument, with the
+// numbers, if first_latency_s is more rows than the policy and the horizons allow.
+[[nodiscard]] int first_delay(const RealtimeSettings& settings, int action_horizon);
+
 }  // namespace flux

@@ -590,10 +590,12 @@ class RealtimeSettings:
     """How a robot is controlled in real time. Values per joint are (A,), or empty.
 
     Args:
-        control_hz: ticks per second.
+        control_hz: rows of a chunk per second, at full speed.
         execution_horizon: rows of a chunk that are executed before the next one takes over.
         mode: 'sync': the next chunk is asked for once the robot is at rest after the horizon's last
-            row. 'async': early enough to take over without a pause.
+            row. 'async': early enough to take over without a pause. 'ensemble': as soon as the last
+            one has come; predictions of the same row are averaged. 'rtc': so early that the rows
+            which are executed meanwhile are the beginning of the next chunk.
         hold_for_s: for how long the cause of a hold may last; after that it is a stop.
         stale_after_s: a chunk is used until its observation is older than the chunk's duration plus
             this time.
@@ -611,6 +613,12 @@ class RealtimeSettings:
         cpu: the only CPU for the control thread; -1 for any.
         lock_memory: keep what a tick touches from being paged out.
         record_s: for how long ticks are kept until they are drained.
+        command_hz: ticks per second, at least control_hz; 0 for control_hz. Commands between two
+            rows lie on a natural cubic spline through the chunk.
+        speed: share of control_hz at which chunks are executed, above 0 and at most 1; the robot's
+            own speed scaling multiplies it. 1 for a robot commanded by differences.
+        continuation: how chunks continue each other in mode 'rtc'.
+        first_latency_s: from a request to its chunk, until that is measured, in mode 'rtc'.
 
     `RealtimeLoop` checks the values.
     """
@@ -620,7 +628,7 @@ class RealtimeSettings:
         *,
         control_hz: float,
         execution_horizon: int,
-        mode: Literal["sync", "async"],
+        mode: Literal["sync", "async", "ensemble", "rtc"],
         hold_for_s: float = 2.0,
         stale_after_s: float = 1.0,
         max_state_age_s: float = 0.1,
@@ -637,6 +645,10 @@ class RealtimeSettings:
         cpu: int = -1,
         lock_memory: bool = True,
         record_s: float = 60.0,
+        command_hz: float = 0.0,
+        speed: float = 1.0,
+        continuation: ContinuationSettings = ...,
+        first_latency_s: float = 0.0,
     ) -> None: ...
     @property
     def inference_deadline_s(self) -> float:
@@ -644,7 +656,7 @@ class RealtimeSettings:
 
     @property
     def period_ns(self) -> int:
-        """One period of the grid."""
+        """One period of the commands' grid."""
 
 class InferenceRequest:
     """A chunk that the loop waits for."""
@@ -688,6 +700,10 @@ class _Dropped(TypedDict):
     ticks: int
     events: int
 
+class _RtcStats(TypedDict):
+    delays: dict[int, int]  # known rows -> chunks that began with so many
+    late: int  # chunks that came after more rows than they knew of
+
 class RealtimeStats(TypedDict):
     ticks: int
     deadline_misses: int
@@ -697,6 +713,7 @@ class RealtimeStats(TypedDict):
     faults: dict[str, int]
     dropped: _Dropped
     histograms: dict[str, _Histogram]
+    rtc: _RtcStats | None  # in mode 'rtc'
 
 class _Granted(TypedDict):
     asked: int  # 0 for nothing; a CPU has a number, -1 for any

@@ -25,6 +25,7 @@ from ..engines.opening import (
     open_flow_policy,
 )
 from ..realtime import RealtimeOptions
+from ..realtime.options import check_speed
 from ..robots import SimulatedRobot
 from .agreement import agreed_bundle
 from .episode import EpisodeResult, run_episode
@@ -90,6 +91,16 @@ class SessionFacts:
     chunking: Chunking
     clock: ClassVar[Literal["simulated", "monotonic"]]
 
+    @property
+    def command_hz(self) -> float:
+        """Commands per second."""
+        return self.spec.control_hz
+
+    @property
+    def speed(self) -> float:
+        """The share of their speed at which chunks are executed."""
+        return self.options.realtime_options.speed
+
     def describe(self) -> dict[str, object]:
         """Returns the facts that do not depend on the outcome of the episodes."""
         return {
@@ -98,6 +109,8 @@ class SessionFacts:
             "engine": self.source.engine,
             **self.chunking.as_data(),
             "clock": self.clock,
+            "command_hz": self.command_hz,
+            "speed": self.speed,
             "bundle": str(self.bundle.directory) if self.bundle else None,
             "prompt_tokens": self.bundle.manifest.max_prompt_tokens if self.bundle else None,
             "prompt": self.prompt,
@@ -204,6 +217,7 @@ def connected(
     """Connects `robot` on simulated time, refuses it if the policy cannot drive it, and closes it
     at the end."""
     options.realtime_options.check_unused(options.robot)
+    check_speed(options.realtime_options.speed, robot.spec)
     tightening = options.realtime_options.tightening
     spec = spec_in_force(policy.bundle.config, robot.spec) if policy else robot.spec
     spec = tightening.apply(spec)

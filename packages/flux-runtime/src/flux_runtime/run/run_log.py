@@ -116,6 +116,7 @@ class RunLog:
             seed=seed,
             is_realtime=isinstance(session, RealtimeSession),
             cameras=session.source.cameras,
+            command_hz=session.command_hz,
         )
 
     def _video(self, session: Session | RealtimeSession, index: int) -> VideoRecorder | None:
