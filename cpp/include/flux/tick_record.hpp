@@ -51,10 +51,11 @@ struct TickHeader {
   std::int64_t state_captured_ns = 0;  // capture time of `state`
   std::uint64_t acknowledged = 0;
   std::int64_t chunk = -1;  // of the session, from 0; -1 before the first
-  std::int32_t row = -1;    // of the chunk; -1 if no row was executed
+  std::int32_t row = -1;    // of the chunk, the last one reached; -1 if no row was executed
   std::uint32_t flags = 0;  // TickFlags
   std::uint32_t phase = 0;  // LoopPhase
   std::uint32_t progress = 0;
+  float speed = 1.0F;  // share of control_hz at which rows pass, with the robot's own speed scaling
 };
 
 // Where the parts of a record lie, in bytes.

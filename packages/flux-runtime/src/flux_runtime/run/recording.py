@@ -61,7 +61,13 @@ class Recorder:
         self._num_episodes = 0
 
     def begin(
-        self, *, prompt: str, seed: int, is_realtime: bool = False, cameras: Sequence[str] = ()
+        self,
+        *,
+        prompt: str,
+        seed: int,
+        is_realtime: bool = False,
+        cameras: Sequence[str] = (),
+        command_hz: float | None = None,
     ) -> EpisodeRecording:
         """Begins the next episode.
 
@@ -70,6 +76,7 @@ class Recorder:
             seed: of the episode.
             is_realtime: whether its rows have the fields of `realtime_rows`.
             cameras: the cameras that the policy uses.
+            command_hz: commands per second; the control rate by default.
         """
         spec = self._spec
         dimensions = spec.state_dim, spec.action_dim
@@ -79,6 +86,7 @@ class Recorder:
             "prompt": prompt,
             "seed": seed,
             "control_hz": spec.control_hz,
+            "command_hz": command_hz or spec.control_hz,
             "joint_names": spec.joint_names,
             "state_names": spec.state_names or spec.joint_names,
             "cameras": list(cameras),
