@@ -20,6 +20,8 @@ import pytest
 from filelock import FileLock
 from hypothesis import settings
 
+from .machine_stalls import is_real_time, run_undisturbed
+
 ROOT = Path(__file__).resolve().parents[1]
 MakeOnce = Callable[[str, Callable[[Path], object]], Path]
 
@@ -184,6 +186,15 @@ def tiny_export(tiny_run: Path, made_once: MakeOnce) -> Path:
         (folder / "printed.json").write_text(printed.getvalue())
 
     return made_once("tiny_export", write)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
+    """Runs tests in real time undisturbed, as far as this machine allows."""
+    if not is_real_time(item):
+        return None
+    run_undisturbed(item, nextitem)
+    return True
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -439,6 +439,37 @@ class _SharedStatus(_LinkStatus):
     refused_sessions: int
     overwritten: int
 
+class ChunkPlayer:
+    """Where in its chunks a robot is; between two rows, on a natural cubic spline.
+
+    Args:
+        action_dim: A.
+        max_rows: of a chunk.
+    """
+
+    def __init__(self, *, action_dim: int, max_rows: int) -> None: ...
+    def begin(self, rows: NDArray[np.float32], first_row: int) -> None:
+        """Replaces the running chunk.
+
+        Args:
+            rows: (H, A).
+            first_row: the number of row 0: `next_row` when the chunk's observation was taken.
+        """
+
+    def look(self, rate: float) -> NDArray[np.float32]:
+        """Returns what is executed now, (A,); `rate` is in rows per tick, 0 to 1."""
+
+    def advance(self, rate: float) -> None:
+        """Moves on by a tick."""
+
+    @property
+    def has_row(self) -> bool:
+        """Whether there is anything to execute."""
+
+    @property
+    def next_row(self) -> int:
+        """The first row that has not been executed, counted across chunks."""
+
 class RobotLink:
     """What the control thread sees of a robot. Times are nanoseconds on the monotonic clock.
 
