@@ -9,6 +9,7 @@ this description gets (acceleration and jerk by default from its velocity), `vel
 simulated robot states. All cells run the same seeds on simulated time. Per cell, over all episodes:
 
   limited        ticks whose command the safety filter changed (any flag), of all ticks
+  off            ticks in which that moved a joint by more than 0.01 rad
   jump, ...      the largest step between the last action of a chunk and the first of the next, and
                  the largest acceleration and jerk of the ticks around it, over the joints in rad:
                  of the actions asked for, and of the commands sent
@@ -60,6 +61,8 @@ SAME_AS_SYNC = ("async", "rtc")
 NUM_SAME = 5
 KINDS = ("POSITION", "VELOCITY", "ACCELERATION", "JERK")
 FIGURES = ("jump", "acceleration", "jerk")
+OFF_RAD = 0.01
+"""A change that matters: about half a degree. The rows within a chunk are rough by less."""
 ASKED = ("asked: step, rad", "rad/s^2", "rad/s^3")
 SENT = ("sent: step, rad", "rad/s^2", "rad/s^3")
 
@@ -220,9 +223,17 @@ def described(
         "strict_success": result.strict_success,
         "commands": hashlib.sha256(commands.tobytes()).hexdigest()[:16],
         **counts(flags),
+        "off": int(np.count_nonzero(moved(asked, commands, spec) > OFF_RAD)),
         "asked": border_figures(asked, flags, spec),
         "sent": border_figures(commands, flags, spec),
     }
+
+
+def moved(
+    asked: NDArray[np.float32], commands: NDArray[np.float32], spec: RobotSpec
+) -> NDArray[np.float32]:
+    """Returns how far the safety filter moved the farthest joint in rad, per tick, (T,)."""
+    return np.abs(asked - commands)[:, np.array(spec.units) == "rad"].max(axis=1)
 
 
 def counts(flags: NDArray[np.int64]) -> dict[str, Any]:
@@ -349,6 +360,7 @@ def summary(cell: Cell, episodes: Sequence[Mapping[str, Any]]) -> dict[str, Any]
     found["limited_by"] = {kind: sum(each["limited_by"][kind] for each in own) for kind in kinds}
     found |= dict(largest(own))
     if "commands" in own[0]:
+        found["off"] = sum(each["off"] for each in own)
         found["same_commands"] = sum(a["commands"] == b["commands"] for a, b in pairs)
     else:
         found["inference_p50_ms"], found["events"] = own[0]["inference_p50_ms"], own[0]["events"]
@@ -364,7 +376,7 @@ def largest(episodes: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, dict[s
 
 def table_rows(figures: Sequence[Mapping[str, Any]]) -> Iterator[list[str]]:
     """Yields the table, its header first; cells that were not measured are left out."""
-    yield ["mode", "delay", "limits", "won (95 %)", "lost", "limited ticks", *ASKED, *SENT]
+    yield ["mode", "delay", "limits", "won (95 %)", "lost", "limited ticks", "off", *ASKED, *SENT]
     for each in figures:
         if not each["episodes"]:
             continue
@@ -373,6 +385,7 @@ def table_rows(figures: Sequence[Mapping[str, Any]]) -> Iterator[list[str]]:
         row += [each["limits"], f"{each['success']['episodes']} of {each['episodes']}"]
         row[-1] += f" ({low} to {high} %)"
         row += [str(len(each["lost"])), f"{each['limited']:,} of {each['ticks']:,}"]
+        row.append(f"{each['off']:,}" if "off" in each else "")
         for name in ("asked", "sent"):
             found = each.get(name)
             row += [f"{found[figure]:,.3g}" for figure in FIGURES] if found else [""] * 3

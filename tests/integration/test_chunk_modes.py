@@ -38,7 +38,7 @@ def options(tmp_path: Path) -> argparse.Namespace:
 
 def episode(seed: int, *, mode: str = "sync", delay: int = 0, **more: Any) -> dict[str, Any]:
     figures = {"jump": 0.01 * seed, "acceleration": 1.0, "jerk": 1.0}
-    counts = {"ticks": 100, "limited": 3, "held": 0, "chunks": 7}
+    counts = {"ticks": 100, "limited": 3, "off": 1, "held": 0, "chunks": 7}
     kinds = {"position": 0, "velocity": 1, "acceleration": 2, "jerk": 1}
     success = {"success": True, "strict_success": True}
     cell = {"mode": mode, "delay": delay, "limits": "robot"}
@@ -68,6 +68,13 @@ def test_a_tick_with_several_flags_is_limited_once(benchmark: ModuleType) -> Non
     found = benchmark.counts(np.array([core.NEW_CHUNK, both, core.HELD, core.CLIPPED_JERK]))
     assert (found["ticks"], found["limited"], found["held"], found["chunks"]) == (4, 2, 1, 1)
     assert found["limited_by"] == {"position": 0, "velocity": 1, "acceleration": 0, "jerk": 2}
+
+
+def test_a_command_is_off_by_its_farthest_joint_in_rad(benchmark: ModuleType) -> None:
+    asked = np.zeros((2, SPEC.action_dim), np.float32)
+    sent = asked.copy()
+    sent[1, [3, 6]] = 0.02, 0.5  # the second is the gripper
+    np.testing.assert_allclose(benchmark.moved(asked, sent, SPEC), [0.0, 0.02])
 
 
 def test_an_episode_is_lost_if_sync_without_a_delay_wins_it(benchmark: ModuleType) -> None:
