@@ -112,9 +112,7 @@ class ContinuationSettings:
         use_vjp: bool = False,
         delays: Sequence[int] = (0,),
     ) -> None: ...
-    def usable_delay(
-        self, rows: int, *, execution_horizon: int, action_horizon: int
-    ) -> int | None:
+    def usable_delay(self, rows: int, *, execution_horizon: int, action_horizon: int) -> int | None:
         """Returns the smallest delay d >= `rows` that the method can use, with
         d <= execution_horizon <= action_horizon - d; None if there is none."""
 
