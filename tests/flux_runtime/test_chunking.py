@@ -100,7 +100,7 @@ def test_rtc_that_cannot_be_is_refused_with_the_remedy(changes: Any, words: str)
 
 def test_a_delay_that_does_not_fit_is_refused_with_the_numbers() -> None:
     chunking = Chunking(mode="rtc", reason="", rtc=RTCConfig(), trained_delays=TRAINED)
-    horizons = {"execution_horizon": 16, "action_horizon": 32, "what": "--inference-delay 17"}
+    horizons: Any = {"execution_horizon": 16, "action_horizon": 32, "what": "--inference-delay 17"}
     assert chunking.require_delay(5, **horizons) == 8
     with pytest.raises(UsageError) as error:
         chunking.require_delay(17, **horizons)
