@@ -55,8 +55,9 @@ std::optional<InferenceRequest> ChunkMailbox::take(std::int64_t now_ns) noexcept
   if (status_of(word) != Status::kPosted) return std::nullopt;
   // The epoch is read before the request is taken: a hold that begins in between then makes the
   // chunk worthless, instead of being missed.
-  InferenceRequest request{.ticket = word >> kStatusBits,
-                           .epoch = epoch_.load(std::memory_order_relaxed)};
+  InferenceRequest request;
+  request.ticket = word >> kStatusBits;
+  request.epoch = epoch_.load(std::memory_order_relaxed);
   const std::uint64_t taken = word_of(request.ticket, Status::kTaken);
   if (!word_.compare_exchange_strong(word, taken, std::memory_order_acq_rel)) return std::nullopt;
   request.index = index_;
