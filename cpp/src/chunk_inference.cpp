@@ -41,7 +41,9 @@ void ChunkInference::compute(const InferenceRequest& request, std::span<const Te
                      std::to_string(state.size())));
   }
   if (!mailbox_->is_open(request)) throw InferenceCancelled("inference: cancelled");
-  robot_policy_->infer(inputs, state, noise, {}, actions_, &histograms_, &mailbox_->is_cancelled());
+  const KnownRows known{.rows = mailbox_->previous(), .prefix_len = request.prefix_len};
+  robot_policy_->infer(inputs, state, noise, known, actions_, &histograms_,
+                       &mailbox_->is_cancelled());
 }
 
 bool ChunkInference::infer(const InferenceRequest& request, std::span<const TensorView> inputs,

@@ -39,11 +39,9 @@ void check(const ContinuationSettings& settings, int action_horizon) {
   int last = -1;
   for (const int delay : settings.delays) {
     if (delay <= last || delay > action_horizon) {
-      throw std::invalid_argument(
-          expected_got("delays",
-                       "ascending numbers from 0 to action_horizon " +
-                           std::to_string(action_horizon),
-                       std::to_string(delay) + " after " + std::to_string(last)));
+      throw std::invalid_argument(expected_got(
+          "delays", "ascending numbers from 0 to action_horizon " + std::to_string(action_horizon),
+          std::to_string(delay) + " after " + std::to_string(last)));
     }
     last = delay;
   }

@@ -335,13 +335,21 @@ void ControlLoop::take_inferred_chunk() noexcept {
     if (worker_->inference_s() > budget_s) is_late_ = true;
   }
   if (config_.mode == Mode::kRtc) ++counts_.prefixes[static_cast<std::size_t>(prefix_len_)];
-  if (config_.continuation.method == ContinuationMethod::kPrefix) {
-    // Known rows stay as they are, without the rounding of normalising them and back.
-    player_.fade(worker_->actions(), first_row_, prefix_len_, 0);
-  }
+  if (config_.mode == Mode::kRtc) join(worker_->actions());
   chunk_tick_ = observed_tick_;
   begin(worker_->actions());
   worker_->release();
+}
+
+// Known rows stay as they are, without the rounding of normalising them and back. Those that
+// guidance has only approached fade into the running chunk's.
+void ControlLoop::join(std::span<float> rows) const noexcept {
+  if (config_.continuation.method == ContinuationMethod::kPrefix) {
+    player_.fade(rows, first_row_, prefix_len_, 0);
+    return;
+  }
+  const auto executed = static_cast<std::int64_t>(std::ceil(player_.rows_since(first_row_)));
+  player_.fade(rows, first_row_, executed, std::max<std::int64_t>(prefix_len_ - executed, 0));
 }
 
 void ControlLoop::begin(std::vector<float>& rows) noexcept {

@@ -60,6 +60,7 @@ std::vector<Case> control_core_chunk_cases();
 std::vector<Case> control_core_fault_cases();
 std::vector<Case> control_loop_cases();
 std::vector<Case> control_loop_fault_cases();
+std::vector<Case> control_loop_mode_cases();
 std::vector<Case> driver_memory_cases();
 std::vector<Case> driver_memory_process_cases();
 std::vector<Case> driver_memory_thread_cases();
@@ -70,7 +71,7 @@ std::vector<Case> onnxruntime_engine_cases();
 std::vector<Case> realtime_loop_cases();
 std::vector<Case> safety_filter_cases();
 std::vector<Case> safety_filter_fuzz_cases();
-std::vector<Case> scheduler_cases();
+std::vector<Case> continuation_cases();
 
 }  // namespace flux::test
 

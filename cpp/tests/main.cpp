@@ -17,7 +17,7 @@ constexpr Group kGroups[] = {
     {"safety_filter", flux::test::safety_filter_cases},
     {"safety_filter_fuzz", flux::test::safety_filter_fuzz_cases},
     {"chunk_player", flux::test::chunk_player_cases},
-    {"scheduler", flux::test::scheduler_cases},
+    {"continuation", flux::test::continuation_cases},
     {"flow_policy", flux::test::flow_policy_cases},
     {"captured_policy", flux::test::captured_policy_cases},
     {"onnxruntime_engine", flux::test::onnxruntime_engine_cases},
@@ -27,6 +27,7 @@ constexpr Group kGroups[] = {
     {"realtime_loop", flux::test::realtime_loop_cases},
     {"control_loop", flux::test::control_loop_cases},
     {"control_loop_faults", flux::test::control_loop_fault_cases},
+    {"control_loop_modes", flux::test::control_loop_mode_cases},
 #if defined(__linux__)
     {"driver_memory", flux::test::driver_memory_cases},
     {"driver_memory_threads", flux::test::driver_memory_thread_cases},

@@ -132,6 +132,7 @@ class ControlLoop {
   [[nodiscard]] KnownRows known_rows() const noexcept;
   void take_ready_chunk() noexcept;
   void take_inferred_chunk() noexcept;
+  void join(std::span<float> rows) const noexcept;
   void begin(std::vector<float>& rows) noexcept;
   void fail() noexcept;
   // In kSync, whether the robot stands because a chunk is not due yet.

@@ -25,6 +25,7 @@ from ..engines.opening import (
     open_flow_policy,
 )
 from ..realtime import RealtimeOptions
+from ..realtime.options import check_speed
 from ..robots import SimulatedRobot
 from .agreement import agreed_bundle
 from .episode import EpisodeResult, run_episode
@@ -216,6 +217,7 @@ def connected(
     """Connects `robot` on simulated time, refuses it if the policy cannot drive it, and closes it
     at the end."""
     options.realtime_options.check_unused(options.robot)
+    check_speed(options.realtime_options.speed, robot.spec)
     tightening = options.realtime_options.tightening
     spec = spec_in_force(policy.bundle.config, robot.spec) if policy else robot.spec
     spec = tightening.apply(spec)

@@ -14,7 +14,7 @@ from ..control.realtime_session import RealtimeSession
 from ..control.session import RunOptions, Session, drive
 from ..control.trace import EpisodeTrace, FirstEvents
 from ..report import ReportData, VideoRecorder, write_report
-from .episode_totals import stages_of, summarize
+from .episode_totals import stages_of, summarize, with_rtc_totals
 from .recording import EpisodeRecording, Recorder
 
 
@@ -55,6 +55,7 @@ class RunLog:
         """
         assert self._session is not None
         report = self._session.describe() | summarize(self.results, self._all_histograms())
+        report = with_rtc_totals(report, self.results)
         report |= self._ending(error) | {"events": self._events}
         if self.options.report is not None:
             report["report"] = str(self.options.report)
