@@ -31,8 +31,11 @@ double ControlCore::max_chunk_age_s(std::int64_t num_rows) const noexcept {
 
 double ControlCore::chunk_age_s(std::int64_t observed_ns, const InferenceRequest& request,
                                 const Tick& tick) const noexcept {
+  const std::int64_t age_ns = tick.header.tick_ns - observed_ns;
+  // The observation was made some time after the request was taken.
   const std::int64_t slowed_ns = slowed_ns_ - request.progress.slowed_ns;
-  return to_seconds(tick.header.tick_ns - observed_ns - slowed_ns);
+  return to_seconds(age_ns -
+                    std::clamp<std::int64_t>(slowed_ns, 0, std::max<std::int64_t>(age_ns, 0)));
 }
 
 void ControlCore::publish_progress() noexcept {
@@ -197,9 +200,9 @@ void ControlCore::activate(TimedChunk& chunk, const Tick& tick) noexcept {
   delays_[static_cast<std::size_t>(request_.prefix_len)].add();
   // A chunk that is asked for after one tick and ready before the next needs no lead.
   const std::int64_t ticks = (tick.now_ns - asked_ns_ + period_ns_ - 1) / period_ns_;
-  lead_ = std::clamp(static_cast<double>(ticks - 1) * settings_.rows_per_s() /
-                         settings_.commands_hz(),
-                     0.0, static_cast<double>(settings_.execution_horizon));
+  lead_ =
+      std::clamp(static_cast<double>(ticks - 1) * settings_.rows_per_s() / settings_.commands_hz(),
+                 0.0, static_cast<double>(settings_.execution_horizon));
   failures_ = 0;
   is_starved_fresh_ = false;
   counts_.chunks.add();

@@ -23,10 +23,10 @@ struct ChunkProgress {
 struct InferenceRequest {
   std::uint64_t index = 0;  // of the chunk within the session, from 0
   std::uint64_t session = 0;
-  std::uint64_t ticket = 0;    // identifies the request; never repeats
-  std::uint64_t epoch = 0;     // a hold begins a new epoch and makes older chunks worthless
-  std::int64_t taken_ns = 0;   // when the request was taken
-  ChunkProgress progress;      // then; the chunk begins with progress.next_row
+  std::uint64_t ticket = 0;   // identifies the request; never repeats
+  std::uint64_t epoch = 0;    // a hold begins a new epoch and makes older chunks worthless
+  std::int64_t taken_ns = 0;  // when the request was taken
+  ChunkProgress progress;     // then; the chunk begins with progress.next_row
   // The chunk begins with so many rows of ChunkMailbox::previous(); 0 if it continues nothing.
   int prefix_len = 0;
 };
