@@ -35,7 +35,8 @@ double ControlCore::max_chunk_age_s(std::int64_t num_rows) const noexcept {
 
 void ControlCore::discard() noexcept {
   has_chunk_ = false;
-  mailbox_->discard();
+  inputs_.has_discarded = 1;
+  if (mailbox_->discard()) inputs_.has_withdrawn = 1;
 }
 
 void ControlCore::refuse(const Cause& cause) noexcept {
@@ -43,9 +44,17 @@ void ControlCore::refuse(const Cause& cause) noexcept {
   discard();
 }
 
+ChunkMailbox::Status ControlCore::look_for_answer() noexcept {
+  const ChunkMailbox::Status status = mailbox_->status();
+  inputs_.mailbox = static_cast<std::uint8_t>(status);
+  inputs_.epoch = mailbox_->epoch();
+  inputs_.has_discarded = inputs_.has_withdrawn = 0;
+  return status;
+}
+
 void ControlCore::take_answer(const Tick& tick) noexcept {
   using Status = ChunkMailbox::Status;
-  switch (mailbox_->status()) {
+  switch (look_for_answer()) {
     case Status::kFree:
       return;
     case Status::kPosted:
