@@ -69,6 +69,7 @@ std::vector<Case> realtime_loop_cases();
 std::vector<Case> safety_filter_cases();
 std::vector<Case> safety_filter_fuzz_cases();
 std::vector<Case> scheduler_cases();
+std::vector<Case> session_replay_cases();
 
 }  // namespace flux::test
 
