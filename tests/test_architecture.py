@@ -74,7 +74,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     ),
     "flux_runtime": (
         *("engines", "robots", "realtime", "control", "arguments", "check", "export", "bench"),
-        *("doctor", "report", "run", "cli", "evaluate"),
+        *("doctor", "report", "run", "replay", "cli", "evaluate"),
     ),
 }
 

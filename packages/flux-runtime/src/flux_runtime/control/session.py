@@ -26,7 +26,7 @@ from ..realtime import RealtimeOptions
 from ..robots import SimulatedRobot
 from .agreement import agreed_bundle
 from .episode import EpisodeResult, run_episode
-from .episode_log import EpisodeLog
+from .episode_log import EpisodeLog, ReplayLog
 from .latency import StageTimes
 from .policy_source import BundleSource, ChunkSource, HoldSource, ObservationEncoder
 from .preflight import (
@@ -220,20 +220,34 @@ def shipped_policy(robot: str) -> Path:
     return path
 
 
-def make_loop(session: Session) -> Any:
-    """Builds a new `ControlLoop` with the limits in force."""
-    core, spec, options = load_core(), session.spec, session.options
+def loop_setup(session: Session) -> dict[str, Any]:
+    """Returns the `limits` in force and the `settings` of a `ControlLoop`, as plain data."""
+    spec, options = session.spec, session.options
     limits = {"lower": spec.lower, "upper": spec.upper, "max_velocity": spec.max_velocity}
     acceleration, jerk = stated_rates(spec)
     if acceleration:
         limits |= {"max_acceleration": acceleration, "max_jerk": jerk}
+    settings = {
+        "control_hz": spec.control_hz,
+        "execution_horizon": session.source.execution_horizon,
+        "mode": options.mode,
+        "inference_delay": options.inference_delay if options.mode == "async" else 0,
+    }
+    return {"limits": limits, "settings": settings}
+
+
+def make_loop(source: ChunkSource, setup: Mapping[str, Any]) -> Any:
+    """Builds a new `ControlLoop`.
+
+    Args:
+        source: of the chunks.
+        setup: what `loop_setup` returned.
+    """
+    core = load_core()
     return core.ControlLoop(
-        **session.source.loop_arguments(),
-        limits=core.SafetyLimits(**limits),
-        control_hz=spec.control_hz,
-        execution_horizon=session.source.execution_horizon,
-        mode=options.mode,
-        inference_delay=options.inference_delay if options.mode == "async" else 0,
+        **source.loop_arguments(),
+        limits=core.SafetyLimits(**setup["limits"]),
+        **setup["settings"],
     )
 
 
@@ -244,6 +258,7 @@ def drive(
     on_tick: Callable[[int], None] = lambda step: None,
     hold_ticks: int = STRICT_HOLD_TICKS,
     log: EpisodeLog | None = None,
+    replay_log: ReplayLog | None = None,
     on_end: Callable[[EpisodeResult], None] = lambda result: None,
 ) -> EpisodeResult:
     """Runs one episode; see `run_episode`.
@@ -257,13 +272,14 @@ def drive(
             robot=robot,
             spec=session.spec,
             source=session.source,
-            loop=make_loop(session),
+            loop=make_loop(session.source, loop_setup(session)),
             prompt=session.prompt,
             seed=seed,
             max_steps=session.options.max_steps,
             on_tick=on_tick,
             hold_ticks=hold_ticks,
             log=log,
+            replay_log=replay_log,
             on_end=on_end,
         )
     except (ValueError, RuntimeError) as error:
