@@ -60,7 +60,7 @@ struct Recording : CoreRig {
   // Takes the open request, if there is one; its answer may come later.
   bool take() {
     if (open) return true;
-    open = mailbox->take();
+    open = mailbox->take(link->now_ns);
     return open.has_value();
   }
   void answer_with(std::vector<float> actions, std::int64_t age_ns = 0) {
@@ -184,6 +184,7 @@ class Trouble {
     if (chance(0.01)) ++link.driver.refused_steps;
     if (chance(0.02)) ++link.driver.dropped_old;
     if (chance(0.03)) link.state[0] += 0.2F;
+    if (chance(0.05)) link.speed_scaling = std::min(0.25 * whole(8), 1.0);
     if (chance(0.004)) link.driver.phase = DriverPhase::kStopped;
   }
 
@@ -226,13 +227,21 @@ void mend(Recording& rig) {
   FakeLink& link = *rig.link;
   link.has_new_states = link.has_heartbeat = link.is_acknowledging = true;
   link.driver.phase = DriverPhase::kReady;
+  link.speed_scaling = 1.0;
   std::ranges::fill(link.state, 0.2F);
   rig.signal = 0;
 }
 
 RealtimeSettings settings_of(unsigned seed) {
   RealtimeSettings settings;
-  settings.mode = seed % 2 == 0 ? Mode::kAsync : Mode::kSync;
+  constexpr Mode kModes[] = {Mode::kAsync, Mode::kSync, Mode::kRtc, Mode::kEnsemble};
+  settings.mode = kModes[seed % 4];
+  settings.continuation.delays = {0, 2, 4};
+  settings.continuation.method =
+      seed % 8 < 4 ? ContinuationMethod::kPrefix : ContinuationMethod::kGuidance;
+  settings.first_latency_s = 0.03;
+  settings.command_hz = seed % 5 < 3 ? 0.0 : 120.0;
+  settings.speed = seed % 7 < 5 ? 1.0 : 0.6;
   settings.hold_for_s = seed % 3 == 0 ? 0.4 : 5.0;
   settings.max_following_error = {0.5, 0.5};
   settings.max_border_jump = {0.5, 0.5};
@@ -260,7 +269,7 @@ void sessions_with_all_kinds_of_trouble_run_again() {
        {"non_finite_chunk", "border_jump", "late_chunk", "inference_failed", "starved",
         "state_stale", "frame_stale", "driver_silent", "unacknowledged", "command_dropped",
         "step_refused", "driver_stopped", "gap", "missed_tick", "held_too_long", "operator_stop",
-        "signal", "return_to_limits", "velocity"}) {
+        "signal", "return_to_limits", "velocity", "rtc_late"}) {
     if (seen[name] == 0) throw Failure(std::string("the trouble never caused ") + name);
   }
 }
