@@ -54,7 +54,8 @@ void ControlCore::note_slowness(const Tick& tick) noexcept {
 
 void ControlCore::discard() noexcept {
   player_.clear();
-  mailbox_->discard();
+  inputs_.has_discarded = 1;
+  if (mailbox_->discard()) inputs_.has_withdrawn = 1;
 }
 
 void ControlCore::refuse(const Cause& cause) noexcept {
@@ -62,9 +63,17 @@ void ControlCore::refuse(const Cause& cause) noexcept {
   discard();
 }
 
+ChunkMailbox::Status ControlCore::look_for_answer() noexcept {
+  const ChunkMailbox::Status status = mailbox_->status();
+  inputs_.mailbox = static_cast<std::uint8_t>(status);
+  inputs_.epoch = mailbox_->epoch();
+  inputs_.has_discarded = inputs_.has_withdrawn = 0;
+  return status;
+}
+
 void ControlCore::take_answer(const Tick& tick) noexcept {
   using Status = ChunkMailbox::Status;
-  switch (mailbox_->status()) {
+  switch (look_for_answer()) {
     case Status::kFree:
       return;
     case Status::kPosted:
@@ -275,6 +284,7 @@ void ControlCore::ask(const Tick& tick) noexcept {
   if (tick.rate == 0.0 || !is_chunk_due(delay)) return;
   asked_ns_ = tick.now_ns;
   is_latency_known_ = false;
+  publish_progress();
   const bool continues = settings_.mode == Mode::kRtc && player_.has_row();
   mailbox_->post(next_index_++, session_.load(std::memory_order_relaxed),
                  continues ? player_.remaining() : std::span<const float>(), delay);

@@ -58,6 +58,12 @@ class ChunkMailbox {
 
   // Control thread.
   [[nodiscard]] Status status() const noexcept;
+  // Number of the last request, from 1; 0 before the first.
+  [[nodiscard]] std::uint64_t ticket() const noexcept { return ticket_; }
+  // How often discard() was called.
+  [[nodiscard]] std::uint64_t epoch() const noexcept {
+    return epoch_.load(std::memory_order_relaxed);
+  }
   // Opens a request; the status must be kFree.
   //
   // Args:
@@ -66,9 +72,9 @@ class ChunkMailbox {
   //   prefix_len: rows of it with which the chunk has to begin.
   void post(std::uint64_t index, std::uint64_t session, std::span<const float> remaining = {},
             int prefix_len = 0) noexcept;
-  // Begins a new epoch: withdraws a request that is only posted, cancels one that is taken. Its
-  // answer still comes, and must be released.
-  void discard() noexcept;
+  // Begins a new epoch: withdraws a request that is only posted, and returns true; cancels one that
+  // is taken. Its answer still comes, and must be released.
+  bool discard() noexcept;
   // Goes from an answer to kFree.
   void release() noexcept;
   // What a tick touches, to be kept from being paged out.
