@@ -75,7 +75,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "flux_runtime": (
         *("engines", "robots", "chunking", "realtime", "control", "arguments", "check"),
         *("export", "bench"),
-        *("doctor", "report", "run", "cli", "evaluate"),
+        *("doctor", "report", "run", "replay", "cli", "evaluate"),
     ),
 }
 

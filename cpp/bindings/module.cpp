@@ -11,4 +11,5 @@ PYBIND11_MODULE(_core, module) {
   flux::bindings::bind_control_loop(module);
   flux::bindings::bind_robot_link(module);
   flux::bindings::bind_realtime_loop(module);
+  flux::bindings::bind_session_replay(module);
 }

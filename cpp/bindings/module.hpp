@@ -13,6 +13,7 @@ void bind_safety_filter(pybind11::module_& module);
 void bind_control_loop(pybind11::module_& module);
 void bind_robot_link(pybind11::module_& module);
 void bind_realtime_loop(pybind11::module_& module);
+void bind_session_replay(pybind11::module_& module);
 
 // Returns `noise` if it is float32 with the policy's shape (H, A) or (1, H, A); throws ValueError
 // otherwise.

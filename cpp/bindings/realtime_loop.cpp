@@ -2,50 +2,23 @@
 
 #include <pybind11/stl.h>
 
-#include <exception>
 #include <memory>
-#include <optional>
 #include <stdexcept>
 #include <string>
 #include <utility>
 
 #include "arrays.hpp"
+#include "chunk_inference.hpp"
 #include "chunking.hpp"
 #include "flux/loopback_link.hpp"
 #include "flux/stop_signals.hpp"
 #include "histograms.hpp"
 #include "module.hpp"
+#include "tick_records.hpp"
+#include "unlocked.hpp"
 
 namespace flux::bindings {
 namespace {
-
-bool is_finalizing() noexcept {
-#if PY_VERSION_HEX >= 0x030D0000
-  return Py_IsFinalizing() != 0;
-#else
-  return _Py_IsFinalizing() != 0;
-#endif
-}
-
-// Calls without the GIL. A daemon thread that comes back while the interpreter ends must not take
-// the GIL again, so it sleeps until the process is gone. The GIL is not taken in a destructor,
-// because Python ends such a thread by unwinding its stack, which no destructor survives.
-template <typename Call>
-auto unlocked(Call call) {
-  PyThreadState* thread = PyEval_SaveThread();
-  std::exception_ptr error;
-  std::optional<decltype(call())> result;
-  try {
-    result = call();
-  } catch (const std::exception&) {
-    error = std::current_exception();
-  }
-  MonotonicClock clock;
-  while (is_finalizing()) clock.sleep_until_ns(clock.now_ns() + 1'000'000'000);
-  PyEval_RestoreThread(thread);
-  if (error) std::rethrow_exception(error);
-  return *std::move(result);
-}
 
 // The signals are watched only inside `with`.
 class SignalContext {
@@ -111,53 +84,6 @@ std::unique_ptr<RealtimeLoop> make_loop(std::shared_ptr<RobotLink> link,
                                         std::move(link), signals != nullptr);
 }
 
-// Runs `convert`; if it refuses what a caller passed, the request is answered with that.
-template <typename Convert>
-auto answering(ChunkInference& inference, const InferenceRequest& request, Convert convert) {
-  try {
-    return convert();
-  } catch (const std::exception& error) {
-    inference.fail(request, error.what());
-    throw;
-  }
-}
-
-bool infer(RealtimeLoop& loop, const InferenceRequest& request, const py::dict& inputs,
-           const py::handle& state, const py::handle& noise, std::int64_t observed_ns) {
-  // Keeps what the inference uses alive, whatever happens to the loop.
-  const std::shared_ptr<ChunkInference> inference = loop.inference();
-  if (inference->policy() == nullptr) return inference->infer(request, {}, {}, {}, observed_ns);
-  const Policy& policy = *inference->policy();
-  const auto action_dim = static_cast<std::int64_t>(inference->mailbox().action_dim());
-  const auto named = answering(*inference, request, [&] {
-    return std::make_unique<NamedArrays>(inputs, policy.user_inputs());
-  });
-  const FloatArray states = answering(
-      *inference, request, [&] { return require_floats(state, "state", {{action_dim}}); });
-  const FloatArray noises =
-      answering(*inference, request, [&] { return require_noise(policy, noise); });
-  const std::span<const float> state_values = span_of(states);
-  const std::span<const float> noise_values = span_of(noises);
-  return unlocked([&] {
-    return inference->infer(request, named->views(), state_values, noise_values, observed_ns);
-  });
-}
-
-bool submit_chunk(RealtimeLoop& loop, const InferenceRequest& request, const py::array& actions,
-                  std::int64_t observed_ns) {
-  ChunkInference& inference = *loop.inference();
-  const auto action_dim = static_cast<std::int64_t>(inference.mailbox().action_dim());
-  const std::int64_t rows = actions.ndim() == 2 ? actions.shape(0) : 0;
-  const FloatArray values = answering(inference, request, [&] {
-    if (rows == 0) {
-      throw std::invalid_argument(expected_got(
-          "actions", "float32 (H, " + std::to_string(action_dim) + ")", describe_array(actions)));
-    }
-    return require_floats(actions, "actions", {{rows, action_dim}});
-  });
-  return inference.submit(request, span_of(values), observed_ns);
-}
-
 py::dict status(const RealtimeLoop& loop) {
   const LoopStatus now = loop.status();
   const bool is_stopped = now.phase == LoopPhase::kStopping || now.phase == LoopPhase::kStopped;
@@ -174,77 +100,6 @@ py::dict status(const RealtimeLoop& loop) {
   result["reason"] = loop.reason();
   result["is_at_rest"] = now.is_at_rest;
   result["ticks"] = loop.core().counts().ticks.get();
-  return result;
-}
-
-py::dtype tick_dtype(const TickLayout& layout) {
-  py::list names;
-  py::list formats;
-  py::list offsets;
-  const auto field = [&](const char* name, const py::object& format, std::size_t offset) {
-    names.append(name);
-    formats.append(format);
-    offsets.append(offset);
-  };
-  const auto plain = [&](const char* name, const char* format, std::size_t offset) {
-    field(name, py::str(format), offset);
-  };
-  const auto many = [&](const char* name, const char* format, std::size_t count,
-                        std::size_t offset) {
-    field(name, py::make_tuple(format, py::make_tuple(count)), offset);
-  };
-  plain("tick_ns", "<i8", offsetof(TickHeader, tick_ns));
-  plain("sent_ns", "<i8", offsetof(TickHeader, sent_ns));
-  plain("deadline_ns", "<i8", offsetof(TickHeader, deadline_ns));
-  plain("session", "<u8", offsetof(TickHeader, session));
-  plain("sequence", "<u8", offsetof(TickHeader, sequence));
-  plain("observed_ns", "<i8", offsetof(TickHeader, observed_ns));
-  plain("state_captured_ns", "<i8", offsetof(TickHeader, state_captured_ns));
-  plain("acknowledged", "<u8", offsetof(TickHeader, acknowledged));
-  plain("chunk", "<i8", offsetof(TickHeader, chunk));
-  plain("row", "<i4", offsetof(TickHeader, row));
-  plain("flags", "<u4", offsetof(TickHeader, flags));
-  plain("phase", "<u4", offsetof(TickHeader, phase));
-  plain("progress", "<u4", offsetof(TickHeader, progress));
-  plain("speed", "<f4", offsetof(TickHeader, speed));
-  many("frame_captured_ns", "<i8", layout.num_cameras, layout.frames);
-  many("state", "<f4", layout.state_dim, layout.state);
-  many("command", "<f4", layout.action_dim, layout.command);
-  py::dict spec;
-  spec["names"] = names;
-  spec["formats"] = formats;
-  spec["offsets"] = offsets;
-  spec["itemsize"] = layout.bytes;
-  return py::dtype::from_args(spec);
-}
-
-py::array drain_ticks(RealtimeLoop& loop) {
-  SpscRing& ring = loop.core().ticks();
-  const std::size_t count = ring.size();
-  py::array records(tick_dtype(loop.core().layout()),
-                    std::vector<py::ssize_t>{static_cast<py::ssize_t>(count)});
-  ring.read(static_cast<std::byte*>(records.mutable_data()), count);
-  return records;
-}
-
-py::list drain_events(RealtimeLoop& loop) {
-  constexpr const char* kKinds[] = {"begin", "end", "note"};
-  SpscRing& ring = loop.core().events();
-  std::vector<Event> events(ring.size());
-  ring.read(reinterpret_cast<std::byte*>(events.data()), events.size());
-  py::list result;
-  for (const Event& event : events) {
-    py::dict entry;
-    entry["time_ns"] = event.time_ns;
-    entry["session"] = event.session;
-    entry["tick"] = event.tick;
-    entry["name"] = info_of(event.fault).name;
-    entry["what"] = kKinds[static_cast<std::size_t>(event.kind)];
-    entry["index"] = static_cast<int>(event.index);
-    entry["value"] = event.value;
-    entry["limit"] = event.limit;
-    result.append(entry);
-  }
   return result;
 }
 
@@ -412,7 +267,8 @@ void bind_realtime_loop(py::module_& module) {
   bind_settings(module);
   py::class_<InferenceRequest>(module, "InferenceRequest", "A chunk that the loop waits for.")
       .def_readonly("index", &InferenceRequest::index)
-      .def_readonly("session", &InferenceRequest::session);
+      .def_readonly("session", &InferenceRequest::session)
+      .def("as_data", &request_data);
   py::class_<RealtimeLoop>(module, "RealtimeLoop", "The control thread.")
       .def(py::init(&make_loop), py::kw_only(), py::arg("link"), py::arg("policy").none(true),
            py::arg("decoder"), py::arg("limits"), py::arg("settings"),
@@ -425,10 +281,23 @@ void bind_realtime_loop(py::module_& module) {
             return unlocked([&] { return loop.wait_for_request(timeout_s); });
           },
           py::arg("timeout_s"))
-      .def("infer", &infer, py::arg("request"), py::arg("inputs"), py::arg("state"),
-           py::arg("noise"), py::arg("observed_ns"))
-      .def("submit_chunk", &submit_chunk, py::arg("request"), py::arg("actions"),
-           py::arg("observed_ns"))
+      .def(
+          "infer",
+          [](const RealtimeLoop& loop, const InferenceRequest& request, const py::dict& inputs,
+             const py::handle& state, const py::handle& noise, std::int64_t observed_ns) {
+            return infer(loop.inference(), request, inputs, state, noise, observed_ns);
+          },
+          py::arg("request"), py::arg("inputs"), py::arg("state"), py::arg("noise"),
+          py::arg("observed_ns"))
+      .def("inferred_actions",
+           [](const RealtimeLoop& loop) { return inferred_actions(*loop.inference()); })
+      .def(
+          "submit_chunk",
+          [](const RealtimeLoop& loop, const InferenceRequest& request, const py::array& actions,
+             std::int64_t observed_ns) {
+            return submit_chunk(*loop.inference(), request, actions, observed_ns);
+          },
+          py::arg("request"), py::arg("actions"), py::arg("observed_ns"))
       .def(
           "report_failure",
           [](RealtimeLoop& loop, const InferenceRequest& request, const std::string& text) {
@@ -449,8 +318,10 @@ void bind_realtime_loop(py::module_& module) {
           },
           py::arg("timeout_s"))
       .def("status", &status)
-      .def("drain_ticks", &drain_ticks)
-      .def("drain_events", &drain_events)
+      .def("session_start",
+           [](const RealtimeLoop& loop) { return start_data(loop.core().session_start()); })
+      .def("drain_ticks", [](RealtimeLoop& loop) { return drain_ticks(loop.core()); })
+      .def("drain_events", [](RealtimeLoop& loop) { return drain_events(loop.core()); })
       .def("stats", &stats)
       .def_property_readonly("scheduling", &scheduling)
       .def("close", &RealtimeLoop::close, py::call_guard<py::gil_scoped_release>());

@@ -39,11 +39,12 @@ void ChunkMailbox::post(std::uint64_t index, std::uint64_t session,
   word_.store(word_of(++ticket_, Status::kPosted), std::memory_order_release);
 }
 
-void ChunkMailbox::discard() noexcept {
+bool ChunkMailbox::discard() noexcept {
   epoch_.store(epoch_.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
   is_cancelled_.store(true, std::memory_order_relaxed);
   std::uint64_t posted = word_of(ticket_, Status::kPosted);
-  word_.compare_exchange_strong(posted, word_of(ticket_, Status::kFree), std::memory_order_acq_rel);
+  return word_.compare_exchange_strong(posted, word_of(ticket_, Status::kFree),
+                                       std::memory_order_acq_rel);
 }
 
 void ChunkMailbox::release() noexcept {

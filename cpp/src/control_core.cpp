@@ -61,7 +61,9 @@ ControlCore::ControlCore(const RealtimeSettings& settings, const SafetyLimits& l
       filter_(limits_, settings.commands_hz()),
       start_(limits_.action_dim()),
       player_(limits_.action_dim(), mailbox_->max_rows()),
-      delays_(mailbox_->max_rows() + 1) {}
+      delays_(mailbox_->max_rows() + 1) {
+  session_start_.state.resize(link_->state_dim());
+}
 
 void ControlCore::request_stop(StopCategory category) noexcept {
   // Of two requests, the one that removes power sooner counts.
@@ -109,6 +111,7 @@ Cause ControlCore::start(std::uint64_t session, bool is_return_confirmed,
   watch_.read(now_ns);
   const Cause refusal = watch_.check_start(is_return_confirmed);
   if (refusal.fault != Fault::kNone) return refusal;
+  note_start(session, is_return_confirmed, now_ns);
   is_finish_requested_ = false;
   sequence_ = 0;
   last_tick_ns_ = last_sent_ns_ = 0;
@@ -132,6 +135,10 @@ Cause ControlCore::start(std::uint64_t session, bool is_return_confirmed,
   intervals_.reset();
   jitter_.reset();
   restart_from_measured();
+  const bool was_posted = session_start_.mailbox == ChunkMailbox::Status::kPosted;
+  if (was_posted && inputs_.has_withdrawn == 0) {
+    session_start_.mailbox = ChunkMailbox::Status::kTaken;  // in this moment
+  }
   player_.reset();
   slowed_ns_ = 0;
   publish_progress();
@@ -145,6 +152,19 @@ Cause ControlCore::start(std::uint64_t session, bool is_return_confirmed,
   link_->announce(LinkPhase::kRunning, settings_.stop_category, session);
   set_phase(is_returning_ ? LoopPhase::kReturning : LoopPhase::kRunning);
   return {};
+}
+
+void ControlCore::note_start(std::uint64_t session, bool is_return_confirmed,
+                             std::int64_t now_ns) noexcept {
+  session_start_.session = session;
+  session_start_.is_return_confirmed = is_return_confirmed;
+  session_start_.max_ticks = max_ticks_;
+  session_start_.now_ns = now_ns;
+  session_start_.sample = watch_.sample();
+  std::ranges::copy(watch_.state(), session_start_.state.begin());
+  session_start_.status = watch_.status();
+  session_start_.mailbox = mailbox_->status();
+  inputs_ = {};
 }
 
 // Without a session, or after its stop: the driver hears that this side lives, but no command.
@@ -181,6 +201,7 @@ void ControlCore::tick(std::int64_t deadline_ns, std::int64_t now_ns) noexcept {
     rest_tick(now_ns);
     return;
   }
+  note_inputs(now_ns);
   Tick tick = begin_tick(deadline_ns, now_ns);
   take_requests();
   watch_.watch(filter_.command(), sequence_);
@@ -196,16 +217,34 @@ void ControlCore::tick(std::int64_t deadline_ns, std::int64_t now_ns) noexcept {
   const bool is_stopping = phase() == LoopPhase::kStopping;
   if (is_stopping && (!watch_.has_driver() || load(category_) == StopCategory::kPowerOff)) {
     end_session(LoopPhase::kStopped);
+    record(tick);
     return;
   }
   // A step so short after the last one would allow no sensible motion.
-  if (last_tick_ns_ != 0 && tick.since_ns < period_ns_ / 4) return;
+  if (last_tick_ns_ != 0 && tick.since_ns < period_ns_ / 4) {
+    record(tick);
+    return;
+  }
   move(tick);
   send(tick);
   record(tick);
   count_used(tick);
   end_if_at_rest(tick);
   ask(tick);
+}
+
+void ControlCore::note_inputs(std::int64_t now_ns) noexcept {
+  const LinkStatus& status = watch_.status();
+  inputs_ = {.now_ns = now_ns,
+             .state_count = watch_.sample().count,
+             .speed_scaling = watch_.sample().speed_scaling,
+             .heartbeat_ns = status.heartbeat_ns,
+             .driver_session = status.session,
+             .dropped_old = status.dropped_old,
+             .refused_steps = status.refused_steps,
+             .ticket = mailbox_->ticket(),
+             .driver_phase = static_cast<std::uint8_t>(status.phase),
+             .is_driver_alive = status.is_alive ? std::uint8_t{1} : std::uint8_t{0}};
 }
 
 void ControlCore::count_used(const Tick& tick) noexcept {
@@ -235,14 +274,18 @@ ControlCore::Tick ControlCore::begin_tick(std::int64_t deadline_ns, std::int64_t
 
 void ControlCore::take_requests() noexcept {
   const int category = stop_request_.exchange(-1);
+  inputs_.stop_request = static_cast<std::int8_t>(category);
   if (category >= 0) {
     begin_stop({.fault = Fault::kOperatorStop}, static_cast<StopCategory>(category));
   }
   if (const int signal = signal_ != nullptr ? signal_->load() : 0; signal != 0) {
+    inputs_.signal = signal;
     begin_stop({Fault::kSignal, -1, static_cast<double>(signal), 0.0}, settings_.stop_category);
   }
   const bool is_ending = phase() == LoopPhase::kStopping || phase() == LoopPhase::kFinishing;
-  if (is_finish_requested_.exchange(false) && !is_ending) {
+  const bool is_finishing = is_finish_requested_.exchange(false);
+  inputs_.is_finish_requested = is_finishing ? 1 : 0;
+  if (is_finishing && !is_ending) {
     discard();
     stopping_since_ns_ = 0;
     rest_sequence_ = 0;
@@ -400,7 +443,6 @@ void ControlCore::report_clips(std::uint32_t flags, std::span<const float> actio
 void ControlCore::send(Tick& tick) noexcept {
   TickHeader& header = tick.header;
   header.sequence = ++sequence_;
-  header.phase = static_cast<std::uint32_t>(phase());
   header.chunk = player_.has_chunk() ? static_cast<std::int64_t>(request_.index) : -1;
   header.sent_ns = link_->send(filter_.command(), {.sequence = header.sequence,
                                                    .session = header.session,
@@ -418,17 +460,16 @@ void ControlCore::send(Tick& tick) noexcept {
   store(is_at_rest_, is_at_rest());
 }
 
-void ControlCore::record(const Tick& tick) noexcept {
+void ControlCore::record(Tick& tick) noexcept {
   std::byte* memory = ticks_.claim();
   if (memory == nullptr) return;
+  tick.header.phase = static_cast<std::uint32_t>(phase());
   std::memcpy(memory, &tick.header, sizeof(tick.header));
-  for (std::size_t i = 0; i < layout_.num_cameras; ++i) {
-    const std::int64_t captured_ns = link_->frame_captured_ns(i);
-    std::memcpy(memory + layout_.frames + i * sizeof(captured_ns), &captured_ns,
-                sizeof(captured_ns));
-  }
+  std::memcpy(memory + layout_.inputs, &inputs_, sizeof(inputs_));
+  const std::span<const std::byte> frames = std::as_bytes(watch_.frames());
   const std::span<const std::byte> state = std::as_bytes(watch_.state());
   const std::span<const std::byte> command = std::as_bytes(filter_.command());
+  if (!frames.empty()) std::memcpy(memory + layout_.frames, frames.data(), frames.size());
   std::memcpy(memory + layout_.state, state.data(), state.size());
   std::memcpy(memory + layout_.command, command.data(), command.size());
   ticks_.publish();

@@ -31,8 +31,11 @@ double ControlCore::max_chunk_age_s(std::int64_t num_rows) const noexcept {
 
 double ControlCore::chunk_age_s(std::int64_t observed_ns, const InferenceRequest& request,
                                 const Tick& tick) const noexcept {
+  const std::int64_t age_ns = tick.header.tick_ns - observed_ns;
+  // The observation was made some time after the request was taken.
   const std::int64_t slowed_ns = slowed_ns_ - request.progress.slowed_ns;
-  return to_seconds(tick.header.tick_ns - observed_ns - slowed_ns);
+  return to_seconds(age_ns -
+                    std::clamp<std::int64_t>(slowed_ns, 0, std::max<std::int64_t>(age_ns, 0)));
 }
 
 void ControlCore::publish_progress() noexcept {
@@ -51,7 +54,8 @@ void ControlCore::note_slowness(const Tick& tick) noexcept {
 
 void ControlCore::discard() noexcept {
   player_.clear();
-  mailbox_->discard();
+  inputs_.has_discarded = 1;
+  if (mailbox_->discard()) inputs_.has_withdrawn = 1;
 }
 
 void ControlCore::refuse(const Cause& cause) noexcept {
@@ -59,9 +63,17 @@ void ControlCore::refuse(const Cause& cause) noexcept {
   discard();
 }
 
+ChunkMailbox::Status ControlCore::look_for_answer() noexcept {
+  const ChunkMailbox::Status status = mailbox_->status();
+  inputs_.mailbox = static_cast<std::uint8_t>(status);
+  inputs_.epoch = mailbox_->epoch();
+  inputs_.has_discarded = inputs_.has_withdrawn = 0;
+  return status;
+}
+
 void ControlCore::take_answer(const Tick& tick) noexcept {
   using Status = ChunkMailbox::Status;
-  switch (mailbox_->status()) {
+  switch (look_for_answer()) {
     case Status::kFree:
       return;
     case Status::kPosted:
@@ -197,9 +209,9 @@ void ControlCore::activate(TimedChunk& chunk, const Tick& tick) noexcept {
   delays_[static_cast<std::size_t>(request_.prefix_len)].add();
   // A chunk that is asked for after one tick and ready before the next needs no lead.
   const std::int64_t ticks = (tick.now_ns - asked_ns_ + period_ns_ - 1) / period_ns_;
-  lead_ = std::clamp(static_cast<double>(ticks - 1) * settings_.rows_per_s() /
-                         settings_.commands_hz(),
-                     0.0, static_cast<double>(settings_.execution_horizon));
+  lead_ =
+      std::clamp(static_cast<double>(ticks - 1) * settings_.rows_per_s() / settings_.commands_hz(),
+                 0.0, static_cast<double>(settings_.execution_horizon));
   failures_ = 0;
   is_starved_fresh_ = false;
   counts_.chunks.add();
@@ -272,6 +284,7 @@ void ControlCore::ask(const Tick& tick) noexcept {
   if (tick.rate == 0.0 || !is_chunk_due(delay)) return;
   asked_ns_ = tick.now_ns;
   is_latency_known_ = false;
+  publish_progress();
   const bool continues = settings_.mode == Mode::kRtc && player_.has_row();
   mailbox_->post(next_index_++, session_.load(std::memory_order_relaxed),
                  continues ? player_.remaining() : std::span<const float>(), delay);

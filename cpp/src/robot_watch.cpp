@@ -30,6 +30,7 @@ RobotWatch::RobotWatch(const RealtimeSettings& settings, const SafetyLimits& lim
       faults_(faults),
       period_ns_(settings.period_ns()),
       state_(link.state_dim()),
+      frames_(link.num_cameras()),
       last_frame_ns_(settings.cameras.size()),
       ticks_behind_(link.action_dim()) {}
 
@@ -37,6 +38,7 @@ void RobotWatch::read(std::int64_t now_ns) noexcept {
   now_ns_ = now_ns;
   sample_ = link_.read_state(state_);
   status_ = link_.status();
+  for (std::size_t i = 0; i < frames_.size(); ++i) frames_[i] = link_.frame_captured_ns(i);
   is_finite_ = sample_.count > 0 &&
                std::ranges::all_of(state_, [](float value) { return std::isfinite(value); });
   const bool has_time = sample_.count > 0 && sample_.captured_ns > 0;
@@ -112,7 +114,7 @@ void RobotWatch::watch_state() noexcept {
 void RobotWatch::watch_frames() noexcept {
   for (std::size_t i = 0; i < settings_.cameras.size(); ++i) {
     const auto camera = static_cast<int>(settings_.cameras[i]);
-    const std::int64_t captured_ns = link_.frame_captured_ns(settings_.cameras[i]);
+    const std::int64_t captured_ns = frames_[settings_.cameras[i]];
     const double age_s = to_seconds(age_ns(now_ns_, captured_ns));
     faults_.set(Fault::kFrameStale, captured_ns <= 0 || age_s > settings_.max_frame_age_s, camera,
                 age_s, settings_.max_frame_age_s);

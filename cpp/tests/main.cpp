@@ -25,6 +25,7 @@ constexpr Group kGroups[] = {
     {"control_core_chunks", flux::test::control_core_chunk_cases},
     {"control_core_faults", flux::test::control_core_fault_cases},
     {"realtime_loop", flux::test::realtime_loop_cases},
+    {"session_replay", flux::test::session_replay_cases},
     {"control_loop", flux::test::control_loop_cases},
     {"control_loop_faults", flux::test::control_loop_fault_cases},
     {"control_loop_modes", flux::test::control_loop_mode_cases},

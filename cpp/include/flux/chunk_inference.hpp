@@ -48,6 +48,8 @@ class ChunkInference {
     mailbox_->fail(request, text);
   }
 
+  // The last chunk that was inferred, (H, A) in robot units. Inference thread.
+  [[nodiscard]] std::span<const float> actions() const noexcept { return actions_; }
   [[nodiscard]] ChunkMailbox& mailbox() noexcept { return *mailbox_; }
   [[nodiscard]] const std::shared_ptr<ChunkMailbox>& shared_mailbox() const noexcept {
     return mailbox_;

@@ -23,10 +23,10 @@ struct ChunkProgress {
 struct InferenceRequest {
   std::uint64_t index = 0;  // of the chunk within the session, from 0
   std::uint64_t session = 0;
-  std::uint64_t ticket = 0;    // identifies the request; never repeats
-  std::uint64_t epoch = 0;     // a hold begins a new epoch and makes older chunks worthless
-  std::int64_t taken_ns = 0;   // when the request was taken
-  ChunkProgress progress;      // then; the chunk begins with progress.next_row
+  std::uint64_t ticket = 0;   // identifies the request; never repeats
+  std::uint64_t epoch = 0;    // a hold begins a new epoch and makes older chunks worthless
+  std::int64_t taken_ns = 0;  // when the request was taken
+  ChunkProgress progress;     // then; the chunk begins with progress.next_row
   // The chunk begins with so many rows of ChunkMailbox::previous(); 0 if it continues nothing.
   int prefix_len = 0;
 };
@@ -58,6 +58,12 @@ class ChunkMailbox {
 
   // Control thread.
   [[nodiscard]] Status status() const noexcept;
+  // Number of the last request, from 1; 0 before the first.
+  [[nodiscard]] std::uint64_t ticket() const noexcept { return ticket_; }
+  // How often discard() was called.
+  [[nodiscard]] std::uint64_t epoch() const noexcept {
+    return epoch_.load(std::memory_order_relaxed);
+  }
   // Opens a request; the status must be kFree.
   //
   // Args:
@@ -66,9 +72,9 @@ class ChunkMailbox {
   //   prefix_len: rows of it with which the chunk has to begin.
   void post(std::uint64_t index, std::uint64_t session, std::span<const float> remaining = {},
             int prefix_len = 0) noexcept;
-  // Begins a new epoch: withdraws a request that is only posted, cancels one that is taken. Its
-  // answer still comes, and must be released.
-  void discard() noexcept;
+  // Begins a new epoch: withdraws a request that is only posted, and returns true; cancels one that
+  // is taken. Its answer still comes, and must be released.
+  bool discard() noexcept;
   // Goes from an answer to kFree.
   void release() noexcept;
   // What a tick touches, to be kept from being paged out.

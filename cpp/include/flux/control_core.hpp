@@ -41,6 +41,19 @@ struct LoopStatus {
   bool is_at_rest = true;
 };
 
+// What a session began with, besides its settings: what start() was given and saw, and what the
+// last session had left.
+struct SessionStart {
+  std::uint64_t session = 0;
+  bool is_return_confirmed = false;
+  std::uint64_t max_ticks = 0;
+  std::int64_t now_ns = 0;
+  StateSample sample;
+  std::vector<float> state;
+  LinkStatus status;
+  ChunkMailbox::Status mailbox = ChunkMailbox::Status::kFree;
+};
+
 class ControlCore {
  public:
   // Args:
@@ -82,7 +95,10 @@ class ControlCore {
   // By delay in rows, how many chunks were executed that began with so many known rows.
   [[nodiscard]] std::span<const Counter> delays() const noexcept { return delays_; }
 
-  // For one reading thread.
+  // Of the last session. Control thread, or whoever waited for its start.
+  [[nodiscard]] const SessionStart& session_start() const noexcept { return session_start_; }
+
+  // For one reading thread. Every tick of a session is recorded, also one that sent no command.
   [[nodiscard]] SpscRing& ticks() noexcept { return ticks_; }
   [[nodiscard]] SpscRing& events() noexcept { return events_; }
 
@@ -104,6 +120,9 @@ class ControlCore {
     double rate = 1.0;          // rows per tick
   };
 
+  void note_start(std::uint64_t session, bool is_return_confirmed, std::int64_t now_ns) noexcept;
+  void note_inputs(std::int64_t now_ns) noexcept;
+  [[nodiscard]] ChunkMailbox::Status look_for_answer() noexcept;
   void rest_tick(std::int64_t now_ns) noexcept;
   void stop_at_rest(StopCategory category, std::int64_t now_ns) noexcept;
   [[nodiscard]] Tick begin_tick(std::int64_t deadline_ns, std::int64_t now_ns) noexcept;
@@ -130,7 +149,7 @@ class ControlCore {
   void brake(double dt_s) noexcept;
   void report_clips(std::uint32_t flags, std::span<const float> action) noexcept;
   void send(Tick& tick) noexcept;
-  void record(const Tick& tick) noexcept;
+  void record(Tick& tick) noexcept;
   void end_if_at_rest(const Tick& tick) noexcept;
   // Whether the robot has accepted a command at rest, or was given three periods to do so.
   [[nodiscard]] bool has_accepted_rest(const Tick& tick) noexcept;
@@ -167,6 +186,8 @@ class ControlCore {
   RobotWatch watch_;
   SafetyFilter filter_;
   std::vector<float> start_;  // (A), where the motion begins again
+  SessionStart session_start_;
+  TickInputs inputs_;  // of the running tick
 
   // Read by other threads.
   std::atomic<LoopPhase> phase_{LoopPhase::kIdle};

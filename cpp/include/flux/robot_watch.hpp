@@ -20,12 +20,14 @@ class RobotWatch {
   RobotWatch(const RealtimeSettings& settings, const SafetyLimits& limits, RobotLink& link,
              FaultWatch& faults);
 
-  // Reads the newest state and the driver's status.
+  // Reads the newest state, the frames' capture times and the driver's status.
   void read(std::int64_t now_ns) noexcept;
 
   [[nodiscard]] std::span<const float> state() const noexcept { return state_; }
   [[nodiscard]] const StateSample& sample() const noexcept { return sample_; }
   [[nodiscard]] const LinkStatus& status() const noexcept { return status_; }
+  // When the newest frame of each of the link's cameras was captured; 0 if there is none.
+  [[nodiscard]] std::span<const std::int64_t> frames() const noexcept { return frames_; }
   // Whether the newest state can be started from: there is one, it is finite and not too old.
   [[nodiscard]] bool has_state() const noexcept { return is_finite_ && !is_stale_; }
   // Whether anybody is left to send commands to.
@@ -60,6 +62,7 @@ class RobotWatch {
   std::vector<float> state_;
   StateSample sample_;
   LinkStatus status_;
+  std::vector<std::int64_t> frames_;
   bool is_finite_ = false;
   bool is_stale_ = true;
   std::int64_t last_state_ns_ = 0;

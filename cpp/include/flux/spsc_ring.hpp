@@ -37,6 +37,12 @@ class SpscRing {
     written_.store(written_.load(std::memory_order_relaxed) + 1, std::memory_order_release);
   }
 
+  // Writer: whether the next record would be dropped.
+  [[nodiscard]] bool is_full() const noexcept {
+    return written_.load(std::memory_order_relaxed) - read_.load(std::memory_order_acquire) ==
+           capacity_;
+  }
+
   // Reader: how many records can be read now.
   [[nodiscard]] std::size_t size() const noexcept {
     return static_cast<std::size_t>(written_.load(std::memory_order_acquire) -

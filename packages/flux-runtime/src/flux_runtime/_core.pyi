@@ -112,9 +112,7 @@ class ContinuationSettings:
         use_vjp: bool = False,
         delays: Sequence[int] = (0,),
     ) -> None: ...
-    def usable_delay(
-        self, rows: int, *, execution_horizon: int, action_horizon: int
-    ) -> int | None:
+    def usable_delay(self, rows: int, *, execution_horizon: int, action_horizon: int) -> int | None:
         """Returns the smallest delay d >= `rows` that the method can use, with
         d <= execution_horizon <= action_horizon - d; None if there is none."""
 
@@ -378,7 +376,9 @@ class ControlLoop:
         """Holds `command`, (A,) and finite, until the first chunk. Must be called exactly once."""
 
     def needs_observation(self) -> bool:
-        """Whether a chunk is needed and none is pending.
+        """Whether a chunk is needed and none is pending. Releases the GIL.
+
+        In the modes 'ensemble' and 'rtc', waits for a chunk that is due at the coming tick.
 
         Raises:
             RuntimeError: an inference has failed on its thread; raised once per failure. Ticks hold
@@ -416,9 +416,9 @@ class ControlLoop:
         """Returns counts and histograms since construction.
 
         `rtc` is None except in mode 'rtc': how many chunks were given how many rows of the running
-        one, and how many came later than those were executed. Violations are ticks with an unusable action or one outside the limits. The histograms are
-        `tick` (time spent in `tick`), `jitter` (how late ticks started: 0) and the stages of this
-        loop's inferences.
+        one, and how many came later than those were executed. Violations are ticks with an unusable
+        action or one outside the limits. The histograms are `tick` (time spent in `tick`), `jitter`
+        (how late ticks started: 0) and the stages of this loop's inferences.
         """
 
     def stop(self) -> None:
@@ -700,6 +700,9 @@ class InferenceRequest:
     def session(self) -> int:
         """The session that asks."""
 
+    def as_data(self) -> dict[str, int]:
+        """Returns all fields: what decides which rows of its chunk are executed."""
+
 class LoopStatus(TypedDict):
     """`fault`, `index`, `value` and `limit` say what stopped the loop; '' and -1 if nothing did."""
 
@@ -800,6 +803,9 @@ class RealtimeLoop:
             RuntimeError: a session is running, or the loop is closed.
         """
 
+    def session_start(self) -> dict[str, Any]:
+        """Returns what the last session began with, as plain data for `SessionReplay`."""
+
     def wait_for_request(self, timeout_s: float) -> InferenceRequest | None:
         """Returns the next request for a chunk, or None if none comes in time.
 
@@ -827,6 +833,9 @@ class RealtimeLoop:
             ValueError: a wrong argument. The request is answered: this counts as a failure.
             RuntimeError: the engine fails; likewise.
         """
+
+    def inferred_actions(self) -> NDArray[np.float32]:
+        """Returns the chunk that `infer` made last, (H, A). Only the inference thread may call it."""
 
     def submit_chunk(
         self, request: InferenceRequest, actions: NDArray[np.float32], observed_ns: int
@@ -857,7 +866,8 @@ class RealtimeLoop:
 
         Fields: tick_ns, sent_ns, deadline_ns, session, sequence, observed_ns, state_captured_ns,
         acknowledged, chunk, row, flags, phase, progress, frame_captured_ns (cameras,), state
-        (state_dim,), command (A,). observed_ns is 0 and row is -1 where no row was executed.
+        (state_dim,), command (A,), and those of `TickInputs` in flux/tick_record.hpp. observed_ns
+        is 0 and row is -1 where no row was executed; sent_ns is 0 where no command was sent.
         """
 
     def drain_events(self) -> list[LoopEvent]:
@@ -880,3 +890,82 @@ class RealtimeLoop:
 
         Takes no longer than braking: it does not wait for an inference.
         """
+
+class SessionReplay:
+    """Runs a recorded session of the control thread again, without threads and without a clock.
+
+    Args:
+        settings: those of the recorded loop, as the others.
+        policy: may be None; chunks then come only from `submit_chunk`.
+        decoder: converts the policy's actions to robot units.
+        limits: in force for every command.
+        state_dim: of the robot's states.
+        num_cameras: of the link.
+
+    Raises:
+        ValueError: the arguments do not fit each other; the message names the values.
+    """
+
+    def __init__(
+        self,
+        *,
+        settings: RealtimeSettings,
+        policy: Policy | None,
+        decoder: ActionDecoder,
+        limits: SafetyLimits,
+        state_dim: int,
+        num_cameras: int,
+    ) -> None: ...
+    @property
+    def tick_dtype(self) -> np.dtype[np.void]:
+        """Of the ticks that `run` takes and `drain_ticks` returns."""
+
+    def add_request(self, data: Mapping[str, int]) -> None:
+        """Adds a recorded request (`InferenceRequest.as_data`) whose chunk is known."""
+
+    def start(self, data: Mapping[str, Any]) -> None:
+        """Starts with what `RealtimeLoop.session_start` returned.
+
+        Raises:
+            ValueError: the core refuses the start; the message says why.
+        """
+
+    def run(self, ticks: NDArray[np.void]) -> int:
+        """Runs recorded ticks and returns how many; drain them before the next call.
+
+        Fewer than all are run if `waits_for_chunk`, if the session has ended, or if more are not
+        drained than the loop would keep.
+        """
+
+    @property
+    def waits_for_chunk(self) -> bool:
+        """Whether the next tick needs the chunk of the request `recorded_ticket`."""
+
+    @property
+    def recorded_ticket(self) -> int:
+        """`ticket` of the recorded request whose chunk is due."""
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the session has ended."""
+
+    def infer(
+        self,
+        inputs: Mapping[str, NDArray[Any]],
+        state: NDArray[np.float32],
+        noise: NDArray[np.float32],
+        observed_ns: int,
+    ) -> bool:
+        """Infers the chunk that is due; see `RealtimeLoop.infer`."""
+
+    def inferred_actions(self) -> NDArray[np.float32]:
+        """Returns the chunk that `infer` made last, (H, A)."""
+
+    def submit_chunk(self, actions: NDArray[np.float32], observed_ns: int) -> bool:
+        """Hands over the finished chunk that is due; see `RealtimeLoop.submit_chunk`."""
+
+    def drain_ticks(self) -> NDArray[np.void]:
+        """Returns the ticks since the last call; see `RealtimeLoop.drain_ticks`."""
+
+    def drain_events(self) -> list[LoopEvent]:
+        """Returns the events since the last call."""

@@ -43,10 +43,15 @@ _EXAMPLE = """  flux-runtime doctor
   flux-runtime run --robot aloha-sim --bundle my_bundle --episodes 20 --report run.html"""
 _RUN_EXAMPLE = """  flux-runtime run --robot aloha-sim --episodes 20 --seed 10000 --report run.html
   flux-runtime run --robot aloha-sim --policy hold --episodes 1 --max-steps 50 --json
+  flux-runtime run --robot aloha-sim --rtc method=guidance --inference-delay 8 --episodes 20
   flux-runtime run --robot aloha-sim --execution-horizon 8 --task "transfer the cube" --dry-run
 example for a real robot, whose driver is installed in another Python; slowly at first:
   flux-runtime run --robot my-real-arm --driver-python /opt/arm/bin/python --bundle my_bundle \\
-    --task "grasp the dot" --mode async --max-velocity 10% --episodes 1 --record monday"""
+    --task "grasp the dot" --speed 0.25 --max-velocity 10% --episodes 1 --record monday"""
+
+_REPLAY_EXAMPLE = """  flux-runtime run --robot aloha-sim --episodes 1 --record monday
+  flux-runtime replay monday
+  flux-runtime replay monday --episode 0 --engine openvino"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -67,6 +72,15 @@ def build_parser() -> argparse.ArgumentParser:
     parser = new_parser("flux-runtime", "Runs a bundle on a robot.", _EXAMPLE)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_run(_add(commands, "run", "drives a robot, real or simulated", _RUN_EXAMPLE, _run))
+    _add_replay(
+        _add(
+            commands,
+            "replay",
+            "runs recorded episodes again and compares every command, bit for bit",
+            _REPLAY_EXAMPLE,
+            _replay,
+        )
+    )
     check = _add(
         commands,
         "check",
@@ -174,8 +188,8 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     add(
         "--mode",
         choices=MODES,
-        help="how chunks follow each other. sync: hold while a chunk is inferred; async: infer while "
-        "the previous chunk runs, and switch; ensemble: infer all the time, and average the "
+        help="how chunks follow each other. sync: hold while a chunk is inferred; async: infer "
+        "while the previous chunk runs, and switch; ensemble: infer all the time, and average the "
         "predictions of the same moment; rtc: infer a chunk that continues the running one "
         "(default: sync for a simulated robot; rtc for a real one if the policy can, else sync)",
     )
@@ -222,7 +236,8 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         "--record",
         type=Path,
         metavar="DIR",
-        help="write the states and commands of every episode, while it goes on",
+        help="write the states and commands of every episode, while it goes on, and what "
+        "'flux-runtime replay' needs to run it again",
     )
     add(
         "--dry-run",
@@ -234,6 +249,27 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     add_accept_version(parser)
     _add_threads(parser)
     add_realtime_options(parser)
+
+
+def _add_replay(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add(
+        "directory",
+        type=Path,
+        metavar="DIR",
+        help="what 'flux-runtime run --record DIR' wrote, or one of its .replay files",
+    )
+    add("--episode", type=natural, metavar="N", help="only this episode, from 0 (default: all)")
+    add("--engine", choices=ENGINES, help="instead of the recorded engine")
+    add("--bundle", type=Path, metavar="DIR", help="instead of the recorded bundle")
+    add("--threads", type=threads, metavar="N", help="instead of the recorded number")
+    add(
+        "--recorded-chunks",
+        action="store_true",
+        help="execute the recorded chunks of a run in real time instead of inferring them: needs "
+        "no bundle, and is the same on every machine",
+    )
+    add_accept_version(parser)
 
 
 def _add_threads(parser: argparse.ArgumentParser) -> None:
@@ -279,6 +315,23 @@ def _drive(args: argparse.Namespace) -> int:
     with console:
         run(options, hooks)
     return EXIT_FAILED if reports[0].get("commands_out_of_limit") else EXIT_OK
+
+
+def _replay(args: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from .replay import ReplayOptions, replay
+    from .replay.console import print_episode
+
+    fields = ReplayOptions.__dataclass_fields__
+    options = ReplayOptions(**{name: getattr(args, name) for name in fields})
+    console = Console()
+    if args.json:
+        report = replay(options)
+        print_json(report)
+    else:
+        report = replay(options, lambda episode: print_episode(episode, console))
+    return EXIT_OK if report["ok"] else EXIT_FAILED
 
 
 def _check(args: argparse.Namespace) -> int:

@@ -21,7 +21,7 @@ from flux_core.robots import RobotSpec
 
 from ..robots import SimulatedRobot
 from .command_monitor import CommandMonitor
-from .episode_log import EpisodeLog, Event, Outcome, tick_rows
+from .episode_log import EpisodeLog, Event, Outcome, ReplayLog, tick_rows
 from .policy_source import ChunkRequest, ChunkSink, ChunkSource
 from .success import STRICT_HOLD_TICKS, SuccessWatch
 from .trace import CommandCounts, EpisodeTrace, Timing
@@ -110,6 +110,7 @@ class LockstepEpisode:
         spec: RobotSpec,
         loop: TickLoop,
         log: EpisodeLog | None,
+        replay_log: ReplayLog | None,
         seed: int,
         hold_ticks: int,
     ) -> None:
@@ -117,6 +118,7 @@ class LockstepEpisode:
         self._spec = spec
         self._loop = loop
         self._log = log
+        self._replay_log = replay_log
         self._seed = seed
         self._watch = SuccessWatch(
             success_stage=robot.success_stage, end_state=robot.end_state, hold_ticks=hold_ticks
@@ -131,6 +133,8 @@ class LockstepEpisode:
         start = self._spec.hold(self._robot.state())
         self._monitor = CommandMonitor(self._spec, start)
         self._loop.start(start)
+        if self._replay_log is not None:
+            self._replay_log.add_start({"command": start.tolist()})
 
     def request(self, source: ChunkSource, prompt: str) -> None:
         """Submits a chunk if the loop needs one."""
@@ -139,7 +143,9 @@ class LockstepEpisode:
         if is_needed:
             chunk_index = len(self._trace.chunk_starts)
             self._trace.chunk_starts.append(len(self._trace.commands))
-            request = ChunkRequest(seed=self._seed, chunk_index=chunk_index, prompt=prompt)
+            request = ChunkRequest(
+                seed=self._seed, chunk_index=chunk_index, prompt=prompt, log=self._replay_log
+            )
             source.submit(self._loop, self._robot, request)
 
     def tick(self) -> None:
@@ -153,11 +159,13 @@ class LockstepEpisode:
         self._trace.commands.append(command.copy())
         self._trace.flags.append(flags)
         self._trace.lateness_s.append(0.0)
+        row, step = self._row, len(self._trace.commands) - 1
+        row["state"], row["command"], row["flags"] = state, command, flags
+        row["timestamp_s"] = step / self._spec.control_hz
         if self._log is not None:
-            row, step = self._row, len(self._trace.commands) - 1
-            row["state"], row["command"], row["flags"] = state, command, flags
-            row["timestamp_s"] = step / self._spec.control_hz
             self._log.add_rows(row)
+        if self._replay_log is not None:
+            self._replay_log.add_ticks(row.copy())
 
     @property
     def is_done(self) -> bool:
@@ -197,6 +205,7 @@ def run_episode(
     on_tick: Callable[[int], None] = lambda step: None,
     hold_ticks: int = STRICT_HOLD_TICKS,
     log: EpisodeLog | None = None,
+    replay_log: ReplayLog | None = None,
     on_end: Callable[[EpisodeResult], None] = lambda result: None,
 ) -> EpisodeResult:
     """Drives `robot` until its task is done (strict success) or `max_steps` have passed.
@@ -213,6 +222,7 @@ def run_episode(
         on_tick: called after each command with the number of commands sent so far.
         hold_ticks: number of ticks for which the end state must hold before the task is done.
         log: receives each tick as it happens.
+        replay_log: receives all that the loop takes from outside.
         on_end: called with the result, also if an error or Ctrl-C ends the episode early; the
             exception is raised afterwards.
     """
@@ -221,6 +231,7 @@ def run_episode(
         spec=spec or robot.spec,
         loop=loop,
         log=log,
+        replay_log=replay_log,
         seed=seed,
         hold_ticks=hold_ticks,
     )

@@ -6,12 +6,14 @@ episode in lockstep have the fields of `tick_rows`; rows in real time those of `
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from flux_core.types import Observation
 
 Outcome = Literal["finished", "interrupted", "failed"]
 """How an episode or a run ended: as planned, by the operator, or because of a fault."""
@@ -120,4 +122,61 @@ class EpisodeLog(Protocol):
 
     def add_inference(self, times: InferenceTimes) -> None:
         """Receives the times of an inference that has ended."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChunkInputs:
+    """What a chunk was made from. Nobody changes the arrays any more.
+
+    Attributes:
+        request: of the control loop, as plain data; `index` is the chunk's number in its episode.
+        observation: with the cameras' images as they were captured.
+        observed_ns: the oldest capture time, in real time.
+        encoded: the network's inputs; empty without a network.
+        base: (A,) float32, the state that relative actions are relative to.
+        noise: the network's noise; None without a network.
+        rows: (H, A) float32, the finished chunk of a source without a network.
+    """
+
+    request: Mapping[str, int]
+    observation: Observation
+    observed_ns: int = 0
+    encoded: Mapping[str, NDArray[Any]] = field(default_factory=dict[str, "NDArray[Any]"])
+    base: NDArray[np.float32] | None = None
+    noise: NDArray[np.float32] | None = None
+    rows: NDArray[np.float32] | None = None
+
+
+class ReplayLog(Protocol):
+    """Receives all that the control loop takes from outside, so that it can run again.
+
+    Nothing here waits in real time, and nothing raises: what cannot be recorded is counted.
+    """
+
+    def add_start(self, start: Mapping[str, object]) -> None:
+        """Receives what the loop was started with."""
+        ...
+
+    def add_ticks(self, ticks: Rows) -> None:
+        """Receives the next ticks: in lockstep as for an `EpisodeLog`, in real time as the control
+        thread recorded them."""
+        ...
+
+    def add_loop_events(self, events: Sequence[Mapping[str, object]]) -> None:
+        """Receives the control thread's next events."""
+        ...
+
+    def add_chunk(self, inputs: ChunkInputs) -> None:
+        """Receives what a chunk is about to be made from; called on the inference thread."""
+        ...
+
+    def add_answer(
+        self, request: Mapping[str, int], actions: NDArray[np.float32] | None, failure: str = ""
+    ) -> None:
+        """Receives a chunk, (H, A), or why there is none; likewise."""
+        ...
+
+    def note_dropped(self, what: str, count: int) -> None:
+        """Receives how much was lost before it came here."""
         ...

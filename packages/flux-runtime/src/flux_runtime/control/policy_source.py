@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,6 +17,7 @@ from flux_core.types import Observation
 from ..engines.core import load_core
 from ..engines.graph_inputs import user_inputs
 from ..robots import SimulatedRobot
+from .episode_log import ChunkInputs, ReplayLog
 from .latency import StageTimes
 
 
@@ -59,11 +60,15 @@ class ChunkSink(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class ChunkRequest:
-    """Which chunk is requested: the episode's seed, the chunk's index within it, and the task."""
+    """Which chunk is requested: the episode's seed, the chunk's index within it, and the task.
+
+    `log` receives what the chunk is made from.
+    """
 
     seed: int
     chunk_index: int
     prompt: str
+    log: ReplayLog | None = None
 
 
 class ChunkSource(Protocol):
@@ -98,9 +103,17 @@ class HoldSource:
 
     def submit(self, loop: ChunkSink, robot: SimulatedRobot, request: ChunkRequest) -> None:
         """Submits a chunk that repeats the command that holds the episode's first state."""
+        state = robot.state()
         if request.chunk_index == 0:
-            self._start = robot.spec.hold(robot.state())
-        loop.submit_chunk(np.tile(self._start, (self.execution_horizon, 1)))
+            self._start = robot.spec.hold(state)
+        rows = np.tile(self._start, (self.execution_horizon, 1))
+        if request.log is not None:
+            observation = Observation(
+                images={}, state=state.copy(), prompt=request.prompt, timestamp_s=0.0
+            )
+            index = {"index": request.chunk_index}
+            request.log.add_chunk(ChunkInputs(request=index, observation=observation, rows=rows))
+        loop.submit_chunk(rows)
 
     def loop_arguments(self) -> dict[str, Any]:
         """Returns no policy and a decoder that changes nothing."""
@@ -144,7 +157,18 @@ class BundleSource:
         inputs = self.encode(observation)
         noise = self.noise(request.seed, request.chunk_index)
         # Relative actions are relative to this; unused if commands are differences.
-        loop.submit(inputs, robot.spec.hold(observation.state), noise)
+        base = robot.spec.hold(observation.state)
+        if request.log is not None:
+            request.log.add_chunk(
+                ChunkInputs(
+                    request={"index": request.chunk_index},
+                    observation=_copied(observation),
+                    encoded=inputs,
+                    base=base.copy(),
+                    noise=noise,
+                )
+            )
+        loop.submit(inputs, base, noise)
 
     def encode(self, observation: Observation) -> dict[str, NDArray[Any]]:
         """Returns the graphs' inputs for an observation."""
@@ -189,6 +213,12 @@ class BundleSource:
             relative_mask=self._encoder.relative_mask,
         )
         return {"policy": self._policy, "decoder": decoder}
+
+
+def _copied(observation: Observation) -> Observation:
+    """A simulator may use its arrays again."""
+    images = {name: image.copy() for name, image in observation.images.items()}
+    return replace(observation, images=images, state=observation.state.copy())
 
 
 def chunk_noise(seed: int, chunk_index: int, shape: tuple[int, int]) -> NDArray[np.float32]:

@@ -24,7 +24,7 @@ from flux_core.errors import RobotError
 from ..realtime import DriverCancelled
 from .command_monitor import RETURNING, CommandMonitor
 from .episode import EpisodeResult, how_it_ended
-from .episode_log import EpisodeLog, Event, Outcome
+from .episode_log import EpisodeLog, Event, Outcome, ReplayLog
 from .latency import Histogram, since
 from .realtime_rows import HOLDING, RUNNING, HoldWatch, SessionTimes
 from .realtime_session import RealtimeSession
@@ -54,6 +54,7 @@ def drive_realtime(
     on_tick: Callable[[int], None] = lambda step: None,
     hold_ticks: int = STRICT_HOLD_TICKS,
     log: EpisodeLog | None = None,
+    replay_log: ReplayLog | None = None,
     on_end: Callable[[EpisodeResult], None] = lambda result: None,
 ) -> EpisodeResult:
     """Runs one episode from the measured state, until the robot is at rest again.
@@ -64,13 +65,14 @@ def drive_realtime(
         on_tick: called after each look at the loop with the number of steps so far.
         hold_ticks: for how many ticks the end state must hold before the task is done.
         log: receives ticks, events and the times of inferences.
+        replay_log: receives all that the control thread takes from outside.
         on_end: called with the result, however the episode ends.
 
     Raises:
         RobotError: a fault stopped the robot.
         StoppedBySignal: the operator stopped it.
     """
-    episode = RealtimeEpisode(session, seed, hold_ticks=hold_ticks, log=log)
+    episode = RealtimeEpisode(session, seed, hold_ticks=hold_ticks, log=log, replay_log=replay_log)
     try:
         episode.start()
         episode.supervise(on_tick)
@@ -98,7 +100,13 @@ class RealtimeEpisode:
     """One session of the control thread; see `drive_realtime`."""
 
     def __init__(
-        self, session: RealtimeSession, seed: int, *, hold_ticks: int, log: EpisodeLog | None
+        self,
+        session: RealtimeSession,
+        seed: int,
+        *,
+        hold_ticks: int,
+        log: EpisodeLog | None,
+        replay_log: ReplayLog | None,
     ) -> None:
         self._session = session
         self._loop = session.loop
@@ -108,6 +116,8 @@ class RealtimeEpisode:
         self._commands_per_step = session.command_hz / session.spec.control_hz
         self._trace = RealtimeTrace(session.command_hz)
         self._logs: list[EpisodeLog] = [self._trace, *([log] if log else [])]
+        self._replay_log = replay_log
+        self._dropped_before: Mapping[str, int] = session.loop.stats()["dropped"]
         self._times = SessionTimes(session.spec, session.source.cameras, time.monotonic_ns())
         self._monitor = self._new_monitor()
         self._holds = HoldWatch()
@@ -135,7 +145,7 @@ class RealtimeEpisode:
             except DriverCancelled as error:
                 raise StoppedBySignal(session.signals.signal) from error
         is_return_confirmed = session.confirms_return()
-        session.answerer.begin(self._seed)
+        session.answerer.begin(self._seed, self._number, self._replay_log)
         driver.begin(self._number, stop_category=session.settings.stop_category)
         self._monitor = self._new_monitor()
         try:
@@ -148,6 +158,8 @@ class RealtimeEpisode:
             session.raise_if_signalled()  # which the loop may have seen first
             raise RobotError(f"{session.spec.name}: {error}") from error
         self._has_started = True
+        if self._replay_log is not None:
+            self._replay_log.add_start(self._loop.session_start())
 
     def supervise(self, on_tick: Callable[[int], None]) -> None:
         """Drains what happens until the episode is over and the robot is at rest."""
@@ -230,6 +242,9 @@ class RealtimeEpisode:
         """Passes on what has happened since the last time."""
         ticks = self._loop.drain_ticks()
         ticks = ticks[ticks["session"] == self._number]
+        if self._replay_log is not None:
+            self._replay_log.add_ticks(ticks)
+        ticks = ticks[ticks["sent_ns"] != 0]
         rows = self._times.rows(ticks)
         if len(rows):
             self._num_sent = int(rows["sequence"][-1])
@@ -255,7 +270,15 @@ class RealtimeEpisode:
         """Takes in the last of what has happened, from both processes."""
         self._drain()
         self._wait_for_explanation()
+        self._note_dropped()
         self._reached = self._driver.command_counts(self._number)
+
+    def _note_dropped(self) -> None:
+        """Notes the records that did not fit in the control thread's rings."""
+        if self._replay_log is None:
+            return
+        for what, count in self._loop.stats()["dropped"].items():
+            self._replay_log.note_dropped(what, count - self._dropped_before[what])
 
     def _counts(self) -> CommandCounts:
         """Returns how many commands were sent, and reached the driver."""
@@ -277,11 +300,12 @@ class RealtimeEpisode:
         return self._driver.failure or self._driver_stop
 
     def _events(self) -> list[Event]:
-        of_loop = [
-            self._times.event(event)
-            for event in self._loop.drain_events()
-            if event["session"] == self._number
+        recorded = [
+            event for event in self._loop.drain_events() if event["session"] == self._number
         ]
+        if self._replay_log is not None:
+            self._replay_log.add_loop_events(recorded)
+        of_loop = [self._times.event(event) for event in recorded]
         of_driver = [
             Event(
                 time_s=self._times.seconds(event.time_ns),

@@ -15,6 +15,7 @@ from flux_core.robots import RobotSpec
 from flux_core.types import Observation
 
 from ..realtime.inference_thread import InferenceRequest
+from .episode_log import ChunkInputs, ReplayLog
 from .latency import StageTimes
 from .policy_source import BundleSource, HoldSource
 from .preflight import check_observation
@@ -117,11 +118,20 @@ class ChunkAnswerer:
         self._times = times
         self._seed = 0
         self._held: NDArray[np.float32] | None = None
+        self._logs: dict[int, ReplayLog] = {}
 
-    def begin(self, seed: int) -> None:
-        """Prepares for a session; the loop must not have asked for a chunk of it yet."""
+    def begin(self, seed: int, session: int = 0, log: ReplayLog | None = None) -> None:
+        """Prepares for a session; the loop must not have asked for a chunk of it yet.
+
+        Args:
+            seed: of the noise.
+            session: its number.
+            log: receives what its chunks are made from; an inference of the last session, which may
+                still run, keeps its own.
+        """
         self._seed = seed
         self._held = None
+        self._logs = {} if log is None else {session: log}
 
     def __call__(self, request: InferenceRequest) -> None:
         """Answers a request.
@@ -129,15 +139,26 @@ class ChunkAnswerer:
         Raises:
             RobotError: the observation cannot be used.
         """
+        log = self._logs.get(request.session)
+        if log is None:
+            self._answer(request, None)
+            return
+        try:
+            self._answer(request, log)
+        except Exception as error:  # The loop decides what follows, and a replay does the same.
+            log.add_answer(request.as_data(), None, " ".join(str(error).split()))
+            raise
+
+    def _answer(self, request: InferenceRequest, log: ReplayLog | None) -> None:
         began_ns = time.monotonic_ns()
         with self._times.measure("observe"):
             observation, state_ns, frames_ns = self._view.observe()
         looked_ns = time.monotonic_ns()
         observed_ns = min([state_ns, *frames_ns.values()])
         if isinstance(self._source, HoldSource):
-            self._hold(request, observation, observed_ns)
+            self._hold(request, observation, observed_ns, log)
         else:
-            self._infer(self._source, request, observation, observed_ns)
+            self._infer(self._source, request, observation, observed_ns, log)
         self.measured.append(
             MeasuredInference(
                 session=request.session,
@@ -149,11 +170,26 @@ class ChunkAnswerer:
             )
         )
 
-    def _hold(self, request: InferenceRequest, observation: Observation, observed_ns: int) -> None:
+    def _hold(
+        self,
+        request: InferenceRequest,
+        observation: Observation,
+        observed_ns: int,
+        log: ReplayLog | None,
+    ) -> None:
         if self._held is None:
             start = self._spec.hold(observation.state)
             self._held = np.clip(start, self._spec.lower, self._spec.upper).astype(np.float32)
         rows = np.tile(self._held, (self._source.execution_horizon, 1))
+        if log is not None:
+            log.add_chunk(
+                ChunkInputs(
+                    request=request.as_data(),
+                    observation=observation,
+                    observed_ns=observed_ns,
+                    rows=rows,
+                )
+            )
         self._loop.submit_chunk(request, rows, observed_ns)
 
     def _infer(
@@ -162,9 +198,25 @@ class ChunkAnswerer:
         request: InferenceRequest,
         observation: Observation,
         observed_ns: int,
+        log: ReplayLog | None,
     ) -> None:
         inputs = source.encode(observation)
         noise = source.noise(self._seed, request.index)
         # Relative actions are relative to this; unused if commands are differences.
         state = self._spec.hold(observation.state)
-        self._loop.infer(request, inputs, state, noise, observed_ns)
+        if log is None:
+            self._loop.infer(request, inputs, state, noise, observed_ns)
+            return
+        data = request.as_data()
+        log.add_chunk(
+            ChunkInputs(
+                request=data,
+                observation=observation,
+                observed_ns=observed_ns,
+                encoded=inputs,
+                base=state,
+                noise=noise,
+            )
+        )
+        if self._loop.infer(request, inputs, state, noise, observed_ns):
+            log.add_answer(data, self._loop.inferred_actions())

@@ -22,6 +22,7 @@ from ..realtime import (
     DriverCancelled,
     DriverProcess,
     RealtimeSettings,
+    core_settings,
     granted_text,
     realtime_settings,
 )
@@ -176,7 +177,6 @@ class RealtimeSession(SessionFacts):
             f"stop: category {self.settings.stop_category} (IEC 60204-1), after a hold of more "
             f"than {self.settings.hold_for_s:g} s, a fault or a signal",
         ]
-
 
     def _mode_line(self) -> str:
         if self.chunking.rtc is None:
@@ -334,14 +334,19 @@ def _make_loop(
 ) -> Any:
     """Starts the control thread, which is idle until a session starts."""
     core = load_core()
-    names = ("lower", "upper", "max_velocity", "max_acceleration", "max_jerk")
-    values = settings.as_data()
-    values["cameras"] = range(len(settings.cameras))  # the link has no others
-    values["continuation"] = core.ContinuationSettings(**values["continuation"])
+    setup = realtime_loop_setup(limits, settings)
     return core.RealtimeLoop(
         link=driver.link,
         **policy,
-        limits=core.SafetyLimits(**{name: getattr(limits, name) for name in names}),
-        settings=core.RealtimeSettings(**values),
+        limits=core.SafetyLimits(**setup["limits"]),
+        settings=core_settings(setup["settings"]),
         signals=signals,
     )
+
+
+def realtime_loop_setup(limits: MotionLimits, settings: RealtimeSettings) -> dict[str, Any]:
+    """Returns the `limits` and the `settings` of a `RealtimeLoop`, as plain data."""
+    names = ("lower", "upper", "max_velocity", "max_acceleration", "max_jerk")
+    values = settings.as_data()
+    values["cameras"] = list(range(len(settings.cameras)))  # the link has no others
+    return {"limits": {name: getattr(limits, name) for name in names}, "settings": values}

@@ -29,7 +29,7 @@ from ..realtime.options import check_speed
 from ..robots import SimulatedRobot
 from .agreement import agreed_bundle
 from .episode import EpisodeResult, run_episode
-from .episode_log import EpisodeLog
+from .episode_log import EpisodeLog, ReplayLog
 from .latency import StageTimes
 from .policy_source import BundleSource, ChunkSource, HoldSource, ObservationEncoder
 from .preflight import (
@@ -269,19 +269,31 @@ def shipped_policy(robot: str) -> Path:
     return path
 
 
-def make_loop(session: Session) -> Any:
-    """Builds a new `ControlLoop` with the limits in force."""
-    core, spec = load_core(), session.spec
+def loop_setup(session: Session) -> dict[str, Any]:
+    """Returns the `limits` in force and the `settings` of a `ControlLoop`, as plain data;
+    `continuation` among these holds the arguments of its ContinuationSettings."""
+    spec = session.spec
     limits = {"lower": spec.lower, "upper": spec.upper, "max_velocity": spec.max_velocity}
     acceleration, jerk = stated_rates(spec)
     if acceleration:
         limits |= {"max_acceleration": acceleration, "max_jerk": jerk}
-    timing = loop_timing(session)
-    continuation = core.ContinuationSettings(**timing.pop("continuation"))
+    return {"limits": limits, "settings": loop_timing(session)}
+
+
+def make_loop(source: ChunkSource, setup: Mapping[str, Any]) -> Any:
+    """Builds a new `ControlLoop`.
+
+    Args:
+        source: of the chunks.
+        setup: what `loop_setup` returned.
+    """
+    core = load_core()
+    settings = dict(setup["settings"])
+    continuation = core.ContinuationSettings(**settings.pop("continuation"))
     return core.ControlLoop(
-        **session.source.loop_arguments(),
-        limits=core.SafetyLimits(**limits),
-        **timing,
+        **source.loop_arguments(),
+        limits=core.SafetyLimits(**setup["limits"]),
+        **settings,
         continuation=continuation,
     )
 
@@ -320,9 +332,10 @@ def _check_timing(session: Session) -> None:
             execution_horizon=session.source.execution_horizon,
             action_horizon=session.source.action_horizon,
             what=f"--inference-delay {delay}",
+            remedy="a smaller one",
         )
     try:
-        make_loop(session).stop()
+        make_loop(session.source, loop_setup(session)).stop()
     except ValueError as error:
         raise UsageError(f"--mode {chunking.mode}: {error}") from error
 
@@ -334,6 +347,7 @@ def drive(
     on_tick: Callable[[int], None] = lambda step: None,
     hold_ticks: int = STRICT_HOLD_TICKS,
     log: EpisodeLog | None = None,
+    replay_log: ReplayLog | None = None,
     on_end: Callable[[EpisodeResult], None] = lambda result: None,
 ) -> EpisodeResult:
     """Runs one episode; see `run_episode`.
@@ -347,13 +361,14 @@ def drive(
             robot=robot,
             spec=session.spec,
             source=session.source,
-            loop=make_loop(session),
+            loop=make_loop(session.source, loop_setup(session)),
             prompt=session.prompt,
             seed=seed,
             max_steps=session.options.max_steps,
             on_tick=on_tick,
             hold_ticks=hold_ticks,
             log=log,
+            replay_log=replay_log,
             on_end=on_end,
         )
     except (ValueError, RuntimeError) as error:

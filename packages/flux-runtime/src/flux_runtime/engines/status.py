@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from flux_core.errors import MissingDependencyError
 
 from . import nvidia, onnxruntime_library, openvino_library
-from .names import AUTO, ENGINES, EngineName
+from .names import AUTO, CARD_ENGINES, ENGINES, EngineName
 
 _NO_CARD = "Install the card's driver, or use another engine."
 _GPU_PACKAGE = (
@@ -137,3 +138,29 @@ def require_engine(name: EngineName) -> None:
     status = engine_status(name)
     if not status.ok:
         raise MissingDependencyError(f"engine {name}: {status.found}. {status.fix}")
+
+
+def engine_version(name: str) -> str:
+    """Returns what an engine consists of here, such as 'onnxruntime 1.23.2', with the card of an
+    engine that runs on one; '' for a run without a network."""
+    parts: list[str] = []
+    if name.startswith("onnxruntime"):
+        parts += _versions("onnxruntime", "onnxruntime-gpu")
+    if name.startswith("openvino"):
+        parts += _versions("openvino")
+    if name.endswith("tensorrt"):
+        parts.append(f"tensorrt {nvidia.tensorrt_version()}")
+    if name in CARD_ENGINES:
+        card = nvidia.read_card()
+        parts.append(f"{card.name} with driver {card.driver}")
+    return ", ".join(parts)
+
+
+def _versions(*distributions: str) -> list[str]:
+    found: list[str] = []
+    for distribution in distributions:
+        try:
+            found.append(f"{distribution} {version(distribution)}")
+        except PackageNotFoundError:
+            continue
+    return found

@@ -31,6 +31,10 @@ class InferenceRequest(Protocol):
         """The session that asks."""
         ...
 
+    def as_data(self) -> dict[str, int]:
+        """Returns all its fields as plain data."""
+        ...
+
 
 class RequestingLoop(Protocol):
     """The part of `_core.RealtimeLoop` that this thread uses."""

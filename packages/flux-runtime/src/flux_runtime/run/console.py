@@ -145,6 +145,9 @@ def summary_lines(report: Mapping[str, Any]) -> list[str]:
     if "event_counts" in report:
         counts = ", ".join(f"{count} {name}" for name, count in report["event_counts"].items())
         lines.append(f"events      {counts or 'none'}")
+    if report.get("recording") == "incomplete":
+        lost = ", ".join(f"{n} {what}" for what, n in report["recording_dropped"].items())
+        lines.append(f"recording   incomplete, it cannot be replayed; dropped: {lost}")
     if report["outcome"] != "finished":
         lines.append(f"outcome     {report['outcome']}: {report['reason']}")
     if "report" in report:

@@ -2,14 +2,15 @@
 
 An episode is first a stream, `episode_000000.stream`, to which ticks are appended as they happen.
 When it ends, as planned or not, it becomes `episode_000000.npz` and a line in `episodes.jsonl`.
-Only a process that is killed, or a machine that loses power, leaves a stream behind.
+Only a process that is killed, or a machine that loses power, leaves a stream behind. Beside it,
+`episode_000000.replay` holds what the control loop was given, for `flux-runtime replay`.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,6 +31,8 @@ from .recorded_episode import (
     episode_of,
     facts_of,
 )
+from .replay_file import REPLAY_SUFFIX
+from .replay_recording import ReplayRecording
 from .stream import END, EVENT, INFERENCE, ROWS, StreamWriter, read_stream
 
 
@@ -40,7 +43,7 @@ def prepare_recording(directory: Path) -> None:
             f"--record {directory}: holds an episode that was cut off when its process ended "
             f"({path.name}). Read it with flux_runtime.read_recording, and name another directory."
         )
-    if (directory / SUMMARY_NAME).exists():
+    if (directory / SUMMARY_NAME).exists() or any(directory.glob(f"episode_*{REPLAY_SUFFIX}")):
         raise UsageError(
             f"--record {directory}: already holds a recording. Name another directory."
         )
@@ -68,6 +71,7 @@ class Recorder:
         is_realtime: bool = False,
         cameras: Sequence[str] = (),
         command_hz: float | None = None,
+        replay_header: Mapping[str, object] | None = None,
     ) -> EpisodeRecording:
         """Begins the next episode.
 
@@ -77,6 +81,7 @@ class Recorder:
             is_realtime: whether its rows have the fields of `realtime_rows`.
             cameras: the cameras that the policy uses.
             command_hz: commands per second; the control rate by default.
+            replay_header: what a replay must know of the run; without it none is recorded.
         """
         spec = self._spec
         dimensions = spec.state_dim, spec.action_dim
@@ -95,17 +100,30 @@ class Recorder:
         }
         stem = self._directory / f"episode_{self._num_episodes:06d}"
         self._num_episodes += 1
-        return EpisodeRecording(StreamWriter(stem.with_suffix(STREAM_SUFFIX), header))
+        stream = StreamWriter(stem.with_suffix(STREAM_SUFFIX), header)
+        if replay_header is None:
+            return EpisodeRecording(stream)
+        path = stem.with_suffix(REPLAY_SUFFIX)
+        return EpisodeRecording(
+            stream, ReplayRecording(path, replay_header, is_realtime=is_realtime)
+        )
 
 
 class EpisodeRecording:
-    """One episode on its way to the disk; an `EpisodeLog`."""
+    """One episode on its way to the disk; an `EpisodeLog`.
 
-    def __init__(self, stream: StreamWriter) -> None:
+    Attributes:
+        replay: receives what a replay needs; None if none is recorded.
+    """
+
+    def __init__(self, stream: StreamWriter, replay: ReplayRecording | None = None) -> None:
+        self.replay = replay
         self._stream = stream
 
     def add_rows(self, rows: Rows) -> None:
         """Appends ticks."""
+        if self.replay is not None:
+            self.replay.raise_if_failed()
         self._stream.append(ROWS, rows.tobytes())
 
     def add_event(self, event: Event) -> None:
@@ -124,6 +142,13 @@ class EpisodeRecording:
                 stream stays.
         """
         end = {"outcome": result.outcome, "stopped_by": result.stopped_by, "reason": result.reason}
+        try:
+            return self._finish_rows(result, end)
+        finally:
+            if self.replay is not None:
+                self.replay.finish(end)
+
+    def _finish_rows(self, result: EpisodeResult, end: dict[str, Any]) -> Path:
         self._stream.append_json(END, end)
         self._stream.close()
         stream = self._stream.path

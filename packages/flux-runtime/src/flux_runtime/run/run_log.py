@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
@@ -16,6 +17,7 @@ from ..control.trace import EpisodeTrace, FirstEvents
 from ..report import ReportData, VideoRecorder, write_report
 from .episode_totals import stages_of, summarize, with_rtc_totals
 from .recording import EpisodeRecording, Recorder
+from .replay_header import replay_header
 
 
 class RunLog:
@@ -36,6 +38,7 @@ class RunLog:
         self._first_events = FirstEvents()
         self._events: list[dict[str, object]] = []
         self._recorder: Recorder | None = None
+        self._dropped: Counter[str] = Counter()
 
     def run_episodes(
         self, session: Session | RealtimeSession, on_episode: Callable[[EpisodeResult], None]
@@ -56,7 +59,7 @@ class RunLog:
         assert self._session is not None
         report = self._session.describe() | summarize(self.results, self._all_histograms())
         report = with_rtc_totals(report, self.results)
-        report |= self._ending(error) | {"events": self._events}
+        report |= self._ending(error) | {"events": self._events} | self._recording_facts()
         if self.options.report is not None:
             report["report"] = str(self.options.report)
         return report
@@ -86,6 +89,12 @@ class RunLog:
             kept = f", and its recording is in {self.options.record}" if self.options.record else ""
             raise DataError(f"{error} The result of the run is printed{kept}.") from error
 
+    def _recording_facts(self) -> dict[str, object]:
+        if self.options.record is None:
+            return {}
+        outcome = "incomplete" if self._dropped else "complete"
+        return {"recording": outcome, "recording_dropped": dict(self._dropped)}
+
     def _all_histograms(self) -> dict[str, Histogram]:
         assert self._session is not None
         return merge_stages([self._histograms]) | self._session.times.histograms()
@@ -99,12 +108,20 @@ class RunLog:
         def on_end(result: EpisodeResult) -> None:
             self._keep(result, video.finish() if video else None)
             if recording is not None:
-                recording.finish(result)
+                try:
+                    recording.finish(result)
+                finally:
+                    self._dropped.update(recording.replay.dropped if recording.replay else {})
 
+        replay_log = recording.replay if recording is not None else None
         if isinstance(session, RealtimeSession):
-            return drive_realtime(session, seed, log=recording, on_end=on_end)
+            return drive_realtime(
+                session, seed, log=recording, replay_log=replay_log, on_end=on_end
+            )
         on_tick = video.on_tick if video else lambda step: None
-        return drive(session, seed, on_tick=on_tick, log=recording, on_end=on_end)
+        return drive(
+            session, seed, on_tick=on_tick, log=recording, replay_log=replay_log, on_end=on_end
+        )
 
     def _begin_recording(
         self, session: Session | RealtimeSession, seed: int
@@ -117,6 +134,7 @@ class RunLog:
             is_realtime=isinstance(session, RealtimeSession),
             cameras=session.source.cameras,
             command_hz=session.command_hz,
+            replay_header=replay_header(session, seed),
         )
 
     def _video(self, session: Session | RealtimeSession, index: int) -> VideoRecorder | None:

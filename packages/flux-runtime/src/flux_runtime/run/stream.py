@@ -14,6 +14,7 @@ import struct
 import threading
 import zlib
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from flux_core.errors import DataError
@@ -22,6 +23,7 @@ MAGIC = b"FLUXEP01"
 """The last two characters are the version of the format."""
 SYNC_EVERY_S = 0.5
 _FRAME = struct.Struct("<BII")
+_JOINED_BYTES = 1 << 16
 HEADER, ROWS, EVENT, INFERENCE, END = range(5)
 """The kinds of records: JSON, except for rows, which are a numpy array as it lies in memory."""
 
@@ -33,26 +35,38 @@ class StreamWriter:
     second, so that it also survives the end of the machine; `append` does not wait for that.
     """
 
-    def __init__(self, path: Path, header: Mapping[str, object]) -> None:
+    def __init__(self, path: Path, header: Mapping[str, object], magic: bytes = MAGIC) -> None:
         """Creates the file, which must not exist, with its header."""
         self.path = path
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         self._is_ending = threading.Event()
         self._fault: OSError | None = None
-        self._write(MAGIC)
+        self._write(magic)
         self.append_json(HEADER, header)
         self._sync_thread = threading.Thread(
             target=self._keep_syncing, name="flux-recording", daemon=True
         )
         self._sync_thread.start()
 
-    def append(self, kind: int, payload: bytes) -> None:
-        """Appends a record.
+    def append(self, kind: int, *parts: bytes | memoryview) -> None:
+        """Appends a record, whose payload is all the parts together.
 
         Raises:
             DataError: the file cannot be written, for example because the disk is full.
         """
-        self._write(_FRAME.pack(kind, len(payload), zlib.crc32(payload)) + payload)
+        length, checksum = 0, 0
+        for part in parts:
+            length += memoryview(part).nbytes
+            checksum = zlib.crc32(part, checksum)
+        pending = bytearray(_FRAME.pack(kind, length, checksum))
+        for part in parts:
+            if memoryview(part).nbytes > _JOINED_BYTES:  # not copied
+                self._write(pending)
+                self._write(part)
+                pending = bytearray()
+            else:
+                pending += part
+        self._write(pending)
 
     def append_json(self, kind: int, value: Mapping[str, object]) -> None:
         """Appends a record of plain data."""
@@ -69,8 +83,8 @@ class StreamWriter:
         finally:
             os.close(self._file)
 
-    def _write(self, data: bytes) -> None:
-        rest = memoryview(data)
+    def _write(self, data: bytes | bytearray | memoryview) -> None:
+        rest = memoryview(data).cast("B")
         try:
             if self._fault is not None:
                 raise self._fault
@@ -104,23 +118,80 @@ def read_stream(path: Path) -> tuple[dict[str, object], Iterator[tuple[int, byte
     Raises:
         DataError: the file is not of this format, or even its header was cut off.
     """
-    records = _records(path)
-    kind, payload = next(records, (None, b""))
-    if kind != HEADER:
-        raise DataError(f"{path}: expected a recording, got one that ends within its header.")
-    return json.loads(payload), records
+    reader = StreamReader(path)
+    header = reader.read_header()
+    return header, ((record.kind, record.payload) for record in reader.records())
 
 
-def _records(path: Path) -> Iterator[tuple[int, bytes]]:
-    with path.open("rb") as file:
-        if (magic := file.read(len(MAGIC))) != MAGIC:
+@dataclass(frozen=True, kw_only=True)
+class StreamRecord:
+    """A record, and where in the file it begins."""
+
+    kind: int
+    payload: bytes
+    offset: int
+
+
+class StreamReader:
+    """Reads a stream from its beginning, record by record.
+
+    Attributes:
+        offset: bytes read so far, up to the end of the last whole record.
+        is_damaged: whether the record after it has a wrong checksum.
+    """
+
+    def __init__(self, path: Path, magic: bytes = MAGIC) -> None:
+        self.path = path
+        self.offset = 0
+        self.is_damaged = False
+        self._magic = magic
+
+    def read_header(self) -> dict[str, object]:
+        """Returns the header.
+
+        Raises:
+            DataError: the file is not of this format, or even its header was cut off.
+        """
+        record = next(self.records(), None)
+        if record is None or record.kind != HEADER:
             raise DataError(
-                f"{path}: expected a recording of flux-runtime, which begins with "
-                f"{MAGIC.decode()}, got {magic!r}."
+                f"{self.path}: expected a recording, got one that ends within its header."
             )
-        while len(frame := file.read(_FRAME.size)) == _FRAME.size:
-            kind, length, checksum = _FRAME.unpack(frame)
-            payload = file.read(length)
-            if len(payload) != length or zlib.crc32(payload) != checksum:
-                return
-            yield kind, payload
+        return json.loads(record.payload)
+
+    def records(self) -> Iterator[StreamRecord]:
+        """Yields the records from `offset` on, without one that was cut off or damaged.
+
+        Raises:
+            DataError: the file is not of this format.
+        """
+        with self.path.open("rb") as file:
+            if self.offset == 0:
+                self._check_magic(file.read(len(self._magic)))
+            file.seek(self.offset)
+            while len(frame := file.read(_FRAME.size)) == _FRAME.size:
+                kind, length, checksum = _FRAME.unpack(frame)
+                payload = file.read(length)
+                if len(payload) != length:
+                    return
+                if zlib.crc32(payload) != checksum:
+                    self.is_damaged = True
+                    return
+                record = StreamRecord(kind=kind, payload=payload, offset=self.offset)
+                self.offset += _FRAME.size + length
+                yield record
+
+    def record_at(self, offset: int) -> StreamRecord:
+        """Returns the record that begins at an offset that `records` has given."""
+        with self.path.open("rb") as file:
+            file.seek(offset)
+            kind, length, _ = _FRAME.unpack(file.read(_FRAME.size))
+            return StreamRecord(kind=kind, payload=file.read(length), offset=offset)
+
+    def _check_magic(self, found: bytes) -> None:
+        if found != self._magic:
+            raise DataError(
+                f"{self.path}: expected a recording of flux-runtime, which begins with "
+                f"{self._magic.decode()}, got {found!r}."
+            )
+        self.offset = len(self._magic)

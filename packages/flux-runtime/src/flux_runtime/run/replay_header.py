@@ -1,0 +1,129 @@
+"""What a replay must know of a run: what it was made with, and how to make the same again."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from flux_core.bundle import Bundle
+
+from ..control.realtime_session import RealtimeSession, realtime_loop_setup
+from ..control.session import RunOptions, Session, loop_setup
+from ..engines.status import engine_version
+
+MANIFEST_NAME = "manifest.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identity:
+    """What must be the same for a replay to be the same bit for bit.
+
+    Attributes:
+        machine: the model of its CPU.
+        engine: its name; 'none' without a network.
+        engine_version: of its libraries and, if it uses one, of the card.
+        threads: of the network on the CPU.
+        bundle: file -> SHA-256; empty without a network.
+    """
+
+    machine: str
+    engine: str
+    engine_version: str
+    threads: int
+    bundle: Mapping[str, str]
+
+    def as_data(self) -> dict[str, Any]:
+        """Returns plain data."""
+        return asdict(self)
+
+    def differences(self, now: Identity) -> dict[str, str]:
+        """Returns what is different now, as 'recorded -> now'."""
+        found = {
+            name.replace("_", " "): f"{getattr(self, name)} -> {getattr(now, name)}"
+            for name in ("machine", "engine", "engine_version", "threads")
+            if getattr(self, name) != getattr(now, name)
+        }
+        files = sorted(
+            name
+            for name in self.bundle.keys() | now.bundle.keys()
+            if self.bundle.get(name) != now.bundle.get(name)
+        )
+        if files:
+            found["bundle"] = f"other {', '.join(files)}"
+        return found
+
+
+def identity_of(bundle: Bundle | None, engine: str, threads: int) -> Identity:
+    """Returns the identity of a run on this machine."""
+    files: dict[str, str] = {}
+    if bundle is not None:
+        files = {name: entry.sha256 for name, entry in bundle.manifest.files.items()}
+        manifest = (bundle.directory / MANIFEST_NAME).read_bytes()
+        files[MANIFEST_NAME] = hashlib.sha256(manifest).hexdigest()
+    return Identity(
+        machine=cpu_model(),
+        engine=engine,
+        engine_version=engine_version(engine),
+        threads=threads,
+        bundle=files,
+    )
+
+
+def replay_header(session: Session | RealtimeSession, seed: int) -> dict[str, object]:
+    """Returns the header of an episode's replay file, as plain data."""
+    options = session.options
+    if isinstance(session, RealtimeSession):
+        spec = session.driver.spec
+        setup = realtime_loop_setup(session.limits, session.settings)
+    else:
+        spec = session.robot.spec
+        setup = loop_setup(session)
+    identity = identity_of(session.bundle, session.source.engine, options.threads)
+    return {
+        "flux": flux_version(),
+        "clock": session.clock,
+        "identity": identity.as_data(),
+        "seed": seed,
+        "prompt": session.prompt,
+        "cameras": list(session.source.cameras),
+        "control_hz": session.spec.control_hz,
+        "joint_names": session.spec.joint_names,
+        "robot_spec": asdict(spec),
+        "options": _option_data(options, session.bundle),
+        "loop": setup,
+    }
+
+
+def _option_data(options: RunOptions, bundle: Bundle | None) -> dict[str, object]:
+    """Returns the options with which the policy is opened again."""
+    return {
+        "robot": options.robot,
+        "bundle": str(bundle.directory.resolve()) if bundle else None,
+        "task": options.task,
+        "policy": options.policy,
+        "accept_versions": list(options.accept_versions),
+        "changes": asdict(options.changes),
+    }
+
+
+def flux_version() -> str:
+    """Returns the version of this package."""
+    try:
+        return version("flux-runtime")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def cpu_model() -> str:
+    """Returns the model of this machine's CPU."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.machine()
