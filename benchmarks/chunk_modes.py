@@ -45,7 +45,7 @@ from rich.table import Table
 from flux_core.robots import RobotSpec, motion_limits, robot_spec
 from flux_runtime.bench import hardware
 from flux_runtime.control.episode import EpisodeResult, run_episode
-from flux_runtime.control.session import Session, make_loop, shipped_policy
+from flux_runtime.control.session import Session, loop_setup, make_loop, shipped_policy
 from flux_runtime.control.success import wilson_interval
 from flux_runtime.engines.core import load_core
 from flux_runtime.run.command import RunOptions, open_session
@@ -195,7 +195,7 @@ def driven(session: Session, seed: int) -> tuple[EpisodeResult, NDArray[np.float
 
     In a tick without an action, the command that was sent stands for it.
     """
-    loop, asked = make_loop(session), []
+    loop, asked = make_loop(session.source, loop_setup(session)), []
     result = run_episode(
         robot=session.robot,
         spec=session.spec,
