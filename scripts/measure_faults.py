@@ -22,7 +22,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "safety.md"
 sys.path.insert(0, str(ROOT))
-MODULES = ("sensors", "commands", "processes")
+MODULES = ("sensors", "commands", "chunks", "processes")
 
 
 def main() -> int:

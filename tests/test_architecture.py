@@ -73,7 +73,8 @@ ROOMS: dict[str, tuple[str, ...]] = {
         *("stepped", "threads", "commands", "host"),
     ),
     "flux_runtime": (
-        *("engines", "robots", "realtime", "control", "arguments", "check", "export", "bench"),
+        *("engines", "robots", "chunking", "realtime", "control", "arguments", "check"),
+        *("export", "bench"),
         *("doctor", "report", "run", "replay", "cli", "evaluate"),
     ),
 }

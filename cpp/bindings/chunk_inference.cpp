@@ -71,17 +71,23 @@ py::dict request_data(const InferenceRequest& request) {
   data["session"] = request.session;
   data["ticket"] = request.ticket;
   data["epoch"] = request.epoch;
-  data["rows_executed"] = request.rows_executed;
+  data["taken_ns"] = request.taken_ns;
+  data["next_row"] = request.progress.next_row;
+  data["slowed_ns"] = request.progress.slowed_ns;
+  data["prefix_len"] = request.prefix_len;
   return data;
 }
 
 InferenceRequest request_of(const py::dict& data) {
-  const auto number = [&](const char* name) { return data[name].cast<std::uint64_t>(); };
-  return {.index = number("index"),
-          .session = number("session"),
-          .ticket = number("ticket"),
-          .epoch = number("epoch"),
-          .rows_executed = number("rows_executed")};
+  const auto count = [&](const char* name) { return data[name].cast<std::uint64_t>(); };
+  const auto number = [&](const char* name) { return data[name].cast<std::int64_t>(); };
+  return {.index = count("index"),
+          .session = count("session"),
+          .ticket = count("ticket"),
+          .epoch = count("epoch"),
+          .taken_ns = number("taken_ns"),
+          .progress = {.next_row = number("next_row"), .slowed_ns = number("slowed_ns")},
+          .prefix_len = data["prefix_len"].cast<int>()};
 }
 
 }  // namespace flux::bindings

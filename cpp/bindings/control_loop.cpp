@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "arrays.hpp"
+#include "chunking.hpp"
 #include "histograms.hpp"
 #include "module.hpp"
 
@@ -20,22 +21,57 @@ ActionDecoder make_decoder(const ScaleArray& scale, const ScaleArray& offset,
   return {vector_of(scale, "scale"), vector_of(offset, "offset"), bytes};
 }
 
-Mode mode_of(const std::string& name) {
-  if (name == "sync") return Mode::kSync;
-  if (name == "async") return Mode::kAsync;
-  throw std::invalid_argument(expected_got("mode", "'sync' or 'async'", "'" + name + "'"));
+// The rows of a float32 array (rows, at least `fewest` columns).
+FloatArray require_matrix(const py::array& array, const char* name, std::size_t fewest) {
+  const bool is_wide = array.ndim() == 2 && array.shape(1) >= static_cast<py::ssize_t>(fewest);
+  if (!is_wide) {
+    throw std::invalid_argument(expected_got(
+        name, "float32 (rows, columns) with at least " + std::to_string(fewest) + " columns",
+        describe_array(array)));
+  }
+  return require_floats(array, name, {{array.shape(0), array.shape(1)}});
+}
+
+FloatArray decode(const ActionDecoder& decoder, const py::array& normalised,
+                  const py::handle& state) {
+  const std::size_t dim = decoder.action_dim();
+  const FloatArray rows = require_matrix(normalised, "normalised", dim);
+  const FloatArray state_array = require_floats(state, "state", {{static_cast<std::int64_t>(dim)}});
+  FloatArray actions({rows.shape(0), static_cast<py::ssize_t>(dim)});
+  decoder.decode(span_of(rows), static_cast<std::size_t>(rows.shape(1)), span_of(state_array),
+                 {actions.mutable_data(), static_cast<std::size_t>(actions.size())});
+  return actions;
+}
+
+FloatArray encode(const ActionDecoder& decoder, const py::array& actions, std::size_t network_dim,
+                  const py::handle& state) {
+  const auto dim = static_cast<std::int64_t>(decoder.action_dim());
+  const FloatArray rows = require_matrix(actions, "actions", decoder.action_dim());
+  if (rows.shape(1) != dim || static_cast<std::int64_t>(network_dim) < dim) {
+    throw std::invalid_argument(expected_got(
+        "actions", std::to_string(dim) + " columns and a network_dim of at least as many",
+        std::to_string(rows.shape(1)) + " and " + std::to_string(network_dim)));
+  }
+  const FloatArray state_array = require_floats(state, "state", {{dim}});
+  FloatArray normalised({rows.shape(0), static_cast<py::ssize_t>(network_dim)});
+  decoder.encode(span_of(rows), network_dim, span_of(state_array),
+                 {normalised.mutable_data(), static_cast<std::size_t>(normalised.size())});
+  return normalised;
 }
 
 std::unique_ptr<ControlLoop> make_loop(std::shared_ptr<Policy> policy, const ActionDecoder& decoder,
                                        const SafetyLimits& limits, double control_hz,
                                        int execution_horizon, const std::string& mode,
-                                       int inference_delay, double stale_after_s) {
+                                       int inference_delay, double stale_after_s, double speed,
+                                       const ContinuationSettings& continuation) {
   const ControlLoopConfig config{
       .control_hz = control_hz,
       .execution_horizon = execution_horizon,
-      .mode = mode_of(mode),
+      .mode = mode_named(mode),
       .inference_delay = inference_delay,
       .stale_after_s = stale_after_s,
+      .speed = speed,
+      .continuation = continuation,
   };
   return std::make_unique<ControlLoop>(config, std::move(policy), decoder, limits);
 }
@@ -84,6 +120,19 @@ py::tuple tick(ControlLoop& loop) {
                         flags);
 }
 
+// How many chunks were given how many rows; None in the other modes.
+py::object rtc_of(const ControlCounts& counts) {
+  if (counts.prefixes.empty()) return py::none();
+  py::dict delays;
+  for (std::size_t rows = 0; rows < counts.prefixes.size(); ++rows) {
+    if (counts.prefixes[rows] > 0) delays[py::int_(rows)] = counts.prefixes[rows];
+  }
+  py::dict result;
+  result["delays"] = delays;
+  result["late"] = 0;  // on simulated time, every chunk comes when it is due
+  return result;
+}
+
 py::dict stats(const ControlLoop& loop) {
   const ControlCounts& counts = loop.counts();
   py::dict violations;
@@ -104,6 +153,7 @@ py::dict stats(const ControlLoop& loop) {
   result["chunks"] = counts.chunks;
   result["violations"] = violations;
   result["histograms"] = histograms;
+  result["rtc"] = rtc_of(counts);
   return result;
 }
 
@@ -113,23 +163,30 @@ void bind_control_loop(py::module_& module) {
   py::class_<ActionDecoder>(module, "ActionDecoder",
                             "normalised * scale + offset + relative_mask * observed state.")
       .def(py::init(&make_decoder), py::kw_only(), py::arg("scale"), py::arg("offset"),
-           py::arg("relative_mask"));
+           py::arg("relative_mask"))
+      .def("decode", &decode, py::arg("normalised"), py::arg("state"))
+      .def("encode", &encode, py::arg("actions"), py::arg("network_dim"), py::arg("state"));
   using Unlocked = py::call_guard<py::gil_scoped_release>;
   py::class_<ControlLoop>(module, "ControlLoop",
                           "Ticks of simulated time; used by one thread at a time.")
       .def(py::init(&make_loop), py::kw_only(), py::arg("policy").none(true), py::arg("decoder"),
            py::arg("limits"), py::arg("control_hz"), py::arg("execution_horizon"), py::arg("mode"),
-           py::arg("inference_delay") = 0, py::arg("stale_after_s") = 1.0)
+           py::arg("inference_delay") = 0, py::arg("stale_after_s") = 1.0, py::arg("speed") = 1.0,
+           py::arg("continuation") = ContinuationSettings{})
       .def(
           "start",
           [](ControlLoop& loop, const py::handle& command) {
             loop.start(span_of(require_row(loop, command, "command")));
           },
           py::arg("command"))
-      .def("needs_observation", &ControlLoop::needs_observation)
+      .def("needs_observation", &ControlLoop::needs_observation, Unlocked())
       .def("submit", &submit, py::arg("inputs"), py::arg("state"), py::arg("noise"))
       .def("submit_chunk", &submit_chunk, py::arg("actions"))
       .def("tick", &tick)
+      .def("asked",
+           [](const ControlLoop& loop) {
+             return FloatArray(static_cast<py::ssize_t>(loop.asked().size()), loop.asked().data());
+           })
       .def("stats", &stats)
       .def("stop", &ControlLoop::stop, Unlocked());
 }

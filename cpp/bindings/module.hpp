@@ -7,6 +7,7 @@
 
 namespace flux::bindings {
 
+void bind_chunk_player(pybind11::module_& module);
 void bind_policies(pybind11::module_& module);
 void bind_safety_filter(pybind11::module_& module);
 void bind_control_loop(pybind11::module_& module);

@@ -1,5 +1,6 @@
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <functional>
 #include <map>
@@ -118,15 +119,42 @@ py::dict inputs_of(const Policy& policy) {
   return inputs;
 }
 
-FloatArray infer(Policy& policy, const py::dict& inputs, const py::handle& noise) {
+// Rows of the network's normalised actions, (K, A).
+FloatArray require_rows(const Policy& policy, const py::handle& value) {
+  const auto action_dim = static_cast<std::int64_t>(policy.action_dim());
+  const std::int64_t rows =
+      py::isinstance<py::array>(value) && value.cast<py::array>().ndim() == 2
+          ? std::min<std::int64_t>(value.cast<py::array>().shape(0), policy.action_horizon())
+          : policy.action_horizon();
+  return require_floats(value, "previous", {{rows, action_dim}});
+}
+
+FloatArray infer(Policy& policy, const py::dict& inputs, const py::handle& noise,
+                 const std::optional<py::array>& previous, int prefix_len,
+                 const ContinuationSettings* settings) {
   const NamedArrays named(inputs, policy.user_inputs());
   const FloatArray noise_array = require_noise(policy, noise);
   FloatArray actions({policy.action_horizon(), policy.action_dim()});
   const std::span<float> out{actions.mutable_data(), policy.num_action_values()};
   const std::span<const float> noise_values = span_of(noise_array);
+  if (previous.has_value() != (settings != nullptr)) {
+    throw std::invalid_argument(
+        expected_got("continuation", "settings together with `previous`", "one without the other"));
+  }
+  FloatArray rows;
+  Continuation continuation{.settings = settings, .previous = {}, .prefix_len = prefix_len};
+  if (previous.has_value()) {
+    check(*settings, policy.action_horizon());
+    rows = require_rows(policy, *previous);
+    continuation.previous = span_of(rows);
+  } else if (prefix_len != 0) {
+    throw std::invalid_argument(
+        expected_got("prefix_len", "0 without `previous`", std::to_string(prefix_len)));
+  }
   {
     const py::gil_scoped_release release;
-    policy.infer(named.views(), noise_values, out);
+    policy.infer(named.views(), noise_values, out, nullptr, nullptr,
+                 settings == nullptr ? nullptr : &continuation);
   }
   return actions;
 }
@@ -149,7 +177,10 @@ void bind_policies(py::module_& module) {
                              [](const Policy& policy) {
                                return py::make_tuple(policy.action_horizon(), policy.action_dim());
                              })
-      .def("infer", &infer, py::arg("inputs"), py::arg("noise"))
+      .def_property_readonly("can_continue", &Policy::can_continue)
+      .def("infer", &infer, py::arg("inputs"), py::arg("noise"),
+           py::arg("previous").none(true) = py::none(), py::arg("prefix_len") = 0,
+           py::arg("continuation").none(true) = py::none())
       .def("histograms", [](const Policy& policy) { return to_dict(policy.histograms()); });
   py::class_<FlowPolicy, Policy, std::shared_ptr<FlowPolicy>>(
       module, "FlowPolicy", "A bundle's two graphs and the loop of Euler steps between them.")

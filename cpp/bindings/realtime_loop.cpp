@@ -9,6 +9,7 @@
 
 #include "arrays.hpp"
 #include "chunk_inference.hpp"
+#include "chunking.hpp"
 #include "flux/loopback_link.hpp"
 #include "flux/stop_signals.hpp"
 #include "histograms.hpp"
@@ -32,12 +33,6 @@ class SignalContext {
   std::unique_ptr<StopSignals> signals_;
 };
 
-Mode mode_named(const std::string& name) {
-  if (name == "sync") return Mode::kSync;
-  if (name == "async") return Mode::kAsync;
-  throw std::invalid_argument(expected_got("mode", "'sync' or 'async'", "'" + name + "'"));
-}
-
 StopCategory category_of(int category) {
   if (category >= 0 && category <= 2) return static_cast<StopCategory>(category);
   throw std::invalid_argument(expected_got("category", "0, 1 or 2", std::to_string(category)));
@@ -50,10 +45,15 @@ RealtimeSettings make_settings(double control_hz, int execution_horizon, const s
                                std::vector<double> start_tolerance, std::vector<float> rest_command,
                                std::vector<std::size_t> cameras, double inference_deadline_s,
                                int max_retries, int stop_category, int priority, int cpu,
-                               bool lock_memory, double record_s) {
+                               bool lock_memory, double record_s, double command_hz, double speed,
+                               const ContinuationSettings& continuation, double first_latency_s) {
   return {.control_hz = control_hz,
+          .command_hz = command_hz,
+          .speed = speed,
           .execution_horizon = execution_horizon,
           .mode = mode_named(mode),
+          .continuation = continuation,
+          .first_latency_s = first_latency_s,
           .hold_for_s = hold_for_s,
           .stale_after_s = stale_after_s,
           .max_state_age_s = max_state_age_s,
@@ -120,6 +120,20 @@ py::dict violations_of(const FaultWatch& faults) {
   return result;
 }
 
+// Chunks by their delay in rows, and how many of them came late; None in other modes.
+py::object rtc_stats(const RealtimeLoop& loop) {
+  if (loop.settings().mode != Mode::kRtc) return py::none();
+  py::dict delays;
+  const std::span<const Counter> counts = loop.core().delays();
+  for (std::size_t rows = 0; rows < counts.size(); ++rows) {
+    if (const std::uint64_t count = counts[rows].get(); count > 0) delays[py::int_(rows)] = count;
+  }
+  py::dict result;
+  result["delays"] = delays;
+  result["late"] = loop.core().faults().count(Fault::kRtcLate);
+  return result;
+}
+
 py::dict stats(RealtimeLoop& loop) {
   const RealtimeCounts& counts = loop.core().counts();
   const FaultWatch& watch = loop.core().faults();
@@ -146,6 +160,7 @@ py::dict stats(RealtimeLoop& loop) {
   result["faults"] = faults;
   result["dropped"] = dropped;
   result["histograms"] = histograms;
+  result["rtc"] = rtc_stats(loop);
   return result;
 }
 
@@ -236,7 +251,9 @@ void bind_settings(py::module_& module) {
            py::arg("rest_command") = py::tuple(), py::arg("cameras") = py::tuple(),
            py::arg("inference_deadline_s") = 0.0, py::arg("max_retries") = 5,
            py::arg("stop_category") = 2, py::arg("priority") = 0, py::arg("cpu") = -1,
-           py::arg("lock_memory") = true, py::arg("record_s") = 60.0)
+           py::arg("lock_memory") = true, py::arg("record_s") = 60.0, py::arg("command_hz") = 0.0,
+           py::arg("speed") = 1.0, py::arg("continuation") = ContinuationSettings(),
+           py::arg("first_latency_s") = 0.0)
       .def_property_readonly("inference_deadline_s", &RealtimeSettings::deadline_s)
       .def_property_readonly("period_ns", &RealtimeSettings::period_ns);
 }

@@ -41,11 +41,13 @@ py::dtype tick_dtype(const TickLayout& layout) {
   plain("flags", "<u4", offsetof(TickHeader, flags));
   plain("phase", "<u4", offsetof(TickHeader, phase));
   plain("progress", "<u4", offsetof(TickHeader, progress));
+  plain("speed", "<f4", offsetof(TickHeader, speed));
   const auto input = [&](const char* name, const char* format, std::size_t offset) {
     plain(name, format, layout.inputs + offset);
   };
   input("now_ns", "<i8", offsetof(TickInputs, now_ns));
   input("state_count", "<u8", offsetof(TickInputs, state_count));
+  input("speed_scaling", "<f8", offsetof(TickInputs, speed_scaling));
   input("heartbeat_ns", "<i8", offsetof(TickInputs, heartbeat_ns));
   input("driver_session", "<u8", offsetof(TickInputs, driver_session));
   input("dropped_old", "<u8", offsetof(TickInputs, dropped_old));
@@ -109,6 +111,7 @@ py::dict start_data(const SessionStart& start) {
   data["now_ns"] = start.now_ns;
   data["state_captured_ns"] = start.sample.captured_ns;
   data["state_count"] = start.sample.count;
+  data["speed_scaling"] = start.sample.speed_scaling;
   data["state"] = start.state;
   data["driver_phase"] = static_cast<int>(start.status.phase);
   data["acknowledged"] = start.status.acknowledged;
@@ -119,7 +122,6 @@ py::dict start_data(const SessionStart& start) {
   data["progress"] = start.status.progress;
   data["is_driver_alive"] = start.status.is_alive;
   data["mailbox"] = static_cast<int>(start.mailbox);
-  data["rows_executed"] = start.rows_executed;
   return data;
 }
 
@@ -134,6 +136,7 @@ SessionStart start_of(const py::dict& data) {
   read("now_ns", start.now_ns);
   read("state_captured_ns", start.sample.captured_ns);
   read("state_count", start.sample.count);
+  read("speed_scaling", start.sample.speed_scaling);
   read("state", start.state);
   start.status.phase = static_cast<DriverPhase>(data["driver_phase"].cast<std::uint32_t>());
   read("acknowledged", start.status.acknowledged);
@@ -144,7 +147,6 @@ SessionStart start_of(const py::dict& data) {
   read("progress", start.status.progress);
   read("is_driver_alive", start.status.is_alive);
   start.mailbox = static_cast<ChunkMailbox::Status>(data["mailbox"].cast<std::uint64_t>());
-  read("rows_executed", start.rows_executed);
   return start;
 }
 

@@ -23,6 +23,7 @@ struct FluxDriver {
   std::atomic<std::uint64_t> newest_session{0};
   // What watch will report: the session, the result and the category.
   std::atomic<std::uint64_t> event{0};
+  std::atomic<double> speed_scaling{1.0};
   std::uint64_t taken_commands = 0;
   std::uint64_t last_session = 0;  // of `last_command`
   double max_step[flux::kMaxDim] = {};
@@ -141,7 +142,8 @@ bool accepts(const FluxDriver& driver, std::uint64_t session) noexcept {
 bool take_measured_state(FluxDriver& driver) noexcept {
   std::uint64_t words[flux::state_words(flux::kMaxDim)];
   if (driver.parts.states().read({words, std::size(words)}) == 0) return false;
-  std::memcpy(driver.last_command, words + 1, driver.parts.shape().state_dim * sizeof(float));
+  std::memcpy(driver.last_command, words + flux::kStateStampWords,
+              driver.parts.shape().state_dim * sizeof(float));
   return true;
 }
 
@@ -289,9 +291,18 @@ int flux_driver_publish_state(FluxDriver* driver, const float* values, std::uint
   if (count != driver->parts.shape().state_dim) return FLUX_DRIVER_WRONG_SIZE;
   std::uint64_t words[flux::state_words(flux::kMaxDim)];
   words[flux::state_words(count) - 1] = 0;  // of which an odd count fills one half
+  const double scaling = driver->speed_scaling.load(kRelaxed);
   words[0] = static_cast<std::uint64_t>(captured_ns);
-  std::memcpy(words + 1, values, count * sizeof(float));
+  std::memcpy(words + 1, &scaling, sizeof scaling);
+  std::memcpy(words + flux::kStateStampWords, values, count * sizeof(float));
   driver->parts.states().write({words, flux::state_words(count)});
+  return FLUX_DRIVER_OK;
+}
+
+int flux_driver_set_speed_scaling(FluxDriver* driver, double share) {
+  // Written so that a NaN fails.
+  if (!(share >= 0.0 && share <= 1.0)) return FLUX_DRIVER_UNKNOWN_VALUE;
+  driver->speed_scaling.store(share, kRelaxed);
   return FLUX_DRIVER_OK;
 }
 

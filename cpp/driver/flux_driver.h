@@ -16,7 +16,7 @@ extern "C" {
 #endif
 
 /* The version of this interface; another one has other functions or structures. */
-#define FLUX_DRIVER_ABI 1
+#define FLUX_DRIVER_ABI 2
 
 typedef struct FluxDriver FluxDriver;
 
@@ -25,14 +25,14 @@ enum FluxDriverResult {
   FLUX_DRIVER_WRONG_SIZE = -1,    /* an array is not of the size in the memory's layout */
   FLUX_DRIVER_NO_CAMERA = -2,     /* there is no camera of this index */
   FLUX_DRIVER_OLD_SESSION = -3,   /* the number is not larger than that of every earlier session */
-  FLUX_DRIVER_UNKNOWN_VALUE = -4, /* a phase that does not exist */
+  FLUX_DRIVER_UNKNOWN_VALUE = -4, /* a phase that does not exist, or a share outside 0 to 1 */
 };
 
 /* What flux_driver_wait_command found. */
 enum FluxDriverCommandResult {
   FLUX_DRIVER_COMMAND = 0,       /* a command to execute */
   FLUX_DRIVER_NOTHING = 1,       /* no command arrived in time */
-  FLUX_DRIVER_TOO_OLD = 2,       /* dropped: it was sent more than three control periods ago */
+  FLUX_DRIVER_TOO_OLD = 2,       /* dropped: it was sent more than three periods ago */
   FLUX_DRIVER_STEP = 3,          /* refused: a joint would move by more than three nominal steps */
   FLUX_DRIVER_NOT_FINITE = 4,    /* refused: a NaN or an infinity */
   FLUX_DRIVER_OTHER_SESSION = 5, /* ignored: its session has ended, or has not begun */
@@ -42,7 +42,7 @@ enum FluxDriverCommandResult {
 /* What flux_driver_watch found. All but FLUX_DRIVER_FINE have ended the session. */
 enum FluxDriverWatchResult {
   FLUX_DRIVER_FINE = 0,
-  FLUX_DRIVER_SILENT = 1, /* the policy gave no sign of life for more than three control periods */
+  FLUX_DRIVER_SILENT = 1, /* the policy gave no sign of life for more than three periods */
   FLUX_DRIVER_STOP = 2,   /* the policy asks for a stop of `category` */
   FLUX_DRIVER_CLOSED = 3, /* the policy has gone; no session will follow */
 };
@@ -61,7 +61,7 @@ typedef struct FluxDriverLayout {
   uint32_t state_dim;
   uint32_t num_cameras;
   uint32_t commands_are_differences; /* 1: commands are changes, and steps are not checked */
-  int64_t period_ns;                 /* of the control loop */
+  int64_t period_ns;                 /* between two commands */
 } FluxDriverLayout;
 
 typedef struct FluxDriverCommand {
@@ -110,6 +110,11 @@ int flux_driver_camera(const FluxDriver* driver, uint32_t camera, uint32_t* heig
 int flux_driver_publish_state(FluxDriver* driver, const float* values, uint32_t count,
                               int64_t captured_ns);
 
+/* Says at which share of its commanded speed the robot moves by its own decision, from 0 to 1; for
+ * the states that are published afterwards. 1 until the first call. At 0 the robot stands still and
+ * is sent the same command. Returns FLUX_DRIVER_UNKNOWN_VALUE for another number. */
+int flux_driver_set_speed_scaling(FluxDriver* driver, double share);
+
 /* Publishes an RGB image, (height, width, 3) bytes without padding, captured at `captured_ns`. One
  * thread per camera at a time. Returns FLUX_DRIVER_NO_CAMERA or FLUX_DRIVER_WRONG_SIZE. */
 int flux_driver_publish_frame(FluxDriver* driver, uint32_t camera, const uint8_t* pixels,
@@ -132,11 +137,11 @@ int flux_driver_wait_command(FluxDriver* driver, float* values, FluxDriverComman
 /* Says that the robot has accepted the command of this session and sequence. */
 void flux_driver_acknowledge(FluxDriver* driver, uint64_t session, uint64_t sequence);
 
-/* A sign of life, at least once per control period. */
+/* A sign of life, at least once per period. */
 void flux_driver_beat(FluxDriver* driver);
 
 /* Returns one of FluxDriverWatchResult, each SILENT and STOP once; `category` is set for STOP (0, 1
- * or 2, as in IEC 60204-1). To be called at least once per control period. */
+ * or 2, as in IEC 60204-1). To be called at least once per period. */
 int flux_driver_watch(FluxDriver* driver, uint32_t* category);
 
 /* Tells the policy's side what the driver is doing. */

@@ -49,4 +49,20 @@ void ActionDecoder::decode(std::span<const float> normalised, std::size_t networ
   }
 }
 
+void ActionDecoder::encode(std::span<const float> actions, std::size_t network_dim,
+                           std::span<const float> state,
+                           std::span<float> normalised) const noexcept {
+  const std::size_t dim = action_dim();
+  const std::size_t rows = actions.size() / dim;
+  std::ranges::fill(normalised.first(rows * network_dim), 0.0F);
+  for (std::size_t row = 0; row < rows; ++row) {
+    for (std::size_t i = 0; i < dim; ++i) {
+      if (scale_[i] == 0.0F) continue;
+      const float reference = relative_mask_[i] != 0 ? state[i] : 0.0F;
+      const float scaled = (actions[row * dim + i] - reference) - offset_[i];
+      normalised[row * network_dim + i] = scaled / scale_[i];
+    }
+  }
+}
+
 }  // namespace flux

@@ -28,7 +28,8 @@ CapturedPolicy::CapturedPolicy(CapturedGraph graph)
 
 void CapturedPolicy::compute(std::span<const TensorView> inputs, std::span<const float> noise,
                              std::span<float> actions, FlowHistograms* also,
-                             const std::atomic<bool>* /*cancel*/) {
+                             const std::atomic<bool>* /*cancel*/,
+                             const Continuation* /*continuation*/) {
   const StageTimer copying;
   for (const CapturedGraph::Input& input : graph_.inputs) {
     const auto view = std::ranges::find(inputs, input.info.name, &TensorView::name);

@@ -7,32 +7,26 @@
 
 namespace flux {
 
-ChunkInference::ChunkInference(std::shared_ptr<Policy> policy, ActionDecoder decoder,
-                               std::shared_ptr<ChunkMailbox> mailbox, int execution_horizon)
+ChunkInference::ChunkInference(std::shared_ptr<Policy> policy, const ActionDecoder& decoder,
+                               std::shared_ptr<ChunkMailbox> mailbox, int execution_horizon,
+                               const ContinuationSettings& continuation)
     : policy_(std::move(policy)),
-      decoder_(std::move(decoder)),
       mailbox_(std::move(mailbox)),
       execution_horizon_(static_cast<std::size_t>(execution_horizon)) {
-  if (decoder_.action_dim() != mailbox_->action_dim()) {
+  if (decoder.action_dim() != mailbox_->action_dim()) {
     throw std::invalid_argument(expected_got(
         "decoder", "the robot's " + std::to_string(mailbox_->action_dim()) + " action dimensions",
-        std::to_string(decoder_.action_dim())));
+        std::to_string(decoder.action_dim())));
   }
   if (policy_ == nullptr) return;
-  if (decoder_.action_dim() > static_cast<std::size_t>(policy_->action_dim())) {
-    throw std::invalid_argument(expected_got(
-        "decoder",
-        "at most the policy's " + std::to_string(policy_->action_dim()) + " action dimensions",
-        std::to_string(decoder_.action_dim())));
-  }
+  robot_policy_ = std::make_unique<RobotPolicy>(policy_, decoder, continuation);
   if (execution_horizon > policy_->action_horizon()) {
     throw std::invalid_argument(expected_got(
         "execution_horizon",
         "1 to the policy's action_horizon " + std::to_string(policy_->action_horizon()),
         std::to_string(execution_horizon)));
   }
-  normalised_.resize(policy_->num_action_values());
-  actions_.resize(static_cast<std::size_t>(policy_->action_horizon()) * decoder_.action_dim());
+  actions_.resize(robot_policy_->action_horizon() * decoder.action_dim());
 }
 
 void ChunkInference::compute(const InferenceRequest& request, std::span<const TensorView> inputs,
@@ -41,13 +35,15 @@ void ChunkInference::compute(const InferenceRequest& request, std::span<const Te
     throw std::logic_error(
         expected_got("infer", "a loop with a policy", "one without. Use submit_chunk()."));
   }
-  if (state.size() != decoder_.action_dim()) {
-    throw std::invalid_argument(expected_got(
-        "state", std::to_string(decoder_.action_dim()) + " values", std::to_string(state.size())));
+  if (state.size() != robot_policy_->action_dim()) {
+    throw std::invalid_argument(
+        expected_got("state", std::to_string(robot_policy_->action_dim()) + " values",
+                     std::to_string(state.size())));
   }
   if (!mailbox_->is_open(request)) throw InferenceCancelled("inference: cancelled");
-  policy_->infer(inputs, noise, normalised_, &histograms_, &mailbox_->is_cancelled());
-  decoder_.decode(normalised_, static_cast<std::size_t>(policy_->action_dim()), state, actions_);
+  const KnownRows known{.rows = mailbox_->previous(), .prefix_len = request.prefix_len};
+  robot_policy_->infer(inputs, state, noise, known, actions_, &histograms_,
+                       &mailbox_->is_cancelled());
 }
 
 bool ChunkInference::infer(const InferenceRequest& request, std::span<const TensorView> inputs,
@@ -71,12 +67,16 @@ bool ChunkInference::infer(const InferenceRequest& request, std::span<const Tens
 bool ChunkInference::submit(const InferenceRequest& request, std::span<const float> actions,
                             std::int64_t observed_ns) {
   const std::size_t action_dim = mailbox_->action_dim();
-  if (actions.size() % action_dim != 0 || actions.size() < execution_horizon_ * action_dim) {
-    const std::string text = expected_got("actions",
-                                          "(H, " + std::to_string(action_dim) +
-                                              ") with H of at least execution_horizon " +
-                                              std::to_string(execution_horizon_),
-                                          std::to_string(actions.size()) + " values");
+  const std::size_t rows = actions.size() / action_dim;
+  const bool is_whole = actions.size() % action_dim == 0;
+  if (!is_whole || rows < execution_horizon_ || rows > mailbox_->max_rows()) {
+    const std::string text =
+        expected_got("actions",
+                     "(H, " + std::to_string(action_dim) +
+                         ") with H of at least execution_horizon " +
+                         std::to_string(execution_horizon_) + " and at most " +
+                         std::to_string(mailbox_->max_rows()),
+                     std::to_string(actions.size()) + " values");
     mailbox_->fail(request, text);
     throw std::invalid_argument(text);
   }

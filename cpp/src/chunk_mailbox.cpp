@@ -18,7 +18,8 @@ constexpr ChunkMailbox::Status status_of(std::uint64_t word) noexcept {
 
 }  // namespace
 
-ChunkMailbox::ChunkMailbox(std::size_t action_dim, std::size_t max_rows) : action_dim_(action_dim) {
+ChunkMailbox::ChunkMailbox(std::size_t action_dim, std::size_t max_rows)
+    : action_dim_(action_dim), max_rows_(max_rows), previous_(action_dim * max_rows) {
   chunk_.actions.resize(action_dim * max_rows);
 }
 
@@ -26,9 +27,14 @@ ChunkMailbox::Status ChunkMailbox::status() const noexcept {
   return status_of(word_.load(std::memory_order_acquire));
 }
 
-void ChunkMailbox::post(std::uint64_t index, std::uint64_t session) noexcept {
+void ChunkMailbox::post(std::uint64_t index, std::uint64_t session,
+                        std::span<const float> remaining, int prefix_len) noexcept {
   index_ = index;
   session_ = session;
+  posted_row_ = next_row_.load(std::memory_order_relaxed);
+  prefix_len_ = prefix_len;
+  previous_end_ = std::min(remaining.size(), previous_.size());
+  std::copy_n(remaining.begin(), previous_end_, previous_.begin());
   is_cancelled_.store(false, std::memory_order_relaxed);
   word_.store(word_of(++ticket_, Status::kPosted), std::memory_order_release);
 }
@@ -45,18 +51,27 @@ void ChunkMailbox::release() noexcept {
   word_.store(word_of(ticket_, Status::kFree), std::memory_order_release);
 }
 
-std::optional<InferenceRequest> ChunkMailbox::take() noexcept {
+std::optional<InferenceRequest> ChunkMailbox::take(std::int64_t now_ns) noexcept {
   std::uint64_t word = word_.load(std::memory_order_acquire);
   if (status_of(word) != Status::kPosted) return std::nullopt;
   // The epoch is read before the request is taken: a hold that begins in between then makes the
   // chunk worthless, instead of being missed.
-  InferenceRequest request{.ticket = word >> kStatusBits,
-                           .epoch = epoch_.load(std::memory_order_relaxed)};
+  InferenceRequest request;
+  request.ticket = word >> kStatusBits;
+  request.epoch = epoch_.load(std::memory_order_relaxed);
   const std::uint64_t taken = word_of(request.ticket, Status::kTaken);
   if (!word_.compare_exchange_strong(word, taken, std::memory_order_acq_rel)) return std::nullopt;
   request.index = index_;
   request.session = session_;
-  request.rows_executed = rows_executed_.load(std::memory_order_relaxed);
+  request.taken_ns = now_ns;
+  request.progress = progress();
+  // Rows may have been executed since the request was posted.
+  const std::size_t executed =
+      static_cast<std::size_t>(request.progress.next_row - posted_row_) * action_dim_;
+  previous_begin_ = std::min(executed, previous_end_);
+  // A chunk for which too few rows are left has to begin on its own.
+  const std::size_t left = (previous_end_ - previous_begin_) / action_dim_;
+  request.prefix_len = left < static_cast<std::size_t>(prefix_len_) ? 0 : prefix_len_;
   return request;
 }
 

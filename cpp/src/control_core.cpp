@@ -21,7 +21,7 @@ constexpr int kGapPeriods = 3;
 constexpr double kStopMarginS = 1.0;
 
 std::size_t ring_capacity(const RealtimeSettings& settings) {
-  return static_cast<std::size_t>(std::ceil(settings.record_s * settings.control_hz)) + 1;
+  return static_cast<std::size_t>(std::ceil(settings.record_s * settings.commands_hz())) + 1;
 }
 
 const SafetyLimits& matching(const SafetyLimits& limits, const RobotLink& link) {
@@ -52,16 +52,17 @@ ControlCore::ControlCore(const RealtimeSettings& settings, const SafetyLimits& l
       mailbox_(std::move(mailbox)),
       signal_(signal),
       period_ns_(settings.period_ns()),
-      period_s_(1.0 / settings.control_hz),
+      period_s_(1.0 / settings.commands_hz()),
       layout_(link_->num_cameras(), link_->state_dim(), link_->action_dim()),
       ticks_(layout_.bytes, ring_capacity(settings)),
       events_(sizeof(Event), kNumEvents),
       faults_(events_),
       watch_(settings_, limits_, *link_, faults_),
-      filter_(limits_, settings.control_hz),
-      start_(limits_.action_dim()) {
+      filter_(limits_, settings.commands_hz()),
+      start_(limits_.action_dim()),
+      player_(limits_.action_dim(), mailbox_->max_rows()),
+      delays_(mailbox_->max_rows() + 1) {
   session_start_.state.resize(link_->state_dim());
-  chunk_.actions = mailbox_->chunk().actions;
 }
 
 void ControlCore::request_stop(StopCategory category) noexcept {
@@ -115,7 +116,10 @@ Cause ControlCore::start(std::uint64_t session, bool is_return_confirmed,
   sequence_ = 0;
   last_tick_ns_ = last_sent_ns_ = 0;
   last_watch_ns_ = now_ns;
-  held_ns_ = ask_after_ns_ = lead_ = 0;
+  held_ns_ = ask_after_ns_ = 0;
+  lead_ = 0.0;
+  latencies_.clear();
+  if (settings_.first_latency_s > 0.0) latencies_.add(settings_.first_latency_s);
   asked_ns_ = now_ns;  // an inference of the last session may still be running
   next_index_ = 0;
   used_ticks_ = 0;
@@ -127,6 +131,7 @@ Cause ControlCore::start(std::uint64_t session, bool is_return_confirmed,
        {&counts_.ticks, &counts_.deadline_misses, &counts_.held_ticks, &counts_.chunks}) {
     count->reset();
   }
+  for (Counter& count : delays_) count.reset();
   intervals_.reset();
   jitter_.reset();
   restart_from_measured();
@@ -134,6 +139,9 @@ Cause ControlCore::start(std::uint64_t session, bool is_return_confirmed,
   if (was_posted && inputs_.has_withdrawn == 0) {
     session_start_.mailbox = ChunkMailbox::Status::kTaken;  // in this moment
   }
+  player_.reset();
+  slowed_ns_ = 0;
+  publish_progress();
   is_returning_ = !settings_.is_by_differences() && !filter_.is_within_limits();
   if (is_returning_) faults_.set(Fault::kReturnToLimits, true);
   store(session_, session);
@@ -156,7 +164,6 @@ void ControlCore::note_start(std::uint64_t session, bool is_return_confirmed,
   std::ranges::copy(watch_.state(), session_start_.state.begin());
   session_start_.status = watch_.status();
   session_start_.mailbox = mailbox_->status();
-  session_start_.rows_executed = rows_executed_;
   inputs_ = {};
 }
 
@@ -199,6 +206,7 @@ void ControlCore::tick(std::int64_t deadline_ns, std::int64_t now_ns) noexcept {
   take_requests();
   watch_.watch(filter_.command(), sequence_);
   note_lateness(tick);
+  note_slowness(tick);
   take_answer(tick);
   check_rows(tick);
   update_hold(tick);
@@ -229,6 +237,7 @@ void ControlCore::note_inputs(std::int64_t now_ns) noexcept {
   const LinkStatus& status = watch_.status();
   inputs_ = {.now_ns = now_ns,
              .state_count = watch_.sample().count,
+             .speed_scaling = watch_.sample().speed_scaling,
              .heartbeat_ns = status.heartbeat_ns,
              .driver_session = status.session,
              .dropped_old = status.dropped_old,
@@ -256,6 +265,9 @@ ControlCore::Tick ControlCore::begin_tick(std::int64_t deadline_ns, std::int64_t
   tick.header.progress = watch_.status().progress;
   tick.since_ns = last_tick_ns_ == 0 ? period_ns_ : tick.header.tick_ns - last_tick_ns_;
   tick.dt_s = tick.since_ns >= period_ns_ ? period_s_ : to_seconds(tick.since_ns);
+  tick.scaling = settings_.is_by_differences() ? 1.0 : watch_.sample().speed_scaling;
+  tick.rate = settings_.rows_per_s() * tick.scaling / settings_.commands_hz();
+  tick.header.speed = static_cast<float>(settings_.speed * tick.scaling);
   faults_.begin_tick(now_ns, tick.header.session, counts_.ticks.get());
   return tick;
 }
@@ -350,7 +362,7 @@ void ControlCore::move(Tick& tick) noexcept {
   if (is_returning_) flags |= kReturning;
   switch (phase()) {
     case LoopPhase::kRunning:
-      if (has_row()) {
+      if (player_.has_row() && tick.rate > 0.0) {
         play(tick);
         return;
       }
@@ -376,18 +388,16 @@ void ControlCore::move(Tick& tick) noexcept {
 }
 
 void ControlCore::play(Tick& tick) noexcept {
-  const std::span<const float> action = rows(row_, row_ + 1);
-  const std::span<const float> preview = rows(row_ + 1, std::min(row_ + 3, end_row_));
-  tick.header.observed_ns = chunk_.observed_ns;
-  tick.header.row = static_cast<std::int32_t>(row_);
-  tick.header.flags |= filter_.apply(action, preview, tick.dt_s);
+  const ChunkPlayer::Look look = player_.look(tick.rate);
+  tick.header.observed_ns = observed_ns_;
+  tick.header.row = static_cast<std::int32_t>(player_.row());
+  tick.header.flags |= filter_.apply(look.action, look.preview, tick.dt_s);
   if (is_new_chunk_) tick.header.flags |= kNewChunk;
   is_new_chunk_ = false;
-  report_clips(tick.header.flags, action);
+  report_clips(tick.header.flags, look.action);
   held_ns_ = 0;
-  ++row_;
-  ++executed_;
-  mailbox_->set_rows_executed(++rows_executed_);
+  player_.advance(tick.rate);
+  publish_progress();
 }
 
 void ControlCore::brake(double dt_s) noexcept {
@@ -433,7 +443,7 @@ void ControlCore::report_clips(std::uint32_t flags, std::span<const float> actio
 void ControlCore::send(Tick& tick) noexcept {
   TickHeader& header = tick.header;
   header.sequence = ++sequence_;
-  header.chunk = has_chunk_ ? static_cast<std::int64_t>(chunk_.request.index) : -1;
+  header.chunk = player_.has_chunk() ? static_cast<std::int64_t>(request_.index) : -1;
   header.sent_ns = link_->send(filter_.command(), {.sequence = header.sequence,
                                                    .session = header.session,
                                                    .tick_ns = header.tick_ns,
@@ -519,12 +529,12 @@ void ControlCore::end_session(LoopPhase phase) noexcept {
 }
 
 std::vector<std::span<const std::byte>> ControlCore::memory() const {
-  return {std::as_bytes(std::span(this, 1)),
-          ticks_.memory(),
-          events_.memory(),
-          std::as_bytes(std::span(chunk_.actions)),
-          std::as_bytes(std::span(mailbox_->chunk().actions)),
-          link_->memory()};
+  std::vector<std::span<const std::byte>> parts{std::as_bytes(std::span(this, 1)), ticks_.memory(),
+                                                events_.memory(), link_->memory()};
+  for (const auto& more : {player_.memory(), mailbox_->memory()}) {
+    parts.insert(parts.end(), more.begin(), more.end());
+  }
+  return parts;
 }
 
 void ControlCore::close() noexcept {

@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <stdexcept>
+#include <string>
 #include <utility>
 
 #include "flux/tensor.hpp"
@@ -24,41 +26,94 @@ void check_dims(const ActionDecoder& decoder, const SafetyLimits& limits) {
       std::to_string(limits.action_dim())));
 }
 
-// With inference delay d, execution horizon s and action horizon H: d <= s <= H - d. A chunk that
-// takes over d ticks after its observation and is executed for s ticks needs d + s rows, and the
-// next observation is taken d ticks before the chunk ends.
-void check_horizons(const ControlLoopConfig& config, const Policy* policy) {
-  const int execution_horizon = config.execution_horizon;
-  const int inference_delay = config.inference_delay;
-  const int action_horizon =
-      policy != nullptr ? policy->action_horizon() : execution_horizon + inference_delay;
-  if (execution_horizon < 1 || execution_horizon > action_horizon) {
+// Of a chunk's rows, those that are executed while the next one is inferred.
+int delay_rows(const ControlLoopConfig& config) noexcept {
+  // A product like 20 * 0.05 may be a little above the whole number that is meant.
+  return static_cast<int>(std::ceil(config.inference_delay * config.speed - 1e-9));
+}
+
+int action_horizon_of(const ControlLoopConfig& config, const Policy* policy) noexcept {
+  return policy != nullptr ? policy->action_horizon()
+                           : config.execution_horizon + delay_rows(config);
+}
+
+void check_execution_horizon(const ControlLoopConfig& config, const Policy* policy) {
+  const int action_horizon = action_horizon_of(config, policy);
+  if (config.execution_horizon >= 1 && config.execution_horizon <= action_horizon) return;
+  throw std::invalid_argument(expected_got(
+      "execution_horizon",
+      policy != nullptr ? "1 to the policy's action_horizon " + std::to_string(action_horizon)
+                        : std::string("at least 1"),
+      std::to_string(config.execution_horizon)));
+}
+
+void require_delay(const ControlLoopConfig& config, int most, const std::string& why) {
+  const int rows = delay_rows(config);
+  if (config.inference_delay >= 0 && rows <= most) return;
+  std::string got = std::to_string(config.inference_delay);
+  if (config.speed != 1.0) got += " (" + std::to_string(rows) + " rows)";
+  throw std::invalid_argument(
+      expected_got("inference_delay", "0 to " + std::to_string(most) + " " + why, got));
+}
+
+void check_rtc(const ControlLoopConfig& config, const Policy* policy) {
+  if (policy == nullptr || !policy->can_continue()) {
     throw std::invalid_argument(expected_got(
-        "execution_horizon",
-        policy != nullptr ? "1 to the policy's action_horizon " + std::to_string(action_horizon)
-                          : std::string("at least 1"),
-        std::to_string(execution_horizon)));
+        "mode", "'sync', 'async' or 'ensemble'",
+        std::string("'rtc' with ") +
+            (policy == nullptr ? "no policy" : "a policy whose Euler steps cannot run singly")));
   }
-  const int max_delay = std::min(execution_horizon, action_horizon - execution_horizon);
-  if (inference_delay < 0 || inference_delay > max_delay) {
-    throw std::invalid_argument(
-        expected_got("inference_delay",
-                     "0 to " + std::to_string(max_delay) + " (the smaller of execution_horizon " +
-                         std::to_string(execution_horizon) + " and action_horizon " +
-                         std::to_string(action_horizon) + " - execution_horizon)",
-                     std::to_string(inference_delay)));
+  check(config.continuation, policy->action_horizon());
+  const int rows = delay_rows(config);
+  if (config.inference_delay >= 0 &&
+      usable_delay(config.continuation, rows, config.execution_horizon, policy->action_horizon()) >=
+          0) {
+    return;
   }
-  if (inference_delay > 0 && config.mode != Mode::kAsync) {
-    throw std::invalid_argument(
-        expected_got("inference_delay", "0",
-                     std::to_string(inference_delay) + ". Only mode 'async' takes a delay."));
+  throw std::invalid_argument(expected_got(
+      "inference_delay",
+      "a usable delay d <= execution_horizon " + std::to_string(config.execution_horizon) +
+          " <= action_horizon " + std::to_string(policy->action_horizon()) + " - d",
+      std::to_string(config.inference_delay) + " ticks, " + std::to_string(rows) + " rows"));
+}
+
+// A chunk that takes over d rows after its observation needs these d rows beside those that are
+// executed, and the next observation is taken d rows before it ends.
+void check_delay(const ControlLoopConfig& config, const Policy* policy) {
+  const int execution_horizon = config.execution_horizon;
+  const int action_horizon = action_horizon_of(config, policy);
+  switch (config.mode) {
+    case Mode::kSync:
+      require_delay(config, std::numeric_limits<int>::max(), "ticks");
+      return;
+    case Mode::kAsync:
+      require_delay(config, std::min(execution_horizon, action_horizon - execution_horizon),
+                    "(the smaller of execution_horizon " + std::to_string(execution_horizon) +
+                        " and action_horizon " + std::to_string(action_horizon) +
+                        " - execution_horizon)");
+      return;
+    case Mode::kEnsemble:
+      require_delay(config, action_horizon / 2,
+                    "(half of action_horizon " + std::to_string(action_horizon) + ")");
+      return;
+    case Mode::kRtc:
+      check_rtc(config, policy);
+      return;
   }
+}
+
+void check_speed(double speed) {
+  if (speed > 0.0 && speed <= 1.0) return;
+  throw std::invalid_argument(
+      expected_got("speed", "a number above 0 and at most 1", std::to_string(speed)));
 }
 
 ControlLoopConfig checked(const ControlLoopConfig& config, const Policy* policy,
                           const ActionDecoder& decoder, const SafetyLimits& limits) {
   check_dims(decoder, limits);
-  check_horizons(config, policy);
+  check_speed(config.speed);
+  check_execution_horizon(config, policy);
+  check_delay(config, policy);
   require_at_least("stale_after_s", config.stale_after_s, 0.0);
   return config;
 }
@@ -70,12 +125,20 @@ ControlLoop::ControlLoop(const ControlLoopConfig& config, std::shared_ptr<Policy
                          std::unique_ptr<Clock> wall)
     : config_(checked(config, policy.get(), decoder, limits)),
       filter_(limits, config.control_hz),
-      scheduler_(limits.action_dim(), config.execution_horizon),
+      player_(limits.action_dim(),
+              static_cast<std::size_t>(action_horizon_of(config, policy.get()))),
+      asked_(limits.action_dim(), std::numeric_limits<float>::quiet_NaN()),
       wall_(std::move(wall)) {
   if (policy == nullptr) return;
-  scheduler_.set_lead(config.inference_delay);
-  worker_ =
-      std::make_unique<InferenceWorker>(std::move(policy), decoder, config.mode == Mode::kAsync);
+  lead_ = delay_rows(config_);
+  if (config_.mode == Mode::kSync) lead_ = 0;
+  if (config_.mode == Mode::kRtc) {
+    lead_ = usable_delay(config_.continuation, lead_, config_.execution_horizon,
+                         policy->action_horizon());
+    counts_.prefixes.resize(static_cast<std::size_t>(policy->action_horizon()) + 1);
+  }
+  worker_ = std::make_unique<InferenceWorker>(std::move(policy), decoder, config_.continuation,
+                                              config_.mode != Mode::kSync);
 }
 
 const Policy* ControlLoop::policy() const noexcept {
@@ -136,10 +199,21 @@ void ControlLoop::require_no_failure() {
 
 bool ControlLoop::needs_observation() {
   require_running("needs_observation");
+  if (config_.mode == Mode::kEnsemble || config_.mode == Mode::kRtc) {
+    // The coming tick's chunk begins now, so that its successor can be asked for at once.
+    wait_for_due_chunk();
+    take_inferred_chunk();
+  }
   require_no_failure();
   const bool is_idle = !worker_ || worker_->status() == InferenceWorker::Status::kIdle;
   if (!is_idle || has_ready_chunk_) return false;
-  return has_failed_ || scheduler_.wants_chunk(index());
+  return has_failed_ || wants_chunk();
+}
+
+bool ControlLoop::wants_chunk() const noexcept {
+  if (!player_.has_row() || (worker_ && config_.mode == Mode::kEnsemble)) return true;
+  // With slower ticks, one tick earlier rather than later.
+  return player_.executed() + config_.speed > config_.execution_horizon - lead_;
 }
 
 void ControlLoop::submit(std::span<const TensorView> inputs, std::span<const float> state,
@@ -161,11 +235,25 @@ void ControlLoop::submit(std::span<const TensorView> inputs, std::span<const flo
   worker_->policy().check(inputs, noise);
   observed_tick_ = index();
   due_tick_ = index() + config_.inference_delay;
-  if (config_.mode == Mode::kAsync) {
-    worker_->request(inputs, state, noise);
-  } else {
+  first_row_ = player_.next_row();
+  if (config_.mode == Mode::kSync) {
     submit_now(inputs, state, noise);
+    return;
   }
+  const KnownRows known = known_rows();
+  prefix_len_ = known.prefix_len;
+  worker_->request(inputs, state, noise, known);
+}
+
+// Without rows to execute, as at the start and after a hold, there is nothing to continue. A row
+// that is not finite cannot be continued: the whole chunk would not be finite either.
+KnownRows ControlLoop::known_rows() const noexcept {
+  if (config_.mode != Mode::kRtc || !player_.has_row()) return {};
+  const std::span<const float> rows = player_.remaining();
+  const bool is_enough = rows.size() >= static_cast<std::size_t>(lead_) * action_dim();
+  const bool is_finite = std::ranges::all_of(rows, [](float v) { return std::isfinite(v); });
+  if (!is_enough || !is_finite) return {};
+  return {.rows = rows, .prefix_len = lead_};
 }
 
 void ControlLoop::submit_now(std::span<const TensorView> inputs, std::span<const float> state,
@@ -174,10 +262,11 @@ void ControlLoop::submit_now(std::span<const TensorView> inputs, std::span<const
   try {
     worker_->infer(inputs, state, noise);
   } catch (...) {
-    has_failed_ = true;
+    fail();
     throw;
   }
-  submit_s_ = to_seconds(wall_->now_ns() - begin_ns);
+  // With a delay, the inference has that long.
+  if (config_.inference_delay == 0) submit_s_ = to_seconds(wall_->now_ns() - begin_ns);
 }
 
 void ControlLoop::submit_chunk(std::span<const float> actions) {
@@ -191,12 +280,13 @@ void ControlLoop::submit_chunk(std::span<const float> actions) {
                                                  std::to_string(fewest),
                                              std::to_string(actions.size()) + " values"));
   }
-  ready_chunk_.actions.assign(actions.begin(), actions.end());
+  player_.reserve(rows);
+  ready_chunk_.assign(actions.begin(), actions.end());
   has_ready_chunk_ = true;
 }
 
 void ControlLoop::wait_for_due_chunk() noexcept {
-  if (config_.mode == Mode::kAsync && index() >= due_tick_) wait_for_inference();
+  if (index() >= due_tick_) wait_for_inference();
 }
 
 void ControlLoop::wait_for_inference() noexcept {
@@ -205,10 +295,14 @@ void ControlLoop::wait_for_inference() noexcept {
 
 std::uint32_t ControlLoop::tick() noexcept {
   const std::int64_t begin_ns = wall_->now_ns();
-  is_new_chunk_ = false;
-  take_chunk();
+  if (has_ready_chunk_) {
+    take_ready_chunk();
+  } else {
+    take_inferred_chunk();
+  }
   std::uint32_t flags = move();
   if (is_new_chunk_) flags |= kNewChunk;
+  is_new_chunk_ = false;
   count(flags);
   jitter_.record(0.0);
   const double tick_s = to_seconds(wall_->now_ns() - begin_ns);
@@ -217,42 +311,80 @@ std::uint32_t ControlLoop::tick() noexcept {
   return flags;
 }
 
-void ControlLoop::take_chunk() noexcept {
-  if (has_ready_chunk_) {
-    ready_chunk_.first_tick = index();
-    activate(ready_chunk_);
-    has_ready_chunk_ = false;
-    return;
-  }
+void ControlLoop::take_ready_chunk() noexcept {
+  chunk_tick_ = index();
+  player_.clear();  // nothing of it is left to be executed
+  first_row_ = player_.next_row();
+  begin(ready_chunk_);
+  has_ready_chunk_ = false;
+}
+
+void ControlLoop::take_inferred_chunk() noexcept {
   if (!worker_ || index() < due_tick_) return;
   const InferenceWorker::Status status = worker_->status();
-  if (status == InferenceWorker::Status::kFailed) has_failed_ = true;
+  if (status == InferenceWorker::Status::kFailed) fail();
   if (status != InferenceWorker::Status::kReady) return;
-  Chunk& chunk = worker_->chunk();
-  chunk.first_tick = observed_tick_;
-  if (config_.mode == Mode::kAsync) {
+  if (config_.mode == Mode::kSync) {
+    player_.clear();  // the robot has stood, so that the chunk begins with its first row
+    first_row_ = player_.next_row();
+  }
+  // Between two rows, the robot first goes on to the one that the chunk begins with.
+  if (!player_.has_reached(first_row_)) return;
+  if (config_.mode != Mode::kSync || config_.inference_delay > 0) {
     const double budget_s = std::max(config_.inference_delay, 1) * period_s();
     if (worker_->inference_s() > budget_s) is_late_ = true;
   }
-  activate(chunk);
+  if (config_.mode == Mode::kRtc) ++counts_.prefixes[static_cast<std::size_t>(prefix_len_)];
+  if (config_.mode == Mode::kRtc) join(worker_->actions());
+  chunk_tick_ = observed_tick_;
+  begin(worker_->actions());
   worker_->release();
 }
 
-void ControlLoop::activate(Chunk& chunk) noexcept {
-  scheduler_.activate(chunk, index());
+// Known rows stay as they are, without the rounding of normalising them and back. Those that
+// guidance has only approached fade into the running chunk's.
+void ControlLoop::join(std::span<float> rows) const noexcept {
+  if (config_.continuation.method == ContinuationMethod::kPrefix) {
+    player_.fade(rows, first_row_, prefix_len_, 0);
+    return;
+  }
+  const auto executed = static_cast<std::int64_t>(std::ceil(player_.rows_since(first_row_)));
+  player_.fade(rows, first_row_, executed, std::max<std::int64_t>(prefix_len_ - executed, 0));
+}
+
+void ControlLoop::begin(std::vector<float>& rows) noexcept {
+  if (config_.mode == Mode::kEnsemble) {
+    player_.merge(rows, first_row_);
+  } else {
+    player_.begin(rows, first_row_);
+  }
   has_failed_ = false;
   is_new_chunk_ = true;
   ++counts_.chunks;
 }
 
+void ControlLoop::fail() noexcept {
+  has_failed_ = true;
+  player_.clear();
+}
+
+bool ControlLoop::is_waiting() const noexcept {
+  return config_.mode == Mode::kSync && worker_ &&
+         worker_->status() == InferenceWorker::Status::kReady;
+}
+
 std::uint32_t ControlLoop::move() noexcept {
+  std::ranges::fill(asked_, std::numeric_limits<float>::quiet_NaN());
   std::uint32_t flags = kHeld;
-  if (is_started_ && !is_stopped_ && !has_failed_ && scheduler_.has_chunk()) {
-    const std::span<const float> action = scheduler_.action(index());
+  if (is_started_ && !is_stopped_ && !has_failed_ && !is_waiting() && player_.has_chunk()) {
     if (is_stale()) {
       flags |= kStale;
-    } else if (!action.empty()) {
-      return filter_.apply(action, scheduler_.preview(index()), period_s());
+    } else if (player_.has_row()) {
+      const ChunkPlayer::Look look = player_.look(config_.speed);
+      std::ranges::copy(look.action, asked_.begin());
+      const std::uint32_t moved = filter_.apply(look.action, look.preview, period_s());
+      player_.advance(config_.speed);
+      return moved;
     }
   }
   filter_.hold();
@@ -260,10 +392,9 @@ std::uint32_t ControlLoop::move() noexcept {
 }
 
 bool ControlLoop::is_stale() const noexcept {
-  // In ticks since the one that the chunk's first row is for.
-  const std::int64_t age = index() - scheduler_.chunk().first_tick;
-  const double left_s = static_cast<double>(age - scheduler_.num_rows()) * period_s();
-  return left_s > config_.stale_after_s;
+  const auto age = static_cast<double>(index() - chunk_tick_);
+  const double duration = static_cast<double>(player_.num_rows()) / config_.speed;
+  return (age - duration) * period_s() > config_.stale_after_s;
 }
 
 void ControlLoop::count(std::uint32_t flags) noexcept {

@@ -126,6 +126,19 @@ void FlowPolicy::bind_steps() {
     step_bindings_.push_back(has_own_binding(step) ? bind_step(step, shared, halves)
                                                    : step_bindings_[step - 2]);
   }
+  bind_continued(shared);
+}
+
+// The host reads and writes all memory of these steps but the keys and values.
+void FlowPolicy::bind_continued(std::span<const BoundBuffer> shared) {
+  continued_ = std::make_unique<ContinuedFlow>(action_horizon(), action_dim(),
+                                               static_cast<int>(num_inference_steps_));
+  std::vector<BoundBuffer> bound(shared.begin(), shared.end());
+  bound.push_back({"x_t", {.data = continued_->x().data()}});
+  bound.push_back({"t", {.data = continued_->t().data()}});
+  bound.push_back({"x_next", {.data = continued_->x_next().data()}});
+  bound.push_back({"t_next", {.data = continued_->t_next().data()}});
+  continued_binding_ = denoise_->bind(bound);
 }
 
 // The first step reads the noise and the last one writes the actions; the steps between them
@@ -163,18 +176,32 @@ void FlowPolicy::upload_steps() {
   }
 }
 
+void FlowPolicy::run_step(std::size_t binding, FlowHistograms* also,
+                          const std::atomic<bool>* cancel) {
+  require_wanted(cancel);
+  const StageTimer timer;
+  denoise_->run(binding);
+  timer.record(&FlowHistograms::step, histograms_, also);
+}
+
 void FlowPolicy::run_steps(FlowHistograms* also, const std::atomic<bool>* cancel) {
-  for (const std::size_t binding : step_bindings_) {
-    require_wanted(cancel);
-    const StageTimer timer;
-    denoise_->run(binding);
-    timer.record(&FlowHistograms::step, histograms_, also);
+  for (const std::size_t binding : step_bindings_) run_step(binding, also, cancel);
+}
+
+void FlowPolicy::run_continued_steps(const Continuation& continuation, std::span<const float> noise,
+                                     FlowHistograms* also, const std::atomic<bool>* cancel) {
+  continued_->begin(continuation, noise);
+  for (std::size_t step = 0; step < num_inference_steps_; ++step) {
+    continued_->prepare(step);
+    denoise_->upload(continued_binding_);
+    run_step(continued_binding_, also, cancel);
+    continued_->advance(step);
   }
 }
 
 void FlowPolicy::compute(std::span<const TensorView> inputs, std::span<const float> noise,
                          std::span<float> actions, FlowHistograms* also,
-                         const std::atomic<bool>* cancel) {
+                         const std::atomic<bool>* cancel, const Continuation* continuation) {
   require_wanted(cancel);
   const StageTimer copying;
   copy_in(inputs, noise);
@@ -182,11 +209,17 @@ void FlowPolicy::compute(std::span<const TensorView> inputs, std::span<const flo
   const StageTimer prefix;
   prefix_->run(prefix_binding_);
   prefix.record(&FlowHistograms::prefix, histograms_, also);
-  upload_steps();  // after the prefix, which may have written to host memory
+  // Uploads come after the prefix, which may have written to host memory.
+  if (continuation == nullptr) upload_steps();
   const StageTimer denoise;
-  run_steps(also, cancel);
+  if (continuation == nullptr) {
+    run_steps(also, cancel);
+  } else {
+    run_continued_steps(*continuation, noise, also, cancel);
+  }
   denoise.record(&FlowHistograms::denoise, histograms_, also);
-  std::ranges::copy(actions_.floats(), actions.begin());
+  const Buffer& result = continuation == nullptr ? actions_ : continued_->x();
+  std::memcpy(actions.data(), result.data(), result.num_bytes());
 }
 
 }  // namespace flux

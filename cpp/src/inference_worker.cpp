@@ -2,8 +2,6 @@
 
 #include <algorithm>
 #include <limits>
-#include <stdexcept>
-#include <string>
 #include <utility>
 
 #include "flux/clock.hpp"
@@ -15,21 +13,13 @@ constexpr int kEnd = -1;
 
 }  // namespace
 
-InferenceWorker::InferenceWorker(std::shared_ptr<Policy> policy, ActionDecoder decoder,
-                                 bool has_thread)
-    : policy_(std::move(policy)),
-      decoder_(std::move(decoder)),
-      staged_(policy_->user_inputs(), policy_->num_action_values()),
-      normalised_(policy_->num_action_values()),
-      state_(decoder_.action_dim()) {
-  const auto network_dim = static_cast<std::size_t>(policy_->action_dim());
-  if (decoder_.action_dim() > network_dim) {
-    throw std::invalid_argument(expected_got(
-        "decoder", "at most the policy's " + std::to_string(network_dim) + " action dimensions",
-        std::to_string(decoder_.action_dim())));
-  }
-  chunk_.actions.resize(static_cast<std::size_t>(policy_->action_horizon()) *
-                        decoder_.action_dim());
+InferenceWorker::InferenceWorker(std::shared_ptr<Policy> policy, const ActionDecoder& decoder,
+                                 const ContinuationSettings& continuation, bool has_thread)
+    : policy_(std::move(policy), decoder, continuation),
+      staged_(this->policy().user_inputs(), this->policy().num_action_values()),
+      state_(policy_.action_dim()),
+      known_(policy_.action_horizon() * policy_.action_dim()),
+      actions_(known_.size()) {
   if (has_thread) thread_ = std::thread([this] { serve(); });
 }
 
@@ -38,15 +28,19 @@ InferenceWorker::~InferenceWorker() { stop(); }
 void InferenceWorker::infer(std::span<const TensorView> inputs, std::span<const float> state,
                             std::span<const float> noise) {
   std::ranges::copy(state, state_.begin());
+  staged_known_ = {};
   run(inputs, noise);
   status_.store(Status::kReady, std::memory_order_release);
 }
 
 void InferenceWorker::request(std::span<const TensorView> inputs, std::span<const float> state,
-                              std::span<const float> noise) {
-  policy_->check(inputs, noise);
+                              std::span<const float> noise, const KnownRows& known) {
+  policy().check(inputs, noise);
   staged_.copy(inputs, noise);
   std::ranges::copy(state, state_.begin());
+  const std::size_t num_known = std::min(known.rows.size(), known_.size());
+  std::ranges::copy(known.rows.first(num_known), known_.begin());
+  staged_known_ = {.rows = std::span(known_).first(num_known), .prefix_len = known.prefix_len};
   status_.store(Status::kBusy, std::memory_order_relaxed);
   const int next = requests_.load(std::memory_order_relaxed) % std::numeric_limits<int>::max() + 1;
   requests_.store(next, std::memory_order_release);
@@ -68,12 +62,9 @@ void InferenceWorker::stop() noexcept {
 void InferenceWorker::run(std::span<const TensorView> inputs, std::span<const float> noise) {
   const MonotonicClock clock;
   const std::int64_t begin_ns = clock.now_ns();
-  policy_->infer(inputs, noise, normalised_, &histograms_);
-  // The scheduler may have swapped in the memory of a submitted chunk of another length.
-  chunk_.actions.resize(static_cast<std::size_t>(policy_->action_horizon()) *
-                        decoder_.action_dim());
-  decoder_.decode(normalised_, static_cast<std::size_t>(policy_->action_dim()), state_,
-                  chunk_.actions);
+  // The requester may have swapped in the memory of a chunk of another length.
+  actions_.resize(known_.size());
+  policy_.infer(inputs, state_, noise, staged_known_, actions_, &histograms_);
   inference_s_ = to_seconds(clock.now_ns() - begin_ns);
 }
 

@@ -68,18 +68,48 @@ void Policy::check(std::span<const TensorView> inputs, std::span<const float> no
   }
 }
 
+void Policy::check(const Continuation& continuation) const {
+  if (!can_continue()) {
+    throw std::invalid_argument(expected_got(
+        "continuation", "a policy whose Euler steps run one by one",
+        "one that is captured as a single launch. Use another engine, or a mode other than rtc"));
+  }
+  const std::size_t width = static_cast<std::size_t>(action_dim_);
+  const std::size_t rows = continuation.previous.size() / width;
+  if (continuation.previous.size() % width != 0 ||
+      rows > static_cast<std::size_t>(action_horizon_)) {
+    throw std::invalid_argument(expected_got(
+        "previous",
+        "at most " + std::to_string(action_horizon_) + " rows of " + std::to_string(width),
+        std::to_string(continuation.previous.size()) + " values"));
+  }
+  if (static_cast<std::size_t>(continuation.prefix_len) > rows) {
+    throw std::invalid_argument(expected_got(
+        "prefix_len", "at most " + std::to_string(rows) + " (the rows left of the running chunk)",
+        std::to_string(continuation.prefix_len)));
+  }
+  if (!takes(*continuation.settings, continuation.prefix_len)) {
+    throw std::invalid_argument(expected_got(
+        "prefix_len",
+        "a delay that the policy was trained with (" + delays_text(*continuation.settings) + ")",
+        std::to_string(continuation.prefix_len)));
+  }
+}
+
 void Policy::infer(std::span<const TensorView> inputs, std::span<const float> noise,
-                   std::span<float> actions, FlowHistograms* also,
-                   const std::atomic<bool>* cancel) {
+                   std::span<float> actions, FlowHistograms* also, const std::atomic<bool>* cancel,
+                   const Continuation* continuation) {
   check(inputs, noise);
   if (actions.size() != num_action_values()) {
     throw std::invalid_argument(expected_got("actions",
                                              std::to_string(num_action_values()) + " values",
                                              std::to_string(actions.size())));
   }
+  if (continuation != nullptr && continuation->prefix_len <= 0) continuation = nullptr;
+  if (continuation != nullptr) check(*continuation);
   const std::lock_guard lock(mutex_);
   const StageTimer whole;
-  compute(inputs, noise, actions, also, cancel);
+  compute(inputs, noise, actions, also, cancel, continuation);
   whole.record(&FlowHistograms::inference, histograms_, also);
 }
 

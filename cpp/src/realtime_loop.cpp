@@ -15,12 +15,19 @@ namespace flux {
 namespace {
 
 constexpr std::int64_t kPollNs = 1'000'000;
-// Rows for which memory is reserved if chunks do not come from a policy, per row of the horizon.
+// Rows for which memory is reserved if chunks do not come from a policy: so many, or more if the
+// horizon is long.
+constexpr std::size_t kReservedRows = 1024;
 constexpr std::size_t kReservedChunks = 4;
 
-std::size_t max_rows(const RealtimeSettings& settings, const Policy* policy) {
-  return policy != nullptr ? static_cast<std::size_t>(policy->action_horizon())
-                           : kReservedChunks * static_cast<std::size_t>(settings.execution_horizon);
+// Refuses a policy that cannot continue the running chunk, or not for as long as an inference
+// takes.
+RealtimeSettings checked_for(const RealtimeSettings& settings, const Policy* policy,
+                             const RobotLink& link) {
+  RealtimeSettings result = checked(settings, link);
+  if (policy == nullptr || settings.mode != Mode::kRtc) return result;
+  (void)first_delay(settings, policy->action_horizon());
+  return result;
 }
 
 // Asks until `is_done` or until the time is over; returns the last answer.
@@ -45,15 +52,22 @@ std::string number(double value) {
 
 }  // namespace
 
+std::size_t max_chunk_rows(const RealtimeSettings& settings, const Policy* policy) {
+  if (policy != nullptr) return static_cast<std::size_t>(policy->action_horizon());
+  return std::max(kReservedRows,
+                  kReservedChunks * static_cast<std::size_t>(settings.execution_horizon));
+}
+
 RealtimeLoop::RealtimeLoop(const RealtimeSettings& settings, std::shared_ptr<Policy> policy,
                            const ActionDecoder& decoder, const SafetyLimits& limits,
                            std::shared_ptr<RobotLink> link, bool watches_signals)
-    : settings_(checked(settings, *link)),
+    : settings_(checked_for(settings, policy.get(), *link)),
       limits_(limits),
       inference_(std::make_shared<ChunkInference>(
           policy, decoder,
-          std::make_shared<ChunkMailbox>(link->action_dim(), max_rows(settings_, policy.get())),
-          settings_.execution_horizon)),
+          std::make_shared<ChunkMailbox>(link->action_dim(),
+                                         max_chunk_rows(settings_, policy.get())),
+          settings_.execution_horizon, settings_.continuation)),
       core_(settings_, limits, std::move(link), inference_->shared_mailbox(),
             watches_signals ? &StopSignals::first() : nullptr) {
   std::promise<Scheduling> scheduled;
@@ -140,7 +154,7 @@ void RealtimeLoop::refuse_start(const Cause& cause) const {
 std::optional<InferenceRequest> RealtimeLoop::wait_for_request(double timeout_s) {
   std::optional<InferenceRequest> request;
   poll(timeout_s, [&] {
-    request = inference_->mailbox().take();
+    request = inference_->mailbox().take(MonotonicClock().now_ns());
     return request.has_value() || is_closing_.load(std::memory_order_relaxed);
   });
   return request;

@@ -10,6 +10,9 @@ namespace flux {
 namespace {
 
 constexpr double kStartTolerance = 0.05;
+// What remains of multiplying times and rates.
+constexpr double kRounding = 1e-9;
+constexpr double kMostRows = 1e6;
 
 [[noreturn]] void refuse(const std::string& name, const std::string& expected,
                          const std::string& got) {
@@ -42,13 +45,36 @@ void require_joints(const char* name, const std::vector<Value>& values, std::siz
   }
 }
 
+void check_rates(const RealtimeSettings& settings) {
+  require_not_negative("command_hz", settings.command_hz);
+  if (settings.commands_hz() < settings.control_hz) {
+    refuse("command_hz", "at least control_hz " + std::to_string(settings.control_hz),
+           std::to_string(settings.command_hz));
+  }
+  // Written so that a NaN fails.
+  if (!(settings.speed > 0.0 && settings.speed <= 1.0)) {
+    refuse("speed", "above 0 and at most 1", std::to_string(settings.speed));
+  }
+  const bool is_row_per_tick =
+      settings.commands_hz() == settings.control_hz && settings.speed == 1.0;
+  if (settings.is_by_differences() && !is_row_per_tick) {
+    refuse("command_hz and speed",
+           "one command per row for a robot that is commanded by differences, which cannot be "
+           "interpolated",
+           std::to_string(settings.commands_hz()) + " commands per second at speed " +
+               std::to_string(settings.speed));
+  }
+}
+
 void check_times(const RealtimeSettings& settings) {
   require_above("control_hz", settings.control_hz, 0.0);
+  check_rates(settings);
   require_not_negative("hold_for_s", settings.hold_for_s);
   require_not_negative("stale_after_s", settings.stale_after_s);
   require_above("max_state_age_s", settings.max_state_age_s, 0.0);
   require_above("max_frame_age_s", settings.max_frame_age_s, 0.0);
   require_not_negative("inference_deadline_s", settings.inference_deadline_s);
+  require_not_negative("first_latency_s", settings.first_latency_s);
   require_above("record_s", settings.record_s, 0.0);
 }
 
@@ -66,7 +92,7 @@ void check_counts(const RealtimeSettings& settings) {
 }  // namespace
 
 std::int64_t RealtimeSettings::period_ns() const noexcept {
-  return static_cast<std::int64_t>(std::ceil(1e9 / control_hz));
+  return static_cast<std::int64_t>(std::ceil(1e9 / commands_hz()));
 }
 
 RealtimeSettings checked(RealtimeSettings settings, const RobotLink& link) {
@@ -91,6 +117,24 @@ RealtimeSettings checked(RealtimeSettings settings, const RobotLink& link) {
     settings.start_tolerance.assign(action_dim, kStartTolerance);
   }
   return settings;
+}
+
+int first_delay(const RealtimeSettings& settings, int action_horizon) {
+  const ContinuationSettings& continuation = settings.continuation;
+  check(continuation, action_horizon);
+  const double rows = std::ceil(settings.first_latency_s * settings.rows_per_s() - kRounding);
+  const int horizon = settings.execution_horizon;
+  const int delay = usable_delay(continuation, static_cast<int>(std::min(rows, kMostRows)), horizon,
+                                 action_horizon);
+  if (delay >= 0) return delay;
+  const bool is_prefix = continuation.method == ContinuationMethod::kPrefix;
+  refuse("delay",
+         "d rows with d <= execution_horizon s <= action_horizon H - d" +
+             (is_prefix ? " that the policy was trained with (" + delays_text(continuation) + ")"
+                        : std::string()) +
+             ", s = " + std::to_string(horizon) + " and H = " + std::to_string(action_horizon),
+         "a latency of " + std::to_string(settings.first_latency_s) + " s, which is " +
+             std::to_string(static_cast<int>(rows)) + " rows");
 }
 
 }  // namespace flux

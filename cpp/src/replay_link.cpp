@@ -37,7 +37,9 @@ void ReplayLink::show(const TickLayout& layout, std::span<const std::byte> recor
                 frames_.size() * sizeof(std::int64_t));
   }
   std::memcpy(state_.data(), record.data() + layout.state, state_.size() * sizeof(float));
-  sample_ = {.captured_ns = header.state_captured_ns, .count = inputs.state_count};
+  sample_ = {.captured_ns = header.state_captured_ns,
+             .count = inputs.state_count,
+             .speed_scaling = inputs.speed_scaling};
   status_ = {.phase = static_cast<DriverPhase>(inputs.driver_phase),
              .acknowledged = header.acknowledged,
              .session = inputs.driver_session,

@@ -5,6 +5,7 @@
 #include <string>
 #include <utility>
 
+#include "flux/realtime_loop.hpp"
 #include "flux/tensor.hpp"
 
 namespace flux {
@@ -16,10 +17,10 @@ std::shared_ptr<ChunkInference> make_inference(const RealtimeSettings& settings,
                                                std::shared_ptr<Policy> policy,
                                                const ActionDecoder& decoder,
                                                const SafetyLimits& limits) {
-  const auto rows = policy != nullptr ? static_cast<std::size_t>(policy->action_horizon()) : 1;
-  return std::make_shared<ChunkInference>(std::move(policy), decoder,
-                                          std::make_shared<ChunkMailbox>(limits.action_dim(), rows),
-                                          settings.execution_horizon);
+  auto mailbox =
+      std::make_shared<ChunkMailbox>(limits.action_dim(), max_chunk_rows(settings, policy.get()));
+  return std::make_shared<ChunkInference>(std::move(policy), decoder, std::move(mailbox),
+                                          settings.execution_horizon, settings.continuation);
 }
 
 }  // namespace
@@ -37,7 +38,6 @@ Cause SessionReplay::start(const SessionStart& start) {
                                              std::to_string(link_->state_dim()) + " values",
                                              std::to_string(start.state.size())));
   }
-  rows_before_ = start.rows_executed;
   leave_last_request(start.mailbox);
   link_->show(start.sample, start.state, start.status);
   core_.set_max_ticks(start.max_ticks);
@@ -63,12 +63,11 @@ void SessionReplay::take() {
     request_ = *mailbox.take();
     return;
   }
-  const std::uint64_t rows_executed = recorded->second.rows_executed - rows_before_;
-  mailbox.set_rows_executed(rows_executed);
-  const InferenceRequest taken = *mailbox.take();
-  request_ = recorded->second;
-  request_.ticket = taken.ticket;
-  request_.rows_executed = rows_executed;
+  // The mailbox finds out which rows are left, from where the robot was then.
+  const ChunkProgress now = mailbox.progress();
+  mailbox.set_progress(recorded->second.progress);
+  request_ = *mailbox.take(recorded->second.taken_ns);
+  mailbox.set_progress(now);
 }
 
 bool SessionReplay::prepare(const TickInputs& inputs) {

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <bit>
 #include <cerrno>
 #include <cmath>
 #include <cstring>
@@ -22,6 +23,12 @@ constexpr double kMaxControlHz = 1e6;
 
 [[noreturn]] void throw_system_error(const char* action) {
   throw std::system_error(errno, std::generic_category(), std::string("driver memory: ") + action);
+}
+
+// A number that is none stands for a robot that stands still.
+double scaling_of(std::uint64_t word) noexcept {
+  const auto scaling = std::bit_cast<double>(word);
+  return scaling > 0.0 ? std::min(scaling, 1.0) : 0.0;
 }
 
 MemoryHeader make_header(const SharedMemoryLinkConfig& config) {
@@ -116,8 +123,10 @@ StateSample SharedMemoryLink::read_into(StateCopy& copy, std::span<float> state)
     copy.words.swap(copy.next);
     copy.count = count;
   }
-  std::memcpy(state.data(), copy.words.data() + 1, state_dim() * sizeof(float));
-  return {.captured_ns = static_cast<std::int64_t>(copy.words[0]), .count = copy.count};
+  std::memcpy(state.data(), copy.words.data() + kStateStampWords, state_dim() * sizeof(float));
+  return {.captured_ns = static_cast<std::int64_t>(copy.words[0]),
+          .count = copy.count,
+          .speed_scaling = scaling_of(copy.words[1])};
 }
 
 StateSample SharedMemoryLink::read_state(std::span<float> state) noexcept {

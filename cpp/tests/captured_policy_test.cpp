@@ -116,6 +116,25 @@ void an_input_of_another_shape_is_refused_by_name() {
   CHECK_EQUAL(message, "state: expected float32 (1, 3), got float32 (3, 1)");
 }
 
+void a_chunk_cannot_continue_another_one() {
+  Card card;
+  CapturedPolicy policy(card.graph());
+  Call call;
+  const ContinuationSettings settings{.method = ContinuationMethod::kGuidance};
+  const auto infer = [&](int prefix_len) {
+    const Continuation continuation{
+        .settings = &settings, .previous = call.noise, .prefix_len = prefix_len};
+    return message_of<std::invalid_argument>([&] {
+      policy.infer(call.inputs, call.noise, call.actions, nullptr, nullptr, &continuation);
+    });
+  };
+  CHECK(!policy.can_continue());
+  CHECK_EQUAL(infer(1),
+              "continuation: expected a policy whose Euler steps run one by one, got one that is "
+              "captured as a single launch. Use another engine, or a mode other than rtc");
+  CHECK_EQUAL(infer(0), "");
+}
+
 void a_graph_without_memory_or_driver_is_refused() {
   Card card;
   CapturedGraph graph = card.graph();
@@ -156,6 +175,7 @@ std::vector<Case> captured_policy_cases() {
       {"each error names its call and code", each_error_names_its_call_and_code},
       {"an input of another shape is refused by name",
        an_input_of_another_shape_is_refused_by_name},
+      {"a chunk cannot continue another one", a_chunk_cannot_continue_another_one},
       {"a graph without memory or driver is refused", a_graph_without_memory_or_driver_is_refused},
       {"the owner lives as long as the policy", the_owner_lives_as_long_as_the_policy},
   };

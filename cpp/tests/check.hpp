@@ -54,10 +54,13 @@ std::string message_of(Call&& call) {
 }
 
 std::vector<Case> captured_policy_cases();
+std::vector<Case> chunk_player_cases();
 std::vector<Case> control_core_cases();
+std::vector<Case> control_core_chunk_cases();
 std::vector<Case> control_core_fault_cases();
 std::vector<Case> control_loop_cases();
 std::vector<Case> control_loop_fault_cases();
+std::vector<Case> control_loop_mode_cases();
 std::vector<Case> driver_memory_cases();
 std::vector<Case> driver_memory_process_cases();
 std::vector<Case> driver_memory_thread_cases();
@@ -68,8 +71,8 @@ std::vector<Case> onnxruntime_engine_cases();
 std::vector<Case> realtime_loop_cases();
 std::vector<Case> safety_filter_cases();
 std::vector<Case> safety_filter_fuzz_cases();
-std::vector<Case> scheduler_cases();
 std::vector<Case> session_replay_cases();
+std::vector<Case> continuation_cases();
 
 }  // namespace flux::test
 

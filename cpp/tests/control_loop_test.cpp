@@ -34,7 +34,8 @@ void a_sync_chunk_is_executed_for_the_execution_horizon() {
   CHECK_EQUAL(rig.loop->counts().deadline_misses, 0U);
 }
 
-void an_async_chunk_takes_over_after_the_delay_and_skips_it() {
+// Rows that are not executed meanwhile, as before the first chunk, are not skipped.
+void an_async_chunk_takes_over_after_the_delay_and_skips_what_was_executed() {
   LoopRig rig(async_config(4, 2));
   CHECK(rig.loop->needs_observation());
   rig.submit(0.0F);
@@ -42,11 +43,11 @@ void an_async_chunk_takes_over_after_the_delay_and_skips_it() {
   CHECK_EQUAL(rig.tick(), std::uint32_t{kHeld});
   for (int chunk = 0; chunk < 3; ++chunk) {
     const float first = 10.0F * static_cast<float>(chunk);
-    for (int row = 2; row < 6; ++row) {
-      CHECK_EQUAL(rig.loop->needs_observation(), row == 4);
-      if (row == 4) rig.submit(first + 10.0F);
-      CHECK_EQUAL(rig.tick(), row == 2 ? std::uint32_t{kNewChunk} : 0U);
-      CHECK_NEAR(rig.row(first), row, 1e-4);
+    for (int executed = 0; executed < 4; ++executed) {
+      CHECK_EQUAL(rig.loop->needs_observation(), executed == 2);
+      if (executed == 2) rig.submit(first + 10.0F);
+      CHECK_EQUAL(rig.tick(), executed == 0 ? std::uint32_t{kNewChunk} : 0U);
+      CHECK_NEAR(rig.row(first), chunk == 0 ? executed : executed + 2, 1e-4);
     }
   }
 }
@@ -96,8 +97,28 @@ void invalid_arguments_are_refused_with_their_values() {
   CHECK_CONTAINS(message(async_config(2, 3)), "inference_delay: expected 0 to 2");
   CHECK_CONTAINS(message(async_config(4, -1)), "got -1");
   ControlLoopConfig config = sync_config(4);
-  config.inference_delay = 1;
-  CHECK_CONTAINS(message(config), "expected 0, got 1. Only mode 'async'");
+  config.inference_delay = -1;
+  CHECK_CONTAINS(message(config), "inference_delay: expected 0 to");
+  config = async_config(4, 4);
+  config.speed = 0.5;
+  CHECK_EQUAL(message(config), "");
+  config.inference_delay = 5;
+  CHECK_CONTAINS(message(config), "got 5 (3 rows)");
+  for (const double speed : {0.0, 1.1, std::nan("")}) {
+    config.speed = speed;
+    CHECK_CONTAINS(message(config), "speed: expected a number above 0 and at most 1");
+  }
+  config = sync_config(4);
+  config.mode = Mode::kEnsemble;
+  config.inference_delay = 4;
+  CHECK_CONTAINS(message(config), "inference_delay: expected 0 to 3 (half of action_horizon 6)");
+  config = rtc_config(3, 2);
+  CHECK_CONTAINS(message(config),
+                 "a usable delay d <= execution_horizon 3 <= action_horizon 6 - d");
+  config.continuation.delays = {0, 7};
+  CHECK_CONTAINS(message(config), "delays: expected ascending numbers");
+  CHECK_CONTAINS(message_of<Error>([&] { LoopRig rig(config, nullptr); }),
+                 "mode: expected 'sync', 'async' or 'ensemble', got 'rtc' with no policy");
   config = sync_config(4);
   config.stale_after_s = std::nan("");
   CHECK_CONTAINS(message(config), "stale_after_s");
@@ -129,8 +150,8 @@ std::vector<Case> control_loop_cases() {
       {"the start is held until the first chunk", the_start_is_held_until_the_first_chunk},
       {"a sync chunk is executed for the execution horizon",
        a_sync_chunk_is_executed_for_the_execution_horizon},
-      {"an async chunk takes over after the delay and skips it",
-       an_async_chunk_takes_over_after_the_delay_and_skips_it},
+      {"an async chunk takes over after the delay and skips what was executed",
+       an_async_chunk_takes_over_after_the_delay_and_skips_what_was_executed},
       {"an async chunk without delay is waited for", an_async_chunk_without_delay_is_waited_for},
       {"a ready chunk begins at the coming tick", a_ready_chunk_begins_at_the_coming_tick},
       {"a tick allocates nothing", a_tick_allocates_nothing},

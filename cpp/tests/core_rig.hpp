@@ -29,7 +29,9 @@ class FakeLink final : public RobotLink {
   StateSample read_state(std::span<float> out) noexcept override {
     if (has_new_states) captured_ns = now_ns;
     std::ranges::copy(state, out.begin());
-    return {.captured_ns = captured_ns + state_offset_ns, .count = has_state ? 1U : 0U};
+    return {.captured_ns = captured_ns + state_offset_ns,
+            .count = has_state ? 1U : 0U,
+            .speed_scaling = speed_scaling};
   }
   [[nodiscard]] std::int64_t frame_captured_ns(std::size_t camera) const noexcept override {
     return frames[camera] != 0 ? frames[camera] : now_ns;
@@ -59,6 +61,7 @@ class FakeLink final : public RobotLink {
   std::int64_t now_ns = 1'000'000'000;
   std::int64_t captured_ns = 0;
   std::int64_t state_offset_ns = 0;
+  double speed_scaling = 1.0;
   bool has_state = true;
   bool has_new_states = true;
   bool has_heartbeat = true;
@@ -83,6 +86,7 @@ struct CoreRig {
         mailbox(std::make_shared<ChunkMailbox>(kDim, 16)) {
     settings.control_hz = kCoreHz;
     if (settings.execution_horizon == 1) settings.execution_horizon = 5;
+    tick_ns = settings.period_ns();
     const std::vector<double> lower(kDim, -1.0);
     const std::vector<double> upper(kDim, 1.0);
     const std::vector<double> velocity(kDim, 1.0);
@@ -101,7 +105,7 @@ struct CoreRig {
 
   // One tick, `late_ns` after the next time on the grid.
   void tick(std::int64_t late_ns = 0) {
-    deadline_ns += kTickNs;
+    deadline_ns += tick_ns;
     link->now_ns = deadline_ns + late_ns;
     core->tick(deadline_ns, link->now_ns);
   }
@@ -109,12 +113,12 @@ struct CoreRig {
     for (int i = 0; i < count; ++i) tick();
   }
   // Nothing happens for a time.
-  void pause(std::int64_t periods) { deadline_ns += periods * kTickNs; }
+  void pause(std::int64_t periods) { deadline_ns += periods * tick_ns; }
 
   // Answers the open request with rows that move by `step` per row from `first`; false if there is
   // none.
   bool answer(float first, float step = 0.0F, int rows = 10, std::int64_t age_ns = 0) {
-    const auto request = mailbox->take();
+    const auto request = mailbox->take(link->now_ns);
     if (!request) return false;
     give(*request, first, step, rows, age_ns);
     return true;
@@ -161,6 +165,7 @@ struct CoreRig {
   std::shared_ptr<ChunkMailbox> mailbox;
   std::atomic<int> signal{0};
   std::unique_ptr<ControlCore> core;
+  std::int64_t tick_ns = kTickNs;
   std::int64_t deadline_ns = 1'000'000'000;
   std::uint64_t session = 0;
 };

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "flux/control_loop.hpp"
@@ -82,6 +83,14 @@ inline ControlLoopConfig async_config(int execution_horizon, int inference_delay
   return {.execution_horizon = execution_horizon,
           .mode = Mode::kAsync,
           .inference_delay = inference_delay};
+}
+
+inline ControlLoopConfig rtc_config(int execution_horizon, int inference_delay,
+                                    std::vector<int> delays = {0}) {
+  return {.execution_horizon = execution_horizon,
+          .mode = Mode::kRtc,
+          .inference_delay = inference_delay,
+          .continuation = {.delays = std::move(delays)}};
 }
 
 }  // namespace flux::test

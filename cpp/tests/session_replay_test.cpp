@@ -60,7 +60,7 @@ struct Recording : CoreRig {
   // Takes the open request, if there is one; its answer may come later.
   bool take() {
     if (open) return true;
-    open = mailbox->take();
+    open = mailbox->take(link->now_ns);
     return open.has_value();
   }
   void answer_with(std::vector<float> actions, std::int64_t age_ns = 0) {
@@ -185,6 +185,7 @@ class Trouble {
     if (chance(0.02)) ++link.driver.dropped_old;
     if (chance(0.03)) link.state[0] += 0.2F;
     if (chance(0.004)) link.driver.phase = DriverPhase::kStopped;
+    if (chance(0.05)) link.speed_scaling = chance(0.5) ? 1.0 : 0.25 * whole(5);
   }
 
   // Takes requests sooner or later; answers come later still, and in all ways.
@@ -226,13 +227,20 @@ void mend(Recording& rig) {
   FakeLink& link = *rig.link;
   link.has_new_states = link.has_heartbeat = link.is_acknowledging = true;
   link.driver.phase = DriverPhase::kReady;
+  link.speed_scaling = 1.0;
   std::ranges::fill(link.state, 0.2F);
   rig.signal = 0;
 }
 
 RealtimeSettings settings_of(unsigned seed) {
   RealtimeSettings settings;
-  settings.mode = seed % 2 == 0 ? Mode::kAsync : Mode::kSync;
+  constexpr Mode kModes[] = {Mode::kSync, Mode::kAsync, Mode::kEnsemble, Mode::kRtc};
+  settings.mode = kModes[seed % 4];
+  settings.continuation.delays = {0, 2, 4};
+  if (seed % 8 == 7) settings.continuation.method = ContinuationMethod::kGuidance;
+  settings.first_latency_s = 0.03;
+  settings.speed = seed % 5 < 2 ? 0.5 : 1.0;
+  settings.command_hz = seed % 7 < 3 ? 120.0 : 0.0;
   settings.hold_for_s = seed % 3 == 0 ? 0.4 : 5.0;
   settings.max_following_error = {0.5, 0.5};
   settings.max_border_jump = {0.5, 0.5};
@@ -256,11 +264,26 @@ void sessions_with_all_kinds_of_trouble_run_again() {
       mend(rig);
     }
   }
-  for (const char* name :
-       {"non_finite_chunk", "border_jump", "late_chunk", "inference_failed", "starved",
-        "state_stale", "frame_stale", "driver_silent", "unacknowledged", "command_dropped",
-        "step_refused", "driver_stopped", "gap", "missed_tick", "held_too_long", "operator_stop",
-        "signal", "return_to_limits", "velocity"}) {
+  for (const char* name : {"non_finite_chunk",
+                           "border_jump",
+                           "late_chunk",
+                           "inference_failed",
+                           "starved",
+                           "state_stale",
+                           "frame_stale",
+                           "driver_silent",
+                           "unacknowledged",
+                           "command_dropped",
+                           "step_refused",
+                           "driver_stopped",
+                           "gap",
+                           "missed_tick",
+                           "held_too_long",
+                           "operator_stop",
+                           "signal",
+                           "return_to_limits",
+                           "velocity",
+                           "rtc_late"}) {
     if (seen[name] == 0) throw Failure(std::string("the trouble never caused ") + name);
   }
 }

@@ -30,11 +30,14 @@ RELATIVE = np.array([True, False, True])
 START = np.array([0.01, 0.02, 0.03], np.float32)
 
 
-def make_loop(policy: Any, *, limit: float = 100.0, speed: float = 1e5, **options: Any) -> Any:
+def make_loop(
+    policy: Any, *, limit: float = 100.0, max_velocity: float = 1e5, **options: Any
+) -> Any:
     loop = _core.ControlLoop(
         policy=policy,
         decoder=_core.ActionDecoder(scale=SCALE, offset=OFFSET, relative_mask=RELATIVE),
-        limits=_core.SafetyLimits(lower=[-limit] * 3, upper=[limit] * 3, max_velocity=[speed] * 3),
+        limits=_core.SafetyLimits(lower=[-limit] * 3, upper=[limit] * 3, max_velocity=[max_velocity] * 3
+        ),
         **({"control_hz": CONTROL_HZ, "execution_horizon": 3, "mode": "sync"} | options),
     )
     loop.start(START)
@@ -84,7 +87,9 @@ def test_async_simulated_chunks_take_over_exactly_after_the_delay(
         assert flags == _core.HELD
     for tick, (command, flags) in enumerate(sent[delay:], start=delay):
         chunk, executed = divmod(tick - delay, 3)
-        np.testing.assert_array_equal(command, expected[chunk][tick - observed_at[chunk]])
+        # Only rows that were executed meanwhile are skipped: none before the first chunk.
+        row = executed if chunk == 0 else executed + delay
+        np.testing.assert_array_equal(command, expected[chunk][row])
         assert flags == (_core.NEW_CHUNK if executed == 0 else 0)
 
 
@@ -101,7 +106,7 @@ def test_a_late_chunk_runs_out_and_then_holds(policy: Any, tiny: Any) -> None:
 
 
 def test_actions_outside_the_limits_are_clipped_flagged_and_counted() -> None:
-    loop = make_loop(None, limit=1.0, speed=5.0, execution_horizon=1)
+    loop = make_loop(None, limit=1.0, max_velocity=5.0, execution_horizon=1)
     rows = np.array([[0.05, 0.0, 0.0], [0.05, 9.0, 0.0], [np.nan, 0.0, 0.0]], np.float32)
     loop.submit_chunk(rows)
     first, flags = loop.tick()
@@ -137,8 +142,10 @@ def test_a_chunk_from_an_old_observation_is_not_executed() -> None:
         ({"execution_horizon": 0}, "execution_horizon: expected 1 to .* 5, got 0"),
         ({"execution_horizon": 6}, "execution_horizon: .*action_horizon 5, got 6"),
         ({"mode": "async", "inference_delay": 3}, "inference_delay: expected 0 to 2.*got 3"),
-        ({"inference_delay": 1}, "inference_delay: expected 0"),
-        ({"mode": "rtc"}, "mode: expected 'sync' or 'async', got 'rtc'"),
+        ({"inference_delay": -1}, "inference_delay: expected 0"),
+        ({"mode": "fast"}, "mode: expected 'sync', 'async', 'ensemble' or 'rtc', got 'fast'"),
+        ({"mode": "rtc", "inference_delay": 1}, "usable delay d <= execution_horizon 3 <= .* 5 - d"),
+        ({"speed": 1.5}, "speed: expected a number above 0 and at most 1"),
         ({"control_hz": 0.0}, "control_hz: expected a finite number above 0"),
         ({"stale_after_s": -1.0}, "stale_after_s"),
     ],

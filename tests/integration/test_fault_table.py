@@ -10,7 +10,12 @@ from typing import Any
 import pytest
 
 from ..documents import ROOT
-from . import test_faults_commands, test_faults_processes, test_faults_sensors
+from . import (
+    test_faults_chunks,
+    test_faults_commands,
+    test_faults_processes,
+    test_faults_sensors,
+)
 
 PAGE = ROOT / "docs" / "safety.md"
 FOLDER = Path(__file__).parent
@@ -53,7 +58,10 @@ def test_every_row_names_an_existing_test_and_every_test_has_a_row() -> None:
 
 
 def test_every_scenario_has_a_row() -> None:
-    modules: Any = (test_faults_commands, test_faults_processes, test_faults_sensors)
+    modules: Any = (
+        *(test_faults_chunks, test_faults_commands),
+        *(test_faults_processes, test_faults_sensors),
+    )
     scenarios = {name for module in modules for name in module.SCENARIOS}
     assert scenarios - {row[0] for row in _rows()} == set()
 

@@ -1,4 +1,4 @@
-// Converts the network's normalised actions to robot units.
+// Converts the network's normalised actions to robot units, and back.
 #pragma once
 
 #include <cstddef>
@@ -25,6 +25,15 @@ class ActionDecoder {
   //   actions: (H, A), written.
   void decode(std::span<const float> normalised, std::size_t network_dim,
               std::span<const float> state, std::span<float> actions) const noexcept;
+
+  // The inverse of decode, for actions that are already known: where they are relative, they become
+  // relative to `state`. Padding, and a dimension whose scale is 0, become 0.
+  //
+  // Args:
+  //   actions: (rows, A), in robot units.
+  //   normalised: (rows, network_dim) with network_dim >= A, written.
+  void encode(std::span<const float> actions, std::size_t network_dim, std::span<const float> state,
+              std::span<float> normalised) const noexcept;
 
  private:
   std::vector<float> scale_;

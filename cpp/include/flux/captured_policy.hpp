@@ -42,8 +42,8 @@ class CapturedPolicy final : public Policy {
 
  private:
   void compute(std::span<const TensorView> inputs, std::span<const float> noise,
-               std::span<float> actions, FlowHistograms* also,
-               const std::atomic<bool>* cancel) override;
+               std::span<float> actions, FlowHistograms* also, const std::atomic<bool>* cancel,
+               const Continuation* continuation) override;
   void check(int code, const char* call) const;
 
   CapturedGraph graph_;

@@ -11,6 +11,7 @@
 #include "flux/action_decoder.hpp"
 #include "flux/chunk_mailbox.hpp"
 #include "flux/policy.hpp"
+#include "flux/robot_policy.hpp"
 
 namespace flux {
 
@@ -20,11 +21,14 @@ class ChunkInference {
  public:
   // Args:
   //   policy: may be null; chunks then come only from submit().
+  //   continuation: how chunks continue the running one, where a request asks for that.
   //
   // Throws std::invalid_argument if the decoder has more dimensions than the policy.
-  ChunkInference(std::shared_ptr<Policy> policy, ActionDecoder decoder,
-                 std::shared_ptr<ChunkMailbox> mailbox, int execution_horizon);
+  ChunkInference(std::shared_ptr<Policy> policy, const ActionDecoder& decoder,
+                 std::shared_ptr<ChunkMailbox> mailbox, int execution_horizon,
+                 const ContinuationSettings& continuation = {});
 
+  // Null if there is none.
   [[nodiscard]] const std::shared_ptr<Policy>& policy() const noexcept { return policy_; }
 
   // Infers and submits a chunk. Returns false if nobody wants it any more. If it throws, the
@@ -58,11 +62,10 @@ class ChunkInference {
                std::span<const float> state, std::span<const float> noise);
 
   std::shared_ptr<Policy> policy_;
-  ActionDecoder decoder_;
+  std::unique_ptr<RobotPolicy> robot_policy_;  // null without a policy
   std::shared_ptr<ChunkMailbox> mailbox_;
   std::size_t execution_horizon_;
-  std::vector<float> normalised_;  // (H, A of the network)
-  std::vector<float> actions_;     // (H, A)
+  std::vector<float> actions_;  // (H, A)
   FlowHistograms histograms_;
 };
 

@@ -9,10 +9,12 @@
 #include <vector>
 
 #include "flux/chunk_mailbox.hpp"
+#include "flux/chunk_player.hpp"
 #include "flux/counter.hpp"
 #include "flux/fault_watch.hpp"
 #include "flux/faults.hpp"
 #include "flux/histogram.hpp"
+#include "flux/latency_window.hpp"
 #include "flux/realtime_settings.hpp"
 #include "flux/robot_link.hpp"
 #include "flux/robot_watch.hpp"
@@ -50,7 +52,6 @@ struct SessionStart {
   std::vector<float> state;
   LinkStatus status;
   ChunkMailbox::Status mailbox = ChunkMailbox::Status::kFree;
-  std::uint64_t rows_executed = 0;
 };
 
 class ControlCore {
@@ -91,6 +92,8 @@ class ControlCore {
   [[nodiscard]] const Histogram& intervals() const noexcept { return intervals_; }
   // From a tick's time on the grid until its command left.
   [[nodiscard]] const Histogram& jitter() const noexcept { return jitter_; }
+  // By delay in rows, how many chunks were executed that began with so many known rows.
+  [[nodiscard]] std::span<const Counter> delays() const noexcept { return delays_; }
 
   // Of the last session. Control thread, or whoever waited for its start.
   [[nodiscard]] const SessionStart& session_start() const noexcept { return session_start_; }
@@ -113,6 +116,8 @@ class ControlCore {
     std::int64_t now_ns = 0;
     std::int64_t since_ns = 0;  // since the last command
     double dt_s = 0.0;          // of the safety filter
+    double scaling = 1.0;       // of the speed, by the robot itself
+    double rate = 1.0;          // rows per tick
   };
 
   void note_start(std::uint64_t session, bool is_return_confirmed, std::int64_t now_ns) noexcept;
@@ -128,13 +133,16 @@ class ControlCore {
   void count_used(const Tick& tick) noexcept;
   void take_answer(const Tick& tick) noexcept;
   void accept(TimedChunk& chunk, const Tick& tick) noexcept;
-  void activate(TimedChunk& chunk, std::int64_t first_row, const Tick& tick) noexcept;
+  void activate(TimedChunk& chunk, const Tick& tick) noexcept;
+  void begin(TimedChunk& chunk) noexcept;
+  void join(TimedChunk& chunk) noexcept;
   [[nodiscard]] bool is_too_slow(const TimedChunk& chunk, const Tick& tick) noexcept;
   [[nodiscard]] Cause border_jump(std::span<const float> row) const noexcept;
   void refuse(const Cause& cause) noexcept;
   void fail_inference(const Tick& tick) noexcept;
   void discard() noexcept;
   void check_rows(const Tick& tick) noexcept;
+  void note_slowness(const Tick& tick) noexcept;
   void update_hold(const Tick& tick) noexcept;
   void move(Tick& tick) noexcept;
   void play(Tick& tick) noexcept;
@@ -146,6 +154,10 @@ class ControlCore {
   // Whether the robot has accepted a command at rest, or was given three periods to do so.
   [[nodiscard]] bool has_accepted_rest(const Tick& tick) noexcept;
   void ask(const Tick& tick) noexcept;
+  [[nodiscard]] bool is_chunk_due(int delay) const noexcept;
+  // The rows that will be executed until the next chunk comes, as a delay that the policy can use.
+  [[nodiscard]] int coming_delay(const Tick& tick) const noexcept;
+  void publish_progress() noexcept;
   void begin_stop(const Cause& cause, StopCategory category) noexcept;
   void end_session(LoopPhase phase) noexcept;
   void set_phase(LoopPhase phase) noexcept;
@@ -154,11 +166,10 @@ class ControlCore {
   [[nodiscard]] bool is_active() const noexcept;
   [[nodiscard]] bool takes_chunks() const noexcept;
   [[nodiscard]] bool is_at_rest() const noexcept;
-  // Rows of the running chunk, and how many of them may be executed.
-  [[nodiscard]] std::int64_t num_rows() const noexcept;
-  [[nodiscard]] bool has_row() const noexcept { return has_chunk_ && row_ < end_row_; }
-  [[nodiscard]] std::span<const float> rows(std::int64_t from, std::int64_t to) const noexcept;
-  // How old the observation behind a chunk of so many rows may be.
+  // The age of the observation behind a chunk, without the time for which the robot held it up, and
+  // how old it may be if the chunk has so many rows.
+  [[nodiscard]] double chunk_age_s(std::int64_t observed_ns, const InferenceRequest& request,
+                                   const Tick& tick) const noexcept;
   [[nodiscard]] double max_chunk_age_s(std::int64_t num_rows) const noexcept;
 
   RealtimeSettings settings_;
@@ -210,21 +221,21 @@ class ControlCore {
   std::int64_t rest_since_ns_ = 0;
   bool is_returning_ = false;
 
-  // The running chunk: the next row, the first row that is not executed any more, and how many have
-  // been executed.
-  TimedChunk chunk_;
-  bool has_chunk_ = false;
-  std::int64_t row_ = 0;
-  std::int64_t end_row_ = 0;
-  std::int64_t executed_ = 0;
+  // The running chunk.
+  ChunkPlayer player_;
+  InferenceRequest request_;
+  std::int64_t observed_ns_ = 0;
   bool is_new_chunk_ = false;
+  std::int64_t slowed_ns_ = 0;  // by the robot's own speed scaling
 
   // The open request.
   std::uint64_t next_index_ = 0;
-  std::uint64_t rows_executed_ = 0;
   std::int64_t asked_ns_ = 0;
   std::int64_t ask_after_ns_ = 0;
-  std::int64_t lead_ = 0;
+  double lead_ = 0.0;  // rows
+  LatencyWindow latencies_;
+  bool is_latency_known_ = false;  // of the open request
+  std::vector<Counter> delays_;
   int failures_ = 0;
   int slow_chunks_ = 0;
   bool is_starved_fresh_ = false;

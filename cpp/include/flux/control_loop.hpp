@@ -15,31 +15,32 @@
 #include <cstdint>
 #include <memory>
 #include <span>
-#include <string>
+#include <vector>
 
 #include "flux/action_decoder.hpp"
-#include "flux/chunk_scheduler.hpp"
+#include "flux/chunk_player.hpp"
 #include "flux/clock.hpp"
+#include "flux/continuation.hpp"
 #include "flux/inference_worker.hpp"
+#include "flux/mode.hpp"
 #include "flux/policy.hpp"
 #include "flux/safety_filter.hpp"
 
 namespace flux {
 
-enum class Mode {
-  kSync,   // submit() runs the inference while the robot holds
-  kAsync,  // submit() wakes the inference thread while the running chunk continues
-};
-
 struct ControlLoopConfig {
   double control_hz = 0.0;
-  // Ticks for which a chunk is executed before the next one takes over.
+  // Rows of a chunk that are executed before the next one takes over.
   int execution_horizon = 1;
   Mode mode = Mode::kSync;
-  // With kAsync, a chunk takes over exactly so many ticks after its observation; 0 with kSync.
+  // Ticks from an observation until its chunk takes over; with kSync, the robot stands meanwhile.
   int inference_delay = 0;
   // A chunk is stale once its observation is older than the chunk's duration plus this time.
   double stale_after_s = 1.0;
+  // Rows executed per tick, above 0 and at most 1.
+  double speed = 1.0;
+  // How chunks continue each other with kRtc.
+  ContinuationSettings continuation = {};
 };
 
 // Counts since start(): `chunks` counts chunks, everything else ticks. The last four are
@@ -53,6 +54,8 @@ struct ControlCounts {
   std::uint64_t position = 0;
   std::uint64_t velocity = 0;
   std::uint64_t stale = 0;
+  // With kRtc: chunks by the rows that they were given, 0 to H.
+  std::vector<std::uint64_t> prefixes = {};
 };
 
 class ControlLoop {
@@ -62,8 +65,10 @@ class ControlLoop {
   //   wall: measures how long work takes; the machine's clock except in tests.
   //
   // Throws std::invalid_argument, naming the values, unless control_hz > 0, stale_after_s >= 0,
-  // decoder and limits have the same action_dim, 1 <= execution_horizon <= H and
-  // 0 <= inference_delay <= min(execution_horizon, H - execution_horizon).
+  // 0 < speed <= 1, decoder and limits have the same action_dim, 1 <= execution_horizon <= H and
+  // the delay d = ceil(inference_delay * speed), in rows, suits the mode. kAsync:
+  // d <= min(execution_horizon, H - execution_horizon). kEnsemble: 2 d <= H. kRtc: `continuation`
+  // has a usable delay of at least d, and the policy can continue chunks.
   ControlLoop(const ControlLoopConfig& config, std::shared_ptr<Policy> policy,
               const ActionDecoder& decoder, const SafetyLimits& limits,
               std::unique_ptr<Clock> wall = std::make_unique<MonotonicClock>());
@@ -100,6 +105,8 @@ class ControlLoop {
 
   // The last command computed by tick(), (A).
   [[nodiscard]] std::span<const float> command() const noexcept { return filter_.command(); }
+  // What the last tick asked of the safety filter, (A); NaN if it held.
+  [[nodiscard]] std::span<const float> asked() const noexcept { return asked_; }
 
   // Waits for the inference in flight and stops its thread. All later ticks hold.
   void stop() noexcept;
@@ -121,16 +128,26 @@ class ControlLoop {
   [[nodiscard]] double period_s() const noexcept;
   // Number of the coming tick.
   [[nodiscard]] std::int64_t index() const noexcept;
-  void take_chunk() noexcept;
-  void activate(Chunk& chunk) noexcept;
+  [[nodiscard]] bool wants_chunk() const noexcept;
+  [[nodiscard]] KnownRows known_rows() const noexcept;
+  void take_ready_chunk() noexcept;
+  void take_inferred_chunk() noexcept;
+  void join(std::span<float> rows) const noexcept;
+  void begin(std::vector<float>& rows) noexcept;
+  void fail() noexcept;
+  // In kSync, whether the robot stands because a chunk is not due yet.
+  [[nodiscard]] bool is_waiting() const noexcept;
   [[nodiscard]] std::uint32_t move() noexcept;
   [[nodiscard]] bool is_stale() const noexcept;
   void count(std::uint32_t flags) noexcept;
   void count_miss(double tick_s) noexcept;
 
   ControlLoopConfig config_;
+  // The rows before the end of a chunk's horizon at which the next chunk is asked for.
+  int lead_ = 0;
   SafetyFilter filter_;
-  ChunkScheduler scheduler_;
+  ChunkPlayer player_;
+  std::vector<float> asked_;  // (A)
   std::unique_ptr<Clock> wall_;
   std::unique_ptr<InferenceWorker> worker_;
 
@@ -140,12 +157,16 @@ class ControlLoop {
   bool is_new_chunk_ = false;
   bool is_late_ = false;
   // A chunk from submit_chunk() that has not started yet.
-  Chunk ready_chunk_;
+  std::vector<float> ready_chunk_;
   bool has_ready_chunk_ = false;
-  // For the worker's last request: the tick of its observation, and the one at which its chunk
-  // takes over.
+  // For the worker's last request: the tick of its observation, the one at which its chunk takes
+  // over, the row with which it begins, and how many rows it was given.
   std::int64_t observed_tick_ = 0;
   std::int64_t due_tick_ = 0;
+  std::int64_t first_row_ = 0;
+  int prefix_len_ = 0;
+  // Tick of the observation behind the running chunk.
+  std::int64_t chunk_tick_ = 0;
   // Time that submit() spent on inference; counted towards the coming tick.
   double submit_s_ = 0.0;
 

@@ -17,7 +17,7 @@
 namespace flux {
 
 inline constexpr std::uint64_t kMemoryMagic = 0x5652442d58554c46;  // "FLUX-DRV" in memory
-inline constexpr std::uint32_t kMemoryVersion = 1;
+inline constexpr std::uint32_t kMemoryVersion = 2;
 inline constexpr std::uint32_t kMaxDim = 1024;
 inline constexpr std::uint32_t kMaxCameras = 32;
 inline constexpr std::uint32_t kMaxImageSide = 16384;
@@ -89,9 +89,10 @@ static_assert(sizeof(MemoryHeader) == 88 + 16 * kMaxCameras);
 static_assert(offsetof(MemoryHeader, version) == 8 && offsetof(MemoryHeader, shape) == 24);
 static_assert(sizeof(PolicyBlock) == kCacheLine && sizeof(DriverBlock) == 6 * kCacheLine);
 
-// A state: when it was captured, then two values per word.
+// A state: when it was captured, the robot's speed scaling as a double, then two values per word.
+inline constexpr std::size_t kStateStampWords = 2;
 [[nodiscard]] constexpr std::size_t state_words(std::size_t state_dim) noexcept {
-  return 1 + (state_dim + 1) / 2;
+  return kStateStampWords + (state_dim + 1) / 2;
 }
 
 // A command: sequence, session, tick_ns, observed_ns, sent_ns, flags, then two values per word.

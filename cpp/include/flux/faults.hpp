@@ -20,6 +20,7 @@ enum class Fault : std::uint8_t {
   kNonFiniteChunk,
   kBorderJump,
   kLateChunk,
+  kRtcLate,
   // No chunk comes.
   kInferenceFailed,
   kRetriesExhausted,
@@ -94,6 +95,10 @@ inline constexpr std::array kFaults = std::to_array<FaultInfo>({
      "a chunk that begins too far from the last command", "joint unit"},
     {Fault::kLateChunk, "late_chunk", Reaction::kRefuseChunk,
      "a chunk whose observation is older than its bound, or whose rows are all in the past", "s"},
+    {Fault::kRtcLate, "rtc_late", Reaction::kNote,
+     "a chunk that arrived after the rows that it had been told would be executed meanwhile; the "
+     "running chunk fades into it",
+     "rows"},
     {Fault::kInferenceFailed, "inference_failed", Reaction::kHold,
      "an observation, its encoding or the inference raised an error; it is tried again",
      "failures"},

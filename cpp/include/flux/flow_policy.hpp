@@ -5,6 +5,9 @@
 // only alternates between two sets of buffers. The engines allocate these buffers and the keys and
 // values; on an accelerator they never pass through the host.
 //
+// A chunk that continues the running one runs the same graph, but the host sees and changes x_t and
+// t before every step.
+//
 // Letters in shapes: H action_horizon, A action_dim of the network.
 #pragma once
 
@@ -18,6 +21,7 @@
 #include <string>
 #include <vector>
 
+#include "flux/continued_flow.hpp"
 #include "flux/engine.hpp"
 #include "flux/policy.hpp"
 
@@ -33,6 +37,8 @@ class FlowPolicy final : public Policy {
   FlowPolicy(std::unique_ptr<Engine> prefix, std::unique_ptr<Engine> denoise,
              int num_inference_steps);
 
+  [[nodiscard]] bool can_continue() const noexcept override { return true; }
+
  private:
   struct Tensor {
     TensorInfo info;
@@ -46,18 +52,22 @@ class FlowPolicy final : public Policy {
   };
 
   void compute(std::span<const TensorView> inputs, std::span<const float> noise,
-               std::span<float> actions, FlowHistograms* also,
-               const std::atomic<bool>* cancel) override;
+               std::span<float> actions, FlowHistograms* also, const std::atomic<bool>* cancel,
+               const Continuation* continuation) override;
   void read_action_shape();
   void add_tensor(const TensorInfo& info, bool is_user_input);
   void bind_prefix();
   void bind_steps();
+  void bind_continued(std::span<const BoundBuffer> shared);
   [[nodiscard]] std::size_t bind_step(std::size_t step, std::span<const BoundBuffer> shared,
                                       const std::array<Flow, 2>& halves);
   [[nodiscard]] bool has_own_binding(std::size_t step) const noexcept;
   void copy_in(std::span<const TensorView> inputs, std::span<const float> noise);
   void upload_steps();
   void run_steps(FlowHistograms* also, const std::atomic<bool>* cancel);
+  void run_continued_steps(const Continuation& continuation, std::span<const float> noise,
+                           FlowHistograms* also, const std::atomic<bool>* cancel);
+  void run_step(std::size_t binding, FlowHistograms* also, const std::atomic<bool>* cancel);
 
   std::vector<Buffer> host_memory_;  // for the user's inputs; outlives the engines bound to it
   Buffer noise_{0};
@@ -69,6 +79,9 @@ class FlowPolicy final : public Policy {
   std::map<std::string, Tensor, std::less<>> tensors_;
   std::size_t prefix_binding_ = 0;
   std::vector<std::size_t> step_bindings_;  // one per step
+
+  std::unique_ptr<ContinuedFlow> continued_;
+  std::size_t continued_binding_ = 0;  // of every step of a chunk that continues another one
 };
 
 }  // namespace flux

@@ -10,8 +10,8 @@
 #include <vector>
 
 #include "flux/action_decoder.hpp"
-#include "flux/chunk_scheduler.hpp"
 #include "flux/policy.hpp"
+#include "flux/robot_policy.hpp"
 
 namespace flux {
 
@@ -25,9 +25,10 @@ class InferenceWorker {
  public:
   enum class Status : int { kIdle, kBusy, kReady, kFailed };
 
-  // Allocates all memory for a request, and starts the thread if `has_thread`. Throws
-  // std::invalid_argument if the decoder has more dimensions than the policy.
-  InferenceWorker(std::shared_ptr<Policy> policy, ActionDecoder decoder, bool has_thread);
+  // Allocates all memory for a request, and starts the thread if `has_thread`. Throws like
+  // RobotPolicy.
+  InferenceWorker(std::shared_ptr<Policy> policy, const ActionDecoder& decoder,
+                  const ContinuationSettings& continuation, bool has_thread);
   InferenceWorker(const InferenceWorker&) = delete;
   InferenceWorker& operator=(const InferenceWorker&) = delete;
   ~InferenceWorker();
@@ -38,16 +39,19 @@ class InferenceWorker {
              std::span<const float> noise);
   // Copies the arguments and wakes the thread. The status must be kIdle. Throws
   // std::invalid_argument if the policy does not accept the inputs.
+  //
+  // Args:
+  //   known: continued; rows beyond the policy's action_horizon are ignored.
   void request(std::span<const TensorView> inputs, std::span<const float> state,
-               std::span<const float> noise);
+               std::span<const float> noise, const KnownRows& known = {});
 
   [[nodiscard]] Status status() const noexcept { return status_.load(std::memory_order_acquire); }
   // Returns as soon as the status is not kBusy.
   void wait() const noexcept;
   // Goes from kReady or kFailed to kIdle.
   void release() noexcept { status_.store(Status::kIdle, std::memory_order_release); }
-  // The result, valid in kReady. The worker sets only the actions; the requester sets the rest.
-  [[nodiscard]] Chunk& chunk() noexcept { return chunk_; }
+  // The result, (H, A) in robot units, valid in kReady. May be swapped for other memory.
+  [[nodiscard]] std::vector<float>& actions() noexcept { return actions_; }
   // The exception that the inference threw; valid in kFailed.
   [[nodiscard]] std::exception_ptr error() const noexcept { return error_; }
   // How long the last inference took.
@@ -56,7 +60,7 @@ class InferenceWorker {
   // Waits for the inference in flight and stops the thread.
   void stop() noexcept;
 
-  [[nodiscard]] const Policy& policy() const noexcept { return *policy_; }
+  [[nodiscard]] const Policy& policy() const noexcept { return *policy_.policy(); }
   // Times of this worker's inferences only; policy().histograms() includes those of other callers.
   [[nodiscard]] const FlowHistograms& histograms() const noexcept { return histograms_; }
 
@@ -64,12 +68,12 @@ class InferenceWorker {
   void run(std::span<const TensorView> inputs, std::span<const float> noise);
   void serve() noexcept;
 
-  std::shared_ptr<Policy> policy_;
-  ActionDecoder decoder_;
+  RobotPolicy policy_;
   StagedInputs staged_;
-  std::vector<float> normalised_;  // (H, A of the network)
-  std::vector<float> state_;       // (A)
-  Chunk chunk_;
+  std::vector<float> state_;  // (A)
+  std::vector<float> known_;  // (H, A)
+  KnownRows staged_known_;    // in known_
+  std::vector<float> actions_;
   std::exception_ptr error_;
   double inference_s_ = 0.0;
   FlowHistograms histograms_;

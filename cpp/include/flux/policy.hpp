@@ -14,6 +14,7 @@
 #include <utility>
 #include <vector>
 
+#include "flux/continuation.hpp"
 #include "flux/histogram.hpp"
 #include "flux/tensor.hpp"
 
@@ -95,9 +96,15 @@ class Policy {
   //
   // `cancel`, if not null, is read before every stage that runs singly; once it is true, the
   // inference ends with InferenceCancelled. An inference that is a single launch runs to its end.
+  //
+  // `continuation`, if not null, makes the chunk continue the running one. Throws
+  // std::invalid_argument, naming the value, if it does not fit the policy.
   void infer(std::span<const TensorView> inputs, std::span<const float> noise,
              std::span<float> actions, FlowHistograms* also = nullptr,
-             const std::atomic<bool>* cancel = nullptr);
+             const std::atomic<bool>* cancel = nullptr, const Continuation* continuation = nullptr);
+
+  // Whether a chunk can continue the running one, which takes access to every Euler step.
+  [[nodiscard]] virtual bool can_continue() const noexcept { return false; }
 
   [[nodiscard]] const FlowHistograms& histograms() const noexcept { return histograms_; }
 
@@ -106,14 +113,17 @@ class Policy {
   void set_user_inputs(std::vector<TensorInfo> infos) { user_inputs_ = std::move(infos); }
   void set_action_shape(int action_horizon, int action_dim) noexcept;
 
-  // Implements `infer`; called with checked arguments, by one thread at a time.
+  // Implements `infer`; called with checked arguments, by one thread at a time. `continuation` is
+  // null if there is nothing to continue.
   virtual void compute(std::span<const TensorView> inputs, std::span<const float> noise,
                        std::span<float> actions, FlowHistograms* also,
-                       const std::atomic<bool>* cancel) = 0;
+                       const std::atomic<bool>* cancel, const Continuation* continuation) = 0;
 
   FlowHistograms histograms_;
 
  private:
+  void check(const Continuation& continuation) const;
+
   std::vector<TensorInfo> user_inputs_;
   int action_horizon_ = 0;
   int action_dim_ = 0;

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <mutex>
@@ -24,6 +25,9 @@
 #include "flux/scheduling.hpp"
 
 namespace flux {
+
+// Rows of the longest chunk that a loop accepts; `policy` may be null.
+[[nodiscard]] std::size_t max_chunk_rows(const RealtimeSettings& settings, const Policy* policy);
 
 class RealtimeLoop {
  public:

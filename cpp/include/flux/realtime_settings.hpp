@@ -5,7 +5,8 @@
 #include <cstdint>
 #include <vector>
 
-#include "flux/control_loop.hpp"
+#include "flux/continuation.hpp"
+#include "flux/mode.hpp"
 #include "flux/robot_link.hpp"
 #include "flux/scheduling.hpp"
 
@@ -14,12 +15,26 @@ namespace flux {
 // Per-joint values have length A, or are empty: then nothing of the kind is watched, and
 // start_tolerance is 0.05.
 struct RealtimeSettings {
+  // Rows of a chunk per second, at full speed.
   double control_hz = 0.0;
+  // Commands per second, at least control_hz: between the rows they lie on a cubic spline. 0 for
+  // control_hz.
+  double command_hz = 0.0;
+  // The share of control_hz at which chunks are executed. The robot's own speed scaling multiplies
+  // it.
+  double speed = 1.0;
   // Rows of a chunk that are executed before the next one takes over.
   int execution_horizon = 1;
   // kSync: the next chunk is asked for once the robot is at rest after the last row of the horizon.
-  // kAsync: early enough to take over without a pause.
+  // kAsync: early enough to take over without a pause. kEnsemble: as soon as the last one has come;
+  // what the chunks say about a row is averaged. kRtc: so early that the rows which are executed
+  // meanwhile, a delay that the policy was trained with, are the beginning of the next chunk.
   Mode mode = Mode::kAsync;
+  // With kRtc.
+  ContinuationSettings continuation = {};
+  // With kRtc: from taking a request to executing its chunk, until that has been measured in the
+  // session. 0 if it is not known.
+  double first_latency_s = 0.0;
   // For how long the cause of a hold may last; after that it is a stop.
   double hold_for_s = 2.0;
   // A chunk is used until its observation is older than the chunk's duration plus this time.
@@ -46,8 +61,13 @@ struct RealtimeSettings {
   // Ticks for which records are kept until they are drained, as time.
   double record_s = 60.0;
 
-  // One period of the grid, rounded up to whole nanoseconds, so that a command is never sooner
-  // after another than the limits assume.
+  [[nodiscard]] double commands_hz() const noexcept {
+    return command_hz > 0.0 ? command_hz : control_hz;
+  }
+  // Without the robot's own speed scaling.
+  [[nodiscard]] double rows_per_s() const noexcept { return control_hz * speed; }
+  // One period of the commands' grid, rounded up to whole nanoseconds, so that a command is never
+  // sooner after another than the limits assume.
   [[nodiscard]] std::int64_t period_ns() const noexcept;
   [[nodiscard]] double deadline_s() const noexcept {
     if (inference_deadline_s > 0.0) return inference_deadline_s;
@@ -59,5 +79,9 @@ struct RealtimeSettings {
 // Returns the settings with their defaults filled in. Throws std::invalid_argument, naming the
 // value, unless they are in range and fit the robot.
 [[nodiscard]] RealtimeSettings checked(RealtimeSettings settings, const RobotLink& link);
+
+// The delay with which a session in mode kRtc begins. Throws std::invalid_argument, with the
+// numbers, if first_latency_s is more rows than the policy and the horizons allow.
+[[nodiscard]] int first_delay(const RealtimeSettings& settings, int action_horizon);
 
 }  // namespace flux

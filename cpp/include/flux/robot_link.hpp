@@ -36,6 +36,9 @@ enum class DriverPhase : std::uint32_t {
 struct StateSample {
   std::int64_t captured_ns = 0;  // on the monotonic clock; 0 if there is none yet
   std::uint64_t count = 0;       // states published so far
+  // The share of its commanded speed at which the robot moves by its own decision, 0 to 1; at 0 it
+  // stands still.
+  double speed_scaling = 1.0;
 };
 
 // One command, and what is needed to judge it.

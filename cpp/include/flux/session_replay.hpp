@@ -70,7 +70,6 @@ class SessionReplay {
   std::atomic<int> signal_{0};
   std::shared_ptr<ChunkInference> inference_;
   ControlCore core_;
-  std::uint64_t rows_before_ = 0;  // executed before the recorded session
   std::unordered_map<std::uint64_t, InferenceRequest> requests_;  // by recorded ticket
   InferenceRequest request_;
   std::uint64_t recorded_ticket_ = 0;

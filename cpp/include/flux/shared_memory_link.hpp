@@ -16,7 +16,7 @@ struct SharedMemoryLinkConfig {
   std::size_t action_dim = 0;
   std::size_t state_dim = 0;
   std::vector<ImageSize> images;  // one per camera
-  double control_hz = 0.0;
+  double control_hz = 0.0;        // commands per second
   // (action_dim): the largest nominal step per joint, max_velocity / control_hz. Empty for a robot
   // that is commanded by differences, whose steps are not checked.
   std::vector<double> max_step;

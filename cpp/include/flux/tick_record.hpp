@@ -52,10 +52,11 @@ struct TickHeader {
   std::int64_t state_captured_ns = 0;  // capture time of `state`
   std::uint64_t acknowledged = 0;
   std::int64_t chunk = -1;  // of the session, from 0; -1 before the first
-  std::int32_t row = -1;    // of the chunk; -1 if no row was executed
+  std::int32_t row = -1;    // of the chunk, the last one reached; -1 if no row was executed
   std::uint32_t flags = 0;  // TickFlags
   std::uint32_t phase = 0;  // LoopPhase
   std::uint32_t progress = 0;
+  float speed = 1.0F;  // share of control_hz at which rows pass, with the robot's own speed scaling
 };
 
 // What a tick took from outside, with `deadline_ns`, `state_captured_ns`, `acknowledged`,
@@ -64,6 +65,7 @@ struct TickHeader {
 struct TickInputs {
   std::int64_t now_ns = 0;        // when the tick began
   std::uint64_t state_count = 0;  // StateSample
+  double speed_scaling = 1.0;     // likewise
   std::int64_t heartbeat_ns = 0;  // LinkStatus, as the following ones
   std::uint64_t driver_session = 0;
   std::uint64_t dropped_old = 0;

@@ -58,6 +58,8 @@ def write(fakes: Any, path: Path, **changes: Any) -> str:
         "policy": "hold",
         "engine": "none",
         "mode": "sync",
+        "mode_reason": "--mode",
+        "rtc": None,
         "clock": "simulated",
         "bundle": "bundles/<toy>",
         "prompt": "wave <script>alert(1)</script>",

@@ -20,6 +20,8 @@ REPORT: dict[str, Any] = {
     "inference_p50_ms": None,
     "engine": "none",
     "mode": "sync",
+    "mode_reason": "--mode",
+    "rtc": None,
     "violations": {},
     "commands_out_of_limit": 0,
     "outcome": "finished",
@@ -38,3 +40,10 @@ def test_the_commands_that_reached_the_robot_are_told(
 ) -> None:
     commands = {"sent": 50, "accepted": accepted, "superseded": superseded}
     assert words in summary_lines({**REPORT, "commands": commands})
+
+
+def test_real_time_chunking_is_told_with_its_delays() -> None:
+    rtc = {"method": "prefix", "delays": {"0": 1, "4": 12}, "late": 2}
+    words = "mode        rtc (--mode); prefix; chunks by known rows: 1 with 0, 12 with 4; late: 2"
+    assert words in summary_lines({**REPORT, "mode": "rtc", "rtc": rtc})
+    assert "mode        sync (--mode)" in summary_lines(REPORT)

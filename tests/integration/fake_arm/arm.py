@@ -280,7 +280,9 @@ class Connection(threading.Thread):
 
     def _state(self, request):
         values, at_s = self._arm.state()
-        return {"values": values.tolist(), "time": at_s}, b""
+        slider = self._arm.fault("slider")
+        share = 1.0 if slider is None else slider.entry["share"]
+        return {"values": values.tolist(), "time": at_s, "share": share}, b""
 
     def _frames(self, request):
         time.sleep(FRAME_PERIOD_S)

@@ -1,8 +1,8 @@
 """The driver of the fake arm: a thin client of its process. Python 3.8, numpy and sockets only.
 
 `FAKE_ARM` names the folder of the arm. `FAKE_ARM_HZ`, `FAKE_ARM_POWER`, `FAKE_ARM_CONNECT_S`,
-`FAKE_ARM_DIFFERENCES` and `FAKE_ARM_OMIT` (fields of the spec to leave out, between commas) change
-how it describes itself.
+`FAKE_ARM_DIFFERENCES`, `FAKE_ARM_SLIDER` (it has a speed slider) and `FAKE_ARM_OMIT` (fields of the
+spec to leave out, between commas) change how it describes itself.
 """
 
 import ctypes
@@ -61,12 +61,16 @@ class FakeArm:
         self.connect_timeout_s = float(os.environ.get("FAKE_ARM_CONNECT_S", 5.0))
         self._path = os.path.join(os.environ["FAKE_ARM"], "arm.sock")
         self._thread = threading.local()
+        self._share = 1.0
+        if os.environ.get("FAKE_ARM_SLIDER"):
+            self.speed_scaling = lambda: self._share
 
     def connect(self):
         self._call("connect", pid=os.getpid(), parent=os.getppid())
 
     def read_state(self):
         answer = self._call("state")
+        self._share = answer["share"]
         return np.array(answer["values"], np.float32), answer["time"]
 
     def read_frames(self, cameras):

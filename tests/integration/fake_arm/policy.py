@@ -47,10 +47,17 @@ DTYPES = {
 }
 
 
-def write_policy(directory: Path, spec: Mapping[str, Any], *, horizon: int = HORIZON) -> Path:
+def write_policy(
+    directory: Path,
+    spec: Mapping[str, Any],
+    *,
+    horizon: int = HORIZON,
+    delays: tuple[int, ...] = (0,),
+) -> Path:
     """Writes the bundle for a robot with these fields of a RobotSpec.
 
-    Half of a chunk is executed before the next one, all of a short one.
+    Half of a chunk is executed before the next one, all of a short one. `delays` are those that it
+    says it was trained with.
     """
     directory.mkdir(parents=True)
     joints, cameras = len(spec["joint_names"]), tuple(spec["cameras"])
@@ -79,6 +86,7 @@ def write_policy(directory: Path, spec: Mapping[str, Any], *, horizon: int = HOR
         action_horizon=horizon,
         execution_horizon=execution_horizon,
         num_inference_steps=1,
+        rtc_valid_delays=delays,
         max_prompt_tokens=TOKENS,
         prompt="circle",
         tasks={"1": "circle"},

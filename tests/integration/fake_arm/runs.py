@@ -43,6 +43,8 @@ class Scenario:
         program: what the interpreter runs in place of the command.
         horizon: steps that the policy predicts.
         by_differences: whether the arm takes differences as commands.
+        control_hz: of the arm, where another is wanted.
+        delays: of real-time chunking, that the policy says it was trained with.
     """
 
     faults: Sequence[Fault] = ()
@@ -54,6 +56,8 @@ class Scenario:
     program: str = PROGRAM
     horizon: int = HORIZON
     by_differences: bool = False
+    control_hz: float | None = None
+    delays: tuple[int, ...] = (0,)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,10 +125,12 @@ def limits_of(**changes: Any) -> Limits:
     return Limits.of(SPEC | changes)
 
 
-def make_bundle(folder: Path, *, horizon: int = HORIZON, **changes: Any) -> Path:
+def make_bundle(
+    folder: Path, *, horizon: int = HORIZON, delays: tuple[int, ...] = (0,), **changes: Any
+) -> Path:
     """Writes the scripted policy for the fake arm."""
     known = {name: value for name, value in SPEC.items() if name in CARRIED}
-    return write_policy(folder, known | changes, horizon=horizon)
+    return write_policy(folder, known | changes, horizon=horizon, delays=delays)
 
 
 CARRIED = (
@@ -143,10 +149,15 @@ CARRIED = (
 def run(folder: Path, scenario: Scenario) -> Outcome:
     """Runs a scenario to its end, and kills whatever is left of it."""
     folder.mkdir(parents=True)
-    changes = DIFFERENCES if scenario.by_differences else {}
-    bundle = make_bundle(folder / "bundle", horizon=scenario.horizon, **changes)
-    record = folder / "record"
+    changes = dict(DIFFERENCES) if scenario.by_differences else {}
     variables = {"FAKE_ARM_DIFFERENCES": "1"} if scenario.by_differences else {}
+    if scenario.control_hz is not None:
+        changes["control_hz"] = scenario.control_hz
+        variables["FAKE_ARM_HZ"] = f"{scenario.control_hz}"
+    bundle = make_bundle(
+        folder / "bundle", horizon=scenario.horizon, delays=scenario.delays, **changes
+    )
+    record = folder / "record"
     command = [
         *(sys.executable, "-c", scenario.program),
         *("run", "--robot", ROBOT, "--bundle", str(bundle), "--record", str(record)),

@@ -118,7 +118,7 @@ class CommandSender(DriverThread):
             return
         joint = self._joint_names[command.joint] if command.joint >= 0 else ""
         text = {
-            CommandResult.TOO_OLD: "dropped: older than three control periods",
+            CommandResult.TOO_OLD: "dropped: older than three periods",
             CommandResult.STEP: f"refused: {joint}: expected a step of at most "
             f"{command.max_step:.4g}, got {command.step:.4g}",
             CommandResult.NOT_FINITE: f"refused: {joint}: expected a finite number",

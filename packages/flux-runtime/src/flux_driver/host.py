@@ -2,7 +2,7 @@
 policy stops, dies or falls silent.
 
 The main thread never calls the driver, so no call that hangs can keep it from its watch. It looks
-four times per control period at the policy's signs of life and at the messages.
+four times per period of the commands at the policy's signs of life and at the messages.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Host:
     ) -> None:
         spec = facts["spec"]
         self._robot = SteppedRobot(robot) if is_simulated(robot) else robot
-        self._period_s = 1.0 / float(spec["control_hz"])
+        self._control_period_s = self._period_s = 1.0 / float(spec["control_hz"])
         self._joint_names = tuple(spec["joint_names"])
         self._state_names = tuple(spec.get("state_names") or spec["joint_names"])
         self._may_lose_power = bool(spec.get("holds_without_power", False))
@@ -219,7 +219,7 @@ class Host:
         deadline_s = time.monotonic() + self._connect_timeout_s
         yield from self._call("connect", self._robot.connect, self._connect_timeout_s)
         self._signals.install()
-        settings = (self._period_s, self._events, self._max_retries)
+        settings = (self._control_period_s, self._events, self._max_retries)
         self._state_reader = StateReader(self._robot, self._state_names, *settings)
         readers: list[Any] = [self._state_reader]
         if cameras:
@@ -259,7 +259,10 @@ class Host:
             os.close(descriptor)
         for reader in self._readers():
             reader.publish_to(self._memory)
+        self._period_s = self._memory.layout.period_s  # there may be more commands than steps
         stepped = self._robot if isinstance(self._robot, SteppedRobot) else None
+        if stepped is not None:
+            stepped.expect_commands(self._period_s)
         sender = CommandSender(
             self._robot,
             self._joint_names,
@@ -414,7 +417,7 @@ class Host:
         allowed = category if self._may_lose_power else KEEP_POWER
 
         def stop() -> None:
-            self._gate.wait_until_sent(self._period_s)
+            self._gate.wait_until_sent(self._control_period_s)
             self._robot.stop(allowed)
 
         self._stop_call = BoundedCall("stop", stop, STOP_TIMEOUT_S)

@@ -21,7 +21,7 @@ from ctypes import (
     c_void_p,
 )
 
-ABI = 1
+ABI = 2
 LIBRARY = "libflux_driver.so"
 
 
@@ -77,6 +77,7 @@ _FUNCTIONS = {
     "layout": (None, [c_void_p, POINTER(LayoutStruct)]),
     "camera": (c_int, [c_void_p, c_uint32, POINTER(c_uint32), POINTER(c_uint32)]),
     "publish_state": (c_int, [c_void_p, POINTER(c_float), c_uint32, c_int64]),
+    "set_speed_scaling": (c_int, [c_void_p, c_double]),
     "publish_frame": (
         c_int,
         [c_void_p, c_uint32, POINTER(c_uint8), c_uint32, c_uint32, c_int64],

@@ -25,7 +25,7 @@ class CommandResult(enum.IntEnum):
 
     COMMAND = 0
     TOO_OLD = 2
-    """Dropped: it was sent more than three control periods ago."""
+    """Dropped: it was sent more than three periods ago."""
     STEP = 3
     """Refused: `joint` would move by `step`, more than the `max_step` of three nominal ones."""
     NOT_FINITE = 4
@@ -41,7 +41,7 @@ class WatchResult(enum.IntEnum):
 
     FINE = 0
     SILENT = 1
-    """No sign of life for more than three control periods."""
+    """No sign of life for more than three periods."""
     STOP = 2
     """It asks for a stop."""
     CLOSED = 3
@@ -194,6 +194,18 @@ class DriverMemory:
             self._open_handle(), pointer, state.size, int(captured_ns)
         )
 
+    def set_speed_scaling(self, share: float) -> None:
+        """Says at which share of its commanded speed the robot moves by its own decision.
+
+        Args:
+            share: 0 to 1, for the states that are published afterwards; 1 until the first call.
+
+        Raises:
+            DriverMemoryError: another number.
+        """
+        if self._library.flux_driver_set_speed_scaling(self._open_handle(), float(share)) != 0:
+            raise DriverMemoryError(f"speed scaling: expected 0 to 1, got {share}")
+
     def publish_frame(self, camera: int, image: np.ndarray, captured_ns: int) -> None:
         """Publishes an image; one thread per camera at a time.
 
@@ -271,11 +283,11 @@ class DriverMemory:
         )
 
     def beat(self) -> None:
-        """Gives a sign of life; at least once per control period."""
+        """Gives a sign of life; at least once per period."""
         self._library.flux_driver_beat(self._open_handle())
 
     def watch(self) -> Watch:
-        """Looks at what the policy's side is doing; at least once per control period.
+        """Looks at what the policy's side is doing; at least once per period.
 
         Each `SILENT` and `STOP` is returned once; `CLOSED` stays.
         """

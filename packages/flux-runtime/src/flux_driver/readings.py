@@ -65,6 +65,27 @@ def checked_state(values: Any, names: Sequence[str]) -> Any:
     return state
 
 
+def checked_scaling(share: Any) -> float:
+    """Returns a robot's speed scaling as a share of its commanded speed, 0 to 1.
+
+    Raises:
+        ReadingError: it is not a number, or another one.
+    """
+    try:
+        found = float(share)
+    except (TypeError, ValueError) as error:
+        raise ReadingError(
+            "wrong_type", f"speed_scaling(): expected a number, got {type(share).__name__}"
+        ) from error
+    if not 0.0 <= found <= 1.0:
+        raise ReadingError(
+            "speed_scaling",
+            f"speed_scaling(): expected a share from 0 to 1, got {found:g}. The state that was "
+            f"read with it is not used",
+        )
+    return found
+
+
 def checked_image(image: Any, camera: str) -> Any:
     """Returns an image as contiguous (height, width, 3) uint8.
 

@@ -136,6 +136,11 @@ def described(robot: Any) -> dict[str, Any]:
         raise DriverError(
             f"spec.control_hz: expected a number above 0, got {spec['control_hz']!r:.60}"
         )
+    if spec.get("rest_command") and callable(getattr(robot, "speed_scaling", None)):
+        raise DriverError(
+            "speed_scaling(): expected none, because the robot is commanded by differences, which "
+            "cannot be slowed down. Remove it from the driver"
+        )
     simulation = None
     if is_simulated(robot):
         simulation = {name: str(getattr(robot, name)) for name in SIMULATED_TEXTS}

@@ -13,6 +13,10 @@ from contextlib import contextmanager
 from typing import Any, Iterator, Mapping, Sequence
 
 
+_ROUNDING = 1e-6
+"""What is left of a step when shares of it have been added up; a period has whole nanoseconds."""
+
+
 class Turns:
     """Lets one thread at a time use a simulator, commands before everything else."""
 
@@ -63,6 +67,18 @@ class SteppedRobot:
         self._turns = Turns()
         self._stages: dict[str, bool] = {}
         self.spec = robot.spec
+        self._steps_per_command = 1.0
+        self._due_steps = 0.0
+        if callable(getattr(robot, "speed_scaling", None)):
+            self.speed_scaling = robot.speed_scaling
+
+    def expect_commands(self, period_s: float) -> None:
+        """Expects a command every `period_s`, at most one control step."""
+        self._steps_per_command = min(period_s * self._control_hz(), 1.0)
+
+    def _control_hz(self) -> float:
+        spec = self.spec
+        return float(spec["control_hz"] if isinstance(spec, Mapping) else spec.control_hz)
 
     def connect(self) -> None:
         """Builds the simulation and starts an episode, so that there is a state."""
@@ -76,6 +92,7 @@ class SteppedRobot:
         with self._turns.urgent():
             self._robot.reset(seed)
             self._stages = dict(self._robot.stages())
+            self._due_steps = 0.0
 
     @property
     def stages(self) -> Mapping[str, bool]:
@@ -99,8 +116,13 @@ class SteppedRobot:
         return frames
 
     def send(self, command: Any, time_s: float) -> None:
-        """Advances the simulation by one control step."""
+        """Advances the simulation by one control step, or, if there are more commands than steps,
+        by none until the next step is due, which then takes the newest command."""
         with self._turns.urgent():
+            self._due_steps += self._steps_per_command
+            if self._due_steps < 1.0 - _ROUNDING:
+                return
+            self._due_steps = max(self._due_steps - 1.0, 0.0)
             self._robot.command(command)
             self._stages = dict(self._robot.stages())
 

@@ -10,7 +10,14 @@ import time
 from typing import Any, Sequence
 
 from .events import Events, Retries
-from .readings import CaptureTimes, ReadingError, as_pair, checked_image, checked_state
+from .readings import (
+    CaptureTimes,
+    ReadingError,
+    as_pair,
+    checked_image,
+    checked_scaling,
+    checked_state,
+)
 from .robot import one_line
 
 WAIT_S = 0.05
@@ -102,7 +109,8 @@ class Reader(DriverThread):
 
 
 class StateReader(Reader):
-    """Calls `read_state` at most twice per control period."""
+    """Calls `read_state`, and `speed_scaling` if the robot has it, at most twice per control
+    period."""
 
     def __init__(
         self, robot: Any, names: Sequence[str], period_s: float, events: Events, max_retries: int
@@ -115,18 +123,28 @@ class StateReader(Reader):
             interval_s=period_s / 2,
         )
         self._robot = robot
+        scaling = getattr(robot, "speed_scaling", None)
+        self._read_scaling = scaling if callable(scaling) else None
+        self._scaling = 1.0
         self._names = tuple(names)
         self._times = CaptureTimes("read_state()")
         self._first: Any = None
 
     def publish_first(self) -> None:
         """Publishes the first state."""
-        self._memory.publish_state(self._first, self._times.newest_ns)
+        self._publish(self._first)
+
+    def _publish(self, state: Any) -> None:
+        if self._read_scaling is not None:
+            self._memory.set_speed_scaling(self._scaling)
+        self._memory.publish_state(state, self._times.newest_ns)
 
     def read(self) -> None:
         """Publishes a state that is finite and newer than the one before it."""
         values, time_s = as_pair(self._robot.read_state(), "read_state()")
+        scaling = 1.0 if self._read_scaling is None else self._read_scaling()
         try:
+            self._scaling = checked_scaling(scaling)
             state = checked_state(values, self._names)
             is_new = self._times.accept(time_s)
         except ReadingError as error:
@@ -139,7 +157,7 @@ class StateReader(Reader):
             self._first = state.copy()  # a driver may fill its arrays again
             self.has_first.set()
         elif is_new:
-            self._memory.publish_state(state, self._times.newest_ns)
+            self._publish(state)
 
 
 class FramesReader(Reader):

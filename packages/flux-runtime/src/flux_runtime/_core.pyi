@@ -70,6 +70,10 @@ class _Violations(TypedDict):
     velocity: int
     stale: int
 
+class _Rtc(TypedDict):
+    delays: dict[int, int]
+    late: int
+
 class _Stats(TypedDict):
     ticks: int
     deadline_misses: int
@@ -77,6 +81,45 @@ class _Stats(TypedDict):
     chunks: int
     violations: _Violations
     histograms: dict[str, _Histogram]
+    rtc: _Rtc | None
+
+class ContinuationSettings:
+    """How a chunk continues the running one: `flux_core.rtc.RTCConfig` for the core.
+
+    Args:
+        method: 'prefix': the first rows are known, for a policy that was trained with such
+            prefixes. 'guidance': the flow is pulled towards the known rows.
+        prefix_len: a fixed delay in rows; None: measured.
+        decay_end: the row from which guidance has no weight; None: twice the delay.
+        schedule: how the weight of guidance falls between them.
+        max_guidance_weight: largest strength of guidance.
+        use_vjp: must be False, because an exported graph has no Jacobian.
+        delays: prefix lengths that the policy was trained with, ascending; guidance takes any.
+
+    Raises:
+        ValueError: a name is unknown, or `use_vjp` is True. Whether the numbers fit a policy is
+            checked together with it.
+    """
+
+    def __init__(
+        self,
+        *,
+        method: Literal["prefix", "guidance"] = "prefix",
+        prefix_len: int | None = None,
+        decay_end: int | None = None,
+        schedule: Literal["exp", "linear", "ones", "zeros"] = "exp",
+        max_guidance_weight: float = 5.0,
+        use_vjp: bool = False,
+        delays: Sequence[int] = (0,),
+    ) -> None: ...
+    def usable_delay(
+        self, rows: int, *, execution_horizon: int, action_horizon: int
+    ) -> int | None:
+        """Returns the smallest delay d >= `rows` that the method can use, with
+        d <= execution_horizon <= action_horizon - d; None if there is none."""
+
+    def largest_usable_delay(self, *, execution_horizon: int, action_horizon: int) -> int | None:
+        """Returns the largest such delay; None if there is none."""
 
 class Policy:
     """Turns one observation and noise into one chunk of actions."""
@@ -89,14 +132,31 @@ class Policy:
     def action_shape(self) -> tuple[int, int]:
         """(H, N)."""
 
+    @property
+    def can_continue(self) -> bool:
+        """Whether a chunk can continue the running one, which takes access to every Euler step."""
+
     def infer(
-        self, inputs: Mapping[str, NDArray[Any]], noise: NDArray[np.float32]
+        self,
+        inputs: Mapping[str, NDArray[Any]],
+        noise: NDArray[np.float32],
+        previous: NDArray[np.float32] | None = None,
+        prefix_len: int = 0,
+        continuation: ContinuationSettings | None = None,
     ) -> NDArray[np.float32]:
         """Returns (H, N) float32 normalised actions. Releases the GIL.
 
         Args:
             inputs: exactly the tensors of `inputs`; not modified.
             noise: float32 (H, N) or (1, H, N); not modified.
+            previous: float32 (K, N), normalised, with K <= H: what is left of the running chunk,
+                which the new one continues; not modified.
+            prefix_len: how many of these rows will have been executed. With 0 the result is
+                bit-identical to that without `previous`.
+            continuation: how; given together with `previous`.
+
+        Raises:
+            ValueError: the rows do not fit the policy, or it cannot continue chunks.
         """
 
     def histograms(self) -> dict[str, _Histogram]:
@@ -248,6 +308,28 @@ class ActionDecoder:
     def __init__(
         self, *, scale: ArrayLike, offset: ArrayLike, relative_mask: ArrayLike
     ) -> None: ...
+    def decode(
+        self, normalised: NDArray[np.float32], state: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """Returns (rows, A) actions in robot units.
+
+        Args:
+            normalised: float32 (rows, N) with N >= A; further columns are padding.
+            state: float32 (A,), the observed state in robot units.
+        """
+
+    def encode(
+        self, actions: NDArray[np.float32], network_dim: int, state: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """Returns (rows, network_dim) normalised actions: the inverse of `decode`.
+
+        Padding, and a dimension whose scale is 0, become 0.
+
+        Args:
+            actions: float32 (rows, A), in robot units.
+            network_dim: N.
+            state: float32 (A,), which relative actions become relative to.
+        """
 
 class ControlLoop:
     """Ticks of simulated time that send the current chunk's actions through a safety filter.
@@ -261,13 +343,18 @@ class ControlLoop:
         decoder: converts the policy's actions to robot units.
         limits: limits for the same action_dim.
         control_hz: ticks per second.
-        execution_horizon: ticks for which a chunk is executed before the next one takes over.
-        mode: 'sync': `submit` runs the inference while the robot holds. 'async': `submit` wakes the
-            inference thread while the running chunk continues.
-        inference_delay: control steps from an observation until its chunk takes over, at most
-            execution_horizon and at most H - execution_horizon; 0 unless mode is 'async'.
+        execution_horizon: rows of a chunk that are executed before the next one takes over.
+        mode: 'sync': `submit` runs the inference while the robot holds. In the other modes `submit`
+            wakes the inference thread while the running chunk continues. 'async': it ends where the
+            next one begins. 'ensemble': chunks are asked for as soon as the last one has come, and
+            their predictions of the same moment averaged. 'rtc': the next chunk continues it.
+        inference_delay: control steps from an observation until its chunk takes over. With d the
+            rows executed meanwhile, 'async' needs d <= execution_horizon <= H - d, 'ensemble'
+            2 d <= H, and 'rtc' a usable delay of at least d.
         stale_after_s: a chunk is stale once its observation is older than the chunk's duration plus
             this time.
+        speed: rows executed per tick, above 0 and at most 1.
+        continuation: how chunks continue each other in mode 'rtc'.
 
     Raises:
         ValueError: an argument is out of range; the message names the values.
@@ -281,9 +368,11 @@ class ControlLoop:
         limits: SafetyLimits,
         control_hz: float,
         execution_horizon: int,
-        mode: Literal["sync", "async"],
+        mode: Literal["sync", "async", "ensemble", "rtc"],
         inference_delay: int = 0,
         stale_after_s: float = 1.0,
+        speed: float = 1.0,
+        continuation: ContinuationSettings = ...,
     ) -> None: ...
     def start(self, command: NDArray[np.float32]) -> None:
         """Holds `command`, (A,) and finite, until the first chunk. Must be called exactly once."""
@@ -320,10 +409,14 @@ class ControlLoop:
         Waits for the inference whose chunk is due, without the GIL.
         """
 
+    def asked(self) -> NDArray[np.float32]:
+        """Returns what the last tick asked of the safety filter, (A,); NaN if it held."""
+
     def stats(self) -> _Stats:
         """Returns counts and histograms since construction.
 
-        Violations are ticks with an unusable action or one outside the limits. The histograms are
+        `rtc` is None except in mode 'rtc': how many chunks were given how many rows of the running
+        one, and how many came later than those were executed. Violations are ticks with an unusable action or one outside the limits. The histograms are
         `tick` (time spent in `tick`), `jitter` (how late ticks started: 0) and the stages of this
         loop's inferences.
         """
@@ -345,6 +438,37 @@ class _SharedStatus(_LinkStatus):
     refused_not_finite: int
     refused_sessions: int
     overwritten: int
+
+class ChunkPlayer:
+    """Where in its chunks a robot is; between two rows, on a natural cubic spline.
+
+    Args:
+        action_dim: A.
+        max_rows: of a chunk.
+    """
+
+    def __init__(self, *, action_dim: int, max_rows: int) -> None: ...
+    def begin(self, rows: NDArray[np.float32], first_row: int) -> None:
+        """Replaces the running chunk.
+
+        Args:
+            rows: (H, A).
+            first_row: the number of row 0: `next_row` when the chunk's observation was taken.
+        """
+
+    def look(self, rate: float) -> NDArray[np.float32]:
+        """Returns what is executed now, (A,); `rate` is in rows per tick, 0 to 1."""
+
+    def advance(self, rate: float) -> None:
+        """Moves on by a tick."""
+
+    @property
+    def has_row(self) -> bool:
+        """Whether there is anything to execute."""
+
+    @property
+    def next_row(self) -> int:
+        """The first row that has not been executed, counted across chunks."""
 
 class RobotLink:
     """What the control thread sees of a robot. Times are nanoseconds on the monotonic clock.
@@ -497,10 +621,12 @@ class RealtimeSettings:
     """How a robot is controlled in real time. Values per joint are (A,), or empty.
 
     Args:
-        control_hz: ticks per second.
+        control_hz: rows of a chunk per second, at full speed.
         execution_horizon: rows of a chunk that are executed before the next one takes over.
         mode: 'sync': the next chunk is asked for once the robot is at rest after the horizon's last
-            row. 'async': early enough to take over without a pause.
+            row. 'async': early enough to take over without a pause. 'ensemble': as soon as the last
+            one has come; predictions of the same row are averaged. 'rtc': so early that the rows
+            which are executed meanwhile are the beginning of the next chunk.
         hold_for_s: for how long the cause of a hold may last; after that it is a stop.
         stale_after_s: a chunk is used until its observation is older than the chunk's duration plus
             this time.
@@ -518,6 +644,12 @@ class RealtimeSettings:
         cpu: the only CPU for the control thread; -1 for any.
         lock_memory: keep what a tick touches from being paged out.
         record_s: for how long ticks are kept until they are drained.
+        command_hz: ticks per second, at least control_hz; 0 for control_hz. Commands between two
+            rows lie on a natural cubic spline through the chunk.
+        speed: share of control_hz at which chunks are executed, above 0 and at most 1; the robot's
+            own speed scaling multiplies it. 1 for a robot commanded by differences.
+        continuation: how chunks continue each other in mode 'rtc'.
+        first_latency_s: from a request to its chunk, until that is measured, in mode 'rtc'.
 
     `RealtimeLoop` checks the values.
     """
@@ -527,7 +659,7 @@ class RealtimeSettings:
         *,
         control_hz: float,
         execution_horizon: int,
-        mode: Literal["sync", "async"],
+        mode: Literal["sync", "async", "ensemble", "rtc"],
         hold_for_s: float = 2.0,
         stale_after_s: float = 1.0,
         max_state_age_s: float = 0.1,
@@ -544,6 +676,10 @@ class RealtimeSettings:
         cpu: int = -1,
         lock_memory: bool = True,
         record_s: float = 60.0,
+        command_hz: float = 0.0,
+        speed: float = 1.0,
+        continuation: ContinuationSettings = ...,
+        first_latency_s: float = 0.0,
     ) -> None: ...
     @property
     def inference_deadline_s(self) -> float:
@@ -551,7 +687,7 @@ class RealtimeSettings:
 
     @property
     def period_ns(self) -> int:
-        """One period of the grid."""
+        """One period of the commands' grid."""
 
 class InferenceRequest:
     """A chunk that the loop waits for."""
@@ -598,6 +734,10 @@ class _Dropped(TypedDict):
     ticks: int
     events: int
 
+class _RtcStats(TypedDict):
+    delays: dict[int, int]  # known rows -> chunks that began with so many
+    late: int  # chunks that came after more rows than they knew of
+
 class RealtimeStats(TypedDict):
     ticks: int
     deadline_misses: int
@@ -607,6 +747,7 @@ class RealtimeStats(TypedDict):
     faults: dict[str, int]
     dropped: _Dropped
     histograms: dict[str, _Histogram]
+    rtc: _RtcStats | None  # in mode 'rtc'
 
 class _Granted(TypedDict):
     asked: int  # 0 for nothing; a CPU has a number, -1 for any

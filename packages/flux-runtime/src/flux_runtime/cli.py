@@ -33,6 +33,7 @@ from .arguments import (
     natural,
     threads,
 )
+from .chunking import MODES
 from .engines.names import AUTO, ENGINES
 from .realtime import is_inference_stuck
 from .realtime.arguments import add_realtime_options, realtime_options_from
@@ -185,10 +186,11 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--mode",
-        choices=("sync", "async"),
-        default="sync",
-        help="sync: hold while a chunk is inferred; async: infer while the previous chunk runs "
-        "(default: sync)",
+        choices=MODES,
+        help="how chunks follow each other. sync: hold while a chunk is inferred; async: infer while "
+        "the previous chunk runs, and switch; ensemble: infer all the time, and average the "
+        "predictions of the same moment; rtc: infer a chunk that continues the running one "
+        "(default: sync for a simulated robot; rtc for a real one if the policy can, else sync)",
     )
     add(
         "--policy",
@@ -211,10 +213,9 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     add(
         "--inference-delay",
         type=natural,
-        default=5,
         metavar="N",
-        help="control steps from observation to chunk, with --mode async on simulated time "
-        "(default: 5)",
+        help="control steps from observation to chunk on simulated time (default: 0 with --mode "
+        "sync, which holds meanwhile, and 5 with the others)",
     )
     add(
         "--report",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -22,9 +21,8 @@ from flux_core.bundle import Bundle
 from flux_core.config import bind, unbind
 from flux_core.deployment import InferenceRunner
 from flux_core.errors import BundleError, ConfigError, UsageError
-from flux_core.rtc import RTCTrainingConfig
 
-logger = logging.getLogger("flux.runtime")
+from ..chunking import trained_delays
 
 
 def agreed_bundle(bundle: Bundle, changes: Changes, task: str | None) -> Bundle:
@@ -62,7 +60,6 @@ def agreed_bundle(bundle: Bundle, changes: Changes, task: str | None) -> Bundle:
         tasks = tuple(bundle.manifest.tasks.values()) if facts is None else facts.tasks
         warn_of_new_tasks([task], tasks, "--task")
     changed = _changed(inference, changes, trained)
-    _warn_of_rtc(changed)
     if not changes:
         return bundle
     horizon = changed.steps_executed(bundle.manifest.action_horizon)
@@ -91,27 +88,8 @@ def _trained(bundle: Bundle) -> Trained:
             action_dim=manifest.action_dim,
             action_horizon=manifest.action_horizon,
             reads_state=manifest.model == "pi0",
-            rtc_delays=_delays(bundle),
+            rtc_delays=trained_delays(bundle),
         ),
         groups=datasets_of(bundle.config, is_bundle=True),
         robot_facts=None if facts is None else DataFacts.from_data(facts, where),
     )
-
-
-def _delays(bundle: Bundle) -> tuple[int, ...]:
-    """Returns the trained delays; older bundles have them in their config only."""
-    model: Any = bundle.config.get("model")
-    section = model.get("rtc_training_config") if isinstance(model, Mapping) else None
-    if bundle.manifest.rtc_valid_delays != (0,) or section is None:
-        return bundle.manifest.rtc_valid_delays
-    rtc: RTCTrainingConfig = bind(RTCTrainingConfig, section, "model.rtc_training_config")
-    group = model.get("actions_per_token", 1)
-    return rtc.delays(group if isinstance(group, int) and group > 0 else 1) if rtc.enabled else (0,)
-
-
-def _warn_of_rtc(inference: InferenceRunner) -> None:
-    if inference.rtc_config is not None and inference.rtc_config.enabled:
-        logger.warning(
-            "inference.rtc_config: recorded, but this version of flux-runtime joins chunks without "
-            "real-time chunking"
-        )

@@ -17,10 +17,14 @@ GAP, RETURNING = 1 << 8, 1 << 11
 class CommandMonitor:
     """Counts the commands that are not finite, outside the position limits or too fast."""
 
-    def __init__(self, spec: RobotSpec, start: NDArray[np.float32]) -> None:
+    def __init__(
+        self, spec: RobotSpec, start: NDArray[np.float32], command_hz: float | None = None
+    ) -> None:
+        """Begins with `start`, (action_dim,); `command_hz` is by default the control rate."""
         self._lower = np.asarray(spec.lower, np.float64) - POSITION_TOLERANCE
         self._upper = np.asarray(spec.upper, np.float64) + POSITION_TOLERANCE
-        self._max_change = np.asarray(spec.max_velocity) / spec.control_hz + POSITION_TOLERANCE
+        period_s = 1 / (command_hz or spec.control_hz)
+        self._max_change = np.asarray(spec.max_velocity) * period_s + POSITION_TOLERANCE
         self._previous = np.asarray(start, np.float64)
         self.num_out_of_limit = 0
 

@@ -35,7 +35,8 @@ _REALTIME_FIELDS = (
     ("acknowledged", "<u8"),  # the newest command that the robot had accepted
     ("phase", "<i4"),  # of the control loop
     ("chunk", "<i8"),  # index of the chunk; -1 for none
-    ("row", "<i4"),  # row of the chunk; -1 for none
+    ("row", "<i4"),  # row of the chunk, the last one reached; -1 for none
+    ("speed", "<f4"),  # share of their speed at which chunks are executed, by the robot's own too
 )
 
 

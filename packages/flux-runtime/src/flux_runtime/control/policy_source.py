@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -175,6 +176,30 @@ class BundleSource:
             encoded = self._encoder.encode(observation)
         # Not every network has a state input beside the prompt, so pass only the graphs' inputs.
         return {name: encoded[name] for name in self._input_names}
+
+    def measure_s(self, observation: Observation, continuation: Mapping[str, Any]) -> float:
+        """Returns how long it takes to encode an observation and to infer a chunk that continues
+        the running one.
+
+        Args:
+            observation: as the robot delivers it.
+            continuation: the arguments of `_core.ContinuationSettings`.
+        """
+        settings = load_core().ContinuationSettings(**continuation)
+        delay = settings.largest_usable_delay(
+            execution_horizon=self.execution_horizon, action_horizon=self.action_horizon
+        )
+        previous = np.zeros(self._action_shape, np.float32)
+        began_s = time.perf_counter()
+        encoded = self._encoder.encode(observation)
+        self._policy.infer(
+            {name: encoded[name] for name in self._input_names},
+            self.noise(0, 0),
+            previous=previous,
+            prefix_len=delay or 0,
+            continuation=settings,
+        )
+        return time.perf_counter() - began_s
 
     def noise(self, seed: int, chunk_index: int) -> NDArray[np.float32]:
         """Returns the noise of a chunk; see `chunk_noise`."""

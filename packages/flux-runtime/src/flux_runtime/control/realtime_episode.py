@@ -113,7 +113,8 @@ class RealtimeEpisode:
         self._driver = session.driver
         self._seed = seed
         self._number = session.next_number()
-        self._trace = RealtimeTrace(session.spec.control_hz)
+        self._commands_per_step = session.command_hz / session.spec.control_hz
+        self._trace = RealtimeTrace(session.command_hz)
         self._logs: list[EpisodeLog] = [self._trace, *([log] if log else [])]
         self._replay_log = replay_log
         self._dropped_before: Mapping[str, int] = session.loop.stats()["dropped"]
@@ -124,12 +125,14 @@ class RealtimeEpisode:
         self._driver_stop = ""
         self._num_sent = 0
         self._reached: tuple[int, int] | None = (0, 0)
-        self._steps = 0
+        self._num_used = 0
         self._before: Mapping[str, Histogram] = session.loop.stats()["histograms"]
         self._watch: SuccessWatch | None = None
         if (task := session.driver.simulation) is not None:
             self._watch = SuccessWatch(
-                success_stage=task.success_stage, end_state=task.end_state, hold_ticks=hold_ticks
+                success_stage=task.success_stage,
+                end_state=task.end_state,
+                hold_ticks=round(hold_ticks * self._commands_per_step),
             )
 
     def start(self) -> None:
@@ -149,7 +152,7 @@ class RealtimeEpisode:
             self._loop.start(
                 self._number,
                 confirmed_return=is_return_confirmed,
-                max_ticks=session.options.max_steps,
+                max_ticks=round(session.options.max_steps * self._commands_per_step),
             )
         except ValueError as error:
             session.raise_if_signalled()  # which the loop may have seen first
@@ -195,7 +198,7 @@ class RealtimeEpisode:
         watch = self._watch
         is_done = watch is not None and watch.strict_success
         is_judged = watch is not None and (outcome == "finished" or watch.success)
-        stats: dict[str, Any] = {**self._loop.stats(), "ticks": self._steps}
+        stats: dict[str, Any] = {**self._loop.stats(), "ticks": self._num_used}
         stats["histograms"] = {
             stage: histogram if stage in PER_SESSION else since(self._before.get(stage), histogram)
             for stage, histogram in stats["histograms"].items()
@@ -219,6 +222,11 @@ class RealtimeEpisode:
             ended_in_hold=self._holds.fault() if outcome == "finished" and not is_done else None,
         )
 
+    @property
+    def _steps(self) -> int:
+        """The control steps so far, of which each may have several commands."""
+        return int(self._num_used / self._commands_per_step + 1e-9)
+
     def refuse(self, result: EpisodeResult) -> NoReturn:
         """Raises the fault that ended the episode, in one line."""
         reason, fault = str(result.reason), str(result.stopped_by)
@@ -227,7 +235,8 @@ class RealtimeEpisode:
 
     def _new_monitor(self) -> CommandMonitor:
         spec = self._session.spec
-        return CommandMonitor(spec, spec.hold(self._session.measured_state()))
+        start = spec.hold(self._session.measured_state())
+        return CommandMonitor(spec, start, self._session.command_hz)
 
     def _drain(self) -> None:
         """Passes on what has happened since the last time."""
@@ -242,7 +251,7 @@ class RealtimeEpisode:
             self._monitor.check_rows(rows["command"], rows["flags"])
             is_back = (rows["flags"] & RETURNING) == 0
             steps = rows[np.isin(rows["phase"], STEP_PHASES) & is_back]
-            self._steps += len(steps)
+            self._num_used += len(steps)
             self._holds.add_steps(steps)
             for log in self._logs:
                 log.add_rows(rows)

@@ -20,6 +20,8 @@ from .latency import StageTimes
 from .policy_source import BundleSource, HoldSource
 from .preflight import check_observation
 
+NUM_TRIES = 5
+"""Inferences that are timed before the robot moves."""
 Frames = Mapping[str, tuple[NDArray[np.uint8], int]]
 
 
@@ -43,6 +45,62 @@ class MeasuredInference:
     frames_ns: Mapping[str, int]
 
 
+@dataclass(frozen=True, kw_only=True)
+class RobotView:
+    """What a policy sees of a robot in real time.
+
+    Attributes:
+        driver: of the connected robot.
+        source: of the chunks; says which cameras are used.
+        spec: the robot's spec with the limits in force.
+        prompt: the task in words.
+    """
+
+    driver: ObservedDriver
+    source: BundleSource | HoldSource
+    spec: RobotSpec
+    prompt: str
+
+    def observe(self) -> tuple[Observation, int, dict[str, int]]:
+        """Returns the newest observation, checked, and the capture times of state and images.
+
+        Raises:
+            RobotError: the observation cannot be used.
+        """
+        cameras = self.source.cameras
+        state, state_ns, frames = self.driver.observe(cameras)
+        observation = Observation(
+            images={name: image for name, (image, _) in frames.items()},
+            state=state,
+            prompt=self.prompt,
+            timestamp_s=state_ns * 1e-9,
+        )
+        check_observation(observation, self.spec, cameras)
+        return observation, state_ns, {name: at_ns for name, (_, at_ns) in frames.items()}
+
+    def first_latency_s(self, continuation: Mapping[str, Any]) -> float:
+        """Measures how long it takes from looking at the robot to a chunk, without executing one.
+
+        Args:
+            continuation: the arguments of `_core.ContinuationSettings`.
+
+        Returns:
+            The longest of some tries, in seconds; 0 for a source without a policy.
+
+        Raises:
+            RobotError: the observation cannot be used.
+        """
+        if isinstance(self.source, HoldSource):
+            return 0.0
+        latencies: list[float] = []
+        for _ in range(1 + NUM_TRIES):  # the first one is slower than any later one
+            began_s = time.perf_counter()
+            observation, _, _ = self.observe()
+            looked_s = time.perf_counter() - began_s
+            latencies.append(looked_s + self.source.measure_s(observation, continuation))
+        return max(latencies[1:])
+
+
 class ChunkAnswerer:
     """Makes the chunks of one session after another; called on the inference thread.
 
@@ -51,22 +109,12 @@ class ChunkAnswerer:
             nobody has to.
     """
 
-    def __init__(
-        self,
-        *,
-        loop: Any,
-        driver: ObservedDriver,
-        source: BundleSource | HoldSource,
-        spec: RobotSpec,
-        prompt: str,
-        times: StageTimes,
-    ) -> None:
+    def __init__(self, *, loop: Any, view: RobotView, times: StageTimes) -> None:
         self.measured: deque[MeasuredInference] = deque(maxlen=1000)
         self._loop = loop
-        self._driver = driver
-        self._source = source
-        self._spec = spec
-        self._prompt = prompt
+        self._view = view
+        self._source = view.source
+        self._spec = view.spec
         self._times = times
         self._seed = 0
         self._held: NDArray[np.float32] | None = None
@@ -104,7 +152,7 @@ class ChunkAnswerer:
     def _answer(self, request: InferenceRequest, log: ReplayLog | None) -> None:
         began_ns = time.monotonic_ns()
         with self._times.measure("observe"):
-            observation, state_ns, frames_ns = self.observe()
+            observation, state_ns, frames_ns = self._view.observe()
         looked_ns = time.monotonic_ns()
         observed_ns = min([state_ns, *frames_ns.values()])
         if isinstance(self._source, HoldSource):
@@ -121,19 +169,6 @@ class ChunkAnswerer:
                 frames_ns=frames_ns,
             )
         )
-
-    def observe(self) -> tuple[Observation, int, dict[str, int]]:
-        """Returns the newest observation, checked, and the capture times of state and images."""
-        cameras = self._source.cameras
-        state, state_ns, frames = self._driver.observe(cameras)
-        observation = Observation(
-            images={name: image for name, (image, _) in frames.items()},
-            state=state,
-            prompt=self._prompt,
-            timestamp_s=state_ns * 1e-9,
-        )
-        check_observation(observation, self._spec, cameras)
-        return observation, state_ns, {name: at_ns for name, (_, at_ns) in frames.items()}
 
     def _hold(
         self,

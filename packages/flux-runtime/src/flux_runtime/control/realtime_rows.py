@@ -106,7 +106,7 @@ class SessionTimes:
         rows["observation_age_s"] = _ages_s(sent_ns, sent["observed_ns"])
         rows["frame_age_s"] = _ages_s(sent_ns[:, None], sent["frame_captured_ns"])
         names = ("state", "command", "flags", "sequence", "acknowledged", "phase", "chunk", "row")
-        for name in names:
+        for name in (*names, "speed"):
             rows[name] = sent[name]
         return rows
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any
 
@@ -12,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flux_core.command_line import StoppedBySignal
-from flux_core.errors import RobotError
+from flux_core.errors import RobotError, UsageError
 from flux_core.robots import MotionLimits
 
+from ..chunking import MODE_WITHOUT_RTC, Chunking
 from ..engines.core import load_core
 from ..realtime import (
     DriverCancelled,
@@ -27,8 +29,8 @@ from ..realtime.inference_thread import InferenceThread
 from .latency import StageTimes
 from .policy_source import HoldSource
 from .preflight import Excursion, check_encoding, excursions, motion_limits_in_force
-from .realtime_inference import ChunkAnswerer
-from .session import OpenedPolicy, RunOptions, SessionFacts, default_prompt
+from .realtime_inference import ChunkAnswerer, RobotView
+from .session import OpenedPolicy, RunOptions, SessionFacts, chunking_of, default_prompt
 
 Confirm = Callable[[str, Callable[[], bool]], bool]
 """Asks the operator a question. The second argument says that the operator has stopped the run."""
@@ -76,16 +78,18 @@ class RealtimeSession(SessionFacts):
         state, _, _ = self.driver.observe(())
         return state
 
-    def check_first_look(self, policy: OpenedPolicy | None) -> None:
-        """Checks one observation, whether the network can use it, and the start pose.
+    @property
+    def command_hz(self) -> float:
+        """Commands per second."""
+        return self.settings.command_hz
 
-        Raises:
-            RobotError: the driver's data cannot be used, or the robot stands outside its limits.
-        """
-        observation, _, _ = self.answerer.observe()
-        if policy is not None:
-            check_encoding(policy.encoder.encode(observation), policy.manifest)
-        self.outside_limits()
+    @property
+    def first_delay(self) -> int | None:
+        """With real-time chunking, the steps that the robot is expected to execute while the first
+        chunks are inferred, as a delay that the policy can use."""
+        if self.chunking.rtc is None:
+            return None
+        return _delay_of(self.chunking, self.settings, self.source.action_horizon)
 
     def outside_limits(self) -> list[Excursion]:
         """Returns the joints that stand outside a limit and may be led back.
@@ -145,12 +149,22 @@ class RealtimeSession(SessionFacts):
             "max_observation_age_s": self.staleness_s["observation"],
             "stop_category": self.settings.stop_category,
             "hold_for_s": self.settings.hold_for_s,
+            **self._rtc_data(),
         }
+
+    def _rtc_data(self) -> dict[str, object]:
+        rtc: Any = self.chunking.as_data()["rtc"]
+        if rtc is None:
+            return {}
+        first = {"first_latency_ms": 1e3 * self.settings.first_latency_s}
+        return {"rtc": rtc | first | {"first_delay": self.first_delay}}
 
     def lines(self) -> list[str]:
         """Returns what an operator should read before the robot moves."""
         ages = self.staleness_s
         return [
+            self._mode_line(),
+            self._rates_line(),
             *self.limits.lines(),
             *(
                 f"scheduling: {name.replace('_', ' ')}: {granted_text(name, entry)}"
@@ -162,6 +176,22 @@ class RealtimeSession(SessionFacts):
             f"stop: category {self.settings.stop_category} (IEC 60204-1), after a hold of more "
             f"than {self.settings.hold_for_s:g} s, a fault or a signal",
         ]
+
+
+    def _mode_line(self) -> str:
+        if self.chunking.rtc is None:
+            return self.chunking.line()
+        return (
+            f"{self.chunking.line()}; a chunk takes {1e3 * self.settings.first_latency_s:.0f} ms, "
+            f"so the delay begins with {self.first_delay} steps"
+        )
+
+    def _rates_line(self) -> str:
+        line = f"rates: {self.spec.control_hz:g} steps of a chunk per second at full speed"
+        line += f", executed at {self.speed:g} of it" if self.speed != 1 else ""
+        is_between = self.command_hz != self.spec.control_hz
+        between = " on a cubic curve through the steps" if is_between else ""
+        return f"{line}; {self.command_hz:g} commands per second{between}"
 
 
 @contextmanager
@@ -182,6 +212,7 @@ def connected_realtime(
         StoppedBySignal: the operator stopped the run while the robot was being connected.
     """
     source = policy.source if policy else HoldSource(driver.spec)
+    chunking = chunking_of(options, policy, is_real=driver.simulation is None)
     config = policy.bundle.config if policy else {}
     limits = motion_limits_in_force(config, driver.spec, options.realtime_options.tightening)
     settings = realtime_settings(
@@ -189,22 +220,27 @@ def connected_realtime(
         limits,
         execution_horizon=source.execution_horizon,
         action_horizon=source.action_horizon,
-        mode=options.mode,
+        mode=chunking.mode,
         cameras=source.cameras,
+        continuation=chunking.continuation(),
     )
     task = driver.simulation.task if driver.simulation else None
     prompt = options.task or default_prompt(task, policy.bundle if policy else None)
     with load_core().StopSignals() as signals, _closing(driver):
         try:
             driver.connect(
-                source.cameras, cancelled=lambda: signals.signal != 0, limits=limits.spec
+                source.cameras,
+                cancelled=lambda: signals.signal != 0,
+                limits=limits.spec,
+                command_hz=settings.command_hz,
             )
         except DriverCancelled as error:
             raise StoppedBySignal(signals.signal) from error
+        view = RobotView(driver=driver, source=source, spec=limits.spec, prompt=prompt)
+        _check_first_look(view, policy)
+        chunking, settings = _with_latency(options, chunking, settings, view)
         loop = _make_loop(driver, source.loop_arguments(), limits, settings, signals)
-        answerer = ChunkAnswerer(
-            loop=loop, driver=driver, source=source, spec=limits.spec, prompt=prompt, times=times
-        )
+        answerer = ChunkAnswerer(loop=loop, view=view, times=times)
         session = RealtimeSession(
             options=options,
             spec=limits.spec,
@@ -213,6 +249,7 @@ def connected_realtime(
             prompt=prompt,
             times=times,
             golden_max_abs_error=policy.golden.max_abs_error if policy else None,
+            chunking=chunking,
             driver=driver,
             loop=loop,
             limits=limits,
@@ -222,7 +259,7 @@ def connected_realtime(
             confirm=confirm,
         )
         try:
-            session.check_first_look(policy)
+            session.outside_limits()
             session.raise_if_signalled()
             inference = InferenceThread(loop, answerer)
             try:
@@ -231,6 +268,53 @@ def connected_realtime(
                 inference.close()
         finally:
             loop.close()
+
+
+def _check_first_look(view: RobotView, policy: OpenedPolicy | None) -> None:
+    """Checks one observation, and whether the network can use it.
+
+    Raises:
+        RobotError: the driver's data cannot be used.
+    """
+    observation, _, _ = view.observe()
+    if policy is not None:
+        check_encoding(policy.encoder.encode(observation), policy.manifest)
+
+
+def _with_latency(
+    options: RunOptions, chunking: Chunking, settings: RealtimeSettings, view: RobotView
+) -> tuple[Chunking, RealtimeSettings]:
+    """Measures how long a chunk takes, where it matters: with real-time chunking.
+
+    Returns:
+        The settings with the latency. If nobody has asked for real-time chunking, and chunks take
+        too long for it, then another mode, with the reason.
+
+    Raises:
+        UsageError: chunks take too long for the real-time chunking that the options ask for.
+    """
+    if chunking.rtc is None:
+        return chunking, settings
+    latency_s = view.first_latency_s(settings.continuation) + 1 / settings.command_hz
+    settings = replace(settings, first_latency_s=latency_s)
+    try:
+        _delay_of(chunking, settings, view.source.action_horizon)
+    except UsageError as error:
+        if options.mode is not None or options.changes.rtc:
+            raise
+        chunking = replace(chunking, mode=MODE_WITHOUT_RTC, reason=str(error), rtc=None)
+        settings = replace(settings, mode=chunking.mode, continuation={}, first_latency_s=0.0)
+    return chunking, settings
+
+
+def _delay_of(chunking: Chunking, settings: RealtimeSettings, action_horizon: int) -> int:
+    rows = settings.first_latency_s * settings.control_hz * settings.speed
+    return chunking.require_delay(
+        math.ceil(rows - 1e-9),  # as in the loop
+        execution_horizon=settings.execution_horizon,
+        action_horizon=action_horizon,
+        what=f"--mode rtc: a chunk takes {1e3 * settings.first_latency_s:.0f} ms",
+    )
 
 
 @contextmanager
@@ -255,7 +339,7 @@ def _make_loop(
         link=driver.link,
         **policy,
         limits=core.SafetyLimits(**setup["limits"]),
-        settings=core.RealtimeSettings(**setup["settings"]),
+        settings=realtime_loop_settings(setup["settings"]),
         signals=signals,
     )
 
@@ -266,3 +350,10 @@ def realtime_loop_setup(limits: MotionLimits, settings: RealtimeSettings) -> dic
     values = settings.as_data()
     values["cameras"] = list(range(len(settings.cameras)))  # the link has no others
     return {"limits": {name: getattr(limits, name) for name in names}, "settings": values}
+
+
+def realtime_loop_settings(values: Mapping[str, Any]) -> Any:
+    """Returns the `_core.RealtimeSettings` of the `settings` of `realtime_loop_setup`."""
+    core = load_core()
+    continuation = core.ContinuationSettings(**values["continuation"])
+    return core.RealtimeSettings(**{**values, "continuation": continuation})

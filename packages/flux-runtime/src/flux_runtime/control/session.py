@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from flux_core.bundle import Bundle, Manifest
 from flux_core.errors import BundleError, RobotError, UsageError
 from flux_core.robots import MotionLimits, RobotSpec, stated_rates
 
+from ..chunking import DEFAULT_DELAY, ChunkFacts, Chunking, Mode, resolve_chunking
 from ..engines.core import load_core
 from ..engines.golden_replay import GoldenResult
 from ..engines.names import AUTO
@@ -23,6 +25,7 @@ from ..engines.opening import (
     open_flow_policy,
 )
 from ..realtime import RealtimeOptions
+from ..realtime.options import check_speed
 from ..robots import SimulatedRobot
 from .agreement import agreed_bundle
 from .episode import EpisodeResult, run_episode
@@ -54,11 +57,11 @@ class RunOptions:
     task: str | None = None
     episodes: int = 10
     seed: int = DEFAULT_SEED
-    mode: Literal["sync", "async"] = "sync"
+    mode: Mode | None = None
     policy: Literal["bundle", "hold"] = "bundle"
     max_steps: int = DEFAULT_MAX_STEPS
     realtime: bool = False
-    inference_delay: int = 5
+    inference_delay: int | None = None
     engine: str = AUTO
     threads: int = DEFAULT_THREADS
     report: Path | None = None
@@ -85,7 +88,18 @@ class SessionFacts:
     prompt: str
     times: StageTimes
     golden_max_abs_error: float | None
+    chunking: Chunking
     clock: ClassVar[Literal["simulated", "monotonic"]]
+
+    @property
+    def command_hz(self) -> float:
+        """Commands per second."""
+        return self.spec.control_hz
+
+    @property
+    def speed(self) -> float:
+        """The share of their speed at which chunks are executed."""
+        return self.options.realtime_options.speed
 
     def describe(self) -> dict[str, object]:
         """Returns the facts that do not depend on the outcome of the episodes."""
@@ -93,8 +107,10 @@ class SessionFacts:
             "robot": self.spec.name,
             "policy": self.source.name,
             "engine": self.source.engine,
-            "mode": self.options.mode,
+            **self.chunking.as_data(),
             "clock": self.clock,
+            "command_hz": self.command_hz,
+            "speed": self.speed,
             "bundle": str(self.bundle.directory) if self.bundle else None,
             "prompt_tokens": self.bundle.manifest.max_prompt_tokens if self.bundle else None,
             "prompt": self.prompt,
@@ -119,12 +135,18 @@ class Session(SessionFacts):
 
 @dataclass(frozen=True, kw_only=True)
 class OpenedPolicy:
-    """A bundle whose network has reproduced its golden."""
+    """A bundle whose network has reproduced its golden.
+
+    `can_continue` is whether its chunks can continue the running one, which takes an engine that
+    runs the Euler steps one by one.
+    """
 
     bundle: Bundle
     encoder: ObservationEncoder
     source: BundleSource
     golden: GoldenResult
+
+    can_continue: bool
 
     @property
     def manifest(self) -> Manifest:
@@ -163,7 +185,29 @@ def open_policy(
     tolerance = engine_tolerance(bundle.manifest, engine)
     golden = check_golden(bundle, policy, engine, tolerance)
     source = BundleSource(bundle=bundle, encoder=encoder, policy=policy, engine=engine, times=times)
-    return OpenedPolicy(bundle=bundle, encoder=encoder, source=source, golden=golden)
+    return OpenedPolicy(
+        bundle=bundle,
+        encoder=encoder,
+        source=source,
+        golden=golden,
+        can_continue=policy.can_continue,
+    )
+
+
+def chunking_of(options: RunOptions, policy: OpenedPolicy | None, *, is_real: bool) -> Chunking:
+    """Returns how chunks follow each other in a run; see `resolve_chunking`.
+
+    Raises:
+        UsageError: the policy or its engine cannot do what the options ask for.
+    """
+    facts = None
+    if policy is not None:
+        facts = ChunkFacts.of_bundle(
+            policy.bundle, engine=policy.source.engine, can_continue=policy.can_continue
+        )
+    return resolve_chunking(
+        options.mode, facts, has_rtc_option=bool(options.changes.rtc), is_real=is_real
+    )
 
 
 @contextmanager
@@ -173,18 +217,20 @@ def connected(
     """Connects `robot` on simulated time, refuses it if the policy cannot drive it, and closes it
     at the end."""
     options.realtime_options.check_unused(options.robot)
+    check_speed(options.realtime_options.speed, robot.spec)
     tightening = options.realtime_options.tightening
     spec = spec_in_force(policy.bundle.config, robot.spec) if policy else robot.spec
     spec = tightening.apply(spec)
     config = policy.bundle.config if policy else {}
     limits = stated_only(motion_limits_in_force(config, robot.spec, tightening))
+    chunking = chunking_of(options, policy, is_real=False)
     with closing(robot):
         robot.connect()
         bundle = policy.bundle if policy else None
         prompt = options.task or default_prompt(robot.task, bundle)
         if policy is not None:
             _check_first_look(robot, spec, policy, prompt)
-        yield Session(
+        session = Session(
             options=options,
             robot=robot,
             spec=spec,
@@ -193,8 +239,11 @@ def connected(
             prompt=prompt,
             times=times,
             golden_max_abs_error=policy.golden.max_abs_error if policy else None,
+            chunking=chunking,
             limits=limits,
         )
+        _check_timing(session)
+        yield session
 
 
 def stated_only(limits: MotionLimits) -> dict[str, object]:
@@ -222,18 +271,12 @@ def shipped_policy(robot: str) -> Path:
 
 def loop_setup(session: Session) -> dict[str, Any]:
     """Returns the `limits` in force and the `settings` of a `ControlLoop`, as plain data."""
-    spec, options = session.spec, session.options
+    spec = session.spec
     limits = {"lower": spec.lower, "upper": spec.upper, "max_velocity": spec.max_velocity}
     acceleration, jerk = stated_rates(spec)
     if acceleration:
         limits |= {"max_acceleration": acceleration, "max_jerk": jerk}
-    settings = {
-        "control_hz": spec.control_hz,
-        "execution_horizon": session.source.execution_horizon,
-        "mode": options.mode,
-        "inference_delay": options.inference_delay if options.mode == "async" else 0,
-    }
-    return {"limits": limits, "settings": settings}
+    return {"limits": limits, "settings": loop_timing(session)}
 
 
 def make_loop(source: ChunkSource, setup: Mapping[str, Any]) -> Any:
@@ -244,11 +287,55 @@ def make_loop(source: ChunkSource, setup: Mapping[str, Any]) -> Any:
         setup: what `loop_setup` returned.
     """
     core = load_core()
+    settings = dict(setup["settings"])
+    continuation = core.ContinuationSettings(**settings.pop("continuation"))
     return core.ControlLoop(
         **source.loop_arguments(),
         limits=core.SafetyLimits(**setup["limits"]),
-        **setup["settings"],
+        **settings,
+        continuation=continuation,
     )
+
+
+def loop_timing(session: Session) -> dict[str, Any]:
+    """Returns the arguments of a `ControlLoop` that say when what is executed, as plain data;
+    `continuation` holds those of its ContinuationSettings."""
+    return {
+        "control_hz": session.spec.control_hz,
+        "execution_horizon": session.source.execution_horizon,
+        "mode": session.chunking.mode,
+        "inference_delay": _inference_delay(session),
+        "speed": session.options.realtime_options.speed,
+        "continuation": session.chunking.continuation(),
+    }
+
+
+def _inference_delay(session: Session) -> int:
+    """Returns the control steps from an observation to its chunk."""
+    if session.options.inference_delay is not None:
+        return session.options.inference_delay
+    return 0 if session.chunking.mode == "sync" else DEFAULT_DELAY
+
+
+def _check_timing(session: Session) -> None:
+    """Refuses a delay that the mode cannot have, before anything moves.
+
+    Raises:
+        UsageError: the message has the numbers.
+    """
+    chunking, delay = session.chunking, _inference_delay(session)
+    if chunking.mode == "rtc":
+        chunking.require_delay(
+            # As in the loop: a product may be a little above the whole number that is meant.
+            math.ceil(delay * session.options.realtime_options.speed - 1e-9),
+            execution_horizon=session.source.execution_horizon,
+            action_horizon=session.source.action_horizon,
+            what=f"--inference-delay {delay}",
+        )
+    try:
+        make_loop(session).stop()
+    except ValueError as error:
+        raise UsageError(f"--mode {chunking.mode}: {error}") from error
 
 
 def drive(

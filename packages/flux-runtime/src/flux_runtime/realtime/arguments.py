@@ -21,6 +21,8 @@ from .options import (
 
 _MOST_PRIORITY = 99
 _LONGEST_S = 60.0
+_MOST_COMMANDS_HZ = 2000.0
+_LEAST_SPEED = 0.05
 
 
 def add_realtime_options(parser: argparse.ArgumentParser) -> None:
@@ -57,9 +59,31 @@ def add_realtime_options(parser: argparse.ArgumentParser) -> None:
         help="failures in a row, of the driver or of inference, before a stop "
         f"(default: {DEFAULT_RETRIES})",
     )
+    _add_rates(real)
     _add_times(real)
     _add_limits(parser.add_argument_group("limits of this run, which may only be tightened"))
     _add_scheduling(real)
+
+
+def _add_rates(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add(
+        "--command-hz",
+        type=command_hz,
+        metavar="N",
+        help="commands per second, at least the robot's control rate: those between two steps of "
+        "a chunk lie on a cubic curve through the steps, within the same limits (default: the "
+        "control rate)",
+    )
+    add(
+        "--speed",
+        type=speed,
+        default=1.0,
+        metavar="S",
+        help=f"share of its speed at which the policy's motion is executed, {_LEAST_SPEED:g} to 1, "
+        "such as 0.2 for a first run on a new robot; the robot's own speed scaling does the same. "
+        "Also for simulated robots (default: 1)",
+    )
 
 
 def _add_times(group: argparse._ArgumentGroup) -> None:
@@ -153,6 +177,8 @@ def realtime_options_from(args: argparse.Namespace) -> RealtimeOptions:
         priority=args.priority,
         cpu=args.cpu,
         max_retries=args.max_retries,
+        command_hz=args.command_hz,
+        speed=args.speed,
     )
 
 
@@ -212,6 +238,26 @@ def seconds(text: str) -> float:
     value = float(text)
     if not 0 < value <= _LONGEST_S:
         raise argparse.ArgumentTypeError(f"expected above 0 and at most {_LONGEST_S:g}, got {text}")
+    return value
+
+
+def command_hz(text: str) -> float:
+    """Parses a rate of commands."""
+    value = float(text)
+    if not 0 < value <= _MOST_COMMANDS_HZ:
+        raise argparse.ArgumentTypeError(
+            f"expected above 0 and at most {_MOST_COMMANDS_HZ:g}, got {text}"
+        )
+    return value
+
+
+def speed(text: str) -> float:
+    """Parses a share of the speed."""
+    value = float(text)
+    if not _LEAST_SPEED <= value <= 1:
+        raise argparse.ArgumentTypeError(
+            f"expected {_LEAST_SPEED:g} to 1, such as 0.5 for half the speed, got {text}"
+        )
     return value
 
 

@@ -130,6 +130,7 @@ class DriverProcess:
         *,
         cancelled: Callable[[], bool] = lambda: False,
         limits: RobotSpec | None = None,
+        command_hz: float | None = None,
     ) -> None:
         """Connects the robot and shares memory with it; a state and all images are there then.
 
@@ -137,6 +138,7 @@ class DriverProcess:
             cameras: the cameras that the policy uses.
             cancelled: asked while this waits; `close` must follow.
             limits: the spec with the limits in force; the driver's own by default.
+            command_hz: commands per second; the spec's control_hz by default.
 
         Raises:
             RobotError: the driver cannot connect, or not within its `connect_timeout_s`.
@@ -149,12 +151,13 @@ class DriverProcess:
             cancelled=cancelled,
         )["cameras"]
         spec = limits or self.spec
-        max_step = np.asarray(spec.max_velocity) / spec.control_hz
+        command_hz = command_hz or spec.control_hz
+        max_step = np.asarray(spec.max_velocity) / command_hz
         self._link = load_core().SharedMemoryLink(
             action_dim=spec.action_dim,
             state_dim=spec.state_dim,
             cameras=[tuple(sizes[name]) for name in cameras],
-            control_hz=spec.control_hz,
+            control_hz=command_hz,
             max_step=[] if spec.is_commanded_by_differences else max_step.tolist(),
         )
         self._mail.when_ended(self._link.set_dead)

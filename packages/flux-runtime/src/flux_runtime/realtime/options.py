@@ -38,6 +38,8 @@ class RealtimeOptions:
         priority: of the control thread under SCHED_FIFO; 0 for ordinary scheduling.
         cpu: the CPU of the control thread; None for any.
         max_retries: failures in a row of the driver or of inference before a stop.
+        command_hz: commands per second; None for one per control step.
+        speed: the share of their speed at which chunks are executed. Also on simulated time.
     """
 
     driver_python: Path | None = None
@@ -50,6 +52,12 @@ class RealtimeOptions:
     priority: int = DEFAULT_PRIORITY
     cpu: int | None = None
     max_retries: int = DEFAULT_RETRIES
+    command_hz: float | None = None
+    speed: float = 1.0
+
+    def commands_hz(self, spec: RobotSpec) -> float:
+        """Returns the commands per second to this robot."""
+        return spec.control_hz if self.command_hz is None else self.command_hz
 
     def state_age_s(self, control_hz: float) -> float:
         """Returns the largest age of a state, in seconds."""
@@ -68,6 +76,7 @@ class RealtimeOptions:
                 f"--stop-category: expected 2, because robot {spec.name} falls without power "
                 f"(its driver's spec has holds_without_power=False), got {self.stop_category}"
             )
+        self._check_rates(spec)
         least = LEAST_AGE_PERIODS / spec.control_hz
         ages = {"--max-state-age": self.max_state_age_s, "--max-frame-age": self.max_frame_age_s}
         for option, age in ages.items():
@@ -76,6 +85,21 @@ class RealtimeOptions:
                     f"{option}: expected at least {least:g} s, {LEAST_AGE_PERIODS} periods at "
                     f"{spec.control_hz:g} Hz, got {age:g} s"
                 )
+
+    def _check_rates(self, spec: RobotSpec) -> None:
+        command_hz = self.commands_hz(spec)
+        if command_hz < spec.control_hz:
+            raise UsageError(
+                f"--command-hz: expected at least {spec.control_hz:g}, the control rate of robot "
+                f"{spec.name}, got {command_hz:g}"
+            )
+        check_speed(self.speed, spec)
+        if spec.is_commanded_by_differences and command_hz != spec.control_hz:
+            raise UsageError(
+                f"--command-hz: expected {spec.control_hz:g}, because robot {spec.name} is "
+                f"commanded by differences, and there is nothing between two of them, got "
+                f"{command_hz:g}. Leave it out"
+            )
 
     def check_unused(self, robot: str) -> None:
         """Refuses options that have no effect on simulated time.
@@ -87,7 +111,7 @@ class RealtimeOptions:
         names = [
             f"--{entry.name.removesuffix('_s').replace('_', '-')}"
             for entry in fields(self)
-            if entry.name != "tightening"
+            if entry.name not in ("tightening", "speed")
             and getattr(self, entry.name) != getattr(default, entry.name)
         ]
         if names:
@@ -95,3 +119,16 @@ class RealtimeOptions:
                 f"{', '.join(names)}: expected a robot in real time, but {robot} runs on simulated "
                 f"time. Add --realtime, or leave {'it' if len(names) == 1 else 'them'} out"
             )
+
+
+def check_speed(speed: float, spec: RobotSpec) -> None:
+    """Refuses a speed at which this robot cannot execute chunks.
+
+    Raises:
+        UsageError: the robot is commanded by differences and the speed is not 1.
+    """
+    if spec.is_commanded_by_differences and speed != 1:
+        raise UsageError(
+            f"--speed: expected 1, because robot {spec.name} is commanded by differences, and part "
+            f"of one is another motion, got {speed:g}. Leave it out"
+        )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from flux_core.robots import MotionLimits
 
+from ..chunking import Mode
 from .options import RealtimeOptions, StopCategory
 
 STALE_AFTER_S = 1.0
@@ -22,9 +23,15 @@ class RealtimeSettings:
     off, as for a robot that is commanded by differences.
 
     Attributes:
-        control_hz: commands per second.
+        control_hz: steps of a chunk per second at full speed.
+        command_hz: commands per second, at least `control_hz`.
+        speed: the share of `control_hz` at which chunks are executed.
         execution_horizon: steps of a chunk that are executed before the next one.
-        mode: 'sync' holds while a chunk is inferred, 'async' infers while the previous one runs.
+        mode: 'sync' holds while a chunk is inferred, 'async' infers while the previous one runs,
+            'ensemble' asks for one after another and averages them, 'rtc' lets a chunk begin with
+            the steps that are executed while it is inferred.
+        continuation: the arguments of `_core.ContinuationSettings`, for 'rtc'.
+        first_latency_s: how long a chunk takes, until that is measured, for 'rtc'; 0 if unknown.
         hold_for_s: a hold that lasts longer becomes a stop.
         stale_after_s: a chunk is executed until its observation is older than the chunk's duration
             and this time.
@@ -43,8 +50,10 @@ class RealtimeSettings:
     """
 
     control_hz: float
+    command_hz: float
+    speed: float
     execution_horizon: int
-    mode: Literal["sync", "async"]
+    mode: Mode
     hold_for_s: float
     stale_after_s: float
     max_state_age_s: float
@@ -59,10 +68,13 @@ class RealtimeSettings:
     stop_category: StopCategory
     priority: int
     cpu: int
+    continuation: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    first_latency_s: float = 0.0
 
     def __post_init__(self) -> None:
         for name in (
-            *("control_hz", "hold_for_s", "stale_after_s", "max_state_age_s", "max_frame_age_s"),
+            *("control_hz", "command_hz", "speed"),
+            *("hold_for_s", "stale_after_s", "max_state_age_s", "max_frame_age_s"),
             "inference_deadline_s",
         ):
             value: float = getattr(self, name)
@@ -79,7 +91,7 @@ class RealtimeSettings:
 
     def max_observation_age_s(self, action_horizon: int) -> float:
         """Returns how old the observation behind a command may be, in seconds."""
-        return action_horizon / self.control_hz + self.stale_after_s
+        return action_horizon / (self.control_hz * self.speed) + self.stale_after_s
 
 
 def realtime_settings(
@@ -88,8 +100,10 @@ def realtime_settings(
     *,
     execution_horizon: int,
     action_horizon: int,
-    mode: Literal["sync", "async"],
+    mode: Mode,
     cameras: Sequence[str],
+    continuation: Mapping[str, Any],
+    first_latency_s: float = 0.0,
 ) -> RealtimeSettings:
     """Returns the settings of one run.
 
@@ -103,6 +117,8 @@ def realtime_settings(
         action_horizon: steps that the policy predicts per chunk.
         mode: how chunks are timed.
         cameras: the cameras that the policy uses.
+        continuation: the arguments of `_core.ContinuationSettings`; empty unless the mode is 'rtc'.
+        first_latency_s: how long a chunk takes at first, for 'rtc'.
 
     Raises:
         UsageError: the robot does not allow an option.
@@ -111,6 +127,8 @@ def realtime_settings(
     options.check(spec)
     return RealtimeSettings(
         control_hz=spec.control_hz,
+        command_hz=options.commands_hz(spec),
+        speed=options.speed,
         execution_horizon=execution_horizon,
         mode=mode,
         hold_for_s=options.hold_for_s,
@@ -122,9 +140,11 @@ def realtime_settings(
         start_tolerance=limits.start_tolerance,
         rest_command=spec.rest_command,
         cameras=tuple(spec.cameras.index(name) for name in cameras),
-        inference_deadline_s=action_horizon / spec.control_hz + STALE_AFTER_S,
+        inference_deadline_s=action_horizon / (spec.control_hz * options.speed) + STALE_AFTER_S,
         max_retries=options.max_retries,
         stop_category=options.stop_category,
         priority=options.priority,
         cpu=-1 if options.cpu is None else options.cpu,
+        continuation=continuation,
+        first_latency_s=first_latency_s,
     )

@@ -105,8 +105,8 @@ def _body(data: ReportData) -> Iterator[Html]:
 def _header(data: ReportData) -> Html:
     summary = data.summary
     words = (
-        f"{data.spec.name} · policy {summary['policy']} · {summary['mode']} · "
-        f"{summary['clock']} clock · engine {summary['engine']}"
+        f"{data.spec.name} · policy {summary['policy']} · mode {summary['mode']} "
+        f"({summary['mode_reason']}) · {summary['clock']} clock · engine {summary['engine']}"
     )
     if changed := summary.get("changed_after_training"):
         words += f" · changed after training: {json.dumps(changed, ensure_ascii=False)}"
@@ -145,6 +145,17 @@ def _figures(summary: Mapping[str, Any]) -> dict[str, Child]:
         "Jitter p99": f"{summary['jitter_p99_ms']:.3f} ms",
         "Policy beyond limits": violations or "never",
         "Sent beyond limits": summary["commands_out_of_limit"],
+        **_rtc_figures(summary["rtc"]),
+    }
+
+
+def _rtc_figures(rtc: Mapping[str, Any] | None) -> dict[str, Child]:
+    if rtc is None:
+        return {}
+    counts = ", ".join(f"{count} × {rows}" for rows, count in rtc["delays"].items())
+    return {
+        "Chunks × known rows": f"{counts or 'none'} ({rtc['method']})",
+        "Late chunks": rtc["late"],
     }
 
 

@@ -75,7 +75,7 @@ def _title(name: str) -> str:
 def _episode(spec: RobotSpec, result: EpisodeResult, summary: Mapping[str, Any]) -> Iterator[Html]:
     timing, seed = result.timing, result.seed
     assert timing is not None
-    period_ms = 1e3 / spec.control_hz
+    period_ms = 1e3 / float(summary.get("command_hz") or spec.control_hz)
     points = timing.longest_intervals
     wide = figure(
         "Intervals between commands",

@@ -25,9 +25,12 @@ class Robot(Protocol):
     but itself, and what it should have delivered is treated as old.
 
     Optional parts: `connect_timeout_s` (default 30) and `home_timeout_s` (default 60), the seconds
-    that `connect` and `home` may take; `home()`, which moves the robot to its home pose; and
+    that `connect` and `home` may take; `home()`, which moves the robot to its home pose;
     `send_stamped(command, stamp)`, which replaces `send` and also gets the command's
-    `flux_driver.commands.CommandStamp`.
+    `flux_driver.commands.CommandStamp`; and `speed_scaling()`, the share of its commanded speed, 0
+    to 1, at which the robot moves by its own decision, such as after a speed slider: it is called
+    after each `read_state`, and chunks are executed so much more slowly. Not for a robot that is
+    commanded by differences.
     """
 
     @property

@@ -133,7 +133,8 @@ def summary_lines(report: Mapping[str, Any]) -> list[str]:
         f"ticks       {report['ticks']}, deadline misses {report['deadline_misses']}, jitter p99 "
         f"{report['jitter_p99_ms']:.3f} ms ({report['clock']} clock)",
         f"inference   {'-' if inference is None else f'p50 {inference:.1f} ms'} "
-        f"({report['engine']}, {report['mode']})",
+        f"({report['engine']})",
+        _mode_line(report),
         f"violations  {violations or 'none'}; commands sent out of limit: "
         f"{report['commands_out_of_limit']}",
     ]
@@ -152,6 +153,14 @@ def summary_lines(report: Mapping[str, Any]) -> list[str]:
     if "report" in report:
         lines.append(f"report      {report['report']}")
     return lines
+
+
+def _mode_line(report: Mapping[str, Any]) -> str:
+    line = f"mode        {report['mode']} ({report['mode_reason']})"
+    if (rtc := report["rtc"]) is not None:
+        counts = ", ".join(f"{count} with {rows}" for rows, count in rtc["delays"].items())
+        line += f"; {rtc['method']}; chunks by known rows: {counts}; late: {rtc['late']}"
+    return line
 
 
 def _interval_line(interval: Mapping[str, Any]) -> str:

@@ -55,6 +55,26 @@ def stages_of(result: EpisodeResult) -> dict[str, Histogram]:
     return {**result.stats["histograms"], **intervals}
 
 
+def with_rtc_totals(
+    report: Mapping[str, Any], results: Sequence[EpisodeResult]
+) -> dict[str, object]:
+    """Returns the report with what real-time chunking did over all episodes, under `rtc`.
+
+    `delays` says how many chunks began with how many rows of the one before, and `late` how many
+    came after more rows than that had been executed.
+    """
+    if report["rtc"] is None:
+        return dict(report)
+    delays: Counter[int] = Counter()
+    late = 0
+    for result in results:
+        counts = result.stats.get("rtc") or {"delays": {}, "late": 0}
+        delays.update({int(rows): int(count) for rows, count in counts["delays"].items()})
+        late += int(counts["late"])
+    by_rows = {str(rows): delays[rows] for rows in sorted(delays)}
+    return {**report, "rtc": {**report["rtc"], "delays": by_rows, "late": late}}
+
+
 def _realtime_totals(
     results: Sequence[EpisodeResult], interval: Histogram | None
 ) -> dict[str, object]:

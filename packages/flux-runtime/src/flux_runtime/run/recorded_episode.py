@@ -31,7 +31,8 @@ class RecordedEpisode:
         robot: its name.
         prompt: the task in words.
         seed: of the episode.
-        control_hz: nominal ticks per second.
+        control_hz: steps of a chunk per second, at full speed.
+        command_hz: nominal ticks per second.
         joint_names: the order of `command`.
         state_names: the order of `state`.
         cameras: the order of `frame_age_s` and `inference_frame_age_s`.
@@ -42,7 +43,7 @@ class RecordedEpisode:
             `flags` (T,) int64; `chunk_starts` (C,) int64, the ticks at which a chunk was requested.
             In real time also `sent_s` and `deadline_s` (on the monotonic clock), `state_age_s`,
             `observation_age_s` and `frame_age_s` (T, cameras), `sequence`, `acknowledged`, `phase`,
-            `chunk` and `row`, one per tick; `event_*`, one per event; `inference_*`, one per
+            `chunk`, `row` and `speed`, one per tick; `event_*`, one per event; `inference_*`, one per
             inference.
     """
 
@@ -50,6 +51,7 @@ class RecordedEpisode:
     prompt: str
     seed: int
     control_hz: float
+    command_hz: float
     joint_names: tuple[str, ...]
     state_names: tuple[str, ...]
     cameras: tuple[str, ...]
@@ -119,6 +121,7 @@ def facts_of(episode: RecordedEpisode) -> dict[str, object]:
 def _episode(facts: Mapping[str, Any], arrays: Arrays) -> RecordedEpisode:
     texts = {name: tuple(facts[name]) for name in ("joint_names", "state_names", "cameras")}
     plain = {name: facts[name] for name in ("robot", "prompt", "seed", "control_hz", "outcome")}
+    plain["command_hz"] = facts.get("command_hz", facts["control_hz"])  # older ones lack it
     return RecordedEpisode(**texts, **plain, reason=facts["reason"] or "", arrays=arrays)
 
 

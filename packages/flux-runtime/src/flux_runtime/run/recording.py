@@ -71,6 +71,7 @@ class Recorder:
         is_realtime: bool = False,
         cameras: Sequence[str] = (),
         replay_header: Mapping[str, object] | None = None,
+        command_hz: float | None = None,
     ) -> EpisodeRecording:
         """Begins the next episode.
 
@@ -80,6 +81,7 @@ class Recorder:
             is_realtime: whether its rows have the fields of `realtime_rows`.
             cameras: the cameras that the policy uses.
             replay_header: what a replay must know of the run; without it none is recorded.
+            command_hz: commands per second; the control rate by default.
         """
         spec = self._spec
         dimensions = spec.state_dim, spec.action_dim
@@ -89,6 +91,7 @@ class Recorder:
             "prompt": prompt,
             "seed": seed,
             "control_hz": spec.control_hz,
+            "command_hz": command_hz or spec.control_hz,
             "joint_names": spec.joint_names,
             "state_names": spec.state_names or spec.joint_names,
             "cameras": list(cameras),

@@ -15,7 +15,7 @@ from ..control.realtime_session import RealtimeSession
 from ..control.session import RunOptions, Session, drive
 from ..control.trace import EpisodeTrace, FirstEvents
 from ..report import ReportData, VideoRecorder, write_report
-from .episode_totals import stages_of, summarize
+from .episode_totals import stages_of, summarize, with_rtc_totals
 from .recording import EpisodeRecording, Recorder
 from .replay_header import replay_header
 
@@ -58,6 +58,7 @@ class RunLog:
         """
         assert self._session is not None
         report = self._session.describe() | summarize(self.results, self._all_histograms())
+        report = with_rtc_totals(report, self.results)
         report |= self._ending(error) | {"events": self._events} | self._recording_facts()
         if self.options.report is not None:
             report["report"] = str(self.options.report)
@@ -133,6 +134,7 @@ class RunLog:
             is_realtime=isinstance(session, RealtimeSession),
             cameras=session.source.cameras,
             replay_header=replay_header(session, seed),
+            command_hz=session.command_hz,
         )
 
     def _video(self, session: Session | RealtimeSession, index: int) -> VideoRecorder | None:

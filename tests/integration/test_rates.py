@@ -1,0 +1,135 @@
+"""More commands than rows, slower rows, and chunks that continue each other, at the fake arm.
+
+Everything is judged from what the arm has received.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from .fake_arm.judge import ArmLog
+from .fake_arm.promises import assert_kept, recorded
+from .fake_arm.runs import Outcome, Scenario, limits_of, run
+
+CONTROL_HZ, COMMAND_HZ = 50.0, 200.0
+TRIES = 3
+STALLS = {"missed_tick", "gap", "session_lost", "driver_silent", "unacknowledged", "host_away"}
+"""What a machine that stands still for 15 ms does to a loop of 200 commands per second."""
+STALLS |= {"command_superseded", "command_dropped", "step_refused", "driver_stopped"}
+SCENARIOS = {
+    "holds": Scenario(control_hz=CONTROL_HZ, steps=75),
+    "200 Hz": Scenario(
+        control_hz=CONTROL_HZ, steps=75, arguments=("--command-hz", f"{COMMAND_HZ:g}")
+    ),
+    "half": Scenario(steps=75, arguments=("--speed", "0.5")),
+    "full": Scenario(steps=75),
+    "rtc": Scenario(
+        control_hz=CONTROL_HZ,
+        steps=75,
+        arguments=("--mode", "rtc", "--command-hz", "100", "--speed", "0.8"),
+        delays=(0, 2, 4, 8),
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Outcome]]:
+    """Returns the outcome of a scenario, repeated if the machine stood still meanwhile."""
+    folder = tmp_path_factory.mktemp("rates", numbered=True)
+    with ThreadPoolExecutor(2) as pool:
+        runs: dict[str, Future[Outcome]] = {
+            name: pool.submit(_run_undisturbed, folder / name, scenario)
+            for name, scenario in SCENARIOS.items()
+        }
+        yield lambda name: runs[name].result()
+
+
+def _run_undisturbed(folder: Path, scenario: Scenario) -> Outcome:
+    outcome = run(folder, scenario)
+    for again in range(1, TRIES):
+        if not STALLS & outcome.report["event_counts"].keys():
+            break
+        outcome = run(folder.with_name(f"{folder.name}-{again}"), scenario)
+    return outcome
+
+
+def _commands(log: ArmLog) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Returns the times in seconds, by the stamps, and the commands, (T, joints)."""
+    times = np.array([command.tick_ns for command in log.commands]) * 1e-9
+    return times - times[0], np.array([command.values for command in log.commands])
+
+
+def _roughness(log: ArmLog) -> tuple[float, float]:
+    """Returns the RMS of acceleration and jerk of what the arm was told at each of COMMAND_HZ
+    moments per second, if it executes commands as steps."""
+    times, commands = _commands(log)
+    grid = np.arange(0.0, times[-1], 1 / COMMAND_HZ)
+    held = commands[np.searchsorted(times, grid + 1e-6, side="right") - 1]
+    acceleration = np.diff(held, 2, axis=0) * COMMAND_HZ**2
+    jerk = np.diff(held, 3, axis=0) * COMMAND_HZ**3
+    return float(np.sqrt(np.mean(acceleration**2))), float(np.sqrt(np.mean(jerk**2)))
+
+
+def test_200_commands_per_second_arrive_and_are_within_the_limits(
+    undisturbed: Callable[[str], Outcome],
+) -> None:
+    outcome = undisturbed("200 Hz")
+    assert outcome.status == 0, outcome.errors
+    assert_kept(outcome, limits=limits_of(control_hz=COMMAND_HZ))
+    report = outcome.report
+    assert (report["command_hz"], report["speed"]) == (COMMAND_HZ, 1.0)
+    assert report["episodes"][0]["steps"] == 75
+    assert report["ticks"] >= 300
+    times, _ = _commands(outcome.log)
+    assert abs(len(times) / times[-1] - COMMAND_HZ) < 0.05 * COMMAND_HZ
+    assert abs(float(np.median(np.diff(times))) - 1 / COMMAND_HZ) < 1e-4
+    assert f"{COMMAND_HZ:g} commands per second" in outcome.errors
+
+
+def test_interpolated_commands_are_at_least_twice_as_smooth_as_holds(
+    undisturbed: Callable[[str], Outcome],
+) -> None:
+    acceleration, jerk = _roughness(undisturbed("holds").log)
+    smooth_acceleration, smooth_jerk = _roughness(undisturbed("200 Hz").log)
+    assert smooth_acceleration < acceleration / 2
+    assert smooth_jerk < jerk / 2
+
+
+def _way(log: ArmLog, seconds: float) -> float:
+    """Returns how far the first joints go between the start of the motion and some time later."""
+    times, commands = _commands(log)
+    begin = np.flatnonzero(np.abs(np.diff(commands[:, :2], axis=0)).max(axis=1) > 1e-6)[0]
+    is_within = (times >= times[begin]) & (times <= times[begin] + seconds)
+    return float(np.linalg.norm(np.diff(commands[is_within][:, :2], axis=0), axis=1).sum())
+
+
+def test_at_half_the_speed_the_arm_goes_half_as_far(
+    undisturbed: Callable[[str], Outcome],
+) -> None:
+    full, half = undisturbed("full"), undisturbed("half")
+    for outcome in (full, half):
+        assert outcome.status == 0, outcome.errors
+        assert_kept(outcome)
+    assert half.report["speed"] == 0.5
+    assert set(np.unique(recorded(half)["speed"])) == {0.5}
+    assert _way(half.log, 2.0) == pytest.approx(0.5 * _way(full.log, 2.0), rel=0.15)
+
+
+def test_real_time_chunking_between_rows_and_below_full_speed_keeps_the_limits(
+    undisturbed: Callable[[str], Outcome],
+) -> None:
+    outcome = undisturbed("rtc")
+    assert outcome.status == 0, outcome.errors
+    assert_kept(outcome, limits=limits_of(control_hz=100.0))
+    report = outcome.report
+    assert report["mode"] == "rtc"
+    delays = {int(rows): count for rows, count in report["rtc"]["delays"].items()}
+    assert delays.keys() <= {0, 2, 4, 8}
+    assert sum(count for rows, count in delays.items() if rows) >= 3
+    assert report["rtc"]["first_latency_ms"] > 0
