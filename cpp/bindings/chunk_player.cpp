@@ -2,7 +2,8 @@
 
 #include <pybind11/stl.h>
 
-#include <optional>
+#include <algorithm>
+#include <stdexcept>
 #include <vector>
 
 #include "arrays.hpp"

@@ -227,8 +227,8 @@ void ChunkPlayer::evaluate(double position, std::span<float> values) noexcept {
   const double before = 1.0 - after;
   const double left_weight = (before * before * before - before) / 6.0;
   const double right_weight = (after * after * after - after) / 6.0;
-  const double* bend = curvature_.data() + (num_past_ + static_cast<std::size_t>(index)) *
-                                               action_dim_;
+  const double* bend =
+      curvature_.data() + (num_past_ + static_cast<std::size_t>(index)) * action_dim_;
   for (std::size_t k = 0; k < action_dim_; ++k) {
     const double value = before * static_cast<double>(left[k]) +
                          after * static_cast<double>(right[k]) + left_weight * bend[k] +
@@ -239,9 +239,12 @@ void ChunkPlayer::evaluate(double position, std::span<float> values) noexcept {
 
 std::vector<std::span<const std::byte>> ChunkPlayer::memory() const {
   return {std::as_bytes(std::span(rows_.data(), rows_.capacity())),
-          std::as_bytes(std::span(weights_)),   std::as_bytes(std::span(past_)),
-          std::as_bytes(std::span(next_past_)), std::as_bytes(std::span(curvature_)),
-          std::as_bytes(std::span(pivots_)),    std::as_bytes(std::span(look_))};
+          std::as_bytes(std::span(weights_)),
+          std::as_bytes(std::span(past_)),
+          std::as_bytes(std::span(next_past_)),
+          std::as_bytes(std::span(curvature_)),
+          std::as_bytes(std::span(pivots_)),
+          std::as_bytes(std::span(look_))};
 }
 
 }  // namespace flux

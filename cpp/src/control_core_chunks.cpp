@@ -31,8 +31,11 @@ double ControlCore::max_chunk_age_s(std::int64_t num_rows) const noexcept {
 
 double ControlCore::chunk_age_s(std::int64_t observed_ns, const InferenceRequest& request,
                                 const Tick& tick) const noexcept {
+  const std::int64_t age_ns = tick.header.tick_ns - observed_ns;
+  // The observation was made some time after the request was taken.
   const std::int64_t slowed_ns = slowed_ns_ - request.progress.slowed_ns;
-  return to_seconds(tick.header.tick_ns - observed_ns - slowed_ns);
+  return to_seconds(age_ns -
+                    std::clamp<std::int64_t>(slowed_ns, 0, std::max<std::int64_t>(age_ns, 0)));
 }
 
 void ControlCore::publish_progress() noexcept {

@@ -114,9 +114,8 @@ void between_rows_the_motion_is_the_natural_cubic_spline() {
     std::vector<double> y;
     for (int i = 0; i < count; ++i) y.push_back(static_cast<double>(any(random)));
     const std::vector<double> bends = bends_of(y);
-    ChunkPlayer player = player_of(rows_of(count, 0, [&](double row) {
-      return y[static_cast<std::size_t>(row)];
-    }));
+    ChunkPlayer player =
+        player_of(rows_of(count, 0, [&](double row) { return y[static_cast<std::size_t>(row)]; }));
     for (double at = 0.0; at <= count - 1; at += 0.125) {
       const auto i = static_cast<std::size_t>(at);
       const double after = at - std::floor(at);
@@ -231,9 +230,8 @@ void a_late_chunk_is_faded_in() {
   for (int i = 0; i < 6; ++i) player.advance(1.0);
   std::vector<float> rows = counted(10, 100);
   player.fade(rows, 4, 2, 4);
-  const std::vector<float> expected{4.0F,           5.0F,           6.0F + 0.2F * 96,
-                                    7.0F + 0.4F * 96, 8.0F + 0.6F * 96, 9.0F + 0.8F * 96,
-                                    106.0F};
+  const std::vector<float> expected{
+      4.0F, 5.0F, 6.0F + 0.2F * 96, 7.0F + 0.4F * 96, 8.0F + 0.6F * 96, 9.0F + 0.8F * 96, 106.0F};
   for (std::size_t i = 0; i < expected.size(); ++i) {
     CHECK_NEAR(rows[i * kDim], expected[i], 1e-4);
     CHECK_NEAR(rows[i * kDim + 1], -expected[i], 1e-4);

@@ -18,7 +18,7 @@ namespace {
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 
 // The memory is read by programs that were compiled elsewhere: a change here is a new version.
-static_assert(kMemoryVersion == 1 && FLUX_DRIVER_ABI == 1);
+static_assert(kMemoryVersion == 2 && FLUX_DRIVER_ABI == 2);
 static_assert(sizeof(MemoryHeader) == 600 && alignof(MemoryHeader) == 8);
 static_assert(offsetof(MemoryHeader, total_bytes) == 16);
 static_assert(offsetof(MemoryHeader, max_step_offset) == 304);
@@ -56,11 +56,11 @@ std::string error_of(const MemoryHeader& header, std::uint64_t num_bytes,
 void test_another_version_is_refused() {
   const SharedMemoryLink link(small_config());
   MemoryHeader header = header_of(link.fd());
-  header.version = 2;
+  header.version = 3;
   CHECK_EQUAL(error_of(header, header.total_bytes),
-              "driver memory, version: expected 1, got 2. Use the driver of the same flux");
+              "driver memory, version: expected 2, got 3. Use the driver of the same flux");
   // Even if all of it is smaller than this version's header.
-  CHECK_CONTAINS(error_of(header, 16), "version: expected 1, got 2");
+  CHECK_CONTAINS(error_of(header, 16), "version: expected 2, got 3");
   header.magic += 1;
   CHECK_CONTAINS(error_of(header, header.total_bytes),
                  "magic: expected 5652442d58554c46, got 5652");

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.interpolate import CubicSpline
 
 from flux_runtime import _core
 
-interpolate = pytest.importorskip("scipy.interpolate", reason="scipy is not installed")
 
 
 def _executed(rows: np.ndarray, rate: float) -> tuple[np.ndarray, np.ndarray]:
@@ -26,7 +26,7 @@ def _executed(rows: np.ndarray, rate: float) -> tuple[np.ndarray, np.ndarray]:
 def test_between_rows_the_motion_is_scipys_natural_cubic_spline(num_rows: int, rate: float) -> None:
     rows = np.random.default_rng(num_rows).normal(size=(num_rows, 3)).astype(np.float32)
     positions, executed = _executed(rows, rate)
-    spline = interpolate.CubicSpline(np.arange(num_rows), rows.astype(float), bc_type="natural")
+    spline = CubicSpline(np.arange(num_rows), rows.astype(float), bc_type="natural")
     assert len(executed) == int((num_rows - 1) / rate + 1e-9) + 1
     np.testing.assert_allclose(executed, spline(positions), rtol=0, atol=1e-6)
 

@@ -36,7 +36,8 @@ def make_loop(
     loop = _core.ControlLoop(
         policy=policy,
         decoder=_core.ActionDecoder(scale=SCALE, offset=OFFSET, relative_mask=RELATIVE),
-        limits=_core.SafetyLimits(lower=[-limit] * 3, upper=[limit] * 3, max_velocity=[max_velocity] * 3
+        limits=_core.SafetyLimits(
+            lower=[-limit] * 3, upper=[limit] * 3, max_velocity=[max_velocity] * 3
         ),
         **({"control_hz": CONTROL_HZ, "execution_horizon": 3, "mode": "sync"} | options),
     )
@@ -144,7 +145,10 @@ def test_a_chunk_from_an_old_observation_is_not_executed() -> None:
         ({"mode": "async", "inference_delay": 3}, "inference_delay: expected 0 to 2.*got 3"),
         ({"inference_delay": -1}, "inference_delay: expected 0"),
         ({"mode": "fast"}, "mode: expected 'sync', 'async', 'ensemble' or 'rtc', got 'fast'"),
-        ({"mode": "rtc", "inference_delay": 1}, "usable delay d <= execution_horizon 3 <= .* 5 - d"),
+        (
+            {"mode": "rtc", "inference_delay": 1},
+            "usable delay d <= execution_horizon 3 <= .*5 - d",
+        ),
         ({"speed": 1.5}, "speed: expected a number above 0 and at most 1"),
         ({"control_hz": 0.0}, "control_hz: expected a finite number above 0"),
         ({"stale_after_s": -1.0}, "stale_after_s"),

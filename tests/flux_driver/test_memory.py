@@ -193,7 +193,7 @@ def test_a_memory_of_another_version_is_refused_in_one_line(link: _core.SharedMe
     try:
         os.write(fd, header)
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
-        with pytest.raises(DriverMemoryError, match=r"version: expected 1, got 7\. Use the driver"):
+        with pytest.raises(DriverMemoryError, match=r"version: expected 2, got 7\. Use the driver"):
             DriverMemory(fd)
     finally:
         os.close(fd)

@@ -4,9 +4,10 @@
 namespace flux {
 
 enum class Mode {
-  kSync,      // the robot holds while a chunk is inferred
-  kAsync,     // the running chunk goes on while the next one is inferred, and ends where that begins
-  kEnsemble,  // chunks are inferred one after the other, and predictions of the same moment averaged
+  kSync,   // the robot holds while a chunk is inferred
+  kAsync,  // the running chunk goes on while the next one is inferred, and ends where that begins
+  kEnsemble,  // chunks are inferred one after the other, and predictions of the same moment
+              // averaged
   kRtc,       // as kAsync, but the next chunk is inferred as a continuation of the running one
 };
 

@@ -112,9 +112,7 @@ class ContinuationSettings:
         use_vjp: bool = False,
         delays: Sequence[int] = (0,),
     ) -> None: ...
-    def usable_delay(
-        self, rows: int, *, execution_horizon: int, action_horizon: int
-    ) -> int | None:
+    def usable_delay(self, rows: int, *, execution_horizon: int, action_horizon: int) -> int | None:
         """Returns the smallest delay d >= `rows` that the method can use, with
         d <= execution_horizon <= action_horizon - d; None if there is none."""
 
@@ -416,9 +414,9 @@ class ControlLoop:
         """Returns counts and histograms since construction.
 
         `rtc` is None except in mode 'rtc': how many chunks were given how many rows of the running
-        one, and how many came later than those were executed. Violations are ticks with an unusable action or one outside the limits. The histograms are
-        `tick` (time spent in `tick`), `jitter` (how late ticks started: 0) and the stages of this
-        loop's inferences.
+        one, and how many came later than those were executed. Violations are ticks with an unusable
+        action or one outside the limits. The histograms are `tick` (time spent in `tick`), `jitter`
+        (how late ticks started: 0) and the stages of this loop's inferences.
         """
 
     def stop(self) -> None:

@@ -203,9 +203,7 @@ def _required(option: str, policy: ChunkFacts | None) -> Chunking:
             f"{option}: expected a policy whose chunks can continue each other, but {obstacle}"
             f"{trained}. {policy.remedy()}, or use {_OTHER_MODES}"
         )
-    return Chunking(
-        mode="rtc", reason=option, rtc=policy.rtc, trained_delays=policy.trained_delays
-    )
+    return Chunking(mode="rtc", reason=option, rtc=policy.rtc, trained_delays=policy.trained_delays)
 
 
 def _default(policy: ChunkFacts) -> Chunking:

@@ -187,8 +187,8 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     add(
         "--mode",
         choices=MODES,
-        help="how chunks follow each other. sync: hold while a chunk is inferred; async: infer while "
-        "the previous chunk runs, and switch; ensemble: infer all the time, and average the "
+        help="how chunks follow each other. sync: hold while a chunk is inferred; async: infer "
+        "while the previous chunk runs, and switch; ensemble: infer all the time, and average the "
         "predictions of the same moment; rtc: infer a chunk that continues the running one "
         "(default: sync for a simulated robot; rtc for a real one if the policy can, else sync)",
     )

@@ -177,7 +177,6 @@ class RealtimeSession(SessionFacts):
             f"than {self.settings.hold_for_s:g} s, a fault or a signal",
         ]
 
-
     def _mode_line(self) -> str:
         if self.chunking.rtc is None:
             return self.chunking.line()

@@ -68,7 +68,7 @@ def with_rtc_totals(
     delays: Counter[int] = Counter()
     late = 0
     for result in results:
-        counts = result.stats.get("rtc") or {"delays": {}, "late": 0}
+        counts: Mapping[str, Any] = result.stats.get("rtc") or {"delays": {}, "late": 0}
         delays.update({int(rows): int(count) for rows, count in counts["delays"].items()})
         late += int(counts["late"])
     by_rows = {str(rows): delays[rows] for rows in sorted(delays)}
