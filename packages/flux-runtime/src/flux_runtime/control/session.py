@@ -333,7 +333,7 @@ def _check_timing(session: Session) -> None:
             what=f"--inference-delay {delay}",
         )
     try:
-        make_loop(session).stop()
+        make_loop(session.source, loop_setup(session)).stop()
     except ValueError as error:
         raise UsageError(f"--mode {chunking.mode}: {error}") from error
 
