@@ -31,16 +31,12 @@ double checked_rate(double rate) {
   throw std::invalid_argument(expected_got("rate", "0 to 1", std::to_string(rate)));
 }
 
-FloatArray array_of(std::span<const float> values, std::size_t action_dim) {
-  const std::size_t rows = values.size() / action_dim;
-  FloatArray array({static_cast<py::ssize_t>(rows), static_cast<py::ssize_t>(action_dim)});
-  std::ranges::copy(values, array.mutable_data());
-  return array;
-}
-
 FloatArray look(ChunkPlayer& player, double rate) {
   if (!player.has_row()) throw std::logic_error(expected_got("look", "a row to execute", "none"));
-  return array_of(player.look(checked_rate(rate)).action, player.action_dim());
+  const std::span<const float> action = player.look(checked_rate(rate)).action;
+  FloatArray array(static_cast<py::ssize_t>(action.size()));
+  std::ranges::copy(action, array.mutable_data());
+  return array;
 }
 
 }  // namespace
@@ -60,9 +56,7 @@ void bind_chunk_player(py::module_& module) {
             player.begin(values, first_row);
           },
           py::arg("rows"), py::arg("first_row"))
-      .def(
-          "look", [](ChunkPlayer& player, double rate) { return look(player, rate)[py::int_(0)]; },
-          py::arg("rate"))
+      .def("look", &look, py::arg("rate"))
       .def(
           "advance", [](ChunkPlayer& player, double rate) { player.advance(checked_rate(rate)); },
           py::arg("rate"))

@@ -70,13 +70,12 @@ bool ChunkInference::submit(const InferenceRequest& request, std::span<const flo
   const std::size_t rows = actions.size() / action_dim;
   const bool is_whole = actions.size() % action_dim == 0;
   if (!is_whole || rows < execution_horizon_ || rows > mailbox_->max_rows()) {
-    const std::string text =
-        expected_got("actions",
-                     "(H, " + std::to_string(action_dim) +
-                         ") with H of at least execution_horizon " +
-                         std::to_string(execution_horizon_) + " and at most " +
-                         std::to_string(mailbox_->max_rows()),
-                     std::to_string(actions.size()) + " values");
+    const std::string text = expected_got("actions",
+                                          "(H, " + std::to_string(action_dim) +
+                                              ") with H of at least execution_horizon " +
+                                              std::to_string(execution_horizon_) + " and at most " +
+                                              std::to_string(mailbox_->max_rows()),
+                                          std::to_string(actions.size()) + " values");
     mailbox_->fail(request, text);
     throw std::invalid_argument(text);
   }

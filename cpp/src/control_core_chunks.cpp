@@ -284,6 +284,7 @@ void ControlCore::ask(const Tick& tick) noexcept {
   if (tick.rate == 0.0 || !is_chunk_due(delay)) return;
   asked_ns_ = tick.now_ns;
   is_latency_known_ = false;
+  publish_progress();
   const bool continues = settings_.mode == Mode::kRtc && player_.has_row();
   mailbox_->post(next_index_++, session_.load(std::memory_order_relaxed),
                  continues ? player_.remaining() : std::span<const float>(), delay);

@@ -15,11 +15,6 @@ namespace flux {
 namespace {
 
 constexpr std::int64_t kPollNs = 1'000'000;
-// Rows for which memory is reserved if chunks do not come from a policy: so many, or more if the
-// horizon is long.
-constexpr std::size_t kReservedRows = 1024;
-constexpr std::size_t kReservedChunks = 4;
-
 // Refuses a policy that cannot continue the running chunk, or not for as long as an inference
 // takes.
 RealtimeSettings checked_for(const RealtimeSettings& settings, const Policy* policy,
@@ -52,12 +47,6 @@ std::string number(double value) {
 
 }  // namespace
 
-std::size_t max_chunk_rows(const RealtimeSettings& settings, const Policy* policy) {
-  if (policy != nullptr) return static_cast<std::size_t>(policy->action_horizon());
-  return std::max(kReservedRows,
-                  kReservedChunks * static_cast<std::size_t>(settings.execution_horizon));
-}
-
 RealtimeLoop::RealtimeLoop(const RealtimeSettings& settings, std::shared_ptr<Policy> policy,
                            const ActionDecoder& decoder, const SafetyLimits& limits,
                            std::shared_ptr<RobotLink> link, bool watches_signals)
@@ -65,8 +54,9 @@ RealtimeLoop::RealtimeLoop(const RealtimeSettings& settings, std::shared_ptr<Pol
       limits_(limits),
       inference_(std::make_shared<ChunkInference>(
           policy, decoder,
-          std::make_shared<ChunkMailbox>(link->action_dim(),
-                                         max_chunk_rows(settings_, policy.get())),
+          std::make_shared<ChunkMailbox>(
+              link->action_dim(),
+              max_chunk_rows(settings_, policy != nullptr ? policy->action_horizon() : 0)),
           settings_.execution_horizon, settings_.continuation)),
       core_(settings_, limits, std::move(link), inference_->shared_mailbox(),
             watches_signals ? &StopSignals::first() : nullptr) {

@@ -1,5 +1,6 @@
 #include "flux/realtime_settings.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <stdexcept>
 #include <string>
@@ -13,6 +14,10 @@ constexpr double kStartTolerance = 0.05;
 // What remains of multiplying times and rates.
 constexpr double kRounding = 1e-9;
 constexpr double kMostRows = 1e6;
+// Rows for which memory is reserved if chunks do not come from a policy: so many, or more if the
+// horizon is long.
+constexpr std::size_t kReservedRows = 1024;
+constexpr std::size_t kReservedChunks = 4;
 
 [[noreturn]] void refuse(const std::string& name, const std::string& expected,
                          const std::string& got) {
@@ -117,6 +122,12 @@ RealtimeSettings checked(RealtimeSettings settings, const RobotLink& link) {
     settings.start_tolerance.assign(action_dim, kStartTolerance);
   }
   return settings;
+}
+
+std::size_t max_chunk_rows(const RealtimeSettings& settings, int action_horizon) noexcept {
+  if (action_horizon > 0) return static_cast<std::size_t>(action_horizon);
+  return std::max(kReservedRows,
+                  kReservedChunks * static_cast<std::size_t>(settings.execution_horizon));
 }
 
 int first_delay(const RealtimeSettings& settings, int action_horizon) {

@@ -17,9 +17,10 @@ std::shared_ptr<ChunkInference> make_inference(const RealtimeSettings& settings,
                                                std::shared_ptr<Policy> policy,
                                                const ActionDecoder& decoder,
                                                const SafetyLimits& limits) {
-  auto mailbox =
-      std::make_shared<ChunkMailbox>(limits.action_dim(), max_chunk_rows(settings, policy.get()));
-  return std::make_shared<ChunkInference>(std::move(policy), decoder, std::move(mailbox),
+  const int action_horizon = policy != nullptr ? policy->action_horizon() : 0;
+  const std::size_t rows = max_chunk_rows(settings, action_horizon);
+  return std::make_shared<ChunkInference>(std::move(policy), decoder,
+                                          std::make_shared<ChunkMailbox>(limits.action_dim(), rows),
                                           settings.execution_horizon, settings.continuation);
 }
 

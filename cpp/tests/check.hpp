@@ -71,8 +71,8 @@ std::vector<Case> onnxruntime_engine_cases();
 std::vector<Case> realtime_loop_cases();
 std::vector<Case> safety_filter_cases();
 std::vector<Case> safety_filter_fuzz_cases();
-std::vector<Case> session_replay_cases();
 std::vector<Case> continuation_cases();
+std::vector<Case> session_replay_cases();
 
 }  // namespace flux::test
 

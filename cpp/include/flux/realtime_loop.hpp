@@ -7,7 +7,6 @@
 #pragma once
 
 #include <atomic>
-#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <mutex>
@@ -25,9 +24,6 @@
 #include "flux/scheduling.hpp"
 
 namespace flux {
-
-// Rows of the longest chunk that a loop accepts; `policy` may be null.
-[[nodiscard]] std::size_t max_chunk_rows(const RealtimeSettings& settings, const Policy* policy);
 
 class RealtimeLoop {
  public:

@@ -80,6 +80,10 @@ struct RealtimeSettings {
 // value, unless they are in range and fit the robot.
 [[nodiscard]] RealtimeSettings checked(RealtimeSettings settings, const RobotLink& link);
 
+// For how many rows of a chunk memory is reserved: a policy's H, or without one (0) a plenty.
+[[nodiscard]] std::size_t max_chunk_rows(const RealtimeSettings& settings,
+                                         int action_horizon) noexcept;
+
 // The delay with which a session in mode kRtc begins. Throws std::invalid_argument, with the
 // numbers, if first_latency_s is more rows than the policy and the horizons allow.
 [[nodiscard]] int first_delay(const RealtimeSettings& settings, int action_horizon);

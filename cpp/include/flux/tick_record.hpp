@@ -65,8 +65,8 @@ struct TickHeader {
 // chunks, nothing else decides what the tick does.
 struct TickInputs {
   std::int64_t now_ns = 0;        // when the tick began
-  std::uint64_t state_count = 0;  // StateSample
-  double speed_scaling = 1.0;     // likewise
+  std::uint64_t state_count = 0;  // StateSample, as the following one
+  double speed_scaling = 1.0;
   std::int64_t heartbeat_ns = 0;  // LinkStatus, as the following ones
   std::uint64_t driver_session = 0;
   std::uint64_t dropped_old = 0;

@@ -22,6 +22,7 @@ from ..realtime import (
     DriverCancelled,
     DriverProcess,
     RealtimeSettings,
+    core_settings,
     granted_text,
     realtime_settings,
 )
@@ -338,7 +339,7 @@ def _make_loop(
         link=driver.link,
         **policy,
         limits=core.SafetyLimits(**setup["limits"]),
-        settings=realtime_loop_settings(setup["settings"]),
+        settings=core_settings(setup["settings"]),
         signals=signals,
     )
 
@@ -349,10 +350,3 @@ def realtime_loop_setup(limits: MotionLimits, settings: RealtimeSettings) -> dic
     values = settings.as_data()
     values["cameras"] = list(range(len(settings.cameras)))  # the link has no others
     return {"limits": {name: getattr(limits, name) for name in names}, "settings": values}
-
-
-def realtime_loop_settings(values: Mapping[str, Any]) -> Any:
-    """Returns the `_core.RealtimeSettings` of the `settings` of `realtime_loop_setup`."""
-    core = load_core()
-    continuation = core.ContinuationSettings(**values["continuation"])
-    return core.RealtimeSettings(**{**values, "continuation": continuation})

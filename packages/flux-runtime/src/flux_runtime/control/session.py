@@ -270,7 +270,8 @@ def shipped_policy(robot: str) -> Path:
 
 
 def loop_setup(session: Session) -> dict[str, Any]:
-    """Returns the `limits` in force and the `settings` of a `ControlLoop`, as plain data."""
+    """Returns the `limits` in force and the `settings` of a `ControlLoop`, as plain data;
+    `continuation` among these holds the arguments of its ContinuationSettings."""
     spec = session.spec
     limits = {"lower": spec.lower, "upper": spec.upper, "max_velocity": spec.max_velocity}
     acceleration, jerk = stated_rates(spec)

@@ -10,6 +10,7 @@ from typing import Any
 from flux_core.robots import MotionLimits
 
 from ..chunking import Mode
+from ..engines.core import load_core
 from .options import RealtimeOptions, StopCategory
 
 STALE_AFTER_S = 1.0
@@ -148,3 +149,10 @@ def realtime_settings(
         continuation=continuation,
         first_latency_s=first_latency_s,
     )
+
+
+def core_settings(data: Mapping[str, Any]) -> Any:
+    """Returns the `_core.RealtimeSettings` of plain data that `RealtimeSettings.as_data` gave."""
+    core = load_core()
+    continuation = core.ContinuationSettings(**data["continuation"])
+    return core.RealtimeSettings(**{**data, "continuation": continuation})

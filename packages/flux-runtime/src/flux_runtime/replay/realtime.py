@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from flux_core.errors import DataError
 
 from ..control.policy_source import BundleSource, HoldSource
-from ..control.realtime_session import realtime_loop_settings
 from ..engines.core import load_core
+from ..realtime import core_settings
 from .comparison import OUTPUTS, EpisodeComparison
 from .recorded import RecordedReplay
 
@@ -55,7 +55,7 @@ def _make_core(recorded: RecordedReplay, source: BundleSource | HoldSource) -> A
     first = next(recorded.ticks(), None)
     num_cameras = 0 if first is None else first.dtype["frame_captured_ns"].shape[0]
     replay = core.SessionReplay(
-        settings=realtime_loop_settings(setup["settings"]),
+        settings=core_settings(setup["settings"]),
         limits=core.SafetyLimits(**setup["limits"]),
         state_dim=len(recorded.start["state"]),
         num_cameras=num_cameras,

@@ -70,8 +70,8 @@ class Recorder:
         seed: int,
         is_realtime: bool = False,
         cameras: Sequence[str] = (),
-        replay_header: Mapping[str, object] | None = None,
         command_hz: float | None = None,
+        replay_header: Mapping[str, object] | None = None,
     ) -> EpisodeRecording:
         """Begins the next episode.
 
@@ -80,8 +80,8 @@ class Recorder:
             seed: of the episode.
             is_realtime: whether its rows have the fields of `realtime_rows`.
             cameras: the cameras that the policy uses.
-            replay_header: what a replay must know of the run; without it none is recorded.
             command_hz: commands per second; the control rate by default.
+            replay_header: what a replay must know of the run; without it none is recorded.
         """
         spec = self._spec
         dimensions = spec.state_dim, spec.action_dim

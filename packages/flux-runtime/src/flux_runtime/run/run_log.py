@@ -133,8 +133,8 @@ class RunLog:
             seed=seed,
             is_realtime=isinstance(session, RealtimeSession),
             cameras=session.source.cameras,
-            replay_header=replay_header(session, seed),
             command_hz=session.command_hz,
+            replay_header=replay_header(session, seed),
         )
 
     def _video(self, session: Session | RealtimeSession, index: int) -> VideoRecorder | None:
