@@ -105,7 +105,7 @@ def test_the_files_in_contributing_contain_the_names_beside_them(row: list[str])
 def test_contributing_lists_the_usual_changes() -> None:
     whats = " ".join(row[0].lower() for row in _where_to_change())
     for subject in (
-        *("image augmentation", "gripper limit", "learning-rate schedule", "chunk scheduler"),
+        *("image augmentation", "gripper limit", "learning-rate schedule", "chunk player"),
         *("html report", "lerobot v3.0 writer", "normalisation", "tokenizer", "prompt"),
         *("checkpoint format", "export precision", "safety limits", "an option of"),
     ):

@@ -103,7 +103,7 @@ void ContinuedFlow::advance(std::size_t step) noexcept {
 // velocity leads to, x - t * u, towards the known ones.
 void ContinuedFlow::guide(std::size_t step) noexcept {
   const float t = time(step);
-  const auto num_steps = static_cast<float>(num_inference_steps_);
+  const auto count = static_cast<float>(num_inference_steps_);
   const auto strength = static_cast<float>(
       guidance_weight(static_cast<double>(t), continuation_.settings->max_guidance_weight));
   const std::span<float> x = x_.floats();
@@ -113,10 +113,10 @@ void ContinuedFlow::guide(std::size_t step) noexcept {
     const float weight = weights_[i / action_dim_];
     float pull = 0.0F;
     if (weight > 0.0F && i < known.size()) {
-      const float velocity = (x[i] - x_next[i]) * num_steps;
+      const float velocity = (x[i] - x_next[i]) * count;
       pull = (known[i] - (x[i] - t * velocity)) * weight;
     }
-    x[i] = x_next[i] + strength * pull / num_steps;
+    x[i] = x_next[i] + strength * pull / count;
   }
 }
 

@@ -94,6 +94,42 @@ def test_async_simulated_chunks_take_over_exactly_after_the_delay(
         assert flags == (_core.NEW_CHUNK if executed == 0 else 0)
 
 
+@pytest.mark.parametrize("method", ["prefix", "guidance"])
+def test_an_rtc_chunk_continues_rows_that_are_made_relative_to_the_new_observation(
+    policy: Any, tiny: Any, method: Any
+) -> None:
+    """The second chunk, made with `Policy.infer` from what is left of the first one."""
+    settings = _core.ContinuationSettings(method=method, delays=[0, 1, 2])
+    loop = make_loop(
+        policy, mode="rtc", inference_delay=1, execution_horizon=3, continuation=settings
+    )
+    states = [START, np.array([0.4, -0.3, 0.2], np.float32)]
+    observed_at, asked = [], []
+    for tick in range(5):
+        if loop.needs_observation():
+            chunk = len(observed_at)
+            observed_at.append(tick)
+            loop.submit(tiny.inputs(chunk), states[chunk], tiny.noise(chunk))
+        loop.tick()
+        asked.append(loop.asked())
+    assert observed_at == [0, 3]
+    first = decoded(policy, tiny, 0, START)
+    np.testing.assert_array_equal(asked[1:4], first[:3])
+    left = first[2:]  # at the third tick, two rows had been executed
+    decoder = _core.ActionDecoder(scale=SCALE, offset=OFFSET, relative_mask=RELATIVE)
+    previous = decoder.encode(left, tiny.DIM, states[1])
+    np.testing.assert_allclose(
+        previous, (left - OFFSET - np.where(RELATIVE, states[1], 0)) / SCALE, atol=1e-6
+    )
+    second = policy.infer(tiny.inputs(1), tiny.noise(1), previous, 1, settings)
+    expected = decoder.decode(second, states[1])
+    # The row that was executed meanwhile is skipped; the next one is the network's.
+    np.testing.assert_allclose(asked[4], expected[1], atol=1e-6)
+    if method == "guidance":  # behind a known prefix, the tiny network's rows stay the same
+        assert np.abs(asked[4] - decoded(policy, tiny, 1, states[1])[1]).max() > 1e-3
+    assert loop.stats()["rtc"] == {"delays": {0: 1, 1: 1}, "late": 0}
+
+
 def test_a_late_chunk_runs_out_and_then_holds(policy: Any, tiny: Any) -> None:
     loop = make_loop(policy)
     loop.submit(tiny.inputs(), START, tiny.noise())

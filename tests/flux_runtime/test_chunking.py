@@ -106,9 +106,9 @@ def test_a_delay_that_does_not_fit_is_refused_with_the_numbers() -> None:
         chunking.require_delay(17, **horizons)
     assert str(error.value) == (
         "--inference-delay 17: expected a delay d of at least 17 steps with d <= execution horizon "
-        "16 <= action horizon 32 - d, got none (trained: 0, 4, 8, 12, 16). Use another "
-        "--execution-horizon, a lower --speed, a faster engine, --rtc method=guidance or --mode "
-        "sync, async or ensemble"
+        "16 <= action horizon 32 - d, got none (trained: 0, 4, 8, 12, 16). Use a faster engine, "
+        "another --execution-horizon, a lower --speed, --rtc method=guidance or --mode sync, async "
+        "or ensemble"
     )
 
 

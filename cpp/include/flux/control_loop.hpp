@@ -81,7 +81,8 @@ class ControlLoop {
   // and of length A, std::logic_error if called twice.
   void start(std::span<const float> command);
 
-  // Whether a chunk is needed and none is pending. Reports a failed inference once, as
+  // Whether a chunk is needed and none is pending. With kEnsemble and kRtc, waits for a chunk that
+  // is due at the coming tick and begins it. Reports a failed inference once, as
   // std::runtime_error; ticks hold from the failure until the next chunk.
   [[nodiscard]] bool needs_observation();
 

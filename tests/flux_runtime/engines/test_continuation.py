@@ -256,6 +256,32 @@ def test_noise_and_known_rows_are_never_written(
     np.testing.assert_array_equal(previous, robot.previous)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("method", ["prefix", "guidance"])
+def test_a_card_continues_chunks_as_the_processor_does(exported: Any, method: str) -> None:
+    from flux_runtime.engines.opening import engine_tolerance
+    from flux_runtime.engines.status import engine_status
+
+    status = engine_status("onnxruntime-cuda")
+    if not status.ok:
+        pytest.skip(f"{status.found}. {status.fix}")
+    bundle, _ = exported("pi05")
+    deployed = Deployed(bundle, None, PolicyIO.from_bundle(bundle), 1)  # type: ignore[arg-type]
+    previous = 0.5 * deployed.noise[::-1].copy()
+    found, expected = (
+        open_flow_policy(bundle, engine=engine).infer(
+            deployed.inputs,
+            deployed.noise,
+            previous,
+            3,
+            _core.ContinuationSettings(method=method, delays=[0, 3]),  # type: ignore[arg-type]
+        )
+        for engine in ("onnxruntime-cuda", "onnxruntime")
+    )
+    tolerance = engine_tolerance(bundle.manifest, "onnxruntime-cuda")
+    np.testing.assert_allclose(found, expected, atol=tolerance)
+
+
 @pytest.mark.parametrize(
     ("settings", "rows", "prefix_len", "message"),
     [

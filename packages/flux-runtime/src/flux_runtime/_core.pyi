@@ -376,7 +376,9 @@ class ControlLoop:
         """Holds `command`, (A,) and finite, until the first chunk. Must be called exactly once."""
 
     def needs_observation(self) -> bool:
-        """Whether a chunk is needed and none is pending.
+        """Whether a chunk is needed and none is pending. Releases the GIL.
+
+        In the modes 'ensemble' and 'rtc', waits for a chunk that is due at the coming tick.
 
         Raises:
             RuntimeError: an inference has failed on its thread; raised once per failure. Ticks hold

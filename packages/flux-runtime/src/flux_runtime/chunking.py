@@ -5,14 +5,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from flux_core.bundle import Bundle
-from flux_core.config import bind
 from flux_core.errors import UsageError
 from flux_core.rtc import RTCConfig, RTCTrainingConfig
 
 from .engines.core import load_core
+
+if TYPE_CHECKING:
+    from flux_core.bundle import Bundle
 
 logger = logging.getLogger("flux.runtime")
 
@@ -119,7 +120,13 @@ class Chunking:
         return f"mode: {self.mode}{method}: {self.reason}"
 
     def require_delay(
-        self, rows: int, *, execution_horizon: int, action_horizon: int, what: str
+        self,
+        rows: int,
+        *,
+        execution_horizon: int,
+        action_horizon: int,
+        what: str,
+        remedy: str = "a faster engine",
     ) -> int:
         """Returns the smallest usable delay of at least `rows` steps of a chunk.
 
@@ -128,6 +135,7 @@ class Chunking:
             execution_horizon: steps of a chunk that are executed before the next one.
             action_horizon: steps of a chunk.
             what: the option, or what else determined `rows`; the message begins with it.
+            remedy: what makes `rows` smaller.
 
         Raises:
             UsageError: there is none; the message has the numbers.
@@ -137,10 +145,14 @@ class Chunking:
             rows, execution_horizon=execution_horizon, action_horizon=action_horizon
         )
         if delay is None:
-            raise UsageError(self._no_delay(rows, execution_horizon, action_horizon, what))
+            raise UsageError(
+                f"{what}: expected a delay d of at least {rows} steps with d <= execution horizon "
+                f"{execution_horizon} <= action horizon {action_horizon} - d, got none "
+                f"{self._no_delay(remedy)}"
+            )
         return delay
 
-    def _no_delay(self, rows: int, execution_horizon: int, action_horizon: int, what: str) -> str:
+    def _no_delay(self, remedy: str) -> str:
         assert self.rtc is not None
         if self.rtc.prefix_len is not None:
             known = f"the fixed prefix_len is {self.rtc.prefix_len}"
@@ -150,9 +162,7 @@ class Chunking:
             known = "method guidance takes any"
         guidance = ", --rtc method=guidance" if self.rtc.method == "prefix" else ""
         return (
-            f"{what}: expected a delay d of at least {rows} steps with d <= execution horizon "
-            f"{execution_horizon} <= action horizon {action_horizon} - d, got none ({known}). "
-            f"Use another --execution-horizon, a lower --speed, a faster engine{guidance} or "
+            f"({known}). Use {remedy}, another --execution-horizon, a lower --speed{guidance} or "
             f"{_OTHER_MODES}"
         )
 
@@ -240,6 +250,8 @@ def trained_delays(bundle: Bundle) -> tuple[int, ...]:
 
     Older bundles have them in their config only.
     """
+    from flux_core.config import bind
+
     model: Any = bundle.config.get("model")
     section = model.get("rtc_training_config") if isinstance(model, Mapping) else None
     if bundle.manifest.rtc_valid_delays != (0,) or section is None:
@@ -251,6 +263,8 @@ def trained_delays(bundle: Bundle) -> tuple[int, ...]:
 
 def _rtc_config(bundle: Bundle) -> RTCConfig:
     """Returns the `rtc_config` of a bundle's robot section; the defaults if it has none."""
+    from flux_core.config import bind
+
     section = bundle.config.get("inference")
     fields = section.get("rtc_config") if isinstance(section, Mapping) else None
     return bind(RTCConfig, fields or {}, "inference.rtc_config")

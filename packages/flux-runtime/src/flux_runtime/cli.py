@@ -43,10 +43,11 @@ _EXAMPLE = """  flux-runtime doctor
   flux-runtime run --robot aloha-sim --bundle my_bundle --episodes 20 --report run.html"""
 _RUN_EXAMPLE = """  flux-runtime run --robot aloha-sim --episodes 20 --seed 10000 --report run.html
   flux-runtime run --robot aloha-sim --policy hold --episodes 1 --max-steps 50 --json
+  flux-runtime run --robot aloha-sim --rtc method=guidance --inference-delay 8 --episodes 20
   flux-runtime run --robot aloha-sim --execution-horizon 8 --task "transfer the cube" --dry-run
 example for a real robot, whose driver is installed in another Python; slowly at first:
   flux-runtime run --robot my-real-arm --driver-python /opt/arm/bin/python --bundle my_bundle \\
-    --task "grasp the dot" --mode async --max-velocity 10% --episodes 1 --record monday"""
+    --task "grasp the dot" --speed 0.25 --max-velocity 10% --episodes 1 --record monday"""
 
 _REPLAY_EXAMPLE = """  flux-runtime run --robot aloha-sim --episodes 1 --record monday
   flux-runtime replay monday

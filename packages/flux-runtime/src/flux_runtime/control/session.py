@@ -332,6 +332,7 @@ def _check_timing(session: Session) -> None:
             execution_horizon=session.source.execution_horizon,
             action_horizon=session.source.action_horizon,
             what=f"--inference-delay {delay}",
+            remedy="a smaller one",
         )
     try:
         make_loop(session.source, loop_setup(session)).stop()
