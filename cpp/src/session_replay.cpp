@@ -5,7 +5,6 @@
 #include <string>
 #include <utility>
 
-#include "flux/realtime_loop.hpp"
 #include "flux/tensor.hpp"
 
 namespace flux {
