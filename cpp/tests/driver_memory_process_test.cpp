@@ -154,7 +154,7 @@ Tally read_messages(const Mailbox& mailbox, std::size_t stamp_words, std::int64_
 void test_no_state_is_torn() {
   DriverRig rig(wide_config());
   const Writer writer([&](std::int64_t number) { publish_number(rig, number); });
-  read_messages(parts_of(rig).states(), 1, kReads).check("states");
+  read_messages(parts_of(rig).states(), kStateStampWords, kReads).check("states");
   read_states(rig, kReads / 10).check("states through the link");
 }
 
@@ -208,7 +208,7 @@ void test_a_torn_state_and_a_torn_frame_are_seen() {
     for (std::size_t i = 0; i < kDim / 2; ++i) {
       std::uint64_t word = 0;
       std::memcpy(&word, state.data() + 2 * i, sizeof word);
-      shared_word(slot[2 + i]).store(word, std::memory_order_relaxed);
+      shared_word(slot[1 + kStateStampWords + i]).store(word, std::memory_order_relaxed);
     }
     for (std::uint64_t i = 0; i < FrameSlots::kSlots; ++i) {
       parts.frames(0).stamps(i)[0] = static_cast<std::uint64_t>(number);

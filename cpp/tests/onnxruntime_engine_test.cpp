@@ -48,9 +48,29 @@ void actions_are_the_same_on_the_cpu_and_on_a_device() {
   }
 }
 
+void a_chunk_continues_another_one_the_same_way_on_the_cpu_and_on_a_device() {
+  const ToyInputs inputs;
+  const std::vector<float> previous(kActionHorizon * kActionDim, 0.5F);
+  for (const auto method : {ContinuationMethod::kPrefix, ContinuationMethod::kGuidance}) {
+    const ContinuationSettings settings{.method = method, .delays = {0, 2}};
+    const Continuation continuation{.settings = &settings, .previous = previous, .prefix_len = 2};
+    const auto infer = [&](FlowPolicy& opened) {
+      std::vector<float> actions(opened.num_action_values());
+      opened.infer(inputs.views(), inputs.noise, actions, nullptr, nullptr, &continuation);
+      return actions;
+    };
+    const std::vector<float> expected = infer(*toy_policy());
+    for (const OrtProvider provider : {OrtProvider::kCpu, OrtProvider::kCuda}) {
+      CHECK(infer(*policy(provider, provider)) == expected);
+    }
+  }
+}
+
 void what_passes_between_the_graphs_is_allocated_on_the_device() {
   const auto on_device = policy(OrtProvider::kCuda, OrtProvider::kCuda);
-  const std::size_t expected = 5 + 3;  // past_key_0, x and t twice; copies of the host's inputs
+  // past_key_0, x and t twice; copies of the host's inputs, and of x and t of a chunk that
+  // continues another one.
+  const std::size_t expected = 5 + 3 + 2;
   CHECK_EQUAL(num_allocated_on_device(), expected);
   const auto on_cpu = policy(OrtProvider::kCpu, OrtProvider::kCpu);
   CHECK_EQUAL(num_allocated_on_device(), expected);
@@ -142,6 +162,8 @@ std::vector<Case> onnxruntime_engine_cases() {
   return {
       {"actions are the same on the CPU and on a device",
        actions_are_the_same_on_the_cpu_and_on_a_device},
+      {"a chunk continues another one the same way on the cpu and on a device",
+       a_chunk_continues_another_one_the_same_way_on_the_cpu_and_on_a_device},
       {"what passes between the graphs is allocated on the device",
        what_passes_between_the_graphs_is_allocated_on_the_device},
       {"memory of the device is freed with the engine",

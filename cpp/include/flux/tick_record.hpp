@@ -57,7 +57,7 @@ struct TickHeader {
   std::uint32_t phase = 0;  // LoopPhase
   std::uint32_t progress = 0;
   float speed = 1.0F;  // share of control_hz at which rows pass, with the robot's own speed scaling
-  std::uint32_t unused = 0;  // so that no byte of a record is left as it was in memory
+  std::uint32_t unused = 0;  // no padding, so that records can be compared byte by byte
 };
 
 // What a tick took from outside, with `deadline_ns`, `state_captured_ns`, `acknowledged`,
