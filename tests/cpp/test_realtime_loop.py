@@ -88,6 +88,7 @@ def test_every_command_is_recorded_with_its_true_time(answering: Callable[[Any],
     loop.finish()
     assert loop.wait_until_ended(WAIT_S)
     ticks = np.concatenate([*records, loop.drain_ticks()])
+    ticks = ticks[ticks["sent_ns"] != 0]
     stats = loop.stats()
     assert len(ticks) == link.num_commands == stats["ticks"]
     assert ticks["sequence"].tolist() == list(range(1, len(ticks) + 1))
