@@ -206,7 +206,9 @@ def test_the_first_signal_stops_the_loop(answering: Callable[[Any], None]) -> No
 
 
 def test_unknown_modes_and_categories_are_refused() -> None:
-    with pytest.raises(ValueError, match="mode: expected 'sync', 'async', 'ensemble' or 'rtc', got 'fast'"):
+    with pytest.raises(
+        ValueError, match="mode: expected 'sync', 'async', 'ensemble' or 'rtc', got 'fast'"
+    ):
         make_loop(mode="fast")
     with pytest.raises(ValueError, match="category: expected 0, 1 or 2, got 3"):
         make_loop(stop_category=3)
