@@ -69,8 +69,8 @@ def test_a_run_with_injected_faults_is_the_same_again(
 @pytest.mark.parametrize(
     "options",
     [
-        ("--mode", "rtc", "--episodes", "2", "--max-steps", "24"),
-        ("--mode", "async", "--speed", "0.5", "--command-hz", "40", "--max-steps", "50"),
+        ("--mode", "rtc", "--episodes", "2", "--max-steps", "16"),
+        ("--mode", "async", "--speed", "0.5", "--command-hz", "40", "--max-steps", "40"),
     ],
     ids=["rtc", "speed"],
 )
