@@ -21,6 +21,7 @@ REPORT: dict[str, Any] = {
     "engine": "none",
     "mode": "sync",
     "mode_reason": "--mode",
+    "speed": 1.0,
     "rtc": None,
     "violations": {},
     "commands_out_of_limit": 0,
