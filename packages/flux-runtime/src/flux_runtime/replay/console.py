@@ -55,5 +55,7 @@ def episode_lines(episode: Mapping[str, Any]) -> Iterator[str]:
             f"  first difference: tick {first['tick']} ({first['time_s']:.3f} s): {first['what']}: "
             f"recorded {first['recorded']}, replayed {first['replayed']}"
         )
-    if not episode["same_events"]:
+    if episode["events"] == "different":
         yield "  the control thread's events are different"
+    elif episode["first_difference"] is None:
+        yield "  the control thread's events have other figures"
