@@ -1,11 +1,13 @@
-"""Makes the images of README.md: the cube transfer, the run report and the dataset page.
+"""Makes the images of README.md and docs: the cube transfer, the run report, the dataset page, and
+how chunks join.
 
     python scripts/make_images.py
+    python scripts/make_images.py --only chunk_borders.png
 
-Needs the environment of `make install` and a Chromium (`apt-get install chromium`). Drives the
-simulated robot with the shipped policy, records a few scripted demonstrations, takes screenshots
-of the pages that flux makes of both, and writes docs/images/. Takes about two minutes on two CPU
-cores.
+Needs the environment of `make install` and, for the pages, a Chromium (`apt-get install chromium`).
+Drives the simulated robot with the shipped policy, records a few scripted demonstrations, takes
+screenshots of the pages that flux makes of both, and writes docs/images/. Takes about two minutes
+on two CPU cores.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,14 @@ PAGE_WIDTH = 1200
 REPORT_HEIGHT, DATASET_HEIGHT = 1420, 1180
 NUM_EPISODES = 5
 
+FILM, REPORT, DATASET = "transfer_cube.gif", "run_report.png", "dataset_page.png"
+BORDERS = "chunk_borders.png"
+PAGES = (FILM, REPORT, DATASET)
+
+MODES = ("sync", "async", "ensemble", "rtc")
+DELAY_STEPS, BORDERS_SEED = 12, 10_000
+SHOWN_JOINT, FIRST_SHOWN_S, LAST_SHOWN_S = "right_elbow", 0.5, 2.5
+
 
 def main() -> int:
     """Makes all images; returns the exit code."""
@@ -45,16 +55,28 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "images")
-    out = parser.parse_args().out
-    browser = _find_browser()
+    parser.add_argument("--only", nargs="+", choices=(*PAGES, BORDERS), default=(*PAGES, BORDERS))
+    options = parser.parse_args()
+    out: Path = options.out
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        _make_pages(folder)
-        _write_film(list(_film(folder / "recording")), out / "transfer_cube.gif")
-        _photograph(browser, folder / "report.html", REPORT_HEIGHT, out / "run_report.png")
-        _photograph(browser, folder / "dataset.html", DATASET_HEIGHT, out / "dataset_page.png")
+        if not set(PAGES).isdisjoint(options.only):
+            _make_images_of_pages(folder, out, options.only)
+        if BORDERS in options.only:
+            _plot_borders(_drive_modes(folder), out / BORDERS)
     return _report(out)
+
+
+def _make_images_of_pages(folder: Path, out: Path, names: Sequence[str]) -> None:
+    browser = _find_browser()
+    _make_pages(folder)
+    if FILM in names:
+        _write_film(list(_film(folder / "recording")), out / FILM)
+    if REPORT in names:
+        _photograph(browser, folder / "report.html", REPORT_HEIGHT, out / REPORT)
+    if DATASET in names:
+        _photograph(browser, folder / "dataset.html", DATASET_HEIGHT, out / DATASET)
 
 
 def _find_browser() -> str:
@@ -134,6 +156,47 @@ def _photograph(browser: str, page: Path, height: int, path: Path) -> None:
         command = [browser, *flags, page.as_uri()]
         subprocess.run(command, check=True, capture_output=True, timeout=120)
         Image.open(picture).convert("RGB").save(path, optimize=True)
+
+
+def _drive_modes(folder: Path) -> dict[str, Path]:
+    """Drives the same episode in every mode, with the same delay; returns the recordings."""
+    recordings: dict[str, Path] = {}
+    for mode in MODES:
+        run = ("flux-runtime", "run", "--robot", "aloha-sim", "--episodes", "1", "--mode", mode)
+        episode = ("--seed", str(BORDERS_SEED), "--inference-delay", str(DELAY_STEPS))
+        _flux(*run, *episode, "--record", folder / mode)
+        recordings[mode] = folder / mode / "episode_000000.npz"
+    return recordings
+
+
+def _plot_borders(recordings: Mapping[str, Path], path: Path) -> None:
+    """Draws the commands of one joint in every mode, with a line where a chunk takes over."""
+    from matplotlib.figure import Figure
+
+    from flux_core.robots import robot_spec
+    from flux_runtime.engines.core import load_core
+
+    joint = robot_spec("aloha-sim").joint_names.index(SHOWN_JOINT)
+    figure = Figure(figsize=(9.0, 7.2), layout="constrained")
+    panels = figure.subplots(len(recordings), 1, sharex=True, sharey=True)
+    for panel, (mode, recording) in zip(panels, recordings.items(), strict=True):
+        with np.load(recording) as episode:
+            seconds, command = episode["timestamp_s"], episode["command"][:, joint]
+            is_border = (episode["flags"] & load_core().NEW_CHUNK) != 0
+        for border in seconds[is_border]:
+            panel.axvline(border, color="#c8ccd4", linewidth=0.8)
+        panel.step(seconds, command, where="post", color="#1f5fbf", linewidth=1.4)
+        panel.set_ylabel(f"{mode}\nrad")
+        panel.set_xlim(FIRST_SHOWN_S, LAST_SHOWN_S)
+        panel.spines[["top", "right"]].set_visible(False)
+    panels[0].set_title(
+        f"{SHOWN_JOINT}: commands with an inference delay of {DELAY_STEPS} steps; a new chunk "
+        "takes over at each line",
+        fontsize=10,
+        loc="left",
+    )
+    panels[-1].set_xlabel("seconds")
+    figure.savefig(path, dpi=100)
 
 
 def _report(out: Path) -> int:

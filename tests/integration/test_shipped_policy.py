@@ -37,13 +37,18 @@ def test_it_is_small_and_holds_its_config_statistics_and_training_log(bundle_dir
     assert {"config.json", "norm_stats.json", "metrics.jsonl", "model.safetensors"} <= names
 
 
-def test_it_was_trained_with_the_config_of_the_demo(bundle_dir: Path) -> None:
+def test_it_was_trained_as_its_page_says(bundle_dir: Path) -> None:
+    """With the config of the demo, and the options of the command beside the bundle."""
     from flux_core.config import load_config
     from flux_train.config.tree import bind_train_config
 
-    config = ROOT / "configs" / "pi05" / "pi05_small_aloha_sim.py"
-    now = bind_train_config(load_config(config))
+    page = (bundle_dir.parent / "README.md").read_text(encoding="utf-8")
+    (command,) = [line for line in page.splitlines() if line.startswith("flux-train ")]
+    words = command.split()
+    options = words[words.index("--cfg-options") + 1 :]
+    now = bind_train_config(load_config(ROOT / words[1], options))
     shipped = bind_train_config(load_config(bundle_dir / "config.json"))
     assert shipped.model == now.model
     assert shipped.train_dataloader == now.train_dataloader
     assert shipped.inference == now.inference
+    assert shipped.runner == now.runner

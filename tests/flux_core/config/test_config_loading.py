@@ -83,6 +83,15 @@ def test_an_override_can_set_a_key_in_an_omitted_section(config: Path) -> None:
         load_config(config, ["metric.active_trackers=[]"])
 
 
+def test_an_override_can_set_a_key_in_a_section_that_is_none() -> None:
+    tree = {"model": {"rtc_training_config": None}, "validation": None}
+    delays = apply_overrides(tree, ["model.rtc_training_config.max_delay=17"])
+    assert delays["model"] == {"rtc_training_config": {"max_delay": 17}}
+    assert tree["model"] == {"rtc_training_config": None}
+    with pytest.raises(ConfigError, match=r"validation is None, which has no keys to set"):
+        apply_overrides(tree, ["validation.num_batches=2"])
+
+
 def test_an_override_reaches_into_lists(config: Path) -> None:
     key = "train_dataloader.dataset.datasets.0.data_root_path"
     tree = load_config(config, [f"{key}=/x"])

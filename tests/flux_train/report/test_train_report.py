@@ -63,7 +63,7 @@ def validation_line(step: int, dims: dict[str, int]) -> dict[str, Any]:
     errors = {
         group: {
             name: [size * (dim + 1) / step for dim in range(count)]
-            for name, size in (("mean_abs", 2.0), ("first_step", 1.0))
+            for name, size in (("mean_abs", 2.0), ("first_step", 1.0), ("after_prefix", 0.5))
         }
         | {"last_step": [None] * count}
         for group, count in dims.items()
@@ -501,8 +501,9 @@ def test_each_robot_has_its_dimensions(page: Path, browser: Browser) -> None:
         assert row[2] == f"−{100 * (1 - last / first):.1f}%"
         errors = [float(error) for error in row[3:5]]
         assert errors == pytest.approx([2 * (dim + 1) / 300, (dim + 1) / 300], rel=0.005)
-        assert row[5:] == ["–"]
-    assert told["error"] == "joint_00.006670.00333–"
+        assert row[5] == "–"
+        assert float(row[6]) == pytest.approx(0.5 * (dim + 1) / 300, rel=0.005)
+    assert told["error"] == "joint_00.006670.00333–0.00167"
     assert told["errors"] == "0"
 
 

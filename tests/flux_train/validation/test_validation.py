@@ -19,6 +19,7 @@ from flux_core.errors import ConfigError, DataError
 from flux_core.models import PI0FlowMatching, draw_flow, flow_errors, flow_mask
 from flux_core.policy_io import PolicyIO
 from flux_core.robots import robot_spec
+from flux_core.rtc import RTCTrainingConfig
 from flux_data.lerobot.recorder import EpisodeRecorder, robot_features, video_key
 from flux_data.lerobot.writer import WriterV21
 from flux_data.samples.collate import DictCollator
@@ -307,6 +308,39 @@ def test_errors_are_in_robot_units(
     np.testing.assert_allclose(errors["first_step"], distance[:, 0].mean(axis=0), rtol=1e-5)
     last = distance[:, -1][masks[:, -1]].mean(axis=0)
     np.testing.assert_allclose(errors["last_step"], last, rtol=1e-5)
+
+
+def test_a_policy_with_trained_prefixes_is_also_judged_behind_the_longest_one(
+    roots: dict[str, dict[str, Path]],
+    trained: DistributedRepeatingDataset,
+    model: PI0FlowMatching,
+    result: tuple[dict[str, Any], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The prefix is the recorded actions; the error is that of the first step after it."""
+    delay = 3
+    config = replace(model.config, rtc_training_config=RTCTrainingConfig(max_delay=delay + 1))
+    ours, chunks = validator(held_out(roots), trained, tmp_path), []
+    predict = ours._predict
+
+    def kept(*arguments: Any, **settings: Any) -> Any:
+        chunks.append(predict(*arguments, **settings))
+        return chunks[-1]
+
+    monkeypatch.setattr(ours, "_predict", kept)
+    monkeypatch.setattr(model, "config", config)
+    errors = ours.run(model, 500, write=False)["action_error"]
+    for number, group in enumerate(ours.groups):
+        free, continued = chunks[2 * number : 2 * number + 2]
+        _, recorded, masks = group.recorded(ours._of_actions[group.name])
+        real = masks[:, :delay]
+        np.testing.assert_allclose(continued[:, :delay][real], recorded[:, :delay][real], atol=1e-5)
+        assert not np.allclose(continued[:, delay:], free[:, delay:])
+        distance = np.abs(continued - recorded)[:, delay][masks[:, delay]].mean(axis=0)
+        without = result[0]["action_error"][group.name]
+        np.testing.assert_allclose(errors[group.name].pop("after_prefix"), distance, rtol=1e-5)
+        assert errors[group.name] == without
 
 
 def test_actions_come_back_as_on_the_robot(

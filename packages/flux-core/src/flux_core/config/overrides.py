@@ -104,8 +104,8 @@ def _set(tree: dict[str, Any], key: str, value: Any) -> None:
     for depth, part in enumerate(parents):
         where = f"override {key!r}: {'.'.join(parents[:depth]) or 'the config'}"
         step = _step(node, part, where, new=_may_be_new(node, part, depth))
-        if isinstance(node, dict):
-            node.setdefault(step, {})
+        if isinstance(node, dict) and (step not in node or (depth > 0 and node[step] is None)):
+            node[step] = {}
         node = node[step]
     where = f"override {key!r}: {'.'.join(parents) or 'the config'}"
     step = _step(node, last, where, new=True)
@@ -142,7 +142,7 @@ def _converted(rule: Renamed, key: str, value: Any) -> Any:
 
 
 def _may_be_new(node: Any, part: str, depth: int) -> bool:
-    """Whether a section may be missing from the tree; `bind` knows the sections of a component.
+    """Whether a section may be missing from the tree, or None; `bind` knows a component's sections.
 
     The top-level sections are all written out, and a key that resembles an existing one is a typo.
     """

@@ -94,9 +94,24 @@ LIBERO_OBJECT = SmallRobot(
 
 
 def small_pi05_model(
-    *, action_horizon: int, width: int = 128, depth: int = 2, robot: SmallRobot = ALOHA_SIM
+    *,
+    action_horizon: int,
+    width: int = 128,
+    depth: int = 2,
+    robot: SmallRobot = ALOHA_SIM,
+    rtc_training_config: Section | None = None,
 ) -> dict[str, Any]:
-    """The network: `depth` joint layers of `width`."""
+    """The network: `depth` joint layers of `width`.
+
+    Args:
+        action_horizon: steps of a chunk.
+        width: of a token.
+        depth: number of layers.
+        robot: whose policy it is.
+        rtc_training_config: fields of `RTCTrainingConfig`, such as `max_delay=17`: trains chunks
+            that continue the running one. Delays are multiples of `ACTIONS_PER_TOKEN`, so 17 trains
+            0, 4, 8, 12 and 16. None: trains none.
+    """
     height_px, width_px = robot.image_size
     tokenizer = robot.tokenizer
     gemma = dict(
@@ -127,6 +142,7 @@ def small_pi05_model(
         action_out_proj=dict(type="LinearProjector", in_dim=width, out_dim=token_dim),
         max_action_dim=robot.action_dim,
         num_inference_steps=10,
+        rtc_training_config=None if rtc_training_config is None else dict(rtc_training_config),
     )
 
 

@@ -20,7 +20,7 @@ MAX_TREND_POINTS = 60
 RECENT_LINES = 50
 WITH_SPREAD = ("loss", "grad_norm")
 BY_ROBOT, BY_DIMENSION, ERROR = "loss_by_robot/", "loss_by_dimension/", "action_error/"
-ERRORS = ("mean_abs", "first_step", "last_step")
+ERRORS = ("mean_abs", "first_step", "last_step", "after_prefix")
 RUN_CURVES = (
     "learning_rate",
     "grad_norm",

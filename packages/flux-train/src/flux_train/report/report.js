@@ -95,6 +95,7 @@
     ["mean_abs", "mean"],
     ["first_step", "first step"],
     ["last_step", "last step"],
+    ["after_prefix", "after the prefix"],
   ];
   let numCommon = 0; // charts that belong to no single robot
 

@@ -16,8 +16,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from flux_core.errors import ConfigError
-from flux_core.models import PI0FlowMatching, draw_flow, flow_errors, flow_mask, sample_actions
+from flux_core.models import (
+    PI0FlowMatching,
+    draw_flow,
+    flow_errors,
+    flow_mask,
+    network_facts,
+    sample_actions,
+)
 from flux_core.norm_stats import NormStats
+from flux_core.rtc import RTCConfig
 from flux_data.samples import (
     DictCollator,
     DistributedRepeatingDataset,
@@ -218,39 +226,54 @@ class Validator:
     def _action_error(
         self, model: PI0FlowMatching, group: HeldOutGroup
     ) -> dict[str, list[float | None]]:
-        """Mean absolute errors per dimension, in robot units, over real recorded actions."""
+        """Mean absolute errors per dimension, in robot units, over real recorded actions.
+
+        `after_prefix` is there if the network was trained with prefixes: the error of the first
+        step after the longest of them, which consists of recorded actions.
+        """
         index = self._of_actions[group.name]
         _, recorded, masks = group.recorded(index)
-        error = np.abs(self._predict(model, group, index) - recorded)
-        parts = {
-            "mean_abs": slice(None),
-            "first_step": slice(0, 1),
-            "last_step": slice(-1, None),
-        }
-        return {
-            name: _numbers(
-                _ratio(
-                    (error * masks[..., None])[:, steps].sum(axis=(0, 1)),
-                    np.full(group.action_dim, masks[:, steps].sum()),
-                )
-            )
-            for name, steps in parts.items()
-        }
+
+        def mean_errors(chunks: NDArray[np.float32], steps: slice) -> list[float | None]:
+            error = np.abs(chunks - recorded) * masks[..., None]
+            count = np.full(group.action_dim, masks[:, steps].sum())
+            return _numbers(_ratio(error[:, steps].sum(axis=(0, 1)), count))
+
+        free = self._predict(model, group, index)
+        parts = {"mean_abs": slice(None), "first_step": slice(0, 1), "last_step": slice(-1, None)}
+        errors = {name: mean_errors(free, steps) for name, steps in parts.items()}
+        if delay := network_facts(model.config).rtc_delays[-1]:
+            continued = self._predict(model, group, index, prefix_len=delay)
+            errors["after_prefix"] = mean_errors(continued, slice(delay, delay + 1))
+        return errors
 
     def _predict(
-        self, model: PI0FlowMatching, group: HeldOutGroup, index: NDArray[np.int64]
+        self,
+        model: PI0FlowMatching,
+        group: HeldOutGroup,
+        index: NDArray[np.int64],
+        prefix_len: int = 0,
     ) -> NDArray[np.float32]:
-        """Sampled chunks (N, H, A) in robot units."""
+        """Sampled chunks (N, H, A) in robot units, whose first `prefix_len` steps are recorded."""
         shape = (len(index), model.config.n_action_steps, model.config.action_dim)
         noise = torch.randn(shape, generator=torch.Generator().manual_seed(self.config.seed + 2))
         dims = min(group.action_dim, model.config.loss_action_dim or group.action_dim)
+        rtc = RTCConfig(prefix_len=prefix_len)
         chunks: list[NDArray[np.float32]] = []
         for rows, batch in self._batches(group, index):
             cache = model.prefix(
                 batch["images"], batch["image_masks"], batch["lang_tokens"], batch["lang_masks"]
             )
             start = noise[rows].to(self.device)
-            actions = sample_actions(model, batch["states"], cache, start, action_dims=dims)
+            actions = sample_actions(
+                model,
+                batch["states"],
+                cache,
+                start,
+                action_dims=dims,
+                rtc=rtc,
+                previous=batch["actions"],
+            )
             chunks.append(actions.float().cpu().numpy())
         states, _, _ = group.recorded(index)
         return group.in_robot_units(np.concatenate(chunks), states)

@@ -1,0 +1,409 @@
+"""Measures how chunks join: every mode at every inference delay, on the same simulated episodes.
+
+    python benchmarks/chunk_modes.py --jobs 2 --out benchmarks/results/chunk_modes_2cores.json
+    python benchmarks/chunk_modes.py --modes async --limits velocity --episodes 40 --bundle BUNDLE
+    python benchmarks/chunk_modes.py --realtime 10 --modes sync rtc
+
+A cell is a mode, a delay in control steps and the limits: `robot` are those that a real robot of
+this description gets (acceleration and jerk by default from its velocity), `velocity` is what the
+simulated robot states. All cells run the same seeds on simulated time. Per cell, over all episodes:
+
+  limited        ticks whose command the safety filter changed (any flag), of all ticks
+  off            ticks in which that moved a joint by more than 0.01 rad
+  jump, ...      the largest step between the last action of a chunk and the first of the next, and
+                 the largest acceleration and jerk of the ticks around it, over the joints in rad:
+                 of the actions asked for, and of the commands sent
+  lost           episodes that sync without a delay wins and this cell loses
+
+Finished episodes are kept in --work, so that a run that was ended goes on where it stopped. With
+--realtime, the command `flux-runtime run --realtime` drives the episodes, and the machine's own
+speed is the delay.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import multiprocessing
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from flux_core.robots import RobotSpec, motion_limits, robot_spec
+from flux_runtime.bench import hardware
+from flux_runtime.control.episode import EpisodeResult, run_episode
+from flux_runtime.control.session import Session, loop_setup, make_loop, shipped_policy
+from flux_runtime.control.success import wilson_interval
+from flux_runtime.engines.core import load_core
+from flux_runtime.run.command import RunOptions, open_session
+
+ROBOT = "aloha-sim"
+MODES = ("sync", "async", "ensemble", "rtc")
+DELAYS = (0, 3, 8, 12, 16)
+LIMITS = ("robot", "velocity")
+FIRST_SEED = 10_000
+SEEDS_AT_ONCE = 10
+SAME_AS_SYNC = ("async", "rtc")
+"""Modes that are the sync mode without a delay; there, a few episodes only show that they are."""
+NUM_SAME = 5
+KINDS = ("POSITION", "VELOCITY", "ACCELERATION", "JERK")
+FIGURES = ("jump", "acceleration", "jerk")
+OFF_RAD = 0.01
+"""A change that matters: about half a degree. The rows within a chunk are rough by less."""
+ASKED = ("asked: step, rad", "rad/s^2", "rad/s^3")
+SENT = ("sent: step, rad", "rad/s^2", "rad/s^3")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """What a row of the table is measured with; `delay` is None in real time."""
+
+    mode: str
+    delay: int | None
+    limits: str = "robot"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """Some episodes of a cell, for one process."""
+
+    cell: Cell
+    bundle: Path
+    seeds: Sequence[int]
+
+
+def main() -> int:
+    """Measures what is missing, prints the table and writes the JSON."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--modes", nargs="+", choices=MODES, default=MODES)
+    add("--delays", nargs="+", type=int, default=DELAYS, help="in control steps")
+    add("--limits", nargs="+", choices=LIMITS, default=LIMITS[:1])
+    add("--episodes", type=int, default=100, help="seeds per cell (default: 100)")
+    add("--seed", type=int, default=FIRST_SEED)
+    add("--bundle", type=Path, default=shipped_policy(ROBOT), help="default: the shipped policy")
+    add("--jobs", type=int, default=1, help="processes (default: 1)")
+    add("--work", type=Path, default=Path("demo_output/chunk_modes.jsonl"))
+    add("--realtime", type=int, default=0, metavar="N", help="N episodes per mode in real time")
+    add("--out", type=Path, help="write the figures as JSON")
+    add("--markdown", action="store_true", help="print the table as in docs/numbers.md")
+    options = parser.parse_args()
+    options.work.parent.mkdir(parents=True, exist_ok=True)
+    cells = wanted_cells(options)
+    if options.realtime:
+        measure_in_real_time(options, cells)
+    else:
+        measure(options, cells)
+    episodes = kept(options)
+    figures = [summary(cell, episodes) for cell in cells]
+    print_table(figures, is_markdown=options.markdown)
+    if options.out:
+        data = {"hardware": hardware(), "policy": policy_digest(options.bundle), "cells": figures}
+        options.out.write_text(json.dumps(data, indent=1) + "\n")
+    return 0
+
+
+def wanted_cells(options: argparse.Namespace) -> list[Cell]:
+    """Returns the cells of the options; a mode in real time has one, whatever the delays."""
+    if options.realtime:
+        return [Cell(mode=mode, delay=None) for mode in options.modes]
+    return [
+        Cell(mode=mode, delay=delay, limits=limits)
+        for limits in options.limits
+        for delay in options.delays
+        for mode in options.modes
+    ]
+
+
+def seeds_of(cell: Cell, options: argparse.Namespace) -> range:
+    """Returns the seeds of a cell's episodes."""
+    count = options.realtime or options.episodes
+    if cell.delay == 0 and cell.mode in SAME_AS_SYNC:
+        count = min(count, NUM_SAME)
+    return range(options.seed, options.seed + count)
+
+
+def measure(options: argparse.Namespace, cells: Sequence[Cell]) -> None:
+    """Runs the episodes that are not kept yet, and keeps them as soon as a job has ended."""
+    jobs = missing_jobs(options, cells)
+    begin, done = time.monotonic(), 0
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(options.jobs, context, initializer=_ignore_interrupt) as pool:
+        for future in as_completed([pool.submit(played, job) for job in jobs]):
+            keep(options, future.result())
+            done += 1
+            spent = time.monotonic() - begin
+            print(
+                f"{done} of {len(jobs)} jobs after {spent:.0f} s, "
+                f"{spent / done * (len(jobs) - done):.0f} s left",
+                file=sys.stderr,
+                flush=True,
+            )
+
+
+def missing_jobs(options: argparse.Namespace, cells: Sequence[Cell]) -> list[Job]:
+    """Returns the episodes that are not kept yet, a few per job."""
+    have = {(key_of(episode), episode["seed"]) for episode in kept(options)}
+    jobs: list[Job] = []
+    for cell in cells:
+        missing = [seed for seed in seeds_of(cell, options) if (cell, seed) not in have]
+        for first in range(0, len(missing), SEEDS_AT_ONCE):
+            seeds = missing[first : first + SEEDS_AT_ONCE]
+            jobs.append(Job(cell=cell, bundle=options.bundle, seeds=seeds))
+    return jobs
+
+
+def _ignore_interrupt() -> None:
+    """Leaves Ctrl-C to the parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def played(job: Job) -> list[dict[str, Any]]:
+    """Runs the episodes of a job in this process."""
+    cell = job.cell
+    assert cell.delay is not None, "a cell of simulated time"
+    run_options = RunOptions(
+        robot=ROBOT,
+        bundle=job.bundle,
+        mode=cell.mode,  # type: ignore[arg-type]
+        inference_delay=cell.delay,
+    )
+    with open_session(run_options) as session:
+        assert isinstance(session, Session), "the robot is simulated"
+        if cell.limits == "robot":
+            session = replace(session, spec=motion_limits(session.spec).spec)
+        return [described(cell, *driven(session, seed), session.spec) for seed in job.seeds]
+
+
+def driven(session: Session, seed: int) -> tuple[EpisodeResult, NDArray[np.float32]]:
+    """Runs an episode; returns it with the actions that its chunks asked for, (T, A).
+
+    In a tick without an action, the command that was sent stands for it.
+    """
+    loop, asked = make_loop(session.source, loop_setup(session)), []
+    result = run_episode(
+        robot=session.robot,
+        spec=session.spec,
+        source=session.source,
+        loop=loop,
+        prompt=session.prompt,
+        seed=seed,
+        max_steps=session.options.max_steps,
+        on_tick=lambda step: asked.append(loop.asked()),
+    )
+    commands = np.stack(result.trace.commands)
+    rows = np.stack(asked)
+    return result, np.where(np.isfinite(rows), rows, commands)
+
+
+def described(
+    cell: Cell, result: EpisodeResult, asked: NDArray[np.float32], spec: RobotSpec
+) -> dict[str, Any]:
+    """Returns an episode on simulated time as a line of the work file."""
+    commands, flags = np.stack(result.trace.commands), np.asarray(result.trace.flags)
+    return {
+        **asdict(cell),
+        "seed": result.seed,
+        "success": result.success,
+        "strict_success": result.strict_success,
+        "commands": hashlib.sha256(commands.tobytes()).hexdigest()[:16],
+        **counts(flags),
+        "off": int(np.count_nonzero(moved(asked, commands, spec) > OFF_RAD)),
+        "asked": border_figures(asked, flags, spec),
+        "sent": border_figures(commands, flags, spec),
+    }
+
+
+def moved(
+    asked: NDArray[np.float32], commands: NDArray[np.float32], spec: RobotSpec
+) -> NDArray[np.float32]:
+    """Returns how far the safety filter moved the farthest joint in rad, per tick, (T,)."""
+    return np.abs(asked - commands)[:, np.array(spec.units) == "rad"].max(axis=1)
+
+
+def counts(flags: NDArray[np.int64]) -> dict[str, Any]:
+    """Returns the ticks of an episode by what the safety filter did."""
+    core = load_core()
+    bits = {kind.lower(): getattr(core, f"CLIPPED_{kind}") for kind in KINDS}
+    return {
+        "ticks": len(flags),
+        "limited": int(np.count_nonzero(flags & sum(bits.values()))),
+        "limited_by": {kind: int(np.count_nonzero(flags & bit)) for kind, bit in bits.items()},
+        "held": int(np.count_nonzero(flags & core.HELD)),
+        "chunks": int(np.count_nonzero(flags & core.NEW_CHUNK)),
+    }
+
+
+def border_figures(
+    rows: NDArray[np.float32], flags: NDArray[np.int64], spec: RobotSpec
+) -> dict[str, float]:
+    """Returns the largest step, acceleration and jerk at the borders of chunks, over joints in rad.
+
+    Args:
+        rows: (T, A) actions or commands.
+        flags: (T,) of the ticks. A border is the step to the first row of any chunk but the first.
+        spec: of the robot.
+    """
+    joints = np.array(spec.units) == "rad"
+    path = np.asarray(rows, np.float64)[:, joints]
+    borders = np.flatnonzero(flags & load_core().NEW_CHUNK)[1:]
+    found: dict[str, float] = {}
+    for order, name in enumerate(FIGURES, start=1):
+        # A difference of order n at i reads rows i to i + n; the step to row b is in n of them.
+        differences = np.abs(np.diff(path, n=order, axis=0))
+        at = np.concatenate([borders - 1 - before for before in range(order)])
+        at = at[(at >= 0) & (at < len(differences))]
+        scale = 1.0 if order == 1 else spec.control_hz**order
+        found[name] = float(differences[at].max(initial=0.0) * scale)
+    return found
+
+
+def measure_in_real_time(options: argparse.Namespace, cells: Sequence[Cell]) -> None:
+    """Runs each mode's episodes with the command, one mode after the other."""
+    have = {key_of(episode) for episode in kept(options)}
+    for cell in (cell for cell in cells if cell not in have):
+        with tempfile.TemporaryDirectory() as folder:
+            keep(options, driven_in_real_time(cell, options, Path(folder) / "recording"))
+
+
+def driven_in_real_time(
+    cell: Cell, options: argparse.Namespace, folder: Path
+) -> list[dict[str, Any]]:
+    """Runs the command, and reads what it printed and recorded."""
+    words = ["run", "--robot", ROBOT, "--bundle", options.bundle, "--realtime", "--json"]
+    words += ["--mode", cell.mode, "--episodes", options.realtime, "--seed", options.seed]
+    command = [str(Path(sys.executable).parent / "flux-runtime"), *map(str, words)]
+    done = subprocess.run([*command, "--record", folder], stdout=subprocess.PIPE, check=False)
+    report = json.loads(done.stdout) if done.stdout else {}
+    if done.returncode != 0:
+        raise SystemExit(f"chunk_modes: {cell.mode}: {report.get('reason', 'see above')}")
+    spec = motion_limits(robot_spec(ROBOT)).spec
+    lines: list[dict[str, Any]] = []
+    for number, episode in enumerate(report["episodes"]):
+        with np.load(folder / f"episode_{number:06d}.npz") as recorded:
+            flags, commands = recorded["flags"], recorded["command"]
+        lines.append(
+            {
+                **asdict(cell),
+                "seed": episode["seed"],
+                "success": episode["success"],
+                "strict_success": episode["strict_success"],
+                **counts(flags),
+                "sent": border_figures(commands, flags, spec),
+                "inference_p50_ms": report["inference_p50_ms"],
+                "events": report.get("event_counts", {}),
+            }
+        )
+    return lines
+
+
+def keep(options: argparse.Namespace, episodes: Iterable[Mapping[str, Any]]) -> None:
+    """Appends episodes to the work file."""
+    policy = policy_digest(options.bundle)
+    with options.work.open("a") as file:
+        for episode in episodes:
+            file.write(json.dumps({"policy": policy, **episode}) + "\n")
+
+
+def kept(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Returns the episodes of the same policy in the work file."""
+    if not options.work.exists():
+        return []
+    policy = policy_digest(options.bundle)
+    lines = map(json.loads, options.work.read_text().splitlines())
+    return [line for line in lines if line["policy"] == policy]
+
+
+def policy_digest(bundle: Path) -> str:
+    """Returns the beginning of the SHA-256 of a policy's weights."""
+    return hashlib.sha256((bundle / "model.safetensors").read_bytes()).hexdigest()[:16]
+
+
+def key_of(episode: Mapping[str, Any]) -> Cell:
+    """Returns the cell of an episode."""
+    return Cell(mode=episode["mode"], delay=episode["delay"], limits=episode["limits"])
+
+
+def summary(cell: Cell, episodes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Returns the figures of a cell."""
+    own = [episode for episode in episodes if key_of(episode) == cell]
+    if not own:
+        return {**asdict(cell), "episodes": 0}
+    reference = replace(cell, mode="sync", delay=None if cell.delay is None else 0)
+    others = {each["seed"]: each for each in episodes if key_of(each) == reference}
+    pairs = [(each, others[each["seed"]]) for each in own if each["seed"] in others]
+    found: dict[str, Any] = {**asdict(cell), "episodes": len(own)}
+    for name in ("success", "strict_success"):
+        won = sum(bool(each[name]) for each in own)
+        found[name] = {"episodes": won, "ci95": list(wilson_interval(won, len(own)))}
+    found["pairs"] = len(pairs)
+    found["lost"] = [a["seed"] for a, b in pairs if b["success"] and not a["success"]]
+    found["won"] = [a["seed"] for a, b in pairs if a["success"] and not b["success"]]
+    for name in ("ticks", "limited", "held", "chunks"):
+        found[name] = sum(each[name] for each in own)
+    kinds = own[0]["limited_by"]
+    found["limited_by"] = {kind: sum(each["limited_by"][kind] for each in own) for kind in kinds}
+    found |= dict(largest(own))
+    if "commands" in own[0]:
+        found["off"] = sum(each["off"] for each in own)
+        found["same_commands"] = sum(a["commands"] == b["commands"] for a, b in pairs)
+    else:
+        found["inference_p50_ms"], found["events"] = own[0]["inference_p50_ms"], own[0]["events"]
+    return found
+
+
+def largest(episodes: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, dict[str, float]]]:
+    """Yields the largest figures at borders, of the actions asked for and the commands sent."""
+    for name in ("asked", "sent"):
+        if name in episodes[0]:
+            yield name, {figure: max(each[name][figure] for each in episodes) for figure in FIGURES}
+
+
+def table_rows(figures: Sequence[Mapping[str, Any]]) -> Iterator[list[str]]:
+    """Yields the table, its header first; cells that were not measured are left out."""
+    yield ["mode", "delay", "limits", "won (95 %)", "lost", "limited ticks", "off", *ASKED, *SENT]
+    for each in figures:
+        if not each["episodes"]:
+            continue
+        low, high = (f"{100 * bound:.0f}" for bound in each["success"]["ci95"])
+        row = [each["mode"], "real time" if each["delay"] is None else str(each["delay"])]
+        row += [each["limits"], f"{each['success']['episodes']} of {each['episodes']}"]
+        row[-1] += f" ({low} to {high} %)"
+        row += [str(len(each["lost"])), f"{each['limited']:,} of {each['ticks']:,}"]
+        row.append(f"{each['off']:,}" if "off" in each else "")
+        for name in ("asked", "sent"):
+            found = each.get(name)
+            row += [f"{found[figure]:,.3g}" for figure in FIGURES] if found else [""] * 3
+        yield row
+
+
+def print_table(figures: Sequence[Mapping[str, Any]], *, is_markdown: bool) -> None:
+    """Prints a row per cell."""
+    header, *rows = table_rows(figures)
+    if is_markdown:
+        for row in (header, ["---"] * len(header), *rows):
+            print(f"| {' | '.join(row)} |")
+        return
+    table = Table(*header)
+    for row in rows:
+        table.add_row(*row)
+    Console(width=200).print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
