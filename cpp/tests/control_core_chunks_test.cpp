@@ -182,12 +182,28 @@ void the_delay_covers_nearly_all_of_the_last_latencies() {
   CHECK_EQUAL(request->prefix_len, 2);
   // Longer than any usable delay: the longest one.
   for (int chunk = 0; chunk < 10; ++chunk) {
-    rig.ticks(7);
+    rig.ticks(5);
     give_line(rig, *request);
     rig.tick();
     request = wait_for_request(rig);
   }
   CHECK_EQUAL(request->prefix_len, 4);
+}
+
+void a_chunk_knows_as_many_rows_as_are_left() {
+  RealtimeSettings settings = rtc_settings();
+  settings.first_latency_s = 0.07;
+  CoreRig rig(settings);
+  begin(rig);
+  const auto request = wait_for_request(rig);
+  CHECK_EQUAL(request->prefix_len, 4);
+  rig.ticks(8);
+  give_line(rig, *request);
+  rig.tick();  // row 8 of 12 is executed
+  const auto next = rig.mailbox->take(rig.link->now_ns);
+  CHECK(next.has_value());
+  CHECK_EQUAL(rig.mailbox->previous().size(), 3U * CoreRig::kDim);
+  CHECK_EQUAL(next->prefix_len, 2);
 }
 
 void slower_chunks_need_fewer_known_rows() {
@@ -417,6 +433,7 @@ std::vector<Case> control_core_chunk_cases() {
       {"a standing robot continues nothing", a_standing_robot_continues_nothing},
       {"the delay covers nearly all of the last latencies",
        the_delay_covers_nearly_all_of_the_last_latencies},
+      {"a chunk knows as many rows as are left", a_chunk_knows_as_many_rows_as_are_left},
       {"slower chunks need fewer known rows", slower_chunks_need_fewer_known_rows},
       {"a late rtc chunk is counted and faded in", a_late_rtc_chunk_is_counted_and_faded_in},
       {"ensemble asks at once and averages", ensemble_asks_at_once_and_averages},
