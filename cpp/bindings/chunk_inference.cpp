@@ -79,14 +79,14 @@ py::dict request_data(const InferenceRequest& request) {
 }
 
 InferenceRequest request_of(const py::dict& data) {
-  const auto number = [&](const char* name) { return data[name].cast<std::uint64_t>(); };
-  return {.index = number("index"),
-          .session = number("session"),
-          .ticket = number("ticket"),
-          .epoch = number("epoch"),
-          .taken_ns = data["taken_ns"].cast<std::int64_t>(),
-          .progress = {.next_row = data["next_row"].cast<std::int64_t>(),
-                       .slowed_ns = data["slowed_ns"].cast<std::int64_t>()},
+  const auto count = [&](const char* name) { return data[name].cast<std::uint64_t>(); };
+  const auto number = [&](const char* name) { return data[name].cast<std::int64_t>(); };
+  return {.index = count("index"),
+          .session = count("session"),
+          .ticket = count("ticket"),
+          .epoch = count("epoch"),
+          .taken_ns = number("taken_ns"),
+          .progress = {.next_row = number("next_row"), .slowed_ns = number("slowed_ns")},
           .prefix_len = data["prefix_len"].cast<int>()};
 }
 

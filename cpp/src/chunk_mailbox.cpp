@@ -64,8 +64,7 @@ std::optional<InferenceRequest> ChunkMailbox::take(std::int64_t now_ns) noexcept
   request.index = index_;
   request.session = session_;
   request.taken_ns = now_ns;
-  request.progress = {.next_row = next_row_.load(std::memory_order_relaxed),
-                      .slowed_ns = slowed_ns_.load(std::memory_order_relaxed)};
+  request.progress = progress();
   // Rows may have been executed since the request was posted.
   const std::size_t executed =
       static_cast<std::size_t>(request.progress.next_row - posted_row_) * action_dim_;

@@ -38,6 +38,10 @@ double ControlCore::chunk_age_s(std::int64_t observed_ns, const InferenceRequest
                     std::clamp<std::int64_t>(slowed_ns, 0, std::max<std::int64_t>(age_ns, 0)));
 }
 
+std::int64_t ControlCore::rows_left() const noexcept {
+  return static_cast<std::int64_t>(player_.remaining().size() / layout_.action_dim);
+}
+
 void ControlCore::publish_progress() noexcept {
   mailbox_->set_progress({.next_row = player_.next_row(), .slowed_ns = slowed_ns_});
 }
@@ -197,8 +201,7 @@ void ControlCore::join(TimedChunk& chunk) noexcept {
   }
   faults_.note(Fault::kRtcLate, -1, rows, static_cast<double>(delay));
   const std::int64_t faded = delay > 0 ? delay : kFadedRows;
-  const auto left = static_cast<std::int64_t>(player_.remaining().size() / layout_.action_dim);
-  player_.fade(chunk.actions, first_row, executed, std::min(faded, left));
+  player_.fade(chunk.actions, first_row, executed, std::min(faded, rows_left()));
 }
 
 void ControlCore::activate(TimedChunk& chunk, const Tick& tick) noexcept {
@@ -260,7 +263,9 @@ bool ControlCore::is_chunk_due(int delay) const noexcept {
     case Mode::kEnsemble:
       return true;
     case Mode::kRtc:
-      return executed >= settings_.execution_horizon - delay;
+      // A chunk that began late has fewer rows left for the next delay than others.
+      return executed >= settings_.execution_horizon - delay ||
+             rows_left() <= player_.num_rows() - settings_.execution_horizon;
   }
   return false;
 }
@@ -272,9 +277,12 @@ int ControlCore::coming_delay(const Tick& tick) const noexcept {
       std::clamp(std::ceil(latencies_.quantile_s() * rows_per_s - kRounding), 0.0, kMostRows));
   const int s = settings_.execution_horizon;
   const auto num_rows = static_cast<int>(player_.num_rows());
-  const int delay = usable_delay(settings_.continuation, rows, s, num_rows);
-  if (delay >= 0) return delay;
-  return std::max(largest_usable_delay(settings_.continuation, s, num_rows), 0);
+  int delay = usable_delay(settings_.continuation, rows, s, num_rows);
+  if (delay < 0) delay = largest_usable_delay(settings_.continuation, s, num_rows);
+  // After a chunk that was very late, fewer rows may be left: then as many of them as possible.
+  const auto left = static_cast<int>(rows_left());
+  if (delay > left) delay = largest_usable_delay(settings_.continuation, left, 2 * left);
+  return std::max(delay, 0);
 }
 
 void ControlCore::ask(const Tick& tick) noexcept {

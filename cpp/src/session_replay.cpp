@@ -63,10 +63,11 @@ void SessionReplay::take() {
     request_ = *mailbox.take();
     return;
   }
+  // The mailbox finds out which rows are left, from where the robot was then.
+  const ChunkProgress now = mailbox.progress();
   mailbox.set_progress(recorded->second.progress);
-  const InferenceRequest taken = *mailbox.take(recorded->second.taken_ns);
-  request_ = recorded->second;
-  request_.ticket = taken.ticket;
+  request_ = *mailbox.take(recorded->second.taken_ns);
+  mailbox.set_progress(now);
 }
 
 bool SessionReplay::prepare(const TickInputs& inputs) {

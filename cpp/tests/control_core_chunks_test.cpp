@@ -182,12 +182,28 @@ void the_delay_covers_nearly_all_of_the_last_latencies() {
   CHECK_EQUAL(request->prefix_len, 2);
   // Longer than any usable delay: the longest one.
   for (int chunk = 0; chunk < 10; ++chunk) {
-    rig.ticks(7);
+    rig.ticks(5);
     give_line(rig, *request);
     rig.tick();
     request = wait_for_request(rig);
   }
   CHECK_EQUAL(request->prefix_len, 4);
+}
+
+void a_chunk_knows_as_many_rows_as_are_left() {
+  RealtimeSettings settings = rtc_settings();
+  settings.first_latency_s = 0.07;
+  CoreRig rig(settings);
+  begin(rig);
+  const auto request = wait_for_request(rig);
+  CHECK_EQUAL(request->prefix_len, 4);
+  rig.ticks(8);
+  give_line(rig, *request);
+  rig.tick();  // row 8 of 12 is executed
+  const auto next = rig.mailbox->take(rig.link->now_ns);
+  CHECK(next.has_value());
+  CHECK_EQUAL(rig.mailbox->previous().size(), 3U * CoreRig::kDim);
+  CHECK_EQUAL(next->prefix_len, 2);
 }
 
 void slower_chunks_need_fewer_known_rows() {
@@ -278,6 +294,30 @@ void a_robot_that_stands_still_by_itself_holds_without_a_fault() {
   rig.tick();
   CHECK_EQUAL(rig.headers().back().row, 0);
   CHECK_EQUAL(rig.count(Fault::kStarved) + rig.count(Fault::kLateChunk), 0U);
+}
+
+// It stops at once, while its command brakes within the limits, and then catches up.
+void a_robot_that_stops_by_itself_may_be_behind_until_it_has_caught_up() {
+  CoreRig rig({.hold_for_s = 0.2, .max_following_error = {0.01, 0.01}});
+  CHECK_FAULT(rig.start().fault, Fault::kNone);
+  rig.tick();
+  CHECK(rig.answer(0.0F, 0.002F, 16));
+  rig.ticks(8);
+  rig.link->is_following = false;
+  rig.link->speed_scaling = 0.0;
+  rig.ticks(40);
+  rig.link->state[0] = rig.command() - 0.05F;
+  rig.ticks(40);
+  CHECK_PHASE(rig, LoopPhase::kRunning);
+  rig.link->speed_scaling = 1.0;
+  rig.ticks(20);
+  std::ranges::copy(rig.core->command(), rig.link->state.begin());
+  rig.ticks(2);
+  CHECK_EQUAL(rig.count(Fault::kFollowingError), 0U);
+  // From now on it has to follow again.
+  rig.link->state[0] = rig.command() - 0.05F;
+  rig.ticks(6);
+  CHECK_EQUAL(rig.count(Fault::kFollowingError), 1U);
 }
 
 // Chunks of noise, late and early ones, in every mode, at every rate, with stops and holds.
@@ -417,6 +457,7 @@ std::vector<Case> control_core_chunk_cases() {
       {"a standing robot continues nothing", a_standing_robot_continues_nothing},
       {"the delay covers nearly all of the last latencies",
        the_delay_covers_nearly_all_of_the_last_latencies},
+      {"a chunk knows as many rows as are left", a_chunk_knows_as_many_rows_as_are_left},
       {"slower chunks need fewer known rows", slower_chunks_need_fewer_known_rows},
       {"a late rtc chunk is counted and faded in", a_late_rtc_chunk_is_counted_and_faded_in},
       {"ensemble asks at once and averages", ensemble_asks_at_once_and_averages},
@@ -424,6 +465,8 @@ std::vector<Case> control_core_chunk_cases() {
        a_robot_that_slows_itself_down_makes_no_chunk_old},
       {"a robot that stands still by itself holds without a fault",
        a_robot_that_stands_still_by_itself_holds_without_a_fault},
+      {"a robot that stops by itself may be behind until it has caught up",
+       a_robot_that_stops_by_itself_may_be_behind_until_it_has_caught_up},
       {"every command is within the limits and every stop within its bound",
        every_command_is_within_the_limits_and_every_stop_within_its_bound},
       {"no mode allocates in a tick", no_mode_allocates_in_a_tick},

@@ -9,7 +9,6 @@ from scipy.interpolate import CubicSpline
 from flux_runtime import _core
 
 
-
 def _executed(rows: np.ndarray, rate: float) -> tuple[np.ndarray, np.ndarray]:
     """Returns the positions in a chunk and what is executed there."""
     player = _core.ChunkPlayer(action_dim=rows.shape[1], max_rows=len(rows))

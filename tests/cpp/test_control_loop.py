@@ -130,6 +130,21 @@ def test_an_rtc_chunk_continues_rows_that_are_made_relative_to_the_new_observati
     assert loop.stats()["rtc"] == {"delays": {0: 1, 1: 1}, "late": 0}
 
 
+def test_rtc_without_a_delay_is_bit_identical_to_async(policy: Any, tiny: Any) -> None:
+    sent = []
+    for mode in ("async", "rtc"):
+        loop = make_loop(policy, mode=mode)
+        commands = []
+        for tick in range(20):
+            if loop.needs_observation():
+                loop.submit(tiny.inputs(tick), START, tiny.noise(tick))
+            commands.append(loop.tick())
+        sent.append(commands)
+    for (one, flags), (other, other_flags) in zip(*sent, strict=True):
+        np.testing.assert_array_equal(one, other)
+        assert flags == other_flags
+
+
 def test_a_late_chunk_runs_out_and_then_holds(policy: Any, tiny: Any) -> None:
     loop = make_loop(policy)
     loop.submit(tiny.inputs(), START, tiny.noise())

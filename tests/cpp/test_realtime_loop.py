@@ -88,6 +88,7 @@ def test_every_command_is_recorded_with_its_true_time(answering: Callable[[Any],
     loop.finish()
     assert loop.wait_until_ended(WAIT_S)
     ticks = np.concatenate([*records, loop.drain_ticks()])
+    ticks = ticks[ticks["sent_ns"] != 0]
     stats = loop.stats()
     assert len(ticks) == link.num_commands == stats["ticks"]
     assert ticks["sequence"].tolist() == list(range(1, len(ticks) + 1))
@@ -124,6 +125,44 @@ def test_a_policy_infers_on_the_calling_thread(tiny_policy: Path, tiny: Any) -> 
     with pytest.raises(ValueError, match="noise"):
         loop.infer(request_of(loop), inputs, state, noise[0], time.monotonic_ns())
     loop.close()
+
+
+def test_the_delays_of_real_time_chunking_are_counted(answering: Callable[[Any], None]) -> None:
+    loop, _ = make_loop(
+        mode="rtc",
+        command_hz=100.0,
+        speed=0.5,
+        first_latency_s=0.07,
+        continuation=_core.ContinuationSettings(delays=[0, 2, 4]),
+    )
+    answering(loop)
+    loop.start(1)
+    while loop.stats()["chunks"] < 3:
+        assert not loop.wait_until_ended(0.02)
+    loop.finish()
+    assert loop.wait_until_ended(WAIT_S)
+    ticks, stats = loop.drain_ticks(), loop.stats()
+    rtc = stats["rtc"]
+    assert rtc is not None and rtc["late"] == stats["faults"].get("rtc_late", 0)
+    assert rtc["delays"][0] == 1 and sum(rtc["delays"].values()) == stats["chunks"]
+    assert set(rtc["delays"]) <= {0, 2, 4}
+    assert set(ticks["speed"]) == {0.5}
+    assert np.median(np.diff(ticks["sent_ns"])) == pytest.approx(1e7, rel=0.1)
+    loop.close()
+
+
+def test_a_policy_whose_latency_no_delay_covers_is_refused(tiny_policy: Path, tiny: Any) -> None:
+    policy = _core.FlowPolicy(
+        str(tiny_policy / "prefix.onnx"),
+        str(tiny_policy / "denoise.onnx"),
+        library=str(find_library()),
+        num_inference_steps=tiny.STEPS,
+    )
+    settings: dict[str, Any] = {"mode": "rtc", "execution_horizon": 2, "first_latency_s": 1.0}
+    with pytest.raises(
+        ValueError, match=r"delay: expected d rows .* s = 2 and H = \d+, got a late"
+    ):
+        make_loop(policy, **settings)
 
 
 def test_failures_are_retried_and_the_last_one_is_the_reason() -> None:
@@ -205,7 +244,9 @@ def test_the_first_signal_stops_the_loop(answering: Callable[[Any], None]) -> No
 
 
 def test_unknown_modes_and_categories_are_refused() -> None:
-    with pytest.raises(ValueError, match="mode: expected 'sync' or 'async', got 'fast'"):
+    with pytest.raises(
+        ValueError, match="mode: expected 'sync', 'async', 'ensemble' or 'rtc', got 'fast'"
+    ):
         make_loop(mode="fast")
     with pytest.raises(ValueError, match="category: expected 0, 1 or 2, got 3"):
         make_loop(stop_category=3)

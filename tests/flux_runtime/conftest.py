@@ -374,10 +374,7 @@ def one_json_object(text: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def small_policy() -> Callable[[str], TrainedPolicy]:
-    """Makes a tiny pi0 or pi0.5 with SigLIP and Gemma blocks and random weights, for `ur3`.
-
-    `pi05 in fours` is a pi0.5 that predicts four actions together.
-    """
+    """Makes a tiny pi0 or pi0.5 with SigLIP and Gemma blocks and random weights, for `ur3`."""
     from flux_core.config import bind, unbind
     from flux_core.deployment import InferenceRunner
     from flux_core.models import PI0FlowMatching
@@ -389,8 +386,7 @@ def small_policy() -> Callable[[str], TrainedPolicy]:
 
     spec, tokenizer = robot_spec("ur3"), ByteTokenizer()
 
-    def make(name: str) -> TrainedPolicy:
-        kind, _, grouping = name.partition(" ")
+    def make(kind: str) -> TrainedPolicy:
         size = getattr(recipes, f"{kind}_model")(action_horizon=8)
         vision = {"hidden_size": 36, "intermediate_size": 48, "num_hidden_layers": 2}
         vision |= {"num_attention_heads": 2, "image_size": 28}
@@ -406,10 +402,6 @@ def small_policy() -> Callable[[str], TrainedPolicy]:
         size["projector"] |= {"in_dim": 36, "out_dim": 48}
         size["action_in_proj"]["out_dim"] = size["action_out_proj"]["in_dim"] = 32
         size |= {"proj_width": 32, "num_inference_steps": 4}
-        if grouping == "in fours":
-            size |= {"actions_per_token": 4}
-            size["action_in_proj"]["in_dim"] *= 4
-            size["action_out_proj"]["out_dim"] *= 4
         prompt = {"pi0": ["TaskPrompter"], "pi05": ["PreparePromptWithState"]}[kind]
         section = {
             "type": "URInferenceRunner",
@@ -467,7 +459,7 @@ def exported(small_policy: Callable[[str], TrainedPolicy], made_once: MakeOnce) 
             (folder / "figures").write_bytes(pickle.dumps(figures))
 
         name = hashlib.sha256(repr(settings).encode()).hexdigest()[:12]
-        folder = made_once(f"{kind.replace(' ', '_')}_{name}", write)
+        folder = made_once(f"{kind}_{name}", write)
         return Bundle.open(folder / "b"), pickle.loads((folder / "figures").read_bytes())
 
     return make

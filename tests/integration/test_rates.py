@@ -14,24 +14,24 @@ import pytest
 from numpy.typing import NDArray
 
 from .fake_arm.judge import ArmLog
+from .fake_arm.policy import RADIUS, RATE_RAD_S
 from .fake_arm.promises import assert_kept, recorded
 from .fake_arm.runs import Outcome, Scenario, limits_of, run
 
 CONTROL_HZ, COMMAND_HZ = 50.0, 200.0
-TRIES = 3
+STEPS, TRIES = 60, 3
 STALLS = {"missed_tick", "gap", "session_lost", "driver_silent", "unacknowledged", "host_away"}
 """What a machine that stands still for 15 ms does to a loop of 200 commands per second."""
 STALLS |= {"command_superseded", "command_dropped", "step_refused", "driver_stopped"}
 SCENARIOS = {
-    "holds": Scenario(control_hz=CONTROL_HZ, steps=75),
+    "holds": Scenario(control_hz=CONTROL_HZ, steps=STEPS),
     "200 Hz": Scenario(
-        control_hz=CONTROL_HZ, steps=75, arguments=("--command-hz", f"{COMMAND_HZ:g}")
+        control_hz=CONTROL_HZ, steps=STEPS, arguments=("--command-hz", f"{COMMAND_HZ:g}")
     ),
-    "half": Scenario(steps=75, arguments=("--speed", "0.5")),
-    "full": Scenario(steps=75),
+    "half": Scenario(steps=STEPS, arguments=("--speed", "0.5")),
     "rtc": Scenario(
         control_hz=CONTROL_HZ,
-        steps=75,
+        steps=STEPS,
         arguments=("--mode", "rtc", "--command-hz", "100", "--speed", "0.8"),
         delays=(0, 2, 4, 8),
     ),
@@ -42,7 +42,7 @@ SCENARIOS = {
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Outcome]]:
     """Returns the outcome of a scenario, repeated if the machine stood still meanwhile."""
     folder = tmp_path_factory.mktemp("rates", numbered=True)
-    with ThreadPoolExecutor(2) as pool:
+    with ThreadPoolExecutor(4) as pool:
         runs: dict[str, Future[Outcome]] = {
             name: pool.submit(_run_undisturbed, folder / name, scenario)
             for name, scenario in SCENARIOS.items()
@@ -84,12 +84,11 @@ def test_200_commands_per_second_arrive_and_are_within_the_limits(
     assert_kept(outcome, limits=limits_of(control_hz=COMMAND_HZ))
     report = outcome.report
     assert (report["command_hz"], report["speed"]) == (COMMAND_HZ, 1.0)
-    assert report["episodes"][0]["steps"] == 75
-    assert report["ticks"] >= 300
+    assert report["episodes"][0]["steps"] == STEPS
+    assert report["ticks"] >= STEPS * COMMAND_HZ / CONTROL_HZ
     times, _ = _commands(outcome.log)
     assert abs(len(times) / times[-1] - COMMAND_HZ) < 0.05 * COMMAND_HZ
     assert abs(float(np.median(np.diff(times))) - 1 / COMMAND_HZ) < 1e-4
-    assert f"{COMMAND_HZ:g} commands per second" in outcome.errors
 
 
 def test_interpolated_commands_are_at_least_twice_as_smooth_as_holds(
@@ -97,28 +96,28 @@ def test_interpolated_commands_are_at_least_twice_as_smooth_as_holds(
 ) -> None:
     acceleration, jerk = _roughness(undisturbed("holds").log)
     smooth_acceleration, smooth_jerk = _roughness(undisturbed("200 Hz").log)
+    print(f"RMS of acceleration {acceleration:.4g} and {smooth_acceleration:.4g} per s^2")
+    print(f"RMS of jerk {jerk:.4g} and {smooth_jerk:.4g} per s^3")
     assert smooth_acceleration < acceleration / 2
     assert smooth_jerk < jerk / 2
 
 
-def _way(log: ArmLog, seconds: float) -> float:
-    """Returns how far the first joints go between the start of the motion and some time later."""
+def _speed(log: ArmLog) -> float:
+    """Returns the usual speed of the first two joints together, on their circle."""
     times, commands = _commands(log)
-    begin = np.flatnonzero(np.abs(np.diff(commands[:, :2], axis=0)).max(axis=1) > 1e-6)[0]
-    is_within = (times >= times[begin]) & (times <= times[begin] + seconds)
-    return float(np.linalg.norm(np.diff(commands[is_within][:, :2], axis=0), axis=1).sum())
+    steps = np.linalg.norm(np.diff(commands[:, :2], axis=0), axis=1) / np.diff(times)
+    return float(np.median(steps[steps > 1e-6]))
 
 
-def test_at_half_the_speed_the_arm_goes_half_as_far(
+def test_at_half_the_speed_the_arm_moves_half_as_fast(
     undisturbed: Callable[[str], Outcome],
 ) -> None:
-    full, half = undisturbed("full"), undisturbed("half")
-    for outcome in (full, half):
-        assert outcome.status == 0, outcome.errors
-        assert_kept(outcome)
+    half = undisturbed("half")
+    assert half.status == 0, half.errors
+    assert_kept(half)
     assert half.report["speed"] == 0.5
     assert set(np.unique(recorded(half)["speed"])) == {0.5}
-    assert _way(half.log, 2.0) == pytest.approx(0.5 * _way(full.log, 2.0), rel=0.15)
+    assert _speed(half.log) == pytest.approx(0.5 * RADIUS * RATE_RAD_S, rel=0.1)
 
 
 def test_real_time_chunking_between_rows_and_below_full_speed_keeps_the_limits(

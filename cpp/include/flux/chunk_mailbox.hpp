@@ -92,6 +92,11 @@ class ChunkMailbox {
     slowed_ns_.store(progress.slowed_ns, std::memory_order_relaxed);
   }
 
+  [[nodiscard]] ChunkProgress progress() const noexcept {
+    return {.next_row = next_row_.load(std::memory_order_relaxed),
+            .slowed_ns = slowed_ns_.load(std::memory_order_relaxed)};
+  }
+
   // Inference thread.
   [[nodiscard]] std::optional<InferenceRequest> take(std::int64_t now_ns = 0) noexcept;
   // While a request is taken: what was left of the running chunk then, (K, A), from the request's

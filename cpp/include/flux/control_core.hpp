@@ -158,6 +158,8 @@ class ControlCore {
   // The rows that will be executed until the next chunk comes, as a delay that the policy can use.
   [[nodiscard]] int coming_delay(const Tick& tick) const noexcept;
   void publish_progress() noexcept;
+  // Of the running chunk.
+  [[nodiscard]] std::int64_t rows_left() const noexcept;
   void begin_stop(const Cause& cause, StopCategory category) noexcept;
   void end_session(LoopPhase phase) noexcept;
   void set_phase(LoopPhase phase) noexcept;

@@ -16,7 +16,10 @@ import numpy as np
 import pytest
 
 from flux_core.command_line import StoppedBySignal
-from flux_core.errors import DataError, RobotError
+from flux_core.errors import DataError, RobotError, UsageError
+from flux_core.robots import ROBOT_SPECS, motion_limits
+from flux_core.rtc import RTCConfig
+from flux_runtime.chunking import MODE_WITHOUT_RTC, Chunking
 from flux_runtime.control.command_monitor import GAP, RETURNING, CommandMonitor
 from flux_runtime.control.episode import EpisodeResult
 from flux_runtime.control.episode_log import Event
@@ -27,9 +30,11 @@ from flux_runtime.control.realtime_session import (
     Confirm,
     RealtimeSession,
     connected_realtime,
+    delay_of,
+    with_latency,
 )
 from flux_runtime.control.session import RunOptions
-from flux_runtime.realtime import RealtimeOptions
+from flux_runtime.realtime import RealtimeOptions, RealtimeSettings, realtime_settings
 from flux_runtime.run.recorded_episode import read_recording
 from flux_runtime.run.recording import Recorder
 
@@ -52,8 +57,11 @@ class LoopbackDriver:
         self.told: list[Any] = []
         self.error: Exception | None = None
 
-    def connect(self, cameras: Sequence[str], *, cancelled: Any, limits: Any) -> None:
+    def connect(
+        self, cameras: Sequence[str], *, cancelled: Any, limits: Any, command_hz: float
+    ) -> None:
         self.calls.append(f"connect {limits.max_velocity[0]:g}")
+        self.command_hz = command_hz
 
     def observe(self, cameras: Sequence[str]) -> tuple[np.ndarray, int, dict[str, Any]]:
         if self.error is not None:
@@ -122,6 +130,25 @@ def test_an_episode_has_exactly_its_steps_and_then_brakes(driver: LoopbackDriver
     timing = results[1].timing
     assert timing is not None and timing.intervals["count"] == len(trace.commands) - 1
     assert timing.inferences and all(0 <= i.state_age_s < 0.1 for i in timing.inferences)
+
+
+def test_steps_are_those_of_the_policy_however_many_commands_each_has(
+    driver: LoopbackDriver, tmp_path: Path
+) -> None:
+    recording = Recorder(tmp_path, driver.spec).begin(
+        prompt="wave", seed=1, is_realtime=True, command_hz=200.0
+    )
+    with opened(driver, realtime={"command_hz": 200.0, "speed": 0.5}) as session:
+        facts, lines = session.describe(), "\n".join(session.lines())
+        result = drive_realtime(session, 1, log=recording)
+    assert (result.steps, result.stats["ticks"], result.commands_out_of_limit) == (20, 80, 0)
+    assert driver.command_hz == 200.0
+    assert np.median(np.diff(result.trace.times_s)) == pytest.approx(0.005, abs=1e-3)
+    assert (facts["command_hz"], facts["speed"]) == (200.0, 0.5)
+    assert "executed at 0.5 of it; 200 commands per second on a cubic curve" in lines
+    episode = read_recording(recording.finish(result))
+    assert (episode.control_hz, episode.command_hz) == (50.0, 200.0)
+    assert set(episode.arrays["speed"].tolist()) == {0.5}
 
 
 def test_an_episode_ends_when_the_task_is_done(driver: LoopbackDriver) -> None:
@@ -371,6 +398,55 @@ def test_the_facts_name_limits_scheduling_and_bounds(driver: LoopbackDriver) -> 
     assert facts["max_observation_age_s"] == pytest.approx(25 / 50 + 1.0)
     for word in ("max_velocity: the driver", "scheduling: ", "older than 0.1 s", "IEC 60204-1"):
         assert word in lines
+
+
+class SlowView:
+    """A robot whose policy takes so long for a chunk of 50 steps."""
+
+    def __init__(self, latency_s: float) -> None:
+        self._latency_s = latency_s
+        self.source = SimpleNamespace(action_horizon=50)
+
+    def first_latency_s(self, continuation: Mapping[str, Any]) -> float:
+        assert continuation["delays"] == [0, 4, 8]
+        return self._latency_s
+
+
+def measured(latency_s: float, **options: Any) -> tuple[Chunking, RealtimeSettings]:
+    chunking = Chunking(mode="rtc", reason="trained", rtc=RTCConfig(), trained_delays=(0, 4, 8))
+    settings = realtime_settings(
+        RealtimeOptions(**options.pop("realtime", {})),
+        motion_limits(ROBOT_SPECS["aloha-sim"]),
+        execution_horizon=25,
+        action_horizon=50,
+        mode="rtc",
+        cameras=(),
+        continuation=chunking.continuation(),
+    )
+    view: Any = SlowView(latency_s)
+    return with_latency(RunOptions(robot="toy", **options), chunking, settings, view)
+
+
+def test_the_first_delay_covers_the_measured_latency_and_a_tick() -> None:
+    chunking, settings = measured(0.06)
+    assert (chunking.mode, settings.mode) == ("rtc", "rtc")
+    assert settings.first_latency_s == pytest.approx(0.08)
+    assert delay_of(chunking, settings, 50) == 4
+    chunking, settings = measured(0.061)
+    assert delay_of(chunking, settings, 50) == 8
+    chunking, settings = measured(0.061, realtime={"speed": 0.5})
+    assert delay_of(chunking, settings, 50) == 4
+
+
+def test_a_policy_that_is_too_slow_for_real_time_chunking_is_refused_or_waited_for() -> None:
+    with pytest.raises(
+        UsageError, match=r"a chunk takes 220 ms: expected a delay d of at least 11"
+    ):
+        measured(0.2, mode="rtc")
+    chunking, settings = measured(0.2)
+    assert (chunking.mode, settings.mode, chunking.rtc) == (MODE_WITHOUT_RTC,) * 2 + (None,)
+    assert settings.continuation == {} and settings.first_latency_s == 0
+    assert "trained: 0, 4, 8" in chunking.reason
 
 
 def test_the_monitor_checks_rows_and_knows_gaps_and_returns(fakes: Any) -> None:

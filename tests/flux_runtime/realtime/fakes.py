@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from flux_driver.host import Host
-from flux_driver.memory import Command, CommandResult, DriverPhase, Watch, WatchResult
+from flux_driver.memory import Command, CommandResult, DriverPhase, Layout, Watch, WatchResult
 from flux_driver.messages import Channel
 from flux_driver.parent import Parent
 from flux_driver.robot import described
@@ -84,9 +84,20 @@ class Memory:
         self.progress = 0
         self.beats = 0
         self.found = Watch(WatchResult.FINE, 2)
+        self.scalings: list[float] = []
+        self.layout = Layout(
+            action_dim=2,
+            state_dim=2,
+            cameras=(),
+            period_s=0.02,
+            commands_are_differences=False,
+        )
 
     def publish_state(self, values: Any, captured_ns: int) -> None:
         self.states.append((values.copy(), captured_ns))
+
+    def set_speed_scaling(self, share: float) -> None:
+        self.scalings.append(share)
 
     def publish_frame(self, camera: int, image: Any, captured_ns: int) -> None:
         self.frames.append((camera, image.shape, captured_ns))

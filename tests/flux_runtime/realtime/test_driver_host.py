@@ -124,7 +124,7 @@ def test_a_session_that_the_memory_refuses_is_an_error_and_not_the_end(desks: An
 @pytest.mark.parametrize(
     ("result", "event", "text"),
     [
-        (CommandResult.TOO_OLD, "command_too_old", "dropped: older than three control periods"),
+        (CommandResult.TOO_OLD, "command_too_old", "dropped: older than three periods"),
         (CommandResult.STEP, "command_step", "elbow: expected a step of at most 0.12, got 0.5"),
         (CommandResult.NOT_FINITE, "command_not_finite", "elbow: expected a finite number"),
     ],
@@ -457,6 +457,53 @@ def test_a_mistake_of_the_host_itself_stops_and_closes_the_robot(desks: Any) -> 
     with pytest.raises(OSError, match="a mistake"):
         desk.host.run()
     assert desk.robot.calls == [("stop", 2), ("close",)]
+
+
+class Slider(Arm):
+    """An arm with a speed slider."""
+
+    share: Any = 0.25
+
+    def speed_scaling(self) -> Any:
+        return self.share
+
+
+def test_a_state_carries_the_speed_scaling_that_was_read_with_it(desks: Any) -> None:
+    desk = desks(Slider())
+    desk.connect()
+    assert desk.memory.scalings[0] == 0.25
+    desk.robot.share = 0
+    desk.turn_until(lambda: desk.memory.scalings[-1] == 0.0)
+
+
+@pytest.mark.parametrize("share", [1.01, -0.1, float("nan"), 50])
+def test_a_speed_scaling_that_is_no_share_is_reported_with_its_state(
+    desks: Any, share: float
+) -> None:
+    desk = desks(Slider())
+    desk.connect()
+    desk.robot.share = share
+    desk.turn_until(lambda: desk.events("speed_scaling"))
+    num_states, num_read = len(desk.memory.states), desk.host._state_reader.num_read
+    desk.turn_until(lambda: desk.host._state_reader.num_read > num_read + 1)
+    assert len(desk.memory.states) == num_states
+    assert "expected a share from 0 to 1" in desk.events("speed_scaling")[0]["text"]
+
+
+def test_a_speed_scaling_of_another_type_fails_the_driver(desks: Any) -> None:
+    desk = desks(Slider())
+    desk.connect()
+    desk.robot.share = "full"
+    desk.turn_until(desk.failed)
+    assert "speed_scaling(): expected a number, got str" in desk.failed()[0]
+
+
+def test_the_host_watches_at_the_period_of_the_commands(desks: Any) -> None:
+    desk = desks()
+    desk.memory.layout = desk.memory.layout._replace(period_s=0.005)
+    desk.connect()
+    assert desk.host._period_s == 0.005
+    assert desk.host._state_reader._interval_s == pytest.approx(0.01)
 
 
 def test_home_is_called_without_a_session_and_waits_for_new_readings(desks: Any) -> None:

@@ -204,6 +204,22 @@ def test_a_simulated_robot_looks_like_a_real_one() -> None:
     robot.close()
 
 
+@pytest.mark.parametrize(("period_s", "expected"), [(0.02, 12), (0.005, 3), (0.008, 4)])
+def test_a_simulated_robot_keeps_its_own_rate_however_many_commands_come(
+    period_s: float, expected: int
+) -> None:
+    simulated = Simulated()
+    robot = SteppedRobot(simulated)
+    robot.connect()
+    robot.expect_commands(period_s)
+    for value in range(12):
+        robot.send(np.full(2, value, np.float32), 0.0)
+    state, _ = robot.read_state()
+    assert state[0] == pytest.approx(0.1 * expected)
+    robot.reset(0)
+    assert robot.read_state()[0][0] == 0
+
+
 def points(*values: str) -> list[EntryPoint]:
     return [EntryPoint(name="arm", value=value, group=robot_module.GROUP) for value in values]
 

@@ -372,6 +372,11 @@ def test_every_described_robot_survives_the_way_as_a_dict(start: Any, arm_log: A
             " def close(self): ...\n",
             "For a real robot write read_state(), read_frames(), send() and stop() instead",
         ),
+        (
+            "import an_arm\nclass Odd(an_arm.Arm):\n"
+            " spec = dict(an_arm.Arm.spec, rest_command=(0, 0))\n def speed_scaling(self): ...\n",
+            "speed_scaling(): expected none, because the robot is commanded by differences",
+        ),
         ("class Odd: ...", "expected a Robot, got Odd without connect(), read_state(), read_fram"),
     ],
 )

@@ -35,11 +35,13 @@ def test_every_option_is_read() -> None:
         *("--max-state-age", "0.2", "--max-frame-age", "0.3", "--return-to-limits"),
         *("--max-velocity", "50%", "elbow=0.5", "--max-velocity", "elbow=0.7", "20%"),
         *("--limit", "elbow=-1.5:1e0", "--priority", "80", "--cpu", str(cpu), "--max-retries", "2"),
+        *("--command-hz", "125", "--speed", "0.2"),
     )
     assert options.driver_python == Path("/opt/ros/bin/python3")
     assert (options.hold_for_s, options.stop_category, options.max_retries) == (1.5, 1, 2)
     assert (options.max_state_age_s, options.max_frame_age_s) == (0.2, 0.3)
     assert (options.return_to_limits, options.priority, options.cpu) == (True, 80, cpu)
+    assert (options.command_hz, options.speed) == (125, 0.2)
     assert options.tightening.max_velocity == RateTightening(share=0.2, joints={"elbow": 0.5})
     assert options.tightening.position == {"elbow": (-1.5, 1.0)}
 
@@ -70,6 +72,8 @@ def test_a_range_needs_a_joint_and_two_numbers(text: str) -> None:
         *(("--hold-for", "0"), ("--hold-for", "nan"), ("--max-frame-age", "61")),
         *(("--stop-category", "3"), ("--priority", "100"), ("--max-retries", "-1")),
         *(("--cpu", "4096"), ("--cpu", "-1"), ("--cpu", "a")),
+        *(("--command-hz", "0"), ("--command-hz", "nan"), ("--command-hz", "2001")),
+        *(("--speed", "0"), ("--speed", "0.04"), ("--speed", "1.1"), ("--speed", "50%")),
     ],
 )
 def test_a_value_outside_its_range_is_a_usage_error(
@@ -110,19 +114,53 @@ def test_settings_are_complete_and_plain() -> None:
         motion_limits(UR3),
         execution_horizon=10,
         action_horizon=30,
-        mode="async",
+        mode="rtc",
         cameras=("cam_wrist",),
+        continuation={"delays": [0, 4]},
+        first_latency_s=0.1,
     )
     data = settings.as_data()
     assert (data["cameras"], data["control_hz"], data["rest_command"]) == ((1,), 30.0, ())
     assert data["inference_deadline_s"] == settings.max_observation_age_s(30) == 2.0
     assert data["max_state_age_s"] == pytest.approx(5 / 30)
+    assert (data["command_hz"], data["speed"], data["first_latency_s"]) == (30.0, 1.0, 0.1)
+    assert data["continuation"] == {"delays": [0, 4]}
     for name in ("max_following_error", "max_border_jump", "start_tolerance"):
         assert len(data[name]) == 7
     with pytest.raises(ValueError, match="max_frame_age_s: expected a finite number above 0"):
         replace(settings, max_frame_age_s=math.nan)
     with pytest.raises(ValueError, match="execution_horizon: expected at least 1, got 0"):
         replace(settings, execution_horizon=0)
+
+
+def test_at_half_the_speed_chunks_may_be_twice_as_old() -> None:
+    settings = realtime_settings(
+        RealtimeOptions(speed=0.5, command_hz=120.0),
+        motion_limits(UR3),
+        execution_horizon=10,
+        action_horizon=30,
+        mode="async",
+        cameras=(),
+        continuation={},
+    )
+    assert settings.inference_deadline_s == settings.max_observation_age_s(30) == 3.0
+    assert (settings.control_hz, settings.command_hz) == (30.0, 120.0)
+
+
+def test_rates_that_the_robot_does_not_allow_are_refused() -> None:
+    RealtimeOptions(command_hz=30.0, speed=0.1).check(UR3)
+    with pytest.raises(UsageError, match=r"^--command-hz: expected at least 30, the control rate"):
+        RealtimeOptions(command_hz=29.0).check(UR3)
+    libero = ROBOT_SPECS["libero"]
+    RealtimeOptions(command_hz=libero.control_hz).check(libero)
+    with pytest.raises(
+        UsageError, match=r"^--speed: expected 1, because robot libero is commanded"
+    ):
+        RealtimeOptions(speed=0.5).check(libero)
+    with pytest.raises(
+        UsageError, match=r"^--command-hz: expected 20, because robot libero is com"
+    ):
+        RealtimeOptions(command_hz=100.0).check(libero)
 
 
 def test_in_simulated_time_the_options_of_real_time_are_refused(
@@ -132,6 +170,9 @@ def test_in_simulated_time_the_options_of_real_time_are_refused(
     assert main([*command, "--hold-for", "1", "--cpu", "0"]) == 2
     line = capsys.readouterr().err
     assert "--hold-for, --cpu: expected a robot in real time, but toy runs on simulated" in line
+    assert main([*command, "--command-hz", "100"]) == 2
+    assert "--command-hz: expected a robot in real time" in capsys.readouterr().err
+    assert main([*command, "--speed", "0.5"]) == 0
     assert main([*command, "--max-velocity", "50%"]) == 0
 
 

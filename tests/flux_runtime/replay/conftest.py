@@ -19,7 +19,7 @@ from flux_core.robots import RobotSpec
 SPEC = RobotSpec(
     name="toy", joint_names=("left_a", "left_b", "left_gripper"), lower=(-2.0, -2.0, 0.0),
     upper=(2.0, 2.0, 1.0), max_velocity=(5.0, 5.0, 10.0), units=("rad", "rad", "normalized"),
-    cameras=("cam_a", "cam_b"), control_hz=25.0,
+    cameras=("cam_a", "cam_b"), control_hz=20.0,
 )
 
 
@@ -72,9 +72,14 @@ class Faulty(Arm):
 
 
 class RunRecorder:
-    """Records runs of the toy robot, and replays them, as the command line does."""
+    """Records runs of the toy robot, and replays them, as the command line does.
+
+    Attributes:
+        report: of the last recorded run.
+    """
 
     def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.report: dict[str, Any] = {}
         self._folder = folder
         self._capsys = capsys
 
@@ -86,7 +91,7 @@ class RunRecorder:
         found = main([*arguments, *options])
         out, err = self._capsys.readouterr()
         assert found == code, err
-        assert json.loads(out)["recording"] == "complete"
+        self.report = json.loads(out)
         return directory
 
     def replay(self, directory: Path, *options: str, code: int = 0) -> dict[str, Any]:
@@ -118,10 +123,15 @@ def realtime_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[s
     monkeypatch.syspath_prepend(str(folder))
     paths = filter(None, (str(folder), os.environ.get("PYTHONPATH")))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
-    return "--mode", "async", "--priority", "0", "--episodes", "1"
+    return "--priority", "0"
 
 
 @pytest.fixture
 def slow_bundle(fakes: Any, tmp_path: Path) -> Path:
-    """The toy bundle for the arms above."""
-    return fakes.write_toy_bundle(tmp_path / "slow_bundle", control_hz=25.0)
+    """A toy bundle for the arms above, which was trained to continue chunks."""
+    return fakes.write_toy_bundle(
+        tmp_path / "slow_bundle",
+        control_hz=20.0,
+        execution_horizon=3,
+        rtc_valid_delays=(0, 1, 2, 3),
+    )

@@ -61,6 +61,8 @@ def write(fakes: Any, path: Path, **changes: Any) -> str:
         "mode_reason": "--mode",
         "rtc": None,
         "clock": "simulated",
+        "command_hz": 50.0,
+        "speed": 1.0,
         "bundle": "bundles/<toy>",
         "prompt": "wave <script>alert(1)</script>",
         "golden_max_abs_error": 1e-7,
@@ -141,6 +143,14 @@ class Tags(HTMLParser):
     def handle_endtag(self, tag: str) -> None:
         if tag not in self.VOID:
             assert self.open.pop() == tag
+
+
+def test_the_page_names_the_rate_of_commands_and_the_speed_if_they_were_chosen(
+    fakes: Any, tmp_path: Path
+) -> None:
+    assert "commands per second" not in write(fakes, tmp_path / "plain.html")
+    page = write(fakes, tmp_path / "page.html", facts={"command_hz": 200.0, "speed": 0.5})
+    assert "200 commands per second · speed 0.5" in page
 
 
 def test_the_page_is_whole_and_needs_nothing_else(fakes: Any, tmp_path: Path) -> None:

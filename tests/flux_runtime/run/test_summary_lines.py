@@ -21,6 +21,7 @@ REPORT: dict[str, Any] = {
     "engine": "none",
     "mode": "sync",
     "mode_reason": "--mode",
+    "speed": 1.0,
     "rtc": None,
     "violations": {},
     "commands_out_of_limit": 0,
@@ -47,3 +48,10 @@ def test_real_time_chunking_is_told_with_its_delays() -> None:
     words = "mode        rtc (--mode); prefix; chunks by known rows: 1 with 0, 12 with 4; late: 2"
     assert words in summary_lines({**REPORT, "mode": "rtc", "rtc": rtc})
     assert "mode        sync (--mode)" in summary_lines(REPORT)
+
+
+def test_a_recording_from_which_something_is_missing_is_named() -> None:
+    lost = {"recording": "incomplete", "recording_dropped": {"chunks": 3, "ticks": 1}}
+    words = "recording   incomplete, it cannot be replayed; dropped: 3 chunks, 1 ticks"
+    assert words in summary_lines({**REPORT, **lost})
+    assert not [line for line in summary_lines(REPORT) if line.startswith("recording")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from flux_runtime import read_recording
+from flux_runtime.replay import ReplayOptions, replay
 
 from .judge import Limits, judge, largest_gap_s, time_to_rest_s
 from .runs import Outcome, limits_of
@@ -19,11 +20,21 @@ REST_S = 0.6
 def assert_kept(
     outcome: Outcome, *, limits: Limits | None = None, knows_observations: bool = True
 ) -> None:
-    """What the arm received was within every limit, in order, and from fresh observations."""
+    """What the arm received was within every limit, in order, and from fresh observations; and the
+    control loop decides the same again."""
     found = judge(outcome.log, limits or limits_of(), max_age_s(outcome))
     if not knows_observations:
         found = [text for text in found if "observation" not in text]
     assert found == [], f"{len(found)} violations, first: {found[:5]}"
+    assert_same_again(outcome)
+
+
+def assert_same_again(outcome: Outcome) -> None:
+    """A replay of the recorded session is the same bit for bit, whatever went wrong in it."""
+    if not list(outcome.record.glob("episode_*.npz")):
+        return  # killed
+    report = replay(ReplayOptions(directory=outcome.record, recorded_chunks=True))
+    assert report["ok"], report["episodes"]
 
 
 def max_age_s(outcome: Outcome) -> float | None:
@@ -97,6 +108,8 @@ def events(outcome: Outcome, name: str) -> list[dict[str, object]]:
 
 def recorded(outcome: Outcome) -> dict[str, np.ndarray]:
     """The arrays of the recorded episode, also of one whose process was killed."""
-    paths = sorted(outcome.record.glob("episode_*"))
+    paths = sorted(
+        path for path in outcome.record.glob("episode_*") if path.suffix in (".npz", ".stream")
+    )
     assert paths, "nothing was recorded"
     return {name: np.asarray(array) for name, array in read_recording(paths[0]).arrays.items()}

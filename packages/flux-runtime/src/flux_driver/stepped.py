@@ -12,7 +12,6 @@ import time
 from contextlib import contextmanager
 from typing import Any, Iterator, Mapping, Sequence
 
-
 _ROUNDING = 1e-6
 """What is left of a step when shares of it have been added up; a period has whole nanoseconds."""
 

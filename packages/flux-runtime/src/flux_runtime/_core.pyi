@@ -835,7 +835,7 @@ class RealtimeLoop:
         """
 
     def inferred_actions(self) -> NDArray[np.float32]:
-        """Returns the chunk that `infer` made last, (H, A). Only the inference thread may call it."""
+        """Returns the chunk that `infer` made last, (H, A); for the inference thread only."""
 
     def submit_chunk(
         self, request: InferenceRequest, actions: NDArray[np.float32], observed_ns: int

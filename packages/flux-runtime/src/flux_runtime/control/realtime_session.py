@@ -90,7 +90,7 @@ class RealtimeSession(SessionFacts):
         chunks are inferred, as a delay that the policy can use."""
         if self.chunking.rtc is None:
             return None
-        return _delay_of(self.chunking, self.settings, self.source.action_horizon)
+        return delay_of(self.chunking, self.settings, self.source.action_horizon)
 
     def outside_limits(self) -> list[Excursion]:
         """Returns the joints that stand outside a limit and may be led back.
@@ -238,7 +238,7 @@ def connected_realtime(
             raise StoppedBySignal(signals.signal) from error
         view = RobotView(driver=driver, source=source, spec=limits.spec, prompt=prompt)
         _check_first_look(view, policy)
-        chunking, settings = _with_latency(options, chunking, settings, view)
+        chunking, settings = with_latency(options, chunking, settings, view)
         loop = _make_loop(driver, source.loop_arguments(), limits, settings, signals)
         answerer = ChunkAnswerer(loop=loop, view=view, times=times)
         session = RealtimeSession(
@@ -281,7 +281,7 @@ def _check_first_look(view: RobotView, policy: OpenedPolicy | None) -> None:
         check_encoding(policy.encoder.encode(observation), policy.manifest)
 
 
-def _with_latency(
+def with_latency(
     options: RunOptions, chunking: Chunking, settings: RealtimeSettings, view: RobotView
 ) -> tuple[Chunking, RealtimeSettings]:
     """Measures how long a chunk takes, where it matters: with real-time chunking.
@@ -298,7 +298,7 @@ def _with_latency(
     latency_s = view.first_latency_s(settings.continuation) + 1 / settings.command_hz
     settings = replace(settings, first_latency_s=latency_s)
     try:
-        _delay_of(chunking, settings, view.source.action_horizon)
+        delay_of(chunking, settings, view.source.action_horizon)
     except UsageError as error:
         if options.mode is not None or options.changes.rtc:
             raise
@@ -307,7 +307,12 @@ def _with_latency(
     return chunking, settings
 
 
-def _delay_of(chunking: Chunking, settings: RealtimeSettings, action_horizon: int) -> int:
+def delay_of(chunking: Chunking, settings: RealtimeSettings, action_horizon: int) -> int:
+    """Returns the delay, in steps of a chunk, with which a run with real-time chunking begins.
+
+    Raises:
+        UsageError: no delay that the policy can use covers the latency.
+    """
     rows = settings.first_latency_s * settings.control_hz * settings.speed
     return chunking.require_delay(
         math.ceil(rows - 1e-9),  # as in the loop

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from .recorded import RecordedChunk
 OUTPUTS = ("command", "flags", "phase", "chunk", "row", "sequence", "observed_ns", "tick_ns")
 """What a control core decides at a tick, as far as a tick of the run has it."""
 LOCKSTEP_OUTPUTS = ("command", "flags", "requested")
+_FIGURES = ("value", "limit")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,8 +66,10 @@ class EpisodeComparison:
         num_chunks: compared chunks, of which `different_chunks` are different.
         largest_chunk_difference: of an action in robot units.
         other_inputs: input of the network -> the first chunk for which it is different.
+        other_decoder: arrays between the network's actions and robot units that are different.
         failures: chunk -> why it could not be inferred here.
-        has_same_events: whether the control thread reported the same events.
+        events: whether the control thread reported the same events; 'other figures' if only their
+            values are different.
     """
 
     joint_names: Sequence[str]
@@ -77,8 +80,9 @@ class EpisodeComparison:
     different_chunks: list[int] = field(default_factory=list[int])
     largest_chunk_difference: float = 0.0
     other_inputs: dict[str, int] = field(default_factory=dict[str, int])
+    other_decoder: list[str] = field(default_factory=list[str])
     failures: dict[int, str] = field(default_factory=dict[int, str])
-    has_same_events: bool = True
+    events: Literal["identical", "other figures", "different"] = "identical"
     _largest: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
     _when: list[tuple[int, float]] = field(default_factory=list[tuple[int, float]])
 
@@ -89,7 +93,7 @@ class EpisodeComparison:
     @property
     def is_identical(self) -> bool:
         """Whether every command and every decision was the same."""
-        return self.first is None and self.has_same_events
+        return self.first is None and self.events == "identical"
 
     def add_ticks(
         self,
@@ -120,6 +124,11 @@ class EpisodeComparison:
                 replayed=phase,
             )
 
+    def add_decoder(self, recorded: Mapping[str, str], now: Mapping[str, str]) -> None:
+        """Compares the digests of the arrays that turn actions into robot units."""
+        names = sorted(recorded.keys() | now.keys())
+        self.other_decoder = [name for name in names if recorded.get(name) != now.get(name)]
+
     def add_inputs(self, chunk: RecordedChunk, encoded: Mapping[str, NDArray[Any]]) -> None:
         """Compares the network's inputs for a chunk."""
         for name, array in encoded.items():
@@ -147,9 +156,12 @@ class EpisodeComparison:
         self, recorded: Sequence[Mapping[str, Any]], replayed: Sequence[Mapping[str, Any]]
     ) -> None:
         """Compares all events of the control thread."""
-        # As text, because a value may be NaN.
-        texts = [[json.dumps(event, sort_keys=True) for event in e] for e in (recorded, replayed)]
-        self.has_same_events = texts[0] == texts[1]
+        if _as_texts(recorded, ()) == _as_texts(replayed, ()):
+            self.events = "identical"
+        elif _as_texts(recorded, _FIGURES) == _as_texts(replayed, _FIGURES):
+            self.events = "other figures"
+        else:
+            self.events = "different"
 
     def largest(self) -> list[LargestDifference]:
         """Returns the largest difference of each joint."""
@@ -168,12 +180,13 @@ class EpisodeComparison:
             "different_ticks": self.num_different,
             "first_difference": vars(self.first) if self.first else None,
             "largest_difference": [vars(entry) for entry in self.largest()],
-            "same_events": self.has_same_events,
+            "events": self.events,
             "chunks": self.num_chunks,
             "different_chunks": len(self.different_chunks),
             "first_different_chunk": self.different_chunks[0] if self.different_chunks else None,
             "largest_chunk_difference": self.largest_chunk_difference,
             "other_inputs": self.other_inputs,
+            "other_decoder": self.other_decoder,
             "failures": {str(index): text for index, text in self.failures.items()},
         }
 
@@ -219,6 +232,14 @@ class EpisodeComparison:
             if distances[row, joint] > self._largest[joint]:
                 self._largest[joint] = distances[row, joint]
                 self._when[joint] = (before + row, float(times_s[row]))
+
+
+def _as_texts(events: Sequence[Mapping[str, Any]], without: Collection[str]) -> list[str]:
+    """Returns events as text, because a value may be NaN, which does not equal itself."""
+    return [
+        json.dumps({name: value for name, value in event.items() if name not in without})
+        for event in events
+    ]
 
 
 def _bits(values: NDArray[Any]) -> NDArray[Any]:

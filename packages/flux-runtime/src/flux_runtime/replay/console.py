@@ -40,6 +40,9 @@ def episode_lines(episode: Mapping[str, Any]) -> Iterator[str]:
     flux = episode["flux"]
     if flux["recorded"] != flux["now"]:
         yield f"  flux-runtime {flux['recorded']} recorded it, {flux['now']} replays it"
+    if episode["other_decoder"]:
+        names = ", ".join(episode["other_decoder"])
+        yield f"  what turns actions into robot units is different: {names}"
     for name, chunk in episode["other_inputs"].items():
         yield f"  the network's input {name} is different from chunk {chunk} on"
     if episode["different_chunks"]:
@@ -55,5 +58,7 @@ def episode_lines(episode: Mapping[str, Any]) -> Iterator[str]:
             f"  first difference: tick {first['tick']} ({first['time_s']:.3f} s): {first['what']}: "
             f"recorded {first['recorded']}, replayed {first['replayed']}"
         )
-    if not episode["same_events"]:
+    if episode["events"] == "different":
         yield "  the control thread's events are different"
+    elif episode["first_difference"] is None:
+        yield "  the control thread's events have other figures"

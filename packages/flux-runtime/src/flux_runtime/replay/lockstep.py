@@ -20,7 +20,7 @@ def replay_lockstep(
     loop = make_loop(source, recorded.header["loop"])
     loop.start(np.array(recorded.start["command"], np.float32))
     try:
-        runner = _Runner(recorded, source, loop, comparison)
+        runner = _LockstepRunner(recorded, source, loop, comparison)
         for ticks in recorded.ticks():
             replayed = runner.run(ticks)
             count = len(replayed)
@@ -33,7 +33,7 @@ def replay_lockstep(
         loop.stop()
 
 
-class _Runner:
+class _LockstepRunner:
     def __init__(
         self,
         recorded: RecordedReplay,

@@ -42,7 +42,7 @@ def replay_session(
             f"{recorded.path}: the control loop refuses the recorded session ({error}). Replay it "
             f"with the version of flux that recorded it."
         ) from error
-    runner = _Runner(recorded, source, core, comparison, uses_recorded_chunks)
+    runner = _SessionRunner(recorded, source, core, comparison, uses_recorded_chunks)
     for ticks in recorded.ticks():
         if not runner.run(ticks):
             break
@@ -66,7 +66,7 @@ def _make_core(recorded: RecordedReplay, source: BundleSource | HoldSource) -> A
     return replay
 
 
-class _Runner:
+class _SessionRunner:
     def __init__(
         self,
         recorded: RecordedReplay,

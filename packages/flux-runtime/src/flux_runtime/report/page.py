@@ -96,7 +96,7 @@ def _body(data: ReportData) -> Iterator[Html]:
     yield _videos(data)
     yield episode_table(data.summary["episodes"])
     yield _joints(data)
-    yield timing_section(data.spec, data.results, data.summary)
+    yield timing_section(data.results, data.summary)
     yield _latencies(data)
     yield limits_section(data.summary)
     yield provenance(data.manifest, data.summary)
@@ -108,6 +108,10 @@ def _header(data: ReportData) -> Html:
         f"{data.spec.name} · policy {summary['policy']} · mode {summary['mode']} "
         f"({summary['mode_reason']}) · {summary['clock']} clock · engine {summary['engine']}"
     )
+    if (command_hz := summary["command_hz"]) != data.spec.control_hz:
+        words += f" · {command_hz:g} commands per second"
+    if (speed := summary["speed"]) != 1:
+        words += f" · speed {speed:g}"
     if changed := summary.get("changed_after_training"):
         words += f" · changed after training: {json.dumps(changed, ensure_ascii=False)}"
     return header(str(summary["prompt"] or "No task given"), note(words))

@@ -22,7 +22,6 @@ from flux_core.html import (
     section,
     table,
 )
-from flux_core.robots import RobotSpec
 
 from ..control.episode import EpisodeResult
 from ..control.trace import GAP_PERIODS, Timing
@@ -32,17 +31,13 @@ from .plots import ages_figure, events_figure, intervals_figure
 _MAX_LISTED = 50
 
 
-def timing_section(
-    spec: RobotSpec, results: Sequence[EpisodeResult], summary: Mapping[str, Any]
-) -> Html:
+def timing_section(results: Sequence[EpisodeResult], summary: Mapping[str, Any]) -> Html:
     """Returns the section; nothing for a run on simulated time."""
     drawn = [result for result in results if result.timing and result.timing.longest_intervals]
     if not drawn and "interval" not in summary:
         return Html()
     episodes = (
-        details(
-            f"Episode with seed {result.seed}", *_episode(spec, result, summary), is_open=not index
-        )
+        details(f"Episode with seed {result.seed}", *_episode(result, summary), is_open=not index)
         for index, result in enumerate(drawn)
     )
     return section(
@@ -72,10 +67,10 @@ def _title(name: str) -> str:
     return f"Scheduling: {name.replace('_', ' ')}"
 
 
-def _episode(spec: RobotSpec, result: EpisodeResult, summary: Mapping[str, Any]) -> Iterator[Html]:
+def _episode(result: EpisodeResult, summary: Mapping[str, Any]) -> Iterator[Html]:
     timing, seed = result.timing, result.seed
     assert timing is not None
-    period_ms = 1e3 / float(summary.get("command_hz") or spec.control_hz)
+    period_ms = 1e3 / float(summary["command_hz"])
     points = timing.longest_intervals
     wide = figure(
         "Intervals between commands",

@@ -160,7 +160,7 @@ def _mode_line(report: Mapping[str, Any]) -> str:
     if (rtc := report["rtc"]) is not None:
         counts = ", ".join(f"{count} with {rows}" for rows, count in rtc["delays"].items())
         line += f"; {rtc['method']}; chunks by known rows: {counts}; late: {rtc['late']}"
-    return line
+    return line + (f"; speed {report['speed']:g}" if report["speed"] != 1 else "")
 
 
 def _interval_line(interval: Mapping[str, Any]) -> str:

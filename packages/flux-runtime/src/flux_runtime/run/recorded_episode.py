@@ -43,8 +43,8 @@ class RecordedEpisode:
             `flags` (T,) int64; `chunk_starts` (C,) int64, the ticks at which a chunk was requested.
             In real time also `sent_s` and `deadline_s` (on the monotonic clock), `state_age_s`,
             `observation_age_s` and `frame_age_s` (T, cameras), `sequence`, `acknowledged`, `phase`,
-            `chunk`, `row` and `speed`, one per tick; `event_*`, one per event; `inference_*`, one per
-            inference.
+            `chunk`, `row` and `speed`, one per tick; `event_*`, one per event; `inference_*`, one
+            per inference.
     """
 
     robot: str

@@ -74,7 +74,7 @@ def pack(record: ReplayRecord, *, is_compressed: bool) -> list[bytes | memoryvie
         entry: dict[str, object] = {"name": name, "dtype": dtype_data(array.dtype)}
         entry["shape"] = list(array.shape)
         plain = np.ascontiguousarray(array)
-        raw = memoryview(plain.reshape(-1).view(np.uint8)) if plain.nbytes else memoryview(b"")
+        raw = _bytes_of(plain)
         if name in record.only_digests:
             entry |= {"form": "sha256", "sha256": hashlib.sha256(raw).hexdigest()}
         elif is_compressed and plain.nbytes >= _COMPRESSED_FROM_BYTES:
@@ -130,17 +130,22 @@ def read_data(payload: bytes) -> dict[str, Any]:
 
 def digest_of(array: NDArray[Any]) -> str:
     """Returns the SHA-256 of an array's values."""
-    return hashlib.sha256(np.ascontiguousarray(array).reshape(-1).view(np.uint8)).hexdigest()
+    return hashlib.sha256(_bytes_of(np.ascontiguousarray(array))).hexdigest()
+
+
+def _bytes_of(array: NDArray[Any]) -> memoryview:
+    """Returns the memory of a contiguous array."""
+    return array.reshape(-1).view(np.uint8).data if array.nbytes else memoryview(b"")
 
 
 def dtype_data(dtype: np.dtype[Any]) -> object:
     """Returns a type as plain data; the fields of a record array with their places."""
     if dtype.fields is None:
         return dtype.str
-    names = dtype.names or ()
-    places = [dtype.fields[name] for name in names]
+    fields: Any = dtype.fields
+    places = [fields[name] for name in dtype.names or ()]
     return {
-        "names": list(names),
+        "names": list(dtype.names or ()),
         "formats": [[place[0].base.str, list(place[0].shape)] for place in places],
         "offsets": [place[1] for place in places],
         "itemsize": dtype.itemsize,
@@ -152,4 +157,5 @@ def dtype_of(data: Any) -> np.dtype[Any]:
     if isinstance(data, str):
         return np.dtype(data)
     formats = [(form, tuple(shape)) if shape else form for form, shape in data["formats"]]
-    return np.dtype({**data, "formats": formats})
+    fields: Any = {**data, "formats": formats}
+    return np.dtype(fields)

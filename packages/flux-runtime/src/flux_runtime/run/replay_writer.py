@@ -23,7 +23,7 @@ RESERVED_BYTES = 16 << 20
 """On top, for what is not a chunk, so that frames do not displace ticks."""
 _RESERVED_BYTES = {RecordKind.CHUNK: 0, RecordKind.END: 1 << 40}
 COMPRESSED_BELOW = 0.25
-"""Of the queue: if it is fuller, arrays are stored as they are, which is faster."""
+"""Of the queue, in real time: if it is fuller, arrays are stored as they are, which is faster."""
 WRITER_NICENESS = 10
 """Below the inference, which shares the CPUs."""
 
@@ -152,7 +152,8 @@ class ReplayWriter:
                     return
                 losses, self._unwritten = list(self._unwritten.values()), {}
                 record = self._queue.popleft() if self._queue else None
-                is_compressed = self._num_bytes < COMPRESSED_BELOW * self._queue_bytes
+                is_keeping_up = self._num_bytes < COMPRESSED_BELOW * self._queue_bytes
+                is_compressed = self._is_waiting or is_keeping_up
             self._write(losses, record, is_compressed)
             with self._changed:
                 self._num_bytes -= record.num_bytes if record is not None else 0
