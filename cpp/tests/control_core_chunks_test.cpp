@@ -298,7 +298,8 @@ void a_robot_that_stands_still_by_itself_holds_without_a_fault() {
 
 // It stops at once, while its command brakes within the limits, and then catches up.
 void a_robot_that_stops_by_itself_may_be_behind_until_it_has_caught_up() {
-  CoreRig rig({.hold_for_s = 0.2, .max_following_error = {0.01, 0.01}});
+  CoreRig rig(
+      {.hold_for_s = 0.2, .max_following_error = {0.01, 0.01}, .inference_deadline_s = 10.0});
   CHECK_FAULT(rig.start().fault, Fault::kNone);
   rig.tick();
   CHECK(rig.answer(0.0F, 0.002F, 16));
@@ -311,6 +312,7 @@ void a_robot_that_stops_by_itself_may_be_behind_until_it_has_caught_up() {
   CHECK_PHASE(rig, LoopPhase::kRunning);
   rig.link->speed_scaling = 1.0;
   rig.ticks(20);
+  CHECK_PHASE(rig, LoopPhase::kRunning);
   std::ranges::copy(rig.core->command(), rig.link->state.begin());
   rig.ticks(2);
   CHECK_EQUAL(rig.count(Fault::kFollowingError), 0U);
