@@ -115,14 +115,15 @@ def main() -> int:
     add("--jobs", type=int, default=1, help="processes (default: 1)")
     add("--work", type=Path, default=Path("demo_output/chunk_modes.jsonl"))
     add("--realtime", type=int, default=0, metavar="N", help="N episodes per mode in real time")
+    add("--kept", action="store_true", help="run nothing; print what --work holds")
     add("--out", type=Path, help="write the figures as JSON")
     add("--markdown", action="store_true", help="print the table as in docs/numbers.md")
     options = parser.parse_args()
     options.work.parent.mkdir(parents=True, exist_ok=True)
     cells = wanted_cells(options)
-    if options.realtime:
+    if options.realtime and not options.kept:
         measure_in_real_time(options, cells)
-    else:
+    elif not options.kept:
         measure(options, cells)
     episodes = kept(options)
     figures = [summary(cell, episodes) for cell in cells]
