@@ -263,7 +263,7 @@ class Formula(nn.Module):
         super().__init__()
         self.golden = golden
         self.config = SimpleNamespace(
-            num_inference_steps=10, loss_action_dim=None, actions_per_token=1
+            num_inference_steps=10, loss_action_dim=None, actions_per_token=1, action_smoothing=0.0
         )
 
     def suffix_context(self, cache: object, horizon: int) -> None:
