@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,14 @@ from numpy.typing import NDArray
 from flux_core.errors import DataError
 from flux_core.types import Observation
 
-from ..run.replay_file import REPLAY_MAGIC, RecordKind, UnpackedRecord, read_data, unpack
+from ..run.replay_file import (
+    COUNTS_KEY,
+    REPLAY_MAGIC,
+    RecordKind,
+    UnpackedRecord,
+    read_data,
+    unpack,
+)
 from ..run.stream import StreamReader
 
 BATCH_TICKS = 200
@@ -127,7 +135,9 @@ def read_replay(path: Path) -> RecordedReplay:
     recorded = RecordedReplay(path=path, header=reader.read_header(), _reader=reader)
     dropped: list[dict[str, Any]] = []
     last_ticks: NDArray[np.void] | None = None
+    found: Counter[int] = Counter()
     for record in reader.records():
+        found[record.kind] += 1
         match record.kind:
             case RecordKind.TICKS:
                 last_ticks = unpack(record.payload).arrays["ticks"]
@@ -139,6 +149,7 @@ def read_replay(path: Path) -> RecordedReplay:
                 _take_in(recorded, record.kind, record.payload, record.offset)
     _refuse_cut_off(recorded, reader, last_ticks)
     _refuse_dropped(path, dropped)
+    _refuse_removed(recorded, found)
     _refuse_missing(recorded)
     return recorded
 
@@ -178,7 +189,8 @@ def _refuse_cut_off(
     if reader.is_damaged or (recorded.end and reader.offset != size):
         what = f"got one that is damaged at byte {reader.offset}, after {until}"
     else:
-        what = f"got one that was cut off after {until}, because its process was killed"
+        what = f"got one that was cut off after {until}, because its process was killed or the "
+        what += "disk was full"
     raise DataError(
         f"{recorded.path}: expected a whole recording, {what}. It cannot be replayed; record "
         f"another run."
@@ -188,14 +200,31 @@ def _refuse_cut_off(
 def _refuse_dropped(path: Path, dropped: Sequence[Mapping[str, Any]]) -> None:
     if not dropped:
         return
+    losses: dict[str, dict[str, Any]] = {}
+    for loss in dropped:
+        total = losses.setdefault(loss["what"], {"count": 0, "first": loss["first"]})
+        total["count"] += loss["count"]
+        total["last"] = loss["last"]
     places = [
-        f"{loss['count']} {loss['what']}" + (f" ({_range(loss)})" if loss["first"] else "")
-        for loss in dropped
+        f"{loss['count']} {what}" + (f" ({_range(loss)})" if loss["first"] else "")
+        for what, loss in losses.items()
     ]
     raise DataError(
         f"{path}: expected a whole recording, got one from which records were dropped because the "
         f"disk was too slow: {', '.join(places)}. It cannot be replayed; record to a faster disk."
     )
+
+
+def _refuse_removed(recorded: RecordedReplay, found: Mapping[int, int]) -> None:
+    """Refuses a recording without all the records that its end counts."""
+    counts: Mapping[str, int] = recorded.end.get(COUNTS_KEY, {})
+    for name, count in counts.items():
+        if found.get(RecordKind[name], 0) < count:
+            raise DataError(
+                f"{recorded.path}: expected a whole recording with {count} records of the kind "
+                f"{name}, got {found.get(RecordKind[name], 0)}. It cannot be replayed; record "
+                f"another run."
+            )
 
 
 def _range(loss: Mapping[str, Any]) -> str:
