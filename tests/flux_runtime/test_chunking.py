@@ -107,9 +107,16 @@ def test_a_delay_that_does_not_fit_is_refused_with_the_numbers() -> None:
     assert str(error.value) == (
         "--inference-delay 17: expected a delay d of at least 17 steps with d <= execution horizon "
         "16 <= action horizon 32 - d, got none (trained: 0, 4, 8, 12, 16). Use a faster engine, "
-        "another --execution-horizon, a lower --speed, --rtc method=guidance or --mode sync, async "
-        "or ensemble"
+        "another --execution-horizon, a lower --speed or --mode sync, async or ensemble"
     )
+    fixed = Chunking(mode="rtc", reason="", rtc=RTCConfig(prefix_len=4), trained_delays=TRAINED)
+    with pytest.raises(
+        UsageError, match="prefix_len is 4.*lower --speed, --rtc prefix_len=null or"
+    ):
+        fixed.require_delay(5, **horizons)
+    sparse = Chunking(mode="rtc", reason="", rtc=RTCConfig(), trained_delays=(0, 4))
+    with pytest.raises(UsageError, match="trained: 0, 4.*lower --speed, --rtc method=guidance or"):
+        sparse.require_delay(5, **horizons)
 
 
 # --- on a toy robot -----------------------------------------------------------------------------

@@ -145,24 +145,28 @@ class Chunking:
             rows, execution_horizon=execution_horizon, action_horizon=action_horizon
         )
         if delay is None:
+            room = action_horizon - execution_horizon
             raise UsageError(
                 f"{what}: expected a delay d of at least {rows} steps with d <= execution horizon "
                 f"{execution_horizon} <= action horizon {action_horizon} - d, got none "
-                f"{self._no_delay(remedy)}"
+                f"{self._no_delay(remedy, rows <= min(execution_horizon, room))}"
             )
         return delay
 
-    def _no_delay(self, remedy: str) -> str:
+    def _no_delay(self, remedy: str, fits: bool) -> str:
+        """Returns why no delay is usable, and what to do; `fits`: by the horizons, one would be."""
         assert self.rtc is not None
+        other = ""
         if self.rtc.prefix_len is not None:
             known = f"the fixed prefix_len is {self.rtc.prefix_len}"
+            other = ", --rtc prefix_len=null" if fits else ""
         elif self.rtc.method == "prefix":
             known = f"trained: {_listed(self.trained_delays)}"
+            other = ", --rtc method=guidance" if fits else ""
         else:
             known = "method guidance takes any"
-        guidance = ", --rtc method=guidance" if self.rtc.method == "prefix" else ""
         return (
-            f"({known}). Use {remedy}, another --execution-horizon, a lower --speed{guidance} or "
+            f"({known}). Use {remedy}, another --execution-horizon, a lower --speed{other} or "
             f"{_OTHER_MODES}"
         )
 
