@@ -45,8 +45,7 @@ BORDERS = "chunk_borders.png"
 PAGES = (FILM, REPORT, DATASET)
 
 MODES = ("sync", "async", "ensemble", "rtc")
-DELAY_STEPS, BORDERS_SEED = 12, 10_000
-SHOWN_JOINT, FIRST_SHOWN_S, LAST_SHOWN_S = "right_elbow", 0.5, 2.5
+DELAY_STEPS, BORDERS_SEED, SHOWN_S = 12, 10_000, 3.5
 
 
 def main() -> int:
@@ -170,28 +169,30 @@ def _drive_modes(folder: Path) -> dict[str, Path]:
 
 
 def _plot_borders(recordings: Mapping[str, Path], path: Path) -> None:
-    """Draws the commands of one joint in every mode, with a line where a chunk takes over."""
+    """Draws how much the commands accelerate in every mode, with a line where a chunk takes over."""
     from matplotlib.figure import Figure
 
     from flux_core.robots import robot_spec
     from flux_runtime.engines.core import load_core
 
-    joint = robot_spec("aloha-sim").joint_names.index(SHOWN_JOINT)
+    spec = robot_spec("aloha-sim")
+    joints = np.array(spec.units) == "rad"
     figure = Figure(figsize=(9.0, 7.2), layout="constrained")
     panels = figure.subplots(len(recordings), 1, sharex=True, sharey=True)
     for panel, (mode, recording) in zip(panels, recordings.items(), strict=True):
         with np.load(recording) as episode:
-            seconds, command = episode["timestamp_s"], episode["command"][:, joint]
+            seconds, command = episode["timestamp_s"], episode["command"][:, joints]
             is_border = (episode["flags"] & load_core().NEW_CHUNK) != 0
+        acceleration = np.abs(np.diff(command.astype(np.float64), n=2, axis=0)).max(axis=1)
         for border in seconds[is_border]:
             panel.axvline(border, color="#c8ccd4", linewidth=0.8)
-        panel.step(seconds, command, where="post", color="#1f5fbf", linewidth=1.4)
-        panel.set_ylabel(f"{mode}\nrad")
-        panel.set_xlim(FIRST_SHOWN_S, LAST_SHOWN_S)
+        panel.step(seconds[2:], acceleration * spec.control_hz**2, color="#1f5fbf", linewidth=1.2)
+        panel.set_ylabel(f"{mode}\nrad/s²")
+        panel.set_xlim(0.0, SHOWN_S)
         panel.spines[["top", "right"]].set_visible(False)
     panels[0].set_title(
-        f"{SHOWN_JOINT}: commands with an inference delay of {DELAY_STEPS} steps; a new chunk "
-        "takes over at each line",
+        f"The largest acceleration of a joint's commands; inference delay {DELAY_STEPS} steps; a "
+        "new chunk takes over at each line",
         fontsize=10,
         loc="left",
     )

@@ -27,6 +27,7 @@ REAL_TIME = (
     "flux_runtime/realtime/",
     "flux_runtime/run/test_run_realtime.py",
     "integration/test_faults_",
+    "integration/test_rates.py",
     "integration/test_your_own.py::test_the_real_driver",
     "test_machine_stalls.py",
 )

@@ -13,6 +13,8 @@ constexpr std::int64_t kFutureNs = 20'000'000;
 // Ticks for which a joint may be farther from its command than max_following_error; also periods of
 // silence, and commands without acknowledgement.
 constexpr int kPatience = 3;
+// How long a robot that had stopped by itself may take to catch up with its command.
+constexpr std::int64_t kCatchUpNs = 2'000'000'000;
 
 // The age of what happened at a time on the monotonic clock. There are no times before 0: a
 // driver's NaN becomes one when it is converted, and the difference would overflow.
@@ -88,6 +90,7 @@ void RobotWatch::begin_session(std::uint64_t session) noexcept {
   last_state_ns_ = 0;
   std::ranges::fill(last_frame_ns_, 0);
   std::ranges::fill(ticks_behind_, 0);
+  may_be_behind_until_ns_ = 0;
   dropped_old_ = status_.dropped_old;
   refused_steps_ = status_.refused_steps;
 }
@@ -151,13 +154,20 @@ void RobotWatch::watch_following(std::span<const float> command) noexcept {
   if (settings_.max_following_error.empty() || settings_.is_by_differences()) return;
   // What is not known cannot be compared; other faults hold meanwhile.
   if (!has_state()) return;
+  // A robot that stops by itself does so at once, while its command brakes within the limits.
+  if (sample_.speed_scaling == 0.0) may_be_behind_until_ns_ = now_ns_ + kCatchUpNs;
+  const bool may_be_behind = now_ns_ <= may_be_behind_until_ns_;
+  bool is_behind = false;
   for (std::size_t i = 0; i < command.size(); ++i) {
     const double error = std::abs(static_cast<double>(state_[i]) - static_cast<double>(command[i]));
     const double limit = settings_.max_following_error[i];
-    ticks_behind_[i] = error > limit ? std::min(ticks_behind_[i] + 1, kPatience + 1) : 0;
+    if (error > limit) is_behind = true;
+    const bool counts = error > limit && !may_be_behind;
+    ticks_behind_[i] = counts ? std::min(ticks_behind_[i] + 1, kPatience + 1) : 0;
     faults_.set(Fault::kFollowingError, ticks_behind_[i] > kPatience, static_cast<int>(i), error,
                 limit);
   }
+  if (!is_behind && sample_.speed_scaling > 0.0) may_be_behind_until_ns_ = 0;
 }
 
 Cause RobotWatch::stop_cause() const noexcept {

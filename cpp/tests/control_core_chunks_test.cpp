@@ -311,6 +311,32 @@ void a_robot_that_stops_itself_while_it_lacks_chunks_is_not_stopped_for_that() {
   CHECK_PHASE(rig, LoopPhase::kRunning);
 }
 
+// It stops at once, while its command brakes within the limits, and then catches up.
+void a_robot_that_stops_by_itself_may_be_behind_until_it_has_caught_up() {
+  CoreRig rig(
+      {.hold_for_s = 0.2, .max_following_error = {0.01, 0.01}, .inference_deadline_s = 10.0});
+  CHECK_FAULT(rig.start().fault, Fault::kNone);
+  rig.tick();
+  CHECK(rig.answer(0.0F, 0.002F, 16));
+  rig.ticks(8);
+  rig.link->is_following = false;
+  rig.link->speed_scaling = 0.0;
+  rig.ticks(40);
+  rig.link->state[0] = rig.command() - 0.05F;
+  rig.ticks(40);
+  CHECK_PHASE(rig, LoopPhase::kRunning);
+  rig.link->speed_scaling = 1.0;
+  rig.ticks(20);
+  CHECK_PHASE(rig, LoopPhase::kRunning);
+  std::ranges::copy(rig.core->command(), rig.link->state.begin());
+  rig.ticks(2);
+  CHECK_EQUAL(rig.count(Fault::kFollowingError), 0U);
+  // From now on it has to follow again.
+  rig.link->state[0] = rig.command() - 0.05F;
+  rig.ticks(6);
+  CHECK_EQUAL(rig.count(Fault::kFollowingError), 1U);
+}
+
 // Chunks of noise, late and early ones, in every mode, at every rate, with stops and holds.
 void every_command_is_within_the_limits_and_every_stop_within_its_bound() {
   std::mt19937 random(11);
@@ -458,6 +484,8 @@ std::vector<Case> control_core_chunk_cases() {
        a_robot_that_stands_still_by_itself_holds_without_a_fault},
       {"a robot that stops itself while it lacks chunks is not stopped for that",
        a_robot_that_stops_itself_while_it_lacks_chunks_is_not_stopped_for_that},
+      {"a robot that stops by itself may be behind until it has caught up",
+       a_robot_that_stops_by_itself_may_be_behind_until_it_has_caught_up},
       {"every command is within the limits and every stop within its bound",
        every_command_is_within_the_limits_and_every_stop_within_its_bound},
       {"no mode allocates in a tick", no_mode_allocates_in_a_tick},

@@ -265,11 +265,26 @@ void sessions_with_all_kinds_of_trouble_run_again() {
       mend(rig);
     }
   }
-  for (const char* name :
-       {"non_finite_chunk", "border_jump", "late_chunk", "inference_failed", "starved",
-        "state_stale", "frame_stale", "driver_silent", "unacknowledged", "command_dropped",
-        "step_refused", "driver_stopped", "gap", "missed_tick", "held_too_long", "operator_stop",
-        "signal", "return_to_limits", "velocity", "rtc_late"}) {
+  for (const char* name : {"non_finite_chunk",
+                           "border_jump",
+                           "late_chunk",
+                           "inference_failed",
+                           "starved",
+                           "state_stale",
+                           "frame_stale",
+                           "driver_silent",
+                           "unacknowledged",
+                           "command_dropped",
+                           "step_refused",
+                           "driver_stopped",
+                           "gap",
+                           "missed_tick",
+                           "held_too_long",
+                           "operator_stop",
+                           "signal",
+                           "return_to_limits",
+                           "velocity",
+                           "rtc_late"}) {
     if (seen[name] == 0) throw Failure(std::string("the trouble never caused ") + name);
   }
 }

@@ -127,6 +127,44 @@ def test_a_policy_infers_on_the_calling_thread(tiny_policy: Path, tiny: Any) -> 
     loop.close()
 
 
+def test_the_delays_of_real_time_chunking_are_counted(answering: Callable[[Any], None]) -> None:
+    loop, _ = make_loop(
+        mode="rtc",
+        command_hz=100.0,
+        speed=0.5,
+        first_latency_s=0.07,
+        continuation=_core.ContinuationSettings(delays=[0, 2, 4]),
+    )
+    answering(loop)
+    loop.start(1)
+    while loop.stats()["chunks"] < 3:
+        assert not loop.wait_until_ended(0.02)
+    loop.finish()
+    assert loop.wait_until_ended(WAIT_S)
+    ticks, stats = loop.drain_ticks(), loop.stats()
+    rtc = stats["rtc"]
+    assert rtc is not None and rtc["late"] == stats["faults"].get("rtc_late", 0)
+    assert rtc["delays"][0] == 1 and sum(rtc["delays"].values()) == stats["chunks"]
+    assert set(rtc["delays"]) <= {0, 2, 4}
+    assert set(ticks["speed"]) == {0.5}
+    assert np.median(np.diff(ticks["sent_ns"])) == pytest.approx(1e7, rel=0.1)
+    loop.close()
+
+
+def test_a_policy_whose_latency_no_delay_covers_is_refused(tiny_policy: Path, tiny: Any) -> None:
+    policy = _core.FlowPolicy(
+        str(tiny_policy / "prefix.onnx"),
+        str(tiny_policy / "denoise.onnx"),
+        library=str(find_library()),
+        num_inference_steps=tiny.STEPS,
+    )
+    settings: dict[str, Any] = {"mode": "rtc", "execution_horizon": 2, "first_latency_s": 1.0}
+    with pytest.raises(
+        ValueError, match=r"delay: expected d rows .* s = 2 and H = \d+, got a late"
+    ):
+        make_loop(policy, **settings)
+
+
 def test_failures_are_retried_and_the_last_one_is_the_reason() -> None:
     loop, link = make_loop(max_retries=2)
     loop.start(1)

@@ -17,7 +17,7 @@ WAIT_S = 20.0
 LONG_AGO_NS = 1
 
 
-def arguments(mode: str) -> dict[str, Any]:
+def arguments(mode: Any) -> dict[str, Any]:
     """Returns what a loop and its replay have in common."""
     return {
         "policy": None,
@@ -113,5 +113,6 @@ def test_a_session_that_other_threads_disturb_runs_again(mode: str) -> None:
 
 def test_ticks_of_another_form_are_refused() -> None:
     replay = _core.SessionReplay(state_dim=DIM, num_cameras=1, **arguments("async"))
+    others: Any = np.zeros(3, np.float32)
     with pytest.raises(ValueError, match="ticks: expected"):
-        replay.run(np.zeros(3, np.float32))
+        replay.run(others)

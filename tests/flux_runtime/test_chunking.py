@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ def test_a_real_robot_continues_chunks_where_its_policy_was_trained_for_it() -> 
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"trained_delays": (0,)}, "the policy was not trained for real-time chunking"),
+        ({"trained_delays": (0,)}, "the policy was not trained for real-time chunking (its only"),
         ({"rtc": RTCConfig(enabled=False)}, "rtc_config.enabled is false"),
         ({"rtc": RTCConfig(use_vjp=True)}, "rtc_config.use_vjp needs the network's Jacobian"),
         ({"can_continue": False, "engine": "tensorrt"}, "engine tensorrt captures the whole"),
@@ -82,7 +83,7 @@ def test_changing_the_rtc_config_chooses_rtc(caplog: pytest.LogCaptureFixture) -
     [
         (
             {"trained_delays": (0,)},
-            "the policy was not trained for real-time chunking (trained delays: 0). Add --rtc "
+            "the policy was not trained for real-time chunking (its only delay is 0). Add --rtc "
             "method=guidance, which needs no training, or use --mode sync, async or ensemble",
         ),
         ({"rtc": RTCConfig(enabled=False)}, "Add --rtc enabled=true, or use"),
@@ -99,24 +100,22 @@ def test_rtc_that_cannot_be_is_refused_with_the_remedy(changes: Any, words: str)
 
 
 def test_a_delay_that_does_not_fit_is_refused_with_the_numbers() -> None:
-    chunking = Chunking(mode="rtc", reason="", rtc=RTCConfig(), trained_delays=TRAINED)
-    horizons: Any = {"execution_horizon": 16, "action_horizon": 32, "what": "--inference-delay 17"}
+    chunking = Chunking(mode="rtc", reason="", rtc=RTCConfig(), trained_delays=(0, 4, 8))
+    horizons: Any = {"execution_horizon": 16, "action_horizon": 32, "what": "--inference-delay"}
     assert chunking.require_delay(5, **horizons) == 8
     with pytest.raises(UsageError) as error:
-        chunking.require_delay(17, **horizons)
+        chunking.require_delay(9, **horizons)
     assert str(error.value) == (
-        "--inference-delay 17: expected a delay d of at least 17 steps with d <= execution horizon "
-        "16 <= action horizon 32 - d, got none (trained: 0, 4, 8, 12, 16). Use a faster engine, "
-        "another --execution-horizon, a lower --speed or --mode sync, async or ensemble"
+        "--inference-delay: expected a delay d of at least 9 steps with d <= execution horizon 16 "
+        "<= action horizon 32 - d, got none (trained: 0, 4, 8). Use a faster engine, another "
+        "--execution-horizon, a lower --speed, --rtc method=guidance or --mode sync, async or "
+        "ensemble"
     )
-    fixed = Chunking(mode="rtc", reason="", rtc=RTCConfig(prefix_len=4), trained_delays=TRAINED)
-    with pytest.raises(
-        UsageError, match="prefix_len is 4.*lower --speed, --rtc prefix_len=null or"
-    ):
+    with pytest.raises(UsageError, match="a lower --speed or --mode sync"):
+        chunking.require_delay(17, **horizons)  # no method can
+    fixed = replace(chunking, rtc=RTCConfig(prefix_len=4))
+    with pytest.raises(UsageError, match=r"prefix_len is 4\).*, --rtc prefix_len=null or --mode"):
         fixed.require_delay(5, **horizons)
-    sparse = Chunking(mode="rtc", reason="", rtc=RTCConfig(), trained_delays=(0, 4))
-    with pytest.raises(UsageError, match="trained: 0, 4.*lower --speed, --rtc method=guidance or"):
-        sparse.require_delay(5, **horizons)
 
 
 # --- on a toy robot -----------------------------------------------------------------------------
@@ -195,5 +194,5 @@ def test_rtc_of_a_policy_that_was_not_trained_for_it_is_refused(
 ) -> None:
     assert run("--bundle", str(toy_bundle), "--mode", "rtc") == 2
     error = capsys.readouterr().err
-    assert error.count("\n") == 1 and "(trained delays: 0). Add --rtc method=guidance" in error
+    assert error.count("\n") == 1 and "(its only delay is 0). Add --rtc method=guidance" in error
     assert toy.commands == []

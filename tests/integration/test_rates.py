@@ -96,6 +96,8 @@ def test_interpolated_commands_are_at_least_twice_as_smooth_as_holds(
 ) -> None:
     acceleration, jerk = _roughness(undisturbed("holds").log)
     smooth_acceleration, smooth_jerk = _roughness(undisturbed("200 Hz").log)
+    print(f"RMS of acceleration {acceleration:.4g} and {smooth_acceleration:.4g} per s^2")
+    print(f"RMS of jerk {jerk:.4g} and {smooth_jerk:.4g} per s^3")
     assert smooth_acceleration < acceleration / 2
     assert smooth_jerk < jerk / 2
 

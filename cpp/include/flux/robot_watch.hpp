@@ -68,6 +68,8 @@ class RobotWatch {
   std::int64_t last_state_ns_ = 0;
   std::vector<std::int64_t> last_frame_ns_;  // per watched camera
   std::vector<int> ticks_behind_;            // per joint
+  // Until when a robot that has stopped by itself may be behind; 0 if it has not.
+  std::int64_t may_be_behind_until_ns_ = 0;
   std::uint64_t session_ = 0;
   bool is_session_seen_ = false;
   std::uint64_t dropped_old_ = 0;

@@ -160,8 +160,10 @@ field("schema_version: expected 2 or 3, got 1.", schema_version=1)
 field("schema_version: expected 2 or 3, got 4.", schema_version=4)
 field("schema_version: expected 2 or 3, got '2'.", schema_version="2")
 field("schema_version: expected 2 or 3, got True.", schema_version=True)
-field(
-    "config.json: type: 'flux_train.config:TrainConfig' is not in the manifest's", schema_version=3
+place(
+    "config.json: type: 'TrainConfig' is not in the manifest's",
+    lambda data: data.update(components={}),
+    "a_bundle_without_components",
 )
 place(
     "config.json: model.type: expected 'PI05FlowMatching' of 'acme' as in the manifest, got that "
@@ -175,7 +177,8 @@ field("robot: expected one of robots", robot="franka")
 field("action_dim: expected an integer from 1 to 1024, got -14", action_dim=-14)
 field("action_dim: expected an integer from 1 to 1024, got 1099511627776", action_dim=2**40)
 field("x_t: expected float32 [1, 32, 7] from the manifest's sizes", action_dim=7)
-field("x_t: expected float32 [1, 16, 14] from the manifest's", action_horizon=16)
+field("x_t: expected float32 [1, 20, 14] from the manifest's", action_horizon=20)
+field("rtc_valid_delays: expected delays below action_horizon (16)", action_horizon=16)
 field("state_dim: expected an integer from 1 to 1024, got 14.0", state_dim=14.0)
 field("images: expected uint8 [1, 1, 100, 128, 3]", image_height=100)
 field("lang_tokens: expected int64 [1, 33] from the manifest's sizes", max_prompt_tokens=33)
@@ -386,17 +389,22 @@ config(
     "of_another_camera",
     lambda c: c["dataset"].update(img_keys=["cam_left_wrist"]),
 )
-config(
-    "config.json: inference: robot: expected 'aloha-sim'",
-    "of_a_robot",
-    lambda c: c.update(robot="aloha"),
-)
 json_file(
     "inference: expected InferenceRunner, got None",
     "config_without_inference",
     "config.json",
     lambda c: c.pop("inference"),
 )
+
+
+@case("config.json: inference: robot: expected 'aloha-sim'")
+def config_of_a_robot(path: Path) -> None:
+    """Of another one, which the manifest names as a component too."""
+    config = json.loads((path / "config.json").read_text())
+    config["inference"]["robot"] = "aloha"
+    (path / "config.json").write_text(json.dumps(config))
+    hash_again(path)
+    edit(path, lambda data: data["components"].update(aloha=data["components"]["RobotSpec"]))
 
 
 @case("no tokenizer/byte_tokenizer.json, which config.json's ByteTokenizer needs")

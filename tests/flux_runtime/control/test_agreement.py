@@ -109,7 +109,7 @@ def test_what_does_not_fit_the_network_is_refused_before_anything_moves() -> Non
     for changes, message in (
         (Changes(execution_horizon=33), "inference.execution_horizon: expected 1 to 32"),
         (Changes(action_chunk=8), "inference.execution_horizon: expected 1 to 8"),
-        (Changes(rtc={"prefix_len": 4}), "inference.rtc_config.prefix_len: expected (0,)"),
+        (Changes(rtc={"prefix_len": 3}), "inference.rtc_config.prefix_len: expected (0, 4, 8"),
         (Changes(topics={"img_front_topic": "/x"}), "--topic: expected a robot with an operator"),
     ):
         with pytest.raises(UsageError) as error:

@@ -156,6 +156,7 @@ def test_another_decoder_is_told_by_the_first_and_the_largest_difference(
     assert main(["replay", str(directory)]) == 1
     lines = capsys.readouterr().out
     assert "20 ticks are different" in lines
+    assert "what turns actions into robot units is different: scale" in lines
     assert "first difference: tick 0 (0.000 s): command of joint left_gripper: recorded" in lines
     assert "left_gripper" in lines.split("largest difference of the commands")[1]
 

@@ -134,7 +134,9 @@ class Arm:
         """Moves the joints."""
         with self.lock:
             change = (self.target - self.position) * (1 - np.exp(-seconds / SERVO_LAG_S))
-            largest = np.array(SERVO_RATE) * seconds
+            slider = self.fault("slider")
+            share = 1.0 if slider is None else slider.entry["share"]
+            largest = share * np.array(SERVO_RATE) * seconds
             blocked = self.fault("blocked")
             if blocked is not None:
                 change[blocked.entry.get("joint", 0)] = 0.0

@@ -64,7 +64,7 @@ class ChunkFacts:
         if self.rtc.use_vjp:
             return "rtc_config.use_vjp needs the network's Jacobian, which a bundle lacks"
         if self.rtc.method == "prefix" and max(self.trained_delays) == 0:
-            return "the policy was not trained for real-time chunking"
+            return "the policy was not trained for real-time chunking (its only delay is 0)"
         if not self.can_continue:
             return f"engine {self.engine} captures the whole inference"
         return None
@@ -145,30 +145,31 @@ class Chunking:
             rows, execution_horizon=execution_horizon, action_horizon=action_horizon
         )
         if delay is None:
-            room = action_horizon - execution_horizon
             raise UsageError(
                 f"{what}: expected a delay d of at least {rows} steps with d <= execution horizon "
                 f"{execution_horizon} <= action horizon {action_horizon} - d, got none "
-                f"{self._no_delay(remedy, rows <= min(execution_horizon, room))}"
+                f"({self._known_delays()}). Use {remedy}, another --execution-horizon, a lower "
+                f"--speed{self._other_rtc(rows, execution_horizon, action_horizon)} or "
+                f"{_OTHER_MODES}"
             )
         return delay
 
-    def _no_delay(self, remedy: str, fits: bool) -> str:
-        """Returns why no delay is usable, and what to do; `fits`: by the horizons, one would be."""
+    def _known_delays(self) -> str:
         assert self.rtc is not None
-        other = ""
         if self.rtc.prefix_len is not None:
-            known = f"the fixed prefix_len is {self.rtc.prefix_len}"
-            other = ", --rtc prefix_len=null" if fits else ""
-        elif self.rtc.method == "prefix":
-            known = f"trained: {_listed(self.trained_delays)}"
-            other = ", --rtc method=guidance" if fits else ""
-        else:
-            known = "method guidance takes any"
-        return (
-            f"({known}). Use {remedy}, another --execution-horizon, a lower --speed{other} or "
-            f"{_OTHER_MODES}"
-        )
+            return f"the fixed prefix_len is {self.rtc.prefix_len}"
+        if self.rtc.method == "prefix":
+            return f"trained: {_listed(self.trained_delays)}"
+        return "method guidance takes any"
+
+    def _other_rtc(self, rows: int, execution_horizon: int, action_horizon: int) -> str:
+        """Returns the change to `rtc_config` that makes `rows` possible, if one does."""
+        assert self.rtc is not None
+        if rows > min(execution_horizon, action_horizon - execution_horizon):
+            return ""
+        if self.rtc.prefix_len is not None:
+            return ", --rtc prefix_len=null"
+        return ", --rtc method=guidance"
 
 
 def resolve_chunking(
@@ -212,10 +213,9 @@ def _required(option: str, policy: ChunkFacts | None) -> Chunking:
         )
     obstacle = policy.obstacle()
     if obstacle is not None:
-        trained = f" (trained delays: {_listed(policy.trained_delays)})"
         raise UsageError(
-            f"{option}: expected a policy whose chunks can continue each other, but {obstacle}"
-            f"{trained}. {policy.remedy()}, or use {_OTHER_MODES}"
+            f"{option}: expected a policy whose chunks can continue each other, but {obstacle}. "
+            f"{policy.remedy()}, or use {_OTHER_MODES}"
         )
     return Chunking(mode="rtc", reason=option, rtc=policy.rtc, trained_delays=policy.trained_delays)
 

@@ -193,6 +193,7 @@ RULES: dict[str, Rule] = {
         "num_inference_steps",
     ),
     **_rules("named", "which delays the robot may use", "PI0FlowMatching", "rtc_training_config"),
+    **_rules("named", "0 or more steps, in the graph", "PI0FlowMatching", "action_smoothing"),
     **_rules(
         "free",
         _LEARNING,

@@ -18,6 +18,7 @@ from .pi.sampling import (
     sample_actions,
     sample_time,
 )
+from .pi.smoothing import smoothed_velocity, smoother
 
 __all__ = [
     "ConditionGemmaModel",
@@ -38,5 +39,7 @@ __all__ = [
     "padding_to_zero",
     "sample_actions",
     "sample_time",
+    "smoothed_velocity",
+    "smoother",
     "without_effect",
 ]

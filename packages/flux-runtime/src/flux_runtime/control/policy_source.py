@@ -207,12 +207,16 @@ class BundleSource:
 
     def loop_arguments(self) -> dict[str, Any]:
         """Returns the network and the decoder from its actions to robot units."""
-        decoder = load_core().ActionDecoder(
-            scale=self._encoder.scale,
-            offset=self._encoder.offset,
-            relative_mask=self._encoder.relative_mask,
-        )
+        decoder = load_core().ActionDecoder(**self.decoder_arrays())
         return {"policy": self._policy, "decoder": decoder}
+
+    def decoder_arrays(self) -> dict[str, NDArray[Any]]:
+        """Returns what turns the network's actions into robot units, each (action_dim,)."""
+        return {
+            "scale": self._encoder.scale,
+            "offset": self._encoder.offset,
+            "relative_mask": self._encoder.relative_mask,
+        }
 
 
 def _copied(observation: Observation) -> Observation:

@@ -6,7 +6,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from flux_core.models import PI0FlowMatching, PrefixCache, padding_to_zero
+from flux_core.models import (
+    PI0FlowMatching,
+    PrefixCache,
+    padding_to_zero,
+    smoothed_velocity,
+    smoother,
+)
 from flux_core.models.layers import AdaRMSNorm
 from flux_core.models.pi import PI05FlowMatching
 
@@ -121,13 +127,17 @@ class DenoiseGraph(nn.Module):
 
     `t_next` is rounded to a multiple of 1 / N, so that errors do not accumulate over the steps; a
     position that is already at t = 0 does not change. Dimensions from `action_dims` on are padding
-    (see `padding_to_zero`). Actions and times are float32 in every precision.
+    (see `padding_to_zero`); with `action_smoothing`, the clean actions are smoothed (see
+    `smoothed_velocity`). Actions and times are float32 in every precision.
     """
 
     def __init__(self, model: PI0FlowMatching, num_inference_steps: int, action_dims: int) -> None:
         super().__init__()
         self.model = model
         self.num_inference_steps, self.action_dims = num_inference_steps, action_dims
+        self.smoother: Tensor | None
+        weights = smoother(model.config.n_action_steps, model.config.action_smoothing)
+        self.register_buffer("smoother", weights, persistent=False)
 
     def forward(
         self, state: Tensor | None, x_t: Tensor, t: Tensor, pad_masks: Tensor, *cache: Tensor
@@ -137,6 +147,7 @@ class DenoiseGraph(nn.Module):
             state, x_t, t, PrefixCache(cache[0::2], cache[1::2], pad_masks)
         )
         velocity = padding_to_zero(velocity, x_t, t, self.action_dims)
+        velocity = smoothed_velocity(velocity, x_t, t, self.smoother)
         t_next = ((t * self.num_inference_steps - 1.0).round() / self.num_inference_steps).clamp(
             min=0.0
         )

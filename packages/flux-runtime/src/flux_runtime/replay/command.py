@@ -16,7 +16,7 @@ from flux_core.robots import RobotSpec
 from ..control.latency import StageTimes
 from ..control.policy_source import BundleSource, HoldSource
 from ..control.session import RunOptions, open_policy
-from ..run.replay_header import Identity, flux_version, identity_of
+from ..run.replay_header import Identity, decoder_digests, flux_version, identity_of
 from .comparison import EpisodeComparison
 from .lockstep import replay_lockstep
 from .realtime import replay_session
@@ -118,6 +118,7 @@ def _replay_one(
     changes = {}
     if not options.recorded_chunks:
         changes = Identity(**header["identity"]).differences(opened.identity)
+        comparison.add_decoder(header["decoder"], decoder_digests(opened.source))
     return {
         "file": recorded.path.name,
         "seed": header["seed"],

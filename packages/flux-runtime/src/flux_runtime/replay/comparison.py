@@ -66,6 +66,7 @@ class EpisodeComparison:
         num_chunks: compared chunks, of which `different_chunks` are different.
         largest_chunk_difference: of an action in robot units.
         other_inputs: input of the network -> the first chunk for which it is different.
+        other_decoder: arrays between the network's actions and robot units that are different.
         failures: chunk -> why it could not be inferred here.
         events: whether the control thread reported the same events; 'other figures' if only their
             values are different.
@@ -79,6 +80,7 @@ class EpisodeComparison:
     different_chunks: list[int] = field(default_factory=list[int])
     largest_chunk_difference: float = 0.0
     other_inputs: dict[str, int] = field(default_factory=dict[str, int])
+    other_decoder: list[str] = field(default_factory=list[str])
     failures: dict[int, str] = field(default_factory=dict[int, str])
     events: Literal["identical", "other figures", "different"] = "identical"
     _largest: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
@@ -121,6 +123,11 @@ class EpisodeComparison:
                 recorded="goes on",
                 replayed=phase,
             )
+
+    def add_decoder(self, recorded: Mapping[str, str], now: Mapping[str, str]) -> None:
+        """Compares the digests of the arrays that turn actions into robot units."""
+        names = sorted(recorded.keys() | now.keys())
+        self.other_decoder = [name for name in names if recorded.get(name) != now.get(name)]
 
     def add_inputs(self, chunk: RecordedChunk, encoded: Mapping[str, NDArray[Any]]) -> None:
         """Compares the network's inputs for a chunk."""
@@ -179,6 +186,7 @@ class EpisodeComparison:
             "first_different_chunk": self.different_chunks[0] if self.different_chunks else None,
             "largest_chunk_difference": self.largest_chunk_difference,
             "other_inputs": self.other_inputs,
+            "other_decoder": self.other_decoder,
             "failures": {str(index): text for index, text in self.failures.items()},
         }
 

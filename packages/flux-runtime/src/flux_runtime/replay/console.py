@@ -38,6 +38,9 @@ def episode_lines(episode: Mapping[str, Any]) -> Iterator[str]:
     flux = episode["flux"]
     if flux["recorded"] != flux["now"] and not episode["identical"]:
         yield f"  flux-runtime {flux['recorded']} recorded it, {flux['now']} replays it"
+    if episode["other_decoder"]:
+        names = ", ".join(episode["other_decoder"])
+        yield f"  what turns actions into robot units is different: {names}"
     for name, chunk in episode["other_inputs"].items():
         yield f"  the network's input {name} is different from chunk {chunk} on"
     if episode["different_chunks"]:

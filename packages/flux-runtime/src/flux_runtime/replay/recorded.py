@@ -19,6 +19,7 @@ from ..run.replay_file import (
     REPLAY_MAGIC,
     RecordKind,
     UnpackedRecord,
+    dtype_of,
     read_data,
     unpack,
 )
@@ -77,6 +78,7 @@ class RecordedReplay:
     num_ticks: int = 0
     requests: dict[int, dict[str, int]] = field(default_factory=dict[int, dict[str, int]])
     _reader: StreamReader
+    _tick_dtype: np.dtype[np.void] | None = None
     _ticks: list[int] = field(default_factory=list[int])
     _chunks: dict[int, int] = field(default_factory=dict[int, int])
     _answers: dict[int, int] = field(default_factory=dict[int, int])
@@ -90,13 +92,25 @@ class RecordedReplay:
         """Yields the ticks in batches of about `BATCH_TICKS`."""
         waiting: list[NDArray[np.void]] = []
         for offset in self._ticks:
-            found = unpack(self._reader.record_at(offset).payload).arrays["ticks"]
+            found = self.ticks_in(self._reader.record_at(offset).payload)
             waiting += [found[i : i + BATCH_TICKS] for i in range(0, len(found), BATCH_TICKS)]
             if sum(map(len, waiting)) >= BATCH_TICKS:
                 yield np.concatenate(waiting)
                 waiting = []
         if waiting:
             yield np.concatenate(waiting)
+
+    def ticks_in(self, payload: bytes) -> NDArray[np.void]:
+        """Returns the ticks of a record; the first one in the file has their type."""
+        found = unpack(payload)
+        if "dtype" in found.data:
+            self._tick_dtype = dtype_of(found.data["dtype"])
+        if self._tick_dtype is None:
+            raise DataError(
+                f"{self.path}: expected the first ticks with their type, got others. The recording "
+                f"is incomplete and cannot be replayed."
+            )
+        return found.arrays["ticks"].reshape(-1).view(self._tick_dtype)
 
     def chunk(self, key: int) -> RecordedChunk:
         """Returns the chunk of a key in `requests`."""
@@ -140,7 +154,7 @@ def read_replay(path: Path) -> RecordedReplay:
         found[record.kind] += 1
         match record.kind:
             case RecordKind.TICKS:
-                last_ticks = unpack(record.payload).arrays["ticks"]
+                last_ticks = recorded.ticks_in(record.payload)
                 recorded.num_ticks += len(last_ticks)
                 recorded._ticks.append(record.offset)
             case RecordKind.DROPPED:

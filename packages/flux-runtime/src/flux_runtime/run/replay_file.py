@@ -38,7 +38,7 @@ class RecordKind(IntEnum):
 
     HEADER = 0
     START = 1  # what the loop was started with
-    TICKS = 2  # a record array
+    TICKS = 2  # rows of bytes; the first such record has their type
     EVENTS = 3  # of the control thread
     CHUNK = 4  # what a chunk was made from
     ANSWER = 5  # the chunk, or why there is none

@@ -12,9 +12,11 @@ from typing import Any
 
 from flux_core.bundle import Bundle
 
+from ..control.policy_source import BundleSource, ChunkSource
 from ..control.realtime_session import RealtimeSession, realtime_loop_setup
 from ..control.session import RunOptions, Session, loop_setup
 from ..engines.status import engine_version
+from .replay_file import digest_of
 
 MANIFEST_NAME = "manifest.json"
 
@@ -94,9 +96,17 @@ def replay_header(session: Session | RealtimeSession, seed: int) -> dict[str, ob
         "control_hz": session.spec.control_hz,
         "joint_names": session.spec.joint_names,
         "robot_spec": asdict(spec),
+        "decoder": decoder_digests(session.source),
         "options": _option_data(options, session.bundle),
         "loop": setup,
     }
+
+
+def decoder_digests(source: ChunkSource) -> dict[str, str]:
+    """Returns the SHA-256 of the arrays that turn actions into robot units; none without them."""
+    if not isinstance(source, BundleSource):
+        return {}
+    return {name: digest_of(array) for name, array in source.decoder_arrays().items()}
 
 
 def _option_data(options: RunOptions, bundle: Bundle | None) -> dict[str, object]:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..control.episode_log import ChunkInputs, Rows
-from .replay_file import REPLAY_MAGIC, RecordKind, ReplayRecord
+from .replay_file import REPLAY_MAGIC, RecordKind, ReplayRecord, dtype_data
 from .replay_writer import ReplayWriter
 from .stream import StreamWriter
 
@@ -25,6 +25,7 @@ class ReplayRecording:
         """Creates the file, which must not exist."""
         stream = StreamWriter(path, header, REPLAY_MAGIC)
         self._writer = ReplayWriter(stream, is_waiting=not is_realtime)
+        self._has_ticks = False
 
     @property
     def dropped(self) -> Mapping[str, int]:
@@ -41,8 +42,14 @@ class ReplayRecording:
 
     def add_ticks(self, ticks: Rows) -> None:
         """Receives the next ticks."""
-        if len(ticks):
-            self._put(RecordKind.TICKS, {}, {"ticks": ticks}, "ticks", f"of {len(ticks)} ticks")
+        if not len(ticks):
+            return
+        # The type takes more room than a few ticks, so only the first record that is kept has it.
+        data = {} if self._has_ticks else {"dtype": dtype_data(ticks.dtype)}
+        rows = np.frombuffer(ticks.tobytes(), np.uint8).reshape(len(ticks), ticks.dtype.itemsize)
+        record = ReplayRecord(kind=RecordKind.TICKS, data=data, arrays={"ticks": rows})
+        if self._writer.put(record, "ticks", f"of {len(ticks)} ticks"):
+            self._has_ticks = True
 
     def add_loop_events(self, events: Sequence[Mapping[str, object]]) -> None:
         """Receives the control thread's next events."""

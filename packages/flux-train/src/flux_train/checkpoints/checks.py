@@ -47,6 +47,7 @@ IGNORED_OF_MODEL = {
     "pretrained_adapt": "the checkpoint has the weights",
     "pretrained_from_pi0": "the checkpoint has the weights",
     "num_inference_steps": "steps of sampling, which no training step depends on",
+    "action_smoothing": "of sampled chunks, which no training step depends on",
     "max_action_dim": "a check of action_in_proj",
     "number_tokens": "the embeddings before the first step",
 }

@@ -94,6 +94,8 @@ class PI0FlowMatching(nn.Module):
         (see `pretrained.py`, also for `pretrained_adapt` and `pretrained_from_pi0`). A freeze flag
         freezes its part, including adapters; `use_lora` trains only adapters and `modules_to_save`
         (see `lora.py`). `rtc_training_config` trains with random prefixes (see `flux_core.rtc`).
+        `action_smoothing` smooths sampled chunks over so many steps (see `smoothing.py`); 0 is off,
+        and no training step depends on it.
         """
 
         vision_backbone: SigLIPViTBackbone.Config | ConvBackbone.Config
@@ -122,6 +124,7 @@ class PI0FlowMatching(nn.Module):
         lora_target_modules: tuple[str, ...] = ATTENTION_AND_MLP
         modules_to_save: tuple[str, ...] = ()
         rtc_training_config: RTCTrainingConfig | None = None
+        action_smoothing: float = 0.0
         pretrained_name_or_path: str | None = None
         pretrained_adapt: Literal["slice", "reinit"] | None = None
         pretrained_from_pi0: bool = False
@@ -340,7 +343,12 @@ def check_dimensions(config: PI0FlowMatching.Config) -> None:
 
 
 def check_adaptation(config: PI0FlowMatching.Config) -> None:
-    """Refuses LoRA and RTC settings that contradict the rest."""
+    """Refuses LoRA, RTC and smoothing settings that contradict the rest."""
+    if not 0.0 <= config.action_smoothing <= config.n_action_steps:
+        raise ConfigError(
+            f"action_smoothing: expected 0 to {config.n_action_steps} steps (n_action_steps), got "
+            f"{config.action_smoothing}"
+        )
     if not 0.0 <= config.lora_dropout < 1.0:
         raise ConfigError(f"lora_dropout: expected 0 <= share < 1, got {config.lora_dropout}")
     frozen = [name for name in config.modules_to_save if name in frozen_parts(config)]

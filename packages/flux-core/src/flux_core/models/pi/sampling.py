@@ -12,6 +12,7 @@ from torch.nn import functional
 from ...errors import ConfigError
 from ...rtc import RTCConfig, RTCTrainingConfig, guidance_weight, prefix_weights
 from .pi0 import PI0FlowMatching, PrefixCache
+from .smoothing import smoothed_velocity, smoother
 
 
 class FlowLoss(NamedTuple):
@@ -246,11 +247,14 @@ class EulerFlow:
         self.model, self.state, self.cache = model, state, cache
         self.num_inference_steps, self.action_dims = num_inference_steps, action_dims
         self.context = model.suffix_context(cache, horizon)
+        weights = smoother(horizon, model.config.action_smoothing)
+        self.smoother = None if weights is None else weights.to(cache.pad_masks.device)
 
     def velocity(self, x_t: Tensor, t: Tensor) -> Tensor:
         """Returns the network's velocity at per-position times (B, H)."""
         velocity = self.model.denoise(self.state, x_t, t, self.cache, self.context)
-        return padding_to_zero(velocity, x_t, t, self.action_dims)
+        velocity = padding_to_zero(velocity, x_t, t, self.action_dims)
+        return smoothed_velocity(velocity, x_t, t, self.smoother)
 
     def times(self, like: Tensor) -> Iterator[Tensor]:
         """1, 1 - 1/N, ..., 1/N as (B, H): from an integer, so rounding errors do not add up."""
