@@ -203,8 +203,10 @@ def _refuse_cut_off(
     if reader.is_damaged or (recorded.end and reader.offset != size):
         what = f"got one that is damaged at byte {reader.offset}, after {until}"
     else:
-        what = f"got one that was cut off after {until}, because its process was killed or the "
-        what += "disk was full"
+        what = (
+            f"got one that was cut off after {until}, because its process was killed or the disk "
+            f"was full, or that is still being written"
+        )
     raise DataError(
         f"{recorded.path}: expected a whole recording, {what}. It cannot be replayed; record "
         f"another run."
