@@ -37,6 +37,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -114,14 +115,15 @@ def main() -> int:
     add("--jobs", type=int, default=1, help="processes (default: 1)")
     add("--work", type=Path, default=Path("demo_output/chunk_modes.jsonl"))
     add("--realtime", type=int, default=0, metavar="N", help="N episodes per mode in real time")
+    add("--kept", action="store_true", help="run nothing; print what --work holds")
     add("--out", type=Path, help="write the figures as JSON")
     add("--markdown", action="store_true", help="print the table as in docs/numbers.md")
     options = parser.parse_args()
     options.work.parent.mkdir(parents=True, exist_ok=True)
     cells = wanted_cells(options)
-    if options.realtime:
+    if options.realtime and not options.kept:
         measure_in_real_time(options, cells)
-    else:
+    elif not options.kept:
         measure(options, cells)
     episodes = kept(options)
     figures = [summary(cell, episodes) for cell in cells]
@@ -336,6 +338,7 @@ def driven_in_real_time(
                 "sent": border_figures(commands, flags, spec),
                 "inference_p50_ms": report["inference_p50_ms"],
                 "events": report.get("event_counts", {}),
+                "rtc": report["rtc"],
             }
         )
     return lines
@@ -392,15 +395,18 @@ def summary(cell: Cell, episodes: Sequence[Mapping[str, Any]]) -> dict[str, Any]
         found["off"] = sum(each["off"] for each in own)
         found["same_commands"] = sum(a["commands"] == b["commands"] for a, b in pairs)
     else:
-        found["inference_p50_ms"], found["events"] = own[0]["inference_p50_ms"], own[0]["events"]
+        found |= {name: own[0][name] for name in ("inference_p50_ms", "events", "rtc")}
     return found
 
 
 def largest(episodes: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, dict[str, float]]]:
-    """Yields the largest figures at borders, of the actions asked for and the commands sent."""
+    """Yields the largest figures at borders, of the actions asked for and the commands sent, and
+    the medians over the episodes, which one episode that goes wrong does not decide."""
     for name in ("asked", "sent"):
         if name in episodes[0]:
-            yield name, {figure: max(each[name][figure] for each in episodes) for figure in FIGURES}
+            values = {figure: [each[name][figure] for each in episodes] for figure in FIGURES}
+            yield name, {figure: max(found) for figure, found in values.items()}
+            yield f"{name}_median", {figure: median(found) for figure, found in values.items()}
 
 
 def table_rows(figures: Sequence[Mapping[str, Any]]) -> Iterator[list[str]]:

@@ -70,6 +70,14 @@ def test_a_tick_with_several_flags_is_limited_once(benchmark: ModuleType) -> Non
     assert found["limited_by"] == {"position": 0, "velocity": 1, "acceleration": 0, "jerk": 2}
 
 
+def test_limits_of_the_demonstrations_are_never_below_the_defaults(benchmark: ModuleType) -> None:
+    spec, usual = (benchmark.limited(SPEC, name) for name in ("demonstrations", "robot"))
+    pairs = zip(spec.max_acceleration, usual.max_acceleration, strict=True)
+    assert all(ours >= theirs for ours, theirs in pairs)
+    assert spec.max_acceleration != usual.max_acceleration
+    assert benchmark.limited(SPEC, "velocity") == SPEC
+
+
 def test_a_command_is_off_by_its_farthest_joint_in_rad(benchmark: ModuleType) -> None:
     asked = np.zeros((2, SPEC.action_dim), np.float32)
     sent = asked.copy()
@@ -80,7 +88,7 @@ def test_a_command_is_off_by_its_farthest_joint_in_rad(benchmark: ModuleType) ->
 def test_an_episode_is_lost_if_sync_without_a_delay_wins_it(benchmark: ModuleType) -> None:
     sync = [episode(1), episode(2, success=False), episode(3)]
     rtc = [episode(seed, mode="rtc", delay=8, success=seed == 2) for seed in (1, 2, 4)]
-    cell = benchmark.Cell(mode="rtc", delay=8)
+    cell = benchmark.Cell(mode="rtc", delay=8, limits="robot")
     found = benchmark.summary(cell, [*sync, *rtc])
     assert (found["pairs"], found["lost"], found["won"]) == (2, [1], [2])
     assert (found["episodes"], found["success"]["episodes"]) == (3, 1)
@@ -94,10 +102,15 @@ def test_finished_episodes_of_the_same_policy_are_not_run_again(
     settings = options(tmp_path)
     benchmark.keep(settings, [episode(1), episode(2)])
     assert [line["seed"] for line in benchmark.kept(settings)] == [1, 2]
-    assert benchmark.key_of(benchmark.kept(settings)[0]) == benchmark.Cell(mode="sync", delay=0)
+    assert benchmark.key_of(benchmark.kept(settings)[0]) == benchmark.Cell(
+        mode="sync", delay=0, limits="robot"
+    )
     missing = benchmark.missing_jobs(
         argparse.Namespace(**vars(settings), seed=1, episodes=4, realtime=0),
-        [benchmark.Cell(mode="sync", delay=0), benchmark.Cell(mode="sync", delay=3)],
+        [
+            benchmark.Cell(mode="sync", delay=0, limits="robot"),
+            benchmark.Cell(mode="sync", delay=3, limits="robot"),
+        ],
     )
     assert [list(job.seeds) for job in missing] == [[3, 4], [1, 2, 3, 4]]
     (settings.bundle / "model.safetensors").write_bytes(b"other weights")
