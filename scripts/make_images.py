@@ -169,7 +169,7 @@ def _drive_modes(folder: Path) -> dict[str, Path]:
 
 
 def _plot_borders(recordings: Mapping[str, Path], path: Path) -> None:
-    """Draws how much the commands accelerate in every mode, with a line where a chunk takes over."""
+    """Draws how much the commands accelerate in every mode; a line marks where a chunk begins."""
     from matplotlib.figure import Figure
 
     from flux_core.robots import robot_spec

@@ -348,6 +348,8 @@ void ControlCore::update_hold(const Tick& tick) noexcept {
     discard();
     is_starved_fresh_ = true;
   }
+  // While the robot has stopped itself, no chunk is asked for that could end such a cause.
+  if (tick.rate == 0.0 && ends_with_a_chunk(cause)) return;
   held_ns_ += std::min(tick.now_ns - last_watch_ns_, kGapPeriods * period_ns_);
   if (to_seconds(held_ns_) <= settings_.hold_for_s) return;
   store(held_by_, cause);

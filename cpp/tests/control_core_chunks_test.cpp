@@ -296,6 +296,21 @@ void a_robot_that_stands_still_by_itself_holds_without_a_fault() {
   CHECK_EQUAL(rig.count(Fault::kStarved) + rig.count(Fault::kLateChunk), 0U);
 }
 
+void a_robot_that_stops_itself_while_it_lacks_chunks_is_not_stopped_for_that() {
+  CoreRig rig({.hold_for_s = 0.1, .stale_after_s = 0.1, .inference_deadline_s = 0.5});
+  begin(rig);
+  for (int tick = 0; tick < 20 && rig.count(Fault::kStarved) == 0; ++tick) rig.tick();
+  CHECK_EQUAL(rig.count(Fault::kStarved), 1U);
+  rig.link->speed_scaling = 0.0;
+  rig.ticks(100);
+  CHECK_PHASE(rig, LoopPhase::kHolding);
+  rig.link->speed_scaling = 1.0;
+  rig.tick();
+  CHECK(rig.answer(rig.command()));
+  rig.tick();
+  CHECK_PHASE(rig, LoopPhase::kRunning);
+}
+
 // It stops at once, while its command brakes within the limits, and then catches up.
 void a_robot_that_stops_by_itself_may_be_behind_until_it_has_caught_up() {
   CoreRig rig(
@@ -467,6 +482,8 @@ std::vector<Case> control_core_chunk_cases() {
        a_robot_that_slows_itself_down_makes_no_chunk_old},
       {"a robot that stands still by itself holds without a fault",
        a_robot_that_stands_still_by_itself_holds_without_a_fault},
+      {"a robot that stops itself while it lacks chunks is not stopped for that",
+       a_robot_that_stops_itself_while_it_lacks_chunks_is_not_stopped_for_that},
       {"a robot that stops by itself may be behind until it has caught up",
        a_robot_that_stops_by_itself_may_be_behind_until_it_has_caught_up},
       {"every command is within the limits and every stop within its bound",

@@ -150,6 +150,7 @@ def test_every_mode_drives_a_robot_and_is_reported(
         "--mode rtc" if mode == "rtc" else "--mode",
     )
     assert (report["chunks"], report["held_ticks"]) == (chunks, held)
+    assert report["inference_delay"] == 2
     if mode != "rtc":
         assert report["rtc"] is None
         return

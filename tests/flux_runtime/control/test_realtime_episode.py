@@ -400,6 +400,13 @@ def test_the_facts_name_limits_scheduling_and_bounds(driver: LoopbackDriver) -> 
         assert word in lines
 
 
+def test_a_delay_on_simulated_time_is_said_to_have_no_effect(
+    driver: LoopbackDriver, caplog: pytest.LogCaptureFixture
+) -> None:
+    with opened(driver, inference_delay=3):
+        assert ["--inference-delay: has no effect" in text for text in caplog.messages] == [True]
+
+
 class SlowView:
     """A robot whose policy takes so long for a chunk of 50 steps."""
 

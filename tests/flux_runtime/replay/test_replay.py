@@ -14,8 +14,11 @@ import numpy as np
 import pytest
 
 from flux_runtime import read_recording
+from flux_runtime.replay import EpisodeComparison
 from flux_runtime.run import replay_recording
+from flux_runtime.run.replay_file import REPLAY_MAGIC, RecordKind
 from flux_runtime.run.replay_writer import ReplayWriter
+from flux_runtime.run.stream import StreamReader
 
 from .conftest import RunRecorder
 
@@ -171,7 +174,7 @@ def test_a_recording_with_a_dropped_record_is_refused(
     runs: RunRecorder, toy_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def small(stream: Any, *, is_waiting: bool) -> ReplayWriter:
-        return ReplayWriter(stream, is_waiting=False, queue_bytes=20_000)
+        return ReplayWriter(stream, is_waiting=False, queue_bytes=1)
 
     monkeypatch.setattr(replay_recording, "ReplayWriter", small)
     directory = runs.record("toy", toy_bundle, *LOCKSTEP)
@@ -181,6 +184,55 @@ def test_a_recording_with_a_dropped_record_is_refused(
     assert f"{dropped} chunks (chunk 0" in runs.refusal(directory)
 
 
+@pytest.mark.parametrize("kind", [RecordKind.TICKS, RecordKind.CHUNK])
+def test_a_recording_from_which_a_record_was_removed_is_refused(
+    runs: RunRecorder, toy_bundle: Path, kind: RecordKind
+) -> None:
+    path = runs.record("toy", toy_bundle, *LOCKSTEP) / EPISODE
+    records = list(StreamReader(path, REPLAY_MAGIC).records())
+    places = [record.offset for record in records]
+    last = max(i for i, record in enumerate(records) if record.kind == kind)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: places[last]] + whole[places[last + 1] :])
+    assert f"records of the kind {kind.name}, got" in runs.refusal(path.parent)
+
+
+def test_a_record_of_another_kind_is_damaged(runs: RunRecorder, toy_bundle: Path) -> None:
+    path = runs.record("toy", toy_bundle, *LOCKSTEP) / EPISODE
+    whole = path.read_bytes()
+    for record in StreamReader(path, REPLAY_MAGIC).records():
+        damaged = bytearray(whole)
+        damaged[record.offset] ^= 1
+        path.write_bytes(damaged)
+        assert "damaged" in runs.refusal(path.parent)
+        path.write_bytes(whole)
+
+
+def test_a_full_disk_leaves_a_recording_that_is_incomplete(
+    runs: RunRecorder, toy_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = os.write
+
+    def nearly_full(file: int, data: Any) -> int:
+        is_replay = os.readlink(f"/proc/self/fd/{file}").endswith(".replay")
+        if is_replay and os.fstat(file).st_size > 20_000:
+            raise OSError(28, "No space left on device")
+        return write(file, data)
+
+    monkeypatch.setattr(os, "write", nearly_full)
+    directory = runs.record("toy", toy_bundle, *LOCKSTEP, code=1)
+    assert runs.report["recording"] == "incomplete"
+    assert "No space left on device). It cannot be replayed" in runs.report["reason"]
+    assert "or the disk was full" in runs.refusal(directory)
+
+
+def test_a_chunk_before_the_first_tick_of_a_batch_is_no_difference() -> None:
+    ticks = np.zeros(0, [("command", np.float32, (2,)), ("flags", np.uint32)])
+    comparison = EpisodeComparison(joint_names=("a", "b"))
+    comparison.add_ticks(ticks, ticks, np.zeros(0), ("command", "flags"))
+    assert comparison.is_identical and comparison.num_ticks == 0
+
+
 def test_a_killed_process_leaves_what_is_refused_with_its_last_tick(
     runs: RunRecorder, tmp_path: Path
 ) -> None:
@@ -188,7 +240,7 @@ def test_a_killed_process_leaves_what_is_refused_with_its_last_tick(
     done = subprocess.run([sys.executable, "-c", KILLED, str(path)], check=False, env=os.environ)
     assert done.returncode == -signal.SIGKILL
     line = runs.refusal(tmp_path)
-    assert "was cut off after tick 36 (0.72 s), because its process was killed" in line
+    assert "was cut off after tick 36 (0.72 s), because its process was killed or the disk" in line
 
 
 def test_a_damaged_recording_is_refused_in_one_line(runs: RunRecorder, toy_bundle: Path) -> None:
@@ -201,6 +253,8 @@ def test_a_damaged_recording_is_refused_in_one_line(runs: RunRecorder, toy_bundl
     assert "is damaged at byte" in runs.refusal(directory)
     path.write_bytes(whole[: len(whole) // 2])
     assert "was cut off after" in runs.refusal(directory)
+    path.write_bytes(whole + bytes(100))  # as a machine that loses power may leave it
+    assert f"is damaged at byte {len(whole)}" in runs.refusal(directory)
     path.write_bytes(b"PK\x03\x04")
     assert "begins with FLUXRP01" in runs.refusal(directory)
     path.unlink()

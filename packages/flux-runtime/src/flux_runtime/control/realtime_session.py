@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -32,6 +33,8 @@ from .policy_source import HoldSource
 from .preflight import Excursion, check_encoding, excursions, motion_limits_in_force
 from .realtime_inference import ChunkAnswerer, RobotView
 from .session import OpenedPolicy, RunOptions, SessionFacts, chunking_of, default_prompt
+
+logger = logging.getLogger(__name__)
 
 Confirm = Callable[[str, Callable[[], bool]], bool]
 """Asks the operator a question. The second argument says that the operator has stopped the run."""
@@ -211,6 +214,8 @@ def connected_realtime(
         FluxError: the robot or the policy cannot be used; no command has been sent.
         StoppedBySignal: the operator stopped the run while the robot was being connected.
     """
+    if options.inference_delay is not None:
+        logger.warning("--inference-delay: has no effect in real time, where it is measured")
     source = policy.source if policy else HoldSource(driver.spec)
     chunking = chunking_of(options, policy, is_real=driver.simulation is None)
     config = policy.bundle.config if policy else {}

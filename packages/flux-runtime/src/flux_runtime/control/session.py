@@ -130,7 +130,11 @@ class Session(SessionFacts):
 
     def describe(self) -> dict[str, object]:
         """Returns the facts that do not depend on the outcome of the episodes."""
-        return super().describe() | {"limits": self.limits, "scheduling": None}
+        return super().describe() | {
+            "inference_delay": _inference_delay(self),
+            "limits": self.limits,
+            "scheduling": None,
+        }
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -250,7 +250,7 @@ def _bits(values: NDArray[Any]) -> NDArray[Any]:
 def _differs(recorded: NDArray[Any], replayed: NDArray[Any]) -> NDArray[np.bool_]:
     """Returns for each tick whether the values differ."""
     found = _bits(np.ascontiguousarray(recorded)) != _bits(np.ascontiguousarray(replayed))
-    return found.reshape(len(found), -1).any(axis=1)
+    return found.any(axis=tuple(range(1, found.ndim)))
 
 
 def _distance(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -26,7 +26,7 @@ def print_episode(episode: Mapping[str, Any], console: Console) -> None:
 
 
 def episode_lines(episode: Mapping[str, Any]) -> Iterator[str]:
-    """Yields the lines above the table."""
+    """Yields the lines above the table. Chunks may be different in rows that were not executed."""
     ticks = f"{episode['ticks']} ticks"
     name = f"{episode['file']} (seed {episode['seed']}, {episode['outcome']})"
     if episode["identical"]:
@@ -35,10 +35,8 @@ def episode_lines(episode: Mapping[str, Any]) -> Iterator[str]:
         yield f"{name}: {episode['different_ticks']} of {ticks} are different"
     for what, change in episode["made_with"].items():
         yield f"  not as recorded: {what}: {change}"
-    if episode["identical"]:
-        return
     flux = episode["flux"]
-    if flux["recorded"] != flux["now"]:
+    if flux["recorded"] != flux["now"] and not episode["identical"]:
         yield f"  flux-runtime {flux['recorded']} recorded it, {flux['now']} replays it"
     if episode["other_decoder"]:
         names = ", ".join(episode["other_decoder"])
@@ -53,6 +51,8 @@ def episode_lines(episode: Mapping[str, Any]) -> Iterator[str]:
         )
     for chunk, text in episode["failures"].items():
         yield f"  chunk {chunk} cannot be inferred here: {text}"
+    if episode["identical"]:
+        return
     if (first := episode["first_difference"]) is not None:
         yield (
             f"  first difference: tick {first['tick']} ({first['time_s']:.3f} s): {first['what']}: "

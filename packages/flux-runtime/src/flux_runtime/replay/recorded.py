@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from flux_core.errors import DataError
 from flux_core.types import Observation
 
 from ..run.replay_file import (
+    COUNTS_KEY,
     REPLAY_MAGIC,
     RecordKind,
     UnpackedRecord,
@@ -103,7 +105,11 @@ class RecordedReplay:
         found = unpack(payload)
         if "dtype" in found.data:
             self._tick_dtype = dtype_of(found.data["dtype"])
-        assert self._tick_dtype is not None
+        if self._tick_dtype is None:
+            raise DataError(
+                f"{self.path}: expected the first ticks with their type, got others. The recording "
+                f"is incomplete and cannot be replayed."
+            )
         return found.arrays["ticks"].reshape(-1).view(self._tick_dtype)
 
     def chunk(self, key: int) -> RecordedChunk:
@@ -143,7 +149,9 @@ def read_replay(path: Path) -> RecordedReplay:
     recorded = RecordedReplay(path=path, header=reader.read_header(), _reader=reader)
     dropped: list[dict[str, Any]] = []
     last_ticks: NDArray[np.void] | None = None
+    found: Counter[int] = Counter()
     for record in reader.records():
+        found[record.kind] += 1
         match record.kind:
             case RecordKind.TICKS:
                 last_ticks = recorded.ticks_in(record.payload)
@@ -155,6 +163,7 @@ def read_replay(path: Path) -> RecordedReplay:
                 _take_in(recorded, record.kind, record.payload, record.offset)
     _refuse_cut_off(recorded, reader, last_ticks)
     _refuse_dropped(path, dropped)
+    _refuse_removed(recorded, found)
     _refuse_missing(recorded)
     return recorded
 
@@ -194,7 +203,10 @@ def _refuse_cut_off(
     if reader.is_damaged or (recorded.end and reader.offset != size):
         what = f"got one that is damaged at byte {reader.offset}, after {until}"
     else:
-        what = f"got one that was cut off after {until}, because its process was killed"
+        what = (
+            f"got one that was cut off after {until}, because its process was killed or the disk "
+            f"was full, or that is still being written"
+        )
     raise DataError(
         f"{recorded.path}: expected a whole recording, {what}. It cannot be replayed; record "
         f"another run."
@@ -204,14 +216,31 @@ def _refuse_cut_off(
 def _refuse_dropped(path: Path, dropped: Sequence[Mapping[str, Any]]) -> None:
     if not dropped:
         return
+    losses: dict[str, dict[str, Any]] = {}
+    for loss in dropped:
+        total = losses.setdefault(loss["what"], {"count": 0, "first": loss["first"]})
+        total["count"] += loss["count"]
+        total["last"] = loss["last"]
     places = [
-        f"{loss['count']} {loss['what']}" + (f" ({_range(loss)})" if loss["first"] else "")
-        for loss in dropped
+        f"{loss['count']} {what}" + (f" ({_range(loss)})" if loss["first"] else "")
+        for what, loss in losses.items()
     ]
     raise DataError(
         f"{path}: expected a whole recording, got one from which records were dropped because the "
         f"disk was too slow: {', '.join(places)}. It cannot be replayed; record to a faster disk."
     )
+
+
+def _refuse_removed(recorded: RecordedReplay, found: Mapping[int, int]) -> None:
+    """Refuses a recording without all the records that its end counts."""
+    counts: Mapping[str, int] = recorded.end.get(COUNTS_KEY, {})
+    for name, count in counts.items():
+        if found.get(RecordKind[name], 0) < count:
+            raise DataError(
+                f"{recorded.path}: expected a whole recording with {count} records of the kind "
+                f"{name}, got {found.get(RecordKind[name], 0)}. It cannot be replayed; record "
+                f"another run."
+            )
 
 
 def _range(loss: Mapping[str, Any]) -> str:

@@ -147,7 +147,7 @@ def summary_lines(report: Mapping[str, Any]) -> list[str]:
         lines.append(f"events      {counts or 'none'}")
     if report.get("recording") == "incomplete":
         lost = ", ".join(f"{n} {what}" for what, n in report["recording_dropped"].items())
-        lines.append(f"recording   incomplete, it cannot be replayed; dropped: {lost}")
+        lines.append(f"recording   incomplete, it cannot be replayed; dropped: {lost or 'its end'}")
     if report["outcome"] != "finished":
         lines.append(f"outcome     {report['outcome']}: {report['reason']}")
     if "report" in report:

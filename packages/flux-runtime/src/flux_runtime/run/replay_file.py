@@ -24,6 +24,8 @@ from numpy.typing import NDArray
 REPLAY_SUFFIX = ".replay"
 REPLAY_MAGIC = b"FLUXRP01"
 """The last two characters are the version of the format."""
+COUNTS_KEY = "records"
+"""In the data of `END`: how many records of which kind come before it."""
 COMPRESSION_LEVEL = 1
 _COMPRESSED_FROM_BYTES = 1 << 14
 _LENGTH = struct.Struct("<I")

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 import threading
-from collections import deque
+from collections import Counter, deque
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from flux_core.errors import DataError
 
-from .replay_file import RecordKind, ReplayRecord, pack
+from .replay_file import COUNTS_KEY, RecordKind, ReplayRecord, pack
 from .stream import StreamWriter
 
 QUEUE_BYTES = 128 << 20
@@ -75,6 +75,7 @@ class ReplayWriter:
         self._unwritten: dict[str, DroppedRecords] = {}
         self._is_ending = False
         self._fault: DataError | None = None
+        self._written: Counter[str] = Counter()
         self._thread = threading.Thread(target=self._run, name="flux-replay", daemon=True)
         self._thread.start()
 
@@ -169,7 +170,10 @@ class ReplayWriter:
                 dropped = ReplayRecord(kind=RecordKind.DROPPED, data=loss.as_data())
                 self._stream.append(RecordKind.DROPPED, *pack(dropped, is_compressed=False))
             if record is not None:
+                if record.kind == RecordKind.END:
+                    record = replace(record, data={**record.data, COUNTS_KEY: self._written})
                 self._stream.append(record.kind, *pack(record, is_compressed=is_compressed))
+                self._written[record.kind.name] += 1
         except DataError as error:
             self._fault = error
         except (MemoryError, ValueError, TypeError) as error:  # else whoever waits would wait on

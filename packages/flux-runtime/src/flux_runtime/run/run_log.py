@@ -39,6 +39,7 @@ class RunLog:
         self._events: list[dict[str, object]] = []
         self._recorder: Recorder | None = None
         self._dropped: Counter[str] = Counter()
+        self._is_cut_off = False
 
     def run_episodes(
         self, session: Session | RealtimeSession, on_episode: Callable[[EpisodeResult], None]
@@ -92,7 +93,7 @@ class RunLog:
     def _recording_facts(self) -> dict[str, object]:
         if self.options.record is None:
             return {}
-        outcome = "incomplete" if self._dropped else "complete"
+        outcome = "incomplete" if self._dropped or self._is_cut_off else "complete"
         return {"recording": outcome, "recording_dropped": dict(self._dropped)}
 
     def _all_histograms(self) -> dict[str, Histogram]:
@@ -110,6 +111,9 @@ class RunLog:
             if recording is not None:
                 try:
                     recording.finish(result)
+                except DataError:
+                    self._is_cut_off = True
+                    raise
                 finally:
                     self._dropped.update(recording.replay.dropped if recording.replay else {})
 

@@ -3,7 +3,7 @@
     magic, record, record, ...        record = kind, length, CRC-32, payload
 
 The first record is the header. A record that was cut off by a crash fails its length or its CRC,
-and reading ends before it.
+and reading ends before it. In every format but the oldest, `MAGIC`, the CRC covers the kind too.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ class StreamWriter:
     def __init__(self, path: Path, header: Mapping[str, object], magic: bytes = MAGIC) -> None:
         """Creates the file, which must not exist, with its header."""
         self.path = path
+        self._magic = magic
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         self._is_ending = threading.Event()
         self._fault: OSError | None = None
@@ -54,7 +55,7 @@ class StreamWriter:
         Raises:
             DataError: the file cannot be written, for example because the disk is full.
         """
-        length, checksum = 0, 0
+        length, checksum = 0, _first_checksum(self._magic, kind)
         for part in parts:
             length += memoryview(part).nbytes
             checksum = zlib.crc32(part, checksum)
@@ -103,11 +104,19 @@ class StreamWriter:
                 return
 
     def _refusal(self, error: OSError) -> DataError:
+        kept = "What it holds until then is kept; read it with flux_runtime.read_recording. "
+        if self._magic != MAGIC:
+            kept = "It cannot be replayed. "
         return DataError(
-            f"{self.path}: cannot be written ({error.strerror}). What it holds until then is kept; "
-            f"read it with flux_runtime.read_recording. Make room on the disk, or record to "
-            f"another directory."
+            f"{self.path}: cannot be written ({error.strerror}). {kept}Make room on the disk, or "
+            f"record to another directory."
         )
+
+
+def _first_checksum(magic: bytes, kind: int) -> int:
+    """Returns the CRC before the payload. With the kind, zeros at the end, as a machine that loses
+    power may leave them, are no record."""
+    return 0 if magic == MAGIC else zlib.crc32(bytes((kind,)))
 
 
 def read_stream(path: Path) -> tuple[dict[str, object], Iterator[tuple[int, bytes]]]:
@@ -154,9 +163,8 @@ class StreamReader:
         """
         record = next(self.records(), None)
         if record is None or record.kind != HEADER:
-            raise DataError(
-                f"{self.path}: expected a recording, got one that ends within its header."
-            )
+            end = "whose header is damaged" if self.is_damaged else "that ends within its header"
+            raise DataError(f"{self.path}: expected a recording, got one {end}.")
         return json.loads(record.payload)
 
     def records(self) -> Iterator[StreamRecord]:
@@ -174,7 +182,7 @@ class StreamReader:
                 payload = file.read(length)
                 if len(payload) != length:
                     return
-                if zlib.crc32(payload) != checksum:
+                if zlib.crc32(payload, _first_checksum(self._magic, kind)) != checksum:
                     self.is_damaged = True
                     return
                 record = StreamRecord(kind=kind, payload=payload, offset=self.offset)
