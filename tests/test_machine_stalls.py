@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from .machine_stalls import Attempt
+
 ATTEMPTS: list[Path] = []
 NICENESS: list[int] = []
 
@@ -26,6 +28,7 @@ def stop_the_sleeper(seconds: float) -> None:
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs Linux's /proc")
 def test_what_fails_while_the_machine_stands_still_is_run_again(tmp_path: Path) -> None:
+    assert Attempt.number == len(ATTEMPTS)
     ATTEMPTS.append(tmp_path)
     NICENESS.append(os.getpriority(os.PRIO_PROCESS, 0))
     if len(ATTEMPTS) == 1:

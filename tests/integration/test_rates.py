@@ -5,14 +5,15 @@ Everything is judged from what the arm has received.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from ..machine_stalls import Attempt
 from .fake_arm.judge import ArmLog
 from .fake_arm.policy import RADIUS, RATE_RAD_S
 from .fake_arm.promises import assert_kept, recorded
@@ -39,15 +40,15 @@ SCENARIOS = {
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Outcome]]:
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Outcome]:
     """Returns the outcome of a scenario, repeated if the machine stood still meanwhile."""
     folder = tmp_path_factory.mktemp("rates", numbered=True)
-    with ThreadPoolExecutor(4) as pool:
-        runs: dict[str, Future[Outcome]] = {
-            name: pool.submit(_run_undisturbed, folder / name, scenario)
-            for name, scenario in SCENARIOS.items()
-        }
-        yield lambda name: runs[name].result()
+
+    @cache
+    def outcome_of(name: str, attempt: int) -> Outcome:
+        return _run_undisturbed(folder / f"{name}, {attempt}", SCENARIOS[name])
+
+    return lambda name: outcome_of(name, Attempt.number)
 
 
 def _run_undisturbed(folder: Path, scenario: Scenario) -> Outcome:

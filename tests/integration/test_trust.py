@@ -223,6 +223,10 @@ def test_a_bundle_of_schema_2_has_no_version_to_compare(
     bundle = forged(tmp_path / "bundle", with_recorder)
     manifest = Bundle.open(shipped_policy("aloha-sim")).manifest
     write_manifest(bundle, manifest)
+    written = json.loads((bundle / "manifest.json").read_text())
+    of_version_3 = ("components", "data_summary", "robot_spec", "model_kind", "options")
+    kept = {name: value for name, value in written.items() if name not in of_version_3}
+    (bundle / "manifest.json").write_text(json.dumps(kept | {"schema_version": 2}))
     assert runtime(["check", str(bundle)]) == 1
     assert "does not state its version" in refusal(capsys)
     assert runtime(["check", str(bundle), "--accept-version", "acme-parts"]) == 0

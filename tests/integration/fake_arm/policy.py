@@ -8,7 +8,7 @@ that the arm always moves. The brightness of the pictures chooses something else
     LEFT, RIGHT   the circle, shifted by 0.5 rad to one side: taken in turns they are 1 rad apart
     ZIGZAG        the circle, with every other row shifted by 0.25 rad
     FAILING       the inference fails
-    SLOW          the inference takes about 0.13 s
+    SLOW          the inference takes about 0.17 s
     STUCK         the inference takes about a quarter of a minute
 """
 
@@ -35,7 +35,7 @@ LEAD_S = 0.08
 RADIUS, RATE_RAD_S, GRIPPER = 0.4, 1.5, 0.5
 HORIZON, SHORT, TOKENS = 16, 2, 8
 WORK_DIM, WORK_LAYERS = 128, 128
-SLOW_ROWS, STUCK_ROWS = 2_600, 300_000
+SLOW_ROWS, STUCK_ROWS = 4_000, 300_000
 """Rows of a matrix that WORK_LAYERS products take; about 60 us a row on one core."""
 
 Tensors = Mapping[str, tuple[str, tuple[int, ...]]]
