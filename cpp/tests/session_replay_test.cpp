@@ -223,7 +223,7 @@ bool is_running(const Recording& rig) {
   return rig.phase() != LoopPhase::kIdle && rig.phase() != LoopPhase::kStopped;
 }
 
-void mend(Recording& rig) {
+void clear_faults(Recording& rig) {
   FakeLink& link = *rig.link;
   link.has_new_states = link.has_heartbeat = link.is_acknowledging = true;
   link.driver.phase = DriverPhase::kReady;
@@ -262,7 +262,7 @@ void sessions_with_all_kinds_of_trouble_run_again() {
       for (const FaultInfo& info : kFaults) seen[info.name] += rig.count(info.fault);
       rig.core->request_stop(StopCategory::kPowerOff);
       rig.ticks(3);
-      mend(rig);
+      clear_faults(rig);
     }
   }
   for (const char* name : {"non_finite_chunk",

@@ -27,7 +27,7 @@ def outcome(
     scenarios: dict[str, Scenario] = request.module.SCENARIOS
     wanted = [name for name in scenarios if _is_wanted(name, request)]
     folder = tmp_path_factory.mktemp("arm", numbered=True)
-    with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
+    with ThreadPoolExecutor(getattr(request.module, "SIDE_BY_SIDE", SIDE_BY_SIDE)) as pool:
         runs: dict[str, Future[Outcome]] = {
             name: pool.submit(run, folder / name, scenarios[name]) for name in wanted
         }

@@ -5,25 +5,20 @@ Everything is judged from what the arm has received.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cache
-from pathlib import Path
-
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ..machine_stalls import Attempt
+from .conftest import Outcomes
 from .fake_arm.judge import ArmLog
 from .fake_arm.policy import RADIUS, RATE_RAD_S
 from .fake_arm.promises import assert_kept, recorded
-from .fake_arm.runs import Outcome, Scenario, limits_of, run
+from .fake_arm.runs import Scenario, limits_of
 
 CONTROL_HZ, COMMAND_HZ = 50.0, 200.0
-STEPS, TRIES = 60, 3
-STALLS = {"missed_tick", "gap", "session_lost", "driver_silent", "unacknowledged", "host_away"}
-"""What a machine that stands still for 15 ms does to a loop of 200 commands per second."""
-STALLS |= {"command_superseded", "command_dropped", "step_refused", "driver_stopped"}
+STEPS = 60
+SIDE_BY_SIDE = 1
+"""At 200 Hz a loop has no time to wait for others."""
 SCENARIOS = {
     "holds": Scenario(control_hz=CONTROL_HZ, steps=STEPS),
     "200 Hz": Scenario(
@@ -37,27 +32,6 @@ SCENARIOS = {
         delays=(0, 2, 4, 8),
     ),
 }
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Outcome]:
-    """Returns the outcome of a scenario, repeated if the machine stood still meanwhile."""
-    folder = tmp_path_factory.mktemp("rates", numbered=True)
-
-    @cache
-    def outcome_of(name: str, attempt: int) -> Outcome:
-        return _run_undisturbed(folder / f"{name}, {attempt}", SCENARIOS[name])
-
-    return lambda name: outcome_of(name, Attempt.number)
-
-
-def _run_undisturbed(folder: Path, scenario: Scenario) -> Outcome:
-    outcome = run(folder, scenario)
-    for again in range(1, TRIES):
-        if not STALLS & outcome.report["event_counts"].keys():
-            break
-        outcome = run(folder.with_name(f"{folder.name}-{again}"), scenario)
-    return outcome
 
 
 def _commands(log: ArmLog) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -78,25 +52,25 @@ def _roughness(log: ArmLog) -> tuple[float, float]:
 
 
 def test_200_commands_per_second_arrive_and_are_within_the_limits(
-    undisturbed: Callable[[str], Outcome],
+    outcome: Outcomes,
 ) -> None:
-    outcome = undisturbed("200 Hz")
-    assert outcome.status == 0, outcome.errors
-    assert_kept(outcome, limits=limits_of(control_hz=COMMAND_HZ))
-    report = outcome.report
+    fast = outcome("200 Hz")
+    assert fast.status == 0, fast.errors
+    assert_kept(fast, limits=limits_of(control_hz=COMMAND_HZ))
+    report = fast.report
     assert (report["command_hz"], report["speed"]) == (COMMAND_HZ, 1.0)
     assert report["episodes"][0]["steps"] == STEPS
     assert report["ticks"] >= STEPS * COMMAND_HZ / CONTROL_HZ
-    times, _ = _commands(outcome.log)
+    times, _ = _commands(fast.log)
     assert abs(len(times) / times[-1] - COMMAND_HZ) < 0.05 * COMMAND_HZ
     assert abs(float(np.median(np.diff(times))) - 1 / COMMAND_HZ) < 1e-4
 
 
 def test_interpolated_commands_are_at_least_twice_as_smooth_as_holds(
-    undisturbed: Callable[[str], Outcome],
+    outcome: Outcomes,
 ) -> None:
-    acceleration, jerk = _roughness(undisturbed("holds").log)
-    smooth_acceleration, smooth_jerk = _roughness(undisturbed("200 Hz").log)
+    acceleration, jerk = _roughness(outcome("holds").log)
+    smooth_acceleration, smooth_jerk = _roughness(outcome("200 Hz").log)
     print(f"RMS of acceleration {acceleration:.4g} and {smooth_acceleration:.4g} per s^2")
     print(f"RMS of jerk {jerk:.4g} and {smooth_jerk:.4g} per s^3")
     assert smooth_acceleration < acceleration / 2
@@ -111,9 +85,9 @@ def _speed(log: ArmLog) -> float:
 
 
 def test_at_half_the_speed_the_arm_moves_half_as_fast(
-    undisturbed: Callable[[str], Outcome],
+    outcome: Outcomes,
 ) -> None:
-    half = undisturbed("half")
+    half = outcome("half")
     assert half.status == 0, half.errors
     assert_kept(half)
     assert half.report["speed"] == 0.5
@@ -122,12 +96,12 @@ def test_at_half_the_speed_the_arm_moves_half_as_fast(
 
 
 def test_real_time_chunking_between_rows_and_below_full_speed_keeps_the_limits(
-    undisturbed: Callable[[str], Outcome],
+    outcome: Outcomes,
 ) -> None:
-    outcome = undisturbed("rtc")
-    assert outcome.status == 0, outcome.errors
-    assert_kept(outcome, limits=limits_of(control_hz=100.0))
-    report = outcome.report
+    slow = outcome("rtc")
+    assert slow.status == 0, slow.errors
+    assert_kept(slow, limits=limits_of(control_hz=100.0))
+    report = slow.report
     assert report["mode"] == "rtc"
     delays = {int(rows): count for rows, count in report["rtc"]["delays"].items()}
     assert delays.keys() <= {0, 2, 4, 8}
