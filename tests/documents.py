@@ -12,6 +12,7 @@ import sys
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 
 ROOT = Path(__file__).resolve().parents[1]
 YOUR_OWN = tuple(ROOT / "docs" / f"your-own-{what}.md" for what in ("robot", "data", "transform"))
@@ -175,10 +176,17 @@ def make_commands() -> set[str]:
     return {"make", *(f"make {target}" for target in targets)}
 
 
+def load_script(path: Path) -> ModuleType:
+    """Returns a script as a module, without running its command."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
 def demo_commands() -> set[str]:
     """Returns the command lines in scripts/demo.py's COMMANDS, as a user would type them."""
-    spec = importlib.util.spec_from_file_location("flux_demo", ROOT / "scripts" / "demo.py")
-    assert spec is not None and spec.loader is not None
-    demo = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(demo)
+    demo = load_script(ROOT / "scripts" / "demo.py")
     return {c if isinstance(c, str) else " ".join(map(str, c)) for c in demo.COMMANDS}

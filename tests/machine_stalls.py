@@ -24,8 +24,8 @@ from _pytest.runner import runtestprotocol
 
 TRIES = 3
 STALL_S, SHORT_STALL_S = 0.03, 0.012
-"""A sleep that ends so late is a stall, for loops of 25 and 50 Hz and for one of 200 Hz: they cannot
-go on after a few times as much."""
+"""A sleep that ends so late is a stall, for loops of 25 and 50 Hz and for one of 200 Hz: they
+cannot go on after a few times as much."""
 FASTEST = "integration/test_rates.py"
 NICENESS = -10
 REAL_TIME = (

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
-import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,18 +13,14 @@ import pytest
 from flux_core.robots import robot_spec
 from flux_runtime.engines.core import load_core
 
+from ..documents import load_script
+
 SPEC = robot_spec("aloha-sim")
 
 
 @pytest.fixture(scope="module")
 def benchmark(repo_root: Path) -> ModuleType:
-    path = repo_root / "benchmarks" / "chunk_modes.py"
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+    return load_script(repo_root / "benchmarks" / "chunk_modes.py")
 
 
 def options(tmp_path: Path) -> argparse.Namespace:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
@@ -12,24 +10,17 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-
-def _load(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+from ..documents import load_script
 
 
 @pytest.fixture(scope="module")
 def comparison(repo_root: Path) -> ModuleType:
-    return _load(repo_root / "scripts" / "compare_simulated.py")
+    return load_script(repo_root / "scripts" / "compare_simulated.py")
 
 
 @pytest.fixture(scope="module")
 def benchmark(repo_root: Path) -> ModuleType:
-    return _load(repo_root / "benchmarks" / "control_loop.py")
+    return load_script(repo_root / "benchmarks" / "control_loop.py")
 
 
 def _write(folder: Path, report: Mapping[str, object], commands: bytes) -> Path:
