@@ -70,7 +70,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
             "gate",
             "parent",
         ),
-        *("stepped", "threads", "commands", "host"),
+        *("stepped", "threads", "commands", "host", "cameras"),
     ),
     "flux_runtime": (
         *("engines", "robots", "chunking", "realtime", "control", "arguments", "check"),
