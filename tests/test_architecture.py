@@ -70,8 +70,8 @@ ROOMS: dict[str, tuple[str, ...]] = {
             "gate",
             "parent",
         ),
-        *("ros",),
         *("stepped", "threads", "commands", "host"),
+        *("cameras", "ros", "ur", "lerobot"),
     ),
     "flux_runtime": (
         *("engines", "robots", "chunking", "realtime", "control", "arguments", "check"),
