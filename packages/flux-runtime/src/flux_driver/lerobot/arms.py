@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from shlex import quote
 from typing import Any, NamedTuple, Sequence
 
 from ..robot import DriverError, one_line
@@ -169,8 +170,10 @@ def calibrate_command(arm: Arm, kind: str) -> str:
     options = {"type": kind, "port": getattr(config, "port", None), "id": config.id}
     if config.calibration_dir:
         options["calibration_dir"] = config.calibration_dir
-    stated = [f"--robot.{name}={value}" for name, value in options.items() if value is not None]
-    return " ".join(["lerobot-calibrate", *stated])
+    stated = {name: str(value) for name, value in options.items() if value is not None}
+    return " ".join(
+        ["lerobot-calibrate", *(f"--robot.{name}={quote(text)}" for name, text in stated.items())]
+    )
 
 
 def _which(arm: Arm) -> str:

@@ -160,9 +160,9 @@ class Description:
         velocity = {joint: stated.get(joint) or self._velocity(joint, units) for joint in units}
         assumed = [joint for joint in self._joints if joint not in stated]
         if assumed:
-            listed = ", ".join(f"{joint} {velocity[joint]:.4g}" for joint in assumed)
+            values = listed({joint: velocity[joint] for joint in assumed})
             self.notes.append(
-                f"max_velocity: {listed} (per second), a cautious default: about "
+                f"max_velocity: {values} (per second), a cautious default: about "
                 f"{DEGREES_PER_S:g} degrees per second. Set {OWN_KEY}.max_velocity in {OPTION} to "
                 f"what your demonstrations need"
             )
@@ -229,6 +229,16 @@ class Description:
             f"calibrated motor of LeRobot's for it, got none. Add them: one number for all joints, "
             f"or a mapping joint: number"
         )
+
+
+def listed(values: Mapping[str, float]) -> str:
+    """'60 for shoulder_pan and elbow_flex, 100 for gripper'."""
+    by_text: dict[str, list[str]] = {}
+    for name, value in values.items():
+        by_text.setdefault(f"{value:.4g}", []).append(_bare(name))
+    if len(by_text) == 1:
+        return next(iter(by_text))
+    return ", ".join(f"{text} for {' and '.join(names)}" for text, names in by_text.items())
 
 
 def _bare(joint: str) -> str:

@@ -24,10 +24,10 @@ from .arms import (
     require_calibration,
     silent_motors,
 )
-from .description import Description
+from .description import Description, listed
 from .feeds import Feeds, take_cameras
 from .registry import make_robot
-from .settings import OPTION, RELATIVE_TARGET, TORQUE_OFF, decoded, split, states_torque
+from .settings import OPTION, OWN_KEY, RELATIVE_TARGET, TORQUE_OFF, decoded, split, states_torque
 
 BUS_TIMEOUT_S = 0.5
 CAMERAS_TIMEOUT_S = 15.0
@@ -84,7 +84,8 @@ class LeRobotDriver:
         self._asked_s = -ASK_AGAIN_S
         self._silent = ""
         self._warnings: list[tuple[str, str]] = []
-        for note in (*described.notes, *self._torque_notes(), *self._limit_targets(described)):
+        notes = (*described.notes, *self._torque_notes(), *self._limit_targets(described))
+        for note in dict.fromkeys(notes):  # two arms may have the same to say
             print(f"lerobot:{robot_type}: {note}", file=sys.stderr)
 
     # What flux calls.
@@ -259,10 +260,9 @@ class LeRobotDriver:
             stated = getattr(config, RELATIVE_TARGET)
             if stated is None:
                 setattr(config, RELATIVE_TARGET, targets)
-                listed = ", ".join(f"{name} {value:.4g}" for name, value in targets.items())
                 notes.append(
-                    f"{RELATIVE_TARGET}: {listed}, because {OPTION} states none: what the safety "
-                    f"filter lets through is not clipped"
+                    f"{RELATIVE_TARGET}: {listed(targets)}, because {OPTION} states none: what the "
+                    f"safety filter lets through is not clipped"
                 )
                 continue
             if not isinstance(stated, Mapping):
@@ -278,10 +278,11 @@ def _clipping_notes(stated: Any, targets: Mapping[str, float]) -> list[str]:
     tight = {name: value for name, value in targets.items() if by_motor.get(name, value) < value}
     if not tight:
         return []
-    listed = ", ".join(f"{name} {by_motor[name]:.4g} < {tight[name]:.4g}" for name in tight)
+    values = listed({name: by_motor[name] for name in tight})
     return [
-        f"{RELATIVE_TARGET}: {listed}: LeRobot may clip commands that the safety filter lets "
-        f"through. Lower max_velocity, or raise it"
+        f"{RELATIVE_TARGET}: {values} is less "
+        f"than the safety filter lets through ({listed(tight)}): LeRobot may clip commands. Lower "
+        f"{OWN_KEY}.max_velocity, or raise it"
     ]
 
 

@@ -57,7 +57,8 @@ def decoded(kind: str, entries: Entries) -> Any:
     try:
         return draccus.decode(cls, filled)
     except Exception as error:
-        raise DriverError(f"{OPTION}: {kind}: {one_line(error)}") from error
+        reason = one_line(error.__cause__ or error)  # draccus says less than LeRobot's own check
+        raise DriverError(f"{OPTION}: {kind}: {reason}") from error
 
 
 def states_torque(entries: Mapping[str, Any]) -> bool:
