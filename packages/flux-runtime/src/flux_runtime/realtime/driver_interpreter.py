@@ -55,8 +55,9 @@ def start_host(
     """Starts the driver host for `target`; returns its process and this end of its socket.
 
     `arguments` of the driver's class, plain data, go through a file that has no name: they may be
-    longer than a command line, and other users can read those. The host is in a session of its own, so that a terminal's signals do not reach it. What the
-    driver prints goes to this process's standard error, so that it never mixes with results.
+    longer than a command line, and other users can read those. The host is in a session of its own,
+    so that a terminal's signals do not reach it. What the driver prints goes to this process's
+    standard error, so that it never mixes with results.
 
     Raises:
         RobotError: the interpreter cannot be started, or the arguments are not plain data.
