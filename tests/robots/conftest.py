@@ -1,4 +1,4 @@
-"""Tests with robots behind their real protocols: ROS, RTDE and LeRobot, in environments of their own.
+"""Tests with robots behind their real protocols, each in an environment of its own.
 
 `make robot-environments` makes the environments. Without one its tests are skipped, or fail if
 FLUX_ROBOTS=required.

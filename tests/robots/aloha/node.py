@@ -28,7 +28,7 @@ from sensor_msgs.msg import Image, JointState
 
 SIDES = ("left", "right")
 CAMERAS = ("f", "l", "r")
-NAMES = ["joint%d" % index for index in range(7)]
+NAMES = [f"joint{index}" for index in range(7)]
 SHUFFLED = [4, 2, 6, 0, 1, 5, 3]
 RATE_HZ = 30.0
 LAG_S = 0.05
@@ -39,7 +39,7 @@ class Log:
     """Lines of JSON, written at once."""
 
     def __init__(self, path):
-        self._file = open(path, "a", buffering=1)
+        self._file = open(path, "a", buffering=1)  # noqa: SIM115 - for as long as it runs
         self._lock = threading.Lock()
 
     def write(self, what, **content):
@@ -136,11 +136,11 @@ class Camera:
         self._picture[..., 1] = shades[None, ::-1] // 2 + green
         self._picture[..., 2] = numpy.linspace(30, 100, height).astype(numpy.uint8)[:, None] + blue
         self._count = 0
-        topic = "/camera_%s/color/image_raw" % name
+        topic = f"/camera_{name}/color/image_raw"
         self._publisher = rospy.Publisher(topic, Image, queue_size=1)
         self._depth = None
         if depth:
-            topic = "/camera_%s/depth/image_raw" % name
+            topic = f"/camera_{name}/depth/image_raw"
             self._depth = rospy.Publisher(topic, Image, queue_size=1)
 
     def publish(self, stamp):
