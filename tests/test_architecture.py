@@ -70,7 +70,8 @@ ROOMS: dict[str, tuple[str, ...]] = {
             "gate",
             "parent",
         ),
-        *("stepped", "threads", "commands", "host", "cameras"),
+        *("cameras", "ros"),
+        *("stepped", "threads", "commands", "host"),
     ),
     "flux_runtime": (
         *("engines", "robots", "chunking", "realtime", "control", "arguments", "check"),
