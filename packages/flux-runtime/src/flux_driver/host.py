@@ -456,15 +456,22 @@ class Host:
             self._outbox.popleft()
 
 
-def serve(connection: Any, parent: int, target: str, library: str, max_retries: int) -> int:
-    """Loads the driver `target` and serves it; returns the exit code."""
+def serve(
+    connection: Any,
+    parent: int,
+    target: str,
+    arguments: dict[str, Any],
+    library: str,
+    max_retries: int,
+) -> int:
+    """Loads the driver `target`, made with `arguments`, and serves it; returns the exit code."""
     sys.setswitchinterval(0.001)
     for stream in filter(None, (sys.stdout, sys.stderr)):  # None: closed by who started flux
         stream.reconfigure(line_buffering=True)  # pyright: ignore[reportAttributeAccessIssue]
     signals = Signals()
     channel = Channel(connection)
     try:
-        robot = load_robot(target)
+        robot = load_robot(target, arguments)
         facts = described(robot)
         host = Host(
             robot=robot,
