@@ -42,7 +42,8 @@ MAY_NEED_TORCH: dict[str, tuple[str, ...]] = {
 # The rooms of each package, the lowest first: a room imports only rooms that come before it.
 ROOMS: dict[str, tuple[str, ...]] = {
     "flux_core": (
-        *("errors", "incomplete_file", "lazy", "types", "command_line", "html", "rtc"),
+        *("errors", "incomplete_file", "lazy", "types", "pictures", "command_line", "html"),
+        *("rtc",),
         *("config", "bundle", "robots", "norm_stats", "tokenizers", "transforms"),
         *("deployment", "agreement", "policy_io", "sim"),
         *("models.layers", "models.pi", "models.weights", "models", "cli"),
@@ -74,7 +75,8 @@ ROOMS: dict[str, tuple[str, ...]] = {
         *("cameras", "ros", "ur", "lerobot"),
     ),
     "flux_runtime": (
-        *("engines", "robots", "chunking", "realtime", "control", "arguments", "check"),
+        *("engines", "robots", "chunking", "realtime", "deployment", "control"),
+        *("arguments", "check"),
         *("export", "bench"),
         *("doctor", "report", "run", "replay", "cli", "evaluate"),
     ),
