@@ -50,7 +50,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "flux_data": (
         *("progress_bars", "repairable", "video", "parquet", "lerobot", "whole_file", "run_files"),
         *("pictures", "samples"),
-        *("validate", "convert", "repair", "demo", "view", "info", "observations", "commands"),
+        *("validate", "convert", "repair", "record", "demo", "view", "info", "observations", "commands"),
     ),
     "flux_train": (
         *("failed_writes", "validation", "config", "policy_loss"),
@@ -70,10 +70,11 @@ ROOMS: dict[str, tuple[str, ...]] = {
             "gate",
             "parent",
         ),
-        *("stepped", "threads", "commands", "host"),
+        *("stepped", "threads", "recording", "commands", "host"),
     ),
     "flux_runtime": (
         *("engines", "robots", "chunking", "realtime", "control", "arguments", "check"),
+        *("recording",),
         *("export", "bench"),
         *("doctor", "report", "run", "replay", "cli", "evaluate"),
     ),
