@@ -50,7 +50,8 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "flux_data": (
         *("progress_bars", "repairable", "video", "parquet", "lerobot", "whole_file", "run_files"),
         *("pictures", "samples"),
-        *("validate", "convert", "repair", "record", "demo", "view", "info", "observations", "commands"),
+        *("validate", "convert", "repair", "record", "demo", "view", "info", "observations"),
+        *("commands",),
     ),
     "flux_train": (
         *("failed_writes", "validation", "config", "policy_loss"),
@@ -74,8 +75,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     ),
     "flux_runtime": (
         *("engines", "robots", "chunking", "realtime", "control", "arguments", "check"),
-        *("recording",),
-        *("export", "bench"),
+        *("recording", "export", "bench"),
         *("doctor", "report", "run", "replay", "cli", "evaluate"),
     ),
 }

@@ -5,7 +5,7 @@ It is recorded and never fed to a policy, so nothing waits for it and no fault o
 
 from __future__ import annotations
 
-from typing import Any, Dict, Mapping
+from typing import Any, Mapping
 
 import numpy as np
 
@@ -20,7 +20,7 @@ FIRST_S = 5.0
 KINDS = ("depth", "vector")
 
 
-def extras_of(robot: Any) -> Dict[str, Dict[str, Any]]:
+def extras_of(robot: Any) -> dict[str, dict[str, Any]]:
     """Returns what a driver says of its extras: name -> {kind, names}.
 
     Raises:
@@ -29,7 +29,7 @@ def extras_of(robot: Any) -> Dict[str, Dict[str, Any]]:
     found = getattr(robot, "extras", None) or {}
     if not isinstance(found, Mapping):
         raise DriverError(f"extras: expected {{name: {{kind}}}}, got {type(found).__name__}")
-    extras: Dict[str, Dict[str, Any]] = {}
+    extras: dict[str, dict[str, Any]] = {}
     for name, entry in found.items():
         kind = entry.get("kind") if isinstance(entry, Mapping) else entry
         if kind not in KINDS:
@@ -55,7 +55,7 @@ class ExtrasReader(DriverThread):
     ) -> None:
         super().__init__("read_extras", events, max_retries=max_retries, pause_s=period_s)
         self.kinds = extras_of(robot)
-        self.shapes: Dict[str, Any] = {}
+        self.shapes: dict[str, Any] = {}
         self.fault = ""
         self._robot = robot
         self._period_s = period_s

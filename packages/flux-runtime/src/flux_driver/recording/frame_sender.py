@@ -15,7 +15,7 @@ import select
 import socket
 import threading
 from collections import deque
-from typing import Any, Deque, Dict, List, Sequence
+from typing import Any, Sequence
 
 import numpy as np
 
@@ -38,8 +38,8 @@ class _Stream:
         self.descriptor = os.memfd_create("flux-recording", os.MFD_CLOEXEC)
         os.ftruncate(self.descriptor, self.num_slots * size)
         memory = mmap.mmap(self.descriptor, self.num_slots * size)
-        self.slots = np.frombuffer(memory, self.dtype).reshape((self.num_slots,) + self.shape)
-        self.free: Deque[int] = deque(range(self.num_slots))
+        self.slots = np.frombuffer(memory, self.dtype).reshape((self.num_slots, *self.shape))
+        self.free: deque[int] = deque(range(self.num_slots))
         self.is_used = False
         self.dropped = 0
 
@@ -55,8 +55,8 @@ class FrameSender:
         """Takes over a socket to the recording process."""
         connection.setblocking(False)
         self._connection = connection
-        self._streams: Dict[str, _Stream] = {}
-        self._in_order: List[_Stream] = []
+        self._streams: dict[str, _Stream] = {}
+        self._in_order: list[_Stream] = []
         self._lock = threading.Lock()
         self.is_open = True
 
@@ -77,7 +77,7 @@ class FrameSender:
             self._send("stream", facts, stream.descriptor)
             os.close(stream.descriptor)
 
-    def missing(self) -> List[str]:
+    def missing(self) -> list[str]:
         """Returns the streams of which nothing has been handed over yet."""
         return [name for name, stream in self._streams.items() if not stream.is_used]
 
@@ -126,9 +126,9 @@ class FrameSender:
         self.is_open = False
         self._connection.close()
 
-    def _send(self, kind: str, facts: Dict[str, Any], descriptor: Any = None) -> bool:
+    def _send(self, kind: str, facts: dict[str, Any], descriptor: Any = None) -> bool:
         data = json.dumps(dict(facts, kind=kind)).encode() + b"\n"
-        rights: List[Any] = []
+        rights: list[Any] = []
         if descriptor is not None:
             rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [descriptor]))]
         try:
