@@ -51,7 +51,8 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "flux_data": (
         *("progress_bars", "repairable", "video", "parquet", "lerobot", "whole_file", "run_files"),
         *("pictures", "samples"),
-        *("validate", "convert", "repair", "demo", "view", "info", "observations", "commands"),
+        *("validate", "convert", "repair", "record", "demo", "view", "info", "observations"),
+        *("commands",),
     ),
     "flux_train": (
         *("failed_writes", "validation", "config", "policy_loss"),
