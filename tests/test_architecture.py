@@ -70,6 +70,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
             "gate",
             "parent",
         ),
+        *("ros",),
         *("stepped", "threads", "commands", "host"),
     ),
     "flux_runtime": (

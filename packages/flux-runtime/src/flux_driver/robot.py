@@ -23,7 +23,9 @@ class DriverError(Exception):
 
 
 def one_line(error: BaseException) -> str:
-    """'ModuleNotFoundError: No module named x', on one line."""
+    """'ModuleNotFoundError: No module named x', on one line; a DriverError's own text."""
+    if isinstance(error, DriverError):
+        return " ".join(str(error).split())
     return " ".join(f"{type(error).__name__}: {error}".split()).rstrip(": ")[:300]
 
 
