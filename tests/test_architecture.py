@@ -70,7 +70,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
             "gate",
             "parent",
         ),
-        *("ros",),
+        *("cameras", "ros", "ur"),
         *("stepped", "threads", "commands", "host"),
     ),
     "flux_runtime": (
