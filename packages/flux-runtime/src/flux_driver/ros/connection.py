@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from functools import lru_cache
 from typing import Any, Callable, Protocol, cast
 
 from ..robot import DriverError
@@ -55,11 +56,11 @@ class RosConnection(Protocol):
         ...
 
     def published(self) -> dict[str, str]:
-        """Returns the topics that somebody publishes now, and their kinds: for messages."""
+        """Returns the topics that other nodes publish now, and their kinds."""
         ...
 
     def publishers(self, topic: str) -> list[str]:
-        """Returns the names of the other nodes that publish a topic now."""
+        """Returns the names of the other nodes that publish a topic now, without dead ones."""
         ...
 
     def num_subscribers(self, topic: str) -> int:
@@ -104,7 +105,8 @@ def connect(transport: str, node_name: str) -> RosConnection:
     return cast(RosConnection, getattr(module, name)(node_name))
 
 
-def message_class(kind: str, suffix: str = "msg") -> Any:
+@lru_cache(maxsize=None)
+def message_class(kind: str) -> Any:
     """Returns the class of a kind of message: "sensor_msgs/Image" is sensor_msgs.msg.Image.
 
     Raises:
@@ -112,7 +114,7 @@ def message_class(kind: str, suffix: str = "msg") -> Any:
     """
     package, _, name = kind.partition("/")
     try:
-        return getattr(importlib.import_module(f"{package}.{suffix}"), name)
+        return getattr(importlib.import_module(f"{package}.msg"), name)
     except (ImportError, AttributeError) as error:
         raise DriverError(
             f"{kind}: expected this kind of message in {sys.executable}, got {error}. Install "
