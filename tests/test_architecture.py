@@ -50,7 +50,8 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "flux_data": (
         *("progress_bars", "repairable", "video", "parquet", "lerobot", "whole_file", "run_files"),
         *("pictures", "samples"),
-        *("validate", "convert", "repair", "demo", "view", "info", "observations", "commands"),
+        *("validate", "convert", "repair", "demo", "view", "info", "observations"),
+        *("dataset_robot", "commands"),
     ),
     "flux_train": (
         *("failed_writes", "validation", "config", "policy_loss"),
@@ -74,8 +75,8 @@ ROOMS: dict[str, tuple[str, ...]] = {
         *("stepped", "threads", "commands", "host"),
     ),
     "flux_runtime": (
-        *("engines", "robots", "chunking", "realtime", "control", "arguments", "check"),
-        *("export", "bench"),
+        *("engines", "robots", "chunking", "realtime", "control", "predictions"),
+        *("arguments", "check", "export", "bench"),
         *("doctor", "report", "run", "replay", "cli", "evaluate"),
     ),
 }
