@@ -42,7 +42,8 @@ MAY_NEED_TORCH: dict[str, tuple[str, ...]] = {
 # The rooms of each package, the lowest first: a room imports only rooms that come before it.
 ROOMS: dict[str, tuple[str, ...]] = {
     "flux_core": (
-        *("errors", "incomplete_file", "lazy", "types", "command_line", "html", "rtc"),
+        *("errors", "incomplete_file", "lazy", "types", "pictures", "command_line", "html"),
+        *("rtc",),
         *("config", "bundle", "robots", "norm_stats", "tokenizers", "transforms"),
         *("deployment", "agreement", "policy_io", "sim"),
         *("models.layers", "models.pi", "models.weights", "models", "cli"),
@@ -50,7 +51,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "flux_data": (
         *("progress_bars", "repairable", "video", "parquet", "lerobot", "whole_file", "run_files"),
         *("pictures", "samples"),
-        *("validate", "convert", "repair", "demo", "view", "info", "observations"),
+        *("validate", "convert", "repair", "record", "demo", "view", "info", "observations"),
         *("dataset_robot", "commands"),
     ),
     "flux_train": (
@@ -71,12 +72,13 @@ ROOMS: dict[str, tuple[str, ...]] = {
             "gate",
             "parent",
         ),
-        *("ros",),
-        *("stepped", "threads", "commands", "host"),
+        *("stepped", "threads", "recording", "commands", "host"),
+        *("cameras", "ros", "ur", "lerobot"),
     ),
     "flux_runtime": (
-        *("engines", "robots", "chunking", "realtime", "control", "predictions"),
-        *("arguments", "check", "export", "bench"),
+        *("engines", "robots", "chunking", "realtime", "deployment", "control", "operator"),
+        *("predictions", "arguments", "check", "recording"),
+        *("export", "bench"),
         *("doctor", "report", "run", "replay", "cli", "evaluate"),
     ),
 }

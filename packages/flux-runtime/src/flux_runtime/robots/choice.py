@@ -233,7 +233,7 @@ def _lerobot(request: RobotRequest, config: dict[str, Any], bundle: Bundle | Non
         raise UsageError("--robot: expected lerobot:TYPE, such as lerobot:so101_follower")
     _refuse_transport(request)
     _refuse_topics(request)
-    arguments: dict[str, Any] = {"type": kind, "config": config}
+    arguments: dict[str, Any] = {"robot_type": kind, "config": config}
     if bundle is not None:
         arguments["control_hz"] = bundle.manifest.control_hz
     driver = Transport(
