@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from flux_core.robots import RobotSpec
 
-from ..robots import SimulatedRobot
+from ..robots import EndingRobot, SimulatedRobot
 from .command_monitor import CommandMonitor
 from .episode_log import EpisodeLog, Event, Outcome, ReplayLog, tick_rows
 from .policy_source import ChunkRequest, ChunkSink, ChunkSource
@@ -169,15 +169,16 @@ class LockstepEpisode:
 
     @property
     def is_done(self) -> bool:
-        """Whether the task is done, after looking at the robot's stages."""
+        """Whether the task is done, after looking at the robot's stages, or the robot is."""
         self._watch.update(self._robot.stages())
-        return self._watch.strict_success
+        is_over = isinstance(self._robot, EndingRobot) and self._robot.is_over
+        return self._watch.strict_success or is_over
 
     def result(self, error: BaseException | None) -> EpisodeResult:
         """Returns what has happened until now, and the error that ended it, if any."""
         watch = self._watch
         outcome, stopped_by, reason = how_it_ended(error)
-        is_judged = error is None or watch.success
+        is_judged = bool(watch.stages) and (error is None or watch.success)
         return EpisodeResult(
             seed=self._seed,
             steps=len(self._trace.commands),

@@ -13,6 +13,7 @@ from ..control.episode import EpisodeResult
 from ..control.latency import StageTimes
 from ..control.realtime_session import Confirm, RealtimeSession, connected_realtime
 from ..control.session import RunOptions, Session, connected, open_policy, shipped_policy
+from ..predictions import Recorded, played_whole
 from ..realtime import DriverProcess
 from ..realtime.niceness import DRIVER_NICENESS
 from ..report import require_report_dependencies
@@ -125,9 +126,10 @@ def _lockstep(options: RunOptions, choice: RobotChoice, times: StageTimes) -> It
     robot = make_robot(choice.name, choice.target, choice.arguments)
     if not isinstance(robot, SimulatedRobot):
         raise RobotError(f"{options.robot}: expected a simulated robot, got a real one")
-    policy = open_policy(options, robot.spec, times)
+    tasks = robot.tasks if isinstance(robot, Recorded) else ()
+    policy = open_policy(options, robot.spec, times, tasks)
     with connected(options, robot, policy, times) as session:
-        yield session
+        yield played_whole(session)
 
 
 def _hand_over(

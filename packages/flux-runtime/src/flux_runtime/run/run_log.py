@@ -14,6 +14,7 @@ from ..control.realtime_episode import drive_realtime
 from ..control.realtime_session import RealtimeSession
 from ..control.session import RunOptions, Session, drive
 from ..control.trace import EpisodeTrace, FirstEvents
+from ..predictions import Comparison, RecordedSource
 from ..report import ReportData, VideoRecorder, write_report
 from .episode_totals import stages_of, summarize, with_rtc_totals
 from .recording import EpisodeRecording, Recorder
@@ -48,7 +49,7 @@ class RunLog:
         self._session = session
         if self.options.record is not None:
             self._recorder = Recorder(self.options.record, session.spec)
-        for index in range(self.options.episodes):
+        for index in range(session.options.episodes):
             on_episode(self._run_one(session, index))
 
     def report(self, error: BaseException | None = None) -> dict[str, object]:
@@ -61,6 +62,8 @@ class RunLog:
         report = self._session.describe() | summarize(self.results, self._all_histograms())
         report = with_rtc_totals(report, self.results)
         report |= self._ending(error) | {"events": self._events} | self._recording_facts()
+        if self._comparison is not None:
+            report["predicted_against_recorded"] = self._comparison.as_data()
         if self.options.report is not None:
             report["report"] = str(self.options.report)
         return report
@@ -83,12 +86,19 @@ class RunLog:
             num_plotted=self.options.video_episodes,
             histograms=self._all_histograms(),
             manifest=bundle.manifest if bundle else None,
+            comparison=self._comparison,
         )
         try:
             write_report(self.options.report, data)
         except DataError as error:
             kept = f", and its recording is in {self.options.record}" if self.options.record else ""
             raise DataError(f"{error} The result of the run is printed{kept}.") from error
+
+    @property
+    def _comparison(self) -> Comparison | None:
+        """Of predicted chunks with recorded actions, if recordings are played."""
+        source = self._session.source if self._session else None
+        return source.comparison if isinstance(source, RecordedSource) else None
 
     def _recording_facts(self) -> dict[str, object]:
         if self.options.record is None:
