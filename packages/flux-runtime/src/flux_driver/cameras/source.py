@@ -8,11 +8,13 @@ from typing import Any, Protocol, Tuple
 
 import numpy as np
 
+from ..robot import DriverError
+
 Image = Tuple[Any, float]
 """(height, width, 3) uint8 RGB, and the capture time in seconds on `time.monotonic()`."""
 
 
-class CameraError(Exception):
+class CameraError(DriverError):
     """What is wrong with a camera or its settings, in one line."""
 
 
