@@ -12,6 +12,7 @@ import select
 import threading
 import time
 import tty
+from contextlib import suppress
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import NamedTuple, Self
@@ -110,6 +111,8 @@ class FakeBus:
         return [one for one in self.writes if (one.address, one.servo) == (address, servo)]
 
     def _serve(self) -> None:
+        with suppress(PermissionError):  # a servo answers at once, on a busy machine too
+            os.sched_setscheduler(threading.get_native_id(), os.SCHED_FIFO, os.sched_param(30))
         received = bytearray()
         while not self._end.is_set():
             if select.select([self._ours], [], [], 0.05)[0]:

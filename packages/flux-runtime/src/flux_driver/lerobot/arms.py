@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import suppress
 from shlex import quote
 from typing import Any, NamedTuple, Sequence
@@ -9,6 +10,9 @@ from typing import Any, NamedTuple, Sequence
 from ..robot import DriverError, one_line
 
 POSITION = ".pos"
+SILENCE_S = 0.005
+SETTLE_S = 0.05
+"""A late answer comes within the time that a scheduler or a USB adapter holds it back."""
 
 
 class Arm(NamedTuple):
@@ -105,11 +109,39 @@ def _open(arm: Arm) -> None:
         raise DriverError(f"{_which(arm)}: {one_line(error)}") from error
 
 
+def settle(arm: Arm) -> None:
+    """Waits until a bus is silent and forgets what has arrived, after a call that failed.
+
+    The motors' SDK takes the next answer of a motor for the one that it waits for, also if it
+    belongs to an earlier question: a late answer would be read as a position.
+    """
+    handler = getattr(arm.bus, "port_handler", None)
+    port = getattr(handler, "ser", None)
+    if port is None or not arm.bus.is_connected:
+        return
+    deadline_s = time.monotonic() + SETTLE_S
+    with suppress(Exception):  # a port that is gone: the next call says so
+        is_silent = False
+        while not is_silent and time.monotonic() < deadline_s:
+            time.sleep(SILENCE_S)
+            is_silent = not port.in_waiting
+            port.reset_input_buffer()
+    handler.is_using = False
+
+
 def silent_motors(arm: Arm) -> str:
     """Returns which motors of an open bus do not answer, in one line; '' if all do or none can be
     asked."""
     if not arm.bus.is_connected or not hasattr(arm.bus, "ping"):
         return ""
+    settle(arm)
+    try:
+        return _silent_motors(arm)
+    finally:
+        settle(arm)
+
+
+def _silent_motors(arm: Arm) -> str:
     silent = []
     for name, motor in arm.bus.motors.items():
         try:
