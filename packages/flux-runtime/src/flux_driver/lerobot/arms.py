@@ -10,8 +10,8 @@ from typing import Any, NamedTuple, Sequence
 from ..robot import DriverError, one_line
 
 POSITION = ".pos"
-SILENCE_S = 0.005
-SETTLE_S = 0.05
+SILENCE_S = 0.02
+SETTLE_S = 0.1
 """A late answer comes within the time that a scheduler or a USB adapter holds it back."""
 
 
@@ -109,24 +109,34 @@ def _open(arm: Arm) -> None:
         raise DriverError(f"{_which(arm)}: {one_line(error)}") from error
 
 
-def settle(arm: Arm) -> None:
-    """Waits until a bus is silent and forgets what has arrived, after a call that failed.
+def forget_answers(arm: Arm) -> int:
+    """Drops what has arrived on a bus that nobody waits for; returns how many bytes.
 
     The motors' SDK takes the next answer of a motor for the one that it waits for, also if it
     belongs to an earlier question: a late answer would be read as a position.
     """
-    handler = getattr(arm.bus, "port_handler", None)
-    port = getattr(handler, "ser", None)
+    port = getattr(getattr(arm.bus, "port_handler", None), "ser", None)
     if port is None or not arm.bus.is_connected:
-        return
-    deadline_s = time.monotonic() + SETTLE_S
-    with suppress(Exception):  # a port that is gone: the next call says so
-        is_silent = False
-        while not is_silent and time.monotonic() < deadline_s:
-            time.sleep(SILENCE_S)
-            is_silent = not port.in_waiting
+        return 0
+    try:
+        waiting = port.in_waiting
+        if waiting:
             port.reset_input_buffer()
-    handler.is_using = False
+    except OSError:  # a port that is gone: the call that follows says so
+        return 0
+    return int(waiting)
+
+
+def settle(arm: Arm) -> None:
+    """Waits until a bus is silent, after a call that failed."""
+    deadline_s = time.monotonic() + SETTLE_S
+    is_silent = False
+    while not is_silent and time.monotonic() < deadline_s:
+        time.sleep(SILENCE_S)
+        is_silent = not forget_answers(arm)
+    handler = getattr(arm.bus, "port_handler", None)
+    if hasattr(handler, "is_using"):
+        handler.is_using = False  # of a call that an exception has cut short
 
 
 def silent_motors(arm: Arm) -> str:

@@ -20,6 +20,7 @@ from .arms import (
     POSITION,
     arms_of,
     check_motors,
+    forget_answers,
     hold_when_enabled,
     require_calibration,
     settle,
@@ -181,6 +182,8 @@ class LeRobotDriver:
         if not self._bus.acquire(timeout=BUS_TIMEOUT_S):
             raise DriverError(f"{call}: the bus has been busy for {BUS_TIMEOUT_S:g} s")
         try:
+            for arm in self._arms:
+                forget_answers(arm)
             yield
         finally:
             self._bus.release()
