@@ -201,6 +201,10 @@ class BundleSource:
         )
         return time.perf_counter() - began_s
 
+    def num_tokens(self, task: str) -> int:
+        """Returns how many tokens the prompt of a task has at most."""
+        return self._encoder.most_tokens(task)
+
     def noise(self, seed: int, chunk_index: int) -> NDArray[np.float32]:
         """Returns the noise of a chunk; see `chunk_noise`."""
         return chunk_noise(seed, chunk_index, self._action_shape)
