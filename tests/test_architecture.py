@@ -42,7 +42,8 @@ MAY_NEED_TORCH: dict[str, tuple[str, ...]] = {
 # The rooms of each package, the lowest first: a room imports only rooms that come before it.
 ROOMS: dict[str, tuple[str, ...]] = {
     "flux_core": (
-        *("errors", "incomplete_file", "lazy", "types", "command_line", "html", "rtc"),
+        *("errors", "incomplete_file", "lazy", "types", "pictures", "command_line", "html"),
+        *("rtc",),
         *("config", "bundle", "robots", "norm_stats", "tokenizers", "transforms"),
         *("deployment", "agreement", "policy_io", "sim"),
         *("models.layers", "models.pi", "models.weights", "models", "cli"),
@@ -50,7 +51,8 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "flux_data": (
         *("progress_bars", "repairable", "video", "parquet", "lerobot", "whole_file", "run_files"),
         *("pictures", "samples"),
-        *("validate", "convert", "repair", "demo", "view", "info", "observations", "commands"),
+        *("validate", "convert", "repair", "record", "demo", "view", "info", "observations"),
+        *("commands",),
     ),
     "flux_train": (
         *("failed_writes", "validation", "config", "policy_loss"),
@@ -70,11 +72,12 @@ ROOMS: dict[str, tuple[str, ...]] = {
             "gate",
             "parent",
         ),
-        *("ros",),
-        *("stepped", "threads", "commands", "host"),
+        *("stepped", "threads", "recording", "commands", "host"),
+        *("cameras", "ros", "ur", "lerobot"),
     ),
     "flux_runtime": (
-        *("engines", "robots", "chunking", "realtime", "control", "arguments", "check"),
+        *("engines", "robots", "chunking", "realtime", "deployment", "control", "operator"),
+        *("arguments", "check", "recording"),
         *("export", "bench"),
         *("doctor", "report", "run", "replay", "cli", "evaluate"),
     ),

@@ -37,6 +37,7 @@ from .chunking import MODES
 from .engines.names import AUTO, ENGINES
 from .realtime import is_inference_stuck
 from .realtime.arguments import add_realtime_options, realtime_options_from
+from .robots.shipped import SHIPPED_ROBOTS
 
 _EXAMPLE = """  flux-runtime doctor
   flux-runtime check my_bundle
@@ -168,13 +169,7 @@ def _add_bench(parser: argparse.ArgumentParser) -> None:
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    known = ", ".join(("aloha-sim", "aloha", "ur3", *provided_names(DRIVER_GROUP)))
-    add(
-        "--robot",
-        required=True,
-        metavar="R",
-        help=f"one of {known.replace('%', '%%')}; or a driver's MODULE:CLASS",
-    )
+    _add_robot(parser)
     add("--bundle", type=Path, metavar="DIR", help="the policy (default: the one shipped for R)")
     add("--task", metavar="T", help="the task in words (default: the bundle's task)")
     add("--episodes", type=count, default=10, metavar="N", help="number of episodes (default: 10)")
@@ -251,6 +246,32 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     add_realtime_options(parser)
 
 
+def _add_robot(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    known = ", ".join((*SHIPPED_ROBOTS, *provided_names(DRIVER_GROUP)))
+    add(
+        "--robot",
+        required=True,
+        metavar="R",
+        help=f"one of {known.replace('%', '%%')}; aloha for the one that the bundle was trained "
+        "for; lerobot:TYPE for a robot of your LeRobot environment; dataset:DIR for the recordings "
+        "of a dataset; or a driver's MODULE:CLASS",
+    )
+    add(
+        "--robot-config",
+        type=Path,
+        metavar="FILE",
+        help="a .json or .yaml file with what the robot's driver must know, such as its address: "
+        "keyword arguments of its class",
+    )
+    add(
+        "--transport",
+        choices=("ros1", "ros2", "rtde"),
+        help="how to talk to the robot: ros1 or ros2 for ALOHA and UR, rtde for UR without ROS "
+        "(default: ros1)",
+    )
+
+
 def _add_replay(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add(
@@ -307,6 +328,7 @@ def _drive(args: argparse.Namespace) -> int:
             sys.stdout.flush()
 
     hooks = RunHooks(
+        on_choice=console.on_choice,
         on_ready=console.on_ready,
         on_episode=console.on_episode,
         on_report=on_report,

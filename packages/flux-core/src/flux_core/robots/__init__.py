@@ -9,6 +9,7 @@ from ..lazy import lazy_exports
 if TYPE_CHECKING:
     from .built_in import ROBOT_SPECS as ROBOT_SPECS
     from .carried import carried_robot as carried_robot
+    from .families import FAMILIES as FAMILIES
     from .families import described_as as described_as
     from .families import family_of as family_of
     from .families import gripper_joints as gripper_joints
@@ -43,7 +44,14 @@ __getattr__, __dir__ = lazy_exports(
     {
         "built_in": ("ROBOT_SPECS",),
         "carried": ("carried_robot",),
-        "families": ("described_as", "family_of", "gripper_joints", "is_called", "variants_of"),
+        "families": (
+            "FAMILIES",
+            "described_as",
+            "family_of",
+            "gripper_joints",
+            "is_called",
+            "variants_of",
+        ),
         "gripper_closing": ("GripperClosing",),
         "kinematics": ("DHJoint", "Kinematics"),
         "limits": ("limits_in_force",),

@@ -19,9 +19,10 @@ _VX300S_VELOCITY = (math.pi,) * 6
 _PIPER_LOWER = (-2.6179, 0.0, -2.967, -1.745, -1.22, -2.09439)
 _PIPER_UPPER = (2.6179, 3.14, 0.0, 1.745, 1.22, 2.09439)
 _PIPER_VELOCITY = (3.0,) * 6
-# In metres. piper_sdk: 0 to 0.07. FluxVLA's runner closes the gripper with -0.01, and takes the
-# recordings of this robot to range up to 0.08.
-_PIPER_GRIPPER = (-0.01, 0.08)
+# In metres. piper_sdk has grippers of 0.07 and 0.1. FluxVLA's runner closes the gripper with -0.01,
+# and opens it to 0.0766 before an episode; the recordings go beyond 0.08.
+_PIPER_GRIPPER = (-0.01, 0.1)
+_PIPER_STROKE = 0.08
 # Where FluxVLA's runner moves the arms before an episode.
 _AGILEX_PREPARE_POSE = (
     *(0.071799504, 2.253468252, -1.219353044, 1.487223108, -0.956227748, -0.603963612, 0.073),
@@ -97,7 +98,7 @@ def _aloha(name: str) -> RobotSpec:
 def _aloha_agilex() -> RobotSpec:
     """Returns AgileX's ALOHA: two Piper arms whose joints have the family's names and order."""
     closed, opened = _PIPER_GRIPPER
-    velocity = (*_PIPER_VELOCITY, _GRIPPER_VELOCITY * opened)
+    velocity = (*_PIPER_VELOCITY, _GRIPPER_VELOCITY * _PIPER_STROKE)
     spec = replace(
         _aloha("aloha-agilex"),
         lower=(*_PIPER_LOWER, closed) * 2,
@@ -108,7 +109,7 @@ def _aloha_agilex() -> RobotSpec:
         max_following_error=(*(0.3,) * 6, opened - closed) * 2,
         prepare_pose=_AGILEX_PREPARE_POSE,
     )
-    return _as_demonstrated(spec, gripper_range=opened)
+    return _as_demonstrated(spec, gripper_range=_PIPER_STROKE)
 
 
 def _ur(name: str, reach: tuple[float, ...], velocity: tuple[float, ...]) -> RobotSpec:

@@ -10,9 +10,11 @@ import numpy as np
 
 from ..robot import DriverError
 from .connection import RosConnection, connect
+from .images import depth_image
 from .joint_states import JointOrder
 from .sources import (
     COMPRESSED,
+    IMAGE,
     Source,
     as_float32,
     image_source,
@@ -26,13 +28,19 @@ PIPER_NAMES = (*(f"joint{index}" for index in range(1, ARM_DIM)), "gripper")
 ARM_TOPICS = ("puppet_arm_left_topic", "puppet_arm_right_topic")
 COMMAND_TOPICS = ("puppet_arm_left_cmd_topic", "puppet_arm_right_cmd_topic")
 CAMERA_TOPICS = ("img_front_topic", "img_left_topic", "img_right_topic")
-JOINT_STATE = "sensor_msgs/JointState"
+DEPTH_TOPICS = ("img_front_depth_topic", "img_left_depth_topic", "img_right_depth_topic")
+JOINT_STATE, ODOMETRY = "sensor_msgs/JointState", "nav_msgs/Odometry"
+BASE_NAMES = ("linear_velocity", "angular_velocity")
 FIRST_S = 10.0
+SUBSCRIBERS_S = 1.0
 WAIT_S = 0.1
 
 
 class AlohaDriver:
     """Reads both arms and the cameras, and publishes commands to both arms.
+
+    Attributes:
+        extras: what `read_extras` returns, by name: depth images and the base's velocities.
 
     Args:
         spec: the robot's description: the left arm's seven joints, then the right arm's; and its
@@ -42,6 +50,7 @@ class AlohaDriver:
         use_depth_image: reads the depth topics into recordings.
         use_robot_base: reads the base's topic into recordings.
         prepare_pose: instead of the spec's.
+        qos: quality of service of topics under ROS 2, see `qos.QosTable`.
         image_transport: {camera: "compressed"} reads TOPIC/compressed.
         joint_names: how one arm's joints are called in measured messages, gripper last; joint0 to
             joint6, joint1 to joint6 and gripper, or the spec's names without their side.
@@ -57,6 +66,7 @@ class AlohaDriver:
         use_depth_image: bool = False,
         use_robot_base: bool = False,
         prepare_pose: Sequence[float] | None = None,
+        qos: Mapping[str, Any] | None = None,
         image_transport: Mapping[str, str] | None = None,
         joint_names: Sequence[str] | None = None,
         command_joint_names: Sequence[str] = COMMAND_NAMES,
@@ -65,11 +75,14 @@ class AlohaDriver:
         if prepare_pose is not None:
             self.spec["prepare_pose"] = [float(value) for value in np.ravel(prepare_pose)]
         self._transport = transport
+        self._qos = qos
         self._topics = dict(topics)
         self._command_names = _arm_names("command_joint_names", command_joint_names)
         self._condition = threading.Condition()
         self._arms = self._make_arms(joint_names)
         self._cameras = self._make_cameras(image_transport or {})
+        self._extras = self._make_extras(use_depth_image, use_robot_base)
+        self.extras = {name: _facts_of(source) for name, source in self._extras.items()}
         self._missing: list[Source] = []
         self._connection: RosConnection | None = None
         self._publish: list[Callable[[Any], None]] = []
@@ -104,6 +117,19 @@ class AlohaDriver:
             cameras[name] = image_source(topic, self._condition)
         return cameras
 
+    def _make_extras(self, use_depth_image: bool, use_robot_base: bool) -> dict[str, Source]:
+        """Returns the sources of what is recorded and not fed to a policy."""
+        condition = threading.Condition()
+        found = {}
+        if use_depth_image:
+            for name, field in zip(self._cameras, DEPTH_TOPICS):
+                topic = self._topic(field)
+                found[f"{name}_depth"] = Source(topic, IMAGE, depth_image, condition)
+        if use_robot_base:
+            topic = self._topic("robot_base_topic")
+            found["base"] = Source(topic, ODOMETRY, _base_velocity, condition)
+        return found
+
     def _topic(self, field: str) -> str:
         topic = self._topics.get(field)
         if not isinstance(topic, str) or not topic:
@@ -116,23 +142,34 @@ class AlohaDriver:
         Raises:
             DriverError: no ROS system answers, or an arm is silent.
         """
-        self._connection = connection = connect(self._transport, "flux_aloha")
-        for source in (*self._arms, *self._cameras.values()):
+        self._connection = connection = connect(self._transport, "flux_aloha", self._qos)
+        for source in self._sources():
             source.subscribe(connection)
         self._publish = [
             connection.advertise(self._topic(field), JOINT_STATE) for field in COMMAND_TOPICS
         ]
-        missing = wait_for_first([*self._arms, *self._cameras.values()], FIRST_S)
+        missing = wait_for_first(self._sources(), FIRST_S)
         if any(arm in missing for arm in self._arms):
             raise what_is_missing(connection, missing, FIRST_S)
         self._missing = missing
         for arm in self._arms:
             arm.update()
         self._check_command_topics(connection)
+        for name, source in self._extras.items():
+            if source in missing:
+                line = f"{name}: {source.topic}: expected messages within {FIRST_S:g} s, got none"
+                self._warnings.append((f"missing {name}", f"{line}. It cannot be recorded"))
+
+    def _sources(self) -> list[Source]:
+        return [*self._arms, *self._cameras.values(), *self._extras.values()]
 
     def _check_command_topics(self, connection: RosConnection) -> None:
         """Warns of commands that nobody takes, and of a second commander."""
-        for topic in (self._topic(field) for field in COMMAND_TOPICS):
+        topics = [self._topic(field) for field in COMMAND_TOPICS]
+        end_s = time.monotonic() + SUBSCRIBERS_S
+        while not all(map(connection.num_subscribers, topics)) and time.monotonic() < end_s:
+            time.sleep(0.01)
+        for topic in topics:
             if not connection.num_subscribers(topic):
                 self._warnings.append(
                     (
@@ -177,6 +214,20 @@ class AlohaDriver:
             name: source.newest
             for name, source in sources.items()
             if self._has_new_image(name, source) and source.newest is not None
+        }
+
+    def read_extras(self) -> dict[str, tuple[np.ndarray, float]]:
+        """Returns the newest depth images, uint16 millimetres, and the base's velocities.
+
+        Raises:
+            DriverError: a message cannot be used.
+        """
+        for source in self._extras.values():
+            source.update()
+        return {
+            name: source.newest
+            for name, source in self._extras.items()
+            if source.newest is not None
         }
 
     def _has_new_image(self, name: str, source: Source) -> bool:
@@ -226,7 +277,7 @@ class AlohaDriver:
         """Returns what has been noticed since the last call, as (kind of fault, line)."""
         found = self._warnings[:]
         del self._warnings[: len(found)]  # another thread may have added more
-        for source in (*self._arms, *self._cameras.values()):
+        for source in self._sources():
             found += source.take_warnings()
         if self._connection is not None:
             found += self._connection.take_warnings()
@@ -236,6 +287,19 @@ class AlohaDriver:
         """Leaves ROS; the arms go on holding their last command."""
         if self._connection is not None:
             self._connection.close()
+
+
+def _facts_of(source: Source) -> dict[str, Any]:
+    """Returns what a recording needs to know of a source."""
+    if source.kind == ODOMETRY:
+        return {"kind": "vector", "names": list(BASE_NAMES)}
+    return {"kind": "depth"}
+
+
+def _base_velocity(message: Any) -> np.ndarray:
+    """Returns metres and radians per second, forwards and to the left."""
+    twist = message.twist.twist
+    return np.array([twist.linear.x, twist.angular.z], np.float32)
 
 
 def _arm_names(key: str, names: Sequence[str]) -> tuple[str, ...]:

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import importlib
 import sys
-from typing import Any, Callable, Protocol, cast
+from functools import lru_cache
+from typing import Any, Callable, Mapping, Protocol, cast
 
-from ..robot import DriverError
+from ..robot import DriverError, one_line
 
 TRANSPORTS = {"ros1": ("rospy", "Ros1Connection"), "ros2": ("rclpy", "Ros2Connection")}
+REMEDIES = {
+    "ros1": "Name the interpreter that has it with --driver-python, such as /usr/bin/python3",
+    "ros2": "Source your ROS (source /opt/ros/DISTRO/setup.bash) before you start flux-runtime, or "
+    "name with --driver-python a script that sources it",
+}
 
 Callback = Callable[[Any, float], None]
 
@@ -55,11 +61,11 @@ class RosConnection(Protocol):
         ...
 
     def published(self) -> dict[str, str]:
-        """Returns the topics that somebody publishes now, and their kinds: for messages."""
+        """Returns the topics that other nodes publish now, and their kinds."""
         ...
 
     def publishers(self, topic: str) -> list[str]:
-        """Returns the names of the other nodes that publish a topic now."""
+        """Returns the names of the other nodes that publish a topic now, without dead ones."""
         ...
 
     def num_subscribers(self, topic: str) -> int:
@@ -79,12 +85,15 @@ class RosConnection(Protocol):
         ...
 
 
-def connect(transport: str, node_name: str) -> RosConnection:
+def connect(
+    transport: str, node_name: str, qos: Mapping[str, Any] | None = None
+) -> RosConnection:
     """Returns a connection to the ROS system that the environment's variables name.
 
     Args:
         transport: "ros1" or "ros2".
         node_name: how the node is called in that system.
+        qos: quality of service of topics under ROS 2, see `qos.QosTable`; None for the defaults.
 
     Raises:
         DriverError: there is no such transport, its Python package is not installed for this
@@ -92,19 +101,23 @@ def connect(transport: str, node_name: str) -> RosConnection:
     """
     if transport not in TRANSPORTS:
         raise DriverError(f"transport: expected {' or '.join(TRANSPORTS)}, got {transport!r}")
+    if qos is not None and transport != "ros2":
+        raise DriverError(f"qos: expected none over {transport}, which has no quality of service")
     package, name = TRANSPORTS[transport]
     try:
         importlib.import_module(package)
     except ImportError as error:
         raise DriverError(
-            f"{package}: cannot be imported by {sys.executable} ({error}). Name the interpreter "
-            f"that has it with --driver-python, such as /usr/bin/python3"
+            f"{package}: cannot be imported by {sys.executable} ({one_line(error)}). "
+            f"{REMEDIES[transport]}"
         ) from error
     module = importlib.import_module(f".{transport}", __package__)
-    return cast(RosConnection, getattr(module, name)(node_name))
+    options = {} if qos is None else {"qos": qos}
+    return cast(RosConnection, getattr(module, name)(node_name, **options))
 
 
-def message_class(kind: str, suffix: str = "msg") -> Any:
+@lru_cache(maxsize=None)
+def message_class(kind: str) -> Any:
     """Returns the class of a kind of message: "sensor_msgs/Image" is sensor_msgs.msg.Image.
 
     Raises:
@@ -112,7 +125,7 @@ def message_class(kind: str, suffix: str = "msg") -> Any:
     """
     package, _, name = kind.partition("/")
     try:
-        return getattr(importlib.import_module(f"{package}.{suffix}"), name)
+        return getattr(importlib.import_module(f"{package}.msg"), name)
     except (ImportError, AttributeError) as error:
         raise DriverError(
             f"{kind}: expected this kind of message in {sys.executable}, got {error}. Install "

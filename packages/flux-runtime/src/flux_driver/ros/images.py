@@ -14,6 +14,7 @@ COLOUR_CHANNELS = {"rgb8": 3, "bgr8": 3, "rgba8": 4, "bgra8": 4, "mono8": 1}
 """Bytes per pixel, by encoding."""
 DEPTH_TYPES = {"16UC1": "u2", "mono16": "u2", "32FC1": "f4"}
 """Millimetres as whole numbers, or metres (REP 118)."""
+MOST_METRES = 65.5
 
 
 def colour_image(message: Any) -> np.ndarray:
@@ -36,7 +37,9 @@ def colour_image(message: Any) -> np.ndarray:
 
 
 def depth_image(message: Any) -> np.ndarray:
-    """Returns a sensor_msgs/Image as contiguous (height, width): uint16 in mm or float32 in m.
+    """Returns a sensor_msgs/Image as contiguous (height, width) uint16, millimetres.
+
+    What is not measured, or too far for 16 bits, is 0, as in 16UC1 (REP 118).
 
     Raises:
         DriverError: another encoding, or fewer bytes than the message states.
@@ -47,7 +50,11 @@ def depth_image(message: Any) -> np.ndarray:
         )
     kind = np.dtype(DEPTH_TYPES[message.encoding])
     stored = kind.newbyteorder(">" if message.is_bigendian else "<")
-    return np.ascontiguousarray(_pixels(message, stored, 1)[..., 0], kind)
+    depth = np.ascontiguousarray(_pixels(message, stored, 1)[..., 0], kind)
+    if kind.kind == "u":
+        return depth
+    is_measured = np.isfinite(depth) & (depth > 0) & (depth < MOST_METRES)
+    return np.rint(np.where(is_measured, depth, 0) * 1e3).astype(np.uint16)
 
 
 def _pixels(message: Any, kind: np.dtype, num_channels: int) -> np.ndarray:

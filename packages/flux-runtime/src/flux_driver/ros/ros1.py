@@ -33,10 +33,10 @@ class _Timeout(Transport):
 
 
 class Master:
-    """The ROS master's own interface; every call waits a bounded time.
+    """The XML-RPC interface of the ROS master or of a node; every call waits a bounded time.
 
     Args:
-        uri: the master's address.
+        uri: its address.
     """
 
     def __init__(self, uri: str) -> None:
@@ -128,13 +128,27 @@ class Ros1Connection:
 
     def published(self) -> dict[str, str]:
         """See `RosConnection`."""
-        return dict(self._master.call("getPublishedTopics", ""))
+        kinds = dict(self._master.call("getTopicTypes"))
+        others = self._others()
+        return {topic: str(kinds.get(topic, "")) for topic, nodes in others.items() if nodes}
 
     def publishers(self, topic: str) -> list[str]:
-        """Returns the names of the other nodes that publish a topic."""
-        state = self._master.call("getSystemState")
-        nodes = dict(state[0]).get(rospy.resolve_name(topic), [])
-        return sorted(set(nodes) - {rospy.get_name()})
+        """See `RosConnection`."""
+        nodes = self._others().get(rospy.resolve_name(topic), [])
+        return [name for name in nodes if self._is_alive(name)]
+
+    def _others(self) -> dict[str, list[str]]:
+        """Returns the other nodes that publish each topic; a master never forgets dead ones."""
+        own = rospy.get_name()
+        publishers = self._master.call("getSystemState")[PUBLISHERS]
+        return {topic: sorted(set(nodes) - {own}) for topic, nodes in publishers}
+
+    def _is_alive(self, name: str) -> bool:
+        try:
+            Master(self._master.call("lookupNode", name)).call("getPid")
+        except DriverError:
+            return False
+        return True
 
     def num_subscribers(self, topic: str) -> int:
         """Returns how many nodes take what `advertise(topic)` publishes."""

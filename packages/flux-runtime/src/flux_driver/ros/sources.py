@@ -17,6 +17,7 @@ from .stamps import StampClock
 Value = Tuple[Any, float]
 MAX_NAMED = 8
 COMPRESSED = "/compressed"
+IMAGE = "sensor_msgs/Image"
 
 
 class Source:
@@ -89,7 +90,7 @@ def image_source(topic: str, condition: threading.Condition) -> Source:
     """Returns a camera's topic; one whose name ends with /compressed has JPEG or PNG images."""
     if topic.endswith(COMPRESSED):
         return Source(topic, "sensor_msgs/CompressedImage", compressed_image, condition)
-    return Source(topic, "sensor_msgs/Image", colour_image, condition)
+    return Source(topic, IMAGE, colour_image, condition)
 
 
 def wait_for_first(sources: Sequence[Source], timeout_s: float) -> list[Source]:

@@ -63,7 +63,8 @@ class StampClock:
 
     def take_warnings(self) -> Warnings:
         """Returns what has been noticed since the last call, as (kind of fault, line)."""
-        found, self._warnings = self._warnings, []
+        found = self._warnings[:]
+        del self._warnings[: len(found)]  # another thread may have added more
         return found
 
     def time_s(self, stamp_s: float, received_s: float) -> float | None:

@@ -43,6 +43,10 @@ class ObservationEncoder(Protocol):
         """Turns an observation into the graphs' user inputs."""
         ...
 
+    def most_tokens(self, prompt: str) -> int:
+        """Returns how many tokens the prompt of a task has at most."""
+        ...
+
 
 class ChunkSink(Protocol):
     """The part of `flux_runtime._core.ControlLoop` that accepts chunks."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -26,7 +26,7 @@ from ..engines.opening import (
 )
 from ..realtime import RealtimeOptions, core_grippers, gripper_settings
 from ..realtime.options import check_speed
-from ..robots import SimulatedRobot
+from ..robots import RobotRequest, SimulatedRobot, has_topics
 from .agreement import agreed_bundle
 from .episode import EpisodeResult, run_episode
 from .episode_log import EpisodeLog, ReplayLog
@@ -77,7 +77,21 @@ class RunOptions:
     dry_run: bool = False
     accept_versions: Collection[str] = ()
     changes: Changes = field(default_factory=Changes)
+    robot_config: Path | None = None
+    transport: str | None = None
     realtime_options: RealtimeOptions = field(default_factory=RealtimeOptions)
+
+    def robot_request(self) -> RobotRequest:
+        """Returns what the options say of the robot."""
+        return RobotRequest(
+            name=self.robot,
+            bundle=self.bundle if self.policy == "bundle" else None,
+            topics=self.changes.topics,
+            config_file=self.robot_config,
+            transport=self.transport,
+            python=self.realtime_options.driver_python,
+            accept_versions=tuple(self.accept_versions),
+        )
 
     def resolved(self, spec: RobotSpec, *, is_real: bool) -> ResolvedRunOptions:
         """Returns the options with the defaults of a real or a simulated robot filled in."""
@@ -440,12 +454,13 @@ def drive(
 def _open_bundle(options: RunOptions, spec: RobotSpec) -> Bundle | None:
     """Opens the bundle and refuses one for another robot, before any slow step."""
     if options.policy == "hold":
+        changes = _without_topics(options.changes, spec)
         if options.bundle is not None:
             raise UsageError("--policy hold: expected no --bundle, got one. Leave one of them out.")
-        if options.changes:
+        if changes:
             raise UsageError(
                 "--policy hold: expected no options that change a bundle, got "
-                f"{', '.join(options.changes.as_data())}. Leave them out."
+                f"{', '.join(changes.as_data())}. Leave them out."
             )
         return None
     bundle = Bundle.open(
@@ -453,7 +468,15 @@ def _open_bundle(options: RunOptions, spec: RobotSpec) -> Bundle | None:
     )
     check_bundle_fits(bundle.manifest, spec)
     spec_in_force(bundle.config, spec)
-    return agreed_bundle(bundle, options.changes, options.task)
+    section = bundle.config.get("inference")
+    has_operator = isinstance(section, Mapping) and "operator" in section
+    changes = options.changes if has_operator else _without_topics(options.changes, spec)
+    return agreed_bundle(bundle, changes, options.task)
+
+
+def _without_topics(changes: Changes, spec: RobotSpec) -> Changes:
+    """Returns the changes of the bundle alone: the topics go to the robot's driver, too."""
+    return replace(changes, topics={}) if has_topics(spec.name) else changes
 
 
 def _check_first_look(

@@ -16,7 +16,7 @@ from ..control.session import RunOptions, Session, connected, open_policy, shipp
 from ..realtime import DriverProcess
 from ..realtime.niceness import DRIVER_NICENESS
 from ..report import require_report_dependencies
-from ..robots import SimulatedRobot, is_simulated_class, make_robot
+from ..robots import RobotChoice, SimulatedRobot, choose_robot, is_simulated_class, make_robot
 from .recording import prepare_recording
 from .run_log import RunLog
 
@@ -30,6 +30,7 @@ class RunHooks:
     """What a run tells, and asks, while it goes on.
 
     Attributes:
+        on_choice: called with the robot and its driver before the driver is started.
         on_ready: called with the session before the first command.
         on_episode: called after each episode that ended as planned.
         on_report: called with the JSON report before the page is written, also if an error, a
@@ -39,6 +40,7 @@ class RunHooks:
             with `return_to_limits`; by default that option is taken for the answer.
     """
 
+    on_choice: Callable[[RobotChoice], None] = lambda choice: None
     on_ready: Callable[[Session | RealtimeSession], None] = lambda session: None
     on_episode: Callable[[EpisodeResult], None] = lambda result: None
     on_report: Callable[[dict[str, object]], None] = lambda report: None
@@ -65,7 +67,7 @@ def run(options: RunOptions, hooks: RunHooks = RunHooks()) -> dict[str, object]:
         prepare_recording(options.record)
     log = RunLog(options)
     try:
-        with open_session(options, hooks.confirm) as session:
+        with open_session(options, hooks.confirm, hooks.on_choice) as session:
             report = session.describe() | {"dry_run": True, "ok": True}
             hooks.on_ready(session)
             if not options.dry_run:
@@ -81,19 +83,24 @@ def run(options: RunOptions, hooks: RunHooks = RunHooks()) -> dict[str, object]:
 
 @contextmanager
 def open_session(
-    options: RunOptions, confirm: Confirm = lambda question, cancelled: True
+    options: RunOptions,
+    confirm: Confirm = lambda question, cancelled: True,
+    on_choice: Callable[[RobotChoice], None] = lambda choice: None,
 ) -> Iterator[Session | RealtimeSession]:
     """Connects the robot and opens the policy; closes the robot at the end."""
     times = StageTimes()
-    python = options.realtime_options.driver_python
-    if not options.realtime and python is None and is_simulated_class(options.robot):
-        with _lockstep(options, times) as session:
+    choice = choose_robot(options.robot_request())
+    on_choice(choice)
+    if not options.realtime and _is_simulated(choice):
+        with _lockstep(options, choice, times) as session:
             yield session
         return
     realtime = options.realtime_options
     with DriverProcess.start(
-        options.robot,
-        python=python,
+        choice.name,
+        target=choice.target,
+        arguments=choice.arguments,
+        python=choice.python,
         max_retries=realtime.max_retries,
         niceness=DRIVER_NICENESS if realtime.priority else 0,
     ) as driver:
@@ -102,13 +109,20 @@ def open_session(
             with connected_realtime(options, driver, policy, times, confirm) as session:
                 yield session
             return
-    with _lockstep(options, times) as session:  # only its process could tell that it is simulated
+    with _lockstep(options, choice, times) as session:  # only its process could tell
         yield session
 
 
+def _is_simulated(choice: RobotChoice) -> bool:
+    """Whether a robot is known to be simulated without its process."""
+    if choice.is_simulated is not None:
+        return choice.is_simulated
+    return choice.python is None and is_simulated_class(choice.name)
+
+
 @contextmanager
-def _lockstep(options: RunOptions, times: StageTimes) -> Iterator[Session]:
-    robot = make_robot(options.robot)
+def _lockstep(options: RunOptions, choice: RobotChoice, times: StageTimes) -> Iterator[Session]:
+    robot = make_robot(choice.name, choice.target, choice.arguments)
     if not isinstance(robot, SimulatedRobot):
         raise RobotError(f"{options.robot}: expected a simulated robot, got a real one")
     policy = open_policy(options, robot.spec, times)

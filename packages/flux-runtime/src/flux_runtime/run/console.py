@@ -16,6 +16,7 @@ from ..control.realtime_session import RealtimeSession
 if TYPE_CHECKING:
     from ..control.episode import EpisodeResult
     from ..control.session import RunOptions, Session
+    from ..robots import RobotChoice
 
 try:
     from rich.console import Console
@@ -70,11 +71,19 @@ class RunConsole:
             self._is_stopped = True
             self._progress.stop()
 
+    def on_choice(self, choice: RobotChoice) -> None:
+        """Prints which robot is driven, by which driver, and why."""
+        if not self._is_json:
+            self._print(choice.lines)
+
     def on_ready(self, session: Session | RealtimeSession) -> None:
         """Prints what an operator should read before a robot moves in real time."""
         if isinstance(session, RealtimeSession) and not self._is_json:
-            for line in session.lines():
-                self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+            self._print(session.lines())
+
+    def _print(self, lines: Sequence[str]) -> None:
+        for line in lines:
+            self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def confirm(self, question: str, is_cancelled: Callable[[], bool]) -> bool:
         """Asks on a terminal; elsewhere the option that leads to the question is the answer."""
