@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from dataclasses import replace
@@ -11,10 +12,16 @@ from typing import Any
 import pytest
 
 from flux_core.errors import UsageError
-from flux_core.robots import ROBOT_SPECS, RateTightening, motion_limits
+from flux_core.robots import ROBOT_SPECS, GripperClosing, RateTightening, motion_limits
 from flux_runtime.cli import build_parser, main
 from flux_runtime.control.session import RunOptions
-from flux_runtime.realtime import RealtimeOptions, realtime_options_from, realtime_settings
+from flux_runtime.realtime import (
+    RealtimeOptions,
+    core_grippers,
+    gripper_settings,
+    realtime_options_from,
+    realtime_settings,
+)
 
 UR3 = ROBOT_SPECS["ur3"]
 

@@ -188,9 +188,7 @@ def drive_motion(
     """
     steps = round(MOTION_FACTOR * num_rows / session.speed + MOTION_S * session.spec.control_hz)
     options = replace(session.options, max_steps=steps)
-    return drive_realtime(
-        replace(session, options=options), 0, operator=operator, motion=motion
-    )
+    return drive_realtime(replace(session, options=options), 0, operator=operator, motion=motion)
 
 
 class RealtimeEpisode:
@@ -364,7 +362,8 @@ class RealtimeEpisode:
         is_done = watch is not None and watch.strict_success
         is_judged = watch is not None and (outcome == "finished" or watch.success)
         sessions = [*self._ended, self._as_ended()]
-        stats = {**total_stats([entry.stats for entry in sessions]), "ticks": self._num_used}
+        stats = total_stats([entry.stats for entry in sessions])
+        stats["ticks"] = self._num_used
         stats["histograms"] = {
             stage: histogram if stage in PER_SESSION else since(self._before.get(stage), histogram)
             for stage, histogram in stats["histograms"].items()

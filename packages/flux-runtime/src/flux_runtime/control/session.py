@@ -114,8 +114,8 @@ class RunOptions:
 class ResolvedRunOptions(RunOptions):
     """Options of which the number of episodes and their longest duration are known."""
 
-    episodes: int
-    max_steps: int
+    episodes: int = DEFAULT_EPISODES
+    max_steps: int = DEFAULT_MAX_STEPS
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from typing import Final, Literal, get_args
 from flux_core.errors import UsageError
 
 CommandKind = Literal[
-    *("start", "pause", "resume", "next", "task", "home", "success", "failure", "quit", "yes")
+    "start", "pause", "resume", "next", "task", "home", "success", "failure", "quit", "yes"
 ]
 KINDS: Final[tuple[CommandKind, ...]] = get_args(CommandKind)
 KEYS: Final[dict[str, CommandKind]] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,7 @@ def open_dead_man(text: str) -> DeadMan:
         UsageError: there is no such device or button, or it may not be read.
     """
     try:
-        import evdev
+        evdev = importlib.import_module("evdev")
     except ImportError as error:
         raise MissingDependencyError(
             "--dead-man: expected evdev, got none. Install it with: pip install evdev"

@@ -1,4 +1,4 @@
-"""The operator's side of a run: when an episode begins, pauses, goes on and ends, and how it went."""
+"""The operator's side of a run: when an episode begins, pauses and ends, and how it went."""
 
 from __future__ import annotations
 
@@ -114,6 +114,17 @@ class OperatorStation:
         self._session = session
         self._screen.say(go_to_prepare_pose(session, self))
         self._take_stale_stops()
+
+    def finish(self, session: RealtimeSession) -> None:
+        """Does what the operator has asked for when the last episode ended.
+
+        Raises:
+            RobotError: a fault has stopped the robot.
+            StoppedBySignal: a signal has.
+        """
+        wish = self._desk.take()
+        if isinstance(wish, Command) and wish.kind == "home" and not self.has_quit:
+            self.prepare(session)
 
     def confirm(self, question: str, is_cancelled: Callable[[], bool]) -> bool:
         """Asks a question; where commands are not keys, the option that leads to it is the

@@ -139,6 +139,7 @@ def realtime_settings(
     """
     spec = limits.spec
     options.check(spec)
+    thresholds = gripper_settings(grippers)
     return RealtimeSettings(
         control_hz=spec.control_hz,
         command_hz=options.commands_hz(spec),
@@ -161,7 +162,8 @@ def realtime_settings(
         cpu=-1 if options.cpu is None else options.cpu,
         continuation=continuation,
         first_latency_s=first_latency_s,
-        **gripper_settings(grippers),
+        closes_below=thresholds["closes_below"],
+        closed_command=thresholds["closed_command"],
     )
 
 
