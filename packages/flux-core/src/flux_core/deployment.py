@@ -6,12 +6,14 @@ It is written at training time, stored in the checkpoint and the bundle, and use
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Self
 
 from .config import check_at_least
 from .errors import ConfigError, RobotError
+from .robots.families import family_of
 from .robots.lookup import robot_spec
 from .robots.operators import AlohaOperator, UROperator
 from .robots.spec import RobotSpec
@@ -119,7 +121,8 @@ class InferenceRunner:
         """Returns the group whose statistics this robot uses.
 
         It is `statistic_name` if given; else the group with the robot's name; else the only group;
-        else the only group whose name begins with the robot's name ('aloha_4090').
+        else the only group whose name begins with the robot's name ('aloha_4090'); else the same
+        with the name of the robot's family.
 
         Args:
             groups: the names of all groups.
@@ -134,7 +137,9 @@ class InferenceRunner:
         elif robot in groups or len(groups) == 1:
             fitting = [robot] if robot in groups else list(groups)
         else:
-            fitting = [name for name in groups if name.startswith(robot)]
+            fitting = _groups_called(robot, groups)
+            if not fitting and (family := family_of(robot)):
+                fitting = [family] if family in groups else _groups_called(family, groups)
         if len(fitting) != 1:
             raise ConfigError(
                 f"{path}.statistic_name: expected one of {', '.join(sorted(groups))} for robot "
@@ -166,6 +171,10 @@ class InferenceRunner:
         return available
 
 
+def _groups_called(robot: str, groups: Collection[str]) -> list[str]:
+    return [name for name in groups if name.startswith(robot)]
+
+
 @dataclass(frozen=True, kw_only=True)
 class AlohaSimInferenceRunner(InferenceRunner):
     """The simulated ALOHA."""
@@ -182,15 +191,30 @@ class LiberoInferenceRunner(InferenceRunner):
 
 @dataclass(frozen=True, kw_only=True)
 class AlohaInferenceRunner(InferenceRunner):
-    """Two real ALOHA arms over ROS."""
+    """Two real ALOHA arms over ROS.
+
+    `robot` should name the variant, such as `aloha-agilex`: `aloha` does not say which arms these
+    are, so the run must. A gripper command below `gripper_threshold` becomes `gripper_closed`, so
+    that the gripper closes firmly. None is the variant's own: see `GripperClosing.of`. A threshold
+    below the robot's smallest gripper command has no effect.
+    """
 
     robot: str | RobotSpec = "aloha"
     operator: AlohaOperator = field(default_factory=AlohaOperator)
+    gripper_threshold: float | None = None
+    gripper_closed: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("gripper_threshold", "gripper_closed"):
+            value = getattr(self, name)
+            if value is not None and not math.isfinite(value):
+                raise ConfigError(f"{name}: expected a finite number or None, got {value!r}")
+        super().__post_init__()
 
 
 @dataclass(frozen=True, kw_only=True)
 class URInferenceRunner(InferenceRunner):
-    """One real UR3 over ROS."""
+    """One real arm of Universal Robots over ROS: a UR3, or the robot that `robot` names."""
 
     robot: str | RobotSpec = "ur3"
     operator: UROperator = field(default_factory=UROperator)

@@ -28,7 +28,9 @@ def load_package(folder):
 def main(arguments):
     # type: (list[str]) -> int
     """Says hello, then serves the driver until the policy's process closes it or ends."""
-    descriptor, parent, target, library, max_retries = arguments
+    descriptor, parent, target, library, max_retries, settings = arguments
+    with os.fdopen(int(settings)) as file:
+        constructor = json.load(file)["arguments"]
     connection = socket.fromfd(int(descriptor), socket.AF_UNIX, socket.SOCK_SEQPACKET)
     os.close(int(descriptor))
     version = ".".join(str(part) for part in sys.version_info[:3])
@@ -52,7 +54,7 @@ def main(arguments):
         return 1
     load_package(folder)
     serve = importlib.import_module("flux_driver.host").serve
-    return serve(connection, int(parent), target, library, int(max_retries))
+    return serve(connection, int(parent), target, constructor, library, int(max_retries))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import inspect
 import math
 from importlib import metadata
 from typing import Any, Mapping
@@ -14,6 +15,7 @@ LOCKSTEP_METHODS = ("connect", "state", "observe", "command", "close")
 SIMULATED_METHODS = (*LOCKSTEP_METHODS, "reset", "stages", "render")
 SIMULATED_TEXTS = ("task", "success_stage", "end_state")
 CONNECT_TIMEOUT_S = 30.0
+CONFIG_OPTION = "--robot-config"
 
 
 class DriverError(Exception):
@@ -21,7 +23,9 @@ class DriverError(Exception):
 
 
 def one_line(error: BaseException) -> str:
-    """'ModuleNotFoundError: No module named x', on one line."""
+    """'ModuleNotFoundError: No module named x', on one line; a DriverError's own text."""
+    if isinstance(error, DriverError):
+        return " ".join(str(error).split())
     return " ".join(f"{type(error).__name__}: {error}".split()).rstrip(": ")[:300]
 
 
@@ -53,11 +57,16 @@ def _missing(robot: object, methods: tuple[str, ...]) -> list[str]:
     return [name for name in methods if not callable(getattr(robot, name, None))]
 
 
-def load_robot(target: str) -> object:
+def load_robot(target: str, arguments: Mapping[str, Any] | None = None) -> object:
     """Returns the robot that an entry point's name or MODULE:ATTRIBUTE stands for, not connected.
 
+    Args:
+        target: the name, or MODULE:ATTRIBUTE.
+        arguments: keyword arguments of the robot's class, as plain data.
+
     Raises:
-        DriverError: there is no such robot, its code fails, or it lacks a part of the protocol.
+        DriverError: there is no such robot, its class does not take the arguments, its code fails,
+            or it lacks a part of the protocol.
     """
     where, value = _located(target)
     module, _, attribute = value.partition(":")
@@ -69,24 +78,54 @@ def load_robot(target: str) -> object:
         raise DriverError(
             f"{where}: cannot be loaded ({one_line(error)}). Correct or reinstall that package"
         ) from error
-    robot = _made(found, where)
+    robot = _made(found, where, arguments or {})
     fault = fault_of(robot)
     if fault:
         raise DriverError(f"{where}: {fault}")
     return robot
 
 
-def _made(found: Any, where: str) -> object:
+def _made(found: Any, where: str, arguments: Mapping[str, Any]) -> object:
     if hasattr(found, "connect") and not isinstance(found, type):
+        if arguments:
+            raise DriverError(
+                f"{where}: expected a class, which takes {', '.join(sorted(arguments))}, got an "
+                f"object. Name its class, or leave {CONFIG_OPTION} out"
+            )
         return found
     if not callable(found):
         raise DriverError(f"{where}: cannot be called: it is {type(found).__name__}")
+    fault = _fault_of_arguments(found, arguments)
+    if fault:
+        raise DriverError(f"{where}: {CONFIG_OPTION}: {fault}")
     try:
-        return found()
+        return found(**arguments)
+    except DriverError:
+        raise  # in the driver's own words
     except BaseException as error:  # Another package's code may raise anything.
         raise DriverError(
             f"{where}: fails ({one_line(error)}). Correct or reinstall that package"
         ) from error
+
+
+def _fault_of_arguments(found: Any, arguments: Mapping[str, Any]) -> str:
+    """Returns which argument a class does not take, or lacks, and what it takes; '' if none."""
+    try:
+        parameters = inspect.signature(found).parameters.values()
+    except (TypeError, ValueError):  # a class in C: only the call can tell
+        return ""
+    by_name = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    known = {entry.name: entry for entry in parameters if entry.kind in by_name}
+    takes_any = any(entry.kind is inspect.Parameter.VAR_KEYWORD for entry in parameters)
+    listed = ", ".join(known) or "nothing"
+    for name in arguments:
+        if name not in known and not takes_any:
+            return f"expected some of {listed}, got {name!r}"
+    for name, entry in known.items():
+        if entry.default is inspect.Parameter.empty and name not in arguments:
+            got = ", ".join(arguments) or "nothing"
+            return f"expected {name!r}, got {got}. Add it to the file"
+    return ""
 
 
 def _located(target: str) -> tuple[str, str]:

@@ -9,6 +9,8 @@ import threading
 import time
 from typing import Any, Sequence
 
+import numpy as np
+
 from .events import Events, Retries
 from .readings import (
     CaptureTimes,
@@ -125,6 +127,8 @@ class StateReader(Reader):
         self._robot = robot
         scaling = getattr(robot, "speed_scaling", None)
         self._read_scaling = scaling if callable(scaling) else None
+        warnings = getattr(robot, "take_warnings", None)
+        self._take_warnings: Any = warnings if callable(warnings) else None
         self._scaling = 1.0
         self._names = tuple(names)
         self._times = CaptureTimes("read_state()")
@@ -141,7 +145,11 @@ class StateReader(Reader):
 
     def read(self) -> None:
         """Publishes a state that is finite and newer than the one before it."""
-        values, time_s = as_pair(self._robot.read_state(), "read_state()")
+        try:
+            found = self._robot.read_state()
+        finally:
+            self._report_warnings()
+        values, time_s = as_pair(found, "read_state()")
         scaling = 1.0 if self._read_scaling is None else self._read_scaling()
         try:
             self._scaling = checked_scaling(scaling)
@@ -158,6 +166,12 @@ class StateReader(Reader):
             self.has_first.set()
         elif is_new:
             self._publish(state)
+
+    def _report_warnings(self) -> None:
+        """Passes on what the driver has to say, also when its call has failed."""
+        if self._take_warnings is not None:
+            for name, text in self._take_warnings():
+                self._events.report(name, text)
 
 
 class FramesReader(Reader):
@@ -182,6 +196,7 @@ class FramesReader(Reader):
         self._times = {name: CaptureTimes(name) for name in cameras}
         self._cameras = tuple(cameras)
         self._first: dict[str, Any] = {}
+        self._sender: Any = None
         self.sizes: dict[str, list[int]] = {}
 
     def publish_first(self) -> None:
@@ -189,6 +204,12 @@ class FramesReader(Reader):
         for index, name in enumerate(self._cameras):
             image = self._first.pop(name)
             self._memory.publish_frame(index, image, self._times[name].newest_ns)
+
+    def record_to(self, sender: Any) -> None:
+        """Hands every image to a `FrameSender` from now on, right before it is published."""
+        for name, (height, width) in self.sizes.items():
+            sender.add_stream(name, (height, width, 3), np.uint8)
+        self._sender = sender
 
     def missing(self) -> list[str]:
         """Returns the cameras that have not delivered an image yet."""
@@ -227,5 +248,8 @@ class FramesReader(Reader):
         if self._memory is None:
             self.sizes[name] = size
             self._first[name] = image.copy()  # the driver may use its buffer again
-        else:
-            self._memory.publish_frame(index, image, self._times[name].newest_ns)
+            return
+        captured_ns = self._times[name].newest_ns
+        if self._sender is not None:
+            self._sender.put(name, image, captured_ns)
+        self._memory.publish_frame(index, image, captured_ns)

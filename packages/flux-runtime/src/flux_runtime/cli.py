@@ -30,6 +30,7 @@ from .arguments import (
     add_engine,
     changes_from,
     count,
+    duration,
     natural,
     threads,
 )
@@ -37,6 +38,7 @@ from .chunking import MODES
 from .engines.names import AUTO, ENGINES
 from .realtime import is_inference_stuck
 from .realtime.arguments import add_realtime_options, realtime_options_from
+from .robots.shipped import SHIPPED_ROBOTS
 
 _EXAMPLE = """  flux-runtime doctor
   flux-runtime check my_bundle
@@ -168,16 +170,15 @@ def _add_bench(parser: argparse.ArgumentParser) -> None:
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    known = ", ".join(("aloha-sim", "aloha", "ur3", *provided_names(DRIVER_GROUP)))
-    add(
-        "--robot",
-        required=True,
-        metavar="R",
-        help=f"one of {known.replace('%', '%%')}; or a driver's MODULE:CLASS",
-    )
+    _add_robot(parser)
     add("--bundle", type=Path, metavar="DIR", help="the policy (default: the one shipped for R)")
     add("--task", metavar="T", help="the task in words (default: the bundle's task)")
-    add("--episodes", type=count, default=10, metavar="N", help="number of episodes (default: 10)")
+    add(
+        "--episodes",
+        type=count,
+        metavar="N",
+        help="number of episodes (default: 10; 1 for a real robot)",
+    )
     add(
         "--seed",
         type=natural,
@@ -202,9 +203,14 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     add(
         "--max-steps",
         type=count,
-        default=400,
         metavar="N",
-        help="longest episode in control steps (default: 400)",
+        help="longest episode in control steps (default: 400; of a real robot --max-seconds)",
+    )
+    add(
+        "--max-seconds",
+        type=duration,
+        metavar="SECONDS",
+        help="longest episode as time, without pauses (default: 60 for a real robot)",
     )
     add(
         "--realtime",
@@ -251,6 +257,32 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     add_realtime_options(parser)
 
 
+def _add_robot(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    known = ", ".join((*SHIPPED_ROBOTS, *provided_names(DRIVER_GROUP)))
+    add(
+        "--robot",
+        required=True,
+        metavar="R",
+        help=f"one of {known.replace('%', '%%')}; aloha for the one that the bundle was trained "
+        "for; lerobot:TYPE for a robot of your LeRobot environment; dataset:DIR for the recordings "
+        "of a dataset; or a driver's MODULE:CLASS",
+    )
+    add(
+        "--robot-config",
+        type=Path,
+        metavar="FILE",
+        help="a .json or .yaml file with what the robot's driver must know, such as its address: "
+        "keyword arguments of its class",
+    )
+    add(
+        "--transport",
+        choices=("ros1", "ros2", "rtde"),
+        help="how to talk to the robot: ros1 or ros2 for ALOHA and UR, rtde for UR without ROS "
+        "(default: ros1)",
+    )
+
+
 def _add_replay(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add(
@@ -288,6 +320,7 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _drive(args: argparse.Namespace) -> int:
+    from .operator import opened_desk
     from .run.command import RunHooks, RunOptions, run
     from .run.console import RunConsole
 
@@ -307,10 +340,13 @@ def _drive(args: argparse.Namespace) -> int:
             sys.stdout.flush()
 
     hooks = RunHooks(
+        on_choice=console.on_choice,
         on_ready=console.on_ready,
         on_episode=console.on_episode,
         on_report=on_report,
         confirm=console.confirm,
+        operator=opened_desk,
+        screen=console,
     )
     with console:
         run(options, hooks)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ..errors import RobotError
+from .families import described_as
 from .spec import RobotSpec
 
 OPTIONAL_LIMITS = ("max_acceleration", "max_jerk", "start_tolerance", "max_following_error")
@@ -17,13 +18,15 @@ def limits_in_force(driver: RobotSpec, carried: RobotSpec) -> RobotSpec:
 
     Args:
         driver: the description from the robot's driver.
-        carried: the one in a bundle or config. Its cameras, kinematics and `holds_without_power`
-            are ignored; where it states none of the optional limits, the driver's apply.
+        carried: the one in a bundle or config. Its cameras, kinematics, `prepare_pose` and
+            `holds_without_power` are ignored; where it states none of the optional limits, the
+            driver's apply. It may be the one of the driver's family; see `described_as`.
 
     Raises:
         RobotError: names, their order, units, dimensions or rate differ, or a carried limit is
             wider than the driver's. The message begins with the field and states both values.
     """
+    carried = described_as(driver, carried)
     _check_equal(driver, carried)
     joints = driver.joint_names
     _check_within("lower", joints, driver.lower, carried.lower, is_least=True)

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
 import subprocess
 import sys
+import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import flux_driver
 from flux_core.errors import MissingDependencyError, RobotError
 
+from ..robots.interpreter import OPTION, driver_environment
+
 OLDEST = (3, 8)
-OPTION = "--driver-python"
-_OF_THIS_INTERPRETER = ("PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "PYTHONUSERBASE")
-_OF_THIS_ENVIRONMENT = ("VIRTUAL_ENV", "VIRTUAL_ENV_PROMPT", "CONDA_PREFIX", "__PYVENV_LAUNCHER__")
 
 
 def interpreter_path(python: str | os.PathLike[str] | None) -> str:
@@ -47,15 +49,17 @@ def version_text(version: tuple[int, ...]) -> str:
 
 
 def start_host(
-    interpreter: str, target: str, max_retries: int
+    interpreter: str, target: str, arguments: Mapping[str, object], max_retries: int
 ) -> tuple[subprocess.Popen[bytes], socket.socket]:
     """Starts the driver host for `target`; returns its process and this end of its socket.
 
-    The host is in a session of its own, so that a terminal's signals do not reach it. What the
-    driver prints goes to this process's standard error, so that it never mixes with results.
+    `arguments` of the driver's class, plain data, go through a file that has no name: they may be
+    longer than a command line, and other users can read those. The host is in a session of its own,
+    so that a terminal's signals do not reach it. What the driver prints goes to this process's
+    standard error, so that it never mixes with results.
 
     Raises:
-        RobotError: the interpreter cannot be started.
+        RobotError: the interpreter cannot be started, or the arguments are not plain data.
         MissingDependencyError: the library that the driver host loads is not installed.
     """
     main = Path(flux_driver.__file__).with_name("__main__.py")
@@ -63,16 +67,22 @@ def start_host(
         library = flux_driver.library_path()
     except flux_driver.DriverMemoryError as error:
         raise MissingDependencyError(str(error)) from error
+    try:
+        settings = json.dumps({"arguments": dict(arguments)})
+    except (TypeError, ValueError) as error:
+        raise RobotError(f"{target}: expected plain data for its class, got {error}") from error
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    arguments = (theirs.fileno(), os.getpid(), target, library, max_retries)
-    with theirs:
+    with theirs, tempfile.TemporaryFile("w+") as file:
+        file.write(settings)
+        file.seek(0)
+        passed = (theirs.fileno(), os.getpid(), target, library, max_retries, file.fileno())
         try:
             process = subprocess.Popen(
-                [interpreter, str(main), *map(str, arguments)],
+                [interpreter, str(main), *map(str, passed)],
                 stdin=subprocess.DEVNULL,
                 stdout=2,
-                env=_environment(interpreter),
-                pass_fds=[theirs.fileno()],
+                env=driver_environment(interpreter),
+                pass_fds=[theirs.fileno(), file.fileno()],
                 start_new_session=True,
             )
         except OSError as error:
@@ -83,16 +93,3 @@ def start_host(
                 f"the driver"
             ) from error
     return process, ours
-
-
-def _environment(interpreter: str) -> dict[str, str]:
-    """Returns the variables of the host: another interpreter gets none that belong to this one."""
-    if interpreter == sys.executable:
-        return dict(os.environ)
-    others = {*_OF_THIS_INTERPRETER, *_OF_THIS_ENVIRONMENT}
-    kept = {name: value for name, value in os.environ.items() if name not in others}
-    own = os.path.dirname(sys.executable)
-    paths = kept.get("PATH", os.defpath).split(os.pathsep)
-    if sys.prefix != sys.base_prefix:
-        paths = [path for path in paths if path != own]
-    return {**kept, "PATH": os.pathsep.join(paths)}

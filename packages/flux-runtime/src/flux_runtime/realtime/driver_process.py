@@ -88,6 +88,8 @@ class DriverProcess:
         cls,
         robot: str,
         *,
+        target: str | None = None,
+        arguments: Mapping[str, object] | None = None,
         python: str | os.PathLike[str] | None = None,
         cancelled: Callable[[], bool] = lambda: False,
         max_retries: int = 5,
@@ -97,6 +99,9 @@ class DriverProcess:
 
         Args:
             robot: the name of an entry point in that interpreter, or MODULE:CLASS.
+            target: MODULE:CLASS, or the name, that the driver's process loads for `robot`, where
+                these differ.
+            arguments: keyword arguments of the driver's class, as plain data.
             python: the interpreter; None for this one.
             cancelled: asked while this waits.
             max_retries: how often a call of the driver that raises is tried again.
@@ -107,8 +112,9 @@ class DriverProcess:
             DriverCancelled: `cancelled()` was true.
         """
         interpreter = interpreter_path(python)
-        target = driver_target(robot) if python is None else robot
-        process, connection = start_host(interpreter, target, max_retries)
+        if target is None:
+            target = driver_target(robot) if python is None else robot
+        process, connection = start_host(interpreter, target, arguments or {}, max_retries)
         granted = set_niceness(process.pid, niceness)
         mail = DriverMail(process, connection, robot)
         try:
