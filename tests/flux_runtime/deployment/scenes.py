@@ -46,9 +46,10 @@ def shifted(
     image: NDArray[np.uint8], brightness: float, contrast: float, temperature: float
 ) -> NDArray[np.uint8]:
     """The same under another light; a positive temperature is a warmer one."""
-    values = ((image.astype(np.float64) - 128) * contrast + 128) * brightness
-    warmed = values * np.array([1 + temperature, 1.0, 1 - temperature])
-    return np.clip(warmed, 0, 255).astype(np.uint8)
+    values = ((np.arange(256.0) - 128) * contrast + 128) * brightness
+    factors = (1 + temperature, 1.0, 1 - temperature)
+    tables = [np.clip(values * factor, 0, 255).astype(np.uint8) for factor in factors]
+    return np.stack([tables[channel][image[..., channel]] for channel in range(3)], axis=-1)
 
 
 def lights(count: int, seed: int = 0) -> list[tuple[float, float, float]]:

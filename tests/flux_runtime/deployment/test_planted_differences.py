@@ -159,7 +159,7 @@ def test_swapped_cameras_are_named(pair: tuple[int, int]) -> None:
 
 
 def test_three_exchanged_cameras_are_named() -> None:
-    turned = with_images(lambda images: dict(zip(CAMERAS, [images[CAMERAS[i]] for i in (1, 2, 0)])))
+    turned = with_images(lambda images: {CAMERAS[i - 1]: images[CAMERAS[i]] for i in range(3)})
     assert suspicions(turned) == {"cameras_swapped": True}
 
 

@@ -18,7 +18,7 @@ from flux_core.robots import RobotSpec
 from .facts import DeploymentFacts, Ranges, Vector
 from .finding import Finding, fine, hard, soft, unknown
 
-FLOORS = {"rad": 0.3, "m": 0.03, "degrees": 17.0, "percent": 30.0, "normalized": 0.35}
+FLOORS = {"rad": 0.3, "m": 0.03, "degrees": 17.0, "percent": 50.0, "normalized": 0.5}
 """Deviations from the recorded starts that an operator who places a robot by hand may cause, by
 unit. In recordings of a real robot, starts of one joint differ by as much."""
 UNKNOWN_VARIETY = 0.5
