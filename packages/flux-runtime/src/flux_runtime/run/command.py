@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from flux_core.errors import FluxError, RobotError
+from flux_core.errors import FluxError, RobotError, UsageError
 
 from ..control.episode import EpisodeResult
 from ..control.latency import StageTimes
@@ -92,6 +92,11 @@ def open_session(
     times = StageTimes()
     choice = choose_robot(options.robot_request())
     on_choice(choice)
+    if choice.is_recorded and options.realtime:
+        raise UsageError(
+            "--realtime: expected a robot that moves, but a recording does not follow commands. "
+            "Leave it out"
+        )
     if not options.realtime and _is_simulated(choice):
         with _lockstep(options, choice, times) as session:
             yield session
