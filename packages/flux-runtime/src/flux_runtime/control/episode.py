@@ -68,6 +68,8 @@ class EpisodeResult:
         commands: how many were sent, and reached the robot, in real time.
         ended_in_hold: the fault for which the robot was held at the last step; None if it was not,
             or if the task was done.
+        task: in words, in real time.
+        pauses: how often the operator has paused it.
     """
 
     seed: int
@@ -85,6 +87,8 @@ class EpisodeResult:
     timing: Timing | None = None
     commands: CommandCounts | None = None
     ended_in_hold: str | None = None
+    task: str | None = None
+    pauses: int = 0
 
     def summary(self) -> dict[str, object]:
         """Returns the episode as `--json` prints it."""
@@ -96,8 +100,11 @@ class EpisodeResult:
             **self.stages,
             "commands_out_of_limit": self.commands_out_of_limit,
             "outcome": self.outcome,
-            **({} if self.timing is None else {"ended_in_hold": self.ended_in_hold}),
+            **({} if self.timing is None else self._realtime_summary()),
         }
+
+    def _realtime_summary(self) -> dict[str, object]:
+        return {"ended_in_hold": self.ended_in_hold, "task": self.task, "pauses": self.pauses}
 
 
 class LockstepEpisode:

@@ -43,6 +43,10 @@ class ObservationEncoder(Protocol):
         """Turns an observation into the graphs' user inputs."""
         ...
 
+    def most_tokens(self, prompt: str) -> int:
+        """Returns how many tokens the prompt of a task has at most."""
+        ...
+
 
 class ChunkSink(Protocol):
     """The part of `flux_runtime._core.ControlLoop` that accepts chunks."""
@@ -216,6 +220,10 @@ class BundleSource:
             continuation=settings,
         )
         return time.perf_counter() - began_s
+
+    def num_tokens(self, task: str) -> int:
+        """Returns how many tokens the prompt of a task has at most."""
+        return self._encoder.most_tokens(task)
 
     def noise(self, seed: int, chunk_index: int) -> NDArray[np.float32]:
         """Returns the noise of a chunk; see `chunk_noise`."""
