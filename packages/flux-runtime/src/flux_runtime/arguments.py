@@ -72,6 +72,32 @@ def add_accept_version(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_accept(parser: argparse.ArgumentParser) -> None:
+    """Adds `--accept`, which `accepted_from` reads."""
+    parser.add_argument(
+        "--accept",
+        action="append",
+        default=[],
+        metavar="NAME",
+        dest="accepted",
+        help="drive the robot although its deployment check refuses it because of NAME, such as "
+        "start_pose; may be repeated",
+    )
+
+
+def accepted_from(args: argparse.Namespace) -> tuple[str, ...]:
+    """Returns the names of `--accept`, each once.
+
+    Raises:
+        UsageError: there is no such check.
+    """
+    if not args.accepted:
+        return ()
+    from .deployment import check_accepted
+
+    return check_accepted(args.accepted)
+
+
 def add_changes(parser: argparse.ArgumentParser) -> None:
     """Adds the options for what may change after training; see `changes_from`."""
     add = parser.add_argument
