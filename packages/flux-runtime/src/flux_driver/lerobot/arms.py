@@ -144,7 +144,7 @@ def settle(arm: Arm) -> None:
         time.sleep(SILENCE_S)
         is_silent = not forget_answers(arm)
     handler = getattr(arm.bus, "port_handler", None)
-    if hasattr(handler, "is_using"):
+    if handler is not None and hasattr(handler, "is_using"):
         handler.is_using = False  # of a call that an exception has cut short
 
 

@@ -317,15 +317,16 @@ class LeRobotDriver:
 
 def _clipping_notes(stated: Any, targets: Mapping[str, float]) -> list[str]:
     """Returns a line if the user's targets are tighter than what the filter lets through."""
-    by_motor = dict(stated) if isinstance(stated, Mapping) else dict.fromkeys(targets, stated)
+    by_motor: Mapping[str, float] = (
+        stated if isinstance(stated, Mapping) else dict.fromkeys(targets, float(stated))
+    )
     tight = {name: value for name, value in targets.items() if by_motor.get(name, value) < value}
     if not tight:
         return []
     values = listed({name: by_motor[name] for name in tight})
     return [
-        f"{RELATIVE_TARGET}: {values} is less "
-        f"than the safety filter lets through ({listed(tight)}): LeRobot may clip commands. Lower "
-        f"{OWN_KEY}.max_velocity, or raise it"
+        f"{RELATIVE_TARGET}: {values} is less than the safety filter lets through "
+        f"({listed(tight)}): LeRobot may clip commands. Lower {OWN_KEY}.max_velocity, or raise it"
     ]
 
 
