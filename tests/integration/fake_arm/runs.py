@@ -169,6 +169,7 @@ def run(folder: Path, scenario: Scenario) -> Outcome:
         spawn(
             command,
             env=environment(folder, **variables, **scenario.environment),
+            stdin=subprocess.DEVNULL,  # nobody is there, so the run begins at once
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             start_new_session=True,

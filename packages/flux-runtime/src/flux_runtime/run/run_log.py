@@ -60,7 +60,7 @@ class RunLog:
                 on_episode(self._run_one(session, index))
             return
         if session.options.realtime_options.prepare:
-            station.prepare(session)
+            station.prepare_first(session)
         for index in range(session.options.episodes):
             chosen = station.choose(session, index + 1)
             if chosen is None:
