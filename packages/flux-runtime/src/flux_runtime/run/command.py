@@ -15,6 +15,7 @@ from ..control.realtime_session import Confirm, RealtimeSession, connected_realt
 from ..control.session import RunOptions, Session, connected, open_policy, shipped_policy
 from ..realtime import DriverProcess
 from ..realtime.niceness import DRIVER_NICENESS
+from ..recording import dataset_recorder
 from ..report import require_report_dependencies
 from ..robots import SimulatedRobot, is_simulated_class, make_robot
 from .recording import prepare_recording
@@ -63,10 +64,17 @@ def run(options: RunOptions, hooks: RunHooks = RunHooks()) -> dict[str, object]:
         require_report_dependencies(options.report)
     if options.record is not None and not options.dry_run:
         prepare_recording(options.record)
+    directory = None if options.dry_run else options.record_dataset
+    version = None if options.dry_run else options.dataset_version
     log = RunLog(options)
     try:
-        with open_session(options, hooks.confirm) as session:
+        with (
+            dataset_recorder(directory, version) as log.dataset,
+            open_session(options, hooks.confirm) as session,
+        ):
             report = session.describe() | {"dry_run": True, "ok": True}
+            if log.dataset is not None:
+                log.dataset.open(session)
             hooks.on_ready(session)
             if not options.dry_run:
                 log.run_episodes(session, hooks.on_episode)
