@@ -33,7 +33,7 @@ logger = logging.getLogger("flux.runtime")
 
 DATASET_VERSIONS = ("v2.1", "v3.0")
 SAVE_TIMEOUT_S = 300.0
-SLOW_S = 3.0
+SLOW_S = 10.0
 """A wait that lasts longer is announced."""
 MAX_PACKET_BYTES = 1 << 16
 """Of the rows in one message."""
