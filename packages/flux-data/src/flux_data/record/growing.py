@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 
 from flux_core.errors import UsageError
 
+from ..lerobot.metadata import is_depth_map
 from ..lerobot.new_folder import disk_errors, missing_folders, real_place, remove_empty, sync
 from ..lerobot.stored_columns import Features, is_numeric
 from ..lerobot.writer import (
@@ -218,6 +219,11 @@ class GrowingV21(GrowingDataset, WriterV21):
         for key, place in zip(self.video_keys, videos, strict=True):
             self._move_video(episode.videos[key].path, place)
         self._write_table(table, data)
+
+    def _stats_of(self, episode: Episode, table: pa.Table) -> dict[str, Any]:
+        """Leaves out depth: LeRobot 0.3 opens no dataset with statistics of one channel."""
+        found = super()._stats_of(episode, table)
+        return {key: s for key, s in found.items() if not is_depth_map(self.features[key])}
 
     def _next_files(self) -> Sequence[Path]:
         index = len(self.episodes)
