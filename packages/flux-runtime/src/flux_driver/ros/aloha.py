@@ -32,7 +32,7 @@ DEPTH_TOPICS = ("img_front_depth_topic", "img_left_depth_topic", "img_right_dept
 JOINT_STATE, ODOMETRY = "sensor_msgs/JointState", "nav_msgs/Odometry"
 BASE_NAMES = ("linear_velocity", "angular_velocity")
 FIRST_S = 10.0
-SUBSCRIBERS_S = 1.0
+SUBSCRIBERS_S = EXTRAS_S = 1.0
 WAIT_S = 0.1
 
 
@@ -54,6 +54,7 @@ class AlohaDriver:
         joint_names: how one arm's joints are called in measured messages, gripper last; joint0 to
             joint6, joint1 to joint6 and gripper, or the spec's names without their side.
         command_joint_names: how they are called in commands.
+        first_messages_s: how long `connect` waits for a message on every topic.
     """
 
     def __init__(
@@ -68,11 +69,13 @@ class AlohaDriver:
         image_transport: Mapping[str, str] | None = None,
         joint_names: Sequence[str] | None = None,
         command_joint_names: Sequence[str] = COMMAND_NAMES,
+        first_messages_s: float = FIRST_S,
     ) -> None:
         self.spec = dict(spec)
         if prepare_pose is not None:
             self.spec["prepare_pose"] = [float(value) for value in np.ravel(prepare_pose)]
         self._transport = transport
+        self._first_s = float(first_messages_s)
         self._topics = dict(topics)
         self._command_names = _arm_names("command_joint_names", command_joint_names)
         self._condition = threading.Condition()
@@ -145,17 +148,22 @@ class AlohaDriver:
         self._publish = [
             connection.advertise(self._topic(field), JOINT_STATE) for field in COMMAND_TOPICS
         ]
-        missing = wait_for_first(self._sources(), FIRST_S)
-        if any(arm in missing for arm in self._arms):
-            raise what_is_missing(connection, missing, FIRST_S)
-        self._missing = missing
+        needed = [*self._arms, *self._cameras.values()]
+        self._missing = wait_for_first(needed, self._first_s)
+        if any(arm in self._missing for arm in self._arms):
+            raise what_is_missing(connection, self._missing, self._first_s)
         for arm in self._arms:
             arm.update()
         self._check_command_topics(connection)
+        self._check_extras()
+
+    def _check_extras(self) -> None:
+        """Warns of what cannot be recorded."""
+        missing = wait_for_first(list(self._extras.values()), EXTRAS_S)
         for name, source in self._extras.items():
             if source in missing:
-                line = f"{name}: {source.topic}: expected messages within {FIRST_S:g} s, got none"
-                self._warnings.append((f"missing {name}", f"{line}. It cannot be recorded"))
+                line = f"{name}: expected messages on {source.topic}, got none: not recorded"
+                self._warnings.append((f"missing {name}", line))
 
     def _sources(self) -> list[Source]:
         return [*self._arms, *self._cameras.values(), *self._extras.values()]
@@ -230,7 +238,7 @@ class AlohaDriver:
     def _has_new_image(self, name: str, source: Source) -> bool:
         if source in self._missing:
             if not source.count and self._connection is not None:
-                raise what_is_missing(self._connection, [source], FIRST_S)
+                raise what_is_missing(self._connection, [source], self._first_s)
             self._missing.remove(source)
         try:
             return source.update()
