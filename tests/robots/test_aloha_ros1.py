@@ -313,12 +313,12 @@ def test_silent_topics_are_named_with_what_was_seen_instead(
             scene.ros,
             monkeypatch,
             puppet_arm_left_topic="/puppet/left",
-            img_left_topic="/puppet/joint_right",
+            img_left_topic="/odom_raw",
         )
 
     text = str(info.value)
     assert "/puppet/left (nobody publishes it)" in text
-    assert "/puppet/joint_right (its kind is sensor_msgs/JointState" in text
+    assert "/odom_raw (its kind is nav_msgs/Odometry, expected sensor_msgs/Image)" in text
     assert "Other topics of that kind here: /camera_f/color/image_raw" in text
     assert "\n" not in text
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import select
+import socket
 import sys
 import time
 import traceback
@@ -22,6 +23,8 @@ from .gate import Gate
 from .memory import DriverMemory, DriverMemoryError, DriverPhase, WatchResult
 from .messages import Channel, Message
 from .parent import Parent, Signals
+from .recording.extras import FIRST_S, ExtrasReader
+from .recording.frame_sender import FrameSender
 from .robot import DriverError, described, is_simulated, load_robot, one_line
 from .stepped import SteppedRobot, progress_bits
 from .threads import DriverThread, FramesReader, StateReader
@@ -79,6 +82,8 @@ class Host:
         self._state_reader: StateReader | None = None
         self._frames_reader: FramesReader | None = None
         self._threads: list[DriverThread] = []
+        self._frame_sender: FrameSender | None = None
+        self._extras_reader: ExtrasReader | None = None
         self._sender: CommandSender | None = None
         self._operation: Operation | None = None
         self._operation_id: int | None = None
@@ -169,6 +174,7 @@ class Host:
         operations: dict[str, Callable[[], Operation]] = {
             "connect": lambda: self._connect(message["cameras"]),
             "map": lambda: self._map(descriptor),
+            "record": lambda: self._record(descriptor),
             "begin": lambda: self._begin(message["session"], message["category"]),
             "end": self._end,
             "counts": lambda: self._count(message["session"]),
@@ -280,6 +286,29 @@ class Host:
         return {}
         yield
 
+    def _record(self, descriptor: int | None) -> Operation:
+        """Hands what the sensors deliver to a recording process, too, from now on."""
+        if descriptor is None or self._memory is None or self._frame_sender is not None:
+            raise DriverError("record: expected a descriptor, once, after map")
+        sender = self._frame_sender = FrameSender(socket.socket(fileno=descriptor))
+        if self._frames_reader is not None:
+            self._frames_reader.record_to(sender)
+        reader = self._extras_reader = ExtrasReader(
+            self._robot, self._control_period_s, self._events, self._max_retries, sender
+        )
+        if reader.kinds:
+            reader.start()
+        deadline_s = time.monotonic() + FIRST_S
+        while missing := sender.missing() + reader.missing():
+            if time.monotonic() > deadline_s or reader.failure:
+                fault = reader.failure or reader.fault
+                raise DriverError(
+                    f"record: expected {', '.join(missing)} within {FIRST_S:g} s, got none"
+                    + (f" ({fault})" if fault else "")
+                )
+            yield
+        return {"extras": {n: {**e, "shape": reader.shapes[n]} for n, e in reader.kinds.items()}}
+
     def _begin(self, session: int, category: int) -> Operation:
         """Accepts the commands of a session."""
         if self._memory is None or self._failure:
@@ -355,7 +384,7 @@ class Host:
         self._stop(self._category, "the driver is closed")
         while self._stop_call is not None:
             yield
-        for thread in self._threads:
+        for thread in (*self._threads, *filter(None, [self._extras_reader])):
             thread.end()
         call = BoundedCall("close", self._robot.close, CLOSE_TIMEOUT_S)
         while not call.is_over:

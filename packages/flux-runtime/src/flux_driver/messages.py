@@ -1,13 +1,14 @@
 """The messages between the policy's process and the driver host.
 
-A message is one JSON object in one packet of a SOCK_SEQPACKET socket; one of them carries the
-descriptor of the shared memory. The host answers every message that has an `id`.
+A message is one JSON object in one packet of a SOCK_SEQPACKET socket; `map` carries the descriptor
+of the shared memory, `record` that of a socket to a recording process. The host answers every
+message that has an `id`.
 
     host    hello {protocol, python, executable, pid}     described {robot}     refused {reason}
             answer {id, result} or {id, error}            failed {reason}
             event {name, text, count, time_ns}
-    policy  connect {id, cameras}    map {id} + descriptor    begin {id, session, category}
-            end {id}    counts {id, session}    reset {id, seed}    home {id}    close {id}
+    policy  connect {id, cameras}    map {id} + descriptor    record {id} + descriptor
+            begin {id, session, category}    end {id}    counts {id, session}    reset {id, seed}    home {id}    close {id}
 """
 
 from __future__ import annotations

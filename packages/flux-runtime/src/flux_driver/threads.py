@@ -9,6 +9,8 @@ import threading
 import time
 from typing import Any, Sequence
 
+import numpy as np
+
 from .events import Events, Retries
 from .readings import (
     CaptureTimes,
@@ -194,6 +196,7 @@ class FramesReader(Reader):
         self._times = {name: CaptureTimes(name) for name in cameras}
         self._cameras = tuple(cameras)
         self._first: dict[str, Any] = {}
+        self._sender: Any = None
         self.sizes: dict[str, list[int]] = {}
 
     def publish_first(self) -> None:
@@ -201,6 +204,12 @@ class FramesReader(Reader):
         for index, name in enumerate(self._cameras):
             image = self._first.pop(name)
             self._memory.publish_frame(index, image, self._times[name].newest_ns)
+
+    def record_to(self, sender: Any) -> None:
+        """Hands every image to a `FrameSender` from now on, right before it is published."""
+        for name, (height, width) in self.sizes.items():
+            sender.add_stream(name, (height, width, 3), np.uint8)
+        self._sender = sender
 
     def missing(self) -> list[str]:
         """Returns the cameras that have not delivered an image yet."""
@@ -239,5 +248,8 @@ class FramesReader(Reader):
         if self._memory is None:
             self.sizes[name] = size
             self._first[name] = image.copy()  # the driver may use its buffer again
-        else:
-            self._memory.publish_frame(index, image, self._times[name].newest_ns)
+            return
+        captured_ns = self._times[name].newest_ns
+        if self._sender is not None:
+            self._sender.put(name, image, captured_ns)
+        self._memory.publish_frame(index, image, captured_ns)

@@ -27,6 +27,7 @@ from ..lerobot.locations import local_root
 from ..repairable import hint, naming_repair
 from .demo import add_demo_command
 from .observations import add_observations
+from .record import add_record
 from .repair import add_repair
 from .write import add_writing_commands
 
@@ -60,6 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in READERS:
         _name_repair(commands.choices[name])
     add_repair(commands)
+    add_record(commands)
     return run_cli(parser, argv)
 
 

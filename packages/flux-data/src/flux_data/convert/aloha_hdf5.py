@@ -31,7 +31,13 @@ from flux_core.incomplete_file import why_incomplete
 from flux_core.robots import robot_spec
 
 from ..lerobot.episode_stats import ImageStats
-from ..lerobot.recorder import EpisodeRecorder, vector_feature, video_feature, video_key
+from ..lerobot.recorder import (
+    EpisodeRecorder,
+    depth_feature,
+    vector_feature,
+    video_feature,
+    video_key,
+)
 from ..lerobot.stored_columns import narrowed
 from ..lerobot.writer import WRITERS, Episode
 from ..parquet.arrow import first_line
@@ -192,12 +198,7 @@ def read_features(path: Path, settings: AlohaHdf5) -> dict[str, Any]:
         if "depth" in settings.extras:
             for camera, pictures in _depth_cameras(file).items():
                 height, width = _depth(pictures, 0, f"{path}: depth of {camera}").shape
-                features[depth_key(camera)] = {
-                    "dtype": "image",
-                    "shape": [height, width, 1],
-                    "names": ["height", "width", "channels"],
-                    "info": {"is_depth_map": True},
-                }
+                features[depth_key(camera)] = depth_feature(height, width)
     return features
 
 

@@ -73,16 +73,16 @@ def remove_empty(folders: Sequence[Path]) -> None:
 
 
 @contextlib.contextmanager
-def disk_errors(root: Path) -> Iterator[None]:
-    """Reports a full disk, missing rights or a value that a table cannot hold in one line."""
+def disk_errors(root: Path, left: str = "Nothing was left behind") -> Iterator[None]:
+    """Reports a full disk, missing rights or a value that a table cannot hold in one line, which
+    ends with what is `left`."""
     try:
         yield
     except OSError as error:
-        raise DataError(f"{root}: cannot be written ({error}). Nothing was left behind") from error
+        raise DataError(f"{root}: cannot be written ({error}). {left}") from error
     except pa.ArrowException as error:  # the types do not fit; the disk is fine
         raise DataError(
-            f"{root}: expected values that fit the table, got {first_line(error)}. Nothing was "
-            "left behind"
+            f"{root}: expected values that fit the table, got {first_line(error)}. {left}"
         ) from error
 
 

@@ -49,6 +49,16 @@ def video_feature(height: int, width: int, fps: float) -> dict[str, Any]:
     }
 
 
+def depth_feature(height: int, width: int) -> dict[str, Any]:
+    """Returns the entry of a depth camera whose maps are stored as PNG files of 16 bits."""
+    return {
+        "dtype": "image",
+        "shape": [height, width, 1],
+        "names": ["height", "width", "channels"],
+        "info": {"is_depth_map": True},
+    }
+
+
 def robot_features(spec: RobotSpec, height: int, width: int) -> dict[str, Any]:
     """Returns the features of a robot's state, action and cameras, as info.json has them."""
     video = video_feature(height, width, spec.control_hz)

@@ -98,6 +98,7 @@ class DatasetWriter(ABC):
     """Writes one dataset. Use it in a `with`, which finishes it, or removes it after an error."""
 
     version: ClassVar[str]
+    left_by_failure: ClassVar[str] = "Nothing was left behind"
 
     def __init__(
         self,
@@ -124,9 +125,8 @@ class DatasetWriter(ABC):
         Raises:
             UsageError: `root` exists and is not empty.
         """
-        check_new(root)
-        self.root, self.fps, self.robot_type = real_place(root), fps, robot_type
-        self.folder = partial_folder(self.root)
+        self.root, self.folder = self._places(root)
+        self.fps, self.robot_type = fps, robot_type
         counter: Feature = {"dtype": "int64", "shape": [1], "names": None}
         timestamp: Feature = {"dtype": _time_type(features), "shape": [1], "names": None}
         own = {"timestamp": timestamp, **dict.fromkeys(COUNTERS, counter)}
@@ -147,6 +147,11 @@ class DatasetWriter(ABC):
         self._missing: list[Path] = []
         self._silent: set[str] = set()
         self._num_frames = 0
+
+    def _places(self, root: Path) -> tuple[Path, Path]:
+        """Returns where the dataset goes, and the folder that it is written to until then."""
+        check_new(root)
+        return real_place(root), partial_folder(real_place(root))
 
     def staging(self, name: str) -> Path:
         """Returns a folder for files that may become part of the dataset."""
@@ -171,7 +176,7 @@ class DatasetWriter(ABC):
             DataError: its features differ from the dataset's, or it cannot be written.
         """
         self._check(episode)
-        with disk_errors(self.root):
+        with disk_errors(self.root, self.left_by_failure):
             table = self._numbered(episode)
             stats = self._stats_of(episode, table)
             line = {

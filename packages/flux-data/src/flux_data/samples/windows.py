@@ -194,6 +194,13 @@ class ParquetDataset:
         raw = part.sample(within)
         return [part.frames.picture(raw, camera) for camera in part.frames.cameras]
 
+    def first_samples(self) -> NDArray[np.int64]:
+        """Returns the number of the first sample of each episode that has samples."""
+        begins = [0, *self._ends[:-1].tolist()]
+        return np.concatenate(
+            [begin + part.first_samples() for begin, part in zip(begins, self.parts, strict=True)]
+        )
+
     def _locate(self, index: int) -> tuple[DatasetPart, int]:
         """Returns the part that holds a sample, and the sample's number there."""
         self._check_index(index)
@@ -313,6 +320,10 @@ class DatasetPart:
             action_masks=mask,
             task=self._task(int(columns["task_index"][frame]), position, frame),
         )
+
+    def first_samples(self) -> NDArray[np.int64]:
+        """Returns the number of the first sample of each episode that has samples."""
+        return np.unique(self._starts[:-1][np.diff(self._starts) > 0]).astype(np.int64)
 
     @property
     def state_dim(self) -> int:

@@ -43,6 +43,7 @@ class VideoWriter:
         self._stream.codec_context.time_base = 1 / rate
         self._stream.options = dict(OPTIONS)
         self._count = 0
+        self._last: av.VideoFrame | None = None
 
     def add(self, image: NDArray[np.generic]) -> None:
         """Appends one (height, width, 3) uint8 RGB frame."""
@@ -50,7 +51,16 @@ class VideoWriter:
         if image.shape != expected or image.dtype != np.uint8:
             got = f"{image.shape} {image.dtype}"
             raise DataError(f"video frame: expected {expected} uint8, got {got}")
-        frame = av.VideoFrame.from_ndarray(np.asarray(image, np.uint8), format="rgb24")
+        self._last = av.VideoFrame.from_ndarray(np.asarray(image, np.uint8), format="rgb24")
+        self._encode(self._last)
+
+    def repeat(self) -> None:
+        """Appends the last frame again."""
+        if self._last is None:
+            raise DataError(f"{self._path}: expected a frame to repeat, got none yet")
+        self._encode(self._last)
+
+    def _encode(self, frame: av.VideoFrame) -> None:
         frame.pts = self._count
         self._count += 1
         with self._told():

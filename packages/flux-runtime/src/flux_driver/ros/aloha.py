@@ -50,6 +50,7 @@ class AlohaDriver:
         use_depth_image: reads the depth topics into recordings.
         use_robot_base: reads the base's topic into recordings.
         prepare_pose: instead of the spec's.
+        qos: quality of service of topics under ROS 2, see `qos.QosTable`.
         image_transport: {camera: "compressed"} reads TOPIC/compressed.
         joint_names: how one arm's joints are called in measured messages, gripper last; joint0 to
             joint6, joint1 to joint6 and gripper, or the spec's names without their side.
@@ -66,6 +67,7 @@ class AlohaDriver:
         use_depth_image: bool = False,
         use_robot_base: bool = False,
         prepare_pose: Sequence[float] | None = None,
+        qos: Mapping[str, Any] | None = None,
         image_transport: Mapping[str, str] | None = None,
         joint_names: Sequence[str] | None = None,
         command_joint_names: Sequence[str] = COMMAND_NAMES,
@@ -75,6 +77,7 @@ class AlohaDriver:
         if prepare_pose is not None:
             self.spec["prepare_pose"] = [float(value) for value in np.ravel(prepare_pose)]
         self._transport = transport
+        self._qos = qos
         self._first_s = float(first_messages_s)
         self._topics = dict(topics)
         self._command_names = _arm_names("command_joint_names", command_joint_names)
@@ -142,7 +145,7 @@ class AlohaDriver:
         Raises:
             DriverError: no ROS system answers, or an arm is silent.
         """
-        self._connection = connection = connect(self._transport, "flux_aloha")
+        self._connection = connection = connect(self._transport, "flux_aloha", self._qos)
         for source in self._sources():
             source.subscribe(connection)
         self._publish = [

@@ -5,11 +5,16 @@ from __future__ import annotations
 import importlib
 import sys
 from functools import lru_cache
-from typing import Any, Callable, Protocol, cast
+from typing import Any, Callable, Mapping, Protocol, cast
 
-from ..robot import DriverError
+from ..robot import DriverError, one_line
 
 TRANSPORTS = {"ros1": ("rospy", "Ros1Connection"), "ros2": ("rclpy", "Ros2Connection")}
+REMEDIES = {
+    "ros1": "Name the interpreter that has it with --driver-python, such as /usr/bin/python3",
+    "ros2": "Source your ROS (source /opt/ros/DISTRO/setup.bash) before you start flux-runtime, or "
+    "name with --driver-python a script that sources it",
+}
 
 Callback = Callable[[Any, float], None]
 
@@ -80,12 +85,15 @@ class RosConnection(Protocol):
         ...
 
 
-def connect(transport: str, node_name: str) -> RosConnection:
+def connect(
+    transport: str, node_name: str, qos: Mapping[str, Any] | None = None
+) -> RosConnection:
     """Returns a connection to the ROS system that the environment's variables name.
 
     Args:
         transport: "ros1" or "ros2".
         node_name: how the node is called in that system.
+        qos: quality of service of topics under ROS 2, see `qos.QosTable`; None for the defaults.
 
     Raises:
         DriverError: there is no such transport, its Python package is not installed for this
@@ -93,16 +101,19 @@ def connect(transport: str, node_name: str) -> RosConnection:
     """
     if transport not in TRANSPORTS:
         raise DriverError(f"transport: expected {' or '.join(TRANSPORTS)}, got {transport!r}")
+    if qos is not None and transport != "ros2":
+        raise DriverError(f"qos: expected none over {transport}, which has no quality of service")
     package, name = TRANSPORTS[transport]
     try:
         importlib.import_module(package)
     except ImportError as error:
         raise DriverError(
-            f"{package}: cannot be imported by {sys.executable} ({error}). Name the interpreter "
-            f"that has it with --driver-python, such as /usr/bin/python3"
+            f"{package}: cannot be imported by {sys.executable} ({one_line(error)}). "
+            f"{REMEDIES[transport]}"
         ) from error
     module = importlib.import_module(f".{transport}", __package__)
-    return cast(RosConnection, getattr(module, name)(node_name))
+    options = {} if qos is None else {"qos": qos}
+    return cast(RosConnection, getattr(module, name)(node_name, **options))
 
 
 @lru_cache(maxsize=None)

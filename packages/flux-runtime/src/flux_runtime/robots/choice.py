@@ -15,7 +15,7 @@ from typing import Any
 from flux_core.bundle import Bundle
 from flux_core.config import bind, did_you_mean
 from flux_core.errors import BundleError, ConfigError, RobotError, UsageError
-from flux_core.robots import ROBOT_SPECS, carried_robot, family_of, variants_of
+from flux_core.robots import ROBOT_SPECS, carried_robot, family_of, is_called, variants_of
 
 from .config_file import OPTION as CONFIG_OPTION
 from .config_file import read_robot_config
@@ -141,6 +141,16 @@ def _variant(name: str, bundle: Bundle | None) -> tuple[str, tuple[str, ...]]:
     )
 
 
+def _check_trained_for(name: str, bundle: Bundle | None) -> None:
+    """Refuses a bundle of another robot before a driver is looked for."""
+    robots = bundle.manifest.robots if bundle else (name,)
+    if not any(is_called(name, robot) for robot in robots):
+        raise BundleError(
+            f"manifest.json: robots: expected {name}, got {', '.join(robots)}. Train with data of "
+            f"that robot, or use another bundle."
+        )
+
+
 def _real(
     request: RobotRequest,
     name: str,
@@ -149,6 +159,7 @@ def _real(
     lines: tuple[str, ...],
 ) -> RobotChoice:
     """Returns a real robot that flux has a driver for."""
+    _check_trained_for(name, bundle)
     known = REAL[name]
     transport = request.transport or next(iter(known))
     if transport not in known:
@@ -214,7 +225,7 @@ def _lerobot(request: RobotRequest, config: dict[str, Any], bundle: Bundle | Non
         raise UsageError("--robot: expected lerobot:TYPE, such as lerobot:so101_follower")
     _refuse_transport(request)
     _refuse_topics(request)
-    arguments: dict[str, Any] = {"type": kind, "config": config}
+    arguments: dict[str, Any] = {"robot_type": kind, "config": config}
     if bundle is not None:
         arguments["control_hz"] = bundle.manifest.control_hz
     driver = Transport(

@@ -1,0 +1,251 @@
+"""The connection to ROS 2: an rclpy node in a context of its own, without signal handlers."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from typing import Any, Callable, Mapping
+
+import rclpy  # pyright: ignore[reportMissingImports]
+import rclpy.executors  # pyright: ignore[reportMissingImports]
+import rclpy.qos  # pyright: ignore[reportMissingImports]
+
+from ..robot import DriverError, one_line
+from .connection import Callback, message_class
+from .qos import (
+    BEST_EFFORT,
+    COMMANDS,
+    RELIABLE,
+    SUBSCRIPTIONS,
+    TRANSIENT_LOCAL,
+    VOLATILE,
+    Qos,
+    QosTable,
+    mismatch,
+    resolved,
+)
+
+WATCH_S = 0.2
+"""Between two looks at who publishes and subscribes."""
+
+CLOSE_TIMEOUT_S = 2.0
+
+
+class Ros2Connection:
+    """A node of its own in the domain of ROS_DOMAIN_ID.
+
+    Args:
+        node_name: the process's number is appended, so that two nodes never have one name.
+        qos: what differs from the default quality of service, see `QosTable`.
+
+    Raises:
+        DriverError: `qos` is wrong, or ROS 2 cannot be started.
+    """
+
+    def __init__(self, node_name: str, qos: Mapping[str, Any] | None = None) -> None:
+        self._qos = QosTable(qos)
+        self._readers: dict[str, _Reader] = {}
+        self._publishers: dict[str, tuple[Any, Qos]] = {}
+        self._warnings: list[tuple[str, str]] = []
+        self._told: set[tuple[str, str]] = set()
+        self._lock = threading.Lock()
+        self._end = threading.Event()
+        self._context = rclpy.Context()
+        try:
+            rclpy.init(args=[], context=self._context)  # with its own context: no signal handlers
+            name = f"{node_name}_{os.getpid()}"
+            self._node: Any = rclpy.create_node(
+                name, context=self._context, enable_rosout=False, start_parameter_services=False
+            )
+        except Exception as error:  # noqa: BLE001 - the middleware may raise anything
+            raise DriverError(
+                f"ROS 2 ({_middleware()}) cannot be started: {one_line(error)}"
+            ) from error
+        self._executor: Any = rclpy.executors.SingleThreadedExecutor(context=self._context)
+        self._executor.add_node(self._node)
+        self._threads = [
+            threading.Thread(target=target, name=name, daemon=True)
+            for target, name in ((self._spin, "ros2"), (self._watch, "ros2-watch"))
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def subscribe(self, topic: str, kind: str, callback: Callback) -> None:
+        """See `RosConnection`."""
+        reader = _Reader(
+            self._node, topic, message_class(kind), self._qos.of(topic, SUBSCRIPTIONS), callback
+        )
+        reader.follow([])
+        with self._lock:
+            self._readers[topic] = reader
+
+    def advertise(self, topic: str, kind: str) -> Callable[[Any], None]:
+        """See `RosConnection`."""
+        qos = self._qos.of(topic, COMMANDS)
+        publisher = self._node.create_publisher(message_class(kind), topic, _profile(qos))
+        with self._lock:
+            self._publishers[topic] = publisher, qos
+        return publisher.publish
+
+    def message(self, kind: str) -> Any:
+        """See `RosConnection`."""
+        return message_class(kind)()
+
+    def stamp_s(self, message: Any) -> float:
+        """See `RosConnection`."""
+        stamp = message.header.stamp
+        return float(stamp.sec) + stamp.nanosec * 1e-9
+
+    def stamp(self, message: Any, wall_s: float) -> None:
+        """See `RosConnection`."""
+        stamp = message.header.stamp
+        stamp.sec, stamp.nanosec = divmod(round(wall_s * 1e9), 1_000_000_000)
+
+    def published(self) -> dict[str, str]:
+        """See `RosConnection`."""
+        return {
+            topic: kinds[0].replace("/msg/", "/")
+            for topic, kinds in self._node.get_topic_names_and_types()
+            if self._node.count_publishers(topic)
+        }
+
+    def publishers(self, topic: str) -> list[str]:
+        """See `RosConnection`."""
+        name = self._node.resolve_topic_name(topic)
+        found = {_node_name(end) for end in self._node.get_publishers_info_by_topic(name)}
+        return sorted(found - {self._node.get_fully_qualified_name()})
+
+    def num_subscribers(self, topic: str) -> int:
+        """See `RosConnection`."""
+        return int(self._publishers[topic][0].get_subscription_count())
+
+    def is_same_machine(self, topic: str) -> bool | None:
+        """See `RosConnection`; known only where discovery is restricted to this machine."""
+        is_local = (
+            os.environ.get("ROS_LOCALHOST_ONLY") == "1"
+            or os.environ.get("ROS_AUTOMATIC_DISCOVERY_RANGE") == "LOCALHOST"
+        )
+        return True if is_local and not os.environ.get("ROS_STATIC_PEERS") else None
+
+    def take_warnings(self) -> list[tuple[str, str]]:
+        """See `RosConnection`."""
+        found = self._warnings[:]
+        del self._warnings[: len(found)]  # another thread may have added more
+        return found
+
+    def close(self) -> None:
+        """See `RosConnection`."""
+        if self._end.is_set():
+            return
+        self._end.set()
+        self._executor.wake()
+        for thread in self._threads:
+            thread.join(CLOSE_TIMEOUT_S)
+        self._executor.shutdown(CLOSE_TIMEOUT_S)
+        self._node.destroy_node()
+        self._context.try_shutdown()
+
+    def _spin(self) -> None:
+        while not self._end.is_set():
+            try:
+                self._executor.spin_once(timeout_sec=WATCH_S)
+            except Exception as error:  # noqa: BLE001 - a damaged message raises in this thread
+                self._tell("ros2", one_line(error))
+
+    def _watch(self) -> None:
+        """Follows the publishers, and says which of them cannot reach this node or be reached."""
+        while not self._end.wait(WATCH_S):
+            with self._lock:
+                readers, publishers = list(self._readers.values()), dict(self._publishers)
+            try:
+                for reader in readers:
+                    for text in reader.follow(self._node.get_publishers_info_by_topic(reader.name)):
+                        self._tell("qos", text)
+                for topic, (publisher, qos) in publishers.items():
+                    self._look_at_subscribers(topic, publisher.topic_name, qos)
+            except Exception as error:  # noqa: BLE001 - the middleware may raise anything
+                if not self._end.is_set():
+                    self._tell("ros2", one_line(error))
+
+    def _look_at_subscribers(self, topic: str, name: str, qos: Qos) -> None:
+        for end in self._node.get_subscriptions_info_by_topic(name):
+            reason = mismatch(qos, _qos_of(end))
+            if reason:
+                text = f"{topic}: {_node_name(end)} gets no commands: {reason}"
+                self._tell("qos", f"{text}. State qos for this topic in --robot-config")
+
+    def _tell(self, name: str, text: str) -> None:
+        if (name, text) not in self._told:
+            self._told.add((name, text))
+            self._warnings.append((name, text))
+
+
+class _Reader:
+    """A subscription that follows what its publishers offer.
+
+    Attributes:
+        name: the topic's full name.
+    """
+
+    def __init__(
+        self, node: Any, topic: str, kind: Any, wanted: Qos, callback: Callback
+    ) -> None:
+        self.name = node.resolve_topic_name(topic)
+        self._node = node
+        self._topic = topic
+        self._kind = kind
+        self._wanted = wanted
+        self._callback = callback
+        self._subscription: Any = None
+        self._qos: Qos | None = None
+
+    def follow(self, ends: list[Any]) -> list[str]:
+        """Subscribes as the publishers demand; returns which of them cannot be heard, and why."""
+        offered = [_qos_of(end) for end in ends]
+        qos = resolved(self._wanted, offered)
+        if qos != self._qos and (ends or self._qos is None):
+            before, self._qos = self._subscription, qos
+            self._subscription = self._node.create_subscription(
+                self._kind, self._topic, self._receive, _profile(qos)
+            )
+            if before is not None:
+                self._node.destroy_subscription(before)
+        reasons = [(_node_name(end), mismatch(found, qos)) for end, found in zip(ends, offered)]
+        return [
+            f"{self._topic}: nothing of {name} arrives: {reason}. State qos for this topic in "
+            f"--robot-config"
+            for name, reason in reasons
+            if reason
+        ]
+
+    def _receive(self, message: Any) -> None:
+        self._callback(message, time.monotonic())
+
+
+def _profile(qos: Qos) -> Any:
+    policies = rclpy.qos
+    return policies.QoSProfile(
+        history=policies.HistoryPolicy.KEEP_LAST,
+        depth=qos.depth,
+        reliability=getattr(policies.ReliabilityPolicy, qos.reliability.upper()),
+        durability=getattr(policies.DurabilityPolicy, qos.durability.upper()),
+    )
+
+
+def _qos_of(end: Any) -> Qos:
+    """Returns what a publisher offers, or a subscription asks for, elsewhere in the domain."""
+    policies, profile = rclpy.qos, end.qos_profile
+    is_reliable = profile.reliability == policies.ReliabilityPolicy.RELIABLE
+    keeps = profile.durability == policies.DurabilityPolicy.TRANSIENT_LOCAL
+    return Qos(
+        RELIABLE if is_reliable else BEST_EFFORT, TRANSIENT_LOCAL if keeps else VOLATILE
+    )
+
+
+def _node_name(end: Any) -> str:
+    return f"{end.node_namespace.rstrip('/')}/{end.node_name}"
+
+
+def _middleware() -> str:
+    return os.environ.get("RMW_IMPLEMENTATION") or "the default middleware"
