@@ -34,6 +34,7 @@ BASE_NAMES = ("linear_velocity", "angular_velocity")
 FIRST_S = 10.0
 SUBSCRIBERS_S = EXTRAS_S = 1.0
 WAIT_S = 0.1
+REPEATED_S = 0.5
 
 
 class AlohaDriver:
@@ -90,6 +91,7 @@ class AlohaDriver:
         self._connection: RosConnection | None = None
         self._publish: list[Callable[[Any], None]] = []
         self._last: np.ndarray | None = None
+        self._sent_s = 0.0
         self._warnings: list[tuple[str, str]] = []
 
     def _make_arms(self, joint_names: Sequence[str] | None) -> list[Source]:
@@ -258,7 +260,7 @@ class AlohaDriver:
 
     def send(self, command: np.ndarray, time_s: float) -> None:
         """Publishes a command, (14,) float32."""
-        self._last = np.array(command, np.float64)
+        self._last, self._sent_s = np.array(command, np.float64), time.monotonic()
         self._publish_command(self._last)
 
     def _publish_command(self, command: np.ndarray) -> None:
@@ -276,10 +278,12 @@ class AlohaDriver:
     def stop(self, category: int) -> None:
         """Has the arms hold: they follow positions, so the last one is published once more.
 
-        The measured position would be a step back, because a moving arm is behind its command.
+        The measured position would be a step back, because a moving arm is behind its command. A
+        command of long ago is not repeated: somebody may have moved the arms since.
         """
-        if self._last is not None:
-            self._publish_command(self._last)
+        last, self._last = self._last, None
+        if last is not None and time.monotonic() - self._sent_s < REPEATED_S:
+            self._publish_command(last)
 
     def take_warnings(self) -> list[tuple[str, str]]:
         """Returns what has been noticed since the last call, as (kind of fault, line)."""
