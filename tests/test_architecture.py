@@ -52,7 +52,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         *("progress_bars", "repairable", "video", "parquet", "lerobot", "whole_file", "run_files"),
         *("pictures", "samples"),
         *("validate", "convert", "repair", "record", "demo", "view", "info", "observations"),
-        *("commands",),
+        *("dataset_robot", "commands"),
     ),
     "flux_train": (
         *("failed_writes", "validation", "config", "policy_loss"),
@@ -77,7 +77,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     ),
     "flux_runtime": (
         *("engines", "robots", "chunking", "realtime", "deployment", "control", "operator"),
-        *("arguments", "check", "recording"),
+        *("predictions", "arguments", "check", "recording"),
         *("export", "bench"),
         *("doctor", "report", "run", "replay", "cli", "evaluate"),
     ),
