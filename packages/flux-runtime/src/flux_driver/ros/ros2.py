@@ -11,6 +11,11 @@ import rclpy  # pyright: ignore[reportMissingImports]
 import rclpy.executors  # pyright: ignore[reportMissingImports]
 import rclpy.qos  # pyright: ignore[reportMissingImports]
 
+try:
+    import rclpy.event_handler as event_handlers  # pyright: ignore[reportMissingImports]
+except ImportError:  # until Humble
+    import rclpy.qos_event as event_handlers  # pyright: ignore[reportMissingImports]
+
 from ..robot import DriverError, one_line
 from .connection import Callback, message_class
 from .qos import (
@@ -83,7 +88,12 @@ class Ros2Connection:
     def advertise(self, topic: str, kind: str) -> Callable[[Any], None]:
         """See `RosConnection`."""
         qos = self._qos.of(topic, COMMANDS)
-        publisher = self._node.create_publisher(message_class(kind), topic, _profile(qos))
+        publisher = self._node.create_publisher(
+            message_class(kind),
+            topic,
+            _profile(qos),
+            event_callbacks=event_handlers.PublisherEventCallbacks(use_default_callbacks=False),
+        )
         with self._lock:
             self._publishers[topic] = publisher, qos
         return publisher.publish
@@ -205,7 +215,13 @@ class _Reader:
         if qos != self._qos and (ends or self._qos is None):
             before, self._qos = self._subscription, qos
             self._subscription = self._node.create_subscription(
-                self._kind, self._topic, self._receive, _profile(qos)
+                self._kind,
+                self._topic,
+                self._receive,
+                _profile(qos),
+                event_callbacks=event_handlers.SubscriptionEventCallbacks(
+                    use_default_callbacks=False  # which warn of what `follow` is about to change
+                ),
             )
             if before is not None:
                 self._node.destroy_subscription(before)
