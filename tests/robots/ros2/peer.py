@@ -127,6 +127,7 @@ def main():
         topic: kind for topic, kind in connection.published().items() if topic in heard
     }
     found["publishers"] = [connection.publishers("/reliable"), connection.publishers("/told")]
+    found["place"] = connection.place
     found["num_subscribers"] = connection.num_subscribers("/told")
     warnings = []
     until(lambda: warnings.extend(connection.take_warnings()) or len(warnings) >= 2)

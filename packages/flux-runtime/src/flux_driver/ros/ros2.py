@@ -76,6 +76,16 @@ class Ros2Connection:
         for thread in self._threads:
             thread.start()
 
+    @property
+    def place(self) -> str:
+        """See `RosConnection`."""
+        return f"ROS_DOMAIN_ID={os.environ.get('ROS_DOMAIN_ID') or 0}"
+
+    @property
+    def remedy(self) -> str:
+        """See `RosConnection`."""
+        return "let UDP pass between both machines, and give both the same middleware"
+
     def subscribe(self, topic: str, kind: str, callback: Callback) -> None:
         """See `RosConnection`."""
         reader = _Reader(
