@@ -265,6 +265,11 @@ def test_commands_arrive_with_their_stamps(peer: dict[str, Any]) -> None:
     assert peer["place"].startswith("ROS_DOMAIN_ID=")
 
 
+def test_images_of_ros_2_are_read_like_those_of_ros_1(peer: dict[str, Any]) -> None:
+    red = [250, 1, 2]
+    assert peer["images"] == {"image": red, "depth": [[256, 2]], "png": red}
+
+
 def test_the_connection_leaves_the_process_as_it_was(peer: dict[str, Any]) -> None:
     assert peer["handlers"], "no signal handler is replaced"
     assert peer["threads"] == [] and peer["close_s"] < 5

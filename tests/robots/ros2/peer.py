@@ -11,6 +11,8 @@ import sys
 import threading
 import time
 
+import cv2
+import numpy
 import rclpy
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
@@ -19,6 +21,7 @@ from sensor_msgs.msg import JointState
 sys.path.append(sys.argv[1])
 from flux_driver.robot import DriverError
 from flux_driver.ros.connection import connect
+from flux_driver.ros.images import colour_image, compressed_image, depth_image
 
 KIND = "sensor_msgs/JointState"
 LIMIT_S = 20.0
@@ -61,6 +64,28 @@ class Peer:
             message = JointState(name=[topic], position=[seconds])
             message.header.stamp.sec, message.header.stamp.nanosec = 1000, 250_000_000
             publisher.publish(message)
+
+
+def converted(connection):
+    """Pictures of 2 x 3 pixels in which the first pixel is red, as the drivers get them."""
+    picture = numpy.full((2, 3, 3), 90, numpy.uint8)
+    picture[0, 0] = 250, 1, 2
+    image = connection.message("sensor_msgs/Image")
+    image.height, image.width, image.step, image.encoding = 2, 3, 12, "bgr8"
+    rows = numpy.zeros((2, 12), numpy.uint8)
+    rows[:, :9] = picture[..., ::-1].reshape(2, 9)
+    image.data = rows.tobytes()
+    depth = connection.message("sensor_msgs/Image")
+    depth.height, depth.width, depth.step, depth.encoding = 1, 2, 4, "16UC1"
+    depth.is_bigendian, depth.data = 1, bytes([1, 0, 0, 2])
+    png = connection.message("sensor_msgs/CompressedImage")
+    png.format = "png"
+    png.data = cv2.imencode(".png", picture[..., ::-1])[1].tobytes()
+    return {
+        "image": colour_image(image)[0, 0].tolist(),
+        "depth": depth_image(depth).tolist(),
+        "png": compressed_image(png)[0, 0].tolist(),
+    }
 
 
 def main():
@@ -132,6 +157,7 @@ def main():
     warnings = []
     until(lambda: warnings.extend(connection.take_warnings()) or len(warnings) >= 2)
     found["warnings"] = sorted(warnings)
+    found["images"] = converted(connection)
     try:
         connection.subscribe("/x", "no_such_msgs/Thing", print)
     except DriverError as error:
