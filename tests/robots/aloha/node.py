@@ -95,7 +95,7 @@ class Arm:
             names=list(message.name),
             position=list(message.position),
             extra=len(message.velocity) + len(message.effort),
-            age_s=time.time() - message.header.stamp.to_sec(),
+            stamp=message.header.stamp.to_sec(),
         )
         order = [message.name.index(name) for name in NAMES]
         self._target = numpy.array(message.position)[order]

@@ -15,6 +15,8 @@ from .engines.names import AUTO, ENGINES
 if TYPE_CHECKING:
     from flux_core.agreement import Changes
 
+_LONGEST_S = 86_400.0
+
 
 def count(value: str) -> int:
     """Parses an integer of at least 1."""
@@ -24,6 +26,16 @@ def count(value: str) -> int:
 def natural(value: str) -> int:
     """Parses an integer of at least 0."""
     return _at_least(0, value)
+
+
+def duration(value: str) -> float:
+    """Parses a duration in seconds, of at most a day."""
+    seconds = float(value)
+    if not 0 < seconds <= _LONGEST_S:
+        raise argparse.ArgumentTypeError(
+            f"expected above 0 and at most {_LONGEST_S:g}, got {value}"
+        )
+    return seconds
 
 
 def threads(value: str) -> int:

@@ -30,6 +30,7 @@ from .arguments import (
     add_engine,
     changes_from,
     count,
+    duration,
     natural,
     threads,
 )
@@ -172,7 +173,12 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     _add_robot(parser)
     add("--bundle", type=Path, metavar="DIR", help="the policy (default: the one shipped for R)")
     add("--task", metavar="T", help="the task in words (default: the bundle's task)")
-    add("--episodes", type=count, default=10, metavar="N", help="number of episodes (default: 10)")
+    add(
+        "--episodes",
+        type=count,
+        metavar="N",
+        help="number of episodes (default: 10; 1 for a real robot)",
+    )
     add(
         "--seed",
         type=natural,
@@ -197,9 +203,14 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     add(
         "--max-steps",
         type=count,
-        default=400,
         metavar="N",
-        help="longest episode in control steps (default: 400)",
+        help="longest episode in control steps (default: 400; of a real robot --max-seconds)",
+    )
+    add(
+        "--max-seconds",
+        type=duration,
+        metavar="SECONDS",
+        help="longest episode as time, without pauses (default: 60 for a real robot)",
     )
     add(
         "--realtime",
@@ -309,6 +320,7 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _drive(args: argparse.Namespace) -> int:
+    from .operator import opened_desk
     from .run.command import RunHooks, RunOptions, run
     from .run.console import RunConsole
 
@@ -333,6 +345,8 @@ def _drive(args: argparse.Namespace) -> int:
         on_episode=console.on_episode,
         on_report=on_report,
         confirm=console.confirm,
+        operator=opened_desk,
+        screen=console,
     )
     with console:
         run(options, hooks)

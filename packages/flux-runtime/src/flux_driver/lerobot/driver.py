@@ -20,8 +20,10 @@ from .arms import (
     POSITION,
     arms_of,
     check_motors,
+    forget_answers,
     hold_when_enabled,
     require_calibration,
+    settle,
     silent_motors,
 )
 from .description import Description, listed
@@ -34,6 +36,8 @@ CAMERAS_TIMEOUT_S = 15.0
 ASK_AGAIN_S = 1.0
 CLIPPED = 1e-3
 """How far what LeRobot has sent may differ from the command, for rounding, in the joint's unit."""
+MISREAD = 1.5
+"""How far from the newest state a goal may be, in `max_relative_target`s."""
 
 Pair = Tuple[Any, float]
 
@@ -77,6 +81,7 @@ class LeRobotDriver:
             control_hz=control_hz,
         )
         self.spec = described.spec
+        self._reach = described.reach
         self._feeds = Feeds(self._taken_cameras())
         self._seen: dict[str, Pair] = {}  # images that come with the state
         self._bus = threading.Lock()
@@ -136,7 +141,7 @@ class LeRobotDriver:
                 sent = self._robot.send_action(asked)
             except Exception as error:
                 raise DriverError(self._fault(error)) from error
-        self._notice_clipping(asked, sent)
+            self._check_sent(asked, sent if isinstance(sent, Mapping) else asked)
 
     def stop(self, category: int) -> None:
         """Has the robot hold the pose that it is in; the torque stays on, whatever `category`."""
@@ -177,6 +182,8 @@ class LeRobotDriver:
         if not self._bus.acquire(timeout=BUS_TIMEOUT_S):
             raise DriverError(f"{call}: the bus has been busy for {BUS_TIMEOUT_S:g} s")
         try:
+            for arm in self._arms:
+                forget_answers(arm)
             yield
         finally:
             self._bus.release()
@@ -194,10 +201,7 @@ class LeRobotDriver:
         """Writes the goals without asking for an answer, because one motor no longer gives one."""
         if not self._arms:
             raise DriverError(self._fault(error)) from error
-        for arm in self._arms:
-            motors = {joint: arm.motor(joint) for joint in here}
-            goals = {motor: here[joint] for joint, motor in motors.items() if motor}
-            arm.bus.sync_write("Goal_Position", goals)
+        self._write_goals(here)
         line = f"stop: the last measured pose is held, because {self._fault(error)}"
         self._warnings.append(("hold_last_pose", line))
 
@@ -208,22 +212,41 @@ class LeRobotDriver:
         if now_s - self._asked_s >= ASK_AGAIN_S:
             self._asked_s = now_s
             self._silent = "; ".join(filter(None, map(silent_motors, self._arms)))
+        else:
+            for arm in self._arms:
+                settle(arm)
         return self._silent or one_line(error)
 
-    def _notice_clipping(self, asked: Mapping[str, float], sent: Any) -> None:
-        if not isinstance(sent, Mapping):
-            return
-        for joint, value in asked.items():
-            got = float(sent.get(joint, value))
-            if abs(got - value) > CLIPPED:
-                self._warnings.append(
-                    (
-                        "lerobot_clipped",
-                        f"{joint}: LeRobot has sent {got:.4g} in place of {value:.4g}: the arm is "
-                        f"farther from its command than {RELATIVE_TARGET} allows",
-                    )
-                )
+    def _check_sent(self, asked: Mapping[str, float], sent: Mapping[str, float]) -> None:
+        """Reports what LeRobot has clipped, and takes it back if it lies where the arm is not.
+
+        LeRobot clips around a position that it reads again. Should that reading be wrong, so is
+        the goal.
+        """
+        for joint, measured, reach in zip(self._joints, self._last_or(asked), self._reach):
+            got = float(sent.get(joint, asked[joint]))
+            if abs(got - asked[joint]) <= CLIPPED:
+                continue
+            text = f"{joint}: LeRobot has sent {got:.4g} in place of {asked[joint]:.4g}"
+            if abs(got - measured) > MISREAD * reach:
+                self._write_goals(asked)
+                text += f" although the arm is at {measured:.4g}: sent again as it was"
+                self._warnings.append(("lerobot_misread", text))
                 return
+            text += f", because the arm is farther behind than {RELATIVE_TARGET} allows"
+            self._warnings.append(("lerobot_clipped", text))
+            return
+
+    def _last_or(self, positions: Mapping[str, float]) -> list[float]:
+        return list(positions.values()) if self._last is None else self._last.tolist()
+
+    def _write_goals(self, goals: Mapping[str, float]) -> None:
+        """Writes goals to the motors without reading anything first."""
+        for arm in self._arms:
+            motors = {joint: arm.motor(joint) for joint in goals}
+            arm.bus.sync_write(
+                "Goal_Position", {motor: goals[joint] for joint, motor in motors.items() if motor}
+            )
 
     def _taken_cameras(self) -> dict[str, Any]:
         taken = {}

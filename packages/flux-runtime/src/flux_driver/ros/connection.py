@@ -85,9 +85,7 @@ class RosConnection(Protocol):
         ...
 
 
-def connect(
-    transport: str, node_name: str, qos: Mapping[str, Any] | None = None
-) -> RosConnection:
+def connect(transport: str, node_name: str, qos: Mapping[str, Any] | None = None) -> RosConnection:
     """Returns a connection to the ROS system that the environment's variables name.
 
     Args:

@@ -58,7 +58,7 @@ class Ros2Connection:
             self._node: Any = rclpy.create_node(
                 name, context=self._context, enable_rosout=False, start_parameter_services=False
             )
-        except Exception as error:  # noqa: BLE001 - the middleware may raise anything
+        except Exception as error:  # the middleware may raise anything
             raise DriverError(
                 f"ROS 2 ({_middleware()}) cannot be started: {one_line(error)}"
             ) from error
@@ -188,9 +188,7 @@ class _Reader:
         name: the topic's full name.
     """
 
-    def __init__(
-        self, node: Any, topic: str, kind: Any, wanted: Qos, callback: Callback
-    ) -> None:
+    def __init__(self, node: Any, topic: str, kind: Any, wanted: Qos, callback: Callback) -> None:
         self.name = node.resolve_topic_name(topic)
         self._node = node
         self._topic = topic
@@ -238,9 +236,7 @@ def _qos_of(end: Any) -> Qos:
     policies, profile = rclpy.qos, end.qos_profile
     is_reliable = profile.reliability == policies.ReliabilityPolicy.RELIABLE
     keeps = profile.durability == policies.DurabilityPolicy.TRANSIENT_LOCAL
-    return Qos(
-        RELIABLE if is_reliable else BEST_EFFORT, TRANSIENT_LOCAL if keeps else VOLATILE
-    )
+    return Qos(RELIABLE if is_reliable else BEST_EFFORT, TRANSIENT_LOCAL if keeps else VOLATILE)
 
 
 def _node_name(end: Any) -> str:

@@ -29,10 +29,17 @@ from ..realtime import (
 )
 from ..realtime.inference_thread import InferenceThread
 from .latency import StageTimes
-from .policy_source import HoldSource
+from .policy_source import BundleSource, HoldSource
 from .preflight import Excursion, check_encoding, excursions, motion_limits_in_force
 from .realtime_inference import ChunkAnswerer, RobotView
-from .session import OpenedPolicy, RunOptions, SessionFacts, chunking_of, default_prompt
+from .session import (
+    OpenedPolicy,
+    RunOptions,
+    SessionFacts,
+    chunking_of,
+    default_prompt,
+    gripper_closing,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -88,12 +95,35 @@ class RealtimeSession(SessionFacts):
         return self.settings.command_hz
 
     @property
+    def is_real(self) -> bool:
+        """Whether the robot is a real one."""
+        return self.driver.simulation is None
+
+    @property
     def first_delay(self) -> int | None:
         """With real-time chunking, the steps that the robot is expected to execute while the first
         chunks are inferred, as a delay that the policy can use."""
         if self.chunking.rtc is None:
             return None
         return delay_of(self.chunking, self.settings, self.source.action_horizon)
+
+    def with_task(self, task: str) -> RealtimeSession:
+        """Returns the same session for another task, after checking that the policy takes it; only
+        while no session of the control thread runs.
+
+        Raises:
+            FluxError: the policy cannot use the task, or an observation is missing.
+        """
+        if isinstance(self.source, BundleSource) and self.bundle is not None:
+            most, got = self.bundle.manifest.max_prompt_tokens, self.source.num_tokens(task)
+            if got > most:
+                raise UsageError(
+                    f"task {task!r}: expected at most {most} tokens, got {got}. Shorten it, or "
+                    f"begin a new run with --task"
+                )
+            observation, _, _ = replace(self.answerer.view, prompt=task).observe()
+            check_encoding(self.source.encode(observation), self.bundle.manifest)
+        return replace(self, prompt=task)
 
     def outside_limits(self) -> list[Excursion]:
         """Returns the joints that stand outside a limit and may be led back.
@@ -228,6 +258,7 @@ def connected_realtime(
         mode=chunking.mode,
         cameras=source.cameras,
         continuation=chunking.continuation(),
+        grippers=gripper_closing(policy.bundle if policy else None, limits.spec),
     )
     task = driver.simulation.task if driver.simulation else None
     prompt = options.task or default_prompt(task, policy.bundle if policy else None)
@@ -247,7 +278,7 @@ def connected_realtime(
         loop = _make_loop(driver, source.loop_arguments(), limits, settings, signals)
         answerer = ChunkAnswerer(loop=loop, view=view, times=times)
         session = RealtimeSession(
-            options=options,
+            options=options.resolved(driver.spec, is_real=driver.simulation is None),
             spec=limits.spec,
             source=source,
             bundle=policy.bundle if policy else None,

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from flux_core.agreement import Changes
 from flux_core.bundle import Bundle, Manifest
 from flux_core.errors import BundleError, RobotError, UsageError
-from flux_core.robots import MotionLimits, RobotSpec, stated_rates
+from flux_core.robots import GripperClosing, MotionLimits, RobotSpec, stated_rates
 
 from ..chunking import DEFAULT_DELAY, ChunkFacts, Chunking, Mode, resolve_chunking
 from ..engines.core import load_core
@@ -24,7 +24,7 @@ from ..engines.opening import (
     engine_tolerance,
     open_flow_policy,
 )
-from ..realtime import RealtimeOptions
+from ..realtime import RealtimeOptions, core_grippers, gripper_settings
 from ..realtime.options import check_speed
 from ..robots import RobotRequest, SimulatedRobot, has_topics
 from .agreement import agreed_bundle
@@ -44,22 +44,29 @@ from .preflight import (
 from .success import STRICT_HOLD_TICKS
 
 DEFAULT_SEED = 10_000
-DEFAULT_MAX_STEPS = 400
+DEFAULT_EPISODES, DEFAULT_MAX_STEPS = 10, 400
+"""Of a simulated robot."""
+DEFAULT_REAL_EPISODES, DEFAULT_MAX_SECONDS = 1, 60.0
+"""Of a real one."""
 SHIPPED_POLICIES = {"aloha-sim": "aloha_sim_transfer_cube"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """The options of the command line; see `flux-runtime run --help`."""
+    """The options of the command line; see `flux-runtime run --help`.
+
+    Those of a session are `resolved`.
+    """
 
     robot: str
     bundle: Path | None = None
     task: str | None = None
-    episodes: int = 10
+    episodes: int | None = None
     seed: int = DEFAULT_SEED
     mode: Mode | None = None
     policy: Literal["bundle", "hold"] = "bundle"
-    max_steps: int = DEFAULT_MAX_STEPS
+    max_steps: int | None = None
+    max_seconds: float | None = None
     realtime: bool = False
     inference_delay: int | None = None
     engine: str = AUTO
@@ -86,6 +93,30 @@ class RunOptions:
             accept_versions=tuple(self.accept_versions),
         )
 
+    def resolved(self, spec: RobotSpec, *, is_real: bool) -> ResolvedRunOptions:
+        """Returns the options with the defaults of a real or a simulated robot filled in."""
+        if isinstance(self, ResolvedRunOptions):
+            return self
+        given = {entry.name: getattr(self, entry.name) for entry in fields(RunOptions)}
+        if self.episodes is None:
+            given["episodes"] = DEFAULT_REAL_EPISODES if is_real else DEFAULT_EPISODES
+        seconds = self.max_seconds
+        if seconds is None and is_real and self.max_steps is None:
+            seconds = DEFAULT_MAX_SECONDS
+        steps = [] if self.max_steps is None else [self.max_steps]
+        if seconds is not None:
+            steps.append(max(1, round(seconds * spec.control_hz)))
+        given["max_steps"] = min(steps, default=DEFAULT_MAX_STEPS)
+        return ResolvedRunOptions(**given)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResolvedRunOptions(RunOptions):
+    """Options of which the number of episodes and their longest duration are known."""
+
+    episodes: int = DEFAULT_EPISODES
+    max_steps: int = DEFAULT_MAX_STEPS
+
 
 @dataclass(frozen=True, kw_only=True)
 class SessionFacts:
@@ -95,7 +126,7 @@ class SessionFacts:
     have tightened some of them.
     """
 
-    options: RunOptions
+    options: ResolvedRunOptions
     spec: RobotSpec
     source: ChunkSource
     bundle: Bundle | None
@@ -173,7 +204,7 @@ class OpenedPolicy:
 
 
 def open_policy(
-    options: RunOptions, spec: RobotSpec, times: StageTimes, tasks: Sequence[str] = ()
+    options: RunOptions, spec: RobotSpec, times: StageTimes, tasks: Sequence[str] | None = ()
 ) -> OpenedPolicy | None:
     """Opens the bundle of `options` for a robot and replays its golden; None with `--policy hold`.
 
@@ -181,7 +212,8 @@ def open_policy(
         options: name the bundle, the engine and the task.
         spec: the robot's spec.
         times: records the times of the stages.
-        tasks: prompts that the policy may get in addition to the task of `options` or the bundle.
+        tasks: prompts that the policy may get in addition to the task of `options` or the bundle;
+            None for all of the bundle's tasks.
 
     Raises:
         FluxError: the bundle does not fit the robot, or does not reproduce its golden here.
@@ -191,7 +223,8 @@ def open_policy(
         return None
     from flux_core.policy_io import PolicyIO
 
-    words = (options.task or bundle.manifest.prompt, *tasks)
+    more = tasks_of(bundle).values() if tasks is None else tasks
+    words = (options.task or bundle.manifest.prompt, *more)
     if bundle.manifest.prompt_buckets and all(words):
         io = PolicyIO.from_bundle(bundle)
         bundle = bundle.for_prompts(max(io.most_tokens(text) for text in words))
@@ -210,6 +243,15 @@ def open_policy(
         golden=golden,
         can_continue=policy.can_continue,
     )
+
+
+def tasks_of(bundle: Bundle | None) -> Mapping[str, str]:
+    """Returns the tasks that a bundle names: key -> task in words."""
+    section = {} if bundle is None else bundle.config.get("inference")
+    tasks = section.get("task_descriptions") if isinstance(section, Mapping) else None
+    if not isinstance(tasks, Mapping):
+        return {}
+    return {str(key): text for key, text in tasks.items() if isinstance(text, str) and text}
 
 
 def chunking_of(options: RunOptions, policy: OpenedPolicy | None, *, is_real: bool) -> Chunking:
@@ -249,7 +291,7 @@ def connected(
         if policy is not None:
             _check_first_look(robot, spec, policy, prompt)
         session = Session(
-            options=options,
+            options=options.resolved(robot.spec, is_real=False),
             robot=robot,
             spec=spec,
             source=policy.source if policy else HoldSource(spec),
@@ -311,7 +353,7 @@ def make_loop(source: ChunkSource, setup: Mapping[str, Any]) -> Any:
     return core.ControlLoop(
         **source.loop_arguments(),
         limits=core.SafetyLimits(**setup["limits"]),
-        **settings,
+        **{**settings, **core_grippers(settings)},
         continuation=continuation,
     )
 
@@ -326,7 +368,19 @@ def loop_timing(session: Session) -> dict[str, Any]:
         "inference_delay": _inference_delay(session),
         "speed": session.options.realtime_options.speed,
         "continuation": session.chunking.continuation(),
+        **gripper_settings(gripper_closing(session.bundle, session.spec)),
     }
+
+
+def gripper_closing(bundle: Bundle | None, spec: RobotSpec) -> GripperClosing | None:
+    """Returns which commands close a gripper, if any; `spec` has the limits in force.
+
+    Raises:
+        ConfigError: the bundle says so in a way that cannot be meant.
+    """
+    if spec.is_commanded_by_differences:
+        return None
+    return GripperClosing.of(bundle.config if bundle is not None else {}, spec) or None
 
 
 def _inference_delay(session: Session) -> int:

@@ -34,13 +34,14 @@ from flux_core.robots import (
 from flux_driver.robot import SIMULATED_METHODS, fault_of
 
 from .choice import RobotChoice, RobotRequest, choose_robot
-from .protocol import Robot, SimulatedRobot
+from .protocol import EndingRobot, Robot, SimulatedRobot
 from .shipped import FORMS, REAL, SHIPPED_ROBOTS, SIMULATED, has_topics
 
 ENTRY_POINT_GROUP = DRIVER_GROUP
 
 __all__ = [
     "ENTRY_POINT_GROUP",
+    "EndingRobot",
     "Robot",
     "RobotChoice",
     "RobotRequest",

@@ -4,15 +4,31 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field, replace
 
 from flux_core.errors import FluxError, RobotError
 
 from ..control.episode import EpisodeResult
 from ..control.latency import StageTimes
 from ..control.realtime_session import Confirm, RealtimeSession, connected_realtime
-from ..control.session import RunOptions, Session, connected, open_policy, shipped_policy
+from ..control.session import (
+    RunOptions,
+    Session,
+    connected,
+    open_policy,
+    shipped_policy,
+    tasks_of,
+)
+from ..operator import (
+    DeadMan,
+    OperatorDesk,
+    OperatorStation,
+    Screen,
+    SilentScreen,
+    open_dead_man,
+)
+from ..predictions import Recorded, played_whole
 from ..realtime import DriverProcess
 from ..realtime.niceness import DRIVER_NICENESS
 from ..report import require_report_dependencies
@@ -23,6 +39,8 @@ from .run_log import RunLog
 __all__ = ["RunHooks", "RunOptions", "open_session", "run", "shipped_policy"]
 
 logger = logging.getLogger("flux.runtime")
+
+NOBODY = "operator: standard input is closed or at its end, so the run begins at once"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +56,9 @@ class RunHooks:
             afterwards.
         confirm: asks the operator before a robot is moved back to its limits, which happens only
             with `return_to_limits`; by default that option is taken for the answer.
+        operator: makes the desk at which the operator of a real robot asks for something, with the
+            dead-man; by default nobody is there, and episodes begin at once.
+        screen: where that operator reads.
     """
 
     on_choice: Callable[[RobotChoice], None] = lambda choice: None
@@ -45,6 +66,10 @@ class RunHooks:
     on_episode: Callable[[EpisodeResult], None] = lambda result: None
     on_report: Callable[[dict[str, object]], None] = lambda report: None
     confirm: Confirm = lambda question, cancelled: True
+    operator: Callable[[DeadMan | None], OperatorDesk] = lambda dead_man: OperatorDesk(
+        None, dead_man
+    )
+    screen: Screen = field(default_factory=SilentScreen)
 
 
 def run(options: RunOptions, hooks: RunHooks = RunHooks()) -> dict[str, object]:
@@ -66,12 +91,20 @@ def run(options: RunOptions, hooks: RunHooks = RunHooks()) -> dict[str, object]:
     if options.record is not None and not options.dry_run:
         prepare_recording(options.record)
     log = RunLog(options)
+    with _opened_dead_man(options) as dead_man:
+        return _run(options, hooks, log, dead_man)
+
+
+def _run(
+    options: RunOptions, hooks: RunHooks, log: RunLog, dead_man: DeadMan | None
+) -> dict[str, object]:
     try:
         with open_session(options, hooks.confirm, hooks.on_choice) as session:
             report = session.describe() | {"dry_run": True, "ok": True}
             hooks.on_ready(session)
             if not options.dry_run:
-                log.run_episodes(session, hooks.on_episode)
+                with _attended(session, hooks, dead_man) as (attended, station):
+                    log.run_episodes(attended, hooks.on_episode, station)
     except BaseException as error:  # Ctrl-C too.
         _report_what_happened(log, error, hooks.on_report)
         raise
@@ -79,6 +112,38 @@ def run(options: RunOptions, hooks: RunHooks = RunHooks()) -> dict[str, object]:
         report = log.report()
     _hand_over(log, report, hooks.on_report)
     return report
+
+
+@contextmanager
+def _opened_dead_man(options: RunOptions) -> Iterator[DeadMan | None]:
+    """Opens the dead-man before anything slow."""
+    text = options.realtime_options.dead_man
+    if text is None or options.dry_run:
+        yield None
+        return
+    with closing(open_dead_man(text)) as dead_man:
+        yield dead_man
+
+
+@contextmanager
+def _attended(
+    session: Session | RealtimeSession, hooks: RunHooks, dead_man: DeadMan | None
+) -> Iterator[tuple[Session | RealtimeSession, OperatorStation | None]]:
+    """Yields the session of a real robot with its operator; others have none.
+
+    Raises:
+        UsageError: an option is for an operator, and the robot has none.
+    """
+    if not isinstance(session, RealtimeSession) or not session.is_real:
+        session.options.realtime_options.check_unattended(session.spec.name)
+        yield session, None
+        return
+    with hooks.operator(dead_man) as desk:
+        if not desk.is_attended:
+            hooks.screen.say(NOBODY)
+        station = OperatorStation(desk, hooks.screen, tasks_of(session.bundle))
+        confirm = station.confirm if desk.is_terminal else session.confirm
+        yield replace(session, confirm=confirm), station
 
 
 @contextmanager
@@ -105,7 +170,9 @@ def open_session(
         niceness=DRIVER_NICENESS if realtime.priority else 0,
     ) as driver:
         if driver.simulation is None or options.realtime:
-            policy = open_policy(options, driver.spec, times)
+            # The operator of a real robot may choose among the policy's tasks.
+            tasks = None if driver.simulation is None else ()
+            policy = open_policy(options, driver.spec, times, tasks)
             with connected_realtime(options, driver, policy, times, confirm) as session:
                 yield session
             return
@@ -125,9 +192,10 @@ def _lockstep(options: RunOptions, choice: RobotChoice, times: StageTimes) -> It
     robot = make_robot(choice.name, choice.target, choice.arguments)
     if not isinstance(robot, SimulatedRobot):
         raise RobotError(f"{options.robot}: expected a simulated robot, got a real one")
-    policy = open_policy(options, robot.spec, times)
+    tasks = robot.tasks if isinstance(robot, Recorded) else ()
+    policy = open_policy(options, robot.spec, times, tasks)
     with connected(options, robot, policy, times) as session:
-        yield session
+        yield played_whole(session)
 
 
 def _hand_over(
