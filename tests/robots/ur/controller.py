@@ -170,11 +170,14 @@ class Arm:
     def take_inputs(self, values):
         """Takes the registers that a client has written."""
         number = values.get("input_int_register_0")
-        if number is None or self.faults.on("not_ready"):
+        if number is None:
             return
         with self.lock:
             self.fed_s = time.monotonic()
             before, self.command = self.command, number
+            if self.faults.on("not_ready"):
+                self.register = 0
+                return
             if not self.is_program_running or self.is_latched:
                 self.log.write("ignored", command=number)
                 return

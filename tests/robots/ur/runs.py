@@ -26,6 +26,8 @@ from numpy.typing import NDArray
 from flux_core.robots import ROBOT_SPECS
 
 from ..policy import write_bundle
+from ..ros1 import read_log
+from ..runs import Run, finish, running
 
 FOLDER = Path(__file__).parent
 SPEC = ROBOT_SPECS["ur3"]
@@ -33,13 +35,6 @@ START = (0.4, -1.6, 1.6, -1.6, -1.57, 0.0)
 GRIPPER = 0.8
 PERIOD_S = 1 / SPEC.control_hz
 WATCHDOG_HZ = 5.0
-PROGRAM = """
-import contextlib, os, sys
-with contextlib.suppress(OSError): os.nice(-15)
-from flux_runtime.cli import main
-sys.exit(main(sys.argv[1:]))
-"""
-"""Before other work of the machine, where that is permitted: a robot's computer has none."""
 CARRIED = (
     *("name", "joint_names", "lower", "upper", "max_velocity"),
     *("units", "cameras", "control_hz"),
@@ -70,21 +65,12 @@ class Scenario:
     config: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Outcome:
-    """What the command printed and what the controller logged."""
+    """What a run has printed, and what the controller has logged."""
 
-    status: int
-    output: str
-    errors: str
+    run: Run
     log: list[dict[str, Any]]
-
-    @property
-    def report(self) -> dict[str, Any]:
-        """The JSON object that the command printed."""
-        lines = [line for line in self.output.splitlines() if line.startswith("{")]
-        assert lines, f"no report; exit {self.status}: {self.errors}"
-        return json.loads(lines[-1])
 
     def times_s(self, what: str) -> NDArray[np.float64]:
         """When something happened, by the controller's clock."""
@@ -93,7 +79,7 @@ class Outcome:
     def first_s(self, what: str) -> float:
         """When something happened first."""
         found = self.times_s(what)
-        assert len(found), f"the controller has no {what!r} in its log: {self.errors}"
+        assert len(found), f"the controller has no {what!r} in its log: {self.run.errors}"
         return float(found[0])
 
     def values(self, what: str, key: str) -> NDArray[np.float64]:
@@ -188,39 +174,38 @@ def run(folder: Path, python: Path, scenario: Scenario) -> Outcome:
     bundle = make_bundle(folder / "bundle")
     with controller(folder, scenario.faults) as host:
         config = write_config(folder, host, scenario.config)
-        command = [
-            *(sys.executable, "-c", PROGRAM, "run", "--robot", "ur3", "--transport", "rtde"),
-            *("--robot-config", str(config), "--driver-python", str(python)),
-            *("--bundle", str(bundle), "--task", "circle", "--mode", "async", "--json"),
-            *("--episodes", "1"),
-            *("--max-steps", str(round(scenario.seconds * SPEC.control_hz))),
-            *scenario.arguments,
-        ]
-        return drive(command, folder / "log.jsonl", scenario)
+        return drive(
+            [
+                *("--robot", "ur3", "--transport", "rtde", "--robot-config", str(config)),
+                *("--driver-python", str(python), "--bundle", str(bundle), *scenario.arguments),
+            ],
+            folder / "log.jsonl",
+            scenario,
+        )
 
 
-def drive(command: Sequence[str], log: Path, scenario: Scenario) -> Outcome:
+def drive(
+    arguments: Sequence[str],
+    log: Path,
+    scenario: Scenario,
+    environment: Mapping[str, str] = os.environ,
+) -> Outcome:
     """Runs the command, kills what the scenario says, and waits until the robot stands."""
-    with _spawn(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        start_new_session=True,
-    ) as process:
-        found: list[int] = []
+    steps = str(round(scenario.seconds * SPEC.control_hz))
+    common = ("--task", "circle", "--mode", "async", "--episodes", "1", "--json")
+    variables = dict(environment) | {"OMP_NUM_THREADS": "1"}
+    found: list[int] = []
+    with running(*arguments, *common, "--max-steps", steps, environment=variables) as process:
         watch = threading.Thread(target=_watch, args=(process, log, scenario, found), daemon=True)
         watch.start()
         try:
-            output, errors = process.communicate(timeout=scenario.seconds + 60)
-            time.sleep(0.5)  # what the driver does once the command is gone
+            outcome = finish(process, scenario.seconds + 60)
+            time.sleep(0.5)  # for what the driver does once the command is gone
         finally:
-            process.kill()
             for pid in found:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-    return Outcome(status=process.returncode, output=output, errors=errors, log=read_log(log))
+    return Outcome(outcome, read_log(log))
 
 
 def _watch(process: subprocess.Popen[str], log: Path, scenario: Scenario, found: list[int]) -> None:
@@ -256,13 +241,6 @@ def first_servoj_s(log: Path) -> float | None:
         if line["what"] == "servoj":
             return line["t"] * 1e-9
     return None
-
-
-def read_log(path: Path) -> list[dict[str, Any]]:
-    """Reads log.jsonl; a last line that was cut off is left out."""
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text().split("\n")[:-1]]
 
 
 def child_of(parent: int, words: str) -> int:

@@ -5,7 +5,8 @@ controller. It ends with its socket, and is killed with the process that has sta
 feeds the controller's watchdog any more, and the controller stops the arm.
 
     driver   servo {number, q}    stop {number}
-    this     stage {text}    ready {}    sample {...}    done {number, is_accepted}    failed {reason}
+    this     stage {text}    ready {}    sample {...}    done {number, is_accepted}
+             failed {reason}
 """
 
 from __future__ import annotations

@@ -232,7 +232,11 @@ class UrRtdeDriver:
 def _check_ranges(settings: Mapping[str, float]) -> None:
     for name, value in settings.items():
         low, high = RANGES[name]
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, (int, float))
+            or not low <= value <= high
+        ):
             raise DriverError(f"{name}: expected a number from {low:g} to {high:g}, got {value!r}")
 
 
