@@ -1,4 +1,4 @@
-"""A UR arm over RTDE: the unmodified `ur_rtde` against a fake controller, whose log is the judge."""
+"""A UR arm over RTDE: unmodified `ur_rtde` against a fake controller, whose log is the judge."""
 
 from __future__ import annotations
 

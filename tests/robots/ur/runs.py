@@ -99,10 +99,9 @@ def address() -> str:
     while True:
         number = next(_NUMBERS)
         found = f"127.{1 + number // 62500 % 250}.{number // 250 % 250}.{1 + number % 250}"
-        with socket.socket() as probe:
-            with contextlib.suppress(OSError):
-                probe.bind((found, 30004))
-                return found
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind((found, 30004))
+            return found
 
 
 @contextmanager
