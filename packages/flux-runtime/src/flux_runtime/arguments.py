@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flux_core.config import read_overrides
@@ -182,3 +183,21 @@ def _at_least(least: int, value: str) -> int:
     if number < least:
         raise argparse.ArgumentTypeError(f"expected at least {least}, got {number}")
     return number
+
+
+def add_dataset(parser: argparse.ArgumentParser) -> None:
+    """Adds `--record-dataset` and `--to`."""
+    parser.add_argument(
+        "--record-dataset",
+        type=Path,
+        metavar="DIR",
+        help="record what was seen and sent as a LeRobot dataset, one row per control step, with "
+        "the pictures of the policy's cameras; episodes are appended to a dataset that DIR holds. "
+        "Needs flux-data",
+    )
+    parser.add_argument(
+        "--to",
+        choices=("v2.1", "v3.0"),
+        dest="dataset_version",
+        help="version of that dataset (default: that of DIR, or v2.1)",
+    )

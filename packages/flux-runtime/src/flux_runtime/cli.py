@@ -29,6 +29,7 @@ from .arguments import (
     add_accept,
     add_accept_version,
     add_changes,
+    add_dataset,
     add_engine,
     changes_from,
     count,
@@ -54,7 +55,9 @@ _RUN_EXAMPLE = """  flux-runtime run --robot aloha-sim --episodes 20 --seed 1000
   flux-runtime run --robot aloha-sim --execution-horizon 8 --task "transfer the cube" --dry-run
 example for a real robot, whose driver is installed in another Python; slowly at first:
   flux-runtime run --robot my-real-arm --driver-python /opt/arm/bin/python --bundle my_bundle \\
-    --task "grasp the dot" --speed 0.25 --max-velocity 10% --episodes 1 --record monday"""
+    --task "grasp the dot" --speed 0.25 --max-velocity 10% --episodes 1 --record monday
+example that records a LeRobot dataset of what the robot sees and is sent:
+  flux-runtime run --robot my-real-arm --bundle my_bundle --record-dataset data/monday --to v3.0"""
 
 _REPLAY_EXAMPLE = """  flux-runtime run --robot aloha-sim --episodes 1 --record monday
   flux-runtime replay monday
@@ -254,6 +257,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         help="write the states and commands of every episode, while it goes on, and what "
         "'flux-runtime replay' needs to run it again",
     )
+    add_dataset(parser)
     add(
         "--dry-run",
         action="store_true",

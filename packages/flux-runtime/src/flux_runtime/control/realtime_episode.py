@@ -29,7 +29,7 @@ from .command_monitor import RETURNING, CommandMonitor
 from .episode import EpisodeResult, how_it_ended
 from .episode_log import EpisodeLog, Event, Outcome, ReplayLog
 from .latency import Histogram, since
-from .realtime_inference import Motion
+from .realtime_inference import PlannedMotion
 from .realtime_rows import (
     HOLDING,
     PER_SESSION,
@@ -113,7 +113,7 @@ def drive_realtime(
     on_end: Callable[[EpisodeResult], None] = lambda result: None,
     operator: EpisodeOperator | None = None,
     begins_slowly: bool = False,
-    motion: Motion | None = None,
+    motion: PlannedMotion | None = None,
 ) -> EpisodeResult:
     """Runs one episode from the measured state, until the robot is at rest again.
 
@@ -170,7 +170,7 @@ def drive_realtime(
 
 def drive_motion(
     session: RealtimeSession,
-    motion: Motion,
+    motion: PlannedMotion,
     num_rows: int,
     *,
     operator: EpisodeOperator | None = None,
@@ -206,7 +206,7 @@ class RealtimeEpisode:
         replay_log: ReplayLog | None,
         operator: EpisodeOperator | None = None,
         begins_slowly: bool = False,
-        motion: Motion | None = None,
+        motion: PlannedMotion | None = None,
     ) -> None:
         self._session = session
         self._motion = motion

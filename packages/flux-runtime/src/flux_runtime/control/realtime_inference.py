@@ -103,7 +103,7 @@ class RobotView:
         return max(latencies[1:])
 
 
-class Motion(Protocol):
+class PlannedMotion(Protocol):
     """A motion of its own, such as to the prepare pose.
 
     Attributes:
@@ -138,7 +138,7 @@ class ChunkAnswerer:
         self._seed = 0
         self._held: NDArray[np.float32] | None = None
         self._logs: dict[int, ReplayLog] = {}
-        self._motion: Motion | None = None
+        self._motion: PlannedMotion | None = None
 
     def begin(
         self,
@@ -147,7 +147,7 @@ class ChunkAnswerer:
         log: ReplayLog | None = None,
         *,
         prompt: str | None = None,
-        motion: Motion | None = None,
+        motion: PlannedMotion | None = None,
     ) -> None:
         """Prepares for a session; the loop must not have asked for a chunk of it yet.
 

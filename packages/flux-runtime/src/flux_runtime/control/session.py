@@ -81,6 +81,8 @@ class RunOptions:
     report: Path | None = None
     video_episodes: int = 2
     record: Path | None = None
+    record_dataset: Path | None = None
+    dataset_version: str | None = None
     dry_run: bool = False
     accept_versions: Collection[str] = ()
     changes: Changes = field(default_factory=Changes)
@@ -433,6 +435,7 @@ def drive(
     hold_ticks: int = STRICT_HOLD_TICKS,
     log: EpisodeLog | None = None,
     replay_log: ReplayLog | None = None,
+    before_tick: Callable[[], None] = lambda: None,
     on_end: Callable[[EpisodeResult], None] = lambda result: None,
 ) -> EpisodeResult:
     """Runs one episode; see `run_episode`.
@@ -454,6 +457,7 @@ def drive(
             hold_ticks=hold_ticks,
             log=log,
             replay_log=replay_log,
+            before_tick=before_tick,
             on_end=on_end,
         )
     except (ValueError, RuntimeError) as error:
