@@ -43,9 +43,7 @@ class Attended:
     folder: Path
 
 
-def attend(
-    calls: Path, folder: Path, operator: ScriptedOperator, **realtime: Any
-) -> Attended:
+def attend(calls: Path, folder: Path, operator: ScriptedOperator, **realtime: Any) -> Attended:
     """Runs two episodes of the arm."""
     calls.unlink(missing_ok=True)
     options = RunOptions(
