@@ -12,7 +12,7 @@ from flux_core.pictures import LUMINANCE, red_against_blue, shrink, thumbnail
 
 from .facts import CameraFacts
 from .finding import Finding, fine, hard, soft, unknown
-from .observed import CameraLook, Observed
+from .observed import LOOKS_HZ, CameraLook, Observed
 
 Small = NDArray[np.float32]
 """A thumbnail, (height, width, 3), 0 to 255."""
@@ -306,5 +306,5 @@ def judge_rates(
 def _recorded_hz(known: CameraFacts, fps: float) -> float:
     """Returns the rate of a camera's recorded images, which the recordings may repeat."""
     if known.image_hz is not None and known.changing is not None and known.changing >= LIVE:
-        return min(known.image_hz, fps)
-    return fps
+        return min(known.image_hz, fps, LOOKS_HZ / 2)
+    return min(fps, LOOKS_HZ / 2)

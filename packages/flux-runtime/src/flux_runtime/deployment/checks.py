@@ -12,7 +12,7 @@ from flux_core.robots import RobotSpec
 from .cameras import SLOW, judge_cameras, judge_rates
 from .facts import DeploymentFacts, Ranges
 from .finding import Finding, fine, hard, soft, unknown
-from .observed import Observed
+from .observed import LOOKS_HZ, Observed
 from .pose import is_gripper, judge_pose
 
 NAMES = (
@@ -154,7 +154,7 @@ def _rates(facts: DeploymentFacts, spec: RobotSpec, observed: Observed) -> Itera
             yield hard("control_rate", found, fix)
     if observed.is_simulated:
         return  # its readings arrive as fast as this machine simulates
-    if observed.state_hz is not None:
+    if observed.state_hz is not None and spec.control_hz <= LOOKS_HZ / 2:
         found = f"{observed.state_hz:.1f} states per second, {spec.control_hz:g} expected"
         if observed.state_hz < SLOW * spec.control_hz:
             fix = "Check the rate at which the robot publishes its joints"
