@@ -175,6 +175,12 @@ def _latency(facts: DeploymentFacts, spec: RobotSpec, observed: Observed) -> Ite
         found = f"a chunk takes {1e3 * observed.latency_s:.0f} ms, {steps:.1f} control steps"
         if trained and steps > trained:
             yield soft("latency", f"{found}, trained for at most {trained}", fix)
+        elif not trained and steps > (facts.execution_horizon or np.inf):
+            yield soft(
+                "latency",
+                f"{found}, longer than the {facts.execution_horizon} steps that are executed of it",
+                "The robot would stand still most of the time. " + fix,
+            )
         else:
             known = f", trained for at most {trained}" if trained else ""
             yield fine("latency", f"{found}{known}")
