@@ -208,7 +208,7 @@ def _lockstep(options: RunOptions, choice: RobotChoice, times: StageTimes) -> It
     tasks = robot.tasks if isinstance(robot, PlaysRecordings) else ()
     policy = open_policy(options, robot.spec, times, tasks)
     with connected(options, robot, policy, times) as session:
-        yield played_whole(session)
+        yield played_whole(session, options)
 
 
 def _hand_over(
