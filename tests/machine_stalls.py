@@ -34,9 +34,11 @@ REAL_TIME = (
     "flux_runtime/realtime/",
     "flux_runtime/replay/",
     "flux_runtime/run/test_run_realtime.py",
+    "integration/test_dataset_recording.py",
     "integration/test_faults_",
     FASTEST,
     "integration/test_your_own.py::test_the_real_driver",
+    "robots/",
     "test_machine_stalls.py",
 )
 """Tests in which a robot is driven in real time: how their names begin."""

@@ -6,13 +6,17 @@ instruction or error, parameters, and the inverted sum. Every write is kept with
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import select
 import threading
 import time
 import tty
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
 
@@ -21,6 +25,12 @@ BROADCAST = 0xFE
 MODEL_NUMBER, MIN_POSITION, MAX_POSITION, HOMING_OFFSET = 3, 9, 11, 31
 TORQUE, GOAL, PRESENT = 40, 42, 56
 STS3215 = 777
+MOTORS = ("shoulder_pan", "shoulder_lift", "elbow_flex", "wrist_flex", "wrist_roll", "gripper")
+"""The motors of an SO-101, in the order of their ids, which begin at 1."""
+RANGES = {1: (1010, 2980), 2: (1020, 2960), 3: (1030, 2940), 4: (1040, 2920), 5: (0, 4095)} | {
+    6: (1800, 2900)
+}
+"""Their calibrated ranges, in steps."""
 LAG_S = 0.05
 SPEED = 3000.0  # steps per second
 
@@ -72,9 +82,10 @@ class FakeBus:
         port: the path of the pseudo-terminal.
         writes: everything that was written, the oldest first.
         silent: the ids of servos that have stopped answering.
+        late_s: how late the next answers come; for one question.
     """
 
-    def __init__(self, ranges: dict[int, tuple[int, int]]) -> None:
+    def __init__(self, ranges: Mapping[int, tuple[int, int]] = RANGES) -> None:
         self._ours, self._theirs = pty.openpty()
         tty.setraw(self._theirs)
         self.port = os.ttyname(self._theirs)
@@ -87,6 +98,8 @@ class FakeBus:
             servo.set_word(GOAL, 1500)  # of an earlier run: nobody may move there
         self.writes: list[Write] = []
         self.silent: set[int] = set()
+        self.late_s = 0.0
+        self._is_busy = False
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._serve, daemon=True)
 
@@ -106,13 +119,19 @@ class FakeBus:
         os.close(self._theirs)
 
     def written(self, address: int, servo: int) -> list[Write]:
-        """Returns the writes to one register of one servo."""
+        """Returns the writes to one register of one servo, once all questions are answered."""
+        while self._is_busy or select.select([self._ours], [], [], 0)[0]:
+            time.sleep(0.001)
         return [one for one in self.writes if (one.address, one.servo) == (address, servo)]
 
     def _serve(self) -> None:
+        with suppress(PermissionError):  # a servo answers at once, on a busy machine too
+            os.sched_setscheduler(threading.get_native_id(), os.SCHED_FIFO, os.sched_param(30))
         received = bytearray()
         while not self._end.is_set():
+            self._is_busy = bool(received)
             if select.select([self._ours], [], [], 0.05)[0]:
+                self._is_busy = True
                 received += os.read(self._ours, 4096)
             while len(received) >= 4 and len(received) >= 4 + received[3]:
                 packet = bytes(received[: 4 + received[3]])
@@ -120,6 +139,8 @@ class FakeBus:
                 self._take(packet)
 
     def _take(self, packet: bytes) -> None:
+        late_s, self.late_s = self.late_s, 0.0
+        time.sleep(late_s)
         assert packet[:2] == b"\xff\xff" and packet[-1] == ~sum(packet[2:-1]) & 0xFF
         number, instruction, parameters = packet[2], packet[4], packet[5:-1]
         if instruction == PING:
@@ -151,3 +172,18 @@ class FakeBus:
         servo.move()
         content = bytes([number, size + 2, 0]) + bytes(servo.memory[address : address + size])
         os.write(self._ours, b"\xff\xff" + content + bytes([~sum(content) & 0xFF]))
+
+
+def write_calibration(path: Path, ranges: Mapping[int, tuple[int, int]] = RANGES) -> None:
+    """Writes LeRobot's calibration file of the arm."""
+    entries = {
+        MOTORS[number - 1]: {
+            "id": number,
+            "drive_mode": 0,
+            "homing_offset": 0,
+            "range_min": low,
+            "range_max": high,
+        }
+        for number, (low, high) in ranges.items()
+    }
+    path.write_text(json.dumps(entries))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from importlib.metadata import EntryPoint, entry_points
 
-from ..errors import RobotError
+from ..errors import FluxError, RobotError
 
 
 def provided_names(group: str) -> tuple[str, ...]:
@@ -74,6 +74,8 @@ def call(point: EntryPoint, make: object, arguments: Mapping[str, object] | None
         )
     try:
         return make(**(arguments or {}))
+    except FluxError:
+        raise  # it says what is wrong in its own words
     except Exception as error:  # Another package's code may raise anything.
         raise RobotError(
             f"{point.name}: the entry point {point.value!r} of {distribution(point)} fails "

@@ -10,7 +10,7 @@ from typing import Any, Callable, Mapping, Sequence
 from .opencv import OpenCvSource
 from .realsense import RealSenseSource
 from .settings import CameraSettings, camera_settings
-from .source import CameraError, Image, Source
+from .source import CameraError, CameraSource, Image
 from .thread import CameraThread
 from .video import VideoSource
 
@@ -141,7 +141,7 @@ def open_cameras(
     return Cameras(settings, report=report)
 
 
-def _source(settings: CameraSettings, end: threading.Event) -> Source:
+def _source(settings: CameraSettings, end: threading.Event) -> CameraSource:
     if settings.type == "video":
         return VideoSource(settings, end)
     if settings.type == "opencv":

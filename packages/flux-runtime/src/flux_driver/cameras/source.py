@@ -22,7 +22,7 @@ class EndOfVideo(Exception):
     """A video has ended; there is nothing to open again."""
 
 
-class Source(Protocol):
+class CameraSource(Protocol):
     """One camera. One thread calls all of it."""
 
     def open(self) -> None:

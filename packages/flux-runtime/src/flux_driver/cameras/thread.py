@@ -6,7 +6,7 @@ import threading
 import time
 from typing import Any, Callable
 
-from .source import CameraError, EndOfVideo, Image, Source, rotated
+from .source import CameraError, CameraSource, EndOfVideo, Image, rotated
 
 WAITS_S = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 """Between two attempts to open a camera again; the last one for all that follow."""
@@ -37,7 +37,7 @@ class CameraThread:
     def __init__(
         self,
         name: str,
-        source: Source,
+        source: CameraSource,
         *,
         rotation: int,
         fps: float | None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import suppress
 from shlex import quote
 from typing import Any, NamedTuple, Sequence
@@ -9,6 +10,13 @@ from typing import Any, NamedTuple, Sequence
 from ..robot import DriverError, one_line
 
 POSITION = ".pos"
+SILENCE_S = 0.02
+SETTLE_S = 0.1
+"""A late answer comes within the time that a scheduler or a USB adapter holds it back."""
+
+
+class MotorBusError(DriverError):
+    """A bus on which an answer was lost although all motors answer: worth another try."""
 
 
 class Arm(NamedTuple):
@@ -99,10 +107,45 @@ def _open(arm: Arm) -> None:
     try:
         arm.bus.connect()
     except Exception as error:
-        silent = silent_motors(arm)
-        if silent:
-            raise DriverError(silent) from error
-        raise DriverError(f"{_which(arm)}: {one_line(error)}") from error
+        raise _fault(arm, error) from error
+
+
+def _fault(arm: Arm, error: BaseException) -> DriverError:
+    silent = silent_motors(arm)
+    if silent:
+        return DriverError(silent)
+    kind = MotorBusError if arm.bus.is_connected else DriverError
+    return kind(f"{_which(arm)}: {one_line(error)}")
+
+
+def forget_answers(arm: Arm) -> int:
+    """Drops what has arrived on a bus that nobody waits for; returns how many bytes.
+
+    The motors' SDK takes the next answer of a motor for the one that it waits for, also if it
+    belongs to an earlier question: a late answer would be read as a position.
+    """
+    port = getattr(getattr(arm.bus, "port_handler", None), "ser", None)
+    if port is None or not arm.bus.is_connected:
+        return 0
+    try:
+        waiting = port.in_waiting
+        if waiting:
+            port.reset_input_buffer()
+    except OSError:  # a port that is gone: the call that follows says so
+        return 0
+    return int(waiting)
+
+
+def settle(arm: Arm) -> None:
+    """Waits until a bus is silent, after a call that failed."""
+    deadline_s = time.monotonic() + SETTLE_S
+    is_silent = False
+    while not is_silent and time.monotonic() < deadline_s:
+        time.sleep(SILENCE_S)
+        is_silent = not forget_answers(arm)
+    handler = getattr(arm.bus, "port_handler", None)
+    if handler is not None and hasattr(handler, "is_using"):
+        handler.is_using = False  # of a call that an exception has cut short
 
 
 def silent_motors(arm: Arm) -> str:
@@ -110,6 +153,14 @@ def silent_motors(arm: Arm) -> str:
     asked."""
     if not arm.bus.is_connected or not hasattr(arm.bus, "ping"):
         return ""
+    settle(arm)
+    try:
+        return _silent_motors(arm)
+    finally:
+        settle(arm)
+
+
+def _silent_motors(arm: Arm) -> str:
     silent = []
     for name, motor in arm.bus.motors.items():
         try:
@@ -134,7 +185,7 @@ def _different_calibrations(arm: Arm) -> list[str]:
             return []
         theirs = arm.bus.read_calibration()
     except Exception as error:
-        raise DriverError(silent_motors(arm) or f"{_which(arm)}: {one_line(error)}") from error
+        raise _fault(arm, error) from error
     fields = ("homing_offset", "range_min", "range_max")
     return [
         f"{arm.prefix}{motor}: expected {_values(stated, fields)}, got {_values(found, fields)}"

@@ -38,6 +38,7 @@ class Description:
 
     Attributes:
         spec: the fields of a RobotSpec.
+        reach: how far a command may be ahead of the measured position, per joint.
         notes: lines about values that nobody has stated.
     """
 
@@ -64,6 +65,7 @@ class Description:
             joint: following[joint] + AHEAD_PERIODS * velocity[joint] / self._control_hz
             for joint in joints
         }
+        self.reach = self._row(self._reach)
         self.spec: dict[str, Any] = {
             "name": kind,
             "joint_names": list(joints),

@@ -18,10 +18,13 @@ import numpy as np
 from ..robot import DriverError, one_line
 from .arms import (
     POSITION,
+    MotorBusError,
     arms_of,
     check_motors,
+    forget_answers,
     hold_when_enabled,
     require_calibration,
+    settle,
     silent_motors,
 )
 from .description import Description, listed
@@ -32,8 +35,11 @@ from .settings import OPTION, OWN_KEY, RELATIVE_TARGET, TORQUE_OFF, decoded, spl
 BUS_TIMEOUT_S = 0.5
 CAMERAS_TIMEOUT_S = 15.0
 ASK_AGAIN_S = 1.0
+CONNECT_TRIES = 3
 CLIPPED = 1e-3
 """How far what LeRobot has sent may differ from the command, for rounding, in the joint's unit."""
+MISREAD = 1.5
+"""How far from the newest state a goal may be, in `max_relative_target`s."""
 
 Pair = Tuple[Any, float]
 
@@ -68,6 +74,8 @@ class LeRobotDriver:
         self._joints, images = _features(self._robot, robot_type)
         self._arms = arms_of(self._robot, self._joints)
         require_calibration(self._arms, robot_type)
+        for arm in self._arms:
+            hold_when_enabled(arm)
         described = Description(
             kind=robot_type,
             joints=self._joints,
@@ -77,6 +85,7 @@ class LeRobotDriver:
             control_hz=control_hz,
         )
         self.spec = described.spec
+        self._reach = described.reach
         self._feeds = Feeds(self._taken_cameras())
         self._seen: dict[str, Pair] = {}  # images that come with the state
         self._bus = threading.Lock()
@@ -92,9 +101,24 @@ class LeRobotDriver:
 
     def connect(self) -> None:
         """Checks the motors and their calibration, connects the robot and then its cameras."""
+        for tries_left in reversed(range(CONNECT_TRIES)):
+            try:
+                self._connect_arm()
+                break
+            except MotorBusError as error:  # one answer that is lost ends LeRobot's connect()
+                if not tries_left:
+                    raise
+                print(f"lerobot:{self._kind}: {error}. Connecting again", file=sys.stderr)
+        if not self._robot.is_calibrated:
+            raise DriverError(
+                f"{self._kind}: expected a calibrated robot, got one that says it is not. "
+                f"Calibrate it first: lerobot-calibrate --robot.type={self._kind}"
+            )
+        self._feeds.start(CAMERAS_TIMEOUT_S)
+
+    def _connect_arm(self) -> None:
         for arm in self._arms:
             check_motors(arm, self._kind)
-            hold_when_enabled(arm)
         try:
             self._robot.connect(calibrate=False)
         except EOFError as error:
@@ -103,13 +127,11 @@ class LeRobotDriver:
                 f"Calibrate it first: lerobot-calibrate --robot.type={self._kind}"
             ) from error
         except Exception as error:
-            raise DriverError(self._fault(error)) from error
-        if not self._robot.is_calibrated:
-            raise DriverError(
-                f"{self._kind}: expected a calibrated robot, got one that says it is not. "
-                f"Calibrate it first: lerobot-calibrate --robot.type={self._kind}"
-            )
-        self._feeds.start(CAMERAS_TIMEOUT_S)
+            text = self._fault(error)
+            self._disconnect_arms()
+            if self._silent or not self._arms:
+                raise DriverError(text) from error
+            raise MotorBusError(text) from error
 
     def read_state(self) -> Pair:
         """Returns the positions, (state_dim,) float64, and the time before they were asked for."""
@@ -136,7 +158,7 @@ class LeRobotDriver:
                 sent = self._robot.send_action(asked)
             except Exception as error:
                 raise DriverError(self._fault(error)) from error
-        self._notice_clipping(asked, sent)
+            self._check_sent(asked, sent if isinstance(sent, Mapping) else asked)
 
     def stop(self, category: int) -> None:
         """Has the robot hold the pose that it is in; the torque stays on, whatever `category`."""
@@ -160,9 +182,7 @@ class LeRobotDriver:
             if self._robot.is_connected:
                 self._robot.disconnect()
                 return
-            for arm in self._arms:
-                if arm.bus.is_connected:
-                    arm.bus.disconnect(getattr(arm.robot.config, TORQUE_OFF, False))
+            self._disconnect_arms()
 
     def take_warnings(self) -> list[tuple[str, str]]:
         """Returns what has happened since the last call that is no failure: (name, line)."""
@@ -171,12 +191,19 @@ class LeRobotDriver:
 
     # What is done for them.
 
+    def _disconnect_arms(self) -> None:
+        for arm in self._arms:
+            if arm.bus.is_connected:
+                arm.bus.disconnect(getattr(arm.robot.config, TORQUE_OFF, False))
+
     @contextmanager
     def _bus_for(self, call: str) -> Iterator[None]:
         """One call at a time uses the bus; none waits for another that hangs."""
         if not self._bus.acquire(timeout=BUS_TIMEOUT_S):
             raise DriverError(f"{call}: the bus has been busy for {BUS_TIMEOUT_S:g} s")
         try:
+            for arm in self._arms:
+                forget_answers(arm)
             yield
         finally:
             self._bus.release()
@@ -194,10 +221,7 @@ class LeRobotDriver:
         """Writes the goals without asking for an answer, because one motor no longer gives one."""
         if not self._arms:
             raise DriverError(self._fault(error)) from error
-        for arm in self._arms:
-            motors = {joint: arm.motor(joint) for joint in here}
-            goals = {motor: here[joint] for joint, motor in motors.items() if motor}
-            arm.bus.sync_write("Goal_Position", goals)
+        self._write_goals(here)
         line = f"stop: the last measured pose is held, because {self._fault(error)}"
         self._warnings.append(("hold_last_pose", line))
 
@@ -208,22 +232,41 @@ class LeRobotDriver:
         if now_s - self._asked_s >= ASK_AGAIN_S:
             self._asked_s = now_s
             self._silent = "; ".join(filter(None, map(silent_motors, self._arms)))
+        else:
+            for arm in self._arms:
+                settle(arm)
         return self._silent or one_line(error)
 
-    def _notice_clipping(self, asked: Mapping[str, float], sent: Any) -> None:
-        if not isinstance(sent, Mapping):
-            return
-        for joint, value in asked.items():
-            got = float(sent.get(joint, value))
-            if abs(got - value) > CLIPPED:
-                self._warnings.append(
-                    (
-                        "lerobot_clipped",
-                        f"{joint}: LeRobot has sent {got:.4g} in place of {value:.4g}: the arm is "
-                        f"farther from its command than {RELATIVE_TARGET} allows",
-                    )
-                )
+    def _check_sent(self, asked: Mapping[str, float], sent: Mapping[str, float]) -> None:
+        """Reports what LeRobot has clipped, and takes it back if it lies where the arm is not.
+
+        LeRobot clips around a position that it reads again. Should that reading be wrong, so is
+        the goal.
+        """
+        for joint, measured, reach in zip(self._joints, self._last_or(asked), self._reach):
+            got = float(sent.get(joint, asked[joint]))
+            if abs(got - asked[joint]) <= CLIPPED:
+                continue
+            text = f"{joint}: LeRobot has sent {got:.4g} in place of {asked[joint]:.4g}"
+            if abs(got - measured) > MISREAD * reach:
+                self._write_goals(asked)
+                text += f" although the arm is at {measured:.4g}: sent again as it was"
+                self._warnings.append(("lerobot_misread", text))
                 return
+            text += f", because the arm is farther behind than {RELATIVE_TARGET} allows"
+            self._warnings.append(("lerobot_clipped", text))
+            return
+
+    def _last_or(self, positions: Mapping[str, float]) -> list[float]:
+        return list(positions.values()) if self._last is None else self._last.tolist()
+
+    def _write_goals(self, goals: Mapping[str, float]) -> None:
+        """Writes goals to the motors without reading anything first."""
+        for arm in self._arms:
+            motors = {joint: arm.motor(joint) for joint in goals}
+            arm.bus.sync_write(
+                "Goal_Position", {motor: goals[joint] for joint, motor in motors.items() if motor}
+            )
 
     def _taken_cameras(self) -> dict[str, Any]:
         taken = {}
@@ -274,15 +317,16 @@ class LeRobotDriver:
 
 def _clipping_notes(stated: Any, targets: Mapping[str, float]) -> list[str]:
     """Returns a line if the user's targets are tighter than what the filter lets through."""
-    by_motor = dict(stated) if isinstance(stated, Mapping) else dict.fromkeys(targets, stated)
+    by_motor: Mapping[str, float] = (
+        stated if isinstance(stated, Mapping) else dict.fromkeys(targets, float(stated))
+    )
     tight = {name: value for name, value in targets.items() if by_motor.get(name, value) < value}
     if not tight:
         return []
     values = listed({name: by_motor[name] for name in tight})
     return [
-        f"{RELATIVE_TARGET}: {values} is less "
-        f"than the safety filter lets through ({listed(tight)}): LeRobot may clip commands. Lower "
-        f"{OWN_KEY}.max_velocity, or raise it"
+        f"{RELATIVE_TARGET}: {values} is less than the safety filter lets through "
+        f"({listed(tight)}): LeRobot may clip commands. Lower {OWN_KEY}.max_velocity, or raise it"
     ]
 
 

@@ -62,10 +62,10 @@ def config_class(folder: str, kind: str) -> Any:
 
 def _modules(folder: str, kind: str) -> Iterator[str]:
     """Yields modules that may register `kind`, the likeliest first."""
-    prefix = PLUGINS[folder]
     names = [str(one.metadata["Name"] or "") for one in metadata.distributions()]
     names += [module.name for module in pkgutil.iter_modules()]
-    yield from sorted({name.replace("-", "_") for name in names if _is_plugin(name, prefix)})
+    for prefix in sorted(PLUGINS.values(), key=lambda prefix: prefix != PLUGINS[folder]):
+        yield from sorted({name.replace("-", "_") for name in names if _is_plugin(name, prefix)})
     package = importlib.import_module(f"lerobot.{folder}")
     own = [module.name for module in pkgutil.iter_modules(package.__path__) if module.ispkg]
     for name in sorted(own, key=lambda name: -_likeness(name, kind)):

@@ -32,8 +32,9 @@ DEPTH_TOPICS = ("img_front_depth_topic", "img_left_depth_topic", "img_right_dept
 JOINT_STATE, ODOMETRY = "sensor_msgs/JointState", "nav_msgs/Odometry"
 BASE_NAMES = ("linear_velocity", "angular_velocity")
 FIRST_S = 10.0
-SUBSCRIBERS_S = 1.0
+SUBSCRIBERS_S = EXTRAS_S = 1.0
 WAIT_S = 0.1
+REPEATED_S = 0.5
 
 
 class AlohaDriver:
@@ -55,6 +56,7 @@ class AlohaDriver:
         joint_names: how one arm's joints are called in measured messages, gripper last; joint0 to
             joint6, joint1 to joint6 and gripper, or the spec's names without their side.
         command_joint_names: how they are called in commands.
+        first_messages_s: how long `connect` waits for a message on every topic.
     """
 
     def __init__(
@@ -70,12 +72,14 @@ class AlohaDriver:
         image_transport: Mapping[str, str] | None = None,
         joint_names: Sequence[str] | None = None,
         command_joint_names: Sequence[str] = COMMAND_NAMES,
+        first_messages_s: float = FIRST_S,
     ) -> None:
         self.spec = dict(spec)
         if prepare_pose is not None:
             self.spec["prepare_pose"] = [float(value) for value in np.ravel(prepare_pose)]
         self._transport = transport
         self._qos = qos
+        self._first_s = float(first_messages_s)
         self._topics = dict(topics)
         self._command_names = _arm_names("command_joint_names", command_joint_names)
         self._condition = threading.Condition()
@@ -87,6 +91,7 @@ class AlohaDriver:
         self._connection: RosConnection | None = None
         self._publish: list[Callable[[Any], None]] = []
         self._last: np.ndarray | None = None
+        self._sent_s = 0.0
         self._warnings: list[tuple[str, str]] = []
 
     def _make_arms(self, joint_names: Sequence[str] | None) -> list[Source]:
@@ -148,17 +153,22 @@ class AlohaDriver:
         self._publish = [
             connection.advertise(self._topic(field), JOINT_STATE) for field in COMMAND_TOPICS
         ]
-        missing = wait_for_first(self._sources(), FIRST_S)
-        if any(arm in missing for arm in self._arms):
-            raise what_is_missing(connection, missing, FIRST_S)
-        self._missing = missing
+        needed = [*self._arms, *self._cameras.values()]
+        self._missing = wait_for_first(needed, self._first_s)
+        if any(arm in self._missing for arm in self._arms):
+            raise what_is_missing(connection, self._missing, self._first_s)
         for arm in self._arms:
             arm.update()
         self._check_command_topics(connection)
+        self._check_extras()
+
+    def _check_extras(self) -> None:
+        """Warns of what cannot be recorded."""
+        missing = wait_for_first(list(self._extras.values()), EXTRAS_S)
         for name, source in self._extras.items():
             if source in missing:
-                line = f"{name}: {source.topic}: expected messages within {FIRST_S:g} s, got none"
-                self._warnings.append((f"missing {name}", f"{line}. It cannot be recorded"))
+                line = f"{name}: expected messages on {source.topic}, got none: not recorded"
+                self._warnings.append((f"missing {name}", line))
 
     def _sources(self) -> list[Source]:
         return [*self._arms, *self._cameras.values(), *self._extras.values()]
@@ -233,7 +243,7 @@ class AlohaDriver:
     def _has_new_image(self, name: str, source: Source) -> bool:
         if source in self._missing:
             if not source.count and self._connection is not None:
-                raise what_is_missing(self._connection, [source], FIRST_S)
+                raise what_is_missing(self._connection, [source], self._first_s)
             self._missing.remove(source)
         try:
             return source.update()
@@ -250,7 +260,7 @@ class AlohaDriver:
 
     def send(self, command: np.ndarray, time_s: float) -> None:
         """Publishes a command, (14,) float32."""
-        self._last = np.array(command, np.float64)
+        self._last, self._sent_s = np.array(command, np.float64), time.monotonic()
         self._publish_command(self._last)
 
     def _publish_command(self, command: np.ndarray) -> None:
@@ -268,10 +278,12 @@ class AlohaDriver:
     def stop(self, category: int) -> None:
         """Has the arms hold: they follow positions, so the last one is published once more.
 
-        The measured position would be a step back, because a moving arm is behind its command.
+        The measured position would be a step back, because a moving arm is behind its command. A
+        command of long ago is not repeated: somebody may have moved the arms since.
         """
-        if self._last is not None:
-            self._publish_command(self._last)
+        last, self._last = self._last, None
+        if last is not None and time.monotonic() - self._sent_s < REPEATED_S:
+            self._publish_command(last)
 
     def take_warnings(self) -> list[tuple[str, str]]:
         """Returns what has been noticed since the last call, as (kind of fault, line)."""

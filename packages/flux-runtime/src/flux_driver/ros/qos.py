@@ -1,9 +1,9 @@
 """Quality of service of ROS 2 topics, as plain data: what a user may state, and the defaults.
 
-A subscription that asks for reliable messages gets none from a publisher that sends best effort. The
-other way round everything arrives, but large messages that are lost on their way, as images are over
-UDP, are not sent again. So by default a subscription is reliable if all publishers of its topic are,
-and best effort if one is not.
+A subscription that asks for reliable messages gets none from a publisher that sends best effort.
+The other way round everything arrives, but large messages that are lost on their way, as images are
+over UDP, are not sent again. So by default a subscription is reliable if all publishers of its
+topic are, and best effort if one is not.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Qos:
 
 
 DEFAULTS = {SUBSCRIPTIONS: Qos(AUTO, depth=5), COMMANDS: Qos(RELIABLE)}
-"""Fast DDS assembles a large message in a place of the queue, so one place loses every other image."""
+"""Fast DDS assembles a large message in a place of the queue: with one place images are lost."""
 
 
 class QosTable:
@@ -65,7 +65,9 @@ class QosTable:
         for name in (group, topic):
             found = replace(found, **self._stated.get(name, {}))
         if group == COMMANDS and found.reliability == AUTO:
-            raise DriverError(f"qos.{topic}.reliability: expected reliable or best_effort, got auto")
+            raise DriverError(
+                f"qos.{topic}.reliability: expected reliable or best_effort, got auto"
+            )
         return found
 
 

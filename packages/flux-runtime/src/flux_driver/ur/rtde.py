@@ -1,4 +1,4 @@
-"""A UR arm over RTDE, without ROS: `servoJ` of `ur_rtde`, a gripper, and cameras of this machine."""
+"""A UR arm over RTDE, without ROS: `servoJ` of `ur_rtde`, a gripper, and this machine's cameras."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ ARM_DIM = 6
 CAMERAS_S, CONTROLLER_S = 15.0, 12.0
 NEW_STATE_S = 0.1
 SEND_S = 0.5
-SERVO_STOP_S, REST_S = 0.3, 0.35
-"""Together with the dashboard's way they fit into the second that a stop may take."""
+SERVO_STOP_S, REST_S = 0.15, 0.3
+"""With the dashboard between them and once more to rest, they fit into a stop's one second."""
 REST_RAD = 0.002
 LEASE_PERIODS = 3
 REMOVES_POWER = (0, 1)
@@ -70,7 +70,6 @@ class UrRtdeDriver:
     ) -> None:
         self.spec = _with_following_error(spec, lookahead_time_s)
         self._host = str(host)
-        self._deceleration = stop_deceleration
         control_hz = float(spec["control_hz"])
         settings = {
             "servo_time_s": servo_time_s,
@@ -188,18 +187,26 @@ class UrRtdeDriver:
             self._gripper.stop()
         is_taken = not self._fault and self._controller.stop(SERVO_STOP_S)
         if not is_taken or not self._comes_to_rest():
-            self._fault = self._fault or "the arm was stopped by its controller's dashboard"
-            dashboard.stop_program(self._host, self._deceleration)
+            self._stop_program()
         if category in REMOVES_POWER:
             self._is_off = True
             dashboard.power_off(self._host)
+
+    def _stop_program(self) -> None:
+        """Stops the arm past `ur_rtde`, after which only a new run can move it."""
+        self._fault = self._fault or "the control program was stopped through the dashboard"
+        reason = dashboard.stop_program(self._host)
+        if reason and not self._comes_to_rest():
+            raise DriverError(
+                f"{reason}. It is not known whether the arm stands: use the emergency stop"
+            )
 
     def _comes_to_rest(self) -> bool:
         """Returns whether the measured joints stand still soon: an answer alone proves nothing."""
         end_s = time.monotonic() + REST_S
         before = self._controller.newest
         while time.monotonic() < end_s:
-            self._controller.wait_for_sample(self._controller.num_samples + 1, NEW_STATE_S)
+            self._controller.wait_for_sample(self._controller.num_samples + 1, REST_S / 3)
             newest = self._controller.newest
             if before is not None and newest is not None and newest is not before:
                 moved = np.subtract(newest.positions, before.positions)
@@ -225,7 +232,8 @@ class UrRtdeDriver:
 def _check_ranges(settings: Mapping[str, float]) -> None:
     for name, value in settings.items():
         low, high = RANGES[name]
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not is_number or not low <= value <= high:
             raise DriverError(f"{name}: expected a number from {low:g} to {high:g}, got {value!r}")
 
 
@@ -235,7 +243,7 @@ def _with_following_error(spec: Mapping[str, Any], lookahead_time_s: float) -> d
     names = list(found["joint_names"])
     if len(names) not in (ARM_DIM, ARM_DIM + 1):
         raise DriverError(
-            f"spec.joint_names: expected six joints, and a gripper if there is one, got {len(names)}"
+            f"spec.joint_names: expected six joints, and a gripper or none, got {len(names)}"
         )
     if not found.get("max_following_error"):
         arm = [(0.1 + lookahead_time_s) * value for value in found["max_velocity"][:ARM_DIM]]

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from flux_core.robots import RobotSpec
 
-from ..robots import SimulatedRobot
+from ..robots import EndingRobot, SimulatedRobot
 from .command_monitor import CommandMonitor
 from .episode_log import EpisodeLog, Event, Outcome, ReplayLog, tick_rows
 from .policy_source import ChunkRequest, ChunkSink, ChunkSource
@@ -176,15 +176,16 @@ class LockstepEpisode:
 
     @property
     def is_done(self) -> bool:
-        """Whether the task is done, after looking at the robot's stages."""
+        """Whether the task is done, after looking at the robot's stages, or the robot is."""
         self._watch.update(self._robot.stages())
-        return self._watch.strict_success
+        is_over = isinstance(self._robot, EndingRobot) and self._robot.is_over
+        return self._watch.strict_success or is_over
 
     def result(self, error: BaseException | None) -> EpisodeResult:
         """Returns what has happened until now, and the error that ended it, if any."""
         watch = self._watch
         outcome, stopped_by, reason = how_it_ended(error)
-        is_judged = error is None or watch.success
+        is_judged = bool(watch.stages) and (error is None or watch.success)
         return EpisodeResult(
             seed=self._seed,
             steps=len(self._trace.commands),
@@ -213,6 +214,7 @@ def run_episode(
     hold_ticks: int = STRICT_HOLD_TICKS,
     log: EpisodeLog | None = None,
     replay_log: ReplayLog | None = None,
+    before_tick: Callable[[], None] = lambda: None,
     on_end: Callable[[EpisodeResult], None] = lambda result: None,
 ) -> EpisodeResult:
     """Drives `robot` until its task is done (strict success) or `max_steps` have passed.
@@ -230,6 +232,7 @@ def run_episode(
         hold_ticks: number of ticks for which the end state must hold before the task is done.
         log: receives each tick as it happens.
         replay_log: receives all that the loop takes from outside.
+        before_tick: called before each command, in the state that it is made in.
         on_end: called with the result, also if an error or Ctrl-C ends the episode early; the
             exception is raised afterwards.
     """
@@ -245,6 +248,7 @@ def run_episode(
     try:
         episode.start()
         for step in range(max_steps):
+            before_tick()
             episode.request(source, prompt)
             episode.tick()
             on_tick(step + 1)

@@ -22,6 +22,8 @@ from .preflight import check_observation
 
 NUM_TRIES = 5
 """Inferences that are timed before the robot moves."""
+NUM_SEEN = 2
+"""Inferences whose images are kept for another thread; each may be some megabytes."""
 Frames = Mapping[str, tuple[NDArray[np.uint8], int]]
 
 
@@ -127,6 +129,7 @@ class ChunkAnswerer:
 
     def __init__(self, *, loop: Any, view: RobotView, times: StageTimes) -> None:
         self.measured: deque[MeasuredInference] = deque(maxlen=1000)
+        self._seen: deque[Mapping[str, NDArray[np.uint8]]] = deque(maxlen=NUM_SEEN)
         self._loop = loop
         self.view = view
         self._source = view.source
@@ -163,6 +166,13 @@ class ChunkAnswerer:
         self._held = None
         self._logs = {} if log is None else {session: log}
 
+    def take_seen(self) -> list[Mapping[str, NDArray[np.uint8]]]:
+        """Returns the images of the newest inferences since the last call; on any thread."""
+        seen: list[Mapping[str, NDArray[np.uint8]]] = []
+        while self._seen:
+            seen.append(self._seen.popleft())
+        return seen
+
     def __call__(self, request: InferenceRequest) -> None:
         """Answers a request.
 
@@ -189,6 +199,7 @@ class ChunkAnswerer:
         with self._times.measure("observe"):
             observation, state_ns, frames_ns = self.view.observe()
         looked_ns = time.monotonic_ns()
+        self._seen.append(observation.images)
         observed_ns = min([state_ns, *frames_ns.values()])
         if isinstance(self._source, HoldSource):
             self._hold(request, observation, observed_ns, log)

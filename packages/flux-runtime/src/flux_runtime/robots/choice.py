@@ -7,6 +7,7 @@ This is decided before the driver's process starts, from the options, the bundle
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,13 +15,20 @@ from typing import Any
 
 from flux_core.bundle import Bundle
 from flux_core.config import bind, did_you_mean
-from flux_core.errors import BundleError, ConfigError, RobotError, UsageError
-from flux_core.robots import ROBOT_SPECS, carried_robot, family_of, is_called, variants_of
+from flux_core.errors import (
+    BundleError,
+    ConfigError,
+    MissingDependencyError,
+    RobotError,
+    UsageError,
+)
+from flux_core.robots import ROBOT_SPECS, family_of, is_called, variants_of
 
 from .config_file import OPTION as CONFIG_OPTION
 from .config_file import read_robot_config
 from .interpreter import OPTION as PYTHON_OPTION
 from .interpreter import python_with
+from .recordings import recorded_robot
 from .shipped import (
     DATASET,
     DATASET_TARGET,
@@ -44,6 +52,7 @@ class RobotChoice:
         arguments: keyword arguments of that class, plain data.
         python: the Python of the driver's process; None for this one.
         is_simulated: whether the driver is stepped on simulated time; None: its class tells.
+        is_recorded: whether the robot plays recordings, which follow no command.
         lines: what was decided and why, for the operator.
     """
 
@@ -52,6 +61,7 @@ class RobotChoice:
     arguments: Mapping[str, Any] = field(default_factory=dict[str, Any])
     python: Path | None = None
     is_simulated: bool | None = None
+    is_recorded: bool = False
     lines: tuple[str, ...] = ()
 
 
@@ -255,16 +265,20 @@ def _dataset(request: RobotRequest, config: dict[str, Any], bundle: Bundle | Non
         raise UsageError(f"{PYTHON_OPTION}: expected none, because a dataset has no driver")
     if not Path(directory).is_dir():
         raise UsageError(f"--robot: dataset: {directory}: no such folder")
-    arguments: dict[str, Any] = {"directory": directory, **config}
+    if importlib.util.find_spec("flux_data") is None:
+        raise MissingDependencyError(
+            f"{request.name}: recordings need flux-data, which is not installed. Install it with: "
+            f"pip install packages/flux-core packages/flux-data"
+        )
+    arguments: dict[str, Any] = {"directory": directory}
     if bundle is not None:
-        spec = carried_robot(bundle.config)
-        arguments["cameras"] = list(bundle.manifest.cameras)
-        arguments["spec"] = dataclasses.asdict(spec) if spec else None
+        arguments |= recorded_robot(bundle)
     return RobotChoice(
         name=request.name,
         target=DATASET_TARGET,
-        arguments=arguments,
+        arguments=arguments | config,
         is_simulated=True,
+        is_recorded=True,
         lines=(f"robot: the recordings in {directory}",),
     )
 
