@@ -148,11 +148,22 @@ def summary_lines(report: Mapping[str, Any]) -> list[str]:
     if report.get("recording") == "incomplete":
         lost = ", ".join(f"{n} {what}" for what, n in report["recording_dropped"].items())
         lines.append(f"recording   incomplete, it cannot be replayed; dropped: {lost or 'its end'}")
+    if "dataset_recording" in report:
+        lines.append(_dataset_line(report["dataset_recording"]))
     if report["outcome"] != "finished":
         lines.append(f"outcome     {report['outcome']}: {report['reason']}")
     if "report" in report:
         lines.append(f"report      {report['report']}")
     return lines
+
+
+def _dataset_line(dataset: Mapping[str, Any]) -> str:
+    dropped = ", ".join(f"{count} {what}" for what, count in dataset["dropped"].items() if count)
+    return (
+        f"dataset     {dataset['path']}: {dataset['episodes']} episodes, {dataset['rows']} rows, "
+        f"{dataset['pictures']} pictures, {dataset['repeated']} of them repeated; dropped: "
+        f"{dropped or 'none'}" + ("" if dataset["complete"] else "; incomplete")
+    )
 
 
 def _mode_line(report: Mapping[str, Any]) -> str:
