@@ -5,7 +5,8 @@ Its arms follow the positions that they are told; what they are told, and what t
 wrong and when, is in its log, one JSON object a line. It ends when its standard input does.
 
     /usr/bin/python3 node.py LOG --start JSON [--faults JSON] [--size WIDTH HEIGHT] [--depth]
-        [--encoding rgb8|bgr8|mono8] [--announced ENCODING] [--compressed CAMERA]
+        [--encoding rgb8|bgr8|mono8] [--announced ENCODING] [--compressed CAMERAS]
+        [--ahead SECONDS]
 
 A fault is {"what": NAME, "at": SECONDS, "for": SECONDS}, counted from the first command:
 
@@ -207,6 +208,7 @@ def main():
     parser.add_argument("--start", type=json.loads, required=True, help="14 joints, left first")
     parser.add_argument("--encoding", default="rgb8")
     parser.add_argument("--announced", help="the encoding that messages claim")
+    parser.add_argument("--ahead", type=float, default=0.0, help="of the clock, in seconds")
     parser.add_argument("--compressed", default="", help="cameras that publish JPEG")
     parser.add_argument("--depth", action="store_true")
     args = parser.parse_args()
@@ -237,7 +239,7 @@ def main():
     print("ready", flush=True)
     next_s = time.monotonic()
     while not is_over.is_set():
-        stamp = rospy.Time.now()
+        stamp = rospy.Time.now() + rospy.Duration(args.ahead)
         for source in arms + cameras:
             source.publish(stamp)
         odometry = Odometry()
