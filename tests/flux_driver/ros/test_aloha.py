@@ -27,6 +27,9 @@ NAMES = [f"joint{index}" for index in range(7)]
 class FakeConnection:
     """A ROS system in this process; messages are delivered by `deliver`."""
 
+    place = "ROS_MASTER_URI=none"
+    remedy = "none"
+
     def __init__(self) -> None:
         self.callbacks: dict[str, Callable[[Any, float], None]] = {}
         self.kinds: dict[str, str] = {}

@@ -51,8 +51,8 @@ class Arm:
 
     def told(self, message, positions):
         stamp = message.header.stamp if hasattr(message, "header") else None
-        age_s = time.time() - (stamp.sec + stamp.nanosec * 1e-9) if stamp else None
-        self.log.write("command", arm=self.name, position=list(positions), age_s=age_s)
+        stamp_s = stamp.sec + stamp.nanosec * 1e-9 if stamp else None
+        self.log.write("command", arm=self.name, position=list(positions), stamp=stamp_s)
         self.target = numpy.array(positions, float)
 
     def move(self):

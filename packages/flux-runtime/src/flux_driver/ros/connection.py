@@ -25,6 +25,16 @@ class RosConnection(Protocol):
     A kind of message is written as in ROS 1 under both: "sensor_msgs/Image".
     """
 
+    @property
+    def place(self) -> str:
+        """The variable that names the ROS system, with its value."""
+        ...
+
+    @property
+    def remedy(self) -> str:
+        """What to do if no message of a topic arrives although somebody publishes it."""
+        ...
+
     def subscribe(self, topic: str, kind: str, callback: Callback) -> None:
         """Calls `callback(message, received_s)` for messages of a topic, from a thread of ROS.
 

@@ -88,6 +88,16 @@ class Ros1Connection:
         )
         self._watch.start()
 
+    @property
+    def place(self) -> str:
+        """See `RosConnection`."""
+        return f"ROS_MASTER_URI={self._master.uri}"
+
+    @property
+    def remedy(self) -> str:
+        """See `RosConnection`."""
+        return "set ROS_IP on both machines"
+
     def subscribe(self, topic: str, kind: str, callback: Callback) -> None:
         """See `RosConnection`."""
 

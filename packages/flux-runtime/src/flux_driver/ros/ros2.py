@@ -8,8 +8,14 @@ import time
 from typing import Any, Callable, Mapping
 
 import rclpy  # pyright: ignore[reportMissingImports]
+import rclpy.context  # pyright: ignore[reportMissingImports]
 import rclpy.executors  # pyright: ignore[reportMissingImports]
 import rclpy.qos  # pyright: ignore[reportMissingImports]
+
+try:
+    import rclpy.event_handler as event_handlers  # pyright: ignore[reportMissingImports]
+except ImportError:  # until Humble
+    import rclpy.qos_event as event_handlers  # pyright: ignore[reportMissingImports]
 
 from ..robot import DriverError, one_line
 from .connection import Callback, message_class
@@ -51,7 +57,7 @@ class Ros2Connection:
         self._told: set[tuple[str, str]] = set()
         self._lock = threading.Lock()
         self._end = threading.Event()
-        self._context = rclpy.Context()
+        self._context = rclpy.context.Context()
         try:
             rclpy.init(args=[], context=self._context)  # with its own context: no signal handlers
             name = f"{node_name}_{os.getpid()}"
@@ -71,6 +77,16 @@ class Ros2Connection:
         for thread in self._threads:
             thread.start()
 
+    @property
+    def place(self) -> str:
+        """See `RosConnection`."""
+        return f"ROS_DOMAIN_ID={os.environ.get('ROS_DOMAIN_ID') or 0}"
+
+    @property
+    def remedy(self) -> str:
+        """See `RosConnection`."""
+        return "let UDP pass between both machines, and give both the same middleware"
+
     def subscribe(self, topic: str, kind: str, callback: Callback) -> None:
         """See `RosConnection`."""
         reader = _Reader(
@@ -83,7 +99,12 @@ class Ros2Connection:
     def advertise(self, topic: str, kind: str) -> Callable[[Any], None]:
         """See `RosConnection`."""
         qos = self._qos.of(topic, COMMANDS)
-        publisher = self._node.create_publisher(message_class(kind), topic, _profile(qos))
+        publisher = self._node.create_publisher(
+            message_class(kind),
+            topic,
+            _profile(qos),
+            event_callbacks=event_handlers.PublisherEventCallbacks(use_default_callbacks=False),
+        )
         with self._lock:
             self._publishers[topic] = publisher, qos
         return publisher.publish
@@ -112,8 +133,7 @@ class Ros2Connection:
 
     def publishers(self, topic: str) -> list[str]:
         """See `RosConnection`."""
-        name = self._node.resolve_topic_name(topic)
-        found = {_node_name(end) for end in self._node.get_publishers_info_by_topic(name)}
+        found = {_node_name(end) for end in self._node.get_publishers_info_by_topic(topic)}
         return sorted(found - {self._node.get_fully_qualified_name()})
 
     def num_subscribers(self, topic: str) -> int:
@@ -139,7 +159,6 @@ class Ros2Connection:
         if self._end.is_set():
             return
         self._end.set()
-        self._executor.wake()
         for thread in self._threads:
             thread.join(CLOSE_TIMEOUT_S)
         self._executor.shutdown(CLOSE_TIMEOUT_S)
@@ -157,19 +176,19 @@ class Ros2Connection:
         """Follows the publishers, and says which of them cannot reach this node or be reached."""
         while not self._end.wait(WATCH_S):
             with self._lock:
-                readers, publishers = list(self._readers.values()), dict(self._publishers)
+                readers, publishers = dict(self._readers), dict(self._publishers)
             try:
-                for reader in readers:
-                    for text in reader.follow(self._node.get_publishers_info_by_topic(reader.name)):
+                for topic, reader in readers.items():
+                    for text in reader.follow(self._node.get_publishers_info_by_topic(topic)):
                         self._tell("qos", text)
-                for topic, (publisher, qos) in publishers.items():
-                    self._look_at_subscribers(topic, publisher.topic_name, qos)
+                for topic, (_, qos) in publishers.items():
+                    self._look_at_subscribers(topic, qos)
             except Exception as error:  # noqa: BLE001 - the middleware may raise anything
                 if not self._end.is_set():
                     self._tell("ros2", one_line(error))
 
-    def _look_at_subscribers(self, topic: str, name: str, qos: Qos) -> None:
-        for end in self._node.get_subscriptions_info_by_topic(name):
+    def _look_at_subscribers(self, topic: str, qos: Qos) -> None:
+        for end in self._node.get_subscriptions_info_by_topic(topic):
             reason = mismatch(qos, _qos_of(end))
             if reason:
                 text = f"{topic}: {_node_name(end)} gets no commands: {reason}"
@@ -182,14 +201,9 @@ class Ros2Connection:
 
 
 class _Reader:
-    """A subscription that follows what its publishers offer.
-
-    Attributes:
-        name: the topic's full name.
-    """
+    """A subscription that follows what its publishers offer."""
 
     def __init__(self, node: Any, topic: str, kind: Any, wanted: Qos, callback: Callback) -> None:
-        self.name = node.resolve_topic_name(topic)
         self._node = node
         self._topic = topic
         self._kind = kind
@@ -205,7 +219,13 @@ class _Reader:
         if qos != self._qos and (ends or self._qos is None):
             before, self._qos = self._subscription, qos
             self._subscription = self._node.create_subscription(
-                self._kind, self._topic, self._receive, _profile(qos)
+                self._kind,
+                self._topic,
+                self._receive,
+                _profile(qos),
+                event_callbacks=event_handlers.SubscriptionEventCallbacks(
+                    use_default_callbacks=False  # which warn of what `follow` is about to change
+                ),
             )
             if before is not None:
                 self._node.destroy_subscription(before)

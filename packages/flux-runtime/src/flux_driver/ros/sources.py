@@ -106,7 +106,9 @@ def what_is_missing(
 ) -> DriverError:
     """Returns an error that names each topic without messages and what was seen instead."""
     published = connection.published()
-    reasons = ", ".join(f"{source.topic} ({_reason(source, published)})" for source in missing)
+    reasons = ", ".join(
+        f"{source.topic} ({_reason(source, connection, published)})" for source in missing
+    )
     kinds = {source.kind for source in missing}
     alike = sorted(
         topic
@@ -115,19 +117,19 @@ def what_is_missing(
     )
     seen = ", ".join(alike[:MAX_NAMED]) or "none"
     return DriverError(
-        f"expected messages within {timeout_s:g} s, got none on {reasons}. Other topics of that "
-        f"kind here: {seen}. Start the robot's nodes, or name its topics with --topic or in "
-        f"--robot-config"
+        f"{connection.place}: expected messages within {timeout_s:g} s, got none on {reasons}. "
+        f"Other topics of that kind here: {seen}. Start the robot's nodes, or name its topics with "
+        f"--topic or in --robot-config"
     )
 
 
-def _reason(source: Source, published: dict[str, str]) -> str:
+def _reason(source: Source, connection: RosConnection, published: dict[str, str]) -> str:
     kind = published.get(source.topic)
     if kind is None:
         return "nobody publishes it"
     if kind != source.kind:
         return f"its kind is {kind}, expected {source.kind}"
-    return "published, but no message arrives: set ROS_IP on both machines"
+    return f"published, but no message arrives: {connection.remedy}"
 
 
 def as_float32(values: Sequence[np.ndarray]) -> np.ndarray:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from flux_core.errors import RobotError, UsageError
 
 from .checks import NAMES, Judged
-from .finding import Finding
+from .finding import NOT_IN_BUNDLE, Finding
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +43,23 @@ class DeploymentReport:
             "accepted": overridden,
             "not_judged": {f.name: f.found for f in self.findings if not f.is_judged},
         }
+
+    def line(self) -> str:
+        """Returns what an operator should read before the robot moves."""
+        judged = {finding.name for finding in self.findings if finding.is_judged}
+        suspected = dict.fromkeys(finding.name for finding in self.judged.suspicions)
+        why = {f.found for f in self.findings if not f.is_judged and f.name not in judged}
+        open_names = dict.fromkeys(
+            f.name for f in self.findings if not f.is_judged and f.name not in judged
+        )
+        if not judged - {"camera_black", "state_rate", "latency"} and why <= {NOT_IN_BUNDLE}:
+            return (
+                "deployment check: this bundle does not say what it was trained on; export its "
+                "checkpoint again, or train again"
+            )
+        left = f"; not judged: {', '.join(open_names)}" if open_names else ""
+        found = f"suspected: {', '.join(suspected)}" if suspected else "nothing suspected"
+        return f"deployment check: {len(judged)} checks, {found}{left}"
 
     def refuse_suspicious(self, robot: str) -> None:
         """Refuses a robot with a hard suspicion that was not accepted.
