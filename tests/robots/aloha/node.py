@@ -151,6 +151,10 @@ class Camera:
             topic = f"/camera_{name}/depth/image_raw"
             self._depth = rospy.Publisher(topic, Image, queue_size=1)
 
+    def save(self, path):
+        """Writes down what it shows, red first, whatever its messages say."""
+        numpy.save(path, self._picture)
+
     def publish(self, stamp):
         """Takes a picture."""
         if self._faults.find("camera_stops", camera=self._name):
@@ -225,6 +229,8 @@ def main():
         Camera(name, args.size, faults, encodings, args.depth, name in args.compressed)
         for name in CAMERAS
     ]
+    for name, camera in zip(CAMERAS, cameras, strict=True):
+        camera.save(f"{args.log}.{name}.npy")
     base = rospy.Publisher("/odom_raw", Odometry, queue_size=1)
     rospy.Subscriber("/cmd_vel", Twist, lambda message: log.write("base_command"))
 

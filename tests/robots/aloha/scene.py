@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from flux_core.pictures import LUMINANCE, Reference, colour_shares, least_likeness, thumbnail
 from flux_core.robots import ROBOT_SPECS
 
 from ..policy import write_bundle
@@ -24,9 +25,10 @@ NODE = Path(__file__).parent / "node.py"
 LISTENER = Path(__file__).parents[1] / "listener.py"
 SPEC = ROBOT_SPECS["aloha-agilex"]
 REST = [0.1, 1.2, -1.0, 0.1, 0.2, -0.3, 0.06, -0.1, 1.3, -0.9, 0.2, 0.1, 0.3, 0.07]
-PAIRS = [(0, 1), (7, 8)]
+PAIRS, RADIUS = [(0, 1), (7, 8)], 0.2
 STILL = [2, 3, 4, 5, 6]
 PERIOD_S = 1 / SPEC.control_hz
+NUM_STARTS = 6
 OPERATOR = {
     "type": "AlohaOperator",
     "img_front_topic": "/camera_f/color/image_raw",
@@ -59,17 +61,45 @@ class Outcome:
 class Scene:
     """A ROS system with a test robot, and a bundle for it."""
 
-    def __init__(self, python: Path, folder: Path, **inference: Any) -> None:
+    def __init__(self, python: Path, folder: Path) -> None:
         self.folder = folder
         self.ros = RosSystem(python, folder)
-        operator = OPERATOR | inference
-        self.bundle = write_bundle(
-            folder / "bundle",
+        self.bundle = self._write_bundle("bundle", {})
+
+    def use_facts(self) -> None:
+        """Uses a bundle that says what it was trained on: this robot, which must be running."""
+        self.bundle = self._write_bundle("bundle_with_facts", self._summary())
+
+    def _write_bundle(self, name: str, summary: Mapping[str, Any]) -> Path:
+        return write_bundle(
+            self.folder / name,
             dataclasses.asdict(SPEC),
             rest=REST,
             pairs=PAIRS,
-            inference={"type": "AlohaInferenceRunner", "operator": operator},
+            radius=RADIUS,
+            inference={"type": "AlohaInferenceRunner", "operator": OPERATOR},
+            data_summary=summary,
         )
+
+    def _summary(self) -> dict[str, Any]:
+        """What training writes about recordings of this robot."""
+        low, high = np.array(REST) - 0.02, np.array(REST) + 0.02
+        start = _ranges(low, high)
+        for first, second in PAIRS:
+            low[first] -= 2 * RADIUS
+            low[second], high[second] = low[second] - RADIUS, high[second] + RADIUS
+        pictures = {
+            camera: np.load(self.folder / f"robot.jsonl.{name}.npy")
+            for camera, name in zip(SPEC.cameras, ("f", "l", "r"), strict=True)
+        }
+        return {
+            "fps": SPEC.control_hz,
+            "episodes": NUM_STARTS,
+            "state": _ranges(low, high),
+            "action": _ranges(low, high),
+            "start": {"state": start},
+            "cameras": {name: _camera_facts(picture) for name, picture in pictures.items()},
+        }
 
     @property
     def log(self) -> list[dict[str, Any]]:
@@ -98,3 +128,30 @@ class Scene:
             assert time.monotonic() < end_s, "the robot gets no commands"
             time.sleep(0.05)
         time.sleep(max(0.0, found[0]["time_ns"] / 1e9 + seconds - time.monotonic()))
+
+
+def _ranges(low: NDArray[np.float64], high: NDArray[np.float64]) -> dict[str, list[float]]:
+    return {"min": low.tolist(), "max": high.tolist(), "q01": low.tolist(), "q99": high.tolist()}
+
+
+def _camera_facts(picture: NDArray[np.uint8]) -> dict[str, Any]:
+    """What training writes about a camera that shows this picture in lights of some brightness."""
+    lights = np.linspace(0.9, 1.1, NUM_STARTS)
+    starts = [thumbnail((picture * light).clip(0, 255).astype(np.uint8)) for light in lights]
+    reference = Reference.of(starts)
+    return {
+        "frames": NUM_STARTS,
+        "mean": picture.reshape(-1, 3).mean(axis=0).tolist(),
+        "contrast": float((picture @ LUMINANCE).std()),
+        "coloured": list(colour_shares(starts[0])),
+        "height": picture.shape[0],
+        "width": picture.shape[1],
+        "thumbnail": starts[0].round().astype(int).tolist(),
+        "changing": 1.0,
+        "start": {
+            "frames": NUM_STARTS,
+            "average": reference.average.round().astype(int).tolist(),
+            "spread": reference.spread.round(1).tolist(),
+            "likeness": round(least_likeness(starts), 3),
+        },
+    }

@@ -70,6 +70,7 @@ def survive(scene: Scene, seconds: float) -> Outcome:
     with ExitStack() as stack:
         master = stack.enter_context(scene.ros.master())
         stack.enter_context(scene.robot("--compressed", "r", "--size", *size, faults=SURVIVED))
+        scene.use_facts()
         stack.enter_context(scene.ros.node(LISTENER, str(scene.folder / "slow.jsonl"), "0.5"))
         run = stack.enter_context(
             running(*scene.arguments(seconds), *config, environment=scene.ros.environment)
@@ -122,6 +123,12 @@ def test_the_robot_gets_50_commands_per_second_within_its_limits(
         speeds = np.abs(np.diff(values, axis=0)) / np.maximum(intervals, PERIOD_S)[:, None]
         assert (speeds <= np.array(SPEC.max_velocity[own])).all()
         assert np.ptp(values[:, 0]) > 0.3, "it has moved"
+
+
+def test_the_robot_of_the_training_is_not_suspected(outcome: Outcomes) -> None:
+    deployment = outcome("survived").run.report["deployment"]
+
+    assert deployment["suspicions"] == []
 
 
 def test_commands_are_named_and_stamped_as_the_original_ones(outcome: Outcomes) -> None:
@@ -211,6 +218,23 @@ def test_a_robot_that_falls_silent_is_held_then_stopped_for_good(outcome: Outcom
     held = values[found.stamps() > found.stamps()[-1] - 0.5]
     assert np.ptp(held, axis=0).max() < 1e-6, "the robot was held before it was stopped"
     assert found.stamps()[-1] < found.resumed_s - 0.3, "a robot that is back is sent nothing more"
+
+
+def test_bgr8_announced_as_rgb8_is_refused_before_the_first_command(
+    environment: Environment, tmp_path: Path
+) -> None:
+    scene = Scene(environment("ros1"), tmp_path)
+    wrong = ("--encoding", "bgr8", "--announced", "rgb8")
+
+    with scene.ros.master(), scene.robot(*wrong, faults=[]):
+        scene.use_facts()
+        with running(*scene.arguments(5), environment=scene.ros.environment) as process:
+            run = finish(process, 40)
+
+    assert run.status == 1
+    assert "camera_colour" in run.errors
+    assert "cam_high" in run.errors
+    assert not only(scene.log, "command")
 
 
 def test_without_a_master_the_error_names_its_address(
