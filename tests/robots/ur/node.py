@@ -7,8 +7,8 @@ and /cmd/gripper, and ends when its standard input does.
 
     /usr/bin/python3 node.py LOG --start JSON [--faults JSON]
 
-A fault is {"kind": NAME, "at": SECONDS, "for": SECONDS}, counted from the first command: `speed` with
-"share", `silent` (no joint states), `gripper_silent`.
+A fault is {"kind": NAME, "at": SECONDS, "for": SECONDS}, counted from the first command: `speed`
+with "share", `silent` (no joint states), `gripper_silent`.
 """
 
 import argparse

@@ -172,9 +172,8 @@ class RosDriver:
             source.update()
         found = [source.newest for source in self._joints if source.newest is not None]
         if len(found) != len(self._joints):
-            raise DriverError(
-                f"read_state(): expected {len(self._joints)} topics, got {len(found)}"
-            )
+            expected = ", ".join(source.topic for source in self._joints)
+            raise DriverError(f"expected a message on each of {expected}, got {len(found)}")
         return found
 
     def read_frames(self, cameras: Sequence[str]) -> dict[str, tuple[np.ndarray, float]]:
@@ -236,13 +235,13 @@ class RosDriver:
             raise DriverError("send(): expected a connected robot")
         return self._connection
 
-    def _joint_state(self, names: Sequence[str], positions: Sequence[float], wall_s: float) -> Any:
+    def _joint_state(self, names: Sequence[str], positions: np.ndarray, wall_s: float) -> Any:
         """Returns a stamped message with positions alone."""
         connection = self._connected()
         message = connection.message(JOINT_STATE)
         connection.stamp(message, wall_s)
         message.name = list(names)
-        message.position = [float(position) for position in positions]
+        message.position = positions.tolist()
         return message
 
     def stop(self, category: int) -> None:
