@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from flux_core.config import bind
 from flux_core.errors import DataError, RobotError
-from flux_core.robots import RobotSpec, robot_spec, robot_spec_names
+from flux_core.robots import RobotSpec, robot_spec, robot_spec_names, variants_of
 from flux_core.types import Observation
 
 from .lerobot.dataset import open_lerobot
@@ -293,7 +293,7 @@ def _derived(part: DatasetPart, cameras: tuple[str, ...]) -> RobotSpec:
     """
     source, joints = part.source, part.action_names
     name = _NAME.sub("_", str(source.info.get("robot_type") or "")).strip("_.-") or "dataset"
-    if name in robot_spec_names():
+    if name in robot_spec_names() and not variants_of(name):
         known = robot_spec(name)
         if known.joint_names == joints and _is_near(known.control_hz, source.fps):
             return replace(known, cameras=cameras)
