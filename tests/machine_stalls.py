@@ -34,6 +34,7 @@ REAL_TIME = (
     "flux_runtime/realtime/",
     "flux_runtime/replay/",
     "flux_runtime/run/test_run_realtime.py",
+    "integration/test_dataset_recording.py",
     "integration/test_faults_",
     FASTEST,
     "integration/test_your_own.py::test_the_real_driver",

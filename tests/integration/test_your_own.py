@@ -58,6 +58,7 @@ class Desk:
             ["bash", "-euo", "pipefail", "-c", command],
             cwd=self.folder,
             env={**kept, "PATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"},
+            stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             timeout=300,

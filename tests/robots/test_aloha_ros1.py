@@ -144,11 +144,13 @@ def outcome(
 
 def survive(scene: Scene, seconds: float) -> Outcome:
     """Drives the robot through faults that do not end a run."""
-    (scene.folder / "robot.json").write_text(json.dumps({"use_depth_image": True}))
+    settings = {"use_depth_image": True, "image_transport": {"cam_right_wrist": "compressed"}}
+    (scene.folder / "robot.json").write_text(json.dumps(settings))
     config = ("--robot-config", str(scene.folder / "robot.json"))
+    size = ("640", "480") if seconds > 10 else ("128", "96")
     with ExitStack() as stack:
         master = stack.enter_context(scene.ros.master())
-        stack.enter_context(scene.robot(faults=SURVIVED))
+        stack.enter_context(scene.robot("--compressed", "r", "--size", *size, faults=SURVIVED))
         stack.enter_context(scene.ros.node(LISTENER, str(scene.folder / "slow.jsonl"), "0.5"))
         run = stack.enter_context(
             running(*scene.arguments(seconds), *config, environment=scene.ros.environment)

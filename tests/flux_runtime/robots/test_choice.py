@@ -118,7 +118,7 @@ def test_a_robot_of_lerobot_gets_its_type_and_the_whole_file(
     file.write_text("port: /dev/ttyACM0\nid: left\n")
     choice = choose("lerobot:so101_follower", config_file=file, bundle=bundle("so101_follower"))
     assert choice.target == "flux_driver.lerobot.driver:LeRobotDriver"
-    assert choice.arguments["type"] == "so101_follower"
+    assert choice.arguments["robot_type"] == "so101_follower"
     assert choice.arguments["config"] == {"port": "/dev/ttyACM0", "id": "left"}
     assert choice.arguments["control_hz"] > 0 and not choice.is_simulated
 

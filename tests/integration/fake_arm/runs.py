@@ -45,6 +45,7 @@ class Scenario:
         by_differences: whether the arm takes differences as commands.
         control_hz: of the arm, where another is wanted.
         delays: of real-time chunking, that the policy says it was trained with.
+        are_numbers_shown: whether each picture shows its number.
     """
 
     faults: Sequence[Fault] = ()
@@ -58,6 +59,7 @@ class Scenario:
     by_differences: bool = False
     control_hz: float | None = None
     delays: tuple[int, ...] = (0,)
+    are_numbers_shown: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +93,7 @@ def arm(
     start: Sequence[float] | None = None,
     *,
     by_differences: bool = False,
+    are_numbers_shown: bool = False,
 ) -> Iterator[subprocess.Popen[str]]:
     """Runs the arm's process meanwhile; its log is FOLDER/log.jsonl."""
     command = [sys.executable, str(FOLDER / "arm.py"), str(folder), "--faults", json.dumps(faults)]
@@ -98,6 +101,8 @@ def arm(
         command += ["--start", json.dumps(list(start))]
     if by_differences:
         command.append("--differences")
+    if are_numbers_shown:
+        command.append("--coded")
     with spawn(command, stdout=subprocess.PIPE) as process:
         try:
             assert process.stdout is not None
@@ -165,10 +170,17 @@ def run(folder: Path, scenario: Scenario) -> Outcome:
         *scenario.arguments,
     ]
     with (
-        arm(folder, scenario.faults, scenario.start, by_differences=scenario.by_differences),
+        arm(
+            folder,
+            scenario.faults,
+            scenario.start,
+            by_differences=scenario.by_differences,
+            are_numbers_shown=scenario.are_numbers_shown,
+        ),
         spawn(
             command,
             env=environment(folder, **variables, **scenario.environment),
+            stdin=subprocess.DEVNULL,  # nobody is there, so the run begins at once
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             start_new_session=True,

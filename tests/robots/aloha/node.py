@@ -4,7 +4,8 @@
 Its arms follow the positions that they are told; what they are told, and what the node itself does
 wrong and when, is in its log, one JSON object a line. It ends when its standard input does.
 
-    /usr/bin/python3 node.py LOG [--faults JSON] [--size WIDTH HEIGHT] [--start JSON] [--depth]
+    /usr/bin/python3 node.py LOG --start JSON [--faults JSON] [--size WIDTH HEIGHT] [--depth]
+        [--encoding rgb8|bgr8|mono8] [--announced ENCODING] [--compressed CAMERA]
 
 A fault is {"what": NAME, "at": SECONDS, "for": SECONDS}, counted from the first command:
 
@@ -14,6 +15,7 @@ A fault is {"what": NAME, "at": SECONDS, "for": SECONDS}, counted from the first
 """
 
 import argparse
+import io
 import json
 import math
 import sys
@@ -21,10 +23,11 @@ import threading
 import time
 
 import numpy
+import PIL.Image
 import rospy
 from geometry_msgs.msg import Twist
 from nav_msgs.msg import Odometry
-from sensor_msgs.msg import Image, JointState
+from sensor_msgs.msg import CompressedImage, Image, JointState
 
 SIDES = ("left", "right")
 CAMERAS = ("f", "l", "r")
@@ -32,6 +35,7 @@ NAMES = [f"joint{index}" for index in range(7)]
 SHUFFLED = [4, 2, 6, 0, 1, 5, 3]
 RATE_HZ = 30.0
 LAG_S = 0.05
+PADDING = 16
 LARGEST_SPEED = 3.0
 
 
@@ -124,10 +128,10 @@ class Arm:
 class Camera:
     """Shows a picture of its own, in which something moves."""
 
-    def __init__(self, name, size, faults, encoding, depth):
+    def __init__(self, name, size, faults, encodings, has_depth, is_compressed):
         self._faults = faults
         self._name = name
-        self._encoding = encoding
+        self._encoding, self._announced = encodings
         width, height = size
         self._picture = numpy.empty((height, width, 3), numpy.uint8)
         shades = numpy.linspace(40, 200, width).astype(numpy.uint8)
@@ -137,9 +141,12 @@ class Camera:
         self._picture[..., 2] = numpy.linspace(30, 100, height).astype(numpy.uint8)[:, None] + blue
         self._count = 0
         topic = f"/camera_{name}/color/image_raw"
-        self._publisher = rospy.Publisher(topic, Image, queue_size=1)
-        self._depth = None
-        if depth:
+        self._publisher = self._jpeg = self._depth = None
+        if is_compressed:
+            self._jpeg = rospy.Publisher(topic + "/compressed", CompressedImage, queue_size=1)
+        else:
+            self._publisher = rospy.Publisher(topic, Image, queue_size=1)
+        if has_depth:
             topic = f"/camera_{name}/depth/image_raw"
             self._depth = rospy.Publisher(topic, Image, queue_size=1)
 
@@ -154,17 +161,10 @@ class Camera:
         picture = self._picture.copy()
         row = self._count % picture.shape[0]
         picture[row] = 255
-        pad = 16
-        message = Image(height=picture.shape[0], width=picture.shape[1], encoding="rgb8")
-        message.header.stamp = stamp
-        message.encoding = self._encoding
-        if self._encoding == "bgr8":
-            picture = picture[..., ::-1]
-        message.step = 3 * picture.shape[1] + pad
-        rows = numpy.full((picture.shape[0], message.step), 7, numpy.uint8)
-        rows[:, :-pad] = picture.reshape(picture.shape[0], -1)
-        message.data = rows.tobytes()
-        self._publisher.publish(message)
+        if self._jpeg is not None:
+            self._publish_jpeg(picture, stamp)
+        else:
+            self._publish_image(picture, stamp)
         if self._depth is not None and not self._faults.find("depth_stops"):
             depth = numpy.full(picture.shape[:2], 500 + self._count % 100, ">u2")
             message = Image(height=depth.shape[0], width=depth.shape[1], encoding="16UC1")
@@ -174,6 +174,30 @@ class Camera:
             message.data = depth.tobytes()
             self._depth.publish(message)
 
+    def _publish_image(self, picture, stamp):
+        """Publishes rows that are longer than their pixels."""
+        message = Image(height=picture.shape[0], width=picture.shape[1])
+        message.header.stamp = stamp
+        message.encoding = self._announced
+        if self._encoding == "bgr8":
+            picture = picture[..., ::-1]
+        elif self._encoding == "mono8":
+            picture = picture[..., :1]
+        pixels = picture.reshape(picture.shape[0], -1)
+        rows = numpy.full((picture.shape[0], pixels.shape[1] + PADDING), 7, numpy.uint8)
+        rows[:, :-PADDING] = pixels
+        message.step = rows.shape[1]
+        message.data = rows.tobytes()
+        self._publisher.publish(message)
+
+    def _publish_jpeg(self, picture, stamp):
+        """Publishes as image_transport does."""
+        buffer = io.BytesIO()
+        PIL.Image.fromarray(picture).save(buffer, "JPEG", quality=90)
+        message = CompressedImage(format="rgb8; jpeg compressed bgr8", data=buffer.getvalue())
+        message.header.stamp = stamp
+        self._jpeg.publish(message)
+
 
 def main():
     parser = argparse.ArgumentParser()
@@ -182,6 +206,8 @@ def main():
     parser.add_argument("--size", type=int, nargs=2, default=(128, 96))
     parser.add_argument("--start", type=json.loads, required=True, help="14 joints, left first")
     parser.add_argument("--encoding", default="rgb8")
+    parser.add_argument("--announced", help="the encoding that messages claim")
+    parser.add_argument("--compressed", default="", help="cameras that publish JPEG")
     parser.add_argument("--depth", action="store_true")
     args = parser.parse_args()
 
@@ -192,7 +218,11 @@ def main():
         Arm(side, args.start[7 * index : 7 * index + 7], log, faults)
         for index, side in enumerate(SIDES)
     ]
-    cameras = [Camera(name, args.size, faults, args.encoding, args.depth) for name in CAMERAS]
+    encodings = args.encoding, args.announced or args.encoding
+    cameras = [
+        Camera(name, args.size, faults, encodings, args.depth, name in args.compressed)
+        for name in CAMERAS
+    ]
     base = rospy.Publisher("/odom_raw", Odometry, queue_size=1)
     rospy.Subscriber("/cmd_vel", Twist, lambda message: log.write("base_command"))
 

@@ -184,9 +184,13 @@ def two_arms_are_one_robot() -> None:
     for name in ("two_left", "two_right"):
         write_calibration(FOLDER / f"{name}.json")
     with FakeBus() as left, FakeBus() as right:
+        config = {"id": "two", "calibration_dir": str(FOLDER)}
         parts = {"left_arm_config": {"port": left.port}, "right_arm_config": {"port": right.port}}
-        config = {"id": "two", "calibration_dir": str(FOLDER), **parts}
-        robot = LeRobotDriver("bi_so_follower", config)
+        try:
+            robot = LeRobotDriver("bi_so_follower", config | parts)
+        except DriverError:  # LeRobot 0.3 calls it otherwise
+            ports = {"left_arm_port": left.port, "right_arm_port": right.port}
+            robot = LeRobotDriver("bi_so100_follower", config | ports)
         assert robot.spec["joint_names"][6] == "right_shoulder_pan.pos"
         robot.connect()
         state, _ = robot.read_state()

@@ -170,11 +170,14 @@ class Arm:
     def take_inputs(self, values):
         """Takes the registers that a client has written."""
         number = values.get("input_int_register_0")
-        if number is None or self.faults.on("not_ready"):
+        if number is None:
             return
         with self.lock:
             self.fed_s = time.monotonic()
             before, self.command = self.command, number
+            if self.faults.on("not_ready"):
+                self.register = 0
+                return
             if not self.is_program_running or self.is_latched:
                 self.log.write("ignored", command=number)
                 return
@@ -184,12 +187,12 @@ class Arm:
 
     def execute(self, number, values):
         """Does what the uploaded program does for a command."""
-        numbers = [values.get("input_double_register_%d" % index, 0.0) for index in range(11)]
+        numbers = [values.get(f"input_double_register_{index}", 0.0) for index in range(11)]
         if number == SERVOJ:
             if self.faults.begun_s is None:
                 self.faults.begun_s = time.monotonic()
             self.target = numbers[:6]
-            settings = dict(zip(("time", "lookahead", "gain"), numbers[8:11]))
+            settings = dict(zip(("time", "lookahead", "gain"), numbers[8:11], strict=True))
             self.log.write("servoj", q=self.target, measured=list(self.position), **settings)
         elif number == SERVO_STOP:
             self.target = None
@@ -384,7 +387,7 @@ def serve_script(connection, arm):
     while True:
         try:
             data = connection.recv(65536)
-        except socket.timeout:
+        except TimeoutError:
             data = None
         if data:
             text += data
@@ -426,9 +429,11 @@ def serve_gripper(connection, arm):
         words = line.split()
         with arm.lock:
             if words[0] == "GET":
-                answer = "%s %d" % (words[1], arm.gripper[words[1]])
+                answer = f"{words[1]} {arm.gripper[words[1]]}"
             else:
-                answer = set_gripper(arm, dict(zip(words[1::2], map(int, words[2::2]))))
+                answer = set_gripper(
+                    arm, dict(zip(words[1::2], map(int, words[2::2]), strict=True))
+                )
         connection.sendall((answer + "\n").encode())
 
 

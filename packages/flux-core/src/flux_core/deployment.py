@@ -236,6 +236,19 @@ InferenceSections = InferenceRunner | Mapping[str, InferenceRunner]
 """One robot's section, or a mapping of several under any keys."""
 
 
+def section_of_robot(sections: Mapping[str, InferenceRunner], robot: str) -> InferenceRunner | None:
+    """Returns the section of a robot, or of the only variant if `robot` is a family; else None.
+
+    Args:
+        sections: by the robot's name.
+        robot: a name.
+    """
+    if robot in sections:
+        return sections[robot]
+    found = [section for name, section in sections.items() if family_of(name) == robot]
+    return found[0] if len(found) == 1 else None
+
+
 def inference_sections(section: InferenceSections | None) -> dict[str, InferenceRunner]:
     """Returns the runners in a config's bound `inference` section, by the robot's name.
 

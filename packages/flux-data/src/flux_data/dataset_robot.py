@@ -228,11 +228,14 @@ def _config(
         section = {**training, "data_root_path": directory, "transforms": [inputs]}
         return bind(ParquetDataset.Config, section | {"frame_cache": None}, "train_dataloader")
     usual = usual_columns(features)
+    states = usual.get(STATE, (STATE,))
     return ParquetDataset.Config(
         data_root_path=directory,
         transforms=(dataset_inputs(("states",), cameras),),
-        action_key=usual.get(ACTION, (ACTION,)),
-        state_key=usual.get(STATE, (STATE,)),
+        # Recordings without actions: the next states are the actions.
+        action_key=usual.get(ACTION, states),
+        state_key=states,
+        window_start_idx=0 if ACTION in usual else 1,
     )
 
 

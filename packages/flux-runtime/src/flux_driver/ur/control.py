@@ -5,11 +5,13 @@ controller. It ends with its socket, and is killed with the process that has sta
 feeds the controller's watchdog any more, and the controller stops the arm.
 
     driver   servo {number, q}    stop {number}
-    this     stage {text}    ready {}    sample {...}    done {number, is_accepted}    failed {reason}
+    this     stage {text}    ready {}    sample {...}    done {number, is_accepted}
+             failed {reason}
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib
 import json
@@ -37,6 +39,7 @@ POLL_S = 0.002
 REPORTS_PER_PERIOD = 4
 FIRST_PACKET_S = 2.0
 KICKS_PER_TIMEOUT = 4
+LEAVE_S = 1.0
 
 
 class Lost(Exception):
@@ -83,14 +86,12 @@ class Control:
 
     def _say(self, kind: str, **content: Any) -> None:
         message = {"kind": kind, **content}
-        with self._sending:
-            try:
-                while not self._channel.send(message):
-                    if kind == "sample":
-                        return  # a newer one follows
-                    time.sleep(POLL_S)
-            except OSError:
-                os._exit(0)  # the driver is gone
+        # A driver that is gone is noticed where messages are received.
+        with self._sending, contextlib.suppress(OSError):
+            while not self._channel.send(message):
+                if kind == "sample":
+                    return  # a newer one follows
+                time.sleep(POLL_S)
 
     # Connecting.
 
@@ -222,15 +223,15 @@ class Control:
 
     def _leave(self) -> None:
         """Ends the control program, if that does not hang, and this process."""
-        threading.Thread(target=self._end_program, daemon=True).start()
-        time.sleep(0.2)
+        end = threading.Thread(target=self._end_program, daemon=True)
+        end.start()
+        end.join(LEAVE_S)
         os._exit(0)
 
     def _end_program(self) -> None:
         if self._is_servoing:
             self._stop()
         self._control.stopScript()
-        os._exit(0)
 
 
 def end_with_parent(parent: int) -> None:

@@ -1,4 +1,4 @@
-"""A UR arm over RTDE, without ROS: `servoJ` of `ur_rtde`, a gripper, and cameras of this machine."""
+"""A UR arm over RTDE, without ROS: `servoJ` of `ur_rtde`, a gripper, and this machine's cameras."""
 
 from __future__ import annotations
 
@@ -232,7 +232,8 @@ class UrRtdeDriver:
 def _check_ranges(settings: Mapping[str, float]) -> None:
     for name, value in settings.items():
         low, high = RANGES[name]
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not is_number or not low <= value <= high:
             raise DriverError(f"{name}: expected a number from {low:g} to {high:g}, got {value!r}")
 
 
@@ -242,7 +243,7 @@ def _with_following_error(spec: Mapping[str, Any], lookahead_time_s: float) -> d
     names = list(found["joint_names"])
     if len(names) not in (ARM_DIM, ARM_DIM + 1):
         raise DriverError(
-            f"spec.joint_names: expected six joints, and a gripper if there is one, got {len(names)}"
+            f"spec.joint_names: expected six joints, and a gripper or none, got {len(names)}"
         )
     if not found.get("max_following_error"):
         arm = [(0.1 + lookahead_time_s) * value for value in found["max_velocity"][:ARM_DIM]]

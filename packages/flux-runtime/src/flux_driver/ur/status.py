@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Mapping, NamedTuple, Tuple
+from typing import Any, Mapping, NamedTuple
 
 RUNNING = 7
 ROBOT_MODES = {
@@ -57,7 +57,7 @@ class Sample(NamedTuple):
 
     timestamp_s: float
     captured_s: float
-    positions: Tuple[float, ...]
+    positions: tuple[float, ...]
     robot_mode: int
     safety_mode: int
     safety_bits: int
@@ -68,8 +68,8 @@ class Sample(NamedTuple):
     @classmethod
     def of(cls, message: Mapping[str, Any]) -> Sample:
         """Takes the fields from a message."""
-        fields = {name: message[name] for name in cls._fields}
-        return cls(**{**fields, "positions": tuple(fields["positions"])})
+        fields: dict[str, Any] = {name: message[name] for name in cls._fields}
+        return cls(**fields)._replace(positions=tuple(fields["positions"]))
 
     @property
     def share_of_speed(self) -> float:

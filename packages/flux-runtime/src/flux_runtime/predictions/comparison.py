@@ -125,7 +125,7 @@ class Comparison:
                 name: {
                     "mean_abs_error": float(means[place]),
                     "mean_abs_error_of_holding": float(held[place]) if has_held else None,
-                    "worst": float(max(self._worst[place], 0.0)),
+                    "worst": float(self._worst[place]) if self._worst_at[place] else 0.0,
                     "worst_at": self._worst_at[place],
                     "mean_abs_error_by_offset": by_offset[:, place].tolist(),
                 }

@@ -52,6 +52,7 @@ class RobotChoice:
         arguments: keyword arguments of that class, plain data.
         python: the Python of the driver's process; None for this one.
         is_simulated: whether the driver is stepped on simulated time; None: its class tells.
+        is_recorded: whether the robot plays recordings, which follow no command.
         lines: what was decided and why, for the operator.
     """
 
@@ -60,6 +61,7 @@ class RobotChoice:
     arguments: Mapping[str, Any] = field(default_factory=dict[str, Any])
     python: Path | None = None
     is_simulated: bool | None = None
+    is_recorded: bool = False
     lines: tuple[str, ...] = ()
 
 
@@ -276,6 +278,7 @@ def _dataset(request: RobotRequest, config: dict[str, Any], bundle: Bundle | Non
         target=DATASET_TARGET,
         arguments=arguments | config,
         is_simulated=True,
+        is_recorded=True,
         lines=(f"robot: the recordings in {directory}",),
     )
 

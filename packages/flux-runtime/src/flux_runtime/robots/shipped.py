@@ -84,3 +84,8 @@ SHIPPED_ROBOTS = (*SIMULATED, *REAL)
 def has_topics(robot: str) -> bool:
     """Whether a robot's driver has ROS topics, which `--topic` may change."""
     return any(transport.operator for transport in REAL.get(robot, {}).values())
+
+
+def is_recording(name: str) -> bool:
+    """Whether a robot's name stands for the episodes of a dataset, which no command changes."""
+    return name.startswith(DATASET)

@@ -190,6 +190,8 @@ def summary_lines(report: Mapping[str, Any]) -> list[str]:
         f"violations  {violations or 'none'}; commands sent out of limit: "
         f"{report['commands_out_of_limit']}",
     ]
+    if "predicted_against_recorded" in report:
+        lines.append(_predicted_line(report["predicted_against_recorded"]))
     if "interval" in report:
         lines.append(_interval_line(report["interval"]))
     if "commands" in report:
@@ -205,6 +207,16 @@ def summary_lines(report: Mapping[str, Any]) -> list[str]:
     if "report" in report:
         lines.append(f"report      {report['report']}")
     return lines
+
+
+def _predicted_line(found: Mapping[str, Any]) -> str:
+    line = f"predicted   {found['actions']} actions, compared with the recorded ones"
+    if not found["actions"]:
+        return line
+    name, worst = max(found["joints"].items(), key=lambda pair: pair[1]["mean_abs_error"])
+    held = worst["mean_abs_error_of_holding"]
+    beside = "" if held is None else f" (of holding still: {held:.3g})"
+    return f"{line}; largest mean error: {name} {worst['mean_abs_error']:.3g}{beside}"
 
 
 def _mode_line(report: Mapping[str, Any]) -> str:
