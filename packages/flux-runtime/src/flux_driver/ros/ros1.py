@@ -130,7 +130,8 @@ class Ros1Connection:
 
     def stamp_s(self, message: Any) -> float:
         """See `RosConnection`."""
-        return float(message.header.stamp.to_sec())
+        header = getattr(message, "header", None)
+        return 0.0 if header is None else float(header.stamp.to_sec())
 
     def stamp(self, message: Any, wall_s: float) -> None:
         """See `RosConnection`."""

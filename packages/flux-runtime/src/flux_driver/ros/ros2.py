@@ -123,6 +123,8 @@ class Ros2Connection:
 
     def stamp_s(self, message: Any) -> float:
         """See `RosConnection`."""
+        if not hasattr(message, "header"):
+            return 0.0
         stamp = message.header.stamp
         return float(stamp.sec) + stamp.nanosec * 1e-9
 
