@@ -261,7 +261,7 @@ def test_the_arm_is_commanded_at_the_control_rate(outcomes: Outcomes, robot_seco
         times = np.array([one.time_s for one in arm.driven(servo)])
         assert len(times) > 0.8 * robot_seconds / 2 * HZ
         assert np.median(np.diff(times)) == pytest.approx(1 / HZ, rel=0.1)
-        assert len(times) > 0.9 * (times[-1] - times[0]) * HZ
+        assert len(times) > 0.7 * (times[-1] - times[0]) * HZ
 
 
 def test_every_goal_is_within_the_calibration_and_the_velocity(outcomes: Outcomes) -> None:
