@@ -27,7 +27,7 @@ Environment = Callable[[str], Path]
 
 
 @cache
-def _fault_of(name: str) -> str:
+def fault_of(name: str) -> str:
     """Returns why an environment cannot be used, or ''."""
     python, modules = PYTHONS[name]
     if not python.exists():
@@ -48,7 +48,7 @@ def environment() -> Environment:
     """Returns the interpreter of an environment by its name."""
 
     def find(name: str) -> Path:
-        if fault := _fault_of(name):
+        if fault := fault_of(name):
             text = f"the environment {name} cannot be used ({fault}): run make robot-environments"
             if os.environ.get("FLUX_ROBOTS") == "required":
                 pytest.fail(text)
