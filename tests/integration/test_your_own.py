@@ -81,8 +81,9 @@ class Desk:
         if video.exists():
             return
         (recorded,) = self.folder.glob("datasets/my_arm/videos/**/*episode_000000.mp4")
-        with av.open(str(recorded)) as source:
-            picture = next(source.decode(video=0)).to_ndarray(format="rgb24").astype(int)
+        source = av.open(str(recorded))
+        picture = next(source.decode(video=0)).to_ndarray(format="rgb24").astype(int)
+        source.close()
         random = np.random.default_rng(0)
         with av.open(str(video), "w") as file:
             stream = file.add_stream("mpeg4", rate=20)
