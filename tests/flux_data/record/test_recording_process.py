@@ -16,7 +16,7 @@ import pytest
 
 from flux_core.errors import DataError
 from flux_data.lerobot.dataset import open_lerobot
-from flux_data.record.packets import Packets, rows_dtype
+from flux_data.record.packets import MessageSocket, rows_dtype
 from flux_data.record.recording import RecordingProcess
 from flux_data.record.streams import Streams
 from flux_data.validate.rows import validate
@@ -39,7 +39,10 @@ class Run:
         frames, its_frames = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.frames = FrameSender(frames)
         process = RecordingProcess(
-            root, version, Packets(theirs.detach()), Streams(Packets(its_frames.detach()))
+            root,
+            version,
+            MessageSocket(theirs.detach()),
+            Streams(MessageSocket(its_frames.detach())),
         )
         self.thread = threading.Thread(target=process.run)
         self.thread.start()
