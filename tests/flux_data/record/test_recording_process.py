@@ -131,7 +131,8 @@ def test_each_row_has_the_newest_picture_of_its_time(tmp_path: Path) -> None:
     assert shown(run.root) == [0, 1, 1, 1, 3, 3]
     assert (saved["rows"], saved["dropped_pictures"], saved["dropped_rows"]) == (6, 1, 0)
     columns = open_lerobot(run.root).columns(["observation.state", "observation.base"])
-    np.testing.assert_allclose(columns["observation.state"][:, 0], 1.9 + np.arange(6), atol=1e-5)
+    state = np.asarray(columns["observation.state"], np.float64)
+    np.testing.assert_allclose(state[:, 0], 1.9 + np.arange(6), atol=1e-5)
     assert columns["observation.base"][:, 0].tolist() == [0, 1, 1, 1, 3, 3]
 
 

@@ -61,7 +61,9 @@ def plan_of(data: Mapping[str, Any]) -> Plan:
         "observation.state": vector_feature(tuple(data["state"])),
         "action": vector_feature(tuple(data["action"])),
     }
-    features |= {video_key(name): video_feature(*size, fps) for name, size in cameras.items()}
+    features |= {
+        video_key(name): video_feature(size[0], size[1], fps) for name, size in cameras.items()
+    }
     extras: dict[str, str] = {}
     for name, extra in data["extras"].items():
         is_depth = extra["kind"] == "depth"

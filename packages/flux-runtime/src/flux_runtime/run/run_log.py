@@ -95,7 +95,9 @@ class RunLog:
             raise DataError(f"{error} The result of the run is printed{kept}.") from error
 
     def _recording_facts(self) -> dict[str, object]:
-        facts = {"dataset_recording": self.dataset.report()} if self.dataset else {}
+        facts: dict[str, object] = {}
+        if self.dataset is not None:
+            facts["dataset_recording"] = self.dataset.report()
         if self.options.record is None:
             return facts
         outcome = "incomplete" if self._dropped or self._is_cut_off else "complete"
