@@ -4,10 +4,10 @@ ARGS ?=
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-peers lint format typecheck bench sanitize soak
+.PHONY: help install demo test test-slow test-peers robot-environments test-robots lint format typecheck bench sanitize soak
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: ## Make .venv with every package in it; quick when nothing has changed
 	@PYTHON="$(PYTHON)" bash scripts/setup_environment.sh
@@ -23,6 +23,13 @@ test-slow: install ## Run the slow tests: soaks, many seeds, full widths (ARGS a
 
 test-peers: install ## Run what needs a peer (ARGS picks some of: lerobot-0.3 lerobot-0.4 libero browser)
 	@bash scripts/test_peers.sh $(ARGS)
+
+robot-environments: ## Make the environments of the robots' tests (ARGS picks some of: ros1)
+	@PYTHON="$(PYTHON)" bash scripts/robot_environments.sh $(ARGS)
+
+test-robots: install ## Drive test robots over their real protocols for a minute each
+	@PYTHON="$(PYTHON)" bash scripts/robot_environments.sh
+	@FLUX_ROBOTS=required FLUX_ROBOT_SECONDS=60 FLUX_SLOW=1 $(BIN)/python -m pytest tests/robots $(ARGS)
 
 lint: install ## Check style, types, shell scripts, links and spelling
 	@bash scripts/lint.sh

@@ -6,20 +6,10 @@
 # Each peer except the browser gets its own environment, .venv-PEER, which is kept; together they
 # take about 6 GB. Missing system packages (ffmpeg, chromium) are installed if the script runs as
 # root on Debian or Ubuntu, and listed otherwise. FLUX_BROWSER names another Chromium or Chrome.
-#
-# LeRobot is installed without its dependencies, which would replace our version of torch.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 
 PYTHON="${PYTHON:-python3}"
-TORCH="$(grep '^torch==' constraints.txt)"
-TORCHVISION="torchvision==0.28.0" # the version that belongs to this torch
-LEROBOT_NEEDS=(
-  "av>=15,<16" "numpy<2.3" "opencv-python-headless<4.13" "torchcodec==0.13.0" "draccus==0.10.0"
-  accelerate deepdiff einops imageio jsonlines packaging pandas pillow pyarrow safetensors termcolor
-)
-LEROBOT_03=("datasets>=2.19,<=3.6.0" "huggingface_hub<1" "gymnasium<1.0" pyserial)
-LEROBOT_04=("datasets>=4,<5" "huggingface_hub>=0.34,<2" "gymnasium>=1.1.1,<2")
 
 error() { echo "test_peers: error: $*" >&2; }
 
@@ -31,27 +21,6 @@ need_system() {
       --no-install-recommends "$1"; } >/dev/null 2>&1; then return; fi
   fi
   error "$2 is missing. Run: sudo apt-get install $1"
-  return 1
-}
-
-need_ffmpeg() {
-  { ldconfig -p 2>/dev/null || /sbin/ldconfig -p; } | grep -F libavcodec.so >/dev/null ||
-    need_system ffmpeg "ffmpeg, which torchcodec loads,"
-}
-
-# make_lerobot VENV VERSION REQUIREMENT...: makes the environment unless it exists.
-make_lerobot() {
-  local venv="$1" version="$2" wanted
-  shift 2
-  wanted="$("$PYTHON" -VV) $TORCH lerobot==$version $* ${LEROBOT_NEEDS[*]}"
-  if [ "$(cat "$venv/.flux-stamp" 2>/dev/null)" = "$wanted" ]; then return; fi
-  echo "      making $venv"
-  local install=("$venv/bin/python" -m pip install --quiet --disable-pip-version-check)
-  "$PYTHON" -m venv --clear "$venv" &&
-    "${install[@]}" "$TORCH" "$@" "${LEROBOT_NEEDS[@]}" &&
-    "${install[@]}" --no-deps "lerobot==$version" "$TORCHVISION" &&
-    echo "$wanted" >"$venv/.flux-stamp" && return
-  error "$venv: could not be created; see pip's messages above"
   return 1
 }
 
@@ -83,11 +52,11 @@ find_browser() {
 prepare() {
   case "$1" in
     lerobot-0.3)
-      need_ffmpeg && make_lerobot .venv-lerobot-0.3 0.3.3 "${LEROBOT_03[@]}" &&
+      bash scripts/environments/lerobot.sh 0.3 &&
         export FLUX_LEROBOT_03="$PWD/.venv-lerobot-0.3/bin/python"
       ;;
     lerobot-0.4)
-      need_ffmpeg && make_lerobot .venv-lerobot-0.4 0.4.4 "${LEROBOT_04[@]}" &&
+      bash scripts/environments/lerobot.sh 0.4 &&
         export FLUX_LEROBOT_04="$PWD/.venv-lerobot-0.4/bin/python"
       ;;
     libero) make_libero && export FLUX_LIBERO_PYTHON="$PWD/.venv-libero/bin/python" ;;

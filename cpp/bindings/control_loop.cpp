@@ -1,7 +1,10 @@
 #include "flux/control_loop.hpp"
 
+#include <pybind11/stl.h>
+
 #include <stdexcept>
 #include <utility>
+#include <vector>
 
 #include "arrays.hpp"
 #include "chunking.hpp"
@@ -63,7 +66,9 @@ std::unique_ptr<ControlLoop> make_loop(std::shared_ptr<Policy> policy, const Act
                                        const SafetyLimits& limits, double control_hz,
                                        int execution_horizon, const std::string& mode,
                                        int inference_delay, double stale_after_s, double speed,
-                                       const ContinuationSettings& continuation) {
+                                       const ContinuationSettings& continuation,
+                                       std::vector<double> closes_below,
+                                       std::vector<double> closed_command) {
   const ControlLoopConfig config{
       .control_hz = control_hz,
       .execution_horizon = execution_horizon,
@@ -72,6 +77,8 @@ std::unique_ptr<ControlLoop> make_loop(std::shared_ptr<Policy> policy, const Act
       .stale_after_s = stale_after_s,
       .speed = speed,
       .continuation = continuation,
+      .grippers = {.closes_below = std::move(closes_below),
+                   .closed_command = std::move(closed_command)},
   };
   return std::make_unique<ControlLoop>(config, std::move(policy), decoder, limits);
 }
@@ -172,7 +179,8 @@ void bind_control_loop(py::module_& module) {
       .def(py::init(&make_loop), py::kw_only(), py::arg("policy").none(true), py::arg("decoder"),
            py::arg("limits"), py::arg("control_hz"), py::arg("execution_horizon"), py::arg("mode"),
            py::arg("inference_delay") = 0, py::arg("stale_after_s") = 1.0, py::arg("speed") = 1.0,
-           py::arg("continuation") = ContinuationSettings{})
+           py::arg("continuation") = ContinuationSettings{}, py::arg("closes_below") = py::tuple(),
+           py::arg("closed_command") = py::tuple())
       .def(
           "start",
           [](ControlLoop& loop, const py::handle& command) {

@@ -3,6 +3,7 @@
 #include <pybind11/stl.h>
 
 #include <memory>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -46,10 +47,15 @@ RealtimeSettings make_settings(double control_hz, int execution_horizon, const s
                                std::vector<std::size_t> cameras, double inference_deadline_s,
                                int max_retries, int stop_category, int priority, int cpu,
                                bool lock_memory, double record_s, double command_hz, double speed,
-                               const ContinuationSettings& continuation, double first_latency_s) {
+                               const ContinuationSettings& continuation, double first_latency_s,
+                               double slow_start_s, double slow_start_speed,
+                               std::vector<double> closes_below,
+                               std::vector<double> closed_command) {
   return {.control_hz = control_hz,
           .command_hz = command_hz,
           .speed = speed,
+          .slow_start_s = slow_start_s,
+          .slow_start_speed = slow_start_speed,
           .execution_horizon = execution_horizon,
           .mode = mode_named(mode),
           .continuation = continuation,
@@ -62,6 +68,8 @@ RealtimeSettings make_settings(double control_hz, int execution_horizon, const s
           .max_border_jump = std::move(max_border_jump),
           .start_tolerance = std::move(start_tolerance),
           .rest_command = std::move(rest_command),
+          .grippers = {.closes_below = std::move(closes_below),
+                       .closed_command = std::move(closed_command)},
           .cameras = std::move(cameras),
           .inference_deadline_s = inference_deadline_s,
           .max_retries = max_retries,
@@ -253,7 +261,9 @@ void bind_settings(py::module_& module) {
            py::arg("stop_category") = 2, py::arg("priority") = 0, py::arg("cpu") = -1,
            py::arg("lock_memory") = true, py::arg("record_s") = 60.0, py::arg("command_hz") = 0.0,
            py::arg("speed") = 1.0, py::arg("continuation") = ContinuationSettings(),
-           py::arg("first_latency_s") = 0.0)
+           py::arg("first_latency_s") = 0.0, py::arg("slow_start_s") = 0.0,
+           py::arg("slow_start_speed") = 1.0, py::arg("closes_below") = py::tuple(),
+           py::arg("closed_command") = py::tuple())
       .def_property_readonly("inference_deadline_s", &RealtimeSettings::deadline_s)
       .def_property_readonly("period_ns", &RealtimeSettings::period_ns);
 }
@@ -273,8 +283,17 @@ void bind_realtime_loop(py::module_& module) {
       .def(py::init(&make_loop), py::kw_only(), py::arg("link"), py::arg("policy").none(true),
            py::arg("decoder"), py::arg("limits"), py::arg("settings"),
            py::arg("signals").none(true) = py::none())
-      .def("start", &RealtimeLoop::start, py::call_guard<py::gil_scoped_release>(),
-           py::arg("session"), py::arg("confirmed_return") = false, py::arg("max_ticks") = 0)
+      .def(
+          "start",
+          [](RealtimeLoop& loop, std::uint64_t session, bool is_return_confirmed,
+             std::uint64_t max_ticks, bool is_slow, const std::optional<std::string>& mode) {
+            std::optional<Mode> named;
+            if (mode) named = mode_named(*mode);
+            loop.start(session, is_return_confirmed, max_ticks, is_slow, named);
+          },
+          py::call_guard<py::gil_scoped_release>(), py::arg("session"),
+          py::arg("confirmed_return") = false, py::arg("max_ticks") = 0, py::arg("is_slow") = true,
+          py::arg("mode") = py::none())
       .def(
           "wait_for_request",
           [](RealtimeLoop& loop, double timeout_s) {

@@ -107,6 +107,7 @@ py::dict start_data(const SessionStart& start) {
   py::dict data;
   data["session"] = start.session;
   data["is_return_confirmed"] = start.is_return_confirmed;
+  data["is_slow"] = start.is_slow;
   data["max_ticks"] = start.max_ticks;
   data["now_ns"] = start.now_ns;
   data["state_captured_ns"] = start.sample.captured_ns;
@@ -132,6 +133,7 @@ SessionStart start_of(const py::dict& data) {
   };
   read("session", start.session);
   read("is_return_confirmed", start.is_return_confirmed);
+  if (data.contains("is_slow")) read("is_slow", start.is_slow);
   read("max_ticks", start.max_ticks);
   read("now_ns", start.now_ns);
   read("state_captured_ns", start.sample.captured_ns);

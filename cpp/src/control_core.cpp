@@ -47,6 +47,7 @@ ControlCore::ControlCore(const RealtimeSettings& settings, const SafetyLimits& l
                          std::shared_ptr<RobotLink> link, std::shared_ptr<ChunkMailbox> mailbox,
                          const std::atomic<int>* signal)
     : settings_(settings),
+      mode_(settings.mode),
       limits_(matching(limits, *link)),
       link_(std::move(link)),
       mailbox_(std::move(mailbox)),
@@ -58,6 +59,7 @@ ControlCore::ControlCore(const RealtimeSettings& settings, const SafetyLimits& l
       events_(sizeof(Event), kNumEvents),
       faults_(events_),
       watch_(settings_, limits_, *link_, faults_),
+      grippers_(settings.grippers, limits_.action_dim()),
       filter_(limits_, settings.commands_hz()),
       start_(limits_.action_dim()),
       player_(limits_.action_dim(), mailbox_->max_rows()),
@@ -122,7 +124,7 @@ Cause ControlCore::start(std::uint64_t session, bool is_return_confirmed,
   if (settings_.first_latency_s > 0.0) latencies_.add(settings_.first_latency_s);
   asked_ns_ = now_ns;  // an inference of the last session may still be running
   next_index_ = 0;
-  used_ticks_ = 0;
+  used_ticks_ = executed_ticks_ = 0;
   failures_ = slow_chunks_ = 0;
   faults_.reset();
   faults_.begin_tick(now_ns, session, 0);
@@ -158,6 +160,7 @@ void ControlCore::note_start(std::uint64_t session, bool is_return_confirmed,
                              std::int64_t now_ns) noexcept {
   session_start_.session = session;
   session_start_.is_return_confirmed = is_return_confirmed;
+  session_start_.is_slow = has_slow_start_;
   session_start_.max_ticks = max_ticks_;
   session_start_.now_ns = now_ns;
   session_start_.sample = watch_.sample();
@@ -265,7 +268,8 @@ ControlCore::Tick ControlCore::begin_tick(std::int64_t deadline_ns, std::int64_t
   tick.header.progress = watch_.status().progress;
   tick.since_ns = last_tick_ns_ == 0 ? period_ns_ : tick.header.tick_ns - last_tick_ns_;
   tick.dt_s = tick.since_ns >= period_ns_ ? period_s_ : to_seconds(tick.since_ns);
-  tick.scaling = settings_.is_by_differences() ? 1.0 : watch_.sample().speed_scaling;
+  tick.scaling =
+      settings_.is_by_differences() ? 1.0 : watch_.sample().speed_scaling * slow_start(0);
   tick.rate = settings_.rows_per_s() * tick.scaling / settings_.commands_hz();
   tick.header.speed = static_cast<float>(settings_.speed * tick.scaling);
   faults_.begin_tick(now_ns, tick.header.session, counts_.ticks.get());
@@ -291,6 +295,10 @@ void ControlCore::take_requests() noexcept {
     rest_sequence_ = 0;
     set_phase(LoopPhase::kFinishing);
   }
+}
+
+double ControlCore::slow_start(std::uint64_t in_ticks) const noexcept {
+  return has_slow_start_ ? settings_.slow_start(executed_ticks_ + in_ticks) : 1.0;
 }
 
 void ControlCore::note_lateness(Tick& tick) noexcept {
@@ -390,7 +398,7 @@ void ControlCore::move(Tick& tick) noexcept {
 }
 
 void ControlCore::play(Tick& tick) noexcept {
-  const ChunkPlayer::Look look = player_.look(tick.rate);
+  const ChunkPlayer::Look look = grippers_.applied(player_.look(tick.rate));
   tick.header.observed_ns = observed_ns_;
   tick.header.row = static_cast<std::int32_t>(player_.row());
   tick.header.flags |= filter_.apply(look.action, look.preview, tick.dt_s);
@@ -399,6 +407,7 @@ void ControlCore::play(Tick& tick) noexcept {
   report_clips(tick.header.flags, look.action);
   held_ns_ = 0;
   player_.advance(tick.rate);
+  ++executed_ticks_;
   publish_progress();
 }
 

@@ -46,8 +46,8 @@ void ControlCore::publish_progress() noexcept {
   mailbox_->set_progress({.next_row = player_.next_row(), .slowed_ns = slowed_ns_});
 }
 
-// While the robot's own speed scaling holds it up, its chunks do not become older. If it stands, it
-// may do so for long, and starts again with a new chunk.
+// While the robot's own speed scaling or a slow start holds it up, its chunks do not become older.
+// If it stands, it may do so for long, and starts again with a new chunk.
 void ControlCore::note_slowness(const Tick& tick) noexcept {
   if (tick.scaling >= 1.0) return;
   const std::int64_t since_ns = std::min(tick.since_ns, kMostSlowedPeriods * period_ns_);
@@ -143,6 +143,7 @@ void ControlCore::accept(TimedChunk& chunk, const Tick& tick) noexcept {
 Cause ControlCore::border_jump(std::span<const float> row) const noexcept {
   if (settings_.max_border_jump.empty() || settings_.is_by_differences()) return {};
   for (std::size_t i = 0; i < row.size(); ++i) {
+    if (grippers_.has_threshold(i)) continue;  // which makes it jump on purpose
     const double jump =
         std::abs(static_cast<double>(row[i]) - static_cast<double>(filter_.command()[i]));
     if (jump > settings_.max_border_jump[i]) {
@@ -154,7 +155,7 @@ Cause ControlCore::border_jump(std::span<const float> row) const noexcept {
 
 // In sync mode the robot waits for its chunks anyway; the inference's deadline bounds that.
 bool ControlCore::is_too_slow(const TimedChunk& chunk, const Tick& tick) noexcept {
-  if (settings_.mode == Mode::kSync) return false;
+  if (mode_ == Mode::kSync) return false;
   const double latency_s = to_seconds(tick.now_ns - asked_ns_);
   const auto rows = static_cast<double>(chunk.actions.size() / layout_.action_dim);
   // A robot that slows itself down is in no hurry.
@@ -168,7 +169,7 @@ bool ControlCore::is_too_slow(const TimedChunk& chunk, const Tick& tick) noexcep
 
 void ControlCore::begin(TimedChunk& chunk) noexcept {
   const std::int64_t first_row = chunk.request.progress.next_row;
-  switch (settings_.mode) {
+  switch (mode_) {
     case Mode::kSync:
       player_.begin(chunk.actions, first_row, settings_.execution_horizon);
       return;
@@ -246,7 +247,7 @@ void ControlCore::check_rows(const Tick& tick) noexcept {
     if (age_s > max_age_s) refuse({Fault::kLateChunk, -1, age_s, max_age_s});
     return;
   }
-  if (settings_.mode == Mode::kSync) return;
+  if (mode_ == Mode::kSync) return;
   faults_.set(Fault::kStarved, true, -1, player_.executed(),
               static_cast<double>(player_.num_rows()));
 }
@@ -255,7 +256,7 @@ bool ControlCore::is_chunk_due(int delay) const noexcept {
   // From a standing robot, unless the running chunk is about to be replaced.
   if (!player_.has_row()) return is_at_rest();
   const double executed = player_.executed() + kRounding;
-  switch (settings_.mode) {
+  switch (mode_) {
     case Mode::kSync:
       return false;
     case Mode::kAsync:
@@ -271,8 +272,11 @@ bool ControlCore::is_chunk_due(int delay) const noexcept {
 }
 
 int ControlCore::coming_delay(const Tick& tick) const noexcept {
-  if (settings_.mode != Mode::kRtc || !player_.has_row()) return 0;
-  const double rows_per_s = tick.rate * settings_.commands_hz();
+  if (mode_ != Mode::kRtc || !player_.has_row()) return 0;
+  // While the next chunk is inferred, a slow start becomes faster.
+  const double ticks = latencies_.quantile_s() * settings_.commands_hz();
+  const double faster = slow_start(static_cast<std::uint64_t>(ticks)) / slow_start(0);
+  const double rows_per_s = tick.rate * faster * settings_.commands_hz();
   const auto rows = static_cast<int>(
       std::clamp(std::ceil(latencies_.quantile_s() * rows_per_s - kRounding), 0.0, kMostRows));
   const int s = settings_.execution_horizon;
@@ -293,7 +297,7 @@ void ControlCore::ask(const Tick& tick) noexcept {
   asked_ns_ = tick.now_ns;
   is_latency_known_ = false;
   publish_progress();
-  const bool continues = settings_.mode == Mode::kRtc && player_.has_row();
+  const bool continues = mode_ == Mode::kRtc && player_.has_row();
   mailbox_->post(next_index_++, session_.load(std::memory_order_relaxed),
                  continues ? player_.remaining() : std::span<const float>(), delay);
 }

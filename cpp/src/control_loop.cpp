@@ -115,6 +115,7 @@ ControlLoopConfig checked(const ControlLoopConfig& config, const Policy* policy,
   check_execution_horizon(config, policy);
   check_delay(config, policy);
   require_at_least("stale_after_s", config.stale_after_s, 0.0);
+  check(config.grippers, limits.action_dim());
   return config;
 }
 
@@ -124,6 +125,7 @@ ControlLoop::ControlLoop(const ControlLoopConfig& config, std::shared_ptr<Policy
                          const ActionDecoder& decoder, const SafetyLimits& limits,
                          std::unique_ptr<Clock> wall)
     : config_(checked(config, policy.get(), decoder, limits)),
+      grippers_(config.grippers, limits.action_dim()),
       filter_(limits, config.control_hz),
       player_(limits.action_dim(),
               static_cast<std::size_t>(action_horizon_of(config, policy.get()))),
@@ -380,7 +382,7 @@ std::uint32_t ControlLoop::move() noexcept {
     if (is_stale()) {
       flags |= kStale;
     } else if (player_.has_row()) {
-      const ChunkPlayer::Look look = player_.look(config_.speed);
+      const ChunkPlayer::Look look = grippers_.applied(player_.look(config_.speed));
       std::ranges::copy(look.action, asked_.begin());
       const std::uint32_t moved = filter_.apply(look.action, look.preview, period_s());
       player_.advance(config_.speed);

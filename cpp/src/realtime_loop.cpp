@@ -97,14 +97,21 @@ void RealtimeLoop::run() noexcept {
 void RealtimeLoop::answer_start(std::int64_t now_ns) noexcept {
   if (start_state_.load(std::memory_order_acquire) != StartState::kAsked) return;
   core_.set_max_ticks(start_max_ticks_);
+  core_.set_slow_start(start_is_slow_);
+  core_.set_mode(start_mode_);
   start_cause_ = core_.start(start_session_, is_return_confirmed_, now_ns);
   if (start_cause_.fault == Fault::kNone) tick_times_.reset();
   start_state_.store(StartState::kDone, std::memory_order_release);
 }
 
-void RealtimeLoop::start(std::uint64_t session, bool is_return_confirmed, std::uint64_t max_ticks) {
+void RealtimeLoop::start(std::uint64_t session, bool is_return_confirmed, std::uint64_t max_ticks,
+                         bool is_slow, std::optional<Mode> mode) {
   const std::lock_guard lock(callers_);
   if (session == 0) throw std::invalid_argument(expected_got("session", "at least 1", "0"));
+  if (mode == Mode::kRtc && settings_.mode != Mode::kRtc) {
+    throw std::invalid_argument(
+        expected_got("mode", "'sync', 'async' or 'ensemble'", "'rtc', which was not prepared"));
+  }
   if (is_closing_) throw std::logic_error(expected_got("start", "an open loop", "a closed one"));
   if (has_session()) {
     throw std::logic_error(expected_got("start", "a loop without a session", "a running one"));
@@ -116,6 +123,8 @@ void RealtimeLoop::start(std::uint64_t session, bool is_return_confirmed, std::u
   start_session_ = session;
   is_return_confirmed_ = is_return_confirmed;
   start_max_ticks_ = max_ticks;
+  start_is_slow_ = is_slow;
+  start_mode_ = mode.value_or(settings_.mode);
   start_state_.store(StartState::kAsked, std::memory_order_release);
   while (!poll(
       1.0, [this] { return start_state_.load(std::memory_order_acquire) == StartState::kDone; })) {

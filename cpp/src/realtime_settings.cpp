@@ -83,6 +83,27 @@ void check_times(const RealtimeSettings& settings) {
   require_above("record_s", settings.record_s, 0.0);
 }
 
+void check_slow_start(const RealtimeSettings& settings) {
+  require_not_negative("slow_start_s", settings.slow_start_s);
+  // Written so that a NaN fails.
+  if (!(settings.slow_start_speed > 0.0 && settings.slow_start_speed <= 1.0)) {
+    refuse("slow_start_speed", "above 0 and at most 1", std::to_string(settings.slow_start_speed));
+  }
+}
+
+// Part of a difference is another motion, and no gripper is where its command says.
+void check_differences(const RealtimeSettings& settings) {
+  if (!settings.is_by_differences()) return;
+  if (settings.slow_start_s > 0.0 && settings.slow_start_speed < 1.0) {
+    refuse("slow_start_s", "0 for a robot that is commanded by differences",
+           std::to_string(settings.slow_start_s));
+  }
+  if (!settings.grippers.closes_below.empty()) {
+    refuse("closes_below", "no values for a robot that is commanded by differences",
+           std::to_string(settings.grippers.closes_below.size()));
+  }
+}
+
 void check_counts(const RealtimeSettings& settings) {
   if (settings.execution_horizon < 1) {
     refuse("execution_horizon", "at least 1", std::to_string(settings.execution_horizon));
@@ -100,14 +121,24 @@ std::int64_t RealtimeSettings::period_ns() const noexcept {
   return static_cast<std::int64_t>(std::ceil(1e9 / commands_hz()));
 }
 
+double RealtimeSettings::slow_start(std::uint64_t executed_ticks) const noexcept {
+  const double past_s = static_cast<double>(executed_ticks) / commands_hz() - slow_start_s;
+  if (slow_start_s <= 0.0 || past_s >= kSpeedUpS) return 1.0;
+  const double share = std::max(past_s, 0.0) / kSpeedUpS;
+  return slow_start_speed + (1.0 - slow_start_speed) * share;
+}
+
 RealtimeSettings checked(RealtimeSettings settings, const RobotLink& link) {
   check_times(settings);
+  check_slow_start(settings);
   check_counts(settings);
+  check_differences(settings);
   const std::size_t action_dim = link.action_dim();
   require_joints("max_following_error", settings.max_following_error, action_dim, false);
   require_joints("max_border_jump", settings.max_border_jump, action_dim, false);
   require_joints("start_tolerance", settings.start_tolerance, action_dim, false);
   require_joints("rest_command", settings.rest_command, action_dim, true);
+  check(settings.grippers, action_dim);
   if (!settings.is_by_differences() && link.state_dim() != action_dim) {
     refuse("state_dim",
            "the action_dim " + std::to_string(action_dim) + " of a robot without rest_command",

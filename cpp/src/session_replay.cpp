@@ -41,6 +41,7 @@ Cause SessionReplay::start(const SessionStart& start) {
   leave_last_request(start.mailbox);
   link_->show(start.sample, start.state, start.status);
   core_.set_max_ticks(start.max_ticks);
+  core_.set_slow_start(start.is_slow);
   return core_.start(start.session, start.is_return_confirmed, start.now_ns);
 }
 

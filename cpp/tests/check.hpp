@@ -64,6 +64,7 @@ std::vector<Case> control_loop_mode_cases();
 std::vector<Case> driver_memory_cases();
 std::vector<Case> driver_memory_process_cases();
 std::vector<Case> driver_memory_thread_cases();
+std::vector<Case> first_motion_cases();
 std::vector<Case> flow_policy_cases();
 std::vector<Case> histogram_cases();
 std::vector<Case> motion_cases();

@@ -24,6 +24,7 @@ constexpr Group kGroups[] = {
     {"control_core", flux::test::control_core_cases},
     {"control_core_chunks", flux::test::control_core_chunk_cases},
     {"control_core_faults", flux::test::control_core_fault_cases},
+    {"first_motion", flux::test::first_motion_cases},
     {"realtime_loop", flux::test::realtime_loop_cases},
     {"session_replay", flux::test::session_replay_cases},
     {"control_loop", flux::test::control_loop_cases},

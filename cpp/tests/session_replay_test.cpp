@@ -246,6 +246,12 @@ RealtimeSettings settings_of(unsigned seed) {
   settings.max_following_error = {0.5, 0.5};
   settings.max_border_jump = {0.5, 0.5};
   settings.cameras = {0, 1};
+  if (seed % 6 < 2) {
+    settings.slow_start_s = 0.2;
+    settings.slow_start_speed = 0.3;
+    settings.grippers = {.closes_below = {std::numeric_limits<double>::quiet_NaN(), 0.2},
+                         .closed_command = {0.0, -0.4}};
+  }
   return settings;
 }
 
@@ -256,6 +262,7 @@ void sessions_with_all_kinds_of_trouble_run_again() {
     Trouble trouble(rig, seed);
     for (int session = 0; session < 3; ++session) {
       if (session == 2) rig.link->state[0] = 1.02F;  // to be led back
+      rig.core->set_slow_start(session != 1);
       rig.begin(true, seed % 5 == 0 ? 40 : 0);
       for (int i = 0; i < 120 && is_running(rig); ++i) trouble.tick();
       check_replay(rig);

@@ -282,3 +282,20 @@ def test_a_program_ends_while_its_inference_thread_is_stuck() -> None:
         [sys.executable, "-c", STUCK], capture_output=True, text=True, timeout=60, check=False
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "stopped\n", "")
+
+
+def test_a_session_begins_slowly_unless_it_is_told_not_to(
+    answering: Callable[[Any], None],
+) -> None:
+    loop, _ = make_loop(slow_start_s=60.0, slow_start_speed=0.25)
+    answering(loop)
+    speeds: list[float] = []
+    for session, is_slow in ((1, True), (2, False)):
+        loop.start(session, max_ticks=10, is_slow=is_slow)
+        assert loop.session_start()["is_slow"] == is_slow
+        assert loop.wait_until_ended(WAIT_S)
+        speeds.append(float(loop.drain_ticks()["speed"][-1]))
+    assert speeds == [0.25, 1.0]
+    with pytest.raises(ValueError, match="'rtc', which was not prepared"):
+        loop.start(3, mode="rtc")
+    loop.close()

@@ -338,7 +338,7 @@ def toy_bundle(tmp_path: Path) -> Path:
 def toy(monkeypatch: pytest.MonkeyPatch) -> ToyRobot:
     """Makes `flux-runtime run --robot toy` drive a toy robot through a toy encoder."""
     robot = ToyRobot()
-    monkeypatch.setattr("flux_runtime.run.command.make_robot", lambda name: robot)
+    monkeypatch.setattr("flux_runtime.run.command.make_robot", lambda *_: robot)
     monkeypatch.setattr("flux_runtime.run.command.is_simulated_class", lambda name: name == "toy")
     module = ModuleType("flux_core.policy_io")
     module.__dict__["PolicyIO"] = ToyEncoder

@@ -46,6 +46,7 @@ struct LoopStatus {
 struct SessionStart {
   std::uint64_t session = 0;
   bool is_return_confirmed = false;
+  bool is_slow = true;
   std::uint64_t max_ticks = 0;
   std::int64_t now_ns = 0;
   StateSample sample;
@@ -71,6 +72,11 @@ class ControlCore {
   // Before start(), on the control thread: the session finishes by itself after this many ticks of
   // running and holding; 0 for never.
   void set_max_ticks(std::uint64_t ticks) noexcept { max_ticks_ = ticks; }
+  // Likewise: whether the session begins as slowly as the settings say.
+  void set_slow_start(bool is_slow) noexcept { has_slow_start_ = is_slow; }
+  // Likewise: how its chunks follow each other, kSync, kAsync or kEnsemble; as the settings say if
+  // this is never called.
+  void set_mode(Mode mode) noexcept { mode_ = mode; }
 
   // Control thread. Starts a session from the measured state, or returns why that is refused.
   [[nodiscard]] Cause start(std::uint64_t session, bool is_return_confirmed,
@@ -116,7 +122,7 @@ class ControlCore {
     std::int64_t now_ns = 0;
     std::int64_t since_ns = 0;  // since the last command
     double dt_s = 0.0;          // of the safety filter
-    double scaling = 1.0;       // of the speed, by the robot itself
+    double scaling = 1.0;       // of the speed, by the robot itself and a slow start
     double rate = 1.0;          // rows per tick
   };
 
@@ -154,6 +160,8 @@ class ControlCore {
   // Whether the robot has accepted a command at rest, or was given three periods to do so.
   [[nodiscard]] bool has_accepted_rest(const Tick& tick) noexcept;
   void ask(const Tick& tick) noexcept;
+  // The share of the speed, of a session that begins slowly, in so many ticks.
+  [[nodiscard]] double slow_start(std::uint64_t in_ticks) const noexcept;
   [[nodiscard]] bool is_chunk_due(int delay) const noexcept;
   // The rows that will be executed until the next chunk comes, as a delay that the policy can use.
   [[nodiscard]] int coming_delay(const Tick& tick) const noexcept;
@@ -168,13 +176,14 @@ class ControlCore {
   [[nodiscard]] bool is_active() const noexcept;
   [[nodiscard]] bool takes_chunks() const noexcept;
   [[nodiscard]] bool is_at_rest() const noexcept;
-  // The age of the observation behind a chunk, without the time for which the robot held it up, and
-  // how old it may be if the chunk has so many rows.
+  // The age of the observation behind a chunk, without the time for which the robot or a slow start
+  // held it up, and how old it may be if the chunk has so many rows.
   [[nodiscard]] double chunk_age_s(std::int64_t observed_ns, const InferenceRequest& request,
                                    const Tick& tick) const noexcept;
   [[nodiscard]] double max_chunk_age_s(std::int64_t num_rows) const noexcept;
 
   RealtimeSettings settings_;
+  Mode mode_;
   SafetyLimits limits_;
   std::shared_ptr<RobotLink> link_;
   std::shared_ptr<ChunkMailbox> mailbox_;
@@ -186,6 +195,7 @@ class ControlCore {
   SpscRing events_;
   FaultWatch faults_;
   RobotWatch watch_;
+  GripperThreshold grippers_;
   SafetyFilter filter_;
   std::vector<float> start_;  // (A), where the motion begins again
   SessionStart session_start_;
@@ -211,6 +221,8 @@ class ControlCore {
   std::atomic<bool> is_finish_requested_{false};
   std::uint64_t max_ticks_ = 0;
   std::uint64_t used_ticks_ = 0;  // of max_ticks_
+  bool has_slow_start_ = true;
+  std::uint64_t executed_ticks_ = 0;  // that executed rows
 
   std::uint64_t sequence_ = 0;
   std::int64_t last_tick_ns_ = 0;  // of the last command; 0 before the first
@@ -228,7 +240,7 @@ class ControlCore {
   InferenceRequest request_;
   std::int64_t observed_ns_ = 0;
   bool is_new_chunk_ = false;
-  std::int64_t slowed_ns_ = 0;  // by the robot's own speed scaling
+  std::int64_t slowed_ns_ = 0;  // by the robot's own speed scaling and a slow start
 
   // The open request.
   std::uint64_t next_index_ = 0;

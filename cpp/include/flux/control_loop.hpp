@@ -21,6 +21,7 @@
 #include "flux/chunk_player.hpp"
 #include "flux/clock.hpp"
 #include "flux/continuation.hpp"
+#include "flux/gripper_threshold.hpp"
 #include "flux/inference_worker.hpp"
 #include "flux/mode.hpp"
 #include "flux/policy.hpp"
@@ -41,6 +42,8 @@ struct ControlLoopConfig {
   double speed = 1.0;
   // How chunks continue each other with kRtc.
   ContinuationSettings continuation = {};
+  // Between a chunk's rows and the safety filter.
+  GripperThresholds grippers = {};
 };
 
 // Counts since start(): `chunks` counts chunks, everything else ticks. The last four are
@@ -146,6 +149,7 @@ class ControlLoop {
   ControlLoopConfig config_;
   // The rows before the end of a chunk's horizon at which the next chunk is asked for.
   int lead_ = 0;
+  GripperThreshold grippers_;
   SafetyFilter filter_;
   ChunkPlayer player_;
   std::vector<float> asked_;  // (A)

@@ -17,6 +17,7 @@
 #include "flux/action_decoder.hpp"
 #include "flux/chunk_inference.hpp"
 #include "flux/control_core.hpp"
+#include "flux/mode.hpp"
 #include "flux/policy.hpp"
 #include "flux/realtime_settings.hpp"
 #include "flux/robot_link.hpp"
@@ -44,9 +45,14 @@ class RealtimeLoop {
 
   // Starts a session from the measured state. Throws std::invalid_argument, naming the joint,
   // expected and found, if the robot cannot be started; std::logic_error if a session is running or
-  // the loop is closed. The session finishes by itself after `max_ticks` ticks of running and
-  // holding; 0 for never.
-  void start(std::uint64_t session, bool is_return_confirmed = false, std::uint64_t max_ticks = 0);
+  // the loop is closed.
+  //
+  // Args:
+  //   max_ticks: of running and holding, after which the session finishes by itself; 0 for never.
+  //   is_slow: whether it begins as slowly as the settings say.
+  //   mode: how its chunks follow each other, if not as the settings say.
+  void start(std::uint64_t session, bool is_return_confirmed = false, std::uint64_t max_ticks = 0,
+             bool is_slow = true, std::optional<Mode> mode = {});
 
   // The next request for a chunk; empty if none comes in time. Its observation must be taken after
   // this has returned. One inference thread calls it.
@@ -98,6 +104,8 @@ class RealtimeLoop {
   std::uint64_t start_session_ = 0;
   bool is_return_confirmed_ = false;
   std::uint64_t start_max_ticks_ = 0;
+  bool start_is_slow_ = true;
+  Mode start_mode_ = Mode::kAsync;
   Cause start_cause_;
   std::atomic<bool> is_closing_{false};
   std::thread thread_;

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "flux/continuation.hpp"
+#include "flux/gripper_threshold.hpp"
 #include "flux/mode.hpp"
 #include "flux/robot_link.hpp"
 #include "flux/scheduling.hpp"
@@ -15,6 +16,8 @@ namespace flux {
 // Per-joint values have length A, or are empty: then nothing of the kind is watched, and
 // start_tolerance is 0.05.
 struct RealtimeSettings {
+  static constexpr double kSpeedUpS = 1.0;
+
   // Rows of a chunk per second, at full speed.
   double control_hz = 0.0;
   // Commands per second, at least control_hz: between the rows they lie on a cubic spline. 0 for
@@ -23,6 +26,10 @@ struct RealtimeSettings {
   // The share of control_hz at which chunks are executed. The robot's own speed scaling multiplies
   // it.
   double speed = 1.0;
+  // A session that begins slowly executes chunks at slow_start_speed, a share of their speed, until
+  // rows have been executed for slow_start_s; then the share rises to 1 within kSpeedUpS.
+  double slow_start_s = 0.0;
+  double slow_start_speed = 1.0;
   // Rows of a chunk that are executed before the next one takes over.
   int execution_horizon = 1;
   // kSync: the next chunk is asked for once the robot is at rest after the last row of the horizon.
@@ -49,6 +56,8 @@ struct RealtimeSettings {
   // The command that requests no motion, of a robot commanded by differences. Its states are not
   // commands, so that they are not compared with commands or limits. Empty for other robots.
   std::vector<float> rest_command = {};
+  // Between a chunk's rows and the safety filter.
+  GripperThresholds grippers = {};
   // Of the link; the ages of these are watched.
   std::vector<std::size_t> cameras = {};
   // From a request to its chunk; 0 for hold_for_s, or for 2 s if that is 0 too.
@@ -66,6 +75,9 @@ struct RealtimeSettings {
   }
   // Without the robot's own speed scaling.
   [[nodiscard]] double rows_per_s() const noexcept { return control_hz * speed; }
+  // Of a session that begins slowly, the share of the speed after so many ticks that have executed
+  // rows.
+  [[nodiscard]] double slow_start(std::uint64_t executed_ticks) const noexcept;
   // One period of the commands' grid, rounded up to whole nanoseconds, so that a command is never
   // sooner after another than the limits assume.
   [[nodiscard]] std::int64_t period_ns() const noexcept;

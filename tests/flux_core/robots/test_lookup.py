@@ -69,7 +69,9 @@ def test_names_are_listed_without_importing_any_package(installed: Installer) ->
     installed("trap", {"trap": "a_trap:SPEC"}, {"a_trap": "raise SystemExit('imported')"})
     assert "trap" in robot_spec_names()
     assert robot_spec("ur3") is ROBOT_SPECS["ur3"]
-    with pytest.raises(RobotError, match="unknown robot 'tarp'. Known robots: .*, trap, ur3"):
+    with pytest.raises(
+        RobotError, match="unknown robot 'tarp'. Known robots: .*, trap, ur10e, ur3"
+    ):
         robot_spec("tarp")
     assert "a_trap" not in sys.modules
 
@@ -218,7 +220,7 @@ def test_older_configs_contain_only_a_name() -> None:
         ([1, 2], "inference.robot: expected RobotSpec, got"),
         ({"type": "os:system"}, "inference.robot.type: expected 'RobotSpec', got 'os:system'"),
         ({"type": "PI0FlowMatching"}, "inference.robot.type: expected 'RobotSpec'"),
-        ({"schema_version": 3, "torque": 1}, "robot.schema_version: expected 1 or 2, got 3"),
+        ({"schema_version": 4, "torque": 1}, "robot.schema_version: expected 1 to 3, got 4"),
         ({"name": "my-arm"}, "inference.robot.joint_names: RobotSpec needs 'joint_names'"),
         (unbind(SPEC) | {"lower": [0.0, float("nan"), 0.0]}, "lower: elbow: expected a finite"),
     ],

@@ -54,8 +54,8 @@ def test_a_description_of_version_1_is_read_and_holds_nothing_without_power() ->
 
 
 def test_a_newer_version_is_refused_before_its_unknown_fields() -> None:
-    tree = unbind(SPEC) | {"schema_version": 3, "max_torque": [1.0] * 3}
-    with pytest.raises(ConfigError, match=r"schema_version: expected 1 or 2, got 3. Install the"):
+    tree = unbind(SPEC) | {"schema_version": 4, "max_torque": [1.0] * 3}
+    with pytest.raises(ConfigError, match=r"schema_version: expected 1 to 3, got 4. Install the"):
         carried_robot({"inference": {"robot": tree}})
 
 

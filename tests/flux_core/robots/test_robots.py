@@ -21,7 +21,7 @@ def test_every_joint_has_a_range_a_speed_and_a_unit(name: str) -> None:
     assert spec.name == name
     assert all(low < high for low, high in zip(spec.lower, spec.upper, strict=True))
     assert all(speed > 0 for speed in spec.max_velocity)
-    assert set(spec.units) <= {"rad", "normalized"}
+    assert set(spec.units) <= {"rad", "m", "normalized"}
     assert len(set(spec.joint_names)) == spec.action_dim
 
 
@@ -35,7 +35,10 @@ def test_grippers_are_normalized_and_close_each_arm() -> None:
 
 def test_the_dimensions_and_rates_are_those_of_the_tutorial() -> None:
     facts = {name: (s.action_dim, s.control_hz) for name, s in ROBOT_SPECS.items()}
-    tutorial = {"aloha-sim": (14, 50.0), "aloha": (14, 50.0), "ur3": (7, 30.0)}
+    alohas = ("aloha-sim", "aloha", "aloha-agilex", "aloha-viperx")
+    tutorial = dict.fromkeys(alohas, (14, 50.0)) | dict.fromkeys(
+        ("ur3", "ur5e", "ur10e"), (7, 30.0)
+    )
     assert facts == tutorial | {"libero": (7, 20.0)}
     assert robot_spec("ur3").cameras == ("cam_high", "cam_wrist")
 
@@ -45,7 +48,7 @@ def test_aloha_joints_are_in_the_order_of_a_real_dataset(shared_data: Path) -> N
     assert list(robot_spec("aloha").joint_names) == info["features"]["action"]["names"]
 
 
-@pytest.mark.parametrize("name", ["aloha-sim", "aloha", "ur3"])
+@pytest.mark.parametrize("name", ["aloha-sim", "aloha", "aloha-agilex", "ur3", "ur10e"])
 def test_a_state_is_a_command_that_requests_no_motion(name: str) -> None:
     spec = robot_spec(name)
     state = np.arange(spec.action_dim, dtype=np.float32)
@@ -79,7 +82,9 @@ def test_a_missing_state_unit_is_an_error_with_both_counts() -> None:
 
 
 def test_the_error_for_an_unknown_robot_lists_the_known_ones() -> None:
-    with pytest.raises(RobotError, match=r"unknown robot 'alhoa'. Known robots: aloha, aloha-sim"):
+    with pytest.raises(
+        RobotError, match=r"unknown robot 'alhoa'. Known robots: aloha, aloha-agilex"
+    ):
         robot_spec("alhoa")
 
 

@@ -39,7 +39,7 @@ DIFFERENCES: dict[str, Any] = dict(
 @pytest.mark.parametrize("spec", [SPEC, *ROBOT_SPECS.values()], ids=lambda spec: spec.name)
 def test_a_description_round_trips_through_json(spec: RobotSpec) -> None:
     tree = json.loads(json.dumps(unbind(spec), allow_nan=False))
-    assert tree["type"] == "RobotSpec" and tree["schema_version"] == 2
+    assert tree["type"] == "RobotSpec" and tree["schema_version"] == 3
     assert bind(RobotSpec, tree, "inference.robot") == spec
 
 
@@ -110,16 +110,16 @@ def test_a_rate_must_be_above_zero(field: str, bad: float) -> None:
         ({"cameras": ("top", "top")}, "cameras: expected different printable names"),
         (
             {"units": ("deg", "rad", "m")},
-            "units: shoulder: expected one of rad, m, normalized, got ",
+            "units: shoulder: expected one of rad, m, normalized, degrees, percent, got ",
         ),
-        ({"units": ("rad", "degrees", "m")}, r"Convert degrees in the driver .* \* pi / 180"),
+        ({"units": ("rad", "deg", "m")}, r"elbow: expected one of .*, got 'deg'. Write 'degrees'"),
         ({"units": ("rad", "rad", "mm")}, "units: slide: expected one of rad, m, normalized"),
         ({"control_hz": math.nan}, "control_hz: expected 0.1 to 2000, got nan"),
         ({"control_hz": 0.0}, "control_hz: expected 0.1 to 2000, got 0.0"),
         ({"name": ""}, "robot '', name: expected letters, digits"),
         ({"name": "../etc"}, "robot '../etc', name: expected letters, digits"),
         ({"name": "my arm"}, "robot 'my arm', name: expected letters, digits"),
-        ({"schema_version": 3}, "schema_version: expected 1 or 2, got 3. Install the version"),
+        ({"schema_version": 4}, "schema_version: expected 1 to 3, got 4. Install the version"),
         ({"state_units": ("m",)}, "state_units: expected 0 values, got 1"),
         ({"rest_command": (0.0, 0.0, 0.1)}, "state_names: expected 1 to 1024 names beside rest"),
         ({"state_names": ("x",), "state_units": ("m",)}, "rest_command: expected 3 values, got 0"),

@@ -2,20 +2,9 @@
 
 Each needs an environment of its own (its torch is another), and the system's ffmpeg:
 
-    python -m venv lerobot03 && lerobot03/bin/pip install torch==2.13.0
-    lerobot03/bin/pip install --no-deps lerobot==0.3.3 torchvision==0.28.0
-    lerobot03/bin/pip install "datasets<=3.6.0" "huggingface_hub<1" "gymnasium<1.0" "av>=15,<16" \
-        "numpy<2.3" draccus==0.10.0 einops jsonlines packaging pandas pyarrow safetensors pillow \
-        imageio termcolor deepdiff torchcodec==0.13.0 accelerate opencv-python-headless pyserial
-
-    python -m venv lerobot04 && lerobot04/bin/pip install torch==2.13.0
-    lerobot04/bin/pip install --no-deps lerobot==0.4.4 torchvision==0.28.0
-    lerobot04/bin/pip install "datasets>=4,<5" "huggingface_hub>=0.34" "gymnasium>=1.1.1,<2" \
-        "av>=15,<16" "numpy<2.3" draccus==0.10.0 einops jsonlines packaging pandas pyarrow \
-        safetensors pillow imageio termcolor deepdiff torchcodec==0.13.0 accelerate \
-        "opencv-python-headless<4.13"
-
-    FLUX_LEROBOT_03=lerobot03/bin/python FLUX_LEROBOT_04=lerobot04/bin/python \
+    bash scripts/environments/lerobot.sh 0.3
+    bash scripts/environments/lerobot.sh 0.4
+    FLUX_LEROBOT_03=.venv-lerobot-0.3/bin/python FLUX_LEROBOT_04=.venv-lerobot-0.4/bin/python \
         python -m pytest tests/flux_data/lerobot/test_real_lerobot.py
 """
 

@@ -251,7 +251,10 @@ def test_a_robot_may_be_named_by_its_class_or_be_an_object() -> None:
     for target, expected in (
         (f"{module}:nothing", "cannot be loaded .AttributeError"),
         (f"{module}:PATIENCE_S", "cannot be called: it is float"),
-        (f"{module}:command", "fails .TypeError"),
+        (
+            f"{module}:command",
+            "--robot-config: expected 'sequence', got nothing. Add it to the file",
+        ),
     ):
         with pytest.raises(DriverError, match=expected):
             load_robot(target)

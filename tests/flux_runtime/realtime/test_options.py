@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from dataclasses import replace
@@ -11,10 +12,16 @@ from typing import Any
 import pytest
 
 from flux_core.errors import UsageError
-from flux_core.robots import ROBOT_SPECS, RateTightening, motion_limits
+from flux_core.robots import ROBOT_SPECS, GripperClosing, RateTightening, motion_limits
 from flux_runtime.cli import build_parser, main
 from flux_runtime.control.session import RunOptions
-from flux_runtime.realtime import RealtimeOptions, realtime_options_from, realtime_settings
+from flux_runtime.realtime import (
+    RealtimeOptions,
+    core_grippers,
+    gripper_settings,
+    realtime_options_from,
+    realtime_settings,
+)
 
 UR3 = ROBOT_SPECS["ur3"]
 
@@ -145,6 +152,32 @@ def test_at_half_the_speed_chunks_may_be_twice_as_old() -> None:
     )
     assert settings.inference_deadline_s == settings.max_observation_age_s(30) == 3.0
     assert (settings.control_hz, settings.command_hz) == (30.0, 120.0)
+
+
+def test_thresholds_of_grippers_are_plain_data_that_older_recordings_lack() -> None:
+    nan = math.nan
+    closing = GripperClosing(closes_below=(nan, 0.05), closed_command=(nan, -0.01))
+    data = gripper_settings(closing)
+    assert data == {"closes_below": (None, 0.05), "closed_command": (None, -0.01)}
+    given = core_grippers(json.loads(json.dumps(data, allow_nan=False)))
+    assert str(given) == "{'closes_below': [nan, 0.05], 'closed_command': [nan, -0.01]}"
+    assert core_grippers({}) == {"closes_below": [], "closed_command": []}
+    none = GripperClosing(closes_below=(nan,), closed_command=(nan,))
+    assert gripper_settings(none) == gripper_settings(None)
+
+
+def test_a_slow_start_lets_chunks_last_longer() -> None:
+    settings = realtime_settings(
+        RealtimeOptions(),
+        motion_limits(UR3),
+        execution_horizon=10,
+        action_horizon=30,
+        mode="async",
+        cameras=(),
+        continuation={},
+    )
+    slow = replace(settings, slow_start_s=1.0, slow_start_speed=0.25)
+    assert (settings.max_observation_age_s(30), slow.max_observation_age_s(30)) == (2.0, 5.0)
 
 
 def test_rates_that_the_robot_does_not_allow_are_refused() -> None:

@@ -1,8 +1,7 @@
-"""Finding robots by name, and the errors of those that need hardware."""
+"""Finding robots by name."""
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from importlib.metadata import EntryPoint
 from types import ModuleType
@@ -11,43 +10,25 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flux_core.errors import MissingDependencyError, RobotError
+from flux_core.errors import RobotError
+from flux_core.robots import ROBOT_SPECS
 from flux_runtime import robots
 from flux_runtime.robots import SimulatedRobot, make_robot, robot_names
+from flux_runtime.robots.shipped import REAL
 
 
 def test_the_shipped_robots_have_names() -> None:
-    assert robot_names()[:3] == ("aloha-sim", "aloha", "ur3")
-    for name in ("aloha-sim", "aloha", "ur3"):
-        assert make_robot(name).spec.name == name
+    assert robot_names()[:6] == (
+        *("aloha-sim", "aloha-agilex", "aloha-viperx"),
+        *("ur3", "ur5e", "ur10e"),
+    )
+    assert make_robot("aloha-sim").spec.name == "aloha-sim"
+    assert all(name in ROBOT_SPECS for name in REAL)
 
 
 def test_an_unknown_robot_is_answered_with_the_known_ones() -> None:
-    with pytest.raises(RobotError, match="r2d2: no such robot. Known robots: aloha-sim, aloha"):
+    with pytest.raises(RobotError, match="r2d2: no such robot. Known robots: aloha-sim, aloha-ag"):
         make_robot("r2d2")
-
-
-@pytest.mark.parametrize("name", ["aloha", "ur3"])
-def test_a_real_robot_says_what_is_missing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    find_spec = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda n: None if n == "rospy" else find_spec(n)
-    )
-    with pytest.raises(MissingDependencyError) as caught:
-        make_robot(name).connect()
-    assert str(caught.value).startswith(f"{name}: ROS 1 is not installed in this environment")
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("name", ["aloha", "ur3"])
-def test_with_ros_a_real_robot_says_that_it_is_not_driven_yet(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda n: object())
-    with pytest.raises(RobotError, match="not part of this version of flux yet"):
-        make_robot(name).connect()
-    with pytest.raises(RobotError, match="not connected"):
-        make_robot(name).read_state()
 
 
 def register(monkeypatch: pytest.MonkeyPatch, value: str) -> None:

@@ -22,6 +22,7 @@ from flux_core.robots import DRIVER_GROUP, ROBOT_SPECS, SPEC_GROUP, robot_spec
 from flux_runtime.cli import main
 from flux_runtime.doctor import check_python, diagnose
 from flux_runtime.robots import SimulatedRobot, make_robot, robot_names, spec_of
+from flux_runtime.robots.shipped import SHIPPED_ROBOTS
 
 from ...distributions import Installer, install, installer
 from ...documents import YOUR_OWN, read_blocks
@@ -55,7 +56,7 @@ def test_my_arm_is_described_and_driven(my_arm: None) -> None:
     robot = make_robot("my-arm")
     assert isinstance(robot, SimulatedRobot)
     assert robot.spec == robot_spec("my-arm")
-    assert robot_names() == ("aloha-sim", "aloha", "ur3", "my-arm", "my-real-arm")
+    assert robot_names() == (*SHIPPED_ROBOTS, "my-arm", "my-real-arm")
     real = make_robot("my-real-arm")
     assert not isinstance(real, SimulatedRobot) and spec_of(real) == robot.spec
 

@@ -87,7 +87,7 @@ OTHERS: dict[str, Any] = {
     "DenormalizeActions.action_dim": 3,
     "DenormalizeActions.action_key": "proprio",
     "ObservationTransforms.trained_cameras": None,  # see `trained_cameras`
-    "RobotSpec.schema_version": 3,
+    "RobotSpec.schema_version": 4,
     "RobotSpec.cameras": ["cam_elsewhere"],
     "RobotSpec.name": None,  # see the test of its group
     "RobotSpec.units": None,  # a closed set

@@ -6,12 +6,14 @@ It is written at training time, stored in the checkpoint and the bundle, and use
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Self
 
 from .config import check_at_least
 from .errors import ConfigError, RobotError
+from .robots.families import family_of
 from .robots.lookup import robot_spec
 from .robots.operators import AlohaOperator, UROperator
 from .robots.spec import RobotSpec
@@ -119,7 +121,8 @@ class InferenceRunner:
         """Returns the group whose statistics this robot uses.
 
         It is `statistic_name` if given; else the group with the robot's name; else the only group;
-        else the only group whose name begins with the robot's name ('aloha_4090').
+        else the only group whose name begins with the robot's name ('aloha_4090'); else the same
+        with the name of the robot's family.
 
         Args:
             groups: the names of all groups.
@@ -134,7 +137,9 @@ class InferenceRunner:
         elif robot in groups or len(groups) == 1:
             fitting = [robot] if robot in groups else list(groups)
         else:
-            fitting = [name for name in groups if name.startswith(robot)]
+            fitting = _groups_called(robot, groups)
+            if not fitting and (family := family_of(robot)):
+                fitting = [family] if family in groups else _groups_called(family, groups)
         if len(fitting) != 1:
             raise ConfigError(
                 f"{path}.statistic_name: expected one of {', '.join(sorted(groups))} for robot "
@@ -166,6 +171,10 @@ class InferenceRunner:
         return available
 
 
+def _groups_called(robot: str, groups: Collection[str]) -> list[str]:
+    return [name for name in groups if name.startswith(robot)]
+
+
 @dataclass(frozen=True, kw_only=True)
 class AlohaSimInferenceRunner(InferenceRunner):
     """The simulated ALOHA."""
@@ -182,15 +191,41 @@ class LiberoInferenceRunner(InferenceRunner):
 
 @dataclass(frozen=True, kw_only=True)
 class AlohaInferenceRunner(InferenceRunner):
-    """Two real ALOHA arms over ROS."""
+    """Two real ALOHA arms over ROS.
+
+    `robot` should name the variant, such as `aloha-agilex`: `aloha` does not say which arms these
+    are, so the run must. A gripper command below `gripper_threshold` becomes `gripper_closed`, so
+    that the gripper closes firmly. None is the variant's own: see `GripperClosing.of`. A threshold
+    below the robot's smallest gripper command has no effect. `prepare_pose` is where the robot
+    waits before an episode, of both arms or in a part for each; empty for the robot's own.
+    """
 
     robot: str | RobotSpec = "aloha"
     operator: AlohaOperator = field(default_factory=AlohaOperator)
+    gripper_threshold: float | None = None
+    gripper_closed: float | None = None
+    prepare_pose: tuple[float, ...] | tuple[tuple[float, ...], ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("gripper_threshold", "gripper_closed"):
+            value = getattr(self, name)
+            if value is not None and not math.isfinite(value):
+                raise ConfigError(f"{name}: expected a finite number or None, got {value!r}")
+        super().__post_init__()
+        if self.prepare_pose:
+            parts = [part if isinstance(part, tuple) else (part,) for part in self.prepare_pose]
+            pose = tuple(float(value) for part in parts for value in part)
+            try:
+                robot = replace(self.spec, prepare_pose=pose)
+            except RobotError as error:
+                raise ConfigError(f"prepare_pose: {error}") from error
+            object.__setattr__(self, "robot", robot)
+            object.__setattr__(self, "prepare_pose", ())  # the robot's description carries it
 
 
 @dataclass(frozen=True, kw_only=True)
 class URInferenceRunner(InferenceRunner):
-    """One real UR3 over ROS."""
+    """One real arm of Universal Robots over ROS: a UR3, or the robot that `robot` names."""
 
     robot: str | RobotSpec = "ur3"
     operator: UROperator = field(default_factory=UROperator)
@@ -210,6 +245,19 @@ class URInferenceRunner(InferenceRunner):
 
 InferenceSections = InferenceRunner | Mapping[str, InferenceRunner]
 """One robot's section, or a mapping of several under any keys."""
+
+
+def section_of_robot(sections: Mapping[str, InferenceRunner], robot: str) -> InferenceRunner | None:
+    """Returns the section of a robot, or of the only variant if `robot` is a family; else None.
+
+    Args:
+        sections: by the robot's name.
+        robot: a name.
+    """
+    if robot in sections:
+        return sections[robot]
+    found = [section for name, section in sections.items() if family_of(name) == robot]
+    return found[0] if len(found) == 1 else None
 
 
 def inference_sections(section: InferenceSections | None) -> dict[str, InferenceRunner]:

@@ -462,7 +462,10 @@ class Host:
         self._stop_call = None
         self._has_stopped = True
         self._events.tell("stopped", self._stop_reason)
-        if call.fault and not self._failure:
+        if call.fault and self._failure:
+            # The policy's process has its reason already, and may read no more events.
+            print(f"the robot's own stop has failed: {call.fault}", file=sys.stderr)
+        elif call.fault:
             self._fail(call.fault)
 
     def _show_phase(self) -> None:

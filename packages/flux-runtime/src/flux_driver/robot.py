@@ -23,7 +23,9 @@ class DriverError(Exception):
 
 
 def one_line(error: BaseException) -> str:
-    """'ModuleNotFoundError: No module named x', on one line."""
+    """'ModuleNotFoundError: No module named x', on one line; a DriverError's own text."""
+    if isinstance(error, DriverError):
+        return " ".join(str(error).split())
     return " ".join(f"{type(error).__name__}: {error}".split()).rstrip(": ")[:300]
 
 
@@ -98,8 +100,8 @@ def _made(found: Any, where: str, arguments: Mapping[str, Any]) -> object:
         raise DriverError(f"{where}: {CONFIG_OPTION}: {fault}")
     try:
         return found(**arguments)
-    except DriverError as error:
-        raise DriverError(f"{where}: {error}") from error
+    except DriverError:
+        raise  # in the driver's own words
     except BaseException as error:  # Another package's code may raise anything.
         raise DriverError(
             f"{where}: fails ({one_line(error)}). Correct or reinstall that package"

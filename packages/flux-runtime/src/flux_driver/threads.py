@@ -127,6 +127,8 @@ class StateReader(Reader):
         self._robot = robot
         scaling = getattr(robot, "speed_scaling", None)
         self._read_scaling = scaling if callable(scaling) else None
+        warnings = getattr(robot, "take_warnings", None)
+        self._take_warnings: Any = warnings if callable(warnings) else None
         self._scaling = 1.0
         self._names = tuple(names)
         self._times = CaptureTimes("read_state()")
@@ -143,7 +145,11 @@ class StateReader(Reader):
 
     def read(self) -> None:
         """Publishes a state that is finite and newer than the one before it."""
-        values, time_s = as_pair(self._robot.read_state(), "read_state()")
+        try:
+            found = self._robot.read_state()
+        finally:
+            self._report_warnings()
+        values, time_s = as_pair(found, "read_state()")
         scaling = 1.0 if self._read_scaling is None else self._read_scaling()
         try:
             self._scaling = checked_scaling(scaling)
@@ -160,6 +166,12 @@ class StateReader(Reader):
             self.has_first.set()
         elif is_new:
             self._publish(state)
+
+    def _report_warnings(self) -> None:
+        """Passes on what the driver has to say, also when its call has failed."""
+        if self._take_warnings is not None:
+            for name, text in self._take_warnings():
+                self._events.report(name, text)
 
 
 class FramesReader(Reader):

@@ -353,6 +353,7 @@ class ControlLoop:
             this time.
         speed: rows executed per tick, above 0 and at most 1.
         continuation: how chunks continue each other in mode 'rtc'.
+        closes_below, closed_command: as for `RealtimeSettings`.
 
     Raises:
         ValueError: an argument is out of range; the message names the values.
@@ -371,6 +372,8 @@ class ControlLoop:
         stale_after_s: float = 1.0,
         speed: float = 1.0,
         continuation: ContinuationSettings = ...,
+        closes_below: Sequence[float] = (),
+        closed_command: Sequence[float] = (),
     ) -> None: ...
     def start(self, command: NDArray[np.float32]) -> None:
         """Holds `command`, (A,) and finite, until the first chunk. Must be called exactly once."""
@@ -650,6 +653,13 @@ class RealtimeSettings:
             own speed scaling multiplies it. 1 for a robot commanded by differences.
         continuation: how chunks continue each other in mode 'rtc'.
         first_latency_s: from a request to its chunk, until that is measured, in mode 'rtc'.
+        slow_start_s: a session that begins slowly executes chunks at slow_start_speed until rows
+            have been executed for this time; over the next second it becomes as fast as others.
+        slow_start_speed: a share of the speed, above 0 and at most 1.
+        closes_below: a command below this becomes `closed_command`, between the chunk and the
+            safety filter; NaN for a joint without a threshold. max_border_jump is not watched for
+            a joint with one.
+        closed_command: finite for every joint with a threshold.
 
     `RealtimeLoop` checks the values.
     """
@@ -680,6 +690,10 @@ class RealtimeSettings:
         speed: float = 1.0,
         continuation: ContinuationSettings = ...,
         first_latency_s: float = 0.0,
+        slow_start_s: float = 0.0,
+        slow_start_speed: float = 1.0,
+        closes_below: Sequence[float] = (),
+        closed_command: Sequence[float] = (),
     ) -> None: ...
     @property
     def inference_deadline_s(self) -> float:
@@ -788,7 +802,14 @@ class RealtimeLoop:
         settings: RealtimeSettings,
         signals: StopSignals | None = None,
     ) -> None: ...
-    def start(self, session: int, confirmed_return: bool = False, max_ticks: int = 0) -> None:
+    def start(
+        self,
+        session: int,
+        confirmed_return: bool = False,
+        max_ticks: int = 0,
+        is_slow: bool = True,
+        mode: str | None = None,
+    ) -> None:
         """Starts a session from the measured state.
 
         Args:
@@ -797,6 +818,8 @@ class RealtimeLoop:
                 start_tolerance, is moved back slowly.
             max_ticks: the session finishes by itself after this many ticks of running and
                 holding, and brakes then; 0 for never.
+            is_slow: whether it begins as slowly as the settings say.
+            mode: how its chunks follow each other, if not as the settings say; 'rtc' only then.
 
         Raises:
             ValueError: the robot cannot be started; the message says where, expected and got.

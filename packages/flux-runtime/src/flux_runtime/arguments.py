@@ -16,6 +16,8 @@ from .engines.names import AUTO, ENGINES
 if TYPE_CHECKING:
     from flux_core.agreement import Changes
 
+_LONGEST_S = 86_400.0
+
 
 def count(value: str) -> int:
     """Parses an integer of at least 1."""
@@ -25,6 +27,16 @@ def count(value: str) -> int:
 def natural(value: str) -> int:
     """Parses an integer of at least 0."""
     return _at_least(0, value)
+
+
+def duration(value: str) -> float:
+    """Parses a duration in seconds, of at most a day."""
+    seconds = float(value)
+    if not 0 < seconds <= _LONGEST_S:
+        raise argparse.ArgumentTypeError(
+            f"expected above 0 and at most {_LONGEST_S:g}, got {value}"
+        )
+    return seconds
 
 
 def threads(value: str) -> int:
@@ -59,6 +71,32 @@ def add_accept_version(parser: argparse.ArgumentParser) -> None:
         help="use the installed version of the distribution NAME even if the bundle's components "
         "come from another version of it; may be repeated",
     )
+
+
+def add_accept(parser: argparse.ArgumentParser) -> None:
+    """Adds `--accept`, which `accepted_from` reads."""
+    parser.add_argument(
+        "--accept",
+        action="append",
+        default=[],
+        metavar="NAME",
+        dest="accepted",
+        help="drive the robot although its deployment check refuses it because of NAME, such as "
+        "start_pose; may be repeated",
+    )
+
+
+def accepted_from(args: argparse.Namespace) -> tuple[str, ...]:
+    """Returns the names of `--accept`, each once.
+
+    Raises:
+        UsageError: there is no such check.
+    """
+    if not args.accepted:
+        return ()
+    from .deployment import check_accepted
+
+    return check_accepted(args.accepted)
 
 
 def add_changes(parser: argparse.ArgumentParser) -> None:

@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flux_core.command_line import (
     EXIT_FAILED,
@@ -25,12 +25,15 @@ from flux_core.errors import UsageError
 from flux_core.robots import DRIVER_GROUP, provided_names
 
 from .arguments import (
+    accepted_from,
+    add_accept,
     add_accept_version,
     add_changes,
     add_dataset,
     add_engine,
     changes_from,
     count,
+    duration,
     natural,
     threads,
 )
@@ -38,6 +41,10 @@ from .chunking import MODES
 from .engines.names import AUTO, ENGINES
 from .realtime import is_inference_stuck
 from .realtime.arguments import add_realtime_options, realtime_options_from
+from .robots.shipped import SHIPPED_ROBOTS
+
+if TYPE_CHECKING:
+    from .control.session import RunOptions
 
 _EXAMPLE = """  flux-runtime doctor
   flux-runtime check my_bundle
@@ -105,12 +112,16 @@ def build_parser() -> argparse.ArgumentParser:
             _bench,
         )
     )
-    _add(
-        commands,
-        "doctor",
-        "checks what this machine can run, and what it permits the control thread of a real robot",
-        "  flux-runtime doctor\n  flux-runtime doctor --json",
-        _doctor,
+    _add_doctor(
+        _add(
+            commands,
+            "doctor",
+            "checks what this machine can run, and what it permits the control thread of a real "
+            "robot; with --robot, also whether the robot is the one that a bundle was trained on",
+            "  flux-runtime doctor\n  flux-runtime doctor --json\n"
+            "  flux-runtime doctor --robot aloha-agilex --bundle my_bundle",
+            _doctor,
+        )
     )
     return parser
 
@@ -171,16 +182,15 @@ def _add_bench(parser: argparse.ArgumentParser) -> None:
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    known = ", ".join(("aloha-sim", "aloha", "ur3", *provided_names(DRIVER_GROUP)))
-    add(
-        "--robot",
-        required=True,
-        metavar="R",
-        help=f"one of {known.replace('%', '%%')}; or a driver's MODULE:CLASS",
-    )
+    _add_robot(parser)
     add("--bundle", type=Path, metavar="DIR", help="the policy (default: the one shipped for R)")
     add("--task", metavar="T", help="the task in words (default: the bundle's task)")
-    add("--episodes", type=count, default=10, metavar="N", help="number of episodes (default: 10)")
+    add(
+        "--episodes",
+        type=count,
+        metavar="N",
+        help="number of episodes (default: 10; 1 for a real robot)",
+    )
     add(
         "--seed",
         type=natural,
@@ -205,9 +215,14 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     add(
         "--max-steps",
         type=count,
-        default=400,
         metavar="N",
-        help="longest episode in control steps (default: 400)",
+        help="longest episode in control steps (default: 400; of a real robot --max-seconds)",
+    )
+    add(
+        "--max-seconds",
+        type=duration,
+        metavar="SECONDS",
+        help="longest episode as time, without pauses (default: 60 for a real robot)",
     )
     add(
         "--realtime",
@@ -252,7 +267,52 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     add_engine(parser)
     add_accept_version(parser)
     _add_threads(parser)
+    add_accept(parser)
     add_realtime_options(parser)
+
+
+def _add_robot(parser: argparse.ArgumentParser, *, is_required: bool = True) -> None:
+    add = parser.add_argument
+    known = ", ".join((*SHIPPED_ROBOTS, *provided_names(DRIVER_GROUP)))
+    add(
+        "--robot",
+        required=is_required,
+        metavar="R",
+        help=f"one of {known.replace('%', '%%')}; aloha for the one that the bundle was trained "
+        "for; lerobot:TYPE for a robot of your LeRobot environment; dataset:DIR for the recordings "
+        "of a dataset; or a driver's MODULE:CLASS",
+    )
+    add(
+        "--robot-config",
+        type=Path,
+        metavar="FILE",
+        help="a .json or .yaml file with what the robot's driver must know, such as its address: "
+        "keyword arguments of its class",
+    )
+    add(
+        "--transport",
+        choices=("ros1", "ros2", "rtde"),
+        help="how to talk to the robot: ros1 or ros2 for ALOHA and UR, rtde for UR without ROS "
+        "(default: ros1)",
+    )
+
+
+def _add_doctor(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    _add_robot(parser, is_required=False)
+    add("--bundle", type=Path, metavar="DIR", help="the policy (default: the one shipped for R)")
+    add("--task", metavar="T", help="the task in words (default: the bundle's task)")
+    add(
+        "--driver-python",
+        type=Path,
+        metavar="PATH",
+        help="the Python that runs the robot's driver, as for 'flux-runtime run'",
+    )
+    add_engine(parser)
+    add_changes(parser)
+    add_accept_version(parser)
+    _add_threads(parser)
+    add_accept(parser)
 
 
 def _add_replay(parser: argparse.ArgumentParser) -> None:
@@ -292,10 +352,12 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _drive(args: argparse.Namespace) -> int:
+    from .operator import opened_desk
     from .run.command import RunHooks, RunOptions, run
     from .run.console import RunConsole
 
     args.changes = changes_from(args)
+    args.accepted = accepted_from(args)
     args.realtime_options = realtime_options_from(args)
     fields = RunOptions.__dataclass_fields__
     options = RunOptions(**{name: getattr(args, name) for name in fields})
@@ -311,10 +373,13 @@ def _drive(args: argparse.Namespace) -> int:
             sys.stdout.flush()
 
     hooks = RunHooks(
+        on_choice=console.on_choice,
         on_ready=console.on_ready,
         on_episode=console.on_episode,
         on_report=on_report,
         confirm=console.confirm,
+        operator=opened_desk,
+        screen=console,
     )
     with console:
         run(options, hooks)
@@ -390,11 +455,46 @@ def _doctor(args: argparse.Namespace) -> int:
     from .doctor import diagnose, format_checks
     from .realtime import machine_facts
 
+    options = _doctor_options(args)
     facts = machine_facts()
     checks = diagnose(facts)
+    if options is not None:
+        from .robot_doctor import diagnose_robot
+
+        with stopped_by_signals():
+            checks += diagnose_robot(options)
     if args.json:
         report = {"checks": [check.to_json() for check in checks], "real_time": facts.as_data()}
         print_json(report)
     else:
         print(format_checks(checks))
     return EXIT_OK if all(check.ok or not check.required for check in checks) else EXIT_FAILED
+
+
+def _doctor_options(args: argparse.Namespace) -> RunOptions | None:
+    """Returns the options of a run of the robot to look at; None without a robot."""
+    accepted = accepted_from(args)
+    if args.robot is None:
+        given = {"--bundle": args.bundle, "--robot-config": args.robot_config, "--accept": accepted}
+        for option, value in given.items():
+            if value:
+                raise UsageError(f"{option}: expected --robot R beside it, got none. Add it")
+        return None
+    from .control.session import SHIPPED_POLICIES, RunOptions
+    from .realtime import RealtimeOptions
+
+    has_policy = args.bundle is not None or args.robot in SHIPPED_POLICIES
+    return RunOptions(
+        robot=args.robot,
+        bundle=args.bundle,
+        task=args.task,
+        policy="bundle" if has_policy else "hold",
+        engine=args.engine,
+        threads=args.threads,
+        accept_versions=args.accept_versions,
+        changes=changes_from(args),
+        accepted=accepted,
+        robot_config=args.robot_config,
+        transport=args.transport,
+        realtime_options=RealtimeOptions(driver_python=args.driver_python),
+    )

@@ -15,7 +15,15 @@ from .sections import (
     warn_of_new_tasks,
     warn_of_untrained_tasks,
 )
-from .trained import FACTS_KEY, DataFacts, Network, Trained, TrainedDataset, datasets_of
+from .trained import (
+    FACTS_KEY,
+    DataFacts,
+    Network,
+    Trained,
+    TrainedDataset,
+    dataset_sections,
+    datasets_of,
+)
 
 __all__ = [
     "FACTS_KEY",
@@ -28,6 +36,7 @@ __all__ = [
     "check_agreement",
     "check_camera_names",
     "check_data_agreement",
+    "dataset_sections",
     "datasets_of",
     "kept_cameras",
     "refuse",

@@ -115,6 +115,13 @@ RULES: dict[str, Rule] = {
     **_rules(
         "free", "where the robot's data comes from. Option: --topic", "InferenceRunner", "operator"
     ),
+    **_rules(
+        "free",
+        "the last step before the robot: how firmly its gripper closes",
+        "AlohaInferenceRunner",
+        *("gripper_threshold", "gripper_closed"),
+    ),
+    **_rules("free", "where the robot waits", "AlohaInferenceRunner", "prepare_pose"),
     **_rules("checked", "its parts have rules of their own", "ObservationTransforms", "transforms"),
     **_rules("equal", "the cameras of training, in its order", "ObservationTransforms", "img_keys"),
     **_rules(
@@ -172,6 +179,7 @@ RULES: dict[str, Rule] = {
         "the driver's own is used: a bundle cannot know the brakes of the arm it drives",
         *("RobotSpec", "holds_without_power"),
     ),
+    **_rules("free", "where the robot waits", *("RobotSpec", "prepare_pose")),
     **_rules("checked", "the format that this version reads", "RobotSpec", "schema_version"),
     **_rules("free", "ROS topics. Option: --topic", "AlohaOperator", "*"),
     **_rules("free", "ROS topics. Option: --topic", "UROperator", "*"),

@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 
 from ..deployment import InferenceRunner
+from ..robots.families import is_called
 from ..robots.lookup import robot_spec_names
 from ..transforms import DenormalizeActions, Normalization, Pipeline
 from ..transforms.difference import Difference
@@ -283,8 +284,8 @@ def _group(
     """Refuses the statistics of another robot where this one has its own."""
     robot = inference.spec.name
     owners = {name: _owner(name, {robot, *robot_spec_names()}) for name in groups}
-    own = [name for name, owner in owners.items() if owner == robot]
-    if owners[group] not in (None, robot) and own:
+    own = [name for name, owner in owners.items() if owner and is_called(robot, owner)]
+    if owners[group] and group not in own and own:
         yield finding(
             f"{path}.statistic_name",
             f"the groups of {DATASETS} that {robot} is named in",

@@ -133,6 +133,18 @@ def datasets_of(
     return groups
 
 
+def dataset_sections(config: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:
+    """Returns each group's dataset sections in a checkpoint's or bundle's config, as plain data.
+
+    Raises:
+        ConfigError: the training section is not one of flux_train's.
+    """
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for group, _, section in _sections(config):
+        groups.setdefault(group, []).append(section)
+    return groups
+
+
 def _sections(config: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
     """Yields the group, the dotted path and the section of every dataset."""
     loader = config.get("train_dataloader")

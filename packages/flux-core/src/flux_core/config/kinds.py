@@ -66,7 +66,10 @@ FIELD_KINDS: dict[str, str | None] = {
     "inference.*.robot.kinematics.dh.#": "dh_joint",
 }
 
-ROBOT_NAMES = ("aloha-sim", "aloha", "ur3", "libero")
+ROBOT_NAMES = (
+    *("aloha-sim", "aloha", "aloha-agilex", "aloha-viperx"),
+    *("ur3", "ur5e", "ur10e", "libero"),
+)
 """Robots that a deployed config may name, because flux describes them. Others are written out."""
 
 Place = tuple[str | int, ...]

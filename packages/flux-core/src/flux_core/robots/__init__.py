@@ -9,6 +9,13 @@ from ..lazy import lazy_exports
 if TYPE_CHECKING:
     from .built_in import ROBOT_SPECS as ROBOT_SPECS
     from .carried import carried_robot as carried_robot
+    from .families import FAMILIES as FAMILIES
+    from .families import described_as as described_as
+    from .families import family_of as family_of
+    from .families import gripper_joints as gripper_joints
+    from .families import is_called as is_called
+    from .families import variants_of as variants_of
+    from .gripper_closing import GripperClosing as GripperClosing
     from .kinematics import DHJoint as DHJoint
     from .kinematics import Kinematics as Kinematics
     from .limits import limits_in_force as limits_in_force
@@ -37,6 +44,15 @@ __getattr__, __dir__ = lazy_exports(
     {
         "built_in": ("ROBOT_SPECS",),
         "carried": ("carried_robot",),
+        "families": (
+            "FAMILIES",
+            "described_as",
+            "family_of",
+            "gripper_joints",
+            "is_called",
+            "variants_of",
+        ),
+        "gripper_closing": ("GripperClosing",),
         "kinematics": ("DHJoint", "Kinematics"),
         "limits": ("limits_in_force",),
         "lookup": ("DRIVER_GROUP", "SPEC_GROUP", "robot_spec", "robot_spec_names"),

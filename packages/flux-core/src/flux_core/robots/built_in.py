@@ -12,28 +12,72 @@ _VX300S_JOINTS = ("waist", "shoulder", "elbow", "forearm_roll", "wrist_angle", "
 _VX300S_LOWER = (-3.14158, -1.85005, -1.76278, -3.14158, -1.8675, -3.14158)
 _VX300S_UPPER = (3.14158, 1.25664, 1.6057, 3.14158, 2.23402, 3.14158)
 _VX300S_VELOCITY = (math.pi,) * 6
+
+# AgileX Piper, the arm of AgileX's ALOHA: the joint limits and the speed of piper_sdk 0.6.2. Public
+# recordings of that robot (FluxVLA's statistics of 315,371 frames) reach 1.757 rad at joint 4 and
+# 2.134 rad at joint 6, as measured: within the default start tolerance.
+_PIPER_LOWER = (-2.6179, 0.0, -2.967, -1.745, -1.22, -2.09439)
+_PIPER_UPPER = (2.6179, 3.14, 0.0, 1.745, 1.22, 2.09439)
+_PIPER_VELOCITY = (3.0,) * 6
+# In metres. piper_sdk has grippers of 0.07 and 0.1. FluxVLA's runner closes the gripper with -0.01,
+# and opens it to 0.0766 before an episode; the recordings go beyond 0.08.
+_PIPER_GRIPPER = (-0.01, 0.1)
+_PIPER_STROKE = 0.08
+# Where FluxVLA's runner moves the arms before an episode.
+_AGILEX_PREPARE_POSE = (
+    *(0.071799504, 2.253468252, -1.219353044, 1.487223108, -0.956227748, -0.603963612, 0.073),
+    *(0.035167104, 1.427128528, -0.394077404, -1.575856072, -0.86801344, 0.584007676, 0.0766),
+)
+
 _GRIPPER_VELOCITY = 10.0  # closed to open in 0.1 s, faster than any useful command
 
 # No manufacturer publishes what these arms can accelerate. Interbotix's and UR's own settings for
-# planned motions (MoveIt's joint_limits.yaml) are 5 rad/s^2, which tele-operation exceeds: in
-# demonstrations of another arm (a Unitree G1, 30 Hz), commands reach 17 rad/s^2 and measured
-# positions 9.5 rad/s^2 (the 99.9 % of the fastest joint). So these are derived from the velocity:
-# reached from rest within 0.2 s, and the acceleration itself within 0.05 s.
+# planned motions (MoveIt's joint_limits.yaml) are 5 rad/s^2, which tele-operation exceeds. So these
+# are 1.5 times what the commands of demonstrations stay below in 99.9 % of the frames (a Unitree
+# G1 with hands, 30 Hz): its fastest joint needs 17 rad/s^2 and 960 rad/s^3, its fastest finger, of
+# a range of 1, 125 and 5,800.
+_ACCELERATION, _JERK = 25.0, 1450.0
+_GRIPPER_ACCELERATION, _GRIPPER_JERK = 190.0, 8700.0
+# A joint that is faster needs more: to its full speed within 0.2 s.
 _TO_VELOCITY_S = 0.2
 _TO_ACCELERATION_S = 0.05
 
-_UR3_JOINTS = ("shoulder_pan", "shoulder_lift", "elbow", "wrist_1", "wrist_2", "wrist_3")
-_UR3_VELOCITY = (math.pi,) * 3 + (2 * math.pi,) * 3  # UR3 data sheet: 180 and 360 degrees/s
+_UR_JOINTS = ("shoulder_pan", "shoulder_lift", "elbow", "wrist_1", "wrist_2", "wrist_3")
+# UR's data sheets: every joint turns 360 degrees both ways. The larger arms' elbow has 180 in
+# ur_description (joint_limits.yaml): beyond that, the forearm would pass through the upper arm.
+_TURN, _HALF_TURN = 2 * math.pi, math.pi
+_FULL_RANGE = (_TURN,) * 6
+_HALF_ELBOW = (_TURN, _TURN, _HALF_TURN, _TURN, _TURN, _TURN)
+_UR3_VELOCITY = (math.pi,) * 3 + (2 * math.pi,) * 3  # 180 and 360 degrees/s
+_UR5E_VELOCITY = (math.pi,) * 6
+_UR10E_VELOCITY = (2 * math.pi / 3,) * 2 + (math.pi,) * 4  # 120 and 180 degrees/s
 
 
-def _with_derived_rates(spec: RobotSpec) -> RobotSpec:
-    """Returns a real robot's description with derived limits of acceleration and jerk."""
+def _as_derived(spec: RobotSpec) -> RobotSpec:
+    """Returns a description with the limits of acceleration and jerk that `aloha` has always had:
+    to the full speed within 0.2 s."""
     acceleration = tuple(value / _TO_VELOCITY_S for value in spec.max_velocity)
     return replace(
         spec,
         max_acceleration=acceleration,
         max_jerk=tuple(value / _TO_ACCELERATION_S for value in acceleration),
     )
+
+
+def _as_demonstrated(spec: RobotSpec, gripper_range: float = 1.0) -> RobotSpec:
+    """Returns a description with limits of acceleration and jerk that demonstrations stay within.
+
+    Args:
+        spec: a robot whose grippers have that word in their names.
+        gripper_range: from closed to open, in the gripper's unit.
+    """
+    acceleration, jerk = list[float](), list[float]()
+    for name, velocity in zip(spec.joint_names, spec.max_velocity, strict=True):
+        is_gripper = name.endswith("gripper")
+        least = _GRIPPER_ACCELERATION * gripper_range if is_gripper else _ACCELERATION
+        acceleration.append(max(least, velocity / _TO_VELOCITY_S))
+        jerk.append(_GRIPPER_JERK * gripper_range if is_gripper else _JERK)
+    return replace(spec, max_acceleration=tuple(acceleration), max_jerk=tuple(jerk))
 
 
 def _aloha(name: str) -> RobotSpec:
@@ -51,19 +95,37 @@ def _aloha(name: str) -> RobotSpec:
     )
 
 
-def _ur3() -> RobotSpec:
-    """Returns one UR3 with a gripper."""
-    return RobotSpec(
-        name="ur3",
-        joint_names=(*_UR3_JOINTS, "gripper"),
-        lower=(*(-2 * math.pi,) * 6, 0.0),
-        upper=(*(2 * math.pi,) * 6, 1.0),
-        max_velocity=(*_UR3_VELOCITY, _GRIPPER_VELOCITY),
+def _aloha_agilex() -> RobotSpec:
+    """Returns AgileX's ALOHA: two Piper arms whose joints have the family's names and order."""
+    closed, opened = _PIPER_GRIPPER
+    velocity = (*_PIPER_VELOCITY, _GRIPPER_VELOCITY * _PIPER_STROKE)
+    spec = replace(
+        _aloha("aloha-agilex"),
+        lower=(*_PIPER_LOWER, closed) * 2,
+        upper=(*_PIPER_UPPER, opened) * 2,
+        max_velocity=velocity * 2,
+        units=(*("rad",) * 6, "m") * 2,
+        # As by default: max_velocity for 0.1 s. A gripper that holds something never arrives.
+        max_following_error=(*(0.3,) * 6, opened - closed) * 2,
+        prepare_pose=_AGILEX_PREPARE_POSE,
+    )
+    return _as_demonstrated(spec, gripper_range=_PIPER_STROKE)
+
+
+def _ur(name: str, reach: tuple[float, ...], velocity: tuple[float, ...]) -> RobotSpec:
+    """Returns one arm of Universal Robots with a gripper."""
+    spec = RobotSpec(
+        name=name,
+        joint_names=(*_UR_JOINTS, "gripper"),
+        lower=(*(-value for value in reach), 0.0),
+        upper=(*reach, 1.0),
+        max_velocity=(*velocity, _GRIPPER_VELOCITY),
         units=(*("rad",) * 6, "normalized"),
         cameras=("cam_high", "cam_wrist"),
         control_hz=30.0,
-        holds_without_power=True,  # UR3 manual: every joint has a brake that engages without power
+        holds_without_power=True,  # UR's manuals: every joint's brake engages without power
     )
+    return _as_demonstrated(spec)
 
 
 def _libero() -> RobotSpec:
@@ -93,9 +155,14 @@ ROBOT_SPECS: dict[str, RobotSpec] = {
     spec.name: spec
     for spec in (
         _aloha("aloha-sim"),
-        _with_derived_rates(_aloha("aloha")),
-        _with_derived_rates(_ur3()),
+        _as_derived(_aloha("aloha")),
+        _aloha_agilex(),
+        _as_demonstrated(_aloha("aloha-viperx")),
+        _ur("ur3", _FULL_RANGE, _UR3_VELOCITY),
+        _ur("ur5e", _HALF_ELBOW, _UR5E_VELOCITY),
+        _ur("ur10e", _HALF_ELBOW, _UR10E_VELOCITY),
         _libero(),
     )
 }
-"""By name. They need no entry point, and other packages may not register their names."""
+"""By name. They need no entry point, and other packages may not register their names. `aloha` is a
+family, which nothing drives: see `variants_of`."""

@@ -32,7 +32,7 @@ def carried_robot(config: Mapping[str, Any]) -> RobotSpec | None:
         if version not in READ_VERSIONS:  # a newer version may have unknown fields
             raise ConfigError(
                 f"inference.robot.schema_version: expected "
-                f"{' or '.join(map(str, READ_VERSIONS))}, got {version!r:.80}. Install the version "
+                f"{READ_VERSIONS[0]} to {SCHEMA_VERSION}, got {version!r:.80}. Install the version "
                 f"of flux that wrote it"
             )
     return bind(RobotSpec, robot, "inference.robot")

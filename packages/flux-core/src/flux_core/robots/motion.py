@@ -8,10 +8,11 @@ tightens it: a slower run then differs from a fast one in its velocity alone.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
+from .families import described_as
 from .limits import OPTIONAL_LIMITS, limits_in_force
-from .spec import RobotSpec
+from .spec import RobotSpec, with_limits
 from .tightening import POSITION_OPTION, RATE_OPTIONS, Tightening
 
 ACCELERATION_TIME_S = 0.2
@@ -25,7 +26,7 @@ and a few periods of transport, together well below 0.1 s; a blocked arm is foun
 BORDER_TIME_S = 0.2
 """How far a chunk may begin from the last command: where `max_velocity` leads within 0.2 s. A chunk
 that begins farther away is not of this state."""
-START_TOLERANCE = {"rad": 0.05, "m": 0.01, "normalized": 0.05}
+START_TOLERANCE = {"rad": 0.05, "m": 0.01, "normalized": 0.05, "degrees": 3.0, "percent": 5.0}
 """By unit: a sagging or badly calibrated joint, about 3 degrees; not a joint in another unit."""
 
 DRIVER, BUNDLE = "the driver", "the bundle"
@@ -102,7 +103,8 @@ class MotionLimits:
 
     def lines(self) -> list[str]:
         """Returns the limits as text: a table with a row per joint, then a source per column."""
-        units = [unit.replace("normalized", "1") for unit in self.spec.units]
+        short = {"normalized": "1", "degrees": "deg", "percent": "%"}
+        units = [short.get(unit, unit) for unit in self.spec.units]
         columns = [
             ["", *self.spec.joint_names],
             ["unit", *units],
@@ -155,14 +157,16 @@ def motion_limits(
     """
     if carried is not None:
         limits_in_force(driver, carried)  # raises if they contradict each other
+        carried = described_as(driver, carried)
     building = _Building(driver)
     if carried is not None:
         building.tighten_by(carried)
     if tightening is not None:
         building.tighten_as_asked(tightening)
     stated = {name: values for name, values in building.values.items() if name != "max_border_jump"}
+    pose = (carried.prepare_pose if carried else ()) or driver.prepare_pose
     return MotionLimits(
-        spec=replace(driver, **stated),
+        spec=with_limits(driver, **stated, prepare_pose=pose),
         max_border_jump=building.values.get("max_border_jump", ()),
         sources={name: tuple(texts) for name, texts in building.sources.items()},
     )

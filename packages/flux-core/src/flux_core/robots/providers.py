@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib.metadata import EntryPoint, entry_points
 
-from ..errors import RobotError
+from ..errors import FluxError, RobotError
 
 
 def provided_names(group: str) -> tuple[str, ...]:
@@ -61,8 +61,8 @@ def load(point: EntryPoint) -> object:
         ) from error
 
 
-def call(point: EntryPoint, make: object) -> object:
-    """Calls a loaded entry point without arguments.
+def call(point: EntryPoint, make: object, arguments: Mapping[str, object] | None = None) -> object:
+    """Calls a loaded entry point, with keyword arguments or without any.
 
     Raises:
         RobotError: it cannot be called, or the call fails for any reason.
@@ -73,7 +73,9 @@ def call(point: EntryPoint, make: object) -> object:
             f"called: it is {type(make).__name__}"
         )
     try:
-        return make()
+        return make(**(arguments or {}))
+    except FluxError:
+        raise  # it says what is wrong in its own words
     except Exception as error:  # Another package's code may raise anything.
         raise RobotError(
             f"{point.name}: the entry point {point.value!r} of {distribution(point)} fails "

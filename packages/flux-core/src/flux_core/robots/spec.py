@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn, cast
 
 import numpy as np
@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from ..errors import RobotError
 from .kinematics import Kinematics
 
-SCHEMA_VERSION = 2
-"""2 adds `start_tolerance`, `max_following_error` and `holds_without_power`, all optional."""
-READ_VERSIONS = (1, SCHEMA_VERSION)
-UNITS = ("rad", "m", "normalized")
+SCHEMA_VERSION = 3
+"""2 adds `start_tolerance`, `max_following_error` and `holds_without_power`, 3 `prepare_pose` and
+the units of LeRobot; all are optional."""
+READ_VERSIONS = (1, 2, SCHEMA_VERSION)
+UNITS = ("rad", "m", "normalized", "degrees", "percent")
 MAX_DIM = 1024
 MAX_NAME = 100
 CONTROL_HZ_RANGE = (0.1, 2000.0)
@@ -25,7 +26,7 @@ _RATES = ("max_velocity", "max_acceleration", "max_jerk", "max_following_error")
 _DISTANCES = ("start_tolerance", "max_following_error")
 """Between commands and states: for a robot whose states are positions, as its commands are."""
 _OPTIONAL = ("max_acceleration", "max_jerk", *_DISTANCES)
-_NUMBERS = ("lower", "upper", *_RATES, "start_tolerance", "rest_command")
+_NUMBERS = ("lower", "upper", *_RATES, "start_tolerance", "rest_command", "prepare_pose")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 _LARGEST = 1e30
 """The largest number: it and the difference of two are finite in float32."""
@@ -45,7 +46,9 @@ class RobotSpec:
         lower: smallest command, in the joint's unit.
         upper: largest command, in the joint's unit.
         max_velocity: largest change of the command, in the joint's unit per second.
-        units: 'rad', 'm', or 'normalized' (a gripper: 0 closed, 1 open; LIBERO's: see there).
+        units: 'rad', 'm', 'degrees', 'normalized' (a gripper: 0 closed, 1 open; LIBERO's: see
+            there) or 'percent' (of a calibrated range, as in LeRobot: -100 to 100, or 0 to 100 for
+            a gripper).
         cameras: the cameras that a policy may use, in the order in which recipes pass them to the
             network: first the scene camera, then the wrist cameras.
         control_hz: commands per second.
@@ -62,8 +65,9 @@ class RobotSpec:
             position, in the joint's unit. Empty for the default.
         holds_without_power: whether brakes hold every joint once power is removed. Without them an
             arm falls, so flux never asks for a stop that removes power.
-        schema_version: version of this description's format. Version 1, which lacks the three
-            fields above, is read as the current one.
+        prepare_pose: where the robot waits before an episode, as a command; empty if unknown.
+        schema_version: version of this description's format. Older versions, which lack some of
+            the fields above, are read as the current one.
     """
 
     name: str
@@ -83,6 +87,7 @@ class RobotSpec:
     start_tolerance: tuple[float, ...] = ()
     max_following_error: tuple[float, ...] = ()
     holds_without_power: bool = False
+    prepare_pose: tuple[float, ...] = ()
     schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
@@ -139,7 +144,7 @@ class RobotSpec:
         if self.schema_version not in READ_VERSIONS:
             self._refuse(
                 "schema_version",
-                f"expected {' or '.join(map(str, READ_VERSIONS))}, got {self.schema_version!r}. "
+                f"expected {READ_VERSIONS[0]} to {SCHEMA_VERSION}, got {self.schema_version!r}. "
                 f"Install the version of flux that wrote this description",
             )
         object.__setattr__(self, "schema_version", SCHEMA_VERSION)
@@ -174,6 +179,8 @@ class RobotSpec:
         lengths["state_units"] = len(self.state_names)
         if self.is_commanded_by_differences:
             lengths["rest_command"] = self.action_dim
+        if self.prepare_pose:
+            lengths["prepare_pose"] = self.action_dim
         for field, expected in lengths.items():
             if len(getattr(self, field)) != expected:
                 per = "dimension of the state" if field == "state_units" else "joint"
@@ -187,11 +194,7 @@ class RobotSpec:
         for name, unit in zip(names, units, strict=True):
             if unit in UNITS:
                 continue
-            hint = (
-                ". Convert degrees in the driver and in the dataset: radians = degrees * pi / 180"
-                if unit.lower().startswith("deg")
-                else ""
-            )
+            hint = ". Write 'degrees'" if unit.lower().startswith("deg") else ""
             self._refuse(field, f"{name}: expected one of {', '.join(UNITS)}, got {unit!r}{hint}")
 
     def _check_numbers(self) -> None:
@@ -212,10 +215,12 @@ class RobotSpec:
         for joint, low, high in zip(self.joint_names, self.lower, self.upper, strict=True):
             if not low < high:
                 self._refuse("lower", f"{joint}: expected less than upper ({high!r}), got {low!r}")
-        at_rest = zip(self.joint_names, self.lower, self.rest_command, self.upper, strict=False)
-        for joint, low, rest, high in at_rest:
-            if not low <= rest <= high:
-                self._refuse("rest_command", f"{joint}: expected {low!r} to {high!r}, got {rest!r}")
+        for field in ("rest_command", "prepare_pose"):
+            commands: tuple[float, ...] = getattr(self, field)
+            rows = zip(self.joint_names, self.lower, commands, self.upper, strict=False)
+            for joint, low, value, high in rows:
+                if not low <= value <= high:
+                    self._refuse(field, f"{joint}: expected {low!r} to {high!r}, got {value!r}")
 
     def _check_what_real_robots_have(self) -> None:
         holds: object = self.holds_without_power
@@ -227,3 +232,15 @@ class RobotSpec:
 
     def _refuse(self, field: str, reason: str) -> NoReturn:
         raise RobotError(f"robot {self.name!r}, {field}: {reason}")
+
+
+def with_limits(spec: RobotSpec, **fields: Any) -> RobotSpec:
+    """Returns a description with other limits, and its prepare pose inside them.
+
+    Raises:
+        RobotError: a value is wrong; the message names the field.
+    """
+    pose = fields.pop("prepare_pose", spec.prepare_pose)
+    limits = [fields.get(name, getattr(spec, name)) for name in ("lower", "upper")]
+    inside = tuple(min(max(x, low), high) for x, low, high in zip(pose, *limits, strict=False))
+    return replace(spec, **fields, prepare_pose=inside)

@@ -25,6 +25,9 @@ RANGES = ("min", "max", "q01", "q99")
 
 RELATIVE = "relative actions"
 
+GRIPPER_NAMES = ("gripper", "finger", "claw", "jaw")
+"""A dimension whose name contains one of these is a gripper's."""
+
 
 def compute_group(
     group: Sequence[ParquetDataset], measured: Sequence[Names]
@@ -39,8 +42,8 @@ def compute_group(
 
     Returns:
         The statistics by name, and the summary as plain data, in robot units: `fps`, `episodes`,
-        `frames`, the ranges of `state` and `action` (per dimension), and the same of the first
-        frame of each episode in `start`.
+        `frames`, the ranges of `state` and `action` (per dimension), the same of the first frame
+        of each episode in `start`, and the closed and open values of `grippers`.
 
     Raises:
         ConfigError: some of the datasets have relative actions, others not.
@@ -68,7 +71,39 @@ def compute_group(
     if windows.has_rows:
         stats[group[0].pipeline.statistic_names[1]] = windows.result()[RELATIVE]
     facts = {"fps": parts[0].source.fps, "episodes": episodes, "frames": frames}
-    return stats, {**facts, **_ranges(raw), "start": _ranges(starts)}
+    ranges = _ranges(raw)
+    return stats, {
+        **facts,
+        **ranges,
+        "start": _ranges(starts),
+        "grippers": grippers_of(
+            ranges, {"state": parts[0].state_names, "action": parts[0].action_names}
+        ),
+    }
+
+
+def grippers_of(
+    ranges: Mapping[str, Mapping[str, Sequence[float]]], names: Mapping[str, Sequence[str]]
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Returns gripper -> 'state' and 'action' -> its `closed` and `open` value.
+
+    They are the quantiles q01 and q99: the lower value is the closed one, as in every robot's
+    description, and a single outlier is neither.
+
+    Args:
+        ranges: 'state' and 'action' -> `q01` and `q99`, per dimension.
+        names: the same -> the name of each dimension; a gripper is known by its name.
+    """
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for quantity, labels in names.items():
+        for dim, label in enumerate(labels):
+            if any(word in label.lower() for word in GRIPPER_NAMES):
+                values = {
+                    "closed": ranges[quantity]["q01"][dim],
+                    "open": ranges[quantity]["q99"][dim],
+                }
+                found.setdefault(label, {})[quantity] = values
+    return found
 
 
 def _episodes(dataset: ParquetDataset, names: Names) -> Iterator[tuple[DatasetPart, int, Columns]]:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from flux_core.config import check_at_least
 from flux_core.errors import ConfigError, DataError
 from flux_core.norm_stats import NormStats
+from flux_core.pictures import without_pictures
 
 from ..lerobot.dataset import LeRobotDataset
 from ..lerobot.metadata import NO_NUMBERS
@@ -170,13 +171,16 @@ class DistributedRepeatingDataset:
         self._ends = np.cumsum([len(dataset) for dataset in self.datasets])
         self._check_weighted_groups()
 
-    def data_summary(self) -> dict[str, dict[str, object]]:
+    def data_summary(self, *, pictures: bool = True) -> dict[str, dict[str, object]]:
         """Returns what a robot can be compared with, by group, as plain data.
 
         `fps`, `episodes`, `frames`, the ranges of `state` and `action` in robot units, the same of
-        the first frames in `start`, and `cameras` (see `summarize_cameras`). The cameras' frames
-        are decoded by the first call; a group whose frames cannot be decoded gets a warning and no
-        `cameras`.
+        the first frames in `start`, the closed and open values of `grippers`, and `cameras` (see
+        `summarize_cameras`). The cameras' frames are decoded by the first call; a group whose
+        frames cannot be decoded gets a warning and no `cameras`.
+
+        Args:
+            pictures: whether it contains small pictures of the cameras.
         """
         names = self.group_of_datasets
         for name, summary in self._summaries.items():
@@ -185,7 +189,10 @@ class DistributedRepeatingDataset:
                     d for d, group in zip(self.datasets, names, strict=True) if group == name
                 ]
                 self._summaries[name] = {**summary, "cameras": _cameras(members)}
-        return {name: dict(summary) for name, summary in self._summaries.items()}
+        return {
+            name: dict(summary) if pictures else _without_pictures(summary)
+            for name, summary in self._summaries.items()
+        }
 
     def _check_weighted_groups(self) -> None:
         """Refuses a share of the draws for a group without samples."""
@@ -418,6 +425,10 @@ def _cameras(group: list[ParquetDataset]) -> Mapping[str, object]:
     except DataError as error:
         logger.warning("the checkpoint gets no summary of the cameras: %s", error)
         return {}
+
+
+def _without_pictures(summary: Mapping[str, Any]) -> dict[str, object]:
+    return {**summary, "cameras": without_pictures(summary["cameras"])}
 
 
 def exact_stats(

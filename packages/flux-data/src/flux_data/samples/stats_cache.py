@@ -22,7 +22,7 @@ from ..whole_file import whole_file
 
 logger = logging.getLogger("flux.data")
 
-VERSION = 3
+VERSION = 4
 
 Kept = TypeVar("Kept")
 

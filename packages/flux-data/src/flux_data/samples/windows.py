@@ -194,6 +194,13 @@ class ParquetDataset:
         raw = part.sample(within)
         return [part.frames.picture(raw, camera) for camera in part.frames.cameras]
 
+    def first_samples(self) -> NDArray[np.int64]:
+        """Returns the number of the first sample of each episode that has samples."""
+        begins = [0, *self._ends[:-1].tolist()]
+        return np.concatenate(
+            [begin + part.first_samples() for begin, part in zip(begins, self.parts, strict=True)]
+        )
+
     def _locate(self, index: int) -> tuple[DatasetPart, int]:
         """Returns the part that holds a sample, and the sample's number there."""
         self._check_index(index)
@@ -300,7 +307,7 @@ class DatasetPart:
         frames = self._kept_frames[position]
         within = index - int(self._starts[position])
         frame = within if frames is None else int(frames[within])
-        columns = self._columns(position)
+        columns = self.episode(position)
         actions, mask = self.window(columns, position, frame)
         return RawSample(
             position=position,
@@ -313,6 +320,10 @@ class DatasetPart:
             action_masks=mask,
             task=self._task(int(columns["task_index"][frame]), position, frame),
         )
+
+    def first_samples(self) -> NDArray[np.int64]:
+        """Returns the number of the first sample of each episode that has samples."""
+        return np.unique(self._starts[:-1][np.diff(self._starts) > 0]).astype(np.int64)
 
     @property
     def state_dim(self) -> int:
@@ -341,10 +352,10 @@ class DatasetPart:
 
     def actions(self, position: int) -> NDArray[np.float32]:
         """Returns all actions of an episode, (frames, A)."""
-        return joined(self._columns(position), self.config.action_columns).astype(np.float32)
+        return joined(self.episode(position), self.config.action_columns).astype(np.float32)
 
-    def _columns(self, position: int) -> Columns:
-        """Reads the columns of an episode; a state or action of one dimension is (frames, 1)."""
+    def episode(self, position: int) -> Columns:
+        """Returns the columns of an episode; a state or action of one dimension is (frames, 1)."""
         return self._as_vectors(self.source.episode(position, self.keys))
 
     def _as_vectors(self, columns: Columns) -> Columns:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from flux_core.robots import RobotSpec
 
-from ..robots import SimulatedRobot
+from ..robots import EndingRobot, SimulatedRobot
 from .command_monitor import CommandMonitor
 from .episode_log import EpisodeLog, Event, Outcome, ReplayLog, tick_rows
 from .policy_source import ChunkRequest, ChunkSink, ChunkSource
@@ -68,6 +68,8 @@ class EpisodeResult:
         commands: how many were sent, and reached the robot, in real time.
         ended_in_hold: the fault for which the robot was held at the last step; None if it was not,
             or if the task was done.
+        task: in words, in real time.
+        pauses: how often the operator has paused it.
     """
 
     seed: int
@@ -85,6 +87,8 @@ class EpisodeResult:
     timing: Timing | None = None
     commands: CommandCounts | None = None
     ended_in_hold: str | None = None
+    task: str | None = None
+    pauses: int = 0
 
     def summary(self) -> dict[str, object]:
         """Returns the episode as `--json` prints it."""
@@ -96,8 +100,11 @@ class EpisodeResult:
             **self.stages,
             "commands_out_of_limit": self.commands_out_of_limit,
             "outcome": self.outcome,
-            **({} if self.timing is None else {"ended_in_hold": self.ended_in_hold}),
+            **({} if self.timing is None else self._realtime_summary()),
         }
+
+    def _realtime_summary(self) -> dict[str, object]:
+        return {"ended_in_hold": self.ended_in_hold, "task": self.task, "pauses": self.pauses}
 
 
 class LockstepEpisode:
@@ -169,15 +176,16 @@ class LockstepEpisode:
 
     @property
     def is_done(self) -> bool:
-        """Whether the task is done, after looking at the robot's stages."""
+        """Whether the task is done, after looking at the robot's stages, or the robot is."""
         self._watch.update(self._robot.stages())
-        return self._watch.strict_success
+        is_over = isinstance(self._robot, EndingRobot) and self._robot.is_over
+        return self._watch.strict_success or is_over
 
     def result(self, error: BaseException | None) -> EpisodeResult:
         """Returns what has happened until now, and the error that ended it, if any."""
         watch = self._watch
         outcome, stopped_by, reason = how_it_ended(error)
-        is_judged = error is None or watch.success
+        is_judged = bool(watch.stages) and (error is None or watch.success)
         return EpisodeResult(
             seed=self._seed,
             steps=len(self._trace.commands),

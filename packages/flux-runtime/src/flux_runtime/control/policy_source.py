@@ -43,6 +43,10 @@ class ObservationEncoder(Protocol):
         """Turns an observation into the graphs' user inputs."""
         ...
 
+    def most_tokens(self, prompt: str) -> int:
+        """Returns how many tokens the prompt of a task has at most."""
+        ...
+
 
 class ChunkSink(Protocol):
     """The part of `flux_runtime._core.ControlLoop` that accepts chunks."""
@@ -177,6 +181,22 @@ class BundleSource:
         # Not every network has a state input beside the prompt, so pass only the graphs' inputs.
         return {name: encoded[name] for name in self._input_names}
 
+    def infer(
+        self, observation: Observation, base: NDArray[np.float32], request: ChunkRequest
+    ) -> NDArray[np.float32]:
+        """Returns the chunk of a request, (H, action_dim) in robot units, without any loop.
+
+        Args:
+            observation: as the robot delivers it.
+            base: (action_dim,) what relative actions are relative to.
+            request: which chunk it is.
+        """
+        normalised = self._policy.infer(
+            self.encode(observation), self.noise(request.seed, request.chunk_index)
+        )
+        decoder = load_core().ActionDecoder(**self.decoder_arrays())
+        return decoder.decode(normalised, base)
+
     def measure_s(self, observation: Observation, continuation: Mapping[str, Any]) -> float:
         """Returns how long it takes to encode an observation and to infer a chunk that continues
         the running one.
@@ -200,6 +220,10 @@ class BundleSource:
             continuation=settings,
         )
         return time.perf_counter() - began_s
+
+    def num_tokens(self, task: str) -> int:
+        """Returns how many tokens the prompt of a task has at most."""
+        return self._encoder.most_tokens(task)
 
     def noise(self, seed: int, chunk_index: int) -> NDArray[np.float32]:
         """Returns the noise of a chunk; see `chunk_noise`."""

@@ -18,6 +18,7 @@ from flux_core.robots import (
     RobotSpec,
     Tightening,
     carried_robot,
+    is_called,
     limits_in_force,
     motion_limits,
 )
@@ -32,7 +33,7 @@ RETURN_SPEED_SHARE = 0.1
 
 def check_bundle_fits(manifest: Manifest, spec: RobotSpec) -> None:
     """Refuses a bundle that was trained for another robot, other cameras, dimensions or rate."""
-    if spec.name not in manifest.robots:
+    if not any(is_called(spec.name, name) for name in manifest.robots):
         raise BundleError(
             f"manifest.json: robots: expected {spec.name}, got "
             f"{', '.join(manifest.robots)}. Train with data of that robot, or use another bundle."

@@ -4,6 +4,8 @@
                                       |
                          ticks and events, drained here at least 20 times a second
 
+An episode is one session of the control thread, and one more after each pause of the operator.
+
 Nothing here is in the control thread's way: if this thread hangs, commands go on or stop as the
 loop's own limits say, and its records wait in their rings.
 """
@@ -13,8 +15,9 @@ from __future__ import annotations
 import logging
 import signal
 import time
-from collections.abc import Callable, Mapping
-from typing import Any, NoReturn
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NoReturn, Protocol
 
 import numpy as np
 
@@ -26,7 +29,15 @@ from .command_monitor import RETURNING, CommandMonitor
 from .episode import EpisodeResult, how_it_ended
 from .episode_log import EpisodeLog, Event, Outcome, ReplayLog
 from .latency import Histogram, since
-from .realtime_rows import HOLDING, RUNNING, HoldWatch, SessionTimes
+from .realtime_inference import PlannedMotion
+from .realtime_rows import (
+    HOLDING,
+    PER_SESSION,
+    RUNNING,
+    HoldWatch,
+    SessionTimes,
+    total_stats,
+)
 from .realtime_session import RealtimeSession
 from .success import STRICT_HOLD_TICKS, SuccessWatch
 from .trace import CommandCounts, RealtimeTrace
@@ -36,15 +47,59 @@ logger = logging.getLogger(__name__)
 DRAIN_EVERY_S = 0.04
 STEP_PHASES = (RUNNING, HOLDING)
 """Running and holding: the steps of an episode, without the way back to the limits and braking."""
-PER_SESSION = ("tick", "jitter")
-"""Stages that the control thread counts from zero in each session; others go on."""
 ENDING = ("stopping", "finishing")
+OPERATOR = "operator"
+"""What has stopped an episode that the operator has ended early."""
 OF_THE_DRIVER = ("driver_stopped", "driver_failed", "driver_dead", "session_lost")
 """Stops whose reason only the driver's process knows."""
 EXPLANATION_S = 0.3
 """How long to wait for that reason, which may arrive after the stop that it explains."""
+MOTION_FACTOR, MOTION_S = 3.0, 10.0
+"""A motion may take so many times as long as its rows last, and this time."""
+DRIVER_STOP_S = 1.5
+"""More than a driver may take for its stop; without its answer, an episode is not resumed."""
+DEPLOYMENT_CHECK = "deployment_check"
+"""Stopped the robot because of what its first motions show."""
 END_TIMEOUT_S = 15.0
 """More than any braking takes; a control thread that still runs then cannot be trusted."""
+
+
+class EpisodeOperator(Protocol):
+    """The person at the robot, as far as an episode is concerned.
+
+    Attributes:
+        has_paused: whether the operator has stopped the running session in order to pause.
+        ending: why the operator has ended the episode early, in words; None if that is not so.
+        success: how the operator judges the episode; None if that is not known.
+    """
+
+    @property
+    def has_paused(self) -> bool: ...
+    @property
+    def ending(self) -> str | None: ...
+    @property
+    def success(self) -> bool | None: ...
+
+    def attend(self, session: RealtimeSession) -> None:
+        """Tells that a session of the control thread begins, which the operator may stop at once
+        from now on."""
+        ...
+
+    def look(self, steps: int) -> None:
+        """Does what the operator has asked for; called about 25 times a second."""
+        ...
+
+    def leave(self) -> None:
+        """Tells that the session has ended."""
+        ...
+
+    def waits_to_resume(self, session: RealtimeSession) -> bool:
+        """Waits during a pause, and returns whether the episode goes on.
+
+        Raises:
+            StoppedBySignal: a signal has ended the run.
+        """
+        ...
 
 
 def drive_realtime(
@@ -56,6 +111,9 @@ def drive_realtime(
     log: EpisodeLog | None = None,
     replay_log: ReplayLog | None = None,
     on_end: Callable[[EpisodeResult], None] = lambda result: None,
+    operator: EpisodeOperator | None = None,
+    begins_slowly: bool = False,
+    motion: PlannedMotion | None = None,
 ) -> EpisodeResult:
     """Runs one episode from the measured state, until the robot is at rest again.
 
@@ -67,22 +125,36 @@ def drive_realtime(
         log: receives ticks, events and the times of inferences.
         replay_log: receives all that the control thread takes from outside.
         on_end: called with the result, however the episode ends.
+        operator: may pause, end and judge it; None if nobody is there.
+        begins_slowly: whether it begins as slowly as the settings of the session say.
+        motion: is executed instead of what the policy wants.
 
     Raises:
         RobotError: a fault stopped the robot.
         StoppedBySignal: the operator stopped it.
     """
-    episode = RealtimeEpisode(session, seed, hold_ticks=hold_ticks, log=log, replay_log=replay_log)
+    episode = RealtimeEpisode(
+        session,
+        seed,
+        hold_ticks=hold_ticks,
+        log=log,
+        replay_log=replay_log,
+        operator=operator,
+        begins_slowly=begins_slowly,
+        motion=motion,
+    )
     try:
         episode.start()
         episode.supervise(on_tick)
+        while episode.resumes():
+            episode.supervise(on_tick)
     except BaseException as error:  # The robot is stopped whatever has happened here.
         episode.stop(error)
         on_end(episode.result(error))
         raise
     result = episode.result(None)
     on_end(result)
-    if result.outcome == "interrupted":
+    if result.outcome == "interrupted" and result.stopped_by != OPERATOR:
         raise StoppedBySignal(session.signals.signal)
     if result.outcome == "failed":
         episode.refuse(result)
@@ -96,8 +168,33 @@ def drive_realtime(
     return result
 
 
+def drive_motion(
+    session: RealtimeSession,
+    motion: PlannedMotion,
+    num_rows: int,
+    *,
+    operator: EpisodeOperator | None = None,
+) -> EpisodeResult:
+    """Moves the robot along `motion`, in a session of its own that nothing records, and returns how
+    that ended. A stop of the operator ends it.
+
+    Args:
+        session: a connected robot that has passed the preflight.
+        motion: begins at the measured state.
+        num_rows: of the motion.
+        operator: may stop it.
+
+    Raises:
+        RobotError: a fault stopped the robot.
+        StoppedBySignal: a signal did.
+    """
+    steps = round(MOTION_FACTOR * num_rows / session.speed + MOTION_S * session.spec.control_hz)
+    options = replace(session.options, max_steps=steps)
+    return drive_realtime(replace(session, options=options), 0, operator=operator, motion=motion)
+
+
 class RealtimeEpisode:
-    """One session of the control thread; see `drive_realtime`."""
+    """An episode from its start to its end; see `drive_realtime`."""
 
     def __init__(
         self,
@@ -107,13 +204,21 @@ class RealtimeEpisode:
         hold_ticks: int,
         log: EpisodeLog | None,
         replay_log: ReplayLog | None,
+        operator: EpisodeOperator | None = None,
+        begins_slowly: bool = False,
+        motion: PlannedMotion | None = None,
     ) -> None:
         self._session = session
+        self._motion = motion
+        self._first = session.first_motions() if begins_slowly and motion is None else None
         self._loop = session.loop
         self._driver = session.driver
         self._seed = seed
+        self._operator = operator
+        self._begins_slowly = begins_slowly
         self._number = session.next_number()
         self._commands_per_step = session.command_hz / session.spec.control_hz
+        self._max_ticks = round(session.options.max_steps * self._commands_per_step)
         self._trace = RealtimeTrace(session.command_hz)
         self._logs: list[EpisodeLog] = [self._trace, *([log] if log else [])]
         self._replay_log = replay_log
@@ -127,6 +232,7 @@ class RealtimeEpisode:
         self._reached: tuple[int, int] | None = (0, 0)
         self._num_used = 0
         self._before: Mapping[str, Histogram] = session.loop.stats()["histograms"]
+        self._ended: list[_EndedSession] = []
         self._watch: SuccessWatch | None = None
         if (task := session.driver.simulation) is not None:
             self._watch = SuccessWatch(
@@ -139,27 +245,81 @@ class RealtimeEpisode:
         """Starts the control thread from the measured state."""
         session, driver = self._session, self._driver
         session.raise_if_signalled()
-        if driver.simulation is not None:
+        if driver.simulation is not None and self._motion is None:
             try:
                 driver.reset(self._seed, cancelled=session.is_signalled)
             except DriverCancelled as error:
                 raise StoppedBySignal(session.signals.signal) from error
+        self._begin_session(self._max_ticks, is_slow=self._begins_slowly)
+
+    def resumes(self) -> bool:
+        """After a pause, waits for the operator; begins the next session if the episode goes on.
+
+        Raises:
+            StoppedBySignal: a signal has ended the run meanwhile.
+        """
+        operator = self._operator
+        left = self._max_ticks - self._num_used
+        is_resumable = self._motion is None and left > 0
+        if operator is None or not is_resumable or not self._is_paused():
+            return False
+        if not operator.waits_to_resume(self._session):
+            return False
+        self._ended.append(self._as_ended())
+        self._number = self._session.next_number()
+        self._dropped_before = self._loop.stats()["dropped"]
+        self._driver_stop = ""
+        self._num_sent, self._reached = 0, (0, 0)
+        self._holds = HoldWatch()
+        self._trace.begin_part()
+        self._begin_session(left, is_slow=True)
+        return True
+
+    def _begin_session(self, max_ticks: int, *, is_slow: bool) -> None:
+        session, driver = self._session, self._driver
+        session.raise_if_signalled()
         is_return_confirmed = session.confirms_return()
-        session.answerer.begin(self._seed, self._number, self._replay_log)
+        session.answerer.begin(
+            self._seed,
+            self._number,
+            self._replay_log,
+            prompt=session.prompt,
+            motion=self._motion,
+        )
         driver.begin(self._number, stop_category=session.settings.stop_category)
         self._monitor = self._new_monitor()
+        if self._first is not None:
+            self._first.begin()
         try:
             self._loop.start(
                 self._number,
                 confirmed_return=is_return_confirmed,
-                max_ticks=round(session.options.max_steps * self._commands_per_step),
+                max_ticks=max_ticks,
+                is_slow=is_slow,
+                # Whatever the mode, a motion goes on without a pause from one chunk to the next.
+                mode=None if self._motion is None else "ensemble",
             )
         except ValueError as error:
             session.raise_if_signalled()  # which the loop may have seen first
             raise RobotError(f"{session.spec.name}: {error}") from error
         self._has_started = True
+        if self._operator is not None:
+            self._operator.attend(session)
         if self._replay_log is not None:
             self._replay_log.add_start(self._loop.session_start())
+
+    def _is_paused(self) -> bool:
+        """Whether the last session was stopped by the operator, and nothing else has happened."""
+        status = self._loop.status()
+        is_stopped = status["phase"] == "stopped" and status["fault"] == "operator_stop"
+        return is_stopped and self._operator is not None and self._operator.has_paused
+
+    def _as_ended(self) -> _EndedSession:
+        return _EndedSession(
+            stats=self._loop.stats(),
+            commands=self._session_counts(),
+            num_out_of_limit=self._monitor.num_out_of_limit,
+        )
 
     def supervise(self, on_tick: Callable[[int], None]) -> None:
         """Drains what happens until the episode is over and the robot is at rest."""
@@ -167,6 +327,10 @@ class RealtimeEpisode:
         while not self._loop.wait_until_ended(DRAIN_EVERY_S):
             self._drain()
             on_tick(self._steps)
+            if self._operator is not None:
+                self._operator.look(self._steps)
+            if self._motion is not None and self._motion.is_over:
+                self._loop.finish()
             if self._watch is not None and self._watch.strict_success:
                 self._loop.finish()
             if self._loop.status()["phase"] not in ENDING:
@@ -178,15 +342,19 @@ class RealtimeEpisode:
                     f"{END_TIMEOUT_S:g} s of the end of the episode, got a control thread that "
                     f"still brakes"
                 )
+        self._leave()
         self._look_back()
         if self._loop.status()["phase"] == "idle":
             self._driver.end()
+        elif self._is_paused():
+            self._wait_for_driver_stop()
 
     def stop(self, error: BaseException) -> None:
         """Stops the robot because this thread cannot go on, and waits until it is at rest."""
         if not self._has_started:
             return
         _, _, reason = how_it_ended(error)
+        self._leave()
         self._loop.stop(self._session.settings.stop_category, reason or "")
         self._loop.wait_until_ended(END_TIMEOUT_S)
         self._logs = [self._trace]  # what could not be recorded may be the reason
@@ -198,19 +366,22 @@ class RealtimeEpisode:
         watch = self._watch
         is_done = watch is not None and watch.strict_success
         is_judged = watch is not None and (outcome == "finished" or watch.success)
-        stats: dict[str, Any] = {**self._loop.stats(), "ticks": self._num_used}
+        sessions = [*self._ended, self._as_ended()]
+        stats = total_stats([entry.stats for entry in sessions])
+        stats["ticks"] = self._num_used
         stats["histograms"] = {
             stage: histogram if stage in PER_SESSION else since(self._before.get(stage), histogram)
             for stage, histogram in stats["histograms"].items()
             if stage != "intervals"  # `timing` has them
         }
+        by_operator = self._operator.success if self._operator is not None else None
         return EpisodeResult(
             seed=self._seed,
             steps=self._steps,
-            success=watch.success if watch is not None and is_judged else None,
+            success=watch.success if watch is not None and is_judged else by_operator,
             strict_success=watch.strict_success if watch is not None and is_judged else None,
             stages={} if watch is None else watch.stages,
-            commands_out_of_limit=self._monitor.num_out_of_limit,
+            commands_out_of_limit=sum(entry.num_out_of_limit for entry in sessions),
             stats=stats,
             trace=self._trace.trace(),
             outcome=outcome,
@@ -218,8 +389,10 @@ class RealtimeEpisode:
             reason=reason,
             events=tuple(self._trace.events),
             timing=self._trace.timing(),
-            commands=self._counts(),
+            commands=_total_counts([entry.commands for entry in sessions]),
             ended_in_hold=self._holds.fault() if outcome == "finished" and not is_done else None,
+            task=self._session.prompt,
+            pauses=len(self._ended),
         )
 
     @property
@@ -259,6 +432,10 @@ class RealtimeEpisode:
             for progress in ticks["progress"].tolist():
                 if not self._watch.strict_success:  # it need not hold while the robot brakes
                     self._watch.update(self._driver.stages(progress))
+        if self._first is not None:
+            suspicion = self._first.add(rows, self._session.answerer.take_seen())
+            if suspicion is not None:
+                self._loop.stop(2, suspicion.line)
         self._pass_on(self._events())
         while self._session.answerer.measured:
             measured = self._session.answerer.measured.popleft()
@@ -280,8 +457,19 @@ class RealtimeEpisode:
         for what, count in self._loop.stats()["dropped"].items():
             self._replay_log.note_dropped(what, count - self._dropped_before[what])
 
-    def _counts(self) -> CommandCounts:
-        """Returns how many commands were sent, and reached the driver."""
+    def _leave(self) -> None:
+        if self._operator is not None:
+            self._operator.leave()
+
+    def _wait_for_driver_stop(self) -> None:
+        """Waits until the driver has stopped the robot, which it must have before it goes on."""
+        deadline_s = time.monotonic() + DRIVER_STOP_S
+        while not self._explanation() and time.monotonic() < deadline_s:
+            time.sleep(DRAIN_EVERY_S / 4)
+            self._drain()
+
+    def _session_counts(self) -> CommandCounts:
+        """Returns how many commands of the session were sent, and reached the driver."""
         accepted, superseded = self._reached or (None, None)
         return CommandCounts(sent=self._num_sent, accepted=accepted, superseded=superseded)
 
@@ -331,7 +519,12 @@ class RealtimeEpisode:
             return how_it_ended(error)
         status = self._loop.status()
         fault, reason = status["fault"], status["reason"]
-        if status["phase"] != "stopped":
+        ending = self._operator.ending if self._operator is not None else None
+        if self._first is not None and self._first.suspicion is not None:
+            return "failed", DEPLOYMENT_CHECK, self._first.suspicion.line
+        if ending is not None and (status["phase"] != "stopped" or fault == "operator_stop"):
+            return "interrupted", OPERATOR, ending
+        if status["phase"] != "stopped" or self._is_paused():
             return "finished", None, None
         if fault == "signal":
             name = signal.Signals(self._session.signals.signal).name
@@ -339,3 +532,26 @@ class RealtimeEpisode:
         if fault in OF_THE_DRIVER and (explanation := self._explanation()):
             reason = f"{reason} ({explanation})"
         return "failed", fault, reason
+
+
+@dataclass(frozen=True, kw_only=True)
+class _EndedSession:
+    """What is kept of a session of the control thread for the result of its episode."""
+
+    stats: Mapping[str, Any]
+    commands: CommandCounts
+    num_out_of_limit: int
+
+
+def _total_counts(counts: Sequence[CommandCounts]) -> CommandCounts:
+    """Returns the sums, None where a driver has not said."""
+
+    def total(values: Sequence[int | None]) -> int | None:
+        known = [value for value in values if value is not None]
+        return sum(known) if len(known) == len(values) else None
+
+    return CommandCounts(
+        sent=sum(entry.sent for entry in counts),
+        accepted=total([entry.accepted for entry in counts]),
+        superseded=total([entry.superseded for entry in counts]),
+    )

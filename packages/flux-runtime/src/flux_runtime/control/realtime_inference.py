@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -22,6 +22,8 @@ from .preflight import check_observation
 
 NUM_TRIES = 5
 """Inferences that are timed before the robot moves."""
+NUM_SEEN = 2
+"""Inferences whose images are kept for another thread; each may be some megabytes."""
 Frames = Mapping[str, tuple[NDArray[np.uint8], int]]
 
 
@@ -101,26 +103,52 @@ class RobotView:
         return max(latencies[1:])
 
 
+class PlannedMotion(Protocol):
+    """A motion of its own, such as to the prepare pose.
+
+    Attributes:
+        is_over: whether all of its rows have been executed.
+    """
+
+    @property
+    def is_over(self) -> bool: ...
+
+    def rows(self, first: int, count: int) -> NDArray[np.float32]:
+        """Returns `count` of its rows from row `first` on, (count, A), in robot units."""
+        ...
+
+
 class ChunkAnswerer:
     """Makes the chunks of one session after another; called on the inference thread.
 
     Attributes:
         measured: the times of the inferences, for another thread to take. It has a bound, so that
             nobody has to.
+        view: what the policy sees, with the task of the session.
     """
 
     def __init__(self, *, loop: Any, view: RobotView, times: StageTimes) -> None:
         self.measured: deque[MeasuredInference] = deque(maxlen=1000)
+        self._seen: deque[Mapping[str, NDArray[np.uint8]]] = deque(maxlen=NUM_SEEN)
         self._loop = loop
-        self._view = view
+        self.view = view
         self._source = view.source
         self._spec = view.spec
         self._times = times
         self._seed = 0
         self._held: NDArray[np.float32] | None = None
         self._logs: dict[int, ReplayLog] = {}
+        self._motion: PlannedMotion | None = None
 
-    def begin(self, seed: int, session: int = 0, log: ReplayLog | None = None) -> None:
+    def begin(
+        self,
+        seed: int,
+        session: int = 0,
+        log: ReplayLog | None = None,
+        *,
+        prompt: str | None = None,
+        motion: PlannedMotion | None = None,
+    ) -> None:
         """Prepares for a session; the loop must not have asked for a chunk of it yet.
 
         Args:
@@ -128,10 +156,22 @@ class ChunkAnswerer:
             session: its number.
             log: receives what its chunks are made from; an inference of the last session, which may
                 still run, keeps its own.
+            prompt: the task in words; the view's by default.
+            motion: executed instead of chunks of the policy.
         """
         self._seed = seed
+        self._motion = motion
+        if prompt is not None:
+            self.view = replace(self.view, prompt=prompt)
         self._held = None
         self._logs = {} if log is None else {session: log}
+
+    def take_seen(self) -> list[Mapping[str, NDArray[np.uint8]]]:
+        """Returns the images of the newest inferences since the last call; on any thread."""
+        seen: list[Mapping[str, NDArray[np.uint8]]] = []
+        while self._seen:
+            seen.append(self._seen.popleft())
+        return seen
 
     def __call__(self, request: InferenceRequest) -> None:
         """Answers a request.
@@ -150,10 +190,16 @@ class ChunkAnswerer:
             raise
 
     def _answer(self, request: InferenceRequest, log: ReplayLog | None) -> None:
+        if (motion := self._motion) is not None:
+            _, state_ns, _ = self.view.driver.observe(())
+            rows = motion.rows(request.as_data()["next_row"], self._source.action_horizon)
+            self._loop.submit_chunk(request, rows, state_ns)
+            return
         began_ns = time.monotonic_ns()
         with self._times.measure("observe"):
-            observation, state_ns, frames_ns = self._view.observe()
+            observation, state_ns, frames_ns = self.view.observe()
         looked_ns = time.monotonic_ns()
+        self._seen.append(observation.images)
         observed_ns = min([state_ns, *frames_ns.values()])
         if isinstance(self._source, HoldSource):
             self._hold(request, observation, observed_ns, log)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
@@ -15,10 +15,13 @@ from flux_core.robots import RobotSpec
 
 from ..engines.core import load_core
 from .episode_log import Event, InferenceTimes, Rows, realtime_rows
+from .latency import merge_stages
 from .realtime_inference import MeasuredInference
 
 RUNNING, HOLDING = 2, 3
 """Phases of the control loop, as places in `_core.PHASES`."""
+PER_SESSION = ("tick", "jitter")
+"""Stages that the control thread counts from zero in each session; others go on."""
 _OF_JOINTS = (
     *("position", "velocity", "acceleration", "jerk", "border_jump", "following_error"),
     *("left_limits", "start_pose", "return_not_confirmed", "return_to_limits"),
@@ -148,6 +151,38 @@ class SessionTimes:
         elif name in _OF_STATES:
             names = self._spec.state_names or self._spec.joint_names
         return names[index] if 0 <= index < len(names) else ""
+
+
+def total_stats(sessions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Returns the statistics of all sessions of an episode, as `_core.RealtimeLoop.stats` returned
+    them for each."""
+    last = sessions[-1]
+    if len(sessions) == 1:
+        return dict(last)
+    totals: dict[str, Any] = dict(last)
+    for name in ("deadline_misses", "held_ticks", "chunks"):
+        totals[name] = sum(stats[name] for stats in sessions)
+    for name in ("violations", "faults"):
+        totals[name] = _sum([stats[name] for stats in sessions])
+    totals["histograms"] = {
+        **last["histograms"],
+        **merge_stages(
+            [{stage: stats["histograms"][stage] for stage in PER_SESSION} for stats in sessions]
+        ),
+    }
+    if last["rtc"] is not None:
+        totals["rtc"] = {
+            "delays": _sum([stats["rtc"]["delays"] for stats in sessions]),
+            "late": sum(stats["rtc"]["late"] for stats in sessions),
+        }
+    return totals
+
+
+def _sum(counts: Sequence[Mapping[Any, int]]) -> dict[Any, int]:
+    total: Counter[Any] = Counter()
+    for entry in counts:
+        total.update(entry)
+    return dict(total)
 
 
 def _ages_s(now_ns: NDArray[np.int64], captured_ns: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -18,6 +18,13 @@ from flux_core.errors import RobotError, UsageError
 from flux_core.robots import MotionLimits
 
 from ..chunking import MODE_WITHOUT_RTC, Chunking
+from ..deployment import (
+    SLOW_START_S,
+    SLOW_START_SPEED,
+    DeploymentFacts,
+    FirstMotions,
+    check_connected,
+)
 from ..engines.core import load_core
 from ..realtime import (
     DriverCancelled,
@@ -28,11 +35,19 @@ from ..realtime import (
     realtime_settings,
 )
 from ..realtime.inference_thread import InferenceThread
+from ..robots import is_recording
 from .latency import StageTimes
-from .policy_source import HoldSource
+from .policy_source import BundleSource, HoldSource
 from .preflight import Excursion, check_encoding, excursions, motion_limits_in_force
 from .realtime_inference import ChunkAnswerer, RobotView
-from .session import OpenedPolicy, RunOptions, SessionFacts, chunking_of, default_prompt
+from .session import (
+    OpenedPolicy,
+    RunOptions,
+    SessionFacts,
+    chunking_of,
+    default_prompt,
+    gripper_closing,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +79,15 @@ class RealtimeSession(SessionFacts):
     clock = "monotonic"
     _numbers: Iterator[int] = field(default_factory=lambda: count(1))
 
+    def first_motions(self) -> FirstMotions | None:
+        """Returns what watches the first episode; None without a policy, and for recordings, whose
+        states do not follow commands."""
+        if self.bundle is None or is_recording(self.options.robot):
+            return None
+        facts = DeploymentFacts.of(self.bundle.manifest, self.bundle.config)
+        accepted = self.options.accepted
+        return FirstMotions(facts, self.spec, accepted) if facts.are_known else None
+
     def next_number(self) -> int:
         """Returns the number of the next session, above all before."""
         return next(self._numbers)
@@ -88,12 +112,35 @@ class RealtimeSession(SessionFacts):
         return self.settings.command_hz
 
     @property
+    def is_real(self) -> bool:
+        """Whether the robot is a real one."""
+        return self.driver.simulation is None
+
+    @property
     def first_delay(self) -> int | None:
         """With real-time chunking, the steps that the robot is expected to execute while the first
         chunks are inferred, as a delay that the policy can use."""
         if self.chunking.rtc is None:
             return None
         return delay_of(self.chunking, self.settings, self.source.action_horizon)
+
+    def with_task(self, task: str) -> RealtimeSession:
+        """Returns the same session for another task, after checking that the policy takes it; only
+        while no session of the control thread runs.
+
+        Raises:
+            FluxError: the policy cannot use the task, or an observation is missing.
+        """
+        if isinstance(self.source, BundleSource) and self.bundle is not None:
+            most, got = self.bundle.manifest.max_prompt_tokens, self.source.num_tokens(task)
+            if got > most:
+                raise UsageError(
+                    f"task {task!r}: expected at most {most} tokens, got {got}. Shorten it, or "
+                    f"begin a new run with --task"
+                )
+            observation, _, _ = replace(self.answerer.view, prompt=task).observe()
+            check_encoding(self.source.encode(observation), self.bundle.manifest)
+        return replace(self, prompt=task)
 
     def outside_limits(self) -> list[Excursion]:
         """Returns the joints that stand outside a limit and may be led back.
@@ -170,6 +217,7 @@ class RealtimeSession(SessionFacts):
             self._mode_line(),
             self._rates_line(),
             *self.limits.lines(),
+            *([self.deployment.line()] if self.deployment else []),
             *(
                 f"scheduling: {name.replace('_', ' ')}: {granted_text(name, entry)}"
                 for name, entry in self.scheduling.items()
@@ -228,6 +276,7 @@ def connected_realtime(
         mode=chunking.mode,
         cameras=source.cameras,
         continuation=chunking.continuation(),
+        grippers=gripper_closing(policy.bundle if policy else None, limits.spec),
     )
     task = driver.simulation.task if driver.simulation else None
     prompt = options.task or default_prompt(task, policy.bundle if policy else None)
@@ -243,11 +292,27 @@ def connected_realtime(
             raise StoppedBySignal(signals.signal) from error
         view = RobotView(driver=driver, source=source, spec=limits.spec, prompt=prompt)
         _check_first_look(view, policy)
+        wanted = chunking
         chunking, settings = with_latency(options, chunking, settings, view)
+        deployment = None
+        if policy is not None:
+            facts = DeploymentFacts.of(policy.manifest, config)
+            deployment = check_connected(
+                driver,
+                driver.spec,
+                facts,
+                source.cameras,
+                accepted=options.accepted,
+                is_simulated=driver.simulation is not None,
+                latency_s=settings.first_latency_s or None,
+                too_slow=chunking.reason if chunking.mode != wanted.mode else None,
+                cancelled=lambda: signals.signal != 0,
+            )
+            settings = _beginning_slowly(settings, facts, driver)
         loop = _make_loop(driver, source.loop_arguments(), limits, settings, signals)
         answerer = ChunkAnswerer(loop=loop, view=view, times=times)
         session = RealtimeSession(
-            options=options,
+            options=options.resolved(driver.spec, is_real=driver.simulation is None),
             spec=limits.spec,
             source=source,
             bundle=policy.bundle if policy else None,
@@ -262,6 +327,7 @@ def connected_realtime(
             signals=signals,
             answerer=answerer,
             confirm=confirm,
+            deployment=deployment,
         )
         try:
             session.outside_limits()
@@ -273,6 +339,16 @@ def connected_realtime(
                 inference.close()
         finally:
             loop.close()
+
+
+def _beginning_slowly(
+    settings: RealtimeSettings, facts: DeploymentFacts, driver: DriverProcess
+) -> RealtimeSettings:
+    """Lets a real robot begin slowly while its first motions are watched."""
+    is_watched = facts.are_known and driver.simulation is None
+    if not is_watched or driver.spec.is_commanded_by_differences:
+        return settings
+    return replace(settings, slow_start_s=SLOW_START_S, slow_start_speed=SLOW_START_SPEED)
 
 
 def _check_first_look(view: RobotView, policy: OpenedPolicy | None) -> None:

@@ -5,16 +5,23 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from flux_core.agreement import Changes
 from flux_core.bundle import Bundle, Manifest
 from flux_core.errors import BundleError, RobotError, UsageError
-from flux_core.robots import MotionLimits, RobotSpec, stated_rates
+from flux_core.robots import GripperClosing, MotionLimits, RobotSpec, stated_rates
 
 from ..chunking import DEFAULT_DELAY, ChunkFacts, Chunking, Mode, resolve_chunking
+from ..deployment import (
+    CameraLook,
+    DeploymentFacts,
+    DeploymentReport,
+    Observed,
+    check_observed,
+)
 from ..engines.core import load_core
 from ..engines.golden_replay import GoldenResult
 from ..engines.names import AUTO
@@ -24,9 +31,9 @@ from ..engines.opening import (
     engine_tolerance,
     open_flow_policy,
 )
-from ..realtime import RealtimeOptions
+from ..realtime import RealtimeOptions, core_grippers, gripper_settings
 from ..realtime.options import check_speed
-from ..robots import SimulatedRobot
+from ..robots import RobotRequest, SimulatedRobot, has_topics
 from .agreement import agreed_bundle
 from .episode import EpisodeResult, run_episode
 from .episode_log import EpisodeLog, ReplayLog
@@ -44,22 +51,29 @@ from .preflight import (
 from .success import STRICT_HOLD_TICKS
 
 DEFAULT_SEED = 10_000
-DEFAULT_MAX_STEPS = 400
+DEFAULT_EPISODES, DEFAULT_MAX_STEPS = 10, 400
+"""Of a simulated robot."""
+DEFAULT_REAL_EPISODES, DEFAULT_MAX_SECONDS = 1, 60.0
+"""Of a real one."""
 SHIPPED_POLICIES = {"aloha-sim": "aloha_sim_transfer_cube"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """The options of the command line; see `flux-runtime run --help`."""
+    """The options of the command line; see `flux-runtime run --help`.
+
+    Those of a session are `resolved`.
+    """
 
     robot: str
     bundle: Path | None = None
     task: str | None = None
-    episodes: int = 10
+    episodes: int | None = None
     seed: int = DEFAULT_SEED
     mode: Mode | None = None
     policy: Literal["bundle", "hold"] = "bundle"
-    max_steps: int = DEFAULT_MAX_STEPS
+    max_steps: int | None = None
+    max_seconds: float | None = None
     realtime: bool = False
     inference_delay: int | None = None
     engine: str = AUTO
@@ -72,7 +86,46 @@ class RunOptions:
     dry_run: bool = False
     accept_versions: Collection[str] = ()
     changes: Changes = field(default_factory=Changes)
+    accepted: tuple[str, ...] = ()
+    robot_config: Path | None = None
+    transport: str | None = None
     realtime_options: RealtimeOptions = field(default_factory=RealtimeOptions)
+
+    def robot_request(self) -> RobotRequest:
+        """Returns what the options say of the robot."""
+        return RobotRequest(
+            name=self.robot,
+            bundle=self.bundle if self.policy == "bundle" else None,
+            topics=self.changes.topics,
+            config_file=self.robot_config,
+            transport=self.transport,
+            python=self.realtime_options.driver_python,
+            accept_versions=tuple(self.accept_versions),
+        )
+
+    def resolved(self, spec: RobotSpec, *, is_real: bool) -> ResolvedRunOptions:
+        """Returns the options with the defaults of a real or a simulated robot filled in."""
+        if isinstance(self, ResolvedRunOptions):
+            return self
+        given = {entry.name: getattr(self, entry.name) for entry in fields(RunOptions)}
+        if self.episodes is None:
+            given["episodes"] = DEFAULT_REAL_EPISODES if is_real else DEFAULT_EPISODES
+        seconds = self.max_seconds
+        if seconds is None and is_real and self.max_steps is None:
+            seconds = DEFAULT_MAX_SECONDS
+        steps = [] if self.max_steps is None else [self.max_steps]
+        if seconds is not None:
+            steps.append(max(1, round(seconds * spec.control_hz)))
+        given["max_steps"] = min(steps, default=DEFAULT_MAX_STEPS)
+        return ResolvedRunOptions(**given)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResolvedRunOptions(RunOptions):
+    """Options of which the number of episodes and their longest duration are known."""
+
+    episodes: int = DEFAULT_EPISODES
+    max_steps: int = DEFAULT_MAX_STEPS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,10 +133,11 @@ class SessionFacts:
     """What a session in lockstep and one in real time have in common.
 
     `spec` is the robot's spec with the limits in force; the bundle or the options of the run may
-    have tightened some of them.
+    have tightened some of them. `deployment` is what the deployment check has found, None without
+    a policy.
     """
 
-    options: RunOptions
+    options: ResolvedRunOptions
     spec: RobotSpec
     source: ChunkSource
     bundle: Bundle | None
@@ -91,6 +145,7 @@ class SessionFacts:
     times: StageTimes
     golden_max_abs_error: float | None
     chunking: Chunking
+    deployment: DeploymentReport | None = None
     clock: ClassVar[Literal["simulated", "monotonic"]]
 
     @property
@@ -119,6 +174,7 @@ class SessionFacts:
             "golden_max_abs_error": self.golden_max_abs_error,
             "execution_horizon": self.source.execution_horizon,
             "changed_after_training": self.options.changes.as_data(),
+            "deployment": self.deployment.as_data() if self.deployment else None,
         }
 
 
@@ -161,7 +217,7 @@ class OpenedPolicy:
 
 
 def open_policy(
-    options: RunOptions, spec: RobotSpec, times: StageTimes, tasks: Sequence[str] = ()
+    options: RunOptions, spec: RobotSpec, times: StageTimes, tasks: Sequence[str] | None = ()
 ) -> OpenedPolicy | None:
     """Opens the bundle of `options` for a robot and replays its golden; None with `--policy hold`.
 
@@ -169,7 +225,8 @@ def open_policy(
         options: name the bundle, the engine and the task.
         spec: the robot's spec.
         times: records the times of the stages.
-        tasks: prompts that the policy may get in addition to the task of `options` or the bundle.
+        tasks: prompts that the policy may get in addition to the task of `options` or the bundle;
+            None for all of the bundle's tasks.
 
     Raises:
         FluxError: the bundle does not fit the robot, or does not reproduce its golden here.
@@ -179,7 +236,8 @@ def open_policy(
         return None
     from flux_core.policy_io import PolicyIO
 
-    words = (options.task or bundle.manifest.prompt, *tasks)
+    more = tasks_of(bundle).values() if tasks is None else tasks
+    words = (options.task or bundle.manifest.prompt, *more)
     if bundle.manifest.prompt_buckets and all(words):
         io = PolicyIO.from_bundle(bundle)
         bundle = bundle.for_prompts(max(io.most_tokens(text) for text in words))
@@ -198,6 +256,15 @@ def open_policy(
         golden=golden,
         can_continue=policy.can_continue,
     )
+
+
+def tasks_of(bundle: Bundle | None) -> Mapping[str, str]:
+    """Returns the tasks that a bundle names: key -> task in words."""
+    section = {} if bundle is None else bundle.config.get("inference")
+    tasks = section.get("task_descriptions") if isinstance(section, Mapping) else None
+    if not isinstance(tasks, Mapping):
+        return {}
+    return {str(key): text for key, text in tasks.items() if isinstance(text, str) and text}
 
 
 def chunking_of(options: RunOptions, policy: OpenedPolicy | None, *, is_real: bool) -> Chunking:
@@ -234,10 +301,11 @@ def connected(
         robot.connect()
         bundle = policy.bundle if policy else None
         prompt = options.task or default_prompt(robot.task, bundle)
+        deployment = None
         if policy is not None:
-            _check_first_look(robot, spec, policy, prompt)
+            deployment = _check_first_look(robot, spec, policy, prompt, options.accepted)
         session = Session(
-            options=options,
+            options=options.resolved(robot.spec, is_real=False),
             robot=robot,
             spec=spec,
             source=policy.source if policy else HoldSource(spec),
@@ -247,6 +315,7 @@ def connected(
             golden_max_abs_error=policy.golden.max_abs_error if policy else None,
             chunking=chunking,
             limits=limits,
+            deployment=deployment,
         )
         _check_timing(session)
         yield session
@@ -299,7 +368,7 @@ def make_loop(source: ChunkSource, setup: Mapping[str, Any]) -> Any:
     return core.ControlLoop(
         **source.loop_arguments(),
         limits=core.SafetyLimits(**setup["limits"]),
-        **settings,
+        **{**settings, **core_grippers(settings)},
         continuation=continuation,
     )
 
@@ -314,7 +383,19 @@ def loop_timing(session: Session) -> dict[str, Any]:
         "inference_delay": _inference_delay(session),
         "speed": session.options.realtime_options.speed,
         "continuation": session.chunking.continuation(),
+        **gripper_settings(gripper_closing(session.bundle, session.spec)),
     }
+
+
+def gripper_closing(bundle: Bundle | None, spec: RobotSpec) -> GripperClosing | None:
+    """Returns which commands close a gripper, if any; `spec` has the limits in force.
+
+    Raises:
+        ConfigError: the bundle says so in a way that cannot be meant.
+    """
+    if spec.is_commanded_by_differences:
+        return None
+    return GripperClosing.of(bundle.config if bundle is not None else {}, spec) or None
 
 
 def _inference_delay(session: Session) -> int:
@@ -390,12 +471,13 @@ def drive(
 def _open_bundle(options: RunOptions, spec: RobotSpec) -> Bundle | None:
     """Opens the bundle and refuses one for another robot, before any slow step."""
     if options.policy == "hold":
+        changes = _without_topics(options.changes, spec)
         if options.bundle is not None:
             raise UsageError("--policy hold: expected no --bundle, got one. Leave one of them out.")
-        if options.changes:
+        if changes:
             raise UsageError(
                 "--policy hold: expected no options that change a bundle, got "
-                f"{', '.join(options.changes.as_data())}. Leave them out."
+                f"{', '.join(changes.as_data())}. Leave them out."
             )
         return None
     bundle = Bundle.open(
@@ -403,16 +485,33 @@ def _open_bundle(options: RunOptions, spec: RobotSpec) -> Bundle | None:
     )
     check_bundle_fits(bundle.manifest, spec)
     spec_in_force(bundle.config, spec)
-    return agreed_bundle(bundle, options.changes, options.task)
+    section = bundle.config.get("inference")
+    has_operator = isinstance(section, Mapping) and "operator" in section
+    changes = options.changes if has_operator else _without_topics(options.changes, spec)
+    return agreed_bundle(bundle, changes, options.task)
+
+
+def _without_topics(changes: Changes, spec: RobotSpec) -> Changes:
+    """Returns the changes of the bundle alone: the topics go to the robot's driver, too."""
+    return replace(changes, topics={}) if has_topics(spec.name) else changes
 
 
 def _check_first_look(
-    robot: SimulatedRobot, spec: RobotSpec, policy: OpenedPolicy, prompt: str
-) -> None:
-    """Takes one observation and checks that the network can use it."""
+    robot: SimulatedRobot,
+    spec: RobotSpec,
+    policy: OpenedPolicy,
+    prompt: str,
+    accepted: Collection[str],
+) -> DeploymentReport:
+    """Takes one observation, checks that the network can use it, and compares it with what the
+    bundle says of its training set."""
     observation = robot.observe(prompt, policy.manifest.cameras)
     check_observation(observation, spec, policy.manifest.cameras)
     check_encoding(policy.encoder.encode(observation), policy.manifest)
+    facts = DeploymentFacts.of(policy.manifest, policy.bundle.config)
+    cameras = {name: CameraLook(image=image) for name, image in observation.images.items()}
+    observed = Observed(state=observation.state, cameras=cameras, is_simulated=True)
+    return check_observed(robot.spec, facts, observed, accepted=accepted)
 
 
 def default_prompt(task: str | None, bundle: Bundle | None) -> str:

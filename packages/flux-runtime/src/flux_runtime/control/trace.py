@@ -173,6 +173,10 @@ class RealtimeTrace:
             self._num_kept = len(self._rows[0])
             self._stride *= 2
 
+    def begin_part(self) -> None:
+        """Tells that commands were not to be sent for a time, as during a pause."""
+        self._last_sent_s = None
+
     def add_event(self, event: Event) -> None:
         """Counts the event, and keeps it unless there are too many."""
         if event.what != "end":

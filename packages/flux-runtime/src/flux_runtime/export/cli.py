@@ -63,6 +63,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="the robot's cameras, if it lacks some that were used in training",
     )
     parser.add_argument(
+        "--no-thumbnails",
+        action="store_false",
+        dest="camera_pictures",
+        help="leave out the small pictures of each camera, with which a run on a robot finds "
+        "cameras that are swapped or turned",
+    )
+    parser.add_argument(
         "--config",
         type=Path,
         metavar="CONFIG",
@@ -195,6 +202,7 @@ def export(args: argparse.Namespace) -> None:
             num_inference_steps=args.num_inference_steps,
             cameras=None if args.cameras is None else tuple(args.cameras),
             prompt_tokens=tuple(args.prompt_tokens),
+            camera_pictures=args.camera_pictures,
             calibrate=args.calibrate,
             calibration_samples=args.calibration_samples,
         )

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from flux_core.config import bind, unbind
 from flux_core.errors import UsageError
 from flux_core.models import PI0FlowMatching
+from flux_core.pictures import without_pictures
 
 from .precision.network import DEFAULT_OPSETS, OPSETS, PRECISIONS, Precision
 from .source.policy import TrainedPolicy
@@ -25,6 +26,7 @@ class ExportOptions:
             others, which is equivalent to leaving them out, so the export leaves them out.
         prompt_tokens: prompt lengths for which the bundle gets separate graphs. A shorter prefix is
             cheaper; the runtime uses the shortest graphs that fit its task.
+        camera_pictures: whether the bundle keeps the checkpoint's small pictures of each camera.
         calibrate: the LeRobot dataset from which fp8 gets its ranges.
         calibration_samples: number of its observations to use.
     """
@@ -34,6 +36,7 @@ class ExportOptions:
     num_inference_steps: int | None = None
     cameras: tuple[str, ...] | None = None
     prompt_tokens: tuple[int, ...] = ()
+    camera_pictures: bool = True
     calibrate: str | None = None
     calibration_samples: int = 32
 
@@ -92,4 +95,8 @@ def apply_options(policy: TrainedPolicy, options: ExportOptions) -> TrainedPolic
             kept = inference.dataset.img_keys
             summary["cameras"] = {k: v for k, v in summary["cameras"].items() if k in kept}
         policy = replace(policy, inference=inference, config=config, data_summary=summary)
+    if not options.camera_pictures and "cameras" in policy.data_summary:
+        summary = dict(policy.data_summary)
+        summary["cameras"] = without_pictures(summary["cameras"])
+        policy = replace(policy, data_summary=summary)
     return policy

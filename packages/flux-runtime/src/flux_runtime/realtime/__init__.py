@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from .machine import machine_facts as machine_facts
     from .options import RealtimeOptions as RealtimeOptions
     from .settings import RealtimeSettings as RealtimeSettings
+    from .settings import core_grippers as core_grippers
     from .settings import core_settings as core_settings
+    from .settings import gripper_settings as gripper_settings
     from .settings import realtime_settings as realtime_settings
 
 __getattr__, __dir__ = lazy_exports(
@@ -31,6 +33,9 @@ __getattr__, __dir__ = lazy_exports(
         "inference_thread": ("InferenceThread", "is_inference_stuck"),
         "machine": ("MachineFacts", "granted_text", "machine_facts"),
         "options": ("RealtimeOptions",),
-        "settings": ("RealtimeSettings", "core_settings", "realtime_settings"),
+        "settings": (
+            *("RealtimeSettings", "core_grippers", "core_settings", "gripper_settings"),
+            "realtime_settings",
+        ),
     },
 )

@@ -59,6 +59,18 @@ def add_realtime_options(parser: argparse.ArgumentParser) -> None:
         help="failures in a row, of the driver or of inference, before a stop "
         f"(default: {DEFAULT_RETRIES})",
     )
+    add(
+        "--dead-man",
+        metavar="DEVICE[:CODE]",
+        help="a button that must be held while a real robot moves, of a joystick or a pedal, such "
+        "as /dev/input/event5:BTN_TRIGGER; released or unplugged, it pauses the run (needs evdev; "
+        "default without CODE: any button of the device)",
+    )
+    add(
+        "--prepare",
+        action="store_true",
+        help="move a real robot slowly to its prepare pose before the first episode",
+    )
     _add_rates(real)
     _add_times(real)
     _add_limits(parser.add_argument_group("limits of this run, which may only be tightened"))
@@ -179,6 +191,8 @@ def realtime_options_from(args: argparse.Namespace) -> RealtimeOptions:
         max_retries=args.max_retries,
         command_hz=args.command_hz,
         speed=args.speed,
+        dead_man=args.dead_man,
+        prepare=args.prepare,
     )
 
 

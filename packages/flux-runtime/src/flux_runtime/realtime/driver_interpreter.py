@@ -15,10 +15,9 @@ from pathlib import Path
 import flux_driver
 from flux_core.errors import MissingDependencyError, RobotError
 
+from ..robots.interpreter import OPTION, driver_environment
+
 OLDEST = (3, 8)
-OPTION = "--driver-python"
-_OF_THIS_INTERPRETER = ("PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "PYTHONUSERBASE")
-_OF_THIS_ENVIRONMENT = ("VIRTUAL_ENV", "VIRTUAL_ENV_PROMPT", "CONDA_PREFIX", "__PYVENV_LAUNCHER__")
 
 
 def interpreter_path(python: str | os.PathLike[str] | None) -> str:
@@ -55,8 +54,9 @@ def start_host(
     """Starts the driver host for `target`; returns its process and this end of its socket.
 
     `arguments` of the driver's class, plain data, go through a file that has no name: they may be
-    longer than a command line, and other users can read those. The host is in a session of its own, so that a terminal's signals do not reach it. What the
-    driver prints goes to this process's standard error, so that it never mixes with results.
+    longer than a command line, and other users can read those. The host is in a session of its own,
+    so that a terminal's signals do not reach it. What the driver prints goes to this process's
+    standard error, so that it never mixes with results.
 
     Raises:
         RobotError: the interpreter cannot be started, or the arguments are not plain data.
@@ -81,7 +81,7 @@ def start_host(
                 [interpreter, str(main), *map(str, passed)],
                 stdin=subprocess.DEVNULL,
                 stdout=2,
-                env=_environment(interpreter),
+                env=driver_environment(interpreter),
                 pass_fds=[theirs.fileno(), file.fileno()],
                 start_new_session=True,
             )
@@ -93,16 +93,3 @@ def start_host(
                 f"the driver"
             ) from error
     return process, ours
-
-
-def _environment(interpreter: str) -> dict[str, str]:
-    """Returns the variables of the host: another interpreter gets none that belong to this one."""
-    if interpreter == sys.executable:
-        return dict(os.environ)
-    others = {*_OF_THIS_INTERPRETER, *_OF_THIS_ENVIRONMENT}
-    kept = {name: value for name, value in os.environ.items() if name not in others}
-    own = os.path.dirname(sys.executable)
-    paths = kept.get("PATH", os.defpath).split(os.pathsep)
-    if sys.prefix != sys.base_prefix:
-        paths = [path for path in paths if path != own]
-    return {**kept, "PATH": os.pathsep.join(paths)}

@@ -40,6 +40,8 @@ class RealtimeOptions:
         max_retries: failures in a row of the driver or of inference before a stop.
         command_hz: commands per second; None for one per control step.
         speed: the share of their speed at which chunks are executed. Also on simulated time.
+        dead_man: the button that must be held while a real robot moves, as DEVICE[:CODE].
+        prepare: whether a real robot is moved to its prepare pose before the run.
     """
 
     driver_python: Path | None = None
@@ -54,6 +56,8 @@ class RealtimeOptions:
     max_retries: int = DEFAULT_RETRIES
     command_hz: float | None = None
     speed: float = 1.0
+    dead_man: str | None = None
+    prepare: bool = False
 
     def commands_hz(self, spec: RobotSpec) -> float:
         """Returns the commands per second to this robot."""
@@ -100,6 +104,19 @@ class RealtimeOptions:
                 f"commanded by differences, and there is nothing between two of them, got "
                 f"{command_hz:g}. Leave it out"
             )
+
+    def check_unattended(self, robot: str) -> None:
+        """Refuses options for the operator of a real robot.
+
+        Raises:
+            UsageError: the message names one.
+        """
+        given = {"--dead-man": self.dead_man is not None, "--prepare": self.prepare}
+        for option, is_given in given.items():
+            if is_given:
+                raise UsageError(
+                    f"{option}: expected a real robot, but {robot} is simulated. Leave it out"
+                )
 
     def check_unused(self, robot: str) -> None:
         """Refuses options that have no effect on simulated time.

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from flux_core.robots import MotionLimits
+from flux_core.robots import GripperClosing, MotionLimits
 
 from ..chunking import Mode
 from ..engines.core import load_core
@@ -33,6 +33,12 @@ class RealtimeSettings:
             the steps that are executed while it is inferred.
         continuation: the arguments of `_core.ContinuationSettings`, for 'rtc'.
         first_latency_s: how long a chunk takes, until that is measured, for 'rtc'; 0 if unknown.
+        slow_start_s: for how long a session that begins slowly executes rows at
+            `slow_start_speed`; over the following second it becomes as fast as others.
+        slow_start_speed: a share of `speed`.
+        closes_below: a command below this becomes `closed_command`; None where a joint has no
+            threshold, and empty if none has.
+        closed_command: of the joints that have a threshold.
         hold_for_s: a hold that lasts longer becomes a stop.
         stale_after_s: a chunk is executed until its observation is older than the chunk's duration
             and this time.
@@ -71,6 +77,10 @@ class RealtimeSettings:
     cpu: int
     continuation: Mapping[str, Any] = field(default_factory=dict[str, Any])
     first_latency_s: float = 0.0
+    slow_start_s: float = 0.0
+    slow_start_speed: float = 1.0
+    closes_below: tuple[float | None, ...] = ()
+    closed_command: tuple[float | None, ...] = ()
 
     def __post_init__(self) -> None:
         for name in (
@@ -92,7 +102,8 @@ class RealtimeSettings:
 
     def max_observation_age_s(self, action_horizon: int) -> float:
         """Returns how old the observation behind a command may be, in seconds."""
-        return action_horizon / (self.control_hz * self.speed) + self.stale_after_s
+        slowest = self.slow_start_speed if self.slow_start_s > 0 else 1.0
+        return action_horizon / (self.control_hz * self.speed * slowest) + self.stale_after_s
 
 
 def realtime_settings(
@@ -105,6 +116,7 @@ def realtime_settings(
     cameras: Sequence[str],
     continuation: Mapping[str, Any],
     first_latency_s: float = 0.0,
+    grippers: GripperClosing | None = None,
 ) -> RealtimeSettings:
     """Returns the settings of one run.
 
@@ -120,12 +132,14 @@ def realtime_settings(
         cameras: the cameras that the policy uses.
         continuation: the arguments of `_core.ContinuationSettings`; empty unless the mode is 'rtc'.
         first_latency_s: how long a chunk takes at first, for 'rtc'.
+        grippers: which commands close a gripper.
 
     Raises:
         UsageError: the robot does not allow an option.
     """
     spec = limits.spec
     options.check(spec)
+    thresholds = gripper_settings(grippers)
     return RealtimeSettings(
         control_hz=spec.control_hz,
         command_hz=options.commands_hz(spec),
@@ -148,11 +162,37 @@ def realtime_settings(
         cpu=-1 if options.cpu is None else options.cpu,
         continuation=continuation,
         first_latency_s=first_latency_s,
+        closes_below=thresholds["closes_below"],
+        closed_command=thresholds["closed_command"],
     )
+
+
+def gripper_settings(grippers: GripperClosing | None) -> dict[str, tuple[float | None, ...]]:
+    """Returns `closes_below` and `closed_command` of a control loop, as plain data."""
+    if not grippers:
+        return {"closes_below": (), "closed_command": ()}
+    return {
+        name: tuple(None if math.isnan(value) else value for value in values)
+        for name, values in (
+            ("closes_below", grippers.closes_below),
+            ("closed_command", grippers.closed_command),
+        )
+    }
+
+
+def core_grippers(data: Mapping[str, Any]) -> dict[str, list[float]]:
+    """Returns what `gripper_settings` gave as C++ takes it, with NaN for None; older data has
+    neither of them."""
+    return {
+        name: [math.nan if value is None else value for value in data.get(name, ())]
+        for name in ("closes_below", "closed_command")
+    }
 
 
 def core_settings(data: Mapping[str, Any]) -> Any:
     """Returns the `_core.RealtimeSettings` of plain data that `RealtimeSettings.as_data` gave."""
     core = load_core()
     continuation = core.ContinuationSettings(**data["continuation"])
-    return core.RealtimeSettings(**{**data, "continuation": continuation})
+    return core.RealtimeSettings(
+        **{**data, "continuation": continuation, **core_grippers(data)},
+    )

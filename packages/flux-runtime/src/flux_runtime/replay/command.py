@@ -152,7 +152,8 @@ def _open(recorded: RecordedReplay, options: ReplayOptions) -> OpenedSource:
         accept_versions=[*data["accept_versions"], *options.accept_versions],
         changes=Changes(**data["changes"]),
     )
-    policy = open_policy(run_options, spec, StageTimes())
+    tasks = None if data.get("all_tasks") else ()
+    policy = open_policy(run_options, spec, StageTimes(), tasks)
     assert policy is not None
     now = identity_of(policy.bundle, policy.source.engine, run_options.threads)
     return OpenedSource(source=policy.source, identity=now)

@@ -1,4 +1,4 @@
-"""Runs a session of the control thread again, through the same control core."""
+"""Runs the sessions of the control thread again, through the same control core."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ def replay_session(
     *,
     uses_recorded_chunks: bool,
 ) -> None:
-    """Runs the session with what was recorded, and compares every tick and event.
+    """Runs an episode with what was recorded, and compares every tick and event. It is one session
+    of the control thread, and one more after each pause of the operator.
 
     Args:
         recorded: the recording.
@@ -34,19 +35,31 @@ def replay_session(
     Raises:
         DataError: the core refuses what was recorded.
     """
+    events: list[dict[str, Any]] = []
+    origin_ns: int | None = None
+    for start in recorded.starts:
+        core = _started_core(recorded, source, start)
+        runner = _SessionRunner(recorded, source, core, comparison, uses_recorded_chunks, origin_ns)
+        for ticks in recorded.session_ticks(start["session"]):
+            if not runner.run(ticks):
+                break
+        events += core.drain_events()
+        origin_ns = runner.origin_ns
+    comparison.add_events(recorded.events, events)
+
+
+def _started_core(
+    recorded: RecordedReplay, source: BundleSource | HoldSource, start: dict[str, Any]
+) -> Any:
     try:
         core = _make_core(recorded, source)
-        core.start(recorded.start)
+        core.start(start)
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"{recorded.path}: the control loop refuses the recorded session ({error}). Replay it "
             f"with the version of flux that recorded it."
         ) from error
-    runner = _SessionRunner(recorded, source, core, comparison, uses_recorded_chunks)
-    for ticks in recorded.ticks():
-        if not runner.run(ticks):
-            break
-    comparison.add_events(recorded.events, core.drain_events())
+    return core
 
 
 def _make_core(recorded: RecordedReplay, source: BundleSource | HoldSource) -> Any:
@@ -74,19 +87,20 @@ class _SessionRunner:
         core: Any,
         comparison: EpisodeComparison,
         uses_recorded_chunks: bool,
+        origin_ns: int | None,
     ) -> None:
         self._recorded = recorded
         self._source = source
         self._core = core
         self._comparison = comparison
         self._uses_recorded_chunks = uses_recorded_chunks
-        self._origin_ns: int | None = None
+        self.origin_ns = origin_ns
 
     def run(self, ticks: NDArray[np.void]) -> bool:
         """Runs and compares these ticks, and returns whether the session goes on."""
-        if self._origin_ns is None:
-            self._origin_ns = int(ticks["deadline_ns"][0])
-        times_s = (ticks["deadline_ns"] - self._origin_ns) * 1e-9
+        if self.origin_ns is None:
+            self.origin_ns = int(ticks["deadline_ns"][0])
+        times_s = (ticks["deadline_ns"] - self.origin_ns) * 1e-9
         inputs = _with_dtype(ticks, self._core.tick_dtype)
         done = 0
         while done < len(inputs):

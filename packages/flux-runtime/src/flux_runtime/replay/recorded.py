@@ -62,7 +62,7 @@ class RecordedReplay:
     Attributes:
         path: the file.
         header: what the run was made with.
-        start: what the control loop was started with.
+        starts: what the control loop was started with: once, and after each pause.
         events: of the control thread.
         end: how the episode ended.
         num_ticks: recorded ticks.
@@ -72,7 +72,7 @@ class RecordedReplay:
 
     path: Path
     header: dict[str, Any]
-    start: dict[str, Any] = field(default_factory=dict[str, Any])
+    starts: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     events: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     end: dict[str, Any] = field(default_factory=dict[str, Any])
     num_ticks: int = 0
@@ -87,6 +87,18 @@ class RecordedReplay:
     def is_realtime(self) -> bool:
         """Whether it was recorded in real time."""
         return self.header["clock"] == "monotonic"
+
+    @property
+    def start(self) -> dict[str, Any]:
+        """What the control loop was started with at first."""
+        return self.starts[0]
+
+    def session_ticks(self, session: int) -> Iterator[NDArray[np.void]]:
+        """Yields the ticks of a session of the control thread, likewise."""
+        for ticks in self.ticks():
+            found = ticks[ticks["session"] == session]
+            if len(found):
+                yield found
 
     def ticks(self) -> Iterator[NDArray[np.void]]:
         """Yields the ticks in batches of about `BATCH_TICKS`."""
@@ -172,7 +184,7 @@ def _take_in(recorded: RecordedReplay, kind: int, payload: bytes, offset: int) -
     data = read_data(payload)
     match kind:
         case RecordKind.START:
-            recorded.start = data["start"]
+            recorded.starts.append(data["start"])
         case RecordKind.EVENTS:
             recorded.events += data["events"]
         case RecordKind.CHUNK:
@@ -250,7 +262,7 @@ def _range(loss: Mapping[str, Any]) -> str:
 
 def _refuse_missing(recorded: RecordedReplay) -> None:
     path = recorded.path
-    if not recorded.start:
+    if not recorded.starts:
         reason = recorded.end.get("reason") or "no reason is known"
         raise DataError(
             f"{path}: expected a recorded session, got one that never started ({reason}). There is "

@@ -31,6 +31,7 @@ from flux_core.robots import RobotSpec
 
 from ..control.episode import OF_THE_POLICY, EpisodeResult
 from ..control.latency import Histogram
+from ..predictions import Comparison
 from .parts import (
     ending,
     episode_table,
@@ -42,6 +43,7 @@ from .parts import (
     rate_card,
 )
 from .plots import joint_figure, latency_figure
+from .recorded import comparison_section
 from .timing import timing_section
 
 _ARMS = ("left", "right")
@@ -72,6 +74,7 @@ class ReportData:
         num_plotted: how many episodes are drawn joint by joint.
         histograms: stage -> latencies.
         manifest: of the bundle, None without one.
+        comparison: of predicted chunks with recorded actions, if recordings were played.
     """
 
     spec: RobotSpec
@@ -81,6 +84,7 @@ class ReportData:
     num_plotted: int
     histograms: Mapping[str, Histogram]
     manifest: Manifest | None
+    comparison: Comparison | None = None
 
 
 def render_report(data: ReportData) -> str:
@@ -95,6 +99,8 @@ def _body(data: ReportData) -> Iterator[Html]:
     yield _headline(data)
     yield _videos(data)
     yield episode_table(data.summary["episodes"])
+    if data.comparison is not None:
+        yield comparison_section(data.comparison, data.spec)
     yield _joints(data)
     yield timing_section(data.results, data.summary)
     yield _latencies(data)

@@ -83,6 +83,48 @@ def joint_figure(
     return svg.html
 
 
+def prediction_figure(
+    recorded: tuple[NDArray[np.float64], NDArray[np.float32]],
+    predicted: Sequence[tuple[NDArray[np.float64], NDArray[np.float32]]],
+    label: str,
+) -> Html:
+    """Draws what was recorded of one joint, and each chunk that was predicted.
+
+    Args:
+        recorded: (T,) seconds and actions.
+        predicted: for each chunk, (H,) seconds and actions.
+        label: for the figure's accessible name.
+    """
+    seconds, actions = recorded
+    drawn = predicted[:: math.ceil(len(predicted) / _MAX_LINES) or 1]
+    low, high = _view(np.concatenate([actions, *(values for _, values in drawn)]))
+    with _figure(3.4, 1.35, label) as (axes, svg):
+        axes.plot(seconds, actions, color=STATE, linewidth=1.2)
+        for times, values in drawn:
+            axes.plot(times, values, color=COMMAND, linewidth=0.6)
+        axes.set_xlim(0, max(float(seconds[-1]), _LEAST_SECONDS))
+        axes.set_ylim(low, high)
+        axes.locator_params(axis="y", nbins=4)
+    return svg.html
+
+
+def offsets_figure(errors: NDArray[np.float64], control_hz: float, label: str) -> Html:
+    """Draws a joint's mean absolute error over how far ahead it was predicted.
+
+    Args:
+        errors: (H,) in the joint's unit.
+        control_hz: rows per second.
+        label: for the figure's accessible name.
+    """
+    seconds = np.arange(len(errors)) / control_hz
+    with _figure(3.4, 1.0, label) as (axes, svg):
+        axes.plot(seconds, errors, color=LIMIT, linewidth=1.0)
+        axes.set_xlim(0, max(float(seconds[-1]), _LEAST_SECONDS))
+        axes.set_ylim(0, max(1.1 * float(errors.max()), 1e-9))
+        axes.locator_params(axis="y", nbins=3)
+    return svg.html
+
+
 def intervals_figure(
     seconds: NDArray[np.float64],
     intervals_ms: NDArray[np.float64],

@@ -1,7 +1,8 @@
 """Finds robots by name: those of this package, and those that other packages register.
 
 A third-party package adds a robot's driver with an entry point in the group `flux_runtime.robots`;
-its value is a callable that takes no arguments and returns a `Robot` or a `SimulatedRobot`:
+its value is a callable that returns a `Robot` or a `SimulatedRobot`; the entries of the file of
+`--robot-config` are its keyword arguments:
 
     [project.entry-points."flux_runtime.robots"]
     my-arm = "my_package.driver:MyArm"
@@ -12,7 +13,7 @@ The same package describes the robot for training in the group `flux.robots`; se
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib.metadata import EntryPoint
 from typing import cast
 
@@ -20,6 +21,7 @@ from flux_core.config import bind
 from flux_core.errors import ConfigError, RobotError
 from flux_core.robots import (
     DRIVER_GROUP,
+    FAMILIES,
     RobotSpec,
     call,
     describe,
@@ -31,16 +33,24 @@ from flux_core.robots import (
 )
 from flux_driver.robot import SIMULATED_METHODS, fault_of
 
-from .protocol import Robot, SimulatedRobot
+from .choice import RobotChoice, RobotRequest, choose_robot
+from .protocol import EndingRobot, Robot, SimulatedRobot
+from .shipped import FORMS, REAL, SHIPPED_ROBOTS, SIMULATED, has_topics, is_recording
 
 ENTRY_POINT_GROUP = DRIVER_GROUP
 
 __all__ = [
     "ENTRY_POINT_GROUP",
+    "EndingRobot",
     "Robot",
+    "RobotChoice",
+    "RobotRequest",
     "SimulatedRobot",
+    "choose_robot",
     "driver_target",
+    "has_topics",
     "installed_robot_names",
+    "is_recording",
     "is_simulated_class",
     "make_robot",
     "robot_names",
@@ -49,8 +59,9 @@ __all__ = [
 
 
 def robot_names() -> tuple[str, ...]:
-    """Returns the names that `make_robot` accepts, those of this package first."""
-    return (*_SHIPPED, *(name for name in installed_robot_names() if name not in _SHIPPED))
+    """Returns the names of robots that have a driver, those of this package first."""
+    others = (name for name in installed_robot_names() if name not in SHIPPED_ROBOTS)
+    return (*SHIPPED_ROBOTS, *others)
 
 
 def installed_robot_names() -> tuple[str, ...]:
@@ -58,31 +69,35 @@ def installed_robot_names() -> tuple[str, ...]:
     return provided_names(ENTRY_POINT_GROUP)
 
 
-def make_robot(name: str) -> Robot | SimulatedRobot:
+def make_robot(
+    name: str, target: str | None = None, arguments: Mapping[str, object] | None = None
+) -> Robot | SimulatedRobot:
     """Returns the robot called `name`, not yet connected.
 
     Args:
         name: one of `robot_names`, or MODULE:CLASS.
+        target: MODULE:CLASS of its driver, if the name does not tell.
+        arguments: keyword arguments of the driver's class.
 
     Raises:
         RobotError: no robot or several have that name, or a registered driver cannot be loaded or
             is neither a `Robot` nor a `SimulatedRobot`.
     """
-    point = _point(name)
-    if point is None:
-        return _SHIPPED[name]()
-    where = name if ":" in name else f"{name}: the entry point {describe(point)}"
-    return _checked(call(point, load(point)), where)
+    point = _point(target or name)
+    where = target or name
+    if ":" not in where and where not in SIMULATED:
+        where = f"{name}: the entry point {describe(point)}"
+    return _checked(call(point, load(point), arguments or {}), where)
 
 
 def driver_target(name: str) -> str:
     """Returns what the driver's process loads for `name`: MODULE:CLASS; imports nothing.
 
     Raises:
-        RobotError: no robot or several have that name.
+        RobotError: no robot or several have that name, or it is a robot of this package whose
+            driver takes settings: see `choose_robot`.
     """
-    point = _point(name)
-    return _SHIPPED_CLASSES[name] if point is None else point.value
+    return _point(name).value
 
 
 def is_simulated_class(name: str) -> bool:
@@ -91,25 +106,29 @@ def is_simulated_class(name: str) -> bool:
     Raises:
         RobotError: no robot or several have that name, or the driver cannot be loaded.
     """
-    point = _point(name)
-    if point is None:
-        point = EntryPoint(name=name, value=_SHIPPED_CLASSES[name], group=ENTRY_POINT_GROUP)
-    found = load(point)
+    found = load(_point(name))
     return isinstance(found, type) and all(hasattr(found, name) for name in SIMULATED_METHODS)
 
 
-def _point(name: str) -> EntryPoint | None:
-    """Returns the entry point of a robot; None for one of this package."""
+def _point(name: str) -> EntryPoint:
+    """Returns the entry point of a robot; for one of this package, a stand-in."""
     if ":" in name:
         return EntryPoint(name=name, value=name, group=ENTRY_POINT_GROUP)
-    point = provider(ENTRY_POINT_GROUP, name, built_in=_SHIPPED)
-    if point is None and name not in _SHIPPED:
+    point = provider(ENTRY_POINT_GROUP, name, built_in=(*SHIPPED_ROBOTS, *FAMILIES))
+    if point is None and name in SIMULATED:
+        return EntryPoint(name=name, value=SIMULATED[name], group=ENTRY_POINT_GROUP)
+    if point is None:
         raise _unknown(name)
     return point
 
 
 def _unknown(name: str) -> RobotError:
-    known = ", ".join(robot_names())
+    known = ", ".join((*robot_names(), *FORMS))
+    if name in REAL:
+        return RobotError(
+            f"{name}: expected a robot whose driver takes no settings. Drive it with "
+            f"'flux-runtime run --robot {name}'"
+        )
     if name in robot_spec_names():
         return RobotError(
             f"{name}: expected a driver, got only the robot's description. Known drivers: {known}. "
@@ -151,33 +170,3 @@ def spec_of(robot: Robot | SimulatedRobot) -> RobotSpec:
         return bind(RobotSpec, spec, "spec")
     except ConfigError as error:
         raise RobotError(str(error)) from error
-
-
-def _aloha_sim() -> SimulatedRobot:
-    from .aloha_sim import AlohaSimRobot
-
-    return AlohaSimRobot()
-
-
-def _aloha() -> Robot:
-    from .aloha import AlohaRobot
-
-    return AlohaRobot()
-
-
-def _ur3() -> Robot:
-    from .ur3 import Ur3Robot
-
-    return Ur3Robot()
-
-
-_SHIPPED: dict[str, Callable[[], Robot | SimulatedRobot]] = {
-    "aloha-sim": _aloha_sim,
-    "aloha": _aloha,
-    "ur3": _ur3,
-}
-_SHIPPED_CLASSES = {
-    "aloha-sim": f"{__name__}.aloha_sim:AlohaSimRobot",
-    "aloha": f"{__name__}.aloha:AlohaRobot",
-    "ur3": f"{__name__}.ur3:Ur3Robot",
-}

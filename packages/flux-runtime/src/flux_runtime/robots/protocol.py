@@ -72,7 +72,8 @@ class Robot(Protocol):
 @runtime_checkable
 class SimulatedRobot(Protocol):
     """A robot that stands still between two commands, each of which is one control step. It can be
-    reset, and knows the progress of its task.
+    reset, and knows the progress of its task; `stages` is empty for one that does not. See
+    `EndingRobot` for an optional part.
 
     Attributes:
         task: its task in words.
@@ -119,4 +120,14 @@ class SimulatedRobot(Protocol):
 
     def close(self) -> None:
         """Releases everything the robot holds."""
+        ...
+
+
+@runtime_checkable
+class EndingRobot(Protocol):
+    """An optional part of a `SimulatedRobot`: one whose episodes end by themselves."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the episode has ended."""
         ...

@@ -4,20 +4,36 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field, replace
 
-from flux_core.errors import FluxError, RobotError
+from flux_core.errors import FluxError, RobotError, UsageError
 
 from ..control.episode import EpisodeResult
 from ..control.latency import StageTimes
 from ..control.realtime_session import Confirm, RealtimeSession, connected_realtime
-from ..control.session import RunOptions, Session, connected, open_policy, shipped_policy
+from ..control.session import (
+    RunOptions,
+    Session,
+    connected,
+    open_policy,
+    shipped_policy,
+    tasks_of,
+)
+from ..operator import (
+    DeadMan,
+    OperatorDesk,
+    OperatorStation,
+    Screen,
+    SilentScreen,
+    open_dead_man,
+)
+from ..predictions import PlaysRecordings, played_whole
 from ..realtime import DriverProcess
 from ..realtime.niceness import DRIVER_NICENESS
 from ..recording import dataset_recorder
 from ..report import require_report_dependencies
-from ..robots import SimulatedRobot, is_simulated_class, make_robot
+from ..robots import RobotChoice, SimulatedRobot, choose_robot, is_simulated_class, make_robot
 from .recording import prepare_recording
 from .run_log import RunLog
 
@@ -25,12 +41,15 @@ __all__ = ["RunHooks", "RunOptions", "open_session", "run", "shipped_policy"]
 
 logger = logging.getLogger("flux.runtime")
 
+NOBODY = "operator: standard input is closed or at its end, so the run begins at once"
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunHooks:
     """What a run tells, and asks, while it goes on.
 
     Attributes:
+        on_choice: called with the robot and its driver before the driver is started.
         on_ready: called with the session before the first command.
         on_episode: called after each episode that ended as planned.
         on_report: called with the JSON report before the page is written, also if an error, a
@@ -38,12 +57,20 @@ class RunHooks:
             afterwards.
         confirm: asks the operator before a robot is moved back to its limits, which happens only
             with `return_to_limits`; by default that option is taken for the answer.
+        operator: makes the desk at which the operator of a real robot asks for something, with the
+            dead-man; by default nobody is there, and episodes begin at once.
+        screen: where that operator reads.
     """
 
+    on_choice: Callable[[RobotChoice], None] = lambda choice: None
     on_ready: Callable[[Session | RealtimeSession], None] = lambda session: None
     on_episode: Callable[[EpisodeResult], None] = lambda result: None
     on_report: Callable[[dict[str, object]], None] = lambda report: None
     confirm: Confirm = lambda question, cancelled: True
+    operator: Callable[[DeadMan | None], OperatorDesk] = lambda dead_man: OperatorDesk(
+        None, dead_man
+    )
+    screen: Screen = field(default_factory=SilentScreen)
 
 
 def run(options: RunOptions, hooks: RunHooks = RunHooks()) -> dict[str, object]:
@@ -64,20 +91,28 @@ def run(options: RunOptions, hooks: RunHooks = RunHooks()) -> dict[str, object]:
         require_report_dependencies(options.report)
     if options.record is not None and not options.dry_run:
         prepare_recording(options.record)
+    log = RunLog(options)
+    with _opened_dead_man(options) as dead_man:
+        return _run(options, hooks, log, dead_man)
+
+
+def _run(
+    options: RunOptions, hooks: RunHooks, log: RunLog, dead_man: DeadMan | None
+) -> dict[str, object]:
     directory = None if options.dry_run else options.record_dataset
     version = None if options.dry_run else options.dataset_version
-    log = RunLog(options)
     try:
         with (
             dataset_recorder(directory, version) as log.dataset,
-            open_session(options, hooks.confirm) as session,
+            open_session(options, hooks.confirm, hooks.on_choice) as session,
         ):
             report = session.describe() | {"dry_run": True, "ok": True}
             if log.dataset is not None:
                 log.dataset.open(session)
             hooks.on_ready(session)
             if not options.dry_run:
-                log.run_episodes(session, hooks.on_episode)
+                with _attended(session, hooks, dead_man) as (attended, station):
+                    log.run_episodes(attended, hooks.on_episode, station)
     except BaseException as error:  # Ctrl-C too.
         _report_what_happened(log, error, hooks.on_report)
         raise
@@ -88,40 +123,92 @@ def run(options: RunOptions, hooks: RunHooks = RunHooks()) -> dict[str, object]:
 
 
 @contextmanager
+def _opened_dead_man(options: RunOptions) -> Iterator[DeadMan | None]:
+    """Opens the dead-man before anything slow."""
+    text = options.realtime_options.dead_man
+    if text is None or options.dry_run:
+        yield None
+        return
+    with closing(open_dead_man(text)) as dead_man:
+        yield dead_man
+
+
+@contextmanager
+def _attended(
+    session: Session | RealtimeSession, hooks: RunHooks, dead_man: DeadMan | None
+) -> Iterator[tuple[Session | RealtimeSession, OperatorStation | None]]:
+    """Yields the session of a real robot with its operator; others have none.
+
+    Raises:
+        UsageError: an option is for an operator, and the robot has none.
+    """
+    if not isinstance(session, RealtimeSession) or not session.is_real:
+        session.options.realtime_options.check_unattended(session.spec.name)
+        yield session, None
+        return
+    with hooks.operator(dead_man) as desk:
+        if not desk.is_attended:
+            hooks.screen.say(NOBODY)
+        station = OperatorStation(desk, hooks.screen, tasks_of(session.bundle))
+        confirm = station.confirm if desk.is_terminal else session.confirm
+        yield replace(session, confirm=confirm), station
+
+
+@contextmanager
 def open_session(
-    options: RunOptions, confirm: Confirm = lambda question, cancelled: True
+    options: RunOptions,
+    confirm: Confirm = lambda question, cancelled: True,
+    on_choice: Callable[[RobotChoice], None] = lambda choice: None,
 ) -> Iterator[Session | RealtimeSession]:
     """Connects the robot and opens the policy; closes the robot at the end."""
     times = StageTimes()
-    python = options.realtime_options.driver_python
-    if not options.realtime and python is None and is_simulated_class(options.robot):
-        with _lockstep(options, times) as session:
+    choice = choose_robot(options.robot_request())
+    on_choice(choice)
+    if choice.is_recorded and options.realtime:
+        raise UsageError(
+            "--realtime: expected a robot that moves, but a recording does not follow commands. "
+            "Leave it out"
+        )
+    if not options.realtime and _is_simulated(choice):
+        with _lockstep(options, choice, times) as session:
             yield session
         return
     realtime = options.realtime_options
     with DriverProcess.start(
-        options.robot,
-        python=python,
+        choice.name,
+        target=choice.target,
+        arguments=choice.arguments,
+        python=choice.python,
         max_retries=realtime.max_retries,
         niceness=DRIVER_NICENESS if realtime.priority else 0,
     ) as driver:
         if driver.simulation is None or options.realtime:
-            policy = open_policy(options, driver.spec, times)
+            # The operator of a real robot may choose among the policy's tasks.
+            tasks = None if driver.simulation is None else ()
+            policy = open_policy(options, driver.spec, times, tasks)
             with connected_realtime(options, driver, policy, times, confirm) as session:
                 yield session
             return
-    with _lockstep(options, times) as session:  # only its process could tell that it is simulated
+    with _lockstep(options, choice, times) as session:  # only its process could tell
         yield session
+
+
+def _is_simulated(choice: RobotChoice) -> bool:
+    """Whether a robot is known to be simulated without its process."""
+    if choice.is_simulated is not None:
+        return choice.is_simulated
+    return choice.python is None and is_simulated_class(choice.name)
 
 
 @contextmanager
-def _lockstep(options: RunOptions, times: StageTimes) -> Iterator[Session]:
-    robot = make_robot(options.robot)
+def _lockstep(options: RunOptions, choice: RobotChoice, times: StageTimes) -> Iterator[Session]:
+    robot = make_robot(choice.name, choice.target, choice.arguments)
     if not isinstance(robot, SimulatedRobot):
         raise RobotError(f"{options.robot}: expected a simulated robot, got a real one")
-    policy = open_policy(options, robot.spec, times)
+    tasks = robot.tasks if isinstance(robot, PlaysRecordings) else ()
+    policy = open_policy(options, robot.spec, times, tasks)
     with connected(options, robot, policy, times) as session:
-        yield session
+        yield played_whole(session, options)
 
 
 def _hand_over(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import select
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -16,9 +17,12 @@ from ..control.realtime_session import RealtimeSession
 if TYPE_CHECKING:
     from ..control.episode import EpisodeResult
     from ..control.session import RunOptions, Session
+    from ..operator import OperatorStatus
+    from ..robots import RobotChoice
 
 try:
     from rich.console import Console
+    from rich.live import Live
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
     from rich.table import Table
     from rich.text import Text
@@ -39,6 +43,8 @@ class RunConsole:
         self._num_successes = 0
         self._num_done = 0
         self._is_stopped = False
+        self._line: Live | None = None
+        self._shown: tuple[object, ...] = ()
         self._console = Console(stderr=True)
         self._progress = Progress(
             TextColumn("{task.description}"),
@@ -69,12 +75,50 @@ class RunConsole:
         if not self._is_stopped:
             self._is_stopped = True
             self._progress.stop()
+            if self._line is not None:
+                self._line.stop()
+
+    def on_choice(self, choice: RobotChoice) -> None:
+        """Prints which robot is driven, by which driver, and why."""
+        if not self._is_json:
+            self._print(choice.lines)
 
     def on_ready(self, session: Session | RealtimeSession) -> None:
         """Prints what an operator should read before a robot moves in real time."""
+        self._progress.update(self._task, total=session.options.episodes)
         if isinstance(session, RealtimeSession) and not self._is_json:
-            for line in session.lines():
-                self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+            self._print(session.lines())
+
+    def _print(self, lines: Sequence[str]) -> None:
+        for line in lines:
+            self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def show(self, status: OperatorStatus) -> None:
+        """Shows the operator's line: in place on a terminal, elsewhere once per change."""
+        if not self._console.is_terminal:
+            self._show_change(status)
+            return
+        if self._line is None:
+            self._progress.stop()
+            self._line = Live(console=self._console, transient=True, auto_refresh=False)
+            self._line.start()
+        line = Text(f"{status.what()}   [{status.keys()}]", no_wrap=True, overflow="ellipsis")
+        self._line.update(line, refresh=True)
+
+    def _show_change(self, status: OperatorStatus) -> None:
+        shown = (status.state, status.task, status.episode, status.text)
+        if shown == self._shown:
+            return
+        self._shown = shown
+        if self._is_json:
+            line = json.dumps(status.as_data(), ensure_ascii=False)
+        else:
+            line = f"operator: {status.what()}; {status.words()}"
+        print(line, file=sys.stderr, flush=True)
+
+    def say(self, text: str) -> None:
+        """Tells the operator something."""
+        self._print([text])
 
     def confirm(self, question: str, is_cancelled: Callable[[], bool]) -> bool:
         """Asks on a terminal; elsewhere the option that leads to the question is the answer."""
@@ -104,15 +148,23 @@ class RunConsole:
         if report.get("dry_run"):
             console.print(f"{report['robot']}: ready to run ({report['engine']})", markup=False)
             return
+        episodes: Sequence[Mapping[str, Any]] = report["episodes"]
+        if not episodes:
+            console.print(f"{report['robot']}: {report['reason']}", markup=False)
+            return
         title = f"{report['robot']} · {report['policy']} · {report['prompt']}"
         table = Table(title=Text(title))  # a Text, because the prompt may contain rich's markup
         hidden = {"commands_out_of_limit", "ended_in_hold"}
-        if all(episode["outcome"] == "finished" for episode in report["episodes"]):
+        if all(episode.get("task", report["prompt"]) == report["prompt"] for episode in episodes):
+            hidden.add("task")
+        if not any(episode.get("pauses") for episode in episodes):
+            hidden.add("pauses")
+        if all(episode["outcome"] == "finished" for episode in episodes):
             hidden.add("outcome")
-        columns = [name for name in report["episodes"][-1] if name not in hidden]
+        columns = [name for name in episodes[-1] if name not in hidden]
         for name in columns:
             table.add_column(name.replace("_", " "), justify="right")
-        for episode in report["episodes"]:
+        for episode in episodes:
             table.add_row(*(_cell(episode.get(name)) for name in columns))
         console.print(table)
         for line in summary_lines(report):
@@ -138,6 +190,8 @@ def summary_lines(report: Mapping[str, Any]) -> list[str]:
         f"violations  {violations or 'none'}; commands sent out of limit: "
         f"{report['commands_out_of_limit']}",
     ]
+    if "predicted_against_recorded" in report:
+        lines.append(_predicted_line(report["predicted_against_recorded"]))
     if "interval" in report:
         lines.append(_interval_line(report["interval"]))
     if "commands" in report:
@@ -155,6 +209,16 @@ def summary_lines(report: Mapping[str, Any]) -> list[str]:
     if "report" in report:
         lines.append(f"report      {report['report']}")
     return lines
+
+
+def _predicted_line(found: Mapping[str, Any]) -> str:
+    line = f"predicted   {found['actions']} actions, compared with the recorded ones"
+    if not found["actions"]:
+        return line
+    name, worst = max(found["joints"].items(), key=lambda pair: pair[1]["mean_abs_error"])
+    held = worst["mean_abs_error_of_holding"]
+    beside = "" if held is None else f" (of holding still: {held:.3g})"
+    return f"{line}; largest mean error: {name} {worst['mean_abs_error']:.3g}{beside}"
 
 
 def _dataset_line(dataset: Mapping[str, Any]) -> str:

@@ -14,8 +14,9 @@ from flux_core.bundle import Bundle
 
 from ..control.policy_source import BundleSource, ChunkSource
 from ..control.realtime_session import RealtimeSession, realtime_loop_setup
-from ..control.session import RunOptions, Session, loop_setup
+from ..control.session import Session, loop_setup
 from ..engines.status import engine_version
+from ..predictions import RecordedSource
 from .replay_file import digest_of
 
 MANIFEST_NAME = "manifest.json"
@@ -97,24 +98,26 @@ def replay_header(session: Session | RealtimeSession, seed: int) -> dict[str, ob
         "joint_names": session.spec.joint_names,
         "robot_spec": asdict(spec),
         "decoder": decoder_digests(session.source),
-        "options": _option_data(options, session.bundle),
+        "options": _option_data(session),
         "loop": setup,
     }
 
 
 def decoder_digests(source: ChunkSource) -> dict[str, str]:
     """Returns the SHA-256 of the arrays that turn actions into robot units; none without them."""
-    if not isinstance(source, BundleSource):
+    if not isinstance(source, BundleSource | RecordedSource):
         return {}
     return {name: digest_of(array) for name, array in source.decoder_arrays().items()}
 
 
-def _option_data(options: RunOptions, bundle: Bundle | None) -> dict[str, object]:
+def _option_data(session: Session | RealtimeSession) -> dict[str, object]:
     """Returns the options with which the policy is opened again."""
+    options, bundle = session.options, session.bundle
     return {
         "robot": options.robot,
         "bundle": str(bundle.directory.resolve()) if bundle else None,
         "task": options.task,
+        "all_tasks": isinstance(session, RealtimeSession) and session.is_real,
         "policy": options.policy,
         "accept_versions": list(options.accept_versions),
         "changes": asdict(options.changes),

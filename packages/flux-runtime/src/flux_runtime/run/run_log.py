@@ -11,15 +11,19 @@ from flux_core.errors import DataError
 from ..control.episode import EpisodeResult, how_it_ended
 from ..control.episode_log import EpisodeLogs
 from ..control.latency import Histogram, merge_stages
-from ..control.realtime_episode import drive_realtime
+from ..control.realtime_episode import OPERATOR, drive_realtime
 from ..control.realtime_session import RealtimeSession
 from ..control.session import RunOptions, Session, drive
 from ..control.trace import EpisodeTrace, FirstEvents
+from ..operator import OperatorStation
+from ..predictions import Comparison, RecordedSource
 from ..recording import DatasetRecorder
 from ..report import ReportData, VideoRecorder, write_report
 from .episode_totals import stages_of, summarize, with_rtc_totals
 from .recording import EpisodeRecording, Recorder
 from .replay_header import replay_header
+
+NOTHING_RUN = "quit by the operator before the first episode"
 
 
 class RunLog:
@@ -46,14 +50,28 @@ class RunLog:
         self._is_cut_off = False
 
     def run_episodes(
-        self, session: Session | RealtimeSession, on_episode: Callable[[EpisodeResult], None]
+        self,
+        session: Session | RealtimeSession,
+        on_episode: Callable[[EpisodeResult], None],
+        station: OperatorStation | None = None,
     ) -> None:
-        """Runs the episodes; see `run`."""
+        """Runs the episodes; see `run`. The operator at `station` begins each of them."""
         self._session = session
         if self.options.record is not None:
             self._recorder = Recorder(self.options.record, session.spec)
-        for index in range(self.options.episodes):
-            on_episode(self._run_one(session, index))
+        if station is None or not isinstance(session, RealtimeSession):
+            for index in range(session.options.episodes):
+                on_episode(self._run_one(session, index))
+            return
+        if session.options.realtime_options.prepare:
+            station.prepare_first(session)
+        for index in range(session.options.episodes):
+            chosen = station.choose(session, index + 1)
+            if chosen is None:
+                return
+            session = chosen
+            on_episode(self._run_one(session, index, station))
+        station.finish(session)
 
     def report(self, error: BaseException | None = None) -> dict[str, object]:
         """Returns the JSON report; `report` is the page that `write_page` is about to write.
@@ -65,6 +83,8 @@ class RunLog:
         report = self._session.describe() | summarize(self.results, self._all_histograms())
         report = with_rtc_totals(report, self.results)
         report |= self._ending(error) | {"events": self._events} | self._recording_facts()
+        if self._comparison is not None:
+            report["predicted_against_recorded"] = self._comparison.as_data()
         if self.options.report is not None:
             report["report"] = str(self.options.report)
         return report
@@ -75,7 +95,7 @@ class RunLog:
         Raises:
             DataError: it cannot be written, for example because the disk is full.
         """
-        if self.options.report is None:
+        if self.options.report is None or not self.results:
             return
         assert self._session is not None
         bundle = self._session.bundle
@@ -87,12 +107,19 @@ class RunLog:
             num_plotted=self.options.video_episodes,
             histograms=self._all_histograms(),
             manifest=bundle.manifest if bundle else None,
+            comparison=self._comparison,
         )
         try:
             write_report(self.options.report, data)
         except DataError as error:
             kept = f", and its recording is in {self.options.record}" if self.options.record else ""
             raise DataError(f"{error} The result of the run is printed{kept}.") from error
+
+    @property
+    def _comparison(self) -> Comparison | None:
+        """Of predicted chunks with recorded actions, if recordings are played."""
+        source = self._session.source if self._session else None
+        return source.comparison if isinstance(source, RecordedSource) else None
 
     def _recording_facts(self) -> dict[str, object]:
         facts: dict[str, object] = {}
@@ -107,7 +134,12 @@ class RunLog:
         assert self._session is not None
         return merge_stages([self._histograms]) | self._session.times.histograms()
 
-    def _run_one(self, session: Session | RealtimeSession, index: int) -> EpisodeResult:
+    def _run_one(
+        self,
+        session: Session | RealtimeSession,
+        index: int,
+        station: OperatorStation | None = None,
+    ) -> EpisodeResult:
         """Runs episode `index`; records it, and films it if the report will show it."""
         seed = self.options.seed + index
         dataset = self.dataset
@@ -116,6 +148,14 @@ class RunLog:
         video = self._video(session, index)
 
         def on_end(result: EpisodeResult) -> None:
+            judged = result
+            try:
+                if station is not None and isinstance(session, RealtimeSession):
+                    judged = station.judged(session, result)
+            finally:  # It is kept without a judgement if a signal comes first.
+                keep(judged)
+
+        def keep(result: EpisodeResult) -> None:
             if dataset is not None:
                 dataset.finish(result)
             self._keep(result, video.finish() if video else None)
@@ -138,9 +178,17 @@ class RunLog:
         log = EpisodeLogs(*logs) if logs else None
         replay_log = recording.replay if recording is not None else None
         if isinstance(session, RealtimeSession):
-            return drive_realtime(
-                session, seed, on_tick=on_tick, log=log, replay_log=replay_log, on_end=on_end
+            drive_realtime(
+                session,
+                seed,
+                on_tick=on_tick,
+                log=log,
+                replay_log=replay_log,
+                on_end=on_end,
+                operator=station,
+                begins_slowly=index == 0,
             )
+            return self.results[-1]
         return drive(
             session,
             seed,
@@ -184,6 +232,8 @@ class RunLog:
         self._videos.append(video)
 
     def _ending(self, error: BaseException | None) -> dict[str, object]:
+        if not self.results:
+            return {"outcome": "interrupted", "stopped_by": OPERATOR, "reason": NOTHING_RUN}
         last = self.results[-1]
         outcome, stopped_by, reason = last.outcome, last.stopped_by, last.reason
         if outcome == "finished":  # between two episodes, or when the robot was closed

@@ -172,9 +172,14 @@ class CheckpointKeeper:
             "data_facts": {
                 name: facts.as_data() for name, facts in data_facts(data.dataset).items()
             },
-            # The main process writes it.
-            "data_summary": data.dataset.data_summary() if self._ranks.is_main else {},
+            "data_summary": self._data_summary(data),
         }
+
+    def _data_summary(self, data: TrainData) -> dict[str, dict[str, object]]:
+        """Returns the summary in the main process, which writes it."""
+        if not self._ranks.is_main:
+            return {}
+        return data.dataset.data_summary(pictures=self.config.runner.camera_pictures)
 
     def _setup(self, data: TrainData) -> Setup:
         return Setup(

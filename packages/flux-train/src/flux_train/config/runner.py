@@ -57,6 +57,8 @@ class TrainRunner:
             from that share of the run.
         gradient_accumulation_steps: batches per process in an optimiser step.
         save_iter_interval: saves every so many steps, besides the ends of epochs.
+        camera_pictures: whether checkpoints contain small pictures of each camera, with which a run
+            on a robot finds cameras that are swapped or turned.
         max_skipped_steps: the run stops when more consecutive steps than this have no finite
             gradient.
     """
@@ -88,6 +90,7 @@ class TrainRunner:
     enable_gradient_checkpointing: bool = False
     compile: bool = False
     max_skipped_steps: int = 10
+    camera_pictures: bool = True
     num_threads: int | None = None
     seed: int = 42
 

@@ -1,0 +1,1 @@
+"""Universal Robots' arms: over RTDE, through `ur_rtde`, and over ROS."""

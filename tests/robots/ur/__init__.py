@@ -1,0 +1,1 @@
+"""A fake controller of a Universal Robots arm, and runs against it."""
