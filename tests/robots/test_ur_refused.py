@@ -18,7 +18,10 @@ from .ros1 import read_log
 from .ur.runs import Fault, address, controller
 
 REFUSED: dict[str, tuple[Sequence[Fault], str]] = {
-    "silent": ([{"kind": "silent", "at": -1}], "port 30004 accepts connections and does not answer"),
+    "silent": (
+        [{"kind": "silent", "at": -1}],
+        "port 30004 accepts connections and does not answer",
+    ),
     "local": ([{"kind": "local", "at": -1}], "enable remote control"),
     "off": ([{"kind": "off", "at": -1}], "expected the mode running, got power off"),
     "stopped": ([{"kind": "protective_stop", "at": -1}], "the arm is in a protective stop"),
