@@ -28,6 +28,7 @@ runner = recipes.full_runner(
 
 inference = recipes.robot_inference(
     "pi05",
+    aloha_variant="aloha-agilex",
     aloha={
         "1": "pick up the yellow chicken toy with left arm",
         "2": "place it in the brown flat cardboard box with right arm",

@@ -236,18 +236,7 @@ def peer(environment: Environment) -> dict[str, Any]:
 
 def test_reliable_and_best_effort_publishers_are_both_heard(peer: dict[str, Any]) -> None:
     assert peer["heard"]
-    assert peer["qos"] == {
-        "/reliable": "reliable",
-        "/best_effort": "best_effort",
-        "/changing": "reliable",
-        "/stated": "reliable",
-    }
     assert peer["type"] == "JointState" and peer["stamp_s"] == 1000.25 and peer["is_now"]
-
-
-def test_a_best_effort_publisher_that_comes_later_is_heard_too(peer: dict[str, Any]) -> None:
-    assert peer["qos_after_a_change"] == "best_effort"
-    assert peer["heard_after_a_change"]
 
 
 def test_what_cannot_be_heard_or_told_is_reported(peer: dict[str, Any]) -> None:

@@ -23,6 +23,7 @@ from flux_data.convert.lerobot import convert
 from flux_data.lerobot.dataset import open_lerobot
 from flux_data.lerobot.writer import WriterV21, WriterV30
 
+from ..record.made_episodes import LENGTH, add_episode, brightness, growing
 from .test_lerobot_writer import write
 
 PROBE = """
@@ -56,13 +57,36 @@ print(json.dumps({"episodes": dataset.num_episodes, "rows": rows}))
 PYTHON_OF = {"v2.1": "FLUX_LEROBOT_03", "v3.0": "FLUX_LEROBOT_04"}
 
 
-def read_with_lerobot(root: Path, version: str, every: int) -> dict[str, Any]:
+RECORDED_PROBE = """
+import json, sys
+import torch
+library = torch.library.Library("torchvision", "DEF")
+for name in ("nms", "qnms"):
+    library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+from lerobot.datasets.lerobot_dataset import LeRobotDataset
+dataset = LeRobotDataset("local/recorded", root=sys.argv[1], video_backend="torchcodec")
+rows = []
+for index in range(0, len(dataset), int(sys.argv[2])):
+    sample = dataset[index]
+    rows.append({
+        "state": sample["observation.state"].tolist(),
+        "base": sample["observation.base"].tolist(),
+        "task": sample["task"],
+        "episode": int(sample["episode_index"]),
+        "image": 255 * sample["observation.images.top"].mean().item(),
+        "depth": sample["observation.images.top_depth"].double().mean().item(),
+    })
+print(json.dumps({"episodes": dataset.num_episodes, "rows": rows}))
+"""
+
+
+def read_with_lerobot(root: Path, version: str, every: int, probe: str = PROBE) -> dict[str, Any]:
     """Returns what that version of LeRobot reads from the samples."""
     python = os.environ.get(PYTHON_OF[version], "")
     if not python:
         pytest.skip(f"{PYTHON_OF[version]} names no python with LeRobot for {version}")
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    command = [python, "-c", PROBE, str(root), str(every)]
+    command = [python, "-c", probe, str(root), str(every)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout.splitlines()[-1])
@@ -107,3 +131,20 @@ def test_lerobot_reads_a_mixture_of_both_versions(shared_data: Path, tmp_path: P
     roots = [shared_data / "lerobot" / name for name in ("v21", "v30c")]
     convert(roots, tmp_path / "set", "v3.0")
     assert_lerobot_reads_the_same(tmp_path / "set", "v3.0", every=7)
+
+
+@pytest.mark.parametrize("version", ["v2.1", "v3.0"])
+def test_lerobot_reads_a_recording_that_was_continued(tmp_path: Path, version: str) -> None:
+    """With a depth camera, a mobile base, and outcomes beside the lengths of the episodes."""
+    for numbers in ((0, 1), (2,)):
+        with growing(tmp_path / "set", version) as dataset:
+            for number in numbers:
+                add_episode(dataset, number)
+    report = read_with_lerobot(tmp_path / "set", version, 1, RECORDED_PROBE)
+    assert report["episodes"] == 3
+    places = [(number, row) for number in range(3) for row in range(LENGTH)]
+    for (number, row), theirs in zip(places, report["rows"], strict=True):
+        assert theirs["state"] == theirs["base"] == [number, row]
+        assert (theirs["episode"], theirs["task"]) == (number, f"task {number % 2}")
+        assert abs(theirs["image"] - brightness(number, row)) < 3
+        assert theirs["depth"] == pytest.approx(100 * brightness(number, row), rel=1e-3)

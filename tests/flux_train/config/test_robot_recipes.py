@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from flux_core.config import unbind
-from flux_core.deployment import inference_sections
+from flux_core.config import bind, unbind
+from flux_core.deployment import AlohaInferenceRunner, inference_sections, section_of_robot
 from flux_core.errors import ConfigError, RobotError
 from flux_core.robots import ROBOT_SPECS, SPEC_GROUP, RobotSpec
 from flux_train.config.tree import TrainConfig, bind_train_config
@@ -241,3 +241,53 @@ def test_robots_that_cannot_be_meant_are_refused(arguments: Any, expected: str) 
 def test_an_unknown_robot_is_refused_by_its_name() -> None:
     with pytest.raises(RobotError, match="unknown robot 'my-arm'"):
         robot_data("pi05", robots={"my-arm": ["a"]}, tokenizer_path="t")
+
+
+def aloha_section(**options: Any) -> dict[str, Any]:
+    return robot_inference("pi05", aloha=TASKS, **options)
+
+
+def test_the_arms_of_aloha_may_be_named() -> None:
+    """The data's group keeps its name, and so do paths in configs that name it."""
+    data = robot_data("pi05", aloha=["data/aloha"], tokenizer_path="tokenizer")
+    section = aloha_section(aloha_variant="aloha-agilex")
+    config = train_config(data, section)
+    (runner,) = inference_sections(config.inference).values()
+    assert isinstance(runner, AlohaInferenceRunner) and runner.spec == ROBOT_SPECS["aloha-agilex"]
+    assert runner.statistics_group(datasets(data)) == "aloha"
+    assert section["dataset"] == aloha_section()["dataset"], "grippers in metres are not relative"
+    assert section["operator"] == aloha_section()["operator"]
+    both = robot_inference("pi05", aloha=TASKS, ur3=TASKS, aloha_variant="aloha-agilex")
+    assert list(both) == ["aloha", "ur3"] and both["aloha"]["robot"] == "aloha-agilex"
+    mixed = robot_data("pi05", aloha=["a"], ur3=["b"], tokenizer_path="t")
+    sections = inference_sections(train_config(mixed, both).inference)
+    assert section_of_robot(sections, "aloha") is sections["aloha-agilex"]
+    assert sections["aloha-agilex"].statistics_group(datasets(mixed)) == "aloha"
+
+
+def test_variants_are_robots_by_their_names_too() -> None:
+    for name in ("aloha-agilex", "aloha-viperx", "ur5e", "ur10e"):
+        data, inference = of({name: TASKS})
+        (runner,) = inference_sections(train_config(data, inference).inference).values()
+        assert runner.spec == ROBOT_SPECS[name] and hasattr(runner, "operator")
+    _, adapted = of({"aloha-viperx": TASKS}, adapt_to_pi=True)
+    assert transforms(adapted, "AlohaToPi") == [dict(type="AlohaToPi")]
+
+
+def test_a_variant_is_of_aloha_and_adapt_to_pi_of_viperx_arms() -> None:
+    with pytest.raises(ConfigError, match="aloha_variant: expected aloha-agilex or aloha-viperx"):
+        robot_inference("pi05", ur3=TASKS, aloha_variant="aloha-agilex")
+    with pytest.raises(ConfigError, match="adapt_to_pi: expected ViperX arms, got aloha-agilex"):
+        aloha_section(aloha_variant="aloha-agilex", adapt_to_pi=True)
+    section = aloha_section(aloha_variant="aloha-viperx", adapt_to_pi=True)
+    assert transforms(section, "AlohaToPi") == [dict(type="AlohaToPi")]
+
+
+def test_the_prepare_pose_may_be_in_two_parts_as_in_fluxvla() -> None:
+    section = aloha_section(aloha_variant="aloha-agilex")
+    arm = [0.1, 2.0, -1.0, 0.0, 0.0, 0.0, 0.092]
+    runner = bind(AlohaInferenceRunner, section | {"prepare_pose": [arm, arm]}, "inference")
+    assert runner.spec.prepare_pose == (*arm, *arm)
+    assert bind(AlohaInferenceRunner, unbind(runner), "inference") == runner
+    with pytest.raises(ConfigError, match="prepare_pose: .* expected 14 values, got 7"):
+        bind(AlohaInferenceRunner, section | {"prepare_pose": arm}, "inference")

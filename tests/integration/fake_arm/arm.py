@@ -1,6 +1,6 @@
 """The arm itself: a process of its own that simulates joints and cameras and logs every command.
 
-    python arm.py FOLDER [--faults JSON] [--start JSON] [--differences]
+    python arm.py FOLDER [--faults JSON] [--start JSON] [--differences] [--coded]
 
 It listens on FOLDER/arm.sock and writes FOLDER/log.jsonl. It needs only numpy and Python 3.8, and
 shares no code with the runtime: what it logs is what an arm's controller would have seen.
@@ -32,6 +32,14 @@ SIMULATION_PERIOD_S = 0.004
 SAMPLE_PERIOD_S = 0.02
 FRAME_PERIOD_S = 1 / 30
 ORDINARY_BRIGHTNESS = 100
+CODE_ROWS = slice(16, 24)
+
+
+def coded(number):
+    """Eight rows of pixels that show a number: 16 blocks, black for 0 and white for 1."""
+    bits = [(number >> place) % 2 for place in range(16)]
+    blocks = np.array(bits, np.uint8).reshape(2, 8) * 255
+    return np.kron(blocks, np.ones((4, 4), np.uint8))[..., None]
 
 
 class Fault:
@@ -74,8 +82,9 @@ class Log:
 class Arm:
     """Servos, cameras and the schedule of faults; every method may be called from any thread."""
 
-    def __init__(self, log, faults, start, takes_differences=False):
+    def __init__(self, log, faults, start, takes_differences=False, shows_numbers=False):
         self.log = log
+        self.shows_numbers = shows_numbers
         self.takes_differences = takes_differences
         self.faults = faults
         self.lock = threading.RLock()
@@ -156,6 +165,10 @@ class Arm:
                 is_stopped=self.is_stopped,
                 is_known=not observed or observed in self._known_stamps,
             )
+            inverted = self.fault("inverted")
+            if inverted is not None:
+                values = np.array(values)
+                values[inverted.entry["joint"]] *= -1
             if not self.is_stopped and np.isfinite(values).all():
                 before = self.target if self.takes_differences else 0.0
                 self.target = before + np.array(values, np.float64)
@@ -195,11 +208,15 @@ class Arm:
         for name in cameras:
             image = np.full(IMAGE_SHAPE, self._brightness(), np.uint8)
             image[:2, :2] = self.frame_number % 256
+            if self.shows_numbers:
+                image[CODE_ROWS] = coded(self.frame_number)
             stamp = at
             if name == CAMERAS[0]:
                 image, stamp = self._spoiled(image, stamp)
             if image is not None:
                 result[name] = (image, self._stamped("camera" if name == CAMERAS[0] else "", stamp))
+        if self.shows_numbers:
+            self.log.write("frames", number=self.frame_number, stamp=at)
         self.frame_number += 1
         return result
 
@@ -216,6 +233,8 @@ class Arm:
             return None, stamp
         if self.fault("camera_frozen") is not None:
             image, stamp = self._frozen.setdefault("camera", (image, stamp))
+        if self.fault("camera_same") is not None:
+            image, _ = self._frozen.setdefault("camera", (image, stamp))
         if self.fault("camera_size") is not None:
             image = np.full((12, 16, 3), 100, np.uint8)
         if self.fault("camera_empty") is not None:
@@ -328,12 +347,14 @@ def main():
     parser.add_argument("--faults", default="[]")
     parser.add_argument("--start", default=json.dumps(START))
     parser.add_argument("--differences", action="store_true")
+    parser.add_argument("--coded", action="store_true", help="pictures show their number")
     arguments = parser.parse_args()
     with contextlib.suppress(OSError):
         os.nice(-15)  # An arm's controller has a computer of its own.
     log = Log(os.path.join(arguments.folder, "log.jsonl"))
     faults = [Fault(entry) for entry in json.loads(arguments.faults)]
-    arm = Arm(log, faults, json.loads(arguments.start), arguments.differences)
+    start = json.loads(arguments.start)
+    arm = Arm(log, faults, start, arguments.differences, arguments.coded)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as server:
         server.bind(os.path.join(arguments.folder, "arm.sock"))
         server.listen(16)

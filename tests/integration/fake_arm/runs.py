@@ -45,6 +45,8 @@ class Scenario:
         by_differences: whether the arm takes differences as commands.
         control_hz: of the arm, where another is wanted.
         delays: of real-time chunking, that the policy says it was trained with.
+        summary: what the bundle says of its training set.
+        are_numbers_shown: whether each picture shows its number.
     """
 
     faults: Sequence[Fault] = ()
@@ -58,6 +60,8 @@ class Scenario:
     by_differences: bool = False
     control_hz: float | None = None
     delays: tuple[int, ...] = (0,)
+    summary: dict[str, Any] | None = None
+    are_numbers_shown: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +95,7 @@ def arm(
     start: Sequence[float] | None = None,
     *,
     by_differences: bool = False,
+    are_numbers_shown: bool = False,
 ) -> Iterator[subprocess.Popen[str]]:
     """Runs the arm's process meanwhile; its log is FOLDER/log.jsonl."""
     command = [sys.executable, str(FOLDER / "arm.py"), str(folder), "--faults", json.dumps(faults)]
@@ -98,6 +103,8 @@ def arm(
         command += ["--start", json.dumps(list(start))]
     if by_differences:
         command.append("--differences")
+    if are_numbers_shown:
+        command.append("--coded")
     with spawn(command, stdout=subprocess.PIPE) as process:
         try:
             assert process.stdout is not None
@@ -126,11 +133,17 @@ def limits_of(**changes: Any) -> Limits:
 
 
 def make_bundle(
-    folder: Path, *, horizon: int = HORIZON, delays: tuple[int, ...] = (0,), **changes: Any
+    folder: Path,
+    *,
+    horizon: int = HORIZON,
+    delays: tuple[int, ...] = (0,),
+    summary: dict[str, Any] | None = None,
+    **changes: Any,
 ) -> Path:
     """Writes the scripted policy for the fake arm."""
     known = {name: value for name, value in SPEC.items() if name in CARRIED}
-    return write_policy(folder, known | changes, horizon=horizon, delays=delays)
+    spec = known | changes
+    return write_policy(folder, spec, horizon=horizon, delays=delays, summary=summary)
 
 
 CARRIED = (
@@ -155,7 +168,11 @@ def run(folder: Path, scenario: Scenario) -> Outcome:
         changes["control_hz"] = scenario.control_hz
         variables["FAKE_ARM_HZ"] = f"{scenario.control_hz}"
     bundle = make_bundle(
-        folder / "bundle", horizon=scenario.horizon, delays=scenario.delays, **changes
+        folder / "bundle",
+        horizon=scenario.horizon,
+        delays=scenario.delays,
+        summary=scenario.summary,
+        **changes,
     )
     record = folder / "record"
     command = [
@@ -165,10 +182,17 @@ def run(folder: Path, scenario: Scenario) -> Outcome:
         *scenario.arguments,
     ]
     with (
-        arm(folder, scenario.faults, scenario.start, by_differences=scenario.by_differences),
+        arm(
+            folder,
+            scenario.faults,
+            scenario.start,
+            by_differences=scenario.by_differences,
+            are_numbers_shown=scenario.are_numbers_shown,
+        ),
         spawn(
             command,
             env=environment(folder, **variables, **scenario.environment),
+            stdin=subprocess.DEVNULL,  # nobody is there, so the run begins at once
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             start_new_session=True,

@@ -307,7 +307,10 @@ class Host:
                     + (f" ({fault})" if fault else "")
                 )
             yield
-        return {"extras": {n: {**e, "shape": reader.shapes[n]} for n, e in reader.kinds.items()}}
+        return {
+            "cameras": self._frames_reader.sizes if self._frames_reader else {},
+            "extras": {n: {**e, "shape": reader.shapes[n]} for n, e in reader.kinds.items()},
+        }
 
     def _begin(self, session: int, category: int) -> Operation:
         """Accepts the commands of a session."""

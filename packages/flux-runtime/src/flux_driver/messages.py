@@ -8,7 +8,8 @@ message that has an `id`.
             answer {id, result} or {id, error}            failed {reason}
             event {name, text, count, time_ns}
     policy  connect {id, cameras}    map {id} + descriptor    record {id} + descriptor
-            begin {id, session, category}    end {id}    counts {id, session}    reset {id, seed}    home {id}    close {id}
+            begin {id, session, category}    end {id}    counts {id, session}
+            reset {id, seed}    home {id}    close {id}
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flux_core.config import read_overrides
@@ -70,6 +71,32 @@ def add_accept_version(parser: argparse.ArgumentParser) -> None:
         help="use the installed version of the distribution NAME even if the bundle's components "
         "come from another version of it; may be repeated",
     )
+
+
+def add_accept(parser: argparse.ArgumentParser) -> None:
+    """Adds `--accept`, which `accepted_from` reads."""
+    parser.add_argument(
+        "--accept",
+        action="append",
+        default=[],
+        metavar="NAME",
+        dest="accepted",
+        help="drive the robot although its deployment check refuses it because of NAME, such as "
+        "start_pose; may be repeated",
+    )
+
+
+def accepted_from(args: argparse.Namespace) -> tuple[str, ...]:
+    """Returns the names of `--accept`, each once.
+
+    Raises:
+        UsageError: there is no such check.
+    """
+    if not args.accepted:
+        return ()
+    from .deployment import check_accepted
+
+    return check_accepted(args.accepted)
 
 
 def add_changes(parser: argparse.ArgumentParser) -> None:
@@ -156,3 +183,21 @@ def _at_least(least: int, value: str) -> int:
     if number < least:
         raise argparse.ArgumentTypeError(f"expected at least {least}, got {number}")
     return number
+
+
+def add_dataset(parser: argparse.ArgumentParser) -> None:
+    """Adds `--record-dataset` and `--to`."""
+    parser.add_argument(
+        "--record-dataset",
+        type=Path,
+        metavar="DIR",
+        help="record what was seen and sent as a LeRobot dataset, one row per control step, with "
+        "the pictures of the policy's cameras; episodes are appended to a dataset that DIR holds. "
+        "Needs flux-data",
+    )
+    parser.add_argument(
+        "--to",
+        choices=("v2.1", "v3.0"),
+        dest="dataset_version",
+        help="version of that dataset (default: that of DIR, or v2.1)",
+    )

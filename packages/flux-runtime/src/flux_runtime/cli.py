@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flux_core.command_line import (
     EXIT_FAILED,
@@ -25,8 +25,11 @@ from flux_core.errors import UsageError
 from flux_core.robots import DRIVER_GROUP, provided_names
 
 from .arguments import (
+    accepted_from,
+    add_accept,
     add_accept_version,
     add_changes,
+    add_dataset,
     add_engine,
     changes_from,
     count,
@@ -40,6 +43,9 @@ from .realtime import is_inference_stuck
 from .realtime.arguments import add_realtime_options, realtime_options_from
 from .robots.shipped import SHIPPED_ROBOTS
 
+if TYPE_CHECKING:
+    from .control.session import RunOptions
+
 _EXAMPLE = """  flux-runtime doctor
   flux-runtime check my_bundle
   flux-runtime run --robot aloha-sim --bundle my_bundle --episodes 20 --report run.html"""
@@ -49,7 +55,9 @@ _RUN_EXAMPLE = """  flux-runtime run --robot aloha-sim --episodes 20 --seed 1000
   flux-runtime run --robot aloha-sim --execution-horizon 8 --task "transfer the cube" --dry-run
 example for a real robot, whose driver is installed in another Python; slowly at first:
   flux-runtime run --robot my-real-arm --driver-python /opt/arm/bin/python --bundle my_bundle \\
-    --task "grasp the dot" --speed 0.25 --max-velocity 10% --episodes 1 --record monday"""
+    --task "grasp the dot" --speed 0.25 --max-velocity 10% --episodes 1 --record monday
+example that records a LeRobot dataset of what the robot sees and is sent:
+  flux-runtime run --robot my-real-arm --bundle my_bundle --record-dataset data/monday --to v3.0"""
 
 _REPLAY_EXAMPLE = """  flux-runtime run --robot aloha-sim --episodes 1 --record monday
   flux-runtime replay monday
@@ -104,12 +112,16 @@ def build_parser() -> argparse.ArgumentParser:
             _bench,
         )
     )
-    _add(
-        commands,
-        "doctor",
-        "checks what this machine can run, and what it permits the control thread of a real robot",
-        "  flux-runtime doctor\n  flux-runtime doctor --json",
-        _doctor,
+    _add_doctor(
+        _add(
+            commands,
+            "doctor",
+            "checks what this machine can run, and what it permits the control thread of a real "
+            "robot; with --robot, also whether the robot is the one that a bundle was trained on",
+            "  flux-runtime doctor\n  flux-runtime doctor --json\n"
+            "  flux-runtime doctor --robot aloha-agilex --bundle my_bundle",
+            _doctor,
+        )
     )
     return parser
 
@@ -245,6 +257,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         help="write the states and commands of every episode, while it goes on, and what "
         "'flux-runtime replay' needs to run it again",
     )
+    add_dataset(parser)
     add(
         "--dry-run",
         action="store_true",
@@ -254,15 +267,16 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     add_engine(parser)
     add_accept_version(parser)
     _add_threads(parser)
+    add_accept(parser)
     add_realtime_options(parser)
 
 
-def _add_robot(parser: argparse.ArgumentParser) -> None:
+def _add_robot(parser: argparse.ArgumentParser, *, is_required: bool = True) -> None:
     add = parser.add_argument
     known = ", ".join((*SHIPPED_ROBOTS, *provided_names(DRIVER_GROUP)))
     add(
         "--robot",
-        required=True,
+        required=is_required,
         metavar="R",
         help=f"one of {known.replace('%', '%%')}; aloha for the one that the bundle was trained "
         "for; lerobot:TYPE for a robot of your LeRobot environment; dataset:DIR for the recordings "
@@ -281,6 +295,24 @@ def _add_robot(parser: argparse.ArgumentParser) -> None:
         help="how to talk to the robot: ros1 or ros2 for ALOHA and UR, rtde for UR without ROS "
         "(default: ros1)",
     )
+
+
+def _add_doctor(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    _add_robot(parser, is_required=False)
+    add("--bundle", type=Path, metavar="DIR", help="the policy (default: the one shipped for R)")
+    add("--task", metavar="T", help="the task in words (default: the bundle's task)")
+    add(
+        "--driver-python",
+        type=Path,
+        metavar="PATH",
+        help="the Python that runs the robot's driver, as for 'flux-runtime run'",
+    )
+    add_engine(parser)
+    add_changes(parser)
+    add_accept_version(parser)
+    _add_threads(parser)
+    add_accept(parser)
 
 
 def _add_replay(parser: argparse.ArgumentParser) -> None:
@@ -325,6 +357,7 @@ def _drive(args: argparse.Namespace) -> int:
     from .run.console import RunConsole
 
     args.changes = changes_from(args)
+    args.accepted = accepted_from(args)
     args.realtime_options = realtime_options_from(args)
     fields = RunOptions.__dataclass_fields__
     options = RunOptions(**{name: getattr(args, name) for name in fields})
@@ -422,11 +455,46 @@ def _doctor(args: argparse.Namespace) -> int:
     from .doctor import diagnose, format_checks
     from .realtime import machine_facts
 
+    options = _doctor_options(args)
     facts = machine_facts()
     checks = diagnose(facts)
+    if options is not None:
+        from .robot_doctor import diagnose_robot
+
+        with stopped_by_signals():
+            checks += diagnose_robot(options)
     if args.json:
         report = {"checks": [check.to_json() for check in checks], "real_time": facts.as_data()}
         print_json(report)
     else:
         print(format_checks(checks))
     return EXIT_OK if all(check.ok or not check.required for check in checks) else EXIT_FAILED
+
+
+def _doctor_options(args: argparse.Namespace) -> RunOptions | None:
+    """Returns the options of a run of the robot to look at; None without a robot."""
+    accepted = accepted_from(args)
+    if args.robot is None:
+        given = {"--bundle": args.bundle, "--robot-config": args.robot_config, "--accept": accepted}
+        for option, value in given.items():
+            if value:
+                raise UsageError(f"{option}: expected --robot R beside it, got none. Add it")
+        return None
+    from .control.session import SHIPPED_POLICIES, RunOptions
+    from .realtime import RealtimeOptions
+
+    has_policy = args.bundle is not None or args.robot in SHIPPED_POLICIES
+    return RunOptions(
+        robot=args.robot,
+        bundle=args.bundle,
+        task=args.task,
+        policy="bundle" if has_policy else "hold",
+        engine=args.engine,
+        threads=args.threads,
+        accept_versions=args.accept_versions,
+        changes=changes_from(args),
+        accepted=accepted,
+        robot_config=args.robot_config,
+        transport=args.transport,
+        realtime_options=RealtimeOptions(driver_python=args.driver_python),
+    )

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 
 from flux_core.errors import UsageError
 
+from ..lerobot.metadata import is_depth_map
 from ..lerobot.new_folder import disk_errors, missing_folders, real_place, remove_empty, sync
 from ..lerobot.stored_columns import Features, is_numeric
 from ..lerobot.writer import (
@@ -81,6 +82,7 @@ class GrowingDataset(DatasetWriter):
             if recorded is not None:
                 self._continue(recorded)
             self._clear()
+            self._remove_next()
         except BaseException:
             self._leave()
             raise
@@ -144,11 +146,22 @@ class GrowingDataset(DatasetWriter):
             self.task_rows, self._numbers, self._fact_names = state
             self._num_frames = frames
             del self.episodes[count:], self.stats[count:]
-            self._forget_last(count)
+            self._forget_last()
+            self._remove_next()
             raise
 
-    def _forget_last(self, count: int) -> None:
-        """Forgets all but the first `count` episodes."""
+    def _forget_last(self) -> None:
+        """Forgets what is kept of an episode that is not among `episodes` any more."""
+
+    def _remove_next(self) -> None:
+        """Removes the files of an episode that no metadata names."""
+        for path in self._next_files():
+            with contextlib.suppress(OSError):  # a directory of the path may be missing, too
+                path.unlink()
+
+    def _next_files(self) -> Sequence[Path]:
+        """Returns where the files of the next episode go."""
+        raise NotImplementedError
 
     def _commit(self) -> None:
         """Replaces the metadata, file by file."""
@@ -202,12 +215,21 @@ class GrowingV21(GrowingDataset, WriterV21):
     """Appends to a dataset of version 2.1."""
 
     def _write_episode(self, episode: Episode, table: pa.Table, line: dict[str, Any]) -> None:
+        data, *videos = self._next_files()
+        for key, place in zip(self.video_keys, videos, strict=True):
+            self._move_video(episode.videos[key].path, place)
+        self._write_table(table, data)
+
+    def _stats_of(self, episode: Episode, table: pa.Table) -> dict[str, Any]:
+        """Leaves out depth: LeRobot 0.3 opens no dataset with statistics of one channel."""
+        found = super()._stats_of(episode, table)
+        return {key: s for key, s in found.items() if not is_depth_map(self.features[key])}
+
+    def _next_files(self) -> Sequence[Path]:
         index = len(self.episodes)
         place = {"episode_chunk": index // CHUNKS_SIZE, "episode_index": index}
-        for key, segment in episode.videos.items():
-            name = self.video_path.format(video_key=key, **place)
-            self._move_video(segment.path, self.root / name)
-        self._write_table(table, self.root / self.data_path.format(**place))
+        videos = [self.video_path.format(video_key=key, **place) for key in self.video_keys]
+        return [self.root / name for name in (self.data_path.format(**place), *videos)]
 
     def _meta_order(self) -> Sequence[str]:
         return ("tasks.jsonl", "episodes_stats.jsonl", "episodes.jsonl")
@@ -216,26 +238,14 @@ class GrowingV21(GrowingDataset, WriterV21):
 class GrowingV30(GrowingDataset, WriterV30):
     """Appends to a dataset of version 3.0; each episode has files of its own, as it allows."""
 
-    def __init__(
-        self, root: Path, *, fps: float, robot_type: str | None, features: Features
-    ) -> None:
-        super().__init__(root, fps=fps, robot_type=robot_type, features=features)
-        self._next_file: dict[str, int] = {}
-
     def _read_back(self, recorded: Recorded) -> None:
         numeric = [key for key, feature in self.features.items() if is_numeric(feature)]
         for path in files_of(self.root, recorded):
             table = pq.read_table(path, columns=numeric)
             for key in numeric:
                 self._columns.setdefault(key, []).append(to_array(table.column(key), key))
-        for part in ("data", *(f"videos/{key}" for key in self.video_keys)):
-            numbers = [
-                line[f"{part}/chunk_index"] * CHUNKS_SIZE + line[f"{part}/file_index"]
-                for line in self.episodes
-            ]
-            self._next_file[part] = max(numbers, default=-1) + 1
 
-    def _forget_last(self, count: int) -> None:
+    def _forget_last(self) -> None:
         kept = sum(int(line["length"]) for line in self.episodes)
         for parts in self._columns.values():
             while sum(map(len, parts)) > kept:
@@ -246,22 +256,33 @@ class GrowingV30(GrowingDataset, WriterV30):
             "dataset_from_index": self._num_frames,
             "dataset_to_index": self._num_frames + episode.length,
         }
-        for key, segment in episode.videos.items():
-            place = self._new_place(f"videos/{key}")
-            name = self.video_path.format(video_key=key, **place)
-            self._move_video(segment.path, self.root / name)
-            found = {**place, "from_timestamp": 0.0, "to_timestamp": episode.length / self.fps}
+        data, *videos = self._next_files()
+        for key, place in zip(self.video_keys, videos, strict=True):
+            self._move_video(episode.videos[key].path, place)
+            times = {"from_timestamp": 0.0, "to_timestamp": episode.length / self.fps}
+            found = {**self._next_place(f"videos/{key}"), **times}
             line |= {f"videos/{key}/{entry}": value for entry, value in found.items()}
-        place = self._new_place("data")
-        self._write_table(table, self.root / self.data_path.format(**place))
-        line |= {f"data/{entry}": value for entry, value in place.items()}
+        self._write_table(table, data)
+        line |= {f"data/{entry}": value for entry, value in self._next_place("data").items()}
         for key, feature in self.features.items():
             if is_numeric(feature):
                 self._columns.setdefault(key, []).append(to_array(table.column(key), key))
 
-    def _new_place(self, part: str) -> dict[str, int]:
-        number = self._next_file.get(part, 0)
-        self._next_file[part] = number + 1
+    def _next_files(self) -> Sequence[Path]:
+        data = self.data_path.format(**self._next_place("data"))
+        videos = [
+            self.video_path.format(video_key=key, **self._next_place(f"videos/{key}"))
+            for key in self.video_keys
+        ]
+        return [self.root / name for name in (data, *videos)]
+
+    def _next_place(self, part: str) -> dict[str, int]:
+        """Returns the number of the file after the last one that an episode is in."""
+        numbers = (
+            line[f"{part}/chunk_index"] * CHUNKS_SIZE + line[f"{part}/file_index"]
+            for line in self.episodes
+        )
+        number = max(numbers, default=-1) + 1
         return {"chunk_index": number // CHUNKS_SIZE, "file_index": number % CHUNKS_SIZE}
 
     def _meta_order(self) -> Sequence[str]:

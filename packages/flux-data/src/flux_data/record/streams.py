@@ -21,11 +21,16 @@ SAME_NS = 1_000
 
 
 class Slot:
-    """A picture in shared memory, which is given back after the last of its users."""
+    """A picture in shared memory, which is given back after the last of its users.
+
+    Attributes:
+        pixels: the picture, or another sensor's values.
+        time_ns: when it was captured.
+    """
 
     def __init__(self, pixels: NDArray[Any], time_ns: int, free: Callable[[], None]) -> None:
         self.time_ns = time_ns
-        self._pixels = pixels
+        self.pixels = pixels
         self._free = free
         self._num_users = 1
         self._lock = threading.Lock()
@@ -34,7 +39,7 @@ class Slot:
         """Returns the picture for one more user."""
         with self._lock:
             self._num_users += 1
-        return Picture(pixels=self._pixels, release=self.release)
+        return Picture(pixels=self.pixels, release=self.release)
 
     def release(self) -> None:
         """Ends one use."""

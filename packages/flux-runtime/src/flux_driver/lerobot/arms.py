@@ -15,6 +15,10 @@ SETTLE_S = 0.1
 """A late answer comes within the time that a scheduler or a USB adapter holds it back."""
 
 
+class MotorBusError(DriverError):
+    """A bus on which an answer was lost although all motors answer: worth another try."""
+
+
 class Arm(NamedTuple):
     """A robot, or a part of one, with a motor bus.
 
@@ -103,10 +107,15 @@ def _open(arm: Arm) -> None:
     try:
         arm.bus.connect()
     except Exception as error:
-        silent = silent_motors(arm)
-        if silent:
-            raise DriverError(silent) from error
-        raise DriverError(f"{_which(arm)}: {one_line(error)}") from error
+        raise _fault(arm, error) from error
+
+
+def _fault(arm: Arm, error: BaseException) -> DriverError:
+    silent = silent_motors(arm)
+    if silent:
+        return DriverError(silent)
+    kind = MotorBusError if arm.bus.is_connected else DriverError
+    return kind(f"{_which(arm)}: {one_line(error)}")
 
 
 def forget_answers(arm: Arm) -> int:
@@ -135,7 +144,7 @@ def settle(arm: Arm) -> None:
         time.sleep(SILENCE_S)
         is_silent = not forget_answers(arm)
     handler = getattr(arm.bus, "port_handler", None)
-    if hasattr(handler, "is_using"):
+    if handler is not None and hasattr(handler, "is_using"):
         handler.is_using = False  # of a call that an exception has cut short
 
 
@@ -176,7 +185,7 @@ def _different_calibrations(arm: Arm) -> list[str]:
             return []
         theirs = arm.bus.read_calibration()
     except Exception as error:
-        raise DriverError(silent_motors(arm) or f"{_which(arm)}: {one_line(error)}") from error
+        raise _fault(arm, error) from error
     fields = ("homing_offset", "range_min", "range_max")
     return [
         f"{arm.prefix}{motor}: expected {_values(stated, fields)}, got {_values(found, fields)}"

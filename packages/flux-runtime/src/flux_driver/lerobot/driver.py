@@ -18,6 +18,7 @@ import numpy as np
 from ..robot import DriverError, one_line
 from .arms import (
     POSITION,
+    MotorBusError,
     arms_of,
     check_motors,
     forget_answers,
@@ -34,6 +35,7 @@ from .settings import OPTION, OWN_KEY, RELATIVE_TARGET, TORQUE_OFF, decoded, spl
 BUS_TIMEOUT_S = 0.5
 CAMERAS_TIMEOUT_S = 15.0
 ASK_AGAIN_S = 1.0
+CONNECT_TRIES = 3
 CLIPPED = 1e-3
 """How far what LeRobot has sent may differ from the command, for rounding, in the joint's unit."""
 MISREAD = 1.5
@@ -72,6 +74,8 @@ class LeRobotDriver:
         self._joints, images = _features(self._robot, robot_type)
         self._arms = arms_of(self._robot, self._joints)
         require_calibration(self._arms, robot_type)
+        for arm in self._arms:
+            hold_when_enabled(arm)
         described = Description(
             kind=robot_type,
             joints=self._joints,
@@ -86,7 +90,7 @@ class LeRobotDriver:
         self._seen: dict[str, Pair] = {}  # images that come with the state
         self._bus = threading.Lock()
         self._last: Any = None
-        self._asked_s = -ASK_AGAIN_S
+        self._asked_s = 0.0
         self._silent = ""
         self._warnings: list[tuple[str, str]] = []
         notes = (*described.notes, *self._torque_notes(), *self._limit_targets(described))
@@ -97,9 +101,24 @@ class LeRobotDriver:
 
     def connect(self) -> None:
         """Checks the motors and their calibration, connects the robot and then its cameras."""
+        for tries_left in reversed(range(CONNECT_TRIES)):
+            try:
+                self._connect_arm()
+                break
+            except MotorBusError as error:  # one answer that is lost ends LeRobot's connect()
+                if not tries_left:
+                    raise
+                print(f"lerobot:{self._kind}: {error}. Connecting again", file=sys.stderr)
+        if not self._robot.is_calibrated:
+            raise DriverError(
+                f"{self._kind}: expected a calibrated robot, got one that says it is not. "
+                f"Calibrate it first: lerobot-calibrate --robot.type={self._kind}"
+            )
+        self._feeds.start(CAMERAS_TIMEOUT_S)
+
+    def _connect_arm(self) -> None:
         for arm in self._arms:
             check_motors(arm, self._kind)
-            hold_when_enabled(arm)
         try:
             self._robot.connect(calibrate=False)
         except EOFError as error:
@@ -108,13 +127,11 @@ class LeRobotDriver:
                 f"Calibrate it first: lerobot-calibrate --robot.type={self._kind}"
             ) from error
         except Exception as error:
-            raise DriverError(self._fault(error)) from error
-        if not self._robot.is_calibrated:
-            raise DriverError(
-                f"{self._kind}: expected a calibrated robot, got one that says it is not. "
-                f"Calibrate it first: lerobot-calibrate --robot.type={self._kind}"
-            )
-        self._feeds.start(CAMERAS_TIMEOUT_S)
+            text = self._fault(error)
+            self._disconnect_arms()
+            if self._silent or not self._arms:
+                raise DriverError(text) from error
+            raise MotorBusError(text) from error
 
     def read_state(self) -> Pair:
         """Returns the positions, (state_dim,) float64, and the time before they were asked for."""
@@ -165,9 +182,7 @@ class LeRobotDriver:
             if self._robot.is_connected:
                 self._robot.disconnect()
                 return
-            for arm in self._arms:
-                if arm.bus.is_connected:
-                    arm.bus.disconnect(getattr(arm.robot.config, TORQUE_OFF, False))
+            self._disconnect_arms()
 
     def take_warnings(self) -> list[tuple[str, str]]:
         """Returns what has happened since the last call that is no failure: (name, line)."""
@@ -175,6 +190,11 @@ class LeRobotDriver:
         return found
 
     # What is done for them.
+
+    def _disconnect_arms(self) -> None:
+        for arm in self._arms:
+            if arm.bus.is_connected:
+                arm.bus.disconnect(getattr(arm.robot.config, TORQUE_OFF, False))
 
     @contextmanager
     def _bus_for(self, call: str) -> Iterator[None]:
@@ -206,10 +226,10 @@ class LeRobotDriver:
         self._warnings.append(("hold_last_pose", line))
 
     def _fault(self, error: BaseException) -> str:
-        """Returns what is wrong, with the names of the motors that do not answer; at most one
-        look at them per second, because each costs the bus some time."""
+        """Returns what is wrong, with the names of the motors that do not answer. While some do
+        not, they are asked once per second, because each question costs the bus some time."""
         now_s = time.monotonic()
-        if now_s - self._asked_s >= ASK_AGAIN_S:
+        if not self._silent or now_s - self._asked_s >= ASK_AGAIN_S:
             self._asked_s = now_s
             self._silent = "; ".join(filter(None, map(silent_motors, self._arms)))
         else:
@@ -297,15 +317,16 @@ class LeRobotDriver:
 
 def _clipping_notes(stated: Any, targets: Mapping[str, float]) -> list[str]:
     """Returns a line if the user's targets are tighter than what the filter lets through."""
-    by_motor = dict(stated) if isinstance(stated, Mapping) else dict.fromkeys(targets, stated)
+    by_motor: Mapping[str, float] = (
+        stated if isinstance(stated, Mapping) else dict.fromkeys(targets, float(stated))
+    )
     tight = {name: value for name, value in targets.items() if by_motor.get(name, value) < value}
     if not tight:
         return []
     values = listed({name: by_motor[name] for name in tight})
     return [
-        f"{RELATIVE_TARGET}: {values} is less "
-        f"than the safety filter lets through ({listed(tight)}): LeRobot may clip commands. Lower "
-        f"{OWN_KEY}.max_velocity, or raise it"
+        f"{RELATIVE_TARGET}: {values} is less than the safety filter lets through "
+        f"({listed(tight)}): LeRobot may clip commands. Lower {OWN_KEY}.max_velocity, or raise it"
     ]
 
 

@@ -214,6 +214,7 @@ def run_episode(
     hold_ticks: int = STRICT_HOLD_TICKS,
     log: EpisodeLog | None = None,
     replay_log: ReplayLog | None = None,
+    before_tick: Callable[[], None] = lambda: None,
     on_end: Callable[[EpisodeResult], None] = lambda result: None,
 ) -> EpisodeResult:
     """Drives `robot` until its task is done (strict success) or `max_steps` have passed.
@@ -231,6 +232,7 @@ def run_episode(
         hold_ticks: number of ticks for which the end state must hold before the task is done.
         log: receives each tick as it happens.
         replay_log: receives all that the loop takes from outside.
+        before_tick: called before each command, in the state that it is made in.
         on_end: called with the result, also if an error or Ctrl-C ends the episode early; the
             exception is raised afterwards.
     """
@@ -246,6 +248,7 @@ def run_episode(
     try:
         episode.start()
         for step in range(max_steps):
+            before_tick()
             episode.request(source, prompt)
             episode.tick()
             on_tick(step + 1)

@@ -125,6 +125,28 @@ class EpisodeLog(Protocol):
         ...
 
 
+class EpisodeLogs:
+    """Several logs as one."""
+
+    def __init__(self, *logs: EpisodeLog) -> None:
+        self._logs = logs
+
+    def add_rows(self, rows: Rows) -> None:
+        """Passes on the next ticks."""
+        for log in self._logs:
+            log.add_rows(rows)
+
+    def add_event(self, event: Event) -> None:
+        """Passes on an event."""
+        for log in self._logs:
+            log.add_event(event)
+
+    def add_inference(self, times: InferenceTimes) -> None:
+        """Passes on the times of an inference."""
+        for log in self._logs:
+            log.add_inference(times)
+
+
 @dataclass(frozen=True, kw_only=True)
 class ChunkInputs:
     """What a chunk was made from. Nobody changes the arrays any more.

@@ -29,7 +29,7 @@ from .command_monitor import RETURNING, CommandMonitor
 from .episode import EpisodeResult, how_it_ended
 from .episode_log import EpisodeLog, Event, Outcome, ReplayLog
 from .latency import Histogram, since
-from .realtime_inference import Motion
+from .realtime_inference import PlannedMotion
 from .realtime_rows import (
     HOLDING,
     PER_SESSION,
@@ -58,6 +58,8 @@ MOTION_FACTOR, MOTION_S = 3.0, 10.0
 """A motion may take so many times as long as its rows last, and this time."""
 DRIVER_STOP_S = 1.5
 """More than a driver may take for its stop; without its answer, an episode is not resumed."""
+DEPLOYMENT_CHECK = "deployment_check"
+"""Stopped the robot because of what its first motions show."""
 END_TIMEOUT_S = 15.0
 """More than any braking takes; a control thread that still runs then cannot be trusted."""
 
@@ -111,7 +113,7 @@ def drive_realtime(
     on_end: Callable[[EpisodeResult], None] = lambda result: None,
     operator: EpisodeOperator | None = None,
     begins_slowly: bool = False,
-    motion: Motion | None = None,
+    motion: PlannedMotion | None = None,
 ) -> EpisodeResult:
     """Runs one episode from the measured state, until the robot is at rest again.
 
@@ -168,7 +170,7 @@ def drive_realtime(
 
 def drive_motion(
     session: RealtimeSession,
-    motion: Motion,
+    motion: PlannedMotion,
     num_rows: int,
     *,
     operator: EpisodeOperator | None = None,
@@ -204,10 +206,11 @@ class RealtimeEpisode:
         replay_log: ReplayLog | None,
         operator: EpisodeOperator | None = None,
         begins_slowly: bool = False,
-        motion: Motion | None = None,
+        motion: PlannedMotion | None = None,
     ) -> None:
         self._session = session
         self._motion = motion
+        self._first = session.first_motions() if begins_slowly and motion is None else None
         self._loop = session.loop
         self._driver = session.driver
         self._seed = seed
@@ -285,6 +288,8 @@ class RealtimeEpisode:
         )
         driver.begin(self._number, stop_category=session.settings.stop_category)
         self._monitor = self._new_monitor()
+        if self._first is not None:
+            self._first.begin()
         try:
             self._loop.start(
                 self._number,
@@ -427,6 +432,10 @@ class RealtimeEpisode:
             for progress in ticks["progress"].tolist():
                 if not self._watch.strict_success:  # it need not hold while the robot brakes
                     self._watch.update(self._driver.stages(progress))
+        if self._first is not None:
+            suspicion = self._first.add(rows, self._session.answerer.take_seen())
+            if suspicion is not None:
+                self._loop.stop(2, suspicion.line)
         self._pass_on(self._events())
         while self._session.answerer.measured:
             measured = self._session.answerer.measured.popleft()
@@ -511,6 +520,8 @@ class RealtimeEpisode:
         status = self._loop.status()
         fault, reason = status["fault"], status["reason"]
         ending = self._operator.ending if self._operator is not None else None
+        if self._first is not None and self._first.suspicion is not None:
+            return "failed", DEPLOYMENT_CHECK, self._first.suspicion.line
         if ending is not None and (status["phase"] != "stopped" or fault == "operator_stop"):
             return "interrupted", OPERATOR, ending
         if status["phase"] != "stopped" or self._is_paused():

@@ -22,6 +22,8 @@ from .preflight import check_observation
 
 NUM_TRIES = 5
 """Inferences that are timed before the robot moves."""
+NUM_SEEN = 2
+"""Inferences whose images are kept for another thread; each may be some megabytes."""
 Frames = Mapping[str, tuple[NDArray[np.uint8], int]]
 
 
@@ -101,7 +103,7 @@ class RobotView:
         return max(latencies[1:])
 
 
-class Motion(Protocol):
+class PlannedMotion(Protocol):
     """A motion of its own, such as to the prepare pose.
 
     Attributes:
@@ -127,6 +129,7 @@ class ChunkAnswerer:
 
     def __init__(self, *, loop: Any, view: RobotView, times: StageTimes) -> None:
         self.measured: deque[MeasuredInference] = deque(maxlen=1000)
+        self._seen: deque[Mapping[str, NDArray[np.uint8]]] = deque(maxlen=NUM_SEEN)
         self._loop = loop
         self.view = view
         self._source = view.source
@@ -135,7 +138,7 @@ class ChunkAnswerer:
         self._seed = 0
         self._held: NDArray[np.float32] | None = None
         self._logs: dict[int, ReplayLog] = {}
-        self._motion: Motion | None = None
+        self._motion: PlannedMotion | None = None
 
     def begin(
         self,
@@ -144,7 +147,7 @@ class ChunkAnswerer:
         log: ReplayLog | None = None,
         *,
         prompt: str | None = None,
-        motion: Motion | None = None,
+        motion: PlannedMotion | None = None,
     ) -> None:
         """Prepares for a session; the loop must not have asked for a chunk of it yet.
 
@@ -162,6 +165,13 @@ class ChunkAnswerer:
             self.view = replace(self.view, prompt=prompt)
         self._held = None
         self._logs = {} if log is None else {session: log}
+
+    def take_seen(self) -> list[Mapping[str, NDArray[np.uint8]]]:
+        """Returns the images of the newest inferences since the last call; on any thread."""
+        seen: list[Mapping[str, NDArray[np.uint8]]] = []
+        while self._seen:
+            seen.append(self._seen.popleft())
+        return seen
 
     def __call__(self, request: InferenceRequest) -> None:
         """Answers a request.
@@ -189,6 +199,7 @@ class ChunkAnswerer:
         with self._times.measure("observe"):
             observation, state_ns, frames_ns = self.view.observe()
         looked_ns = time.monotonic_ns()
+        self._seen.append(observation.images)
         observed_ns = min([state_ns, *frames_ns.values()])
         if isinstance(self._source, HoldSource):
             self._hold(request, observation, observed_ns, log)

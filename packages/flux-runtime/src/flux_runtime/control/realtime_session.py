@@ -18,6 +18,13 @@ from flux_core.errors import RobotError, UsageError
 from flux_core.robots import MotionLimits
 
 from ..chunking import MODE_WITHOUT_RTC, Chunking
+from ..deployment import (
+    SLOW_START_S,
+    SLOW_START_SPEED,
+    DeploymentFacts,
+    FirstMotions,
+    check_connected,
+)
 from ..engines.core import load_core
 from ..realtime import (
     DriverCancelled,
@@ -28,6 +35,7 @@ from ..realtime import (
     realtime_settings,
 )
 from ..realtime.inference_thread import InferenceThread
+from ..robots import is_recording
 from .latency import StageTimes
 from .policy_source import BundleSource, HoldSource
 from .preflight import Excursion, check_encoding, excursions, motion_limits_in_force
@@ -70,6 +78,15 @@ class RealtimeSession(SessionFacts):
     confirm: Confirm
     clock = "monotonic"
     _numbers: Iterator[int] = field(default_factory=lambda: count(1))
+
+    def first_motions(self) -> FirstMotions | None:
+        """Returns what watches the first episode; None without a policy, and for recordings, whose
+        states do not follow commands."""
+        if self.bundle is None or is_recording(self.options.robot):
+            return None
+        facts = DeploymentFacts.of(self.bundle.manifest, self.bundle.config)
+        accepted = self.options.accepted
+        return FirstMotions(facts, self.spec, accepted) if facts.are_known else None
 
     def next_number(self) -> int:
         """Returns the number of the next session, above all before."""
@@ -200,6 +217,7 @@ class RealtimeSession(SessionFacts):
             self._mode_line(),
             self._rates_line(),
             *self.limits.lines(),
+            *([self.deployment.line()] if self.deployment else []),
             *(
                 f"scheduling: {name.replace('_', ' ')}: {granted_text(name, entry)}"
                 for name, entry in self.scheduling.items()
@@ -274,7 +292,23 @@ def connected_realtime(
             raise StoppedBySignal(signals.signal) from error
         view = RobotView(driver=driver, source=source, spec=limits.spec, prompt=prompt)
         _check_first_look(view, policy)
+        wanted = chunking
         chunking, settings = with_latency(options, chunking, settings, view)
+        deployment = None
+        if policy is not None:
+            facts = DeploymentFacts.of(policy.manifest, config)
+            deployment = check_connected(
+                driver,
+                driver.spec,
+                facts,
+                source.cameras,
+                accepted=options.accepted,
+                is_simulated=driver.simulation is not None,
+                latency_s=settings.first_latency_s or None,
+                too_slow=chunking.reason if chunking.mode != wanted.mode else None,
+                cancelled=lambda: signals.signal != 0,
+            )
+            settings = _beginning_slowly(settings, facts, driver)
         loop = _make_loop(driver, source.loop_arguments(), limits, settings, signals)
         answerer = ChunkAnswerer(loop=loop, view=view, times=times)
         session = RealtimeSession(
@@ -293,6 +327,7 @@ def connected_realtime(
             signals=signals,
             answerer=answerer,
             confirm=confirm,
+            deployment=deployment,
         )
         try:
             session.outside_limits()
@@ -304,6 +339,16 @@ def connected_realtime(
                 inference.close()
         finally:
             loop.close()
+
+
+def _beginning_slowly(
+    settings: RealtimeSettings, facts: DeploymentFacts, driver: DriverProcess
+) -> RealtimeSettings:
+    """Lets a real robot begin slowly while its first motions are watched."""
+    is_watched = facts.are_known and driver.simulation is None
+    if not is_watched or driver.spec.is_commanded_by_differences:
+        return settings
+    return replace(settings, slow_start_s=SLOW_START_S, slow_start_speed=SLOW_START_SPEED)
 
 
 def _check_first_look(view: RobotView, policy: OpenedPolicy | None) -> None:

@@ -15,6 +15,13 @@ from flux_core.errors import BundleError, RobotError, UsageError
 from flux_core.robots import GripperClosing, MotionLimits, RobotSpec, stated_rates
 
 from ..chunking import DEFAULT_DELAY, ChunkFacts, Chunking, Mode, resolve_chunking
+from ..deployment import (
+    CameraLook,
+    DeploymentFacts,
+    DeploymentReport,
+    Observed,
+    check_observed,
+)
 from ..engines.core import load_core
 from ..engines.golden_replay import GoldenResult
 from ..engines.names import AUTO
@@ -74,9 +81,12 @@ class RunOptions:
     report: Path | None = None
     video_episodes: int = 2
     record: Path | None = None
+    record_dataset: Path | None = None
+    dataset_version: str | None = None
     dry_run: bool = False
     accept_versions: Collection[str] = ()
     changes: Changes = field(default_factory=Changes)
+    accepted: tuple[str, ...] = ()
     robot_config: Path | None = None
     transport: str | None = None
     realtime_options: RealtimeOptions = field(default_factory=RealtimeOptions)
@@ -123,7 +133,8 @@ class SessionFacts:
     """What a session in lockstep and one in real time have in common.
 
     `spec` is the robot's spec with the limits in force; the bundle or the options of the run may
-    have tightened some of them.
+    have tightened some of them. `deployment` is what the deployment check has found, None without
+    a policy.
     """
 
     options: ResolvedRunOptions
@@ -134,6 +145,7 @@ class SessionFacts:
     times: StageTimes
     golden_max_abs_error: float | None
     chunking: Chunking
+    deployment: DeploymentReport | None = None
     clock: ClassVar[Literal["simulated", "monotonic"]]
 
     @property
@@ -162,6 +174,7 @@ class SessionFacts:
             "golden_max_abs_error": self.golden_max_abs_error,
             "execution_horizon": self.source.execution_horizon,
             "changed_after_training": self.options.changes.as_data(),
+            "deployment": self.deployment.as_data() if self.deployment else None,
         }
 
 
@@ -288,8 +301,9 @@ def connected(
         robot.connect()
         bundle = policy.bundle if policy else None
         prompt = options.task or default_prompt(robot.task, bundle)
+        deployment = None
         if policy is not None:
-            _check_first_look(robot, spec, policy, prompt)
+            deployment = _check_first_look(robot, spec, policy, prompt, options.accepted)
         session = Session(
             options=options.resolved(robot.spec, is_real=False),
             robot=robot,
@@ -301,6 +315,7 @@ def connected(
             golden_max_abs_error=policy.golden.max_abs_error if policy else None,
             chunking=chunking,
             limits=limits,
+            deployment=deployment,
         )
         _check_timing(session)
         yield session
@@ -420,6 +435,7 @@ def drive(
     hold_ticks: int = STRICT_HOLD_TICKS,
     log: EpisodeLog | None = None,
     replay_log: ReplayLog | None = None,
+    before_tick: Callable[[], None] = lambda: None,
     on_end: Callable[[EpisodeResult], None] = lambda result: None,
 ) -> EpisodeResult:
     """Runs one episode; see `run_episode`.
@@ -441,6 +457,7 @@ def drive(
             hold_ticks=hold_ticks,
             log=log,
             replay_log=replay_log,
+            before_tick=before_tick,
             on_end=on_end,
         )
     except (ValueError, RuntimeError) as error:
@@ -480,12 +497,21 @@ def _without_topics(changes: Changes, spec: RobotSpec) -> Changes:
 
 
 def _check_first_look(
-    robot: SimulatedRobot, spec: RobotSpec, policy: OpenedPolicy, prompt: str
-) -> None:
-    """Takes one observation and checks that the network can use it."""
+    robot: SimulatedRobot,
+    spec: RobotSpec,
+    policy: OpenedPolicy,
+    prompt: str,
+    accepted: Collection[str],
+) -> DeploymentReport:
+    """Takes one observation, checks that the network can use it, and compares it with what the
+    bundle says of its training set."""
     observation = robot.observe(prompt, policy.manifest.cameras)
     check_observation(observation, spec, policy.manifest.cameras)
     check_encoding(policy.encoder.encode(observation), policy.manifest)
+    facts = DeploymentFacts.of(policy.manifest, policy.bundle.config)
+    cameras = {name: CameraLook(image=image) for name, image in observation.images.items()}
+    observed = Observed(state=observation.state, cameras=cameras, is_simulated=True)
+    return check_observed(robot.spec, facts, observed, accepted=accepted)
 
 
 def default_prompt(task: str | None, bundle: Bundle | None) -> str:

@@ -4,24 +4,33 @@
 compares the two; it needs no robot. `MotionWatch` and `ColourWatch` go on during the first episode.
 """
 
+from .checking import check_connected, check_observed
 from .checks import NAMES, Judged, judge
 from .colour_watch import ColourWatch
 from .facts import DeploymentFacts
 from .finding import Finding
+from .first_motions import SLOW_START_S, SLOW_START_SPEED, FirstMotions
 from .motion_watch import MotionWatch
-from .observed import Look, Observed
+from .observed import CameraLook, Look, Observed, look_at
 from .report import DeploymentReport, check_accepted
 
 __all__ = [
     "NAMES",
+    "SLOW_START_S",
+    "SLOW_START_SPEED",
+    "CameraLook",
     "ColourWatch",
     "DeploymentFacts",
     "DeploymentReport",
     "Finding",
+    "FirstMotions",
     "Judged",
     "Look",
     "MotionWatch",
     "Observed",
     "check_accepted",
+    "check_connected",
+    "check_observed",
     "judge",
+    "look_at",
 ]

@@ -131,7 +131,8 @@ def _grippers(facts: DeploymentFacts, spec: RobotSpec) -> Iterator[Finding]:
         fix = "Convert the gripper in the driver to the unit of the recordings, or use a bundle of "
         fix += "this robot"
         is_small = FLAT * size / 2 < high - low < NARROW * size and high < lower + NARROW * size
-        if is_small or high - upper > 0.5 * size or lower - low > 0.5 * size:
+        is_percent = upper >= 10 and 0.8 <= high <= 1.2
+        if is_small or is_percent or high - upper > 0.5 * size or lower - low > 0.5 * size:
             yield hard("gripper_unit", found, fix)
             return
     yield fine("gripper_unit", "the recorded values are in the robot's unit")
@@ -164,11 +165,13 @@ def _rates(facts: DeploymentFacts, spec: RobotSpec, observed: Observed) -> Itera
 def _latency(facts: DeploymentFacts, spec: RobotSpec, observed: Observed) -> Iterator[Finding]:
     """Yields whether chunks and images arrive as soon as the policy was trained for."""
     trained = max(facts.trained_delays, default=0)
-    if observed.latency_s is not None:
+    fix = "Use a faster engine or machine, fewer --num-steps at export, or a lower --speed"
+    if observed.too_slow is not None:
+        yield soft("latency", observed.too_slow, fix)
+    elif observed.latency_s is not None:
         steps = observed.latency_s * spec.control_hz
         found = f"a chunk takes {1e3 * observed.latency_s:.0f} ms, {steps:.1f} control steps"
         if trained and steps > trained:
-            fix = "Use a faster engine or machine, fewer --num-steps at export, or a lower --speed"
             yield soft("latency", f"{found}, trained for at most {trained}", fix)
         else:
             known = f", trained for at most {trained}" if trained else ""

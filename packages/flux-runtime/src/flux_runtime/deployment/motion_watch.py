@@ -26,13 +26,16 @@ ENOUGH = {"rad": 0.05, "m": 0.01, "degrees": 3.0, "percent": 6.0, "normalized": 
 does to an arm that begins to hold its pose."""
 LONGEST_LAG_S = 0.4
 SETTLED_S = 0.2
-"""A command must have stayed displaced for so long before a joint that does not follow is judged."""
+"""How long a command must have stayed displaced before a joint that does not follow is judged."""
 WATCHED_S = 20.0
 """Of motion; a joint that has not moved until then is not judged."""
 KEPT_HZ = 50.0
 """Samples per second that are kept, of faster commands."""
 EXPLAINED = 0.4
 """The error of an explanation, as a share of the command's displacement, that is good enough."""
+FOLLOWED, FAR = 0.25, 3.0
+"""The error at which a joint follows its command, and the displacement, in those that are enough,
+after which that is known for good: two joints may begin to move alike."""
 NOT_EXPLAINED = 0.75
 """The error of what should be, from which another explanation is looked for."""
 FEWEST = 5
@@ -113,7 +116,8 @@ class MotionWatch:
         command is judged for good."""
         own = moves.error(dim, dim)
         if own < EXPLAINED:
-            self._is_judged[dim] = True
+            far = FAR * self._enough[dim]
+            self._is_judged[dim] = own < FOLLOWED and moves.has_reached(dim, far)
             return
         if is_gripper(self._names[dim]):
             yield from self._judge_gripper(dim, moves)
@@ -213,6 +217,10 @@ class _Moves:
     def has_moved(self, enough: NDArray[np.float64]) -> NDArray[np.bool_]:
         """Returns the joints whose command is, or was, displaced enough in `FEWEST` samples."""
         return (np.abs(self._by_command) >= enough).sum(axis=0) >= FEWEST
+
+    def has_reached(self, dim: int, far: float) -> bool:
+        """Whether a joint's command is, or was, displaced so far."""
+        return bool(np.abs(self._by_command[:, dim]).max() >= far)
 
     def stayed(self, dim: int, enough: float, duration_s: float) -> bool:
         """Whether the command has been displaced enough, to one side, all of the last time."""

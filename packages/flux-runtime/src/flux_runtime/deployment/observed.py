@@ -55,6 +55,7 @@ class Observed:
         duration_s: of the look; 0 for a single glance, which knows no rates.
         state_hz: states per second by their stamps; None if there were too few.
         latency_s: from looking at the robot to its chunk; None if it was not measured.
+        too_slow: why chunks take too long for real-time chunking; None if they do not.
         is_simulated: whether the robot is a simulation, whose cameras have no noise.
     """
 
@@ -63,6 +64,7 @@ class Observed:
     duration_s: float = 0.0
     state_hz: float | None = None
     latency_s: float | None = None
+    too_slow: str | None = None
     is_simulated: bool = False
 
 

@@ -10,6 +10,9 @@ from flux_core.errors import RobotError, UsageError
 from .checks import NAMES, Judged
 from .finding import Finding
 
+SAID_BY_BUNDLES = frozenset(("robot_ranges", "start_pose", "control_rate"))
+"""Checks that every bundle with facts allows."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class DeploymentReport:
@@ -43,6 +46,22 @@ class DeploymentReport:
             "accepted": overridden,
             "not_judged": {f.name: f.found for f in self.findings if not f.is_judged},
         }
+
+    def line(self) -> str:
+        """Returns what an operator should read before the robot moves."""
+        judged = {finding.name for finding in self.findings if finding.is_judged}
+        suspected = dict.fromkeys(finding.name for finding in self.judged.suspicions)
+        if not judged & SAID_BY_BUNDLES:
+            return (
+                "deployment check: this bundle does not say what it was trained on; train again "
+                "for one that does"
+            )
+        open_names = dict.fromkeys(
+            f.name for f in self.findings if not f.is_judged and f.name not in judged
+        )
+        left = f"; not judged: {', '.join(open_names)}" if open_names else ""
+        found = f"suspected: {', '.join(suspected)}" if suspected else "nothing suspected"
+        return f"deployment check: {len(judged)} checks, {found}{left}"
 
     def refuse_suspicious(self, robot: str) -> None:
         """Refuses a robot with a hard suspicion that was not accepted.

@@ -1,4 +1,4 @@
-"""The person at the robot: wishes as keys or lines, the dead-man, and what follows from them."""
+"""The person at the robot: commands as keys or lines, the dead-man, and what follows from them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from flux_core.lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from .commands import Command as Command
+    from .commands import OperatorCommand as OperatorCommand
     from .dead_man import DeadMan as DeadMan
     from .dead_man import open_dead_man as open_dead_man
     from .desk import OperatorDesk as OperatorDesk
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
-        "commands": ("Command",),
+        "commands": ("OperatorCommand",),
         "dead_man": ("DeadMan", "open_dead_man"),
         "desk": ("OperatorDesk",),
         "keys": ("KeySource",),

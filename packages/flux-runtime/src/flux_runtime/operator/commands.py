@@ -44,8 +44,8 @@ MAX_TASK = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Command:
-    """One wish of the operator.
+class OperatorCommand:
+    """One command of the operator.
 
     Attributes:
         kind: which one.
@@ -56,7 +56,7 @@ class Command:
     text: str = ""
 
 
-def parse_line(line: str) -> Command:
+def parse_line(line: str) -> OperatorCommand:
     """Returns the command of a line; an empty one is `start`.
 
     Raises:
@@ -64,9 +64,9 @@ def parse_line(line: str) -> Command:
     """
     word, _, text = line.strip().partition(" ")
     if not word:
-        return Command(kind="start")
+        return OperatorCommand(kind="start")
     for kind in KINDS:
         if word == kind and (kind == "task") == bool(text):
-            return Command(kind=kind, text=text.strip()[:MAX_TASK])
+            return OperatorCommand(kind=kind, text=text.strip()[:MAX_TASK])
     words = ", ".join("task TEXT" if kind == "task" else kind for kind in KINDS)
     raise UsageError(f"operator: expected one of {words}, or an empty line for start, got {line!r}")

@@ -1,7 +1,7 @@
-"""Where the operator's wishes arrive: a thread that waits for keys or lines, and for the dead-man.
+"""Where the operator's commands arrive: a thread that waits for them, and for the dead-man.
 
-It does two things only: it keeps the wishes until somebody takes them, and stops the robot at once
-for those that must not wait.
+It does two things only: it keeps the commands until somebody takes them, and for those that must
+not wait it stops the robot at once.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-from .commands import STOPS_AT_ONCE, Command
+from .commands import STOPS_AT_ONCE, OperatorCommand
 from .dead_man import DeadMan
 from .keys import KeySource
 from .lines import LineSource
@@ -40,7 +40,7 @@ class OperatorDesk:
         self.dead_man = dead_man
         self._source = source
         self._changed = threading.Condition()
-        self._waiting: deque[Command | str] = deque()
+        self._waiting: deque[OperatorCommand | str] = deque()
         self._stop: Stop | None = None
         self._has_stopped = False
         self._wake_read, self._wake_write = os.pipe()
@@ -99,12 +99,12 @@ class OperatorDesk:
 
     def begin_motion(self, stop: Stop) -> None:
         """Says how to stop the robot, which begins to move; it is stopped at once if nobody holds
-        the dead-man, or a wish that stops it waits already."""
+        the dead-man, or a command that stops it waits already."""
         self.allow_typing(False)
         with self._changed:
             self._stop, self._has_stopped = stop, False
-            waiting = [wish for wish in self._waiting if isinstance(wish, Command)]
-            kinds = [wish.kind for wish in waiting if wish.kind in STOPS_AT_ONCE]
+            waiting = [command for command in self._waiting if isinstance(command, OperatorCommand)]
+            kinds = [command.kind for command in waiting if command.kind in STOPS_AT_ONCE]
             if kinds:
                 self._stop_now(f"{kinds[0]} by the operator")
             elif self.is_held_back:
@@ -127,17 +127,17 @@ class OperatorDesk:
         what = "unplugged" if self.dead_man.is_unplugged else "released"
         return f"the dead-man ({self.dead_man.name}) was {what}"
 
-    def take(self, timeout_s: float = 0.0) -> Command | str | None:
-        """Returns the next wish, or what to tell the operator instead; None if there is none."""
+    def take(self, timeout_s: float = 0.0) -> OperatorCommand | str | None:
+        """Returns the next command, or what to tell the operator instead; None if there is none."""
         with self._changed:
             if not self._waiting and timeout_s > 0:
                 self._changed.wait(timeout_s)
             return self._waiting.popleft() if self._waiting else None
 
-    def put_back(self, wish: Command) -> None:
-        """Leaves a wish for whoever takes the next one."""
+    def put_back(self, command: OperatorCommand) -> None:
+        """Leaves a command for whoever takes the next one."""
         with self._changed:
-            self._waiting.appendleft(wish)
+            self._waiting.appendleft(command)
 
     def _stop_now(self, reason: str) -> None:
         if self._stop is not None and not self._has_stopped:
@@ -167,12 +167,12 @@ class OperatorDesk:
                     poll.unregister(dead_man.fileno())
                     dead_man = None
 
-    def _take_in(self, wishes: list[Command | str]) -> None:
+    def _take_in(self, commands: list[OperatorCommand | str]) -> None:
         with self._changed:
-            for wish in wishes:
-                if isinstance(wish, Command) and wish.kind in STOPS_AT_ONCE:
-                    self._stop_now(f"{wish.kind} by the operator")
-                self._waiting.append(wish)
+            for command in commands:
+                if isinstance(command, OperatorCommand) and command.kind in STOPS_AT_ONCE:
+                    self._stop_now(f"{command.kind} by the operator")
+                self._waiting.append(command)
             self._changed.notify_all()
 
     def _look_at(self, dead_man: DeadMan) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import codecs
 import os
 import re
+import signal
 import termios
 from typing import Any
 
-from .commands import KEYS, MAX_TASK, TYPE_KEY, Command
+from .commands import KEYS, MAX_TASK, TYPE_KEY, OperatorCommand
 
 _READ_BYTES = 4096
 _SEQUENCE = re.compile("\x1b[\\[O][0-?]*[ -/]*[@-~]?")
@@ -44,7 +45,7 @@ class KeySource:
         """The descriptor to wait for."""
         return self._descriptor
 
-    def open(self) -> list[Command | str]:
+    def open(self) -> list[OperatorCommand | str]:
         """Has the terminal pass on each key at once; keys that were pressed before are dropped.
 
         Returns:
@@ -65,17 +66,21 @@ class KeySource:
         if self._before is None:
             return
         before, self._before = self._before, None
+        # A process in the background would be suspended for this.
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTTOU})
         try:
             termios.tcsetattr(self._descriptor, termios.TCSADRAIN, before)
         except termios.error:
             self.has_ended = True
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
     def stop_typing(self) -> None:
         """Drops what is being typed: keys are commands from now on."""
         self.may_type = False
         self.typed = None
 
-    def read(self) -> list[Command | str]:
+    def read(self) -> list[OperatorCommand | str]:
         """Returns the commands of the keys that were pressed."""
         try:
             received = os.read(self._descriptor, _READ_BYTES)
@@ -85,15 +90,15 @@ class KeySource:
             received = b""
         if not received:
             self.has_ended = True
-            return [Command(kind="quit", text="the terminal is gone")]
-        found: list[Command | str] = []
+            return [OperatorCommand(kind="quit", text="the terminal is gone")]
+        found: list[OperatorCommand | str] = []
         for key in _SEQUENCE.sub("", self._decoder.decode(received)):
             found += self._type(key) if self.typed is not None else self._press(key)
         return found
 
-    def _press(self, key: str) -> list[Command | str]:
+    def _press(self, key: str) -> list[OperatorCommand | str]:
         if key in KEYS:
-            return [Command(kind=KEYS[key])]
+            return [OperatorCommand(kind=KEYS[key])]
         if key != TYPE_KEY:
             return []
         if not self.may_type:
@@ -101,11 +106,11 @@ class KeySource:
         self.typed = ""
         return []
 
-    def _type(self, key: str) -> list[Command | str]:
+    def _type(self, key: str) -> list[OperatorCommand | str]:
         typed = self.typed or ""
         if key in ("\r", "\n"):
             self.typed = None
-            return [Command(kind="task", text=typed.strip())] if typed.strip() else []
+            return [OperatorCommand(kind="task", text=typed.strip())] if typed.strip() else []
         if key == _ESCAPE:
             self.typed = None
         elif key in _BACKSPACES:

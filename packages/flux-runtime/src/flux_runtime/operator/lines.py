@@ -6,7 +6,7 @@ import os
 
 from flux_core.errors import UsageError
 
-from .commands import Command, parse_line
+from .commands import OperatorCommand, parse_line
 
 _MOST_BYTES = 1 << 16
 """Of a line that has not ended."""
@@ -41,7 +41,7 @@ class LineSource:
             return False
         return bool(self._early)
 
-    def open(self) -> list[Command | str]:
+    def open(self) -> list[OperatorCommand | str]:
         """Returns the commands that were sent early, as `read` does."""
         early, self._early = self._early, b""
         return self._take_in(early) if early else []
@@ -49,7 +49,7 @@ class LineSource:
     def close(self) -> None:
         """Does nothing: the descriptor is not this object's own."""
 
-    def read(self) -> list[Command | str]:
+    def read(self) -> list[OperatorCommand | str]:
         """Returns the commands that have come, and what to tell the operator about other lines."""
         try:
             received = os.read(self._descriptor, _READ_BYTES)
@@ -61,16 +61,16 @@ class LineSource:
             return self._take_in(received)
         self.has_ended = True
         last = self._take_in(b"\n") if self._unfinished.strip() else []
-        return [*last, Command(kind="quit", text="its commands have ended")]
+        return [*last, OperatorCommand(kind="quit", text="its commands have ended")]
 
-    def _take_in(self, received: bytes) -> list[Command | str]:
+    def _take_in(self, received: bytes) -> list[OperatorCommand | str]:
         *lines, self._unfinished = (self._unfinished + received).split(b"\n")
         if len(self._unfinished) > _MOST_BYTES:
             self._unfinished = b""
         return [_command_of(line) for line in lines]
 
 
-def _command_of(line: bytes) -> Command | str:
+def _command_of(line: bytes) -> OperatorCommand | str:
     try:
         return parse_line(line.decode("utf-8", "replace"))
     except UsageError as error:

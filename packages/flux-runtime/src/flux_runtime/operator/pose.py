@@ -22,7 +22,7 @@ _PEAK_VELOCITY, _PEAK_ACCELERATION, _PEAK_JERK = 15 / 8, 10 / math.sqrt(3), 60.0
 
 
 class PoseMotion:
-    """A minimum-jerk motion from one pose to another; a `Motion`.
+    """A minimum-jerk motion from one pose to another; a `PlannedMotion`.
 
     Attributes:
         num_rows: how many rows it has; its last one is the pose.

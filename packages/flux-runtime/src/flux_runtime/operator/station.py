@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Literal
 
 from flux_core.errors import FluxError, RobotError
 
 from ..control.episode import EpisodeResult
 from ..control.realtime_session import RealtimeSession
-from .commands import Command
+from .commands import OperatorCommand
 from .desk import OperatorDesk
 from .pose import go_to_prepare_pose
 from .status import OperatorStatus, Screen, State
@@ -40,9 +41,9 @@ class OperatorStation:
         self._screen = screen
         self._tasks = dict(tasks)
         self._status = OperatorStatus(state="idle")
+        self._moving: Literal["running", "homing"] = "running"
         self._session: RealtimeSession | None = None
         self._max_s = 0.0
-        self._spent_s = 0.0
 
     # Between episodes.
 
@@ -63,12 +64,9 @@ class OperatorStation:
         self.ending = self.success = None
         episodes = session.options.episodes
         self._status = replace(self._status, episode=episode, episodes=episodes, text="")
-        if self.has_quit:
-            return None
-        if not self._desk.is_attended:
-            self._wait_until_held(session)
-            return session
-        while True:
+        if not self.has_quit and not self._desk.is_attended:
+            return session if self._is_held_in_the_end(session) else None
+        while not self.has_quit:
             command = self._wait(session, "idle")
             match command.kind:
                 case "start":
@@ -76,9 +74,9 @@ class OperatorStation:
                         return session
                 case "quit":
                     self.has_quit = True
-                    return None
                 case _:
                     session = self._change(session, command)
+        return None
 
     def judged(self, session: RealtimeSession, result: EpisodeResult) -> EpisodeResult:
         """Waits until the operator says how a finished episode went, or goes on without it.
@@ -102,17 +100,32 @@ class OperatorStation:
                 pass
         return result
 
-    def prepare(self, session: RealtimeSession) -> None:
-        """Moves the robot to its prepare pose, and says how that ended.
+    def prepare_first(self, session: RealtimeSession) -> None:
+        """Moves the robot to its prepare pose, as soon as the operator lets it move.
 
         Raises:
             RobotError: a fault has stopped the robot.
             StoppedBySignal: a signal has.
         """
-        self._wait_until_held(session)
-        self._show("homing", session)
-        self._session = session
-        self._screen.say(go_to_prepare_pose(session, self))
+        while self._desk.is_attended:
+            text = "first to the prepare pose"
+            command = self._wait(session, "idle", ("start", "home", "quit"), text)
+            if command.kind == "quit":
+                self.has_quit = True
+                return
+            if self._may_start(session):
+                break
+        if self._is_held_in_the_end(session):
+            self._prepare(session)
+
+    def _prepare(self, session: RealtimeSession) -> None:
+        """Moves the robot to its prepare pose, and says how that ended."""
+        self._moving = "homing"
+        try:
+            self._show(self._moving, session)
+            self._screen.say(go_to_prepare_pose(session, self))
+        finally:
+            self._moving = "running"
         self._take_stale_stops()
 
     def finish(self, session: RealtimeSession) -> None:
@@ -122,9 +135,9 @@ class OperatorStation:
             RobotError: a fault has stopped the robot.
             StoppedBySignal: a signal has.
         """
-        wish = self._desk.take()
-        if isinstance(wish, Command) and wish.kind == "home" and not self.has_quit:
-            self.prepare(session)
+        command = self._desk.take()
+        if isinstance(command, OperatorCommand) and command.kind == "home" and not self.has_quit:
+            self._prepare(session)
 
     def confirm(self, question: str, is_cancelled: Callable[[], bool]) -> bool:
         """Asks a question; where commands are not keys, the option that leads to it is the
@@ -132,11 +145,11 @@ class OperatorStation:
         if not self._desk.is_terminal:
             return True
         self._status = replace(self._status, state="question", text=question)
-        self._screen.show(self._status)
+        self._refresh()
         while not is_cancelled():
-            wish = self._desk.take(WAIT_S)
-            if isinstance(wish, Command):
-                return wish.kind == "yes"
+            command = self._desk.take(WAIT_S)
+            if isinstance(command, OperatorCommand):
+                return command.kind == "yes"
         return False
 
     # While the robot moves.
@@ -150,29 +163,28 @@ class OperatorStation:
         """Lets the operator stop the robot from now on."""
         self._session = session
         self._max_s = session.options.max_steps / session.spec.control_hz
-        state: State = "homing" if self._status.state == "homing" else "running"
-        self._show(state, session)
+        self._show(self._moving, session)
         self._desk.begin_motion(lambda reason: session.loop.stop(2, reason))
 
     def look(self, steps: int) -> None:
-        """Takes the wishes that end the episode, and shows the time that is left."""
+        """Takes the commands that end the episode, and shows the time that is left."""
         session = self._session
         assert session is not None
-        is_homing = self._status.state == "homing"
-        while (wish := self._desk.take()) is not None:
-            if isinstance(wish, str):
-                self._screen.say(wish)
-            elif wish.kind in ("success", "failure") and not is_homing:
-                self.success = wish.kind == "success"
+        is_homing = self._moving == "homing"
+        while (command := self._desk.take()) is not None:
+            if isinstance(command, str):
+                self._screen.say(command)
+            elif command.kind in ("success", "failure") and not is_homing:
+                self.success = command.kind == "success"
                 session.loop.finish()
-            elif wish.kind == "quit":
-                self._quit(wish)
-            elif wish.kind not in ("pause", "start", "resume"):
-                self._screen.say(f"{wish.kind}: pause first")
+            elif command.kind == "quit":
+                self._quit(command)
+            elif command.kind not in ("pause", "start", "resume"):
+                self._screen.say(f"{command.kind}: pause first")
         left_s = None if is_homing else self._max_s - steps / session.spec.control_hz
-        state = "pausing" if self._desk.has_stopped and not is_homing else self._status.state
+        state = "pausing" if self._desk.has_stopped and not is_homing else self._moving
         self._status = replace(self._status, state=state, left_s=left_s)
-        self._screen.show(self._status)
+        self._refresh()
 
     def leave(self) -> None:
         """Tells that the robot stands."""
@@ -220,31 +232,34 @@ class OperatorStation:
         session: RealtimeSession,
         state: State,
         expected: tuple[str, ...] = ("start", "next", "task", "home", "quit"),
-    ) -> Command:
+        text: str = "",
+    ) -> OperatorCommand:
         """Waits for a command that makes sense, and watches signals and the driver meanwhile."""
         self._desk.allow_typing("task" in expected)
-        self._show(state, session)
+        self._show(state, session, text)
         while True:
             session.raise_if_signalled()
             if (failure := session.driver.failure) is not None:
                 raise RobotError(f"{session.spec.name}: the driver cannot go on: {failure}")
             for event in session.driver.events():
                 self._screen.say(f"driver: {event.name} {event.text}".strip())
-            wish = self._desk.take(WAIT_S)
+            command = self._desk.take(WAIT_S)
             self._status = replace(self._status, typed=self._desk.typed)
-            self._screen.show(self._status)
-            if isinstance(wish, str):
-                self._screen.say(wish)
-            elif wish is not None and wish.kind in expected:
-                return wish
-            elif wish is not None and wish.kind not in ("pause", "yes"):
-                self._screen.say(f"{wish.kind}: not now; {self._status.words()}")
+            self._refresh()
+            if isinstance(command, str):
+                self._screen.say(command)
+            elif command is not None and command.kind in expected:
+                return command
+            elif command is not None and command.kind not in ("pause", "yes"):
+                self._screen.say(f"{command.kind}: not now; {self._status.words()}")
 
     def _may_start(self, session: RealtimeSession) -> bool:
         """Says what keeps the robot from moving; not an error while somebody can change that."""
-        if self._desk.is_held_back:
-            assert self._desk.dead_man is not None
-            self._screen.say(f"hold the dead-man ({self._desk.dead_man.name}) first")
+        dead_man = self._desk.dead_man
+        if dead_man is not None and self._desk.is_held_back:
+            again = f"{self._desk.release_text()}: begin a new run"
+            hold = f"hold the dead-man ({dead_man.name}) first"
+            self._screen.say(again if dead_man.is_unplugged else hold)
             return False
         try:
             session.outside_limits()
@@ -253,22 +268,25 @@ class OperatorStation:
             return False
         return True
 
-    def _wait_until_held(self, session: RealtimeSession) -> None:
-        has_said = False
-        while self._desk.is_held_back:
-            assert self._desk.dead_man is not None
-            if self._desk.dead_man.is_unplugged:
+    def _is_held_in_the_end(self, session: RealtimeSession) -> bool:
+        """Waits until somebody holds the dead-man, if there is one; false if that never happens."""
+        dead_man = self._desk.dead_man
+        if dead_man is not None and self._desk.is_held_back:
+            self._screen.say(f"hold the dead-man ({dead_man.name})")
+        while dead_man is not None and self._desk.is_held_back:
+            if dead_man.is_unplugged:
                 raise RobotError(f"{session.spec.name}: {self._desk.release_text()}")
-            if not has_said:
-                self._screen.say(f"hold the dead-man ({self._desk.dead_man.name})")
-                has_said = True
             session.raise_if_signalled()
-            self._desk.take(WAIT_S)
+            command = self._desk.take(WAIT_S)
+            if isinstance(command, OperatorCommand) and command.kind == "quit":
+                self.has_quit = True
+                return False
+        return True
 
-    def _change(self, session: RealtimeSession, command: Command) -> RealtimeSession:
+    def _change(self, session: RealtimeSession, command: OperatorCommand) -> RealtimeSession:
         if command.kind == "home" or (command.kind == "task" and command.text == HOME_TASK):
             if self._may_start(session):
-                self.prepare(session)
+                self._prepare(session)
             return session
         task = self._next_task(session) if command.kind == "next" else command.text
         if task is None:
@@ -288,25 +306,31 @@ class OperatorStation:
             return tasks[0]
         return tasks[(tasks.index(session.prompt) + 1) % len(tasks)]
 
-    def _quit(self, command: Command) -> None:
+    def _quit(self, command: OperatorCommand) -> None:
+        if self.has_quit:
+            return
         self.has_quit = True
         self.ending = "quit by the operator" + (f": {command.text}" if command.text else "")
 
     def _take_stale_stops(self) -> None:
-        """Takes the wishes that have stopped the robot already."""
-        kept: list[Command] = []
-        while (wish := self._desk.take()) is not None:
-            if isinstance(wish, str):
-                self._screen.say(wish)
-            elif wish.kind == "quit":
-                self._quit(wish)
-            elif wish.kind != "pause":
-                kept.append(wish)
-        for wish in reversed(kept):
-            self._desk.put_back(wish)
+        """Takes the commands that have stopped the robot already."""
+        kept: list[OperatorCommand] = []
+        while (command := self._desk.take()) is not None:
+            if isinstance(command, str):
+                self._screen.say(command)
+            elif command.kind == "quit":
+                self._quit(command)
+            elif command.kind != "pause":
+                kept.append(command)
+        for command in reversed(kept):
+            self._desk.put_back(command)
 
-    def _show(self, state: State, session: RealtimeSession) -> None:
+    def _refresh(self) -> None:
+        if self._desk.is_attended:
+            self._screen.show(self._status)
+
+    def _show(self, state: State, session: RealtimeSession, text: str = "") -> None:
         self._status = replace(
-            self._status, state=state, task=session.prompt, left_s=None, text="", typed=None
+            self._status, state=state, task=session.prompt, left_s=None, text=text, typed=None
         )
-        self._screen.show(self._status)
+        self._refresh()

@@ -9,7 +9,7 @@ from typing import Final, Literal, Protocol
 from .commands import KEY_NAMES, CommandKind
 
 State = Literal["idle", "running", "pausing", "paused", "homing", "ended", "question"]
-WISHES: Final[Mapping[State, Mapping[CommandKind, str]]] = {
+AVAILABLE: Final[Mapping[State, Mapping[CommandKind, str]]] = {
     "idle": {
         "start": "begin",
         "next": "next task",
@@ -67,19 +67,19 @@ class OperatorStatus:
     typed: str | None = None
 
     @property
-    def wishes(self) -> Mapping[CommandKind, str]:
+    def available(self) -> Mapping[CommandKind, str]:
         """What may be asked for now, and what that does."""
-        return WISHES[self.state]
+        return AVAILABLE[self.state]
 
     def keys(self) -> str:
         """Returns the keys with what they do, on one line."""
         if self.state == "question":
             return "y yes  any other key no"
-        return "  ".join(f"{KEY_NAMES[kind]} {what}" for kind, what in self.wishes.items())
+        return "  ".join(f"{KEY_NAMES[kind]} {what}" for kind, what in self.available.items())
 
     def words(self) -> str:
         """Returns the words of the line protocol that may be sent."""
-        return ", ".join(self.wishes)
+        return ", ".join(self.available)
 
     def what(self) -> str:
         """Returns what happens, without what may be asked for."""
@@ -102,7 +102,7 @@ class OperatorStatus:
             "episodes": self.episodes,
             "left_s": self.left_s,
             "text": self.text,
-            "commands": list(self.wishes),
+            "commands": list(self.available),
         }
 
 

@@ -26,7 +26,7 @@ class Chunk:
 
 
 @dataclass(kw_only=True)
-class RecordedEpisode:
+class PlayedEpisode:
     """One episode of the recordings.
 
     Attributes:
@@ -59,7 +59,7 @@ class Comparison:
             num_drawn: the episodes whose chunks are kept for the report.
         """
         self.joints = tuple(joints)
-        self.episodes: list[RecordedEpisode] = []
+        self.episodes: list[PlayedEpisode] = []
         self._num_drawn = num_drawn
         self._counts = np.zeros(horizon, np.int64)
         self._sums = np.zeros((horizon, len(joints)))
@@ -74,7 +74,7 @@ class Comparison:
 
     def begin(self, index: int, task: str) -> None:
         """Starts an episode."""
-        self.episodes.append(RecordedEpisode(index=index, task=task))
+        self.episodes.append(PlayedEpisode(index=index, task=task))
 
     def add(self, chunk: Chunk, held: NDArray[np.float32] | None) -> None:
         """Adds a chunk of the present episode.
@@ -125,7 +125,7 @@ class Comparison:
                 name: {
                     "mean_abs_error": float(means[place]),
                     "mean_abs_error_of_holding": float(held[place]) if has_held else None,
-                    "worst": float(max(self._worst[place], 0.0)),
+                    "worst": float(self._worst[place]) if self._worst_at[place] else 0.0,
                     "worst_at": self._worst_at[place],
                     "mean_abs_error_by_offset": by_offset[:, place].tolist(),
                 }

@@ -33,6 +33,7 @@ HELLO_TIMEOUT_S = 20.0
 LOAD_TIMEOUT_S = 120.0
 ANSWER_TIMEOUT_S = 5.0
 COUNTS_TIMEOUT_S = 0.5
+RECORD_TIMEOUT_S = 15.0
 MOVE_TIMEOUT_S = 180.0
 STOP_AND_CLOSE_S = 6.5
 """What the host allows for stop() and close(), and a margin."""
@@ -169,6 +170,27 @@ class DriverProcess:
         self._mail.when_ended(self._link.set_dead)
         self._mail.request("map", descriptor=self._link.fd(), timeout_s=ANSWER_TIMEOUT_S)
         self.cameras = tuple(cameras)
+
+    def record(
+        self, descriptor: int, *, cancelled: Callable[[], bool] = lambda: False
+    ) -> dict[str, Any]:
+        """Has the driver's process hand what its sensors deliver to a recording process, too.
+
+        Args:
+            descriptor: of a socket to that process; it stays open here.
+            cancelled: asked while this waits.
+
+        Returns:
+            `cameras`: name -> [height, width]; `extras`: what the driver delivers beside the
+            policy's inputs: name -> {kind, names, shape}.
+
+        Raises:
+            RobotError: a sensor does not deliver anything.
+            DriverCancelled: `cancelled()` was true.
+        """
+        return self._mail.request(
+            "record", descriptor=descriptor, timeout_s=RECORD_TIMEOUT_S, cancelled=cancelled
+        )
 
     @property
     def link(self) -> Any:

@@ -35,7 +35,7 @@ from flux_driver.robot import SIMULATED_METHODS, fault_of
 
 from .choice import RobotChoice, RobotRequest, choose_robot
 from .protocol import EndingRobot, Robot, SimulatedRobot
-from .shipped import FORMS, REAL, SHIPPED_ROBOTS, SIMULATED, has_topics
+from .shipped import FORMS, REAL, SHIPPED_ROBOTS, SIMULATED, has_topics, is_recording
 
 ENTRY_POINT_GROUP = DRIVER_GROUP
 
@@ -50,6 +50,7 @@ __all__ = [
     "driver_target",
     "has_topics",
     "installed_robot_names",
+    "is_recording",
     "is_simulated_class",
     "make_robot",
     "robot_names",

@@ -33,6 +33,7 @@ from .shipped import (
     DATASET,
     DATASET_TARGET,
     LEROBOT,
+    LEROBOT_DRIVER,
     LEROBOT_TARGET,
     REAL,
     SIMULATED,
@@ -52,6 +53,7 @@ class RobotChoice:
         arguments: keyword arguments of that class, plain data.
         python: the Python of the driver's process; None for this one.
         is_simulated: whether the driver is stepped on simulated time; None: its class tells.
+        is_recorded: whether the robot plays recordings, which follow no command.
         lines: what was decided and why, for the operator.
     """
 
@@ -60,6 +62,7 @@ class RobotChoice:
     arguments: Mapping[str, Any] = field(default_factory=dict[str, Any])
     python: Path | None = None
     is_simulated: bool | None = None
+    is_recorded: bool = False
     lines: tuple[str, ...] = ()
 
 
@@ -236,12 +239,7 @@ def _lerobot(request: RobotRequest, config: dict[str, Any], bundle: Bundle | Non
     arguments: dict[str, Any] = {"robot_type": kind, "config": config}
     if bundle is not None:
         arguments["control_hz"] = bundle.manifest.control_hz
-    driver = Transport(
-        target=LEROBOT_TARGET,
-        module="lerobot",
-        remedy="Install it with: pip install lerobot",
-    )
-    python, line = python_with(request.name, driver, "LeRobot", request.python)
+    python, line = python_with(request.name, LEROBOT_DRIVER, "LeRobot", request.python)
     return RobotChoice(
         name=request.name,
         target=LEROBOT_TARGET,
@@ -276,6 +274,7 @@ def _dataset(request: RobotRequest, config: dict[str, Any], bundle: Bundle | Non
         target=DATASET_TARGET,
         arguments=arguments | config,
         is_simulated=True,
+        is_recorded=True,
         lines=(f"robot: the recordings in {directory}",),
     )
 

@@ -77,6 +77,11 @@ REAL: dict[str, dict[str, Transport]] = {
 """Real robot -> its transports, the default one first."""
 
 
+LEROBOT_DRIVER = Transport(
+    target=LEROBOT_TARGET,
+    module="lerobot",
+    remedy="Install it with: pip install lerobot",
+)
 SHIPPED_ROBOTS = (*SIMULATED, *REAL)
 """The names of the robots that flux has a driver for."""
 
@@ -84,3 +89,8 @@ SHIPPED_ROBOTS = (*SIMULATED, *REAL)
 def has_topics(robot: str) -> bool:
     """Whether a robot's driver has ROS topics, which `--topic` may change."""
     return any(transport.operator for transport in REAL.get(robot, {}).values())
+
+
+def is_recording(name: str) -> bool:
+    """Whether a robot's name stands for the episodes of a dataset, which no command changes."""
+    return name.startswith(DATASET)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 
-from flux_core.errors import FluxError, RobotError
+from flux_core.errors import FluxError, RobotError, UsageError
 
 from ..control.episode import EpisodeResult
 from ..control.latency import StageTimes
@@ -28,9 +28,10 @@ from ..operator import (
     SilentScreen,
     open_dead_man,
 )
-from ..predictions import Recorded, played_whole
+from ..predictions import PlaysRecordings, played_whole
 from ..realtime import DriverProcess
 from ..realtime.niceness import DRIVER_NICENESS
+from ..recording import dataset_recorder
 from ..report import require_report_dependencies
 from ..robots import RobotChoice, SimulatedRobot, choose_robot, is_simulated_class, make_robot
 from .recording import prepare_recording
@@ -98,9 +99,16 @@ def run(options: RunOptions, hooks: RunHooks = RunHooks()) -> dict[str, object]:
 def _run(
     options: RunOptions, hooks: RunHooks, log: RunLog, dead_man: DeadMan | None
 ) -> dict[str, object]:
+    directory = None if options.dry_run else options.record_dataset
+    version = None if options.dry_run else options.dataset_version
     try:
-        with open_session(options, hooks.confirm, hooks.on_choice) as session:
+        with (
+            dataset_recorder(directory, version) as log.dataset,
+            open_session(options, hooks.confirm, hooks.on_choice) as session,
+        ):
             report = session.describe() | {"dry_run": True, "ok": True}
+            if log.dataset is not None:
+                log.dataset.open(session)
             hooks.on_ready(session)
             if not options.dry_run:
                 with _attended(session, hooks, dead_man) as (attended, station):
@@ -156,6 +164,11 @@ def open_session(
     times = StageTimes()
     choice = choose_robot(options.robot_request())
     on_choice(choice)
+    if choice.is_recorded and options.realtime:
+        raise UsageError(
+            "--realtime: expected a robot that moves, but a recording does not follow commands. "
+            "Leave it out"
+        )
     if not options.realtime and _is_simulated(choice):
         with _lockstep(options, choice, times) as session:
             yield session
@@ -192,10 +205,10 @@ def _lockstep(options: RunOptions, choice: RobotChoice, times: StageTimes) -> It
     robot = make_robot(choice.name, choice.target, choice.arguments)
     if not isinstance(robot, SimulatedRobot):
         raise RobotError(f"{options.robot}: expected a simulated robot, got a real one")
-    tasks = robot.tasks if isinstance(robot, Recorded) else ()
+    tasks = robot.tasks if isinstance(robot, PlaysRecordings) else ()
     policy = open_policy(options, robot.spec, times, tasks)
     with connected(options, robot, policy, times) as session:
-        yield played_whole(session)
+        yield played_whole(session, options)
 
 
 def _hand_over(

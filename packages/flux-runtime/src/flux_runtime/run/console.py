@@ -190,6 +190,8 @@ def summary_lines(report: Mapping[str, Any]) -> list[str]:
         f"violations  {violations or 'none'}; commands sent out of limit: "
         f"{report['commands_out_of_limit']}",
     ]
+    if "predicted_against_recorded" in report:
+        lines.append(_predicted_line(report["predicted_against_recorded"]))
     if "interval" in report:
         lines.append(_interval_line(report["interval"]))
     if "commands" in report:
@@ -200,11 +202,32 @@ def summary_lines(report: Mapping[str, Any]) -> list[str]:
     if report.get("recording") == "incomplete":
         lost = ", ".join(f"{n} {what}" for what, n in report["recording_dropped"].items())
         lines.append(f"recording   incomplete, it cannot be replayed; dropped: {lost or 'its end'}")
+    if "dataset_recording" in report:
+        lines.append(_dataset_line(report["dataset_recording"]))
     if report["outcome"] != "finished":
         lines.append(f"outcome     {report['outcome']}: {report['reason']}")
     if "report" in report:
         lines.append(f"report      {report['report']}")
     return lines
+
+
+def _predicted_line(found: Mapping[str, Any]) -> str:
+    line = f"predicted   {found['actions']} actions, compared with the recorded ones"
+    if not found["actions"]:
+        return line
+    name, worst = max(found["joints"].items(), key=lambda pair: pair[1]["mean_abs_error"])
+    held = worst["mean_abs_error_of_holding"]
+    beside = "" if held is None else f" (of holding still: {held:.3g})"
+    return f"{line}; largest mean error: {name} {worst['mean_abs_error']:.3g}{beside}"
+
+
+def _dataset_line(dataset: Mapping[str, Any]) -> str:
+    dropped = ", ".join(f"{count} {what}" for what, count in dataset["dropped"].items() if count)
+    return (
+        f"dataset     {dataset['path']}: {dataset['episodes']} episodes, {dataset['rows']} rows, "
+        f"{dataset['pictures']} pictures, {dataset['repeated']} of them repeated; dropped: "
+        f"{dropped or 'none'}" + ("" if dataset["complete"] else "; incomplete")
+    )
 
 
 def _mode_line(report: Mapping[str, Any]) -> str:

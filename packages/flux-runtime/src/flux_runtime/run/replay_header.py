@@ -16,6 +16,7 @@ from ..control.policy_source import BundleSource, ChunkSource
 from ..control.realtime_session import RealtimeSession, realtime_loop_setup
 from ..control.session import Session, loop_setup
 from ..engines.status import engine_version
+from ..predictions import RecordedSource
 from .replay_file import digest_of
 
 MANIFEST_NAME = "manifest.json"
@@ -104,7 +105,7 @@ def replay_header(session: Session | RealtimeSession, seed: int) -> dict[str, ob
 
 def decoder_digests(source: ChunkSource) -> dict[str, str]:
     """Returns the SHA-256 of the arrays that turn actions into robot units; none without them."""
-    if not isinstance(source, BundleSource):
+    if not isinstance(source, BundleSource | RecordedSource):
         return {}
     return {name: digest_of(array) for name, array in source.decoder_arrays().items()}
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from flux_core.errors import DataError
 
 from ..control.episode import EpisodeResult, how_it_ended
+from ..control.episode_log import EpisodeLogs
 from ..control.latency import Histogram, merge_stages
 from ..control.realtime_episode import OPERATOR, drive_realtime
 from ..control.realtime_session import RealtimeSession
@@ -16,6 +17,7 @@ from ..control.session import RunOptions, Session, drive
 from ..control.trace import EpisodeTrace, FirstEvents
 from ..operator import OperatorStation
 from ..predictions import Comparison, RecordedSource
+from ..recording import DatasetRecorder
 from ..report import ReportData, VideoRecorder, write_report
 from .episode_totals import stages_of, summarize, with_rtc_totals
 from .recording import EpisodeRecording, Recorder
@@ -29,11 +31,13 @@ class RunLog:
 
     Attributes:
         options: of the run.
+        dataset: records the episodes as a dataset; None if that is not wanted.
         results: of the episodes, also of one that ended early. Only those that the report draws
             keep their ticks.
     """
 
     def __init__(self, options: RunOptions) -> None:
+        self.dataset: DatasetRecorder | None = None
         self.results: list[EpisodeResult] = []
         self.options = options
         self._session: Session | RealtimeSession | None = None
@@ -60,7 +64,7 @@ class RunLog:
                 on_episode(self._run_one(session, index))
             return
         if session.options.realtime_options.prepare:
-            station.prepare(session)
+            station.prepare_first(session)
         for index in range(session.options.episodes):
             chosen = station.choose(session, index + 1)
             if chosen is None:
@@ -118,10 +122,11 @@ class RunLog:
         return source.comparison if isinstance(source, RecordedSource) else None
 
     def _recording_facts(self) -> dict[str, object]:
+        facts = {"dataset_recording": self.dataset.report()} if self.dataset else {}
         if self.options.record is None:
-            return {}
+            return facts
         outcome = "incomplete" if self._dropped or self._is_cut_off else "complete"
-        return {"recording": outcome, "recording_dropped": dict(self._dropped)}
+        return facts | {"recording": outcome, "recording_dropped": dict(self._dropped)}
 
     def _all_histograms(self) -> dict[str, Histogram]:
         assert self._session is not None
@@ -135,6 +140,8 @@ class RunLog:
     ) -> EpisodeResult:
         """Runs episode `index`; records it, and films it if the report will show it."""
         seed = self.options.seed + index
+        dataset = self.dataset
+        episode = dataset.begin(session.prompt) if dataset is not None else None
         recording = self._begin_recording(session, seed)
         video = self._video(session, index)
 
@@ -147,6 +154,8 @@ class RunLog:
                 keep(judged)
 
         def keep(result: EpisodeResult) -> None:
+            if dataset is not None:
+                dataset.finish(result)
             self._keep(result, video.finish() if video else None)
             if recording is not None:
                 try:
@@ -157,21 +166,35 @@ class RunLog:
                 finally:
                     self._dropped.update(recording.replay.dropped if recording.replay else {})
 
+        def on_tick(step: int) -> None:
+            if video is not None:
+                video.on_tick(step)
+            if dataset is not None:
+                dataset.tell_of_failure()
+
+        logs = [log for log in (recording, episode) if log is not None]
+        log = EpisodeLogs(*logs) if logs else None
         replay_log = recording.replay if recording is not None else None
         if isinstance(session, RealtimeSession):
             drive_realtime(
                 session,
                 seed,
-                log=recording,
+                on_tick=on_tick,
+                log=log,
                 replay_log=replay_log,
                 on_end=on_end,
                 operator=station,
                 begins_slowly=index == 0,
             )
             return self.results[-1]
-        on_tick = video.on_tick if video else lambda step: None
         return drive(
-            session, seed, on_tick=on_tick, log=recording, replay_log=replay_log, on_end=on_end
+            session,
+            seed,
+            on_tick=on_tick,
+            log=log,
+            replay_log=replay_log,
+            before_tick=episode.look if episode is not None else lambda: None,
+            on_end=on_end,
         )
 
     def _begin_recording(

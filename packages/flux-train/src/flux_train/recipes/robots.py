@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from flux_core.config import bind, did_you_mean, unbind
 from flux_core.errors import ConfigError
-from flux_core.robots import RobotSpec, robot_spec
+from flux_core.robots import RobotSpec, gripper_joints, robot_spec, variants_of
 
 from ..config.recipe import RecipeName, dataset_values
 from . import pretrained
@@ -26,29 +26,36 @@ ACTION_HORIZON = 32
 
 Actions = Literal["next_state", "recorded"]
 
-DEPLOYMENTS: Mapping[str, Section] = {
-    "aloha": dict(
-        type="AlohaInferenceRunner",
-        # The ROS topics of the tutorial's robot.
-        operator=dict(
-            type="AlohaOperator",
-            img_front_topic="/camera_f/color/image_raw",
-            img_left_topic="/camera_l/color/image_raw",
-            img_right_topic="/camera_r/color/image_raw",
-            img_front_depth_topic="/camera_f/depth/image_raw",
-            img_left_depth_topic="/camera_l/depth/image_raw",
-            img_right_depth_topic="/camera_r/depth/image_raw",
-            puppet_arm_left_cmd_topic="/master/joint_left",
-            puppet_arm_right_cmd_topic="/master/joint_right",
-            puppet_arm_left_topic="/puppet/joint_left",
-            puppet_arm_right_topic="/puppet/joint_right",
-            robot_base_topic="/odom_raw",
-            robot_base_cmd_topic="/cmd_vel",
-        ),
+_ALOHA: Section = dict(
+    type="AlohaInferenceRunner",
+    # The ROS topics of the tutorial's robot.
+    operator=dict(
+        type="AlohaOperator",
+        img_front_topic="/camera_f/color/image_raw",
+        img_left_topic="/camera_l/color/image_raw",
+        img_right_topic="/camera_r/color/image_raw",
+        img_front_depth_topic="/camera_f/depth/image_raw",
+        img_left_depth_topic="/camera_l/depth/image_raw",
+        img_right_depth_topic="/camera_r/depth/image_raw",
+        puppet_arm_left_cmd_topic="/master/joint_left",
+        puppet_arm_right_cmd_topic="/master/joint_right",
+        puppet_arm_left_topic="/puppet/joint_left",
+        puppet_arm_right_topic="/puppet/joint_right",
+        robot_base_topic="/odom_raw",
+        robot_base_cmd_topic="/cmd_vel",
     ),
-    "ur3": dict(type="URInferenceRunner", operator=dict(type="UROperator")),
+)
+_UR: Section = dict(type="URInferenceRunner", operator=dict(type="UROperator"))
+DEPLOYMENTS: Mapping[str, Section] = {
+    "aloha": _ALOHA,
+    **{name: dict(_ALOHA, robot=name) for name in variants_of("aloha")},
+    "ur3": _UR,
+    **{name: dict(_UR, robot=name) for name in ("ur5e", "ur10e")},
 }
 """How robots with their own runner are deployed; the operator names the ROS topics."""
+_VIPERX = ("aloha", "aloha-viperx")
+"""What `adapt_to_pi` converts; `aloha` is taken for ViperX arms unless a variant is named."""
+AlohaVariant = Literal["aloha-agilex", "aloha-viperx"]
 
 
 def robot_data(
@@ -71,7 +78,8 @@ def robot_data(
     Args:
         policy: 'pi0' or 'pi05', which decides prompt and normalisation.
         robots: LeRobot directories by the robot's name.
-        aloha: LeRobot directories of two Aloha arms.
+        aloha: LeRobot directories of two Aloha arms, whichever they are: see `aloha_variant` of
+            `robot_inference`.
         ur3: LeRobot directories of a UR3 with a gripper.
         specs: descriptions of the robots in `robots` that no installed package describes.
         columns: robot -> its datasets' names of the state, the actions and the cameras, as
@@ -127,6 +135,7 @@ def robot_inference(
     robots: Mapping[str, Mapping[str, str]] | None = None,
     aloha: Mapping[str, str] | None = None,
     ur3: Mapping[str, str] | None = None,
+    aloha_variant: AlohaVariant | None = None,
     specs: Sequence[RobotSpec | Section] = (),
     units: Mapping[str, Sequence[Section]] | None = None,
     relative: bool = True,
@@ -135,12 +144,16 @@ def robot_inference(
     """How the robots of `robot_data` run the policy: their tasks, by the key that selects one.
 
     The other arguments are those of `robot_data`, and must be equal; only `units` omits the
-    transforms that are for training only. Returns one robot's section, or a dict of several.
+    transforms that are for training only. `aloha_variant` says which arms `aloha` has, so that a
+    bundle does not have to be told when it is run. Returns one robot's section, or a dict of
+    several.
 
     Raises:
-        ConfigError: there is no robot, or a robot is unknown or named twice.
+        ConfigError: there is no robot, or a robot is unknown or named twice, or `adapt_to_pi` is
+            not for its arms.
     """
     tasks = _by_robot(robots, aloha=aloha or {}, ur3=ur3 or {})
+    _check_variant(aloha_variant, tasks, adapt_to_pi=adapt_to_pi)
     known = _described(tasks, specs)
     own_units = _own_units(tasks, units)
     written_out = {_bound(spec).name for spec in specs}
@@ -149,6 +162,8 @@ def robot_inference(
         settings = deepcopy(DEPLOYMENTS.get(name, dict(type="InferenceRunner", robot=name)))
         if name in written_out:
             settings["robot"] = unbind(known[name])
+        elif name == "aloha" and aloha_variant is not None:
+            settings["robot"] = aloha_variant
         sections[name] = pretrained.inference_runner(
             policy,
             type=settings.pop("type"),
@@ -175,6 +190,20 @@ def _by_robot(robots: Mapping[str, Any] | None, **named: Any) -> dict[str, Any]:
     if not given:
         raise ConfigError("robots: expected at least one robot, got none")
     return given
+
+
+def _check_variant(
+    variant: AlohaVariant | None, robots: Mapping[str, object], *, adapt_to_pi: bool
+) -> None:
+    """Refuses a variant of no ALOHA, and ViperX arms' units for other arms."""
+    known = variants_of("aloha")
+    if variant is None:
+        return
+    if variant not in known or "aloha" not in robots:
+        expected = " or ".join(known)
+        raise ConfigError(f"aloha_variant: expected {expected} beside aloha, got {variant!r}")
+    if adapt_to_pi and variant not in _VIPERX:
+        raise ConfigError(f"adapt_to_pi: expected ViperX arms, got {variant}. Leave it out")
 
 
 def _columns(
@@ -232,8 +261,9 @@ def _units(
 ) -> list[Section]:
     """The transforms before the normalisation, the same in training and on the robot."""
     spec, width = robots[name], _width(robots)
-    units: list[Section] = [dict(type="AlohaToPi")] if adapt_to_pi and name == "aloha" else []
-    mask = [unit != "normalized" for unit in spec.units]
+    is_adapted = adapt_to_pi and name in _VIPERX
+    units: list[Section] = [dict(type="AlohaToPi")] if is_adapted else []
+    mask = [not is_gripper for is_gripper in gripper_joints(spec)]
     if relative and any(mask) and not spec.is_commanded_by_differences:
         units.append(dict(type="RelativeActions", mask=mask))
     if len(robots) > 1 and min(spec.state_dim, spec.action_dim) < width:

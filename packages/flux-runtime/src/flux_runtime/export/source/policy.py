@@ -19,7 +19,12 @@ from flux_core.config import (
     with_current_types,
     without_own_training_transforms,
 )
-from flux_core.deployment import InferenceRunner, InferenceSections, inference_sections
+from flux_core.deployment import (
+    InferenceRunner,
+    InferenceSections,
+    inference_sections,
+    section_of_robot,
+)
 from flux_core.errors import ConfigError, ExportError, UsageError
 from flux_core.models import PI0FlowMatching, network_facts
 from flux_core.models.weights import (
@@ -111,7 +116,7 @@ def load_policy(
         raise ExportError(
             f"{checkpoint}: expected --robot with one of {', '.join(runners)}, got none."
         )
-    inference = runners.get(robot or next(iter(runners)))
+    inference = section_of_robot(runners, robot or next(iter(runners)))
     if inference is None:
         raise ExportError(
             f"{checkpoint}: --robot: expected one of {', '.join(runners)}, got {robot!r}."
@@ -214,12 +219,13 @@ def _bundled_section(config: Mapping[str, Any], robot: str, edits: SectionEdits)
     except ConfigError as error:
         raise ExportError(f"--config: {edits.config}: {error}") from error
     runners = inference_sections(bind(InferenceSections, section, "inference"))
-    if robot not in runners:
+    found = section_of_robot(runners, robot)
+    if found is None:
         raise UsageError(
             f"--config: {edits.config}: expected the robot of the bundle, {robot}, got "
             f"{', '.join(runners)}"
         )
-    return runners[robot]
+    return found
 
 
 def with_tokenizer_beside(inference: InferenceRunner, directory: Path) -> InferenceRunner:
