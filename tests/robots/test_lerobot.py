@@ -181,7 +181,10 @@ def check_driver(folder: Path, python: Path) -> dict[str, str]:
     folder = folder / "checks"
     folder.mkdir()
     done = subprocess.run(
-        [python, CHECKS, SOURCES, folder], capture_output=True, text=True, check=False
+        [python, CHECKS, SOURCES, folder, ROOT / "docs" / "robots.md"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])

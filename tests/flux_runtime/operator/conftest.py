@@ -185,7 +185,9 @@ def devices(monkeypatch: pytest.MonkeyPatch) -> dict[str, FakeInputDevice]:
     names = {"BTN_TRIGGER": 288, "BTN_THUMB": 289, "KEY_A": 30}
     vars(evdev)["InputDevice"] = open_device
     vars(evdev)["ecodes"] = types.SimpleNamespace(
-        ecodes=names, BTN={288: ["BTN_JOYSTICK", "BTN_TRIGGER"], 289: "BTN_THUMB"}, KEY={30: "KEY_A"}
+        ecodes=names,
+        BTN={288: ["BTN_JOYSTICK", "BTN_TRIGGER"], 289: "BTN_THUMB"},
+        KEY={30: "KEY_A"},
     )
     monkeypatch.setitem(sys.modules, "evdev", evdev)
     return opened

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,9 +43,7 @@ class Attended:
     folder: Path
 
 
-def attend(
-    calls: Path, folder: Path, operator: ScriptedOperator, **realtime: Any
-) -> Attended:
+def attend(calls: Path, folder: Path, operator: ScriptedOperator, **realtime: Any) -> Attended:
     """Runs two episodes of the arm."""
     calls.unlink(missing_ok=True)
     options = RunOptions(

@@ -165,6 +165,10 @@ class Arm:
                 is_stopped=self.is_stopped,
                 is_known=not observed or observed in self._known_stamps,
             )
+            inverted = self.fault("inverted")
+            if inverted is not None:
+                values = np.array(values)
+                values[inverted.entry["joint"]] *= -1
             if not self.is_stopped and np.isfinite(values).all():
                 before = self.target if self.takes_differences else 0.0
                 self.target = before + np.array(values, np.float64)
@@ -229,6 +233,8 @@ class Arm:
             return None, stamp
         if self.fault("camera_frozen") is not None:
             image, stamp = self._frozen.setdefault("camera", (image, stamp))
+        if self.fault("camera_same") is not None:
+            image, _ = self._frozen.setdefault("camera", (image, stamp))
         if self.fault("camera_size") is not None:
             image = np.full((12, 16, 3), 100, np.uint8)
         if self.fault("camera_empty") is not None:

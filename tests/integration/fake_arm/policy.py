@@ -53,11 +53,12 @@ def write_policy(
     *,
     horizon: int = HORIZON,
     delays: tuple[int, ...] = (0,),
+    summary: Mapping[str, Any] | None = None,
 ) -> Path:
     """Writes the bundle for a robot with these fields of a RobotSpec.
 
     Half of a chunk is executed before the next one, all of a short one. `delays` are those that it
-    says it was trained with.
+    says it was trained with, and `summary` what it says of its training set.
     """
     directory.mkdir(parents=True)
     joints, cameras = len(spec["joint_names"]), tuple(spec["cameras"])
@@ -94,6 +95,7 @@ def write_policy(
         graphs={name: _signature(f"{name}.onnx", *tensors[name]) for name in tensors},
         provenance={"made by": "tests"},
         components=component_sources(config),
+        data_summary=summary or {},
     )
     write_manifest(directory, manifest)
     return directory

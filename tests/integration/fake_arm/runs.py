@@ -45,6 +45,7 @@ class Scenario:
         by_differences: whether the arm takes differences as commands.
         control_hz: of the arm, where another is wanted.
         delays: of real-time chunking, that the policy says it was trained with.
+        summary: what the bundle says of its training set.
         are_numbers_shown: whether each picture shows its number.
     """
 
@@ -59,6 +60,7 @@ class Scenario:
     by_differences: bool = False
     control_hz: float | None = None
     delays: tuple[int, ...] = (0,)
+    summary: dict[str, Any] | None = None
     are_numbers_shown: bool = False
 
 
@@ -131,11 +133,17 @@ def limits_of(**changes: Any) -> Limits:
 
 
 def make_bundle(
-    folder: Path, *, horizon: int = HORIZON, delays: tuple[int, ...] = (0,), **changes: Any
+    folder: Path,
+    *,
+    horizon: int = HORIZON,
+    delays: tuple[int, ...] = (0,),
+    summary: dict[str, Any] | None = None,
+    **changes: Any,
 ) -> Path:
     """Writes the scripted policy for the fake arm."""
     known = {name: value for name, value in SPEC.items() if name in CARRIED}
-    return write_policy(folder, known | changes, horizon=horizon, delays=delays)
+    spec = known | changes
+    return write_policy(folder, spec, horizon=horizon, delays=delays, summary=summary)
 
 
 CARRIED = (
@@ -160,7 +168,11 @@ def run(folder: Path, scenario: Scenario) -> Outcome:
         changes["control_hz"] = scenario.control_hz
         variables["FAKE_ARM_HZ"] = f"{scenario.control_hz}"
     bundle = make_bundle(
-        folder / "bundle", horizon=scenario.horizon, delays=scenario.delays, **changes
+        folder / "bundle",
+        horizon=scenario.horizon,
+        delays=scenario.delays,
+        summary=scenario.summary,
+        **changes,
     )
     record = folder / "record"
     command = [

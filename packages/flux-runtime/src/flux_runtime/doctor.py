@@ -14,7 +14,7 @@ from itertools import groupby
 from pathlib import Path
 
 from flux_core.bundle import Bundle
-from flux_core.errors import FluxError
+from flux_core.errors import FluxError, MissingDependencyError
 from flux_core.robots import DRIVER_GROUP, describe, provider
 
 from .control.session import shipped_policy
@@ -24,6 +24,8 @@ from .engines.opening import open_flow_policy
 from .engines.status import engine_status
 from .realtime.machine import MAX_STEAL_SHARE, NEEDED_MEMLOCK_BYTES, MachineFacts
 from .robots import installed_robot_names, make_robot, spec_of
+from .robots.interpreter import python_with
+from .robots.shipped import LEROBOT_DRIVER, REAL, Transport
 
 OLDEST_PYTHON = (3, 11)
 OLDEST_NUMPY = (1, 26)
@@ -84,6 +86,7 @@ def diagnose(facts: MachineFacts | None = None) -> list[Check]:
     """
     return [
         *(check() for check in CHECKS),
+        *driver_checks(),
         *map(check_robot, installed_robot_names()),
         *(realtime_checks(facts) if facts is not None else ()),
     ]
@@ -210,6 +213,38 @@ def check_report() -> Check:
         ok=not missing,
         found=f"missing: {', '.join(missing)}" if missing else "matplotlib, av",
         fix="pip install 'flux-runtime[report]'",
+    )
+
+
+def driver_checks() -> list[Check]:
+    """Looks for what the drivers of real robots need, in the Pythons that a run would take."""
+    robots: dict[str, tuple[Transport, list[str]]] = {}
+    for robot, transports in REAL.items():
+        for name, transport in transports.items():
+            of_name = f"{name} ({transport.module})"
+            robots.setdefault(of_name, (transport, []))[1].append(robot)
+    robots[f"LeRobot ({LEROBOT_DRIVER.module})"] = (LEROBOT_DRIVER, ["lerobot:TYPE"])
+    return [
+        _driver_check(name, transport, ", ".join(dict.fromkeys(driven)))
+        for name, (transport, driven) in robots.items()
+    ]
+
+
+def _driver_check(name: str, transport: Transport, driven: str) -> Check:
+    try:
+        python, _ = python_with(name, transport, name, None)
+    except MissingDependencyError:
+        python, found = None, f"{transport.module} not found; needed for {driven}"
+        is_there = False
+    else:
+        found = f"found in {python or 'this Python'}; drives {driven}"
+        is_there = True
+    return Check(
+        name=name,
+        ok=is_there,
+        found=found,
+        fix=f"{transport.remedy}, or name the Python that has it with --driver-python",
+        section="robot drivers",
     )
 
 

@@ -21,8 +21,8 @@ from .windows import ParquetDataset
 
 NUM_FRAMES = 32
 NUM_STARTS = 24
-NUM_PAIRS = 8
-"""Episodes whose second frame is compared with the first one."""
+NUM_RUNS, RUN_LENGTH = 8, 9
+"""Episodes whose first frames are compared with each other, and how many of each."""
 FEWEST_STARTS = 3
 """Without so many, nothing is known of how different starts look."""
 
@@ -44,26 +44,30 @@ def summarize_cameras(group: Sequence[ParquetDataset]) -> dict[str, object]:
     frame, (height, width, 3) with at most 24 x 32 pixels. `start` describes the first frames of
     episodes: `average` (height, width, 3) and `spread`, the standard deviation of each pixel's
     luminance, over `frames` of them, and how alike to the others the most unusual one is
-    (`likeness`). `changing` is the share of episodes whose second frame differs from the first.
+    (`likeness`). `changing` is the share of episodes whose first frames are not all the same, and
+    `image_hz` the rate of those that differ from the one before: recordings repeat the images of a
+    slower camera.
 
     Raises:
         DataError: a frame is missing or cannot be decoded.
     """
     collected = [_Camera() for _ in camera_names(group)]
-    spread, starts = _spread_samples(group), _start_samples(group)
-    pairs = starts[np.unique(np.linspace(0, len(starts) - 1, NUM_PAIRS).astype(int))]
-    wanted = {*spread.tolist(), *starts.tolist(), *(pairs + 1).tolist()}
-    is_start, is_spread = {*starts.tolist()}, {*spread.tolist()}
-    for index, frames in _frames(group, sorted(wanted)):
+    total = sum(len(dataset) for dataset in group)
+    spread, firsts = set(_evenly(np.arange(total), NUM_FRAMES)), _first_samples(group)
+    starts, runs = set(_evenly(firsts, NUM_STARTS)), _runs(firsts, total)
+    followers = {index for run in runs for index in run[1:]}
+    begins = {run[0] for run in runs}
+    for index, frames in _frames(group, sorted(spread | starts | followers | begins)):
         for camera, frame in zip(collected, frames, strict=True):
-            camera.add(
-                frame,
-                is_spread=index in is_spread,
-                is_start=index in is_start,
-                is_second=index - 1 in is_start,
-            )
+            if index in spread:
+                camera.add(frame)
+            if index in starts:
+                camera.add_start(frame)
+            if index in begins | followers:
+                camera.add_to_run(frame, is_first=index in begins)
+    fps = group[0].parts[0].source.fps
     named = zip(camera_names(group), collected, strict=True)
-    return {name: camera.summary() for name, camera in named if camera.has_frames}
+    return {name: camera.summary(fps) for name, camera in named if camera.has_frames}
 
 
 class _Camera:
@@ -76,29 +80,32 @@ class _Camera:
         self._contrasts: list[float] = []
         self._coloured: list[tuple[float, float]] = []
         self._starts: list[NDArray[np.float32]] = []
-        self._changes: list[bool] = []
+        self._changes: list[list[bool]] = []
 
     @property
     def has_frames(self) -> bool:
         return bool(self._means)
 
-    def add(
-        self, frame: NDArray[np.uint8], *, is_spread: bool, is_start: bool, is_second: bool
-    ) -> None:
-        if is_spread:
-            self._first = frame if self._first is None else self._first
-            self._means.append(frame.reshape(-1, 3).mean(axis=0))
-            self._contrasts.append(float((frame @ LUMINANCE).std()))
-            self._coloured.append(colour_shares(thumbnail(frame)))
-        if is_second and self._before is not None:
-            self._changes.append(not np.array_equal(self._before, frame))
-        self._before = frame if is_start else None
+    def add(self, frame: NDArray[np.uint8]) -> None:
+        self._first = frame if self._first is None else self._first
+        self._means.append(frame.reshape(-1, 3).mean(axis=0))
+        self._contrasts.append(float((frame @ LUMINANCE).std()))
+        self._coloured.append(colour_shares(thumbnail(frame)))
+
+    def add_start(self, frame: NDArray[np.uint8]) -> None:
         shape = thumbnail_shape(*frame.shape[:2])
         # A recording of another size has another aspect ratio: its pixels cannot be averaged.
-        if is_start and (not self._starts or self._starts[0].shape[:2] == shape):
+        if not self._starts or self._starts[0].shape[:2] == shape:
             self._starts.append(thumbnail(frame))
 
-    def summary(self) -> dict[str, object]:
+    def add_to_run(self, frame: NDArray[np.uint8], *, is_first: bool) -> None:
+        if is_first:
+            self._changes.append([])
+        else:
+            self._changes[-1].append(not np.array_equal(self._before, frame))
+        self._before = frame
+
+    def summary(self, fps: float) -> dict[str, object]:
         assert self._first is not None
         height, width = self._first.shape[:2]
         summary: dict[str, object] = {
@@ -110,8 +117,9 @@ class _Camera:
             "width": width,
             "thumbnail": _thumbnail(self._first).tolist(),
         }
-        if self._changes:
-            summary["changing"] = round(float(np.mean(self._changes)), 3)
+        if runs := [run for run in self._changes if run]:
+            summary["changing"] = round(float(np.mean([any(run) for run in runs])), 3)
+            summary["image_hz"] = round(fps * float(np.median([np.mean(run) for run in runs])), 3)
         if self._starts:
             summary["start"] = _start(self._starts)
         return summary
@@ -129,19 +137,24 @@ def _start(starts: Sequence[NDArray[np.float32]]) -> dict[str, object]:
     return known
 
 
-def _spread_samples(group: Sequence[ParquetDataset]) -> NDArray[np.int64]:
-    """Returns evenly spread samples, counted over all datasets."""
-    total = sum(len(dataset) for dataset in group)
-    return np.unique(np.linspace(0, total - 1, min(NUM_FRAMES, total)).astype(np.int64))
+def _evenly(indices: NDArray[np.int64], count: int) -> list[int]:
+    """Returns at most `count` of some indices, evenly spread, the first and the last included."""
+    places = np.linspace(0, len(indices) - 1, min(count, len(indices))).astype(int)
+    return indices[np.unique(places)].tolist()
 
 
-def _start_samples(group: Sequence[ParquetDataset]) -> NDArray[np.int64]:
-    """Returns the first samples of evenly spread episodes, counted over all datasets."""
-    ends = np.cumsum([0, *(len(dataset) for dataset in group)])
-    firsts = [end + dataset.first_samples() for end, dataset in zip(ends, group, strict=False)]
-    starts = np.concatenate(firsts)
-    chosen = np.linspace(0, len(starts) - 1, min(NUM_STARTS, len(starts))).astype(int)
-    return starts[np.unique(chosen)]
+def _first_samples(group: Sequence[ParquetDataset]) -> NDArray[np.int64]:
+    """Returns the first sample of each episode, counted over all datasets."""
+    begins = np.cumsum([0, *(len(dataset) for dataset in group)])
+    firsts = [begin + each.first_samples() for begin, each in zip(begins, group, strict=False)]
+    return np.concatenate(firsts)
+
+
+def _runs(firsts: NDArray[np.int64], total: int) -> list[list[int]]:
+    """Returns the first samples of some episodes, in a row."""
+    ends = np.append(firsts[1:], total)
+    chosen = _evenly(np.arange(len(firsts)), NUM_RUNS)
+    return [list(range(int(firsts[i]), int(min(ends[i], firsts[i] + RUN_LENGTH)))) for i in chosen]
 
 
 def _frames(
@@ -150,8 +163,6 @@ def _frames(
     """Yields the frames of all cameras of some samples, as recorded."""
     ends = np.cumsum([len(dataset) for dataset in group])
     for index in indices:
-        if index >= int(ends[-1]):
-            return
         number = int(np.searchsorted(ends, index, side="right"))
         yield index, group[number].pictures(index - (int(ends[number - 1]) if number else 0))
 

@@ -14,6 +14,9 @@ from .facts import CameraFacts
 from .finding import Finding, fine, hard, soft, unknown
 from .observed import CameraLook, Observed
 
+Small = NDArray[np.float32]
+"""A thumbnail, (height, width, 3), 0 to 255."""
+
 DARK = 16.0
 """Of 255: an image without a brighter pixel, apart from a hundredth of them, is black."""
 LEAST_CONTRAST = 5.0
@@ -38,14 +41,16 @@ CHANNELS = -0.25
 """The likeness in colour below which red and blue are exchanged."""
 COLOURFUL = 0.04
 """The standard deviation of `red_against_blue` of a picture that has colours."""
+ALMOST = 1.0
+"""Of 255: differences between the channels of a grey image."""
 LIVE = 0.5
-"""The share of recorded episodes whose images change at once, of a camera with noise."""
+"""The share of recorded episodes whose first images differ, of a camera with noise."""
 FEWEST_IMAGES = 6
 """Equal images in a row that a camera with noise does not deliver."""
 SLOW = 0.55
 """The share of the recorded rate below which a camera counts as slow: 30 Hz at 50 are usual."""
 
-TURNS: Mapping[str, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
+TURNS: Mapping[str, Callable[[Small], Small]] = {
     "upside down": lambda image: image[::-1, ::-1],
     "mirrored": lambda image: image[:, ::-1],
     "mirrored from top to bottom": lambda image: image[::-1],
@@ -56,7 +61,7 @@ TURNS: Mapping[str, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
 
 def judge_cameras(facts: Mapping[str, CameraFacts], observed: Observed) -> Iterator[Finding]:
     """Yields the findings about all cameras; a camera that shows nothing is not compared."""
-    seen = dict(observed.cameras)
+    seen = observed.cameras
     missing = [name for name in facts if name not in seen]
     if missing:
         yield hard(
@@ -65,27 +70,27 @@ def judge_cameras(facts: Mapping[str, CameraFacts], observed: Observed) -> Itera
             f"({', '.join(facts)}) and the robot shows {len(seen)}",
             "Connect the camera, or export the bundle again with --cameras",
         )
-    blank = yield from _blank(facts, seen)
-    frozen = yield from _frozen(facts, observed)
+    small = {name: thumbnail(look.image) for name, look in seen.items()}
+    blank = yield from _blank(facts, small)
+    yield from _frozen(facts, observed)
     yield from _sizes(facts, seen)
-    live = {name: look for name, look in seen.items() if name not in blank}
+    live = {name: image for name, image in small.items() if name not in blank}
     swapped = yield from _swapped(facts, live)
-    for name, look in live.items():
+    for name, image in live.items():
         if name not in swapped:
-            yield from _view(name, facts.get(name, CameraFacts()), look)
-    for name, look in live.items():
+            yield from _view(name, facts.get(name, CameraFacts()), image)
+    for name, image in live.items():
         if name not in swapped:
-            yield _colour(name, facts.get(name, CameraFacts()), look)
-    del frozen
+            yield _colour(name, facts.get(name, CameraFacts()), image)
 
 
 def _blank(
-    facts: Mapping[str, CameraFacts], seen: Mapping[str, CameraLook]
+    facts: Mapping[str, CameraFacts], seen: Mapping[str, Small]
 ) -> Generator[Finding, None, list[str]]:
     """Yields which cameras are black, and returns them."""
     found: list[str] = []
-    for name, look in seen.items():
-        brightest = float(np.quantile(thumbnail(look.image) @ LUMINANCE, 0.99))
+    for name, image in seen.items():
+        brightest = float(np.quantile(image @ LUMINANCE, 0.99))
         if brightest >= DARK:
             continue
         known = facts.get(name, CameraFacts())
@@ -105,15 +110,13 @@ def _blank(
     return found
 
 
-def _frozen(
-    facts: Mapping[str, CameraFacts], observed: Observed
-) -> Generator[Finding, None, list[str]]:
-    """Yields which cameras stand still, and returns them."""
+def _frozen(facts: Mapping[str, CameraFacts], observed: Observed) -> Iterator[Finding]:
+    """Yields which cameras stand still."""
     found: list[str] = []
     if observed.duration_s <= 0 or observed.is_simulated:
         why = "a simulated scene stands still" if observed.is_simulated else "needs a longer look"
         yield unknown("camera_frozen", why)
-        return found
+        return
     for name, look in observed.cameras.items():
         known = facts.get(name, CameraFacts())
         fix = "Connect the camera again, or start its driver again"
@@ -127,11 +130,12 @@ def _frozen(
             if known.changing is None:
                 yield soft("camera_frozen", text, fix)
             elif known.changing >= LIVE:
-                share = f"recorded images change at once in {known.changing:.0%} of the episodes"
+                share = (
+                    f"recorded images change at the start of {known.changing:.0%} of the episodes"
+                )
                 yield hard("camera_frozen", f"{text}; {share}", fix)
     if not found:
         yield fine("camera_frozen", "every camera delivers new images")
-    return found
 
 
 def _sizes(facts: Mapping[str, CameraFacts], seen: Mapping[str, CameraLook]) -> Iterator[Finding]:
@@ -159,7 +163,7 @@ def _sizes(facts: Mapping[str, CameraFacts], seen: Mapping[str, CameraLook]) -> 
 
 
 def _swapped(
-    facts: Mapping[str, CameraFacts], seen: Mapping[str, CameraLook]
+    facts: Mapping[str, CameraFacts], seen: Mapping[str, Small]
 ) -> Generator[Finding, None, list[str]]:
     """Yields whether cameras show each other's scenes, and returns those that do."""
     names = [name for name in seen if name in facts and facts[name].start is not None]
@@ -191,7 +195,7 @@ def _swapped(
 
 
 def likenesses(
-    facts: Mapping[str, CameraFacts], seen: Mapping[str, CameraLook], names: Sequence[str]
+    facts: Mapping[str, CameraFacts], seen: Mapping[str, Small], names: Sequence[str]
 ) -> NDArray[np.float64]:
     """Returns how much each camera's image (rows) is like each one's recorded starts (columns)."""
     table = np.zeros((len(names), len(names)))
@@ -199,7 +203,7 @@ def likenesses(
         for column, other in enumerate(names):
             start = facts[other].start
             assert start is not None
-            table[row, column] = start.likeness(seen[name].image).shape
+            table[row, column] = start.likeness(seen[name]).shape
     return table
 
 
@@ -220,13 +224,13 @@ def _exchanges_of_two(count: int) -> Iterator[tuple[int, ...]]:
         yield tuple(order)
 
 
-def _view(name: str, known: CameraFacts, look: CameraLook) -> Iterator[Finding]:
+def _view(name: str, known: CameraFacts, image: Small) -> Iterator[Finding]:
     """Yields whether an image is turned, or shows something else than the recorded starts."""
     if known.start is None:
         yield unknown("camera_view")
         return
-    own = known.start.likeness(look.image).shape
-    turned = {words: known.start.likeness(turn(look.image)).shape for words, turn in TURNS.items()}
+    own = known.start.likeness(image).shape
+    turned = {words: known.start.likeness(turn(image)).shape for words, turn in TURNS.items()}
     words = max(turned, key=lambda each: turned[each])
     gain = turned[words] - own
     if gain >= TURN_MARGINS[1] and turned[words] >= LEAST_LIKENESS:
@@ -247,12 +251,9 @@ def _view(name: str, known: CameraFacts, look: CameraLook) -> Iterator[Finding]:
     yield fine("camera_view", f"{name}: {own:.2f} like the recorded starts")
 
 
-def _colour(name: str, known: CameraFacts, look: CameraLook) -> Finding:
+def _colour(name: str, known: CameraFacts, image: Small) -> Finding:
     """Returns whether red and blue are exchanged, or colours are missing."""
-    image = look.image
-    is_grey = bool(
-        (image[..., 0] == image[..., 1]).all() and (image[..., 1] == image[..., 2]).all()
-    )
+    is_grey = bool(np.ptp(image, axis=2).max() < ALMOST)
     if known.start is not None and known.start.colourfulness >= COLOURFUL:
         if is_grey:
             text = f"{name}: every pixel is grey, the recorded starts have colours"
@@ -284,15 +285,26 @@ def exchanged(name: str, found: str) -> Finding:
 def judge_rates(
     facts: Mapping[str, CameraFacts], fps: float, observed: Observed
 ) -> Iterator[Finding]:
-    """Yields which cameras are much slower than the recordings."""
+    """Yields which cameras are much slower than in the recordings, of `fps` frames per second."""
     rates = {name: look.hz for name, look in observed.cameras.items() if look.hz is not None}
-    slow = {name: hz for name, hz in rates.items() if hz < SLOW * fps}
-    for name, hz in slow.items():
+    slow = False
+    for name, hz in rates.items():
+        recorded = _recorded_hz(facts.get(name, CameraFacts()), fps)
+        if hz >= SLOW * recorded:
+            continue
+        slow = True
         yield soft(
             "camera_rate",
-            f"{name}: {hz:.1f} images per second, recorded {fps:g}",
+            f"{name}: {hz:.1f} images per second, recorded {recorded:g}",
             "Check the camera's rate, its exposure time and its cable",
         )
     if rates and not slow:
         shown = ", ".join(f"{hz:.0f}" for hz in rates.values())
         yield fine("camera_rate", f"{shown} images per second")
+
+
+def _recorded_hz(known: CameraFacts, fps: float) -> float:
+    """Returns the rate of a camera's recorded images, which the recordings may repeat."""
+    if known.image_hz is not None and known.changing is not None and known.changing >= LIVE:
+        return min(known.image_hz, fps)
+    return fps

@@ -131,7 +131,8 @@ def _grippers(facts: DeploymentFacts, spec: RobotSpec) -> Iterator[Finding]:
         fix = "Convert the gripper in the driver to the unit of the recordings, or use a bundle of "
         fix += "this robot"
         is_small = FLAT * size / 2 < high - low < NARROW * size and high < lower + NARROW * size
-        if is_small or high - upper > 0.5 * size or lower - low > 0.5 * size:
+        is_percent = upper >= 10 and 0.8 <= high <= 1.2
+        if is_small or is_percent or high - upper > 0.5 * size or lower - low > 0.5 * size:
             yield hard("gripper_unit", found, fix)
             return
     yield fine("gripper_unit", "the recorded values are in the robot's unit")

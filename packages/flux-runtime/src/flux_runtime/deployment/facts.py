@@ -61,7 +61,8 @@ class CameraFacts:
         mean: red, green and blue, 0 to 255.
         contrast: the standard deviation of the luminance within an image.
         coloured: the shares of clearly red and of clearly blue pixels.
-        changing: the share of episodes whose second image differs from the first.
+        changing: the share of episodes whose first images are not all the same.
+        image_hz: images per second that differ from the one before, at the start of episodes.
         start: what the first images of episodes show.
         num_starts: the images that `start` summarises.
         likeness: how alike to the others the most unusual of these is, in shape.
@@ -72,6 +73,7 @@ class CameraFacts:
     contrast: float | None = None
     coloured: tuple[float, float] | None = None
     changing: float | None = None
+    image_hz: float | None = None
     start: Reference | None = None
     num_starts: int = 0
     likeness: float | None = None
@@ -93,6 +95,7 @@ class CameraFacts:
                 else None
             ),
             changing=_number(entry.get("changing")),
+            image_hz=_number(entry.get("image_hz")),
             start=start,
             num_starts=num_starts,
             likeness=likeness,

@@ -18,7 +18,7 @@ from flux_core.robots import RobotSpec
 from .facts import DeploymentFacts, Ranges, Vector
 from .finding import Finding, fine, hard, soft, unknown
 
-FLOORS = {"rad": 0.3, "m": 0.03, "degrees": 17.0, "percent": 30.0, "normalized": 0.35}
+FLOORS = {"rad": 0.3, "m": 0.03, "degrees": 17.0, "percent": 50.0, "normalized": 0.5}
 """Deviations from the recorded starts that an operator who places a robot by hand may cause, by
 unit. In recordings of a real robot, starts of one joint differ by as much."""
 UNKNOWN_VARIETY = 0.5
@@ -39,6 +39,8 @@ SCALES = (
 """Factors from what is measured to what was recorded, and what they mean."""
 TELLING = 1.0
 """Floors: a recorded value at least so large tells a factor from a coincidence."""
+MOST_EXCHANGED = 16
+"""Joints of which all exchanges are tried."""
 
 _SIDES = (("left", "right"), ("Left", "Right"))
 
@@ -264,16 +266,17 @@ def _is_among(pose: Pose, value: Vector) -> NDArray[np.bool_]:
 
 
 def _exchanged_joints(pose: Pose, is_wrong: NDArray[np.bool_]) -> list[Finding]:
-    """Whether the values of the joints that stand elsewhere are each other's."""
+    """Whether another order of the values brings all joints among the recorded starts."""
     dims = [int(dim) for dim in np.flatnonzero(is_wrong)]
-    if not 2 <= len(dims) <= 16:
-        return []
-    order = _assignment(pose, dims)
-    if order is None or all(dim == place for dim, place in zip(dims, order, strict=True)):
+    order = _assignment(pose, dims) if 2 <= len(dims) <= MOST_EXCHANGED else None
+    if order is None and len(dims) >= 2:
+        order = _usual_order(pose)
+    if order is None:
         return []
     taken = ", ".join(
         f"{pose.names[dim]} from {pose.names[place]}"
-        for dim, place in zip(dims, order, strict=True)
+        for dim, place in enumerate(order)
+        if dim != place
     )
     return [
         hard(
@@ -284,8 +287,27 @@ def _exchanged_joints(pose: Pose, is_wrong: NDArray[np.bool_]) -> list[Finding]:
     ]
 
 
+def _usual_order(pose: Pose) -> list[int] | None:
+    """Returns the first of the orders that other drivers use which fits; None if none does."""
+    count = len(pose.names)
+    half = count // 2
+    arms = [range(half), range(half, count)] if mirrored_dims(pose.names) else [range(count)]
+    rotated = [
+        [arm[(place + step) % len(arm)] for arm in arms for place in range(len(arm))]
+        for step in (1, -1)
+    ]  # the gripper first instead of last, or the other way round
+    reversed_ = [place for arm in arms for place in reversed(arm)]
+    orders = [*rotated, reversed_]
+    if len(arms) == 2:
+        orders.append([place for pair in zip(*arms, strict=False) for place in pair])
+    for order in orders:
+        if len(order) == count and _is_among(pose, pose.value[order]).all():
+            return order
+    return None
+
+
 def _assignment(pose: Pose, dims: Sequence[int]) -> list[int] | None:
-    """Returns a measured value for each of `dims`, each used once; None if there is none."""
+    """Returns the place of each joint's value if `dims` exchange theirs; None if that fails."""
     margin = np.maximum(EXACT * pose.floors, 0.1 * (pose.state.most - pose.state.least))
     options = {
         dim: [
@@ -313,8 +335,10 @@ def _assignment(pose: Pose, dims: Sequence[int]) -> list[int] | None:
 
     if not all(place_for(dim, set()) for dim in dims):
         return None
-    places = {dim: place for place, dim in taken.items()}
-    return [places[dim] for dim in dims]
+    order = list(range(len(pose.names)))
+    for place, dim in taken.items():
+        order[dim] = place
+    return order
 
 
 def _negated(pose: Pose, is_wrong: NDArray[np.bool_]) -> list[Finding]:

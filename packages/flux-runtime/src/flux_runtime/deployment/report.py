@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from flux_core.errors import RobotError, UsageError
 
 from .checks import NAMES, Judged
-from .finding import NOT_IN_BUNDLE, Finding
+from .finding import Finding
+
+SAID_BY_BUNDLES = frozenset(("robot_ranges", "start_pose", "control_rate"))
+"""Checks that every bundle with facts allows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,15 +51,14 @@ class DeploymentReport:
         """Returns what an operator should read before the robot moves."""
         judged = {finding.name for finding in self.findings if finding.is_judged}
         suspected = dict.fromkeys(finding.name for finding in self.judged.suspicions)
-        why = {f.found for f in self.findings if not f.is_judged and f.name not in judged}
+        if not judged & SAID_BY_BUNDLES:
+            return (
+                "deployment check: this bundle does not say what it was trained on; train again "
+                "for one that does"
+            )
         open_names = dict.fromkeys(
             f.name for f in self.findings if not f.is_judged and f.name not in judged
         )
-        if not judged - {"camera_black", "state_rate", "latency"} and why <= {NOT_IN_BUNDLE}:
-            return (
-                "deployment check: this bundle does not say what it was trained on; export its "
-                "checkpoint again, or train again"
-            )
         left = f"; not judged: {', '.join(open_names)}" if open_names else ""
         found = f"suspected: {', '.join(suspected)}" if suspected else "nothing suspected"
         return f"deployment check: {len(judged)} checks, {found}{left}"

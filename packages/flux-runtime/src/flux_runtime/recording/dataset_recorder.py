@@ -185,7 +185,8 @@ class DatasetRecorder:
             logger.warning("--record-dataset: waiting for the last episode to be written")
             answer = self._process.wait_for(("saved", "lost"), SAVE_TIMEOUT_S)
         if answer is None:
-            self._process.failure = self._process.failure or self._process.describe_end()
+            if not self._process.has_ended.is_set():
+                self._process.failure = self._process.describe_end()
             return
         for name in ("rows", "pictures", "repeated"):
             self._counts[name] += answer.get(name, 0) if answer["kind"] == "saved" else 0

@@ -33,6 +33,7 @@ from .shipped import (
     DATASET,
     DATASET_TARGET,
     LEROBOT,
+    LEROBOT_DRIVER,
     LEROBOT_TARGET,
     REAL,
     SIMULATED,
@@ -238,12 +239,7 @@ def _lerobot(request: RobotRequest, config: dict[str, Any], bundle: Bundle | Non
     arguments: dict[str, Any] = {"robot_type": kind, "config": config}
     if bundle is not None:
         arguments["control_hz"] = bundle.manifest.control_hz
-    driver = Transport(
-        target=LEROBOT_TARGET,
-        module="lerobot",
-        remedy="Install it with: pip install lerobot",
-    )
-    python, line = python_with(request.name, driver, "LeRobot", request.python)
+    python, line = python_with(request.name, LEROBOT_DRIVER, "LeRobot", request.python)
     return RobotChoice(
         name=request.name,
         target=LEROBOT_TARGET,

@@ -202,6 +202,8 @@ def summary_lines(report: Mapping[str, Any]) -> list[str]:
     if report.get("recording") == "incomplete":
         lost = ", ".join(f"{n} {what}" for what, n in report["recording_dropped"].items())
         lines.append(f"recording   incomplete, it cannot be replayed; dropped: {lost or 'its end'}")
+    if "dataset_recording" in report:
+        lines.append(_dataset_line(report["dataset_recording"]))
     if report["outcome"] != "finished":
         lines.append(f"outcome     {report['outcome']}: {report['reason']}")
     if "report" in report:
@@ -217,6 +219,15 @@ def _predicted_line(found: Mapping[str, Any]) -> str:
     held = worst["mean_abs_error_of_holding"]
     beside = "" if held is None else f" (of holding still: {held:.3g})"
     return f"{line}; largest mean error: {name} {worst['mean_abs_error']:.3g}{beside}"
+
+
+def _dataset_line(dataset: Mapping[str, Any]) -> str:
+    dropped = ", ".join(f"{count} {what}" for what, count in dataset["dropped"].items() if count)
+    return (
+        f"dataset     {dataset['path']}: {dataset['episodes']} episodes, {dataset['rows']} rows, "
+        f"{dataset['pictures']} pictures, {dataset['repeated']} of them repeated; dropped: "
+        f"{dropped or 'none'}" + ("" if dataset["complete"] else "; incomplete")
+    )
 
 
 def _mode_line(report: Mapping[str, Any]) -> str:
