@@ -10,12 +10,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 from flux_core.robots import ROBOT_SPECS, UROperator
 from flux_driver.robot import DriverError, fault_of
 from flux_driver.ros import driver as ros_driver
 from flux_driver.ur.ros_arm import GRIPPER_S, UrRosDriver
 
+from ...documents import ROOT, read_blocks
+
+DOCUMENT = (ROOT / "docs" / "robots.md").read_text()
 SPEC = dataclasses.asdict(ROBOT_SPECS["ur3"])
 TOPICS = UROperator()
 ARM, GRIPPER = TOPICS.puppet_arm_left_topic, TOPICS.puppet_gripper_left_topic
@@ -97,8 +101,8 @@ def ros(monkeypatch: pytest.MonkeyPatch) -> FakeConnection:
 
 def connected(**arguments: Any) -> UrRosDriver:
     """A connected driver with the tutorial's topics, whose cameras are silent."""
-    topics = dataclasses.asdict(TOPICS)
-    driver = UrRosDriver(**{"spec": SPEC, "topics": topics, "first_messages_s": 0.02, **arguments})
+    given: dict[str, Any] = {"spec": SPEC, "topics": dataclasses.asdict(TOPICS)}
+    driver = UrRosDriver(first_messages_s=0.02, **given | arguments)
     driver.connect()
     return driver
 
@@ -178,6 +182,22 @@ def test_depth_is_recorded_from_topics_that_are_named(ros: FakeConnection) -> No
     assert driver.extras == {"cam_high_depth": {"kind": "depth"}}
     with pytest.raises(DriverError, match="expected depth_topics"):
         connected(use_depth_image=True)
+
+
+def test_the_example_of_the_documentation_is_accepted(ros: FakeConnection) -> None:
+    found = next(each for each in read_blocks(DOCUMENT) if each.file == "ur3-ros.yaml")
+    config = yaml.safe_load(found.code)
+    topics = dataclasses.asdict(dataclasses.replace(TOPICS, **config.pop("topics")))
+
+    connected(topics=topics, **config)
+
+    assert ros.kinds[TOPICS.img_front_topic + "/compressed"] == "sensor_msgs/CompressedImage"
+    assert ros.kinds[GRIPPER] == "std_msgs/Float32"
+
+
+def test_no_stop_may_remove_the_power(ros: FakeConnection) -> None:
+    assert SPEC["holds_without_power"]
+    assert not connected().spec["holds_without_power"]
 
 
 def test_the_driver_has_every_part_of_a_real_robot(ros: FakeConnection) -> None:

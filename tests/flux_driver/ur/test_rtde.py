@@ -8,18 +8,28 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 from flux_core.robots import ROBOT_SPECS
 from flux_driver.robot import DriverError, fault_of
 from flux_driver.ur import dashboard
 from flux_driver.ur.rtde import UrRtdeDriver
 
+from ...documents import ROOT, read_blocks
+
+DOCUMENT = (ROOT / "docs" / "robots.md").read_text()
 SPEC = dataclasses.asdict(ROBOT_SPECS["ur3"])
 
 
 def make_driver(**arguments: Any) -> UrRtdeDriver:
     """A driver of a controller that nobody has."""
-    return UrRtdeDriver(**{"spec": SPEC, "host": "127.0.0.9", **arguments})
+    given: dict[str, Any] = {"spec": SPEC, "host": "127.0.0.9"}
+    return UrRtdeDriver(**given | arguments)
+
+
+def documented(name: str) -> str:
+    """Returns a file of docs/robots.md."""
+    return next(block.code for block in read_blocks(DOCUMENT) if block.file == name)
 
 
 def test_the_driver_has_every_part_of_a_real_robot() -> None:
@@ -58,6 +68,12 @@ def test_a_following_error_that_the_spec_states_is_kept() -> None:
 def test_wrong_settings_are_refused_by_name(arguments: dict[str, Any], expected: str) -> None:
     with pytest.raises(Exception, match=expected):
         make_driver(**arguments)
+
+
+def test_the_example_of_the_documentation_is_accepted() -> None:
+    driver = UrRtdeDriver(spec=SPEC, **yaml.safe_load(documented("ur3.yaml")))
+
+    assert driver.spec["name"] == "ur3"
 
 
 def test_a_camera_that_is_not_configured_is_named() -> None:

@@ -72,6 +72,7 @@ class UrRosDriver(RosDriver):
             image_transport=image_transport,
             first_messages_s=first_messages_s,
         )
+        self.spec["holds_without_power"] = False  # no topic removes the power
         own = list(self.spec["joint_names"])
         if len(own) != ARM_DIM + 1:
             raise DriverError(f"spec.joint_names: expected six and a gripper, got {len(own)}")
