@@ -119,7 +119,7 @@ def soak(folder: Path, options: argparse.Namespace) -> int:
     with (
         arm(folder) as arm_process,
         printed.open("wb") as stream,
-        subprocess.Popen(command, env=variables, stdout=stream) as run,
+        subprocess.Popen(command, env=variables, stdin=subprocess.DEVNULL, stdout=stream) as run,
     ):
         memories = watch(run, folder / "log.jsonl", arm_process.pid)
     if run.returncode != 0:

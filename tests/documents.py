@@ -35,7 +35,7 @@ FOREIGN = {"pip", "cmake", "sbatch"}
 
 BLOCK = re.compile(
     r"^(?:<!-- (?:test: (?P<mark>\w+)|file: (?P<file>\S+)) -->\n)?"
-    r"```(?P<language>bash|sh|shell|console|python|py|toml)\n(?P<code>.*?)^```$",
+    r"```(?P<language>bash|sh|shell|console|python|py|toml|yaml)\n(?P<code>.*?)^```$",
     re.MULTILINE | re.DOTALL,
 )
 
@@ -59,7 +59,7 @@ class Block:
 
 
 def read_blocks(text: str) -> list[Block]:
-    """Returns the shell, Python and TOML blocks of a Markdown text."""
+    """Returns the shell, Python and TOML blocks of a Markdown text, and YAML that is a file."""
     return [
         Block(
             line=text[: match.start("code")].count("\n") + 1,
@@ -69,6 +69,7 @@ def read_blocks(text: str) -> list[Block]:
             code=match["code"],
         )
         for match in BLOCK.finditer(text)
+        if match["file"] or match["language"] != "yaml"
     ]
 
 

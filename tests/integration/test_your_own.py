@@ -2,12 +2,12 @@
 
 Every file and command is the pages' own. They are used in a directory outside the repository, with
 a fresh virtual environment that sees the installed flux; `pip` really installs the packages there.
-Training takes a few steps only, and episodes are short.
+Training takes a few steps only, and episodes are short. A controller in this process stands for the
+real arm's, and the video of a recorded episode for its camera.
 """
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import re
@@ -15,15 +15,17 @@ import socketserver
 import subprocess
 import sys
 import threading
-import time
 import venv
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import ClassVar
 
+import av
 import numpy as np
 import pytest
+import yaml
 
 from flux_core import Bundle
 from flux_core.norm_stats import stats_from_json
@@ -36,9 +38,16 @@ FEWER = (
     (r"(flux-train (?:(?!--cfg-options).)*)$", r"\1 --cfg-options runner.max_steps=2"),
     (r"(flux-train .* --cfg-options .*)", r"\1 runner.log_interval=1 runner.num_noise_samples=1"),
     (r"(flux-runtime run .*--bundle .*)", r"\1 --episodes 1 --max-steps 20"),
+    (r"--max-seconds 10", "--max-seconds 1"),
     (r"checkpoint_epoch_N\.pt", "checkpoint_epoch_*.pt"),
 )
 """What the pages do at length, done briefly; nothing else of a command is changed."""
+HERE = (
+    (r"192\.168\.1\.20:7000", "{address}"),
+    (r"type: opencv", "type: video"),
+    (r"index_or_path: \S+", "path: {folder}/camera.mp4\n    loop: true"),
+)
+"""Where the arm of the pages' robot.yaml is, and what stands for its camera."""
 OFFLINE = "--quiet --disable-pip-version-check --no-index --no-deps --no-build-isolation"
 MARK = 'import pathlib; pathlib.Path(__file__).with_suffix(".imported").touch()\n'
 
@@ -49,6 +58,7 @@ class Desk:
 
     folder: Path
     environment: Path
+    address: str
 
     def run(self, command: str) -> subprocess.CompletedProcess[str]:
         """Runs one command line in bash."""
@@ -65,14 +75,41 @@ class Desk:
             check=False,
         )
 
+    def film_start(self) -> None:
+        """Makes what the camera sees: the first picture of a demonstration, with some noise."""
+        video = self.folder / "camera.mp4"
+        if video.exists():
+            return
+        (recorded,) = self.folder.glob("datasets/my_arm/videos/**/*episode_000000.mp4")
+        source = av.open(str(recorded))
+        picture = next(source.decode(video=0)).to_ndarray(format="rgb24").astype(int)
+        source.close()
+        random = np.random.default_rng(0)
+        with av.open(str(video), "w") as file:
+            stream = file.add_stream("mpeg4", rate=20)
+            stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
+            for _ in range(40):
+                noisy = np.clip(picture + random.integers(-4, 5, picture.shape), 0, 255)
+                frame = av.VideoFrame.from_ndarray(noisy.astype(np.uint8), format="rgb24")
+                file.mux(stream.encode(frame))
+            file.mux(stream.encode())
+
+    def here(self, code: str) -> str:
+        """Returns a file of the pages with the address and the camera of this arm."""
+        for text, instead in HERE:
+            code = re.sub(text, instead.format(address=self.address, folder=self.folder), code)
+        return code
+
     def follow(self, block: Block, where: str) -> str:
         """Writes a block's file, or runs its commands; returns what they print."""
         if block.file is not None:
             (self.folder / block.file).parent.mkdir(parents=True, exist_ok=True)
-            (self.folder / block.file).write_text(block.code)
+            (self.folder / block.file).write_text(self.here(block.code))
             return ""
         said = ""
         for command in block.commands:
+            if "robot.yaml" in command:
+                self.film_start()
             done = self.run(briefly(command))
             said += done.stdout + done.stderr
             expected = 1 if block.mark == "refused" else 0
@@ -107,13 +144,45 @@ def make_environment(folder: Path) -> Path:
     return folder
 
 
+class Controller(socketserver.StreamRequestHandler):
+    """The controller of the real arm on the page: obeys at once, and keeps the requests."""
+
+    position: ClassVar[bytes] = np.array([0.1, 0, 0, 1], "<f4").tobytes()
+    requests: ClassVar[list[str]] = []
+    positions: ClassVar[list[bytes]] = []
+
+    def handle(self) -> None:
+        """Answers the requests of one connection."""
+        for line in self.rfile:
+            request, _, values = line.decode().strip().partition(" ")
+            self.requests.append(request)
+            if request == "move":
+                Controller.position = bytes.fromhex(values)
+                self.positions.append(Controller.position)
+            self.wfile.write(bytes(4) + self.position if request == "state" else b"ok")
+
+
 @pytest.fixture(scope="module")
-def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
+def controller() -> Iterator[str]:
+    """The address of the real arm's controller."""
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Controller) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory, controller: str) -> Desk:
     """Somebody's empty directory, with the fresh environment."""
     pytest.importorskip("matplotlib", reason="the pages write a run report")
     base = tmp_path_factory.mktemp("your_own")
     assert not base.resolve().is_relative_to(ROOT)
-    desk = Desk(folder=base / "desk", environment=make_environment(base / "environment"))
+    desk = Desk(
+        folder=base / "desk",
+        environment=make_environment(base / "environment"),
+        address=controller,
+    )
     desk.folder.mkdir()
     return desk
 
@@ -149,48 +218,45 @@ def test_the_robot_is_installed_driven_and_recorded(desk: Desk, robot_page: str)
     assert json.loads(done.stdout)["cameras"] == ["top_view"]
 
 
-class Controller(socketserver.StreamRequestHandler):
-    """The controller of the real arm on the page: obeys at once, and counts the requests."""
-
-    position: ClassVar[bytes] = np.zeros(4, "<f4").tobytes()
-    requests: ClassVar[list[str]] = []
-
-    def handle(self) -> None:
-        """Answers the requests of one connection."""
-        for line in self.rfile:
-            request, _, values = line.decode().strip().partition(" ")
-            self.requests.append(request)
-            if request == "move":
-                Controller.position = bytes.fromhex(values)
-            answers = {"state": bytes(4) + self.position, "image": bytes(64 * 64 * 3)}
-            self.wfile.write(answers.get(request, b"ok"))
-
-
-def test_the_real_driver_is_connected_and_driven_in_its_own_environment(
-    desk: Desk, robot_page: str, monkeypatch: pytest.MonkeyPatch
+def test_the_real_arm_moves_to_its_prepare_pose_and_stays_there(
+    desk: Desk, robot_page: str
 ) -> None:
-    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Controller) as server:
-        server.daemon_threads = True
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        monkeypatch.setenv("MY_ARM", f"127.0.0.1:{server.server_address[1]}")
-        python = desk.environment / "bin" / "python"
-        with DriverProcess.start("my-real-arm", python=python) as driver:
-            driver.connect(["top"])
-            driver.begin(1)
-            driver.link.announce("running", session=1)
-            command = np.array([0.1, 0, 0, 0], np.float32)
-            deadline_s = time.monotonic() + 10
-            for sequence in itertools.count(1):  # one that is late on a busy machine is dropped
-                now_ns = time.monotonic_ns()
-                stamp = {"sequence": sequence, "session": 1, "tick_ns": now_ns, "observed_ns": 0}
-                driver.link.send(command, **stamp)
-                if driver.observe(["top"])[0][0] == command[0]:
-                    break
-                assert time.monotonic() < deadline_s, driver.failure
-                time.sleep(0.01)
-            assert driver.spec.cameras == ("top",) and driver.failure is None
-        server.shutdown()
-    assert "hold" in Controller.requests  # the policy had fallen silent, or the driver was closed
+    assert "my-arm: ready to run (none)" in robot_page
+    assert "so the run begins at once" in robot_page
+    assert "my-arm: prepare pose: reached" in robot_page
+    assert "flux: error" not in robot_page
+    moves = np.array([np.frombuffer(entry, "<f4") for entry in Controller.positions])
+    way = moves[: int(np.flatnonzero(np.abs(moves - (0, 0, 0, 1)).max(axis=1) < 1e-6)[0])]
+    assert 5 < len(way) < len(moves)  # more commands followed: those of the episode
+    assert np.all(np.diff(way[:, 0]) <= 0) and np.abs(np.diff(way[:, 0])).max() < 0.4 / 20
+
+
+def test_the_real_driver_runs_in_its_own_environment_with_what_the_file_says(
+    desk: Desk, robot_page: str
+) -> None:
+    python = desk.environment / "bin" / "python"
+    settings = yaml.safe_load((desk.folder / "robot.yaml").read_text())
+    assert settings["address"] == desk.address
+    with DriverProcess.start("my-real-arm", python=python, arguments=settings) as driver:
+        driver.connect(["top"])
+        _, _, frames = driver.observe(["top"])
+        assert frames["top"][0].shape == (64, 64, 3)
+        driver.begin(1)
+        driver.link.announce("running", session=1)
+        assert driver.spec.cameras == ("top",) and driver.failure is None
+    assert "hold" in Controller.requests  # the driver was closed while a session ran
+
+
+def test_the_policy_drives_the_real_arm_after_the_check_and_the_run_is_a_dataset(
+    desk: Desk, data_page: str
+) -> None:
+    done = desk.run("flux-data info datasets/my_runs --json")
+    facts = json.loads(done.stdout)
+    assert (facts["num_episodes"], facts["tasks"]) == (1, ["grasp the dot"])
+    assert facts["cameras"] == ["top"]
+    assert facts["robot_type"] == "my-arm"
+    for suspicion in ("start_pose", "camera_view", "latency"):
+        assert f"ok {suspicion} " in data_page
 
 
 def test_a_dataset_becomes_a_policy_that_drives_the_simulated_robot(

@@ -13,6 +13,7 @@ from flux_core.robots import (
     ROBOT_SPECS,
     GripperClosing,
     RobotSpec,
+    Tightening,
     family_of,
     gripper_joints,
     is_called,
@@ -162,3 +163,14 @@ def test_a_prepare_pose_is_within_the_limits() -> None:
         replace(AGILEX, prepare_pose=(3.0, *AGILEX.prepare_pose[1:]))
     with pytest.raises(RobotError, match="prepare_pose: expected 14 values, got 1"):
         replace(AGILEX, prepare_pose=(0.0,))
+
+
+def test_a_prepare_pose_of_the_bundle_is_taken_and_stays_inside_tighter_limits() -> None:
+    pose = (0.5, *AGILEX.prepare_pose[1:])
+    carried = replace(AGILEX, prepare_pose=pose)
+    assert limits_in_force(AGILEX, carried).prepare_pose == pose
+    assert motion_limits(AGILEX, carried).spec.prepare_pose == pose
+    assert motion_limits(AGILEX, FAMILY).spec.prepare_pose == AGILEX.prepare_pose
+    narrow = Tightening(position={"left_waist": (-0.1, 0.1)})
+    assert motion_limits(AGILEX, carried, narrow).spec.prepare_pose == (0.1, *pose[1:])
+    assert narrow.apply(AGILEX).prepare_pose == AGILEX.prepare_pose

@@ -14,7 +14,8 @@ import pytest
 
 from flux_core.robots import ROBOT_SPECS, AlohaOperator
 from flux_driver.robot import DriverError, fault_of
-from flux_driver.ros import aloha, sources
+from flux_driver.ros import driver as ros_driver
+from flux_driver.ros import sources
 from flux_driver.ros.aloha import AlohaDriver
 
 LEFT, RIGHT = "/puppet/joint_left", "/puppet/joint_right"
@@ -79,13 +80,16 @@ class FakeConnection:
         self.is_closed = True
 
 
+NO_LEFT_ARM = dataclasses.asdict(AlohaOperator(puppet_arm_left_topic=""))
+
+
 @pytest.fixture
 def ros(monkeypatch: pytest.MonkeyPatch) -> FakeConnection:
     """A ROS system with a whole robot, which has said everything once."""
     found = FakeConnection()
-    monkeypatch.setattr(aloha, "connect", lambda *_: found)
-    monkeypatch.setattr(aloha, "EXTRAS_S", 0.02)
-    monkeypatch.setattr(aloha, "SUBSCRIBERS_S", 0.02)
+    monkeypatch.setattr(ros_driver, "connect", lambda *_: found)
+    monkeypatch.setattr(ros_driver, "EXTRAS_S", 0.02)
+    monkeypatch.setattr(ros_driver, "SUBSCRIBERS_S", 0.02)
     operator = AlohaOperator()
     found.waiting = {LEFT: joints(0.0), RIGHT: joints(10.0)}
     for topic in (operator.img_front_topic, operator.img_left_topic, operator.img_right_topic):
@@ -242,7 +246,7 @@ def test_a_stop_repeats_the_last_command_once(ros: FakeConnection) -> None:
 def test_a_stop_without_a_command_or_long_after_one_sends_nothing(
     ros: FakeConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(aloha, "REPEATED_S", 0.01)
+    monkeypatch.setattr(ros_driver, "REPEATED_S", 0.01)
     driver = connected()
     driver.stop(2)
     driver.send(np.zeros(14, np.float32), 0.0)
@@ -311,7 +315,7 @@ def test_another_prepare_pose_replaces_the_specs() -> None:
         ({"image_transport": {"cam_top": "compressed"}}, "image_transport: expected raw or"),
         ({"image_transport": {"cam_high": "theora"}}, "got {'cam_high': 'theora'}"),
         ({"joint_names": ["a"]}, "joint_names: expected 7 different names, got a"),
-        ({"topics": {"puppet_arm_left_topic": ""}}, "puppet_arm_left_topic: expected a topic's"),
+        ({"topics": NO_LEFT_ARM}, "puppet_arm_left_topic: expected a topic's"),
     ],
 )
 def test_wrong_settings_are_refused_by_name(arguments: dict[str, Any], expected: str) -> None:

@@ -18,49 +18,46 @@ from flux_driver.ros.qos import (
     Qos,
     QosTable,
     mismatch,
-    resolved,
 )
 
 
-def test_a_subscription_does_as_its_publishers_do() -> None:
-    wanted = QosTable().of("/image", SUBSCRIPTIONS)
-    reliable, best_effort = Qos(RELIABLE), Qos(BEST_EFFORT)
-    assert resolved(wanted, []).reliability == BEST_EFFORT
-    assert resolved(wanted, [reliable, reliable]).reliability == RELIABLE
-    assert resolved(wanted, [reliable, best_effort]).reliability == BEST_EFFORT
-    assert resolved(reliable, [best_effort]) == reliable
+def test_a_subscription_hears_every_publisher() -> None:
+    qos = QosTable().of("/image", SUBSCRIPTIONS)
+    for reliability in (RELIABLE, BEST_EFFORT):
+        assert mismatch(Qos(reliability), qos) == ""
 
 
 def test_commands_are_reliable_and_only_the_newest_waits() -> None:
-    assert QosTable().of("/command", COMMANDS) == Qos(RELIABLE, depth=1)
+    qos = QosTable().of("/command", COMMANDS)
+    assert qos == Qos(RELIABLE, depth=1)
+    for reliability in (RELIABLE, BEST_EFFORT):
+        assert mismatch(qos, Qos(reliability)) == ""
 
 
 def test_a_topic_overrides_its_group() -> None:
     table = QosTable(
         {
-            "subscriptions": "best_effort",
-            "/image": {"reliability": "reliable", "depth": 2},
+            "subscriptions": "reliable",
+            "/image": {"reliability": "best_effort", "depth": 2},
             "/command": {"durability": "transient_local"},
         }
     )
-    assert table.of("/joints", SUBSCRIPTIONS).reliability == BEST_EFFORT
-    assert table.of("/image", SUBSCRIPTIONS) == Qos(RELIABLE, depth=2)
+    assert table.of("/joints", SUBSCRIPTIONS) == Qos(RELIABLE, depth=5)
+    assert table.of("/image", SUBSCRIPTIONS) == Qos(BEST_EFFORT, depth=2)
+    assert "qos./command: expected one of /image, /joints, commands" in table.fault()
     assert table.of("/command", COMMANDS) == Qos(RELIABLE, TRANSIENT_LOCAL)
+    assert table.fault() == ""
 
 
 @pytest.mark.parametrize(
     "stated, line",
     [
         (["reliable"], r"qos: expected a mapping, got \['reliable'\]"),
-        ({"/image": "sometimes"}, "qos./image.reliability: expected one of auto, reliable, best"),
+        ({"/image": "sometimes"}, "qos./image.reliability: expected one of reliable, best_eff"),
         ({"/image": {"keep": 1}}, "qos./image: expected some of reliability, durability, depth"),
         ({"/image": {}}, "qos./image: expected some of"),
         ({"/image": {"depth": 0}}, "qos./image.depth: expected a whole number above 0, got 0"),
         ({"/image": {"durability": "old"}}, "qos./image.durability: expected one of volatile"),
-        (
-            {"commands": "auto"},
-            "qos./image.reliability: expected reliable or best_effort, got auto",
-        ),
     ],
 )
 def test_a_wrong_entry_is_named(stated: Any, line: str) -> None:

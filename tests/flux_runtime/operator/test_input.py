@@ -37,9 +37,7 @@ def test_a_line_is_a_word_or_a_task() -> None:
         kind="task", text="pick up the cup"
     )
     for line in ("begin", "task", "pause now"):
-        with pytest.raises(
-            UsageError, match="expected one of start, pause, resume, next, task TEX"
-        ):
+        with pytest.raises(UsageError, match="expected one of start, pause, resume, next, task"):
             parse_line(line)
 
 

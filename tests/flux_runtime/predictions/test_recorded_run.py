@@ -5,19 +5,23 @@ from __future__ import annotations
 import importlib.util
 import json
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from flux_core.errors import MissingDependencyError, RobotError
+from flux_core.errors import DataError, MissingDependencyError, RobotError
 from flux_core.types import Observation
 from flux_data.dataset_robot import DatasetRobot
+from flux_data.lerobot import WRITERS, EpisodeRecorder, vector_feature, video_feature
 from flux_runtime.cli import main
 from flux_runtime.predictions import Chunk, Comparison
 from flux_runtime.robots import RobotRequest, SimulatedRobot, choose_robot, make_robot
+from flux_train.recipes import SmallRobot, small_data
 
+from ...robots.policy import write_bundle
 from .conftest import LENGTHS, OFF, SPEC, TASKS, on_circle
 
 Recordings = Callable[[str], Path]
@@ -104,8 +108,6 @@ def test_the_robot_shows_each_frame_for_one_control_step(recordings: Recordings)
 
 
 def test_frames_are_found_by_time_at_another_control_rate(recordings: Recordings) -> None:
-    from dataclasses import asdict, replace
-
     spec = asdict(replace(SPEC, control_hz=20.0))
     robot = DatasetRobot(directory=str(recordings("v2.1")), spec=spec, cameras={"top": None})
     robot.connect()
@@ -147,8 +149,6 @@ def test_without_a_bundle_the_recordings_describe_their_robot(recordings: Record
 def test_recordings_of_another_robot_are_refused(
     changes: dict[str, Any], message: str, recordings: Recordings
 ) -> None:
-    from dataclasses import asdict, replace
-
     spec = replace(SPEC, **changes)
     cameras = dict.fromkeys(spec.cameras)
     with pytest.raises(Exception, match=message) as caught:
@@ -225,3 +225,73 @@ def test_a_prediction_that_is_no_number_is_the_worst() -> None:
     entry = comparison.as_data()["joints"]["a"]
     assert entry["worst_at"] == {"episode": 4, "step": 8, "offset": 1}
     assert np.isnan(entry["worst"]) and entry["mean_abs_error_of_holding"] is None
+
+
+def test_a_real_robots_recordings_are_predicted_by_a_bundle(
+    shared_data: Path, tmp_path: Path, core: Any, capsys: Printed
+) -> None:
+    """26 joints and one camera, with the description that the bundle carries."""
+    root = shared_data / "lerobot" / "g1_real"
+    described = DatasetRobot(directory=str(root))
+    spec = asdict(replace(described.spec, name="g1"))
+    bundle = write_bundle(tmp_path / "bundle", spec, rest=described.state(), pairs=[(7, 8)])
+    options = ("--bundle", str(bundle), "--episodes", "1", "--max-steps", "33", "--json")
+    assert run("--robot", f"dataset:{root}", *options) == 0
+    report = json.loads(capsys.readouterr().out)
+    found = report["predicted_against_recorded"]
+    assert (report["robot"], found["actions"]) == ("g1", 5 * 16)
+    assert found["episodes"][0]["task"] == "Pick up the yellow bottle on the table."
+    still = found["joints"]["kLeftShoulderPitch"]
+    recorded = described.recorded_actions(48)[:, 0].astype(float)
+    rows = np.concatenate([recorded[step : step + 16] for step in range(0, 40, 8)])
+    assert len(found["joints"]) == 26 and len(rows) == found["actions"]
+    expected = np.abs(rows - float(described.state()[0])).mean()
+    assert still["mean_abs_error"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_columns_of_ones_own_are_those_of_the_training(tmp_path: Path) -> None:
+    root = tmp_path / "set"
+    joints, gripper = vector_feature(SPEC.joint_names[:2]), vector_feature(SPEC.joint_names[2:])
+    features = {
+        **{f"{what}.joints": joints for what in ("seen", "sent")},
+        **{f"{what}.gripper": gripper for what in ("seen", "sent")},
+        "above": video_feature(32, 32, 10.0),
+    }
+    settings = {"fps": 10.0, "robot_type": "round", "features": features}
+    with (
+        WRITERS["v2.1"](root, **settings) as writer,
+        EpisodeRecorder(writer.staging("0"), 10.0, features) as recorder,
+    ):
+        for step in range(6):
+            values = {"seen": on_circle([step])[0], "sent": on_circle([step + 1])[0]}
+            columns = {f"{what}.joints": row[:2] for what, row in values.items()}
+            columns |= {f"{what}.gripper": row[2:] for what, row in values.items()}
+            recorder.add(columns | {"above": np.full((32, 32, 3), 9, np.uint8)})
+        writer.add(recorder.close("circle"))
+    arm = SmallRobot(
+        name="round",
+        description=SPEC,
+        cameras=("top",),
+        image_size=(32, 32),
+        tasks={"1": "circle"},
+        prompt_length=32,
+    )
+    columns = {
+        "state": ["seen.joints", "seen.gripper"],
+        "actions": ["sent.joints", "sent.gripper"],
+        "cameras": {"top": "above"},
+    }
+    loader = small_data(
+        arm, data_root_path="elsewhere", action_horizon=4, batch_size=1, columns=columns
+    )
+    robot = DatasetRobot(
+        directory=str(root),
+        spec=asdict(SPEC),
+        cameras={"top": "above"},
+        training=loader["dataset"]["datasets"],
+    )
+    assert robot.state() == pytest.approx(on_circle([0])[0])
+    assert robot.recorded_actions(2) == pytest.approx(on_circle([1, 2]))
+    assert robot.observe("", ["top"]).images["top"].shape == (32, 32, 3)
+    with pytest.raises(DataError, match="no feature"):
+        DatasetRobot(directory=str(root), spec=asdict(SPEC), cameras={"top": "above"})

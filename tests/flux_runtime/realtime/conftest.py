@@ -55,6 +55,11 @@ class NeverClosing(Arm):
     def close(self):
         self.log("close")
         time.sleep(60)
+
+
+class Addressed(Arm):
+    def __init__(self, address, *, port=7):
+        self.log("address", len(address["host"]), port)
 """
 
 

@@ -182,10 +182,11 @@ class Desk:
         except (BlockingIOError, EOFError, OSError):
             return
 
-    def ask(self, kind: str, **content: Any) -> dict[str, Any]:
+    def ask(self, kind: str, descriptor: int | None = None, **content: Any) -> dict[str, Any]:
         self._num_requests += 1
         number = self._num_requests
-        descriptor = os.open(os.devnull, os.O_RDONLY) if kind == "map" else None
+        if kind == "map":
+            descriptor = os.open(os.devnull, os.O_RDONLY)
         self.policy.send({"kind": kind, "id": number, **content}, descriptor)
         self.turn_until(lambda: any(message.get("id") == number for message in self.messages))
         return next(message for message in self.messages if message.get("id") == number)

@@ -526,3 +526,14 @@ def test_messages_arrive_behind_a_descriptor_above_1023() -> None:
         assert mail.has_ended.wait(PATIENCE_S)
         mail.close()
         ours.close()
+
+
+def test_the_class_of_a_driver_gets_its_arguments(start: Callable[..., Any], arm_log: Any) -> None:
+    """They may be longer than a command line, and are of any kind that JSON has."""
+    start("my-arm", target="an_arm:Addressed", arguments={"address": {"host": "h" * 300_000}})
+    assert arm_log.lines() == ["address 300000 7"]
+    known = "--robot-config: expected some of address, port, got 'adress'"
+    with pytest.raises(RobotError, match=rf"^my-arm: an_arm:Addressed: {known}"):
+        start("my-arm", target="an_arm:Addressed", arguments={"adress": "h"})
+    with pytest.raises(RobotError, match="expected plain data for its class, got Object of type"):
+        start("my-arm", target="an_arm:Addressed", arguments={"address": object()})

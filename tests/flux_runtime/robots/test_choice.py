@@ -13,13 +13,17 @@ from typing import Any
 
 import pytest
 
+from flux_core.agreement import Changes
 from flux_core.bundle import Bundle as OpenedBundle
 from flux_core.bundle import Manifest
 from flux_core.errors import BundleError, MissingDependencyError, RobotError, UsageError
 from flux_core.robots import ROBOT_SPECS, AlohaOperator, UROperator
 from flux_driver.robot import DriverError, load_robot
 from flux_runtime.cli import main
+from flux_runtime.control.latency import StageTimes
 from flux_runtime.control.preflight import check_bundle_fits
+from flux_runtime.control.session import RunOptions, open_policy
+from flux_runtime.doctor import driver_checks
 from flux_runtime.robots import RobotChoice, RobotRequest, choose_robot, interpreter
 
 Bundle = Callable[..., Path]
@@ -315,3 +319,32 @@ def fitting(manifest: Manifest) -> dict[str, Any]:
         "cameras": manifest.cameras,
         "control_hz": manifest.control_hz,
     }
+
+
+def test_doctor_says_which_drivers_can_run_and_what_to_install(
+    pythons: dict[str, set[str]],
+) -> None:
+    pythons[interpreter.SYSTEM_PYTHON] = {"rospy", "rtde_control"}
+    pythons[sys.executable] = {"lerobot"}
+    checks = {check.name: check for check in driver_checks()}
+    assert list(checks) == [
+        *("ros1 (rospy)", "ros2 (rclpy)", "rtde (rtde_control)", "LeRobot (lerobot)")
+    ]
+    assert [check.ok for check in checks.values()] == [True, False, False, True]
+    found = checks["ros1 (rospy)"].found
+    assert found.startswith("found in /usr/bin/python3; drives aloha-agilex, aloha-viperx, ur3")
+    assert checks["LeRobot (lerobot)"].found == "found in this Python; drives lerobot:TYPE"
+    assert checks["rtde (rtde_control)"].fix.startswith("Install it with: pip install ur_rtde")
+    assert not any(check.required for check in checks.values())
+
+
+def test_without_a_bundle_topics_are_for_robots_that_have_some() -> None:
+    changes = Changes(topics={"img_front_topic": "/camera"})
+    options = RunOptions(robot="aloha-agilex", policy="hold", changes=changes)
+    assert options.robot_request().topics == changes.topics
+    assert open_policy(options, ROBOT_SPECS["aloha-agilex"], StageTimes()) is None
+    with pytest.raises(UsageError, match="expected no options that change a bundle, got operator"):
+        open_policy(options, ROBOT_SPECS["aloha-sim"], StageTimes())
+    both = replace(options, changes=replace(changes, execution_horizon=4))
+    with pytest.raises(UsageError, match="change a bundle, got execution_horizon. Leave"):
+        open_policy(both, ROBOT_SPECS["aloha-agilex"], StageTimes())

@@ -55,3 +55,20 @@ def test_a_recording_from_which_something_is_missing_is_named() -> None:
     words = "recording   incomplete, it cannot be replayed; dropped: 3 chunks, 1 ticks"
     assert words in summary_lines({**REPORT, **lost})
     assert not [line for line in summary_lines(REPORT) if line.startswith("recording")]
+
+
+def test_what_a_dataset_has_got_is_told() -> None:
+    dataset = {
+        "path": "data/monday",
+        "episodes": 2,
+        "rows": 100,
+        "pictures": 300,
+        "repeated": 40,
+        "dropped": {"rows": 0, "pictures": 3},
+        "complete": False,
+    }
+    words = (
+        "dataset     data/monday: 2 episodes, 100 rows, 300 pictures, 40 of them repeated; "
+        "dropped: 3 pictures; incomplete"
+    )
+    assert words in summary_lines({**REPORT, "dataset_recording": dataset})

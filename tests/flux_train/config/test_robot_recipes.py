@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from flux_core.config import unbind
+from flux_core.config import bind, unbind
 from flux_core.deployment import AlohaInferenceRunner, inference_sections, section_of_robot
 from flux_core.errors import ConfigError, RobotError
 from flux_core.robots import ROBOT_SPECS, SPEC_GROUP, RobotSpec
@@ -281,3 +281,13 @@ def test_a_variant_is_of_aloha_and_adapt_to_pi_of_viperx_arms() -> None:
         aloha_section(aloha_variant="aloha-agilex", adapt_to_pi=True)
     section = aloha_section(aloha_variant="aloha-viperx", adapt_to_pi=True)
     assert transforms(section, "AlohaToPi") == [dict(type="AlohaToPi")]
+
+
+def test_the_prepare_pose_may_be_in_two_parts_as_in_fluxvla() -> None:
+    section = aloha_section(aloha_variant="aloha-agilex")
+    arm = [0.1, 2.0, -1.0, 0.0, 0.0, 0.0, 0.092]
+    runner = bind(AlohaInferenceRunner, section | {"prepare_pose": [arm, arm]}, "inference")
+    assert runner.spec.prepare_pose == (*arm, *arm)
+    assert bind(AlohaInferenceRunner, unbind(runner), "inference") == runner
+    with pytest.raises(ConfigError, match="prepare_pose: .* expected 14 values, got 7"):
+        bind(AlohaInferenceRunner, section | {"prepare_pose": arm}, "inference")

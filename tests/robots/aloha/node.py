@@ -5,7 +5,8 @@ Its arms follow the positions that they are told; what they are told, and what t
 wrong and when, is in its log, one JSON object a line. It ends when its standard input does.
 
     /usr/bin/python3 node.py LOG --start JSON [--faults JSON] [--size WIDTH HEIGHT] [--depth]
-        [--encoding rgb8|bgr8|mono8] [--announced ENCODING] [--compressed CAMERA]
+        [--encoding rgb8|bgr8|mono8] [--announced ENCODING] [--compressed CAMERAS]
+        [--ahead SECONDS] [--led]
 
 A fault is {"what": NAME, "at": SECONDS, "for": SECONDS}, counted from the first command:
 
@@ -80,7 +81,7 @@ class Faults:
 class Arm:
     """Follows its newest command with a lag, and no faster than its motors turn."""
 
-    def __init__(self, side, start, log, faults):
+    def __init__(self, side, start, log, faults, is_led):
         self._side = side
         self._log = log
         self._faults = faults
@@ -88,7 +89,11 @@ class Arm:
         self._target = self._position.copy()
         self._moved_s = time.monotonic()
         self._publisher = rospy.Publisher("/puppet/joint_" + side, JointState, queue_size=10)
-        rospy.Subscriber("/master/joint_" + side, JointState, self._take, tcp_nodelay=True)
+        topic = "/master/joint_" + side
+        if is_led:
+            self._leader = rospy.Publisher(topic, JointState, queue_size=1)
+        else:
+            rospy.Subscriber(topic, JointState, self._take, tcp_nodelay=True)
 
     def _take(self, message):
         if self._faults.start_s is None:
@@ -150,6 +155,10 @@ class Camera:
             topic = f"/camera_{name}/depth/image_raw"
             self._depth = rospy.Publisher(topic, Image, queue_size=1)
 
+    def save(self, path):
+        """Writes down what it shows, red first, whatever its messages say."""
+        numpy.save(path, self._picture)
+
     def publish(self, stamp):
         """Takes a picture."""
         if self._faults.find("camera_stops", camera=self._name):
@@ -207,6 +216,8 @@ def main():
     parser.add_argument("--start", type=json.loads, required=True, help="14 joints, left first")
     parser.add_argument("--encoding", default="rgb8")
     parser.add_argument("--announced", help="the encoding that messages claim")
+    parser.add_argument("--led", action="store_true", help="publish commands, and take none")
+    parser.add_argument("--ahead", type=float, default=0.0, help="of the clock, in seconds")
     parser.add_argument("--compressed", default="", help="cameras that publish JPEG")
     parser.add_argument("--depth", action="store_true")
     args = parser.parse_args()
@@ -215,7 +226,7 @@ def main():
     faults = Faults(args.faults, log)
     rospy.init_node("cobot", anonymous=False, disable_signals=True)
     arms = [
-        Arm(side, args.start[7 * index : 7 * index + 7], log, faults)
+        Arm(side, args.start[7 * index : 7 * index + 7], log, faults, args.led)
         for index, side in enumerate(SIDES)
     ]
     encodings = args.encoding, args.announced or args.encoding
@@ -223,6 +234,8 @@ def main():
         Camera(name, args.size, faults, encodings, args.depth, name in args.compressed)
         for name in CAMERAS
     ]
+    for name, camera in zip(CAMERAS, cameras, strict=True):
+        camera.save(f"{args.log}.{name}.npy")
     base = rospy.Publisher("/odom_raw", Odometry, queue_size=1)
     rospy.Subscriber("/cmd_vel", Twist, lambda message: log.write("base_command"))
 
@@ -237,7 +250,7 @@ def main():
     print("ready", flush=True)
     next_s = time.monotonic()
     while not is_over.is_set():
-        stamp = rospy.Time.now()
+        stamp = rospy.Time.now() + rospy.Duration(args.ahead)
         for source in arms + cameras:
             source.publish(stamp)
         odometry = Odometry()

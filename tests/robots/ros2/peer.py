@@ -94,7 +94,7 @@ def main():
     found = {"handlers": handlers == [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]}
     peer = Peer()
     heard = {}
-    for topic in ("/reliable", "/best_effort", "/changing", "/stated"):
+    for topic in ("/reliable", "/best_effort", "/stated"):
         heard[topic] = []
         take = heard[topic].append
         connection.subscribe(
@@ -105,37 +105,19 @@ def main():
     peer.node.create_subscription(JointState, "/told", peer.taken.append, profile("BEST_EFFORT"))
     latched = profile("RELIABLE", "TRANSIENT_LOCAL")
     peer.node.create_subscription(JointState, "/latched", lambda message: None, latched)
-    for topic in ("/reliable", "/changing"):
-        peer.publish(topic, profile("RELIABLE"))
+    peer.publish("/reliable", profile("RELIABLE"))
     for topic in ("/best_effort", "/stated"):
         peer.publish(topic, profile("BEST_EFFORT"))
 
     def all_heard():
         peer.say(1.0)
-        return all(heard[topic] for topic in ("/reliable", "/best_effort", "/changing"))
-
-    def qos():
-        readers = connection._readers
-        return {topic: reader._qos.reliability for topic, reader in readers.items()}
+        return all(heard[topic] for topic in ("/reliable", "/best_effort"))
 
     found["heard"] = until(all_heard)
-    until(lambda: qos()["/changing"] == "reliable")
-    found["qos"] = qos()
     message, received_s = heard["/reliable"][0]
     found["stamp_s"] = connection.stamp_s(message)
     found["is_now"] = 0 <= time.monotonic() - received_s < LIMIT_S
     found["type"] = type(message).__name__
-
-    peer.publish("/changing", profile("BEST_EFFORT"))
-    until(lambda: qos()["/changing"] == "best_effort")
-    found["qos_after_a_change"] = qos()["/changing"]
-    count = len(heard["/changing"])
-
-    def both_heard():
-        peer.say(2.0)
-        return len(heard["/changing"]) >= count + 2
-
-    found["heard_after_a_change"] = until(both_heard)
 
     def is_taken():
         message = connection.message(KIND)

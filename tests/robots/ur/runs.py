@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from flux_core.robots import ROBOT_SPECS
 
 from ..policy import write_bundle
-from ..ros1 import read_log
+from ..ros1 import RosSystem, read_log
 from ..runs import Run, finish, running
 
 FOLDER = Path(__file__).parent
@@ -34,12 +34,17 @@ SPEC = ROBOT_SPECS["ur3"]
 START = (0.4, -1.6, 1.6, -1.6, -1.57, 0.0)
 GRIPPER = 0.8
 PERIOD_S = 1 / SPEC.control_hz
-WATCHDOG_HZ = 5.0
+WATCHDOG_HZ = 3.0
 CARRIED = (
     *("name", "joint_names", "lower", "upper", "max_velocity"),
     *("units", "cameras", "control_hz"),
 )
 SPEED_AT_REST = 0.02
+MESSAGES = {
+    "Header": "uint32 seq\ntime stamp\nstring frame_id\n",
+    "StampedFloat32": "Header header\nfloat32 data\n",
+}
+"""Of std_msgs, and of the package robotiq that the tutorial's gripper needs."""
 _SPAWNING = threading.Lock()
 _NUMBERS = count(os.getpid())
 
@@ -56,6 +61,7 @@ class Scenario:
         seconds: how long the arm is driven.
         arguments: further ones of `flux-runtime run`.
         config: further entries of the file of --robot-config.
+        environment: "rtde" or "ros1", whose Python the driver has.
     """
 
     faults: Sequence[Fault] = ()
@@ -63,6 +69,7 @@ class Scenario:
     seconds: float = 4.0
     arguments: Sequence[str] = ()
     config: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    environment: str = "rtde"
 
 
 @dataclass(frozen=True)
@@ -168,9 +175,11 @@ def write_config(folder: Path, host: str, more: Mapping[str, Any]) -> Path:
 
 
 def run(folder: Path, python: Path, scenario: Scenario) -> Outcome:
-    """Runs a scenario over RTDE to its end."""
+    """Runs a scenario to its end."""
     folder.mkdir(parents=True)
     bundle = make_bundle(folder / "bundle")
+    if scenario.environment == "ros1":
+        return run_over_ros(folder, python, bundle, scenario)
     with controller(folder, scenario.faults) as host:
         config = write_config(folder, host, scenario.config)
         return drive(
@@ -183,16 +192,51 @@ def run(folder: Path, python: Path, scenario: Scenario) -> Outcome:
         )
 
 
+def run_over_ros(folder: Path, python: Path, bundle: Path, scenario: Scenario) -> Outcome:
+    """Runs a scenario over a ROS master of its own."""
+    ros = RosSystem(python, folder)
+    ros.environment.update(make_workspace(python, folder / "workspace"))
+    config = folder / "robot.json"
+    config.write_text(json.dumps(dict(scenario.config)))
+    log = folder / "log.jsonl"
+    given = ("--start", json.dumps(START), "--faults", json.dumps(list(scenario.faults)))
+    with ros.master(), ros.node(FOLDER / "node.py", str(log), *given):
+        return drive(
+            [
+                *("--robot", "ur3", "--robot-config", str(config), "--bundle", str(bundle)),
+                *scenario.arguments,
+            ],
+            log,
+            scenario,
+            ros.environment,
+        )
+
+
+def make_workspace(python: Path, folder: Path) -> dict[str, str]:
+    """Makes a workspace with the package robotiq; returns the variables that sourcing it sets."""
+    packages = folder / "lib/python3/dist-packages"
+    messages = packages / "robotiq/msg"
+    messages.mkdir(parents=True)
+    (packages / "robotiq/__init__.py").touch()
+    for name, text in MESSAGES.items():
+        (folder / f"{name}.msg").write_text(text)
+    generate = [str(python), "/usr/lib/genpy/genmsg_py.py", "-o", str(messages)]
+    given = ["-p", "robotiq", f"-Istd_msgs:{folder}", str(folder / "StampedFloat32.msg")]
+    for arguments in (given, ["--initpy"]):
+        subprocess.run([*generate, *arguments], check=True, capture_output=True)
+    return {"CMAKE_PREFIX_PATH": str(folder), "PYTHONPATH": str(packages)}
+
+
 def drive(
     arguments: Sequence[str],
     log: Path,
     scenario: Scenario,
-    environment: Mapping[str, str] = os.environ,
+    environment: Mapping[str, str] | None = None,
 ) -> Outcome:
     """Runs the command, kills what the scenario says, and waits until the robot stands."""
     steps = str(round(scenario.seconds * SPEC.control_hz))
     common = ("--task", "circle", "--mode", "async", "--episodes", "1", "--json")
-    variables = dict(environment) | {"OMP_NUM_THREADS": "1"}
+    variables = dict(environment or os.environ) | {"OMP_NUM_THREADS": "1"}
     found: list[int] = []
     with running(*arguments, *common, "--max-steps", steps, environment=variables) as process:
         watch = threading.Thread(target=_watch, args=(process, log, scenario, found), daemon=True)

@@ -196,13 +196,15 @@ class AlohaInferenceRunner(InferenceRunner):
     `robot` should name the variant, such as `aloha-agilex`: `aloha` does not say which arms these
     are, so the run must. A gripper command below `gripper_threshold` becomes `gripper_closed`, so
     that the gripper closes firmly. None is the variant's own: see `GripperClosing.of`. A threshold
-    below the robot's smallest gripper command has no effect.
+    below the robot's smallest gripper command has no effect. `prepare_pose` is where the robot
+    waits before an episode, of both arms or in a part for each; empty for the robot's own.
     """
 
     robot: str | RobotSpec = "aloha"
     operator: AlohaOperator = field(default_factory=AlohaOperator)
     gripper_threshold: float | None = None
     gripper_closed: float | None = None
+    prepare_pose: tuple[float, ...] | tuple[tuple[float, ...], ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("gripper_threshold", "gripper_closed"):
@@ -210,6 +212,15 @@ class AlohaInferenceRunner(InferenceRunner):
             if value is not None and not math.isfinite(value):
                 raise ConfigError(f"{name}: expected a finite number or None, got {value!r}")
         super().__post_init__()
+        if self.prepare_pose:
+            parts = [part if isinstance(part, tuple) else (part,) for part in self.prepare_pose]
+            pose = tuple(float(value) for part in parts for value in part)
+            try:
+                robot = replace(self.spec, prepare_pose=pose)
+            except RobotError as error:
+                raise ConfigError(f"prepare_pose: {error}") from error
+            object.__setattr__(self, "robot", robot)
+            object.__setattr__(self, "prepare_pose", ())  # the robot's description carries it
 
 
 @dataclass(frozen=True, kw_only=True)

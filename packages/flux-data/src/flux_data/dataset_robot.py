@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from flux_core.config import bind
 from flux_core.errors import DataError, RobotError
-from flux_core.robots import RobotSpec, robot_spec, robot_spec_names
+from flux_core.robots import RobotSpec, robot_spec, robot_spec_names, variants_of
 from flux_core.types import Observation
 
 from .lerobot.dataset import open_lerobot
@@ -187,7 +187,7 @@ class DatasetRobot:
 
     def _begin(self, position: int) -> None:
         self._position = position
-        self._values = self._part.source.episode(position, self._part.keys)
+        self._values = self._part.episode(position)
         times_s = np.ravel(self._values["timestamp"]).astype(np.float64)
         self._times_s = times_s - times_s[0]
         self._step = self._frame = 0
@@ -293,7 +293,7 @@ def _derived(part: DatasetPart, cameras: tuple[str, ...]) -> RobotSpec:
     """
     source, joints = part.source, part.action_names
     name = _NAME.sub("_", str(source.info.get("robot_type") or "")).strip("_.-") or "dataset"
-    if name in robot_spec_names():
+    if name in robot_spec_names() and not variants_of(name):
         known = robot_spec(name)
         if known.joint_names == joints and _is_near(known.control_hz, source.fps):
             return replace(known, cameras=cameras)
@@ -324,11 +324,12 @@ def _derived(part: DatasetPart, cameras: tuple[str, ...]) -> RobotSpec:
 
 def _recorded(part: DatasetPart) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Returns all actions and all states."""
-    keys = (*part.config.action_columns, *part.config.state_columns)
-    values = part.source.columns(tuple(dict.fromkeys(keys)))
-    columns = (part.config.action_columns, part.config.state_columns)
-    actions, states = (joined(values, names).astype(np.float64) for names in columns)
-    return actions.reshape(len(actions), -1), states.reshape(len(states), -1)
+    positions = range(part.source.num_episodes)
+    actions = np.concatenate([part.actions(position) for position in positions])
+    states = np.concatenate(
+        [joined(part.episode(position), part.config.state_columns) for position in positions]
+    )
+    return actions.astype(np.float64), states.astype(np.float64)
 
 
 def _fastest(part: DatasetPart) -> NDArray[np.float64]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import os
 import platform
 import subprocess
@@ -14,8 +15,8 @@ from itertools import groupby
 from pathlib import Path
 
 from flux_core.bundle import Bundle
-from flux_core.errors import FluxError
-from flux_core.robots import DRIVER_GROUP, describe, provider
+from flux_core.errors import FluxError, MissingDependencyError
+from flux_core.robots import DRIVER_GROUP, describe, load, provider
 
 from .control.session import shipped_policy
 from .engines.core import load_core
@@ -24,6 +25,8 @@ from .engines.opening import open_flow_policy
 from .engines.status import engine_status
 from .realtime.machine import MAX_STEAL_SHARE, NEEDED_MEMLOCK_BYTES, MachineFacts
 from .robots import installed_robot_names, make_robot, spec_of
+from .robots.interpreter import python_with
+from .robots.shipped import LEROBOT_DRIVER, REAL, Transport
 
 OLDEST_PYTHON = (3, 11)
 OLDEST_NUMPY = (1, 26)
@@ -84,6 +87,7 @@ def diagnose(facts: MachineFacts | None = None) -> list[Check]:
     """
     return [
         *(check() for check in CHECKS),
+        *driver_checks(),
         *map(check_robot, installed_robot_names()),
         *(realtime_checks(facts) if facts is not None else ()),
     ]
@@ -213,18 +217,62 @@ def check_report() -> Check:
     )
 
 
+def driver_checks() -> list[Check]:
+    """Looks for what the drivers of real robots need, in the Pythons that a run would take."""
+    robots: dict[str, tuple[Transport, list[str]]] = {}
+    for robot, transports in REAL.items():
+        for name, transport in transports.items():
+            of_name = f"{name} ({transport.module})"
+            robots.setdefault(of_name, (transport, []))[1].append(robot)
+    robots[f"LeRobot ({LEROBOT_DRIVER.module})"] = (LEROBOT_DRIVER, ["lerobot:TYPE"])
+    return [
+        _driver_check(name, transport, ", ".join(dict.fromkeys(driven)))
+        for name, (transport, driven) in robots.items()
+    ]
+
+
+def _driver_check(name: str, transport: Transport, driven: str) -> Check:
+    try:
+        python, _ = python_with(name, transport, name, None)
+    except MissingDependencyError:
+        python, found = None, f"{transport.module} not found; needed for {driven}"
+        is_there = False
+    else:
+        found = f"found in {python or 'this Python'}; drives {driven}"
+        is_there = True
+    return Check(
+        name=name,
+        ok=is_there,
+        found=found,
+        fix=f"{transport.remedy}, or name the Python that has it with --driver-python",
+        section="robot drivers",
+    )
+
+
 def check_robot(name: str) -> Check:
     """Loads a driver from another package and describes its robot, without connecting to it."""
     title, fix = f"robot {name}", "Correct or reinstall the package, or ask its author."
     try:
-        spec = spec_of(make_robot(name))
         point = provider(DRIVER_GROUP, name)
+        if point is not None and (needed := _needed_arguments(load(point))):
+            found = f"{describe(point)}: needs {', '.join(needed)} from --robot-config"
+            return Check(name=title, ok=True, found=found)
+        spec = spec_of(make_robot(name))
     except FluxError as error:
         return Check(name=title, ok=False, found=str(error), fix=fix)
     source = describe(point) if point else ""
     cameras = ", ".join(spec.cameras) or "no camera"
     found = f"{source}: {spec.action_dim} joints, {spec.control_hz:g} Hz, {cameras}"
     return Check(name=title, ok=True, found=found)
+
+
+def _needed_arguments(driver: object) -> list[str]:
+    """Returns the names of the arguments without which a driver cannot be made."""
+    if not isinstance(driver, type):
+        return []
+    parameters = inspect.signature(driver).parameters.values()
+    variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return [p.name for p in parameters if p.default is p.empty and p.kind not in variable]
 
 
 def realtime_checks(facts: MachineFacts) -> list[Check]:

@@ -121,6 +121,7 @@ RULES: dict[str, Rule] = {
         "AlohaInferenceRunner",
         *("gripper_threshold", "gripper_closed"),
     ),
+    **_rules("free", "where the robot waits", "AlohaInferenceRunner", "prepare_pose"),
     **_rules("checked", "its parts have rules of their own", "ObservationTransforms", "transforms"),
     **_rules("equal", "the cameras of training, in its order", "ObservationTransforms", "img_keys"),
     **_rules(

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from ..errors import RobotError
 from .families import described_as
-from .spec import RobotSpec
+from .spec import RobotSpec, with_limits
 
 OPTIONAL_LIMITS = ("max_acceleration", "max_jerk", "start_tolerance", "max_following_error")
 _HZ_TOLERANCE = 1e-6
@@ -18,9 +17,10 @@ def limits_in_force(driver: RobotSpec, carried: RobotSpec) -> RobotSpec:
 
     Args:
         driver: the description from the robot's driver.
-        carried: the one in a bundle or config. Its cameras, kinematics, `prepare_pose` and
-            `holds_without_power` are ignored; where it states none of the optional limits, the
-            driver's apply. It may be the one of the driver's family; see `described_as`.
+        carried: the one in a bundle or config. Its cameras, kinematics and
+            `holds_without_power` are ignored; where it states none of the optional limits, or no
+            prepare pose, the driver's apply. It may be the one of the driver's family; see
+            `described_as`.
 
     Raises:
         RobotError: names, their order, units, dimensions or rate differ, or a carried limit is
@@ -35,11 +35,12 @@ def limits_in_force(driver: RobotSpec, carried: RobotSpec) -> RobotSpec:
         allowed = getattr(driver, field)
         if wanted and allowed:
             _check_within(field, joints, allowed, wanted, is_least=False)
-    return replace(
+    return with_limits(
         driver,
         lower=carried.lower,
         upper=carried.upper,
         max_velocity=carried.max_velocity,
+        prepare_pose=carried.prepare_pose or driver.prepare_pose,
         **{name: getattr(carried, name) or getattr(driver, name) for name in OPTIONAL_LIMITS},
     )
 

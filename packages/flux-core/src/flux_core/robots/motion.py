@@ -8,11 +8,11 @@ tightens it: a slower run then differs from a fast one in its velocity alone.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from .families import described_as
 from .limits import OPTIONAL_LIMITS, limits_in_force
-from .spec import RobotSpec
+from .spec import RobotSpec, with_limits
 from .tightening import POSITION_OPTION, RATE_OPTIONS, Tightening
 
 ACCELERATION_TIME_S = 0.2
@@ -164,8 +164,9 @@ def motion_limits(
     if tightening is not None:
         building.tighten_as_asked(tightening)
     stated = {name: values for name, values in building.values.items() if name != "max_border_jump"}
+    pose = (carried.prepare_pose if carried else ()) or driver.prepare_pose
     return MotionLimits(
-        spec=replace(driver, **stated),
+        spec=with_limits(driver, **stated, prepare_pose=pose),
         max_border_jump=building.values.get("max_border_jump", ()),
         sources={name: tuple(texts) for name, texts in building.sources.items()},
     )

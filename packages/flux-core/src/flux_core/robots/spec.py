@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn, cast
 
 import numpy as np
@@ -232,3 +232,15 @@ class RobotSpec:
 
     def _refuse(self, field: str, reason: str) -> NoReturn:
         raise RobotError(f"robot {self.name!r}, {field}: {reason}")
+
+
+def with_limits(spec: RobotSpec, **fields: Any) -> RobotSpec:
+    """Returns a description with other limits, and its prepare pose inside them.
+
+    Raises:
+        RobotError: a value is wrong; the message names the field.
+    """
+    pose = fields.pop("prepare_pose", spec.prepare_pose)
+    limits = [fields.get(name, getattr(spec, name)) for name in ("lower", "upper")]
+    inside = tuple(min(max(x, low), high) for x, low, high in zip(pose, *limits, strict=False))
+    return replace(spec, **fields, prepare_pose=inside)

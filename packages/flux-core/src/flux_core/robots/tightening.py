@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from ..config import did_you_mean
 from ..errors import UsageError
-from .spec import RobotSpec
+from .spec import RobotSpec, with_limits
 
 RATE_OPTIONS = {
     "max_velocity": "--max-velocity",
@@ -101,7 +101,7 @@ class Tightening:
                 )
             if rate:
                 rates[name] = rate.apply(option, spec.joint_names, getattr(spec, name))
-        return replace(spec, lower=lower, upper=upper, **rates)
+        return with_limits(spec, lower=lower, upper=upper, **rates)
 
     def positions(
         self, names: Sequence[str], lower: Sequence[float], upper: Sequence[float]

@@ -67,7 +67,11 @@ def _add_convert(commands: Commands[argparse.ArgumentParser]) -> None:
         help="further data to convert; base appends /base_action to the actions",
     )
     hdf5.add_argument("--bgr", action="store_true", help="the files store blue before red")
-    hdf5.add_argument("--robot-type", default="aloha", help="for info.json (aloha)")
+    hdf5.add_argument(
+        "--robot-type",
+        default="aloha",
+        help="for info.json: aloha, or aloha-agilex or aloha-viperx to say which arms (aloha)",
+    )
     hdf5.add_argument("--workers", type=int, default=os.cpu_count(), help="number of processes")
     convert.set_defaults(handler=run_convert)
 

@@ -23,7 +23,7 @@ from ..lerobot.episode_stats import ImageStats
 from ..lerobot.stored_columns import Features, to_arrow
 from ..lerobot.writer import Episode
 from ..parquet.spilled import SpilledImages
-from ..video.writer import VideoWriter
+from ..video.writer import FAST_PRESET, VideoWriter
 
 SAMPLES_PER_S = 2.0
 """Pictures per second that count for the statistics; LeRobot takes at most 100 of a video."""
@@ -42,7 +42,7 @@ class Picture:
 class _Store(Protocol):
     """Takes the pictures of one camera."""
 
-    def add(self, pixels: NDArray[Any]) -> None:
+    def add(self, pixels: NDArray[Any], /) -> None:
         """Takes the next picture."""
         ...
 
@@ -174,7 +174,9 @@ class LiveEpisode:
             self._depths[key] = store
         else:
             self._paths[key] = folder / f"{key}.mp4"
-            store = VideoWriter(self._paths[key], self._fps, *feature["shape"][:2])
+            store = VideoWriter(
+                self._paths[key], self._fps, *feature["shape"][:2], preset=FAST_PRESET
+            )
         return CameraTrack(store, max(1, round(self._fps / SAMPLES_PER_S)))
 
     @property

@@ -307,7 +307,7 @@ class DatasetPart:
         frames = self._kept_frames[position]
         within = index - int(self._starts[position])
         frame = within if frames is None else int(frames[within])
-        columns = self._columns(position)
+        columns = self.episode(position)
         actions, mask = self.window(columns, position, frame)
         return RawSample(
             position=position,
@@ -352,10 +352,10 @@ class DatasetPart:
 
     def actions(self, position: int) -> NDArray[np.float32]:
         """Returns all actions of an episode, (frames, A)."""
-        return joined(self._columns(position), self.config.action_columns).astype(np.float32)
+        return joined(self.episode(position), self.config.action_columns).astype(np.float32)
 
-    def _columns(self, position: int) -> Columns:
-        """Reads the columns of an episode; a state or action of one dimension is (frames, 1)."""
+    def episode(self, position: int) -> Columns:
+        """Returns the columns of an episode; a state or action of one dimension is (frames, 1)."""
         return self._as_vectors(self.source.episode(position, self.keys))
 
     def _as_vectors(self, columns: Columns) -> Columns:

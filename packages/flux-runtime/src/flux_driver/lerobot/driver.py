@@ -90,7 +90,7 @@ class LeRobotDriver:
         self._seen: dict[str, Pair] = {}  # images that come with the state
         self._bus = threading.Lock()
         self._last: Any = None
-        self._asked_s = -ASK_AGAIN_S
+        self._asked_s = 0.0
         self._silent = ""
         self._warnings: list[tuple[str, str]] = []
         notes = (*described.notes, *self._torque_notes(), *self._limit_targets(described))
@@ -226,10 +226,10 @@ class LeRobotDriver:
         self._warnings.append(("hold_last_pose", line))
 
     def _fault(self, error: BaseException) -> str:
-        """Returns what is wrong, with the names of the motors that do not answer; at most one
-        look at them per second, because each costs the bus some time."""
+        """Returns what is wrong, with the names of the motors that do not answer. While some do
+        not, they are asked once per second, because each question costs the bus some time."""
         now_s = time.monotonic()
-        if now_s - self._asked_s >= ASK_AGAIN_S:
+        if not self._silent or now_s - self._asked_s >= ASK_AGAIN_S:
             self._asked_s = now_s
             self._silent = "; ".join(filter(None, map(silent_motors, self._arms)))
         else:

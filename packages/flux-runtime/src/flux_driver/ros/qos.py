@@ -1,19 +1,18 @@
 """Quality of service of ROS 2 topics, as plain data: what a user may state, and the defaults.
 
-A subscription that asks for reliable messages gets none from a publisher that sends best effort.
-The other way round everything arrives, but large messages that are lost on their way, as images are
-over UDP, are not sent again. So by default a subscription is reliable if all publishers of its
-topic are, and best effort if one is not.
+A best-effort subscription hears reliable publishers and those that send best effort. A reliable one
+hears only the former, and has them send again what was lost of an image that is old by then: three
+cameras over loopback held up the publishing node so much that its joint states came late.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Any, Mapping, Sequence
+from typing import Any, Mapping
 
 from ..robot import DriverError
 
-AUTO, RELIABLE, BEST_EFFORT = "auto", "reliable", "best_effort"
+RELIABLE, BEST_EFFORT = "reliable", "best_effort"
 VOLATILE, TRANSIENT_LOCAL = "volatile", "transient_local"
 SUBSCRIPTIONS, COMMANDS = "subscriptions", "commands"
 
@@ -23,7 +22,7 @@ class Qos:
     """How one topic is read or written.
 
     Attributes:
-        reliability: 'reliable', 'best_effort', or 'auto': as the topic's publishers do.
+        reliability: 'reliable' or 'best_effort'.
         durability: 'volatile', or 'transient_local': a publisher sends its last messages to those
             who subscribe later.
         depth: how many messages wait; the oldest are dropped.
@@ -34,7 +33,7 @@ class Qos:
     depth: int = 1
 
 
-DEFAULTS = {SUBSCRIPTIONS: Qos(AUTO, depth=5), COMMANDS: Qos(RELIABLE)}
+DEFAULTS = {SUBSCRIPTIONS: Qos(BEST_EFFORT, depth=5), COMMANDS: Qos(RELIABLE)}
 """Fast DDS assembles a large message in a place of the queue: with one place images are lost."""
 
 
@@ -53,22 +52,24 @@ class QosTable:
         entries = {} if stated is None else stated
         if not isinstance(entries, Mapping):
             raise DriverError(f"qos: expected a mapping, got {entries!r:.60}")
+        self._asked: set[str] = {SUBSCRIPTIONS, COMMANDS}
         self._stated = {str(name): _entry(str(name), found) for name, found in entries.items()}
 
     def of(self, topic: str, group: str) -> Qos:
-        """Returns that of a topic of 'subscriptions' or 'commands'.
-
-        Raises:
-            DriverError: a command cannot wait to see what others do.
-        """
+        """Returns that of a topic of 'subscriptions' or 'commands'."""
+        self._asked.add(topic)
         found = DEFAULTS[group]
         for name in (group, topic):
             found = replace(found, **self._stated.get(name, {}))
-        if group == COMMANDS and found.reliability == AUTO:
-            raise DriverError(
-                f"qos.{topic}.reliability: expected reliable or best_effort, got auto"
-            )
         return found
+
+    def fault(self) -> str:
+        """Returns which topic was stated and is neither read nor written, or ''."""
+        for name in self._stated:
+            if name not in self._asked:
+                topics = ", ".join(sorted(self._asked))
+                return f"qos.{name}: expected one of {topics}: nothing is done with this entry"
+        return ""
 
 
 def _entry(name: str, found: Any) -> dict[str, Any]:
@@ -77,7 +78,7 @@ def _entry(name: str, found: Any) -> dict[str, Any]:
     if not isinstance(entry, Mapping) or not entry or set(entry) - set(names):
         raise DriverError(f"qos.{name}: expected some of {', '.join(names)}, got {found!r:.60}")
     choices = {
-        "reliability": (AUTO, RELIABLE, BEST_EFFORT),
+        "reliability": (RELIABLE, BEST_EFFORT),
         "durability": (VOLATILE, TRANSIENT_LOCAL),
     }
     for key, accepted in choices.items():
@@ -90,14 +91,6 @@ def _entry(name: str, found: Any) -> dict[str, Any]:
     if isinstance(depth, bool) or not isinstance(depth, int) or depth < 1:
         raise DriverError(f"qos.{name}.depth: expected a whole number above 0, got {depth!r:.60}")
     return dict(entry)
-
-
-def resolved(wanted: Qos, offered: Sequence[Qos]) -> Qos:
-    """Returns what to subscribe with, given what the topic's publishers offer."""
-    if wanted.reliability != AUTO:
-        return wanted
-    are_reliable = bool(offered) and all(qos.reliability == RELIABLE for qos in offered)
-    return replace(wanted, reliability=RELIABLE if are_reliable else BEST_EFFORT)
 
 
 def mismatch(offered: Qos, asked: Qos) -> str:

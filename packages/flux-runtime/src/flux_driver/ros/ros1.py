@@ -130,7 +130,8 @@ class Ros1Connection:
 
     def stamp_s(self, message: Any) -> float:
         """See `RosConnection`."""
-        return float(message.header.stamp.to_sec())
+        header = getattr(message, "header", None)
+        return 0.0 if header is None else float(header.stamp.to_sec())
 
     def stamp(self, message: Any, wall_s: float) -> None:
         """See `RosConnection`."""
@@ -183,7 +184,12 @@ class Ros1Connection:
     def close(self) -> None:
         """See `RosConnection`."""
         self._end.set()
-        rospy.signal_shutdown("the driver is closed")
+        # rospy tells the master at last, and waits for its answer forever.
+        leaving = threading.Thread(
+            target=rospy.signal_shutdown, args=("the driver is closed",), daemon=True
+        )
+        leaving.start()
+        leaving.join(MASTER_TIMEOUT_S)
 
     def _watch_master(self, pid: int) -> None:
         """Looks once a second whether the master is there and the same."""

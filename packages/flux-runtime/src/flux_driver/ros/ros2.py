@@ -29,10 +29,10 @@ from .qos import (
     Qos,
     QosTable,
     mismatch,
-    resolved,
 )
 
-WATCH_S = 0.2
+SPIN_S = 0.2
+WATCH_S = 0.5
 """Between two looks at who publishes and subscribes."""
 
 CLOSE_TIMEOUT_S = 2.0
@@ -51,7 +51,7 @@ class Ros2Connection:
 
     def __init__(self, node_name: str, qos: Mapping[str, Any] | None = None) -> None:
         self._qos = QosTable(qos)
-        self._readers: dict[str, _Reader] = {}
+        self._subscriptions: dict[str, Qos] = {}
         self._publishers: dict[str, tuple[Any, Qos]] = {}
         self._warnings: list[tuple[str, str]] = []
         self._told: set[tuple[str, str]] = set()
@@ -89,12 +89,20 @@ class Ros2Connection:
 
     def subscribe(self, topic: str, kind: str, callback: Callback) -> None:
         """See `RosConnection`."""
-        reader = _Reader(
-            self._node, topic, message_class(kind), self._qos.of(topic, SUBSCRIPTIONS), callback
+        qos = self._qos.of(topic, SUBSCRIPTIONS)
+
+        def receive(message: Any) -> None:
+            callback(message, time.monotonic())
+
+        self._node.create_subscription(
+            message_class(kind),
+            topic,
+            receive,
+            _profile(qos),
+            event_callbacks=event_handlers.SubscriptionEventCallbacks(use_default_callbacks=False),
         )
-        reader.follow([])
         with self._lock:
-            self._readers[topic] = reader
+            self._subscriptions[topic] = qos
 
     def advertise(self, topic: str, kind: str) -> Callable[[Any], None]:
         """See `RosConnection`."""
@@ -115,6 +123,8 @@ class Ros2Connection:
 
     def stamp_s(self, message: Any) -> float:
         """See `RosConnection`."""
+        if not hasattr(message, "header"):
+            return 0.0
         stamp = message.header.stamp
         return float(stamp.sec) + stamp.nanosec * 1e-9
 
@@ -133,7 +143,7 @@ class Ros2Connection:
 
     def publishers(self, topic: str) -> list[str]:
         """See `RosConnection`."""
-        found = {_node_name(end) for end in self._node.get_publishers_info_by_topic(topic)}
+        found = {_name(end) for end in self._node.get_publishers_info_by_topic(topic)}
         return sorted(found - {self._node.get_fully_qualified_name()})
 
     def num_subscribers(self, topic: str) -> int:
@@ -150,6 +160,9 @@ class Ros2Connection:
 
     def take_warnings(self) -> list[tuple[str, str]]:
         """See `RosConnection`."""
+        fault = self._qos.fault()  # asked for only once the driver has named all of its topics
+        if fault:
+            self._tell("qos", fault)
         found = self._warnings[:]
         del self._warnings[: len(found)]  # another thread may have added more
         return found
@@ -168,77 +181,38 @@ class Ros2Connection:
     def _spin(self) -> None:
         while not self._end.is_set():
             try:
-                self._executor.spin_once(timeout_sec=WATCH_S)
+                self._executor.spin_once(timeout_sec=SPIN_S)
             except Exception as error:  # noqa: BLE001 - a damaged message raises in this thread
-                self._tell("ros2", one_line(error))
+                if not self._end.wait(SPIN_S):
+                    self._tell("ros2", one_line(error))
 
     def _watch(self) -> None:
-        """Follows the publishers, and says which of them cannot reach this node or be reached."""
+        """Says which other nodes cannot be heard or told; rclpy's own lines do not say enough."""
         while not self._end.wait(WATCH_S):
             with self._lock:
-                readers, publishers = dict(self._readers), dict(self._publishers)
+                subscriptions, publishers = dict(self._subscriptions), dict(self._publishers)
             try:
-                for topic, reader in readers.items():
-                    for text in reader.follow(self._node.get_publishers_info_by_topic(topic)):
-                        self._tell("qos", text)
+                for topic, qos in subscriptions.items():
+                    for end in self._node.get_publishers_info_by_topic(topic):
+                        reason = mismatch(_qos_of(end), qos)
+                        self._tell_mismatch(topic, f"nothing of {_name(end)} arrives", reason)
                 for topic, (_, qos) in publishers.items():
-                    self._look_at_subscribers(topic, qos)
+                    for end in self._node.get_subscriptions_info_by_topic(topic):
+                        reason = mismatch(qos, _qos_of(end))
+                        self._tell_mismatch(topic, f"{_name(end)} gets no commands", reason)
             except Exception as error:  # noqa: BLE001 - the middleware may raise anything
                 if not self._end.is_set():
                     self._tell("ros2", one_line(error))
 
-    def _look_at_subscribers(self, topic: str, qos: Qos) -> None:
-        for end in self._node.get_subscriptions_info_by_topic(topic):
-            reason = mismatch(qos, _qos_of(end))
-            if reason:
-                text = f"{topic}: {_node_name(end)} gets no commands: {reason}"
-                self._tell("qos", f"{text}. State qos for this topic in --robot-config")
+    def _tell_mismatch(self, topic: str, what: str, reason: str) -> None:
+        if reason:
+            text = f"{topic}: {what}: {reason}. State qos for this topic in --robot-config"
+            self._tell(f"qos {topic}", text)
 
     def _tell(self, name: str, text: str) -> None:
         if (name, text) not in self._told:
             self._told.add((name, text))
             self._warnings.append((name, text))
-
-
-class _Reader:
-    """A subscription that follows what its publishers offer."""
-
-    def __init__(self, node: Any, topic: str, kind: Any, wanted: Qos, callback: Callback) -> None:
-        self._node = node
-        self._topic = topic
-        self._kind = kind
-        self._wanted = wanted
-        self._callback = callback
-        self._subscription: Any = None
-        self._qos: Qos | None = None
-
-    def follow(self, ends: list[Any]) -> list[str]:
-        """Subscribes as the publishers demand; returns which of them cannot be heard, and why."""
-        offered = [_qos_of(end) for end in ends]
-        qos = resolved(self._wanted, offered)
-        if qos != self._qos and (ends or self._qos is None):
-            before, self._qos = self._subscription, qos
-            self._subscription = self._node.create_subscription(
-                self._kind,
-                self._topic,
-                self._receive,
-                _profile(qos),
-                event_callbacks=event_handlers.SubscriptionEventCallbacks(
-                    use_default_callbacks=False  # which warn of what `follow` is about to change
-                ),
-            )
-            if before is not None:
-                self._node.destroy_subscription(before)
-        reasons = [(_node_name(end), mismatch(found, qos)) for end, found in zip(ends, offered)]
-        return [
-            f"{self._topic}: nothing of {name} arrives: {reason}. State qos for this topic in "
-            f"--robot-config"
-            for name, reason in reasons
-            if reason
-        ]
-
-    def _receive(self, message: Any) -> None:
-        self._callback(message, time.monotonic())
 
 
 def _profile(qos: Qos) -> Any:
@@ -259,7 +233,7 @@ def _qos_of(end: Any) -> Qos:
     return Qos(RELIABLE if is_reliable else BEST_EFFORT, TRANSIENT_LOCAL if keeps else VOLATILE)
 
 
-def _node_name(end: Any) -> str:
+def _name(end: Any) -> str:
     return f"{end.node_namespace.rstrip('/')}/{end.node_name}"
 
 

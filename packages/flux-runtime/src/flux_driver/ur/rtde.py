@@ -49,6 +49,7 @@ class UrRtdeDriver:
         stop_deceleration: of servoStop, m/s^2 of the tool.
         silent_s: how long the controller may be silent before it is given up.
         frequency: of RTDE; -1 for the controller's own.
+        controller_timeout_s: how long `connect` waits for the controller.
     """
 
     connect_timeout_s = 40.0
@@ -67,9 +68,11 @@ class UrRtdeDriver:
         stop_deceleration: float = 10.0,
         silent_s: float = 1.0,
         frequency: float = -1.0,
+        controller_timeout_s: float = CONTROLLER_S,
     ) -> None:
         self.spec = _with_following_error(spec, lookahead_time_s)
         self._host = str(host)
+        self._controller_timeout_s = float(controller_timeout_s)
         control_hz = float(spec["control_hz"])
         settings = {
             "servo_time_s": servo_time_s,
@@ -109,7 +112,7 @@ class UrRtdeDriver:
         self._cameras.start(CAMERAS_S)
         if self._gripper is not None:
             self._gripper.connect()
-        self._controller.start(CONTROLLER_S)
+        self._controller.start(self._controller_timeout_s)
 
     def read_state(self) -> tuple[np.ndarray, float]:
         """Returns the measured joints and the gripper, float32, and the older capture time.

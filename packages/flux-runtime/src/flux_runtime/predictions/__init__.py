@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from .comparison import Chunk, Comparison, RecordedEpisode
-from .source import Recorded, RecordedSource, played_whole
+from .comparison import Chunk, Comparison, PlayedEpisode
+from .source import PlaysRecordings, RecordedSource, played_whole
 
 __all__ = [
     "Chunk",
     "Comparison",
-    "Recorded",
-    "RecordedEpisode",
+    "PlaysRecordings",
+    "PlayedEpisode",
     "RecordedSource",
     "played_whole",
 ]

@@ -26,7 +26,7 @@ class Chunk:
 
 
 @dataclass(kw_only=True)
-class RecordedEpisode:
+class PlayedEpisode:
     """One episode of the recordings.
 
     Attributes:
@@ -59,7 +59,7 @@ class Comparison:
             num_drawn: the episodes whose chunks are kept for the report.
         """
         self.joints = tuple(joints)
-        self.episodes: list[RecordedEpisode] = []
+        self.episodes: list[PlayedEpisode] = []
         self._num_drawn = num_drawn
         self._counts = np.zeros(horizon, np.int64)
         self._sums = np.zeros((horizon, len(joints)))
@@ -74,7 +74,7 @@ class Comparison:
 
     def begin(self, index: int, task: str) -> None:
         """Starts an episode."""
-        self.episodes.append(RecordedEpisode(index=index, task=task))
+        self.episodes.append(PlayedEpisode(index=index, task=task))
 
     def add(self, chunk: Chunk, held: NDArray[np.float32] | None) -> None:
         """Adds a chunk of the present episode.

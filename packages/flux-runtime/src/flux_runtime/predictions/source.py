@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..control.policy_source import BundleSource, ChunkRequest, ChunkSink
-from ..control.session import DEFAULT_MAX_STEPS, Session
+from ..control.session import RunOptions, Session
 from ..robots import SimulatedRobot
 from .comparison import Chunk, Comparison
 
 
 @runtime_checkable
-class Recorded(Protocol):
+class PlaysRecordings(Protocol):
     """What a robot that plays recordings has beside the parts of a `SimulatedRobot`."""
 
     @property
@@ -62,7 +62,7 @@ class RecordedSource:
 
     def submit(self, loop: ChunkSink, robot: SimulatedRobot, request: ChunkRequest) -> None:
         """Infers a chunk and compares it, then lets the loop infer it."""
-        assert isinstance(robot, Recorded), "it is made for such robots"
+        assert isinstance(robot, PlaysRecordings), "it is made for such robots"
         request = replace(request, prompt=self._task or robot.task or request.prompt)
         if request.chunk_index == 0:
             self.comparison.begin(robot.episode_index, request.prompt)
@@ -85,13 +85,13 @@ class RecordedSource:
         return self._inner.decoder_arrays()
 
 
-def played_whole(session: Session) -> Session:
-    """Returns a session with recordings whose episodes are played to their ends, and whose chunks
-    are compared with them; any other session unchanged."""
+def played_whole(session: Session, asked: RunOptions) -> Session:
+    """Returns a session with recordings whose episodes are played to their ends, unless the options
+    ask for less, and whose chunks are compared with them; any other session unchanged."""
     robot, options = session.robot, session.options
-    if not isinstance(robot, Recorded):
+    if not isinstance(robot, PlaysRecordings):
         return session
-    if options.max_steps == DEFAULT_MAX_STEPS:
+    if asked.max_steps is None and asked.max_seconds is None:
         options = replace(options, max_steps=robot.longest_episode)
     options = replace(options, episodes=min(options.episodes, robot.num_episodes))
     if not isinstance(session.source, BundleSource):

@@ -23,7 +23,7 @@ from flux_core.html import (
 )
 from flux_core.robots import RobotSpec
 
-from ..predictions import Comparison, RecordedEpisode
+from ..predictions import Comparison, PlayedEpisode
 from .plots import offsets_figure, prediction_figure
 
 
@@ -78,7 +78,7 @@ def _offsets(comparison: Comparison, spec: RobotSpec) -> Iterator[Html]:
         yield figure(name, offsets_figure(errors[:, place], spec.control_hz, label))
 
 
-def _joints(episode: RecordedEpisode, spec: RobotSpec) -> Iterator[Html]:
+def _joints(episode: PlayedEpisode, spec: RobotSpec) -> Iterator[Html]:
     known = {
         chunk.step + offset: values
         for chunk in episode.chunks

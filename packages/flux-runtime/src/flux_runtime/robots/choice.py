@@ -22,7 +22,7 @@ from flux_core.errors import (
     RobotError,
     UsageError,
 )
-from flux_core.robots import ROBOT_SPECS, family_of, is_called, variants_of
+from flux_core.robots import FAMILIES, ROBOT_SPECS, family_of, is_called, variants_of
 
 from .config_file import OPTION as CONFIG_OPTION
 from .config_file import read_robot_config
@@ -33,7 +33,9 @@ from .shipped import (
     DATASET,
     DATASET_TARGET,
     LEROBOT,
+    LEROBOT_DRIVER,
     LEROBOT_TARGET,
+    PREFIXES,
     REAL,
     SIMULATED,
     Transport,
@@ -98,7 +100,8 @@ def choose_robot(request: RobotRequest) -> RobotChoice:
         MissingDependencyError: no Python has what the driver needs.
     """
     config = read_robot_config(request.config_file)
-    bundle = _bundle(request)
+    is_asked = request.name.startswith(PREFIXES) or request.name in (*REAL, *FAMILIES)
+    bundle = _bundle(request) if is_asked else None
     if request.name.startswith(LEROBOT):
         return _lerobot(request, config, bundle)
     if request.name.startswith(DATASET):
@@ -116,7 +119,11 @@ def _bundle(request: RobotRequest) -> Bundle | None:
     """Opens the bundle without reading its weights, which is done later."""
     if request.bundle is None:
         return None
-    return Bundle.open(request.bundle, verify=False, accept_versions=tuple(request.accept_versions))
+    versions = tuple(request.accept_versions)
+    try:
+        return Bundle.open(request.bundle, verify=False, accept_versions=versions)
+    except BundleError:
+        return Bundle.open(request.bundle, accept_versions=versions)  # it says more precisely why
 
 
 def _variant(name: str, bundle: Bundle | None) -> tuple[str, tuple[str, ...]]:
@@ -238,12 +245,7 @@ def _lerobot(request: RobotRequest, config: dict[str, Any], bundle: Bundle | Non
     arguments: dict[str, Any] = {"robot_type": kind, "config": config}
     if bundle is not None:
         arguments["control_hz"] = bundle.manifest.control_hz
-    driver = Transport(
-        target=LEROBOT_TARGET,
-        module="lerobot",
-        remedy="Install it with: pip install lerobot",
-    )
-    python, line = python_with(request.name, driver, "LeRobot", request.python)
+    python, line = python_with(request.name, LEROBOT_DRIVER, "LeRobot", request.python)
     return RobotChoice(
         name=request.name,
         target=LEROBOT_TARGET,

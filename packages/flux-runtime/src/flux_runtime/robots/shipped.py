@@ -77,6 +77,11 @@ REAL: dict[str, dict[str, Transport]] = {
 """Real robot -> its transports, the default one first."""
 
 
+LEROBOT_DRIVER = Transport(
+    target=LEROBOT_TARGET,
+    module="lerobot",
+    remedy="Install it with: pip install lerobot",
+)
 SHIPPED_ROBOTS = (*SIMULATED, *REAL)
 """The names of the robots that flux has a driver for."""
 

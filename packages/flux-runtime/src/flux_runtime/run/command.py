@@ -28,7 +28,7 @@ from ..operator import (
     SilentScreen,
     open_dead_man,
 )
-from ..predictions import Recorded, played_whole
+from ..predictions import PlaysRecordings, played_whole
 from ..realtime import DriverProcess
 from ..realtime.niceness import DRIVER_NICENESS
 from ..recording import dataset_recorder
@@ -205,10 +205,10 @@ def _lockstep(options: RunOptions, choice: RobotChoice, times: StageTimes) -> It
     robot = make_robot(choice.name, choice.target, choice.arguments)
     if not isinstance(robot, SimulatedRobot):
         raise RobotError(f"{options.robot}: expected a simulated robot, got a real one")
-    tasks = robot.tasks if isinstance(robot, Recorded) else ()
+    tasks = robot.tasks if isinstance(robot, PlaysRecordings) else ()
     policy = open_policy(options, robot.spec, times, tasks)
     with connected(options, robot, policy, times) as session:
-        yield played_whole(session)
+        yield played_whole(session, options)
 
 
 def _hand_over(

@@ -10,38 +10,23 @@ import dataclasses
 import json
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from flux_core.errors import RobotError
-from flux_core.robots import ROBOT_SPECS
+from flux_core.robots import AlohaOperator
 from flux_runtime.realtime import DriverProcess
 
-from ..machine_stalls import Attempt
-from .conftest import Environment
-from .policy import write_bundle
-from .ros1 import RosSystem, only, read_log
-from .runs import Run, finish, running
+from ...machine_stalls import Attempt
+from ..conftest import Environment
+from ..ros1 import RosSystem, only, read_log
+from ..runs import finish, running
+from .scene import LISTENER, PERIOD_S, REST, SPEC, STILL, Outcome, Scene
 
-NODE = Path(__file__).parent / "aloha" / "node.py"
-LISTENER = Path(__file__).parent / "listener.py"
-SPEC = ROBOT_SPECS["aloha-agilex"]
-REST = [0.1, 1.2, -1.0, 0.1, 0.2, -0.3, 0.06, -0.1, 1.3, -0.9, 0.2, 0.1, 0.3, 0.07]
-PAIRS = [(0, 1), (7, 8)]
-STILL = [2, 3, 4, 5, 6]
-PERIOD_S = 1 / SPEC.control_hz
-OPERATOR = {
-    "type": "AlohaOperator",
-    "img_front_topic": "/camera_f/color/image_raw",
-    "img_front_depth_topic": "/camera_f/depth/image_raw",
-}
 SURVIVED = [
     {"what": "nan", "at": 1.0, "for": 0.07},
     {"what": "names_shuffled", "at": 2.0, "for": 1.0},
@@ -50,72 +35,6 @@ SURVIVED = [
 ]
 MASTER_DIES_S, MASTER_RETURNS_S, LISTENS_S = 3.0, 5.0, 7.5
 CAMERA_STOPS_S, ROBOT_STOPS_S, SILENT_S = 0.5, 2.0, 2.0
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """A run, what its robot wrote down, and when a robot that was stopped went on."""
-
-    run: Run
-    log: list[dict[str, Any]]
-    folder: Path
-    resumed_s: float = 0.0
-
-    def commands(self, side: str = "left") -> list[dict[str, Any]]:
-        """What the robot was told."""
-        return only(self.log, "command", side=side)
-
-    def stamps(self, side: str = "left") -> NDArray[np.float64]:
-        """When each command was sent, by the driver's clock."""
-        return np.array([line["stamp"] for line in self.commands(side)])
-
-    def values(self, side: str = "left") -> NDArray[np.float64]:
-        """Where each command sends the arm's joints, (N, 7)."""
-        return np.array([line["position"] for line in self.commands(side)])
-
-
-class Scene:
-    """A ROS system with a test robot, and a bundle for it."""
-
-    def __init__(self, python: Path, folder: Path, **inference: Any) -> None:
-        self.folder = folder
-        self.ros = RosSystem(python, folder)
-        operator = OPERATOR | inference
-        self.bundle = write_bundle(
-            folder / "bundle",
-            dataclasses.asdict(SPEC),
-            rest=REST,
-            pairs=PAIRS,
-            inference={"type": "AlohaInferenceRunner", "operator": operator},
-        )
-
-    @property
-    def log(self) -> list[dict[str, Any]]:
-        """The robot's log so far."""
-        return read_log(self.folder / "robot.jsonl")
-
-    @contextmanager
-    def robot(self, *arguments: str, faults: Sequence[Mapping[str, Any]]) -> Iterator[Any]:
-        """Runs the test robot meanwhile."""
-        log = str(self.folder / "robot.jsonl")
-        start = ("--start", json.dumps(REST), "--faults", json.dumps(faults))
-        with self.ros.node(NODE, log, *start, *arguments) as process:
-            yield process
-
-    def arguments(self, seconds: float) -> list[str]:
-        """The arguments of a run."""
-        return [
-            *("--robot", "aloha-agilex", "--bundle", str(self.bundle), "--episodes", "1"),
-            *("--max-steps", str(round(seconds / PERIOD_S)), "--mode", "async", "--json"),
-        ]
-
-    def wait_until(self, seconds: float) -> None:
-        """Waits until so long after the first command."""
-        end_s = time.monotonic() + 60
-        while not (found := only(self.log, "command")):
-            assert time.monotonic() < end_s, "the robot gets no commands"
-            time.sleep(0.05)
-        time.sleep(max(0.0, found[0]["time_ns"] / 1e9 + seconds - time.monotonic()))
 
 
 Outcomes = Callable[[str], Outcome]
@@ -151,6 +70,7 @@ def survive(scene: Scene, seconds: float) -> Outcome:
     with ExitStack() as stack:
         master = stack.enter_context(scene.ros.master())
         stack.enter_context(scene.robot("--compressed", "r", "--size", *size, faults=SURVIVED))
+        scene.use_facts()
         stack.enter_context(scene.ros.node(LISTENER, str(scene.folder / "slow.jsonl"), "0.5"))
         run = stack.enter_context(
             running(*scene.arguments(seconds), *config, environment=scene.ros.environment)
@@ -203,6 +123,12 @@ def test_the_robot_gets_50_commands_per_second_within_its_limits(
         speeds = np.abs(np.diff(values, axis=0)) / np.maximum(intervals, PERIOD_S)[:, None]
         assert (speeds <= np.array(SPEC.max_velocity[own])).all()
         assert np.ptp(values[:, 0]) > 0.3, "it has moved"
+
+
+def test_the_robot_of_the_training_is_not_suspected(outcome: Outcomes) -> None:
+    deployment = outcome("survived").run.report["deployment"]
+
+    assert deployment["suspicions"] == []
 
 
 def test_commands_are_named_and_stamped_as_the_original_ones(outcome: Outcomes) -> None:
@@ -294,6 +220,23 @@ def test_a_robot_that_falls_silent_is_held_then_stopped_for_good(outcome: Outcom
     assert found.stamps()[-1] < found.resumed_s - 0.3, "a robot that is back is sent nothing more"
 
 
+def test_bgr8_announced_as_rgb8_is_refused_before_the_first_command(
+    environment: Environment, tmp_path: Path
+) -> None:
+    scene = Scene(environment("ros1"), tmp_path)
+    wrong = ("--encoding", "bgr8", "--announced", "rgb8")
+
+    with scene.ros.master(), scene.robot(*wrong, faults=[]):
+        scene.use_facts()
+        with running(*scene.arguments(5), environment=scene.ros.environment) as process:
+            run = finish(process, 40)
+
+    assert run.status == 1
+    assert "camera_colour" in run.errors
+    assert "cam_high" in run.errors
+    assert not only(scene.log, "command")
+
+
 def test_without_a_master_the_error_names_its_address(
     environment: Environment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -327,8 +270,6 @@ def test_silent_topics_are_named_with_what_was_seen_instead(
 
 def connect(ros: RosSystem, monkeypatch: pytest.MonkeyPatch, **topics: str) -> None:
     """Connects the driver alone, and closes it."""
-    from flux_core.robots import AlohaOperator
-
     for name, value in ros.environment.items():
         monkeypatch.setenv(name, value)
     operator = AlohaOperator(img_front_topic="/camera_f/color/image_raw")
