@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -122,6 +122,20 @@ def test_planted_differences_are_found_in_real_images(known: Known) -> None:
         assert caught >= 3, name
 
 
+def with_top(observed: Observed, change: Callable[[Any], Any]) -> Observed:
+    looks = {"cam_high": CameraLook(image=change(observed.cameras["cam_high"].image))}
+    return replace(observed, cameras=looks)
+
+
+PLANTED_IN_SIMULATION: dict[Callable[[Observed], Observed], str] = {
+    lambda seen: with_top(seen, lambda image: image[..., ::-1]): "camera_colour",
+    lambda seen: with_top(seen, lambda image: image[::-1, ::-1]): "camera_view",
+    lambda seen: with_top(seen, lambda image: image // 32): "camera_black",
+    lambda seen: replace(seen, state=np.degrees(seen.state)): "joint_unit",
+    lambda seen: replace(seen, state=-seen.state): "joint_sign",
+}
+
+
 def test_the_shipped_policy_does_not_suspect_the_simulated_robot_that_it_was_trained_on() -> None:
     bundle = Bundle.open(shipped_policy("aloha-sim"), verify=False)
     facts = DeploymentFacts.of(bundle.manifest, bundle.config)
@@ -137,6 +151,14 @@ def test_the_shipped_policy_does_not_suspect_the_simulated_robot_that_it_was_tra
                 state = robot.state()
                 seen.append(Observed(state=state, cameras=looks, is_simulated=True))
         assert suspected(facts, robot.spec, seen) == []
+        for planted, name in PLANTED_IN_SIMULATION.items():
+            spoiled = [planted(each) for each in seen]
+            found = [
+                {s.name for s in judge(facts, robot.spec, each).suspicions} for each in spoiled
+            ]
+            # The only colour is a small cube, which some light makes pale.
+            least = 0.75 if name == "camera_colour" else 1.0
+            assert np.mean([names == {name} for names in found]) >= least, name
     finally:
         robot.close()
 
