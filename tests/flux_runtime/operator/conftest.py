@@ -73,10 +73,13 @@ class Cue:
     state: str
     do: str | Callable[[], None]
     left_s: float | None = None
+    after: str = ""  # that was said
 
-    def fits(self, status: OperatorStatus) -> bool:
+    def fits(self, status: OperatorStatus, said: list[str]) -> bool:
         """Whether it is time."""
         if status.state != self.state:
+            return False
+        if self.after and not any(self.after in text for text in said):
             return False
         return self.left_s is None or (status.left_s is not None and status.left_s < self.left_s)
 
@@ -100,7 +103,7 @@ class ScriptedOperator:
         """Follows the script."""
         if not self.shown or self.shown[-1].state != status.state:
             self.shown.append(status)
-        if self._script and self._script[0].fits(status):
+        if self._script and self._script[0].fits(status, self.said):
             do = self._script.pop(0).do
             if isinstance(do, str):
                 os.write(self._write, do.encode() + b"\n")

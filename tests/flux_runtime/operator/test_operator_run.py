@@ -172,7 +172,7 @@ def test_a_released_dead_man_pauses_the_run_and_an_unplugged_one_too(
         Cue("idle", "start"),
         Cue("running", release, FIRST_LEFT_S - 0.2),
         Cue("paused", "resume"),  # nobody holds it
-        Cue("paused", hold),
+        Cue("paused", hold, after="hold the dead-man (Pedal BTN_TRIGGER) first"),
         Cue("running", lambda: device().unplug(), FIRST_LEFT_S - 0.4),
         Cue("paused", "quit"),
     )
@@ -180,8 +180,8 @@ def test_a_released_dead_man_pauses_the_run_and_an_unplugged_one_too(
     (episode,) = found.report["episodes"]
     assert (episode["outcome"], episode["pauses"]) == ("interrupted", 1)
     said = "\n".join(operator.said)
-    assert "hold the dead-man (Pedal BTN_TRIGGER) first" in said
-    assert "was unplugged" in said
+    assert "was released: hold it, then go on" in said
+    assert "was unplugged: begin a new run" in said
     assert found.calls.count("stop 2") == 2
 
 

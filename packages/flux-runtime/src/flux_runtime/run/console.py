@@ -117,7 +117,7 @@ class RunConsole:
             return self._console
         if self._keyboard is None and sys.stdin is not None and sys.stdin.isatty():
             terminal = Path(os.ttyname(sys.stdin.fileno()))
-            self._keyboard = terminal.open("w", encoding="utf-8")  # noqa: SIM115 - until stop()
+            self._keyboard = terminal.open("w", encoding="utf-8")
         return None if self._keyboard is None else Console(file=self._keyboard)
 
     def _show_change(self, status: OperatorStatus) -> None:
