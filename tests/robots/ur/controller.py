@@ -9,13 +9,15 @@ library, shares no code with the driver, and writes FOLDER/log.jsonl.
 
 The joints follow `servoj` with a lag, scaled by the robot's speed. A watchdog that is not fed ends
 the program; an arm whose program has ended brakes. Faults are switched on by a schedule, in seconds
-after the first servoj: `{"kind": ..., "at": seconds, "for": seconds, ...}`:
+after the first servoj, or -1 for always: `{"kind": ..., "at": seconds, "for": seconds, ...}`:
 
     speed             {"share": 0.2}: the speed slider
     protective_stop   the arm stops; the program is paused until somebody acts
     silent            RTDE is neither read nor written any more
     not_ready         the program does not answer any more: servoJ waits for ever
     frozen            nothing at all answers any more, on no port
+    local             the pendant is not in remote control
+    off               the arm has no power
 """
 
 import argparse
@@ -117,9 +119,7 @@ class Faults:
 
     def on(self, kind):
         """The entry of this kind that is on now, or None."""
-        if self.begun_s is None:
-            return None
-        elapsed = time.monotonic() - self.begun_s
+        elapsed = -1.0 if self.begun_s is None else time.monotonic() - self.begun_s
         for entry in self._entries:
             if entry["kind"] == kind and 0 <= elapsed - entry["at"] < entry.get("for", 1e9):
                 if kind not in self._told:
@@ -268,7 +268,7 @@ class Arm:
         if name == "actual_qd":
             return tuple(self.velocity)
         single = {
-            "robot_mode": RUNNING if self.is_powered else POWER_OFF,
+            "robot_mode": RUNNING if self.is_powered and not self.faults.on("off") else POWER_OFF,
             "safety_mode": PROTECTIVE_STOP if self.is_latched else NORMAL,
             "safety_status": PROTECTIVE_STOP if self.is_latched else NORMAL,
             "safety_status_bits": 0b10000000100 if self.is_latched else 1,
@@ -411,7 +411,7 @@ def serve_dashboard(connection, arm):
         answers = {
             "PolyscopeVersion": "URSoftware 5.11.1.108318 (Sep 01 2021)",
             "get serial number": "20195500001",
-            "is in remote control": "true",
+            "is in remote control": "false" if arm.faults.on("local") else "true",
             "robotmode": "Robotmode: RUNNING",
             "safetystatus": "Safetystatus: NORMAL",
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import socket
 import threading
 import time
@@ -59,10 +60,11 @@ def make_gripper(host: str, settings: Mapping[str, Any] | None) -> Gripper:
         raise DriverError(f"gripper.type: expected {' or '.join(kinds)}, got {kind!r}")
     if kind == "robotiq":
         found.setdefault("host", host)
-    try:
-        return kinds[kind](**found)
-    except TypeError as error:
-        raise DriverError(f"gripper: {error}") from error
+    known = [name for name in inspect.signature(kinds[kind]).parameters if name != "self"]
+    unknown = sorted(set(found) - set(known))
+    if unknown:
+        raise DriverError(f"gripper: expected some of {', '.join(known)}, got {unknown[0]!r}")
+    return kinds[kind](**found)
 
 
 class NoGripper:

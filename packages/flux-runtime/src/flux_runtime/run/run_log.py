@@ -147,6 +147,8 @@ class RunLog:
         recording = self._begin_recording(session, seed)
         video = self._video(session, index)
 
+        ended: list[EpisodeResult] = []
+
         def on_end(result: EpisodeResult) -> None:
             judged = result
             try:
@@ -156,6 +158,7 @@ class RunLog:
                 keep(judged)
 
         def keep(result: EpisodeResult) -> None:
+            ended.append(result)
             if dataset is not None:
                 dataset.finish(result)
             self._keep(result, video.finish() if video else None)
@@ -188,7 +191,7 @@ class RunLog:
                 operator=station,
                 begins_slowly=index == 0,
             )
-            return self.results[-1]
+            return ended[-1]
         return drive(
             session,
             seed,
