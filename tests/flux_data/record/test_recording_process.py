@@ -136,6 +136,20 @@ def test_each_row_has_the_newest_picture_of_its_time(tmp_path: Path) -> None:
     assert columns["observation.base"][:, 0].tolist() == [0, 1, 1, 1, 3, 3]
 
 
+def test_an_extra_that_has_stopped_is_counted(tmp_path: Path) -> None:
+    """The camera goes on, and the depth and the base do not."""
+    with run_to(tmp_path / "set") as run:
+        run.wait_for("ready")
+        run.show(1, PERIOD_NS)
+        run.send("episode", task="go")
+        for row in (1, 2, 40):
+            run.show(1, row * PERIOD_NS, "top")
+            run.rows((row * PERIOD_NS, row * PERIOD_NS))
+        run.send("end", facts=FACTS, is_kept=True)
+        saved = run.wait_for("saved")
+    assert (saved["rows"], saved["dropped_pictures"]) == (3, 2)
+
+
 def test_a_row_before_the_first_picture_is_dropped_and_counted(tmp_path: Path) -> None:
     with run_to(tmp_path / "set", extras={}) as run:
         run.send("episode", task="go")

@@ -24,6 +24,8 @@ from .packets import PROTOCOL_VERSION, MessageSocket, Packet, rows_dtype
 from .streams import Streams
 
 POLL_MS = 20
+OLD_NS = 1_000_000_000
+"""An extra that is older has stopped: the driver has no bound for its age."""
 IDLE_S = 1.0
 """Without rows for so long, the episode is paused, or it waits for its mark."""
 
@@ -119,11 +121,8 @@ class EpisodeBeingRecorded:
                 return
         for name in plan.cameras:
             self.counts["dropped_pictures"] += not self._stream(name).is_at(times[name])
-        for name in plan.extras:  # whose newest times nobody knows
-            dropped = self._stream(name).dropped
-            is_lost = not is_first and dropped > self._dropped[name]
-            self.counts["dropped_pictures"] += is_lost
-            self._dropped[name] = dropped
+        for name in plan.extras:
+            self.counts["dropped_pictures"] += self._is_old(name, int(row["time_ns"]), is_first)
         for name, key in ((name, plan.extras.get(name) or video_key(name)) for name in changed):
             current = self._stream(name).current
             if plan.features[key]["dtype"] in ("video", "image"):
@@ -135,6 +134,13 @@ class EpisodeBeingRecorded:
                 vectors[key] = current.pixels.astype(np.float32)
         self.live.add(vectors, pictures)
         self.counts["rows"] += 1
+
+    def _is_old(self, name: str, time_ns: int, is_first: bool) -> bool:
+        """Whether a newer reading of an extra is missing, as far as that can be known."""
+        stream = self._stream(name)
+        is_dropped = not is_first and stream.dropped > self._dropped[name]
+        self._dropped[name] = stream.dropped
+        return is_dropped or time_ns - stream.current.time_ns > OLD_NS
 
 
 class RecordingProcess:
