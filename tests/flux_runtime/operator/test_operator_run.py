@@ -21,6 +21,7 @@ import pytest
 
 from flux_core.config import bind
 from flux_core.robots import RobotSpec
+from flux_data.validate.rows import validate
 from flux_runtime import read_recording
 from flux_runtime.cli import main
 from flux_runtime.control.policy_source import HoldSource
@@ -65,6 +66,7 @@ def attend(
         episodes=2,
         max_seconds=max_seconds,
         record=folder,
+        record_dataset=folder.with_name("dataset"),
         realtime_options=RealtimeOptions(priority=0, **realtime),
     )
     hooks = RunHooks(
@@ -186,6 +188,18 @@ def test_the_recordings_have_the_marks_and_the_tasks(attended: Attended) -> None
     first, second = (json.loads(line) for line in text.splitlines())
     assert (first["success"], first["prompt"], first["pauses"]) == (True, "wave", 1)
     assert (second["success"], second["stopped_by"]) == (None, "operator")
+
+
+def test_the_dataset_has_the_marks_and_no_rows_of_a_pause(attended: Attended) -> None:
+    dataset = attended.folder.with_name("dataset")
+    assert validate(dataset) == []
+    text = (dataset / "meta" / "episodes.jsonl").read_text()
+    first, second = (json.loads(line) for line in text.splitlines())
+    assert (first["success"], first["tasks"], first["outcome"]) == (True, ["wave"], "finished")
+    assert (second["success"], second["stopped_by"]) == (None, "operator")
+    steps = [episode["steps"] for episode in attended.report["episodes"]]
+    assert [first["length"], second["length"]] == steps
+    assert first["missed_steps"] == 0
 
 
 def test_a_released_dead_man_pauses_the_run_and_an_unplugged_one_too(
