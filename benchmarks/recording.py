@@ -160,10 +160,10 @@ def measure_dataset(seconds: float, version: str) -> dict[str, float]:
                 options = ["--record-dataset", str(folder / "set"), "--to", version]
             report, cpu_s = drive_arm(seconds, folder / kind, options)
             arrays = read_recording(folder / kind / "episode_000000.npz").arrays
-            late = 1e3 * arrays["lateness_s"]
+            late = 1e3 * np.asarray(arrays["lateness_s"], np.float64)
             for label, value in percentiles(late).items():
                 figures[f"lateness_{label}_ms_{kind}"] = value
-            ages = 1e3 * arrays["frame_age_s"][:, 0]
+            ages = 1e3 * np.asarray(arrays["frame_age_s"][:, 0], np.float64)
             figures[f"picture_age_p99_ms_{kind}"] = float(np.nanpercentile(ages, 99))
             figures[f"cpu_s_per_s_{kind}"] = cpu_s / seconds
             figures[f"commands_{kind}"] = len(late)

@@ -45,7 +45,8 @@ SECTIONS = {
     ),
     "Understand": (
         *("docs/architecture", "docs/data", "docs/training", "docs/export"),
-        *("docs/engines", "docs/robots", "docs/safety", "docs/replay", "docs/numbers"),
+        *("docs/engines", "docs/robots", "docs/safety"),
+        *("docs/deployment-check", "docs/replay", "docs/numbers"),
     ),
     "Work on it": ("CONTRIBUTING", "CHANGELOG"),
 }

@@ -1,15 +1,16 @@
 """Lets torchvision be imported beside a torch without CUDA; run in the environment that needs it.
 
 PyPI's torchvision is built for PyPI's torch. Beside another build of the same version its compiled
-operators do not load, and `import torchvision` fails because `torchvision::nms` does not exist. This
-writes a module and a .pth file that declare the two operators when torchvision is first imported.
-Nothing here calls them. An environment whose torch and torchvision belong together needs none of it.
+operators do not load, and `import torchvision` fails because `torchvision::nms` does not exist.
+This writes a module and a .pth file that declare the two operators when torchvision is first
+imported. Nothing here calls them. An environment whose torch and torchvision belong together needs
+none of it.
 """
 
 import sysconfig
 from pathlib import Path
 
-MODULE = '''
+MODULE = """
 import importlib.abc
 import sys
 
@@ -28,7 +29,7 @@ class _Declare(importlib.abc.MetaPathFinder):
 
 
 sys.meta_path.insert(0, _Declare())
-'''
+"""
 
 if __name__ == "__main__":
     folder = Path(sysconfig.get_path("purelib"))

@@ -1,4 +1,4 @@
-"""ALOHA over ROS 2, and what the connection does with real publishers and subscribers.
+"""ALOHA and a UR arm over ROS 2, and what the connection does with real publishers and subscribers.
 
 The robot is a node that shares no code with flux; its own log is the judge. Every test has a domain
 of its own, so tests that run side by side do not hear each other.
@@ -36,6 +36,8 @@ from .runs import Run, finish, running
 FOLDER = Path(__file__).parent / "ros2"
 SOURCES = ROOT / "packages" / "flux-runtime" / "src"
 ALOHA = ROBOT_SPECS["aloha-agilex"]
+UR = ROBOT_SPECS["ur3"]
+UR_REST = [0.2, -1.4, 1.2, -1.1, -1.4, 0.3, 0.9]
 ALOHA_REST = [0.1, 1.2, -1.0, 0.1, 0.2, -0.3, 0.06, -0.1, 1.3, -0.9, 0.2, 0.1, 0.3, 0.07]
 SHORT_S, STOPS_S = 3.0, 1.5
 """How long a robot is driven unless FLUX_ROBOT_SECONDS asks for more than the default; when the
@@ -113,19 +115,23 @@ def robot(
 def drive(
     python: Path, folder: Path, spec: RobotSpec, seconds: float, options: Sequence[str], *node: str
 ) -> Outcome:
-    """Drives a test robot with a bundle whose policy moves two joints in circles."""
+    """Drives a test robot with a bundle whose policy moves the first two joints in circles."""
     environment, log = variables(), folder / "robot.jsonl"
+    name, rest = ("aloha", ALOHA_REST) if spec is ALOHA else ("ur", UR_REST)
     bundle = write_bundle(
-        folder / "bundle", dataclasses.asdict(spec), rest=ALOHA_REST, pairs=[(0, 1), (7, 8)]
+        folder / "bundle", dataclasses.asdict(spec), rest=rest, pairs=[(0, 1)], radius=0.15
     )
+    config = folder / "robot.json"
+    config.write_text(json.dumps({"gripper_state_kind": "std_msgs/Float32"} if spec is UR else {}))
     arguments = [
         *("--robot", spec.name, "--transport", "ros2", "--driver-python", str(python)),
         *("--bundle", str(bundle), "--episodes", "1", "--mode", "async", "--json"),
-        *("--max-steps", str(round(seconds * spec.control_hz)), *options),
+        *("--max-steps", str(round(seconds * spec.control_hz)), "--robot-config", str(config)),
+        *options,
     ]
-    start = ("--start", json.dumps(ALOHA_REST))
+    start = ("--start", json.dumps(rest))
     with (
-        robot(python, environment, log, "aloha", *start, *node),
+        robot(python, environment, log, name, *start, *node),
         running(*arguments, environment=environment) as process,
     ):
         run = finish(process, seconds + 60)
@@ -139,42 +145,57 @@ Outcomes = Callable[[str], Outcome]
 def outcome(
     environment: Environment, robot_seconds: float, tmp_path_factory: pytest.TempPathFactory
 ) -> Outcomes:
-    """Returns the outcome of `reliable` or `silent`; both run at once, once per attempt."""
+    """Returns the outcome of `aloha`, `silent` or `ur`; all run at once, once per attempt."""
     python = environment("ros2")
     seconds = SHORT_S if robot_seconds <= 10 else robot_seconds
     silent = ("--best-effort", "--stop-after", str(STOPS_S))
+    runs: dict[str, tuple[Any, ...]] = {
+        "aloha": (ALOHA, seconds, ()),
+        "ur": (UR, seconds, (), "--best-effort"),
+        "silent": (ALOHA, 30.0, ("--hold-for", "0.5"), *silent),
+    }
     found: dict[int, dict[str, Outcome]] = {}
 
-    def drive_both() -> dict[str, Outcome]:
-        folders = [tmp_path_factory.mktemp(name) for name in ("reliable", "silent")]
+    def drive_all() -> dict[str, Outcome]:
         with ThreadPoolExecutor() as pool:
-            reliable = pool.submit(drive, python, folders[0], ALOHA, seconds, ())
-            stopped = pool.submit(
-                drive, python, folders[1], ALOHA, 30.0, ("--hold-for", "0.5"), *silent
-            )
-            return {"reliable": reliable.result(), "silent": stopped.result()}
+            begun = {
+                name: pool.submit(drive, python, tmp_path_factory.mktemp(name), *arguments)
+                for name, arguments in runs.items()
+            }
+            return {name: run.result() for name, run in begun.items()}
 
     def of(name: str) -> Outcome:
         if Attempt.number not in found:
-            found[Attempt.number] = drive_both()
+            found[Attempt.number] = drive_all()
         return found[Attempt.number][name]
 
     return of
 
 
-def test_aloha_gets_50_commands_per_second_within_its_limits(outcome: Outcomes) -> None:
-    found = outcome("reliable")
+@pytest.mark.parametrize("name, spec", [("aloha", ALOHA), ("ur", UR)])
+def test_a_robot_gets_its_commands_at_its_rate_and_within_its_limits(
+    outcome: Outcomes, name: str, spec: RobotSpec
+) -> None:
+    found = outcome(name)
 
     assert found.run.status == 0, found.run.errors
     assert found.run.report["outcome"] == "finished"
-    for index, arm in enumerate(("left", "right")):
+    lower, upper = np.array(spec.lower) - 1e-6, np.array(spec.upper) + 1e-6
+    arms = {"left": slice(0, 7), "right": slice(7, 14)} if spec is ALOHA else {"arm": slice(0, 6)}
+    for arm, own in arms.items():
         stamps, values = found.stamps(arm), found.values(arm)
-        own = slice(7 * index, 7 * index + 7)
         assert len(stamps) >= 0.97 * found.run.report["ticks"]
-        assert np.median(np.diff(stamps)) == pytest.approx(1 / ALOHA.control_hz, rel=0.02)
-        assert (values >= np.array(ALOHA.lower[own]) - 1e-6).all()
-        assert (values <= np.array(ALOHA.upper[own]) + 1e-6).all()
-        assert np.ptp(values[:, 0]) > 0.1, "it has moved"
+        assert np.median(np.diff(stamps)) == pytest.approx(1 / spec.control_hz, rel=0.02)
+        assert (values >= lower[own]).all() and (values <= upper[own]).all()
+    first = found.values(next(iter(arms)))
+    assert np.ptp(first[:, 0]) > 0.1, "it has moved"
+    assert np.abs(first[:, 2:6] - first[0, 2:6]).max() < 0.01, "and only the joints that should"
+
+
+def test_the_gripper_of_a_ur_arm_gets_its_opening(outcome: Outcomes) -> None:
+    openings = outcome("ur").values("gripper")
+
+    assert len(openings) > 50 and np.abs(openings - UR_REST[6]).max() < 0.01
 
 
 def test_a_best_effort_robot_that_falls_silent_is_held_then_stopped(outcome: Outcomes) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from flux_core.errors import DataError
 from flux_data.lerobot.dataset import open_lerobot
-from flux_data.record.packets import Packets, rows_dtype
+from flux_data.record.packets import MessageSocket, rows_dtype
 from flux_data.record.recording import RecordingProcess
 from flux_data.record.streams import Streams
 from flux_data.validate.rows import validate
@@ -39,7 +39,10 @@ class Run:
         frames, its_frames = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.frames = FrameSender(frames)
         process = RecordingProcess(
-            root, version, Packets(theirs.detach()), Streams(Packets(its_frames.detach()))
+            root,
+            version,
+            MessageSocket(theirs.detach()),
+            Streams(MessageSocket(its_frames.detach())),
         )
         self.thread = threading.Thread(target=process.run)
         self.thread.start()
@@ -128,7 +131,8 @@ def test_each_row_has_the_newest_picture_of_its_time(tmp_path: Path) -> None:
     assert shown(run.root) == [0, 1, 1, 1, 3, 3]
     assert (saved["rows"], saved["dropped_pictures"], saved["dropped_rows"]) == (6, 1, 0)
     columns = open_lerobot(run.root).columns(["observation.state", "observation.base"])
-    np.testing.assert_allclose(columns["observation.state"][:, 0], 1.9 + np.arange(6), atol=1e-5)
+    state = np.asarray(columns["observation.state"], np.float64)
+    np.testing.assert_allclose(state[:, 0], 1.9 + np.arange(6), atol=1e-5)
     assert columns["observation.base"][:, 0].tolist() == [0, 1, 1, 1, 3, 3]
 
 

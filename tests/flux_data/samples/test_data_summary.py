@@ -14,11 +14,23 @@ from PIL import Image
 from flux_core.bundle.checks import plain_object
 from flux_core.transforms import RelativeActions
 from flux_data.lerobot.dataset import open_lerobot
+from flux_data.samples.group_statistics import grippers_of
 from flux_data.samples.mixture import DistributedRepeatingDataset
 from flux_data.samples.process_inputs import ProcessParquetInputs
 from flux_data.samples.windows import ParquetDataset
 
-from ..small_dataset import ACTION, DIM, FPS, LENGTHS, STATE, TOP, WRIST, write_v21, write_v30
+from ..small_dataset import (
+    ACTION,
+    DIM,
+    FPS,
+    LENGTHS,
+    STATE,
+    TOP,
+    WRIST,
+    WRIST_SIZE,
+    write_v21,
+    write_v30,
+)
 
 
 def mixture(root: Path, *transforms: Any) -> DistributedRepeatingDataset:
@@ -83,6 +95,43 @@ def test_cameras_are_summarised_from_their_frames(
         small = Image.fromarray(frames[0]).resize((shape[1], shape[0]), Image.Resampling.BOX)
         np.testing.assert_array_equal(camera["thumbnail"], np.asarray(small))
     plain_object(texts=False)("data_summary", dataset.data_summary()["aloha"])
+
+
+def test_starts_grippers_and_changes_are_summarised(tmp_path: Path) -> None:
+    write_v21(tmp_path / "set")
+    dataset = mixture(tmp_path / "set")
+    camera: Any = dataset.data_summary()["aloha"]["cameras"]["wrist"]
+    assert (camera["height"], camera["width"]) == WRIST_SIZE
+    firsts = [0, *np.cumsum(LENGTHS)[:-1].tolist()]
+    assert dataset.datasets[0].first_samples().tolist() == firsts
+    frames = [dataset.datasets[0].pictures(i)[1] for i in firsts]
+    assert camera["start"]["frames"] == len(LENGTHS)
+    np.testing.assert_allclose(camera["start"]["average"], np.mean(frames, axis=0), atol=0.51)
+    # Every picture of this camera is brighter than the one before.
+    assert camera["changing"] == 1.0 and camera["image_hz"] == FPS
+
+
+def test_pictures_can_be_left_out(tmp_path: Path) -> None:
+    write_v21(tmp_path / "set")
+    dataset = mixture(tmp_path / "set")
+    whole: Any = dataset.data_summary()["aloha"]["cameras"]["top"]
+    left: Any = dataset.data_summary(pictures=False)["aloha"]["cameras"]["top"]
+    assert set(whole) - set(left) == {"thumbnail", "start"}
+    assert {key: whole[key] for key in left} == left
+
+
+def test_grippers_are_known_by_their_names() -> None:
+    ranges = {
+        "state": {"q01": [0.0, 0.1], "q99": [1.0, 0.9]},
+        "action": {"q01": [0.0, 0.0], "q99": [1.0, 1.0]},
+    }
+    names = {"state": ("waist", "left_gripper"), "action": ("waist", "left_gripper")}
+    assert grippers_of(ranges, names) == {
+        "left_gripper": {
+            "state": {"closed": 0.1, "open": 0.9},
+            "action": {"closed": 0.0, "open": 1.0},
+        }
+    }
 
 
 def test_frames_are_decoded_once_and_not_before_they_are_asked_for(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -11,7 +12,9 @@ import av
 import numpy as np
 import pytest
 
+from flux_core.errors import RobotError
 from flux_driver.cameras import CameraError
+from flux_runtime.realtime import DriverProcess
 
 from .conftest import Open
 from .fakes import until
@@ -78,3 +81,68 @@ def test_what_cannot_be_played_is_one_line(
     monkeypatch.setitem(sys.modules, "cv2", None)
     with pytest.raises(CameraError, match="Install av or opencv-python-headless for /"):
         opened(type="video", path=str(film)).start()
+
+
+DRIVER = """
+import time
+import numpy as np
+from flux_driver.cameras import open_cameras
+
+
+class Arm:
+    spec = {
+        "name": "arm",
+        "joint_names": ["joint"],
+        "lower": [-1.0],
+        "upper": [1.0],
+        "max_velocity": [1.0],
+        "units": ["rad"],
+        "cameras": ["top"],
+        "control_hz": 20.0,
+    }
+
+    def __init__(self, cameras):
+        self._cameras = open_cameras(cameras)
+
+    def connect(self):
+        self._cameras.start()
+
+    def read_state(self):
+        return np.zeros(1, np.float32), time.monotonic()
+
+    def read_frames(self, cameras):
+        return self._cameras.read(cameras)
+
+    def send(self, command, time_s):
+        pass
+
+    def stop(self, category):
+        pass
+
+    def close(self):
+        self._cameras.close()
+"""
+
+
+def test_a_driver_in_a_process_of_its_own_reads_the_cameras_of_its_configuration(
+    film: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "arm_with_cameras.py").write_text(DRIVER)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+
+    def start(**config: Any) -> DriverProcess:
+        arguments = {"cameras": {"top": {"type": "video", "loop": True, **config}}}
+        return DriverProcess.start("arm", target="arm_with_cameras:Arm", arguments=arguments)
+
+    driver = start(path=str(film))
+    try:
+        driver.connect(["top"])
+        first_ns = driver.observe(["top"])[2]["top"][1]
+        until(lambda: driver.observe(["top"])[2]["top"][1] > first_ns)
+        image, captured_ns = driver.observe(["top"])[2]["top"]
+        assert image.shape == (16, 32, 3) and image[..., 2].mean() < 30
+        assert 0 <= time.monotonic_ns() - captured_ns < 5e9
+    finally:
+        driver.close()
+    with pytest.raises(RobotError, match="camera top: loops: no such key of a video camera"):
+        start(path=str(film), loops=2)

@@ -133,7 +133,7 @@ def observed(episode: int = 100, **changes: Any) -> Observed:
         )
         for name, image in images.items()
     }
-    as_it_should_be = {
+    as_it_should_be: dict[str, Any] = {
         "state": start(episode).astype(np.float32),
         "cameras": looks,
         "duration_s": 1.0,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -124,7 +125,7 @@ def test_planted_differences_are_found_in_real_images(known: Known) -> None:
 def test_the_shipped_policy_does_not_suspect_the_simulated_robot_that_it_was_trained_on() -> None:
     bundle = Bundle.open(shipped_policy("aloha-sim"), verify=False)
     facts = DeploymentFacts.of(bundle.manifest, bundle.config)
-    robot = make_robot("aloha-sim")
+    robot: Any = make_robot("aloha-sim")
     robot.connect()
     try:
         seen: list[Observed] = []

@@ -27,7 +27,7 @@ from flux_runtime.control.latency import StageTimes
 from flux_runtime.control.session import RunOptions, open_policy
 from flux_runtime.export import verify
 from flux_runtime.export.cli import main
-from flux_runtime.export.options import ExportOptions
+from flux_runtime.export.options import ExportOptions, apply_options
 from flux_runtime.export.precision.emulation import emulate_bfloat16
 from flux_runtime.export.source.policy import TrainedPolicy, load_policy
 from flux_runtime.export.writer import export_bundle
@@ -188,6 +188,16 @@ def test_a_bundle_can_be_exported_again_in_another_way(exported: Exported, tmp_p
         load_policy(again.directory)
     with pytest.raises(ExportError, match="of robot aloha, as named by --robot, got one of ur3"):
         load_policy(first.directory, "aloha")
+
+
+def test_pictures_of_the_cameras_can_be_left_out(small_policy: MakePolicy) -> None:
+    camera = {"mean": [1, 2, 3], "contrast": 4, "thumbnail": [[[1, 2, 3]]], "start": {"frames": 1}}
+    policy = small_policy("pi0")
+    name = policy.inference.dataset.img_keys[0]
+    policy = replace(policy, data_summary={"fps": 50, "cameras": {name: camera}})
+    assert apply_options(policy, ExportOptions()).data_summary == policy.data_summary
+    without = apply_options(policy, ExportOptions(camera_pictures=False)).data_summary
+    assert without == {"fps": 50, "cameras": {name: {"mean": [1, 2, 3], "contrast": 4}}}
 
 
 def test_leaving_a_camera_out_is_masking_it(small_policy: MakePolicy, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ wrong and when, is in its log, one JSON object a line. It ends when its standard
 
     /usr/bin/python3 node.py LOG --start JSON [--faults JSON] [--size WIDTH HEIGHT] [--depth]
         [--encoding rgb8|bgr8|mono8] [--announced ENCODING] [--compressed CAMERAS]
-        [--ahead SECONDS]
+        [--ahead SECONDS] [--led]
 
 A fault is {"what": NAME, "at": SECONDS, "for": SECONDS}, counted from the first command:
 
@@ -81,7 +81,7 @@ class Faults:
 class Arm:
     """Follows its newest command with a lag, and no faster than its motors turn."""
 
-    def __init__(self, side, start, log, faults):
+    def __init__(self, side, start, log, faults, is_led):
         self._side = side
         self._log = log
         self._faults = faults
@@ -89,7 +89,11 @@ class Arm:
         self._target = self._position.copy()
         self._moved_s = time.monotonic()
         self._publisher = rospy.Publisher("/puppet/joint_" + side, JointState, queue_size=10)
-        rospy.Subscriber("/master/joint_" + side, JointState, self._take, tcp_nodelay=True)
+        topic = "/master/joint_" + side
+        if is_led:
+            self._leader = rospy.Publisher(topic, JointState, queue_size=1)
+        else:
+            rospy.Subscriber(topic, JointState, self._take, tcp_nodelay=True)
 
     def _take(self, message):
         if self._faults.start_s is None:
@@ -212,6 +216,7 @@ def main():
     parser.add_argument("--start", type=json.loads, required=True, help="14 joints, left first")
     parser.add_argument("--encoding", default="rgb8")
     parser.add_argument("--announced", help="the encoding that messages claim")
+    parser.add_argument("--led", action="store_true", help="publish commands, and take none")
     parser.add_argument("--ahead", type=float, default=0.0, help="of the clock, in seconds")
     parser.add_argument("--compressed", default="", help="cameras that publish JPEG")
     parser.add_argument("--depth", action="store_true")
@@ -221,7 +226,7 @@ def main():
     faults = Faults(args.faults, log)
     rospy.init_node("cobot", anonymous=False, disable_signals=True)
     arms = [
-        Arm(side, args.start[7 * index : 7 * index + 7], log, faults)
+        Arm(side, args.start[7 * index : 7 * index + 7], log, faults, args.led)
         for index, side in enumerate(SIDES)
     ]
     encodings = args.encoding, args.announced or args.encoding

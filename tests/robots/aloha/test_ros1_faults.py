@@ -107,6 +107,14 @@ def test_a_master_that_hangs_is_reported_and_delays_nothing(scene: Scene) -> Non
     assert np.percentile(np.diff(found.stamps()), 95) < 2 * PERIOD_S
 
 
+def test_it_warns_of_commands_that_nobody_takes_and_of_a_second_commander(scene: Scene) -> None:
+    run = drive(scene, "--led", faults=[]).run
+
+    for topic in ("/master/joint_left", "/master/joint_right"):
+        assert "nobody takes commands" in run.events(f"no_subscriber {topic}")[0]["text"]
+        assert "/cobot publishes" in run.events(f"second_commander {topic}")[0]["text"]
+
+
 @pytest.mark.parametrize("encoding", ["bgr8", "mono8"])
 def test_other_encodings_are_read(scene: Scene, encoding: str) -> None:
     assert drive(scene, "--encoding", encoding, faults=[]).run.status == 0

@@ -9,6 +9,7 @@ example of a config.
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 import traceback
@@ -228,6 +229,8 @@ HELPERS = (driver, refusal)
 
 def main() -> None:
     """Runs all checks."""
+    with suppress(PermissionError):  # the servos share this process's interpreter lock
+        os.nice(-15)
     assert len(MOTORS) == len(RANGES)
     write_calibration(FOLDER / "arm.json")
     found = {}

@@ -113,10 +113,12 @@ class FakeBus:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        has_died = not self._thread.is_alive()
         self._end.set()
         self._thread.join()
         os.close(self._ours)
         os.close(self._theirs)
+        assert not has_died, "the bus has failed, see standard error"
 
     def written(self, address: int, servo: int) -> list[Write]:
         """Returns the writes to one register of one servo, once all questions are answered."""

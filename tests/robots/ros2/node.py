@@ -22,9 +22,11 @@ import rclpy
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import QoSProfile, qos_profile_sensor_data
 from sensor_msgs.msg import Image, JointState
+from std_msgs.msg import Float32
 
 ALOHA_NAMES = [f"joint{number}" for number in range(7)]
-UR_NAMES = ["shoulder_pan", "shoulder_lift", "elbow", "wrist_1", "wrist_2", "wrist_3"]
+UR_PARTS = ["shoulder_pan", "shoulder_lift", "elbow", "wrist_1", "wrist_2", "wrist_3"]
+UR_NAMES = [part + "_joint" for part in UR_PARTS]
 LAG_S = 0.05
 
 
@@ -125,7 +127,33 @@ class Aloha(Robot):
             publisher.publish(message)
 
 
-ROBOTS = {"aloha": Aloha}
+class Ur(Robot):
+    """Its joint states come in the order of the alphabet, as those of UR's own driver."""
+
+    def __init__(self, node, args, log):
+        cameras = ["/front_camera/color/image_raw", "/wrist_camera/color/image_raw"]
+        super().__init__(node, args, log, cameras)
+        start = args.start or [0.0] * 7
+        self.arm, self.gripper = Arm("arm", start[:6], log), Arm("gripper", start[6:], log)
+        self.joints = node.create_publisher(JointState, "/joint_states", self.sensors)
+        self.opening = node.create_publisher(Float32, "/gripper/position", self.sensors)
+        self.listen(JointState, "/cmd/servoj", self.take)
+        self.listen(Float32, "/cmd/gripper", lambda m: self.gripper.told(m, [m.data]))
+
+    def take(self, message):
+        named = dict(zip(message.name, message.position, strict=True))
+        self.arm.told(message, [named[name] for name in UR_NAMES])
+
+    def measure(self, stamp):
+        named = sorted(zip(UR_NAMES, self.arm.move(), strict=True))
+        message = JointState(name=[name for name, _ in named])
+        message.position = [position for _, position in named]
+        message.header.stamp = stamp
+        self.joints.publish(message)
+        self.opening.publish(Float32(data=self.gripper.move()[0]))
+
+
+ROBOTS = {"aloha": Aloha, "ur": Ur}
 
 
 def main():

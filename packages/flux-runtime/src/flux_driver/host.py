@@ -174,12 +174,12 @@ class Host:
         operations: dict[str, Callable[[], Operation]] = {
             "connect": lambda: self._connect(message["cameras"]),
             "map": lambda: self._map(descriptor),
-            "record": lambda: self._record(descriptor),
             "begin": lambda: self._begin(message["session"], message["category"]),
             "end": self._end,
             "counts": lambda: self._count(message["session"]),
             "reset": lambda: self._reset(message["seed"]),
             "home": self._home,
+            "record": lambda: self._record(descriptor),
             "close": self._close,
         }
         if kind not in operations:

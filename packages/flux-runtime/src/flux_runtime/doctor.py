@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import os
 import platform
 import subprocess
@@ -15,7 +16,7 @@ from pathlib import Path
 
 from flux_core.bundle import Bundle
 from flux_core.errors import FluxError, MissingDependencyError
-from flux_core.robots import DRIVER_GROUP, describe, provider
+from flux_core.robots import DRIVER_GROUP, describe, load, provider
 
 from .control.session import shipped_policy
 from .engines.core import load_core
@@ -252,14 +253,26 @@ def check_robot(name: str) -> Check:
     """Loads a driver from another package and describes its robot, without connecting to it."""
     title, fix = f"robot {name}", "Correct or reinstall the package, or ask its author."
     try:
-        spec = spec_of(make_robot(name))
         point = provider(DRIVER_GROUP, name)
+        if point is not None and (needed := _needed_arguments(load(point))):
+            found = f"{describe(point)}: needs {', '.join(needed)} from --robot-config"
+            return Check(name=title, ok=True, found=found)
+        spec = spec_of(make_robot(name))
     except FluxError as error:
         return Check(name=title, ok=False, found=str(error), fix=fix)
     source = describe(point) if point else ""
     cameras = ", ".join(spec.cameras) or "no camera"
     found = f"{source}: {spec.action_dim} joints, {spec.control_hz:g} Hz, {cameras}"
     return Check(name=title, ok=True, found=found)
+
+
+def _needed_arguments(driver: object) -> list[str]:
+    """Returns the names of the arguments without which a driver cannot be made."""
+    if not isinstance(driver, type):
+        return []
+    parameters = inspect.signature(driver).parameters.values()
+    variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return [p.name for p in parameters if p.default is p.empty and p.kind not in variable]
 
 
 def realtime_checks(facts: MachineFacts) -> list[Check]:

@@ -48,15 +48,15 @@ def run_record(args: argparse.Namespace) -> None:
     if args.run_socket is None:
         _finish(args)
         return
-    from ..record.packets import Packets
+    from ..record.packets import MessageSocket
     from ..record.recording import RecordingProcess
     from ..record.streams import Streams
 
     if args.to is None:
         raise UsageError(f"record: --to: expected one of {', '.join(VERSIONS)}, got none")
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the run ends the recording
-    streams = None if args.frame_socket is None else Streams(Packets(args.frame_socket))
-    RecordingProcess(args.dataset, args.to, Packets(args.run_socket), streams).run()
+    streams = None if args.frame_socket is None else Streams(MessageSocket(args.frame_socket))
+    RecordingProcess(args.dataset, args.to, MessageSocket(args.run_socket), streams).run()
 
 
 def _finish(args: argparse.Namespace) -> None:

@@ -42,7 +42,7 @@ class Picture:
 class _Store(Protocol):
     """Takes the pictures of one camera."""
 
-    def add(self, pixels: NDArray[Any]) -> None:
+    def add(self, pixels: NDArray[Any], /) -> None:
         """Takes the next picture."""
         ...
 

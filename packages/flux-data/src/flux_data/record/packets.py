@@ -40,7 +40,7 @@ class Packet:
     descriptor: int | None
 
 
-class Packets:
+class MessageSocket:
     """This process's end of a socket."""
 
     def __init__(self, descriptor: int) -> None:

@@ -19,7 +19,7 @@ from ..lerobot.recorder import depth_feature, vector_feature, video_feature, vid
 from ..lerobot.stored_columns import Features
 from .growing import GROWING, GrowingDataset
 from .live_episode import LiveEpisode, Picture
-from .packets import PROTOCOL_VERSION, Packet, Packets, rows_dtype
+from .packets import PROTOCOL_VERSION, MessageSocket, Packet, rows_dtype
 from .streams import Streams
 
 POLL_MS = 20
@@ -61,7 +61,9 @@ def plan_of(data: Mapping[str, Any]) -> Plan:
         "observation.state": vector_feature(tuple(data["state"])),
         "action": vector_feature(tuple(data["action"])),
     }
-    features |= {video_key(name): video_feature(*size, fps) for name, size in cameras.items()}
+    features |= {
+        video_key(name): video_feature(size[0], size[1], fps) for name, size in cameras.items()
+    }
     extras: dict[str, str] = {}
     for name, extra in data["extras"].items():
         is_depth = extra["kind"] == "depth"
@@ -136,7 +138,7 @@ class RecordingProcess:
     """Serves one run until it closes the recording, or ends."""
 
     def __init__(
-        self, directory: Path, version: str, packets: Packets, streams: Streams | None
+        self, directory: Path, version: str, packets: MessageSocket, streams: Streams | None
     ) -> None:
         self._directory, self._version = directory, version
         self._packets, self._streams = packets, streams

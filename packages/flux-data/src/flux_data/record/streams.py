@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .live_episode import Picture
-from .packets import Packet, Packets
+from .packets import MessageSocket, Packet
 
 SAME_NS = 1_000
 """Capture times that differ by less are the same: rows hold them as float64 seconds."""
@@ -92,7 +92,7 @@ class Stream:
 class Streams:
     """All streams of a driver host."""
 
-    def __init__(self, packets: Packets) -> None:
+    def __init__(self, packets: MessageSocket) -> None:
         self._packets = packets
         self._streams: list[Stream] = []
         self._to_free: list[list[int]] = []

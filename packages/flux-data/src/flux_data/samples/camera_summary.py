@@ -99,7 +99,7 @@ class _Camera:
             self._starts.append(thumbnail(frame))
 
     def add_to_run(self, frame: NDArray[np.uint8], *, is_first: bool) -> None:
-        if is_first:
+        if is_first or self._before is None:
             self._changes.append([])
         else:
             self._changes[-1].append(not np.array_equal(self._before, frame))

@@ -164,7 +164,7 @@ def _silent_motors(arm: Arm) -> str:
     silent = []
     for name, motor in arm.bus.motors.items():
         try:
-            answers = arm.bus.ping(name) is not None
+            answers = arm.bus.ping(name, num_retry=1) is not None
         except Exception:  # noqa: BLE001 - a port that is gone: its own error says so
             return ""
         if not answers:

@@ -10,7 +10,7 @@ import numpy as np
 from ..robot import DriverError
 from .driver import FIRST_S, JOINT_STATE, RosDriver, joint_names
 from .joint_states import JointOrder
-from .sources import Source, as_float32
+from .sources import TopicSource, as_float32
 
 ARM_DIM = 7
 COMMAND_NAMES = tuple(f"joint{index}" for index in range(ARM_DIM))
@@ -76,7 +76,7 @@ class AlohaDriver(RosDriver):
         if use_robot_base:
             self._add_base(self._topic("robot_base_topic"))
 
-    def _make_arms(self, names_in_messages: Sequence[str] | None) -> list[Source]:
+    def _make_arms(self, names_in_messages: Sequence[str] | None) -> list[TopicSource]:
         names = list(self.spec["joint_names"])
         if len(names) != 2 * ARM_DIM:
             raise DriverError(f"spec.joint_names: expected {2 * ARM_DIM} joints, got {len(names)}")
@@ -85,7 +85,9 @@ class AlohaDriver(RosDriver):
         if names_in_messages is not None:
             candidates = [_arm_names("joint_names", names_in_messages)]
         return [
-            Source(topic, JOINT_STATE, JointOrder(topic, candidates).positions, self._condition)
+            TopicSource(
+                topic, JOINT_STATE, JointOrder(topic, candidates).positions, self._condition
+            )
             for topic in (self._topic(field) for field in ARM_TOPICS)
         ]
 

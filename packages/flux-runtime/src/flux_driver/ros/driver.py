@@ -11,7 +11,7 @@ import numpy as np
 from ..robot import DriverError
 from .connection import RosConnection, connect
 from .images import depth_image
-from .sources import COMPRESSED, Source, image_source, wait_for_first, what_is_missing
+from .sources import COMPRESSED, TopicSource, image_source, wait_for_first, what_is_missing
 
 JOINT_STATE, ODOMETRY, IMAGE = "sensor_msgs/JointState", "nav_msgs/Odometry", "sensor_msgs/Image"
 BASE_NAMES = ("linear_velocity", "angular_velocity")
@@ -25,7 +25,7 @@ RAW, JPEG = "raw", "compressed"
 class RosDriver:
     """A robot whose joints, cameras and commands are topics.
 
-    A class for one robot adds its `Source`s of joints to `_joints` and its command topics to
+    A class for one robot adds its `TopicSource`s of joints to `_joints` and its command topics to
     `_command_topics`, and defines `read_state` and `_publish_command`.
 
     Attributes:
@@ -63,11 +63,11 @@ class RosDriver:
         self._topics = dict(topics)
         self._condition = threading.Condition()
         self._of_extras = threading.Condition()
-        self._joints: list[Source] = []
+        self._joints: list[TopicSource] = []
         self._command_topics: list[tuple[str, str]] = []
         self._cameras = self._make_cameras(camera_fields, image_transport or {})
-        self._extras: dict[str, Source] = {}
-        self._missing: list[Source] = []
+        self._extras: dict[str, TopicSource] = {}
+        self._missing: list[TopicSource] = []
         self._connection: RosConnection | None = None
         self._publish: list[Callable[[Any], None]] = []
         self._last: np.ndarray | None = None
@@ -76,7 +76,7 @@ class RosDriver:
 
     def _make_cameras(
         self, fields: Sequence[str], image_transport: Mapping[str, str]
-    ) -> dict[str, Source]:
+    ) -> dict[str, TopicSource]:
         names = list(self.spec["cameras"])
         unknown = sorted(set(image_transport) - set(names))
         if unknown or set(image_transport.values()) - {RAW, JPEG}:
@@ -93,12 +93,12 @@ class RosDriver:
     def _add_depth(self, camera: str, topic: str) -> None:
         """Records a camera's depth images."""
         name = f"{camera}_depth"
-        self._extras[name] = Source(topic, IMAGE, depth_image, self._of_extras)
+        self._extras[name] = TopicSource(topic, IMAGE, depth_image, self._of_extras)
         self.extras[name] = {"kind": "depth"}
 
     def _add_base(self, topic: str) -> None:
         """Records a mobile base's velocities."""
-        self._extras["base"] = Source(topic, ODOMETRY, _base_velocity, self._of_extras)
+        self._extras["base"] = TopicSource(topic, ODOMETRY, _base_velocity, self._of_extras)
         self.extras["base"] = {"kind": "vector", "names": list(BASE_NAMES)}
 
     def _topic(self, field: str) -> str:
@@ -134,7 +134,7 @@ class RosDriver:
                 line = f"{name}: expected messages on {source.topic}, got none: not recorded"
                 self._warnings.append((f"missing {name}", line))
 
-    def _sources(self) -> list[Source]:
+    def _sources(self) -> list[TopicSource]:
         return [*self._joints, *self._cameras.values(), *self._extras.values()]
 
     def _check_command_topics(self, connection: RosConnection) -> None:
@@ -204,7 +204,7 @@ class RosDriver:
             if source.newest is not None
         }
 
-    def _has_new_image(self, name: str, source: Source) -> bool:
+    def _has_new_image(self, name: str, source: TopicSource) -> bool:
         if source in self._missing:
             if not source.count and self._connection is not None:
                 raise what_is_missing(self._connection, [source], self._first_s)
@@ -217,7 +217,7 @@ class RosDriver:
             self._warnings.append((f"wrong_image {name}", f"{name}: {source.topic}: {error}"))
             return False
 
-    def _wait_for(self, sources: Sequence[Source], which: Callable[[Any], bool]) -> None:
+    def _wait_for(self, sources: Sequence[TopicSource], which: Callable[[Any], bool]) -> None:
         """Waits for a new message from any or all of the sources, but not for long."""
         with self._condition:
             self._condition.wait_for(lambda: which(source.has_new for source in sources), WAIT_S)

@@ -183,7 +183,8 @@ class Ros2Connection:
             try:
                 self._executor.spin_once(timeout_sec=SPIN_S)
             except Exception as error:  # noqa: BLE001 - a damaged message raises in this thread
-                self._tell("ros2", one_line(error))
+                if not self._end.wait(SPIN_S):
+                    self._tell("ros2", one_line(error))
 
     def _watch(self) -> None:
         """Says which other nodes cannot be heard or told; rclpy's own lines do not say enough."""

@@ -20,7 +20,7 @@ COMPRESSED = "/compressed"
 IMAGE = "sensor_msgs/Image"
 
 
-class Source:
+class TopicSource:
     """One topic; `convert` turns its messages into values.
 
     Args:
@@ -86,14 +86,14 @@ class Source:
         return self._clock.take_warnings() if self._clock is not None else []
 
 
-def image_source(topic: str, condition: threading.Condition) -> Source:
+def image_source(topic: str, condition: threading.Condition) -> TopicSource:
     """Returns a camera's topic; one whose name ends with /compressed has JPEG or PNG images."""
     if topic.endswith(COMPRESSED):
-        return Source(topic, "sensor_msgs/CompressedImage", compressed_image, condition)
-    return Source(topic, IMAGE, colour_image, condition)
+        return TopicSource(topic, "sensor_msgs/CompressedImage", compressed_image, condition)
+    return TopicSource(topic, IMAGE, colour_image, condition)
 
 
-def wait_for_first(sources: Sequence[Source], timeout_s: float) -> list[Source]:
+def wait_for_first(sources: Sequence[TopicSource], timeout_s: float) -> list[TopicSource]:
     """Waits for a message from each source; returns those that have had none."""
     end_s = time.monotonic() + timeout_s
     while time.monotonic() < end_s and not all(source.count for source in sources):
@@ -102,7 +102,7 @@ def wait_for_first(sources: Sequence[Source], timeout_s: float) -> list[Source]:
 
 
 def what_is_missing(
-    connection: RosConnection, missing: Sequence[Source], timeout_s: float
+    connection: RosConnection, missing: Sequence[TopicSource], timeout_s: float
 ) -> DriverError:
     """Returns an error that names each topic without messages and what was seen instead."""
     published = connection.published()
@@ -123,7 +123,7 @@ def what_is_missing(
     )
 
 
-def _reason(source: Source, connection: RosConnection, published: dict[str, str]) -> str:
+def _reason(source: TopicSource, connection: RosConnection, published: dict[str, str]) -> str:
     kind = published.get(source.topic)
     if kind is None:
         return "nobody publishes it"

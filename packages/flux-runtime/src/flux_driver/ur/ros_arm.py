@@ -10,7 +10,7 @@ import numpy as np
 from ..robot import DriverError
 from ..ros.driver import FIRST_S, JOINT_STATE, RosDriver, joint_names
 from ..ros.joint_states import JointOrder
-from ..ros.sources import Source, as_float32
+from ..ros.sources import TopicSource, as_float32
 
 ARM_DIM = 6
 ARM_TOPIC, ARM_COMMAND_TOPIC = "puppet_arm_left_topic", "puppet_arm_left_cmd_topic"
@@ -96,18 +96,20 @@ class UrRosDriver(RosDriver):
         self._scaling = _scaling_source(speed_scaling_topic, self)
         self._state: tuple[np.ndarray, float] | None = None
 
-    def _make_joints(self, candidates: Sequence[Sequence[str]], gripper_kind: str) -> list[Source]:
+    def _make_joints(
+        self, candidates: Sequence[Sequence[str]], gripper_kind: str
+    ) -> list[TopicSource]:
         arm, gripper = self._topic(ARM_TOPIC), self._topic(GRIPPER_TOPIC)
         order = JointOrder(arm, candidates)
         return [
-            Source(arm, JOINT_STATE, order.positions, self._condition),
-            Source(gripper, gripper_kind, self._opening, self._condition),
+            TopicSource(arm, JOINT_STATE, order.positions, self._condition),
+            TopicSource(gripper, gripper_kind, self._opening, self._condition),
         ]
 
     def _opening(self, message: Any) -> np.ndarray:
         return np.array([float(message.data) / self._scale])
 
-    def _sources(self) -> list[Source]:
+    def _sources(self) -> list[TopicSource]:
         return [*super()._sources(), *([] if self._scaling is None else [self._scaling])]
 
     def read_state(self) -> tuple[np.ndarray, float]:
@@ -127,7 +129,7 @@ class UrRosDriver(RosDriver):
             self._warnings.append((f"silent {topic}", line))
         return self._state
 
-    def _wait_for(self, sources: Sequence[Source], which: Any) -> None:
+    def _wait_for(self, sources: Sequence[TopicSource], which: Any) -> None:
         """Waits for the arm, not for its gripper, which may report less often."""
         super()._wait_for(sources[:1] if sources is self._joints else sources, which)
 
@@ -166,7 +168,7 @@ def _share(message: Any) -> float:
     return min(max(value / 100 if value > 1 else value, 0.0), 1.0)
 
 
-def _scaling_source(topic: str | None, driver: UrRosDriver) -> Source | None:
+def _scaling_source(topic: str | None, driver: UrRosDriver) -> TopicSource | None:
     if topic is None:
         return None
-    return Source(topic, "std_msgs/Float64", _share, driver._condition)
+    return TopicSource(topic, "std_msgs/Float64", _share, driver._condition)

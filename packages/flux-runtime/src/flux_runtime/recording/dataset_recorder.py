@@ -81,6 +81,7 @@ class DatasetRecorder:
             )
         spec = session.spec
         self._session = session
+        cameras, extras = self._sensors(session)
         self._process.send(
             "dataset",
             robot=spec.name,
@@ -88,7 +89,8 @@ class DatasetRecorder:
             state=list(spec.state_names or spec.joint_names),
             action=list(spec.joint_names),
             is_realtime=isinstance(session, RealtimeSession),
-            **self._sensors(session),
+            cameras=cameras,
+            extras=extras,
         )
         answer = self._process.wait_for(("ready", "refused"), START_TIMEOUT_S)
         if answer is None:
@@ -98,11 +100,17 @@ class DatasetRecorder:
             raise kind(f"--record-dataset: {answer['reason']}")
         self._num_before = answer["episodes"]
 
-    def _sensors(self, session: Session | RealtimeSession) -> dict[str, object]:
-        """Connects the pictures' source with the recording process; returns what it delivers."""
+    def _sensors(
+        self, session: Session | RealtimeSession
+    ) -> tuple[dict[str, list[int]], dict[str, Any]]:
+        """Connects the pictures' source with the recording process.
+
+        Returns:
+            camera -> [height, width], and what the driver says of its extras.
+        """
         if isinstance(session, Session):
             self._looks = SimulatedLooks(session, FrameSender(self._process.frame_socket))
-            return {"cameras": self._looks.sizes, "extras": {}}
+            return self._looks.sizes, {}
         try:
             found = session.driver.record(
                 self._process.frame_socket.fileno(), cancelled=session.is_signalled
@@ -112,7 +120,7 @@ class DatasetRecorder:
         self._process.frame_socket.close()  # the driver's process has it
         # In the order of the rows' capture times.
         sizes = {name: found["cameras"][name] for name in session.source.cameras}
-        return {"cameras": sizes, "extras": found["extras"]}
+        return sizes, found["extras"]
 
     def begin(self, task: str) -> DatasetEpisode:
         """Begins the next episode, once the one before is on the disk.

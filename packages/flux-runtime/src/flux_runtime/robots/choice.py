@@ -22,7 +22,7 @@ from flux_core.errors import (
     RobotError,
     UsageError,
 )
-from flux_core.robots import ROBOT_SPECS, family_of, is_called, variants_of
+from flux_core.robots import FAMILIES, ROBOT_SPECS, family_of, is_called, variants_of
 
 from .config_file import OPTION as CONFIG_OPTION
 from .config_file import read_robot_config
@@ -35,6 +35,7 @@ from .shipped import (
     LEROBOT,
     LEROBOT_DRIVER,
     LEROBOT_TARGET,
+    PREFIXES,
     REAL,
     SIMULATED,
     Transport,
@@ -99,7 +100,8 @@ def choose_robot(request: RobotRequest) -> RobotChoice:
         MissingDependencyError: no Python has what the driver needs.
     """
     config = read_robot_config(request.config_file)
-    bundle = _bundle(request)
+    is_asked = request.name.startswith(PREFIXES) or request.name in (*REAL, *FAMILIES)
+    bundle = _bundle(request) if is_asked else None
     if request.name.startswith(LEROBOT):
         return _lerobot(request, config, bundle)
     if request.name.startswith(DATASET):
@@ -117,7 +119,11 @@ def _bundle(request: RobotRequest) -> Bundle | None:
     """Opens the bundle without reading its weights, which is done later."""
     if request.bundle is None:
         return None
-    return Bundle.open(request.bundle, verify=False, accept_versions=tuple(request.accept_versions))
+    versions = tuple(request.accept_versions)
+    try:
+        return Bundle.open(request.bundle, verify=False, accept_versions=versions)
+    except BundleError:
+        return Bundle.open(request.bundle, accept_versions=versions)  # it says more precisely why
 
 
 def _variant(name: str, bundle: Bundle | None) -> tuple[str, tuple[str, ...]]:

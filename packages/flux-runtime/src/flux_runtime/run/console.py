@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import select
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from flux_core.errors import MissingDependencyError
 
@@ -44,6 +46,7 @@ class RunConsole:
         self._num_done = 0
         self._is_stopped = False
         self._line: Live | None = None
+        self._keyboard: TextIO | None = None
         self._shown: tuple[object, ...] = ()
         self._console = Console(stderr=True)
         self._progress = Progress(
@@ -77,6 +80,8 @@ class RunConsole:
             self._progress.stop()
             if self._line is not None:
                 self._line.stop()
+            if self._keyboard is not None:
+                self._keyboard.close()
 
     def on_choice(self, choice: RobotChoice) -> None:
         """Prints which robot is driven, by which driver, and why."""
@@ -95,15 +100,25 @@ class RunConsole:
 
     def show(self, status: OperatorStatus) -> None:
         """Shows the operator's line: in place on a terminal, elsewhere once per change."""
-        if not self._console.is_terminal:
+        console = self._operator_console()
+        if console is None:
             self._show_change(status)
             return
         if self._line is None:
             self._progress.stop()
-            self._line = Live(console=self._console, transient=True, auto_refresh=False)
+            self._line = Live(console=console, transient=True, auto_refresh=False)
             self._line.start()
         line = Text(f"{status.what()}   [{status.keys()}]", no_wrap=True, overflow="ellipsis")
         self._line.update(line, refresh=True)
+
+    def _operator_console(self) -> Console | None:
+        """Returns the terminal where the operator reads, also if stderr is a file."""
+        if self._console.is_terminal:
+            return self._console
+        if self._keyboard is None and sys.stdin is not None and sys.stdin.isatty():
+            terminal = Path(os.ttyname(sys.stdin.fileno()))
+            self._keyboard = terminal.open("w", encoding="utf-8")
+        return None if self._keyboard is None else Console(file=self._keyboard)
 
     def _show_change(self, status: OperatorStatus) -> None:
         shown = (status.state, status.task, status.episode, status.text)

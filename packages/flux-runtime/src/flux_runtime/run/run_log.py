@@ -122,7 +122,9 @@ class RunLog:
         return source.comparison if isinstance(source, RecordedSource) else None
 
     def _recording_facts(self) -> dict[str, object]:
-        facts = {"dataset_recording": self.dataset.report()} if self.dataset else {}
+        facts: dict[str, object] = {}
+        if self.dataset is not None:
+            facts["dataset_recording"] = self.dataset.report()
         if self.options.record is None:
             return facts
         outcome = "incomplete" if self._dropped or self._is_cut_off else "complete"
@@ -145,6 +147,8 @@ class RunLog:
         recording = self._begin_recording(session, seed)
         video = self._video(session, index)
 
+        ended: list[EpisodeResult] = []
+
         def on_end(result: EpisodeResult) -> None:
             judged = result
             try:
@@ -154,6 +158,7 @@ class RunLog:
                 keep(judged)
 
         def keep(result: EpisodeResult) -> None:
+            ended.append(result)
             if dataset is not None:
                 dataset.finish(result)
             self._keep(result, video.finish() if video else None)
@@ -186,7 +191,7 @@ class RunLog:
                 operator=station,
                 begins_slowly=index == 0,
             )
-            return self.results[-1]
+            return ended[-1]
         return drive(
             session,
             seed,
