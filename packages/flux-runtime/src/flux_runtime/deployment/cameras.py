@@ -293,7 +293,11 @@ def opposite(shares: tuple[float, float], recorded: tuple[float, float]) -> str 
     """
     is_one_sided = is_mostly_one(shares) and is_mostly_one(recorded)
     ratio = max(shares) / max(*recorded, LEAST_SHARE)
-    if not is_one_sided or ratio > MOST_OFTEN or (shares[0] > shares[1]) == (recorded[0] > recorded[1]):
+    if (
+        not is_one_sided
+        or ratio > MOST_OFTEN
+        or (shares[0] > shares[1]) == (recorded[0] > recorded[1])
+    ):
         return None
     return (
         f"{shares[0]:.1%} red and {shares[1]:.1%} blue pixels, recorded {recorded[0]:.1%} and "
