@@ -105,7 +105,7 @@ def test_make_help_lists_every_target() -> None:
 
 
 def test_the_scripts_parse_and_ci_is_executable() -> None:
-    scripts = [ROOT / ".ci" / "run", *sorted((ROOT / "scripts").glob("*.sh"))]
+    scripts = [ROOT / ".ci" / "run", *sorted((ROOT / "scripts").rglob("*.sh"))]
     for script in scripts:
         subprocess.run(["bash", "-n", str(script)], check=True)
     assert (ROOT / ".ci" / "run").stat().st_mode & 0o111
@@ -116,22 +116,24 @@ def test_the_files_that_are_started_first_exist() -> None:
 
 
 @pytest.mark.parametrize(
-    ("lint", "test", "status", "said"),
+    ("environments", "lint", "test", "status", "said"),
     [
-        (0, 0, 0, []),
-        (2, 0, 2, ["ci: error: make lint failed"]),
-        (0, 5, 5, ["ci: error: make test failed"]),
-        (2, 1, 1, ["ci: error: make lint failed", "ci: error: make test failed"]),
-        (0, 124, 124, ["ci: error: make test was stopped: the limit is 2400 s for everything"]),
+        (0, 0, 0, 0, []),
+        (0, 2, 0, 2, ["ci: error: make lint failed"]),
+        (0, 0, 5, 5, ["ci: error: make test failed"]),
+        (0, 2, 1, 1, ["ci: error: make lint failed", "ci: error: make test failed"]),
+        (2, 0, 0, 2, ["ci: error: make robot-environments failed"]),
+        (0, 0, 124, 124, ["ci: error: make test was stopped: the limit is 2400 s for everything"]),
     ],
 )
 def test_ci_fails_if_lint_or_the_tests_fail_and_ends_with_pytests_summary(
-    tmp_path: Path, lint: int, test: int, status: int, said: list[str]
+    tmp_path: Path, environments: int, lint: int, test: int, status: int, said: list[str]
 ) -> None:
     closing = "= 2 passed, 1 skipped in 3.45s ="
     make = tmp_path / "make"
     make.write_text(
-        f'#!/bin/sh\nif [ "$1" = lint ]; then exit {lint}; fi\necho "{closing}"\n'
+        f'#!/bin/sh\nif [ "$1" = lint ]; then exit {lint}; fi\n'
+        f'if [ "$1" = robot-environments ]; then exit {environments}; fi\necho "{closing}"\n'
         f"echo 'make: Error' >&2\nexit {test}\n"
     )
     make.chmod(0o755)

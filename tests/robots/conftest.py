@@ -1,7 +1,7 @@
 """Tests with robots behind their real protocols, each in an environment of its own.
 
 `make robot-environments` makes the environments. Without one its tests are skipped, or fail if
-FLUX_ROBOTS=required.
+FLUX_ROBOTS=required and a package server answered.
 """
 
 from __future__ import annotations
@@ -43,6 +43,12 @@ def fault_of(name: str) -> str:
     return "" if done.returncode == 0 else done.stderr.strip().splitlines()[-1]
 
 
+def _unreachable() -> list[str]:
+    """The environments whose package server did not answer when they were made."""
+    note = ROOT / "build" / "robots-unreachable"
+    return note.read_text().split() if note.exists() else []
+
+
 @pytest.fixture(scope="session")
 def environment() -> Environment:
     """Returns the interpreter of an environment by its name."""
@@ -50,7 +56,7 @@ def environment() -> Environment:
     def find(name: str) -> Path:
         if fault := fault_of(name):
             text = f"the environment {name} cannot be used ({fault}): run make robot-environments"
-            if os.environ.get("FLUX_ROBOTS") == "required":
+            if os.environ.get("FLUX_ROBOTS") == "required" and name not in _unreachable():
                 pytest.fail(text)
             pytest.skip(text)
         return PYTHONS[name][0]

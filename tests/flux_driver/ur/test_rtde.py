@@ -99,6 +99,21 @@ def test_a_dashboard_that_refuses_is_not_taken_for_a_stop(monkeypatch: pytest.Mo
     assert sent == [b"def flux_stop():\n  stopj(4.0)\nend\n"]
 
 
+@pytest.mark.parametrize(
+    ("category", "requests"),
+    [(0, ["stop", "power off"]), (1, ["stop", "power off"]), (2, ["stop"])],
+)
+def test_the_power_is_removed_after_the_stop_or_not_at_all(
+    monkeypatch: pytest.MonkeyPatch, category: int, requests: list[str]
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(dashboard, "ask", lambda _, request: asked.append(request) or "Stopped")
+
+    make_driver().stop(category)
+
+    assert asked == requests
+
+
 def test_a_stop_that_nobody_confirms_asks_for_the_emergency_stop(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
