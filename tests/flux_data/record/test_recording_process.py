@@ -136,6 +136,20 @@ def test_each_row_has_the_newest_picture_of_its_time(tmp_path: Path) -> None:
     assert columns["observation.base"][:, 0].tolist() == [0, 1, 1, 1, 3, 3]
 
 
+def test_an_extra_that_has_stopped_is_counted(tmp_path: Path) -> None:
+    """The camera goes on, and the depth and the base do not."""
+    with run_to(tmp_path / "set") as run:
+        run.wait_for("ready")
+        run.show(1, PERIOD_NS)
+        run.send("episode", task="go")
+        for row in (1, 2, 40):
+            run.show(1, row * PERIOD_NS, "top")
+            run.rows((row * PERIOD_NS, row * PERIOD_NS))
+        run.send("end", facts=FACTS, is_kept=True)
+        saved = run.wait_for("saved")
+    assert (saved["rows"], saved["dropped_pictures"]) == (3, 2)
+
+
 def test_a_row_before_the_first_picture_is_dropped_and_counted(tmp_path: Path) -> None:
     with run_to(tmp_path / "set", extras={}) as run:
         run.send("episode", task="go")
@@ -160,20 +174,30 @@ def test_the_last_picture_of_an_episode_is_there_for_the_next_one(tmp_path: Path
     assert (shown(run.root, 0), shown(run.root, 1)) == ([3], [3])
 
 
-def test_pictures_that_nobody_waits_for_leave_room_for_newer_ones(tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_paused", [False, True])
+def test_pictures_that_nobody_waits_for_leave_room_for_newer_ones(
+    tmp_path: Path, is_paused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before an episode, and while it is paused."""
+    monkeypatch.setattr("flux_data.record.recording.IDLE_S", 0.0)
     with run_to(tmp_path / "set", extras={}) as run:
         run.wait_for("ready")
-        last = 0
-        for number in range(1, 2000):
-            run.frames.put("top", np.zeros((HEIGHT, WIDTH, 3), np.uint8), number, is_waiting=True)
-            last = number
-        run.frames.put("top", np.full((HEIGHT, WIDTH, 3), 35, np.uint8), last + PERIOD_NS, True)
-        run.send("episode", task="go")
-        run.rows((last + 2 * PERIOD_NS, last + PERIOD_NS))
+        if is_paused:
+            run.show(1, 10_000)
+            run.send("episode", task="go")
+            run.rows((10_000, 10_000))
+        for number in range(2, 2000):
+            image = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+            run.frames.put("top", image, 10_000 * number, is_waiting=True)
+        newest = PERIOD_NS
+        run.frames.put("top", np.full((HEIGHT, WIDTH, 3), 35, np.uint8), newest, True)
+        if not is_paused:
+            run.send("episode", task="go")
+        run.rows((2 * PERIOD_NS, newest))
         run.send("end", facts=FACTS, is_kept=True)
         saved = run.wait_for("saved")
     assert saved["dropped_pictures"] == 0
-    assert shown(run.root) == [7]
+    assert shown(run.root) == [1] * is_paused + [7]
 
 
 def test_a_run_that_is_killed_loses_only_the_episode_that_went_on(

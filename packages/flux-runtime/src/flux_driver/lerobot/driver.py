@@ -341,12 +341,18 @@ def _features(robot: Any, kind: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
         if not name.endswith(POSITION):
             raise DriverError(
                 f"{kind}: expected actions that are positions (NAME{POSITION}), got {name!r}. "
-                f"A base or another part that is commanded by velocity has no driver here"
+                f"A base or another part that is commanded by velocity cannot be driven; leave it "
+                f"out in the robot's config if that has a key for it"
             )
         if name not in observed:
             raise DriverError(
                 f"{kind}: expected a measured position of {name!r}, got none in its "
                 f"observation_features"
             )
-    images = [name for name, value in observed.items() if isinstance(value, (tuple, list))]
+    images = [name for name, shape in observed.items() if _is_colour(shape)]
     return tuple(actions), tuple(images)
+
+
+def _is_colour(shape: Any) -> bool:
+    """Whether a feature is a colour image, (height, width, 3), and not depth or a number."""
+    return isinstance(shape, (tuple, list)) and len(shape) == 3 and shape[-1] == 3
