@@ -38,7 +38,7 @@ def summary_for_robots(
     for robot in robots.values():
         group = robot.statistics_group(dataset.group_names)
         named = zip(dataset.group_of_datasets, dataset.datasets, strict=True)
-        trained = next(member.pipeline for name, member in named if name == group)
+        trained = [member.pipeline for name, member in named if name == group]
         summaries[group] = _converted(summaries[group], trained, robot.pipeline)
     return summaries
 
