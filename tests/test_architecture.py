@@ -73,7 +73,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
             "parent",
         ),
         *("stepped", "threads", "recording", "commands", "host"),
-        *("cameras", "ros", "ur", "lerobot"),
+        *("clocks", "cameras", "ros", "ur", "lerobot"),
     ),
     "flux_runtime": (
         *("engines", "robots", "chunking", "realtime", "deployment", "control", "operator"),

@@ -8,6 +8,7 @@ from typing import Any, Mapping, Sequence
 import numpy as np
 
 from ..cameras import Cameras, open_cameras
+from ..events import DriverWarnings
 from ..robot import DriverError
 from . import dashboard
 from .controller import UrController
@@ -101,7 +102,7 @@ class UrRtdeDriver:
         self._fault = ""
         self._is_off = False
         self._is_slowed = False
-        self._warnings: list[tuple[str, str]] = []
+        self._warnings = DriverWarnings()
 
     def connect(self) -> None:
         """Opens the cameras and the gripper, and starts the control program on the controller.
@@ -149,7 +150,7 @@ class UrRtdeDriver:
         is_slowed = share < FULL_SPEED
         if is_slowed and not self._is_slowed:
             text = f"the controller moves the arm at {share:.0%} of its speed; so do we"
-            self._warnings.append(("reduced_speed", text))
+            self._warnings.add("reduced_speed", text)
         self._is_slowed = is_slowed
         return share
 
@@ -220,7 +221,7 @@ class UrRtdeDriver:
 
     def take_warnings(self) -> list[tuple[str, str]]:
         """Returns what has been noticed since the last call, as (kind of fault, line)."""
-        found, self._warnings = self._warnings, []
+        found = self._warnings.take()
         fault = getattr(self._gripper, "fault", "")
         return [*found, ("gripper", fault)] if fault else found
 
