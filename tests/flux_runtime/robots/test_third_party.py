@@ -58,7 +58,7 @@ def test_my_arm_is_described_and_driven(my_arm: None) -> None:
     assert isinstance(robot, SimulatedRobot)
     assert robot.spec == robot_spec("my-arm")
     assert robot_names() == (*SHIPPED_ROBOTS, "my-arm", "my-real-arm")
-    real = make_robot("my-real-arm")
+    real = make_robot("my-real-arm", arguments={"address": "127.0.0.1:7000", "cameras": {}})
     assert not isinstance(real, SimulatedRobot) and spec_of(real) == robot.spec
 
 
