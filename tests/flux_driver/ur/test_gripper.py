@@ -62,7 +62,12 @@ def server() -> Iterator[Server]:
 def gripper(server: Server) -> Iterator[RobotiqGripper]:
     """A connected gripper in metres, open at 3 and closed at 230."""
     found = RobotiqGripper(
-        host=HOST, port=server.port, open_position=3, closed_position=230, opening=0.085
+        host=HOST,
+        port=server.port,
+        open_position=3,
+        closed_position=230,
+        opening=0.085,
+        activate=True,
     )
     found.connect()
     yield found
@@ -115,6 +120,13 @@ def test_a_server_that_goes_away_is_a_fault_until_it_is_back(
 
     assert gripper.read()[0] == 0.0
     wait_for(lambda: not gripper.fault)
+
+
+def test_fingers_do_not_move_at_connect_unless_the_user_says_so(server: Server) -> None:
+    with pytest.raises(DriverError, match="gripper: not active. .* activate: true"):
+        RobotiqGripper(host=HOST, port=server.port).connect()
+
+    assert server.requests == []
 
 
 def test_a_missing_server_is_named() -> None:

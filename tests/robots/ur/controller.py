@@ -146,7 +146,7 @@ class Arm:
         self.fed_s = 0.0
         self.command = 0
         self.register = 0
-        self.gripper = {"POS": 3, "SPE": 0, "FOR": 0, "ACT": 0, "GTO": 0, "STA": 0, "OBJ": 3}
+        self.gripper = {"POS": 3, "SPE": 0, "FOR": 0, "ACT": 1, "GTO": 0, "STA": 3, "OBJ": 3}
         self.gripper_target = 3
 
     # ---- what the outside world does

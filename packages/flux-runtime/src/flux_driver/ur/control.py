@@ -64,6 +64,7 @@ class Control:
         self._control: Any = None
         self._is_servoing = False
         self._commanded_s = 0.0
+        self._captured_s = 0.0  # a better measurement of the clocks must not turn time back
 
     def run(self) -> None:
         """Connects and serves until the driver closes its end."""
@@ -136,9 +137,10 @@ class Control:
         receive = self._receive
         while True:
             timestamp_s = receive.getTimestamp()
+            captured_s = min(self._clock.from_device(timestamp_s, now_s), now_s)
             sample = Sample(
                 timestamp_s=timestamp_s,
-                captured_s=min(self._clock.from_device(timestamp_s, now_s), now_s),
+                captured_s=max(captured_s, self._captured_s),
                 positions=tuple(receive.getActualQ()),
                 robot_mode=receive.getRobotMode(),
                 safety_mode=receive.getSafetyMode(),
@@ -148,6 +150,7 @@ class Control:
                 speed_scaling=receive.getSpeedScaling() * receive.getTargetSpeedFraction(),
             )
             if receive.getTimestamp() == timestamp_s:
+                self._captured_s = sample.captured_s
                 return sample
             now_s = time.monotonic()
 
@@ -158,6 +161,8 @@ class Control:
         newest_s, changed_s, reported_s = 0.0, time.monotonic(), 0.0
         while True:
             now_s = time.monotonic()
+            if not (self._receive.isConnected() and self._control.isConnected()):
+                raise Lost("the controller has closed the connection. Start a new run")
             timestamp_s = self._receive.getTimestamp()
             if timestamp_s != newest_s and now_s - reported_s >= interval_s:
                 newest_s, changed_s, reported_s = timestamp_s, now_s, now_s

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -168,7 +169,8 @@ class UrController:
             connection, process = self._socket, self._process
         if connection is None or process is None:
             return
-        connection.shutdown(socket.SHUT_RDWR)
+        with contextlib.suppress(OSError):  # the process may be gone already
+            connection.shutdown(socket.SHUT_RDWR)
         try:
             process.wait(timeout_s)
         except subprocess.TimeoutExpired:

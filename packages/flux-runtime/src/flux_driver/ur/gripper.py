@@ -23,7 +23,7 @@ class Gripper(Protocol):
     """What the driver of an arm needs of a gripper; no method waits, except `connect`."""
 
     def connect(self) -> None:
-        """Makes the gripper ready, which may open and close it, or raises DriverError."""
+        """Connects to the gripper, or raises DriverError."""
         ...
 
     def read(self) -> tuple[float, float]:
@@ -106,6 +106,7 @@ class RobotiqGripper:
         speed: 0 to 255.
         force: 0 to 255.
         opening: of the open fingers, in the spec's unit: 1 (`normalized`), or metres.
+        activate: whether `connect` may activate a gripper, which opens and closes it.
     """
 
     def __init__(
@@ -118,6 +119,7 @@ class RobotiqGripper:
         speed: int = LARGEST,
         force: int = 64,
         opening: float = 1.0,
+        activate: bool = False,
     ) -> None:
         for name, value in (
             *(("open_position", open_position), ("closed_position", closed_position)),
@@ -131,6 +133,7 @@ class RobotiqGripper:
         self._open, self._closed = open_position, closed_position
         self._speed, self._force = speed, force
         self._opening = float(opening)
+        self._may_activate = bool(activate)
         self._wanted: int | None = None
         self._sent: int | None = None
         self._newest = (0.0, 0.0)
@@ -139,10 +142,10 @@ class RobotiqGripper:
         self.fault = ""
 
     def connect(self) -> None:
-        """Connects, activates a gripper that is not active, and reads its position.
+        """Connects, and reads the position.
 
         Raises:
-            DriverError: it does not answer or does not become active.
+            DriverError: it does not answer, is not active, or does not become so.
         """
         try:
             with Server(self._address) as server:
@@ -158,6 +161,11 @@ class RobotiqGripper:
     def _activate(self, server: Server) -> None:
         if server.get("STA") == ACTIVE:
             return
+        if not self._may_activate:
+            raise DriverError(
+                "gripper: not active. Activate it on the pendant, or write activate: true, so that "
+                "connecting does; it then opens and closes"
+            )
         server.set(ACT=0)
         server.set(ACT=1)
         end_s = time.monotonic() + ACTIVATION_S

@@ -96,12 +96,15 @@ class UrRtdeDriver:
         if not has_gripper and gripper is not None:
             raise DriverError("gripper: expected none, because the spec has six joints")
         self._gripper: Gripper | None = make_gripper(self._host, gripper) if has_gripper else None
-        self._cameras: Cameras = open_cameras(cameras or {})
+        self._warnings: list[tuple[str, str]] = []
+        self._cameras: Cameras = open_cameras(cameras or {}, report=self._warn_of_camera)
         self._num_seen = 0
         self._fault = ""
         self._is_off = False
         self._is_slowed = False
-        self._warnings: list[tuple[str, str]] = []
+
+    def _warn_of_camera(self, line: str) -> None:
+        self._warnings.append(("camera", line))
 
     def connect(self) -> None:
         """Opens the cameras and the gripper, and starts the control program on the controller.
@@ -220,7 +223,8 @@ class UrRtdeDriver:
 
     def take_warnings(self) -> list[tuple[str, str]]:
         """Returns what has been noticed since the last call, as (kind of fault, line)."""
-        found, self._warnings = self._warnings, []
+        found = self._warnings[:]
+        del self._warnings[: len(found)]  # another thread may have added more
         fault = getattr(self._gripper, "fault", "")
         return [*found, ("gripper", fault)] if fault else found
 

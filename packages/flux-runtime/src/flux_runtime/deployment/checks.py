@@ -12,7 +12,7 @@ from flux_core.robots import RobotSpec
 from .cameras import SLOW, judge_cameras, judge_rates
 from .facts import DeploymentFacts, Ranges
 from .finding import Finding, fine, hard, soft, unknown
-from .observed import Observed
+from .observed import LOOKS_HZ, Observed
 from .pose import is_gripper, judge_pose
 
 NAMES = (
@@ -154,7 +154,7 @@ def _rates(facts: DeploymentFacts, spec: RobotSpec, observed: Observed) -> Itera
             yield hard("control_rate", found, fix)
     if observed.is_simulated:
         return  # its readings arrive as fast as this machine simulates
-    if observed.state_hz is not None:
+    if observed.state_hz is not None and spec.control_hz <= LOOKS_HZ / 2:
         found = f"{observed.state_hz:.1f} states per second, {spec.control_hz:g} expected"
         if observed.state_hz < SLOW * spec.control_hz:
             fix = "Check the rate at which the robot publishes its joints"
@@ -175,6 +175,12 @@ def _latency(facts: DeploymentFacts, spec: RobotSpec, observed: Observed) -> Ite
         found = f"a chunk takes {1e3 * observed.latency_s:.0f} ms, {steps:.1f} control steps"
         if trained and steps > trained:
             yield soft("latency", f"{found}, trained for at most {trained}", fix)
+        elif not trained and steps > (facts.execution_horizon or np.inf):
+            yield soft(
+                "latency",
+                f"{found}, longer than the {facts.execution_horizon} steps that are executed of it",
+                "The robot would stand still most of the time. " + fix,
+            )
         else:
             known = f", trained for at most {trained}" if trained else ""
             yield fine("latency", f"{found}{known}")

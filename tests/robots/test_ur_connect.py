@@ -1,8 +1,10 @@
-"""Controllers of UR arms that cannot be driven: said in one line, before anything moves."""
+"""The driver of UR arms alone: controllers that cannot be driven, and a stop that is no end."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
+import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -13,10 +15,25 @@ from flux_core.errors import RobotError
 from flux_core.robots import ROBOT_SPECS
 from flux_runtime.realtime import DriverProcess
 
-from .conftest import Environment
+from .conftest import ROOT, Environment
 from .ros1 import read_log
 from .ur.runs import Fault, address, controller
 
+STOPS_AND_GOES_ON = """
+import json, sys
+import numpy as np
+from flux_driver.ur.rtde import UrRtdeDriver
+driver = UrRtdeDriver(spec=json.loads(sys.argv[1]), host=sys.argv[2])
+driver.connect()
+for _ in range(2):
+    state, _ = driver.read_state()
+    for _ in range(5):
+        state[0] += 0.002
+        driver.send(state, 0.0)
+        driver.read_state()
+    driver.stop(2)
+driver.close()
+"""
 REFUSED: dict[str, tuple[Sequence[Fault], str]] = {
     "silent": (
         [{"kind": "silent", "at": -1}],
@@ -26,6 +43,7 @@ REFUSED: dict[str, tuple[Sequence[Fault], str]] = {
     "off": ([{"kind": "off", "at": -1}], "expected the mode running, got power off"),
     "stopped": ([{"kind": "protective_stop", "at": -1}], "the arm is in a protective stop"),
 }
+SOURCES = ROOT / "packages" / "flux-runtime" / "src"
 Faults = Callable[[str], str]
 
 
@@ -77,3 +95,23 @@ def test_an_address_without_a_controller_is_named(environment: Environment) -> N
     host = address()
 
     assert f"Could not connect to: {host} at 30004" in connect(environment("rtde"), host)
+
+
+def test_after_a_stop_the_arm_can_be_commanded_again(
+    environment: Environment, tmp_path: Path
+) -> None:
+    python = environment("rtde")
+    spec = json.dumps(dataclasses.asdict(ROBOT_SPECS["ur3"]))
+    with controller(tmp_path) as host:
+        subprocess.run(
+            [python, "-c", STOPS_AND_GOES_ON, spec, host],
+            env={"PYTHONPATH": str(SOURCES)},
+            check=True,
+            timeout=30,
+        )
+    heard = [line["what"] for line in read_log(tmp_path / "log.jsonl")]
+
+    first, second = (index for index, what in enumerate(heard) if what == "servo_stop")
+    assert heard[:first].count("servoj") == 5
+    assert heard[first:second].count("servoj") == 5
+    assert "program_ended" in heard[second:]
