@@ -114,6 +114,17 @@ def test_help_and_doctor_list_my_arm(
     assert check.ok and check.found == "my-arm 1.0 (my_arm.driver:MyArm): 4 joints, 20 Hz, top"
 
 
+def test_the_doctor_says_what_a_driver_needs_from_its_file(
+    my_arm: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flux_runtime.doctor.CHECKS", ())
+    (check,) = [check for check in diagnose() if check.name == "robot my-real-arm"]
+    assert check.ok
+    assert check.found == (
+        "my-arm 1.0 (my_arm.real:MyRealArm): needs address, cameras from --robot-config"
+    )
+
+
 def test_the_doctor_names_a_broken_driver_and_continues(
     installed: Installer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
