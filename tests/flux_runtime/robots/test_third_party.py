@@ -57,7 +57,9 @@ def test_my_arm_is_described_and_driven(my_arm: None) -> None:
     assert isinstance(robot, SimulatedRobot)
     assert robot.spec == robot_spec("my-arm")
     assert robot_names() == (*SHIPPED_ROBOTS, "my-arm", "my-real-arm")
-    real = make_robot("my-real-arm")
+    camera = {"type": "video", "path": "top.mp4"}
+    settings = {"address": "192.168.1.20:7000", "cameras": {"top": camera}}
+    real = make_robot("my-real-arm", arguments=settings)
     assert not isinstance(real, SimulatedRobot) and spec_of(real) == robot.spec
 
 
