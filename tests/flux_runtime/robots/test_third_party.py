@@ -58,7 +58,9 @@ def test_my_arm_is_described_and_driven(my_arm: None) -> None:
     assert isinstance(robot, SimulatedRobot)
     assert robot.spec == robot_spec("my-arm")
     assert robot_names() == (*SHIPPED_ROBOTS, "my-arm", "my-real-arm")
-    real = make_robot("my-real-arm", arguments={"address": "127.0.0.1:7000", "cameras": {}})
+    camera = {"type": "video", "path": "top.mp4"}
+    settings = {"address": "192.168.1.20:7000", "cameras": {"top": camera}}
+    real = make_robot("my-real-arm", arguments=settings)
     assert not isinstance(real, SimulatedRobot) and spec_of(real) == robot.spec
 
 
@@ -113,6 +115,17 @@ def test_help_and_doctor_list_my_arm(
     assert "my-arm" in capsys.readouterr().out
     (check,) = [check for check in diagnose() if check.name == "robot my-arm"]
     assert check.ok and check.found == "my-arm 1.0 (my_arm.driver:MyArm): 4 joints, 20 Hz, top"
+
+
+def test_the_doctor_says_what_a_driver_needs_from_its_file(
+    my_arm: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flux_runtime.doctor.CHECKS", ())
+    (check,) = [check for check in diagnose() if check.name == "robot my-real-arm"]
+    assert check.ok
+    assert check.found == (
+        "my-arm 1.0 (my_arm.real:MyRealArm): needs address, cameras from --robot-config"
+    )
 
 
 def test_the_doctor_names_a_broken_driver_and_continues(
