@@ -173,7 +173,7 @@ def test_a_recording_holds_what_the_arm_was_sent_and_what_its_cameras_showed(
         sent = {c.stamp["sequence"]: c for c in log.commands if c.stamp["session"] == episode + 1}
         # A command that was superseded never reached the arm.
         commands = {number - 1: c for number, c in sent.items() if number <= STEPS}
-        assert len(commands) > STEPS - 5
+        assert len(commands) > STEPS / 2
         for row, arrived in commands.items():
             np.testing.assert_array_equal(columns["action"][row], np.float32(arrived.values))
         recording = read_recording(

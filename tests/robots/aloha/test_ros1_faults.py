@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import signal
 import time
@@ -9,6 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
+
+from flux_data.lerobot import open_lerobot
+from flux_data.validate import validate
 
 from ..conftest import Environment
 from ..ros1 import only
@@ -120,13 +125,26 @@ def test_other_encodings_are_read(scene: Scene, encoding: str) -> None:
     assert drive(scene, "--encoding", encoding, faults=[]).run.status == 0
 
 
-def test_the_mobile_base_and_depth_are_read_without_being_driven(scene: Scene) -> None:
+def test_the_mobile_base_and_depth_are_recorded_without_being_driven(scene: Scene) -> None:
     settings = {"use_depth_image": True, "use_robot_base": True}
     (scene.folder / "robot.json").write_text(json.dumps(settings))
 
-    options = f"--robot-config {scene.folder / 'robot.json'}"
+    dataset = scene.folder / "dataset"
+    options = f"--robot-config {scene.folder / 'robot.json'} --record-dataset {dataset}"
     found = drive(scene, "--depth", faults=[], options=options)
 
     assert found.run.status == 0
     assert not found.run.events("missing")
     assert not only(found.log, "base_command")
+    assert found.run.report["dataset_recording"]["complete"]
+    assert validate(dataset) == []
+    source = open_lerobot(dataset)
+    names = ("cam_high", "cam_left_wrist", "cam_right_wrist")
+    assert source.camera_keys == tuple(f"observation.images.{name}" for name in names)
+    assert source.depth_keys == tuple(f"observation.images.{name}_depth" for name in names)
+    encoded = source.encoded_image(0, source.depth_keys[0], source.num_frames - 1)
+    assert isinstance(encoded, bytes)
+    depth = np.asarray(Image.open(io.BytesIO(encoded)))
+    assert depth.dtype == np.uint16 and 500 <= depth.min() == depth.max() < 600
+    base = source.columns(["observation.base"])["observation.base"]
+    assert np.unique(base, axis=0).tolist() == [[0.25, 0.0]]
