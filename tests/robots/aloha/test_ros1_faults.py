@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from ..conftest import Environment
@@ -120,13 +121,22 @@ def test_other_encodings_are_read(scene: Scene, encoding: str) -> None:
     assert drive(scene, "--encoding", encoding, faults=[]).run.status == 0
 
 
-def test_the_mobile_base_and_depth_are_read_without_being_driven(scene: Scene) -> None:
+def test_depth_and_the_mobile_base_are_recorded_and_not_driven(scene: Scene) -> None:
     settings = {"use_depth_image": True, "use_robot_base": True}
     (scene.folder / "robot.json").write_text(json.dumps(settings))
+    dataset = scene.folder / "dataset"
 
-    options = f"--robot-config {scene.folder / 'robot.json'}"
+    options = f"--robot-config {scene.folder / 'robot.json'} --record-dataset {dataset} --to v3.0"
     found = drive(scene, "--depth", faults=[], options=options)
 
-    assert found.run.status == 0
+    assert found.run.status == 0, found.run.errors
     assert not found.run.events("missing")
     assert not only(found.log, "base_command")
+    info = json.loads((dataset / "meta" / "info.json").read_text())
+    assert info["total_episodes"] == 1
+    features = info["features"]
+    assert features["observation.images.cam_left_wrist_depth"]["shape"][:2] == [96, 128]
+    rows = pq.read_table(next((dataset / "data").rglob("*.parquet")))
+    assert len(rows) > 0.9 * SECONDS / PERIOD_S
+    base = np.array(rows["observation.base"].to_pylist())
+    assert np.allclose(base[1:], [0.25, 0.0])
