@@ -23,7 +23,7 @@ from flux_runtime.cli import main
 from flux_runtime.control.latency import StageTimes
 from flux_runtime.control.preflight import check_bundle_fits
 from flux_runtime.control.session import RunOptions, open_policy
-from flux_runtime.doctor import driver_checks
+from flux_runtime.doctor.drivers import driver_checks
 from flux_runtime.robots import RobotChoice, RobotRequest, choose_robot, interpreter
 
 Bundle = Callable[..., Path]

@@ -12,6 +12,7 @@ from xmlrpc.client import Error, ServerProxy, Transport
 import rosgraph  # pyright: ignore[reportMissingImports]
 import rospy  # pyright: ignore[reportMissingImports]
 
+from ..events import DriverWarnings
 from ..robot import DriverError, one_line
 from .connection import Callback, message_class
 
@@ -94,7 +95,7 @@ class Ros1Connection:
         self._publishers: dict[str, Any] = {}
         self._kinds: tuple[dict[str, str], dict[str, str]] = ({}, {})
         self._senders: dict[str, str] = {}
-        self._warnings: list[tuple[str, str]] = []
+        self._warnings = DriverWarnings()
         self._end = threading.Event()
         self._watch = threading.Thread(
             target=self._watch_master, args=(pid,), name="ros-master", daemon=True
@@ -198,9 +199,7 @@ class Ros1Connection:
 
     def take_warnings(self) -> list[tuple[str, str]]:
         """See `RosConnection`."""
-        found = self._warnings[:]
-        del self._warnings[: len(found)]  # another thread may have added more
-        return found
+        return self._warnings.take()
 
     def close(self) -> None:
         """See `RosConnection`."""
@@ -220,19 +219,19 @@ class Ros1Connection:
                 now = self._master.call("getPid")
                 if now != pid:
                     self._register()
-                    self._warnings.append(
-                        ("master", f"a new ROS master answers at {self._master.uri}: registered")
+                    self._warnings.add(
+                        "master", f"a new ROS master answers at {self._master.uri}: registered"
                     )
                 elif missing is not None:
-                    self._warnings.append(
-                        ("master", f"the ROS master answers again at {self._master.uri}")
+                    self._warnings.add(
+                        "master", f"the ROS master answers again at {self._master.uri}"
                     )
                 pid, missing = now, None
             except DriverError as error:
                 if missing is None and not self._end.is_set():
                     missing = str(error)
-                    self._warnings.append(
-                        ("master", f"{missing}. The topics go on; registers again when it is back")
+                    self._warnings.add(
+                        "master", f"{missing}. The topics go on; registers again when it is back"
                     )
 
     def _register(self) -> None:

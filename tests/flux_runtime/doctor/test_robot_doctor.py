@@ -9,17 +9,16 @@ from typing import Any
 
 import pytest
 
-from flux_runtime import doctor
 from flux_runtime.cli import main
 from flux_runtime.control.session import RunOptions, shipped_policy
-from flux_runtime.robot_doctor import diagnose_robot
+from flux_runtime.doctor import diagnose_robot
 
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leaves out the checks of the machine, and looks only for a moment."""
-    monkeypatch.setattr(doctor, "CHECKS", ())
-    monkeypatch.setattr("flux_runtime.robot_doctor.LOOK_S", 0.2)
+    monkeypatch.setattr("flux_runtime.doctor.machine.CHECKS", ())
+    monkeypatch.setattr("flux_runtime.doctor.robot.LOOK_S", 0.2)
 
 
 def changed(folder: Path, **changes: Any) -> Path:
