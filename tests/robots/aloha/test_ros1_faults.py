@@ -128,12 +128,11 @@ def test_other_encodings_are_read(scene: Scene, encoding: str) -> None:
 def test_the_mobile_base_and_depth_are_recorded_without_being_driven(scene: Scene) -> None:
     settings = {"use_depth_image": True, "use_robot_base": True}
     (scene.folder / "robot.json").write_text(json.dumps(settings))
-
     dataset = scene.folder / "dataset"
     options = f"--robot-config {scene.folder / 'robot.json'} --record-dataset {dataset}"
     found = drive(scene, "--depth", faults=[], options=options)
 
-    assert found.run.status == 0
+    assert found.run.status == 0, found.run.errors
     assert not found.run.events("missing")
     assert not only(found.log, "base_command")
     assert found.run.report["dataset_recording"]["complete"]
