@@ -73,13 +73,13 @@ ROOMS: dict[str, tuple[str, ...]] = {
             "parent",
         ),
         *("stepped", "threads", "recording", "commands", "host"),
-        *("cameras", "ros", "ur", "lerobot"),
+        *("clocks", "cameras", "ros", "ur", "lerobot"),
     ),
     "flux_runtime": (
         *("engines", "robots", "chunking", "realtime", "deployment", "control", "operator"),
         *("predictions", "arguments", "check", "recording"),
         *("export", "bench"),
-        *("doctor", "report", "run", "robot_doctor", "replay", "cli", "evaluate"),
+        *("doctor", "report", "run", "replay", "cli", "evaluate"),
     ),
 }
 

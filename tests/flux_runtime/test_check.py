@@ -76,10 +76,10 @@ def test_only_a_required_check_fails_the_doctor(
 ) -> None:
     note = Check(name="luxury", ok=False, found="none", fix="buy one")
     need = Check(name="need", ok=False, found="none", fix="get one", required=True)
-    monkeypatch.setattr("flux_runtime.doctor.CHECKS", (lambda: note,))
+    monkeypatch.setattr("flux_runtime.doctor.machine.CHECKS", (lambda: note,))
     assert main(["doctor"]) == 0
     assert "note  luxury  none" in capsys.readouterr().out
-    monkeypatch.setattr("flux_runtime.doctor.CHECKS", (lambda: note, lambda: need))
+    monkeypatch.setattr("flux_runtime.doctor.machine.CHECKS", (lambda: note, lambda: need))
     assert main(["doctor"]) == 1
     assert "-> get one" in format_checks(diagnose())
 

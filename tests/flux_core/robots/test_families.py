@@ -174,3 +174,13 @@ def test_a_prepare_pose_of_the_bundle_is_taken_and_stays_inside_tighter_limits()
     narrow = Tightening(position={"left_waist": (-0.1, 0.1)})
     assert motion_limits(AGILEX, carried, narrow).spec.prepare_pose == (0.1, *pose[1:])
     assert narrow.apply(AGILEX).prepare_pose == AGILEX.prepare_pose
+
+
+def test_the_published_recordings_of_agilexs_aloha_are_within_its_limits() -> None:
+    """FluxVLA's statistics: the smallest and largest states of 315,371 frames, in radians."""
+    lowest = (-0.973, 0.949, -2.157, -1.741, -1.151, -1.454)
+    highest = (0.934, 2.569, -0.167, 1.757, 1.207, 2.134)
+    for side in (0, 7):
+        for joint in range(6):
+            assert AGILEX.lower[side + joint] <= lowest[joint]
+            assert highest[joint] <= AGILEX.upper[side + joint]

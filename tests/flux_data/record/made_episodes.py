@@ -21,6 +21,8 @@ from flux_data.record.recording import Plan, plan_of
 
 FPS, LENGTH, HEIGHT, WIDTH = 25.0, 3, 16, 24
 CUT_OFF, WHOLE = 3, 0
+FIRST_CHANGE = 4
+"""The changes before are those of the first episode's files."""
 NUM_EPISODES = 2
 """Of a recording that is cut off."""
 
@@ -97,6 +99,7 @@ def record_until(root: Path, version: str, last: int) -> None:
         return change
 
     os.replace = counted(os.replace)
+    os.fsync = lambda descriptor: None  # a process that is killed does not need it
     with growing(root, version) as dataset:
         for number in range(NUM_EPISODES):
             add_episode(dataset, number)
@@ -106,7 +109,7 @@ def record_until(root: Path, version: str, last: int) -> None:
 
 def main() -> None:
     version, folder = sys.argv[1], Path(sys.argv[2])
-    last = 0
+    last = FIRST_CHANGE
     while True:
         child = os.fork()  # before anything has started a thread
         if not child:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import select
 import socket
@@ -136,6 +137,20 @@ def test_each_row_has_the_newest_picture_of_its_time(tmp_path: Path) -> None:
     assert columns["observation.base"][:, 0].tolist() == [0, 1, 1, 1, 3, 3]
 
 
+def test_an_extra_that_has_stopped_is_counted(tmp_path: Path) -> None:
+    """The camera goes on, and the depth and the base do not."""
+    with run_to(tmp_path / "set") as run:
+        run.wait_for("ready")
+        run.show(1, PERIOD_NS)
+        run.send("episode", task="go")
+        for row in (1, 2, 40):
+            run.show(1, row * PERIOD_NS, "top")
+            run.rows((row * PERIOD_NS, row * PERIOD_NS))
+        run.send("end", facts=FACTS, is_kept=True)
+        saved = run.wait_for("saved")
+    assert (saved["rows"], saved["dropped_pictures"]) == (3, 2)
+
+
 def test_a_row_before_the_first_picture_is_dropped_and_counted(tmp_path: Path) -> None:
     with run_to(tmp_path / "set", extras={}) as run:
         run.send("episode", task="go")
@@ -160,20 +175,30 @@ def test_the_last_picture_of_an_episode_is_there_for_the_next_one(tmp_path: Path
     assert (shown(run.root, 0), shown(run.root, 1)) == ([3], [3])
 
 
-def test_pictures_that_nobody_waits_for_leave_room_for_newer_ones(tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_paused", [False, True])
+def test_pictures_that_nobody_waits_for_leave_room_for_newer_ones(
+    tmp_path: Path, is_paused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before an episode, and while it is paused."""
+    monkeypatch.setattr("flux_data.record.recording.IDLE_S", 0.0)
     with run_to(tmp_path / "set", extras={}) as run:
         run.wait_for("ready")
-        last = 0
-        for number in range(1, 2000):
-            run.frames.put("top", np.zeros((HEIGHT, WIDTH, 3), np.uint8), number, is_waiting=True)
-            last = number
-        run.frames.put("top", np.full((HEIGHT, WIDTH, 3), 35, np.uint8), last + PERIOD_NS, True)
-        run.send("episode", task="go")
-        run.rows((last + 2 * PERIOD_NS, last + PERIOD_NS))
+        if is_paused:
+            run.show(1, 10_000)
+            run.send("episode", task="go")
+            run.rows((10_000, 10_000))
+        for number in range(2, 2000):
+            image = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+            run.frames.put("top", image, 10_000 * number, is_waiting=True)
+        newest = PERIOD_NS
+        run.frames.put("top", np.full((HEIGHT, WIDTH, 3), 35, np.uint8), newest, True)
+        if not is_paused:
+            run.send("episode", task="go")
+        run.rows((2 * PERIOD_NS, newest))
         run.send("end", facts=FACTS, is_kept=True)
         saved = run.wait_for("saved")
     assert saved["dropped_pictures"] == 0
-    assert shown(run.root) == [7]
+    assert shown(run.root) == [1] * is_paused + [7]
 
 
 def test_a_run_that_is_killed_loses_only_the_episode_that_went_on(
@@ -211,6 +236,24 @@ def test_an_encoder_that_fails_is_told_at_once_and_costs_the_episode(
             run.send("end", facts=FACTS, is_kept=True)
             assert "No space left on device" in run.wait_for("lost")["reason"]
     assert not run.root.exists()
+
+
+def test_a_disk_that_is_full_at_the_end_of_an_episode_is_told_before_its_loss(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with run_to(tmp_path / "set", extras={}) as run:
+        run.wait_for("ready")
+        run.show(1, PERIOD_NS)
+        run.send("episode", task="go")
+        run.rows((PERIOD_NS, PERIOD_NS))
+        monkeypatch.setattr("flux_data.record.growing.sync", full)
+        run.send("end", facts=FACTS, is_kept=True)
+        reason = run.wait_for("failed")["reason"]
+        assert reason.endswith("No space left on device). The episodes before it are kept")
+        assert run.wait_for("lost")["reason"] == reason
 
 
 def test_a_dataset_of_another_robot_is_refused(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from flux_driver.cameras import CameraError
-from flux_driver.cameras.clock import DeviceClock
+from flux_driver.clocks.device import DeviceClock
 
 from .conftest import Open
 from .fakes import FakeRealSense, until

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
+import time
 import types
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -73,10 +74,13 @@ class Cue:
     state: str
     do: str | Callable[[], None]
     left_s: float | None = None
+    after: str = ""  # that was said
 
-    def fits(self, status: OperatorStatus) -> bool:
+    def fits(self, status: OperatorStatus, said: list[str]) -> bool:
         """Whether it is time."""
         if status.state != self.state:
+            return False
+        if self.after and not any(self.after in text for text in said):
             return False
         return self.left_s is None or (status.left_s is not None and status.left_s < self.left_s)
 
@@ -88,28 +92,40 @@ class ScriptedOperator:
         descriptor: where the lines arrive.
         shown: the statuses, without those that differ only in the time that is left.
         said: what was said.
+        written: line -> when it was last written, on the monotonic clock.
     """
 
     def __init__(self, *script: Cue) -> None:
         self.descriptor, self._write = os.pipe()
         self.shown: list[OperatorStatus] = []
         self.said: list[str] = []
+        self.written: dict[str, float] = {}
         self._script = list(script)
 
     def show(self, status: OperatorStatus) -> None:
         """Follows the script."""
         if not self.shown or self.shown[-1].state != status.state:
             self.shown.append(status)
-        if self._script and self._script[0].fits(status):
+        if self._script and self._script[0].fits(status, self.said):
             do = self._script.pop(0).do
             if isinstance(do, str):
-                os.write(self._write, do.encode() + b"\n")
+                self.write(do)
             else:
                 do()
 
     def say(self, text: str) -> None:
         """Keeps the text."""
         self.said.append(text)
+
+    def write(self, line: str) -> None:
+        """Sends a line."""
+        self.written[line] = time.monotonic()
+        os.write(self._write, line.encode() + b"\n")
+
+    def hang_up(self) -> None:
+        """Ends the channel."""
+        os.close(self._write)
+        self._write = -1
 
     @property
     def is_done(self) -> bool:
@@ -118,7 +134,8 @@ class ScriptedOperator:
 
     def close(self) -> None:
         """Closes both ends."""
-        os.close(self._write)
+        if self._write >= 0:
+            os.close(self._write)
         os.close(self.descriptor)
 
 

@@ -19,13 +19,21 @@ from typing import Any
 import numpy as np
 import pytest
 
+from flux_core.config import bind
+from flux_core.robots import RobotSpec
+from flux_data.validate.rows import validate
 from flux_runtime import read_recording
 from flux_runtime.cli import main
+from flux_runtime.control.policy_source import HoldSource
 from flux_runtime.control.session import RunOptions
 from flux_runtime.operator import opened_desk
 from flux_runtime.realtime import RealtimeOptions
 from flux_runtime.replay import ReplayOptions, replay
+from flux_runtime.replay.comparison import EpisodeComparison
+from flux_runtime.replay.realtime import replay_session
+from flux_runtime.replay.recorded import read_replay
 from flux_runtime.run.command import RunHooks, run
+from flux_runtime.run.console import RunConsole
 
 from .conftest import FIRST_LEFT_S, Cue, FakeInputDevice, ScriptedOperator
 
@@ -43,15 +51,22 @@ class Attended:
     folder: Path
 
 
-def attend(calls: Path, folder: Path, operator: ScriptedOperator, **realtime: Any) -> Attended:
+def attend(
+    calls: Path,
+    folder: Path,
+    operator: ScriptedOperator,
+    max_seconds: float = FIRST_LEFT_S,
+    **realtime: Any,
+) -> Attended:
     """Runs two episodes of the arm."""
     calls.unlink(missing_ok=True)
     options = RunOptions(
         robot="small_real_arm:Arm",
         policy="hold",
         episodes=2,
-        max_seconds=FIRST_LEFT_S,
+        max_seconds=max_seconds,
         record=folder,
+        record_dataset=folder.with_name("dataset"),
         realtime_options=RealtimeOptions(priority=0, **realtime),
     )
     hooks = RunHooks(
@@ -128,12 +143,32 @@ def test_a_pause_is_a_stop_of_category_2_and_the_same_episode_goes_on(attended: 
     assert int(np.isin(episode.arrays["phase"], (2, 3)).sum()) == steps
 
 
+def test_a_pause_brakes_within_the_next_ticks(attended: Attended) -> None:
+    episode = read_recording(attended.folder / "episode_000000.npz")
+    (first, *_) = np.flatnonzero(episode.arrays["phase"] == 4)
+    braked_s = float(episode.arrays["sent_s"][first])
+    assert 0 < braked_s - attended.operator.written["pause"] < 0.25  # six periods
+
+
 def test_the_episode_with_its_pause_is_replayed_bit_for_bit(attended: Attended) -> None:
     report: Any = replay(ReplayOptions(directory=attended.folder, recorded_chunks=True))
     assert report["ok"] and len(report["episodes"]) == 2
     assert all(episode["identical"] for episode in report["episodes"])
     recorded = [read_recording(path).num_ticks for path in attended.folder.glob("*.npz")]
     assert sum(episode["ticks"] for episode in report["episodes"]) >= sum(recorded)
+
+
+def test_a_recording_from_before_slow_starts_and_grippers_is_replayed(attended: Attended) -> None:
+    recorded = read_replay(attended.folder / "episode_000000.replay")
+    settings = recorded.header["loop"]["settings"]
+    for name in ("slow_start_s", "slow_start_speed", "closes_below", "closed_command"):
+        del settings[name]
+    for start in recorded.starts:
+        del start["is_slow"]
+    spec: RobotSpec = bind(RobotSpec, recorded.header["robot_spec"], "robot_spec")
+    comparison = EpisodeComparison(joint_names=spec.joint_names)
+    replay_session(recorded, HoldSource(spec), comparison, uses_recorded_chunks=True)
+    assert comparison.is_identical and comparison.num_ticks == recorded.num_ticks
 
 
 def test_the_way_to_the_prepare_pose_is_slow_and_smooth(attended: Attended) -> None:
@@ -155,6 +190,18 @@ def test_the_recordings_have_the_marks_and_the_tasks(attended: Attended) -> None
     assert (second["success"], second["stopped_by"]) == (None, "operator")
 
 
+def test_the_dataset_has_the_marks_and_no_rows_of_a_pause(attended: Attended) -> None:
+    dataset = attended.folder.with_name("dataset")
+    assert validate(dataset) == []
+    text = (dataset / "meta" / "episodes.jsonl").read_text()
+    first, second = (json.loads(line) for line in text.splitlines())
+    assert (first["success"], first["tasks"], first["outcome"]) == (True, ["wave"], "finished")
+    assert (second["success"], second["stopped_by"]) == (None, "operator")
+    steps = [episode["steps"] for episode in attended.report["episodes"]]
+    assert [first["length"], second["length"]] == steps
+    assert first["missed_steps"] == 0
+
+
 def test_a_released_dead_man_pauses_the_run_and_an_unplugged_one_too(
     arm: Path, tmp_path: Path, devices: dict[str, FakeInputDevice]
 ) -> None:
@@ -166,13 +213,13 @@ def test_a_released_dead_man_pauses_the_run_and_an_unplugged_one_too(
 
     def hold() -> None:
         device().press()
-        os.write(operator._write, b"resume\n")
+        operator.write("resume")
 
     operator = ScriptedOperator(
         Cue("idle", "start"),
         Cue("running", release, FIRST_LEFT_S - 0.2),
         Cue("paused", "resume"),  # nobody holds it
-        Cue("paused", hold),
+        Cue("paused", hold, after="hold the dead-man (Pedal BTN_TRIGGER) first"),
         Cue("running", lambda: device().unplug(), FIRST_LEFT_S - 0.4),
         Cue("paused", "quit"),
     )
@@ -180,9 +227,39 @@ def test_a_released_dead_man_pauses_the_run_and_an_unplugged_one_too(
     (episode,) = found.report["episodes"]
     assert (episode["outcome"], episode["pauses"]) == ("interrupted", 1)
     said = "\n".join(operator.said)
-    assert "hold the dead-man (Pedal BTN_TRIGGER) first" in said
-    assert "was unplugged" in said
+    assert "was released: hold it, then go on" in said
+    assert "was unplugged: begin a new run" in said
     assert found.calls.count("stop 2") == 2
+
+
+def test_an_episode_whose_time_is_up_waits_for_its_mark(arm: Path, tmp_path: Path) -> None:
+    operator = ScriptedOperator(
+        Cue("idle", "start"),
+        Cue("ended", "failure"),
+        Cue("idle", "start"),
+        Cue("ended", "start"),  # leaves it unmarked
+    )
+    report = attend(arm, tmp_path / "r", operator, max_seconds=0.2).report
+    assert operator.is_done
+    assert [episode["success"] for episode in report["episodes"]] == [False, None]
+    assert [episode["steps"] for episode in report["episodes"]] == [5, 5]
+    assert (report["outcome"], report["success_rate"]) == ("finished", 0.0)
+
+
+def test_an_operator_who_hangs_up_before_the_first_episode_has_quit(
+    arm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    operator = ScriptedOperator(Cue("idle", lambda: operator.hang_up()))
+    found = attend(arm, tmp_path / "r", operator)
+    report = found.report
+    assert (report["episodes"], report["ticks"]) == ([], 0)
+    assert (report["outcome"], report["reason"]) == (
+        "interrupted",
+        "quit by the operator before the first episode",
+    )
+    assert not any(call.startswith("send") for call in found.calls)
+    RunConsole(RunOptions(robot="x"), is_json=False).print_report(report)
+    assert "small-arm: quit by the operator before" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("option", ["--prepare", "--dead-man /dev/input/event5"])

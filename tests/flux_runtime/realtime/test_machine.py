@@ -9,7 +9,8 @@ from dataclasses import replace
 import pytest
 
 from flux_runtime.cli import main
-from flux_runtime.doctor import format_checks, realtime_checks
+from flux_runtime.doctor import format_checks
+from flux_runtime.doctor.realtime import realtime_checks
 from flux_runtime.realtime import MachineFacts, granted_text, machine_facts
 from flux_runtime.realtime.machine import preemption_of, read_cpu_list, steal_share_of
 
@@ -104,7 +105,7 @@ def test_looking_changes_nothing_about_this_process() -> None:
 def test_the_doctor_prints_the_facts_as_json(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("flux_runtime.doctor.CHECKS", ())
+    monkeypatch.setattr("flux_runtime.doctor.machine.CHECKS", ())
     assert main(["doctor", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert set(NAMES) <= {check["name"] for check in report["checks"]}

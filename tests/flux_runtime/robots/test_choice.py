@@ -23,7 +23,7 @@ from flux_runtime.cli import main
 from flux_runtime.control.latency import StageTimes
 from flux_runtime.control.preflight import check_bundle_fits
 from flux_runtime.control.session import RunOptions, open_policy
-from flux_runtime.doctor import driver_checks
+from flux_runtime.doctor.drivers import driver_checks
 from flux_runtime.robots import RobotChoice, RobotRequest, choose_robot, interpreter
 
 Bundle = Callable[..., Path]
@@ -348,3 +348,13 @@ def test_without_a_bundle_topics_are_for_robots_that_have_some() -> None:
     both = replace(options, changes=replace(changes, execution_horizon=4))
     with pytest.raises(UsageError, match="change a bundle, got execution_horizon. Leave"):
         open_policy(both, ROBOT_SPECS["aloha-agilex"], StageTimes())
+
+
+def test_the_choice_is_printed_before_the_driver_is_started(
+    core: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = "run --robot aloha-agilex --policy hold --driver-python /bin/true"
+    assert main(command.split()) == 1
+    told = " ".join(capsys.readouterr().err.split())
+    line = "driver: flux_driver.ros.aloha:AlohaDriver over ros1, in /bin/true (--driver-python)"
+    assert told.startswith(line) and "a program that does not serve a driver" in told

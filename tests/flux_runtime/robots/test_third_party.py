@@ -20,7 +20,8 @@ from flux_core.deployment import InferenceRunner
 from flux_core.errors import RobotError
 from flux_core.robots import DRIVER_GROUP, ROBOT_SPECS, SPEC_GROUP, robot_spec
 from flux_runtime.cli import main
-from flux_runtime.doctor import check_python, diagnose
+from flux_runtime.doctor import diagnose
+from flux_runtime.doctor.machine import check_python
 from flux_runtime.robots import SimulatedRobot, make_robot, robot_names, spec_of
 from flux_runtime.robots.shipped import SHIPPED_ROBOTS
 
@@ -57,7 +58,7 @@ def test_my_arm_is_described_and_driven(my_arm: None) -> None:
     assert isinstance(robot, SimulatedRobot)
     assert robot.spec == robot_spec("my-arm")
     assert robot_names() == (*SHIPPED_ROBOTS, "my-arm", "my-real-arm")
-    real = make_robot("my-real-arm")
+    real = make_robot("my-real-arm", arguments={"address": "127.0.0.1:7000", "cameras": {}})
     assert not isinstance(real, SimulatedRobot) and spec_of(real) == robot.spec
 
 
@@ -106,7 +107,7 @@ def test_a_simulated_robot_without_cameras_has_a_report_without_a_film(
 def test_help_and_doctor_list_my_arm(
     my_arm: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("flux_runtime.doctor.CHECKS", ())
+    monkeypatch.setattr("flux_runtime.doctor.machine.CHECKS", ())
     with pytest.raises(SystemExit):
         main(["run", "--help"])
     assert "my-arm" in capsys.readouterr().out
@@ -117,7 +118,7 @@ def test_help_and_doctor_list_my_arm(
 def test_the_doctor_names_a_broken_driver_and_continues(
     installed: Installer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flux_runtime.doctor.CHECKS", (check_python,))
+    monkeypatch.setattr("flux_runtime.doctor.machine.CHECKS", (check_python,))
     installed("broken", {"wreck": "a_driver:Driver"}, {"a_driver": "import nothing_like_this"})
     checks = {check.name: check for check in diagnose()}
     assert not checks["robot wreck"].ok and not checks["robot wreck"].required

@@ -1,5 +1,7 @@
-"""What happens in the driver host, as events for the policy's process: each kind told at once the
-first time, then counted and told once a second at most."""
+"""What happens in the driver's process, as events for the policy's process.
+
+Each kind is reported at once the first time, then counted and reported once per second at most.
+"""
 
 from __future__ import annotations
 
@@ -67,3 +69,20 @@ class Retries:
     def worked(self) -> None:
         """Records that the call worked."""
         self._failures = 0
+
+
+class DriverWarnings:
+    """What a driver's threads have noticed, until its `take_warnings` returns it."""
+
+    def __init__(self) -> None:
+        self._lines: list[tuple[str, str]] = []
+
+    def add(self, name: str, text: str) -> None:
+        """Adds a line; `name` is the kind of fault."""
+        self._lines.append((name, text))
+
+    def take(self) -> list[tuple[str, str]]:
+        """Returns what has been added since the last call, as (kind of fault, line)."""
+        found = self._lines[:]
+        del self._lines[: len(found)]  # another thread may have added more
+        return found

@@ -459,7 +459,7 @@ def _doctor(args: argparse.Namespace) -> int:
     facts = machine_facts()
     checks = diagnose(facts)
     if options is not None:
-        from .robot_doctor import diagnose_robot
+        from .doctor import diagnose_robot
 
         with stopped_by_signals():
             checks += diagnose_robot(options)

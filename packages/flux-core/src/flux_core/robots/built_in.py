@@ -13,11 +13,12 @@ _VX300S_LOWER = (-3.14158, -1.85005, -1.76278, -3.14158, -1.8675, -3.14158)
 _VX300S_UPPER = (3.14158, 1.25664, 1.6057, 3.14158, 2.23402, 3.14158)
 _VX300S_VELOCITY = (math.pi,) * 6
 
-# AgileX Piper, the arm of AgileX's ALOHA: the joint limits and the speed of piper_sdk 0.6.2. Public
-# recordings of that robot (FluxVLA's statistics of 315,371 frames) reach 1.757 rad at joint 4 and
-# 2.134 rad at joint 6, as measured: within the default start tolerance.
-_PIPER_LOWER = (-2.6179, 0.0, -2.967, -1.745, -1.22, -2.09439)
-_PIPER_UPPER = (2.6179, 3.14, 0.0, 1.745, 1.22, 2.09439)
+# AgileX Piper, the arm of AgileX's ALOHA: the joint limits and the speed of piper_sdk 0.6.2, except
+# for joints 4 to 6 (1.745, 1.22 and 2.094 there). The recordings of that robot (FluxVLA publishes
+# their statistics, of 315,371 frames) measure up to 1.757, 1.222 and 2.134 rad, the last one in 1 %
+# of the frames: a robot that stands there must not be taken to stand outside its limits.
+_PIPER_LOWER = (-2.6179, 0.0, -2.967, -1.76, -1.23, -2.14)
+_PIPER_UPPER = (2.6179, 3.14, 0.0, 1.76, 1.23, 2.14)
 _PIPER_VELOCITY = (3.0,) * 6
 # In metres. piper_sdk has grippers of 0.07 and 0.1. FluxVLA's runner closes the gripper with -0.01,
 # and opens it to 0.0766 before an episode; the recordings go beyond 0.08.

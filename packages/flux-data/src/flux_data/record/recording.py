@@ -5,6 +5,7 @@ from __future__ import annotations
 import select
 import sys
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,10 @@ from .packets import PROTOCOL_VERSION, MessageSocket, Packet, rows_dtype
 from .streams import Streams
 
 POLL_MS = 20
+OLD_NS = 1_000_000_000
+"""An extra that is older has stopped: the driver has no bound for its age."""
+IDLE_S = 1.0
+"""Without rows for so long, the episode is paused, or it waits for its mark."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +100,7 @@ class EpisodeBeingRecorded:
             ("rows", "pictures", "repeated", "dropped_rows", "dropped_pictures"), 0
         )
         self._plan, self._streams = plan, streams
-        self._dropped_before = {name: self._stream(name).dropped for name in plan.extras}
+        self._dropped = dict.fromkeys(plan.extras, 0)
 
     def _stream(self, name: str) -> Any:
         assert self._streams is not None
@@ -116,6 +121,8 @@ class EpisodeBeingRecorded:
                 return
         for name in plan.cameras:
             self.counts["dropped_pictures"] += not self._stream(name).is_at(times[name])
+        for name in plan.extras:
+            self.counts["dropped_pictures"] += self._is_old(name, int(row["time_ns"]), is_first)
         for name, key in ((name, plan.extras.get(name) or video_key(name)) for name in changed):
             current = self._stream(name).current
             if plan.features[key]["dtype"] in ("video", "image"):
@@ -128,10 +135,12 @@ class EpisodeBeingRecorded:
         self.live.add(vectors, pictures)
         self.counts["rows"] += 1
 
-    def final_counts(self) -> dict[str, int]:
-        """Returns the counts, with what the driver host has dropped of the extras."""
-        lost = sum(self._stream(n).dropped - before for n, before in self._dropped_before.items())
-        return {**self.counts, "dropped_pictures": self.counts["dropped_pictures"] + lost}
+    def _is_old(self, name: str, time_ns: int, is_first: bool) -> bool:
+        """Whether a newer reading of an extra is missing, as far as that can be known."""
+        stream = self._stream(name)
+        is_dropped = not is_first and stream.dropped > self._dropped[name]
+        self._dropped[name] = stream.dropped
+        return is_dropped or time_ns - stream.current.time_ns > OLD_NS
 
 
 class RecordingProcess:
@@ -146,6 +155,7 @@ class RecordingProcess:
         self._dataset: GrowingDataset | None = None
         self._episode: EpisodeBeingRecorded | None = None
         self._num_begun = 0
+        self._last_rows_s = 0.0
         self._finishing: threading.Thread | None = None
         self._sending = threading.Lock()
         self._failure = ""
@@ -179,6 +189,8 @@ class RecordingProcess:
         self._drain(poll)  # after the rows, so that the pictures that they name are there
         for packet in packets:
             self._take(packet)
+        if not packets:
+            self._trim(poll)
         if is_gone and not self._is_over:
             self._abandon()
         self._tell_of_failure()
@@ -189,8 +201,13 @@ class RecordingProcess:
         self._streams.drain()
         if not self._streams.is_open:
             poll.unregister(self._streams.fileno())
-        is_waiting = self._episode is None or self._episode.live.length == 0
-        if is_waiting and self._plan is not None and self._plan.is_realtime:
+
+    def _trim(self, poll: select.poll) -> None:
+        """Gives old pictures back while there are no rows, of which none may have arrived since."""
+        if self._streams is None or self._plan is None or not self._plan.is_realtime:
+            return
+        has_rows = time.monotonic() - self._last_rows_s < IDLE_S and self._episode is not None
+        if not has_rows and self._packets.fileno() not in dict(poll.poll(0)):
             self._streams.trim()
 
     def _take(self, packet: Packet) -> None:
@@ -200,6 +217,7 @@ class RecordingProcess:
         elif packet.kind == "episode":
             self._begin(data["task"])
         elif packet.kind == "rows" and self._episode is not None and self._plan is not None:
+            self._last_rows_s = time.monotonic()
             for row in np.frombuffer(packet.payload, self._plan.rows):
                 self._episode.add(row)
         elif packet.kind == "end":
@@ -261,7 +279,7 @@ class RecordingProcess:
         dataset = self._dataset
         assert dataset is not None
         with episode.live as live:
-            counts = episode.final_counts()
+            counts = episode.counts
             if not is_kept or not live.length:
                 self._tell("lost", reason="" if not is_kept else "it has no complete row", **counts)
                 return
@@ -270,6 +288,7 @@ class RecordingProcess:
                 dataset.add(live.close(episode.task, facts))
             except (DataError, OSError) as error:
                 self._fail(str(error))
+                self._tell_of_failure()  # first, so that the run begins no other episode
                 self._tell("lost", reason=self._failure, **counts)
                 return
         self._tell("saved", episode=len(dataset.episodes) - 1, **counts)

@@ -9,7 +9,7 @@ import sys
 import time
 from typing import Any
 
-from .clock import from_monotonic
+from ..clocks.device import from_monotonic
 from .settings import CameraSettings
 from .source import CameraError, Image, expect_size, imported
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .clock import DeviceClock, from_monotonic, from_wall_clock
+from ..clocks.device import DeviceClock, from_monotonic, from_wall_clock
 from .settings import CameraSettings
 from .source import CameraError, Image, expect_size, imported
 

@@ -32,6 +32,12 @@ class Arm(NamedTuple):
     robot: Any
     bus: Any
 
+    @property
+    def is_serial(self) -> bool:
+        """Whether its positions are steps that a calibration file turns into the robot's unit, as
+        with Feetech's and Dynamixel's motors; others, such as CAN motors, know their angles."""
+        return hasattr(self.bus, "model_resolution_table")
+
     def motor(self, joint: str) -> str | None:
         """Returns the motor's name for a joint of the robot; None for another arm's."""
         name = joint[: -len(POSITION)] if joint.endswith(POSITION) else joint
@@ -70,8 +76,8 @@ def require_calibration(arms: Sequence[Arm], kind: str) -> None:
         DriverError: the message says how to calibrate.
     """
     for arm in arms:
-        if not hasattr(arm.bus, "model_resolution_table"):
-            continue  # a bus whose positions need no calibration, such as CAN motors
+        if not arm.is_serial:
+            continue
         missing = [motor for motor in arm.bus.motors if motor not in arm.bus.calibration]
         if missing:
             got = "no such file" if not arm.bus.calibration else f"none of {', '.join(missing)}"
@@ -82,13 +88,15 @@ def require_calibration(arms: Sequence[Arm], kind: str) -> None:
 
 
 def check_motors(arm: Arm, kind: str) -> None:
-    """Opens the bus, and refuses motors that do not answer or that have another calibration.
+    """Opens a serial bus, and refuses motors that do not answer or have another calibration.
 
     Torque and goals are left as they are, and the bus is closed again.
 
     Raises:
         DriverError: the message names the motors.
     """
+    if not arm.is_serial:
+        return
     try:
         _open(arm)
         different = _different_calibrations(arm)
@@ -205,10 +213,15 @@ def hold_when_enabled(arm: Arm) -> None:
     LeRobot switches the torque off and on while it configures the motors. Without this, they would
     return to the goals that they had before with all their speed, after the arm has sagged.
     """
+    if not arm.is_serial:
+        return
     enable = arm.bus.enable_torque
 
     def enable_here(*arguments: Any, **options: Any) -> Any:
-        present = arm.bus.sync_read("Present_Position", normalize=False)
+        read = arm.bus.read  # motor by motor: some of Feetech's know no sync_read
+        present = {
+            motor: read("Present_Position", motor, normalize=False) for motor in arm.bus.motors
+        }
         arm.bus.sync_write("Goal_Position", present, normalize=False)
         return enable(*arguments, **options)
 

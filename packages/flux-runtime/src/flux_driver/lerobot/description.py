@@ -145,7 +145,7 @@ class Description:
         arm, motor = self._motor(joint)
         if arm is None:
             return None
-        if motor in arm.bus.calibration and hasattr(arm.bus, "model_resolution_table"):
+        if arm.is_serial and motor in arm.bus.calibration:
             mode = _mode(arm, motor)
             if mode == "degrees":
                 half = _span_degrees(arm, motor) / 2

@@ -15,6 +15,7 @@ from typing import Any, Iterator, Mapping, Sequence, Tuple
 
 import numpy as np
 
+from ..events import DriverWarnings
 from ..robot import DriverError, one_line
 from .arms import (
     POSITION,
@@ -35,7 +36,7 @@ from .settings import OPTION, OWN_KEY, RELATIVE_TARGET, TORQUE_OFF, decoded, spl
 BUS_TIMEOUT_S = 0.5
 CAMERAS_TIMEOUT_S = 15.0
 ASK_AGAIN_S = 1.0
-CONNECT_TRIES = 3
+CONNECT_TRIES = 5
 CLIPPED = 1e-3
 """How far what LeRobot has sent may differ from the command, for rounding, in the joint's unit."""
 MISREAD = 1.5
@@ -92,7 +93,7 @@ class LeRobotDriver:
         self._last: Any = None
         self._asked_s = 0.0
         self._silent = ""
-        self._warnings: list[tuple[str, str]] = []
+        self._warnings = DriverWarnings()
         notes = (*described.notes, *self._torque_notes(), *self._limit_targets(described))
         for note in dict.fromkeys(notes):  # two arms may have the same to say
             print(f"lerobot:{robot_type}: {note}", file=sys.stderr)
@@ -186,8 +187,7 @@ class LeRobotDriver:
 
     def take_warnings(self) -> list[tuple[str, str]]:
         """Returns what has happened since the last call that is no failure: (name, line)."""
-        found, self._warnings = self._warnings, []
-        return found
+        return self._warnings.take()
 
     # What is done for them.
 
@@ -223,7 +223,7 @@ class LeRobotDriver:
             raise DriverError(self._fault(error)) from error
         self._write_goals(here)
         line = f"stop: the last measured pose is held, because {self._fault(error)}"
-        self._warnings.append(("hold_last_pose", line))
+        self._warnings.add("hold_last_pose", line)
 
     def _fault(self, error: BaseException) -> str:
         """Returns what is wrong, with the names of the motors that do not answer. While some do
@@ -251,10 +251,10 @@ class LeRobotDriver:
             if abs(got - measured) > MISREAD * reach:
                 self._write_goals(asked)
                 text += f" although the arm is at {measured:.4g}: sent again as it was"
-                self._warnings.append(("lerobot_misread", text))
+                self._warnings.add("lerobot_misread", text)
                 return
             text += f", because the arm is farther behind than {RELATIVE_TARGET} allows"
-            self._warnings.append(("lerobot_clipped", text))
+            self._warnings.add("lerobot_clipped", text)
             return
 
     def _last_or(self, positions: Mapping[str, float]) -> list[float]:
@@ -341,12 +341,18 @@ def _features(robot: Any, kind: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
         if not name.endswith(POSITION):
             raise DriverError(
                 f"{kind}: expected actions that are positions (NAME{POSITION}), got {name!r}. "
-                f"A base or another part that is commanded by velocity has no driver here"
+                f"A base or another part that is commanded by velocity cannot be driven; leave it "
+                f"out in the robot's config if that has a key for it"
             )
         if name not in observed:
             raise DriverError(
                 f"{kind}: expected a measured position of {name!r}, got none in its "
                 f"observation_features"
             )
-    images = [name for name, value in observed.items() if isinstance(value, (tuple, list))]
+    images = [name for name, shape in observed.items() if _is_colour(shape)]
     return tuple(actions), tuple(images)
+
+
+def _is_colour(shape: Any) -> bool:
+    """Whether a feature is a colour image, (height, width, 3), and not depth or a number."""
+    return isinstance(shape, (tuple, list)) and len(shape) == 3 and shape[-1] == 3

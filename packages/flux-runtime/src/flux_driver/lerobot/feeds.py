@@ -58,7 +58,7 @@ class Feed:
                 self._camera.connect()
                 self._read()
             except Exception as error:  # noqa: BLE001 - LeRobot's cameras raise many kinds
-                self._failed(one_line(error))
+                self._failed(one_line(error).rstrip("."))
             finally:
                 with suppress(Exception):  # a camera that failed may be disconnected already
                     self._camera.disconnect()

@@ -103,7 +103,7 @@ class FrameSender:
             if not is_waiting:
                 stream.dropped += 1
                 return False
-            select.select([self._connection], [], [], WAIT_S)
+            self._wait(select.POLLIN)
         else:
             return False
         stream.slots[slot] = values
@@ -115,7 +115,7 @@ class FrameSender:
                 return True
             if not is_waiting:
                 break
-            select.select([], [self._connection], [], WAIT_S)
+            self._wait(select.POLLOUT)
         with self._lock:
             stream.free.append(slot)
         stream.dropped += 1
@@ -139,6 +139,11 @@ class FrameSender:
             self.is_open = False
             return False
         return True
+
+    def _wait(self, event: int) -> None:
+        waiting = select.poll()  # select() knows no descriptor above 1023
+        waiting.register(self._connection, event)
+        waiting.poll(1e3 * WAIT_S)
 
     def _take_back(self) -> None:
         """Takes in the slots that are free again."""

@@ -8,12 +8,13 @@ from typing import Any, Callable, Mapping, Sequence
 
 import numpy as np
 
+from ..events import DriverWarnings
 from ..robot import DriverError
 from .connection import RosConnection, connect
 from .images import depth_image
-from .sources import COMPRESSED, TopicSource, image_source, wait_for_first, what_is_missing
+from .sources import COMPRESSED, IMAGE, TopicSource, image_source, wait_for_first, what_is_missing
 
-JOINT_STATE, ODOMETRY, IMAGE = "sensor_msgs/JointState", "nav_msgs/Odometry", "sensor_msgs/Image"
+JOINT_STATE, ODOMETRY = "sensor_msgs/JointState", "nav_msgs/Odometry"
 BASE_NAMES = ("linear_velocity", "angular_velocity")
 FIRST_S = 10.0
 SUBSCRIBERS_S = EXTRAS_S = 1.0
@@ -62,7 +63,7 @@ class RosDriver:
         self._first_s = float(first_messages_s)
         self._topics = dict(topics)
         self._condition = threading.Condition()
-        self._of_extras = threading.Condition()
+        self._extras_condition = threading.Condition()
         self._joints: list[TopicSource] = []
         self._command_topics: list[tuple[str, str]] = []
         self._cameras = self._make_cameras(camera_fields, image_transport or {})
@@ -72,7 +73,7 @@ class RosDriver:
         self._publish: list[Callable[[Any], None]] = []
         self._last: np.ndarray | None = None
         self._sent_s = 0.0
-        self._warnings: list[tuple[str, str]] = []
+        self._warnings = DriverWarnings()
 
     def _make_cameras(
         self, fields: Sequence[str], image_transport: Mapping[str, str]
@@ -93,12 +94,12 @@ class RosDriver:
     def _add_depth(self, camera: str, topic: str) -> None:
         """Records a camera's depth images."""
         name = f"{camera}_depth"
-        self._extras[name] = TopicSource(topic, IMAGE, depth_image, self._of_extras)
+        self._extras[name] = TopicSource(topic, IMAGE, depth_image, self._extras_condition)
         self.extras[name] = {"kind": "depth"}
 
     def _add_base(self, topic: str) -> None:
         """Records a mobile base's velocities."""
-        self._extras["base"] = TopicSource(topic, ODOMETRY, _base_velocity, self._of_extras)
+        self._extras["base"] = TopicSource(topic, ODOMETRY, _base_velocity, self._extras_condition)
         self.extras["base"] = {"kind": "vector", "names": list(BASE_NAMES)}
 
     def _topic(self, field: str) -> str:
@@ -132,7 +133,7 @@ class RosDriver:
         for name, source in self._extras.items():
             if source in missing:
                 line = f"{name}: expected messages on {source.topic}, got none: not recorded"
-                self._warnings.append((f"missing {name}", line))
+                self._warnings.add(f"missing {name}", line)
 
     def _sources(self) -> list[TopicSource]:
         return [*self._joints, *self._cameras.values(), *self._extras.values()]
@@ -145,20 +146,16 @@ class RosDriver:
             time.sleep(0.01)
         for topic in topics:
             if not connection.num_subscribers(topic):
-                self._warnings.append(
-                    (
-                        f"no_subscriber {topic}",
-                        f"{topic}: nobody takes commands. Start the arm's node in the mode that "
-                        f"follows this topic",
-                    )
+                self._warnings.add(
+                    f"no_subscriber {topic}",
+                    f"{topic}: nobody takes commands. Start the arm's node in the mode that "
+                    f"follows this topic",
                 )
             others = connection.publishers(topic)
             if others:
-                self._warnings.append(
-                    (
-                        f"second_commander {topic}",
-                        f"{topic}: {', '.join(others)} publishes commands, too. Stop it",
-                    )
+                self._warnings.add(
+                    f"second_commander {topic}",
+                    f"{topic}: {', '.join(others)} publishes commands, too. Stop it",
                 )
 
     def _read_joints(self) -> list[tuple[np.ndarray, float]]:
@@ -167,7 +164,7 @@ class RosDriver:
         Raises:
             DriverError: a message cannot be used.
         """
-        self._wait_for(self._joints, all)
+        self._wait_for(self._awaited_joints(), all)
         for source in self._joints:
             source.update()
         found = [source.newest for source in self._joints if source.newest is not None]
@@ -175,6 +172,10 @@ class RosDriver:
             expected = ", ".join(source.topic for source in self._joints)
             raise DriverError(f"expected a message on each of {expected}, got {len(found)}")
         return found
+
+    def _awaited_joints(self) -> Sequence[TopicSource]:
+        """Returns the sources of joints whose next message makes a new state."""
+        return self._joints
 
     def read_frames(self, cameras: Sequence[str]) -> dict[str, tuple[np.ndarray, float]]:
         """Returns the images that are new, (height, width, 3) uint8, and their capture times.
@@ -214,7 +215,7 @@ class RosDriver:
         except DriverError as error:
             if source.newest is None:
                 raise DriverError(f"{name}: {source.topic}: {error}") from error
-            self._warnings.append((f"wrong_image {name}", f"{name}: {source.topic}: {error}"))
+            self._warnings.add(f"wrong_image {name}", f"{name}: {source.topic}: {error}")
             return False
 
     def _wait_for(self, sources: Sequence[TopicSource], which: Callable[[Any], bool]) -> None:
@@ -256,8 +257,7 @@ class RosDriver:
 
     def take_warnings(self) -> list[tuple[str, str]]:
         """Returns what has been noticed since the last call, as (kind of fault, line)."""
-        found = self._warnings[:]
-        del self._warnings[: len(found)]  # another thread may have added more
+        found = self._warnings.take()
         for source in self._sources():
             found += source.take_warnings()
         if self._connection is not None:

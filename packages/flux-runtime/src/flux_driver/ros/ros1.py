@@ -12,6 +12,7 @@ from xmlrpc.client import Error, ServerProxy, Transport
 import rosgraph  # pyright: ignore[reportMissingImports]
 import rospy  # pyright: ignore[reportMissingImports]
 
+from ..events import DriverWarnings
 from ..robot import DriverError, one_line
 from .connection import Callback, message_class
 
@@ -19,7 +20,8 @@ MASTER_TIMEOUT_S = 2.0
 WATCH_S = 1.0
 BUFFER_BYTES = 1 << 24
 """rospy reads this much at once and drops all but the newest message of it: several images."""
-
+SEND_BYTES = 2304
+"""Some commands; Linux's smallest buffer."""
 PUBLISHERS, SUBSCRIBERS = 0, 1
 
 
@@ -61,6 +63,18 @@ class Master:
         return value
 
 
+class _ShortQueues(rospy.SubscribeListener):
+    """Has the kernel keep little for each subscriber: megabytes would be minutes of commands, which
+    a subscriber that has fallen behind would get one after the other."""
+
+    publisher: Any = None
+
+    def peer_subscribe(self, topic_name: str, topic_publish: Any, peer_publish: Any) -> None:
+        """Is called by rospy when a subscriber has connected."""
+        for connection in self.publisher.impl.connections if self.publisher else ():
+            connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BYTES)
+
+
 class Ros1Connection:
     """A node of its own under the ROS master of ROS_MASTER_URI.
 
@@ -81,7 +95,7 @@ class Ros1Connection:
         self._publishers: dict[str, Any] = {}
         self._kinds: tuple[dict[str, str], dict[str, str]] = ({}, {})
         self._senders: dict[str, str] = {}
-        self._warnings: list[tuple[str, str]] = []
+        self._warnings = DriverWarnings()
         self._end = threading.Event()
         self._watch = threading.Thread(
             target=self._watch_master, args=(pid,), name="ros-master", daemon=True
@@ -119,7 +133,15 @@ class Ros1Connection:
 
     def advertise(self, topic: str, kind: str) -> Callable[[Any], None]:
         """See `RosConnection`."""
-        publisher = rospy.Publisher(topic, message_class(kind), queue_size=1, tcp_nodelay=True)
+        listener = _ShortQueues()
+        publisher = rospy.Publisher(
+            topic,
+            message_class(kind),
+            queue_size=1,
+            tcp_nodelay=True,
+            subscriber_listener=listener,
+        )
+        listener.publisher = publisher
         self._publishers[topic] = publisher
         self._kinds[PUBLISHERS][rospy.resolve_name(topic)] = kind
         return publisher.publish
@@ -177,9 +199,7 @@ class Ros1Connection:
 
     def take_warnings(self) -> list[tuple[str, str]]:
         """See `RosConnection`."""
-        found = self._warnings[:]
-        del self._warnings[: len(found)]  # another thread may have added more
-        return found
+        return self._warnings.take()
 
     def close(self) -> None:
         """See `RosConnection`."""
@@ -199,19 +219,19 @@ class Ros1Connection:
                 now = self._master.call("getPid")
                 if now != pid:
                     self._register()
-                    self._warnings.append(
-                        ("master", f"a new ROS master answers at {self._master.uri}: registered")
+                    self._warnings.add(
+                        "master", f"a new ROS master answers at {self._master.uri}: registered"
                     )
                 elif missing is not None:
-                    self._warnings.append(
-                        ("master", f"the ROS master answers again at {self._master.uri}")
+                    self._warnings.add(
+                        "master", f"the ROS master answers again at {self._master.uri}"
                     )
                 pid, missing = now, None
             except DriverError as error:
                 if missing is None and not self._end.is_set():
                     missing = str(error)
-                    self._warnings.append(
-                        ("master", f"{missing}. The topics go on; registers again when it is back")
+                    self._warnings.add(
+                        "master", f"{missing}. The topics go on; registers again when it is back"
                     )
 
     def _register(self) -> None:

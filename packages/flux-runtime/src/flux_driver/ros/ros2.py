@@ -17,6 +17,7 @@ try:
 except ImportError:  # until Humble
     import rclpy.qos_event as event_handlers  # pyright: ignore[reportMissingImports]
 
+from ..events import DriverWarnings
 from ..robot import DriverError, one_line
 from .connection import Callback, message_class
 from .qos import (
@@ -53,7 +54,7 @@ class Ros2Connection:
         self._qos = QosTable(qos)
         self._subscriptions: dict[str, Qos] = {}
         self._publishers: dict[str, tuple[Any, Qos]] = {}
-        self._warnings: list[tuple[str, str]] = []
+        self._warnings = DriverWarnings()
         self._told: set[tuple[str, str]] = set()
         self._lock = threading.Lock()
         self._end = threading.Event()
@@ -163,9 +164,7 @@ class Ros2Connection:
         fault = self._qos.fault()  # asked for only once the driver has named all of its topics
         if fault:
             self._tell("qos", fault)
-        found = self._warnings[:]
-        del self._warnings[: len(found)]  # another thread may have added more
-        return found
+        return self._warnings.take()
 
     def close(self) -> None:
         """See `RosConnection`."""
@@ -212,7 +211,7 @@ class Ros2Connection:
     def _tell(self, name: str, text: str) -> None:
         if (name, text) not in self._told:
             self._told.add((name, text))
-            self._warnings.append((name, text))
+            self._warnings.add(name, text)
 
 
 def _profile(qos: Qos) -> Any:

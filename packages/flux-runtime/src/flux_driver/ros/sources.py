@@ -8,11 +8,11 @@ from typing import Any, Callable, Sequence, Tuple
 
 import numpy as np
 
+from ..clocks.stamps import StampClock
 from ..robot import DriverError
 from .connection import RosConnection
 from .images import colour_image, compressed_image
 from .newest import Newest
-from .stamps import StampClock
 
 Value = Tuple[Any, float]
 MAX_NAMED = 8

@@ -24,7 +24,7 @@ import threading
 import time
 from typing import Any, Mapping
 
-from ..cameras.clock import DeviceClock
+from ..clocks.device import DeviceClock
 from ..messages import Channel
 from ..robot import one_line
 from .status import Sample, why_not_ready

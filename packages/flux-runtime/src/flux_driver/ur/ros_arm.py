@@ -93,7 +93,11 @@ class UrRosDriver(RosDriver):
             raise DriverError("use_depth_image: expected depth_topics, {camera: topic}, got none")
         for camera, topic in (depth_topics or {}).items() if use_depth_image else ():
             self._add_depth(camera, topic)
-        self._scaling = _scaling_source(speed_scaling_topic, self)
+        self._scaling: TopicSource | None = None
+        if speed_scaling_topic is not None:
+            self._scaling = TopicSource(
+                speed_scaling_topic, "std_msgs/Float64", _share, self._condition
+            )
         self._state: tuple[np.ndarray, float] | None = None
 
     def _make_joints(
@@ -126,12 +130,12 @@ class UrRosDriver(RosDriver):
         else:
             topic = self._joints[1].topic
             line = f"{topic}: expected a message at least every {GRIPPER_S:g} s, got none"
-            self._warnings.append((f"silent {topic}", line))
+            self._warnings.add(f"silent {topic}", line)
         return self._state
 
-    def _wait_for(self, sources: Sequence[TopicSource], which: Any) -> None:
-        """Waits for the arm, not for its gripper, which may report less often."""
-        super()._wait_for(sources[:1] if sources is self._joints else sources, which)
+    def _awaited_joints(self) -> Sequence[TopicSource]:
+        """Returns the arm without its gripper, which may report less often."""
+        return self._joints[:1]
 
     def speed_scaling(self) -> float:
         """Returns the share of its commanded speed at which the arm moves; 1 without a topic."""
@@ -166,9 +170,3 @@ def _share(message: Any) -> float:
     """Returns a share; ur_robot_driver states a percentage."""
     value = float(message.data)
     return min(max(value / 100 if value > 1 else value, 0.0), 1.0)
-
-
-def _scaling_source(topic: str | None, driver: UrRosDriver) -> TopicSource | None:
-    if topic is None:
-        return None
-    return TopicSource(topic, "std_msgs/Float64", _share, driver._condition)

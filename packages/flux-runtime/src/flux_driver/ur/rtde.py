@@ -8,6 +8,7 @@ from typing import Any, Mapping, Sequence
 import numpy as np
 
 from ..cameras import Cameras, open_cameras
+from ..events import DriverWarnings
 from ..robot import DriverError
 from . import dashboard
 from .controller import UrController
@@ -96,7 +97,7 @@ class UrRtdeDriver:
         if not has_gripper and gripper is not None:
             raise DriverError("gripper: expected none, because the spec has six joints")
         self._gripper: Gripper | None = make_gripper(self._host, gripper) if has_gripper else None
-        self._warnings: list[tuple[str, str]] = []
+        self._warnings = DriverWarnings()
         self._cameras: Cameras = open_cameras(cameras or {}, report=self._warn_of_camera)
         self._num_seen = 0
         self._fault = ""
@@ -104,7 +105,7 @@ class UrRtdeDriver:
         self._is_slowed = False
 
     def _warn_of_camera(self, line: str) -> None:
-        self._warnings.append(("camera", line))
+        self._warnings.add("camera", line)
 
     def connect(self) -> None:
         """Opens the cameras and the gripper, and starts the control program on the controller.
@@ -152,7 +153,7 @@ class UrRtdeDriver:
         is_slowed = share < FULL_SPEED
         if is_slowed and not self._is_slowed:
             text = f"the controller moves the arm at {share:.0%} of its speed; so do we"
-            self._warnings.append(("reduced_speed", text))
+            self._warnings.add("reduced_speed", text)
         self._is_slowed = is_slowed
         return share
 
@@ -223,8 +224,7 @@ class UrRtdeDriver:
 
     def take_warnings(self) -> list[tuple[str, str]]:
         """Returns what has been noticed since the last call, as (kind of fault, line)."""
-        found = self._warnings[:]
-        del self._warnings[: len(found)]  # another thread may have added more
+        found = self._warnings.take()
         fault = getattr(self._gripper, "fault", "")
         return [*found, ("gripper", fault)] if fault else found
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import count
@@ -19,11 +19,15 @@ from flux_core.robots import MotionLimits
 
 from ..chunking import MODE_WITHOUT_RTC, Chunking
 from ..deployment import (
+    LOOK_S,
     SLOW_START_S,
     SLOW_START_SPEED,
     DeploymentFacts,
+    DeploymentReport,
     FirstMotions,
-    check_connected,
+    Observed,
+    check_deployment,
+    look_at,
 )
 from ..engines.core import load_core
 from ..realtime import (
@@ -297,16 +301,9 @@ def connected_realtime(
         deployment = None
         if policy is not None:
             facts = DeploymentFacts.of(policy.manifest, config)
-            deployment = check_connected(
-                driver,
-                driver.spec,
-                facts,
-                source.cameras,
-                accepted=options.accepted,
-                is_simulated=driver.simulation is not None,
-                latency_s=settings.first_latency_s or None,
-                too_slow=chunking.reason if chunking.mode != wanted.mode else None,
-                cancelled=lambda: signals.signal != 0,
+            too_slow = chunking.reason if chunking.mode != wanted.mode else None
+            deployment = _check_deployment(
+                options, driver, source.cameras, facts, settings, signals, too_slow
             )
             settings = _beginning_slowly(settings, facts, driver)
         loop = _make_loop(driver, source.loop_arguments(), limits, settings, signals)
@@ -339,6 +336,42 @@ def connected_realtime(
                 inference.close()
         finally:
             loop.close()
+
+
+def _check_deployment(
+    options: RunOptions,
+    driver: DriverProcess,
+    cameras: Sequence[str],
+    facts: DeploymentFacts,
+    settings: RealtimeSettings,
+    signals: Any,
+    too_slow: str | None,
+) -> DeploymentReport:
+    """Compares the robot with what the bundle says of its training set.
+
+    A simulated robot stands still between two commands, and a bundle without facts says nothing to
+    compare with: one glance is enough for these.
+    """
+    is_simulated = driver.simulation is not None
+
+    def look() -> Observed:
+        observed = look_at(
+            driver,
+            cameras,
+            duration_s=LOOK_S if facts.are_known and not is_simulated else 0.0,
+            is_simulated=is_simulated,
+            cancelled=lambda: signals.signal != 0,
+        )
+        return replace(observed, latency_s=settings.first_latency_s or None, too_slow=too_slow)
+
+    can_reset = is_simulated and not is_recording(options.robot)
+    return check_deployment(
+        driver.spec,
+        facts,
+        look,
+        accepted=options.accepted,
+        at_start=(lambda: driver.reset(options.seed)) if can_reset else None,
+    )
 
 
 def _beginning_slowly(

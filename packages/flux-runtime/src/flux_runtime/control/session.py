@@ -20,7 +20,7 @@ from ..deployment import (
     DeploymentFacts,
     DeploymentReport,
     Observed,
-    check_observed,
+    check_deployment,
 )
 from ..engines.core import load_core
 from ..engines.golden_replay import GoldenResult
@@ -33,7 +33,7 @@ from ..engines.opening import (
 )
 from ..realtime import RealtimeOptions, core_grippers, gripper_settings
 from ..realtime.options import check_speed
-from ..robots import RobotRequest, SimulatedRobot, has_topics
+from ..robots import RobotRequest, SimulatedRobot, has_topics, is_recording
 from .agreement import agreed_bundle
 from .episode import EpisodeResult, run_episode
 from .episode_log import EpisodeLog, ReplayLog
@@ -303,7 +303,7 @@ def connected(
         prompt = options.task or default_prompt(robot.task, bundle)
         deployment = None
         if policy is not None:
-            deployment = _check_first_look(robot, spec, policy, prompt, options.accepted)
+            deployment = _check_first_look(robot, spec, policy, prompt, options)
         session = Session(
             options=options.resolved(robot.spec, is_real=False),
             robot=robot,
@@ -501,17 +501,28 @@ def _check_first_look(
     spec: RobotSpec,
     policy: OpenedPolicy,
     prompt: str,
-    accepted: Collection[str],
+    options: RunOptions,
 ) -> DeploymentReport:
     """Takes one observation, checks that the network can use it, and compares it with what the
     bundle says of its training set."""
-    observation = robot.observe(prompt, policy.manifest.cameras)
-    check_observation(observation, spec, policy.manifest.cameras)
-    check_encoding(policy.encoder.encode(observation), policy.manifest)
-    facts = DeploymentFacts.of(policy.manifest, policy.bundle.config)
-    cameras = {name: CameraLook(image=image) for name, image in observation.images.items()}
-    observed = Observed(state=observation.state, cameras=cameras, is_simulated=True)
-    return check_observed(robot.spec, facts, observed, accepted=accepted)
+    cameras = policy.manifest.cameras
+
+    def look() -> Observed:
+        observation = robot.observe(prompt, cameras)
+        check_observation(observation, spec, cameras)
+        check_encoding(policy.encoder.encode(observation), policy.manifest)
+        looks = {name: CameraLook(image=image) for name, image in observation.images.items()}
+        return Observed(state=observation.state, cameras=looks, is_simulated=True)
+
+    return check_deployment(
+        robot.spec,
+        DeploymentFacts.of(policy.manifest, policy.bundle.config),
+        look,
+        accepted=options.accepted,
+        may_refuse=False,
+        # A recording shows its first frame, and would go on to its next episode.
+        at_start=None if is_recording(options.robot) else lambda: robot.reset(options.seed),
+    )
 
 
 def default_prompt(task: str | None, bundle: Bundle | None) -> str:

@@ -4,17 +4,18 @@
 compares the two; it needs no robot. `MotionWatch` and `ColourWatch` go on during the first episode.
 """
 
-from .checking import check_connected, check_observed
+from .checking import check_deployment
 from .checks import NAMES, Judged, judge
 from .colour_watch import ColourWatch
 from .facts import DeploymentFacts
 from .finding import Finding
 from .first_motions import SLOW_START_S, SLOW_START_SPEED, FirstMotions
 from .motion_watch import MotionWatch
-from .observed import CameraLook, Look, Observed, look_at
+from .observed import LOOK_S, CameraLook, Look, Observed, look_at
 from .report import DeploymentReport, check_accepted
 
 __all__ = [
+    "LOOK_S",
     "NAMES",
     "SLOW_START_S",
     "SLOW_START_SPEED",
@@ -29,8 +30,7 @@ __all__ = [
     "MotionWatch",
     "Observed",
     "check_accepted",
-    "check_connected",
-    "check_observed",
+    "check_deployment",
     "judge",
     "look_at",
 ]

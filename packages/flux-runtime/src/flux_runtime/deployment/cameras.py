@@ -8,11 +8,11 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from flux_core.pictures import LUMINANCE, red_against_blue, shrink, thumbnail
+from flux_core.pictures import LUMINANCE, colour_shares, red_against_blue, shrink, thumbnail
 
 from .facts import CameraFacts
 from .finding import Finding, fine, hard, soft, unknown
-from .observed import CameraLook, Observed
+from .observed import LOOKS_HZ, CameraLook, Observed
 
 Small = NDArray[np.float32]
 """A thumbnail, (height, width, 3), 0 to 255."""
@@ -41,6 +41,12 @@ CHANNELS = -0.25
 """The likeness in colour below which red and blue are exchanged."""
 COLOURFUL = 0.04
 """The standard deviation of `red_against_blue` of a picture that has colours."""
+LEAST_SHARE = 0.001
+"""The share of coloured pixels, about one of a thumbnail, from which a colour counts."""
+ONE_SIDED = 5.0
+"""How many times as common as the other one a colour must be, in training and now."""
+MOST_OFTEN = 10.0
+"""How many times as common as in training a colour may be: another light may colour a picture."""
 ALMOST = 1.0
 """Of 255: differences between the channels of a grey image."""
 LIVE = 0.5
@@ -260,17 +266,48 @@ def _colour(name: str, known: CameraFacts, image: Small) -> Finding:
             return hard("camera_colour", text, "Set the camera or its driver to colour (rgb8)")
         size = known.start.spread.shape
         colourful = float(red_against_blue(shrink(image, *size)).std())
-        if colourful >= COLOURFUL / 2:
-            likeness = known.start.likeness(image).colour
-            if likeness <= CHANNELS:
-                return exchanged(name, f"the colours are {likeness:.2f} like the recorded starts")
+        likeness = known.start.likeness(image).colour
+        if colourful >= COLOURFUL / 2 and likeness <= CHANNELS:
+            return exchanged(name, f"the colours are {likeness:.2f} like the recorded starts")
+        if colourful >= COLOURFUL / 2 and likeness >= -CHANNELS:
             return fine("camera_colour", f"{name}: {likeness:.2f} like the recorded starts")
+    shares = colour_shares(image)
+    if known.coloured is not None and (found := opposite(shares, known.coloured)):
+        return exchanged(name, found)
     if known.coloured is None and known.start is None:
         return unknown("camera_colour")
     return unknown(
         "camera_colour",
         f"{name}: too little colour to tell red from blue; watched during the first episode",
     )
+
+
+def opposite(shares: tuple[float, float], recorded: tuple[float, float]) -> str | None:
+    """Returns in words that red and blue pixels are as common as blue and red ones in training.
+
+    Only if one of the two is much more common: otherwise neither says anything.
+
+    Args:
+        shares: of red and of blue pixels.
+        recorded: the same in training.
+    """
+    is_one_sided = is_mostly_one(shares) and is_mostly_one(recorded)
+    ratio = max(shares) / max(*recorded, LEAST_SHARE)
+    if (
+        not is_one_sided
+        or ratio > MOST_OFTEN
+        or (shares[0] > shares[1]) == (recorded[0] > recorded[1])
+    ):
+        return None
+    return (
+        f"{shares[0]:.1%} red and {shares[1]:.1%} blue pixels, recorded {recorded[0]:.1%} and "
+        f"{recorded[1]:.1%}"
+    )
+
+
+def is_mostly_one(shares: tuple[float, float]) -> bool:
+    """Whether one of two colours is much more common than the other one."""
+    return max(shares) >= max(LEAST_SHARE, ONE_SIDED * min(shares))
 
 
 def exchanged(name: str, found: str) -> Finding:
@@ -306,5 +343,5 @@ def judge_rates(
 def _recorded_hz(known: CameraFacts, fps: float) -> float:
     """Returns the rate of a camera's recorded images, which the recordings may repeat."""
     if known.image_hz is not None and known.changing is not None and known.changing >= LIVE:
-        return min(known.image_hz, fps)
-    return fps
+        return min(known.image_hz, fps, LOOKS_HZ / 2)
+    return min(fps, LOOKS_HZ / 2)

@@ -3,80 +3,54 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection
 
 from flux_core.robots import RobotSpec
 
 from .checks import judge
 from .facts import DeploymentFacts
-from .observed import LOOK_S, Observed, SeenDriver, look_at
+from .observed import Observed
 from .report import DeploymentReport
 
 logger = logging.getLogger("flux.runtime")
 
 
-def check_connected(
-    driver: SeenDriver,
+def check_deployment(
     spec: RobotSpec,
     facts: DeploymentFacts,
-    cameras: Sequence[str],
+    look: Callable[[], Observed],
     *,
     accepted: Collection[str] = (),
-    is_simulated: bool = False,
-    latency_s: float | None = None,
-    too_slow: str | None = None,
-    cancelled: Callable[[], bool] = lambda: False,
+    may_refuse: bool = True,
+    at_start: Callable[[], None] | None = None,
 ) -> DeploymentReport:
-    """Looks at a robot in real time, and refuses it if it is not the one of the training.
+    """Looks at a robot, and refuses it if it is not the one of the training.
 
-    A simulated robot stands still between two commands, and a bundle without facts says nothing to
-    compare with: one glance is enough for these.
+    Soft and accepted suspicions are logged as warnings.
 
     Args:
-        driver: of the connected robot; nothing is sent to it.
         spec: of the driver, without limits that were tightened for a run.
         facts: what the bundle says of its training set.
-        cameras: those that the policy uses.
+        look: looks at the robot.
         accepted: names of suspicions that do not refuse the robot.
-        is_simulated: whether the robot is a simulation.
-        latency_s: from looking at the robot to its chunk, if it was measured.
-        too_slow: why chunks take too long for real-time chunking, if they do.
-        cancelled: ends the look early.
+        may_refuse: whether hard suspicions refuse it, or are warnings, too: a simulation on
+            simulated time breaks nothing.
+        at_start: lets a simulated robot begin an episode. Before that it may show anything, so it
+            is only suspected if it still looks wrong then.
 
     Raises:
         RobotError: there is a hard suspicion that was not accepted.
     """
-    is_long = facts.are_known and not is_simulated
-    observed = look_at(
-        driver,
-        cameras,
-        duration_s=LOOK_S if is_long else 0.0,
-        is_simulated=is_simulated,
-        cancelled=cancelled,
-    )
-    observed = replace(observed, latency_s=latency_s, too_slow=too_slow)
-    return check_observed(spec, facts, observed, accepted=accepted)
-
-
-def check_observed(
-    spec: RobotSpec,
-    facts: DeploymentFacts,
-    observed: Observed,
-    *,
-    accepted: Collection[str] = (),
-) -> DeploymentReport:
-    """Judges what was observed; warns of soft and of accepted suspicions.
-
-    Raises:
-        RobotError: there is a hard suspicion that was not accepted.
-    """
-    report = DeploymentReport.of(judge(facts, spec, observed), accepted)
-    for suspicion in report.judged.suspicions:
-        if not suspicion.is_hard or suspicion.name in report.accepted:
-            is_accepted = suspicion.is_hard
-            logger.warning(
-                "deployment check%s: %s", " (accepted)" if is_accepted else "", suspicion.line
-            )
-    report.refuse_suspicious(spec.name)
+    judged = judge(facts, spec, look())
+    if judged.suspicions and at_start is not None:
+        at_start()
+        judged = judge(facts, spec, look())
+    report = DeploymentReport.of(judged, accepted)
+    for suspicion in judged.suspicions:
+        if suspicion.is_hard and suspicion.name in report.accepted:
+            logger.warning("deployment check (accepted): %s", suspicion.line)
+        elif not suspicion.is_hard or not may_refuse:
+            logger.warning("deployment check: %s", suspicion.line)
+    if may_refuse:
+        report.refuse_suspicious(spec.name)
     return report

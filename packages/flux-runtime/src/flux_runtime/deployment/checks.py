@@ -12,8 +12,8 @@ from flux_core.robots import RobotSpec
 from .cameras import SLOW, judge_cameras, judge_rates
 from .facts import DeploymentFacts, Ranges
 from .finding import Finding, fine, hard, soft, unknown
-from .observed import Observed
-from .pose import is_gripper, judge_pose
+from .observed import LOOKS_HZ, Observed
+from .pose import METRES_OPEN, is_gripper, judge_pose
 
 NAMES = (
     *("robot_ranges", "start_pose", "arms_swapped", "joint_order", "joint_sign", "joint_unit"),
@@ -29,10 +29,6 @@ MOSTLY_OUTSIDE = 0.5
 """The share of a joint's recorded range beyond the robot's limits that refuses a bundle."""
 PARTLY_OUTSIDE = 0.1
 """The share that warns."""
-FLAT = 0.05
-"""The share of a gripper's range below which recordings say nothing of its unit."""
-NARROW = 0.15
-"""The share of the robot's range within which a gripper of another unit moves."""
 OLD_FRAME_S = 0.25
 
 
@@ -130,9 +126,9 @@ def _grippers(facts: DeploymentFacts, spec: RobotSpec) -> Iterator[Finding]:
         )
         fix = "Convert the gripper in the driver to the unit of the recordings, or use a bundle of "
         fix += "this robot"
-        is_small = FLAT * size / 2 < high - low < NARROW * size and high < lower + NARROW * size
-        is_percent = upper >= 10 and 0.8 <= high <= 1.2
-        if is_small or is_percent or high - upper > 0.5 * size or lower - low > 0.5 * size:
+        is_metres = upper >= 0.9 and METRES_OPEN[0] <= high <= METRES_OPEN[1] and low > -0.02
+        is_share = upper >= 10 and 0.8 <= high <= 1.2
+        if is_metres or is_share or high - upper > 0.5 * size or lower - low > 0.5 * size:
             yield hard("gripper_unit", found, fix)
             return
     yield fine("gripper_unit", "the recorded values are in the robot's unit")
@@ -154,7 +150,7 @@ def _rates(facts: DeploymentFacts, spec: RobotSpec, observed: Observed) -> Itera
             yield hard("control_rate", found, fix)
     if observed.is_simulated:
         return  # its readings arrive as fast as this machine simulates
-    if observed.state_hz is not None:
+    if observed.state_hz is not None and spec.control_hz <= LOOKS_HZ / 2:
         found = f"{observed.state_hz:.1f} states per second, {spec.control_hz:g} expected"
         if observed.state_hz < SLOW * spec.control_hz:
             fix = "Check the rate at which the robot publishes its joints"
@@ -175,6 +171,12 @@ def _latency(facts: DeploymentFacts, spec: RobotSpec, observed: Observed) -> Ite
         found = f"a chunk takes {1e3 * observed.latency_s:.0f} ms, {steps:.1f} control steps"
         if trained and steps > trained:
             yield soft("latency", f"{found}, trained for at most {trained}", fix)
+        elif not trained and steps > (facts.execution_horizon or np.inf):
+            yield soft(
+                "latency",
+                f"{found}, longer than the {facts.execution_horizon} steps that are executed of it",
+                "The robot would stand still most of the time. " + fix,
+            )
         else:
             known = f", trained for at most {trained}" if trained else ""
             yield fine("latency", f"{found}{known}")

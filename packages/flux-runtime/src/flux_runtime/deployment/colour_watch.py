@@ -9,14 +9,10 @@ from numpy.typing import NDArray
 
 from flux_core.pictures import colour_shares, thumbnail
 
-from .cameras import exchanged
+from .cameras import exchanged, is_mostly_one, opposite
 from .facts import CameraFacts
 from .finding import Finding
 
-LEAST_SHARE = 0.001
-"""The share of coloured pixels, about one of a thumbnail, from which a colour counts."""
-ONE_SIDED = 5.0
-"""How many times as common as the other one a colour must be, in training and now."""
 FEWEST_IMAGES = 3
 
 
@@ -32,7 +28,7 @@ class ColourWatch:
         self._facts = {
             name: camera.coloured
             for name, camera in facts.items()
-            if camera.coloured is not None and _is_one_sided(camera.coloured)
+            if camera.coloured is not None and is_mostly_one(camera.coloured)
         }
         self._shares: dict[str, list[tuple[float, float]]] = {name: [] for name in self._facts}
         self._is_over = "camera_colour" in accepted
@@ -63,16 +59,6 @@ class ColourWatch:
         seen = self._shares[name]
         if len(seen) < FEWEST_IMAGES:
             return None
-        red, blue = np.mean(seen, axis=0)
-        recorded_red, recorded_blue = self._facts[name]
-        if not _is_one_sided((red, blue)) or (red > blue) == (recorded_red > recorded_blue):
-            return None
-        return exchanged(
-            name,
-            f"{red:.1%} red and {blue:.1%} blue pixels, recorded {recorded_red:.1%} and "
-            f"{recorded_blue:.1%}",
-        )
-
-
-def _is_one_sided(shares: tuple[float, float]) -> bool:
-    return max(shares) >= max(LEAST_SHARE, ONE_SIDED * min(shares))
+        red, blue = np.mean(seen, axis=0).tolist()
+        found = opposite((red, blue), self._facts[name])
+        return exchanged(name, found) if found else None

@@ -14,7 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flux_core.bundle import Manifest
-from flux_core.pictures import Reference
+from flux_core.pictures import Reference, colour_shares
+
+OF_ANY_UNIT = ("fps", "episodes", "cameras")
+"""What a summary says of no joint."""
 
 Vector = NDArray[np.float64]
 
@@ -92,7 +95,7 @@ class CameraFacts:
             coloured=(
                 (float(coloured[0]), float(coloured[1]))
                 if coloured is not None and len(coloured) == 2
-                else None
+                else _colours_of_one(start if num_starts == 1 else None, mean)
             ),
             changing=_number(entry.get("changing")),
             image_hz=_number(entry.get("image_hz")),
@@ -114,6 +117,7 @@ class DeploymentFacts:
         grippers: name -> its closed and open values, of the state if known, else of the action.
         cameras: by the robot's names, in the network's order.
         trained_delays: the inference delays, in control steps, that it was trained for.
+        execution_horizon: steps of a chunk that are executed; None if that is not known.
         may_change_rate: whether its config allows another rate than that of the recordings.
     """
 
@@ -127,6 +131,7 @@ class DeploymentFacts:
     )
     cameras: Mapping[str, CameraFacts] = field(default_factory=dict[str, CameraFacts])
     trained_delays: tuple[int, ...] = (0,)
+    execution_horizon: int | None = None
     may_change_rate: bool = False
 
     @property
@@ -139,11 +144,16 @@ class DeploymentFacts:
         """Reads them from a bundle's manifest and config.json."""
         section = (config or {}).get("inference")
         may_change = section.get("allow_rate_change") if isinstance(section, Mapping) else None
+        # Older summaries are in the units of the recordings, which transforms that only training
+        # runs may have changed.
+        has_changed = bool(manifest.provenance.get("training_only"))
         return cls.from_summary(
             manifest.data_summary,
             state_dim=manifest.state_dim,
             trained_delays=manifest.rtc_valid_delays,
+            execution_horizon=manifest.execution_horizon,
             may_change_rate=may_change is True,
+            are_robot_units=not has_changed or "robot_units" in manifest.data_summary,
         )
 
     @classmethod
@@ -153,10 +163,15 @@ class DeploymentFacts:
         *,
         state_dim: int | None = None,
         trained_delays: tuple[int, ...] = (0,),
+        execution_horizon: int | None = None,
         may_change_rate: bool = False,
+        are_robot_units: bool = True,
     ) -> Self:
         """Reads them from the summary of a training set; see `Manifest.data_summary`."""
         cameras, start = _mapping(summary, "cameras"), _mapping(summary, "start")
+        if not are_robot_units:
+            summary = {key: summary[key] for key in OF_ANY_UNIT if key in summary}
+            start = {}
         return cls(
             fps=_number(summary.get("fps")),
             episodes=round(_number(summary.get("episodes")) or 0),
@@ -166,6 +181,7 @@ class DeploymentFacts:
             grippers=_grippers(_mapping(summary, "grippers")),
             cameras={name: CameraFacts.of(entry) for name, entry in cameras.items()},
             trained_delays=trained_delays,
+            execution_horizon=execution_horizon,
             may_change_rate=may_change_rate,
         )
 
@@ -181,6 +197,15 @@ def _start(entry: Mapping[str, Any]) -> tuple[Reference | None, int, float | Non
     if thumbnail is None or thumbnail.shape[2] != 3 or min(thumbnail.shape) < 2:
         return None, 0, None
     return Reference.of([thumbnail]), 1, None
+
+
+def _colours_of_one(start: Reference | None, mean: Vector | None) -> tuple[float, float] | None:
+    """Returns the shares of red and of blue pixels in the only picture of an older bundle, if the
+    mean of its other images agrees with what is more common."""
+    if start is None or mean is None or len(mean) != 3:
+        return None
+    red, blue = colour_shares(start.average)
+    return (red, blue) if (red > blue) == (mean[0] > mean[2]) else None
 
 
 def _grippers(data: Mapping[str, Any]) -> dict[str, tuple[float, float]]:

@@ -39,6 +39,8 @@ SCALES = (
 """Factors from what is measured to what was recorded, and what they mean."""
 TELLING = 1.0
 """Floors: a recorded value at least so large tells a factor from a coincidence."""
+OPEN, METRES_OPEN = 0.6, (0.03, 0.12)
+"""An open gripper, from 0 to 1 and in metres."""
 MOST_EXCHANGED = 16
 """Joints of which all exchanges are tried."""
 
@@ -120,6 +122,12 @@ def judge_pose(
     is_wrong = ~pose.fits(pose.value)
     if not is_wrong.any():
         return [fine("start_pose", f"all {len(value)} joints are among the recorded starts")]
+    if spec.is_commanded_by_differences:
+        turned = pose.fits(pose.value - 2 * np.pi) | pose.fits(pose.value + 2 * np.pi)
+        is_wrong &= ~(turned & (np.array(pose.units) == "rad"))  # half a turn to either side
+        found = list(_elsewhere(pose, is_wrong, frozenset()))
+        found = [replace(finding, is_hard=False) for finding in found]
+        return found or [fine("start_pose", "the pose is among the recorded starts")]
     explained = (
         _exchanged_arms(pose, is_wrong)
         or _scaled(pose, is_wrong)
@@ -166,6 +174,8 @@ def _elsewhere(
             "Check the unit, the zero and the calibration of the joint, or move the robot to where "
             "episodes were started",
         )
+    elif near and (finding := _in_metres(pose, near, grippers)):
+        yield finding
     elif near:
         dim = max(near, key=lambda d: _distance(pose, d))
         hint = (
@@ -175,6 +185,21 @@ def _elsewhere(
             else "Move the robot to where episodes were started"
         )
         yield soft("start_pose", f"{pose.told(dim)}{_more(pose, near)}", hint)
+
+
+def _in_metres(pose: Pose, dims: Sequence[int], grippers: frozenset[int]) -> Finding | None:
+    """Returns that grippers, recorded as open from 0 to 1, may be measured in metres."""
+    for dim in dims:
+        is_open = pose.units[dim] == "normalized" and pose.start.least[dim] >= OPEN
+        if dim not in grippers or not is_open:
+            return None
+        if not METRES_OPEN[0] <= pose.value[dim] <= METRES_OPEN[1]:
+            return None
+    return soft(
+        "gripper_unit",
+        f"{pose.told(dims[0])}: almost closed, or open in metres{_more(pose, dims)}",
+        "Open the gripper as in the recordings, or convert its unit in the driver",
+    )
 
 
 def _more(pose: Pose, dims: Sequence[int]) -> str:
@@ -207,6 +232,11 @@ def other_side(name: str) -> str | None:
         if right in name:
             return name.replace(right, left, 1)
     return None
+
+
+def side_of(name: str) -> str | None:
+    """Returns 'left' or 'right', if a name contains one of them."""
+    return next((side for side in ("left", "right") if side in name.lower()), None)
 
 
 def mirrored_dims(names: Sequence[str]) -> list[int] | None:

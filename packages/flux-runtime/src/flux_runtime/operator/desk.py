@@ -179,5 +179,6 @@ class OperatorDesk:
         with self._changed:
             if dead_man.look():
                 self._stop_now(self.release_text())
-                self._waiting.append(f"{self.release_text()}: hold it, then go on")
+                advice = "begin a new run" if dead_man.is_unplugged else "hold it, then go on"
+                self._waiting.append(f"{self.release_text()}: {advice}")
                 self._changed.notify_all()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -128,11 +128,13 @@ class DatasetRecorder:
         Raises:
             DataError: nothing can be recorded any more.
         """
-        self._wait_until_saved()
+        session = self._session
+        assert session is not None
+        is_realtime = isinstance(session, RealtimeSession)
+        self._wait_until_saved(session.is_signalled if is_realtime else lambda: False)
         self.raise_if_failed()
-        assert self._session is not None
         self._process.send("episode", task=task)
-        self._episode = DatasetEpisode(self._session, self._process, self._looks)
+        self._episode = DatasetEpisode(session, self._process, self._looks)
         return self._episode
 
     def finish(self, result: EpisodeResult) -> None:
@@ -183,15 +185,19 @@ class DatasetRecorder:
             )
         return ""
 
-    def _wait_until_saved(self) -> None:
-        """Waits until the last episode is on the disk; takes in its counts."""
+    def _wait_until_saved(self, cancelled: Callable[[], bool] = lambda: False) -> None:
+        """Waits until the last episode is on the disk, or `cancelled()` is true; takes in its
+        counts."""
         if not self._is_saving:
             return
-        self._is_saving = False
-        answer = self._process.wait_for(("saved", "lost"), SLOW_S)
-        if answer is None and not self._process.has_ended.is_set():
+        kinds = ("saved", "lost")
+        answer = self._process.wait_for(kinds, SLOW_S, cancelled)
+        if answer is None and not self._process.has_ended.is_set() and not cancelled():
             logger.warning("--record-dataset: waiting for the last episode to be written")
-            answer = self._process.wait_for(("saved", "lost"), SAVE_TIMEOUT_S)
+            answer = self._process.wait_for(kinds, SAVE_TIMEOUT_S, cancelled)
+        if answer is None and cancelled():
+            return
+        self._is_saving = False
         if answer is None:
             if not self._process.has_ended.is_set():
                 self._process.failure = self._process.describe_end()
@@ -204,7 +210,8 @@ class DatasetRecorder:
             self._counts["episodes"] += 1
         elif answer["reason"]:
             self._dropped["rows"] += answer.get("rows", 0)
-            logger.error("--record-dataset: an episode is lost: %s", answer["reason"])
+            if answer["reason"] != self._process.failure:  # which is raised
+                logger.error("--record-dataset: an episode is lost: %s", answer["reason"])
 
     def report(self) -> dict[str, object]:
         """Returns what was recorded, as the report has it."""

@@ -99,9 +99,9 @@ def prediction_figure(
     drawn = predicted[:: math.ceil(len(predicted) / _MAX_LINES) or 1]
     low, high = _view(np.concatenate([actions, *(values for _, values in drawn)]))
     with _figure(3.4, 1.35, label) as (axes, svg):
-        axes.plot(seconds, actions, color=STATE, linewidth=1.2)
         for times, values in drawn:
             axes.plot(times, values, color=COMMAND, linewidth=0.6)
+        axes.plot(seconds, actions, color=STATE, linewidth=1.4)
         axes.set_xlim(0, max(float(seconds[-1]), _LEAST_SECONDS))
         axes.set_ylim(low, high)
         axes.locator_params(axis="y", nbins=4)

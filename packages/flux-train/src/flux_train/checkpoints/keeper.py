@@ -10,6 +10,7 @@ import torch
 from safetensors import SafetensorError
 
 from flux_core.config import bind, unbind
+from flux_core.deployment import inference_sections
 from flux_core.errors import CheckpointError
 from flux_core.models import PI0FlowMatching
 from flux_core.models.weights import (
@@ -40,6 +41,7 @@ from ..optimization import WeightAverage
 from ..state import TrainState, built_model
 from .checks import Setup, check_resumable, warn_of_changes
 from .files import Place, remove_old, rewinds_after, save_checkpoint
+from .robot_units import summary_for_robots
 from .sharded import (
     SUFFIX,
     consolidate,
@@ -179,7 +181,9 @@ class CheckpointKeeper:
         """Returns the summary in the main process, which writes it."""
         if not self._ranks.is_main:
             return {}
-        return data.dataset.data_summary(pictures=self.config.runner.camera_pictures)
+        robots = inference_sections(self.config.inference)
+        pictures = self.config.runner.camera_pictures
+        return summary_for_robots(data.dataset, robots, pictures=pictures)
 
     def _setup(self, data: TrainData) -> Setup:
         return Setup(

@@ -7,20 +7,20 @@ from dataclasses import replace
 
 from flux_core.errors import FluxError, UsageError
 
-from .control.latency import StageTimes
-from .control.realtime_inference import RobotView
-from .control.session import (
+from ..control.latency import StageTimes
+from ..control.realtime_inference import RobotView
+from ..control.session import (
     OpenedPolicy,
     RunOptions,
     chunking_of,
     default_prompt,
     open_policy,
 )
-from .deployment import DeploymentFacts, Finding, judge, look_at
-from .deployment.observed import LOOK_S
-from .doctor import Check
-from .realtime import DriverProcess
-from .robots import RobotChoice, choose_robot
+from ..deployment import DeploymentFacts, Finding, judge, look_at
+from ..deployment.observed import LOOK_S
+from ..realtime import DriverProcess
+from ..robots import RobotChoice, choose_robot
+from .check import Check
 
 SECTION = "deployment"
 

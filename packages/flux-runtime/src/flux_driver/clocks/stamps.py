@@ -1,21 +1,23 @@
 """Turns the stamps of message headers, made by the sender's clock, into `time.monotonic()`.
 
 The sender's clock may be this machine's, another machine's or a camera's own. `received - stamp` is
-the difference between the clocks plus the time that the message took, so the smallest of a while
-is the difference plus the shortest way. Only where both clocks are known to be one is the way
-itself known.
+the offset between the clocks plus the time that the message took, so its smallest value within some
+seconds is the offset plus the shortest travel time. The travel time itself is known only where
+sender and receiver share a clock.
 """
 
 from __future__ import annotations
 
 import time
-from collections import deque
-from typing import Callable, List, Tuple
+from typing import Callable
+
+from ..events import DriverWarnings
+from .window import WindowMinimum
 
 WINDOW_S = 10.0
 """Clocks of two machines drift by 0.5 ms or so within it."""
 RELEARN_S = 0.3
-"""How long stamps must be before the one accepted last until that is taken as a new clock."""
+"""Stamps that stay behind the newest accepted one for so long are taken to be of a new clock."""
 JUMP_S = 0.1
 EARLY_S = 0.01
 SHARED_S = {True: 5.0, None: 0.25}
@@ -23,8 +25,6 @@ SHARED_S = {True: 5.0, None: 0.25}
 its place is unknown; an older one has been stamped by another clock."""
 TOLD_S = 0.05
 """A difference between clocks that is worth a line."""
-
-Warnings = List[Tuple[str, str]]
 
 
 def local_offset_s() -> float:
@@ -53,19 +53,17 @@ class StampClock:
         self._source = source
         self._shared_s = -1.0 if is_local is False else SHARED_S[is_local]
         self._local_offset = local_offset
-        self._offsets: deque[tuple[float, float]] = deque()  # (received, offset), offsets rise
+        self._offset = WindowMinimum(WINDOW_S)
         self._last_stamp_s = 0.0
         self._last_time_s = 0.0
         self._back_since_s: float | None = None
         self._has_told = False
-        self._warnings: Warnings = []
+        self._warnings = DriverWarnings()
         self.is_shared = False
 
-    def take_warnings(self) -> Warnings:
+    def take_warnings(self) -> list[tuple[str, str]]:
         """Returns what has been noticed since the last call, as (kind of fault, line)."""
-        found = self._warnings[:]
-        del self._warnings[: len(found)]  # another thread may have added more
-        return found
+        return self._warnings.take()
 
     def time_s(self, stamp_s: float, received_s: float) -> float | None:
         """Returns when a message was stamped; None for one that is to be ignored.
@@ -81,8 +79,8 @@ class StampClock:
             return None
         self._back_since_s = None
         self._last_stamp_s = stamp_s
-        self._learn(received_s, received_s - stamp_s)
-        offset_s = self._local_offset() if self.is_shared else self._offsets[0][1]
+        measured_s = self._learn(received_s, received_s - stamp_s)
+        offset_s = self._local_offset() if self.is_shared else measured_s
         self._last_time_s = max(self._last_time_s, min(stamp_s + offset_s, received_s))
         return self._last_time_s
 
@@ -97,32 +95,31 @@ class StampClock:
                 f"a stamp is {back_s:.3f} s before the one before it: its message is not used",
             )
             return False
-        self._offsets.clear()
+        self._offset.clear()
         self._warn(
             "stamps_jumped", f"the stamps have jumped back by {back_s:.3f} s for good: learnt anew"
         )
         return True
 
-    def _learn(self, received_s: float, offset_s: float) -> None:
-        """Keeps the smallest offset of the window in front."""
+    def _learn(self, received_s: float, offset_s: float) -> float:
+        """Takes in the offset of one message, and returns the smallest of the window."""
         local_s = self._local_offset()
-        if self._offsets and offset_s < self._offsets[0][1] - JUMP_S:
-            ahead_s = self._offsets[0][1] - offset_s
-            if not self.is_shared or offset_s < local_s - EARLY_S:
-                self._warn("stamps_jumped", f"the stamps have jumped ahead by {ahead_s:.3f} s")
-        while self._offsets and self._offsets[-1][1] >= offset_s:
-            self._offsets.pop()
-        self._offsets.append((received_s, offset_s))
-        while self._offsets[0][0] < received_s - WINDOW_S:
-            self._offsets.popleft()
-        way_s = self._offsets[0][1] - local_s
-        self.is_shared = -EARLY_S <= way_s <= self._shared_s
-        if not self.is_shared and abs(way_s) > TOLD_S:
+        known_s = self._offset.value
+        is_too_early = not self.is_shared or offset_s < local_s - EARLY_S
+        if known_s is not None and offset_s < known_s - JUMP_S and is_too_early:
+            ahead_s = known_s - offset_s
+            self._warn("stamps_jumped", f"the stamps have jumped ahead by {ahead_s:.3f} s")
+        smallest_s = self._offset.add(received_s, offset_s)
+        travel_s = smallest_s - local_s
+        self.is_shared = -EARLY_S <= travel_s <= self._shared_s
+        if not self.is_shared and abs(travel_s) > TOLD_S:
+            side = "behind" if travel_s > 0 else "ahead of"
             self._tell_once(
                 "clock_differs",
-                f"its clock is {abs(way_s):.3f} s {'behind' if way_s > 0 else 'ahead of'} this "
-                f"machine's: the difference is measured and taken into account",
+                f"its clock is {abs(travel_s):.3f} s {side} this machine's: the difference is "
+                f"measured and taken into account",
             )
+        return smallest_s
 
     def _tell_once(self, name: str, text: str) -> None:
         if not self._has_told:
@@ -130,4 +127,4 @@ class StampClock:
             self._warn(name, text)
 
     def _warn(self, name: str, text: str) -> None:
-        self._warnings.append((f"{name} {self._source}", f"{self._source}: {text}"))
+        self._warnings.add(f"{name} {self._source}", f"{self._source}: {text}")

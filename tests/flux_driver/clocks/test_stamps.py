@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from flux_driver.ros.stamps import RELEARN_S, WINDOW_S, StampClock
+from flux_driver.clocks.stamps import RELEARN_S, WINDOW_S, StampClock
 
 WALL_S = 1_700_000_000.0
 """What `time.time()` says when `time.monotonic()` says 0."""

@@ -1,12 +1,13 @@
-"""Capture times of other clocks, on `time.monotonic()`."""
+"""Stamps of a device on `time.monotonic()`: of a camera, or of a robot's controller."""
 
 from __future__ import annotations
 
 import time
-from collections import deque
+
+from .window import WindowMinimum
 
 OLDEST_S = 1.0
-"""A stamp that is older than this when its image arrives belongs to another clock."""
+"""A stamp that is older than this when its image arrives is of another clock."""
 
 AHEAD_S = 0.02
 """How far an estimated stamp may lie ahead of the clock; it then counts as now."""
@@ -15,7 +16,7 @@ WINDOW_S = 30.0
 """How long a clock's offset is remembered: two crystals drift apart by some 50 us per second."""
 
 JUMP_S = 1.0
-"""An offset that is further from the one before is that of a clock that was set anew."""
+"""A larger change of the offset means that the clock has been set again."""
 
 
 def from_monotonic(stamp_s: float, before_s: float, now_s: float) -> float:
@@ -41,21 +42,17 @@ def from_wall_clock(stamp_s: float, before_s: float) -> float:
 class DeviceClock:
     """A clock of a device, which began to count at some unknown time.
 
-    An image arrives at the earliest when it was captured, so the smallest difference between
+    A reading arrives at the earliest when it was captured, so the smallest difference between
     arrival and stamp is the offset of the clock, plus the shortest transfer.
     """
 
     def __init__(self) -> None:
-        self._smallest: deque[tuple[float, float]] = deque()
+        self._offset = WindowMinimum(WINDOW_S)
 
     def from_device(self, stamp_s: float, now_s: float) -> float:
-        """Returns a stamp of an image that has just arrived on the monotonic clock."""
-        difference_s = now_s - stamp_s
-        if self._smallest and abs(difference_s - self._smallest[0][1]) > JUMP_S:
-            self._smallest.clear()
-        while self._smallest and self._smallest[-1][1] >= difference_s:
-            self._smallest.pop()
-        self._smallest.append((now_s, difference_s))
-        while self._smallest[0][0] < now_s - WINDOW_S:
-            self._smallest.popleft()
-        return stamp_s + self._smallest[0][1]
+        """Returns a stamp, which has just arrived, on the monotonic clock."""
+        offset_s = now_s - stamp_s
+        known_s = self._offset.value
+        if known_s is not None and abs(offset_s - known_s) > JUMP_S:
+            self._offset.clear()
+        return stamp_s + self._offset.add(now_s, offset_s)

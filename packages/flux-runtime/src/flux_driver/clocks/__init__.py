@@ -1,0 +1,1 @@
+"""Capture times of other clocks on `time.monotonic()`: cameras, controllers, other computers."""
