@@ -6,6 +6,7 @@ publishes and takes what the tutorial's nodes do.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -16,7 +17,7 @@ import pytest
 
 from ..machine_stalls import Attempt
 from .conftest import Environment, fault_of
-from .ur.runs import GRIPPER, PERIOD_S, SPEC, START, WATCHDOG_HZ, Outcome, Scenario, run
+from .ur.runs import GRIPPER, PAUSE_S, PERIOD_S, SPEC, START, WATCHDOG_HZ, Outcome, Scenario, run
 
 SIDE_BY_SIDE = 5
 ROUGHLY_S = 0.35
@@ -40,6 +41,8 @@ SCENARIOS = {
         faults=[
             {"kind": "speed", "at": SLOW_FROM_S, "for": SLOW_FOR_S, "share": SHARE},
             {"kind": "gripper_silent", "at": SLOW_FROM_S + SLOW_FOR_S, "for": 1.0},
+            {"kind": "camera_silent", "at": SLOW_FROM_S + SLOW_FOR_S + 1.2, "for": 1.0},
+            {"kind": "nan", "at": 2.0, "for": 0.05},
         ],
         config={"gripper_open": OPEN_M, "speed_scaling_topic": "/speed_scaling_factor"},
         environment="ros1",
@@ -55,6 +58,9 @@ SCENARIOS = {
         faults=[{"kind": "silent", "at": FAULT_S}],
         arguments=("--hold-for", "0.6"),
         environment="ros1",
+    ),
+    "node paused": Scenario(
+        kill="node", arguments=("--hold-for", "0.6"), environment="ros1", seconds=8.0
     ),
 }
 LONG = ("speed", "over ROS")
@@ -179,6 +185,32 @@ def test_over_ros_a_gripper_that_is_silent_holds_the_arm(outcome: Outcomes) -> N
 
     assert "/gripper/position" in run.events("silent /gripper/position")[0]["text"]
     assert run.report["violations"]["state_stale"] > 0
+
+
+def test_over_ros_a_camera_that_stops_holds_the_arm_until_it_is_back(outcome: Outcomes) -> None:
+    begin, end = outcome("over ROS").run.events("frame_stale")[:2]
+
+    assert (begin["what"], begin["subject"]) == ("begin", "cam_wrist")
+    assert (end["what"], end["subject"]) == ("end", "cam_wrist")
+
+
+def test_over_ros_a_state_with_nan_is_reported_and_not_used(outcome: Outcomes) -> None:
+    event = outcome("over ROS").run.events("state_not_finite")[0]
+
+    assert "elbow: expected a finite number, got nan" in event["text"]
+
+
+def test_over_ros_a_node_that_stands_still_is_held_then_stopped_for_good(
+    outcome: Outcomes,
+) -> None:
+    found = outcome("node paused")
+    stamps = np.array([line["stamp"] for line in found.log if line["what"] == "servoj"])
+    paused_s = found.first_s("kill") + time.time() - time.monotonic()
+
+    assert found.run.status == 1
+    assert found.run.report["stopped_by"] == "held_too_long"
+    assert found.run.report["violations"]["state_stale"] > 0
+    assert stamps[-1] < paused_s + PAUSE_S - 0.2, "a robot that is back is sent nothing more"
 
 
 def test_over_ros_joints_that_are_silent_hold_and_then_stop(outcome: Outcomes) -> None:

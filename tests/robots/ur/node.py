@@ -8,7 +8,7 @@ and /cmd/gripper, and ends when its standard input does.
     /usr/bin/python3 node.py LOG --start JSON [--faults JSON]
 
 A fault is {"kind": NAME, "at": SECONDS, "for": SECONDS}, counted from the first command: `speed`
-with "share", `silent` (no joint states), `gripper_silent`.
+with "share", `silent` (no joint states), `gripper_silent`, `camera_silent` (the wrist's), `nan`.
 """
 
 import argparse
@@ -158,6 +158,8 @@ def main():
             message = JointState(name=[NAMES[index] + "_joint" for index in order])
             message.header.stamp = stamp
             message.position = [robot.position[index] for index in order]
+            if robot.fault("nan"):
+                message.position[0] = math.nan
             joints.publish(message)
         if turn % GRIPPER_EVERY == 0 and not robot.fault("gripper_silent"):
             found = StampedFloat32(data=robot.opening_m)
@@ -165,7 +167,7 @@ def main():
             gripper.publish(found)
             scaling.publish(Float64(100 * robot.share))
         if turn % CAMERA_EVERY == 0:
-            for camera in cameras:
+            for camera in cameras[:1] if robot.fault("camera_silent") else cameras:
                 camera.publish(stamp)
         turn += 1
         next_s = max(next_s + 1 / RATE_HZ, time.monotonic() - 1 / RATE_HZ)

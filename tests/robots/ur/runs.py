@@ -40,6 +40,7 @@ CARRIED = (
     *("units", "cameras", "control_hz"),
 )
 SPEED_AT_REST = 0.02
+PAUSE_S = 2.0
 MESSAGES = {
     "Header": "uint32 seq\ntime stamp\nstring frame_id\n",
     "StampedFloat32": "Header header\nfloat32 data\n",
@@ -57,7 +58,8 @@ class Scenario:
 
     Attributes:
         faults: the controller's schedule, see `controller.py`.
-        kill: "policy", "driver" or "ur_rtde": what is killed 1.5 s after the first servoj.
+        kill: "policy", "driver" or "ur_rtde": what is killed 1.5 s after the first servoj; or
+            "node", which is paused then for PAUSE_S.
         seconds: how long the arm is driven.
         arguments: further ones of `flux-runtime run`.
         config: further entries of the file of --robot-config.
@@ -200,7 +202,7 @@ def run_over_ros(folder: Path, python: Path, bundle: Path, scenario: Scenario) -
     config.write_text(json.dumps(dict(scenario.config)))
     log = folder / "log.jsonl"
     given = ("--start", json.dumps(START), "--faults", json.dumps(list(scenario.faults)))
-    with ros.master(), ros.node(FOLDER / "node.py", str(log), *given):
+    with ros.master(), ros.node(FOLDER / "node.py", str(log), *given) as node:
         return drive(
             [
                 *("--robot", "ur3", "--robot-config", str(config), "--bundle", str(bundle)),
@@ -209,6 +211,7 @@ def run_over_ros(folder: Path, python: Path, bundle: Path, scenario: Scenario) -
             log,
             scenario,
             ros.environment,
+            node.pid,
         )
 
 
@@ -232,6 +235,7 @@ def drive(
     log: Path,
     scenario: Scenario,
     environment: Mapping[str, str] | None = None,
+    node: int = 0,
 ) -> Outcome:
     """Runs the command, kills what the scenario says, and waits until the robot stands."""
     steps = str(round(scenario.seconds * SPEC.control_hz))
@@ -239,7 +243,8 @@ def drive(
     variables = dict(environment or os.environ) | {"OMP_NUM_THREADS": "1"}
     found: list[int] = []
     with running(*arguments, *common, "--max-steps", steps, environment=variables) as process:
-        watch = threading.Thread(target=_watch, args=(process, log, scenario, found), daemon=True)
+        arguments_of_watch = (process, log, scenario, found, node)
+        watch = threading.Thread(target=_watch, args=arguments_of_watch, daemon=True)
         watch.start()
         try:
             outcome = finish(process, scenario.seconds + 60)
@@ -251,7 +256,9 @@ def drive(
     return Outcome(outcome, read_log(log))
 
 
-def _watch(process: subprocess.Popen[str], log: Path, scenario: Scenario, found: list[int]) -> None:
+def _watch(
+    process: subprocess.Popen[str], log: Path, scenario: Scenario, found: list[int], node: int
+) -> None:
     """Notes the processes of a run, and kills one of them when it is time."""
     if not wait_for(lambda: first_servoj_s(log) is not None or process.poll() is not None, 60):
         return
@@ -262,10 +269,15 @@ def _watch(process: subprocess.Popen[str], log: Path, scenario: Scenario, found:
         begun_s = first_servoj_s(log)
         assert begun_s is not None
         wait_for(lambda: time.monotonic() - begun_s > 1.5, 2)
-        pid = {"policy": process.pid, "driver": driver, "ur_rtde": ur_rtde}[scenario.kill]
+        pids = {"policy": process.pid, "driver": driver, "ur_rtde": ur_rtde, "node": node}
         with log.open("a") as stream:
             stream.write(json.dumps({"t": time.monotonic_ns(), "what": "kill"}) + "\n")
-        os.kill(pid, signal.SIGKILL)
+        if scenario.kill == "node":
+            os.kill(node, signal.SIGSTOP)
+            time.sleep(PAUSE_S)
+            os.kill(node, signal.SIGCONT)
+        else:
+            os.kill(pids[scenario.kill], signal.SIGKILL)
 
 
 def wait_for(is_true: Callable[[], bool], limit_s: float) -> bool:
