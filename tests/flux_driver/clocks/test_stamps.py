@@ -56,8 +56,9 @@ def test_the_offset_of_another_machine_is_the_shortest_way_seen(ahead_s: float) 
     assert f"s {side} this machine's: the difference is measured" in sender.texts[0]
 
 
-def test_a_stamp_of_another_clock_is_noticed_although_the_sender_is_here() -> None:
-    sender = Sender(True, ahead_s=-1e9)  # a camera that counts from its start
+@pytest.mark.parametrize("ahead_s", [3.0, -3.0, -1e9])  # the last counts from its start
+def test_a_stamp_of_another_clock_is_noticed_although_the_sender_is_here(ahead_s: float) -> None:
+    sender = Sender(True, ahead_s)
 
     assert sender.send(0.02) == pytest.approx(0.02, abs=1e-6)
     assert not sender.clock.is_shared
@@ -88,10 +89,11 @@ def test_a_stamp_before_the_last_one_is_ignored_and_told(is_local: bool | None) 
 
 
 @pytest.mark.parametrize("is_local", [True, False, None])
-def test_stamps_that_stay_behind_are_learnt_anew(is_local: bool | None) -> None:
+@pytest.mark.parametrize("back_s", [1.0, 5.0])
+def test_stamps_that_stay_behind_are_learnt_anew(is_local: bool | None, back_s: float) -> None:
     sender = Sender(is_local)
     sender.send(0.01)
-    sender.ahead_s = -5.0
+    sender.ahead_s = -back_s
 
     late = [sender.send(0.01) for _ in range(round(1 / FRAME_S))]
 

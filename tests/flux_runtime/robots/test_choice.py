@@ -200,7 +200,7 @@ def test_the_driver_runs_where_its_module_is(pythons: dict[str, set[str]]) -> No
     assert choice.python == Path(interpreter.SYSTEM_PYTHON)
     assert choice.lines[-1] == (
         "driver: flux_driver.ur.ros_arm:UrRosDriver over ros1, in /usr/bin/python3, which has "
-        "rospy; this Python has not"
+        "rospy; this Python does not"
     )
     with pytest.raises(MissingDependencyError, match="rtde_control, got this Python .* without"):
         choose("ur3", python=None, transport="rtde")  # pip installs it: no system Python has it

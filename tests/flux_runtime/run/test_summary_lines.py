@@ -72,3 +72,20 @@ def test_what_a_dataset_has_got_is_told() -> None:
         "dropped: 3 pictures; incomplete"
     )
     assert words in summary_lines({**REPORT, "dataset_recording": dataset})
+
+
+def test_the_words_of_each_kind_of_event_are_shown_once() -> None:
+    words = [
+        {"name": "master", "text": "the master is away"},
+        {"name": "velocity"},
+        {"name": "master", "text": "the master is back"},
+        {"name": "clock", "text": "it is behind"},
+    ]
+
+    lines = summary_lines({**REPORT, "event_counts": {"master": 2}, "events": words})
+
+    at = lines.index("events      2 master")
+    assert [line.strip() for line in lines[at + 1 : at + 3]] == [
+        "the master is away",
+        "it is behind",
+    ]

@@ -20,7 +20,7 @@ RELEARN_S = 0.3
 """Stamps that stay behind the newest accepted one for so long are taken to be of a new clock."""
 JUMP_S = 0.1
 EARLY_S = 0.01
-SHARED_S = {True: 5.0, None: 0.25}
+SHARED_S = {True: 2.0, None: 0.25}
 """How old a message may be by this machine's clock, if the sender is known to be on this machine or
 its place is unknown; an older one has been stamped by another clock."""
 TOLD_S = 0.05
@@ -96,6 +96,7 @@ class StampClock:
             )
             return False
         self._offset.clear()
+        self._shared_s = min(self._shared_s, SHARED_S[None])  # no delay sets a clock back
         self._warn(
             "stamps_jumped", f"the stamps have jumped back by {back_s:.3f} s for good: learnt anew"
         )

@@ -129,7 +129,7 @@ def _reason(source: TopicSource, connection: RosConnection, published: dict[str,
         return "nobody publishes it"
     if kind != source.kind:
         return f"its kind is {kind}, expected {source.kind}"
-    return f"published, but no message arrives: {connection.remedy}"
+    return f"announced, but no message arrives: see that it is sent, or {connection.remedy}"
 
 
 def as_float32(values: Sequence[np.ndarray]) -> np.ndarray:

@@ -73,7 +73,7 @@ def python_with(
     looked_at: Sequence[str] = [f"this Python ({sys.executable})"]
     if transport.system_python and not _is_this(SYSTEM_PYTHON):
         if has_module(SYSTEM_PYTHON, module):
-            line = f"{begin} {SYSTEM_PYTHON}, which has {module}; this Python has not"
+            line = f"{begin} {SYSTEM_PYTHON}, which has {module}; this Python does not"
             return Path(SYSTEM_PYTHON), line
         looked_at = [*looked_at, SYSTEM_PYTHON]
     raise MissingDependencyError(

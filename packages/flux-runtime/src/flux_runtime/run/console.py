@@ -6,7 +6,7 @@ import json
 import os
 import select
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO
@@ -214,6 +214,7 @@ def summary_lines(report: Mapping[str, Any]) -> list[str]:
     if "event_counts" in report:
         counts = ", ".join(f"{count} {name}" for name, count in report["event_counts"].items())
         lines.append(f"events      {counts or 'none'}")
+    lines += _driver_lines(report.get("events", ()))
     if report.get("recording") == "incomplete":
         lost = ", ".join(f"{n} {what}" for what, n in report["recording_dropped"].items())
         lines.append(f"recording   incomplete, it cannot be replayed; dropped: {lost or 'its end'}")
@@ -224,6 +225,12 @@ def summary_lines(report: Mapping[str, Any]) -> list[str]:
     if "report" in report:
         lines.append(f"report      {report['report']}")
     return lines
+
+
+def _driver_lines(events: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Returns the words of the events that have some, each kind once."""
+    texts = {event["name"]: event["text"] for event in reversed(list(events)) if event.get("text")}
+    return [f"            {text}" for text in reversed(texts.values())]
 
 
 def _predicted_line(found: Mapping[str, Any]) -> str:
