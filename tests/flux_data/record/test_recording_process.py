@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import select
 import socket
@@ -235,6 +236,24 @@ def test_an_encoder_that_fails_is_told_at_once_and_costs_the_episode(
             run.send("end", facts=FACTS, is_kept=True)
             assert "No space left on device" in run.wait_for("lost")["reason"]
     assert not run.root.exists()
+
+
+def test_a_disk_that_is_full_at_the_end_of_an_episode_is_told_before_its_loss(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with run_to(tmp_path / "set", extras={}) as run:
+        run.wait_for("ready")
+        run.show(1, PERIOD_NS)
+        run.send("episode", task="go")
+        run.rows((PERIOD_NS, PERIOD_NS))
+        monkeypatch.setattr("flux_data.record.growing.sync", full)
+        run.send("end", facts=FACTS, is_kept=True)
+        reason = run.wait_for("failed")["reason"]
+        assert reason.endswith("No space left on device). The episodes before it are kept")
+        assert run.wait_for("lost")["reason"] == reason
 
 
 def test_a_dataset_of_another_robot_is_refused(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import time
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -17,12 +18,12 @@ from flux_driver.robot import DriverError, fault_of
 from flux_driver.ros import driver as ros_driver
 from flux_driver.ur.ros_arm import GRIPPER_S, UrRosDriver
 
-from ...documents import ROOT, read_blocks
+from ...documents import ROOT
 
-DOCUMENT = (ROOT / "docs" / "robots.md").read_text()
 SPEC = dataclasses.asdict(ROBOT_SPECS["ur3"])
 TOPICS = UROperator()
 ARM, GRIPPER = TOPICS.puppet_arm_left_topic, TOPICS.puppet_gripper_left_topic
+OPEN = "gripper_open: "
 SCALING = "/speed_scaling_factor"
 SORTED = ("elbow", "shoulder_lift", "shoulder_pan", "wrist_1", "wrist_2", "wrist_3")
 
@@ -185,8 +186,9 @@ def test_depth_is_recorded_from_topics_that_are_named(ros: FakeConnection) -> No
 
 
 def test_the_example_of_the_documentation_is_accepted(ros: FakeConnection) -> None:
-    found = next(each for each in read_blocks(DOCUMENT) if each.file == "ur3-ros.yaml")
-    config = yaml.safe_load(found.code)
+    text = (ROOT / "docs" / "robots.md").read_text()
+    found = next(each for each in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL) if OPEN in each)
+    config = yaml.safe_load(found)
     topics = dataclasses.asdict(dataclasses.replace(TOPICS, **config.pop("topics")))
 
     connected(topics=topics, **config)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import socket
 from typing import Any
 
@@ -15,9 +16,9 @@ from flux_driver.robot import DriverError, fault_of
 from flux_driver.ur import dashboard
 from flux_driver.ur.rtde import UrRtdeDriver
 
-from ...documents import ROOT, read_blocks
+from ...documents import ROOT
 
-DOCUMENT = (ROOT / "docs" / "robots.md").read_text()
+EXAMPLES = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "robots.md").read_text(), re.DOTALL)
 SPEC = dataclasses.asdict(ROBOT_SPECS["ur3"])
 
 
@@ -27,9 +28,9 @@ def make_driver(**arguments: Any) -> UrRtdeDriver:
     return UrRtdeDriver(**given | arguments)
 
 
-def documented(name: str) -> str:
-    """Returns a file of docs/robots.md."""
-    return next(block.code for block in read_blocks(DOCUMENT) if block.file == name)
+def documented(key: str) -> dict[str, Any]:
+    """Returns the example of docs/robots.md that has a key."""
+    return next(yaml.safe_load(text) for text in EXAMPLES if f"\n{key}: " in text)
 
 
 def test_the_driver_has_every_part_of_a_real_robot() -> None:
@@ -71,7 +72,7 @@ def test_wrong_settings_are_refused_by_name(arguments: dict[str, Any], expected:
 
 
 def test_the_example_of_the_documentation_is_accepted() -> None:
-    driver = UrRtdeDriver(spec=SPEC, **yaml.safe_load(documented("ur3.yaml")))
+    driver = UrRtdeDriver(spec=SPEC, **documented("watchdog_hz"))
 
     assert driver.spec["name"] == "ur3"
 

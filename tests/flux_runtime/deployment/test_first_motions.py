@@ -10,6 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from flux_runtime.deployment import ColourWatch, DeploymentFacts, Finding, MotionWatch
+from flux_runtime.deployment.wrist_watch import WristWatch
 
 from . import scenes
 from .scenes import CAMERAS, SPEC, START
@@ -166,3 +167,40 @@ def test_exchanged_channels_are_named_as_soon_as_there_is_colour(
         found = [watch.add(grey), *(watch.add({"cam_high": image}) for _ in range(4))]
         names = [each.name for each in found if each is not None]
         assert names == ([] if seen == recorded else ["camera_colour"])
+
+
+def wrist_images(left: int, right: int) -> dict[str, NDArray[np.uint8]]:
+    """What the wrist cameras see after they have moved by so many pixels."""
+    moved = {"cam_left_wrist": left, "cam_right_wrist": right}
+    return {name: np.roll(scenes.scene(name, 1), by, axis=1) for name, by in moved.items()}
+
+
+def wrists_watched(left: int, right: int, arms: tuple[int, ...]) -> list[Finding]:
+    """What is found while joints of some arms (0 left, 7 right) move by 0.4 rad in a second."""
+    watch = WristWatch(SPEC, scenes.facts().cameras)
+    found: list[Finding | None] = []
+    for step in range(6):
+        states = np.tile(START, (10, 1))
+        for first in arms:
+            states[:, first : first + 3] += 0.1 * step
+        watch.add_states(states)
+        found.append(watch.add_images(wrist_images(left * step, right * step)))
+    return [each for each in found if each is not None]
+
+
+def test_a_wrist_camera_that_stands_still_while_its_arm_moves_is_named() -> None:
+    (found,) = wrists_watched(left=0, right=4, arms=(0,))
+    assert found.name == "cameras_swapped" and found.is_hard
+    assert "the left arm moved by" in found.line and "cam_right_wrist by" in found.line
+    (found,) = wrists_watched(left=4, right=0, arms=(7,))
+    assert "the right arm moved by" in found.line
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "arms"),
+    [(4, 0, (0,)), (0, 4, (7,)), (4, 4, (0, 7)), (4, 4, (0,)), (0, 0, (0,)), (0, 4, (0, 7))],
+)
+def test_wrist_cameras_that_move_with_their_arms_are_not_suspected(
+    left: int, right: int, arms: tuple[int, ...]
+) -> None:
+    assert wrists_watched(left, right, arms) == []

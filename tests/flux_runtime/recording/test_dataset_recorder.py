@@ -213,9 +213,10 @@ def test_a_missing_flux_data_is_one_line_before_anything_moves(
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert run("Real", tmp_path / "set") == 1
-    (line,) = capsys.readouterr().err.strip().splitlines()
-    assert "--record-dataset: needs flux-data" in line
+    for options in ((), ("--dry-run",)):
+        assert run("Real", tmp_path / "set", *options) == 1
+        (line,) = capsys.readouterr().err.strip().splitlines()
+        assert "--record-dataset: needs flux-data" in line
     assert not connected.exists()
 
 

@@ -25,6 +25,8 @@ SUMMARY_PICTURES = ("thumbnail", "start")
 
 _DARK = 24.0
 """The brightness below which a pixel has no colour: there, noise would look like one."""
+_OVEREXPOSED, _PALE = 240.0, 0.35
+"""A pixel with a channel so bright, whose channels differ by a smaller share, may be cut off."""
 _LOG_OFFSET = 16.0
 """Added to the luminance before its logarithm, in which a brighter light is a constant."""
 _LEAST_SPREADS = (0.15, 0.08, 0.05)
@@ -73,12 +75,14 @@ def red_against_blue(small: Picture) -> NDArray[np.float64]:
     """Returns by how much red exceeds blue, as a share of the brightness, (height, width).
 
     The median over the pixels that are bright enough is subtracted, so that the colour of the light
-    hardly matters. Exchanged channels change the sign.
+    hardly matters. It is 0 where a pixel is too dark, and where overexposure has taken the colour of
+    the light. Exchanged channels change the sign.
     """
     pixels = np.asarray(small, np.float64)
-    brightness = pixels.mean(axis=-1)
+    brightness, most = pixels.mean(axis=-1), pixels.max(axis=-1)
     difference = (pixels[..., 0] - pixels[..., 2]) / (brightness + 1.0)
-    is_bright = brightness >= _DARK
+    is_pale = most - pixels.min(axis=-1) < _PALE * most
+    is_bright = (brightness >= _DARK) & ~((most >= _OVEREXPOSED) & is_pale)
     if not is_bright.any():
         return np.zeros_like(brightness)
     return np.where(is_bright, difference - np.median(difference[is_bright]), 0.0)

@@ -288,6 +288,7 @@ class RecordingProcess:
                 dataset.add(live.close(episode.task, facts))
             except (DataError, OSError) as error:
                 self._fail(str(error))
+                self._tell_of_failure()  # first, so that the run begins no other episode
                 self._tell("lost", reason=self._failure, **counts)
                 return
         self._tell("saved", episode=len(dataset.episodes) - 1, **counts)

@@ -20,7 +20,8 @@ MASTER_TIMEOUT_S = 2.0
 WATCH_S = 1.0
 BUFFER_BYTES = 1 << 24
 """rospy reads this much at once and drops all but the newest message of it: several images."""
-
+SEND_BYTES = 2304
+"""Some commands; Linux's smallest buffer."""
 PUBLISHERS, SUBSCRIBERS = 0, 1
 
 
@@ -60,6 +61,18 @@ class Master:
         if code != 1:
             raise DriverError(f"ROS_MASTER_URI={self.uri}: {method}: {text}")
         return value
+
+
+class _ShortQueues(rospy.SubscribeListener):
+    """Has the kernel keep little for each subscriber: megabytes would be minutes of commands, which
+    a subscriber that has fallen behind would get one after the other."""
+
+    publisher: Any = None
+
+    def peer_subscribe(self, topic_name: str, topic_publish: Any, peer_publish: Any) -> None:
+        """Is called by rospy when a subscriber has connected."""
+        for connection in self.publisher.impl.connections if self.publisher else ():
+            connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BYTES)
 
 
 class Ros1Connection:
@@ -120,7 +133,15 @@ class Ros1Connection:
 
     def advertise(self, topic: str, kind: str) -> Callable[[Any], None]:
         """See `RosConnection`."""
-        publisher = rospy.Publisher(topic, message_class(kind), queue_size=1, tcp_nodelay=True)
+        listener = _ShortQueues()
+        publisher = rospy.Publisher(
+            topic,
+            message_class(kind),
+            queue_size=1,
+            tcp_nodelay=True,
+            subscriber_listener=listener,
+        )
+        listener.publisher = publisher
         self._publishers[topic] = publisher
         self._kinds[PUBLISHERS][rospy.resolve_name(topic)] = kind
         return publisher.publish

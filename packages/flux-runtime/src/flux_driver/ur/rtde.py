@@ -97,12 +97,15 @@ class UrRtdeDriver:
         if not has_gripper and gripper is not None:
             raise DriverError("gripper: expected none, because the spec has six joints")
         self._gripper: Gripper | None = make_gripper(self._host, gripper) if has_gripper else None
-        self._cameras: Cameras = open_cameras(cameras or {})
+        self._warnings = DriverWarnings()
+        self._cameras: Cameras = open_cameras(cameras or {}, report=self._warn_of_camera)
         self._num_seen = 0
         self._fault = ""
         self._is_off = False
         self._is_slowed = False
-        self._warnings = DriverWarnings()
+
+    def _warn_of_camera(self, line: str) -> None:
+        self._warnings.add("camera", line)
 
     def connect(self) -> None:
         """Opens the cameras and the gripper, and starts the control program on the controller.

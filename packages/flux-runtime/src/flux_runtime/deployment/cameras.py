@@ -45,6 +45,8 @@ LEAST_SHARE = 0.001
 """The share of coloured pixels, about one of a thumbnail, from which a colour counts."""
 ONE_SIDED = 5.0
 """How many times as common as the other one a colour must be, in training and now."""
+MOST_OFTEN = 10.0
+"""How many times as common as in training a colour may be: another light may colour a picture."""
 ALMOST = 1.0
 """Of 255: differences between the channels of a grey image."""
 LIVE = 0.5
@@ -290,7 +292,12 @@ def opposite(shares: tuple[float, float], recorded: tuple[float, float]) -> str 
         recorded: the same in training.
     """
     is_one_sided = is_mostly_one(shares) and is_mostly_one(recorded)
-    if not is_one_sided or (shares[0] > shares[1]) == (recorded[0] > recorded[1]):
+    ratio = max(shares) / max(*recorded, LEAST_SHARE)
+    if (
+        not is_one_sided
+        or ratio > MOST_OFTEN
+        or (shares[0] > shares[1]) == (recorded[0] > recorded[1])
+    ):
         return None
     return (
         f"{shares[0]:.1%} red and {shares[1]:.1%} blue pixels, recorded {recorded[0]:.1%} and "

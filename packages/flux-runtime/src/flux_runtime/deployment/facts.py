@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flux_core.bundle import Manifest
-from flux_core.pictures import Reference
+from flux_core.pictures import Reference, colour_shares
 
 OF_ANY_UNIT = ("fps", "episodes", "cameras")
 """What a summary says of no joint."""
@@ -95,7 +95,7 @@ class CameraFacts:
             coloured=(
                 (float(coloured[0]), float(coloured[1]))
                 if coloured is not None and len(coloured) == 2
-                else None
+                else _colours_of_one(start if num_starts == 1 else None, mean)
             ),
             changing=_number(entry.get("changing")),
             image_hz=_number(entry.get("image_hz")),
@@ -197,6 +197,15 @@ def _start(entry: Mapping[str, Any]) -> tuple[Reference | None, int, float | Non
     if thumbnail is None or thumbnail.shape[2] != 3 or min(thumbnail.shape) < 2:
         return None, 0, None
     return Reference.of([thumbnail]), 1, None
+
+
+def _colours_of_one(start: Reference | None, mean: Vector | None) -> tuple[float, float] | None:
+    """Returns the shares of red and of blue pixels in the only picture of an older bundle, if the
+    mean of its other images agrees with what is more common."""
+    if start is None or mean is None or len(mean) != 3:
+        return None
+    red, blue = colour_shares(start.average)
+    return (red, blue) if (red > blue) == (mean[0] > mean[2]) else None
 
 
 def _grippers(data: Mapping[str, Any]) -> dict[str, tuple[float, float]]:

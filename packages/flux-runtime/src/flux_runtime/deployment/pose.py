@@ -234,6 +234,11 @@ def other_side(name: str) -> str | None:
     return None
 
 
+def side_of(name: str) -> str | None:
+    """Returns 'left' or 'right', if a name contains one of them."""
+    return next((side for side in ("left", "right") if side in name.lower()), None)
+
+
 def mirrored_dims(names: Sequence[str]) -> list[int] | None:
     """Returns where each joint's counterpart of the other arm is; None without two arms."""
     places = {name: dim for dim, name in enumerate(names)}

@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from .dataset_recorder import DatasetRecorder, dataset_recorder
+from .recorder_process import recorder_command
 
-__all__ = ["DatasetRecorder", "dataset_recorder"]
+__all__ = ["DatasetRecorder", "dataset_recorder", "recorder_command"]

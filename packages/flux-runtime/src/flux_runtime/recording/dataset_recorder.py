@@ -210,7 +210,8 @@ class DatasetRecorder:
             self._counts["episodes"] += 1
         elif answer["reason"]:
             self._dropped["rows"] += answer.get("rows", 0)
-            logger.error("--record-dataset: an episode is lost: %s", answer["reason"])
+            if answer["reason"] != self._process.failure:  # which is raised
+                logger.error("--record-dataset: an episode is lost: %s", answer["reason"])
 
     def report(self) -> dict[str, object]:
         """Returns what was recorded, as the report has it."""

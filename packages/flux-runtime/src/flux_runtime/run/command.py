@@ -31,7 +31,7 @@ from ..operator import (
 from ..predictions import PlaysRecordings, played_whole
 from ..realtime import DriverProcess
 from ..realtime.niceness import DRIVER_NICENESS
-from ..recording import dataset_recorder
+from ..recording import dataset_recorder, recorder_command
 from ..report import require_report_dependencies
 from ..robots import RobotChoice, SimulatedRobot, choose_robot, is_simulated_class, make_robot
 from .recording import prepare_recording
@@ -99,6 +99,8 @@ def run(options: RunOptions, hooks: RunHooks = RunHooks()) -> dict[str, object]:
 def _run(
     options: RunOptions, hooks: RunHooks, log: RunLog, dead_man: DeadMan | None
 ) -> dict[str, object]:
+    if options.dry_run and options.record_dataset is not None:
+        recorder_command()  # is there
     directory = None if options.dry_run else options.record_dataset
     version = None if options.dry_run else options.dataset_version
     try:
