@@ -121,7 +121,7 @@ def open_cameras(
 
     Args:
         config: for each camera's name its `type` ('opencv', 'intelrealsense' or 'video') and the
-            keys of that type, which docs/robots.md lists.
+            keys of that type, which docs/cameras.md lists.
         report: gets one line per event; by default they are printed on standard error.
 
     Raises:
