@@ -100,7 +100,8 @@ def test_cameras_are_summarised_from_their_frames(
 def test_starts_grippers_and_changes_are_summarised(tmp_path: Path) -> None:
     write_v21(tmp_path / "set")
     dataset = mixture(tmp_path / "set")
-    camera: Any = dataset.data_summary()["aloha"]["cameras"]["wrist"]
+    summary: Any = dataset.data_summary()["aloha"]
+    camera = summary["cameras"]["wrist"]
     assert (camera["height"], camera["width"]) == WRIST_SIZE
     firsts = [0, *np.cumsum(LENGTHS)[:-1].tolist()]
     assert dataset.datasets[0].first_samples().tolist() == firsts
@@ -114,8 +115,8 @@ def test_starts_grippers_and_changes_are_summarised(tmp_path: Path) -> None:
 def test_pictures_can_be_left_out(tmp_path: Path) -> None:
     write_v21(tmp_path / "set")
     dataset = mixture(tmp_path / "set")
-    whole: Any = dataset.data_summary()["aloha"]["cameras"]["top"]
-    left: Any = dataset.data_summary(pictures=False)["aloha"]["cameras"]["top"]
+    summaries: Any = [dataset.data_summary(pictures=each)["aloha"] for each in (True, False)]
+    whole, left = (summary["cameras"]["top"] for summary in summaries)
     assert set(whole) - set(left) == {"thumbnail", "start"}
     assert {key: whole[key] for key in left} == left
 

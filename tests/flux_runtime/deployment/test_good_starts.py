@@ -147,16 +147,16 @@ def test_the_shipped_policy_does_not_suspect_the_simulated_robot_that_it_was_tra
     robot.connect()
     try:
         seen: list[Observed] = []
-        for seed, light in enumerate(lights(8, seed=4)):
+        for seed, light in enumerate(lights(6, seed=4)):
             robot.reset(50_000 + seed)  # no episode of the training
             image = robot.render(("cam_high",))["cam_high"]
-            for shown in (image, shifted(image, *light)):
+            for shown in (shifted(image, *light), image):
                 looks = {"cam_high": CameraLook(image=shown)}
                 state = robot.state()
                 seen.append(Observed(state=state, cameras=looks, is_simulated=True))
         assert suspected(facts, robot.spec, seen) == []
         for planted, name in PLANTED_IN_SIMULATION.items():
-            spoiled = [planted(each) for each in seen]
+            spoiled = [planted(each) for each in seen[::2]]
             found = [
                 {s.name for s in judge(facts, robot.spec, each).suspicions} for each in spoiled
             ]

@@ -54,14 +54,16 @@ def test_a_hard_suspicion_fails_with_what_to_do(
     assert "-> Motions would be 2 times as fast; use the rate of the recordings" in shown
 
 
-def test_a_run_is_refused_before_it_begins(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_run_on_simulated_time_is_warned_and_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     bundle = str(changed(tmp_path / "bundle", fps=25))
     given = ["run", "--robot", "aloha-sim", "--bundle", bundle, "--episodes", "1"]
     given += ["--max-steps", "3", "--json"]
-    assert main(given) == 1
-    assert "deployment check: control_rate: 50 Hz, recorded 25" in capsys.readouterr().err
+    assert main(given) == 0
+    assert "deployment check: control_rate: 50 Hz, recorded 25" in caplog.text
+    found = json.loads(capsys.readouterr().out)["deployment"]
+    assert [each["name"] for each in found["suspicions"]] == ["control_rate"]
     assert main([*given, "--accept", "control_rate"]) == 0
     accepted = json.loads(capsys.readouterr().out)["deployment"]["accepted"]
     assert [each["name"] for each in accepted] == ["control_rate"]

@@ -46,12 +46,18 @@ def summary() -> dict[str, Any]:
     }
 
 
-def converted(trained: tuple[UnitStep, ...], robot: tuple[UnitStep, ...]) -> dict[str, Any]:
+def converted(
+    trained: tuple[UnitStep, ...],
+    robot: tuple[UnitStep, ...],
+    *others: tuple[UnitStep, ...],
+) -> dict[str, Any]:
+    """The summary of datasets with these steps, for a robot with those."""
+    members = (trained, *others)
     dataset: Any = SimpleNamespace(
         data_summary=lambda pictures: {"arm": summary()},
         group_names=("arm",),
-        group_of_datasets=("arm",),
-        datasets=[SimpleNamespace(pipeline=Pipeline(trained))],
+        group_of_datasets=("arm",) * len(members),
+        datasets=[SimpleNamespace(pipeline=Pipeline(steps)) for steps in members],
     )
     runner: Any = SimpleNamespace(statistics_group=lambda groups: "arm", pipeline=Pipeline(robot))
     return summary_for_robots(dataset, {"arm": runner})["arm"]
@@ -74,6 +80,11 @@ def test_a_joint_that_training_turns_exchanges_the_ends_of_its_range() -> None:
     assert found["state"]["min"][0] == pytest.approx(-180.0)
     assert found["state"]["max"][0] == pytest.approx(90.0)
     assert found["state"]["q01"][0] == pytest.approx(-170.0)
+
+
+def test_recordings_in_several_units_have_no_ranges() -> None:
+    found = converted((DEGREES,), (), ())
+    assert set(found) == {"fps", "episodes", "cameras"}
 
 
 def test_the_same_steps_change_nothing() -> None:

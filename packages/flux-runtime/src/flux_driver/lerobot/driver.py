@@ -36,7 +36,7 @@ from .settings import OPTION, OWN_KEY, RELATIVE_TARGET, TORQUE_OFF, decoded, spl
 BUS_TIMEOUT_S = 0.5
 CAMERAS_TIMEOUT_S = 15.0
 ASK_AGAIN_S = 1.0
-CONNECT_TRIES = 3
+CONNECT_TRIES = 5
 CLIPPED = 1e-3
 """How far what LeRobot has sent may differ from the command, for rounding, in the joint's unit."""
 MISREAD = 1.5

@@ -519,6 +519,7 @@ def _check_first_look(
         DeploymentFacts.of(policy.manifest, policy.bundle.config),
         look,
         accepted=options.accepted,
+        may_refuse=False,
         # A recording shows its first frame, and would go on to its next episode.
         at_start=None if is_recording(options.robot) else lambda: robot.reset(options.seed),
     )

@@ -21,6 +21,7 @@ def check_deployment(
     look: Callable[[], Observed],
     *,
     accepted: Collection[str] = (),
+    may_refuse: bool = True,
     at_start: Callable[[], None] | None = None,
 ) -> DeploymentReport:
     """Looks at a robot, and refuses it if it is not the one of the training.
@@ -32,6 +33,8 @@ def check_deployment(
         facts: what the bundle says of its training set.
         look: looks at the robot.
         accepted: names of suspicions that do not refuse the robot.
+        may_refuse: whether hard suspicions refuse it, or are warnings, too: a simulation on
+            simulated time breaks nothing.
         at_start: lets a simulated robot begin an episode. Before that it may show anything, so it
             is only suspected if it still looks wrong then.
 
@@ -44,9 +47,10 @@ def check_deployment(
         judged = judge(facts, spec, look())
     report = DeploymentReport.of(judged, accepted)
     for suspicion in judged.suspicions:
-        if not suspicion.is_hard:
-            logger.warning("deployment check: %s", suspicion.line)
-        elif suspicion.name in report.accepted:
+        if suspicion.is_hard and suspicion.name in report.accepted:
             logger.warning("deployment check (accepted): %s", suspicion.line)
-    report.refuse_suspicious(spec.name)
+        elif not suspicion.is_hard or not may_refuse:
+            logger.warning("deployment check: %s", suspicion.line)
+    if may_refuse:
+        report.refuse_suspicious(spec.name)
     return report

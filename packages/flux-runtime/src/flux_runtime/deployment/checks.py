@@ -13,7 +13,7 @@ from .cameras import SLOW, judge_cameras, judge_rates
 from .facts import DeploymentFacts, Ranges
 from .finding import Finding, fine, hard, soft, unknown
 from .observed import LOOKS_HZ, Observed
-from .pose import is_gripper, judge_pose
+from .pose import METRES_OPEN, is_gripper, judge_pose
 
 NAMES = (
     *("robot_ranges", "start_pose", "arms_swapped", "joint_order", "joint_sign", "joint_unit"),
@@ -29,10 +29,6 @@ MOSTLY_OUTSIDE = 0.5
 """The share of a joint's recorded range beyond the robot's limits that refuses a bundle."""
 PARTLY_OUTSIDE = 0.1
 """The share that warns."""
-FLAT = 0.05
-"""The share of a gripper's range below which recordings say nothing of its unit."""
-NARROW = 0.15
-"""The share of the robot's range within which a gripper of another unit moves."""
 OLD_FRAME_S = 0.25
 
 
@@ -130,9 +126,9 @@ def _grippers(facts: DeploymentFacts, spec: RobotSpec) -> Iterator[Finding]:
         )
         fix = "Convert the gripper in the driver to the unit of the recordings, or use a bundle of "
         fix += "this robot"
-        is_small = FLAT * size / 2 < high - low < NARROW * size and high < lower + NARROW * size
-        is_percent = upper >= 10 and 0.8 <= high <= 1.2
-        if is_small or is_percent or high - upper > 0.5 * size or lower - low > 0.5 * size:
+        is_metres = upper >= 0.9 and METRES_OPEN[0] <= high <= METRES_OPEN[1] and low > -0.02
+        is_share = upper >= 10 and 0.8 <= high <= 1.2
+        if is_metres or is_share or high - upper > 0.5 * size or lower - low > 0.5 * size:
             yield hard("gripper_unit", found, fix)
             return
     yield fine("gripper_unit", "the recorded values are in the robot's unit")

@@ -108,7 +108,9 @@ def _pairs(cameras: Mapping[str, CameraFacts]) -> list[dict[str, str]]:
     for name, known in cameras.items():
         opposite = other_side(name)
         is_on_arm = any(word in name.lower() for word in ON_ARMS)
-        if side_of(name) != "left" or opposite not in cameras or not is_on_arm:
+        if side_of(name) != "left" or opposite is None or not is_on_arm:
+            continue
+        if opposite not in cameras:
             continue
         contrasts = (known.contrast or 0.0, cameras[opposite].contrast or 0.0)
         if min(contrasts) >= LEAST_CONTRAST:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from flux_core.transforms import Pipeline
 from flux_data.samples import DistributedRepeatingDataset
 
 QUANTITIES = ("state", "action")
+WITH_UNITS = (*QUANTITIES, "start", "grippers")
 PAIRS = (("min", "max"), ("q01", "q99"))
 ROBOT_UNITS = "robot_units"
 """Is 1 in a summary whose ranges are known to be in the robot's units."""
@@ -38,12 +39,19 @@ def summary_for_robots(
     for robot in robots.values():
         group = robot.statistics_group(dataset.group_names)
         named = zip(dataset.group_of_datasets, dataset.datasets, strict=True)
-        trained = next(member.pipeline for name, member in named if name == group)
+        trained = [member.pipeline for name, member in named if name == group]
         summaries[group] = _converted(summaries[group], trained, robot.pipeline)
     return summaries
 
 
-def _converted(summary: Mapping[str, Any], trained: Pipeline, robot: Pipeline) -> dict[str, object]:
+def _converted(
+    summary: Mapping[str, Any], pipelines: Sequence[Pipeline], robot: Pipeline
+) -> dict[str, object]:
+    """Converts the summary of recordings that pass through `pipelines` in training."""
+    trained = pipelines[0]
+    if any(pipeline.unit_steps != trained.unit_steps for pipeline in pipelines):
+        # The ranges of recordings in several units are in none.
+        return {key: value for key, value in summary.items() if key not in WITH_UNITS}
     if trained.unit_steps == robot.unit_steps:
         return {**summary, ROBOT_UNITS: 1}
     converted = {**summary, ROBOT_UNITS: 1, **_ranges(summary, trained, robot)}
