@@ -15,7 +15,10 @@ from .documents import COMMANDS, DOCUMENTS, ROOT, faults_of, help_of, is_command
 from .documents import subcommands as listed_subcommands
 
 DOCS = ROOT / "docs"
-SUBJECTS = ("architecture", "data", "engines", "export", "robots", "training")
+SUBJECTS = (
+    *("architecture", "data", "engines", "export", "robots", "training"),
+    *("aloha", "cameras", "lerobot-arms", "recordings", "ros2", "ur"),
+)
 IMAGES = DOCS / "images"
 MAX_IMAGE_BYTES = 2_000_000
 

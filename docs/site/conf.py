@@ -46,7 +46,11 @@ SECTIONS = {
     "Understand": (
         *("docs/architecture", "docs/data", "docs/training", "docs/export"),
         *("docs/engines", "docs/robots", "docs/safety"),
-        *("docs/deployment-check", "docs/replay", "docs/numbers"),
+        *("docs/deployment-check", "docs/recordings", "docs/replay", "docs/numbers"),
+    ),
+    "Robots": (
+        *("docs/aloha", "docs/ur", "docs/lerobot-arms"),
+        *("docs/ros2", "docs/cameras"),
     ),
     "Work on it": ("CONTRIBUTING", "CHANGELOG"),
 }

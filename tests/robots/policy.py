@@ -12,28 +12,29 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 from safetensors.numpy import save_file
 
 from flux_core.bundle import component_sources
-from flux_core.bundle.bundle import GraphSignature, Manifest, TensorSignature, write_manifest
+from flux_core.bundle.bundle import Manifest, write_manifest
+
+from ..graph_policies import (
+    TOKENS,
+    Graph,
+    circle_config,
+    golden,
+    graph_tensors,
+    save_graph,
+    signature,
+    unit_stats,
+)
 
 LEAD_S = 0.08
 """How far ahead of the state a circle continues: about the lag of the test robots."""
-HORIZON, TOKENS = 16, 8
+HORIZON = 16
 IMAGE_SHAPE = (32, 32, 3)
 GREY = 100
-DTYPES = {
-    "uint8": TensorProto.UINT8,
-    "bool": TensorProto.BOOL,
-    "int64": TensorProto.INT64,
-    "float32": TensorProto.FLOAT,
-}
-
-Tensors = Mapping[str, tuple[str, tuple[int, ...]]]
-Graph = tuple[list[Any], dict[str, NDArray[Any]]]
 
 
 def write_bundle(
@@ -63,16 +64,23 @@ def write_bundle(
     joints, cameras = len(spec["joint_names"]), tuple(spec["cameras"])
     hz = float(spec["control_hz"])
     circles = _Circles(np.array(rest, np.float32), tuple(pairs), radius, rate_rad_s, hz)
-    config = _config(spec, inference or {})
-    tensors = _tensors(len(cameras), joints)
-    _save(folder / "prefix.onnx", _prefix(), tensors["prefix"])
-    _save(folder / "denoise.onnx", circles.graph(), tensors["denoise"])
+    config = circle_config(spec, HORIZON // 2, IMAGE_SHAPE)
+    config["inference"] |= dict(inference or {})
+    tensors = graph_tensors(
+        cameras=len(cameras), joints=joints, horizon=HORIZON, image_shape=IMAGE_SHAPE
+    )
+    save_graph(folder / "prefix.onnx", _prefix(), tensors["prefix"])
+    save_graph(folder / "denoise.onnx", circles.graph(), tensors["denoise"])
     (folder / "config.json").write_text(json.dumps(config))
-    (folder / "norm_stats.json").write_text(json.dumps(_stats(spec["name"], joints)))
+    (folder / "norm_stats.json").write_text(json.dumps(unit_stats(spec["name"], joints)))
     (folder / "tokenizer").mkdir()
     (folder / "tokenizer" / "byte_tokenizer.json").write_text("{}")
     save_file({"weight": np.zeros(2, np.float32)}, folder / "model.safetensors")
-    save_file(_golden(tensors, circles), folder / "golden.safetensors")
+    answer = circles.actions(circles.rest)[None]
+    recorded = golden(
+        tensors["prefix"][0], brightness=GREY, state=circles.rest[None], actions=answer
+    )
+    save_file(recorded, folder / "golden.safetensors")
     facts: dict[str, Any] = {
         "model": "pi0",
         "robot": spec["name"],
@@ -91,7 +99,7 @@ def write_bundle(
         "prompt": "circle",
         "tasks": {"1": "circle"},
         "precision": "fp32",
-        "graphs": {name: _signature(f"{name}.onnx", *tensors[name]) for name in tensors},
+        "graphs": {name: signature(f"{name}.onnx", *tensors[name]) for name in tensors},
         "provenance": {"made by": "tests"},
         "components": component_sources(config),
     }
@@ -173,32 +181,6 @@ class _Circles:
         return nodes, constants
 
 
-def _tensors(cameras: int, joints: int) -> dict[str, tuple[Tensors, Tensors]]:
-    length = cameras + TOKENS
-    prefix_in: Tensors = {
-        "images": ("uint8", (1, cameras, *IMAGE_SHAPE)),
-        "image_masks": ("bool", (1, cameras)),
-        "lang_tokens": ("int64", (1, TOKENS)),
-        "lang_masks": ("bool", (1, TOKENS)),
-    }
-    prefix_out: Tensors = {
-        "prefix_pad_masks": ("bool", (1, length)),
-        "past_key_0": ("float32", (1, 1, length, 2)),
-        "past_value_0": ("float32", (1, 1, length, 2)),
-    }
-    denoise_in: Tensors = {
-        "state": ("float32", (1, joints)),
-        "x_t": ("float32", (1, HORIZON, joints)),
-        "t": ("float32", (1, HORIZON)),
-        **prefix_out,
-    }
-    denoise_out: Tensors = {
-        "x_next": ("float32", (1, HORIZON, joints)),
-        "t_next": ("float32", (1, HORIZON)),
-    }
-    return {"prefix": (prefix_in, prefix_out), "denoise": (denoise_in, denoise_out)}
-
-
 def _prefix() -> Graph:
     """Keys and values that hold the mean brightness of the pictures."""
     node = helper.make_node
@@ -214,78 +196,3 @@ def _prefix() -> Graph:
         node("Neg", ["past_key_0"], ["past_value_0"]),
     ]
     return nodes, {"outer": np.array([1, 3]), "none": np.array(0, np.float32)}
-
-
-def _save(path: Path, graph: Graph, tensors: tuple[Tensors, Tensors]) -> None:
-    nodes, constants = graph
-    inputs, outputs = (
-        [helper.make_tensor_value_info(n, DTYPES[d], s) for n, (d, s) in side.items()]
-        for side in tensors
-    )
-    initializers = [numpy_helper.from_array(value, name) for name, value in constants.items()]
-    made = helper.make_graph(nodes, path.stem, inputs, outputs, initializers)
-    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
-    onnx.checker.check_model(model, full_check=True)
-    onnx.save(model, path)
-
-
-def _signature(file: str, inputs: Tensors, outputs: Tensors) -> GraphSignature:
-    def side(tensors: Tensors) -> tuple[TensorSignature, ...]:
-        return tuple(TensorSignature(name=n, dtype=d, shape=s) for n, (d, s) in tensors.items())
-
-    return GraphSignature(file=file, inputs=side(inputs), outputs=side(outputs))
-
-
-def _golden(
-    tensors: Mapping[str, tuple[Tensors, Tensors]], circles: _Circles
-) -> dict[str, NDArray[Any]]:
-    inputs = {
-        name: np.full(shape, GREY if name == "images" else 1, dtype)
-        for name, (dtype, shape) in tensors["prefix"][0].items()
-    }
-    actions = circles.actions(circles.rest)[None]
-    return {
-        **{f"input.{name}": value for name, value in inputs.items()},
-        "input.state": circles.rest[None],
-        "input.noise": np.ones(actions.shape, np.float32),
-        "output.actions": actions,
-        "output.x_next_first": actions,
-    }
-
-
-def _config(spec: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
-    normalize = {"norm_type": "mean_std", "action_key": "action"}
-    transforms = [
-        {"type": "NormalizeStatesAndActions", "state_key": "proprio", **normalize},
-        {"type": "TaskPrompter"},
-        {"type": "ProcessPrompts", "tokenizer": {"type": "ByteTokenizer"}, "max_len": TOKENS},
-        {"type": "ResizeImages", "height": IMAGE_SHAPE[0], "width": IMAGE_SHAPE[1]},
-        {"type": "SimpleNormalizeImages"},
-    ]
-    inference = {
-        "type": "InferenceRunner",
-        "robot": {"type": "RobotSpec", **spec},
-        "task_descriptions": {"1": "circle"},
-        "dataset": {
-            "type": "ObservationTransforms",
-            "img_keys": list(spec["cameras"]),
-            "transforms": transforms,
-        },
-        "denormalize_action": {"type": "DenormalizeActions", **normalize},
-        "execution_horizon": HORIZON // 2,
-    }
-    return {"inference": inference | dict(more)}
-
-
-def _stats(robot: str, joints: int) -> dict[str, Any]:
-    """Statistics with which normalising changes nothing."""
-    feature = {
-        "mean": [0.0] * joints,
-        "std": [1.0] * joints,
-        "min": [-1.0] * joints,
-        "max": [1.0] * joints,
-        "q01": [-1.0] * joints,
-        "q99": [1.0] * joints,
-        "count": 100,
-    }
-    return {robot: {"proprio": feature, "action": feature}}

@@ -164,7 +164,7 @@ def refuse_uncalibrated(folder: Path, python: Path) -> Run:
 def check_driver(folder: Path, python: Path) -> dict[str, str]:
     """Returns what the checks in LeRobot's environment have found."""
     done = subprocess.run(
-        [python, CHECKS, SOURCES, folder, ROOT / "docs" / "robots.md"],
+        [python, CHECKS, SOURCES, folder, ROOT / "docs" / "lerobot-arms.md"],
         capture_output=True,
         text=True,
         check=False,

@@ -186,7 +186,7 @@ def test_depth_is_recorded_from_topics_that_are_named(ros: FakeConnection) -> No
 
 
 def test_the_example_of_the_documentation_is_accepted(ros: FakeConnection) -> None:
-    text = (ROOT / "docs" / "robots.md").read_text()
+    text = (ROOT / "docs" / "ur.md").read_text()
     found = next(each for each in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL) if OPEN in each)
     config = yaml.safe_load(found)
     topics = dataclasses.asdict(dataclasses.replace(TOPICS, **config.pop("topics")))

@@ -18,7 +18,7 @@ from flux_driver.ur.rtde import UrRtdeDriver
 
 from ...documents import ROOT
 
-EXAMPLES = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "robots.md").read_text(), re.DOTALL)
+EXAMPLES = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "ur.md").read_text(), re.DOTALL)
 SPEC = dataclasses.asdict(ROBOT_SPECS["ur3"])
 
 
@@ -29,7 +29,7 @@ def make_driver(**arguments: Any) -> UrRtdeDriver:
 
 
 def documented(key: str) -> dict[str, Any]:
-    """Returns the example of docs/robots.md that has a key."""
+    """Returns the example of docs/ur.md that has a key."""
     return next(yaml.safe_load(text) for text in EXAMPLES if f"\n{key}: " in text)
 
 

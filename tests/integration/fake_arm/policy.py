@@ -20,31 +20,32 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 from safetensors.numpy import save_file
 
 from flux_core.bundle import component_sources
-from flux_core.bundle.bundle import GraphSignature, Manifest, TensorSignature, write_manifest
+from flux_core.bundle.bundle import Manifest, write_manifest
 
+from ...graph_policies import (
+    TOKENS,
+    Graph,
+    circle_config,
+    golden,
+    graph_tensors,
+    save_graph,
+    signature,
+    unit_stats,
+)
 from .arm import IMAGE_SHAPE, ORDINARY_BRIGHTNESS
 
 ZIGZAG, NAN, HUGE, LEFT, RIGHT, FAILING, SLOW, STUCK = 190, 200, 210, 220, 230, 240, 247, 254
 LEAD_S = 0.08
 """How far ahead of the state the circle continues: about the lag of the servos."""
 RADIUS, RATE_RAD_S, GRIPPER = 0.4, 1.5, 0.5
-HORIZON, SHORT, TOKENS = 16, 2, 8
+HORIZON, SHORT = 16, 2
 WORK_DIM, WORK_LAYERS = 128, 128
 SLOW_ROWS, STUCK_ROWS = 4_000, 300_000
 """Rows of a matrix that WORK_LAYERS products take; about 60 us a row on one core."""
-
-Tensors = Mapping[str, tuple[str, tuple[int, ...]]]
-DTYPES = {
-    "uint8": TensorProto.UINT8,
-    "bool": TensorProto.BOOL,
-    "int64": TensorProto.INT64,
-    "float32": TensorProto.FLOAT,
-}
 
 
 def write_policy(
@@ -63,17 +64,26 @@ def write_policy(
     directory.mkdir(parents=True)
     joints, cameras = len(spec["joint_names"]), tuple(spec["cameras"])
     execution_horizon = horizon // 2 if horizon > SHORT else horizon
-    config = _config(spec, execution_horizon)
-    tensors = _tensors(len(cameras), joints, horizon)
+    config = circle_config(spec, execution_horizon, IMAGE_SHAPE)
+    tensors = graph_tensors(
+        cameras=len(cameras), joints=joints, horizon=horizon, image_shape=IMAGE_SHAPE
+    )
     hz = float(spec["control_hz"])
-    _save(directory / "prefix.onnx", _prefix(), tensors["prefix"])
-    _save(directory / "denoise.onnx", _denoise(hz, horizon), tensors["denoise"])
+    save_graph(directory / "prefix.onnx", _prefix(), tensors["prefix"])
+    save_graph(directory / "denoise.onnx", _denoise(hz, horizon), tensors["denoise"])
     (directory / "config.json").write_text(json.dumps(config))
-    (directory / "norm_stats.json").write_text(json.dumps(_stats(spec["name"], joints)))
+    (directory / "norm_stats.json").write_text(json.dumps(unit_stats(spec["name"], joints)))
     (directory / "tokenizer").mkdir()
     (directory / "tokenizer" / "byte_tokenizer.json").write_text("{}")
     save_file({"weight": np.zeros(2, np.float32)}, directory / "model.safetensors")
-    save_file(_golden(tensors, hz, horizon), directory / "golden.safetensors")
+    state = np.array([[0.4, 0.1, 0.5]], np.float32)
+    recorded = golden(
+        tensors["prefix"][0],
+        brightness=ORDINARY_BRIGHTNESS,
+        state=state,
+        actions=circle(state[0], hz, horizon)[None],
+    )
+    save_file(recorded, directory / "golden.safetensors")
     manifest = Manifest(
         model="pi0",
         robot=spec["name"],
@@ -92,7 +102,7 @@ def write_policy(
         prompt="circle",
         tasks={"1": "circle"},
         precision="fp32",
-        graphs={name: _signature(f"{name}.onnx", *tensors[name]) for name in tensors},
+        graphs={name: signature(f"{name}.onnx", *tensors[name]) for name in tensors},
         provenance={"made by": "tests"},
         components=component_sources(config),
         data_summary=summary or {},
@@ -113,35 +123,6 @@ def _turns(hz: float, horizon: int) -> np.ndarray:
     angles = RATE_RAD_S * (LEAD_S + np.arange(1, horizon + 1) / hz)
     cos, sin = np.cos(angles), np.sin(angles)
     return np.stack([np.stack([cos, -sin], -1), np.stack([sin, cos], -1)], -2)
-
-
-def _tensors(cameras: int, joints: int, horizon: int) -> dict[str, tuple[Tensors, Tensors]]:
-    prefix_in: Tensors = {
-        "images": ("uint8", (1, cameras, *IMAGE_SHAPE)),
-        "image_masks": ("bool", (1, cameras)),
-        "lang_tokens": ("int64", (1, TOKENS)),
-        "lang_masks": ("bool", (1, TOKENS)),
-    }
-    length = cameras + TOKENS
-    prefix_out: Tensors = {
-        "prefix_pad_masks": ("bool", (1, length)),
-        "past_key_0": ("float32", (1, 1, length, 2)),
-        "past_value_0": ("float32", (1, 1, length, 2)),
-    }
-    denoise_in: Tensors = {
-        "state": ("float32", (1, joints)),
-        "x_t": ("float32", (1, horizon, joints)),
-        "t": ("float32", (1, horizon)),
-        **prefix_out,
-    }
-    denoise_out: Tensors = {
-        "x_next": ("float32", (1, horizon, joints)),
-        "t_next": ("float32", (1, horizon)),
-    }
-    return {"prefix": (prefix_in, prefix_out), "denoise": (denoise_in, denoise_out)}
-
-
-Graph = tuple[list[Any], dict[str, Any]]
 
 
 def _prefix() -> Graph:
@@ -256,79 +237,3 @@ def _chosen(name: str, level: int) -> list[Any]:
         node("Abs", [f"distance_{name}"], [f"off_{name}"]),
         node("Less", [f"off_{name}", "width"], [f"is_{name}"]),
     ]
-
-
-def _save(path: Path, graph: Graph, tensors: tuple[Tensors, Tensors]) -> None:
-    nodes, constants = graph
-    inputs, outputs = (
-        [helper.make_tensor_value_info(n, DTYPES[d], s) for n, (d, s) in side.items()]
-        for side in tensors
-    )
-    initializers = [numpy_helper.from_array(np.asarray(v), n) for n, v in constants.items()]
-    made = helper.make_graph(nodes, path.stem, inputs, outputs, initializers)
-    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
-    onnx.checker.check_model(model, full_check=True)
-    onnx.save(model, path)
-
-
-def _signature(file: str, inputs: Tensors, outputs: Tensors) -> GraphSignature:
-    def side(tensors: Tensors) -> tuple[TensorSignature, ...]:
-        return tuple(TensorSignature(name=n, dtype=d, shape=s) for n, (d, s) in tensors.items())
-
-    return GraphSignature(file=file, inputs=side(inputs), outputs=side(outputs))
-
-
-def _golden(
-    tensors: Mapping[str, tuple[Tensors, Tensors]], hz: float, horizon: int
-) -> dict[str, np.ndarray]:
-    inputs = {
-        name: np.full(shape, ORDINARY_BRIGHTNESS if name == "images" else 1, dtype)
-        for name, (dtype, shape) in tensors["prefix"][0].items()
-    }
-    state = np.array([[0.4, 0.1, 0.5]], np.float32)
-    actions = circle(state[0], hz, horizon)[None]
-    return {
-        **{f"input.{name}": value for name, value in inputs.items()},
-        "input.state": state,
-        "input.noise": np.ones(actions.shape, np.float32),
-        "output.actions": actions,
-        "output.x_next_first": actions,
-    }
-
-
-def _config(spec: Mapping[str, Any], execution_horizon: int) -> dict[str, Any]:
-    normalize = {"norm_type": "mean_std", "action_key": "action"}
-    transforms = [
-        {"type": "NormalizeStatesAndActions", "state_key": "proprio", **normalize},
-        {"type": "TaskPrompter"},
-        {"type": "ProcessPrompts", "tokenizer": {"type": "ByteTokenizer"}, "max_len": TOKENS},
-        {"type": "ResizeImages", "height": IMAGE_SHAPE[0], "width": IMAGE_SHAPE[1]},
-        {"type": "SimpleNormalizeImages"},
-    ]
-    inference = {
-        "type": "InferenceRunner",
-        "robot": {"type": "RobotSpec", **spec},
-        "task_descriptions": {"1": "circle"},
-        "dataset": {
-            "type": "ObservationTransforms",
-            "img_keys": list(spec["cameras"]),
-            "transforms": transforms,
-        },
-        "denormalize_action": {"type": "DenormalizeActions", **normalize},
-        "execution_horizon": execution_horizon,
-    }
-    return {"inference": inference}
-
-
-def _stats(robot: str, joints: int) -> dict[str, Any]:
-    """Statistics with which normalising changes nothing."""
-    feature = {
-        "mean": [0.0] * joints,
-        "std": [1.0] * joints,
-        "min": [-1.0] * joints,
-        "max": [1.0] * joints,
-        "q01": [-1.0] * joints,
-        "q99": [1.0] * joints,
-        "count": 100,
-    }
-    return {robot: {"proprio": feature, "action": feature}}

@@ -75,8 +75,8 @@ def red_against_blue(small: Picture) -> NDArray[np.float64]:
     """Returns by how much red exceeds blue, as a share of the brightness, (height, width).
 
     The median over the pixels that are bright enough is subtracted, so that the colour of the light
-    hardly matters. It is 0 where a pixel is too dark, and where overexposure has taken the colour of
-    the light. Exchanged channels change the sign.
+    hardly matters. The result is 0 where a pixel is too dark or overexposed. Exchanged channels
+    change the sign.
     """
     pixels = np.asarray(small, np.float64)
     brightness, most = pixels.mean(axis=-1), pixels.max(axis=-1)

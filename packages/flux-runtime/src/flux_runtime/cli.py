@@ -212,18 +212,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         default="bundle",
         help="hold: stay in the start state, without a bundle (default: bundle)",
     )
-    add(
-        "--max-steps",
-        type=count,
-        metavar="N",
-        help="longest episode in control steps (default: 400; of a real robot --max-seconds)",
-    )
-    add(
-        "--max-seconds",
-        type=duration,
-        metavar="SECONDS",
-        help="longest episode as time, without pauses (default: 60 for a real robot)",
-    )
+    _add_length(parser)
     add(
         "--realtime",
         action="store_true",
@@ -236,6 +225,39 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         help="control steps from observation to chunk on simulated time (default: 0 with --mode "
         "sync, which holds meanwhile, and 5 with the others)",
     )
+    _add_recordings(parser)
+    add_dataset(parser)
+    add(
+        "--dry-run",
+        action="store_true",
+        help="connect to the robot and run all checks that precede the first command; send none",
+    )
+    add_changes(parser)
+    add_engine(parser)
+    add_accept_version(parser)
+    _add_threads(parser)
+    add_accept(parser)
+    add_realtime_options(parser)
+
+
+def _add_length(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add(
+        "--max-steps",
+        type=count,
+        metavar="N",
+        help="longest episode in control steps (default: 400; of a real robot --max-seconds)",
+    )
+    add(
+        "--max-seconds",
+        type=duration,
+        metavar="SECONDS",
+        help="longest episode as time, without pauses (default: 60 for a real robot)",
+    )
+
+
+def _add_recordings(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
     add(
         "--report",
         type=Path,
@@ -257,18 +279,6 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         help="write the states and commands of every episode, while it goes on, and what "
         "'flux-runtime replay' needs to run it again",
     )
-    add_dataset(parser)
-    add(
-        "--dry-run",
-        action="store_true",
-        help="connect to the robot and run all checks that precede the first command; send none",
-    )
-    add_changes(parser)
-    add_engine(parser)
-    add_accept_version(parser)
-    _add_threads(parser)
-    add_accept(parser)
-    add_realtime_options(parser)
 
 
 def _add_robot(parser: argparse.ArgumentParser, *, is_required: bool = True) -> None:
@@ -452,15 +462,13 @@ def _bench(args: argparse.Namespace) -> int:
 
 
 def _doctor(args: argparse.Namespace) -> int:
-    from .doctor import diagnose, format_checks
+    from .doctor import diagnose, diagnose_robot, format_checks
     from .realtime import machine_facts
 
     options = _doctor_options(args)
     facts = machine_facts()
     checks = diagnose(facts)
     if options is not None:
-        from .doctor import diagnose_robot
-
         with stopped_by_signals():
             checks += diagnose_robot(options)
     if args.json:

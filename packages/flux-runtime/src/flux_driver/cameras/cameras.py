@@ -23,7 +23,7 @@ class Cameras:
 
     A camera that is unplugged is opened again, after waits that grow to 5 s. Meanwhile `read`
     returns its last image with its capture time, so the control loop holds the robot once that is
-    too old. What happens is told in lines.
+    too old. Each event is reported in one line.
 
     Args:
         settings: of each camera.
@@ -121,7 +121,7 @@ def open_cameras(
 
     Args:
         config: for each camera's name its `type` ('opencv', 'intelrealsense' or 'video') and the
-            keys of that type, which docs/robots.md lists.
+            keys of that type, which docs/cameras.md lists.
         report: gets one line per event; by default they are printed on standard error.
 
     Raises:

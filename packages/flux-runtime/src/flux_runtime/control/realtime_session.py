@@ -269,35 +269,17 @@ def connected_realtime(
     if options.inference_delay is not None:
         logger.warning("--inference-delay: has no effect in real time, where it is measured")
     source = policy.source if policy else HoldSource(driver.spec)
-    chunking = chunking_of(options, policy, is_real=driver.simulation is None)
+    wanted = chunking_of(options, policy, is_real=driver.simulation is None)
     config = policy.bundle.config if policy else {}
     limits = motion_limits_in_force(config, driver.spec, options.realtime_options.tightening)
-    settings = realtime_settings(
-        options.realtime_options,
-        limits,
-        execution_horizon=source.execution_horizon,
-        action_horizon=source.action_horizon,
-        mode=chunking.mode,
-        cameras=source.cameras,
-        continuation=chunking.continuation(),
-        grippers=gripper_closing(policy.bundle if policy else None, limits.spec),
-    )
+    settings = _settings(options, policy, source, wanted, limits)
     task = driver.simulation.task if driver.simulation else None
     prompt = options.task or default_prompt(task, policy.bundle if policy else None)
     with load_core().StopSignals() as signals, _closing(driver):
-        try:
-            driver.connect(
-                source.cameras,
-                cancelled=lambda: signals.signal != 0,
-                limits=limits.spec,
-                command_hz=settings.command_hz,
-            )
-        except DriverCancelled as error:
-            raise StoppedBySignal(signals.signal) from error
+        _connect(driver, source.cameras, limits, settings, signals)
         view = RobotView(driver=driver, source=source, spec=limits.spec, prompt=prompt)
         _check_first_look(view, policy)
-        wanted = chunking
-        chunking, settings = with_latency(options, chunking, settings, view)
+        chunking, settings = with_latency(options, wanted, settings, view)
         deployment = None
         if policy is not None:
             facts = DeploymentFacts.of(policy.manifest, config)
@@ -326,16 +308,60 @@ def connected_realtime(
             confirm=confirm,
             deployment=deployment,
         )
+        with _started(session):
+            yield session
+
+
+@contextmanager
+def _started(session: RealtimeSession) -> Iterator[None]:
+    """Starts the inference thread of a session, and ends both of its threads afterwards."""
+    try:
+        session.outside_limits()
+        session.raise_if_signalled()
+        inference = InferenceThread(session.loop, session.answerer)
         try:
-            session.outside_limits()
-            session.raise_if_signalled()
-            inference = InferenceThread(loop, answerer)
-            try:
-                yield session
-            finally:
-                inference.close()
+            yield
         finally:
-            loop.close()
+            inference.close()
+    finally:
+        session.loop.close()
+
+
+def _settings(
+    options: RunOptions,
+    policy: OpenedPolicy | None,
+    source: BundleSource | HoldSource,
+    chunking: Chunking,
+    limits: MotionLimits,
+) -> RealtimeSettings:
+    return realtime_settings(
+        options.realtime_options,
+        limits,
+        execution_horizon=source.execution_horizon,
+        action_horizon=source.action_horizon,
+        mode=chunking.mode,
+        cameras=source.cameras,
+        continuation=chunking.continuation(),
+        grippers=gripper_closing(policy.bundle if policy else None, limits.spec),
+    )
+
+
+def _connect(
+    driver: DriverProcess,
+    cameras: Sequence[str],
+    limits: MotionLimits,
+    settings: RealtimeSettings,
+    signals: Any,
+) -> None:
+    try:
+        driver.connect(
+            cameras,
+            cancelled=lambda: signals.signal != 0,
+            limits=limits.spec,
+            command_hz=settings.command_hz,
+        )
+    except DriverCancelled as error:
+        raise StoppedBySignal(signals.signal) from error
 
 
 def _check_deployment(
@@ -349,8 +375,8 @@ def _check_deployment(
 ) -> DeploymentReport:
     """Compares the robot with what the bundle says of its training set.
 
-    A simulated robot stands still between two commands, and a bundle without facts says nothing to
-    compare with: one glance is enough for these.
+    A simulated robot stands still between two commands, and a bundle without facts has nothing to
+    compare with. For both, a single observation is enough.
     """
     is_simulated = driver.simulation is not None
 

@@ -117,7 +117,7 @@ def _blank(
 
 
 def _frozen(facts: Mapping[str, CameraFacts], observed: Observed) -> Iterator[Finding]:
-    """Yields which cameras stand still."""
+    """Yields which cameras deliver the same image again and again."""
     found: list[str] = []
     if observed.duration_s <= 0 or observed.is_simulated:
         why = "a simulated scene stands still" if observed.is_simulated else "needs a longer look"

@@ -52,7 +52,7 @@ class Observed:
     Attributes:
         state: (state_dim,) float, the newest.
         cameras: by name.
-        duration_s: of the look; 0 for a single glance, which knows no rates.
+        duration_s: of the look; 0 for a single observation, which knows no rates.
         state_hz: states per second by their stamps; None if there were too few.
         latency_s: from looking at the robot to its chunk; None if it was not measured.
         too_slow: why chunks take too long for real-time chunking; None if they do not.
@@ -129,7 +129,7 @@ def look_at(
     Args:
         driver: of the robot.
         cameras: names of those to look at.
-        duration_s: 0 for a single glance.
+        duration_s: 0 for a single observation.
         is_simulated: whether the robot is a simulation.
         cancelled: ends the look early.
     """

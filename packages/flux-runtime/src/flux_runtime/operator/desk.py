@@ -111,7 +111,7 @@ class OperatorDesk:
                 self._stop_now(self.release_text())
 
     def end_motion(self) -> bool:
-        """Says that the robot stands, and returns whether this desk has stopped it."""
+        """Notes that the robot is at rest, and returns whether this desk has stopped it."""
         with self._changed:
             self._stop = None
             return self._has_stopped

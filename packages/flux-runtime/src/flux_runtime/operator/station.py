@@ -65,7 +65,7 @@ class OperatorStation:
         episodes = session.options.episodes
         self._status = replace(self._status, episode=episode, episodes=episodes, text="")
         if not self.has_quit and not self._desk.is_attended:
-            return session if self._is_held_in_the_end(session) else None
+            return session if self._waits_for_dead_man(session) else None
         while not self.has_quit:
             command = self._wait(session, "idle")
             match command.kind:
@@ -115,7 +115,7 @@ class OperatorStation:
                 return
             if self._may_start(session):
                 break
-        if self._is_held_in_the_end(session):
+        if self._waits_for_dead_man(session):
             self._prepare(session)
 
     def _prepare(self, session: RealtimeSession) -> None:
@@ -187,7 +187,7 @@ class OperatorStation:
         self._refresh()
 
     def leave(self) -> None:
-        """Tells that the robot stands."""
+        """Notes that the robot is at rest."""
         self._desk.end_motion()
 
     def waits_to_resume(self, session: RealtimeSession) -> bool:
@@ -268,8 +268,8 @@ class OperatorStation:
             return False
         return True
 
-    def _is_held_in_the_end(self, session: RealtimeSession) -> bool:
-        """Waits until somebody holds the dead-man, if there is one; false if that never happens."""
+    def _waits_for_dead_man(self, session: RealtimeSession) -> bool:
+        """Waits until somebody holds the dead-man, if there is one; false if the operator quits."""
         dead_man = self._desk.dead_man
         if dead_man is not None and self._desk.is_held_back:
             self._screen.say(f"hold the dead-man ({dead_man.name})")
