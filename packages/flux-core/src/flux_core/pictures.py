@@ -61,9 +61,9 @@ def shrink(frame: Picture, height: int, width: int) -> NDArray[np.float32]:
     """
     rows = _averages(frame.shape[0], height)
     columns = _averages(frame.shape[1], width)
-    by_rows = rows @ frame.reshape(frame.shape[0], -1).astype(np.float32)
-    by_rows = by_rows.reshape(height, frame.shape[1], frame.shape[2])
-    return np.ascontiguousarray((columns @ by_rows).astype(np.float32))
+    # Not `@`: its library keeps a CPU busy per thread, and several processes starve each other.
+    by_rows = np.einsum("yh,hwc->ywc", rows, frame.astype(np.float32))
+    return np.einsum("xw,ywc->yxc", columns, by_rows).astype(np.float32)
 
 
 def thumbnail(frame: Picture) -> NDArray[np.float32]:
