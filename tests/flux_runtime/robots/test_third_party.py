@@ -120,7 +120,7 @@ def test_help_and_doctor_list_my_arm(
 def test_the_doctor_says_what_a_driver_needs_from_its_file(
     my_arm: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flux_runtime.doctor.CHECKS", ())
+    monkeypatch.setattr("flux_runtime.doctor.machine.CHECKS", ())
     (check,) = [check for check in diagnose() if check.name == "robot my-real-arm"]
     assert check.ok
     assert check.found == (
