@@ -28,10 +28,17 @@ from pathlib import Path
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tests" / "integration"))
+sys.path.insert(0, str(ROOT))
 
-from fake_arm.judge import ArmLog, judge  # noqa: E402
-from fake_arm.runs import PROGRAM, ROBOT, arm, environment, limits_of, make_bundle  # noqa: E402
+from tests.integration.fake_arm.judge import ArmLog, judge  # noqa: E402
+from tests.integration.fake_arm.runs import (  # noqa: E402
+    PROGRAM,
+    ROBOT,
+    arm,
+    environment,
+    limits_of,
+    make_bundle,
+)
 
 HZ = 50.0
 SAMPLE_S = 1.0

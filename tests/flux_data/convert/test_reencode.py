@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from fractions import Fraction
@@ -191,14 +192,16 @@ def test_the_setting_is_printed_and_reported(
     assert validate(tmp_path / "d") == []
 
 
-def test_an_encoder_prints_nothing_of_its_own(
+def test_an_encoder_prints_nothing_of_its_own_and_takes_no_priority(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "in.mp4"
     write_noise(out, "av1")
     capfd.readouterr()
+    usual = os.sched_getscheduler(0)
     Reencoder().write("top", out, np.arange(4), np.arange(4) / 10, 10, tmp_path / "out.mp4")
     assert capfd.readouterr() == ("", "")
+    assert os.sched_getscheduler(0) == usual
 
 
 def test_times_of_a_wall_clock_cannot_become_stamps(tmp_path: Path) -> None:

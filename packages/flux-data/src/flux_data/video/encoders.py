@@ -17,6 +17,7 @@ from flux_core.errors import DataError, MissingDependencyError
 
 from .packets import opened_video
 from .pictures import all_pictures, bits_of, pictures_of, samples_of
+from .scheduling import ordinary_scheduling
 
 MIN_PSNR_DB = 40.0
 """The least quality of every picture against the decoded source."""
@@ -237,11 +238,13 @@ def encode(
     # SVT-AV1 prints thirty lines per video otherwise; 1 stands for errors.
     os.environ.setdefault("SVT_LOG", "1")
     try:
-        with av.open(str(path), "w") as container:
+        with ordinary_scheduling() as restore, av.open(str(path), "w") as container:
             stream = None
             for picture, tick in zip(pictures_of(source.path, frames), ticks, strict=True):
                 if stream is None:
                     stream = _stream(container, source, setting, base, picture)
+                    stream.codec_context.open()  # which starts the encoder's threads
+                    restore()
                 picture.pts, picture.time_base = int(tick), base
                 picture.pict_type = 0  # the encoder chooses keyframes, not the source
                 container.mux(stream.encode(picture))
