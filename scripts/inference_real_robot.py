@@ -18,8 +18,14 @@ try:
     from flux_core.agreement import Changes
     from flux_core.command_line import EXIT_FAILED, EXIT_USAGE
     from flux_core.config import bind, load_config, registrations, unbind
-    from flux_core.deployment import InferenceRunner, InferenceSections, inference_sections
+    from flux_core.deployment import (
+        InferenceRunner,
+        InferenceSections,
+        inference_sections,
+        section_of_robot,
+    )
     from flux_core.errors import ConfigError, FluxError, UsageError
+    from flux_core.robots import is_called
 except ImportError as error:
     sys.exit(f"inference_real_robot.py: error: {error}. Run it with .venv/bin/python.")
 
@@ -105,9 +111,10 @@ def read_inference(config: Path, robot: str | None) -> tuple[InferenceRunner, bo
     names = ", ".join(runners)
     if robot is None and len(runners) > 1:
         raise UsageError(f"--robot: expected a robot of {config} ({names}), got none")
-    if robot is not None and robot not in runners:
+    found = section_of_robot(runners, robot or next(iter(runners)))
+    if found is None:
         raise UsageError(f"--robot: expected a robot of {config} ({names}), got {robot!r}")
-    return runners[robot or next(iter(runners))], len(runners) == 1
+    return found, len(runners) == 1
 
 
 def trained_section(config: Path, inference: InferenceRunner, checkpoint: Path) -> Section | None:
@@ -127,12 +134,13 @@ def trained_section(config: Path, inference: InferenceRunner, checkpoint: Path) 
     except (ImportError, KeyError, TypeError, FluxError):
         return None  # flux-export reports the problem with the checkpoint.
     robot = inference.spec.name
-    if robot not in runners:
+    found = [section for name, section in runners.items() if is_called(robot, name)]
+    if not found:
         raise ConfigError(
             f"{config}: expected the robot of {checkpoint}, {', '.join(sorted(runners)) or 'none'},"
             f" got {robot}. Use the config of its training."
         )
-    return runners[robot], horizon
+    return found[0], horizon
 
 
 def bundled_section(bundle: Path) -> Section | None:

@@ -335,10 +335,10 @@ def test_the_tutorials_call_exports_and_runs(robot_pc: FakeCommands, checkpoint:
     bundle = str(checkpoint.with_suffix(""))
     assert robot_pc.words == [
         *("flux-export", str(checkpoint), "--out", bundle),
-        *("flux-runtime", "run", "--robot", "aloha", "--bundle", bundle),
+        *("flux-runtime", "run", "--robot", "aloha-agilex", "--bundle", bundle),
         *("--dry-run", "--task", "pick up the toy", "--mode", "async"),
     ]
-    assert "+ flux-runtime run --robot aloha" in done.stderr
+    assert "+ flux-runtime run --robot aloha-agilex" in done.stderr
 
 
 def test_a_bundle_is_exported_again_only_if_it_is_older(
@@ -359,7 +359,7 @@ def test_each_of_several_robots_has_its_own_bundle(
 ) -> None:
     call = ["--config", MIXED, "--ckpt-path", checkpoint]
     done = deploy(robot_pc, *call)
-    assert done.returncode == 2 and "(aloha, ur3), got none" in done.stderr
+    assert done.returncode == 2 and "(aloha-agilex, ur3), got none" in done.stderr
     assert robot_pc.words == []
     assert deploy(robot_pc, *call, "--robot", "ur3").returncode == 0
     bundle = str(checkpoint.with_name("checkpoint_epoch_3-ur3"))
@@ -367,6 +367,8 @@ def test_each_of_several_robots_has_its_own_bundle(
         *("flux-export", str(checkpoint), "--out", bundle, "--robot", "ur3"),
         *("flux-runtime", "run", "--robot", "ur3", "--bundle", bundle),
     ]
+    assert deploy(robot_pc, *call, "--robot", "aloha").returncode == 0
+    assert robot_pc.words[-3:-1] == ["aloha-agilex", "--bundle"]
 
 
 def test_a_failed_export_starts_nothing(robot_pc: FakeCommands, checkpoint: Path) -> None:
@@ -386,7 +388,7 @@ def test_another_robots_config_is_refused_before_the_export(
     done = deploy(robot_pc, "--config", ALOHA, "--ckpt-path", checkpoint, *bundle)
     assert done.returncode == 1
     assert "expected the robot of " in done.stderr
-    assert ", aloha-sim, got aloha. Use the config of its training" in done.stderr
+    assert ", aloha-sim, got aloha-agilex. Use the config of its training" in done.stderr
     assert robot_pc.words == []
 
 
@@ -399,7 +401,7 @@ def test_another_robots_config_is_refused_before_the_export(
         (
             ["--config", ALOHA, "--ckpt-path", "no.pt", "--robot", "ur3"],
             2,
-            "(aloha), got 'ur3'",
+            "(aloha-agilex), got 'ur3'",
         ),
     ],
 )
