@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, cast
 
+import numpy as np
+from numpy.typing import NDArray
+
+from flux_core.bundle.checks import show
 from flux_core.errors import FluxError
 
 MIB = 2**20
@@ -50,6 +54,7 @@ class Bounds:
         max_depth: maps and lists inside each other; the message itself is the first.
         max_items: values in all maps and lists together, keys not counted. An array is four.
         max_text: bytes of a text or a key.
+        max_key: characters of a key.
         max_array_bytes: of one array, or of one value of bytes.
         max_dims: of one array.
         dtypes: what arrays may hold.
@@ -59,6 +64,7 @@ class Bounds:
     max_depth: int = 8
     max_items: int = 4096
     max_text: int = 16 * 2**10
+    max_key: int = 512
     max_array_bytes: int = 32 * MIB
     max_dims: int = 4
     dtypes: frozenset[str] = DTYPES
@@ -69,6 +75,22 @@ METADATA_BOUNDS = Bounds(
     max_depth=64,
     max_items=400_000,
     max_array_bytes=16,
+    dtypes=frozenset(),
 )
 """Of the first message of a server: a manifest and parts of a config, which are JSON files of at
 most 4 MiB each, and no array."""
+
+
+def shown(value: object) -> str:
+    """Returns what a value is, for a message of one line: short, however large the value is."""
+    if isinstance(value, np.ndarray | np.generic):
+        array = cast(NDArray[Any], value)
+        return f"{array.dtype} {list(array.shape)}"
+    if isinstance(value, str):
+        return show(value[:100])
+    if isinstance(value, bytes | bytearray):
+        return f"{len(value)} bytes"
+    if isinstance(value, dict | list | tuple):
+        name = "map" if isinstance(value, dict) else "list"
+        return f"a {name} of {len(cast(list[object], value))}"
+    return show(value)

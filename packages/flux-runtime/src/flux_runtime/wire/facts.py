@@ -13,16 +13,19 @@ from typing import Any, Self
 
 from flux_core.bundle import Bundle, Manifest
 from flux_core.bundle.bundle import MANIFEST_NAME, parse_manifest
-from flux_core.bundle.checks import integer, one_line, record, sequence, sha256_text, show, text
+from flux_core.bundle.checks import one_line, sha256_text, show
 from flux_core.bundle.manifest import manifest_data
 from flux_core.bundle.settings import check_config
+from flux_core.config.kinds import ROBOT_NAMES
 from flux_core.errors import BundleError, ConfigError, RobotError
 from flux_core.robots import RobotSpec, carried_robot, robot_spec
 
-from .bounds import WireError
+from .. import __version__
+from .bounds import WireError, shown
+from .fields import expect, flag_of, object_of, text_of
 
 _MODEL_KEYS = ("rtc_training_config", "actions_per_token")
-_MAX_NAMES = 1024
+_MAX_NAME = 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +60,6 @@ class PolicyFacts:
         Raises:
             BundleError: its manifest cannot be read, or its robot is unknown.
         """
-        from ..run.replay_header import flux_version
-
         try:
             content = bundle.path(MANIFEST_NAME).read_bytes()
         except OSError as error:
@@ -75,7 +76,7 @@ class PolicyFacts:
             sha256=hashlib.sha256(content).hexdigest(),
             engine=engine,
             can_continue=can_continue,
-            server_version=flux_version(),
+            server_version=__version__,
             spec=spec,
         )
 
@@ -89,7 +90,8 @@ class PolicyFacts:
         """Of real-time chunking, in control steps."""
         from ..chunking import trained_delays
 
-        return trained_delays(self)
+        facts: Any = self  # its manifest and config are all that this reads of a bundle
+        return trained_delays(facts)
 
     def as_data(self) -> dict[str, Any]:
         """Returns plain data for the first message of a connection.
@@ -129,36 +131,61 @@ class PolicyFacts:
             WireError: a bundle with such files would be refused, or the facts contradict
                 themselves.
         """
+        _check_plain(data)
+        found = expect("facts", data, _KEYS)
+        server = expect("facts.server", found["server"], ("name", "version"))
         try:
-            _check_plain(data)
-            found = record("metadata", data, _CHECKERS)
             manifest = parse_manifest(found["manifest"])
-            config: dict[str, Any] = found["config"]
+            config = object_of("facts.config", found["config"])
             check_config(config, manifest, accept_versions)
             facts = cls(
                 manifest=manifest,
                 config=_needed(config),
-                sha256=found["sha256"],
-                engine=found["engine"],
-                can_continue=found["can_continue"],
-                server_version=found["server"]["version"],
-                spec=_spec(config, manifest),
+                sha256=sha256_text("facts.sha256", found["sha256"]),
+                engine=text_of("facts.engine", found["engine"], _MAX_NAME),
+                can_continue=flag_of("facts.can_continue", found["can_continue"]),
+                server_version=text_of("facts.server.version", server["version"], _MAX_NAME),
+                spec=_carried_spec(config, manifest),
             )
             stated = facts.as_data()
+        except WireError:
+            raise
         except (BundleError, ConfigError, RobotError) as error:
-            raise WireError(f"server: {one_line(str(error))}", "bad_request") from error
-        for name in _CHECKERS:
-            if name != "config" and name != "manifest" and stated[name] != found[name]:
+            raise WireError(f"server: {one_line(str(error))}") from error
+        for name in _REPEATED:
+            if stated[name] != found[name]:
                 raise WireError(
-                    f"server: metadata.{name}: expected {show(stated[name])} as in its manifest "
-                    f"and config, got {show(found[name])}. Update the server or this machine",
-                    "bad_request",
+                    f"server: facts.{name}: expected {show(stated[name])} as in its manifest and "
+                    f"config, got {shown(found[name])}. Use a server of the same version as this "
+                    f"machine's flux-runtime"
                 )
         return facts
+
+    def difference(self, now: PolicyFacts) -> str:
+        """Returns in what the policy differs from that of `now`, in a few words; '' if in nothing.
+
+        Two policies are the same if a robot may go on with the other one in the middle of a run.
+        """
+        if self.sha256 != now.sha256:
+            return f"another bundle (sha256 {self.sha256[:12]}…, now {now.sha256[:12]}…)"
+        before, after = self.as_data(), now.as_data()
+        changed = [name for name in _KEYS if name != "server" and before[name] != after[name]]
+        return f"another {changed[0]}" if changed else ""
 
 
 def _spec(config: Mapping[str, Any], manifest: Manifest) -> RobotSpec:
     return carried_robot(config) or robot_spec(manifest.robot)
+
+
+def _carried_spec(config: Mapping[str, Any], manifest: Manifest) -> RobotSpec:
+    """Returns the robot without importing anything that a stranger names."""
+    carried = carried_robot(config)
+    if carried is None and manifest.robot not in ROBOT_NAMES:
+        raise BundleError(
+            f"config.json: inference.robot: expected the description of {show(manifest.robot)}, "
+            "got none. Export the bundle again, and start the server with it"
+        )
+    return carried or robot_spec(manifest.robot)
 
 
 def _needed(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -201,51 +228,13 @@ def _check_plain(data: object) -> None:
             pending.extend(value)
         elif isinstance(value, float):
             if not math.isfinite(value):
-                raise BundleError(f"metadata: expected finite numbers, got {value}")
+                raise WireError(f"facts: expected finite numbers, got {value}")
         elif value is not None and type(value) not in (bool, int, str):
-            raise BundleError(f"metadata: expected plain values, got a {type(value).__name__}")
+            raise WireError(f"facts: expected plain values, got a {type(value).__name__}")
 
 
-def _flag(where: str, value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise BundleError(f"{where}: expected true or false, got {show(value)}")
-    return value
-
-
-def _object(where: str, value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise BundleError(f"{where}: expected an object, got {show(value)}")
-    return value
-
-
-def _server(where: str, value: Any) -> dict[str, str]:
-    name = text(max_length=100)
-    return record(where, value, {"name": name, "version": name})
-
-
-def _names(where: str, value: Any) -> list[str]:
-    return list(sequence(text(max_length=100), low=0, high=_MAX_NAMES)(where, value))
-
-
-def _delays(where: str, value: Any) -> list[int]:
-    return list(sequence(integer(0, 4096), low=1, high=4096)(where, value))
-
-
-def _as_is(where: str, value: Any) -> Any:
-    return value
-
-
-_CHECKERS: dict[str, Any] = {
-    "server": _server,
-    "sha256": sha256_text,
-    "engine": text(max_length=100),
-    "can_continue": _flag,
-    "robot": text(max_length=100),
-    **dict.fromkeys(("joint_names", "units", "state_names", "state_units", "cameras"), _names),
-    "control_hz": _as_is,  # compared with the manifest
-    "action_horizon": _as_is,
-    "action_dim": _as_is,
-    "trained_delays": _delays,
-    "manifest": _object,
-    "config": _object,
-}
+_REPEATED = (
+    *("robot", "joint_names", "units", "state_names", "state_units", "cameras", "control_hz"),
+    *("action_horizon", "action_dim", "trained_delays"),
+)
+_KEYS = ("server", "sha256", "engine", "can_continue", *_REPEATED, "manifest", "config")

@@ -10,9 +10,9 @@ estimates the difference of both from Ping and Pong. `from_data` trusts nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self, cast, get_args
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -112,8 +112,12 @@ class Hello:
         }
 
     @classmethod
-    def from_data(cls, data: object) -> Self:
+    def from_data(cls, data: object, accept_versions: Collection[str] = ()) -> Self:
         """Reads what `unpack(frame, METADATA_BOUNDS)` returned.
+
+        Args:
+            data: that.
+            accept_versions: see `PolicyFacts.from_data`.
 
         Raises:
             WireError: it is not such a message.
@@ -131,7 +135,7 @@ class Hello:
         )
         return cls(
             session=_session("hello.session", found["session"]),
-            facts=PolicyFacts.from_data(found["facts"]),
+            facts=PolicyFacts.from_data(found["facts"], accept_versions),
             limits=Limits.from_data(found["limits"]),
             server_ns=integer_of("hello.server_ns", found["server_ns"], 0, MOST_NS),
         )
@@ -248,7 +252,7 @@ class Infer:
         Raises:
             WireError: it does not fit the policy.
         """
-        found = expect("infer", data, _INFER_KEYS)
+        found = expect("infer", data, _INFER_KEYS, _INFER_OPTIONAL)
         manifest = facts.manifest
         state = finite_vector("infer.state", found["state"], most=manifest.state_dim)
         if len(state) != manifest.state_dim:
@@ -368,7 +372,7 @@ class Refusal:
             sequence=None
             if sequence is None
             else integer_of("refusal.sequence", sequence, 0, MOST_NS),
-            kind=cast(RefusalKind, kind) if kind in REFUSAL_KINDS else "failed",
+            kind=kind if kind in REFUSAL_KINDS else "failed",
             text=one_line(text_of("refusal.text", found["text"], 4000))[:1000],
         )
 
@@ -443,8 +447,9 @@ def server_message(data: Mapping[str, Any], facts: PolicyFacts) -> Answer | Refu
 
 _INFER_KEYS = (
     *("type", "session", "sequence", "sent_ns", "captured_ns", "budget_ms", "state", "images"),
-    *("prompt", "noise", "seed", "index", "continued"),
+    "prompt",
 )
+_INFER_OPTIONAL = ("noise", "seed", "index", "continued")
 _ANSWER_KEYS = (
     *("type", "sequence", "actions", "captured_ns", "received_ns", "sent_ns"),
     "times_ms",

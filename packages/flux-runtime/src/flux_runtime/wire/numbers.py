@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flux_core.bundle import Manifest
-from flux_core.bundle.checks import LARGEST, show
+from flux_core.bundle.checks import LARGEST
 
-from .bounds import WireError
+from .bounds import WireError, shown
 
 
 def finite_vector(where: str, value: object, *, most: int = 4096) -> NDArray[np.float32]:
@@ -28,7 +28,7 @@ def finite_vector(where: str, value: object, *, most: int = 4096) -> NDArray[np.
         expected = len(values) <= most and all(_is_number(entry) for entry in values)
         array = np.asarray(values if expected else [], np.float64)
     if not expected:
-        raise WireError(f"{where}: expected numbers, got {_kind(value)}")
+        raise WireError(f"{where}: expected numbers, got {shown(value)}")
     if array.size > most:
         raise WireError(f"{where}: expected at most {most} numbers, got {array.size}")
     return finite(where, array)
@@ -43,12 +43,12 @@ def finite_matrix(
         WireError: it is something else, or not finite.
     """
     if not isinstance(value, np.ndarray):
-        raise WireError(f"{where}: expected an array, got {_kind(value)}")
+        raise WireError(f"{where}: expected an array, got {shown(value)}")
     array = cast(NDArray[Any], value)
     fits = array.ndim == 2 and array.shape[1] == shape[1] and shape[0] in (None, array.shape[0])
     if not fits or array.dtype.kind != "f" or len(array) > most_rows:
         rows = f"at most {most_rows}" if shape[0] is None else shape[0]
-        raise WireError(f"{where}: expected {rows} rows of {shape[1]} floats, got {_kind(value)}")
+        raise WireError(f"{where}: expected {rows} rows of {shape[1]} floats, got {shown(value)}")
     return finite(where, array)
 
 
@@ -84,10 +84,3 @@ def noise_of(value: object, manifest: Manifest) -> NDArray[np.float32] | None:
 def _is_number(value: object) -> bool:
     is_plain = isinstance(value, int | float) and not isinstance(value, bool)
     return is_plain or (isinstance(value, np.generic) and value.dtype.kind in "fiu")
-
-
-def _kind(value: object) -> str:
-    if isinstance(value, np.ndarray | np.generic):
-        array = cast(NDArray[Any], value)
-        return f"{array.dtype} {list(array.shape)}"
-    return show(value)

@@ -18,7 +18,7 @@ import numpy as np
 
 from flux_core.bundle.checks import show
 
-from .bounds import Bounds, WireError
+from .bounds import Bounds, WireError, shown
 from .libraries import load
 from .scanning import scan
 
@@ -112,7 +112,12 @@ def _map(pairs: list[tuple[str | bytes, Any]], *, bounds: Bounds) -> Any:
         return _scalar(cast(dict[bytes, Any], found), bounds)
     for key in found:
         if not isinstance(key, str):
-            raise WireError(f"message: expected texts as keys, got {show(key)}", "malformed")
+            raise WireError(f"message: expected texts as keys, got {shown(key)}", "malformed")
+        if len(key) > bounds.max_key:
+            raise WireError(
+                f"message: expected keys of at most {bounds.max_key} characters, got {len(key)}",
+                "oversized",
+            )
     return found
 
 
@@ -125,15 +130,15 @@ def _array(found: dict[bytes, Any], bounds: Bounds) -> np.ndarray[Any, Any]:
         raise WireError(f"array: expected bytes, got {type(data).__name__}", "bad_array")
     if not isinstance(shape, list) or len(shape) > bounds.max_dims:
         expected = f"a shape of at most {bounds.max_dims} sizes"
-        raise WireError(f"array: expected {expected}, got {show(shape)}", "bad_array")
+        raise WireError(f"array: expected {expected}, got {_sizes(shape)}", "bad_array")
     # A size above the limit is refused even beside a size of 0.
     if not all(type(size) is int and 0 <= size <= bounds.max_array_bytes for size in shape):
-        raise WireError(f"array: expected sizes, got {show(shape)}", "bad_array")
+        raise WireError(f"array: expected sizes, got {_sizes(shape)}", "bad_array")
     if math.prod(max(size, 1) for size in shape) * dtype.itemsize > bounds.max_array_bytes:
         expected = f"at most {bounds.max_array_bytes} bytes"
-        raise WireError(f"array: expected {expected}, got {dtype} {show(shape)}", "oversized")
+        raise WireError(f"array: expected {expected}, got {dtype} {_sizes(shape)}", "oversized")
     if math.prod(shape) * dtype.itemsize != len(data):
-        expected = f"{math.prod(shape) * dtype.itemsize} bytes for {dtype} {show(shape)}"
+        expected = f"{math.prod(shape) * dtype.itemsize} bytes for {dtype} {_sizes(shape)}"
         raise WireError(f"array: expected {expected}, got {len(data)}", "bad_array")
     if dtype.kind == "b" and data and max(data) > 1:
         raise WireError("array: expected bytes 0 or 1 for bool, got others", "bad_array")
@@ -146,12 +151,17 @@ def _scalar(found: dict[bytes, Any], bounds: Bounds) -> np.generic:
     dtype, value = _dtype(found[b"dtype"], bounds), found[b"data"]
     kinds = {"b": (bool,), "f": (float, int)}.get(dtype.kind, (int,))
     if type(value) not in kinds:
-        raise WireError(f"number: expected {dtype}, got {show(value)}", "bad_array")
+        raise WireError(f"number: expected {dtype}, got {shown(value)}", "bad_array")
     try:
         with np.errstate(all="ignore"):
             return cast(np.generic, dtype.type(value))
     except (OverflowError, ValueError) as error:
-        raise WireError(f"number: expected {dtype}, got {show(value)}", "bad_array") from error
+        raise WireError(f"number: expected {dtype}, got {shown(value)}", "bad_array") from error
+
+
+def _sizes(shape: object) -> str:
+    """Returns a shape for a message, if it is short."""
+    return show(shape) if isinstance(shape, list) and len(shape) <= 8 else shown(shape)
 
 
 def _check_keys(found: Mapping[bytes, Any], keys: set[bytes]) -> None:
@@ -162,7 +172,7 @@ def _check_keys(found: Mapping[bytes, Any], keys: set[bytes]) -> None:
 def _dtype(name: object, bounds: Bounds) -> np.dtype[Any]:
     if not isinstance(name, str) or name not in bounds.dtypes:
         raise WireError(
-            f"array: dtype: expected one of {', '.join(sorted(bounds.dtypes))}, got {show(name)}",
+            f"array: dtype: expected one of {', '.join(sorted(bounds.dtypes))}, got {shown(name)}",
             "bad_array",
         )
     return np.dtype(name)

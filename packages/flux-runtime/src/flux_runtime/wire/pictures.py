@@ -8,15 +8,15 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from flux_core.bundle.checks import show
 from flux_core.types import image_fault
 
-from .bounds import WireError
+from .bounds import WireError, shown
 from .libraries import load
 
 MAX_PIXELS = 4096 * 4096
-MAX_SCANS = 64
-"""Of one JPEG. A progressive one has about 10; each costs time for the whole picture."""
+_MAX_SCANNED = 4 * MAX_PIXELS
+"""Pixels times scans of one JPEG. A progressive one has about 10 scans, and each takes as long as a
+whole picture does, even if the file hardly has a byte for it."""
 _ROUNDING = 1e-3
 """How far outside [0, 1] floats may be, such as after resizing; they are clipped."""
 
@@ -39,7 +39,7 @@ def as_picture(value: object, where: str, max_pixels: int = MAX_PIXELS) -> NDArr
     if isinstance(value, bytes | bytearray):
         return _decoded(bytes(value), where, max_pixels)
     if not isinstance(value, np.ndarray):
-        raise WireError(f"{where}: expected a picture, got {show(value)}", "bad_picture")
+        raise WireError(f"{where}: expected a picture, got {shown(value)}", "bad_picture")
     array = cast(NDArray[Any], value)
     if array.ndim == 1 and array.dtype == np.uint8:
         return _decoded(array.tobytes(), where, max_pixels)
@@ -73,24 +73,29 @@ def _check_pixels(width: int, height: int, where: str, max_pixels: int) -> None:
 def _scaled(array: NDArray[Any], where: str) -> NDArray[np.uint8]:
     """Returns floats in [0, 1] as uint8; exact for those that were divided by 255."""
     least, most = (float(array.min()), float(array.max())) if array.size else (0.0, 0.0)
-    if not (-_ROUNDING <= least and most <= 1 + _ROUNDING):  # also for NaN
+    if not (least >= -_ROUNDING and most <= 1 + _ROUNDING):  # also for NaN
         raise WireError(
             f"{where}: expected floats from 0 to 1, got {least:g} to {most:g}", "bad_picture"
         )
-    scaled = np.clip(array.astype(np.float32, copy=False), 0.0, 1.0) * np.float32(255)
-    return np.rint(scaled).astype(np.uint8)
+    scaled = array.astype(np.float32)
+    np.clip(scaled, 0.0, 1.0, out=scaled)
+    scaled *= np.float32(255)
+    return np.rint(scaled, out=scaled).astype(np.uint8)
 
 
 def _decoded(content: bytes, where: str, max_pixels: int) -> NDArray[np.uint8]:
     image_module = load("PIL.Image", "pictures as JPEG or PNG")
-    if content.count(b"\xff\xda") > MAX_SCANS and content.startswith(b"\xff\xd8"):
-        raise WireError(
-            f"{where}: expected a JPEG of at most {MAX_SCANS} scans, got more", "bad_picture"
-        )
     try:
         with image_module.open(io.BytesIO(content), formats=("JPEG", "PNG")) as picture:
             width, height = picture.size
             _check_pixels(width, height, where, max_pixels)
+            scans = content.count(b"\xff\xda")  # the marker cannot be within a scan
+            if picture.format != "PNG" and width * height * scans > _MAX_SCANNED:
+                raise WireError(
+                    f"{where}: expected a JPEG that is not progressive, or smaller, got "
+                    f"{width} x {height} pixels in {scans} scans",
+                    "bad_picture",
+                )
             if picture.mode != "RGB":
                 raise WireError(
                     f"{where}: expected a picture in RGB, got mode {picture.mode}. Convert it: "
