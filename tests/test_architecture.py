@@ -76,7 +76,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         *("clocks", "cameras", "ros", "ur", "lerobot"),
     ),
     "flux_runtime": (
-        *("engines", "robots", "chunking", "realtime", "deployment", "control", "operator"),
+        *("engines", "robots", "chunking", "wire", "realtime", "deployment", "control", "operator"),
         *("predictions", "arguments", "check", "recording"),
         *("export", "bench"),
         *("doctor", "report", "run", "replay", "cli", "evaluate"),
