@@ -1,14 +1,14 @@
 """Measures what a policy on another computer costs: the same episodes, local and through a network.
 
-    python benchmarks/remote_episodes.py --jobs 2 --out benchmarks/results/remote_episodes_2cores.json
+    python benchmarks/remote_episodes.py --jobs 2 --out benchmarks/results/remote_2cores.json
     python benchmarks/remote_episodes.py --episodes 5 --delays 60
     python benchmarks/remote_episodes.py --realtime 10 --out FILE
 
 Both drive the simulated ALOHA with real-time chunking on simulated time, from the same seeds and
-with the same delay of the chunks in control steps: that of the network, of an inference, and what is
-missing to a whole step. Between robot and server is the tests' TCP proxy (tests/remote/proxy.py),
-which delays every request and its answer by `--delays` ms together and holds up 2 % of the messages
-by another 200 ms, which is what loss looks like over TCP.
+with the same delay of the chunks: that of the network and of an inference, in whole control steps.
+Between robot and server is the tests' TCP proxy (tests/remote/proxy.py), which delays every request
+and its answer by `--delays` ms together and holds up 2 % of the messages by another 200 ms, which
+is what loss looks like over TCP.
 
 An episode is lost if the local policy transfers the cube and the one behind the network does not.
 `same` counts the episodes whose commands are the same to the last bit.
