@@ -8,7 +8,6 @@ from typing import Any, Literal, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from flux_core.bundle.checks import show
 from flux_core.errors import FluxError
 
 MIB = 2**20
@@ -87,10 +86,16 @@ def shown(value: object) -> str:
         array = cast(NDArray[Any], value)
         return f"{array.dtype} {list(array.shape)}"
     if isinstance(value, str):
-        return show(value[:100])
+        text = ascii(value[:80])
+        return text if len(text) <= 80 else f"{text[:77]}..."
     if isinstance(value, bytes | bytearray):
         return f"{len(value)} bytes"
     if isinstance(value, dict | list | tuple):
         name = "map" if isinstance(value, dict) else "list"
         return f"a {name} of {len(cast(list[object], value))}"
-    return show(value)
+    return ascii(value)[:80] if isinstance(value, int | float | None) else type(value).__name__
+
+
+def one_line(message: str) -> str:
+    """Returns a stranger's text without characters that move a terminal's cursor."""
+    return "".join(character if character.isprintable() else " " for character in message)

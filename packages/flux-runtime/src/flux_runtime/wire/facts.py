@@ -7,21 +7,24 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-from flux_core.bundle import Bundle, Manifest
-from flux_core.bundle.bundle import MANIFEST_NAME, parse_manifest
-from flux_core.bundle.checks import one_line, sha256_text, show
-from flux_core.bundle.manifest import manifest_data
-from flux_core.bundle.settings import check_config
-from flux_core.config.kinds import ROBOT_NAMES
+from flux_core.bundle import (
+    MANIFEST_NAME,
+    Bundle,
+    Manifest,
+    check_config,
+    manifest_data,
+    parse_manifest,
+)
 from flux_core.errors import BundleError, ConfigError, RobotError
-from flux_core.robots import RobotSpec, carried_robot, robot_spec
+from flux_core.robots import ROBOT_SPECS, RobotSpec, carried_robot, robot_spec
 
 from .. import __version__
-from .bounds import WireError, shown
+from .bounds import WireError, one_line, shown
 from .fields import expect, flag_of, object_of, text_of
 
 _MODEL_KEYS = ("rtc_training_config", "actions_per_token")
@@ -141,7 +144,7 @@ class PolicyFacts:
             facts = cls(
                 manifest=manifest,
                 config=_needed(config),
-                sha256=sha256_text("facts.sha256", found["sha256"]),
+                sha256=_sha256(found["sha256"]),
                 engine=text_of("facts.engine", found["engine"], _MAX_NAME),
                 can_continue=flag_of("facts.can_continue", found["can_continue"]),
                 server_version=text_of("facts.server.version", server["version"], _MAX_NAME),
@@ -155,7 +158,7 @@ class PolicyFacts:
         for name in _REPEATED:
             if stated[name] != found[name]:
                 raise WireError(
-                    f"server: facts.{name}: expected {show(stated[name])} as in its manifest and "
+                    f"server: facts.{name}: expected {shown(stated[name])} as in its manifest and "
                     f"config, got {shown(found[name])}. Use a server of the same version as this "
                     f"machine's flux-runtime"
                 )
@@ -179,13 +182,13 @@ def _spec(config: Mapping[str, Any], manifest: Manifest) -> RobotSpec:
 
 def _carried_spec(config: Mapping[str, Any], manifest: Manifest) -> RobotSpec:
     """Returns the robot without importing anything that a stranger names."""
-    carried = carried_robot(config)
-    if carried is None and manifest.robot not in ROBOT_NAMES:
+    carried = carried_robot(config) or ROBOT_SPECS.get(manifest.robot)
+    if carried is None:
         raise BundleError(
-            f"config.json: inference.robot: expected the description of {show(manifest.robot)}, "
+            f"config.json: inference.robot: expected the description of {shown(manifest.robot)}, "
             "got none. Export the bundle again, and start the server with it"
         )
-    return carried or robot_spec(manifest.robot)
+    return carried
 
 
 def _needed(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -215,6 +218,13 @@ def _transforms_of(datasets: Any) -> Any:
     if "transforms" in datasets:
         return {"transforms": datasets["transforms"]}
     return {name: _transforms_of(group) for name, group in datasets.items()}
+
+
+def _sha256(value: object) -> str:
+    text = text_of("facts.sha256", value, 64)
+    if not re.fullmatch(r"[0-9a-f]{64}", text):
+        raise WireError(f"facts.sha256: expected 64 hexadecimal digits, got {shown(text)}")
+    return text
 
 
 def _check_plain(data: object) -> None:

@@ -17,9 +17,7 @@ from typing import Any, Literal, Self, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from flux_core.bundle.checks import one_line
-
-from .bounds import WireError
+from .bounds import WireError, one_line
 from .facts import PolicyFacts
 from .fields import (
     continuation_settings,

@@ -8,9 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flux_core.bundle import Manifest
-from flux_core.bundle.checks import LARGEST
 
 from .bounds import WireError, shown
+
+LARGEST = 1e30
+"""The largest number: it and the difference of two are finite in float32."""
 
 
 def finite_vector(where: str, value: object, *, most: int = 4096) -> NDArray[np.float32]:

@@ -16,8 +16,6 @@ from typing import Any, cast
 
 import numpy as np
 
-from flux_core.bundle.checks import show
-
 from .bounds import Bounds, WireError, shown
 from .libraries import load
 from .scanning import scan
@@ -161,7 +159,8 @@ def _scalar(found: dict[bytes, Any], bounds: Bounds) -> np.generic:
 
 def _sizes(shape: object) -> str:
     """Returns a shape for a message, if it is short."""
-    return show(shape) if isinstance(shape, list) and len(shape) <= 8 else shown(shape)
+    is_short = isinstance(shape, list) and len(cast(list[object], shape)) <= 8
+    return f"[{', '.join(map(shown, cast(list[object], shape)))}]" if is_short else shown(shape)
 
 
 def _check_keys(found: Mapping[bytes, Any], keys: set[bytes]) -> None:
