@@ -10,6 +10,8 @@ from typing import Any, Protocol
 LONGEST_PAUSE_S = 8.0
 FORGIVEN_AFTER_S = 10.0
 """After so long within its rate, a client's next pause is a short one again."""
+SEND_BUFFER_BYTES = 16 * 2**10
+"""Of a socket: some answers. A client that does not read is noticed when it is full."""
 
 
 class RequestRate:
@@ -202,6 +204,7 @@ def listen(
     listener = CountedListener(family, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)  # inherited
         if family == socket.AF_INET6:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         listener.bind(address)

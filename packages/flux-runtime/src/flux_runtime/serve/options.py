@@ -204,7 +204,7 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
             default=value,
             metavar="N" if kind is count else "SECONDS" if kind is duration else "HZ",
             help=f"{text} (default: {value:g})",
-            **({"dest": dest} if dest else {}),
+            dest=dest or name.removeprefix("--").replace("-", "_"),
         )
 
     add("--max-connections", count, default.max_connections, "open at a time")

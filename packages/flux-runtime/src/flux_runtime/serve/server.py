@@ -37,7 +37,9 @@ from .worker import Worker
 
 PING_S = 20.0
 """How often a client is asked whether it is still there, and how long it may take to say so."""
-WRITE_BUFFER_BYTES = 64 * 2**10
+WRITE_BUFFER_BYTES = 1
+"""What the system does not take at once makes the server wait: an answer is accepted when it is in
+the socket's buffer."""
 SPARE_CONNECTIONS = 32
 """Accepted beyond the limit, so that they can be told that there is no place."""
 STUCK_AFTER_S = 60.0
