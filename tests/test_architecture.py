@@ -79,7 +79,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         *("engines", "robots", "chunking", "wire", "realtime", "deployment", "control", "operator"),
         *("predictions", "arguments", "check", "recording"),
         *("export", "bench"),
-        *("doctor", "report", "run", "replay", "cli", "evaluate"),
+        *("doctor", "report", "run", "replay", "serve", "cli", "evaluate"),
     ),
 }
 

@@ -42,6 +42,8 @@ from .engines.names import AUTO, ENGINES
 from .realtime import is_inference_stuck
 from .realtime.arguments import add_realtime_options, realtime_options_from
 from .robots.shipped import SHIPPED_ROBOTS
+from .serve.options import EXAMPLE as _SERVE_EXAMPLE
+from .serve.options import add_serve, serve_options_from
 
 if TYPE_CHECKING:
     from .control.session import RunOptions
@@ -89,6 +91,16 @@ def build_parser() -> argparse.ArgumentParser:
             "runs recorded episodes again and compares every command, bit for bit",
             _REPLAY_EXAMPLE,
             _replay,
+        )
+    )
+    add_serve(
+        _add(
+            commands,
+            "serve",
+            "infers for robots whose computers cannot: for openpi's clients, and for 'flux-runtime "
+            "run --remote'",
+            _SERVE_EXAMPLE,
+            _serve,
         )
     )
     check = _add(
@@ -411,6 +423,15 @@ def _replay(args: argparse.Namespace) -> int:
     else:
         report = replay(options, lambda episode: print_episode(episode, console))
     return EXIT_OK if report["ok"] else EXIT_FAILED
+
+
+def _serve(args: argparse.Namespace) -> int:
+    from .serve.command import make_cert, serve
+
+    if args.make_cert is not None:
+        make_cert(args.make_cert, args.cert_dir, is_json=args.json)
+        return EXIT_OK
+    return EXIT_OK if serve(serve_options_from(args)) else EXIT_FAILED
 
 
 def _check(args: argparse.Namespace) -> int:
