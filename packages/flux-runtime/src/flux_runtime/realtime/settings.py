@@ -40,6 +40,8 @@ class RealtimeSettings:
             threshold, and empty if none has.
         closed_command: of the joints that have a threshold.
         hold_for_s: a hold that lasts longer becomes a stop.
+        chunk_hold_for_s: the same for a hold that only lacks a chunk, during which failures of
+            inference are not counted against `max_retries`; 0 for `hold_for_s`.
         stale_after_s: a chunk is executed until its observation is older than the chunk's duration
             and this time.
         max_state_age_s: the robot is held while its newest state is older.
@@ -81,6 +83,7 @@ class RealtimeSettings:
     slow_start_speed: float = 1.0
     closes_below: tuple[float | None, ...] = ()
     closed_command: tuple[float | None, ...] = ()
+    chunk_hold_for_s: float = 0.0
 
     def __post_init__(self) -> None:
         for name in (
