@@ -28,6 +28,10 @@ from .bounds import WireError, one_line, shown
 from .fields import expect, flag_of, object_of, text_of
 
 _MODEL_KEYS = ("rtc_training_config", "actions_per_token")
+_DATASET_KEYS = (
+    *("type", "transforms", "action_window_size", "action_key", "state_key"),
+    *("window_start_idx", "supervise_terminal_padding"),
+)
 _MAX_NAME = 100
 
 
@@ -192,7 +196,7 @@ def _carried_spec(config: Mapping[str, Any], manifest: Manifest) -> RobotSpec:
 
 
 def _needed(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns what a robot needs of config.json: nothing of the training but the transforms."""
+    """Returns what a robot needs of config.json: of the training, how its data were read."""
     needed: dict[str, Any] = {}
     if isinstance(config.get("inference"), Mapping):
         needed["inference"] = dict(config["inference"])
@@ -202,22 +206,22 @@ def _needed(config: Mapping[str, Any]) -> dict[str, Any]:
     loader = config.get("train_dataloader")
     mixture = loader.get("dataset") if isinstance(loader, Mapping) else None
     if isinstance(mixture, Mapping) and "datasets" in mixture:
-        kept: dict[str, Any] = {"datasets": _transforms_of(mixture["datasets"])}
+        kept: dict[str, Any] = {"datasets": _settings_of(mixture["datasets"])}
         if "statistic_name" in mixture:
             kept["statistic_name"] = mixture["statistic_name"]
         needed["train_dataloader"] = {"dataset": kept}
     return needed
 
 
-def _transforms_of(datasets: Any) -> Any:
-    """Returns datasets of a training, alone, listed or in groups, without their paths."""
+def _settings_of(datasets: Any) -> Any:
+    """Returns datasets of a training, alone, listed or in groups: how they are read, not where."""
     if isinstance(datasets, list | tuple):
-        return [_transforms_of(member) for member in datasets]
+        return [_settings_of(member) for member in datasets]
     if not isinstance(datasets, Mapping):
         return datasets
     if "transforms" in datasets:
-        return {"transforms": datasets["transforms"]}
-    return {name: _transforms_of(group) for name, group in datasets.items()}
+        return {name: datasets[name] for name in _DATASET_KEYS if name in datasets}
+    return {name: _settings_of(group) for name, group in datasets.items()}
 
 
 def _sha256(value: object) -> str:

@@ -70,7 +70,7 @@ class KeyMap:
                 )
             found[str(camera)] = _texts(f"{where}: images.{camera}", [key])[0]
         return cls(
-            state=_texts(f"{where}: state", data.get("state", [])),
+            state=_texts(f"{where}: state", data["state"]) if "state" in data else (),
             images=found,
             prompt=_texts(f"{where}: prompt", data.get("prompt", list(PROMPT_KEYS))),
         )
@@ -78,6 +78,7 @@ class KeyMap:
 
 def _texts(where: str, value: object) -> tuple[str, ...]:
     values = [value] if isinstance(value, str) else value
-    if not isinstance(values, list) or not all(isinstance(x, str) and x for x in values):
+    is_list = isinstance(values, list) and values
+    if not is_list or not all(isinstance(x, str) and x for x in values):
         raise UsageError(f"{where}: expected keys, got {shown(value)}")
     return tuple(cast(list[str], values))
