@@ -77,8 +77,9 @@ class KeyMap:
 
 
 def _texts(where: str, value: object) -> tuple[str, ...]:
-    values = [value] if isinstance(value, str) else value
-    is_list = isinstance(values, list) and values
-    if not is_list or not all(isinstance(x, str) and x for x in values):
+    """Returns one key or a list of keys."""
+    values = cast(list[object], value) if isinstance(value, list) else [value]
+    texts = [text for text in values if isinstance(text, str) and text]
+    if not texts or len(texts) < len(values):
         raise UsageError(f"{where}: expected keys, got {shown(value)}")
-    return tuple(cast(list[str], values))
+    return tuple(texts)
