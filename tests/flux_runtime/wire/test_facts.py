@@ -169,6 +169,11 @@ BROKEN: list[Edit] = [
     put("sha256", value="0" * 64 + "\n"),
     put("sha256", value=None),
     put("engine", value=["native"]),
+    put("engine", value="native\x1b[2J"),
+    put("server", "version", value="1\n2"),
+    put("manifest", "prompt", value="fold\x07"),
+    put("manifest", "tasks", value={"1": "fold\x9b2J"}),
+    put("manifest", "robots", value=["aloha-sim", "\x1b[31m"]),
     put("can_continue", value=1),
     put("robot", value="ur3"),
     put("joint_names", 0, value="left_wrist"),
@@ -210,6 +215,13 @@ def test_a_server_that_says_something_else_is_refused(facts: PolicyFacts, edit: 
         PolicyFacts.from_data(edited(facts, edit))
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 600
+
+
+def test_a_prompt_may_be_in_any_language(facts: PolicyFacts) -> None:
+    for prompt in ("把方块\u3000放进盒子", "تا\u200cکردن", "👩\u200d🔧\xa0☕"):
+        said = replace(facts, manifest=replace(facts.manifest, prompt=prompt))
+        data = unpack(pack(said.as_data()), METADATA_BOUNDS)
+        assert PolicyFacts.from_data(data).manifest.prompt == prompt
 
 
 @pytest.mark.parametrize("section", [{"max_delay": -3}, {"unknown": 1}, 3, "x"])

@@ -17,7 +17,7 @@ from pathlib import Path
 from ..errors import BundleError
 from .checks import AGAIN, DAMAGED, ITEM_BYTES, MAX_TENSOR_RANK, fail, show
 from .manifest import TensorSignature
-from .protobuf_wire import Value, ProtobufError, WireReader
+from .protobuf_wire import ProtobufError, Value, WireReader
 
 MAX_GRAPH_BYTES = 128 * 2**20
 """Weights are stored outside the graph; a constant inside it has at most 1 MiB."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
+import unicodedata
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
@@ -24,7 +25,7 @@ from flux_core.errors import BundleError, ConfigError, RobotError
 from flux_core.robots import ROBOT_SPECS, RobotSpec, carried_robot, robot_spec
 
 from .. import __version__
-from .bounds import WireError, one_line, shown
+from .bounds import WireError, shown
 from .fields import expect, flag_of, object_of, text_of
 
 _MODEL_KEYS = ("rtc_training_config", "actions_per_token")
@@ -158,7 +159,8 @@ class PolicyFacts:
         except WireError:
             raise
         except (BundleError, ConfigError, RobotError) as error:
-            raise WireError(f"server: {one_line(str(error))}") from error
+            raise WireError(f"server: {error}") from error
+        _check_controls(facts)
         for name in _REPEATED:
             if stated[name] != found[name]:
                 raise WireError(
@@ -222,6 +224,23 @@ def _settings_of(datasets: Any) -> Any:
     if "transforms" in datasets:
         return {name: datasets[name] for name in _DATASET_KEYS if name in datasets}
     return {name: _settings_of(group) for name, group in datasets.items()}
+
+
+def _check_controls(facts: PolicyFacts) -> None:
+    """Refuses texts that would move the cursor of the terminal on which they are shown."""
+    manifest = facts.manifest
+    texts = {
+        "engine": (facts.engine,),
+        "server.version": (facts.server_version,),
+        "robots": manifest.robots,
+        "cameras": manifest.cameras,
+        "prompt": (manifest.prompt,),
+        "tasks": (*manifest.tasks, *manifest.tasks.values()),
+    }
+    for name, values in texts.items():
+        for value in values:
+            if any(unicodedata.category(character) == "Cc" for character in value):
+                raise WireError(f"facts.{name}: expected no control characters, got {shown(value)}")
 
 
 def _sha256(value: object) -> str:
