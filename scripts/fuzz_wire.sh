@@ -9,7 +9,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 if [ -d .venv/bin ]; then PATH="$PWD/.venv/bin:$PATH"; fi
 minutes="${1:-10}"
-export FLUX_FUZZ_EXAMPLES="${FLUX_FUZZ_EXAMPLES:-1000}"
+export FLUX_FUZZ_EXAMPLES="${FLUX_FUZZ_EXAMPLES:-300}"
 log="$(mktemp)"
 trap 'rm -f "$log"' EXIT
 
