@@ -12,8 +12,8 @@ import time
 import tracemalloc
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from copy import deepcopy
+from dataclasses import replace
 from typing import Any
 
 import msgpack
@@ -101,14 +101,21 @@ def counted() -> Iterator[None]:
     print("refused:", sum(REFUSED.values()), dict(REFUSED))
 
 
-@contextmanager
-def cheap(name: str, most: int) -> Iterator[None]:
-    """Refusals are one line, nothing takes much time or memory, and no other error is raised."""
+def cheap(name: str, most: int, read: Callable[[], object]) -> None:
+    """Reads: a refusal is one line, it takes little time and memory, and raises no other error.
+
+    What takes too much is done once more, because Python itself may have taken it.
+    """
     EXAMPLES[name] += 1
+    if not is_cheap(name, most, read):
+        assert is_cheap(name, most, read)
+
+
+def is_cheap(name: str, most: int, read: Callable[[], object]) -> bool:
     tracemalloc.start()
-    began_s = time.perf_counter()
+    began_s = time.thread_time()
     try:
-        yield
+        read()
     except WireError as error:
         assert str(error).isprintable()
         assert len(str(error)) < 1500
@@ -116,8 +123,7 @@ def cheap(name: str, most: int) -> Iterator[None]:
     finally:
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-    assert peak < most + SPARE_BYTES
-    assert time.perf_counter() - began_s < MAX_SECONDS
+    return peak < most + SPARE_BYTES and time.thread_time() - began_s < MAX_SECONDS
 
 
 def cost_of(frame: bytes) -> int:
@@ -251,44 +257,58 @@ def readers_of(name: str, facts: PolicyFacts, libero: PolicyFacts) -> list[Calla
 
 def read_by_all(name: str, frame: bytes, facts: PolicyFacts, libero: PolicyFacts) -> None:
     """Unpacks a message and reads it as everybody would, who may all refuse it."""
-    for number, read in enumerate(readers_of(name, facts, libero)):
-        with cheap(f"{name} by {'another' if number else 'its reader'}", cost_of(frame)):
+    for number, reader in enumerate(readers_of(name, facts, libero)):
+
+        def read_it(read: Callable[[Any], None] = reader) -> None:
             read(unpack(frame, BOUNDS))
+
+        cheap(f"{name} by {'another' if number else 'its reader'}", cost_of(frame), read_it)
 
 
 @FUZZ
 @given(frame=st.binary(max_size=200) | st.binary(max_size=40).map(lambda x: b"\x81\xa1k" + x))
 def test_any_bytes_are_read_or_refused(frame: bytes) -> None:
-    with cheap("bytes", cost_of(frame)):
+    def read_it() -> None:
         assert isinstance(unpack(frame, BOUNDS), dict)
+
+    cheap("bytes", cost_of(frame), read_it)
 
 
 @FUZZ
 @given(data=MESSAGES)
 def test_what_is_packed_is_read_as_it_was(data: dict[str, Any]) -> None:
     frame = pack(data)
-    with cheap("there and back", cost_of(frame)):
+
+    def read_it() -> None:
         assert pack(unpack(frame, Bounds(max_depth=40))) == frame
+
+    cheap("there and back", cost_of(frame), read_it)
 
 
 @FUZZ
 @given(data=st.data())
 def test_a_frame_that_is_read_says_what_msgpack_reads(data: st.DataObject) -> None:
     frame = data.draw(damaged(pack(data.draw(MESSAGES))))
-    with cheap("against msgpack", cost_of(frame)):
+
+    def read_it() -> None:
         found = unpack(frame, BOUNDS)
         plain = msgpack.unpackb(frame, raw=False, strict_map_key=False)
         assert msgpack.unpackb(pack(found), raw=False, strict_map_key=False) is not None
         assert list(found) == list(plain)
+
+    cheap("against msgpack", cost_of(frame), read_it)
 
 
 @FUZZ
 @given(data=st.data())
 def test_bounds_hold_for_whatever_is_read(data: st.DataObject) -> None:
     frame = data.draw(damaged(pack(data.draw(MESSAGES))))
-    with cheap("small bounds", cost_of(frame)):
+
+    def read_it() -> None:
         check_bounds(unpack(frame, SMALL), 1)
         assert len(frame) <= SMALL.max_bytes
+
+    cheap("small bounds", cost_of(frame), read_it)
 
 
 def check_bounds(value: Any, depth: int) -> int:
@@ -330,12 +350,15 @@ def test_the_head_of_a_request_says_the_same_as_all_of_it(
     content = {**an_infer().as_data(), "images": {"cam_high": a_picture(48, 64)}}
     is_whole = data.draw(st.booleans())
     frame = pack(mutated(data, content)) if is_whole else data.draw(damaged(pack(content)))
-    with cheap("head", cost_of(frame)):
+
+    def read_it() -> None:
         first = read_head(frame)
         message = client_message(unpack(frame, BOUNDS), facts)
         assert isinstance(message, Infer)
         assert (message.session, message.sequence) == (first.session, first.sequence)
         assert message.budget_ms == first.budget_ms
+
+    cheap("head", cost_of(frame), read_it)
 
 
 @FUZZ
@@ -357,12 +380,24 @@ def test_other_messages_are_refused(
     read_by_all("other", frame, facts, libero)
 
 
+def hello_of(facts: PolicyFacts) -> dict[str, Any]:
+    """A Hello with little of what repeats itself, so that other values meet what is special."""
+    manifest = facts.manifest
+    name, entry = next(iter(manifest.files.items()))
+    summary = {key: manifest.data_summary[key] for key in ("fps", "episodes")}
+    small = replace(manifest, files={name: entry}, data_summary=summary)
+    return a_hello(replace(facts, manifest=small)).as_data()
+
+
 @FUZZ_METADATA
 @given(data=st.data())
 def test_damaged_metadata_is_read_or_refused(facts: PolicyFacts, data: st.DataObject) -> None:
-    frame = data.draw(damaged(pack(a_hello(facts).as_data())))
-    with cheap("damaged metadata", 40 * cost_of(frame)):
+    frame = data.draw(damaged(pack(hello_of(facts))))
+
+    def read_it() -> None:
         Hello.from_data(unpack(frame, METADATA_BOUNDS))
+
+    cheap("damaged metadata", 40 * cost_of(frame), read_it)
 
 
 @FUZZ_METADATA
@@ -370,10 +405,13 @@ def test_damaged_metadata_is_read_or_refused(facts: PolicyFacts, data: st.DataOb
 def test_metadata_with_other_values_is_read_or_refused(
     facts: PolicyFacts, data: st.DataObject
 ) -> None:
-    frame = pack(mutated(data, a_hello(facts).as_data()))
-    with cheap("metadata with other values", 40 * cost_of(frame)):
+    frame = pack(mutated(data, hello_of(facts)))
+
+    def read_it() -> None:
         found = Hello.from_data(unpack(frame, METADATA_BOUNDS))
         assert Hello.from_data(unpack(pack(found.as_data()), METADATA_BOUNDS)) == found
+
+    cheap("metadata with other values", 40 * cost_of(frame), read_it)
 
 
 @FUZZ
@@ -384,12 +422,17 @@ def test_a_damaged_picture_is_decoded_or_refused(data: st.DataObject, kind: str,
     pixels = np.frombuffer(random.Random(seed).randbytes(48 * 40 * 3), np.uint8)
     Image.fromarray(pixels.reshape(48, 40, 3)).save(stream, kind, **options)
     content = data.draw(damaged(stream.getvalue()))
-    with cheap(f"damaged {kind}", cost_of(content) + 10 * 100_000):
+
+    def read_it() -> None:
         check_picture(as_picture(content, "picture", 100_000))
+
+    cheap(f"damaged {kind}", cost_of(content) + 10 * 100_000, read_it)
 
 
 @FUZZ
 @given(value=ARRAYS)
 def test_any_array_is_a_picture_or_refused(value: np.ndarray) -> None:
-    with cheap("array as picture", 16 * value.nbytes):
+    def read_it() -> None:
         check_picture(as_picture(value, "picture", 100))
+
+    cheap("array as picture", 16 * value.nbytes, read_it)

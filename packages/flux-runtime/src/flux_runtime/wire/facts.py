@@ -10,7 +10,7 @@ import math
 import re
 import unicodedata
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 from flux_core.bundle import (
@@ -53,13 +53,13 @@ class PolicyFacts:
         spec: the robot that the policy was made for.
     """
 
-    manifest: Manifest
-    config: dict[str, Any]
+    manifest: Manifest = field(repr=False)
+    config: dict[str, Any] = field(repr=False)
     sha256: str
     engine: str
     can_continue: bool
     server_version: str
-    spec: RobotSpec
+    spec: RobotSpec = field(repr=False)
 
     @classmethod
     def of(cls, bundle: Bundle, engine: str, can_continue: bool) -> Self:
