@@ -37,10 +37,13 @@ than a copy of bytes, and no other byte order."""
 
 
 class WireError(FluxError):
-    """A message that is refused, in one line; `kind` says why in a word."""
+    """A message that is refused, in one line; `kind` says why in a word.
+
+    Characters that would move a terminal's cursor are replaced: names in it may be a stranger's.
+    """
 
     def __init__(self, message: str, kind: Kind = "bad_request") -> None:
-        super().__init__(message)
+        super().__init__(one_line(message))
         self.kind: Kind = kind
 
 

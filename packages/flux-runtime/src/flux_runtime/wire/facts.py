@@ -8,8 +8,9 @@ from __future__ import annotations
 import hashlib
 import math
 import re
+import unicodedata
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 from flux_core.bundle import (
@@ -24,10 +25,14 @@ from flux_core.errors import BundleError, ConfigError, RobotError
 from flux_core.robots import ROBOT_SPECS, RobotSpec, carried_robot, robot_spec
 
 from .. import __version__
-from .bounds import WireError, one_line, shown
+from .bounds import WireError, shown
 from .fields import expect, flag_of, object_of, text_of
 
 _MODEL_KEYS = ("rtc_training_config", "actions_per_token")
+_DATASET_KEYS = (
+    *("type", "transforms", "action_window_size", "action_key", "state_key"),
+    *("window_start_idx", "supervise_terminal_padding"),
+)
 _MAX_NAME = 100
 
 
@@ -48,13 +53,13 @@ class PolicyFacts:
         spec: the robot that the policy was made for.
     """
 
-    manifest: Manifest
-    config: dict[str, Any]
+    manifest: Manifest = field(repr=False)
+    config: dict[str, Any] = field(repr=False)
     sha256: str
     engine: str
     can_continue: bool
     server_version: str
-    spec: RobotSpec
+    spec: RobotSpec = field(repr=False)
 
     @classmethod
     def of(cls, bundle: Bundle, engine: str, can_continue: bool) -> Self:
@@ -154,7 +159,8 @@ class PolicyFacts:
         except WireError:
             raise
         except (BundleError, ConfigError, RobotError) as error:
-            raise WireError(f"server: {one_line(str(error))}") from error
+            raise WireError(f"server: {error}") from error
+        _check_controls(facts)
         for name in _REPEATED:
             if stated[name] != found[name]:
                 raise WireError(
@@ -192,7 +198,7 @@ def _carried_spec(config: Mapping[str, Any], manifest: Manifest) -> RobotSpec:
 
 
 def _needed(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns what a robot needs of config.json: nothing of the training but the transforms."""
+    """Returns what a robot needs of config.json: of the training, how its data were read."""
     needed: dict[str, Any] = {}
     if isinstance(config.get("inference"), Mapping):
         needed["inference"] = dict(config["inference"])
@@ -202,22 +208,39 @@ def _needed(config: Mapping[str, Any]) -> dict[str, Any]:
     loader = config.get("train_dataloader")
     mixture = loader.get("dataset") if isinstance(loader, Mapping) else None
     if isinstance(mixture, Mapping) and "datasets" in mixture:
-        kept: dict[str, Any] = {"datasets": _transforms_of(mixture["datasets"])}
+        kept: dict[str, Any] = {"datasets": _settings_of(mixture["datasets"])}
         if "statistic_name" in mixture:
             kept["statistic_name"] = mixture["statistic_name"]
         needed["train_dataloader"] = {"dataset": kept}
     return needed
 
 
-def _transforms_of(datasets: Any) -> Any:
-    """Returns datasets of a training, alone, listed or in groups, without their paths."""
+def _settings_of(datasets: Any) -> Any:
+    """Returns datasets of a training, alone, listed or in groups: how they are read, not where."""
     if isinstance(datasets, list | tuple):
-        return [_transforms_of(member) for member in datasets]
+        return [_settings_of(member) for member in datasets]
     if not isinstance(datasets, Mapping):
         return datasets
     if "transforms" in datasets:
-        return {"transforms": datasets["transforms"]}
-    return {name: _transforms_of(group) for name, group in datasets.items()}
+        return {name: datasets[name] for name in _DATASET_KEYS if name in datasets}
+    return {name: _settings_of(group) for name, group in datasets.items()}
+
+
+def _check_controls(facts: PolicyFacts) -> None:
+    """Refuses texts that would move the cursor of the terminal on which they are shown."""
+    manifest = facts.manifest
+    texts = {
+        "engine": (facts.engine,),
+        "server.version": (facts.server_version,),
+        "robots": manifest.robots,
+        "cameras": manifest.cameras,
+        "prompt": (manifest.prompt,),
+        "tasks": (*manifest.tasks, *manifest.tasks.values()),
+    }
+    for name, values in texts.items():
+        for value in values:
+            if any(unicodedata.category(character) == "Cc" for character in value):
+                raise WireError(f"facts.{name}: expected no control characters, got {shown(value)}")
 
 
 def _sha256(value: object) -> str:

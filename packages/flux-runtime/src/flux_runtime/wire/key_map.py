@@ -70,14 +70,16 @@ class KeyMap:
                 )
             found[str(camera)] = _texts(f"{where}: images.{camera}", [key])[0]
         return cls(
-            state=_texts(f"{where}: state", data.get("state", [])),
+            state=_texts(f"{where}: state", data["state"]) if "state" in data else (),
             images=found,
             prompt=_texts(f"{where}: prompt", data.get("prompt", list(PROMPT_KEYS))),
         )
 
 
 def _texts(where: str, value: object) -> tuple[str, ...]:
-    values = [value] if isinstance(value, str) else value
-    if not isinstance(values, list) or not all(isinstance(x, str) and x for x in values):
+    """Returns one key or a list of keys."""
+    values = cast(list[object], value) if isinstance(value, list) else [value]
+    texts = [text for text in values if isinstance(text, str) and text]
+    if not texts or len(texts) < len(values):
         raise UsageError(f"{where}: expected keys, got {shown(value)}")
-    return tuple(cast(list[str], values))
+    return tuple(texts)

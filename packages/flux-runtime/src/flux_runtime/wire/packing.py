@@ -46,7 +46,7 @@ def pack(data: Mapping[str, Any]) -> bytes:
 def unpack(frame: bytes | bytearray | memoryview, bounds: Bounds) -> dict[str, Any]:
     """Returns the content of a message.
 
-    The memory taken is at most that of the frame once more, and some hundred bytes per item.
+    The memory taken is at most that of the frame once more, and about 100 bytes per item.
 
     Args:
         frame: one message, all of it.

@@ -24,6 +24,9 @@ _ROUNDING = 1e-3
 def as_picture(value: object, where: str, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
     """Returns a picture as the policy takes it.
 
+    A file is not turned as its EXIF data may say. Decoding takes at most 10 bytes per pixel, and as
+    much again within Pillow.
+
     Args:
         value: (H, W, 3) or (3, H, W), uint8, or floats in [0, 1], which are scaled and rounded; or
             a JPEG or PNG file in RGB, as bytes or (N,) uint8. Not modified.
@@ -105,6 +108,10 @@ def _decoded(content: bytes, where: str, max_pixels: int) -> NDArray[np.uint8]:
             return np.array(picture, np.uint8)
     except WireError:
         raise
+    except image_module.DecompressionBombError as error:
+        raise WireError(
+            f"{where}: expected a picture of at most {max_pixels} pixels, got far more", "oversized"
+        ) from error
     except Exception as error:  # a damaged file raises any of a dozen types
         reason = " ".join(ascii(str(error))[1:-1].split())[:120]
         raise WireError(
