@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from websockets.asyncio.server import Server, ServerConnection
-from websockets.exceptions import PayloadTooBig
+from websockets.exceptions import PayloadTooBig, ProtocolError, TooManyFragments
 from websockets.protocol import OPEN
 from websockets.server import ServerProtocol
 
@@ -95,12 +95,12 @@ class GuardedConnection(ServerConnection, asyncio.BufferedProtocol):
         self._guards.budget.give(self, self.held)
         self._waiting = b""
         if self.ended is None:
-            fault = self.protocol.parser_exc
+            fault = self.protocol.parser_exc or self.connection_exc
             if self.response is None:
                 self._guards.on_refused("incomplete", self.name)
             elif isinstance(fault, PayloadTooBig):
                 self._guards.on_cut("oversized", self.name)
-            elif fault is not None and not isinstance(fault, EOFError):
+            elif isinstance(fault, ProtocolError | UnicodeDecodeError | TooManyFragments):
                 self._guards.on_cut("malformed", self.name)
         super().connection_lost(exc)
 
