@@ -83,8 +83,11 @@ def test_old_tls_is_refused(made: MadeCertificate) -> None:
 
 def test_openssl_finds_nothing_wrong_with_it(made: MadeCertificate) -> None:
     done = subprocess.run(
-        ["openssl", "verify", "-x509_strict", "-purpose", "sslserver", "-verify_ip", "192.168.7.5"]
-        + ["-CAfile", str(made.certificate), str(made.certificate)],
+        [
+            *("openssl", "verify", "-x509_strict", "-purpose", "sslserver"),
+            *("-verify_ip", "192.168.7.5", "-CAfile", str(made.certificate)),
+            str(made.certificate),
+        ],
         capture_output=True,
         text=True,
         check=False,
@@ -130,8 +133,10 @@ def test_a_key_with_a_password_is_refused_and_not_asked_for(
 ) -> None:
     locked = tmp_path / "locked.key"
     subprocess.run(
-        ["openssl", "pkey", "-in", str(made.key), "-aes256", "-passout", "pass:secret"]
-        + ["-out", str(locked)],
+        [
+            *("openssl", "pkey", "-in", str(made.key), "-aes256", "-passout", "pass:secret"),
+            *("-out", str(locked)),
+        ],
         check=True,
         capture_output=True,
     )

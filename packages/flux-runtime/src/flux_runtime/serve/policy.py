@@ -140,8 +140,7 @@ class ServedPolicy:
             self._num_tokens[prompt] = num_tokens
         if num_tokens > self._max_tokens:
             raise WireError(
-                f"prompt: expected at most {self._max_tokens} tokens, got {num_tokens}. Shorten it, "
-                f"or serve with --task"
+                f"prompt: expected at most {self._max_tokens} tokens, got {num_tokens}. Shorten it"
             )
 
     def infer(
