@@ -46,7 +46,7 @@ def _error(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (["--tls-cert", "x.crt"], "expected --tls-cert and --tls-key together"),
         (["--tls-cert", "x.crt", "--tls-key", "x.key"], "x.crt: No such file"),
         (["--token-file", "none"], "none: No such file"),
-        (["--keys", "none.json", "--listen", "127.0.0.1:0"], "--keys none.json"),
+        (["--keys", "none.json", "--listen", "127.0.0.1:0"], "--keys: none.json: cannot be read"),
     ],
 )
 def test_what_cannot_be_served_is_refused_in_one_line(

@@ -189,7 +189,7 @@ def test_a_newer_request_replaces_the_waiting_one_at_once(served: Served, local:
 
 
 def test_a_request_whose_time_is_over_is_not_inferred(served: Served) -> None:
-    name = "flux_serve_stage_seconds_count{stage=\"infer\"}"
+    name = 'flux_serve_stage_seconds_count{stage="infer"}'
     before = served.metrics()[name]
     with flux(served) as client:
         refusal = client.ask(client.request(budget_ms=0.0))

@@ -20,7 +20,7 @@ def _clients(scheduler: Scheduler, count: int) -> list[str]:
         job, _ = scheduler.next(0.0)
         assert job is not None
         scheduler.finished(job)
-        served.append(job.client)
+        served.append(str(job.client))
     return served
 
 
@@ -128,7 +128,7 @@ def test_nobody_waits_longer_than_one_service_of_each_other_client(steps: list[o
             scheduler.add(_job(client, deadline_s))
             entry = waiting.setdefault(client, _Waiting())
             if running is not None and running.client != client and not entry.seen:
-                entry.seen.append(running.client)
+                entry.seen.append(str(running.client))
         elif step == "begin" and running is None:
             running, late = scheduler.next(0.0)
             assert not late
@@ -136,10 +136,10 @@ def test_nobody_waits_longer_than_one_service_of_each_other_client(steps: list[o
             assert (running is None) == (not waiting)
             if running is None:
                 continue
-            entry = waiting.pop(running.client)
+            entry = waiting.pop(str(running.client))
             assert len(entry.seen) == len(set(entry.seen)), entry.seen
             for other in waiting.values():
-                other.seen.append(running.client)
+                other.seen.append(str(running.client))
         elif step == "end" and running is not None:
             scheduler.finished(running)
             running = None
