@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from flux_runtime.serve.admission import ByteBudget, Places, RequestRate
+import pytest
+
+from flux_runtime.serve.admission import ByteBudget, Places, RequestRate, client_address
 
 
 def _sent(rate: RequestRate, count: int, now_s: float) -> int:
@@ -19,7 +21,15 @@ def test_a_client_within_its_rate_never_waits() -> None:
 
 def test_a_burst_is_taken_and_then_the_client_waits_for_a_second() -> None:
     rate = RequestRate(100.0)
-    assert _sent(rate, 60, 0.0) == 50
+    assert _sent(rate, 1, 0.0) == 1
+    assert _sent(rate, 60, 100.0) == 50
+    assert rate.wait_s(1.0, 100.25) == 0.75
+    assert rate.wait_s(1.0, 101.0) == 0.0
+
+
+def test_a_new_connection_may_send_less_at_once() -> None:
+    rate = RequestRate(100.0)
+    assert _sent(rate, 60, 0.0) == 10
     assert rate.wait_s(1.0, 0.25) == 0.75
     assert rate.wait_s(1.0, 1.0) == 0.0
 
@@ -102,3 +112,36 @@ def test_places_are_counted_in_all_and_per_address() -> None:
     places.give("a")
     assert places.take("c")
     assert len(places) == 3
+
+
+def test_an_address_may_not_connect_again_and_again() -> None:
+    refused: list[str] = []
+    now = [0.0]
+    places = Places(9, 9, lambda kind, address: refused.append(kind), now_s=lambda: now[0])
+
+    def opened(count: int, address: str) -> int:
+        found = 0
+        for _ in range(count):
+            if places.take(address):
+                places.give(address)
+                found += 1
+        return found
+
+    assert opened(300, "a") == 200
+    assert set(refused) == {"connecting_too_fast"}
+    assert opened(10, "b") == 10
+    now[0] = 0.1
+    assert opened(300, "a") == 5
+
+
+@pytest.mark.parametrize(
+    ("host", "counted"),
+    [
+        ("10.0.0.1", "10.0.0.1"),
+        ("::ffff:10.0.0.1", "10.0.0.1"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+    ],
+)
+def test_a_client_with_many_addresses_is_one(host: str, counted: str) -> None:
+    assert client_address(host) == counted

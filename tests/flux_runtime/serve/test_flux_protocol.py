@@ -215,10 +215,10 @@ def test_the_clock_is_told_during_inference(served: Served) -> None:
 
 def test_who_sends_too_much_is_told_once(served: Served) -> None:
     with flux(served) as client:
-        for number in range(40):
+        for number in range(20):
             client.send(Ping(client_ns=number))
         refusals = []
-        for _ in range(41):
+        for _ in range(21):
             message = client.receive()
             if isinstance(message, Refusal):
                 refusals.append(message)

@@ -12,7 +12,7 @@ from websockets.exceptions import PayloadTooBig, ProtocolError, TooManyFragments
 from websockets.protocol import OPEN
 from websockets.server import ServerProtocol
 
-from .admission import ByteBudget, RequestRate
+from .admission import ByteBudget, RequestRate, client_address
 from .frames import FrameGate
 
 READ_BYTES = 128 * 2**10
@@ -84,9 +84,9 @@ class GuardedConnection(ServerConnection, asyncio.BufferedProtocol):
         super().connection_made(transport)
         self.recv_messages.pause = lambda: self._hold("queue")
         self.recv_messages.resume = lambda: self._release("queue")
-        peer = transport.get_extra_info("peername") or ("", 0)
+        peer = transport.get_extra_info("peername") or ("0.0.0.0", 0)
         host = f"[{peer[0]}]" if ":" in str(peer[0]) else str(peer[0])
-        self.owner, self.name = (str(peer[0]), None), f"{host}:{peer[1]}"
+        self.owner, self.name = (client_address(str(peer[0])), None), f"{host}:{peer[1]}"
         self._guards.connections.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
