@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import ipaddress
 import socket
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
+FIRST_BURST = 10.0
+"""Requests that a new connection may send at once."""
 LONGEST_PAUSE_S = 8.0
 FORGIVEN_AFTER_S = 10.0
 """After so long within its rate, a client's next pause is a short one again."""
+OPENINGS_PER_S, OPENINGS_AT_ONCE = 50.0, 200.0
+"""Connections that one address may open: on average, and at once. Handshakes take time, too."""
+MOST_ADDRESSES = 1024
 SEND_BUFFER_BYTES = 16 * 2**10
 """Of a socket: some answers. A client that does not read is noticed when it is full."""
 
@@ -31,8 +38,8 @@ class RequestRate:
 
     def __init__(self, per_second: float, *, pause_s: float = 1.0) -> None:
         self._per_second = per_second
-        self._burst = max(10.0, per_second / 2)
-        self._tokens = self._burst
+        self._burst = max(FIRST_BURST, per_second / 2)
+        self._tokens = FIRST_BURST  # who connects again and again gains nothing
         self._first_pause_s = self._pause_s = pause_s
         self._counted_s: float | None = None
         self._until_s = float("-inf")
@@ -130,11 +137,21 @@ class Places:
         total: connections in all.
         per_address: connections from one address.
         on_full: called with the kind of limit when a connection is closed for want of a place.
+        now_s: a monotonic clock.
     """
 
-    def __init__(self, total: int, per_address: int, on_full: Callable[[str, str], None]) -> None:
+    def __init__(
+        self,
+        total: int,
+        per_address: int,
+        on_full: Callable[[str, str], None],
+        now_s: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._total, self._per_address, self._on_full = total, per_address, on_full
+        self._now_s = now_s
         self._by_address: Counter[str] = Counter()
+        # Address -> how many more connections it may open at once, and when that was so.
+        self._openings: dict[str, tuple[float, float]] = {}
 
     def __len__(self) -> int:
         return self._by_address.total()
@@ -147,14 +164,36 @@ class Places:
         if self._by_address[address] >= self._per_address:
             self._on_full("connections_per_client", address)
             return False
+        if not self._may_open(address):
+            self._on_full("connecting_too_fast", address)
+            return False
         self._by_address[address] += 1
         return True
+
+    def _may_open(self, address: str) -> bool:
+        now_s = self._now_s()
+        if len(self._openings) >= MOST_ADDRESSES:
+            del self._openings[next(iter(self._openings))]
+        left, at_s = self._openings.pop(address, (OPENINGS_AT_ONCE, now_s))
+        left = min(OPENINGS_AT_ONCE, left + (now_s - at_s) * OPENINGS_PER_S)
+        self._openings[address] = (max(0.0, left - 1), now_s)
+        return left >= 1
 
     def give(self, address: str) -> None:
         """Gives a place back."""
         self._by_address[address] -= 1
         if self._by_address[address] <= 0:
             del self._by_address[address]
+
+
+def client_address(host: str) -> str:
+    """Returns an address as the limits count it: of IPv6, the network that one client may have."""
+    address = ipaddress.ip_address(host.partition("%")[0])
+    if isinstance(address, ipaddress.IPv4Address):
+        return host
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(ipaddress.ip_network((address, 64), strict=False))
 
 
 class CountedSocket(socket.socket):
@@ -182,7 +221,7 @@ class CountedListener(socket.socket):
             ConnectionAbortedError: there was no place for it; it is closed.
         """
         connection, address = super().accept()
-        host = str(address[0])
+        host = client_address(str(address[0]))
         if not self.places.take(host):
             connection.close()
             raise ConnectionAbortedError("no place for another connection")

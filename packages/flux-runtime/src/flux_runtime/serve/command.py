@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import os
 import secrets
 import ssl
@@ -26,6 +27,7 @@ from .policy import PolicyRequest, ServedPolicy
 SWITCH_S = 0.001
 """After so long, Python code of the inference thread lets the network's thread go on."""
 NEEDED = ("websockets", "msgpack")
+PROMPT_LOGGER = "flux.prompts"
 
 
 def make_cert(names: Sequence[str], directory: Path, *, is_json: bool) -> None:
@@ -135,6 +137,8 @@ async def _serve(
         wanted = 0 if options.metrics_port == ANY_PORT else options.metrics_port
         metrics_url = f"http://127.0.0.1:{metrics.publish(wanted)}/metrics"
     sys.setswitchinterval(SWITCH_S)
+    # A prompt that would be cut is refused; its text does not belong in the log.
+    logging.getLogger(PROMPT_LOGGER).setLevel(logging.ERROR)
     gc.collect()
     gc.freeze()  # what is there now stays: later collections need not look at it
     report = _report(options, address, port, policy, metrics_url, tokens is not None)

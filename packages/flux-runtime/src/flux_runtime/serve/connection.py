@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from websockets.asyncio.server import Server, ServerConnection
-from websockets.exceptions import PayloadTooBig
+from websockets.exceptions import PayloadTooBig, ProtocolError, TooManyFragments
 from websockets.protocol import OPEN
 from websockets.server import ServerProtocol
 
-from .admission import ByteBudget, RequestRate
+from .admission import ByteBudget, RequestRate, client_address
 from .frames import FrameGate
 
 READ_BYTES = 128 * 2**10
@@ -84,9 +84,9 @@ class GuardedConnection(ServerConnection, asyncio.BufferedProtocol):
         super().connection_made(transport)
         self.recv_messages.pause = lambda: self._hold("queue")
         self.recv_messages.resume = lambda: self._release("queue")
-        peer = transport.get_extra_info("peername") or ("", 0)
+        peer = transport.get_extra_info("peername") or ("0.0.0.0", 0)
         host = f"[{peer[0]}]" if ":" in str(peer[0]) else str(peer[0])
-        self.owner, self.name = (str(peer[0]), None), f"{host}:{peer[1]}"
+        self.owner, self.name = (client_address(str(peer[0])), None), f"{host}:{peer[1]}"
         self._guards.connections.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -95,12 +95,12 @@ class GuardedConnection(ServerConnection, asyncio.BufferedProtocol):
         self._guards.budget.give(self, self.held)
         self._waiting = b""
         if self.ended is None:
-            fault = self.protocol.parser_exc
+            fault = self.protocol.parser_exc or self.connection_exc
             if self.response is None:
                 self._guards.on_refused("incomplete", self.name)
             elif isinstance(fault, PayloadTooBig):
                 self._guards.on_cut("oversized", self.name)
-            elif fault is not None and not isinstance(fault, EOFError):
+            elif isinstance(fault, ProtocolError | UnicodeDecodeError | TooManyFragments):
                 self._guards.on_cut("malformed", self.name)
         super().connection_lost(exc)
 

@@ -15,6 +15,7 @@ from flux_core.errors import FluxError
 from flux_core.types import Observation
 
 from ..wire.bounds import Bounds, WireError
+from ..wire.facts import PolicyFacts
 from ..wire.libraries import load
 from ..wire.messages import (
     Answer,
@@ -94,9 +95,11 @@ class House:
 
     Attributes:
         policy: that is served.
+        greeting: the first message of openpi's protocol.
+        hello: the data of the first message of ours, but for session and time.
         metrics: that they count in.
         bounds: of a message.
-        limits: that clients of our protocol are told.
+        max_rate: see `options.ServeLimits`.
         keys: of openpi's observations.
         seed: of the noise of requests that bring none.
         send_timeout_s: how long a client may take to accept an answer.
@@ -106,9 +109,11 @@ class House:
     """
 
     policy: ServedPolicy
+    greeting: bytes
+    hello: Mapping[str, Any]
     metrics: Metrics
     bounds: Bounds
-    limits: Limits
+    max_rate: float
     keys: KeyMap
     seed: int
     send_timeout_s: float
@@ -216,6 +221,14 @@ class Conversation:
             self._connection.cut("slow_reader", 1008, "an answer was not read in time")
         except ConnectionClosed:
             return
+        except Exception as error:  # noqa: BLE001 - the client must not wait for ever
+            self._house.on_bug(error)
+            self._connection.cut("internal_error", 1011, "the server failed")
+
+
+def hello_data(facts: PolicyFacts, limits: Limits) -> dict[str, Any]:
+    """Returns what is the same in each first message of our protocol."""
+    return Hello(session="", facts=facts, limits=limits, server_ns=0).as_data()
 
 
 def _refusal_kind(error: WireError) -> RefusalKind:
@@ -270,7 +283,7 @@ class OpenPIConversation(Conversation):
     protocol = "openpi"
 
     def _greeting(self) -> bytes:
-        return pack(self._house.policy.facts.as_data())
+        return self._house.greeting
 
     def _on_message(self, message: bytes) -> None:
         self._house.metrics.request(self.protocol)
@@ -327,13 +340,8 @@ class FluxConversation(Conversation):
         self._newest = -1
 
     def _greeting(self) -> bytes:
-        hello = Hello(
-            session=self._session,
-            facts=self._house.policy.facts,
-            limits=self._house.limits,
-            server_ns=time.monotonic_ns(),
-        )
-        return pack(hello.as_data())
+        own = {"session": self._session, "server_ns": time.monotonic_ns()}
+        return pack({**self._house.hello, **own})
 
     def _on_message(self, message: bytes) -> None:
         received_ns = time.monotonic_ns()
@@ -377,7 +385,7 @@ class FluxConversation(Conversation):
     def _on_pause(self, seconds: float) -> None:
         super()._on_pause(seconds)
         text = (
-            f"expected at most {self._house.limits.requests_per_s:g} requests per second without "
+            f"expected at most {self._house.max_rate:g} requests per second without "
             f"an answer, got more. This connection is not read for {seconds:.0f} s"
         )
         future: asyncio.Future[Reply] = self._loop.create_future()

@@ -197,7 +197,7 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
     default = ServeLimits()
     group = parser.add_argument_group("limits")
 
-    def add(name: str, kind: Any, value: float, text: str, dest: str | None = None) -> None:
+    def add(name: str, kind: Any, value: float, text: str, dest: str = "") -> None:
         group.add_argument(
             name,
             type=kind,
@@ -252,8 +252,9 @@ def serve_options_from(args: argparse.Namespace) -> ServeOptions:
         send_timeout_s=args.send_timeout_s,
         idle_timeout_s=args.idle_timeout_s,
     )
-    names = set(ServeOptions.__dataclass_fields__) - {"limits"}
-    return ServeOptions(**{name: getattr(args, name) for name in names}, limits=limits)
+    names = set(ServeOptions.__dataclass_fields__) - {"limits", "debug"}
+    given = {name: getattr(args, name) for name in names}
+    return ServeOptions(**given, limits=limits, debug=getattr(args, "debug", False))
 
 
 def _rate(value: str) -> float:

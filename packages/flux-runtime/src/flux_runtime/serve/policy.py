@@ -26,6 +26,10 @@ from ..wire.bounds import WireError
 from ..wire.facts import PolicyFacts
 from ..wire.messages import Continued
 
+LONGEST_TOKEN = 32
+"""Characters. A prompt with more per token has too many tokens without counting them."""
+KNOWN_PROMPTS = 256
+
 
 @dataclass(frozen=True, kw_only=True)
 class PolicyRequest:
@@ -75,6 +79,8 @@ class ServedPolicy:
         self._decoder = load_core().ActionDecoder(**self._source.decoder_arrays())
         manifest = bundle.manifest
         self._noise_shape = (manifest.action_horizon, manifest.action_dim)
+        self._max_tokens = manifest.max_prompt_tokens
+        self._num_tokens: dict[str, int] = {}
 
     @classmethod
     def open(cls, request: PolicyRequest) -> ServedPolicy:
@@ -117,7 +123,25 @@ class ServedPolicy:
         Raises:
             FluxError: the observation does not fit the policy.
         """
-        return self._source.encode(observation)
+        inputs = self._source.encode(observation)
+        if inputs["lang_masks"].all():  # it fits exactly, or was cut
+            self._check_prompt(observation.prompt)
+        return inputs
+
+    def _check_prompt(self, prompt: str) -> None:
+        """Refuses a prompt that would be cut."""
+        num_tokens = self._num_tokens.get(prompt)
+        if num_tokens is None:
+            # To count the tokens of a whole book would take long.
+            is_long = len(prompt) > LONGEST_TOKEN * self._max_tokens
+            num_tokens = len(prompt) if is_long else self._source.num_tokens(prompt)
+            if len(self._num_tokens) >= KNOWN_PROMPTS:
+                del self._num_tokens[next(iter(self._num_tokens))]
+            self._num_tokens[prompt] = num_tokens
+        if num_tokens > self._max_tokens:
+            raise WireError(
+                f"prompt: expected at most {self._max_tokens} tokens, got {num_tokens}. Shorten it"
+            )
 
     def infer(
         self,

@@ -23,10 +23,19 @@ from websockets.typing import Subprotocol
 from ..wire.bounds import Bounds
 from ..wire.messages import SUBPROTOCOL, Limits
 from ..wire.openpi import KeyMap
+from ..wire.packing import pack
 from .access import ListenAddress, Tokens
 from .admission import ByteBudget, CountedListener, Places, RequestRate, listen
 from .connection import GuardedConnection, Guards
-from .conversation import TEXTS, Conversation, FluxConversation, House, OpenPIConversation, Reply
+from .conversation import (
+    TEXTS,
+    Conversation,
+    FluxConversation,
+    House,
+    OpenPIConversation,
+    Reply,
+    hello_data,
+)
 from .conversation import Request as InferRequest
 from .events import EventLog
 from .metrics import Metrics
@@ -44,6 +53,8 @@ SPARE_CONNECTIONS = 32
 """Accepted beyond the limit, so that they can be told that there is no place."""
 STUCK_AFTER_S = 60.0
 """A running inference of this length makes the server unhealthy."""
+UNHEALTHY_FAILURES = 3
+"""So many failed inferences after each other do so, too."""
 CLOSE_S = 2.0
 
 
@@ -97,14 +108,18 @@ class PolicyServer:
             work=lambda job: _request(job).infer(),
             deliver=partial(self._from_worker, self._on_inferred),
             deliver_dropped=partial(self._from_worker, self._on_dropped),
+            on_end=partial(self._from_worker, self._on_worker_end),
         )
+        told = Limits(max_bytes=limits.max_message_bytes, requests_per_s=limits.max_rate)
         self._house = House(
             policy=policy,
+            greeting=pack(policy.facts.as_data()),
+            hello=hello_data(policy.facts, told),
             metrics=metrics,
             bounds=Bounds(
                 max_bytes=limits.max_message_bytes, max_array_bytes=limits.max_message_bytes
             ),
-            limits=Limits(max_bytes=limits.max_message_bytes, requests_per_s=limits.max_rate),
+            max_rate=limits.max_rate,
             keys=settings.keys,
             seed=settings.seed,
             send_timeout_s=limits.send_timeout_s,
@@ -115,6 +130,7 @@ class PolicyServer:
         self._conversations: set[Conversation] = set()
         self._by_owner: Counter[tuple[str, int | None]] = Counter()
         self._is_draining = self._is_over = False
+        self._failures = 0
         self._stop = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         metrics.watch("connections", "open connections", lambda: len(self._conversations))
@@ -192,10 +208,10 @@ class PolicyServer:
     async def _drain(self, server: Server) -> bool:
         """Answers what was asked, closes all connections, and ends the worker."""
         until_s = self._loop.time() + self._settings.drain_for_s
-        server.close(close_connections=False)
+        server.close(close_connections=False)  # no new ones
         while not (self._is_over or self._is_done()) and self._loop.time() < until_s:
             await asyncio.sleep(0.01)
-        is_done = self._is_done()
+        is_done = self._is_done() and not self._is_over
         closing = [
             asyncio.ensure_future(connection.close(1001, "the server is shutting down"))
             for connection in list(self._guards.connections)
@@ -205,9 +221,12 @@ class PolicyServer:
             await asyncio.wait(closing, timeout=CLOSE_S)
         for connection in list(self._guards.connections):
             connection.transport.abort()
-        stopped = await asyncio.to_thread(self._worker.stop, max(0.1, until_s - self._loop.time()))
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(server.wait_closed(), CLOSE_S)
+        rest_s = 0.1 if self._is_over else max(0.1, until_s - self._loop.time())
+        has_ended = await asyncio.to_thread(self._worker.stop, rest_s)
         self._events.write("stopped", answered_all=is_done)
-        return is_done and stopped
+        return is_done and has_ended
 
     def _is_done(self) -> bool:
         return self._worker.is_idle and not any(
@@ -275,6 +294,9 @@ class PolicyServer:
         if self._worker.busy_s > STUCK_AFTER_S:
             text = f"an inference runs for {self._worker.busy_s:.0f} s\n"
             return connection.respond(HTTPStatus.SERVICE_UNAVAILABLE, text)
+        if self._failures >= UNHEALTHY_FAILURES:
+            text = f"the last {self._failures} inferences failed\n"
+            return connection.respond(HTTPStatus.SERVICE_UNAVAILABLE, text)
         return connection.respond(HTTPStatus.OK, "OK\n")
 
     # An open connection.
@@ -326,6 +348,10 @@ class PolicyServer:
             request.settle(request.refuse(drop.kind, TEXTS[drop.kind]))
 
     def _on_inferred(self, job: Job, reply: Reply) -> None:
+        if reply.refused == "failed":
+            self._failures += 1
+        elif reply.times_s is not None:
+            self._failures = 0
         if reply.refused is not None:
             self._events.write(
                 "refused",
@@ -334,6 +360,12 @@ class PolicyServer:
                 reason=reply.reason,
             )
         _request(job).settle(reply)
+
+    def _on_worker_end(self) -> None:
+        if not self._is_draining:  # a fault of ours: whoever started the server starts it again
+            self._events.write("internal_error", error="the thread that infers has ended")
+            self._is_draining = self._is_over = True
+            self._stop.set()
 
     def _from_worker(self, call: Any, *arguments: Any) -> None:
         with contextlib.suppress(RuntimeError):  # the loop has ended

@@ -7,19 +7,21 @@ import time
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
+from ..realtime.inference_thread import THREAD_NAME
 from .scheduler import Dropped, Job, Scheduler
-
-THREAD_NAME = "flux-serve-inference"
 
 
 class Worker:
     """Takes the scheduler's next request as soon as the last one is finished.
+
+    The thread's name is that of a run: the process does not wait for a stuck inference.
 
     Args:
         scheduler: used by nobody else.
         work: infers a request; raises nothing.
         deliver: called on the worker's thread with a request and what `work` returned.
         deliver_dropped: likewise, with requests that expired.
+        on_end: called on the worker's thread when it ends.
         now_s: a monotonic clock.
     """
 
@@ -30,11 +32,12 @@ class Worker:
         work: Callable[[Job], Any],
         deliver: Callable[[Job, Any], None],
         deliver_dropped: Callable[[Sequence[Dropped]], None],
+        on_end: Callable[[], None] = lambda: None,
         now_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._scheduler = scheduler
         self._work, self._deliver, self._deliver_dropped = work, deliver, deliver_dropped
-        self._now_s = now_s
+        self._now_s, self._on_end = now_s, on_end
         self._changed = threading.Condition()
         self._is_stopping = False
         self._running: Job | None = None
@@ -82,12 +85,15 @@ class Worker:
         return not self._thread.is_alive()
 
     def _run(self) -> None:
-        while (job := self._next()) is not None:
-            result = self._work(job)
-            with self._changed:
-                self._scheduler.finished(job)
-            self._deliver(job, result)
-            self._running = None
+        try:
+            while (job := self._next()) is not None:
+                result = self._work(job)
+                with self._changed:
+                    self._scheduler.finished(job)
+                self._deliver(job, result)
+                self._running = None
+        finally:
+            self._on_end()
 
     def _next(self) -> Job | None:
         """Waits for a request; returns None when the worker is to stop."""
