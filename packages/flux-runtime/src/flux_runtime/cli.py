@@ -41,6 +41,7 @@ from .chunking import MODES
 from .engines.names import AUTO, ENGINES
 from .realtime import is_inference_stuck
 from .realtime.arguments import add_realtime_options, realtime_options_from
+from .remote.arguments import add_remote_options, remote_options_from
 from .robots.shipped import SHIPPED_ROBOTS
 from .serve.options import EXAMPLE as _SERVE_EXAMPLE
 from .serve.options import add_serve, serve_options_from
@@ -249,6 +250,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     add_accept_version(parser)
     _add_threads(parser)
     add_accept(parser)
+    add_remote_options(parser)
     add_realtime_options(parser)
 
 
@@ -381,6 +383,7 @@ def _drive(args: argparse.Namespace) -> int:
     args.changes = changes_from(args)
     args.accepted = accepted_from(args)
     args.realtime_options = realtime_options_from(args)
+    args.remote = remote_options_from(args)
     fields = RunOptions.__dataclass_fields__
     options = RunOptions(**{name: getattr(args, name) for name in fields})
     console = RunConsole(options, is_json=args.json)

@@ -60,6 +60,8 @@ DRIVER_STOP_S = 1.5
 """More than a driver may take for its stop; without its answer, an episode is not resumed."""
 DEPLOYMENT_CHECK = "deployment_check"
 """Stopped the robot because of what its first motions show."""
+POLICY_CHANGED = "policy_changed"
+"""Stopped the robot because what provides its chunks is no longer what it was."""
 END_TIMEOUT_S = 15.0
 """More than any braking takes; a control thread that still runs then cannot be trusted."""
 
@@ -227,6 +229,7 @@ class RealtimeEpisode:
         self._monitor = self._new_monitor()
         self._holds = HoldWatch()
         self._has_started = False
+        self._is_told = False
         self._driver_stop = ""
         self._num_sent = 0
         self._reached: tuple[int, int] | None = (0, 0)
@@ -436,6 +439,9 @@ class RealtimeEpisode:
             suspicion = self._first.add(rows, self._session.answerer.take_seen())
             if suspicion is not None:
                 self._loop.stop(2, suspicion.line)
+        if not self._is_told and (reason := self._session.source.stop_reason) is not None:
+            self._is_told = True
+            self._loop.stop(self._session.settings.stop_category, reason)
         self._pass_on(self._events())
         while self._session.answerer.measured:
             measured = self._session.answerer.measured.popleft()
@@ -522,6 +528,8 @@ class RealtimeEpisode:
         ending = self._operator.ending if self._operator is not None else None
         if self._first is not None and self._first.suspicion is not None:
             return "failed", DEPLOYMENT_CHECK, self._first.suspicion.line
+        if (changed := self._session.source.stop_reason) is not None:
+            return "failed", POLICY_CHANGED, changed
         if ending is not None and (status["phase"] != "stopped" or fault == "operator_stop"):
             return "interrupted", OPERATOR, ending
         if status["phase"] != "stopped" or self._is_paused():
