@@ -33,6 +33,7 @@ from ..engines.opening import (
 )
 from ..realtime import RealtimeOptions, core_grippers, gripper_settings
 from ..realtime.options import check_speed
+from ..realtime.remote_options import RemoteOptions
 from ..robots import RobotRequest, SimulatedRobot, has_topics, is_recording
 from .agreement import agreed_bundle
 from .episode import EpisodeResult, run_episode
@@ -47,7 +48,6 @@ from .preflight import (
     motion_limits_in_force,
     spec_in_force,
 )
-from .remote_options import RemoteOptions
 from .success import STRICT_HOLD_TICKS
 
 DEFAULT_SEED = 10_000

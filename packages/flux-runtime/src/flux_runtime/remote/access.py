@@ -12,7 +12,7 @@ from pathlib import Path
 
 from flux_core.errors import UsageError
 
-from ..control.remote_options import RemoteOptions
+from ..realtime.remote_options import RemoteOptions
 from .address import Address, SocketAddress, is_loopback, parse_address
 from .errors import ServerError
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from flux_core.errors import UsageError
 
-from ..control.remote_options import DEFAULT_RECONNECT_FOR_S, RemoteOptions
+from ..realtime.remote_options import DEFAULT_RECONNECT_FOR_S, RemoteOptions
 from .address import DEFAULT_PORT
 
 _LONGEST_S = 600.0

@@ -12,10 +12,10 @@ from flux_core.robots import RobotSpec
 from ..control.agreement import agreed_bundle
 from ..control.latency import StageTimes
 from ..control.preflight import check_bundle_fits, spec_in_force
-from ..control.remote_options import RemoteOptions
 from ..control.session import OpenedPolicy, RunOptions
 from ..engines.names import AUTO
 from ..engines.opening import DEFAULT_THREADS
+from ..realtime.remote_options import RemoteOptions
 from ..realtime.settings import inference_deadline_s
 from ..robots import has_topics
 from .access import access_to
