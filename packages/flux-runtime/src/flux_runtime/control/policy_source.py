@@ -91,6 +91,11 @@ class ChunkSource(Protocol):
         """Why nothing that it provides may be executed any more; None if it may."""
         ...
 
+    @property
+    def trouble(self) -> str | None:
+        """Why it provides nothing now, in one line; None if it does, or that is not known."""
+        ...
+
     def submit(self, loop: ChunkSink, robot: SimulatedRobot, request: ChunkRequest) -> None:
         """Observes the robot and submits a chunk to `loop`."""
         ...
@@ -111,6 +116,7 @@ class HoldSource:
     engine = "none"
     cameras: Sequence[str] = ()
     stop_reason: str | None = None
+    trouble: str | None = None
 
     def __init__(self, spec: RobotSpec) -> None:
         self.execution_horizon = self.action_horizon = max(1, round(spec.control_hz / 2))
@@ -175,6 +181,11 @@ class PolicySource:
     @property
     def stop_reason(self) -> str | None:
         """Why nothing that it infers may be executed any more; None if it may."""
+        return None
+
+    @property
+    def trouble(self) -> str | None:
+        """Why it infers nothing now, in one line; None if it does, or that is not known."""
         return None
 
     def submit(self, loop: ChunkSink, robot: SimulatedRobot, request: ChunkRequest) -> None:

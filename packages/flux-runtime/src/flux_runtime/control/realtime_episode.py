@@ -52,6 +52,8 @@ OPERATOR = "operator"
 """What has stopped an episode that the operator has ended early."""
 OF_THE_DRIVER = ("driver_stopped", "driver_failed", "driver_dead", "session_lost")
 """Stops whose reason only the driver's process knows."""
+WITHOUT_CHUNKS = ("held_too_long", "retries_exhausted", "inference_deadline", "policy_too_slow")
+"""Stops whose reason may be known to what provides the chunks."""
 EXPLANATION_S = 0.3
 """How long to wait for that reason, which may arrive after the stop that it explains."""
 MOTION_FACTOR, MOTION_S = 3.0, 10.0
@@ -537,7 +539,10 @@ class RealtimeEpisode:
         if fault == "signal":
             name = signal.Signals(self._session.signals.signal).name
             return "interrupted", name, f"interrupted by {name}"
-        if fault in OF_THE_DRIVER and (explanation := self._explanation()):
+        explanation = self._explanation() if fault in OF_THE_DRIVER else ""
+        if fault in WITHOUT_CHUNKS:
+            explanation = self._session.source.trouble or ""
+        if explanation and explanation not in reason:
             reason = f"{reason} ({explanation})"
         return "failed", fault, reason
 

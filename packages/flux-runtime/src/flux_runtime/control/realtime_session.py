@@ -225,8 +225,18 @@ class RealtimeSession(SessionFacts):
             f"staleness: hold if the state is older than {ages['state']:g} s or a frame older than "
             f"{ages['frame']:g} s; no command from an observation older than "
             f"{ages['observation']:g} s",
+            *self._server_lines(),
             f"stop: category {self.settings.stop_category} (IEC 60204-1), after a hold of more "
             f"than {self.settings.hold_for_s:g} s, a fault or a signal",
+        ]
+
+    def _server_lines(self) -> list[str]:
+        remote, bundle = self.options.remote, self.bundle
+        if remote is None or bundle is None:
+            return []
+        return [
+            f"server: {bundle.where}; while it is away the robot holds, for at most "
+            f"{remote.reconnect_for_s:g} s, and goes on by itself"
         ]
 
     def _mode_line(self) -> str:

@@ -65,6 +65,11 @@ class RecordedSource:
         """See `PolicySource`."""
         return self._inner.stop_reason
 
+    @property
+    def trouble(self) -> str | None:
+        """See `PolicySource`."""
+        return self._inner.trouble
+
     def submit(self, loop: ChunkSink, robot: SimulatedRobot, request: ChunkRequest) -> None:
         """Infers a chunk and compares it, then lets the loop infer it."""
         assert isinstance(robot, PlaysRecordings), "it is made for such robots"

@@ -21,6 +21,8 @@ OPEN_TIMEOUT_S = 5.0
 CONNECT_TIMEOUT_S = 1.0
 """Of a new connection during a run."""
 RETRY_S = 0.05
+SLOW_S = 1.0
+"""A request that has waited for longer may be why a robot holds."""
 LEAST_LEFT_S = 0.1
 """With less time left, a request is not tried again."""
 _KEPT = 10_000
@@ -65,6 +67,8 @@ class PolicyClient:
         self._round_trips_ms: deque[float] = deque(maxlen=_KEPT)
         self._late_answers = 0
         self._is_closed = threading.Event()
+        self._error: str | None = None
+        self._waits_since_s: float | None = None
         self._connection: Connection | None = self._connected(time.monotonic() + OPEN_TIMEOUT_S)
         self.facts: PolicyFacts = self._connection.facts
 
@@ -79,6 +83,16 @@ class PolicyClient:
         """Of the last requests, without the time that the server took."""
         return list(self._round_trips_ms)
 
+    @property
+    def trouble(self) -> str | None:
+        """What is wrong with the server now, in one line; None if nothing is."""
+        error, since_s = self._error, self._waits_since_s
+        if error is not None:
+            return error
+        if since_s is None or (waited_s := time.monotonic() - since_s) < SLOW_S:
+            return None
+        return f"{self.url}: no answer for {waited_s:.1f} s"
+
     def infer(self, request: Request, deadline_s: float, cancelled: Cancelled = never) -> Reply:
         """Returns a chunk; asks again while the server is away or busy.
 
@@ -90,11 +104,22 @@ class PolicyClient:
         Raises:
             ServerError: there is no chunk by then.
         """
+        self._waits_since_s = time.monotonic()
+        try:
+            reply = self._answered(request, deadline_s, cancelled)
+        finally:
+            self._waits_since_s = None
+        self._error = None
+        self._keep(reply)
+        return reply
+
+    def _answered(self, request: Request, deadline_s: float, cancelled: Cancelled) -> Reply:
         away_since_s: float | None = None
         while True:
             try:
-                reply = self._ask(request, deadline_s, cancelled)
+                return self._ask(request, deadline_s, cancelled)
             except ServerError as error:
+                self._error = self.trouble if cancelled() else str(error)
                 now_s = time.monotonic()
                 away_since_s = now_s if away_since_s is None else away_since_s
                 is_over = deadline_s - now_s < LEAST_LEFT_S or cancelled()
@@ -102,9 +127,6 @@ class PolicyClient:
                 is_final = error.cause in ("refused", "hostile") or self.stop_reason is not None
                 if is_final or is_over or is_gone or self._is_closed.wait(RETRY_S):
                     raise
-                continue
-            self._keep(reply)
-            return reply
 
     def read_clock(self, timeout_s: float = CONNECT_TIMEOUT_S) -> ClockReading:
         """Compares the clocks once.

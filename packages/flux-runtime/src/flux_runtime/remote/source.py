@@ -154,6 +154,11 @@ class RemoteSource(PolicySource):
         """Why nothing that the server says may be executed any more."""
         return self._client.stop_reason
 
+    @property
+    def trouble(self) -> str | None:
+        """What is wrong with the server now."""
+        return self._client.trouble
+
     def _encoded(
         self, observation: Observation, captured_ns: Mapping[str, int] | None
     ) -> dict[str, NDArray[Any]]:
