@@ -77,6 +77,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     ),
     "flux_runtime": (
         *("engines", "robots", "chunking", "wire", "realtime", "deployment", "control", "operator"),
+        *("remote",),
         *("predictions", "arguments", "check", "recording"),
         *("export", "bench"),
         *("doctor", "report", "run", "replay", "serve", "cli", "evaluate"),

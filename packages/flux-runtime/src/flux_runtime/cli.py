@@ -41,6 +41,7 @@ from .chunking import MODES
 from .engines.names import AUTO, ENGINES
 from .realtime import is_inference_stuck
 from .realtime.arguments import add_realtime_options, realtime_options_from
+from .remote.arguments import add_remote_options, remote_options_from
 from .robots.shipped import SHIPPED_ROBOTS
 from .serve.options import EXAMPLE as _SERVE_EXAMPLE
 from .serve.options import add_serve, serve_options_from
@@ -129,9 +130,11 @@ def build_parser() -> argparse.ArgumentParser:
             commands,
             "doctor",
             "checks what this machine can run, and what it permits the control thread of a real "
-            "robot; with --robot, also whether the robot is the one that a bundle was trained on",
+            "robot; with --robot, also whether the robot is the one that a bundle was trained on; "
+            "with --remote, also how fast a policy server answers, and what that needs",
             "  flux-runtime doctor\n  flux-runtime doctor --json\n"
-            "  flux-runtime doctor --robot aloha-agilex --bundle my_bundle",
+            "  flux-runtime doctor --robot aloha-agilex --bundle my_bundle\n"
+            "  flux-runtime doctor --remote wss://gpu.lab:8000 --token-file token",
             _doctor,
         )
     )
@@ -249,6 +252,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     add_accept_version(parser)
     _add_threads(parser)
     add_accept(parser)
+    add_remote_options(parser)
     add_realtime_options(parser)
 
 
@@ -335,6 +339,7 @@ def _add_doctor(parser: argparse.ArgumentParser) -> None:
     add_accept_version(parser)
     _add_threads(parser)
     add_accept(parser)
+    add_remote_options(parser, is_run=False)
 
 
 def _add_replay(parser: argparse.ArgumentParser) -> None:
@@ -381,6 +386,7 @@ def _drive(args: argparse.Namespace) -> int:
     args.changes = changes_from(args)
     args.accepted = accepted_from(args)
     args.realtime_options = realtime_options_from(args)
+    args.remote = remote_options_from(args)
     fields = RunOptions.__dataclass_fields__
     options = RunOptions(**{name: getattr(args, name) for name in fields})
     console = RunConsole(options, is_json=args.json)
@@ -483,12 +489,16 @@ def _bench(args: argparse.Namespace) -> int:
 
 
 def _doctor(args: argparse.Namespace) -> int:
-    from .doctor import diagnose, diagnose_robot, format_checks
+    from .doctor import diagnose, diagnose_robot, diagnose_server, format_checks
     from .realtime import machine_facts
 
+    args.remote = remote_options_from(args)
     options = _doctor_options(args)
     facts = machine_facts()
     checks = diagnose(facts)
+    if args.remote is not None:
+        with stopped_by_signals():
+            checks += diagnose_server(args.remote, args.accept_versions)
     if options is not None:
         with stopped_by_signals():
             checks += diagnose_robot(options)
@@ -512,7 +522,7 @@ def _doctor_options(args: argparse.Namespace) -> RunOptions | None:
     from .control.session import SHIPPED_POLICIES, RunOptions
     from .realtime import RealtimeOptions
 
-    has_policy = args.bundle is not None or args.robot in SHIPPED_POLICIES
+    has_policy = args.bundle is not None or args.robot in SHIPPED_POLICIES or args.remote
     return RunOptions(
         robot=args.robot,
         bundle=args.bundle,
@@ -526,4 +536,5 @@ def _doctor_options(args: argparse.Namespace) -> RunOptions | None:
         robot_config=args.robot_config,
         transport=args.transport,
         realtime_options=RealtimeOptions(driver_python=args.driver_python),
+        remote=args.remote,
     )

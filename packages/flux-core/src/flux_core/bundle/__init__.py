@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from .bundle import Bundle as Bundle
     from .bundle import write_manifest as write_manifest
     from .checks import ITEM_BYTES as ITEM_BYTES
+    from .described import DescribedBundle as DescribedBundle
     from .manifest import MANIFEST_NAME as MANIFEST_NAME
     from .manifest import ComponentSource as ComponentSource
     from .manifest import FileEntry as FileEntry
@@ -27,6 +28,7 @@ __getattr__, __dir__ = lazy_exports(
     {
         "bundle": ("Bundle", "write_manifest"),
         "checks": ("ITEM_BYTES",),
+        "described": ("DescribedBundle",),
         "manifest": (
             *("MANIFEST_NAME", "ComponentSource", "FileEntry", "GraphSignature"),
             *("Manifest", "TensorSignature", "manifest_data", "parse_manifest"),
