@@ -5,10 +5,9 @@
 
 First one client asks, then `--clients` ask together for `--minutes`, and one again. Each asks again
 as soon as it has its answer. The fair share of a client is the time in which each of the others is
-answered once, (clients / throughput); the longest wait of every client is compared with it. This
-server has no --max-rate, because a client that asks again at once exceeds the default.
+answered once, (clients / throughput); the longest wait of every client is compared with it.
 
-Then a robot asks a server with all defaults at its pace (10 times per second), alternately alone
+Then a robot asks at its pace (10 times per second), alternately alone
 and beside abusive peers, in `--pairs` of `--seconds` each: a slow reader, one that sends a byte per
 second, one that floods, and all of them. What counts is the ratio of the robot's waits with and
 without them, of each pair.
@@ -55,7 +54,6 @@ PAUSE_S = 0.1
 SETTLE_S = 1.0
 """From the start of abusive peers to the first request that counts."""
 HOST = "127.0.0.1"
-UNLIMITED = "100000"
 
 
 @dataclass
@@ -68,7 +66,7 @@ class Served:
 
     def watch(self, stopped: threading.Event) -> None:
         """Notes the resident memory every second."""
-        while not stopped.wait(1.0):
+        while not stopped.wait(1.0) and self.process.poll() is None:
             self.rss_mb.append((time.monotonic(), rss_mb(self.process.pid)))
 
 
@@ -97,7 +95,7 @@ def main() -> int:
         request.write_bytes(packed_request())
         figures["request_bytes"] = request.stat().st_size
         if options.minutes:
-            with serving(options.bundle, "--max-rate", UNLIMITED) as server:
+            with serving(options.bundle) as server:
                 figures["clients"] = many(server, request, options)
             print_many(figures["clients"])
         if options.pairs:
@@ -129,16 +127,20 @@ def packed_request() -> bytes:
 
 
 @contextmanager
-def serving(bundle: Path, *arguments: str) -> Iterator[Served]:
+def serving(bundle: Path) -> Iterator[Served]:
     """Runs the server, and watches its memory."""
     words = [str(Path(sys.executable).parent / "flux-runtime"), "serve", str(bundle), "--json"]
-    words += ["--listen", f"{HOST}:0", "--metrics-port", "0", *arguments]
+    words += ["--listen", f"{HOST}:0", "--metrics-port", "0"]
     stopped = threading.Event()
-    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as p:
+    with (
+        tempfile.TemporaryFile("w+") as log,
+        subprocess.Popen(words, stdout=subprocess.PIPE, stderr=log, text=True) as p,
+    ):
         assert p.stdout is not None
         line = p.stdout.readline()
         if not line:
-            raise SystemExit("serving: the server did not start: try 'flux-runtime serve BUNDLE'")
+            log.seek(0)
+            raise SystemExit(f"serving: the server did not start: {log.read()[-1000:]}")
         port = urlsplit(json.loads(line)["url"]).port
         assert port is not None
         served = Served(p, port)
@@ -149,6 +151,11 @@ def serving(bundle: Path, *arguments: str) -> Iterator[Served]:
         finally:
             stopped.set()
             watching.join()
+            if p.poll() is not None:
+                log.seek(0)
+                print(
+                    f"the server ended with {p.returncode}: {log.read()[-1000:]}", file=sys.stderr
+                )
             p.send_signal(signal.SIGTERM)
 
 
