@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -90,6 +91,7 @@ def main() -> int:
     add("--out", type=Path, help="write the figures as JSON")
     options = parser.parse_args()
     figures: dict[str, Any] = {"hardware": hardware(), "versions": versions()}
+    figures["load_before"] = os.getloadavg()
     with tempfile.TemporaryDirectory() as folder:
         request = Path(folder) / "request"
         request.write_bytes(packed_request())
@@ -105,6 +107,7 @@ def main() -> int:
                     for kind in options.kinds
                 }
             print_abuse(figures["abuse"])
+    figures["load_after"] = os.getloadavg()
     if options.out:
         options.out.write_text(json.dumps(figures, indent=1) + "\n")
     return 0
