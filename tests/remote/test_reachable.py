@@ -83,9 +83,9 @@ def test_another_address_is_refused_without_a_token_and_tls(
     tls = ("--tls-cert", certificate, "--tls-key", key)
     token = ("--token-file", tmp_path / "tokens")
     kinds = [
-        (listen, options)
-        for listen in (f"{own.address}:0", "0.0.0.0:0", "[::]:0")
-        for options in ((), tls, token)
+        (f"{own.address}:0", tls),
+        ("0.0.0.0:0", token),
+        ("[::]:0", ()),
     ]
     started = [
         subprocess.Popen(
