@@ -5,7 +5,9 @@
 
 First one client asks, then `--clients` ask together for `--minutes`, and one again. Each asks again
 as soon as it has its answer. The fair share of a client is the time in which each of the others is
-answered once, (clients / throughput); the longest wait of every client is compared with it.
+answered once, (clients / throughput); the longest wait of every client is compared with it. Where
+other work slows the machine down at times, the number of answers that others had during a wait says
+more: it is fair if it is the number of clients.
 
 Then a robot asks at its pace (10 times per second), alternately alone
 and beside abusive peers, in `--pairs` of `--seconds` each: a slow reader, one that sends a byte per
@@ -181,6 +183,7 @@ def many(server: Served, request: Path, options: argparse.Namespace) -> dict[str
     share_ms = options.clients / rate * 1e3
     longest = [max(waits) * 1e3 for waits in together["waits_s"]]
     counts = [len(waits) for waits in together["waits_s"]]
+    answers = np.sort([end for waits in together["waits"] for _, end in waits])
     return {
         "clients": options.clients,
         "seconds": together["seconds"],
@@ -190,12 +193,33 @@ def many(server: Served, request: Path, options: argparse.Namespace) -> dict[str
         "fair_share_ms": share_ms,
         "longest_wait_ms": {"least": min(longest), "median": median(longest), "most": max(longest)},
         "longest_wait_in_shares": max(longest) / share_ms,
+        "longest_wait_in_answers": most_answers_meanwhile(together["waits"], answers),
+        "longest_without_any_answer_ms": float(np.diff(answers).max() * 1e3),
+        "waits_above_three_shares": sum(
+            wait * 1e3 > 3 * share_ms for waits in together["waits_s"] for wait in waits
+        ),
         "waits_ms": percentiles([wait for waits in together["waits_s"] for wait in waits]),
         "answers_per_client": {"least": min(counts), "most": max(counts)},
         "clients_cpu_share": together["cpu_s"] / together["seconds"],
         "faults": [*before["faults"], *together["faults"], *after["faults"]],
         "rss_mb": memory_figures(memory),
     }
+
+
+def most_answers_meanwhile(
+    waits: Sequence[Sequence[tuple[float, float]]], answers: np.ndarray[Any, np.dtype[np.float64]]
+) -> int:
+    """Returns how many answers the others had at most while a client waited for one.
+
+    It does not depend on how fast the machine was at that time.
+
+    Args:
+        waits: of each client, from when to when.
+        answers: when there was one, for whomever; sorted.
+    """
+    pairs = np.array([wait for one in waits for wait in one])
+    first, last = np.searchsorted(answers, pairs.T, side="left")
+    return int((last - first).max())
 
 
 def memory_figures(memory: np.ndarray[Any, np.dtype[np.float64]]) -> dict[str, float]:
@@ -278,6 +302,7 @@ def asked(
         if process.wait() != 0:
             raise SystemExit("serving: the clients failed; see above")
         found = json.loads(out.read_text())
+    found["waits_s"] = [[end - begin for begin, end in waits] for waits in found["waits"]]
     if not all(found["waits_s"]):
         raise SystemExit(f"serving: a client got no answer: {found['faults'] or 'starved'}")
     return {**found, "per_s": sum(map(len, found["waits_s"])) / found["seconds"]}
@@ -302,6 +327,10 @@ def print_many(figures: Mapping[str, Any]) -> None:
         "fair share": f"{figures['fair_share_ms']:.0f} ms",
         "longest wait, of all clients": f"{longest['least']:.0f} to {longest['most']:.0f} ms, "
         f"{figures['longest_wait_in_shares']:.2f} shares",
+        "answers to others during a wait": f"at most {figures['longest_wait_in_answers']}",
+        "waits above 3 shares": f"{figures['waits_above_three_shares']} of "
+        f"{figures['waits_ms']['count']}",
+        "longest time without any answer": f"{figures['longest_without_any_answer_ms']:.0f} ms",
         "answers per client": "{least} to {most}".format(**figures["answers_per_client"]),
         "resident memory, first and last quarter": f"{memory['first_quarter']:.1f} and "
         f"{memory['last_quarter']:.1f} MB, {memory['mb_per_minute']:+.2f} MB/min",
