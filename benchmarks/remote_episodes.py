@@ -46,7 +46,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from tests.remote.proxy import Network, proxied  # noqa: E402
-from tests.remote.server import serving  # noqa: E402
+from tests.serving import serving  # noqa: E402
 
 ROBOT = robot_spec("aloha-sim")
 DELAYS_MS = (20, 60, 150)
@@ -91,7 +91,8 @@ def measured(options: argparse.Namespace) -> list[dict[str, Any]]:
     """Runs every delay's episodes."""
     rows: list[dict[str, Any]] = []
     with ExitStack() as stack:
-        server = stack.enter_context(serving())
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
+        server = stack.enter_context(serving(Path(folder)))
         for delay_ms in options.delays:
             began = time.monotonic()
             network = Network(delay_s=delay_ms / 1e3, stalled=STALLED, seed=options.seed + delay_ms)

@@ -5,10 +5,11 @@
 
 First one client asks, then `--clients` ask together for `--minutes`, and one again. Each asks again
 as soon as it has its answer. The fair share of a client is the time in which each of the others is
-answered once, (clients / throughput); the longest wait of every client is compared with it. This
-server has no --max-rate, because a client that asks again at once exceeds the default.
+answered once, (clients / throughput); the longest wait of every client is compared with it. Where
+other work slows the machine down at times, the number of answers that others had during a wait says
+more: it is fair if it is the number of clients.
 
-Then a robot asks a server with all defaults at its pace (10 times per second), alternately alone
+Then a robot asks at its pace (10 times per second), alternately alone
 and beside abusive peers, in `--pairs` of `--seconds` each: a slow reader, one that sends a byte per
 second, one that floods, and all of them. What counts is the ratio of the robot's waits with and
 without them, of each pair.
@@ -23,6 +24,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -55,7 +57,6 @@ PAUSE_S = 0.1
 SETTLE_S = 1.0
 """From the start of abusive peers to the first request that counts."""
 HOST = "127.0.0.1"
-UNLIMITED = "100000"
 
 
 @dataclass
@@ -68,7 +69,7 @@ class Served:
 
     def watch(self, stopped: threading.Event) -> None:
         """Notes the resident memory every second."""
-        while not stopped.wait(1.0):
+        while not stopped.wait(1.0) and self.process.poll() is None:
             self.rss_mb.append((time.monotonic(), rss_mb(self.process.pid)))
 
 
@@ -92,12 +93,13 @@ def main() -> int:
     add("--out", type=Path, help="write the figures as JSON")
     options = parser.parse_args()
     figures: dict[str, Any] = {"hardware": hardware(), "versions": versions()}
+    figures["load_before"] = os.getloadavg()
     with tempfile.TemporaryDirectory() as folder:
         request = Path(folder) / "request"
         request.write_bytes(packed_request())
         figures["request_bytes"] = request.stat().st_size
         if options.minutes:
-            with serving(options.bundle, "--max-rate", UNLIMITED) as server:
+            with serving(options.bundle) as server:
                 figures["clients"] = many(server, request, options)
             print_many(figures["clients"])
         if options.pairs:
@@ -107,6 +109,7 @@ def main() -> int:
                     for kind in options.kinds
                 }
             print_abuse(figures["abuse"])
+    figures["load_after"] = os.getloadavg()
     if options.out:
         options.out.write_text(json.dumps(figures, indent=1) + "\n")
     return 0
@@ -129,16 +132,20 @@ def packed_request() -> bytes:
 
 
 @contextmanager
-def serving(bundle: Path, *arguments: str) -> Iterator[Served]:
+def serving(bundle: Path) -> Iterator[Served]:
     """Runs the server, and watches its memory."""
     words = [str(Path(sys.executable).parent / "flux-runtime"), "serve", str(bundle), "--json"]
-    words += ["--listen", f"{HOST}:0", "--metrics-port", "0", *arguments]
+    words += ["--listen", f"{HOST}:0", "--metrics-port", "0"]
     stopped = threading.Event()
-    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as p:
+    with (
+        tempfile.TemporaryFile("w+") as log,
+        subprocess.Popen(words, stdout=subprocess.PIPE, stderr=log, text=True) as p,
+    ):
         assert p.stdout is not None
         line = p.stdout.readline()
         if not line:
-            raise SystemExit("serving: the server did not start: try 'flux-runtime serve BUNDLE'")
+            log.seek(0)
+            raise SystemExit(f"serving: the server did not start: {log.read()[-1000:]}")
         port = urlsplit(json.loads(line)["url"]).port
         assert port is not None
         served = Served(p, port)
@@ -149,6 +156,11 @@ def serving(bundle: Path, *arguments: str) -> Iterator[Served]:
         finally:
             stopped.set()
             watching.join()
+            if p.poll() is not None:
+                log.seek(0)
+                print(
+                    f"the server ended with {p.returncode}: {log.read()[-1000:]}", file=sys.stderr
+                )
             p.send_signal(signal.SIGTERM)
 
 
@@ -171,6 +183,7 @@ def many(server: Served, request: Path, options: argparse.Namespace) -> dict[str
     share_ms = options.clients / rate * 1e3
     longest = [max(waits) * 1e3 for waits in together["waits_s"]]
     counts = [len(waits) for waits in together["waits_s"]]
+    answers = np.sort([end for waits in together["waits"] for _, end in waits])
     return {
         "clients": options.clients,
         "seconds": together["seconds"],
@@ -180,12 +193,33 @@ def many(server: Served, request: Path, options: argparse.Namespace) -> dict[str
         "fair_share_ms": share_ms,
         "longest_wait_ms": {"least": min(longest), "median": median(longest), "most": max(longest)},
         "longest_wait_in_shares": max(longest) / share_ms,
+        "longest_wait_in_answers": most_answers_meanwhile(together["waits"], answers),
+        "longest_without_any_answer_ms": float(np.diff(answers).max() * 1e3),
+        "waits_above_three_shares": sum(
+            wait * 1e3 > 3 * share_ms for waits in together["waits_s"] for wait in waits
+        ),
         "waits_ms": percentiles([wait for waits in together["waits_s"] for wait in waits]),
         "answers_per_client": {"least": min(counts), "most": max(counts)},
         "clients_cpu_share": together["cpu_s"] / together["seconds"],
         "faults": [*before["faults"], *together["faults"], *after["faults"]],
         "rss_mb": memory_figures(memory),
     }
+
+
+def most_answers_meanwhile(
+    waits: Sequence[Sequence[tuple[float, float]]], answers: np.ndarray[Any, np.dtype[np.float64]]
+) -> int:
+    """Returns how many answers the others had at most while a client waited for one.
+
+    It does not depend on how fast the machine was at that time.
+
+    Args:
+        waits: of each client, from when to when.
+        answers: when there was one, for whomever; sorted.
+    """
+    pairs = np.array([wait for one in waits for wait in one])
+    first, last = np.searchsorted(answers, pairs.T, side="left")
+    return int((last - first).max())
 
 
 def memory_figures(memory: np.ndarray[Any, np.dtype[np.float64]]) -> dict[str, float]:
@@ -268,6 +302,7 @@ def asked(
         if process.wait() != 0:
             raise SystemExit("serving: the clients failed; see above")
         found = json.loads(out.read_text())
+    found["waits_s"] = [[end - begin for begin, end in waits] for waits in found["waits"]]
     if not all(found["waits_s"]):
         raise SystemExit(f"serving: a client got no answer: {found['faults'] or 'starved'}")
     return {**found, "per_s": sum(map(len, found["waits_s"])) / found["seconds"]}
@@ -292,6 +327,10 @@ def print_many(figures: Mapping[str, Any]) -> None:
         "fair share": f"{figures['fair_share_ms']:.0f} ms",
         "longest wait, of all clients": f"{longest['least']:.0f} to {longest['most']:.0f} ms, "
         f"{figures['longest_wait_in_shares']:.2f} shares",
+        "answers to others during a wait": f"at most {figures['longest_wait_in_answers']}",
+        "waits above 3 shares": f"{figures['waits_above_three_shares']} of "
+        f"{figures['waits_ms']['count']}",
+        "longest time without any answer": f"{figures['longest_without_any_answer_ms']:.0f} ms",
         "answers per client": "{least} to {most}".format(**figures["answers_per_client"]),
         "resident memory, first and last quarter": f"{memory['first_quarter']:.1f} and "
         f"{memory['last_quarter']:.1f} MB, {memory['mb_per_minute']:+.2f} MB/min",

@@ -60,9 +60,9 @@ def main() -> int:
 
 
 def ask_together(job: Job) -> None:
-    """Runs the good clients, and writes what each waited."""
+    """Runs the good clients, and writes from when to when each waited."""
     request = frame(Path(job["request"]).read_bytes())
-    waits: list[list[float]] = [[] for _ in range(job["clients"])]
+    waits: list[list[tuple[float, float]]] = [[] for _ in range(job["clients"])]
     faults: list[str] = []
     end = time.monotonic() + job["seconds"]
 
@@ -79,11 +79,11 @@ def ask_together(job: Job) -> None:
     for thread in threads:
         thread.join()
     spent = {"seconds": time.monotonic() - began, "cpu_s": time.process_time()}
-    Path(job["out"]).write_text(json.dumps({"waits_s": waits, "faults": faults, **spent}))
+    Path(job["out"]).write_text(json.dumps({"waits": waits, "faults": faults, **spent}))
 
 
-def ask(job: Job, request: bytes, end: float, waits: list[float]) -> None:
-    """One good client: asks until the end, and notes each wait in seconds."""
+def ask(job: Job, request: bytes, end: float, waits: list[tuple[float, float]]) -> None:
+    """One good client: asks until the end, and notes when it asked and when it was answered."""
     pause_s = job.get("pause_s", 0.0)
     with connected(job) as one:
         stream = Stream(one)
@@ -92,7 +92,7 @@ def ask(job: Job, request: bytes, end: float, waits: list[float]) -> None:
         while (began := time.monotonic()) < end:
             one.sendall(request)
             opcode, _ = stream.message()
-            waits.append(time.monotonic() - began)
+            waits.append((began, time.monotonic()))
             assert opcode == BINARY, "refused"
             if pause_s:
                 due = max(due + pause_s, time.monotonic())

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +47,11 @@ class Served:
         return self.report["url"]
 
     @property
+    def address(self) -> str:
+        """HOST:PORT of the URL."""
+        return self.url.rpartition("/")[2]
+
+    @property
     def port(self) -> int:
         """Of the URL."""
         return int(self.url.rpartition(":")[2])
@@ -78,11 +83,17 @@ class Served:
         return self.process.wait(timeout_s)
 
 
+def command_line(*words: object) -> list[str]:
+    """Returns what runs `flux-runtime WORDS` with this Python."""
+    return [sys.executable, "-c", _COMMAND, *map(str, words)]
+
+
 def start_server(
     folder: Path,
     *options: object,
     bundle: Path = SHIPPED,
     environment: Mapping[str, str] | None = None,
+    inside: Sequence[str] = (),
 ) -> Served:
     """Starts a server on a free port of loopback and waits until it is ready.
 
@@ -91,6 +102,7 @@ def start_server(
         options: of `flux-runtime serve`, after BUNDLE; `--listen` replaces the default here.
         bundle: what it serves.
         environment: further variables.
+        inside: words before the command, such as `ip netns exec NAME`.
 
     Raises:
         RuntimeError: it ended; the message is its stderr.
@@ -99,7 +111,7 @@ def start_server(
     arguments = ["serve", bundle, "--listen", "127.0.0.1:0", "--metrics-port", "any", "--json"]
     with log.open("w") as stderr:
         process = subprocess.Popen(
-            [sys.executable, "-c", _COMMAND, *map(str, [*arguments, *options])],
+            [*inside, *command_line(*arguments, *options)],
             stdout=subprocess.PIPE,
             stderr=stderr,
             text=True,

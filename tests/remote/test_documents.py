@@ -44,6 +44,23 @@ def test_every_option_that_the_page_names_exists() -> None:
     assert [name for name in sorted(named) if not re.search(rf"{name}\b(?!-)", shown)] == []
 
 
+def test_every_metric_that_the_page_names_exists() -> None:
+    pytest.importorskip("prometheus_client")
+    from prometheus_client import generate_latest
+
+    from flux_runtime.serve.metrics import Metrics
+
+    server = ROOT / "packages" / "flux-runtime" / "src" / "flux_runtime" / "serve" / "server.py"
+    metrics = Metrics()
+    for name in re.findall(r'metrics\.watch\("(\w+)"', server.read_text(encoding="utf-8")):
+        metrics.watch(name, name, lambda: 0.0)
+    text = generate_latest(metrics.registry).decode()
+    had = set(re.findall(r"^# TYPE (\w+)", text, re.MULTILINE))
+    named = set(re.findall(r"`(flux_serve_\w+)`", PAGE.read_text(encoding="utf-8")))
+    own = {name for name in had if name.startswith("flux_serve") and not name.endswith("_created")}
+    assert named == own
+
+
 def test_the_units_command_exists_with_its_options() -> None:
     text = UNIT.read_text(encoding="utf-8").replace("\\\n", " ")
     (line,) = re.findall(r"^ExecStart=(.*)$", text, re.MULTILINE)

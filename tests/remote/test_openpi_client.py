@@ -21,7 +21,8 @@ from flux_runtime.control.policy_source import ChunkRequest, chunk_noise
 from flux_runtime.control.session import RunOptions, open_policy
 
 from ..environments import Environment
-from .server import SHIPPED, Server, made_certificate, serving
+from ..serving import SHIPPED, Served, serving
+from .certificate import made_certificate
 
 PROGRAM = Path(__file__).parent / "openpi_robot.py"
 ROBOT = robot_spec("aloha-sim")
@@ -39,7 +40,7 @@ class Cases:
     folder: Path
     answers: Future[NDArray[np.float32]]
 
-    def asked(self, python: Path, server: Server, count: int, **variables: str) -> dict[str, Any]:
+    def asked(self, python: Path, server: Served, count: int, **variables: str) -> dict[str, Any]:
         """Returns what openpi's client gets from a server for the first `count` cases.
 
         Args:
@@ -60,7 +61,7 @@ class Cases:
             timeout=120,
             check=False,
         )
-        assert done.returncode == 0, f"{done.stderr}\n{''.join(server.lines)}"
+        assert done.returncode == 0, f"{done.stderr}\n{server.log.read_text()}"
         with np.load(answers) as found:
             return dict(found)
 
@@ -109,10 +110,10 @@ def check(found: dict[str, Any], expected: NDArray[np.float32], count: int) -> N
 
 
 def test_openpis_client_gets_what_is_inferred_locally(
-    cases: Cases, environment: Environment
+    cases: Cases, environment: Environment, tmp_path: Path
 ) -> None:
     python = environment("openpi")
-    with serving() as server:
+    with serving(tmp_path) as server:
         found = cases.asked(python, server, INFERENCES)
     check(found, cases.answers.result(), INFERENCES)
     print(f"{np.median(found['times_s']) * 1e3:.1f} ms per inference")
@@ -127,7 +128,7 @@ def test_openpis_client_gets_the_same_over_tls_with_a_token(
     (tmp_path / "tokens").write_text(f"# of the lab\n{token}\n")
     (tmp_path / "tokens").chmod(0o600)
     options = ("--token-file", tmp_path / "tokens", "--tls-cert", certificate, "--tls-key", key)
-    with serving(*map(str, options)) as server:
+    with serving(tmp_path, *options) as server:
         assert server.url.startswith("wss://")
         found = cases.asked(python, server, OVER_TLS, SSL_CERT_FILE=str(certificate), TOKEN=token)
         check(found, cases.answers.result(), OVER_TLS)

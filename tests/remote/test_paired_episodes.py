@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ..serving import Served, serving
 from .proxy import Network, proxied
 from .runs import ROBOT, commands, driving
-from .server import Server, serving
 
 NETWORKS = {ms: Network(delay_s=ms / 1e3, stalled=0.02, seed=ms) for ms in (20, 60, 150)}
 INFERENCE_S = 0.01
@@ -23,15 +23,15 @@ def delay_in_steps(network: Network) -> int:
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """Of the shipped policy."""
-    with serving() as one:
+    with serving(tmp_path_factory.mktemp("server")) as one:
         yield one
 
 
 @pytest.mark.parametrize("ms", NETWORKS)
 def test_the_commands_are_those_of_a_local_policy_bit_for_bit(
-    ms: int, server: Server, tmp_path: Path
+    ms: int, server: Served, tmp_path: Path
 ) -> None:
     network = NETWORKS[ms]
     options = ("--inference-delay", str(delay_in_steps(network)), "--max-steps", "100")

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from ..serving import SHIPPED, Served, command_line, serving
+from .certificate import made_certificate
 from .namespaces import Computer, listening_ports, two_computers
-from .server import Server, command, made_certificate, serving
 
 CONNECTS = """
 import json, socket, sys
@@ -55,16 +56,16 @@ def reached(stranger: Computer, at: Computer, ports: dict[int, str]) -> set[int]
     return {int(port) for port, text in found.items() if text == "answers"}
 
 
-def port_of_metrics(server: Server) -> int:
+def port_of_metrics(server: Served) -> int:
     """Where the metrics are."""
-    return int(server.ready["metrics_url"].rpartition(":")[2].partition("/")[0])
+    return int(server.report["metrics_url"].rpartition(":")[2].partition("/")[0])
 
 
 def test_by_default_nothing_answers_to_another_computer(
-    computers: tuple[Computer, Computer],
+    computers: tuple[Computer, Computer], tmp_path: Path
 ) -> None:
     own, stranger = computers
-    with serving("--metrics-port", "9108", inside=own.inside) as server:
+    with serving(tmp_path, inside=own.inside) as server:
         ports = listening_ports(server.process.pid)
         assert set(ports) == {server.port, port_of_metrics(server)}
         assert reached(stranger, own, ports) == set()
@@ -79,16 +80,16 @@ def test_another_address_is_refused_without_a_token_and_tls(
     own, _ = computers
     certificate, key = made_certificate(tmp_path, own.address)
     (tmp_path / "tokens").write_text(secrets.token_urlsafe(24))
-    tls = ("--tls-cert", str(certificate), "--tls-key", str(key))
-    token = ("--token-file", str(tmp_path / "tokens"))
+    tls = ("--tls-cert", certificate, "--tls-key", key)
+    token = ("--token-file", tmp_path / "tokens")
     kinds = [
-        (listen, options)
-        for listen in (f"{own.address}:0", "0.0.0.0:0", "[::]:0")
-        for options in ((), tls, token)
+        (f"{own.address}:0", tls),
+        ("0.0.0.0:0", token),
+        ("[::]:0", ()),
     ]
     started = [
         subprocess.Popen(
-            [*own.inside, *command("--listen", listen, *options)],
+            [*own.inside, *command_line("serve", SHIPPED, "--listen", listen, *options)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -105,17 +106,16 @@ def test_another_address_is_refused_without_a_token_and_tls(
 
 
 def test_with_insecure_spelled_out_the_serving_port_alone_answers(
-    computers: tuple[Computer, Computer],
+    computers: tuple[Computer, Computer], tmp_path: Path
 ) -> None:
     own, stranger = computers
-    options = ("--listen", "0.0.0.0:0", "--insecure", "--metrics-port", "9108")
-    with serving(*options, inside=own.inside) as server:
+    with serving(tmp_path, "--listen", "0.0.0.0:0", "--insecure", inside=own.inside) as server:
         ports = listening_ports(server.process.pid)
         assert set(ports) == {server.port, port_of_metrics(server)}
         assert reached(stranger, own, ports) == {server.port}
         url = f"ws://{own.address}:{server.port}"
         assert stranger.asked(ASKS, url, "", "") > UNAUTHORIZED
-        assert any("insecure" in line.lower() for line in server.lines), server.lines
+        assert "anyone who reaches" in server.log.read_text()
 
 
 def test_with_a_token_and_tls_only_who_has_the_token_is_answered(
@@ -125,9 +125,9 @@ def test_with_a_token_and_tls_only_who_has_the_token_is_answered(
     certificate, key = made_certificate(tmp_path, own.address)
     token = secrets.token_urlsafe(24)
     (tmp_path / "tokens").write_text(token)
-    options = ("--listen", f"{own.address}:0", "--token-file", str(tmp_path / "tokens"))
-    tls = ("--tls-cert", str(certificate), "--tls-key", str(key), "--metrics-port", "9108")
-    with serving(*options, *tls, inside=own.inside) as server:
+    options = ("--listen", f"{own.address}:0", "--token-file", tmp_path / "tokens")
+    tls = ("--tls-cert", certificate, "--tls-key", key)
+    with serving(tmp_path, *options, *tls, inside=own.inside) as server:
         ports = listening_ports(server.process.pid)
         assert reached(stranger, own, ports) == {server.port}
         url, trusted = f"wss://{own.address}:{server.port}", str(certificate)

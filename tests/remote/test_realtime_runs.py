@@ -5,15 +5,17 @@ docs/remote.md, "When something fails", is the table of these.
 
 from __future__ import annotations
 
+import signal
+import socket
 import time
 from pathlib import Path
 
 import pytest
 
+from ..serving import serving
 from .namespaces import two_computers
 from .proxy import Network, proxied
 from .runs import driving, seconds_held
-from .server import free_port, serving
 
 EPISODES = 10
 DOWN_S = 3.0
@@ -27,7 +29,7 @@ def network(ms: int) -> Network:
 
 def test_a_robot_behind_a_slow_network_does_its_task(tmp_path: Path) -> None:
     with (
-        serving() as server,
+        serving(tmp_path) as server,
         proxied(server.address, network(60)) as proxy,
         driving(tmp_path / "run", f"ws://{proxy.address}", *REALTIME) as drive,
     ):
@@ -36,7 +38,7 @@ def test_a_robot_behind_a_slow_network_does_its_task(tmp_path: Path) -> None:
     (episode,) = run.report["episodes"]
     assert episode["success"]
     remote = run.report["remote"]
-    assert (remote["reconnects"], remote["sha256"]) == (0, server.ready["sha256"])
+    assert (remote["reconnects"], remote["sha256"]) == (0, server.report["sha256"])
     assert 60 <= remote["round_trip_ms"]["p50"] < 120
     assert min(map(int, run.report["rtc"]["delays"])) >= 0
     assert max(map(int, run.report["rtc"]["delays"])) >= 4
@@ -46,7 +48,7 @@ def test_a_robot_behind_a_slow_network_does_its_task(tmp_path: Path) -> None:
 @pytest.mark.parametrize("ms", [20, 60, 150])
 def test_ten_episodes_behind_a_slow_network(ms: int, tmp_path: Path) -> None:
     with (
-        serving() as server,
+        serving(tmp_path) as server,
         proxied(server.address, network(ms)) as proxy,
         driving(
             tmp_path / "run",
@@ -65,14 +67,16 @@ def test_ten_episodes_behind_a_slow_network(ms: int, tmp_path: Path) -> None:
 
 
 def test_a_server_that_is_killed_and_started_again_is_waited_for(tmp_path: Path) -> None:
-    listen = ("--listen", f"127.0.0.1:{free_port()}")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    listen = ("--listen", f"127.0.0.1:{port}")
     with (
-        serving(*listen) as server,
+        serving(tmp_path, *listen) as server,
         driving(tmp_path / "run", server.url, *REALTIME, "--max-seconds", "30") as drive,
     ):
         drive.wait_until_it_moves(1.0)
-        server.kill()
-        with serving(*listen):
+        server.stop(signal.SIGKILL)
+        with serving(tmp_path, *listen):
             run = drive.finished()
     assert run.status == 0, run.errors
     (episode,) = run.report["episodes"]
@@ -84,7 +88,7 @@ def test_a_server_that_is_killed_and_started_again_is_waited_for(tmp_path: Path)
 
 def test_a_server_that_stays_away_is_a_stop_with_its_reason(tmp_path: Path) -> None:
     with (
-        serving() as server,
+        serving(tmp_path) as server,
         driving(
             tmp_path / "run",
             server.url,
@@ -93,7 +97,7 @@ def test_a_server_that_stays_away_is_a_stop_with_its_reason(tmp_path: Path) -> N
         ) as drive,
     ):
         drive.wait_until_it_moves(1.0)
-        server.kill()
+        server.stop(signal.SIGKILL)
         began_s = time.monotonic()
         run = drive.finished()
         took_s = time.monotonic() - began_s
@@ -109,7 +113,7 @@ def test_a_link_that_is_down_for_three_seconds_is_a_hold(tmp_path: Path) -> None
     with two_computers() as (gpu, robot):
         listen = ("--listen", f"{gpu.address}:0", "--insecure")
         with (
-            serving(*listen, inside=gpu.inside) as server,
+            serving(tmp_path, *listen, inside=gpu.inside) as server,
             driving(
                 tmp_path / "run",
                 server.url,
