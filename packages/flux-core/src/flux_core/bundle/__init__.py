@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from .bundle import Bundle as Bundle
     from .bundle import write_manifest as write_manifest
     from .checks import ITEM_BYTES as ITEM_BYTES
+    from .manifest import READS_STATE as READS_STATE
     from .manifest import ComponentSource as ComponentSource
     from .manifest import FileEntry as FileEntry
     from .manifest import GraphSignature as GraphSignature
@@ -25,7 +26,7 @@ __getattr__, __dir__ = lazy_exports(
         "checks": ("ITEM_BYTES",),
         "manifest": (
             *("ComponentSource", "FileEntry", "GraphSignature"),
-            *("Manifest", "TensorSignature"),
+            *("Manifest", "READS_STATE", "TensorSignature"),
         ),
         "onnx_header": ("read_graph_header",),
         "settings": ("component_sources",),
