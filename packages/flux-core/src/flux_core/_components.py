@@ -5,10 +5,14 @@ robot's computer has neither package.
 """
 
 CONFIG = {"TrainConfig": "flux_train.config.tree:TrainConfig"}
-MODELS = {
-    "PI0FlowMatching": "flux_core.models.pi.pi0:PI0FlowMatching",
-    "PI05FlowMatching": "flux_core.models.pi.pi05:PI05FlowMatching",
+NETWORKS = {
+    "pi0": "flux_core.models.pi.pi0:PI0FlowMatching",
+    "pi05": "flux_core.models.pi.pi05:PI05FlowMatching",
 }
+"""Kind of network -> its class, a `flux_core.models.flow.FlowPolicy`."""
+FORMATS = ("openpi", "lerobot", "fluxvla", "huggingface", "flux")
+"""The projects whose checkpoints some network's family knows."""
+MODELS = {target.partition(":")[2]: target for target in NETWORKS.values()}
 VISION_BACKBONES = {
     "SigLIPViTBackbone": "flux_core.models.layers.siglip:SigLIPViTBackbone",
     "ConvBackbone": "flux_core.models.layers.conv_backbone:ConvBackbone",
