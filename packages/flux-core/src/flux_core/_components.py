@@ -34,6 +34,7 @@ TRANSFORMS = {
     "TaskPrompter": "flux_core.transforms:TaskPrompter",
     "PreparePromptWithState": "flux_core.transforms:PreparePromptWithState",
     "ProcessPrompts": "flux_core.transforms:ProcessPrompts",
+    "ProcessPromptsWithImage": "flux_core.transforms:ProcessPromptsWithImage",
     "ResizeImages": "flux_core.transforms:ResizeImages",
     "ResizeImagesWithPad": "flux_core.transforms:ResizeImagesWithPad",
     "SimpleNormalizeImages": "flux_core.transforms:SimpleNormalizeImages",

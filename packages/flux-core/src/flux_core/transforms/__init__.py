@@ -22,6 +22,7 @@ from .aloha import AlohaToPi
 from .augmentation import AugmentImages
 from .base import ModelInputs, Sample, Transform, apply
 from .difference import Difference
+from .image_prompts import ProcessPromptsWithImage
 from .images import (
     NormalizeImages,
     ResizeImages,
@@ -64,6 +65,7 @@ __all__ = [
     "Pipeline",
     "PreparePromptWithState",
     "ProcessPrompts",
+    "ProcessPromptsWithImage",
     "Prompter",
     "RelativeActions",
     "ResizeImages",
