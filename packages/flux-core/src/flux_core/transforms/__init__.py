@@ -22,6 +22,7 @@ from .aloha import AlohaToPi
 from .augmentation import AugmentImages
 from .base import ModelInputs, Sample, Transform, apply
 from .difference import Difference
+from .eagle_images import LeRobotResizeImages, NvidiaResizeImages
 from .image_prompts import ProcessPromptsWithImage
 from .images import (
     NormalizeImages,
@@ -56,10 +57,12 @@ __all__ = [
     "Difference",
     "ImageNormalization",
     "ImageResize",
+    "LeRobotResizeImages",
     "ModelInputs",
     "Normalization",
     "NormalizeImages",
     "NormalizeStatesAndActions",
+    "NvidiaResizeImages",
     "PadKeyToDim",
     "Padding",
     "Pipeline",
