@@ -15,8 +15,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from flux_core.config import bind, unbind
 from flux_core.errors import ConfigError, DataError
-from flux_core.models.flow import FlowDraws, flow_errors, flow_mask, sample_actions
+from flux_core.models.flow import (
+    FlowDraws,
+    FlowPolicy,
+    Size,
+    flow_errors,
+    flow_mask,
+    sample_actions,
+)
 from flux_core.models.gr00t import GR00TFlowMatching, ImagePlaces, Qwen3Backbone
 from flux_core.models.gr00t.blocks import Attention, FeedForward
 from flux_core.models.gr00t.dit import DiT
@@ -25,6 +33,7 @@ from flux_core.models.gr00t.mixer import VLSelfAttention
 from flux_core.models.gr00t.times import BucketFeatures, time_bucket
 from flux_core.models.layers import LinearProjector, SigLIPVisionConfig, SigLIPViTBackbone
 from flux_core.rtc import RTCConfig
+from flux_core.transforms import Tokenization
 
 IMAGE, START, END, PATCHES = 90, 91, 92, 4
 HEAD, TAIL = [1, 2, 3], [4, 5]
@@ -503,10 +512,25 @@ def test_each_layer_is_listed_once() -> None:
     assert model.num_cached_layers == 2
 
 
-def test_the_config_is_plain_data_and_back() -> None:
-    from flux_core.config import bind, unbind
-    from flux_core.models.flow import FlowPolicy
+@pytest.mark.parametrize("size", ["small", "medium", "full"])
+def test_a_network_of_each_size_reads_its_example_prompt(size: Size) -> None:
+    config = bind(FlowPolicy.Config, GR00TFlowMatching.Config.sized(size), "model")
+    assert isinstance(config, GR00TFlowMatching.Config)
+    with torch.device("meta"):
+        count = sum(parameter.numel() for parameter in config.build().parameters())
+    millions = {"small": (5, 50), "medium": (30, 200), "full": (2300, 2500)}[size]
+    assert millions[0] < count / 1e6 < millions[1]
+    (prompts,) = (s for s in config.example_transforms() if isinstance(s, Tokenization))
+    sample = prompts({"task_description": "fold the towel"})
+    tokens, masks = (torch.from_numpy(sample[name])[None] for name in ("lang_tokens", "lang_masks"))
+    places = config.image_places.locate(
+        tokens, masks, torch.tensor([[True, False, True]]), config.vision_backbone.num_tokens
+    )
+    lost = masks.sum() - places.masks.sum()
+    assert lost == config.vision_backbone.num_tokens + 3, "the segment of the second camera"
 
+
+def test_the_config_is_plain_data_and_back() -> None:
     config = tiny_config(freeze_dit=True)
     assert bind(FlowPolicy.Config, unbind(config), "model") == config
     assert dataclasses.replace(config, n_action_steps=2) != config

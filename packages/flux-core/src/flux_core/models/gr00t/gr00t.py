@@ -22,7 +22,16 @@ from torch import Tensor, nn
 
 from ...config import check_at_least
 from ...errors import ConfigError, DataError
-from ...transforms import Rule, Transform, rules
+from ...norm_stats import NormType
+from ...transforms import (
+    NormalizeStatesAndActions,
+    ProcessPromptsWithImage,
+    ResizeImages,
+    Rule,
+    SimpleNormalizeImages,
+    Transform,
+    rules,
+)
 from ..flow.checkpoints import CheckpointFamily
 from ..flow.policy import FlowPolicy, PrefixCache, Size, freeze_parts
 from ..flow.tables import AngleTable, StepIndex, StepTable
@@ -36,8 +45,10 @@ from .embodiments import ActionEncoder, EmbodimentLinear, EmbodimentMLP, Embodim
 from .image_tokens import ImagePlaces, with_images
 from .mixer import NORM_EPS, VLSelfAttention
 from .qwen import Qwen3Backbone
+from .sizes import WORDS, sized_gr00t
 from .times import sample_time
 
+EXAMPLE_CAMERAS = 3
 ACTION_PROJECTORS = ("state_encoder", "action_encoder", "action_decoder", "position_embedding")
 """What NVIDIA's `tune_projector` trains."""
 
@@ -107,6 +118,8 @@ class GR00TFlowMatching(FlowPolicy):
             ),
         }
 
+        norm_type: ClassVar[NormType] = "min_max"
+
         def __post_init__(self) -> None:
             check_dimensions(self)
             super().__post_init__()
@@ -153,10 +166,21 @@ class GR00TFlowMatching(FlowPolicy):
 
         @classmethod
         def sized(cls, size: Size) -> dict[str, Any]:
-            raise NotImplementedError
+            return sized_gr00t(size)
 
         def example_transforms(self) -> Sequence[Transform]:
-            raise NotImplementedError
+            height, width = self.image_size
+            return (
+                NormalizeStatesAndActions(norm_type=self.norm_type, state_dim=self.max_state_dim),
+                ProcessPromptsWithImage(
+                    tokenizer=WORDS,
+                    num_images=EXAMPLE_CAMERAS,
+                    image_tokens=self.vision_backbone.num_tokens,
+                    max_len=EXAMPLE_CAMERAS * (self.vision_backbone.num_tokens + 3) + 40,
+                ),
+                ResizeImages(height=height, width=width),
+                SimpleNormalizeImages(),
+            )
 
     config: Config
 
