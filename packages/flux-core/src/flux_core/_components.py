@@ -38,8 +38,11 @@ TRANSFORMS = {
     "TaskPrompter": "flux_core.transforms:TaskPrompter",
     "PreparePromptWithState": "flux_core.transforms:PreparePromptWithState",
     "ProcessPrompts": "flux_core.transforms:ProcessPrompts",
+    "ProcessPromptsWithImage": "flux_core.transforms:ProcessPromptsWithImage",
     "ResizeImages": "flux_core.transforms:ResizeImages",
     "ResizeImagesWithPad": "flux_core.transforms:ResizeImagesWithPad",
+    "NvidiaResizeImages": "flux_core.transforms:NvidiaResizeImages",
+    "LeRobotResizeImages": "flux_core.transforms:LeRobotResizeImages",
     "SimpleNormalizeImages": "flux_core.transforms:SimpleNormalizeImages",
     "NormalizeImages": "flux_core.transforms:NormalizeImages",
 }

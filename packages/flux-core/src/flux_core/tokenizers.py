@@ -1,4 +1,4 @@
-"""Tokenizers: one of bytes, which needs no file, and PaliGemma's, read from a local path.
+"""Tokenizers: one of bytes, which needs no file, and PaliGemma's and Qwen's, from a local path.
 
 A tokenizer is a frozen dataclass, so that configs, checkpoints and bundles store it like any other
 component; `load` reads its files from disk.
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from .errors import ConfigError, MissingDependencyError
+from .qwen_tokenizer import PAD, QWEN_FILES, build_qwen, is_qwen_folder, tokenizers_library
 
 PAD_ID, EOS_ID, BOS_ID, UNK_ID = 0, 1, 2, 3
 """Special ids, the same in Gemma's vocabulary and in the byte tokenizer."""
@@ -30,8 +31,13 @@ class Tokenizer(Protocol):
     @property
     def vocab_size(self) -> int: ...
 
+    @property
+    def pad_id(self) -> int:
+        """The id in places without a token."""
+        ...
+
     def encode(self, text: str) -> list[int]:
-        """Returns BOS and the ids of `text`."""
+        """Returns BOS, if the vocabulary has one, and the ids of `text`."""
         ...
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -65,6 +71,10 @@ class ByteTokenizer:
     @property
     def vocab_size(self) -> int:
         return self._first_word + len(self.words)
+
+    @property
+    def pad_id(self) -> int:
+        return PAD_ID
 
     @property
     def _first_word(self) -> int:
@@ -124,7 +134,7 @@ def _byte_ids(text: str) -> list[int]:
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainedTokenizer:
-    """PaliGemma's SentencePiece vocabulary from a local file or directory.
+    """PaliGemma's SentencePiece vocabulary or Qwen's BPE from a local file or directory.
 
     `model_path` may be omitted if the tokenizer is stored beside a checkpoint or in a bundle.
     """
@@ -132,7 +142,7 @@ class PretrainedTokenizer:
     model_path: str | None = None
 
     def load(self, directory: Path | None = None) -> Tokenizer:
-        """Reads `tokenizer.model` or `tokenizer.json`.
+        """Reads `tokenizer.model`, `tokenizer.json`, or Qwen's three files.
 
         Args:
             directory: where to look when `model_path` is not given.
@@ -141,6 +151,8 @@ class PretrainedTokenizer:
             raise ConfigError("tokenizer.model_path: expected a local file or directory, got None")
         path = Path(self.model_path) if self.model_path is not None else Path(str(directory))
         file = _find_tokenizer_file(path)
+        if file.is_dir():
+            return _load_qwen(file)
         return _load_sentencepiece(file) if file.suffix == ".model" else _load_json(file)
 
 
@@ -149,13 +161,17 @@ def _find_tokenizer_file(path: Path) -> Path:
     for candidate in candidates:
         if candidate.is_file():
             return candidate
+    if is_qwen_folder(path):
+        return path
     raise ConfigError(
-        f"tokenizer.model_path: expected {' or '.join(TOKENIZER_FILES)} at {str(path)!r}, got "
-        "neither. Download PaliGemma's tokenizer there first"
+        f"tokenizer.model_path: expected {' or '.join(TOKENIZER_FILES)} at {str(path)!r}, or "
+        f"Qwen's {', '.join(QWEN_FILES)}, got none of them. Download the tokenizer there first"
     )
 
 
 class _SentencePieceTokenizer:
+    pad_id = PAD_ID
+
     def __init__(self, processor: Any) -> None:
         self._processor = processor
         self.vocab_size = int(processor.vocab_size())
@@ -168,6 +184,8 @@ class _SentencePieceTokenizer:
 
 
 class _JsonTokenizer:
+    pad_id = PAD_ID
+
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
         self.vocab_size = int(tokenizer.get_vocab_size())
@@ -178,6 +196,22 @@ class _JsonTokenizer:
 
     def decode(self, ids: Sequence[int]) -> str:
         return str(self._tokenizer.decode([i for i in ids if i > UNK_ID]))
+
+
+class _QwenTokenizer:
+    """Without BOS; special tokens in the text are recognised as such."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self.vocab_size = int(tokenizer.get_vocab_size())
+        self.pad_id = int(tokenizer.token_to_id(PAD))
+
+    def encode(self, text: str) -> list[int]:
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return str(self._tokenizer.decode(list(ids)))
 
 
 @functools.lru_cache(maxsize=4)
@@ -196,17 +230,19 @@ def _load_sentencepiece(file: Path) -> Tokenizer:
 
 @functools.lru_cache(maxsize=4)
 def _load_json(file: Path) -> Tokenizer:
+    library = tokenizers_library("tokenizer.json")
     try:
-        import tokenizers
-    except ImportError as error:
-        raise MissingDependencyError(
-            "tokenizers is needed to read tokenizer.json: pip install tokenizers"
-        ) from error
-    try:
-        return _JsonTokenizer(tokenizers.Tokenizer.from_file(str(file)))
+        tokenizer = library.Tokenizer.from_file(str(file))
     # The library raises plain `Exception`.
     except Exception as error:
         raise _not_a_tokenizer(file, "tokenizer of the tokenizers library", error) from error
+    is_qwen = tokenizer.token_to_id(PAD) is not None
+    return _QwenTokenizer(tokenizer) if is_qwen else _JsonTokenizer(tokenizer)
+
+
+@functools.lru_cache(maxsize=4)
+def _load_qwen(folder: Path) -> Tokenizer:
+    return _QwenTokenizer(build_qwen(folder))
 
 
 def _not_a_tokenizer(file: Path, expected: str, error: Exception) -> ConfigError:
@@ -225,4 +261,7 @@ def save_tokenizer(config: ByteTokenizer | PretrainedTokenizer, directory: Path)
     if config.model_path is None:
         raise ConfigError("tokenizer.model_path: expected the tokenizer to save, got None")
     source = _find_tokenizer_file(Path(config.model_path))
+    if source.is_dir():
+        build_qwen(source).save(str(directory / "tokenizer.json"), pretty=False)
+        return
     (directory / ("tokenizer" + source.suffix)).write_bytes(source.read_bytes())

@@ -22,6 +22,8 @@ from .aloha import AlohaToPi
 from .augmentation import AugmentImages
 from .base import ModelInputs, Sample, Transform, apply
 from .difference import Difference
+from .eagle_images import LeRobotResizeImages, NvidiaResizeImages
+from .image_prompts import ProcessPromptsWithImage
 from .images import (
     NormalizeImages,
     ResizeImages,
@@ -55,15 +57,18 @@ __all__ = [
     "Difference",
     "ImageNormalization",
     "ImageResize",
+    "LeRobotResizeImages",
     "ModelInputs",
     "Normalization",
     "NormalizeImages",
     "NormalizeStatesAndActions",
+    "NvidiaResizeImages",
     "PadKeyToDim",
     "Padding",
     "Pipeline",
     "PreparePromptWithState",
     "ProcessPrompts",
+    "ProcessPromptsWithImage",
     "Prompter",
     "RelativeActions",
     "ResizeImages",

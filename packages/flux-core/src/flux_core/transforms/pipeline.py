@@ -203,6 +203,9 @@ class Pipeline:
         Raises:
             ConfigError: no transform writes one.
         """
+        tokenization = self.maybe(Tokenization)
+        if tokenization is not None and tokenization.writes_prompt:
+            return tokenization.write_prompt(apply(self.steps(Prompter), sample))
         return apply(self.steps(Prompter) or [self.one(Prompter)], sample)
 
     @property

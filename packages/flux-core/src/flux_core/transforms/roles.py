@@ -162,16 +162,22 @@ class Tokenization(Transform):
     Attributes:
         tokenizer: the config of the tokenizer.
         max_len: the number of tokens, including padding.
+        writes_prompt: whether it also writes the prompt, so that no prompter is needed.
     """
 
     example = "ProcessPrompts"
     reads_files = True
     needs_recorded_images = False
+    writes_prompt: ClassVar[bool] = False
     tokenizer: ByteTokenizer | PretrainedTokenizer
     max_len: int
 
     def __call__(self, sample: Sample) -> Sample:
         return self.process(sample, self.tokenizer.load())
+
+    def write_prompt(self, sample: Sample) -> Sample:
+        """Returns the sample with the text that is tokenised."""
+        return sample
 
     def process(self, sample: Sample, tokenizer: Tokenizer) -> Sample:
         """Does the same with a tokenizer that has already been loaded."""
