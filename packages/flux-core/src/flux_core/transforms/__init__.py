@@ -22,8 +22,7 @@ from .aloha import AlohaToPi
 from .augmentation import AugmentImages
 from .base import ModelInputs, Sample, Transform, apply
 from .difference import Difference
-from .eagle_images import LeRobotResizeImages, NvidiaResizeImages
-from .image_prompts import ProcessPromptsWithImage
+from .gr00t import LeRobotResizeImages, NvidiaResizeImages, ProcessPromptsWithImage
 from .images import (
     NormalizeImages,
     ResizeImages,
@@ -32,7 +31,7 @@ from .images import (
     resize_to,
 )
 from .pipeline import Pipeline
-from .presets import pi_observation
+from .presets import gr00t_observation, pi_observation
 from .prompts import PreparePromptWithState, ProcessPrompts, TaskPrompter
 from .roles import (
     Augmentation,
@@ -81,6 +80,7 @@ __all__ = [
     "Transform",
     "UnitStep",
     "apply",
+    "gr00t_observation",
     "pi_observation",
     "resize_to",
     "rules",

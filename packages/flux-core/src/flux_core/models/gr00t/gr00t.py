@@ -23,15 +23,7 @@ from torch import Tensor, nn
 from ...config import check_at_least
 from ...errors import ConfigError, DataError
 from ...norm_stats import NormType
-from ...transforms import (
-    NormalizeStatesAndActions,
-    ProcessPromptsWithImage,
-    ResizeImages,
-    Rule,
-    SimpleNormalizeImages,
-    Transform,
-    rules,
-)
+from ...transforms import Rule, Transform, gr00t_observation, rules
 from ..flow.checkpoints import CheckpointFamily
 from ..flow.policy import FlowPolicy, PrefixCache, Size, freeze_parts
 from ..flow.tables import AngleTable, StepIndex, StepTable
@@ -169,17 +161,15 @@ class GR00TFlowMatching(FlowPolicy):
             return sized_gr00t(size)
 
         def example_transforms(self) -> Sequence[Transform]:
-            height, width = self.image_size
-            return (
-                NormalizeStatesAndActions(norm_type=self.norm_type, state_dim=self.max_state_dim),
-                ProcessPromptsWithImage(
-                    tokenizer=WORDS,
-                    num_images=EXAMPLE_CAMERAS,
-                    image_tokens=self.vision_backbone.num_tokens,
-                    max_len=EXAMPLE_CAMERAS * (self.vision_backbone.num_tokens + 3) + 40,
-                ),
-                ResizeImages(height=height, width=width),
-                SimpleNormalizeImages(),
+            image_tokens = self.vision_backbone.num_tokens
+            return gr00t_observation(
+                WORDS,
+                # A label, `<img>` and `</img>` for each image, and the task.
+                prompt_tokens=EXAMPLE_CAMERAS * (image_tokens + 3) + 40,
+                num_images=EXAMPLE_CAMERAS,
+                image_tokens=image_tokens,
+                state_dim=self.max_state_dim,
+                image_size=self.image_size,
             )
 
     config: Config

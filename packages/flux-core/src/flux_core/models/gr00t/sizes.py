@@ -6,7 +6,7 @@ from typing import Any
 
 from ...config import with_settings
 from ...tokenizers import ByteTokenizer
-from ...transforms.image_prompts import IMAGE_TOKEN, MOST_IMAGES, prompt_words
+from ...transforms.gr00t import IMAGE_TOKEN, MOST_IMAGES, prompt_words
 from ..flow.policy import Size
 
 WORDS = ByteTokenizer(words=prompt_words(MOST_IMAGES))

@@ -21,8 +21,8 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import ConfigError, DataError
-from .norm_stats import FeatureStats
+from ...errors import ConfigError, DataError
+from ...norm_stats import FeatureStats
 
 DimensionRule = Literal["min_max", "q99", "mean_std", "binary", "none"]
 THRESHOLD = 0.5

@@ -9,12 +9,12 @@ from typing import ClassVar
 
 import numpy as np
 
-from ..config import check_at_least
-from ..errors import ConfigError, DataError
-from ..tokenizers import ByteTokenizer, PretrainedTokenizer, Tokenizer
-from .base import Sample
-from .roles import Tokenization
-from .rule import Rule, rules
+from ...config import check_at_least
+from ...errors import ConfigError, DataError
+from ...tokenizers import ByteTokenizer, PretrainedTokenizer, Tokenizer
+from ..base import Sample
+from ..roles import Tokenization
+from ..rule import Rule, rules
 
 logger = logging.getLogger("flux.prompts")
 

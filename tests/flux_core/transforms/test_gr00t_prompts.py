@@ -15,7 +15,7 @@ import pytest
 from flux_core.errors import ConfigError, DataError
 from flux_core.tokenizers import ByteTokenizer, PretrainedTokenizer, save_tokenizer
 from flux_core.transforms import NormalizeImages, Pipeline, ProcessPromptsWithImage
-from flux_core.transforms.image_prompts import prompt_words
+from flux_core.transforms.gr00t import prompt_words
 
 from ...conftest import MakeOnce
 from ...qwen_files import write_qwen_files

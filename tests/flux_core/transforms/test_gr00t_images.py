@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from flux_core.errors import ConfigError, DataError
 from flux_core.transforms import LeRobotResizeImages, NvidiaResizeImages, SimpleNormalizeImages
-from flux_core.transforms.resampling import bicubic, bilinear, resample, resample_bytes
+from flux_core.transforms.gr00t.resampling import bicubic, bilinear, resample, resample_bytes
 
 PICTURES = ("landscape", "portrait", "small")
 SIDE = 56

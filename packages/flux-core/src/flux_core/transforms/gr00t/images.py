@@ -13,11 +13,11 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ConfigError
-from .images import ResizeImages, check_image
+from ...errors import ConfigError
+from ..images import ResizeImages, check_image
+from ..roles import Stretch, pil_stretch
+from ..rule import Rule, rules
 from .resampling import bicubic, bilinear, resample, resample_bytes
-from .roles import Stretch, pil_stretch
-from .rule import Rule, rules
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,9 +10,9 @@ import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
-from flux_core.dimension_rules import DimensionRules, sine_and_cosine
 from flux_core.errors import ConfigError, DataError
 from flux_core.norm_stats import FeatureStats
+from flux_core.transforms.gr00t import DimensionRules, sine_and_cosine
 
 DIM, CONSTANT = 6, 3
 RULES = ("min_max", "q99", "mean_std", "binary")
