@@ -24,7 +24,7 @@ test-slow: install ## Run the slow tests: soaks, many seeds, full widths (ARGS a
 test-peers: install ## Run what needs a peer (ARGS picks some of: lerobot-0.3 lerobot-0.4 libero browser)
 	@bash scripts/test_peers.sh $(ARGS)
 
-robot-environments: ## Make the environments of the robots' tests (ARGS picks some of: ros1)
+robot-environments: ## Make the environments of tests with robots and clients (ARGS picks some of: ros1)
 	@PYTHON="$(PYTHON)" bash scripts/robot_environments.sh $(ARGS)
 
 test-robots: install ## Drive test robots over their real protocols for a minute each

@@ -25,9 +25,9 @@ import torch
 from safetensors.torch import save_file
 
 from flux_core.config import bind
-from flux_core.models import PI0FlowMatching, sample_actions
-from flux_core.models.pi import sized_model
-from flux_core.models.weights import from_ours, load_pretrained
+from flux_core.models import sample_actions
+from flux_core.models.pi import PI0FlowMatching, from_ours, sized_model
+from flux_core.models.weights import load_pretrained
 
 CAMERAS, PROMPT_LENGTH = 3, {"pi0": 48, "pi05": 200}
 GIB = 1 << 30

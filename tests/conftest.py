@@ -20,6 +20,7 @@ import pytest
 from filelock import FileLock
 from hypothesis import settings
 
+from .environments import Environment, find_environment
 from .machine_stalls import is_real_time, run_undisturbed
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -186,6 +187,12 @@ def tiny_export(tiny_run: Path, made_once: MakeOnce) -> Path:
         (folder / "printed.json").write_text(printed.getvalue())
 
     return made_once("tiny_export", write)
+
+
+@pytest.fixture(scope="session")
+def environment() -> Environment:
+    """Returns the interpreter of an environment by its name."""
+    return find_environment
 
 
 @pytest.hookimpl(tryfirst=True)

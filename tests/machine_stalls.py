@@ -39,6 +39,7 @@ REAL_TIME = (
     "integration/test_faults_",
     FASTEST,
     "integration/test_your_own.py::test_the_real_driver",
+    "remote/test_realtime_runs.py",
     "robots/",
     "test_machine_stalls.py",
 )

@@ -9,6 +9,7 @@
 #include "arrays.hpp"
 #include "chunking.hpp"
 #include "histograms.hpp"
+#include "locked.hpp"
 #include "module.hpp"
 
 namespace flux::bindings {
@@ -62,13 +63,14 @@ FloatArray encode(const ActionDecoder& decoder, const py::array& actions, std::s
   return normalised;
 }
 
-std::unique_ptr<ControlLoop> make_loop(std::shared_ptr<Policy> policy, const ActionDecoder& decoder,
-                                       const SafetyLimits& limits, double control_hz,
-                                       int execution_horizon, const std::string& mode,
-                                       int inference_delay, double stale_after_s, double speed,
-                                       const ContinuationSettings& continuation,
-                                       std::vector<double> closes_below,
-                                       std::vector<double> closed_command) {
+// Its destructor waits for a running inference, which may need the GIL.
+using LoopHolder = std::unique_ptr<ControlLoop, DeleteUnlocked<ControlLoop>>;
+
+LoopHolder make_loop(std::shared_ptr<Policy> policy, const ActionDecoder& decoder,
+                     const SafetyLimits& limits, double control_hz, int execution_horizon,
+                     const std::string& mode, int inference_delay, double stale_after_s,
+                     double speed, const ContinuationSettings& continuation,
+                     std::vector<double> closes_below, std::vector<double> closed_command) {
   const ControlLoopConfig config{
       .control_hz = control_hz,
       .execution_horizon = execution_horizon,
@@ -80,7 +82,7 @@ std::unique_ptr<ControlLoop> make_loop(std::shared_ptr<Policy> policy, const Act
       .grippers = {.closes_below = std::move(closes_below),
                    .closed_command = std::move(closed_command)},
   };
-  return std::make_unique<ControlLoop>(config, std::move(policy), decoder, limits);
+  return LoopHolder(new ControlLoop(config, std::move(policy), decoder, limits));
 }
 
 FloatArray require_row(const ControlLoop& loop, const py::handle& value, const char* name) {
@@ -174,8 +176,8 @@ void bind_control_loop(py::module_& module) {
       .def("decode", &decode, py::arg("normalised"), py::arg("state"))
       .def("encode", &encode, py::arg("actions"), py::arg("network_dim"), py::arg("state"));
   using Unlocked = py::call_guard<py::gil_scoped_release>;
-  py::class_<ControlLoop>(module, "ControlLoop",
-                          "Ticks of simulated time; used by one thread at a time.")
+  py::class_<ControlLoop, LoopHolder>(module, "ControlLoop",
+                                      "Ticks of simulated time; used by one thread at a time.")
       .def(py::init(&make_loop), py::kw_only(), py::arg("policy").none(true), py::arg("decoder"),
            py::arg("limits"), py::arg("control_hz"), py::arg("execution_horizon"), py::arg("mode"),
            py::arg("inference_delay") = 0, py::arg("stale_after_s") = 1.0, py::arg("speed") = 1.0,

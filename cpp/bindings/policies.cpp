@@ -9,11 +9,13 @@
 #include <utility>
 
 #include "arrays.hpp"
+#include "callback_policy.hpp"
 #include "flux/captured_policy.hpp"
 #include "flux/flow_policy.hpp"
 #include "flux/onnxruntime_engine.hpp"
 #include "flux/openvino_engine.hpp"
 #include "histograms.hpp"
+#include "locked.hpp"
 #include "module.hpp"
 
 namespace flux::bindings {
@@ -78,15 +80,6 @@ T* pointer(std::uintptr_t address) {
   return reinterpret_cast<T*>(address);
 }
 
-// Any thread may drop the last reference, but releasing a Python object requires the GIL.
-std::shared_ptr<void> keep_alive(py::object owner) {
-  auto* held = new py::object(std::move(owner));
-  return {held, [](void* object) {
-            const py::gil_scoped_acquire acquire;
-            delete static_cast<py::object*>(object);
-          }};
-}
-
 std::shared_ptr<CapturedPolicy> open_captured(const std::string& driver, std::uintptr_t context,
                                               std::uintptr_t stream, std::uintptr_t graph,
                                               const HostInputs& inputs, std::uintptr_t noise,
@@ -108,6 +101,19 @@ std::shared_ptr<CapturedPolicy> open_captured(const std::string& driver, std::ui
          .host = pointer<void>(address)});
   }
   return std::make_shared<CapturedPolicy>(std::move(captured));
+}
+
+// Name -> (numpy's type name, shape).
+using InputShapes = std::map<std::string, std::pair<std::string, std::vector<std::int64_t>>>;
+
+std::shared_ptr<CallbackPolicy> make_callback(py::object call, const InputShapes& inputs,
+                                              std::pair<int, int> action_shape, bool can_continue) {
+  std::vector<TensorInfo> infos;
+  for (const auto& [name, input] : inputs) {
+    infos.push_back({.name = name, .dtype = dtype_named(input.first, name), .shape = input.second});
+  }
+  return std::make_shared<CallbackPolicy>(std::move(call), std::move(infos), action_shape.first,
+                                          action_shape.second, can_continue);
 }
 
 py::dict inputs_of(const Policy& policy) {
@@ -193,6 +199,10 @@ void bind_policies(py::module_& module) {
       .def(py::init(&open_captured), py::kw_only(), py::arg("driver"), py::arg("context"),
            py::arg("stream"), py::arg("graph"), py::arg("inputs"), py::arg("noise"),
            py::arg("actions"), py::arg("action_shape"), py::arg("owner"));
+  py::class_<CallbackPolicy, Policy, std::shared_ptr<CallbackPolicy>>(
+      module, "CallbackPolicy", "A function that makes chunks.")
+      .def(py::init(&make_callback), py::arg("call"), py::kw_only(), py::arg("inputs"),
+           py::arg("action_shape"), py::arg("can_continue"));
 }
 
 }  // namespace flux::bindings

@@ -49,8 +49,8 @@ RealtimeSettings make_settings(double control_hz, int execution_horizon, const s
                                bool lock_memory, double record_s, double command_hz, double speed,
                                const ContinuationSettings& continuation, double first_latency_s,
                                double slow_start_s, double slow_start_speed,
-                               std::vector<double> closes_below,
-                               std::vector<double> closed_command) {
+                               std::vector<double> closes_below, std::vector<double> closed_command,
+                               double chunk_hold_for_s) {
   return {.control_hz = control_hz,
           .command_hz = command_hz,
           .speed = speed,
@@ -61,6 +61,7 @@ RealtimeSettings make_settings(double control_hz, int execution_horizon, const s
           .continuation = continuation,
           .first_latency_s = first_latency_s,
           .hold_for_s = hold_for_s,
+          .chunk_hold_for_s = chunk_hold_for_s,
           .stale_after_s = stale_after_s,
           .max_state_age_s = max_state_age_s,
           .max_frame_age_s = max_frame_age_s,
@@ -263,7 +264,7 @@ void bind_settings(py::module_& module) {
            py::arg("speed") = 1.0, py::arg("continuation") = ContinuationSettings(),
            py::arg("first_latency_s") = 0.0, py::arg("slow_start_s") = 0.0,
            py::arg("slow_start_speed") = 1.0, py::arg("closes_below") = py::tuple(),
-           py::arg("closed_command") = py::tuple())
+           py::arg("closed_command") = py::tuple(), py::arg("chunk_hold_for_s") = 0.0)
       .def_property_readonly("inference_deadline_s", &RealtimeSettings::deadline_s)
       .def_property_readonly("period_ns", &RealtimeSettings::period_ns);
 }

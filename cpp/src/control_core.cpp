@@ -118,7 +118,7 @@ Cause ControlCore::start(std::uint64_t session, bool is_return_confirmed,
   sequence_ = 0;
   last_tick_ns_ = last_sent_ns_ = 0;
   last_watch_ns_ = now_ns;
-  held_ns_ = ask_after_ns_ = 0;
+  held_ns_ = blocked_ns_ = ask_after_ns_ = 0;
   lead_ = 0.0;
   latencies_.clear();
   if (settings_.first_latency_s > 0.0) latencies_.add(settings_.first_latency_s);
@@ -357,13 +357,26 @@ void ControlCore::update_hold(const Tick& tick) noexcept {
     is_starved_fresh_ = true;
   }
   // While the robot has stopped itself, no chunk is asked for that could end such a cause.
-  if (tick.rate == 0.0 && ends_with_a_chunk(cause)) return;
-  held_ns_ += std::min(tick.now_ns - last_watch_ns_, kGapPeriods * period_ns_);
-  if (to_seconds(held_ns_) <= settings_.hold_for_s) return;
+  if (tick.rate == 0.0 && faults_.first_block() == Fault::kNone) return;
+  stop_if_held_too_long(tick);
+}
+
+// A hold that only lacks a chunk may have a bound of its own.
+void ControlCore::stop_if_held_too_long(const Tick& tick) noexcept {
+  const Fault block = faults_.first_block();
+  const std::int64_t since_ns = std::min(tick.now_ns - last_watch_ns_, kGapPeriods * period_ns_);
+  held_ns_ += since_ns;
+  if (block != Fault::kNone) blocked_ns_ += since_ns;
+  const bool is_waiting = settings_.waits_for_policy();
+  const bool is_blocked = is_waiting && to_seconds(blocked_ns_) > settings_.hold_for_s;
+  const double held_s = to_seconds(is_blocked ? blocked_ns_ : held_ns_);
+  const double bound_s =
+      is_waiting && !is_blocked ? settings_.chunk_hold_for_s : settings_.hold_for_s;
+  if (held_s <= bound_s) return;
+  const Fault cause = is_blocked && block != Fault::kNone ? block : faults_.first_hold();
   store(held_by_, cause);
   store(held_index_, faults_.first_index(cause));
-  begin_stop({Fault::kHeldTooLong, -1, to_seconds(held_ns_), settings_.hold_for_s},
-             settings_.stop_category);
+  begin_stop({Fault::kHeldTooLong, -1, held_s, bound_s}, settings_.stop_category);
 }
 
 void ControlCore::move(Tick& tick) noexcept {
@@ -405,7 +418,7 @@ void ControlCore::play(Tick& tick) noexcept {
   if (is_new_chunk_) tick.header.flags |= kNewChunk;
   is_new_chunk_ = false;
   report_clips(tick.header.flags, look.action);
-  held_ns_ = 0;
+  held_ns_ = blocked_ns_ = 0;
   player_.advance(tick.rate);
   ++executed_ticks_;
   publish_progress();

@@ -234,7 +234,7 @@ void ControlCore::fail_inference(const Tick& tick) noexcept {
   }
   refuse(cause);
   ask_after_ns_ = tick.now_ns + kRetryNs;
-  if (failures_ <= settings_.max_retries) return;
+  if (failures_ <= settings_.max_retries || settings_.waits_for_policy()) return;
   begin_stop({Fault::kRetriesExhausted, -1, cause.value, cause.limit}, settings_.stop_category);
 }
 

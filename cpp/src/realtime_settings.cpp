@@ -75,6 +75,11 @@ void check_times(const RealtimeSettings& settings) {
   require_above("control_hz", settings.control_hz, 0.0);
   check_rates(settings);
   require_not_negative("hold_for_s", settings.hold_for_s);
+  require_not_negative("chunk_hold_for_s", settings.chunk_hold_for_s);
+  if (settings.waits_for_policy() && settings.chunk_hold_for_s < settings.hold_for_s) {
+    refuse("chunk_hold_for_s", "0, or at least hold_for_s " + std::to_string(settings.hold_for_s),
+           std::to_string(settings.chunk_hold_for_s));
+  }
   require_not_negative("stale_after_s", settings.stale_after_s);
   require_above("max_state_age_s", settings.max_state_age_s, 0.0);
   require_above("max_frame_age_s", settings.max_frame_age_s, 0.0);

@@ -148,7 +148,7 @@ def pytorch_actions(checkpoint: Path, io: PolicyIO, noise: np.ndarray) -> np.nda
 def commands(source: BundleSource, seed: int) -> np.ndarray:
     """Returns the commands that the C++ loop sends for one chunk, with very wide limits."""
     loop = load_core().ControlLoop(
-        **source.loop_arguments(),
+        **source.loop_arguments({}),
         limits=load_core().SafetyLimits(
             lower=[-1e3] * 14, upper=[1e3] * 14, max_velocity=[1e6] * 14
         ),

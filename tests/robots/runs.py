@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -45,10 +45,18 @@ class Run:
 
 
 @contextmanager
-def running(*arguments: str, environment: Mapping[str, str]) -> Iterator[subprocess.Popen[str]]:
-    """Runs `flux-runtime run ARGUMENTS` meanwhile; it begins at once."""
+def running(
+    *arguments: str, environment: Mapping[str, str], inside: Sequence[str] = ()
+) -> Iterator[subprocess.Popen[str]]:
+    """Runs `flux-runtime run ARGUMENTS` meanwhile; it begins at once.
+
+    Args:
+        arguments: of the command.
+        environment: of its process.
+        inside: words before it, such as `ip netns exec NAME`.
+    """
     with subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, "run", *arguments],
+        [*inside, sys.executable, "-c", PROGRAM, "run", *arguments],
         env=dict(environment),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

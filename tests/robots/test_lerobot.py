@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ..environments import ROOT, Environment
 from ..machine_stalls import Attempt
-from .conftest import ROOT, Environment
 from .lerobot.fake_bus import GOAL, MOTORS, RANGES, TORQUE, FakeBus, Write, write_calibration
 from .policy import write_bundle
 from .runs import Run, finish, running

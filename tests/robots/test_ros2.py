@@ -27,8 +27,8 @@ from flux_core.errors import RobotError
 from flux_core.robots import ROBOT_SPECS, AlohaOperator, RobotSpec
 from flux_runtime.realtime import DriverProcess
 
+from ..environments import ROOT, Environment
 from ..machine_stalls import Attempt
-from .conftest import ROOT, Environment
 from .policy import write_bundle
 from .ros1 import only, read_log
 from .runs import Run, finish, running

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ..environments import Environment, fault_of
 from ..machine_stalls import Attempt
-from .conftest import Environment, fault_of
 from .ur.runs import GRIPPER, PAUSE_S, PERIOD_S, SPEC, START, WATCHDOG_HZ, Outcome, Scenario, run
 
 SIDE_BY_SIDE = 5

@@ -15,7 +15,7 @@ from flux_core.errors import RobotError
 from flux_core.robots import ROBOT_SPECS
 from flux_runtime.realtime import DriverProcess
 
-from .conftest import ROOT, Environment
+from ..environments import ROOT, Environment
 from .ros1 import read_log
 from .ur.runs import Fault, address, controller
 

@@ -150,6 +150,7 @@ class ControlCore {
   void check_rows(const Tick& tick) noexcept;
   void note_slowness(const Tick& tick) noexcept;
   void update_hold(const Tick& tick) noexcept;
+  void stop_if_held_too_long(const Tick& tick) noexcept;
   void move(Tick& tick) noexcept;
   void play(Tick& tick) noexcept;
   void brake(double dt_s) noexcept;
@@ -228,7 +229,8 @@ class ControlCore {
   std::int64_t last_tick_ns_ = 0;  // of the last command; 0 before the first
   std::int64_t last_sent_ns_ = 0;
   std::int64_t last_watch_ns_ = 0;
-  std::int64_t held_ns_ = 0;  // because of faults, since a row was last executed
+  std::int64_t held_ns_ = 0;     // because of faults, since a row was last executed
+  std::int64_t blocked_ns_ = 0;  // likewise, because of those that no chunk ends
   std::int64_t stopping_since_ns_ = 0;
   // The first command at rest while a session ends, and when it was sent; 0 before.
   std::uint64_t rest_sequence_ = 0;

@@ -44,6 +44,10 @@ struct RealtimeSettings {
   double first_latency_s = 0.0;
   // For how long the cause of a hold may last; after that it is a stop.
   double hold_for_s = 2.0;
+  // For how long a hold may last that the next chunk ends, such as for a policy on another machine
+  // that may come back; at least hold_for_s. During it, failures of the inference are not counted
+  // against max_retries. 0 for hold_for_s, and for max_retries.
+  double chunk_hold_for_s = 0.0;
   // A chunk is used until its observation is older than the chunk's duration plus this time.
   double stale_after_s = 1.0;
   double max_state_age_s = 0.1;
@@ -62,7 +66,7 @@ struct RealtimeSettings {
   std::vector<std::size_t> cameras = {};
   // From a request to its chunk; 0 for hold_for_s, or for 2 s if that is 0 too.
   double inference_deadline_s = 0.0;
-  // Failures in a row after which the next one is a stop.
+  // Failures in a row after which the next one is a stop, unless chunk_hold_for_s bounds them.
   int max_retries = 5;
   // Of a stop that a fault or a signal causes.
   StopCategory stop_category = StopCategory::kStopKeepPower;
@@ -85,6 +89,7 @@ struct RealtimeSettings {
     if (inference_deadline_s > 0.0) return inference_deadline_s;
     return hold_for_s > 0.0 ? hold_for_s : 2.0;
   }
+  [[nodiscard]] bool waits_for_policy() const noexcept { return chunk_hold_for_s > 0.0; }
   [[nodiscard]] bool is_by_differences() const noexcept { return !rest_command.empty(); }
 };
 

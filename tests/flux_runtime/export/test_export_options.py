@@ -312,7 +312,7 @@ def test_the_runtime_opens_the_shortest_graphs_that_its_tasks_fit(
         images = {name: np.zeros((28, 28, 3), np.uint8) for name in bundle.manifest.cameras}
         state = np.zeros(spec.state_dim, np.float32)
         observation = Observation(images=images, state=state, prompt=task or "", timestamp_s=0.0)
-        lengths[task] = opened.encoder.encode(observation)["lang_tokens"].shape[1]
+        lengths[task] = opened.source.encode(observation)["lang_tokens"].shape[1]
     assert lengths == {None: 16, "push the box there": 48, "push " * 10: 96}
     options = RunOptions(robot="ur3", bundle=bundle.directory)
     opened = open_policy(options, spec, StageTimes(), ("push the box there",))

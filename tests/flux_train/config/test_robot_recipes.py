@@ -163,6 +163,8 @@ def test_a_small_policy_is_made_for_any_robot(units: list[dict[str, Any]]) -> No
     assert len(runner.pipeline.unit_steps) == len(units)
     named = replace(SMALL, name="ur3", description=None)
     assert small_inference(named)["robot"] == "ur3"
+    tightened = unbind(replace(ARM, max_velocity=tuple(v / 2 for v in ARM.max_velocity)))
+    assert small_inference(SMALL, robot=tightened)["robot"] == tightened
 
 
 def test_with_a_larger_robot_an_arm_is_padded_to_its_dimensions_and_cameras() -> None:

@@ -16,8 +16,9 @@ import torch
 
 from flux_core.config import load_config
 from flux_core.deployment import inference_sections
-from flux_core.models import PI05FlowMatching, SigLIPViTBackbone, flow_matching_loss
-from flux_core.models.weights.foreign_names import our_names
+from flux_core.models import SigLIPViTBackbone, flow_matching_loss
+from flux_core.models.pi import PI05FlowMatching
+from flux_core.models.pi.checkpoints import our_names
 from flux_core.models.weights.lora import apply_lora
 from flux_core.policy_io import PolicyIO
 from flux_core.robots import ROBOT_SPECS

@@ -21,8 +21,8 @@ from flux_core.errors import RobotError
 from flux_core.robots import AlohaOperator
 from flux_runtime.realtime import DriverProcess
 
+from ...environments import Environment
 from ...machine_stalls import Attempt
-from ..conftest import Environment
 from ..ros1 import RosSystem, only, read_log
 from ..runs import finish, running
 from .scene import LISTENER, PERIOD_S, REST, SPEC, STILL, Outcome, Scene

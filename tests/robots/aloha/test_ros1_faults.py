@@ -15,7 +15,7 @@ from PIL import Image
 from flux_data.lerobot import open_lerobot
 from flux_data.validate import validate
 
-from ..conftest import Environment
+from ...environments import Environment
 from ..ros1 import only
 from ..runs import Run, finish, running
 from .scene import PERIOD_S, Outcome, Scene

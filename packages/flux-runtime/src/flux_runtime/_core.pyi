@@ -7,7 +7,7 @@ A wrong name, type or shape raises ValueError with the message `name: expected X
 engine or a call in the wrong order raises RuntimeError.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Self, TypedDict
 
 import numpy as np
@@ -238,6 +238,41 @@ class CapturedPolicy(Policy):
         actions: int,
         action_shape: tuple[int, ...],
         owner: object,
+    ) -> None: ...
+
+class CallbackPolicy(Policy):
+    """A function that makes chunks. Only its histogram `inference` is filled.
+
+    Args:
+        call: called on any thread as `call(inputs, noise, previous, prefix_len, cancelled)` with
+            copies of what `infer` was given. `previous` is None and `prefix_len` 0 if there is
+            nothing to continue; `cancelled()` is whether nobody wants the chunk any more. Returns
+            float32 (H, N). What it raises ends the inference: an Exception as its text in one line,
+            anything else as it is.
+        inputs: name -> (numpy type name, shape).
+        action_shape: (H, N).
+        can_continue: whether a chunk can continue the running one.
+
+    Raises:
+        ValueError: a shape has an empty dimension, or `call` is no function.
+    """
+
+    def __init__(
+        self,
+        call: Callable[
+            [
+                dict[str, NDArray[Any]],
+                NDArray[np.float32],
+                NDArray[np.float32] | None,
+                int,
+                Callable[[], bool],
+            ],
+            NDArray[np.float32],
+        ],
+        *,
+        inputs: Mapping[str, tuple[str, Sequence[int]]],
+        action_shape: tuple[int, int],
+        can_continue: bool,
     ) -> None: ...
 
 class SafetyLimits:
@@ -631,6 +666,9 @@ class RealtimeSettings:
             one has come; predictions of the same row are averaged. 'rtc': so early that the rows
             which are executed meanwhile are the beginning of the next chunk.
         hold_for_s: for how long the cause of a hold may last; after that it is a stop.
+        chunk_hold_for_s: for how long a hold may last that the next chunk ends, at least
+            hold_for_s, during which failures are not counted against max_retries; 0 for hold_for_s,
+            and for max_retries.
         stale_after_s: a chunk is used until its observation is older than the chunk's duration plus
             this time.
         max_state_age_s: of the newest state, from its capture time.
@@ -694,6 +732,7 @@ class RealtimeSettings:
         slow_start_speed: float = 1.0,
         closes_below: Sequence[float] = (),
         closed_command: Sequence[float] = (),
+        chunk_hold_for_s: float = 0.0,
     ) -> None: ...
     @property
     def inference_deadline_s(self) -> float:

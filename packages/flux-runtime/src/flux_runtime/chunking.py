@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from flux_core.errors import UsageError
 from flux_core.rtc import RTCConfig, RTCTrainingConfig
@@ -13,7 +13,7 @@ from flux_core.rtc import RTCConfig, RTCTrainingConfig
 from .engines.core import load_core
 
 if TYPE_CHECKING:
-    from flux_core.bundle import Bundle
+    from flux_core.bundle import DescribedBundle, Manifest
 
 logger = logging.getLogger("flux.runtime")
 
@@ -23,6 +23,15 @@ MODE_WITHOUT_RTC: Mode = "sync"
 """The mode of a real robot whose policy cannot continue chunks; see docs/numbers.md."""
 DEFAULT_DELAY = 5
 _OTHER_MODES = "--mode sync, async or ensemble"
+
+
+class HasManifest(Protocol):
+    """A bundle, or what a policy server says of one."""
+
+    @property
+    def manifest(self) -> Manifest: ...
+    @property
+    def config(self) -> Mapping[str, Any]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +55,7 @@ class ChunkFacts:
     can_continue: bool
 
     @classmethod
-    def of_bundle(cls, bundle: Bundle, *, engine: str, can_continue: bool) -> ChunkFacts:
+    def of_bundle(cls, bundle: DescribedBundle, *, engine: str, can_continue: bool) -> ChunkFacts:
         """Returns the facts of a bundle with the changes of a run."""
         return cls(
             rtc=_rtc_config(bundle),
@@ -249,7 +258,7 @@ def _default(policy: ChunkFacts) -> Chunking:
     return replace(chunking, mode=MODE_WITHOUT_RTC, reason=reason, rtc=None)
 
 
-def trained_delays(bundle: Bundle) -> tuple[int, ...]:
+def trained_delays(bundle: HasManifest) -> tuple[int, ...]:
     """Returns the delays of real-time chunking that a bundle was trained with, in control steps.
 
     Older bundles have them in their config only.
@@ -265,7 +274,7 @@ def trained_delays(bundle: Bundle) -> tuple[int, ...]:
     return rtc.delays(group if isinstance(group, int) and group > 0 else 1) if rtc.enabled else (0,)
 
 
-def _rtc_config(bundle: Bundle) -> RTCConfig:
+def _rtc_config(bundle: HasManifest) -> RTCConfig:
     """Returns the `rtc_config` of a bundle's robot section; the defaults if it has none."""
     from flux_core.config import bind
 

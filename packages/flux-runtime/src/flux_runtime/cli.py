@@ -21,6 +21,7 @@ from flux_core.command_line import (
     stopped_by_signals,
     without_current_directory,
 )
+from flux_core.config import NETWORKS
 from flux_core.errors import UsageError
 from flux_core.robots import DRIVER_GROUP, provided_names
 
@@ -41,7 +42,10 @@ from .chunking import MODES
 from .engines.names import AUTO, ENGINES
 from .realtime import is_inference_stuck
 from .realtime.arguments import add_realtime_options, realtime_options_from
+from .remote.arguments import add_remote_options, remote_options_from
 from .robots.shipped import SHIPPED_ROBOTS
+from .serve.options import EXAMPLE as _SERVE_EXAMPLE
+from .serve.options import add_serve, serve_options_from
 
 if TYPE_CHECKING:
     from .control.session import RunOptions
@@ -91,6 +95,16 @@ def build_parser() -> argparse.ArgumentParser:
             _replay,
         )
     )
+    add_serve(
+        _add(
+            commands,
+            "serve",
+            "infers for robots whose computers cannot: for openpi's clients, and for 'flux-runtime "
+            "run --remote'",
+            _SERVE_EXAMPLE,
+            _serve,
+        )
+    )
     check = _add(
         commands,
         "check",
@@ -117,9 +131,11 @@ def build_parser() -> argparse.ArgumentParser:
             commands,
             "doctor",
             "checks what this machine can run, and what it permits the control thread of a real "
-            "robot; with --robot, also whether the robot is the one that a bundle was trained on",
+            "robot; with --robot, also whether the robot is the one that a bundle was trained on; "
+            "with --remote, also how fast a policy server answers, and what that needs",
             "  flux-runtime doctor\n  flux-runtime doctor --json\n"
-            "  flux-runtime doctor --robot aloha-agilex --bundle my_bundle",
+            "  flux-runtime doctor --robot aloha-agilex --bundle my_bundle\n"
+            "  flux-runtime doctor --remote wss://gpu.lab:8000 --token-file token",
             _doctor,
         )
     )
@@ -166,7 +182,7 @@ def _add_bench(parser: argparse.ArgumentParser) -> None:
     add_accept_version(parser)
     add(
         "--model",
-        choices=("pi0", "pi05"),
+        choices=tuple(NETWORKS),
         action=InsteadOfBundle,
         help="instead of a bundle, time a network of this kind",
     )
@@ -237,6 +253,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     add_accept_version(parser)
     _add_threads(parser)
     add_accept(parser)
+    add_remote_options(parser)
     add_realtime_options(parser)
 
 
@@ -323,6 +340,7 @@ def _add_doctor(parser: argparse.ArgumentParser) -> None:
     add_accept_version(parser)
     _add_threads(parser)
     add_accept(parser)
+    add_remote_options(parser, is_run=False)
 
 
 def _add_replay(parser: argparse.ArgumentParser) -> None:
@@ -369,6 +387,7 @@ def _drive(args: argparse.Namespace) -> int:
     args.changes = changes_from(args)
     args.accepted = accepted_from(args)
     args.realtime_options = realtime_options_from(args)
+    args.remote = remote_options_from(args)
     fields = RunOptions.__dataclass_fields__
     options = RunOptions(**{name: getattr(args, name) for name in fields})
     console = RunConsole(options, is_json=args.json)
@@ -411,6 +430,15 @@ def _replay(args: argparse.Namespace) -> int:
     else:
         report = replay(options, lambda episode: print_episode(episode, console))
     return EXIT_OK if report["ok"] else EXIT_FAILED
+
+
+def _serve(args: argparse.Namespace) -> int:
+    from .serve.command import make_cert, serve
+
+    if args.make_cert is not None:
+        make_cert(args.make_cert, args.cert_dir, is_json=args.json)
+        return EXIT_OK
+    return EXIT_OK if serve(serve_options_from(args)) else EXIT_FAILED
 
 
 def _check(args: argparse.Namespace) -> int:
@@ -462,12 +490,16 @@ def _bench(args: argparse.Namespace) -> int:
 
 
 def _doctor(args: argparse.Namespace) -> int:
-    from .doctor import diagnose, diagnose_robot, format_checks
+    from .doctor import diagnose, diagnose_robot, diagnose_server, format_checks
     from .realtime import machine_facts
 
+    args.remote = remote_options_from(args)
     options = _doctor_options(args)
     facts = machine_facts()
     checks = diagnose(facts)
+    if args.remote is not None:
+        with stopped_by_signals():
+            checks += diagnose_server(args.remote, args.accept_versions)
     if options is not None:
         with stopped_by_signals():
             checks += diagnose_robot(options)
@@ -491,7 +523,7 @@ def _doctor_options(args: argparse.Namespace) -> RunOptions | None:
     from .control.session import SHIPPED_POLICIES, RunOptions
     from .realtime import RealtimeOptions
 
-    has_policy = args.bundle is not None or args.robot in SHIPPED_POLICIES
+    has_policy = args.bundle is not None or args.robot in SHIPPED_POLICIES or args.remote
     return RunOptions(
         robot=args.robot,
         bundle=args.bundle,
@@ -505,4 +537,5 @@ def _doctor_options(args: argparse.Namespace) -> RunOptions | None:
         robot_config=args.robot_config,
         transport=args.transport,
         realtime_options=RealtimeOptions(driver_python=args.driver_python),
+        remote=args.remote,
     )

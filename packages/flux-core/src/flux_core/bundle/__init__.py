@@ -10,12 +10,18 @@ if TYPE_CHECKING:
     from .bundle import Bundle as Bundle
     from .bundle import write_manifest as write_manifest
     from .checks import ITEM_BYTES as ITEM_BYTES
+    from .described import DescribedBundle as DescribedBundle
+    from .manifest import MANIFEST_NAME as MANIFEST_NAME
+    from .manifest import READS_STATE as READS_STATE
     from .manifest import ComponentSource as ComponentSource
     from .manifest import FileEntry as FileEntry
     from .manifest import GraphSignature as GraphSignature
     from .manifest import Manifest as Manifest
     from .manifest import TensorSignature as TensorSignature
+    from .manifest import manifest_data as manifest_data
+    from .manifest import parse_manifest as parse_manifest
     from .onnx_header import read_graph_header as read_graph_header
+    from .settings import check_config as check_config
     from .settings import component_sources as component_sources
 
 __getattr__, __dir__ = lazy_exports(
@@ -23,11 +29,12 @@ __getattr__, __dir__ = lazy_exports(
     {
         "bundle": ("Bundle", "write_manifest"),
         "checks": ("ITEM_BYTES",),
+        "described": ("DescribedBundle",),
         "manifest": (
-            *("ComponentSource", "FileEntry", "GraphSignature"),
-            *("Manifest", "TensorSignature"),
+            *("MANIFEST_NAME", "ComponentSource", "FileEntry", "GraphSignature"),
+            *("Manifest", "READS_STATE", "TensorSignature", "manifest_data", "parse_manifest"),
         ),
         "onnx_header": ("read_graph_header",),
-        "settings": ("component_sources",),
+        "settings": ("check_config", "component_sources"),
     },
 )

@@ -116,6 +116,23 @@ class Bundle:
         check_norm_stats(norm_stats)
         return cls(directory=root, manifest=manifest, config=config, norm_stats=norm_stats)
 
+    @property
+    def where(self) -> str:
+        """Where the bundle is, for messages."""
+        return str(self.directory)
+
+    @property
+    def sha256(self) -> str:
+        """Of the bytes of manifest.json.
+
+        Raises:
+            BundleError: it cannot be read.
+        """
+        try:
+            return sha256_of(self.directory / MANIFEST_NAME)
+        except OSError as error:
+            raise _unreadable(self.directory, error) from error
+
     def path(self, name: str) -> Path:
         """Returns the path of a file, or of the folder of files, that the manifest lists."""
         listed = self.manifest.files

@@ -17,7 +17,7 @@ from pathlib import Path
 from ..errors import BundleError
 from .checks import AGAIN, DAMAGED, ITEM_BYTES, MAX_TENSOR_RANK, fail, show
 from .manifest import TensorSignature
-from .protobuf_wire import Value, WireError, WireReader
+from .protobuf_wire import ProtobufError, Value, WireReader
 
 MAX_GRAPH_BYTES = 128 * 2**20
 """Weights are stored outside the graph; a constant inside it has at most 1 MiB."""
@@ -84,7 +84,7 @@ def parse_graph_header(content: bytes, name: str) -> GraphHeader:
     """The header of an ONNX file's content; see `read_graph_header`."""
     try:
         return _HeaderReader(content, name).read()
-    except WireError as error:
+    except ProtobufError as error:
         raise BundleError(f"{name}: not an ONNX graph ({error}). {DAMAGED}") from error
 
 
@@ -103,7 +103,7 @@ class _HeaderReader:
             if model[part]:
                 self._refuse(part)
         if not model["graph"]:
-            raise WireError("no graph in it")
+            raise ProtobufError("no graph in it")
         inputs: list[TensorSignature] = []
         outputs: list[TensorSignature] = []
         for number, value in self._wire.fields(model["graph"][0]):
@@ -152,10 +152,10 @@ class _HeaderReader:
 
     def _initializer(self, message: Value) -> None:
         if len(self._constants) >= MAX_CONSTANTS:
-            raise WireError(f"more than {MAX_CONSTANTS} constants")
+            raise ProtobufError(f"more than {MAX_CONSTANTS} constants")
         name = self._wire.text(self._wire.collect(message, once="name=8")["name"])
         if name in self._constants:
-            raise WireError(f"two constants called {show(name)}")
+            raise ProtobufError(f"two constants called {show(name)}")
         self._constants.add(name)
         external = self._constant(message)
         if external is not None:
@@ -181,12 +181,12 @@ class _HeaderReader:
                 name=name, dtype=dtype, shape=shape, location=location, offset=offset, length=length
             )
         if tensor["external_data"]:
-            raise WireError(f"constant {show(name)} is stored both inside and outside")
+            raise ProtobufError(f"constant {show(name)} is stored both inside and outside")
         # Whichever field holds the values, each value takes at least one byte.
         assert isinstance(message, slice)
         held = tensor["raw_data"][0] if tensor["raw_data"] else message
         if not isinstance(held, slice):
-            raise WireError("a number in place of raw_data")
+            raise ProtobufError("a number in place of raw_data")
         held_bytes = held.stop - held.start
         if (tensor["raw_data"] and held_bytes != num_bytes) or held_bytes < math.prod(shape):
             raise BundleError(

@@ -20,7 +20,7 @@ MAX_TEXT_BYTES = 1000
 _VARINT, _FIXED64, _SPAN, _FIXED32 = 0, 1, 2, 5
 
 
-class WireError(ValueError):
+class ProtobufError(ValueError):
     """The bytes are not a valid message; the text is one phrase."""
 
 
@@ -46,17 +46,17 @@ class WireReader:
         """Yields (field number, value) of each field, in file order.
 
         Raises:
-            WireError: not a message, or a field reaches beyond its end.
+            ProtobufError: not a message, or a field reaches beyond its end.
         """
         at, end = self._span(message)
         while at < end:
             self._fields_left -= 1
             if self._fields_left < 0:
-                raise WireError(f"more than {MAX_FIELDS} fields")
+                raise ProtobufError(f"more than {MAX_FIELDS} fields")
             tag, at = self._varint(at, end)
             number, wire_type = tag >> 3, tag & 7
             if not 1 <= number < 2**29:
-                raise WireError(f"field number {number}")
+                raise ProtobufError(f"field number {number}")
             value: Value = None
             if wire_type == _VARINT:
                 value, at = self._varint(at, end)
@@ -67,9 +67,9 @@ class WireReader:
             elif wire_type in (_FIXED32, _FIXED64):
                 at += 4 if wire_type == _FIXED32 else 8
             else:
-                raise WireError(f"wire type {wire_type}")
+                raise ProtobufError(f"wire type {wire_type}")
             if at > end:
-                raise WireError("cut off, or a length that is too large")
+                raise ProtobufError("cut off, or a length that is too large")
             yield number, value
 
     def collect(self, message: Value, *, once: str, many: str = "") -> dict[str, list[Value]]:
@@ -88,7 +88,7 @@ class WireReader:
         for number, value in self.fields(message):
             if (name := names.get(number)) is not None:
                 if name in single and found[name]:
-                    raise WireError(f"{name} appears twice")
+                    raise ProtobufError(f"{name} appears twice")
                 found[name].append(value)
         return found
 
@@ -98,11 +98,11 @@ class WireReader:
             return ""
         begin, end = self._span(values[0])
         if end - begin > MAX_TEXT_BYTES:
-            raise WireError(f"a text of {end - begin} bytes")
+            raise ProtobufError(f"a text of {end - begin} bytes")
         try:
             return self._data[begin:end].decode()
         except UnicodeDecodeError:
-            raise WireError("a text that is not UTF-8") from None
+            raise ProtobufError("a text that is not UTF-8") from None
 
     def number(self, values: list[Value]) -> int:
         """The integer of a field that appears at most once; 0 if it is absent."""
@@ -116,7 +116,7 @@ class WireReader:
                 while at < end:
                     self._fields_left -= 1
                     if self._fields_left < 0:
-                        raise WireError(f"more than {MAX_FIELDS} fields")
+                        raise ProtobufError(f"more than {MAX_FIELDS} fields")
                     number, at = self._varint(at, end)
                     yield self._signed(number)
             else:
@@ -124,13 +124,13 @@ class WireReader:
 
     def _span(self, value: Value) -> tuple[int, int]:
         if not isinstance(value, slice):
-            raise WireError("a number in place of a message or text")
+            raise ProtobufError("a number in place of a message or text")
         return value.start, value.stop
 
     def _signed(self, value: Value) -> int:
         """An int64: two's complement in 64 bits."""
         if not isinstance(value, int):
-            raise WireError("a message or text in place of an integer")
+            raise ProtobufError("a message or text in place of an integer")
         return value - 2**64 if value >= 2**63 else value
 
     def _varint(self, at: int, end: int) -> tuple[int, int]:
@@ -141,7 +141,7 @@ class WireReader:
             value |= (byte & 0x7F) << shift
             if byte < 0x80:
                 if value >= 2**64:
-                    raise WireError("an integer of more than 64 bits")
+                    raise ProtobufError("an integer of more than 64 bits")
                 return value, at
             shift += 7
-        raise WireError("an integer of more than 10 bytes" if shift >= 70 else "cut off")
+        raise ProtobufError("an integer of more than 10 bytes" if shift >= 70 else "cut off")

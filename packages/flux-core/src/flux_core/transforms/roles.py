@@ -65,7 +65,7 @@ class ImageResize(Transform):
         size = (self.height, self.width)
         if size != model.image_size:
             raise ConfigError(
-                f"{where}: {type(self).__name__} gives {size}, but model.vision_backbone takes "
+                f"{where}: {type(self).__name__} gives {size}, but the network takes "
                 f"{model.image_size}"
             )
 
@@ -124,8 +124,8 @@ class Normalization(Transform):
     def check_model(self, model: ModelInputs, where: str) -> None:
         if self.action_dim not in (None, model.action_dim):
             raise ConfigError(
-                f"{where}: {type(self).__name__} pads actions to {self.action_dim}, but "
-                f"model.action_in_proj.in_dim is {model.action_dim}"
+                f"{where}: {type(self).__name__} pads actions to {self.action_dim}, but the "
+                f"network's have {model.action_dim} dimensions"
             )
 
 

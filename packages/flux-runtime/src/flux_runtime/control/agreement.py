@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any, TypeVar
 
 from flux_core.agreement import (
     FACTS_KEY,
@@ -16,15 +17,18 @@ from flux_core.agreement import (
     datasets_of,
     warn_of_new_tasks,
 )
-from flux_core.bundle import Bundle
+from flux_core.bundle import DescribedBundle
 from flux_core.config import bind, unbind
 from flux_core.deployment import InferenceRunner
 from flux_core.errors import BundleError, ConfigError, UsageError
 
 from ..chunking import trained_delays
 
+AnyBundle = TypeVar("AnyBundle", bound=DescribedBundle)
+"""A bundle's dataclass, whose manifest and config may be replaced."""
 
-def agreed_bundle(bundle: Bundle, changes: Changes, task: str | None) -> Bundle:
+
+def agreed_bundle(bundle: AnyBundle, changes: Changes, task: str | None) -> AnyBundle:
     """Returns the bundle with the changes of one run, if it agrees with its training.
 
     Args:
@@ -40,7 +44,7 @@ def agreed_bundle(bundle: Bundle, changes: Changes, task: str | None) -> Bundle:
     if not isinstance(section, Mapping) or "dataset" not in section:  # it may name a robot only
         if changes:
             raise UsageError(
-                f"{bundle.directory}: expected config.json with a whole `inference` section, got "
+                f"{bundle.where}: expected config.json with a whole `inference` section, got "
                 "one that cannot be changed. Leave the options out"
             )
         return bundle
@@ -51,7 +55,7 @@ def agreed_bundle(bundle: Bundle, changes: Changes, task: str | None) -> Bundle:
         check_data_agreement(inference, trained)
     except ConfigError as error:
         raise BundleError(
-            f"{bundle.directory}: config.json: {error}. Correct it in the config of the training, "
+            f"{bundle.where}: config.json: {error}. Correct it in the config of the training, "
             "and export the checkpoint again with --config"
         ) from error
     if task is not None:
@@ -62,8 +66,9 @@ def agreed_bundle(bundle: Bundle, changes: Changes, task: str | None) -> Bundle:
     if not changes:
         return bundle
     horizon = changed.steps_executed(bundle.manifest.action_horizon)
+    described: Any = bundle  # a dataclass, which a protocol cannot say
     return replace(
-        bundle,
+        described,
         manifest=replace(bundle.manifest, execution_horizon=horizon),
         config={**bundle.config, "inference": unbind(changed)},
     )
@@ -79,14 +84,14 @@ def _changed(inference: InferenceRunner, changes: Changes, trained: Trained) -> 
     return changed
 
 
-def _trained(bundle: Bundle) -> Trained:
+def _trained(bundle: DescribedBundle) -> Trained:
     manifest = bundle.manifest
     facts, where = manifest.provenance.get(FACTS_KEY), f"provenance.{FACTS_KEY}"
     return Trained(
         network=Network(
             action_dim=manifest.action_dim,
             action_horizon=manifest.action_horizon,
-            reads_state=manifest.model == "pi0",
+            reads_state=manifest.reads_state,
             rtc_delays=trained_delays(bundle),
         ),
         groups=datasets_of(bundle.config, is_bundle=True),

@@ -1,4 +1,4 @@
-"""The sources of action chunks: a bundle's network, or holding the start state."""
+"""The sources of action chunks: a policy, or holding the start state."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from flux_core.bundle import Bundle
+from flux_core.bundle import Bundle, Manifest
+from flux_core.errors import UsageError
 from flux_core.robots import RobotSpec
 from flux_core.types import Observation
 
@@ -19,6 +20,7 @@ from ..engines.graph_inputs import user_inputs
 from ..robots import SimulatedRobot
 from .episode_log import ChunkInputs, ReplayLog
 from .latency import StageTimes
+from .preflight import check_encoding
 
 
 class ObservationEncoder(Protocol):
@@ -84,12 +86,26 @@ class ChunkSource(Protocol):
     action_horizon: int
     cameras: Sequence[str]
 
+    @property
+    def stop_reason(self) -> str | None:
+        """Why nothing that it provides may be executed any more; None if it may."""
+        ...
+
+    @property
+    def trouble(self) -> str | None:
+        """Why it provides nothing now, in one line; None if it does, or that is not known."""
+        ...
+
     def submit(self, loop: ChunkSink, robot: SimulatedRobot, request: ChunkRequest) -> None:
         """Observes the robot and submits a chunk to `loop`."""
         ...
 
-    def loop_arguments(self) -> dict[str, Any]:
-        """Returns `policy` and `decoder` of the ControlLoop."""
+    def loop_arguments(self, continuation: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns `policy` and `decoder` of the ControlLoop; see `PolicySource`."""
+        ...
+
+    def describe(self) -> dict[str, object]:
+        """Returns further facts for the report of a run."""
         ...
 
 
@@ -99,6 +115,8 @@ class HoldSource:
     name = "hold"
     engine = "none"
     cameras: Sequence[str] = ()
+    stop_reason: str | None = None
+    trouble: str | None = None
 
     def __init__(self, spec: RobotSpec) -> None:
         self.execution_horizon = self.action_horizon = max(1, round(spec.control_hz / 2))
@@ -119,7 +137,11 @@ class HoldSource:
             request.log.add_chunk(ChunkInputs(request=index, observation=observation, rows=rows))
         loop.submit_chunk(rows)
 
-    def loop_arguments(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
+        """Returns no further facts."""
+        return {}
+
+    def loop_arguments(self, continuation: Mapping[str, Any]) -> dict[str, Any]:
         """Returns no policy and a decoder that changes nothing."""
         width = self._action_dim
         decoder = load_core().ActionDecoder(
@@ -130,29 +152,41 @@ class HoldSource:
         return {"policy": None, "decoder": decoder}
 
 
-class BundleSource:
-    """Infers chunks with a bundle's network."""
+class PolicySource:
+    """Infers chunks with a policy, wherever that is."""
 
-    name = "bundle"
+    name = "policy"
 
     def __init__(
         self,
         *,
-        bundle: Bundle,
-        encoder: ObservationEncoder,
-        policy: Any,
+        manifest: Manifest,
         engine: str,
         times: StageTimes,
     ) -> None:
+        """Takes the sizes of a policy.
+
+        Args:
+            manifest: of its bundle, with the changes of the run.
+            engine: what infers.
+            times: records the times of the stages.
+        """
         self.engine = engine
-        self.execution_horizon = bundle.manifest.execution_horizon
-        self._action_shape = (bundle.manifest.action_horizon, bundle.manifest.action_dim)
-        self.cameras: Sequence[str] = bundle.manifest.cameras
-        self.action_horizon = bundle.manifest.action_horizon
-        self._input_names = user_inputs(bundle.manifest).keys()
-        self._encoder = encoder
-        self._policy = policy
+        self.execution_horizon = manifest.execution_horizon
+        self.action_horizon = manifest.action_horizon
+        self.cameras: Sequence[str] = manifest.cameras
+        self._action_shape = (manifest.action_horizon, manifest.action_dim)
         self._times = times
+
+    @property
+    def stop_reason(self) -> str | None:
+        """Why nothing that it infers may be executed any more; None if it may."""
+        return None
+
+    @property
+    def trouble(self) -> str | None:
+        """Why it infers nothing now, in one line; None if it does, or that is not known."""
+        return None
 
     def submit(self, loop: ChunkSink, robot: SimulatedRobot, request: ChunkRequest) -> None:
         """Observes, encodes, draws the noise for (seed, chunk index), and submits."""
@@ -167,19 +201,33 @@ class BundleSource:
                 ChunkInputs(
                     request={"index": request.chunk_index},
                     observation=_copied(observation),
-                    encoded=inputs,
+                    encoded=self.recorded_inputs(inputs),
                     base=base.copy(),
                     noise=noise,
                 )
             )
         loop.submit(inputs, base, noise)
 
-    def encode(self, observation: Observation) -> dict[str, NDArray[Any]]:
-        """Returns the graphs' inputs for an observation."""
+    def encode(
+        self, observation: Observation, captured_ns: Mapping[str, int] | None = None
+    ) -> dict[str, NDArray[Any]]:
+        """Returns the policy's inputs for an observation.
+
+        Args:
+            observation: as the robot delivers it.
+            captured_ns: in real time, when the state ('state') and each picture were taken.
+        """
         with self._times.measure("encode"):
-            encoded = self._encoder.encode(observation)
-        # Not every network has a state input beside the prompt, so pass only the graphs' inputs.
-        return {name: encoded[name] for name in self._input_names}
+            return self._encoded(observation, captured_ns)
+
+    def _encoded(
+        self, observation: Observation, captured_ns: Mapping[str, int] | None
+    ) -> dict[str, NDArray[Any]]:
+        raise NotImplementedError
+
+    def recorded_inputs(self, inputs: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
+        """Returns what a recording keeps of the inputs, beside the observation."""
+        return inputs
 
     def infer(
         self, observation: Observation, base: NDArray[np.float32], request: ChunkRequest
@@ -191,7 +239,7 @@ class BundleSource:
             base: (action_dim,) what relative actions are relative to.
             request: which chunk it is.
         """
-        normalised = self._policy.infer(
+        normalised = self._policy_for({}).infer(
             self.encode(observation), self.noise(request.seed, request.chunk_index)
         )
         decoder = load_core().ActionDecoder(**self.decoder_arrays())
@@ -210,10 +258,10 @@ class BundleSource:
             execution_horizon=self.execution_horizon, action_horizon=self.action_horizon
         )
         previous = np.zeros(self._action_shape, np.float32)
+        policy = self._policy_for(continuation)
         began_s = time.perf_counter()
-        encoded = self._encoder.encode(observation)
-        self._policy.infer(
-            {name: encoded[name] for name in self._input_names},
+        policy.infer(
+            self._encoded(observation, None),
             self.noise(0, 0),
             previous=previous,
             prefix_len=delay or 0,
@@ -221,18 +269,93 @@ class BundleSource:
         )
         return time.perf_counter() - began_s
 
-    def num_tokens(self, task: str) -> int:
-        """Returns how many tokens the prompt of a task has at most."""
-        return self._encoder.most_tokens(task)
+    def check_observation(self, observation: Observation, spec: RobotSpec) -> None:
+        """Refuses an observation that the policy cannot use.
+
+        Args:
+            observation: as the robot delivers it, with the task of the run.
+            spec: of the robot.
+
+        Raises:
+            FluxError: it does not fit.
+        """
+        raise NotImplementedError
+
+    def check_task(self, task: str) -> None:
+        """Refuses a task that the policy cannot take, as far as that is known without asking it.
+
+        Raises:
+            UsageError: its prompt is too long.
+        """
 
     def noise(self, seed: int, chunk_index: int) -> NDArray[np.float32]:
         """Returns the noise of a chunk; see `chunk_noise`."""
         return chunk_noise(seed, chunk_index, self._action_shape)
 
-    def loop_arguments(self) -> dict[str, Any]:
-        """Returns the network and the decoder from its actions to robot units."""
+    def loop_arguments(self, continuation: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns the policy and the decoder from its actions to robot units.
+
+        Args:
+            continuation: the arguments of the loop's `_core.ContinuationSettings`.
+        """
         decoder = load_core().ActionDecoder(**self.decoder_arrays())
-        return {"policy": self._policy, "decoder": decoder}
+        return {"policy": self._policy_for(continuation), "decoder": decoder}
+
+    def _policy_for(self, continuation: Mapping[str, Any]) -> Any:
+        """Returns the `_core.Policy`, for a loop whose chunks continue each other like that."""
+        raise NotImplementedError
+
+    def decoder_arrays(self) -> dict[str, NDArray[Any]]:
+        """Returns what turns the policy's actions into robot units, each (action_dim,)."""
+        raise NotImplementedError
+
+    def describe(self) -> dict[str, object]:
+        """Returns further facts for the report of a run."""
+        return {}
+
+
+class BundleSource(PolicySource):
+    """Infers chunks with a bundle's network."""
+
+    name = "bundle"
+
+    def __init__(
+        self,
+        *,
+        bundle: Bundle,
+        encoder: ObservationEncoder,
+        policy: Any,
+        engine: str,
+        times: StageTimes,
+    ) -> None:
+        super().__init__(manifest=bundle.manifest, engine=engine, times=times)
+        self._manifest = bundle.manifest
+        self._input_names = user_inputs(bundle.manifest).keys()
+        self._encoder = encoder
+        self._policy = policy
+
+    def _encoded(
+        self, observation: Observation, captured_ns: Mapping[str, int] | None
+    ) -> dict[str, NDArray[Any]]:
+        encoded = self._encoder.encode(observation)
+        # Not every network has a state input beside the prompt, so pass only the graphs' inputs.
+        return {name: encoded[name] for name in self._input_names}
+
+    def check_observation(self, observation: Observation, spec: RobotSpec) -> None:
+        """Refuses an observation that the transforms do not make the graphs' inputs of."""
+        check_encoding(self._encoder.encode(observation), self._manifest)
+
+    def check_task(self, task: str) -> None:
+        """Refuses a task whose prompt has more tokens than the graphs take."""
+        most, got = self._manifest.max_prompt_tokens, self._encoder.most_tokens(task)
+        if got > most:
+            raise UsageError(
+                f"task {task!r}: expected at most {most} tokens, got {got}. Shorten it, or "
+                f"begin a new run with --task"
+            )
+
+    def _policy_for(self, continuation: Mapping[str, Any]) -> Any:
+        return self._policy
 
     def decoder_arrays(self) -> dict[str, NDArray[Any]]:
         """Returns what turns the network's actions into robot units, each (action_dim,)."""

@@ -52,6 +52,8 @@ OPERATOR = "operator"
 """What has stopped an episode that the operator has ended early."""
 OF_THE_DRIVER = ("driver_stopped", "driver_failed", "driver_dead", "session_lost")
 """Stops whose reason only the driver's process knows."""
+WITHOUT_CHUNKS = ("held_too_long", "retries_exhausted", "inference_deadline", "policy_too_slow")
+"""Stops whose reason may be known to what provides the chunks."""
 EXPLANATION_S = 0.3
 """How long to wait for that reason, which may arrive after the stop that it explains."""
 MOTION_FACTOR, MOTION_S = 3.0, 10.0
@@ -60,6 +62,8 @@ DRIVER_STOP_S = 1.5
 """More than a driver may take for its stop; without its answer, an episode is not resumed."""
 DEPLOYMENT_CHECK = "deployment_check"
 """Stopped the robot because of what its first motions show."""
+POLICY_CHANGED = "policy_changed"
+"""Stopped the robot because what provides its chunks is no longer what it was."""
 END_TIMEOUT_S = 15.0
 """More than any braking takes; a control thread that still runs then cannot be trusted."""
 
@@ -227,6 +231,7 @@ class RealtimeEpisode:
         self._monitor = self._new_monitor()
         self._holds = HoldWatch()
         self._has_started = False
+        self._is_told = False
         self._driver_stop = ""
         self._num_sent = 0
         self._reached: tuple[int, int] | None = (0, 0)
@@ -436,6 +441,9 @@ class RealtimeEpisode:
             suspicion = self._first.add(rows, self._session.answerer.take_seen())
             if suspicion is not None:
                 self._loop.stop(2, suspicion.line)
+        if not self._is_told and (reason := self._session.source.stop_reason) is not None:
+            self._is_told = True
+            self._loop.stop(self._session.settings.stop_category, reason)
         self._pass_on(self._events())
         while self._session.answerer.measured:
             measured = self._session.answerer.measured.popleft()
@@ -522,6 +530,8 @@ class RealtimeEpisode:
         ending = self._operator.ending if self._operator is not None else None
         if self._first is not None and self._first.suspicion is not None:
             return "failed", DEPLOYMENT_CHECK, self._first.suspicion.line
+        if (changed := self._session.source.stop_reason) is not None:
+            return "failed", POLICY_CHANGED, changed
         if ending is not None and (status["phase"] != "stopped" or fault == "operator_stop"):
             return "interrupted", OPERATOR, ending
         if status["phase"] != "stopped" or self._is_paused():
@@ -529,7 +539,10 @@ class RealtimeEpisode:
         if fault == "signal":
             name = signal.Signals(self._session.signals.signal).name
             return "interrupted", name, f"interrupted by {name}"
-        if fault in OF_THE_DRIVER and (explanation := self._explanation()):
+        explanation = self._explanation() if fault in OF_THE_DRIVER else ""
+        if fault in WITHOUT_CHUNKS:
+            explanation = self._session.source.trouble or ""
+        if explanation and explanation not in reason:
             reason = f"{reason} ({explanation})"
         return "failed", fault, reason
 

@@ -17,7 +17,7 @@ from flux_core.types import Observation
 from ..realtime.inference_thread import InferenceRequest
 from .episode_log import ChunkInputs, ReplayLog
 from .latency import StageTimes
-from .policy_source import BundleSource, HoldSource
+from .policy_source import HoldSource, PolicySource
 from .preflight import check_observation
 
 NUM_TRIES = 5
@@ -59,7 +59,7 @@ class RobotView:
     """
 
     driver: ObservedDriver
-    source: BundleSource | HoldSource
+    source: PolicySource | HoldSource
     spec: RobotSpec
     prompt: str
 
@@ -204,7 +204,8 @@ class ChunkAnswerer:
         if isinstance(self._source, HoldSource):
             self._hold(request, observation, observed_ns, log)
         else:
-            self._infer(self._source, request, observation, observed_ns, log)
+            captured_ns = {"state": state_ns, **frames_ns}
+            self._infer(self._source, request, observation, captured_ns, log)
         self.measured.append(
             MeasuredInference(
                 session=request.session,
@@ -240,13 +241,14 @@ class ChunkAnswerer:
 
     def _infer(
         self,
-        source: BundleSource,
+        source: PolicySource,
         request: InferenceRequest,
         observation: Observation,
-        observed_ns: int,
+        captured_ns: Mapping[str, int],
         log: ReplayLog | None,
     ) -> None:
-        inputs = source.encode(observation)
+        observed_ns = min(captured_ns.values())
+        inputs = source.encode(observation, captured_ns)
         noise = source.noise(self._seed, request.index)
         # Relative actions are relative to this; unused if commands are differences.
         state = self._spec.hold(observation.state)
@@ -259,7 +261,7 @@ class ChunkAnswerer:
                 request=data,
                 observation=observation,
                 observed_ns=observed_ns,
-                encoded=inputs,
+                encoded=source.recorded_inputs(inputs),
                 base=state,
                 noise=noise,
             )

@@ -41,8 +41,8 @@ from ..realtime import (
 from ..realtime.inference_thread import InferenceThread
 from ..robots import is_recording
 from .latency import StageTimes
-from .policy_source import BundleSource, HoldSource
-from .preflight import Excursion, check_encoding, excursions, motion_limits_in_force
+from .policy_source import HoldSource, PolicySource
+from .preflight import Excursion, excursions, motion_limits_in_force
 from .realtime_inference import ChunkAnswerer, RobotView
 from .session import (
     OpenedPolicy,
@@ -135,15 +135,10 @@ class RealtimeSession(SessionFacts):
         Raises:
             FluxError: the policy cannot use the task, or an observation is missing.
         """
-        if isinstance(self.source, BundleSource) and self.bundle is not None:
-            most, got = self.bundle.manifest.max_prompt_tokens, self.source.num_tokens(task)
-            if got > most:
-                raise UsageError(
-                    f"task {task!r}: expected at most {most} tokens, got {got}. Shorten it, or "
-                    f"begin a new run with --task"
-                )
+        if isinstance(self.source, PolicySource):
+            self.source.check_task(task)
             observation, _, _ = replace(self.answerer.view, prompt=task).observe()
-            check_encoding(self.source.encode(observation), self.bundle.manifest)
+            self.source.check_observation(observation, self.spec)
         return replace(self, prompt=task)
 
     def outside_limits(self) -> list[Excursion]:
@@ -204,6 +199,7 @@ class RealtimeSession(SessionFacts):
             "max_observation_age_s": self.staleness_s["observation"],
             "stop_category": self.settings.stop_category,
             "hold_for_s": self.settings.hold_for_s,
+            "chunk_hold_for_s": self.settings.chunk_hold_for_s or self.settings.hold_for_s,
             **self._rtc_data(),
         }
 
@@ -229,8 +225,18 @@ class RealtimeSession(SessionFacts):
             f"staleness: hold if the state is older than {ages['state']:g} s or a frame older than "
             f"{ages['frame']:g} s; no command from an observation older than "
             f"{ages['observation']:g} s",
+            *self._server_lines(),
             f"stop: category {self.settings.stop_category} (IEC 60204-1), after a hold of more "
             f"than {self.settings.hold_for_s:g} s, a fault or a signal",
+        ]
+
+    def _server_lines(self) -> list[str]:
+        remote, bundle = self.options.remote, self.bundle
+        if remote is None or bundle is None:
+            return []
+        return [
+            f"server: {bundle.where}; while it is away the robot holds, for at most "
+            f"{remote.reconnect_for_s:g} s, and goes on by itself"
         ]
 
     def _mode_line(self) -> str:
@@ -288,7 +294,9 @@ def connected_realtime(
                 options, driver, source.cameras, facts, settings, signals, too_slow
             )
             settings = _beginning_slowly(settings, facts, driver)
-        loop = _make_loop(driver, source.loop_arguments(), limits, settings, signals)
+        loop = _make_loop(
+            driver, source.loop_arguments(settings.continuation), limits, settings, signals
+        )
         answerer = ChunkAnswerer(loop=loop, view=view, times=times)
         session = RealtimeSession(
             options=options.resolved(driver.spec, is_real=driver.simulation is None),
@@ -297,7 +305,7 @@ def connected_realtime(
             bundle=policy.bundle if policy else None,
             prompt=prompt,
             times=times,
-            golden_max_abs_error=policy.golden.max_abs_error if policy else None,
+            golden_max_abs_error=policy.golden_max_abs_error if policy else None,
             chunking=chunking,
             driver=driver,
             loop=loop,
@@ -330,7 +338,7 @@ def _started(session: RealtimeSession) -> Iterator[None]:
 def _settings(
     options: RunOptions,
     policy: OpenedPolicy | None,
-    source: BundleSource | HoldSource,
+    source: PolicySource | HoldSource,
     chunking: Chunking,
     limits: MotionLimits,
 ) -> RealtimeSettings:
@@ -343,6 +351,7 @@ def _settings(
         cameras=source.cameras,
         continuation=chunking.continuation(),
         grippers=gripper_closing(policy.bundle if policy else None, limits.spec),
+        chunk_hold_for_s=0.0 if options.remote is None else options.remote.reconnect_for_s,
     )
 
 
@@ -418,7 +427,7 @@ def _check_first_look(view: RobotView, policy: OpenedPolicy | None) -> None:
     """
     observation, _, _ = view.observe()
     if policy is not None:
-        check_encoding(policy.encoder.encode(observation), policy.manifest)
+        policy.source.check_observation(observation, view.spec)
 
 
 def with_latency(

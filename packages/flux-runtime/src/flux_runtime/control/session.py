@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from flux_core.agreement import Changes
-from flux_core.bundle import Bundle, Manifest
+from flux_core.bundle import Bundle, DescribedBundle, Manifest
 from flux_core.errors import BundleError, RobotError, UsageError
 from flux_core.robots import GripperClosing, MotionLimits, RobotSpec, stated_rates
 
@@ -33,16 +33,16 @@ from ..engines.opening import (
 )
 from ..realtime import RealtimeOptions, core_grippers, gripper_settings
 from ..realtime.options import check_speed
+from ..realtime.remote_options import RemoteOptions
 from ..robots import RobotRequest, SimulatedRobot, has_topics, is_recording
 from .agreement import agreed_bundle
 from .episode import EpisodeResult, run_episode
 from .episode_log import EpisodeLog, ReplayLog
 from .latency import StageTimes
-from .policy_source import BundleSource, ChunkSource, HoldSource, ObservationEncoder
+from .policy_source import BundleSource, ChunkSource, HoldSource, PolicySource
 from .preflight import (
     check_bundle_fits,
     check_decoder,
-    check_encoding,
     check_golden,
     check_observation,
     motion_limits_in_force,
@@ -90,12 +90,18 @@ class RunOptions:
     robot_config: Path | None = None
     transport: str | None = None
     realtime_options: RealtimeOptions = field(default_factory=RealtimeOptions)
+    remote: RemoteOptions | None = None
 
-    def robot_request(self) -> RobotRequest:
-        """Returns what the options say of the robot."""
+    def robot_request(self, described: DescribedBundle | None = None) -> RobotRequest:
+        """Returns what the options say of the robot.
+
+        Args:
+            described: the policy's bundle if it is not on this computer.
+        """
         return RobotRequest(
             name=self.robot,
             bundle=self.bundle if self.policy == "bundle" else None,
+            described=described,
             topics=self.changes.topics,
             config_file=self.robot_config,
             transport=self.transport,
@@ -140,7 +146,7 @@ class SessionFacts:
     options: ResolvedRunOptions
     spec: RobotSpec
     source: ChunkSource
-    bundle: Bundle | None
+    bundle: DescribedBundle | None
     prompt: str
     times: StageTimes
     golden_max_abs_error: float | None
@@ -168,13 +174,14 @@ class SessionFacts:
             "clock": self.clock,
             "command_hz": self.command_hz,
             "speed": self.speed,
-            "bundle": str(self.bundle.directory) if self.bundle else None,
+            "bundle": self.bundle.where if self.bundle else None,
             "prompt_tokens": self.bundle.manifest.max_prompt_tokens if self.bundle else None,
             "prompt": self.prompt,
             "golden_max_abs_error": self.golden_max_abs_error,
             "execution_horizon": self.source.execution_horizon,
             "changed_after_training": self.options.changes.as_data(),
             "deployment": self.deployment.as_data() if self.deployment else None,
+            **self.source.describe(),
         }
 
 
@@ -197,18 +204,25 @@ class Session(SessionFacts):
 
 @dataclass(frozen=True, kw_only=True)
 class OpenedPolicy:
-    """A bundle whose network has reproduced its golden.
+    """A policy that may be asked for chunks.
 
-    `can_continue` is whether its chunks can continue the running one, which takes an engine that
-    runs the Euler steps one by one.
+    Attributes:
+        bundle: its bundle, with the changes of the run.
+        source: of its chunks.
+        golden: how its network has reproduced the golden; None if that is for its server to do.
+        can_continue: whether its chunks can continue the running one, which takes an engine that
+            runs the Euler steps one by one.
     """
 
-    bundle: Bundle
-    encoder: ObservationEncoder
-    source: BundleSource
-    golden: GoldenResult
-
+    bundle: DescribedBundle
+    source: PolicySource
+    golden: GoldenResult | None
     can_continue: bool
+
+    @property
+    def golden_max_abs_error(self) -> float | None:
+        """The largest error of an action against the reference, if that is known."""
+        return None if self.golden is None else self.golden.max_abs_error
 
     @property
     def manifest(self) -> Manifest:
@@ -251,14 +265,13 @@ def open_policy(
     source = BundleSource(bundle=bundle, encoder=encoder, policy=policy, engine=engine, times=times)
     return OpenedPolicy(
         bundle=bundle,
-        encoder=encoder,
         source=source,
         golden=golden,
         can_continue=policy.can_continue,
     )
 
 
-def tasks_of(bundle: Bundle | None) -> Mapping[str, str]:
+def tasks_of(bundle: DescribedBundle | None) -> Mapping[str, str]:
     """Returns the tasks that a bundle names: key -> task in words."""
     section = {} if bundle is None else bundle.config.get("inference")
     tasks = section.get("task_descriptions") if isinstance(section, Mapping) else None
@@ -312,7 +325,7 @@ def connected(
             bundle=bundle,
             prompt=prompt,
             times=times,
-            golden_max_abs_error=policy.golden.max_abs_error if policy else None,
+            golden_max_abs_error=policy.golden_max_abs_error if policy else None,
             chunking=chunking,
             limits=limits,
             deployment=deployment,
@@ -366,7 +379,7 @@ def make_loop(source: ChunkSource, setup: Mapping[str, Any]) -> Any:
     settings = dict(setup["settings"])
     continuation = core.ContinuationSettings(**settings.pop("continuation"))
     return core.ControlLoop(
-        **source.loop_arguments(),
+        **source.loop_arguments(setup["settings"]["continuation"]),
         limits=core.SafetyLimits(**setup["limits"]),
         **{**settings, **core_grippers(settings)},
         continuation=continuation,
@@ -387,7 +400,7 @@ def loop_timing(session: Session) -> dict[str, Any]:
     }
 
 
-def gripper_closing(bundle: Bundle | None, spec: RobotSpec) -> GripperClosing | None:
+def gripper_closing(bundle: DescribedBundle | None, spec: RobotSpec) -> GripperClosing | None:
     """Returns which commands close a gripper, if any; `spec` has the limits in force.
 
     Raises:
@@ -462,6 +475,8 @@ def drive(
         )
     except (ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())
+        if session.options.remote is not None:
+            raise RobotError(f"{session.spec.name}: stopped: {reason}") from error
         raise RobotError(
             f"{session.spec.name}: the control loop failed ({reason}). Check with "
             f"'flux-runtime run --dry-run' that the bundle fits the robot."
@@ -510,7 +525,7 @@ def _check_first_look(
     def look() -> Observed:
         observation = robot.observe(prompt, cameras)
         check_observation(observation, spec, cameras)
-        check_encoding(policy.encoder.encode(observation), policy.manifest)
+        policy.source.check_observation(observation, spec)
         looks = {name: CameraLook(image=image) for name, image in observation.images.items()}
         return Observed(state=observation.state, cameras=looks, is_simulated=True)
 
@@ -525,7 +540,7 @@ def _check_first_look(
     )
 
 
-def default_prompt(task: str | None, bundle: Bundle | None) -> str:
+def default_prompt(task: str | None, bundle: DescribedBundle | None) -> str:
     """Returns the prompt of a run without `--task`; `task` is that of a simulated robot."""
     if bundle is not None and bundle.manifest.prompt:
         return bundle.manifest.prompt

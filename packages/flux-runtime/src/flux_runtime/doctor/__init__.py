@@ -1,10 +1,11 @@
 """`flux-runtime doctor`: what this machine can run, and whether a robot fits its bundle.
 
-Every check says what was found, and how to mend it.
+With `--remote`, whether a policy server is fast enough for one, too. Every check says what was found, and how to mend it.
 """
 
 from .check import Check, format_checks
 from .machine import diagnose
 from .robot import diagnose_robot
+from .server import diagnose_server
 
-__all__ = ["Check", "diagnose", "diagnose_robot", "format_checks"]
+__all__ = ["Check", "diagnose", "diagnose_robot", "diagnose_server", "format_checks"]

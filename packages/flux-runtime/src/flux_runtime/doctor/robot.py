@@ -19,6 +19,7 @@ from ..control.session import (
 from ..deployment import DeploymentFacts, Finding, judge, look_at
 from ..deployment.observed import LOOK_S
 from ..realtime import DriverProcess
+from ..remote.opening import PolicyServer, policy_server
 from ..robots import RobotChoice, choose_robot
 from .check import Check
 
@@ -35,11 +36,13 @@ def diagnose_robot(options: RunOptions) -> list[Check]:
     """
     checks: list[Check] = []
     try:
-        choice = choose_robot(options.robot_request())
-        for line in choice.lines:
-            checks.append(_check("robot", line))
-        for check in _connected(options, choice):
-            checks.append(check)
+        with policy_server(options) as server:
+            described = server.bundle if server is not None else None
+            choice = choose_robot(options.robot_request(described))
+            for line in choice.lines:
+                checks.append(_check("robot", line))
+            for check in _connected(options, choice, server):
+                checks.append(check)
     except UsageError:
         raise
     except FluxError as error:
@@ -47,13 +50,17 @@ def diagnose_robot(options: RunOptions) -> list[Check]:
     return checks
 
 
-def _connected(options: RunOptions, choice: RobotChoice) -> Iterator[Check]:
+def _connected(
+    options: RunOptions, choice: RobotChoice, server: PolicyServer | None
+) -> Iterator[Check]:
     with DriverProcess.start(
         choice.name, target=choice.target, arguments=choice.arguments, python=choice.python
     ) as driver:
         spec = driver.spec
         policy = None
-        if options.policy == "bundle":
+        if server is not None:
+            policy = server.opened(options, spec, StageTimes(), is_realtime=True)
+        elif options.policy == "bundle":
             policy = open_policy(options, spec, StageTimes())
         cameras = policy.source.cameras if policy else spec.cameras
         driver.connect(cameras)

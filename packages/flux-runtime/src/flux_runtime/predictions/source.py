@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..control.policy_source import BundleSource, ChunkRequest, ChunkSink
+from ..control.policy_source import ChunkRequest, ChunkSink, PolicySource
 from ..control.session import RunOptions, Session
 from ..robots import SimulatedRobot
 from .comparison import Chunk, Comparison
@@ -36,14 +36,14 @@ class PlaysRecordings(Protocol):
 
 
 class RecordedSource:
-    """Infers chunks as a `BundleSource` does, and once more for the comparison.
+    """Infers chunks as a `PolicySource` does, and once more for the comparison.
 
     Attributes:
         comparison: of all chunks.
     """
 
     def __init__(
-        self, inner: BundleSource, comparison: Comparison, *, task: str | None = None
+        self, inner: PolicySource, comparison: Comparison, *, task: str | None = None
     ) -> None:
         """Wraps a source.
 
@@ -59,6 +59,16 @@ class RecordedSource:
         self.name, self.engine = inner.name, inner.engine
         self.execution_horizon, self.action_horizon = inner.execution_horizon, inner.action_horizon
         self.cameras: Sequence[str] = inner.cameras
+
+    @property
+    def stop_reason(self) -> str | None:
+        """See `PolicySource`."""
+        return self._inner.stop_reason
+
+    @property
+    def trouble(self) -> str | None:
+        """See `PolicySource`."""
+        return self._inner.trouble
 
     def submit(self, loop: ChunkSink, robot: SimulatedRobot, request: ChunkRequest) -> None:
         """Infers a chunk and compares it, then lets the loop infer it."""
@@ -76,9 +86,13 @@ class RecordedSource:
         self.comparison.add(chunk, None if spec.is_commanded_by_differences else held)
         self._inner.submit(loop, robot, request)
 
-    def loop_arguments(self) -> dict[str, Any]:
-        """Returns the network and its decoder."""
-        return self._inner.loop_arguments()
+    def loop_arguments(self, continuation: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns the policy and its decoder."""
+        return self._inner.loop_arguments(continuation)
+
+    def describe(self) -> dict[str, object]:
+        """Returns the policy's further facts."""
+        return self._inner.describe()
 
     def decoder_arrays(self) -> dict[str, NDArray[Any]]:
         """Returns what turns the network's actions into robot units."""
@@ -94,7 +108,7 @@ def played_whole(session: Session, asked: RunOptions) -> Session:
     if asked.max_steps is None and asked.max_seconds is None:
         options = replace(options, max_steps=robot.longest_episode)
     options = replace(options, episodes=min(options.episodes, robot.num_episodes))
-    if not isinstance(session.source, BundleSource):
+    if not isinstance(session.source, PolicySource):
         return replace(session, options=options)
     comparison = Comparison(
         session.spec.joint_names,

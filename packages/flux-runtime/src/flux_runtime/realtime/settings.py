@@ -40,6 +40,8 @@ class RealtimeSettings:
             threshold, and empty if none has.
         closed_command: of the joints that have a threshold.
         hold_for_s: a hold that lasts longer becomes a stop.
+        chunk_hold_for_s: the same for a hold that only lacks a chunk, during which failures of
+            inference are not counted against `max_retries`; 0 for `hold_for_s`.
         stale_after_s: a chunk is executed until its observation is older than the chunk's duration
             and this time.
         max_state_age_s: the robot is held while its newest state is older.
@@ -81,6 +83,7 @@ class RealtimeSettings:
     slow_start_speed: float = 1.0
     closes_below: tuple[float | None, ...] = ()
     closed_command: tuple[float | None, ...] = ()
+    chunk_hold_for_s: float = 0.0
 
     def __post_init__(self) -> None:
         for name in (
@@ -117,6 +120,7 @@ def realtime_settings(
     continuation: Mapping[str, Any],
     first_latency_s: float = 0.0,
     grippers: GripperClosing | None = None,
+    chunk_hold_for_s: float = 0.0,
 ) -> RealtimeSettings:
     """Returns the settings of one run.
 
@@ -133,6 +137,7 @@ def realtime_settings(
         continuation: the arguments of `_core.ContinuationSettings`; empty unless the mode is 'rtc'.
         first_latency_s: how long a chunk takes at first, for 'rtc'.
         grippers: which commands close a gripper.
+        chunk_hold_for_s: how long a hold may last that only lacks a chunk; 0 as any other.
 
     Raises:
         UsageError: the robot does not allow an option.
@@ -155,7 +160,7 @@ def realtime_settings(
         start_tolerance=limits.start_tolerance,
         rest_command=spec.rest_command,
         cameras=tuple(spec.cameras.index(name) for name in cameras),
-        inference_deadline_s=action_horizon / (spec.control_hz * options.speed) + STALE_AFTER_S,
+        inference_deadline_s=inference_deadline_s(options.speed, spec.control_hz, action_horizon),
         max_retries=options.max_retries,
         stop_category=options.stop_category,
         priority=options.priority,
@@ -164,7 +169,13 @@ def realtime_settings(
         first_latency_s=first_latency_s,
         closes_below=thresholds["closes_below"],
         closed_command=thresholds["closed_command"],
+        chunk_hold_for_s=chunk_hold_for_s,
     )
+
+
+def inference_deadline_s(speed: float, control_hz: float, action_horizon: int) -> float:
+    """Returns after which time a chunk could not be executed any more."""
+    return action_horizon / (control_hz * speed) + STALE_AFTER_S
 
 
 def gripper_settings(grippers: GripperClosing | None) -> dict[str, tuple[float | None, ...]]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from flux_core.agreement import Changes
+from flux_core.bundle import MANIFEST_NAME, DescribedBundle
 from flux_core.config import bind
 from flux_core.errors import DataError, UsageError
 from flux_core.robots import RobotSpec
@@ -118,7 +119,8 @@ def _replay_one(
     changes = {}
     if not options.recorded_chunks:
         changes = Identity(**header["identity"]).differences(opened.identity)
-        comparison.add_decoder(header["decoder"], decoder_digests(opened.source))
+        if not _server(recorded):  # which has its own decoder
+            comparison.add_decoder(header["decoder"], decoder_digests(opened.source))
     return {
         "file": recorded.path.name,
         "seed": header["seed"],
@@ -155,11 +157,34 @@ def _open(recorded: RecordedReplay, options: ReplayOptions) -> OpenedSource:
     tasks = None if data.get("all_tasks") else ()
     policy = open_policy(run_options, spec, StageTimes(), tasks)
     assert policy is not None
+    _check_served(recorded, identity, policy.bundle)
     now = identity_of(policy.bundle, policy.source.engine, run_options.threads)
     return OpenedSource(source=policy.source, identity=now)
 
 
+def _server(recorded: RecordedReplay) -> str | None:
+    """Returns the address of the server that inferred the chunks; None if none did."""
+    return recorded.header["options"].get("remote")
+
+
+def _check_served(recorded: RecordedReplay, then: Identity, bundle: DescribedBundle) -> None:
+    """Refuses another bundle than the server's: no chunk could be the same."""
+    expected = then.bundle.get(MANIFEST_NAME, "")
+    if _server(recorded) and bundle.sha256 != expected:
+        raise DataError(
+            f"{recorded.path}: --bundle: expected the server's bundle, whose manifest.json has the "
+            f"sha256 {expected[:16]}..., got {bundle.where} with {bundle.sha256[:16]}..."
+        )
+
+
 def _bundle(recorded: RecordedReplay, options: ReplayOptions) -> Path:
+    url = _server(recorded)
+    if options.bundle is None and url:
+        chunks = "with --recorded-chunks, or " if recorded.is_realtime else ""
+        raise DataError(
+            f"{recorded.path}: the policy of the run was at {url}. Replay it {chunks}with "
+            f"--bundle DIR, which names the bundle of that server"
+        )
     bundle = options.bundle or Path(recorded.header["options"]["bundle"])
     if options.bundle is None and not bundle.is_dir():
         raise DataError(

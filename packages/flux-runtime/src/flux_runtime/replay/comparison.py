@@ -130,7 +130,9 @@ class EpisodeComparison:
         self.other_decoder = [name for name in names if recorded.get(name) != now.get(name)]
 
     def add_inputs(self, chunk: RecordedChunk, encoded: Mapping[str, NDArray[Any]]) -> None:
-        """Compares the network's inputs for a chunk."""
+        """Compares the network's inputs for a chunk; those that a server made are not known."""
+        if not chunk.encoded and not chunk.digests:
+            return
         for name, array in encoded.items():
             if name in chunk.digests:
                 is_same = digest_of(array) == chunk.digests[name]

@@ -72,7 +72,7 @@ def _make_core(recorded: RecordedReplay, source: BundleSource | HoldSource) -> A
         limits=core.SafetyLimits(**setup["limits"]),
         state_dim=len(recorded.start["state"]),
         num_cameras=num_cameras,
-        **source.loop_arguments(),
+        **source.loop_arguments(setup["settings"]["continuation"]),
     )
     for request in recorded.requests.values():
         replay.add_request(request)

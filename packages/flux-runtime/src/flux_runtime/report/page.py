@@ -118,6 +118,8 @@ def _header(data: ReportData) -> Html:
         words += f" · {command_hz:g} commands per second"
     if (speed := summary["speed"]) != 1:
         words += f" · speed {speed:g}"
+    if server := summary.get("remote"):
+        words += f" · server {server['url']}"
     if changed := summary.get("changed_after_training"):
         words += f" · changed after training: {json.dumps(changed, ensure_ascii=False)}"
     return header(str(summary["prompt"] or "No task given"), note(words))
@@ -156,6 +158,7 @@ def _figures(summary: Mapping[str, Any]) -> dict[str, Child]:
         "Policy beyond limits": violations or "never",
         "Sent beyond limits": summary["commands_out_of_limit"],
         **_rtc_figures(summary["rtc"]),
+        **_server_figures(summary.get("remote")),
     }
 
 
@@ -166,6 +169,19 @@ def _rtc_figures(rtc: Mapping[str, Any] | None) -> dict[str, Child]:
     return {
         "Chunks × known rows": f"{counts or 'none'} ({rtc['method']})",
         "Late chunks": rtc["late"],
+    }
+
+
+def _server_figures(server: Mapping[str, Any] | None) -> dict[str, Child]:
+    """Returns how the connection to a policy server has been."""
+    if server is None:
+        return {}
+    trip = server["round_trip_ms"]
+    return {
+        "Round trip p50": milliseconds(trip["p50"]),
+        "Round trip p95": milliseconds(trip["p95"]),
+        "Reconnects": server["reconnects"],
+        "Late answers": server["late_answers"],
     }
 
 

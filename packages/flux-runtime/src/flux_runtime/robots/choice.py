@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from flux_core.bundle import Bundle
+from flux_core.bundle import Bundle, DescribedBundle
 from flux_core.config import bind, did_you_mean
 from flux_core.errors import (
     BundleError,
@@ -74,6 +74,7 @@ class RobotRequest:
     Attributes:
         name: of `--robot`.
         bundle: the directory of the policy, if there is one.
+        described: the policy's bundle, if that is not on this computer.
         topics: of `--topic`: field of the robot's operator -> value.
         config_file: of `--robot-config`.
         transport: of `--transport`.
@@ -83,6 +84,7 @@ class RobotRequest:
 
     name: str
     bundle: Path | None = None
+    described: DescribedBundle | None = None
     topics: Mapping[str, object] = field(default_factory=dict[str, object])
     config_file: Path | None = None
     transport: str | None = None
@@ -115,10 +117,10 @@ def choose_robot(request: RobotRequest) -> RobotChoice:
     return RobotChoice(name=name, arguments=config, python=request.python, lines=lines)
 
 
-def _bundle(request: RobotRequest) -> Bundle | None:
+def _bundle(request: RobotRequest) -> DescribedBundle | None:
     """Opens the bundle without reading its weights, which is done later."""
     if request.bundle is None:
-        return None
+        return request.described
     versions = tuple(request.accept_versions)
     try:
         return Bundle.open(request.bundle, verify=False, accept_versions=versions)
@@ -126,7 +128,7 @@ def _bundle(request: RobotRequest) -> Bundle | None:
         return Bundle.open(request.bundle, accept_versions=versions)  # it says more precisely why
 
 
-def _variant(name: str, bundle: Bundle | None) -> tuple[str, tuple[str, ...]]:
+def _variant(name: str, bundle: DescribedBundle | None) -> tuple[str, tuple[str, ...]]:
     """Returns the robot's own name, and a line if the options or the bundle say only its family."""
     variants, trained = variants_of(name), bundle.manifest.robots if bundle else ()
     if not variants:
@@ -158,7 +160,7 @@ def _variant(name: str, bundle: Bundle | None) -> tuple[str, tuple[str, ...]]:
     )
 
 
-def _check_trained_for(name: str, bundle: Bundle | None) -> None:
+def _check_trained_for(name: str, bundle: DescribedBundle | None) -> None:
     """Refuses a bundle of another robot before a driver is looked for."""
     robots = bundle.manifest.robots if bundle else (name,)
     if not any(is_called(name, robot) for robot in robots):
@@ -172,7 +174,7 @@ def _real(
     request: RobotRequest,
     name: str,
     config: dict[str, Any],
-    bundle: Bundle | None,
+    bundle: DescribedBundle | None,
     lines: tuple[str, ...],
 ) -> RobotChoice:
     """Returns a real robot that flux has a driver for."""
@@ -209,7 +211,7 @@ def _real(
 
 
 def _topics(
-    request: RobotRequest, driver: Transport, of_file: object, bundle: Bundle | None
+    request: RobotRequest, driver: Transport, of_file: object, bundle: DescribedBundle | None
 ) -> dict[str, Any]:
     """Returns the fields of the robot's operator: the bundle's, which the file of `--robot-config`
     changes, and `--topic` last."""
@@ -235,7 +237,9 @@ def _topics(
         raise UsageError(f"--topic: {error}") from error
 
 
-def _lerobot(request: RobotRequest, config: dict[str, Any], bundle: Bundle | None) -> RobotChoice:
+def _lerobot(
+    request: RobotRequest, config: dict[str, Any], bundle: DescribedBundle | None
+) -> RobotChoice:
     """Returns a robot of the user's LeRobot environment."""
     kind = request.name.removeprefix(LEROBOT)
     if not kind:
@@ -256,7 +260,9 @@ def _lerobot(request: RobotRequest, config: dict[str, Any], bundle: Bundle | Non
     )
 
 
-def _dataset(request: RobotRequest, config: dict[str, Any], bundle: Bundle | None) -> RobotChoice:
+def _dataset(
+    request: RobotRequest, config: dict[str, Any], bundle: DescribedBundle | None
+) -> RobotChoice:
     """Returns a dataset's episodes as a robot."""
     directory = request.name.removeprefix(DATASET)
     if not directory:

@@ -1,4 +1,7 @@
-"""Reads `--robot-config FILE`: what a robot's driver must know, such as its address."""
+"""Reads `--robot-config FILE`: what a robot's driver must know, such as its address.
+
+Other options with such a file use it, too.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +16,12 @@ OPTION = "--robot-config"
 _YAML = (".yaml", ".yml")
 
 
-def read_robot_config(path: Path | None) -> dict[str, Any]:
+def read_robot_config(path: Path | None, option: str = OPTION) -> dict[str, Any]:
     """Returns the entries of a JSON or YAML file; empty without one.
+
+    Args:
+        path: the file.
+        option: that names it, for messages.
 
     Raises:
         UsageError: the file cannot be read, or is not a mapping with texts for keys.
@@ -26,24 +33,24 @@ def read_robot_config(path: Path | None) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise UsageError(f"{OPTION}: {path}: cannot be read ({reason})") from error
-    found = _parsed(path, text)
+        raise UsageError(f"{option}: {path}: cannot be read ({reason})") from error
+    found = _parsed(path, text, option)
     if not isinstance(found, Mapping):
-        raise UsageError(f"{OPTION}: {path}: expected a mapping, got {type(found).__name__}")
+        raise UsageError(f"{option}: {path}: expected a mapping, got {type(found).__name__}")
     for key in cast(Mapping[object, object], found):
         if not isinstance(key, str):
-            raise UsageError(f"{OPTION}: {path}: expected texts for keys, got {key!r:.60}")
+            raise UsageError(f"{option}: {path}: expected texts for keys, got {key!r:.60}")
     return dict(cast(Mapping[str, Any], found))
 
 
-def _parsed(path: Path, text: str) -> object:
+def _parsed(path: Path, text: str, option: str) -> object:
     if path.suffix == ".json":
         try:
             return json.loads(text)
         except ValueError as error:
-            raise UsageError(f"{OPTION}: {path}: not valid JSON ({error})") from error
+            raise UsageError(f"{option}: {path}: not valid JSON ({error})") from error
     if path.suffix not in _YAML:
-        raise UsageError(f"{OPTION}: {path}: expected a .json, .yaml or .yml file")
+        raise UsageError(f"{option}: {path}: expected a .json, .yaml or .yml file")
     try:
         import yaml
     except ImportError as error:
@@ -54,4 +61,4 @@ def _parsed(path: Path, text: str) -> object:
         return yaml.safe_load(text) or {}
     except yaml.YAMLError as error:
         reason = " ".join(str(error).split())
-        raise UsageError(f"{OPTION}: {path}: not valid YAML ({reason})") from error
+        raise UsageError(f"{option}: {path}: not valid YAML ({reason})") from error

@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from flux_core.agreement import dataset_sections
-from flux_core.bundle import Bundle
+from flux_core.bundle import DescribedBundle
 from flux_core.config import bind
 from flux_core.deployment import InferenceRunner
 from flux_core.errors import BundleError, ConfigError, RobotError
 from flux_core.robots import carried_robot, robot_spec
 
 
-def recorded_robot(bundle: Bundle) -> dict[str, Any]:
+def recorded_robot(bundle: DescribedBundle) -> dict[str, Any]:
     """Returns arguments of a robot that plays recordings: `spec`, `cameras` and `training`.
 
     Raises:
@@ -39,7 +39,7 @@ def recorded_robot(bundle: Bundle) -> dict[str, Any]:
     }
 
 
-def _training(bundle: Bundle) -> dict[str, Any] | None:
+def _training(bundle: DescribedBundle) -> dict[str, Any] | None:
     """Returns the section of the first dataset of the robot's group; None if there is none."""
     groups = dataset_sections(bundle.config)
     section: Any = bundle.config.get("inference")

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 
 from flux_core.errors import FluxError, RobotError, UsageError
+from flux_core.robots import RobotSpec
 
 from ..control.episode import EpisodeResult
 from ..control.latency import StageTimes
 from ..control.realtime_session import Confirm, RealtimeSession, connected_realtime
 from ..control.session import (
+    OpenedPolicy,
     RunOptions,
     Session,
     connected,
@@ -32,6 +34,7 @@ from ..predictions import PlaysRecordings, played_whole
 from ..realtime import DriverProcess
 from ..realtime.niceness import DRIVER_NICENESS
 from ..recording import dataset_recorder, recorder_command
+from ..remote.opening import PolicyServer, policy_server
 from ..report import require_report_dependencies
 from ..robots import RobotChoice, SimulatedRobot, choose_robot, is_simulated_class, make_robot
 from .recording import prepare_recording
@@ -163,16 +166,26 @@ def open_session(
     on_choice: Callable[[RobotChoice], None] = lambda choice: None,
 ) -> Iterator[Session | RealtimeSession]:
     """Connects the robot and opens the policy; closes the robot at the end."""
+    with policy_server(options) as server:
+        described = server.bundle if server is not None else None
+        choice = choose_robot(options.robot_request(described))
+        on_choice(choice)
+        with _connected(options, confirm, choice, server) as session:
+            yield session
+
+
+@contextmanager
+def _connected(
+    options: RunOptions, confirm: Confirm, choice: RobotChoice, server: PolicyServer | None
+) -> Iterator[Session | RealtimeSession]:
     times = StageTimes()
-    choice = choose_robot(options.robot_request())
-    on_choice(choice)
     if choice.is_recorded and options.realtime:
         raise UsageError(
             "--realtime: expected a robot that moves, but a recording does not follow commands. "
             "Leave it out"
         )
     if not options.realtime and _is_simulated(choice):
-        with _lockstep(options, choice, times) as session:
+        with _lockstep(options, choice, times, server) as session:
             yield session
         return
     realtime = options.realtime_options
@@ -187,12 +200,27 @@ def open_session(
         if driver.simulation is None or options.realtime:
             # The operator of a real robot may choose among the policy's tasks.
             tasks = None if driver.simulation is None else ()
-            policy = open_policy(options, driver.spec, times, tasks)
+            policy = _opened(options, driver.spec, times, tasks, server, is_realtime=True)
             with connected_realtime(options, driver, policy, times, confirm) as session:
                 yield session
             return
-    with _lockstep(options, choice, times) as session:  # only its process could tell
+    with _lockstep(options, choice, times, server) as session:  # only its process could tell
         yield session
+
+
+def _opened(
+    options: RunOptions,
+    spec: RobotSpec,
+    times: StageTimes,
+    tasks: Sequence[str] | None,
+    server: PolicyServer | None,
+    *,
+    is_realtime: bool,
+) -> OpenedPolicy | None:
+    """Opens the policy, here or on its server; None with `--policy hold`."""
+    if server is None:
+        return open_policy(options, spec, times, tasks)
+    return server.opened(options, spec, times, is_realtime=is_realtime)
 
 
 def _is_simulated(choice: RobotChoice) -> bool:
@@ -203,12 +231,14 @@ def _is_simulated(choice: RobotChoice) -> bool:
 
 
 @contextmanager
-def _lockstep(options: RunOptions, choice: RobotChoice, times: StageTimes) -> Iterator[Session]:
+def _lockstep(
+    options: RunOptions, choice: RobotChoice, times: StageTimes, server: PolicyServer | None
+) -> Iterator[Session]:
     robot = make_robot(choice.name, choice.target, choice.arguments)
     if not isinstance(robot, SimulatedRobot):
         raise RobotError(f"{options.robot}: expected a simulated robot, got a real one")
     tasks = robot.tasks if isinstance(robot, PlaysRecordings) else ()
-    policy = open_policy(options, robot.spec, times, tasks)
+    policy = _opened(options, robot.spec, times, tasks, server, is_realtime=False)
     with connected(options, robot, policy, times) as session:
         yield played_whole(session, options)
 

@@ -205,6 +205,8 @@ def summary_lines(report: Mapping[str, Any]) -> list[str]:
         f"violations  {violations or 'none'}; commands sent out of limit: "
         f"{report['commands_out_of_limit']}",
     ]
+    if "remote" in report:
+        lines.append(_server_line(report["remote"]))
     if "predicted_against_recorded" in report:
         lines.append(_predicted_line(report["predicted_against_recorded"]))
     if "interval" in report:
@@ -225,6 +227,14 @@ def summary_lines(report: Mapping[str, Any]) -> list[str]:
     if "report" in report:
         lines.append(f"report      {report['report']}")
     return lines
+
+
+def _server_line(server: Mapping[str, Any]) -> str:
+    trip = server["round_trip_ms"]
+    return (
+        f"server      {server['url']}: round trip p50 {trip['p50']:.1f} ms, p95 {trip['p95']:.1f} "
+        f"ms; reconnects: {server['reconnects']}, late answers: {server['late_answers']}"
+    )
 
 
 def _driver_lines(events: Iterable[Mapping[str, Any]]) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -10,9 +9,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from flux_core.bundle import Bundle
+from flux_core.bundle import DescribedBundle
 
-from ..control.policy_source import BundleSource, ChunkSource
+from ..control.policy_source import ChunkSource, PolicySource
 from ..control.realtime_session import RealtimeSession, realtime_loop_setup
 from ..control.session import Session, loop_setup
 from ..engines.status import engine_version
@@ -20,6 +19,7 @@ from ..predictions import RecordedSource
 from .replay_file import digest_of
 
 MANIFEST_NAME = "manifest.json"
+ON_A_SERVER = "on a server"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,17 +61,18 @@ class Identity:
         return found
 
 
-def identity_of(bundle: Bundle | None, engine: str, threads: int) -> Identity:
-    """Returns the identity of a run on this machine."""
+def identity_of(
+    bundle: DescribedBundle | None, engine: str, threads: int, *, is_remote: bool = False
+) -> Identity:
+    """Returns the identity of a run on this machine, or with an engine on another one."""
     files: dict[str, str] = {}
     if bundle is not None:
         files = {name: entry.sha256 for name, entry in bundle.manifest.files.items()}
-        manifest = (bundle.directory / MANIFEST_NAME).read_bytes()
-        files[MANIFEST_NAME] = hashlib.sha256(manifest).hexdigest()
+        files[MANIFEST_NAME] = bundle.sha256
     return Identity(
         machine=cpu_model(),
         engine=engine,
-        engine_version=engine_version(engine),
+        engine_version=ON_A_SERVER if is_remote else engine_version(engine),
         threads=threads,
         bundle=files,
     )
@@ -86,7 +87,10 @@ def replay_header(session: Session | RealtimeSession, seed: int) -> dict[str, ob
     else:
         spec = session.robot.spec
         setup = loop_setup(session)
-    identity = identity_of(session.bundle, session.source.engine, options.threads)
+    is_remote = options.remote is not None
+    identity = identity_of(
+        session.bundle, session.source.engine, options.threads, is_remote=is_remote
+    )
     return {
         "flux": flux_version(),
         "clock": session.clock,
@@ -105,7 +109,7 @@ def replay_header(session: Session | RealtimeSession, seed: int) -> dict[str, ob
 
 def decoder_digests(source: ChunkSource) -> dict[str, str]:
     """Returns the SHA-256 of the arrays that turn actions into robot units; none without them."""
-    if not isinstance(source, BundleSource | RecordedSource):
+    if not isinstance(source, PolicySource | RecordedSource):
         return {}
     return {name: digest_of(array) for name, array in source.decoder_arrays().items()}
 
@@ -113,9 +117,11 @@ def decoder_digests(source: ChunkSource) -> dict[str, str]:
 def _option_data(session: Session | RealtimeSession) -> dict[str, object]:
     """Returns the options with which the policy is opened again."""
     options, bundle = session.options, session.bundle
+    is_here = bundle is not None and options.remote is None
     return {
         "robot": options.robot,
-        "bundle": str(bundle.directory.resolve()) if bundle else None,
+        "bundle": str(Path(bundle.where).resolve()) if bundle is not None and is_here else None,
+        "remote": None if options.remote is None else options.remote.url,
         "task": options.task,
         "all_tasks": isinstance(session, RealtimeSession) and session.is_real,
         "policy": options.policy,

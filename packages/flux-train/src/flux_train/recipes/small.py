@@ -275,7 +275,7 @@ def small_runner(**settings: Any) -> dict[str, Any]:
 
 
 def small_inference(
-    robot: SmallRobot, *, units: Sequence[Section] = (), **settings: Any
+    robot: SmallRobot, /, *, units: Sequence[Section] = (), **settings: Any
 ) -> dict[str, Any]:
     """How a robot runs the policy.
 
@@ -283,11 +283,11 @@ def small_inference(
         robot: which one.
         units: transforms before the normalisation: those of training, without those that only
             training has.
-        settings: further keys of its runner.
+        settings: further keys of its runner, such as `robot` for another description of it.
     """
     if robot.runner == "InferenceRunner":
         described = robot.description
-        settings["robot"] = robot.name if described is None else unbind(described)
+        settings.setdefault("robot", robot.name if described is None else unbind(described))
     return dict(
         type=robot.runner,
         task_descriptions=dict(robot.tasks),

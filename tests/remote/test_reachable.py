@@ -1,0 +1,138 @@
+"""What answers to another computer: nothing, without a token and TLS, unless it is spelled out."""
+
+from __future__ import annotations
+
+import secrets
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ..serving import SHIPPED, Served, command_line, serving
+from .certificate import made_certificate
+from .namespaces import Computer, listening_ports, two_computers
+
+CONNECTS = """
+import json, socket, sys
+found = {}
+for port in sys.argv[2:]:
+    try:
+        with socket.create_connection((sys.argv[1], int(port)), timeout=2):
+            found[port] = "answers"
+    except OSError as error:
+        found[port] = error.strerror or str(error)
+print(json.dumps(found))
+"""
+ASKS = """
+import json, ssl, sys
+from websockets.exceptions import InvalidMessage, InvalidStatus
+from websockets.sync.client import connect
+url, ca, token = sys.argv[1:]
+context = ssl.create_default_context(cafile=ca) if ca else None
+headers = {"Authorization": f"Bearer {token}"} if token else None
+try:
+    with connect(url, ssl=context, additional_headers=headers, open_timeout=5) as one:
+        found = len(one.recv(timeout=5))
+except InvalidStatus as error:
+    found = error.response.status_code
+except (OSError, EOFError, InvalidMessage) as error:
+    found = type(error).__name__
+print(json.dumps(found))
+"""
+UNAUTHORIZED = 401
+
+
+@pytest.fixture(scope="module")
+def computers() -> Iterator[tuple[Computer, Computer]]:
+    """The server's, and somebody else's."""
+    with two_computers() as both:
+        yield both
+
+
+def reached(stranger: Computer, at: Computer, ports: dict[int, str]) -> set[int]:
+    """Returns the ports of a computer that another one can connect to."""
+    found = stranger.asked(CONNECTS, at.address, *map(str, ports))
+    return {int(port) for port, text in found.items() if text == "answers"}
+
+
+def port_of_metrics(server: Served) -> int:
+    """Where the metrics are."""
+    return int(server.report["metrics_url"].rpartition(":")[2].partition("/")[0])
+
+
+def test_by_default_nothing_answers_to_another_computer(
+    computers: tuple[Computer, Computer], tmp_path: Path
+) -> None:
+    own, stranger = computers
+    with serving(tmp_path, inside=own.inside) as server:
+        ports = listening_ports(server.process.pid)
+        assert set(ports) == {server.port, port_of_metrics(server)}
+        assert reached(stranger, own, ports) == set()
+        assert reached(own, own, ports) == set()
+        here = Computer(own.name, "127.0.0.1")
+        assert reached(here, here, ports) == set(ports)
+
+
+def test_another_address_is_refused_without_a_token_and_tls(
+    computers: tuple[Computer, Computer], tmp_path: Path
+) -> None:
+    own, _ = computers
+    certificate, key = made_certificate(tmp_path, own.address)
+    (tmp_path / "tokens").write_text(secrets.token_urlsafe(24))
+    tls = ("--tls-cert", certificate, "--tls-key", key)
+    token = ("--token-file", tmp_path / "tokens")
+    kinds = [
+        (f"{own.address}:0", tls),
+        ("0.0.0.0:0", token),
+        ("[::]:0", ()),
+    ]
+    started = [
+        subprocess.Popen(
+            [*own.inside, *command_line("serve", SHIPPED, "--listen", listen, *options)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for listen, options in kinds
+    ]
+    for process, (listen, options) in zip(started, kinds, strict=True):
+        output, errors = process.communicate(timeout=60)
+        assert process.returncode == 2, (listen, options, output)
+        assert not output
+        line = errors.strip().splitlines()[-1]
+        assert "--insecure" in line, line
+        assert "Traceback" not in errors
+
+
+def test_with_insecure_spelled_out_the_serving_port_alone_answers(
+    computers: tuple[Computer, Computer], tmp_path: Path
+) -> None:
+    own, stranger = computers
+    with serving(tmp_path, "--listen", "0.0.0.0:0", "--insecure", inside=own.inside) as server:
+        ports = listening_ports(server.process.pid)
+        assert set(ports) == {server.port, port_of_metrics(server)}
+        assert reached(stranger, own, ports) == {server.port}
+        url = f"ws://{own.address}:{server.port}"
+        assert stranger.asked(ASKS, url, "", "") > UNAUTHORIZED
+        assert "anyone who reaches" in server.log.read_text()
+
+
+def test_with_a_token_and_tls_only_who_has_the_token_is_answered(
+    computers: tuple[Computer, Computer], tmp_path: Path
+) -> None:
+    own, stranger = computers
+    certificate, key = made_certificate(tmp_path, own.address)
+    token = secrets.token_urlsafe(24)
+    (tmp_path / "tokens").write_text(token)
+    options = ("--listen", f"{own.address}:0", "--token-file", tmp_path / "tokens")
+    tls = ("--tls-cert", certificate, "--tls-key", key)
+    with serving(tmp_path, *options, *tls, inside=own.inside) as server:
+        ports = listening_ports(server.process.pid)
+        assert reached(stranger, own, ports) == {server.port}
+        url, trusted = f"wss://{own.address}:{server.port}", str(certificate)
+        assert stranger.asked(ASKS, url, trusted, token) > UNAUTHORIZED
+        assert stranger.asked(ASKS, url, trusted, "") == UNAUTHORIZED
+        assert stranger.asked(ASKS, url, trusted, secrets.token_urlsafe(24)) == UNAUTHORIZED
+        plain = url.replace("wss", "ws", 1)
+        assert stranger.asked(ASKS, plain, "", token) in ("InvalidMessage", "ConnectionResetError")
