@@ -288,7 +288,9 @@ class Pipeline:
             cameras: the robot's number of cameras.
             dims: the robot's number of joints.
         """
-        steps = (_for_robot(step, cameras, dims) for step in self.transforms)
+        writes_prompt = any(step.writes_prompt for step in self.steps(Tokenization))
+        kept = [s for s in self.transforms if not (writes_prompt and isinstance(s, Prompter))]
+        steps = (_for_robot(step, cameras, dims) for step in kept)
         return self._with(step for step in steps if step is not None)
 
     def difference(self, other: Pipeline) -> tuple[Difference, ...]:

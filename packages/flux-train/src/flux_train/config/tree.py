@@ -92,5 +92,8 @@ def _check_window(model: FlowPolicy.Config, window: int, where: str) -> None:
 
 def _model_inputs(model: FlowPolicy.Config) -> ModelInputs:
     return ModelInputs(
-        image_size=model.image_size, action_dim=model.action_dim, pixel_range=model.pixel_range
+        image_size=model.image_size,
+        action_dim=model.action_dim,
+        pixel_range=model.pixel_range,
+        num_embodiments=model.embodiments,
     )

@@ -160,6 +160,12 @@ class FlowPolicy(nn.Module):
             return None
 
         @property
+        def embodiments(self) -> int:
+            """From how many robots' weights a batch's `embodiment_ids` choose; 1: there is no
+            choice."""
+            return 1
+
+        @property
         def prefix_stride(self) -> int:
             """A known prefix (real-time chunking) has a multiple of so many steps."""
             return 1

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from .gr00t import GR00TFlowMatching as GR00TFlowMatching
     from .image_tokens import ImagePlaces as ImagePlaces
     from .qwen import Qwen3Backbone as Qwen3Backbone
+    from .sizes import gr00t_model as gr00t_model
 
 __getattr__, __dir__ = lazy_exports(
     __name__,
@@ -17,5 +18,6 @@ __getattr__, __dir__ = lazy_exports(
         "gr00t": ("GR00TFlowMatching",),
         "image_tokens": ("ImagePlaces",),
         "qwen": ("Qwen3Backbone",),
+        "sizes": ("gr00t_model",),
     },
 )

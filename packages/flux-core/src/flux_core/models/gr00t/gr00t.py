@@ -140,6 +140,10 @@ class GR00TFlowMatching(FlowPolicy):
             is_siglip = isinstance(self.vision_backbone, SigLIPViTBackbone.Config)
             return (-1.0, 1.0) if is_siglip else None
 
+        @property
+        def embodiments(self) -> int:
+            return self.num_embodiments
+
         def frozen_parts(self) -> tuple[str, ...]:
             flags = {
                 ("vision_backbone",): self.freeze_vision_backbone or self.freeze_vlm_backbone,
