@@ -7,6 +7,7 @@ from functools import cache
 from types import SimpleNamespace
 from typing import Any, cast
 
+import numpy as np
 import pytest
 import torch
 
@@ -21,9 +22,9 @@ from flux_core.models import (
     sample_actions,
 )
 from flux_core.models.weights.families import families
-from flux_core.transforms import ModelInputs, Pipeline
+from flux_core.transforms import ModelInputs, Normalization, Pipeline, Tokenization
 
-TOKENS, CAMERAS = 12, 2
+CAMERAS = 3
 
 
 def network(kind: str) -> type[FlowPolicy]:
@@ -40,11 +41,18 @@ def built(kind: str) -> FlowPolicy:
     return config_of(kind).build().eval()
 
 
+def pipeline_of(config: FlowPolicy.Config) -> Pipeline:
+    return Pipeline(tuple(config.example_transforms()), where="transforms")
+
+
 def encoded(model: FlowPolicy, batch: int = 2) -> PrefixCache:
     images = torch.randn(batch, CAMERAS, 3, *model.config.image_size)
     image_masks = torch.ones(batch, CAMERAS, dtype=torch.bool)
-    tokens = torch.randint(0, 200, (batch, TOKENS))
-    return model.prefix(images, image_masks, tokens, torch.ones_like(tokens, dtype=torch.bool))
+    sample = {"task_description": "fold", "states": np.zeros(14, np.float32), "num_state_dims": 14}
+    pipeline = pipeline_of(model.config)
+    written = pipeline.one(Tokenization)(pipeline.prompt(sample))
+    tokens, masks = (torch.from_numpy(written[f"lang_{name}"]) for name in ("tokens", "masks"))
+    return model.prefix(images, image_masks, tokens.expand(batch, -1), masks.expand(batch, -1))
 
 
 @pytest.mark.parametrize("kind", NETWORKS)
@@ -60,7 +68,8 @@ def test_a_network_is_what_its_base_says(kind: str) -> None:
     held = encoded(model)
     assert len(held.keys) == len(held.values) == model.num_cached_layers
     assert {len(part) for part in (*held.keys, *held.values, held.pad_masks)} == {2}
-    horizon, state = config.n_action_steps, torch.randn(2, config.action_dim)
+    state_dim = pipeline_of(config).one(Normalization).state_dim or config.action_dim
+    horizon, state = config.n_action_steps, torch.randn(2, state_dim)
     x_t, t = torch.randn(2, horizon, config.action_dim), torch.full((2, horizon), 0.75)
     velocity = model.denoise(state, x_t, t, held)
     assert velocity.shape == x_t.shape and velocity.dtype == torch.float32
@@ -91,7 +100,7 @@ def test_the_example_transforms_fit_the_network(kind: str) -> None:
     sizes = ModelInputs(
         image_size=config.image_size, action_dim=config.action_dim, pixel_range=config.pixel_range
     )
-    Pipeline(tuple(config.example_transforms()), where="transforms").check_model(sizes)
+    pipeline_of(config).check_model(sizes)
 
 
 def test_a_section_without_its_type_is_refused() -> None:

@@ -237,6 +237,13 @@ def test_a_prompt_with_another_number_of_images_is_refused(cameras: int, task: l
         actions_of(tiny_model(), batch | wrong)
 
 
+def test_labels_of_another_tokenizer_are_refused() -> None:
+    """Otherwise a missing camera would be masked only in part."""
+    model = tiny_model(image_places=ImagePlaces(token_id=IMAGE, label_tokens=5))
+    with pytest.raises(DataError, match=r"expected labels of 5 tokens .* got \[2\]"):
+        actions_of(model, batch_of(2, [[30]]))
+
+
 def test_a_longer_horizon_than_there_are_positions_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"n_action_steps: expected at most 12"):
         tiny_config(n_action_steps=13)

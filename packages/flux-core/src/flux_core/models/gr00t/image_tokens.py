@@ -69,7 +69,7 @@ class ImagePlaces:
         cameras, length = image_masks.shape[1], tokens.shape[1]
         is_image = (tokens == self.token_id) & masks
         if not torch.compiler.is_compiling():
-            _check_count(is_image, cameras, tokens_per_image)
+            self._check(is_image, cameras, tokens_per_image)
         count = is_image.long().cumsum(1)
         ahead = self.label_tokens + 1
         # A token is in a segment if there are image tokens between the one in front of it and the
@@ -91,6 +91,24 @@ class ImagePlaces:
             image_index=(count - 1).clamp(min=0, max=cameras * tokens_per_image - 1),
         )
 
+    def _check(self, is_image: Tensor, cameras: int, tokens_per_image: int) -> None:
+        expected = cameras * tokens_per_image
+        for row, found in enumerate(is_image.sum(dim=1).tolist()):
+            if found != expected:
+                raise DataError(
+                    f"lang_tokens[{row}]: expected {expected} image tokens ({cameras} cameras of "
+                    f"{tokens_per_image}), got {found}. The prompt has another number of cameras, "
+                    "it was cut, or the task itself holds a placeholder"
+                )
+        places = is_image.nonzero()[:, 1].reshape(-1, cameras, tokens_per_image)
+        between = (places[:, 1:, 0] - places[:, :-1, -1] - 3).unique().tolist()
+        if any(found != self.label_tokens for found in between):
+            raise DataError(
+                f"lang_tokens: expected labels of {self.label_tokens} tokens between the images "
+                f"(image_places.label_tokens), got {between}. Was the prompt made for a network "
+                "with another tokenizer?"
+            )
+
 
 def with_images(words_BLW: Tensor, images: Tensor, placed: Placed) -> Tensor:
     """Replaces the embeddings of placeholders by the images' tokens.
@@ -104,14 +122,3 @@ def with_images(words_BLW: Tensor, images: Tensor, placed: Placed) -> Tensor:
     first = torch.arange(batch, device=images.device)[:, None] * per_sample
     chosen = functional.embedding(placed.image_index + first, images.reshape(-1, width))
     return torch.where(placed.is_image[..., None], chosen.to(words_BLW.dtype), words_BLW)
-
-
-def _check_count(is_image: Tensor, cameras: int, tokens_per_image: int) -> None:
-    expected = cameras * tokens_per_image
-    for row, found in enumerate(is_image.sum(dim=1).tolist()):
-        if found != expected:
-            raise DataError(
-                f"lang_tokens[{row}]: expected {expected} image tokens ({cameras} cameras of "
-                f"{tokens_per_image}), got {found}. The prompt has another number of cameras, it "
-                "was cut, or the task itself holds a placeholder"
-            )
