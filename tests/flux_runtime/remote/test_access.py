@@ -152,9 +152,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, s
     folder = tmp_path_factory.mktemp("certificate")
     pem = serialization.Encoding.PEM
     (folder / "c").write_bytes(made.public_bytes(pem))
-    secret = key.private_bytes(
-        pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
+    secret = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     (folder / "k").write_bytes(secret)
     digest = hashlib.sha256(made.public_bytes(serialization.Encoding.DER)).hexdigest()
     return folder / "c", folder / "k", digest
@@ -193,11 +191,9 @@ def test_another_certificate_gets_no_token(
 ) -> None:
     environment = {"FLUX_TOKEN": TOKEN}
     with pytest.raises(ServerError, match=r"--pin: expected the certificate 0000.*, got [0-9a-f]"):
-        with connected(encrypted, environment, pin="0" * 64):
-            pass
+        connected(encrypted, environment, pin="0" * 64)
     with pytest.raises(ServerError, match=r"certificate is refused .* --pin SHA256"):
-        with connected(encrypted, {"FLUX_TOKEN": TOKEN}):
-            pass
+        connected(encrypted, {"FLUX_TOKEN": TOKEN})
     assert encrypted.seen.headers == []
 
 

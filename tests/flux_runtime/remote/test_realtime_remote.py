@@ -42,7 +42,7 @@ class SeeingDriver(LoopbackDriver):
     def observe(self, cameras: Any) -> tuple[np.ndarray, int, dict[str, Any]]:
         state, captured_ns, _ = self.link.read_state()
         image = np.full((6, 8, 3), 7, np.uint8)
-        return state, captured_ns, {name: (image, captured_ns) for name in cameras}
+        return state, captured_ns, dict.fromkeys(cameras, (image, captured_ns))
 
 
 @pytest.fixture
