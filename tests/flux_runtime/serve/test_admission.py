@@ -63,7 +63,15 @@ def test_requests_that_were_answered_do_not_count() -> None:
     rate = RequestRate(10.0)
     for step in range(1000):
         assert rate.wait_s(1.0, step * 1e-3) == 0.0
-        rate.give_back()
+        rate.charge(3.0)
+        rate.give_back(4.0)
+
+
+def test_large_requests_without_an_answer_cost_more() -> None:
+    rate = RequestRate(100.0)
+    assert rate.wait_s(1.0, 0.0) == 0.0
+    rate.charge(32.0)
+    assert rate.wait_s(1.0, 0.0) == 1.0
 
 
 class _Connection:

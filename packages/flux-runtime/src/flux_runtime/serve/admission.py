@@ -48,7 +48,7 @@ class RequestRate:
         """Takes a request of this cost, and returns 0; or returns how long it has to wait.
 
         Args:
-            cost: 1 for a request.
+            cost: 1 for a request, and later, with `charge`, what its size costs.
             now_s: on a monotonic clock.
         """
         if now_s < self._until_s:
@@ -65,9 +65,13 @@ class RequestRate:
         self._until_s = now_s + self._pause_s
         return self._pause_s
 
-    def give_back(self) -> None:
-        """Says that a request was answered with a chunk."""
-        self._tokens = min(self._burst, self._tokens + 1.0)
+    def charge(self, cost: float) -> None:
+        """Takes what was not known when a request began: its size."""
+        self._tokens -= cost
+
+    def give_back(self, cost: float) -> None:
+        """Says that a request of this cost in all was answered with a chunk."""
+        self._tokens = min(self._burst, self._tokens + cost)
 
 
 class Holder(Protocol):
