@@ -134,7 +134,7 @@ class ByteBudget:
         largest.shed()
 
 
-class Places:
+class ConnectionPlaces:
     """Counts connections from the moment they are accepted, before any byte is read.
 
     Args:
@@ -216,7 +216,7 @@ class CountedSocket(socket.socket):
 class CountedListener(socket.socket):
     """A listening socket that closes connections for which there is no place."""
 
-    places: Places
+    places: ConnectionPlaces
 
     def accept(self) -> tuple[socket.socket, Any]:
         """Accepts a connection.
@@ -237,7 +237,7 @@ class CountedListener(socket.socket):
 
 
 def listen(
-    address: tuple[str, int], family: socket.AddressFamily, places: Places
+    address: tuple[str, int], family: socket.AddressFamily, places: ConnectionPlaces
 ) -> CountedListener:
     """Returns a listening socket at an address.
 

@@ -100,7 +100,7 @@ async def _serve(
     metrics: Metrics,
     events: EventLog,
 ) -> bool:
-    from .server import PolicyServer, ServerSettings
+    from .server import InferenceServer, ServerSettings
 
     policy = ServedPolicy.open(
         PolicyRequest(
@@ -123,7 +123,7 @@ async def _serve(
         drain_for_s=options.drain_for_s,
         shows_tracebacks=options.debug,
     )
-    server = PolicyServer(policy, settings, metrics, events)
+    server = InferenceServer(policy, settings, metrics, events)
     try:
         listener = server.listen()
     except OSError as error:
