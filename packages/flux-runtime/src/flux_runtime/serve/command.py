@@ -89,7 +89,10 @@ def serve(options: ServeOptions) -> bool:
         tls = server_context(options.tls_cert, options.tls_key, on_failure)
     for warning in warnings:
         print(f"flux-runtime serve: warning: {warning}", file=sys.stderr)
-    return asyncio.run(_serve(options, address, tokens, tls, metrics, events))
+    try:
+        return asyncio.run(_serve(options, address, tokens, tls, metrics, events))
+    finally:
+        events.close()
 
 
 async def _serve(
