@@ -72,9 +72,15 @@ def test_while_one_runs_others_wait_and_the_time_is_told() -> None:
 
 
 def test_a_running_inference_that_does_not_end_is_not_waited_for() -> None:
-    go_on = threading.Event()
-    desk = _Desk(lambda job: go_on.wait(10))
+    begun, go_on = threading.Event(), threading.Event()
+
+    def work(job: Job) -> object:
+        begun.set()
+        return go_on.wait(10)
+
+    desk = _Desk(work)
     desk.worker.add(Job(client="a", deadline_s=1.0))
+    assert begun.wait(5)
     assert not desk.worker.stop(0.05)
     go_on.set()
     assert desk.worker.stop(5)

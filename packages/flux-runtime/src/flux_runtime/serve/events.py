@@ -16,7 +16,7 @@ MOST_PER_SECOND = 10
 """Lines of one event. A client that misbehaves must not fill the disk."""
 LONGEST_VALUE = 300
 MOST_UNWRITTEN = 1000
-"""Lines that may wait for whoever reads the log; beyond them, lines are lost, not the server's time."""
+"""Lines that may wait for whoever reads the log. Beyond them lines are lost, and not time."""
 
 Value = str | int | float | bool | None
 
