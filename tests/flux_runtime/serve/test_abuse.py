@@ -285,9 +285,14 @@ def test_a_flood_of_pings_and_empty_frames_is_not_read(served: Served) -> None:
                     break
 
 
-def test_many_fragments_do_not_hold_up_the_others(served: Served) -> None:
-    with _opened(served) as one, contextlib.suppress(ConnectionError):
+def test_a_message_of_very_many_fragments_is_cut(served: Served) -> None:
+    with (
+        counted(served, "malformed", "connections_cut"),
+        _opened(served) as one,
+        contextlib.suppress(ConnectionError),
+    ):
         one.sendall(b"\x02\x80\0\0\0\0" + b"\x00\x80\0\0\0\0" * 30_000)
+        _rest(one)
 
 
 def test_a_message_in_pieces_of_4_kib_is_a_message(served: Served) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from flux_runtime.serve.admission import ByteBudget, Places, RequestRate, client_address
+from flux_runtime.serve.admission import ByteBudget, ConnectionPlaces, RequestRate, client_address
 
 
 def _sent(rate: RequestRate, count: int, now_s: float) -> int:
@@ -63,7 +63,15 @@ def test_requests_that_were_answered_do_not_count() -> None:
     rate = RequestRate(10.0)
     for step in range(1000):
         assert rate.wait_s(1.0, step * 1e-3) == 0.0
-        rate.give_back()
+        rate.charge(3.0)
+        rate.give_back(4.0)
+
+
+def test_large_requests_without_an_answer_cost_more() -> None:
+    rate = RequestRate(100.0)
+    assert rate.wait_s(1.0, 0.0) == 0.0
+    rate.charge(32.0)
+    assert rate.wait_s(1.0, 0.0) == 1.0
 
 
 class _Connection:
@@ -105,7 +113,7 @@ def test_bytes_are_given_back_once() -> None:
 
 def test_places_are_counted_in_all_and_per_address() -> None:
     full: list[tuple[str, str]] = []
-    places = Places(3, 2, lambda kind, address: full.append((kind, address)))
+    places = ConnectionPlaces(3, 2, lambda kind, address: full.append((kind, address)))
     assert [places.take("a"), places.take("a"), places.take("a")] == [True, True, False]
     assert [places.take("b"), places.take("c")] == [True, False]
     assert full == [("connections_per_client", "a"), ("connections", "c")]
@@ -117,7 +125,9 @@ def test_places_are_counted_in_all_and_per_address() -> None:
 def test_an_address_may_not_connect_again_and_again() -> None:
     refused: list[str] = []
     now = [0.0]
-    places = Places(9, 9, lambda kind, address: refused.append(kind), now_s=lambda: now[0])
+    places = ConnectionPlaces(
+        9, 9, lambda kind, address: refused.append(kind), now_s=lambda: now[0]
+    )
 
     def opened(count: int, address: str) -> int:
         found = 0

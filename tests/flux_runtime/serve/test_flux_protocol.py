@@ -124,7 +124,7 @@ def test_a_chunk_continues_the_running_one(served: Served, local: Local) -> None
         continued = Continued(previous=previous, prefix_len=4, settings=settings)
         answer = client.ask(client.request(2, 1, continued=continued))
     assert isinstance(answer, Answer), answer
-    arguments = local.source.loop_arguments()
+    arguments = local.source.loop_arguments({})
     core, data = load_core(), observation(2)
     decoder, policy = arguments["decoder"], arguments["policy"]
     from flux_core.types import Observation

@@ -103,9 +103,9 @@ def test_a_message_in_fragments_begins_with_the_first_one() -> None:
     gate = FrameGate(_Toll().wait_s)
     gate.admit(memoryview(_frame(Opcode.BINARY, b"a", fin=False)), 1.0)
     gate.admit(memoryview(_frame(Opcode.PING, b"")), 2.0)
-    assert gate.began_s == 1.0
+    assert (gate.began_s, gate.fragments) == (1.0, 1)
     gate.admit(memoryview(_frame(Opcode.CONT, b"b")), 3.0)
-    assert gate.began_s is None
+    assert (gate.began_s, gate.fragments) == (None, 0)
 
 
 def test_an_announced_size_is_not_believed_before_it_has_come() -> None:

@@ -48,7 +48,7 @@ class RequestRate:
         """Takes a request of this cost, and returns 0; or returns how long it has to wait.
 
         Args:
-            cost: 1 for a request.
+            cost: 1 for a request, and later, with `charge`, what its size costs.
             now_s: on a monotonic clock.
         """
         if now_s < self._until_s:
@@ -65,9 +65,13 @@ class RequestRate:
         self._until_s = now_s + self._pause_s
         return self._pause_s
 
-    def give_back(self) -> None:
-        """Says that a request was answered with a chunk."""
-        self._tokens = min(self._burst, self._tokens + 1.0)
+    def charge(self, cost: float) -> None:
+        """Takes what was not known when a request began: its size."""
+        self._tokens -= cost
+
+    def give_back(self, cost: float) -> None:
+        """Says that a request of this cost in all was answered with a chunk."""
+        self._tokens = min(self._burst, self._tokens + cost)
 
 
 class Holder(Protocol):
@@ -130,7 +134,7 @@ class ByteBudget:
         largest.shed()
 
 
-class Places:
+class ConnectionPlaces:
     """Counts connections from the moment they are accepted, before any byte is read.
 
     Args:
@@ -212,7 +216,7 @@ class CountedSocket(socket.socket):
 class CountedListener(socket.socket):
     """A listening socket that closes connections for which there is no place."""
 
-    places: Places
+    places: ConnectionPlaces
 
     def accept(self) -> tuple[socket.socket, Any]:
         """Accepts a connection.
@@ -233,7 +237,7 @@ class CountedListener(socket.socket):
 
 
 def listen(
-    address: tuple[str, int], family: socket.AddressFamily, places: Places
+    address: tuple[str, int], family: socket.AddressFamily, places: ConnectionPlaces
 ) -> CountedListener:
     """Returns a listening socket at an address.
 

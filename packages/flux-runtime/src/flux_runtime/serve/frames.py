@@ -25,6 +25,7 @@ class FrameGate:
     Attributes:
         began_s: when the message or frame began that is not complete yet; None between messages.
         payload: bytes of messages so far.
+        fragments: frames so far of the message that is not complete yet.
     """
 
     def __init__(self, wait_s: Callable[[float, float], float]) -> None:
@@ -36,6 +37,7 @@ class FrameGate:
         self._is_in_message = False
         self.began_s: float | None = None
         self.payload = 0
+        self.fragments = 0
 
     def admit(self, data: memoryview, now_s: float) -> tuple[int, float]:
         """Returns how many of these bytes may be parsed now, and how long the others have to wait.
@@ -72,6 +74,7 @@ class FrameGate:
         self._is_control = first & 0x0F >= FIRST_CONTROL
         if not self._is_control:
             self._is_in_message = not first & 0x80
+            self.fragments += 1
         if self.began_s is None:
             self.began_s = now_s
 
@@ -92,6 +95,7 @@ class FrameGate:
     def _end_frame(self) -> None:
         if not self._is_in_message:
             self.began_s = None
+            self.fragments = 0
 
 
 def _cost(first: int) -> float:

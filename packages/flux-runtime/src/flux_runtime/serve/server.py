@@ -25,18 +25,18 @@ from ..wire.messages import SUBPROTOCOL, Limits
 from ..wire.openpi import KeyMap
 from ..wire.packing import pack
 from .access import ListenAddress, Tokens
-from .admission import ByteBudget, CountedListener, Places, RequestRate, listen
+from .admission import ByteBudget, ConnectionPlaces, CountedListener, RequestRate, listen
 from .connection import GuardedConnection, Guards
 from .conversation import (
     TEXTS,
+    ClientReply,
     Conversation,
     FluxConversation,
     House,
     OpenPIConversation,
-    Reply,
+    PendingRequest,
     hello_data,
 )
-from .conversation import Request as InferRequest
 from .events import EventLog
 from .metrics import Metrics
 from .options import ServeLimits
@@ -83,7 +83,7 @@ class ServerSettings:
     shows_tracebacks: bool = False
 
 
-class PolicyServer:
+class InferenceServer:
     """Serves one policy until it is told to stop."""
 
     def __init__(
@@ -92,7 +92,7 @@ class PolicyServer:
         limits = settings.limits
         self._settings, self._metrics, self._events = settings, metrics, events
         self._budget = ByteBudget(limits.max_bytes, limits.max_bytes // 2)
-        self._places = Places(
+        self._places = ConnectionPlaces(
             limits.max_connections + SPARE_CONNECTIONS,
             limits.max_connections_per_client + SPARE_CONNECTIONS,
             self._on_refused,
@@ -347,7 +347,7 @@ class PolicyServer:
             request = _request(drop.job)
             request.settle(request.refuse(drop.kind, TEXTS[drop.kind]))
 
-    def _on_inferred(self, job: Job, reply: Reply) -> None:
+    def _on_inferred(self, job: Job, reply: ClientReply) -> None:
         if reply.refused == "failed":
             self._failures += 1
         elif reply.times_s is not None:
@@ -410,7 +410,7 @@ class PolicyServer:
         self._on_bug(error or RuntimeError(str(context.get("message"))))
 
 
-def _request(job: Job) -> InferRequest:
+def _request(job: Job) -> PendingRequest:
     return job.payload
 
 
