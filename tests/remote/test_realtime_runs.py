@@ -93,7 +93,7 @@ def test_a_server_that_stays_away_is_a_stop_with_its_reason(tmp_path: Path) -> N
             tmp_path / "run",
             server.url,
             *REALTIME,
-            *("--reconnect-for", "1.5"),
+            *("--hold-for", "1", "--reconnect-for", "1.5"),
         ) as drive,
     ):
         drive.wait_until_it_moves(1.0)
@@ -102,7 +102,7 @@ def test_a_server_that_stays_away_is_a_stop_with_its_reason(tmp_path: Path) -> N
         run = drive.finished()
         took_s = time.monotonic() - began_s
     assert run.status == 1
-    assert run.report["outcome"] == "failed"
+    assert (run.report["outcome"], run.report["stopped_by"]) == ("failed", "held_too_long")
     assert server.address in run.error
     assert "Traceback" not in run.errors
     assert took_s < 15
