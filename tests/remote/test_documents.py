@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+
 import pytest
 
 from ..documents import ROOT, help_of
