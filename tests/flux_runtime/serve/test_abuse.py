@@ -358,11 +358,3 @@ def test_one_connection_more_than_permitted_is_told(served: Served) -> None:
     response = error.value.response
     assert response.status_code == 503 and response.headers["Retry-After"] == "1"
     assert re.fullmatch(rb"expected at most 66 connections of one client.*\n", response.body or b"")
-
-
-def test_a_crowd_before_the_handshake_is_bounded(served: Served) -> None:
-    full = counted(served, "connections_per_client", "handshakes_refused", least=5)
-    with full, contextlib.ExitStack() as stack:
-        for _ in range(66 + 32 + 10):
-            stack.enter_context(_raw(served))
-        time.sleep(0.3)
