@@ -99,6 +99,10 @@ def _mistakes() -> dict[str, tuple[Any, str]]:
         "short state": ({**data, "state": data["state"][:7]}, "bad_request"),
         "nan": ({**data, "state": np.full(14, np.nan, np.float32)}, "bad_request"),
         "picture": ({**data, "images": {"cam_high": b"no picture"}}, "bad_picture"),
+        "large picture": (
+            {**data, "images": {"cam_high": np.zeros((1500, 1500, 3), np.uint8)}},
+            "oversized",
+        ),
         "noise": ({**data, "noise": np.zeros((3, 3), np.float32)}, "bad_request"),
         "prompt": ({**data, "prompt": "word " * 2000}, "bad_request"),
         "text": ("hello", "malformed"),

@@ -70,7 +70,7 @@ class GuardedConnection(ServerConnection, asyncio.BufferedProtocol):
         super().__init__(protocol, server, **settings)
         self._guards = guards
         self._rate = guards.new_rate()
-        self._gate = FrameGate(self._rate.wait_s)
+        self._gate = FrameGate(self._rate.wait_s, self._rate.charge)
         self._holds: dict[str, float] = {}
         self._waiting = b""
         self._accounted = 0

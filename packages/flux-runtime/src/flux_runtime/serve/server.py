@@ -116,6 +116,7 @@ class InferenceServer:
                 max_bytes=limits.max_message_bytes, max_array_bytes=limits.max_message_bytes
             ),
             max_rate=limits.max_rate,
+            max_pixels=limits.max_pixels * max(1, len(policy.facts.manifest.cameras)),
             keys=settings.keys,
             seed=settings.seed,
             send_timeout_s=limits.send_timeout_s,
