@@ -57,6 +57,7 @@ class GuardedConnection(ServerConnection, asyncio.BufferedProtocol):
         owner: the client, for limits of all its connections together: its address, and after the
             handshake the number of its token.
         held: its bytes in the budget.
+        peer: its address and port.
         name: its address and port, for the log.
         on_pause: called with the seconds when it has sent too many requests.
         requested_s: when its last message was complete, on the loop's clock.
@@ -69,13 +70,14 @@ class GuardedConnection(ServerConnection, asyncio.BufferedProtocol):
         super().__init__(protocol, server, **settings)
         self._guards = guards
         self._rate = guards.new_rate()
-        self._gate = FrameGate(self._rate.wait_s)
+        self._gate = FrameGate(self._rate.wait_s, self._rate.charge)
         self._holds: dict[str, float] = {}
         self._waiting = b""
         self._accounted = 0
         self._head: bytearray | None = bytearray()
         self.owner: tuple[str, int | None] = ("", None)
         self.held = 0
+        self.peer = ("", 0)
         self.name = ""
         self.on_pause: Callable[[float], None] = lambda seconds: None
         self.requested_s = self.loop.time()
@@ -89,8 +91,9 @@ class GuardedConnection(ServerConnection, asyncio.BufferedProtocol):
         self.recv_messages.pause = lambda: self._hold("queue")
         self.recv_messages.resume = lambda: self._release("queue")
         peer = transport.get_extra_info("peername") or ("0.0.0.0", 0)
-        host = f"[{peer[0]}]" if ":" in str(peer[0]) else str(peer[0])
-        self.owner, self.name = (client_address(str(peer[0])), None), f"{host}:{peer[1]}"
+        self.peer = (str(peer[0]), int(peer[1]))
+        host = f"[{self.peer[0]}]" if ":" in self.peer[0] else self.peer[0]
+        self.owner, self.name = (client_address(self.peer[0]), None), f"{host}:{self.peer[1]}"
         self._guards.connections.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:

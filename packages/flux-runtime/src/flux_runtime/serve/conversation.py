@@ -100,6 +100,7 @@ class House:
         metrics: that they count in.
         bounds: of a message.
         max_rate: see `options.ServeLimits`.
+        max_pixels: of the pictures of a request together.
         keys: of openpi's observations.
         seed: of the noise of requests that bring none.
         send_timeout_s: how long a client may take to accept an answer.
@@ -114,6 +115,7 @@ class House:
     metrics: Metrics
     bounds: Bounds
     max_rate: float
+    max_pixels: int
     keys: KeyMap
     seed: int
     send_timeout_s: float
@@ -290,7 +292,12 @@ class OpenPIConversation(Conversation):
         request = _OpenPIRequest(self, self._house, message, self.number)
         self.number += 1
         self._house.submit(
-            Job(client=self, deadline_s=time.monotonic() + OPENPI_DEADLINE_S, payload=request)
+            Job(
+                client=self,
+                owner=self._connection.owner,
+                deadline_s=time.monotonic() + OPENPI_DEADLINE_S,
+                payload=request,
+            )
         )
 
     def _refusal(self, sequence: int | None, kind: RefusalKind, text: str) -> str:
@@ -316,7 +323,9 @@ class _OpenPIRequest(_InferringRequest):
         house = self._house
         policy = house.policy
         data = unpack(message, house.bounds)
-        observation, noise = observation_of(data, house.keys, policy.facts)
+        observation, noise = observation_of(
+            data, house.keys, policy.facts, max_pixels=house.max_pixels
+        )
         clock.end("decode")
         inputs = policy.encode(observation)
         clock.end("encode")
@@ -367,7 +376,15 @@ class FluxConversation(Conversation):
         request = _FluxRequest(self, self._house, message, head, received_ns)
         deadline_s = time.monotonic() + head.budget_ms / 1e3
         request.deadline_s = deadline_s
-        self._house.submit(Job(client=self, deadline_s=deadline_s, expires=True, payload=request))
+        self._house.submit(
+            Job(
+                client=self,
+                owner=self._connection.owner,
+                deadline_s=deadline_s,
+                expires=True,
+                payload=request,
+            )
+        )
 
     def _pong(self, data: Mapping[str, Any], received_ns: int, size: int) -> None:
         ping = Ping.from_data(data)
@@ -467,7 +484,10 @@ class _FluxRequest(_InferringRequest):
         if not isinstance(asked, Infer):
             raise WireError("message: expected type infer, got another one", "malformed")
         observation = Observation(
-            images=asked.pictures(), state=asked.state, prompt=asked.prompt, timestamp_s=0.0
+            images=asked.pictures(house.max_pixels),
+            state=asked.state,
+            prompt=asked.prompt,
+            timestamp_s=0.0,
         )
         clock.end("decode")
         inputs = policy.encode(observation)

@@ -12,7 +12,9 @@ from collections.abc import Callable
 CONTINUATION, FIRST_CONTROL = 0x0, 0x8
 CONTINUATION_COST, CONTROL_COST = 1 / 256, 1 / 10
 """What a frame counts of a request. Some libraries send a message in fragments of 4 KiB."""
-MAX_FRAMES_AT_ONCE = 256
+SHORT_FRAGMENT = 1024
+"""Bytes; a shorter continuation costs as much as a control frame."""
+MAX_FRAMES_AT_ONCE = 32
 """How many frames are let through before other connections have their turn."""
 
 
@@ -21,6 +23,7 @@ class FrameGate:
 
     Args:
         wait_s: takes a frame's cost and the time; returns 0, or how long the frame has to wait.
+        charge: takes what a frame costs besides, once its length is known.
 
     Attributes:
         began_s: when the message or frame began that is not complete yet; None between messages.
@@ -28,8 +31,12 @@ class FrameGate:
         fragments: frames so far of the message that is not complete yet.
     """
 
-    def __init__(self, wait_s: Callable[[float, float], float]) -> None:
-        self._wait_s = wait_s
+    def __init__(
+        self,
+        wait_s: Callable[[float, float], float],
+        charge: Callable[[float], None] = lambda cost: None,
+    ) -> None:
+        self._wait_s, self._charge = wait_s, charge
         self._header = bytearray()
         self._header_size = 2
         self._left = 0
@@ -87,6 +94,9 @@ class FrameGate:
             self._header_size = 2 + extended + mask
             return
         self._left = int.from_bytes(self._header[2 : 2 + extended]) if extended else length
+        is_continuation = self._header[0] & 0x0F == CONTINUATION
+        if is_continuation and self._left < SHORT_FRAGMENT:
+            self._charge(CONTROL_COST - CONTINUATION_COST)
         self._header.clear()
         self._header_size = 2
         if self._left == 0:

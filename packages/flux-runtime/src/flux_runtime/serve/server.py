@@ -49,8 +49,8 @@ PING_S = 20.0
 WRITE_BUFFER_BYTES = 1
 """What the system does not take at once makes the server wait: an answer is accepted when it is in
 the socket's buffer."""
-SPARE_CONNECTIONS = 32
-"""Accepted beyond the limit, so that they can be told that there is no place."""
+UNOPENED_CONNECTIONS = 128
+"""Accepted, and not open yet."""
 STUCK_AFTER_S = 60.0
 """A running inference of this length makes the server unhealthy."""
 UNHEALTHY_FAILURES = 3
@@ -92,11 +92,7 @@ class InferenceServer:
         limits = settings.limits
         self._settings, self._metrics, self._events = settings, metrics, events
         self._budget = ByteBudget(limits.max_bytes, limits.max_bytes // 2)
-        self._places = ConnectionPlaces(
-            limits.max_connections + SPARE_CONNECTIONS,
-            limits.max_connections_per_client + SPARE_CONNECTIONS,
-            self._on_refused,
-        )
+        self._places = ConnectionPlaces(UNOPENED_CONNECTIONS, self._on_refused)
         self._guards = Guards(
             budget=self._budget,
             new_rate=lambda: RequestRate(limits.max_rate),
@@ -120,6 +116,7 @@ class InferenceServer:
                 max_bytes=limits.max_message_bytes, max_array_bytes=limits.max_message_bytes
             ),
             max_rate=limits.max_rate,
+            max_pixels=limits.max_pixels * max(1, len(policy.facts.manifest.cameras)),
             keys=settings.keys,
             seed=settings.seed,
             send_timeout_s=limits.send_timeout_s,
@@ -306,6 +303,7 @@ class InferenceServer:
         kind = FluxConversation if connection.subprotocol == SUBPROTOCOL else OpenPIConversation
         conversation = kind(connection, self._house)
         began_s = self._loop.time()
+        self._places.give(connection.peer)
         self._conversations.add(conversation)
         self._by_owner[connection.owner] += 1
         self._metrics.opened(conversation.protocol)

@@ -89,7 +89,7 @@ class Worker:
             while (job := self._next()) is not None:
                 result = self._work(job)
                 with self._changed:
-                    self._scheduler.finished(job)
+                    self._scheduler.finished(job, self._now_s() - self._began_s)
                 self._deliver(job, result)
                 self._running = None
         finally:
