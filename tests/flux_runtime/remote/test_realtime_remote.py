@@ -172,6 +172,7 @@ def test_a_server_that_stays_away_is_a_latched_stop_that_names_it(
 ) -> None:
     ends: list[EpisodeResult] = []
     with opened(server, driver, reconnect_for_s=0.6, max_steps=500) as session:
+        assert session.settings.hold_for_s == HOLD_FOR_S
         with pytest.raises(RobotError, match=r"^toy: stopped by held_too_long: .* limit 0\.6 s"):
             drive_realtime(session, 1, on_tick=once(10, server.kill), on_end=ends.append)
         assert session.loop.status()["phase"] == "stopped"
@@ -180,6 +181,15 @@ def test_a_server_that_stays_away_is_a_latched_stop_that_names_it(
         assert session.loop.status()["phase"] == "stopped"
     assert (ends[0].outcome, ends[0].stopped_by) == ("failed", "held_too_long")
     assert f"{server.url}: cannot be reached" in str(ends[0].reason)
+
+
+def test_no_hold_lasts_longer_than_a_server_may_be_away(
+    server: FakeServer, driver: SeeingDriver, caplog: pytest.LogCaptureFixture
+) -> None:
+    with opened(server, driver, reconnect_for_s=0.2) as session:
+        settings = session.settings
+    assert settings.hold_for_s == settings.chunk_hold_for_s == 0.2
+    assert "--hold-for 0.3: no hold may last longer than --reconnect-for 0.2" in caplog.text
 
 
 def test_another_bundle_after_a_reconnect_is_a_stop(
