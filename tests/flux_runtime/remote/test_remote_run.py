@@ -20,7 +20,7 @@ from ...serving import SHIPPED, Served, serving
 from .fake_server import FakeServer, renamed
 
 pytestmark = pytest.mark.usefixtures("core")
-STEPS = 42
+STEPS = 34
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +158,9 @@ def test_on_simulated_time_the_robot_waits_for_its_server_and_ends_without_it(
     assert "expected the policy with which the run began, got another one" in err.splitlines()[-1]
 
 
-def test_the_doctor_measures_a_server(served: Served) -> None:
+def test_the_doctor_measures_a_server(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flux_runtime.doctor.server.NUM_PINGS", 10)
+    monkeypatch.setattr("flux_runtime.doctor.server.NUM_INFERENCES", 3)
     checks = {check.name: check for check in diagnose_server(RemoteOptions(url=served.url))}
     assert all(check.section == "policy server" for check in checks.values())
     names = ("server", "encryption", "round trip", "clock offset", "inference")
