@@ -133,7 +133,7 @@ def test_a_server_that_shows_no_sign_of_life_is_connected_again(
     client = connect()
     server.script, server.answers_pings = (lambda s, r: []), False
     with pytest.raises(ServerError, match="no sign of life"):
-        ask(client, request_of(), within_s=0.2)
+        ask(client, request_of(), within_s=0.4)
     server.script, server.answers_pings = well, True
     ask(client, request_of())
     assert client.reconnects == 1

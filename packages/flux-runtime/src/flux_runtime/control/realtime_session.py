@@ -342,8 +342,16 @@ def _settings(
     chunking: Chunking,
     limits: MotionLimits,
 ) -> RealtimeSettings:
+    realtime, remote = options.realtime_options, options.remote
+    if remote is not None and remote.reconnect_for_s < realtime.hold_for_s:
+        shorter_s = remote.reconnect_for_s
+        logger.warning(
+            "--hold-for %g: no hold may last longer than --reconnect-for %g",
+            *(realtime.hold_for_s, shorter_s),
+        )
+        realtime = replace(realtime, hold_for_s=shorter_s)
     return realtime_settings(
-        options.realtime_options,
+        realtime,
         limits,
         execution_horizon=source.execution_horizon,
         action_horizon=source.action_horizon,
@@ -351,7 +359,7 @@ def _settings(
         cameras=source.cameras,
         continuation=chunking.continuation(),
         grippers=gripper_closing(policy.bundle if policy else None, limits.spec),
-        chunk_hold_for_s=0.0 if options.remote is None else options.remote.reconnect_for_s,
+        chunk_hold_for_s=0.0 if remote is None else remote.reconnect_for_s,
     )
 
 

@@ -30,6 +30,8 @@ from .transport import Cancelled, Transport, never
 
 _ANSWER_ROOM = 64 * 2**10
 """Bytes of an answer beside its actions."""
+PROBE_AFTER_S = 0.25
+"""After so long without an answer, the server is asked for a sign of life."""
 _CAUSES: Mapping[str, Cause] = {
     "busy": "busy",
     "rate": "busy",
@@ -153,22 +155,32 @@ class Connection:
         """
         self._drain()
         self._sequence += 1
-        self._ping()
         sent_ns = time.monotonic_ns()
         data = self._packed(request, sent_ns, deadline_s)
         self._transport.send(data, deadline_s, cancelled)
+        answer = self._answer_by(min(deadline_s, time.monotonic() + PROBE_AFTER_S), cancelled)
+        is_probed = answer is None and not cancelled() and time.monotonic() < deadline_s
+        if is_probed:
+            self._ping()
+            answer = self._answer_by(deadline_s, cancelled)
+        if answer is not None:
+            return self._reply(answer, request, sent_ns)
+        if cancelled():
+            raise ServerError(f"{self.url}: nobody waits for the answer any more", "busy")
+        if is_probed and not self._has_heard:  # another connection may be better
+            self._transport.drop()
+            raise ServerError(f"{self.url}: no sign of life from the server")
+        raise ServerError(f"{self.url}: the server did not answer in time", "busy")
+
+    def _answer_by(self, deadline_s: float, cancelled: Cancelled) -> Answer | None:
+        """Returns the answer to the last request; None if there is none by then."""
         while (message := self._next(deadline_s, cancelled)) is not None:
             if isinstance(message, Refusal) and self._is_of_this(message):
                 raise self._refused(message)
             if isinstance(message, Answer) and message.sequence == self._sequence:
-                return self._reply(message, request, sent_ns)
+                return message
             self._count_late(message)
-        if cancelled():
-            raise ServerError(f"{self.url}: nobody waits for the answer any more", "busy")
-        if not self._has_heard:  # not even the answer to a ping, so another connection is better
-            self._transport.drop()
-            raise ServerError(f"{self.url}: no sign of life from the server")
-        raise ServerError(f"{self.url}: the server did not answer in time", "busy")
+        return None
 
     def read_clock(self, deadline_s: float) -> ClockReading:
         """Asks for the server's clock.
