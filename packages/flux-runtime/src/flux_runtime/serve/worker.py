@@ -21,7 +21,7 @@ class Worker:
         work: infers a request; raises nothing.
         deliver: called on the worker's thread with a request and what `work` returned.
         deliver_dropped: likewise, with requests that expired.
-        on_end: called on the worker's thread when it ends, with the fault that ended it, if one did.
+        on_end: called on the worker's thread when it ends, with the fault that ended it, if any.
         now_s: a monotonic clock.
     """
 
