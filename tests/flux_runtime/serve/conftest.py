@@ -78,7 +78,7 @@ def openpi(served: Served, **settings: object) -> Iterator[OpenPIClient]:
 
 
 LONGEST_WAIT_S = 2.0
-"""Of a robot, on a machine on which much else runs. Whoever blocks the server does it for longer."""
+"""Of a robot, on a machine on which much else runs. Who blocks the server does so for longer."""
 
 
 class Robot:
