@@ -127,6 +127,13 @@ def test_a_mistake_is_one_line_and_the_next_request_is_answered(served: Served, 
     assert served.metrics()[label] == before + 1
 
 
+def test_the_bytes_of_every_message_are_given_back(served: Served) -> None:
+    with openpi(served) as client:
+        for message in ("€" * 10_000, b"\x93", observation(0), b""):
+            client.ask(message)
+        assert served.metrics()["flux_serve_bytes_in_flight"] == 0.0
+
+
 def test_answers_tell_their_times(served: Served) -> None:
     with openpi(served) as client:
         began_s = time.perf_counter()

@@ -17,14 +17,14 @@ class _Desk:
     def __init__(self, work: Callable[[Job], object]) -> None:
         self.delivered: queue.Queue[tuple[object, object]] = queue.Queue()
         self.dropped: queue.Queue[list[Dropped]] = queue.Queue()
-        self.has_ended = threading.Event()
+        self.ended: queue.Queue[BaseException | None] = queue.Queue()
         self.now_s = 0.0
         self.worker = Worker(
             Scheduler(10),
             work=work,
             deliver=lambda job, result: self.delivered.put((job.client, result)),
             deliver_dropped=lambda dropped: self.dropped.put(list(dropped)),
-            on_end=self.has_ended.set,
+            on_end=self.ended.put,
             now_s=lambda: self.now_s,
         )
         self.worker.start()
@@ -42,7 +42,7 @@ def test_requests_are_inferred_and_delivered() -> None:
         for client in "ab":
             assert desk.worker.add(Job(client=client, deadline_s=1.0)) == []
             assert desk.delivered.get(timeout=5) == (client, f"chunk of {client}")
-    assert desk.has_ended.is_set() and desk.worker.is_idle
+    assert desk.ended.get(timeout=5) is None and desk.worker.is_idle
 
 
 def test_while_one_runs_others_wait_and_the_time_is_told() -> None:
@@ -86,8 +86,8 @@ def test_a_running_inference_that_does_not_end_is_not_waited_for() -> None:
 
 def test_a_worker_that_fails_says_so() -> None:
     def work(job: Job) -> object:
-        raise SystemExit  # ends a thread in silence
+        raise MemoryError
 
     desk = _Desk(work)
     desk.worker.add(Job(client="a", deadline_s=1.0))
-    assert desk.has_ended.wait(5)
+    assert isinstance(desk.ended.get(timeout=5), MemoryError)

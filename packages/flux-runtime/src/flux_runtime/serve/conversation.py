@@ -162,7 +162,7 @@ class Conversation:
 
     def _take(self, message: bytes | str) -> None:
         """Answers a message, or hands it to the scheduler."""
-        size = len(message)
+        size = len(message.encode() if isinstance(message, str) else message)
         try:
             if isinstance(message, str):
                 raise WireError("message: expected a binary frame, got a text", "malformed")

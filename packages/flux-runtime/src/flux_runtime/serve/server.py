@@ -359,9 +359,9 @@ class InferenceServer:
             )
         _request(job).settle(reply)
 
-    def _on_worker_end(self) -> None:
-        if not self._is_draining:  # a fault of ours: whoever started the server starts it again
-            self._events.write("internal_error", error="the thread that infers has ended")
+    def _on_worker_end(self, fault: BaseException | None) -> None:
+        if fault is not None:  # whoever started the server starts it again
+            self._on_bug(fault)
             self._is_draining = self._is_over = True
             self._stop.set()
 
