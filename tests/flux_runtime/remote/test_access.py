@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import socket
 import ssl
 from collections.abc import Iterator
@@ -184,6 +185,15 @@ def test_a_pinned_certificate_or_one_of_a_lab_is_accepted_and_the_token_sent(
             assert client.facts.sha256 == encrypted.facts.sha256
         assert encrypted.seen.headers[-1]["Authorization"] == f"Bearer {TOKEN}"
         assert "Origin" not in encrypted.seen.headers[-1]
+
+
+def test_the_token_is_in_no_log(server: FakeServer, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    with connected(server, {"FLUX_TOKEN": TOKEN}) as client:
+        client.read_clock()
+    assert server.seen.headers[-1]["Authorization"] == f"Bearer {TOKEN}"
+    of_client = [r for r in caplog.records if not r.name.startswith("websockets.server")]
+    assert TOKEN not in "".join(record.getMessage() for record in of_client)
 
 
 def test_another_certificate_gets_no_token(

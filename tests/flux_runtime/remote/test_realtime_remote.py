@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -12,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from flux_core.command_line import StoppedBySignal
 from flux_core.errors import RobotError
 from flux_runtime.control.episode import EpisodeResult
 from flux_runtime.control.latency import StageTimes
@@ -181,6 +184,18 @@ def test_a_server_that_stays_away_is_a_latched_stop_that_names_it(
         assert session.loop.status()["phase"] == "stopped"
     assert (ends[0].outcome, ends[0].stopped_by) == ("failed", "held_too_long")
     assert f"{server.url}: cannot be reached" in str(ends[0].reason)
+
+
+def test_a_signal_ends_the_wait_before_the_first_command(
+    server: FakeServer, driver: SeeingDriver
+) -> None:
+    server.script = lambda s, r: []
+    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    began_s = time.monotonic()
+    with pytest.raises(StoppedBySignal, match="SIGTERM"), opened(server, driver):
+        pass
+    assert time.monotonic() - began_s < 2
+    assert driver.calls[-1] == "close" and driver.link.num_commands == 0
 
 
 def test_no_hold_lasts_longer_than_a_server_may_be_away(

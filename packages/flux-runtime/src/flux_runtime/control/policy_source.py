@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -280,6 +280,9 @@ class PolicySource:
             FluxError: it does not fit.
         """
         raise NotImplementedError
+
+    def end_waiting_if(self, interrupted: Callable[[], bool]) -> None:
+        """Says what ends the waits of this source, if it has any: the operator's signal."""
 
     def check_task(self, task: str) -> None:
         """Refuses a task that the policy cannot take, as far as that is known without asking it.
