@@ -17,7 +17,7 @@ Clients are processes of their own, `serving_clients.py`: they send the same pac
 and again, decode nothing, and the good ones take a few percent of a core, which is measured. The
 abusive ones come from addresses of their own (127.0.0.2 and so on). As if they had computers of
 their own, the server and the good clients come before them on the processor, and before all other
-work where that is permitted (niceness -15; abusive peers 0).
+work where that is permitted: their `--niceness` is -15, and that of abusive peers 15 more.
 """
 
 from __future__ import annotations
@@ -58,8 +58,6 @@ PAUSE_S = 0.1
 SETTLE_S = 1.0
 """From the start of abusive peers to the first request that counts."""
 HOST = "127.0.0.1"
-BEFORE = -15
-"""The niceness of server and good clients."""
 
 
 @dataclass
@@ -93,12 +91,13 @@ def main() -> int:
     add("--seconds", type=float, default=15.0, help="of each half of a pair (default: 15)")
     add("--kinds", nargs="+", choices=(*KINDS, "all"), default=(*KINDS, "all"))
     add("--bundle", type=Path, default=shipped_policy(ROBOT), help="default: the shipped policy")
+    add("--niceness", type=int, default=-15, help="of server and good clients (default: -15)")
     add("--out", type=Path, help="write the figures as JSON")
     options = parser.parse_args()
     figures: dict[str, Any] = {"hardware": hardware(), "versions": versions()}
     figures["load_before"] = os.getloadavg()
     with contextlib.suppress(PermissionError):
-        os.setpriority(os.PRIO_PROCESS, 0, BEFORE)
+        os.setpriority(os.PRIO_PROCESS, 0, options.niceness)
     figures["niceness"] = os.getpriority(os.PRIO_PROCESS, 0)
     with tempfile.TemporaryDirectory() as folder:
         request = Path(folder) / "request"
