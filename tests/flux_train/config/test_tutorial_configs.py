@@ -15,7 +15,7 @@ from flux_core.config import bind, unbind
 from flux_core.config.compat import _warn_once
 from flux_core.deployment import AlohaInferenceRunner, URInferenceRunner
 from flux_core.errors import ConfigError
-from flux_core.models import PI0FlowMatching
+from flux_core.models.pi import PI0FlowMatching
 from flux_core.policy_io import PolicyIO
 from flux_core.robots import robot_spec
 from flux_core.types import Observation
