@@ -2,8 +2,9 @@
 
     python benchmarks/full_size.py --model pi05
     python benchmarks/full_size.py --model pi0 --skip-inference
+    python benchmarks/full_size.py --model gr00t
 
-Writes 7 GB of random weights to a temporary folder. Each measurement is a separate process:
+Writes 5 to 7 GB of random weights to a temporary folder. Each measurement is a separate process:
 
   load       bfloat16 weights into a bfloat16 network; its peak over the size of the weights
   inference  the same file into a float32 network, then one action chunk of three cameras
@@ -19,17 +20,20 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors.torch import save_file
 
-from flux_core.config import bind
-from flux_core.models import PI0FlowMatching, sample_actions
-from flux_core.models.pi import sized_model
-from flux_core.models.weights import from_ours, load_pretrained
+from flux_core.config import NETWORKS, bind, component
+from flux_core.models import FlowPolicy, sample_actions
+from flux_core.models.flow import StoredTensor
+from flux_core.models.weights import load_pretrained
+from flux_core.transforms import Normalization, Pipeline, Tokenization
 
-CAMERAS, PROMPT_LENGTH = 3, {"pi0": 48, "pi05": 200}
+PUBLISHED_BY = {"pi0": "openpi", "pi05": "openpi", "gr00t": "nvidia"}
+CAMERAS = 3
+PROMPT = {"task_description": "fold the towel", "prompt": "fold the towel"}
 GIB = 1 << 30
 
 
@@ -38,7 +42,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", choices=("pi0", "pi05"), default="pi05")
+    parser.add_argument("--model", choices=list(PUBLISHED_BY), default="pi05")
     parser.add_argument("--skip-inference", action="store_true")
     parser.add_argument("--stage", choices=("make", "load", "inference"), help=argparse.SUPPRESS)
     parser.add_argument("--file", type=Path, help=argparse.SUPPRESS)
@@ -57,10 +61,17 @@ def main() -> int:
 
 
 def make(kind: str, file: Path) -> dict[str, Any]:
-    """Writes random bfloat16 weights under openpi's names."""
-    weights = {}
-    for name, value in build(kind, torch.bfloat16).state_dict().items():
-        weights[from_ours(name, "openpi")] = torch.empty(value.shape, dtype=torch.bfloat16)
+    """Writes random bfloat16 weights under the names that they are published with."""
+    model = build(kind, torch.bfloat16)
+    tensors = {
+        name: StoredTensor(
+            shape=tuple(value.shape),
+            dtype=torch.bfloat16,
+            read=lambda shape=value.shape: torch.empty(shape, dtype=torch.bfloat16),
+        )
+        for name, value in model.state_dict().items()
+    }
+    weights = model.checkpoints.written(tensors, {}, "flux", PUBLISHED_BY[kind])
     for value in weights.values():
         value.normal_(std=0.02)
     save_file(weights, file)
@@ -87,14 +98,18 @@ def infer(kind: str, file: Path) -> dict[str, Any]:
     """Loads the weights into a float32 network and infers one action chunk."""
     model = build(kind, torch.float32).eval()
     load_pretrained(model, file)
-    config, length = model.config, PROMPT_LENGTH[kind]
-    images = torch.zeros(1, CAMERAS, 3, *config.vision_backbone.image_size)
-    masks = torch.ones(1, CAMERAS, dtype=torch.bool), torch.ones(1, length, dtype=torch.bool)
-    words = torch.ones(1, length, dtype=torch.int64)
+    config = model.config
+    images = torch.zeros(1, CAMERAS, 3, *config.image_size)
+    masks = torch.ones(1, CAMERAS, dtype=torch.bool)
+    pipeline = Pipeline(tuple(config.example_transforms()))
+    words = pipeline.one(Tokenization)(PROMPT)
+    tokens, real = (torch.from_numpy(words[name])[None] for name in ("lang_tokens", "lang_masks"))
+    state = torch.zeros(1, pipeline.one(Normalization).state_dim or config.action_dim)
     started = time.perf_counter()
-    cache = model.prefix(images, masks[0], words, masks[1])
+    cache = model.prefix(images, masks, tokens, real)
     noise = torch.randn(1, config.n_action_steps, config.action_dim)
-    actions = sample_actions(model, torch.zeros(1, config.action_dim), cache, noise)
+    embodiments = torch.zeros(1, dtype=torch.int64)
+    actions = sample_actions(model, state, cache, noise, embodiments=embodiments)
     assert torch.isfinite(actions).all()
     return {
         "seconds": round(time.perf_counter() - started, 1),
@@ -102,11 +117,12 @@ def infer(kind: str, file: Path) -> dict[str, Any]:
     }
 
 
-def build(kind: str, dtype: torch.dtype) -> PI0FlowMatching:
+def build(kind: str, dtype: torch.dtype) -> FlowPolicy:
     """Builds the network on the meta device, without memory."""
-    tree = sized_model(kind)
+    network = cast("type[FlowPolicy]", component(NETWORKS[kind]))
     with torch.device("meta"):
-        return bind(PI0FlowMatching.Config, tree, "model").build().to(dtype)
+        tree = network.Config.sized("full")
+        return bind(FlowPolicy.Config, tree, "model").build().to(dtype)
 
 
 def peak_bytes() -> int:

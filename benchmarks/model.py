@@ -33,8 +33,8 @@ from rich.table import Table
 from torch import Tensor
 
 from flux_core.config import bind
-from flux_core.models import PI0FlowMatching, sample_actions
-from flux_core.models.pi import sized_model
+from flux_core.models import sample_actions
+from flux_core.models.pi import PI0FlowMatching, sized_model
 from flux_runtime.export.precision.network import set_precision
 
 sys.path.insert(0, str(Path(__file__).parent))

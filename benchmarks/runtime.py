@@ -34,7 +34,8 @@ from rich.progress import track
 from rich.table import Table
 
 from flux_core.bundle import Bundle
-from flux_core.models import PI0FlowMatching, sample_actions
+from flux_core.models import sample_actions
+from flux_core.models.pi import PI0FlowMatching
 from flux_core.policy_io import PolicyIO
 from flux_runtime.bench import hardware
 from flux_runtime.engines import engine_status, open_flow_policy, replay_golden, user_inputs

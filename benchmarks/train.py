@@ -138,9 +138,9 @@ def turn(args: argparse.Namespace) -> dict[str, Any]:
 
 def contestant(args: argparse.Namespace, device: torch.device) -> tuple[Callable[[], Tensor], int]:
     """Returns a function that runs one optimiser step and returns the loss, and its batch size."""
-    from flux_core.models import FlowDraws, without_effect
+    from flux_core.models import FlowDraws
     from flux_core.models.weights import apply_lora
-    from flux_train.distributed import layers_of, recompute
+    from flux_train.distributed import recompute
     from flux_train.micro_batch import trim_prompts
     from flux_train.policy_loss import PolicyLoss
 
@@ -153,11 +153,11 @@ def contestant(args: argparse.Namespace, device: torch.device) -> tuple[Callable
     noise, t = torch.randn_like(batch["actions"]), torch.full((args.batch,), 0.7, device=device)
     is_ours = args.stage == CONTESTANTS[1]
     if is_ours:
-        idle = set(without_effect(model))
+        idle = set(model.without_effect())
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(parameter.requires_grad and name not in idle)
         if args.recompute:
-            recompute(layers_of(model))
+            recompute(model.layers)
         module = PolicyLoss(model, num_groups=1)
         if args.compile:
             module.compile()
@@ -193,8 +193,7 @@ def contestant(args: argparse.Namespace, device: torch.device) -> tuple[Callable
 def network(args: argparse.Namespace, device: torch.device) -> Any:
     """Returns the policy with random weights."""
     from flux_core.config import bind
-    from flux_core.models import PI0FlowMatching
-    from flux_core.models.pi import sized_model
+    from flux_core.models.pi import PI0FlowMatching, sized_model
 
     tree = sized_model(args.model[0], args.size[0], action_horizon=HORIZON)
     if args.finetune[0] == "frozen":

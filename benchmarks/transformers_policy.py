@@ -21,7 +21,7 @@ from transformers.models.gemma.modeling_gemma import (
     eager_attention_forward,
 )
 
-from flux_core.models import ConditionGemmaModel, PI0FlowMatching
+from flux_core.models.pi import ConditionGemmaModel, PI0FlowMatching
 
 FORBIDDEN = -2.3819763e38
 VISION = "vision_backbone.vision.vision_model."

@@ -15,6 +15,8 @@ from types import ModuleType
 
 import pytest
 
+from flux_core.config import NETWORKS
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ROOT / "packages"
 MAX_LINES = 600
@@ -46,7 +48,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         *("rtc",),
         *("config", "bundle", "robots", "norm_stats", "tokenizers", "transforms"),
         *("deployment", "agreement", "policy_io", "sim"),
-        *("models.layers", "models.pi", "models.weights", "models", "cli"),
+        *("models.layers", "models.flow", "models.weights", "models.pi", "models", "cli"),
     ),
     "flux_data": (
         *("progress_bars", "repairable", "video", "parquet", "lerobot", "whole_file", "run_files"),
@@ -339,15 +341,46 @@ def test_transforms_are_named_only_where_they_live_and_where_configs_are_written
             folder = f"{package}/{Path(path).parent.as_posix()}"
             if path.startswith(NAMING_TRANSFORMS):
                 continue
-            for node in ast.walk(tree):
-                names: list[object] = [
-                    getattr(node, field, None) for field in ("id", "attr", "name", "value")
-                ]
-                found += [
-                    f"{package}/{path}: {name}"
-                    for name in names
-                    if isinstance(name, str) and transforms.get(name, folder) != folder
-                ]
+            found += [
+                f"{package}/{path}: {name}"
+                for name in _names(tree)
+                if transforms.get(name, folder) != folder
+            ]
+    assert found == []
+
+
+def _names(tree: ast.Module) -> Iterator[str]:
+    """Yields every name, and every text, in a module."""
+    for node in ast.walk(tree):
+        for field in ("id", "attr", "name", "value"):
+            if isinstance(name := getattr(node, field, None), str):
+                yield name
+
+
+# Where networks may be named, besides their own folder.
+NAMING_NETWORKS = ("_components.py", "recipes/", "config/compat.py", "config/old_paths.py")
+
+
+def test_networks_are_named_only_where_they_live_and_where_configs_are_written() -> None:
+    """Other code knows a `FlowPolicy`, so that a new network needs only new files."""
+    homes = {
+        target.partition(":")[2]: target.partition(":")[0].split(".")[2]
+        for target in NETWORKS.values()
+    }
+    rooms = {f"flux_core.models.{folder}" for folder in homes.values()}
+    found = []
+    for package in ALLOWED:
+        for path, tree in _modules(package):
+            if path.startswith(NAMING_NETWORKS):
+                continue
+            for name in _names(tree):
+                if name in homes and not path.startswith(f"models/{homes[name]}/"):
+                    found.append(f"{package}/{path}: {name}")
+            found += [
+                f"{package}/{path} imports {node.module}"
+                for node in ast.walk(tree)
+                if isinstance(node, ast.ImportFrom) and node.module in rooms
+            ]
     assert found == []
 
 

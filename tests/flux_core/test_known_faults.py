@@ -12,7 +12,8 @@ from torch import nn
 
 from flux_core.config import bind
 from flux_core.errors import ConfigError
-from flux_core.models import PI0FlowMatching, PI05FlowMatching, PrefixCache, sample_actions
+from flux_core.models import PrefixCache, sample_actions
+from flux_core.models.pi import PI0FlowMatching, PI05FlowMatching
 from flux_core.norm_stats import compute_stats
 from flux_core.transforms import (
     NormalizeStatesAndActions,
@@ -85,9 +86,9 @@ def test_padded_dimensions_are_seen_as_in_training(
     seen = []
     original = model.denoise
 
-    def watched(state, x_t, t, cache, context=None):
+    def watched(state, x_t, t, cache, *more):
         seen.append((x_t[..., 4:].clone(), t))
-        return original(state, x_t, t, cache, context)
+        return original(state, x_t, t, cache, *more)
 
     monkeypatch.setattr(model, "denoise", watched)
     noise = torch.randn(2, 6, 7)

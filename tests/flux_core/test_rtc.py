@@ -18,8 +18,9 @@ from torch import nn
 
 from flux_core.config import bind
 from flux_core.errors import ConfigError
-from flux_core.models import PI0FlowMatching, PrefixCache, flow_matching_loss, sample_actions
-from flux_core.models.pi.sampling import sample_delays, with_clean_prefix
+from flux_core.models import PrefixCache, flow_matching_loss, sample_actions
+from flux_core.models.flow.sampling import sample_delays, with_clean_prefix
+from flux_core.models.pi import PI0FlowMatching
 from flux_core.rtc import RTCConfig, RTCTrainingConfig, guidance_weight, prefix_weights
 from flux_train import recipes
 
@@ -263,7 +264,7 @@ class Formula(nn.Module):
         super().__init__()
         self.golden = golden
         self.config = SimpleNamespace(
-            num_inference_steps=10, loss_action_dim=None, actions_per_token=1, action_smoothing=0.0
+            num_inference_steps=10, loss_action_dim=None, prefix_stride=1, action_smoothing=0.0
         )
 
     def suffix_context(self, cache: object, horizon: int) -> None:

@@ -377,7 +377,7 @@ def small_policy() -> Callable[[str], TrainedPolicy]:
     """Makes a tiny pi0 or pi0.5 with SigLIP and Gemma blocks and random weights, for `ur3`."""
     from flux_core.config import bind, unbind
     from flux_core.deployment import InferenceRunner
-    from flux_core.models import PI0FlowMatching
+    from flux_core.models.pi import PI0FlowMatching
     from flux_core.norm_stats import compute_stats
     from flux_core.robots import robot_spec
     from flux_core.tokenizers import ByteTokenizer
@@ -472,7 +472,7 @@ def libero_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     from flux_core.config import bind, unbind
     from flux_core.deployment import InferenceRunner
-    from flux_core.models import PI0FlowMatching
+    from flux_core.models.pi import PI0FlowMatching
     from flux_core.norm_stats import compute_stats
     from flux_core.robots import robot_spec
     from flux_core.tokenizers import ByteTokenizer

@@ -27,7 +27,6 @@ from flux_train.checkpoints import keeper
 from flux_train.cli import dry_run, main
 from flux_train.config.runner import FSDPTrainRunner, SingleTrainRunner
 from flux_train.config.tree import read_train_config
-from flux_train.distributed.parallel import layers_of
 from flux_train.distributed.ranks import Ranks
 from flux_train.loading import batches as loading
 from flux_train.metrics.log import MetricsLog, read_metrics
@@ -479,7 +478,7 @@ def test_recomputation_runs_the_layers_again(options: list[str], tmp_path: Path)
             tmp_path,
         )
         calls = [0]
-        for layer in layers_of(trainer.state.model):
+        for layer in trainer.state.model.layers:
             layer.self_attn.register_forward_hook(lambda *_, c=calls: c.__setitem__(0, c[0] + 1))
         batch, _ = next(iter(trainer.steps()))
         trainer.train_step(batch)

@@ -15,8 +15,10 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from scipy import stats
 
+from flux_core.config import bind
 from flux_core.errors import CheckpointError, ConfigError
-from flux_core.models import PI0FlowMatching, sample_actions, sample_time
+from flux_core.models import sample_actions
+from flux_core.models.pi import PI0FlowMatching, PI05FlowMatching
 from flux_core.models.weights.checkpoint_file import inference_weights, load_checkpoint
 from flux_core.models.weights.lora import apply_lora, load_adapter, merged_weights
 from flux_core.models.weights.pretrained import load_pretrained
@@ -26,6 +28,7 @@ from flux_train.config.runner import SingleTrainRunner
 from flux_train.config.tree import read_train_config
 from flux_train.optimization import learning_rate_at
 from flux_train.provenance import provenance
+from flux_train.recipes import small_pi05_model
 from flux_train.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -418,7 +421,9 @@ def test_a_work_dir_is_refused_as_a_checkpoint_to_resume_from(
 
 def test_times_follow_the_shifted_beta_distribution() -> None:
     generator = torch.Generator().manual_seed(0)
-    times = sample_time(20000, generator=generator, device=torch.device("cpu")).numpy()
+    config = bind(PI05FlowMatching.Config, small_pi05_model(action_horizon=8), "model")
+    device = torch.device("cpu")
+    times = config.sample_time(20000, generator=generator, device=device).numpy()
     expected = stats.beta(1.5, 1.0, loc=0.001, scale=0.999)
     assert stats.kstest(times, expected.cdf).pvalue > 1e-3
     assert abs((times > 0.9).mean() - 0.146) < 0.01

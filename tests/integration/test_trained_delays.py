@@ -7,7 +7,8 @@ from pathlib import Path
 
 from flux_core.bundle import Bundle
 from flux_core.config import bind
-from flux_core.models import PI0FlowMatching, network_facts
+from flux_core.models import network_facts
+from flux_core.models.pi import PI0FlowMatching
 from flux_runtime.export.cli import main as export
 from flux_train import recipes
 from flux_train.cli import main as train

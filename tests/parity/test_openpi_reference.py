@@ -10,16 +10,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from flux_core.models import (
-    ConditionGemmaModel,
-    LinearProjector,
-    PI0FlowMatching,
-    PI05FlowMatching,
-    SigLIPVisionConfig,
-    SigLIPViTBackbone,
-    sample_actions,
-)
-from flux_core.models.weights.foreign_names import from_ours
+from flux_core.models import LinearProjector, SigLIPVisionConfig, SigLIPViTBackbone, sample_actions
+from flux_core.models.pi import ConditionGemmaModel, PI0FlowMatching, PI05FlowMatching
+from flux_core.models.pi.checkpoints import from_ours
 from flux_core.models.weights.pretrained import load_pretrained
 
 

@@ -12,16 +12,9 @@ from typing import Any
 import pytest
 import torch
 
-from flux_core.models import (
-    ConditionGemmaModel,
-    LinearProjector,
-    PI0FlowMatching,
-    PI05FlowMatching,
-    SigLIPVisionConfig,
-    SigLIPViTBackbone,
-    sample_actions,
-)
+from flux_core.models import LinearProjector, SigLIPVisionConfig, SigLIPViTBackbone, sample_actions
 from flux_core.models.layers.basic import additive_mask, attend
+from flux_core.models.pi import ConditionGemmaModel, PI0FlowMatching, PI05FlowMatching
 from flux_runtime.export.precision.network import set_precision
 
 HORIZON, DIM = 6, 9

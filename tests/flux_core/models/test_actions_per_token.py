@@ -9,7 +9,7 @@ import torch
 
 from flux_core.config import bind
 from flux_core.errors import ConfigError
-from flux_core.models import PI05FlowMatching
+from flux_core.models.pi import PI05FlowMatching
 from flux_train import recipes
 
 HORIZON, GROUP, DIM = 8, 4, 14

@@ -9,9 +9,10 @@ import torch
 from safetensors.torch import save_file
 
 from flux_core.errors import CheckpointError
-from flux_core.models import PI0FlowMatching, flow_matching_loss, sample_actions
+from flux_core.models import flow_matching_loss, sample_actions
 from flux_core.models.layers.basic import additive_mask, attend
-from flux_core.models.pi.packing import pack_qkv
+from flux_core.models.layers.packing import pack_qkv
+from flux_core.models.pi import PI0FlowMatching
 from flux_core.models.weights.lora import apply_lora
 from flux_core.models.weights.pretrained import load_pretrained
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from flux_core.config import bind
-from flux_core.models import PI05FlowMatching, flow_matching_loss
+from flux_core.models import flow_matching_loss
+from flux_core.models.pi import PI05FlowMatching
 from flux_train import recipes
 
 FROZEN = {

@@ -12,7 +12,8 @@ import torch
 
 from flux_core.config import bind
 from flux_core.errors import CheckpointError, ConfigError
-from flux_core.models import PI05FlowMatching, flow_matching_loss
+from flux_core.models import flow_matching_loss
+from flux_core.models.pi import PI05FlowMatching
 from flux_core.models.weights.lora import apply_lora, load_adapter, merged_weights, save_adapter
 from flux_train import recipes
 

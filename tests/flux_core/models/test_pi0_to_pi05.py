@@ -11,14 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from flux_core.cli import main
 from flux_core.errors import CheckpointError
-from flux_core.models import (
-    ConditionGemmaModel,
-    LinearProjector,
-    PI0FlowMatching,
-    PI05FlowMatching,
-    SigLIPVisionConfig,
-    SigLIPViTBackbone,
-)
+from flux_core.models import LinearProjector, SigLIPVisionConfig, SigLIPViTBackbone
+from flux_core.models.pi import ConditionGemmaModel, PI0FlowMatching, PI05FlowMatching
 from flux_core.models.weights.pretrained import load_pretrained
 
 WIDTH = 24
@@ -74,7 +68,7 @@ def test_weights_are_taken_over_as_lerobot_renames_them(
 ) -> None:
     source, path = pi0
     weights, model = source.state_dict(), configs()[1].build()
-    assert load_pretrained(model, path, from_pi0=True) == []
+    assert load_pretrained(model, path, from_kind="pi0") == []
     found = model.state_dict()
     assert not any(name.startswith("state_proj") for name in found)
     for name in ("in.projector.bias", "out.projector.weight", "out.projector.bias"):
@@ -89,7 +83,7 @@ def test_weights_are_taken_over_as_lerobot_renames_them(
 def test_the_experts_blocks_compute_the_same_as_in_pi0(pi0: tuple[PI0FlowMatching, Path]) -> None:
     source, path = pi0
     model = configs()[1].build()
-    load_pretrained(model, path, from_pi0=True)
+    load_pretrained(model, path, from_kind="pi0")
     x, cond = torch.randn(2, 5, WIDTH), torch.randn(2, 1, WIDTH)
     cos, sin = torch.ones(2, 1, 5, 4), torch.zeros(2, 1, 5, 4)
     for old, new in zip(source.llm_expert.blocks, model.llm_expert.blocks, strict=True):
@@ -106,7 +100,7 @@ def test_the_experts_blocks_compute_the_same_as_in_pi0(pi0: tuple[PI0FlowMatchin
 def test_a_pi0_is_converted_only_on_request(pi0: tuple[PI0FlowMatching, Path]) -> None:
     _, path = pi0
     model = configs()[1].build()
-    with pytest.raises(CheckpointError, match=r"To start a pi0\.5 from a pi0, set from_pi0=True"):
+    with pytest.raises(CheckpointError, match=r"from a pi0, set pretrained_from_pi0=True"):
         load_pretrained(model, path)
 
 
@@ -114,8 +108,8 @@ def test_a_pi05_is_not_converted_again(tmp_path: Path) -> None:
     model = configs()[1].build()
     path = tmp_path / "pi05.safetensors"
     save_file(model.state_dict(), path)
-    with pytest.raises(CheckpointError, match=r"expected a pi0 to turn into a pi0\.5, got a pi05"):
-        load_pretrained(model, path, from_pi0=True)
+    with pytest.raises(CheckpointError, match=r"expected a pi0 to turn into a pi05, got a pi05"):
+        load_pretrained(model, path, from_kind="pi0")
 
 
 def test_the_command_writes_a_pi05_that_loads_strictly(

@@ -12,8 +12,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from flux_core.errors import CheckpointError
-from flux_core.models.weights import from_ours, load_weights
-from flux_core.models.weights.foreign_names import Format
+from flux_core.models.pi import from_ours
+from flux_core.models.pi.checkpoints import Format
+from flux_core.models.weights import load_weights
 from flux_core.models.weights.pretrained import (
     Adapt,
     convert_checkpoint,

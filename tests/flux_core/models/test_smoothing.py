@@ -8,8 +8,9 @@ import torch
 
 from flux_core.config import bind
 from flux_core.errors import ConfigError
-from flux_core.models import PI0FlowMatching, PrefixCache, sample_actions
-from flux_core.models.pi.smoothing import smoothed_velocity, smoother, smoothing_matrix
+from flux_core.models import PrefixCache, sample_actions
+from flux_core.models.flow.smoothing import smoothed_velocity, smoother, smoothing_matrix
+from flux_core.models.pi import PI0FlowMatching
 from flux_core.rtc import RTCConfig
 from flux_train import recipes
 

@@ -217,11 +217,10 @@ def test_the_operations_are_those_that_pytorch_counts(random_bundle: Path) -> No
     from torch.utils.flop_counter import FlopCounterMode
 
     from flux_core.models import sample_actions
-    from flux_runtime.export.graphs import precompute_times
     from flux_runtime.export.random_weights import random_policy
 
     model = random_policy("pi05", "small").model
-    precompute_times(model, model.config.num_inference_steps)
+    model.tabulate(model.config.num_inference_steps, 1000)
     golden = {
         name: torch.from_numpy(a) for name, a in load_file(random_bundle / GOLDEN_NAME).items()
     }

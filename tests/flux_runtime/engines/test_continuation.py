@@ -13,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 
 from flux_core.bundle import Bundle
-from flux_core.models import PI0FlowMatching, PrefixCache, sample_actions
+from flux_core.models import PrefixCache, sample_actions
+from flux_core.models.pi import PI0FlowMatching
 from flux_core.norm_stats import compute_stats
 from flux_core.policy_io import PolicyIO
 from flux_core.rtc import RTCConfig

@@ -22,7 +22,7 @@ from flux_core.models import PrefixCache
 from flux_core.models.weights.checkpoint_file import load_checkpoint
 from flux_runtime.export import writer
 from flux_runtime.export.cli import main
-from flux_runtime.export.graphs import DenoiseGraph, precompute_angles, precompute_times
+from flux_runtime.export.graphs import DenoiseGraph
 from flux_runtime.export.onnx_file import tensor_offsets
 from flux_runtime.export.source.policy import TrainedPolicy, load_policy
 from flux_runtime.export.verify import replay
@@ -162,7 +162,7 @@ def test_tables_of_the_times_change_nothing(kind: str, small_policy: Any) -> Non
     t = torch.arange(config.n_action_steps)[None] % 11 / 10
     with torch.no_grad():
         before = model.denoise(state, x_t, t, cache)
-        precompute_times(model, 10)
+        model.tabulate(10, 7)
         after = model.denoise(state, x_t, t, cache)
     torch.testing.assert_close(after, before, atol=1e-6, rtol=0.0)
 
@@ -176,7 +176,7 @@ def test_tables_of_the_angles_change_no_bit(small_policy: Any) -> None:
     images = torch.randn(1, 1, 3, *model.config.vision_backbone.image_size)
     inputs = images, torch.zeros(1, 1, dtype=torch.bool), tokens, masks
     before = model.prefix(*inputs)
-    precompute_angles(model, before.pad_masks.shape[1])
+    model.tabulate(10, before.pad_masks.shape[1])
     after = model.prefix(*inputs)
     for found, expected in zip(after.keys, before.keys, strict=True):
         valid = before.pad_masks[0]

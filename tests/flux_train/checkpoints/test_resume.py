@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 import torch
 
+from flux_core.config import NETWORKS, component, config_class
 from flux_core.errors import CheckpointError, ConfigError
-from flux_core.models import PI0FlowMatching
+from flux_core.models import FlowPolicy
 from flux_core.models.weights.checkpoint_file import load_checkpoint
 from flux_core.norm_stats import stats_from_json
-from flux_train.checkpoints.checks import IGNORED_OF_MODEL, REPORTED_OF_MODEL, check_resumable
+from flux_train.checkpoints.checks import check_resumable
 from flux_train.checkpoints.choice import checkpoint_to_resume
 from flux_train.checkpoints.files import Place, checkpoints, newest_intact, placed, remove_old
 from flux_train.cli import main
@@ -264,14 +265,17 @@ def test_another_network_is_refused_with_both_values_and_the_remedy(
         check_resumable(path, state, config, stats_from_json(state["norm_stats"]))
     told = str(error.value)
     assert "model.llm_expert.intermediate_size: 16 -> 32" in told
-    assert "model.loss_action_dim: None -> 14 (checkpoint -> config). Use the checkpoint's" in told
+    assert "model.loss_action_dim: None -> 14" in told
+    assert "(checkpoint -> config). Use the checkpoint's" in told
     assert f"model.pretrained_name_or_path={path.with_suffix('.safetensors')}" in told
 
 
 def test_every_setting_of_the_network_is_compared_ignored_or_reported() -> None:
-    known = PI0FlowMatching.Config.__dataclass_fields__.keys()
-    assert known >= IGNORED_OF_MODEL.keys() | REPORTED_OF_MODEL.keys()
-    assert not IGNORED_OF_MODEL.keys() & REPORTED_OF_MODEL.keys()
+    for target in NETWORKS.values():
+        config: type[FlowPolicy.Config] = config_class(component(target))
+        ignored, reported = config.ignored_on_resume.keys(), config.reported_on_resume.keys()
+        assert config.__dataclass_fields__.keys() >= ignored | reported
+        assert not ignored & reported
 
 
 def test_a_different_setup_is_logged_in_one_line(

@@ -14,17 +14,23 @@ import numpy as np
 import pytest
 import torch
 
-from flux_core.config import load_config
+from flux_core.config import load_config, unbind
 from flux_core.deployment import inference_sections
-from flux_core.models import PI05FlowMatching, SigLIPViTBackbone, flow_matching_loss
-from flux_core.models.weights.foreign_names import our_names
+from flux_core.models import SigLIPViTBackbone, flow_matching_loss
+from flux_core.models.gr00t.checkpoints import GR00T_CHECKPOINTS
+from flux_core.models.gr00t.sizes import WORDS
+from flux_core.models.pi import PI05FlowMatching
+from flux_core.models.pi.checkpoints import our_names
 from flux_core.models.weights.lora import apply_lora
 from flux_core.policy_io import PolicyIO
 from flux_core.robots import ROBOT_SPECS
+from flux_core.transforms import Normalization, Tokenization
+from flux_core.transforms.gr00t import IMAGE_TOKEN
 from flux_core.types import Observation
 from flux_data.lerobot.recorder import EpisodeRecorder, vector_feature, video_feature, video_key
 from flux_data.lerobot.writer import WriterV21
 from flux_data.samples.mixture import EpochBatches
+from flux_data.samples.process_inputs import ProcessParquetInputs
 from flux_train.cli import main
 from flux_train.config.tree import TrainConfig, bind_train_config, read_train_config
 
@@ -32,10 +38,14 @@ ROOT = Path(__file__).resolve().parents[3]
 CONFIGS = sorted((ROOT / "configs").rglob("*.py"))
 NAMES = [path.stem for path in CONFIGS]
 FULL_SIZE = [path for path in CONFIGS if "small" not in path.stem]
+PI = [path for path in FULL_SIZE if path.parent.name != "gr00t"]
+GR00T = [path for path in FULL_SIZE if path.parent.name == "gr00t"]
 MIXED = [path for path in CONFIGS if "aloha+ur" in path.stem]
 
 each_config = pytest.mark.parametrize("path", CONFIGS, ids=NAMES)
 each_full_config = pytest.mark.parametrize("path", FULL_SIZE, ids=lambda path: path.stem)
+each_pi_config = pytest.mark.parametrize("path", PI, ids=lambda path: path.stem)
+each_gr00t_config = pytest.mark.parametrize("path", GR00T, ids=lambda path: path.stem)
 each_mixed_config = pytest.mark.parametrize("path", MIXED, ids=lambda path: path.stem)
 
 # robot -> dimensions of state and action, cameras, control rate: what its datasets have.
@@ -51,6 +61,7 @@ DIMENSIONS = {
     "aloha_full": (14, 14, 32, 3),
     "ur3": (7, 7, 32, 2),
 }
+PI_HEAD = {"llm_expert", "action_in_proj", "action_out_proj"}
 OPENPI_DIM = 32
 HEIGHT, WIDTH, EPISODES, FRAMES = 48, 64, 2, 12
 
@@ -70,6 +81,9 @@ def test_every_config_of_the_tutorial_exists() -> None:
     pi05 = {name.removesuffix("_pytorch") for name in pi0} | {"libero_10_lora_finetune"}
     wanted = {f"pi0/pi0_paligemma_{name}.py" for name in pi0}
     wanted |= {f"pi05/pi05_paligemma_{name}.py" for name in pi05}
+    suites = [f"libero_{suite}" for suite in ("10", "goal", "object", "spatial")]
+    wanted |= {f"gr00t/gr00t_eagle_3b_{n}_full_finetune.py" for n in (*suites, "aloha", "ur3")}
+    wanted.add("gr00t/gr00t_eagle_3b_libero_10_lora_finetune.py")
     assert wanted <= {path.relative_to(ROOT / "configs").as_posix() for path in CONFIGS}
 
 
@@ -98,7 +112,47 @@ def meta_model(config: TrainConfig) -> torch.nn.Module:
         return config.model.build()
 
 
-@each_full_config
+@each_gr00t_config
+def test_the_network_is_nvidias(path: Path, shared_data: Path) -> None:
+    config = full_config(path)
+    stored = json.loads((shared_data / "parity-gr00t" / "full_keys.json").read_text())["nvidia"]
+    names, unknown = GR00T_CHECKPOINTS.our_names(list(stored), "nvidia")
+    assert not unknown
+    expected = {ours: list(stored[theirs]) for ours, theirs in names.items()}
+    found = {name: list(value.shape) for name, value in meta_model(config).state_dict().items()}
+    assert found == expected
+    assert "GR00T-N1.5-3B" in str(config.model.pretrained_name_or_path)
+
+
+@each_gr00t_config
+def test_gr00ts_settings_are_those_of_fluxvlas_table(path: Path) -> None:
+    config, is_libero = full_config(path), "libero" in path.stem
+    _, action, horizon, cameras = dimensions(path)
+    model, runner = config.model, config.runner
+    assert (model.n_action_steps, model.action_dim) == (horizon, 32)
+    assert (model.loss_action_dim, model.num_inference_steps) == (action, 4)
+    ((dataset,),) = config.train_dataloader.dataset.groups().values()
+    inputs = dataset.transforms[0]
+    assert isinstance(inputs, ProcessParquetInputs)
+    assert len(inputs.video_keys) == cameras
+    assert inputs.embodiment_id == (0 if "aloha" in path.stem else 2)
+    (prompts,) = dataset.pipeline.steps(Tokenization)
+    assert prompts.max_len == 300 * cameras
+    assert dataset.window_start_idx == (0 if is_libero else 1)
+    (normalize,) = dataset.pipeline.steps(Normalization)
+    assert (normalize.state_dim, normalize.action_dim) == (64, 32)
+    assert normalize.norm_type == "mean_std"
+    if model.use_lora:
+        assert (model.lora_alpha, model.lora_dropout) == (16, 0.1)
+    elif is_libero:
+        assert (runner.learning_rate, runner.max_epochs, runner.warmup_ratio) == (1.5e-5, 18, 0.03)
+        assert runner.lr_scheduler_type == "linear-warmup+cosine-decay"
+    else:
+        assert (runner.learning_rate, runner.max_epochs) == (2e-5, 6)
+        assert runner.lr_scheduler_type == "constant"
+
+
+@each_pi_config
 def test_the_network_is_openpis_except_for_the_robots_dimensions(
     path: Path, shared_data: Path
 ) -> None:
@@ -134,7 +188,7 @@ def dimensions(path: Path) -> tuple[int, int, int, int]:
     return next(value for key, value in DIMENSIONS.items() if key in path.stem)
 
 
-@each_full_config
+@each_pi_config
 def test_dimensions_and_strategy_are_the_tutorials(path: Path) -> None:
     config, name = full_config(path), path.stem
     _, action, horizon, cameras = dimensions(path)
@@ -160,10 +214,13 @@ def test_the_strategy_decides_which_parts_are_trained(path: Path) -> None:
     if config.model.use_lora:
         with torch.device("meta"):
             apply_lora(model)  # type: ignore[arg-type]
+    is_gr00t = path.parent.name == "gr00t"
     trained = {n.split(".")[0] for n, p in model.named_parameters() if p.requires_grad}
     vlm = {"vision_backbone", "projector", "llm_backbone"}
-    assert vlm.isdisjoint(trained) if config.model.freeze_vlm_backbone else vlm <= trained
-    assert {"llm_expert", "action_in_proj", "action_out_proj"} <= trained
+    is_frozen = config.model.freeze_vlm_backbone or (is_gr00t and config.model.use_lora)
+    assert vlm.isdisjoint(trained) if is_frozen else vlm <= trained
+    head = {"action_encoder", "action_decoder", "state_encoder"} if is_gr00t else PI_HEAD
+    assert head <= trained
     sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
     share = sum(size for size, grad in sizes if grad) / sum(size for size, _ in sizes)
     is_part = config.model.use_lora or config.model.freeze_vlm_backbone
@@ -220,6 +277,9 @@ def tiny(path: Path, datasets: dict[str, Path]) -> dict[str, Any]:
 
 
 def shrink_model(model: dict[str, Any]) -> None:
+    if model["type"] == "GR00TFlowMatching":
+        shrink_gr00t(model)
+        return
     width = 16
     sizes = {"hidden_size": width, "intermediate_size": 16, "num_hidden_layers": 1, "head_dim": 8}
     for part in ("llm_backbone", "llm_expert"):
@@ -241,6 +301,26 @@ def shrink_model(model: dict[str, Any]) -> None:
         model["lora_rank"] = 2
 
 
+def shrink_gr00t(model: dict[str, Any]) -> None:
+    width = 16
+    heads = {"num_attention_heads": 2, "attention_head_dim": 8}
+    vision = {"num_attention_heads": 2, "patch_size": 56}
+    sizes = {"hidden_size": width, "intermediate_size": 16, "num_hidden_layers": 1}
+    model |= {
+        "vision_backbone": {"type": "SigLIPViTBackbone", "vision_config": sizes | vision},
+        "projector": {"type": "LinearProjector", "in_dim": width, "out_dim": width},
+        "llm_backbone": sizes
+        | {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8, "vocab_size": 600},
+        "vl_self_attention": heads | {"num_layers": 1},
+        "dit": heads | {"num_layers": 2, "output_dim": width, "cross_attention_dim": width},
+        "hidden_size": width,
+        "image_places": {"token_id": WORDS.encode(IMAGE_TOKEN)[-1], "label_tokens": 1},
+        "pretrained_name_or_path": None,
+    }
+    if model.get("use_lora"):
+        model["lora_rank"] = 2
+
+
 def members(dataset: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     groups = dataset["datasets"]
     if "type" in groups:
@@ -257,7 +337,11 @@ def inference_trees(tree: dict[str, Any]) -> list[dict[str, Any]]:
 def shrink_prompt(transforms: list[dict[str, Any]]) -> None:
     """A tokenizer that needs no file."""
     for transform in transforms:
-        if transform.get("tokenizer", {}).get("type") == "PretrainedTokenizer":
+        if transform["type"] == "ProcessPromptsWithImage":
+            # Three images, 16 patches each.
+            transform["tokenizer"] = unbind(WORDS)
+            transform |= {"image_tokens": 16, "max_len": 90}
+        elif transform.get("tokenizer", {}).get("type") == "PretrainedTokenizer":
             transform["tokenizer"] = {"type": "ByteTokenizer"}
 
 

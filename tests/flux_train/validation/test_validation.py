@@ -16,7 +16,8 @@ from PIL import Image
 from flux_core.config import bind
 from flux_core.deployment import InferenceRunner
 from flux_core.errors import ConfigError, DataError
-from flux_core.models import PI0FlowMatching, draw_flow, flow_errors, flow_mask
+from flux_core.models import draw_flow, flow_errors, flow_mask
+from flux_core.models.pi import PI0FlowMatching
 from flux_core.policy_io import PolicyIO
 from flux_core.robots import robot_spec
 from flux_core.rtc import RTCTrainingConfig

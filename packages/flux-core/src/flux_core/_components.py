@@ -5,10 +5,15 @@ robot's computer has neither package.
 """
 
 CONFIG = {"TrainConfig": "flux_train.config.tree:TrainConfig"}
-MODELS = {
-    "PI0FlowMatching": "flux_core.models.pi.pi0:PI0FlowMatching",
-    "PI05FlowMatching": "flux_core.models.pi.pi05:PI05FlowMatching",
+NETWORKS = {
+    "pi0": "flux_core.models.pi.pi0:PI0FlowMatching",
+    "pi05": "flux_core.models.pi.pi05:PI05FlowMatching",
+    "gr00t": "flux_core.models.gr00t.gr00t:GR00TFlowMatching",
 }
+"""Kind of network -> its class, a `flux_core.models.flow.FlowPolicy`."""
+FORMATS = ("openpi", "lerobot", "fluxvla", "huggingface", "flux", "nvidia")
+"""The projects whose checkpoints some network's family knows."""
+MODELS = {target.partition(":")[2]: target for target in NETWORKS.values()}
 VISION_BACKBONES = {
     "SigLIPViTBackbone": "flux_core.models.layers.siglip:SigLIPViTBackbone",
     "ConvBackbone": "flux_core.models.layers.conv_backbone:ConvBackbone",
@@ -18,7 +23,11 @@ PROJECTORS = {"LinearProjector": "flux_core.models.layers.basic:LinearProjector"
 LLM_BACKBONES = {
     "GemmaLLMBackbone": "flux_core.models.pi.gemma:ConditionGemmaModel",
     "ConditionGemmaModel": "flux_core.models.pi.gemma:ConditionGemmaModel",
+    "Qwen3Backbone": "flux_core.models.gr00t.qwen:Qwen3Backbone",
 }
+MIXERS = {"VLSelfAttention": "flux_core.models.gr00t.mixer:VLSelfAttention"}
+DIFFUSION_TRANSFORMERS = {"DiT": "flux_core.models.gr00t.dit:DiT"}
+IMAGE_PLACES = {"ImagePlaces": "flux_core.models.gr00t.image_tokens:ImagePlaces"}
 NUMBER_TOKENS = {"NumberTokens": "flux_core.models.layers.initialization:NumberTokens"}
 RTC_TRAINING = {"RTCTrainingConfig": "flux_core.rtc:RTCTrainingConfig"}
 DATALOADERS = {"TrainDataloader": "flux_train.config.tree:TrainDataloader"}
@@ -34,8 +43,11 @@ TRANSFORMS = {
     "TaskPrompter": "flux_core.transforms:TaskPrompter",
     "PreparePromptWithState": "flux_core.transforms:PreparePromptWithState",
     "ProcessPrompts": "flux_core.transforms:ProcessPrompts",
+    "ProcessPromptsWithImage": "flux_core.transforms:ProcessPromptsWithImage",
     "ResizeImages": "flux_core.transforms:ResizeImages",
     "ResizeImagesWithPad": "flux_core.transforms:ResizeImagesWithPad",
+    "NvidiaResizeImages": "flux_core.transforms:NvidiaResizeImages",
+    "LeRobotResizeImages": "flux_core.transforms:LeRobotResizeImages",
     "SimpleNormalizeImages": "flux_core.transforms:SimpleNormalizeImages",
     "NormalizeImages": "flux_core.transforms:NormalizeImages",
 }
@@ -80,6 +92,9 @@ COMPONENTS: dict[str, dict[str, str]] = {
     "vision_config": VISION_CONFIGS,
     "projector": PROJECTORS,
     "llm_backbone": LLM_BACKBONES,
+    "mixer": MIXERS,
+    "diffusion_transformer": DIFFUSION_TRANSFORMERS,
+    "image_places": IMAGE_PLACES,
     "number_tokens": NUMBER_TOKENS,
     "rtc_training": RTC_TRAINING,
     "dataloader": DATALOADERS,

@@ -8,11 +8,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from ._components import FORMATS
 from .command_line import EXIT_FAILED, EXIT_OK, add_command, new_parser, print_json, run_cli
 from .config import load_config
 from .errors import MissingDependencyError
-
-FORMATS = ("openpi", "lerobot", "fluxvla", "huggingface", "flux")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -13,6 +13,7 @@ from typing import Self
 
 from .config import check_at_least
 from .errors import ConfigError, RobotError
+from .robots.embodiments import embodiment_number
 from .robots.families import family_of
 from .robots.lookup import robot_spec
 from .robots.operators import AlohaOperator, UROperator
@@ -28,15 +29,19 @@ class ObservationTransforms:
     """The cameras, in the order of training, and the transforms of an observation.
 
     `trained_cameras` are all cameras of training, in its order, if the robot lacks some of them;
-    `flux-export --cameras` writes it.
+    `flux-export --cameras` writes it. `embodiment_id` chooses the robot's weights in a network that
+    has several (see `flux_core.robots.EMBODIMENTS`); None: those that its data were trained with.
     """
 
     img_keys: tuple[str, ...]
     transforms: tuple[Transform, ...]
     trained_cameras: tuple[str, ...] = ()
+    embodiment_id: int | str | None = None
 
     def __post_init__(self) -> None:
         _check_cameras(self)
+        if self.embodiment_id is not None:
+            embodiment_number(self.embodiment_id)
         pipeline = Pipeline(self.transforms)
         pipeline.check_on_robot()
         pipeline.check()

@@ -21,6 +21,7 @@ from flux_core.command_line import (
     stopped_by_signals,
     without_current_directory,
 )
+from flux_core.config import NETWORKS
 from flux_core.errors import UsageError
 from flux_core.robots import DRIVER_GROUP, provided_names
 
@@ -181,7 +182,7 @@ def _add_bench(parser: argparse.ArgumentParser) -> None:
     add_accept_version(parser)
     add(
         "--model",
-        choices=("pi0", "pi05"),
+        choices=tuple(NETWORKS),
         action=InsteadOfBundle,
         help="instead of a bundle, time a network of this kind",
     )

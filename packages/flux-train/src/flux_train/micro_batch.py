@@ -20,6 +20,7 @@ MODEL_KEYS = (
     "actions",
     "action_masks",
     "action_dim_masks",
+    "embodiment_ids",
     "group",
 )
 
@@ -38,7 +39,9 @@ def trim_prompts(batch: Mapping[str, Any]) -> dict[str, Any]:
     No token attends to them, so the loss changes by rounding only. Meant for batches in CPU memory:
     on a GPU it would wait for the device.
     """
-    masks = np.asarray(batch["lang_masks"])
-    used = int(np.flatnonzero(masks.any(axis=0)).max(initial=0)) + 1
-    width = -(-used // PROMPT_MULTIPLE) * PROMPT_MULTIPLE
-    return {**batch, **{key: batch[key][:, :width] for key in ("lang_tokens", "lang_masks")}}
+    columns = np.flatnonzero(np.asarray(batch["lang_masks"]).any(axis=0))
+    first, end = (int(columns[0]), int(columns[-1]) + 1) if len(columns) else (0, 1)
+    width = -(-(end - first) // PROMPT_MULTIPLE) * PROMPT_MULTIPLE
+    start = max(end - width, 0) if first else 0  # padding is on the left, or on the right
+    kept = slice(start, start + width)
+    return {**batch, **{key: batch[key][:, kept] for key in ("lang_tokens", "lang_masks")}}

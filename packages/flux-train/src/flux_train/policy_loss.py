@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from flux_core.models import FlowDraws, PI0FlowMatching, draw_flow, flow_errors, flow_mask
+from flux_core.models import FlowDraws, FlowPolicy, draw_flow, flow_errors, flow_mask
 
 
 class LossParts(NamedTuple):
@@ -27,7 +27,7 @@ class LossParts(NamedTuple):
 class PolicyLoss(nn.Module):
     """A policy and its flow-matching loss, counted per robot."""
 
-    def __init__(self, model: PI0FlowMatching, num_groups: int) -> None:
+    def __init__(self, model: FlowPolicy, num_groups: int) -> None:
         super().__init__()
         self.model, self.num_groups = model, num_groups
 
@@ -51,7 +51,7 @@ class PolicyLoss(nn.Module):
 
 
 def step_draws(
-    config: PI0FlowMatching.Config,
+    config: FlowPolicy.Config,
     *,
     seed: int,
     step: int,

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from flux_core.errors import ConfigError
-from flux_core.models import PI0FlowMatching, without_effect
+from flux_core.models import FlowPolicy
 from flux_core.models.weights import apply_lora, load_pretrained
 
 from .config.runner import TrainRunner
@@ -37,7 +37,7 @@ class TrainState:
     """
 
     def __init__(
-        self, model: PI0FlowMatching, runner: TrainRunner, ranks: Ranks, num_groups: int
+        self, model: FlowPolicy, runner: TrainRunner, ranks: Ranks, num_groups: int
     ) -> None:
         """Freezes what cannot learn, shards or copies the network, and makes the optimiser.
 
@@ -50,7 +50,7 @@ class TrainState:
         Raises:
             ConfigError: every parameter is frozen.
         """
-        idle = set(without_effect(model))
+        idle = set(model.without_effect())
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(parameter.requires_grad and name not in idle)
         if not trained(model):
@@ -111,7 +111,7 @@ class TrainState:
         self.skipped_in_a_row += 1
 
 
-def built_model(config: TrainConfig, ranks: Ranks) -> PI0FlowMatching:
+def built_model(config: TrainConfig, ranks: Ranks) -> FlowPolicy:
     """The network with random weights, on this process's device."""
     return config.model.build().to(ranks.device)
 
@@ -129,7 +129,7 @@ def initial_state(config: TrainConfig, ranks: Ranks, num_groups: int) -> TrainSt
             model,
             Path(settings.pretrained_name_or_path),
             adapt=settings.pretrained_adapt,
-            from_pi0=settings.pretrained_from_pi0,
+            from_kind=settings.pretrained_from,
         )
     if settings.use_lora:
         apply_lora(model)

@@ -139,7 +139,10 @@ def _encoded(pipeline: Pipeline, sample: Sample, tokenizer: Tokenizer | None) ->
         if isinstance(step, DatasetInputs) or step.in_graph or _is_left_out(step):
             continue
         if isinstance(step, Tokenization):
-            sample = sample if tokenizer is None else step.process(sample, tokenizer)
+            if tokenizer is None:
+                sample = step.write_prompt(sample)
+            else:
+                sample = step.process(sample, tokenizer)
         else:
             sample = step(sample)
     return sample

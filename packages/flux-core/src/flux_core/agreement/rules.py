@@ -1,12 +1,14 @@
 """Every field of the training section and of the robot's: must it be equal, and if not, why.
 
-Transforms state the rules of their fields themselves (`Transform.rules`). A test changes each field
-alone and compares what happens with its rule; a field without a rule makes it fail.
+Transforms and networks state the rules of their fields themselves, as `rules`. A test changes each
+field alone and compares what happens with its rule; a field without a rule makes it fail.
 """
 
 from __future__ import annotations
 
-from ..transforms import Rule, Transform, rules
+from collections.abc import Mapping
+
+from ..transforms import Rule, rules
 from ..transforms.rule import Kind
 
 
@@ -183,35 +185,7 @@ RULES: dict[str, Rule] = {
     **_rules("checked", "the format that this version reads", "RobotSpec", "schema_version"),
     **_rules("free", "ROS topics. Option: --topic", "AlohaOperator", "*"),
     **_rules("free", "ROS topics. Option: --topic", "UROperator", "*"),
-    # The network.
-    **_rules(
-        "checked",
-        _SIZES,
-        "PI0FlowMatching",
-        *("vision_backbone", "projector", "llm_backbone", "llm_expert", "proj_width"),
-        *("action_in_proj", "action_out_proj", "state_proj", "max_action_dim", "number_tokens"),
-        *("actions_per_token",),
-    ),
-    **_rules("checked", "action_window_size of the data", "PI0FlowMatching", "n_action_steps"),
-    **_rules("checked", "the data's dimensions of actions", "PI0FlowMatching", "loss_action_dim"),
-    **_rules(
-        "named",
-        "at least 1. Option: flux-export --num-steps",
-        "PI0FlowMatching",
-        "num_inference_steps",
-    ),
-    **_rules("named", "which delays the robot may use", "PI0FlowMatching", "rtc_training_config"),
-    **_rules("named", "0 or more steps, in the graph", "PI0FlowMatching", "action_smoothing"),
-    **_rules(
-        "free",
-        _LEARNING,
-        "PI0FlowMatching",
-        *("freeze_vision_backbone", "freeze_llm_backbone", "freeze_vlm_backbone"),
-        *("freeze_projector", "freeze_llm_expert", "use_lora", "lora_rank", "lora_alpha"),
-        *("lora_dropout", "lora_target_modules", "modules_to_save"),
-        *("pretrained_name_or_path", "pretrained_adapt", "pretrained_from_pi0"),
-    ),
-    **_rules("checked", _SIZES, "PI05FlowMatching", "time_mlp_in", "time_mlp_out"),
+    # The parts of a network, whose own config states the rules of its fields.
     **_rules("checked", _SIZES, "SigLIPViTBackbone", "*"),
     **_rules("checked", _SIZES, "SigLIPVisionConfig", "*"),
     **_rules("checked", _SIZES, "ConvBackbone", "*"),
@@ -233,8 +207,9 @@ def rule_of(kind: type, field: str) -> Rule | None:
     """Returns the rule of a field of a dataclass; None if there is none."""
     for base in kind.__mro__:
         owner = base.__qualname__.removesuffix(".Config")
-        own = vars(base).get("rules", {}) if issubclass(base, Transform) else {}
-        found = own.get(field) or RULES.get(f"{owner}.{field}") or RULES.get(f"{owner}.*")
+        own = vars(base).get("rules")
+        stated = own.get(field) if isinstance(own, Mapping) else None
+        found = stated or RULES.get(f"{owner}.{field}") or RULES.get(f"{owner}.*")
         if found is not None:
             return found
     return None

@@ -215,7 +215,7 @@ def _actions(inference: InferenceRunner, network: Network, path: str) -> Iterato
     if network.action_dim < joints:
         yield finding(
             f"{path}.robot: joints of {inference.spec.name}",
-            "at most model.action_in_proj.in_dim / actions_per_token",
+            "at most the dimensions of the network's actions",
             expected=network.action_dim,
             got=joints,
         )
@@ -238,8 +238,7 @@ def _warn_of_sizes(inference: InferenceRunner, network: Network, path: str) -> N
     for where, dims in sizes:
         if dims is not None:
             logger.warning(
-                "%s.action_dim is %d beside a model of %d (action_in_proj.in_dim); the model's "
-                "counts",
+                "%s.action_dim is %d beside a model of %d; the model's counts",
                 *(where, dims, network.action_dim),
             )
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .checks import ITEM_BYTES as ITEM_BYTES
     from .described import DescribedBundle as DescribedBundle
     from .manifest import MANIFEST_NAME as MANIFEST_NAME
+    from .manifest import READS_STATE as READS_STATE
     from .manifest import ComponentSource as ComponentSource
     from .manifest import FileEntry as FileEntry
     from .manifest import GraphSignature as GraphSignature
@@ -31,7 +32,7 @@ __getattr__, __dir__ = lazy_exports(
         "described": ("DescribedBundle",),
         "manifest": (
             *("MANIFEST_NAME", "ComponentSource", "FileEntry", "GraphSignature"),
-            *("Manifest", "TensorSignature", "manifest_data", "parse_manifest"),
+            *("Manifest", "READS_STATE", "TensorSignature", "manifest_data", "parse_manifest"),
         ),
         "onnx_header": ("read_graph_header",),
         "settings": ("check_config", "component_sources"),

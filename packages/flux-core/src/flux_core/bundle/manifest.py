@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
+from .._components import NETWORKS
 from ..errors import BundleError
 from .checks import (
     AGAIN,
@@ -36,6 +37,8 @@ FP32_TOLERANCE = 1e-4
 moves actions by about 1e-6 to 1e-5, a wrong graph or transform by 1e-2 and more."""
 MAX_TOLERANCE = 1.0
 FLOW_MATCHING = "flow_matching"
+READS_STATE = "reads_state"
+"""The key of `Manifest.model_options` that says whether the denoise graph reads the state."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +88,7 @@ class Manifest:
 
     Attributes:
         schema_version: of this format.
-        model: 'pi0' or 'pi05'.
+        model: the kind of network: 'pi0', for instance.
         robot: the robot that this bundle drives by default.
         robots: all robots whose statistics it carries.
         control_hz: actions per second.
@@ -146,6 +149,11 @@ class Manifest:
     robot_spec: Mapping[str, Any] = field(default_factory=dict[str, Any])
     model_kind: str = FLOW_MATCHING
     model_options: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    @property
+    def reads_state(self) -> bool:
+        """Whether the denoise graph reads the state; older bundles say so by their kind alone."""
+        return bool(self.model_options.get(READS_STATE, self.model == "pi0"))
 
     def bucket_for(self, prompt_tokens: int) -> int | None:
         """The smallest bucket for so many tokens; None if only the graphs for any prompt fit."""
@@ -253,7 +261,7 @@ def _component_source(where: str, value: Any) -> ComponentSource:
 _NAMES = sequence(text(max_length=100), low=1, high=64)
 _MANIFEST_CHECKERS: dict[str, Checker[Any]] = {
     "schema_version": integer(READ_VERSIONS[0], SCHEMA_VERSION),
-    "model": one_of("pi0", "pi05"),
+    "model": one_of(*NETWORKS),
     "robot": text(max_length=100),
     "robots": _NAMES,
     "control_hz": number(0.1, 2000.0),

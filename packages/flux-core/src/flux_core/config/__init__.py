@@ -6,6 +6,7 @@ model.build()                                                    # no dict, no l
 json.dumps(unbind(model))                                        # and back again
 """
 
+from .._components import NETWORKS
 from .binding import bind, unbind
 from .deployable import (
     Use,
@@ -22,6 +23,7 @@ from .overrides import apply_overrides, read_overrides, with_settings
 from .registry import component, config_class, did_you_mean, register_components, type_name
 
 __all__ = [
+    "NETWORKS",
     "Use",
     "apply_overrides",
     "bind",

@@ -7,6 +7,7 @@ classes and protocols (any component whose config derives from them), Any and ob
 
 from __future__ import annotations
 
+import inspect
 import math
 import types
 import typing
@@ -301,7 +302,7 @@ def _config_of(declared: type, tree: object, path: str) -> type | None:
     base = _own_config(declared)
     if isinstance(tree, Mapping):
         if "type" not in tree:
-            return base if is_dataclass(base) else None
+            return base if is_dataclass(base) and not inspect.isabstract(base) else None
         cls = config_class(component(_text(tree["type"], dotted(path, "type")), path), path)
     elif is_dataclass(tree) and not isinstance(tree, type):
         cls = type(tree)

@@ -14,7 +14,9 @@ from functools import cache
 from typing import Any
 
 from ..errors import ConfigError
+from .llava import DEAD_OF_BACKBONE, DEAD_OF_HEAD, split_eagle, split_head
 from .old_paths import OLD_PATHS
+from .sections import check_known, check_type, part_of
 
 logger = logging.getLogger("flux.config")
 
@@ -88,13 +90,12 @@ def split_paligemma(vlm: Mapping[str, Any], path: str) -> dict[str, Any]:
 
     Sizes that are not given are PaliGemma-3B's.
     """
-    if vlm.get("type") != "PaliGemma":
-        raise ConfigError(f"{path}.type: expected 'PaliGemma', got {vlm.get('type')!r}")
-    _check_known(vlm, ("type", "vlm_backbone_id", "vlm_config", "use_llm"), path)
-    config = _part(vlm, "vlm_config", path)
-    _check_known(config, _PALIGEMMA_KEYS, f"{path}.vlm_config")
-    text = {**_GEMMA_2B, **_part(config, "text_config", f"{path}.vlm_config")}
-    vision = {"hidden_size": 1152, **_part(config, "vision_config", f"{path}.vlm_config")}
+    check_type(vlm, ("PaliGemma",), path)
+    check_known(vlm, ("type", "vlm_backbone_id", "vlm_config", "use_llm"), path, "PaliGemma")
+    config = part_of(vlm, "vlm_config", path)
+    check_known(config, _PALIGEMMA_KEYS, f"{path}.vlm_config", "PaliGemma")
+    text = {**_GEMMA_2B, **part_of(config, "text_config", f"{path}.vlm_config")}
+    vision = {"hidden_size": 1152, **part_of(config, "vision_config", f"{path}.vlm_config")}
     for key in ("projection_dim", "hidden_size"):
         if config.get(key, text["hidden_size"]) != text["hidden_size"]:
             raise ConfigError(
@@ -121,26 +122,11 @@ def unwrap_gemma(config: Mapping[str, Any], path: str) -> dict[str, Any]:
 
 def unwrap_optimizer(optimizer: Mapping[str, Any], path: str) -> dict[str, Any]:
     """`optimizer=dict(type='AdamW', lr=...)` of a runner: its keys belong to the runner."""
-    _check_known(optimizer, (*_ADAMW_KEYS, "type", "fused", "eps"), path, "AdamW")
+    check_known(optimizer, (*_ADAMW_KEYS, "type", "fused", "eps"), path, "AdamW")
     for key, only in (("type", "AdamW"), ("eps", 1e-8)):
         if optimizer.get(key, only) != only:
             raise ConfigError(f"{path}.{key}: expected {only!r}, got {optimizer[key]!r}")
     return {_ADAMW_KEYS[key]: value for key, value in optimizer.items() if key in _ADAMW_KEYS}
-
-
-def _part(section: Mapping[str, Any], key: str, path: str) -> Mapping[str, Any]:
-    part = section.get(key)
-    if part is not None and not isinstance(part, Mapping):
-        raise ConfigError(f"{path}.{key}: expected a dict, got {part!r}")
-    return part or {}
-
-
-def _check_known(
-    section: Mapping[str, Any], known: Iterable[str], path: str, owner: str = "PaliGemma"
-) -> None:
-    for key in section:
-        if key not in known:
-            raise ConfigError(f"{path}.{key}: {owner} has no field {key!r}")
 
 
 def _norm_type(use_quantiles: object) -> str:
@@ -203,6 +189,7 @@ _SIGLIP = _HUGGING_FACE_KEYS | {
     "vision_use_head": Dead("the pooling head is never used"),
     "openpi_stem_fp32": _DTYPE,
 }
+_NAME_MAPPING = Dead("the checkpoint's format is detected from its keys")
 _FLOW_MATCHING = {
     "vlm_backbone": Expanded(
         split_paligemma,
@@ -214,7 +201,7 @@ _FLOW_MATCHING = {
     ),
     "params_to_change_dtype": _DTYPE,
     "openpi_fp32_flow": _DTYPE,
-    "name_mapping": Dead("the checkpoint's format is detected from its keys"),
+    "name_mapping": _NAME_MAPPING,
     "num_steps": Renamed("num_inference_steps", is_ours=True),
     "ori_action_dim": Renamed("loss_action_dim"),
     "action_time_mlp_in": Dead("its size follows from proj_width"),
@@ -222,6 +209,30 @@ _FLOW_MATCHING = {
     "time_sampler": Dead("times are always drawn from openpi's Beta", only=("beta",)),
     "time_beta_alpha": Dead("times are always drawn from openpi's Beta", only=(1.5,)),
     "time_beta_beta": Dead("times are always drawn from openpi's Beta", only=(1.0,)),
+}
+_LLAVA = {
+    "vlm_backbone": Expanded(split_eagle, {"llm_backbone": "select_layer"}),
+    "vla_head": Expanded(
+        split_head,
+        {
+            "n_action_steps": "num_steps",
+            "max_state_dim": "state_dim",
+            "max_action_dim": "action_dim",
+            "loss_action_dim": "ori_action_dim",
+            "num_inference_steps": "num_inference_timesteps",
+            "num_future_tokens": "num_target_vision_tokens",
+            "num_positions": "max_seq_len",
+            "num_embodiments": "max_num_embodiments",
+            "vl_self_attention": "vl_self_attention_cfg",
+            "dit": "diffusion_model_cfg",
+        },
+    ),
+    **dict.fromkeys(
+        DEAD_OF_BACKBONE, Dead("the network's sizes are known, and autocast picks the compute type")
+    ),
+    **dict.fromkeys(DEAD_OF_HEAD, Dead("FluxVLA's FlowMatchingHead does not read it")),
+    "name_mapping": _NAME_MAPPING,
+    "ori_action_dim": Renamed("loss_action_dim"),
 }
 _TRAIN_RUNNER = {
     "stage": Dead("the model's freeze flags decide what is trained"),
@@ -242,6 +253,7 @@ _INFERENCE_RUNNER = {"execute_horizon": Renamed("execution_horizon", is_ours=Tru
 _SAMPLE_KEYS = Respelled({"img_masks": "image_masks"})
 
 TYPE_NAMES = {
+    "LlavaVLA": "GR00TFlowMatching",
     "ParquetPrompter": "TaskPrompter",
     "PrivatePrompter": "TaskPrompter",
     "PrivateInferenceDataset": "ObservationTransforms",
@@ -258,6 +270,7 @@ COMPAT: dict[str, Mapping[str, Rule]] = {
     "vision_config": _SIGLIP,
     "PI0FlowMatching": _FLOW_MATCHING,
     "PI05FlowMatching": _FLOW_MATCHING,
+    "GR00TFlowMatching": _LLAVA,
     "NormalizeStatesAndActions": _NORMALIZATION,
     "DenormalizeActions": _NORMALIZATION,
     "PreparePromptWithState": {"max_state_dim": Dead("the prompt has the state's real dimensions")},
@@ -270,7 +283,6 @@ COMPAT: dict[str, Mapping[str, Rule]] = {
         "reshuffle_each_epoch": Dead("every epoch is reshuffled"),
         "dataset_statistics": Dead("statistics are computed from the data", only=(None,)),
     },
-    "ProcessParquetInputs": {"embodiment_id": Dead("pi0 has no embodiments", only=(None,))},
     "DictCollator": {"keys": _SAMPLE_KEYS, "meta_keys": _SAMPLE_KEYS},
     "InferenceRunner": _INFERENCE_RUNNER,
     "AlohaInferenceRunner": _INFERENCE_RUNNER,

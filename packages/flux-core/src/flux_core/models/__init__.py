@@ -1,13 +1,11 @@
-"""The networks, in plain PyTorch (needs the extra `flux-core[torch]`)."""
+"""The networks, in plain PyTorch (needs the extra `flux-core[torch]`).
 
-from .layers.basic import LinearProjector
-from .layers.conv_backbone import ConvBackbone
-from .layers.siglip import SigLIPVisionConfig, SigLIPViTBackbone
-from .pi.facts import network_facts
-from .pi.gemma import ConditionGemmaModel
-from .pi.pi0 import PI0FlowMatching, PrefixCache, without_effect
-from .pi.pi05 import PI05FlowMatching
-from .pi.sampling import (
+`flow/` says what a network is; each network is a room of its own. What follows is for all of them.
+"""
+
+from .flow.facts import network_facts
+from .flow.policy import FlowPolicy, PrefixCache
+from .flow.sampling import (
     FlowDraws,
     FlowLoss,
     draw_flow,
@@ -16,18 +14,18 @@ from .pi.sampling import (
     flow_matching_loss,
     padding_to_zero,
     sample_actions,
-    sample_time,
 )
-from .pi.smoothing import smoothed_velocity, smoother
+from .flow.smoothing import smoothed_velocity, smoother
+from .layers.basic import LinearProjector
+from .layers.conv_backbone import ConvBackbone
+from .layers.siglip import SigLIPVisionConfig, SigLIPViTBackbone
 
 __all__ = [
-    "ConditionGemmaModel",
     "ConvBackbone",
     "FlowDraws",
     "FlowLoss",
+    "FlowPolicy",
     "LinearProjector",
-    "PI05FlowMatching",
-    "PI0FlowMatching",
     "PrefixCache",
     "SigLIPViTBackbone",
     "SigLIPVisionConfig",
@@ -38,8 +36,6 @@ __all__ = [
     "network_facts",
     "padding_to_zero",
     "sample_actions",
-    "sample_time",
     "smoothed_velocity",
     "smoother",
-    "without_effect",
 ]

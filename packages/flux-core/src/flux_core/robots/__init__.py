@@ -9,6 +9,8 @@ from ..lazy import lazy_exports
 if TYPE_CHECKING:
     from .built_in import ROBOT_SPECS as ROBOT_SPECS
     from .carried import carried_robot as carried_robot
+    from .embodiments import EMBODIMENTS as EMBODIMENTS
+    from .embodiments import embodiment_number as embodiment_number
     from .families import FAMILIES as FAMILIES
     from .families import described_as as described_as
     from .families import family_of as family_of
@@ -44,6 +46,7 @@ __getattr__, __dir__ = lazy_exports(
     {
         "built_in": ("ROBOT_SPECS",),
         "carried": ("carried_robot",),
+        "embodiments": ("EMBODIMENTS", "embodiment_number"),
         "families": (
             "FAMILIES",
             "described_as",

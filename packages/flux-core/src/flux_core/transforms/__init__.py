@@ -22,6 +22,7 @@ from .aloha import AlohaToPi
 from .augmentation import AugmentImages
 from .base import ModelInputs, Sample, Transform, apply
 from .difference import Difference
+from .gr00t import LeRobotResizeImages, NvidiaResizeImages, ProcessPromptsWithImage
 from .images import (
     NormalizeImages,
     ResizeImages,
@@ -30,7 +31,7 @@ from .images import (
     resize_to,
 )
 from .pipeline import Pipeline
-from .presets import pi_observation
+from .presets import gr00t_observation, pi_observation
 from .prompts import PreparePromptWithState, ProcessPrompts, TaskPrompter
 from .roles import (
     Augmentation,
@@ -55,15 +56,18 @@ __all__ = [
     "Difference",
     "ImageNormalization",
     "ImageResize",
+    "LeRobotResizeImages",
     "ModelInputs",
     "Normalization",
     "NormalizeImages",
     "NormalizeStatesAndActions",
+    "NvidiaResizeImages",
     "PadKeyToDim",
     "Padding",
     "Pipeline",
     "PreparePromptWithState",
     "ProcessPrompts",
+    "ProcessPromptsWithImage",
     "Prompter",
     "RelativeActions",
     "ResizeImages",
@@ -76,6 +80,7 @@ __all__ = [
     "Transform",
     "UnitStep",
     "apply",
+    "gr00t_observation",
     "pi_observation",
     "resize_to",
     "rules",

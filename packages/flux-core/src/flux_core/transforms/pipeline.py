@@ -203,6 +203,9 @@ class Pipeline:
         Raises:
             ConfigError: no transform writes one.
         """
+        tokenization = self.maybe(Tokenization)
+        if tokenization is not None and tokenization.writes_prompt:
+            return tokenization.write_prompt(apply(self.steps(Prompter), sample))
         return apply(self.steps(Prompter) or [self.one(Prompter)], sample)
 
     @property
@@ -285,7 +288,9 @@ class Pipeline:
             cameras: the robot's number of cameras.
             dims: the robot's number of joints.
         """
-        steps = (_for_robot(step, cameras, dims) for step in self.transforms)
+        writes_prompt = any(step.writes_prompt for step in self.steps(Tokenization))
+        kept = [s for s in self.transforms if not (writes_prompt and isinstance(s, Prompter))]
+        steps = (_for_robot(step, cameras, dims) for step in kept)
         return self._with(step for step in steps if step is not None)
 
     def difference(self, other: Pipeline) -> tuple[Difference, ...]:

@@ -15,6 +15,7 @@ from PIL import Image
 
 from ..errors import ConfigError
 from ..norm_stats import NormType
+from ..robots.embodiments import embodiment_number
 from ..tokenizers import ByteTokenizer, PretrainedTokenizer, Tokenizer
 from .base import ModelInputs, Sample, Transform
 
@@ -33,6 +34,8 @@ class DatasetInputs(Transform):
     Attributes:
         parquet_keys: the columns that it reads.
         video_keys: the cameras that it reads, in the network's order.
+        embodiment_id: which weights a network with several embodiments uses: a number, or a tag of
+            `flux_core.robots.EMBODIMENTS`. The sample's `embodiment_ids` is its number.
     """
 
     example = "ProcessParquetInputs"
@@ -41,6 +44,22 @@ class DatasetInputs(Transform):
     needs_recorded_images = False
     parquet_keys: tuple[str, ...]
     video_keys: tuple[str, ...]
+    embodiment_id: int | str | None = None
+
+    @property
+    def embodiment(self) -> int | None:
+        """The number of the embodiment."""
+        return None if self.embodiment_id is None else embodiment_number(self.embodiment_id)
+
+    def check_model(self, model: ModelInputs, where: str) -> None:
+        if model.num_embodiments == 1:
+            return
+        if self.embodiment is None or self.embodiment >= model.num_embodiments:
+            raise ConfigError(
+                f"{where}.embodiment_id: expected 0 to {model.num_embodiments - 1}, as the network "
+                f"has weights for each embodiment, got {self.embodiment_id!r}. A new robot has "
+                "'new_embodiment'"
+            )
 
     def column_of(self, name: str) -> str | None:
         """Returns the column that is renamed to `name`; None if there is none."""
@@ -65,7 +84,7 @@ class ImageResize(Transform):
         size = (self.height, self.width)
         if size != model.image_size:
             raise ConfigError(
-                f"{where}: {type(self).__name__} gives {size}, but model.vision_backbone takes "
+                f"{where}: {type(self).__name__} gives {size}, but the network takes "
                 f"{model.image_size}"
             )
 
@@ -124,8 +143,8 @@ class Normalization(Transform):
     def check_model(self, model: ModelInputs, where: str) -> None:
         if self.action_dim not in (None, model.action_dim):
             raise ConfigError(
-                f"{where}: {type(self).__name__} pads actions to {self.action_dim}, but "
-                f"model.action_in_proj.in_dim is {model.action_dim}"
+                f"{where}: {type(self).__name__} pads actions to {self.action_dim}, but the "
+                f"network's have {model.action_dim} dimensions"
             )
 
 
@@ -162,16 +181,22 @@ class Tokenization(Transform):
     Attributes:
         tokenizer: the config of the tokenizer.
         max_len: the number of tokens, including padding.
+        writes_prompt: whether it also writes the prompt, so that no prompter is needed.
     """
 
     example = "ProcessPrompts"
     reads_files = True
     needs_recorded_images = False
+    writes_prompt: ClassVar[bool] = False
     tokenizer: ByteTokenizer | PretrainedTokenizer
     max_len: int
 
     def __call__(self, sample: Sample) -> Sample:
         return self.process(sample, self.tokenizer.load())
+
+    def write_prompt(self, sample: Sample) -> Sample:
+        """Returns the sample with the text that is tokenised."""
+        return sample
 
     def process(self, sample: Sample, tokenizer: Tokenizer) -> Sample:
         """Does the same with a tokenizer that has already been loaded."""

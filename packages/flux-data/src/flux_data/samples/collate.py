@@ -17,6 +17,8 @@ logger = logging.getLogger("flux.config")
 
 COLUMN = "observation."
 """A dataset's columns begin with this. Training reads none of them under its own name."""
+ALWAYS = ("group", "embodiment_ids")
+"""The keys of samples that are stacked, if all have them, whatever the config lists."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +28,8 @@ class DictCollator:
     A column that no sample has is left out, with one warning: FluxVLA's configs list columns that
     only some of its datasets have.
 
-    Each sample's `group` number is always included, so that the trainer can tell robots apart.
+    Each sample's `group` number, with which the trainer tells robots apart, is always included, and
+    so is its embodiment.
     """
 
     keys: tuple[str, ...]
@@ -45,8 +48,9 @@ class DictCollator:
                     f"{', '.join(sorted(samples[missing[0]]))} in sample {missing[0]} of the batch"
                 )
             batch[key] = _stacked(key, [np.asarray(sample[key]) for sample in samples])
-        if all("group" in sample for sample in samples):
-            batch["group"] = np.asarray([sample["group"] for sample in samples], dtype=np.int64)
+        for key in ALWAYS:
+            if all(key in sample for sample in samples):
+                batch[key] = np.asarray([sample[key] for sample in samples], dtype=np.int64)
         for key in self.meta_keys:
             batch[key] = [sample.get(key) for sample in samples]
         return batch

@@ -10,6 +10,7 @@ import numpy as np
 
 from flux_core.config import check_at_least
 from flux_core.errors import ConfigError, DataError
+from flux_core.robots import embodiment_number
 from flux_core.transforms import DatasetInputs, Rule, Sample, rules
 
 KEPT = ("stats", "task_description", "action_masks", "rng")
@@ -22,7 +23,7 @@ class ProcessParquetInputs(DatasetInputs):
 
     The sample's `images`, a list of one frame per video key, become (C, height, width, 3) uint8 in
     that order. `image_masks` is True for each; `num_padding_imgs` adds black images with mask
-    False.
+    False. With `embodiment_id` the sample also has `embodiment_ids`.
     """
 
     rules: ClassVar[Mapping[str, Rule]] = {
@@ -30,6 +31,7 @@ class ProcessParquetInputs(DatasetInputs):
         **rules("checked", "the column called 'states' has statistics", "name_mappings"),
         **rules("equal", "inference.dataset.img_keys, by position and name", "video_keys"),
         **rules("free", "padded cameras are masked", "num_padding_imgs"),
+        **rules("free", "chooses the weights that a bundle has", "embodiment_id"),
     }
     parquet_keys: tuple[str, ...]
     video_keys: tuple[str, ...]
@@ -37,9 +39,12 @@ class ProcessParquetInputs(DatasetInputs):
         default_factory=lambda: {"observation.state": ("states",)}
     )
     num_padding_imgs: int = 0
+    embodiment_id: int | str | None = None
 
     def __post_init__(self) -> None:
         check_at_least(0, self, "num_padding_imgs")
+        if self.embodiment_id is not None:
+            embodiment_number(self.embodiment_id)
         columns: dict[str, str] = {}
         for key in dict.fromkeys(self.parquet_keys):
             for name in self._names(key):
@@ -81,6 +86,8 @@ class ProcessParquetInputs(DatasetInputs):
         out["camera_names"] = self.video_keys
         out["images"] = np.stack([*frames, *padding])
         out["image_masks"] = np.arange(len(frames) + len(padding)) < len(frames)
+        if self.embodiment is not None:
+            out["embodiment_ids"] = np.int64(self.embodiment)
         return out
 
 

@@ -91,7 +91,7 @@ def _trained(bundle: DescribedBundle) -> Trained:
         network=Network(
             action_dim=manifest.action_dim,
             action_horizon=manifest.action_horizon,
-            reads_state=manifest.model == "pi0",
+            reads_state=manifest.reads_state,
             rtc_delays=trained_delays(bundle),
         ),
         groups=datasets_of(bundle.config, is_bundle=True),

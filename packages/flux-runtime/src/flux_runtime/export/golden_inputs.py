@@ -30,7 +30,7 @@ def golden_inputs(
     generator = np.random.default_rng(GOLDEN_SEED)
     prompt = next(iter(policy.inference.task_descriptions.values()))
     if observation is None:
-        height, width = policy.model.config.vision_backbone.image_size
+        height, width = policy.model.config.image_size
         images = {
             name: generator.integers(0, 256, (height, width, 3), dtype=np.uint8)
             for name in policy.inference.dataset.img_keys

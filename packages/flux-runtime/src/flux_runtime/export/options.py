@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from flux_core.config import bind, unbind
 from flux_core.errors import UsageError
-from flux_core.models import PI0FlowMatching
+from flux_core.models import FlowPolicy
 from flux_core.pictures import without_pictures
 
 from .precision.network import DEFAULT_OPSETS, OPSETS, PRECISIONS, Precision
@@ -82,7 +82,7 @@ def apply_options(policy: TrainedPolicy, options: ExportOptions) -> TrainedPolic
         model = policy.model
         model.config = replace(model.config, num_inference_steps=options.num_inference_steps)
         # Bind first, so that old keys of an older checkpoint are replaced by the current ones.
-        trained = bind(PI0FlowMatching.Config, policy.config["model"], "model")
+        trained = bind(FlowPolicy.Config, policy.config["model"], "model")
         section = unbind(replace(trained, num_inference_steps=options.num_inference_steps))
         policy = replace(policy, config={**policy.config, "model": section})
     if options.cameras is not None and set(options.cameras) != set(

@@ -12,13 +12,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from flux_core.errors import UsageError
-from flux_core.models import PI0FlowMatching
+from flux_core.models import FlowPolicy
 from flux_core.policy_io import PolicyIO
 from flux_core.types import Observation
 
 from .export_progress import ExportSteps
 from .golden_inputs import GOLDEN_SEED, Arrays, encoded, golden_inputs, pytorch_outputs
-from .graphs import DenoiseGraph, PrefixGraph, precompute_angles, precompute_times
+from .graphs import DenoiseGraph, PrefixGraph
 from .options import ExportOptions
 from .precision.calibration import read_observations, recorded_inputs
 from .precision.network import compute_dtype, set_precision
@@ -89,7 +89,7 @@ def prepare(
 
 
 def set_up_network(
-    model: PI0FlowMatching,
+    model: FlowPolicy,
     options: ExportOptions,
     prefix_tokens: int,
     largest_inputs: Mapping[str, float],
@@ -106,9 +106,7 @@ def set_up_network(
         All weights, including those that tables replace, so that the file is a complete checkpoint.
     """
     before = model.state_dict()
-    precompute_times(model, model.config.num_inference_steps)
-    suffix_tokens = model.num_suffix_tokens(model.config.n_action_steps)
-    precompute_angles(model, prefix_tokens + suffix_tokens)
+    model.tabulate(model.config.num_inference_steps, prefix_tokens)
     replaced = {name: before[name] for name in before.keys() - model.state_dict().keys()}
     del before
     set_precision(model, options.precision, largest_inputs)
@@ -117,7 +115,7 @@ def set_up_network(
 
 
 def _modules(
-    model: PI0FlowMatching, io: PolicyIO, dtype: torch.dtype
+    model: FlowPolicy, io: PolicyIO, dtype: torch.dtype
 ) -> tuple[PrefixGraph, DenoiseGraph]:
     scale, offset = io.image_affine
     prefix = PrefixGraph(model, torch.from_numpy(scale), torch.from_numpy(offset), dtype)

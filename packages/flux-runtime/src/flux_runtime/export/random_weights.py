@@ -2,34 +2,34 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
 import torch
 
-from flux_core.config import bind, unbind
+from flux_core.config import NETWORKS, bind, component, unbind
 from flux_core.deployment import AlohaInferenceRunner, InferenceRunner, ObservationTransforms
-from flux_core.models import PI0FlowMatching
-from flux_core.models.pi import Kind, Size, sized_model
+from flux_core.models import FlowPolicy
+from flux_core.models.flow import Size
 from flux_core.norm_stats import compute_stats
 from flux_core.robots import robot_spec
-from flux_core.tokenizers import ByteTokenizer
-from flux_core.transforms import DenormalizeActions, pi_observation
+from flux_core.transforms import DenormalizeActions
 
 from .source.policy import TrainedPolicy
 
-PROMPT_TOKENS: dict[Kind, int] = {"pi0": 48, "pi05": 200}
 TASK = "fold the towel"
 CAMERAS = 3
 _BLOCK = 1 << 22
 
 
-def random_policy(kind: Kind, size: Size) -> TrainedPolicy:
-    """Returns a policy for `aloha` with three cameras, 50 actions and openpi's prompt lengths."""
-    tree = sized_model(kind, size)
-    config = bind(PI0FlowMatching.Config, tree, "model")
+def random_policy(kind: str, size: Size) -> TrainedPolicy:
+    """Returns a policy for `aloha` with three cameras, and horizon and prompt as published."""
+    network = cast("type[FlowPolicy]", component(NETWORKS[kind]))
+    config = bind(FlowPolicy.Config, network.Config.sized(size), "model")
     with torch.device("meta"):
         model = config.build().eval()
     fill_with_noise(model.to_empty(device="cpu"))
-    inference = _inference(kind, config)
+    inference = _inference(config)
     random, spec = np.random.default_rng(0), robot_spec("aloha")
     stats = {
         name: compute_stats(random.uniform(-1, 1, (100, width)))
@@ -55,18 +55,12 @@ def fill_with_noise(model: torch.nn.Module) -> None:
             torch.mul(block[: piece.numel()], std, out=piece)
 
 
-def _inference(kind: Kind, config: PI0FlowMatching.Config) -> InferenceRunner:
-    transforms = pi_observation(
-        ByteTokenizer(),
-        prompt_tokens=PROMPT_TOKENS[kind],
-        state_in_prompt=kind == "pi05",
-        state_dim=config.action_dim,
-        image_size=config.vision_backbone.image_size,
-    )
+def _inference(config: FlowPolicy.Config) -> InferenceRunner:
     return AlohaInferenceRunner(
         task_descriptions={"0": TASK},
         dataset=ObservationTransforms(
-            img_keys=robot_spec("aloha").cameras[:CAMERAS], transforms=transforms
+            img_keys=robot_spec("aloha").cameras[:CAMERAS],
+            transforms=tuple(config.example_transforms()),
         ),
         denormalize_action=DenormalizeActions(norm_type="mean_std"),
     )

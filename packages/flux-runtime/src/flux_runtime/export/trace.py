@@ -69,7 +69,7 @@ def _trace_pair(
     options: ExportOptions,
 ) -> dict[str, onnx.ModelProto]:
     """Writes both graphs for the shapes of `inputs`."""
-    names = cache_names(prepared.denoise.model.config.llm_backbone.num_hidden_layers)
+    names = cache_names(prepared.denoise.model.num_cached_layers)
     tensors = {name: torch.from_numpy(np.array(value)) for name, value in inputs.items()}
 
     def write(name: str, *call: Any) -> onnx.ModelProto:

@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 from torch import nn
 
 from flux_core import __version__
-from flux_core.bundle import Manifest, component_sources, write_manifest
+from flux_core.bundle import READS_STATE, Manifest, component_sources, write_manifest
 from flux_core.errors import ExportError
 from flux_core.models import network_facts
 from flux_core.norm_stats import save_stats
@@ -128,7 +128,7 @@ def _manifest(
     policy: TrainedPolicy, prepared: PreparedNetwork, traced: TracedGraphs, precision: Precision
 ) -> Manifest:
     config, inference, io = policy.model.config, policy.inference, prepared.io
-    height, width = config.vision_backbone.image_size
+    facts, (height, width) = network_facts(config), config.image_size
     manifest = Manifest(
         model=policy.model.kind,
         robot=inference.spec.name,
@@ -149,9 +149,10 @@ def _manifest(
         tolerance=prepared.tolerance,
         graphs=traced.graphs,
         prompt_buckets=traced.prompt_buckets,
-        rtc_valid_delays=network_facts(config).rtc_delays,
+        rtc_valid_delays=facts.rtc_delays,
         components=component_sources(policy.config),
         data_summary=policy.data_summary,
+        model_options={READS_STATE: facts.reads_state},
     )
     versions = {"flux": __version__, "torch": torch.__version__, "onnx": onnx.__version__}
     versions["python"] = platform.python_version()

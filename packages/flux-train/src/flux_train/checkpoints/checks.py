@@ -12,7 +12,7 @@ import numpy as np
 
 from flux_core.config import bind, unbind
 from flux_core.errors import CheckpointError, ConfigError
-from flux_core.models import PI0FlowMatching
+from flux_core.models import FlowPolicy
 from flux_core.norm_stats import NormStats, stats_to_json
 from flux_core.transforms import Normalization
 
@@ -42,21 +42,6 @@ REPORTED_AS_SETUP = {
     "runner": {"type", "sharding_strategy", "gradient_accumulation_steps"},
 }
 """Keys whose changes show in `Setup`."""
-IGNORED_OF_MODEL = {
-    "pretrained_name_or_path": "the checkpoint has the weights",
-    "pretrained_adapt": "the checkpoint has the weights",
-    "pretrained_from_pi0": "the checkpoint has the weights",
-    "num_inference_steps": "steps of sampling, which no training step depends on",
-    "action_smoothing": "of sampled chunks, which no training step depends on",
-    "max_action_dim": "a check of action_in_proj",
-    "number_tokens": "the embeddings before the first step",
-}
-"""Keys of the network that a resumed run need not share, and why. All others must be equal."""
-REPORTED_OF_MODEL = {
-    "lora_dropout": "only training drops anything",
-    "rtc_training_config": "the weights are the same",
-}
-"""Keys of the network that change what is learned from here on; they are logged."""
 SAMPLES_KEY = "samples_a_step"
 """The key of `Setup.samples_per_step` in checkpoints."""
 MAX_SHOWN = 8
@@ -94,11 +79,12 @@ def check_resumable(
         CheckpointError: the message says which.
     """
     # Binding fills in the defaults of fields newer than the checkpoint.
-    trained = unbind(bind(PI0FlowMatching.Config, state["config"]["model"], "model"))
-    may_differ = IGNORED_OF_MODEL.keys() | REPORTED_OF_MODEL.keys()
+    trained = unbind(bind(FlowPolicy.Config, state["config"]["model"], "model"))
+    network = config.model
+    may_differ = network.ignored_on_resume.keys() | network.reported_on_resume.keys()
     before, now = (
         {key: value for key, value in side.items() if key not in may_differ}
-        for side in (trained, unbind(config.model))
+        for side in (trained, unbind(network))
     )
     differing = list(_differences("model", before, now))
     if differing:
@@ -209,8 +195,8 @@ def warn_of_changes(
 
 def _model_changes(old: Mapping[str, Any], config: TrainConfig) -> Iterator[str]:
     """What changes in how the network learns."""
-    trained = bind(PI0FlowMatching.Config, old["model"], "model")
-    for name in REPORTED_OF_MODEL:
+    trained = bind(FlowPolicy.Config, old["model"], "model")
+    for name in config.model.reported_on_resume:
         before, now = (unbind(getattr(side, name)) for side in (trained, config.model))
         yield from _differences(f"model.{name}", before, now)
 

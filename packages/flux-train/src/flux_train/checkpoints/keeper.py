@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from flux_core.config import bind, unbind
 from flux_core.deployment import inference_sections
 from flux_core.errors import CheckpointError
-from flux_core.models import PI0FlowMatching
+from flux_core.models import FlowPolicy
 from flux_core.models.weights import (
     apply_lora,
     deployed_weights,
@@ -68,7 +68,7 @@ def write_checkpoint(work_dir: Path, name: str, content: Mapping[str, Any], keep
         CheckpointError: one of them cannot be written.
     """
     path = save_checkpoint(work_dir, name, content, keep)
-    config = bind(PI0FlowMatching.Config, content["config"]["model"], "model")
+    config = bind(FlowPolicy.Config, content["config"]["model"], "model")
     if not config.use_lora:
         return path
     with torch.device("meta"):
@@ -261,7 +261,7 @@ class CheckpointKeeper:
             state.average = WeightAverage(model, state.average.decay)
         return state
 
-    def _model_with_adapters(self) -> PI0FlowMatching:
+    def _model_with_adapters(self) -> FlowPolicy:
         model = built_model(self.config, self._ranks)
         if self.config.model.use_lora:
             apply_lora(model)

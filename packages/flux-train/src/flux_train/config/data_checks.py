@@ -26,7 +26,7 @@ def check_vocabulary(config: TrainConfig) -> None:
         for index, step in enumerate(dataset.transforms):
             if isinstance(step, Tokenization):
                 where = f"train_dataloader.dataset.{place}.transforms.{index}.tokenizer"
-                _check_tokenizer(step.tokenizer, config.model.llm_backbone.vocab_size or 0, where)
+                _check_tokenizer(step.tokenizer, config.model.vocab_size, where)
 
 
 def _check_tokenizer(
@@ -34,13 +34,13 @@ def _check_tokenizer(
 ) -> None:
     if isinstance(tokenizer, PretrainedTokenizer) and tokenizer.model_path is None:
         raise ConfigError(
-            f"{where}.model_path: expected a local file or directory with PaliGemma's tokenizer, "
+            f"{where}.model_path: expected a local file or directory with the network's tokenizer, "
             "got None"
         )
     size = tokenizer.load().vocab_size
     if size > vocabulary:
         raise ConfigError(
-            f"model.llm_backbone.vocab_size: expected at least {size} ({where}), got {vocabulary}"
+            f"model: vocab_size: expected at least {size} ({where}), got {vocabulary}"
         )
 
 

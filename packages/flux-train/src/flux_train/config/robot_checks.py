@@ -23,7 +23,7 @@ from flux_core.agreement import (
 )
 from flux_core.deployment import InferenceRunner, InferenceSections
 from flux_core.errors import ConfigError, RobotError
-from flux_core.models import PI0FlowMatching, network_facts
+from flux_core.models import FlowPolicy, network_facts
 from flux_core.robots import RobotSpec, limits_in_force, robot_spec, robot_spec_names
 from flux_core.tokenizers import PretrainedTokenizer, Tokenizer
 from flux_core.transforms import (
@@ -52,7 +52,7 @@ def robot_sections(section: InferenceSections | None) -> dict[str, InferenceRunn
 
 
 def check_robot_sections(
-    model: PI0FlowMatching.Config, mixture: Mixture, sections: InferenceSections | None
+    model: FlowPolicy.Config, mixture: Mixture, sections: InferenceSections | None
 ) -> None:
     """Refuses a robot section that contradicts the training section.
 
@@ -87,7 +87,7 @@ def _check_cameras(member: TrainedDataset, *, has_robot: bool) -> None:
 
 
 def check_robots_with_data(
-    model: PI0FlowMatching.Config,
+    model: FlowPolicy.Config,
     sections: InferenceSections | None,
     dataset: DistributedRepeatingDataset,
 ) -> None:
@@ -108,7 +108,7 @@ def check_robots_with_data(
 
 
 def check_robot_facts(
-    model: PI0FlowMatching.Config,
+    model: FlowPolicy.Config,
     mixture: Mixture,
     sections: InferenceSections | None,
     facts: Mapping[str, DataFacts],
@@ -124,7 +124,7 @@ def check_robot_facts(
 
 
 def warn_of_tasks(
-    model: PI0FlowMatching.Config,
+    model: FlowPolicy.Config,
     sections: InferenceSections | None,
     dataset: DistributedRepeatingDataset,
 ) -> None:
@@ -152,7 +152,7 @@ def data_facts(dataset: DistributedRepeatingDataset) -> dict[str, DataFacts]:
     return facts
 
 
-def _trained(model: PI0FlowMatching.Config, mixture: Mixture) -> Trained:
+def _trained(model: FlowPolicy.Config, mixture: Mixture) -> Trained:
     groups = {
         name: tuple(_told(member, where) for where, member in members)
         for name, members in _placed(mixture).items()

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from flux_core.config import apply_overrides, bind, check_at_least, load_config
 from flux_core.deployment import InferenceRunner, inference_sections
 from flux_core.errors import ConfigError
-from flux_core.models import PI0FlowMatching, SigLIPViTBackbone
+from flux_core.models import FlowPolicy
 from flux_core.transforms import ModelInputs, Pipeline
 from flux_data.samples import DistributedRepeatingDataset
 
@@ -42,7 +42,7 @@ class TrainDataloader:
 class TrainConfig:
     """The config of a whole run."""
 
-    model: PI0FlowMatching.Config
+    model: FlowPolicy.Config
     train_dataloader: TrainDataloader
     runner: TrainRunner
     inference: InferenceRunner | Mapping[str, InferenceRunner] | None = None
@@ -82,7 +82,7 @@ def bind_train_config(tree: dict[str, Any]) -> TrainConfig:
     return bind(TrainConfig, sections)
 
 
-def _check_window(model: PI0FlowMatching.Config, window: int, where: str) -> None:
+def _check_window(model: FlowPolicy.Config, window: int, where: str) -> None:
     if model.n_action_steps != window:
         raise ConfigError(
             f"model.n_action_steps: expected {window} ({where}.action_window_size), got "
@@ -90,10 +90,10 @@ def _check_window(model: PI0FlowMatching.Config, window: int, where: str) -> Non
         )
 
 
-def _model_inputs(model: PI0FlowMatching.Config) -> ModelInputs:
-    is_siglip = isinstance(model.vision_backbone, SigLIPViTBackbone.Config)
+def _model_inputs(model: FlowPolicy.Config) -> ModelInputs:
     return ModelInputs(
-        image_size=model.vision_backbone.image_size,
+        image_size=model.image_size,
         action_dim=model.action_dim,
-        pixel_range=(-1.0, 1.0) if is_siglip else None,
+        pixel_range=model.pixel_range,
+        num_embodiments=model.embodiments,
     )

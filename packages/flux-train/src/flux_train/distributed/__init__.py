@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from flux_core.lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from .parallel import layers_of as layers_of
     from .parallel import recompute as recompute
     from .ranks import Ranks as Ranks
     from .ranks import joined_ranks as joined_ranks
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
-        "parallel": ("layers_of", "recompute"),
+        "parallel": ("recompute",),
         "ranks": ("Ranks", "joined_ranks"),
     },
 )

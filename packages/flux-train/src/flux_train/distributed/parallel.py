@@ -27,7 +27,6 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
 from flux_core.errors import ConfigError
-from flux_core.models import PI0FlowMatching, SigLIPViTBackbone
 
 from ..config.runner import FSDPTrainRunner, SingleTrainRunner, TrainRunner
 from ..policy_loss import PolicyLoss
@@ -49,7 +48,7 @@ def check_kind(runner: TrainRunner, ranks: Ranks) -> None:
 
 def wrap(loss: PolicyLoss, runner: TrainRunner, ranks: Ranks) -> nn.Module:
     """Prepares `loss` for the runner; the training loop calls the result in its place."""
-    blocks = layers_of(loss.model)
+    blocks = loss.model.layers
     if runner.enable_gradient_checkpointing:
         recompute(blocks)
     if is_sharded(runner, ranks):
@@ -71,14 +70,6 @@ def is_sharded(runner: TrainRunner, ranks: Ranks) -> bool:
     """Whether the network is sharded, so that no process holds all of it."""
     wants = isinstance(runner, FSDPTrainRunner) and runner.sharding_strategy != "no-shard"
     return wants and ranks.world_size > 1
-
-
-def layers_of(model: PI0FlowMatching) -> list[nn.Module]:
-    """The transformer layers, which are sharded, recomputed and compiled one by one."""
-    layers: list[nn.Module] = [*model.llm_backbone.blocks, *model.llm_expert.blocks]
-    if isinstance(model.vision_backbone, SigLIPViTBackbone):
-        layers += model.vision_backbone.layers
-    return layers
 
 
 def recompute(layers: list[nn.Module]) -> None:

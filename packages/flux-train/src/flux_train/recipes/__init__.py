@@ -1,6 +1,6 @@
 """Functions that return config sections: a config file is as short as its differences.
 
-full        adapters for full-size pi0 and pi0.5 (which are in `flux_core.models.pi.sizes`)
+full        adapters for full-size networks (which are in `sizes` of `flux_core.models.pi`, `gr00t`)
 small       a small pi0.5 from scratch for one robot: your own, the simulated ALOHA, LIBERO-Object
 libero      LIBERO's suites
 robots      your own robots: Aloha, UR3, any other, or several in one run
@@ -10,10 +10,11 @@ runners     how a network is trained
 in_force    the settings of a run beside those of openpi's recipe
 """
 
+from flux_core.models.gr00t import gr00t_model
 from flux_core.models.pi import pi0_model, pi05_model
 
 from .columns import Columns
-from .full import lora
+from .full import gr00t_lora, lora
 from .libero import OPENPI_COLUMNS, libero_data, libero_inference, libero_model, libero_runner
 from .robots import robot_data, robot_inference
 from .runners import full_runner, lora_runner
@@ -36,6 +37,8 @@ __all__ = [
     "Columns",
     "SmallRobot",
     "full_runner",
+    "gr00t_lora",
+    "gr00t_model",
     "libero_data",
     "libero_inference",
     "libero_model",

@@ -1,4 +1,4 @@
-"""Training full-size pi0 and pi0.5 with adapters."""
+"""Training full-size networks with adapters."""
 
 from __future__ import annotations
 
@@ -19,4 +19,16 @@ def lora(*, modules_to_save: tuple[str, ...], rank: int = 256, alpha: int = 512)
         lora_alpha=alpha,
         lora_target_modules=list(LORA_TARGETS),
         modules_to_save=list(modules_to_save),
+    )
+
+
+def gr00t_lora(*, rank: int = 16, alpha: int = 16, dropout: float = 0.1) -> dict[str, Any]:
+    """Settings of a GR00T that trains adapters of the mixer and the diffusion transformer (NVIDIA's
+    sizes), and the embodiment's encoders and decoder."""
+    return dict(
+        use_lora=True,
+        lora_rank=rank,
+        lora_alpha=alpha,
+        lora_dropout=dropout,
+        modules_to_save=["state_encoder", "action_encoder", "action_decoder"],
     )

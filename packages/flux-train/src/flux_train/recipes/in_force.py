@@ -9,7 +9,6 @@ from typing import Any
 
 from rich.table import Table
 
-from flux_core.models import PI05FlowMatching
 from flux_core.transforms import Augmentation, ImageResize, Normalization, Transform
 from flux_data.samples import ParquetDataset
 
@@ -99,7 +98,7 @@ def _of_data(config: TrainConfig) -> Iterator[tuple[str, tuple[str, str]]]:
     members = [
         member for group in config.train_dataloader.dataset.groups().values() for member in group
     ]
-    is_pi05 = isinstance(config.model, PI05FlowMatching.Config)
+    network = config.model
 
     def shown(of: Callable[[ParquetDataset.Config], str]) -> str:
         return ", ".join(dict.fromkeys(map(of, members)))
@@ -116,12 +115,15 @@ def _of_data(config: TrainConfig) -> Iterator[tuple[str, tuple[str, str]]]:
     yield "image resize", (shown(_step(ImageResize)), "ResizeImagesWithPad 224 x 224")
     yield (
         "normalisation",
-        (shown(_norm_type), "quantile" if is_pi05 else "mean_std"),
+        (shown(_norm_type), network.norm_type),
     )
     prompts = {True: "task and state", False: "task"}
     yield (
         "prompt",
-        (shown(lambda member: prompts[member.pipeline.prompt_uses_state]), prompts[is_pi05]),
+        (
+            shown(lambda member: prompts[member.pipeline.prompt_uses_state]),
+            prompts[network.state_in_prompt],
+        ),
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from flux_core.models.gr00t import gr00t_model
 from flux_core.models.pi import pi0_model, pi05_model
 
 from ..config.recipe import RecipeName, dataset_values
@@ -41,6 +42,9 @@ TASKS: dict[Suite, str] = {
 
 def libero_model(policy: Policy, **settings: Any) -> Section:
     """The network with LIBERO's dimensions; `settings` override and add keys."""
+    if policy == "gr00t":
+        sizes = dict(n_action_steps=ACTION_HORIZON, loss_action_dim=ACTION_DIM)
+        return gr00t_model(**(sizes | settings))
     sizes = dict(action_horizon=ACTION_HORIZON, action_dim=ACTION_DIM, max_action_dim=None)
     if policy == "pi0":
         return pi0_model(**sizes, state_dim=STATE_DIM, **settings)
@@ -58,9 +62,9 @@ def libero_data(
     """Batches from the demonstrations of one or several suites.
 
     Args:
-        policy: 'pi0' or 'pi05', which decides prompt and normalisation.
+        policy: 'pi0', 'pi05' or 'gr00t', which decides prompt and normalisation.
         data_root_path: one directory or several.
-        tokenizer_path: a file or folder with PaliGemma's tokenizer.
+        tokenizer_path: a file or folder with the tokenizer, PaliGemma's or Qwen's.
         columns: the datasets' names of the state, the actions and the cameras `image` and
             `wrist_image`; default: LeRobot's names. openpi's are `OPENPI_COLUMNS`.
         recipe: 'openpi' prepares windows as openpi does; use it in `libero_runner` too.
@@ -74,6 +78,7 @@ def libero_data(
         action_horizon=ACTION_HORIZON,
         state_in_prompt=False,
         columns=columns,
+        robot="libero",
         **columns.window(),
         **dataset_values(recipe),
     )

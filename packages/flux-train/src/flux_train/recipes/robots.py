@@ -76,7 +76,7 @@ def robot_data(
     """Batches from the recordings of one robot or several, each with its own statistics.
 
     Args:
-        policy: 'pi0' or 'pi05', which decides prompt and normalisation.
+        policy: 'pi0', 'pi05' or 'gr00t', which decides prompt and normalisation.
         robots: LeRobot directories by the robot's name.
         aloha: LeRobot directories of two Aloha arms, whichever they are: see `aloha_variant` of
             `robot_inference`.
@@ -85,7 +85,7 @@ def robot_data(
         columns: robot -> its datasets' names of the state, the actions and the cameras, as
             `dict(state=..., actions=[...], cameras={...})`; omitted ones have LeRobot's names.
         units: robot -> transforms of your own, which come before all others.
-        tokenizer_path: a file or folder with PaliGemma's tokenizer.
+        tokenizer_path: a file or folder with the tokenizer, PaliGemma's or Qwen's.
         actions: use the next states, or the recorded actions. A robot that is commanded by
             differences needs the recorded actions.
         relative: whether joints are relative to the chunk's start. Grippers (normalized) and robots
@@ -117,6 +117,7 @@ def robot_data(
                 *_units(known, name, relative=relative, adapt_to_pi=adapt_to_pi),
             ],
             columns=named[name],
+            robot=name,
             **named[name].window(next_states=next_states),
             **dataset_values(recipe),
         )

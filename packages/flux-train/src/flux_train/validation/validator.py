@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from flux_core.errors import ConfigError
 from flux_core.models import (
-    PI0FlowMatching,
+    FlowPolicy,
     draw_flow,
     flow_errors,
     flow_mask,
@@ -168,7 +168,7 @@ class Validator:
         self._episodes = {g.name: g.episode(NUM_SHOWN_FRAMES) for g in self.groups}
 
     @torch.no_grad()
-    def run(self, model: PI0FlowMatching, step: int, *, write: bool = True) -> dict[str, Any]:
+    def run(self, model: FlowPolicy, step: int, *, write: bool = True) -> dict[str, Any]:
         """Validates the network in its current state, under the caller's autocast.
 
         Does not touch training's random numbers, and leaves the network in the mode it was in.
@@ -200,7 +200,7 @@ class Validator:
             "action_error": action_error,
         }
 
-    def _errors(self, model: PI0FlowMatching, group: HeldOutGroup) -> ErrorSums:
+    def _errors(self, model: FlowPolicy, group: HeldOutGroup) -> ErrorSums:
         index, dims = self._of_loss[group.name], model.config.action_dim
         generator = torch.Generator().manual_seed(self.config.seed)
         draws = draw_flow(model.config, len(index), dims, generator=generator)
@@ -224,7 +224,7 @@ class Validator:
         return float(total / max(count, 1e-12))
 
     def _action_error(
-        self, model: PI0FlowMatching, group: HeldOutGroup
+        self, model: FlowPolicy, group: HeldOutGroup
     ) -> dict[str, list[float | None]]:
         """Mean absolute errors per dimension, in robot units, over real recorded actions.
 
@@ -249,7 +249,7 @@ class Validator:
 
     def _predict(
         self,
-        model: PI0FlowMatching,
+        model: FlowPolicy,
         group: HeldOutGroup,
         index: NDArray[np.int64],
         prefix_len: int = 0,
@@ -273,12 +273,13 @@ class Validator:
                 action_dims=dims,
                 rtc=rtc,
                 previous=batch["actions"],
+                embodiments=batch.get("embodiment_ids"),
             )
             chunks.append(actions.float().cpu().numpy())
         states, _, _ = group.recorded(index)
         return group.in_robot_units(np.concatenate(chunks), states)
 
-    def _prediction(self, model: PI0FlowMatching, group: HeldOutGroup) -> EpisodePrediction:
+    def _prediction(self, model: FlowPolicy, group: HeldOutGroup) -> EpisodePrediction:
         episode = self._episodes[group.name]
         _, recorded, masks = group.recorded(episode.index)
         return EpisodePrediction(

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 from ...lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from .basic import AdaRMSNorm as AdaRMSNorm
+    from .basic import Float32Norm as Float32Norm
     from .basic import LinearProjector as LinearProjector
-    from .basic import RMSNorm as RMSNorm
     from .conv_backbone import ConvBackbone as ConvBackbone
     from .siglip import SigLIPVisionConfig as SigLIPVisionConfig
     from .siglip import SigLIPViTBackbone as SigLIPViTBackbone
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
-        "basic": ("AdaRMSNorm", "LinearProjector", "RMSNorm"),
+        "basic": ("Float32Norm", "LinearProjector"),
         "conv_backbone": ("ConvBackbone",),
         "siglip": ("SigLIPVisionConfig", "SigLIPViTBackbone"),
     },

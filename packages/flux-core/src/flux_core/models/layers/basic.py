@@ -38,7 +38,11 @@ class LinearProjector(nn.Module):
         return self.projector(x)
 
 
-class RMSNorm(nn.Module):
+class Float32Norm(nn.Module):
+    """The base of norms whose own weights stay float32 in every precision, like their variance."""
+
+
+class RMSNorm(Float32Norm):
     """`x * rsqrt(mean(x^2) + eps) * (1 + weight)`, variance and scale in float32."""
 
     def __init__(self, width: int, eps: float) -> None:
@@ -52,7 +56,7 @@ class RMSNorm(nn.Module):
         return normed.to(x_BTW.dtype), None
 
 
-class AdaRMSNorm(nn.Module):
+class AdaRMSNorm(Float32Norm):
     """RMS norm whose scale, shift and gate come from a condition (pi0.5's time embedding)."""
 
     def __init__(self, width: int, cond_dim: int, eps: float) -> None:

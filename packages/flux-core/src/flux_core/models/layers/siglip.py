@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from ...config import check_at_least
 from ...errors import ConfigError
+from .packing import Projections
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +130,7 @@ class _EncoderLayer(nn.Module):
         return x + self.mlp["fc2"](hidden)
 
 
-class SelfAttention(nn.Module):
+class SelfAttention(Projections):
     """Full attention over the patches of an image."""
 
     def __init__(self, vision: SigLIPVisionConfig) -> None:
@@ -140,8 +141,6 @@ class SelfAttention(nn.Module):
         self.k_proj = nn.Linear(width, width)
         self.v_proj = nn.Linear(width, width)
         self.out_proj = nn.Linear(width, width)
-        # Replaces the first three after `packing.pack_qkv`.
-        self.packed: nn.Module | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, width) -> the same."""

@@ -1,4 +1,4 @@
-"""π0 and π0.5: the networks, their sizes, and sampling."""
+"""π0 and π0.5: the networks, their sizes, and the names in their checkpoints."""
 
 from __future__ import annotations
 
@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING
 from ...lazy import lazy_exports
 
 if TYPE_CHECKING:
+    from .checkpoints import from_ours as from_ours
+    from .checkpoints import our_names as our_names
     from .gemma import ConditionGemmaModel as ConditionGemmaModel
     from .pi0 import PI0FlowMatching as PI0FlowMatching
-    from .pi0 import PrefixCache as PrefixCache
     from .pi05 import PI05FlowMatching as PI05FlowMatching
-    from .sampling import sample_actions as sample_actions
-    from .sizes import Kind as Kind
-    from .sizes import Size as Size
     from .sizes import pi0_model as pi0_model
     from .sizes import pi05_model as pi05_model
     from .sizes import sized_model as sized_model
@@ -21,10 +19,10 @@ if TYPE_CHECKING:
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
+        "checkpoints": ("from_ours", "our_names"),
         "gemma": ("ConditionGemmaModel",),
-        "pi0": ("PI0FlowMatching", "PrefixCache"),
+        "pi0": ("PI0FlowMatching",),
         "pi05": ("PI05FlowMatching",),
-        "sampling": ("sample_actions",),
-        "sizes": ("Kind", "Size", "pi05_model", "pi0_model", "sized_model"),
+        "sizes": ("pi05_model", "pi0_model", "sized_model"),
     },
 )

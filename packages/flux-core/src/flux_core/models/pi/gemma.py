@@ -16,6 +16,7 @@ from torch.nn import functional
 from ...config import check_at_least
 from ...errors import ConfigError
 from ..layers.basic import AdaRMSNorm, RMSNorm, RotaryAngles, attend, rotate
+from ..layers.packing import Projections
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,7 +151,7 @@ class GemmaBlock(nn.Module):
         return add_gated(x_BTW, self.mlp(normed), gate)
 
 
-class GemmaProjections(nn.Module):
+class GemmaProjections(Projections):
     """Query, key, value and output projections of one layer, without bias."""
 
     def __init__(self, config: GemmaConfig) -> None:
@@ -161,8 +162,6 @@ class GemmaProjections(nn.Module):
         self.k_proj = nn.Linear(width, config.num_key_value_heads * config.head_dim, bias=False)
         self.v_proj = nn.Linear(width, config.num_key_value_heads * config.head_dim, bias=False)
         self.o_proj = nn.Linear(heads * config.head_dim, width, bias=False)
-        # Replaces the first three after `packing.pack_qkv`.
-        self.packed: nn.Module | None = None
 
     def forward(self, x_BTW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Returns queries, keys and values, each (B, heads, T, D)."""

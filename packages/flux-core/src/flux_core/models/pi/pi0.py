@@ -1,13 +1,8 @@
 """pi0: a vision-language prefix, an action expert, and flow matching between them.
 
-Two functions are the whole network, shared by training, export and every fast path:
-
-    prefix(images, image_masks, lang_tokens, lang_masks) -> PrefixCache
-    denoise(state, x_t, t, cache) -> velocity
-
-The prefix never attends to the suffix, so its keys and values are computed once per observation.
-Convention: t = 1 is noise, t = 0 is data, `x_t = t * noise + (1 - t) * actions`, and the velocity
-is `u_t = noise - actions`.
+`prefix` and `denoise` are the whole network (see `flow/policy.py`). The prefix never attends to the
+suffix, so its keys and values, (B, K, P, D) per layer and already rotated, are computed once per
+observation.
 
 Shape legend: B batch, C cameras, L prompt tokens, P prefix tokens, H action steps, A action
 dimensions, W stream width, K key heads, D head dimension.
@@ -15,46 +10,27 @@ dimensions, W stream width, K key heads, D head dimension.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ...config import check_at_least
 from ...errors import ConfigError
-from ...rtc import RTCTrainingConfig
+from ...tokenizers import ByteTokenizer
+from ...transforms import Rule, Transform, pi_observation, rules
+from ..flow.checkpoints import CheckpointFamily
+from ..flow.policy import FlowPolicy, PrefixCache, Size, freeze_parts
+from ..flow.tables import AngleTable, StepIndex, StepTable
 from ..layers.basic import LinearProjector, TimeEmbedding, additive_mask
 from ..layers.conv_backbone import ConvBackbone
 from ..layers.initialization import NumberTokens, init_from_scratch, init_number_embeddings
 from ..layers.siglip import SigLIPViTBackbone
+from .checkpoints import PI_CHECKPOINTS
 from .gemma import ConditionGemmaModel
-
-
-class PrefixCache(NamedTuple):
-    """The parts of the prefix that the suffix needs.
-
-    Attributes:
-        keys: one (B, K, P, D) tensor per layer, already rotated.
-        values: one (B, K, P, D) tensor per layer.
-        pad_masks: (B, P) bool, True = real token.
-    """
-
-    keys: Sequence[Tensor]
-    values: Sequence[Tensor]
-    pad_masks: Tensor
-
-    def repeat(self, times: int) -> PrefixCache:
-        """Returns the cache with each sample `times` times in a row along the batch."""
-        if times == 1:
-            return self
-        return PrefixCache(
-            [key.repeat_interleave(times, dim=0) for key in self.keys],
-            [value.repeat_interleave(times, dim=0) for value in self.values],
-            self.pad_masks.repeat_interleave(times, dim=0),
-        )
+from .sizes import sized_model
 
 
 class Suffix(NamedTuple):
@@ -77,25 +53,23 @@ class SuffixContext(NamedTuple):
 ATTENTION_AND_MLP = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
-class PI0FlowMatching(nn.Module):
+class PI0FlowMatching(FlowPolicy):
     """The pi0 policy: state and time reach the expert as tokens."""
 
     kind: ClassVar[str] = "pi0"
+    checkpoints: ClassVar[CheckpointFamily] = PI_CHECKPOINTS
+    streams = ("vision_backbone", "projector", "llm_backbone", "llm_expert")
     num_state_tokens: ClassVar[int] = 1
 
     @dataclass(frozen=True, kw_only=True)
-    class Config:
-        """The network. `n_action_steps` is the number of *predicted* steps (action_horizon).
+    class Config(FlowPolicy.Config):
+        """Besides the settings of every network:
 
         `number_tokens` only matters when training from scratch: their embeddings start as smooth
         curves. `actions_per_token` is 1 in pi0 and pi0.5; a small policy uses more, to process
         fewer tokens. The action projections then have `actions_per_token * action_dim` dimensions.
-        `pretrained_name_or_path` is a local checkpoint that training starts from, of any project
-        (see `pretrained.py`, also for `pretrained_adapt` and `pretrained_from_pi0`). A freeze flag
-        freezes its part, including adapters; `use_lora` trains only adapters and `modules_to_save`
-        (see `lora.py`). `rtc_training_config` trains with random prefixes (see `flux_core.rtc`).
-        `action_smoothing` smooths sampled chunks over so many steps (see `smoothing.py`); 0 is off,
-        and no training step depends on it.
+        A freeze flag freezes its part, including adapters. `pretrained_from_pi0` starts a pi0.5
+        from a pi0.
         """
 
         vision_backbone: SigLIPViTBackbone.Config | ConvBackbone.Config
@@ -103,13 +77,10 @@ class PI0FlowMatching(nn.Module):
         llm_backbone: ConditionGemmaModel.Config
         llm_expert: ConditionGemmaModel.Config
         proj_width: int
-        n_action_steps: int
         action_in_proj: LinearProjector.Config
         action_out_proj: LinearProjector.Config
         state_proj: LinearProjector.Config | None = None
         max_action_dim: int | None = None
-        loss_action_dim: int | None = None
-        num_inference_steps: int = 10
         number_tokens: NumberTokens | None = None
         actions_per_token: int = 1
         freeze_vision_backbone: bool = False
@@ -117,32 +88,107 @@ class PI0FlowMatching(nn.Module):
         freeze_vlm_backbone: bool = False
         freeze_projector: bool = False
         freeze_llm_expert: bool = False
-        use_lora: bool = False
-        lora_rank: int = 16
-        lora_alpha: int = 16
-        lora_dropout: float = 0.0
         lora_target_modules: tuple[str, ...] = ATTENTION_AND_MLP
-        modules_to_save: tuple[str, ...] = ()
-        rtc_training_config: RTCTrainingConfig | None = None
-        action_smoothing: float = 0.0
-        pretrained_name_or_path: str | None = None
-        pretrained_adapt: Literal["slice", "reinit"] | None = None
         pretrained_from_pi0: bool = False
+
+        prompt_tokens: ClassVar[int] = 48
+        """The length of openpi's prompts."""
+        rules: ClassVar[Mapping[str, Rule]] = {
+            **rules(
+                "checked",
+                "the network's own sizes, which are checked against each other and come with the "
+                "weights",
+                *("vision_backbone", "projector", "llm_backbone", "llm_expert", "proj_width"),
+                *("action_in_proj", "action_out_proj", "state_proj", "max_action_dim"),
+                *("number_tokens", "actions_per_token"),
+            ),
+            **rules(
+                "free",
+                "decides how the network learns, not what it takes or gives",
+                *("freeze_vision_backbone", "freeze_llm_backbone", "freeze_vlm_backbone"),
+                *("freeze_projector", "freeze_llm_expert", "pretrained_from_pi0"),
+            ),
+        }
+        ignored_on_resume: ClassVar[Mapping[str, str]] = {
+            **FlowPolicy.Config.ignored_on_resume,
+            "pretrained_from_pi0": "the checkpoint has the weights",
+            "max_action_dim": "a check of action_in_proj",
+            "number_tokens": "the embeddings before the first step",
+        }
 
         def __post_init__(self) -> None:
             check_dimensions(self)
-
-        @property
-        def action_dim(self) -> int:
-            """Dimensions of x_t."""
-            return self.action_in_proj.in_dim // self.actions_per_token
+            super().__post_init__()
 
         def build(self) -> PI0FlowMatching:
             return PI0FlowMatching(self)
 
+        @property
+        def action_dim(self) -> int:
+            return self.action_in_proj.in_dim // self.actions_per_token
+
+        @property
+        def image_size(self) -> tuple[int, int]:
+            return self.vision_backbone.image_size
+
+        @property
+        def vocab_size(self) -> int:
+            return self.llm_backbone.vocab_size or 0
+
+        @property
+        def reads_state(self) -> bool:
+            return self.state_proj is not None
+
+        @property
+        def pixel_range(self) -> tuple[float, float] | None:
+            is_siglip = isinstance(self.vision_backbone, SigLIPViTBackbone.Config)
+            return (-1.0, 1.0) if is_siglip else None
+
+        @property
+        def prefix_stride(self) -> int:
+            return self.actions_per_token
+
+        @property
+        def pretrained_from(self) -> str | None:
+            return "pi0" if self.pretrained_from_pi0 else None
+
+        def frozen_parts(self) -> tuple[str, ...]:
+            flags = {
+                "vision_backbone": self.freeze_vision_backbone or self.freeze_vlm_backbone,
+                "projector": self.freeze_projector or self.freeze_vlm_backbone,
+                "llm_backbone": self.freeze_llm_backbone or self.freeze_vlm_backbone,
+                "llm_expert": self.freeze_llm_expert,
+            }
+            return tuple(name for name, is_frozen in flags.items() if is_frozen)
+
+        def sample_time(
+            self, rows: int, *, generator: torch.Generator | None, device: torch.device
+        ) -> Tensor:
+            """Draws from Beta(1.5, 1) * 0.999 + 0.001 (openpi `sample_beta`).
+
+            Beta(a, 1) has the distribution function t^a, so the inverse is exact: U^(1/a).
+            """
+            uniform = torch.rand(rows, generator=generator, device=device)
+            return uniform ** (1.0 / 1.5) * 0.999 + 0.001
+
+        @classmethod
+        def sized(cls, size: Size) -> dict[str, Any]:
+            return sized_model("pi0", size)
+
+        def example_transforms(self) -> Sequence[Transform]:
+            return pi_observation(
+                ByteTokenizer(),
+                prompt_tokens=self.prompt_tokens,
+                state_in_prompt=self.state_in_prompt,
+                state_dim=self.action_dim,
+                image_size=self.image_size,
+            )
+
+    config: Config
+
     def __init__(self, config: Config) -> None:
         super().__init__()
-        self.config = config
+        self.config = config  # pyright: ignore[reportIncompatibleVariableOverride]
         self.vision_backbone = config.vision_backbone.build()
         self.projector = config.projector.build()
         self.llm_backbone = config.llm_backbone.build(with_embedding=True)
@@ -167,14 +213,6 @@ class PI0FlowMatching(nn.Module):
     def prefix(
         self, images: Tensor, image_masks: Tensor, lang_tokens: Tensor, lang_masks: Tensor
     ) -> PrefixCache:
-        """Encodes images and prompt.
-
-        Args:
-            images: (B, C, 3, height, width) float32, normalised as the backbone expects.
-            image_masks: (B, C) bool, False = this camera is missing.
-            lang_tokens: (B, L) int64, right-padded.
-            lang_masks: (B, L) bool, True = real token.
-        """
         x, pad_masks = self.embed_prefix(images, image_masks, lang_tokens, lang_masks)
         config = self.llm_backbone.config
         cos, sin = self.llm_backbone.angles(pad_masks.cumsum(1) - 1)
@@ -207,20 +245,9 @@ class PI0FlowMatching(nn.Module):
         x_t: Tensor,
         t: Tensor,
         cache: PrefixCache,
-        context: SuffixContext | None = None,
+        context: tuple[Tensor, ...] | None = None,
+        embodiments: Tensor | None = None,
     ) -> Tensor:
-        """Predicts the velocity `noise - actions`.
-
-        Args:
-            state: (B, state_dim) float32, normalised; unused by pi0.5.
-            x_t: (B, H, A) float32; never written to.
-            t: (B, H) or (B, 1) float32, the time of each action step.
-            cache: the prefix.
-            context: `suffix_context` of the cache, if several steps share it.
-
-        Returns:
-            (B, H, A) float32.
-        """
         if (group := self.config.actions_per_token) > 1:
             # All steps of a token use the time of its first step.
             t = t[:, ::group]
@@ -235,6 +262,38 @@ class PI0FlowMatching(nn.Module):
             x, _, _ = layer(x, (cos, sin), mask, cond=suffix.cond, past=past)
         x, _ = self.llm_expert.norm(x, suffix.cond)
         return self.velocity(x[:, self.num_state_tokens :]).reshape(x_t.shape)
+
+    @property
+    def num_cached_layers(self) -> int:
+        return self.llm_backbone.config.num_hidden_layers
+
+    @property
+    def layers(self) -> list[nn.Module]:
+        layers: list[nn.Module] = [*self.llm_backbone.blocks, *self.llm_expert.blocks]
+        if isinstance(self.vision_backbone, SigLIPViTBackbone):
+            layers += self.vision_backbone.layers
+        return layers
+
+    def without_effect(self) -> list[str]:
+        """Only the keys and values of the prefix's last layer are read."""
+        last = f"llm_backbone.layers.{self.num_cached_layers - 1}"
+        idle = ("self_attn.q_proj", "self_attn.o_proj", "post_attention_layernorm", "mlp")
+        prefixes = (*(f"{last}.{part}." for part in idle), "llm_backbone.norm.")
+        return [name for name, _ in self.named_parameters() if name.startswith(prefixes)]
+
+    @torch.no_grad()
+    def tabulate(self, num_inference_steps: int, num_prefix_tokens: int) -> None:
+        times = torch.arange(num_inference_steps + 1, dtype=torch.float32) / num_inference_steps
+        self._tabulate_times(times[None], num_inference_steps)
+        num_suffix_tokens = self.num_suffix_tokens(self.config.n_action_steps)
+        positions = torch.arange(num_prefix_tokens + num_suffix_tokens)[None]
+        for stream in (self.llm_backbone, self.llm_expert):
+            cos, sin = stream.angles(positions)
+            stream.angles = AngleTable(torch.cat((cos, sin), dim=-1)[0, 0])
+
+    def _tabulate_times(self, times: Tensor, num_inference_steps: int) -> None:
+        table = StepTable(self.time_embedding(times)[0])
+        self.time_embedding = nn.Sequential(StepIndex(num_inference_steps), table)
 
     @property
     def _group(self) -> int:
@@ -297,11 +356,6 @@ def check_dimensions(config: PI0FlowMatching.Config) -> None:
                 f"llm_expert.{field}: expected {getattr(vlm, field)} as in llm_backbone (both "
                 f"streams share one attention), got {getattr(expert, field)}"
             )
-    check_at_least(
-        1,
-        config,
-        *("num_inference_steps", "n_action_steps", "loss_action_dim", "lora_rank", "lora_alpha"),
-    )
     expected = {
         "projector.in_dim": (config.projector.in_dim, config.vision_backbone.out_dim),
         "projector.out_dim": (config.projector.out_dim, vlm.hidden_size),
@@ -334,65 +388,3 @@ def check_dimensions(config: PI0FlowMatching.Config) -> None:
                 f"number_tokens: expected ids below llm_backbone.vocab_size ({vocab_size}), got "
                 f"{end - 1}"
             )
-    check_adaptation(config)
-    if config.loss_action_dim is not None and config.loss_action_dim > config.action_dim:
-        raise ConfigError(
-            f"loss_action_dim: expected at most {config.action_dim} (action_in_proj.in_dim), "
-            f"got {config.loss_action_dim}"
-        )
-
-
-def check_adaptation(config: PI0FlowMatching.Config) -> None:
-    """Refuses LoRA, RTC and smoothing settings that contradict the rest."""
-    if not 0.0 <= config.action_smoothing <= config.n_action_steps:
-        raise ConfigError(
-            f"action_smoothing: expected 0 to {config.n_action_steps} steps (n_action_steps), got "
-            f"{config.action_smoothing}"
-        )
-    if not 0.0 <= config.lora_dropout < 1.0:
-        raise ConfigError(f"lora_dropout: expected 0 <= share < 1, got {config.lora_dropout}")
-    frozen = [name for name in config.modules_to_save if name in frozen_parts(config)]
-    if frozen:
-        raise ConfigError(
-            f"modules_to_save: {frozen[0]!r} would be trained, but a freeze flag freezes it. "
-            "Remove one of them"
-        )
-    rtc = config.rtc_training_config
-    if rtc is not None and rtc.max_delay > config.n_action_steps:
-        raise ConfigError(
-            f"rtc_training_config.max_delay: expected at most {config.n_action_steps} "
-            f"(n_action_steps), got {rtc.max_delay}"
-        )
-
-
-def frozen_parts(config: PI0FlowMatching.Config) -> tuple[str, ...]:
-    """Returns the names of the parts that the config freezes."""
-    flags = {
-        "vision_backbone": config.freeze_vision_backbone or config.freeze_vlm_backbone,
-        "projector": config.freeze_projector or config.freeze_vlm_backbone,
-        "llm_backbone": config.freeze_llm_backbone or config.freeze_vlm_backbone,
-        "llm_expert": config.freeze_llm_expert,
-    }
-    return tuple(name for name, is_frozen in flags.items() if is_frozen)
-
-
-def without_effect(model: PI0FlowMatching) -> list[str]:
-    """Parameters that affect no action: only keys of the prefix's last layer are read."""
-    last = f"llm_backbone.layers.{model.config.llm_backbone.num_hidden_layers - 1}"
-    idle = ("self_attn.q_proj", "self_attn.o_proj", "post_attention_layernorm", "mlp")
-    prefixes = (*(f"{last}.{part}." for part in idle), "llm_backbone.norm.")
-    return [name for name, _ in model.named_parameters() if name.startswith(prefixes)]
-
-
-def freeze_parts(model: PI0FlowMatching) -> None:
-    """Turns off the gradient of every part the config freezes.
-
-    Raises:
-        ConfigError: a part has no parameters to freeze.
-    """
-    for name in frozen_parts(model.config):
-        parameters = list(model.get_submodule(name).parameters())
-        if not parameters:
-            raise ConfigError(f"freeze_{name}: {name} has no parameters, so nothing would freeze")
-        for parameter in parameters:
-            parameter.requires_grad_(False)

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from .checkpoint_file import inference_weights as inference_weights
     from .checkpoint_file import load_checkpoint as load_checkpoint
     from .checkpoint_file import load_weights as load_weights
-    from .foreign_names import from_ours as from_ours
     from .lora import apply_lora as apply_lora
     from .lora import save_adapter as save_adapter
     from .pretrained import load_pretrained as load_pretrained
@@ -29,7 +28,6 @@ __getattr__, __dir__ = lazy_exports(
             "load_checkpoint",
             "load_weights",
         ),
-        "foreign_names": ("from_ours",),
         "lora": ("apply_lora", "save_adapter"),
         "pretrained": ("load_pretrained",),
     },

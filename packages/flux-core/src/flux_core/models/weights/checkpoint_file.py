@@ -13,7 +13,7 @@ from torch import Tensor
 from ...config import bind
 from ...errors import CheckpointError
 from ...incomplete_file import why_incomplete
-from ..pi.pi0 import PI0FlowMatching
+from ..flow.policy import FlowPolicy
 from .finite_weights import check_finite
 from .lora import merged_weights
 
@@ -63,7 +63,7 @@ def deployed_weights(state: Mapping[str, Any]) -> dict[str, Tensor]:
 
 def inference_weights(state: Mapping[str, Any]) -> dict[str, Tensor]:
     """Returns `deployed_weights` as the plain network has them, with the adapters merged."""
-    config = bind(PI0FlowMatching.Config, state["config"]["model"], "model")
+    config = bind(FlowPolicy.Config, state["config"]["model"], "model")
     return merged_weights(deployed_weights(state), config)
 
 

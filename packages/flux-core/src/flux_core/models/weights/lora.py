@@ -6,6 +6,7 @@ and `modules_to_save` are trained; a frozen part has neither.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
@@ -16,13 +17,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ...errors import CheckpointError, ConfigError, MissingDependencyError
-from ..pi.pi0 import PI0FlowMatching, frozen_parts
+from ..flow.policy import FlowPolicy
 from .adapter_files import ADAPTER_FILE
 
 ADAPTER = "default"
 
 
-def apply_lora(model: PI0FlowMatching) -> None:
+def apply_lora(model: FlowPolicy) -> None:
     """Adds the adapters of the model's config, in place; freezes everything else.
 
     `lora_target_modules` are endings of module names, as in `peft`: 'q_proj' is every query
@@ -32,7 +33,7 @@ def apply_lora(model: PI0FlowMatching) -> None:
         ConfigError: a target or a module to save does not exist, or a target is not linear.
     """
     config = model.config
-    frozen = frozen_parts(config)
+    frozen = config.frozen_parts()
     _check_targets(model, config.lora_target_modules, frozen)
     _check_saved(model, config.modules_to_save)
     lora_config = _peft().LoraConfig(
@@ -41,7 +42,7 @@ def apply_lora(model: PI0FlowMatching) -> None:
         lora_dropout=config.lora_dropout,
         target_modules=list(config.lora_target_modules),
         modules_to_save=list(config.modules_to_save) or None,
-        exclude_modules=rf"({'|'.join(frozen)})\..*" if frozen else None,
+        exclude_modules=rf"({'|'.join(map(re.escape, frozen))})\..*" if frozen else None,
         init_lora_weights="gaussian",
     )
     _peft().inject_adapter_in_model(lora_config, model, adapter_name=ADAPTER)
@@ -60,7 +61,8 @@ def _check_targets(model: nn.Module, targets: tuple[str, ...], frozen: tuple[str
                     f"lora_target_modules: expected linear layers, but {target!r} reaches {name}, "
                     f"a {type(module).__name__}"
                 )
-        reached += sum(name.split(".")[0] not in frozen for name in named)
+        inside = tuple(f"{part}." for part in frozen)
+        reached += sum(not name.startswith(inside) for name in named)
     if not reached:
         raise ConfigError(
             f"lora_target_modules: all of {', '.join(targets)} are in frozen parts "
@@ -75,9 +77,7 @@ def _check_saved(model: nn.Module, names: tuple[str, ...]) -> None:
             raise ConfigError(f"modules_to_save: no module is called {name!r}")
 
 
-def merged_weights(
-    weights: Mapping[str, Tensor], config: PI0FlowMatching.Config
-) -> dict[str, Tensor]:
+def merged_weights(weights: Mapping[str, Tensor], config: FlowPolicy.Config) -> dict[str, Tensor]:
     """Returns the plain network's weights: each adapter added to its layer, W + alpha / rank * B A.
 
     Args:
@@ -102,7 +102,7 @@ def merged_weights(
 
 
 def save_adapter(
-    model: PI0FlowMatching, folder: Path, weights: Mapping[str, Tensor] | None = None
+    model: FlowPolicy, folder: Path, weights: Mapping[str, Tensor] | None = None
 ) -> None:
     """Writes only the adapters, in `peft`'s format: a few MB that `PeftModel` can load too.
 
@@ -122,7 +122,7 @@ def save_adapter(
     configs[ADAPTER].save_pretrained(str(folder))
 
 
-def load_adapter(model: PI0FlowMatching, folder: Path) -> None:
+def load_adapter(model: FlowPolicy, folder: Path) -> None:
     """Fills the adapters of `model` (see `apply_lora`) from a folder, strictly.
 
     Raises:

@@ -15,34 +15,15 @@ from torch import Tensor, nn
 
 from ...config import bind
 from ...errors import CheckpointError
-from ..pi.packing import pack_qkv
-from ..pi.pi0 import PI0FlowMatching
+from ..flow.checkpoints import CheckpointFamily, StoredTensor
+from ..flow.policy import FlowPolicy
+from ..layers.packing import pack_qkv
+from .families import recognised
 from .finite_weights import as_weight
-from .foreign_names import (
-    EMBEDDING,
-    EXPERT,
-    TIED,
-    UNUSED,
-    VLM_PARTS,
-    Format,
-    from_ours,
-    model_kind,
-    our_names,
-    recognise,
-)
-from .pi0_to_pi05 import pi05_from_pi0
-from .weight_files import StoredTensor, WeightFile, open_weights
+from .weight_files import WeightFile, open_weights
 
 Adapt = Literal["slice", "reinit"]
 SLICE: Adapt = "slice"
-
-# The axis of each weight whose size is the number of state or action dimensions.
-ROBOT_DIMENSION = {
-    "state_proj.projector.weight": 1,
-    "action_in_proj.projector.weight": 1,
-    "action_out_proj.projector.weight": 0,
-    "action_out_proj.projector.bias": 0,
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,20 +31,22 @@ class Checkpoint:
     """A file's weights under our names.
 
     Attributes:
+        family: knows the names of its weights.
         form: the project that wrote it.
         tensors: the tensors, by our names.
         unknown: names in the file that are unknown to flux.
     """
 
     file: WeightFile
-    form: Format
+    family: CheckpointFamily
+    form: str
     tensors: Mapping[str, StoredTensor]
     unknown: tuple[str, ...]
 
     @property
     def model(self) -> str:
-        """`pi0`, `pi05` or `paligemma`."""
-        return model_kind(self.tensors)
+        """The kind of network: `pi0`, for instance."""
+        return self.family.kind(self.tensors)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,25 +71,32 @@ def open_checkpoint(path: Path) -> Checkpoint:
         CheckpointError: damaged, unknown, or tied copies that differ.
     """
     file = open_weights(path)
-    form = recognise(file.tensors, is_ours=file.is_ours, where=str(file.path))
-    names, unknown = our_names(file.tensors, form)
-    for copy in TIED.get(form, ()):
-        source = names.get(EMBEDDING)
-        if copy in file.tensors and source not in (None, copy):
-            _check_tied(file, str(source), copy)
+    family, form = recognised(file.tensors, is_ours=file.is_ours, where=str(file.path))
+    names, unknown = family.our_names(file.tensors, form)
+    for name, copy in family.equal_copies(names, form):
+        if copy in file.tensors:
+            _check_tied(file, name, copy)
     tensors = {ours: file.tensors[theirs] for ours, theirs in names.items()}
-    return Checkpoint(file=file, form=form, tensors=tensors, unknown=tuple(sorted(unknown)))
+    return Checkpoint(
+        file=file, family=family, form=form, tensors=tensors, unknown=tuple(sorted(unknown))
+    )
 
 
-def as_pi05(checkpoint: Checkpoint) -> Checkpoint:
-    """Returns a pi0 checkpoint as that of a pi0.5 (see `pi0_to_pi05.py`). Raises: CheckpointError:
-    it is not a pi0.
+def converted(checkpoint: Checkpoint, kind: str, to_kind: str) -> Checkpoint:
+    """Returns a checkpoint of one kind as a network of another kind starts from it.
+
+    Raises:
+        CheckpointError: it is of another kind, or there is no such conversion.
     """
-    if checkpoint.model != "pi0":
+    tensors = None
+    if checkpoint.model == kind:
+        tensors = checkpoint.family.converted(checkpoint.tensors, kind, to_kind)
+    if tensors is None:
         raise CheckpointError(
-            f"{checkpoint.file.path}: expected a pi0 to turn into a pi0.5, got a {checkpoint.model}"
+            f"{checkpoint.file.path}: expected a {kind} to turn into a {to_kind}, got a "
+            f"{checkpoint.model}"
         )
-    return replace(checkpoint, tensors=pi05_from_pi0(checkpoint.tensors))
+    return replace(checkpoint, tensors=tensors)
 
 
 def _check_tied(file: WeightFile, name: str, copy: str) -> None:
@@ -147,7 +137,7 @@ def inspect_checkpoint(path: Path, model: Mapping[str, Any] | None = None) -> di
         dtypes[str(tensor.dtype).removeprefix("torch.")] += tensor.num_elements
     fit = None
     if model is not None:
-        config = bind(PI0FlowMatching.Config, model, "model")
+        config = bind(FlowPolicy.Config, model, "model")
         with torch.device("meta"):
             fit = compare_weights(checkpoint, config.build())
     return {
@@ -167,11 +157,11 @@ def inspect_checkpoint(path: Path, model: Mapping[str, Any] | None = None) -> di
 
 
 def load_pretrained(
-    model: nn.Module,
+    model: FlowPolicy,
     path: Path,
     *,
     adapt: Adapt | None = None,
-    from_pi0: bool = False,
+    from_kind: str | None = None,
     packed: bool = False,
 ) -> list[str]:
     """Fills `model` from any known checkpoint, one tensor at a time.
@@ -184,7 +174,7 @@ def load_pretrained(
         path: file, index or folder.
         adapt: how to load projections of another robot's width: `slice` takes the first dimensions,
             `reinit` keeps the network's own values.
-        from_pi0: the file is a pi0 that a pi0.5 starts from.
+        from_kind: the file is of another kind of network, which this one starts from.
         packed: pack each layer's query, key and value projections into one matrix, for inference.
 
     Returns:
@@ -195,10 +185,11 @@ def load_pretrained(
             is named.
     """
     checkpoint = open_checkpoint(path)
-    if from_pi0:
-        checkpoint = as_pi05(checkpoint)
+    if from_kind is not None:
+        checkpoint = converted(checkpoint, from_kind, model.kind)
     fit = compare_weights(checkpoint, model)
-    kept = [name for name in fit.missing if _may_be_missing(name, checkpoint)]
+    family, kind = checkpoint.family, checkpoint.model
+    kept = [name for name in fit.missing if family.may_be_missing(name, kind)]
     _require_fit(checkpoint, fit, kept, adapt)
     parameters, where = model.state_dict(keep_vars=True), str(checkpoint.file.path)
     for name, tensor in checkpoint.tensors.items():
@@ -222,10 +213,6 @@ def load_pretrained(
     return sorted(kept)
 
 
-def _may_be_missing(name: str, checkpoint: Checkpoint) -> bool:
-    return checkpoint.model == "paligemma" and not name.startswith(VLM_PARTS)
-
-
 def _require_fit(checkpoint: Checkpoint, fit: Fit, kept: list[str], adapt: Adapt | None) -> None:
     path = checkpoint.file.path
     missing = [name for name in fit.missing if name not in kept]
@@ -234,13 +221,14 @@ def _require_fit(checkpoint: Checkpoint, fit: Fit, kept: list[str], adapt: Adapt
     for name, (expected, found) in fit.mismatched.items():
         if _has_spare_rows(checkpoint, name, fit):
             continue
-        if adapt is not None and _differs_only_in_robot(name, expected, found, adapt):
+        axis = checkpoint.family.robot_dimension.get(name)
+        if adapt is not None and _differs_only_in_robot(axis, expected, found, adapt):
             continue
-        hint = _adapt_hint(name, expected, found, adapt)
+        hint = _adapt_hint(axis, expected, found, adapt)
         problems.append(f"{name}: expected shape {expected}, got {found}{hint}")
     if problems:
-        is_pi0_for_pi05 = checkpoint.model == "pi0" and "time_mlp_in.projector.bias" in missing
-        hint = ". To start a pi0.5 from a pi0, set from_pi0=True" if is_pi0_for_pi05 else ""
+        hint = checkpoint.family.hint_if_missing(missing, checkpoint.model)
+        hint = f". {hint}" if hint else ""
         raise CheckpointError(
             f"{path} ({checkpoint.form}, {checkpoint.model}): {len(problems)} weights do not fit "
             f"the config's network; first: {problems[0]}{hint}"
@@ -248,43 +236,40 @@ def _require_fit(checkpoint: Checkpoint, fit: Fit, kept: list[str], adapt: Adapt
 
 
 def _adapt_hint(
-    name: str, expected: tuple[int, ...], found: tuple[int, ...], adapt: Adapt | None
+    axis: int | None, expected: tuple[int, ...], found: tuple[int, ...], adapt: Adapt | None
 ) -> str:
     """Says whether `pretrained_adapt` can help with a shape, and why it did not."""
     setting = "model.pretrained_adapt in a config"
     tried = "" if adapt is None else f"adapt={adapt!r} ({setting}) did not help: "
-    if name not in ROBOT_DIMENSION:
+    if axis is None:
         return ""
-    if not _differs_only_in_robot(name, expected, found, "reinit"):
+    if not _differs_only_in_robot(axis, expected, found, "reinit"):
         why = "the network's width differs too, so the file is of a model of another size"
         return f". {tried or f'No adapt ({setting}) helps: '}{why}"
-    if _differs_only_in_robot(name, expected, found, "slice"):
+    if _differs_only_in_robot(axis, expected, found, "slice"):
         return f". Set adapt='slice' or adapt='reinit' ({setting})"
-    dimension = ROBOT_DIMENSION[name]
     why = (
-        f"it takes the first dimensions, and the file has {found[dimension]} where the network "
-        f"needs {expected[dimension]}"
+        f"it takes the first dimensions, and the file has {found[axis]} where the network needs "
+        f"{expected[axis]}"
     )
     remedy = "Set adapt='reinit', which begins these projections anew"
     return f". {tried or f'adapt={SLICE!r} ({setting}) cannot help: '}{why}. {remedy}"
 
 
 def _has_spare_rows(checkpoint: Checkpoint, name: str, fit: Fit) -> bool:
-    """Hugging Face's PaliGemma has 64 embeddings that no token uses; they are dropped."""
-    if name != EMBEDDING or checkpoint.form != "huggingface":
+    if not checkpoint.family.may_have_spare_rows(name, checkpoint.form):
         return False
-    (rows, width), (found_rows, found_width) = fit.mismatched[name]
+    (rows, *width), (found_rows, *found_width) = fit.mismatched[name]
     return found_width == width and found_rows > rows
 
 
 def _differs_only_in_robot(
-    name: str, expected: tuple[int, ...], found: tuple[int, ...], adapt: Adapt
+    axis: int | None, expected: tuple[int, ...], found: tuple[int, ...], adapt: Adapt
 ) -> bool:
-    dimension = ROBOT_DIMENSION.get(name)
-    if dimension is None or len(expected) != len(found):
+    if axis is None or len(expected) != len(found):
         return False
-    others = [i for i in range(len(expected)) if i != dimension]
-    fits = adapt == "reinit" or expected[dimension] < found[dimension]
+    others = [i for i in range(len(expected)) if i != axis]
+    fits = adapt == "reinit" or expected[axis] < found[axis]
     return fits and all(expected[i] == found[i] for i in others)
 
 
@@ -303,12 +288,10 @@ def _fill(model: nn.Module, name: str, value: Tensor, old: Tensor) -> None:
         module.register_buffer(leaf, real)
 
 
-def convert_checkpoint(path: Path, to: Format, out: Path, *, pi05: bool = False) -> int:
+def convert_checkpoint(path: Path, to: str, out: Path, *, pi05: bool = False) -> int:
     """Rewrites a checkpoint under another project's names; returns the number of tensors.
 
-    Only weights are written, not the `config.json` that the other project needs beside them. The
-    expert's lm_head, which is never used but required by their strict loaders, is copied, or zeros
-    if the source has none.
+    Only weights are written, not the `config.json` that the other project needs beside them.
 
     Args:
         path: file, index or folder.
@@ -316,13 +299,25 @@ def convert_checkpoint(path: Path, to: Format, out: Path, *, pi05: bool = False)
         out: a `.safetensors` file, or a folder that gets `model.safetensors`.
         pi05: also convert a pi0 into a pi0.5.
     """
-    checkpoint = as_pi05(open_checkpoint(path)) if pi05 else open_checkpoint(path)
+    checkpoint = open_checkpoint(path)
+    if pi05:
+        checkpoint = converted(checkpoint, "pi0", "pi05")
     if checkpoint.unknown:
         raise CheckpointError(
             f"{path}: {len(checkpoint.unknown)} tensors are unknown and would be lost; "
             f"first: {checkpoint.unknown[0]}"
         )
-    written = _renamed(checkpoint, to)
+    if to not in checkpoint.family.formats:
+        raise CheckpointError(
+            f"{path}: expected one of {', '.join(checkpoint.family.formats)} to convert a "
+            f"{checkpoint.model} to, got {to}"
+        )
+    written = checkpoint.family.written(
+        {name: _checked(checkpoint, name) for name in checkpoint.tensors},
+        checkpoint.file.tensors,
+        checkpoint.form,
+        to,
+    )
     target = out if out.suffix == ".safetensors" else out / "model.safetensors"
     metadata = {"format": "pt", **({"project": "flux"} if to == "flux" else {})}
     partial = target.with_suffix(".safetensors.partial")
@@ -336,37 +331,7 @@ def convert_checkpoint(path: Path, to: Format, out: Path, *, pi05: bool = False)
     return len(written)
 
 
-def _renamed(checkpoint: Checkpoint, to: Format) -> dict[str, Tensor]:
-    """Returns the tensors as `to` would write them."""
-    only_vlm = to == "huggingface"
-    written = {
-        from_ours(name, to): _read_finite(checkpoint, name)
-        for name in checkpoint.tensors
-        if not only_vlm or name.startswith(VLM_PARTS)
-    }
-    is_policy = checkpoint.model != "paligemma"
-    if to == "lerobot" and EMBEDDING in checkpoint.tensors:
-        # LeRobot writes both names of the tied embedding; safetensors refuses shared memory.
-        written[TIED["lerobot"][0]] = written[from_ours(EMBEDDING, "lerobot")].clone()
-    if is_policy and to in ("openpi", "lerobot", "flux"):
-        unused = _unused_head(checkpoint, required=to != "flux")
-        if unused is not None:
-            written[UNUSED[to][0]] = unused
-    return written
-
-
-def _read_finite(checkpoint: Checkpoint, name: str) -> Tensor:
-    value = checkpoint.tensors[name].read().contiguous()
-    return as_weight(name, value, str(checkpoint.file.path))
-
-
-def _unused_head(checkpoint: Checkpoint, *, required: bool) -> Tensor | None:
-    """The expert's lm_head, which openpi and LeRobot store but never read."""
-    for name in UNUSED.get(checkpoint.form, ()):
-        if name in checkpoint.file.tensors and f"{EXPERT}.lm_head" in name:
-            return checkpoint.file.tensors[name].read().contiguous()
-    if not required:
-        return None
-    vocabulary = checkpoint.tensors[EMBEDDING].shape[0]
-    expert = checkpoint.tensors["action_in_proj.projector.weight"]
-    return torch.zeros(vocabulary, expert.shape[0], dtype=expert.dtype)
+def _checked(checkpoint: Checkpoint, name: str) -> StoredTensor:
+    """Returns a tensor that is refused when it is read if it is no weight."""
+    stored, where = checkpoint.tensors[name], str(checkpoint.file.path)
+    return replace(stored, read=lambda: as_weight(name, stored.read().contiguous(), where))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ...errors import CheckpointError
 from ...incomplete_file import why_incomplete
+from ..flow.checkpoints import StoredTensor
 from .adapter_files import refuse_adapter
 from .checkpoint_file import ARCHIVE, FORMAT, first_bytes, inference_weights
 from .wrapper_names import without_wrappers
@@ -33,20 +34,6 @@ DTYPES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class StoredTensor:
-    """A tensor in a file."""
-
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-    read: Callable[[], Tensor]
-
-    @property
-    def num_elements(self) -> int:
-        """Product of the shape."""
-        return torch.Size(self.shape).numel()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from flux_core.models import PI0FlowMatching
-from flux_core.models.layers import AdaRMSNorm, RMSNorm
+from flux_core.models import FlowPolicy
+from flux_core.models.layers import Float32Norm
 
 from .float8 import Float8Linear
 
@@ -27,9 +27,6 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.bfloat16}
 # which TensorRT supports for few shapes only and ONNX Runtime runs with fast kernels on CUDA.
 DEFAULT_OPSETS: dict[str, int] = {"fp32": 20, "int8": 20, "bf16": 22, "fp16": 22, "fp8": 22}
 OPSETS = (20, 22, 24)
-
-STREAMS = ("vision_backbone", "projector", "llm_backbone", "llm_expert")
-"""The parts of the network that a precision changes; all others are projections in float32."""
 
 
 class Int8Linear(nn.Module):
@@ -57,7 +54,7 @@ def compute_dtype(precision: Precision) -> torch.dtype:
 
 @torch.no_grad()
 def set_precision(
-    model: PI0FlowMatching, precision: Precision, largest_inputs: Mapping[str, float] | None = None
+    model: FlowPolicy, precision: Precision, largest_inputs: Mapping[str, float] | None = None
 ) -> None:
     """Converts the streams of a float32 network in place, tensor by tensor.
 
@@ -76,8 +73,8 @@ def set_precision(
             return linear
         return Float8Linear(linear, largest_inputs[name], DTYPES["fp8"])
 
-    for name in STREAMS:
-        part = getattr(model, name)
+    for name in model.streams:
+        part = model.get_submodule(name)
         if precision == "int8":
             _replace_linears(part, name, lambda _, linear: Int8Linear(linear))
         elif precision == "fp8":
@@ -87,7 +84,7 @@ def set_precision(
 
 
 def _cast(module: nn.Module, dtype: torch.dtype) -> None:
-    if isinstance(module, RMSNorm | AdaRMSNorm):
+    if isinstance(module, Float32Norm):
         return
     for parameter in module.parameters(recurse=False):
         parameter.data = parameter.data.to(dtype)
@@ -98,7 +95,7 @@ def _cast(module: nn.Module, dtype: torch.dtype) -> None:
 def _replace_linears(
     module: nn.Module, prefix: str, replacement: Callable[[str, nn.Linear], nn.Module]
 ) -> None:
-    if isinstance(module, AdaRMSNorm):
+    if isinstance(module, Float32Norm):
         return
     for key, child in module.named_children():
         name = f"{prefix}.{key}"

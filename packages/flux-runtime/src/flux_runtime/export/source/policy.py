@@ -26,7 +26,7 @@ from flux_core.deployment import (
     section_of_robot,
 )
 from flux_core.errors import ConfigError, ExportError, UsageError
-from flux_core.models import PI0FlowMatching, network_facts
+from flux_core.models import FlowPolicy, network_facts
 from flux_core.models.weights import (
     inference_weights,
     load_checkpoint,
@@ -52,7 +52,7 @@ class TrainedPolicy:
     `provenance` holds where it comes from, the facts about its data and what was changed since.
     """
 
-    model: PI0FlowMatching
+    model: FlowPolicy
     inference: InferenceRunner
     config: Mapping[str, Any]
     norm_stats: Mapping[str, NormStats]
@@ -121,7 +121,7 @@ def load_policy(
         raise ExportError(
             f"{checkpoint}: --robot: expected one of {', '.join(runners)}, got {robot!r}."
         )
-    network = bind(PI0FlowMatching.Config, config["model"], "model")
+    network = bind(FlowPolicy.Config, config["model"], "model")
     facts = state.get("data_facts", {})
     # Before the weights are read, which takes long.
     inference = agreed(inference, config, network_facts(network), facts, edits, str(checkpoint))
@@ -180,7 +180,7 @@ def load_bundled_policy(
             f"{directory}: expected a checkpoint or a bundle in fp32, got one in "
             f"{manifest.precision}, whose weights are rounded. Export the checkpoint instead."
         )
-    network = bind(PI0FlowMatching.Config, config["model"], "model")
+    network = bind(FlowPolicy.Config, config["model"], "model")
     inference = _bundled_section(config, manifest.robot, edits)
     facts, where = manifest.provenance.get(FACTS_KEY, {}), str(directory)
     inference = agreed(

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from ...errors import ConfigError
 from ...rtc import RTCConfig, RTCTrainingConfig, guidance_weight, prefix_weights
-from .pi0 import PI0FlowMatching, PrefixCache
+from .policy import FlowPolicy, PrefixCache
 from .smoothing import smoothed_velocity, smoother
 
 
@@ -25,15 +25,6 @@ class FlowLoss(NamedTuple):
 
     loss: Tensor
     per_dim: Tensor
-
-
-def sample_time(batch: int, *, generator: torch.Generator | None, device: torch.device) -> Tensor:
-    """Draws (batch,) float32 times from Beta(1.5, 1) * 0.999 + 0.001 (openpi `sample_beta`).
-
-    Beta(a, 1) has the distribution function t^a, so the inverse is exact: U^(1/a).
-    """
-    uniform = torch.rand(batch, generator=generator, device=device)
-    return uniform ** (1.0 / 1.5) * 0.999 + 0.001
 
 
 def sample_delays(
@@ -75,7 +66,7 @@ class FlowDraws(NamedTuple):
 
 
 def draw_flow(
-    config: PI0FlowMatching.Config,
+    config: FlowPolicy.Config,
     rows: int,
     action_dim: int,
     *,
@@ -87,16 +78,16 @@ def draw_flow(
     noise = torch.randn(
         (rows, config.n_action_steps, action_dim), generator=generator, device=device
     )
-    t = sample_time(rows, generator=generator, device=device)
+    t = config.sample_time(rows, generator=generator, device=device)
     rtc = config.rtc_training_config
     if rtc is None or not rtc.enabled:
         return FlowDraws(noise, t, None)
-    stride = config.actions_per_token
+    stride = config.prefix_stride
     delays = sample_delays(rtc, rows, stride=stride, generator=generator, device=device)
     return FlowDraws(noise, t, delays)
 
 
-def flow_mask(model: PI0FlowMatching, batch: dict[str, Tensor], draws: FlowDraws) -> Tensor:
+def flow_mask(model: FlowPolicy, batch: dict[str, Tensor], draws: FlowDraws) -> Tensor:
     """(rows, H, A) float32: 1 where the error counts for the loss."""
     repeats = len(draws.t) // len(batch["actions"])
     mask = supervised(model, batch).repeat_interleave(repeats, dim=0)
@@ -105,7 +96,7 @@ def flow_mask(model: PI0FlowMatching, batch: dict[str, Tensor], draws: FlowDraws
     return with_clean_prefix(draws.t[:, None], mask, draws.delays)[1]
 
 
-def flow_errors(model: PI0FlowMatching, batch: dict[str, Tensor], draws: FlowDraws) -> Tensor:
+def flow_errors(model: FlowPolicy, batch: dict[str, Tensor], draws: FlowDraws) -> Tensor:
     """Squared error of the velocity, (rows, H, A) float32.
 
     Args:
@@ -123,23 +114,28 @@ def flow_errors(model: PI0FlowMatching, batch: dict[str, Tensor], draws: FlowDra
     if draws.delays is not None:
         t, _ = with_clean_prefix(t, torch.ones_like(actions), draws.delays)
     x_t = t[..., None] * draws.noise + (1.0 - t[..., None]) * actions
-    return (model.denoise(state, x_t, t, cache) - (draws.noise - actions)).square()
+    embodiments = batch.get("embodiment_ids")
+    if embodiments is not None:
+        embodiments = embodiments.repeat_interleave(repeats, dim=0)
+    velocity = model.denoise(state, x_t, t, cache, embodiments=embodiments)
+    return (velocity - (draws.noise - actions)).square()
 
 
 def flow_matching_loss(
-    model: PI0FlowMatching,
+    model: FlowPolicy,
     batch: dict[str, Tensor],
     *,
     num_noise_samples: int = 1,
     generator: torch.Generator | None = None,
 ) -> FlowLoss:
-    """Computes the pi0 loss of a batch, with training-time RTC if the model's config says so.
+    """Computes the loss of a batch, with training-time RTC if the model's config says so.
 
     Args:
         model: the policy.
         batch: `images` (B, C, 3, h, w) float32, `image_masks` (B, C) bool, `lang_tokens` (B, L)
             int64, `lang_masks` (B, L) bool, `states` (B, S) float32, `actions` (B, H, A) float32
-            normalised, `action_masks` (B, H) bool; optionally `action_dim_masks` (B, A) bool.
+            normalised, `action_masks` (B, H) bool; optionally `action_dim_masks` (B, A) bool and
+            `embodiment_ids` (B,) int64.
         num_noise_samples: noise and time draws per encoded observation; with more draws, the cheap
             expert learns more from each expensive prefix.
         generator: source of noise and time.
@@ -169,7 +165,7 @@ def with_clean_prefix(t: Tensor, mask: Tensor, delays: Tensor) -> tuple[Tensor, 
     return torch.where(is_prefix, 0.0, t), mask * ~is_prefix[..., None]
 
 
-def supervised(model: PI0FlowMatching, batch: dict[str, Tensor]) -> Tensor:
+def supervised(model: FlowPolicy, batch: dict[str, Tensor]) -> Tensor:
     """(B, H, A) float32: 1 where an action is not padding and counts for the loss."""
     actions = batch["actions"]
     mask = batch["action_masks"][..., None].expand_as(actions).float()
@@ -190,7 +186,7 @@ def masked_mean(error: Tensor, mask: Tensor) -> FlowLoss:
 
 @torch.no_grad()
 def sample_actions(
-    model: PI0FlowMatching,
+    model: FlowPolicy,
     state: Tensor | None,
     cache: PrefixCache,
     noise: Tensor,
@@ -199,12 +195,13 @@ def sample_actions(
     rtc: RTCConfig | None = None,
     previous: Tensor | None = None,
     action_dims: int | None = None,
+    embodiments: Tensor | None = None,
 ) -> Tensor:
     """Integrates the velocity from noise (t = 1) to actions (t = 0) with Euler steps.
 
     Args:
         model: the policy.
-        state: (B, S) normalised state, None for pi0.5.
+        state: (B, S) normalised state, None for a network that reads none.
         cache: the encoded observation.
         noise: (B, H, A) float32; not modified.
         num_inference_steps: default: the config's.
@@ -214,6 +211,7 @@ def sample_actions(
             steps.
         action_dims: the dimensions that training supervised (default: the config's
             `loss_action_dim`); later dimensions are padding and become 0.
+        embodiments: (B,) as `denoise` takes them.
 
     Returns:
         (B, H, A) float32 normalised actions.
@@ -223,10 +221,10 @@ def sample_actions(
     """
     steps = num_inference_steps or model.config.num_inference_steps
     action_dims = action_dims or model.config.loss_action_dim or noise.shape[2]
-    flow = EulerFlow(model, state, cache, noise.shape[1], steps, action_dims)
+    flow = EulerFlow(model, state, cache, noise.shape[1], steps, action_dims, embodiments)
     if rtc is None or not rtc.enabled or previous is None or rtc.prefix_len == 0:
         return flow.integrate(noise)
-    prefix_len = checked_prefix(rtc, previous, noise.shape, model.config.actions_per_token)
+    prefix_len = checked_prefix(rtc, previous, noise.shape, model.config.prefix_stride)
     if rtc.method == "prefix":
         return flow.integrate_behind(noise, previous[:, :prefix_len])
     return flow.integrate_guided(noise, previous, prefix_len, rtc)
@@ -237,14 +235,16 @@ class EulerFlow:
 
     def __init__(
         self,
-        model: PI0FlowMatching,
+        model: FlowPolicy,
         state: Tensor | None,
         cache: PrefixCache,
         horizon: int,
         num_inference_steps: int,
         action_dims: int,
+        embodiments: Tensor | None = None,
     ) -> None:
         self.model, self.state, self.cache = model, state, cache
+        self.embodiments = embodiments
         self.num_inference_steps, self.action_dims = num_inference_steps, action_dims
         self.context = model.suffix_context(cache, horizon)
         weights = smoother(horizon, model.config.action_smoothing)
@@ -252,7 +252,9 @@ class EulerFlow:
 
     def velocity(self, x_t: Tensor, t: Tensor) -> Tensor:
         """Returns the network's velocity at per-position times (B, H)."""
-        velocity = self.model.denoise(self.state, x_t, t, self.cache, self.context)
+        velocity = self.model.denoise(
+            self.state, x_t, t, self.cache, self.context, self.embodiments
+        )
         velocity = padding_to_zero(velocity, x_t, t, self.action_dims)
         return smoothed_velocity(velocity, x_t, t, self.smoother)
 

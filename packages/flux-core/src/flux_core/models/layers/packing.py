@@ -6,10 +6,19 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import CheckpointError
-from ..layers.siglip import SelfAttention
-from .gemma import GemmaProjections
 
 PACKED = ("q_proj", "k_proj", "v_proj")
+
+
+class Projections(nn.Module):
+    """The base of attention layers with `q_proj`, `k_proj` and `v_proj` of one input.
+
+    They use `packed` in place of the three if it is there, which `pack_qkv` decides.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.packed: nn.Module | None = None
 
 
 class PackedProjections(nn.Module):
@@ -48,7 +57,7 @@ def pack_qkv(model: nn.Module) -> int:
     """
     packed = 0
     for name, module in model.named_modules():
-        if not isinstance(module, GemmaProjections | SelfAttention) or module.packed is not None:
+        if not isinstance(module, Projections) or module.packed is not None:
             continue
         layers = [getattr(module, part) for part in PACKED]
         if any(type(layer) is not nn.Linear for layer in layers):

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from .weight_files import StoredTensor
+from ..flow.checkpoints import StoredTensor
 
 RENAMED = {"action_time_mlp_in.": "time_mlp_in.", "action_time_mlp_out.": "time_mlp_out."}
 TIME_IN = "action_time_mlp_in.projector.weight"

@@ -1,0 +1,17 @@
+"""GR00T's own transforms: its chat prompt, its images, and rules of normalisation per dimension."""
+
+from .dimension_rules import DimensionRule, DimensionRules, sine_and_cosine
+from .images import LeRobotResizeImages, NvidiaResizeImages
+from .prompts import IMAGE_TOKEN, MOST_IMAGES, ProcessPromptsWithImage, prompt_words
+
+__all__ = [
+    "IMAGE_TOKEN",
+    "MOST_IMAGES",
+    "DimensionRule",
+    "DimensionRules",
+    "LeRobotResizeImages",
+    "NvidiaResizeImages",
+    "ProcessPromptsWithImage",
+    "prompt_words",
+    "sine_and_cosine",
+]

@@ -1,0 +1,104 @@
+"""Normalisation with a rule for each dimension, as GR00T's data configs have it.
+
+Other than `FeatureStats.affine`, no epsilon is added, because NVIDIA and LeRobot add none:
+
+    min_max    2 (x - min) / (max - min) - 1; a constant dimension becomes 0
+    q99        the same with q01 and q99; a constant dimension stays; then clipped to [-1, 1]
+    mean_std   (x - mean) / std; a constant dimension stays
+    binary     1 where x > 0.5, else 0; the same on the way back
+    none       x
+
+Except for a binary dimension, the way back is `x * scale + offset`, so a constant dimension gets
+its constant back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import ConfigError, DataError
+from ...norm_stats import FeatureStats
+
+DimensionRule = Literal["min_max", "q99", "mean_std", "binary", "none"]
+THRESHOLD = 0.5
+"""Above it, a binary dimension is 1."""
+
+
+@dataclass(frozen=True)
+class DimensionRules:
+    """One rule per dimension."""
+
+    rules: tuple[DimensionRule, ...]
+
+    def __post_init__(self) -> None:
+        unknown = [rule for rule in self.rules if rule not in get_args(DimensionRule)]
+        if unknown:
+            raise ConfigError(
+                f"normalization: expected one of {', '.join(get_args(DimensionRule))}, got "
+                f"{unknown[0]!r}"
+            )
+
+    @property
+    def is_binary(self) -> NDArray[np.bool_]:
+        """(dim,) True where values are 0 or 1: they are neither scaled nor interpolated."""
+        return self._are("binary")
+
+    def normalize(self, values: NDArray[Any], stats: FeatureStats) -> NDArray[np.float32]:
+        """Maps values (..., dim) to the network's range."""
+        scale, offset = self._affine64(stats)
+        normal = (values - offset) / np.where(scale == 0.0, 1.0, scale)
+        constant = np.where(self._are("min_max"), 0.0, values)
+        normal = np.where(scale == 0.0, constant, normal)
+        normal = np.where(self._are("q99"), np.clip(normal, -1.0, 1.0), normal)
+        return np.where(self.is_binary, values > THRESHOLD, normal).astype(np.float32)
+
+    def denormalize(self, values: NDArray[Any], stats: FeatureStats) -> NDArray[np.float32]:
+        """Maps values (..., dim) of the network back."""
+        scale, offset = self._affine64(stats)
+        back = values * scale + offset
+        return np.where(self.is_binary, values > THRESHOLD, back).astype(np.float32)
+
+    def affine(self, stats: FeatureStats) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Returns (scale, offset) of the way back, float32 (dim,); 1 and 0 if it is binary."""
+        scale, offset = self._affine64(stats)
+        return scale.astype(np.float32), offset.astype(np.float32)
+
+    def _affine64(self, stats: FeatureStats) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        if stats.dim != len(self.rules):
+            raise DataError(
+                f"normalization: expected statistics of {len(self.rules)} dimensions (the rules), "
+                f"got {stats.dim}"
+            )
+        scale, offset = np.ones(stats.dim), np.zeros(stats.dim)
+        for rule, of in _AFFINES.items():
+            for target, value in zip((scale, offset), of(stats), strict=True):
+                target[self._are(rule)] = value[self._are(rule)]
+        return scale, offset
+
+    def _are(self, rule: str) -> NDArray[np.bool_]:
+        return np.asarray([each == rule for each in self.rules], dtype=np.bool_)
+
+
+def sine_and_cosine(values: NDArray[Any]) -> NDArray[np.float32]:
+    """Angles (..., dim) in rad to (..., 2 dim): all sines, then all cosines. For states only."""
+    return np.concatenate((np.sin(values), np.cos(values)), axis=-1).astype(np.float32)
+
+
+Affine = tuple[NDArray[np.float64], NDArray[np.float64]]
+
+
+def _range(low: tuple[float, ...], high: tuple[float, ...]) -> Affine:
+    lower, upper = np.asarray(low, np.float64), np.asarray(high, np.float64)
+    return (upper - lower) / 2.0, (upper + lower) / 2.0
+
+
+_AFFINES: dict[str, Callable[[FeatureStats], Affine]] = {
+    "min_max": lambda stats: _range(stats.min, stats.max),
+    "q99": lambda stats: _range(stats.q01, stats.q99),
+    "mean_std": lambda stats: (np.asarray(stats.std), np.asarray(stats.mean)),
+}
