@@ -102,6 +102,7 @@ def measured(options: argparse.Namespace) -> list[dict[str, Any]]:
                 row = run(options, delay_ms, url)
                 row |= {"messages": proxy.passed.messages, "stalls": proxy.passed.stalls}
             rows.append({"delay_ms": delay_ms, **row})
+            print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
             print(f"{delay_ms} ms: {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
     return rows
 

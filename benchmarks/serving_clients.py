@@ -34,6 +34,8 @@ PING, PONG, CLOSE, BINARY, TEXT = 9, 10, 8, 2, 1
 AGAIN_S = 0.05
 """After being cut off."""
 LIMIT_S = 60.0
+LATER = 15
+"""How much nicer abusive peers are than the others."""
 HEAD = (
     "GET / HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n"
@@ -47,7 +49,7 @@ def main() -> int:
     if job["kind"] == "good":
         ask_together(job)
         return 0
-    os.nice(19)  # an abusive peer has a computer of its own
+    os.nice(LATER)  # an abusive peer has a computer of its own
     kinds: dict[str, list[Callable[[Job], None]]] = {
         "slow reader": [read_slowly],
         "byte": [drip_handshake, drip_request],

@@ -53,6 +53,7 @@ std::string message_of(Call&& call) {
   return {};
 }
 
+std::vector<Case> away_policy_cases();
 std::vector<Case> captured_policy_cases();
 std::vector<Case> chunk_player_cases();
 std::vector<Case> control_core_cases();

@@ -1,8 +1,6 @@
 // Each fault, and what the control thread does about it, in simulated time.
 #include <atomic>
 #include <limits>
-#include <stdexcept>
-#include <string>
 #include <thread>
 
 #include "check.hpp"
@@ -403,91 +401,6 @@ void failures_are_retried_while_holding_and_then_stop() {
   CHECK_EQUAL(rig.mailbox->failure(), "bus busy");
 }
 
-// A policy that is away: its requests fail, or nobody takes them.
-RealtimeSettings waiting_settings() {
-  return {
-      .hold_for_s = 0.4, .chunk_hold_for_s = 2.0, .inference_deadline_s = 10.0, .max_retries = 2};
-}
-
-void fail_requests(CoreRig& rig, int ticks) {
-  for (int i = 0; i < ticks; ++i) {
-    if (const auto request = rig.mailbox->take()) rig.mailbox->fail(*request, "no route to host");
-    rig.tick();
-  }
-}
-
-void a_policy_that_comes_back_within_its_own_bound_goes_on() {
-  for (const bool fails : {false, true}) {
-    Running rig(waiting_settings());
-    fails ? fail_requests(rig, 90) : rig.ticks(90);  // 1.8 s
-    CHECK_PHASE(rig, LoopPhase::kHolding);
-    CHECK(rig.core->status().is_at_rest);
-    CHECK_EQUAL(rig.count(Fault::kRetriesExhausted), 0U);
-    if (fails) CHECK(rig.events_of(Fault::kInferenceFailed).size() > 10U);
-    rig.run(10);
-    CHECK_PHASE(rig, LoopPhase::kRunning);
-    // The next time it has the whole bound again.
-    fails ? fail_requests(rig, 90) : rig.ticks(90);
-    CHECK_PHASE(rig, LoopPhase::kHolding);
-  }
-}
-
-void a_policy_that_stays_away_stops_and_stays_stopped() {
-  for (const bool fails : {false, true}) {
-    Running rig(waiting_settings());
-    int ticks = 0;
-    while (rig.phase() != LoopPhase::kStopped) {
-      fails ? fail_requests(rig, 1) : rig.ticks(1);
-      CHECK(++ticks < 150);
-    }
-    CHECK(ticks > 100);
-    CHECK_FAULT(rig.stopped_by(), Fault::kHeldTooLong);
-    CHECK_FAULT(rig.core->status().held_by.fault,
-                fails ? Fault::kInferenceFailed : Fault::kStarved);
-    CHECK_EQUAL(rig.core->status().cause.limit, 2.0);
-    rig.run(20);
-    CHECK_PHASE(rig, LoopPhase::kStopped);
-    CHECK_FAULT(rig.start().fault, Fault::kNone);
-    rig.run(5);
-    CHECK_PHASE(rig, LoopPhase::kRunning);
-  }
-}
-
-void what_no_chunk_ends_keeps_its_bound_while_the_policy_is_away() {
-  Running rig(waiting_settings());
-  rig.ticks(60);
-  // For a while it is a hold like any other.
-  rig.link->has_new_states = false;
-  rig.ticks(20);
-  rig.link->has_new_states = true;
-  rig.ticks(5);
-  CHECK_PHASE(rig, LoopPhase::kHolding);
-  rig.run(10);
-  CHECK_PHASE(rig, LoopPhase::kRunning);
-  // It lasts as long as it may, although the policy could still come back.
-  rig.ticks(40);
-  rig.link->has_new_states = false;
-  int ticks = 0;
-  while (rig.phase() != LoopPhase::kStopped) {
-    rig.tick();
-    CHECK(++ticks < 45);
-  }
-  CHECK(ticks >= 20);
-  CHECK_FAULT(rig.stopped_by(), Fault::kHeldTooLong);
-  CHECK_FAULT(rig.core->status().held_by.fault, Fault::kStateStale);
-  CHECK_EQUAL(rig.core->status().cause.limit, 0.4);
-}
-
-void a_policy_may_not_be_waited_for_less_than_anything_else() {
-  bool is_refused = false;
-  try {
-    CoreRig rig({.hold_for_s = 2.0, .chunk_hold_for_s = 1.0});
-  } catch (const std::invalid_argument& error) {
-    is_refused = std::string(error.what()).starts_with("chunk_hold_for_s: expected");
-  }
-  CHECK(is_refused);
-}
-
 void a_policy_slower_than_its_chunks_stops_with_the_figures() {
   CoreRig rig;
   CHECK_FAULT(rig.start().fault, Fault::kNone);
@@ -655,14 +568,6 @@ std::vector<Case> control_core_fault_cases() {
       {"an inference that never returns stops", an_inference_that_never_returns_stops},
       {"failures are retried while holding and then stop",
        failures_are_retried_while_holding_and_then_stop},
-      {"a policy that comes back within its own bound goes on",
-       a_policy_that_comes_back_within_its_own_bound_goes_on},
-      {"a policy that stays away stops and stays stopped",
-       a_policy_that_stays_away_stops_and_stays_stopped},
-      {"what no chunk ends keeps its bound while the policy is away",
-       what_no_chunk_ends_keeps_its_bound_while_the_policy_is_away},
-      {"a policy may not be waited for less than anything else",
-       a_policy_may_not_be_waited_for_less_than_anything_else},
       {"a policy slower than its chunks stops with the figures",
        a_policy_slower_than_its_chunks_stops_with_the_figures},
       {"an operator's stop while idle is latched", an_operators_stop_while_idle_is_latched},

@@ -1,20 +1,15 @@
-"""docs/remote.md and deploy/ name tests, options and metrics that exist."""
+"""docs/remote.md names tests, options and metrics that exist."""
 
 from __future__ import annotations
 
 import ast
 import re
-import shlex
-import shutil
-import subprocess
-from pathlib import Path
 
 import pytest
 
 from ..documents import ROOT, help_of
 
 PAGE = ROOT / "docs" / "remote.md"
-UNIT = ROOT / "deploy" / "flux-serve.service"
 FOLDERS = ("remote", "flux_runtime/serve", "flux_runtime/remote", "flux_runtime/wire")
 NAMED = re.compile(r"`(\w+\.py)::(test_\w+)`")
 
@@ -59,24 +54,3 @@ def test_every_metric_that_the_page_names_exists() -> None:
     named = set(re.findall(r"`(flux_serve_\w+)`", PAGE.read_text(encoding="utf-8")))
     own = {name for name in had if name.startswith("flux_serve") and not name.endswith("_created")}
     assert named == own
-
-
-def test_the_units_command_exists_with_its_options() -> None:
-    text = UNIT.read_text(encoding="utf-8").replace("\\\n", " ")
-    (line,) = re.findall(r"^ExecStart=(.*)$", text, re.MULTILINE)
-    program, subcommand, *words = shlex.split(line)
-    shown = help_of((Path(program).name, subcommand))
-    options = [word for word in words if word.startswith("--")]
-    assert options
-    assert [option for option in options if not re.search(rf"{option}\b(?!-)", shown)] == []
-
-
-def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
-    if shutil.which("systemd-analyze") is None:
-        pytest.skip("needs systemd-analyze")
-    unit = tmp_path / UNIT.name
-    unit.write_text(UNIT.read_text().replace("/opt/flux/.venv/bin/flux-runtime", "/bin/true"))
-    done = subprocess.run(
-        ["systemd-analyze", "verify", str(unit)], capture_output=True, text=True, check=False
-    )
-    assert (done.returncode, done.stderr) == (0, "")

@@ -13,7 +13,8 @@ from ..serving import Served, serving
 from .proxy import Network, proxied
 from .runs import ROBOT, commands, driving
 
-NETWORKS = {ms: Network(delay_s=ms / 1e3, stalled=0.02, seed=ms) for ms in (20, 60, 150)}
+QUICK = 60
+NETWORKS = {ms: Network(delay_s=ms / 1e3, stalled=0.02, seed=ms) for ms in (20, QUICK, 150)}
 INFERENCE_S = 0.01
 
 
@@ -29,7 +30,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         yield one
 
 
-@pytest.mark.parametrize("ms", NETWORKS)
+@pytest.mark.parametrize(
+    "ms", [pytest.param(ms, marks=() if ms == QUICK else pytest.mark.slow) for ms in NETWORKS]
+)
 def test_the_commands_are_those_of_a_local_policy_bit_for_bit(
     ms: int, server: Served, tmp_path: Path
 ) -> None:

@@ -27,23 +27,6 @@ def network(ms: int) -> Network:
     return Network(delay_s=ms / 1e3, stalled=0.02, seed=ms)
 
 
-def test_a_robot_behind_a_slow_network_does_its_task(tmp_path: Path) -> None:
-    with (
-        serving(tmp_path) as server,
-        proxied(server.address, network(60)) as proxy,
-        driving(tmp_path / "run", f"ws://{proxy.address}", *REALTIME) as drive,
-    ):
-        run = drive.finished()
-    assert run.status == 0, run.errors
-    (episode,) = run.report["episodes"]
-    assert episode["success"]
-    remote = run.report["remote"]
-    assert (remote["reconnects"], remote["sha256"]) == (0, server.report["sha256"])
-    assert 60 <= remote["round_trip_ms"]["p50"] < 120
-    assert min(map(int, run.report["rtc"]["delays"])) >= 0
-    assert max(map(int, run.report["rtc"]["delays"])) >= 4
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("ms", [20, 60, 150])
 def test_ten_episodes_behind_a_slow_network(ms: int, tmp_path: Path) -> None:
@@ -66,23 +49,31 @@ def test_ten_episodes_behind_a_slow_network(ms: int, tmp_path: Path) -> None:
     assert run.report["remote"]["reconnects"] == 0
 
 
-def test_a_server_that_is_killed_and_started_again_is_waited_for(tmp_path: Path) -> None:
+def test_behind_a_slow_network_a_server_that_is_killed_and_back_is_waited_for(
+    tmp_path: Path,
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    listen = ("--listen", f"127.0.0.1:{port}")
+        address = f"127.0.0.1:{free.getsockname()[1]}"
     with (
-        serving(tmp_path, *listen) as server,
-        driving(tmp_path / "run", server.url, *REALTIME, "--max-seconds", "30") as drive,
+        serving(tmp_path, "--listen", address) as server,
+        proxied(address, network(60)) as proxy,
+        driving(
+            tmp_path / "run", f"ws://{proxy.address}", *REALTIME, "--max-seconds", "30"
+        ) as drive,
     ):
         drive.wait_until_it_moves(1.0)
         server.stop(signal.SIGKILL)
-        with serving(tmp_path, *listen):
+        with serving(tmp_path, "--listen", address):
             run = drive.finished()
     assert run.status == 0, run.errors
     (episode,) = run.report["episodes"]
     assert episode["success"]
-    assert run.report["remote"]["reconnects"] == 1
-    assert run.events("inference_failed")
+    remote = run.report["remote"]
+    assert (remote["reconnects"], remote["sha256"]) == (1, server.report["sha256"])
+    assert remote["round_trip_ms"]["p50"] >= 60
+    # 60 ms are three steps, for which a chunk knows the first four rows of the running one.
+    assert max(map(int, run.report["rtc"]["delays"])) >= 4
+    assert run.events("starved")
     assert 0.5 < seconds_held(tmp_path / "run") < 10
 
 
@@ -93,7 +84,7 @@ def test_a_server_that_stays_away_is_a_stop_with_its_reason(tmp_path: Path) -> N
             tmp_path / "run",
             server.url,
             *REALTIME,
-            *("--reconnect-for", "1.5"),
+            *("--hold-for", "1", "--reconnect-for", "1.5"),
         ) as drive,
     ):
         drive.wait_until_it_moves(1.0)
@@ -102,7 +93,7 @@ def test_a_server_that_stays_away_is_a_stop_with_its_reason(tmp_path: Path) -> N
         run = drive.finished()
         took_s = time.monotonic() - began_s
     assert run.status == 1
-    assert run.report["outcome"] == "failed"
+    assert (run.report["outcome"], run.report["stopped_by"]) == ("failed", "held_too_long")
     assert server.address in run.error
     assert "Traceback" not in run.errors
     assert took_s < 15
@@ -130,5 +121,5 @@ def test_a_link_that_is_down_for_three_seconds_is_a_hold(tmp_path: Path) -> None
     assert run.status == 0, run.errors
     (episode,) = run.report["episodes"]
     assert episode["success"]
-    assert run.events("inference_failed")
+    assert run.events("starved")
     assert DOWN_S / 2 < seconds_held(tmp_path / "run") < DOWN_S + 4

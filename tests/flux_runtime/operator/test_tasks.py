@@ -76,8 +76,8 @@ def test_a_task_is_words_or_the_key_of_one() -> None:
 def test_a_task_with_too_many_tokens_is_refused_and_not_cut() -> None:
     source = BundleSource.__new__(BundleSource)
     vars(source)["_encoder"] = SimpleNamespace(most_tokens=lambda task: len(task.split()))
-    manifest = SimpleNamespace(max_prompt_tokens=3)
-    session: Any = SimpleNamespace(source=source, bundle=SimpleNamespace(manifest=manifest))
+    vars(source)["_manifest"] = SimpleNamespace(max_prompt_tokens=3)
+    session: Any = SimpleNamespace(source=source)
     with pytest.raises(UsageError, match="expected at most 3 tokens, got 4. Shorten it, or"):
         RealtimeSession.with_task(session, "pick up the cup")
 

@@ -24,8 +24,13 @@ from .fake_server import FakeServer, Sent, answer_to, chunk_for, renamed, well
 
 MakeRequest = Callable[..., Request]
 CONTINUATION = {
-    **{"method": "prefix", "prefix_len": None, "decay_end": None, "schedule": "exp"},
-    **{"max_guidance_weight": 5.0, "use_vjp": False, "delays": [0, 2]},
+    "method": "prefix",
+    "prefix_len": None,
+    "decay_end": None,
+    "schedule": "exp",
+    "max_guidance_weight": 5.0,
+    "use_vjp": False,
+    "delays": [0, 2],
 }
 
 
@@ -128,7 +133,7 @@ def test_a_server_that_shows_no_sign_of_life_is_connected_again(
     client = connect()
     server.script, server.answers_pings = (lambda s, r: []), False
     with pytest.raises(ServerError, match="no sign of life"):
-        ask(client, request_of(), within_s=0.2)
+        ask(client, request_of(), within_s=0.4)
     server.script, server.answers_pings = well, True
     ask(client, request_of())
     assert client.reconnects == 1
@@ -356,7 +361,7 @@ def test_a_peer_that_reads_nothing_costs_no_more_than_the_deadline(
     held = threading.Event()
     monkeypatch.setattr(FakeServer, "_take", lambda *_: held.wait(5))
     large = np.zeros((2048, 2048, 3), np.uint8)
-    request = replace(request_of(), images={name: large for name in request_of().images})
+    request = replace(request_of(), images=dict.fromkeys(request_of().images, large))
     began_s = time.monotonic()
     with pytest.raises(ServerError, match="does not read|did not answer|no sign of life"):
         ask(client, request, within_s=0.4)

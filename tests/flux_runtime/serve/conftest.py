@@ -77,6 +77,10 @@ def openpi(served: Served, **settings: object) -> Iterator[OpenPIClient]:
         yield OpenPIClient(connection)
 
 
+LONGEST_WAIT_S = 2.0
+"""Of a robot, on a machine on which much else runs. Who blocks the server does so for longer."""
+
+
 class Robot:
     """A good client in a thread: asks 25 times per second, and compares every answer."""
 
@@ -97,6 +101,7 @@ class Robot:
             assert time.monotonic() < until_s, "the robot gets no answers"
             time.sleep(0.01)
         assert self.fault is None, self.fault
+        assert max(self.waits_s) < LONGEST_WAIT_S
 
     def stop(self) -> None:
         """Disconnects it."""

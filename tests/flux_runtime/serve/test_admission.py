@@ -6,7 +6,13 @@ from typing import Any
 
 import pytest
 
-from flux_runtime.serve.admission import ByteBudget, Places, RequestRate, client_address
+from flux_runtime.serve.admission import (
+    ByteBudget,
+    ConnectionPlaces,
+    Peer,
+    RequestRate,
+    client_address,
+)
 
 
 def _sent(rate: RequestRate, count: int, now_s: float) -> int:
@@ -63,7 +69,15 @@ def test_requests_that_were_answered_do_not_count() -> None:
     rate = RequestRate(10.0)
     for step in range(1000):
         assert rate.wait_s(1.0, step * 1e-3) == 0.0
-        rate.give_back()
+        rate.charge(3.0)
+        rate.give_back(4.0)
+
+
+def test_large_requests_without_an_answer_cost_more() -> None:
+    rate = RequestRate(100.0)
+    assert rate.wait_s(1.0, 0.0) == 0.0
+    rate.charge(32.0)
+    assert rate.wait_s(1.0, 0.0) == 1.0
 
 
 class _Connection:
@@ -103,35 +117,48 @@ def test_bytes_are_given_back_once() -> None:
     assert budget.held == one.held == 0
 
 
-def test_places_are_counted_in_all_and_per_address() -> None:
-    full: list[tuple[str, str]] = []
-    places = Places(3, 2, lambda kind, address: full.append((kind, address)))
-    assert [places.take("a"), places.take("a"), places.take("a")] == [True, True, False]
-    assert [places.take("b"), places.take("c")] == [True, False]
-    assert full == [("connections_per_client", "a"), ("connections", "c")]
-    places.give("a")
-    assert places.take("c")
-    assert len(places) == 3
+class _Crowd:
+    """Connections that are accepted and never opened."""
+
+    def __init__(self, most: int) -> None:
+        self.kinds: list[str] = []
+        self.closed: list[Peer] = []
+        self.now_s = 0.0
+        self.places = ConnectionPlaces(
+            most, lambda kind, address: self.kinds.append(kind), now_s=lambda: self.now_s
+        )
+
+    def come(self, host: str, port: int) -> bool:
+        peer = (host, port)
+        return self.places.take(peer, lambda: self.closed.append(peer))
+
+
+def test_the_oldest_of_the_address_that_has_most_makes_room() -> None:
+    crowd = _Crowd(4)
+    assert crowd.come("10.0.0.9", 1)  # a robot
+    for port in range(10):
+        assert crowd.come("10.0.0.1", port)
+    assert crowd.closed == [("10.0.0.1", port) for port in range(7)]
+    assert crowd.come("10.0.0.8", 2)  # another robot
+    assert ("10.0.0.9", 1) not in crowd.closed and len(crowd.places) == 4
+    assert set(crowd.kinds) == {"crowded"}
+
+
+def test_an_open_or_closed_connection_leaves_its_place() -> None:
+    crowd = _Crowd(2)
+    for port in range(5):
+        crowd.come("10.0.0.1", port)
+        crowd.places.give(("10.0.0.1", port))
+    assert len(crowd.places) == 0 and not crowd.closed
 
 
 def test_an_address_may_not_connect_again_and_again() -> None:
-    refused: list[str] = []
-    now = [0.0]
-    places = Places(9, 9, lambda kind, address: refused.append(kind), now_s=lambda: now[0])
-
-    def opened(count: int, address: str) -> int:
-        found = 0
-        for _ in range(count):
-            if places.take(address):
-                places.give(address)
-                found += 1
-        return found
-
-    assert opened(300, "a") == 200
-    assert set(refused) == {"connecting_too_fast"}
-    assert opened(10, "b") == 10
-    now[0] = 0.1
-    assert opened(300, "a") == 5
+    crowd = _Crowd(1000)
+    assert sum(crowd.come("10.0.0.1", port) for port in range(300)) == 200
+    assert set(crowd.kinds) == {"connecting_too_fast"}
+    assert crowd.come("10.0.0.2", 1)
+    crowd.now_s = 0.1
+    assert sum(crowd.come("10.0.0.1", 300 + port) for port in range(300)) == 5
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
+import os
+import time
 
-from flux_runtime.serve.events import LONGEST_VALUE, MOST_PER_SECOND, EventLog, LogFormat
+from flux_runtime.serve.events import (
+    LONGEST_VALUE,
+    MOST_PER_SECOND,
+    MOST_UNWRITTEN,
+    EventLog,
+    LogFormat,
+)
 
 
 def _lines(log_format: LogFormat, *events: dict[str, object]) -> list[str]:
@@ -13,6 +22,7 @@ def _lines(log_format: LogFormat, *events: dict[str, object]) -> list[str]:
     log = EventLog(stream, log_format, now_s=lambda: 0.25)
     for fields in events:
         log.write("connected", **fields)  # type: ignore[arg-type]
+    log.close()
     return stream.getvalue().splitlines()
 
 
@@ -53,6 +63,7 @@ def test_a_flood_of_events_is_left_out_and_counted() -> None:
     log.write("connected")
     now[0] = 1.0
     log.write("connection_refused", kind="no_token")
+    log.close()
     entries = [json.loads(line) for line in stream.getvalue().splitlines()]
     assert len(entries) == MOST_PER_SECOND + 2
     assert entries[-1]["left_out"] == 1000 - MOST_PER_SECOND
@@ -63,3 +74,20 @@ def test_a_log_that_is_gone_ends_nothing() -> None:
     log = EventLog(stream, "text")
     stream.close()
     log.write("connected")
+    log.close()
+
+
+def test_a_log_that_nobody_reads_holds_up_nobody() -> None:
+    read, write = os.pipe()
+    stream, now = os.fdopen(write, "w"), [0.0]
+    log = EventLog(stream, "text", now_s=lambda: now[0])
+    began_s = time.monotonic()
+    for _ in range(2 * MOST_UNWRITTEN):
+        log.write("connected", reason="x" * LONGEST_VALUE)
+        now[0] += 1.0
+    log.close(0.1)
+    assert time.monotonic() - began_s < 5
+    os.close(read)
+    log.close()
+    with contextlib.suppress(BrokenPipeError):
+        stream.close()

@@ -37,6 +37,9 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         yield running
 
 
+REPLAYED = 'flux_serve_refusals_total{kind="replayed"}'
+
+
 class FluxClient:
     """Speaks our protocol."""
 
@@ -75,6 +78,15 @@ class FluxClient:
         """Sends a request and returns what comes next."""
         self.send(request)
         return self.receive()
+
+
+def _refused(served: Served) -> float:
+    """Returns how many requests were answered with a line."""
+    return sum(
+        number
+        for name, number in served.metrics().items()
+        if name.startswith("flux_serve_refusals_total")
+    )
 
 
 def _binary(connection: ClientConnection) -> bytes:
@@ -124,7 +136,7 @@ def test_a_chunk_continues_the_running_one(served: Served, local: Local) -> None
         continued = Continued(previous=previous, prefix_len=4, settings=settings)
         answer = client.ask(client.request(2, 1, continued=continued))
     assert isinstance(answer, Answer), answer
-    arguments = local.source.loop_arguments()
+    arguments = local.source.loop_arguments({})
     core, data = load_core(), observation(2)
     decoder, policy = arguments["decoder"], arguments["policy"]
     from flux_core.types import Observation
@@ -166,8 +178,10 @@ def test_a_prefix_that_the_policy_was_not_trained_with_is_refused(served: Served
 def test_a_recorded_request_is_refused(served: Served, change: dict[str, Any]) -> None:
     with flux(served) as client:
         assert isinstance(client.ask(client.request()), Answer)
+        before = served.metrics().get(REPLAYED, 0.0)
         refusal = client.ask(client.request(**change))
         assert isinstance(refusal, Refusal) and refusal.kind == "replayed"
+        assert served.metrics()[REPLAYED] == before + 1
         assert isinstance(client.ask(client.request()), Answer)
 
 
@@ -246,9 +260,11 @@ def test_who_sends_too_much_is_told_once(served: Served) -> None:
 )
 def test_what_is_no_request_is_refused_in_a_line(served: Served, message: bytes) -> None:
     with flux(served) as client:
+        before = _refused(served)
         client.connection.send(message)
         refusal = client.receive()
         assert isinstance(refusal, Refusal) and refusal.kind in ("bad_request", "oversized")
+        assert _refused(served) == before + 1
         assert isinstance(client.ask(client.request()), Answer)
     assert "Traceback" not in served.log.read_text()
 

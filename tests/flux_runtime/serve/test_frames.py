@@ -103,9 +103,19 @@ def test_a_message_in_fragments_begins_with_the_first_one() -> None:
     gate = FrameGate(_Toll().wait_s)
     gate.admit(memoryview(_frame(Opcode.BINARY, b"a", fin=False)), 1.0)
     gate.admit(memoryview(_frame(Opcode.PING, b"")), 2.0)
-    assert gate.began_s == 1.0
+    assert (gate.began_s, gate.fragments) == (1.0, 1)
     gate.admit(memoryview(_frame(Opcode.CONT, b"b")), 3.0)
-    assert gate.began_s is None
+    assert (gate.began_s, gate.fragments) == (None, 0)
+
+
+def test_short_fragments_cost_as_much_as_control_frames() -> None:
+    further: list[float] = []
+    gate = FrameGate(_Toll().wait_s, further.append)
+    gate.admit(memoryview(_frame(Opcode.BINARY, b"a", fin=False)), 0.0)
+    gate.admit(memoryview(_frame(Opcode.CONT, bytes(4096), fin=False)), 0.0)
+    assert not further
+    gate.admit(memoryview(_frame(Opcode.CONT, b"b")), 0.0)
+    assert further == [CONTROL_COST - CONTINUATION_COST]
 
 
 def test_an_announced_size_is_not_believed_before_it_has_come() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -97,6 +99,10 @@ def _mistakes() -> dict[str, tuple[Any, str]]:
         "short state": ({**data, "state": data["state"][:7]}, "bad_request"),
         "nan": ({**data, "state": np.full(14, np.nan, np.float32)}, "bad_request"),
         "picture": ({**data, "images": {"cam_high": b"no picture"}}, "bad_picture"),
+        "large picture": (
+            {**data, "images": {"cam_high": np.zeros((1500, 1500, 3), np.uint8)}},
+            "oversized",
+        ),
         "noise": ({**data, "noise": np.zeros((3, 3), np.float32)}, "bad_request"),
         "prompt": ({**data, "prompt": "word " * 2000}, "bad_request"),
         "text": ("hello", "malformed"),
@@ -119,6 +125,13 @@ def test_a_mistake_is_one_line_and_the_next_request_is_answered(served: Served, 
         assert isinstance(line, str) and "\n" not in line and "Traceback" not in line
         assert _actions(client.ask(observation(0))).shape == (32, 14)
     assert served.metrics()[label] == before + 1
+
+
+def test_the_bytes_of_every_message_are_given_back(served: Served) -> None:
+    with openpi(served) as client:
+        for message in ("€" * 10_000, b"\x93", observation(0), b""):
+            client.ask(message)
+        assert served.metrics()["flux_serve_bytes_in_flight"] == 0.0
 
 
 def test_answers_tell_their_times(served: Served) -> None:
@@ -201,6 +214,19 @@ def test_what_was_done_is_counted(served: Served) -> None:
     for stage in ("queue", "decode", "encode", "infer", "send", "total"):
         assert gained(f'flux_serve_stage_seconds_count{{stage="{stage}"}}') == 3.0
     assert now["flux_serve_bytes_in_flight"] == now["flux_serve_waiting"] == 0.0
+
+
+def test_a_crowd_that_opens_nothing_makes_room_for_a_robot(served: Served) -> None:
+    name = 'flux_serve_handshakes_refused_total{kind="crowded"}'
+    before = served.metrics().get(name, 0.0)
+    with contextlib.ExitStack() as stack:
+        for number in range(150):
+            one = stack.enter_context(socket.socket())
+            one.bind((f"127.0.0.{2 + number % 2}", 0))
+            one.connect(("127.0.0.1", served.port))
+        with openpi(served) as client:
+            assert _actions(client.ask(observation(0))).shape == (32, 14)
+        assert served.metrics()[name] > before
 
 
 def test_the_log_has_a_line_per_event_and_no_traceback(served: Served) -> None:

@@ -19,7 +19,7 @@ def _clients(scheduler: Scheduler, count: int) -> list[str]:
     for _ in range(count):
         job, _ = scheduler.next(0.0)
         assert job is not None
-        scheduler.finished(job)
+        scheduler.finished(job, 1.0)
         served.append(str(job.client))
     return served
 
@@ -101,6 +101,68 @@ def test_a_client_that_has_left_is_forgotten() -> None:
     assert not vars(scheduler)["_claims"] and not vars(scheduler)["_served"]
 
 
+def _served_s(clients: dict[str, tuple[str, float]], rounds: int) -> dict[str, float]:
+    """Lets clients (name -> owner, seconds of a request) ask again at once; returns their time."""
+    scheduler, taken = Scheduler(100), dict.fromkeys(clients, 0.0)
+    for client, (owner, _) in clients.items():
+        scheduler.add(Job(client=client, owner=owner, deadline_s=1.0))
+    for step in range(rounds):
+        job, _ = scheduler.next(0.0)
+        assert job is not None
+        client = str(job.client)
+        taken[client] += clients[client][1]
+        scheduler.finished(job, clients[client][1])
+        scheduler.add(Job(client=client, owner=clients[client][0], deadline_s=2.0 + step))
+    return taken
+
+
+def test_an_owner_of_many_connections_gets_no_more_than_one_of_one() -> None:
+    crowd = {f"crowd {number}": ("crowd", 0.01) for number in range(30)}
+    taken = _served_s({**crowd, "robot": ("lab", 0.01)}, 2000)
+    assert 9.5 < taken["robot"] < 10.5
+    assert max(taken[name] for name in crowd) < 0.5
+
+
+def test_who_asks_for_much_waits_for_those_who_ask_for_little() -> None:
+    taken = _served_s({"slow": ("a", 0.8), "fast": ("b", 0.005)}, 5000)
+    assert 0.5 < taken["slow"] / taken["fast"] < 2.0
+    taken = _served_s({"slow": ("a", 0.8), "fast": ("a", 0.005)}, 5000)
+    assert 0.5 < taken["slow"] / taken["fast"] < 2.0
+
+
+def test_who_asks_seldom_is_served_at_once_beside_one_who_asks_always() -> None:
+    scheduler = Scheduler(10)
+    for step in range(200):
+        scheduler.add(Job(client="greedy", owner="a", deadline_s=0.0))
+        if step % 10 == 0:
+            scheduler.add(Job(client="modest", owner="b", deadline_s=5.0))
+        job, _ = scheduler.next(0.0)
+        assert job is not None
+        if step % 10 == 1:
+            assert len(scheduler) <= 1
+        scheduler.finished(job, 0.1 if job.client == "greedy" else 0.01)
+    # Nobody saves up time: at most one service of the greedy one came before each of the modest's.
+    assert len(scheduler) <= 1
+
+
+def test_connecting_again_pays_nothing_off() -> None:
+    scheduler = Scheduler(10)
+    scheduler.add(Job(client="robot", owner="lab", deadline_s=1.0))
+    first, _ = scheduler.next(0.0)
+    assert first is not None
+    scheduler.finished(first, 0.01)
+    order = []
+    for number in range(40):
+        scheduler.add(Job(client=number, owner="crowd", deadline_s=0.0))
+        scheduler.add(Job(client="robot", owner="lab", deadline_s=1.0))
+        job, _ = scheduler.next(0.0)
+        assert job is not None
+        scheduler.finished(job, 1.0 if job.owner == "crowd" else 0.01)
+        order.append(job.owner)
+        scheduler.forget(number)
+    assert order.count("crowd") <= 2
+
+
 @dataclass
 class _Waiting:
     """A client's request, and whose services it has seen since it arrived."""
@@ -116,16 +178,20 @@ class _Waiting:
             st.just("end"),
         ),
         max_size=200,
-    )
+    ),
+    st.booleans(),
 )
-def test_nobody_waits_longer_than_one_service_of_each_other_client(steps: list[object]) -> None:
+def test_nobody_waits_longer_than_one_service_of_each_other_client(
+    steps: list[object], have_one_owner: bool
+) -> None:
     scheduler = Scheduler(4)
     waiting: dict[str, _Waiting] = {}
     running: Job | None = None
     for step in steps:
         if isinstance(step, tuple):
             client, deadline_s = step
-            scheduler.add(_job(client, deadline_s))
+            owner = "lab" if have_one_owner else client
+            scheduler.add(Job(client=client, owner=owner, deadline_s=deadline_s))
             entry = waiting.setdefault(client, _Waiting())
             if running is not None and running.client != client and not entry.seen:
                 entry.seen.append(str(running.client))
@@ -141,5 +207,5 @@ def test_nobody_waits_longer_than_one_service_of_each_other_client(steps: list[o
             for other in waiting.values():
                 other.seen.append(str(running.client))
         elif step == "end" and running is not None:
-            scheduler.finished(running)
+            scheduler.finished(running, 1.0)
             running = None

@@ -8,6 +8,7 @@ import http.client
 import json
 import socket
 import ssl
+import struct
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidSta
 from websockets.sync.client import ClientConnection, connect
 
 from flux_runtime.cli import main
+from flux_runtime.wire import pack
 
 from ...serving import Served, observation, serving
 from .conftest import SEED, Local, OpenPIClient
@@ -41,6 +43,7 @@ def served(folder: Path) -> Iterator[Served]:
         *("--listen", "0.0.0.0:0", "--seed", SEED, "--token-file", folder / "tokens"),
         *("--tls-cert", folder / "flux-serve.crt", "--tls-key", folder / "flux-serve.key"),
         *("--log-format", "json", "--idle-timeout", 1.5, "--handshake-timeout", 1),
+        *("--send-timeout", 0.6),
     ) as running:
         yield running
 
@@ -169,6 +172,27 @@ def test_who_asks_nothing_is_cut_after_a_while(served: Served, folder: Path) -> 
             connection.recv(timeout=5)
     assert error.value.rcvd is not None and error.value.rcvd.code == 1001
     assert _count(served, 'flux_serve_connections_cut_total{kind="idle"}') == 1
+
+
+def test_a_slow_reader_is_cut(served: Served, folder: Path) -> None:
+    name = 'flux_serve_connections_cut_total{kind="slow_reader"}'
+    payload, until_s = pack(observation(0)), time.monotonic() + 10
+    head = (
+        "GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n"
+        f"Authorization: Bearer {TOKEN}\r\n\r\n"
+    )
+    with socket.socket() as plain, contextlib.suppress(OSError):
+        plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        plain.settimeout(5)
+        plain.connect(("127.0.0.1", served.port))
+        with _trusting(folder).wrap_socket(plain, server_hostname="127.0.0.1") as one:
+            one.sendall(head.encode())
+            one.recv(64)  # the beginning of the response, and nothing after it
+            while time.monotonic() < until_s and not _count(served, name):
+                one.sendall(struct.pack("!BBQ", 0x82, 0xFF, len(payload)) + bytes(4) + payload)
+                time.sleep(0.02)
+    assert _count(served, name) == 1
 
 
 def test_metrics_are_on_loopback_alone(served: Served) -> None:

@@ -265,7 +265,8 @@ def test_another_network_is_refused_with_both_values_and_the_remedy(
         check_resumable(path, state, config, stats_from_json(state["norm_stats"]))
     told = str(error.value)
     assert "model.llm_expert.intermediate_size: 16 -> 32" in told
-    assert "model.loss_action_dim: None -> 14 (checkpoint -> config). Use the checkpoint's" in told
+    assert "model.loss_action_dim: None -> 14" in told
+    assert "(checkpoint -> config). Use the checkpoint's" in told
     assert f"model.pretrained_name_or_path={path.with_suffix('.safetensors')}" in told
 
 

@@ -285,7 +285,7 @@ def test_renamed_and_unused_keys_are_reported_once(
         "runner: ignored 'stage': the model's freeze flags decide what is trained",
     ):
         assert caplog.messages.count(told) == 1, told
-    assert "action_dim is 16 beside a model of 14 (action_in_proj.in_dim)" in caplog.text
+    assert "action_dim is 16 beside a model of 14; the model's counts" in caplog.text
 
 
 BREAK: dict[str, tuple[str, str, str]] = {
@@ -302,7 +302,7 @@ BREAK: dict[str, tuple[str, str, str]] = {
     "padded actions": (
         "action_dim=14,\nstate_key",
         "action_dim=16,\nstate_key",
-        "NormalizeStatesAndActions pads actions to 16, but model.action_in_proj.in_dim is 14",
+        "NormalizeStatesAndActions pads actions to 16, but the network's have 14 dimensions",
     ),
     "chunk and window": (
         "n_action_steps=32",

@@ -13,7 +13,7 @@ from flux_core.rtc import RTCConfig, RTCTrainingConfig
 from .engines.core import load_core
 
 if TYPE_CHECKING:
-    from flux_core.bundle import DescribedBundle, Manifest
+    from flux_core.bundle import Manifest
 
 logger = logging.getLogger("flux.runtime")
 
@@ -55,7 +55,7 @@ class ChunkFacts:
     can_continue: bool
 
     @classmethod
-    def of_bundle(cls, bundle: DescribedBundle, *, engine: str, can_continue: bool) -> ChunkFacts:
+    def of_bundle(cls, bundle: HasManifest, *, engine: str, can_continue: bool) -> ChunkFacts:
         """Returns the facts of a bundle with the changes of a run."""
         return cls(
             rtc=_rtc_config(bundle),

@@ -238,7 +238,7 @@ def _warn_of_sizes(inference: InferenceRunner, network: Network, path: str) -> N
     for where, dims in sizes:
         if dims is not None:
             logger.warning(
-                "%s.action_dim is %d beside a network of %d actions; the network's counts",
+                "%s.action_dim is %d beside a model of %d; the model's counts",
                 *(where, dims, network.action_dim),
             )
 

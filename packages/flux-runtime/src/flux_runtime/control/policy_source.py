@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -281,6 +281,9 @@ class PolicySource:
         """
         raise NotImplementedError
 
+    def end_waiting_if(self, interrupted: Callable[[], bool]) -> None:
+        """Says what ends the waits of this source, if it has any: the operator's signal."""
+
     def check_task(self, task: str) -> None:
         """Refuses a task that the policy cannot take, as far as that is known without asking it.
 
@@ -347,12 +350,16 @@ class BundleSource(PolicySource):
 
     def check_task(self, task: str) -> None:
         """Refuses a task whose prompt has more tokens than the graphs take."""
-        most, got = self._manifest.max_prompt_tokens, self._encoder.most_tokens(task)
+        most, got = self._manifest.max_prompt_tokens, self.num_tokens(task)
         if got > most:
             raise UsageError(
                 f"task {task!r}: expected at most {most} tokens, got {got}. Shorten it, or "
                 f"begin a new run with --task"
             )
+
+    def num_tokens(self, task: str) -> int:
+        """Returns how many tokens the prompt of a task has at most."""
+        return self._encoder.most_tokens(task)
 
     def _policy_for(self, continuation: Mapping[str, Any]) -> Any:
         return self._policy

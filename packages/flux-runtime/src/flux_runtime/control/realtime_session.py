@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flux_core.command_line import StoppedBySignal
-from flux_core.errors import RobotError, UsageError
+from flux_core.errors import FluxError, RobotError, UsageError
 from flux_core.robots import MotionLimits
 
 from ..chunking import MODE_WITHOUT_RTC, Chunking
@@ -284,8 +284,9 @@ def connected_realtime(
     with load_core().StopSignals() as signals, _closing(driver):
         _connect(driver, source.cameras, limits, settings, signals)
         view = RobotView(driver=driver, source=source, spec=limits.spec, prompt=prompt)
-        _check_first_look(view, policy)
-        chunking, settings = with_latency(options, wanted, settings, view)
+        with _interruptible(policy, signals):
+            _check_first_look(view, policy)
+            chunking, settings = with_latency(options, wanted, settings, view)
         deployment = None
         if policy is not None:
             facts = DeploymentFacts.of(policy.manifest, config)
@@ -342,8 +343,16 @@ def _settings(
     chunking: Chunking,
     limits: MotionLimits,
 ) -> RealtimeSettings:
+    realtime, remote = options.realtime_options, options.remote
+    if remote is not None and remote.reconnect_for_s < realtime.hold_for_s:
+        shorter_s = remote.reconnect_for_s
+        logger.warning(
+            "--hold-for %g: no hold may last longer than --reconnect-for %g",
+            *(realtime.hold_for_s, shorter_s),
+        )
+        realtime = replace(realtime, hold_for_s=shorter_s)
     return realtime_settings(
-        options.realtime_options,
+        realtime,
         limits,
         execution_horizon=source.execution_horizon,
         action_horizon=source.action_horizon,
@@ -351,7 +360,7 @@ def _settings(
         cameras=source.cameras,
         continuation=chunking.continuation(),
         grippers=gripper_closing(policy.bundle if policy else None, limits.spec),
-        chunk_hold_for_s=0.0 if options.remote is None else options.remote.reconnect_for_s,
+        chunk_hold_for_s=0.0 if remote is None else remote.reconnect_for_s,
     )
 
 
@@ -417,6 +426,19 @@ def _beginning_slowly(
     if not is_watched or driver.spec.is_commanded_by_differences:
         return settings
     return replace(settings, slow_start_s=SLOW_START_S, slow_start_speed=SLOW_START_SPEED)
+
+
+@contextmanager
+def _interruptible(policy: OpenedPolicy | None, signals: Any) -> Iterator[None]:
+    """Lets a signal end the wait for a policy, from here on."""
+    if policy is not None:
+        policy.source.end_waiting_if(lambda: signals.signal != 0)
+    try:
+        yield
+    except FluxError as error:
+        if signals.signal != 0:
+            raise StoppedBySignal(signals.signal) from error
+        raise
 
 
 def _check_first_look(view: RobotView, policy: OpenedPolicy | None) -> None:

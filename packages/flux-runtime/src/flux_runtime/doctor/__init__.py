@@ -1,6 +1,7 @@
 """`flux-runtime doctor`: what this machine can run, and whether a robot fits its bundle.
 
-With `--remote`, whether a policy server is fast enough for one, too. Every check says what was found, and how to mend it.
+With `--remote`, also how fast a policy server answers, and what that needs. Every check says what
+was found, and how to mend it.
 """
 
 from .check import Check, format_checks

@@ -13,7 +13,7 @@ from ..wire.facts import PolicyFacts
 from .access import Access
 from .connection import ClockReading, Connection, Reply, Request, same_policy
 from .errors import ServerError
-from .transport import Cancelled, never
+from .frame_socket import Cancelled, never
 
 logger = logging.getLogger("flux.runtime")
 

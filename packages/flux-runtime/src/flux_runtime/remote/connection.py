@@ -26,10 +26,14 @@ from ..wire.messages import (
 from ..wire.packing import pack, unpack
 from .access import Access
 from .errors import Cause, ServerError
-from .transport import Cancelled, Transport, never
+from .frame_socket import Cancelled, FrameSocket, never
 
 _ANSWER_ROOM = 64 * 2**10
 """Bytes of an answer beside its actions."""
+PROBE_AFTER_S = 0.25
+"""After so long without an answer, the server is asked for a sign of life."""
+SIGN_OF_LIFE_S = 2.0
+"""It must come by then; a server gives one while it infers, too."""
 _CAUSES: Mapping[str, Cause] = {
     "busy": "busy",
     "rate": "busy",
@@ -118,21 +122,21 @@ class Connection:
         Raises:
             ServerError: there is no server by then, or what it says cannot be used.
         """
-        self._transport = Transport(access, SUBPROTOCOL, METADATA_BOUNDS.max_bytes, deadline_s)
-        self.url = self._transport.url
+        self._socket = FrameSocket(access, SUBPROTOCOL, METADATA_BOUNDS.max_bytes, deadline_s)
+        self.url = self._socket.url
         self.late_answers = 0
         self._sequence = 0
         self._has_heard = True
         try:
-            frame = self._transport.receive(deadline_s)
+            frame = self._socket.receive(deadline_s)
             if frame is None:
                 raise ServerError(f"{self.url}: expected the server's greeting, got none in time")
             hello = Hello.from_data(unpack(frame, METADATA_BOUNDS), accept_versions)
         except WireError as error:
-            self._transport.drop()
+            self._socket.drop()
             raise ServerError(f"{self.url}: {error}", "hostile") from error
         except BaseException:
-            self._transport.drop()
+            self._socket.drop()
             raise
         self.facts: PolicyFacts = hello.facts
         self._session, self._limits = hello.session, hello.limits
@@ -153,22 +157,34 @@ class Connection:
         """
         self._drain()
         self._sequence += 1
-        self._ping()
         sent_ns = time.monotonic_ns()
         data = self._packed(request, sent_ns, deadline_s)
-        self._transport.send(data, deadline_s, cancelled)
+        self._socket.send(data, deadline_s, cancelled)
+        answer = self._answer_by(min(deadline_s, time.monotonic() + PROBE_AFTER_S), cancelled)
+        is_probed = answer is None and not cancelled() and time.monotonic() < deadline_s
+        if is_probed:
+            self._ping()
+            answer = self._answer_by(min(deadline_s, time.monotonic() + SIGN_OF_LIFE_S), cancelled)
+            if answer is None and self._has_heard:
+                answer = self._answer_by(deadline_s, cancelled)
+        if answer is not None:
+            return self._reply(answer, request, sent_ns)
+        if cancelled():
+            raise ServerError(f"{self.url}: nobody waits for the answer any more", "busy")
+        if is_probed and not self._has_heard:  # another connection may be better
+            self._socket.drop()
+            raise ServerError(f"{self.url}: no sign of life from the server")
+        raise ServerError(f"{self.url}: the server did not answer in time", "busy")
+
+    def _answer_by(self, deadline_s: float, cancelled: Cancelled) -> Answer | None:
+        """Returns the answer to the last request; None if there is none by then."""
         while (message := self._next(deadline_s, cancelled)) is not None:
             if isinstance(message, Refusal) and self._is_of_this(message):
                 raise self._refused(message)
             if isinstance(message, Answer) and message.sequence == self._sequence:
-                return self._reply(message, request, sent_ns)
+                return message
             self._count_late(message)
-        if cancelled():
-            raise ServerError(f"{self.url}: nobody waits for the answer any more", "busy")
-        if not self._has_heard:  # not even the answer to a ping, so another connection is better
-            self._transport.drop()
-            raise ServerError(f"{self.url}: no sign of life from the server")
-        raise ServerError(f"{self.url}: the server did not answer in time", "busy")
+        return None
 
     def read_clock(self, deadline_s: float) -> ClockReading:
         """Asks for the server's clock.
@@ -190,11 +206,11 @@ class Connection:
 
     def interrupt(self) -> None:
         """Ends what another thread waits for here."""
-        self._transport.interrupt()
+        self._socket.interrupt()
 
     def close(self) -> None:
         """Ends the connection."""
-        self._transport.close()
+        self._socket.close()
 
     def _is_of_this(self, refusal: Refusal) -> bool:
         """Whether a refusal ends the wait; that the server reads more slowly is only a notice."""
@@ -229,7 +245,7 @@ class Connection:
         """Asks for a sign of life, which comes while the server infers, too."""
         sent_ns = time.monotonic_ns()
         self._has_heard = False
-        self._transport.send(pack(Ping(client_ns=sent_ns).as_data()), time.monotonic() + 1.0)
+        self._socket.send(pack(Ping(client_ns=sent_ns).as_data()), time.monotonic() + 1.0)
         return sent_ns
 
     def _drain(self) -> None:
@@ -238,21 +254,21 @@ class Connection:
             self._count_late(message)
 
     def _next(self, deadline_s: float, cancelled: Cancelled) -> Answer | Refusal | Pong | None:
-        frame = self._transport.receive(deadline_s, cancelled)
+        frame = self._socket.receive(deadline_s, cancelled)
         if frame is None:
             return None
         self._has_heard = True
         try:
             return server_message(unpack(frame, self._bounds), self.facts)
         except WireError as error:
-            self._transport.drop()
+            self._socket.drop()
             raise ServerError(f"{self.url}: {error}", "hostile") from error
 
     def _count_late(self, message: Answer | Refusal | Pong) -> None:
         if not isinstance(message, Answer):
             return
         if message.sequence > self._sequence:
-            self._transport.drop()
+            self._socket.drop()
             raise ServerError(
                 f"{self.url}: answer.sequence: expected at most {self._sequence}, got "
                 f"{message.sequence}",
@@ -262,7 +278,7 @@ class Connection:
 
     def _reply(self, answer: Answer, request: Request, sent_ns: int) -> Reply:
         if dict(answer.captured_ns) != dict(request.captured_ns):
-            self._transport.drop()
+            self._socket.drop()
             raise ServerError(
                 f"{self.url}: answer.captured_ns: expected those of the request, got others",
                 "hostile",
@@ -284,7 +300,7 @@ class Connection:
         cause = _CAUSES.get(refusal.kind, "refused")
         text = f"{self.url}: refused ({refusal.kind}): {refusal.text}"
         if cause == "away":
-            self._transport.close()
+            self._socket.close()
         return ServerError(text, cause)
 
 

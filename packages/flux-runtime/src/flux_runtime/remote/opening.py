@@ -15,7 +15,6 @@ from ..control.preflight import check_bundle_fits, spec_in_force
 from ..control.session import OpenedPolicy, RunOptions
 from ..engines.names import AUTO
 from ..engines.opening import DEFAULT_THREADS
-from ..realtime.remote_options import RemoteOptions
 from ..realtime.settings import inference_deadline_s
 from ..robots import has_topics
 from .access import access_to
@@ -90,7 +89,7 @@ def policy_server(options: RunOptions) -> Iterator[PolicyServer | None]:
     if options.remote is None:
         yield None
         return
-    check_beside_remote(options, options.remote)
+    check_beside_remote(options)
     client = PolicyClient(
         access_to(options.remote),
         reconnect_for_s=options.remote.reconnect_for_s,
@@ -102,7 +101,7 @@ def policy_server(options: RunOptions) -> Iterator[PolicyServer | None]:
         client.close()
 
 
-def check_beside_remote(options: RunOptions, remote: RemoteOptions) -> None:
+def check_beside_remote(options: RunOptions) -> None:
     """Refuses options that are for a policy on this computer.
 
     Raises:
@@ -125,12 +124,6 @@ def check_beside_remote(options: RunOptions, remote: RemoteOptions) -> None:
         )
     if options.policy == "hold":
         raise UsageError("--policy hold: expected no --remote, got one. Leave one of them out")
-    hold_for_s = options.realtime_options.hold_for_s
-    if remote.reconnect_for_s < hold_for_s:
-        raise UsageError(
-            f"--reconnect-for: expected at least --hold-for {hold_for_s:g} s, got "
-            f"{remote.reconnect_for_s:g} s"
-        )
 
 
 def _check_joints(served: RobotSpec, spec: RobotSpec, url: str) -> None:

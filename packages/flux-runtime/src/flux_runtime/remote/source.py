@@ -27,6 +27,7 @@ from ..wire.pictures import as_jpeg
 from .client import PolicyClient
 from .connection import Request
 from .errors import ServerError
+from .frame_socket import never
 
 TICKET = "observation"
 """The only input of the loop's policy: which of the last observations it is asked for."""
@@ -36,8 +37,9 @@ MARGIN_S = 0.2
 """How long before the loop's deadline an answer is no longer waited for."""
 LONGEST_S = 60.0
 """Of a request on simulated time, in which the robot waits."""
-FIRST_LOOK_S = 30.0
-"""Of the request before a run, for which a server may still have to warm up."""
+FIRST_LOOK_S, LATER_LOOK_S = 30.0, 5.0
+"""Of a request that is not executed: the first one, for which a server may still have to warm up,
+and those of an operator who chooses a task."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +79,7 @@ class _Inference:
 
     def __init__(self, client: PolicyClient) -> None:
         self._client, self._facts = client, client.facts
+        self.interrupted: Callable[[], bool] = never
         self._seen: OrderedDict[int, _Seen] = OrderedDict()
         self._num_seen = 0
 
@@ -112,7 +115,9 @@ class _Inference:
             noise=noise,
             continued=continued,
         )
-        reply = self._client.infer(request, seen.deadline_s, cancelled)
+        reply = self._client.infer(
+            request, seen.deadline_s, lambda: cancelled() or self.interrupted()
+        )
         actions = np.zeros_like(noise)
         actions[:, :width] = reply.actions
         return actions
@@ -191,6 +196,10 @@ class RemoteSource(PolicySource):
         """Returns nothing: the network's inputs are made on the server."""
         return {}
 
+    def end_waiting_if(self, interrupted: Callable[[], bool]) -> None:
+        """Ends waiting for the server once the operator has interrupted the run."""
+        self._inference.interrupted = interrupted
+
     def check_observation(self, observation: Observation, spec: RobotSpec) -> None:
         """Asks the server for a chunk, which is not executed, and looks at it.
 
@@ -199,7 +208,8 @@ class RemoteSource(PolicySource):
             BundleError: the chunk is far outside the robot's limits.
             ServerError: the server does not answer.
         """
-        inputs = self._kept(observation, None, FIRST_LOOK_S)
+        is_first = not self._client.round_trips_ms
+        inputs = self._kept(observation, None, FIRST_LOOK_S if is_first else LATER_LOOK_S)
         with _explained():
             chunk = self._policy_for({}).infer(inputs, self.noise(0, 0))
         check_first_chunk(chunk[:, : spec.action_dim], spec, self._client.url)

@@ -15,7 +15,7 @@ from flux_core.errors import DataError, UsageError
 from flux_core.robots import RobotSpec
 
 from ..control.latency import StageTimes
-from ..control.policy_source import BundleSource, HoldSource
+from ..control.policy_source import HoldSource, PolicySource
 from ..control.session import RunOptions, open_policy
 from ..run.replay_header import Identity, decoder_digests, flux_version, identity_of
 from .comparison import EpisodeComparison
@@ -51,7 +51,7 @@ class ReplayOptions:
 class OpenedSource:
     """A source of chunks, and what it is made with."""
 
-    source: BundleSource | HoldSource
+    source: PolicySource | HoldSource
     identity: Identity
 
 

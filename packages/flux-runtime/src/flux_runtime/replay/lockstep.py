@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..control.policy_source import BundleSource, HoldSource
+from ..control.policy_source import HoldSource, PolicySource
 from ..control.session import make_loop
 from .comparison import LOCKSTEP_OUTPUTS, EpisodeComparison
 from .recorded import RecordedReplay
 
 
 def replay_lockstep(
-    recorded: RecordedReplay, source: BundleSource | HoldSource, comparison: EpisodeComparison
+    recorded: RecordedReplay, source: PolicySource | HoldSource, comparison: EpisodeComparison
 ) -> None:
     """Runs the episode with the recorded observations, and compares every tick."""
     loop = make_loop(source, recorded.header["loop"])
@@ -37,7 +37,7 @@ class _LockstepRunner:
     def __init__(
         self,
         recorded: RecordedReplay,
-        source: BundleSource | HoldSource,
+        source: PolicySource | HoldSource,
         loop: Any,
         comparison: EpisodeComparison,
     ) -> None:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from flux_core.errors import DataError
 
-from ..control.policy_source import BundleSource, HoldSource
+from ..control.policy_source import HoldSource, PolicySource
 from ..engines.core import load_core
 from ..realtime import core_settings
 from .comparison import OUTPUTS, EpisodeComparison
@@ -18,7 +18,7 @@ from .recorded import RecordedReplay
 
 def replay_session(
     recorded: RecordedReplay,
-    source: BundleSource | HoldSource,
+    source: PolicySource | HoldSource,
     comparison: EpisodeComparison,
     *,
     uses_recorded_chunks: bool,
@@ -49,7 +49,7 @@ def replay_session(
 
 
 def _started_core(
-    recorded: RecordedReplay, source: BundleSource | HoldSource, start: dict[str, Any]
+    recorded: RecordedReplay, source: PolicySource | HoldSource, start: dict[str, Any]
 ) -> Any:
     try:
         core = _make_core(recorded, source)
@@ -62,7 +62,7 @@ def _started_core(
     return core
 
 
-def _make_core(recorded: RecordedReplay, source: BundleSource | HoldSource) -> Any:
+def _make_core(recorded: RecordedReplay, source: PolicySource | HoldSource) -> Any:
     core = load_core()
     setup = recorded.header["loop"]
     first = next(recorded.ticks(), None)
@@ -83,7 +83,7 @@ class _SessionRunner:
     def __init__(
         self,
         recorded: RecordedReplay,
-        source: BundleSource | HoldSource,
+        source: PolicySource | HoldSource,
         core: Any,
         comparison: EpisodeComparison,
         uses_recorded_chunks: bool,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 FIRST_BURST = 10.0
@@ -48,7 +50,7 @@ class RequestRate:
         """Takes a request of this cost, and returns 0; or returns how long it has to wait.
 
         Args:
-            cost: 1 for a request.
+            cost: 1 for a request, and later, with `charge`, what its size costs.
             now_s: on a monotonic clock.
         """
         if now_s < self._until_s:
@@ -65,9 +67,13 @@ class RequestRate:
         self._until_s = now_s + self._pause_s
         return self._pause_s
 
-    def give_back(self) -> None:
-        """Says that a request was answered with a chunk."""
-        self._tokens = min(self._burst, self._tokens + 1.0)
+    def charge(self, cost: float) -> None:
+        """Takes what was not known when a request began: its size."""
+        self._tokens -= cost
+
+    def give_back(self, cost: float) -> None:
+        """Says that a request of this cost in all was answered with a chunk."""
+        self._tokens = min(self._burst, self._tokens + cost)
 
 
 class Holder(Protocol):
@@ -130,60 +136,77 @@ class ByteBudget:
         largest.shed()
 
 
-class Places:
-    """Counts connections from the moment they are accepted, before any byte is read.
+Peer = tuple[str, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Unopened:
+    address: str
+    close: Callable[[], None]
+
+
+class ConnectionPlaces:
+    """Counts connections from the moment they are accepted until they are open, or closed.
+
+    Nobody needs a token to get so far. So if all places are taken, a new connection is not refused:
+    the oldest one is closed, of the address that has most. A client that goes on to open its
+    connection finds a place, however many others never do.
 
     Args:
-        total: connections in all.
-        per_address: connections from one address.
-        on_full: called with the kind of limit when a connection is closed for want of a place.
+        most: unopened connections in all.
+        on_closed: called with a kind and the address when a connection is closed here.
         now_s: a monotonic clock.
     """
 
     def __init__(
         self,
-        total: int,
-        per_address: int,
-        on_full: Callable[[str, str], None],
+        most: int,
+        on_closed: Callable[[str, str], None],
         now_s: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._total, self._per_address, self._on_full = total, per_address, on_full
-        self._now_s = now_s
-        self._by_address: Counter[str] = Counter()
-        # Address -> how many more connections it may open at once, and when that was so.
-        self._openings: dict[str, tuple[float, float]] = {}
+        self._most, self._on_closed, self._now_s = most, on_closed, now_s
+        self._unopened: dict[Peer, _Unopened] = {}
+        # Address -> how many more connections it may begin at once, and when that was so.
+        self._begun: dict[str, tuple[float, float]] = {}
 
     def __len__(self) -> int:
-        return self._by_address.total()
+        return len(self._unopened)
 
-    def take(self, address: str) -> bool:
-        """Takes a place; returns False if there is none."""
-        if len(self) >= self._total:
-            self._on_full("connections", address)
+    def take(self, peer: Peer, close: Callable[[], None]) -> bool:
+        """Takes a place for a new connection; returns False if its address connects too fast.
+
+        Args:
+            peer: its address and port.
+            close: closes it.
+        """
+        address = client_address(peer[0])
+        if not self._may_begin(address):
+            self._on_closed("connecting_too_fast", address)
             return False
-        if self._by_address[address] >= self._per_address:
-            self._on_full("connections_per_client", address)
-            return False
-        if not self._may_open(address):
-            self._on_full("connecting_too_fast", address)
-            return False
-        self._by_address[address] += 1
+        if len(self) >= self._most:
+            self._close_oldest()
+        self._unopened[peer] = _Unopened(address=address, close=close)
         return True
 
-    def _may_open(self, address: str) -> bool:
-        now_s = self._now_s()
-        if len(self._openings) >= MOST_ADDRESSES:
-            del self._openings[next(iter(self._openings))]
-        left, at_s = self._openings.pop(address, (OPENINGS_AT_ONCE, now_s))
-        left = min(OPENINGS_AT_ONCE, left + (now_s - at_s) * OPENINGS_PER_S)
-        self._openings[address] = (max(0.0, left - 1), now_s)
-        return left >= 1
+    def give(self, peer: Peer) -> None:
+        """Gives a place back, because the connection is open or closed."""
+        self._unopened.pop(peer, None)
 
-    def give(self, address: str) -> None:
-        """Gives a place back."""
-        self._by_address[address] -= 1
-        if self._by_address[address] <= 0:
-            del self._by_address[address]
+    def _close_oldest(self) -> None:
+        counts = Counter(one.address for one in self._unopened.values())
+        ((most, _),) = counts.most_common(1)
+        peer = next(peer for peer, one in self._unopened.items() if one.address == most)
+        self._on_closed("crowded", most)
+        self._unopened.pop(peer).close()
+
+    def _may_begin(self, address: str) -> bool:
+        now_s = self._now_s()
+        if len(self._begun) >= MOST_ADDRESSES:
+            del self._begun[next(iter(self._begun))]
+        left, at_s = self._begun.pop(address, (OPENINGS_AT_ONCE, now_s))
+        left = min(OPENINGS_AT_ONCE, left + (now_s - at_s) * OPENINGS_PER_S)
+        self._begun[address] = (max(0.0, left - 1), now_s)
+        return left >= 1
 
 
 def client_address(host: str) -> str:
@@ -201,6 +224,11 @@ class CountedSocket(socket.socket):
 
     give_back: Callable[[], None] | None = None
 
+    def hang_up(self) -> None:
+        """Ends the connection; whoever reads the socket then closes it."""
+        with contextlib.suppress(OSError):
+            self.shutdown(socket.SHUT_RDWR)
+
     def close(self) -> None:
         """Closes the socket."""
         if self.give_back is not None:
@@ -212,7 +240,7 @@ class CountedSocket(socket.socket):
 class CountedListener(socket.socket):
     """A listening socket that closes connections for which there is no place."""
 
-    places: Places
+    places: ConnectionPlaces
 
     def accept(self) -> tuple[socket.socket, Any]:
         """Accepts a connection.
@@ -221,19 +249,19 @@ class CountedListener(socket.socket):
             ConnectionAbortedError: there was no place for it; it is closed.
         """
         connection, address = super().accept()
-        host = client_address(str(address[0]))
-        if not self.places.take(host):
-            connection.close()
-            raise ConnectionAbortedError("no place for another connection")
+        peer = (str(address[0]), int(address[1]))
         counted = CountedSocket(
             connection.family, connection.type, connection.proto, fileno=connection.detach()
         )
-        counted.give_back = lambda: self.places.give(host)
+        if not self.places.take(peer, counted.hang_up):
+            counted.close()
+            raise ConnectionAbortedError("no place for another connection")
+        counted.give_back = lambda: self.places.give(peer)
         return counted, address
 
 
 def listen(
-    address: tuple[str, int], family: socket.AddressFamily, places: Places
+    address: tuple[str, int], family: socket.AddressFamily, places: ConnectionPlaces
 ) -> CountedListener:
     """Returns a listening socket at an address.
 

@@ -89,7 +89,10 @@ def serve(options: ServeOptions) -> bool:
         tls = server_context(options.tls_cert, options.tls_key, on_failure)
     for warning in warnings:
         print(f"flux-runtime serve: warning: {warning}", file=sys.stderr)
-    return asyncio.run(_serve(options, address, tokens, tls, metrics, events))
+    try:
+        return asyncio.run(_serve(options, address, tokens, tls, metrics, events))
+    finally:
+        events.close()
 
 
 async def _serve(
@@ -100,7 +103,7 @@ async def _serve(
     metrics: Metrics,
     events: EventLog,
 ) -> bool:
-    from .server import PolicyServer, ServerSettings
+    from .server import InferenceServer, ServerSettings
 
     policy = ServedPolicy.open(
         PolicyRequest(
@@ -123,7 +126,7 @@ async def _serve(
         drain_for_s=options.drain_for_s,
         shows_tracebacks=options.debug,
     )
-    server = PolicyServer(policy, settings, metrics, events)
+    server = InferenceServer(policy, settings, metrics, events)
     try:
         listener = server.listen()
     except OSError as error:

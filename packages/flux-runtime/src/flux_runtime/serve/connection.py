@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from websockets.asyncio.server import Server, ServerConnection
-from websockets.exceptions import PayloadTooBig, ProtocolError, TooManyFragments
+from websockets.exceptions import PayloadTooBig, ProtocolError
 from websockets.protocol import OPEN
 from websockets.server import ServerProtocol
 
@@ -19,6 +19,10 @@ READ_BYTES = 128 * 2**10
 """How much is read of one connection before the others have their turn."""
 MAX_HEAD_BYTES = 16 * 2**10
 """Of the HTTP request that opens a connection."""
+MAX_FRAGMENTS = 4096
+"""Of one message; each takes memory of its own until the message is complete."""
+BYTES_PER_COST = 2**20
+"""So many bytes without an answer count as much as a request."""
 CLOSING_S = 1.0
 """How long a client that is cut off may take to close the connection itself."""
 NOTABLE_PAUSE_S = 0.1
@@ -53,6 +57,7 @@ class GuardedConnection(ServerConnection, asyncio.BufferedProtocol):
         owner: the client, for limits of all its connections together: its address, and after the
             handshake the number of its token.
         held: its bytes in the budget.
+        peer: its address and port.
         name: its address and port, for the log.
         on_pause: called with the seconds when it has sent too many requests.
         requested_s: when its last message was complete, on the loop's clock.
@@ -65,13 +70,14 @@ class GuardedConnection(ServerConnection, asyncio.BufferedProtocol):
         super().__init__(protocol, server, **settings)
         self._guards = guards
         self._rate = guards.new_rate()
-        self._gate = FrameGate(self._rate.wait_s)
+        self._gate = FrameGate(self._rate.wait_s, self._rate.charge)
         self._holds: dict[str, float] = {}
         self._waiting = b""
         self._accounted = 0
         self._head: bytearray | None = bytearray()
         self.owner: tuple[str, int | None] = ("", None)
         self.held = 0
+        self.peer = ("", 0)
         self.name = ""
         self.on_pause: Callable[[float], None] = lambda seconds: None
         self.requested_s = self.loop.time()
@@ -85,8 +91,9 @@ class GuardedConnection(ServerConnection, asyncio.BufferedProtocol):
         self.recv_messages.pause = lambda: self._hold("queue")
         self.recv_messages.resume = lambda: self._release("queue")
         peer = transport.get_extra_info("peername") or ("0.0.0.0", 0)
-        host = f"[{peer[0]}]" if ":" in str(peer[0]) else str(peer[0])
-        self.owner, self.name = (client_address(str(peer[0])), None), f"{host}:{peer[1]}"
+        self.peer = (str(peer[0]), int(peer[1]))
+        host = f"[{self.peer[0]}]" if ":" in self.peer[0] else self.peer[0]
+        self.owner, self.name = (client_address(self.peer[0]), None), f"{host}:{self.peer[1]}"
         self._guards.connections.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -95,12 +102,12 @@ class GuardedConnection(ServerConnection, asyncio.BufferedProtocol):
         self._guards.budget.give(self, self.held)
         self._waiting = b""
         if self.ended is None:
-            fault = self.protocol.parser_exc or self.connection_exc
+            fault = self.protocol.parser_exc or getattr(self, "connection_exc", None)
             if self.response is None:
                 self._guards.on_refused("incomplete", self.name)
             elif isinstance(fault, PayloadTooBig):
                 self._guards.on_cut("oversized", self.name)
-            elif isinstance(fault, ProtocolError | UnicodeDecodeError | TooManyFragments):
+            elif isinstance(fault, ProtocolError | UnicodeDecodeError):
                 self._guards.on_cut("malformed", self.name)
         super().connection_lost(exc)
 
@@ -187,7 +194,10 @@ class GuardedConnection(ServerConnection, asyncio.BufferedProtocol):
                 self._gate.payload - self._accounted,
                 self._gate.payload,
             )
+            self._rate.charge(num_bytes / BYTES_PER_COST)
             self._guards.budget.take(self, num_bytes)
+        if self._gate.fragments > MAX_FRAGMENTS:
+            self.cut("malformed", 1009, f"a message has more than {MAX_FRAGMENTS} fragments")
         if self.ended is not None:
             return
         if size:
@@ -235,7 +245,7 @@ class GuardedConnection(ServerConnection, asyncio.BufferedProtocol):
         """Says that a message has been dealt with, and whether it was answered with a chunk."""
         self._guards.budget.give(self, num_bytes)
         if is_answered:
-            self._rate.give_back()
+            self._rate.give_back(1.0 + num_bytes / BYTES_PER_COST)
 
     # Its end.
 

@@ -51,7 +51,7 @@ TEXTS: Mapping[str, str] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reply:
+class ClientReply:
     """What a client is told about one request.
 
     Attributes:
@@ -71,20 +71,20 @@ class Reply:
     times_s: Mapping[str, float] | None = None
 
 
-class Request(Protocol):
+class PendingRequest(Protocol):
     """A job's payload."""
 
     size: int
 
-    def infer(self) -> Reply:
+    def infer(self) -> ClientReply:
         """Infers it, on the worker's thread; raises nothing."""
         ...
 
-    def refuse(self, kind: RefusalKind, text: str, detail: str = "") -> Reply:
+    def refuse(self, kind: RefusalKind, text: str, detail: str = "") -> ClientReply:
         """Returns what to tell the client instead of a chunk."""
         ...
 
-    def settle(self, reply: Reply) -> None:
+    def settle(self, reply: ClientReply) -> None:
         """Tells the client, on the event loop."""
         ...
 
@@ -100,6 +100,7 @@ class House:
         metrics: that they count in.
         bounds: of a message.
         max_rate: see `options.ServeLimits`.
+        max_pixels: of the pictures of a request together.
         keys: of openpi's observations.
         seed: of the noise of requests that bring none.
         send_timeout_s: how long a client may take to accept an answer.
@@ -114,6 +115,7 @@ class House:
     metrics: Metrics
     bounds: Bounds
     max_rate: float
+    max_pixels: int
     keys: KeyMap
     seed: int
     send_timeout_s: float
@@ -129,7 +131,7 @@ class Conversation:
 
     def __init__(self, connection: GuardedConnection, house: House) -> None:
         self._connection, self._house = connection, house
-        self._replies: asyncio.Queue[asyncio.Future[Reply]] = asyncio.Queue()
+        self._replies: asyncio.Queue[asyncio.Future[ClientReply]] = asyncio.Queue()
         self._room = asyncio.Semaphore(MOST_REPLIES)
         self._loop = asyncio.get_running_loop()
         self.number = 0
@@ -160,7 +162,7 @@ class Conversation:
 
     def _take(self, message: bytes | str) -> None:
         """Answers a message, or hands it to the scheduler."""
-        size = len(message)
+        size = len(message.encode() if isinstance(message, str) else message)
         try:
             if isinstance(message, str):
                 raise WireError("message: expected a binary frame, got a text", "malformed")
@@ -179,23 +181,23 @@ class Conversation:
 
     def _refuse_unread(self, size: int, error: WireError) -> None:
         data = self._refusal(None, _refusal_kind(error), str(error))
-        self.queue(size)(Reply(data=data, refused="bad_request", detail=error.kind))
+        self.queue(size)(ClientReply(data=data, refused="bad_request", detail=error.kind))
 
     def _on_pause(self, seconds: float) -> None:
         """Counts that the client sends too much."""
         self._house.metrics.refusal("rate")
 
-    def queue(self, size: int) -> Callable[[Reply], None]:
+    def queue(self, size: int) -> Callable[[ClientReply], None]:
         """Keeps the place of a reply; returns what to call with the reply.
 
         Args:
             size: bytes of the message.
         """
-        future: asyncio.Future[Reply] = self._loop.create_future()
+        future: asyncio.Future[ClientReply] = self._loop.create_future()
         self._replies.put_nowait(future)
         return lambda reply: self._settle(future, size, reply)
 
-    def _settle(self, future: asyncio.Future[Reply], size: int, reply: Reply) -> None:
+    def _settle(self, future: asyncio.Future[ClientReply], size: int, reply: ClientReply) -> None:
         self._connection.release_bytes(size, is_answered=reply.times_s is not None)
         if reply.refused is not None:
             self._house.metrics.refusal(reply.detail or reply.refused)
@@ -245,17 +247,17 @@ class _InferringRequest:
         self._arrived_s = time.monotonic()
         self._settle = conversation.queue(self.size)
 
-    def settle(self, reply: Reply) -> None:
+    def settle(self, reply: ClientReply) -> None:
         self._message = None
         self._settle(reply)
 
-    def refuse(self, kind: RefusalKind, text: str, detail: str = "") -> Reply:
+    def refuse(self, kind: RefusalKind, text: str, detail: str = "") -> ClientReply:
         raise NotImplementedError
 
-    def _answer(self, message: bytes, clock: StageClock) -> Reply:
+    def _answer(self, message: bytes, clock: StageClock) -> ClientReply:
         raise NotImplementedError
 
-    def infer(self) -> Reply:
+    def infer(self) -> ClientReply:
         message, clock = self._message, StageClock()
         if message is None:
             return self.refuse("failed", "the request is gone")
@@ -290,7 +292,12 @@ class OpenPIConversation(Conversation):
         request = _OpenPIRequest(self, self._house, message, self.number)
         self.number += 1
         self._house.submit(
-            Job(client=self, deadline_s=time.monotonic() + OPENPI_DEADLINE_S, payload=request)
+            Job(
+                client=self,
+                owner=self._connection.owner,
+                deadline_s=time.monotonic() + OPENPI_DEADLINE_S,
+                payload=request,
+            )
         )
 
     def _refusal(self, sequence: int | None, kind: RefusalKind, text: str) -> str:
@@ -309,14 +316,16 @@ class _OpenPIRequest(_InferringRequest):
         super().__init__(conversation, house, message)
         self._number = number
 
-    def refuse(self, kind: RefusalKind, text: str, detail: str = "") -> Reply:
-        return Reply(data=error_line(kind, text), refused=kind, detail=detail, reason=text)
+    def refuse(self, kind: RefusalKind, text: str, detail: str = "") -> ClientReply:
+        return ClientReply(data=error_line(kind, text), refused=kind, detail=detail, reason=text)
 
-    def _answer(self, message: bytes, clock: StageClock) -> Reply:
+    def _answer(self, message: bytes, clock: StageClock) -> ClientReply:
         house = self._house
         policy = house.policy
         data = unpack(message, house.bounds)
-        observation, noise = observation_of(data, house.keys, policy.facts)
+        observation, noise = observation_of(
+            data, house.keys, policy.facts, max_pixels=house.max_pixels
+        )
         clock.end("decode")
         inputs = policy.encode(observation)
         clock.end("encode")
@@ -326,7 +335,9 @@ class _OpenPIRequest(_InferringRequest):
         clock.end("infer")
         times_s = self._total(clock)
         timing = {f"{stage}_ms": time_s * 1e3 for stage, time_s in times_s.items()}
-        return Reply(data=pack({"actions": actions, "server_timing": timing}), times_s=times_s)
+        return ClientReply(
+            data=pack({"actions": actions, "server_timing": timing}), times_s=times_s
+        )
 
 
 class FluxConversation(Conversation):
@@ -358,25 +369,33 @@ class FluxConversation(Conversation):
                 f"{self._newest}, got an old request"
             )
             reply = self._refusal(head.sequence, "replayed", text)
-            self.queue(len(message))(Reply(data=reply, refused="replayed"))
+            self.queue(len(message))(ClientReply(data=reply, refused="replayed"))
             return
         self._newest = head.sequence
         self.number += 1
         request = _FluxRequest(self, self._house, message, head, received_ns)
         deadline_s = time.monotonic() + head.budget_ms / 1e3
         request.deadline_s = deadline_s
-        self._house.submit(Job(client=self, deadline_s=deadline_s, expires=True, payload=request))
+        self._house.submit(
+            Job(
+                client=self,
+                owner=self._connection.owner,
+                deadline_s=deadline_s,
+                expires=True,
+                payload=request,
+            )
+        )
 
     def _pong(self, data: Mapping[str, Any], received_ns: int, size: int) -> None:
         ping = Ping.from_data(data)
         pong = Pong(client_ns=ping.client_ns, server_ns=received_ns)
-        self.queue(size)(Reply(data=pack(pong.as_data())))
+        self.queue(size)(ClientReply(data=pack(pong.as_data())))
 
-    def queue(self, size: int) -> Callable[[Reply], None]:
+    def queue(self, size: int) -> Callable[[ClientReply], None]:
         """Keeps no place: a reply says which request it is for."""
 
-        def settle(reply: Reply) -> None:
-            future: asyncio.Future[Reply] = self._loop.create_future()
+        def settle(reply: ClientReply) -> None:
+            future: asyncio.Future[ClientReply] = self._loop.create_future()
             self._replies.put_nowait(future)
             self._settle(future, size, reply)
 
@@ -388,8 +407,8 @@ class FluxConversation(Conversation):
             f"expected at most {self._house.max_rate:g} requests per second without "
             f"an answer, got more. This connection is not read for {seconds:.0f} s"
         )
-        future: asyncio.Future[Reply] = self._loop.create_future()
-        future.set_result(Reply(data=self._refusal(None, "rate", text), is_notice=True))
+        future: asyncio.Future[ClientReply] = self._loop.create_future()
+        future.set_result(ClientReply(data=self._refusal(None, "rate", text), is_notice=True))
         self._replies.put_nowait(future)
 
     def _refusal(self, sequence: int | None, kind: RefusalKind, text: str) -> bytes:
@@ -454,18 +473,21 @@ class _FluxRequest(_InferringRequest):
         super().__init__(conversation, house, message)
         self._sequence, self._received_ns = head.sequence, received_ns
 
-    def refuse(self, kind: RefusalKind, text: str, detail: str = "") -> Reply:
+    def refuse(self, kind: RefusalKind, text: str, detail: str = "") -> ClientReply:
         refusal = Refusal(sequence=self._sequence, kind=kind, text=text)
-        return Reply(data=pack(refusal.as_data()), refused=kind, detail=detail, reason=text)
+        return ClientReply(data=pack(refusal.as_data()), refused=kind, detail=detail, reason=text)
 
-    def _answer(self, message: bytes, clock: StageClock) -> Reply:
+    def _answer(self, message: bytes, clock: StageClock) -> ClientReply:
         house = self._house
         policy = house.policy
         asked = client_message(unpack(message, house.bounds), policy.facts)
         if not isinstance(asked, Infer):
             raise WireError("message: expected type infer, got another one", "malformed")
         observation = Observation(
-            images=asked.pictures(), state=asked.state, prompt=asked.prompt, timestamp_s=0.0
+            images=asked.pictures(house.max_pixels),
+            state=asked.state,
+            prompt=asked.prompt,
+            timestamp_s=0.0,
         )
         clock.end("decode")
         inputs = policy.encode(observation)
@@ -487,4 +509,4 @@ class _FluxRequest(_InferringRequest):
             sent_ns=time.monotonic_ns(),
             times_ms={stage: time_s * 1e3 for stage, time_s in times_s.items()},
         )
-        return Reply(data=pack(answer.as_data()), times_s=times_s)
+        return ClientReply(data=pack(answer.as_data()), times_s=times_s)

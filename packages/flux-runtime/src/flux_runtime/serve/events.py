@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import queue
+import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -12,12 +15,16 @@ LogFormat = Literal["text", "json"]
 MOST_PER_SECOND = 10
 """Lines of one event. A client that misbehaves must not fill the disk."""
 LONGEST_VALUE = 300
+MOST_UNWRITTEN = 1000
+"""Lines that may wait for whoever reads the log. Beyond them lines are lost, and not time."""
 
 Value = str | int | float | bool | None
 
 
 class EventLog:
-    """Writes one line per event. Whoever calls it passes no image, state or token.
+    """Writes one line per event, in a thread: whoever reads the log must not hold up the server.
+
+    Whoever calls it passes no image, state or token.
 
     Args:
         stream: where to.
@@ -31,6 +38,28 @@ class EventLog:
         self._stream, self._format, self._now_s = stream, log_format, now_s
         # Event -> the second of its last lines, how many they were, and how many were left out.
         self._recent: dict[str, tuple[int, int, int]] = {}
+        self._lines: queue.Queue[str | None] = queue.Queue(MOST_UNWRITTEN)
+        self._thread = threading.Thread(target=self._run, name="flux-serve-log", daemon=True)
+        self._thread.start()
+
+    def close(self, timeout_s: float = 2.0) -> None:
+        """Waits until all lines are written, but no longer than this."""
+        try:
+            self._lines.put(None, timeout=timeout_s)
+        except queue.Full:
+            return
+        self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        while (line := self._lines.get()) is not None:
+            try:
+                self._stream.write(line + "\n")
+                self._stream.flush()
+            except (
+                OSError,
+                ValueError,
+            ):  # a log that nobody reads any more must not end the server
+                continue
 
     def write(self, event: str, **fields: Value) -> None:
         """Writes an event, unless there were too many of its kind within this second."""
@@ -45,12 +74,8 @@ class EventLog:
         if left_out:
             fields["left_out"] = left_out
         at = datetime.fromtimestamp(now_s, UTC).isoformat(timespec="milliseconds")
-        line = self._line(at.replace("+00:00", "Z"), event, fields)
-        try:
-            self._stream.write(line + "\n")
-            self._stream.flush()
-        except (OSError, ValueError):  # a log that nobody reads any more must not end the server
-            return
+        with contextlib.suppress(queue.Full):
+            self._lines.put_nowait(self._line(at.replace("+00:00", "Z"), event, fields))
 
     def _line(self, at: str, event: str, fields: dict[str, Value]) -> str:
         plain = {name: _plain(value) for name, value in fields.items() if value is not None}

@@ -12,7 +12,9 @@ from collections.abc import Callable
 CONTINUATION, FIRST_CONTROL = 0x0, 0x8
 CONTINUATION_COST, CONTROL_COST = 1 / 256, 1 / 10
 """What a frame counts of a request. Some libraries send a message in fragments of 4 KiB."""
-MAX_FRAMES_AT_ONCE = 256
+SHORT_FRAGMENT = 1024
+"""Bytes; a shorter continuation costs as much as a control frame."""
+MAX_FRAMES_AT_ONCE = 32
 """How many frames are let through before other connections have their turn."""
 
 
@@ -21,14 +23,20 @@ class FrameGate:
 
     Args:
         wait_s: takes a frame's cost and the time; returns 0, or how long the frame has to wait.
+        charge: takes what a frame costs besides, once its length is known.
 
     Attributes:
         began_s: when the message or frame began that is not complete yet; None between messages.
         payload: bytes of messages so far.
+        fragments: frames so far of the message that is not complete yet.
     """
 
-    def __init__(self, wait_s: Callable[[float, float], float]) -> None:
-        self._wait_s = wait_s
+    def __init__(
+        self,
+        wait_s: Callable[[float, float], float],
+        charge: Callable[[float], None] = lambda cost: None,
+    ) -> None:
+        self._wait_s, self._charge = wait_s, charge
         self._header = bytearray()
         self._header_size = 2
         self._left = 0
@@ -36,6 +44,7 @@ class FrameGate:
         self._is_in_message = False
         self.began_s: float | None = None
         self.payload = 0
+        self.fragments = 0
 
     def admit(self, data: memoryview, now_s: float) -> tuple[int, float]:
         """Returns how many of these bytes may be parsed now, and how long the others have to wait.
@@ -72,6 +81,7 @@ class FrameGate:
         self._is_control = first & 0x0F >= FIRST_CONTROL
         if not self._is_control:
             self._is_in_message = not first & 0x80
+            self.fragments += 1
         if self.began_s is None:
             self.began_s = now_s
 
@@ -84,6 +94,9 @@ class FrameGate:
             self._header_size = 2 + extended + mask
             return
         self._left = int.from_bytes(self._header[2 : 2 + extended]) if extended else length
+        is_continuation = self._header[0] & 0x0F == CONTINUATION
+        if is_continuation and self._left < SHORT_FRAGMENT:
+            self._charge(CONTROL_COST - CONTINUATION_COST)
         self._header.clear()
         self._header_size = 2
         if self._left == 0:
@@ -92,6 +105,7 @@ class FrameGate:
     def _end_frame(self) -> None:
         if not self._is_in_message:
             self.began_s = None
+            self.fragments = 0
 
 
 def _cost(first: int) -> float:

@@ -34,6 +34,7 @@ class ServeLimits:
         max_connections: open at a time.
         max_connections_per_client: of one address and token.
         max_message_bytes: of one message.
+        max_pixels: of one camera's picture, on average of a request's.
         max_bytes: of all messages that are arriving, waiting or being inferred.
         max_waiting: requests that wait, one of each client.
         max_rate: requests per second of one connection that get no chunk.
@@ -46,6 +47,7 @@ class ServeLimits:
     max_connections: int = 64
     max_connections_per_client: int = 32
     max_message_bytes: int = 32 * MIB
+    max_pixels: int = 2_100_000
     max_bytes: int = 512 * MIB
     max_waiting: int = 64
     max_rate: float = 100.0
@@ -202,7 +204,7 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
             name,
             type=kind,
             default=value,
-            metavar="N" if kind is count else "SECONDS" if kind is duration else "HZ",
+            metavar={count: "N", duration: "SECONDS", _rate: "HZ"}.get(kind, "X"),
             help=f"{text} (default: {value:g})",
             dest=dest or name.removeprefix("--").replace("-", "_"),
         )
@@ -215,6 +217,13 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
         "open at a time with the same address and token",
     )
     add("--max-message-mb", count, default.max_message_bytes // MIB, "MiB of one message")
+    add(
+        "--max-megapixels",
+        _megapixels,
+        default.max_pixels / 1e6,
+        "million pixels of a camera's picture; the inference of others waits while it is decoded "
+        "and scaled down",
+    )
     add(
         "--max-bytes-mb",
         count,
@@ -244,6 +253,7 @@ def serve_options_from(args: argparse.Namespace) -> ServeOptions:
         max_connections=args.max_connections,
         max_connections_per_client=args.max_connections_per_client,
         max_message_bytes=args.max_message_mb * MIB,
+        max_pixels=round(args.max_megapixels * 1e6),
         max_bytes=args.max_bytes_mb * MIB,
         max_waiting=args.max_waiting,
         max_rate=args.max_rate,
@@ -262,6 +272,13 @@ def _rate(value: str) -> float:
     if not 0.1 <= rate <= 1e6:
         raise argparse.ArgumentTypeError(f"expected 0.1 to 1000000 per second, got {value}")
     return rate
+
+
+def _megapixels(value: str) -> float:
+    number = float(value)
+    if not 0.01 <= number <= 16.7:
+        raise argparse.ArgumentTypeError(f"expected 0.01 to 16.7 million, got {value}")
+    return number
 
 
 ANY_PORT = -1

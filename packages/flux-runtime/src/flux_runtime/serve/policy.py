@@ -134,7 +134,7 @@ class ServedPolicy:
         if num_tokens is None:
             # To count the tokens of a whole book would take long.
             is_long = len(prompt) > LONGEST_TOKEN * self._max_tokens
-            num_tokens = len(prompt) if is_long else self._source.num_tokens(prompt)
+            num_tokens = len(prompt) if is_long else self._encoder.most_tokens(prompt)
             if len(self._num_tokens) >= KNOWN_PROMPTS:
                 del self._num_tokens[next(iter(self._num_tokens))]
             self._num_tokens[prompt] = num_tokens

@@ -25,18 +25,18 @@ from ..wire.messages import SUBPROTOCOL, Limits
 from ..wire.openpi import KeyMap
 from ..wire.packing import pack
 from .access import ListenAddress, Tokens
-from .admission import ByteBudget, CountedListener, Places, RequestRate, listen
+from .admission import ByteBudget, ConnectionPlaces, CountedListener, RequestRate, listen
 from .connection import GuardedConnection, Guards
 from .conversation import (
     TEXTS,
+    ClientReply,
     Conversation,
     FluxConversation,
     House,
     OpenPIConversation,
-    Reply,
+    PendingRequest,
     hello_data,
 )
-from .conversation import Request as InferRequest
 from .events import EventLog
 from .metrics import Metrics
 from .options import ServeLimits
@@ -49,8 +49,8 @@ PING_S = 20.0
 WRITE_BUFFER_BYTES = 1
 """What the system does not take at once makes the server wait: an answer is accepted when it is in
 the socket's buffer."""
-SPARE_CONNECTIONS = 32
-"""Accepted beyond the limit, so that they can be told that there is no place."""
+UNOPENED_CONNECTIONS = 128
+"""Accepted, and not open yet."""
 STUCK_AFTER_S = 60.0
 """A running inference of this length makes the server unhealthy."""
 UNHEALTHY_FAILURES = 3
@@ -83,7 +83,7 @@ class ServerSettings:
     shows_tracebacks: bool = False
 
 
-class PolicyServer:
+class InferenceServer:
     """Serves one policy until it is told to stop."""
 
     def __init__(
@@ -92,11 +92,7 @@ class PolicyServer:
         limits = settings.limits
         self._settings, self._metrics, self._events = settings, metrics, events
         self._budget = ByteBudget(limits.max_bytes, limits.max_bytes // 2)
-        self._places = Places(
-            limits.max_connections + SPARE_CONNECTIONS,
-            limits.max_connections_per_client + SPARE_CONNECTIONS,
-            self._on_refused,
-        )
+        self._places = ConnectionPlaces(UNOPENED_CONNECTIONS, self._on_refused)
         self._guards = Guards(
             budget=self._budget,
             new_rate=lambda: RequestRate(limits.max_rate),
@@ -120,6 +116,7 @@ class PolicyServer:
                 max_bytes=limits.max_message_bytes, max_array_bytes=limits.max_message_bytes
             ),
             max_rate=limits.max_rate,
+            max_pixels=limits.max_pixels * max(1, len(policy.facts.manifest.cameras)),
             keys=settings.keys,
             seed=settings.seed,
             send_timeout_s=limits.send_timeout_s,
@@ -306,6 +303,7 @@ class PolicyServer:
         kind = FluxConversation if connection.subprotocol == SUBPROTOCOL else OpenPIConversation
         conversation = kind(connection, self._house)
         began_s = self._loop.time()
+        self._places.give(connection.peer)
         self._conversations.add(conversation)
         self._by_owner[connection.owner] += 1
         self._metrics.opened(conversation.protocol)
@@ -347,7 +345,7 @@ class PolicyServer:
             request = _request(drop.job)
             request.settle(request.refuse(drop.kind, TEXTS[drop.kind]))
 
-    def _on_inferred(self, job: Job, reply: Reply) -> None:
+    def _on_inferred(self, job: Job, reply: ClientReply) -> None:
         if reply.refused == "failed":
             self._failures += 1
         elif reply.times_s is not None:
@@ -361,9 +359,9 @@ class PolicyServer:
             )
         _request(job).settle(reply)
 
-    def _on_worker_end(self) -> None:
-        if not self._is_draining:  # a fault of ours: whoever started the server starts it again
-            self._events.write("internal_error", error="the thread that infers has ended")
+    def _on_worker_end(self, fault: BaseException | None) -> None:
+        if fault is not None:  # whoever started the server starts it again
+            self._on_bug(fault)
             self._is_draining = self._is_over = True
             self._stop.set()
 
@@ -410,7 +408,7 @@ class PolicyServer:
         self._on_bug(error or RuntimeError(str(context.get("message"))))
 
 
-def _request(job: Job) -> InferRequest:
+def _request(job: Job) -> PendingRequest:
     return job.payload
 
 

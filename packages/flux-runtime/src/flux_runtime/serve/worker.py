@@ -21,7 +21,7 @@ class Worker:
         work: infers a request; raises nothing.
         deliver: called on the worker's thread with a request and what `work` returned.
         deliver_dropped: likewise, with requests that expired.
-        on_end: called on the worker's thread when it ends.
+        on_end: called on the worker's thread when it ends, with the fault that ended it, if any.
         now_s: a monotonic clock.
     """
 
@@ -32,7 +32,7 @@ class Worker:
         work: Callable[[Job], Any],
         deliver: Callable[[Job, Any], None],
         deliver_dropped: Callable[[Sequence[Dropped]], None],
-        on_end: Callable[[], None] = lambda: None,
+        on_end: Callable[[BaseException | None], None] = lambda fault: None,
         now_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._scheduler = scheduler
@@ -85,15 +85,17 @@ class Worker:
         return not self._thread.is_alive()
 
     def _run(self) -> None:
+        fault: BaseException | None = None
         try:
             while (job := self._next()) is not None:
                 result = self._work(job)
                 with self._changed:
-                    self._scheduler.finished(job)
+                    self._scheduler.finished(job, self._now_s() - self._began_s)
                 self._deliver(job, result)
                 self._running = None
-        finally:
-            self._on_end()
+        except BaseException as error:  # noqa: BLE001 - whoever started the thread is told
+            fault = error
+        self._on_end(fault)
 
     def _next(self) -> Job | None:
         """Waits for a request; returns None when the worker is to stop."""

@@ -7,6 +7,7 @@ peer sends cannot fill the memory.
 
 from __future__ import annotations
 
+import logging
 import socket
 import ssl
 import time
@@ -27,6 +28,11 @@ _WRITE_BYTES = 1 << 16
 _MOST_MESSAGES = 64
 """Messages that may wait to be taken; a server sends one per request."""
 
+_SILENT = logging.getLogger("flux.runtime.websockets")
+"""At level DEBUG, `websockets` would log the token and what is sent."""
+_SILENT.setLevel(logging.CRITICAL + 1)
+_SILENT.propagate = False
+
 Cancelled = Callable[[], bool]
 
 
@@ -35,7 +41,7 @@ def never() -> bool:
     return False
 
 
-class Transport:
+class FrameSocket:
     """A connection that is open; frames of bytes in both directions.
 
     Attributes:
@@ -116,7 +122,9 @@ class Transport:
     ) -> Any:
         client = load("websockets.client", "--remote")
         uri = load("websockets.uri", "--remote").parse_uri(self.url)
-        protocol = client.ClientProtocol(uri, subprotocols=[subprotocol], max_size=max_bytes)
+        protocol = client.ClientProtocol(
+            uri, subprotocols=[subprotocol], max_size=max_bytes, logger=_SILENT
+        )
         self._protocol = protocol
         request = protocol.connect()
         if access.token is not None:
