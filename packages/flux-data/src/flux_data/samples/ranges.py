@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from flux_core.norm_stats import FeatureStats, NormStats, NormType
 from flux_core.transforms import Normalization
 
-from ..lerobot.state_action import ACTION, STATE, dimension_names, joined
+from ..lerobot.state_action import ACTION, STATE, bases_of, dimension_names, joined
 from .mixture import DistributedRepeatingDataset
 from .windows import ParquetDataset
 
@@ -189,7 +189,7 @@ class _Normalised(NamedTuple):
 
     def _columns(self, member: ParquetDataset) -> list[str]:
         config = member.config
-        return list(dict.fromkeys((*config.state_columns, *config.action_columns)))
+        return bases_of((*config.state_columns, *config.action_columns))
 
     def blocks(self) -> Iterator[NDArray[np.generic]]:
         """Yields (rows, dims) values in the unit of the statistics."""
