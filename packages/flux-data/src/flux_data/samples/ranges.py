@@ -242,6 +242,8 @@ def _normalised(members: Sequence[ParquetDataset], stats: NormStats) -> Iterator
         return
     keys: dict[Quantity, str] = {"state": normalize.state_key, "action": normalize.action_key}
     for quantity, key in keys.items():
+        if getattr(normalize, f"{quantity}_keys"):
+            continue  # each of its dimensions has a rule of its own
         # A custom normalisation may map states in any way.
         if key in stats and (quantity == "action" or normalize.is_ours):
             yield _Normalised(quantity, members, normalize.norm_type, key, stats[key])
