@@ -151,6 +151,11 @@ class Normalization(Transform):
                 f"{where}: {type(self).__name__} pads actions to {self.action_dim}, but the "
                 f"network's have {model.action_dim} dimensions"
             )
+        if model.state_dim is not None and self.state_dim not in (None, model.state_dim):
+            raise ConfigError(
+                f"{where}: {type(self).__name__} pads states to {self.state_dim}, but the "
+                f"network's have {model.state_dim} dimensions"
+            )
 
 
 class Padding(Transform):

@@ -229,7 +229,12 @@ def shared_transforms(robot: SmallRobot, policy: Policy = "pi05") -> list[Sectio
     if policy == "gr00t":
         cameras = len(robot.cameras)
         return [
-            dict(type="NormalizeStatesAndActions", norm_type="quantile"),
+            dict(
+                type="NormalizeStatesAndActions",
+                norm_type="quantile",
+                state_dim=robot.spec.state_dim,
+                action_dim=robot.action_dim,
+            ),
             dict(
                 type="ProcessPromptsWithImage",
                 tokenizer=unbind(robot.gr00t_tokenizer),
