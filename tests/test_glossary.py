@@ -25,7 +25,8 @@ GLOSSARY = {
 }
 # FluxVLA's keys and type names, and the class paths of before the names changed.
 TRANSLATORS = tuple(
-    f"packages/flux-core/src/flux_core/config/{name}.py" for name in ("compat", "old_paths")
+    f"packages/flux-core/src/flux_core/config/{name}.py"
+    for name in ("compat", "old_paths", "llava")
 )
 # Written before the names changed; that they still open proves that old bundles do.
 OLD_BUNDLES = "packages/flux-runtime/src/flux_runtime/policies/"

@@ -26,7 +26,7 @@ def check_known(section: Mapping[str, Any], known: Iterable[str], path: str, own
 def check_type(section: Mapping[str, Any], known: Iterable[str], path: str) -> str:
     """Returns the section's `type`, which must be one of `known`."""
     name = section.get("type")
-    if name not in known:
+    if not isinstance(name, str) or name not in known:
         expected = " or ".join(map(repr, known))
         raise ConfigError(f"{path}.type: expected {expected}, got {name!r}")
     return name
