@@ -78,14 +78,16 @@ def test_a_token_never_leaves_this_computer_unencrypted(tmp_path: Path) -> None:
 
 
 def test_the_token_is_read_from_a_file_or_the_environment_and_kept_from_other_processes(
-    tmp_path: Path,
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = tmp_path / "tokens"
     file.write_text(f"# of the lab\n\n  {TOKEN}  \nanother-token-entirely\n")
+    file.chmod(0o644)
     environment = {"FLUX_TOKEN": "of-the-environment", "HOME": "/"}
     found = access("ws://127.0.0.1", environment, token_file=file)
     assert found.token == TOKEN and environment == {"HOME": "/"}
     assert TOKEN not in repr(found)
+    assert f"--token-file {file}: other users of this computer can read it" in caplog.text
     environment = {"FLUX_TOKEN": f" {TOKEN}\n"}
     assert access("ws://127.0.0.1", environment).token == TOKEN and environment == {}
     for content, message in (("# none\n", "expected a token, got none"), ("a b", "without spaces")):

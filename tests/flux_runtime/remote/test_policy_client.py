@@ -236,6 +236,26 @@ def test_a_busy_server_is_asked_again_and_one_that_declines_is_not(
     assert client.reconnects == 0
 
 
+def test_a_flood_of_notices_costs_no_more_than_the_deadline(
+    server: FakeServer, connect: MakeClient, request_of: MakeRequest
+) -> None:
+    notice = pack(Refusal(sequence=None, kind="rate", text="slower").as_data())
+
+    def flood(s: FakeServer, r: Infer) -> Iterable[Sent]:
+        for _ in range(2000):
+            yield notice
+
+    client = connect()
+    server.script = flood
+    with pytest.raises(ServerError, match="expected one answer, got many other messages|per req"):
+        ask(client, request_of(), within_s=0.5)
+    server.script = lambda s, r: [notice, 0.005] * 50
+    began_s = time.monotonic()
+    with pytest.raises(ServerError):
+        ask(client, request_of(), within_s=0.15)
+    assert time.monotonic() - began_s < 0.4
+
+
 def test_nobody_waits_for_a_cancelled_request(
     server: FakeServer, connect: MakeClient, request_of: MakeRequest
 ) -> None:

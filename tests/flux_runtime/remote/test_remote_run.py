@@ -141,9 +141,13 @@ def test_on_simulated_time_the_robot_waits_for_its_server_and_ends_without_it(
     runs: Runs, server: FakeServer, toy: Any
 ) -> None:
     command = ("run", "--robot", "toy", "--episodes", 1, "--max-steps", 8, "--remote", server.url)
+    assert main([str(word) for word in (*command, "--dry-run", "--json")]) == 0
+    report = json.loads(runs._capsys.readouterr().out)
+    assert (report["ok"], report["remote"]["url"]) == (True, server.url)
+    assert len(server.seen.requests) == 1  # the first look
     assert main([str(word) for word in (*command, "--json")]) == 0
     runs._capsys.readouterr()
-    assert len(server.seen.requests) == 3  # the first look, and two chunks
+    assert len(server.seen.requests) == 1 + 3  # and two chunks
 
     def exchange(*_: object) -> list[bytes]:
         server.kill()

@@ -86,7 +86,7 @@ def assert_same(found: Any, expected: Any) -> None:
         2**64,
         "\ud800",
     ],
-    ids=str,
+    ids=lambda value: type(value).__name__,
 )
 def test_values_that_no_receiver_takes_are_not_packed(value: Any) -> None:
     with pytest.raises(WireError, match="cannot be packed") as caught:

@@ -156,6 +156,8 @@ class PolicySource:
     """Infers chunks with a policy, wherever that is."""
 
     name = "policy"
+    may_stall = False
+    """Whether a chunk may take much longer than the others, for no reason of the policy's."""
 
     def __init__(
         self,

@@ -274,6 +274,7 @@ class RealtimeEpisode:
         self._number = self._session.next_number()
         self._dropped_before = self._loop.stats()["dropped"]
         self._driver_stop = ""
+        self._is_told = False
         self._num_sent, self._reached = 0, (0, 0)
         self._holds = HoldWatch()
         self._trace.begin_part()

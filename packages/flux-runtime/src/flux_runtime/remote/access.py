@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import re
 import ssl
+import stat
 from collections.abc import MutableMapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +17,8 @@ from flux_core.errors import UsageError
 from ..realtime.remote_options import RemoteOptions
 from .address import Address, SocketAddress, is_loopback, parse_address
 from .errors import ServerError
+
+logger = logging.getLogger("flux.runtime")
 
 TOKEN_VARIABLE = "FLUX_TOKEN"
 _PIN_DIGITS = 64
@@ -140,9 +144,16 @@ def _token(file: Path | None, environment: MutableMapping[str, str]) -> str | No
         return None if of_environment is None else _checked(of_environment, TOKEN_VARIABLE)
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
+        mode = file.stat().st_mode
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is no text"
         raise UsageError(f"--token-file {file}: cannot be read ({reason})") from error
+    if stat.S_ISREG(mode) and mode & (stat.S_IRGRP | stat.S_IROTH):
+        logger.warning(
+            "--token-file %s: other users of this computer can read it. Run: chmod 600 %s",
+            file,
+            file,
+        )
     tokens = [line.strip() for line in lines if line.strip() and not line.strip().startswith("#")]
     if not tokens:
         raise UsageError(f"--token-file {file}: expected a token, got none")

@@ -41,8 +41,8 @@ def add_remote_options(parser: argparse.ArgumentParser, *, is_run: bool = True) 
         "--token-file",
         type=Path,
         metavar="FILE",
-        help="a file with the server's token in its first line (default: the environment variable "
-        "FLUX_TOKEN)",
+        help="a file whose first line, apart from comments (#), is the server's token (default: "
+        "the environment variable FLUX_TOKEN)",
     )
     add(
         "--pin",

@@ -34,6 +34,8 @@ PROBE_AFTER_S = 0.25
 """After so long without an answer, the server is asked for a sign of life."""
 SIGN_OF_LIFE_S = 2.0
 """It must come by then; a server gives one while it infers, too."""
+MOST_UNASKED = 64
+"""Late answers, notices and signs of life that may come beside one answer."""
 _CAUSES: Mapping[str, Cause] = {
     "busy": "busy",
     "rate": "busy",
@@ -126,6 +128,7 @@ class Connection:
         self.url = self._socket.url
         self.late_answers = 0
         self._sequence = 0
+        self._num_unasked = 0
         self._has_heard = True
         try:
             frame = self._socket.receive(deadline_s)
@@ -155,6 +158,7 @@ class Connection:
         Raises:
             ServerError: there is no answer by then, or none that can be used.
         """
+        self._num_unasked = 0
         self._drain()
         self._sequence += 1
         sent_ns = time.monotonic_ns()
@@ -163,7 +167,7 @@ class Connection:
         answer = self._answer_by(min(deadline_s, time.monotonic() + PROBE_AFTER_S), cancelled)
         is_probed = answer is None and not cancelled() and time.monotonic() < deadline_s
         if is_probed:
-            self._ping()
+            self._ping(deadline_s)
             answer = self._answer_by(min(deadline_s, time.monotonic() + SIGN_OF_LIFE_S), cancelled)
             if answer is None and self._has_heard:
                 answer = self._answer_by(deadline_s, cancelled)
@@ -184,6 +188,8 @@ class Connection:
             if isinstance(message, Answer) and message.sequence == self._sequence:
                 return message
             self._count_late(message)
+            if time.monotonic() >= deadline_s:
+                break
         return None
 
     def read_clock(self, deadline_s: float) -> ClockReading:
@@ -192,7 +198,8 @@ class Connection:
         Raises:
             ServerError: there is no answer by then.
         """
-        sent_ns = self._ping()
+        self._num_unasked = 0
+        sent_ns = self._ping(deadline_s)
         while (message := self._next(deadline_s, never)) is not None:
             if isinstance(message, Pong) and message.client_ns == sent_ns:
                 now_ns = time.monotonic_ns()
@@ -241,11 +248,11 @@ class Connection:
             )
         return data
 
-    def _ping(self) -> int:
+    def _ping(self, deadline_s: float) -> int:
         """Asks for a sign of life, which comes while the server infers, too."""
         sent_ns = time.monotonic_ns()
         self._has_heard = False
-        self._socket.send(pack(Ping(client_ns=sent_ns).as_data()), time.monotonic() + 1.0)
+        self._socket.send(pack(Ping(client_ns=sent_ns).as_data()), deadline_s)
         return sent_ns
 
     def _drain(self) -> None:
@@ -265,6 +272,12 @@ class Connection:
             raise ServerError(f"{self.url}: {error}", "hostile") from error
 
     def _count_late(self, message: Answer | Refusal | Pong) -> None:
+        self._num_unasked += 1
+        if self._num_unasked > MOST_UNASKED:
+            self._socket.drop()
+            raise ServerError(
+                f"{self.url}: expected one answer, got many other messages", "hostile"
+            )
         if not isinstance(message, Answer):
             return
         if message.sequence > self._sequence:

@@ -130,6 +130,7 @@ class RemoteSource(PolicySource):
     """
 
     name = "remote"
+    may_stall = True
 
     def __init__(
         self,

@@ -10,6 +10,9 @@ from typing import Any
 from ..realtime.inference_thread import THREAD_NAME
 from .scheduler import Dropped, Job, Scheduler
 
+WAITED_SHARE = 0.1
+"""Of the newest request in how long a request usually waits."""
+
 
 class Worker:
     """Takes the scheduler's next request as soon as the last one is finished.
@@ -23,6 +26,7 @@ class Worker:
         deliver_dropped: likewise, with requests that expired.
         on_end: called on the worker's thread when it ends, with the fault that ended it, if any.
         now_s: a monotonic clock.
+        cpu_s: the processor time of the calling thread.
     """
 
     def __init__(
@@ -34,10 +38,12 @@ class Worker:
         deliver_dropped: Callable[[Sequence[Dropped]], None],
         on_end: Callable[[BaseException | None], None] = lambda fault: None,
         now_s: Callable[[], float] = time.monotonic,
+        cpu_s: Callable[[], float] = time.thread_time,
     ) -> None:
         self._scheduler = scheduler
         self._work, self._deliver, self._deliver_dropped = work, deliver, deliver_dropped
-        self._now_s, self._on_end = now_s, on_end
+        self._now_s, self._cpu_s, self._on_end = now_s, cpu_s, on_end
+        self._waited_s = 0.0
         self._changed = threading.Condition()
         self._is_stopping = False
         self._running: Job | None = None
@@ -88,14 +94,27 @@ class Worker:
         fault: BaseException | None = None
         try:
             while (job := self._next()) is not None:
+                began_cpu_s = self._cpu_s()
                 result = self._work(job)
+                taken_s = self._taken_s(self._cpu_s() - began_cpu_s)
                 with self._changed:
-                    self._scheduler.finished(job, self._now_s() - self._began_s)
+                    self._scheduler.finished(job, taken_s)
                 self._deliver(job, result)
                 self._running = None
         except BaseException as error:  # noqa: BLE001 - whoever started the thread is told
             fault = error
         self._on_end(fault)
+
+    def _taken_s(self, cpu_s: float) -> float:
+        """Returns what the finished request counts as.
+
+        The same inference takes equally long for everyone, so what the thread waited for, such as a
+        card or a machine that stood still, is shared by all. What it computed itself depends on the
+        request, such as the size of its pictures.
+        """
+        waited_s = max(0.0, self._now_s() - self._began_s - cpu_s)
+        self._waited_s += WAITED_SHARE * (waited_s - self._waited_s)
+        return cpu_s + self._waited_s
 
     def _next(self) -> Job | None:
         """Waits for a request; returns None when the worker is to stop."""
