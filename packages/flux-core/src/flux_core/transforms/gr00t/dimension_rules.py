@@ -57,11 +57,11 @@ class DimensionRules:
         """
         rules: list[DimensionRule] = []
         for _, size, rule in keys:
-            rules += ["none" if rule == "sin_cos" else rule] * size
+            rules += [as_rule(rule) for _ in range(size)]
         if len(rules) > dims:
             names = " + ".join(f"{name} {size}" for name, size, _ in keys)
             raise DataError(f"normalization: expected {dims} dimensions (the data's), got {names}")
-        return cls((*rules, *("none",) * (dims - len(rules))))
+        return cls((*rules, *(as_rule("none") for _ in range(dims - len(rules)))))
 
     @property
     def is_binary(self) -> NDArray[np.bool_]:
@@ -107,6 +107,11 @@ class DimensionRules:
 
     def _are(self, rule: str) -> NDArray[np.bool_]:
         return np.asarray([each == rule for each in self.rules], dtype=np.bool_)
+
+
+def as_rule(rule: StateRule) -> DimensionRule:
+    """Returns a state's rule as one of a dimension; sines and cosines are not normalised."""
+    return "none" if rule == "sin_cos" else rule
 
 
 def check_keys(keys: Sequence[StateKeyRule], where: str) -> None:
