@@ -13,7 +13,7 @@ from typing import Any, Literal
 from flux_core.config import unbind
 from flux_core.robots import RobotSpec, robot_spec
 from flux_core.tokenizers import FIRST_NUMBER_ID, NUMBERS_PER_TABLE, ByteTokenizer
-from flux_core.transforms.gr00t import IMAGE_TOKEN, prompt_words
+from flux_core.transforms import IMAGE_TOKEN, prompt_words
 
 from .columns import Columns, Section
 from .runners import collator
