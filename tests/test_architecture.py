@@ -52,6 +52,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     ),
     "flux_data": (
         *("progress_bars", "repairable", "video", "parquet", "lerobot", "whole_file", "run_files"),
+        "modality",
         *("pictures", "samples"),
         *("validate", "convert", "repair", "record", "demo", "view", "info", "observations"),
         *("dataset_robot", "commands"),

@@ -114,7 +114,11 @@ def test_embodiments_reach_every_row_of_the_loss_and_every_step_of_sampling() ->
 
     class Toy:
         config = SimpleNamespace(
-            num_inference_steps=3, loss_action_dim=None, prefix_stride=1, action_smoothing=0.0
+            num_inference_steps=3,
+            loss_action_dim=None,
+            prefix_stride=1,
+            action_smoothing=0.0,
+            action_dim=1,
         )
 
         def prefix(self, *_: torch.Tensor) -> PrefixCache:

@@ -66,7 +66,17 @@ def lora() -> dict[str, Any]:
     }
 
 
-CONFIGS = {"small": small, "grouped": grouped, "lora": lora}
+def gr00t() -> dict[str, Any]:
+    return small() | {
+        "model": recipes.small_gr00t_model(action_horizon=8),
+        "train_dataloader": recipes.small_aloha_sim_data(
+            data_root_path="data", action_horizon=8, batch_size=2, policy="gr00t"
+        ),
+        "inference": recipes.small_aloha_sim_inference(policy="gr00t", execution_horizon=4),
+    }
+
+
+CONFIGS = {"small": small, "grouped": grouped, "lora": lora, "gr00t": gr00t}
 FACTS = {
     "aloha-sim": DataFacts(fps=50.0, state_dim=14, action_dim=14, tasks=("transfer the cube",)),
     "aloha": DataFacts(fps=50.0, state_dim=14, action_dim=14, tasks=("fold the towel",)),
@@ -99,6 +109,11 @@ OTHERS: dict[str, Any] = {
     "NormalizeStatesAndActions.state_key": "action",
     "NormalizeStatesAndActions.action_key": "proprio",
     "NormalizeStatesAndActions.state_dim": 99,
+    "NormalizeStatesAndActions.state_keys": [["all", 2, "none"]],
+    "NormalizeStatesAndActions.action_keys": [["all", 2, "binary"]],
+    "DenormalizeActions.action_keys": [["all", 2, "binary"]],
+    "ProcessParquetInputs.embodiment_id": 7,
+    "ObservationTransforms.embodiment_id": 7,
     "NormalizeStatesAndActions.action_dim": None,
     "ParquetDataset.action_key": ["observation.state", "other"],
     "ParquetDataset.state_key": "action",
@@ -257,7 +272,7 @@ def test_every_field_of_every_component_has_a_rule() -> None:
 def test_a_field_changed_alone_is_refused_or_allowed_as_its_rule_says(name: str) -> None:
     wrong: list[str] = []
     tried = 0
-    unread = () if bound(name).model.state_proj else STATE_WIDTH
+    unread = () if bound(name).model.reads_state else STATE_WIDTH
     for leaf in leaves(name):
         rule = leaf.rule
         if rule is None or holds_section(leaf.value) or f"{owner(leaf.kind)}.*" in RULES:

@@ -38,6 +38,11 @@ class ObservationTransforms:
     trained_cameras: tuple[str, ...] = ()
     embodiment_id: int | str | None = None
 
+    @property
+    def embodiment(self) -> int | None:
+        """The number of the embodiment; None for that of its data."""
+        return None if self.embodiment_id is None else embodiment_number(self.embodiment_id)
+
     def __post_init__(self) -> None:
         _check_cameras(self)
         if self.embodiment_id is not None:

@@ -144,6 +144,12 @@ class PolicyIO:
         return self._inverse.relative_mask
 
     @property
+    def binary_mask(self) -> NDArray[np.bool_]:
+        """(A,) True where an action is 1 if the network's is above 0.5, else 0."""
+        mask = self._inverse.binary_mask
+        return np.zeros(len(self._inverse.scale), np.bool_) if mask is None else mask
+
+    @property
     def state_stats(self) -> FeatureStats:
         """Statistics of the state."""
         return statistics_of(self.stats, self.pipeline.one(Normalization).state_key)

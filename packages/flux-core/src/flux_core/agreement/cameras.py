@@ -14,7 +14,10 @@ from .trained import TrainedDataset
 
 logger = logging.getLogger("flux.config")
 
-_COMMON = {"cam", "camera", "image", "images", "img", "observation", "obs", "rgb", "color", "view"}
+_COMMON = {
+    *("cam", "camera", "image", "images", "img", "observation", "obs", "rgb", "color", "view"),
+    "video",
+}
 """Parts of a camera's name that do not tell it from others."""
 
 
@@ -86,7 +89,9 @@ def with_trained_cameras(
     places = _in_order(robots, columns) if len(robots) < len(columns) else None
     if places is None or dataset.trained_cameras:
         return dataset
-    named = [name.removeprefix("observation.images.") for name in columns]
+    # The latter are names of NVIDIA's modality.json.
+    prefixes = ("observation.images.", "video.")
+    named = [name.removeprefix(prefixes[0]).removeprefix(prefixes[1]) for name in columns]
     for place, name in zip(places, robots, strict=True):
         named[place] = name
     return replace(dataset, trained_cameras=tuple(named))

@@ -227,6 +227,6 @@ def _way_back(robot: Pipeline, recorded: Sample, expected: Sample) -> Iterator[s
         states = np.asarray(recorded["states"])
         states = np.pad(states, (0, max(dims - len(states), 0)))
         before = {"actions": actions[..., :dims], "states": states}
-        check_undone(before, expected, inverse, "actions")
+        check_undone(before, expected, inverse, "actions", robot.action_rules(actions.shape[-1]))
     except (ConfigError, ValueError) as error:
         yield f"the robot would not restore training's actions: {error}"

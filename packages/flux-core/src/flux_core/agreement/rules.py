@@ -76,6 +76,7 @@ RULES: dict[str, Rule] = {
         *("window_start_idx", "supervise_terminal_padding"),
     ),
     **_rules("free", "another copy of the same frames", "ParquetDataset", "frame_cache"),
+    **_rules("free", "the tasks are compared with the robot's", "ParquetDataset", "task_key"),
     # Tokenizers, on both sides.
     **_rules("equal", "tokens", "ByteTokenizer", *("words", "number_tables")),
     **_rules(
@@ -126,6 +127,7 @@ RULES: dict[str, Rule] = {
     **_rules("free", "where the robot waits", "AlohaInferenceRunner", "prepare_pose"),
     **_rules("checked", "its parts have rules of their own", "ObservationTransforms", "transforms"),
     **_rules("equal", "the cameras of training, in its order", "ObservationTransforms", "img_keys"),
+    **_rules("checked", "that of its data", "ObservationTransforms", "embodiment_id"),
     **_rules(
         "named",
         "says that the robot lacks cameras. Option: flux-export --cameras",
@@ -136,7 +138,7 @@ RULES: dict[str, Rule] = {
         "equal",
         "the inverse of the normalisation",
         "DenormalizeActions",
-        *("norm_type", "action_key"),
+        *("norm_type", "action_key", "action_keys"),
     ),
     **_rules(
         "checked",
@@ -192,6 +194,10 @@ RULES: dict[str, Rule] = {
     **_rules("checked", _SIZES, "LinearProjector", "*"),
     **_rules("checked", _SIZES, "ConditionGemmaModel", "*"),
     **_rules("checked", _SIZES, "NumberTokens", "*"),
+    **_rules("checked", _SIZES, "Qwen3Backbone", "*"),
+    **_rules("checked", _SIZES, "VLSelfAttention", "*"),
+    **_rules("checked", _SIZES, "DiT", "*"),
+    **_rules("checked", _SIZES, "ImagePlaces", "*"),
     **_rules("named", "which delays the robot may use", "RTCTrainingConfig", "*"),
     # How a network learns, and on what it is tried.
     **_rules("free", _LEARNING, "TrainRunner", "*"),

@@ -123,6 +123,7 @@ def _dataset(
     kept, findings = kept_cameras(dataset, inference.dataset, known, where, is_bundle=is_bundle)
     yield from findings
     told = [*_transforms(inference, dataset, kept, path), *_statistics(inference, dataset, path)]
+    told += _embodiment(inference, dataset, path)
     yield from told
     if told or findings:
         return  # the rehearsal would tell the same again
@@ -143,6 +144,18 @@ def rehearsed(
         dataset.pipeline, inference.pipeline, sample, kept, reads_state=network.reads_state
     ):
         yield f"{path}.dataset.transforms: differs from training ({dataset.pipeline.where}): {text}"
+
+
+def _embodiment(inference: InferenceRunner, dataset: TrainedDataset, path: str) -> Iterator[str]:
+    """Compares which weights of the network the robot uses."""
+    robots = inference.dataset.embodiment
+    if robots is not None and robots != dataset.embodiment:
+        yield finding(
+            f"{path}.dataset.embodiment_id",
+            f"{dataset.where}.transforms.0.embodiment_id",
+            expected=dataset.embodiment,
+            got=robots,
+        )
 
 
 def _transforms(
@@ -190,6 +203,13 @@ def _statistics(inference: InferenceRunner, dataset: TrainedDataset, path: str) 
         yield (
             f"{path}.denormalize_action.norm_type: expected {normalize.norm_type!r} as in "
             f"training, got {undo.norm_type!r} ({trained_path}.norm_type)"
+        )
+    if undo.action_keys != normalize.action_keys:
+        yield finding(
+            f"{path}.denormalize_action.action_keys",
+            f"{trained_path}.action_keys",
+            expected=normalize.action_keys,
+            got=undo.action_keys,
         )
     if undo.action_key != normalize.action_key:
         yield finding(

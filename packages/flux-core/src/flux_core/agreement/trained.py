@@ -11,6 +11,7 @@ from ..config import bind
 from ..config.compat import current_type
 from ..config.installed import registration
 from ..errors import ConfigError
+from ..robots import embodiment_number
 from ..transforms import Pipeline, Transform
 
 DATASETS = "train_dataloader.dataset.datasets"
@@ -31,12 +32,14 @@ class TrainedDataset:
         places: the position of each of them in the config's list.
         cameras: the columns of its cameras, in the network's order, without padded ones; None if
             a bundle left out the transform that reads them, as a class of the user's own.
+        embodiment: which weights of the network it trains, if they differ between robots.
     """
 
     where: str
     pipeline: Pipeline
     places: tuple[int, ...]
     cameras: tuple[str, ...] | None
+    embodiment: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,11 +196,14 @@ def _dataset(
     if not isinstance(entries, list | tuple):
         raise ConfigError(f"{where}.transforms: expected a list of transforms, got {entries!r:.60}")
     cameras: tuple[str, ...] | None = None
+    embodiment: int | None = None
     steps: dict[int, Transform] = {}
     for index, entry in enumerate(entries):
         if _is_mapping(entry) and _INPUTS in entry:
             place = f"{where}.transforms.{index}.{_INPUTS}"
             cameras = bind(tuple[str, ...], entry[_INPUTS], place)
+            chosen = bind(int | str | None, entry.get("embodiment_id"), place)
+            embodiment = None if chosen is None else embodiment_number(chosen)
         elif not _is_left_out(entry, used, f"{where}.transforms.{index}"):
             steps[index] = bind(Transform, entry, f"{where}.transforms.{index}")
     return TrainedDataset(
@@ -205,6 +211,7 @@ def _dataset(
         pipeline=Pipeline(tuple(steps.values()), where=f"{where}.transforms"),
         places=tuple(steps),
         cameras=cameras,
+        embodiment=embodiment,
     )
 
 

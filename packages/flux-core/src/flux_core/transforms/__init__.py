@@ -22,7 +22,13 @@ from .aloha import AlohaToPi
 from .augmentation import AugmentImages
 from .base import ModelInputs, Sample, Transform, apply
 from .difference import Difference
-from .gr00t import LeRobotResizeImages, NvidiaResizeImages, ProcessPromptsWithImage
+from .gr00t import (
+    IMAGE_TOKEN,
+    LeRobotResizeImages,
+    NvidiaResizeImages,
+    ProcessPromptsWithImage,
+    prompt_words,
+)
 from .images import (
     NormalizeImages,
     ResizeImages,
@@ -47,6 +53,7 @@ from .rule import Rule, rules
 from .units import ActionInverse, UnitStep
 
 __all__ = [
+    "IMAGE_TOKEN",
     "ActionInverse",
     "AlohaToPi",
     "AugmentImages",
@@ -82,6 +89,7 @@ __all__ = [
     "apply",
     "gr00t_observation",
     "pi_observation",
+    "prompt_words",
     "resize_to",
     "rules",
 ]

@@ -10,7 +10,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..errors import ConfigError
 from ..norm_stats import FeatureStats, NormStats, compute_stats
+from .actions import action_affine
 from .base import Sample, Transform
+from .gr00t.dimension_rules import THRESHOLD, DimensionRules
 from .roles import ImageNormalization, ImageResize, Normalization, Padding
 from .units import ActionInverse, UnitStep, way_back
 
@@ -47,7 +49,7 @@ def check_inverses(transforms: Sequence[Transform], where: str) -> tuple[Transfo
             continue
         before, after = tried
         name, claimed = type(transform).__name__, _claimed(transform, before["stats"])
-        check_undone(before, after, claimed, f"{where}: {name}")
+        check_undone(before, after, claimed, f"{where}: {name}", _rules(transform))
         if isinstance(transform, UnitStep):
             _check_leading_axes(transform, before, after, f"{where}: {name}")
             if transform.relative_mask is not None:
@@ -57,7 +59,13 @@ def check_inverses(transforms: Sequence[Transform], where: str) -> tuple[Transfo
     return tuple(untried)
 
 
-def check_undone(before: Sample, after: Sample, inverse: ActionInverse | None, where: str) -> None:
+def check_undone(
+    before: Sample,
+    after: Sample,
+    inverse: ActionInverse | None,
+    where: str,
+    rules: DimensionRules | None = None,
+) -> None:
     """Refuses actions that `inverse` does not restore.
 
     Args:
@@ -65,6 +73,7 @@ def check_undone(before: Sample, after: Sample, inverse: ActionInverse | None, w
         after: the sample after the transforms.
         inverse: what should undo the change; None if actions must not change.
         where: the dotted path and name of the transforms, for messages.
+        rules: of each action; some cut values off, which cannot come back.
     """
     expected, found = before["actions"], np.asarray(after["actions"])
     if inverse is None:
@@ -81,6 +90,11 @@ def check_undone(before: Sample, after: Sample, inverse: ActionInverse | None, w
     with np.errstate(all="ignore"):
         back = inverse(found, before["states"])
     largest = max(REACH, *(float(np.abs(x).max()) for x in (expected, inverse.offset)))
+    if rules is not None:
+        dims = expected.shape[-1]
+        expected = np.where(rules.is_binary[:dims], expected > THRESHOLD, expected)
+        is_cut = rules.is_clipped[:dims] & (np.abs(found[..., :dims]) >= 1.0)
+        expected = np.where(is_cut, back, expected)
     is_back = np.abs(back - expected) <= TOLERANCE * largest  # NaN is not
     if not is_back.all():
         place = tuple(np.argwhere(~is_back)[0])
@@ -121,9 +135,20 @@ def _dims(transform: Transform) -> int | None:
     if isinstance(transform, Padding):
         return transform.dim
     if isinstance(transform, Normalization):
+        widths = [
+            sum(size for _, size, _ in keys)
+            for keys in (transform.state_keys, transform.action_keys)
+        ]
         dims = [dim for dim in (transform.state_dim, transform.action_dim) if dim is not None]
-        return min(dims, default=None)
+        return max(widths) if any(widths) else min(dims, default=None)
     return None
+
+
+def _rules(transform: Transform) -> DimensionRules | None:
+    """Returns the rule of each action, if the transform has one for each key."""
+    if not isinstance(transform, Normalization) or not transform.action_keys:
+        return None
+    return DimensionRules.of_keys(transform.action_keys, _dims(transform) or DIMS)
 
 
 def _claimed(transform: Transform, stats: NormStats) -> ActionInverse | None:
@@ -131,8 +156,12 @@ def _claimed(transform: Transform, stats: NormStats) -> ActionInverse | None:
     scale: ArrayLike = 1.0
     offset: ArrayLike = 0.0
     mask: ArrayLike = False
+    binary: ArrayLike = False
     if isinstance(transform, Normalization):
-        scale, offset = stats[transform.action_key].affine(transform.norm_type)
+        own = stats[transform.action_key]
+        scale, offset = action_affine(own, transform.norm_type, transform.action_keys)
+        rules = _rules(transform)
+        binary = False if rules is None else rules.is_binary
     elif isinstance(transform, UnitStep):
         scale, offset = way_back(transform) or (scale, offset)
         mask = transform.relative_mask or mask
@@ -143,6 +172,7 @@ def _claimed(transform: Transform, stats: NormStats) -> ActionInverse | None:
         scale=np.broadcast_to(np.asarray(scale, np.float32), dims),
         offset=np.broadcast_to(np.asarray(offset, np.float32), dims),
         relative_mask=np.broadcast_to(np.asarray(mask, np.bool_), dims),
+        binary_mask=np.broadcast_to(np.asarray(binary, np.bool_), dims),
     )
 
 

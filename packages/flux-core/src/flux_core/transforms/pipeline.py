@@ -15,9 +15,10 @@ from ..errors import ConfigError
 from ..norm_stats import NormStats, statistics_of
 from ..robots.spec import RobotSpec
 from ..tokenizers import Tokenizer
-from .actions import DenormalizeActions, NormalizeStatesAndActions
+from .actions import DenormalizeActions, NormalizeStatesAndActions, action_affine
 from .base import ModelInputs, Sample, Transform, apply
 from .difference import Difference, differences
+from .gr00t.dimension_rules import DimensionRules
 from .inverses import check_inverses, check_undone
 from .order import check_order
 from .roles import (
@@ -157,6 +158,8 @@ class Pipeline:
             dims: the number of the robot's joints; training may append padded ones. None for all.
         """
         scale, offset = self._denormalization(stats)
+        rules = self.action_rules(len(scale))
+        binary = None if rules is None else rules.is_binary[:dims]
         scale, offset = scale[:dims], offset[:dims]
         for step in self.unit_steps:
             if step.relative_mask is None and step.dims not in (None, len(scale)):
@@ -165,7 +168,7 @@ class Pipeline:
                     f"got {len(scale)}"
                 )
         self.relative_mask(len(scale))
-        return compose(self.unit_steps, scale, offset)
+        return compose(self.unit_steps, scale, offset, binary)
 
     def inverse(
         self,
@@ -184,7 +187,13 @@ class Pipeline:
         if self.denormalize is not None:
             return self.denormalize.affine(statistics_of(stats, self.denormalize.action_key))
         normalize = self.one(Normalization)
-        return statistics_of(stats, normalize.action_key).affine(normalize.norm_type)
+        own = statistics_of(stats, normalize.action_key)
+        return action_affine(own, normalize.norm_type, normalize.action_keys)
+
+    def action_rules(self, dims: int) -> DimensionRules | None:
+        """Returns the rule of each of `dims` actions; None if all have the same norm type."""
+        keys = (self.denormalize or self.maybe(Normalization) or DenormalizeActions()).action_keys
+        return DimensionRules.of_keys(keys, dims) if keys else None
 
     # Encoding an observation or a prompt.
 
@@ -256,7 +265,8 @@ class Pipeline:
         else:
             inverse = self.action_inverse(stats, dims)
         after = self.without(DatasetInputs)(before)
-        check_undone(recorded, after, inverse, f"{self.where}: all together")
+        rules = self.action_rules(dims)
+        check_undone(recorded, after, inverse, f"{self.where}: all together", rules)
 
     def check_on_robot(self) -> None:
         """Refuses transforms that run in training only."""

@@ -18,6 +18,7 @@ from ..norm_stats import NormType
 from ..robots.embodiments import embodiment_number
 from ..tokenizers import ByteTokenizer, PretrainedTokenizer, Tokenizer
 from .base import ModelInputs, Sample, Transform
+from .gr00t.dimension_rules import KeyRule, StateKeyRule
 
 Stretch = Callable[[NDArray[np.uint8], int, int], NDArray[np.uint8]]
 """(h, w, 3) uint8, height, width -> (height, width, 3) uint8."""
@@ -125,7 +126,9 @@ class Normalization(Transform):
     for `norm_type`, because that is what the robot undoes. States may be mapped in any way.
 
     Attributes:
-        norm_type: which statistics are used.
+        norm_type: which statistics are used, if there are no keys.
+        state_keys: the keys of the state, each with its dimensions and its own rule.
+        action_keys: the same for the actions.
         state_key: the name of the states' statistics.
         action_key: the name of the actions' statistics.
         state_dim: the size that states are padded to; None for no padding.
@@ -139,12 +142,19 @@ class Normalization(Transform):
     action_key: str
     state_dim: int | None
     action_dim: int | None
+    state_keys: tuple[StateKeyRule, ...] = ()
+    action_keys: tuple[KeyRule, ...] = ()
 
     def check_model(self, model: ModelInputs, where: str) -> None:
         if self.action_dim not in (None, model.action_dim):
             raise ConfigError(
                 f"{where}: {type(self).__name__} pads actions to {self.action_dim}, but the "
                 f"network's have {model.action_dim} dimensions"
+            )
+        if model.state_dim is not None and self.state_dim not in (None, model.state_dim):
+            raise ConfigError(
+                f"{where}: {type(self).__name__} pads states to {self.state_dim}, but the "
+                f"network's have {model.state_dim} dimensions"
             )
 
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..errors import DataError
+from ..errors import ConfigError, DataError
 from .base import Sample, Transform
+from .gr00t.dimension_rules import THRESHOLD
 from .roles import Normalization
 
 
@@ -129,18 +130,24 @@ class ActionInverse:
         scale: (A,) float32.
         offset: (A,) float32.
         relative_mask: (A,) True where an action is relative to the observed state.
+        binary_mask: (A,) True where an action is 1 above 0.5, else 0; None if none is.
     """
 
     scale: NDArray[np.float32]
     offset: NDArray[np.float32]
     relative_mask: NDArray[np.bool_]
+    binary_mask: NDArray[np.bool_] | None = None
 
     def __call__(
         self, actions: NDArray[np.float32], state: NDArray[np.float32]
     ) -> NDArray[np.float32]:
         """Actions (..., H, at least A), states (..., S) in robot units -> actions (..., H, A)."""
         reference = masked(self.relative_mask, state)[..., None, :]
-        return actions[..., : len(self.scale)] * self.scale + self.offset + reference
+        actions = actions[..., : len(self.scale)]
+        decoded = actions * self.scale + self.offset + reference
+        if self.binary_mask is None:
+            return decoded
+        return np.where(self.binary_mask, actions > THRESHOLD, decoded).astype(np.float32)
 
 
 def masked(mask: ArrayLike, state: NDArray[np.floating]) -> NDArray[np.float32]:
@@ -150,7 +157,10 @@ def masked(mask: ArrayLike, state: NDArray[np.floating]) -> NDArray[np.float32]:
 
 
 def compose(
-    steps: Sequence[UnitStep], scale: NDArray[np.floating], offset: NDArray[np.floating]
+    steps: Sequence[UnitStep],
+    scale: NDArray[np.floating],
+    offset: NDArray[np.floating],
+    binary: NDArray[np.bool_] | None = None,
 ) -> ActionInverse:
     """Returns the inverse of `steps` and of a normalisation after them.
 
@@ -162,6 +172,10 @@ def compose(
         steps: the unit steps in order.
         scale: (A,) scale that undoes the normalisation.
         offset: (A,) offset that undoes the normalisation.
+        binary: (A,) True where the normalisation gives 0 or 1.
+
+    Raises:
+        ConfigError: a step changes a binary action.
     """
     factors: NDArray[np.floating] = scale
     summands: NDArray[np.floating] = offset
@@ -173,8 +187,16 @@ def compose(
             summands = affine[0] * summands + np.where(relative, 0.0, affine[1])
         if step.relative_mask is not None:
             relative = relative | np.asarray(step.relative_mask, dtype=np.bool_)
+    if binary is not None and binary.any():
+        is_changed = binary & ((factors != 1.0) | (summands != 0.0) | relative)
+        if is_changed.any():
+            raise ConfigError(
+                f"action_keys: dimension {int(np.argmax(is_changed))} is binary, but a transform "
+                "before the normalisation changes it. Leave it out there"
+            )
     return ActionInverse(
         scale=factors.astype(np.float32),
         offset=summands.astype(np.float32),
         relative_mask=relative,
+        binary_mask=binary if binary is not None and binary.any() else None,
     )

@@ -1,8 +1,12 @@
-"""Finds, joins and names the columns that hold the robot's state and its actions."""
+"""Finds, joins and names the columns that hold the robot's state and its actions.
+
+Beside a whole column, `observation.state[0:7]` names its first seven dimensions.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +19,8 @@ from .metadata import NO_NUMBERS, flat_names
 
 STATE, ACTION = "observation.state", "action"
 """LeRobot's names; they also identify the two quantities, whatever their columns are called."""
+
+_PART = re.compile(r"(?P<column>.+)\[(?P<start>\d+):(?P<end>\d+)\]")
 
 _USUAL = {
     STATE: (STATE, "observation.states", "state", "states"),
@@ -47,6 +53,22 @@ def _usual(features: Mapping[str, Any], names: Sequence[str]) -> tuple[str, ...]
     return ()
 
 
+def base_of(column: str) -> str:
+    """Returns the whole column: `observation.state` of `observation.state[0:7]`."""
+    found = _PART.fullmatch(column)
+    return column if found is None else found["column"]
+
+
+def bases_of(columns: Iterable[str]) -> list[str]:
+    """Returns the whole columns that have to be read, each once."""
+    return list(dict.fromkeys(map(base_of, columns)))
+
+
+def _dimensions_of(column: str) -> slice:
+    found = _PART.fullmatch(column)
+    return slice(None) if found is None else slice(int(found["start"]), int(found["end"]))
+
+
 def check_columns(features: Mapping[str, Any], columns: Sequence[str], where: str) -> None:
     """Refuses columns that cannot be joined into one vector.
 
@@ -56,11 +78,11 @@ def check_columns(features: Mapping[str, Any], columns: Sequence[str], where: st
         where: the dataset and the config key that names them, for the message.
 
     Raises:
-        DataError: a column is missing.
+        DataError: a column is missing, or has fewer dimensions than a part of it.
         ConfigError: a column does not hold numbers, or two differ in dtype.
     """
-    check_known(features, columns, where)
-    dtypes = {key: features[key]["dtype"] for key in columns}
+    check_known(features, bases_of(columns), where)
+    dtypes = {key: features[base_of(key)]["dtype"] for key in columns}
     for key, dtype in dtypes.items():
         if dtype in NO_NUMBERS:
             raise ConfigError(f"{where}: {key!r}: expected a feature of numbers, got {dtype}")
@@ -68,6 +90,11 @@ def check_columns(features: Mapping[str, Any], columns: Sequence[str], where: st
             raise ConfigError(
                 f"{where}: expected columns of one dtype, got {dtypes[columns[0]]} "
                 f"({columns[0]!r}) and {dtype} ({key!r}). Store them with one dtype"
+            )
+        part, width = _dimensions_of(key), int(np.prod(features[base_of(key)]["shape"]))
+        if part.stop is not None and not part.start < part.stop <= width:
+            raise DataError(
+                f"{where}: {key!r}: expected a part of the {width} dimensions of {base_of(key)!r}"
             )
 
 
@@ -87,16 +114,24 @@ def check_known(features: Mapping[str, Any], keys: Sequence[str], where: str) ->
 
 def width_of(features: Mapping[str, Any], columns: Sequence[str]) -> int:
     """Returns the total dimensions of the columns, as stated in the metadata."""
-    return sum(int(np.prod(features[key]["shape"])) for key in columns)
+    return sum(
+        len(range(int(np.prod(features[base_of(key)]["shape"])))[_dimensions_of(key)])
+        for key in columns
+    )
 
 
 def joined(
     values: Mapping[str, NDArray[Any]], columns: Sequence[str], rows: Any = slice(None)
 ) -> NDArray[Any]:
     """Returns rows of the columns side by side, (..., dim); those of a single one unchanged."""
-    if len(columns) == 1:
-        return values[columns[0]][rows]
-    return np.concatenate([values[key][rows] for key in columns], axis=-1)
+    parts = [_rows_of(values, key, rows) for key in columns]
+    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
+
+
+def _rows_of(values: Mapping[str, NDArray[Any]], column: str, rows: Any) -> NDArray[Any]:
+    if column in values:
+        return values[column][rows]
+    return values[base_of(column)][rows][..., _dimensions_of(column)]
 
 
 def dimension_names(
@@ -127,7 +162,10 @@ def dimension_names(
 
 def _given_names(features: Mapping[str, Any], columns: Sequence[str]) -> tuple[str, ...]:
     """Returns the names of all columns; among several, nameless ones are numbered."""
-    labels = {key: tuple(flat_names(features[key].get("names"))) for key in columns}
+    labels = {
+        key: tuple(flat_names(features[base_of(key)].get("names")))[_dimensions_of(key)]
+        for key in columns
+    }
     labels = {
         key: names if len(names) == width_of(features, [key]) else ()
         for key, names in labels.items()

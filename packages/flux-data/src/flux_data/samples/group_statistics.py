@@ -13,7 +13,7 @@ from flux_core.norm_stats import FeatureStats
 from flux_core.transforms import UnitStep
 
 from ..lerobot.dataset import Columns
-from ..lerobot.state_action import joined
+from ..lerobot.state_action import bases_of, joined
 from ..lerobot.statistics import RunningStats
 from .windows import DatasetPart, ParquetDataset
 
@@ -110,7 +110,7 @@ def _episodes(dataset: ParquetDataset, names: Names) -> Iterator[tuple[DatasetPa
     """Yields each episode's part, position and columns, (frames, dim) each."""
     config = dataset.config
     keys = (*config.state_columns, *config.action_columns)
-    keys = list(dict.fromkeys((*keys, *(key for each in names.values() for key in each))))
+    keys = bases_of((*keys, *(key for each in names.values() for key in each)))
     for part in dataset.parts:
         for position, columns in enumerate(part.source.episodes(keys)):
             yield part, position, {k: v.reshape(len(v), -1) for k, v in columns.items()}

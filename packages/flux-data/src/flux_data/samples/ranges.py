@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from flux_core.norm_stats import FeatureStats, NormStats, NormType
 from flux_core.transforms import Normalization
 
-from ..lerobot.state_action import ACTION, STATE, dimension_names, joined
+from ..lerobot.state_action import ACTION, STATE, bases_of, dimension_names, joined
 from .mixture import DistributedRepeatingDataset
 from .windows import ParquetDataset
 
@@ -189,7 +189,7 @@ class _Normalised(NamedTuple):
 
     def _columns(self, member: ParquetDataset) -> list[str]:
         config = member.config
-        return list(dict.fromkeys((*config.state_columns, *config.action_columns)))
+        return bases_of((*config.state_columns, *config.action_columns))
 
     def blocks(self) -> Iterator[NDArray[np.generic]]:
         """Yields (rows, dims) values in the unit of the statistics."""
@@ -242,6 +242,8 @@ def _normalised(members: Sequence[ParquetDataset], stats: NormStats) -> Iterator
         return
     keys: dict[Quantity, str] = {"state": normalize.state_key, "action": normalize.action_key}
     for quantity, key in keys.items():
+        if getattr(normalize, f"{quantity}_keys"):
+            continue  # each of its dimensions has a rule of its own
         # A custom normalisation may map states in any way.
         if key in stats and (quantity == "action" or normalize.is_ours):
             yield _Normalised(quantity, members, normalize.norm_type, key, stats[key])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,12 +20,14 @@ from ..lerobot.metadata import NO_NUMBERS
 from ..lerobot.state_action import (
     ACTION,
     STATE,
+    bases_of,
     check_columns,
     check_known,
     dimension_names,
     joined,
     width_of,
 )
+from ..modality import resolved
 from .frame_source import FrameSource
 from .raw_sample import RawSample
 from .read_ahead import make_samples
@@ -60,11 +62,14 @@ class ParquetDataset:
             data_root_path: one LeRobot directory or several.
             transforms: the transforms of a sample, ProcessParquetInputs first.
             action_window_size: H, the number of steps in a window.
-            action_key: the column of the actions, or several that are concatenated in this order.
+            action_key: the column of the actions, or several that are concatenated in this order;
+                `action[0:7]` is part of a column, and `action.left_arm` a name of
+                `meta/modality.json`.
                 Robots without recorded actions use the next states: the state's columns with
                 `window_start_idx=1`.
             state_key: the same for the state, which `parquet_keys` then lists as `states`.
                 Default: the column that `name_mappings` renames to `states`.
+            task_key: the column with the number of each frame's task.
             window_start_idx: how many frames after the state the window begins.
             supervise_terminal_padding: whether the repeated actions at an episode's end count in
                 the loss, as in LeRobot.
@@ -76,6 +81,7 @@ class ParquetDataset:
         action_window_size: int = 9
         action_key: str | tuple[str, ...] = STATE
         state_key: str | tuple[str, ...] | None = None
+        task_key: str = "task_index"
         window_start_idx: int = 1
         supervise_terminal_padding: bool = False
         frame_cache: str | None = None
@@ -159,10 +165,11 @@ class ParquetDataset:
             statistic_keys: the columns of which statistics will be computed.
             sources: the opened directories; default: opens them.
         """
-        self.config, self.pipeline = config, config.pipeline
         sources = config.open() if sources is None else sources
         for source in sources:
             source.check_count()
+        config = _in_columns(config, sources)
+        self.config, self.pipeline = config, config.pipeline
         self.parts = [DatasetPart(source, config, statistic_keys) for source in sources]
         self._ends = np.cumsum([len(part) for part in self.parts])
         self.stats: Mapping[str, FeatureStats] = {}
@@ -267,13 +274,15 @@ class DatasetPart:
         features = source.info["features"]
         check_columns(features, config.action_columns, f"{source.root}: action_key")
         check_columns(features, config.state_columns, f"{source.root}: state_key")
-        keys = {"timestamp", "task_index", *config.action_columns, *config.state_columns}
+        check_known(features, [config.task_key], f"{source.root}: task_key")
+        columns = bases_of((*config.action_columns, *config.state_columns))
+        keys = {"timestamp", "task_index", config.task_key, *columns}
         asked = [key for key in inputs.parquet_keys if key not in MADE]
         check_known(features, asked, f"{source.root}: {DatasetInputs.example}.parquet_keys")
         keys |= {key for key in inputs.parquet_keys if key in features}
         self.keys = sorted(keys)
         self._scalars = {k for k in self.keys if is_scalar_vector(features.get(k), k)}
-        source.check_features([*self.keys, *statistic_keys])
+        source.check_features([*self.keys, *bases_of(statistic_keys)])
         self._skipped = {i for i, task in source.tasks.items() if task in SKIPPED_TASKS}
         self._kept_frames = [self._frames_to_skip_around(i) for i in range(source.num_episodes)]
         counts = [self._count(position) for position in range(source.num_episodes)]
@@ -289,8 +298,9 @@ class DatasetPart:
         return frames[is_good[frames] & is_good[frames + shift]]
 
     def _good_frames(self, position: int) -> NDArray[np.bool_]:
-        tasks = self.source.episode(position, ["task_index"])["task_index"]
-        return ~np.isin(tasks, list(self._skipped))
+        key = self.config.task_key
+        tasks = self.source.episode(position, [key])[key]
+        return ~np.isin(np.ravel(tasks), list(self._skipped))
 
     def _count(self, position: int) -> int:
         frames = self._kept_frames[position]
@@ -318,7 +328,7 @@ class DatasetPart:
             state=joined(columns, self.config.state_columns, frame),
             actions=actions,
             action_masks=mask,
-            task=self._task(int(columns["task_index"][frame]), position, frame),
+            task=self._task(columns, position, frame),
         )
 
     def first_samples(self) -> NDArray[np.int64]:
@@ -361,11 +371,12 @@ class DatasetPart:
     def _as_vectors(self, columns: Columns) -> Columns:
         return {k: v[:, None] if k in self._scalars else v for k, v in columns.items()}
 
-    def _task(self, task_index: int, position: int, frame: int) -> str:
+    def _task(self, columns: Columns, position: int, frame: int) -> str:
+        task_index = int(np.ravel(columns[self.config.task_key][frame])[0])
         if task_index not in self.source.tasks:
             raise DataError(
-                f"{self.source.data_file(position)}: frame {frame}: task_index: expected a task of "
-                f"the metadata, got {task_index}"
+                f"{self.source.data_file(position)}: frame {frame}: {self.config.task_key}: "
+                f"expected a task of the metadata, got {task_index}"
             )
         return self.source.tasks[task_index]
 
@@ -421,6 +432,46 @@ class DatasetPart:
             masks = np.ones_like(masks)
         rows = np.minimum(rows, end[:, None] - 1)
         return joined(columns, self.config.action_columns, rows).astype(np.float32), masks
+
+
+def _in_columns(
+    config: ParquetDataset.Config, sources: Sequence[LeRobotDataset]
+) -> ParquetDataset.Config:
+    """Returns the config with the columns that names of `modality.json` stand for.
+
+    Raises:
+        DataError: there is no such name, or it stands for another column in another directory.
+    """
+    found = [_in_columns_of(config, source) for source in sources]
+    for source, own in zip(sources, found, strict=True):
+        if own != found[0]:
+            raise DataError(
+                f"{source.root}: meta/modality.json: expected the columns of {sources[0].root}, "
+                "got others. Make it a dataset of its own"
+            )
+    return found[0]
+
+
+def _in_columns_of(config: ParquetDataset.Config, source: LeRobotDataset) -> ParquetDataset.Config:
+    def column(name: str) -> str:
+        return resolved(name, source.root, source.info["features"])
+
+    def columns(names: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
+        return column(names) if isinstance(names, str) else names and tuple(map(column, names))
+
+    transforms = tuple(
+        replace(step, video_keys=tuple(map(column, step.video_keys)))
+        if isinstance(step, DatasetInputs) and is_dataclass(step)
+        else step
+        for step in config.transforms
+    )
+    return replace(
+        config,
+        transforms=transforms,
+        task_key=column(config.task_key),
+        action_key=columns(config.action_key),
+        state_key=columns(config.state_key),
+    )
 
 
 def _as_tuple(columns: str | tuple[str, ...] | None) -> tuple[str, ...] | None:

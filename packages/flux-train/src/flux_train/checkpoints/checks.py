@@ -129,12 +129,17 @@ def _check_norm_types(path: Path, trained: Mapping[str, Any], now: TrainDataload
             side.pipeline.maybe(Normalization)
             for side in (dataset, groups.get(group, (dataset,))[0])
         )
-        if ours is not None and theirs is not None and ours.norm_type != theirs.norm_type:
+        if ours is None or theirs is None:
+            continue
+        for name in ("norm_type", "state_keys", "action_keys"):
+            now_is, was = getattr(ours, name), getattr(theirs, name)
+            if now_is == was:
+                continue
             index = dataset.transforms.index(ours)
             raise CheckpointError(
-                f"{path}: train_dataloader.dataset.{place}.transforms.{index}.norm_type: expected "
-                f"{theirs.norm_type!r} as in the checkpoint, got {ours.norm_type!r}. Use the "
-                "checkpoint's, or start in another WORK_DIR with "
+                f"{path}: train_dataloader.dataset.{place}.transforms.{index}.{name}: expected "
+                f"{was!r} as in the checkpoint, got {now_is!r}. Use the checkpoint's, or start in "
+                "another WORK_DIR with "
                 f"model.pretrained_name_or_path={path.with_suffix('.safetensors')}"
             )
 

@@ -178,6 +178,7 @@ def _told(dataset: ParquetDataset.Config, where: str) -> TrainedDataset:
         pipeline=pipeline,
         places=tuple(range(len(pipeline.transforms))),
         cameras=() if inputs is None else inputs.video_keys,
+        embodiment=None if inputs is None else inputs.embodiment,
     )
 
 

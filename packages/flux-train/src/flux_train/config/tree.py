@@ -95,5 +95,6 @@ def _model_inputs(model: FlowPolicy.Config) -> ModelInputs:
         image_size=model.image_size,
         action_dim=model.action_dim,
         pixel_range=model.pixel_range,
+        state_dim=model.state_dim,
         num_embodiments=model.embodiments,
     )

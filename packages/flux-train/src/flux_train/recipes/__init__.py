@@ -1,7 +1,7 @@
 """Functions that return config sections: a config file is as short as its differences.
 
 full        adapters for full-size networks (which are in `sizes` of `flux_core.models.pi`, `gr00t`)
-small       a small pi0.5 from scratch for one robot: your own, the simulated ALOHA, LIBERO-Object
+small       a small pi0.5 or GR00T from scratch for one robot: your own, the simulated ALOHA, LIBERO
 libero      LIBERO's suites
 robots      your own robots: Aloha, UR3, any other, or several in one run
 pretrained  what datasets and robots for openpi's weights have in common
@@ -24,6 +24,7 @@ from .small import (
     small_aloha_sim_data,
     small_aloha_sim_inference,
     small_data,
+    small_gr00t_model,
     small_inference,
     small_libero_object_data,
     small_libero_object_inference,
@@ -52,6 +53,7 @@ __all__ = [
     "small_aloha_sim_data",
     "small_aloha_sim_inference",
     "small_data",
+    "small_gr00t_model",
     "small_inference",
     "small_libero_object_data",
     "small_libero_object_inference",

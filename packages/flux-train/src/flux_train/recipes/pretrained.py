@@ -15,6 +15,7 @@ range is another one).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from typing import Any, Literal
 
 from .columns import Columns, Section
@@ -44,6 +45,8 @@ def dataset(
     num_padding_cameras: int = 0,
     columns: Columns | None = None,
     robot: str = "",
+    embodiment: int | str | None = None,
+    keys: Section | None = None,
     **windows: Any,
 ) -> Section:
     """One robot's LeRobot directories.
@@ -58,12 +61,15 @@ def dataset(
         state_in_prompt: whether pi0.5's prompt has the state.
         num_padding_cameras: black cameras with mask False, for robots with fewer than others.
         columns: the dataset's names of its state and cameras; default: LeRobot's names.
-        robot: whose it is; decides GR00T's embodiment.
+        robot: whose it is; decides GR00T's embodiment if `embodiment` does not.
+        embodiment: of GR00T: a number, or a tag of `flux_core.robots.EMBODIMENTS`.
+        keys: GR00T's rules per key, `dict(state_keys=[...], action_keys=[...])`.
         windows: other settings of `ParquetDataset`.
     """
     inputs = (columns or Columns()).inputs(cameras, num_padding_cameras=num_padding_cameras)
     if policy == "gr00t":
-        inputs["embodiment_id"] = EMBODIMENTS.get(robot, "new_embodiment")
+        known = EMBODIMENTS.get(robot, "new_embodiment")
+        inputs["embodiment_id"] = known if embodiment is None else embodiment
     tokenizer = dict(type="PretrainedTokenizer", model_path=tokenizer_path)
     *before, normalize_images = observation_transforms(
         policy,
@@ -71,6 +77,7 @@ def dataset(
         num_cameras=len(cameras) + num_padding_cameras,
         units=units,
         state_in_prompt=state_in_prompt,
+        keys=keys,
     )
     return dict(
         type="ParquetDataset",
@@ -88,12 +95,18 @@ def observation_transforms(
     num_cameras: int,
     units: Sequence[Section] = (),
     state_in_prompt: bool = True,
+    keys: Section | None = None,
 ) -> list[Section]:
     """The transforms of an observation, the same in training and on the robot."""
     if policy == "gr00t":
         return [
             *units,
-            dict(type="NormalizeStatesAndActions", norm_type=NORM_TYPES[policy], **GR00T_DIMS),
+            dict(
+                type="NormalizeStatesAndActions",
+                norm_type=NORM_TYPES[policy],
+                **GR00T_DIMS,
+                **deepcopy(keys or {}),
+            ),
             dict(
                 type="ProcessPromptsWithImage",
                 tokenizer=tokenizer,
@@ -123,6 +136,7 @@ def inference_runner(
     cameras: Sequence[str],
     units: Sequence[Section] = (),
     state_in_prompt: bool = True,
+    keys: Section | None = None,
     **settings: Any,
 ) -> Section:
     """How one robot runs the policy; the tokenizer is the one beside the checkpoint."""
@@ -132,12 +146,14 @@ def inference_runner(
         num_cameras=len(cameras),
         units=units,
         state_in_prompt=state_in_prompt,
+        keys=keys,
     )
+    undone = {name: each for name, each in deepcopy(keys or {}).items() if name == "action_keys"}
     return dict(
         type=type,
         task_descriptions=dict(task_descriptions),
         dataset=dict(type="ObservationTransforms", img_keys=list(cameras), transforms=transforms),
-        denormalize_action=dict(type="DenormalizeActions", norm_type=NORM_TYPES[policy]),
+        denormalize_action=dict(type="DenormalizeActions", norm_type=NORM_TYPES[policy], **undone),
         **settings,
     )
 

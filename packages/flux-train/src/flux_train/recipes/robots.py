@@ -71,6 +71,8 @@ def robot_data(
     actions: Actions = "next_state",
     relative: bool = True,
     adapt_to_pi: bool = False,
+    keys: Mapping[str, Section] | None = None,
+    embodiments: Mapping[str, int | str] | None = None,
     recipe: RecipeName | None = None,
 ) -> Section:
     """Batches from the recordings of one robot or several, each with its own statistics.
@@ -91,6 +93,9 @@ def robot_data(
         relative: whether joints are relative to the chunk's start. Grippers (normalized) and robots
             that are commanded by differences never are.
         adapt_to_pi: converts ViperX arms (Trossen's ALOHA) to pi's joint signs and gripper angles.
+        keys: robot -> GR00T's rules of normalisation for each key of its state and actions, as
+            `dict(state_keys=[["arm", 6, "min_max"], ...], action_keys=[...])`.
+        embodiments: robot -> GR00T's embodiment; default: FluxVLA's number, or a new one.
         recipe: 'openpi' prepares windows as openpi does; use it in `full_runner` too.
 
     Raises:
@@ -102,6 +107,8 @@ def robot_data(
         _check_states_are_commands(known)
     named = _columns(roots, columns or {})
     own_units = _own_units(roots, units)
+    own_keys = _for_gr00t(policy, "keys", keys, roots)
+    chosen = _for_gr00t(policy, "embodiments", embodiments, roots)
     next_states = actions == "next_state"
     num_cameras = max(len(spec.cameras) for spec in known.values())
     groups = {
@@ -118,6 +125,8 @@ def robot_data(
             ],
             columns=named[name],
             robot=name,
+            keys=own_keys.get(name),
+            embodiment=chosen.get(name),
             **named[name].window(next_states=next_states),
             **dataset_values(recipe),
         )
@@ -141,6 +150,7 @@ def robot_inference(
     units: Mapping[str, Sequence[Section]] | None = None,
     relative: bool = True,
     adapt_to_pi: bool = False,
+    keys: Mapping[str, Section] | None = None,
 ) -> Section:
     """How the robots of `robot_data` run the policy: their tasks, by the key that selects one.
 
@@ -157,6 +167,7 @@ def robot_inference(
     _check_variant(aloha_variant, tasks, adapt_to_pi=adapt_to_pi)
     known = _described(tasks, specs)
     own_units = _own_units(tasks, units)
+    own_keys = _for_gr00t(policy, "keys", keys, tasks)
     written_out = {_bound(spec).name for spec in specs}
     sections: dict[str, Section] = {}
     for name, texts in tasks.items():
@@ -174,6 +185,7 @@ def robot_inference(
                 *own_units.get(name, ()),
                 *_units(known, name, relative=relative, adapt_to_pi=adapt_to_pi),
             ],
+            keys=own_keys.get(name),
             **settings,
         )
     return sections if len(sections) > 1 else next(iter(sections.values()))
@@ -227,6 +239,17 @@ def _own_units(
     if unknown := sorted(set(units or {}) - robots.keys()):
         raise ConfigError(f"units: expected the robots {', '.join(robots)}, got {unknown[0]!r}")
     return units or {}
+
+
+def _for_gr00t(
+    policy: Policy, name: str, given: Mapping[str, Any] | None, robots: Mapping[str, object]
+) -> Mapping[str, Any]:
+    """An argument that only GR00T has, if it is of robots of this run."""
+    if given and policy != "gr00t":
+        raise ConfigError(f"{name}: expected policy 'gr00t', got {policy!r}")
+    if unknown := sorted(set(given or {}) - robots.keys()):
+        raise ConfigError(f"{name}: expected the robots {', '.join(robots)}, got {unknown[0]!r}")
+    return given or {}
 
 
 def _described(

@@ -1,6 +1,6 @@
-"""A small pi0.5 for one robot: from scratch, in minutes, on two CPU cores.
+"""A small pi0.5 or GR00T for one robot: from scratch, in minutes, on two CPU cores.
 
-The classes are those of the 3.3 B model; only the sizes differ, and the image backbone is
+The classes are those of the full-size networks; only the sizes differ, and the image backbone is
 convolutional (see `flux_core.models.layers.conv_backbone` for why).
 """
 
@@ -8,16 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from flux_core.config import unbind
 from flux_core.robots import RobotSpec, robot_spec
 from flux_core.tokenizers import FIRST_NUMBER_ID, NUMBERS_PER_TABLE, ByteTokenizer
+from flux_core.transforms import IMAGE_TOKEN, prompt_words
 
 from .columns import Columns, Section
 from .runners import collator
 
+Policy = Literal["pi05", "gr00t"]
+
 ACTIONS_PER_TOKEN = 4
+IMAGE_TOKENS = 4
+"""Of an image in GR00T's prompt."""
+GR00T_PROMPT = 8
+"""Tokens of GR00T's prompt that are neither an image's nor the task's, at most."""
 MIN_RANGE = 0.06  # rad, m or normalised: several joints hardly move in these tasks
 LIBERO_OBJECTS = (
     *("alphabet soup", "cream cheese", "salad dressing", "bbq sauce", "ketchup"),
@@ -62,8 +69,13 @@ class SmallRobot:
 
     @property
     def tokenizer(self) -> ByteTokenizer:
-        """The tokenizer of its prompts; each dimension of the state has its own bins."""
+        """The tokenizer of pi0.5's prompts; each dimension of the state has its own bins."""
         return ByteTokenizer(words=self.words, number_tables=self.spec.state_dim)
+
+    @property
+    def gr00t_tokenizer(self) -> ByteTokenizer:
+        """The tokenizer of GR00T's prompts, which hold images but no state."""
+        return ByteTokenizer(words=(*prompt_words(len(self.cameras)), *self.words))
 
 
 ALOHA_SIM = SmallRobot(
@@ -146,9 +158,93 @@ def small_pi05_model(
     )
 
 
-def shared_transforms(robot: SmallRobot) -> list[dict[str, Any]]:
+def small_gr00t_model(
+    *,
+    action_horizon: int,
+    width: int = 128,
+    depth: int = 4,
+    robot: SmallRobot = ALOHA_SIM,
+    rtc_training_config: Section | None = None,
+) -> Section:
+    """GR00T with one embodiment.
+
+    Args:
+        action_horizon: steps of a chunk.
+        width: of a token, in all parts.
+        depth: number of blocks of the diffusion transformer; the language model and the mixer have
+            one layer.
+        robot: whose policy it is.
+        rtc_training_config: as in `small_pi05_model`.
+    """
+    height_px, width_px = robot.image_size
+    tokenizer = robot.gr00t_tokenizer
+    heads = dict(num_attention_heads=4, attention_head_dim=width // 4)
+    return dict(
+        type="GR00TFlowMatching",
+        vision_backbone=dict(
+            type="ConvBackbone",
+            image_height=height_px,
+            image_width=width_px,
+            hidden_size=64,
+            num_tokens=IMAGE_TOKENS,
+        ),
+        projector=dict(type="LinearProjector", in_dim=64, out_dim=width),
+        llm_backbone=dict(
+            type="Qwen3Backbone",
+            hidden_size=width,
+            intermediate_size=2 * width,
+            num_hidden_layers=1,
+            num_attention_heads=4,
+            num_key_value_heads=1,
+            head_dim=width // 4,
+            vocab_size=tokenizer.vocab_size,
+        ),
+        vl_self_attention=dict(type="VLSelfAttention", num_layers=1, dropout=0.0, **heads),
+        dit=dict(
+            type="DiT",
+            num_layers=depth,
+            output_dim=width,
+            cross_attention_dim=width,
+            dropout=0.0,
+            **heads,
+        ),
+        image_places=dict(
+            type="ImagePlaces", token_id=tokenizer.encode(IMAGE_TOKEN)[-1], label_tokens=1
+        ),
+        max_state_dim=robot.spec.state_dim,
+        max_action_dim=robot.action_dim,
+        hidden_size=width,
+        num_future_tokens=4,
+        num_positions=action_horizon,
+        num_embodiments=1,
+        n_action_steps=action_horizon,
+        num_inference_steps=10,
+        rtc_training_config=None if rtc_training_config is None else dict(rtc_training_config),
+    )
+
+
+def shared_transforms(robot: SmallRobot, policy: Policy = "pi05") -> list[Section]:
     """The transforms of an observation, the same in training and on the robot."""
     height, width = robot.image_size
+    if policy == "gr00t":
+        cameras = len(robot.cameras)
+        return [
+            dict(
+                type="NormalizeStatesAndActions",
+                norm_type="quantile",
+                state_dim=robot.spec.state_dim,
+                action_dim=robot.action_dim,
+            ),
+            dict(
+                type="ProcessPromptsWithImage",
+                tokenizer=unbind(robot.gr00t_tokenizer),
+                num_images=cameras,
+                image_tokens=IMAGE_TOKENS,
+                max_len=robot.prompt_length + cameras * IMAGE_TOKENS + GR00T_PROMPT,
+            ),
+            dict(type="ResizeImages", height=height, width=width),
+            dict(type="SimpleNormalizeImages"),
+        ]
     tokenizer = dict(
         type="ByteTokenizer",
         words=list(robot.words),
@@ -172,6 +268,7 @@ def small_data(
     num_workers: int = 1,
     columns: Columns | Section | None = None,
     units: Sequence[Section] = (),
+    policy: Policy = "pi05",
 ) -> Section:
     """Batches from demonstrations of one robot, with recorded actions.
 
@@ -183,9 +280,11 @@ def small_data(
         num_workers: of the data loader.
         columns: the dataset's names for state, actions and cameras; default: LeRobot's.
         units: transforms before the normalisation.
+        policy: 'pi05' or 'gr00t', which decides the prompt.
     """
     loader = dict(per_device_batch_size=batch_size, per_device_num_workers=num_workers)
-    dataset = _dataset(robot, data_root_path, action_horizon, Columns.read(columns), units)
+    transforms = [*units, *shared_transforms(robot, policy)]
+    dataset = _dataset(robot, data_root_path, action_horizon, Columns.read(columns), transforms)
     return dict(loader, dataset=dataset)
 
 
@@ -196,10 +295,12 @@ def small_aloha_sim_data(
     batch_size: int,
     num_workers: int = 1,
     columns: Columns | Section | None = None,
+    policy: Policy = "pi05",
 ) -> Section:
     """Batches from demonstrations of the simulated ALOHA.
 
-    `columns` are the dataset's names for state, actions and cameras; default: LeRobot's.
+    `columns` are the dataset's names for state, actions and cameras; default: LeRobot's. `policy`
+    decides the prompt.
     """
     return small_data(
         ALOHA_SIM,
@@ -208,6 +309,7 @@ def small_aloha_sim_data(
         batch_size=batch_size,
         num_workers=num_workers,
         columns=columns,
+        policy=policy,
     )
 
 
@@ -238,12 +340,12 @@ def _dataset(
     data_root_path: str,
     action_horizon: int,
     columns: Columns,
-    units: Sequence[Section],
+    transforms: Sequence[Section],
 ) -> Section:
     dataset = dict(
         type="ParquetDataset",
         data_root_path=data_root_path,
-        transforms=[columns.inputs(robot.cameras), *units, *shared_transforms(robot)],
+        transforms=[columns.inputs(robot.cameras), *transforms],
         action_window_size=action_horizon,
         **columns.window(),
     )
@@ -275,7 +377,12 @@ def small_runner(**settings: Any) -> dict[str, Any]:
 
 
 def small_inference(
-    robot: SmallRobot, /, *, units: Sequence[Section] = (), **settings: Any
+    robot: SmallRobot,
+    /,
+    *,
+    units: Sequence[Section] = (),
+    policy: Policy = "pi05",
+    **settings: Any,
 ) -> dict[str, Any]:
     """How a robot runs the policy.
 
@@ -283,6 +390,7 @@ def small_inference(
         robot: which one.
         units: transforms before the normalisation: those of training, without those that only
             training has.
+        policy: 'pi05' or 'gr00t', which decides the prompt.
         settings: further keys of its runner, such as `robot` for another description of it.
     """
     if robot.runner == "InferenceRunner":
@@ -294,7 +402,7 @@ def small_inference(
         dataset=dict(
             type="ObservationTransforms",
             img_keys=list(robot.cameras),
-            transforms=[*units, *shared_transforms(robot)],
+            transforms=[*units, *shared_transforms(robot, policy)],
         ),
         denormalize_action=dict(type="DenormalizeActions", norm_type="quantile"),
         **settings,

@@ -140,6 +140,11 @@ class FlowPolicy(nn.Module):
             """Dimensions of x_t."""
 
         @property
+        def state_dim(self) -> int | None:
+            """Dimensions of the state, padding included; None if any number will do."""
+            return None
+
+        @property
         @abstractmethod
         def image_size(self) -> tuple[int, int]:
             """(height, width) of the images that the prefix takes."""

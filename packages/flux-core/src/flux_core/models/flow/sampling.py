@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ...errors import ConfigError
+from ...errors import ConfigError, DataError
 from ...rtc import RTCConfig, RTCTrainingConfig, guidance_weight, prefix_weights
 from .policy import FlowPolicy, PrefixCache
 from .smoothing import smoothed_velocity, smoother
@@ -108,6 +108,11 @@ def flow_errors(model: FlowPolicy, batch: dict[str, Tensor], draws: FlowDraws) -
     cache = model.prefix(
         batch["images"], batch["image_masks"], batch["lang_tokens"], batch["lang_masks"]
     ).repeat(repeats)
+    if batch["actions"].shape[-1] != model.config.action_dim:
+        raise DataError(
+            f"actions: expected {model.config.action_dim} dimensions (the network's), got "
+            f"{batch['actions'].shape[-1]}. Let action_dim of the normalisation pad them"
+        )
     actions = batch["actions"].repeat_interleave(repeats, dim=0)
     state = batch["states"].repeat_interleave(repeats, dim=0)
     t = draws.t[:, None]

@@ -100,7 +100,12 @@ class GR00TFlowMatching(FlowPolicy):
                 "weights",
                 *("vision_backbone", "projector", "llm_backbone", "vl_self_attention", "dit"),
                 *("image_places", "max_state_dim", "max_action_dim", "hidden_size"),
-                *("num_future_tokens", "num_positions", "num_embodiments"),
+                "num_embodiments",
+            ),
+            **rules(
+                "free",
+                "sizes inside the network, which come with the weights",
+                *("num_future_tokens", "num_positions"),
             ),
             **rules(
                 "free",
@@ -122,6 +127,10 @@ class GR00TFlowMatching(FlowPolicy):
         @property
         def action_dim(self) -> int:
             return self.max_action_dim
+
+        @property
+        def state_dim(self) -> int:
+            return self.max_state_dim
 
         @property
         def image_size(self) -> tuple[int, int]:
@@ -276,6 +285,11 @@ class GR00TFlowMatching(FlowPolicy):
     ) -> Tensor:
         """Returns the DiT's input, (B, 1 + future tokens + H, W) float32."""
         batch, horizon = x_t.shape[:2]
+        if state.shape[-1] != self.config.max_state_dim:
+            raise DataError(
+                f"states: expected {self.config.max_state_dim} dimensions (model.max_state_dim), "
+                f"got {state.shape[-1]}. Let state_dim of the normalisation pad them"
+            )
         future = self.future_tokens.weight.float().expand(batch, -1, -1)
         actions = self.action_encoder(x_t, t, embodiments)
         actions = actions + self.position_embedding.weight[:horizon]

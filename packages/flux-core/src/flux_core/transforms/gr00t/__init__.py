@@ -1,6 +1,14 @@
 """GR00T's own transforms: its chat prompt, its images, and rules of normalisation per dimension."""
 
-from .dimension_rules import DimensionRule, DimensionRules, sine_and_cosine
+from .dimension_rules import (
+    DimensionRule,
+    DimensionRules,
+    KeyRule,
+    StateKeyRule,
+    check_keys,
+    normalize_state,
+    sine_and_cosine,
+)
 from .images import LeRobotResizeImages, NvidiaResizeImages
 from .prompts import IMAGE_TOKEN, MOST_IMAGES, ProcessPromptsWithImage, prompt_words
 
@@ -9,9 +17,13 @@ __all__ = [
     "MOST_IMAGES",
     "DimensionRule",
     "DimensionRules",
+    "KeyRule",
     "LeRobotResizeImages",
     "NvidiaResizeImages",
     "ProcessPromptsWithImage",
+    "StateKeyRule",
+    "check_keys",
+    "normalize_state",
     "prompt_words",
     "sine_and_cosine",
 ]

@@ -1,4 +1,4 @@
-"""Normalisation with a rule for each dimension, as GR00T's data configs have it.
+"""Normalisation with a rule for each key of the state and the actions, as GR00T's data has it.
 
 Other than `FeatureStats.affine`, no epsilon is added, because NVIDIA and LeRobot add none:
 
@@ -9,13 +9,14 @@ Other than `FeatureStats.affine`, no epsilon is added, because NVIDIA and LeRobo
     none       x
 
 Except for a binary dimension, the way back is `x * scale + offset`, so a constant dimension gets
-its constant back.
+its constant back. A state's key may also be `sin_cos`: all its sines, then all its cosines.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -25,6 +26,10 @@ from ...errors import ConfigError, DataError
 from ...norm_stats import FeatureStats
 
 DimensionRule = Literal["min_max", "q99", "mean_std", "binary", "none"]
+StateRule = Literal["min_max", "q99", "mean_std", "binary", "none", "sin_cos"]
+KeyRule = tuple[str, int, DimensionRule]
+"""The name of a key, its dimensions, and their rule."""
+StateKeyRule = tuple[str, int, StateRule]
 THRESHOLD = 0.5
 """Above it, a binary dimension is 1."""
 
@@ -43,10 +48,30 @@ class DimensionRules:
                 f"{unknown[0]!r}"
             )
 
+    @classmethod
+    def of_keys(cls, keys: Sequence[StateKeyRule], dims: int) -> DimensionRules:
+        """Returns the rules of `dims` dimensions; those after the last key are padding.
+
+        Raises:
+            DataError: the keys have more dimensions.
+        """
+        rules: list[DimensionRule] = []
+        for _, size, rule in keys:
+            rules += [as_rule(rule) for _ in range(size)]
+        if len(rules) > dims:
+            names = " + ".join(f"{name} {size}" for name, size, _ in keys)
+            raise DataError(f"normalization: expected {dims} dimensions (the data's), got {names}")
+        return cls((*rules, *(as_rule("none") for _ in range(dims - len(rules)))))
+
     @property
     def is_binary(self) -> NDArray[np.bool_]:
         """(dim,) True where values are 0 or 1: they are neither scaled nor interpolated."""
         return self._are("binary")
+
+    @property
+    def is_clipped(self) -> NDArray[np.bool_]:
+        """(dim,) True where values beyond -1 and 1 are cut off, so that they cannot come back."""
+        return self._are("q99")
 
     def normalize(self, values: NDArray[Any], stats: FeatureStats) -> NDArray[np.float32]:
         """Maps values (..., dim) to the network's range."""
@@ -82,6 +107,36 @@ class DimensionRules:
 
     def _are(self, rule: str) -> NDArray[np.bool_]:
         return np.asarray([each == rule for each in self.rules], dtype=np.bool_)
+
+
+def as_rule(rule: StateRule) -> DimensionRule:
+    """Returns a state's rule as one of a dimension; sines and cosines are not normalised."""
+    return "none" if rule == "sin_cos" else rule
+
+
+def check_keys(keys: Sequence[StateKeyRule], where: str) -> None:
+    """Refuses keys without dimensions, and one name twice."""
+    names = [name for name, _, _ in keys]
+    for name, size, _ in keys:
+        if size < 1:
+            raise ConfigError(f"{where}: {name!r}: expected at least 1 dimension, got {size}")
+        if names.count(name) > 1:
+            raise ConfigError(f"{where}: expected each key once, got {name!r} twice")
+
+
+def normalize_state(
+    values: NDArray[Any], keys: Sequence[StateKeyRule], stats: FeatureStats
+) -> NDArray[np.float32]:
+    """Maps a state (..., dim) to the network's range; a `sin_cos` key becomes twice as wide."""
+    normal = DimensionRules.of_keys(keys, stats.dim).normalize(values, stats)
+    ends = list(accumulate(size for _, size, _ in keys))
+    parts = [
+        sine_and_cosine(values[..., end - size : end])
+        if rule == "sin_cos"
+        else normal[..., end - size : end]
+        for (_, size, rule), end in zip(keys, ends, strict=True)
+    ]
+    return np.concatenate((*parts, normal[..., ends[-1] if ends else 0 :]), axis=-1)
 
 
 def sine_and_cosine(values: NDArray[Any]) -> NDArray[np.float32]:
