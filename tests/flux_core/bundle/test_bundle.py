@@ -198,7 +198,7 @@ def test_numbers_of_a_wrong_type_or_size_are_refused(
 @pytest.mark.parametrize(
     ("name", "wrong", "expected"),
     [
-        ("model", "gpt", "expected one of pi0, pi05, got 'gpt'"),
+        ("model", "gpt", "expected one of pi0, pi05, gr00t, got 'gpt'"),
         ("precision", "fp4", "expected one of fp32, bf16, fp16, int8, fp8, got 'fp4'"),
         ("robot", "", "expected a text"),
         ("robot", "stranger", "expected one of robots"),
