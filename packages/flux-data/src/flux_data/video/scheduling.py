@@ -32,11 +32,14 @@ def ordinary_scheduling() -> Iterator[Restore]:
         yield lambda: None
         return
     usual = os.sched_getscheduler(0), os.sched_getparam(0)
-    before = {thread: os.sched_getscheduler(thread) for thread in _threads()}
+    before: dict[int, int] = {}
+    for thread in _threads():
+        with suppress(ProcessLookupError):  # it has ended meanwhile
+            before[thread] = os.sched_getscheduler(thread)
 
     def restore() -> None:
         for thread in _threads():
-            with suppress(ProcessLookupError):  # it has ended meanwhile
+            with suppress(ProcessLookupError):
                 changed = os.sched_getscheduler(thread) != before.get(thread, usual[0])
                 if changed:
                     os.sched_setscheduler(thread, *usual)
