@@ -73,7 +73,7 @@ def test_behind_a_slow_network_a_server_that_is_killed_and_back_is_waited_for(
     assert remote["round_trip_ms"]["p50"] >= 60
     # 60 ms are three steps, for which a chunk knows the first four rows of the running one.
     assert max(map(int, run.report["rtc"]["delays"])) >= 4
-    assert run.events("starved") or run.events("inference_failed"), "it was held for want of a chunk"
+    assert run.events("starved") or run.events("inference_failed")  # the hold's cause
     assert 0.5 < seconds_held(tmp_path / "run") < 10
 
 
@@ -121,5 +121,5 @@ def test_a_link_that_is_down_for_three_seconds_is_a_hold(tmp_path: Path) -> None
     assert run.status == 0, run.errors
     (episode,) = run.report["episodes"]
     assert episode["success"]
-    assert run.events("starved")
+    assert run.events("starved") or run.events("inference_failed")
     assert DOWN_S / 2 < seconds_held(tmp_path / "run") < DOWN_S + 4

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, repeat
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -57,7 +57,8 @@ class DimensionRules:
         """
         rules: list[DimensionRule] = []
         for _, size, rule in keys:
-            rules += [as_rule(rule) for _ in range(size)]
+            dimension = as_rule(rule)
+            rules.extend(repeat(dimension, size))
         if len(rules) > dims:
             names = " + ".join(f"{name} {size}" for name, size, _ in keys)
             raise DataError(f"normalization: expected {dims} dimensions (the data's), got {names}")
