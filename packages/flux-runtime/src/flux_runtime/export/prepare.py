@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from flux_core.errors import UsageError
+from flux_core.errors import ExportError, UsageError
 from flux_core.models import FlowPolicy
 from flux_core.policy_io import PolicyIO
 from flux_core.types import Observation
@@ -56,10 +56,12 @@ def prepare(
     """Runs PyTorch, converts the network to its exported form in place, and writes its weights.
 
     Raises:
+        ExportError: the robot's loop cannot convert the policy's actions.
         UsageError: a prompt bucket does not fit the policy's prompts.
     """
     model = policy.model
     io = PolicyIO.from_policy(policy.inference, policy.norm_stats)
+    check_actions(io)
     observations = _calibration_observations(policy, options)
     # The ranges from calibration do not cover noise images, so use a real observation.
     inputs = golden_inputs(policy, io, observations[0] if observations else None)
@@ -86,6 +88,20 @@ def prepare(
         tolerance=tolerances(reference, own, options.precision)["actions"],
         prompt_buckets=buckets,
     )
+
+
+def check_actions(io: PolicyIO) -> None:
+    """Refuses actions that the robot's C++ loop cannot convert, which has no threshold.
+
+    Raises:
+        ExportError: some are binary.
+    """
+    if io.has_binary_actions:
+        raise ExportError(
+            "inference: action_keys: expected rules that scale and offset can undo, got 'binary', "
+            "for which the robot's control loop has no threshold yet. Train these actions with "
+            "'min_max' instead"
+        )
 
 
 def set_up_network(
