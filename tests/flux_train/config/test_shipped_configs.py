@@ -278,7 +278,8 @@ def tiny(path: Path, datasets: dict[str, Path]) -> dict[str, Any]:
 
 def shrink_model(model: dict[str, Any]) -> None:
     if model["type"] == "GR00TFlowMatching":
-        shrink_gr00t(model)
+        if "vision_backbone" not in model:  # the small one, which states it, is small already
+            shrink_gr00t(model)
         return
     width = 16
     sizes = {"hidden_size": width, "intermediate_size": 16, "num_hidden_layers": 1, "head_dim": 8}
@@ -337,11 +338,12 @@ def inference_trees(tree: dict[str, Any]) -> list[dict[str, Any]]:
 def shrink_prompt(transforms: list[dict[str, Any]]) -> None:
     """A tokenizer that needs no file."""
     for transform in transforms:
-        if transform["type"] == "ProcessPromptsWithImage":
+        name = transform.get("tokenizer", {}).get("type")
+        if transform["type"] == "ProcessPromptsWithImage" and name != "ByteTokenizer":
             # Three images, 16 patches each.
             transform["tokenizer"] = unbind(WORDS)
             transform |= {"image_tokens": 16, "max_len": 90}
-        elif transform.get("tokenizer", {}).get("type") == "PretrainedTokenizer":
+        elif name == "PretrainedTokenizer":
             transform["tokenizer"] = {"type": "ByteTokenizer"}
 
 

@@ -242,6 +242,15 @@ class FlowPolicy(nn.Module):
         """Returns what all denoising steps of one observation share, such as masks."""
         raise NotImplementedError
 
+    def keep_embodiment(self, embodiment: int) -> None:
+        """Drops the weights of all other embodiments, in place, as a robot needs only its own; the
+        config then has one. Only for networks that have several.
+
+        Raises:
+            ConfigError: there is no such embodiment.
+        """
+        raise NotImplementedError
+
     @property
     def num_cached_layers(self) -> int:
         """The number of keys, and of values, in a `PrefixCache`."""

@@ -14,7 +14,7 @@ action dimensions, S state dimensions, W width of the DiT, N heads, D head dimen
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
@@ -308,11 +308,6 @@ class GR00TFlowMatching(FlowPolicy):
 
     @torch.no_grad()
     def keep_embodiment(self, embodiment: int) -> None:
-        """Drops the weights of all other embodiments, in place, as a robot needs only its own.
-
-        Raises:
-            ConfigError: there is no such embodiment.
-        """
         if not 0 <= embodiment < self.num_embodiments:
             raise ConfigError(
                 f"embodiment_id: expected 0 to {self.num_embodiments - 1}, got {embodiment}"
@@ -321,6 +316,7 @@ class GR00TFlowMatching(FlowPolicy):
             if isinstance(module, EmbodimentLinear):
                 module.keep(embodiment)
         self.num_embodiments = 1
+        self.config = replace(self.config, num_embodiments=1)
 
     @torch.no_grad()
     def tabulate(self, num_inference_steps: int, num_prefix_tokens: int) -> None:

@@ -36,6 +36,7 @@ from flux_core.norm_stats import NormStats, stats_from_json
 from flux_core.tokenizers import PretrainedTokenizer
 from flux_core.transforms import Tokenization
 
+from .embodiment import keep_own_embodiment
 from .own_classes import check_own_training_transforms
 from .section import SectionEdits, agreed, provenance_of, section_of
 from .weights_alone import refuse_weights_alone
@@ -129,6 +130,7 @@ def load_policy(
         model = network.build().eval()
     weights = {name: value.float() for name, value in inference_weights(state).items()}
     load_weights(model, weights, str(checkpoint), assign=True)
+    config = keep_own_embodiment(model, inference, config, str(checkpoint))
     return TrainedPolicy(
         model=model,
         inference=with_tokenizer_beside(inference, checkpoint.with_name("tokenizer")),
