@@ -69,7 +69,10 @@ def asked(one: socket.socket, data: bytes) -> float:
     one.sendall(data)
     found = b""
     while len(found) < len(data):
-        found += one.recv(1 << 20)
+        part = one.recv(1 << 20)
+        if not part:
+            raise ConnectionResetError("the connection was ended, or reset")
+        found += part
     assert found == data
     return time.monotonic() - began_s
 

@@ -189,7 +189,7 @@ class GR00TFlowMatching(FlowPolicy):
 
     def __init__(self, config: Config) -> None:
         super().__init__()
-        self.config = config  # pyright: ignore[reportIncompatibleVariableOverride]
+        self.config = config
         width, embodiments = config.dit.width, config.num_embodiments
         self.num_embodiments = embodiments
         self.vision_backbone = config.vision_backbone.build()
@@ -316,7 +316,7 @@ class GR00TFlowMatching(FlowPolicy):
             if isinstance(module, EmbodimentLinear):
                 module.keep(embodiment)
         self.num_embodiments = 1
-        self.config = replace(self.config, num_embodiments=1)
+        self.config = replace(self.config, num_embodiments=1)  # pyright: ignore[reportIncompatibleVariableOverride]
 
     @torch.no_grad()
     def tabulate(self, num_inference_steps: int, num_prefix_tokens: int) -> None:
