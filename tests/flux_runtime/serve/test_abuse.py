@@ -85,15 +85,23 @@ def _opened(served: Served, *, receive_buffer: int | None = None) -> socket.sock
     one.sendall(HEAD)
     data = b""
     while b"\r\n\r\n" not in data:
-        data += one.recv(4096)
+        data += _some(one)
     head, _, data = data.partition(b"\r\n\r\n")
     assert b" 101 " in head.splitlines()[0]
     while len(data) < 4:
-        data += one.recv(4096)
+        data += _some(one)
     (size,) = struct.unpack("!H", data[2:4])
     while len(data) < 4 + size:
-        data += one.recv(65_536)
+        data += _some(one)
     return one
+
+
+def _some(one: socket.socket) -> bytes:
+    """Returns what comes next; that nothing does any more is an error, not a wait without end."""
+    data = one.recv(65_536)
+    if not data:
+        raise ConnectionResetError("the connection was ended")
+    return data
 
 
 def _frame(payload: bytes, opcode: int = 2, *, claimed: int | None = None) -> bytes:
