@@ -1,7 +1,7 @@
 """`flux-runtime doctor`: what this machine can run, and whether a robot fits its bundle.
 
 With `--remote`, also how fast a policy server answers, and what that needs. Every check says what
-was found, and how to mend it.
+was found, and how to fix it.
 """
 
 from .check import Check, format_checks

@@ -52,7 +52,7 @@ TEXTS: Mapping[str, str] = {
 
 @dataclass(frozen=True, kw_only=True)
 class ClientReply:
-    """What a client is told about one request.
+    """The answer to one request, or its refusal.
 
     Attributes:
         data: bytes for a binary frame, a text for a text frame.
@@ -305,7 +305,7 @@ class OpenPIConversation(Conversation):
 
 
 def error_line(kind: str, text: str) -> str:
-    """Returns an error as openpi's clients are told it: one line."""
+    """Returns an error for a client of openpi: one line of text."""
     return " ".join(f"{kind}: {text}".split())[:1000]
 
 

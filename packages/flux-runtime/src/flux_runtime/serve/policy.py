@@ -54,7 +54,7 @@ class ServedPolicy:
     """Infers chunks in robot units. One thread at a time.
 
     Attributes:
-        facts: what clients are told of it.
+        facts: its description in the greeting of every client.
         reason: why this engine.
         golden: how far this machine's actions are from the reference's.
         threads: CPU threads.

@@ -97,7 +97,7 @@ class Scheduler:
     It has no clock and no lock: one thread at a time.
 
     Args:
-        max_waiting: how many requests may wait; further clients are told that the server is busy.
+        max_waiting: how many requests may wait; any more are refused as `busy`.
     """
 
     def __init__(self, max_waiting: int) -> None:

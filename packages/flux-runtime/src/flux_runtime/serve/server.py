@@ -60,7 +60,7 @@ CLOSE_S = 2.0
 
 @dataclass(frozen=True, kw_only=True)
 class ServerSettings:
-    """What a server is told at its start.
+    """The settings of a server.
 
     Attributes:
         address: where to listen.
@@ -69,7 +69,7 @@ class ServerSettings:
         limits: of the clients.
         keys: of openpi's observations.
         seed: of the noise.
-        drain_for_s: how long it goes on after it was told to stop.
+        drain_for_s: how long it goes on answering after a stop signal.
         shows_tracebacks: in the log, of its own faults.
     """
 
@@ -84,7 +84,7 @@ class ServerSettings:
 
 
 class InferenceServer:
-    """Serves one policy until it is told to stop."""
+    """Serves one policy until a signal stops it."""
 
     def __init__(
         self, policy: ServedPolicy, settings: ServerSettings, metrics: Metrics, events: EventLog

@@ -6,6 +6,7 @@ opening files, loading, conversion, messages.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -28,7 +29,7 @@ class StoredTensor:
         return torch.Size(self.shape).numel()
 
 
-class CheckpointFamily:
+class CheckpointFamily(ABC):
     """The names of the weights of one network and its relatives.
 
     Attributes:
@@ -40,6 +41,7 @@ class CheckpointFamily:
     formats: ClassVar[tuple[str, ...]]
     robot_dimension: ClassVar[Mapping[str, int]] = {}
 
+    @abstractmethod
     def recognise(self, names: Collection[str], *, is_ours: bool) -> str | None:
         """Returns the project that wrote weights with these names; None if no known one did.
 
@@ -47,14 +49,13 @@ class CheckpointFamily:
             names: of all weights in a file.
             is_ours: whether flux has written the file.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def our_names(self, names: Collection[str], form: str) -> tuple[dict[str, str], list[str]]:
         """Returns our name -> the file's, and the names in the file that are unknown.
 
         Copies of a weight, and weights that are known but never used, are in neither.
         """
-        raise NotImplementedError
 
     def equal_copies(self, names: Mapping[str, str], form: str) -> Sequence[tuple[str, str]]:
         """Returns pairs of names in files that must have equal values, if a file has both.
@@ -65,9 +66,9 @@ class CheckpointFamily:
         """
         return ()
 
+    @abstractmethod
     def kind(self, names: Collection[str]) -> str:
         """Returns the kind of network that weights with our names are of: 'pi0', for instance."""
-        raise NotImplementedError
 
     def may_be_missing(self, name: str, kind: str) -> bool:
         """Whether a checkpoint of this kind need not fill a weight, which keeps its values."""
@@ -87,6 +88,7 @@ class CheckpointFamily:
         """Returns what to do if a checkpoint of this kind lacks these weights, or an empty text."""
         return ""
 
+    @abstractmethod
     def written(
         self,
         tensors: Mapping[str, StoredTensor],
@@ -105,4 +107,3 @@ class CheckpointFamily:
         Raises:
             CheckpointError: that project's checkpoints have no such weights.
         """
-        raise NotImplementedError

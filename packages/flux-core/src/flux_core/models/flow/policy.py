@@ -55,7 +55,7 @@ class PrefixCache(NamedTuple):
         )
 
 
-class FlowPolicy(nn.Module):
+class FlowPolicy(nn.Module, ABC):
     """The base of all networks. One registry line, in `flux_core._components`, adds a network.
 
     Attributes:
@@ -201,6 +201,7 @@ class FlowPolicy(nn.Module):
 
     config: Config
 
+    @abstractmethod
     def prefix(
         self, images: Tensor, image_masks: Tensor, lang_tokens: Tensor, lang_masks: Tensor
     ) -> PrefixCache:
@@ -212,8 +213,8 @@ class FlowPolicy(nn.Module):
             lang_tokens: (B, L) int64, padded; may hold places of the images.
             lang_masks: (B, L) bool, True = real token.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def denoise(
         self,
         state: Tensor | None,
@@ -236,35 +237,38 @@ class FlowPolicy(nn.Module):
         Returns:
             (B, H, A) float32.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def suffix_context(self, cache: PrefixCache, horizon: int) -> tuple[Tensor, ...]:
         """Returns what all denoising steps of one observation share, such as masks."""
-        raise NotImplementedError
 
     def keep_embodiment(self, embodiment: int) -> None:
         """Drops the weights of all other embodiments, in place, as a robot needs only its own; the
-        config then has one. Only for networks that have several.
+        config then has one.
 
         Raises:
-            ConfigError: there is no such embodiment.
+            ConfigError: there is no such embodiment, or only one.
         """
-        raise NotImplementedError
+        raise ConfigError(
+            f"embodiment_id: expected none, because {self.kind} has one embodiment, got "
+            f"{embodiment}"
+        )
 
     @property
+    @abstractmethod
     def num_cached_layers(self) -> int:
         """The number of keys, and of values, in a `PrefixCache`."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def layers(self) -> list[nn.Module]:
         """The transformer layers, which are sharded, recomputed and compiled one by one."""
-        raise NotImplementedError
 
     def without_effect(self) -> list[str]:
         """Returns the names of the parameters that affect no action, so that none can train."""
         return []
 
+    @abstractmethod
     def tabulate(self, num_inference_steps: int, num_prefix_tokens: int) -> None:
         """Replaces, for export, what depends only on times or positions by tables, in place.
 
@@ -272,7 +276,6 @@ class FlowPolicy(nn.Module):
             num_inference_steps: N; the only times are k / N.
             num_prefix_tokens: number of prefix tokens with all cameras and the longest prompt.
         """
-        raise NotImplementedError
 
 
 def check_settings(config: FlowPolicy.Config) -> None:

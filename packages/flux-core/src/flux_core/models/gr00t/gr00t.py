@@ -191,7 +191,6 @@ class GR00TFlowMatching(FlowPolicy):
         super().__init__()
         self.config = config
         width, embodiments = config.dit.width, config.num_embodiments
-        self.num_embodiments = embodiments
         self.vision_backbone = config.vision_backbone.build()
         self.projector = config.projector.build()
         self.llm_backbone = config.llm_backbone.build()
@@ -273,7 +272,7 @@ class GR00TFlowMatching(FlowPolicy):
         assert state is not None, "GR00T reads the state as a token"
         horizon = x_t.shape[1]
         (mask,) = self.suffix_context(cache, horizon) if context is None else context
-        chosen = Embodiments.of(embodiments, self.num_embodiments)
+        chosen = Embodiments.of(embodiments, self.config.num_embodiments)
         # A known prefix (real-time chunking) has t = 0 and the time of finished actions in its
         # tokens; the norms take the time of the steps that are still being denoised.
         x = self.embed_suffix(state, x_t, t, chosen).to(self.dit.proj_out_2.weight.dtype)
@@ -308,14 +307,12 @@ class GR00TFlowMatching(FlowPolicy):
 
     @torch.no_grad()
     def keep_embodiment(self, embodiment: int) -> None:
-        if not 0 <= embodiment < self.num_embodiments:
-            raise ConfigError(
-                f"embodiment_id: expected 0 to {self.num_embodiments - 1}, got {embodiment}"
-            )
+        count = self.config.num_embodiments
+        if not 0 <= embodiment < count:
+            raise ConfigError(f"embodiment_id: expected 0 to {count - 1}, got {embodiment}")
         for module in self.modules():
             if isinstance(module, EmbodimentLinear):
                 module.keep(embodiment)
-        self.num_embodiments = 1
         self.config = replace(self.config, num_embodiments=1)  # pyright: ignore[reportIncompatibleVariableOverride]
 
     @torch.no_grad()
