@@ -1,6 +1,6 @@
 """Random damage: whatever the bytes, a bundle opens or is refused with one line.
 
-FLUX_FUZZ_EXAMPLES sets how many examples each test tries; scripts/fuzz_bundle.sh runs for minutes.
+FLUX_FUZZ_EXAMPLES sets how many examples each test tries; scripts/fuzz.sh bundle runs for minutes.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Random damage: whatever the bytes, a message is read or refused with one line, in bounded memory.
 
-FLUX_FUZZ_EXAMPLES sets how many examples each test tries; scripts/fuzz_wire.sh runs for minutes.
+FLUX_FUZZ_EXAMPLES sets how many examples each test tries; scripts/fuzz.sh wire runs for minutes.
 """
 
 from __future__ import annotations
