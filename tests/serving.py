@@ -58,7 +58,7 @@ class Served:
 
     def metrics(self) -> dict[str, float]:
         """Returns all numbers, such as 'flux_serve_requests_total{protocol="openpi"}' -> 3.0."""
-        with urllib.request.urlopen(self.report["metrics_url"], timeout=5) as response:
+        with urllib.request.urlopen(self.report["metrics_url"], timeout=30) as response:
             lines = response.read().decode().splitlines()
         pairs = [line.rpartition(" ") for line in lines if line and line[0] != "#"]
         return {name: float(value) for name, _, value in pairs}
@@ -72,7 +72,7 @@ class Served:
         """Returns the status and the text of /healthz."""
         url = re.sub("^ws", "http", self.url) + "/healthz"
         try:
-            with urllib.request.urlopen(url, timeout=5) as response:
+            with urllib.request.urlopen(url, timeout=30) as response:
                 return response.status, response.read().decode()
         except urllib.error.HTTPError as error:
             return error.code, error.read().decode()

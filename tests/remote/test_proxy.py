@@ -57,7 +57,7 @@ def echoing() -> Iterator[str]:
 def connected(proxy: Proxy) -> socket.socket:
     """A connection that is past HTTP, in both directions."""
     host, _, port = proxy.address.rpartition(":")
-    one = socket.create_connection((host, int(port)), timeout=5)
+    one = socket.create_connection((host, int(port)), timeout=30)
     one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     asked(one, HEAD)
     return one
@@ -141,5 +141,5 @@ def test_a_server_that_is_gone_is_a_connection_that_ends() -> None:
         pass
     with proxied(address) as proxy:
         host, _, port = proxy.address.rpartition(":")
-        with socket.create_connection((host, int(port)), timeout=5) as one:
+        with socket.create_connection((host, int(port)), timeout=30) as one:
             assert one.recv(1) == b""

@@ -18,7 +18,7 @@ import json, socket, sys
 found = {}
 for port in sys.argv[2:]:
     try:
-        with socket.create_connection((sys.argv[1], int(port)), timeout=2):
+        with socket.create_connection((sys.argv[1], int(port)), timeout=20):
             found[port] = "answers"
     except OSError as error:
         found[port] = error.strerror or str(error)
@@ -32,8 +32,8 @@ url, ca, token = sys.argv[1:]
 context = ssl.create_default_context(cafile=ca) if ca else None
 headers = {"Authorization": f"Bearer {token}"} if token else None
 try:
-    with connect(url, ssl=context, additional_headers=headers, open_timeout=5) as one:
-        found = len(one.recv(timeout=5))
+    with connect(url, ssl=context, additional_headers=headers, open_timeout=30) as one:
+        found = len(one.recv(timeout=30))
 except InvalidStatus as error:
     found = error.response.status_code
 except (OSError, EOFError, InvalidMessage) as error:

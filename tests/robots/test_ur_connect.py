@@ -71,7 +71,7 @@ def connect(python: Path, host: str) -> str:
     driver = DriverProcess.start(
         "ur3",
         target="flux_driver.ur.rtde:UrRtdeDriver",
-        arguments={"spec": spec, "host": host, "controller_timeout_s": 2.0},
+        arguments={"spec": spec, "host": host, "controller_timeout_s": 4.0},
         python=python,
     )
     try:

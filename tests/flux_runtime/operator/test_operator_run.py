@@ -105,9 +105,10 @@ def attended(arm: Path, tmp_path_factory: pytest.TempPathFactory) -> Attended:
 
 def test_the_run_does_what_the_operator_asks_for(attended: Attended) -> None:
     assert attended.operator.is_done
-    assert [status.state for status in attended.operator.shown] == [
-        *("idle", "homing", "idle", "running", "pausing", "paused", "running"),
-        *("idle", "running", "pausing"),
+    shown = [status.state for status in attended.operator.shown]
+    # The screen shows the newest state only, and an arm may stop between two looks.
+    assert [state for state in shown if state != "pausing"] == [
+        *("idle", "homing", "idle", "running", "paused", "running", "idle", "running"),
     ]
     first, second = attended.report["episodes"]
     assert (first["success"], first["outcome"], first["pauses"]) == (True, "finished", 1)

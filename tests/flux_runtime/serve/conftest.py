@@ -55,7 +55,7 @@ class OpenPIClient:
 
     def __init__(self, connection: ClientConnection) -> None:
         self.connection = connection
-        first = connection.recv(timeout=10)
+        first = connection.recv(timeout=30)
         assert isinstance(first, bytes)
         self.metadata = unpack(first, METADATA_BOUNDS)
 
@@ -66,7 +66,7 @@ class OpenPIClient:
 
     def answer(self) -> dict[str, object] | str:
         """Returns the next answer."""
-        found = self.connection.recv(timeout=10)
+        found = self.connection.recv(timeout=30)
         return found if isinstance(found, str) else unpack(found, Bounds())
 
 

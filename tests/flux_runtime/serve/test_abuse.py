@@ -72,7 +72,7 @@ def counted(served: Served, kind: str, of: str, least: int = 1) -> Iterator[None
 
 
 def _raw(served: Served) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", served.port), timeout=10)
+    return socket.create_connection(("127.0.0.1", served.port), timeout=30)
 
 
 def _opened(served: Served, *, receive_buffer: int | None = None) -> socket.socket:
@@ -162,7 +162,7 @@ def test_a_browser_is_refused(served: Served) -> None:
 
 @pytest.mark.parametrize("path", ["/metrics", "/stop", "/healthz/x", "/../healthz"])
 def test_there_is_no_other_path(served: Served, path: str) -> None:
-    connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=5)
+    connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=30)
     connection.request("GET", path)
     response = connection.getresponse()
     assert response.status == 404
@@ -171,7 +171,7 @@ def test_there_is_no_other_path(served: Served, path: str) -> None:
 
 
 def test_a_plain_request_is_told_what_to_use(served: Served) -> None:
-    connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=5)
+    connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=30)
     connection.request("GET", "/")
     assert connection.getresponse().status == 426
     connection.close()

@@ -108,7 +108,7 @@ def test_sigterm_answers_what_was_asked_and_ends_well(tmp_path: Path) -> None:
         thread.join()
     assert code == [0]
     with pytest.raises(ConnectionRefusedError):
-        socket.create_connection(("127.0.0.1", served.port), timeout=5)
+        socket.create_connection(("127.0.0.1", served.port), timeout=30)
     assert [line.split()[1] for line in served.events()][-1] == "stopped"
     assert "Traceback" not in served.log.read_text()
 

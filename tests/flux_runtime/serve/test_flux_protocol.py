@@ -90,7 +90,7 @@ def _refused(served: Served) -> float:
 
 
 def _binary(connection: ClientConnection) -> bytes:
-    found = connection.recv(timeout=10)
+    found = connection.recv(timeout=30)
     assert isinstance(found, bytes)
     return found
 

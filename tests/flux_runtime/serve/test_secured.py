@@ -125,7 +125,7 @@ def test_a_client_can_pin_the_fingerprint(served: Served) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     with (
-        socket.create_connection(("127.0.0.1", served.port), timeout=5) as one,
+        socket.create_connection(("127.0.0.1", served.port), timeout=30) as one,
         context.wrap_socket(one) as secured,
     ):
         der = secured.getpeercert(binary_form=True)
@@ -137,7 +137,7 @@ def test_a_client_can_pin_the_fingerprint(served: Served) -> None:
 def test_plain_text_is_refused_and_counted(served: Served) -> None:
     name = 'flux_serve_handshakes_refused_total{kind="plain_text_on_tls"}'
     before = _count(served, name)
-    with socket.create_connection(("127.0.0.1", served.port), timeout=5) as one:
+    with socket.create_connection(("127.0.0.1", served.port), timeout=30) as one:
         one.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         with contextlib.suppress(ConnectionResetError):
             assert TOKEN.encode() not in one.recv(4096)
@@ -157,7 +157,7 @@ def test_a_client_that_does_not_trust_it_is_counted(served: Served) -> None:
 
 def test_a_tls_handshake_that_never_ends_is_cut(served: Served) -> None:
     began_s = time.monotonic()
-    with socket.create_connection(("127.0.0.1", served.port), timeout=5) as one:
+    with socket.create_connection(("127.0.0.1", served.port), timeout=30) as one:
         one.sendall(b"\x16\x03\x01")
         with contextlib.suppress(ConnectionResetError):
             while one.recv(4096):
@@ -169,7 +169,7 @@ def test_who_asks_nothing_is_cut_after_a_while(served: Served, folder: Path) -> 
     with _connect(served, folder, f"Bearer {TOKEN}") as connection:
         OpenPIClient(connection)
         with pytest.raises(ConnectionClosed) as error:
-            connection.recv(timeout=5)
+            connection.recv(timeout=30)
     assert error.value.rcvd is not None and error.value.rcvd.code == 1001
     assert _count(served, 'flux_serve_connections_cut_total{kind="idle"}') == 1
 

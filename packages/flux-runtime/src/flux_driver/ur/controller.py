@@ -29,6 +29,10 @@ importlib.import_module("flux_driver.ur.control").main(sys.argv[2:])
 """Loads this package from its folder, as the driver host does."""
 
 
+PROCESS_START_S = 12.0
+"""How long the interpreter may take to load `ur_rtde`; a busy computer needs seconds."""
+
+
 class UrController:
     """One controller behind a process that may hang or be killed.
 
@@ -46,7 +50,7 @@ class UrController:
         self._process: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
         self._channel: Channel | None = None
-        self._stage = "the process of ur_rtde did not start within {timeout}"
+        self._stage = ""
         self._is_ready = False
         self._is_closing = False
         self._number = 0
@@ -58,11 +62,18 @@ class UrController:
     def start(self, timeout_s: float) -> None:
         """Connects to the controller and starts its control program.
 
+        Args:
+            timeout_s: how long the controller may take, from when the process is there.
+
         Raises:
             DriverError: it is not reachable, not ready, or does not answer in time.
         """
         threading.Thread(target=self._keep, name="ur_rtde", daemon=True).start()
         with self._condition:
+            if not self._condition.wait_for(
+                lambda: bool(self._stage or self.fault), PROCESS_START_S
+            ):
+                self.fault = f"the process of ur_rtde did not start within {PROCESS_START_S:g} s"
             self._condition.wait_for(lambda: bool(self._is_ready or self.fault), timeout_s)
             if self._is_ready:
                 return
