@@ -17,6 +17,9 @@ MODELS = {target.partition(":")[2]: target for target in NETWORKS.values()}
 VISION_BACKBONES = {
     "SigLIPViTBackbone": "flux_core.models.layers.siglip:SigLIPViTBackbone",
     "ConvBackbone": "flux_core.models.layers.conv_backbone:ConvBackbone",
+    "TransformersVisionBackbone": (
+        "flux_core.models.layers.transformers_vision:TransformersVisionBackbone"
+    ),
 }
 VISION_CONFIGS = {"SigLIPVisionConfig": "flux_core.models.layers.siglip:SigLIPVisionConfig"}
 PROJECTORS = {"LinearProjector": "flux_core.models.layers.basic:LinearProjector"}

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from flux_core.config import unbind
+from flux_core.config import bind, unbind
 from flux_core.robots import RobotSpec, robot_spec
 from flux_core.tokenizers import FIRST_NUMBER_ID, NUMBERS_PER_TABLE, ByteTokenizer
 from flux_core.transforms import IMAGE_TOKEN, prompt_words
@@ -112,6 +112,7 @@ def small_pi05_model(
     depth: int = 2,
     robot: SmallRobot = ALOHA_SIM,
     rtc_training_config: Section | None = None,
+    vision_backbone: Section | None = None,
 ) -> dict[str, Any]:
     """The network: `depth` joint layers of `width`.
 
@@ -123,6 +124,7 @@ def small_pi05_model(
         rtc_training_config: fields of `RTCTrainingConfig`, such as `max_delay=17`: trains chunks
             that continue the running one. Delays are multiples of `ACTIONS_PER_TOKEN`, so 17 trains
             0, 4, 8, 12 and 16. None: trains none.
+        vision_backbone: another one than the small `ConvBackbone`, for images of the robot's size.
     """
     height_px, width_px = robot.image_size
     tokenizer = robot.tokenizer
@@ -136,15 +138,18 @@ def small_pi05_model(
         head_dim=32,
     )
     token_dim = ACTIONS_PER_TOKEN * robot.action_dim
+    if vision_backbone is None:
+        vision_backbone = dict(
+            type="ConvBackbone", image_height=height_px, image_width=width_px, hidden_size=64
+        )
+    vision_width: int = bind(Any, vision_backbone, "model.vision_backbone").out_dim
     return dict(
         type="PI05FlowMatching",
-        vision_backbone=dict(
-            type="ConvBackbone", image_height=height_px, image_width=width_px, hidden_size=64
-        ),
+        vision_backbone=dict(vision_backbone),
         number_tokens=dict(
             first=FIRST_NUMBER_ID, tables=tokenizer.number_tables, size=NUMBERS_PER_TABLE
         ),
-        projector=dict(type="LinearProjector", in_dim=64, out_dim=width),
+        projector=dict(type="LinearProjector", in_dim=vision_width, out_dim=width),
         llm_backbone=dict(gemma, vocab_size=tokenizer.vocab_size),
         llm_expert=dict(gemma, use_adarms=True, adarms_cond_dim=width),
         proj_width=width,

@@ -28,9 +28,9 @@ from ..flow.checkpoints import CheckpointFamily
 from ..flow.policy import FlowPolicy, PrefixCache, Size, freeze_parts
 from ..flow.tables import AngleTable, StepIndex, StepTable
 from ..layers.basic import LinearProjector, additive_mask
-from ..layers.conv_backbone import ConvBackbone
 from ..layers.initialization import init_from_scratch
 from ..layers.siglip import SigLIPViTBackbone
+from ..layers.vision_backbone import VisionBackbone
 from .checkpoints import GR00T_CHECKPOINTS
 from .dit import AdaLayerNorm, DiT
 from .embodiments import ActionEncoder, EmbodimentLinear, EmbodimentMLP, Embodiments
@@ -71,9 +71,7 @@ class GR00TFlowMatching(FlowPolicy):
         n_action_steps: int = 16
         num_inference_steps: int = 4
         lora_target_modules: tuple[str, ...] = ("to_q", "to_k", "to_v")
-        vision_backbone: SigLIPViTBackbone.Config | ConvBackbone.Config = field(
-            default_factory=SigLIPViTBackbone.Config
-        )
+        vision_backbone: VisionBackbone.Config = field(default_factory=SigLIPViTBackbone.Config)
         projector: LinearProjector.Config = field(default_factory=_full_projector)
         llm_backbone: Qwen3Backbone.Config = field(default_factory=Qwen3Backbone.Config)
         vl_self_attention: VLSelfAttention.Config = field(default_factory=VLSelfAttention.Config)
@@ -146,8 +144,11 @@ class GR00TFlowMatching(FlowPolicy):
 
         @property
         def pixel_range(self) -> tuple[float, float] | None:
-            is_siglip = isinstance(self.vision_backbone, SigLIPViTBackbone.Config)
-            return (-1.0, 1.0) if is_siglip else None
+            return self.vision_backbone.pixel_range
+
+        @property
+        def needs_pixel_range(self) -> bool:
+            return self.vision_backbone.needs_pixel_range
 
         @property
         def embodiments(self) -> int:
@@ -294,6 +295,9 @@ class GR00TFlowMatching(FlowPolicy):
         actions = actions + self.position_embedding.weight[:horizon]
         return torch.cat((self.state_encoder(state[:, None], embodiments), future, actions), dim=1)
 
+    def load_parts(self) -> None:
+        self.vision_backbone.load_own_weights()
+
     @property
     def num_cached_layers(self) -> int:
         return self.config.dit.num_cross_layers
@@ -301,9 +305,7 @@ class GR00TFlowMatching(FlowPolicy):
     @property
     def layers(self) -> list[nn.Module]:
         layers = [*self.llm_backbone.layers, *self.vl_self_attention.blocks, *self.dit.blocks]
-        if isinstance(self.vision_backbone, SigLIPViTBackbone):
-            layers += self.vision_backbone.layers
-        return layers
+        return [*layers, *self.vision_backbone.layers]
 
     @torch.no_grad()
     def keep_embodiment(self, embodiment: int) -> None:
