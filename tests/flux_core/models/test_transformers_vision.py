@@ -100,9 +100,7 @@ NETWORKS = ("pi0", "pi05", "gr00t")
 def network_tree(network: str, vision: dict[str, Any]) -> dict[str, Any]:
     if network == "gr00t":
         tree: dict[str, Any] = recipes.small_gr00t_model(action_horizon=8, width=32, depth=2)
-        return tree | dict(
-            vision_backbone=vision, projector=dict(tree["projector"], in_dim=WIDTH)
-        )
+        return tree | dict(vision_backbone=vision, projector=dict(tree["projector"], in_dim=WIDTH))
     tree = recipes.small_pi05_model(action_horizon=8, width=32, depth=1, vision_backbone=vision)
     if network == "pi05":
         return tree
@@ -136,7 +134,9 @@ def test_a_network_sees_what_transformers_sees(network: str, kind: str) -> None:
     masks = torch.ones_like(tokens, dtype=torch.bool)
     batch = (images, torch.ones(2, 1, dtype=torch.bool), tokens, masks)
     ours, expected = model.prefix(*batch), theirs.prefix(*batch)
-    for one, two in zip((*ours.keys, *ours.values), (*expected.keys, *expected.values), strict=True):
+    for one, two in zip(
+        (*ours.keys, *ours.values), (*expected.keys, *expected.values), strict=True
+    ):
         torch.testing.assert_close(one, two, atol=5e-5, rtol=1e-4)
 
 
@@ -192,17 +192,13 @@ def test_the_encoder_of_a_model_of_images_and_text_is_taken(tmp_path: Path) -> N
     """As SigLIP's folders are, and those of SigLIP 2 with a fixed resolution."""
     text = dict(hidden_size=24, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2)
     vision = CONFIGS["siglip_vision_model"]
-    config = transformers.SiglipConfig(
-        vision_config=vision, text_config={**text, "vocab_size": 40}
-    )
+    config = transformers.SiglipConfig(vision_config=vision, text_config={**text, "vocab_size": 40})
     torch.manual_seed(0)
     both = transformers.SiglipModel(config).eval()
     both.save_pretrained(tmp_path)
     halves = dict(image_mean=[0.5] * 3, image_std=[0.5] * 3)
     preprocessor("SiglipImageProcessor")(**halves).save_pretrained(tmp_path)
-    ours = config_of(
-        dict(type="TransformersVisionBackbone", pretrained_name_or_path=str(tmp_path))
-    )
+    ours = config_of(dict(type="TransformersVisionBackbone", pretrained_name_or_path=str(tmp_path)))
     assert ours.sizes["model_type"] == "siglip_vision_model"
     assert ours.image_mean == ours.image_std == (0.5, 0.5, 0.5)
     model = ours.build().eval()
@@ -276,7 +272,9 @@ def test_a_folder_that_lacks_something_is_one_line(tmp_path: Path) -> None:
         number += 1
         return Path(shutil.copytree(whole, tmp_path / str(number)))
 
-    def refused(place: Path, message: str, error: type[FluxError] = ConfigError, **more: Any) -> None:
+    def refused(
+        place: Path, message: str, error: type[FluxError] = ConfigError, **more: Any
+    ) -> None:
         tree = dict(type="TransformersVisionBackbone", pretrained_name_or_path=str(place), **more)
         with pytest.raises(error, match=message) as caught:
             config_of(tree).build().load_own_weights()

@@ -263,7 +263,9 @@ def check_pixels(config: TransformersVisionBackbone.Config) -> None:
             shown = "none" if values is None else list(values)
             raise ConfigError(f"{name}: expected three numbers (RGB), got {shown}")
         # Of pixels from 0 to 255 they would be far above 1.
-        if not all(0.0 <= value <= 1.0 for value in values) or name == "image_std" and 0 in values:
+        if not all(0.0 <= value <= 1.0 for value in values) or (
+            name == "image_std" and 0 in values
+        ):
             raise ConfigError(
                 f"{name}: expected that of pixels from 0 to 1, got {list(values)}. Divide by 255"
             )
@@ -311,7 +313,7 @@ def _made(config: TransformersVisionBackbone.Config) -> nn.Module:
         return _class(family.model)(settings)
     except MissingDependencyError:
         raise
-    except Exception as error:  # noqa: BLE001 (each version of the library has its own)
+    except Exception as error:
         reason = " ".join(str(error).split())
         raise ConfigError(
             f"model.vision_backbone.config: {family.model} refuses it: {reason}"
@@ -355,9 +357,7 @@ def _own_positions(model: Any, config: TransformersVisionBackbone.Config) -> Non
         model.embeddings.position_embedding = AllPositions(config.num_tokens, config.out_dim)
         model.embeddings.position_ids = None
     elif config.family.positions is not None:
-        model.embeddings.interpolate_pos_encoding = types.MethodType(
-            _as_they_are, model.embeddings
-        )
+        model.embeddings.interpolate_pos_encoding = types.MethodType(_as_they_are, model.embeddings)
     elif kind == "dinov3_vit":
         family, sizes = config.family, config.sizes
         head_dim = config.out_dim // int(family.value(sizes, "num_attention_heads"))
@@ -376,7 +376,7 @@ class AllPositions(nn.Embedding):
         super().__init__(count, width)
         nn.init.normal_(self.weight, std=width**-0.5)
 
-    def forward(self, input: Tensor | None) -> Tensor:  # noqa: A002
+    def forward(self, input: Tensor | None) -> Tensor:
         """Returns (1, count, width)."""
         return self.weight[None]
 
@@ -411,7 +411,7 @@ def _pretrained(config: TransformersVisionBackbone.Config, folder: Path) -> Mapp
         )
     except MissingDependencyError:
         raise
-    except Exception as error:  # noqa: BLE001 (each version of the library has its own)
+    except Exception as error:
         reason = " ".join(str(error).split())
         raise CheckpointError(f"{folder}: cannot be loaded as {family.model} ({reason})") from error
     core = _core(model)
