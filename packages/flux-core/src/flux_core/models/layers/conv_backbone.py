@@ -34,7 +34,7 @@ class ConvBackbone(VisionBackbone):
         stem_channels: int = 32
         body_channels: int = 32
         num_keypoints: int = 32
-        num_tokens: int = 4  # pyright: ignore[reportIncompatibleMethodOverride,reportAssignmentType]
+        num_tokens: int = 4  # pyright: ignore[reportIncompatibleMethodOverride]
         hidden_size: int = 64
 
         def __post_init__(self) -> None:

@@ -20,7 +20,7 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor, nn
 
-from ...errors import CheckpointError, ConfigError, DataError, MissingDependencyError
+from ...errors import CheckpointError, ConfigError, DataError, FluxError, MissingDependencyError
 from ...transforms import Rule, rules
 from .vision_backbone import VisionBackbone
 from .vision_families import Family, family_of
@@ -28,7 +28,10 @@ from .vision_folder import PREPROCESSOR, read_config, read_pixels
 
 AS_THEY_COME = (0.5, 0.5, 0.5)
 """Mean and deviation of pixels that are [-1, 1]."""
-OF_OTHER_PARTS = ("text_model.", "logit_scale", "logit_bias", "classifier.", "vision_model.head.")
+OF_OTHER_PARTS = (
+    *("text_model.", "logit_scale", "logit_bias", "classifier."),
+    *("head.", "vision_model.head."),
+)
 """Weights of a folder that are not the encoder's, or that only pool its tokens."""
 
 
@@ -263,9 +266,8 @@ def check_pixels(config: TransformersVisionBackbone.Config) -> None:
             shown = "none" if values is None else list(values)
             raise ConfigError(f"{name}: expected three numbers (RGB), got {shown}")
         # Of pixels from 0 to 255 they would be far above 1.
-        if not all(0.0 <= value <= 1.0 for value in values) or (
-            name == "image_std" and 0 in values
-        ):
+        is_off = not all(0.0 <= value <= 1.0 for value in values)
+        if is_off or (name == "image_std" and 0.0 in values):
             raise ConfigError(
                 f"{name}: expected that of pixels from 0 to 1, got {list(values)}. Divide by 255"
             )
@@ -296,28 +298,38 @@ def _class(name: str) -> Any:
 def _made(config: TransformersVisionBackbone.Config) -> nn.Module:
     """The model of `transformers` with its initial weights, for this size of images."""
     family = config.family
-    sizes = {key: _listed(value) for key, value in config.sizes.items() if key != "model_type"}
-    make: Any = _class(family.config)
-    if config.pretrained_name_or_path is None:
-        known = make()
-        for key in sizes:
-            if not hasattr(known, key):
-                raise ConfigError(f"model.vision_backbone.config: {family.config} has no {key!r}")
+    more: dict[str, Any] = {}
     if family.positions is not None and family.first_patch:
-        sizes["image_size"] = list(config.image_size)
-    if not family.stages:
-        # How a layer attends does not depend on what a folder says: see the module's text.
-        sizes["attn_implementation"] = "sdpa"
+        more["image_size"] = list(config.image_size)
     try:
-        settings = make(**{**sizes, **family.fixed})
-        return _class(family.model)(settings)
-    except MissingDependencyError:
+        return _class(family.model)(_settings(config, **more))
+    except FluxError:
         raise
     except Exception as error:
         reason = " ".join(str(error).split())
         raise ConfigError(
             f"model.vision_backbone.config: {family.model} refuses it: {reason}"
         ) from error
+
+
+def _settings(config: TransformersVisionBackbone.Config, **more: Any) -> Any:
+    """The config of `transformers`.
+
+    Raises:
+        ConfigError: it has no such setting, which `transformers` would ignore. A folder's may be
+            of another version.
+    """
+    family = config.family
+    sizes = {key: _listed(value) for key, value in config.sizes.items() if key != "model_type"}
+    make: Any = _class(family.config)
+    known = make()
+    for key in sizes:
+        if config.pretrained_name_or_path is None and not hasattr(known, key):
+            raise ConfigError(f"model.vision_backbone.config: {family.config} has no {key!r}")
+    if not family.stages:
+        # How a layer attends does not depend on what a folder says: see the module's text.
+        sizes["attn_implementation"] = "sdpa"
+    return make(**{**sizes, **family.fixed, **more})
 
 
 def _core(model: nn.Module) -> nn.Module:
@@ -407,9 +419,13 @@ def _pretrained(config: TransformersVisionBackbone.Config, folder: Path) -> Mapp
     family = config.family
     try:
         model, report = _class(family.model).from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, output_loading_info=True
+            folder,
+            config=_settings(config),
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
         )
-    except MissingDependencyError:
+    except FluxError:
         raise
     except Exception as error:
         reason = " ".join(str(error).split())
