@@ -21,6 +21,7 @@ from flux_core.models.layers import TransformersVisionBackbone, VisionBackbone
 from flux_core.models.weights.lora import apply_lora
 from flux_core.transforms import ModelInputs, NormalizeImages, SimpleNormalizeImages
 from flux_train import recipes
+from flux_train.distributed.parallel import recompute
 
 from ...vision_towers import (
     CONFIGS,
@@ -345,6 +346,20 @@ def test_every_layer_is_one_and_all_weights_learn(kind: str) -> None:
     model.vision_backbone(in_our_range(some_images(2))).square().sum().backward()
     still = [name for name, p in model.vision_backbone.named_parameters() if p.grad is None]
     assert still == []
+
+
+@each_kind
+def test_recomputed_layers_have_the_same_gradients(kind: str) -> None:
+    model, images = config_of(section(kind)).build().train(), in_our_range(some_images(1))
+    randomise(model)
+    other = copy.deepcopy(model)
+    recompute(other.layers)
+    for each in (model, other):
+        each(images).square().mean().backward()
+    pairs = zip(model.named_parameters(), other.named_parameters(), strict=True)
+    for (name, ours), (_, theirs) in pairs:
+        assert ours.grad is not None and theirs.grad is not None, name
+        torch.testing.assert_close(ours.grad, theirs.grad)
 
 
 def test_a_frozen_backbone_is_frozen_and_drops_nothing() -> None:
