@@ -20,6 +20,7 @@ from flux_core.models import FlowPolicy
 from flux_core.models.layers import TransformersVisionBackbone, VisionBackbone
 from flux_core.models.weights.lora import apply_lora
 from flux_core.transforms import ModelInputs, NormalizeImages, SimpleNormalizeImages
+from flux_runtime.export.precision.network import Precision, compute_dtype, set_precision
 from flux_train import recipes
 from flux_train.distributed.parallel import recompute
 
@@ -199,6 +200,12 @@ def test_the_encoder_of_a_model_of_images_and_text_is_taken(tmp_path: Path) -> N
     both.save_pretrained(tmp_path)
     halves = dict(image_mean=[0.5] * 3, image_std=[0.5] * 3)
     preprocessor("SiglipImageProcessor")(**halves).save_pretrained(tmp_path)
+    # As a processor with a tokenizer writes it.
+    file = tmp_path / "preprocessor_config.json"
+    part = json.loads(file.read_text())
+    file.rename(tmp_path / "processor_config.json").write_text(
+        json.dumps({"image_processor": part})
+    )
     ours = config_of(dict(type="TransformersVisionBackbone", pretrained_name_or_path=str(tmp_path)))
     assert ours.sizes["model_type"] == "siglip_vision_model"
     assert ours.image_mean == ours.image_std == (0.5, 0.5, 0.5)
@@ -346,6 +353,21 @@ def test_every_layer_is_one_and_all_weights_learn(kind: str) -> None:
     model.vision_backbone(in_our_range(some_images(2))).square().sum().backward()
     still = [name for name, p in model.vision_backbone.named_parameters() if p.grad is None]
     assert still == []
+
+
+@pytest.mark.parametrize(("precision", "least"), [("bf16", 0.99), ("int8", 0.999)])
+@each_kind
+@torch.no_grad()
+def test_a_bundles_precisions_fit_the_encoder(
+    kind: str, precision: Precision, least: float
+) -> None:
+    model, images = built("pi05", kind), in_our_range(some_images(1))
+    expected = model.vision_backbone(images)
+    set_precision(model, precision)
+    found = model.vision_backbone(images.to(compute_dtype(precision)))
+    assert found.dtype == compute_dtype(precision)
+    alike = torch.cosine_similarity(found.float().flatten(), expected.flatten(), dim=0)
+    assert alike > least
 
 
 @each_kind

@@ -11,6 +11,8 @@ from ...errors import ConfigError
 from .vision_families import WRAPPED
 
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
+PROCESSOR, IMAGE_PART = "processor_config.json", "image_processor"
+"""Of models with a tokenizer, in newer folders."""
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 ABOUT_FILES = (
     *("architectures", "transformers_version", "torch_dtype", "dtype", "_name_or_path", "id2label"),
@@ -51,9 +53,14 @@ def read_pixels(folder: Path) -> Pixels | None:
         ConfigError: its images are prepared in a way that is not a mean and a deviation.
     """
     file = folder / PREPROCESSOR
-    if not file.is_file():
+    if file.is_file():
+        tree = _read(file)
+    elif (file := folder / PROCESSOR).is_file():
+        tree = _read(file).get(IMAGE_PART)
+        if not isinstance(tree, dict):
+            return None
+    else:
         return None
-    tree = _read(file)
     if tree.get("do_rescale", True) is not True:
         raise ConfigError(f"{file}: do_rescale: expected true (pixels from 0 to 1), got false")
     scale = tree.get("rescale_factor", 1 / 255)
