@@ -178,6 +178,7 @@ class ToyEncoder:
     scale = np.full(ACTION_DIM, 0.5, np.float32)
     offset = np.array([0.0, 0.0, 0.5], np.float32)
     relative_mask = np.array([True, True, False])
+    binary_mask = np.zeros(3, bool)
 
     @classmethod
     def from_bundle(cls, bundle: Any) -> ToyEncoder:

@@ -92,6 +92,19 @@ def test_a_driver_is_connected_driven_and_closed(start: Any, arm_log: Any) -> No
     assert not driver.is_alive() and driver.failure.endswith("exit code 0")
 
 
+@pytest.mark.parametrize("is_binary", [True, False])
+def test_only_a_binary_command_may_jump(start: Any, is_binary: bool) -> None:
+    driver = start()
+    driver.connect(["top"], binary_mask=np.array([is_binary, False]))
+    begin(driver)
+    send(driver, 1)
+    wait_for(lambda: driver.link.status()["acknowledged"] == 1, driver)
+    send(driver, 2, value=1.0)  # 0.2 per command are allowed, and three times that
+    outcome = ("acknowledged", 2) if is_binary else ("refused_steps", 1)
+    wait_for(lambda: driver.link.status()[outcome[0]] == outcome[1], driver)
+    assert driver.link.status()["refused_steps"] == (0 if is_binary else 1)
+
+
 def test_two_sessions_follow_each_other_and_a_stop_has_its_category(
     start: Any, arm_log: Any
 ) -> None:

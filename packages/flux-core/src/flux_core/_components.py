@@ -51,6 +51,8 @@ TRANSFORMS = {
     "ResizeImagesWithPad": "flux_core.transforms:ResizeImagesWithPad",
     "NvidiaResizeImages": "flux_core.transforms:NvidiaResizeImages",
     "LeRobotResizeImages": "flux_core.transforms:LeRobotResizeImages",
+    "NvidiaShiftImages": "flux_core.transforms:NvidiaShiftImages",
+    "NvidiaJitterColors": "flux_core.transforms:NvidiaJitterColors",
     "SimpleNormalizeImages": "flux_core.transforms:SimpleNormalizeImages",
     "NormalizeImages": "flux_core.transforms:NormalizeImages",
 }

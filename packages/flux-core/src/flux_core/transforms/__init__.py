@@ -24,10 +24,15 @@ from .base import ModelInputs, Sample, Transform, apply
 from .difference import Difference
 from .gr00t import (
     IMAGE_TOKEN,
+    ROTATION_TYPES,
     LeRobotResizeImages,
+    NvidiaJitterColors,
     NvidiaResizeImages,
+    NvidiaShiftImages,
     ProcessPromptsWithImage,
+    StateKeyRule,
     prompt_words,
+    rotation_type_of,
 )
 from .images import (
     NormalizeImages,
@@ -54,6 +59,7 @@ from .units import ActionInverse, UnitStep
 
 __all__ = [
     "IMAGE_TOKEN",
+    "ROTATION_TYPES",
     "ActionInverse",
     "AlohaToPi",
     "AugmentImages",
@@ -68,7 +74,9 @@ __all__ = [
     "Normalization",
     "NormalizeImages",
     "NormalizeStatesAndActions",
+    "NvidiaJitterColors",
     "NvidiaResizeImages",
+    "NvidiaShiftImages",
     "PadKeyToDim",
     "Padding",
     "Pipeline",
@@ -82,6 +90,7 @@ __all__ = [
     "Rule",
     "Sample",
     "SimpleNormalizeImages",
+    "StateKeyRule",
     "Tokenization",
     "TaskPrompter",
     "Transform",
@@ -91,5 +100,6 @@ __all__ = [
     "pi_observation",
     "prompt_words",
     "resize_to",
+    "rotation_type_of",
     "rules",
 ]
