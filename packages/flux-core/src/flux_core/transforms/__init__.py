@@ -19,7 +19,7 @@ from .actions import (
     RelativeActions,
 )
 from .aloha import AlohaToPi
-from .augmentation import AugmentImages
+from .augmentation import AugmentImages, DropStates
 from .base import ModelInputs, Sample, Transform, apply
 from .difference import Difference
 from .gr00t import (
@@ -47,6 +47,7 @@ from .roles import (
     Normalization,
     Padding,
     Prompter,
+    StateAugmentation,
     Tokenization,
 )
 from .rule import Rule, rules
@@ -61,6 +62,7 @@ __all__ = [
     "DatasetInputs",
     "DenormalizeActions",
     "Difference",
+    "DropStates",
     "ImageNormalization",
     "ImageResize",
     "LeRobotResizeImages",
@@ -82,6 +84,7 @@ __all__ = [
     "Rule",
     "Sample",
     "SimpleNormalizeImages",
+    "StateAugmentation",
     "Tokenization",
     "TaskPrompter",
     "Transform",
