@@ -392,7 +392,7 @@ def small_policy() -> Callable[[str], TrainedPolicy]:
         torch.manual_seed(0)
         model = bind(FlowPolicy.Config, size, "model").build().eval()
         for parameter in model.parameters():
-            parameter.data += (0.2 if kind == "gr00t" else 0.01) * torch.randn_like(parameter)
+            parameter.data += (0.08 if kind == "gr00t" else 0.01) * torch.randn_like(parameter)
         random = np.random.default_rng(0)
         numbers = {
             name: compute_stats(random.uniform(-1, 1, (100, width)))

@@ -1,4 +1,4 @@
-"""The sections of a tiny GR00T with three cameras, for `aloha`."""
+"""The sections of a tiny GR00T with three cameras and delays of up to 3 steps, for `aloha`."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ CAMERAS = SPEC.cameras
 PATCHES, SIDE = 4, 28
 PADDED = 16
 """Dimensions of state and actions, of which the robot has 14."""
+SHORT_PROMPT = 40
+"""Tokens of the graphs that its tests export beside those for any prompt."""
 
 
 def gr00t_sections() -> tuple[dict[str, Any], dict[str, Any]]:
@@ -33,14 +35,14 @@ def gr00t_sections() -> tuple[dict[str, Any], dict[str, Any]]:
             type="Qwen3Backbone",
             hidden_size=width,
             intermediate_size=48,
-            num_hidden_layers=2,
+            num_hidden_layers=1,
             num_attention_heads=4,
             num_key_value_heads=2,
             head_dim=12,
             vocab_size=tokenizer.vocab_size,
         ),
         vl_self_attention=dict(type="VLSelfAttention", num_layers=1, **heads),
-        dit=dict(type="DiT", num_layers=3, output_dim=24, cross_attention_dim=width, **heads),
+        dit=dict(type="DiT", num_layers=2, output_dim=24, cross_attention_dim=width, **heads),
         image_places=dict(
             type="ImagePlaces", token_id=tokenizer.encode(IMAGE_TOKEN)[-1], label_tokens=1
         ),
@@ -50,6 +52,7 @@ def gr00t_sections() -> tuple[dict[str, Any], dict[str, Any]]:
         num_future_tokens=2,
         num_positions=12,
         num_embodiments=1,
+        rtc_training_config=dict(max_delay=4),
     )
     transforms = [
         dict(type="NormalizeStatesAndActions", norm_type="mean_std", state_dim=PADDED),

@@ -10,7 +10,13 @@ import pytest
 from flux_core.config import bind
 from flux_core.deployment import ObservationTransforms
 from flux_core.errors import ConfigError, DataError
-from flux_core.transforms import AugmentImages, DropStates, NormalizeStatesAndActions, Pipeline, PreparePromptWithState
+from flux_core.transforms import (
+    AugmentImages,
+    DropStates,
+    NormalizeStatesAndActions,
+    Pipeline,
+    PreparePromptWithState,
+)
 
 CAMERAS = ("observation.images.cam_high", "observation.images.cam_left_wrist")
 STILL = dict(crop=1.0, max_rotation_deg=0.0, brightness=0.0, contrast=0.0, saturation=0.0)

@@ -32,6 +32,8 @@ from flux_runtime.engines.opening import open_flow_policy
 from flux_runtime.export.graphs import PrefixGraph
 from flux_runtime.export.source.policy import load_policy
 
+from ..small_gr00t import SHORT_PROMPT
+
 Rows = NDArray[np.float32]
 TOLERANCE = 1e-4
 SCHEDULES = ("exp", "linear", "ones", "zeros")
@@ -126,7 +128,9 @@ def deployed(
         bundle = Bundle.open(shipped_policy("aloha-sim"))
         model = load_policy(bundle.directory).model
     else:
-        bundle, _ = exported(request.param)
+        # The same bundle as in the tests of GR00T's bundles.
+        options = {"prompt_tokens": (SHORT_PROMPT,)} if request.param == "gr00t" else {}
+        bundle, _ = exported(request.param, **options)
         model = small_policy(request.param).model.eval()
     stride = model.config.prefix_stride
     return Deployed(bundle, model, PolicyIO.from_bundle(bundle), stride)

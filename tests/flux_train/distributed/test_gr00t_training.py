@@ -119,7 +119,10 @@ def test_the_held_out_loss_is_that_of_the_robots_own_embodiment(
     held_out, path = tmp_path / "held_out", tmp_path / "config.json"
     held_out.symlink_to(one_episode)
     dataset = {**tree["train_dataloader"]["dataset"]}
-    dataset["datasets"] = {**dataset["datasets"], "data_root_path": str(held_out)}
+    steps = [each for each in dataset["datasets"]["transforms"] if each["type"] != "DropStates"]
+    assert len(steps) == len(dataset["datasets"]["transforms"]) - 1
+    moved = {"data_root_path": str(held_out), "transforms": steps}
+    dataset["datasets"] = {**dataset["datasets"], **moved}
     tree["validation"] = dict(dataset=dataset, num_batches=1000, num_action_samples=2)
     path.write_text(json.dumps(tree))
     run(tmp_path / "run", ["runner.max_steps=2"], config=str(path))
@@ -129,9 +132,10 @@ def test_the_held_out_loss_is_that_of_the_robots_own_embodiment(
     config, _ = read_train_config(path, [])
     model = config.model.build().eval()
     model.load_state_dict(load_file(tmp_path / "run" / "checkpoint_epoch_1.safetensors"))
-    samples = config.train_dataloader.dataset.build().datasets[0]
+    assert config.validation is not None
+    samples = config.validation.dataset.build().datasets[0]
     collated = config.runner.collator([samples[i] for i in range(len(samples))])
-    batch = {key: torch.as_tensor(collated[key]) for key in config.runner.collator.keys}
+    batch = {key: torch.as_tensor(value) for key, value in collated.items()}
     assert batch["embodiment_ids"].tolist() == [EMBODIMENT] * len(samples)
     seeded = torch.Generator().manual_seed(0)
     draws = draw_flow(model.config, len(samples), PADDED_ACTION, generator=seeded)
@@ -223,7 +227,8 @@ def test_a_frozen_part_does_not_change(
 
 @pytest.fixture(scope="module")
 def gradients(options: list[str]) -> dict[str, torch.Tensor]:
-    config, _ = read_train_config(Path(CONFIG), options)
+    with_states = "train_dataloader.dataset.datasets.transforms.5.share=0"
+    config, _ = read_train_config(Path(CONFIG), [*options, with_states])
     dataset = config.train_dataloader.dataset.build()
     batch = {
         key: torch.as_tensor(value)
