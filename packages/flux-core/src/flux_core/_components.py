@@ -39,6 +39,7 @@ DATASETS = {"ParquetDataset": "flux_data.samples.windows:ParquetDataset"}
 TRANSFORMS = {
     "ProcessParquetInputs": "flux_data.samples.process_inputs:ProcessParquetInputs",
     "AugmentImages": "flux_core.transforms:AugmentImages",
+    "DropStates": "flux_core.transforms:DropStates",
     "AlohaToPi": "flux_core.transforms:AlohaToPi",
     "RelativeActions": "flux_core.transforms:RelativeActions",
     "NormalizeStatesAndActions": "flux_core.transforms:NormalizeStatesAndActions",

@@ -19,7 +19,7 @@ from .actions import (
     RelativeActions,
 )
 from .aloha import AlohaToPi
-from .augmentation import AugmentImages
+from .augmentation import AugmentImages, DropStates
 from .base import ModelInputs, Sample, Transform, apply
 from .difference import Difference
 from .gr00t import (
@@ -52,6 +52,7 @@ from .roles import (
     Normalization,
     Padding,
     Prompter,
+    StateAugmentation,
     Tokenization,
 )
 from .rule import Rule, rules
@@ -67,6 +68,7 @@ __all__ = [
     "DatasetInputs",
     "DenormalizeActions",
     "Difference",
+    "DropStates",
     "ImageNormalization",
     "ImageResize",
     "LeRobotResizeImages",
@@ -91,6 +93,7 @@ __all__ = [
     "Sample",
     "SimpleNormalizeImages",
     "StateKeyRule",
+    "StateAugmentation",
     "Tokenization",
     "TaskPrompter",
     "Transform",

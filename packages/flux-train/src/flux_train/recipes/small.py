@@ -25,6 +25,8 @@ IMAGE_TOKENS = 4
 """Of an image in GR00T's prompt."""
 GR00T_PROMPT = 8
 """Tokens of GR00T's prompt that are neither an image's nor the task's, at most."""
+DROPPED_STATES = 0.75
+"""Share of GR00T's training samples without their state; see `DropStates`."""
 MIN_RANGE = 0.06  # rad, m or normalised: several joints hardly move in these tasks
 LIBERO_OBJECTS = (
     *("alphabet soup", "cream cheese", "salad dressing", "bbq sauce", "ketchup"),
@@ -289,6 +291,8 @@ def small_data(
     """
     loader = dict(per_device_batch_size=batch_size, per_device_num_workers=num_workers)
     transforms = [*units, *shared_transforms(robot, policy)]
+    if policy == "gr00t":
+        transforms.append(dict(type="DropStates", share=DROPPED_STATES))
     dataset = _dataset(robot, data_root_path, action_horizon, Columns.read(columns), transforms)
     return dict(loader, dataset=dataset)
 
