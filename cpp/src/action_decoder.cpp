@@ -36,7 +36,8 @@ ActionDecoder::ActionDecoder(std::span<const float> scale, std::span<const float
   }
   if (binary_mask_.empty()) binary_mask_.resize(scale.size());
   if (binary_mask_.size() != scale.size()) {
-    throw std::invalid_argument(expected_got("binary_mask", std::to_string(scale.size()) + " values",
+    throw std::invalid_argument(expected_got("binary_mask",
+                                             std::to_string(scale.size()) + " values",
                                              std::to_string(binary_mask_.size())));
   }
   for (std::size_t i = 0; i < binary_mask_.size(); ++i) {

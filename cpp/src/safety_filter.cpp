@@ -120,7 +120,8 @@ SafetyFilter::SafetyFilter(SafetyLimits limits, double control_hz,
   }
   binary_mask_.resize(limits_.action_dim());
   for (std::size_t i = 0; i < binary_mask_.size(); ++i) {
-    if (binary_mask_[i] == 0 || (limits_.lower()[i] <= 0.0F && limits_.upper()[i] >= 1.0F)) continue;
+    if (binary_mask_[i] == 0 || (limits_.lower()[i] <= 0.0F && limits_.upper()[i] >= 1.0F))
+      continue;
     throw std::invalid_argument(expected_got(
         joint_name("limits", i), "0 and 1 within them, as the action is binary",
         std::to_string(limits_.lower()[i]) + " to " + std::to_string(limits_.upper()[i])));

@@ -34,9 +34,7 @@ ChunkPlayer player_of(std::vector<float> rows) {
 }
 
 // The second action of each row is binary.
-ChunkPlayer switching_player() {
-  return {kDim, kMaxRows, std::vector<std::uint8_t>{0, 1}};
-}
+ChunkPlayer switching_player() { return {kDim, kMaxRows, std::vector<std::uint8_t>{0, 1}}; }
 
 void a_binary_action_keeps_its_row_s_value_between_rows() {
   ChunkPlayer player = switching_player();

@@ -270,9 +270,9 @@ void a_binary_action_is_0_or_1() {
   CHECK(std::isnan(lost[1]));
   CHECK_CONTAINS(message_of<Error>([&] { ActionDecoder(scale, offset, second, second); }),
                  "relative_mask[1]");
-  CHECK_CONTAINS(message_of<Error>(
-                     [&] { ActionDecoder(scale, offset, none, std::vector<std::uint8_t>{1}); }),
-                 "binary_mask");
+  CHECK_CONTAINS(
+      message_of<Error>([&] { ActionDecoder(scale, offset, none, std::vector<std::uint8_t>{1}); }),
+      "binary_mask");
 }
 
 void encoding_is_relative_to_the_new_state_and_padding_is_zero() {
