@@ -58,7 +58,7 @@ class Cases:
             env={**without_flux(), **variables},
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=240,
             check=False,
         )
         assert done.returncode == 0, f"{done.stderr}\n{server.log.read_text()}"
