@@ -31,6 +31,6 @@ train_dataloader = recipes.small_aloha_sim_data(
     batch_size=8,
 )
 
-runner = recipes.small_runner(max_steps=2400)
+runner = recipes.small_runner(max_steps=4000)
 
 inference = recipes.small_aloha_sim_inference(execution_horizon=16)
