@@ -186,6 +186,8 @@ def small_gr00t_model(
     height_px, width_px = robot.image_size
     tokenizer = robot.gr00t_tokenizer
     heads = dict(num_attention_heads=4, attention_head_dim=width // 4)
+    # The decoder's ReLUs must let the noise through almost exactly.
+    hidden = 3 * width
     return dict(
         type="GR00TFlowMatching",
         vision_backbone=dict(
@@ -210,7 +212,7 @@ def small_gr00t_model(
         dit=dict(
             type="DiT",
             num_layers=depth,
-            output_dim=width,
+            output_dim=hidden,
             cross_attention_dim=width,
             dropout=0.0,
             **heads,
@@ -220,7 +222,7 @@ def small_gr00t_model(
         ),
         max_state_dim=robot.spec.state_dim,
         max_action_dim=robot.action_dim,
-        hidden_size=width,
+        hidden_size=hidden,
         num_future_tokens=4,
         num_positions=action_horizon,
         num_embodiments=1,
