@@ -1,0 +1,92 @@
+"""Builds a plan, launch by launch, and checks its parts as they are added."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from .plan import Argument, Buffer, DType, Launch, Plan, Pointer, Role
+from .recipes import Recipe
+from .tiles import Tiles, tiles_for
+
+
+def ceil_div(a: int, b: int) -> int:
+    """a / b, rounded up."""
+    return -(-a // b)
+
+
+def power_of_two(n: int) -> int:
+    """The smallest power of two that is not smaller than n, and at least 16."""
+    return max(16, 1 << (n - 1).bit_length())
+
+
+class PlanBuilder:
+    """The buffers and launches of a plan that is being made.
+
+    Attributes:
+        arch: the card's architecture; '' is the interpreter.
+        dtype: of streams and weights.
+    """
+
+    def __init__(self, arch: str, dtype: DType) -> None:
+        self.arch, self.dtype = arch, dtype
+        self._buffers: dict[str, Buffer] = {}
+        self._launches: list[Launch] = []
+
+    def buffer(self, name: str, role: Role, dtype: DType, *shape: int) -> Pointer:
+        """Adds memory and returns its address."""
+        return self._add(name, Buffer(dtype=dtype, shape=shape, role=role))
+
+    def work(self, name: str, *shape: int, dtype: DType | None = None) -> Pointer:
+        """Adds work memory, of the streams' type by default."""
+        return self.buffer(name, "work", dtype or self.dtype, *shape)
+
+    def constant(
+        self, name: str, recipe: Recipe, *shape: int, dtype: DType | None = None
+    ) -> Pointer:
+        """Adds a constant, of the streams' type by default."""
+        buffer = Buffer(dtype=dtype or self.dtype, shape=shape, role="constant", recipe=recipe)
+        return self._add(name, buffer)
+
+    def shape(self, pointer: Pointer) -> tuple[int, ...]:
+        """The shape of the memory that an address is in."""
+        return self._buffers[pointer.buffer].shape
+
+    def tiles(self, kernel: str, rows: int, columns: int = 0, depth: int = 0) -> Tiles:
+        """The tiles of a kernel for a problem."""
+        return tiles_for(kernel, self.arch, rows=rows, columns=columns, depth=depth)
+
+    def launch(
+        self,
+        stage: str,
+        kernel: str,
+        arguments: tuple[Argument, ...],
+        grid: tuple[int, int, int],
+        tiles: Tiles,
+        constants: Mapping[str, int | bool],
+    ) -> None:
+        """Adds a launch. `constants` are those besides the tiles."""
+        self._launches.append(
+            Launch(
+                stage=stage,
+                kernel=kernel,
+                arguments=arguments,
+                constants={**constants, **tiles.constants},
+                grid=grid,
+                num_warps=tiles.num_warps,
+                num_stages=tiles.num_stages,
+            )
+        )
+
+    def plan(self, name: str) -> Plan:
+        """Returns what was added."""
+        return Plan(name=name, buffers=dict(self._buffers), launches=tuple(self._launches))
+
+    def _add(self, name: str, buffer: Buffer) -> Pointer:
+        known = self._buffers.setdefault(name, buffer)
+        assert known == buffer, f"{name}: two different buffers"
+        return Pointer(buffer=name)
+
+
+def at(pointer: Pointer, elements: int) -> Pointer:
+    """The address so many elements further on."""
+    return Pointer(buffer=pointer.buffer, offset=pointer.offset + elements)
