@@ -15,7 +15,7 @@ from flux_core.config import bind, unbind
 from flux_core.models import FlowPolicy, PrefixCache, sample_actions
 from flux_core.models.pi.sizes import Kind, sized_model
 from flux_core.rtc import RTCConfig
-from flux_runtime.cuda.description import PiDescription, describe
+from flux_runtime.cuda.pi import PiDescription, describe
 from flux_runtime.export.options import ExportOptions
 from flux_runtime.export.precision.network import compute_dtype
 from flux_runtime.export.prepare import set_up_network
@@ -174,9 +174,7 @@ class Exported:
         return _sampled(self.model, self.dtype, observed, self.live_dims)
 
 
-def _sampled(
-    model: FlowPolicy, dtype: torch.dtype, observed: Observation, live_dims: int
-) -> Array:
+def _sampled(model: FlowPolicy, dtype: torch.dtype, observed: Observation, live_dims: int) -> Array:
     cache = encoded(model, dtype, observed)
     rtc = None
     if len(observed.known):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from .plan import DType
+
 
 @dataclass(frozen=True, kw_only=True)
 class Tiles:
@@ -15,7 +17,9 @@ class Tiles:
     num_stages: int = 3
 
 
-def tiles_for(kernel: str, arch: str, *, rows: int, columns: int = 0, depth: int = 0) -> Tiles:
+def tiles_for(
+    kernel: str, arch: str, *, rows: int, columns: int = 0, depth: int = 0, dtype: DType = "bf16"
+) -> Tiles:
     """Interim: large tiles, which are fast in the interpreter."""
     most = 128 if not arch else 64
     sizes = {"BM": rows, "BN": columns, "BK": depth}

@@ -168,9 +168,7 @@ def attention(
     dims = tl.arange(0, PADDED_D)
     dim_ok = dims < D
     from_q = queries + picture * T * query_stride + token * query_stride + head * D
-    q = tl.load(
-        from_q[:, None] + dims[None, :], mask=row_ok[:, None] & dim_ok[None, :], other=0.0
-    )
+    q = tl.load(from_q[:, None] + dims[None, :], mask=row_ok[:, None] & dim_ok[None, :], other=0.0)
     start = picture * S * key_stride + key_head * D
     largest = tl.full((BM,), -1e30, tl.float32)
     total = tl.zeros((BM,), tl.float32)

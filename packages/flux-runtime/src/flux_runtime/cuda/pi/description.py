@@ -104,9 +104,14 @@ class PiDescription:
         return (self.heads + 2 * self.key_heads) * self.head_dim
 
     @property
+    def state_tokens(self) -> int:
+        """1 if the state is a token of the expert, else 0."""
+        return 1 if self.state_dim else 0
+
+    @property
     def suffix_tokens(self) -> int:
         """Tokens of the expert: the state, if it is one, and the actions."""
-        return self.horizon + (1 if self.state_dim else 0)
+        return self.state_tokens + self.horizon
 
 
 def describe(

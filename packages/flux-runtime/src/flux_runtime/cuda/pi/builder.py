@@ -4,19 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from .plan import Argument, Buffer, DType, Launch, Plan, Pointer, Role
-from .recipes import Recipe
-from .tiles import Tiles, tiles_for
+from ..plan import Argument, Buffer, DType, Launch, Plan, Pointer, Role
+from ..recipes import Recipe
+from ..tiles import Tiles, tiles_for
 
 
 def ceil_div(a: int, b: int) -> int:
     """a / b, rounded up."""
     return -(-a // b)
-
-
-def power_of_two(n: int) -> int:
-    """The smallest power of two that is not smaller than n, and at least 16."""
-    return max(16, 1 << (n - 1).bit_length())
 
 
 class PlanBuilder:
@@ -51,9 +46,21 @@ class PlanBuilder:
         """The shape of the memory that an address is in."""
         return self._buffers[pointer.buffer].shape
 
-    def tiles(self, kernel: str, rows: int, columns: int = 0, depth: int = 0) -> Tiles:
-        """The tiles of a kernel for a problem."""
-        return tiles_for(kernel, self.arch, rows=rows, columns=columns, depth=depth)
+    def dtype_of(self, pointer: Pointer) -> DType:
+        """The type of what an address points to."""
+        return self._buffers[pointer.buffer].dtype
+
+    def tiles(
+        self,
+        kernel: str,
+        rows: int,
+        columns: int = 0,
+        depth: int = 0,
+        weight: Pointer | None = None,
+    ) -> Tiles:
+        """The tiles of a kernel for a problem; `weight` has the type of the products."""
+        dtype = self.dtype if weight is None else self.dtype_of(weight)
+        return tiles_for(kernel, self.arch, rows=rows, columns=columns, depth=depth, dtype=dtype)
 
     def launch(
         self,
