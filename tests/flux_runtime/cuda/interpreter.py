@@ -167,10 +167,9 @@ def _instrumented(memory: Memory, record: Record | None) -> Iterator[None]:
 
     def refusing(name: str) -> Callable[..., Any]:
         def operate(self: Any, *operands: Any) -> Any:
-            for operand in operands:
-                if isinstance(operand, triton_interpreter.TensorHandle):
-                    if operand.dtype.scalar == tl.bfloat16:
-                        raise BFloat16Arithmetic("bfloat16 arithmetic: convert to float32 first")
+            handles = (o for o in operands if isinstance(o, triton_interpreter.TensorHandle))
+            if any(handle.dtype.scalar == tl.bfloat16 for handle in handles):
+                raise BFloat16Arithmetic("bfloat16 arithmetic: convert to float32 first")
             return original[name](self, *operands)
 
         return operate

@@ -1,8 +1,8 @@
 """A launch plan: what a card does for one inference, as plain data.
 
-A plan names its memory and lists its launches in order. It holds no weights: the constants among its
-buffers say how they come from the tensors of a bundle. The same plan runs in Triton's interpreter, on
-a driver that only records, and on a card, where it is captured as one CUDA graph.
+A plan names its memory and lists its launches in order. It holds no weights: the constants among
+its buffers say how they come from the tensors of a bundle. The same plan runs in Triton's
+interpreter, on a driver that only records, and on a card, where it is captured as one CUDA graph.
 
 Shapes are in elements, offsets of pointers too.
 """
@@ -29,8 +29,8 @@ class Buffer:
     Attributes:
         dtype: of its elements.
         shape: for people; the memory is contiguous.
-        role: who fills it: the player before a launch, the player once, or kernels. `output` is what
-            the player reads.
+        role: who fills it: the player before a launch, the player once, or kernels. `output` is
+            what the player reads.
         recipe: how a constant comes from the bundle's tensors; None for every other role.
     """
 

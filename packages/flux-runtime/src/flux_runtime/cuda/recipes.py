@@ -1,7 +1,7 @@
 """How constants come from the tensors of a bundle, as data.
 
-A recipe is a small expression. Its leaves are tensors of a bundle; `evaluate` computes it with numpy.
-bfloat16 is uint16 there, with the bits of bfloat16.
+A recipe is a small expression. Its leaves are tensors of a bundle; `evaluate` computes it with
+numpy. bfloat16 is uint16 there, with the bits of bfloat16.
 """
 
 from __future__ import annotations

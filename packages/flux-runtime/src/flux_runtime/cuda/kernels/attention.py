@@ -67,10 +67,7 @@ def qkv_rope(
     for begin in range(0, K, BK):
         depth = begin + tl.arange(0, BK)
         depth_ok = depth < K
-        if EVEN_K:
-            a_ok = row_ok[:, None]
-        else:
-            a_ok = row_ok[:, None] & depth_ok[None, :]
+        a_ok = row_ok[:, None] if EVEN_K else row_ok[:, None] & depth_ok[None, :]
         a = tl.load(x + rows[:, None] * K + depth[None, :], mask=a_ok, other=0.0)
         wide = a.to(tl.float32)
         squares += tl.sum(wide * wide, axis=1)

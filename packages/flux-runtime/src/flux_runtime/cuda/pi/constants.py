@@ -10,9 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from .builder import PlanBuilder
-from .description import EXPERT, PREFIX, VISION, PiDescription, Stream
-from .launches import Adaptive, Linear
 from ..plan import Pointer
 from ..recipes import (
     Applied,
@@ -27,6 +24,9 @@ from ..recipes import (
     Sum,
     Values,
 )
+from .builder import PlanBuilder
+from .description import EXPERT, PREFIX, VISION, PiDescription, Stream
+from .launches import Adaptive, Linear
 
 QKV = ("q_proj", "k_proj", "v_proj")
 

@@ -1,7 +1,7 @@
 """The launches of each kernel: grid, arguments and constants for a problem.
 
-A product with an adaptive norm (adaRMS) takes the norm's scale as a factor of its rows, and what the
-norm's shift becomes behind the weight as biases; both are tables with one row per time.
+A product with an adaptive norm (adaRMS) takes the norm's scale as a factor of its rows, and what
+the norm's shift becomes behind the weight as biases; both are tables with one row per time.
 """
 
 from __future__ import annotations
