@@ -40,9 +40,14 @@ class Buffer:
     recipe: Recipe | None = None
 
     @property
+    def size(self) -> int:
+        """Its number of elements."""
+        return math.prod(self.shape)
+
+    @property
     def num_bytes(self) -> int:
         """The size of its memory."""
-        return math.prod(self.shape) * ITEM_BYTES[self.dtype]
+        return self.size * ITEM_BYTES[self.dtype]
 
 
 @dataclass(frozen=True, kw_only=True)

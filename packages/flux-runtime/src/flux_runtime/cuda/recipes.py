@@ -48,8 +48,8 @@ class Rows(Recipe):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Columns(Recipe):
-    """Columns `first` to `end` of a matrix."""
+class ColumnRange(Recipe):
+    """ColumnRange `first` to `end` of a matrix."""
 
     of: Recipe
     first: int
@@ -135,7 +135,7 @@ def _computed(recipe: Recipe, read: Read) -> Array:
     match recipe:
         case Values(rows=rows):
             return np.array(rows, np.float32)
-        case Columns(of=of, first=first, end=end):
+        case ColumnRange(of=of, first=first, end=end):
             return wide(of)[:, first:end]
         case Sum(parts=parts, plus=plus):
             total = wide(parts[0]) + np.float32(plus)

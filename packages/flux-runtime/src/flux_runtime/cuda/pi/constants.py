@@ -14,7 +14,7 @@ from ..plan import Pointer
 from ..recipes import (
     Applied,
     Chained,
-    Columns,
+    ColumnRange,
     PatchRows,
     Recipe,
     Rows,
@@ -25,7 +25,7 @@ from ..recipes import (
     Values,
 )
 from .builder import PlanBuilder
-from .description import EXPERT, PREFIX, VISION, PiDescription, Stream
+from .description import EXPERT, PREFIX, VISION, GemmaSizes, PiDescription
 from .launches import Adaptive, Linear
 
 QKV = ("q_proj", "k_proj", "v_proj")
@@ -163,8 +163,8 @@ class Constants:
         net, width = self._net, self._net.expert.width
         into, into_bias = _weight_and_bias("action_in_proj.projector.")
         weight, bias = _weight_and_bias("action_time_mlp_in.projector.")
-        of_action = Columns(of=weight, first=0, end=width)
-        of_time = Columns(of=weight, first=width, end=2 * width)
+        of_action = ColumnRange(of=weight, first=0, end=width)
+        of_time = ColumnRange(of=weight, first=width, end=2 * width)
         times = Applied(weight=of_time, rows=Stored(name="time_embedding.1.table"))
         table = Sum(parts=(times, Applied(weight=of_action, rows=into_bias), bias))
         chained, shape = Chained(outer=of_action, inner=into), (width, net.action_dim)
@@ -197,7 +197,7 @@ class Constants:
         row = add("velocity.bias", Scaled(of=bias, by=by), net.action_dim, dtype="fp32")
         return Linear(weight=add("velocity.weight", folded, *shape, dtype="fp32"), bias=row), None
 
-    def _block(self, part: str, layer: int, stream: Stream) -> dict[str, Any]:
+    def _block(self, part: str, layer: int, stream: GemmaSizes) -> dict[str, Any]:
         """The five weights of a Gemma block, as arguments of `PrefixBlock`."""
         net, name, width = self._net, f"{part}layers.{layer}.", stream.width
         is_expert, mixed = part == EXPERT, net.heads * net.head_dim
@@ -286,4 +286,4 @@ def _one_plus(name: str) -> Recipe:
 def _third(norm: str, width: int, number: int) -> Recipe:
     """Scale (0), shift (1) or gate (2) of an adaptive norm, (times, width)."""
     table = Stored(name=f"{norm}dense.table")
-    return Columns(of=table, first=number * width, end=(number + 1) * width)
+    return ColumnRange(of=table, first=number * width, end=(number + 1) * width)

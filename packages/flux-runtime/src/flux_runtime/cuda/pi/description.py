@@ -20,7 +20,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tower:
+class VisionSizes:
     """The vision transformer.
 
     Attributes:
@@ -51,7 +51,7 @@ class Tower:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stream:
+class GemmaSizes:
     """A Gemma stack: the prefix or the expert."""
 
     width: int
@@ -80,9 +80,9 @@ class PiDescription:
     """
 
     adaptive: bool
-    tower: Tower
-    prefix: Stream
-    expert: Stream
+    tower: VisionSizes
+    prefix: GemmaSizes
+    expert: GemmaSizes
     layers: int
     heads: int
     key_heads: int
@@ -165,11 +165,11 @@ def describe(
     )
 
 
-def _tower(model: Mapping[str, Any], shapes: Shapes) -> Tower:
+def _tower(model: Mapping[str, Any], shapes: Shapes) -> VisionSizes:
     config = model["vision_backbone"].get("vision_config") or {}
     width, _, patch, _ = shapes[f"{VISION}embeddings.patch_embedding.weight"]
     tokens, _ = shapes[f"{VISION}embeddings.position_embedding.weight"]
-    return Tower(
+    return VisionSizes(
         width=width,
         mlp=shapes[f"{VISION}encoder.layers.0.mlp.fc1.weight"][0],
         layers=_num_layers(shapes, f"{VISION}encoder.layers."),
@@ -180,10 +180,10 @@ def _tower(model: Mapping[str, Any], shapes: Shapes) -> Tower:
     )
 
 
-def _stream(model: Mapping[str, Any], shapes: Shapes, part: str) -> Stream:
+def _stream(model: Mapping[str, Any], shapes: Shapes, part: str) -> GemmaSizes:
     mlp, width = shapes[f"{part}layers.0.mlp.gate_proj.weight"]
     eps = model[part.rstrip(".")].get("rms_norm_eps", 1e-6)
-    return Stream(width=width, mlp=mlp, eps=eps)
+    return GemmaSizes(width=width, mlp=mlp, eps=eps)
 
 
 def _num_layers(shapes: Shapes, start: str) -> int:

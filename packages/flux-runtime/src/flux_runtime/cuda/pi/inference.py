@@ -35,7 +35,7 @@ def make_plan(
     assert 0 <= num_cameras <= most, f"expected at most {most} cameras, got {num_cameras}"
     assert num_tokens >= 1, f"expected at least 1 token, got {num_tokens}"
     launches = LaunchBuilder(arch, dtype)
-    inference = _Inference(description, num_cameras, num_tokens, launches)
+    inference = _PlanMaker(description, num_cameras, num_tokens, launches)
     inference.add_start()
     if num_cameras:
         inference.add_vision()
@@ -45,7 +45,7 @@ def make_plan(
     return launches.plan(f"{num_cameras} cameras, {num_tokens} tokens")
 
 
-class _Inference:
+class _PlanMaker:
     """The stages of a plan, and the memory that they share."""
 
     def __init__(
