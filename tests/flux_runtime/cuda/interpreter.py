@@ -286,3 +286,9 @@ def constant(buffer: Buffer, read: Callable[[str], Array]) -> Array:
     values = evaluate(buffer.recipe, buffer.dtype, read)
     assert values.shape == buffer.shape, f"{buffer.recipe}: {values.shape}, {buffer.shape}"
     return values
+
+
+def relative_error(got: Array, wanted: Array) -> float:
+    """The norm of the difference over the norm of what is wanted."""
+    difference = np.asarray(got, np.float64) - np.asarray(wanted, np.float64)
+    return float(np.linalg.norm(difference) / np.linalg.norm(wanted))

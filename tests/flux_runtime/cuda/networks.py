@@ -200,8 +200,3 @@ def encoded(model: FlowPolicy, dtype: torch.dtype, observed: Observation) -> Pre
     tokens = torch.from_numpy(observed.tokens).long()[None]
     return model.prefix(images.permute(0, 3, 1, 2)[None].to(dtype), present, tokens, mask)
 
-
-def relative_error(got: Array, wanted: Array) -> float:
-    """The norm of the difference over the norm of what is wanted."""
-    difference = np.asarray(got, np.float64) - np.asarray(wanted, np.float64)
-    return float(np.linalg.norm(difference) / np.linalg.norm(wanted))
