@@ -138,6 +138,8 @@ def _instrumented(memory: Memory, record: Record | None) -> Iterator[None]:
     builder = triton_interpreter.InterpreterBuilder
     original = {name: getattr(builder, name) for name in ("cast_impl", "binary_op", "unary_op")}
     load, store = builder.create_masked_load, builder.create_masked_store
+    reductions = triton_interpreter.ReduceScanOpInterface
+    check_tensor = reductions.check_tensor
 
     def touched(self: Any, pointers: Any, mask: Any, verb: str) -> None:
         chosen = pointers.data[np.broadcast_to(mask.data, pointers.data.shape)]
@@ -174,6 +176,11 @@ def _instrumented(memory: Memory, record: Record | None) -> Iterator[None]:
 
         return operate
 
+    def check_reduced(self: Any, tensors: Any) -> None:
+        if any(tensor.dtype.scalar == tl.bfloat16 for tensor in tensors):
+            raise BFloat16Arithmetic("bfloat16 arithmetic: convert to float32 first")
+        check_tensor(self, tensors)
+
     def dot(self: Any, a: Any, b: Any, c: Any, *_: Any) -> Any:
         result = as_float32(a.data) @ as_float32(b.data) + c.data
         return triton_interpreter.TensorHandle(result, c.dtype.scalar)
@@ -189,6 +196,7 @@ def _instrumented(memory: Memory, record: Record | None) -> Iterator[None]:
     with ExitStack() as stack:
         for name, function in changes.items():
             stack.enter_context(mock.patch.object(builder, name, function))
+        stack.enter_context(mock.patch.object(reductions, "check_tensor", check_reduced))
         stack.enter_context(np.errstate(over="ignore", invalid="ignore", divide="ignore"))
         yield
 
@@ -224,6 +232,12 @@ def run_kernel(
             for program in product(*map(range, grid)):
                 builder.set_grid_idx(*program)
                 function(**given)
+    except triton_interpreter.InterpreterError as error:
+        # It wraps what is raised within a device function.
+        cause: BaseException = error
+        while isinstance(cause, triton_interpreter.InterpreterError) and cause.__cause__:
+            cause = cause.__cause__
+        raise cause from error
     finally:
         scope.restore()
 

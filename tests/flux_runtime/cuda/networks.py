@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 
 from flux_core.config import bind, unbind
 from flux_core.models import FlowPolicy, PrefixCache, sample_actions
+from flux_core.models.layers.packing import PACKED
 from flux_core.models.pi.sizes import Kind, sized_model
 from flux_core.rtc import RTCConfig
 from flux_runtime.cuda.pi import PiDescription, describe
+from flux_runtime.cuda.pi.description import GemmaSizes, VisionSizes
 from flux_runtime.export.options import ExportOptions
 from flux_runtime.export.precision.network import compute_dtype
 from flux_runtime.export.prepare import set_up_network
@@ -149,7 +151,7 @@ class Exported:
         vision: Any = self.model.vision_backbone
         return len(vision.vision["vision_model"].embeddings.position_embedding.weight)
 
-    @cached_property
+    @property
     def description(self) -> PiDescription:
         """Its description, from names, shapes and the config."""
         return describe(
@@ -168,21 +170,35 @@ class Exported:
             return value.view(torch.int16).numpy().view(np.uint16)
         return value.numpy()
 
-    @torch.no_grad()
+    def packed(self) -> Exported:
+        """The same with queries, keys and values as one tensor."""
+        weights = dict(self.weights)
+        for name in self.weights:
+            if ".q_proj." in name:
+                parts = [weights.pop(name.replace("q_proj", part)) for part in PACKED]
+                weights[name.replace("q_proj", "packed.qkv_proj")] = torch.cat(parts)
+        other = copy(self)
+        other.weights = weights
+        return other
+
     def actions(self, observed: Observation) -> Array:
         """What PyTorch computes in this precision: masked cameras and prompts of full length."""
         return _sampled(self.model, self.dtype, observed, self.live_dims)
 
+    def reference(self, observed: Observation) -> Array:
+        """What PyTorch computes with the original weights in float32."""
+        return _sampled(self.original, torch.float32, observed, self.live_dims)
 
+
+@torch.no_grad()
 def _sampled(model: FlowPolicy, dtype: torch.dtype, observed: Observation, live_dims: int) -> Array:
-    cache = encoded(model, dtype, observed)
     rtc = None
     if len(observed.known):
-        rtc = RTCConfig(enabled=True, prefix_len=len(observed.known), method="prefix")
+        rtc = RTCConfig(prefix_len=len(observed.known))
     return sample_actions(
         model,
         torch.from_numpy(observed.state)[None] if model.config.reads_state else None,
-        cache,
+        encoded(model, dtype, observed),
         torch.from_numpy(observed.noise)[None],
         rtc=rtc,
         previous=torch.from_numpy(observed.known)[None] if rtc else None,
@@ -200,3 +216,28 @@ def encoded(model: FlowPolicy, dtype: torch.dtype, observed: Observation) -> Pre
     tokens = torch.from_numpy(observed.tokens).long()[None]
     return model.prefix(images.permute(0, 3, 1, 2)[None].to(dtype), present, tokens, mask)
 
+
+def full_description(kind: Kind) -> PiDescription:
+    """The published size, for three cameras and 32 dimensions."""
+    return PiDescription(
+        adaptive=kind == "pi05",
+        tower=VisionSizes(
+            width=1152, mlp=4304, layers=27, heads=16, image_size=224, patch=14, eps=1e-6
+        ),
+        prefix=GemmaSizes(width=2048, mlp=16384, eps=1e-6),
+        expert=GemmaSizes(width=1024, mlp=4096, eps=1e-6),
+        layers=18,
+        heads=8,
+        key_heads=1,
+        head_dim=256,
+        positions=3 * 256 + (200 if kind == "pi05" else 48) + 51,
+        vocabulary=257152,
+        state_dim=32 if kind == "pi0" else 0,
+        action_dim=32,
+        live_dims=32,
+        horizon=50,
+        num_inference_steps=10,
+        image_scale=((2 / 255,) * 3,) * 3,
+        image_offset=((-1.0,) * 3,) * 3,
+        packed=False,
+    )

@@ -33,6 +33,7 @@ TILES: Mapping[str, Mapping[str, int]] = {
 }
 """Small, so that each problem has several programs along each axis."""
 TIMES, TIME_ROW, NUM_KNOWN = 4, 2, 5
+ONE_KEY_HEAD, TWO_KEY_HEADS = (Heads(queries=4, keys=n, dim=d) for n, d in ((1, 32), (2, 24)))
 
 
 @dataclass(frozen=True)
@@ -236,7 +237,7 @@ def qkv_rope(
     *,
     rows: int = 21,
     depth: int = 50,
-    heads: Heads = Heads(queries=4, keys=1, dim=32),
+    heads: Heads = ONE_KEY_HEAD,
     adaptive: bool = False,
     only_keys: bool = False,
     behind_prompt: bool = False,
@@ -284,7 +285,7 @@ def qkv_rope(
 def attention(
     draft: Draft,
     *,
-    heads: Heads = Heads(queries=4, keys=2, dim=24),
+    heads: Heads = TWO_KEY_HEADS,
     num_queries: int = 11,
     num_keys: int = 45,
     pictures: int = 1,
@@ -307,7 +308,9 @@ def attention(
     if mask is not None:
         number, query = np.arange(num_keys), np.arange(num_queries)[:, None]
         seen = (number < mask.image_tokens + 3) | (number >= mask.prefix_end)
-        seen = seen & ((query >= mask.state_tokens) | (number < mask.prefix_end + mask.state_tokens))
+        seen = seen & (
+            (query >= mask.state_tokens) | (number < mask.prefix_end + mask.state_tokens)
+        )
     answer = np.concatenate(
         [
             _attended(q_part, k_part, v_part, heads.group, seen)

@@ -1,7 +1,6 @@
 """What each launch reads, writes and computes, without running it.
 
-`check_plan` finds launches that leave their memory or read what nothing has written. The same
-numbers say how many bytes and operations an inference takes.
+`check_plan` finds launches that leave their memory or read what nothing has written.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .plan import ITEM_BYTES, Launch, Plan, Pointer, Role
+from ..plan import Launch, Plan, Pointer, Role
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,20 +34,13 @@ class LaunchWork:
     """What a launch does.
 
     Attributes:
-        reads, writes: the memory, each element once. A span may have holes that are not touched.
+        reads, writes: the memory. A span may have holes that are not touched.
         operations: multiplications and additions of products.
     """
 
     reads: tuple[Span, ...]
     writes: tuple[Span, ...]
     operations: int
-
-    def num_bytes(self, plan: Plan) -> int:
-        """Bytes read and written, each once."""
-        return sum(
-            (span.end - span.begin) * ITEM_BYTES[plan.buffers[span.buffer].dtype]
-            for span in (*self.reads, *self.writes)
-        )
 
 
 Numbers = tuple[tuple[Any, int], ...]
@@ -242,9 +234,7 @@ def _embed(constants: Constants, tokens: Any, table: Any, out: Any, n: int, _: f
     return ((tokens, rows), (table, rows * n)), ((out, rows * n),), 0
 
 
-def _start(
-    _: Constants, noise: Any, known: Any, num_known: Any, x_t: Any, m: int, n: int
-) -> Found:
+def _start(_: Constants, noise: Any, known: Any, num_known: Any, x_t: Any, m: int, n: int) -> Found:
     return ((noise, m * n), (known, m * n), (num_known, 1)), ((x_t, m * n),), 0
 
 
@@ -259,4 +249,3 @@ _KERNELS: Mapping[str, Callable[..., Found]] = {
     "embed": _embed,
     "start": _start,
 }
-
