@@ -114,6 +114,7 @@ def observation(
     num_tokens: int = 7,
     num_known: int = 0,
     live_dims: int = ACTION_DIM,
+    state_dim: int = STATE_DIM,
 ) -> Observation:
     """Draws an observation."""
     random = np.random.default_rng(seed)
@@ -128,7 +129,7 @@ def observation(
         cameras=cameras,
         tokens=tokens.astype(np.int32),
         num_tokens=num_tokens,
-        state=random.normal(size=STATE_DIM).astype(np.float32),
+        state=random.normal(size=state_dim).astype(np.float32),
         noise=random.normal(size=shape).astype(np.float32),
         known=known.astype(np.float32),
     )

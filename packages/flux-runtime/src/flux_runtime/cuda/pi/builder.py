@@ -23,7 +23,8 @@ class PlanBuilder:
     """
 
     def __init__(self, arch: str, dtype: DType) -> None:
-        self.arch, self.dtype = arch, dtype
+        self.arch = arch
+        self.dtype: DType = dtype
         self._buffers: dict[str, Buffer] = {}
         self._launches: list[Launch] = []
 
