@@ -24,7 +24,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from flux_runtime.cuda.plan import Buffer, DType, Launch, Plan, Pointer
+from flux_runtime.cuda.plan import Buffer, DType, Launch, LaunchPlan, Pointer
 from flux_runtime.cuda.recipes import as_bfloat16, as_float32, evaluate
 
 os.environ.setdefault("TRITON_INTERPRET", "1")
@@ -224,22 +224,30 @@ def run_kernel(
         else:
             given[name] = triton_interpreter._implicit_cvt(argument)
     builder = triton_interpreter.interpreter_builder
-    scope = triton_interpreter._patch_lang(kernel.fn)
+    builder.set_grid_dim(*grid)
+    function = kernel.rewrite()
+    with _patched_language(kernel), _instrumented(memory, record):
+        for program in product(*map(range, grid)):
+            builder.set_grid_idx(*program)
+            function(**given)
+
+
+@contextmanager
+def _patched_language(kernel: Any) -> Iterator[None]:
+    """Replaces Triton's language by the interpreter's, once per launch instead of in each call of a
+    device function, which takes most of the time otherwise."""
+
+    def call(self: Any, *arguments: Any, **named: Any) -> Any:
+        return self.rewrite()(*arguments, **named)
+
+    # Functions of the language itself, such as `tl.zeros`, see another of its modules.
+    scopes = [triton_interpreter._patch_lang(fn) for fn in (kernel.fn, tl.zeros.fn)]
     try:
-        function = kernel.rewrite()
-        builder.set_grid_dim(*grid)
-        with _instrumented(memory, record):
-            for program in product(*map(range, grid)):
-                builder.set_grid_idx(*program)
-                function(**given)
-    except triton_interpreter.InterpreterError as error:
-        # It wraps what is raised within a device function.
-        cause: BaseException = error
-        while isinstance(cause, triton_interpreter.InterpreterError) and cause.__cause__:
-            cause = cause.__cause__
-        raise cause from error
+        with mock.patch.object(triton_interpreter.InterpretedFunction, "__call__", call):
+            yield
     finally:
-        scope.restore()
+        for scope in reversed(scopes):
+            scope.restore()
 
 
 def kernels() -> Mapping[str, Any]:
@@ -263,7 +271,7 @@ def run_launch(launch: Launch, memory: Memory, record: Record | None = None) -> 
 class PlanRunner:
     """Runs a plan: constants are evaluated once, all other memory is poisoned before each run."""
 
-    def __init__(self, plan: Plan, read: Callable[[str], Array]) -> None:
+    def __init__(self, plan: LaunchPlan, read: Callable[[str], Array]) -> None:
         self.plan = plan
         self.memory = Memory()
         for name, buffer in plan.buffers.items():

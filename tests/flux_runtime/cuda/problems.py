@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from flux_runtime.cuda.pi.builder import at
 from flux_runtime.cuda.pi.launches import Activation, Adaptive, Heads, LaunchBuilder, Linear, Mask
-from flux_runtime.cuda.plan import DType, Plan, Pointer
+from flux_runtime.cuda.plan import DType, LaunchPlan, Pointer
 from flux_runtime.cuda.recipes import as_bfloat16, as_float32
 from flux_runtime.cuda.tiles import Tiles
 
@@ -46,7 +46,7 @@ class Problem:
         expected: the answer by name; NaN where nothing may be written.
     """
 
-    plan: Plan
+    plan: LaunchPlan
     values: Mapping[str, Array]
     expected: Mapping[str, Array]
 

@@ -9,7 +9,7 @@ import pytest
 
 from flux_core.models.pi.sizes import Kind
 from flux_runtime.cuda.pi import PiDescription, check_plan, make_plan, work_of
-from flux_runtime.cuda.plan import Plan, Pointer
+from flux_runtime.cuda.plan import LaunchPlan, Pointer
 
 from .networks import full_description
 from .test_inference import KINDS, small
@@ -60,7 +60,7 @@ def test_pointers_and_sizes_that_leave_a_buffer_are_found(description: PiDescrip
                 assert check_plan(_changed(plan, number, place, moved)), (number, place)
 
 
-def _is_used(plan: Plan, number: int, place: int) -> bool:
+def _is_used(plan: LaunchPlan, number: int, place: int) -> bool:
     """Whether a launch reads or writes an argument, and not only names it."""
     argument = plan.launches[number].arguments[place]
     assert isinstance(argument, Pointer)
@@ -68,7 +68,7 @@ def _is_used(plan: Plan, number: int, place: int) -> bool:
     return work_of(elsewhere.launches[number]) != work_of(plan.launches[number])
 
 
-def _changed(plan: Plan, number: int, place: int, argument: Pointer) -> Plan:
+def _changed(plan: LaunchPlan, number: int, place: int, argument: Pointer) -> LaunchPlan:
     launches, arguments = list(plan.launches), list(plan.launches[number].arguments)
     arguments[place] = argument
     launches[number] = replace(launches[number], arguments=tuple(arguments))

@@ -86,7 +86,7 @@ class Launch:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class LaunchPlan:
     """One inference: prefix and all Euler steps.
 
     Attributes:

@@ -21,11 +21,6 @@ def refusal(bundle: DescribedBundle) -> str:
     return next(_reasons(bundle.manifest.model, bundle.manifest.precision, model), "")
 
 
-def guidance_refusal() -> str:
-    """Returns why the engine does not run RTC guidance, which is an option of the run."""
-    return "RTC guidance needs the velocity between steps; RTC with method 'prefix' does not"
-
-
 def _reasons(kind: str, precision: str, model: Mapping[str, Any]) -> Iterator[str]:
     if kind not in MODELS:
         yield f"it runs {' and '.join(MODELS)}, not {kind}"

@@ -61,6 +61,17 @@ def qkv_rope(
     row_ok = rows < M
     columns = head * D + dims
     is_known = rows < tl.load(num_known)
+    # What the end needs is loaded before the loop where there are registers for it.
+    EARLY: tl.constexpr = BM * BN <= 1024
+    positions = first_position + rows
+    if BEHIND_PROMPT:
+        positions += tl.load(num_tokens)
+    is_rotated = head < HEADS + KV_HEADS
+    turn = angles + positions[:, None] * D + dims[None, :]
+    turn_ok = row_ok[:, None] & is_rotated
+    if EARLY:
+        cos = tl.load(turn, mask=turn_ok, other=1.0)
+        sin = tl.load(turn + HALF, mask=turn_ok, other=0.0)
     first = tl.zeros((BM, BN), tl.float32)
     second = tl.zeros((BM, BN), tl.float32)
     squares = tl.zeros((BM,), tl.float32)
@@ -91,16 +102,13 @@ def qkv_rope(
         everywhere = dims < HALF
         first += _by_time(bias, columns, WIDTH, is_known, time_row, everywhere)
         second += _by_time(bias, columns + HALF, WIDTH, is_known, time_row, everywhere)
-    if head < HEADS + KV_HEADS:
-        positions = first_position + rows
-        if BEHIND_PROMPT:
-            positions += tl.load(num_tokens)
-        turn = angles + positions[:, None] * D + dims[None, :]
-        cos = tl.load(turn, mask=row_ok[:, None], other=0.0)
-        sin = tl.load(turn + HALF, mask=row_ok[:, None], other=0.0)
-        rotated = first * cos - second * sin
-        second = second * cos + first * sin
-        first = rotated
+    if not EARLY:
+        cos = tl.load(turn, mask=turn_ok, other=1.0)
+        sin = tl.load(turn + HALF, mask=turn_ok, other=0.0)
+    # Values are not rotated: their cos is 1 and their sin 0.
+    rotated = first * cos - second * sin
+    second = second * cos + first * sin
+    first = rotated
     if head < HEADS:
         to = queries + (rows * HEADS + head)[:, None] * D
     elif head < HEADS + KV_HEADS:

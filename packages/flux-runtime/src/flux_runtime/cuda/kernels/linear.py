@@ -64,6 +64,19 @@ def linear(
     columns = tl.program_id(1) * BN + tl.arange(0, BN)
     row_ok = rows < M
     column_ok = columns < N
+    at = rows[:, None] * N + columns[None, :]
+    inside = row_ok[:, None] & column_ok[None, :]
+    # What the end needs is loaded before the loop where there are registers for it.
+    EARLY: tl.constexpr = BM * BN <= 2048
+    is_known = rows < tl.load(num_known)
+    if BIAS == 1:
+        shift = tl.load(bias + columns, mask=column_ok, other=0.0).to(tl.float32)[None, :]
+    if BIAS == 2:
+        shift = _by_time(bias, columns, N, is_known, time_row, column_ok)
+    if RESIDUAL == 2:
+        factor = _by_time(gate, columns, N, is_known, time_row, column_ok)
+    if RESIDUAL > 0 and EARLY:
+        before = tl.load(residual + at, mask=inside, other=0.0)
     acc = tl.zeros((BM, BN), tl.float32)
     sums = tl.zeros((BM,), tl.float32)
     squares = tl.zeros((BM,), tl.float32)
@@ -84,24 +97,22 @@ def linear(
         acc = tl.dot(a, w, acc, input_precision="ieee")
     if LAYER_NORM:
         mean = sums / K
-        rstd = tl.rsqrt(squares / K - mean * mean + eps)
+        variance = tl.maximum(squares / K - mean * mean, 0.0)
+        rstd = tl.rsqrt(variance + eps)
         ones = tl.load(weight_sums + columns, mask=column_ok, other=0.0)
         acc = (acc - mean[:, None] * ones[None, :]) * rstd[:, None]
-    is_known = rows < tl.load(num_known)
-    if BIAS == 1:
-        acc += tl.load(bias + columns, mask=column_ok, other=0.0).to(tl.float32)[None, :]
-    if BIAS == 2:
-        acc += _by_time(bias, columns, N, is_known, time_row, column_ok)
+    if BIAS > 0:
+        acc += shift
     if ACTIVATION == 1:
         acc = _gelu(acc)
     if ACTIVATION == 2:
         acc = acc / (1.0 + tl.exp(-acc))
     if RESIDUAL == 2:
-        acc = acc * _by_time(gate, columns, N, is_known, time_row, column_ok)
-    at = rows[:, None] * N + columns[None, :]
-    inside = row_ok[:, None] & column_ok[None, :]
+        acc = acc * factor
     if RESIDUAL > 0:
-        acc += tl.load(residual + at, mask=inside, other=0.0).to(tl.float32)
+        if not EARLY:
+            before = tl.load(residual + at, mask=inside, other=0.0)
+        acc += before.to(tl.float32)
     tl.store(out + at, acc.to(out.dtype.element_ty), mask=inside)
 
 
@@ -219,7 +230,14 @@ def euler(
     columns = tl.program_id(1) * BN + tl.arange(0, BN)
     row_ok = rows < M
     column_ok = columns < N
+    at = rows[:, None] * N + columns[None, :]
+    inside = row_ok[:, None] & column_ok[None, :]
     is_known = rows < tl.load(num_known)
+    now = tl.load(x_t + at, mask=inside, other=0.0)
+    if ADAPTIVE:
+        shift = _by_time(bias, columns, N, is_known, time_row, column_ok)
+    else:
+        shift = tl.load(bias + columns, mask=column_ok, other=0.0)[None, :]
     acc = tl.zeros((BM, BN), tl.float32)
     squares = tl.zeros((BM,), tl.float32)
     for begin in range(0, K, BK):
@@ -237,13 +255,6 @@ def euler(
             a = a * _by_time(scale, depth, K, is_known, time_row, depth_ok)
         w = tl.load(weight + columns[None, :] * K + depth[:, None], mask=w_ok, other=0.0)
         acc = tl.dot(a, w, acc, input_precision="ieee")
-    acc = acc * tl.rsqrt(squares / K + eps)[:, None]
-    if ADAPTIVE:
-        acc += _by_time(bias, columns, N, is_known, time_row, column_ok)
-    else:
-        acc += tl.load(bias + columns, mask=column_ok, other=0.0)[None, :]
-    at = rows[:, None] * N + columns[None, :]
-    inside = row_ok[:, None] & column_ok[None, :]
-    now = tl.load(x_t + at, mask=inside, other=0.0)
-    moved = tl.where((columns < live_columns)[None, :], now + acc, now * shrink)
+    change = acc * tl.rsqrt(squares / K + eps)[:, None] + shift
+    moved = tl.where((columns < live_columns)[None, :], now + change, now * shrink)
     tl.store(out + at, tl.where(is_known[:, None], now, moved), mask=inside)

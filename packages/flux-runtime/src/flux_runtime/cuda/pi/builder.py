@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ..plan import Argument, Buffer, DType, Launch, Plan, Pointer, Role
+from ..plan import Argument, Buffer, DType, Launch, LaunchPlan, Pointer, Role
 from ..recipes import Recipe
 from ..tiles import Tiles, tiles_for
 
@@ -85,9 +85,9 @@ class PlanBuilder:
             )
         )
 
-    def plan(self, name: str) -> Plan:
+    def plan(self, name: str) -> LaunchPlan:
         """Returns what was added."""
-        return Plan(name=name, buffers=dict(self._buffers), launches=tuple(self._launches))
+        return LaunchPlan(name=name, buffers=dict(self._buffers), launches=tuple(self._launches))
 
     def _add(self, name: str, buffer: Buffer) -> Pointer:
         known = self._buffers.setdefault(name, buffer)

@@ -6,7 +6,7 @@ launched for what can be the end of another launch: bias, activation, norm, gate
 
 from __future__ import annotations
 
-from ..plan import DType, Plan, Pointer
+from ..plan import DType, LaunchPlan, Pointer
 from ..tiles import key_splits
 from .builder import at
 from .constants import Constants, ExpertBlock
@@ -21,7 +21,7 @@ def make_plan(
     *,
     dtype: DType = "bf16",
     arch: str = "sm_90a",
-) -> Plan:
+) -> LaunchPlan:
     """Returns one inference for so many present cameras and at most so many prompt tokens.
 
     Args:

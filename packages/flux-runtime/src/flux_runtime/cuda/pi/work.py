@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..plan import Launch, Plan, Pointer, Role
+from ..plan import Launch, LaunchPlan, Pointer, Role
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +61,7 @@ def work_of(launch: Launch) -> LaunchWork:
     )
 
 
-def check_plan(plan: Plan) -> list[str]:
+def check_plan(plan: LaunchPlan) -> list[str]:
     """Returns the faults of a plan, one line each.
 
     A fault is memory that a launch leaves, a constant or an input that it writes, work memory that
