@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flux_core.bundle import Bundle, SafetensorsEntry, read_safetensors_header
+from flux_core.errors import BundleError
 from flux_core.policy_io import PolicyIO
 
 from .description import PiDescription, Shapes, describe
@@ -48,13 +49,21 @@ def describe_bundle(bundle: Bundle, tensors: StoredTensors, io: PolicyIO) -> PiD
         bundle: the bundle.
         tensors: its tensors.
         io: its transforms, which know the dimensions of the actions and normalise images.
+
+    Raises:
+        BundleError: a tensor is missing.
     """
     scale, offset = io.image_affine
-    return describe(
-        cast("dict[str, Any]", bundle.config["model"]),
-        tensors.shapes,
-        horizon=bundle.manifest.action_horizon,
-        live_dims=len(io.scale),
-        image_scale=scale.tolist(),
-        image_offset=offset.tolist(),
-    )
+    try:
+        return describe(
+            cast("dict[str, Any]", bundle.config["model"]),
+            tensors.shapes,
+            horizon=bundle.manifest.action_horizon,
+            live_dims=len(io.scale),
+            image_scale=scale.tolist(),
+            image_offset=offset.tolist(),
+        )
+    except KeyError as error:
+        raise BundleError(
+            f"{bundle.directory}: {WEIGHTS}: no tensor {error.args[0]!r}. Export the bundle again."
+        ) from error
