@@ -66,9 +66,8 @@ def qkv_rope(
     positions = first_position + rows
     if BEHIND_PROMPT:
         positions += tl.load(num_tokens)
-    is_rotated = head < HEADS + KV_HEADS
     turn = angles + positions[:, None] * D + dims[None, :]
-    turn_ok = row_ok[:, None] & is_rotated
+    turn_ok = row_ok[:, None] & (columns < (HEADS + KV_HEADS) * D)[None, :]
     if EARLY:
         cos = tl.load(turn, mask=turn_ok, other=1.0)
         sin = tl.load(turn + HALF, mask=turn_ok, other=0.0)
