@@ -452,7 +452,7 @@ def _build(args: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 
-    from .cuda.command import BuildOptions, build_kernels, format_build
+    from .cuda.cubins.command import BuildOptions, build_kernels, format_build
 
     fields = BuildOptions.__dataclass_fields__
     options = BuildOptions(**{name: getattr(args, name) for name in fields})

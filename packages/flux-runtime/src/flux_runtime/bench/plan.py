@@ -8,16 +8,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from flux_core.errors import UsageError
 
 from ..cuda.cards import Card, card
-from ..cuda.command import DescribedBundle, describe_for_plans
 from ..cuda.cost import StageCost, stage_costs, total
+from ..cuda.cubins.command import DescribedBundle, describe_for_plans
+from ..cuda.cubins.shipped import MODELS, full_size
 from ..cuda.pi import make_plan
-from ..cuda.plan import Plan
-from ..cuda.shipped import MODELS, Model, full_size
+from ..cuda.plan import LaunchPlan
 from ..cuda.variants import PROMPT_BUCKETS, prompt_buckets
 
 
@@ -58,7 +58,7 @@ def _network(
             f"--plan: expected --model {' or '.join(MODELS)} or a bundle, got {model}: engine cuda "
             f"runs no other"
         )
-    description = full_size(cast("Model", model))
+    description = full_size(model)
     return DescribedBundle(
         description=description,
         num_cameras=len(description.image_scale),
@@ -84,7 +84,7 @@ def _on_card(network: DescribedBundle, one: Card) -> dict[str, Any]:
     }
 
 
-def _stages(plan: Plan, one: Card) -> dict[str, Any]:
+def _stages(plan: LaunchPlan, one: Card) -> dict[str, Any]:
     stages = stage_costs(plan, one)
     return {
         "stages": {name: asdict(cost) for name, cost in stages.items()},
@@ -92,7 +92,7 @@ def _stages(plan: Plan, one: Card) -> dict[str, Any]:
     }
 
 
-def _memory(plan: Plan, role: str) -> int:
+def _memory(plan: LaunchPlan, role: str) -> int:
     return sum(buffer.num_bytes for buffer in plan.buffers.values() if buffer.role == role)
 
 

@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from .cards import Card
-from .kernel_sources import KERNELS, kernel_sources
-from .plan import ITEM_BYTES, DType, Launch, Plan, Pointer
+from .cubins.kernel_sources import KERNELS, kernel_sources
+from .plan import ITEM_BYTES, DType, Launch, LaunchPlan, Pointer
 
 _US = 1e6
 
@@ -50,7 +50,7 @@ class StageCost:
     expected_ms: float
 
 
-def stage_costs(plan: Plan, card: Card, package: str = KERNELS) -> dict[str, StageCost]:
+def stage_costs(plan: LaunchPlan, card: Card, package: str = KERNELS) -> dict[str, StageCost]:
     """Returns the cost of each stage on a card, in the order of the plan."""
     found: dict[str, StageCost] = {}
     for launch in plan.launches:
@@ -97,7 +97,7 @@ def _share(cost: Cost, card: Card) -> float:
     return card.share * (0.85 if cost.accumulators >= 64 * 64 else 0.6)
 
 
-def launch_cost(plan: Plan, launch: Launch, package: str = KERNELS) -> Cost:
+def launch_cost(plan: LaunchPlan, launch: Launch, package: str = KERNELS) -> Cost:
     """Returns what a launch does."""
     names = kernel_sources(package)[launch.kernel].parameters
     return _COSTS[launch.kernel](_Call(plan, launch, names))
@@ -106,7 +106,7 @@ def launch_cost(plan: Plan, launch: Launch, package: str = KERNELS) -> Cost:
 class _Call:
     """A launch with its arguments by name."""
 
-    def __init__(self, plan: Plan, launch: Launch, names: tuple[str, ...]) -> None:
+    def __init__(self, plan: LaunchPlan, launch: Launch, names: tuple[str, ...]) -> None:
         self._plan, self._launch = plan, launch
         self._arguments = dict(zip(names, launch.arguments, strict=True))
 

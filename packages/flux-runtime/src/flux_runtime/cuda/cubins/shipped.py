@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Literal
 
-from .architectures import Architecture
-from .pi import PiDescription, make_plan
-from .pi.description import Stream, Tower
+from ..architectures import Architecture
+from ..pi import PiDescription, make_plan
+from ..pi.description import GemmaSizes, VisionSizes
+from ..variants import variants
 from .specialisation import Specialisation, specialisations
-from .variants import variants
 
 Model = Literal["pi0", "pi05"]
 MODELS: tuple[Model, ...] = ("pi0", "pi05")
@@ -28,9 +28,11 @@ def full_size(model: Model) -> PiDescription:
     """Describes the published network (PaliGemma 3B with SigLIP, and an expert of 300M)."""
     return PiDescription(
         adaptive=model == "pi05",
-        tower=Tower(width=1152, mlp=4304, layers=27, heads=16, image_size=224, patch=14, eps=1e-6),
-        prefix=Stream(width=_WIDTH, mlp=16384, eps=1e-6),
-        expert=Stream(width=_EXPERT_WIDTH, mlp=4096, eps=1e-6),
+        tower=VisionSizes(
+            width=1152, mlp=4304, layers=27, heads=16, image_size=224, patch=14, eps=1e-6
+        ),
+        prefix=GemmaSizes(width=_WIDTH, mlp=16384, eps=1e-6),
+        expert=GemmaSizes(width=_EXPERT_WIDTH, mlp=4096, eps=1e-6),
         layers=18,
         heads=8,
         key_heads=1,

@@ -18,9 +18,9 @@ from typing import Any
 
 from flux_core.errors import MissingDependencyError
 
-from .architectures import ARCHITECTURES, Architecture
-from .cubin_file import read_cubin
-from .kernel_sources import kernels_sha256
+from ..architectures import ARCHITECTURES, Architecture
+from .file import read_cubin
+from .kernel_sources import KERNELS, kernels_sha256
 from .specialisation import Specialisation
 
 INDEX = "index.json"
@@ -161,17 +161,18 @@ class Cubins:
         return set()
 
 
-def find_cubins(arch: str, roots: Iterable[Path] | None = None) -> Cubins:
+def find_cubins(arch: str, roots: Iterable[Path] | None = None, package: str = KERNELS) -> Cubins:
     """Finds the machine code of the installed kernels for an architecture.
 
     Args:
         arch: its name, such as 'sm_90a'.
         roots: folders of stores; by default those of the installation and of the user's cache.
+        package: of the kernels.
 
     Raises:
         MissingDependencyError: there is none, or an index is damaged.
     """
-    prefix = store_name(arch, kernels_sha256(), "")
+    prefix = store_name(arch, kernels_sha256(package), "")
     folders = [
         index.parent
         for root in (default_roots() if roots is None else roots)
@@ -189,7 +190,7 @@ def find_cubins(arch: str, roots: Iterable[Path] | None = None) -> Cubins:
 
 def default_roots() -> tuple[Path, ...]:
     """Returns the folders in which stores are looked for: in the package, and the user's cache."""
-    return (Path(__file__).with_name("prebuilt"), cache_root())
+    return (Path(__file__).parents[1] / "prebuilt", cache_root())
 
 
 def cache_root() -> Path:

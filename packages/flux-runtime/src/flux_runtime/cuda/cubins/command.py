@@ -11,14 +11,14 @@ from flux_core.bundle import Bundle
 from flux_core.errors import UsageError
 from flux_core.policy_io import PolicyIO
 
-from .architectures import Architecture, architecture
+from ..architectures import Architecture, architecture
+from ..pi import PiDescription, StoredTensors, describe_bundle
+from ..support import refusal
 from .build import Advance, Built, build, triton_version
-from .cubins import cache_root
 from .kernel_sources import kernels_sha256
-from .pi import PiDescription, StoredTensors, describe_bundle
 from .shipped import needed, shipped
 from .specialisation import Specialisation
-from .support import refusal
+from .store import cache_root
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -65,9 +65,12 @@ def kernel_sources(package: str = KERNELS) -> Mapping[str, KernelSource]:
 
 @cache
 def kernels_sha256(package: str = KERNELS) -> str:
-    """Returns a hash of all sources of a package."""
+    """Returns a hash of all sources of a package, and of the settings that they are compiled with.
+
+    Equal kernels may be in files that differ in their comments only; they are compiled again.
+    """
     digest = hashlib.sha256()
-    for path in _files(package):
+    for path in (*_files(package), Path(__file__).with_name("compile_worker.py")):
         content = path.read_bytes()
         digest.update(f"{path.name} {len(content)}\n".encode())
         digest.update(content)

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
+from ..plan import ITEM_BYTES, Argument, DType, Launch, LaunchPlan, Pointer
 from .kernel_sources import KERNELS, kernel_sources
-from .plan import ITEM_BYTES, Argument, DType, Launch, Plan, Pointer
 
 ALIGNMENT = 16
 """A multiple of this lets Triton move 16 bytes at a time."""
@@ -79,7 +79,7 @@ class Specialisation:
         return tuple(table)
 
 
-def specialise(plan: Plan, launch: Launch, package: str = KERNELS) -> Specialisation:
+def specialise(plan: LaunchPlan, launch: Launch, package: str = KERNELS) -> Specialisation:
     """Returns what the kernel of a launch has to be compiled for.
 
     No number is compiled in as a constant, not even 1 as Triton's own launcher does, so that one
@@ -106,7 +106,9 @@ def specialise(plan: Plan, launch: Launch, package: str = KERNELS) -> Specialisa
     )
 
 
-def specialisations(plans: Iterable[Plan], package: str = KERNELS) -> Iterator[Specialisation]:
+def specialisations(
+    plans: Iterable[LaunchPlan], package: str = KERNELS
+) -> Iterator[Specialisation]:
     """Yields what the launches of plans need, each once, in the order of their first launch."""
     seen: set[str] = set()
     for plan in plans:
@@ -117,7 +119,7 @@ def specialisations(plans: Iterable[Plan], package: str = KERNELS) -> Iterator[S
                 yield found
 
 
-def _parameter(plan: Plan, argument: Argument, *, may_align: bool) -> Parameter:
+def _parameter(plan: LaunchPlan, argument: Argument, *, may_align: bool) -> Parameter:
     if isinstance(argument, Pointer):
         dtype = plan.buffers[argument.buffer].dtype
         is_aligned = argument.offset * ITEM_BYTES[dtype] % ALIGNMENT == 0

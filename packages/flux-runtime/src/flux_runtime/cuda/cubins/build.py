@@ -21,11 +21,11 @@ from typing import Any
 
 from flux_core.errors import FluxError, MissingDependencyError
 
-from .architectures import Architecture
-from .cubin_file import read_cubin
-from .cubins import Cubin, Store, check_content, store_name, write_whole
+from ..architectures import Architecture
+from .file import read_cubin
 from .kernel_sources import KERNELS, kernel_sources, kernels_sha256
 from .specialisation import Specialisation
+from .store import Cubin, Store, check_content, store_name, write_whole
 
 Advance = Callable[[str, int, int], None]
 """Called with what was compiled last, and how many of how many are done."""
