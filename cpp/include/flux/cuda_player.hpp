@@ -30,7 +30,7 @@ struct Kernel {
   unsigned num_threads = 0;
   std::size_t shared_bytes = 0;  // dynamic
   // As the cubin has them. The last two are addresses of scratch memory, which Triton adds.
-  std::vector<Parameter> parameters;
+  std::vector<Parameter> parameters = {};
 };
 
 // Who fills a buffer: the host before every inference, the host once, or kernels. The output is
@@ -54,15 +54,15 @@ struct PlanLaunch {
   std::string stage;  // for messages
   std::size_t kernel = 0;
   std::array<unsigned, 3> grid{1, 1, 1};
-  std::vector<LaunchArgument> arguments;  // of all parameters but the two of scratch memory
+  std::vector<LaunchArgument> arguments = {};  // of all parameters but the two of scratch memory
 };
 
 // What the constructor needs, in one place because most of it are numbers.
 struct PlayerSettings {
   std::string library = "libcuda.so.1";
   std::string architecture;  // of the cubins, such as "sm_90a"
-  std::vector<Kernel> kernels;
-  std::vector<PlanBuffer> buffers;  // inputs are laid out in this order, in one block
+  std::vector<Kernel> kernels = {};
+  std::vector<PlanBuffer> buffers = {};  // inputs are laid out in this order, in one block
 };
 
 // Calls functions in the reverse order, when it is destroyed.

@@ -144,7 +144,7 @@ def test_a_bundle_of_another_network_is_a_one_line_error_of_every_command(
     assert main(["check", str(toy_bundle), "--engine", "cuda"]) == 1
     out, err = capsys.readouterr()
     assert out == "" and err.count("\n") == 1
-    assert "engine cuda: it runs pi0 and pi05, not toy" in err
+    assert "engine cuda: it runs bundles in bf16 (flux-export --precision bf16), not fp32" in err
 
 
 @pytest.mark.parametrize("error", ["EngineUnavailable", "RuntimeError", "ValueError"])

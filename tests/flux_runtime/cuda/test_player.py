@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from flux_core.errors import MissingDependencyError
-from flux_runtime.cuda.player import Program, buckets, merged_buffers, play
+from flux_runtime.cuda.player import Program, merged_buffers, play
 from flux_runtime.cuda.recipes import as_bfloat16
 
 from .expected_launches import assert_launches_are_those_of_the_plans, offsets_of
@@ -160,13 +160,6 @@ def test_buffers_of_all_variants_are_as_large_as_the_largest() -> None:
     wrong = replace(plans[1], buffers={**plans[1].buffers, "x": changed})
     with pytest.raises(AssertionError, match="3 cameras, 4 tokens: x"):
         merged_buffers([plans[0], wrong])
-
-
-def test_a_bundle_is_planned_for_the_usual_prompts_up_to_its_own_length() -> None:
-    assert buckets(48) == (16, 32, 48)
-    assert buckets(40) == (16, 32, 40)
-    assert buckets(200) == (16, 32, 48, 200)
-    assert buckets(10) == (10,)
 
 
 # --- numbers ------------------------------------------------------------------------------------

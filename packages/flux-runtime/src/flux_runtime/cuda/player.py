@@ -22,13 +22,12 @@ from .pi import StoredTensors, describe_bundle, make_plan
 from .plan import ITEM_BYTES, Argument, Buffer, Launch, Plan, Pointer
 from .recipes import evaluate
 from .specialisation import Specialisation, specialise
+from .variants import variants
 
 if TYPE_CHECKING:
     from .. import _core
 
 LIBRARY = "libcuda.so.1"
-BUCKETS = (16, 32, 48, 200)
-"""Prompt lengths that have plans of their own, if they are shorter than the bundle's."""
 LAST_INPUT = "images"
 """With fewer cameras, the end of the input block is not copied to the card."""
 
@@ -97,9 +96,8 @@ def plan_bundle(bundle: Bundle, cubins: Cubins) -> Program:
     num_cameras = inputs["image_masks"][1][1]
     return Program(
         plans={
-            (cameras, tokens): make_plan(description, cameras, tokens, arch=arch)
-            for cameras in range(1, num_cameras + 1)
-            for tokens in buckets(manifest.max_prompt_tokens)
+            variant: make_plan(description, *variant, arch=arch)
+            for variant in variants(num_cameras, manifest.max_prompt_tokens)
         },
         arch=arch,
         kernels=cubins,
@@ -108,12 +106,6 @@ def plan_bundle(bundle: Bundle, cubins: Cubins) -> Program:
         action_shape=(description.horizon, description.action_dim),
         vocabulary_size=description.vocabulary,
     )
-
-
-def buckets(max_prompt_tokens: int) -> tuple[int, ...]:
-    """Returns the prompt lengths that are planned for prompts of at most `max_prompt_tokens`."""
-    shorter = (size for size in BUCKETS if size < max_prompt_tokens)
-    return (*shorter, max_prompt_tokens)
 
 
 def user_inputs(manifest: Manifest) -> dict[str, tuple[str, tuple[int, ...]]]:
