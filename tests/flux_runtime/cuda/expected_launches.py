@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from typing import Any
 
-from flux_runtime.cuda.plan import ITEM_BYTES, Launch, Plan, Pointer
+from flux_runtime.cuda.plan import ITEM_BYTES, Launch, LaunchPlan, Pointer
 from flux_runtime.cuda.player import Program
 
 from .fake_card import FakeCard, KernelLaunch
@@ -32,7 +32,7 @@ def offsets_of(program: Program) -> dict[str, int]:
 
 
 def expected_launch(
-    program: Program, plan: Plan, launch: Launch, base: int, *, is_captured: bool
+    program: Program, plan: LaunchPlan, launch: Launch, base: int, *, is_captured: bool
 ) -> KernelLaunch:
     """A launch as the log should have it, packed by Python's `struct`."""
     cubins: Any = program.kernels

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 
 from flux_core.models.pi.sizes import Kind
+from flux_runtime.cuda.cubins import Specialisation
 from flux_runtime.cuda.pi import make_plan
 from flux_runtime.cuda.plan import Pointer
 from flux_runtime.cuda.player import Program, play
-from flux_runtime.cuda.specialisation import Specialisation
 
 from . import networks
 from .expected_launches import assert_launches_are_those_of_the_plans, offsets_of

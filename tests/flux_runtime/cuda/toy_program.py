@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flux_runtime.cuda.cubins import Cubin
-from flux_runtime.cuda.plan import Buffer, Launch, Plan, Pointer
+from flux_runtime.cuda.cubins import Cubin, Specialisation
+from flux_runtime.cuda.cubins.specialisation import Parameter
+from flux_runtime.cuda.plan import Buffer, Launch, LaunchPlan, Pointer
 from flux_runtime.cuda.player import Program, Variant
 from flux_runtime.cuda.recipes import Stored
-from flux_runtime.cuda.specialisation import Parameter, Specialisation
 
 from .fake_card import ARCH, FakeCard, array_at
 
@@ -40,7 +40,7 @@ def at(name: str, offset: int = 0) -> Pointer:
     return Pointer(buffer=name, offset=offset)
 
 
-def toy_plan(cameras: int, tokens: int) -> Plan:
+def toy_plan(cameras: int, tokens: int) -> LaunchPlan:
     """x = noise * weight + what the inputs say, and known rows in place of x."""
 
     def buffer(dtype: Any, *shape: int, role: Any = "input", recipe: Any = None) -> Buffer:
@@ -62,7 +62,7 @@ def toy_plan(cameras: int, tokens: int) -> Plan:
     }
     half = HORIZON * DIM
     digest = ("num_tokens", "images", "cameras", "tokens", "state", "noise", "weight", "offset")
-    return Plan(
+    return LaunchPlan(
         name=f"{cameras} cameras, {tokens} tokens",
         buffers=buffers,
         launches=(
@@ -85,7 +85,7 @@ def toy_plan(cameras: int, tokens: int) -> Plan:
     )
 
 
-def specialise_toy(plan: Plan, launch: Launch) -> Specialisation:
+def specialise_toy(plan: LaunchPlan, launch: Launch) -> Specialisation:
     """What the toy's kernels depend on."""
     types = {int: "i32", float: "fp32"}
     return Specialisation(

@@ -17,11 +17,10 @@ from numpy.typing import NDArray
 from flux_core.bundle import Bundle, Manifest
 from flux_core.policy_io import PolicyIO
 
-from .cubins import Cubin, Cubins
+from .cubins import Cubin, Cubins, Specialisation, specialise
 from .pi import StoredTensors, describe_bundle, make_plan
-from .plan import ITEM_BYTES, Argument, Buffer, Launch, Plan, Pointer
+from .plan import ITEM_BYTES, Argument, Buffer, Launch, LaunchPlan, Pointer
 from .recipes import evaluate
-from .specialisation import Specialisation, specialise
 from .variants import variants
 
 if TYPE_CHECKING:
@@ -58,14 +57,14 @@ class Program:
         specialise: what a launch of a plan has to be compiled for.
     """
 
-    plans: Mapping[Variant, Plan]
+    plans: Mapping[Variant, LaunchPlan]
     arch: str
     kernels: KernelStore
     read: Callable[[str], NDArray[Any]]
     inputs: Mapping[str, tuple[str, tuple[int, ...]]]
     action_shape: tuple[int, int]
     vocabulary_size: int
-    specialise: Callable[[Plan, Launch], Specialisation] = specialise
+    specialise: Callable[[LaunchPlan, Launch], Specialisation] = specialise
 
 
 def open_cuda_policy(
@@ -143,22 +142,26 @@ def play(program: Program, core: ModuleType, library: str = LIBRARY) -> _core.Ca
         kernels=kernels.loaded,
         buffers=[(name, buffer.num_bytes, buffer.role) for name, buffer in buffers.items()],
     )
-    for name, buffer in buffers.items():
-        if buffer.recipe is not None:
-            dtype = "bf16" if buffer.dtype == "bf16" else "fp32"
-            player.upload(name, evaluate(buffer.recipe, dtype, program.read))
-    for variant, plan in program.plans.items():
-        last = plan.buffers.get(LAST_INPUT)
-        num_input_bytes = player.input_offset(LAST_INPUT) + (last.num_bytes if last else 0)
-        player.capture(*variant, launches[variant], num_input_bytes=num_input_bytes)
-    return player.policy(
-        program.inputs,
-        action_shape=program.action_shape,
-        vocabulary_size=program.vocabulary_size,
-    )
+    try:
+        for name, buffer in buffers.items():
+            if buffer.recipe is not None:
+                dtype = "bf16" if buffer.dtype == "bf16" else "fp32"
+                player.upload(name, evaluate(buffer.recipe, dtype, program.read))
+        for variant, plan in program.plans.items():
+            last = plan.buffers.get(LAST_INPUT)
+            num_input_bytes = player.input_offset(LAST_INPUT) + (last.num_bytes if last else 0)
+            player.capture(*variant, launches[variant], num_input_bytes=num_input_bytes)
+        return player.policy(
+            program.inputs,
+            action_shape=program.action_shape,
+            vocabulary_size=program.vocabulary_size,
+        )
+    finally:
+        # A traceback keeps this frame; the card's memory must not wait until it is dropped.
+        del player
 
 
-def merged_buffers(plans: Iterable[Plan]) -> dict[str, Buffer]:
+def merged_buffers(plans: Iterable[LaunchPlan]) -> dict[str, Buffer]:
     """Returns the memory of several plans: each buffer as large as its largest, `images` last."""
     merged: dict[str, Buffer] = {}
     for plan in plans:
@@ -174,7 +177,7 @@ def merged_buffers(plans: Iterable[Plan]) -> dict[str, Buffer]:
 
 
 def _argument(
-    argument: Argument, plan: Plan, numbers: Mapping[str, int]
+    argument: Argument, plan: LaunchPlan, numbers: Mapping[str, int]
 ) -> tuple[int, int] | int | float:
     if not isinstance(argument, Pointer):
         return argument
@@ -190,7 +193,7 @@ class _Kernels:
         self._numbers: dict[str, int] = {}
         self.loaded: list[_core.CudaKernel] = []
 
-    def number(self, plan: Plan, launch: Launch) -> int:
+    def number(self, plan: LaunchPlan, launch: Launch) -> int:
         wanted = self._program.specialise(plan, launch)
         if wanted.key not in self._numbers:
             found = self._program.kernels.cubin(wanted)
