@@ -17,7 +17,6 @@ from flux_core.models.layers.packing import PACKED
 from flux_core.models.pi.sizes import Kind, sized_model
 from flux_core.rtc import RTCConfig
 from flux_runtime.cuda.pi import PiDescription, describe
-from flux_runtime.cuda.pi.description import GemmaSizes, VisionSizes
 from flux_runtime.export.options import ExportOptions
 from flux_runtime.export.precision.network import compute_dtype
 from flux_runtime.export.prepare import set_up_network
@@ -216,29 +215,3 @@ def encoded(model: FlowPolicy, dtype: torch.dtype, observed: Observation) -> Pre
     mask = torch.arange(len(observed.tokens))[None] < observed.num_tokens
     tokens = torch.from_numpy(observed.tokens).long()[None]
     return model.prefix(images.permute(0, 3, 1, 2)[None].to(dtype), present, tokens, mask)
-
-
-def full_description(kind: Kind) -> PiDescription:
-    """The published size, for three cameras and 32 dimensions."""
-    return PiDescription(
-        adaptive=kind == "pi05",
-        tower=VisionSizes(
-            width=1152, mlp=4304, layers=27, heads=16, image_size=224, patch=14, eps=1e-6
-        ),
-        prefix=GemmaSizes(width=2048, mlp=16384, eps=1e-6),
-        expert=GemmaSizes(width=1024, mlp=4096, eps=1e-6),
-        layers=18,
-        heads=8,
-        key_heads=1,
-        head_dim=256,
-        positions=3 * 256 + (200 if kind == "pi05" else 48) + 51,
-        vocabulary=257152,
-        state_dim=32 if kind == "pi0" else 0,
-        action_dim=32,
-        live_dims=32,
-        horizon=50,
-        num_inference_steps=10,
-        image_scale=((2 / 255,) * 3,) * 3,
-        image_offset=((-1.0,) * 3,) * 3,
-        packed=False,
-    )

@@ -243,7 +243,7 @@ def qkv_rope(
     behind_prompt: bool = False,
 ) -> None:
     """Rotated projections; keys and values go behind rows that nothing may touch."""
-    first_row, first_position, positions = 6, 4, 40
+    first_row, first_position, positions = 6, 3, 40
     width = heads.queries + 2 * heads.keys
     x_at, x = draft.drawn("x", rows, depth, scale=2.0)
     weight_at, weight = draft.drawn("weight", width * heads.dim, depth, scale=depth**-0.5)

@@ -72,6 +72,10 @@ def observe(
     return Observed(faults(problem, memory, "fp32"), found, left, record, memory)
 
 
+DATA_DEPENDENT = {"words", "scale", "offset"}
+"""Which of their rows are read depends on the tokens and cameras, or on the time."""
+
+
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_a_good_kernel_has_no_hazard_and_touches_what_its_work_says(name: str) -> None:
     problem = make(name, "fp32", 0)
@@ -82,14 +86,15 @@ def test_a_good_kernel_has_no_hazard_and_touches_what_its_work_says(name: str) -
         touched(part, observed.memory) for part in (observed.record.stores, observed.record.loads)
     )
     assert written == {
-        span.buffer: (span.begin, span.end, span.end - span.begin) for span in work.writes
+        span.buffer: (span.begin, span.end, span.size) for span in work.writes if span.size
     }
     spans: dict[str, tuple[int, int]] = {}
-    for span in work.reads:
+    for span in (span for span in work.reads if span.size):
         begin, end = spans.get(span.buffer, (span.begin, span.end))
         spans[span.buffer] = min(begin, span.begin), max(end, span.end)
     assert set(read) == set(spans)
-    for buffer, (begin, end, _) in read.items():
+    for buffer in set(read) - DATA_DEPENDENT:
+        begin, end, _ = read[buffer]
         assert spans[buffer][0] <= begin and end <= spans[buffer][1], buffer
 
 

@@ -84,7 +84,7 @@ def test_arithmetic_on_bfloat16_is_refused(kernel: Any) -> None:
 
 
 def test_reading_and_writing_outside_a_buffer_is_refused() -> None:
-    memory = memory_of(np.ones(40), "fp32", "fp32", 32)
+    memory = memory_of(np.ones(48), "fp32", "fp32", 40)
     with pytest.raises(OutOfBounds, match="writes"):
         run(copy, memory, 16, programs=3)
     memory = memory_of(np.ones(32), "fp32", "fp32", 64)

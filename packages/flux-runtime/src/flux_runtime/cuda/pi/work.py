@@ -23,6 +23,11 @@ class Span:
     def __str__(self) -> str:
         return f"{self.buffer}[{self.begin}:{self.end}]"
 
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return self.end - self.begin
+
     def overlaps(self, other: Span) -> bool:
         """Whether an element is in both."""
         is_near = self.begin < other.end and other.begin < self.end
@@ -34,7 +39,8 @@ class LaunchWork:
     """What a launch does.
 
     Attributes:
-        reads, writes: the memory. A span may have holes that are not touched.
+        reads, writes: the memory, in the order of the kernel's parameters. A span may have holes
+            that are not touched; what a launch does not use has an empty one.
         operations: multiplications and additions of products.
     """
 
@@ -55,8 +61,8 @@ def work_of(launch: Launch) -> LaunchWork:
     constants = {**launch.constants, **by_grid}
     reads, writes, operations = _KERNELS[launch.kernel](constants, *launch.arguments)
     return LaunchWork(
-        reads=tuple(_span(pointer, count) for pointer, count in reads if count),
-        writes=tuple(_span(pointer, count) for pointer, count in writes if count),
+        reads=tuple(_span(pointer, count) for pointer, count in reads),
+        writes=tuple(_span(pointer, count) for pointer, count in writes),
         operations=operations,
     )
 
@@ -65,8 +71,8 @@ def check_plan(plan: LaunchPlan) -> list[str]:
     """Returns the faults of a plan, one line each.
 
     A fault is memory that a launch leaves, a constant or an input that it writes, work memory that
-    it reads and no launch before it has written, and a result that nothing reads: some launch is
-    missing, or reads older values.
+    it reads and no launch before it has written, a result that nothing reads, and a result that
+    the same kernel has read before in the same place: some launch is missing or reads old values.
     """
     memory = {name: _Written(buffer.role) for name, buffer in plan.buffers.items()}
     faults: list[str] = []
@@ -77,12 +83,15 @@ def check_plan(plan: LaunchPlan) -> list[str]:
                 size = plan.buffers[span.buffer].size
                 if span.begin < 0 or span.end > size:
                     faults.append(f"{where} {verb} {span}, which has {size} elements")
-        faults += [f"{where} {fault}" for s in work.reads for fault in memory[s.buffer].read(s)]
-        faults += [f"{where} {fault}" for s in work.writes for fault in memory[s.buffer].write(s)]
+        for place, span in enumerate(work.reads):
+            reader = (launch.stage, launch.kernel, place)
+            faults += [f"{where} {fault}" for fault in memory[span.buffer].read(span, reader)]
+        for span in work.writes:
+            faults += [f"{where} {fault}" for fault in memory[span.buffer].write(span)]
     for name, written in memory.items():
         whole = Span(buffer=name, begin=0, end=plan.buffers[name].size)
         if plan.buffers[name].role == "output":
-            faults += [f"at the end: {fault}" for fault in written.read(whole)]
+            faults += [f"the player {fault}" for fault in written.read(whole, ("", "", 0))]
         faults += [f"{span} is written and never read" for span in written.unread]
     return faults
 
@@ -93,24 +102,33 @@ class _Written:
     def __init__(self, role: Role) -> None:
         self._role: Role = role
         self._spans: list[tuple[int, int]] = []
+        self._readers: dict[tuple[str, str, int], Span] = {}
         self.unread: list[Span] = []
 
-    def read(self, span: Span) -> Iterator[str]:
-        """Yields what is wrong with reading."""
-        if self._role in ("input", "constant"):
+    def read(self, span: Span, reader: tuple[str, str, int]) -> Iterator[str]:
+        """Yields what is wrong with reading: stage, kernel, and place among what it reads."""
+        if self._role in ("input", "constant") or not span.size:
             return
+        if reader in self._readers:
+            yield f"reads {span} again, which nothing has written since"
+        self._readers[reader] = span
         if not any(begin <= span.begin and span.end <= end for begin, end in self._spans):
             yield f"reads {span}, which is not written yet"
         self.unread = [other for other in self.unread if not span.overlaps(other)]
 
     def write(self, span: Span) -> Iterator[str]:
         """Yields what is wrong with writing."""
+        if not span.size:
+            return
         if self._role in ("input", "constant"):
             yield f"writes {span}, whose role is {self._role}"
         lost = [other for other in self.unread if span.overlaps(other)]
         if lost:
             yield f"writes {span}, but nothing has read what was there"
         self.unread = [other for other in self.unread if other not in lost] + [span]
+        self._readers = {
+            reader: other for reader, other in self._readers.items() if not span.overlaps(other)
+        }
         merged: list[tuple[int, int]] = []
         for begin, end in sorted([*self._spans, (span.begin, span.end)]):
             if merged and begin <= merged[-1][1]:
