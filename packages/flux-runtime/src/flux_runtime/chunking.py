@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from flux_core.errors import UsageError
 from flux_core.rtc import RTCConfig, RTCTrainingConfig
 
-from .cuda.support import guidance_refusal
 from .engines.core import load_core
 
 if TYPE_CHECKING:
@@ -78,7 +77,10 @@ class ChunkFacts:
         if not self.can_continue:
             return f"engine {self.engine} captures the whole inference"
         if self.rtc.method == "guidance" and self._is_prefix_only:
-            return f"engine {self.engine} captures the whole inference: {guidance_refusal()}"
+            return (
+                f"engine {self.engine} captures the whole inference, and method guidance needs the "
+                f"velocity of every step"
+            )
         return None
 
     def remedy(self) -> str:
