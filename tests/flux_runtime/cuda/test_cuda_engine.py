@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -56,15 +55,12 @@ def kernels(h200: None, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return built
 
 
-def test_the_doctor_says_what_the_engine_lacks(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_computer_without_a_card_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nvidia, "has_card", lambda: False)
-    main(["doctor", "--json"])
-    checks = {check["name"]: check for check in json.loads(capsys.readouterr().out)["checks"]}
-    found = checks["engine cuda"]
-    assert (found["ok"], found["required"]) == (False, False)
-    assert found["found"] == "no NVIDIA card with a driver"
+    status = engine_status.engine_status("cuda")
+    assert (status.ok, status.found) == (False, "no NVIDIA card with a driver")
+    with pytest.raises(MissingDependencyError, match="engine cuda: no NVIDIA card"):
+        choose_engine("cuda", "bf16", bundle_of())
 
 
 def test_a_card_without_kernels_names_the_command_that_builds_them(h200: None) -> None:
