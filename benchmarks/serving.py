@@ -10,8 +10,10 @@ other work slows the machine down at times, the number of answers that others ha
 more: it is fair if it is the number of clients.
 
 Then a robot asks at its pace (10 times per second), alternately alone and beside abusive peers, in
-`--pairs` of `--seconds` each: a slow reader, one that sends a byte per second, one that floods, and
-all of them. What counts is the ratio of the robot's waits with and without them, of each pair.
+`--pairs` of `--seconds` each: a slow reader, one that sends a byte per second, one that floods, one
+that sends fragments without content, one that asks with the largest pictures, one that opens
+connections halfway, and all of them. What counts is the ratio of the robot's waits with and without
+them, of each pair.
 
 Clients are processes of their own, `serving_clients.py`: they send the same packed request again
 and again, decode nothing, and the good ones take a few percent of a core, which is measured. The
@@ -24,6 +26,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import json
 import os
 import signal
@@ -42,6 +45,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
+from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
@@ -52,7 +56,8 @@ from flux_runtime.wire import pack
 
 ROBOT = "aloha-sim"
 CLIENTS = Path(__file__).parent / "serving_clients.py"
-KINDS = ("slow reader", "byte", "flood")
+KINDS = ("slow reader", "byte", "flood", "fragments", "large pictures", "half-open")
+LARGE = (1920, 1080)
 RATIOS = ("p50_ms", "p95_ms", "p99_ms")
 PAUSE_S = 0.1
 SETTLE_S = 1.0
@@ -102,6 +107,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         request = Path(folder) / "request"
         request.write_bytes(packed_request())
+        large_file(request).write_bytes(packed_request(large_picture()))
         figures["request_bytes"] = request.stat().st_size
         if options.minutes:
             with serving(options.bundle) as server:
@@ -125,11 +131,23 @@ def versions() -> dict[str, str]:
     return {name: version(name) for name in ("websockets", "msgpack", "onnxruntime", "numpy")}
 
 
-def packed_request() -> bytes:
+def large_file(request: Path) -> Path:
+    """Returns where the request with large pictures is."""
+    return request.with_name("large")
+
+
+def large_picture() -> bytes:
+    """Returns a JPEG of as many pixels as a server takes by default."""
+    file = io.BytesIO()
+    Image.effect_noise(LARGE, 64).convert("RGB").save(file, "jpeg")
+    return file.getvalue()
+
+
+def packed_request(picture: bytes | None = None) -> bytes:
     """Returns an observation as openpi's clients send it; its pictures have the policy's size."""
     spec, rng = robot_spec(ROBOT), np.random.default_rng(0)
     state = (np.array(spec.lower) + np.array(spec.upper)) / 2
-    picture = rng.integers(0, 256, (96, 128, 3), np.uint8)
+    picture = picture or rng.integers(0, 256, (96, 128, 3), np.uint8)
     images = dict.fromkeys(spec.cameras, picture)
     return pack(
         {"state": state.astype(np.float32), "images": images, "prompt": "transfer the cube"}
@@ -291,6 +309,7 @@ def started(
 ) -> subprocess.Popen[bytes]:
     """Starts clients in a process of their own."""
     entries = {"host": HOST, "port": server.port, "request": str(request), **job}
+    entries["large"] = str(large_file(request))
     path.write_text(json.dumps(entries))
     return subprocess.Popen([sys.executable, "-S", "-E", str(CLIENTS), str(path)])
 

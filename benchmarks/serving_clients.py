@@ -1,19 +1,22 @@
-"""Clients of a policy server: good ones, and three that are not. `benchmarks/serving.py` starts it.
+"""Clients of a policy server: good ones, and six that are not. `benchmarks/serving.py` starts it.
 
     python benchmarks/serving_clients.py JOB.json
 
 It imports neither flux nor numpy, and sends a request that was packed before: what a client
 computes must not be taken for the server's. The frames are RFC 6455's, masked with zeros.
 
-A job is `kind`, `host`, `port`, `source` (the address that the client comes from), `request` (a
-file), `clients`, `seconds`, `out` (a file) and for paced clients `pause_s`:
+A job is `kind`, `host`, `port`, `source` (the address that the client comes from), `request` and
+`large` (files), `clients`, `seconds`, `out` (a file) and for paced clients `pause_s`:
 
-  good         each client asks, waits for the answer, and asks again, or after its pause
-  slow reader  asks 20 times per second and reads one byte per second
-  byte         sends one byte per second: of the handshake, and beside it of a request
-  flood        sends requests as fast as the server takes them, and reads nothing
+  good            each client asks, waits for the answer, and asks again, or after its pause
+  slow reader     asks 20 times per second and reads one byte per second
+  byte            sends one byte per second: of the handshake, and beside it of a request
+  flood           sends requests as fast as the server takes them, and reads nothing
+  fragments       sends a message in fragments without content, as fast as the server takes them
+  large pictures  asks with pictures as large as permitted, and again as soon as it is answered
+  half-open       opens a hundred connections per second, and says nothing on them
 
-The last three do that until they are killed, and connect again when they are cut off.
+All but the first do that until they are killed, and connect again when they are cut off.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ import struct
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -54,6 +58,9 @@ def main() -> int:
         "slow reader": [read_slowly],
         "byte": [drip_handshake, drip_request],
         "flood": [flood],
+        "fragments": [send_fragments],
+        "large pictures": [ask_with_large_pictures],
+        "half-open": [open_halfway],
     }
     for peer in kinds[job["kind"]]:
         threading.Thread(target=forever, args=(peer, job), daemon=True).start()
@@ -231,6 +238,34 @@ def flood(job: Job) -> None:
     with connected(job) as one:
         while True:
             one.sendall(request)
+
+
+def send_fragments(job: Job) -> None:
+    """Sends a message in fragments without content."""
+    empty = struct.pack("!BB", 0, 0x80) + bytes(4)
+    with connected(job) as one:
+        one.sendall(struct.pack("!BB", BINARY, 0x80) + bytes(4))
+        while True:
+            one.sendall(empty * 1000)
+
+
+def ask_with_large_pictures(job: Job) -> None:
+    """Asks again and again, with the largest pictures that the server takes."""
+    request = frame(Path(job["large"]).read_bytes())
+    with connected(job) as one:
+        stream = Stream(one)
+        stream.message()  # the metadata
+        while True:
+            one.sendall(request)
+            stream.message()
+
+
+def open_halfway(job: Job) -> None:
+    """Opens connections, says nothing on them, and keeps the last few hundred."""
+    kept: deque[socket.socket] = deque(maxlen=300)
+    while True:
+        kept.append(opened(job))
+        time.sleep(0.01)
 
 
 if __name__ == "__main__":

@@ -66,6 +66,12 @@ def _gate(norm: nn.Module) -> Tensor | float:
     return norm.gate if isinstance(norm, AdaNorm) else 1.0
 
 
+def _entering(stack: GemmaModel, tokens: Tensor) -> Tensor:
+    """Tokens as the stack takes them; older versions multiply whatever they are given."""
+    is_scaled = hasattr(stack.embed_tokens, "embed_scale")
+    return tokens if is_scaled else tokens / math.sqrt(stack.config.hidden_size)
+
+
 class TransformersPolicy(nn.Module):
     """The peer network; takes its sizes and parameters from `ours`."""
 
@@ -137,7 +143,7 @@ class TransformersPolicy(nn.Module):
         """Returns the VLM's keys and values, and the prefix's pad mask."""
         prefix, pad, causal = self.embed_prefix(images, image_masks, lang_tokens, lang_masks)
         answer = self.vlm(
-            inputs_embeds=prefix,
+            inputs_embeds=_entering(self.vlm, prefix),
             attention_mask=additive_mask(pad, causal),
             position_ids=pad.cumsum(1) - 1,
             use_cache=True,
@@ -202,7 +208,7 @@ class TransformersPolicy(nn.Module):
         mask = torch.where(allowed[:, None], 0.0, FORBIDDEN)
         positions = prefix_pad.sum(1, keepdim=True) + pad.cumsum(1) - 1
         out = self.expert(
-            inputs_embeds=suffix,
+            inputs_embeds=_entering(self.expert, suffix),
             attention_mask=mask.to(suffix.dtype),
             position_ids=positions,
             past_key_values=cache,
@@ -278,9 +284,10 @@ def _vision_tower(ours: PI0FlowMatching) -> SiglipVisionModel:
         tower = SiglipVisionModel(config)
     weights = ours.state_dict(keep_vars=True)
     named = {k.removeprefix(VISION): v for k, v in weights.items() if k.startswith(VISION)}
-    tower.load_state_dict(named, assign=True)
+    core = getattr(tower, "vision_model", tower)  # the encoder itself, which some versions wrap
+    core.load_state_dict(named, assign=True)
     num_tokens = (vision.image_size // vision.patch_size) ** 2
-    tower.embeddings.position_ids = torch.arange(
+    core.embeddings.position_ids = torch.arange(
         num_tokens, device=named["post_layernorm.weight"].device
     )[None]
     return tower.eval()

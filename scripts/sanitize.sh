@@ -23,7 +23,7 @@ for preset in "$@"; do
   build="build/cpp/$preset"
   echo "== $preset"
   (cd cpp && cmake --preset "$preset" -DFLUX_BUILD_EXAMPLES=OFF >/dev/null)
-  cmake --build "$build" --parallel
+  cmake --build "$build" --parallel "$(nproc)"
   ctest --test-dir "$build" --output-on-failure
 done
 echo "sanitize: no faults found"

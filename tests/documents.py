@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import importlib
 import importlib.util
+import io
 import os
 import re
-import subprocess
 import sys
 from dataclasses import dataclass
 from functools import cache
+from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
+from unittest.mock import patch
 
 ROOT = Path(__file__).resolve().parents[1]
 YOUR_OWN = tuple(ROOT / "docs" / f"your-own-{what}.md" for what in ("robot", "data", "transform"))
@@ -158,16 +161,23 @@ def subcommands(path: tuple[str, ...]) -> set[str]:
 
 @cache
 def help_of(path: tuple[str, ...]) -> str:
-    """Returns the output of a command's `--help`."""
-    program = Path(sys.executable).parent / path[0]
-    done = subprocess.run(
-        [str(program), *path[1:], "--help"],
-        env={**os.environ, "COLUMNS": "400"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return done.stdout
+    """Returns the output of a command's `--help`, in this process: there are many commands."""
+    program, *words = path
+    (target,) = {entry.value for entry in entry_points(group="console_scripts", name=program)}
+    module, _, function = target.partition(":")
+    main = getattr(importlib.import_module(module), function)
+    shown = io.StringIO()
+    with (
+        patch.dict(os.environ, COLUMNS="400"),
+        patch.object(sys, "argv", [program]),
+        contextlib.redirect_stdout(shown),
+    ):
+        try:
+            code = main([*words, "--help"])
+        except SystemExit as error:
+            code = error.code
+    assert not code, (path, code)
+    return shown.getvalue()
 
 
 def make_commands() -> set[str]:

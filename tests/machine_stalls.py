@@ -31,8 +31,10 @@ NICENESS = -10
 REAL_TIME = (
     "cpp/test_realtime_loop.py",
     "flux_runtime/control/test_realtime_episode.py",
+    "flux_runtime/operator/test_operator_run.py",
     "flux_runtime/realtime/",
     "flux_runtime/remote/test_realtime_remote.py",
+    "flux_runtime/remote/test_remote_operator.py",
     "flux_runtime/recording/",
     "flux_runtime/replay/",
     "flux_runtime/run/test_run_realtime.py",

@@ -77,7 +77,7 @@ class Served:
         except urllib.error.HTTPError as error:
             return error.code, error.read().decode()
 
-    def stop(self, number: signal.Signals = signal.SIGTERM, timeout_s: float = 20) -> int:
+    def stop(self, number: signal.Signals = signal.SIGTERM, timeout_s: float = 60) -> int:
         """Sends a signal and returns the exit code."""
         self.process.send_signal(number)
         return self.process.wait(timeout_s)
@@ -120,7 +120,7 @@ def start_server(
     assert process.stdout is not None
     line = process.stdout.readline()
     if not line:
-        code = process.wait(20)
+        code = process.wait(60)
         raise RuntimeError(f"exit code {code}: {log.read_text()}")
     return Served(json.loads(line), process, log)
 

@@ -2,6 +2,7 @@
 
 #include <pybind11/stl.h>
 
+#include <optional>
 #include <stdexcept>
 #include <utility>
 #include <vector>
@@ -18,11 +19,18 @@ namespace {
 using ScaleArray = py::array_t<float, py::array::c_style | py::array::forcecast>;
 using MaskArray = py::array_t<bool, py::array::c_style | py::array::forcecast>;
 
+std::vector<std::uint8_t> bytes_of(const MaskArray& mask, const char* name) {
+  const std::span<const bool> values = vector_of(mask, name);
+  return {values.begin(), values.end()};
+}
+
 ActionDecoder make_decoder(const ScaleArray& scale, const ScaleArray& offset,
-                           const MaskArray& relative_mask) {
-  const std::span<const bool> mask = vector_of(relative_mask, "relative_mask");
-  const std::vector<std::uint8_t> bytes(mask.begin(), mask.end());
-  return {vector_of(scale, "scale"), vector_of(offset, "offset"), bytes};
+                           const MaskArray& relative_mask,
+                           const std::optional<MaskArray>& binary_mask) {
+  const std::vector<std::uint8_t> binary =
+      binary_mask ? bytes_of(*binary_mask, "binary_mask") : std::vector<std::uint8_t>{};
+  return {vector_of(scale, "scale"), vector_of(offset, "offset"),
+          bytes_of(relative_mask, "relative_mask"), binary};
 }
 
 // The rows of a float32 array (rows, at least `fewest` columns).
@@ -170,9 +178,10 @@ py::dict stats(const ControlLoop& loop) {
 
 void bind_control_loop(py::module_& module) {
   py::class_<ActionDecoder>(module, "ActionDecoder",
-                            "normalised * scale + offset + relative_mask * observed state.")
+                            "normalised * scale + offset + relative_mask * observed state; 0 or 1 "
+                            "where an action is binary.")
       .def(py::init(&make_decoder), py::kw_only(), py::arg("scale"), py::arg("offset"),
-           py::arg("relative_mask"))
+           py::arg("relative_mask"), py::arg("binary_mask") = py::none())
       .def("decode", &decode, py::arg("normalised"), py::arg("state"))
       .def("encode", &encode, py::arg("actions"), py::arg("network_dim"), py::arg("state"));
   using Unlocked = py::call_guard<py::gil_scoped_release>;

@@ -18,8 +18,13 @@ constexpr ChunkMailbox::Status status_of(std::uint64_t word) noexcept {
 
 }  // namespace
 
-ChunkMailbox::ChunkMailbox(std::size_t action_dim, std::size_t max_rows)
-    : action_dim_(action_dim), max_rows_(max_rows), previous_(action_dim * max_rows) {
+ChunkMailbox::ChunkMailbox(std::size_t action_dim, std::size_t max_rows,
+                           std::span<const std::uint8_t> binary_mask)
+    : action_dim_(action_dim),
+      max_rows_(max_rows),
+      binary_mask_(binary_mask.begin(), binary_mask.end()),
+      previous_(action_dim * max_rows) {
+  binary_mask_.resize(action_dim);
   chunk_.actions.resize(action_dim * max_rows);
 }
 

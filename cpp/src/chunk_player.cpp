@@ -17,11 +17,14 @@ double snapped(double position) noexcept {
 
 }  // namespace
 
-ChunkPlayer::ChunkPlayer(std::size_t action_dim, std::size_t max_rows)
+ChunkPlayer::ChunkPlayer(std::size_t action_dim, std::size_t max_rows,
+                         std::span<const std::uint8_t> binary_mask)
     : action_dim_(action_dim),
+      binary_mask_(binary_mask.begin(), binary_mask.end()),
       past_(kPastRows * action_dim),
       next_past_(kPastRows * action_dim),
       look_(3 * action_dim) {
+  binary_mask_.resize(action_dim);
   reserve(max_rows);
 }
 
@@ -126,6 +129,7 @@ void ChunkPlayer::merge(std::vector<float>& rows, std::int64_t first_row, double
     weights_[at] = sum + weight;
     for (std::size_t k = 0; k < action_dim_; ++k) {
       float& value = rows[at * action_dim_ + k];
+      if (binary_mask_[k] != 0 && weight != 0.0) continue;
       const double total = sum * static_cast<double>(old[k]) + weight * static_cast<double>(value);
       value = weight == 0.0 ? old[k] : static_cast<float>(total / (sum + weight));
     }
@@ -145,6 +149,7 @@ void ChunkPlayer::fade(std::span<float> rows, std::int64_t first_row, std::int64
                      : static_cast<double>(i - num_kept + 1) / static_cast<double>(num_faded + 1);
     for (std::size_t k = 0; k < action_dim_; ++k) {
       float& value = rows[static_cast<std::size_t>(i) * action_dim_ + k];
+      if (binary_mask_[k] != 0 && i >= num_kept) continue;
       const auto before = static_cast<double>(old[k]);
       const double mixed = before + share * (static_cast<double>(value) - before);
       value = static_cast<float>(mixed);
@@ -233,7 +238,7 @@ void ChunkPlayer::evaluate(double position, std::span<float> values) noexcept {
     const double value = before * static_cast<double>(left[k]) +
                          after * static_cast<double>(right[k]) + left_weight * bend[k] +
                          right_weight * bend[action_dim_ + k];
-    values[k] = static_cast<float>(value);
+    values[k] = binary_mask_[k] != 0 ? left[k] : static_cast<float>(value);
   }
 }
 

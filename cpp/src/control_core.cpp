@@ -58,11 +58,11 @@ ControlCore::ControlCore(const RealtimeSettings& settings, const SafetyLimits& l
       ticks_(layout_.bytes, ring_capacity(settings)),
       events_(sizeof(Event), kNumEvents),
       faults_(events_),
-      watch_(settings_, limits_, *link_, faults_),
-      grippers_(settings.grippers, limits_.action_dim()),
-      filter_(limits_, settings.commands_hz()),
+      watch_(settings_, limits_, *link_, faults_, mailbox_->binary_mask()),
+      grippers_(settings.grippers, limits_.action_dim(), mailbox_->binary_mask()),
+      filter_(limits_, settings.commands_hz(), mailbox_->binary_mask()),
       start_(limits_.action_dim()),
-      player_(limits_.action_dim(), mailbox_->max_rows()),
+      player_(limits_.action_dim(), mailbox_->max_rows(), mailbox_->binary_mask()),
       delays_(mailbox_->max_rows() + 1) {
   session_start_.state.resize(link_->state_dim());
 }
@@ -136,7 +136,8 @@ Cause ControlCore::start(std::uint64_t session, bool is_return_confirmed,
   for (Counter& count : delays_) count.reset();
   intervals_.reset();
   jitter_.reset();
-  restart_from_measured();
+  go_from_measured();
+  filter_.reset(start_);
   const bool was_posted = session_start_.mailbox == ChunkMailbox::Status::kPosted;
   if (was_posted && inputs_.has_withdrawn == 0) {
     session_start_.mailbox = ChunkMailbox::Status::kTaken;  // in this moment
@@ -318,25 +319,28 @@ void ControlCore::note_lateness(Tick& tick) noexcept {
   }
 }
 
-void ControlCore::restart_from_measured() noexcept {
+// Discards the running chunk and finds the command that leaves the robot where it is.
+void ControlCore::go_from_measured() noexcept {
   discard();
-  if (settings_.is_by_differences()) {
-    filter_.reset(settings_.rest_command);
-    return;
-  }
-  std::ranges::copy(watch_.has_state() ? watch_.state() : filter_.command(), start_.begin());
-  filter_.reset(start_);
+  const std::span<const float> here = watch_.has_state() ? watch_.state() : filter_.command();
+  std::ranges::copy(settings_.is_by_differences() ? std::span(settings_.rest_command) : here,
+                    start_.begin());
 }
 
 // In the middle of a session. A joint that is measured a little outside its limits, as under a
 // load, was commanded to stand inside them, and nobody has confirmed a motion outside.
 void ControlCore::restart_within_limits() noexcept {
-  restart_from_measured();
-  if (settings_.is_by_differences() || is_returning_ || filter_.is_within_limits()) return;
+  go_from_measured();
+  if (settings_.is_by_differences()) {
+    filter_.reset(start_);
+    return;
+  }
+  filter_.restart(start_);
+  if (is_returning_ || filter_.is_within_limits()) return;
   for (std::size_t i = 0; i < start_.size(); ++i) {
     start_[i] = std::clamp(start_[i], limits_.lower()[i], limits_.upper()[i]);
   }
-  filter_.reset(start_);
+  filter_.restart(start_);
 }
 
 void ControlCore::update_hold(const Tick& tick) noexcept {

@@ -143,7 +143,8 @@ void ControlCore::accept(TimedChunk& chunk, const Tick& tick) noexcept {
 Cause ControlCore::border_jump(std::span<const float> row) const noexcept {
   if (settings_.max_border_jump.empty() || settings_.is_by_differences()) return {};
   for (std::size_t i = 0; i < row.size(); ++i) {
-    if (grippers_.has_threshold(i)) continue;  // which makes it jump on purpose
+    // A threshold makes it jump on purpose, and a binary action can do nothing else.
+    if (grippers_.has_threshold(i) || mailbox_->binary_mask()[i] != 0) continue;
     const double jump =
         std::abs(static_cast<double>(row[i]) - static_cast<double>(filter_.command()[i]));
     if (jump > settings_.max_border_jump[i]) {

@@ -129,10 +129,11 @@ ControlLoop::ControlLoop(const ControlLoopConfig& config, std::shared_ptr<Policy
                          const ActionDecoder& decoder, const SafetyLimits& limits,
                          std::unique_ptr<Clock> wall)
     : config_(checked(config, policy.get(), decoder, limits)),
-      grippers_(config.grippers, limits.action_dim()),
-      filter_(limits, config.control_hz),
+      grippers_(config.grippers, limits.action_dim(), decoder.binary_mask()),
+      filter_(limits, config.control_hz, decoder.binary_mask()),
       player_(limits.action_dim(),
-              static_cast<std::size_t>(action_horizon_of(config, policy.get()))),
+              static_cast<std::size_t>(action_horizon_of(config, policy.get())),
+              decoder.binary_mask()),
       asked_(limits.action_dim(), std::numeric_limits<float>::quiet_NaN()),
       wall_(std::move(wall)) {
   if (policy == nullptr) return;

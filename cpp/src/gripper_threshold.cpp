@@ -37,9 +37,16 @@ void check(const GripperThresholds& thresholds, std::size_t action_dim) {
   }
 }
 
-GripperThreshold::GripperThreshold(const GripperThresholds& thresholds, std::size_t action_dim) {
+GripperThreshold::GripperThreshold(const GripperThresholds& thresholds, std::size_t action_dim,
+                                   std::span<const std::uint8_t> binary_mask) {
   if (!has_thresholds(thresholds)) return;
   for (std::size_t i = 0; i < action_dim; ++i) {
+    const bool is_binary = !binary_mask.empty() && binary_mask[i] != 0;
+    if (is_binary && !std::isnan(thresholds.closes_below[i])) {
+      throw std::invalid_argument(expected_got("closes_below[" + std::to_string(i) + "]",
+                                               "none, as the action is binary",
+                                               std::to_string(thresholds.closes_below[i])));
+    }
     joints_.push_back({.closes_below = thresholds.closes_below[i],
                        .closed_command = static_cast<float>(thresholds.closed_command[i])});
   }

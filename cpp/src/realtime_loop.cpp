@@ -56,7 +56,8 @@ RealtimeLoop::RealtimeLoop(const RealtimeSettings& settings, std::shared_ptr<Pol
           policy, decoder,
           std::make_shared<ChunkMailbox>(
               link->action_dim(),
-              max_chunk_rows(settings_, policy != nullptr ? policy->action_horizon() : 0)),
+              max_chunk_rows(settings_, policy != nullptr ? policy->action_horizon() : 0),
+              decoder.binary_mask()),
           settings_.execution_horizon, settings_.continuation)),
       core_(settings_, limits, std::move(link), inference_->shared_mailbox(),
             watches_signals ? &StopSignals::first() : nullptr) {

@@ -25,11 +25,13 @@ std::int64_t age_ns(std::int64_t now_ns, std::int64_t then_ns) noexcept {
 }  // namespace
 
 RobotWatch::RobotWatch(const RealtimeSettings& settings, const SafetyLimits& limits,
-                       RobotLink& link, FaultWatch& faults)
+                       RobotLink& link, FaultWatch& faults,
+                       std::span<const std::uint8_t> binary_mask)
     : settings_(settings),
       limits_(limits),
       link_(link),
       faults_(faults),
+      binary_mask_(binary_mask),
       period_ns_(settings.period_ns()),
       state_(link.state_dim()),
       frames_(link.num_cameras()),
@@ -159,6 +161,7 @@ void RobotWatch::watch_following(std::span<const float> command) noexcept {
   const bool may_be_behind = now_ns_ <= may_be_behind_until_ns_;
   bool is_behind = false;
   for (std::size_t i = 0; i < command.size(); ++i) {
+    if (!binary_mask_.empty() && binary_mask_[i] != 0) continue;
     const double error = std::abs(static_cast<double>(state_[i]) - static_cast<double>(command[i]));
     const double limit = settings_.max_following_error[i];
     if (error > limit) is_behind = true;

@@ -105,16 +105,26 @@ SafetyLimits::SafetyLimits(std::span<const double> lower, std::span<const double
   }
 }
 
-SafetyFilter::SafetyFilter(SafetyLimits limits, double control_hz)
+SafetyFilter::SafetyFilter(SafetyLimits limits, double control_hz,
+                           std::span<const std::uint8_t> binary_mask)
     : limits_(std::move(limits)),
       period_s_(1.0 / control_hz),
-      command_(limits_.action_dim(), 0.0F) {
+      command_(limits_.action_dim(), 0.0F),
+      binary_mask_(binary_mask.begin(), binary_mask.end()) {
   if (!std::isfinite(control_hz) || !(control_hz > 0.0)) {
     throw std::invalid_argument(
         expected_got("control_hz", "a finite number above 0", std::to_string(control_hz)));
   }
   for (const double velocity : limits_.max_velocity()) {
     max_change_.push_back(velocity / control_hz);
+  }
+  binary_mask_.resize(limits_.action_dim());
+  for (std::size_t i = 0; i < binary_mask_.size(); ++i) {
+    if (binary_mask_[i] == 0 || (limits_.lower()[i] <= 0.0F && limits_.upper()[i] >= 1.0F))
+      continue;
+    throw std::invalid_argument(expected_got(
+        joint_name("limits", i), "0 and 1 within them, as the action is binary",
+        std::to_string(limits_.lower()[i]) + " to " + std::to_string(limits_.upper()[i])));
   }
   if (limits_.has_acceleration()) joints_.resize(limits_.action_dim());
   reset(std::vector<float>(limits_.action_dim(), 0.0F));
@@ -123,19 +133,30 @@ SafetyFilter::SafetyFilter(SafetyLimits limits, double control_hz)
 void SafetyFilter::reset(std::span<const float> command) noexcept {
   std::ranges::copy(command, command_.begin());
   has_moved_ = false;
-  for (std::size_t i = 0; i < joints_.size(); ++i) {
-    const auto position = static_cast<double>(command[i]);
-    // A start outside the position limits is one of the limits until the joint rests inside them.
-    joints_[i].limits = {.lower = std::min(static_cast<double>(limits_.lower()[i]), position),
-                         .upper = std::max(static_cast<double>(limits_.upper()[i]), position),
-                         .max_velocity = limits_.max_velocity()[i],
-                         .max_acceleration = limits_.max_acceleration()[i],
-                         .max_jerk = limits_.max_jerk()[i]};
-    joints_[i].state = {.position = position};
-    joints_[i].is_on_track = true;
-    joints_[i].last_row = kNaN;
-    joints_[i].num_smooth = kSmoothRows;
+  for (std::size_t i = 0; i < joints_.size(); ++i) reset_joint(i);
+}
+
+void SafetyFilter::restart(std::span<const float> command) noexcept {
+  for (std::size_t i = 0; i < command_.size(); ++i) {
+    if (binary_mask_[i] == 0) command_[i] = command[i];
   }
+  has_moved_ = false;
+  for (std::size_t i = 0; i < joints_.size(); ++i) reset_joint(i);
+}
+
+void SafetyFilter::reset_joint(std::size_t joint) noexcept {
+  const auto position = static_cast<double>(command_[joint]);
+  Joint& placed = joints_[joint];
+  // A start outside the position limits is one of the limits until the joint rests inside them.
+  placed.limits = {.lower = std::min(static_cast<double>(limits_.lower()[joint]), position),
+                   .upper = std::max(static_cast<double>(limits_.upper()[joint]), position),
+                   .max_velocity = limits_.max_velocity()[joint],
+                   .max_acceleration = limits_.max_acceleration()[joint],
+                   .max_jerk = limits_.max_jerk()[joint]};
+  placed.state = {.position = position};
+  placed.is_on_track = true;
+  placed.last_row = kNaN;
+  placed.num_smooth = kSmoothRows;
 }
 
 double SafetyFilter::step_s(double dt_s) const noexcept { return std::min(dt_s, period_s_); }
@@ -154,6 +175,10 @@ std::uint32_t SafetyFilter::apply(std::span<const float> action, std::span<const
   if (joints_.empty()) return follow_freely(action, step_s(dt_s));
   std::uint32_t flags = 0;
   for (std::size_t i = 0; i < joints_.size(); ++i) {
+    if (binary_mask_[i] != 0) {
+      flags |= switch_to(i, action[i]);
+      continue;
+    }
     const Rows rows = rows_of(i, action, preview);
     judge_rows(joints_[i], rows);
     const double excess =
@@ -164,9 +189,21 @@ std::uint32_t SafetyFilter::apply(std::span<const float> action, std::span<const
   return flags;
 }
 
+std::uint32_t SafetyFilter::switch_to(std::size_t joint, float action) noexcept {
+  const float inside = std::clamp(action, limits_.lower()[joint], limits_.upper()[joint]);
+  send(joint, inside);
+  if (!joints_.empty()) reset_joint(joint);
+  const double excess = std::abs(static_cast<double>(action) - static_cast<double>(inside));
+  return excess > kTolerance ? static_cast<std::uint32_t>(kClippedPosition) : 0U;
+}
+
 std::uint32_t SafetyFilter::follow_freely(std::span<const float> action, double dt_s) noexcept {
   std::uint32_t flags = 0;
   for (std::size_t i = 0; i < command_.size(); ++i) {
+    if (binary_mask_[i] != 0) {
+      flags |= switch_to(i, action[i]);
+      continue;
+    }
     // max_change_ is what a nominal period allows; velocity * period_s_ may be rounded otherwise.
     const double max_change = dt_s < period_s_ ? limits_.max_velocity()[i] * dt_s : max_change_[i];
     const float inside = std::clamp(action[i], limits_.lower()[i], limits_.upper()[i]);

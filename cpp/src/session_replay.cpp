@@ -18,9 +18,10 @@ std::shared_ptr<ChunkInference> make_inference(const RealtimeSettings& settings,
                                                const SafetyLimits& limits) {
   const int action_horizon = policy != nullptr ? policy->action_horizon() : 0;
   const std::size_t rows = max_chunk_rows(settings, action_horizon);
-  return std::make_shared<ChunkInference>(std::move(policy), decoder,
-                                          std::make_shared<ChunkMailbox>(limits.action_dim(), rows),
-                                          settings.execution_horizon, settings.continuation);
+  return std::make_shared<ChunkInference>(
+      std::move(policy), decoder,
+      std::make_shared<ChunkMailbox>(limits.action_dim(), rows, decoder.binary_mask()),
+      settings.execution_horizon, settings.continuation);
 }
 
 }  // namespace

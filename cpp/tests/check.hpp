@@ -54,6 +54,7 @@ std::string message_of(Call&& call) {
 }
 
 std::vector<Case> away_policy_cases();
+std::vector<Case> binary_action_cases();
 std::vector<Case> captured_policy_cases();
 std::vector<Case> chunk_player_cases();
 std::vector<Case> control_core_cases();

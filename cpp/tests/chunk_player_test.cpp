@@ -33,6 +33,40 @@ ChunkPlayer player_of(std::vector<float> rows) {
   return player;
 }
 
+// The second action of each row is binary.
+ChunkPlayer switching_player() { return {kDim, kMaxRows, std::vector<std::uint8_t>{0, 1}}; }
+
+void a_binary_action_keeps_its_row_s_value_between_rows() {
+  ChunkPlayer player = switching_player();
+  std::vector rows{0.0F, 0.0F, 1.0F, 1.0F, 2.0F, 0.0F, 3.0F, 0.0F};
+  player.begin(rows, 0);
+  std::vector<float> switched;
+  for (int tick = 0; tick < 12; ++tick) {
+    const ChunkPlayer::Look look = player.look(0.25);
+    CHECK_NEAR(look.action[0], static_cast<float>(tick) / 4.0F, 1e-5);
+    switched.push_back(look.action[1]);
+    player.advance(0.25);
+  }
+  CHECK(switched == (std::vector<float>{0, 0, 0, 0, 1, 1, 1, 1, 0, 0, 0, 0}));
+}
+
+void a_binary_action_is_neither_averaged_nor_faded() {
+  ChunkPlayer player = switching_player();
+  std::vector first{0.0F, 0.0F, 0.0F, 0.0F, 0.0F, 0.0F};
+  player.begin(first, 0);
+  std::vector second{4.0F, 1.0F, 4.0F, 1.0F, 4.0F, 1.0F};
+  player.merge(second, 0);
+  const std::span<const float> merged = player.remaining();
+  CHECK(merged[0] > 1.0F && merged[0] < 3.0F);
+  CHECK_EQUAL(merged[1], 1.0F);
+  std::vector third{9.0F, 0.0F, 9.0F, 0.0F, 9.0F, 0.0F};
+  player.fade(third, 0, 1, 2);
+  CHECK_EQUAL(third[0], merged[0]);  // kept
+  CHECK_EQUAL(third[1], 1.0F);
+  CHECK(third[2] > merged[0] && third[2] < 9.0F);  // fading
+  CHECK_EQUAL(third[3], 0.0F);
+}
+
 void rows_are_executed_exactly_at_one_row_per_tick() {
   const auto wave = [](double row) { return std::sin(row) / 3.0; };
   std::vector<float> rows = rows_of(7, 0, wave);
@@ -356,6 +390,10 @@ std::vector<Case> chunk_player_cases() {
        a_robot_that_stands_still_in_chunk_time_stays_where_it_is},
       {"rows beyond the reserved ones are not executed",
        rows_beyond_the_reserved_ones_are_not_executed},
+      {"a binary action keeps its row's value between rows",
+       a_binary_action_keeps_its_row_s_value_between_rows},
+      {"a binary action is neither averaged nor faded",
+       a_binary_action_is_neither_averaged_nor_faded},
       {"playing allocates nothing", playing_allocates_nothing},
   };
 }

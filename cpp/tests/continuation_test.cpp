@@ -1,6 +1,7 @@
 // Chunks that continue the running one, with a policy that is small enough to calculate by hand.
 #include "flux/continuation.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -248,6 +249,32 @@ void decoding_scales_shifts_and_adds_the_state_where_relative() {
       "scale[1]");
 }
 
+void a_binary_action_is_0_or_1() {
+  const std::vector scale{2.0F, 1.0F};
+  const std::vector offset{1.0F, 0.0F};
+  const std::vector<std::uint8_t> none{0, 0};
+  const std::vector<std::uint8_t> second{0, 1};
+  const ActionDecoder decoder(scale, offset, none, second);
+  CHECK(std::ranges::equal(decoder.binary_mask(), second));
+  CHECK(std::ranges::equal(ActionDecoder(scale, offset, none).binary_mask(), none));
+  const std::vector normalised{1.0F, 0.5F, 0.0F, 0.51F, 0.0F, -7.0F, 0.0F, 7.0F};
+  const std::vector state{10.0F, 20.0F};
+  std::vector<float> actions(8);
+  decoder.decode(normalised, 2, state, actions);
+  CHECK(actions == (std::vector{3.0F, 0.0F, 1.0F, 1.0F, 1.0F, 0.0F, 1.0F, 1.0F}));
+  std::vector<float> again(8);
+  decoder.encode(actions, 2, state, again);
+  CHECK(again == (std::vector{1.0F, 0.0F, 0.0F, 1.0F, 0.0F, 0.0F, 0.0F, 1.0F}));
+  std::vector<float> lost(2);
+  decoder.decode(std::vector{0.0F, std::nanf("")}, 2, state, lost);
+  CHECK(std::isnan(lost[1]));
+  CHECK_CONTAINS(message_of<Error>([&] { ActionDecoder(scale, offset, second, second); }),
+                 "relative_mask[1]");
+  CHECK_CONTAINS(
+      message_of<Error>([&] { ActionDecoder(scale, offset, none, std::vector<std::uint8_t>{1}); }),
+      "binary_mask");
+}
+
 void encoding_is_relative_to_the_new_state_and_padding_is_zero() {
   const std::vector scale{2.0F, 0.0F};
   const std::vector offset{1.0F, -1.0F};
@@ -302,6 +329,7 @@ std::vector<Case> continuation_cases() {
        a_device_gets_what_the_host_writes_before_every_step},
       {"decoding scales, shifts and adds the state where relative",
        decoding_scales_shifts_and_adds_the_state_where_relative},
+      {"a binary action is 0 or 1", a_binary_action_is_0_or_1},
       {"encoding is relative to the new state and padding is zero",
        encoding_is_relative_to_the_new_state_and_padding_is_zero},
       {"a robot policy continues rows in robot units",

@@ -81,9 +81,10 @@ class FakeLink final : public RobotLink {
 struct CoreRig {
   static constexpr std::size_t kDim = 2;
 
-  explicit CoreRig(RealtimeSettings settings = {}, std::size_t state_dim = kDim)
+  explicit CoreRig(RealtimeSettings settings = {}, std::size_t state_dim = kDim,
+                   std::span<const std::uint8_t> binary_mask = {})
       : link(std::make_shared<FakeLink>(kDim, state_dim, 2)),
-        mailbox(std::make_shared<ChunkMailbox>(kDim, 16)) {
+        mailbox(std::make_shared<ChunkMailbox>(kDim, 16, binary_mask)) {
     settings.control_hz = kCoreHz;
     if (settings.execution_horizon == 1) settings.execution_horizon = 5;
     tick_ns = settings.period_ns();

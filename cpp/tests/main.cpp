@@ -13,6 +13,7 @@ struct Group {
 
 constexpr Group kGroups[] = {
     {"away_policy", flux::test::away_policy_cases},
+    {"binary_actions", flux::test::binary_action_cases},
     {"histogram", flux::test::histogram_cases},
     {"motion", flux::test::motion_cases},
     {"safety_filter", flux::test::safety_filter_cases},

@@ -178,6 +178,7 @@ class ToyEncoder:
     scale = np.full(ACTION_DIM, 0.5, np.float32)
     offset = np.array([0.0, 0.0, 0.5], np.float32)
     relative_mask = np.array([True, True, False])
+    binary_mask = np.zeros(3, bool)
 
     @classmethod
     def from_bundle(cls, bundle: Any) -> ToyEncoder:
@@ -374,57 +375,25 @@ def one_json_object(text: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def small_policy() -> Callable[[str], TrainedPolicy]:
-    """Makes a tiny pi0 or pi0.5 with SigLIP and Gemma blocks and random weights, for `ur3`."""
+    """Makes a tiny network with random weights: a pi0 or pi0.5 for `ur3`, a GR00T for `aloha`."""
+    import torch
+
     from flux_core.config import bind, unbind
     from flux_core.deployment import InferenceRunner
-    from flux_core.models.pi import PI0FlowMatching
+    from flux_core.models import FlowPolicy
     from flux_core.norm_stats import compute_stats
-    from flux_core.robots import robot_spec
-    from flux_core.tokenizers import ByteTokenizer
     from flux_runtime.export.source.policy import TrainedPolicy
-    from flux_train import recipes
 
-    spec, tokenizer = robot_spec("ur3"), ByteTokenizer()
+    from .small_gr00t import gr00t_sections
 
     def make(kind: str) -> TrainedPolicy:
-        size = getattr(recipes, f"{kind}_model")(action_horizon=8)
-        vision = {"hidden_size": 36, "intermediate_size": 48, "num_hidden_layers": 2}
-        vision |= {"num_attention_heads": 2, "image_size": 28}
-        size["vision_backbone"]["vision_config"] = vision
-        block = {"num_hidden_layers": 2, "num_attention_heads": 4, "head_dim": 32}
-        size["llm_backbone"] |= {**block, "hidden_size": 48, "intermediate_size": 96}
-        size["llm_backbone"]["vocab_size"] = tokenizer.vocab_size
-        size["llm_expert"] |= {**block, "hidden_size": 32, "intermediate_size": 64}
-        if kind == "pi05":
-            size["llm_expert"]["adarms_cond_dim"] = 32
-        else:
-            size["state_proj"]["out_dim"] = 32
-        size["projector"] |= {"in_dim": 36, "out_dim": 48}
-        size["action_in_proj"]["out_dim"] = size["action_out_proj"]["in_dim"] = 32
-        size |= {"proj_width": 32, "num_inference_steps": 4}
-        prompt = {"pi0": ["TaskPrompter"], "pi05": ["PreparePromptWithState"]}[kind]
-        section = {
-            "type": "URInferenceRunner",
-            "task_descriptions": {"0": "push the box"},
-            "dataset": {
-                "type": "ObservationTransforms",
-                "img_keys": list(spec.cameras),
-                "transforms": [
-                    {"type": "NormalizeStatesAndActions", "norm_type": "mean_std"},
-                    *({"type": name} for name in prompt),
-                    {"type": "ProcessPrompts", "tokenizer": unbind(tokenizer), "max_len": 96},
-                    {"type": "PadKeyToDim", "keys": ["states"], "dim": 32},
-                    {"type": "ResizeImagesWithPad", "height": 28, "width": 28},
-                    {"type": "SimpleNormalizeImages"},
-                ],
-            },
-            "denormalize_action": {"type": "DenormalizeActions", "norm_type": "mean_std"},
-        }
-        torch.manual_seed(0)
-        model = bind(PI0FlowMatching.Config, size, "model").build().eval()
-        for parameter in model.parameters():
-            parameter.data += 0.01 * torch.randn_like(parameter)
+        size, section = gr00t_sections() if kind == "gr00t" else pi_sections(kind)
         inference = bind(InferenceRunner, section, "inference")
+        spec = inference.spec
+        torch.manual_seed(0)
+        model = bind(FlowPolicy.Config, size, "model").build().eval()
+        for parameter in model.parameters():
+            parameter.data += (0.08 if kind == "gr00t" else 0.01) * torch.randn_like(parameter)
         random = np.random.default_rng(0)
         numbers = {
             name: compute_stats(random.uniform(-1, 1, (100, width)))
@@ -434,14 +403,56 @@ def small_policy() -> Callable[[str], TrainedPolicy]:
             model=model,
             inference=inference,
             config={"model": size, "inference": unbind(inference)},
-            norm_stats={"ur3": numbers},
+            norm_stats={spec.name: numbers},
             provenance={"weights": "random"},
             training_log=None,
         )
 
-    import torch
-
     return make
+
+
+def pi_sections(kind: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The sections `model` and `inference` of a tiny pi0 or pi0.5 with SigLIP and Gemma blocks."""
+    from flux_core.config import unbind
+    from flux_core.robots import robot_spec
+    from flux_core.tokenizers import ByteTokenizer
+    from flux_train import recipes
+
+    tokenizer = ByteTokenizer()
+    size = getattr(recipes, f"{kind}_model")(action_horizon=8)
+    vision = {"hidden_size": 36, "intermediate_size": 48, "num_hidden_layers": 2}
+    vision |= {"num_attention_heads": 2, "image_size": 28}
+    size["vision_backbone"]["vision_config"] = vision
+    block = {"num_hidden_layers": 2, "num_attention_heads": 4, "head_dim": 32}
+    size["llm_backbone"] |= {**block, "hidden_size": 48, "intermediate_size": 96}
+    size["llm_backbone"]["vocab_size"] = tokenizer.vocab_size
+    size["llm_expert"] |= {**block, "hidden_size": 32, "intermediate_size": 64}
+    if kind == "pi05":
+        size["llm_expert"]["adarms_cond_dim"] = 32
+    else:
+        size["state_proj"]["out_dim"] = 32
+    size["projector"] |= {"in_dim": 36, "out_dim": 48}
+    size["action_in_proj"]["out_dim"] = size["action_out_proj"]["in_dim"] = 32
+    size |= {"proj_width": 32, "num_inference_steps": 4}
+    prompt = {"pi0": ["TaskPrompter"], "pi05": ["PreparePromptWithState"]}[kind]
+    section = {
+        "type": "URInferenceRunner",
+        "task_descriptions": {"0": "push the box"},
+        "dataset": {
+            "type": "ObservationTransforms",
+            "img_keys": list(robot_spec("ur3").cameras),
+            "transforms": [
+                {"type": "NormalizeStatesAndActions", "norm_type": "mean_std"},
+                *({"type": name} for name in prompt),
+                {"type": "ProcessPrompts", "tokenizer": unbind(tokenizer), "max_len": 96},
+                {"type": "PadKeyToDim", "keys": ["states"], "dim": 32},
+                {"type": "ResizeImagesWithPad", "height": 28, "width": 28},
+                {"type": "SimpleNormalizeImages"},
+            ],
+        },
+        "denormalize_action": {"type": "DenormalizeActions", "norm_type": "mean_std"},
+    }
+    return size, section
 
 
 @pytest.fixture(scope="session")

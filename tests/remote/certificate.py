@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 
-from ..serving import command_line
+from flux_runtime.cli import main
 
 
 def made_certificate(folder: Path, *names: str) -> tuple[Path, Path]:
     """Makes a certificate for these names, and returns the files of it and its key."""
-    words = command_line("serve", "--make-cert", *names, "--cert-dir", folder)
-    subprocess.run(words, check=True, capture_output=True)
+    assert main(["serve", "--make-cert", *names, "--cert-dir", str(folder)]) == 0
     return folder / "flux-serve.crt", folder / "flux-serve.key"

@@ -118,7 +118,7 @@ class Proxy:
             except OSError:
                 return
             try:
-                far = socket.create_connection(self._target, timeout=5)
+                far = socket.create_connection(self._target, timeout=30)
             except OSError:
                 near.close()  # nobody is there
                 continue

@@ -19,7 +19,7 @@ from flux_runtime.engines.core import load_core
 from ..robots.runs import Run, finish, running
 
 ROBOT = robot_spec("aloha-sim")
-LIMIT_S = 120.0
+LIMIT_S = 240.0
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Drive:
     process: Popen[str]
     folder: Path
 
-    def wait_until_it_moves(self, seconds: float, limit_s: float = 60.0) -> None:
+    def wait_until_it_moves(self, seconds: float, limit_s: float = 120.0) -> None:
         """Waits until the first episode has lasted for so long."""
         end_s = time.monotonic() + limit_s
         while not any(path.stat().st_size for path in self.folder.glob("episode_*.stream")):

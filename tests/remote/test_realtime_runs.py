@@ -19,6 +19,8 @@ from .runs import driving, seconds_held
 
 EPISODES = 10
 DOWN_S = 3.0
+RESTART_S = 60.0
+"""More than a server needs to start on a busy machine."""
 REALTIME = ("--realtime",)
 
 
@@ -58,7 +60,10 @@ def test_behind_a_slow_network_a_server_that_is_killed_and_back_is_waited_for(
         serving(tmp_path, "--listen", address) as server,
         proxied(address, network(60)) as proxy,
         driving(
-            tmp_path / "run", f"ws://{proxy.address}", *REALTIME, "--max-seconds", "30"
+            tmp_path / "run",
+            f"ws://{proxy.address}",
+            *REALTIME,
+            *("--max-seconds", "90", "--reconnect-for", str(RESTART_S)),
         ) as drive,
     ):
         drive.wait_until_it_moves(1.0)
@@ -74,7 +79,7 @@ def test_behind_a_slow_network_a_server_that_is_killed_and_back_is_waited_for(
     # 60 ms are three steps, for which a chunk knows the first four rows of the running one.
     assert max(map(int, run.report["rtc"]["delays"])) >= 4
     assert run.events("starved") or run.events("inference_failed")  # the hold's cause
-    assert 0.5 < seconds_held(tmp_path / "run") < 10
+    assert 0.5 < seconds_held(tmp_path / "run") < RESTART_S
 
 
 def test_a_server_that_stays_away_is_a_stop_with_its_reason(tmp_path: Path) -> None:
@@ -89,14 +94,11 @@ def test_a_server_that_stays_away_is_a_stop_with_its_reason(tmp_path: Path) -> N
     ):
         drive.wait_until_it_moves(1.0)
         server.stop(signal.SIGKILL)
-        began_s = time.monotonic()
-        run = drive.finished()
-        took_s = time.monotonic() - began_s
+        run = drive.finished(60)
     assert run.status == 1
     assert (run.report["outcome"], run.report["stopped_by"]) == ("failed", "held_too_long")
     assert server.address in run.error
     assert "Traceback" not in run.errors
-    assert took_s < 15
     assert 1.0 < seconds_held(tmp_path / "run") < 3.0
 
 

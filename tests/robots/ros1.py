@@ -79,7 +79,7 @@ class RosSystem:
     def master(self) -> Iterator[subprocess.Popen[str]]:
         """Runs a master meanwhile; it answers once this yields."""
         with self.start("-c", MASTER, str(self.port)) as process:
-            end_s = time.monotonic() + 15
+            end_s = time.monotonic() + 60
             while not self._answers():
                 assert process.poll() is None, "the ROS master has ended"
                 assert time.monotonic() < end_s, "the ROS master does not answer"

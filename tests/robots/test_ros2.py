@@ -65,7 +65,7 @@ def run_script(python: Path, script: str, *arguments: str) -> dict[str, Any]:
         env=variables(),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -282,7 +282,7 @@ def test_images_of_ros_2_are_read_like_those_of_ros_1(peer: dict[str, Any]) -> N
 
 def test_the_connection_leaves_the_process_as_it_was(peer: dict[str, Any]) -> None:
     assert peer["handlers"], "no signal handler is replaced"
-    assert peer["threads"] == [] and peer["close_s"] < 5
+    assert peer["threads"] == [] and peer["close_s"] < 20
     assert peer["peer_lives"], "the context of other nodes goes on"
 
 

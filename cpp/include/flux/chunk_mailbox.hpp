@@ -50,11 +50,14 @@ class ChunkMailbox {
  public:
   enum class Status : std::uint64_t { kFree, kPosted, kTaken, kChunk, kFailed, kCancelled };
 
-  // Allocates chunks of up to `max_rows` rows.
-  ChunkMailbox(std::size_t action_dim, std::size_t max_rows);
+  // Allocates chunks of up to `max_rows` rows. `binary_mask`, (A), is 1 where an action is binary;
+  // empty if none is.
+  ChunkMailbox(std::size_t action_dim, std::size_t max_rows,
+               std::span<const std::uint8_t> binary_mask = {});
 
   [[nodiscard]] std::size_t action_dim() const noexcept { return action_dim_; }
   [[nodiscard]] std::size_t max_rows() const noexcept { return max_rows_; }
+  [[nodiscard]] std::span<const std::uint8_t> binary_mask() const noexcept { return binary_mask_; }
 
   // Control thread.
   [[nodiscard]] Status status() const noexcept;
@@ -122,6 +125,7 @@ class ChunkMailbox {
 
   std::size_t action_dim_;
   std::size_t max_rows_;
+  std::vector<std::uint8_t> binary_mask_;
   TimedChunk chunk_;
   // Ticket and status; what follows of an open request is written before it is posted.
   std::atomic<std::uint64_t> word_{0};

@@ -1,6 +1,7 @@
 // The running chunk, where in it the robot is, and what follows. Positions are in rows: at a rate
 // of one row per tick, the rows themselves are executed; at others, what is executed lies on a
 // natural cubic spline through the rows. Nothing here depends on time, threads or robots.
+// Binary actions, 0 or 1, are never mixed: between rows they keep the last row's value.
 //
 // Letters in shapes: H rows of a chunk, A action_dim, K rows left of the running chunk.
 //
@@ -42,7 +43,9 @@ class ChunkPlayer {
 
   // Args:
   //   max_rows: of a chunk that can be executed; any further rows are ignored.
-  ChunkPlayer(std::size_t action_dim, std::size_t max_rows);
+  //   binary_mask: (A), 1 where an action is binary; empty if none is.
+  ChunkPlayer(std::size_t action_dim, std::size_t max_rows,
+              std::span<const std::uint8_t> binary_mask = {});
   // Makes room for chunks of more rows; for those that begin afterwards.
   void reserve(std::size_t max_rows);
 
@@ -67,12 +70,13 @@ class ChunkPlayer {
   void begin(std::vector<float>& rows, std::int64_t first_row,
              std::int64_t num_rows = kAllRows) noexcept;
   // Temporal ensembling: like begin(), but each row becomes the weighted mean of all predictions of
-  // it that have been merged.
+  // it that have been merged; of a binary action, the newest counts.
   void merge(std::vector<float>& rows, std::int64_t first_row,
              double decay = kEnsembleDecay) noexcept;
   // Makes the running chunk continue in `rows`, (H, A), before they begin: the first `num_kept` of
   // them become what the running chunk has there, and over the next `num_faded` the one fades into
-  // the other. Rows that the running chunk does not have stay as they are.
+  // the other; a binary action does not fade. Rows that the running chunk does not have stay as
+  // they are.
   void fade(std::span<float> rows, std::int64_t first_row, std::int64_t num_kept,
             std::int64_t num_faded) const noexcept;
   // Discards the running chunk.
@@ -116,6 +120,7 @@ class ChunkPlayer {
 
   std::size_t action_dim_;
   std::size_t max_rows_ = 0;
+  std::vector<std::uint8_t> binary_mask_;  // (A)
 
   // The running chunk: its rows, how many of them are executed, and the number of its first one.
   std::vector<float> rows_;  // (H, A)

@@ -133,7 +133,7 @@ class ControlCore {
   void stop_at_rest(StopCategory category, std::int64_t now_ns) noexcept;
   [[nodiscard]] Tick begin_tick(std::int64_t deadline_ns, std::int64_t now_ns) noexcept;
   void note_lateness(Tick& tick) noexcept;
-  void restart_from_measured() noexcept;
+  void go_from_measured() noexcept;
   void restart_within_limits() noexcept;
   void take_requests() noexcept;
   void count_used(const Tick& tick) noexcept;

@@ -27,7 +27,10 @@ class GripperThreshold {
  public:
   // Args:
   //   thresholds: checked ones.
-  GripperThreshold(const GripperThresholds& thresholds, std::size_t action_dim);
+  //   binary_mask: (A), 1 where an action is binary; empty if none is. Throws
+  //     std::invalid_argument if one of these has a threshold.
+  GripperThreshold(const GripperThresholds& thresholds, std::size_t action_dim,
+                   std::span<const std::uint8_t> binary_mask = {});
 
   [[nodiscard]] bool has_threshold(std::size_t joint) const noexcept {
     return !joints_.empty() && !std::isnan(joints_[joint].closes_below);

@@ -16,9 +16,10 @@ namespace flux {
 // Used by the control thread only. Nothing here allocates, locks or throws after construction.
 class RobotWatch {
  public:
-  // Keeps references to all arguments. The settings are checked ones.
+  // Keeps references to all arguments. The settings are checked ones. `binary_mask`, (A) or empty,
+  // is 1 where an action is binary: such a command is followed in the robot's own time.
   RobotWatch(const RealtimeSettings& settings, const SafetyLimits& limits, RobotLink& link,
-             FaultWatch& faults);
+             FaultWatch& faults, std::span<const std::uint8_t> binary_mask = {});
 
   // Reads the newest state, the frames' capture times and the driver's status.
   void read(std::int64_t now_ns) noexcept;
@@ -56,6 +57,7 @@ class RobotWatch {
   const SafetyLimits& limits_;
   RobotLink& link_;
   FaultWatch& faults_;
+  std::span<const std::uint8_t> binary_mask_;
   std::int64_t period_ns_;
 
   std::int64_t now_ns_ = 0;

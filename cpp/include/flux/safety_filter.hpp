@@ -71,6 +71,9 @@ class SafetyLimits {
 //
 // Without limits of acceleration and jerk, every command is within max_velocity * dt of the last
 // one, and braking repeats the last command at once.
+//
+// A binary action is no motion: it is sent as it is, within the position limits alone, in the tick
+// that asks for it.
 class SafetyFilter {
  public:
   // An excess of up to this much, in joint units, counts as rounding and not as a violation.
@@ -78,7 +81,11 @@ class SafetyFilter {
   // return_to_limits() moves at this share of max_velocity.
   static constexpr double kReturnSpeed = 0.1;
 
-  SafetyFilter(SafetyLimits limits, double control_hz);
+  // Args:
+  //   binary_mask: (A), 1 where an action is binary; empty if none is. Throws
+  //     std::invalid_argument unless the position limits there include 0 and 1.
+  SafetyFilter(SafetyLimits limits, double control_hz,
+               std::span<const std::uint8_t> binary_mask = {});
 
   [[nodiscard]] std::size_t action_dim() const noexcept { return command_.size(); }
   // The nominal period.
@@ -91,6 +98,8 @@ class SafetyFilter {
   // position limits; the robot is then never moved farther out, and not back unless an action or
   // return_to_limits() asks for it.
   void reset(std::span<const float> command) noexcept;
+  // Like reset(), in the middle of a session: a binary action stays what it is.
+  void restart(std::span<const float> command) noexcept;
 
   // Moves the last command to `action`, (A), as far as the limits allow; returns TickFlags. An
   // action that is not finite brakes.
@@ -142,6 +151,9 @@ class SafetyFilter {
   };
 
   [[nodiscard]] double step_s(double dt_s) const noexcept;
+  void reset_joint(std::size_t joint) noexcept;
+  // Sends a binary action; returns TickFlags.
+  [[nodiscard]] std::uint32_t switch_to(std::size_t joint, float action) noexcept;
   [[nodiscard]] float limit_change(std::size_t joint, float target,
                                    double max_change) const noexcept;
   [[nodiscard]] std::uint32_t follow_freely(std::span<const float> action, double dt_s) noexcept;
@@ -162,6 +174,7 @@ class SafetyFilter {
   double period_s_;
   std::vector<double> max_change_;
   std::vector<float> command_;
+  std::vector<std::uint8_t> binary_mask_;  // (A)
   // Empty without limits of acceleration and jerk.
   std::vector<Joint> joints_;
   bool has_moved_ = false;

@@ -142,6 +142,17 @@ def close(found: Tensor, expected: Tensor, tolerance: float = 5e-6) -> None:
     torch.testing.assert_close(found, expected, atol=tolerance, rtol=tolerance)
 
 
+def test_every_block_of_a_fresh_network_is_the_identity() -> None:
+    model = tiny_config().build()
+    blocks = model.dit.blocks
+    x, cond = torch.randn(2, 5, 20), torch.randn(2, 1, 20)
+    keys, values = model.dit.keys_and_values(torch.randn(2, 7, 32))
+    for index, block in enumerate(blocks):
+        cross = None if index % 2 else (keys[index // 2], values[index // 2])
+        assert torch.equal(block(x, cond, cross, None), x)
+    assert len(blocks) == 3 and all(value.abs().sum() > 0 for value in (*keys, *values))
+
+
 # Missing cameras.
 
 

@@ -12,6 +12,7 @@ from flux_core.models import PrefixCache, sample_actions
 from flux_core.models.flow.smoothing import smoothed_velocity, smoother, smoothing_matrix
 from flux_core.models.pi import PI0FlowMatching
 from flux_core.rtc import RTCConfig
+from flux_runtime.export.graphs import DenoiseGraph
 from flux_train import recipes
 
 HORIZON, DIM, WIDTH = 16, 14, 1.5
@@ -84,6 +85,31 @@ def test_a_known_prefix_stays_as_it_is_and_the_steps_behind_it_join_it_smoothly(
     other = sample_actions(plain, None, encoded(plain), noise(), rtc=rtc, previous=previous)
     steps = [float(each[:, 6:10].diff(n=2, dim=1).abs().max()) for each in (chunk, other)]
     assert steps[0] < steps[1]
+
+
+def test_actions_that_are_0_or_1_are_not_smoothed() -> None:
+    binary = torch.zeros(DIM, dtype=torch.bool)
+    binary[[6, 13]] = True
+    weights, velocity, x_t = smoother(HORIZON, WIDTH), noise(), 2.0 * noise()
+    t = torch.full((1, HORIZON), 0.5)
+    found = smoothed_velocity(velocity, x_t, t, weights, binary)
+    assert torch.equal(found[..., binary], velocity[..., binary])
+    whole = smoothed_velocity(velocity, x_t, t, weights)
+    assert torch.equal(found[..., ~binary], whole[..., ~binary])
+    model = policy(WIDTH)
+    kept = sample_actions(model, None, encoded(model), noise(), unsmoothed=binary)
+    graph = DenoiseGraph(model, 4, DIM, tuple(binary.tolist()))
+    cache = encoded(model)
+    flat = [x for pair in zip(cache.keys, cache.values, strict=True) for x in pair]
+    x, t = noise(), torch.ones(1, HORIZON)
+    for _ in range(4):
+        x, t = graph(None, x, t, cache.pad_masks, *flat)
+    torch.testing.assert_close(
+        sample_actions(model, None, cache, noise(), 4, unsmoothed=binary), x, atol=1e-5, rtol=1e-5
+    )
+    rough = sample_actions(policy(0.0), None, encoded(model), noise())
+    assert roughness(kept[..., ~binary]) < 0.4 * roughness(kept[..., binary])
+    assert roughness(kept[..., binary]) > 0.5 * roughness(rough[..., binary])
 
 
 def test_without_a_width_nothing_changes() -> None:

@@ -1,4 +1,4 @@
-"""Augmented images: reproducible, within their bounds, and never on the robot."""
+"""Augmented images and dropped states: reproducible, and never on the robot."""
 
 from __future__ import annotations
 
@@ -10,7 +10,13 @@ import pytest
 from flux_core.config import bind
 from flux_core.deployment import ObservationTransforms
 from flux_core.errors import ConfigError, DataError
-from flux_core.transforms import AugmentImages
+from flux_core.transforms import (
+    AugmentImages,
+    DropStates,
+    NormalizeStatesAndActions,
+    Pipeline,
+    PreparePromptWithState,
+)
 
 CAMERAS = ("observation.images.cam_high", "observation.images.cam_left_wrist")
 STILL = dict(crop=1.0, max_rotation_deg=0.0, brightness=0.0, contrast=0.0, saturation=0.0)
@@ -70,3 +76,34 @@ def test_the_robot_has_no_augmentation() -> None:
 def test_impossible_settings_are_refused(settings: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match="expected"):
         bind(AugmentImages, settings, "transforms.3")
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_a_share_of_the_states_is_dropped(share: float) -> None:
+    states = np.linspace(0.5, 1.0, 14, dtype=np.float32)
+    drop = DropStates(share=share)
+    found = [
+        drop({"states": states, "rng": np.random.default_rng(seed)})["states"]
+        for seed in range(400)
+    ]
+    dropped = sum(not each.any() for each in found)
+    assert abs(dropped / 400 - share) < 0.06 and states.all()
+    assert all(np.array_equal(each, states) for each in found if each.any())
+    again = drop({"states": states, "rng": np.random.default_rng(7)})["states"]
+    np.testing.assert_array_equal(again, found[7])
+
+
+def test_states_are_dropped_between_normalisation_and_prompt_and_never_on_the_robot() -> None:
+    with pytest.raises(DataError, match="on the robot states are left as they are"):
+        DropStates()({"states": np.ones(3, np.float32)})
+    steps = (NormalizeStatesAndActions(), DropStates(), PreparePromptWithState())
+    Pipeline(steps).check()
+    with pytest.raises(ConfigError, match="expected NormalizeStatesAndActions before DropStates"):
+        Pipeline((steps[1], steps[0])).check()
+    with pytest.raises(ConfigError, match="expected DropStates before PreparePromptWithState"):
+        Pipeline((steps[0], steps[2], steps[1])).check()
+    with pytest.raises(ConfigError, match=r"share: expected 0 to 1, got 1\.5"):
+        DropStates(share=1.5)
+    tree = {"img_keys": ["cam_high"], "transforms": [{"type": "DropStates"}]}
+    with pytest.raises(ConfigError, match=r"inference\.dataset\.transforms\.0: expected"):
+        bind(ObservationTransforms, tree, "inference.dataset")

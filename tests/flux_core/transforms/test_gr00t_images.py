@@ -13,7 +13,13 @@ from torch.nn import functional
 
 from flux_core.errors import ConfigError, DataError
 from flux_core.transforms import LeRobotResizeImages, NvidiaResizeImages, SimpleNormalizeImages
-from flux_core.transforms.gr00t.resampling import bicubic, bilinear, resample, resample_bytes
+from flux_core.transforms.gr00t.resampling import (
+    bicubic,
+    bilinear,
+    resample,
+    resample_bytes,
+    resample_cut,
+)
 
 PICTURES = ("landscape", "portrait", "small")
 SIDE = 56
@@ -67,6 +73,21 @@ def test_resizing_equals_pytorchs(size: tuple[int, int]) -> None:
     last = tensor.contiguous(memory_format=torch.channels_last)
     whole = functional.interpolate(last, mode="bicubic", **settings)
     check(resample_bytes(image, SIDE, SIDE + 8, bicubic), whole[0].permute(1, 2, 0).numpy())
+
+
+@pytest.mark.parametrize("size", [(480, 640), (120, 160), (50, 40)], ids=str)
+def test_overexposed_parts_are_cut_as_pytorch_cuts_them(size: tuple[int, int]) -> None:
+    """PyTorch's rounding makes one in six of their values 254."""
+    down, across = np.mgrid[: size[0], : size[1]] / size[0]
+    waves = [150 + 150 * np.sin(5 * across + 3 * down + channel) for channel in range(3)]
+    noise = np.random.default_rng(0).normal(0.0, 3.0, (*size, 3))
+    image = np.clip(np.stack(waves, axis=-1) + noise, 0, 255).astype(np.uint8)
+    image[:10, :30], image[-10:, :30] = 100, 0
+    assert (image == 255).mean() > 0.1
+    tensor = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255.0
+    floats = functional.interpolate(tensor, size=(224, 224), mode="bilinear", antialias=True)
+    expected = (floats[0] * 255.0).to(torch.uint8).permute(1, 2, 0)
+    check(resample_cut(image, 224, 224, bilinear), expected.numpy())
 
 
 def test_anything_but_bytes_is_refused() -> None:

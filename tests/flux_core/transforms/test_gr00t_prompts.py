@@ -16,6 +16,7 @@ from flux_core.errors import ConfigError, DataError
 from flux_core.tokenizers import ByteTokenizer, PretrainedTokenizer, save_tokenizer
 from flux_core.transforms import NormalizeImages, Pipeline, ProcessPromptsWithImage
 from flux_core.transforms.gr00t import prompt_words
+from flux_data.samples.collate import DictCollator
 
 from ...conftest import MakeOnce
 from ...qwen_files import write_qwen_files
@@ -75,6 +76,18 @@ def test_a_batch_is_padded_as_nvidias(cases: dict, qwen: PretrainedTokenizer) ->
         sample = step({"task_description": task, "actions": None})
         assert sample["lang_tokens"].tolist() == expanded(ids)
         assert sample["lang_masks"].tolist() == [bool(i) for i in expanded(mask)]
+
+
+def test_every_sample_of_a_batch_has_its_own_task(qwen: PretrainedTokenizer) -> None:
+    step = process(qwen, max_len=40, num_images=1, image_tokens=4)
+    tasks = ["fold the towel", "拿起红色的杯子", "fold the towel.", "", "Fold the towel"]
+    collate = DictCollator(keys=("lang_tokens", "lang_masks"))
+    batch = collate([step({"task_description": task}) for task in tasks])
+    assert batch["lang_tokens"].shape == (5, 40)
+    tokenizer = qwen.load()
+    for task, ids, mask in zip(tasks, batch["lang_tokens"], batch["lang_masks"], strict=True):
+        words = tokenizer.decode(ids[mask].tolist())  # without special tokens
+        assert words.endswith(f"<image 1>{task}\nassistant\n")
 
 
 @pytest.mark.parametrize("task", ["put <IMG_CONTEXT> away", "<IMG_CONTEXT>"])

@@ -149,6 +149,56 @@ def test_a_malformed_file_is_refused(root: Path, modality: object, message: str)
         config(root).build()
 
 
+def test_a_rotation_is_converted_from_the_form_that_the_file_names(root: Path) -> None:
+    turn = {"start": 0, "end": 3, "rotation_type": "euler_angles_rpy"}
+    write(root, MODALITY | {"state": {"turn": turn}})
+    keys = {"state_key": ("state.turn",)}
+
+    def normalize(rule: Any) -> NormalizeStatesAndActions:
+        return NormalizeStatesAndActions(state_keys=(("turn", 3, rule),))
+
+    assert len(config(root, normalize("euler_angles_rpy_to_rotation_6d"), **keys).build())
+    assert len(config(root, normalize("min_max"), **keys).build())
+    with pytest.raises(DataError, match=r"state.turn.rotation_type: expected 'axis_angle', from"):
+        config(root, normalize("axis_angle_to_rotation_6d"), **keys).build()
+    for kind in ("euler_angles_xyz", "rpy", 3, ["matrix"]):
+        write(root, MODALITY | {"state": {"turn": turn | {"rotation_type": kind}}})
+        with pytest.raises(
+            DataError, match=r"state.turn.rotation_type: expected one of axis_angle"
+        ):
+            config(root, **keys).build()
+
+
+def test_changes_are_zero_and_places_repeated_once_an_episode_is_over(root: Path) -> None:
+    places = MODALITY["action"]
+    write(root, MODALITY | {"action": places | {"arm": places["arm"] | {"absolute": False}}})
+    dataset = config(root, action_window_size=4).build()
+    (part,) = dataset.parts
+    (last, *_) = (int(part.source.lengths[0]) - 1,)
+    raw, whole = dataset.raw_sample(last), config(root, action_window_size=4, action_key=ACTION)
+    theirs = whole.build().raw_sample(last).actions
+    assert raw.action_masks.tolist() == [True, False, False, False]
+    np.testing.assert_array_equal(raw.actions[:, 0], theirs[:, 2])  # the gripper's place
+    np.testing.assert_array_equal(raw.actions[0, 1:], theirs[0, :2])
+    assert theirs[0, :2].any() and not raw.actions[1:, 1:].any()
+    frames = np.arange(last + 1)
+    windows, _ = part.windows(part.episode(0), 0, frames)
+    np.testing.assert_array_equal(windows[-1], raw.actions)
+    # Without the file's word, both are repeated.
+    write(root, MODALITY)
+    again = config(root, action_window_size=4).build().raw_sample(last).actions
+    np.testing.assert_array_equal(again, theirs[:, [2, 0, 1]])
+
+
+@pytest.mark.parametrize("second", ["action.both", ACTION, f"{ACTION}[1:3]"])
+def test_parts_of_actions_with_a_dimension_in_common_are_refused(root: Path, second: str) -> None:
+    write(root, MODALITY | {"action": {**MODALITY["action"], "both": {"start": 1, "end": 3}}})
+    with pytest.raises(DataError, match=r"action_key: .* once, got dimension [01] of 'action'"):
+        config(root, action_key=("action.arm", second)).build()
+    states = ("state.arm", f"{STATE}[1:3]")  # what a state shows twice is no contradiction
+    assert config(root, state_key=states).build().raw_sample(0).state.shape == (4,)
+
+
 def test_directories_with_other_columns_are_refused_and_those_with_the_same_are_joined(
     root: Path, tmp_path: Path
 ) -> None:

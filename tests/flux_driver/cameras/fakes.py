@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 V4L2 = 200
-WAIT_S = 10.0
+WAIT_S = 30.0
 
 
 def until(is_true: Callable[[], object]) -> None:

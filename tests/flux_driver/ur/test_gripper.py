@@ -75,7 +75,7 @@ def gripper(server: Server) -> Iterator[RobotiqGripper]:
 
 
 def wait_for(is_true: Callable[[], bool]) -> None:
-    end_s = time.monotonic() + 5
+    end_s = time.monotonic() + 30
     while not is_true():
         assert time.monotonic() < end_s
         time.sleep(0.005)
@@ -94,7 +94,7 @@ def test_the_opening_is_read_in_the_specs_unit(gripper: RobotiqGripper) -> None:
     opening, time_s = gripper.read()
 
     assert opening == pytest.approx(0.085)
-    assert 0 <= time.monotonic() - time_s < 5
+    assert 0 <= time.monotonic() - time_s < 30
 
 
 def test_a_command_is_sent_as_a_position_and_read_back(

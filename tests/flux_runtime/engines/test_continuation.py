@@ -13,8 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from flux_core.bundle import Bundle
-from flux_core.models import PrefixCache, sample_actions
-from flux_core.models.pi import PI0FlowMatching
+from flux_core.models import FlowPolicy, PrefixCache, sample_actions
 from flux_core.norm_stats import compute_stats
 from flux_core.policy_io import PolicyIO
 from flux_core.rtc import RTCConfig
@@ -33,6 +32,8 @@ from flux_runtime.engines.opening import open_flow_policy
 from flux_runtime.export.graphs import PrefixGraph
 from flux_runtime.export.source.policy import load_policy
 
+from ..small_gr00t import SHORT_PROMPT
+
 Rows = NDArray[np.float32]
 TOLERANCE = 1e-4
 SCHEDULES = ("exp", "linear", "ones", "zeros")
@@ -46,7 +47,7 @@ class Deployed:
     """
 
     bundle: Bundle
-    model: PI0FlowMatching
+    model: FlowPolicy
     io: PolicyIO
     stride: int
 
@@ -116,20 +117,22 @@ class Robot:
     previous: Rows
 
 
-@pytest.fixture(scope="module", params=["pi0", "pi05", "shipped"])
+@pytest.fixture(scope="module", params=["pi0", "pi05", "gr00t", "shipped"])
 def deployed(
     request: pytest.FixtureRequest,
     exported: Callable[..., Any],
     small_policy: Callable[..., Any],
 ) -> Deployed:
-    """pi0, pi0.5, and the shipped pi0.5, which predicts four actions together."""
+    """pi0, pi0.5, GR00T, and the shipped pi0.5, which predicts four actions together."""
     if request.param == "shipped":
         bundle = Bundle.open(shipped_policy("aloha-sim"))
         model = load_policy(bundle.directory).model
     else:
-        bundle, _ = exported(request.param)
+        # The same bundle as in the tests of GR00T's bundles.
+        options = {"prompt_tokens": (SHORT_PROMPT,)} if request.param == "gr00t" else {}
+        bundle, _ = exported(request.param, **options)
         model = small_policy(request.param).model.eval()
-    stride = model.config.actions_per_token
+    stride = model.config.prefix_stride
     return Deployed(bundle, model, PolicyIO.from_bundle(bundle), stride)
 
 

@@ -1,24 +1,37 @@
-"""Actions that the robot's control loop cannot convert are refused before anything is exported."""
+"""Binary actions of what cannot jump are refused before anything is exported."""
 
 from __future__ import annotations
 
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from flux_core.errors import ExportError
+from flux_core.robots import ROBOT_SPECS
 from flux_runtime.export.prepare import check_actions
 
 
-def actions(*, binary: bool) -> Any:
-    return SimpleNamespace(has_binary_actions=binary)
+def actions(robot: str, *joints: int) -> Any:
+    spec = ROBOT_SPECS[robot]
+    mask = np.zeros(spec.action_dim, np.bool_)
+    mask[list(joints)] = True
+    return SimpleNamespace(binary_mask=mask, inference=SimpleNamespace(spec=spec))
 
 
-def test_binary_actions_are_refused_with_the_way_out() -> None:
-    with pytest.raises(ExportError, match=r"action_keys: expected rules .* got 'binary'.*min_max"):
-        check_actions(actions(binary=True))
+@pytest.mark.parametrize(
+    ("robot", "joint", "message"),
+    [
+        ("aloha-sim", 2, r"action_keys: left_elbow: .* jumps past all limits of speed, got 'rad'"),
+        ("aloha-agilex", 6, r"left_gripper: expected a gripper in unit 'normalized'.* got 'm'"),
+    ],
+)
+def test_only_a_gripper_may_be_switched(robot: str, joint: int, message: str) -> None:
+    with pytest.raises(ExportError, match=message):
+        check_actions(actions(robot, joint))
 
 
-def test_others_are_exported() -> None:
-    check_actions(actions(binary=False))
+def test_grippers_and_robots_without_binary_actions_are_exported() -> None:
+    check_actions(actions("aloha-sim", 6, 13))
+    check_actions(actions("aloha-agilex"))

@@ -24,7 +24,7 @@ from flux_runtime.operator.commands import parse_line
 
 from .conftest import FakeInputDevice
 
-WAIT_S = 10.0
+WAIT_S = 30.0
 
 
 def kinds(found: list[OperatorCommand | str]) -> list[str]:

@@ -35,6 +35,7 @@ from flux_runtime.replay.recorded import read_replay
 from flux_runtime.run.command import RunHooks, run
 from flux_runtime.run.console import RunConsole
 
+from ...machine_stalls import Attempt
 from .conftest import FIRST_LEFT_S, Cue, FakeInputDevice, ScriptedOperator
 
 pytestmark = pytest.mark.usefixtures("core")
@@ -82,8 +83,23 @@ def attend(
 
 
 @pytest.fixture(scope="module")
-def attended(arm: Path, tmp_path_factory: pytest.TempPathFactory) -> Attended:
+def attended_runs() -> dict[int, Attended]:
+    """The runs of `attended`: one, and one for each time that a test is run again."""
+    return {}
+
+
+@pytest.fixture
+def attended(
+    attended_runs: dict[int, Attended], arm: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Attended:
     """One run with everything that an operator may do."""
+    if Attempt.number not in attended_runs:
+        attended_runs[Attempt.number] = attend_everything(arm, tmp_path_factory)
+    return attended_runs[Attempt.number]
+
+
+def attend_everything(arm: Path, tmp_path_factory: pytest.TempPathFactory) -> Attended:
+    """Runs two episodes in which an operator does everything that is possible."""
     left = FIRST_LEFT_S
     operator = ScriptedOperator(
         Cue("idle", "home"),

@@ -28,7 +28,7 @@ SPEC = {
     "cameras": ("top", "wrist"),
     "control_hz": 50.0,
 }
-PATIENCE_S = 5.0
+PATIENCE_S = 30.0
 
 
 class Arm:
@@ -36,7 +36,7 @@ class Arm:
 
     def __init__(self, **spec: object) -> None:
         self.spec = {**SPEC, **spec}
-        self.connect_timeout_s = 2.0
+        self.connect_timeout_s = 20.0
         self.calls: list[tuple[Any, ...]] = []
         self.faults: dict[str, Callable[[], Any]] = {}
 

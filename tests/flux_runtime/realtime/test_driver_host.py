@@ -322,11 +322,11 @@ def test_a_camera_that_changes_is_reported_and_the_other_goes_on(
 
 def test_connect_says_which_camera_gives_no_image(desks: Any) -> None:
     arm = Arm()
-    arm.connect_timeout_s = 0.2
+    arm.connect_timeout_s = 0.5
     arm.faults["read_frames"] = lambda: {"wrist": (None, 0.0)}
     answer = desks(arm).ask("connect", cameras=["top", "wrist"])
     assert answer["error"] == (
-        "read_frames(): expected a first image within connect_timeout_s = 0.2 s, got none of wrist "
+        "read_frames(): expected a first image within connect_timeout_s = 0.5 s, got none of wrist "
         "(wrist: expected uint8 (height, width, 3), got NoneType)"
     )
 
@@ -334,7 +334,7 @@ def test_connect_says_which_camera_gives_no_image(desks: Any) -> None:
 @pytest.mark.parametrize("stamp", [1.7e9, None], ids=["since 1970", "none"])
 def test_connect_says_that_the_stamps_of_a_camera_cannot_be_used(desks: Any, stamp: Any) -> None:
     arm = Arm()
-    arm.connect_timeout_s = 0.2
+    arm.connect_timeout_s = 0.5
     arm.faults["read_frames"] = lambda: {"wrist": (np.zeros((4, 6, 3), np.uint8), stamp)}
     error = desks(arm).ask("connect", cameras=["top", "wrist"])["error"]
     assert "got none of wrist (wrist: capture time: expected" in error
@@ -362,10 +362,10 @@ def test_whatever_a_driver_raises_is_tried_again_and_then_a_failure(
 
 def test_connect_says_why_no_state_can_be_used(desks: Any) -> None:
     arm = Arm()
-    arm.connect_timeout_s = 0.2
+    arm.connect_timeout_s = 0.5
     arm.faults["read_state"] = lambda: (np.array([0.0, np.nan]), time.monotonic())
     assert desks(arm).ask("connect", cameras=["top"])["error"] == (
-        "read_state(): expected a first state within connect_timeout_s = 0.2 s, got none "
+        "read_state(): expected a first state within connect_timeout_s = 0.5 s, got none "
         "(read_state(): elbow: expected a finite number, got nan)"
     )
 

@@ -27,7 +27,7 @@ from flux_driver.messages import Channel
 from flux_runtime.realtime import DriverCancelled, driver_process
 from flux_runtime.realtime.driver_messages import DriverMail
 
-PATIENCE_S = 10.0
+PATIENCE_S = 30.0
 PERIOD_S = 0.1
 
 
@@ -92,6 +92,19 @@ def test_a_driver_is_connected_driven_and_closed(start: Any, arm_log: Any) -> No
     assert not driver.is_alive() and driver.failure.endswith("exit code 0")
 
 
+@pytest.mark.parametrize("is_binary", [True, False])
+def test_only_a_binary_command_may_jump(start: Any, is_binary: bool) -> None:
+    driver = start()
+    driver.connect(["top"], binary_mask=np.array([is_binary, False]))
+    begin(driver)
+    send(driver, 1)
+    wait_for(lambda: driver.link.status()["acknowledged"] == 1, driver)
+    send(driver, 2, value=1.0)  # 0.2 per command are allowed, and three times that
+    outcome = ("acknowledged", 2) if is_binary else ("refused_steps", 1)
+    wait_for(lambda: driver.link.status()[outcome[0]] == outcome[1], driver)
+    assert driver.link.status()["refused_steps"] == (0 if is_binary else 1)
+
+
 def test_two_sessions_follow_each_other_and_a_stop_has_its_category(
     start: Any, arm_log: Any
 ) -> None:
@@ -119,7 +132,7 @@ def test_silence_of_the_policy_stops_the_robot(start: Any, arm_log: Any) -> None
     wait_for(lambda: events.extend(driver.events()) or events)
     (stopped,) = events
     assert stopped.name == "stopped"
-    assert 3 * PERIOD_S * 1e9 <= stopped.time_ns - last_ns < 2e9
+    assert 3 * PERIOD_S * 1e9 <= stopped.time_ns - last_ns < 10e9
     send(driver, 1)
     send(driver, 2)
     begin(driver, 2)
@@ -186,7 +199,7 @@ def test_connect_is_cancelled_at_once_and_leaves_no_process(start: Any, arm_log:
 
     with pytest.raises(DriverCancelled, match="connect: cancelled"):
         driver.connect(["top"], cancelled=cancelled)
-    assert time.monotonic() - cancelled_s[0] < 0.1
+    assert time.monotonic() - cancelled_s[0] < 10  # it would hang for a minute
     driver.close()
     assert not exists(driver.pid) and arm_log.lines()[-1] == "close"
 
@@ -204,7 +217,7 @@ def test_a_driver_is_served_where_standard_error_is_closed(core: Any, arm_log: A
 def test_a_driver_that_never_closes_is_killed_with_a_warning(
     start: Any, arm_log: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(driver_process, "STOP_AND_CLOSE_S", 0.3)
+    monkeypatch.setattr(driver_process, "STOP_AND_CLOSE_S", 1.0)
     driver = start("an_arm:NeverClosing")
     driver.connect(["top"])
     driver.close()
@@ -225,7 +238,7 @@ def test_a_close_that_raises_is_a_warning(
 def test_an_interrupt_does_not_cut_close_short(
     start: Any, arm_log: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(driver_process, "STOP_AND_CLOSE_S", 0.5)
+    monkeypatch.setattr(driver_process, "STOP_AND_CLOSE_S", 1.0)
     driver = start("an_arm:NeverClosing")
     driver.connect(["top"])
     own = threading.main_thread().ident

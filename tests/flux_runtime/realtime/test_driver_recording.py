@@ -98,7 +98,7 @@ def test_a_recording_gets_every_image_before_the_policy_can_see_it(desks: Any) -
 def test_an_extra_that_never_arrives_is_refused(
     desks: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(host_module, "FIRST_S", 0.2)
+    monkeypatch.setattr(host_module, "FIRST_S", 0.5)
     robot = WithExtras()
     robot.faults["read_extras"] = lambda: {"top_depth": (np.zeros((4, 6), np.float32), 1.0)}
     desk = desks(robot)
@@ -106,7 +106,7 @@ def test_an_extra_that_never_arrives_is_refused(
     answer, connection = recorded(desk)
     connection.close()
     assert answer["error"] == (
-        "record: expected top_depth within 0.2 s, got none (top_depth: expected (height, width) "
+        "record: expected top_depth within 0.5 s, got none (top_depth: expected (height, width) "
         "uint16, millimetres, got float32 (4, 6))"
     )
 

@@ -35,7 +35,7 @@ def connect(server: FakeServer) -> Iterator[MakeClient]:
     """Connects clients, of the server unless a URL is given, and closes them after the test."""
     with ExitStack() as stack:
 
-        def make(url: str | None = None, reconnect_for_s: float = 5.0, **options: Any) -> Any:
+        def make(url: str | None = None, reconnect_for_s: float = 60.0, **options: Any) -> Any:
             remote = RemoteOptions(url=url or server.url, **options)
             access = access_to(remote, {})
             client = PolicyClient(access, reconnect_for_s=reconnect_for_s)

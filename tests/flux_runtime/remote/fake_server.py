@@ -33,6 +33,8 @@ from flux_runtime.wire.messages import (
 )
 from flux_runtime.wire.packing import pack, unpack
 
+NOISY = ("x_t", "t", "x_next", "t_next")
+"""The tensors of a policy's graphs that are as long as a chunk."""
 Sent = bytes | str | float
 """A frame of bytes, a frame of text, or a pause in seconds."""
 Script = Callable[["FakeServer", Infer], Iterable[Sent]]
@@ -51,6 +53,24 @@ def facts_of(manifest: Any, spec: RobotSpec, **changes: Any) -> PolicyFacts:
         "spec": spec,
     }
     return PolicyFacts(**(fields | changes))
+
+
+def with_horizon(manifest: Any, horizon: int) -> Any:
+    """Returns a manifest whose graphs predict so many steps."""
+
+    def longer(tensor: Any) -> Any:
+        sizes = (horizon if size == manifest.action_horizon else size for size in tensor.shape)
+        return replace(tensor, shape=tuple(sizes) if tensor.name in NOISY else tensor.shape)
+
+    graphs = {
+        name: replace(
+            graph,
+            inputs=tuple(map(longer, graph.inputs)),
+            outputs=tuple(map(longer, graph.outputs)),
+        )
+        for name, graph in manifest.graphs.items()
+    }
+    return replace(manifest, graphs=graphs, action_horizon=horizon)
 
 
 def chunk_for(server: FakeServer, request: Infer) -> np.ndarray:

@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -24,15 +23,24 @@ from flux_runtime.control.session import RunOptions
 from flux_runtime.realtime import RealtimeOptions
 from flux_runtime.realtime.remote_options import RemoteOptions
 from flux_runtime.remote.opening import policy_server
+from flux_runtime.remote.source import FIRST_LOOK_S
 from flux_runtime.wire.messages import Infer
 
 from ..control.test_realtime_episode import START, LoopbackDriver
-from .fake_server import FakeServer, Sent, answer_to, chunk_for, facts_of, renamed, well
+from .fake_server import (
+    FakeServer,
+    Sent,
+    answer_to,
+    chunk_for,
+    facts_of,
+    renamed,
+    well,
+    with_horizon,
+)
 
 pytestmark = pytest.mark.usefixtures("core")
 HOLD_FOR_S = 0.3
 DELAYS = (0, 2, 4, 6, 8)
-NOISY = ("x_t", "t", "x_next", "t_next")
 
 
 class SeeingDriver(LoopbackDriver):
@@ -62,24 +70,6 @@ def server(fakes: Any) -> Iterator[FakeServer]:
     running = FakeServer(facts_of(manifest, fakes.toy_spec()))
     yield running
     running.kill()
-
-
-def with_horizon(manifest: Any, horizon: int) -> Any:
-    """Returns a manifest whose graphs predict so many steps."""
-
-    def longer(tensor: Any) -> Any:
-        sizes = (horizon if size == manifest.action_horizon else size for size in tensor.shape)
-        return replace(tensor, shape=tuple(sizes) if tensor.name in NOISY else tensor.shape)
-
-    graphs = {
-        name: replace(
-            graph,
-            inputs=tuple(map(longer, graph.inputs)),
-            outputs=tuple(map(longer, graph.outputs)),
-        )
-        for name, graph in manifest.graphs.items()
-    }
-    return replace(manifest, graphs=graphs, action_horizon=horizon)
 
 
 @contextmanager
@@ -189,12 +179,15 @@ def test_a_server_that_stays_away_is_a_latched_stop_that_names_it(
 def test_a_signal_ends_the_wait_before_the_first_command(
     server: FakeServer, driver: SeeingDriver
 ) -> None:
-    server.script = lambda s, r: []
-    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    def stop(s: FakeServer, r: Infer) -> list[Sent]:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return []
+
+    server.script = stop
     began_s = time.monotonic()
     with pytest.raises(StoppedBySignal, match="SIGTERM"), opened(server, driver):
         pass
-    assert time.monotonic() - began_s < 2
+    assert time.monotonic() - began_s < FIRST_LOOK_S / 2
     assert driver.calls[-1] == "close" and driver.link.num_commands == 0
 
 

@@ -10,6 +10,8 @@ import ssl
 import struct
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
+from statistics import median
 
 import psutil
 import pytest
@@ -19,9 +21,11 @@ from websockets.sync.client import connect
 from flux_runtime.wire import pack
 
 from ...serving import Served, observation, serving
-from .conftest import SEED, Local, Robot, openpi
+from .conftest import SEED, Local, Robot, openpi, wait_until
 
-TIMEOUT_S = 0.6
+HANDSHAKE_S, TIMEOUT_S = 2.0, 1.0
+"""Of the server under test: for opening a connection, which takes a busy machine a while, and for
+messages and answers."""
 MESSAGE_BYTES = 2**20
 HEAD = (
     b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -32,9 +36,8 @@ HEAD = (
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     timeouts = [
-        part
-        for name in ("handshake", "message", "send")
-        for part in (f"--{name}-timeout", TIMEOUT_S)
+        *("--handshake-timeout", HANDSHAKE_S),
+        *("--message-timeout", TIMEOUT_S, "--send-timeout", TIMEOUT_S),
     ]
     folder = tmp_path_factory.mktemp("serve")
     limits = ("--max-message-mb", 1, "--max-bytes-mb", 16, "--max-connections", 70)
@@ -45,7 +48,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 @pytest.fixture(scope="module")
 def running_robot(served: Served, local: Local) -> Iterator[Robot]:
-    found = Robot(served, local)
+    found = Robot(partial(openpi, served), local)
     yield found
     found.stop()
 
@@ -61,14 +64,11 @@ def robot(running_robot: Robot, served: Served) -> Iterator[None]:
 
 @contextlib.contextmanager
 def counted(served: Served, kind: str, of: str, least: int = 1) -> Iterator[None]:
-    """Requires that this is counted within a few seconds."""
+    """Requires that this is counted."""
     name = f'flux_serve_{of}_total{{kind="{kind}"}}'
     before = served.metrics().get(name, 0.0)
     yield
-    until_s = time.monotonic() + 5
-    while (now := served.metrics().get(name, 0.0)) < before + least:
-        assert time.monotonic() < until_s, f"{name}: {before} -> {now}"
-        time.sleep(0.05)
+    wait_until(lambda: served.metrics().get(name, 0.0) >= before + least, f"{name}: {before}")
 
 
 def _raw(served: Served) -> socket.socket:
@@ -80,7 +80,7 @@ def _opened(served: Served, *, receive_buffer: int | None = None) -> socket.sock
     one = socket.socket()
     if receive_buffer is not None:
         one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-    one.settimeout(10)
+    one.settimeout(30)
     one.connect(("127.0.0.1", served.port))
     one.sendall(HEAD)
     data = b""
@@ -147,11 +147,9 @@ def test_what_opens_no_connection_is_refused_in_one_line(
 
 def test_tls_on_the_plain_port_fails_at_once(served: Served) -> None:
     context = ssl.create_default_context()
-    began_s = time.monotonic()
     plain = counted(served, "tls_on_plain", "handshakes_refused")
-    with plain, _raw(served) as one, pytest.raises(ssl.SSLError):
+    with plain, _raw(served) as one, pytest.raises(ssl.SSLError):  # and no TimeoutError
         context.wrap_socket(one, server_hostname="localhost")
-    assert time.monotonic() - began_s < 5
 
 
 def test_a_browser_is_refused(served: Served) -> None:
@@ -183,13 +181,19 @@ def test_health_needs_nothing(served: Served) -> None:
 
 def test_a_handshake_of_one_byte_per_second_is_cut(served: Served) -> None:
     with counted(served, "incomplete", "handshakes_refused"), _raw(served) as one:
-        began_s = time.monotonic()
-        with contextlib.suppress(OSError):
-            for place in range(20):
-                one.sendall(HEAD[place : place + 1])
-                time.sleep(0.1)
+        assert _sent_bytewise(one, HEAD) < len(HEAD)
         _rest(one)
-        assert time.monotonic() - began_s < 4
+
+
+def _sent_bytewise(one: socket.socket, data: bytes) -> int:
+    """Sends a byte a moment; returns how many were sent before the server had enough of it."""
+    for place in range(len(data)):
+        try:
+            one.sendall(data[place : place + 1])
+        except OSError:
+            return place
+        time.sleep(0.1)
+    return len(data)
 
 
 # Messages.
@@ -197,12 +201,8 @@ def test_a_handshake_of_one_byte_per_second_is_cut(served: Served) -> None:
 
 def test_a_message_of_one_byte_per_second_is_cut(served: Served) -> None:
     with counted(served, "slow_sender", "connections_cut"), _opened(served) as one:
-        message = _frame(_request())
-        with contextlib.suppress(OSError):
-            for place in range(30):
-                one.sendall(message[place : place + 1])
-                time.sleep(0.1)
-        assert b"a message took longer than 0.6 s" in _rest(one)
+        _sent_bytewise(one, _frame(_request())[:30])
+        assert b"a message took longer than 1 s" in _rest(one)
 
 
 def test_a_ping_that_never_ends_is_cut_too(served: Served) -> None:
@@ -245,7 +245,7 @@ def test_a_message_that_fills_the_limit_is_taken(served: Served) -> None:
 
 
 def test_a_slow_reader_is_cut(served: Served) -> None:
-    request, until_s = _frame(_request()), time.monotonic() + 8
+    request, until_s = _frame(_request()), time.monotonic() + 60
     with (
         counted(served, "slow_reader", "connections_cut"),
         _opened(served, receive_buffer=2048) as one,
@@ -262,10 +262,11 @@ def test_a_flood_is_not_read_and_costs_the_robot_little(
     served: Served, running_robot: Robot, reads: bool
 ) -> None:
     request = _frame(_request()) * 4
+    calm_s = median(running_robot.waits_s)
     running_robot.waits_s.clear()
     with counted(served, "rate", "refusals"), _opened(served) as one:
         one.setblocking(False)
-        sent, until_s = 0, time.monotonic() + 1.5
+        sent, until_s = 0, time.monotonic() + 1.0
         while time.monotonic() < until_s:
             try:
                 sent += one.send(request)
@@ -276,12 +277,12 @@ def test_a_flood_is_not_read_and_costs_the_robot_little(
             except ConnectionError:
                 break
     assert sent < 12e6  # the kernel's buffers, and a burst
-    assert sorted(running_robot.waits_s)[len(running_robot.waits_s) // 2] < 0.25
+    assert median(running_robot.waits_s) < max(0.25, 10 * calm_s)
 
 
 def test_a_flood_of_pings_and_empty_frames_is_not_read(served: Served) -> None:
     for opcode in (0x89, 0x82):
-        with counted(served, "rate", "refusals"), _opened(served) as one:
+        with _opened(served) as one, counted(served, "rate", "refusals"):
             one.setblocking(False)
             frames, until_s = bytes([opcode, 0x80, 0, 0, 0, 0]) * 10_000, time.monotonic() + 0.5
             while time.monotonic() < until_s:
@@ -295,12 +296,11 @@ def test_a_flood_of_pings_and_empty_frames_is_not_read(served: Served) -> None:
 
 def test_very_many_fragments_are_not_read(served: Served) -> None:
     with (
-        counted(served, "rate", "refusals"),
         _opened(served) as one,
+        counted(served, "rate", "refusals"),
         contextlib.suppress(ConnectionError),
     ):
         one.sendall(b"\x02\x80\0\0\0\0" + b"\x00\x80\0\0\0\0" * 30_000)
-        time.sleep(0.2)
 
 
 def test_a_message_in_pieces_of_4_kib_is_a_message(served: Served) -> None:
@@ -316,8 +316,8 @@ def test_a_message_in_pieces_of_4_kib_is_a_message(served: Served) -> None:
 
 def _each_connection_open(served: Served, count: int, act: Callable[[socket.socket], None]) -> None:
     with contextlib.ExitStack() as stack:
-        for _ in range(count):
-            act(stack.enter_context(_opened(served)))
+        for one in [stack.enter_context(_opened(served)) for _ in range(count)]:
+            act(one)
 
 
 def test_memory_stays_when_many_announce_much_and_send_nothing(served: Served) -> None:
@@ -339,16 +339,19 @@ def test_those_that_hold_much_memory_are_cut_and_the_robot_is_not(served: Served
     before = process.memory_info().rss
     largest = 0
 
+    sent = 0
+
     def send(one: socket.socket) -> None:
-        nonlocal largest
+        nonlocal largest, sent
         with contextlib.suppress(ConnectionError):
             one.sendall(_frame(bytes(MESSAGE_BYTES - 1), claimed=MESSAGE_BYTES))
-        held = served.metrics()["flux_serve_bytes_in_flight"]
-        largest = max(largest, int(held))
+        sent += 1
+        if sent > 6:
+            largest = max(largest, int(served.metrics()["flux_serve_bytes_in_flight"]))
 
     with counted(served, "no_room", "connections_cut", least=4):
         _each_connection_open(served, 14, send)
-    assert largest <= 8 * 2**20  # half of --max-bytes-mb: they are one client
+    assert 0 < largest <= 8 * 2**20  # half of --max-bytes-mb: they are one client
     assert process.memory_info().rss - before < 60e6
 
 
@@ -362,7 +365,7 @@ def test_one_connection_more_than_permitted_is_told(served: Served) -> None:
             with contextlib.suppress(AssertionError):  # some may be left of other tests
                 stack.enter_context(_opened(served))
         for _ in range(3):
-            stack.enter_context(connect(served.url))
+            stack.enter_context(connect(served.url, open_timeout=30))
     response = error.value.response
     assert response.status_code == 503 and response.headers["Retry-After"] == "1"
     assert re.fullmatch(rb"expected at most 66 connections of one client.*\n", response.body or b"")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import re
 import shlex
@@ -10,17 +12,17 @@ import signal
 import socket
 import subprocess
 import threading
-import time
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from flux_runtime.cli import build_parser, main
 from flux_runtime.serve.options import serve_options_from
 from flux_runtime.wire import pack
 
 from ...serving import SHIPPED, observation, serving, start_server
-from .conftest import openpi
+from .conftest import openpi, wait_until
 
 UNIT = Path(__file__).resolve().parents[3] / "deploy" / "flux-serve.service"
 
@@ -91,17 +93,21 @@ def test_insecure_is_loud_and_open(tmp_path: Path) -> None:
 
 
 def test_sigterm_answers_what_was_asked_and_ends_well(tmp_path: Path) -> None:
-    served = start_server(tmp_path)
-    with openpi(served) as client, openpi(served) as other:
-        messages = [pack(observation(number)) for number in range(2)]
-        # More than one inference takes, so that one runs and one waits.
-        for one, message in zip((client, other), messages, strict=True):
+    served = start_server(tmp_path, "--drain-for", 60)
+    taken = 'flux_serve_requests_total{protocol="openpi"}'
+    # Large pictures take longer than it takes to ask how many requests have come.
+    file = io.BytesIO()
+    Image.new("RGB", (1920, 1080), "red").save(file, format="png")
+    message = pack({**observation(0), "images": {"cam_high": file.getvalue()}})
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(openpi(served)) for _ in range(6)]
+        for one in clients:
             one.connection.send(message)
-        time.sleep(0.003)
+        wait_until(lambda: served.metrics().get(taken) == len(clients), "no requests")
         code: list[int] = []
         thread = threading.Thread(target=lambda: code.append(served.stop()))
         thread.start()
-        for one in (client, other):
+        for one in clients:
             assert isinstance(one.answer(), dict)
             with pytest.raises(Exception, match="1001.*the server is shutting down"):
                 one.answer()
@@ -114,11 +120,9 @@ def test_sigterm_answers_what_was_asked_and_ends_well(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_ends_it_too_while_a_client_does_nothing(tmp_path: Path) -> None:
-    served = start_server(tmp_path, "--drain-for", 2)
+    served = start_server(tmp_path, "--drain-for", 2, "--handshake-timeout", 600)
     with socket.create_connection(("127.0.0.1", served.port)):
-        began_s = time.monotonic()
         assert served.stop(signal.SIGINT) == 0
-        assert time.monotonic() - began_s < 8
 
 
 # The unit of systemd.

@@ -33,7 +33,7 @@ def _handshake(made: MadeCertificate, name: str, client: ssl.SSLContext) -> byte
     server = server_context(made.certificate, made.key, lambda kind: None)
     ends = socket.socketpair()
     for end in ends:
-        end.settimeout(5)
+        end.settimeout(30)
 
     def accept() -> None:
         try:

@@ -81,12 +81,12 @@ def test_a_log_that_nobody_reads_holds_up_nobody() -> None:
     read, write = os.pipe()
     stream, now = os.fdopen(write, "w"), [0.0]
     log = EventLog(stream, "text", now_s=lambda: now[0])
-    began_s = time.monotonic()
+    began_s = time.monotonic()  # of what would never end
     for _ in range(2 * MOST_UNWRITTEN):
         log.write("connected", reason="x" * LONGEST_VALUE)
         now[0] += 1.0
     log.close(0.1)
-    assert time.monotonic() - began_s < 5
+    assert time.monotonic() - began_s < 30
     os.close(read)
     log.close()
     with contextlib.suppress(BrokenPipeError):

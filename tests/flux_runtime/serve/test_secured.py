@@ -22,7 +22,7 @@ from flux_runtime.cli import main
 from flux_runtime.wire import pack
 
 from ...serving import Served, observation, serving
-from .conftest import SEED, Local, OpenPIClient
+from .conftest import SEED, Local, OpenPIClient, Robot, wait_until
 
 TOKEN, OTHER = "a-token-for-the-left-arm", "a-token-for-the-right-arm"
 
@@ -42,10 +42,30 @@ def served(folder: Path) -> Iterator[Served]:
         folder,
         *("--listen", "0.0.0.0:0", "--seed", SEED, "--token-file", folder / "tokens"),
         *("--tls-cert", folder / "flux-serve.crt", "--tls-key", folder / "flux-serve.key"),
-        *("--log-format", "json", "--idle-timeout", 1.5, "--handshake-timeout", 1),
-        *("--send-timeout", 0.6),
+        *("--log-format", "json", "--idle-timeout", 3, "--handshake-timeout", 2),
+        *("--send-timeout", 1),
     ) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def running_robot(served: Served, folder: Path, local: Local) -> Iterator[Robot]:
+    @contextlib.contextmanager
+    def connected() -> Iterator[OpenPIClient]:
+        with _connect(served, folder, f"Bearer {TOKEN}") as connection:
+            yield OpenPIClient(connection)
+
+    found = Robot(connected, local)
+    yield found
+    found.stop()
+
+
+@pytest.fixture(autouse=True)
+def robot(running_robot: Robot) -> Iterator[None]:
+    """A robot gets its answers before, during and after every test."""
+    running_robot.check(1)
+    yield
+    running_robot.check()
 
 
 def _trusting(folder: Path) -> ssl.SSLContext:
@@ -59,6 +79,7 @@ def _connect(served: Served, folder: Path, authorization: str | None) -> ClientC
         ssl=_trusting(folder),
         additional_headers=headers,
         compression=None,
+        open_timeout=30,
     )
 
 
@@ -142,41 +163,40 @@ def test_plain_text_is_refused_and_counted(served: Served) -> None:
         with contextlib.suppress(ConnectionResetError):
             assert TOKEN.encode() not in one.recv(4096)
     with pytest.raises((OSError, InvalidHandshake)):
-        connect(f"ws://127.0.0.1:{served.port}")
-    assert _count(served, name) == before + 2
+        connect(f"ws://127.0.0.1:{served.port}", open_timeout=30)
+    wait_until(lambda: _count(served, name) == before + 2, name)
 
 
 def test_a_client_that_does_not_trust_it_is_counted(served: Served) -> None:
     name = 'flux_serve_handshakes_refused_total{kind="certificate_refused"}'
     before = _count(served, name)
     with pytest.raises(ssl.SSLCertVerificationError):
-        connect(f"wss://127.0.0.1:{served.port}")
-    time.sleep(0.1)
-    assert _count(served, name) == before + 1
+        connect(f"wss://127.0.0.1:{served.port}", open_timeout=30)
+    wait_until(lambda: _count(served, name) == before + 1, name)
 
 
 def test_a_tls_handshake_that_never_ends_is_cut(served: Served) -> None:
-    began_s = time.monotonic()
     with socket.create_connection(("127.0.0.1", served.port), timeout=30) as one:
         one.sendall(b"\x16\x03\x01")
         with contextlib.suppress(ConnectionResetError):
-            while one.recv(4096):
+            while one.recv(4096):  # a TimeoutError if it is not cut
                 pass
-    assert time.monotonic() - began_s < 4
 
 
 def test_who_asks_nothing_is_cut_after_a_while(served: Served, folder: Path) -> None:
+    name = 'flux_serve_connections_cut_total{kind="idle"}'
+    before = _count(served, name)
     with _connect(served, folder, f"Bearer {TOKEN}") as connection:
         OpenPIClient(connection)
         with pytest.raises(ConnectionClosed) as error:
             connection.recv(timeout=30)
     assert error.value.rcvd is not None and error.value.rcvd.code == 1001
-    assert _count(served, 'flux_serve_connections_cut_total{kind="idle"}') == 1
+    assert _count(served, name) == before + 1
 
 
 def test_a_slow_reader_is_cut(served: Served, folder: Path) -> None:
     name = 'flux_serve_connections_cut_total{kind="slow_reader"}'
-    payload, until_s = pack(observation(0)), time.monotonic() + 10
+    payload, until_s = pack(observation(0)), time.monotonic() + 60
     head = (
         "GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
         "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n"
@@ -184,7 +204,7 @@ def test_a_slow_reader_is_cut(served: Served, folder: Path) -> None:
     )
     with socket.socket() as plain, contextlib.suppress(OSError):
         plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
-        plain.settimeout(5)
+        plain.settimeout(30)
         plain.connect(("127.0.0.1", served.port))
         with _trusting(folder).wrap_socket(plain, server_hostname="127.0.0.1") as one:
             one.sendall(head.encode())
@@ -192,7 +212,7 @@ def test_a_slow_reader_is_cut(served: Served, folder: Path) -> None:
             while time.monotonic() < until_s and not _count(served, name):
                 one.sendall(struct.pack("!BBQ", 0x82, 0xFF, len(payload)) + bytes(4) + payload)
                 time.sleep(0.02)
-    assert _count(served, name) == 1
+    wait_until(lambda: _count(served, name) == 1, name)
 
 
 def test_metrics_are_on_loopback_alone(served: Served) -> None:

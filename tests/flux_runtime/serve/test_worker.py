@@ -34,7 +34,7 @@ class _Desk:
 def _desk(work: Callable[[Job], object]) -> Iterator[_Desk]:
     desk = _Desk(work)
     yield desk
-    assert desk.worker.stop(5)
+    assert desk.worker.stop(30)
 
 
 def test_requests_are_inferred_and_delivered() -> None:
@@ -50,12 +50,12 @@ def test_while_one_runs_others_wait_and_the_time_is_told() -> None:
 
     def work(job: Job) -> object:
         begun.set()
-        assert go_on.wait(5)
+        assert go_on.wait(30)
         return None
 
     with _desk(work) as desk:
         desk.worker.add(Job(client="a", deadline_s=1.0))
-        assert begun.wait(5)
+        assert begun.wait(30)
         desk.now_s = 3.0
         assert desk.worker.busy_s == 3.0
         desk.worker.add(Job(client="b", deadline_s=2.0, expires=True))
@@ -74,14 +74,14 @@ def test_a_running_inference_that_does_not_end_is_not_waited_for() -> None:
 
     def work(job: Job) -> object:
         begun.set()
-        return go_on.wait(10)
+        return go_on.wait(30)
 
     desk = _Desk(work)
     desk.worker.add(Job(client="a", deadline_s=1.0))
-    assert begun.wait(5)
+    assert begun.wait(30)
     assert not desk.worker.stop(0.05)
     go_on.set()
-    assert desk.worker.stop(5)
+    assert desk.worker.stop(30)
 
 
 def test_a_worker_that_fails_says_so() -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from flux_core.models import flow_matching_loss
+from flux_core.cli import main as flux_core
+from flux_core.models import draw_flow, flow_errors, flow_mask, flow_matching_loss
 from flux_core.models.weights.checkpoint_file import load_checkpoint
 from flux_core.models.weights.lora import apply_lora, load_adapter, merged_weights
 from flux_core.models.weights.pretrained import load_pretrained
@@ -109,6 +111,57 @@ def test_a_resumed_run_with_dropout_is_exact(
     same_weights(parts, tmp_path / "whole")
 
 
+def test_the_held_out_loss_is_that_of_the_robots_own_embodiment(
+    run: ForkedRuns, alone: Path, one_episode: Path, tmp_path: Path
+) -> None:
+    """Against the whole held-out set in one batch."""
+    tree = json.loads((alone / "config.json").read_text())
+    held_out, path = tmp_path / "held_out", tmp_path / "config.json"
+    held_out.symlink_to(one_episode)
+    dataset = {**tree["train_dataloader"]["dataset"]}
+    steps = [each for each in dataset["datasets"]["transforms"] if each["type"] != "DropStates"]
+    assert len(steps) == len(dataset["datasets"]["transforms"]) - 1
+    moved = {"data_root_path": str(held_out), "transforms": steps}
+    dataset["datasets"] = {**dataset["datasets"], **moved}
+    tree["validation"] = dict(dataset=dataset, num_batches=1000, num_action_samples=2)
+    path.write_text(json.dumps(tree))
+    run(tmp_path / "run", ["runner.max_steps=2"], config=str(path))
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").open()]
+    (found,) = [line["validation"] for line in lines if "validation" in line]
+
+    config, _ = read_train_config(path, [])
+    model = config.model.build().eval()
+    model.load_state_dict(load_file(tmp_path / "run" / "checkpoint_epoch_1.safetensors"))
+    assert config.validation is not None
+    samples = config.validation.dataset.build().datasets[0]
+    collated = config.runner.collator([samples[i] for i in range(len(samples))])
+    batch = {key: torch.as_tensor(value) for key, value in collated.items()}
+    assert batch["embodiment_ids"].tolist() == [EMBODIMENT] * len(samples)
+    seeded = torch.Generator().manual_seed(0)
+    draws = draw_flow(model.config, len(samples), PADDED_ACTION, generator=seeded)
+    with torch.no_grad():
+        mask = flow_mask(model, batch, draws)
+        error = (flow_errors(model, batch, draws) * mask).sum((0, 1))
+        other = flow_errors(model, {**batch, "embodiment_ids": batch["embodiment_ids"] - 1}, draws)
+    expected = error.sum() / mask.sum()
+    assert found["loss"] == pytest.approx(expected.item(), rel=1e-4)
+    by_dimension = (error / mask.sum((0, 1)))[:ACTION_DIM]
+    assert found["loss_by_dimension"]["aloha-sim"] == pytest.approx(by_dimension.tolist(), rel=1e-4)
+    assert abs((other * mask).sum() / mask.sum() - expected) > 1e-3 * expected
+    for errors in found["action_error"]["aloha-sim"].values():
+        assert len(errors) == ACTION_DIM and all(value > 0 for value in errors)
+
+
+@pytest.mark.parametrize("name", ["checkpoint_epoch_1.pt", "checkpoint_epoch_1.safetensors"])
+def test_what_training_wrote_is_recognised(
+    name: str, alone: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = str(alone / "config.json")
+    assert flux_core(["inspect", str(alone / name), "--config", config, "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["format"], report["model"]) == ("flux", "gr00t")
+
+
 LORA = [
     *("model.use_lora=true", "model.lora_rank=2", "model.lora_dropout=0.1"),
     f"model.modules_to_save={list(HEAD)!r}".replace(" ", ""),
@@ -174,7 +227,8 @@ def test_a_frozen_part_does_not_change(
 
 @pytest.fixture(scope="module")
 def gradients(options: list[str]) -> dict[str, torch.Tensor]:
-    config, _ = read_train_config(Path(CONFIG), options)
+    with_states = "train_dataloader.dataset.datasets.transforms.5.share=0"
+    config, _ = read_train_config(Path(CONFIG), [*options, with_states])
     dataset = config.train_dataloader.dataset.build()
     batch = {
         key: torch.as_tensor(value)

@@ -17,6 +17,9 @@ MODELS = {target.partition(":")[2]: target for target in NETWORKS.values()}
 VISION_BACKBONES = {
     "SigLIPViTBackbone": "flux_core.models.layers.siglip:SigLIPViTBackbone",
     "ConvBackbone": "flux_core.models.layers.conv_backbone:ConvBackbone",
+    "TransformersVisionBackbone": (
+        "flux_core.models.layers.transformers_vision:TransformersVisionBackbone"
+    ),
 }
 VISION_CONFIGS = {"SigLIPVisionConfig": "flux_core.models.layers.siglip:SigLIPVisionConfig"}
 PROJECTORS = {"LinearProjector": "flux_core.models.layers.basic:LinearProjector"}
@@ -36,6 +39,7 @@ DATASETS = {"ParquetDataset": "flux_data.samples.windows:ParquetDataset"}
 TRANSFORMS = {
     "ProcessParquetInputs": "flux_data.samples.process_inputs:ProcessParquetInputs",
     "AugmentImages": "flux_core.transforms:AugmentImages",
+    "DropStates": "flux_core.transforms:DropStates",
     "AlohaToPi": "flux_core.transforms:AlohaToPi",
     "RelativeActions": "flux_core.transforms:RelativeActions",
     "NormalizeStatesAndActions": "flux_core.transforms:NormalizeStatesAndActions",
@@ -48,6 +52,8 @@ TRANSFORMS = {
     "ResizeImagesWithPad": "flux_core.transforms:ResizeImagesWithPad",
     "NvidiaResizeImages": "flux_core.transforms:NvidiaResizeImages",
     "LeRobotResizeImages": "flux_core.transforms:LeRobotResizeImages",
+    "NvidiaShiftImages": "flux_core.transforms:NvidiaShiftImages",
+    "NvidiaJitterColors": "flux_core.transforms:NvidiaJitterColors",
     "SimpleNormalizeImages": "flux_core.transforms:SimpleNormalizeImages",
     "NormalizeImages": "flux_core.transforms:NormalizeImages",
 }

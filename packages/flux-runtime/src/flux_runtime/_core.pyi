@@ -435,10 +435,19 @@ class SafetyFilter:
         """How long braking takes at most, if ticks are no more than `max_dt_s` apart."""
 
 class ActionDecoder:
-    """normalised * scale + offset + relative_mask * observed state, each (A,), in float32."""
+    """normalised * scale + offset + relative_mask * observed state, each (A,), in float32.
+
+    Where `binary_mask` is true, an action is 1 if the normalised one is above 0.5, else 0; such
+    actions are never averaged or interpolated. None: none is binary.
+    """
 
     def __init__(
-        self, *, scale: ArrayLike, offset: ArrayLike, relative_mask: ArrayLike
+        self,
+        *,
+        scale: ArrayLike,
+        offset: ArrayLike,
+        relative_mask: ArrayLike,
+        binary_mask: ArrayLike | None = None,
     ) -> None: ...
     def decode(
         self, normalised: NDArray[np.float32], state: NDArray[np.float32]

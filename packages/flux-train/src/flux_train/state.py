@@ -124,7 +124,9 @@ def initial_state(config: TrainConfig, ranks: Ranks, num_groups: int) -> TrainSt
         ConfigError: every parameter is frozen.
     """
     model, settings = built_model(config, ranks), config.model
-    if settings.pretrained_name_or_path is not None:
+    if settings.pretrained_name_or_path is None:
+        model.load_parts()
+    else:
         load_pretrained(
             model,
             Path(settings.pretrained_name_or_path),

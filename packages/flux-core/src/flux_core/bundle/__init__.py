@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from .bundle import write_manifest as write_manifest
     from .checks import ITEM_BYTES as ITEM_BYTES
     from .described import DescribedBundle as DescribedBundle
+    from .golden_file import prompt_columns as prompt_columns
     from .manifest import MANIFEST_NAME as MANIFEST_NAME
     from .manifest import READS_STATE as READS_STATE
     from .manifest import ComponentSource as ComponentSource
@@ -32,6 +33,7 @@ __getattr__, __dir__ = lazy_exports(
         "bundle": ("Bundle", "write_manifest"),
         "checks": ("ITEM_BYTES",),
         "described": ("DescribedBundle",),
+        "golden_file": ("prompt_columns",),
         "manifest": (
             *("MANIFEST_NAME", "ComponentSource", "FileEntry", "GraphSignature"),
             *("Manifest", "READS_STATE", "TensorSignature", "manifest_data", "parse_manifest"),

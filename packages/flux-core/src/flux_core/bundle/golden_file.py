@@ -22,7 +22,7 @@ _FIRST_STEP = "output.x_next_first"
 def read_golden(path: Path, manifest: Manifest) -> dict[str, NDArray[Any]]:
     """Reads the graphs' input and output tensors, after checking their layouts in the header.
 
-    Prompts are cut to the width that the graphs take.
+    Prompts are cut to the width that the graphs take, on the side of their padding.
 
     Raises:
         BundleError: the file is damaged, or a tensor is missing, not finite or of another layout.
@@ -39,19 +39,38 @@ def read_golden(path: Path, manifest: Manifest) -> dict[str, NDArray[Any]]:
             f"{GOLDEN_NAME}: cannot be read ({show(str(error))}). {DAMAGED}"
         ) from error
     width = manifest.max_prompt_tokens
-    if tensors[_PROMPT[1]][:, width:].any():
+    columns = prompt_columns(tensors[_PROMPT[1]], width)
+    if columns is None:
         raise BundleError(
             f"{GOLDEN_NAME}: input.lang_masks: expected a prompt of at most {width} tokens, got a "
             f"longer one. {AGAIN}"
         )
     for name in _PROMPT:
-        tensors[name] = np.ascontiguousarray(tensors[name][:, :width])
+        tensors[name] = np.ascontiguousarray(tensors[name][:, columns])
     for name, tensor in tensors.items():
         if tensor.dtype.kind == "f" and not np.isfinite(tensor).all():
             raise BundleError(
                 f"{GOLDEN_NAME}: {name}: expected finite numbers, got NaN or infinity. {AGAIN}"
             )
     return tensors
+
+
+def prompt_columns(masks: NDArray[Any], width: int) -> slice | None:
+    """Returns the columns of a prompt that fit graphs for `width` tokens.
+
+    Args:
+        masks: (1, L) bool, True = real token; padding is on the right or on the left.
+        width: up to L.
+
+    Returns:
+        `width` columns with all real tokens and a part of the padding, on its side; None if the
+        prompt is longer.
+    """
+    length = masks.shape[1]
+    for columns in (slice(0, width), slice(length - width, length)):
+        if masks[:, columns].sum() == masks.sum():
+            return columns
+    return None
 
 
 def _check_layouts(stored: Mapping[str, SafetensorsEntry], manifest: Manifest) -> list[str]:

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from .providers import provided_names as provided_names
     from .providers import provider as provider
     from .spec import RobotSpec as RobotSpec
+    from .switches import check_switches as check_switches
     from .tightening import RateTightening as RateTightening
     from .tightening import Tightening as Tightening
 
@@ -66,6 +67,7 @@ __getattr__, __dir__ = lazy_exports(
             *("provided_names", "provider"),
         ),
         "spec": ("RobotSpec",),
+        "switches": ("check_switches",),
         "tightening": ("RateTightening", "Tightening"),
     },
 )

@@ -19,15 +19,20 @@ from .actions import (
     RelativeActions,
 )
 from .aloha import AlohaToPi
-from .augmentation import AugmentImages
+from .augmentation import AugmentImages, DropStates
 from .base import ModelInputs, Sample, Transform, apply
 from .difference import Difference
 from .gr00t import (
     IMAGE_TOKEN,
+    ROTATION_TYPES,
     LeRobotResizeImages,
+    NvidiaJitterColors,
     NvidiaResizeImages,
+    NvidiaShiftImages,
     ProcessPromptsWithImage,
+    StateKeyRule,
     prompt_words,
+    rotation_type_of,
 )
 from .images import (
     NormalizeImages,
@@ -47,6 +52,7 @@ from .roles import (
     Normalization,
     Padding,
     Prompter,
+    StateAugmentation,
     Tokenization,
 )
 from .rule import Rule, rules
@@ -54,6 +60,7 @@ from .units import ActionInverse, UnitStep
 
 __all__ = [
     "IMAGE_TOKEN",
+    "ROTATION_TYPES",
     "ActionInverse",
     "AlohaToPi",
     "AugmentImages",
@@ -61,6 +68,7 @@ __all__ = [
     "DatasetInputs",
     "DenormalizeActions",
     "Difference",
+    "DropStates",
     "ImageNormalization",
     "ImageResize",
     "LeRobotResizeImages",
@@ -68,7 +76,9 @@ __all__ = [
     "Normalization",
     "NormalizeImages",
     "NormalizeStatesAndActions",
+    "NvidiaJitterColors",
     "NvidiaResizeImages",
+    "NvidiaShiftImages",
     "PadKeyToDim",
     "Padding",
     "Pipeline",
@@ -82,6 +92,8 @@ __all__ = [
     "Rule",
     "Sample",
     "SimpleNormalizeImages",
+    "StateKeyRule",
+    "StateAugmentation",
     "Tokenization",
     "TaskPrompter",
     "Transform",
@@ -91,5 +103,6 @@ __all__ = [
     "pi_observation",
     "prompt_words",
     "resize_to",
+    "rotation_type_of",
     "rules",
 ]

@@ -143,6 +143,15 @@ class DenormalizeActions:
         scale, offset = action_affine(stats, self.norm_type, self.action_keys)
         return scale[: self.action_dim], offset[: self.action_dim]
 
+    def binary_mask(self, dims: int) -> NDArray[np.bool_]:
+        """Returns (dims,) True where an action is 0 or 1."""
+        mask = np.zeros(dims, np.bool_)
+        place = 0
+        for _, size, rule in self.action_keys:
+            mask[place : place + size] = rule == "binary"
+            place += size
+        return mask
+
 
 @dataclass(frozen=True, kw_only=True)
 class PadKeyToDim(Padding):

@@ -1,4 +1,4 @@
-"""Random changes of training images (openpi `model.py`, `preprocess_observation`)."""
+"""Random changes of training samples: images as in openpi's `preprocess_observation`, states."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from PIL import Image, ImageEnhance
 
 from ..errors import ConfigError, DataError
 from .base import Sample
-from .roles import Augmentation
+from .roles import Augmentation, Prompter, StateAugmentation
 from .rule import rules
 
 
@@ -77,3 +77,31 @@ class AugmentImages(Augmentation):
         picture = picture.resize((width, height), Image.Resampling.BILINEAR, box=box)
         angle = rng.uniform(-self.max_rotation_deg, self.max_rotation_deg)
         return picture.rotate(angle, Image.Resampling.BILINEAR)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DropStates(StateAugmentation):
+    """Sets the normalised state of a `share` of the training samples to zero.
+
+    As soon as an arm moves, its joints say where it is going, and with it what it has seen. From
+    scratch, a network that reads exact numbers (GR00T's state token) learns from them alone and
+    never looks at the images, without which it cannot begin an episode.
+    """
+
+    rules = rules("free", "augmentation is for training only", "share")
+    before = (Prompter,)
+    share: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.share <= 1.0:
+            raise ConfigError(f"share: expected 0 to 1, got {self.share}")
+
+    def __call__(self, sample: Sample) -> Sample:
+        if "rng" not in sample:
+            raise DataError(
+                "DropStates: expected a training sample with its random generator; on the robot "
+                "states are left as they are"
+            )
+        if sample["rng"].random() >= self.share:
+            return sample
+        return {**sample, "states": np.zeros_like(sample["states"])}

@@ -21,6 +21,7 @@ class ModelInputs:
         action_dim: dimensions of its actions, padding included.
         pixel_range: the range of pixel values that its vision backbone was pretrained on; None if
             any range will do.
+        needs_pixel_range: whether another range is an error, because the network converts from it.
         state_dim: dimensions of its state, padding included; None if any number will do.
         num_embodiments: from how many robots' weights it chooses; 1 if it has no such weights.
     """
@@ -28,6 +29,7 @@ class ModelInputs:
     image_size: tuple[int, int]
     action_dim: int
     pixel_range: tuple[float, float] | None = None
+    needs_pixel_range: bool = False
     state_dim: int | None = None
     num_embodiments: int = 1
 

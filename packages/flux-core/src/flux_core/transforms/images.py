@@ -96,11 +96,19 @@ class NormalizeImages(ImageNormalization):
         return replace(self, means=means, stds=stds)
 
     def check_model(self, model: ModelInputs, where: str) -> None:
-        """Warns about pixel values outside the range that the vision backbone was trained on."""
+        """Warns about pixel values outside the range that the vision backbone was trained on;
+        refuses any other range if the network converts from it."""
         if model.pixel_range is None:
             return
         scale, offset = self.affine(len(self.means))
         low, high = model.pixel_range
+        ends = np.stack((offset, 255.0 * scale + offset))
+        if model.needs_pixel_range and not np.allclose(ends.T, (low, high), rtol=0, atol=1e-3):
+            raise ConfigError(
+                f"{where}: expected pixels from {low:g} to {high:g}, because the vision backbone "
+                f"has its own mean and deviation, got {ends.min():.3g} to {ends.max():.3g}. Use "
+                "SimpleNormalizeImages"
+            )
         if offset.min() < low - 1e-3 or (255.0 * scale + offset).max() > high + 1e-3:
             logger.warning(
                 "%s: NormalizeImages gives pixels outside [%g, %g], the range that SigLIP and "

@@ -195,6 +195,16 @@ class Pipeline:
         keys = (self.denormalize or self.maybe(Normalization) or DenormalizeActions()).action_keys
         return DimensionRules.of_keys(keys, dims) if keys else None
 
+    def not_binary(self, stats: NormStats) -> str | None:
+        """Returns what the first action was, in words, that should be 0 or 1 and was neither."""
+        recorded = statistics_of(stats, self.statistic_names[1])
+        rules = self.action_rules(recorded.dim)
+        for dim in [] if rules is None else map(int, np.flatnonzero(rules.is_binary)):
+            low, high = recorded.min[dim], recorded.max[dim]
+            if low < 0.0 or high > 1.0:
+                return f"action {dim} is binary, and the recordings go from {low:g} to {high:g}"
+        return None
+
     # Encoding an observation or a prompt.
 
     def encode(self, sample: Sample, tokenizer: Tokenizer) -> Sample:

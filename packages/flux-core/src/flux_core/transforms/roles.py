@@ -98,6 +98,12 @@ class Augmentation(Transform):
     needs_recorded_images = False
 
 
+class StateAugmentation(Augmentation):
+    """Changes the normalised state of training samples at random."""
+
+    example = "DropStates"
+
+
 class ImageNormalization(Transform):
     """Maps uint8 images to the network's range, per camera and channel: `x * scale + offset`."""
 
@@ -136,6 +142,7 @@ class Normalization(Transform):
     """
 
     example = "NormalizeStatesAndActions"
+    before = (StateAugmentation,)
     needs_recorded_images = False
     norm_type: NormType
     state_key: str

@@ -147,7 +147,9 @@ class ActionInverse:
         decoded = actions * self.scale + self.offset + reference
         if self.binary_mask is None:
             return decoded
-        return np.where(self.binary_mask, actions > THRESHOLD, decoded).astype(np.float32)
+        # What is not finite is kept, to be found later.
+        switched = np.where(np.isfinite(actions), actions > THRESHOLD, actions)
+        return np.where(self.binary_mask, switched, decoded).astype(np.float32)
 
 
 def masked(mask: ArrayLike, state: NDArray[np.floating]) -> NDArray[np.float32]:

@@ -98,6 +98,29 @@ def check_columns(features: Mapping[str, Any], columns: Sequence[str], where: st
             )
 
 
+def check_apart(columns: Sequence[str], where: str) -> None:
+    """Refuses parts of one column that have dimensions in common: an action cannot have two values.
+
+    Raises:
+        DataError: it names both.
+    """
+    for place, key in enumerate(columns):
+        for other in columns[:place]:
+            ours, theirs = _dimensions_of(key), _dimensions_of(other)
+            if base_of(key) != base_of(other):
+                continue
+            first, last = max(ours.start or 0, theirs.start or 0), min(_end(ours), _end(theirs))
+            if first < last:
+                raise DataError(
+                    f"{where}: expected each dimension once, got dimension {first} of "
+                    f"{base_of(key)!r} in {other!r} and in {key!r}"
+                )
+
+
+def _end(part: slice) -> float:
+    return float("inf") if part.stop is None else part.stop
+
+
 def check_known(features: Mapping[str, Any], keys: Sequence[str], where: str) -> None:
     """Refuses the first key that is not a feature.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -13,7 +13,15 @@ from numpy.typing import NDArray
 from flux_core.config import check_at_least
 from flux_core.errors import ConfigError, DataError
 from flux_core.norm_stats import FeatureStats
-from flux_core.transforms import DatasetInputs, Pipeline, Sample, Transform, UnitStep, apply
+from flux_core.transforms import (
+    DatasetInputs,
+    Normalization,
+    Pipeline,
+    Sample,
+    Transform,
+    UnitStep,
+    apply,
+)
 
 from ..lerobot.dataset import Columns, LeRobotDataset, open_lerobot
 from ..lerobot.metadata import NO_NUMBERS
@@ -21,13 +29,14 @@ from ..lerobot.state_action import (
     ACTION,
     STATE,
     bases_of,
+    check_apart,
     check_columns,
     check_known,
     dimension_names,
     joined,
     width_of,
 )
-from ..modality import resolved
+from ..modality import modality_of, resolved
 from .frame_source import FrameSource
 from .raw_sample import RawSample
 from .read_ahead import make_samples
@@ -168,9 +177,13 @@ class ParquetDataset:
         sources = config.open() if sources is None else sources
         for source in sources:
             source.check_count()
+        changes = [_changes(config, source) for source in sources]
         config = _in_columns(config, sources)
         self.config, self.pipeline = config, config.pipeline
-        self.parts = [DatasetPart(source, config, statistic_keys) for source in sources]
+        self.parts = [
+            DatasetPart(source, config, statistic_keys, columns)
+            for source, columns in zip(sources, changes, strict=True)
+        ]
         self._ends = np.cumsum([len(part) for part in self.parts])
         self.stats: Mapping[str, FeatureStats] = {}
 
@@ -258,8 +271,20 @@ class DatasetPart:
     """One directory: its samples and their values."""
 
     def __init__(
-        self, source: LeRobotDataset, config: ParquetDataset.Config, statistic_keys: Sequence[str]
+        self,
+        source: LeRobotDataset,
+        config: ParquetDataset.Config,
+        statistic_keys: Sequence[str],
+        ends_at_zero: Collection[str] = (),
     ) -> None:
+        """Finds the samples of a directory.
+
+        Args:
+            source: the directory.
+            config: the settings, in columns.
+            statistic_keys: the columns of which statistics will be computed.
+            ends_at_zero: the columns of actions that are changes: 0 once an episode is over.
+        """
         self.source, self.config = source, config
         inputs = config.pipeline.maybe(DatasetInputs)
         if inputs is None or inputs is not config.transforms[0]:
@@ -273,6 +298,7 @@ class DatasetPart:
         )
         features = source.info["features"]
         check_columns(features, config.action_columns, f"{source.root}: action_key")
+        check_apart(config.action_columns, f"{source.root}: action_key")
         check_columns(features, config.state_columns, f"{source.root}: state_key")
         check_known(features, [config.task_key], f"{source.root}: task_key")
         columns = bases_of((*config.action_columns, *config.state_columns))
@@ -283,6 +309,10 @@ class DatasetPart:
         self.keys = sorted(keys)
         self._scalars = {k for k in self.keys if is_scalar_vector(features.get(k), k)}
         source.check_features([*self.keys, *bases_of(statistic_keys)])
+        widths = [width_of(features, [column]) for column in config.action_columns]
+        self._ends_at_zero = np.repeat(
+            [column in ends_at_zero for column in config.action_columns], widths
+        )
         self._skipped = {i for i, task in source.tasks.items() if task in SKIPPED_TASKS}
         self._kept_frames = [self._frames_to_skip_around(i) for i in range(source.num_episodes)]
         counts = [self._count(position) for position in range(source.num_episodes)]
@@ -391,10 +421,19 @@ class DatasetPart:
             bad = np.flatnonzero(~self._good_frames(position)[first:])
             end = first + int(bad[0]) if len(bad) else end
         mask = rows < end
+        actions = self._actions_of(columns, np.minimum(rows, end - 1), ~mask)
         if self.config.supervise_terminal_padding:
             mask = np.ones_like(mask)
-        rows = np.minimum(rows, end - 1)
-        return joined(columns, self.config.action_columns, rows).astype(np.float32), mask
+        return actions, mask
+
+    def _actions_of(
+        self, columns: Columns, rows: NDArray[np.int64], is_over: NDArray[np.bool_]
+    ) -> NDArray[np.float32]:
+        """Returns rows of the actions; once the episode `is_over`, changes are 0."""
+        actions = joined(columns, self.config.action_columns, rows).astype(np.float32)
+        if self._ends_at_zero.any():
+            actions[is_over[..., None] & self._ends_at_zero] = 0.0
+        return actions
 
     def converted_windows(
         self, steps: Sequence[UnitStep], columns: Columns, position: int
@@ -428,10 +467,10 @@ class DatasetPart:
             bad = np.append(np.flatnonzero(~self._good_frames(position)), end[:1])
             end = bad[np.searchsorted(bad, first)]
         masks = rows < end[:, None]
+        actions = self._actions_of(columns, np.minimum(rows, end[:, None] - 1), ~masks)
         if self.config.supervise_terminal_padding:
             masks = np.ones_like(masks)
-        rows = np.minimum(rows, end[:, None] - 1)
-        return joined(columns, self.config.action_columns, rows).astype(np.float32), masks
+        return actions, masks
 
 
 def _in_columns(
@@ -459,6 +498,10 @@ def _in_columns_of(config: ParquetDataset.Config, source: LeRobotDataset) -> Par
     def columns(names: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
         return column(names) if isinstance(names, str) else names and tuple(map(column, names))
 
+    names = _as_tuple(config.state_key) or ()
+    if (modality := modality_of(names, source.root, source.info["features"])) is not None:
+        for step in config.pipeline.steps(Normalization):
+            modality.check_rotations(names, step.state_keys)
     transforms = tuple(
         replace(step, video_keys=tuple(map(column, step.video_keys)))
         if isinstance(step, DatasetInputs) and is_dataclass(step)
@@ -472,6 +515,15 @@ def _in_columns_of(config: ParquetDataset.Config, source: LeRobotDataset) -> Par
         action_key=columns(config.action_key),
         state_key=columns(config.state_key),
     )
+
+
+def _changes(config: ParquetDataset.Config, source: LeRobotDataset) -> set[str]:
+    """Returns the columns of actions that `modality.json` says are changes."""
+    names = config.action_columns
+    modality = modality_of(names, source.root, source.info["features"])
+    if modality is None:
+        return set()
+    return {modality.column_of(name) for name in names if name in modality.relative}
 
 
 def _as_tuple(columns: str | tuple[str, ...] | None) -> tuple[str, ...] | None:

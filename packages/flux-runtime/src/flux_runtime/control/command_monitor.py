@@ -18,13 +18,26 @@ class CommandMonitor:
     """Counts the commands that are not finite, outside the position limits or too fast."""
 
     def __init__(
-        self, spec: RobotSpec, start: NDArray[np.float32], command_hz: float | None = None
+        self,
+        spec: RobotSpec,
+        start: NDArray[np.float32],
+        command_hz: float | None = None,
+        binary_mask: NDArray[np.bool_] | None = None,
     ) -> None:
-        """Begins with `start`, (action_dim,); `command_hz` is by default the control rate."""
+        """Begins with `start`.
+
+        Args:
+            spec: the robot, with the limits in force.
+            start: (action_dim,) the command before the first one.
+            command_hz: commands per second; default: the control rate.
+            binary_mask: (action_dim,) True where commands are 0 or 1, which may follow each other.
+        """
         self._lower = np.asarray(spec.lower, np.float64) - POSITION_TOLERANCE
         self._upper = np.asarray(spec.upper, np.float64) + POSITION_TOLERANCE
         period_s = 1 / (command_hz or spec.control_hz)
         self._max_change = np.asarray(spec.max_velocity) * period_s + POSITION_TOLERANCE
+        if binary_mask is not None:
+            self._max_change[binary_mask] = np.inf
         self._previous = np.asarray(start, np.float64)
         self.num_out_of_limit = 0
 

@@ -120,9 +120,11 @@ class LockstepEpisode:
         replay_log: ReplayLog | None,
         seed: int,
         hold_ticks: int,
+        binary_mask: NDArray[np.bool_],
     ) -> None:
         self._robot = robot
         self._spec = spec
+        self._binary_mask = binary_mask
         self._loop = loop
         self._log = log
         self._replay_log = replay_log
@@ -138,7 +140,7 @@ class LockstepEpisode:
         """Resets the robot, and holds the start state."""
         self._robot.reset(self._seed)
         start = self._spec.hold(self._robot.state())
-        self._monitor = CommandMonitor(self._spec, start)
+        self._monitor = CommandMonitor(self._spec, start, binary_mask=self._binary_mask)
         self._loop.start(start)
         if self._replay_log is not None:
             self._replay_log.add_start({"command": start.tolist()})
@@ -244,6 +246,7 @@ def run_episode(
         replay_log=replay_log,
         seed=seed,
         hold_ticks=hold_ticks,
+        binary_mask=source.binary_mask,
     )
     try:
         episode.start()

@@ -41,6 +41,11 @@ class ObservationEncoder(Protocol):
         """(action_dim,): ... + the observed state, in the dimensions where this is true."""
         ...
 
+    @property
+    def binary_mask(self) -> NDArray[np.bool_]:
+        """(action_dim,): the dimensions where an action is 0 or 1."""
+        ...
+
     def encode(self, observation: Observation) -> dict[str, NDArray[Any]]:
         """Turns an observation into the graphs' user inputs."""
         ...
@@ -87,6 +92,11 @@ class ChunkSource(Protocol):
     cameras: Sequence[str]
 
     @property
+    def binary_mask(self) -> NDArray[np.bool_]:
+        """(action_dim,) True where its actions are 0 or 1."""
+        ...
+
+    @property
     def stop_reason(self) -> str | None:
         """Why nothing that it provides may be executed any more; None if it may."""
         ...
@@ -121,6 +131,7 @@ class HoldSource:
     def __init__(self, spec: RobotSpec) -> None:
         self.execution_horizon = self.action_horizon = max(1, round(spec.control_hz / 2))
         self._action_dim = spec.action_dim
+        self.binary_mask = np.zeros(spec.action_dim, np.bool_)
         self._start: NDArray[np.float32] = np.zeros(spec.action_dim, np.float32)
 
     def submit(self, loop: ChunkSink, robot: SimulatedRobot, request: ChunkRequest) -> None:
@@ -179,6 +190,12 @@ class PolicySource:
         self.cameras: Sequence[str] = manifest.cameras
         self._action_shape = (manifest.action_horizon, manifest.action_dim)
         self._times = times
+
+    @property
+    def binary_mask(self) -> NDArray[np.bool_]:
+        """(action_dim,) True where its actions are 0 or 1."""
+        arrays = self.decoder_arrays()
+        return arrays.get("binary_mask", np.zeros(len(arrays["scale"]), np.bool_))
 
     @property
     def stop_reason(self) -> str | None:
@@ -368,11 +385,26 @@ class BundleSource(PolicySource):
 
     def decoder_arrays(self) -> dict[str, NDArray[Any]]:
         """Returns what turns the network's actions into robot units, each (action_dim,)."""
-        return {
-            "scale": self._encoder.scale,
-            "offset": self._encoder.offset,
-            "relative_mask": self._encoder.relative_mask,
-        }
+        encoder = self._encoder
+        return decoder_arrays(
+            encoder.scale, encoder.offset, encoder.relative_mask, encoder.binary_mask
+        )
+
+
+def decoder_arrays(
+    scale: NDArray[np.float32],
+    offset: NDArray[np.float32],
+    relative_mask: NDArray[np.bool_],
+    binary_mask: NDArray[np.bool_],
+) -> dict[str, NDArray[Any]]:
+    """Returns the arguments of `_core.ActionDecoder`; recordings keep them, so a mask that says
+    nothing is left out, as it was before there was one."""
+    arrays: dict[str, NDArray[Any]] = {
+        "scale": scale,
+        "offset": offset,
+        "relative_mask": relative_mask,
+    }
+    return arrays | ({"binary_mask": binary_mask} if binary_mask.any() else {})
 
 
 def _copied(observation: Observation) -> Observation:

@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 from flux_core.bundle import Bundle, Manifest
 from flux_core.errors import BundleError, ConfigError, RobotError
 from flux_core.robots import (
+    GripperClosing,
     MotionLimits,
     RobotSpec,
     Tightening,
     carried_robot,
+    check_switches,
     is_called,
     limits_in_force,
     motion_limits,
@@ -115,6 +117,31 @@ def check_decoder(scale: NDArray[np.float32], spec: RobotSpec) -> None:
         raise BundleError(
             f"norm_stats.json: action: expected statistics of {spec.action_dim} joints, as robot "
             f"{spec.name} has, got {len(scale)}. Use a bundle that was trained for this robot."
+        )
+
+
+def check_binary(
+    binary_mask: NDArray[np.bool_], spec: RobotSpec, closing: GripperClosing | None = None
+) -> None:
+    """Refuses a policy that would switch what is not a gripper.
+
+    Args:
+        binary_mask: (action_dim,) True where an action is 0 or 1.
+        spec: the robot, with the limits in force.
+        closing: the commands that the loop replaces.
+    """
+    try:
+        check_switches(binary_mask, spec)
+    except RobotError as error:
+        raise BundleError(
+            f"config.json: inference.denormalize_action.action_keys: {error}. Use a bundle that "
+            f"was trained for this robot."
+        ) from error
+    replaced = [] if closing is None else binary_mask & ~np.isnan(closing.closes_below)
+    for joint in np.flatnonzero(replaced)[:1]:
+        raise BundleError(
+            f"config.json: inference.gripper_threshold: expected none for "
+            f"{spec.joint_names[joint]}, whose action is 0 or 1. Remove it from the config"
         )
 
 

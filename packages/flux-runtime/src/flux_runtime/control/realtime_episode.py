@@ -415,7 +415,8 @@ class RealtimeEpisode:
     def _new_monitor(self) -> CommandMonitor:
         spec = self._session.spec
         start = spec.hold(self._session.measured_state())
-        return CommandMonitor(spec, start, self._session.command_hz)
+        source = self._session.source
+        return CommandMonitor(spec, start, self._session.command_hz, source.binary_mask)
 
     def _drain(self) -> None:
         """Passes on what has happened since the last time."""

@@ -41,8 +41,8 @@ from ..realtime import (
 from ..realtime.inference_thread import InferenceThread
 from ..robots import is_recording
 from .latency import StageTimes
-from .policy_source import HoldSource, PolicySource
-from .preflight import Excursion, excursions, motion_limits_in_force
+from .policy_source import ChunkSource, HoldSource, PolicySource
+from .preflight import Excursion, check_binary, excursions, motion_limits_in_force
 from .realtime_inference import ChunkAnswerer, RobotView
 from .session import (
     OpenedPolicy,
@@ -278,11 +278,13 @@ def connected_realtime(
     wanted = chunking_of(options, policy, is_real=driver.simulation is None)
     config = policy.bundle.config if policy else {}
     limits = motion_limits_in_force(config, driver.spec, options.realtime_options.tightening)
+    closing = gripper_closing(policy.bundle if policy else None, limits.spec)
+    check_binary(source.binary_mask, limits.spec, closing)
     settings = _settings(options, policy, source, wanted, limits)
     task = driver.simulation.task if driver.simulation else None
     prompt = options.task or default_prompt(task, policy.bundle if policy else None)
     with load_core().StopSignals() as signals, _closing(driver):
-        _connect(driver, source.cameras, limits, settings, signals)
+        _connect(driver, source, limits, settings, signals)
         view = RobotView(driver=driver, source=source, spec=limits.spec, prompt=prompt)
         with _interruptible(policy, signals):
             _check_first_look(view, policy)
@@ -366,17 +368,18 @@ def _settings(
 
 def _connect(
     driver: DriverProcess,
-    cameras: Sequence[str],
+    source: ChunkSource,
     limits: MotionLimits,
     settings: RealtimeSettings,
     signals: Any,
 ) -> None:
     try:
         driver.connect(
-            cameras,
+            source.cameras,
             cancelled=lambda: signals.signal != 0,
             limits=limits.spec,
             command_hz=settings.command_hz,
+            binary_mask=source.binary_mask,
         )
     except DriverCancelled as error:
         raise StoppedBySignal(signals.signal) from error

@@ -41,6 +41,7 @@ from .episode_log import EpisodeLog, ReplayLog
 from .latency import StageTimes
 from .policy_source import BundleSource, ChunkSource, HoldSource, PolicySource
 from .preflight import (
+    check_binary,
     check_bundle_fits,
     check_decoder,
     check_golden,
@@ -309,6 +310,9 @@ def connected(
     config = policy.bundle.config if policy else {}
     limits = stated_only(motion_limits_in_force(config, robot.spec, tightening))
     chunking = chunking_of(options, policy, is_real=False)
+    if policy is not None:
+        closing_below = gripper_closing(policy.bundle, spec)
+        check_binary(policy.source.binary_mask, spec, closing_below)
     with closing(robot):
         robot.connect()
         bundle = policy.bundle if policy else None

@@ -66,6 +66,7 @@ def pytorch_outputs(prefix: PrefixGraph, denoise: DenoiseGraph, inputs: Arrays) 
         noise,
         denoise.num_inference_steps,
         action_dims=denoise.action_dims,
+        unsmoothed=denoise.unsmoothed,
     )
     first, _ = denoise(state, noise, torch.ones(noise.shape[:2]), *outputs)
     stages = dict(zip(cache_names(len(cache.keys)), outputs, strict=True))

@@ -41,16 +41,29 @@ class DenoiseGraph(nn.Module):
     `t_next` is rounded to a multiple of 1 / N, so that errors do not accumulate over the steps; a
     position that is already at t = 0 does not change. Dimensions from `action_dims` on are padding
     (see `padding_to_zero`); with `action_smoothing`, the clean actions are smoothed (see
-    `smoothed_velocity`). Actions and times are float32 in every precision.
+    `smoothed_velocity`), except for the `binary` ones. Actions and times are float32 in every
+    precision.
     """
 
-    def __init__(self, model: FlowPolicy, num_inference_steps: int, action_dims: int) -> None:
+    def __init__(
+        self,
+        model: FlowPolicy,
+        num_inference_steps: int,
+        action_dims: int,
+        binary: tuple[bool, ...] = (),
+    ) -> None:
         super().__init__()
         self.model = model
         self.num_inference_steps, self.action_dims = num_inference_steps, action_dims
         self.smoother: Tensor | None
         weights = smoother(model.config.n_action_steps, model.config.action_smoothing)
         self.register_buffer("smoother", weights, persistent=False)
+        self.unsmoothed: Tensor | None
+        unsmoothed = None
+        if weights is not None and any(binary):
+            padding = model.config.action_dim - len(binary)
+            unsmoothed = torch.tensor((*binary, *(False,) * padding))
+        self.register_buffer("unsmoothed", unsmoothed, persistent=False)
 
     def forward(
         self, state: Tensor | None, x_t: Tensor, t: Tensor, pad_masks: Tensor, *cache: Tensor
@@ -60,7 +73,7 @@ class DenoiseGraph(nn.Module):
             state, x_t, t, PrefixCache(cache[0::2], cache[1::2], pad_masks)
         )
         velocity = padding_to_zero(velocity, x_t, t, self.action_dims)
-        velocity = smoothed_velocity(velocity, x_t, t, self.smoother)
+        velocity = smoothed_velocity(velocity, x_t, t, self.smoother, self.unsmoothed)
         t_next = ((t * self.num_inference_steps - 1.0).round() / self.num_inference_steps).clamp(
             min=0.0
         )

@@ -11,9 +11,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from flux_core.errors import ExportError, UsageError
+from flux_core.errors import ExportError, RobotError, UsageError
 from flux_core.models import FlowPolicy
 from flux_core.policy_io import PolicyIO
+from flux_core.robots import check_switches
 from flux_core.types import Observation
 
 from .export_progress import ExportSteps
@@ -56,7 +57,7 @@ def prepare(
     """Runs PyTorch, converts the network to its exported form in place, and writes its weights.
 
     Raises:
-        ExportError: the robot's loop cannot convert the policy's actions.
+        ExportError: an action is binary that the robot cannot switch.
         UsageError: a prompt bucket does not fit the policy's prompts.
     """
     model = policy.model
@@ -91,17 +92,17 @@ def prepare(
 
 
 def check_actions(io: PolicyIO) -> None:
-    """Refuses actions that the robot's C++ loop cannot convert, which has no threshold.
+    """Refuses binary actions of what is not a gripper.
 
     Raises:
-        ExportError: some are binary.
+        ExportError: it names the joint.
     """
-    if io.has_binary_actions:
+    try:
+        check_switches(io.binary_mask, io.inference.spec)
+    except RobotError as error:
         raise ExportError(
-            "inference: action_keys: expected rules that scale and offset can undo, got 'binary', "
-            "for which the robot's control loop has no threshold yet. Train these actions with "
-            "'min_max' instead"
-        )
+            f"inference.denormalize_action.action_keys: {error}. Train this action with 'min_max'"
+        ) from error
 
 
 def set_up_network(
@@ -136,7 +137,8 @@ def _modules(
     scale, offset = io.image_affine
     prefix = PrefixGraph(model, torch.from_numpy(scale), torch.from_numpy(offset), dtype)
     num_inference_steps = model.config.num_inference_steps
-    return prefix, DenoiseGraph(model, num_inference_steps, action_dims=len(io.scale))
+    binary = tuple(map(bool, io.binary_mask))
+    return prefix, DenoiseGraph(model, num_inference_steps, len(io.scale), binary)
 
 
 def _calibration_observations(

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import torch
 
-from flux_core.bundle import GraphSignature, TensorSignature
+from flux_core.bundle import GraphSignature, TensorSignature, prompt_columns
 
 from .costs import graph_costs
 from .export_progress import ExportSteps
@@ -94,9 +94,11 @@ def _trace_pair(
 
 
 def _shortened(inputs: Arrays, tokens: int) -> Arrays:
-    """Returns the inputs for prompts of at most `tokens` tokens."""
+    """Returns the inputs for prompts of at most `tokens` tokens, cut where the padding is."""
+    columns = prompt_columns(inputs["lang_masks"], tokens)
+    assert columns is not None, "shorter buckets than the prompt are refused"
     return {
-        name: value[:, :tokens] if name in ("lang_tokens", "lang_masks") else value
+        name: value[:, columns] if name in ("lang_tokens", "lang_masks") else value
         for name, value in inputs.items()
     }
 

@@ -61,6 +61,11 @@ class RecordedSource:
         self.cameras: Sequence[str] = inner.cameras
 
     @property
+    def binary_mask(self) -> NDArray[np.bool_]:
+        """See `PolicySource`."""
+        return self._inner.binary_mask
+
+    @property
     def stop_reason(self) -> str | None:
         """See `PolicySource`."""
         return self._inner.stop_reason

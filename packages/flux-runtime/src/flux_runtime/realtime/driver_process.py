@@ -138,6 +138,7 @@ class DriverProcess:
         cancelled: Callable[[], bool] = lambda: False,
         limits: RobotSpec | None = None,
         command_hz: float | None = None,
+        binary_mask: NDArray[np.bool_] | None = None,
     ) -> None:
         """Connects the robot and shares memory with it; a state and all images are there then.
 
@@ -146,6 +147,7 @@ class DriverProcess:
             cancelled: asked while this waits; `close` must follow.
             limits: the spec with the limits in force; the driver's own by default.
             command_hz: commands per second; the spec's control_hz by default.
+            binary_mask: (action_dim,) True where commands are 0 or 1, between which they jump.
 
         Raises:
             RobotError: the driver cannot connect, or not within its `connect_timeout_s`.
@@ -160,6 +162,8 @@ class DriverProcess:
         spec = limits or self.spec
         command_hz = command_hz or spec.control_hz
         max_step = np.asarray(spec.max_velocity) / command_hz
+        if binary_mask is not None:
+            max_step = np.where(binary_mask, np.subtract(spec.upper, spec.lower), max_step)
         self._link = load_core().SharedMemoryLink(
             action_dim=spec.action_dim,
             state_dim=spec.state_dim,

@@ -19,7 +19,7 @@ from flux_core.robots import RobotSpec
 from flux_core.types import Observation
 
 from ..control.latency import StageTimes, histogram_of
-from ..control.policy_source import PolicySource
+from ..control.policy_source import PolicySource, decoder_arrays
 from ..engines.core import load_core
 from ..wire.facts import PolicyFacts
 from ..wire.messages import STATE, Continued
@@ -235,11 +235,12 @@ class RemoteSource(PolicySource):
     def decoder_arrays(self) -> dict[str, NDArray[Any]]:
         """Returns arrays that change nothing: the server answers in robot units."""
         width = self._client.facts.action_dim
-        return {
-            "scale": np.ones(width, np.float32),
-            "offset": np.zeros(width, np.float32),
-            "relative_mask": np.zeros(width, np.bool_),
-        }
+        return decoder_arrays(
+            np.ones(width, np.float32),
+            np.zeros(width, np.float32),
+            np.zeros(width, np.bool_),
+            self._client.facts.binary_mask,
+        )
 
     def describe(self) -> dict[str, object]:
         """Returns where the policy is, and how the connection has been."""

@@ -18,7 +18,7 @@ from flux_core.types import Observation
 from ..control.agreement import agreed_bundle
 from ..control.latency import StageTimes
 from ..control.policy_source import BundleSource, chunk_noise
-from ..control.preflight import check_decoder, check_golden
+from ..control.preflight import check_binary, check_decoder, check_golden
 from ..engines.core import load_core
 from ..engines.golden_replay import GoldenResult
 from ..engines.opening import choose_engine, engine_tolerance, open_flow_policy
@@ -99,6 +99,7 @@ class ServedPolicy:
             bundle = bundle.for_prompts(max(io.most_tokens(text) for text in words if text))
         encoder = PolicyIO.from_bundle(bundle)
         check_decoder(encoder.scale, encoder.inference.spec)
+        check_binary(encoder.binary_mask, encoder.inference.spec)
         choice = choose_engine(request.engine, bundle.manifest.precision, bundle)
         policy = open_flow_policy(bundle, engine=choice.name, num_threads=request.threads)
         golden = check_golden(

@@ -13,6 +13,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+import numpy as np
+from numpy.typing import NDArray
+
 from flux_core.bundle import (
     MANIFEST_NAME,
     Bundle,
@@ -21,8 +24,16 @@ from flux_core.bundle import (
     manifest_data,
     parse_manifest,
 )
+from flux_core.config import bind
 from flux_core.errors import BundleError, ConfigError, RobotError
-from flux_core.robots import ROBOT_SPECS, RobotSpec, carried_robot, robot_spec
+from flux_core.robots import (
+    ROBOT_SPECS,
+    RobotSpec,
+    carried_robot,
+    check_switches,
+    robot_spec,
+)
+from flux_core.transforms import DenormalizeActions
 
 from .. import __version__
 from .bounds import WireError, shown
@@ -94,6 +105,14 @@ class PolicyFacts:
         return self.spec.action_dim
 
     @property
+    def binary_mask(self) -> NDArray[np.bool_]:
+        """(action_dim,) True where an action is 0 or 1, which is never interpolated."""
+        inference = self.config.get("inference")
+        section = inference.get("denormalize_action") if isinstance(inference, Mapping) else None
+        undo: DenormalizeActions = bind(DenormalizeActions, section or {}, "denormalize_action")
+        return undo.binary_mask(self.action_dim)
+
+    @property
     def trained_delays(self) -> tuple[int, ...]:
         """Of real-time chunking, in control steps."""
         from ..chunking import trained_delays
@@ -155,6 +174,7 @@ class PolicyFacts:
                 server_version=text_of("facts.server.version", server["version"], _MAX_NAME),
                 spec=_carried_spec(config, manifest),
             )
+            check_switches(facts.binary_mask, facts.spec)
             stated = facts.as_data()
         except WireError:
             raise

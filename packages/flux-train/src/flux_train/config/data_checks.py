@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator
 
 import numpy as np
 
 from flux_core.errors import ConfigError, DataError
 from flux_core.tokenizers import ByteTokenizer, PretrainedTokenizer
-from flux_core.transforms import Pipeline, Prompter, Sample, Tokenization, apply
+from flux_core.transforms import Normalization, Pipeline, Prompter, Sample, Tokenization, apply
 from flux_data.samples import (
     DimensionRange,
     DistributedRepeatingDataset,
@@ -18,6 +19,8 @@ from flux_data.samples import (
 
 from .robot_checks import check_robots_with_data
 from .tree import TrainConfig
+
+logger = logging.getLogger("flux.train")
 
 
 def check_vocabulary(config: TrainConfig) -> None:
@@ -49,6 +52,7 @@ def check_data(config: TrainConfig, dataset: DistributedRepeatingDataset) -> Non
     for member in dataset.datasets:
         _check_prompts(member)
         _check_action_dims(config, member)
+        _warn_of_other_values(member)
     _check_way_back(dataset)
     check_robots_with_data(config.model, config.inference, dataset)
 
@@ -88,6 +92,16 @@ def _check_prompts(dataset: ParquetDataset) -> None:
             apply(prompt_steps, sample)
         except DataError as error:
             raise DataError(f"{root}: {error}") from error
+
+
+def _warn_of_other_values(dataset: ParquetDataset) -> None:
+    if dataset.pipeline.maybe(Normalization) is None:
+        return
+    if found := dataset.pipeline.not_binary(dataset.stats):
+        logger.warning(
+            "%s: %s: above 0.5 is learned as 1 and anything else as 0, and the robot gets 0 or 1",
+            *(dataset.config.roots[0], found),
+        )
 
 
 def _check_way_back(dataset: DistributedRepeatingDataset) -> None:

@@ -95,6 +95,7 @@ def _model_inputs(model: FlowPolicy.Config) -> ModelInputs:
         image_size=model.image_size,
         action_dim=model.action_dim,
         pixel_range=model.pixel_range,
+        needs_pixel_range=model.needs_pixel_range,
         state_dim=model.state_dim,
         num_embodiments=model.embodiments,
     )

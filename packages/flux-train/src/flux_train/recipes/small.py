@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from flux_core.config import unbind
+from flux_core.config import bind, unbind
 from flux_core.robots import RobotSpec, robot_spec
 from flux_core.tokenizers import FIRST_NUMBER_ID, NUMBERS_PER_TABLE, ByteTokenizer
 from flux_core.transforms import IMAGE_TOKEN, prompt_words
@@ -25,6 +25,8 @@ IMAGE_TOKENS = 4
 """Of an image in GR00T's prompt."""
 GR00T_PROMPT = 8
 """Tokens of GR00T's prompt that are neither an image's nor the task's, at most."""
+DROPPED_STATES = 0.75
+"""Share of GR00T's training samples without their state; see `DropStates`."""
 MIN_RANGE = 0.06  # rad, m or normalised: several joints hardly move in these tasks
 LIBERO_OBJECTS = (
     *("alphabet soup", "cream cheese", "salad dressing", "bbq sauce", "ketchup"),
@@ -112,6 +114,7 @@ def small_pi05_model(
     depth: int = 2,
     robot: SmallRobot = ALOHA_SIM,
     rtc_training_config: Section | None = None,
+    vision_backbone: Section | None = None,
 ) -> dict[str, Any]:
     """The network: `depth` joint layers of `width`.
 
@@ -123,6 +126,7 @@ def small_pi05_model(
         rtc_training_config: fields of `RTCTrainingConfig`, such as `max_delay=17`: trains chunks
             that continue the running one. Delays are multiples of `ACTIONS_PER_TOKEN`, so 17 trains
             0, 4, 8, 12 and 16. None: trains none.
+        vision_backbone: another one than the small `ConvBackbone`, for images of the robot's size.
     """
     height_px, width_px = robot.image_size
     tokenizer = robot.tokenizer
@@ -136,15 +140,18 @@ def small_pi05_model(
         head_dim=32,
     )
     token_dim = ACTIONS_PER_TOKEN * robot.action_dim
+    if vision_backbone is None:
+        vision_backbone = dict(
+            type="ConvBackbone", image_height=height_px, image_width=width_px, hidden_size=64
+        )
+    vision_width: int = bind(Any, vision_backbone, "model.vision_backbone").out_dim
     return dict(
         type="PI05FlowMatching",
-        vision_backbone=dict(
-            type="ConvBackbone", image_height=height_px, image_width=width_px, hidden_size=64
-        ),
+        vision_backbone=dict(vision_backbone),
         number_tokens=dict(
             first=FIRST_NUMBER_ID, tables=tokenizer.number_tables, size=NUMBERS_PER_TABLE
         ),
-        projector=dict(type="LinearProjector", in_dim=64, out_dim=width),
+        projector=dict(type="LinearProjector", in_dim=vision_width, out_dim=width),
         llm_backbone=dict(gemma, vocab_size=tokenizer.vocab_size),
         llm_expert=dict(gemma, use_adarms=True, adarms_cond_dim=width),
         proj_width=width,
@@ -179,6 +186,8 @@ def small_gr00t_model(
     height_px, width_px = robot.image_size
     tokenizer = robot.gr00t_tokenizer
     heads = dict(num_attention_heads=4, attention_head_dim=width // 4)
+    # The decoder's ReLUs must let the noise through almost exactly.
+    hidden = 3 * width
     return dict(
         type="GR00TFlowMatching",
         vision_backbone=dict(
@@ -203,7 +212,7 @@ def small_gr00t_model(
         dit=dict(
             type="DiT",
             num_layers=depth,
-            output_dim=width,
+            output_dim=hidden,
             cross_attention_dim=width,
             dropout=0.0,
             **heads,
@@ -213,7 +222,7 @@ def small_gr00t_model(
         ),
         max_state_dim=robot.spec.state_dim,
         max_action_dim=robot.action_dim,
-        hidden_size=width,
+        hidden_size=hidden,
         num_future_tokens=4,
         num_positions=action_horizon,
         num_embodiments=1,
@@ -284,6 +293,8 @@ def small_data(
     """
     loader = dict(per_device_batch_size=batch_size, per_device_num_workers=num_workers)
     transforms = [*units, *shared_transforms(robot, policy)]
+    if policy == "gr00t":
+        transforms.append(dict(type="DropStates", share=DROPPED_STATES))
     dataset = _dataset(robot, data_root_path, action_horizon, Columns.read(columns), transforms)
     return dict(loader, dataset=dataset)
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from flux_core.errors import DataError
 from flux_core.norm_stats import NormStats
-from flux_core.transforms import Augmentation, Pipeline
+from flux_core.transforms import ActionInverse, Augmentation, Pipeline
 from flux_data.run_files import check_files
 from flux_data.samples import DimensionRange, ParquetDataset, RawSample, measured_ranges
 
@@ -117,9 +117,18 @@ class HeldOutGroup:
         Returns:
             (N, H, A).
         """
+        return self._inverse(actions, states)
+
+    @property
+    def binary_mask(self) -> NDArray[np.bool_] | None:
+        """(A,) True where an action is 0 or 1; None if none is."""
+        return self._inverse.binary_mask
+
+    @property
+    def _inverse(self) -> ActionInverse:
         where = f"validation.dataset.datasets.{self.name}.transforms"
         pipeline = Pipeline(self._datasets[0].transforms, where=where)
-        return pipeline.inverse(actions, states, self._stats, self.action_dim)
+        return pipeline.action_inverse(self._stats, self.action_dim)
 
     def episode(self, num_frames: int) -> HeldOutEpisode:
         """The group's first episode, with `num_frames` of its frames evenly spread."""

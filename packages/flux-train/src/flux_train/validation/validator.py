@@ -259,6 +259,7 @@ class Validator:
         noise = torch.randn(shape, generator=torch.Generator().manual_seed(self.config.seed + 2))
         dims = min(group.action_dim, model.config.loss_action_dim or group.action_dim)
         rtc = RTCConfig(prefix_len=prefix_len)
+        unsmoothed = self._unsmoothed(model, group)
         chunks: list[NDArray[np.float32]] = []
         for rows, batch in self._batches(group, index):
             cache = model.prefix(
@@ -274,10 +275,19 @@ class Validator:
                 rtc=rtc,
                 previous=batch["actions"],
                 embodiments=batch.get("embodiment_ids"),
+                unsmoothed=unsmoothed,
             )
             chunks.append(actions.float().cpu().numpy())
         states, _, _ = group.recorded(index)
         return group.in_robot_units(np.concatenate(chunks), states)
+
+    def _unsmoothed(self, model: FlowPolicy, group: HeldOutGroup) -> Tensor | None:
+        """Marks the network's actions that are 0 or 1; None if none is."""
+        mask = group.binary_mask
+        if mask is None:
+            return None
+        padding = model.config.action_dim - len(mask)
+        return torch.from_numpy(np.pad(mask, (0, padding))).to(self.device)
 
     def _prediction(self, model: FlowPolicy, group: HeldOutGroup) -> EpisodePrediction:
         episode = self._episodes[group.name]

@@ -165,6 +165,11 @@ class FlowPolicy(nn.Module, ABC):
             return None
 
         @property
+        def needs_pixel_range(self) -> bool:
+            """Whether another range is an error, because the network converts from this one."""
+            return False
+
+        @property
         def embodiments(self) -> int:
             """From how many robots' weights a batch's `embodiment_ids` choose; 1: there is no
             choice."""
@@ -253,6 +258,9 @@ class FlowPolicy(nn.Module, ABC):
             f"embodiment_id: expected none, because {self.kind} has one embodiment, got "
             f"{embodiment}"
         )
+
+    def load_parts(self) -> None:
+        """Fills in the weights of the parts whose own configs name some, for a new training."""
 
     @property
     @abstractmethod

@@ -201,6 +201,7 @@ def sample_actions(
     previous: Tensor | None = None,
     action_dims: int | None = None,
     embodiments: Tensor | None = None,
+    unsmoothed: Tensor | None = None,
 ) -> Tensor:
     """Integrates the velocity from noise (t = 1) to actions (t = 0) with Euler steps.
 
@@ -217,6 +218,7 @@ def sample_actions(
         action_dims: the dimensions that training supervised (default: the config's
             `loss_action_dim`); later dimensions are padding and become 0.
         embodiments: (B,) as `denoise` takes them.
+        unsmoothed: (A,) True where actions are 0 or 1, which `action_smoothing` leaves alone.
 
     Returns:
         (B, H, A) float32 normalised actions.
@@ -226,7 +228,9 @@ def sample_actions(
     """
     steps = num_inference_steps or model.config.num_inference_steps
     action_dims = action_dims or model.config.loss_action_dim or noise.shape[2]
-    flow = EulerFlow(model, state, cache, noise.shape[1], steps, action_dims, embodiments)
+    flow = EulerFlow(
+        model, state, cache, noise.shape[1], steps, action_dims, embodiments, unsmoothed
+    )
     if rtc is None or not rtc.enabled or previous is None or rtc.prefix_len == 0:
         return flow.integrate(noise)
     prefix_len = checked_prefix(rtc, previous, noise.shape, model.config.prefix_stride)
@@ -247,9 +251,10 @@ class EulerFlow:
         num_inference_steps: int,
         action_dims: int,
         embodiments: Tensor | None = None,
+        unsmoothed: Tensor | None = None,
     ) -> None:
         self.model, self.state, self.cache = model, state, cache
-        self.embodiments = embodiments
+        self.embodiments, self.unsmoothed = embodiments, unsmoothed
         self.num_inference_steps, self.action_dims = num_inference_steps, action_dims
         self.context = model.suffix_context(cache, horizon)
         weights = smoother(horizon, model.config.action_smoothing)
@@ -261,7 +266,7 @@ class EulerFlow:
             self.state, x_t, t, self.cache, self.context, self.embodiments
         )
         velocity = padding_to_zero(velocity, x_t, t, self.action_dims)
-        return smoothed_velocity(velocity, x_t, t, self.smoother)
+        return smoothed_velocity(velocity, x_t, t, self.smoother, self.unsmoothed)
 
     def times(self, like: Tensor) -> Iterator[Tensor]:
         """1, 1 - 1/N, ..., 1/N as (B, H): from an integer, so rounding errors do not add up."""

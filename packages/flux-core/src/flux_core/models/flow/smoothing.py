@@ -41,7 +41,13 @@ def smoother(horizon: int, width: float) -> Tensor | None:
     return None if width == 0.0 else torch.from_numpy(smoothing_matrix(horizon, width).copy())
 
 
-def smoothed_velocity(velocity: Tensor, x_t: Tensor, t: Tensor, weights: Tensor | None) -> Tensor:
+def smoothed_velocity(
+    velocity: Tensor,
+    x_t: Tensor,
+    t: Tensor,
+    weights: Tensor | None,
+    unsmoothed: Tensor | None = None,
+) -> Tensor:
     """Returns the velocity towards smoothed clean actions; `velocity` itself without weights.
 
     The clean actions that a velocity points to are x_t - t * velocity. Steps at t = 0 are known;
@@ -52,10 +58,12 @@ def smoothed_velocity(velocity: Tensor, x_t: Tensor, t: Tensor, weights: Tensor 
         x_t: (B, H, A) float32.
         t: (B, H) or (B, 1) float32 times.
         weights: (H, H) of `smoother`.
+        unsmoothed: (A,) True where actions stay as they are, as they are 0 or 1; None: nowhere.
     """
     if weights is None:
         return velocity
     time = t[..., None]
     clean = x_t - time * velocity
     rough = clean - torch.matmul(weights, clean)
-    return velocity + torch.where(time > 0.0, rough / time.clamp(min=1e-6), 0.0)
+    smoothed = velocity + torch.where(time > 0.0, rough / time.clamp(min=1e-6), 0.0)
+    return smoothed if unsmoothed is None else torch.where(unsmoothed, velocity, smoothed)

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from .conv_backbone import ConvBackbone as ConvBackbone
     from .siglip import SigLIPVisionConfig as SigLIPVisionConfig
     from .siglip import SigLIPViTBackbone as SigLIPViTBackbone
+    from .transformers_vision import TransformersVisionBackbone as TransformersVisionBackbone
+    from .vision_backbone import VisionBackbone as VisionBackbone
 
 __getattr__, __dir__ = lazy_exports(
     __name__,
@@ -19,5 +21,7 @@ __getattr__, __dir__ = lazy_exports(
         "basic": ("Float32Norm", "LinearProjector"),
         "conv_backbone": ("ConvBackbone",),
         "siglip": ("SigLIPVisionConfig", "SigLIPViTBackbone"),
+        "transformers_vision": ("TransformersVisionBackbone",),
+        "vision_backbone": ("VisionBackbone",),
     },
 )

@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from ...config import check_at_least
 from ...errors import ConfigError
+from .vision_backbone import VisionBackbone
 
 STRIDE = 4
 SHARPNESS = 4.0
@@ -23,17 +24,17 @@ SHARPNESS = 4.0
 OPPONENT_COLOURS = ((1 / 3, 1 / 3, 1 / 3), (3.0, -3.0, 0.0), (-1.5, -1.5, 3.0))
 
 
-class ConvBackbone(nn.Module):
+class ConvBackbone(VisionBackbone):
     """Images to a few tokens of keypoint coordinates."""
 
     @dataclass(frozen=True, kw_only=True)
-    class Config:
+    class Config(VisionBackbone.Config):
         image_height: int = 96
         image_width: int = 128
         stem_channels: int = 32
         body_channels: int = 32
         num_keypoints: int = 32
-        num_tokens: int = 4
+        num_tokens: int = 4  # pyright: ignore[reportIncompatibleMethodOverride]
         hidden_size: int = 64
 
         def __post_init__(self) -> None:

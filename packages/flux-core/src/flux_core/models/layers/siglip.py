@@ -11,6 +11,7 @@ from torch.nn import functional
 from ...config import check_at_least
 from ...errors import ConfigError
 from .packing import Projections
+from .vision_backbone import VisionBackbone
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,11 +42,11 @@ class SigLIPVisionConfig:
             )
 
 
-class SigLIPViTBackbone(nn.Module):
+class SigLIPViTBackbone(VisionBackbone):
     """Images to patch features. Weights are named as in FluxVLA (`vision.vision_model...`)."""
 
     @dataclass(frozen=True, kw_only=True)
-    class Config:
+    class Config(VisionBackbone.Config):
         vision_config: SigLIPVisionConfig = SigLIPVisionConfig()
         vision_backbone_id: str = "siglip_224"
 
@@ -66,6 +67,11 @@ class SigLIPViTBackbone(nn.Module):
         def out_dim(self) -> int:
             """Width of a token."""
             return self.vision_config.hidden_size
+
+        @property
+        def pixel_range(self) -> tuple[float, float]:
+            """That of its pretraining."""
+            return -1.0, 1.0
 
     def __init__(self, config: Config) -> None:
         super().__init__()

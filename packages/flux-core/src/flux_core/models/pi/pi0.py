@@ -25,9 +25,8 @@ from ..flow.checkpoints import CheckpointFamily
 from ..flow.policy import FlowPolicy, PrefixCache, Size, freeze_parts
 from ..flow.tables import AngleTable, StepIndex, StepTable
 from ..layers.basic import LinearProjector, TimeEmbedding, additive_mask
-from ..layers.conv_backbone import ConvBackbone
 from ..layers.initialization import NumberTokens, init_from_scratch, init_number_embeddings
-from ..layers.siglip import SigLIPViTBackbone
+from ..layers.vision_backbone import VisionBackbone
 from .checkpoints import PI_CHECKPOINTS
 from .gemma import ConditionGemmaModel
 from .sizes import sized_model
@@ -72,7 +71,7 @@ class PI0FlowMatching(FlowPolicy):
         from a pi0.
         """
 
-        vision_backbone: SigLIPViTBackbone.Config | ConvBackbone.Config
+        vision_backbone: VisionBackbone.Config
         projector: LinearProjector.Config
         llm_backbone: ConditionGemmaModel.Config
         llm_expert: ConditionGemmaModel.Config
@@ -141,8 +140,11 @@ class PI0FlowMatching(FlowPolicy):
 
         @property
         def pixel_range(self) -> tuple[float, float] | None:
-            is_siglip = isinstance(self.vision_backbone, SigLIPViTBackbone.Config)
-            return (-1.0, 1.0) if is_siglip else None
+            return self.vision_backbone.pixel_range
+
+        @property
+        def needs_pixel_range(self) -> bool:
+            return self.vision_backbone.needs_pixel_range
 
         @property
         def prefix_stride(self) -> int:
@@ -263,16 +265,17 @@ class PI0FlowMatching(FlowPolicy):
         x, _ = self.llm_expert.norm(x, suffix.cond)
         return self.velocity(x[:, self.num_state_tokens :]).reshape(x_t.shape)
 
+    def load_parts(self) -> None:
+        self.vision_backbone.load_own_weights()
+
     @property
     def num_cached_layers(self) -> int:
         return self.llm_backbone.config.num_hidden_layers
 
     @property
     def layers(self) -> list[nn.Module]:
-        layers: list[nn.Module] = [*self.llm_backbone.blocks, *self.llm_expert.blocks]
-        if isinstance(self.vision_backbone, SigLIPViTBackbone):
-            layers += self.vision_backbone.layers
-        return layers
+        streams = (*self.llm_backbone.blocks, *self.llm_expert.blocks)
+        return [*streams, *self.vision_backbone.layers]
 
     def without_effect(self) -> list[str]:
         """Only the keys and values of the prefix's last layer are read."""

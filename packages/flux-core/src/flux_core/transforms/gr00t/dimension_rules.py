@@ -9,7 +9,8 @@ Other than `FeatureStats.affine`, no epsilon is added, because NVIDIA and LeRobo
     none       x
 
 Except for a binary dimension, the way back is `x * scale + offset`, so a constant dimension gets
-its constant back. A state's key may also be `sin_cos`: all its sines, then all its cosines.
+its constant back. A state's key may also be `sin_cos`: all its sines, then all its cosines; or one
+of `rotations.py`, such as `quaternion_to_rotation_6d`.
 """
 
 from __future__ import annotations
@@ -17,16 +18,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, repeat
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import ConfigError, DataError
 from ...norm_stats import FeatureStats
+from .rotations import RotationRule, rotation_6d, rotation_type_of, width_of_rotation
 
 DimensionRule = Literal["min_max", "q99", "mean_std", "binary", "none"]
-StateRule = Literal["min_max", "q99", "mean_std", "binary", "none", "sin_cos"]
+StateRule = Literal[DimensionRule, "sin_cos", RotationRule]
 KeyRule = tuple[str, int, DimensionRule]
 """The name of a key, its dimensions, and their rule."""
 StateKeyRule = tuple[str, int, StateRule]
@@ -111,16 +113,24 @@ class DimensionRules:
 
 
 def as_rule(rule: StateRule) -> DimensionRule:
-    """Returns a state's rule as one of a dimension; sines and cosines are not normalised."""
-    return "none" if rule == "sin_cos" else rule
+    """Returns a state's rule as one of a dimension; what is converted is not normalised."""
+    if rule in get_args(DimensionRule):
+        return cast(DimensionRule, rule)
+    return "none"
 
 
 def check_keys(keys: Sequence[StateKeyRule], where: str) -> None:
-    """Refuses keys without dimensions, and one name twice."""
+    """Refuses keys without dimensions, rotations of a wrong width, and one name twice."""
     names = [name for name, _, _ in keys]
-    for name, size, _ in keys:
+    for name, size, rule in keys:
         if size < 1:
             raise ConfigError(f"{where}: {name!r}: expected at least 1 dimension, got {size}")
+        rotation = rotation_type_of(rule)
+        if rotation is not None and size != width_of_rotation(rotation):
+            raise ConfigError(
+                f"{where}: {name!r}: expected {width_of_rotation(rotation)} dimensions, as "
+                f"{rotation!r} has, got {size}"
+            )
         if names.count(name) > 1:
             raise ConfigError(f"{where}: expected each key once, got {name!r} twice")
 
@@ -128,16 +138,24 @@ def check_keys(keys: Sequence[StateKeyRule], where: str) -> None:
 def normalize_state(
     values: NDArray[Any], keys: Sequence[StateKeyRule], stats: FeatureStats
 ) -> NDArray[np.float32]:
-    """Maps a state (..., dim) to the network's range; a `sin_cos` key becomes twice as wide."""
+    """Maps a state (..., dim) to the network's range; a `sin_cos` key becomes twice as wide, and a
+    rotation six numbers."""
     normal = DimensionRules.of_keys(keys, stats.dim).normalize(values, stats)
     ends = list(accumulate(size for _, size, _ in keys))
     parts = [
-        sine_and_cosine(values[..., end - size : end])
-        if rule == "sin_cos"
-        else normal[..., end - size : end]
+        _converted(values[..., end - size : end], normal[..., end - size : end], rule)
         for (_, size, rule), end in zip(keys, ends, strict=True)
     ]
     return np.concatenate((*parts, normal[..., ends[-1] if ends else 0 :]), axis=-1)
+
+
+def _converted(
+    values: NDArray[Any], normal: NDArray[np.float32], rule: StateRule
+) -> NDArray[np.float32]:
+    if rule == "sin_cos":
+        return sine_and_cosine(values)
+    rotation = rotation_type_of(rule)
+    return normal if rotation is None else rotation_6d(values, rotation)
 
 
 def sine_and_cosine(values: NDArray[Any]) -> NDArray[np.float32]:

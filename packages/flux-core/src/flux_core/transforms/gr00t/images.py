@@ -17,14 +17,14 @@ from ...errors import ConfigError
 from ..images import ResizeImages, check_image
 from ..roles import Stretch, pil_stretch
 from ..rule import Rule, rules
-from .resampling import bicubic, bilinear, resample, resample_bytes
+from .resampling import bicubic, bilinear, resample_bytes, resample_cut
 
 
 @dataclass(frozen=True, kw_only=True)
 class NvidiaResizeImages(ResizeImages):
     """NVIDIA's evaluation: the centre is cropped, stretched as floats, and cut to bytes.
 
-    In training NVIDIA crops at a random place; `AugmentImages` does that after a resize.
+    In training NVIDIA crops at a random place, for which `NvidiaShiftImages` comes before it.
     """
 
     rules: ClassVar[Mapping[str, Rule]] = rules("equal", "images", "crop")
@@ -44,8 +44,7 @@ class NvidiaResizeImages(ResizeImages):
         inner = [max(int(side * self.crop), 1) for side in size]
         top, left = (round((side - kept) / 2) for side, kept in zip(size, inner, strict=True))
         cropped = image[top : top + inner[0], left : left + inner[1]]
-        resized = resample(cropped, self.height, self.width, bilinear)
-        return (resized * np.float32(255.0)).astype(np.uint8)
+        return resample_cut(cropped, self.height, self.width, bilinear)
 
 
 @dataclass(frozen=True, kw_only=True)
