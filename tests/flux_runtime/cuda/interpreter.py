@@ -15,7 +15,7 @@ import os
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any
 from unittest import mock
@@ -242,8 +242,14 @@ def _patched_language(kernel: Any) -> Iterator[None]:
 
     # Functions of the language itself, such as `tl.zeros`, see another of its modules.
     scopes = [triton_interpreter._patch_lang(fn) for fn in (kernel.fn, tl.zeros.fn)]
+    builder = triton_interpreter.interpreter_builder
+    # Each sum of two integers would otherwise be checked in int64, which doubles the time.
+    options = replace(builder.options, sanitize_overflow=False)
     try:
-        with mock.patch.object(triton_interpreter.InterpretedFunction, "__call__", call):
+        with (
+            mock.patch.object(triton_interpreter.InterpretedFunction, "__call__", call),
+            mock.patch.object(builder, "options", options),
+        ):
             yield
     finally:
         for scope in reversed(scopes):
