@@ -6,22 +6,30 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
-from typing import Any
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from flux_runtime.cli import main
 from flux_runtime.cuda.cards import CARDS
 from flux_runtime.cuda.cost import Cost, expected_us, launch_cost, stage_costs, total
+from flux_runtime.cuda.cubins import find_cubins, specialise
+from flux_runtime.cuda.cubins.command import describe_for_plans
 from flux_runtime.cuda.cubins.shipped import MODELS, Model, full_size
 from flux_runtime.cuda.pi import make_plan
 from flux_runtime.cuda.plan import Launch, LaunchPlan
 
 from ..conftest import one_json_object
 
+if TYPE_CHECKING:
+    from ..conftest import Exported
+
 H200 = CARDS["h200"]
 
 
+@cache
 def full_plan(
     model: Model = "pi0", card: str = "h200", cameras: int = 3, tokens: int = 48
 ) -> LaunchPlan:
@@ -148,3 +156,32 @@ def test_a_report_can_be_written_to_a_file(tmp_path: Any, capsys: Any) -> None:
     out = tmp_path / "plan.json"
     assert main(["bench", "--plan", "--model", "pi0", "--out", str(out), "--json"]) == 0
     assert json.loads(out.read_text()) == json.loads(capsys.readouterr().out)
+
+
+def test_a_bundle_that_the_engine_does_not_run_is_refused(
+    toy_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for command in (["bench", "--plan"], ["build", "--arch", "sm_89", "--bundle"]):
+        assert main([*command, str(toy_bundle)]) == 2
+        error = capsys.readouterr().err
+        assert "engine cuda: it runs bundles in bf16" in error
+        assert error.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_a_bundle_of_other_sizes_is_planned_and_gets_its_kernels(
+    exported: Exported, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("triton", reason="triton is not installed")
+    bundle, _ = exported("pi05", precision="bf16")
+    directory = str(bundle.directory)
+    assert main(["bench", "--plan", directory, "--json"]) == 0
+    report = one_json_object(capsys.readouterr().out)
+    assert report["num_cameras"] == len(bundle.manifest.cameras)
+
+    assert main(["build", "--arch", "sm_90a", "--bundle", directory, "--out", str(tmp_path)]) == 0
+    cubins = find_cubins("sm_90a", [tmp_path])
+    network = describe_for_plans(bundle.directory)
+    plan = make_plan(network.description, network.num_cameras, 16, arch="sm_90a")
+    for launch in plan.launches:
+        assert cubins.cubin(specialise(plan, launch)).path.is_file()

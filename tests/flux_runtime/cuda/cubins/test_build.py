@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
@@ -16,7 +17,6 @@ from flux_runtime.cuda.plan import Launch
 
 from .tiny_kernels import (
     FULL,
-    HALF,
     PACKAGE,
     PRODUCT,
     SCALE,
@@ -119,10 +119,12 @@ def test_a_compiler_that_crashes_is_one_line(tmp_path: Path) -> None:
 
 
 def test_a_kernel_too_large_for_a_card_is_refused(tmp_path: Path) -> None:
-    greedy = launch("greedy", HALF, 256, BM=256)
+    small = replace(SM_89, shared_bytes=1024)
     with pytest.raises(FluxError) as caught:
-        build_tiny(tmp_path, greedy, targets=(SM_89,))
-    assert "expected at most 101376 bytes of shared memory on sm_89, got " in str(caught.value)
+        build(for_all((small,), PRODUCT), tmp_path, package=PACKAGE, num_processes=1)
+    message = str(caught.value)
+    assert message.startswith("kernel product for sm_89: expected at most 1024 bytes of shared ")
+    assert not [*tmp_path.rglob("*.cubin")]
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:

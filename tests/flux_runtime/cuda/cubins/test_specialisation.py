@@ -30,7 +30,7 @@ def package(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monkey
 
 def test_a_kernels_signature_is_read_from_its_source() -> None:
     sources = kernel_sources(PACKAGE)
-    assert sorted(sources) == ["broken", "crash", "greedy", "product", "scale"]
+    assert sorted(sources) == ["broken", "crash", "product", "scale"]
     scale = sources["scale"]
     assert scale.module == f"{PACKAGE}.sound"
     assert scale.parameters == ("x", "out", "M", "factor")

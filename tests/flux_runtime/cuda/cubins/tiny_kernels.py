@@ -41,13 +41,6 @@ def product(a, b, out, N, IS_WIDE: tl.constexpr, BM: tl.constexpr):
 _BROKEN = """@triton.jit
 def broken(x, BM: tl.constexpr):
     tl.store(x + tl.arange(0, 3), 0.0)
-
-
-@triton.jit
-def greedy(x, N, BM: tl.constexpr):
-    rows = tl.arange(0, BM)
-    at = rows[:, None] * N + rows[None, :]
-    tl.store(x + at, tl.dot(tl.load(x + at), tl.trans(tl.load(x + at))))
 """
 _CRASHING = "import os\n\nos._exit(9)\n\n\n@triton.jit\ndef crash(x):\n    tl.store(x, 0.0)\n"
 
