@@ -12,9 +12,9 @@ from typing import Any
 
 from flux_core.errors import UsageError
 
-from ..cuda.cards import Card, card
+from ..cuda.cards import CardFigures, card
 from ..cuda.cost import StageCost, stage_costs, total
-from ..cuda.cubins.command import DescribedBundle, describe_for_plans
+from ..cuda.cubins.command import BundleToPlan, describe_for_plans
 from ..cuda.cubins.shipped import MODELS, full_size
 from ..cuda.pi import make_plan
 from ..cuda.plan import LaunchPlan
@@ -50,7 +50,7 @@ def plan_report(
 
 def _network(
     bundle: Path | None, model: str | None, accept_versions: Sequence[str]
-) -> DescribedBundle:
+) -> BundleToPlan:
     if bundle is not None:
         return describe_for_plans(bundle, accept_versions)
     if model not in MODELS:
@@ -59,14 +59,14 @@ def _network(
             f"runs no other"
         )
     description = full_size(model)
-    return DescribedBundle(
+    return BundleToPlan(
         description=description,
         num_cameras=len(description.image_scale),
         max_prompt_tokens=PROMPT_BUCKETS[-1],
     )
 
 
-def _on_card(network: DescribedBundle, one: Card) -> dict[str, Any]:
+def _on_card(network: BundleToPlan, one: CardFigures) -> dict[str, Any]:
     plans = {
         tokens: make_plan(network.description, network.num_cameras, tokens, arch=one.arch)
         for tokens in prompt_buckets(network.max_prompt_tokens)
@@ -84,7 +84,7 @@ def _on_card(network: DescribedBundle, one: Card) -> dict[str, Any]:
     }
 
 
-def _stages(plan: LaunchPlan, one: Card) -> dict[str, Any]:
+def _stages(plan: LaunchPlan, one: CardFigures) -> dict[str, Any]:
     stages = stage_costs(plan, one)
     return {
         "stages": {name: asdict(cost) for name, cost in stages.items()},

@@ -9,7 +9,7 @@ from flux_core.errors import UsageError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Card:
+class CardFigures:
     """A card's sustained speeds.
 
     Attributes:
@@ -43,8 +43,8 @@ def _card(
     *,
     share: float,
     launch_us: float,
-) -> Card:
-    return Card(
+) -> CardFigures:
+    return CardFigures(
         name=name,
         arch=arch,
         processors=processors,
@@ -58,7 +58,7 @@ def _card(
 
 # Sustained bfloat16 speeds and bandwidths as others have measured them (H200, H100, 4090, 5090), or
 # 0.8 of the data sheet's dense figures (the others). None was measured with these kernels.
-CARDS: Mapping[str, Card] = {
+CARDS: Mapping[str, CardFigures] = {
     "h200": _card("H200", "sm_90a", 132, (790, 60), 4.3, share=0.85, launch_us=2.2),
     "h100": _card("H100 SXM", "sm_90a", 132, (790, 60), 2.9, share=0.85, launch_us=2.2),
     "a100": _card("A100 80 GB", "sm_80", 108, (250, 16), 1.6, share=0.85, launch_us=2.2),
@@ -71,7 +71,7 @@ CARDS: Mapping[str, Card] = {
 """By the name of `--card`."""
 
 
-def card(name: str) -> Card:
+def card(name: str) -> CardFigures:
     """Returns a card.
 
     Raises:

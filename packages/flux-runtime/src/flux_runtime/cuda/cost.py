@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from .cards import Card
+from .cards import CardFigures
 from .cubins.kernel_sources import KERNELS, kernel_sources
 from .plan import ITEM_BYTES, DType, Launch, LaunchPlan, Pointer
 
@@ -50,7 +50,9 @@ class StageCost:
     expected_ms: float
 
 
-def stage_costs(plan: LaunchPlan, card: Card, package: str = KERNELS) -> dict[str, StageCost]:
+def stage_costs(
+    plan: LaunchPlan, card: CardFigures, package: str = KERNELS
+) -> dict[str, StageCost]:
     """Returns the cost of each stage on a card, in the order of the plan."""
     found: dict[str, StageCost] = {}
     for launch in plan.launches:
@@ -78,7 +80,7 @@ def total(stages: Mapping[str, StageCost]) -> StageCost:
     )
 
 
-def expected_us(launch: Launch, cost: Cost, card: Card) -> float:
+def expected_us(launch: Launch, cost: Cost, card: CardFigures) -> float:
     """Returns the estimated microseconds from a launch to the next one."""
     waves = math.ceil(math.prod(launch.grid) / card.processors)
     speed = (
@@ -88,7 +90,7 @@ def expected_us(launch: Launch, cost: Cost, card: Card) -> float:
     return max(programs, cost.num_bytes / card.bytes_per_s) * _US + card.launch_us
 
 
-def _share(cost: Cost, card: Card) -> float:
+def _share(cost: Cost, card: CardFigures) -> float:
     """Small tiles load more for each product, and a softmax leaves the tensor cores waiting."""
     if cost.is_attention:
         return 0.5

@@ -68,7 +68,7 @@ def build_kernels(options: BuildOptions, advance: Advance) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DescribedBundle:
+class BundleToPlan:
     """A network of sizes of its own, and for how many cameras and prompt tokens it is planned."""
 
     description: PiDescription
@@ -76,7 +76,7 @@ class DescribedBundle:
     max_prompt_tokens: int
 
 
-def describe_for_plans(directory: Path, accept_versions: Sequence[str] = ()) -> DescribedBundle:
+def describe_for_plans(directory: Path, accept_versions: Sequence[str] = ()) -> BundleToPlan:
     """Opens a bundle and describes its network, without torch.
 
     Raises:
@@ -86,7 +86,7 @@ def describe_for_plans(directory: Path, accept_versions: Sequence[str] = ()) -> 
     if reason := refusal(bundle):
         raise UsageError(f"{directory}: engine cuda: {reason}")
     tensors, io = StoredTensors(bundle.directory), PolicyIO.from_bundle(bundle)
-    return DescribedBundle(
+    return BundleToPlan(
         description=describe_bundle(bundle, tensors, io),
         num_cameras=len(bundle.manifest.cameras),
         max_prompt_tokens=bundle.manifest.max_prompt_tokens,
@@ -122,7 +122,7 @@ def format_build(report: Mapping[str, Any]) -> Sequence[Any]:
     return [*lines, f"in {report['out']}, by triton {report['triton']}"]
 
 
-def _wanted(target: Architecture, bundle: DescribedBundle | None) -> tuple[Specialisation, ...]:
+def _wanted(target: Architecture, bundle: BundleToPlan | None) -> tuple[Specialisation, ...]:
     found = {one.key: one for one in shipped(target)}
     if bundle is not None:
         sizes = (bundle.num_cameras, bundle.max_prompt_tokens)
